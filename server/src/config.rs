@@ -1,0 +1,362 @@
+//! What an operator can set, its defaults, and where each value came from. Three layers, later wins: a TOML
+//! file, environment variables (`POSTERN_…`), command line flags. The last two are one definition
+//! ([`Settings`]), so every setting has all three spellings and `--help` shows them. The master key itself is
+//! not part of it (see [`crate::master_key`]).
+
+use std::{
+    fmt,
+    net::{Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+use clap::{
+    Args, ValueEnum,
+    builder::{BoolishValueParser, NonEmptyStringValueParser},
+};
+use figment::{
+    Figment,
+    providers::{Format, Serialized, Toml},
+};
+use serde::{Deserialize, Serialize};
+
+/// The configuration of one server process, complete and checked.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The home domain: what stands after `@` in this server's user names. Lower case.
+    pub domain: String,
+    /// Where the HTTP server listens. Port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// How clients and other homeservers reach this server, without a trailing slash. None: at `listen`.
+    pub public_url: Option<String>,
+    /// The file with the master key. None: in the data directory with `embedded`, else the environment.
+    pub master_key_file: Option<PathBuf>,
+    pub database: DatabaseConfig,
+    /// Run a private PostgreSQL cluster in `data_dir` instead of connecting to `database`.
+    pub embedded: bool,
+    pub data_dir: PathBuf,
+    /// Holds postern.so, postern.control and postern--*.sql for the private cluster.
+    pub extension_dir: PathBuf,
+    pub limits: Limits,
+    pub log: LogConfig,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DatabaseConfig {
+    /// Connection string for the role `postern_server`.
+    pub url: Option<ConnectionString>,
+    /// Connection string for a superuser: only `migrate` and `check` use it.
+    pub admin_url: Option<ConnectionString>,
+    /// Connections in the pool; the LISTEN connection comes on top.
+    pub pool_size: usize,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Largest request body, in bytes.
+    pub max_body_bytes: u64,
+    /// Longest `wait` of a long-poll, in seconds.
+    pub long_poll_max_seconds: u64,
+    /// How long a connection may take to send a request's header, in seconds.
+    pub header_timeout_seconds: u64,
+    /// How long a shutdown waits for requests that are under way, in seconds.
+    pub shutdown_grace_seconds: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LogConfig {
+    /// A `tracing` filter: `info`, `postern_server=debug,info`.
+    pub filter: String,
+    pub format: LogFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+/// How to reach PostgreSQL. May hold a password, so its `Debug` shows nothing.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ConnectionString(String);
+
+impl ConnectionString {
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for ConnectionString {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ConnectionString(…)")
+    }
+}
+
+impl std::str::FromStr for ConnectionString {
+    type Err = std::convert::Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(Self::new(text))
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            domain: String::new(),
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8008)),
+            public_url: None,
+            master_key_file: None,
+            database: DatabaseConfig::default(),
+            embedded: false,
+            data_dir: default_data_dir(),
+            extension_dir: default_extension_dir(),
+            limits: Limits::default(),
+            log: LogConfig::default(),
+        }
+    }
+}
+
+impl Default for DatabaseConfig {
+    fn default() -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
+        // Few: beyond what the database's cores and disk keep busy, more connections only add contention.
+        Self { url: None, admin_url: None, pool_size: 2 * cores + 4 }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            // A commit with a sparse tree of 5,000 members is under half of this.
+            max_body_bytes: 1024 * 1024,
+            long_poll_max_seconds: 60,
+            header_timeout_seconds: 10,
+            shutdown_grace_seconds: 10,
+        }
+    }
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self { filter: "info".to_owned(), format: LogFormat::Text }
+    }
+}
+
+impl Limits {
+    pub fn long_poll_max(&self) -> Duration {
+        Duration::from_secs(self.long_poll_max_seconds)
+    }
+
+    pub fn header_timeout(&self) -> Duration {
+        Duration::from_secs(self.header_timeout_seconds)
+    }
+
+    pub fn shutdown_grace(&self) -> Duration {
+        Duration::from_secs(self.shutdown_grace_seconds)
+    }
+}
+
+impl Config {
+    /// The configuration file that counts: the one that was named, else `./postern.toml` if it exists.
+    pub fn file(settings: &Settings) -> Option<PathBuf> {
+        let default = Path::new("postern.toml");
+        settings.config.clone().or_else(|| default.exists().then(|| default.to_owned()))
+    }
+
+    /// Merges defaults, file and settings, and checks what can be checked without the database.
+    pub fn load(settings: &Settings) -> anyhow::Result<Self> {
+        let mut layers = Figment::from(Serialized::defaults(Config::default()));
+        if let Some(path) = Self::file(settings) {
+            let text = std::fs::read_to_string(&path)
+                .with_context(|| format!("cannot read the configuration file {}", path.display()))?;
+            // Read on its own first, so that a mistake is reported with its file and key.
+            Figment::from(Toml::string(&text))
+                .extract::<Config>()
+                .map_err(|error| anyhow::anyhow!("{}: {}", path.display(), describe(error)))?;
+            layers = layers.merge(Toml::string(&text));
+        }
+        let config: Config = layers
+            .merge(Serialized::defaults(settings))
+            .extract()
+            .map_err(|error| anyhow::anyhow!("{}", describe(error)))?;
+        config.validated()
+    }
+
+    fn validated(mut self) -> anyhow::Result<Self> {
+        if self.domain.is_empty() {
+            bail!(
+                "the home domain is not set: give --domain NAME, POSTERN_DOMAIN=NAME or `domain = \"NAME\"` in postern.toml"
+            );
+        }
+        self.domain.make_ascii_lowercase();
+        if let Some(url) = &mut self.public_url {
+            url.truncate(url.trim_end_matches('/').len());
+        }
+        for (name, value) in [
+            ("database.pool_size", self.database.pool_size as u64),
+            ("limits.max_body_bytes", self.limits.max_body_bytes),
+            ("limits.header_timeout_seconds", self.limits.header_timeout_seconds),
+        ] {
+            if value == 0 {
+                bail!("{name} is 0: it must be at least 1");
+            }
+        }
+        Ok(self)
+    }
+}
+
+/// figment's message with the key's full name, without its notion of profiles.
+fn describe(error: figment::Error) -> String {
+    error
+        .into_iter()
+        .map(|error| match error.path.is_empty() {
+            true => error.kind.to_string(),
+            false => format!("`{}`: {}", error.path.join("."), error.kind),
+        })
+        .collect::<Vec<_>>()
+        .join("; ")
+}
+
+fn default_data_dir() -> PathBuf {
+    if nix::unistd::Uid::effective().is_root() {
+        return PathBuf::from("/var/lib/postern");
+    }
+    let home = || std::env::var_os("HOME").map(|home| Path::new(&home).join(".local/share"));
+    std::env::var_os("XDG_DATA_HOME")
+        .filter(|dir| !dir.is_empty())
+        .map(PathBuf::from)
+        .or_else(home)
+        .unwrap_or_default()
+        .join("postern")
+}
+
+fn default_extension_dir() -> PathBuf {
+    std::env::current_exe()
+        .ok()
+        .and_then(|exe| exe.parent().map(|dir| dir.join("extension")))
+        .unwrap_or_else(|| PathBuf::from("extension"))
+}
+
+/// The layers above the file: flags, and the environment variable beside each. Only what was given is serialised.
+#[derive(Debug, Clone, Default, Args, Serialize)]
+pub struct Settings {
+    /// Configuration file (TOML) [default: ./postern.toml if it exists]
+    #[arg(long, value_name = "FILE", env = "POSTERN_CONFIG")]
+    #[serde(skip)]
+    pub config: Option<PathBuf>,
+
+    /// Home domain: what stands after @ in user names; set once, it never changes
+    #[arg(long, value_name = "NAME", env = "POSTERN_DOMAIN", value_parser = NonEmptyStringValueParser::new())]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub domain: Option<String>,
+
+    /// Address and port to listen on; port 0 takes a free one [default: 127.0.0.1:8008]
+    #[arg(long, value_name = "ADDRESS:PORT", env = "POSTERN_LISTEN")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub listen: Option<SocketAddr>,
+
+    /// How clients and other homeservers reach this server [default: http://<listen>]
+    #[arg(long, value_name = "URL", env = "POSTERN_PUBLIC_URL")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub public_url: Option<String>,
+
+    /// File with the master key: 32 bytes as hex or base64, readable by its owner only. The key itself may come in
+    /// POSTERN_MASTER_KEY instead [default with --embedded: <data-dir>/master.key, made at first start]
+    #[arg(long, value_name = "FILE", env = "POSTERN_MASTER_KEY_FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub master_key_file: Option<PathBuf>,
+
+    /// Run a private PostgreSQL cluster in the data directory, started and stopped with this command
+    #[arg(long, env = "POSTERN_EMBEDDED", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          value_name = "true|false", value_parser = BoolishValueParser::new())]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub embedded: Option<bool>,
+
+    /// Data directory for --embedded [default: /var/lib/postern as root, else ~/.local/share/postern]
+    #[arg(long, value_name = "DIR", env = "POSTERN_DATA_DIR")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data_dir: Option<PathBuf>,
+
+    /// Where the PostgreSQL extension's files lie, for --embedded [default: extension/ beside this program]
+    #[arg(long, value_name = "DIR", env = "POSTERN_EXTENSION_DIR")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub extension_dir: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub database: DatabaseSettings,
+
+    #[command(flatten)]
+    pub limits: LimitSettings,
+
+    #[command(flatten)]
+    pub log: LogSettings,
+}
+
+#[derive(Debug, Clone, Default, Args, Serialize)]
+#[command(next_help_heading = "Database")]
+pub struct DatabaseSettings {
+    /// Connection string for the role postern_server, as URL or key=value list
+    #[arg(long = "database-url", value_name = "URL", env = "POSTERN_DATABASE_URL", hide_env_values = true)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub url: Option<ConnectionString>,
+
+    /// Connection string for a superuser; only migrate and check use it
+    #[arg(long = "database-admin-url", value_name = "URL", env = "POSTERN_DATABASE_ADMIN_URL", hide_env_values = true)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub admin_url: Option<ConnectionString>,
+
+    /// Connections in the pool [default: 2 for each core, and 4]
+    #[arg(long = "database-pool-size", value_name = "N", env = "POSTERN_DATABASE_POOL_SIZE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pool_size: Option<usize>,
+}
+
+#[derive(Debug, Clone, Default, Args, Serialize)]
+#[command(next_help_heading = "Limits")]
+pub struct LimitSettings {
+    /// Largest request body, in bytes [default: 1048576]
+    #[arg(long, value_name = "BYTES", env = "POSTERN_MAX_BODY_BYTES")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_body_bytes: Option<u64>,
+
+    /// Longest wait of a long-poll [default: 60]
+    #[arg(long, value_name = "SECONDS", env = "POSTERN_LONG_POLL_MAX_SECONDS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub long_poll_max_seconds: Option<u64>,
+
+    /// How long a connection may take to send a request's header [default: 10]
+    #[arg(long, value_name = "SECONDS", env = "POSTERN_HEADER_TIMEOUT_SECONDS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub header_timeout_seconds: Option<u64>,
+
+    /// How long a shutdown waits for requests that are under way [default: 10]
+    #[arg(long, value_name = "SECONDS", env = "POSTERN_SHUTDOWN_GRACE_SECONDS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shutdown_grace_seconds: Option<u64>,
+}
+
+#[derive(Debug, Clone, Default, Args, Serialize)]
+#[command(next_help_heading = "Logs")]
+pub struct LogSettings {
+    /// What to log to stderr, as a filter like info or postern_server=debug,info [default: info]
+    #[arg(long = "log-filter", value_name = "FILTER", env = "POSTERN_LOG_FILTER")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub filter: Option<String>,
+
+    /// How log lines look [default: text]
+    #[arg(long = "log-format", value_enum, env = "POSTERN_LOG_FORMAT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub format: Option<LogFormat>,
+}

@@ -1,0 +1,3 @@
+fn main() -> std::process::ExitCode {
+    postern_server::cli::main()
+}
