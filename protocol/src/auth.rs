@@ -1,0 +1,120 @@
+//! Authentication Service: users under their real names, their clients, and where to
+//! reach them first.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Address, GroupInfo, HpkePublicKey, IssuedCredential, MlsMessage, PublicKey, RatchetTree,
+    Signature,
+    key::{BadSignature, SigningKey},
+    name::{Domain, UserName},
+};
+
+/// `POST /as/users`, signed by the first client's key; no token (AS-1).
+///
+/// The EID group (AS-3) has one member: a leaf with the client's key and a basic
+/// credential whose identity is the user name.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RegisterUser {
+    pub name: UserName,
+    pub group_info: GroupInfo,
+    pub ratchet_tree: RatchetTree,
+}
+
+/// The answer to `POST /as/users` (201) and `POST /as/credentials` (200).
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct CredentialIssued {
+    pub credential: IssuedCredential,
+}
+
+/// `POST /as/credentials`, signed by the key of a client in the EID (AS-2).
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SignCredential {}
+
+/// `POST /as/eid/commits`, signed by the committing client (AS-3).
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct CommitIdentity {
+    /// A commit in public framing.
+    pub commit: MlsMessage,
+}
+
+/// The answer to `POST /as/eid/commits` (200): the epoch that the commit began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdentityCommitted {
+    pub epoch: u64,
+}
+
+/// `PUT /as/contact`, signed by the client's key: where its contact queue is (AS-5). 204.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PublishContact {
+    pub contact: SignedContact,
+}
+
+/// Where a client takes first contact, and the key to encrypt it to; signed by the
+/// client, so that the AS cannot put another address in its place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SignedContact {
+    pub domain: Domain,
+    pub address: Address,
+    pub hpke_key: HpkePublicKey,
+    /// By the client's key, over [`SignedContact::to_be_signed`].
+    pub signature: Signature,
+}
+
+/// `GET /as/users/{name}` (200): what anyone with a token may know of a user (AS-5).
+///
+/// `group_info` and `ratchet_tree` are those of EID epoch 0 and `commits` all since, so
+/// that a reader replays and verifies the whole history of the user's clients.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct UserRecord {
+    pub name: UserName,
+    pub group_info: GroupInfo,
+    pub ratchet_tree: RatchetTree,
+    pub commits: Vec<MlsMessage>,
+    pub clients: Vec<ClientRecord>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ClientRecord {
+    pub credential: IssuedCredential,
+    pub contact: Option<SignedContact>,
+}
+
+/// `GET /as/keys` (200): the keys that sign client credentials; no token.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct AuthenticationKeys {
+    pub domain: Domain,
+    pub keys: Vec<AuthenticationKey>,
+}
+
+/// Times are seconds since 1970.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuthenticationKey {
+    pub public_key: PublicKey,
+    pub not_before: u64,
+    pub not_after: u64,
+}
+
+impl SignedContact {
+    pub fn sign(domain: Domain, address: Address, hpke_key: HpkePublicKey, client: &SigningKey) -> Self {
+        let signature = client.sign(&Self::to_be_signed(&domain, &address, &hpke_key));
+        Self { domain, address, hpke_key, signature }
+    }
+
+    /// # Errors
+    /// [`BadSignature`] unless `client` signed it.
+    pub fn verify(&self, client: PublicKey) -> Result<(), BadSignature> {
+        let message = Self::to_be_signed(&self.domain, &self.address, &self.hpke_key);
+        client.verify(&message, &self.signature)
+    }
+
+    /// `"Postern contact" || len(domain) as u8 || domain || address || hpke_key`
+    pub fn to_be_signed(domain: &Domain, address: &Address, hpke_key: &HpkePublicKey) -> Vec<u8> {
+        let mut bytes = b"Postern contact".to_vec();
+        bytes.push(u8::try_from(domain.as_str().len()).expect("a domain has at most 253 bytes"));
+        bytes.extend_from_slice(domain.as_str().as_bytes());
+        bytes.extend_from_slice(address.as_bytes());
+        bytes.extend_from_slice(hpke_key.as_bytes());
+        bytes
+    }
+}

@@ -1,0 +1,352 @@
+//! Chains: how the messages of a queue are encrypted at rest (QS-5). The database holds
+//! a [`ChainSender`], the queue's owner a [`ChainReceiver`]; both move one step per
+//! message and keep no earlier key (forward secrecy), and each new chain starts from
+//! fresh randomness that only the owner's HPKE key opens (post-compromise security).
+//! When to start a new chain, and where the state is kept, is the holder's business.
+
+use aws_lc_rs::{
+    aead::{AES_256_GCM, Aad, LessSafeKey, UnboundKey},
+    hmac, rand,
+};
+use hpke::{
+    Deserializable as _, Kem, OpModeR, OpModeS, Serializable as _, aead::AesGcm256,
+    kdf::HkdfSha256, kem::X25519HkdfSha256,
+};
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
+
+use crate::{
+    HpkePublicKey, QueueId,
+    address::{copied, zero_nonce},
+};
+
+/// `enc || HPKE ciphertext of the first chain key`.
+pub const HEADER_LEN: usize = 32 + 32 + TAG_LEN;
+/// What a ciphertext is longer than its plaintext.
+pub const TAG_LEN: usize = 16;
+
+const HEADER_INFO: &[u8] = b"postern chain header";
+const MESSAGE_LABEL: &[u8] = b"postern message";
+const CHAIN_LABEL: &[u8] = b"postern chain";
+
+/// Why a chain could not be started, opened or advanced.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum ChainError {
+    #[error("the queue's HPKE key is no usable X25519 public key")]
+    UnusablePublicKey,
+    #[error("the chain header was not sealed to this key, queue and chain")]
+    BadHeader,
+    #[error("the chain stands at message {expected}, not {found}")]
+    OutOfStep { expected: u32, found: u32 },
+    #[error("the message was not sealed under this chain for this place in the queue")]
+    BadCiphertext,
+    #[error("the chain has no further keys")]
+    Exhausted,
+    #[error("the cryptographic library failed")]
+    Crypto,
+}
+
+/// The secret half of a queue's HPKE key, DHKEM(X25519, HKDF-SHA256), erased when dropped.
+#[derive(Clone, Zeroize, ZeroizeOnDrop)]
+pub struct HpkePrivateKey([u8; 32]);
+
+impl HpkePrivateKey {
+    /// # Errors
+    /// [`ChainError::Crypto`] if the operating system has no randomness.
+    pub fn generate() -> Result<Self, ChainError> {
+        let mut seed = Zeroizing::new([0; 32]);
+        rand::fill(&mut *seed).map_err(|_| ChainError::Crypto)?;
+        let (private, _) = X25519HkdfSha256::derive_keypair(&*seed);
+        Ok(Self(private.to_bytes().into()))
+    }
+
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// The secret bytes, for sealed storage.
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    pub fn public_key(&self) -> Result<HpkePublicKey, ChainError> {
+        Ok(HpkePublicKey::new(X25519HkdfSha256::sk_to_pk(&self.key()?).to_bytes().into()))
+    }
+
+    fn key(&self) -> Result<<X25519HkdfSha256 as Kem>::PrivateKey, ChainError> {
+        <X25519HkdfSha256 as Kem>::PrivateKey::from_bytes(&self.0).map_err(|_| ChainError::Crypto)
+    }
+}
+
+/// Where a chain stands: everything that has to be stored to go on with it, on either
+/// side. `next_index` is the index of the message that `key` is for; the number, counted
+/// from 1, never repeats in a queue.
+#[derive(Clone, Zeroize, ZeroizeOnDrop)]
+pub struct ChainState {
+    #[zeroize(skip)]
+    pub number: u64,
+    #[zeroize(skip)]
+    pub next_index: u32,
+    pub key: [u8; 32],
+}
+
+impl ChainState {
+    /// Hands out the key of the next message and forgets how to make it again.
+    fn advance(&mut self) -> Result<LessSafeKey, ChainError> {
+        let next_index = self.next_index.checked_add(1).ok_or(ChainError::Exhausted)?;
+        let chain_key = hmac::Key::new(hmac::HMAC_SHA256, &self.key);
+        let message_key: Zeroizing<[u8; 32]> =
+            Zeroizing::new(copied(hmac::sign(&chain_key, MESSAGE_LABEL).as_ref()));
+        let key = UnboundKey::new(&AES_256_GCM, &*message_key).map_err(|_| ChainError::Crypto)?;
+        self.key.copy_from_slice(hmac::sign(&chain_key, CHAIN_LABEL).as_ref());
+        self.next_index = next_index;
+        Ok(LessSafeKey::new(key))
+    }
+}
+
+/// The encrypting side of a queue's current chain.
+pub struct ChainSender {
+    queue_id: QueueId,
+    state: ChainState,
+}
+
+impl ChainSender {
+    /// Starts chain `number` of a queue. The header goes with the chain's first message.
+    ///
+    /// # Errors
+    /// [`ChainError::UnusablePublicKey`] if nothing can be sealed to `hpke_key`.
+    pub fn start(
+        queue_id: QueueId,
+        number: u64,
+        hpke_key: &HpkePublicKey,
+    ) -> Result<(Self, [u8; HEADER_LEN]), ChainError> {
+        let mut state = ChainState { number, next_index: 0, key: [0; 32] };
+        rand::fill(&mut state.key).map_err(|_| ChainError::Crypto)?;
+        let public = <X25519HkdfSha256 as Kem>::PublicKey::from_bytes(hpke_key.as_bytes())
+            .map_err(|_| ChainError::UnusablePublicKey)?;
+        let (enc, sealed) = hpke::single_shot_seal::<AesGcm256, HkdfSha256, X25519HkdfSha256>(
+            &OpModeS::Base,
+            &public,
+            HEADER_INFO,
+            &state.key,
+            &header_aad(&queue_id, number),
+        )
+        .map_err(|_| ChainError::UnusablePublicKey)?;
+
+        let mut header = [0; HEADER_LEN];
+        let (head, tail) = header.split_at_mut(32);
+        head.copy_from_slice(&enc.to_bytes());
+        tail.copy_from_slice(&sealed);
+        Ok((Self { queue_id, state }, header))
+    }
+
+    /// Goes on with a stored chain.
+    pub const fn resume(queue_id: QueueId, state: ChainState) -> Self {
+        Self { queue_id, state }
+    }
+
+    /// Encrypts the next message into `ciphertext`, which must be [`TAG_LEN`] longer
+    /// than `plaintext`, as message `seq` of the queue; returns its index in the chain.
+    ///
+    /// # Errors
+    /// [`ChainError::Exhausted`] after 2³² − 1 messages, [`ChainError::Crypto`].
+    pub fn seal_into(
+        &mut self,
+        seq: u64,
+        plaintext: &[u8],
+        ciphertext: &mut [u8],
+    ) -> Result<u32, ChainError> {
+        let index = self.state.next_index;
+        let aad = message_aad(&self.queue_id, self.state.number, seq);
+        let (body, tag) =
+            ciphertext.split_at_mut_checked(plaintext.len()).ok_or(ChainError::Crypto)?;
+        self.state
+            .advance()?
+            .seal_out_of_place_scatter(zero_nonce(), Aad::from(aad), plaintext, body, &[], tag)
+            .map_err(|_| ChainError::Crypto)?;
+        Ok(index)
+    }
+
+    pub const fn state(&self) -> &ChainState {
+        &self.state
+    }
+}
+
+/// The decrypting side of a queue's chain. It opens each message exactly once, in order.
+pub struct ChainReceiver {
+    queue_id: QueueId,
+    state: ChainState,
+}
+
+impl ChainReceiver {
+    /// Opens the header that came with the first message of chain `number`.
+    ///
+    /// # Errors
+    /// [`ChainError::BadHeader`] if it was made for another key, queue or chain.
+    pub fn open_header(
+        queue_id: QueueId,
+        number: u64,
+        header: &[u8],
+        private: &HpkePrivateKey,
+    ) -> Result<Self, ChainError> {
+        let (enc, sealed) = header.split_at_checked(32).ok_or(ChainError::BadHeader)?;
+        let enc = <X25519HkdfSha256 as Kem>::EncappedKey::from_bytes(enc)
+            .map_err(|_| ChainError::BadHeader)?;
+        let opened = Zeroizing::new(
+            hpke::single_shot_open::<AesGcm256, HkdfSha256, X25519HkdfSha256>(
+                &OpModeR::Base,
+                &private.key()?,
+                &enc,
+                HEADER_INFO,
+                sealed,
+                &header_aad(&queue_id, number),
+            )
+            .map_err(|_| ChainError::BadHeader)?,
+        );
+        let key = opened.as_slice().try_into().map_err(|_| ChainError::BadHeader)?;
+        Ok(Self { queue_id, state: ChainState { number, next_index: 0, key } })
+    }
+
+    /// Goes on with a stored chain.
+    pub const fn resume(queue_id: QueueId, state: ChainState) -> Self {
+        Self { queue_id, state }
+    }
+
+    /// Decrypts message `seq` of the queue, the chain's message `index`, and erases its
+    /// key. After an error the chain stands where it stood.
+    ///
+    /// # Errors
+    /// [`ChainError::OutOfStep`] for any index but the next, [`ChainError::BadCiphertext`].
+    pub fn open(
+        &mut self,
+        index: u32,
+        seq: u64,
+        ciphertext: &[u8],
+    ) -> Result<Vec<u8>, ChainError> {
+        if index != self.state.next_index {
+            return Err(ChainError::OutOfStep { expected: self.state.next_index, found: index });
+        }
+        let mut advanced = self.state.clone();
+        let aad = message_aad(&self.queue_id, self.state.number, seq);
+        let mut plaintext = ciphertext.to_vec();
+        let length = advanced
+            .advance()?
+            .open_in_place(zero_nonce(), Aad::from(aad), &mut plaintext)
+            .map_err(|_| ChainError::BadCiphertext)?
+            .len();
+        plaintext.truncate(length);
+        self.state = advanced;
+        Ok(plaintext)
+    }
+
+    pub const fn state(&self) -> &ChainState {
+        &self.state
+    }
+}
+
+fn header_aad(queue_id: &QueueId, number: u64) -> [u8; 24] {
+    let mut aad = [0; 24];
+    aad[..16].copy_from_slice(queue_id.as_bytes());
+    aad[16..].copy_from_slice(&number.to_be_bytes());
+    aad
+}
+
+fn message_aad(queue_id: &QueueId, number: u64, seq: u64) -> [u8; 32] {
+    let mut aad = [0; 32];
+    aad[..24].copy_from_slice(&header_aad(queue_id, number));
+    aad[24..].copy_from_slice(&seq.to_be_bytes());
+    aad
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const QUEUE: QueueId = QueueId::new([5; 16]);
+
+    fn chain() -> (ChainSender, ChainReceiver) {
+        let private = HpkePrivateKey::generate().unwrap();
+        let (sender, header) =
+            ChainSender::start(QUEUE, 1, &private.public_key().unwrap()).unwrap();
+        let receiver = ChainReceiver::open_header(QUEUE, 1, &header, &private).unwrap();
+        (sender, receiver)
+    }
+
+    fn seal(sender: &mut ChainSender, seq: u64, plaintext: &[u8]) -> Vec<u8> {
+        let mut ciphertext = vec![0; plaintext.len() + TAG_LEN];
+        sender.seal_into(seq, plaintext, &mut ciphertext).unwrap();
+        ciphertext
+    }
+
+    #[test]
+    fn the_owner_reads_what_was_sealed_in_order_and_once() {
+        let (mut sender, mut receiver) = chain();
+        let messages: Vec<_> =
+            (0..3).map(|i| seal(&mut sender, 10 + u64::from(i), &[i; 40])).collect();
+        for (index, ciphertext) in (0..).zip(&messages) {
+            let plaintext = receiver.open(index, 10 + u64::from(index), ciphertext).unwrap();
+            assert_eq!(plaintext, [index as u8; 40]);
+        }
+        assert_eq!(
+            receiver.open(1, 11, &messages[1]),
+            Err(ChainError::OutOfStep { expected: 3, found: 1 })
+        );
+        assert_eq!(
+            receiver.open(4, 14, &messages[1]),
+            Err(ChainError::OutOfStep { expected: 3, found: 4 })
+        );
+    }
+
+    #[test]
+    fn both_sides_go_on_from_stored_state() {
+        let (mut sender, mut receiver) = chain();
+        let first = seal(&mut sender, 1, b"one");
+        receiver.open(0, 1, &first).unwrap();
+        let mut sender = ChainSender::resume(QUEUE, sender.state().clone());
+        let mut receiver = ChainReceiver::resume(QUEUE, receiver.state().clone());
+        let second = seal(&mut sender, 2, b"two");
+        assert_eq!(receiver.open(1, 2, &second).unwrap(), b"two");
+    }
+
+    #[test]
+    fn a_message_belongs_to_its_place_and_a_forged_one_leaves_the_chain_standing() {
+        let (mut sender, mut receiver) = chain();
+        let ciphertext = seal(&mut sender, 1, b"");
+        assert_eq!(receiver.open(0, 2, &ciphertext), Err(ChainError::BadCiphertext));
+        assert_eq!(receiver.open(0, 1, &ciphertext[1..]), Err(ChainError::BadCiphertext));
+        assert_eq!(receiver.open(0, 1, &ciphertext).unwrap(), b"");
+    }
+
+    #[test]
+    fn a_header_belongs_to_its_key_queue_and_chain() {
+        let private = HpkePrivateKey::generate().unwrap();
+        let public = private.public_key().unwrap();
+        let (_, header) = ChainSender::start(QUEUE, 7, &public).unwrap();
+        let open = |queue, number, header: &[u8], private: &HpkePrivateKey| {
+            ChainReceiver::open_header(queue, number, header, private).err()
+        };
+        assert_eq!(open(QUEUE, 7, &header, &private), None);
+        let bad = Some(ChainError::BadHeader);
+        assert_eq!(open(QUEUE, 8, &header, &private), bad);
+        assert_eq!(open(QueueId::new([6; 16]), 7, &header, &private), bad);
+        assert_eq!(open(QUEUE, 7, &header, &HpkePrivateKey::generate().unwrap()), bad);
+        assert_eq!(open(QUEUE, 7, &header[..20], &private), bad);
+    }
+
+    #[test]
+    fn nothing_is_sealed_to_a_key_of_low_order() {
+        let low_order = HpkePublicKey::new([0; 32]);
+        assert_eq!(
+            ChainSender::start(QUEUE, 1, &low_order).err(),
+            Some(ChainError::UnusablePublicKey)
+        );
+    }
+
+    #[test]
+    fn a_used_key_is_gone() {
+        let (mut sender, _) = chain();
+        let before = sender.state().key;
+        seal(&mut sender, 1, b"message");
+        assert_ne!(sender.state().key, before);
+        assert_eq!(sender.state().next_index, 1);
+    }
+}

@@ -1,0 +1,101 @@
+//! The two encodings of bodies: JSON and CBOR (RFC 8949), chosen by `Content-Type` and
+//! `Accept`. Binary fields are base64url text in the one and byte strings in the other.
+
+use serde::{Serialize, de::DeserializeOwned};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Encoding {
+    Json,
+    Cbor,
+}
+
+/// A body that is not what its media type says. Tells where, never what it held.
+#[derive(Debug, thiserror::Error)]
+pub enum DecodeError {
+    #[error("not the expected JSON (line {line}, column {column})")]
+    Json { line: usize, column: usize },
+    #[error("not the expected CBOR")]
+    Cbor,
+}
+
+impl Encoding {
+    pub const fn media_type(self) -> &'static str {
+        match self {
+            Self::Json => "application/json",
+            Self::Cbor => "application/cbor",
+        }
+    }
+
+    /// The encoding a `Content-Type` names; parameters such as `charset` are ignored.
+    pub fn from_media_type(value: &str) -> Option<Self> {
+        let essence = value.split(';').next().unwrap_or_default().trim();
+        [Self::Json, Self::Cbor]
+            .into_iter()
+            .find(|encoding| essence.eq_ignore_ascii_case(encoding.media_type()))
+    }
+
+    /// The encoding of the answer: the first of ours that `Accept` lists, else `default`.
+    pub fn from_accept(accept: Option<&str>, default: Self) -> Self {
+        accept
+            .into_iter()
+            .flat_map(|list| list.split(','))
+            .find_map(Self::from_media_type)
+            .unwrap_or(default)
+    }
+
+    /// Decodes exactly one value; trailing bytes are an error.
+    pub fn decode<T: DeserializeOwned>(self, body: &[u8]) -> Result<T, DecodeError> {
+        match self {
+            Self::Json => serde_json::from_slice(body).map_err(|error| DecodeError::Json {
+                line: error.line(),
+                column: error.column(),
+            }),
+            Self::Cbor => {
+                let mut rest = body;
+                let value = ciborium::from_reader(&mut rest).map_err(|_| DecodeError::Cbor)?;
+                if rest.is_empty() {
+                    Ok(value)
+                } else {
+                    Err(DecodeError::Cbor)
+                }
+            }
+        }
+    }
+
+    /// # Panics
+    /// Never for the types of this crate: they hold no maps with keys that JSON lacks.
+    pub fn encode<T: Serialize>(self, value: &T) -> Vec<u8> {
+        let mut body = Vec::new();
+        match self {
+            Self::Json => serde_json::to_writer(&mut body, value).expect("encodable as JSON"),
+            Self::Cbor => ciborium::into_writer(value, &mut body).expect("encodable as CBOR"),
+        }
+        body
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn media_types_are_compared_without_case_and_parameters() {
+        assert_eq!(
+            Encoding::from_media_type("Application/JSON; charset=utf-8"),
+            Some(Encoding::Json)
+        );
+        assert_eq!(Encoding::from_media_type("text/plain"), None);
+        assert_eq!(
+            Encoding::from_accept(Some("text/html, application/cbor"), Encoding::Json),
+            Encoding::Cbor
+        );
+    }
+
+    #[test]
+    fn trailing_bytes_are_refused() {
+        let mut body = Encoding::Cbor.encode(&1u8);
+        body.push(0);
+        assert!(Encoding::Cbor.decode::<u8>(&body).is_err());
+        assert!(Encoding::Json.decode::<u8>(b"1 2").is_err());
+    }
+}

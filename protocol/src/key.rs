@@ -1,0 +1,66 @@
+//! Ed25519 keys: who signs differs (client, queue owner, leaf), how does not.
+
+use aws_lc_rs::{
+    rand::SystemRandom,
+    signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey},
+};
+use zeroize::{Zeroize, ZeroizeOnDrop};
+
+use crate::{PublicKey, Signature};
+
+/// A signature did not verify, or the public key is no point on the curve.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("the signature does not verify")]
+pub struct BadSignature;
+
+/// A signing key as its 32 byte seed (RFC 8032 §5.1.5), erased when dropped.
+#[derive(Clone, Zeroize, ZeroizeOnDrop)]
+pub struct SigningKey {
+    seed: [u8; 32],
+    #[zeroize(skip)]
+    public: PublicKey,
+}
+
+impl SigningKey {
+    /// # Panics
+    /// If the operating system has no randomness.
+    pub fn generate() -> Self {
+        let mut seed = [0; 32];
+        aws_lc_rs::rand::SecureRandom::fill(&SystemRandom::new(), &mut seed)
+            .expect("the operating system provides randomness");
+        Self::from_seed(seed)
+    }
+
+    pub fn from_seed(seed: [u8; 32]) -> Self {
+        let public = PublicKey::try_from(key_pair(&seed).public_key().as_ref())
+            .expect("an Ed25519 public key has 32 bytes");
+        Self { seed, public }
+    }
+
+    /// The secret seed, for sealed storage.
+    pub fn seed(&self) -> &[u8; 32] {
+        &self.seed
+    }
+
+    pub fn public_key(&self) -> PublicKey {
+        self.public
+    }
+
+    pub fn sign(&self, message: &[u8]) -> Signature {
+        Signature::new(key_pair(&self.seed).sign(message).as_ref().to_vec())
+    }
+}
+
+fn key_pair(seed: &[u8; 32]) -> Ed25519KeyPair {
+    Ed25519KeyPair::from_seed_unchecked(seed).expect("any 32 bytes are an Ed25519 seed")
+}
+
+impl PublicKey {
+    /// # Errors
+    /// [`BadSignature`], without saying why.
+    pub fn verify(&self, message: &[u8], signature: &Signature) -> Result<(), BadSignature> {
+        UnparsedPublicKey::new(&ED25519, self.as_bytes())
+            .verify(message, signature.as_bytes())
+            .map_err(|_| BadSignature)
+    }
+}

@@ -1,0 +1,26 @@
+//! The bytes Postern speaks: request and response types of every endpoint, the
+//! formats beneath them (credentials, addresses, chains, tokens, signatures) and
+//! the problem types errors are told in. No I/O and no state: server, client,
+//! extension and tests share this crate, so that a format is written once.
+
+mod binary;
+
+pub mod aas;
+pub mod address;
+pub mod auth;
+pub mod chain;
+pub mod credential;
+pub mod ds;
+pub mod encoding;
+pub mod key;
+pub mod mls;
+pub mod name;
+pub mod problem;
+pub mod qs;
+pub mod signature;
+pub mod token;
+
+pub use binary::{
+    Address, ChainHeader, Ciphertext, GroupInfo, HpkePublicKey, IssuedCredential, MessageDigest,
+    MlsMessage, Payload, PublicKey, QueueId, RatchetTree, Signature, StateKey, Welcome, WrongLength,
+};
