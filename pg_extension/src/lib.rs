@@ -1,1 +1,21 @@
+//! The PostgreSQL extension `postern`: what must run next to the rows. It checks spent
+//! tokens, delivers messages into sealed queues and wakes who waits for them. Tables are
+//! made by `migrations/`, API functions by `sql/`, and the SQL face of what is here by
+//! the hand-written `postern--X.Y.sql`, which binds the `<function>_wrapper` symbols.
 
+mod addresses;
+mod arrays;
+mod deliver;
+mod notifier;
+mod plan;
+mod tokens;
+mod wake;
+
+use pgrx::prelude::*;
+
+pgrx::pg_module_magic!(name, version);
+
+#[pg_guard]
+pub extern "C-unwind" fn _PG_init() {
+    wake::init();
+}

@@ -144,6 +144,10 @@ impl ChainSender {
         Self { queue_id, state }
     }
 
+    pub const fn queue_id(&self) -> &QueueId {
+        &self.queue_id
+    }
+
     /// Encrypts the next message into `ciphertext`, which must be [`TAG_LEN`] longer
     /// than `plaintext`, as message `seq` of the queue; returns its index in the chain.
     ///

@@ -1,0 +1,69 @@
+\echo Use "CREATE EXTENSION postern" to load this file. \quit
+
+-- How the statements inside are planned. search_path: a kept plan is thrown away when it
+-- changes between calls. The rest keeps a backend whose plans were made while the tables
+-- were small from reading them whole once they are large.
+
+CREATE FUNCTION @extschema@.spend_token(issuer_key smallint, nonce bytea)
+RETURNS boolean
+LANGUAGE c STRICT VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan
+AS 'MODULE_PATHNAME', 'spend_token_wrapper';
+COMMENT ON FUNCTION @extschema@.spend_token(smallint, bytea) IS
+    'Writes the nonce to aas.spent; true when it was not there yet';
+
+CREATE FUNCTION @extschema@.deliver(
+    domain text, group_id bytea, addresses bytea[], parts smallint[], payloads bytea[])
+RETURNS bytea[]
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off
+SET enable_hashjoin = off
+SET enable_mergejoin = off
+SET jit = off
+AS 'MODULE_PATHNAME', 'deliver_wrapper';
+COMMENT ON FUNCTION @extschema@.deliver(text, bytea, bytea[], smallint[], bytea[]) IS
+    'Delivers payloads[parts[i]] to the queue behind addresses[i]; returns the addresses that could not be delivered to. With a group_id only group queues, to whose addresses (domain, group_id) is bound on first use; without one only contact queues. At most one call in a transaction: it locks the queues in order';
+
+CREATE FUNCTION @extschema@.seal_addresses(
+    addresses bytea[], queue_id bytea, OUT lookup bytea, OUT sealed_queue_id bytea)
+RETURNS SETOF record
+LANGUAGE c STRICT IMMUTABLE PARALLEL SAFE
+AS 'MODULE_PATHNAME', 'seal_addresses_wrapper';
+COMMENT ON FUNCTION @extschema@.seal_addresses(bytea[], bytea) IS
+    'What qs.addresses keeps of each address of a queue, in the order given';
+
+CREATE FUNCTION @extschema@.wake_secret()
+RETURNS bytea
+LANGUAGE c STRICT STABLE PARALLEL SAFE
+AS 'MODULE_PATHNAME', 'wake_secret_wrapper';
+COMMENT ON FUNCTION @extschema@.wake_secret() IS
+    'The 32 bytes that make wake keys: the first 16 bytes of HMAC-SHA256(secret, queue_id). Changes when PostgreSQL starts; all zero when postern is not in shared_preload_libraries';
+
+CREATE FUNCTION @extschema@.wake_all()
+RETURNS void
+LANGUAGE c STRICT VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'wake_all_wrapper';
+COMMENT ON FUNCTION @extschema@.wake_all() IS
+    'Sends * on channel postern_wake when the transaction commits: every waiter looks again';
+
+CREATE FUNCTION @extschema@.wakeups(
+    OUT preloaded boolean, OUT worker_pid integer, OUT pending integer,
+    OUT overflowed bigint, OUT sent bigint)
+RETURNS SETOF record
+LANGUAGE c STRICT VOLATILE PARALLEL SAFE
+ROWS 1
+AS 'MODULE_PATHNAME', 'wakeups_wrapper';
+COMMENT ON FUNCTION @extschema@.wakeups() IS
+    'State of this database''s notifier: whether the library is preloaded (else transactions notify themselves), its process, keys waiting, how often more keys came than there is room for, notifications sent';
+
+REVOKE ALL ON FUNCTION
+    @extschema@.spend_token(smallint, bytea),
+    @extschema@.deliver(text, bytea, bytea[], smallint[], bytea[]),
+    @extschema@.seal_addresses(bytea[], bytea),
+    @extschema@.wake_secret(),
+    @extschema@.wake_all(),
+    @extschema@.wakeups()
+FROM PUBLIC;

@@ -1,0 +1,75 @@
+//! `bytea[]` arguments built in place. Ciphertexts are encrypted straight into the array
+//! that the INSERT reads, instead of being copied through a datum each.
+
+use pgrx::{IntoDatum, pg_sys};
+use zeroize::Zeroize;
+
+/// Words of an array's header (PostgreSQL's `ArrayType` with one dimension and no nulls):
+/// total size, dimensions, offset of the data, element type, length, lower bound.
+const HEADER: usize = 6;
+/// An empty array has no dimension, so its header ends before length and lower bound.
+const EMPTY_HEADER: usize = 4;
+
+/// A one-dimensional `bytea[]` without nulls. Made of words, because PostgreSQL wants
+/// the array and each of its elements aligned to four bytes.
+pub struct ByteaArray {
+    words: Vec<u32>,
+}
+
+impl ByteaArray {
+    /// Room for `len` elements of `bytes` bytes in total: filling it does not reallocate,
+    /// which would be slow and would leave copies of secrets behind.
+    pub fn with_capacity(len: usize, bytes: usize) -> Self {
+        let mut words = Vec::with_capacity(HEADER + 2 * len + bytes / 4);
+        words.extend([varlena_header(4 * EMPTY_HEADER), 0, 0, pg_sys::BYTEAOID.to_u32(), 0, 1]);
+        Self { words }
+    }
+
+    /// An array of equally long elements.
+    pub fn of<'a, const N: usize>(elements: impl ExactSizeIterator<Item = &'a [u8; N]>) -> Self {
+        let mut array = Self::with_capacity(elements.len(), elements.len() * N);
+        elements.for_each(|element| array.push(element));
+        array
+    }
+
+    pub fn push(&mut self, element: &[u8]) {
+        self.push_zeroed(element.len()).copy_from_slice(element);
+    }
+
+    /// Appends an element of `len` zero bytes for the caller to fill in.
+    pub fn push_zeroed(&mut self, len: usize) -> &mut [u8] {
+        let start = self.words.len();
+        self.words.resize(start + 1 + len.div_ceil(4), 0);
+        self.words[0] = varlena_header(4 * self.words.len());
+        self.words[1] = 1;
+        self.words[4] += 1;
+        self.words[start] = varlena_header(4 + len);
+        let element = &mut self.words[start + 1..];
+        // SAFETY: the words just added hold at least `len` bytes, and any bytes are valid.
+        unsafe { std::slice::from_raw_parts_mut(element.as_mut_ptr().cast(), len) }
+    }
+}
+
+/// The four-byte length word of an uncompressed varlena; PostgreSQL refuses allocations
+/// beyond 1 GB long before a length stops fitting.
+fn varlena_header(len: usize) -> u32 {
+    let len = len as u32;
+    if cfg!(target_endian = "big") { len & 0x3fff_ffff } else { len << 2 }
+}
+
+/// Valid for as long as the array is borrowed.
+impl IntoDatum for &ByteaArray {
+    fn into_datum(self) -> Option<pg_sys::Datum> {
+        Some(pg_sys::Datum::from(self.words.as_ptr()))
+    }
+
+    fn type_oid() -> pg_sys::Oid {
+        pg_sys::BYTEAARRAYOID
+    }
+}
+
+impl Zeroize for ByteaArray {
+    fn zeroize(&mut self) {
+        self.words.zeroize();
+    }
+}

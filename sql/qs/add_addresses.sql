@@ -1,0 +1,48 @@
+-- qs.add_addresses: lets a queue be reached by more addresses (QS-3).
+--
+-- issuer_key, nonce: the token that pays. queue_id: whose addresses. signer: Ed25519 key,
+-- verified by the caller. addresses: 32 random bytes each; only hashes of them are kept.
+-- Returns outcome: added, token_spent, unknown_queue (also for another signer than the
+-- owner), too_many_addresses, address_exists. All of them are added, or none.
+-- Called by POST /qs/queues/{queue_id}/addresses.
+CREATE OR REPLACE FUNCTION qs.add_addresses(
+    issuer_key smallint, nonce bytea,
+    queue_id bytea, signer bytea, addresses bytea[])
+RETURNS TABLE (outcome text)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = qs, pg_temp AS $$
+DECLARE
+    today CONSTANT date := (now() AT TIME ZONE 'UTC')::date;
+    wanted CONSTANT integer := cardinality(addresses);
+    held integer;
+BEGIN
+    IF NOT aas.spend_token('qs.add_addresses', add_addresses.issuer_key, add_addresses.nonce) THEN
+        outcome := 'token_spent';
+        RETURN NEXT;
+        RETURN;
+    END IF;
+
+    SELECT q.address_count INTO held
+      FROM qs.queues q
+     WHERE q.queue_id = add_addresses.queue_id AND q.owner_key = add_addresses.signer
+       FOR NO KEY UPDATE;
+    IF NOT FOUND THEN
+        outcome := 'unknown_queue';
+    ELSIF held + wanted > (SELECT s.addresses_per_queue FROM qs.settings s) THEN
+        outcome := 'too_many_addresses';
+    ELSIF (SELECT count(DISTINCT n.lookup) < wanted
+                  OR count(*) FILTER (WHERE a.lookup IS NOT NULL) > 0
+             FROM postern.seal_addresses(add_addresses.addresses, add_addresses.queue_id) n
+             LEFT JOIN qs.addresses a USING (lookup)) THEN
+        outcome := 'address_exists';
+    ELSE
+        INSERT INTO qs.addresses AS a (lookup, sealed_queue_id)
+        SELECT n.lookup, n.sealed_queue_id
+          FROM postern.seal_addresses(add_addresses.addresses, add_addresses.queue_id) n;
+        UPDATE qs.queues q
+           SET address_count = q.address_count + wanted, last_active = today
+         WHERE q.queue_id = add_addresses.queue_id;
+        outcome := 'added';
+    END IF;
+    RETURN NEXT;
+END
+$$;

@@ -1,0 +1,30 @@
+-- qs.create_queue: makes a mailbox (QS-1).
+--
+-- issuer_key, nonce: the token that pays. queue_id: 16 random bytes, chosen by the owner.
+-- kind: 'contact' or 'group'. owner_key: Ed25519, verified by the caller as the signer.
+-- hpke_key: X25519, what chains are sealed to.
+-- Returns outcome: created, token_spent, queue_exists.
+-- Called by POST /qs/queues.
+CREATE OR REPLACE FUNCTION qs.create_queue(
+    issuer_key smallint, nonce bytea,
+    queue_id bytea, kind text, owner_key bytea, hpke_key bytea)
+RETURNS TABLE (outcome text)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = qs, pg_temp AS $$
+DECLARE
+    today CONSTANT date := (now() AT TIME ZONE 'UTC')::date;
+BEGIN
+    IF NOT aas.spend_token('qs.create_queue', create_queue.issuer_key, create_queue.nonce) THEN
+        outcome := 'token_spent';
+        RETURN NEXT;
+        RETURN;
+    END IF;
+
+    INSERT INTO qs.queues AS q (queue_id, kind, owner_key, hpke_key, last_active, created)
+    VALUES (create_queue.queue_id, create_queue.kind, create_queue.owner_key,
+            create_queue.hpke_key, today, today)
+    ON CONFLICT ON CONSTRAINT queues_pkey DO NOTHING;
+
+    outcome := CASE WHEN FOUND THEN 'created' ELSE 'queue_exists' END;
+    RETURN NEXT;
+END
+$$;

@@ -1,0 +1,22 @@
+-- qs.deposit: puts a payload into a contact queue (QS-2).
+--
+-- issuer_key, nonce: the token that pays. address: 32 bytes, published by the queue's
+-- owner. payload: opaque; its size is limited by the caller.
+-- Returns outcome: deposited, token_spent, undeliverable (unknown or revoked address,
+-- not a contact queue's, or the queue is full).
+-- Called by POST /qs/deposits.
+CREATE OR REPLACE FUNCTION qs.deposit(
+    issuer_key smallint, nonce bytea, address bytea, payload bytea)
+RETURNS TABLE (outcome text)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = qs, pg_temp AS $$
+BEGIN
+    IF NOT aas.spend_token('qs.deposit', deposit.issuer_key, deposit.nonce) THEN
+        outcome := 'token_spent';
+    ELSIF cardinality(postern.deliver(NULL, NULL, ARRAY[address], ARRAY[1::smallint], ARRAY[payload])) = 0 THEN
+        outcome := 'deposited';
+    ELSE
+        outcome := 'undeliverable';
+    END IF;
+    RETURN NEXT;
+END
+$$;
