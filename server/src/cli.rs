@@ -93,7 +93,7 @@ fn failure(error: &anyhow::Error) -> ExitCode {
 async fn serve(mut config: Config) -> anyhow::Result<()> {
     start_logging(&config.log)?;
     let shutdown = Shutdown::on_signals()?;
-    let cluster = start_cluster(&mut config).await?;
+    let cluster = start_cluster(&mut config, Embedded::start).await?;
     let served = serve_with_database(config, shutdown).await;
     let stopped = stop_cluster(cluster).await;
     served.and(stopped)
@@ -115,8 +115,7 @@ async fn serve_with_database(config: Config, shutdown: Shutdown) -> anyhow::Resu
 
 /// OPS-2: the database remembers whose it is, so that a server configured for another domain does not start.
 async fn claim_home_domain(database: &Database, domain: &str) -> anyhow::Result<()> {
-    let row = database.get().await?.query_one("SELECT outcome, home FROM operator.claim_home_domain($1)", &[&domain]).await;
-    let row = row.map_err(crate::database::DatabaseError::from)?;
+    let row = database.query_one("SELECT outcome, home FROM operator.claim_home_domain($1)", &[&domain]).await?;
     match row.get("outcome") {
         "claimed" | "same" => Ok(()),
         "different" => bail!(
@@ -129,7 +128,7 @@ async fn claim_home_domain(database: &Database, domain: &str) -> anyhow::Result<
 
 async fn migrate(mut config: Config) -> anyhow::Result<()> {
     start_logging(&config.log)?;
-    let cluster = start_cluster(&mut config).await?;
+    let cluster = start_cluster(&mut config, Embedded::start_or_join).await?;
     let migrated = async {
         let report = migrate::run(admin_url(&config)?).await?;
         println!("postern: {report}");
@@ -147,22 +146,25 @@ fn admin_url(config: &Config) -> anyhow::Result<&ConnectionString> {
 }
 
 /// The key from where the configuration says; a private cluster gets a key of its own at the first start.
-pub(crate) fn master_key(config: &Config) -> Result<MasterKey, master_key::MasterKeyError> {
+fn master_key(config: &Config) -> Result<MasterKey, master_key::MasterKeyError> {
     match &config.master_key_file {
         None if config.embedded && std::env::var_os(master_key::ENVIRONMENT).is_none() => {
-            MasterKey::from_file_or_new(&config.data_dir.join("master.key"))
+            MasterKey::from_file_or_new(&config.embedded_master_key_file())
         }
         file => MasterKey::load(file.as_deref()),
     }
 }
 
-/// Starts the private cluster, if that is wanted, and points the configuration at it.
-pub(crate) async fn start_cluster(config: &mut Config) -> anyhow::Result<Option<Embedded>> {
+/// Starts the private cluster, if one is wanted, and points the configuration at it.
+pub(crate) async fn start_cluster(
+    config: &mut Config,
+    start: fn(&EmbeddedOptions) -> anyhow::Result<Embedded>,
+) -> anyhow::Result<Option<Embedded>> {
     if !config.embedded {
         return Ok(None);
     }
     let options = EmbeddedOptions::new(&config.data_dir, &config.extension_dir);
-    let cluster = tokio::task::spawn_blocking(move || Embedded::start(&options)).await??;
+    let cluster = tokio::task::spawn_blocking(move || start(&options)).await??;
     config.database.url = Some(cluster.server_url());
     config.database.admin_url = Some(cluster.admin_url());
     Ok(Some(cluster))

@@ -194,6 +194,11 @@ impl Config {
         config.validated()
     }
 
+    /// Where the key is with `embedded`, if no other place is named.
+    pub fn embedded_master_key_file(&self) -> PathBuf {
+        self.data_dir.join("master.key")
+    }
+
     fn validated(mut self) -> anyhow::Result<Self> {
         if self.domain.is_empty() {
             bail!(

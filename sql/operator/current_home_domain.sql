@@ -1,0 +1,9 @@
+-- operator.current_home_domain: whose server this database belongs to (OPS-2).
+--
+-- Returns the home domain; null if none was claimed yet.
+-- Called by `postern check`.
+CREATE OR REPLACE FUNCTION operator.current_home_domain()
+RETURNS text
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = operator, pg_temp AS $$
+    SELECT h.domain FROM operator.home_domain h;
+$$;
