@@ -1,9 +1,6 @@
 -- The Queuing Service: queues, the addresses that lead to them, and sealed messages
 -- (QS-1 to QS-5). Delivery into these tables is postern.deliver in pg_extension/.
 
--- Functions of the extension belong to whoever created it; API functions run as postern_owner.
-GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA postern TO postern_owner WITH GRANT OPTION;
-
 -- A table and not configuration parameters, because policies are changed in SQL, take
 -- effect for every session at once, and are part of a dump.
 CREATE TABLE qs.settings (

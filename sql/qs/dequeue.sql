@@ -11,7 +11,8 @@ CREATE OR REPLACE FUNCTION qs.dequeue(
 RETURNS TABLE (
     outcome text, seq bigint, chain bigint, chain_index integer, chain_header bytea, ciphertext bytea)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = qs, pg_temp
-SET plan_cache_mode = force_generic_plan AS $$
+-- A plan made while the queue was empty must not read the whole table later.
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off AS $$
 DECLARE
     today CONSTANT date := (now() AT TIME ZONE 'UTC')::date;
     queue record;

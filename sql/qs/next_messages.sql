@@ -12,7 +12,8 @@ CREATE OR REPLACE FUNCTION qs.next_messages(
 RETURNS TABLE (
     outcome text, seq bigint, chain bigint, chain_index integer, chain_header bytea, ciphertext bytea)
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = qs, pg_temp
-SET plan_cache_mode = force_generic_plan AS $$
+-- A plan made while the queue was empty must not read the whole table later.
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off AS $$
 BEGIN
     PERFORM FROM qs.queues q
       WHERE q.queue_id = next_messages.queue_id AND q.owner_key = next_messages.signer;

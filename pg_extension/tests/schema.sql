@@ -1,0 +1,70 @@
+-- What a test's database needs: roles, schemas, the real tables and functions of qs, and
+-- of the AAS only what a token check touches. Run by tests/run from any directory.
+SET client_min_messages = warning;
+\set ON_ERROR_STOP on
+DO $$
+BEGIN
+    CREATE ROLE postern_owner NOLOGIN;
+    CREATE ROLE postern_server LOGIN;
+EXCEPTION WHEN duplicate_object THEN NULL;
+END
+$$;
+CREATE SCHEMA aas AUTHORIZATION postern_owner;
+CREATE SCHEMA qs AUTHORIZATION postern_owner;
+CREATE EXTENSION postern;
+GRANT USAGE ON SCHEMA postern TO postern_owner;
+GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA postern TO postern_owner;
+
+SET ROLE postern_owner;
+CREATE TABLE aas.spent (issuer_key smallint, nonce bytea, PRIMARY KEY (issuer_key, nonce))
+    PARTITION BY LIST (issuer_key);
+CREATE TABLE aas.spent_1 PARTITION OF aas.spent FOR VALUES IN (1);
+CREATE FUNCTION aas.spend_token(endpoint text, issuer_key smallint, nonce bytea) RETURNS boolean
+LANGUAGE sql AS $$ SELECT postern.spend_token(issuer_key, nonce) $$;
+\ir ../../migrations/V4__qs.sql
+\ir ../../sql/qs/create_queue.sql
+\ir ../../sql/qs/add_addresses.sql
+\ir ../../sql/qs/deposit.sql
+\ir ../../sql/qs/next_messages.sql
+\ir ../../sql/qs/dequeue.sql
+RESET ROLE;
+
+-- Things to talk about: queue 1, 2, 3 … and the addresses a, b, c … of the tests.
+CREATE FUNCTION queue(n integer) RETURNS bytea LANGUAGE sql IMMUTABLE
+    RETURN substr(sha256(('queue ' || n)::bytea), 1, 16);
+CREATE FUNCTION address(name text) RETURNS bytea LANGUAGE sql IMMUTABLE
+    RETURN sha256(('address ' || name)::bytea);
+-- A usable X25519 public key: the base point.
+CREATE FUNCTION hpke_key() RETURNS bytea LANGUAGE sql IMMUTABLE
+    RETURN '\x0900000000000000000000000000000000000000000000000000000000000000'::bytea;
+CREATE SEQUENCE nonces;
+CREATE FUNCTION nonce() RETURNS bytea LANGUAGE sql VOLATILE
+    RETURN sha256(nextval('nonces')::text::bytea);
+
+-- A queue with addresses named in the text, e.g. queue 2 of kind group with a and b.
+CREATE FUNCTION make_queue(n integer, kind text, addresses text) RETURNS text LANGUAGE sql AS $$
+    SELECT (SELECT outcome FROM qs.create_queue(1::smallint, nonce(), queue(n), kind,
+                                                sha256(('owner ' || n)::bytea), hpke_key()))
+        || ', ' ||
+           (SELECT outcome FROM qs.add_addresses(1::smallint, nonce(), queue(n), sha256(('owner ' || n)::bytea),
+                (SELECT array_agg(address(name)) FROM unnest(string_to_array(addresses, ' ')) AS name)));
+$$;
+-- Delivers payload number parts[i] to addresses[i] and names the undeliverable addresses.
+CREATE FUNCTION deliver(grp text, addresses text, parts smallint[], payloads text[],
+                        domain text DEFAULT 'example.org') RETURNS text LANGUAGE sql AS $$
+    SELECT coalesce(string_agg(name, ' ' ORDER BY position), 'all delivered')
+      FROM unnest(postern.deliver(domain, grp::bytea,
+                (SELECT array_agg(address(n) ORDER BY i)
+                   FROM unnest(string_to_array(addresses, ' ')) WITH ORDINALITY AS a (n, i)),
+                parts,
+                (SELECT array_agg(p::bytea ORDER BY i) FROM unnest(payloads) WITH ORDINALITY AS a (p, i))))
+           WITH ORDINALITY AS u (address, position)
+      LEFT JOIN (SELECT DISTINCT n AS name FROM unnest(string_to_array(addresses, ' ')) AS n) names
+             ON address(names.name) = u.address;
+$$;
+-- The messages of a queue, without what is random.
+CREATE FUNCTION messages(n integer)
+RETURNS TABLE (seq bigint, chain bigint, chain_index integer, header integer, bytes integer) LANGUAGE sql AS $$
+    SELECT seq, chain, chain_index, octet_length(chain_header), octet_length(ciphertext)
+      FROM qs.messages WHERE queue_id = queue(n) ORDER BY seq;
+$$;

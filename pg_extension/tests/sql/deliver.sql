@@ -1,0 +1,91 @@
+-- Delivery (DS-5, QS-2, QS-3, QS-5): order, sequence numbers, who reaches what.
+SELECT make_queue(1, 'group', 'a1 b1');
+SELECT make_queue(2, 'group', 'a2');
+SELECT make_queue(3, 'contact', 'a3');
+
+-- One payload to several queues; the first message of a queue starts its chain.
+SELECT deliver('g', 'a1 a2', '{1,1}', '{hello}');
+SELECT * FROM messages(1);
+SELECT * FROM messages(2);
+-- The chain goes on.
+SELECT deliver('g', 'a1 a2', '{1,1}', '{again}');
+SELECT * FROM messages(1);
+
+-- Several parts and two addresses of one queue: in the order given, without gaps.
+SELECT deliver('g', 'a1 a2 b1 a1', '{1,2,3,3}', '{x,xx,xxx}');
+SELECT * FROM messages(1);
+SELECT * FROM messages(2);
+SELECT next_seq, acked_seq, last_chain FROM qs.queues WHERE queue_id = queue(1);
+-- Every ciphertext differs, also of equal payloads.
+SELECT count(*) = count(DISTINCT ciphertext) FROM qs.messages;
+
+-- An address is bound to the first (domain, group) that used it.
+SELECT deliver('other', 'a1 a2', '{1,1}', '{no}');
+SELECT deliver('g', 'a1 a2', '{1,1}', '{no}', 'example.com');
+SELECT deliver('g', 'a1 a2', '{1,1}', '{yes}');
+SELECT count(*) FROM messages(1);
+
+-- The wrong kind of queue, unknown addresses, malformed ones; the rest is delivered.
+SELECT deliver('g', 'a1 a3 nobody nobody', '{1,1,1,1}', '{part}');
+SELECT deliver(NULL, 'a1 a3', '{1,1}', '{deposit}', NULL);
+SELECT count(*) FROM messages(1);
+SELECT * FROM messages(3);
+SELECT postern.deliver('example.org', 'g', ARRAY['\x00'::bytea, ''], '{1,1}', '{x}');
+SELECT postern.deliver('example.org', 'g', '{}', '{}', '{}');
+-- An address that was used for nothing is still free.
+SELECT lookup IS NOT NULL AND binding IS NULL FROM qs.addresses WHERE lookup =
+    (SELECT lookup FROM postern.seal_addresses(ARRAY[address('a3')], queue(3)));
+
+-- A full queue takes nothing, the others do; all letters to one queue go in or none.
+UPDATE qs.settings SET group_queue_depth = 8;
+SELECT count(*) FROM messages(1);
+SELECT deliver('g', 'a1 a2 b1', '{1,1,1}', '{too many}');
+SELECT deliver('g', 'a1 a2', '{1,1}', '{fits}');
+SELECT deliver('g', 'a1 a2', '{1,1}', '{full}');
+UPDATE qs.settings SET group_queue_depth = 10000;
+
+-- A new chain: after so many messages,
+UPDATE qs.settings SET chain_messages = 2;
+SELECT deliver('g', 'a2', '{1}', '{new}');
+SELECT deliver('g', 'a2', '{1}', '{new}');
+SELECT deliver('g', 'a2', '{1}', '{new}');
+SELECT * FROM messages(2) WHERE chain > 1;
+UPDATE qs.settings SET chain_messages = 1000;
+-- on another day,
+UPDATE qs.chains SET started = started - 1;
+SELECT deliver('g', 'a2', '{1}', '{new}');
+-- when a crash has emptied the table,
+TRUNCATE qs.chains;
+SELECT deliver('g', 'a2', '{1}', '{new}');
+-- or when the row is not of the last chain.
+UPDATE qs.chains SET chain = chain - 1;
+SELECT deliver('g', 'a2', '{1}', '{new}');
+SELECT deliver('g', 'a2', '{1}', '{goes on}');
+SELECT * FROM messages(2) WHERE chain > 3;
+SELECT started = (now() AT TIME ZONE 'UTC')::date AS today, next_index FROM qs.chains WHERE queue_id = queue(2);
+
+-- An owner whose HPKE key is useless harms nobody else.
+SELECT make_queue(4, 'group', 'a4');
+UPDATE qs.queues SET hpke_key = decode(repeat('00', 32), 'hex') WHERE queue_id = queue(4);
+SELECT deliver('g', 'a4 a1', '{1,1}', '{key}');
+SELECT next_seq, last_chain FROM qs.queues WHERE queue_id = queue(4);
+
+-- What is rolled back did not happen.
+BEGIN;
+SELECT deliver('g', 'a2', '{1}', '{gone}');
+ROLLBACK;
+SELECT max(seq) = (SELECT next_seq - 1 FROM qs.queues WHERE queue_id = queue(2)) FROM messages(2);
+
+-- A caller's mistakes are faults.
+SELECT postern.deliver('example.org', 'g', ARRAY[address('a1')], '{2}', '{x}');
+SELECT postern.deliver('example.org', 'g', ARRAY[address('a1')], '{0}', '{x}');
+SELECT postern.deliver('example.org', 'g', ARRAY[address('a1')], '{}', '{x}');
+SELECT postern.deliver('example.org', 'g', ARRAY[address('a1'), NULL], '{1,1}', '{x}');
+SELECT postern.deliver('example.org', 'g', ARRAY[address('a1')], '{1}', ARRAY[NULL::bytea]);
+SELECT postern.deliver(NULL, 'g', ARRAY[address('a1')], '{1}', '{x}');
+SELECT postern.deliver(repeat('d', 256), 'g', ARRAY[address('a1')], '{1}', '{x}');
+
+-- Its commit could happen where the wake-up is not known.
+BEGIN;
+SELECT deliver('g', 'a2', '{1}', '{prepared}');
+PREPARE TRANSACTION 'p';
