@@ -236,6 +236,16 @@ fn expected() -> (i32, Vec<u8>) {
     (migration.unwrap_or_default(), hash.finish().as_ref().to_vec())
 }
 
+/// Changes whenever a migrated database would come out different.
+pub fn fingerprint() -> Vec<u8> {
+    let mut hash = digest::Context::new(&SHA256);
+    for migration in embedded::migrations::runner().get_migrations() {
+        hash.update(&migration.checksum().to_be_bytes());
+    }
+    hash.update(&expected().1);
+    hash.finish().as_ref().to_vec()
+}
+
 /// Whether the database is what this program expects.
 #[derive(Debug, PartialEq, Eq)]
 pub enum SchemaState {

@@ -1,0 +1,52 @@
+# Everything a newcomer or a developer types. `make` alone explains itself.
+# Needs Rust; what else is missing `make setup` installs, which the others do first.
+
+DOMAIN ?= example.localhost
+PGRX_PG_CONFIG_PATH ?= /usr/bin/pg_config
+export PGRX_PG_CONFIG_PATH
+
+RELEASE = target/release
+MAJOR = $(shell $(PGRX_PG_CONFIG_PATH) --version 2>/dev/null | sed 's/^PostgreSQL \([0-9]*\).*/\1/')
+# The same packages and features for every target, or they would compile each other's work anew.
+CARGO_FLAGS = --release --workspace --locked \
+	$(if $(filter-out 15,$(MAJOR)),--no-default-features --features postern-extension/pg$(MAJOR))
+
+.PHONY: help run demo test bench build setup clean
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
+
+run: build ## build, and serve DOMAIN (example.localhost) with a private PostgreSQL
+	@echo
+	@echo 'Once it says "serving", type in a second terminal:'
+	@echo
+	@sed 's/^/    /; s/@DOMAIN@/$(DOMAIN)/g' docs/first-steps.txt
+	@echo
+	@exec $(RELEASE)/postern serve --embedded --domain $(DOMAIN)
+
+demo: build ## two users, three devices, a group, a removed member: each step told in a line
+	@tests/demo.sh
+
+test: build ## all tests: SQL tests in the extension, unit tests, end-to-end tests
+	pg_extension/tests/run
+	@if cargo nextest --version >/dev/null 2>&1; then \
+		cargo nextest run $(CARGO_FLAGS) --no-fail-fast; \
+	else \
+		echo 'cargo-nextest is not here (cargo install cargo-nextest --locked): using cargo test'; \
+		cargo test $(CARGO_FLAGS) --no-fail-fast; \
+	fi
+
+bench: build ## sends, deliveries and wake-ups per second, beside the floor for the same rows
+	$(RELEASE)/postern-bench
+
+build: setup ## the programs and the staged extension, in target/release
+	cargo build $(CARGO_FLAGS)
+	@install -C -D -m 755 $(RELEASE)/libpostern.so $(RELEASE)/extension/$(MAJOR)/postern.so
+	@install -C -m 644 pg_extension/postern.control pg_extension/postern--*.sql $(RELEASE)/extension/
+
+setup: ## install what is missing (Debian packages); does nothing when all is there
+	@.ci/setup
+
+clean: ## delete what was built, and what tests left behind
+	cargo clean
+	rm -rf /tmp/postern-tests-$$(id -u)

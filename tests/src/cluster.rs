@@ -1,0 +1,283 @@
+//! PostgreSQL clusters for tests: each test gets its own, copied from a template that the first comer makes, and
+//! can crash and restart it.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    hash::{DefaultHasher, Hasher},
+    io::ErrorKind,
+    os::unix::fs::{DirBuilderExt, MetadataExt},
+    path::{Path, PathBuf},
+    process::Command,
+    sync::atomic::{AtomicUsize, Ordering},
+};
+
+use nix::{
+    fcntl::{Flock, FlockArg},
+    sys::signal::Signal,
+    unistd::Uid,
+};
+use postern_server::{
+    config::ConnectionString,
+    embedded::{Embedded, EmbeddedOptions},
+    migrate,
+};
+use rand::RngCore;
+use tokio::task::spawn_blocking;
+use tokio_postgres::{Client, NoTls};
+
+use crate::{binaries::extension_dir, logs, process};
+
+/// A data directory, as `--data-dir` takes it. Dropping it stops what runs in it, hard, and deletes it.
+pub struct DataDir {
+    path: PathBuf,
+    logs: PathBuf,
+}
+
+/// A running cluster of one test, migrated. Dropping it stops it hard and deletes it.
+pub struct Cluster {
+    // Before the directory: that goes last.
+    embedded: Option<Embedded>,
+    dir: DataDir,
+    master_key: String,
+}
+
+impl DataDir {
+    /// A name for one: it does not exist yet.
+    pub fn fresh() -> Self {
+        Self { path: fresh_dir(), logs: logs::dir() }
+    }
+
+    /// One with a migrated cluster, stopped.
+    pub async fn migrated() -> Self {
+        let dir = Self::fresh();
+        let (template, path) = (template().await, dir.path.clone());
+        spawn_blocking(move || copy(&template, &path)).await.expect("copying does not panic");
+        dir
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// PostgreSQL's data directory in it.
+    pub fn cluster(&self) -> PathBuf {
+        self.path.join("cluster")
+    }
+
+    /// The process id of the postmaster that runs in it.
+    pub fn postmaster(&self) -> Option<u32> {
+        process::postmaster(&self.cluster())
+    }
+
+    /// What a crash of the machine does, short of losing what was not flushed: all of PostgreSQL's processes end at
+    /// once. Returns when they are gone.
+    pub fn kill_postgres(&self) {
+        let Some(postmaster) = self.postmaster() else {
+            return;
+        };
+        let mut all = vec![postmaster];
+        all.extend(process::children(postmaster));
+        process::signal(&all, Signal::SIGKILL);
+        process::wait_until_gone(&all);
+    }
+}
+
+impl Drop for DataDir {
+    fn drop(&mut self) {
+        let _ = fs::copy(self.path.join("postgres.log"), logs::numbered(&self.logs, "postgres"));
+        remove(&self.path);
+    }
+}
+
+impl Cluster {
+    pub async fn start() -> Self {
+        let dir = DataDir::migrated().await;
+        let mut cluster = Self { embedded: None, dir, master_key: random_key() };
+        cluster.restart().await;
+        cluster
+    }
+
+    /// Starts PostgreSQL again, after [`Cluster::kill_postgres`] or while it runs.
+    pub async fn restart(&mut self) {
+        // Gives up the lock on the data directory first.
+        self.embedded = None;
+        let options = EmbeddedOptions::new(self.dir.path(), &extension_dir());
+        let started = spawn_blocking(move || Embedded::start(&options)).await.expect("starting does not panic");
+        self.embedded = Some(started.unwrap_or_else(|error| panic!("the cluster does not start: {error:#}")));
+    }
+
+    /// All of PostgreSQL's processes end at once ([`DataDir::kill_postgres`]).
+    pub fn kill_postgres(&self) {
+        self.dir.kill_postgres();
+    }
+
+    /// Connects as a role: a login role directly, any other by a superuser who becomes it.
+    pub async fn connect_as(&self, role: &str) -> Client {
+        let login = role == "postern_server";
+        let url = if login { self.server_url() } else { self.admin_url() };
+        let (client, connection) =
+            tokio_postgres::connect(url.as_str(), NoTls).await.unwrap_or_else(|error| panic!("cannot connect: {error}"));
+        tokio::spawn(connection);
+        if !login {
+            let become_role = format!("SET SESSION AUTHORIZATION {role}");
+            client.batch_execute(&become_role).await.unwrap_or_else(|error| panic!("cannot become {role}: {error}"));
+        }
+        client
+    }
+
+    /// A superuser's connection.
+    pub async fn admin(&self) -> Client {
+        self.connect_as("postern_admin").await
+    }
+
+    pub fn server_url(&self) -> ConnectionString {
+        self.running().server_url()
+    }
+
+    pub fn admin_url(&self) -> ConnectionString {
+        self.running().admin_url()
+    }
+
+    /// Where the cluster's socket lies.
+    pub fn socket_dir(&self) -> &Path {
+        self.running().socket_dir()
+    }
+
+    /// The data directory, as `--data-dir` takes it.
+    pub fn data_dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// The master key, in hex, of all servers on this cluster.
+    pub fn master_key(&self) -> &str {
+        &self.master_key
+    }
+
+    /// The text of a dump as an operator takes one: without what must not survive (QS-5).
+    pub async fn dump(&self) -> String {
+        let socket_dir = self.socket_dir().to_owned();
+        let output = tokio::process::Command::new(pg_dump())
+            .args(["--username=postern_admin", "--dbname=postern", "--no-unlogged-table-data", "--host"])
+            .arg(socket_dir)
+            .output()
+            .await
+            .expect("pg_dump runs");
+        assert!(output.status.success(), "pg_dump: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("a dump is text")
+    }
+
+    /// What PostgreSQL has logged so far.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.dir.path().join("postgres.log")).unwrap_or_default()
+    }
+
+    fn running(&self) -> &Embedded {
+        self.embedded.as_ref().expect("the cluster was started")
+    }
+}
+
+/// Stops what runs in a data directory, hard, and deletes it.
+fn remove(dir: &Path) {
+    if let Some(postmaster) = process::postmaster(&dir.join("cluster")) {
+        // PostgreSQL's "immediate" shutdown: no checkpoint, but shared memory is given back, unlike with SIGKILL.
+        process::signal(&[postmaster], Signal::SIGQUIT);
+        process::wait_until_gone(&[postmaster]);
+    }
+    let _ = fs::remove_dir_all(dir);
+}
+
+/// Short, because sockets' names are; and where PostgreSQL's user can go.
+fn world() -> PathBuf {
+    let dir = PathBuf::from(format!("/tmp/postern-tests-{}", Uid::effective()));
+    match fs::DirBuilder::new().mode(0o711).create(&dir) {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => panic!("cannot make {}: {error}", dir.display()),
+        _ => {}
+    }
+    let owner = fs::symlink_metadata(&dir).expect("it is there").uid();
+    assert_eq!(owner, Uid::effective().as_raw(), "{} is somebody else's", dir.display());
+    dir
+}
+
+/// `<process>-<number>`, not made yet.
+fn fresh_dir() -> PathBuf {
+    static NUMBER: AtomicUsize = AtomicUsize::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    world().join(format!("{}-{number}", std::process::id()))
+}
+
+/// Deletes the worlds of tests that were killed before they could.
+fn sweep() {
+    let entries = fs::read_dir(world()).expect("it is there");
+    for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let process = name.split_once('-').and_then(|(pid, _)| pid.parse().ok());
+        if process.is_some_and(|pid: u32| !process::is_alive(pid)) {
+            remove(&path);
+        }
+    }
+}
+
+/// A migrated and stopped data directory for what is tested now: made by whoever comes first, while the others wait.
+async fn template() -> PathBuf {
+    let extension = extension_dir();
+    let name = format!("template-{}", hex::encode(&[migrate::fingerprint(), stamp(&extension)].concat()));
+    let path = world().join(&name[..name.len().min(60)]);
+    let lock = world().join("template.lock");
+    let lock = spawn_blocking(move || {
+        let file = OpenOptions::new().write(true).create(true).truncate(false).open(lock).expect("/tmp is writable");
+        Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, error)| error).expect("it can be locked")
+    });
+    let _lock: Flock<File> = lock.await.expect("locking does not panic");
+    if !path.exists() {
+        let (new, finished) = (path.with_extension("new"), path.clone());
+        remove(&new);
+        sweep();
+        let options = EmbeddedOptions::new(&new, &extension);
+        let cluster = spawn_blocking(move || Embedded::start(&options)).await.expect("starting does not panic");
+        let cluster = cluster.unwrap_or_else(|error| panic!("the template does not start: {error:#}"));
+        let migrated = migrate::run(&cluster.admin_url()).await;
+        migrated.unwrap_or_else(|error| panic!("the template does not migrate: {error:#}"));
+        let stopped = spawn_blocking(move || cluster.stop()).await.expect("stopping does not panic");
+        stopped.unwrap_or_else(|error| panic!("the template does not stop: {error:#}"));
+        fs::rename(&new, &finished).expect("it can be renamed");
+    }
+    path
+}
+
+/// Differs when a staged file does.
+fn stamp(extension: &Path) -> Vec<u8> {
+    let mut stamp = Vec::new();
+    let mut dirs = vec![extension.to_owned()];
+    while let Some(dir) = dirs.pop() {
+        let entries = fs::read_dir(&dir).unwrap_or_else(|error| panic!("{}: {error}: `make build` first", dir.display()));
+        let mut paths: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+        paths.sort();
+        for path in paths {
+            let file = fs::metadata(&path).expect("it is there");
+            match file.is_dir() {
+                true => dirs.push(path),
+                false => stamp.extend(format!("{}{}{}", file.len(), file.mtime(), file.mtime_nsec()).into_bytes()),
+            }
+        }
+    }
+    let mut hash = DefaultHasher::new();
+    hash.write(&stamp);
+    hash.finish().to_be_bytes().to_vec()
+}
+
+fn copy(from: &Path, to: &Path) {
+    let status = Command::new("cp").arg("-a").arg(from).arg(to).status().expect("cp runs");
+    assert!(status.success(), "cannot copy {} to {}", from.display(), to.display());
+}
+
+fn random_key() -> String {
+    let mut key = [0; 32];
+    rand::rng().fill_bytes(&mut key);
+    hex::encode(key)
+}
+
+fn pg_dump() -> PathBuf {
+    let pg_config = std::env::var_os("PG_CONFIG").unwrap_or_else(|| "pg_config".into());
+    let output = Command::new(pg_config).arg("--bindir").output().expect("pg_config runs");
+    Path::new(String::from_utf8_lossy(&output.stdout).trim()).join("pg_dump")
+}

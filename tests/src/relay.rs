@@ -1,0 +1,177 @@
+//! A Unix socket between a server and PostgreSQL. It reads along what the server asks, so a test can count
+//! statements; and it can hold PostgreSQL's answers back, so a test can stop the server at the one moment when
+//! the database has accepted and the server does not know.
+
+use std::{
+    collections::HashMap,
+    io,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+};
+
+use postern_server::config::ConnectionString;
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{
+        UnixListener, UnixStream,
+        unix::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    sync::watch,
+};
+
+use crate::{Cluster, PATIENCE};
+
+const SOCKET: &str = ".s.PGSQL.5432";
+
+/// Dropping it ends its connections.
+pub struct PostgresRelay {
+    dir: TempDir,
+    state: Arc<State>,
+    accepting: tokio::task::JoinHandle<()>,
+}
+
+struct State {
+    paused: watch::Sender<bool>,
+    pause_at: Mutex<Option<String>>,
+    statements: Mutex<Vec<String>>,
+    closed: watch::Sender<bool>,
+}
+
+impl PostgresRelay {
+    pub fn start(cluster: &Cluster) -> Self {
+        let dir = tempfile::Builder::new().prefix("postern-relay-").tempdir_in("/tmp").expect("/tmp is writable");
+        let listener = UnixListener::bind(dir.path().join(SOCKET)).expect("a fresh directory has no socket");
+        let state = Arc::new(State {
+            paused: watch::Sender::new(false),
+            pause_at: Mutex::default(),
+            statements: Mutex::default(),
+            closed: watch::Sender::new(false),
+        });
+        let accepting = tokio::spawn(accept(listener, cluster.socket_dir().join(SOCKET), Arc::clone(&state)));
+        Self { dir, state, accepting }
+    }
+
+    /// The connection string for a server that goes through the relay.
+    pub fn server_url(&self) -> ConnectionString {
+        ConnectionString::new(format!("host={} user=postern_server dbname=postern", self.dir.path().display()))
+    }
+
+    /// Holds back all answers from now on.
+    pub fn pause(&self) {
+        self.state.paused.send_replace(true);
+    }
+
+    /// Holds back all answers once a statement is executed whose text contains this.
+    pub fn pause_at(&self, text: &str) {
+        *self.state.pause_at.lock().expect("no panic holds it") = Some(text.to_owned());
+    }
+
+    /// Returns once [`PostgresRelay::pause_at`] has struck. PostgreSQL then has the statement, and the server waits.
+    pub async fn paused(&self) {
+        let mut paused = self.state.paused.subscribe();
+        let struck = tokio::time::timeout(PATIENCE, paused.wait_for(|paused| *paused)).await;
+        struck.expect("the statement comes").expect("the relay lives");
+    }
+
+    /// Hands out what was held back.
+    pub fn resume(&self) {
+        self.state.paused.send_replace(false);
+    }
+
+    /// Takes the texts of the statements executed since the last time, over all connections, in order.
+    pub fn take_statements(&self) -> Vec<String> {
+        std::mem::take(&mut self.state.statements.lock().expect("no panic holds it"))
+    }
+}
+
+impl Drop for PostgresRelay {
+    fn drop(&mut self) {
+        self.accepting.abort();
+        self.state.closed.send_replace(true);
+    }
+}
+
+async fn accept(listener: UnixListener, postgres: PathBuf, state: Arc<State>) {
+    while let Ok((server, _)) = listener.accept().await {
+        let (postgres, state) = (postgres.clone(), Arc::clone(&state));
+        tokio::spawn(async move {
+            let mut closed = state.closed.subscribe();
+            tokio::select! {
+                // Either side may go at any time, that is what the tests are about.
+                _ = connection(server, &postgres, &state) => {}
+                _ = closed.wait_for(|closed| *closed) => {}
+            }
+        });
+    }
+}
+
+async fn connection(server: UnixStream, postgres: &Path, state: &State) -> io::Result<()> {
+    let (from_server, to_server) = server.into_split();
+    let (from_postgres, to_postgres) = UnixStream::connect(postgres).await?.into_split();
+    tokio::select! {
+        ended = requests(from_server, to_postgres, state) => ended,
+        ended = answers(from_postgres, to_server, state) => ended,
+    }
+}
+
+async fn answers(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, state: &State) -> io::Result<()> {
+    let mut paused = state.paused.subscribe();
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        let length = from.read(&mut buffer).await?;
+        if length == 0 {
+            return Ok(());
+        }
+        let _ = paused.wait_for(|paused| !*paused).await;
+        to.write_all(&buffer[..length]).await?;
+    }
+}
+
+/// Passes message by message, so as to see each before PostgreSQL does.
+async fn requests(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, state: &State) -> io::Result<()> {
+    // The first message, alone, has no type.
+    let startup = body(&mut from).await?;
+    to.write_all(&startup).await?;
+    let mut prepared: HashMap<Vec<u8>, String> = HashMap::new();
+    loop {
+        let kind = from.read_u8().await?;
+        let message = body(&mut from).await?;
+        look(kind, &message[4..], &mut prepared, state);
+        to.write_all(&[&[kind], message.as_slice()].concat()).await?;
+    }
+}
+
+/// A message's length, which counts itself, and the rest.
+async fn body(from: &mut OwnedReadHalf) -> io::Result<Vec<u8>> {
+    let length = from.read_u32().await?;
+    let mut message = length.to_be_bytes().to_vec();
+    message.resize((length as usize).max(4), 0);
+    from.read_exact(&mut message[4..]).await?;
+    Ok(message)
+}
+
+/// Parse: name, text. Bind: portal, name of a prepared statement. Query: text. All end with a zero byte.
+fn look(kind: u8, message: &[u8], prepared: &mut HashMap<Vec<u8>, String>, state: &State) {
+    let mut strings = message.split(|byte| *byte == 0);
+    let mut next = || strings.next().unwrap_or_default();
+    let executed = match kind {
+        b'P' => {
+            let name = next().to_vec();
+            prepared.insert(name, String::from_utf8_lossy(next()).into_owned());
+            return;
+        }
+        b'B' => {
+            next();
+            prepared.get(next()).cloned().unwrap_or_default()
+        }
+        b'Q' => String::from_utf8_lossy(next()).into_owned(),
+        _ => return,
+    };
+    let mut pause_at = state.pause_at.lock().expect("no panic holds it");
+    if pause_at.as_ref().is_some_and(|text| executed.contains(text)) {
+        *pause_at = None;
+        state.paused.send_replace(true);
+    }
+    state.statements.lock().expect("no panic holds it").push(executed);
+}

@@ -1,0 +1,375 @@
+//! What an operator does with `postern`: start, stop, crash, configure, migrate, check (OPS-2, OPS-6).
+
+use std::{
+    fs::{self, Permissions},
+    os::unix::fs::{MetadataExt, PermissionsExt},
+    path::Path,
+    process::Output,
+};
+
+use nix::sys::signal::Signal;
+use postern_tests::{Cluster, DataDir, HOME, Server, eventually, postern};
+use tokio::process::Command;
+use tokio_postgres::{NoTls, error::SqlState};
+
+fn text(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+async fn run(command: &mut Command) -> Output {
+    command.output().await.expect("postern runs")
+}
+
+async fn assert_healthy(server: &Server) {
+    let answer = reqwest::get(format!("{}/health", server.url())).await.expect("the server answers");
+    assert_eq!(answer.status(), 200);
+}
+
+fn check(cluster: &Cluster) -> Command {
+    let mut command = postern();
+    command
+        .arg("check")
+        .env("POSTERN_DOMAIN", HOME)
+        .env("POSTERN_DATABASE_URL", cluster.server_url().as_str())
+        .env("POSTERN_MASTER_KEY", cluster.master_key());
+    command
+}
+
+/// The line of `postern check` about an item, and the next.
+fn line<'a>(report: &'a str, item: &str) -> Option<&'a str> {
+    let start = report.find(&format!(" {item}: "))?;
+    let start = report[..start].rfind('\n').map_or(0, |newline| newline + 1);
+    let end = report[start..].match_indices('\n').nth(1).map_or(report.len(), |(end, _)| start + end);
+    Some(&report[start..end])
+}
+
+async fn assert_problem(command: &mut Command, item: &str, expected: &str) {
+    let output = run(command).await;
+    let report = text(&output);
+    assert_eq!(output.status.code(), Some(1), "{report}");
+    let line = line(&report, item).unwrap_or_else(|| panic!("nothing about {item} in:\n{report}"));
+    assert!(line.starts_with("problem") && line.contains(expected) && line.contains("to mend: "), "{report}");
+}
+
+#[tokio::test]
+async fn the_first_embedded_start_makes_all_it_needs_and_a_stop_leaves_nothing_running() {
+    let dir = DataDir::fresh();
+    let server = Server::embedded(&dir).start().await;
+    assert_healthy(&server).await;
+    assert_eq!(fs::metadata(dir.path().join("master.key")).unwrap().mode() & 0o777, 0o600);
+    assert!(dir.postmaster().is_some());
+
+    assert!(server.terminate().await.success());
+    assert_eq!(dir.postmaster(), None);
+
+    let again = Server::embedded(&dir).start().await;
+    assert_healthy(&again).await;
+    assert!(again.terminate().await.success());
+}
+
+#[tokio::test]
+async fn the_next_start_takes_over_the_cluster_of_a_killed_server() {
+    let dir = DataDir::migrated().await;
+    let server = Server::embedded(&dir).start().await;
+    server.kill().await;
+    assert!(dir.postmaster().is_some(), "PostgreSQL outlives a killed server");
+
+    let next = Server::embedded(&dir).start().await;
+    assert_healthy(&next).await;
+    assert!(next.terminate().await.success());
+    assert_eq!(dir.postmaster(), None);
+}
+
+#[tokio::test]
+async fn the_next_start_recovers_a_crashed_cluster() {
+    let dir = DataDir::migrated().await;
+    let server = Server::embedded(&dir).start().await;
+    dir.kill_postgres();
+    server.kill().await;
+    assert!(dir.cluster().join("postmaster.pid").exists());
+    assert_healthy(&Server::embedded(&dir).start().await).await;
+}
+
+#[tokio::test]
+async fn a_postmaster_pid_that_names_another_process_is_no_obstacle() {
+    let dir = DataDir::migrated().await;
+    let cluster = dir.cluster();
+    let ours = std::process::id();
+    fs::write(cluster.join("postmaster.pid"), format!("{ours}\n{}\n", cluster.display())).unwrap();
+    assert_healthy(&Server::embedded(&dir).start().await).await;
+}
+
+#[tokio::test]
+async fn a_second_server_on_a_data_directory_is_told_so() {
+    let dir = DataDir::migrated().await;
+    let first = Server::embedded(&dir).start().await;
+    let refusal = Server::embedded(&dir).try_start().await.err().expect("it ends");
+    assert!(refusal.contains("another `postern` runs the private cluster in"), "{refusal}");
+    assert_healthy(&first).await;
+}
+
+#[tokio::test]
+async fn check_and_migrate_join_a_running_embedded_server() {
+    let dir = DataDir::migrated().await;
+    let server = Server::embedded(&dir).start().await;
+    for command in ["check", "migrate"] {
+        let arguments = [command, "--embedded", "--domain", HOME, "--data-dir"];
+        let output = run(postern().args(arguments).arg(dir.path())).await;
+        assert!(output.status.success(), "{}", text(&output));
+    }
+    assert_healthy(&server).await;
+}
+
+#[tokio::test]
+async fn an_interrupt_ends_a_server_in_order() {
+    let cluster = Cluster::start().await;
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let mut server = Server::start(&cluster).await;
+        server.signal(signal);
+        assert_eq!(server.ended().await.code(), Some(0), "{signal}");
+    }
+}
+
+#[tokio::test]
+async fn flags_win_over_the_environment_and_that_over_the_file() {
+    let cluster = Cluster::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("postern.toml");
+    fs::write(&file, "domain = \"file.example\"\n[limits]\nmax_body_bytes = 5\n").unwrap();
+    let configured = |environment: Option<&'static str>, flag: Option<&'static str>| {
+        let mut command = check(&cluster);
+        command.arg("--config").arg(&file).env_remove("POSTERN_DOMAIN");
+        command.envs(environment.map(|value| ("POSTERN_DOMAIN", value)));
+        command.args(flag.map(|value| format!("--domain={value}")));
+        command
+    };
+    for (environment, flag, domain) in [
+        (None, None, "file.example"),
+        (Some("environment.example"), None, "environment.example"),
+        (Some("environment.example"), Some("flag.example"), "flag.example"),
+        (None, Some("flag.example"), "flag.example"),
+    ] {
+        let output = run(&mut configured(environment, flag)).await;
+        let report = text(&output);
+        assert!(output.status.success(), "{report}");
+        assert!(line(&report, "home domain").unwrap().contains(&format!("makes it {domain}, for ever")), "{report}");
+        assert!(line(&report, "configuration").unwrap().contains(&file.display().to_string()), "{report}");
+    }
+}
+
+#[tokio::test]
+async fn a_file_in_the_working_directory_is_found() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("postern.toml"), "domain = \"a.example\"").unwrap();
+    let output = run(postern().arg("check").current_dir(dir.path())).await;
+    assert!(line(&text(&output), "configuration").unwrap().contains("file postern.toml"), "{}", text(&output));
+}
+
+#[tokio::test]
+async fn a_mistake_in_the_file_is_named_with_its_key_and_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("my.toml");
+    for (mistake, key) in [
+        ("domain = \"a.example\"\nlimit = 5", "limit"),
+        ("domain = \"a.example\"\n[limits]\nmax_body_byte = 5", "limits.max_body_byte"),
+        ("domain = \"a.example\"\n[limits]\nmax_body_bytes = \"much\"", "limits.max_body_bytes"),
+        ("domain = \"a.example", "line 1"),
+    ] {
+        fs::write(&file, mistake).unwrap();
+        let output = run(postern().arg("serve").arg("--config").arg(&file)).await;
+        let message = text(&output);
+        assert_eq!(output.status.code(), Some(1), "{message}");
+        assert!(message.contains(&file.display().to_string()) && message.contains(key), "{message}");
+    }
+    let output = run(postern().args(["serve", "--config", "/nowhere/postern.toml"])).await;
+    assert!(text(&output).contains("/nowhere/postern.toml"), "{}", text(&output));
+}
+
+#[tokio::test]
+async fn check_is_content_with_a_database_that_is_well() {
+    let cluster = Cluster::start().await;
+    let server = Server::start(&cluster).await;
+    let output = run(&mut check(&cluster)).await;
+    let report = text(&output);
+    assert!(output.status.success(), "{report}");
+    assert!(report.lines().all(|line| line.starts_with("ok ")), "{report}");
+    assert!(line(&report, "home domain").unwrap().contains(HOME), "{report}");
+    assert_healthy(&server).await;
+}
+
+#[tokio::test]
+async fn check_finds_a_master_key_that_others_can_read() {
+    let cluster = Cluster::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("master.key");
+    fs::write(&file, cluster.master_key()).unwrap();
+    fs::set_permissions(&file, Permissions::from_mode(0o644)).unwrap();
+    let with_key = |path: &Path| {
+        let mut command = check(&cluster);
+        command.arg("--master-key-file").arg(path);
+        command
+    };
+    assert_problem(&mut with_key(&file), "master key", "chmod 600").await;
+    assert_problem(&mut with_key(Path::new("/nowhere/key")), "master key", "/nowhere/key").await;
+    assert_problem(check(&cluster).env("POSTERN_MASTER_KEY", "short"), "master key", "32 bytes").await;
+    assert_problem(check(&cluster).env_remove("POSTERN_MASTER_KEY"), "master key", "no master key").await;
+    fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
+    assert!(run(&mut with_key(&file)).await.status.success());
+}
+
+#[tokio::test]
+async fn check_finds_what_is_wrong_with_the_database() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin().await;
+    let with_url = |url: String| {
+        let mut command = check(&cluster);
+        command.env("POSTERN_DATABASE_URL", url);
+        command
+    };
+    let as_admin = cluster.admin_url().as_str().to_owned();
+
+    assert_problem(&mut with_url("host=/nowhere user=postern_server".to_owned()), "database", "No such file").await;
+    assert_problem(&mut with_url("postgresql://%zz".to_owned()), "database", "").await;
+
+    admin.batch_execute("CREATE DATABASE bare").await.unwrap();
+    let bare = as_admin.replace("dbname=postern", "dbname=bare");
+    assert_problem(&mut with_url(bare), "extension", "not created in this database").await;
+
+    assert_problem(&mut with_url(as_admin), "role", "is a superuser").await;
+
+    admin.batch_execute("GRANT SELECT ON operator.home_domain TO postern_server").await.unwrap();
+    assert_problem(&mut check(&cluster), "role", "operator.home_domain").await;
+    admin.batch_execute("REVOKE SELECT ON operator.home_domain FROM postern_server").await.unwrap();
+
+    admin.batch_execute("INSERT INTO operator.home_domain (domain) VALUES ('other.example')").await.unwrap();
+    assert_problem(&mut check(&cluster), "home domain", "the home of other.example").await;
+
+    admin.batch_execute("UPDATE operator.schema_state SET functions_hash = sha256('')").await.unwrap();
+    assert_problem(&mut check(&cluster), "schema", "another version's").await;
+    admin.batch_execute("UPDATE operator.schema_state SET migration = 0").await.unwrap();
+    assert_problem(&mut check(&cluster), "schema", "at migration 0").await;
+
+    admin.batch_execute("DROP EXTENSION postern CASCADE").await.unwrap();
+    assert_problem(&mut check(&cluster), "extension", "not created in this database").await;
+}
+
+#[tokio::test]
+async fn the_home_domain_is_set_once_and_nobody_can_change_it() {
+    let cluster = Cluster::start().await;
+    let first = Server::start(&cluster).await;
+    assert_healthy(&Server::start(&cluster).await).await;
+    let other = Server::builder(&cluster).env("POSTERN_DOMAIN", "other.example").try_start().await;
+    let refusal = other.err().expect("it ends");
+    assert!(refusal.contains(&format!("the home of {HOME}, and the home domain never changes")), "{refusal}");
+
+    let admin = cluster.admin().await;
+    for preparation in ["SET ROLE postern_owner", "RESET ROLE; SET session_replication_role = replica"] {
+        admin.batch_execute(preparation).await.unwrap();
+        for change in [
+            "UPDATE operator.home_domain SET domain = 'other.example'",
+            "DELETE FROM operator.home_domain",
+            "TRUNCATE operator.home_domain",
+        ] {
+            let error = admin.batch_execute(change).await.expect_err(change);
+            assert_eq!(error.code(), Some(&SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE), "{change}");
+        }
+    }
+    assert_healthy(&first).await;
+}
+
+#[tokio::test]
+async fn only_a_domain_name_can_be_a_home() {
+    let cluster = Cluster::start().await;
+    for name in ["localhost", "10.0.0.1", "a..example", "-a.example", "a.example.", "a_b.example", "ex ample.org"] {
+        let refusal = Server::builder(&cluster).env("POSTERN_DOMAIN", name).try_start().await.err();
+        let refusal = refusal.unwrap_or_else(|| panic!("{name} was accepted"));
+        assert!(refusal.contains("is not a domain name"), "{name}: {refusal}");
+    }
+    let server = Server::builder(&cluster).env("POSTERN_DOMAIN", "Xn--Bcher-KVA.Example").start().await;
+    let home = cluster.admin().await.query_one("SELECT domain::text FROM operator.home_domain", &[]).await.unwrap();
+    assert_eq!(home.get::<_, &str>(0), "xn--bcher-kva.example");
+    assert_healthy(&server).await;
+}
+
+#[tokio::test]
+async fn two_migrations_at_once_do_the_work_once_and_a_third_finds_nothing_to_do() {
+    let cluster = Cluster::start().await;
+    cluster.admin().await.batch_execute("CREATE DATABASE fresh").await.unwrap();
+    let url = cluster.admin_url().as_str().replace("dbname=postern", "dbname=fresh");
+    let migrate = || async {
+        let output = run(postern().arg("migrate").env("POSTERN_DOMAIN", HOME).env("POSTERN_DATABASE_ADMIN_URL", &url));
+        let output = output.await;
+        assert!(output.status.success(), "{}", text(&output));
+        text(&output)
+    };
+    let (one, two) = tokio::join!(migrate(), migrate());
+    let migrated = |report: &String| report.contains("V1__foundation");
+    let idle = |report: &String| report.contains("the database is up to date");
+    assert!(migrated(&one) && idle(&two) || idle(&one) && migrated(&two), "{one}{two}");
+    assert!(idle(&migrate().await));
+}
+
+#[tokio::test]
+async fn changed_functions_are_applied_as_a_whole_and_old_ones_go() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin().await;
+    let server = Server::start(&cluster).await;
+    admin
+        .batch_execute(
+            "CREATE FUNCTION operator.of_an_older_version() RETURNS int LANGUAGE sql AS 'SELECT 1';
+             GRANT EXECUTE ON FUNCTION operator.refuse_change TO postern_server;
+             UPDATE operator.schema_state SET functions_hash = sha256('')",
+        )
+        .await
+        .unwrap();
+    let migrate = || async {
+        let admin_url = cluster.admin_url();
+        let mut command = postern();
+        command.arg("migrate").env("POSTERN_DOMAIN", HOME).env("POSTERN_DATABASE_ADMIN_URL", admin_url.as_str());
+        text(&run(&mut command).await)
+    };
+    assert!(migrate().await.contains("functions updated"));
+    let row = admin
+        .query_one(
+            "SELECT to_regproc('operator.of_an_older_version') IS NULL,
+                    to_regproc('operator.refuse_change') IS NOT NULL,
+                    has_function_privilege('postern_server', 'operator.refuse_change()', 'EXECUTE')",
+            &[],
+        )
+        .await
+        .unwrap();
+    assert!(row.get::<_, bool>(0), "what sql/ does not define is dropped");
+    assert!(row.get::<_, bool>(1), "what a trigger uses stays");
+    assert!(!row.get::<_, bool>(2), "what grants.sql does not grant is revoked");
+    assert_healthy(&server).await;
+}
+
+#[tokio::test]
+async fn a_server_comes_back_to_its_database_after_a_crash() {
+    let mut cluster = Cluster::start().await;
+    let server = Server::start(&cluster).await;
+    cluster.kill_postgres();
+    cluster.restart().await;
+    eventually("the server is healthy again", || async {
+        let answer = reqwest::get(format!("{}/health", server.url())).await.ok()?;
+        (answer.status() == 200).then_some(())
+    })
+    .await;
+    let (client, connection) = tokio_postgres::connect(cluster.server_url().as_str(), NoTls).await.unwrap();
+    tokio::spawn(connection);
+    let row = client.query_one("SELECT operator.current_home_domain()", &[]).await.unwrap();
+    assert_eq!(row.get::<_, &str>(0), HOME);
+}
+
+#[tokio::test]
+async fn help_names_every_setting_with_its_environment_variable() {
+    for command in ["serve", "migrate", "check"] {
+        let help = text(&run(postern().args([command, "--help"])).await);
+        for setting in ["--config", "--domain", "--embedded", "--max-body-bytes", "--log-format"] {
+            assert!(help.contains(setting), "{setting} in:\n{help}");
+        }
+        let flags = help.matches("\n      --").count();
+        assert_eq!(help.matches("[env: POSTERN_").count(), flags, "{help}");
+        assert!(help.contains("Examples:"), "{help}");
+    }
+}

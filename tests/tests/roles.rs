@@ -1,0 +1,191 @@
+//! OPS-3: what each role can do is what `sql/grants.sql` says, and nothing else. The catalog is walked, so nothing
+//! that is added later is forgotten.
+
+use std::{collections::BTreeSet, path::Path};
+
+use postern_tests::Cluster;
+use tokio_postgres::{Client, error::SqlState};
+
+const ROLES: [&str; 3] = ["postern_server", "postern_operator", "postern_monitor"];
+const OURS: &str = "n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname !~ '^pg_(toast|temp)'";
+
+async fn refusal(client: &Client, sql: &str) -> Option<SqlState> {
+    client.batch_execute(sql).await.err().and_then(|error| error.code().cloned())
+}
+
+async fn assert_denied(client: &Client, role: &str, sql: &str) {
+    assert_eq!(refusal(client, sql).await, Some(SqlState::INSUFFICIENT_PRIVILEGE), "{role}: {sql}");
+}
+
+async fn names(admin: &Client, sql: &str) -> Vec<String> {
+    let rows = admin.query(sql, &[]).await.expect("the catalog can be read");
+    rows.iter().map(|row| row.get(0)).collect()
+}
+
+/// The functions that grants.sql grants to a role, as `schema.name`.
+fn granted(role: &str) -> BTreeSet<String> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../sql/grants.sql");
+    let text = std::fs::read_to_string(path).expect("sql/grants.sql is there");
+    let code: String = text.lines().map(|line| line.split("--").next().unwrap_or_default().to_owned() + "\n").collect();
+    let mut functions = BTreeSet::new();
+    for statement in code.split(';') {
+        let statement = statement.split_whitespace().collect::<Vec<_>>().join(" ");
+        let Some((list, roles)) =
+            statement.strip_prefix("GRANT EXECUTE ON FUNCTION ").and_then(|rest| rest.split_once(" TO "))
+        else {
+            continue;
+        };
+        if roles.split(", ").any(|name| name == role) {
+            // Commas within parentheses separate argument types.
+            let mut depth = 0;
+            let names = list.split(|c: char| {
+                depth += i32::from(c == '(') - i32::from(c == ')');
+                c == ',' && depth == 0
+            });
+            functions.extend(names.filter_map(|name| Some(name.split('(').next()?.trim().to_owned())));
+        }
+    }
+    functions
+}
+
+#[tokio::test]
+async fn no_role_reaches_a_table_or_sequence() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin().await;
+    let of_kind = |kinds: &str| {
+        format!(
+            "SELECT format('%I.%I', n.nspname, c.relname)
+               FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+              WHERE c.relkind IN ({kinds}) AND {OURS} ORDER BY 1"
+        )
+    };
+    let tables = names(&admin, &of_kind("'r', 'p', 'v', 'm', 'f'")).await;
+    let sequences = names(&admin, &of_kind("'S'")).await;
+    assert!(tables.contains(&"operator.home_domain".to_owned()), "{tables:?}");
+    for role in ROLES {
+        let client = cluster.connect_as(role).await;
+        for table in &tables {
+            assert_denied(&client, role, &format!("SELECT FROM {table} LIMIT 0")).await;
+            assert_denied(&client, role, &format!("INSERT INTO {table} DEFAULT VALUES")).await;
+            assert_denied(&client, role, &format!("DELETE FROM {table} WHERE false")).await;
+            assert_denied(&client, role, &format!("TRUNCATE {table}")).await;
+            assert_denied(&client, role, &format!("LOCK TABLE {table}")).await;
+            assert_denied(&client, role, &format!("COPY {table} TO STDOUT")).await;
+        }
+        for sequence in &sequences {
+            assert_denied(&client, role, &format!("SELECT nextval('{sequence}')")).await;
+            assert_denied(&client, role, &format!("SELECT last_value FROM {sequence}")).await;
+        }
+    }
+    // UPDATE needs a column's name, and privileges can be per column.
+    let columns = "SELECT r.rolname || ': ' || c.oid::regclass
+                     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace, pg_roles r
+                    WHERE r.rolname IN ('postern_server', 'postern_operator', 'postern_monitor')
+                      AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
+                      AND has_any_column_privilege(r.oid, c.oid, 'SELECT, INSERT, UPDATE, REFERENCES') AND ";
+    assert_eq!(names(&admin, &format!("{columns}{OURS}")).await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn each_role_executes_what_grants_sql_names_and_nothing_else() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin().await;
+    for role in ROLES {
+        let granted = granted(role);
+        assert!(!granted.is_empty(), "{role}");
+        let client = cluster.connect_as(role).await;
+        let functions = admin
+            .query(
+                &format!(
+                    "SELECT format('%I.%I', n.nspname, p.proname),
+                            has_schema_privilege($1, n.oid, 'USAGE') AND has_function_privilege($1, p.oid, 'EXECUTE'),
+                            CASE WHEN p.prokind = 'p' THEN 'CALL' ELSE 'SELECT' END
+                                || format(' %I.%I(', n.nspname, p.proname)
+                                || (SELECT coalesce(string_agg('NULL::' || format_type(a, NULL), ', '), '')
+                                      FROM unnest(p.proargtypes) a)
+                                || ')',
+                            p.proisstrict
+                       FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace WHERE {OURS}"
+                ),
+                &[&role],
+            )
+            .await
+            .expect("the catalog can be read");
+        let mut executable = BTreeSet::new();
+        for row in functions {
+            let (name, allowed, call, strict): (String, bool, String, bool) =
+                (row.get(0), row.get(1), row.get(2), row.get(3));
+            if allowed {
+                executable.insert(name);
+            } else if !strict {
+                // A strict function of null is never called, so PostgreSQL does not ask for the privilege.
+                assert_denied(&client, role, &call).await;
+            }
+        }
+        assert_eq!(executable, granted, "{role}");
+    }
+}
+
+#[tokio::test]
+async fn the_server_role_cannot_make_or_become_anything() {
+    let cluster = Cluster::start().await;
+    let client = cluster.connect_as("postern_server").await;
+    for sql in [
+        "CREATE TABLE public.t ()",
+        "CREATE TABLE qs.t ()",
+        "CREATE TEMP TABLE t ()",
+        "CREATE SCHEMA s",
+        "CREATE ROLE r",
+        "CREATE DATABASE d",
+        "CREATE FUNCTION operator.f() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+        "SET ROLE postern_owner",
+        "SET ROLE postern_operator",
+        "SET SESSION AUTHORIZATION postern_admin",
+        "SET session_replication_role = replica",
+        "ALTER ROLE postern_server SUPERUSER",
+        "SELECT pg_read_file('/etc/passwd')",
+        "COPY (SELECT 1) TO PROGRAM 'true'",
+        "SELECT pg_reload_conf()",
+        "CHECKPOINT",
+    ] {
+        assert_denied(&client, "postern_server", sql).await;
+    }
+    client.batch_execute("LISTEN postern_wake").await.expect("the server listens for wake-ups");
+}
+
+#[tokio::test]
+async fn api_functions_run_as_their_owner_and_find_only_their_own_names() {
+    let cluster = Cluster::start().await;
+    let careless = names(
+        &cluster.admin().await,
+        "SELECT p.oid::regprocedure::text
+           FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+          WHERE n.nspname IN ('auth', 'aas', 'ds', 'qs', 'operator')
+            AND (p.proowner <> 'postern_owner'::regrole
+                 OR p.proacl IS NULL
+                 OR has_function_privilege('postern_server', p.oid, 'EXECUTE') AND NOT p.prosecdef
+                 OR p.prosecdef AND NOT coalesce(p.proconfig::text ~ ('search_path=' || n.nspname || ', pg_temp'), false))",
+    )
+    .await;
+    assert_eq!(careless, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn everything_belongs_to_postern_owner_and_says_what_it_is() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin().await;
+    let foreign = "SELECT c.oid::regclass::text
+                     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+                    WHERE n.nspname IN ('auth', 'aas', 'ds', 'qs', 'operator')
+                      AND c.relkind IN ('r', 'p', 'v', 'm', 'S', 'i', 'I')
+                      AND c.relowner <> 'postern_owner'::regrole";
+    assert_eq!(names(&admin, foreign).await, Vec::<String>::new());
+    let silent = "SELECT c.oid::regclass || '.' || a.attname
+                    FROM pg_class c
+                    JOIN pg_namespace n ON n.oid = c.relnamespace
+                    JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+                   WHERE n.nspname IN ('auth', 'aas', 'ds', 'qs', 'operator')
+                     AND c.relkind IN ('r', 'p', 'v', 'm') AND NOT c.relispartition
+                     AND col_description(c.oid, a.attnum) IS NULL";
+    assert_eq!(names(&admin, silent).await, Vec::<String>::new());
+}
