@@ -11,3 +11,25 @@ GRANT EXECUTE ON FUNCTION postern.wake_secret TO postern_server;
 GRANT EXECUTE ON FUNCTION operator.claim_home_domain TO postern_server;
 GRANT EXECUTE ON FUNCTION operator.current_home_domain TO postern_server, postern_operator, postern_monitor;
 GRANT EXECUTE ON FUNCTION operator.current_schema_state TO postern_server, postern_operator, postern_monitor;
+
+-- auth
+GRANT EXECUTE ON FUNCTION auth.register_user TO postern_server;
+GRANT EXECUTE ON FUNCTION auth.load_client TO postern_server;
+GRANT EXECUTE ON FUNCTION auth.store_credential TO postern_server;
+GRANT EXECUTE ON FUNCTION auth.commit_identity TO postern_server;
+GRANT EXECUTE ON FUNCTION auth.publish_contact TO postern_server;
+GRANT EXECUTE ON FUNCTION auth.look_up_user TO postern_server;
+GRANT EXECUTE ON FUNCTION auth.load_signing_keys TO postern_server;
+GRANT EXECUTE ON FUNCTION auth.add_signing_key TO postern_server;
+
+-- aas
+GRANT EXECUTE ON FUNCTION aas.settle_token TO postern_server;
+GRANT EXECUTE ON FUNCTION aas.take_allowance TO postern_server;
+GRANT EXECUTE ON FUNCTION aas.load_issuer_keys TO postern_server;
+GRANT EXECUTE ON FUNCTION aas.add_issuer_key TO postern_server;
+
+-- ds
+GRANT EXECUTE ON FUNCTION ds.reserve_group_id TO postern_server;
+GRANT EXECUTE ON FUNCTION ds.create_group TO postern_server;
+GRANT EXECUTE ON FUNCTION ds.load_group TO postern_server;
+GRANT EXECUTE ON FUNCTION ds.submit_message TO postern_server;

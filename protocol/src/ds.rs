@@ -84,11 +84,14 @@ pub struct SubmitMessage {
     pub welcome: Option<Welcome>,
 }
 
-/// The answer to a submitted message (200): it will reach every member.
+/// The answer to a submitted message (200): it is in the queue of every member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MessageAccepted {
     /// The group's epoch after the message.
     pub epoch: u64,
+    /// Members who will not get it, since their queue is gone, full or not theirs to give.
+    #[serde(default)]
+    pub undelivered: u32,
 }
 
 impl fmt::Debug for GroupId {

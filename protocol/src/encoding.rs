@@ -34,13 +34,9 @@ impl Encoding {
             .find(|encoding| essence.eq_ignore_ascii_case(encoding.media_type()))
     }
 
-    /// The encoding of the answer: the first of ours that `Accept` lists, else `default`.
-    pub fn from_accept(accept: Option<&str>, default: Self) -> Self {
-        accept
-            .into_iter()
-            .flat_map(|list| list.split(','))
-            .find_map(Self::from_media_type)
-            .unwrap_or(default)
+    /// The first of ours that `Accept` lists.
+    pub fn from_accept(accept: &str) -> Option<Self> {
+        accept.split(',').find_map(Self::from_media_type)
     }
 
     /// Decodes exactly one value; trailing bytes are an error.
@@ -86,8 +82,8 @@ mod tests {
         );
         assert_eq!(Encoding::from_media_type("text/plain"), None);
         assert_eq!(
-            Encoding::from_accept(Some("text/html, application/cbor"), Encoding::Json),
-            Encoding::Cbor
+            Encoding::from_accept("text/html, application/cbor"),
+            Some(Encoding::Cbor)
         );
     }
 

@@ -8,9 +8,10 @@ use deadpool_postgres::{
     Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime, TimeoutType,
 };
 use tokio_postgres::{
-    Client, Connection, NoTls, Socket,
+    Client, Connection, NoTls, Row, Socket,
     error::{DbError, SqlState},
     tls::NoTlsStream,
+    types::ToSql,
 };
 
 use crate::config::ConnectionString;
@@ -57,6 +58,27 @@ impl Database {
     /// A pooled connection; use `prepare_cached` on it, statements are kept per connection.
     pub async fn get(&self) -> Result<Object, DatabaseError> {
         Ok(self.pool.get().await?)
+    }
+
+    /// One call of a set-returning API function: one round trip once the connection knows the statement.
+    pub async fn query(&self, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, DatabaseError> {
+        let connection = self.get().await?;
+        let statement = connection.prepare_cached(sql).await?;
+        Ok(connection.query(&statement, parameters).await?)
+    }
+
+    /// [`Database::query`] for a function that returns at most one row.
+    pub async fn query_opt(&self, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<Option<Row>, DatabaseError> {
+        let connection = self.get().await?;
+        let statement = connection.prepare_cached(sql).await?;
+        Ok(connection.query_opt(&statement, parameters).await?)
+    }
+
+    /// [`Database::query`] for a function that returns exactly one row.
+    pub async fn query_one(&self, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<Row, DatabaseError> {
+        let connection = self.get().await?;
+        let statement = connection.prepare_cached(sql).await?;
+        Ok(connection.query_one(&statement, parameters).await?)
     }
 
     /// A connection of its own for LISTEN, outside the pool. The caller polls the [`Connection`], which is where

@@ -1,41 +1,113 @@
-//! The HTTP server.
+//! The HTTP server: binds, takes connections, drives each with header timeout and HTTP/1
+//! or 2, and ends gracefully: long-polls answer, requests under way finish, nothing new is
+//! taken. What a request means is [`crate::road`]'s business.
 
-use std::convert::Infallible;
+use std::time::Duration;
 
-use http::{Method, Response, StatusCode};
-use hyper::service::service_fn;
+use anyhow::Context;
 use hyper_util::{
-    rt::{TokioExecutor, TokioIo},
-    server::conn::auto::Builder,
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::{conn::auto, graceful::GracefulShutdown},
+    service::TowerToHyperService,
 };
-use tokio::net::TcpListener;
+use postern_protocol::name::Domain;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::watch,
+};
 
-use crate::{config::Config, database::Database, master_key::MasterKey};
+use crate::{
+    aas::issuer::Issuer,
+    app::{App, Shared},
+    auth::signer::Signer,
+    config::Config,
+    database::Database,
+    master_key::MasterKey,
+    qs::wakeups::Wakeups,
+    road,
+};
 
+/// How long to leave the listener alone when it fails, as it does when file descriptors
+/// run out.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Serves until `shutdown` is done and what was under way has ended.
+///
+/// # Errors
+/// What keeps the server from starting: an invalid domain, keys that do not open under the
+/// master key, an address in use, a database that does not answer.
 pub async fn run(
     config: Config,
-    _database: Database,
-    _master_key: MasterKey,
+    database: Database,
+    master_key: MasterKey,
     shutdown: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
-    let listener = TcpListener::bind(config.listen).await?;
+    let domain: Domain = config.domain.parse()?;
+    let signer = Signer::load(&database, &master_key).await?;
+    let issuer = Issuer::load(&database, &master_key, &domain).await?;
+    let wakeups = Wakeups::default();
+    let (stop, stopping) = watch::channel(false);
+    let grace = config.limits.shutdown_grace();
+    let header_timeout = config.limits.header_timeout();
+    let app = App::new(Shared {
+        domain,
+        database: database.clone(),
+        master_key,
+        signer,
+        issuer,
+        wakeups: wakeups.clone(),
+        limits: config.limits,
+        stopping,
+    });
+    let service = TowerToHyperService::new(warp::service(road::filter(app)));
+    let mut server = auto::Builder::new(TokioExecutor::new());
+    server.http1().timer(TokioTimer::new()).header_read_timeout(header_timeout);
+    server.http2().timer(TokioTimer::new());
+
+    let listener = TcpListener::bind(config.listen)
+        .await
+        .with_context(|| format!("cannot listen on {}", config.listen))?;
     println!("postern: serving {} at http://{}", config.domain, listener.local_addr()?);
+    let listening = tokio::spawn(async move { wakeups.listen(&database).await });
+
+    let connections = GracefulShutdown::new();
     let accept = async {
-        while let Ok((stream, _)) = listener.accept().await {
-            tokio::spawn(async move {
-                let service = service_fn(|request: http::Request<hyper::body::Incoming>| async move {
-                    let known = request.method() == Method::GET && request.uri().path() == "/health";
-                    let mut response = Response::new(String::new());
-                    *response.status_mut() = if known { StatusCode::OK } else { StatusCode::NOT_FOUND };
-                    Ok::<_, Infallible>(response)
-                });
-                let _ = Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
-            });
+        loop {
+            match listener.accept().await {
+                Ok((stream, _)) => {
+                    let connection =
+                        server.serve_connection_with_upgrades(prepare(stream), service.clone());
+                    let connection = connections.watch(connection.into_owned());
+                    tokio::spawn(async move {
+                        if let Err(error) = connection.await {
+                            tracing::debug!("a connection ended: {error}");
+                        }
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!("cannot accept a connection: {error}");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
         }
     };
     tokio::select! {
         () = accept => {}
         () = shutdown => {}
     }
+    drop(listener);
+    stop.send_replace(true);
+    if tokio::time::timeout(grace, connections.shutdown()).await.is_err() {
+        tracing::warn!("requests were still under way when the grace period ended");
+    }
+    listening.abort();
     Ok(())
+}
+
+fn prepare(stream: TcpStream) -> TokioIo<TcpStream> {
+    // Answers are small and whole: waiting for more to send only delays them.
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!("a connection keeps its delay: {error}");
+    }
+    TokioIo::new(stream)
 }

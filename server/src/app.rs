@@ -1,0 +1,51 @@
+//! What every request shares: the home domain, the database, the keys of the services and
+//! the wake-ups. Built once at start, cheap to clone.
+
+use std::{sync::Arc, time::Duration};
+
+use postern_protocol::name::Domain;
+use tokio::sync::watch;
+
+use crate::{
+    aas::issuer::Issuer, auth::signer::Signer, config::Limits, database::Database,
+    master_key::MasterKey, qs::wakeups::Wakeups,
+};
+
+#[derive(Clone)]
+pub struct App(Arc<Shared>);
+
+pub struct Shared {
+    pub domain: Domain,
+    pub database: Database,
+    pub master_key: MasterKey,
+    /// Signs client credentials (AS-2).
+    pub signer: Signer,
+    /// Issues and redeems tokens (AAS-2, AAS-4).
+    pub issuer: Issuer,
+    pub wakeups: Wakeups,
+    pub limits: Limits,
+    /// True once the server is shutting down: long-polls answer with what they have.
+    pub stopping: watch::Receiver<bool>,
+}
+
+impl App {
+    pub fn new(shared: Shared) -> Self {
+        Self(Arc::new(shared))
+    }
+}
+
+impl std::ops::Deref for App {
+    type Target = Shared;
+    fn deref(&self) -> &Shared {
+        &self.0
+    }
+}
+
+/// Seconds since 1970, at the start of today (PRIV-4: times that are kept are dates).
+pub fn today() -> u64 {
+    const DAY: u64 = 24 * 60 * 60;
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or(Duration::ZERO);
+    now.as_secs() / DAY * DAY
+}

@@ -1,0 +1,29 @@
+//! What makes an MLS group an evolving identity (AS-3): every leaf is a client of the one
+//! user, says so by a basic credential with the user's name, and signs with the client's key.
+
+use openmls::prelude::{BasicCredential, LeafNode};
+use postern_protocol::{PublicKey, name::UserName, problem::{Problem, ProblemType}};
+
+use crate::mls::{InvalidMls, TrackedGroup};
+
+/// The EID's client keys.
+///
+/// # Errors
+/// A problem if a leaf is not one of `user`'s clients.
+pub fn client_keys(identity: &TrackedGroup, user: &UserName) -> Result<Vec<PublicKey>, Problem> {
+    identity.leaves().map(|(_, leaf)| client_key(leaf, user)).collect()
+}
+
+fn client_key(leaf: &LeafNode, user: &UserName) -> Result<PublicKey, Problem> {
+    let credential = BasicCredential::try_from(leaf.credential().clone()).ok();
+    if credential.is_none_or(|found| found.identity() != user.to_string().as_bytes()) {
+        let reason = "every leaf's credential must be a basic one with the user's name";
+        return Err(invalid(InvalidMls::Refused(reason)));
+    }
+    PublicKey::try_from(leaf.signature_key().as_slice())
+        .map_err(|_| invalid(InvalidMls::Refused("signature keys are Ed25519")))
+}
+
+pub fn invalid(error: InvalidMls) -> Problem {
+    Problem::with_detail(ProblemType::InvalidMls, error)
+}

@@ -1,0 +1,146 @@
+//! Group state at rest (DS-9): two blobs, the roster (all that an application message
+//! needs) and the tree (all that a commit needs), each padded and sealed under the key
+//! that members send with every request and the server forgets.
+//!
+//! `version (1) || nonce (12) || AES-256-GCM(length (4, LE) || content || zeros)`, with the
+//! group's id, its epoch, its revision and the blob's kind as associated data.
+
+use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use postern_protocol::StateKey;
+use zeroize::Zeroizing;
+
+const VERSION: u8 = 1;
+const LENGTH: usize = 4;
+
+/// The state does not open: the client sent another key than the one it is sealed under.
+#[derive(Debug, PartialEq, Eq)]
+pub struct WrongKey;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Roster,
+    Tree,
+}
+
+/// Which state of which group a blob holds.
+#[derive(Debug, Clone, Copy)]
+pub struct Place<'a> {
+    pub group_id: &'a [u8; 16],
+    pub epoch: u64,
+    /// Counts changes within the epoch (proposals).
+    pub revision: i32,
+    pub kind: Kind,
+}
+
+impl Place<'_> {
+    fn aad(self) -> Vec<u8> {
+        let kind: u8 = match self.kind {
+            Kind::Roster => 1,
+            Kind::Tree => 2,
+        };
+        let mut aad = b"postern group state".to_vec();
+        aad.push(kind);
+        aad.extend_from_slice(self.group_id);
+        aad.extend_from_slice(&self.epoch.to_be_bytes());
+        aad.extend_from_slice(&self.revision.to_be_bytes());
+        aad
+    }
+}
+
+/// # Panics
+/// Never: the content is bounded by the body limit, far below what AES-GCM seals.
+pub fn seal(key: &StateKey, place: Place<'_>, content: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(content.len()).expect("group state is smaller than 4 GB");
+    let mut nonce = [0; NONCE_LEN];
+    aws_lc_rs::rand::fill(&mut nonce).expect("the operating system provides randomness");
+    let size = padded(LENGTH + content.len());
+    let mut blob = Vec::with_capacity(1 + NONCE_LEN + size + AES_256_GCM.tag_len());
+    blob.push(VERSION);
+    blob.extend_from_slice(&nonce);
+    blob.extend_from_slice(&length.to_le_bytes());
+    blob.extend_from_slice(content);
+    blob.resize(1 + NONCE_LEN + size, 0);
+    let tag = cipher(key)
+        .seal_in_place_separate_tag(
+            Nonce::assume_unique_for_key(nonce),
+            Aad::from(place.aad()),
+            &mut blob[1 + NONCE_LEN..],
+        )
+        .expect("AES-GCM seals anything shorter than 64 GB");
+    blob.extend_from_slice(tag.as_ref());
+    blob
+}
+
+/// # Errors
+/// [`WrongKey`], also for a blob of another place: the two cannot be told apart.
+pub fn open(key: &StateKey, place: Place<'_>, blob: &[u8]) -> Result<Zeroizing<Vec<u8>>, WrongKey> {
+    let (&version, rest) = blob.split_first().ok_or(WrongKey)?;
+    let (nonce, sealed) = rest.split_first_chunk::<NONCE_LEN>().ok_or(WrongKey)?;
+    if version != VERSION {
+        return Err(WrongKey);
+    }
+    let mut content = Zeroizing::new(sealed.to_vec());
+    cipher(key)
+        .open_in_place(
+            Nonce::assume_unique_for_key(*nonce),
+            Aad::from(place.aad()),
+            &mut content,
+        )
+        .map_err(|_| WrongKey)?;
+    let length = content.first_chunk::<LENGTH>().ok_or(WrongKey)?;
+    let end = LENGTH + u32::from_le_bytes(*length) as usize;
+    content.truncate(end);
+    content.drain(..LENGTH);
+    Ok(content)
+}
+
+fn cipher(key: &StateKey) -> LessSafeKey {
+    let key = UnboundKey::new(&AES_256_GCM, key.as_bytes()).expect("a state key has 32 bytes");
+    LessSafeKey::new(key)
+}
+
+/// Padmé: at most 12 % more, and only the order of magnitude of the size remains visible.
+fn padded(length: usize) -> usize {
+    const SMALLEST: usize = 256;
+    let length = length.max(SMALLEST);
+    let exponent = length.ilog2();
+    let low_bits = exponent - (exponent.ilog2() + 1);
+    length.next_multiple_of(1 << low_bits)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: [u8; 16] = [4; 16];
+    const PLACE: Place<'static> =
+        Place { group_id: &ID, epoch: 3, revision: 0, kind: Kind::Roster };
+
+    #[test]
+    fn state_opens_with_its_key_and_in_its_place_only() {
+        let key = StateKey::new([1; 32]);
+        let blob = seal(&key, PLACE, b"content");
+        assert_eq!(open(&key, PLACE, &blob).unwrap().as_slice(), b"content");
+        assert_eq!(open(&StateKey::new([2; 32]), PLACE, &blob), Err(WrongKey));
+        for other in [
+            Place { epoch: 4, ..PLACE },
+            Place { revision: 1, ..PLACE },
+            Place { kind: Kind::Tree, ..PLACE },
+            Place { group_id: &[5; 16], ..PLACE },
+        ] {
+            assert_eq!(open(&key, other, &blob), Err(WrongKey));
+        }
+        assert_eq!(open(&key, PLACE, &blob[..20]), Err(WrongKey));
+    }
+
+    #[test]
+    fn sizes_fall_into_classes() {
+        assert_eq!(padded(1), padded(200));
+        for length in [257, 1_000, 29_000, 290_000] {
+            let padded = padded(length);
+            assert!(padded >= length && padded - length <= length * 12 / 100, "{length}");
+        }
+        let classes: std::collections::BTreeSet<_> = (20_000..40_000).map(padded).collect();
+        assert!(classes.len() < 40, "{}", classes.len());
+    }
+}

@@ -1,0 +1,233 @@
+//! MLS groups as the server sees them (RFC 9420): their public state, validated as a
+//! receiving member would validate it, without a secret of theirs. Used by the DS for
+//! groups and by the AS for evolving identities; what a sender *may* do is theirs to say.
+
+mod crypto;
+mod storage;
+
+use openmls::prelude::{
+    Extensions, GroupContext, LeafNode, LeafNodeIndex, MlsMessageBodyIn,
+    MlsMessageIn, ProcessedMessage, ProcessedMessageContent, Proposal, ProposalStore, PublicGroup,
+    PublicMessageIn, QueuedProposal, RatchetTreeIn, Sender, StagedCommit,
+};
+use postern_protocol::{GroupInfo, MlsMessage, PublicKey, RatchetTree, Welcome, mls::CIPHERSUITE};
+use tls_codec::Deserialize as _;
+
+use crypto::VerifyingCrypto;
+use storage::GroupStorage;
+
+/// Why MLS content was refused. The texts are for the sender's developer: they name the
+/// rule, never a value.
+#[derive(Debug, thiserror::Error)]
+pub enum InvalidMls {
+    #[error("not a well-formed {0}")]
+    Malformed(&'static str),
+    #[error("{0}")]
+    Refused(&'static str),
+    #[error("the group info or ratchet tree is invalid: {0}")]
+    Group(String),
+    #[error("the message is invalid: {0}")]
+    Message(String),
+}
+
+/// The stored state of a group does not decode: a fault of ours, not of the client's.
+#[derive(Debug, thiserror::Error)]
+#[error("the stored group state does not decode")]
+pub struct CorruptGroup;
+
+/// One group's public state: context, tree, and proposals waiting for a commit.
+pub struct TrackedGroup {
+    group: PublicGroup,
+    storage: GroupStorage,
+}
+
+/// A handshake message that was validated but has not changed the group yet.
+pub enum Handshake {
+    Commit(Box<StagedCommit>),
+    Proposal(Box<QueuedProposal>),
+}
+
+impl TrackedGroup {
+    /// Begins to track a group from what its creator sent.
+    ///
+    /// # Errors
+    /// [`InvalidMls`] unless the group is in epoch 0, of the supported ciphersuite, and its
+    /// creator the only member.
+    pub fn create(group_info: &GroupInfo, ratchet_tree: &RatchetTree) -> Result<Self, InvalidMls> {
+        let group_info = match parse(group_info.as_bytes(), "GroupInfo")? {
+            MlsMessageBodyIn::GroupInfo(group_info) => group_info,
+            _ => return Err(InvalidMls::Malformed("GroupInfo")),
+        };
+        let ratchet_tree = RatchetTreeIn::tls_deserialize_exact(ratchet_tree.as_bytes())
+            .map_err(|_| InvalidMls::Malformed("ratchet tree"))?;
+        let storage = GroupStorage::default();
+        let (group, _) = PublicGroup::from_external(
+            &VerifyingCrypto,
+            &storage,
+            ratchet_tree,
+            group_info,
+            ProposalStore::new(),
+        )
+        .map_err(|error| InvalidMls::Group(error.to_string()))?;
+        let tracked = Self { group, storage };
+        if u16::from(tracked.group.ciphersuite()) != CIPHERSUITE {
+            return Err(InvalidMls::Refused("the ciphersuite must be 0x0001"));
+        }
+        if tracked.epoch() != 0 || tracked.group.members().count() != 1 {
+            return Err(InvalidMls::Refused(
+                "a new group is in epoch 0 and has one member, its creator",
+            ));
+        }
+        Ok(tracked)
+    }
+
+    /// # Errors
+    /// [`CorruptGroup`].
+    pub fn decode(bytes: &[u8]) -> Result<Self, CorruptGroup> {
+        let storage = GroupStorage::decode(bytes).map_err(|_| CorruptGroup)?;
+        let group = storage.load().ok_or(CorruptGroup)?;
+        Ok(Self { group, storage })
+    }
+
+    /// The state as postcard, five times smaller and ten times quicker than JSON.
+    pub fn encode(&self) -> Vec<u8> {
+        self.storage.encode()
+    }
+
+    pub fn group_id(&self) -> &[u8] {
+        self.group.group_id().as_slice()
+    }
+
+    pub fn epoch(&self) -> u64 {
+        self.group.group_context().epoch().as_u64()
+    }
+
+    /// The group context's extensions.
+    pub fn extensions(&self) -> &Extensions<GroupContext> {
+        self.group.group_context().extensions()
+    }
+
+    pub fn leaves(&self) -> impl Iterator<Item = (LeafNodeIndex, &LeafNode)> {
+        self.group
+            .members()
+            .filter_map(|member| Some((member.index, self.group.leaf(member.index)?)))
+    }
+
+    pub fn leaf(&self, index: LeafNodeIndex) -> Option<&LeafNode> {
+        self.group.leaf(index)
+    }
+
+    /// Validates a handshake message as every member will (RFC 9420 §12), and that
+    /// `signer` (of the HTTP request) is the member it comes from.
+    ///
+    /// # Errors
+    /// [`InvalidMls`], also for what openmls lets through but members could not live with.
+    pub fn validate(
+        &self,
+        message: PublicMessageIn,
+        signer: PublicKey,
+    ) -> Result<(LeafNodeIndex, Handshake), InvalidMls> {
+        let Sender::Member(sender) = *message.sender() else {
+            return Err(InvalidMls::Refused("only members may send here"));
+        };
+        let leaf = self.group.leaf(sender).ok_or(InvalidMls::Refused("the sender is no member"))?;
+        if leaf.signature_key().as_slice() != signer.as_bytes() {
+            return Err(InvalidMls::Refused(
+                "the request is signed by another key than its message",
+            ));
+        }
+        let processed: ProcessedMessage = self
+            .group
+            .process_message(&VerifyingCrypto, message)
+            .map_err(|error| InvalidMls::Message(error.to_string()))?;
+        match processed.into_content() {
+            ProcessedMessageContent::StagedCommitMessage(commit) => {
+                for proposal in commit.queued_proposals() {
+                    self.check_proposal(proposal.proposal())?;
+                }
+                Ok((sender, Handshake::Commit(commit)))
+            }
+            ProcessedMessageContent::ProposalMessage(proposal) => {
+                self.check_proposal(proposal.proposal())?;
+                Ok((sender, Handshake::Proposal(proposal)))
+            }
+            _ => Err(InvalidMls::Refused("neither a commit nor a proposal of a member")),
+        }
+    }
+
+    /// What `openmls` leaves to its caller.
+    fn check_proposal(&self, proposal: &Proposal) -> Result<(), InvalidMls> {
+        match proposal {
+            Proposal::Add(add) if !add.key_package().life_time().has_acceptable_range() => {
+                Err(InvalidMls::Refused("the KeyPackage's lifetime is not acceptable"))
+            }
+            Proposal::Remove(remove) if self.group.leaf(remove.removed()).is_none() => {
+                Err(InvalidMls::Refused("the leaf to remove does not exist"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes the commit's epoch the group's.
+    ///
+    /// # Errors
+    /// [`InvalidMls`] if two leaves would share a signature key, which openmls accepts when
+    /// a member rotates to another's, and after which nobody could join (RFC 9420 §7.3).
+    pub fn merge(&mut self, commit: StagedCommit) -> Result<(), InvalidMls> {
+        self.group
+            .merge_commit(&self.storage, commit)
+            .map_err(|error| InvalidMls::Message(error.to_string()))?;
+        let mut keys: Vec<_> =
+            self.leaves().map(|(_, leaf)| leaf.signature_key().as_slice().to_vec()).collect();
+        let members = keys.len();
+        keys.sort_unstable();
+        keys.dedup();
+        if keys.len() == members {
+            Ok(())
+        } else {
+            Err(InvalidMls::Refused("two members would share a signature key"))
+        }
+    }
+
+    /// Keeps a proposal for the commit that will refer to it.
+    ///
+    /// # Errors
+    /// [`InvalidMls`] when it cannot be kept.
+    pub fn keep_proposal(&mut self, proposal: QueuedProposal) -> Result<(), InvalidMls> {
+        self.group
+            .add_proposal(&self.storage, proposal)
+            .map_err(|error| InvalidMls::Message(error.to_string()))
+    }
+}
+
+/// Parses an `MLSMessage`, all of it.
+///
+/// # Errors
+/// [`InvalidMls::Malformed`], naming `what` was expected.
+pub fn parse(bytes: &[u8], what: &'static str) -> Result<MlsMessageBodyIn, InvalidMls> {
+    MlsMessageIn::tls_deserialize_exact(bytes)
+        .map(MlsMessageIn::extract)
+        .map_err(|_| InvalidMls::Malformed(what))
+}
+
+/// # Errors
+/// [`InvalidMls`] unless it is a handshake message in public framing (DS-3).
+pub fn parse_handshake(message: &MlsMessage) -> Result<PublicMessageIn, InvalidMls> {
+    match parse(message.as_bytes(), "MLSMessage")? {
+        MlsMessageBodyIn::PublicMessage(message) => Ok(message),
+        _ => Err(InvalidMls::Refused("commits and proposals come in public framing")),
+    }
+}
+
+/// How many new members a Welcome is for.
+///
+/// # Errors
+/// [`InvalidMls`] unless it is a Welcome of the supported ciphersuite.
+pub fn welcomed_members(welcome: &Welcome) -> Result<usize, InvalidMls> {
+    match parse(welcome.as_bytes(), "Welcome")? {
+        MlsMessageBodyIn::Welcome(welcome) if u16::from(welcome.ciphersuite()) == CIPHERSUITE => {
+            Ok(welcome.secrets().len())
+        }
+        _ => Err(InvalidMls::Malformed("Welcome")),
+    }
+}

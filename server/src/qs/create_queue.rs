@@ -1,0 +1,37 @@
+//! `POST /qs/queues` (QS-1): a mailbox for whoever holds the key that signed the request.
+
+use http::StatusCode;
+use postern_protocol::{
+    QueueId,
+    problem::ProblemType,
+    qs::{CreateQueue, QueueCreated},
+};
+
+use crate::{
+    app::App,
+    road::{Failure, Outcome, Payment, Request},
+};
+
+pub async fn create_queue(app: App, request: Request, payment: Payment) -> Outcome {
+    let (owner, body) = request.signed_body::<CreateQueue>()?;
+    let mut id = [0; QueueId::LEN];
+    aws_lc_rs::rand::fill(&mut id).map_err(Failure::fault)?;
+    let queue_id = QueueId::new(id);
+    let row = payment
+        .call(
+            &app.database,
+            "SELECT outcome FROM qs.create_queue($1, $2, $3, $4, $5, $6)",
+            &[
+                &queue_id.as_bytes().as_slice(),
+                &body.kind.as_str(),
+                &owner.as_bytes().as_slice(),
+                &body.hpke_key.as_bytes().as_slice(),
+            ],
+        )
+        .await?;
+    match row.get("outcome") {
+        "created" => request.answer(StatusCode::CREATED, &QueueCreated { queue_id }),
+        "queue_exists" => Err(ProblemType::QueueExists.into()),
+        other => Err(Failure::unexpected(other)),
+    }
+}

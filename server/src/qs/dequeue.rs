@@ -1,0 +1,130 @@
+//! `POST /qs/queues/{queue_id}/dequeue` (QS-4): acknowledges, then answers with what comes
+//! next, at once or when it arrives.
+
+use std::time::Duration;
+
+use http::StatusCode;
+use postern_protocol::{
+    ChainHeader, Ciphertext, PublicKey, QueueId,
+    problem::ProblemType,
+    qs::{Dequeue, Dequeued, QueuedMessage},
+};
+use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio_postgres::Row;
+
+use crate::{
+    app::App,
+    road::{Failure, Outcome, Payment, Request},
+};
+
+/// What one answer holds at most.
+const MAX_MESSAGES: u16 = 100;
+const MAX_BYTES: i32 = 1024 * 1024;
+/// A lost wake-up may cost this much latency, never a message (QS-9).
+const LOOK_AGAIN: Duration = Duration::from_secs(20);
+
+pub async fn dequeue(app: App, request: Request, payment: Payment) -> Outcome {
+    let queue_id = request.segment(|segment| QueueId::from_base64url(segment).ok())?;
+    let (signer, body) = request.signed_body::<Dequeue>()?;
+    let wait = Duration::from_secs(body.wait.into()).min(app.limits.long_poll_max());
+    let queue = Queue {
+        id: queue_id,
+        signer,
+        after: i64::try_from(body.after).map_err(|_| ProblemType::AcknowledgedTooMuch)?,
+        max_messages: i32::from(body.max_messages.unwrap_or(MAX_MESSAGES).clamp(1, MAX_MESSAGES)),
+    };
+
+    let mut messages = queue.dequeue(&app, &payment).await?;
+    let deadline = Instant::now() + wait;
+    let mut stopping = app.stopping.clone();
+    while messages.is_empty() && Instant::now() < deadline && !*stopping.borrow() {
+        // Wait first, then look: what is committed before the look is seen by it, and what
+        // is committed after it wakes the waiter.
+        let waiter = app.wakeups.wait_for(&queue_id);
+        messages = queue.look(&app).await?;
+        if messages.is_empty() {
+            let look_again = deadline.min(Instant::now() + LOOK_AGAIN);
+            tokio::select! {
+                _ = timeout_at(look_again, waiter.woken()) => {}
+                _ = stopping.wait_for(|stopping| *stopping) => {}
+                () = sleep_until(deadline) => {}
+            }
+            messages = queue.look(&app).await?;
+        }
+    }
+    request.answer(StatusCode::OK, &Dequeued { messages })
+}
+
+struct Queue {
+    id: QueueId,
+    signer: PublicKey,
+    after: i64,
+    max_messages: i32,
+}
+
+impl Queue {
+    /// Spends the token, acknowledges up to `after`, and returns what is next.
+    async fn dequeue(&self, app: &App, payment: &Payment) -> Result<Vec<QueuedMessage>, Failure> {
+        let rows = payment
+            .call_for_rows(
+                &app.database,
+                "SELECT outcome, seq, chain, chain_index, chain_header, ciphertext
+                 FROM qs.dequeue($1, $2, $3, $4, $5, $6, $7)",
+                &[
+                    &self.id.as_bytes().as_slice(),
+                    &self.signer.as_bytes().as_slice(),
+                    &self.after,
+                    &self.max_messages,
+                    &MAX_BYTES,
+                ],
+            )
+            .await?;
+        read(&rows)
+    }
+
+    /// Looks again, without a token and without acknowledging.
+    async fn look(&self, app: &App) -> Result<Vec<QueuedMessage>, Failure> {
+        let rows = app
+            .database
+            .query(
+                "SELECT outcome, seq, chain, chain_index, chain_header, ciphertext
+                 FROM qs.next_messages($1, $2, $3, $4, $5)",
+                &[
+                    &self.id.as_bytes().as_slice(),
+                    &self.signer.as_bytes().as_slice(),
+                    &self.after,
+                    &self.max_messages,
+                    &MAX_BYTES,
+                ],
+            )
+            .await?;
+        read(&rows)
+    }
+}
+
+/// One row per message; a single row without a number when there is none.
+fn read(rows: &[Row]) -> Result<Vec<QueuedMessage>, Failure> {
+    match rows.first().map_or("ok", |row| row.get("outcome")) {
+        "ok" => {}
+        "unknown_queue" => return Err(ProblemType::NotFound.into()),
+        "after_too_large" => return Err(ProblemType::AcknowledgedTooMuch.into()),
+        other => return Err(Failure::unexpected(other)),
+    }
+    let message = |row: &Row| {
+        let seq: Option<i64> = row.get("seq");
+        let message = |seq| {
+            Ok(QueuedMessage {
+                seq: u64::try_from(seq)?,
+                chain: u64::try_from(row.get::<_, i64>("chain"))?,
+                chain_index: u32::try_from(row.get::<_, i32>("chain_index"))?,
+                chain_header: row.get::<_, Option<Vec<u8>>>("chain_header").map(ChainHeader::new),
+                ciphertext: Ciphertext::new(row.get("ciphertext")),
+            })
+        };
+        seq.map(message)
+    };
+    rows.iter()
+        .filter_map(message)
+        .collect::<Result<_, std::num::TryFromIntError>>()
+        .map_err(Failure::fault)
+}

@@ -1,0 +1,147 @@
+//! The road every request travels, in one direction: route → token → body → signature →
+//! the endpoint (validate, one SQL call) → answer. An endpoint sees a request only after
+//! the gate verified its token, and whatever happens then, the token is settled: spent by
+//! the endpoint's own SQL call, or here when it never came to that; unspent after a fault
+//! of ours (AAS-4).
+
+mod answer;
+mod payment;
+mod request;
+pub mod routes;
+
+use std::convert::Infallible;
+
+use http::{HeaderMap, Method, header};
+use postern_protocol::{
+    problem::{Problem, ProblemType},
+    token,
+};
+use warp::{Filter, Rejection, filters::BoxedFilter, path::FullPath, reject::Reject};
+
+use crate::app::App;
+pub use answer::{Answer, Failure, Outcome};
+pub use payment::Payment;
+pub use request::Request;
+use request::RawRequest;
+use routes::{Handler, Route};
+
+/// All routes as one warp filter; what no route takes is a problem, too.
+pub fn filter(app: App) -> BoxedFilter<(warp::reply::Response,)> {
+    let limit = app.limits.max_body_bytes;
+    routes::all()
+        .into_iter()
+        .map(|route| route_filter(app.clone(), route, limit))
+        .reduce(|routes, route| routes.or(route).unify().boxed())
+        .expect("there are routes")
+        .recover(refuse)
+        .unify()
+        .boxed()
+}
+
+fn route_filter(app: App, route: Route, limit: u64) -> BoxedFilter<(warp::reply::Response,)> {
+    let method = route.method.clone();
+    path_filter(route.path)
+        .and(
+            warp::method().and_then(move |found: Method| {
+                let matches = found == method;
+                async move {
+                    if matches { Ok(()) } else { Err(warp::reject::custom(WrongMethod)) }
+                }
+            }).untuple_one(),
+        )
+        .and(warp::path::full())
+        .and(warp::query::raw().map(Some).or(warp::any().map(|| None)).unify())
+        .and(warp::header::headers_cloned())
+        .and(warp::body::stream())
+        .then(move |segments, path: FullPath, query, headers, body| {
+            let (app, handler, method) = (app.clone(), route.handler, route.method.clone());
+            async move {
+                let raw = RawRequest { method, path, segments, query, headers };
+                travel(&app, handler, raw, request::collect(body, limit)).await
+            }
+        })
+        .boxed()
+}
+
+/// Matches a pattern such as `/qs/queues/{queue_id}/addresses` and yields the segments in
+/// braces, in order.
+fn path_filter(pattern: &'static str) -> BoxedFilter<(Vec<String>,)> {
+    pattern
+        .split('/')
+        .skip(1)
+        .fold(warp::any().map(Vec::new).boxed(), |filter, segment| {
+            if segment.starts_with('{') {
+                filter
+                    .and(warp::path::param())
+                    .map(|mut segments: Vec<String>, segment: String| {
+                        segments.push(segment);
+                        segments
+                    })
+                    .boxed()
+            } else {
+                filter.and(warp::path(segment)).boxed()
+            }
+        })
+        .and(warp::path::end())
+        .boxed()
+}
+
+async fn travel(
+    app: &App,
+    handler: Handler,
+    raw: RawRequest,
+    body: impl Future<Output = Result<Vec<u8>, Problem>>,
+) -> warp::reply::Response {
+    match handler {
+        Handler::Open(endpoint) => {
+            let outcome = async {
+                let request = raw.with_body(body.await?)?;
+                endpoint(app.clone(), request).await
+            };
+            respond(app, outcome.await)
+        }
+        Handler::Paid(endpoint) => {
+            let Some(payment) = redeem(app, &raw.headers).await else {
+                return respond(app, Err(ProblemType::TokenRequired.into()));
+            };
+            let outcome = async {
+                let request = raw.with_body(body.await?)?;
+                endpoint(app.clone(), request, payment.clone()).await
+            };
+            let outcome = outcome.await;
+            respond(app, payment.settle(&app.database, outcome).await)
+        }
+    }
+}
+
+/// Verifies the request's token; whether it was spent before, the database says later.
+async fn redeem(app: &App, headers: &HeaderMap) -> Option<Payment> {
+    let token = token::parse_authorization(headers.get(header::AUTHORIZATION)?).ok()?;
+    app.issuer.redeem(&token).await.map(Payment::new)
+}
+
+fn respond(app: &App, outcome: Outcome) -> warp::reply::Response {
+    let failure = match outcome {
+        Ok(answer) => return answer.into_response(),
+        Err(failure) => failure,
+    };
+    let problem = failure.into_problem();
+    let challenge = matches!(problem.kind, ProblemType::TokenRequired | ProblemType::TokenSpent)
+        .then(|| app.issuer.www_authenticate(&app.domain));
+    answer::problem_response(&problem, challenge)
+}
+
+#[derive(Debug)]
+struct WrongMethod;
+impl Reject for WrongMethod {}
+
+async fn refuse(rejection: Rejection) -> Result<warp::reply::Response, Infallible> {
+    let kind = if rejection.find::<WrongMethod>().is_some() {
+        ProblemType::MethodNotAllowed
+    } else if rejection.is_not_found() {
+        ProblemType::NotFound
+    } else {
+        ProblemType::MalformedRequest
+    };
+    Ok(answer::problem_response(&kind.into(), None))
+}

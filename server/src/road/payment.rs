@@ -1,0 +1,73 @@
+//! A verified token on its way to being spent. The database decides whether it was spent
+//! before, in the same transaction as what it pays for (AAS-4); this type makes sure that
+//! every request's token gets there.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use postern_protocol::problem::ProblemType;
+use tokio_postgres::{Row, types::ToSql};
+
+use super::{Failure, Outcome};
+use crate::{aas::issuer::RedeemedToken, database::Database};
+
+#[derive(Clone)]
+pub struct Payment {
+    token: RedeemedToken,
+    settled: Arc<AtomicBool>,
+}
+
+impl Payment {
+    pub fn new(token: RedeemedToken) -> Self {
+        Self { token, settled: Arc::default() }
+    }
+
+    /// Calls an API function that spends the token along with what it does. The function
+    /// takes the token's two columns first (`$1`, `$2`), then `parameters`; the first column
+    /// of its one row is the outcome, which is never `token_spent` when this returns.
+    pub async fn call(
+        &self,
+        database: &Database,
+        sql: &'static str,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<Row, Failure> {
+        let mut rows = self.call_for_rows(database, sql, parameters).await?;
+        rows.pop().filter(|_| rows.is_empty()).ok_or_else(not_one_row)
+    }
+
+    /// [`Self::call`] for functions that return several rows; the outcome stands in each.
+    pub async fn call_for_rows(
+        &self,
+        database: &Database,
+        sql: &'static str,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>, Failure> {
+        let nonce = self.token.nonce.as_slice();
+        let mut all: Vec<&(dyn ToSql + Sync)> = vec![&self.token.issuer_key, &nonce];
+        all.extend_from_slice(parameters);
+        let rows = database.query(sql, &all).await?;
+        let outcome: &str = rows.first().ok_or_else(not_one_row)?.get(0);
+        // The one outcome that leaves the token unspent: see ds.submit_message.
+        self.settled.store(outcome != "stale", Ordering::Relaxed);
+        if outcome == "token_spent" {
+            return Err(ProblemType::TokenSpent.into());
+        }
+        Ok(rows)
+    }
+
+    /// Spends the token of a request that ended without an SQL call of its own, unless the
+    /// fault was ours.
+    pub async fn settle(&self, database: &Database, outcome: Outcome) -> Outcome {
+        let ours = matches!(outcome, Err(Failure::Fault(_) | Failure::Unavailable(_)));
+        if !ours && !self.settled.load(Ordering::Relaxed) {
+            self.call(database, "SELECT outcome FROM aas.settle_token($1, $2)", &[]).await?;
+        }
+        outcome
+    }
+}
+
+fn not_one_row() -> Failure {
+    Failure::fault(anyhow::anyhow!("an API function returned another number of rows than one"))
+}

@@ -1,0 +1,65 @@
+//! Every route of the server, one line each, with the door it has: `paid` endpoints ask a
+//! token (AAS-1), `open` ones are the exceptions the requirement names.
+
+use futures_util::future::BoxFuture;
+use http::Method;
+
+use super::{Outcome, Payment, Request};
+use crate::{aas, app::App, auth, ds, health, qs};
+
+#[derive(Clone, Copy)]
+pub enum Handler {
+    Open(fn(App, Request) -> BoxFuture<'static, Outcome>),
+    Paid(fn(App, Request, Payment) -> BoxFuture<'static, Outcome>),
+}
+
+pub struct Route {
+    pub method: Method,
+    /// Segments in braces are parameters.
+    pub path: &'static str,
+    pub handler: Handler,
+}
+
+macro_rules! open {
+    ($method:ident $path:literal $endpoint:path) => {
+        Route {
+            method: Method::$method,
+            path: $path,
+            handler: Handler::Open(|app, request| Box::pin($endpoint(app, request))),
+        }
+    };
+}
+
+macro_rules! paid {
+    ($method:ident $path:literal $endpoint:path) => {
+        Route {
+            method: Method::$method,
+            path: $path,
+            handler: Handler::Paid(|app, request, payment| {
+                Box::pin($endpoint(app, request, payment))
+            }),
+        }
+    };
+}
+
+pub fn all() -> Vec<Route> {
+    vec![
+        paid!(POST "/ds/groups/{group_id}/messages" ds::submit_message::submit_message),
+        paid!(POST "/qs/queues/{queue_id}/dequeue" qs::dequeue::dequeue),
+        paid!(POST "/ds/group-ids" ds::reserve_group_id::reserve_group_id),
+        paid!(POST "/ds/groups" ds::create_group::create_group),
+        paid!(POST "/qs/queues" qs::create_queue::create_queue),
+        paid!(POST "/qs/queues/{queue_id}/addresses" qs::add_addresses::add_addresses),
+        paid!(POST "/qs/deposits" qs::deposit::deposit),
+        paid!(GET "/as/users/{name}" auth::look_up_user::look_up_user),
+        paid!(POST "/as/credentials" auth::sign_credential::sign_credential),
+        paid!(POST "/as/eid/commits" auth::commit_identity::commit_identity),
+        paid!(PUT "/as/contact" auth::publish_contact::publish_contact),
+        open!(POST "/as/users" auth::register_user::register_user),
+        open!(GET "/as/keys" auth::published_keys::published_keys),
+        open!(POST "/aas/token-request" aas::issue_tokens::issue_tokens),
+        open!(GET "/.well-known/private-token-issuer-directory" aas::issuer_directory::issuer_directory),
+        open!(GET "/problems/{slug}" health::explain_problem),
+        open!(GET "/health" health::health),
+    ]
+}

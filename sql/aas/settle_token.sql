@@ -1,0 +1,11 @@
+-- aas.settle_token: spends the token of a request that was refused before it came to an
+-- API function (AAS-4: a refused operation spends its token).
+--
+-- Returns spent, or token_spent if it was spent before. Called for such requests.
+CREATE OR REPLACE FUNCTION aas.settle_token(issuer_key smallint, nonce bytea, OUT outcome text)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = aas, pg_temp AS $$
+BEGIN
+    outcome := CASE WHEN aas.spend_token('aas.settle_token', issuer_key, nonce)
+                    THEN 'spent' ELSE 'token_spent' END;
+END
+$$;

@@ -1,0 +1,12 @@
+-- auth.load_client: the user whose EID has this client, and the EID.
+--
+-- Returns one row, or none if the key is no client's. Called by POST /as/credentials and
+-- POST /as/eid/commits before they validate; what they do then checks again.
+CREATE OR REPLACE FUNCTION auth.load_client(client_key bytea)
+RETURNS TABLE (name text, epoch bigint, eid bytea)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = auth, pg_temp AS $$
+    SELECT u.name, u.epoch, u.eid
+      FROM auth.clients c
+      JOIN auth.users u USING (user_id)
+     WHERE c.client_key = load_client.client_key
+$$;

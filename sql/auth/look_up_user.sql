@@ -1,0 +1,38 @@
+-- auth.look_up_user: what anyone with a token may know of a user (AS-5).
+--
+-- Returns found with the EID's epoch 0, the commits since in order, and the clients that
+-- have a credential (their key, credential and sealed contact or null, side by side); or
+-- token_spent, unknown_user. Called by GET /as/users/{name}.
+CREATE OR REPLACE FUNCTION auth.look_up_user(
+    issuer_key smallint, nonce bytea, name text,
+    OUT outcome text, OUT group_info bytea, OUT ratchet_tree bytea, OUT commits bytea[],
+    OUT client_keys bytea[], OUT credentials bytea[], OUT contacts bytea[])
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = auth, pg_temp AS $$
+DECLARE
+    found_user bigint;
+BEGIN
+    IF NOT aas.spend_token('auth.look_up_user', issuer_key, nonce) THEN
+        outcome := 'token_spent';
+        RETURN;
+    END IF;
+    -- Locked against a commit in between, so that log and clients agree.
+    SELECT u.user_id, u.group_info, u.ratchet_tree INTO found_user, group_info, ratchet_tree
+      FROM auth.users u
+     WHERE u.name = look_up_user.name
+       FOR SHARE;
+    IF NOT FOUND THEN
+        outcome := 'unknown_user';
+        RETURN;
+    END IF;
+    SELECT coalesce(array_agg(l.commit ORDER BY l.epoch), '{}') INTO commits
+      FROM auth.eid_log l
+     WHERE l.user_id = found_user;
+    SELECT coalesce(array_agg(c.client_key ORDER BY c.client_key), '{}'),
+           coalesce(array_agg(c.credential ORDER BY c.client_key), '{}'),
+           coalesce(array_agg(c.sealed_contact ORDER BY c.client_key), '{}')
+      INTO client_keys, credentials, contacts
+      FROM auth.clients c
+     WHERE c.user_id = found_user AND c.credential IS NOT NULL;
+    outcome := 'found';
+END
+$$;

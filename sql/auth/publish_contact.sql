@@ -1,0 +1,18 @@
+-- auth.publish_contact: where a client takes first contact (AS-5).
+--
+-- sealed_contact: sealed by the server under its master key.
+-- Returns published, token_spent, unknown_client. Called by PUT /as/contact.
+CREATE OR REPLACE FUNCTION auth.publish_contact(
+    issuer_key smallint, nonce bytea, client_key bytea, sealed_contact bytea, OUT outcome text)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = auth, pg_temp AS $$
+BEGIN
+    IF NOT aas.spend_token('auth.publish_contact', issuer_key, nonce) THEN
+        outcome := 'token_spent';
+        RETURN;
+    END IF;
+    UPDATE auth.clients c
+       SET sealed_contact = publish_contact.sealed_contact
+     WHERE c.client_key = publish_contact.client_key;
+    outcome := CASE WHEN FOUND THEN 'published' ELSE 'unknown_client' END;
+END
+$$;

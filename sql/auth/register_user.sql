@@ -1,0 +1,35 @@
+-- auth.register_user: a name, its first client and its EID in epoch 0 (AS-1, AS-3).
+--
+-- name: what stands before @. client_key: Ed25519, verified by the caller. group_info,
+-- ratchet_tree: of epoch 0, for readers. eid: the public group for validation. credential:
+-- the client's, signed.
+-- Returns registered, name_taken, client_known (the key is some user's client already).
+-- Called by POST /as/users.
+CREATE OR REPLACE FUNCTION auth.register_user(
+    name text, client_key bytea, group_info bytea, ratchet_tree bytea, eid bytea, credential bytea,
+    OUT outcome text)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = auth, pg_temp AS $$
+DECLARE
+    today CONSTANT date := (now() AT TIME ZONE 'UTC')::date;
+    new_user bigint;
+BEGIN
+    INSERT INTO auth.users AS u (name, group_info, ratchet_tree, epoch, eid, registered)
+    VALUES (register_user.name, register_user.group_info, register_user.ratchet_tree, 0,
+            register_user.eid, today)
+    ON CONFLICT ON CONSTRAINT users_name_key DO NOTHING
+    RETURNING u.user_id INTO new_user;
+    IF new_user IS NULL THEN
+        outcome := 'name_taken';
+        RETURN;
+    END IF;
+    INSERT INTO auth.clients (client_key, user_id, credential, added)
+    VALUES (register_user.client_key, new_user, register_user.credential, today)
+    ON CONFLICT ON CONSTRAINT clients_pkey DO NOTHING;
+    IF NOT FOUND THEN
+        DELETE FROM auth.users u WHERE u.user_id = new_user;
+        outcome := 'client_known';
+        RETURN;
+    END IF;
+    outcome := 'registered';
+END
+$$;

@@ -1,0 +1,17 @@
+-- auth.store_credential: the credential just signed for a client, for readers (AS-2).
+--
+-- Returns stored, token_spent, unknown_client. Called by POST /as/credentials.
+CREATE OR REPLACE FUNCTION auth.store_credential(
+    issuer_key smallint, nonce bytea, client_key bytea, credential bytea, OUT outcome text)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = auth, pg_temp AS $$
+BEGIN
+    IF NOT aas.spend_token('auth.store_credential', issuer_key, nonce) THEN
+        outcome := 'token_spent';
+        RETURN;
+    END IF;
+    UPDATE auth.clients c
+       SET credential = store_credential.credential
+     WHERE c.client_key = store_credential.client_key;
+    outcome := CASE WHEN FOUND THEN 'stored' ELSE 'unknown_client' END;
+END
+$$;

@@ -1,0 +1,82 @@
+-- ds.submit_message: accepts a validated message: the token, the group's state and the
+-- queues of every member move together or not at all (DS-4, DS-5).
+--
+-- domain: the home domain. epoch, revision: of the state the message was validated on.
+-- commit_digest: SHA-256 of a commit, else null. roster, tree: the sealed next state: both
+-- for a commit, the tree for a proposal, neither for an application message. addresses,
+-- parts, payloads: what to deliver where, as in postern.deliver.
+-- Returns accepted (current_epoch is the epoch after the message, undelivered the number of
+-- addresses that took nothing), token_spent, unknown_group, wrong_epoch (current_epoch says
+-- which it is in), or stale (the group changed within the epoch: validate again; the one
+-- refusal that spends no token, since the fault is nobody's).
+-- Called by POST /ds/groups/{group_id}/messages.
+CREATE OR REPLACE FUNCTION ds.submit_message(
+    issuer_key smallint, nonce bytea, domain text, group_id bytea, epoch bigint, revision integer,
+    commit_digest bytea, roster bytea, tree bytea, addresses bytea[], parts smallint[],
+    payloads bytea[], OUT outcome text, OUT current_epoch bigint, OUT undelivered integer)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = ds, pg_temp AS $$
+DECLARE
+    today CONSTANT date := (now() AT TIME ZONE 'UTC')::date;
+    changes CONSTANT boolean := submit_message.tree IS NOT NULL;
+    stored record;
+BEGIN
+    -- The group's row is locked before any queue's, by everyone. Application messages share
+    -- it: they run side by side, and a commit waits for them.
+    IF changes THEN
+        SELECT g.epoch, g.revision, g.last_commit, g.last_used INTO stored
+          FROM ds.groups g
+         WHERE g.group_id = submit_message.group_id
+           FOR NO KEY UPDATE;
+    ELSE
+        SELECT g.epoch, g.revision, g.last_commit, g.last_used INTO stored
+          FROM ds.groups g
+         WHERE g.group_id = submit_message.group_id
+           FOR SHARE;
+    END IF;
+    current_epoch := stored.epoch;
+    IF changes AND stored.epoch = submit_message.epoch
+       AND stored.revision <> submit_message.revision THEN
+        outcome := 'stale';
+        RETURN;
+    END IF;
+    IF NOT aas.spend_token('ds.submit_message', issuer_key, nonce) THEN
+        outcome := 'token_spent';
+        RETURN;
+    END IF;
+    IF stored.epoch IS NULL THEN
+        outcome := 'unknown_group';
+        RETURN;
+    END IF;
+    undelivered := 0;
+    IF stored.epoch <> submit_message.epoch THEN
+        -- The same commit twice at the same instant: the second gets the first one's answer.
+        outcome := CASE WHEN stored.epoch = submit_message.epoch + 1
+                             AND stored.last_commit = commit_digest
+                        THEN 'accepted' ELSE 'wrong_epoch' END;
+        RETURN;
+    END IF;
+
+    IF submit_message.roster IS NOT NULL THEN
+        UPDATE ds.groups g
+           SET epoch = g.epoch + 1, revision = 0, last_commit = commit_digest,
+               roster = submit_message.roster, tree = submit_message.tree, last_used = today
+         WHERE g.group_id = submit_message.group_id;
+        current_epoch := current_epoch + 1;
+    ELSIF changes THEN
+        UPDATE ds.groups g
+           SET revision = g.revision + 1, tree = submit_message.tree, last_used = today
+         WHERE g.group_id = submit_message.group_id;
+    ELSIF stored.last_used < today THEN
+        -- Once a day, by whoever can without waiting: two sharers of the row would deadlock.
+        UPDATE ds.groups g
+           SET last_used = today
+          FROM (SELECT l.group_id FROM ds.groups l
+                 WHERE l.group_id = submit_message.group_id
+                   FOR NO KEY UPDATE SKIP LOCKED) free
+         WHERE g.group_id = free.group_id;
+    END IF;
+    undelivered := cardinality(postern.deliver(
+        submit_message.domain, submit_message.group_id, addresses, parts, payloads));
+    outcome := 'accepted';
+END
+$$;
