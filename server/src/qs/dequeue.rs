@@ -9,7 +9,7 @@ use postern_protocol::{
     problem::ProblemType,
     qs::{Dequeue, Dequeued, QueuedMessage},
 };
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep_until};
 use tokio_postgres::Row;
 
 use crate::{
@@ -35,22 +35,8 @@ pub async fn dequeue(app: App, request: Request, payment: Payment) -> Outcome {
     };
 
     let mut messages = queue.dequeue(&app, &payment).await?;
-    let deadline = Instant::now() + wait;
-    let mut stopping = app.stopping.clone();
-    while messages.is_empty() && Instant::now() < deadline && !*stopping.borrow() {
-        // Wait first, then look: what is committed before the look is seen by it, and what
-        // is committed after it wakes the waiter.
-        let waiter = app.wakeups.wait_for(&queue_id);
-        messages = queue.look(&app).await?;
-        if messages.is_empty() {
-            let look_again = deadline.min(Instant::now() + LOOK_AGAIN);
-            tokio::select! {
-                _ = timeout_at(look_again, waiter.woken()) => {}
-                _ = stopping.wait_for(|stopping| *stopping) => {}
-                () = sleep_until(deadline) => {}
-            }
-            messages = queue.look(&app).await?;
-        }
+    if messages.is_empty() && !wait.is_zero() {
+        messages = queue.wait(&app, Instant::now() + wait).await;
     }
     request.answer(StatusCode::OK, &Dequeued { messages })
 }
@@ -80,6 +66,34 @@ impl Queue {
             )
             .await?;
         read(&rows)
+    }
+
+    /// What arrives before `deadline` or the server stops. The acknowledgement is done and
+    /// paid for, so a database that goes away meanwhile only ends the wait.
+    async fn wait(&self, app: &App, deadline: Instant) -> Vec<QueuedMessage> {
+        let mut stopping = app.stopping.clone();
+        loop {
+            // Register first, then look: what was committed before the look is seen by it,
+            // and what is committed after it wakes the waiter.
+            let waiter = app.wakeups.wait_for(&self.id);
+            match self.look(app).await {
+                Ok(messages) if messages.is_empty() => {}
+                Ok(messages) => return messages,
+                Err(failure) => {
+                    failure.log();
+                    return Vec::new();
+                }
+            }
+            let look_again = Instant::now() + LOOK_AGAIN;
+            tokio::select! {
+                () = waiter.woken() => {}
+                () = sleep_until(look_again.min(deadline)) => {}
+                _ = stopping.wait_for(|stopping| *stopping) => return Vec::new(),
+            }
+            if Instant::now() >= deadline {
+                return Vec::new();
+            }
+        }
     }
 
     /// Looks again, without a token and without acknowledging.

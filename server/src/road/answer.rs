@@ -79,17 +79,21 @@ impl Failure {
         Self::Fault(anyhow::anyhow!("the database answered with the outcome {outcome}"))
     }
 
+    /// Tells the operator what was not the client's fault.
+    pub fn log(&self) {
+        match self {
+            Self::Refused(_) => {}
+            Self::Fault(error) => tracing::error!("a request failed: {error:#}"),
+            Self::Unavailable(error) => tracing::warn!("a request could not be served: {error}"),
+        }
+    }
+
     pub fn into_problem(self) -> Problem {
+        self.log();
         match self {
             Self::Refused(problem) => problem,
-            Self::Fault(error) => {
-                tracing::error!("a request failed: {error:#}");
-                ProblemType::Fault.into()
-            }
-            Self::Unavailable(error) => {
-                tracing::warn!("a request could not be served: {error}");
-                ProblemType::Unavailable.into()
-            }
+            Self::Fault(_) => ProblemType::Fault.into(),
+            Self::Unavailable(_) => ProblemType::Unavailable.into(),
         }
     }
 }
