@@ -29,7 +29,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use nix::{
     errno::Errno,
     fcntl::{Flock, FlockArg},
-    sys::signal::kill,
+    sys::signal::{Signal, kill},
     unistd::{Pid, Uid, User},
 };
 
@@ -49,7 +49,8 @@ const PROGRAMS: [&str; 3] = ["postgres", "initdb", "pg_ctl"];
 const SOCKET_PATH_MAX: usize = 107;
 const SOCKET_NAME: &str = ".s.PGSQL.5432";
 
-const START_STOP_SECONDS: &str = "60";
+const START_WITHIN_SECONDS: &str = "60";
+const STOP_WITHIN: Duration = Duration::from_secs(60);
 const LOG_KEEP_BYTES: u64 = 16 * 1024 * 1024;
 
 #[derive(Debug, Clone)]
@@ -165,7 +166,7 @@ impl Embedded {
 
     /// The process id of the running postmaster.
     pub fn postmaster_pid(&self) -> anyhow::Result<u32> {
-        self.layout.running_postmaster()?.context("the private cluster is not running")
+        self.layout.postmaster().context("the private cluster is not running")
     }
 
     /// Ends all sessions and stops the cluster; nothing committed is lost. Does nothing for a cluster that another
@@ -324,47 +325,48 @@ impl Embedded {
             fs::rename(&self.layout.log, self.layout.log.with_extension("log.old"))?;
         }
         self.user.make_file(&self.layout.log)?;
-        let deadline = Instant::now() + Duration::from_secs(10);
-        loop {
-            let output = self
-                .program(postgres, "pg_ctl")
-                .args(["start", "--wait", "--silent", "--timeout", START_STOP_SECONDS, "--pgdata"])
-                .arg(&self.layout.cluster)
-                .arg("--log")
-                .arg(&self.layout.log)
-                .output()
-                .context("cannot run pg_ctl")?;
-            if output.status.success() {
-                return Ok(());
-            }
-            // After a crash of the postmaster, its last sessions hold the shared memory for a moment.
-            let last_lines = last_lines(&self.layout.log, 5);
-            if last_lines.contains("pre-existing shared memory block") && Instant::now() < deadline {
-                std::thread::sleep(Duration::from_millis(100));
-                continue;
-            }
-            bail!(
-                "PostgreSQL does not start: {}\nthe end of {}:\n{last_lines}",
-                messages(&output),
-                self.layout.log.display()
-            );
-        }
+        let output = self
+            .program(postgres, "pg_ctl")
+            .args(["start", "--wait", "--silent", "--timeout", START_WITHIN_SECONDS, "--pgdata"])
+            .arg(&self.layout.cluster)
+            .arg("--log")
+            .arg(&self.layout.log)
+            .output()
+            .context("cannot run pg_ctl")?;
+        ensure!(
+            output.status.success(),
+            "PostgreSQL does not start: {}\nthe end of {}:\n{}",
+            messages(&output),
+            self.layout.log.display(),
+            last_lines(&self.layout.log, 5)
+        );
+        Ok(())
     }
 
     fn stop_postmaster(&self) -> anyhow::Result<()> {
-        let Some(pid) = self.layout.running_postmaster()? else {
-            return Ok(());
-        };
-        // SIGINT is PostgreSQL's "fast" shutdown. The process is no child of ours, so we watch for its end.
-        let pid = Pid::from_raw(pid as i32);
-        match kill(pid, nix::sys::signal::Signal::SIGINT) {
-            Ok(()) | Err(Errno::ESRCH) => {}
-            Err(error) => bail!("cannot stop PostgreSQL (process {pid}): {error}"),
+        if let Some(pid) = self.layout.postmaster() {
+            // PostgreSQL's "fast" shutdown.
+            match kill(Pid::from_raw(pid as i32), Signal::SIGINT) {
+                Ok(()) | Err(Errno::ESRCH) => {}
+                Err(error) => bail!("cannot stop PostgreSQL (process {pid}): {error}"),
+            }
         }
-        let deadline = Instant::now() + Duration::from_secs(60);
-        while self.layout.running_postmaster()?.is_some() {
-            ensure!(Instant::now() < deadline, "PostgreSQL (process {pid}) does not stop within a minute");
-            std::thread::sleep(Duration::from_millis(10));
+        // Also after a crash: sessions outlive their postmaster for a moment, and a new one beside them would
+        // destroy the cluster.
+        let deadline = Instant::now() + STOP_WITHIN;
+        while let Some(pid) = self.layout.processes().first() {
+            ensure!(Instant::now() < deadline, "PostgreSQL (process {pid}) does not stop");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        // What a crash left: PostgreSQL would refuse to start if another process has the number in it by now.
+        let socket_lock = self.layout.socket_dir.join(format!("{SOCKET_NAME}.lock"));
+        for stale in [self.layout.postmaster_pid_file(), socket_lock] {
+            match fs::remove_file(&stale) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(error).with_context(|| format!("cannot remove the stale {}", stale.display()));
+                }
+                _ => {}
+            }
         }
         Ok(())
     }
@@ -422,32 +424,26 @@ impl Layout {
         }
     }
 
-    /// The postmaster that postmaster.pid names, if it lives. A process that got the same number later does not
-    /// count: a postmaster's working directory is its data directory. A file that names such a process is removed,
-    /// since PostgreSQL itself would take it for a running cluster.
-    fn running_postmaster(&self) -> anyhow::Result<Option<u32>> {
-        let path = self.cluster.join("postmaster.pid");
-        let text = match fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
+    fn postmaster_pid_file(&self) -> PathBuf {
+        self.cluster.join("postmaster.pid")
+    }
+
+    /// The running postmaster. A process that got a dead postmaster's number does not count.
+    fn postmaster(&self) -> Option<u32> {
+        let text = fs::read_to_string(self.postmaster_pid_file()).ok()?;
+        let pid = text.lines().next()?.trim().parse().ok()?;
+        self.processes().contains(&pid).then_some(pid)
+    }
+
+    /// PostgreSQL's processes: their working directory is the data directory.
+    fn processes(&self) -> Vec<u32> {
+        let works_here = |pid: &u32| {
+            fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|dir| dir == self.cluster)
+                // Not an administrator's shell.
+                && fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim_end() == "postgres")
         };
-        let Some(pid) = text.lines().next().and_then(|line| line.trim().parse::<u32>().ok()) else {
-            return Ok(None);
-        };
-        let process = Path::new("/proc").join(pid.to_string());
-        if !process.exists() {
-            return Ok(None);
-        }
-        let is_ours = fs::read_link(process.join("cwd")).is_ok_and(|dir| dir == self.cluster);
-        if is_ours {
-            return Ok(Some(pid));
-        }
-        // It may also have ended between the two looks.
-        if process.exists() && fs::read_to_string(&path).is_ok_and(|again| again == text) {
-            fs::remove_file(&path).with_context(|| format!("cannot remove the stale {}", path.display()))?;
-        }
-        Ok(None)
+        let all = fs::read_dir("/proc").into_iter().flatten();
+        all.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).filter(works_here).collect()
     }
 }
 

@@ -47,6 +47,7 @@ pub async fn run(admin_url: &ConnectionString) -> anyhow::Result<Report> {
     // A statement that waits for a lock makes everyone behind it wait: better to fail, and be tried again.
     client.batch_execute("SET lock_timeout = '10s'; SET client_min_messages = warning").await?;
     let migrations = apply_migrations(&mut client).await?;
+    adopt(&mut client).await.context("cannot hand what migrations created to postern_owner")?;
     let functions_changed = apply_functions(&mut client, !migrations.is_empty()).await?;
     Ok(Report { migrations, functions_changed })
 }
@@ -84,12 +85,10 @@ fn postgres_error<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'
 
 async fn apply_functions(client: &mut Client, migrated: bool) -> anyhow::Result<bool> {
     let transaction = client.transaction().await?;
-    adopt(&transaction).await.context("cannot hand what migrations created to postern_owner")?;
     let (migration, hash) = expected();
     let state = transaction.query_opt("SELECT functions_hash FROM operator.schema_state", &[]).await?;
     let unchanged = state.is_some_and(|row| row.get::<_, &[u8]>(0) == hash);
     if unchanged && !migrated {
-        transaction.commit().await?;
         return Ok(false);
     }
 
@@ -122,8 +121,10 @@ async fn apply_functions(client: &mut Client, migrated: bool) -> anyhow::Result<
 }
 
 /// The extension's functions are executable by postern_owner, which passes some on (sql/grants.sql); whatever a
-/// superuser's migration created in our schemas becomes postern_owner's.
-async fn adopt(transaction: &Transaction<'_>) -> anyhow::Result<()> {
+/// superuser's migration created in our schemas becomes postern_owner's. In a transaction of its own:
+/// [`drop_obsolete`] takes what its transaction touched for defined anew.
+async fn adopt(client: &mut Client) -> anyhow::Result<()> {
+    let transaction = client.transaction().await?;
     let statements = transaction
         .query(
             "SELECT 'ALTER EXTENSION postern UPDATE'
@@ -165,6 +166,7 @@ async fn adopt(transaction: &Transaction<'_>) -> anyhow::Result<()> {
         let statement: &str = row.get(0);
         transaction.batch_execute(statement).await.with_context(|| statement.to_owned())?;
     }
+    transaction.commit().await?;
     Ok(())
 }
 

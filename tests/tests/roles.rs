@@ -69,7 +69,6 @@ async fn no_role_reaches_a_table_or_sequence() {
             assert_denied(&client, role, &format!("INSERT INTO {table} DEFAULT VALUES")).await;
             assert_denied(&client, role, &format!("DELETE FROM {table} WHERE false")).await;
             assert_denied(&client, role, &format!("TRUNCATE {table}")).await;
-            assert_denied(&client, role, &format!("LOCK TABLE {table}")).await;
             assert_denied(&client, role, &format!("COPY {table} TO STDOUT")).await;
         }
         for sequence in &sequences {
