@@ -7,8 +7,8 @@
 -- Called by POST /qs/queues/{queue_id}/addresses.
 CREATE OR REPLACE FUNCTION qs.add_addresses(
     issuer_key smallint, nonce bytea,
-    queue_id bytea, signer bytea, addresses bytea[])
-RETURNS TABLE (outcome text)
+    queue_id bytea, signer bytea, addresses bytea[],
+    OUT outcome text)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = qs, pg_temp AS $$
 DECLARE
     today CONSTANT date := (now() AT TIME ZONE 'UTC')::date;
@@ -17,7 +17,6 @@ DECLARE
 BEGIN
     IF NOT aas.spend_token('qs.add_addresses', add_addresses.issuer_key, add_addresses.nonce) THEN
         outcome := 'token_spent';
-        RETURN NEXT;
         RETURN;
     END IF;
 
@@ -29,10 +28,9 @@ BEGIN
         outcome := 'unknown_queue';
     ELSIF held + wanted > (SELECT s.addresses_per_queue FROM qs.settings s) THEN
         outcome := 'too_many_addresses';
-    ELSIF (SELECT count(DISTINCT n.lookup) < wanted
-                  OR count(*) FILTER (WHERE a.lookup IS NOT NULL) > 0
+    ELSIF (SELECT count(DISTINCT n.lookup) < wanted OR count(a.lookup) > 0
              FROM postern.seal_addresses(add_addresses.addresses, add_addresses.queue_id) n
-             LEFT JOIN qs.addresses a USING (lookup)) THEN
+             LEFT JOIN qs.addresses a ON a.lookup = n.lookup) THEN
         outcome := 'address_exists';
     ELSE
         INSERT INTO qs.addresses AS a (lookup, sealed_queue_id)
@@ -43,6 +41,5 @@ BEGIN
          WHERE q.queue_id = add_addresses.queue_id;
         outcome := 'added';
     END IF;
-    RETURN NEXT;
 END
 $$;

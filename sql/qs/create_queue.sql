@@ -7,15 +7,14 @@
 -- Called by POST /qs/queues.
 CREATE OR REPLACE FUNCTION qs.create_queue(
     issuer_key smallint, nonce bytea,
-    queue_id bytea, kind text, owner_key bytea, hpke_key bytea)
-RETURNS TABLE (outcome text)
+    queue_id bytea, kind text, owner_key bytea, hpke_key bytea,
+    OUT outcome text)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = qs, pg_temp AS $$
 DECLARE
     today CONSTANT date := (now() AT TIME ZONE 'UTC')::date;
 BEGIN
     IF NOT aas.spend_token('qs.create_queue', create_queue.issuer_key, create_queue.nonce) THEN
         outcome := 'token_spent';
-        RETURN NEXT;
         RETURN;
     END IF;
 
@@ -23,8 +22,6 @@ BEGIN
     VALUES (create_queue.queue_id, create_queue.kind, create_queue.owner_key,
             create_queue.hpke_key, today, today)
     ON CONFLICT ON CONSTRAINT queues_pkey DO NOTHING;
-
     outcome := CASE WHEN FOUND THEN 'created' ELSE 'queue_exists' END;
-    RETURN NEXT;
 END
 $$;

@@ -6,17 +6,16 @@
 -- not a contact queue's, or the queue is full).
 -- Called by POST /qs/deposits.
 CREATE OR REPLACE FUNCTION qs.deposit(
-    issuer_key smallint, nonce bytea, address bytea, payload bytea)
-RETURNS TABLE (outcome text)
+    issuer_key smallint, nonce bytea, address bytea, payload bytea,
+    OUT outcome text)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = qs, pg_temp AS $$
 BEGIN
-    IF NOT aas.spend_token('qs.deposit', deposit.issuer_key, deposit.nonce) THEN
+    IF NOT aas.spend_token('qs.deposit', issuer_key, nonce) THEN
         outcome := 'token_spent';
     ELSIF cardinality(postern.deliver(NULL, NULL, ARRAY[address], ARRAY[1::smallint], ARRAY[payload])) = 0 THEN
         outcome := 'deposited';
     ELSE
         outcome := 'undeliverable';
     END IF;
-    RETURN NEXT;
 END
 $$;

@@ -17,6 +17,7 @@ SELECT * FROM qs.add_addresses(1::smallint, 'n9', queue(11), sha256('owner 11'),
 UPDATE qs.settings SET addresses_per_queue = 10000;
 SELECT address_count FROM qs.queues WHERE queue_id = queue(11);
 -- A malformed address is a fault: the server lets none through.
+\set VERBOSITY terse
 SELECT * FROM qs.add_addresses(1::smallint, 'n10', queue(11), sha256('owner 11'), ARRAY['\x00'::bytea]);
 
 SELECT * FROM qs.deposit(1::smallint, 'n11', address('q1'), 'one');
@@ -26,10 +27,12 @@ SELECT * FROM qs.deposit(1::smallint, 'n13', address('q2'), 'two two');
 SELECT * FROM qs.deposit(1::smallint, 'n14', address('q1'), 'three three three');
 
 -- Dequeue: bounded by number and bytes, but always one; what is acknowledged is gone.
-CREATE FUNCTION dequeue(nonce text, after bigint, max_messages integer, max_bytes integer, owner text DEFAULT 'owner 11')
-RETURNS TABLE (outcome text, seq bigint, chain bigint, chain_index integer, header integer, bytes integer)
+CREATE FUNCTION dequeue(nonce text, after bigint, max_messages integer, max_bytes integer, owner text DEFAULT 'owner 11',
+    OUT outcome text, OUT seqs bigint[], OUT chains bigint[], OUT indexes integer[], OUT headers text, OUT bytes text)
 LANGUAGE sql AS $$
-    SELECT outcome, seq, chain, chain_index, octet_length(chain_header), octet_length(ciphertext)
+    SELECT outcome, seqs, chains, chain_indexes,
+           (SELECT string_agg(coalesce(octet_length(h), 0)::text, ' ') FROM unnest(chain_headers) AS h),
+           (SELECT string_agg(octet_length(c)::text, ' ') FROM unnest(ciphertexts) AS c)
       FROM qs.dequeue(1::smallint, nonce::bytea, queue(11), sha256(owner::bytea), after, max_messages, max_bytes);
 $$;
 SELECT * FROM dequeue('d1', 0, 10, 10000);
@@ -56,9 +59,9 @@ SELECT * FROM qs.deposit(1::smallint, 'n15', address('q1'), 'four');
 SELECT * FROM qs.deposit(1::smallint, 'n16', address('q1'), 'five');
 UPDATE qs.settings SET contact_queue_depth = 1000;
 
-SELECT outcome, seq FROM qs.next_messages(queue(11), sha256('owner 11'), 3, 10, 10000);
-SELECT outcome, seq FROM qs.next_messages(queue(11), sha256('owner 11'), 4, 10, 10000);
-SELECT outcome, seq FROM qs.next_messages(queue(11), sha256('stranger'), 3, 10, 10000);
+SELECT outcome, seqs FROM qs.next_messages(queue(11), sha256('owner 11'), 3, 10, 10000);
+SELECT outcome, seqs FROM qs.next_messages(queue(11), sha256('owner 11'), 4, 10, 10000);
+SELECT outcome, seqs FROM qs.next_messages(queue(11), sha256('stranger'), 3, 10, 10000);
 
 -- No address is stored, and none can be seen to belong to a queue.
 SELECT count(*) FROM qs.addresses a WHERE a.lookup = address('q1') OR a.sealed_queue_id LIKE '%' || queue(11) || '%';
