@@ -153,11 +153,14 @@ async fn items(report: &mut Report, config: &Config, database: &Database) {
 
 /// A query that failed is a problem like any other.
 fn flatten(finding: Result<Finding, DatabaseError>) -> Finding {
-    finding.unwrap_or_else(|error| Err(problem(error, "run `postern migrate`; if that does not help, look at PostgreSQL's log")))
+    finding.unwrap_or_else(|error| {
+        Err(problem(error, "run `postern migrate`; if that does not help, look at PostgreSQL's log"))
+    })
 }
 
 async fn version(database: &Database) -> Result<Finding, DatabaseError> {
-    let row = database.query_one("SELECT current_setting('server_version'), current_setting('server_version_num')::int / 10000", &[])
+    let row = database
+        .query_one("SELECT current_setting('server_version'), current_setting('server_version_num')::int / 10000", &[])
         .await?;
     let (text, major): (String, i32) = (row.get(0), row.get(1));
     Ok(match major {
@@ -167,7 +170,8 @@ async fn version(database: &Database) -> Result<Finding, DatabaseError> {
 }
 
 async fn extension(database: &Database) -> Result<Finding, DatabaseError> {
-    let row = database.query_one(
+    let row = database
+        .query_one(
             "SELECT (SELECT extversion FROM pg_extension WHERE extname = 'postern'),
                     (SELECT default_version FROM pg_available_extensions WHERE name = 'postern')",
             &[],
@@ -179,9 +183,10 @@ async fn extension(database: &Database) -> Result<Finding, DatabaseError> {
         (Some(installed), Some(available)) => {
             Err(problem(format!("version {installed}, but {available} is installed"), "run `postern migrate`"))
         }
-        (Some(_), None) => {
-            Err(problem("its files are gone from the database server", "install Postern's extension for this PostgreSQL"))
-        }
+        (Some(_), None) => Err(problem(
+            "its files are gone from the database server",
+            "install Postern's extension for this PostgreSQL",
+        )),
         (None, Some(_)) => Err(problem("not created in this database", "run `postern migrate`")),
         (None, None) => Err(problem(
             "not installed on the database server",
@@ -217,7 +222,8 @@ async fn wake_ups(database: &Database) -> Result<Finding, DatabaseError> {
 
 /// OPS-3: the functions, and nothing else.
 async fn role(database: &Database) -> Result<Finding, DatabaseError> {
-    let row = database.query_one(
+    let row = database
+        .query_one(
             "SELECT current_user::text,
                     current_setting('is_superuser') = 'on',
                     has_function_privilege('operator.claim_home_domain(text)', 'EXECUTE'),
@@ -237,7 +243,9 @@ async fn role(database: &Database) -> Result<Finding, DatabaseError> {
     Ok(match tables {
         _ if superuser => Err(problem(format!("{name} is a superuser"), connect_as)),
         _ if !executes => Err(problem(format!("{name} may not execute the API functions"), connect_as)),
-        Some(tables) => Err(problem(format!("{name} can reach tables: {tables}"), "revoke that, or connect as postern_server")),
+        Some(tables) => {
+            Err(problem(format!("{name} can reach tables: {tables}"), "revoke that, or connect as postern_server"))
+        }
         None => Ok(format!("{name} executes the API functions and reaches no table")),
     })
 }

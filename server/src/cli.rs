@@ -104,9 +104,10 @@ async fn serve_with_database(config: Config, shutdown: Shutdown) -> anyhow::Resu
         migrate::run(admin_url(&config)?).await?;
     }
     let master_key = master_key(&config)?;
-    let url = config.database.url.as_ref().context(
-        "no database: give --database-url URL, or --embedded for a private cluster in the data directory",
-    )?;
+    let url =
+        config.database.url.as_ref().context(
+            "no database: give --database-url URL, or --embedded for a private cluster in the data directory",
+        )?;
     let database = Database::new(url, config.database.pool_size)?;
     migrate::expect_current(&database).await?;
     claim_home_domain(&database, &config.domain).await?;
@@ -122,7 +123,9 @@ async fn claim_home_domain(database: &Database, domain: &str) -> anyhow::Result<
             "this database is the home of {}, and the home domain never changes: set the domain to that, or use another database for {domain}",
             row.get::<_, &str>("home"),
         ),
-        _ => bail!("{domain} is not a domain name: it takes at least two labels of letters, digits and inner hyphens (an international name in its xn-- form)"),
+        _ => bail!(
+            "{domain} is not a domain name: it takes at least two labels of letters, digits and inner hyphens (an international name in its xn-- form)"
+        ),
     }
 }
 
@@ -238,7 +241,9 @@ impl Sources {
             known.extend(variable.clone());
             match matches.value_source(argument.get_id().as_str()) {
                 Some(ValueSource::EnvVariable) => sources.environment.extend(variable),
-                Some(ValueSource::CommandLine) => sources.flags.push(format!("--{}", argument.get_long().unwrap_or_default())),
+                Some(ValueSource::CommandLine) => {
+                    sources.flags.push(format!("--{}", argument.get_long().unwrap_or_default()))
+                }
                 _ => {}
             }
         }

@@ -4,9 +4,7 @@
 
 use std::{fmt, time::Duration};
 
-use deadpool_postgres::{
-    Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime, TimeoutType,
-};
+use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime, TimeoutType};
 use tokio_postgres::{
     Client, Connection, NoTls, Row, Socket,
     error::{DbError, SqlState},
@@ -40,11 +38,8 @@ impl Database {
         if config.get_connect_timeout().is_none() {
             config.connect_timeout(CONNECT_TIMEOUT);
         }
-        let manager = Manager::from_config(
-            config.clone(),
-            NoTls,
-            ManagerConfig { recycling_method: RecyclingMethod::Fast },
-        );
+        let manager =
+            Manager::from_config(config.clone(), NoTls, ManagerConfig { recycling_method: RecyclingMethod::Fast });
         let pool = Pool::builder(manager)
             .max_size(pool_size)
             .runtime(Runtime::Tokio1)
@@ -121,9 +116,7 @@ impl DatabaseError {
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "PostgreSQL error {}", self.code.code())?;
-        for (label, part) in
-            [("", &self.message), ("constraint ", &self.constraint), ("in ", &self.function)]
-        {
+        for (label, part) in [("", &self.message), ("constraint ", &self.constraint), ("in ", &self.function)] {
             if let Some(part) = part {
                 write!(f, ", {label}{part}")?;
             }
@@ -140,9 +133,8 @@ impl From<&DbError> for Refusal {
             error.code().code().get(..2),
             Some("08" | "0A" | "25" | "28" | "3D" | "40" | "42" | "53" | "55" | "57" | "58")
         );
-        let function = error
-            .where_()
-            .and_then(|context| context.lines().find_map(|line| line.strip_prefix("PL/pgSQL function ")));
+        let function =
+            error.where_().and_then(|context| context.lines().find_map(|line| line.strip_prefix("PL/pgSQL function ")));
         Self {
             code: error.code().clone(),
             message: quotes_no_values.then(|| error.message().to_owned()),
@@ -159,7 +151,10 @@ impl From<tokio_postgres::Error> for DatabaseError {
             None => {
                 // The driver's own message says what it was doing; its source says why (refused, no such file).
                 let source = std::error::Error::source(&error).map(|source| format!(": {source}"));
-                Self::Connection(format!("{error}{}", source.filter(|_| !error.to_string().contains(':')).unwrap_or_default()))
+                Self::Connection(format!(
+                    "{error}{}",
+                    source.filter(|_| !error.to_string().contains(':')).unwrap_or_default()
+                ))
             }
         }
     }

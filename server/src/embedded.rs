@@ -267,10 +267,8 @@ impl Embedded {
         let single = single.wait_with_output()?;
         ensure!(single.status.success(), "cannot create the database: {}", messages(&single));
 
-        let mut settings = OpenOptions::new()
-            .append(true)
-            .custom_flags(nix::libc::O_NOFOLLOW)
-            .open(new.join("postgresql.conf"))?;
+        let mut settings =
+            OpenOptions::new().append(true).custom_flags(nix::libc::O_NOFOLLOW).open(new.join("postgresql.conf"))?;
         writeln!(settings, "\ninclude 'postern.conf' # written anew at each start; ALTER SYSTEM overrides it")?;
         settings.sync_all()?;
         fs::rename(&new, &self.layout.cluster)?;
@@ -310,10 +308,8 @@ impl Embedded {
         );
         let mut names = vec![self.user.name.clone()];
         names.extend(User::from_uid(Uid::effective())?.map(|user| user.name).filter(|name| *name != self.user.name));
-        let map: String = names
-            .iter()
-            .flat_map(|name| [ADMIN, SERVER].map(|role| format!("postern \"{name}\" {role}\n")))
-            .collect();
+        let map: String =
+            names.iter().flat_map(|name| [ADMIN, SERVER].map(|role| format!("postern \"{name}\" {role}\n"))).collect();
         for (name, text) in [("postern.conf", settings), ("pg_hba.conf", rules), ("pg_ident.conf", map)] {
             self.user.write(&self.layout.cluster.join(name), &text)?;
         }
@@ -574,7 +570,8 @@ impl SystemPostgres {
     }
 
     fn ask(pg_config: &Path) -> Option<Self> {
-        let output = Command::new(pg_config).args(["--version", "--bindir", "--sharedir", "--pkglibdir"]).output().ok()?;
+        let output =
+            Command::new(pg_config).args(["--version", "--bindir", "--sharedir", "--pkglibdir"]).output().ok()?;
         let text = String::from_utf8(output.stdout).ok()?;
         let mut lines = text.lines();
         let version = lines.next()?.strip_prefix("PostgreSQL ")?;

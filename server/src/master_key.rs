@@ -109,11 +109,7 @@ impl MasterKey {
         sealed.extend_from_slice(plaintext);
         let tag = self
             .subkey(purpose)
-            .seal_in_place_separate_tag(
-                Nonce::assume_unique_for_key(nonce),
-                Aad::from(aad),
-                &mut sealed[NONCE_LEN..],
-            )
+            .seal_in_place_separate_tag(Nonce::assume_unique_for_key(nonce), Aad::from(aad), &mut sealed[NONCE_LEN..])
             .expect("AES-GCM seals anything shorter than 64 GB");
         sealed.extend_from_slice(tag.as_ref());
         sealed
@@ -124,11 +120,8 @@ impl MasterKey {
         let (nonce, ciphertext) = sealed.split_at_checked(NONCE_LEN).ok_or(OpenError)?;
         let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| OpenError)?;
         let mut plaintext = Zeroizing::new(ciphertext.to_vec());
-        let length = self
-            .subkey(purpose)
-            .open_in_place(nonce, Aad::from(aad), &mut plaintext)
-            .map_err(|_| OpenError)?
-            .len();
+        let length =
+            self.subkey(purpose).open_in_place(nonce, Aad::from(aad), &mut plaintext).map_err(|_| OpenError)?.len();
         plaintext.truncate(length);
         Ok(plaintext)
     }

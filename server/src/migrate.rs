@@ -238,16 +238,6 @@ fn expected() -> (i32, Vec<u8>) {
     (migration.unwrap_or_default(), hash.finish().as_ref().to_vec())
 }
 
-/// Changes whenever a migrated database would come out different.
-pub fn fingerprint() -> Vec<u8> {
-    let mut hash = digest::Context::new(&SHA256);
-    for migration in embedded::migrations::runner().get_migrations() {
-        hash.update(&migration.checksum().to_be_bytes());
-    }
-    hash.update(&expected().1);
-    hash.finish().as_ref().to_vec()
-}
-
 /// Whether the database is what this program expects.
 #[derive(Debug, PartialEq, Eq)]
 pub enum SchemaState {
@@ -255,8 +245,13 @@ pub enum SchemaState {
     /// The same tables, other functions: this program is older or newer.
     OtherFunctions,
     /// A newer program migrated; an older one goes on working beside it (OPS-6).
-    Newer { found: i32 },
-    Older { found: i32, expected: i32 },
+    Newer {
+        found: i32,
+    },
+    Older {
+        found: i32,
+        expected: i32,
+    },
 }
 
 /// Asks as `postern_server`.
@@ -279,7 +274,9 @@ pub async fn expect_current(database: &Database) -> anyhow::Result<()> {
     match state(database).await.context("cannot use the database (was `postern migrate` run on it?)")? {
         SchemaState::Current => {}
         SchemaState::OtherFunctions => {
-            tracing::warn!("the database has other functions than this version: if this one is the newer, run `postern migrate`");
+            tracing::warn!(
+                "the database has other functions than this version: if this one is the newer, run `postern migrate`"
+            );
         }
         SchemaState::Newer { found } => tracing::warn!("the database is at migration {found}, newer than this version"),
         SchemaState::Older { found, expected } => {

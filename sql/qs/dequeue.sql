@@ -4,7 +4,7 @@
 -- everything up to it is deleted. The rest as in qs.next_messages.
 -- Returns what qs.next_messages does, or with empty arrays the outcomes token_spent and
 -- after_too_large (a number never given out; nothing is deleted).
--- Called by GET /qs/queues/{queue_id}/messages, once per request.
+-- Called by POST /qs/queues/{queue_id}/dequeue, once per request.
 CREATE OR REPLACE FUNCTION qs.dequeue(
     issuer_key smallint, nonce bytea,
     queue_id bytea, signer bytea, after bigint, max_messages integer, max_bytes integer,

@@ -5,7 +5,7 @@
 -- max_bytes counts ciphertext, and one message is returned however large it is.
 -- Returns outcome ok or unknown_queue (also for another signer than the owner), and one
 -- element per message in each array, in the order of seqs.
--- Called by GET /qs/queues/{queue_id}/messages for each look after its first (no token,
+-- Called by POST /qs/queues/{queue_id}/dequeue for each look after its first (no token,
 -- nothing is deleted), and by qs.dequeue.
 CREATE OR REPLACE FUNCTION qs.next_messages(
     queue_id bytea, signer bytea, after bigint, max_messages integer, max_bytes integer,

@@ -51,10 +51,10 @@ struct Queue {
 impl Queue {
     /// Spends the token, acknowledges up to `after`, and returns what is next.
     async fn dequeue(&self, app: &App, payment: &Payment) -> Result<Vec<QueuedMessage>, Failure> {
-        let rows = payment
-            .call_for_rows(
+        let row = payment
+            .call(
                 &app.database,
-                "SELECT outcome, seq, chain, chain_index, chain_header, ciphertext
+                "SELECT outcome, seqs, chains, chain_indexes, chain_headers, ciphertexts
                  FROM qs.dequeue($1, $2, $3, $4, $5, $6, $7)",
                 &[
                     &self.id.as_bytes().as_slice(),
@@ -65,7 +65,7 @@ impl Queue {
                 ],
             )
             .await?;
-        read(&rows)
+        read(&row)
     }
 
     /// What arrives before `deadline` or the server stops. The acknowledgement is done and
@@ -98,10 +98,10 @@ impl Queue {
 
     /// Looks again, without a token and without acknowledging.
     async fn look(&self, app: &App) -> Result<Vec<QueuedMessage>, Failure> {
-        let rows = app
+        let row = app
             .database
-            .query(
-                "SELECT outcome, seq, chain, chain_index, chain_header, ciphertext
+            .query_one(
+                "SELECT outcome, seqs, chains, chain_indexes, chain_headers, ciphertexts
                  FROM qs.next_messages($1, $2, $3, $4, $5)",
                 &[
                     &self.id.as_bytes().as_slice(),
@@ -112,33 +112,37 @@ impl Queue {
                 ],
             )
             .await?;
-        read(&rows)
+        read(&row)
     }
 }
 
-/// One row per message; a single row without a number when there is none.
-fn read(rows: &[Row]) -> Result<Vec<QueuedMessage>, Failure> {
-    match rows.first().map_or("ok", |row| row.get("outcome")) {
+/// One row: the outcome, and side by side the columns of the messages.
+fn read(row: &Row) -> Result<Vec<QueuedMessage>, Failure> {
+    match row.get("outcome") {
         "ok" => {}
         "unknown_queue" => return Err(ProblemType::NotFound.into()),
         "after_too_large" => return Err(ProblemType::AcknowledgedTooMuch.into()),
         other => return Err(Failure::unexpected(other)),
     }
-    let message = |row: &Row| {
-        let seq: Option<i64> = row.get("seq");
-        let message = |seq| {
+    let seqs: Vec<i64> = row.get("seqs");
+    let chains: Vec<i64> = row.get("chains");
+    let indexes: Vec<i32> = row.get("chain_indexes");
+    let headers: Vec<Option<Vec<u8>>> = row.get("chain_headers");
+    let ciphertexts: Vec<Vec<u8>> = row.get("ciphertexts");
+    seqs.into_iter()
+        .zip(chains)
+        .zip(indexes)
+        .zip(headers)
+        .zip(ciphertexts)
+        .map(|((((seq, chain), index), header), ciphertext)| {
             Ok(QueuedMessage {
                 seq: u64::try_from(seq)?,
-                chain: u64::try_from(row.get::<_, i64>("chain"))?,
-                chain_index: u32::try_from(row.get::<_, i32>("chain_index"))?,
-                chain_header: row.get::<_, Option<Vec<u8>>>("chain_header").map(ChainHeader::new),
-                ciphertext: Ciphertext::new(row.get("ciphertext")),
+                chain: u64::try_from(chain)?,
+                chain_index: u32::try_from(index)?,
+                chain_header: header.map(ChainHeader::new),
+                ciphertext: Ciphertext::new(ciphertext),
             })
-        };
-        seq.map(message)
-    };
-    rows.iter()
-        .filter_map(message)
+        })
         .collect::<Result<_, std::num::TryFromIntError>>()
         .map_err(Failure::fault)
 }

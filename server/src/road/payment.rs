@@ -33,28 +33,17 @@ impl Payment {
         sql: &'static str,
         parameters: &[&(dyn ToSql + Sync)],
     ) -> Result<Row, Failure> {
-        let mut rows = self.call_for_rows(database, sql, parameters).await?;
-        rows.pop().filter(|_| rows.is_empty()).ok_or_else(not_one_row)
-    }
-
-    /// [`Self::call`] for functions that return several rows; the outcome stands in each.
-    pub async fn call_for_rows(
-        &self,
-        database: &Database,
-        sql: &'static str,
-        parameters: &[&(dyn ToSql + Sync)],
-    ) -> Result<Vec<Row>, Failure> {
         let nonce = self.token.nonce.as_slice();
         let mut all: Vec<&(dyn ToSql + Sync)> = vec![&self.token.issuer_key, &nonce];
         all.extend_from_slice(parameters);
-        let rows = database.query(sql, &all).await?;
-        let outcome: &str = rows.first().ok_or_else(not_one_row)?.get(0);
+        let row = database.query_one(sql, &all).await?;
+        let outcome: &str = row.get(0);
         // The one outcome that leaves the token unspent: see ds.submit_message.
         self.settled.store(outcome != "stale", Ordering::Relaxed);
         if outcome == "token_spent" {
             return Err(ProblemType::TokenSpent.into());
         }
-        Ok(rows)
+        Ok(row)
     }
 
     /// Spends the token of a request that ended without an SQL call of its own, unless the
@@ -66,8 +55,4 @@ impl Payment {
         }
         outcome
     }
-}
-
-fn not_one_row() -> Failure {
-    Failure::fault(anyhow::anyhow!("an API function returned another number of rows than one"))
 }
