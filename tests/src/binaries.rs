@@ -2,12 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
+/// A place in the source tree. Cargo says where that is when it runs a test, which may not be where it was built.
+pub fn in_tree(path: &str) -> PathBuf {
+    let tests = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+    Path::new(&tests).parent().expect("tests/ lies in the tree").join(path)
+}
+
 /// `target/release`, unless POSTERN_BIN_DIR names another place.
 fn bin_dir() -> PathBuf {
-    match std::env::var_os("POSTERN_BIN_DIR") {
-        Some(dir) => PathBuf::from(dir),
-        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/release"),
-    }
+    std::env::var_os("POSTERN_BIN_DIR").map_or_else(|| in_tree("target/release"), PathBuf::from)
 }
 
 /// The program under test with this name.

@@ -3,12 +3,13 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    hash::{DefaultHasher, Hasher},
+    hash::{DefaultHasher, Hash, Hasher},
     io::ErrorKind,
     os::unix::fs::{DirBuilderExt, MetadataExt},
     path::{Path, PathBuf},
     process::Command,
     sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
 };
 
 use nix::{
@@ -19,13 +20,12 @@ use nix::{
 use postern_server::{
     config::ConnectionString,
     embedded::{Embedded, EmbeddedOptions},
-    migrate,
 };
 use rand::RngCore;
 use tokio::task::spawn_blocking;
 use tokio_postgres::{Client, NoTls};
 
-use crate::{binaries::extension_dir, logs, process};
+use crate::{HOME, binary, extension_dir, logs, postern, process};
 
 /// A data directory, as `--data-dir` takes it. Dropping it stops what runs in it, hard, and deletes it.
 pub struct DataDir {
@@ -115,8 +115,9 @@ impl Cluster {
     pub async fn connect_as(&self, role: &str) -> Client {
         let login = role == "postern_server";
         let url = if login { self.server_url() } else { self.admin_url() };
-        let (client, connection) =
-            tokio_postgres::connect(url.as_str(), NoTls).await.unwrap_or_else(|error| panic!("cannot connect: {error}"));
+        let (client, connection) = tokio_postgres::connect(url.as_str(), NoTls)
+            .await
+            .unwrap_or_else(|error| panic!("cannot connect: {error}"));
         tokio::spawn(connection);
         if !login {
             let become_role = format!("SET SESSION AUTHORIZATION {role}");
@@ -205,23 +206,32 @@ fn fresh_dir() -> PathBuf {
     world().join(format!("{}-{number}", std::process::id()))
 }
 
-/// Deletes the worlds of tests that were killed before they could.
+/// Deletes the worlds of tests that were killed before they could, and templates of what was tested before.
 fn sweep() {
     let entries = fs::read_dir(world()).expect("it is there");
     for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let process = name.split_once('-').and_then(|(pid, _)| pid.parse().ok());
-        if process.is_some_and(|pid: u32| !process::is_alive(pid)) {
+        let abandoned = match name.split_once('-') {
+            // Not yet, if another run may be copying it.
+            Some(("template", _)) => age(&path) > Duration::from_secs(3600),
+            Some((pid, _)) => pid.parse().is_ok_and(|pid| !process::is_alive(pid)),
+            None => false,
+        };
+        if abandoned {
             remove(&path);
         }
     }
 }
 
-/// A migrated and stopped data directory for what is tested now: made by whoever comes first, while the others wait.
+fn age(path: &Path) -> Duration {
+    let modified = fs::metadata(path).and_then(|file| file.modified());
+    modified.ok().and_then(|modified| modified.elapsed().ok()).unwrap_or_default()
+}
+
+/// A migrated and stopped data directory, made by the program under test: by whoever comes first, while the others
+/// wait.
 async fn template() -> PathBuf {
-    let extension = extension_dir();
-    let name = format!("template-{}", hex::encode(&[migrate::fingerprint(), stamp(&extension)].concat()));
-    let path = world().join(&name[..name.len().min(60)]);
+    let path = world().join(format!("template-{:016x}", stamp(&[binary("postern"), extension_dir()])));
     let lock = world().join("template.lock");
     let lock = spawn_blocking(move || {
         let file = OpenOptions::new().write(true).create(true).truncate(false).open(lock).expect("/tmp is writable");
@@ -229,40 +239,34 @@ async fn template() -> PathBuf {
     });
     let _lock: Flock<File> = lock.await.expect("locking does not panic");
     if !path.exists() {
-        let (new, finished) = (path.with_extension("new"), path.clone());
+        let new = path.with_extension("new");
         remove(&new);
         sweep();
-        let options = EmbeddedOptions::new(&new, &extension);
-        let cluster = spawn_blocking(move || Embedded::start(&options)).await.expect("starting does not panic");
-        let cluster = cluster.unwrap_or_else(|error| panic!("the template does not start: {error:#}"));
-        let migrated = migrate::run(&cluster.admin_url()).await;
-        migrated.unwrap_or_else(|error| panic!("the template does not migrate: {error:#}"));
-        let stopped = spawn_blocking(move || cluster.stop()).await.expect("stopping does not panic");
-        stopped.unwrap_or_else(|error| panic!("the template does not stop: {error:#}"));
-        fs::rename(&new, &finished).expect("it can be renamed");
+        let mut migrate = postern();
+        migrate.args(["migrate", "--embedded", "--domain", HOME, "--data-dir"]).arg(&new);
+        let output = migrate.output().await.expect("postern runs");
+        assert!(output.status.success(), "no template: {}", String::from_utf8_lossy(&output.stderr));
+        fs::rename(&new, &path).expect("it can be renamed");
     }
     path
 }
 
-/// Differs when a staged file does.
-fn stamp(extension: &Path) -> Vec<u8> {
-    let mut stamp = Vec::new();
-    let mut dirs = vec![extension.to_owned()];
-    while let Some(dir) = dirs.pop() {
-        let entries = fs::read_dir(&dir).unwrap_or_else(|error| panic!("{}: {error}: `make build` first", dir.display()));
-        let mut paths: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
-        paths.sort();
-        for path in paths {
-            let file = fs::metadata(&path).expect("it is there");
-            match file.is_dir() {
-                true => dirs.push(path),
-                false => stamp.extend(format!("{}{}{}", file.len(), file.mtime(), file.mtime_nsec()).into_bytes()),
-            }
+/// Differs when a file there does.
+fn stamp(places: &[PathBuf]) -> u64 {
+    let mut hash = DefaultHasher::new();
+    let mut places = places.to_vec();
+    while let Some(place) = places.pop() {
+        let file = fs::metadata(&place).unwrap_or_else(|error| panic!("{}: {error}: `make build`", place.display()));
+        if file.is_dir() {
+            let entries = fs::read_dir(&place).expect("it can be read").filter_map(|entry| Some(entry.ok()?.path()));
+            let mut entries: Vec<PathBuf> = entries.collect();
+            entries.sort();
+            places.extend(entries);
+        } else {
+            (place, file.len(), file.mtime(), file.mtime_nsec()).hash(&mut hash);
         }
     }
-    let mut hash = DefaultHasher::new();
-    hash.write(&stamp);
-    hash.finish().to_be_bytes().to_vec()
+    hash.finish()
 }
 
 fn copy(from: &Path, to: &Path) {

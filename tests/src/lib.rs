@@ -22,7 +22,7 @@ mod relay;
 mod server;
 mod wait;
 
-pub use binaries::{binary, extension_dir};
+pub use binaries::{binary, extension_dir, in_tree};
 pub use cluster::{Cluster, DataDir};
 pub use relay::PostgresRelay;
 pub use server::{Server, ServerBuilder, postern};

@@ -6,6 +6,8 @@ use std::{
     sync::OnceLock,
 };
 
+use crate::binaries::in_tree;
+
 /// The running test's directory for logs, emptied at its first use.
 pub fn dir() -> PathBuf {
     static PREPARED: OnceLock<()> = OnceLock::new();
@@ -14,13 +16,12 @@ pub fn dir() -> PathBuf {
     let suite = stem.rsplit_once('-').map_or(stem.as_str(), |(name, _hash)| name);
     // The test harness names each test's thread after it.
     let test = std::thread::current().name().unwrap_or("main").replace("::", ".");
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/test-logs").join(suite).join(test);
+    let dir = in_tree("target/test-logs").join(suite).join(test);
     PREPARED.get_or_init(|| {
         let _ = fs::remove_dir_all(&dir);
         fs::create_dir_all(&dir).expect("target/ is writable");
-        let shown = dir.canonicalize().unwrap_or_else(|_| dir.clone());
         // Shown only for a test that failed.
-        eprintln!("logs of servers and PostgreSQL: {}", shown.display());
+        eprintln!("logs of servers and PostgreSQL: {}", dir.display());
     });
     fs::create_dir_all(&dir).expect("target/ is writable");
     dir

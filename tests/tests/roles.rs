@@ -1,9 +1,9 @@
 //! OPS-3: what each role can do is what `sql/grants.sql` says, and nothing else. The catalog is walked, so nothing
 //! that is added later is forgotten.
 
-use std::{collections::BTreeSet, path::Path};
+use std::collections::BTreeSet;
 
-use postern_tests::Cluster;
+use postern_tests::{Cluster, in_tree};
 use tokio_postgres::{Client, error::SqlState};
 
 const ROLES: [&str; 3] = ["postern_server", "postern_operator", "postern_monitor"];
@@ -24,8 +24,7 @@ async fn names(admin: &Client, sql: &str) -> Vec<String> {
 
 /// The functions that grants.sql grants to a role, as `schema.name`.
 fn granted(role: &str) -> BTreeSet<String> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../sql/grants.sql");
-    let text = std::fs::read_to_string(path).expect("sql/grants.sql is there");
+    let text = std::fs::read_to_string(in_tree("sql/grants.sql")).expect("sql/grants.sql is there");
     let code: String = text.lines().map(|line| line.split("--").next().unwrap_or_default().to_owned() + "\n").collect();
     let mut functions = BTreeSet::new();
     for statement in code.split(';') {
