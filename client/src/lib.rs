@@ -1,1 +1,41 @@
+//! A Postern client: the library beneath `postern-client`, what the end-to-end tests drive,
+//! and what a developer of another client reads. [`Client`] is the place to start; what
+//! clients say to each other is described byte for byte in `docs/client.md`, and what they
+//! say to the server in the crate `postern-protocol`.
 
+mod account;
+mod api;
+mod client;
+mod contact;
+mod eid;
+mod error;
+mod event;
+mod group;
+mod http;
+mod identity;
+mod link;
+mod message;
+mod mls;
+mod queue;
+mod setup;
+mod store;
+mod submit;
+mod sync;
+mod wallet;
+
+pub use client::{Client, GroupSummary, Invited};
+pub use contact::{
+    ContactAnswer, ContactRequest, Letter, LetterBody, OfferedKeyPackage, RequestId,
+};
+pub use error::{Error, Result};
+pub use event::{Event, EventId, Member};
+pub use group::Change;
+pub use http::{Http, Request, Response};
+pub use identity::{IdentityError, IdentityLink, VerifiedClient, VerifiedUser};
+pub use link::{LinkGrant, LinkRequest};
+pub use message::{ApplicationMessage, Content, RosterEntry};
+pub use queue::QueueError;
+pub use store::Options;
+pub use submit::Submission;
+pub use sync::Follower;
+pub use wallet::{Token, Wallet};

@@ -1,0 +1,157 @@
+//! The server's endpoints, one method each: which key signs, whether a token pays, what
+//! comes back. Every one of them may be sent again with another token: the server or the
+//! receiving client recognises a repeat, or a repeat does no harm.
+
+use std::time::Duration;
+
+use postern_protocol::{
+    Address, IssuedCredential, Payload, QueueId,
+    auth::{
+        AuthenticationKeys, CommitIdentity, CredentialIssued, IdentityCommitted, PublishContact,
+        RegisterUser, SignCredential, SignedContact, UserRecord,
+    },
+    ds::{CreateGroup, GroupId, GroupIdReserved, MessageAccepted},
+    key::SigningKey,
+    name::UserName,
+    problem::ProblemType,
+    qs::{AddAddresses, CreateQueue, Deposit, Dequeue, Dequeued, QueueCreated},
+};
+
+use crate::{
+    error::{Error, Result},
+    http::{Http, Request, Response},
+    wallet::Wallet,
+};
+
+/// How many tokens one request may cost when they turn out to be worth nothing.
+const TOKENS_PER_REQUEST: usize = 3;
+
+pub(crate) struct Api {
+    pub http: Http,
+    pub wallet: Wallet,
+}
+
+/// `GET /as/keys`, before there is an account.
+pub(crate) async fn authentication_keys(http: &Http) -> Result<AuthenticationKeys> {
+    http.send(&Request::get("/as/keys")).await?.decode()
+}
+
+/// `POST /as/users`: the one request that nothing pays for.
+pub(crate) async fn register_user(
+    http: &Http,
+    user: &RegisterUser,
+    client: &SigningKey,
+) -> Result<IssuedCredential> {
+    let answer = http.send(&Request::post("/as/users").cbor(user).signed_by(client)).await?;
+    Ok(answer.decode::<CredentialIssued>()?.credential)
+}
+
+impl Api {
+    pub(crate) async fn sign_credential(&self, client: &SigningKey) -> Result<IssuedCredential> {
+        let request = Request::post("/as/credentials").cbor(&SignCredential {}).signed_by(client);
+        Ok(self.paid(request).await?.decode::<CredentialIssued>()?.credential)
+    }
+
+    pub(crate) async fn commit_identity(
+        &self,
+        commit: CommitIdentity,
+        client: &SigningKey,
+    ) -> Result<IdentityCommitted> {
+        let request = Request::post("/as/eid/commits").cbor(&commit).signed_by(client);
+        self.paid(request).await?.decode()
+    }
+
+    pub(crate) async fn publish_contact(
+        &self,
+        contact: SignedContact,
+        client: &SigningKey,
+    ) -> Result<()> {
+        let request = Request::put("/as/contact").cbor(&PublishContact { contact }).signed_by(client);
+        self.paid(request).await.map(drop)
+    }
+
+    pub(crate) async fn user(&self, name: &UserName) -> Result<UserRecord> {
+        self.paid(Request::get(format!("/as/users/{name}"))).await?.decode()
+    }
+
+    pub(crate) async fn create_queue(
+        &self,
+        queue: &CreateQueue,
+        owner: &SigningKey,
+    ) -> Result<QueueId> {
+        let request = Request::post("/qs/queues").cbor(queue).signed_by(owner);
+        Ok(self.paid(request).await?.decode::<QueueCreated>()?.queue_id)
+    }
+
+    pub(crate) async fn add_addresses(
+        &self,
+        queue: &QueueId,
+        addresses: Vec<Address>,
+        owner: &SigningKey,
+    ) -> Result<()> {
+        let request = Request::post(format!("/qs/queues/{}/addresses", queue.to_base64url()))
+            .cbor(&AddAddresses { addresses })
+            .signed_by(owner);
+        match self.paid(request).await {
+            // Fresh random bytes: if they exist, an attempt of ours whose answer was lost
+            // made them.
+            Err(error) if error.problem() == Some(ProblemType::AddressExists) => Ok(()),
+            answer => answer.map(drop),
+        }
+    }
+
+    pub(crate) async fn deposit(&self, address: Address, payload: Payload) -> Result<()> {
+        self.paid(Request::post("/qs/deposits").cbor(&Deposit { address, payload })).await.map(drop)
+    }
+
+    pub(crate) async fn dequeue(
+        &self,
+        queue: &QueueId,
+        dequeue: &Dequeue,
+        owner: &SigningKey,
+    ) -> Result<Dequeued> {
+        let request = Request::post(format!("/qs/queues/{}/dequeue", queue.to_base64url()))
+            .cbor(dequeue)
+            .signed_by(owner)
+            .waiting(Duration::from_secs(dequeue.wait.into()));
+        self.paid(request).await?.decode()
+    }
+
+    pub(crate) async fn reserve_group_id(&self) -> Result<GroupId> {
+        Ok(self.paid(Request::post("/ds/group-ids")).await?.decode::<GroupIdReserved>()?.group_id)
+    }
+
+    pub(crate) async fn create_group(&self, group: &CreateGroup, leaf: &SigningKey) -> Result<()> {
+        self.paid(Request::post("/ds/groups").cbor(group).signed_by(leaf)).await.map(drop)
+    }
+
+    pub(crate) async fn submit(&self, submission: Request) -> Result<MessageAccepted> {
+        self.paid(submission).await?.decode()
+    }
+
+    /// Sends with a token, and with another when that one turns out to be worth nothing.
+    pub(crate) async fn paid(&self, request: Request) -> Result<Response> {
+        let mut refusal = None;
+        for _ in 0..TOKENS_PER_REQUEST {
+            let token = self.wallet.take().await?;
+            match self.http.send(&request.clone().paid_with(token)).await {
+                Err(Error::Refused(problem)) if problem.kind == ProblemType::TokenSpent => {
+                    refusal = Some(problem);
+                }
+                Err(Error::Refused(problem)) if problem.kind == ProblemType::TokenRequired => {
+                    self.wallet.drop_stale().await?;
+                    refusal = Some(problem);
+                }
+                answer => return answer,
+            }
+        }
+        Err(refusal.map_or(Error::NotReady, Error::Refused))
+    }
+}
+
+/// The request that hands a message to the DS. `body` is a serialised `SubmitMessage`.
+pub(crate) fn submission(group: &GroupId, body: Vec<u8>, leaf: &SigningKey) -> Request {
+    Request::post(format!("/ds/groups/{}/messages", group.to_base64url()))
+        .body(postern_protocol::encoding::Encoding::Cbor.media_type(), body)
+        .signed_by(leaf)
+}

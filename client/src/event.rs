@@ -1,0 +1,151 @@
+//! What a client tells its user. Events are kept in the store from the transaction that
+//! caused them until they were told, so that neither a crash nor a closed pipe loses one.
+
+use std::fmt;
+
+use postern_protocol::{PublicKey, ds::GroupId, name::UserName};
+use rusqlite::OptionalExtension as _;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    error::Result,
+    group, identity,
+    store::{Tx, decode, encode, integer},
+};
+
+/// One member's device in a group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// The key it signs with in this group, and nowhere else.
+    pub leaf_key: PublicKey,
+    /// Who it says it is; absent until it introduced itself.
+    pub user: Option<UserName>,
+    /// The AS vouches for that.
+    pub verified: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum Event {
+    /// Somebody said something.
+    Message { group: GroupId, epoch: u64, sender: Member, text: String },
+    /// This client was added to a group.
+    Joined { group: GroupId },
+    /// The group's title became known.
+    Titled { group: GroupId, title: String },
+    Added { group: GroupId, epoch: u64, by: Member, members: Vec<Member> },
+    Removed { group: GroupId, epoch: u64, by: Member, members: Vec<Member> },
+    /// A member renewed its keys.
+    Updated { group: GroupId, epoch: u64, by: Member },
+    /// This client was removed and reads nothing from now on.
+    Left { group: GroupId, epoch: u64, by: Member },
+    /// Somebody asked for KeyPackages to add this client to a group.
+    ContactRequested { user: UserName, accepted: bool },
+    /// Somebody we asked answered.
+    ContactAnswered { user: UserName },
+    /// Somebody's contact queue is gone or full.
+    ContactUnreachable { user: UserName },
+    /// Something that came in was invalid and had no effect.
+    Ignored { reason: String },
+}
+
+/// The place of an event in the order of telling.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct EventId(u64);
+
+impl Member {
+    /// A member before anything but its key is known.
+    pub(crate) const fn unknown(leaf_key: PublicKey) -> Self {
+        Self { leaf_key, user: None, verified: false }
+    }
+}
+
+impl Event {
+    /// The group it is about.
+    pub fn group(&self) -> Option<&GroupId> {
+        match self {
+            Self::Message { group, .. }
+            | Self::Joined { group }
+            | Self::Titled { group, .. }
+            | Self::Added { group, .. }
+            | Self::Removed { group, .. }
+            | Self::Updated { group, .. }
+            | Self::Left { group, .. } => Some(group),
+            _ => None,
+        }
+    }
+
+    /// Keeps the event to be told.
+    pub(crate) fn record(&self, tx: &Tx<'_>) -> Result<()> {
+        tx.sql()
+            .prepare_cached("INSERT INTO events (event) VALUES (?1)")?
+            .execute([encode(self)])?;
+        Ok(())
+    }
+
+    fn members_mut(&mut self) -> Vec<&mut Member> {
+        match self {
+            Self::Message { sender: by, .. } | Self::Updated { by, .. } | Self::Left { by, .. } => {
+                vec![by]
+            }
+            Self::Added { by, members, .. } | Self::Removed { by, members, .. } => {
+                members.iter_mut().chain([by]).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+}
+
+/// What was not told yet, with the names that are known by now.
+pub(crate) fn pending(tx: &Tx<'_>) -> Result<Vec<(EventId, Event)>> {
+    let mut statement = tx.sql().prepare_cached("SELECT id, event FROM events ORDER BY id")?;
+    let rows = statement
+        .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect::<Result<Vec<(u64, Vec<u8>)>, _>>()?;
+    rows.into_iter()
+        .map(|(id, event)| {
+            let mut event: Event = decode(&event, "an event")?;
+            if let Some(group) = event.group().cloned() {
+                for member in event.members_mut() {
+                    *member = resolve(tx, &group, member.leaf_key)?;
+                }
+            }
+            Ok((EventId(id), event))
+        })
+        .collect()
+}
+
+/// Forgets what was told.
+pub(crate) fn forget(tx: &Tx<'_>, up_to: EventId) -> Result<()> {
+    tx.sql().execute("DELETE FROM events WHERE id <= ?1", [integer(up_to.0)])?;
+    Ok(())
+}
+
+/// What is known about the device behind a leaf.
+pub(crate) fn resolve(tx: &Tx<'_>, group: &GroupId, leaf_key: PublicKey) -> Result<Member> {
+    let Some(claim) = group::claim(tx, group, &leaf_key)? else {
+        return Ok(Member::unknown(leaf_key));
+    };
+    let confirmed = identity::confirmed(tx, &claim.client_key)?;
+    Ok(Member { leaf_key, verified: confirmed.as_ref() == Some(&claim.user), user: Some(claim.user) })
+}
+
+/// The event with the highest id so far.
+pub(crate) fn last(tx: &Tx<'_>) -> Result<Option<EventId>> {
+    Ok(tx
+        .sql()
+        .query_row("SELECT max(id) FROM events", [], |row| row.get::<_, Option<u64>>(0))
+        .optional()?
+        .flatten()
+        .map(EventId))
+}
+
+impl fmt::Display for Member {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.user {
+            Some(user) if self.verified => write!(f, "{user}"),
+            Some(user) => write!(f, "{user} (not verified)"),
+            None => f.write_str("somebody (not introduced)"),
+        }
+    }
+}

@@ -1,0 +1,829 @@
+//! Groups (DS-1 to DS-7): what this client knows of each, the messages it makes for them,
+//! and the effect of those that arrive. All of it happens inside a transaction; talking to
+//! the DS is the business of [`crate::submit`].
+
+use openmls::prelude::{
+    BasicCredential, Extension, Extensions, GroupContext, GroupId as MlsGroupId, KeyPackage,
+    LeafNode, LeafNodeIndex, MIXED_PLAINTEXT_WIRE_FORMAT_POLICY, MlsGroup, MlsMessageBodyIn,
+    MlsMessageOut, ProcessMessageError, ProcessedMessageContent, Proposal, ProtocolMessage,
+    RequiredCapabilitiesExtension, Sender, StagedCommit, StagedWelcome, UnknownExtension,
+    ValidationError, WelcomeError,
+};
+use openmls_traits::OpenMlsProvider as _;
+use postern_protocol::{
+    GroupInfo, MlsMessage, PublicKey, RatchetTree, StateKey, Welcome,
+    credential::ClientCredential,
+    ds::{CreateGroup, GroupId, SubmitMessage},
+    encoding::Encoding,
+    key::SigningKey,
+    mls::{DELIVERY_ADDRESS, DeliveryAddress, GROUP_POLICY, GroupPolicy, Pseudonym},
+    name::UserName,
+};
+use rusqlite::{OptionalExtension as _, params};
+use tls_codec::Serialize as _;
+
+use crate::{
+    account::Account,
+    contact::OfferedKeyPackage,
+    error::{Error, Result},
+    event::{self, Event, Member},
+    identity::IdentityLink,
+    message::{ApplicationMessage, Content, RosterEntry},
+    mls::{self, CIPHERSUITE, EXTENSIONS, LeafSigner},
+    store::{Tx, decode, encode, fixed, integer},
+};
+
+/// Why something that came in has no effect.
+#[derive(Debug)]
+pub(crate) enum Rejection {
+    /// It is invalid: the reason is for the user's log.
+    Invalid(String),
+    /// We failed: it has to be processed again.
+    Fault(Error),
+}
+
+impl<E: Into<Error>> From<E> for Rejection {
+    fn from(error: E) -> Self {
+        Self::Fault(error.into())
+    }
+}
+
+fn invalid(reason: &'static str) -> Rejection {
+    Rejection::Invalid(reason.to_owned())
+}
+
+/// What a commit does.
+#[derive(Clone)]
+pub enum Change {
+    /// Adds the owners of KeyPackages at hand, by leaf key.
+    Add(Vec<PublicKey>),
+    /// Removes members, by leaf key.
+    Remove(Vec<PublicKey>),
+    /// Renews our own keys.
+    Update,
+}
+
+/// A message that was handed to the DS, or is about to be, with its answer outstanding.
+pub(crate) struct Outstanding {
+    pub epoch: u64,
+    /// A serialised [`SubmitMessage`].
+    pub body: Vec<u8>,
+    /// What an application message says; absent for a commit.
+    pub content: Option<ApplicationMessage>,
+}
+
+/// A group this client is a member of.
+pub(crate) struct Group {
+    pub id: GroupId,
+    pub leaf: SigningKey,
+    mls: MlsGroup,
+}
+
+impl Group {
+    /// Makes a group with this client as its one member and admin.
+    pub(crate) fn create(
+        tx: &Tx<'_>,
+        id: GroupId,
+        title: &str,
+        delivery: &DeliveryAddress,
+    ) -> Result<(Self, CreateGroup)> {
+        let what = "cannot create the group";
+        let leaf = SigningKey::generate();
+        let pseudonym = Pseudonym::random();
+        let policy = GroupPolicy::new(pseudonym);
+        let context = Extensions::<GroupContext>::from_vec(vec![
+            Extension::RequiredCapabilities(RequiredCapabilitiesExtension::new(&EXTENSIONS, &[], &[])),
+            Extension::Unknown(GROUP_POLICY, UnknownExtension(policy.to_bytes())),
+        ])
+        .map_err(Error::mls(what))?;
+        let signer = LeafSigner(&leaf);
+        let group = MlsGroup::builder()
+            .with_group_id(MlsGroupId::from_slice(&id.to_mls()))
+            .ciphersuite(CIPHERSUITE)
+            .with_wire_format_policy(MIXED_PLAINTEXT_WIRE_FORMAT_POLICY)
+            .padding_size(mls::join_config().padding_size())
+            .use_ratchet_tree_extension(true)
+            .with_capabilities(mls::capabilities())
+            .lifetime(mls::lifetime())
+            .with_group_context_extensions(context)
+            .with_leaf_node_extensions(leaf_extensions(delivery)?)
+            .map_err(Error::mls(what))?
+            .build(tx, &signer, mls::credential(pseudonym.0.to_vec(), leaf.public_key()))
+            .map_err(Error::mls(what))?;
+        let group_info =
+            group.export_group_info(tx.crypto(), &signer, false).map_err(Error::mls(what))?;
+        let create = CreateGroup {
+            group_id: id.clone(),
+            state_key: policy.state_key(),
+            group_info: GroupInfo::new(mls::message_bytes(&group_info)?),
+            ratchet_tree: RatchetTree::new(
+                group.export_ratchet_tree().tls_serialize_detached().map_err(Error::mls(what))?,
+            ),
+        };
+        keep_leaf_key(tx, &leaf)?;
+        insert(tx, &id, title, &leaf.public_key())?;
+        Ok((Self { id, leaf, mls: group }, create))
+    }
+
+    /// # Errors
+    /// [`Error::UnknownGroup`], [`Error::NotMember`].
+    pub(crate) fn load(tx: &Tx<'_>, id: &GroupId) -> Result<Self> {
+        Self::find(tx, id)?.ok_or_else(|| Error::UnknownGroup(id.to_base64url()))
+    }
+
+    fn find(tx: &Tx<'_>, id: &GroupId) -> Result<Option<Self>> {
+        let row: Option<(Vec<u8>, bool)> = tx
+            .sql()
+            .prepare_cached("SELECT leaf_key, active FROM groups WHERE group_id = ?1")?
+            .query_row([id.to_mls()], |row| Ok((row.get(0)?, row.get(1)?)))
+            .optional()?;
+        let Some((leaf_key, active)) = row else {
+            return Ok(None);
+        };
+        if !active {
+            return Err(Error::NotMember);
+        }
+        let mls = MlsGroup::load(tx.storage(), &MlsGroupId::from_slice(&id.to_mls()))?
+            .ok_or(Error::Damaged("the MLS state of a group"))?;
+        let leaf = leaf_key_of(tx, &leaf_key)?.ok_or(Error::Damaged("the key of a group"))?;
+        Ok(Some(Self { id: id.clone(), leaf, mls }))
+    }
+
+    pub(crate) fn epoch(&self) -> u64 {
+        self.mls.epoch().as_u64()
+    }
+
+    pub(crate) fn leaf_keys(&self) -> impl Iterator<Item = PublicKey> {
+        self.mls.members().filter_map(|member| mls::public_key(&member.signature_key))
+    }
+
+    pub(crate) fn is_admin(&self, leaf_key: &PublicKey) -> bool {
+        let Some(member) = self.member(leaf_key) else { return false };
+        policy(&self.mls).is_ok_and(|policy| is_admin(&policy, &member.credential))
+    }
+
+    /// Makes a commit, and keeps it until the DS's answer is known.
+    pub(crate) fn stage_commit(&mut self, tx: &Tx<'_>, change: &Change) -> Result<Outstanding> {
+        let what = "cannot make the commit";
+        let epoch = self.epoch();
+        let state_key = self.state_key()?;
+        let signer = LeafSigner(&self.leaf);
+        let removed = self.removed_by(change)?;
+        let mut builder = self.mls.commit_builder();
+        match change {
+            Change::Add(leaf_keys) => {
+                let key_packages = leaf_keys
+                    .iter()
+                    .map(|leaf_key| reserve_key_package(tx, &self.id, leaf_key))
+                    .collect::<Result<Vec<_>>>()?;
+                builder = builder.propose_adds(key_packages);
+            }
+            Change::Remove(_) => builder = builder.propose_removals(removed),
+            Change::Update => builder = builder.force_self_update(true),
+        }
+        let bundle = builder
+            .load_psks(tx.storage())
+            .map_err(Error::mls(what))?
+            .build(tx.rand(), tx.crypto(), &signer, |_| true)
+            .map_err(Error::mls(what))?
+            .stage_commit(tx)
+            .map_err(Error::mls(what))?;
+        let welcome = bundle
+            .to_welcome_msg()
+            .map(|welcome| mls::message_bytes(&welcome).map(Welcome::new))
+            .transpose()?;
+        let submission = SubmitMessage {
+            state_key,
+            message: MlsMessage::new(mls::message_bytes(bundle.commit())?),
+            welcome,
+        };
+        self.keep(tx, epoch, &submission, None)
+    }
+
+    /// Makes an application message, and keeps it until the DS's answer is known.
+    pub(crate) fn stage_content(&mut self, tx: &Tx<'_>, content: Content) -> Result<Outstanding> {
+        let account = Account::load(tx)?.ok_or(Error::NotReady)?;
+        let number: u64 = tx
+            .sql()
+            .prepare_cached(
+                "UPDATE groups SET next_number = next_number + 1 WHERE group_id = ?1
+                 RETURNING next_number - 1",
+            )?
+            .query_row([self.id.to_mls()], |row| row.get(0))?;
+        let link = IdentityLink::sign(
+            &account.client_key(),
+            account.credential()?,
+            Some(&self.id),
+            &self.leaf.public_key(),
+        );
+        self.stage_message(tx, ApplicationMessage { number, link, content })
+    }
+
+    /// As [`Self::stage_content`], for one that was made before and is encrypted anew.
+    pub(crate) fn stage_message(
+        &mut self,
+        tx: &Tx<'_>,
+        content: ApplicationMessage,
+    ) -> Result<Outstanding> {
+        let message = self
+            .mls
+            .create_message(tx, &LeafSigner(&self.leaf), &Encoding::Cbor.encode(&content))
+            .map_err(Error::mls("cannot encrypt the message"))?;
+        let submission = SubmitMessage {
+            state_key: self.state_key()?,
+            message: MlsMessage::new(mls::message_bytes(&message)?),
+            welcome: None,
+        };
+        self.keep(tx, self.epoch(), &submission, Some(content))
+    }
+
+    fn keep(
+        &self,
+        tx: &Tx<'_>,
+        epoch: u64,
+        submission: &SubmitMessage,
+        content: Option<ApplicationMessage>,
+    ) -> Result<Outstanding> {
+        let body = Encoding::Cbor.encode(submission);
+        tx.sql()
+            .prepare_cached(
+                "INSERT INTO submissions (group_id, epoch, body, content) VALUES (?1, ?2, ?3, ?4)",
+            )?
+            .execute(params![
+                self.id.to_mls(),
+                integer(epoch),
+                body,
+                content.as_ref().map(encode)
+            ])?;
+        Ok(Outstanding { epoch, body, content })
+    }
+
+    /// The message whose answer is outstanding, if any.
+    pub(crate) fn outstanding(tx: &Tx<'_>, id: &GroupId) -> Result<Option<Outstanding>> {
+        type Row = (u64, Vec<u8>, Option<Vec<u8>>);
+        let row: Option<Row> = tx
+            .sql()
+            .prepare_cached("SELECT epoch, body, content FROM submissions WHERE group_id = ?1")?
+            .query_row([id.to_mls()], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+            .optional()?;
+        row.map(|(epoch, body, content)| {
+            let content = content.map(|content| decode(&content, "a message")).transpose()?;
+            Ok(Outstanding { epoch, body, content })
+        })
+        .transpose()
+    }
+
+    /// The DS accepted the outstanding message: a commit takes effect.
+    pub(crate) fn confirm(&mut self, tx: &Tx<'_>) -> Result<()> {
+        if let Some(commit) = self.mls.pending_commit() {
+            let by = Member::unknown(self.leaf.public_key());
+            for event in commit_events(&self.id, &self.mls, by, commit) {
+                event.record(tx)?;
+            }
+            let added = added_leaf_keys(commit);
+            if !added.is_empty() {
+                tx.sql().execute("UPDATE groups SET introduce = 1 WHERE group_id = ?1", [
+                    self.id.to_mls()
+                ])?;
+            }
+            for leaf_key in added {
+                use_key_package(tx, &self.id, &leaf_key)?;
+            }
+            self.mls.merge_pending_commit(tx).map_err(Error::mls("cannot apply our own commit"))?;
+        }
+        forget_outstanding(tx, &self.id)
+    }
+
+    /// The DS refused the outstanding message: it never happened.
+    pub(crate) fn abandon(&mut self, tx: &Tx<'_>) -> Result<()> {
+        self.mls
+            .clear_pending_commit(tx.storage())
+            .map_err(Error::mls("cannot drop our own commit"))?;
+        forget_outstanding(tx, &self.id)
+    }
+
+    /// Forgets a group that the DS never made.
+    pub(crate) fn forget(&mut self, tx: &Tx<'_>) -> Result<()> {
+        self.mls.delete(tx.storage())?;
+        tx.sql().execute("DELETE FROM groups WHERE group_id = ?1", [self.id.to_mls()])?;
+        forget_leaf_key(tx, &self.leaf)
+    }
+
+    fn removed_by(&self, change: &Change) -> Result<Vec<LeafNodeIndex>> {
+        let Change::Remove(leaf_keys) = change else { return Ok(Vec::new()) };
+        let index_of = |leaf_key| self.member(leaf_key).map(|member| member.index);
+        leaf_keys
+            .iter()
+            .map(|leaf_key| {
+                index_of(leaf_key).ok_or_else(|| Error::NoSuchMember("the device".to_owned()))
+            })
+            .collect()
+    }
+
+    fn state_key(&self) -> Result<StateKey> {
+        policy(&self.mls).map(|policy| policy.state_key())
+    }
+
+    fn member(&self, leaf_key: &PublicKey) -> Option<openmls::prelude::Member> {
+        self.mls.members().find(|member| member.signature_key == leaf_key.as_bytes().as_slice())
+    }
+}
+
+/// What arrived in the group queue as a message of a group.
+pub(crate) fn receive(tx: &Tx<'_>, message: &MlsMessage) -> Result<(), Rejection> {
+    let message: ProtocolMessage = match mls::parse(message.as_bytes()) {
+        Some(MlsMessageBodyIn::PublicMessage(message)) => message.into(),
+        Some(MlsMessageBodyIn::PrivateMessage(message)) => message.into(),
+        _ => return Err(invalid("a queued message is no message of a group")),
+    };
+    let id = GroupId::from_mls(message.group_id().as_slice())
+        .map_err(|_| invalid("a message is for a group that is not Postern's"))?;
+    let mut group = match Group::find(tx, &id) {
+        Ok(Some(group)) => group,
+        Ok(None) | Err(Error::NotMember) => {
+            return Err(invalid("a message is for a group this client is not in"));
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let epoch = message.epoch().as_u64();
+    if epoch < group.epoch() {
+        return Ok(()); // A repeat of what was processed.
+    }
+    if epoch == group.epoch() + 1 && group.mls.pending_commit().is_some() {
+        // The epoch that our commit began, and no other commit before it: ours was accepted
+        // and the answer was lost.
+        group.confirm(tx)?;
+    }
+    let is_commit = message.is_handshake_message();
+    let processed = match group.mls.process_message(tx, message) {
+        Ok(processed) => processed,
+        Err(ProcessMessageError::StorageError(error)) => return Err(error.into()),
+        Err(error) if !is_commit && is_repeat(&error) => return Ok(()),
+        Err(error) => return Err(Rejection::Invalid(error.to_string())),
+    };
+    let sender = match processed.sender() {
+        Sender::Member(leaf) => group.mls.member_at(*leaf),
+        _ => None,
+    }
+    .ok_or_else(|| invalid("a message is from nobody in the group"))?;
+    let sender_key =
+        mls::public_key(&sender.signature_key).ok_or_else(|| invalid("a member's key is malformed"))?;
+    match processed.into_content() {
+        ProcessedMessageContent::ApplicationMessage(message) => {
+            receive_content(tx, &group, sender_key, &message.into_bytes())
+        }
+        ProcessedMessageContent::StagedCommitMessage(commit) => {
+            let policy = policy(&group.mls)?;
+            let sender_is_admin = is_admin(&policy, &sender.credential);
+            if !sender_is_admin && commit.queued_proposals().any(|queued| needs_admin(queued.proposal())) {
+                return Err(invalid("a member that is no admin changed the group"));
+            }
+            receive_commit(tx, group, sender_key, *commit)
+        }
+        ProcessedMessageContent::ProposalMessage(proposal) => {
+            Ok(group.mls.store_pending_proposal(tx.storage(), *proposal)?)
+        }
+        ProcessedMessageContent::OwnPendingCommit => Ok(group.confirm(tx)?),
+        _ => Err(invalid("a message is of a kind that has no place here")),
+    }
+}
+
+fn receive_commit(
+    tx: &Tx<'_>,
+    mut group: Group,
+    by: PublicKey,
+    commit: StagedCommit,
+) -> Result<(), Rejection> {
+    let by = Member::unknown(by);
+    let left = commit.self_removed();
+    if left {
+        let epoch = commit.epoch().as_u64();
+        Event::Left { group: group.id.clone(), epoch, by }.record(tx)?;
+    } else {
+        for event in commit_events(&group.id, &group.mls, by, &commit) {
+            event.record(tx)?;
+        }
+    }
+    let lost_commit = group.mls.pending_commit().is_some();
+    group
+        .mls
+        .merge_staged_commit(tx, commit)
+        .map_err(Error::mls("cannot apply a commit"))?;
+    if lost_commit || left {
+        forget_outstanding(tx, &group.id)?;
+    }
+    if left {
+        // Nothing of the group is kept that could open its messages.
+        group.mls.delete(tx.storage())?;
+        let id = group.id.to_mls();
+        tx.sql().execute("UPDATE groups SET active = 0 WHERE group_id = ?1", [&id])?;
+        tx.sql().execute("DELETE FROM invitations WHERE group_id = ?1", [&id])?;
+        forget_leaf_key(tx, &group.leaf)?;
+    }
+    Ok(())
+}
+
+fn receive_content(
+    tx: &Tx<'_>,
+    group: &Group,
+    sender: PublicKey,
+    content: &[u8],
+) -> Result<(), Rejection> {
+    let message: ApplicationMessage = Encoding::Cbor
+        .decode(content)
+        .map_err(|_| invalid("a message's content is not what Postern's clients send"))?;
+    let last: Option<u64> = tx
+        .sql()
+        .prepare_cached("SELECT last_number FROM links WHERE group_id = ?1 AND leaf_key = ?2")?
+        .query_row(params![group.id.to_mls(), sender.as_bytes()], |row| row.get(0))
+        .optional()?;
+    if message.number <= last.unwrap_or(0) {
+        return Ok(());
+    }
+    // A false link takes the sender's name, not its message: the MLS signature is good.
+    keep_link(tx, &group.id, &sender, &message.link)?;
+    tx.sql()
+        .prepare_cached(
+            "INSERT INTO links (group_id, leaf_key, last_number) VALUES (?1, ?2, ?3)
+             ON CONFLICT (group_id, leaf_key) DO UPDATE SET last_number = excluded.last_number",
+        )?
+        .execute(params![group.id.to_mls(), sender.as_bytes(), integer(message.number)])?;
+    match message.content {
+        Content::Text(text) => Event::Message {
+            group: group.id.clone(),
+            epoch: group.epoch(),
+            sender: Member::unknown(sender),
+            text,
+        }
+        .record(tx)?,
+        Content::Introduction { title, roster } => {
+            for entry in roster {
+                keep_link(tx, &group.id, &entry.leaf_key, &entry.link)?;
+            }
+            let retitled = tx.sql().execute(
+                "UPDATE groups SET title = ?2 WHERE group_id = ?1 AND title <> ?2",
+                params![group.id.to_mls(), title],
+            )?;
+            if retitled == 1 && group.is_admin(&sender) {
+                Event::Titled { group: group.id.clone(), title }.record(tx)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What arrived in the group queue as a Welcome: this client becomes a member.
+pub(crate) fn join(tx: &Tx<'_>, welcome: &Welcome) -> Result<(), Rejection> {
+    let Some(MlsMessageBodyIn::Welcome(welcome)) = mls::parse(welcome.as_bytes()) else {
+        return Err(invalid("a Welcome is malformed"));
+    };
+    let refused = |error: WelcomeError<rusqlite::Error>| match error {
+        WelcomeError::StorageError(error) => error.into(),
+        error => Rejection::Invalid(error.to_string()),
+    };
+    let staged = StagedWelcome::build_from_welcome(tx, &mls::join_config(), welcome)
+        .map_err(refused)?
+        .replace_old_group()
+        .build()
+        .map_err(refused)?;
+    let id = GroupId::from_mls(staged.group_context().group_id().as_slice())
+        .map_err(|_| invalid("a Welcome is for a group that is not Postern's"))?;
+    match Group::find(tx, &id) {
+        Ok(None) | Err(Error::NotMember) => {}
+        Ok(Some(_)) => return Err(invalid("a Welcome is for a group this client is in already")),
+        Err(error) => return Err(error.into()),
+    }
+    let leaf_key = staged
+        .own_leaf_node()
+        .and_then(|leaf| mls::public_key(leaf.signature_key().as_slice()))
+        .ok_or_else(|| invalid("a Welcome has no leaf of ours"))?;
+    if leaf_key_of(tx, leaf_key.as_bytes())?.is_none() {
+        return Err(invalid("a Welcome is for a key we do not have"));
+    }
+    let group = staged.into_group(tx).map_err(refused)?;
+    policy(&group).map_err(|_| invalid("a group has no policy"))?;
+    insert(tx, &id, "", &leaf_key)?;
+    Ok(Event::Joined { group: id }.record(tx)?)
+}
+
+/// Makes a KeyPackage for somebody who wants to add this client to a group.
+pub(crate) fn offer_key_package(
+    tx: &Tx<'_>,
+    account: &Account,
+    delivery: &DeliveryAddress,
+) -> Result<OfferedKeyPackage> {
+    let leaf = SigningKey::generate();
+    let pseudonym = Pseudonym::random();
+    let bundle = KeyPackage::builder()
+        .key_package_lifetime(mls::lifetime())
+        .leaf_node_capabilities(mls::capabilities())
+        .leaf_node_extensions(leaf_extensions(delivery)?)
+        .build(
+            CIPHERSUITE,
+            tx,
+            &LeafSigner(&leaf),
+            mls::credential(pseudonym.0.to_vec(), leaf.public_key()),
+        )
+        .map_err(Error::mls("cannot make a KeyPackage"))?;
+    keep_leaf_key(tx, &leaf)?;
+    let message = MlsMessageOut::from(bundle.key_package().clone());
+    Ok(OfferedKeyPackage {
+        key_package: MlsMessage::new(mls::message_bytes(&message)?),
+        link: IdentityLink::sign(
+            &account.client_key(),
+            account.credential()?,
+            None,
+            &leaf.public_key(),
+        ),
+    })
+}
+
+/// Keeps a KeyPackage that `client_key` made for us; false if it is unusable.
+pub(crate) fn keep_key_package(
+    tx: &Tx<'_>,
+    client_key: &PublicKey,
+    user: &UserName,
+    offered: &OfferedKeyPackage,
+) -> Result<bool> {
+    let Some(key_package) = mls::parse_key_package(offered.key_package.as_bytes(), tx.crypto())
+    else {
+        return Ok(false);
+    };
+    let leaf = key_package.leaf_node();
+    let Some(leaf_key) = mls::public_key(leaf.signature_key().as_slice()) else {
+        return Ok(false);
+    };
+    let has_address = leaf
+        .extensions()
+        .unknown(DELIVERY_ADDRESS)
+        .is_some_and(|extension| DeliveryAddress::from_bytes(&extension.0).is_ok());
+    let linked = ClientCredential::parse(&offered.link.credential).is_ok_and(|credential| {
+        let signed = IdentityLink::to_be_signed(None, &leaf_key);
+        credential.client_key == *client_key
+            && credential.user == *user
+            && client_key.verify(&signed, &offered.link.signature).is_ok()
+    });
+    if !has_address || !linked {
+        return Ok(false);
+    }
+    tx.sql().execute(
+        "INSERT OR IGNORE INTO key_packages (leaf_key, client_key, user, key_package, link)
+         VALUES (?1, ?2, ?3, ?4, ?5)",
+        params![
+            leaf_key.as_bytes(),
+            client_key.as_bytes(),
+            user.to_string(),
+            offered.key_package.as_bytes(),
+            encode(&offered.link)
+        ],
+    )?;
+    Ok(true)
+}
+
+/// The leaf key of a usable KeyPackage of a client, if one is at hand.
+pub(crate) fn key_package_of(tx: &Tx<'_>, client_key: &PublicKey) -> Result<Option<PublicKey>> {
+    let mut statement = tx.sql().prepare_cached(
+        "SELECT leaf_key, key_package FROM key_packages
+         WHERE client_key = ?1 AND reserved_for IS NULL ORDER BY rowid",
+    )?;
+    let rows = statement
+        .query_map([client_key.as_bytes()], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect::<Result<Vec<(Vec<u8>, Vec<u8>)>, _>>()?;
+    for (leaf_key, key_package) in rows {
+        if mls::parse_key_package(&key_package, tx.crypto()).is_some() {
+            return Ok(Some(fixed(&leaf_key, "a key")?));
+        }
+        tx.sql().execute("DELETE FROM key_packages WHERE leaf_key = ?1", [leaf_key])?; // Expired.
+    }
+    Ok(None)
+}
+
+/// The introduction that newcomers wait for, if one is due.
+pub(crate) fn introduction(tx: &Tx<'_>, group: &Group) -> Result<Option<Content>> {
+    let title: Option<String> = tx
+        .sql()
+        .query_row(
+            "SELECT title FROM groups WHERE group_id = ?1 AND introduce = 1",
+            [group.id.to_mls()],
+            |row| row.get(0),
+        )
+        .optional()?;
+    let Some(title) = title else { return Ok(None) };
+    let mut roster = Vec::new();
+    for leaf_key in group.leaf_keys() {
+        if let Some(link) = link(tx, &group.id, &leaf_key)? {
+            roster.push(RosterEntry { leaf_key, link });
+        }
+    }
+    tx.sql().execute("UPDATE groups SET introduce = 0 WHERE group_id = ?1", [group.id.to_mls()])?;
+    Ok(Some(Content::Introduction { title, roster }))
+}
+
+/// Who the member behind a leaf says it is; its own signature on that was checked.
+pub(crate) fn claim(
+    tx: &Tx<'_>,
+    group: &GroupId,
+    leaf_key: &PublicKey,
+) -> Result<Option<ClientCredential>> {
+    let is_own: bool = tx
+        .sql()
+        .prepare_cached("SELECT EXISTS (SELECT FROM groups WHERE group_id = ?1 AND leaf_key = ?2)")?
+        .query_row(params![group.to_mls(), leaf_key.as_bytes()], |row| row.get(0))?;
+    let credential = if is_own {
+        Account::load(tx)?.ok_or(Error::NotReady)?.credential()?
+    } else {
+        match link(tx, group, leaf_key)? {
+            Some(link) => link.credential,
+            None => return Ok(None),
+        }
+    };
+    ClientCredential::parse(&credential).map(Some).map_err(|_| Error::Damaged("a credential"))
+}
+
+/// Every member as far as it is known.
+pub(crate) fn members(tx: &Tx<'_>, group: &Group) -> Result<Vec<Member>> {
+    group.leaf_keys().map(|leaf_key| event::resolve(tx, &group.id, leaf_key)).collect()
+}
+
+/// The members that introduced themselves, by leaf key.
+pub(crate) fn members_claims(
+    tx: &Tx<'_>,
+    group: &Group,
+) -> Result<Vec<(PublicKey, ClientCredential)>> {
+    let mut claims = Vec::new();
+    for leaf_key in group.leaf_keys() {
+        claims.extend(claim(tx, &group.id, &leaf_key)?.map(|claim| (leaf_key, claim)));
+    }
+    Ok(claims)
+}
+
+fn link(tx: &Tx<'_>, group: &GroupId, leaf_key: &PublicKey) -> Result<Option<IdentityLink>> {
+    let link: Option<Option<Vec<u8>>> = tx
+        .sql()
+        .prepare_cached("SELECT link FROM links WHERE group_id = ?1 AND leaf_key = ?2")?
+        .query_row(params![group.to_mls(), leaf_key.as_bytes()], |row| row.get(0))
+        .optional()?;
+    link.flatten().map(|link| decode(&link, "an identity link")).transpose()
+}
+
+/// Keeps a link if its client signed it for this leaf.
+fn keep_link(tx: &Tx<'_>, group: &GroupId, leaf_key: &PublicKey, link: &IdentityLink) -> Result<()> {
+    let Some(credential) = link.claim(group, leaf_key) else {
+        return Ok(());
+    };
+    tx.sql()
+        .prepare_cached(
+            "INSERT INTO links (group_id, leaf_key, client_key, link, last_number)
+             VALUES (?1, ?2, ?3, ?4, 0)
+             ON CONFLICT (group_id, leaf_key)
+             DO UPDATE SET client_key = excluded.client_key, link = excluded.link",
+        )?
+        .execute(params![
+            group.to_mls(),
+            leaf_key.as_bytes(),
+            credential.client_key.as_bytes(),
+            encode(link)
+        ])?;
+    Ok(())
+}
+
+fn commit_events(id: &GroupId, group: &MlsGroup, by: Member, commit: &StagedCommit) -> Vec<Event> {
+    let epoch = commit.epoch().as_u64();
+    let added: Vec<_> = added_leaf_keys(commit).into_iter().map(Member::unknown).collect();
+    let removed: Vec<_> = commit
+        .remove_proposals()
+        .filter_map(|remove| group.member_at(remove.remove_proposal().removed()))
+        .filter_map(|member| mls::public_key(&member.signature_key))
+        .map(Member::unknown)
+        .collect();
+    let mut events = Vec::new();
+    if added.is_empty() && removed.is_empty() {
+        events.push(Event::Updated { group: id.clone(), epoch, by: by.clone() });
+    }
+    if !removed.is_empty() {
+        events.push(Event::Removed { group: id.clone(), epoch, by: by.clone(), members: removed });
+    }
+    if !added.is_empty() {
+        events.push(Event::Added { group: id.clone(), epoch, by, members: added });
+    }
+    events
+}
+
+fn added_leaf_keys(commit: &StagedCommit) -> Vec<PublicKey> {
+    commit
+        .add_proposals()
+        .filter_map(|add| {
+            mls::public_key(add.add_proposal().key_package().leaf_node().signature_key().as_slice())
+        })
+        .collect()
+}
+
+/// The client's own check of DS-6: a DS that lets others in is noticed.
+fn needs_admin(proposal: &Proposal) -> bool {
+    matches!(
+        proposal,
+        Proposal::Add(_) | Proposal::Remove(_) | Proposal::GroupContextExtensions(_)
+    )
+}
+
+fn is_admin(policy: &GroupPolicy, credential: &openmls::prelude::Credential) -> bool {
+    BasicCredential::try_from(credential.clone())
+        .is_ok_and(|basic| policy.admins.iter().any(|admin| admin.0 == basic.identity()))
+}
+
+fn policy(group: &MlsGroup) -> Result<GroupPolicy> {
+    group
+        .extensions()
+        .unknown(GROUP_POLICY)
+        .and_then(|extension| GroupPolicy::from_bytes(&extension.0).ok())
+        .ok_or(Error::Damaged("the policy of a group"))
+}
+
+fn leaf_extensions(delivery: &DeliveryAddress) -> Result<Extensions<LeafNode>> {
+    Extensions::single(Extension::Unknown(DELIVERY_ADDRESS, UnknownExtension(delivery.to_bytes())))
+        .map_err(Error::mls("cannot make a leaf"))
+}
+
+fn insert(tx: &Tx<'_>, id: &GroupId, title: &str, leaf_key: &PublicKey) -> Result<()> {
+    tx.sql().execute(
+        "INSERT OR REPLACE INTO groups (group_id, title, leaf_key, active, introduce, next_number)
+         VALUES (?1, ?2, ?3, 1, 0, 1)",
+        params![id.to_mls(), title, leaf_key.as_bytes()],
+    )?;
+    Ok(())
+}
+
+fn keep_leaf_key(tx: &Tx<'_>, key: &SigningKey) -> Result<()> {
+    tx.sql().execute(
+        "INSERT INTO leaf_keys (public_key, seed) VALUES (?1, ?2)",
+        params![key.public_key().as_bytes(), key.seed()],
+    )?;
+    Ok(())
+}
+
+fn forget_leaf_key(tx: &Tx<'_>, key: &SigningKey) -> Result<()> {
+    tx.sql().execute("DELETE FROM leaf_keys WHERE public_key = ?1", [key.public_key().as_bytes()])?;
+    Ok(())
+}
+
+fn leaf_key_of(tx: &Tx<'_>, public_key: &[u8]) -> Result<Option<SigningKey>> {
+    Ok(tx
+        .sql()
+        .prepare_cached("SELECT seed FROM leaf_keys WHERE public_key = ?1")?
+        .query_row([public_key], |row| row.get(0).map(SigningKey::from_seed))
+        .optional()?)
+}
+
+/// Takes a KeyPackage for a commit, so that no other commit takes it too.
+fn reserve_key_package(tx: &Tx<'_>, group: &GroupId, leaf_key: &PublicKey) -> Result<KeyPackage> {
+    let bytes: Option<Vec<u8>> = tx
+        .sql()
+        .query_row(
+            "UPDATE key_packages SET reserved_for = ?1
+             WHERE leaf_key = ?2 AND reserved_for IS NULL RETURNING key_package",
+            params![group.to_mls(), leaf_key.as_bytes()],
+            |row| row.get(0),
+        )
+        .optional()?;
+    bytes
+        .and_then(|bytes| mls::parse_key_package(&bytes, tx.crypto()))
+        .ok_or(Error::Damaged("a KeyPackage"))
+}
+
+/// The owner of a reserved KeyPackage is in the group: it is known there by its link, and
+/// not invited any more.
+fn use_key_package(tx: &Tx<'_>, group: &GroupId, leaf_key: &PublicKey) -> Result<()> {
+    let row: Option<(Vec<u8>, Vec<u8>)> = tx
+        .sql()
+        .query_row(
+            "DELETE FROM key_packages WHERE leaf_key = ?1 RETURNING client_key, link",
+            [leaf_key.as_bytes()],
+            |row| Ok((row.get(0)?, row.get(1)?)),
+        )
+        .optional()?;
+    let Some((client_key, link)) = row else { return Ok(()) };
+    keep_link(tx, group, leaf_key, &decode(&link, "an identity link")?)?;
+    tx.sql().execute("DELETE FROM invitations WHERE group_id = ?1 AND client_key = ?2", params![
+        group.to_mls(),
+        client_key
+    ])?;
+    Ok(())
+}
+
+fn forget_outstanding(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
+    tx.sql().execute("DELETE FROM submissions WHERE group_id = ?1", [id.to_mls()])?;
+    tx.sql().execute("UPDATE key_packages SET reserved_for = NULL WHERE reserved_for = ?1", [
+        id.to_mls()
+    ])?;
+    Ok(())
+}
+
+/// openmls opens each message once: a second time its key is gone. It does not export the
+/// type that says so.
+fn is_repeat(error: &ProcessMessageError<rusqlite::Error>) -> bool {
+    let ProcessMessageError::ValidationError(ValidationError::UnableToDecrypt(reason)) = error
+    else {
+        return false;
+    };
+    format!("{reason:?}").starts_with("SecretTreeError")
+}

@@ -1,0 +1,132 @@
+//! How this client sets openmls up: the one ciphersuite, the codec of what openmls keeps
+//! in SQLite, keys of ours as openmls signers, and the parsing of MLS objects. What groups
+//! and identities do with it is theirs.
+
+use openmls::prelude::{
+    BasicCredential, Capabilities, Ciphersuite, Credential, CredentialType, CredentialWithKey,
+    ExtensionType, KeyPackage, KeyPackageIn, Lifetime, MIXED_PLAINTEXT_WIRE_FORMAT_POLICY,
+    MlsGroupJoinConfig, MlsMessageBodyIn, MlsMessageIn, MlsMessageOut, OpenMlsCrypto,
+    ProposalType, ProtocolVersion, SignatureScheme,
+};
+use openmls_sqlite_storage::Codec;
+use openmls_traits::signatures::{Signer, SignerError};
+use postern_protocol::{
+    PublicKey,
+    key::SigningKey,
+    mls::{DELIVERY_ADDRESS, GROUP_POLICY},
+};
+use serde::{Serialize, de::DeserializeOwned};
+use tls_codec::Deserialize as _;
+
+use crate::error::{Error, Result};
+
+pub(crate) const CIPHERSUITE: Ciphersuite =
+    Ciphersuite::MLS_128_DHKEMX25519_AES128GCM_SHA256_Ed25519;
+const _: () = assert!(CIPHERSUITE as u16 == postern_protocol::mls::CIPHERSUITE);
+
+pub(crate) const EXTENSIONS: [ExtensionType; 2] =
+    [ExtensionType::Unknown(GROUP_POLICY), ExtensionType::Unknown(DELIVERY_ADDRESS)];
+
+const KEY_PACKAGE_LIFETIME: u64 = 90 * 24 * 60 * 60;
+
+/// Application messages are padded to multiples of this many bytes.
+const PADDING: usize = 256;
+
+/// CBOR, because openmls's join configuration needs a format that describes itself.
+#[derive(Default)]
+pub(crate) struct Cbor;
+
+#[derive(Debug, thiserror::Error)]
+#[error("the value is not the expected CBOR")]
+pub(crate) struct CborError;
+
+impl Codec for Cbor {
+    type Error = CborError;
+
+    fn to_vec<T: Serialize>(value: &T) -> Result<Vec<u8>, CborError> {
+        let mut bytes = Vec::new();
+        ciborium::into_writer(value, &mut bytes).map_err(|_| CborError)?;
+        Ok(bytes)
+    }
+
+    fn from_slice<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CborError> {
+        ciborium::from_reader(bytes).map_err(|_| CborError)
+    }
+}
+
+/// A key of ours as an openmls signer.
+pub(crate) struct LeafSigner<'a>(pub &'a SigningKey);
+
+impl Signer for LeafSigner<'_> {
+    fn sign(&self, payload: &[u8]) -> Result<Vec<u8>, SignerError> {
+        Ok(self.0.sign(payload).into_bytes())
+    }
+    fn signature_scheme(&self) -> SignatureScheme {
+        SignatureScheme::ED25519
+    }
+}
+
+pub(crate) fn credential(identity: Vec<u8>, key: PublicKey) -> CredentialWithKey {
+    CredentialWithKey {
+        credential: Credential::from(BasicCredential::new(identity)),
+        signature_key: key.as_bytes().as_slice().into(),
+    }
+}
+
+pub(crate) fn capabilities() -> Capabilities {
+    Capabilities::new(
+        Some(&[ProtocolVersion::Mls10]),
+        Some(&[CIPHERSUITE]),
+        Some(&EXTENSIONS),
+        Some(&[ProposalType::SelfRemove]),
+        Some(&[CredentialType::Basic]),
+    )
+}
+
+pub(crate) fn lifetime() -> Lifetime {
+    Lifetime::new(KEY_PACKAGE_LIFETIME)
+}
+
+/// Handshakes in public framing for the servers to check, application messages private;
+/// the Welcome carries the ratchet tree.
+pub(crate) fn join_config() -> MlsGroupJoinConfig {
+    MlsGroupJoinConfig::builder()
+        .wire_format_policy(MIXED_PLAINTEXT_WIRE_FORMAT_POLICY)
+        .padding_size(PADDING)
+        .use_ratchet_tree_extension(true)
+        .build()
+}
+
+pub(crate) fn message_bytes(message: &MlsMessageOut) -> Result<Vec<u8>> {
+    message.to_bytes().map_err(Error::mls("cannot encode the MLS message"))
+}
+
+/// The body of a serialised `MLSMessage`; `None` if it is none.
+pub(crate) fn parse(bytes: &[u8]) -> Option<MlsMessageBodyIn> {
+    MlsMessageIn::tls_deserialize_exact(bytes).ok().map(MlsMessageIn::extract)
+}
+
+/// A valid KeyPackage of our ciphersuite, current, with a lifetime in the acceptable
+/// range, which openmls itself never checks.
+pub(crate) fn parse_key_package(bytes: &[u8], crypto: &impl OpenMlsCrypto) -> Option<KeyPackage> {
+    let MlsMessageBodyIn::KeyPackage(unverified) = parse(bytes)? else {
+        return None;
+    };
+    let key_package = KeyPackageIn::validate(unverified, crypto, ProtocolVersion::Mls10).ok()?;
+    let lifetime = key_package.life_time();
+    (key_package.ciphersuite() == CIPHERSUITE
+        && lifetime.validate().is_ok()
+        && lifetime.has_acceptable_range())
+    .then_some(key_package)
+}
+
+/// The identity of a basic credential; `None` for another kind.
+pub(crate) fn identity(credential: &Credential) -> Option<Vec<u8>> {
+    let basic = BasicCredential::try_from(credential.clone()).ok()?;
+    Some(basic.identity().to_vec())
+}
+
+/// An MLS signature key as ours; `None` unless it has 32 bytes.
+pub(crate) fn public_key(bytes: &[u8]) -> Option<PublicKey> {
+    PublicKey::try_from(bytes).ok()
+}

@@ -1,0 +1,254 @@
+//! The reading end of a mailbox (QS-4, QS-5): takes the messages of one queue in order,
+//! opens each with the key its chain has for that place, and notices when the server
+//! leaves one out, repeats one, or puts another in its place. What the messages mean is
+//! decided elsewhere.
+
+use postern_protocol::{
+    QueueId,
+    chain::{ChainError, ChainReceiver, ChainState, HpkePrivateKey},
+    encoding::Encoding,
+    key::SigningKey,
+    qs::{QueueKind, QueuePayload, QueuedMessage},
+};
+use rusqlite::{OptionalExtension as _, params};
+
+use crate::{
+    error::Result,
+    store::{Tx, fixed, integer},
+};
+
+/// The server broke the queue's promise. Nothing after that place can be trusted.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum QueueError {
+    #[error(
+        "the server left out messages of the {queue} queue: {expected} comes next, it delivered {found}. Tell the operator"
+    )]
+    Gap { queue: &'static str, expected: u64, found: u64 },
+    #[error("the server delivered message {seq} of the {queue} queue under an old chain. Tell the operator")]
+    OldChain { queue: &'static str, seq: u64 },
+    #[error("message {seq} of the {queue} queue was not sealed for its place: {reason}. Tell the operator")]
+    Unsealable { queue: &'static str, seq: u64, reason: ChainError },
+    #[error("message {seq} of the {queue} queue is not what a queue holds. Tell the operator")]
+    Malformed { queue: &'static str, seq: u64 },
+}
+
+/// A queue as its owner knows it.
+pub(crate) struct Queue {
+    pub kind: QueueKind,
+    pub id: QueueId,
+    pub owner: SigningKey,
+    pub hpke: HpkePrivateKey,
+    /// The last message that was processed.
+    pub position: u64,
+    /// The number of the last chain, and how to go on with it.
+    pub chain: u64,
+    pub state: Option<ChainState>,
+}
+
+impl Queue {
+    pub(crate) fn new(
+        kind: QueueKind,
+        id: QueueId,
+        owner: SigningKey,
+        hpke: HpkePrivateKey,
+    ) -> Self {
+        Self { kind, id, owner, hpke, position: 0, chain: 0, state: None }
+    }
+
+    /// Opens the next message; `None` for one that was processed before, which the server
+    /// delivers again until it is acknowledged.
+    ///
+    /// # Errors
+    /// [`QueueError`]; the queue stands where it stood.
+    pub(crate) fn open(
+        &mut self,
+        message: &QueuedMessage,
+    ) -> Result<Option<QueuePayload>, QueueError> {
+        let (queue, seq) = (self.kind.as_str(), message.seq);
+        if seq <= self.position {
+            return Ok(None);
+        }
+        let expected = self.position + 1;
+        if seq != expected {
+            return Err(QueueError::Gap { queue, expected, found: seq });
+        }
+        let unsealable = |reason| QueueError::Unsealable { queue, seq, reason };
+        let mut receiver = if message.chain > self.chain {
+            let header = message.chain_header.as_ref().ok_or_else(|| unsealable(ChainError::BadHeader))?;
+            ChainReceiver::open_header(self.id, message.chain, header.as_bytes(), &self.hpke)
+                .map_err(unsealable)?
+        } else {
+            match &self.state {
+                Some(state) if state.number == message.chain => {
+                    ChainReceiver::resume(self.id, state.clone())
+                }
+                _ => return Err(QueueError::OldChain { queue, seq }),
+            }
+        };
+        let plaintext = receiver
+            .open(message.chain_index, seq, message.ciphertext.as_bytes())
+            .map_err(unsealable)?;
+        let payload = Encoding::Cbor
+            .decode(&plaintext)
+            .map_err(|_| QueueError::Malformed { queue, seq })?;
+        self.position = seq;
+        self.chain = message.chain;
+        self.state = Some(receiver.state().clone());
+        Ok(Some(payload))
+    }
+
+    pub(crate) fn save(&self, tx: &Tx<'_>) -> Result<()> {
+        tx.sql()
+            .prepare_cached(
+                "INSERT OR REPLACE INTO queues (kind, queue_id, owner_seed, hpke_key, position,
+                                                chain, chain_index, chain_key)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+            )?
+            .execute(params![
+                self.kind.as_str(),
+                self.id.as_bytes(),
+                self.owner.seed(),
+                self.hpke.as_bytes(),
+                integer(self.position),
+                integer(self.chain),
+                self.state.as_ref().map_or(0, |state| state.next_index),
+                self.state.as_ref().map(|state| state.key),
+            ])?;
+        Ok(())
+    }
+
+    pub(crate) fn load(tx: &Tx<'_>, kind: QueueKind) -> Result<Option<Self>> {
+        type Row = (Vec<u8>, [u8; 32], [u8; 32], u64, u64, u32, Option<[u8; 32]>);
+        let row: Option<Row> = tx
+            .sql()
+            .prepare_cached(
+                "SELECT queue_id, owner_seed, hpke_key, position, chain, chain_index, chain_key
+                 FROM queues WHERE kind = ?1",
+            )?
+            .query_row([kind.as_str()], |row| {
+                Ok((
+                    row.get(0)?,
+                    row.get(1)?,
+                    row.get(2)?,
+                    row.get(3)?,
+                    row.get(4)?,
+                    row.get(5)?,
+                    row.get(6)?,
+                ))
+            })
+            .optional()?;
+        row.map(|(id, owner, hpke, position, chain, next_index, key)| {
+            Ok(Self {
+                kind,
+                id: fixed(&id, "a queue id")?,
+                owner: SigningKey::from_seed(owner),
+                hpke: HpkePrivateKey::from_bytes(hpke),
+                position,
+                chain,
+                state: key.map(|key| ChainState { number: chain, next_index, key }),
+            })
+        })
+        .transpose()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use postern_protocol::{
+        ChainHeader, Ciphertext, MlsMessage,
+        chain::{ChainSender, TAG_LEN},
+    };
+
+    const ID: QueueId = QueueId::new([5; 16]);
+
+    fn queue() -> Queue {
+        let hpke = HpkePrivateKey::generate().unwrap();
+        Queue::new(QueueKind::Group, ID, SigningKey::generate(), hpke)
+    }
+
+    fn payload(n: u8) -> QueuePayload {
+        QueuePayload::Message(MlsMessage::new(vec![n]))
+    }
+
+    /// What the database would hold: chain `number` with messages `seqs`.
+    fn chain(queue: &Queue, number: u64, seqs: std::ops::RangeInclusive<u64>) -> Vec<QueuedMessage> {
+        let (mut sender, header) =
+            ChainSender::start(ID, number, &queue.hpke.public_key().unwrap()).unwrap();
+        seqs.map(|seq| {
+            let plaintext = Encoding::Cbor.encode(&payload(seq as u8));
+            let mut ciphertext = vec![0; plaintext.len() + TAG_LEN];
+            let chain_index = sender.seal_into(seq, &plaintext, &mut ciphertext).unwrap();
+            QueuedMessage {
+                seq,
+                chain: number,
+                chain_index,
+                chain_header: (chain_index == 0).then(|| ChainHeader::new(header.to_vec())),
+                ciphertext: Ciphertext::new(ciphertext),
+            }
+        })
+        .collect()
+    }
+
+    #[test]
+    fn messages_are_read_in_order_across_chains_and_repeats_are_skipped() {
+        let mut queue = queue();
+        let mut messages = chain(&queue, 1, 1..=3);
+        messages.extend(chain(&queue, 4, 4..=5));
+        for message in &messages {
+            assert_eq!(queue.open(message), Ok(Some(payload(message.seq as u8))));
+        }
+        assert_eq!(queue.open(&messages[4]), Ok(None));
+        assert_eq!(queue.position, 5);
+    }
+
+    #[test]
+    fn a_gap_is_noticed() {
+        let mut queue = queue();
+        let messages = chain(&queue, 1, 1..=3);
+        queue.open(&messages[0]).unwrap();
+        let gap = QueueError::Gap { queue: "group", expected: 2, found: 3 };
+        assert_eq!(queue.open(&messages[2]), Err(gap));
+        assert!(queue.open(&messages[1]).is_ok(), "the queue stands where it stood");
+    }
+
+    #[test]
+    fn an_old_message_in_a_new_place_is_noticed() {
+        let mut queue = queue();
+        let messages = chain(&queue, 1, 1..=2);
+        queue.open(&messages[0]).unwrap();
+        let replayed = QueuedMessage { seq: 2, ..messages[0].clone() };
+        assert!(matches!(queue.open(&replayed), Err(QueueError::Unsealable { seq: 2, .. })));
+        let moved = QueuedMessage { seq: 2, chain_index: 1, ..messages[0].clone() };
+        assert!(matches!(queue.open(&moved), Err(QueueError::Unsealable { seq: 2, .. })));
+    }
+
+    #[test]
+    fn a_substituted_message_or_chain_is_noticed() {
+        let mut queue = queue();
+        let messages = chain(&queue, 2, 1..=2);
+        queue.open(&messages[0]).unwrap();
+        let mut forged = messages[1].clone();
+        let mut bytes = forged.ciphertext.into_bytes();
+        bytes[0] ^= 1;
+        forged.ciphertext = Ciphertext::new(bytes);
+        assert!(matches!(queue.open(&forged), Err(QueueError::Unsealable { .. })));
+        let older = &chain(&queue, 1, 2..=2)[0];
+        assert_eq!(queue.open(older), Err(QueueError::OldChain { queue: "group", seq: 2 }));
+        let headless = QueuedMessage { chain_header: None, ..chain(&queue, 3, 2..=2)[0].clone() };
+        assert!(matches!(queue.open(&headless), Err(QueueError::Unsealable { .. })));
+    }
+
+    #[test]
+    fn position_and_chain_survive_in_the_store() {
+        let directory = tempfile::tempdir().unwrap();
+        let store =
+            crate::store::Store::create(directory.path(), &crate::store::Options::default()).unwrap();
+        let mut queue = queue();
+        let messages = chain(&queue, 1, 1..=2);
+        queue.open(&messages[0]).unwrap();
+        store.write(|tx| queue.save(tx)).unwrap();
+        let mut queue = store.read(|tx| Queue::load(tx, QueueKind::Group)).unwrap().unwrap();
+        assert_eq!(queue.open(&messages[1]), Ok(Some(payload(2))));
+    }
+}

@@ -1,0 +1,380 @@
+//! Where a client keeps everything: one SQLite database in its state directory, shared
+//! with openmls, so that a message's effect, the queue's position and the chain's state
+//! change in one transaction. It also holds the lock that orders the steps of several
+//! processes on one directory. What the tables mean is the business of the modules that
+//! own them.
+
+use std::{
+    fs::{DirBuilder, File, OpenOptions, TryLockError},
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use openmls_rust_crypto::RustCrypto;
+use openmls_sqlite_storage::SqliteStorageProvider;
+use openmls_traits::OpenMlsProvider;
+use postern_protocol::encoding::Encoding;
+use rusqlite::{Connection, Transaction, TransactionBehavior};
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::{
+    error::{Error, Result},
+    mls::Cbor,
+};
+
+const DATABASE: &str = "client.sqlite";
+const LOCK: &str = "lock";
+const SCHEMA_VERSION: i64 = 1;
+/// How long a step waits for the step of another process.
+const LOCK_PATIENCE: Duration = Duration::from_secs(30);
+const LOCK_INTERVAL: Duration = Duration::from_millis(20);
+
+/// How a client keeps its state.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Wait for the disk with every step. Only load generators, whose state nobody
+    /// misses, turn this off.
+    pub durable: bool,
+    /// Answer contact requests of anyone.
+    pub accept_contacts: bool,
+    /// Keep every message each queue delivered, in order (for tests).
+    pub record_deliveries: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { durable: true, accept_contacts: true, record_deliveries: false }
+    }
+}
+
+pub(crate) struct Store {
+    directory: PathBuf,
+    connection: Mutex<Connection>,
+    crypto: RustCrypto,
+    step: tokio::sync::Mutex<()>,
+}
+
+/// The right to take a step: held while a batch is processed or a message is sent, never
+/// while waiting for messages. So `follow` and `send` of one user run side by side.
+pub(crate) struct Step<'a> {
+    _in_process: tokio::sync::MutexGuard<'a, ()>,
+    _between_processes: File,
+}
+
+/// One transaction, and the openmls provider on it.
+pub(crate) struct Tx<'a> {
+    transaction: &'a Transaction<'a>,
+    storage: SqliteStorageProvider<Cbor, &'a Connection>,
+    crypto: &'a RustCrypto,
+}
+
+impl Store {
+    pub(crate) fn create(directory: &Path, options: &Options) -> Result<Self> {
+        if let Some(parent) = directory.parent() {
+            std::fs::create_dir_all(parent)?;
+        }
+        match DirBuilder::new().mode(0o700).create(directory) {
+            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(error.into()),
+            _ => {}
+        }
+        let path = directory.join(DATABASE);
+        OpenOptions::new().create(true).append(true).mode(0o600).open(&path)?;
+        let mut connection = connect(&path, options)?;
+        SqliteStorageProvider::<Cbor, _>::new(&mut connection)
+            .run_migrations()
+            .map_err(|_| Error::Damaged("the schema of the MLS state"))?;
+        let version: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+        if version == 0 {
+            connection.execute_batch(&format!(
+                "BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+            ))?;
+        }
+        Self::new(directory, connection)
+    }
+
+    pub(crate) fn open(directory: &Path, options: &Options) -> Result<Self> {
+        let path = directory.join(DATABASE);
+        if !path.exists() {
+            return Err(Error::NoClient(directory.to_owned()));
+        }
+        let connection = connect(&path, options)?;
+        let version: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+        if version != SCHEMA_VERSION {
+            return Err(Error::Damaged("the version of the state"));
+        }
+        Self::new(directory, connection)
+    }
+
+    fn new(directory: &Path, connection: Connection) -> Result<Self> {
+        Ok(Self {
+            directory: directory.to_owned(),
+            connection: Mutex::new(connection),
+            crypto: RustCrypto::default(),
+            step: tokio::sync::Mutex::new(()),
+        })
+    }
+
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Waits for the right to take a step.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] when another process keeps it.
+    pub(crate) async fn step(&self) -> Result<Step<'_>> {
+        let in_process = self.step.lock().await;
+        let file = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .mode(0o600)
+            .open(self.directory.join(LOCK))?;
+        let start = Instant::now();
+        loop {
+            match file.try_lock() {
+                Ok(()) => {
+                    return Ok(Step { _in_process: in_process, _between_processes: file });
+                }
+                Err(TryLockError::Error(error)) => return Err(error.into()),
+                Err(TryLockError::WouldBlock) if start.elapsed() > LOCK_PATIENCE => {
+                    return Err(Error::Busy {
+                        directory: self.directory.clone(),
+                        seconds: LOCK_PATIENCE.as_secs(),
+                    });
+                }
+                Err(TryLockError::WouldBlock) => tokio::time::sleep(LOCK_INTERVAL).await,
+            }
+        }
+    }
+
+    /// Runs `work` in one transaction: all of it happens, or none.
+    pub(crate) fn write<T>(&self, work: impl FnOnce(&Tx<'_>) -> Result<T>) -> Result<T> {
+        let connection = self.connection();
+        let transaction =
+            Transaction::new_unchecked(&connection, TransactionBehavior::Immediate)?;
+        let result = work(&Tx {
+            storage: SqliteStorageProvider::new(&transaction),
+            crypto: &self.crypto,
+            transaction: &transaction,
+        })?;
+        transaction.commit()?;
+        Ok(result)
+    }
+
+    /// Runs `work` on one consistent view.
+    pub(crate) fn read<T>(&self, work: impl FnOnce(&Tx<'_>) -> Result<T>) -> Result<T> {
+        let connection = self.connection();
+        let transaction = Transaction::new_unchecked(&connection, TransactionBehavior::Deferred)?;
+        work(&Tx {
+            storage: SqliteStorageProvider::new(&transaction),
+            crypto: &self.crypto,
+            transaction: &transaction,
+        })
+    }
+
+    /// A panic in another task leaves the connection usable: its transaction rolled back.
+    fn connection(&self) -> MutexGuard<'_, Connection> {
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<'a> Tx<'a> {
+    pub(crate) fn sql(&self) -> &'a Connection {
+        self.transaction
+    }
+
+    /// Runs `work` so that its changes are undone when it fails, and the transaction
+    /// goes on.
+    pub(crate) fn attempt<T, E: From<rusqlite::Error>>(
+        &self,
+        work: impl FnOnce() -> Result<T, E>,
+    ) -> Result<T, E> {
+        self.transaction.execute_batch("SAVEPOINT attempt")?;
+        let result = work();
+        if result.is_err() {
+            self.transaction.execute_batch("ROLLBACK TO attempt")?;
+        }
+        self.transaction.execute_batch("RELEASE attempt")?;
+        result
+    }
+}
+
+impl<'a> OpenMlsProvider for Tx<'a> {
+    type CryptoProvider = RustCrypto;
+    type RandProvider = RustCrypto;
+    type StorageProvider = SqliteStorageProvider<Cbor, &'a Connection>;
+
+    fn storage(&self) -> &Self::StorageProvider {
+        &self.storage
+    }
+    fn crypto(&self) -> &RustCrypto {
+        self.crypto
+    }
+    fn rand(&self) -> &RustCrypto {
+        self.crypto
+    }
+}
+
+/// Values inside a column are CBOR.
+pub(crate) fn encode<T: Serialize>(value: &T) -> Vec<u8> {
+    Encoding::Cbor.encode(value)
+}
+
+pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8], what: &'static str) -> Result<T> {
+    Encoding::Cbor.decode(bytes).map_err(|_| Error::Damaged(what))
+}
+
+/// A column of a fixed number of bytes.
+pub(crate) fn fixed<T: for<'b> TryFrom<&'b [u8]>>(bytes: &[u8], what: &'static str) -> Result<T> {
+    T::try_from(bytes).map_err(|_| Error::Damaged(what))
+}
+
+/// SQLite's integers are signed; sequence numbers and epochs never reach 2^63.
+pub(crate) fn integer(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+fn connect(path: &Path, options: &Options) -> Result<Connection> {
+    let connection = Connection::open(path)?;
+    connection.busy_timeout(LOCK_PATIENCE)?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.pragma_update(None, "synchronous", if options.durable { "FULL" } else { "OFF" })?;
+    connection.pragma_update(None, "secure_delete", "ON")?;
+    connection.set_prepared_statement_cache_capacity(64);
+    Ok(connection)
+}
+
+const SCHEMA: &str = "
+    -- Who this client is, and how far its setting up has come.
+    CREATE TABLE account (one INTEGER PRIMARY KEY CHECK (one = 1), state BLOB NOT NULL) STRICT;
+
+    -- Unspent tokens. One is deleted before it is sent: no crash spends it twice.
+    CREATE TABLE tokens (token BLOB PRIMARY KEY, issuer_key BLOB NOT NULL) STRICT;
+
+    -- The two mailboxes: the last processed message, and the chain that opens the next.
+    CREATE TABLE queues (
+        kind TEXT PRIMARY KEY, queue_id BLOB NOT NULL, owner_seed BLOB NOT NULL,
+        hpke_key BLOB NOT NULL, position INTEGER NOT NULL, chain INTEGER NOT NULL,
+        chain_index INTEGER NOT NULL, chain_key BLOB
+    ) STRICT;
+    CREATE TABLE deliveries (
+        kind TEXT NOT NULL, seq INTEGER NOT NULL, payload BLOB NOT NULL, PRIMARY KEY (kind, seq)
+    ) STRICT;
+
+    -- Groups, and the key this client acts under in each.
+    CREATE TABLE leaf_keys (public_key BLOB PRIMARY KEY, seed BLOB NOT NULL) STRICT;
+    CREATE TABLE groups (
+        group_id BLOB PRIMARY KEY, title TEXT NOT NULL, leaf_key BLOB NOT NULL,
+        active INTEGER NOT NULL, introduce INTEGER NOT NULL, next_number INTEGER NOT NULL
+    ) STRICT;
+    -- Submitted to the DS, answer outstanding. The bytes are kept: a repeat is identical.
+    CREATE TABLE submissions (
+        group_id BLOB PRIMARY KEY, epoch INTEGER NOT NULL, body BLOB NOT NULL, content BLOB
+    ) STRICT;
+    -- Who members said they are, and the number of their last message.
+    CREATE TABLE links (
+        group_id BLOB NOT NULL, leaf_key BLOB NOT NULL, client_key BLOB, link BLOB,
+        last_number INTEGER NOT NULL, PRIMARY KEY (group_id, leaf_key)
+    ) STRICT;
+
+    -- What the AS and the users' EIDs confirmed, and how far each EID was seen.
+    CREATE TABLE identities (client_key BLOB PRIMARY KEY, user TEXT NOT NULL) STRICT;
+    CREATE TABLE eids (
+        user TEXT PRIMARY KEY, group_id BLOB NOT NULL, epoch INTEGER NOT NULL
+    ) STRICT;
+    CREATE TABLE grants (client_key BLOB PRIMARY KEY, welcome BLOB NOT NULL) STRICT;
+
+    -- First contact: requests of ours and of others, KeyPackages we were given, clients
+    -- that groups wait for, deposits on their way.
+    CREATE TABLE requests (
+        request_id BLOB PRIMARY KEY, client_key BLOB NOT NULL, user TEXT NOT NULL
+    ) STRICT;
+    CREATE TABLE received_requests (request_id BLOB PRIMARY KEY, request BLOB NOT NULL) STRICT;
+    CREATE TABLE key_packages (
+        leaf_key BLOB PRIMARY KEY, client_key BLOB NOT NULL, user TEXT NOT NULL,
+        key_package BLOB NOT NULL, link BLOB NOT NULL, reserved_for BLOB
+    ) STRICT;
+    CREATE TABLE invitations (
+        group_id BLOB NOT NULL, client_key BLOB NOT NULL, user TEXT NOT NULL,
+        PRIMARY KEY (group_id, client_key)
+    ) STRICT;
+    CREATE TABLE deposits (
+        id INTEGER PRIMARY KEY, user TEXT NOT NULL, address BLOB NOT NULL,
+        payload BLOB NOT NULL, own_addresses BLOB
+    ) STRICT;
+
+    -- What happened and was not told yet.
+    CREATE TABLE events (id INTEGER PRIMARY KEY AUTOINCREMENT, event BLOB NOT NULL) STRICT;
+";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    fn count(store: &Store) -> i64 {
+        store
+            .read(|tx| Ok(tx.sql().query_row("SELECT count(*) FROM events", [], |row| row.get(0))?))
+            .unwrap()
+    }
+
+    fn insert(tx: &Tx<'_>) -> Result<()> {
+        tx.sql().execute("INSERT INTO events (event) VALUES (x'00')", [])?;
+        Ok(())
+    }
+
+    #[test]
+    fn a_failed_write_leaves_nothing_behind() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::create(directory.path(), &Options::default()).unwrap();
+        store.write(insert).unwrap();
+        let failed: Result<()> = store.write(|tx| {
+            insert(tx)?;
+            Err(Error::NotReady)
+        });
+        assert!(failed.is_err());
+        assert_eq!(count(&store), 1);
+    }
+
+    #[test]
+    fn a_failed_attempt_undoes_itself_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::create(directory.path(), &Options::default()).unwrap();
+        store
+            .write(|tx| {
+                insert(tx)?;
+                let failed: Result<()> = tx.attempt(|| {
+                    insert(tx)?;
+                    Err(Error::NotReady)
+                });
+                assert!(failed.is_err());
+                insert(tx)
+            })
+            .unwrap();
+        assert_eq!(count(&store), 2);
+    }
+
+    #[test]
+    fn only_the_owner_may_look() {
+        let parent = tempfile::tempdir().unwrap();
+        let directory = parent.path().join("state");
+        Store::create(&directory, &Options::default()).unwrap();
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&directory), 0o700);
+        assert_eq!(mode(&directory.join(DATABASE)), 0o600);
+    }
+
+    #[tokio::test]
+    async fn steps_of_two_processes_take_turns() {
+        let directory = tempfile::tempdir().unwrap();
+        let one = Store::create(directory.path(), &Options::default()).unwrap();
+        let two = Store::open(directory.path(), &Options::default()).unwrap();
+        let step = one.step().await.unwrap();
+        let blocked = tokio::time::timeout(Duration::from_millis(100), two.step()).await;
+        assert!(blocked.is_err(), "the second waits");
+        drop(step);
+        two.step().await.unwrap();
+    }
+}
