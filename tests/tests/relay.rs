@@ -1,0 +1,27 @@
+//! The harness's own promise: between accept and answer, time can be stopped.
+
+use postern_tests::{Cluster, HOME, PostgresRelay, Server, eventually};
+
+#[tokio::test]
+async fn a_server_killed_between_accept_and_answer_leaves_what_was_accepted() {
+    let cluster = Cluster::start().await;
+    let relay = PostgresRelay::start(&cluster);
+    relay.pause_at("operator.claim_home_domain");
+
+    let starting = tokio::spawn(Server::builder(&cluster).through(&relay).try_start());
+    relay.paused().await;
+    let admin = cluster.admin().await;
+    eventually("the domain is claimed", || async {
+        let claimed = admin.query_opt("SELECT domain::text FROM operator.home_domain", &[]).await.ok()??;
+        assert_eq!(claimed.get::<_, &str>(0), HOME);
+        Some(())
+    })
+    .await;
+    assert!(!starting.is_finished(), "the server does not know yet");
+    starting.abort();
+    assert!(starting.await.is_err(), "it never became ready");
+
+    relay.resume();
+    assert!(relay.take_statements().iter().any(|statement| statement.contains("operator.claim_home_domain")));
+    Server::builder(&cluster).through(&relay).start().await;
+}
