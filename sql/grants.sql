@@ -33,3 +33,10 @@ GRANT EXECUTE ON FUNCTION ds.reserve_group_id TO postern_server;
 GRANT EXECUTE ON FUNCTION ds.create_group TO postern_server;
 GRANT EXECUTE ON FUNCTION ds.load_group TO postern_server;
 GRANT EXECUTE ON FUNCTION ds.submit_message TO postern_server;
+
+-- qs
+GRANT EXECUTE ON FUNCTION qs.create_queue TO postern_server;
+GRANT EXECUTE ON FUNCTION qs.add_addresses TO postern_server;
+GRANT EXECUTE ON FUNCTION qs.deposit TO postern_server;
+GRANT EXECUTE ON FUNCTION qs.dequeue TO postern_server;
+GRANT EXECUTE ON FUNCTION qs.next_messages TO postern_server;

@@ -29,8 +29,6 @@ pub struct Config {
     pub domain: String,
     /// Where the HTTP server listens. Port 0 takes a free one.
     pub listen: SocketAddr,
-    /// How clients and other homeservers reach this server, without a trailing slash. None: at `listen`.
-    pub public_url: Option<String>,
     /// The file with the master key. None: in the data directory with `embedded`, else the environment.
     pub master_key_file: Option<PathBuf>,
     pub database: DatabaseConfig,
@@ -116,7 +114,6 @@ impl Default for Config {
         Self {
             domain: String::new(),
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8008)),
-            public_url: None,
             master_key_file: None,
             database: DatabaseConfig::default(),
             embedded: false,
@@ -206,9 +203,6 @@ impl Config {
             );
         }
         self.domain.make_ascii_lowercase();
-        if let Some(url) = &mut self.public_url {
-            url.truncate(url.trim_end_matches('/').len());
-        }
         for (name, value) in [
             ("database.pool_size", self.database.pool_size as u64),
             ("limits.max_body_bytes", self.limits.max_body_bytes),
@@ -271,11 +265,6 @@ pub struct Settings {
     #[arg(long, value_name = "ADDRESS:PORT", env = "POSTERN_LISTEN")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub listen: Option<SocketAddr>,
-
-    /// How clients and other homeservers reach this server [default: http://<listen>]
-    #[arg(long, value_name = "URL", env = "POSTERN_PUBLIC_URL")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub public_url: Option<String>,
 
     /// File with the master key: 32 bytes as hex or base64, readable by its owner only. The key itself may come in
     /// POSTERN_MASTER_KEY instead [default with --embedded: <data-dir>/master.key, made at first start]
