@@ -40,10 +40,3 @@ GRANT EXECUTE ON FUNCTION qs.add_addresses TO postern_server;
 GRANT EXECUTE ON FUNCTION qs.deposit TO postern_server;
 GRANT EXECUTE ON FUNCTION qs.dequeue TO postern_server;
 GRANT EXECUTE ON FUNCTION qs.next_messages TO postern_server;
-
--- qs
-GRANT EXECUTE ON FUNCTION qs.create_queue TO postern_server;
-GRANT EXECUTE ON FUNCTION qs.add_addresses TO postern_server;
-GRANT EXECUTE ON FUNCTION qs.deposit TO postern_server;
-GRANT EXECUTE ON FUNCTION qs.dequeue TO postern_server;
-GRANT EXECUTE ON FUNCTION qs.next_messages TO postern_server;
