@@ -462,9 +462,9 @@ impl Client {
     pub fn has_errands(&self) -> Result<bool> {
         self.inner.store.read(|tx| {
             Ok(tx.sql().query_row(
-                "SELECT EXISTS (SELECT FROM submissions) OR EXISTS (SELECT FROM deposits)
-                     OR EXISTS (SELECT FROM received_requests)
-                     OR EXISTS (SELECT FROM groups WHERE introduce = 1 AND active = 1)",
+                "SELECT EXISTS (SELECT 1 FROM submissions) OR EXISTS (SELECT 1 FROM deposits)
+                     OR EXISTS (SELECT 1 FROM received_requests)
+                     OR EXISTS (SELECT 1 FROM groups WHERE introduce = 1 AND active = 1)",
                 [],
                 |row| row.get(0),
             )?)

@@ -17,7 +17,8 @@ pub enum Error {
     #[error("{}{}", .0, advice(.0.kind))]
     Refused(#[from] Problem),
     #[error(
-        "cannot reach the server: {0}. Check its address (--server) and that it is running; nothing is lost, try again"
+        "cannot reach the server: {}. Check its address (--server) and that it is running; nothing is lost, try again",
+        root_cause(.0)
     )]
     Unreachable(#[source] reqwest::Error),
     #[error("{0} is no server address: it looks like https://chat.example.org or http://127.0.0.1:8080")]
@@ -82,6 +83,15 @@ impl Error {
     pub(crate) fn mls<E: std::fmt::Display>(what: &'static str) -> impl FnOnce(E) -> Self {
         move |error| Self::Mls { what, reason: error.to_string() }
     }
+}
+
+/// The network library's own message says only that something failed.
+fn root_cause(error: &reqwest::Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
 }
 
 fn advice(kind: ProblemType) -> &'static str {

@@ -8,9 +8,9 @@ use rusqlite::OptionalExtension as _;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    error::Result,
+    error::{Error, Result},
     group, identity,
-    store::{Tx, decode, encode, integer},
+    store::{Tx, integer},
 };
 
 /// One member's device in a group.
@@ -77,9 +77,9 @@ impl Event {
 
     /// Keeps the event to be told.
     pub(crate) fn record(&self, tx: &Tx<'_>) -> Result<()> {
-        tx.sql()
-            .prepare_cached("INSERT INTO events (event) VALUES (?1)")?
-            .execute([encode(self)])?;
+        // JSON, because CBOR's byte strings do not survive an internally tagged enum.
+        let event = serde_json::to_string(self).map_err(|_| Error::Damaged("an event"))?;
+        tx.sql().prepare_cached("INSERT INTO events (event) VALUES (?1)")?.execute([event])?;
         Ok(())
     }
 
@@ -101,10 +101,11 @@ pub(crate) fn pending(tx: &Tx<'_>) -> Result<Vec<(EventId, Event)>> {
     let mut statement = tx.sql().prepare_cached("SELECT id, event FROM events ORDER BY id")?;
     let rows = statement
         .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
-        .collect::<Result<Vec<(u64, Vec<u8>)>, _>>()?;
+        .collect::<Result<Vec<(u64, String)>, _>>()?;
     rows.into_iter()
         .map(|(id, event)| {
-            let mut event: Event = decode(&event, "an event")?;
+            let mut event: Event =
+                serde_json::from_str(&event).map_err(|_| Error::Damaged("an event"))?;
             if let Some(group) = event.group().cloned() {
                 for member in event.members_mut() {
                     *member = resolve(tx, &group, member.leaf_key)?;

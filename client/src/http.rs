@@ -192,6 +192,11 @@ impl Request {
         Self { timeout: TIMEOUT + wait, ..self }
     }
 
+    /// The body's bytes, for tests that look for them in queues.
+    pub fn content(&self) -> &[u8] {
+        &self.body
+    }
+
     fn headers(&self, url: &Url) -> HeaderMap {
         let mut headers = HeaderMap::new();
         headers.insert(ACCEPT, HeaderValue::from_static(self.accept));

@@ -27,7 +27,8 @@ const _: () = assert!(CIPHERSUITE as u16 == postern_protocol::mls::CIPHERSUITE);
 pub(crate) const EXTENSIONS: [ExtensionType; 2] =
     [ExtensionType::Unknown(GROUP_POLICY), ExtensionType::Unknown(DELIVERY_ADDRESS)];
 
-const KEY_PACKAGE_LIFETIME: u64 = 90 * 24 * 60 * 60;
+/// The longest that openmls finds acceptable (84 days).
+const KEY_PACKAGE_LIFETIME: u64 = 84 * 24 * 60 * 60;
 
 /// Application messages are padded to multiples of this many bytes.
 const PADDING: usize = 256;

@@ -306,7 +306,7 @@ const SCHEMA: &str = "
     ) STRICT;
 
     -- What happened and was not told yet.
-    CREATE TABLE events (id INTEGER PRIMARY KEY AUTOINCREMENT, event BLOB NOT NULL) STRICT;
+    CREATE TABLE events (id INTEGER PRIMARY KEY AUTOINCREMENT, event TEXT NOT NULL) STRICT;
 ";
 
 #[cfg(test)]
@@ -321,7 +321,7 @@ mod tests {
     }
 
     fn insert(tx: &Tx<'_>) -> Result<()> {
-        tx.sql().execute("INSERT INTO events (event) VALUES (x'00')", [])?;
+        tx.sql().execute("INSERT INTO events (event) VALUES ('{}')", [])?;
         Ok(())
     }
 

@@ -308,7 +308,7 @@ impl Inner {
             let mut statement = tx.sql().prepare_cached(
                 "SELECT DISTINCT l.client_key, l.link FROM links l
                  WHERE l.client_key IS NOT NULL
-                 AND NOT EXISTS (SELECT FROM identities i WHERE i.client_key = l.client_key)",
+                 AND NOT EXISTS (SELECT 1 FROM identities i WHERE i.client_key = l.client_key)",
             )?;
             let rows = statement
                 .query_map([], |row| row.get(1))?

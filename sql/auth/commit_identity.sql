@@ -29,7 +29,7 @@ BEGIN
         outcome := 'wrong_epoch';
         RETURN;
     END IF;
-    IF EXISTS (SELECT FROM auth.clients c WHERE c.client_key = ANY (added)) THEN
+    IF EXISTS (SELECT FROM auth.clients c WHERE c.client_key = ANY (commit_identity.added)) THEN
         outcome := 'client_known';
         RETURN;
     END IF;
@@ -40,7 +40,7 @@ BEGIN
     RETURNING u.epoch INTO current_epoch;
     DELETE FROM auth.clients c WHERE c.user_id = owner AND c.client_key = ANY (removed);
     INSERT INTO auth.clients (client_key, user_id, added)
-    SELECT key, owner, (now() AT TIME ZONE 'UTC')::date FROM unnest(added) AS key;
+    SELECT key, owner, (now() AT TIME ZONE 'UTC')::date FROM unnest(commit_identity.added) AS key;
     outcome := 'committed';
 END
 $$;
