@@ -9,7 +9,7 @@ use std::{
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use postern_client::{Client, Error, LinkGrant, LinkRequest, Options};
-use postern_protocol::{ds::GroupId, name::UserName, problem::ProblemType};
+use postern_protocol::{PublicKey, ds::GroupId, name::UserName, problem::ProblemType};
 use serde_json::json;
 
 use crate::output::{group_name, print_line, printable, short, tell};
@@ -195,8 +195,16 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
             let client = place.open()?;
             let group = client.find_group(&group)?.id;
             for member in client.members(&group)? {
-                let line =
-                    if place.json { serde_json::to_string(&member)? } else { member.to_string() };
+                let admin = client.is_admin(&group, &member.leaf_key)?;
+                let own = member.client_key == Some(client.client_key());
+                let line = if place.json {
+                    json!({ "member": member, "admin": admin, "own": own }).to_string()
+                } else {
+                    let admin = if admin { ", admin" } else { "" };
+                    let own = if own { ", this device" } else { "" };
+                    let device = member.client_key.map(|key| device_name(&key)).unwrap_or_default();
+                    format!("{member} {device}{admin}{own}")
+                };
                 print_line(&line)?;
             }
         }
@@ -338,13 +346,18 @@ fn is_allowance(error: &Error) -> bool {
 }
 
 fn whoami(client: &Client, json: bool) -> anyhow::Result<()> {
-    let device = client.client_key().to_base64url();
+    let (user, server, device) = (client.user(), client.server(), client.client_key());
     let line = if json {
-        json!({ "user": client.user(), "device": device, "server": client.server() }).to_string()
+        json!({ "user": user, "device": device, "server": server }).to_string()
     } else {
-        format!("{} on {} (device {})", client.user(), client.server(), &device[..8])
+        format!("{user} on {server}, device {}", device_name(&device))
     };
     Ok(print_line(&line)?)
+}
+
+/// Enough of a device's key to tell it from a user's others.
+fn device_name(client_key: &PublicKey) -> String {
+    client_key.to_base64url().chars().take(8).collect()
 }
 
 fn read_stdin(what: &str) -> anyhow::Result<String> {

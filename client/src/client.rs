@@ -243,18 +243,17 @@ impl Client {
     /// [`Error::UnknownGroup`], [`Error::AmbiguousGroup`].
     pub fn find_group(&self, text: &str) -> Result<GroupSummary> {
         let groups = self.groups()?;
-        let is_title = |group: &&GroupSummary| group.title == text && group.active;
-        let is_id = |group: &&GroupSummary| group.id.to_base64url().starts_with(text);
-        let mut found = groups.iter().filter(is_title).peekable();
-        let found: Vec<_> = if found.peek().is_some() {
-            found.collect()
-        } else {
-            groups.iter().filter(is_id).collect()
+        let find = |wanted: &dyn Fn(&GroupSummary) -> bool| -> Vec<_> {
+            groups.iter().filter(|group| wanted(group)).collect()
         };
-        match found[..] {
-            [group] if !text.is_empty() => Ok(group.clone()),
-            [] | [_] => Err(Error::UnknownGroup(text.to_owned())),
-            _ => Err(Error::AmbiguousGroup(text.to_owned())),
+        // A group that was left counts only when no other is meant.
+        let by_title = find(&|group| group.active && group.title == text);
+        let by_id = find(&|group| !text.is_empty() && group.id.to_base64url().starts_with(text));
+        let left = find(&|group| group.title == text);
+        match [by_title, by_id, left].into_iter().find(|found| !found.is_empty()).as_deref() {
+            Some([group]) => Ok((*group).clone()),
+            Some(_) => Err(Error::AmbiguousGroup(text.to_owned())),
+            None => Err(Error::UnknownGroup(text.to_owned())),
         }
     }
 
@@ -264,6 +263,14 @@ impl Client {
     /// [`Error::UnknownGroup`], [`Error::NotMember`].
     pub fn members(&self, group: &GroupId) -> Result<Vec<Member>> {
         self.inner.store.read(|tx| group::members(tx, &Group::load(tx, group)?))
+    }
+
+    /// Whether a device may add and remove others.
+    ///
+    /// # Errors
+    /// As [`Self::members`].
+    pub fn is_admin(&self, group: &GroupId, leaf_key: &PublicKey) -> Result<bool> {
+        self.inner.store.read(|tx| Ok(Group::load(tx, group)?.is_admin(leaf_key)))
     }
 
     /// The group's epoch as this client knows it.

@@ -18,7 +18,9 @@ use crate::{
 pub struct Member {
     /// The key it signs with in this group, and nowhere else.
     pub leaf_key: PublicKey,
-    /// Who it says it is; absent until it introduced itself.
+    /// The device's key at the AS, and whose it says it is; absent until it introduced
+    /// itself.
+    pub client_key: Option<PublicKey>,
     pub user: Option<UserName>,
     /// The AS vouches for that.
     pub verified: bool,
@@ -56,7 +58,7 @@ pub struct EventId(u64);
 impl Member {
     /// A member before anything but its key is known.
     pub(crate) const fn unknown(leaf_key: PublicKey) -> Self {
-        Self { leaf_key, user: None, verified: false }
+        Self { leaf_key, client_key: None, user: None, verified: false }
     }
 }
 
@@ -128,7 +130,12 @@ pub(crate) fn resolve(tx: &Tx<'_>, group: &GroupId, leaf_key: PublicKey) -> Resu
         return Ok(Member::unknown(leaf_key));
     };
     let confirmed = identity::confirmed(tx, &claim.client_key)?;
-    Ok(Member { leaf_key, verified: confirmed.as_ref() == Some(&claim.user), user: Some(claim.user) })
+    Ok(Member {
+        leaf_key,
+        client_key: Some(claim.client_key),
+        verified: confirmed.as_ref() == Some(&claim.user),
+        user: Some(claim.user),
+    })
 }
 
 /// The event with the highest id so far.

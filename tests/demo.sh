@@ -1,0 +1,128 @@
+#!/usr/bin/env bash
+# Two users, three devices, one group: a message travels, and a removed member reads no
+# more. Runs against POSTERN_SERVER, or against a server of its own that it starts in a
+# throw-away directory. Ends with status 0 when everything was as it should be.
+set -euo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+programs=${POSTERN_PROGRAMS:-$root/target/release}
+work=$(mktemp -d "${TMPDIR:-/tmp}/postern-demo.XXXXXX")
+chmod 711 "$work" # PostgreSQL runs as another user when root starts it.
+server_pid=
+waiting=
+
+clean_up() {
+    local status=$?
+    for pid in $waiting $server_pid; do
+        kill "$pid" 2>/dev/null || true
+        wait "$pid" 2>/dev/null || true
+    done
+    if ((status != 0)); then
+        echo "demo: failed (status $status)" >&2
+        [[ -s $work/server.log ]] && tail -n 20 "$work/server.log" >&2
+    fi
+    rm -rf "$work"
+}
+trap clean_up EXIT
+trap 'exit 130' INT TERM
+
+step() { printf '\n%s\n' "$*"; }
+client() { "$programs/postern-client" --state "$work/$1" "${@:2}" 2>>"$work/client.log"; }
+shown() { sed 's/^/    /'; }
+must_have() { grep -qF -- "$2" <<<"$1" || { echo "demo: expected “$2”, got: $1" >&2; cat "$work/client.log" >&2; exit 1; }; }
+must_not_have() { ! grep -qF -- "$2" <<<"$1" || { echo "demo: “$2” should not be in: $1" >&2; exit 1; }; }
+must_fail() { ! client "$@" >/dev/null || { echo "demo: should have failed: $*" >&2; exit 1; }; }
+
+start_server() {
+    "$programs/postern" serve --embedded --domain example.localhost --listen 127.0.0.1:0 \
+        --data-dir "$work/server" >"$work/server.log" 2>&1 &
+    server_pid=$!
+    local deadline=$((SECONDS + 120))
+    until POSTERN_SERVER=$(grep -om1 'http://[0-9.:]*' "$work/server.log"); do
+        kill -0 "$server_pid" 2>/dev/null || { echo "demo: the server ended" >&2; exit 1; }
+        ((SECONDS < deadline)) || { echo "demo: the server did not start in time" >&2; exit 1; }
+        sleep 0.2
+    done
+}
+
+if [[ -z ${POSTERN_SERVER:-} ]]; then
+    step "Starting a server with a PostgreSQL of its own …"
+    start_server
+fi
+export POSTERN_SERVER
+echo "    $POSTERN_SERVER"
+
+# Names of this run, so that it can run again on the same server.
+run=$(od -An -N3 -tx1 /dev/urandom | tr -d ' \n')
+
+step "1. Alice registers on her phone, Bob on his."
+alice=$(client phone --json register "alice-$run" | sed 's/.*"user":"\([^"]*\)".*/\1/')
+bob=$(client bob --json register "bob-$run" | sed 's/.*"user":"\([^"]*\)".*/\1/')
+printf '%s\n' "$alice" "$bob" | shown
+
+step "2. Alice adds her laptop: request and grant travel between the two by hand."
+client laptop link-request "$alice" >"$work/request"
+client phone link-approve <"$work/request" >"$work/grant"
+client laptop link-complete <"$work/grant" | shown
+
+step "3. Alice creates a group on her phone and invites Bob and her own laptop."
+client phone create-group climbing | shown
+client phone invite climbing "$bob"
+client phone invite climbing "$alice"
+
+step "4. Their devices answer with KeyPackages; the phone adds them with one commit."
+client bob follow --once | shown
+client laptop follow --once | shown
+client phone follow --once | shown
+client bob follow --once | shown
+client laptop follow --once | shown
+members=$(client laptop members climbing)
+must_have "$members" "$alice"
+must_have "$members" "$bob"
+
+step "5. Everyone says something, and everyone else reads it."
+client phone send climbing "Tomorrow at six?"
+client bob send climbing "I will bring the rope."
+client laptop send climbing "And I the cake."
+for device in phone laptop bob; do
+    said=$(client "$device" follow --once)
+    printf '  on %s:\n' "$device"
+    shown <<<"$said"
+    [[ $device == phone ]] || must_have "$said" "Tomorrow at six?"
+    [[ $device == bob ]] || must_have "$said" "I will bring the rope."
+    [[ $device == laptop ]] || must_have "$said" "And I the cake."
+done
+
+step "6. A message comes while somebody waits for it (long-poll)."
+"$programs/postern-client" --state "$work/laptop" follow >"$work/waiting" 2>>"$work/client.log" &
+waiting=$!
+sleep 0.5
+client bob send climbing "Are you there?"
+deadline=$((SECONDS + 15))
+until grep -qF "Are you there?" "$work/waiting"; do
+    ((SECONDS < deadline)) || { echo "demo: the long-poll did not return" >&2; exit 1; }
+    sleep 0.1
+done
+kill "$waiting"
+wait "$waiting" 2>/dev/null || true
+waiting=
+shown <"$work/waiting"
+client phone follow --once >/dev/null
+
+step "7. Alice, who is admin, removes Bob. Bob, who is not, could not have removed her."
+must_fail bob remove climbing "$alice"
+client phone remove climbing "$bob"
+client phone send climbing "The surprise party for Bob is on Sunday."
+
+step "8. Alice's laptop reads on; Bob learns that he is out, and reads nothing after that."
+said=$(client laptop follow --once)
+printf '  on laptop:\n' && shown <<<"$said"
+must_have "$said" "surprise party"
+said=$(client bob follow --until-idle 1)
+printf '  on bob:\n' && shown <<<"$said"
+must_have "$said" "removed you"
+must_not_have "$said" "surprise party"
+must_fail bob send climbing "What party?"
+must_not_have "$(strings -a "$work"/bob/* 2>/dev/null || cat "$work"/bob/* | tr -d '\0')" "surprise party"
+
+step "Done: everything was as it should be."
