@@ -28,13 +28,15 @@ demo: build ## two users, three devices, a group, a removed member: each step to
 	@tests/demo.sh
 
 test: build ## all tests: SQL tests in the extension, unit tests, end-to-end tests
-	pg_extension/tests/run
-	@if cargo nextest --version >/dev/null 2>&1; then \
-		cargo nextest run $(CARGO_FLAGS) --no-fail-fast; \
+	@status=0; \
+	pg_extension/tests/run || status=1; \
+	if cargo nextest --version >/dev/null 2>&1; then \
+		cargo nextest run $(CARGO_FLAGS) --no-fail-fast || status=1; \
 	else \
 		echo 'cargo-nextest is not here (cargo install cargo-nextest --locked): using cargo test'; \
-		cargo test $(CARGO_FLAGS) --no-fail-fast; \
-	fi
+		cargo test $(CARGO_FLAGS) --no-fail-fast || status=1; \
+	fi; \
+	exit $$status
 
 bench: build ## sends, deliveries and wake-ups per second, beside the floor for the same rows
 	$(RELEASE)/postern-bench
