@@ -111,6 +111,11 @@ impl Cluster {
         self.dir.kill_postgres();
     }
 
+    /// The process id of the postmaster.
+    pub fn postmaster(&self) -> Option<u32> {
+        self.dir.postmaster()
+    }
+
     /// Connects as a role: a login role directly, any other by a superuser who becomes it.
     pub async fn connect_as(&self, role: &str) -> Client {
         let login = role == "postern_server";

@@ -1,0 +1,80 @@
+//! The floor: what PostgreSQL does with the same rows when nobody asks for anything but to
+//! keep them. One INSERT of as many rows as a message has recipients, through pgbench.
+
+use std::io::Write as _;
+
+use anyhow::{Context, Result, ensure};
+use postern_tests::Cluster;
+use tempfile::NamedTempFile;
+use tokio::process::Command;
+
+/// What sealing and framing add to a text: MLS, the payload's CBOR, the chain's tag.
+const OVERHEAD: usize = 230;
+
+pub struct Floor {
+    fan_out: usize,
+    socket_dir: std::path::PathBuf,
+    script: NamedTempFile,
+}
+
+impl Floor {
+    pub async fn prepare(cluster: &Cluster, fan_out: usize, text_bytes: usize) -> Result<Self> {
+        cluster
+            .admin()
+            .await
+            .batch_execute(
+                "CREATE SCHEMA IF NOT EXISTS floor;
+                 CREATE TABLE IF NOT EXISTS floor.messages (LIKE qs.messages INCLUDING ALL);
+                 CREATE SEQUENCE IF NOT EXISTS floor.seq CACHE 1000;
+                 CREATE OR REPLACE FUNCTION floor.payload(bytes integer) RETURNS bytea
+                 LANGUAGE sql IMMUTABLE AS 'SELECT decode(repeat(''ab'', bytes), ''hex'')';",
+            )
+            .await?;
+        let mut script = NamedTempFile::new()?;
+        writeln!(
+            script,
+            "INSERT INTO floor.messages (queue_id, seq, chain, chain_index, ciphertext) \
+             SELECT decode(lpad(to_hex(r), 32, '0'), 'hex'), nextval('floor.seq'), 1, r, \
+             floor.payload({}) FROM generate_series(1, {fan_out}) AS r;",
+            text_bytes + OVERHEAD
+        )?;
+        Ok(Self { fan_out, socket_dir: cluster.socket_dir().to_owned(), script })
+    }
+
+    /// Rows per second.
+    pub async fn round(&self, connections: usize, seconds: u64) -> Result<f64> {
+        let pgbench = |arguments: &[&str]| {
+            let mut command = Command::new("pgbench");
+            command.args(["--username=postern_admin", "--host"]).arg(&self.socket_dir);
+            command.args(arguments).arg("postern");
+            command
+        };
+        let truncate = Command::new("psql")
+            .args(["--username=postern_admin", "--quiet", "--command=TRUNCATE floor.messages", "--command=CHECKPOINT", "--host"])
+            .arg(&self.socket_dir)
+            .arg("postern")
+            .output()
+            .await?;
+        ensure!(truncate.status.success(), "{}", String::from_utf8_lossy(&truncate.stderr));
+        let output = pgbench(&[
+            "--no-vacuum",
+            "--protocol=prepared",
+            &format!("--client={connections}"),
+            "--jobs=2",
+            &format!("--time={seconds}"),
+            &format!("--file={}", self.script.path().display()),
+        ])
+        .output()
+        .await
+        .context("pgbench comes with PostgreSQL's server package")?;
+        ensure!(output.status.success(), "pgbench: {}", String::from_utf8_lossy(&output.stderr));
+        let report = String::from_utf8_lossy(&output.stdout);
+        let transactions: f64 = report
+            .lines()
+            .find_map(|line| line.strip_prefix("tps = "))
+            .and_then(|rest| rest.split_whitespace().next())
+            .context("pgbench reports its rate")?
+            .parse()?;
+        Ok(transactions * self.fan_out as f64)
+    }
+}

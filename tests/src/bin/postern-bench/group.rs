@@ -1,0 +1,168 @@
+//! Groups for measuring: a real MLS group whose creator sends; the other members are real
+//! KeyPackages with real queues, whom nobody has to play since the server does not care.
+
+use anyhow::{Context, Result};
+use openmls::prelude::{
+    BasicCredential, Capabilities, Ciphersuite, CredentialWithKey, CredentialType, Extension,
+    ExtensionType, Extensions, KeyPackage, KeyPackageBundle, MIXED_PLAINTEXT_WIRE_FORMAT_POLICY,
+    MlsGroup, MlsGroupCreateConfig, RequiredCapabilitiesExtension, UnknownExtension,
+    OpenMlsProvider, ProtocolVersion,
+};
+use openmls_basic_credential::SignatureKeyPair;
+use openmls_rust_crypto::OpenMlsRustCrypto;
+use postern_client::{Client, Request};
+use postern_protocol::{
+    Address, GroupInfo, HpkePublicKey, MlsMessage, QueueId, RatchetTree, StateKey, Welcome,
+    ds::{CreateGroup, GroupId, GroupIdReserved, SubmitMessage},
+    key::SigningKey,
+    mls::{DELIVERY_ADDRESS, DeliveryAddress, GROUP_POLICY, GroupPolicy, Pseudonym},
+    name::Domain,
+    qs::{AddAddresses, CreateQueue, Dequeue, QueueCreated, QueueKind},
+};
+use tls_codec::Serialize as _;
+
+const SUITE: Ciphersuite = Ciphersuite::MLS_128_DHKEMX25519_AES128GCM_SHA256_Ed25519;
+const EXTENSIONS: [ExtensionType; 2] =
+    [ExtensionType::Unknown(GROUP_POLICY), ExtensionType::Unknown(DELIVERY_ADDRESS)];
+
+pub struct BenchGroup {
+    /// Everyone but the creator.
+    pub members: Vec<BenchMember>,
+    /// An application message of the creator, signed and ready but for its token. The
+    /// server takes the same one any number of times.
+    pub message: Request,
+}
+
+pub struct BenchMember {
+    owner: SigningKey,
+    queue: QueueId,
+}
+
+impl BenchMember {
+    /// Acknowledges up to `after` and waits for what comes.
+    pub fn dequeue(&self, after: u64) -> Request {
+        let path = format!("/qs/queues/{}/dequeue", self.queue.to_base64url());
+        let wait = 30;
+        Request::post(path)
+            .cbor(&Dequeue { after, max_messages: None, wait })
+            .signed_by(&self.owner)
+            .waiting(std::time::Duration::from_secs(wait.into()))
+    }
+}
+
+impl BenchGroup {
+    pub async fn create(client: &Client, members: usize, text_bytes: usize) -> Result<Self> {
+        let provider = OpenMlsRustCrypto::default();
+        let domain = client.user().domain().clone();
+        let leaf_key = SigningKey::generate();
+        let signer = key_pair(&leaf_key);
+        let creator = Pseudonym::random();
+        let policy = GroupPolicy::new(creator);
+        let (_, own_address) = queue(client).await?;
+        let id: GroupIdReserved =
+            client.http().send(&paid(client, Request::post("/ds/group-ids")).await?).await?.decode()?;
+        let config = MlsGroupCreateConfig::builder()
+            .ciphersuite(SUITE)
+            .wire_format_policy(MIXED_PLAINTEXT_WIRE_FORMAT_POLICY)
+            .use_ratchet_tree_extension(true)
+            .capabilities(capabilities())
+            .with_group_context_extensions(Extensions::from_vec(vec![
+                Extension::RequiredCapabilities(RequiredCapabilitiesExtension::new(&EXTENSIONS, &[], &[])),
+                Extension::Unknown(GROUP_POLICY, UnknownExtension(policy.to_bytes())),
+            ])?)
+            .with_leaf_node_extensions(delivery(&domain, own_address)?)?
+            .build();
+        let mut group = MlsGroup::new_with_group_id(
+            &provider,
+            &signer,
+            &config,
+            openmls::group::GroupId::from_slice(&id.group_id.to_mls()),
+            credential(creator, &leaf_key),
+        )?;
+        let group_info = group.export_group_info(provider.crypto(), &signer, false)?;
+        let create = CreateGroup {
+            group_id: id.group_id.clone(),
+            state_key: policy.state_key(),
+            group_info: GroupInfo::new(group_info.to_bytes()?),
+            ratchet_tree: RatchetTree::new(group.export_ratchet_tree().tls_serialize_detached()?),
+        };
+        let request = Request::post("/ds/groups").cbor(&create).signed_by(&leaf_key);
+        client.http().send(&paid(client, request).await?).await?;
+
+        let mut others = Vec::new();
+        let mut key_packages = Vec::new();
+        for _ in 1..members {
+            let (member, address) = queue(client).await?;
+            key_packages.push(key_package(&provider, &domain, address)?.key_package().clone());
+            others.push(member);
+        }
+        let (commit, welcome, _) = group.add_members(&provider, &signer, &key_packages)?;
+        let add = submit(&id.group_id, policy.state_key(), commit.to_bytes()?, Some(welcome.to_bytes()?));
+        client.http().send(&paid(client, add.signed_by(&leaf_key)).await?).await?;
+        group.merge_pending_commit(&provider)?;
+
+        let message = group.create_message(&provider, &signer, &vec![b'x'; text_bytes])?.to_bytes()?;
+        let message = submit(&id.group_id, policy.state_key(), message, None).signed_by(&leaf_key);
+        Ok(Self { members: others, message })
+    }
+}
+
+fn submit(group_id: &GroupId, state_key: StateKey, message: Vec<u8>, welcome: Option<Vec<u8>>) -> Request {
+    let message = MlsMessage::new(message);
+    Request::post(format!("/ds/groups/{}/messages", group_id.to_base64url()))
+        .cbor(&SubmitMessage { state_key, message, welcome: welcome.map(Welcome::new) })
+}
+
+async fn paid(client: &Client, request: Request) -> Result<Request> {
+    Ok(request.paid_with(client.wallet().take().await?))
+}
+
+/// A queue with one address.
+async fn queue(client: &Client) -> Result<(BenchMember, Address)> {
+    let owner = SigningKey::generate();
+    // Any 32 bytes are an X25519 key; nobody reads these queues.
+    let create = CreateQueue { kind: QueueKind::Group, hpke_key: HpkePublicKey::new(rand::random()) };
+    let request = Request::post("/qs/queues").cbor(&create).signed_by(&owner);
+    let created: QueueCreated = client.http().send(&paid(client, request).await?).await?.decode()?;
+    let address = Address::new(rand::random());
+    let path = format!("/qs/queues/{}/addresses", created.queue_id.to_base64url());
+    let request = Request::post(path).cbor(&AddAddresses { addresses: vec![address] }).signed_by(&owner);
+    client.http().send(&paid(client, request).await?).await?;
+    Ok((BenchMember { owner, queue: created.queue_id }, address))
+}
+
+fn key_package(provider: &OpenMlsRustCrypto, domain: &Domain, address: Address) -> Result<KeyPackageBundle> {
+    let key = SigningKey::generate();
+    KeyPackage::builder()
+        .leaf_node_capabilities(capabilities())
+        .leaf_node_extensions(delivery(domain, address)?)
+        .build(SUITE, provider, &key_pair(&key), credential(Pseudonym::random(), &key))
+        .context("a KeyPackage")
+}
+
+fn capabilities() -> Capabilities {
+    Capabilities::new(
+        Some(&[ProtocolVersion::Mls10]),
+        Some(&[SUITE]),
+        Some(&EXTENSIONS),
+        Some(&[]),
+        Some(&[CredentialType::Basic]),
+    )
+}
+
+fn delivery(domain: &Domain, address: Address) -> Result<Extensions<openmls::prelude::LeafNode>> {
+    let bytes = DeliveryAddress { domain: domain.clone(), address }.to_bytes();
+    Ok(Extensions::single(Extension::Unknown(DELIVERY_ADDRESS, UnknownExtension(bytes)))?)
+}
+
+fn credential(pseudonym: Pseudonym, key: &SigningKey) -> CredentialWithKey {
+    CredentialWithKey {
+        credential: BasicCredential::new(pseudonym.0.to_vec()).into(),
+        signature_key: key.public_key().as_bytes().as_slice().into(),
+    }
+}
+
+fn key_pair(key: &SigningKey) -> SignatureKeyPair {
+    let scheme = SUITE.signature_algorithm();
+    SignatureKeyPair::from_raw(scheme, key.seed().to_vec(), key.public_key().as_bytes().to_vec())
+}

@@ -1,0 +1,210 @@
+//! `make bench`: what a message costs, measured on this machine in one run, each figure
+//! beside the floor for the same rows: a plain multi-row INSERT through pgbench, without
+//! encryption, order, tokens or notification. Rounds of the two are interleaved and
+//! medians given, so that ratios hold on a noisy machine where absolute figures do not.
+//!
+//! Prints Markdown; `docs/benchmarks.md` is made from it.
+
+mod costs;
+mod floor;
+mod group;
+
+use std::{
+    sync::atomic::{AtomicUsize, Ordering},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use postern_client::{Client, Token};
+use postern_tests::{Cluster, Server};
+
+use costs::Costs;
+use floor::Floor;
+use group::BenchGroup;
+
+/// Measures end-to-end sends, deliveries and wake-ups.
+#[derive(Parser)]
+struct Options {
+    /// Members of the measured groups
+    #[arg(long, value_delimiter = ',', default_values_t = [2, 10, 100])]
+    members: Vec<usize>,
+    /// Rounds of each measurement, interleaved with the floor's
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// Seconds of each round
+    #[arg(long, default_value_t = 3)]
+    seconds: u64,
+    /// Requests under way at once; as many connections has the floor
+    #[arg(long, default_value_t = 8)]
+    concurrency: usize,
+    /// Wake-ups to measure
+    #[arg(long, default_value_t = 300)]
+    wakeups: usize,
+    /// Bytes of each message's text
+    #[arg(long, default_value_t = 1024)]
+    bytes: usize,
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let options = Options::parse();
+    let cluster = Cluster::start().await;
+    let sending = Server::start(&cluster).await;
+    let receiving = Server::start(&cluster).await;
+    let admin = cluster.admin().await;
+    admin.batch_execute("UPDATE aas.settings SET daily_allowance = 2000000000").await?;
+    let directory = tempfile::tempdir()?;
+    let client = Client::register(&directory.path().join("bench"), sending.url(), "bench").await?;
+
+    eprintln!("groups of {:?}, {} rounds of {} s", options.members, options.rounds, options.seconds);
+    println!("{}\n", costs::machine());
+    println!(
+        "{} B of text, {} requests under way at once, {} interleaved rounds of {} s, medians.\n",
+        options.bytes, options.concurrency, options.rounds, options.seconds
+    );
+    println!("| members | sends/s | deliveries/s | floor: rows/s | ratio | client CPU | server CPU | database CPU | WAL flushes | WAL |");
+    println!("|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|");
+    let mut tokens = Vec::new();
+    for &members in &options.members {
+        let group = BenchGroup::create(&client, members, options.bytes).await?;
+        let floor = Floor::prepare(&cluster, members - 1, options.bytes).await?;
+        let mut rounds = Vec::new();
+        let mut per_second = 400;
+        for round in 0..=options.rounds {
+            refill(&client, &mut tokens, per_second * 2 * options.seconds as usize).await?;
+            admin
+                .batch_execute(
+                    "TRUNCATE qs.messages, aas.spent; UPDATE qs.queues SET acked_seq = next_seq - 1;
+                     CHECKPOINT",
+                )
+                .await?;
+            let sends = send_round(&options, &client, &group, &mut tokens, &cluster, &sending).await?;
+            per_second = (sends.per_second as usize).max(100);
+            let floor_rows = floor.round(options.concurrency, options.seconds).await?;
+            // The first round warms up plans, caches and connections.
+            if round > 0 {
+                rounds.push((sends, floor_rows));
+            }
+            eprintln!(
+                "  {members} members, round {round}: {:.0} sends/s, floor {floor_rows:.0} rows/s",
+                rounds.last().map_or(0.0, |(sends, _)| sends.per_second)
+            );
+        }
+        print_row(members, &rounds);
+    }
+    refill(&client, &mut tokens, 4 * options.wakeups).await?;
+    wakeups(&options, &client, &mut tokens, &receiving).await
+}
+
+/// One round of sends.
+struct Sends {
+    per_second: f64,
+    costs: Costs,
+}
+
+async fn send_round(
+    options: &Options,
+    client: &Client,
+    group: &BenchGroup,
+    tokens: &mut Vec<Token>,
+    cluster: &Cluster,
+    server: &Server,
+) -> Result<Sends> {
+    let before = Costs::read(cluster, server).await?;
+    let started = Instant::now();
+    let deadline = started + Duration::from_secs(options.seconds);
+    let sent = AtomicUsize::new(0);
+    let (hand_out, take) = std::sync::mpsc::channel();
+    tokens.drain(..).try_for_each(|token| hand_out.send(token))?;
+    drop(hand_out);
+    let take = std::sync::Mutex::new(take);
+    let sender = || async {
+        while Instant::now() < deadline {
+            // Without tokens the round ends early.
+            let Ok(token) = take.lock().expect("nobody panics here").recv() else { break };
+            client.http().send_once(&group.message.clone().paid_with(token)).await?;
+            sent.fetch_add(1, Ordering::Relaxed);
+        }
+        anyhow::Ok(())
+    };
+    let senders = (0..options.concurrency).map(|_| sender());
+    futures_util::future::try_join_all(senders).await?;
+    let elapsed = started.elapsed().as_secs_f64();
+    let sent = sent.into_inner();
+    let costs = Costs::read(cluster, server).await?.since(&before).per(sent);
+    tokens.extend(take.into_inner().expect("nobody panics here"));
+    Ok(Sends { per_second: sent as f64 / elapsed, costs })
+}
+
+fn print_row(members: usize, rounds: &[(Sends, f64)]) {
+    let fan_out = (members - 1) as f64;
+    let of = |value: &dyn Fn(&(Sends, f64)) -> f64| median(rounds.iter().map(value));
+    println!(
+        "| {members} | {:.0} | {:.0} | {:.0} | {:.2} | {:.0} µs | {:.0} µs | {:.0} µs | {:.2} | {:.1} kB |",
+        of(&|(sends, _)| sends.per_second),
+        of(&|(sends, _)| sends.per_second * fan_out),
+        of(&|(_, floor)| *floor),
+        of(&|(sends, floor)| sends.per_second * fan_out / floor),
+        of(&|(sends, _)| sends.costs.client * 1e6),
+        of(&|(sends, _)| sends.costs.server * 1e6),
+        of(&|(sends, _)| sends.costs.database * 1e6),
+        of(&|(sends, _)| sends.costs.flushes),
+        of(&|(sends, _)| sends.costs.wal / 1e3),
+    );
+}
+
+/// A waiter on one process, a sender through the other, one message at a time.
+async fn wakeups(
+    options: &Options,
+    client: &Client,
+    tokens: &mut Vec<Token>,
+    receiving: &Server,
+) -> Result<()> {
+    let group = BenchGroup::create(client, 2, options.bytes).await?;
+    let member = group.members.first().context("a group of two has a member besides its creator")?;
+    let there = postern_client::Http::new(receiving.url())?;
+    let mut after_accept = Vec::new();
+    let mut end_to_end = Vec::new();
+    // The first message in the member's queue is its Welcome.
+    for seq in 1..=options.wakeups as u64 {
+        let mut token = || tokens.pop().context("out of tokens");
+        let waiting = member.dequeue(seq).paid_with(token()?);
+        let there = there.clone();
+        let waiter = tokio::spawn(async move {
+            there.send_once(&waiting).await?;
+            anyhow::Ok(Instant::now())
+        });
+        // Long enough for the waiter to wait: its first looks find nothing.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let message = group.message.clone().paid_with(token()?);
+        let sent = Instant::now();
+        client.http().send_once(&message).await?;
+        let accepted = Instant::now();
+        let received = waiter.await??;
+        after_accept.push(received.saturating_duration_since(accepted));
+        end_to_end.push(received - sent);
+    }
+    println!("\n| wake-up across two processes, idle | p50 | p99 |\n|---|--:|--:|");
+    for (name, mut times) in
+        [("from sending to receiving", end_to_end), ("from the sender's answer to receiving", after_accept)]
+    {
+        times.sort_unstable();
+        let at = |share: usize| times[(times.len() - 1) * share / 100].as_secs_f64() * 1e3;
+        println!("| {name} | {:.2} ms | {:.2} ms |", at(50), at(99));
+    }
+    Ok(())
+}
+
+async fn refill(client: &Client, tokens: &mut Vec<Token>, number: usize) -> Result<()> {
+    while tokens.len() < number {
+        tokens.push(client.wallet().take().await?);
+    }
+    Ok(())
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_unstable_by(f64::total_cmp);
+    values[values.len() / 2]
+}
