@@ -263,4 +263,21 @@ mod tests {
     fn the_command_line_is_well_formed() {
         Cli::command().debug_assert();
     }
+
+    #[test]
+    fn help_names_the_true_defaults() {
+        let Config { listen, limits, log, .. } = Config::default();
+        let help = Cli::command().find_subcommand_mut("serve").unwrap().render_long_help().to_string();
+        for (flag, default) in [
+            ("--listen", listen.to_string()),
+            ("--max-body-bytes", limits.max_body_bytes.to_string()),
+            ("--long-poll-max-seconds", limits.long_poll_max_seconds.to_string()),
+            ("--header-timeout-seconds", limits.header_timeout_seconds.to_string()),
+            ("--shutdown-grace-seconds", limits.shutdown_grace_seconds.to_string()),
+            ("--log-filter", log.filter),
+        ] {
+            let about = help.split(flag).nth(1).unwrap_or_default().split("[env").next().unwrap_or_default();
+            assert!(about.contains(&format!("[default: {default}]")), "{flag}: {about}");
+        }
+    }
 }
