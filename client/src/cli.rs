@@ -37,7 +37,8 @@ Examples:
   postern-client --state alice  link-approve  < request > grant
   postern-client --state laptop link-complete < grant
 
-Set POSTERN_LOG=debug to see more.";
+Exit status: 0 done, 1 refused or failed, 2 wrong arguments, 75 the server is away: try
+again later. Set POSTERN_LOG=debug to see more.";
 
 /// A messenger for Postern: end-to-end encrypted groups from the command line.
 #[derive(Parser)]
@@ -228,7 +229,12 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
                 None => read_stdin("the message")?.trim_end().to_owned(),
             };
             anyhow::ensure!(!text.is_empty(), "there is nothing to send");
-            client.send(&group, &text).await?;
+            if let Err(error) = client.send(&group, &text).await {
+                if client.outstanding(&group).is_ok_and(|outstanding| outstanding.is_some()) {
+                    note("The message is kept: the next `send` or `follow` sends it.");
+                }
+                return Err(error.into());
+            }
         }
         Command::Follow { until_idle, once } => {
             let client = place.open()?;

@@ -49,7 +49,7 @@ use crate::{
     message::Content,
     setup,
     store::{Options, Store, decode},
-    submit::{Submission, group_ids},
+    submit::Submission,
     sync::{self, Follower, load_queue},
     wallet::Wallet,
 };
@@ -203,16 +203,14 @@ impl Client {
         let id = inner.api.reserve_group_id().await?;
         let _step = inner.store.step().await?;
         let delivery = DeliveryAddress { domain: self.user().domain().clone(), address };
-        // Kept before it is sent, forgotten when refused. A lost answer leaves a group
-        // here whose first message tells whether it exists.
+        // Kept before it is sent: a crash in between must not lose the keys. If the answer
+        // is lost, so is the group, which nobody else knows of.
         let (leaf, create) = inner.store.write(|tx| {
             let (group, create) = Group::create(tx, id.clone(), title, &delivery)?;
             Ok((group.leaf, create))
         })?;
         if let Err(error) = inner.api.create_group(&create, &leaf).await {
-            if !error.is_passing() {
-                inner.store.write(|tx| Group::load(tx, &id)?.forget(tx))?;
-            }
+            inner.store.write(|tx| Group::load(tx, &id)?.forget(tx))?;
             return Err(error);
         }
         Ok(id)
@@ -286,7 +284,7 @@ impl Client {
     /// when their answer is received.
     ///
     /// # Errors
-    /// [`Error::NoContact`], `not-found` for an unknown user, [`Error::Identity`] when the
+    /// [`Error::NotAdmin`], [`Error::NoContact`], `not-found` for an unknown user, [`Error::Identity`] when the
     /// AS's answer does not verify.
     pub async fn invite(&self, group: &GroupId, user: &UserName) -> Result<Invited> {
         let inner = &self.inner;
@@ -301,9 +299,13 @@ impl Client {
         if devices.is_empty() {
             return Err(Error::NoContact);
         }
-        let account = &inner.account;
         inner.store.write(|tx| {
-            let members = client_keys(&group::members_claims(tx, &Group::load(tx, group)?)?);
+            let account = Account::load(tx)?.ok_or(Error::NotReady)?;
+            let loaded = Group::load(tx, group)?;
+            if !loaded.is_admin(&loaded.leaf.public_key()) {
+                return Err(Error::NotAdmin);
+            }
+            let members = client_keys(&group::members_claims(tx, &loaded)?);
             for (client_key, contact) in &devices {
                 if members.contains(client_key) {
                     continue;
@@ -461,23 +463,6 @@ impl Client {
         self.inner.store.write(|tx| event::forget(tx, up_to))
     }
 
-    /// Whether something is on its way that a later step has to finish: unanswered
-    /// messages, unsent deposits, unanswered contact requests.
-    ///
-    /// # Errors
-    /// [`Error::Database`].
-    pub fn has_errands(&self) -> Result<bool> {
-        self.inner.store.read(|tx| {
-            Ok(tx.sql().query_row(
-                "SELECT EXISTS (SELECT 1 FROM submissions) OR EXISTS (SELECT 1 FROM deposits)
-                     OR EXISTS (SELECT 1 FROM received_requests)
-                     OR EXISTS (SELECT 1 FROM groups WHERE introduce = 1 AND active = 1)",
-                [],
-                |row| row.get(0),
-            )?)
-        })
-    }
-
     // Underneath, for programs that test or measure a server
 
     /// Looks a user up at the AS and verifies the answer.
@@ -579,15 +564,6 @@ impl Client {
         })
     }
 
-    /// The groups that an invitation is waiting in.
-    ///
-    /// # Errors
-    /// [`Error::Database`].
-    pub fn inviting(&self) -> Result<Vec<GroupId>> {
-        self.inner
-            .store
-            .read(|tx| group_ids(tx, "SELECT DISTINCT group_id FROM invitations"))
-    }
 }
 
 impl Inner {
@@ -599,4 +575,26 @@ impl Inner {
 
 fn client_keys(claims: &[(PublicKey, postern_protocol::credential::ClientCredential)]) -> HashSet<PublicKey> {
     claims.iter().map(|(_, claim)| claim.client_key).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Many clients live in one process: what they do can be spawned.
+    #[test]
+    fn clients_move_between_threads() {
+        fn is_send<T: Send>(_: &T) {}
+        #[expect(unused, reason = "it only has to compile")]
+        fn spawnable(client: &Client, group: &GroupId, user: &UserName, submission: &Submission) {
+            is_send(client);
+            is_send(&client.sync(Duration::ZERO));
+            is_send(&client.send(group, ""));
+            is_send(&client.invite(group, user));
+            is_send(&client.remove(group, user));
+            is_send(&client.submit(submission));
+            is_send(&client.follower().next(Duration::ZERO));
+            is_send(&Client::register(Path::new(""), "", ""));
+        }
+    }
 }

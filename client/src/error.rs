@@ -56,6 +56,8 @@ pub enum Error {
     AmbiguousGroup(String),
     #[error("this client is no member of the group any more")]
     NotMember,
+    #[error("only admins of the group add others, and this device is none")]
+    NotAdmin,
     #[error("{0} is no member of the group: `members` lists them")]
     NoSuchMember(String),
     #[error("none of the user's devices can be reached yet: they publish a contact when they finish registering")]

@@ -130,10 +130,11 @@ pub(crate) fn resolve(tx: &Tx<'_>, group: &GroupId, leaf_key: PublicKey) -> Resu
         return Ok(Member::unknown(leaf_key));
     };
     let confirmed = identity::confirmed(tx, &claim.client_key)?;
+    let is_own = group::is_own(tx, group, &leaf_key)?;
     Ok(Member {
         leaf_key,
         client_key: Some(claim.client_key),
-        verified: confirmed.as_ref() == Some(&claim.user),
+        verified: is_own || confirmed.as_ref() == Some(&claim.user),
         user: Some(claim.user),
     })
 }

@@ -247,10 +247,12 @@ impl Group {
         let body = Encoding::Cbor.encode(submission);
         tx.sql()
             .prepare_cached(
-                "INSERT INTO submissions (group_id, epoch, body, content) VALUES (?1, ?2, ?3, ?4)",
+                "INSERT INTO submissions (group_id, is_commit, epoch, body, content)
+                 VALUES (?1, ?2, ?3, ?4, ?5)",
             )?
             .execute(params![
                 self.id.to_mls(),
+                content.is_none(),
                 integer(epoch),
                 body,
                 content.as_ref().map(encode)
@@ -258,12 +260,15 @@ impl Group {
         Ok(Outstanding { epoch, body, content })
     }
 
-    /// The message whose answer is outstanding, if any.
+    /// The message whose answer is outstanding, if any; a commit first.
     pub(crate) fn outstanding(tx: &Tx<'_>, id: &GroupId) -> Result<Option<Outstanding>> {
         type Row = (u64, Vec<u8>, Option<Vec<u8>>);
         let row: Option<Row> = tx
             .sql()
-            .prepare_cached("SELECT epoch, body, content FROM submissions WHERE group_id = ?1")?
+            .prepare_cached(
+                "SELECT epoch, body, content FROM submissions WHERE group_id = ?1
+                 ORDER BY is_commit DESC LIMIT 1",
+            )?
             .query_row([id.to_mls()], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
             .optional()?;
         row.map(|(epoch, body, content)| {
@@ -290,16 +295,26 @@ impl Group {
                 use_key_package(tx, &self.id, &leaf_key)?;
             }
             self.mls.merge_pending_commit(tx).map_err(Error::mls("cannot apply our own commit"))?;
+            return forget_commit(tx, &self.id);
         }
-        forget_outstanding(tx, &self.id)
+        forget_message(tx, &self.id)
     }
 
     /// The DS refused the outstanding message: it never happened.
     pub(crate) fn abandon(&mut self, tx: &Tx<'_>) -> Result<()> {
+        if self.mls.pending_commit().is_none() {
+            return forget_message(tx, &self.id);
+        }
         self.mls
             .clear_pending_commit(tx.storage())
             .map_err(Error::mls("cannot drop our own commit"))?;
-        forget_outstanding(tx, &self.id)
+        forget_commit(tx, &self.id)
+    }
+
+    /// Whether members proposed something that the next commit has to contain. Until then
+    /// nothing else may be said (RFC 9420 §12.4).
+    pub(crate) fn has_pending_proposals(&self) -> bool {
+        self.mls.has_pending_proposals()
     }
 
     /// Forgets a group that the DS never made.
@@ -410,9 +425,10 @@ fn receive_commit(
         .merge_staged_commit(tx, commit)
         .map_err(Error::mls("cannot apply a commit"))?;
     if lost_commit || left {
-        forget_outstanding(tx, &group.id)?;
+        forget_commit(tx, &group.id)?;
     }
     if left {
+        forget_message(tx, &group.id)?;
         // Nothing of the group is kept that could open its messages.
         group.mls.delete(tx.storage())?;
         let id = group.id.to_mls();
@@ -598,6 +614,18 @@ pub(crate) fn key_package_of(tx: &Tx<'_>, client_key: &PublicKey) -> Result<Opti
     Ok(None)
 }
 
+/// The DS will not have them: forgets the invitations of a group and the KeyPackages that
+/// were to serve them.
+pub(crate) fn withdraw_invitations(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
+    tx.sql().execute(
+        "DELETE FROM key_packages WHERE client_key IN
+             (SELECT client_key FROM invitations WHERE group_id = ?1)",
+        [id.to_mls()],
+    )?;
+    tx.sql().execute("DELETE FROM invitations WHERE group_id = ?1", [id.to_mls()])?;
+    Ok(())
+}
+
 /// The introduction that newcomers wait for, if one is due.
 pub(crate) fn introduction(tx: &Tx<'_>, group: &Group) -> Result<Option<Content>> {
     let title: Option<String> = tx
@@ -625,11 +653,7 @@ pub(crate) fn claim(
     group: &GroupId,
     leaf_key: &PublicKey,
 ) -> Result<Option<ClientCredential>> {
-    let is_own: bool = tx
-        .sql()
-        .prepare_cached("SELECT EXISTS (SELECT 1 FROM groups WHERE group_id = ?1 AND leaf_key = ?2)")?
-        .query_row(params![group.to_mls(), leaf_key.as_bytes()], |row| row.get(0))?;
-    let credential = if is_own {
+    let credential = if is_own(tx, group, leaf_key)? {
         Account::load(tx)?.ok_or(Error::NotReady)?.credential()?
     } else {
         match link(tx, group, leaf_key)? {
@@ -638,6 +662,14 @@ pub(crate) fn claim(
         }
     };
     ClientCredential::parse(&credential).map(Some).map_err(|_| Error::Damaged("a credential"))
+}
+
+/// Whether a leaf is this client's.
+pub(crate) fn is_own(tx: &Tx<'_>, group: &GroupId, leaf_key: &PublicKey) -> Result<bool> {
+    Ok(tx
+        .sql()
+        .prepare_cached("SELECT EXISTS (SELECT 1 FROM groups WHERE group_id = ?1 AND leaf_key = ?2)")?
+        .query_row(params![group.to_mls(), leaf_key.as_bytes()], |row| row.get(0))?)
 }
 
 /// Every member as far as it is known.
@@ -810,8 +842,16 @@ fn use_key_package(tx: &Tx<'_>, group: &GroupId, leaf_key: &PublicKey) -> Result
     Ok(())
 }
 
-fn forget_outstanding(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
-    tx.sql().execute("DELETE FROM submissions WHERE group_id = ?1", [id.to_mls()])?;
+fn forget_message(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
+    tx.sql()
+        .prepare_cached("DELETE FROM submissions WHERE group_id = ?1 AND is_commit = 0")?
+        .execute([id.to_mls()])?;
+    Ok(())
+}
+
+fn forget_commit(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
+    tx.sql()
+        .execute("DELETE FROM submissions WHERE group_id = ?1 AND is_commit = 1", [id.to_mls()])?;
     tx.sql().execute("UPDATE key_packages SET reserved_for = NULL WHERE reserved_for = ?1", [
         id.to_mls()
     ])?;

@@ -68,6 +68,8 @@ impl Http {
             .ok_or_else(|| Error::BadServerAddress(server.to_owned()))?;
         let client = reqwest::Client::builder()
             .connect_timeout(CONNECT_TIMEOUT)
+            // A signature holds for one target only.
+            .redirect(reqwest::redirect::Policy::none())
             .user_agent(concat!("postern-client/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(Error::Unreachable)?;
@@ -103,7 +105,10 @@ impl Http {
         let url = self
             .base
             .join(&request.path)
-            .map_err(|_| Error::BadServerAddress(self.base.to_string()))?;
+            .ok()
+            // The issuer directory names a URL: no token request goes to somebody else.
+            .filter(|url| url.origin() == self.base.origin())
+            .ok_or_else(|| Error::UnexpectedAnswer("a URL on another server".to_owned()))?;
         let answer = self
             .client
             .request(request.method.clone(), url.clone())

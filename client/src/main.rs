@@ -10,6 +10,9 @@ use std::{io::IsTerminal as _, process::ExitCode};
 use clap::Parser as _;
 use tracing_subscriber::EnvFilter;
 
+/// `EX_TEMPFAIL` of sysexits.h.
+const TRY_AGAIN: u8 = 75;
+
 #[tokio::main]
 async fn main() -> ExitCode {
     let arguments = cli::Cli::parse();
@@ -26,12 +29,12 @@ async fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if output::is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            match error.downcast_ref::<postern_client::Error>() {
-                // It tells its cause itself.
-                Some(error) => eprintln!("error: {error}"),
-                None => eprintln!("error: {error:#}"),
-            }
-            ExitCode::FAILURE
+            let Some(error) = error.downcast_ref::<postern_client::Error>() else {
+                eprintln!("error: {error:#}");
+                return ExitCode::FAILURE;
+            };
+            eprintln!("error: {error}"); // It tells its cause itself.
+            if error.is_passing() { ExitCode::from(TRY_AGAIN) } else { ExitCode::FAILURE }
         }
     }
 }

@@ -131,11 +131,8 @@ async fn finish(store: &Store, api: &Api, mut account: Account) -> Result<()> {
     if account.ready {
         return Ok(());
     }
-    let client = account.client_key();
     if account.credential.is_none() {
-        let credential = api.sign_credential(&client).await?;
-        account.credential = Some(verified(api, &account, credential).await?);
-        store.write(|tx| account.save(tx))?;
+        account = obtain_credential(store, api, account).await?;
     }
     for kind in [QueueKind::Contact, QueueKind::Group] {
         if store.read(|tx| Queue::load(tx, kind))?.is_none() {
@@ -145,9 +142,21 @@ async fn finish(store: &Store, api: &Api, mut account: Account) -> Result<()> {
     let contact_queue = store.read(|tx| load_queue(tx, QueueKind::Contact))?;
     api.add_addresses(&contact_queue.id, vec![account.contact_address], &contact_queue.owner)
         .await?;
-    api.publish_contact(account.contact()?, &client).await?;
+    api.publish_contact(account.contact()?, &account.client_key()).await?;
     account.ready = true;
     store.write(|tx| account.save(tx))
+}
+
+/// Has the AS sign the client's key, and keeps what it signed.
+pub(crate) async fn obtain_credential(
+    store: &Store,
+    api: &Api,
+    mut account: Account,
+) -> Result<Account> {
+    let credential = api.sign_credential(&account.client_key()).await?;
+    account.credential = Some(verified(api, &account, credential).await?);
+    store.write(|tx| account.save(tx))?;
+    Ok(account)
 }
 
 /// Each queue has keys of its own, so that nothing links the two (QS-1).

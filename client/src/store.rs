@@ -28,7 +28,7 @@ const DATABASE: &str = "client.sqlite";
 const LOCK: &str = "lock";
 const SCHEMA_VERSION: i64 = 1;
 /// How long a step waits for the step of another process.
-const LOCK_PATIENCE: Duration = Duration::from_secs(30);
+const LOCK_PATIENCE: Duration = Duration::from_secs(60);
 const LOCK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// How a client keeps its state.
@@ -270,8 +270,10 @@ const SCHEMA: &str = "
         active INTEGER NOT NULL, introduce INTEGER NOT NULL, next_number INTEGER NOT NULL
     ) STRICT;
     -- Submitted to the DS, answer outstanding. The bytes are kept: a repeat is identical.
+    -- One commit and one application message (with content) of a group at most.
     CREATE TABLE submissions (
-        group_id BLOB PRIMARY KEY, epoch INTEGER NOT NULL, body BLOB NOT NULL, content BLOB
+        group_id BLOB NOT NULL, is_commit INTEGER NOT NULL, epoch INTEGER NOT NULL,
+        body BLOB NOT NULL, content BLOB, PRIMARY KEY (group_id, is_commit)
     ) STRICT;
     -- Who members said they are, and the number of their last message.
     CREATE TABLE links (

@@ -37,6 +37,7 @@ pub struct Submission {
     pub group: GroupId,
     /// The epoch it was made in.
     pub epoch: u64,
+    pub is_commit: bool,
     /// Signed with each sending; a token has to be added.
     pub request: Request,
 }
@@ -44,11 +45,8 @@ pub struct Submission {
 impl Inner {
     /// Says something in a group.
     pub(crate) async fn send(&self, step: &Step<'_>, id: &GroupId, content: Content) -> Result<()> {
-        self.settle(step, id).await?;
-        self.store.write(|tx| {
-            let mut group = Group::load(tx, id)?;
-            group.stage_content(tx, content)
-        })?;
+        self.commit(step, id, proposals_of_others).await?;
+        self.store.write(|tx| Group::load(tx, id)?.stage_content(tx, content).map(drop))?;
         self.settle(step, id).await.map(drop)
     }
 
@@ -74,36 +72,38 @@ impl Inner {
         Err(Error::Contended(ATTEMPTS))
     }
 
-    /// Sends the outstanding message of a group until its fate is known.
+    /// Sends what is outstanding in a group until its fate is known.
     ///
     /// # Errors
-    /// After a passing fault the message stays outstanding and is sent with the next step.
+    /// After a passing fault it stays outstanding and is sent with the next step.
     pub(crate) async fn settle(&self, step: &Step<'_>, id: &GroupId) -> Result<Settled> {
+        let mut settled = Settled::Nothing;
         for _ in 0..ATTEMPTS {
             let Some(submission) = self.outstanding(id)? else {
-                return Ok(Settled::Nothing);
+                return Ok(settled);
             };
             match self.api.submit(submission.request).await {
                 Ok(accepted) => {
                     self.store.write(|tx| Group::load(tx, id)?.confirm(tx))?;
-                    return Ok(Settled::Accepted(accepted));
+                    settled = Settled::Accepted(accepted);
                 }
-                Err(error) if is_unanswered(&error) => return Err(error),
+                Err(error) if error.problem().is_none_or(is_unanswered) => return Err(error),
                 Err(error) => {
-                    let content = self.store.write(|tx| {
-                        let content =
-                            Group::outstanding(tx, id)?.and_then(|outstanding| outstanding.content);
-                        Group::load(tx, id)?.abandon(tx)?;
-                        Ok(content)
-                    })?;
+                    let too_late = error.problem() == Some(ProblemType::WrongEpoch);
+                    let is_kept = too_late && !submission.is_commit;
+                    if !is_kept {
+                        self.store.write(|tx| Group::load(tx, id)?.abandon(tx))?;
+                    }
                     // What made it too late, or us a stranger, is in the queue.
                     self.drain(step, QueueKind::Group).await?;
                     self.store.read(|tx| Group::load(tx, id).map(drop))?;
-                    if error.problem() != Some(ProblemType::WrongEpoch) {
+                    if !too_late {
                         return Err(error);
                     }
-                    let Some(content) = content else { return Ok(Settled::Lost) };
-                    self.store.write(|tx| Group::load(tx, id)?.stage_message(tx, content))?;
+                    settled = Settled::Lost;
+                    if is_kept {
+                        self.store.write(|tx| encrypt_anew(tx, id))?;
+                    }
                 }
             }
         }
@@ -117,6 +117,7 @@ impl Inner {
             Ok(Some(Submission {
                 group: id.clone(),
                 epoch: outstanding.epoch,
+                is_commit: outstanding.content.is_none(),
                 request: api::submission(id, outstanding.body, &group.leaf),
             }))
         })
@@ -124,24 +125,41 @@ impl Inner {
 
     /// The groups that wait for an answer of the DS.
     pub(crate) fn unsettled(&self) -> Result<Vec<GroupId>> {
-        self.store.read(|tx| group_ids(tx, "SELECT group_id FROM submissions"))
+        self.store.read(|tx| group_ids(tx, "SELECT DISTINCT group_id FROM submissions"))
     }
 }
 
-/// Whether the message may still be accepted: nothing was said about the message itself.
-fn is_unanswered(error: &Error) -> bool {
-    match error.problem() {
-        Some(kind) => matches!(
-            kind,
-            ProblemType::Fault
-                | ProblemType::Unavailable
-                | ProblemType::TokenRequired
-                | ProblemType::TokenSpent
-                | ProblemType::AllowanceUsedUp
-                | ProblemType::SignatureRequired
-        ),
-        None => true,
+/// What others proposed has to be committed before anything is said.
+fn proposals_of_others(_: &Tx<'_>, group: &Group) -> Result<Option<Change>> {
+    Ok(group.has_pending_proposals().then_some(Change::Update))
+}
+
+/// Makes an application message that came too late for the group's present epoch, or the
+/// commit that has to come before it.
+fn encrypt_anew(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
+    let mut group = Group::load(tx, id)?;
+    if group.has_pending_proposals() {
+        return group.stage_commit(tx, &Change::Update).map(drop);
     }
+    let content = Group::outstanding(tx, id)?.and_then(|outstanding| outstanding.content);
+    if let Some(content) = content {
+        group.abandon(tx)?;
+        group.stage_message(tx, content)?;
+    }
+    Ok(())
+}
+
+/// Whether the message may still be accepted: nothing was said about the message itself.
+pub(crate) fn is_unanswered(kind: ProblemType) -> bool {
+    matches!(
+        kind,
+        ProblemType::Fault
+            | ProblemType::Unavailable
+            | ProblemType::TokenRequired
+            | ProblemType::TokenSpent
+            | ProblemType::AllowanceUsedUp
+            | ProblemType::SignatureRequired
+    )
 }
 
 /// The group ids a query of one column finds.

@@ -30,12 +30,17 @@ use crate::{
     group::{self, Change, Group, Rejection},
     identity,
     queue::Queue,
+    setup,
     store::{Step, Tx, decode, encode, fixed, integer},
-    submit::group_ids,
+    submit::{group_ids, is_unanswered},
+    wallet::now,
 };
 
 /// The longest wait to ask a server for: proxies cut connections that are silent for long.
 const LONGEST_POLL: Duration = Duration::from_secs(50);
+
+/// How many seconds before its end a credential is renewed.
+const RENEW_BEFORE: u64 = 30 * 24 * 60 * 60;
 
 const KINDS: [QueueKind; 2] = [QueueKind::Contact, QueueKind::Group];
 
@@ -179,6 +184,7 @@ impl Inner {
 
     /// Does what is due. One errand that is refused does not keep the others from being run.
     pub(crate) async fn errands(&self, step: &Step<'_>) -> Result<()> {
+        goes_on(self.renew_credential().await)?;
         for group in self.unsettled()? {
             goes_on(self.settle(step, &group).await)?;
         }
@@ -186,13 +192,34 @@ impl Inner {
         goes_on(self.deliver_deposits().await)?;
         let waiting = "SELECT DISTINCT group_id FROM invitations";
         for group in self.store.read(|tx| group_ids(tx, waiting))? {
-            goes_on(self.commit(step, &group, add_invited).await)?;
+            let added = self.commit(step, &group, add_invited).await;
+            if let Err(Error::Refused(problem)) = &added
+                && !is_unanswered(problem.kind)
+            {
+                let reason = format!("those invited cannot be added: {problem}");
+                self.store.write(|tx| {
+                    group::withdraw_invitations(tx, &group)?;
+                    Event::Ignored { reason }.record(tx)
+                })?;
+            }
+            goes_on(added)?;
         }
         let unintroduced = "SELECT group_id FROM groups WHERE introduce = 1 AND active = 1";
         for group in self.store.read(|tx| group_ids(tx, unintroduced))? {
             goes_on(self.introduce(step, &group).await)?;
         }
         goes_on(self.confirm_identities().await)
+    }
+
+    /// Has the AS sign a new credential long before the old one ends.
+    async fn renew_credential(&self) -> Result<()> {
+        let account = self.store.read(Account::load)?.ok_or(Error::NotReady)?;
+        let credential = ClientCredential::parse(&account.credential()?)
+            .map_err(|_| Error::Damaged("the credential"))?;
+        if credential.not_after > now() + RENEW_BEFORE {
+            return Ok(());
+        }
+        setup::obtain_credential(&self.store, &self.api, account).await.map(drop)
     }
 
     /// Answers contact requests with KeyPackages made for the one who asks.
