@@ -463,6 +463,23 @@ impl Client {
         self.inner.store.write(|tx| event::forget(tx, up_to))
     }
 
+    /// Whether something is on its way that a later step has to finish: unanswered
+    /// messages, unsent deposits, unanswered contact requests, introductions.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub fn has_errands(&self) -> Result<bool> {
+        self.inner.store.read(|tx| {
+            Ok(tx.sql().query_row(
+                "SELECT EXISTS (SELECT 1 FROM submissions) OR EXISTS (SELECT 1 FROM deposits)
+                     OR EXISTS (SELECT 1 FROM received_requests)
+                     OR EXISTS (SELECT 1 FROM groups WHERE introduce = 1 AND active = 1)",
+                [],
+                |row| row.get(0),
+            )?)
+        })
+    }
+
     // Underneath, for programs that test or measure a server
 
     /// Looks a user up at the AS and verifies the answer.
