@@ -25,7 +25,7 @@ const RETRY: [Duration; 5] = [
 
 const EXAMPLES: &str = "\
 Examples:
-  export POSTERN_SERVER=http://127.0.0.1:8080
+  export POSTERN_SERVER=http://127.0.0.1:8008
   postern-client --state alice register alice
   postern-client --state alice create-group climbing
   postern-client --state alice invite climbing bob@example.localhost
@@ -55,7 +55,7 @@ struct Place {
     /// The directory this client keeps its keys and messages in; one for each device
     #[arg(long, global = true, env = "POSTERN_STATE", default_value_os_t = default_state(), value_name = "DIR")]
     state: PathBuf,
-    /// The server's address; remembered after `register` and `link-request`
+    /// The server's address; by default the one given to `register` and `link-request`
     #[arg(long, global = true, env = "POSTERN_SERVER", value_name = "URL")]
     server: Option<String>,
     /// Print JSON, one object a line
@@ -93,6 +93,7 @@ enum Command {
     Invite {
         /// Title or id of the group
         group: String,
+        /// bob@example.org
         user: UserName,
         /// Receive for up to so many seconds until all devices are added
         #[arg(long, default_value_t = 0, value_name = "SECONDS")]
@@ -109,6 +110,7 @@ enum Command {
     Remove {
         /// Title or id of the group
         group: String,
+        /// bob@example.org
         user: UserName,
     },
     /// Renew this device's keys in a group
@@ -258,7 +260,11 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
 
 impl Place {
     fn options(&self) -> Options {
-        Options { accept_contacts: !self.refuse_contacts, ..Options::default() }
+        Options {
+            accept_contacts: !self.refuse_contacts,
+            server: self.server.clone(),
+            ..Options::default()
+        }
     }
 
     fn open(&self) -> anyhow::Result<Client> {

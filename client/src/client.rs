@@ -5,7 +5,7 @@
 //! # use std::{path::Path, time::Duration};
 //! use postern_client::{Client, Event};
 //!
-//! let alice = Client::register(Path::new("alice"), "http://127.0.0.1:8080", "alice").await?;
+//! let alice = Client::register(Path::new("alice"), "http://127.0.0.1:8008", "alice").await?;
 //! let group = alice.create_group("climbing").await?;
 //! alice.invite(&group, &"bob@example.localhost".parse().unwrap()).await?;
 //! // Bob's devices answer when they are online; receiving adds them then.
@@ -128,7 +128,8 @@ impl Client {
 
     fn new(store: Arc<Store>, options: Options) -> Result<Self> {
         let account = store.read(Account::load)?.filter(|account| account.ready).ok_or(Error::NotReady)?;
-        let api = setup::api(&store, Http::new(&account.server)?, &account);
+        let http = Http::new(options.server.as_deref().unwrap_or(&account.server))?;
+        let api = setup::api(&store, http, &account);
         let doubted = Mutex::default();
         Ok(Self { inner: Arc::new(Inner { store, api, options, account, doubted }) })
     }
@@ -181,7 +182,7 @@ impl Client {
     }
 
     pub fn server(&self) -> &str {
-        &self.inner.account.server
+        self.inner.api.http.server()
     }
 
     pub fn directory(&self) -> &Path {

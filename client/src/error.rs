@@ -21,7 +21,7 @@ pub enum Error {
         root_cause(.0)
     )]
     Unreachable(#[source] reqwest::Error),
-    #[error("{0} is no server address: it looks like https://chat.example.org or http://127.0.0.1:8080")]
+    #[error("{0} is no server address: it looks like https://chat.example.org or http://127.0.0.1:8008")]
     BadServerAddress(String),
     #[error("{0}")]
     BadName(NameError),

@@ -39,13 +39,15 @@ pub struct Options {
     pub durable: bool,
     /// Answer contact requests of anyone.
     pub accept_contacts: bool,
+    /// Where the server is now, if not where it was at registration.
+    pub server: Option<String>,
     /// Keep every message each queue delivered, in order (for tests).
     pub record_deliveries: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { durable: true, accept_contacts: true, record_deliveries: false }
+        Self { durable: true, accept_contacts: true, server: None, record_deliveries: false }
     }
 }
 
