@@ -11,6 +11,7 @@ pub mod check;
 pub mod cli;
 pub mod config;
 pub mod database;
+pub mod date;
 pub mod ds;
 pub mod embedded;
 pub mod health;

@@ -8,9 +8,12 @@ use postern_protocol::{
 };
 use tokio_postgres::Row;
 
-use crate::{app::today, database::Database, master_key::MasterKey};
+use crate::{
+    database::Database,
+    date::{DAY, today},
+    master_key::MasterKey,
+};
 
-const DAY: u64 = 24 * 60 * 60;
 const KEY_LIFETIME: u64 = 365 * DAY;
 /// A new key is made when the newest has less than this left: the overlap in which every
 /// credential signed by the old one runs out.
