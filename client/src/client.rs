@@ -537,13 +537,17 @@ impl Client {
         self.inner.api.submit(submission.request.clone()).await
     }
 
-    /// The DS accepted the outstanding message.
+    /// The DS accepted the outstanding message. What was delivered before a commit is
+    /// received first.
     ///
     /// # Errors
-    /// [`Error::NotMember`].
+    /// [`Error::NotMember`], [`Error::Unreachable`].
     pub async fn confirm(&self, group: &GroupId) -> Result<()> {
-        let _step = self.inner.store.step().await?;
-        self.inner.store.write(|tx| Group::load(tx, group)?.confirm(tx))
+        let step = self.inner.store.step().await?;
+        match self.inner.outstanding(group)? {
+            Some(submission) => self.inner.accepted(&step, &submission).await,
+            None => Ok(()),
+        }
     }
 
     /// The DS refused the outstanding message.
