@@ -45,6 +45,14 @@ pub enum ChainError {
     Crypto,
 }
 
+impl HpkePublicKey {
+    /// Whether chains can be sealed to it. Not so for points of small order, with which
+    /// everyone would share the secret (RFC 9180 §7.1.4).
+    pub fn is_usable(&self) -> bool {
+        ChainSender::start(QueueId::new([0; QueueId::LEN]), 1, self).is_ok()
+    }
+}
+
 /// The secret half of a queue's HPKE key, DHKEM(X25519, HKDF-SHA256), erased when dropped.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
 pub struct HpkePrivateKey([u8; 32]);

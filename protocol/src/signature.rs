@@ -14,9 +14,10 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header::AUTHORIZATION};
 use httpsig::prelude::{
     AlgorithmName, HttpSigError, HttpSigResult, HttpSignatureBase, HttpSignatureHeaders,
-    HttpSignatureParams, SigningKey as HttpSigningKey, VerifyingKey as HttpVerifyingKey,
+    HttpSignatureParams, SigningKey as HttpSigningKey,
     message_component::{HttpMessageComponent, HttpMessageComponentId},
 };
+use sfv::{Dictionary, FieldType as _, List, Parser};
 
 use crate::{PublicKey, Signature, key::SigningKey};
 
@@ -107,15 +108,18 @@ pub fn verify(
         .as_deref()
         .and_then(|keyid| PublicKey::from_base64url(keyid).ok())
         .ok_or(SignatureError::UnknownKey)?;
-    if !params.created.is_some_and(is_fresh) {
+    if !params.created.is_some_and(is_fresh) || params.is_expired() {
         return Err(SignatureError::NotFresh);
     }
     if header(headers, &CONTENT_DIGEST) != Some(content_digest(body).as_str()) {
         return Err(SignatureError::WrongDigest);
     }
-    base(target, headers, params)
-        .and_then(|base| base.verify_signature_headers(&Verifier(key), &signed))
-        .map_err(|_| SignatureError::Invalid)?;
+    let base = received_base(target, headers).ok_or(SignatureError::Malformed)?;
+    let signature = STANDARD
+        .decode(signed.signature().to_string())
+        .map(Signature::new)
+        .map_err(|_| SignatureError::Malformed)?;
+    key.verify(base.as_bytes(), &signature).map_err(|_| SignatureError::Invalid)?;
     Ok(key)
 }
 
@@ -143,18 +147,32 @@ fn base(
     let lines = covered_components(headers)
         .into_iter()
         .map(|name| {
-            let value = match name {
-                "@method" => target.method.as_str().to_owned(),
-                "@path" => target.path.to_owned(),
-                "@query" => format!("?{}", target.query.unwrap_or_default()),
-                field => header(headers, &HeaderName::from_static(field))
-                    .unwrap_or_default()
-                    .to_owned(),
-            };
+            let value = component(target, headers, name);
             HttpMessageComponent::try_from((&HttpMessageComponentId::try_from(name)?, &[value][..]))
         })
         .collect::<HttpSigResult<Vec<_>>>()?;
     HttpSignatureBase::try_new(&lines, params)
+}
+
+/// What the sender signed (RFC 9421 §2.5): with all its parameters in its order, of which
+/// `httpsig` keeps neither.
+fn received_base(target: Target<'_>, headers: &HeaderMap) -> Option<String> {
+    let inputs: Dictionary = Parser::new(header(headers, &SIGNATURE_INPUT)?).parse().ok()?;
+    let params = List::from_iter(inputs.into_values()).serialize()?;
+    let mut base = String::new();
+    for name in covered_components(headers) {
+        base += &format!("\"{name}\": {}\n", component(target, headers, name));
+    }
+    Some(base + "\"@signature-params\": " + &params)
+}
+
+fn component(target: Target<'_>, headers: &HeaderMap, name: &'static str) -> String {
+    match name {
+        "@method" => target.method.as_str().to_owned(),
+        "@path" => target.path.to_owned(),
+        "@query" => format!("?{}", target.query.unwrap_or_default()),
+        field => header(headers, &HeaderName::from_static(field)).unwrap_or_default().to_owned(),
+    }
 }
 
 fn covered_components(headers: &HeaderMap) -> Vec<&'static str> {
@@ -195,22 +213,6 @@ impl HttpSigningKey for Signer<'_> {
     }
     fn key_id(&self) -> String {
         self.0.public_key().to_base64url()
-    }
-    fn alg(&self) -> AlgorithmName {
-        AlgorithmName::Ed25519
-    }
-}
-
-struct Verifier(PublicKey);
-
-impl HttpVerifyingKey for Verifier {
-    fn verify(&self, data: &[u8], signature: &[u8]) -> HttpSigResult<()> {
-        self.0
-            .verify(data, &Signature::new(signature.to_vec()))
-            .map_err(|error| HttpSigError::InvalidSignature(error.to_string()))
-    }
-    fn key_id(&self) -> String {
-        self.0.to_base64url()
     }
     fn alg(&self) -> AlgorithmName {
         AlgorithmName::Ed25519
@@ -276,6 +278,28 @@ mod tests {
             verify(TARGET, &tokenless, b"body"),
             Err(SignatureError::WrongComponents)
         );
+    }
+
+    #[test]
+    fn a_signers_parameters_are_verified_as_it_wrote_them() {
+        let key = SigningKey::generate();
+        let (mut headers, _) = signed(b"body");
+        let created = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+        let keyid = key.public_key().to_base64url();
+        let mut resign = |more: &str, expected| {
+            let components = r#"("@method" "@path" "@query" "content-digest" "authorization")"#;
+            let input = format!(r#"a={components};keyid="{keyid}";created={created}{more}"#);
+            headers.insert(SIGNATURE_INPUT, HeaderValue::try_from(input).unwrap());
+            let base = received_base(TARGET, &headers).unwrap();
+            let signature = STANDARD.encode(key.sign(base.as_bytes()).as_bytes());
+            headers.insert(SIGNATURE, HeaderValue::try_from(format!("a=:{signature}:")).unwrap());
+            assert_eq!(verify(TARGET, &headers, b"body"), expected, "{more}");
+        };
+        for more in ["", r#";tag="x";nonce="y""#, r#";unheard-of=1"#, ";expires=99999999999"] {
+            resign(more, Ok(key.public_key()));
+        }
+        resign(";expires=1", Err(SignatureError::NotFresh));
+        resign(";alg=\"rsa-v1_5-sha256\"", Err(SignatureError::UnknownKey));
     }
 
     #[test]

@@ -216,6 +216,7 @@ fn validate_application(
     let roster = Roster::decode(&roster).map_err(Failure::fault)?;
     let sender = roster.by_key(signer).ok_or(ProblemType::NotAllowed)?;
     stored.expect_epoch(message)?;
+    no_welcome(message)?;
     let mut step = Step::default();
     step.deliver(&message.payload(), recipients(&roster, sender.leaf));
     Ok(step)

@@ -1,6 +1,6 @@
 //! The end of the road: answers, refusals and faults, and how each looks on the wire.
 
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderName, HeaderValue, StatusCode, header};
 use postern_protocol::{
     encoding::Encoding,
     problem::{self, Problem, ProblemType},
@@ -98,15 +98,14 @@ impl Failure {
     }
 }
 
-pub fn problem_response(problem: &Problem, challenge: Option<HeaderValue>) -> Response {
+/// A refusal as it is sent, with the header that its type asks for.
+pub fn problem_response(problem: &Problem, remedy: Option<(HeaderName, HeaderValue)>) -> Response {
     let mut response = Response::new(problem.to_json().into());
     *response.status_mut() = problem.kind.status();
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(problem::MEDIA_TYPE));
-    if let Some(challenge) = challenge {
-        headers.insert(header::WWW_AUTHENTICATE, challenge);
-    }
+    headers.extend(remedy);
     response
 }
 

@@ -9,16 +9,19 @@ mod payment;
 mod request;
 pub mod routes;
 
-use std::convert::Infallible;
+use std::{
+    convert::Infallible,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
-use http::{HeaderMap, Method, header};
+use http::{HeaderMap, HeaderValue, Method, header};
 use postern_protocol::{
     problem::{Problem, ProblemType},
     token,
 };
 use warp::{Filter, Rejection, filters::BoxedFilter, path::FullPath, reject::Reject};
 
-use crate::app::App;
+use crate::{app::App, date::DAY};
 pub use answer::{Answer, Failure, Outcome};
 pub use payment::Payment;
 pub use request::Request;
@@ -40,13 +43,12 @@ pub fn filter(app: App) -> BoxedFilter<(warp::reply::Response,)> {
 
 fn route_filter(app: App, route: Route, limit: u64) -> BoxedFilter<(warp::reply::Response,)> {
     let method = route.method.clone();
+    let allow = allow(route.path);
     path_filter(route.path)
         .and(
             warp::method().and_then(move |found: Method| {
-                let matches = found == method;
-                async move {
-                    if matches { Ok(()) } else { Err(warp::reject::custom(WrongMethod)) }
-                }
+                let wrong = (found != method).then(|| WrongMethod { allow: allow.clone() });
+                async move { wrong.map_or(Ok(()), |wrong| Err(warp::reject::custom(wrong))) }
             }).untuple_one(),
         )
         .and(warp::path::full())
@@ -61,6 +63,14 @@ fn route_filter(app: App, route: Route, limit: u64) -> BoxedFilter<(warp::reply:
             }
         })
         .boxed()
+}
+
+/// The methods that a path has (RFC 9110 §10.2.1).
+fn allow(path: &str) -> HeaderValue {
+    let routes = routes::all();
+    let methods: Vec<_> =
+        routes.iter().filter(|route| route.path == path).map(|route| route.method.as_str()).collect();
+    HeaderValue::try_from(methods.join(", ")).expect("methods are visible ASCII")
 }
 
 /// Matches a pattern such as `/qs/queues/{queue_id}/addresses` and yields the segments in
@@ -126,22 +136,35 @@ fn respond(app: &App, outcome: Outcome) -> warp::reply::Response {
         Err(failure) => failure,
     };
     let problem = failure.into_problem();
-    let challenge = matches!(problem.kind, ProblemType::TokenRequired | ProblemType::TokenSpent)
-        .then(|| app.issuer.www_authenticate(&app.domain));
-    answer::problem_response(&problem, challenge)
+    let remedy = match problem.kind {
+        ProblemType::TokenRequired | ProblemType::TokenSpent => {
+            Some((header::WWW_AUTHENTICATE, app.issuer.www_authenticate(&app.domain)))
+        }
+        ProblemType::AllowanceUsedUp => Some((header::RETRY_AFTER, until_tomorrow().into())),
+        _ => None,
+    };
+    answer::problem_response(&problem, remedy)
+}
+
+/// Seconds until allowances begin anew: they are for a day (UTC).
+fn until_tomorrow() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    DAY - now.as_secs() % DAY
 }
 
 #[derive(Debug)]
-struct WrongMethod;
+struct WrongMethod {
+    allow: HeaderValue,
+}
 impl Reject for WrongMethod {}
 
 async fn refuse(rejection: Rejection) -> Result<warp::reply::Response, Infallible> {
-    let kind = if rejection.find::<WrongMethod>().is_some() {
-        ProblemType::MethodNotAllowed
+    let (kind, remedy) = if let Some(wrong) = rejection.find::<WrongMethod>() {
+        (ProblemType::MethodNotAllowed, Some((header::ALLOW, wrong.allow.clone())))
     } else if rejection.is_not_found() {
-        ProblemType::NotFound
+        (ProblemType::NotFound, None)
     } else {
-        ProblemType::MalformedRequest
+        (ProblemType::MalformedRequest, None)
     };
-    Ok(answer::problem_response(&kind.into(), None))
+    Ok(answer::problem_response(&kind.into(), remedy))
 }
