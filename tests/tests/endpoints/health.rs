@@ -14,7 +14,8 @@ pub fn valid() -> Valid {
 }
 
 pub fn explanation() -> Valid {
-    let targets = [("/problems/none-of-ours", ProblemType::NotFound), ("/problems/%00", ProblemType::NotFound)];
+    let targets =
+        [("/problems/none-of-ours", ProblemType::NotFound), ("/problems/%00", ProblemType::NotFound)];
     let targets = targets.map(|(target, expected)| (target.to_owned(), expected)).to_vec();
     Valid { targets, ..Valid::new(Call::get("/problems/token-spent"), StatusCode::OK) }
 }
@@ -24,7 +25,11 @@ async fn every_problem_type_is_explained_at_its_own_path() {
     let world = World::start().await;
     for kind in ProblemType::ALL {
         let reply = world.send(&Call::get(kind.path()).wire()).await;
-        assert_eq!((reply.status, reply.content_type()), (StatusCode::OK, "text/plain; charset=utf-8"), "{kind:?}");
+        assert_eq!(
+            (reply.status, reply.content_type()),
+            (StatusCode::OK, "text/plain; charset=utf-8"),
+            "{kind:?}"
+        );
         let text = String::from_utf8(reply.body).unwrap();
         assert!(text.contains(kind.title()) && text.contains(kind.meaning()), "{text}");
     }

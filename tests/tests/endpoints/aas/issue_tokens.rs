@@ -50,7 +50,11 @@ async fn a_token_request_that_is_not_one_is_refused_and_takes_nothing_from_the_a
         let (body, _) = key.request(size, &world.challenge());
         cases.push((format!("a batch of {size}"), body, ProblemType::InvalidTokenRequest));
     }
-    cases.push(("an empty batch".to_owned(), vec![whole[0], whole[1], whole[2], 0], ProblemType::InvalidTokenRequest));
+    cases.push((
+        "an empty batch".to_owned(),
+        vec![whole[0], whole[1], whole[2], 0],
+        ProblemType::InvalidTokenRequest,
+    ));
     let changed = |place: usize, value: u8| {
         let mut body = whole.clone();
         body[place] = value;
@@ -89,7 +93,9 @@ async fn an_allowance_is_for_a_user_and_a_day_and_then_used_up() {
     key.issue(&world, &second.key, 1, &world.challenge()).await;
     world.assert_refused("one too many", &asking(1).wire(), ProblemType::AllowanceUsedUp).await;
     let of_second = key.call(&second.key, key.request(1, &world.challenge()).0);
-    world.assert_refused("one too many by another client", &of_second.wire(), ProblemType::AllowanceUsedUp).await;
+    world
+        .assert_refused("one too many by another client", &of_second.wire(), ProblemType::AllowanceUsedUp)
+        .await;
     key.issue(&world, &bob.device.key, 100, &world.challenge()).await;
 
     let retry = world.send(&asking(1).wire()).await.headers.get("retry-after").cloned();

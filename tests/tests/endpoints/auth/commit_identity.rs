@@ -82,7 +82,9 @@ async fn a_commit_that_no_reader_would_follow_is_refused() {
         ("a KeyPackage of unlimited lifetime", unlimited),
     ] {
         let made = alice.device.commit(adding(&newcomer));
-        world.assert_refuses(what, &identity_commit(&made.commit, &alice.device), ProblemType::InvalidMls).await;
+        world
+            .assert_refuses(what, &identity_commit(&made.commit, &alice.device), ProblemType::InvalidMls)
+            .await;
         alice.device.forget();
     }
 
@@ -90,41 +92,97 @@ async fn a_commit_that_no_reader_would_follow_is_refused() {
     let mut stolen = alice.further_device();
     stolen.key = bob.device.key.clone();
     let made = alice.device.commit(adding(&stolen));
-    world.assert_refuses("another user's client", &identity_commit(&made.commit, &alice.device), ProblemType::NotAllowed).await;
+    world
+        .assert_refuses(
+            "another user's client",
+            &identity_commit(&made.commit, &alice.device),
+            ProblemType::NotAllowed,
+        )
+        .await;
     alice.device.forget();
 
     let renamed = Commit { identity: Some(bob.name.to_string().into_bytes()), ..Default::default() };
     let made = alice.device.commit(renamed);
-    world.assert_refuses("a leaf that takes another name", &identity_commit(&made.commit, &alice.device), ProblemType::InvalidMls).await;
+    world
+        .assert_refuses(
+            "a leaf that takes another name",
+            &identity_commit(&made.commit, &alice.device),
+            ProblemType::InvalidMls,
+        )
+        .await;
     alice.device.forget();
 
     let second_key = second.key.clone();
     let made = alice.device.commit_to_key(&second_key);
-    world.assert_refuses("a leaf that takes another's key", &identity_commit(&made.commit, &alice.device), ProblemType::InvalidMls).await;
+    world
+        .assert_refuses(
+            "a leaf that takes another's key",
+            &identity_commit(&made.commit, &alice.device),
+            ProblemType::InvalidMls,
+        )
+        .await;
     alice.device.forget();
 
     let made = alice.device.commit(Commit { update: true, ..Default::default() });
-    world.assert_refuses("a commit sent by another client of the user", &identity_commit(&made.commit, &second), ProblemType::InvalidMls).await;
+    world
+        .assert_refuses(
+            "a commit sent by another client of the user",
+            &identity_commit(&made.commit, &second),
+            ProblemType::InvalidMls,
+        )
+        .await;
     // Bob's EID is in another epoch than Alice's, and that is all that he hears.
-    world.assert_refuses("a commit sent by another user", &identity_commit(&made.commit, &bob.device), ProblemType::WrongEpoch).await;
+    world
+        .assert_refuses(
+            "a commit sent by another user",
+            &identity_commit(&made.commit, &bob.device),
+            ProblemType::WrongEpoch,
+        )
+        .await;
     let mut bytes = made.commit.as_bytes().to_vec();
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
-    world.assert_refuses("a forged commit", &identity_commit(&MlsMessage::new(bytes), &alice.device), ProblemType::InvalidMls).await;
+    world
+        .assert_refuses(
+            "a forged commit",
+            &identity_commit(&MlsMessage::new(bytes), &alice.device),
+            ProblemType::InvalidMls,
+        )
+        .await;
     alice.device.forget();
 
     let proposal = second.propose_update();
     world.assert_refuses("a proposal", &identity_commit(&proposal, &second), ProblemType::InvalidMls).await;
     second.forget();
     let removal = second.propose_removal(alice.device.public_key());
-    world.assert_refuses("a proposal of removal", &identity_commit(&removal, &second), ProblemType::InvalidMls).await;
+    world
+        .assert_refuses("a proposal of removal", &identity_commit(&removal, &second), ProblemType::InvalidMls)
+        .await;
     second.forget();
     let external = alice.further_device().external_commit(&alice.device);
-    world.assert_refuses("an external commit", &identity_commit(&external, &alice.device), ProblemType::InvalidMls).await;
+    world
+        .assert_refuses(
+            "an external commit",
+            &identity_commit(&external, &alice.device),
+            ProblemType::InvalidMls,
+        )
+        .await;
     let spoken = alice.device.say(b"hello");
-    world.assert_refuses("an application message", &identity_commit(&spoken, &alice.device), ProblemType::InvalidMls).await;
+    world
+        .assert_refuses(
+            "an application message",
+            &identity_commit(&spoken, &alice.device),
+            ProblemType::InvalidMls,
+        )
+        .await;
     let spoken = public_application(b"alice", 1, 0);
-    world.assert_refuses("a public application message", &identity_commit(&spoken, &alice.device), ProblemType::InvalidMls).await;
+    world
+        .assert_refuses(
+            "a public application message",
+            &identity_commit(&spoken, &alice.device),
+            ProblemType::InvalidMls,
+        )
+        .await;
 
     let mut elsewhere = alice.further_device();
     elsewhere.key = alice.device.key.clone();
@@ -132,11 +190,23 @@ async fn a_commit_that_no_reader_would_follow_is_refused() {
     elsewhere.commit(Commit { update: true, ..Default::default() });
     elsewhere.merge();
     let made = elsewhere.commit(Commit { update: true, ..Default::default() });
-    world.assert_refuses("a commit to another group", &identity_commit(&made.commit, &alice.device), ProblemType::InvalidMls).await;
+    world
+        .assert_refuses(
+            "a commit to another group",
+            &identity_commit(&made.commit, &alice.device),
+            ProblemType::InvalidMls,
+        )
+        .await;
 
     alice.device.whisper();
     let made = alice.device.commit(Commit { update: true, ..Default::default() });
-    world.assert_refuses("a commit in private framing", &identity_commit(&made.commit, &alice.device), ProblemType::InvalidMls).await;
+    world
+        .assert_refuses(
+            "a commit in private framing",
+            &identity_commit(&made.commit, &alice.device),
+            ProblemType::InvalidMls,
+        )
+        .await;
     alice.device.forget();
 
     let made = second.commit(Commit { update: true, ..Default::default() });

@@ -33,7 +33,8 @@ async fn anyone_with_a_token_reads_the_whole_history_of_a_users_clients() {
     let registration = alice.registration();
     let issued: CredentialIssued = world.send(&registration.wire()).await.decode();
     let sent = registration.fields();
-    let field = |name: &str| sent.iter().find(|(found, _)| found == name).unwrap().1.as_bytes().unwrap().clone();
+    let field =
+        |name: &str| sent.iter().find(|(found, _)| found == name).unwrap().1.as_bytes().unwrap().clone();
 
     let record = world.look_up(&alice.name).await;
     assert_eq!(record.name, alice.name);

@@ -66,7 +66,8 @@ async fn a_contact_that_its_client_did_not_sign_is_refused() {
     let valid = publishing(&good, key);
     for field in ["domain", "address", "hpke_key", "signature"] {
         let (_, contact) = valid.fields().remove(0);
-        let fields = contact.into_map().unwrap().into_iter().filter(|(name, _)| name.as_text() != Some(field));
+        let fields =
+            contact.into_map().unwrap().into_iter().filter(|(name, _)| name.as_text() != Some(field));
         let call = valid.with_field("contact", Value::Map(fields.collect()));
         world.assert_refuses(&format!("without {field}"), &call, ProblemType::MalformedBody).await;
     }

@@ -24,7 +24,11 @@ async fn the_keys_that_sign_credentials_are_published_with_their_validity_and_ma
     let seeds: Vec<Vec<u8>> = world.value("SELECT array_agg(sealed_seed) FROM auth.signing_keys").await;
     for key in published.keys {
         let public_key = key.public_key;
-        assert!(seeds.iter().all(|seed| seed.len() > 32 && !seed.windows(32).any(|part| part == public_key.as_bytes())));
+        assert!(
+            seeds
+                .iter()
+                .all(|seed| seed.len() > 32 && !seed.windows(32).any(|part| part == public_key.as_bytes()))
+        );
     }
     world.close();
 }

@@ -74,11 +74,28 @@ async fn names_that_are_not_ours_to_give_are_refused() {
 
     let valid = User::new("alice").registration();
     for name in [
-        "", "alice", "@home.example", "alice@", "Alice@home.example", "alïce@home.example", "аlice@home.example",
-        "-alice@home.example", "alice.@home.example", "al ice@home.example", "alice@home.example ", "al\0ice@home.example",
-        "alice@@home.example", "alice@home.example@home.example", "alice@HOME.example", "alice@home.example.",
-        "alice@localhost", "alice@127.0.0.1", &format!("{}@home.example", "a".repeat(65)),
-        &format!("alice@{}", "a.".repeat(200)), "alice/../bob@home.example", "alice%40home.example",
+        "",
+        "alice",
+        "@home.example",
+        "alice@",
+        "Alice@home.example",
+        "alïce@home.example",
+        "аlice@home.example",
+        "-alice@home.example",
+        "alice.@home.example",
+        "al ice@home.example",
+        "alice@home.example ",
+        "al\0ice@home.example",
+        "alice@@home.example",
+        "alice@home.example@home.example",
+        "alice@HOME.example",
+        "alice@home.example.",
+        "alice@localhost",
+        "alice@127.0.0.1",
+        &format!("{}@home.example", "a".repeat(65)),
+        &format!("alice@{}", "a.".repeat(200)),
+        "alice/../bob@home.example",
+        "alice%40home.example",
     ] {
         let wire = valid.with_field("name", Value::from(name)).wire();
         world.assert_refused(name, &wire, ProblemType::MalformedBody).await;
@@ -132,7 +149,11 @@ async fn an_eid_that_is_not_this_one_client_in_epoch_0_is_refused() {
     *info.last_mut().unwrap() ^= 1;
     let forged = valid.with_field("group_info", Value::Bytes(info));
     world.assert_refused("a GroupInfo with another signature", &forged.wire(), ProblemType::InvalidMls).await;
-    for (what, bytes) in [("nothing", Vec::new()), ("zeros", vec![0; 500]), ("a tree", of(&valid, "ratchet_tree").into_bytes().unwrap())] {
+    for (what, bytes) in [
+        ("nothing", Vec::new()),
+        ("zeros", vec![0; 500]),
+        ("a tree", of(&valid, "ratchet_tree").into_bytes().unwrap()),
+    ] {
         let wire = valid.with_field("group_info", Value::Bytes(bytes)).wire();
         world.assert_refused(&format!("{what} for a GroupInfo"), &wire, ProblemType::InvalidMls).await;
     }

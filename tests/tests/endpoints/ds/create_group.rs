@@ -13,7 +13,8 @@ use reqwest::StatusCode;
 use crate::{
     road::Valid,
     world::{
-        Call, Commit, Party, World, creation, fresh_address, home, leaf_extensions, policy_extensions, random_id,
+        Call, Commit, Party, World, creation, fresh_address, home, leaf_extensions, policy_extensions,
+        random_id,
     },
 };
 
@@ -72,9 +73,15 @@ async fn a_group_is_created_once_under_a_reserved_id() {
     let call = Draft::new(&unreserved).call();
     world.assert_refuses("an id that was not reserved", &call, ProblemType::GroupExists).await;
     let foreign = GroupId::new(*world.reserve().await.id(), "elsewhere.example".parse().unwrap());
-    world.assert_refuses("another domain's id", &Draft::new(&foreign).call(), ProblemType::ForeignDomain).await;
+    world
+        .assert_refuses("another domain's id", &Draft::new(&foreign).call(), ProblemType::ForeignDomain)
+        .await;
     let call = Draft::new(&world.reserve().await).call();
-    for (what, id) in [("a short id", vec![7; 15]), ("no domain", vec![7; 16]), ("no name", [&[7; 16][..], b"HOME"].concat())] {
+    for (what, id) in [
+        ("a short id", vec![7; 15]),
+        ("no domain", vec![7; 16]),
+        ("no name", [&[7; 16][..], b"HOME"].concat()),
+    ] {
         let call = call.with_field("group_id", Value::Bytes(id));
         world.assert_refuses(what, &call, ProblemType::MalformedBody).await;
     }
@@ -87,7 +94,10 @@ async fn a_group_that_the_ds_could_not_serve_is_refused() {
     let id = world.reserve().await;
     let other = Pseudonym::random();
     let drafts: Vec<(&str, Box<dyn Fn(&mut Draft)>)> = vec![
-        ("another id in the group", Box::new(|draft| draft.mls_id = Some(GroupId::new(random_id(), home()).to_mls()))),
+        (
+            "another id in the group",
+            Box::new(|draft| draft.mls_id = Some(GroupId::new(random_id(), home()).to_mls())),
+        ),
         ("no domain in the group's id", Box::new(|draft| draft.mls_id = Some(draft.id.id().to_vec()))),
         ("a second admin", Box::new(move |draft| draft.policy.admins.push(other))),
         ("another admin", Box::new(move |draft| draft.policy.admins = vec![other])),
@@ -95,14 +105,20 @@ async fn a_group_that_the_ds_could_not_serve_is_refused() {
         ("an admin twice", Box::new(|draft| draft.policy.admins.push(draft.policy.admins[0]))),
         ("no policy", Box::new(|draft| draft.context = Some(Extensions::empty()))),
         ("no delivery address", Box::new(|draft| draft.founder.leaf = Extensions::empty())),
-        ("an address on another domain", Box::new(|draft| {
-            draft.founder.leaf = leaf_extensions(&"elsewhere.example".parse().unwrap(), fresh_address());
-        })),
+        (
+            "an address on another domain",
+            Box::new(|draft| {
+                draft.founder.leaf = leaf_extensions(&"elsewhere.example".parse().unwrap(), fresh_address());
+            }),
+        ),
         ("a short pseudonym", Box::new(|draft| draft.founder.identity = vec![7; 15])),
         ("a name for a pseudonym", Box::new(|draft| draft.founder.identity = b"alice@home.example".to_vec())),
-        ("another ciphersuite", Box::new(|draft| {
-            draft.founder.suite = Ciphersuite::MLS_128_DHKEMX25519_CHACHA20POLY1305_SHA256_Ed25519;
-        })),
+        (
+            "another ciphersuite",
+            Box::new(|draft| {
+                draft.founder.suite = Ciphersuite::MLS_128_DHKEMX25519_CHACHA20POLY1305_SHA256_Ed25519;
+            }),
+        ),
     ];
     for (what, spoil) in drafts {
         let mut draft = Draft::new(&id);
@@ -156,7 +172,8 @@ async fn what_lies_in_the_database_tells_nothing_of_a_groups_members() {
     for secret in [group.policy.state_secret.as_slice(), group.policy.state_key().as_bytes()] {
         assert!(!dump.contains(&hex::encode(secret)), "the server forgets the key (DS-9)");
     }
-    let lengths = "SELECT octet_length(roster) FROM ds.groups WHERE epoch = (SELECT max(epoch) FROM ds.groups)";
+    let lengths =
+        "SELECT octet_length(roster) FROM ds.groups WHERE epoch = (SELECT max(epoch) FROM ds.groups)";
     let of_three: i32 = world.value(lengths).await;
     world.group(2).await;
     let distinct: i64 = world.value("SELECT count(DISTINCT octet_length(roster)) FROM ds.groups").await;

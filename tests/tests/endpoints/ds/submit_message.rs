@@ -15,7 +15,8 @@ use reqwest::StatusCode;
 use crate::{
     road::Valid,
     world::{
-        Call, Commit, Group, Party, World, fresh_address, home, leaf_extensions, policy_extensions, public_application, random_id,
+        Call, Commit, Group, Party, World, fresh_address, home, leaf_extensions, policy_extensions,
+        public_application, random_id,
     },
 };
 
@@ -74,7 +75,14 @@ fn update() -> Commit {
 }
 
 impl World {
-    async fn assert_commit_refused(&self, what: &str, group: &mut Group, by: usize, commit: Commit, as_: ProblemType) {
+    async fn assert_commit_refused(
+        &self,
+        what: &str,
+        group: &mut Group,
+        by: usize,
+        commit: Commit,
+        as_: ProblemType,
+    ) {
         let (_, call) = group.make(by, commit);
         self.assert_refuses(what, &call, as_).await;
         group.party(by).forget();
@@ -141,7 +149,10 @@ async fn a_welcomed_member_speaks_and_a_removed_one_hears_of_it_and_nothing_afte
     group.party(0).merge();
     let after = group.party(0).say(b"among ourselves");
     world.submit(&group.submit(0, &after, None)).await;
-    assert!(world.receive(&mut group.members[2]).await.is_empty(), "the commit, and nothing that it could read");
+    assert!(
+        world.receive(&mut group.members[2]).await.is_empty(),
+        "the commit, and nothing that it could read"
+    );
     assert!(!group.party(2).is_active());
     assert!(world.read(&mut group.members[2].mailbox).await.is_empty());
     let call = group.submit(2, &last_words, None);
@@ -268,7 +279,9 @@ async fn what_is_no_message_of_a_member_in_the_right_framing_is_refused() {
         world.assert_refuses(what, &call, ProblemType::InvalidMls).await;
     }
     let with_welcome = group.submit(1, &spoken, Some(&welcome));
-    world.assert_refuses("an application message with a Welcome", &with_welcome, ProblemType::InvalidMls).await;
+    world
+        .assert_refuses("an application message with a Welcome", &with_welcome, ProblemType::InvalidMls)
+        .await;
 
     let mut ahead = spoken.as_bytes().to_vec();
     // version, wire format, group id, epoch
@@ -282,7 +295,15 @@ async fn what_is_no_message_of_a_member_in_the_right_framing_is_refused() {
     world.assert_refuses("a message of the last epoch there can be", &call, ProblemType::WrongEpoch).await;
 
     group.party(0).whisper();
-    world.assert_commit_refused("a commit in private framing", &mut group, 0, update(), ProblemType::InvalidMls).await;
+    world
+        .assert_commit_refused(
+            "a commit in private framing",
+            &mut group,
+            0,
+            update(),
+            ProblemType::InvalidMls,
+        )
+        .await;
     let proposal = group.party(0).propose_update();
     let call = group.submit(0, &proposal, None);
     world.assert_refuses("a proposal in private framing", &call, ProblemType::InvalidMls).await;
@@ -304,7 +325,8 @@ async fn only_admins_change_who_is_in_the_group_and_what_it_is() {
     world.assert_commit_refused("a member removes another", &mut group, 1, removal, violation).await;
     let removal = removing(&group, 0);
     world.assert_commit_refused("a member removes the admin", &mut group, 1, removal, violation).await;
-    let context = |policy: &GroupPolicy| Commit { context: Some(policy_extensions(policy)), ..Default::default() };
+    let context =
+        |policy: &GroupPolicy| Commit { context: Some(policy_extensions(policy)), ..Default::default() };
     let promotion = context(&group.policy_with(vec![theirs, mine]));
     world.assert_commit_refused("a member makes itself an admin", &mut group, 1, promotion, violation).await;
     for (what, proposal) in [
@@ -320,14 +342,29 @@ async fn only_admins_change_who_is_in_the_group_and_what_it_is() {
     }
     group.party(1).forget();
 
+    let leaving = group.party(1).self_remove();
+    let call = group.submit(1, &leaving, None);
+    world.assert_refuses("a proposal of a type that the DS does not take", &call, violation).await;
+    group.party(1).forget();
+
     let pseudonym = |who: Pseudonym| Commit { identity: Some(who.0.to_vec()), ..Default::default() };
-    world.assert_commit_refused("a member takes the admin's pseudonym", &mut group, 1, pseudonym(theirs), violation).await;
+    world
+        .assert_commit_refused(
+            "a member takes the admin's pseudonym",
+            &mut group,
+            1,
+            pseudonym(theirs),
+            violation,
+        )
+        .await;
     let other = pseudonym(Pseudonym::random());
     world.assert_commit_refused("an admin takes another pseudonym", &mut group, 0, other, violation).await;
     let nobody = context(&group.policy_with(Vec::new()));
     world.assert_commit_refused("an admin leaves no admin", &mut group, 0, nobody, violation).await;
     let stranger = context(&group.policy_with(vec![Pseudonym::random()]));
-    world.assert_commit_refused("an admin makes a stranger the admin", &mut group, 0, stranger, violation).await;
+    world
+        .assert_commit_refused("an admin makes a stranger the admin", &mut group, 0, stranger, violation)
+        .await;
     let rekeyed = context(&GroupPolicy::new(theirs));
     world.assert_commit_refused("an admin changes the state secret", &mut group, 0, rekeyed, violation).await;
 
@@ -357,22 +394,37 @@ async fn a_commit_that_members_could_not_live_with_is_refused() {
     };
     let key = group.members[2].party.key.clone();
     for (what, party) in [
-        ("a KeyPackage of unlimited lifetime", newcomer(&|party| party.lifetime = Lifetime::init(0, u64::MAX))),
+        (
+            "a KeyPackage of unlimited lifetime",
+            newcomer(&|party| party.lifetime = Lifetime::init(0, u64::MAX)),
+        ),
         ("a new leaf with a short pseudonym", newcomer(&|party| party.identity = vec![7; 15])),
         ("a new leaf with a name", newcomer(&|party| party.identity = b"alice@home.example".to_vec())),
-        ("a new leaf that receives elsewhere", newcomer(&|party| party.leaf = leaf_extensions(&elsewhere, fresh_address()))),
+        (
+            "a new leaf that receives elsewhere",
+            newcomer(&|party| party.leaf = leaf_extensions(&elsewhere, fresh_address())),
+        ),
     ] {
         world.assert_commit_refused(what, &mut group, 0, adding(&[&party]), ProblemType::InvalidMls).await;
     }
     let leaf = |leaf| Commit { leaf: Some(leaf), ..Default::default() };
     let moved = leaf(leaf_extensions(&elsewhere, fresh_address()));
-    world.assert_commit_refused("a leaf that moves elsewhere", &mut group, 1, moved, ProblemType::InvalidMls).await;
+    world
+        .assert_commit_refused("a leaf that moves elsewhere", &mut group, 1, moved, ProblemType::InvalidMls)
+        .await;
     let gone = leaf(Extensions::empty());
-    world.assert_commit_refused("a leaf without an address", &mut group, 1, gone, ProblemType::InvalidMls).await;
+    world
+        .assert_commit_refused("a leaf without an address", &mut group, 1, gone, ProblemType::InvalidMls)
+        .await;
     let made = group.party(1).commit_to_key(&key);
     let call = group.submit(1, &made.commit, None);
     world.assert_refuses("a leaf that takes another member's key", &call, ProblemType::InvalidMls).await;
     group.party(1).forget();
+
+    let bare = Commit { context: Some(Extensions::empty()), ..Default::default() };
+    world
+        .assert_commit_refused("a group without a policy", &mut group, 0, bare, ProblemType::InvalidMls)
+        .await;
 
     // To another mailbox of its own a member may go.
     let address = world.address(&group.members[1].mailbox).await;

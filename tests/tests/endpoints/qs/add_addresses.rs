@@ -14,7 +14,9 @@ pub fn other_queues(operation: &str) -> Vec<(String, ProblemType)> {
     let unknown = QueueId::new(random_id()).to_base64url();
     let mut targets = vec![(format!("/qs/queues/{unknown}/{operation}"), ProblemType::NotFound)];
     let long = format!("{unknown}AA");
-    for malformed in [&unknown[..20], &long, "*", "%00", "%ff", "AAAAAAAAAAAAAAAAAAAAAA==", "+++++++++++++++++++++A"] {
+    for malformed in
+        [&unknown[..20], &long, "*", "%00", "%ff", "AAAAAAAAAAAAAAAAAAAAAA==", "+++++++++++++++++++++A"]
+    {
         targets.push((format!("/qs/queues/{malformed}/{operation}"), ProblemType::MalformedRequest));
     }
     targets
@@ -59,7 +61,9 @@ async fn a_request_has_at_most_a_thousand_addresses_and_a_queue_as_many_as_the_o
     world.assert_refuses("1001 at once", &mailbox.adding(many(1001)), ProblemType::TooManyAddresses).await;
     world.pay(&mailbox.adding(many(1000))).await.assert_ok("1000 at once");
     world.admin().batch_execute("UPDATE qs.settings SET addresses_per_queue = 1002").await.unwrap();
-    world.assert_refuses("more than a queue has", &mailbox.adding(many(3)), ProblemType::TooManyAddresses).await;
+    world
+        .assert_refuses("more than a queue has", &mailbox.adding(many(3)), ProblemType::TooManyAddresses)
+        .await;
     world.pay(&mailbox.adding(many(2))).await.assert_ok("as many as a queue has");
     world.assert_refuses("one more", &mailbox.adding(many(1)), ProblemType::TooManyAddresses).await;
 

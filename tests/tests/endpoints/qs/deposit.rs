@@ -34,7 +34,10 @@ async fn anyone_with_a_token_deposits_and_only_the_owner_can_read_it() {
     let deposit = |payload: &[u8]| QueuePayload::Deposit(Payload::new(payload.to_vec()));
     assert_eq!(world.read(&mut mailbox).await, [deposit(b"first"), deposit(b""), deposit(&largest)]);
     let dump = world.cluster.dump().await;
-    assert!(!dump.contains(&hex::encode(b"first")) && !dump.contains(&"07".repeat(64)), "what is stored is sealed");
+    assert!(
+        !dump.contains(&hex::encode(b"first")) && !dump.contains(&"07".repeat(64)),
+        "what is stored is sealed"
+    );
     world.close();
 }
 

@@ -11,10 +11,7 @@ use postern_tests::PATIENCE;
 use reqwest::StatusCode;
 
 use super::{add_addresses::other_queues, deposit::depositing};
-use crate::{
-    road::Valid,
-    world::World,
-};
+use crate::{road::Valid, world::World};
 
 pub async fn valid(world: &World) -> Valid {
     let mailbox = world.mailbox(QueueKind::Contact).await;
@@ -53,8 +50,16 @@ async fn messages_come_in_order_without_gaps_until_they_are_acknowledged() {
     assert_eq!(seqs(&world.pay(&ask(0, Some(0))).await.decode()), [1], "at least one");
     assert_eq!(seqs(&world.pay(&ask(0, Some(u16::MAX))).await.decode()), [1, 2, 3, 4, 5]);
     assert_eq!(seqs(&world.pay(&ask(2, None)).await.decode()), [3, 4, 5]);
-    assert_eq!(world.value::<i64>("SELECT count(*) FROM qs.messages").await, 3, "what was acknowledged is deleted");
-    assert_eq!(seqs(&world.pay(&ask(0, None)).await.decode()), [3, 4, 5], "an older acknowledgement undoes nothing");
+    assert_eq!(
+        world.value::<i64>("SELECT count(*) FROM qs.messages").await,
+        3,
+        "what was acknowledged is deleted"
+    );
+    assert_eq!(
+        seqs(&world.pay(&ask(0, None)).await.decode()),
+        [3, 4, 5],
+        "an older acknowledgement undoes nothing"
+    );
     let opened = mailbox.open(&twice[0]);
     assert_eq!(opened, [1, 2].map(|number| QueuePayload::Deposit(Payload::new(vec![number]))));
     assert_eq!(world.read(&mut mailbox).await.len(), 3);
@@ -89,8 +94,10 @@ async fn a_long_poll_ends_when_something_comes_or_its_wait_is_over() {
     let before: i64 = world.value(spent).await;
     let (dequeued, ()) = tokio::join!(world.pay(&waiting), async {
         // The poll has paid: it waits.
-        postern_tests::eventually("the poll waits", || async { (world.value::<i64>(spent).await > before).then_some(()) })
-            .await;
+        postern_tests::eventually("the poll waits", || async {
+            (world.value::<i64>(spent).await > before).then_some(())
+        })
+        .await;
         world.pay(&depositing(address, b"hello")).await.assert_ok("a deposit");
     });
     assert!(begun.elapsed() < PATIENCE / 3, "it came at once: {:?}", begun.elapsed());

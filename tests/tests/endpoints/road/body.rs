@@ -132,7 +132,8 @@ async fn every_field_is_needed_and_is_of_its_type_and_unknown_ones_are_ignored()
             world.assert_refused(&format!("{what} twice"), &wire, ProblemType::MalformedBody).await;
         }
         for (name, expected) in &entry.valid.cut {
-            let (_, value) = fields.iter().find(|(found, _)| found == name).unwrap_or_else(|| panic!("no {name}"));
+            let (_, value) =
+                fields.iter().find(|(found, _)| found == name).unwrap_or_else(|| panic!("no {name}"));
             let mut bytes = value.clone().into_bytes().expect("what is cut are byte strings");
             bytes.pop();
             let wire = entry.with(&world, valid.with_field(name, Value::Bytes(bytes))).wire();
@@ -148,7 +149,8 @@ async fn every_field_is_needed_and_is_of_its_type_and_unknown_ones_are_ignored()
 /// Sends a request as it is written, chunk by chunk if it does not say its length; reads the answer even when it
 /// comes before the end of the request.
 async fn send_raw(world: &World, wire: &Wire, chunked: bool) -> (StatusCode, Problem) {
-    let mut head = format!("{} {} HTTP/1.1\r\nhost: {}\r\n", wire.method, wire.target, world.server.address());
+    let mut head =
+        format!("{} {} HTTP/1.1\r\nhost: {}\r\n", wire.method, wire.target, world.server.address());
     for (name, value) in &wire.headers {
         head += &format!("{name}: {}\r\n", value.to_str().expect("it is text"));
     }
@@ -156,7 +158,8 @@ async fn send_raw(world: &World, wire: &Wire, chunked: bool) -> (StatusCode, Pro
         true => "transfer-encoding: chunked\r\n\r\n".to_owned(),
         false => format!("content-length: {}\r\n\r\n", wire.body.len()),
     };
-    let (mut from, mut to) = TcpStream::connect(world.server.address()).await.expect("it listens").into_split();
+    let (mut from, mut to) =
+        TcpStream::connect(world.server.address()).await.expect("it listens").into_split();
     let body = wire.body.clone();
     let sending = tokio::spawn(async move {
         to.write_all(head.as_bytes()).await?;
@@ -177,14 +180,18 @@ async fn send_raw(world: &World, wire: &Wire, chunked: bool) -> (StatusCode, Pro
     let mut answer = Vec::new();
     let mut buffer = [0; 4096];
     let (status, problem) = loop {
-        let length = timeout(PATIENCE, from.read(&mut buffer)).await.expect("there is an answer").expect("a whole one");
+        let length = timeout(PATIENCE, from.read(&mut buffer))
+            .await
+            .expect("there is an answer")
+            .expect("a whole one");
         assert!(length > 0, "the connection ended after {}", String::from_utf8_lossy(&answer));
         answer.extend_from_slice(&buffer[..length]);
         let text = String::from_utf8_lossy(&answer);
         if let Some((head, body)) = text.split_once("\r\n\r\n")
             && let Some(problem) = Problem::from_json(body.as_bytes())
         {
-            let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("it has a status");
+            let status =
+                head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("it has a status");
             assert!(head.contains("content-type: application/problem+json"), "{head}");
             break (StatusCode::from_u16(status).expect("it is one"), problem);
         }
@@ -197,14 +204,21 @@ async fn send_raw(world: &World, wire: &Wire, chunked: bool) -> (StatusCode, Pro
 async fn an_oversized_body_is_refused_whether_or_not_it_says_how_long_it_is() {
     let world = World::start().await;
     for entry in every_request(&world).await.iter().filter(|entry| entry.valid.call.content_type.is_some()) {
-        for (length, chunked) in [(LIMIT + 1, false), (LIMIT + 1, true), (8 * LIMIT, false), (8 * LIMIT, true)] {
-            let what = format!("{} with {length} bytes{}", entry.name, if chunked { ", chunked" } else { "" });
+        for (length, chunked) in
+            [(LIMIT + 1, false), (LIMIT + 1, true), (8 * LIMIT, false), (8 * LIMIT, true)]
+        {
+            let what =
+                format!("{} with {length} bytes{}", entry.name, if chunked { ", chunked" } else { "" });
             let mut body = entry.valid.call.body.clone();
             body.resize(length, 0);
             let wire = entry.with(&world, with_body(&entry.valid.call, body)).wire();
             let before = world.snapshot().await;
             let (status, problem) = send_raw(&world, &wire, chunked).await;
-            assert_eq!((status, problem.kind), (StatusCode::PAYLOAD_TOO_LARGE, ProblemType::BodyTooLarge), "{what}");
+            assert_eq!(
+                (status, problem.kind),
+                (StatusCode::PAYLOAD_TOO_LARGE, ProblemType::BodyTooLarge),
+                "{what}"
+            );
             world.snapshot().await.assert_same(&before, &what);
             if let Some(nonce) = &wire.nonce {
                 assert!(world.is_spent(nonce).await, "{what}: the token");

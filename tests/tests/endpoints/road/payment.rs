@@ -18,11 +18,15 @@ async fn worthless(world: &World, good: &[u8]) -> Vec<(&'static str, String)> {
     };
     // The issuer cannot see what challenge it signs for.
     let elsewhere = ["elsewhere.example".to_owned()];
-    let challenge = TokenChallenge::new(TokenType::PrivateRistretto255, "elsewhere.example", None, &elsewhere);
+    let challenge =
+        TokenChallenge::new(TokenType::PrivateRistretto255, "elsewhere.example", None, &elsewhere);
     let client = world.user("elsewhere").await;
     let misdirected = world.token_key().issue(world, &client.device.key, 1, &challenge).await.remove(0);
     vec![
-        ("a token of another issuer", text(&impostor.token(&TokenShape { key_id: impostor.key_id(), ..ours() }))),
+        (
+            "a token of another issuer",
+            text(&impostor.token(&TokenShape { key_id: impostor.key_id(), ..ours() })),
+        ),
         ("a forged token", text(&impostor.token(&ours()))),
         ("a token for another challenge", text(&misdirected)),
         ("a token of another type", text(&impostor.token(&TokenShape { token_type: 2, ..ours() }))),
@@ -55,14 +59,20 @@ async fn no_paid_route_is_reached_without_a_token_of_ours() {
         let what = format!("{} without a token", entry.name);
         world.assert_refused(&what, &without, ProblemType::TokenRequired).await;
         let reply = world.send(&without).await;
-        assert_eq!(reply.headers.get("www-authenticate"), Some(&expected), "{what} gets the challenge (RFC 9577)");
+        assert_eq!(
+            reply.headers.get("www-authenticate"),
+            Some(&expected),
+            "{what} gets the challenge (RFC 9577)"
+        );
         for (kind, authorization) in &worthless {
             let mut wire = Wire { nonce: Some(good[2..34].to_vec()), ..entry.valid.call.unsigned() };
             wire.set("authorization", authorization);
             if let Some(key) = &entry.valid.call.signer {
                 wire.sign(key, |_| {});
             }
-            world.assert_refused(&format!("{} with {kind}", entry.name), &wire, ProblemType::TokenRequired).await;
+            world
+                .assert_refused(&format!("{} with {kind}", entry.name), &wire, ProblemType::TokenRequired)
+                .await;
         }
         entry.assert_accepted(&world).await;
     }
@@ -99,13 +109,25 @@ async fn a_spent_token_is_refused_on_every_paid_route() {
     let world = World::start().await;
     let entries = every_request(&world).await;
     let spent = world.token();
-    world.send(&crate::ds::reserve_group_id::valid().call.paid_with(spent.clone()).wire()).await.assert_ok("spending");
+    world
+        .send(&crate::ds::reserve_group_id::valid().call.paid_with(spent.clone()).wire())
+        .await
+        .assert_ok("spending");
     for entry in entries.iter().filter(|entry| entry.paid) {
         let wire = entry.valid.call.clone().paid_with(spent.clone()).wire();
-        world.assert_refused(&format!("{} with a spent token", entry.name), &wire, ProblemType::TokenSpent).await;
+        world
+            .assert_refused(&format!("{} with a spent token", entry.name), &wire, ProblemType::TokenSpent)
+            .await;
         let mut bare = wire.clone();
-        bare.set("authorization", &wire.header("authorization").replace(['"', '='], "").replacen("token", "token=", 1));
-        assert!(bare.header("authorization").starts_with("PrivateToken token="), "{}", bare.header("authorization"));
+        bare.set(
+            "authorization",
+            &wire.header("authorization").replace(['"', '='], "").replacen("token", "token=", 1),
+        );
+        assert!(
+            bare.header("authorization").starts_with("PrivateToken token="),
+            "{}",
+            bare.header("authorization")
+        );
         if let Some(key) = &entry.valid.call.signer {
             bare.sign(key, |_| {});
         }

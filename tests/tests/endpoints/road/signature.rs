@@ -4,7 +4,10 @@
 use postern_protocol::{key::SigningKey, problem::ProblemType};
 
 use super::every_request;
-use crate::world::{Wire, World, signature::{Input, content_digest}};
+use crate::world::{
+    Wire, World,
+    signature::{Input, content_digest},
+};
 
 type Tampering = fn(&mut Wire, &SigningKey, &SigningKey);
 
@@ -67,9 +70,15 @@ const TAMPERINGS: [(&str, Tampering); 27] = [
             None => wire.headers.remove("authorization"),
         };
     }),
-    ("a signature that leaves out the method", |wire, key, _| wire.sign(key, |input| leave_out(input, "@method"))),
-    ("a signature that leaves out the path", |wire, key, _| wire.sign(key, |input| leave_out(input, "@path"))),
-    ("a signature that leaves out the query", |wire, key, _| wire.sign(key, |input| leave_out(input, "@query"))),
+    ("a signature that leaves out the method", |wire, key, _| {
+        wire.sign(key, |input| leave_out(input, "@method"))
+    }),
+    ("a signature that leaves out the path", |wire, key, _| {
+        wire.sign(key, |input| leave_out(input, "@path"))
+    }),
+    ("a signature that leaves out the query", |wire, key, _| {
+        wire.sign(key, |input| leave_out(input, "@query"))
+    }),
     ("a signature that leaves out the digest", |wire, key, _| {
         wire.sign(key, |input| leave_out(input, "content-digest"));
     }),
@@ -88,7 +97,8 @@ const TAMPERINGS: [(&str, Tampering); 27] = [
     ("another algorithm", |wire, key, _| wire.sign(key, |input| input.set("alg", "\"hmac-sha256\""))),
     ("two signatures", |wire, key, _| {
         wire.sign(key, |_| {});
-        let (input, signature) = (wire.header("signature-input").to_owned(), wire.header("signature").to_owned());
+        let (input, signature) =
+            (wire.header("signature-input").to_owned(), wire.header("signature").to_owned());
         wire.set("signature-input", &format!("{input}, two{}", input.trim_start_matches("sig")));
         wire.set("signature", &format!("{signature}, two{}", signature.trim_start_matches("sig")));
     }),

@@ -16,7 +16,8 @@ async fn another_method_is_refused_with_the_one_that_is_allowed() {
         let name = format!("{} {} (0)", route.method, route.path);
         let entry = names.find(|entry| entry.name == name).expect("entries are in the order of routes");
         let allowed = methods(route.path);
-        for method in [Method::GET, Method::POST, Method::PUT, Method::DELETE, Method::PATCH, Method::OPTIONS] {
+        for method in [Method::GET, Method::POST, Method::PUT, Method::DELETE, Method::PATCH, Method::OPTIONS]
+        {
             if allowed.contains(&method) {
                 continue;
             }
@@ -25,7 +26,8 @@ async fn another_method_is_refused_with_the_one_that_is_allowed() {
             world.assert_refused(&what, &wire, ProblemType::MethodNotAllowed).await;
             let allow = world.send(&wire).await.headers.get("allow").cloned();
             let allow = allow.unwrap_or_else(|| panic!("{what} is answered with Allow (RFC 9110 §15.5.6)"));
-            let allow = allow.to_str().expect("it is text").split(", ").map(str::to_owned).collect::<Vec<_>>();
+            let allow =
+                allow.to_str().expect("it is text").split(", ").map(str::to_owned).collect::<Vec<_>>();
             assert_eq!(allow, allowed.iter().map(Method::to_string).collect::<Vec<_>>(), "{what}");
         }
         entry.assert_accepted(&world).await;

@@ -1,7 +1,8 @@
 //! Groups of the DS, with members who have mailboxes.
 
 use openmls::prelude::{
-    Extension, Extensions, GroupContext, LeafNode, RequiredCapabilitiesExtension, ExtensionType, UnknownExtension,
+    Extension, ExtensionType, Extensions, GroupContext, LeafNode, RequiredCapabilitiesExtension,
+    UnknownExtension,
 };
 use postern_protocol::{
     Address, MlsMessage, StateKey, Welcome,
@@ -29,7 +30,8 @@ pub struct Member {
 
 pub fn leaf_extensions(domain: &Domain, address: Address) -> Extensions<LeafNode> {
     let delivery = DeliveryAddress { domain: domain.clone(), address };
-    Extensions::single(Extension::Unknown(DELIVERY_ADDRESS, UnknownExtension(delivery.to_bytes()))).expect("a leaf's")
+    Extensions::single(Extension::Unknown(DELIVERY_ADDRESS, UnknownExtension(delivery.to_bytes())))
+        .expect("a leaf's")
 }
 
 pub fn policy_extensions(policy: &GroupPolicy) -> Extensions<GroupContext> {
@@ -59,8 +61,11 @@ impl Group {
 
     /// A message to this group, signed by its member of that number.
     pub fn submit(&self, by: usize, message: &MlsMessage, welcome: Option<&Welcome>) -> Call {
-        let body =
-            SubmitMessage { state_key: self.policy.state_key(), message: message.clone(), welcome: welcome.cloned() };
+        let body = SubmitMessage {
+            state_key: self.policy.state_key(),
+            message: message.clone(),
+            welcome: welcome.cloned(),
+        };
         Call::post(self.path()).with(&body).signed_by(&self.members[by].party.key)
     }
 
@@ -106,7 +111,8 @@ impl World {
     /// A group with so many members, who all joined by Welcome but the first.
     pub async fn group(&self, members: usize) -> Group {
         let mut founder = self.candidate().await;
-        let policy = GroupPolicy::new(Pseudonym(founder.party.identity.as_slice().try_into().expect("it is one")));
+        let policy =
+            GroupPolicy::new(Pseudonym(founder.party.identity.as_slice().try_into().expect("it is one")));
         let id = self.reserve().await;
         founder.party.found(&id.to_mls(), policy_extensions(&policy));
         self.pay(&creation(&id, policy.state_key(), &founder.party)).await.assert_ok("creating a group");

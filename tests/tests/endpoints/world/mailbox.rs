@@ -68,7 +68,8 @@ impl World {
         let owner = SigningKey::generate();
         let hpke = HpkePrivateKey::generate().expect("there is randomness");
         let body = CreateQueue { kind, hpke_key: hpke.public_key().expect("it has one") };
-        let created: QueueCreated = self.pay(&Call::post("/qs/queues").with(&body).signed_by(&owner)).await.decode();
+        let created: QueueCreated =
+            self.pay(&Call::post("/qs/queues").with(&body).signed_by(&owner)).await.decode();
         Mailbox { id: created.queue_id, owner, hpke, chain: None, position: 0 }
     }
 

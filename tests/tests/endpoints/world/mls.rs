@@ -5,7 +5,8 @@ use openmls::prelude::*;
 use openmls_rust_crypto::OpenMlsRustCrypto;
 use openmls_traits::signatures::{Signer, SignerError};
 use postern_protocol::{
-    GroupInfo as GroupInfoBytes, MlsMessage, PublicKey, RatchetTree as RatchetTreeBytes, Welcome as WelcomeBytes,
+    GroupInfo as GroupInfoBytes, MlsMessage, PublicKey, RatchetTree as RatchetTreeBytes,
+    Welcome as WelcomeBytes,
     key::SigningKey,
     mls::{DELIVERY_ADDRESS, GROUP_POLICY},
 };
@@ -96,7 +97,9 @@ impl Party {
     }
 
     pub fn ratchet_tree(&self) -> RatchetTreeBytes {
-        RatchetTreeBytes::new(self.group().export_ratchet_tree().tls_serialize_detached().expect("it serialises"))
+        RatchetTreeBytes::new(
+            self.group().export_ratchet_tree().tls_serialize_detached().expect("it serialises"),
+        )
     }
 
     pub fn key_package(&self) -> KeyPackage {
@@ -115,7 +118,8 @@ impl Party {
             .use_ratchet_tree_extension(true)
             .build();
         let staged = StagedWelcome::new_from_welcome(&self.provider, &config, parse_welcome(welcome), None);
-        self.group = Some(staged.expect("the Welcome is for us").into_group(&self.provider).expect("it is valid"));
+        self.group =
+            Some(staged.expect("the Welcome is for us").into_group(&self.provider).expect("it is valid"));
     }
 
     /// The same as an `MLSMessage`.
@@ -126,7 +130,10 @@ impl Party {
     /// Joins by force: the commit by which a stranger with a GroupInfo enters.
     pub fn external_commit(&self, member: &Self) -> MlsMessage {
         let signer = Ed25519(&member.key);
-        let info = member.group().export_group_info(member.provider.crypto(), &signer, true).expect("it can be exported");
+        let info = member
+            .group()
+            .export_group_info(member.provider.crypto(), &signer, true)
+            .expect("it can be exported");
         let MlsMessageBodyIn::GroupInfo(info) = parse(&message(&info)) else { panic!("it is a GroupInfo") };
         let parameters = LeafNodeParameters::builder()
             .with_capabilities(self.capabilities())
@@ -157,7 +164,8 @@ impl Party {
             .propose_removals(remove)
             .force_self_update(commit.update);
         if let Some(context) = commit.context {
-            builder = builder.propose_group_context_extensions(context).expect("the extensions are a context's");
+            builder =
+                builder.propose_group_context_extensions(context).expect("the extensions are a context's");
         }
         if let Some(parameters) = parameters {
             builder = builder.leaf_node_parameters(parameters);
@@ -169,7 +177,8 @@ impl Party {
             .expect("the commit can be made")
             .stage_commit(provider)
             .expect("the commit can be kept");
-        let welcome = bundle.to_welcome_msg().map(|welcome| WelcomeBytes::new(message(&welcome).into_bytes()));
+        let welcome =
+            bundle.to_welcome_msg().map(|welcome| WelcomeBytes::new(message(&welcome).into_bytes()));
         Made { commit: message(bundle.commit()), welcome }
     }
 
@@ -202,7 +211,9 @@ impl Party {
     pub fn propose_add(&mut self, key_package: &KeyPackage) -> MlsMessage {
         let Self { group, provider, key, .. } = self;
         let group = group.as_mut().expect("a member has a group");
-        message(&group.propose_add_member(provider, &Ed25519(key), key_package).expect("it can be proposed").0)
+        message(
+            &group.propose_add_member(provider, &Ed25519(key), key_package).expect("it can be proposed").0,
+        )
     }
 
     pub fn propose_removal(&mut self, of: PublicKey) -> MlsMessage {
@@ -216,7 +227,16 @@ impl Party {
         let Self { group, provider, key, .. } = self;
         let group = group.as_mut().expect("a member has a group");
         let parameters = LeafNodeParameters::default();
-        message(&group.propose_self_update(provider, &Ed25519(key), parameters).expect("it can be proposed").0)
+        message(
+            &group.propose_self_update(provider, &Ed25519(key), parameters).expect("it can be proposed").0,
+        )
+    }
+
+    /// Leaves in the way of an extension to MLS (draft-ietf-mls-extensions).
+    pub fn self_remove(&mut self) -> MlsMessage {
+        let Self { group, provider, key, .. } = self;
+        let group = group.as_mut().expect("a member has a group");
+        message(&group.leave_group_via_self_remove(provider, &Ed25519(key)).expect("it can be proposed"))
     }
 
     /// An application message.
@@ -228,7 +248,8 @@ impl Party {
 
     /// From now on commits and proposals are private, as most MLS clients send them.
     pub fn whisper(&mut self) {
-        let config = MlsGroupJoinConfig::builder().wire_format_policy(PURE_CIPHERTEXT_WIRE_FORMAT_POLICY).build();
+        let config =
+            MlsGroupJoinConfig::builder().wire_format_policy(PURE_CIPHERTEXT_WIRE_FORMAT_POLICY).build();
         let Self { group, provider, .. } = self;
         let group = group.as_mut().expect("a member has a group");
         group.set_configuration(provider.storage(), &config).expect("it is in memory");
@@ -243,7 +264,11 @@ impl Party {
         };
         let Self { group, provider, .. } = self;
         let group = group.as_mut().expect("a member has a group");
-        match group.process_message(provider, received).expect("what the server accepts is valid").into_content() {
+        match group
+            .process_message(provider, received)
+            .expect("what the server accepts is valid")
+            .into_content()
+        {
             ProcessedMessageContent::ApplicationMessage(message) => Some(message.into_bytes()),
             ProcessedMessageContent::StagedCommitMessage(commit) => {
                 group.merge_staged_commit(provider, *commit).expect("it can be merged");

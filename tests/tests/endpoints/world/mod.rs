@@ -50,7 +50,8 @@ impl World {
         let token_key = TokenKey::published(&http, server.url()).await;
         let banker = User::new("banker");
         let private = Mutex::default();
-        let world = Self { http, admin, token_key, tokens: Mutex::default(), banker, private, server, cluster };
+        let world =
+            Self { http, admin, token_key, tokens: Mutex::default(), banker, private, server, cluster };
         world.register(&world.banker).await;
         world.stock(100).await;
         world
@@ -84,8 +85,10 @@ impl World {
     pub async fn send(&self, wire: &Wire) -> Reply {
         self.private.lock().expect("no panic holds it").extend(wire.identifiers());
         let url = format!("{}{}", self.server.url(), wire.target);
-        let request = self.http.request(wire.method.clone(), url).headers(wire.headers.clone()).body(wire.body.clone());
-        let answer = request.send().await.unwrap_or_else(|error| panic!("{} gets no answer: {error:?}", wire.target));
+        let request =
+            self.http.request(wire.method.clone(), url).headers(wire.headers.clone()).body(wire.body.clone());
+        let answer =
+            request.send().await.unwrap_or_else(|error| panic!("{} gets no answer: {error:?}", wire.target));
         Reply::read(answer).await
     }
 

@@ -94,7 +94,10 @@ impl Call {
     pub fn fields(&self) -> Vec<(String, Value)> {
         let body: Value = ciborium::from_reader(self.body.as_slice()).expect("the body is CBOR");
         let fields = body.into_map().expect("bodies are maps");
-        fields.into_iter().map(|(name, value)| (name.into_text().expect("fields have names"), value)).collect()
+        fields
+            .into_iter()
+            .map(|(name, value)| (name.into_text().expect("fields have names"), value))
+            .collect()
     }
 
     /// The same with other fields.
@@ -108,7 +111,8 @@ impl Call {
     /// The same with a field changed.
     pub fn with_field(&self, name: &str, value: Value) -> Self {
         let mut fields = self.fields();
-        fields.iter_mut().find(|(found, _)| found == name).unwrap_or_else(|| panic!("no field {name}")).1 = value;
+        fields.iter_mut().find(|(found, _)| found == name).unwrap_or_else(|| panic!("no field {name}")).1 =
+            value;
         self.with_fields(fields)
     }
 
@@ -170,7 +174,9 @@ impl Wire {
     /// Everything that is the sender's: identifiers, the token, and whatever the body says.
     pub fn private_texts(&self) -> Vec<String> {
         let mut texts = self.identifiers();
-        texts.extend(self.header("authorization").split('"').nth(1).map(|token| token.trim_matches('=').to_owned()));
+        texts.extend(
+            self.header("authorization").split('"').nth(1).map(|token| token.trim_matches('=').to_owned()),
+        );
         texts.extend(body_texts(&self.body));
         texts.retain(|text| !text.is_empty());
         texts

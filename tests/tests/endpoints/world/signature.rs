@@ -40,7 +40,8 @@ impl Input {
 
     /// Moves the time of signing, in seconds.
     pub fn shift(&mut self, seconds: i64) {
-        let (_, created) = self.parameters.iter_mut().find(|(name, _)| *name == "created").expect("it has a time");
+        let (_, created) =
+            self.parameters.iter_mut().find(|(name, _)| *name == "created").expect("it has a time");
         *created = (created.parse::<i64>().expect("it is a number") + seconds).to_string();
     }
 
@@ -48,7 +49,8 @@ impl Input {
     pub fn sign(&self, wire: &Wire, key: &SigningKey) -> (String, String) {
         let (path, query) = wire.target.split_once('?').unwrap_or((&wire.target, ""));
         let quoted: Vec<_> = self.components.iter().map(|name| format!("\"{name}\"")).collect();
-        let parameters: String = self.parameters.iter().map(|(name, value)| format!(";{name}={value}")).collect();
+        let parameters: String =
+            self.parameters.iter().map(|(name, value)| format!(";{name}={value}")).collect();
         let input = format!("({}){parameters}", quoted.join(" "));
         let mut base = String::new();
         for name in &self.components {

@@ -20,12 +20,20 @@ impl World {
     pub async fn snapshot(&self) -> Snapshot {
         let tables = self.admin().query(TABLES, &[]).await.expect("the catalog can be read");
         let digest = |name: String| {
-            format!("SELECT '{name}', md5(coalesce(string_agg(t::text, '' ORDER BY t::text), '')) FROM {name} t")
+            format!(
+                "SELECT '{name}', md5(coalesce(string_agg(t::text, '' ORDER BY t::text), '')) FROM {name} t"
+            )
         };
         let digests: Vec<_> = tables.iter().map(|row| digest(row.get(0))).collect();
-        let rows = self.admin().simple_query(&digests.join(" UNION ALL ")).await.expect("a superuser reads everything");
+        let rows = self
+            .admin()
+            .simple_query(&digests.join(" UNION ALL "))
+            .await
+            .expect("a superuser reads everything");
         let entry = |row: &tokio_postgres::SimpleQueryMessage| match row {
-            tokio_postgres::SimpleQueryMessage::Row(row) => Some((row.get(0)?.to_owned(), row.get(1)?.to_owned())),
+            tokio_postgres::SimpleQueryMessage::Row(row) => {
+                Some((row.get(0)?.to_owned(), row.get(1)?.to_owned()))
+            }
             _ => None,
         };
         let digests: BTreeMap<_, _> = rows.iter().filter_map(entry).collect();
@@ -36,7 +44,8 @@ impl World {
 
 impl Snapshot {
     pub fn assert_same(&self, before: &Self, what: &str) {
-        let changed: Vec<_> = self.0.iter().filter(|(name, digest)| before.0.get(*name) != Some(digest)).collect();
+        let changed: Vec<_> =
+            self.0.iter().filter(|(name, digest)| before.0.get(*name) != Some(digest)).collect();
         assert!(changed.is_empty(), "{what} changed {changed:?}");
     }
 }

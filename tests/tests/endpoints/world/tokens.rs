@@ -40,15 +40,16 @@ impl TokenKey {
         let answer = http.get(format!("{server}{DIRECTORY_PATH}")).send().await.expect("the server answers");
         let directory = answer.bytes().await.expect("the answer is whole");
         let directory: IssuerDirectory = serde_json::from_slice(&directory).expect("it is a directory");
-        let key = directory.token_keys.iter().find(|key| key.token_type == TOKEN_TYPE).expect("there is a key");
+        let key =
+            directory.token_keys.iter().find(|key| key.token_type == TOKEN_TYPE).expect("there is a key");
         Self(URL_SAFE.decode(&key.token_key).expect("it is padded base64url"))
     }
 
     /// A request for a batch, and what opens the answer.
     pub fn request(&self, size: u16, challenge: &TokenChallenge) -> (Vec<u8>, TokenState<Ristretto255>) {
         let key = deserialize_public_key::<Ristretto255>(&self.0).expect("the published key is one");
-        let (request, state) =
-            AmortizedBatchTokenRequest::<Ristretto255>::new(key, challenge, size).expect("a batch can be asked for");
+        let (request, state) = AmortizedBatchTokenRequest::<Ristretto255>::new(key, challenge, size)
+            .expect("a batch can be asked for");
         (request.tls_serialize_detached().expect("it serialises"), state)
     }
 
@@ -68,7 +69,8 @@ impl TokenKey {
         let reply = world.send(&self.call(client, request).wire()).await;
         reply.assert_ok("a token request");
         assert_eq!(reply.content_type(), BATCH_RESPONSE_MEDIA_TYPE);
-        let response = AmortizedBatchTokenResponse::<Ristretto255>::try_from_bytes(&reply.body).expect("a response");
+        let response =
+            AmortizedBatchTokenResponse::<Ristretto255>::try_from_bytes(&reply.body).expect("a response");
         let tokens = response.issue_tokens(&state).expect("the issuer's proof verifies");
         assert_eq!(tokens.len(), usize::from(size));
         tokens.iter().map(token::to_bytes).collect()

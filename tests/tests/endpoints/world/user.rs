@@ -37,8 +37,11 @@ impl User {
 }
 
 pub fn registration(name: &UserName, device: &Party) -> Call {
-    let body =
-        RegisterUser { name: name.clone(), group_info: device.group_info(), ratchet_tree: device.ratchet_tree() };
+    let body = RegisterUser {
+        name: name.clone(),
+        group_info: device.group_info(),
+        ratchet_tree: device.ratchet_tree(),
+    };
     Call::post("/as/users").with(&body).signed_by(&device.key)
 }
 
@@ -77,7 +80,8 @@ impl World {
     /// Adds a client to a user's EID, by the first one.
     pub async fn add_device(&self, user: &mut User) -> Party {
         let mut device = user.further_device();
-        let made = user.device.commit(super::Commit { add: vec![device.key_package()], ..Default::default() });
+        let made =
+            user.device.commit(super::Commit { add: vec![device.key_package()], ..Default::default() });
         self.pay(&identity_commit(&made.commit, &user.device)).await.assert_ok("adding a client");
         user.device.merge();
         device.join(&made.welcome.expect("an added client is welcomed"));
