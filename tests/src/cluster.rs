@@ -75,6 +75,8 @@ impl DataDir {
         let Some(postmaster) = self.postmaster() else {
             return;
         };
+        // Lest it has more children than those found: one that outlived it would keep the next start waiting.
+        process::signal(&[postmaster], Signal::SIGSTOP);
         let mut all = vec![postmaster];
         all.extend(process::children(postmaster));
         process::signal(&all, Signal::SIGKILL);
