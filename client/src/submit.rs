@@ -46,9 +46,8 @@ impl Submission {
     /// False once the queue told its fate.
     fn is_outstanding(&self, tx: &Tx<'_>) -> Result<bool> {
         let outstanding = Group::outstanding(tx, &self.group)?;
-        Ok(outstanding.is_some_and(|found| {
-            found.epoch == self.epoch && found.content.is_none() == self.is_commit
-        }))
+        Ok(outstanding
+            .is_some_and(|found| found.epoch == self.epoch && found.content.is_none() == self.is_commit))
     }
 }
 
@@ -199,7 +198,5 @@ pub(crate) fn group_ids(tx: &Tx<'_>, sql: &str) -> Result<Vec<GroupId>> {
         .collect::<Result<Vec<Vec<u8>>, _>>()
         .optional()?
         .unwrap_or_default();
-    ids.iter()
-        .map(|id| GroupId::from_mls(id).map_err(|_| Error::Damaged("a group id")))
-        .collect()
+    ids.iter().map(|id| GroupId::from_mls(id).map_err(|_| Error::Damaged("a group id"))).collect()
 }

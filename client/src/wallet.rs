@@ -112,9 +112,8 @@ impl Wallet {
         let challenge = token::challenge(&self.owner.domain);
         let (request, state) = AmortizedBatchTokenRequest::<Ristretto255>::new(key, &challenge, number)
             .map_err(|error| Error::UnexpectedAnswer(error.to_string()))?;
-        let body = request
-            .tls_serialize_detached()
-            .map_err(|error| Error::UnexpectedAnswer(error.to_string()))?;
+        let body =
+            request.tls_serialize_detached().map_err(|error| Error::UnexpectedAnswer(error.to_string()))?;
         let answer = self
             .http
             .send(
@@ -138,9 +137,8 @@ impl Wallet {
     /// # Errors
     /// When the directory cannot be had.
     pub async fn drop_stale(&self) -> Result<()> {
-        let keys: Vec<[u8; 32]> = token_keys(&self.directory().await?)
-            .map(|(_, key)| token::token_key_id(&key))
-            .collect();
+        let keys: Vec<[u8; 32]> =
+            token_keys(&self.directory().await?).map(|(_, key)| token::token_key_id(&key)).collect();
         self.store.write(|tx| {
             let mut statement = tx.sql().prepare_cached("SELECT DISTINCT issuer_key FROM tokens")?;
             let held = statement.query_map([], |row| row.get(0))?.collect::<Result<Vec<Vec<u8>>, _>>()?;
@@ -152,10 +150,7 @@ impl Wallet {
     }
 
     async fn directory(&self) -> Result<IssuerDirectory> {
-        let answer = self
-            .http
-            .send(&Request::get(DIRECTORY_PATH).accepting(DIRECTORY_MEDIA_TYPE))
-            .await?;
+        let answer = self.http.send(&Request::get(DIRECTORY_PATH).accepting(DIRECTORY_MEDIA_TYPE)).await?;
         serde_json::from_slice(&answer.body)
             .map_err(|_| Error::UnexpectedAnswer("no issuer directory".to_owned()))
     }
@@ -187,9 +182,11 @@ fn keep(store: &Store, issuer_key: &[u8; 32], tokens: &[Vec<u8>]) -> Result<()> 
 
 /// The keys of our token type, with the time from which on they are used.
 fn token_keys(directory: &IssuerDirectory) -> impl Iterator<Item = (u64, Vec<u8>)> {
-    directory.token_keys.iter().filter(|key| key.token_type == TOKEN_TYPE).filter_map(|key| {
-        Some((key.not_before.unwrap_or_default(), URL_SAFE.decode(&key.token_key).ok()?))
-    })
+    directory
+        .token_keys
+        .iter()
+        .filter(|key| key.token_type == TOKEN_TYPE)
+        .filter_map(|key| Some((key.not_before.unwrap_or_default(), URL_SAFE.decode(&key.token_key).ok()?)))
 }
 
 /// The newest key that is already in use (RFC 9578 §4).

@@ -175,10 +175,8 @@ impl Problem {
     /// Reads what [`Self::to_json`] wrote; `None` for anything else.
     pub fn from_json(body: &[u8]) -> Option<Self> {
         let details: ProblemDetails<Extensions> = serde_json::from_slice(body).ok()?;
-        let kind = Uri::from(details.r#type?)
-            .path()
-            .strip_prefix("/problems/")
-            .and_then(ProblemType::from_slug)?;
+        let kind =
+            Uri::from(details.r#type?).path().strip_prefix("/problems/").and_then(ProblemType::from_slug)?;
         Some(Self { kind, detail: details.detail, epoch: details.extensions.epoch })
     }
 }

@@ -13,8 +13,8 @@ use aws_lc_rs::digest::{SHA256, digest};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header::AUTHORIZATION};
 use httpsig::prelude::{
-    AlgorithmName, HttpSigError, HttpSigResult, HttpSignatureBase, HttpSignatureHeaders,
-    HttpSignatureParams, SigningKey as HttpSigningKey,
+    AlgorithmName, HttpSigError, HttpSigResult, HttpSignatureBase, HttpSignatureHeaders, HttpSignatureParams,
+    SigningKey as HttpSigningKey,
     message_component::{HttpMessageComponent, HttpMessageComponentId},
 };
 use sfv::{Dictionary, FieldType as _, List, Parser};
@@ -85,18 +85,11 @@ pub fn sign(target: Target<'_>, headers: &mut HeaderMap, body: &[u8], key: &Sign
 ///
 /// # Errors
 /// [`SignatureError`] says what to mend; none of them quotes the request.
-pub fn verify(
-    target: Target<'_>,
-    headers: &HeaderMap,
-    body: &[u8],
-) -> Result<PublicKey, SignatureError> {
+pub fn verify(target: Target<'_>, headers: &HeaderMap, body: &[u8]) -> Result<PublicKey, SignatureError> {
     let signed = parse(headers)?;
     let params = signed.signature_params();
-    let covered: Vec<String> = params
-        .covered_components
-        .iter()
-        .map(|id| id.to_string().replace('"', ""))
-        .collect();
+    let covered: Vec<String> =
+        params.covered_components.iter().map(|id| id.to_string().replace('"', "")).collect();
     if covered != covered_components(headers) {
         return Err(SignatureError::WrongComponents);
     }
@@ -124,10 +117,8 @@ pub fn verify(
 }
 
 fn parse(headers: &HeaderMap) -> Result<HttpSignatureHeaders, SignatureError> {
-    let (Some(signature), Some(input)) = (
-        header(headers, &SIGNATURE),
-        header(headers, &SIGNATURE_INPUT),
-    ) else {
+    let (Some(signature), Some(input)) = (header(headers, &SIGNATURE), header(headers, &SIGNATURE_INPUT))
+    else {
         return Err(SignatureError::Missing);
     };
     let mut signatures = HttpSignatureHeaders::try_parse(signature, input)
@@ -184,10 +175,7 @@ fn covered_components(headers: &HeaderMap) -> Vec<&'static str> {
 }
 
 fn content_digest(body: &[u8]) -> String {
-    format!(
-        "sha-256=:{}:",
-        STANDARD.encode(digest(&SHA256, body).as_ref())
-    )
+    format!("sha-256=:{}:", STANDARD.encode(digest(&SHA256, body).as_ref()))
 }
 
 fn is_fresh(created: u64) -> bool {
@@ -223,19 +211,13 @@ impl HttpSigningKey for Signer<'_> {
 mod tests {
     use super::*;
 
-    const TARGET: Target<'static> = Target {
-        method: &Method::POST,
-        path: "/qs/queues",
-        query: Some("wait=1"),
-    };
+    const TARGET: Target<'static> =
+        Target { method: &Method::POST, path: "/qs/queues", query: Some("wait=1") };
 
     fn signed(body: &[u8]) -> (HeaderMap, PublicKey) {
         let key = SigningKey::generate();
         let mut headers = HeaderMap::new();
-        headers.insert(
-            AUTHORIZATION,
-            HeaderValue::from_static("PrivateToken token=AAAA"),
-        );
+        headers.insert(AUTHORIZATION, HeaderValue::from_static("PrivateToken token=AAAA"));
         sign(TARGET, &mut headers, body, &key);
         (headers, key.public_key())
     }
@@ -249,35 +231,20 @@ mod tests {
     #[test]
     fn every_signed_part_is_bound() {
         let (headers, _) = signed(b"body");
-        assert_eq!(
-            verify(TARGET, &headers, b"other"),
-            Err(SignatureError::WrongDigest)
-        );
+        assert_eq!(verify(TARGET, &headers, b"other"), Err(SignatureError::WrongDigest));
         for target in [
             Target { path: "/qs/deposits", ..TARGET },
             Target { query: None, ..TARGET },
             Target { method: &Method::PUT, ..TARGET },
         ] {
-            assert_eq!(
-                verify(target, &headers, b"body"),
-                Err(SignatureError::Invalid)
-            );
+            assert_eq!(verify(target, &headers, b"body"), Err(SignatureError::Invalid));
         }
         let mut stolen = headers.clone();
-        stolen.insert(
-            AUTHORIZATION,
-            HeaderValue::from_static("PrivateToken token=BBBB"),
-        );
-        assert_eq!(
-            verify(TARGET, &stolen, b"body"),
-            Err(SignatureError::Invalid)
-        );
+        stolen.insert(AUTHORIZATION, HeaderValue::from_static("PrivateToken token=BBBB"));
+        assert_eq!(verify(TARGET, &stolen, b"body"), Err(SignatureError::Invalid));
         let mut tokenless = headers;
         tokenless.remove(AUTHORIZATION);
-        assert_eq!(
-            verify(TARGET, &tokenless, b"body"),
-            Err(SignatureError::WrongComponents)
-        );
+        assert_eq!(verify(TARGET, &tokenless, b"body"), Err(SignatureError::WrongComponents));
     }
 
     #[test]
@@ -305,15 +272,9 @@ mod tests {
     #[test]
     fn an_unsigned_or_garbled_request_is_told_apart() {
         let mut headers = HeaderMap::new();
-        assert_eq!(
-            verify(TARGET, &headers, b""),
-            Err(SignatureError::Missing)
-        );
+        assert_eq!(verify(TARGET, &headers, b""), Err(SignatureError::Missing));
         headers.insert(SIGNATURE, HeaderValue::from_static("x"));
         headers.insert(SIGNATURE_INPUT, HeaderValue::from_static("y=("));
-        assert_eq!(
-            verify(TARGET, &headers, b""),
-            Err(SignatureError::Malformed)
-        );
+        assert_eq!(verify(TARGET, &headers, b""), Err(SignatureError::Malformed));
     }
 }

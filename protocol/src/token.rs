@@ -7,9 +7,7 @@ use std::fmt;
 
 use base64::{
     Engine as _,
-    engine::{
-        DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig, general_purpose::URL_SAFE,
-    },
+    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig, general_purpose::URL_SAFE},
 };
 use http::HeaderValue;
 use privacypass::{TokenType, amortized_tokens::AmortizedToken, auth::authenticate::TokenChallenge};
@@ -38,12 +36,7 @@ pub struct MalformedToken;
 
 /// The challenge every endpoint of `domain` poses: issuer and origin are the domain.
 pub fn challenge(domain: &Domain) -> TokenChallenge {
-    TokenChallenge::new(
-        TokenType::PrivateRistretto255,
-        domain.as_str(),
-        None,
-        &[domain.to_string()],
-    )
+    TokenChallenge::new(TokenType::PrivateRistretto255, domain.as_str(), None, &[domain.to_string()])
 }
 
 /// RFC 9578 §6.5: SHA-256 of the issuer's public key.
@@ -101,10 +94,7 @@ pub fn parse_authorization(value: &HeaderValue) -> Result<Token, MalformedToken>
         return Err(MalformedToken);
     }
     let token = token.trim();
-    let token = token
-        .strip_prefix('"')
-        .and_then(|rest| rest.strip_suffix('"'))
-        .unwrap_or(token);
+    let token = token.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(token);
     from_bytes(&LENIENT.decode(token).map_err(|_| MalformedToken)?)
 }
 

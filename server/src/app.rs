@@ -7,8 +7,8 @@ use postern_protocol::name::Domain;
 use tokio::sync::watch;
 
 use crate::{
-    aas::issuer::Issuer, auth::signer::Signer, config::Limits, database::Database,
-    master_key::MasterKey, qs::wakeups::Wakeups,
+    aas::issuer::Issuer, auth::signer::Signer, config::Limits, database::Database, master_key::MasterKey,
+    qs::wakeups::Wakeups,
 };
 
 #[derive(Clone)]

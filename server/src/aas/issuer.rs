@@ -60,11 +60,7 @@ pub struct RedeemedToken {
 impl Issuer {
     /// Loads the keys, after making one if there is none. Safe in several processes at
     /// once: the database takes one first key.
-    pub async fn load(
-        database: &Database,
-        master_key: &MasterKey,
-        domain: &Domain,
-    ) -> anyhow::Result<Self> {
+    pub async fn load(database: &Database, master_key: &MasterKey, domain: &Domain) -> anyhow::Result<Self> {
         let mut rows = load_rows(database).await?;
         if rows.is_empty() {
             let mut seed = Zeroizing::new([0; SEED_LEN]);

@@ -3,8 +3,8 @@
 
 use anyhow::Context;
 use postern_protocol::{
-    IssuedCredential, PublicKey, auth::AuthenticationKey, credential::ClientCredential,
-    key::SigningKey, name::UserName,
+    IssuedCredential, PublicKey, auth::AuthenticationKey, credential::ClientCredential, key::SigningKey,
+    name::UserName,
 };
 use tokio_postgres::Row;
 
@@ -38,11 +38,7 @@ impl Signer {
             database
                 .query_one(
                     "SELECT auth.add_signing_key($1, $2, $3)",
-                    &[
-                        &public.as_bytes().as_slice(),
-                        &sealed,
-                        &i32::try_from(KEY_LIFETIME / DAY)?,
-                    ],
+                    &[&public.as_bytes().as_slice(), &sealed, &i32::try_from(KEY_LIFETIME / DAY)?],
                 )
                 .await?;
             rows = load_rows(database).await?;

@@ -7,7 +7,7 @@
 mod answer;
 mod payment;
 mod request;
-pub mod routes;
+mod route;
 
 use std::{
     convert::Infallible,
@@ -25,15 +25,18 @@ use crate::{app::App, date::DAY};
 pub use answer::{Answer, Failure, Outcome};
 pub use payment::Payment;
 pub use request::Request;
-use request::RawRequest;
-use routes::{Handler, Route};
+pub use route::{Handler, Route};
 
-/// All routes as one warp filter; what no route takes is a problem, too.
-pub fn filter(app: App) -> BoxedFilter<(warp::reply::Response,)> {
-    let limit = app.limits.max_body_bytes;
-    routes::all()
-        .into_iter()
-        .map(|route| route_filter(app.clone(), route, limit))
+use request::RawRequest;
+
+/// The routes as one warp filter; what no route takes is a problem, too.
+///
+/// # Panics
+/// Without any route.
+pub fn filter(app: &App, routes: &[Route]) -> BoxedFilter<(warp::reply::Response,)> {
+    routes
+        .iter()
+        .map(|route| route_filter(app.clone(), route, allow(routes, route.path)))
         .reduce(|routes, route| routes.or(route).unify().boxed())
         .expect("there are routes")
         .recover(refuse)
@@ -41,22 +44,25 @@ pub fn filter(app: App) -> BoxedFilter<(warp::reply::Response,)> {
         .boxed()
 }
 
-fn route_filter(app: App, route: Route, limit: u64) -> BoxedFilter<(warp::reply::Response,)> {
-    let method = route.method.clone();
-    let allow = allow(route.path);
+fn route_filter(app: App, route: &Route, allow: HeaderValue) -> BoxedFilter<(warp::reply::Response,)> {
+    let (handler, method) = (route.handler, route.method.clone());
+    let limit = app.limits.max_body_bytes;
+    let expected = method.clone();
     path_filter(route.path)
         .and(
-            warp::method().and_then(move |found: Method| {
-                let wrong = (found != method).then(|| WrongMethod { allow: allow.clone() });
-                async move { wrong.map_or(Ok(()), |wrong| Err(warp::reject::custom(wrong))) }
-            }).untuple_one(),
+            warp::method()
+                .and_then(move |found: Method| {
+                    let wrong = (found != expected).then(|| WrongMethod { allow: allow.clone() });
+                    async move { wrong.map_or(Ok(()), |wrong| Err(warp::reject::custom(wrong))) }
+                })
+                .untuple_one(),
         )
         .and(warp::path::full())
         .and(warp::query::raw().map(Some).or(warp::any().map(|| None)).unify())
         .and(warp::header::headers_cloned())
         .and(warp::body::stream())
         .then(move |segments, path: FullPath, query, headers, body| {
-            let (app, handler, method) = (app.clone(), route.handler, route.method.clone());
+            let (app, method) = (app.clone(), method.clone());
             async move {
                 let raw = RawRequest { method, path, segments, query, headers };
                 travel(&app, handler, raw, request::collect(body, limit)).await
@@ -66,8 +72,7 @@ fn route_filter(app: App, route: Route, limit: u64) -> BoxedFilter<(warp::reply:
 }
 
 /// The methods that a path has (RFC 9110 §10.2.1).
-fn allow(path: &str) -> HeaderValue {
-    let routes = routes::all();
+fn allow(routes: &[Route], path: &str) -> HeaderValue {
     let methods: Vec<_> =
         routes.iter().filter(|route| route.path == path).map(|route| route.method.as_str()).collect();
     HeaderValue::try_from(methods.join(", ")).expect("methods are visible ASCII")

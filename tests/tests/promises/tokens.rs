@@ -112,7 +112,8 @@ async fn a_token_whose_first_use_is_under_way_waits_for_its_end() {
     stop.release().await;
     let second = second.await.expect("no panic");
     assert!(second.is_ok(), "{second:?}");
-    assert_eq!(problem(&one.send_once(&token).await), Some(ProblemType::TokenSpent));
+    // The pool may not have noticed yet that a session is gone.
+    assert_eq!(problem(&first_answer(&one, &token).await), Some(ProblemType::TokenSpent));
     assert_eq!(reservations(&world).await, before + 1);
 }
 

@@ -50,7 +50,13 @@ impl Floor {
             command
         };
         let truncate = Command::new("psql")
-            .args(["--username=postern_admin", "--quiet", "--command=TRUNCATE floor.messages", "--command=CHECKPOINT", "--host"])
+            .args([
+                "--username=postern_admin",
+                "--quiet",
+                "--command=TRUNCATE floor.messages",
+                "--command=CHECKPOINT",
+                "--host",
+            ])
             .arg(&self.socket_dir)
             .arg("postern")
             .output()

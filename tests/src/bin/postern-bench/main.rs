@@ -63,7 +63,9 @@ async fn main() -> Result<()> {
         "{} B of text, {} requests under way at once, {} interleaved rounds of {} s, medians.\n",
         options.bytes, options.concurrency, options.rounds, options.seconds
     );
-    println!("| members | sends/s | deliveries/s | floor: rows/s | ratio | client CPU | server CPU | database CPU | WAL flushes | WAL |");
+    println!(
+        "| members | sends/s | deliveries/s | floor: rows/s | ratio | client CPU | server CPU | database CPU | WAL flushes | WAL |"
+    );
     println!("|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|");
     let mut tokens = Vec::new();
     for &members in &options.members {

@@ -9,7 +9,10 @@ mod target;
 
 use ciborium::Value;
 use postern_protocol::problem::ProblemType;
-use postern_server::road::routes::{self, Handler, Route};
+use postern_server::{
+    road::{Handler, Route},
+    routes,
+};
 use reqwest::{Method, StatusCode};
 
 use crate::{
