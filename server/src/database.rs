@@ -128,6 +128,22 @@ impl DatabaseError {
             Self::Connection(_) | Self::Pool(_) => None,
         }
     }
+
+    /// Whether the same may work soon: the database is away, starting, stopping or overloaded, or it gave one of two
+    /// transactions up for the other.
+    pub fn is_passing(&self) -> bool {
+        self.code().is_none_or(|code| {
+            let passing = [
+                SqlState::ADMIN_SHUTDOWN,
+                SqlState::CRASH_SHUTDOWN,
+                SqlState::CANNOT_CONNECT_NOW,
+                SqlState::TOO_MANY_CONNECTIONS,
+                SqlState::T_R_SERIALIZATION_FAILURE,
+                SqlState::T_R_DEADLOCK_DETECTED,
+            ];
+            passing.contains(code)
+        })
+    }
 }
 
 impl fmt::Display for Refusal {

@@ -123,10 +123,7 @@ impl From<ProblemType> for Failure {
 
 impl From<DatabaseError> for Failure {
     fn from(error: DatabaseError) -> Self {
-        match error {
-            DatabaseError::Refused(_) => Self::Fault(error.into()),
-            DatabaseError::Connection(_) | DatabaseError::Pool(_) => Self::Unavailable(error),
-        }
+        if error.is_passing() { Self::Unavailable(error) } else { Self::Fault(error.into()) }
     }
 }
 

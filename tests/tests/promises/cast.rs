@@ -269,6 +269,9 @@ pub async fn hand_in(way: &Http, submission: &Submission, token: Token) -> Answe
             Answer::WrongEpoch(problem.epoch.expect("the current epoch is told"))
         }
         _ if error.problem() == Some(ProblemType::TokenSpent) => Answer::TokenSpent,
+        _ if error.problem() == Some(ProblemType::Fault) => {
+            panic!("a crash is no fault of the server's: {error}")
+        }
         _ if error.is_passing() => Answer::Lost,
         _ => panic!("a good message was refused: {error}"),
     }
