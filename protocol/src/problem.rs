@@ -115,7 +115,7 @@ problems! {
         "Our fault. Nothing was changed and the token is unspent: the same request may be sent again.";
     Unavailable "unavailable" SERVICE_UNAVAILABLE
         "The server is not available"
-        "The server is starting, stopping or overloaded. Nothing was changed and the token is unspent.";
+        "The server is starting, stopping or overloaded, or lost its database. Send the same request again, with the same token: token-spent then means that the first one arrived.";
 }
 
 impl ProblemType {
