@@ -165,7 +165,7 @@ fn stage_add(tx: &Tx<'_>, account: &Account, device: &NewDevice) -> Result<Commi
     let mut group = load(tx, account)?;
     group.clear_pending_commit(tx.storage()).map_err(Error::mls("cannot drop an old commit"))?;
     let (commit, welcome, _) = group
-        .add_members(tx, &LeafSigner(&account.client_key()), &[device.key_package.clone()])
+        .add_members(tx, &LeafSigner(&account.client_key()), std::slice::from_ref(&device.key_package))
         .map_err(Error::mls("the device cannot be added"))?;
     tx.sql().execute(
         "INSERT OR REPLACE INTO grants (client_key, welcome) VALUES (?1, ?2)",

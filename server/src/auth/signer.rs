@@ -31,7 +31,7 @@ impl Signer {
     /// the database takes one new key.
     pub async fn load(database: &Database, master_key: &MasterKey) -> anyhow::Result<Self> {
         let mut rows = load_rows(database).await?;
-        if !rows.first().is_some_and(|row| validity(row).1 >= today() + OVERLAP) {
+        if rows.first().is_none_or(|row| validity(row).1 < today() + OVERLAP) {
             let key = SigningKey::generate();
             let public = key.public_key();
             let sealed = master_key.seal(PURPOSE, public.as_bytes(), key.seed());

@@ -146,7 +146,7 @@ impl Cast {
     /// Holds everyone's group queue, as it was delivered and as it was understood, against the ledger. Call when
     /// all is quiet.
     pub async fn check(&self, world: &World) {
-        let entries = self.ledger.entries();
+        let entries = self.ledger.entries().clone();
         let mut orders = Vec::new();
         for (index, person) in self.people.iter().enumerate() {
             let deliveries = person.deliveries(QueueKind::Group).expect("deliveries can be read");

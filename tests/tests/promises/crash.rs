@@ -240,13 +240,14 @@ async fn after_a_crash_every_queue_goes_on_with_a_new_chain() {
         world.cluster.kill_postgres();
         world.cluster.restart().await;
         let late = cast.prepare_text(1, group, &format!("after crash {crash}")).await;
-        eventually("the server finds its database again", async || {
+        let answer = eventually("the server finds its database again", async || {
             match hand_in(&world.ways()[1], &late, token.clone()).await {
                 Answer::Lost => None,
-                answer => Some(assert!(matches!(answer, Answer::Accepted(_)), "{answer:?}")),
+                answer => Some(answer),
             }
         })
         .await;
+        assert!(matches!(answer, Answer::Accepted(_)), "{answer:?}");
         cast.close(1, &late, Fate::Accepted).await;
         cast.catch_up().await;
         let after = chain_numbers(&world).await;

@@ -20,6 +20,7 @@ pub enum Fate {
     Unknown,
 }
 
+#[derive(Clone)]
 pub struct Entry {
     pub group: GroupId,
     /// An index of the cast.

@@ -1,7 +1,7 @@
 //! Methods and paths: what no route takes, and routes to things that are not there.
 
 use postern_protocol::problem::ProblemType;
-use postern_server::road::routes;
+use postern_server::routes;
 use reqwest::Method;
 
 use super::{every_request, methods};
