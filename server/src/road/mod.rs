@@ -6,6 +6,7 @@
 
 mod answer;
 mod payment;
+mod rate_limit;
 mod request;
 pub mod routes;
 
@@ -19,8 +20,9 @@ use postern_protocol::{
 use warp::{Filter, Rejection, filters::BoxedFilter, path::FullPath, reject::Reject};
 
 use crate::app::App;
-pub use answer::{Answer, Failure, Outcome};
+pub use answer::{Answer, Failure, MAX_AGE, Outcome};
 pub use payment::Payment;
+pub use rate_limit::RateLimit;
 pub use request::Request;
 use request::RawRequest;
 use routes::{Handler, Route};
@@ -100,24 +102,34 @@ async fn travel(
             };
             respond(app, outcome.await)
         }
-        Handler::Paid(endpoint) => {
-            let Some(payment) = redeem(app, &raw.headers).await else {
-                return respond(app, Err(ProblemType::TokenRequired.into()));
+        Handler::Paid(name, endpoint) => {
+            let payment = match redeem(app, name, &raw.headers).await {
+                Ok(Some(payment)) => payment,
+                Ok(None) => return respond(app, Err(ProblemType::TokenRequired.into())),
+                Err(failure) => return respond(app, Err(failure)),
             };
             let outcome = async {
                 let request = raw.with_body(body.await?)?;
                 endpoint(app.clone(), request, payment.clone()).await
             };
             let outcome = outcome.await;
-            respond(app, payment.settle(&app.database, outcome).await)
+            respond(app, payment.settle(app, outcome).await)
         }
     }
 }
 
 /// Verifies the request's token; whether it was spent before, the database says later.
-async fn redeem(app: &App, headers: &HeaderMap) -> Option<Payment> {
-    let token = token::parse_authorization(headers.get(header::AUTHORIZATION)?).ok()?;
-    app.issuer.redeem(&token).await.map(Payment::new)
+async fn redeem(
+    app: &App,
+    endpoint: &'static str,
+    headers: &HeaderMap,
+) -> Result<Option<Payment>, Failure> {
+    let shown = headers.get(header::AUTHORIZATION);
+    let Some(token) = shown.and_then(|value| token::parse_authorization(value).ok()) else {
+        return Ok(None);
+    };
+    let redeemed = app.issuer.redeem(token).await?;
+    Ok(redeemed.map(|token| Payment::new(token, endpoint)))
 }
 
 fn respond(app: &App, outcome: Outcome) -> warp::reply::Response {
@@ -125,10 +137,14 @@ fn respond(app: &App, outcome: Outcome) -> warp::reply::Response {
         Ok(answer) => return answer.into_response(),
         Err(failure) => failure,
     };
+    let limit = match &failure {
+        Failure::Limited(_, limit) => Some(*limit),
+        _ => None,
+    };
     let problem = failure.into_problem();
     let challenge = matches!(problem.kind, ProblemType::TokenRequired | ProblemType::TokenSpent)
         .then(|| app.issuer.www_authenticate(&app.domain));
-    answer::problem_response(&problem, challenge)
+    answer::problem_response(&problem, challenge, limit)
 }
 
 #[derive(Debug)]
@@ -143,5 +159,5 @@ async fn refuse(rejection: Rejection) -> Result<warp::reply::Response, Infallibl
     } else {
         ProblemType::MalformedRequest
     };
-    Ok(answer::problem_response(&kind.into(), None))
+    Ok(answer::problem_response(&kind.into(), None, None))
 }
