@@ -88,9 +88,11 @@ impl KeyRing {
     }
 
     /// For each token type, the newest key that is to be used by now: what challenges offer.
+    /// The most widely known type comes first, as there are clients that only look there;
+    /// those that know better look for it.
     pub fn offered(&self) -> impl Iterator<Item = (TokenType, &[u8])> {
         let now = now();
-        TOKEN_TYPES.into_iter().filter_map(move |token_type| {
+        TOKEN_TYPES.into_iter().rev().filter_map(move |token_type| {
             let offered = self.keys.iter().rev().find(|key| {
                 key.key.token_type() == token_type && key.not_before <= now && now < key.not_after
             })?;

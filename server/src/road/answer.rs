@@ -98,6 +98,10 @@ impl Failure {
         Self::Fault(anyhow::anyhow!("the database answered with the outcome {outcome}"))
     }
 
+    pub fn is_token_spent(&self) -> bool {
+        matches!(self, Self::Refused(problem) if problem.kind == ProblemType::TokenSpent)
+    }
+
     /// Tells the operator what was not the client's fault.
     pub fn log(&self) {
         match self {

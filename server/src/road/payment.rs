@@ -58,7 +58,9 @@ impl Payment {
             let sql = "SELECT outcome FROM aas.settle_token($1, $2, $3)";
             self.call(&app.database, sql, &[&self.endpoint]).await?;
         }
-        app.uses.count(self.endpoint);
+        if !outcome.as_ref().is_err_and(Failure::is_token_spent) {
+            app.uses.count(self.endpoint);
+        }
         outcome
     }
 }
