@@ -6,7 +6,8 @@ use std::{
 };
 
 fn main() -> io::Result<()> {
-    let root = Path::new(&env::var("CARGO_MANIFEST_DIR").map_err(io::Error::other)?).join("..").canonicalize()?;
+    let root =
+        Path::new(&env::var("CARGO_MANIFEST_DIR").map_err(io::Error::other)?).join("..").canonicalize()?;
     let mut files = Vec::new();
     collect(&root.join("sql"), &mut files)?;
     files.sort();

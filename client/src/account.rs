@@ -84,10 +84,7 @@ impl Account {
     }
 
     pub(crate) fn save(&self, tx: &Tx<'_>) -> Result<()> {
-        tx.sql().execute(
-            "INSERT OR REPLACE INTO account (one, state) VALUES (1, ?1)",
-            [encode(self)],
-        )?;
+        tx.sql().execute("INSERT OR REPLACE INTO account (one, state) VALUES (1, ?1)", [encode(self)])?;
         Ok(())
     }
 }

@@ -61,11 +61,7 @@ impl Api {
         self.paid(request).await?.decode()
     }
 
-    pub(crate) async fn publish_contact(
-        &self,
-        contact: SignedContact,
-        client: &SigningKey,
-    ) -> Result<()> {
+    pub(crate) async fn publish_contact(&self, contact: SignedContact, client: &SigningKey) -> Result<()> {
         let request = Request::put("/as/contact").cbor(&PublishContact { contact }).signed_by(client);
         self.paid(request).await.map(drop)
     }
@@ -74,11 +70,7 @@ impl Api {
         self.paid(Request::get(format!("/as/users/{name}"))).await?.decode()
     }
 
-    pub(crate) async fn create_queue(
-        &self,
-        queue: &CreateQueue,
-        owner: &SigningKey,
-    ) -> Result<QueueId> {
+    pub(crate) async fn create_queue(&self, queue: &CreateQueue, owner: &SigningKey) -> Result<QueueId> {
         let request = Request::post("/qs/queues").cbor(queue).signed_by(owner);
         Ok(self.paid(request).await?.decode::<QueueCreated>()?.queue_id)
     }

@@ -85,11 +85,9 @@ enum Command {
     /// Create a group; only its members learn the title
     CreateGroup { title: String },
     /// Invite all devices of a user into a group
-    #[command(
-        long_about = "Invite all devices of a user into a group, or your own other devices by \
+    #[command(long_about = "Invite all devices of a user into a group, or your own other devices by \
                       your own name. Devices answer when they are online (`follow`); the next \
-                      `follow` or `invite` here adds them."
-    )]
+                      `follow` or `invite` here adds them.")]
     Invite {
         /// Title or id of the group
         group: String,
@@ -185,8 +183,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Groups => {
             for group in place.open()?.groups()? {
                 let line = if place.json {
-                    json!({ "group": group.id, "title": group.title, "active": group.active })
-                        .to_string()
+                    json!({ "group": group.id, "title": group.title, "active": group.active }).to_string()
                 } else {
                     let left = if group.active { "" } else { " (left)" };
                     format!("{} {}{left}", short(&group.id), printable(&group.title))
@@ -250,8 +247,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
                 client.wallet().fetch(number.parse()?).await?;
             }
             let count = client.wallet().count()?;
-            let line =
-                if place.json { json!({ "tokens": count }).to_string() } else { count.to_string() };
+            let line = if place.json { json!({ "tokens": count }).to_string() } else { count.to_string() };
             print_line(&line)?;
         }
     }
@@ -260,11 +256,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
 
 impl Place {
     fn options(&self) -> Options {
-        Options {
-            accept_contacts: !self.refuse_contacts,
-            server: self.server.clone(),
-            ..Options::default()
-        }
+        Options { accept_contacts: !self.refuse_contacts, server: self.server.clone(), ..Options::default() }
     }
 
     fn open(&self) -> anyhow::Result<Client> {
@@ -303,7 +295,9 @@ async fn invite(
     tell(client, json)?;
     let waiting = all.saturating_sub(members);
     if waiting > 0 {
-        note(&format!("{waiting} of {all} devices of {user} have not answered yet: `follow` adds them when they do."));
+        note(&format!(
+            "{waiting} of {all} devices of {user} have not answered yet: `follow` adds them when they do."
+        ));
     }
     Ok(())
 }
@@ -387,8 +381,8 @@ fn note(text: &str) {
 }
 
 fn default_state() -> PathBuf {
-    let home = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from).or_else(|| {
-        std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local").join("state"))
-    });
+    let home = std::env::var_os("XDG_STATE_HOME")
+        .map(PathBuf::from)
+        .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local").join("state")));
     home.unwrap_or_default().join("postern-client")
 }

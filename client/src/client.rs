@@ -100,12 +100,7 @@ impl Client {
     ///
     /// # Errors
     /// As [`Self::register`].
-    pub async fn register_with(
-        directory: &Path,
-        server: &str,
-        name: &str,
-        options: Options,
-    ) -> Result<Self> {
+    pub async fn register_with(directory: &Path, server: &str, name: &str, options: Options) -> Result<Self> {
         let store = setup::register(directory, server, name, &options).await?;
         Self::new(store, options)
     }
@@ -221,9 +216,8 @@ impl Client {
     /// [`Error::Database`].
     pub fn groups(&self) -> Result<Vec<GroupSummary>> {
         self.inner.store.read(|tx| {
-            let mut statement = tx
-                .sql()
-                .prepare("SELECT group_id, title, active FROM groups ORDER BY active DESC, rowid")?;
+            let mut statement =
+                tx.sql().prepare("SELECT group_id, title, active FROM groups ORDER BY active DESC, rowid")?;
             let rows = statement
                 .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
                 .collect::<Result<Vec<(Vec<u8>, String, bool)>, _>>()?;
@@ -321,8 +315,7 @@ impl Client {
                 let request_id = RequestId::new(rand::random());
                 let request = ContactRequest { request_id, contact: account.contact()? };
                 let body = LetterBody::Request(request);
-                let payload =
-                    contact::seal(contact, &account.client_key(), account.credential()?, &body)?;
+                let payload = contact::seal(contact, &account.client_key(), account.credential()?, &body)?;
                 tx.sql().execute(
                     "INSERT INTO requests (request_id, client_key, user) VALUES (?1, ?2, ?3)",
                     params![request_id.as_bytes(), client_key.as_bytes(), user.to_string()],
@@ -537,13 +530,17 @@ impl Client {
         self.inner.api.submit(submission.request.clone()).await
     }
 
-    /// The DS accepted the outstanding message.
+    /// The DS accepted the outstanding message. What was delivered before a commit is
+    /// received first.
     ///
     /// # Errors
-    /// [`Error::NotMember`].
+    /// [`Error::NotMember`], [`Error::Unreachable`].
     pub async fn confirm(&self, group: &GroupId) -> Result<()> {
-        let _step = self.inner.store.step().await?;
-        self.inner.store.write(|tx| Group::load(tx, group)?.confirm(tx))
+        let step = self.inner.store.step().await?;
+        match self.inner.outstanding(group)? {
+            Some(submission) => self.inner.accepted(&step, &submission).await,
+            None => Ok(()),
+        }
     }
 
     /// The DS refused the outstanding message.
@@ -576,12 +573,9 @@ impl Client {
             let rows = statement
                 .query_map([kind.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))?
                 .collect::<Result<Vec<(u64, Vec<u8>)>, _>>()?;
-            rows.into_iter()
-                .map(|(seq, payload)| Ok((seq, decode(&payload, "a delivery")?)))
-                .collect()
+            rows.into_iter().map(|(seq, payload)| Ok((seq, decode(&payload, "a delivery")?))).collect()
         })
     }
-
 }
 
 impl Inner {

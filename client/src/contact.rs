@@ -8,16 +8,12 @@
 //! `"postern contact"`, aad = the receiver's address. Inside is a [`Letter`] in CBOR.
 
 use hpke::{
-    Deserializable as _, Kem, OpModeR, OpModeS, Serializable as _, aead::AesGcm256,
-    kdf::HkdfSha256, kem::X25519HkdfSha256,
+    Deserializable as _, Kem, OpModeR, OpModeS, Serializable as _, aead::AesGcm256, kdf::HkdfSha256,
+    kem::X25519HkdfSha256,
 };
 use postern_protocol::{
-    Address, IssuedCredential, MlsMessage, Payload, PublicKey, Signature,
-    auth::SignedContact,
-    chain::HpkePrivateKey,
-    credential::ClientCredential,
-    encoding::Encoding,
-    key::SigningKey,
+    Address, IssuedCredential, MlsMessage, Payload, PublicKey, Signature, auth::SignedContact,
+    chain::HpkePrivateKey, credential::ClientCredential, encoding::Encoding, key::SigningKey,
 };
 use serde::{Deserialize, Serialize};
 
@@ -97,31 +93,25 @@ pub(crate) fn seal(
     let signature = client.sign(&to_be_signed(&to.address, &body));
     let letter = Encoding::Cbor.encode(&Letter { credential, body, signature });
     let unusable = || Error::BadBlob("contact");
-    let key = <X25519HkdfSha256 as Kem>::PublicKey::from_bytes(to.hpke_key.as_bytes())
-        .map_err(|_| unusable())?;
-    let (encapsulated, ciphertext) =
-        hpke::single_shot_seal::<AesGcm256, HkdfSha256, X25519HkdfSha256>(
-            &OpModeS::Base,
-            &key,
-            INFO,
-            &letter,
-            to.address.as_bytes(),
-        )
-        .map_err(|_| unusable())?;
+    let key =
+        <X25519HkdfSha256 as Kem>::PublicKey::from_bytes(to.hpke_key.as_bytes()).map_err(|_| unusable())?;
+    let (encapsulated, ciphertext) = hpke::single_shot_seal::<AesGcm256, HkdfSha256, X25519HkdfSha256>(
+        &OpModeS::Base,
+        &key,
+        INFO,
+        &letter,
+        to.address.as_bytes(),
+    )
+    .map_err(|_| unusable())?;
     let mut sealed = encapsulated.to_bytes().to_vec();
     sealed.extend_from_slice(&ciphertext);
     Ok(Payload::new(sealed))
 }
 
 /// Opens a deposit made to `address`; `None` for anything but a letter signed by its sender.
-pub(crate) fn open(
-    payload: &Payload,
-    address: &Address,
-    private: &HpkePrivateKey,
-) -> Option<OpenedLetter> {
+pub(crate) fn open(payload: &Payload, address: &Address, private: &HpkePrivateKey) -> Option<OpenedLetter> {
     let (encapsulated, ciphertext) = payload.as_bytes().split_at_checked(ENCAPSULATED)?;
-    let encapsulated =
-        <X25519HkdfSha256 as Kem>::EncappedKey::from_bytes(encapsulated).ok()?;
+    let encapsulated = <X25519HkdfSha256 as Kem>::EncappedKey::from_bytes(encapsulated).ok()?;
     let private = <X25519HkdfSha256 as Kem>::PrivateKey::from_bytes(private.as_bytes()).ok()?;
     let letter = hpke::single_shot_open::<AesGcm256, HkdfSha256, X25519HkdfSha256>(
         &OpModeR::Base,
@@ -193,8 +183,7 @@ mod tests {
     #[test]
     fn only_the_receiver_reads_a_letter_and_knows_who_wrote_it() {
         let (alice, bob, eve) = (person("alice"), person("bob"), person("eve"));
-        let sealed =
-            seal(&bob.contact, &alice.client, alice.credential.clone(), &request(&alice)).unwrap();
+        let sealed = seal(&bob.contact, &alice.client, alice.credential.clone(), &request(&alice)).unwrap();
         let letter = open(&sealed, &bob.contact.address, &bob.hpke).unwrap();
         assert_eq!(letter.sender.client_key, alice.client.public_key());
         assert!(open(&sealed, &bob.contact.address, &eve.hpke).is_none());

@@ -3,8 +3,8 @@
 
 use openmls::prelude::{
     Capabilities, Credential, CredentialType, GroupId as MlsGroupId, KeyPackage, Lifetime,
-    MIXED_PLAINTEXT_WIRE_FORMAT_POLICY, MlsGroup, MlsMessageBodyIn, MlsMessageOut,
-    ProcessedMessageContent, ProtocolVersion, StagedWelcome,
+    MIXED_PLAINTEXT_WIRE_FORMAT_POLICY, MlsGroup, MlsMessageBodyIn, MlsMessageOut, ProcessedMessageContent,
+    ProtocolVersion, StagedWelcome,
 };
 use openmls_traits::OpenMlsProvider as _;
 use postern_protocol::{
@@ -39,11 +39,7 @@ pub(crate) struct NewDevice {
 }
 
 /// Starts the identity of a new user. Returns the group's id and what to register.
-pub(crate) fn create(
-    tx: &Tx<'_>,
-    name: &UserName,
-    client: &SigningKey,
-) -> Result<(Vec<u8>, RegisterUser)> {
+pub(crate) fn create(tx: &Tx<'_>, name: &UserName, client: &SigningKey) -> Result<(Vec<u8>, RegisterUser)> {
     let signer = LeafSigner(client);
     let group = MlsGroup::builder()
         .ciphersuite(CIPHERSUITE)
@@ -116,12 +112,7 @@ pub(crate) fn join(tx: &Tx<'_>, name: &UserName, welcome: &Welcome) -> Result<Ve
 
 /// Adds a device and returns the Welcome for it. Asked again for the same device, returns
 /// the same Welcome: the answer of the first time may have been lost.
-pub(crate) async fn add(
-    api: &Api,
-    store: &Store,
-    account: &Account,
-    device: &NewDevice,
-) -> Result<Welcome> {
+pub(crate) async fn add(api: &Api, store: &Store, account: &Account, device: &NewDevice) -> Result<Welcome> {
     for _ in 0..ATTEMPTS {
         follow(api, store, account).await?;
         if let Some(welcome) = store.read(|tx| granted(tx, account, &device.client_key))? {
@@ -130,9 +121,7 @@ pub(crate) async fn add(
         let commit = store.write(|tx| stage_add(tx, account, device))?;
         match api.commit_identity(commit, &account.client_key()).await {
             Ok(_) => store.write(|tx| {
-                load(tx, account)?
-                    .merge_pending_commit(tx)
-                    .map_err(Error::mls("cannot apply our own commit"))
+                load(tx, account)?.merge_pending_commit(tx).map_err(Error::mls("cannot apply our own commit"))
             })?,
             Err(error) if error.problem() == Some(ProblemType::WrongEpoch) => {}
             Err(error) => return Err(error),
@@ -162,9 +151,9 @@ pub(crate) async fn follow(api: &Api, store: &Store, account: &Account) -> Resul
                         .merge_staged_commit(tx, *staged)
                         .map_err(Error::mls("cannot apply a commit of another device"))?;
                 }
-                ProcessedMessageContent::OwnPendingCommit => group
-                    .merge_pending_commit(tx)
-                    .map_err(Error::mls("cannot apply our own commit"))?,
+                ProcessedMessageContent::OwnPendingCommit => {
+                    group.merge_pending_commit(tx).map_err(Error::mls("cannot apply our own commit"))?
+                }
                 _ => return Err(Error::UnexpectedAnswer("an identity log with no commit in it".to_owned())),
             }
         }
@@ -174,9 +163,7 @@ pub(crate) async fn follow(api: &Api, store: &Store, account: &Account) -> Resul
 
 fn stage_add(tx: &Tx<'_>, account: &Account, device: &NewDevice) -> Result<CommitIdentity> {
     let mut group = load(tx, account)?;
-    group
-        .clear_pending_commit(tx.storage())
-        .map_err(Error::mls("cannot drop an old commit"))?;
+    group.clear_pending_commit(tx.storage()).map_err(Error::mls("cannot drop an old commit"))?;
     let (commit, welcome, _) = group
         .add_members(tx, &LeafSigner(&account.client_key()), &[device.key_package.clone()])
         .map_err(Error::mls("the device cannot be added"))?;
@@ -191,19 +178,15 @@ fn stage_add(tx: &Tx<'_>, account: &Account, device: &NewDevice) -> Result<Commi
 fn withdraw_grants(tx: &Tx<'_>, group: &MlsGroup) -> Result<()> {
     for add in group.pending_commit().into_iter().flat_map(|commit| commit.add_proposals()) {
         let leaf = add.add_proposal().key_package().leaf_node();
-        tx.sql().execute(
-            "DELETE FROM grants WHERE client_key = ?1",
-            [leaf.signature_key().as_slice()],
-        )?;
+        tx.sql().execute("DELETE FROM grants WHERE client_key = ?1", [leaf.signature_key().as_slice()])?;
     }
     Ok(())
 }
 
 /// The Welcome for a device that is in the identity by now.
 fn granted(tx: &Tx<'_>, account: &Account, client_key: &PublicKey) -> Result<Option<Welcome>> {
-    let is_member = load(tx, account)?
-        .members()
-        .any(|member| member.signature_key == client_key.as_bytes().as_slice());
+    let is_member =
+        load(tx, account)?.members().any(|member| member.signature_key == client_key.as_bytes().as_slice());
     if !is_member {
         return Ok(None);
     }
@@ -218,8 +201,7 @@ fn granted(tx: &Tx<'_>, account: &Account, client_key: &PublicKey) -> Result<Opt
 
 fn load(tx: &Tx<'_>, account: &Account) -> Result<MlsGroup> {
     let id = account.eid_group_id.as_deref().ok_or(Error::NotReady)?;
-    MlsGroup::load(tx.storage(), &MlsGroupId::from_slice(id))?
-        .ok_or(Error::Damaged("the identity"))
+    MlsGroup::load(tx.storage(), &MlsGroupId::from_slice(id))?.ok_or(Error::Damaged("the identity"))
 }
 
 fn capabilities() -> Capabilities {

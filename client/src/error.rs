@@ -25,7 +25,9 @@ pub enum Error {
     BadServerAddress(String),
     #[error("{0}")]
     BadName(NameError),
-    #[error("the server's answer is not what this endpoint promises ({0}): is it a Postern server of this version?")]
+    #[error(
+        "the server's answer is not what this endpoint promises ({0}): is it a Postern server of this version?"
+    )]
     UnexpectedAnswer(String),
     #[error("there is no client in {}: `register` one there, or choose another directory (--state)", .0.display())]
     NoClient(PathBuf),
@@ -60,7 +62,9 @@ pub enum Error {
     NotAdmin,
     #[error("{0} is no member of the group: `members` lists them")]
     NoSuchMember(String),
-    #[error("none of the user's devices can be reached yet: they publish a contact when they finish registering")]
+    #[error(
+        "none of the user's devices can be reached yet: they publish a contact when they finish registering"
+    )]
     NoContact,
     #[error("the group moved on {0} times while this was tried: try again when it is quieter")]
     Contended(u32),
@@ -99,7 +103,9 @@ fn root_cause(error: &reqwest::Error) -> String {
 fn advice(kind: ProblemType) -> &'static str {
     match kind {
         ProblemType::NameTaken => ". Choose another name",
-        ProblemType::AllowanceUsedUp => ". The operator sets how many tokens a client gets; wait for the next time frame",
+        ProblemType::AllowanceUsedUp => {
+            ". The operator sets how many tokens a client gets; wait for the next time frame"
+        }
         ProblemType::Fault | ProblemType::Unavailable => ". Nothing was changed: try again",
         ProblemType::SignatureRequired => ". Check this computer's clock",
         ProblemType::ForeignDomain => ". Names end in the server's own domain",

@@ -30,25 +30,62 @@ pub struct Member {
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub enum Event {
     /// Somebody said something.
-    Message { group: GroupId, epoch: u64, sender: Member, text: String },
+    Message {
+        group: GroupId,
+        epoch: u64,
+        sender: Member,
+        text: String,
+    },
     /// This client was added to a group.
-    Joined { group: GroupId },
+    Joined {
+        group: GroupId,
+    },
     /// The group's title became known.
-    Titled { group: GroupId, title: String },
-    Added { group: GroupId, epoch: u64, by: Member, members: Vec<Member> },
-    Removed { group: GroupId, epoch: u64, by: Member, members: Vec<Member> },
+    Titled {
+        group: GroupId,
+        title: String,
+    },
+    Added {
+        group: GroupId,
+        epoch: u64,
+        by: Member,
+        members: Vec<Member>,
+    },
+    Removed {
+        group: GroupId,
+        epoch: u64,
+        by: Member,
+        members: Vec<Member>,
+    },
     /// A member renewed its keys.
-    Updated { group: GroupId, epoch: u64, by: Member },
+    Updated {
+        group: GroupId,
+        epoch: u64,
+        by: Member,
+    },
     /// This client was removed and reads nothing from now on.
-    Left { group: GroupId, epoch: u64, by: Member },
+    Left {
+        group: GroupId,
+        epoch: u64,
+        by: Member,
+    },
     /// Somebody asked for KeyPackages to add this client to a group.
-    ContactRequested { user: UserName, accepted: bool },
+    ContactRequested {
+        user: UserName,
+        accepted: bool,
+    },
     /// Somebody we asked answered.
-    ContactAnswered { user: UserName },
+    ContactAnswered {
+        user: UserName,
+    },
     /// Somebody's contact queue is gone or full.
-    ContactUnreachable { user: UserName },
+    ContactUnreachable {
+        user: UserName,
+    },
     /// Something that came in was invalid and had no effect.
-    Ignored { reason: String },
+    Ignored {
+        reason: String,
+    },
 }
 
 /// The place of an event in the order of telling.
@@ -106,8 +143,7 @@ pub(crate) fn pending(tx: &Tx<'_>) -> Result<Vec<(EventId, Event)>> {
         .collect::<Result<Vec<(u64, String)>, _>>()?;
     rows.into_iter()
         .map(|(id, event)| {
-            let mut event: Event =
-                serde_json::from_str(&event).map_err(|_| Error::Damaged("an event"))?;
+            let mut event: Event = serde_json::from_str(&event).map_err(|_| Error::Damaged("an event"))?;
             if let Some(group) = event.group().cloned() {
                 for member in event.members_mut() {
                     *member = resolve(tx, &group, member.leaf_key)?;

@@ -3,11 +3,10 @@
 //! the DS is the business of [`crate::submit`].
 
 use openmls::prelude::{
-    BasicCredential, Extension, Extensions, GroupContext, GroupId as MlsGroupId, KeyPackage,
-    LeafNode, LeafNodeIndex, MIXED_PLAINTEXT_WIRE_FORMAT_POLICY, MlsGroup, MlsMessageBodyIn,
-    MlsMessageOut, ProcessMessageError, ProcessedMessageContent, Proposal, ProtocolMessage,
-    RequiredCapabilitiesExtension, Sender, StagedCommit, StagedWelcome, UnknownExtension,
-    ValidationError, WelcomeError,
+    BasicCredential, Extension, Extensions, GroupContext, GroupId as MlsGroupId, KeyPackage, LeafNode,
+    LeafNodeIndex, MIXED_PLAINTEXT_WIRE_FORMAT_POLICY, MlsGroup, MlsMessageBodyIn, MlsMessageOut,
+    ProcessMessageError, ProcessedMessageContent, Proposal, ProtocolMessage, RequiredCapabilitiesExtension,
+    Sender, StagedCommit, StagedWelcome, UnknownExtension, ValidationError, WelcomeError,
 };
 use openmls_traits::OpenMlsProvider as _;
 use postern_protocol::{
@@ -110,8 +109,7 @@ impl Group {
             .map_err(Error::mls(what))?
             .build(tx, &signer, mls::credential(pseudonym.0.to_vec(), leaf.public_key()))
             .map_err(Error::mls(what))?;
-        let group_info =
-            group.export_group_info(tx.crypto(), &signer, false).map_err(Error::mls(what))?;
+        let group_info = group.export_group_info(tx.crypto(), &signer, false).map_err(Error::mls(what))?;
         let create = CreateGroup {
             group_id: id.clone(),
             state_key: policy.state_key(),
@@ -220,11 +218,7 @@ impl Group {
     }
 
     /// As [`Self::stage_content`], for one that was made before and is encrypted anew.
-    pub(crate) fn stage_message(
-        &mut self,
-        tx: &Tx<'_>,
-        content: ApplicationMessage,
-    ) -> Result<Outstanding> {
+    pub(crate) fn stage_message(&mut self, tx: &Tx<'_>, content: ApplicationMessage) -> Result<Outstanding> {
         let message = self
             .mls
             .create_message(tx, &LeafSigner(&self.leaf), &Encoding::Cbor.encode(&content))
@@ -287,9 +281,8 @@ impl Group {
             }
             let added = added_leaf_keys(commit);
             if !added.is_empty() {
-                tx.sql().execute("UPDATE groups SET introduce = 1 WHERE group_id = ?1", [
-                    self.id.to_mls()
-                ])?;
+                tx.sql()
+                    .execute("UPDATE groups SET introduce = 1 WHERE group_id = ?1", [self.id.to_mls()])?;
             }
             for leaf_key in added {
                 use_key_package(tx, &self.id, &leaf_key)?;
@@ -305,9 +298,7 @@ impl Group {
         if self.mls.pending_commit().is_none() {
             return forget_message(tx, &self.id);
         }
-        self.mls
-            .clear_pending_commit(tx.storage())
-            .map_err(Error::mls("cannot drop our own commit"))?;
+        self.mls.clear_pending_commit(tx.storage()).map_err(Error::mls("cannot drop our own commit"))?;
         forget_commit(tx, &self.id)
     }
 
@@ -329,9 +320,7 @@ impl Group {
         let index_of = |leaf_key| self.member(leaf_key).map(|member| member.index);
         leaf_keys
             .iter()
-            .map(|leaf_key| {
-                index_of(leaf_key).ok_or_else(|| Error::NoSuchMember("the device".to_owned()))
-            })
+            .map(|leaf_key| index_of(leaf_key).ok_or_else(|| Error::NoSuchMember("the device".to_owned())))
             .collect()
     }
 
@@ -420,10 +409,7 @@ fn receive_commit(
         }
     }
     let lost_commit = group.mls.pending_commit().is_some();
-    group
-        .mls
-        .merge_staged_commit(tx, commit)
-        .map_err(Error::mls("cannot apply a commit"))?;
+    group.mls.merge_staged_commit(tx, commit).map_err(Error::mls("cannot apply a commit"))?;
     if lost_commit || left {
         forget_commit(tx, &group.id)?;
     }
@@ -439,12 +425,7 @@ fn receive_commit(
     Ok(())
 }
 
-fn receive_content(
-    tx: &Tx<'_>,
-    group: &Group,
-    sender: PublicKey,
-    content: &[u8],
-) -> Result<(), Rejection> {
+fn receive_content(tx: &Tx<'_>, group: &Group, sender: PublicKey, content: &[u8]) -> Result<(), Rejection> {
     let message: ApplicationMessage = Encoding::Cbor
         .decode(content)
         .map_err(|_| invalid("a message's content is not what Postern's clients send"))?;
@@ -534,23 +515,13 @@ pub(crate) fn offer_key_package(
         .key_package_lifetime(mls::lifetime())
         .leaf_node_capabilities(mls::capabilities())
         .leaf_node_extensions(leaf_extensions(delivery)?)
-        .build(
-            CIPHERSUITE,
-            tx,
-            &LeafSigner(&leaf),
-            mls::credential(pseudonym.0.to_vec(), leaf.public_key()),
-        )
+        .build(CIPHERSUITE, tx, &LeafSigner(&leaf), mls::credential(pseudonym.0.to_vec(), leaf.public_key()))
         .map_err(Error::mls("cannot make a KeyPackage"))?;
     keep_leaf_key(tx, &leaf)?;
     let message = MlsMessageOut::from(bundle.key_package().clone());
     Ok(OfferedKeyPackage {
         key_package: MlsMessage::new(mls::message_bytes(&message)?),
-        link: IdentityLink::sign(
-            &account.client_key(),
-            account.credential()?,
-            None,
-            &leaf.public_key(),
-        ),
+        link: IdentityLink::sign(&account.client_key(), account.credential()?, None, &leaf.public_key()),
     })
 }
 
@@ -561,8 +532,7 @@ pub(crate) fn keep_key_package(
     user: &UserName,
     offered: &OfferedKeyPackage,
 ) -> Result<bool> {
-    let Some(key_package) = mls::parse_key_package(offered.key_package.as_bytes(), tx.crypto())
-    else {
+    let Some(key_package) = mls::parse_key_package(offered.key_package.as_bytes(), tx.crypto()) else {
         return Ok(false);
     };
     let leaf = key_package.leaf_node();
@@ -648,11 +618,7 @@ pub(crate) fn introduction(tx: &Tx<'_>, group: &Group) -> Result<Option<Content>
 }
 
 /// Who the member behind a leaf says it is; its own signature on that was checked.
-pub(crate) fn claim(
-    tx: &Tx<'_>,
-    group: &GroupId,
-    leaf_key: &PublicKey,
-) -> Result<Option<ClientCredential>> {
+pub(crate) fn claim(tx: &Tx<'_>, group: &GroupId, leaf_key: &PublicKey) -> Result<Option<ClientCredential>> {
     let credential = if is_own(tx, group, leaf_key)? {
         Account::load(tx)?.ok_or(Error::NotReady)?.credential()?
     } else {
@@ -678,10 +644,7 @@ pub(crate) fn members(tx: &Tx<'_>, group: &Group) -> Result<Vec<Member>> {
 }
 
 /// The members that introduced themselves, by leaf key.
-pub(crate) fn members_claims(
-    tx: &Tx<'_>,
-    group: &Group,
-) -> Result<Vec<(PublicKey, ClientCredential)>> {
+pub(crate) fn members_claims(tx: &Tx<'_>, group: &Group) -> Result<Vec<(PublicKey, ClientCredential)>> {
     let mut claims = Vec::new();
     for leaf_key in group.leaf_keys() {
         claims.extend(claim(tx, &group.id, &leaf_key)?.map(|claim| (leaf_key, claim)));
@@ -752,10 +715,7 @@ fn added_leaf_keys(commit: &StagedCommit) -> Vec<PublicKey> {
 
 /// The client's own check of DS-6: a DS that lets others in is noticed.
 fn needs_admin(proposal: &Proposal) -> bool {
-    matches!(
-        proposal,
-        Proposal::Add(_) | Proposal::Remove(_) | Proposal::GroupContextExtensions(_)
-    )
+    matches!(proposal, Proposal::Add(_) | Proposal::Remove(_) | Proposal::GroupContextExtensions(_))
 }
 
 fn is_admin(policy: &GroupPolicy, credential: &openmls::prelude::Credential) -> bool {
@@ -817,9 +777,7 @@ fn reserve_key_package(tx: &Tx<'_>, group: &GroupId, leaf_key: &PublicKey) -> Re
             |row| row.get(0),
         )
         .optional()?;
-    bytes
-        .and_then(|bytes| mls::parse_key_package(&bytes, tx.crypto()))
-        .ok_or(Error::Damaged("a KeyPackage"))
+    bytes.and_then(|bytes| mls::parse_key_package(&bytes, tx.crypto())).ok_or(Error::Damaged("a KeyPackage"))
 }
 
 /// The owner of a reserved KeyPackage is in the group: it is known there by its link, and
@@ -835,10 +793,10 @@ fn use_key_package(tx: &Tx<'_>, group: &GroupId, leaf_key: &PublicKey) -> Result
         .optional()?;
     let Some((client_key, link)) = row else { return Ok(()) };
     keep_link(tx, group, leaf_key, &decode(&link, "an identity link")?)?;
-    tx.sql().execute("DELETE FROM invitations WHERE group_id = ?1 AND client_key = ?2", params![
-        group.to_mls(),
-        client_key
-    ])?;
+    tx.sql().execute(
+        "DELETE FROM invitations WHERE group_id = ?1 AND client_key = ?2",
+        params![group.to_mls(), client_key],
+    )?;
     Ok(())
 }
 
@@ -850,19 +808,15 @@ fn forget_message(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
 }
 
 fn forget_commit(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
-    tx.sql()
-        .execute("DELETE FROM submissions WHERE group_id = ?1 AND is_commit = 1", [id.to_mls()])?;
-    tx.sql().execute("UPDATE key_packages SET reserved_for = NULL WHERE reserved_for = ?1", [
-        id.to_mls()
-    ])?;
+    tx.sql().execute("DELETE FROM submissions WHERE group_id = ?1 AND is_commit = 1", [id.to_mls()])?;
+    tx.sql().execute("UPDATE key_packages SET reserved_for = NULL WHERE reserved_for = ?1", [id.to_mls()])?;
     Ok(())
 }
 
 /// openmls opens each message once: a second time its key is gone. It does not export the
 /// type that says so.
 fn is_repeat(error: &ProcessMessageError<rusqlite::Error>) -> bool {
-    let ProcessMessageError::ValidationError(ValidationError::UnableToDecrypt(reason)) = error
-    else {
+    let ProcessMessageError::ValidationError(ValidationError::UnableToDecrypt(reason)) = error else {
         return false;
     };
     format!("{reason:?}").starts_with("SecretTreeError")
@@ -899,10 +853,7 @@ mod tests {
     }
 
     fn delivery() -> DeliveryAddress {
-        DeliveryAddress {
-            domain: "example.org".parse().unwrap(),
-            address: Address::generate().unwrap(),
-        }
+        DeliveryAddress { domain: "example.org".parse().unwrap(), address: Address::generate().unwrap() }
     }
 
     impl Person {
@@ -912,15 +863,12 @@ mod tests {
 
         fn create(&self) -> GroupId {
             let id = GroupId::new(rand::random(), "example.org".parse().unwrap());
-            self.store
-                .write(|tx| Group::create(tx, id.clone(), "climbing", &delivery()).map(drop))
-                .unwrap();
+            self.store.write(|tx| Group::create(tx, id.clone(), "climbing", &delivery()).map(drop)).unwrap();
             id
         }
 
         fn stage(&self, id: &GroupId, change: &Change) -> SubmitMessage {
-            let staged =
-                self.store.write(|tx| Group::load(tx, id)?.stage_commit(tx, change)).unwrap();
+            let staged = self.store.write(|tx| Group::load(tx, id)?.stage_commit(tx, change)).unwrap();
             Encoding::Cbor.decode(&staged.body).unwrap()
         }
 
@@ -976,8 +924,7 @@ mod tests {
         /// Offers `inviter` a KeyPackage; its leaf key.
         fn offer_to(&self, inviter: &Person) -> PublicKey {
             let account = self.account();
-            let offered =
-                self.store.write(|tx| offer_key_package(tx, &account, &delivery())).unwrap();
+            let offered = self.store.write(|tx| offer_key_package(tx, &account, &delivery())).unwrap();
             let client_key = account.client_key().public_key();
             inviter
                 .store
@@ -1069,11 +1016,7 @@ mod tests {
         let (alice, bob) = (person("alice", &issuer), person("bob", &issuer));
         let id = alice.create();
         alice.add(&id, &[&bob]);
-        let bobs = alice
-            .store
-            .read(|tx| Ok(Group::load(tx, &id)?.leaf_keys().nth(1)))
-            .unwrap()
-            .unwrap();
+        let bobs = alice.store.read(|tx| Ok(Group::load(tx, &id)?.leaf_keys().nth(1))).unwrap().unwrap();
         let removal = alice.stage(&id, &Change::Remove(vec![bobs]));
         alice.confirm(&id);
         let secret = alice.say(&id, "without bob");

@@ -239,10 +239,8 @@ mod tests {
     #[test]
     fn a_signed_request_verifies_with_its_token_and_body() {
         let key = SigningKey::generate();
-        let request = Request::post("/qs/queues")
-            .cbor(&1u8)
-            .paid_with(Token::new(vec![7; 130]))
-            .signed_by(&key);
+        let request =
+            Request::post("/qs/queues").cbor(&1u8).paid_with(Token::new(vec![7; 130])).signed_by(&key);
         let url = Url::parse("http://127.0.0.1:1/qs/queues").unwrap();
         let target = Target { method: &Method::POST, path: "/qs/queues", query: None };
         let signer = signature::verify(target, &request.headers(&url), &request.body);

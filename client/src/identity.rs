@@ -3,8 +3,7 @@
 //! The client's own evolving identity, as its member, is in [`crate::eid`].
 
 use openmls::prelude::{
-    BasicCredential, MlsMessageBodyIn, ProcessedMessageContent, ProposalStore, PublicGroup,
-    RatchetTreeIn,
+    BasicCredential, MlsMessageBodyIn, ProcessedMessageContent, ProposalStore, PublicGroup, RatchetTreeIn,
 };
 use openmls_rust_crypto::OpenMlsRustCrypto;
 use openmls_traits::OpenMlsProvider as _;
@@ -43,7 +42,9 @@ pub enum IdentityError {
     Contact,
     #[error("the AS shows an older list of the user's devices than before")]
     RolledBack,
-    #[error("the user's identity was started anew: make sure in another way that it is still the same person")]
+    #[error(
+        "the user's identity was started anew: make sure in another way that it is still the same person"
+    )]
     Reset,
 }
 
@@ -156,10 +157,7 @@ fn verify(
             if let Some(contact) = &client.contact {
                 contact.verify(credential.client_key).map_err(|_| IdentityError::Contact)?;
             }
-            Ok(VerifiedClient {
-                client_key: credential.client_key,
-                contact: client.contact.clone(),
-            })
+            Ok(VerifiedClient { client_key: credential.client_key, contact: client.contact.clone() })
         })
         .collect::<Result<_, _>>()?;
     Ok((VerifiedUser { name: name.clone(), clients }, eid))
@@ -171,8 +169,7 @@ pub(crate) fn verify_credential(
     keys: &[AuthenticationKey],
     now: u64,
 ) -> Result<ClientCredential, IdentityError> {
-    let issuer =
-        ClientCredential::parse(credential).map_err(|_| IdentityError::Credential)?.issuer_key;
+    let issuer = ClientCredential::parse(credential).map_err(|_| IdentityError::Credential)?.issuer_key;
     keys.iter()
         .find(|key| key.public_key == issuer && key.not_before <= now && now <= key.not_after)
         .ok_or(IdentityError::Credential)?;
@@ -183,8 +180,7 @@ pub(crate) fn verify_credential(
 /// keys of the user's devices.
 fn replay(record: &UserRecord) -> Result<(Eid, Vec<PublicKey>), IdentityError> {
     let provider = OpenMlsRustCrypto::default();
-    let Some(MlsMessageBodyIn::GroupInfo(group_info)) = mls::parse(record.group_info.as_bytes())
-    else {
+    let Some(MlsMessageBodyIn::GroupInfo(group_info)) = mls::parse(record.group_info.as_bytes()) else {
         return Err(IdentityError::History("no GroupInfo"));
     };
     let tree = RatchetTreeIn::tls_deserialize_exact(record.ratchet_tree.as_bytes())
@@ -217,10 +213,8 @@ fn replay(record: &UserRecord) -> Result<(Eid, Vec<PublicKey>), IdentityError> {
             .map_err(|_| IdentityError::History("a commit does not apply"))?;
         devices(&group, &record.name)?;
     }
-    let eid = Eid {
-        group_id: group.group_id().as_slice().to_vec(),
-        epoch: group.group_context().epoch().as_u64(),
-    };
+    let eid =
+        Eid { group_id: group.group_id().as_slice().to_vec(), epoch: group.group_context().epoch().as_u64() };
     Ok((eid, devices(&group, &record.name)?))
 }
 
@@ -301,8 +295,7 @@ mod tests {
         }
 
         fn record(&self) -> UserRecord {
-            let (_, user) =
-                self.store.write(|tx| eid::create(tx, &self.name, &self.client)).unwrap();
+            let (_, user) = self.store.write(|tx| eid::create(tx, &self.name, &self.client)).unwrap();
             let contact = SignedContact::sign(
                 self.name.domain().clone(),
                 Address::new([1; 32]),
@@ -322,11 +315,8 @@ mod tests {
         }
 
         fn verify(&self, record: &UserRecord) -> Result<VerifiedUser, IdentityError> {
-            let key = AuthenticationKey {
-                public_key: self.issuer.public_key(),
-                not_before: 0,
-                not_after: 2 * NOW,
-            };
+            let key =
+                AuthenticationKey { public_key: self.issuer.public_key(), not_before: 0, not_after: 2 * NOW };
             verify(record, &self.name, &[key], NOW).map(|(user, _)| user)
         }
     }
@@ -343,8 +333,7 @@ mod tests {
         let world = World::new();
         let mut record = world.record();
         let ghost = SigningKey::generate();
-        record.clients[0] =
-            ClientRecord { credential: world.credential(ghost.public_key()), contact: None };
+        record.clients[0] = ClientRecord { credential: world.credential(ghost.public_key()), contact: None };
         assert_eq!(world.verify(&record).unwrap_err(), IdentityError::NotADevice);
     }
 

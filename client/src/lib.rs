@@ -24,9 +24,7 @@ mod sync;
 mod wallet;
 
 pub use client::{Client, GroupSummary, Invited};
-pub use contact::{
-    ContactAnswer, ContactRequest, Letter, LetterBody, OfferedKeyPackage, RequestId,
-};
+pub use contact::{ContactAnswer, ContactRequest, Letter, LetterBody, OfferedKeyPackage, RequestId};
 pub use error::{Error, Result};
 pub use event::{Event, EventId, Member};
 pub use group::Change;

@@ -21,7 +21,10 @@ pub enum Content {
     Text(String),
     /// After members were added: what they cannot see in the MLS group. Whoever is in the
     /// roster proves who they are by their own link, so the sender need not be believed.
-    Introduction { title: String, roster: Vec<RosterEntry> },
+    Introduction {
+        title: String,
+        roster: Vec<RosterEntry>,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -3,10 +3,10 @@
 //! and identities do with it is theirs.
 
 use openmls::prelude::{
-    BasicCredential, Capabilities, Ciphersuite, Credential, CredentialType, CredentialWithKey,
-    ExtensionType, KeyPackage, KeyPackageIn, Lifetime, MIXED_PLAINTEXT_WIRE_FORMAT_POLICY,
-    MlsGroupJoinConfig, MlsMessageBodyIn, MlsMessageIn, MlsMessageOut, OpenMlsCrypto,
-    ProposalType, ProtocolVersion, SignatureScheme,
+    BasicCredential, Capabilities, Ciphersuite, Credential, CredentialType, CredentialWithKey, ExtensionType,
+    KeyPackage, KeyPackageIn, Lifetime, MIXED_PLAINTEXT_WIRE_FORMAT_POLICY, MlsGroupJoinConfig,
+    MlsMessageBodyIn, MlsMessageIn, MlsMessageOut, OpenMlsCrypto, ProposalType, ProtocolVersion,
+    SignatureScheme,
 };
 use openmls_sqlite_storage::Codec;
 use openmls_traits::signatures::{Signer, SignerError};
@@ -20,8 +20,7 @@ use tls_codec::Deserialize as _;
 
 use crate::error::{Error, Result};
 
-pub(crate) const CIPHERSUITE: Ciphersuite =
-    Ciphersuite::MLS_128_DHKEMX25519_AES128GCM_SHA256_Ed25519;
+pub(crate) const CIPHERSUITE: Ciphersuite = Ciphersuite::MLS_128_DHKEMX25519_AES128GCM_SHA256_Ed25519;
 const _: () = assert!(CIPHERSUITE as u16 == postern_protocol::mls::CIPHERSUITE);
 
 pub(crate) const EXTENSIONS: [ExtensionType; 2] =

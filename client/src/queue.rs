@@ -46,12 +46,7 @@ pub(crate) struct Queue {
 }
 
 impl Queue {
-    pub(crate) fn new(
-        kind: QueueKind,
-        id: QueueId,
-        owner: SigningKey,
-        hpke: HpkePrivateKey,
-    ) -> Self {
+    pub(crate) fn new(kind: QueueKind, id: QueueId, owner: SigningKey, hpke: HpkePrivateKey) -> Self {
         Self { kind, id, owner, hpke, position: 0, chain: 0, state: None }
     }
 
@@ -60,10 +55,7 @@ impl Queue {
     ///
     /// # Errors
     /// [`QueueError`]; the queue stands where it stood.
-    pub(crate) fn open(
-        &mut self,
-        message: &QueuedMessage,
-    ) -> Result<Option<QueuePayload>, QueueError> {
+    pub(crate) fn open(&mut self, message: &QueuedMessage) -> Result<Option<QueuePayload>, QueueError> {
         let (queue, seq) = (self.kind.as_str(), message.seq);
         if seq <= self.position {
             return Ok(None);
@@ -79,18 +71,13 @@ impl Queue {
                 .map_err(unsealable)?
         } else {
             match &self.state {
-                Some(state) if state.number == message.chain => {
-                    ChainReceiver::resume(self.id, state.clone())
-                }
+                Some(state) if state.number == message.chain => ChainReceiver::resume(self.id, state.clone()),
                 _ => return Err(QueueError::OldChain { queue, seq }),
             }
         };
-        let plaintext = receiver
-            .open(message.chain_index, seq, message.ciphertext.as_bytes())
-            .map_err(unsealable)?;
-        let payload = Encoding::Cbor
-            .decode(&plaintext)
-            .map_err(|_| QueueError::Malformed { queue, seq })?;
+        let plaintext =
+            receiver.open(message.chain_index, seq, message.ciphertext.as_bytes()).map_err(unsealable)?;
+        let payload = Encoding::Cbor.decode(&plaintext).map_err(|_| QueueError::Malformed { queue, seq })?;
         self.position = seq;
         self.chain = message.chain;
         self.state = Some(receiver.state().clone());
@@ -173,8 +160,7 @@ mod tests {
 
     /// What the database would hold: chain `number` with messages `seqs`.
     fn chain(queue: &Queue, number: u64, seqs: std::ops::RangeInclusive<u64>) -> Vec<QueuedMessage> {
-        let (mut sender, header) =
-            ChainSender::start(ID, number, &queue.hpke.public_key().unwrap()).unwrap();
+        let (mut sender, header) = ChainSender::start(ID, number, &queue.hpke.public_key().unwrap()).unwrap();
         seqs.map(|seq| {
             let plaintext = Encoding::Cbor.encode(&payload(seq as u8));
             let mut ciphertext = vec![0; plaintext.len() + TAG_LEN];
@@ -242,8 +228,7 @@ mod tests {
     #[test]
     fn position_and_chain_survive_in_the_store() {
         let directory = tempfile::tempdir().unwrap();
-        let store =
-            crate::store::Store::create(directory.path(), &crate::store::Options::default()).unwrap();
+        let store = crate::store::Store::create(directory.path(), &crate::store::Options::default()).unwrap();
         let mut queue = queue();
         let messages = chain(&queue, 1, 1..=2);
         queue.open(&messages[0]).unwrap();

@@ -103,8 +103,7 @@ pub(crate) async fn complete_link(
     let store = Arc::new(Store::open(directory, options)?);
     let step = store.step().await?;
     let account = store.write(|tx| {
-        let mut account =
-            Account::load(tx)?.ok_or_else(|| Error::NoClient(directory.to_owned()))?;
+        let mut account = Account::load(tx)?.ok_or_else(|| Error::NoClient(directory.to_owned()))?;
         if account.user != grant.user {
             return Err(Error::BadBlob("link grant"));
         }
@@ -121,8 +120,7 @@ pub(crate) async fn complete_link(
 }
 
 pub(crate) fn api(store: &Arc<Store>, http: Http, account: &Account) -> Api {
-    let owner =
-        Owner { domain: account.user.domain().clone(), client_key: account.client_key() };
+    let owner = Owner { domain: account.user.domain().clone(), client_key: account.client_key() };
     Api { wallet: Wallet::new(store.clone(), http.clone(), owner), http }
 }
 
@@ -140,19 +138,14 @@ async fn finish(store: &Store, api: &Api, mut account: Account) -> Result<()> {
         }
     }
     let contact_queue = store.read(|tx| load_queue(tx, QueueKind::Contact))?;
-    api.add_addresses(&contact_queue.id, vec![account.contact_address], &contact_queue.owner)
-        .await?;
+    api.add_addresses(&contact_queue.id, vec![account.contact_address], &contact_queue.owner).await?;
     api.publish_contact(account.contact()?, &account.client_key()).await?;
     account.ready = true;
     store.write(|tx| account.save(tx))
 }
 
 /// Has the AS sign the client's key, and keeps what it signed.
-pub(crate) async fn obtain_credential(
-    store: &Store,
-    api: &Api,
-    mut account: Account,
-) -> Result<Account> {
+pub(crate) async fn obtain_credential(store: &Store, api: &Api, mut account: Account) -> Result<Account> {
     let credential = api.sign_credential(&account.client_key()).await?;
     account.credential = Some(verified(api, &account, credential).await?);
     store.write(|tx| account.save(tx))?;
@@ -169,11 +162,7 @@ async fn create_queue(store: &Store, api: &Api, kind: QueueKind) -> Result<()> {
 }
 
 /// A credential of ours that others will accept.
-async fn verified(
-    api: &Api,
-    account: &Account,
-    credential: IssuedCredential,
-) -> Result<IssuedCredential> {
+async fn verified(api: &Api, account: &Account, credential: IssuedCredential) -> Result<IssuedCredential> {
     let keys = api::authentication_keys(&api.http).await?.keys;
     let is_ours = |found: &ClientCredential| {
         found.user == account.user && found.client_key == account.client_key().public_key()

@@ -134,11 +134,8 @@ impl Store {
     /// [`Error::Busy`] when another process keeps it.
     pub(crate) async fn step(&self) -> Result<Step<'_>> {
         let in_process = self.step.lock().await;
-        let file = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .mode(0o600)
-            .open(self.directory.join(LOCK))?;
+        let file =
+            OpenOptions::new().create(true).append(true).mode(0o600).open(self.directory.join(LOCK))?;
         let start = Instant::now();
         loop {
             match file.try_lock() {
@@ -160,8 +157,7 @@ impl Store {
     /// Runs `work` in one transaction: all of it happens, or none.
     pub(crate) fn write<T>(&self, work: impl FnOnce(&Tx<'_>) -> Result<T>) -> Result<T> {
         let connection = self.connection();
-        let transaction =
-            Transaction::new_unchecked(&connection, TransactionBehavior::Immediate)?;
+        let transaction = Transaction::new_unchecked(&connection, TransactionBehavior::Immediate)?;
         let result = work(&Tx {
             storage: SqliteStorageProvider::new(&transaction),
             crypto: &self.crypto,
@@ -332,9 +328,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     fn count(store: &Store) -> i64 {
-        store
-            .read(|tx| Ok(tx.sql().query_row("SELECT count(*) FROM events", [], |row| row.get(0))?))
-            .unwrap()
+        store.read(|tx| Ok(tx.sql().query_row("SELECT count(*) FROM events", [], |row| row.get(0))?)).unwrap()
     }
 
     fn insert(tx: &Tx<'_>) -> Result<()> {

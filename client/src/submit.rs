@@ -42,6 +42,15 @@ pub struct Submission {
     pub request: Request,
 }
 
+impl Submission {
+    /// False once the queue told its fate.
+    fn is_outstanding(&self, tx: &Tx<'_>) -> Result<bool> {
+        let outstanding = Group::outstanding(tx, &self.group)?;
+        Ok(outstanding
+            .is_some_and(|found| found.epoch == self.epoch && found.content.is_none() == self.is_commit))
+    }
+}
+
 impl Inner {
     /// Says something in a group.
     pub(crate) async fn send(&self, step: &Step<'_>, id: &GroupId, content: Content) -> Result<()> {
@@ -82,21 +91,26 @@ impl Inner {
             let Some(submission) = self.outstanding(id)? else {
                 return Ok(settled);
             };
-            match self.api.submit(submission.request).await {
+            match self.api.submit(submission.request.clone()).await {
                 Ok(accepted) => {
-                    self.store.write(|tx| Group::load(tx, id)?.confirm(tx))?;
+                    self.accepted(step, &submission).await?;
                     settled = Settled::Accepted(accepted);
                 }
                 Err(error) if error.problem().is_none_or(is_unanswered) => return Err(error),
                 Err(error) => {
                     let too_late = error.problem() == Some(ProblemType::WrongEpoch);
                     let is_kept = too_late && !submission.is_commit;
-                    if !is_kept {
-                        self.store.write(|tx| Group::load(tx, id)?.abandon(tx))?;
-                    }
-                    // What made it too late, or us a stranger, is in the queue.
+                    // What made it too late, or us a stranger, is in the queue. It may be what
+                    // followed our commit, accepted with its answer lost: so nothing is
+                    // abandoned before.
                     self.drain(step, QueueKind::Group).await?;
-                    self.store.read(|tx| Group::load(tx, id).map(drop))?;
+                    self.store.write(|tx| {
+                        let mut group = Group::load(tx, id)?;
+                        if is_kept || !submission.is_outstanding(tx)? {
+                            return Ok(());
+                        }
+                        group.abandon(tx)
+                    })?;
                     if !too_late {
                         return Err(error);
                     }
@@ -108,6 +122,20 @@ impl Inner {
             }
         }
         Err(Error::Contended(ATTEMPTS))
+    }
+
+    /// Lets an accepted message take effect. What was accepted before a commit is in the
+    /// queue by then, and opens in the commit's old epoch only.
+    pub(crate) async fn accepted(&self, step: &Step<'_>, submission: &Submission) -> Result<()> {
+        if submission.is_commit {
+            self.drain(step, QueueKind::Group).await?;
+        }
+        self.store.write(|tx| {
+            if submission.is_outstanding(tx)? {
+                Group::load(tx, &submission.group)?.confirm(tx)?;
+            }
+            Ok(())
+        })
     }
 
     pub(crate) fn outstanding(&self, id: &GroupId) -> Result<Option<Submission>> {
@@ -170,7 +198,5 @@ pub(crate) fn group_ids(tx: &Tx<'_>, sql: &str) -> Result<Vec<GroupId>> {
         .collect::<Result<Vec<Vec<u8>>, _>>()
         .optional()?
         .unwrap_or_default();
-    ids.iter()
-        .map(|id| GroupId::from_mls(id).map_err(|_| Error::Damaged("a group id")))
-        .collect()
+    ids.iter().map(|id| GroupId::from_mls(id).map_err(|_| Error::Damaged("a group id"))).collect()
 }

@@ -140,40 +140,36 @@ impl Inner {
     /// Lets a batch take effect: for each message its effect, the queue's position and its
     /// chain in one transaction.
     fn process(&self, _step: &Step<'_>, kind: QueueKind, dequeued: &Dequeued) -> Result<()> {
-        self.store.write(|tx| {
-            let mut queue = load_queue(tx, kind)?;
-            let mut broken = None;
-            for message in &dequeued.messages {
-                let payload = match queue.open(message) {
-                    Ok(Some(payload)) => payload,
-                    Ok(None) => continue,
-                    // What came before it is good and stays.
-                    Err(error) => {
-                        broken = Some(error);
-                        break;
+        self.store
+            .write(|tx| {
+                let mut queue = load_queue(tx, kind)?;
+                let mut broken = None;
+                for message in &dequeued.messages {
+                    let payload = match queue.open(message) {
+                        Ok(Some(payload)) => payload,
+                        Ok(None) => continue,
+                        // What came before it is good and stays.
+                        Err(error) => {
+                            broken = Some(error);
+                            break;
+                        }
+                    };
+                    if self.options.record_deliveries {
+                        record_delivery(tx, &queue, &payload)?;
                     }
-                };
-                if self.options.record_deliveries {
-                    record_delivery(tx, &queue, &payload)?;
+                    match tx.attempt(|| self.take_effect(tx, kind, &payload)) {
+                        Ok(()) => {}
+                        Err(Rejection::Invalid(reason)) => Event::Ignored { reason }.record(tx)?,
+                        Err(Rejection::Fault(error)) => return Err(error),
+                    }
                 }
-                match tx.attempt(|| self.take_effect(tx, kind, &payload)) {
-                    Ok(()) => {}
-                    Err(Rejection::Invalid(reason)) => Event::Ignored { reason }.record(tx)?,
-                    Err(Rejection::Fault(error)) => return Err(error),
-                }
-            }
-            queue.save(tx)?;
-            Ok(broken)
-        })?
-        .map_or(Ok(()), |error| Err(error.into()))
+                queue.save(tx)?;
+                Ok(broken)
+            })?
+            .map_or(Ok(()), |error| Err(error.into()))
     }
 
-    fn take_effect(
-        &self,
-        tx: &Tx<'_>,
-        kind: QueueKind,
-        payload: &QueuePayload,
-    ) -> Result<(), Rejection> {
+    fn take_effect(&self, tx: &Tx<'_>, kind: QueueKind, payload: &QueuePayload) -> Result<(), Rejection> {
         match (kind, payload) {
             (QueueKind::Group, QueuePayload::Message(message)) => group::receive(tx, message),
             (QueueKind::Group, QueuePayload::Welcome(welcome)) => group::join(tx, welcome),
@@ -214,8 +210,8 @@ impl Inner {
     /// Has the AS sign a new credential long before the old one ends.
     async fn renew_credential(&self) -> Result<()> {
         let account = self.store.read(Account::load)?.ok_or(Error::NotReady)?;
-        let credential = ClientCredential::parse(&account.credential()?)
-            .map_err(|_| Error::Damaged("the credential"))?;
+        let credential =
+            ClientCredential::parse(&account.credential()?).map_err(|_| Error::Damaged("the credential"))?;
         if credential.not_after > now() + RENEW_BEFORE {
             return Ok(());
         }
@@ -226,10 +222,10 @@ impl Inner {
     async fn answer_requests(&self) -> Result<()> {
         let requests = self.store.read(|tx| {
             let mut statement = tx.sql().prepare("SELECT request FROM received_requests")?;
-            let rows = statement
-                .query_map([], |row| row.get(0))?
-                .collect::<Result<Vec<Vec<u8>>, _>>()?;
-            rows.iter().map(|row| decode(row, "a contact request")).collect::<Result<Vec<(ContactSender, ContactRequest)>>>()
+            let rows = statement.query_map([], |row| row.get(0))?.collect::<Result<Vec<Vec<u8>>, _>>()?;
+            rows.iter()
+                .map(|row| decode(row, "a contact request"))
+                .collect::<Result<Vec<(ContactSender, ContactRequest)>>>()
         })?;
         for (sender, request) in requests {
             goes_on(self.answer_request(sender, request).await)?;
@@ -247,9 +243,10 @@ impl Inner {
             }
         };
         self.store.write(|tx| {
-            tx.sql().execute("DELETE FROM received_requests WHERE request_id = ?1", [
-                request.request_id.as_bytes()
-            ])?;
+            tx.sql().execute(
+                "DELETE FROM received_requests WHERE request_id = ?1",
+                [request.request_id.as_bytes()],
+            )?;
             if !known {
                 let reason = "a contact request is not from whom it says".to_owned();
                 return Event::Ignored { reason }.record(tx);
@@ -287,9 +284,7 @@ impl Inner {
                 "SELECT id, user, address, payload, own_addresses FROM deposits ORDER BY id",
             )?;
             Ok(statement
-                .query_map([], |row| {
-                    Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?))
-                })?
+                .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?)))?
                 .collect::<Result<Vec<Row>, _>>()?)
         })?;
         for (id, user, address, payload, own_addresses) in rows {
@@ -337,9 +332,7 @@ impl Inner {
                  WHERE l.client_key IS NOT NULL
                  AND NOT EXISTS (SELECT 1 FROM identities i WHERE i.client_key = l.client_key)",
             )?;
-            let rows = statement
-                .query_map([], |row| row.get(1))?
-                .collect::<Result<Vec<Vec<u8>>, _>>()?;
+            let rows = statement.query_map([], |row| row.get(1))?.collect::<Result<Vec<Vec<u8>>, _>>()?;
             rows.iter()
                 .map(|link| {
                     let link: identity::IdentityLink = decode(link, "an identity link")?;
@@ -362,11 +355,9 @@ impl Inner {
 
 /// The clients a group waits for and whose KeyPackages are at hand.
 fn add_invited(tx: &Tx<'_>, group: &Group) -> Result<Option<Change>> {
-    let mut statement =
-        tx.sql().prepare_cached("SELECT client_key FROM invitations WHERE group_id = ?1")?;
-    let invited = statement
-        .query_map([group.id.to_mls()], |row| row.get(0))?
-        .collect::<Result<Vec<Vec<u8>>, _>>()?;
+    let mut statement = tx.sql().prepare_cached("SELECT client_key FROM invitations WHERE group_id = ?1")?;
+    let invited =
+        statement.query_map([group.id.to_mls()], |row| row.get(0))?.collect::<Result<Vec<Vec<u8>>, _>>()?;
     let mut leaf_keys = Vec::new();
     for client_key in invited {
         leaf_keys.extend(group::key_package_of(tx, &fixed(&client_key, "a key")?)?);
@@ -390,8 +381,7 @@ fn receive_letter(tx: &Tx<'_>, deposit: &Payload) -> Result<(), Rejection> {
             if request.contact.domain != *account.user.domain() {
                 return Err(Rejection::Invalid("a contact request is from another domain".to_owned()));
             }
-            let sender =
-                ContactSender { user: letter.sender.user, client_key: letter.sender.client_key };
+            let sender = ContactSender { user: letter.sender.user, client_key: letter.sender.client_key };
             tx.sql().execute(
                 "INSERT OR IGNORE INTO received_requests (request_id, request) VALUES (?1, ?2)",
                 params![request.request_id.as_bytes(), encode(&(sender, &request))],
@@ -428,12 +418,7 @@ pub(crate) fn keep_deposit(
 ) -> Result<()> {
     tx.sql().execute(
         "INSERT INTO deposits (user, address, payload, own_addresses) VALUES (?1, ?2, ?3, ?4)",
-        params![
-            user.to_string(),
-            address.as_bytes(),
-            payload.as_bytes(),
-            own_addresses.map(encode)
-        ],
+        params![user.to_string(), address.as_bytes(), payload.as_bytes(), own_addresses.map(encode)],
     )?;
     Ok(())
 }

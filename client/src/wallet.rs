@@ -96,8 +96,7 @@ impl Wallet {
             return Ok(token);
         }
         self.0.fetch(BATCH).await?;
-        pop(&self.0.store)?
-            .ok_or_else(|| Error::UnexpectedAnswer("an empty batch of tokens".to_owned()))
+        pop(&self.0.store)?.ok_or_else(|| Error::UnexpectedAnswer("an empty batch of tokens".to_owned()))
     }
 
     /// How many tokens are at hand.
@@ -123,9 +122,8 @@ impl Wallet {
     /// # Errors
     /// When the directory cannot be had.
     pub async fn drop_stale(&self) -> Result<()> {
-        let keys: Vec<[u8; 32]> = token_keys(&self.0.directory().await?)
-            .map(|(_, key)| token::token_key_id(&key))
-            .collect();
+        let keys: Vec<[u8; 32]> =
+            token_keys(&self.0.directory().await?).map(|(_, key)| token::token_key_id(&key)).collect();
         self.0.store.write(|tx| {
             let mut statement = tx.sql().prepare_cached("SELECT DISTINCT issuer_key FROM tokens")?;
             let held = statement.query_map([], |row| row.get(0))?.collect::<Result<Vec<Vec<u8>>, _>>()?;
@@ -209,10 +207,7 @@ impl Purse {
     }
 
     async fn directory(&self) -> Result<IssuerDirectory> {
-        let answer = self
-            .http
-            .send(&Request::get(DIRECTORY_PATH).accepting(DIRECTORY_MEDIA_TYPE))
-            .await?;
+        let answer = self.http.send(&Request::get(DIRECTORY_PATH).accepting(DIRECTORY_MEDIA_TYPE)).await?;
         serde_json::from_slice(&answer.body)
             .map_err(|_| Error::UnexpectedAnswer("no issuer directory".to_owned()))
     }
@@ -255,8 +250,7 @@ impl Batch {
             let (nonce, blind) = secret.split_at(NONCE_LEN);
             nonces.push(nonce.try_into().map_err(|_| Error::Damaged("a token request"))?);
             blinds.push(
-                Ristretto255::deserialize_scalar(blind)
-                    .map_err(|_| Error::Damaged("a token request"))?,
+                Ristretto255::deserialize_scalar(blind).map_err(|_| Error::Damaged("a token request"))?,
             );
         }
         let challenge = token::challenge(domain);
@@ -331,9 +325,11 @@ fn keep(store: &Store, issuer_key: &[u8; 32], tokens: &[Vec<u8>]) -> Result<()> 
 
 /// The keys of our token type, with the time from which on they are used.
 fn token_keys(directory: &IssuerDirectory) -> impl Iterator<Item = (u64, Vec<u8>)> {
-    directory.token_keys.iter().filter(|key| key.token_type == TOKEN_TYPE).filter_map(|key| {
-        Some((key.not_before.unwrap_or_default(), URL_SAFE.decode(&key.token_key).ok()?))
-    })
+    directory
+        .token_keys
+        .iter()
+        .filter(|key| key.token_type == TOKEN_TYPE)
+        .filter_map(|key| Some((key.not_before.unwrap_or_default(), URL_SAFE.decode(&key.token_key).ok()?)))
 }
 
 /// The newest key that is already in use (RFC 9578 §4).

@@ -288,8 +288,7 @@ impl<'a> Delivery<'a> {
         queues.retain(|_, queue| {
             queue.letters.retain(|&index| {
                 let letter = &mut letters[index];
-                letter.deliverable =
-                    letter.first_use.is_none_or(|(lookup, _)| bound.contains(&lookup));
+                letter.deliverable = letter.first_use.is_none_or(|(lookup, _)| bound.contains(&lookup));
                 letter.deliverable
             });
             !queue.letters.is_empty()
@@ -338,10 +337,7 @@ impl<'a> Delivery<'a> {
     fn undeliverable(&self) -> Vec<Vec<u8>> {
         let mut seen = HashSet::new();
         let refused = self.letters.iter().filter(|letter| !letter.deliverable);
-        refused
-            .filter(|letter| seen.insert(letter.address))
-            .map(|letter| letter.address.to_vec())
-            .collect()
+        refused.filter(|letter| seen.insert(letter.address)).map(|letter| letter.address.to_vec()).collect()
     }
 }
 

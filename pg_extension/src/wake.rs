@@ -14,10 +14,7 @@ use std::{
 
 use aws_lc_rs::hmac;
 use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
-use pgrx::{
-    PGRXSharedMemory, PgLwLock, direct_function_call, pg_shmem_init,
-    prelude::*,
-};
+use pgrx::{PGRXSharedMemory, PgLwLock, direct_function_call, pg_shmem_init, prelude::*};
 use postern_protocol::QueueId;
 
 use crate::notifier;
@@ -193,8 +190,7 @@ fn secret() -> [u8; 32] {
 /// The wake key of a queue.
 pub fn key(queue_id: &QueueId) -> Key {
     SECRET.with(|secret_key| {
-        let secret_key =
-            secret_key.get_or_init(|| hmac::Key::new(hmac::HMAC_SHA256, &secret()));
+        let secret_key = secret_key.get_or_init(|| hmac::Key::new(hmac::HMAC_SHA256, &secret()));
         let mut key = Key::default();
         key.copy_from_slice(&hmac::sign(secret_key, queue_id.as_bytes()).as_ref()[..16]);
         key
@@ -286,7 +282,8 @@ fn before_commit() {
         pending.keys.sort_unstable();
         pending.keys.dedup();
         pending.to_notifier = preloaded() && notifier_present();
-        (!pending.to_notifier).then(|| (std::mem::take(&mut pending.keys), std::mem::take(&mut pending.everyone)))
+        (!pending.to_notifier)
+            .then(|| (std::mem::take(&mut pending.keys), std::mem::take(&mut pending.everyone)))
     }) else {
         return;
     };
@@ -374,9 +371,7 @@ pub fn notify(keys: &[Key], everyone: bool) -> i64 {
 
 fn send(payload: &str) {
     // SAFETY: pg_notify(text, text), with texts.
-    unsafe {
-        direct_function_call::<()>(pg_sys::pg_notify, &[CHANNEL.into_datum(), payload.into_datum()])
-    };
+    unsafe { direct_function_call::<()>(pg_sys::pg_notify, &[CHANNEL.into_datum(), payload.into_datum()]) };
 }
 
 /// What the notifier takes from shared memory.

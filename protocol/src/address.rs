@@ -76,8 +76,7 @@ impl Address {
     /// # Errors
     /// [`AddressError::WrongAddress`] if `sealed` belongs to another address or was changed.
     pub fn open(&self, lookup: &Lookup, sealed: &[u8]) -> Result<QueueId, AddressError> {
-        let mut buffer: SealedQueueId =
-            sealed.try_into().map_err(|_| AddressError::WrongAddress)?;
+        let mut buffer: SealedQueueId = sealed.try_into().map_err(|_| AddressError::WrongAddress)?;
         let id = self
             .sealing_key()?
             .open_in_place(zero_nonce(), Aad::from(lookup), &mut buffer)
@@ -106,9 +105,7 @@ impl Address {
     fn sealing_key(&self) -> Result<LessSafeKey, AddressError> {
         let key: Zeroizing<[u8; 32]> =
             Zeroizing::new(copied(hmac::sign(&self.hmac_key(), SEAL_LABEL).as_ref()));
-        UnboundKey::new(&AES_256_GCM, &*key)
-            .map(LessSafeKey::new)
-            .map_err(|_| AddressError::Crypto)
+        UnboundKey::new(&AES_256_GCM, &*key).map(LessSafeKey::new).map_err(|_| AddressError::Crypto)
     }
 }
 
@@ -145,8 +142,7 @@ mod tests {
 
     #[test]
     fn lookup_is_the_labelled_hash() {
-        let expected =
-            digest::digest(&digest::SHA256, &[&b"postern address lookup"[..], &[7; 32]].concat());
+        let expected = digest::digest(&digest::SHA256, &[&b"postern address lookup"[..], &[7; 32]].concat());
         assert_eq!(ADDRESS.lookup(), expected.as_ref());
     }
 

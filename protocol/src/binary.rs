@@ -124,9 +124,7 @@ impl Visitor<'_> for Base64Url {
         f.write_str("unpadded base64url text")
     }
     fn visit_str<E: Error>(self, text: &str) -> Result<Vec<u8>, E> {
-        URL_SAFE_NO_PAD
-            .decode(text)
-            .map_err(|_| E::custom("not unpadded base64url"))
+        URL_SAFE_NO_PAD.decode(text).map_err(|_| E::custom("not unpadded base64url"))
     }
 }
 

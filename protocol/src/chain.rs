@@ -9,8 +9,8 @@ use aws_lc_rs::{
     hmac, rand,
 };
 use hpke::{
-    Deserializable as _, Kem, OpModeR, OpModeS, Serializable as _, aead::AesGcm256,
-    kdf::HkdfSha256, kem::X25519HkdfSha256,
+    Deserializable as _, Kem, OpModeR, OpModeS, Serializable as _, aead::AesGcm256, kdf::HkdfSha256,
+    kem::X25519HkdfSha256,
 };
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
@@ -43,6 +43,14 @@ pub enum ChainError {
     Exhausted,
     #[error("the cryptographic library failed")]
     Crypto,
+}
+
+impl HpkePublicKey {
+    /// Whether chains can be sealed to it. Not so for points of small order, with which
+    /// everyone would share the secret (RFC 9180 §7.1.4).
+    pub fn is_usable(&self) -> bool {
+        ChainSender::start(QueueId::new([0; QueueId::LEN]), 1, self).is_ok()
+    }
 }
 
 /// The secret half of a queue's HPKE key, DHKEM(X25519, HKDF-SHA256), erased when dropped.
@@ -161,8 +169,7 @@ impl ChainSender {
     ) -> Result<u32, ChainError> {
         let index = self.state.next_index;
         let aad = message_aad(&self.queue_id, self.state.number, seq);
-        let (body, tag) =
-            ciphertext.split_at_mut_checked(plaintext.len()).ok_or(ChainError::Crypto)?;
+        let (body, tag) = ciphertext.split_at_mut_checked(plaintext.len()).ok_or(ChainError::Crypto)?;
         self.state
             .advance()?
             .seal_out_of_place_scatter(zero_nonce(), Aad::from(aad), plaintext, body, &[], tag)
@@ -193,8 +200,8 @@ impl ChainReceiver {
         private: &HpkePrivateKey,
     ) -> Result<Self, ChainError> {
         let (enc, sealed) = header.split_at_checked(32).ok_or(ChainError::BadHeader)?;
-        let enc = <X25519HkdfSha256 as Kem>::EncappedKey::from_bytes(enc)
-            .map_err(|_| ChainError::BadHeader)?;
+        let enc =
+            <X25519HkdfSha256 as Kem>::EncappedKey::from_bytes(enc).map_err(|_| ChainError::BadHeader)?;
         let opened = Zeroizing::new(
             hpke::single_shot_open::<AesGcm256, HkdfSha256, X25519HkdfSha256>(
                 &OpModeR::Base,
@@ -220,12 +227,7 @@ impl ChainReceiver {
     ///
     /// # Errors
     /// [`ChainError::OutOfStep`] for any index but the next, [`ChainError::BadCiphertext`].
-    pub fn open(
-        &mut self,
-        index: u32,
-        seq: u64,
-        ciphertext: &[u8],
-    ) -> Result<Vec<u8>, ChainError> {
+    pub fn open(&mut self, index: u32, seq: u64, ciphertext: &[u8]) -> Result<Vec<u8>, ChainError> {
         if index != self.state.next_index {
             return Err(ChainError::OutOfStep { expected: self.state.next_index, found: index });
         }
@@ -269,8 +271,7 @@ mod tests {
 
     fn chain() -> (ChainSender, ChainReceiver) {
         let private = HpkePrivateKey::generate().unwrap();
-        let (sender, header) =
-            ChainSender::start(QUEUE, 1, &private.public_key().unwrap()).unwrap();
+        let (sender, header) = ChainSender::start(QUEUE, 1, &private.public_key().unwrap()).unwrap();
         let receiver = ChainReceiver::open_header(QUEUE, 1, &header, &private).unwrap();
         (sender, receiver)
     }
@@ -284,20 +285,13 @@ mod tests {
     #[test]
     fn the_owner_reads_what_was_sealed_in_order_and_once() {
         let (mut sender, mut receiver) = chain();
-        let messages: Vec<_> =
-            (0..3).map(|i| seal(&mut sender, 10 + u64::from(i), &[i; 40])).collect();
+        let messages: Vec<_> = (0..3).map(|i| seal(&mut sender, 10 + u64::from(i), &[i; 40])).collect();
         for (index, ciphertext) in (0..).zip(&messages) {
             let plaintext = receiver.open(index, 10 + u64::from(index), ciphertext).unwrap();
             assert_eq!(plaintext, [index as u8; 40]);
         }
-        assert_eq!(
-            receiver.open(1, 11, &messages[1]),
-            Err(ChainError::OutOfStep { expected: 3, found: 1 })
-        );
-        assert_eq!(
-            receiver.open(4, 14, &messages[1]),
-            Err(ChainError::OutOfStep { expected: 3, found: 4 })
-        );
+        assert_eq!(receiver.open(1, 11, &messages[1]), Err(ChainError::OutOfStep { expected: 3, found: 1 }));
+        assert_eq!(receiver.open(4, 14, &messages[1]), Err(ChainError::OutOfStep { expected: 3, found: 4 }));
     }
 
     #[test]
@@ -339,10 +333,7 @@ mod tests {
     #[test]
     fn nothing_is_sealed_to_a_key_of_low_order() {
         let low_order = HpkePublicKey::new([0; 32]);
-        assert_eq!(
-            ChainSender::start(QUEUE, 1, &low_order).err(),
-            Some(ChainError::UnusablePublicKey)
-        );
+        assert_eq!(ChainSender::start(QUEUE, 1, &low_order).err(), Some(ChainError::UnusablePublicKey));
     }
 
     #[test]

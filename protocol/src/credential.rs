@@ -84,11 +84,7 @@ impl ClientCredential {
     ///
     /// # Errors
     /// [`CredentialError`].
-    pub fn verify(
-        issued: &IssuedCredential,
-        issuer: PublicKey,
-        now: u64,
-    ) -> Result<Self, CredentialError> {
+    pub fn verify(issued: &IssuedCredential, issuer: PublicKey, now: u64) -> Result<Self, CredentialError> {
         let (credential, signature) = parse(issued)?;
         if credential.issuer_key != issuer
             || issuer.verify(&to_be_signed(&credential.tbs()), &signature).is_err()
@@ -120,8 +116,8 @@ fn to_be_signed(tbs: &Tbs) -> Vec<u8> {
 }
 
 fn parse(issued: &IssuedCredential) -> Result<(ClientCredential, Signature), CredentialError> {
-    let Signed { tbs, signature } = Signed::tls_deserialize_exact(issued.as_bytes())
-        .map_err(|_| CredentialError::Malformed)?;
+    let Signed { tbs, signature } =
+        Signed::tls_deserialize_exact(issued.as_bytes()).map_err(|_| CredentialError::Malformed)?;
     let user = std::str::from_utf8(tbs.user.as_slice())
         .ok()
         .and_then(|user| user.parse().ok())
@@ -156,10 +152,7 @@ mod tests {
         assert_eq!(verify(150), Ok(credential));
         assert_eq!(verify(201), Err(CredentialError::NotValidNow));
         let other = SigningKey::generate().public_key();
-        assert_eq!(
-            ClientCredential::verify(&issued, other, 150),
-            Err(CredentialError::WrongIssuer)
-        );
+        assert_eq!(ClientCredential::verify(&issued, other, 150), Err(CredentialError::WrongIssuer));
         let mut forged = issued.into_bytes();
         forged[5] ^= 1;
         assert!(ClientCredential::verify(&IssuedCredential::new(forged), issuer.public_key(), 150).is_err());

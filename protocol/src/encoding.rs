@@ -42,18 +42,12 @@ impl Encoding {
     /// Decodes exactly one value; trailing bytes are an error.
     pub fn decode<T: DeserializeOwned>(self, body: &[u8]) -> Result<T, DecodeError> {
         match self {
-            Self::Json => serde_json::from_slice(body).map_err(|error| DecodeError::Json {
-                line: error.line(),
-                column: error.column(),
-            }),
+            Self::Json => serde_json::from_slice(body)
+                .map_err(|error| DecodeError::Json { line: error.line(), column: error.column() }),
             Self::Cbor => {
                 let mut rest = body;
                 let value = ciborium::from_reader(&mut rest).map_err(|_| DecodeError::Cbor)?;
-                if rest.is_empty() {
-                    Ok(value)
-                } else {
-                    Err(DecodeError::Cbor)
-                }
+                if rest.is_empty() { Ok(value) } else { Err(DecodeError::Cbor) }
             }
         }
     }
@@ -76,15 +70,9 @@ mod tests {
 
     #[test]
     fn media_types_are_compared_without_case_and_parameters() {
-        assert_eq!(
-            Encoding::from_media_type("Application/JSON; charset=utf-8"),
-            Some(Encoding::Json)
-        );
+        assert_eq!(Encoding::from_media_type("Application/JSON; charset=utf-8"), Some(Encoding::Json));
         assert_eq!(Encoding::from_media_type("text/plain"), None);
-        assert_eq!(
-            Encoding::from_accept("text/html, application/cbor"),
-            Some(Encoding::Cbor)
-        );
+        assert_eq!(Encoding::from_accept("text/html, application/cbor"), Some(Encoding::Cbor));
     }
 
     #[test]

@@ -21,6 +21,6 @@ pub mod signature;
 pub mod token;
 
 pub use binary::{
-    Address, ChainHeader, Ciphertext, GroupInfo, HpkePublicKey, IssuedCredential, MessageDigest,
-    MlsMessage, Payload, PublicKey, QueueId, RatchetTree, Signature, StateKey, Welcome, WrongLength,
+    Address, ChainHeader, Ciphertext, GroupInfo, HpkePublicKey, IssuedCredential, MessageDigest, MlsMessage,
+    Payload, PublicKey, QueueId, RatchetTree, Signature, StateKey, Welcome, WrongLength,
 };

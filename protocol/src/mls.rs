@@ -57,9 +57,7 @@ impl Pseudonym {
     /// If the operating system has no randomness.
     pub fn random() -> Self {
         let mut bytes = [0; 16];
-        SystemRandom::new()
-            .fill(&mut bytes)
-            .expect("the operating system provides randomness");
+        SystemRandom::new().fill(&mut bytes).expect("the operating system provides randomness");
         Self(bytes)
     }
 }
@@ -71,9 +69,7 @@ impl GroupPolicy {
     /// If the operating system has no randomness.
     pub fn new(admin: Pseudonym) -> Self {
         let mut state_secret = [0; 32];
-        SystemRandom::new()
-            .fill(&mut state_secret)
-            .expect("the operating system provides randomness");
+        SystemRandom::new().fill(&mut state_secret).expect("the operating system provides randomness");
         Self { state_secret, admins: vec![admin] }
     }
 
@@ -125,10 +121,8 @@ mod tests {
     fn extensions_survive_their_bytes() {
         let policy = GroupPolicy::new(Pseudonym::random());
         assert!(GroupPolicy::from_bytes(&policy.to_bytes()) == Ok(policy));
-        let delivery = DeliveryAddress {
-            domain: "example.org".parse().unwrap(),
-            address: Address::new([9; 32]),
-        };
+        let delivery =
+            DeliveryAddress { domain: "example.org".parse().unwrap(), address: Address::new([9; 32]) };
         assert_eq!(DeliveryAddress::from_bytes(&delivery.to_bytes()), Ok(delivery));
         assert!(GroupPolicy::from_bytes(&[1, 2, 3]).is_err());
     }

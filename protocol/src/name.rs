@@ -7,9 +7,7 @@ use serde::{Deserialize, Serialize};
 
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum NameError {
-    #[error(
-        "a domain is a fully qualified name of lower-case ASCII labels, such as chat.example.org"
-    )]
+    #[error("a domain is a fully qualified name of lower-case ASCII labels, such as chat.example.org")]
     Domain,
     #[error(
         "a user name is 1 to 64 of a-z, 0-9, '.', '-', '_' (a letter or digit first and last), '@' and the home domain"
@@ -50,16 +48,11 @@ impl FromStr for Domain {
     fn from_str(text: &str) -> Result<Self, NameError> {
         let is_label = |label: &str| {
             (1..=63).contains(&label.len())
-                && label
-                    .bytes()
-                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+                && label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
                 && !label.starts_with('-')
                 && !label.ends_with('-')
         };
-        let numeric_top = text
-            .rsplit('.')
-            .next()
-            .is_some_and(|top| top.bytes().all(|b| b.is_ascii_digit()));
+        let numeric_top = text.rsplit('.').next().is_some_and(|top| top.bytes().all(|b| b.is_ascii_digit()));
         if text.len() <= 253 && text.contains('.') && !numeric_top && text.split('.').all(is_label) {
             Ok(Self(text.to_owned()))
         } else {
@@ -75,18 +68,13 @@ impl FromStr for UserName {
         let alphanumeric = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
         let bytes = local.as_bytes();
         let valid = (1..=64).contains(&bytes.len())
-            && bytes
-                .iter()
-                .all(|b| alphanumeric(b) || matches!(b, b'.' | b'-' | b'_'))
+            && bytes.iter().all(|b| alphanumeric(b) || matches!(b, b'.' | b'-' | b'_'))
             && bytes.first().is_some_and(alphanumeric)
             && bytes.last().is_some_and(alphanumeric);
         if !valid {
             return Err(NameError::User);
         }
-        Ok(Self {
-            local: local.to_owned(),
-            domain: domain.parse()?,
-        })
+        Ok(Self { local: local.to_owned(), domain: domain.parse()? })
     }
 }
 
@@ -160,7 +148,14 @@ mod tests {
         for good in ["alice@example.org", "a.b-c_1@example.org"] {
             assert_eq!(good.parse::<UserName>().unwrap().to_string(), good);
         }
-        for bad in ["Alice@example.org", "аlice@example.org", ".a@example.org", "@example.org", "alice", "a b@example.org"] {
+        for bad in [
+            "Alice@example.org",
+            "аlice@example.org",
+            ".a@example.org",
+            "@example.org",
+            "alice",
+            "a b@example.org",
+        ] {
             assert!(bad.parse::<UserName>().is_err(), "{bad}");
         }
     }

@@ -118,7 +118,7 @@ problems! {
         "Our fault. Nothing was changed and the token is unspent: the same request may be sent again.";
     Unavailable "unavailable" SERVICE_UNAVAILABLE
         "The server is not available"
-        "The server is starting, stopping or overloaded. Nothing was changed and the token is unspent.";
+        "The server is starting, stopping or overloaded, or lost its database. Send the same request again, with the same token: token-spent then means that the first one arrived.";
 }
 
 impl ProblemType {
@@ -178,10 +178,8 @@ impl Problem {
     /// Reads what [`Self::to_json`] wrote; `None` for anything else.
     pub fn from_json(body: &[u8]) -> Option<Self> {
         let details: ProblemDetails<Extensions> = serde_json::from_slice(body).ok()?;
-        let kind = Uri::from(details.r#type?)
-            .path()
-            .strip_prefix("/problems/")
-            .and_then(ProblemType::from_slug)?;
+        let kind =
+            Uri::from(details.r#type?).path().strip_prefix("/problems/").and_then(ProblemType::from_slug)?;
         Some(Self { kind, detail: details.detail, epoch: details.extensions.epoch })
     }
 }

@@ -13,10 +13,11 @@ use aws_lc_rs::digest::{SHA256, digest};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header::AUTHORIZATION};
 use httpsig::prelude::{
-    AlgorithmName, HttpSigError, HttpSigResult, HttpSignatureBase, HttpSignatureHeaders,
-    HttpSignatureParams, SigningKey as HttpSigningKey, VerifyingKey as HttpVerifyingKey,
+    AlgorithmName, HttpSigError, HttpSigResult, HttpSignatureBase, HttpSignatureHeaders, HttpSignatureParams,
+    SigningKey as HttpSigningKey,
     message_component::{HttpMessageComponent, HttpMessageComponentId},
 };
+use sfv::{Dictionary, FieldType as _, List, Parser};
 
 use crate::{PublicKey, Signature, key::SigningKey};
 
@@ -84,18 +85,11 @@ pub fn sign(target: Target<'_>, headers: &mut HeaderMap, body: &[u8], key: &Sign
 ///
 /// # Errors
 /// [`SignatureError`] says what to mend; none of them quotes the request.
-pub fn verify(
-    target: Target<'_>,
-    headers: &HeaderMap,
-    body: &[u8],
-) -> Result<PublicKey, SignatureError> {
+pub fn verify(target: Target<'_>, headers: &HeaderMap, body: &[u8]) -> Result<PublicKey, SignatureError> {
     let signed = parse(headers)?;
     let params = signed.signature_params();
-    let covered: Vec<String> = params
-        .covered_components
-        .iter()
-        .map(|id| id.to_string().replace('"', ""))
-        .collect();
+    let covered: Vec<String> =
+        params.covered_components.iter().map(|id| id.to_string().replace('"', "")).collect();
     if covered != covered_components(headers) {
         return Err(SignatureError::WrongComponents);
     }
@@ -107,23 +101,24 @@ pub fn verify(
         .as_deref()
         .and_then(|keyid| PublicKey::from_base64url(keyid).ok())
         .ok_or(SignatureError::UnknownKey)?;
-    if !params.created.is_some_and(is_fresh) {
+    if !params.created.is_some_and(is_fresh) || params.is_expired() {
         return Err(SignatureError::NotFresh);
     }
     if header(headers, &CONTENT_DIGEST) != Some(content_digest(body).as_str()) {
         return Err(SignatureError::WrongDigest);
     }
-    base(target, headers, params)
-        .and_then(|base| base.verify_signature_headers(&Verifier(key), &signed))
-        .map_err(|_| SignatureError::Invalid)?;
+    let base = received_base(target, headers).ok_or(SignatureError::Malformed)?;
+    let signature = STANDARD
+        .decode(signed.signature().to_string())
+        .map(Signature::new)
+        .map_err(|_| SignatureError::Malformed)?;
+    key.verify(base.as_bytes(), &signature).map_err(|_| SignatureError::Invalid)?;
     Ok(key)
 }
 
 fn parse(headers: &HeaderMap) -> Result<HttpSignatureHeaders, SignatureError> {
-    let (Some(signature), Some(input)) = (
-        header(headers, &SIGNATURE),
-        header(headers, &SIGNATURE_INPUT),
-    ) else {
+    let (Some(signature), Some(input)) = (header(headers, &SIGNATURE), header(headers, &SIGNATURE_INPUT))
+    else {
         return Err(SignatureError::Missing);
     };
     let mut signatures = HttpSignatureHeaders::try_parse(signature, input)
@@ -143,18 +138,32 @@ fn base(
     let lines = covered_components(headers)
         .into_iter()
         .map(|name| {
-            let value = match name {
-                "@method" => target.method.as_str().to_owned(),
-                "@path" => target.path.to_owned(),
-                "@query" => format!("?{}", target.query.unwrap_or_default()),
-                field => header(headers, &HeaderName::from_static(field))
-                    .unwrap_or_default()
-                    .to_owned(),
-            };
+            let value = component(target, headers, name);
             HttpMessageComponent::try_from((&HttpMessageComponentId::try_from(name)?, &[value][..]))
         })
         .collect::<HttpSigResult<Vec<_>>>()?;
     HttpSignatureBase::try_new(&lines, params)
+}
+
+/// What the sender signed (RFC 9421 §2.5): with all its parameters in its order, of which
+/// `httpsig` keeps neither.
+fn received_base(target: Target<'_>, headers: &HeaderMap) -> Option<String> {
+    let inputs: Dictionary = Parser::new(header(headers, &SIGNATURE_INPUT)?).parse().ok()?;
+    let params = List::from_iter(inputs.into_values()).serialize()?;
+    let mut base = String::new();
+    for name in covered_components(headers) {
+        base += &format!("\"{name}\": {}\n", component(target, headers, name));
+    }
+    Some(base + "\"@signature-params\": " + &params)
+}
+
+fn component(target: Target<'_>, headers: &HeaderMap, name: &'static str) -> String {
+    match name {
+        "@method" => target.method.as_str().to_owned(),
+        "@path" => target.path.to_owned(),
+        "@query" => format!("?{}", target.query.unwrap_or_default()),
+        field => header(headers, &HeaderName::from_static(field)).unwrap_or_default().to_owned(),
+    }
 }
 
 fn covered_components(headers: &HeaderMap) -> Vec<&'static str> {
@@ -166,10 +175,7 @@ fn covered_components(headers: &HeaderMap) -> Vec<&'static str> {
 }
 
 fn content_digest(body: &[u8]) -> String {
-    format!(
-        "sha-256=:{}:",
-        STANDARD.encode(digest(&SHA256, body).as_ref())
-    )
+    format!("sha-256=:{}:", STANDARD.encode(digest(&SHA256, body).as_ref()))
 }
 
 fn is_fresh(created: u64) -> bool {
@@ -201,39 +207,17 @@ impl HttpSigningKey for Signer<'_> {
     }
 }
 
-struct Verifier(PublicKey);
-
-impl HttpVerifyingKey for Verifier {
-    fn verify(&self, data: &[u8], signature: &[u8]) -> HttpSigResult<()> {
-        self.0
-            .verify(data, &Signature::new(signature.to_vec()))
-            .map_err(|error| HttpSigError::InvalidSignature(error.to_string()))
-    }
-    fn key_id(&self) -> String {
-        self.0.to_base64url()
-    }
-    fn alg(&self) -> AlgorithmName {
-        AlgorithmName::Ed25519
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const TARGET: Target<'static> = Target {
-        method: &Method::POST,
-        path: "/qs/queues",
-        query: Some("wait=1"),
-    };
+    const TARGET: Target<'static> =
+        Target { method: &Method::POST, path: "/qs/queues", query: Some("wait=1") };
 
     fn signed(body: &[u8]) -> (HeaderMap, PublicKey) {
         let key = SigningKey::generate();
         let mut headers = HeaderMap::new();
-        headers.insert(
-            AUTHORIZATION,
-            HeaderValue::from_static("PrivateToken token=AAAA"),
-        );
+        headers.insert(AUTHORIZATION, HeaderValue::from_static("PrivateToken token=AAAA"));
         sign(TARGET, &mut headers, body, &key);
         (headers, key.public_key())
     }
@@ -247,49 +231,50 @@ mod tests {
     #[test]
     fn every_signed_part_is_bound() {
         let (headers, _) = signed(b"body");
-        assert_eq!(
-            verify(TARGET, &headers, b"other"),
-            Err(SignatureError::WrongDigest)
-        );
+        assert_eq!(verify(TARGET, &headers, b"other"), Err(SignatureError::WrongDigest));
         for target in [
             Target { path: "/qs/deposits", ..TARGET },
             Target { query: None, ..TARGET },
             Target { method: &Method::PUT, ..TARGET },
         ] {
-            assert_eq!(
-                verify(target, &headers, b"body"),
-                Err(SignatureError::Invalid)
-            );
+            assert_eq!(verify(target, &headers, b"body"), Err(SignatureError::Invalid));
         }
         let mut stolen = headers.clone();
-        stolen.insert(
-            AUTHORIZATION,
-            HeaderValue::from_static("PrivateToken token=BBBB"),
-        );
-        assert_eq!(
-            verify(TARGET, &stolen, b"body"),
-            Err(SignatureError::Invalid)
-        );
+        stolen.insert(AUTHORIZATION, HeaderValue::from_static("PrivateToken token=BBBB"));
+        assert_eq!(verify(TARGET, &stolen, b"body"), Err(SignatureError::Invalid));
         let mut tokenless = headers;
         tokenless.remove(AUTHORIZATION);
-        assert_eq!(
-            verify(TARGET, &tokenless, b"body"),
-            Err(SignatureError::WrongComponents)
-        );
+        assert_eq!(verify(TARGET, &tokenless, b"body"), Err(SignatureError::WrongComponents));
+    }
+
+    #[test]
+    fn a_signers_parameters_are_verified_as_it_wrote_them() {
+        let key = SigningKey::generate();
+        let (mut headers, _) = signed(b"body");
+        let created = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+        let keyid = key.public_key().to_base64url();
+        let mut resign = |more: &str, expected| {
+            let components = r#"("@method" "@path" "@query" "content-digest" "authorization")"#;
+            let input = format!(r#"a={components};keyid="{keyid}";created={created}{more}"#);
+            headers.insert(SIGNATURE_INPUT, HeaderValue::try_from(input).unwrap());
+            let base = received_base(TARGET, &headers).unwrap();
+            let signature = STANDARD.encode(key.sign(base.as_bytes()).as_bytes());
+            headers.insert(SIGNATURE, HeaderValue::try_from(format!("a=:{signature}:")).unwrap());
+            assert_eq!(verify(TARGET, &headers, b"body"), expected, "{more}");
+        };
+        for more in ["", r#";tag="x";nonce="y""#, r#";unheard-of=1"#, ";expires=99999999999"] {
+            resign(more, Ok(key.public_key()));
+        }
+        resign(";expires=1", Err(SignatureError::NotFresh));
+        resign(";alg=\"rsa-v1_5-sha256\"", Err(SignatureError::UnknownKey));
     }
 
     #[test]
     fn an_unsigned_or_garbled_request_is_told_apart() {
         let mut headers = HeaderMap::new();
-        assert_eq!(
-            verify(TARGET, &headers, b""),
-            Err(SignatureError::Missing)
-        );
+        assert_eq!(verify(TARGET, &headers, b""), Err(SignatureError::Missing));
         headers.insert(SIGNATURE, HeaderValue::from_static("x"));
         headers.insert(SIGNATURE_INPUT, HeaderValue::from_static("y=("));
-        assert_eq!(
-            verify(TARGET, &headers, b""),
-            Err(SignatureError::Malformed)
-        );
+        assert_eq!(verify(TARGET, &headers, b""), Err(SignatureError::Malformed));
     }
 }

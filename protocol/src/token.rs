@@ -8,16 +8,14 @@ use std::fmt::Write as _;
 
 use base64::{
     Engine as _,
-    engine::{
-        DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig, general_purpose::URL_SAFE,
-    },
+    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig, general_purpose::URL_SAFE},
 };
 use http::HeaderValue;
 use p384::NistP384;
 pub use privacypass::TokenType;
 use privacypass::{
-    amortized_tokens::AmortizedToken, auth::authenticate::TokenChallenge,
-    private_tokens::PrivateToken, public_tokens::PublicToken,
+    amortized_tokens::AmortizedToken, auth::authenticate::TokenChallenge, private_tokens::PrivateToken,
+    public_tokens::PublicToken,
 };
 use tls_codec::{Deserialize, Serialize};
 use voprf::Ristretto255;
@@ -152,10 +150,7 @@ pub fn parse_authorization(value: &HeaderValue) -> Result<Token, MalformedToken>
         return Err(MalformedToken);
     }
     let token = token.trim();
-    let token = token
-        .strip_prefix('"')
-        .and_then(|rest| rest.strip_suffix('"'))
-        .unwrap_or(token);
+    let token = token.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(token);
     Token::from_bytes(&LENIENT.decode(token).map_err(|_| MalformedToken)?)
 }
 

@@ -1,14 +1,14 @@
 //! What every request shares: the home domain, the database, the keys of the services and
 //! the wake-ups. Built once at start, cheap to clone.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use postern_protocol::name::Domain;
 use tokio::sync::watch;
 
 use crate::{
-    aas::{issuer::Issuer, uses::Uses}, auth::signer::Signer, config::Limits, database::Database,
-    master_key::MasterKey, qs::wakeups::Wakeups,
+    aas::{issuer::Issuer, uses::Uses}, auth::signer::Signer, config::Limits, database::Database, master_key::MasterKey,
+    qs::wakeups::Wakeups,
 };
 
 #[derive(Clone)]
@@ -41,13 +41,4 @@ impl std::ops::Deref for App {
     fn deref(&self) -> &Shared {
         &self.0
     }
-}
-
-/// Seconds since 1970, at the start of today (PRIV-4: times that are kept are dates).
-pub fn today() -> u64 {
-    const DAY: u64 = 24 * 60 * 60;
-    let now = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .unwrap_or(Duration::ZERO);
-    now.as_secs() / DAY * DAY
 }

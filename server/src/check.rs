@@ -66,9 +66,12 @@ pub async fn run(settings: &Settings, sources: &Sources) -> bool {
 }
 
 fn describe(sources: &Sources) -> String {
-    let file = sources.file.as_deref().map_or("no file".to_owned(), |file| format!("file {}", file.display()));
+    let file =
+        sources.file.as_deref().map_or("no file".to_owned(), |file| format!("file {}", file.display()));
     let mut parts = vec![file];
-    parts.extend((!sources.environment.is_empty()).then(|| format!("environment {}", sources.environment.join(" "))));
+    parts.extend(
+        (!sources.environment.is_empty()).then(|| format!("environment {}", sources.environment.join(" "))),
+    );
     parts.extend((!sources.flags.is_empty()).then(|| format!("flags {}", sources.flags.join(" "))));
     parts.join(", ")
 }
@@ -78,10 +81,12 @@ fn master_key(config: &Config) -> Finding {
     let well = |path: &Path| format!("{}, readable by its owner only", path.display());
     let own = config.embedded_master_key_file();
     match &config.master_key_file {
-        None if config.embedded && std::env::var_os(master_key::ENVIRONMENT).is_none() => match own.exists() {
-            true => MasterKey::from_file(&own).map(|_| well(&own)),
-            false => Ok(format!("none yet: the first start makes {}", own.display())),
-        },
+        None if config.embedded && std::env::var_os(master_key::ENVIRONMENT).is_none() => {
+            match own.exists() {
+                true => MasterKey::from_file(&own).map(|_| well(&own)),
+                false => Ok(format!("none yet: the first start makes {}", own.display())),
+            }
+        }
         Some(path) => MasterKey::from_file(path).map(|_| well(path)),
         None => MasterKey::load(None).map(|_| format!("from {}", master_key::ENVIRONMENT)),
     }
@@ -91,7 +96,10 @@ fn master_key(config: &Config) -> Finding {
 async fn database(report: &mut Report, mut config: Config) {
     let options = EmbeddedOptions::new(&config.data_dir, &config.extension_dir);
     if config.embedded && !options.cluster_exists() {
-        let text = format!("none yet: the first `postern serve --embedded` makes it in {}", config.data_dir.display());
+        let text = format!(
+            "none yet: the first `postern serve --embedded` makes it in {}",
+            config.data_dir.display()
+        );
         report.line("private cluster", Ok(text));
         return;
     }
@@ -160,7 +168,10 @@ fn flatten(finding: Result<Finding, DatabaseError>) -> Finding {
 
 async fn version(database: &Database) -> Result<Finding, DatabaseError> {
     let row = database
-        .query_one("SELECT current_setting('server_version'), current_setting('server_version_num')::int / 10000", &[])
+        .query_one(
+            "SELECT current_setting('server_version'), current_setting('server_version_num')::int / 10000",
+            &[],
+        )
         .await?;
     let (text, major): (String, i32) = (row.get(0), row.get(1));
     Ok(match major {
@@ -180,9 +191,10 @@ async fn extension(database: &Database) -> Result<Finding, DatabaseError> {
     let (installed, available): (Option<String>, Option<String>) = (row.get(0), row.get(1));
     Ok(match (installed, available) {
         (Some(installed), Some(available)) if installed == available => Ok(format!("postern {installed}")),
-        (Some(installed), Some(available)) => {
-            Err(problem(format!("version {installed}, but {available} is installed"), "run `postern migrate`"))
-        }
+        (Some(installed), Some(available)) => Err(problem(
+            format!("version {installed}, but {available} is installed"),
+            "run `postern migrate`",
+        )),
         (Some(_), None) => Err(problem(
             "its files are gone from the database server",
             "install Postern's extension for this PostgreSQL",
@@ -243,9 +255,10 @@ async fn role(database: &Database) -> Result<Finding, DatabaseError> {
     Ok(match tables {
         _ if superuser => Err(problem(format!("{name} is a superuser"), connect_as)),
         _ if !executes => Err(problem(format!("{name} may not execute the API functions"), connect_as)),
-        Some(tables) => {
-            Err(problem(format!("{name} can reach tables: {tables}"), "revoke that, or connect as postern_server"))
-        }
+        Some(tables) => Err(problem(
+            format!("{name} can reach tables: {tables}"),
+            "revoke that, or connect as postern_server",
+        )),
         None => Ok(format!("{name} executes the API functions and reaches no table")),
     })
 }

@@ -104,10 +104,9 @@ async fn serve_with_database(config: Config, shutdown: Shutdown) -> anyhow::Resu
         migrate::run(admin_url(&config)?).await?;
     }
     let master_key = master_key(&config)?;
-    let url =
-        config.database.url.as_ref().context(
-            "no database: give --database-url URL, or --embedded for a private cluster in the data directory",
-        )?;
+    let url = config.database.url.as_ref().context(
+        "no database: give --database-url URL, or --embedded for a private cluster in the data directory",
+    )?;
     let database = Database::new(url, config.database.pool_size)?;
     migrate::expect_current(&database).await?;
     claim_home_domain(&database, &config.domain).await?;
@@ -116,7 +115,8 @@ async fn serve_with_database(config: Config, shutdown: Shutdown) -> anyhow::Resu
 
 /// OPS-2: the database remembers whose it is, so that a server configured for another domain does not start.
 async fn claim_home_domain(database: &Database, domain: &str) -> anyhow::Result<()> {
-    let row = database.query_one("SELECT outcome, home FROM operator.claim_home_domain($1)", &[&domain]).await?;
+    let row =
+        database.query_one("SELECT outcome, home FROM operator.claim_home_domain($1)", &[&domain]).await?;
     match row.get("outcome") {
         "claimed" | "same" => Ok(()),
         "different" => bail!(
@@ -227,8 +227,12 @@ async fn next_of(terminate: &mut Signal, interrupt: &mut Signal) -> i32 {
 
 impl Sources {
     fn of(settings: &Settings, command: Option<(&str, &ArgMatches)>) -> Self {
-        let mut sources =
-            Self { file: Config::file(settings), environment: vec![], flags: vec![], unknown_environment: vec![] };
+        let mut sources = Self {
+            file: Config::file(settings),
+            environment: vec![],
+            flags: vec![],
+            unknown_environment: vec![],
+        };
         let definition = Cli::command();
         let Some((definition, matches)) =
             command.and_then(|(name, matches)| Some((definition.find_subcommand(name)?, matches)))

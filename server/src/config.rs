@@ -307,7 +307,12 @@ pub struct DatabaseSettings {
     pub url: Option<ConnectionString>,
 
     /// Connection string for a superuser; only migrate and check use it
-    #[arg(long = "database-admin-url", value_name = "URL", env = "POSTERN_DATABASE_ADMIN_URL", hide_env_values = true)]
+    #[arg(
+        long = "database-admin-url",
+        value_name = "URL",
+        env = "POSTERN_DATABASE_ADMIN_URL",
+        hide_env_values = true
+    )]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub admin_url: Option<ConnectionString>,
 

@@ -4,7 +4,9 @@
 
 use std::{fmt, time::Duration};
 
-use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime, TimeoutType};
+use deadpool_postgres::{
+    Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime, TimeoutType,
+};
 use tokio_postgres::{
     Client, Connection, NoTls, Row, Socket,
     error::{DbError, SqlState},
@@ -38,8 +40,11 @@ impl Database {
         if config.get_connect_timeout().is_none() {
             config.connect_timeout(CONNECT_TIMEOUT);
         }
-        let manager =
-            Manager::from_config(config.clone(), NoTls, ManagerConfig { recycling_method: RecyclingMethod::Fast });
+        let manager = Manager::from_config(
+            config.clone(),
+            NoTls,
+            ManagerConfig { recycling_method: RecyclingMethod::Fast },
+        );
         let pool = Pool::builder(manager)
             .max_size(pool_size)
             .runtime(Runtime::Tokio1)
@@ -56,21 +61,33 @@ impl Database {
     }
 
     /// One call of a set-returning API function: one round trip once the connection knows the statement.
-    pub async fn query(&self, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, DatabaseError> {
+    pub async fn query(
+        &self,
+        sql: &str,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>, DatabaseError> {
         let connection = self.get().await?;
         let statement = connection.prepare_cached(sql).await?;
         Ok(connection.query(&statement, parameters).await?)
     }
 
     /// [`Database::query`] for a function that returns at most one row.
-    pub async fn query_opt(&self, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<Option<Row>, DatabaseError> {
+    pub async fn query_opt(
+        &self,
+        sql: &str,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<Option<Row>, DatabaseError> {
         let connection = self.get().await?;
         let statement = connection.prepare_cached(sql).await?;
         Ok(connection.query_opt(&statement, parameters).await?)
     }
 
     /// [`Database::query`] for a function that returns exactly one row.
-    pub async fn query_one(&self, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<Row, DatabaseError> {
+    pub async fn query_one(
+        &self,
+        sql: &str,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<Row, DatabaseError> {
         let connection = self.get().await?;
         let statement = connection.prepare_cached(sql).await?;
         Ok(connection.query_one(&statement, parameters).await?)
@@ -111,12 +128,29 @@ impl DatabaseError {
             Self::Connection(_) | Self::Pool(_) => None,
         }
     }
+
+    /// Whether the same may work soon: the database is away, starting, stopping or overloaded, or it gave one of two
+    /// transactions up for the other.
+    pub fn is_passing(&self) -> bool {
+        self.code().is_none_or(|code| {
+            let passing = [
+                SqlState::ADMIN_SHUTDOWN,
+                SqlState::CRASH_SHUTDOWN,
+                SqlState::CANNOT_CONNECT_NOW,
+                SqlState::TOO_MANY_CONNECTIONS,
+                SqlState::T_R_SERIALIZATION_FAILURE,
+                SqlState::T_R_DEADLOCK_DETECTED,
+            ];
+            passing.contains(code)
+        })
+    }
 }
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "PostgreSQL error {}", self.code.code())?;
-        for (label, part) in [("", &self.message), ("constraint ", &self.constraint), ("in ", &self.function)] {
+        for (label, part) in [("", &self.message), ("constraint ", &self.constraint), ("in ", &self.function)]
+        {
             if let Some(part) = part {
                 write!(f, ", {label}{part}")?;
             }
@@ -133,8 +167,9 @@ impl From<&DbError> for Refusal {
             error.code().code().get(..2),
             Some("08" | "0A" | "25" | "28" | "3D" | "40" | "42" | "53" | "55" | "57" | "58")
         );
-        let function =
-            error.where_().and_then(|context| context.lines().find_map(|line| line.strip_prefix("PL/pgSQL function ")));
+        let function = error
+            .where_()
+            .and_then(|context| context.lines().find_map(|line| line.strip_prefix("PL/pgSQL function ")));
         Self {
             code: error.code().clone(),
             message: quotes_no_values.then(|| error.message().to_owned()),
@@ -167,7 +202,9 @@ impl From<PoolError> for DatabaseError {
             PoolError::Timeout(TimeoutType::Wait) => Self::Pool("all are busy"),
             PoolError::Timeout(_) => Self::Pool("PostgreSQL does not answer in time"),
             PoolError::Closed => Self::Pool("the pool is closed"),
-            PoolError::NoRuntimeSpecified | PoolError::PostCreateHook(_) => Self::Pool("the pool is misconfigured"),
+            PoolError::NoRuntimeSpecified | PoolError::PostCreateHook(_) => {
+                Self::Pool("the pool is misconfigured")
+            }
         }
     }
 }

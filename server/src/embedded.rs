@@ -243,7 +243,14 @@ impl Embedded {
             .program(postgres, "initdb")
             .arg("--pgdata")
             .arg(&new)
-            .args(["--username", ADMIN, "--auth=peer", "--encoding=UTF8", "--data-checksums", "--no-instructions"])
+            .args([
+                "--username",
+                ADMIN,
+                "--auth=peer",
+                "--encoding=UTF8",
+                "--data-checksums",
+                "--no-instructions",
+            ])
             // Byte order: no index depends on the version of a locale library.
             .args(["--lc-collate=C", "--lc-ctype=C.UTF-8", "--lc-messages=C"])
             .args(["--lc-monetary=C", "--lc-numeric=C", "--lc-time=C"])
@@ -267,9 +274,14 @@ impl Embedded {
         let single = single.wait_with_output()?;
         ensure!(single.status.success(), "cannot create the database: {}", messages(&single));
 
-        let mut settings =
-            OpenOptions::new().append(true).custom_flags(nix::libc::O_NOFOLLOW).open(new.join("postgresql.conf"))?;
-        writeln!(settings, "\ninclude 'postern.conf' # written anew at each start; ALTER SYSTEM overrides it")?;
+        let mut settings = OpenOptions::new()
+            .append(true)
+            .custom_flags(nix::libc::O_NOFOLLOW)
+            .open(new.join("postgresql.conf"))?;
+        writeln!(
+            settings,
+            "\ninclude 'postern.conf' # written anew at each start; ALTER SYSTEM overrides it"
+        )?;
         settings.sync_all()?;
         fs::rename(&new, &self.layout.cluster)?;
         Ok(())
@@ -307,9 +319,13 @@ impl Embedded {
              local {DATABASE} {SERVER} peer map=postern\n"
         );
         let mut names = vec![self.user.name.clone()];
-        names.extend(User::from_uid(Uid::effective())?.map(|user| user.name).filter(|name| *name != self.user.name));
-        let map: String =
-            names.iter().flat_map(|name| [ADMIN, SERVER].map(|role| format!("postern \"{name}\" {role}\n"))).collect();
+        names.extend(
+            User::from_uid(Uid::effective())?.map(|user| user.name).filter(|name| *name != self.user.name),
+        );
+        let map: String = names
+            .iter()
+            .flat_map(|name| [ADMIN, SERVER].map(|role| format!("postern \"{name}\" {role}\n")))
+            .collect();
         for (name, text) in [("postern.conf", settings), ("pg_hba.conf", rules), ("pg_ident.conf", map)] {
             self.user.write(&self.layout.cluster.join(name), &text)?;
         }
@@ -359,7 +375,8 @@ impl Embedded {
         for stale in [self.layout.postmaster_pid_file(), socket_lock] {
             match fs::remove_file(&stale) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(error).with_context(|| format!("cannot remove the stale {}", stale.display()));
+                    return Err(error)
+                        .with_context(|| format!("cannot remove the stale {}", stale.display()));
                 }
                 _ => {}
             }
@@ -478,7 +495,12 @@ impl ClusterUser {
     /// A program run as this user, with nothing of our environment that could lead PostgreSQL elsewhere.
     fn command(&self, program: &Path) -> Command {
         let mut command = Command::new(program);
-        command.env_clear().env("PATH", "/usr/bin:/bin").env("LC_ALL", "C").current_dir("/").stdin(Stdio::null());
+        command
+            .env_clear()
+            .env("PATH", "/usr/bin:/bin")
+            .env("LC_ALL", "C")
+            .current_dir("/")
+            .stdin(Stdio::null());
         if let Some((uid, gid)) = self.switch {
             // Setting the user also drops root's supplementary groups.
             command.uid(uid).gid(gid);
@@ -570,8 +592,10 @@ impl SystemPostgres {
     }
 
     fn ask(pg_config: &Path) -> Option<Self> {
-        let output =
-            Command::new(pg_config).args(["--version", "--bindir", "--sharedir", "--pkglibdir"]).output().ok()?;
+        let output = Command::new(pg_config)
+            .args(["--version", "--bindir", "--sharedir", "--pkglibdir"])
+            .output()
+            .ok()?;
         let text = String::from_utf8(output.stdout).ok()?;
         let mut lines = text.lines();
         let version = lines.next()?.strip_prefix("PostgreSQL ")?;
@@ -588,7 +612,8 @@ fn pg_configs() -> Vec<PathBuf> {
     if let Some(named) = std::env::var_os("PG_CONFIG") {
         return vec![PathBuf::from(named)];
     }
-    let debian = SUPPORTED_MAJORS.map(|major| PathBuf::from(format!("/usr/lib/postgresql/{major}/bin/pg_config")));
+    let debian =
+        SUPPORTED_MAJORS.map(|major| PathBuf::from(format!("/usr/lib/postgresql/{major}/bin/pg_config")));
     debian.into_iter().filter(|path| path.exists()).chain([PathBuf::from("pg_config")]).collect()
 }
 
@@ -608,13 +633,19 @@ fn copy_if_changed(from: &Path, to: &Path) -> anyhow::Result<()> {
     let context = || format!("cannot copy {} to {}", from.display(), to.display());
     let source = fs::metadata(from).with_context(context)?;
     let modified = source.modified().with_context(context)?;
-    if fs::metadata(to).is_ok_and(|copy| copy.len() == source.len() && copy.modified().is_ok_and(|m| m == modified)) {
+    if fs::metadata(to)
+        .is_ok_and(|copy| copy.len() == source.len() && copy.modified().is_ok_and(|m| m == modified))
+    {
         return Ok(());
     }
     let new = to.with_added_extension("new");
     fs::copy(from, &new).with_context(context)?;
     fs::set_permissions(&new, Permissions::from_mode(0o755)).with_context(context)?;
-    File::options().append(true).open(&new).and_then(|file| file.set_modified(modified)).with_context(context)?;
+    File::options()
+        .append(true)
+        .open(&new)
+        .and_then(|file| file.set_modified(modified))
+        .with_context(context)?;
     fs::rename(&new, to).with_context(context)
 }
 

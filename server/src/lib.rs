@@ -1,7 +1,7 @@
 //! The Postern server: a library, so that tests and the binary `postern` share it.
 //!
 //! A request's way: [`serve`] takes the connection, [`road`] verifies token, body and
-//! signature, an endpoint (`auth`, `aas`, `ds`, `qs`: one file each) validates and makes one
+//! signature, an endpoint of [`routes`] (`auth`, `aas`, `ds`, `qs`: one file each) validates and makes one
 //! SQL call. State is in PostgreSQL, nowhere else.
 
 pub mod aas;
@@ -11,6 +11,7 @@ pub mod check;
 pub mod cli;
 pub mod config;
 pub mod database;
+pub mod date;
 pub mod ds;
 pub mod embedded;
 pub mod health;
@@ -19,4 +20,5 @@ pub mod migrate;
 pub mod mls;
 pub mod qs;
 pub mod road;
+pub mod routes;
 pub mod serve;

@@ -27,7 +27,9 @@ pub struct MasterKey(Zeroizing<[u8; KEY_LEN]>);
 
 #[derive(Debug, thiserror::Error)]
 pub enum MasterKeyError {
-    #[error("there is no master key: give --master-key-file FILE or {ENVIRONMENT} (make one: `openssl rand -hex 32`)")]
+    #[error(
+        "there is no master key: give --master-key-file FILE or {ENVIRONMENT} (make one: `openssl rand -hex 32`)"
+    )]
     Missing,
     #[error("cannot read the master key file {0}: {1}")]
     Unreadable(PathBuf, #[source] std::io::Error),
@@ -53,7 +55,9 @@ impl MasterKey {
     pub fn load(file: Option<&Path>) -> Result<Self, MasterKeyError> {
         match (file, std::env::var(ENVIRONMENT).map(Zeroizing::new)) {
             (Some(path), _) => Self::from_file(path),
-            (None, Ok(text)) => Self::parse(&text).ok_or_else(|| MasterKeyError::Malformed(ENVIRONMENT.to_owned())),
+            (None, Ok(text)) => {
+                Self::parse(&text).ok_or_else(|| MasterKeyError::Malformed(ENVIRONMENT.to_owned()))
+            }
             (None, Err(_)) => Err(MasterKeyError::Missing),
         }
     }
@@ -109,7 +113,11 @@ impl MasterKey {
         sealed.extend_from_slice(plaintext);
         let tag = self
             .subkey(purpose)
-            .seal_in_place_separate_tag(Nonce::assume_unique_for_key(nonce), Aad::from(aad), &mut sealed[NONCE_LEN..])
+            .seal_in_place_separate_tag(
+                Nonce::assume_unique_for_key(nonce),
+                Aad::from(aad),
+                &mut sealed[NONCE_LEN..],
+            )
             .expect("AES-GCM seals anything shorter than 64 GB");
         sealed.extend_from_slice(tag.as_ref());
         sealed
@@ -120,8 +128,11 @@ impl MasterKey {
         let (nonce, ciphertext) = sealed.split_at_checked(NONCE_LEN).ok_or(OpenError)?;
         let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| OpenError)?;
         let mut plaintext = Zeroizing::new(ciphertext.to_vec());
-        let length =
-            self.subkey(purpose).open_in_place(nonce, Aad::from(aad), &mut plaintext).map_err(|_| OpenError)?.len();
+        let length = self
+            .subkey(purpose)
+            .open_in_place(nonce, Aad::from(aad), &mut plaintext)
+            .map_err(|_| OpenError)?
+            .len();
         plaintext.truncate(length);
         Ok(plaintext)
     }
@@ -153,7 +164,9 @@ mod tests {
     fn hex_and_base64_spell_the_same_key() {
         let expected: Vec<u8> = (0..32).collect();
         assert_eq!(key().0.as_slice(), expected);
-        for text in ["AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=", " AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8\n"] {
+        for text in
+            ["AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=", " AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8\n"]
+        {
             assert_eq!(MasterKey::parse(text).unwrap().0.as_slice(), expected);
         }
     }

@@ -43,7 +43,10 @@ impl fmt::Display for Report {
 /// Migrates as a superuser.
 pub async fn run(admin_url: &ConnectionString) -> anyhow::Result<Report> {
     let mut client = connect(admin_url).await?;
-    client.execute("SELECT pg_advisory_lock($1)", &[&LOCK]).await.context("cannot take the migration lock")?;
+    client
+        .execute("SELECT pg_advisory_lock($1)", &[&LOCK])
+        .await
+        .context("cannot take the migration lock")?;
     // A statement that waits for a lock makes everyone behind it wait: better to fail, and be tried again.
     client.batch_execute("SET lock_timeout = '10s'; SET client_min_messages = warning").await?;
     let migrations = apply_migrations(&mut client).await?;
@@ -256,7 +259,9 @@ pub enum SchemaState {
 
 /// Asks as `postern_server`.
 pub async fn state(database: &Database) -> Result<SchemaState, DatabaseError> {
-    let row = database.query_opt("SELECT migration, functions_hash FROM operator.current_schema_state()", &[]).await?;
+    let row = database
+        .query_opt("SELECT migration, functions_hash FROM operator.current_schema_state()", &[])
+        .await?;
     let (expected, hash) = expected();
     let Some(row) = row else {
         return Ok(SchemaState::Older { found: 0, expected });
@@ -278,9 +283,13 @@ pub async fn expect_current(database: &Database) -> anyhow::Result<()> {
                 "the database has other functions than this version: if this one is the newer, run `postern migrate`"
             );
         }
-        SchemaState::Newer { found } => tracing::warn!("the database is at migration {found}, newer than this version"),
+        SchemaState::Newer { found } => {
+            tracing::warn!("the database is at migration {found}, newer than this version")
+        }
         SchemaState::Older { found, expected } => {
-            bail!("the database is at migration {found}, this version needs {expected}: run `postern migrate`")
+            bail!(
+                "the database is at migration {found}, this version needs {expected}: run `postern migrate`"
+            )
         }
     }
     Ok(())

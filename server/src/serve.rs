@@ -24,7 +24,7 @@ use crate::{
     database::Database,
     master_key::MasterKey,
     qs::wakeups::Wakeups,
-    road,
+    road, routes,
 };
 
 /// How long to leave the listener alone when it fails, as it does when file descriptors
@@ -60,7 +60,7 @@ pub async fn run(
         limits: config.limits,
         stopping,
     });
-    let service = TowerToHyperService::new(warp::service(road::filter(app.clone())));
+    let service = TowerToHyperService::new(warp::service(road::filter(&app, &routes::all())));
     let mut server = auto::Builder::new(TokioExecutor::new());
     server.http1().timer(TokioTimer::new()).header_read_timeout(header_timeout);
     server.http2().timer(TokioTimer::new());
@@ -78,8 +78,7 @@ pub async fn run(
         loop {
             match listener.accept().await {
                 Ok((stream, _)) => {
-                    let connection =
-                        server.serve_connection_with_upgrades(prepare(stream), service.clone());
+                    let connection = server.serve_connection_with_upgrades(prepare(stream), service.clone());
                     let connection = connections.watch(connection.into_owned());
                     tokio::spawn(async move {
                         if let Err(error) = connection.await {

@@ -3,11 +3,15 @@
 --
 -- Returns one row, or none if there is no such group. Called by POST
 -- /ds/groups/{group_id}/messages before it validates; ds.submit_message checks that the
--- state is still the same.
+-- state is still the same. Not LANGUAGE sql: that would be parsed and planned at each call.
 CREATE OR REPLACE FUNCTION ds.load_group(group_id bytea, with_tree boolean)
 RETURNS TABLE (epoch bigint, revision integer, last_commit bytea, state bytea)
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = ds, pg_temp AS $$
-    SELECT g.epoch, g.revision, g.last_commit, CASE WHEN with_tree THEN g.tree ELSE g.roster END
-      FROM ds.groups g
-     WHERE g.group_id = load_group.group_id
+LANGUAGE plpgsql STABLE ROWS 1 SECURITY DEFINER SET search_path = ds, pg_temp AS $$
+BEGIN
+    RETURN QUERY
+        SELECT g.epoch, g.revision, g.last_commit,
+               CASE WHEN with_tree THEN g.tree ELSE g.roster END
+          FROM ds.groups g
+         WHERE g.group_id = load_group.group_id;
+END
 $$;

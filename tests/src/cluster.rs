@@ -75,6 +75,8 @@ impl DataDir {
         let Some(postmaster) = self.postmaster() else {
             return;
         };
+        // Lest it has more children than those found: one that outlived it would keep the next start waiting.
+        process::signal(&[postmaster], Signal::SIGSTOP);
         let mut all = vec![postmaster];
         all.extend(process::children(postmaster));
         process::signal(&all, Signal::SIGKILL);
@@ -102,7 +104,8 @@ impl Cluster {
         // Gives up the lock on the data directory first.
         self.embedded = None;
         let options = EmbeddedOptions::new(self.dir.path(), &extension_dir());
-        let started = spawn_blocking(move || Embedded::start(&options)).await.expect("starting does not panic");
+        let started =
+            spawn_blocking(move || Embedded::start(&options)).await.expect("starting does not panic");
         self.embedded = Some(started.unwrap_or_else(|error| panic!("the cluster does not start: {error:#}")));
     }
 
@@ -126,7 +129,10 @@ impl Cluster {
         tokio::spawn(connection);
         if !login {
             let become_role = format!("SET SESSION AUTHORIZATION {role}");
-            client.batch_execute(&become_role).await.unwrap_or_else(|error| panic!("cannot become {role}: {error}"));
+            client
+                .batch_execute(&become_role)
+                .await
+                .unwrap_or_else(|error| panic!("cannot become {role}: {error}"));
         }
         client
     }
@@ -196,7 +202,9 @@ fn remove(dir: &Path) {
 fn world() -> PathBuf {
     let dir = PathBuf::from(format!("/tmp/postern-tests-{}", Uid::effective()));
     match fs::DirBuilder::new().mode(0o711).create(&dir) {
-        Err(error) if error.kind() != ErrorKind::AlreadyExists => panic!("cannot make {}: {error}", dir.display()),
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => {
+            panic!("cannot make {}: {error}", dir.display())
+        }
         _ => {}
     }
     let owner = fs::symlink_metadata(&dir).expect("it is there").uid();
@@ -239,7 +247,8 @@ async fn template() -> PathBuf {
     let path = world().join(format!("template-{:016x}", stamp(&[binary("postern"), extension_dir()])));
     let lock = world().join("template.lock");
     let lock = spawn_blocking(move || {
-        let file = OpenOptions::new().write(true).create(true).truncate(false).open(lock).expect("/tmp is writable");
+        let file =
+            OpenOptions::new().write(true).create(true).truncate(false).open(lock).expect("/tmp is writable");
         Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, error)| error).expect("it can be locked")
     });
     let _lock: Flock<File> = lock.await.expect("locking does not panic");
@@ -261,9 +270,11 @@ fn stamp(places: &[PathBuf]) -> u64 {
     let mut hash = DefaultHasher::new();
     let mut places = places.to_vec();
     while let Some(place) = places.pop() {
-        let file = fs::metadata(&place).unwrap_or_else(|error| panic!("{}: {error}: `make build`", place.display()));
+        let file =
+            fs::metadata(&place).unwrap_or_else(|error| panic!("{}: {error}: `make build`", place.display()));
         if file.is_dir() {
-            let entries = fs::read_dir(&place).expect("it can be read").filter_map(|entry| Some(entry.ok()?.path()));
+            let entries =
+                fs::read_dir(&place).expect("it can be read").filter_map(|entry| Some(entry.ok()?.path()));
             let mut entries: Vec<PathBuf> = entries.collect();
             entries.sort();
             places.extend(entries);

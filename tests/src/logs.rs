@@ -29,5 +29,8 @@ pub fn dir() -> PathBuf {
 
 /// A name in [`dir`] that is not taken yet: `server-1.log`, `server-2.log`, ….
 pub fn numbered(dir: &Path, name: &str) -> PathBuf {
-    (1..).map(|n| dir.join(format!("{name}-{n}.log"))).find(|path| !path.exists()).expect("numbers do not end")
+    (1..)
+        .map(|n| dir.join(format!("{name}-{n}.log")))
+        .find(|path| !path.exists())
+        .expect("numbers do not end")
 }

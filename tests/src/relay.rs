@@ -40,7 +40,8 @@ struct State {
 
 impl PostgresRelay {
     pub fn start(cluster: &Cluster) -> Self {
-        let dir = tempfile::Builder::new().prefix("postern-relay-").tempdir_in("/tmp").expect("/tmp is writable");
+        let dir =
+            tempfile::Builder::new().prefix("postern-relay-").tempdir_in("/tmp").expect("/tmp is writable");
         let listener = UnixListener::bind(dir.path().join(SOCKET)).expect("a fresh directory has no socket");
         let state = Arc::new(State {
             paused: watch::Sender::new(false),
@@ -54,7 +55,10 @@ impl PostgresRelay {
 
     /// The connection string for a server that goes through the relay.
     pub fn server_url(&self) -> ConnectionString {
-        ConnectionString::new(format!("host={} user=postern_server dbname=postern", self.dir.path().display()))
+        ConnectionString::new(format!(
+            "host={} user=postern_server dbname=postern",
+            self.dir.path().display()
+        ))
     }
 
     /// Holds back all answers from now on.

@@ -141,8 +141,10 @@ impl ServerBuilder {
             .expect("postern runs");
         let mut lines = BufReader::new(child.stdout.take().expect("it was piped")).lines();
         let url = loop {
-            let line =
-                timeout(PATIENCE, lines.next_line()).await.expect("the server says something").expect("it is text");
+            let line = timeout(PATIENCE, lines.next_line())
+                .await
+                .expect("the server says something")
+                .expect("it is text");
             let Some(line) = line else {
                 let _ = child.wait().await;
                 return Err(std::fs::read_to_string(&log).unwrap_or_default());

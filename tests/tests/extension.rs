@@ -83,7 +83,8 @@ impl Mailbox {
 async fn world() -> (Cluster, Client) {
     let cluster = Cluster::start().await;
     let database = cluster.admin().await;
-    let free = "INSERT INTO aas.prices VALUES ('qs.create_queue', 0), ('qs.add_addresses', 0), ('qs.dequeue', 0)";
+    let free =
+        "INSERT INTO aas.prices VALUES ('qs.create_queue', 0), ('qs.add_addresses', 0), ('qs.dequeue', 0)";
     database.batch_execute(free).await.unwrap();
     (cluster, database)
 }
@@ -157,7 +158,8 @@ async fn neither_dump_nor_wal_holds_chain_keys_addresses_or_payloads() {
         .filter(|path| path.is_file())
         .flat_map(|path| fs::read(path).unwrap())
         .collect();
-    let seen = |bytes: &[u8]| (dump.contains(&hex::encode(bytes)), wal.windows(bytes.len()).any(|w| w == bytes));
+    let seen =
+        |bytes: &[u8]| (dump.contains(&hex::encode(bytes)), wal.windows(bytes.len()).any(|w| w == bytes));
 
     assert_eq!(seen(&ciphertext), (true, true), "this is how a leak would look");
     for secret in keys.iter().map(Vec::as_slice).chain([&payload[..], mailbox.address.as_bytes()]) {

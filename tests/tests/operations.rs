@@ -152,7 +152,10 @@ async fn flags_win_over_the_environment_and_that_over_the_file() {
         let output = run(&mut configured(environment, flag)).await;
         let report = text(&output);
         assert!(output.status.success(), "{report}");
-        assert!(line(&report, "home domain").unwrap().contains(&format!("makes it {domain}, for ever")), "{report}");
+        assert!(
+            line(&report, "home domain").unwrap().contains(&format!("makes it {domain}, for ever")),
+            "{report}"
+        );
         assert!(line(&report, "configuration").unwrap().contains(&file.display().to_string()), "{report}");
     }
 }
@@ -162,7 +165,11 @@ async fn a_file_in_the_working_directory_is_found() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("postern.toml"), "domain = \"a.example\"").unwrap();
     let output = run(postern().arg("check").current_dir(dir.path())).await;
-    assert!(line(&text(&output), "configuration").unwrap().contains("file postern.toml"), "{}", text(&output));
+    assert!(
+        line(&text(&output), "configuration").unwrap().contains("file postern.toml"),
+        "{}",
+        text(&output)
+    );
 }
 
 #[tokio::test]
@@ -228,7 +235,8 @@ async fn check_finds_what_is_wrong_with_the_database() {
     };
     let as_admin = cluster.admin_url().as_str().to_owned();
 
-    assert_problem(&mut with_url("host=/nowhere user=postern_server".to_owned()), "database", "No such file").await;
+    assert_problem(&mut with_url("host=/nowhere user=postern_server".to_owned()), "database", "No such file")
+        .await;
     assert_problem(&mut with_url("postgresql://%zz".to_owned()), "database", "").await;
 
     admin.batch_execute("CREATE DATABASE bare").await.unwrap();
@@ -280,13 +288,16 @@ async fn the_home_domain_is_set_once_and_nobody_can_change_it() {
 #[tokio::test]
 async fn only_a_domain_name_can_be_a_home() {
     let cluster = Cluster::start().await;
-    for name in ["localhost", "10.0.0.1", "a..example", "-a.example", "a.example.", "a_b.example", "ex ample.org"] {
+    for name in
+        ["localhost", "10.0.0.1", "a..example", "-a.example", "a.example.", "a_b.example", "ex ample.org"]
+    {
         let refusal = Server::builder(&cluster).env("POSTERN_DOMAIN", name).try_start().await.err();
         let refusal = refusal.unwrap_or_else(|| panic!("{name} was accepted"));
         assert!(refusal.contains("is not a domain name"), "{name}: {refusal}");
     }
     let server = Server::builder(&cluster).env("POSTERN_DOMAIN", "Xn--Bcher-KVA.Example").start().await;
-    let home = cluster.admin().await.query_one("SELECT domain::text FROM operator.home_domain", &[]).await.unwrap();
+    let home =
+        cluster.admin().await.query_one("SELECT domain::text FROM operator.home_domain", &[]).await.unwrap();
     assert_eq!(home.get::<_, &str>(0), "xn--bcher-kva.example");
     assert_healthy(&server).await;
 }
@@ -326,7 +337,10 @@ async fn changed_functions_are_applied_as_a_whole_and_old_ones_go() {
     let migrate = || async {
         let admin_url = cluster.admin_url();
         let mut command = postern();
-        command.arg("migrate").env("POSTERN_DOMAIN", HOME).env("POSTERN_DATABASE_ADMIN_URL", admin_url.as_str());
+        command
+            .arg("migrate")
+            .env("POSTERN_DOMAIN", HOME)
+            .env("POSTERN_DATABASE_ADMIN_URL", admin_url.as_str());
         text(&run(&mut command).await)
     };
     assert!(migrate().await.contains("functions updated"));

@@ -86,7 +86,9 @@ async fn a_dump_names_users_at_the_authentication_service_only() {
     let tables: BTreeSet<_> = conversation
         .dump
         .iter()
-        .filter(|row| NAMES.iter().any(|name| row.values.iter().any(|value| contains(value, name.as_bytes()))))
+        .filter(|row| {
+            NAMES.iter().any(|name| row.values.iter().any(|value| contains(value, name.as_bytes())))
+        })
         .map(|row| row.table.as_str())
         .collect();
     assert_eq!(tables, BTreeSet::from(["auth.clients", "auth.users"]));
@@ -106,7 +108,9 @@ async fn a_dump_joins_no_user_to_a_group_a_queue_or_a_token() {
         let telling: BTreeMap<&[u8], &str> = one
             .iter()
             .flat_map(|row| row.values.iter().map(|value| (value.as_slice(), row.table.as_str())))
-            .filter(|(value, table)| value.len() >= TELLING && !is_date(value) && *table != "operator.home_domain")
+            .filter(|(value, table)| {
+                value.len() >= TELLING && !is_date(value) && *table != "operator.home_domain"
+            })
             .collect();
         for row in other.iter().filter(|row| row.schema() != "operator") {
             for value in &row.values {
@@ -118,11 +122,8 @@ async fn a_dump_joins_no_user_to_a_group_a_queue_or_a_token() {
     }
 
     // An address at the AS would lead to its queue by its hash.
-    let lookups: BTreeSet<Vec<u8>> = others
-        .iter()
-        .filter(|row| row.table == "qs.addresses")
-        .map(|row| row.values[0].clone())
-        .collect();
+    let lookups: BTreeSet<Vec<u8>> =
+        others.iter().filter(|row| row.table == "qs.addresses").map(|row| row.values[0].clone()).collect();
     let leads_to_queue = |address: Address| lookups.contains(address.lookup().as_slice());
     for row in &users {
         for value in &row.values {

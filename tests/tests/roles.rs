@@ -7,7 +7,8 @@ use postern_tests::{Cluster, in_tree};
 use tokio_postgres::{Client, error::SqlState};
 
 const ROLES: [&str; 3] = ["postern_server", "postern_operator", "postern_monitor"];
-const OURS: &str = "n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname !~ '^pg_(toast|temp)'";
+const OURS: &str =
+    "n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname !~ '^pg_(toast|temp)'";
 
 async fn refusal(client: &Client, sql: &str) -> Option<SqlState> {
     client.batch_execute(sql).await.err().and_then(|error| error.code().cloned())
@@ -25,7 +26,8 @@ async fn names(admin: &Client, sql: &str) -> Vec<String> {
 /// The functions that grants.sql grants to a role, as `schema.name`.
 fn granted(role: &str) -> BTreeSet<String> {
     let text = std::fs::read_to_string(in_tree("sql/grants.sql")).expect("sql/grants.sql is there");
-    let code: String = text.lines().map(|line| line.split("--").next().unwrap_or_default().to_owned() + "\n").collect();
+    let code: String =
+        text.lines().map(|line| line.split("--").next().unwrap_or_default().to_owned() + "\n").collect();
     let mut functions = BTreeSet::new();
     for statement in code.split(';') {
         let statement = statement.split_whitespace().collect::<Vec<_>>().join(" ");

@@ -32,8 +32,7 @@ pub async fn issue_tokens(app: App, request: Request) -> Outcome {
     // For whatever it still does not know, the check says so.
     known.await?;
     let ring = app.issuer.ring();
-    let issuable =
-        spawn_blocking(move || parsed.check(&ring)).await.map_err(Failure::fault)??;
+    let issuable = spawn_blocking(move || parsed.check(&ring)).await.map_err(Failure::fault)??;
 
     let limit = take_allowance(&app, signer.as_bytes(), &issuable, &request_digest(format, body)).await?;
     let issued = spawn_blocking(move || issuable.issue()).await.map_err(Failure::fault)??;

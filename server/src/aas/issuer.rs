@@ -56,11 +56,7 @@ pub struct RedeemedToken {
 impl Issuer {
     /// Loads the keys, after making those that are due. Safe in several processes at once:
     /// the database takes one new key of each type.
-    pub async fn load(
-        database: &Database,
-        master_key: &MasterKey,
-        domain: &Domain,
-    ) -> anyhow::Result<Self> {
+    pub async fn load(database: &Database, master_key: &MasterKey, domain: &Domain) -> anyhow::Result<Self> {
         let challenge_digests = TOKEN_TYPES
             .into_iter()
             .map(|kind| Ok((kind, token::challenge_of(kind, domain).digest()?)))
@@ -143,10 +139,7 @@ impl Issuer {
     }
 
     /// Looks something up in the ring; if it is not there, in what the database has by now.
-    pub async fn find<T>(
-        &self,
-        look_up: impl Fn(&KeyRing) -> Option<T>,
-    ) -> Result<Option<T>, DatabaseError> {
+    pub async fn find<T>(&self, look_up: impl Fn(&KeyRing) -> Option<T>) -> Result<Option<T>, DatabaseError> {
         if let Some(found) = look_up(&self.ring()) {
             return Ok(Some(found));
         }
@@ -179,9 +172,7 @@ impl Issuer {
         let nonce = token.nonce();
         let verified = match token.token_type() {
             // Over a millisecond: not between other requests.
-            TokenType::PrivateP384 => {
-                spawn_blocking(move || key.verify(&token)).await.unwrap_or_default()
-            }
+            TokenType::PrivateP384 => spawn_blocking(move || key.verify(&token)).await.unwrap_or_default(),
             TokenType::Public | TokenType::PrivateRistretto255 => key.verify(&token),
         };
         Ok(verified.then_some(RedeemedToken { issuer_key: number, nonce }))

@@ -86,9 +86,9 @@ impl IssuerKey {
             TokenType::PrivateP384 => {
                 Secret::PrivateP384(VoprfServer::new_from_seed(kept, KEY_INFO).map_err(no_key)?)
             }
-            TokenType::PrivateRistretto255 => Secret::PrivateRistretto255(
-                VoprfServer::new_from_seed(kept, KEY_INFO).map_err(no_key)?,
-            ),
+            TokenType::PrivateRistretto255 => {
+                Secret::PrivateRistretto255(VoprfServer::new_from_seed(kept, KEY_INFO).map_err(no_key)?)
+            }
             TokenType::Public => rsa(kept)?,
         })
     }
@@ -101,9 +101,7 @@ impl IssuerKey {
     pub fn from_private_key(token_type: TokenType, key: &[u8]) -> anyhow::Result<Self> {
         let no_key = |_| anyhow!("these bytes are no private key");
         Self::new(match token_type {
-            TokenType::PrivateP384 => {
-                Secret::PrivateP384(VoprfServer::new_with_key(key).map_err(no_key)?)
-            }
+            TokenType::PrivateP384 => Secret::PrivateP384(VoprfServer::new_with_key(key).map_err(no_key)?),
             TokenType::PrivateRistretto255 => {
                 Secret::PrivateRistretto255(VoprfServer::new_with_key(key).map_err(no_key)?)
             }
@@ -114,9 +112,7 @@ impl IssuerKey {
     fn new(secret: Secret) -> anyhow::Result<Self> {
         let public = match &secret {
             Secret::PrivateP384(key) => serialize_public_key::<NistP384>(key.get_public_key()),
-            Secret::PrivateRistretto255(key) => {
-                serialize_public_key::<Ristretto255>(key.get_public_key())
-            }
+            Secret::PrivateRistretto255(key) => serialize_public_key::<Ristretto255>(key.get_public_key()),
             Secret::Public(pair) => pair.pk.to_spki().context("an RSA key does not encode")?,
         };
         Ok(Self { id: token::token_key_id(&public), public, secret })
@@ -159,9 +155,7 @@ impl IssuerKey {
     pub fn accepts(&self, blinded: &[u8]) -> bool {
         match &self.secret {
             Secret::PrivateP384(_) => BlindedElement::<NistP384>::deserialize(blinded).is_ok(),
-            Secret::PrivateRistretto255(_) => {
-                BlindedElement::<Ristretto255>::deserialize(blinded).is_ok()
-            }
+            Secret::PrivateRistretto255(_) => BlindedElement::<Ristretto255>::deserialize(blinded).is_ok(),
             Secret::Public(pair) => {
                 let modulus = pair.pk.components().n();
                 blinded.len() == modulus.len() && blinded < modulus.as_slice()
@@ -179,18 +173,14 @@ impl IssuerKey {
                 issue_private(key, *request).map(Box::new).map(GenericTokenResponse::PrivateP384)
             }
             (Secret::PrivateRistretto255(key), GenericTokenRequest::PrivateRistretto255(request)) => {
-                issue_private(key, *request)
-                    .map(Box::new)
-                    .map(GenericTokenResponse::PrivateRistretto255)
+                issue_private(key, *request).map(Box::new).map(GenericTokenResponse::PrivateRistretto255)
             }
-            (Secret::Public(pair), GenericTokenRequest::Public(request)) => {
-                IssuerServer::new()
-                    .issue_token_response(&OneKey(pair.as_ref()), *request)
-                    .now_or_never()
-                    .ok_or(NotBlinded)?
-                    .map(|response| GenericTokenResponse::Public(Box::new(response)))
-                    .map_err(|_| NotBlinded)
-            }
+            (Secret::Public(pair), GenericTokenRequest::Public(request)) => IssuerServer::new()
+                .issue_token_response(&OneKey(pair.as_ref()), *request)
+                .now_or_never()
+                .ok_or(NotBlinded)?
+                .map(|response| GenericTokenResponse::Public(Box::new(response)))
+                .map_err(|_| NotBlinded),
             _ => Err(NotBlinded),
         }
     }
@@ -201,15 +191,12 @@ impl IssuerKey {
     /// # Errors
     /// [`NotBlinded`], also for a batch of another type.
     pub fn issue_batch(&self, request: &[u8]) -> Result<Vec<u8>, NotBlinded> {
-        fn issue<CS: PrivateCipherSuite>(
-            key: &VoprfServer<CS>,
-            request: &[u8],
-        ) -> Result<Vec<u8>, NotBlinded>
+        fn issue<CS: PrivateCipherSuite>(key: &VoprfServer<CS>, request: &[u8]) -> Result<Vec<u8>, NotBlinded>
         where
             VoprfServer<CS>: Send + Sync,
         {
-            let request = AmortizedBatchTokenRequest::<CS>::tls_deserialize_exact(request)
-                .map_err(|_| NotBlinded)?;
+            let request =
+                AmortizedBatchTokenRequest::<CS>::tls_deserialize_exact(request).map_err(|_| NotBlinded)?;
             let server = amortized_tokens::server::Server::<CS>::with_max_batch_size(usize::MAX);
             let issued = server.issue_token_response(&OneKey(key), request).now_or_never();
             let response = issued.ok_or(NotBlinded)?.map_err(|_| NotBlinded)?;

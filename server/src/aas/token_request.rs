@@ -10,8 +10,7 @@ use postern_protocol::{
 use privacypass::{
     amortized_tokens::AmortizedBatchTokenRequest,
     generic_tokens::{
-        GenericBatchTokenRequest, GenericBatchTokenResponse, GenericTokenRequest,
-        OptionalTokenResponse,
+        GenericBatchTokenRequest, GenericBatchTokenResponse, GenericTokenRequest, OptionalTokenResponse,
     },
 };
 use tls_codec::Deserialize as _;
@@ -82,9 +81,9 @@ impl TokenRequest {
             known_type(body)?;
         }
         match format {
-            Format::Single => GenericTokenRequest::tls_deserialize_exact(body)
-                .map(Self::Single)
-                .map_err(malformed),
+            Format::Single => {
+                GenericTokenRequest::tls_deserialize_exact(body).map(Self::Single).map_err(malformed)
+            }
             Format::Amortized => {
                 let number = match known_type(body)? {
                     TokenType::PrivateP384 => {
@@ -103,8 +102,7 @@ impl TokenRequest {
                 Ok(Self::Amortized(body.to_vec(), number))
             }
             Format::Generic => {
-                let batch =
-                    GenericBatchTokenRequest::tls_deserialize_exact(body).map_err(malformed)?;
+                let batch = GenericBatchTokenRequest::tls_deserialize_exact(body).map_err(malformed)?;
                 offered_size(batch.token_requests.len())?;
                 Ok(Self::Generic(batch.token_requests))
             }
@@ -173,8 +171,7 @@ impl Issuable {
             Self::Generic(requests) => token::TOKEN_TYPES
                 .into_iter()
                 .map(|kind| {
-                    let of_kind =
-                        requests.iter().flatten().filter(|(key, _)| key.token_type() == kind);
+                    let of_kind = requests.iter().flatten().filter(|(key, _)| key.token_type() == kind);
                     (kind, i32::try_from(of_kind.count()).unwrap_or(i32::MAX))
                 })
                 .filter(|(_, number)| *number > 0)
@@ -228,8 +225,8 @@ fn header(request: &GenericTokenRequest) -> (TokenType, u8) {
 }
 
 fn known_type(body: &[u8]) -> Result<TokenType, Problem> {
-    TokenType::tls_deserialize(&mut &body[..])
-        .map_err(|_| Problem::new(ProblemType::UnknownTokenKey))
+    let mut start = body.get(..2).ok_or_else(|| invalid("the token request does not parse"))?;
+    TokenType::tls_deserialize(&mut start).map_err(|_| Problem::new(ProblemType::UnknownTokenKey))
 }
 
 fn offered_size(number: usize) -> Result<(), Problem> {

@@ -28,9 +28,7 @@ impl Uses {
         }
         let (endpoints, requests): (Vec<&str>, Vec<i64>) =
             counted.iter().map(|(endpoint, count)| (*endpoint, *count)).unzip();
-        let recorded = database
-            .query_one("SELECT aas.record_use($1, $2)", &[&endpoints, &requests])
-            .await;
+        let recorded = database.query_one("SELECT aas.record_use($1, $2)", &[&endpoints, &requests]).await;
         if recorded.is_err() {
             self.add(counted);
         }

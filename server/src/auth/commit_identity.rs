@@ -24,9 +24,8 @@ pub async fn commit_identity(app: App, request: Request, payment: Payment) -> Ou
         .query_opt("SELECT name, epoch, eid FROM auth.load_client($1)", &[&key])
         .await?
         .ok_or(ProblemType::NotAllowed)?;
-    let name: UserName = format!("{}@{}", client.get::<_, &str>("name"), app.domain)
-        .parse()
-        .map_err(Failure::fault)?;
+    let name: UserName =
+        format!("{}@{}", client.get::<_, &str>("name"), app.domain).parse().map_err(Failure::fault)?;
 
     let commit = mls::parse_handshake(&body.commit).map_err(identity::invalid)?;
     let mut eid = TrackedGroup::decode(client.get("eid")).map_err(Failure::fault)?;
@@ -59,9 +58,7 @@ pub async fn commit_identity(app: App, request: Request, payment: Payment) -> Ou
         )
         .await?;
     match row.get("outcome") {
-        "committed" => {
-            request.answer(StatusCode::OK, &IdentityCommitted { epoch: eid.epoch() })
-        }
+        "committed" => request.answer(StatusCode::OK, &IdentityCommitted { epoch: eid.epoch() }),
         "wrong_epoch" => Err(Problem::wrong_epoch(row.get::<_, i64>("current_epoch") as u64).into()),
         "client_known" | "unknown_client" => Err(ProblemType::NotAllowed.into()),
         other => Err(Failure::unexpected(other)),
@@ -70,9 +67,5 @@ pub async fn commit_identity(app: App, request: Request, payment: Payment) -> Ou
 
 /// The keys of `these` that are not among `those`.
 fn difference<'a>(these: &'a [PublicKey], those: &[PublicKey]) -> Vec<&'a [u8]> {
-    these
-        .iter()
-        .filter(|key| !those.contains(key))
-        .map(|key| key.as_bytes().as_slice())
-        .collect()
+    these.iter().filter(|key| !those.contains(key)).map(|key| key.as_bytes().as_slice()).collect()
 }

@@ -2,7 +2,11 @@
 //! user, says so by a basic credential with the user's name, and signs with the client's key.
 
 use openmls::prelude::{BasicCredential, LeafNode};
-use postern_protocol::{PublicKey, name::UserName, problem::{Problem, ProblemType}};
+use postern_protocol::{
+    PublicKey,
+    name::UserName,
+    problem::{Problem, ProblemType},
+};
 
 use crate::mls::{InvalidMls, TrackedGroup};
 

@@ -46,11 +46,7 @@ fn seal(master_key: &MasterKey, client: PublicKey, contact: &SignedContact) -> V
 ///
 /// # Errors
 /// A fault: the master key is another one, or the row was changed.
-pub fn open(
-    master_key: &MasterKey,
-    client: PublicKey,
-    sealed: &[u8],
-) -> Result<SignedContact, Failure> {
+pub fn open(master_key: &MasterKey, client: PublicKey, sealed: &[u8]) -> Result<SignedContact, Failure> {
     let contact = master_key.open(PURPOSE, client.as_bytes(), sealed).map_err(Failure::fault)?;
     Encoding::Cbor.decode(&contact).map_err(Failure::fault)
 }

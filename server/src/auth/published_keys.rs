@@ -9,9 +9,6 @@ use crate::{
 };
 
 pub async fn published_keys(app: App, request: Request) -> Outcome {
-    let keys = AuthenticationKeys {
-        domain: app.domain.clone(),
-        keys: app.signer.published().to_vec(),
-    };
+    let keys = AuthenticationKeys { domain: app.domain.clone(), keys: app.signer.published().to_vec() };
     Ok(request.answer(StatusCode::OK, &keys)?.public())
 }

@@ -21,9 +21,8 @@ pub async fn sign_credential(app: App, request: Request, payment: Payment) -> Ou
         .query_opt("SELECT name FROM auth.load_client($1)", &[&key])
         .await?
         .ok_or(ProblemType::NotAllowed)?;
-    let name: UserName = format!("{}@{}", client.get::<_, &str>("name"), app.domain)
-        .parse()
-        .map_err(Failure::fault)?;
+    let name: UserName =
+        format!("{}@{}", client.get::<_, &str>("name"), app.domain).parse().map_err(Failure::fault)?;
     let credential = app.signer.issue(name, signer);
     let row = payment
         .call(

@@ -3,14 +3,17 @@
 
 use anyhow::Context;
 use postern_protocol::{
-    IssuedCredential, PublicKey, auth::AuthenticationKey, credential::ClientCredential,
-    key::SigningKey, name::UserName,
+    IssuedCredential, PublicKey, auth::AuthenticationKey, credential::ClientCredential, key::SigningKey,
+    name::UserName,
 };
 use tokio_postgres::Row;
 
-use crate::{app::today, database::Database, master_key::MasterKey};
+use crate::{
+    database::Database,
+    date::{DAY, today},
+    master_key::MasterKey,
+};
 
-const DAY: u64 = 24 * 60 * 60;
 const KEY_LIFETIME: u64 = 365 * DAY;
 /// A new key is made when the newest has less than this left: the overlap in which every
 /// credential signed by the old one runs out.
@@ -35,11 +38,7 @@ impl Signer {
             database
                 .query_one(
                     "SELECT auth.add_signing_key($1, $2, $3)",
-                    &[
-                        &public.as_bytes().as_slice(),
-                        &sealed,
-                        &i32::try_from(KEY_LIFETIME / DAY)?,
-                    ],
+                    &[&public.as_bytes().as_slice(), &sealed, &i32::try_from(KEY_LIFETIME / DAY)?],
                 )
                 .await?;
             rows = load_rows(database).await?;

@@ -23,9 +23,8 @@ pub async fn create_group(app: App, request: Request, payment: Payment) -> Outco
     if *body.group_id.domain() != app.domain {
         return Err(ProblemType::ForeignDomain.into());
     }
-    let (roster, tree) = validate(&app, &body).map_err(|error| {
-        Problem::with_detail(ProblemType::InvalidMls, error)
-    })?;
+    let (roster, tree) =
+        validate(&app, &body).map_err(|error| Problem::with_detail(ProblemType::InvalidMls, error))?;
     if roster.by_key(signer).is_none() {
         return Err(ProblemType::NotAllowed.into());
     }

@@ -13,11 +13,7 @@ pub async fn reserve_group_id(app: App, request: Request, payment: Payment) -> O
     let mut id = [0; 16];
     aws_lc_rs::rand::fill(&mut id).map_err(Failure::fault)?;
     let row = payment
-        .call(
-            &app.database,
-            "SELECT outcome FROM ds.reserve_group_id($1, $2, $3)",
-            &[&id.as_slice()],
-        )
+        .call(&app.database, "SELECT outcome FROM ds.reserve_group_id($1, $2, $3)", &[&id.as_slice()])
         .await?;
     match row.get("outcome") {
         "reserved" => {

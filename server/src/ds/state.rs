@@ -81,11 +81,7 @@ pub fn open(key: &StateKey, place: Place<'_>, blob: &[u8]) -> Result<Zeroizing<V
     }
     let mut content = Zeroizing::new(sealed.to_vec());
     cipher(key)
-        .open_in_place(
-            Nonce::assume_unique_for_key(*nonce),
-            Aad::from(place.aad()),
-            &mut content,
-        )
+        .open_in_place(Nonce::assume_unique_for_key(*nonce), Aad::from(place.aad()), &mut content)
         .map_err(|_| WrongKey)?;
     let length = content.first_chunk::<LENGTH>().ok_or(WrongKey)?;
     let end = LENGTH + u32::from_le_bytes(*length) as usize;
@@ -113,8 +109,7 @@ mod tests {
     use super::*;
 
     const ID: [u8; 16] = [4; 16];
-    const PLACE: Place<'static> =
-        Place { group_id: &ID, epoch: 3, revision: 0, kind: Kind::Roster };
+    const PLACE: Place<'static> = Place { group_id: &ID, epoch: 3, revision: 0, kind: Kind::Roster };
 
     #[test]
     fn state_opens_with_its_key_and_in_its_place_only() {

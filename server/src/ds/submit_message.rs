@@ -6,9 +6,7 @@ use std::collections::HashSet;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use http::StatusCode;
-use openmls::prelude::{
-    ContentType, MlsMessageBodyIn, PrivateMessageIn, PublicMessageIn, StagedCommit,
-};
+use openmls::prelude::{ContentType, MlsMessageBodyIn, PrivateMessageIn, PublicMessageIn, StagedCommit};
 use postern_protocol::{
     Address, PublicKey,
     ds::{GroupId, MessageAccepted, SubmitMessage},
@@ -197,9 +195,9 @@ fn validate(
     match &message.content {
         Content::Application(_) => validate_application(group_id, message, stored, signer),
         // Trees of large groups keep a core busy for milliseconds.
-        Content::Handshake(_) if stored.blob.len() > LARGE_TREE => tokio::task::block_in_place(|| {
-            validate_handshake(app, group_id, message, stored, signer)
-        }),
+        Content::Handshake(_) if stored.blob.len() > LARGE_TREE => {
+            tokio::task::block_in_place(|| validate_handshake(app, group_id, message, stored, signer))
+        }
         Content::Handshake(_) => validate_handshake(app, group_id, message, stored, signer),
     }
 }
@@ -216,6 +214,7 @@ fn validate_application(
     let roster = Roster::decode(&roster).map_err(Failure::fault)?;
     let sender = roster.by_key(signer).ok_or(ProblemType::NotAllowed)?;
     stored.expect_epoch(message)?;
+    no_welcome(message)?;
     let mut step = Step::default();
     step.deliver(&message.payload(), recipients(&roster, sender.leaf));
     Ok(step)
@@ -260,16 +259,11 @@ fn validate_handshake(
             group.merge(*commit).map_err(invalid)?;
             let next = Roster::of(&group, &app.domain).map_err(invalid)?;
             let next_policy = roster::policy(&group).map_err(invalid)?;
-            let joiners = || {
-                next.members().iter().filter(|member| added.contains(&member.signature_key))
-            };
-            policy::check_result((&policy, &roster), (&next_policy, &next), &added)
-                .map_err(violation)?;
+            let joiners = || next.members().iter().filter(|member| added.contains(&member.signature_key));
+            policy::check_result((&policy, &roster), (&next_policy, &next), &added).map_err(violation)?;
             match (added.len(), &message.body.welcome) {
                 (0, _) => no_welcome(message)?,
-                (joining, Some(welcome))
-                    if mls::welcomed_members(welcome).map_err(invalid)? == joining =>
-                {
+                (joining, Some(welcome)) if mls::welcomed_members(welcome).map_err(invalid)? == joining => {
                     let payload = QueuePayload::Welcome(welcome.clone());
                     step.deliver(&payload, joiners().map(|member| member.address));
                 }
@@ -278,12 +272,7 @@ fn validate_handshake(
                     return Err(invalid(InvalidMls::Refused(reason)).into());
                 }
             }
-            let place = |kind| Place {
-                group_id: group_id.id(),
-                epoch: group.epoch(),
-                revision: 0,
-                kind,
-            };
+            let place = |kind| Place { group_id: group_id.id(), epoch: group.epoch(), revision: 0, kind };
             step.roster = Some(state::seal(key, place(Kind::Roster), &next.encode()));
             step.tree = Some(state::seal(key, place(Kind::Tree), &group.encode()));
         }
@@ -328,8 +317,7 @@ async fn write(
     stored: &Stored,
     step: Step,
 ) -> Result<Written, Failure> {
-    let addresses: Vec<&[u8]> =
-        step.addresses.iter().map(|address| address.as_bytes().as_slice()).collect();
+    let addresses: Vec<&[u8]> = step.addresses.iter().map(|address| address.as_bytes().as_slice()).collect();
     let payloads: Vec<&[u8]> = step.payloads.iter().map(Vec::as_slice).collect();
     let commit = step.roster.is_some().then_some(message.digest.as_slice());
     let row = payment

@@ -7,8 +7,8 @@ use aws_lc_rs::{
     signature::{ED25519, UnparsedPublicKey},
 };
 use openmls::prelude::{
-    AeadType, Ciphersuite, CryptoError, ExporterSecret, HashType, HpkeCiphertext, HpkeConfig,
-    HpkeKeyPair, KemOutput, OpenMlsCrypto, SignatureScheme,
+    AeadType, Ciphersuite, CryptoError, ExporterSecret, HashType, HpkeCiphertext, HpkeConfig, HpkeKeyPair,
+    KemOutput, OpenMlsCrypto, SignatureScheme,
 };
 use tls_codec::SecretVLBytes;
 
@@ -60,13 +60,7 @@ impl OpenMlsCrypto for VerifyingCrypto {
         Err(NO_SECRETS)
     }
 
-    fn hkdf_expand(
-        &self,
-        _: HashType,
-        _: &[u8],
-        _: &[u8],
-        _: usize,
-    ) -> Result<SecretVLBytes, CryptoError> {
+    fn hkdf_expand(&self, _: HashType, _: &[u8], _: &[u8], _: usize) -> Result<SecretVLBytes, CryptoError> {
         Err(NO_SECRETS)
     }
 

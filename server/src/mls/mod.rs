@@ -6,9 +6,9 @@ mod crypto;
 mod storage;
 
 use openmls::prelude::{
-    Extensions, GroupContext, LeafNode, LeafNodeIndex, MlsMessageBodyIn,
-    MlsMessageIn, ProcessedMessage, ProcessedMessageContent, Proposal, ProposalStore, PublicGroup,
-    PublicMessageIn, QueuedProposal, RatchetTreeIn, Sender, StagedCommit,
+    Extensions, GroupContext, LeafNode, LeafNodeIndex, MlsMessageBodyIn, MlsMessageIn, ProcessedMessage,
+    ProcessedMessageContent, Proposal, ProposalStore, PublicGroup, PublicMessageIn, QueuedProposal,
+    RatchetTreeIn, Sender, StagedCommit,
 };
 use postern_protocol::{GroupInfo, MlsMessage, PublicKey, RatchetTree, Welcome, mls::CIPHERSUITE};
 use tls_codec::Deserialize as _;
@@ -74,9 +74,7 @@ impl TrackedGroup {
             return Err(InvalidMls::Refused("the ciphersuite must be 0x0001"));
         }
         if tracked.epoch() != 0 || tracked.group.members().count() != 1 {
-            return Err(InvalidMls::Refused(
-                "a new group is in epoch 0 and has one member, its creator",
-            ));
+            return Err(InvalidMls::Refused("a new group is in epoch 0 and has one member, its creator"));
         }
         Ok(tracked)
     }
@@ -108,9 +106,7 @@ impl TrackedGroup {
     }
 
     pub fn leaves(&self) -> impl Iterator<Item = (LeafNodeIndex, &LeafNode)> {
-        self.group
-            .members()
-            .filter_map(|member| Some((member.index, self.group.leaf(member.index)?)))
+        self.group.members().filter_map(|member| Some((member.index, self.group.leaf(member.index)?)))
     }
 
     pub fn leaf(&self, index: LeafNodeIndex) -> Option<&LeafNode> {
@@ -132,9 +128,7 @@ impl TrackedGroup {
         };
         let leaf = self.group.leaf(sender).ok_or(InvalidMls::Refused("the sender is no member"))?;
         if leaf.signature_key().as_slice() != signer.as_bytes() {
-            return Err(InvalidMls::Refused(
-                "the request is signed by another key than its message",
-            ));
+            return Err(InvalidMls::Refused("the request is signed by another key than its message"));
         }
         let processed: ProcessedMessage = self
             .group

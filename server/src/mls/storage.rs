@@ -86,10 +86,7 @@ impl PublicStorageProvider<VERSION> for GroupStorage {
         self.write(|pieces| &mut pieces.context, context)
     }
 
-    fn write_confirmation_tag<
-        Id: traits::GroupId<VERSION>,
-        T: traits::ConfirmationTag<VERSION>,
-    >(
+    fn write_confirmation_tag<Id: traits::GroupId<VERSION>, T: traits::ConfirmationTag<VERSION>>(
         &self,
         _: &Id,
         tag: &T,
@@ -130,10 +127,7 @@ impl PublicStorageProvider<VERSION> for GroupStorage {
             .collect()
     }
 
-    fn tree<Id: traits::GroupId<VERSION>, T: traits::TreeSync<VERSION>>(
-        &self,
-        _: &Id,
-    ) -> Stored<Option<T>> {
+    fn tree<Id: traits::GroupId<VERSION>, T: traits::TreeSync<VERSION>>(&self, _: &Id) -> Stored<Option<T>> {
         self.read(|pieces| &pieces.tree)
     }
 
@@ -144,10 +138,7 @@ impl PublicStorageProvider<VERSION> for GroupStorage {
         self.read(|pieces| &pieces.context)
     }
 
-    fn interim_transcript_hash<
-        Id: traits::GroupId<VERSION>,
-        T: traits::InterimTranscriptHash<VERSION>,
-    >(
+    fn interim_transcript_hash<Id: traits::GroupId<VERSION>, T: traits::InterimTranscriptHash<VERSION>>(
         &self,
         _: &Id,
     ) -> Stored<Option<T>> {

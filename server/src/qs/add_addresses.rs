@@ -22,17 +22,12 @@ pub async fn add_addresses(app: App, request: Request, payment: Payment) -> Outc
     if body.addresses.len() > MAX_AT_ONCE {
         return Err(too_many().into());
     }
-    let addresses: Vec<&[u8]> =
-        body.addresses.iter().map(|address| address.as_bytes().as_slice()).collect();
+    let addresses: Vec<&[u8]> = body.addresses.iter().map(|address| address.as_bytes().as_slice()).collect();
     let row = payment
         .call(
             &app.database,
             "SELECT outcome FROM qs.add_addresses($1, $2, $3, $4, $5)",
-            &[
-                &queue_id.as_bytes().as_slice(),
-                &signer.as_bytes().as_slice(),
-                &addresses,
-            ],
+            &[&queue_id.as_bytes().as_slice(), &signer.as_bytes().as_slice(), &addresses],
         )
         .await?;
     match row.get("outcome") {

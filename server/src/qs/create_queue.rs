@@ -3,7 +3,7 @@
 use http::StatusCode;
 use postern_protocol::{
     QueueId,
-    problem::ProblemType,
+    problem::{Problem, ProblemType},
     qs::{CreateQueue, QueueCreated},
 };
 
@@ -14,6 +14,10 @@ use crate::{
 
 pub async fn create_queue(app: App, request: Request, payment: Payment) -> Outcome {
     let (owner, body) = request.signed_body::<CreateQueue>()?;
+    if !body.hpke_key.is_usable() {
+        let detail = "nothing can be sealed to the HPKE key";
+        return Err(Problem::with_detail(ProblemType::MalformedBody, detail).into());
+    }
     let mut id = [0; QueueId::LEN];
     aws_lc_rs::rand::fill(&mut id).map_err(Failure::fault)?;
     let queue_id = QueueId::new(id);

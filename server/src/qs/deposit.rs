@@ -25,11 +25,7 @@ pub async fn deposit(app: App, request: Request, payment: Payment) -> Outcome {
     let address = body.address.as_bytes().as_slice();
     let payload = Encoding::Cbor.encode(&QueuePayload::Deposit(body.payload));
     let row = payment
-        .call(
-            &app.database,
-            "SELECT outcome FROM qs.deposit($1, $2, $3, $4)",
-            &[&address, &payload],
-        )
+        .call(&app.database, "SELECT outcome FROM qs.deposit($1, $2, $3, $4)", &[&address, &payload])
         .await?;
     match row.get("outcome") {
         "deposited" => Ok(Answer::empty(StatusCode::ACCEPTED)),

@@ -50,7 +50,6 @@ impl Default for Wakeups {
 }
 
 impl Wakeups {
-
     /// Registers a waiter. Everything committed from now on wakes it.
     pub fn wait_for(&self, queue_id: &QueueId) -> Waiter {
         let mut room = self.room();

@@ -1,6 +1,6 @@
 //! The end of the road: answers, refusals and faults, and how each looks on the wire.
 
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderName, HeaderValue, StatusCode, header};
 use postern_protocol::{
     encoding::Encoding,
     problem::{self, Problem, ProblemType},
@@ -72,8 +72,7 @@ impl Answer {
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
         let cache_control = if self.public {
-            HeaderValue::try_from(format!("public, max-age={MAX_AGE}"))
-                .expect("digits are visible ASCII")
+            HeaderValue::try_from(format!("public, max-age={MAX_AGE}")).expect("digits are visible ASCII")
         } else {
             HeaderValue::from_static("no-store")
         };
@@ -121,23 +120,14 @@ impl Failure {
     }
 }
 
-pub fn problem_response(
-    problem: &Problem,
-    challenge: Option<HeaderValue>,
-    limit: Option<RateLimit>,
-) -> Response {
+/// A refusal as it is sent, with the header that its type asks for.
+pub fn problem_response(problem: &Problem, remedy: Option<(HeaderName, HeaderValue)>) -> Response {
     let mut response = Response::new(problem.to_json().into());
     *response.status_mut() = problem.kind.status();
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(problem::MEDIA_TYPE));
-    if let Some(limit) = limit {
-        limit.write(headers);
-        limit.write_retry_after(headers);
-    }
-    if let Some(challenge) = challenge {
-        headers.insert(header::WWW_AUTHENTICATE, challenge);
-    }
+    headers.extend(remedy);
     response
 }
 
@@ -155,10 +145,7 @@ impl From<ProblemType> for Failure {
 
 impl From<DatabaseError> for Failure {
     fn from(error: DatabaseError) -> Self {
-        match error {
-            DatabaseError::Refused(_) => Self::Fault(error.into()),
-            DatabaseError::Connection(_) | DatabaseError::Pool(_) => Self::Unavailable(error),
-        }
+        if error.is_passing() { Self::Unavailable(error) } else { Self::Fault(error.into()) }
     }
 }
 

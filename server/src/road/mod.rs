@@ -8,11 +8,11 @@ mod answer;
 mod payment;
 mod rate_limit;
 mod request;
-pub mod routes;
+mod route;
 
 use std::convert::Infallible;
 
-use http::{HeaderMap, Method, header};
+use http::{HeaderMap, HeaderValue, Method, header};
 use postern_protocol::{
     problem::{Problem, ProblemType},
     token,
@@ -24,15 +24,18 @@ pub use answer::{Answer, Failure, MAX_AGE, Outcome};
 pub use payment::Payment;
 pub use rate_limit::RateLimit;
 pub use request::Request;
-use request::RawRequest;
-use routes::{Handler, Route};
+pub use route::{Handler, Route};
 
-/// All routes as one warp filter; what no route takes is a problem, too.
-pub fn filter(app: App) -> BoxedFilter<(warp::reply::Response,)> {
-    let limit = app.limits.max_body_bytes;
-    routes::all()
-        .into_iter()
-        .map(|route| route_filter(app.clone(), route, limit))
+use request::RawRequest;
+
+/// The routes as one warp filter; what no route takes is a problem, too.
+///
+/// # Panics
+/// Without any route.
+pub fn filter(app: &App, routes: &[Route]) -> BoxedFilter<(warp::reply::Response,)> {
+    routes
+        .iter()
+        .map(|route| route_filter(app.clone(), route, allow(routes, route.path)))
         .reduce(|routes, route| routes.or(route).unify().boxed())
         .expect("there are routes")
         .recover(refuse)
@@ -40,29 +43,38 @@ pub fn filter(app: App) -> BoxedFilter<(warp::reply::Response,)> {
         .boxed()
 }
 
-fn route_filter(app: App, route: Route, limit: u64) -> BoxedFilter<(warp::reply::Response,)> {
-    let method = route.method.clone();
+fn route_filter(app: App, route: &Route, allow: HeaderValue) -> BoxedFilter<(warp::reply::Response,)> {
+    let (handler, method) = (route.handler, route.method.clone());
+    let limit = app.limits.max_body_bytes;
+    let expected = method.clone();
     path_filter(route.path)
         .and(
-            warp::method().and_then(move |found: Method| {
-                let matches = found == method;
-                async move {
-                    if matches { Ok(()) } else { Err(warp::reject::custom(WrongMethod)) }
-                }
-            }).untuple_one(),
+            warp::method()
+                .and_then(move |found: Method| {
+                    let wrong = (found != expected).then(|| WrongMethod { allow: allow.clone() });
+                    async move { wrong.map_or(Ok(()), |wrong| Err(warp::reject::custom(wrong))) }
+                })
+                .untuple_one(),
         )
         .and(warp::path::full())
         .and(warp::query::raw().map(Some).or(warp::any().map(|| None)).unify())
         .and(warp::header::headers_cloned())
         .and(warp::body::stream())
         .then(move |segments, path: FullPath, query, headers, body| {
-            let (app, handler, method) = (app.clone(), route.handler, route.method.clone());
+            let (app, method) = (app.clone(), method.clone());
             async move {
                 let raw = RawRequest { method, path, segments, query, headers };
                 travel(&app, handler, raw, request::collect(body, limit)).await
             }
         })
         .boxed()
+}
+
+/// The methods that a path has (RFC 9110 §10.2.1).
+fn allow(routes: &[Route], path: &str) -> HeaderValue {
+    let methods: Vec<_> =
+        routes.iter().filter(|route| route.path == path).map(|route| route.method.as_str()).collect();
+    HeaderValue::try_from(methods.join(", ")).expect("methods are visible ASCII")
 }
 
 /// Matches a pattern such as `/qs/queues/{queue_id}/addresses` and yields the segments in
@@ -142,22 +154,32 @@ fn respond(app: &App, outcome: Outcome) -> warp::reply::Response {
         _ => None,
     };
     let problem = failure.into_problem();
-    let challenge = matches!(problem.kind, ProblemType::TokenRequired | ProblemType::TokenSpent)
-        .then(|| app.issuer.www_authenticate(&app.domain));
-    answer::problem_response(&problem, challenge, limit)
+    let remedy = match problem.kind {
+        ProblemType::TokenRequired | ProblemType::TokenSpent => {
+            Some((header::WWW_AUTHENTICATE, app.issuer.www_authenticate(&app.domain)))
+        }
+        _ => limit.map(RateLimit::retry_after),
+    };
+    let mut response = answer::problem_response(&problem, remedy);
+    if let Some(limit) = limit {
+        limit.write(response.headers_mut());
+    }
+    response
 }
 
 #[derive(Debug)]
-struct WrongMethod;
+struct WrongMethod {
+    allow: HeaderValue,
+}
 impl Reject for WrongMethod {}
 
 async fn refuse(rejection: Rejection) -> Result<warp::reply::Response, Infallible> {
-    let kind = if rejection.find::<WrongMethod>().is_some() {
-        ProblemType::MethodNotAllowed
+    let (kind, remedy) = if let Some(wrong) = rejection.find::<WrongMethod>() {
+        (ProblemType::MethodNotAllowed, Some((header::ALLOW, wrong.allow.clone())))
     } else if rejection.is_not_found() {
-        ProblemType::NotFound
+        (ProblemType::NotFound, None)
     } else {
-        ProblemType::MalformedRequest
+        (ProblemType::MalformedRequest, None)
     };
-    Ok(answer::problem_response(&kind.into(), None, None))
+    Ok(answer::problem_response(&kind.into(), remedy))
 }

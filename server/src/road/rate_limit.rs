@@ -25,7 +25,7 @@ impl RateLimit {
         }
     }
 
-    pub(super) fn write_retry_after(self, headers: &mut HeaderMap) {
-        headers.insert(RETRY_AFTER, HeaderValue::from(self.resets_in));
+    pub(super) fn retry_after(self) -> (HeaderName, HeaderValue) {
+        (RETRY_AFTER, HeaderValue::from(self.resets_in))
     }
 }

@@ -34,8 +34,7 @@ pub struct Request {
 
 impl RawRequest {
     pub fn with_body(self, body: Vec<u8>) -> Result<Request, Problem> {
-        let accept = header_text(&self.headers, header::ACCEPT)?
-            .and_then(Encoding::from_accept);
+        let accept = header_text(&self.headers, header::ACCEPT)?.and_then(Encoding::from_accept);
         Ok(Request { raw: self, body, accept })
     }
 }
@@ -67,9 +66,7 @@ impl Request {
             .content_type()?
             .and_then(Encoding::from_media_type)
             .ok_or(ProblemType::UnsupportedMediaType)?;
-        encoding
-            .decode(&self.body)
-            .map_err(|error| Problem::with_detail(ProblemType::MalformedBody, error))
+        encoding.decode(&self.body).map_err(|error| Problem::with_detail(ProblemType::MalformedBody, error))
     }
 
     /// The body and the key that signed the request with it (RFC 9421).
@@ -101,9 +98,7 @@ impl Request {
 }
 
 fn header_text(headers: &HeaderMap, name: header::HeaderName) -> Result<Option<&str>, Problem> {
-    let not_text = |_| {
-        Problem::with_detail(ProblemType::MalformedRequest, "a header is not visible ASCII")
-    };
+    let not_text = |_| Problem::with_detail(ProblemType::MalformedRequest, "a header is not visible ASCII");
     headers.get(name).map(|value| value.to_str().map_err(not_text)).transpose()
 }
 
@@ -115,9 +110,8 @@ pub async fn collect<B: Buf>(
     let mut body = pin!(body);
     let mut bytes = Vec::new();
     while let Some(chunk) = body.next().await {
-        let mut chunk = chunk.map_err(|_| {
-            Problem::with_detail(ProblemType::MalformedRequest, "the body broke off")
-        })?;
+        let mut chunk =
+            chunk.map_err(|_| Problem::with_detail(ProblemType::MalformedRequest, "the body broke off"))?;
         if (bytes.len() + chunk.remaining()) as u64 > limit {
             let detail = format_args!("at most {limit} bytes");
             return Err(Problem::with_detail(ProblemType::BodyTooLarge, detail));

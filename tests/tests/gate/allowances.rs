@@ -21,7 +21,9 @@ async fn parallel_takers_get_the_allowance_to_the_last_token_and_never_more() {
     .await;
     let granted = replies.iter().filter(|reply| reply.status == StatusCode::OK).count();
     assert_eq!(granted, 30);
-    assert!(replies.iter().all(|reply| reply.status == StatusCode::OK || reply.problem() == "allowance-used-up"));
+    assert!(
+        replies.iter().all(|reply| reply.status == StatusCode::OK || reply.problem() == "allowance-used-up")
+    );
     assert_eq!(gate.issued().await, 300);
 }
 
@@ -31,8 +33,7 @@ async fn one_request_sent_many_times_at_once_is_granted_and_counted_once() {
     let client = gate.client("alice").await;
     let key = gate.key(RISTRETTO255).await;
     let ask = Ask::batch(&key, 10);
-    let replies =
-        join_all((0..8).map(|index| gate.ask(index % 2, &client, ask.media_type, &ask.body))).await;
+    let replies = join_all((0..8).map(|index| gate.ask(index % 2, &client, ask.media_type, &ask.body))).await;
     let mut tokens: Vec<_> = replies.iter().map(|reply| ask.open(&reply.body)).collect();
     tokens.dedup();
     assert_eq!(tokens.len(), 1, "the same tokens each time");
@@ -97,8 +98,13 @@ async fn overrides_are_by_user_and_by_token_type_and_can_be_taken_back() {
     set("5000, domain => 'elsewhere.example'").await;
     let listed: i64 = gate.value("SELECT count(*) FROM operator.allowances()").await;
     assert_eq!(listed, 4, "two defaults, a user's, a domain's");
-    for bad in ["1, user_name => 'nobody'", "1, user_name => 'alice', domain => 'elsewhere.example'", "NULL", "-1"] {
-        assert!(gate.admin.execute(&format!("SELECT operator.set_allowance({bad})"), &[]).await.is_err(), "{bad}");
+    for bad in
+        ["1, user_name => 'nobody'", "1, user_name => 'alice', domain => 'elsewhere.example'", "NULL", "-1"]
+    {
+        assert!(
+            gate.admin.execute(&format!("SELECT operator.set_allowance({bad})"), &[]).await.is_err(),
+            "{bad}"
+        );
     }
 }
 

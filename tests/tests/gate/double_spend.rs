@@ -32,7 +32,8 @@ async fn present(urls: &[String], http: &reqwest::Client, token: &[u8], mut chan
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_dies_each_token_pays_for_exactly_one_operation() {
-    let seed = std::env::var("POSTERN_TEST_SEED").map_or_else(|_| rand::random(), |seed| seed.parse().unwrap());
+    let seed =
+        std::env::var("POSTERN_TEST_SEED").map_or_else(|_| rand::random(), |seed| seed.parse().unwrap());
     eprintln!("POSTERN_TEST_SEED={seed}");
     let mut chance = StdRng::seed_from_u64(seed);
     let mut gate = Gate::start(3).await;
@@ -57,7 +58,8 @@ async fn whatever_dies_each_token_pays_for_exactly_one_operation() {
         tokio::time::sleep(Duration::from_millis(chance.random_range(10..150))).await;
         match chance.random_range(0..3) {
             0 => {
-                let cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'postern_server'";
+                let cut =
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'postern_server'";
                 gate.admin.execute(cut, &[]).await.expect("connections can be cut");
             }
             _ => {
@@ -89,5 +91,9 @@ async fn whatever_dies_each_token_pays_for_exactly_one_operation() {
     }
     let operations: i64 = gate.value("SELECT count(*) FROM ds.reservations").await;
     let spent: i64 = gate.value("SELECT count(*) FROM aas.spent").await;
-    assert_eq!((operations, spent), (i64::from(TOKENS), i64::from(TOKENS)), "none paid twice, none was burnt");
+    assert_eq!(
+        (operations, spent),
+        (i64::from(TOKENS), i64::from(TOKENS)),
+        "none paid twice, none was burnt"
+    );
 }

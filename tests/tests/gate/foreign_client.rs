@@ -14,7 +14,9 @@ fn node() -> Result<Command, String> {
         return Err("there is no node".to_owned());
     }
     let install = ["ci", "--no-audit", "--no-fund", "--ignore-scripts"];
-    if !directory.join("node_modules").exists() && !runs(Command::new("npm").args(install).current_dir(&directory)) {
+    if !directory.join("node_modules").exists()
+        && !runs(Command::new("npm").args(install).current_dir(&directory))
+    {
         return Err("npm could not install the packages of tests/node".to_owned());
     }
     let mut command = Command::new("node");

@@ -73,7 +73,12 @@ async fn what_is_no_token_request_is_refused_as_the_standards_say_and_costs_noth
         ("beyond the modulus", REQUEST_MEDIA_TYPE, filled(&of_rsa, 3, 0xff), unprocessable),
         ("blind RSA amortized", BATCH_REQUEST_MEDIA_TYPE, of_rsa.clone(), unprocessable),
         ("another key's batch", BATCH_REQUEST_MEDIA_TYPE, changed(&batch, 2, batch[2] ^ 1), unprocessable),
-        ("an element that is none", BATCH_REQUEST_MEDIA_TYPE, filled(&batch, batch.len() - 32, 0xff), unprocessable),
+        (
+            "an element that is none",
+            BATCH_REQUEST_MEDIA_TYPE,
+            filled(&batch, batch.len() - 32, 0xff),
+            unprocessable,
+        ),
         ("the identity", BATCH_REQUEST_MEDIA_TYPE, filled(&batch, batch.len() - 32, 0), unprocessable),
         ("no class of size", BATCH_REQUEST_MEDIA_TYPE, Ask::batch(&ristretto255, 2).body, unprocessable),
         ("too large a batch", BATCH_REQUEST_MEDIA_TYPE, Ask::batch(&ristretto255, 101).body, unprocessable),

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use postern_protocol::token::TokenType;
-use postern_server::road::routes::{self, Handler};
+use postern_server::{road::Handler, routes};
 use reqwest::StatusCode;
 
 use crate::world::{Ask, Gate};
@@ -55,15 +55,18 @@ async fn use_is_shown_by_endpoint_and_price_class_and_names_nobody() {
     // What a server counted it records before it ends.
     assert!(gate.servers.remove(0).terminate().await.success());
     let monitor = gate.cluster.connect_as("postern_monitor").await;
-    let used = monitor.query_one("SELECT endpoint, price, requests FROM operator.token_use()", &[]).await.unwrap();
+    let used =
+        monitor.query_one("SELECT endpoint, price, requests FROM operator.token_use()", &[]).await.unwrap();
     assert_eq!((used.get(0), used.get(1), used.get(2)), ("ds.reserve_group_id", 1i16, 3i64));
-    let issued = monitor.query_one("SELECT token_type, tokens FROM operator.tokens_issued()", &[]).await.unwrap();
+    let issued =
+        monitor.query_one("SELECT token_type, tokens FROM operator.tokens_issued()", &[]).await.unwrap();
     assert_eq!((issued.get(0), issued.get(1)), (5i32, 10i64));
     gate.admin.execute("UPDATE aas.issued SET day = day - 2", &[]).await.unwrap();
     gate.admin.execute("SELECT aas.clean_up()", &[]).await.unwrap();
     assert_eq!(gate.value::<i64>("SELECT count(*) FROM aas.issued").await, 0);
     assert_eq!(gate.issued().await, 10, "the sum stays");
-    let keys = monitor.query("SELECT token_type, spent_bytes FROM operator.issuer_keys()", &[]).await.unwrap();
+    let keys =
+        monitor.query("SELECT token_type, spent_bytes FROM operator.issuer_keys()", &[]).await.unwrap();
     assert_eq!(keys.len(), 3);
     assert!(keys.iter().all(|row| row.get::<_, i64>(1) > 0));
 }

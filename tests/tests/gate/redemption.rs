@@ -11,7 +11,8 @@ async fn a_challenge_of_every_type_is_offered_and_is_the_same_for_everyone() {
     let gate = Gate::start(2).await;
     let mut offers = Vec::new();
     for server in [0, 1, 0] {
-        let reply = gate.send(server, Method::POST, "/ds/group-ids", HeaderMap::new(), Vec::new(), None).await;
+        let reply =
+            gate.send(server, Method::POST, "/ds/group-ids", HeaderMap::new(), Vec::new(), None).await;
         offers.push(reply.header("www-authenticate").to_owned());
     }
     offers.dedup();

@@ -22,7 +22,9 @@ fn tables(dump: &str) -> BTreeMap<String, Vec<Vec<Vec<u8>>>> {
     let mut tables: BTreeMap<String, Vec<Vec<Vec<u8>>>> = BTreeMap::new();
     let mut lines = dump.lines();
     while let Some(line) = lines.next() {
-        let Some(table) = line.strip_prefix("COPY ").and_then(|rest| rest.split(' ').next()) else { continue };
+        let Some(table) = line.strip_prefix("COPY ").and_then(|rest| rest.split(' ').next()) else {
+            continue;
+        };
         for row in lines.by_ref().take_while(|row| *row != "\\.") {
             let values = row.split('\t').map(|value| {
                 let bytes = value.strip_prefix("\\\\x").and_then(|digits| hex::decode(digits).ok());
@@ -61,9 +63,11 @@ async fn a_thousand_tokens_join_no_client_with_what_it_did() {
     let dump = tables(&gate.cluster.dump().await);
 
     // What the two sides keep. The issuer's public keys are everyone's.
-    let redeemed = |table: &str| table.starts_with("aas.spent") || table.starts_with("ds.") || table == "aas.token_use";
+    let redeemed =
+        |table: &str| table.starts_with("aas.spent") || table.starts_with("ds.") || table == "aas.token_use";
     let issued = |table: &str| {
-        table.starts_with("auth.") || ["aas.takers", "aas.issued", "aas.requests", "aas.allowances"].contains(&table)
+        table.starts_with("auth.")
+            || ["aas.takers", "aas.issued", "aas.requests", "aas.allowances"].contains(&table)
     };
     let side = |chosen: &dyn Fn(&str) -> bool| -> Vec<&[u8]> {
         let rows = dump.iter().filter(|(table, _)| chosen(table)).flat_map(|(_, rows)| rows);
@@ -96,7 +100,9 @@ async fn a_thousand_tokens_join_no_client_with_what_it_did() {
     let nonces = tokens.iter().map(|token| token[2..34].to_vec());
     let telling: Vec<String> = names
         .chain(nonces)
-        .flat_map(|bytes| [hex::encode(&bytes), URL_SAFE_NO_PAD.encode(&bytes), STANDARD_NO_PAD.encode(&bytes)])
+        .flat_map(|bytes| {
+            [hex::encode(&bytes), URL_SAFE_NO_PAD.encode(&bytes), STANDARD_NO_PAD.encode(&bytes)]
+        })
         .chain((0..CLIENTS).map(|index| format!("user-{index:04}")))
         .collect();
     let logs: String = gate.servers.iter().map(|server| server.log()).chain([gate.cluster.log()]).collect();

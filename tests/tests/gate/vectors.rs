@@ -13,7 +13,8 @@ use tls_codec::{Deserialize as _, Serialize as _};
 
 /// The vectors of a file; none if it is not there, and that is said.
 fn vectors(file: &str) -> Vec<Value> {
-    let root = std::env::var_os("POSTERN_VECTORS").map_or_else(|| in_tree("../shared/vectors"), PathBuf::from);
+    let root =
+        std::env::var_os("POSTERN_VECTORS").map_or_else(|| in_tree("../shared/vectors"), PathBuf::from);
     let path = root.join("privacypass").join(file);
     match std::fs::read(&path) {
         Ok(text) => serde_json::from_slice(&text).expect("a list of vectors"),
@@ -63,7 +64,9 @@ fn assert_issues(key: &IssuerKey, request: &[u8], response: &[u8]) {
 
 #[test]
 fn single_tokens() {
-    for (file, token_type) in [("private_p384_go.json", TokenType::PrivateP384), ("public_go.json", TokenType::Public)] {
+    for (file, token_type) in
+        [("private_p384_go.json", TokenType::PrivateP384), ("public_go.json", TokenType::Public)]
+    {
         for vector in vectors(file) {
             let key = key(token_type, &vector);
             assert_issues(&key, &bytes(&vector, &["token_request"]), &bytes(&vector, &["token_response"]));
@@ -126,7 +129,8 @@ fn generic_batches() {
         for ((token_type, issued), published) in
             assert_issues_all(&vector, batch.token_requests).iter().zip(published.token_responses)
         {
-            let published = published.token_response.expect("all are issued").tls_serialize_detached().unwrap();
+            let published =
+                published.token_response.expect("all are issued").tls_serialize_detached().unwrap();
             assert_eq!(issued[..2 + evaluated_len(*token_type)], published[..2 + evaluated_len(*token_type)]);
             assert_eq!(issued.len(), published.len());
         }

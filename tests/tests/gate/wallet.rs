@@ -41,7 +41,8 @@ async fn a_batch_whose_answer_was_lost_comes_after_a_restart_and_was_paid_for_on
     drop(alice);
     relay.resume();
     gate.servers.push(Server::builder(&gate.cluster).listen(address).start().await);
-    eventually("the dead server's transaction ends", async || (gate.issued().await > before).then_some(())).await;
+    eventually("the dead server's transaction ends", async || (gate.issued().await > before).then_some(()))
+        .await;
 
     let alice = Client::open(&state).unwrap();
     alice.wallet().fetch(100).await.unwrap();

@@ -10,7 +10,10 @@ use postern_protocol::{
     name::Domain,
     problem::Problem,
     signature::{self, Target},
-    token::{self, BATCH_REQUEST_MEDIA_TYPE, DIRECTORY_PATH, GENERIC_REQUEST_MEDIA_TYPE, REQUEST_MEDIA_TYPE, TokenType},
+    token::{
+        self, BATCH_REQUEST_MEDIA_TYPE, DIRECTORY_PATH, GENERIC_REQUEST_MEDIA_TYPE, REQUEST_MEDIA_TYPE,
+        TokenType,
+    },
 };
 use postern_tests::{Cluster, HOME, Server};
 use privacypass::{
@@ -145,8 +148,14 @@ impl Gate {
             signature::sign(Target { method: &method, path, query: None }, &mut headers, &body, key);
         }
         let url = format!("{}{path}", self.servers[server].url());
-        let answer =
-            self.http.request(method, url).headers(headers).body(body).send().await.expect("the server answers");
+        let answer = self
+            .http
+            .request(method, url)
+            .headers(headers)
+            .body(body)
+            .send()
+            .await
+            .expect("the server answers");
         let (status, headers) = (answer.status(), answer.headers().clone());
         Reply { status, headers, body: answer.bytes().await.expect("the answer is whole").to_vec() }
     }
@@ -186,7 +195,11 @@ impl Ask {
     /// One token of type 0x0002.
     pub fn blind_rsa(key: &[u8]) -> Self {
         let (request, state) = blind_rsa_request(key);
-        Self { media_type: REQUEST_MEDIA_TYPE, body: bytes(&request), state: Asked::BlindRsa(Box::new(state)) }
+        Self {
+            media_type: REQUEST_MEDIA_TYPE,
+            body: bytes(&request),
+            state: Asked::BlindRsa(Box::new(state)),
+        }
     }
 
     /// A batch of type 0x0005.
@@ -218,17 +231,20 @@ impl Ask {
     pub fn open(&self, response: &[u8]) -> Vec<Vec<u8>> {
         match &self.state {
             Asked::P384(state) => {
-                let response = private_tokens::TokenResponse::tls_deserialize_exact(response).expect("a response");
+                let response =
+                    private_tokens::TokenResponse::tls_deserialize_exact(response).expect("a response");
                 vec![bytes(&response.issue_token(state).expect("the proof verifies"))]
             }
             Asked::BlindRsa(state) => {
-                let response = public_tokens::TokenResponse::tls_deserialize_exact(response).expect("a response");
+                let response =
+                    public_tokens::TokenResponse::tls_deserialize_exact(response).expect("a response");
                 vec![bytes(&response.issue_token(state).expect("the signature verifies"))]
             }
             Asked::BatchP384(state) => open_batch(response, state),
             Asked::Batch(state) => open_batch(response, state),
             Asked::Generic(states) => {
-                let response = GenericBatchTokenResponse::tls_deserialize_exact(response).expect("a response");
+                let response =
+                    GenericBatchTokenResponse::tls_deserialize_exact(response).expect("a response");
                 let tokens = response.issue_tokens(states).expect("proofs and signatures verify");
                 let one = |token: &GenericToken| match token {
                     GenericToken::PrivateP384(token) => bytes(token.as_ref()),

@@ -44,7 +44,13 @@ impl Floor {
     /// Rows per second.
     pub async fn round(&self, connections: usize, seconds: u64) -> Result<f64> {
         let truncate = Command::new("psql")
-            .args(["--username=postern_admin", "--quiet", "--command=TRUNCATE floor.messages", "--command=CHECKPOINT", "--host"])
+            .args([
+                "--username=postern_admin",
+                "--quiet",
+                "--command=TRUNCATE floor.messages",
+                "--command=CHECKPOINT",
+                "--host",
+            ])
             .arg(&self.socket_dir)
             .arg("postern")
             .output()

@@ -3,10 +3,9 @@
 
 use anyhow::{Context, Result};
 use openmls::prelude::{
-    BasicCredential, Capabilities, Ciphersuite, CredentialWithKey, CredentialType, Extension,
-    ExtensionType, Extensions, KeyPackage, KeyPackageBundle, MIXED_PLAINTEXT_WIRE_FORMAT_POLICY,
-    MlsGroup, MlsGroupCreateConfig, RequiredCapabilitiesExtension, UnknownExtension,
-    OpenMlsProvider, ProtocolVersion,
+    BasicCredential, Capabilities, Ciphersuite, CredentialType, CredentialWithKey, Extension, ExtensionType,
+    Extensions, KeyPackage, KeyPackageBundle, MIXED_PLAINTEXT_WIRE_FORMAT_POLICY, MlsGroup,
+    MlsGroupCreateConfig, OpenMlsProvider, ProtocolVersion, RequiredCapabilitiesExtension, UnknownExtension,
 };
 use openmls_basic_credential::SignatureKeyPair;
 use openmls_rust_crypto::OpenMlsRustCrypto;
@@ -109,8 +108,11 @@ impl BenchGroup {
 
 fn submit(group_id: &GroupId, state_key: StateKey, message: Vec<u8>, welcome: Option<Vec<u8>>) -> Request {
     let message = MlsMessage::new(message);
-    Request::post(format!("/ds/groups/{}/messages", group_id.to_base64url()))
-        .cbor(&SubmitMessage { state_key, message, welcome: welcome.map(Welcome::new) })
+    Request::post(format!("/ds/groups/{}/messages", group_id.to_base64url())).cbor(&SubmitMessage {
+        state_key,
+        message,
+        welcome: welcome.map(Welcome::new),
+    })
 }
 
 async fn paid(client: &Client, request: Request) -> Result<Request> {

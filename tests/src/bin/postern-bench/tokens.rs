@@ -17,10 +17,8 @@ use postern_protocol::token::{self, TokenType};
 use postern_server::aas::issuer_key::IssuerKey;
 use postern_tests::{Cluster, HOME, Server};
 use privacypass::{
-    amortized_tokens::AmortizedBatchTokenRequest,
-    common::private::deserialize_public_key,
-    generic_tokens::GenericTokenRequest,
-    private_tokens, public_tokens,
+    amortized_tokens::AmortizedBatchTokenRequest, common::private::deserialize_public_key,
+    generic_tokens::GenericTokenRequest, private_tokens, public_tokens,
 };
 use tempfile::NamedTempFile;
 use tls_codec::Serialize as _;
@@ -46,7 +44,11 @@ fn issuing(options: &Options) -> Result<()> {
 
     let ristretto255 = key(TokenType::PrivateRistretto255)?;
     let public = deserialize_public_key::<Ristretto255>(ristretto255.public()).map_err(failed)?;
-    let batch = AmortizedBatchTokenRequest::<Ristretto255>::new(public, &challenge(TokenType::PrivateRistretto255), BATCH)?;
+    let batch = AmortizedBatchTokenRequest::<Ristretto255>::new(
+        public,
+        &challenge(TokenType::PrivateRistretto255),
+        BATCH,
+    )?;
     let batch = batch.0.tls_serialize_detached()?;
 
     let p384 = key(TokenType::PrivateP384)?;

@@ -1,25 +1,12 @@
 //! Every route of the server, one line each, with the door it has: `paid` endpoints ask a
 //! token (AAS-1), `open` ones are the exceptions the requirement names.
 
-use futures_util::future::BoxFuture;
 use http::Method;
 
-use super::{Outcome, Payment, Request};
-use crate::{aas, app::App, auth, ds, health, qs};
-
-#[derive(Clone, Copy)]
-pub enum Handler {
-    Open(fn(App, Request) -> BoxFuture<'static, Outcome>),
-    /// With the name of the API function that spends the token, which its price goes by.
-    Paid(&'static str, fn(App, Request, Payment) -> BoxFuture<'static, Outcome>),
-}
-
-pub struct Route {
-    pub method: Method,
-    /// Segments in braces are parameters.
-    pub path: &'static str,
-    pub handler: Handler,
-}
+use crate::{
+    aas, auth, ds, health, qs,
+    road::{Handler, Route},
+};
 
 macro_rules! open {
     ($method:ident $path:literal $endpoint:path) => {

@@ -1,0 +1,12 @@
+//! Times that are kept are dates (PRIV-4); this is where they come from.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// Seconds of a day.
+pub const DAY: u64 = 24 * 60 * 60;
+
+/// Seconds since 1970, at the start of today (UTC).
+pub fn today() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    now.as_secs() / DAY * DAY
+}

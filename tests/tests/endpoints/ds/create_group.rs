@@ -1,0 +1,182 @@
+//! `POST /ds/groups` (DS-1, DS-9)
+
+use ciborium::Value;
+use openmls::prelude::{Ciphersuite, Extensions, GroupContext};
+use postern_protocol::{
+    StateKey,
+    ds::GroupId,
+    mls::{GroupPolicy, Pseudonym},
+    problem::ProblemType,
+};
+use reqwest::StatusCode;
+
+use crate::{
+    road::Valid,
+    world::{
+        Call, Commit, Party, World, creation, fresh_address, home, leaf_extensions, policy_extensions,
+        random_id,
+    },
+};
+
+/// A group that is about to be created; what is wrong with it is changed before it is founded.
+struct Draft {
+    id: GroupId,
+    founder: Party,
+    policy: GroupPolicy,
+    context: Option<Extensions<GroupContext>>,
+    mls_id: Option<Vec<u8>>,
+}
+
+impl Draft {
+    fn new(id: &GroupId) -> Self {
+        let pseudonym = Pseudonym::random();
+        let mut founder = Party::new(pseudonym.0);
+        founder.leaf = leaf_extensions(&home(), fresh_address());
+        Self { id: id.clone(), founder, policy: GroupPolicy::new(pseudonym), context: None, mls_id: None }
+    }
+
+    fn found(&mut self) {
+        let context = self.context.clone().unwrap_or_else(|| policy_extensions(&self.policy));
+        let id = self.mls_id.clone().unwrap_or_else(|| self.id.to_mls());
+        self.founder.found(&id, context);
+    }
+
+    fn call(mut self) -> Call {
+        self.found();
+        creation(&self.id, self.policy.state_key(), &self.founder)
+    }
+}
+
+pub async fn valid(world: &World) -> Valid {
+    let call = Draft::new(&world.reserve().await).call();
+    Valid {
+        stranger: Some(ProblemType::NotAllowed),
+        cut: vec![
+            ("group_id", ProblemType::ForeignDomain),
+            ("state_key", ProblemType::MalformedBody),
+            ("group_info", ProblemType::InvalidMls),
+            ("ratchet_tree", ProblemType::InvalidMls),
+        ],
+        ..Valid::new(call, StatusCode::CREATED)
+    }
+}
+
+#[tokio::test]
+async fn a_group_is_created_once_under_a_reserved_id() {
+    let world = World::start().await;
+    let id = world.reserve().await;
+    let (first, second) = (Draft::new(&id).call(), Draft::new(&id).call());
+    world.pay(&first).await.assert_ok("the first");
+    world.assert_refuses("another under the same id", &second, ProblemType::GroupExists).await;
+    world.assert_refuses("the same again", &first, ProblemType::GroupExists).await;
+    let unreserved = GroupId::new(random_id(), home());
+    let call = Draft::new(&unreserved).call();
+    world.assert_refuses("an id that was not reserved", &call, ProblemType::GroupExists).await;
+    let foreign = GroupId::new(*world.reserve().await.id(), "elsewhere.example".parse().unwrap());
+    world
+        .assert_refuses("another domain's id", &Draft::new(&foreign).call(), ProblemType::ForeignDomain)
+        .await;
+    let call = Draft::new(&world.reserve().await).call();
+    for (what, id) in [
+        ("a short id", vec![7; 15]),
+        ("no domain", vec![7; 16]),
+        ("no name", [&[7; 16][..], b"HOME"].concat()),
+    ] {
+        let call = call.with_field("group_id", Value::Bytes(id));
+        world.assert_refuses(what, &call, ProblemType::MalformedBody).await;
+    }
+    world.close();
+}
+
+#[tokio::test]
+async fn a_group_that_the_ds_could_not_serve_is_refused() {
+    let world = World::start().await;
+    let id = world.reserve().await;
+    let other = Pseudonym::random();
+    let drafts: Vec<(&str, Box<dyn Fn(&mut Draft)>)> = vec![
+        (
+            "another id in the group",
+            Box::new(|draft| draft.mls_id = Some(GroupId::new(random_id(), home()).to_mls())),
+        ),
+        ("no domain in the group's id", Box::new(|draft| draft.mls_id = Some(draft.id.id().to_vec()))),
+        ("a second admin", Box::new(move |draft| draft.policy.admins.push(other))),
+        ("another admin", Box::new(move |draft| draft.policy.admins = vec![other])),
+        ("no admin", Box::new(|draft| draft.policy.admins.clear())),
+        ("an admin twice", Box::new(|draft| draft.policy.admins.push(draft.policy.admins[0]))),
+        ("no policy", Box::new(|draft| draft.context = Some(Extensions::empty()))),
+        ("no delivery address", Box::new(|draft| draft.founder.leaf = Extensions::empty())),
+        (
+            "an address on another domain",
+            Box::new(|draft| {
+                draft.founder.leaf = leaf_extensions(&"elsewhere.example".parse().unwrap(), fresh_address());
+            }),
+        ),
+        ("a short pseudonym", Box::new(|draft| draft.founder.identity = vec![7; 15])),
+        ("a name for a pseudonym", Box::new(|draft| draft.founder.identity = b"alice@home.example".to_vec())),
+        (
+            "another ciphersuite",
+            Box::new(|draft| {
+                draft.founder.suite = Ciphersuite::MLS_128_DHKEMX25519_CHACHA20POLY1305_SHA256_Ed25519;
+            }),
+        ),
+    ];
+    for (what, spoil) in drafts {
+        let mut draft = Draft::new(&id);
+        spoil(&mut draft);
+        world.assert_refuses(what, &draft.call(), ProblemType::InvalidMls).await;
+    }
+
+    let mut draft = Draft::new(&id);
+    draft.found();
+    let wrong_key = creation(&id, StateKey::new([7; 32]), &draft.founder);
+    world.assert_refuses("a state key that is not the policy's", &wrong_key, ProblemType::InvalidMls).await;
+    let joiner = Draft::new(&id).founder;
+    draft.founder.commit(Commit { add: vec![joiner.key_package()], ..Default::default() });
+    draft.founder.merge();
+    let grown = creation(&id, draft.policy.state_key(), &draft.founder);
+    world.assert_refuses("two members", &grown, ProblemType::InvalidMls).await;
+    let mut draft = Draft::new(&id);
+    draft.found();
+    draft.founder.commit(Commit { update: true, ..Default::default() });
+    draft.founder.merge();
+    let later = creation(&id, draft.policy.state_key(), &draft.founder);
+    world.assert_refuses("epoch 1", &later, ProblemType::InvalidMls).await;
+
+    let (one, two) = (Draft::new(&id).call(), Draft::new(&id).call());
+    let of = |call: &Call, field: &str| call.fields().into_iter().find(|(name, _)| name == field).unwrap().1;
+    let mixed = one.with_field("ratchet_tree", of(&two, "ratchet_tree"));
+    world.assert_refuses("another group's tree", &mixed, ProblemType::InvalidMls).await;
+    let mixed = one.with_field("group_info", of(&two, "group_info"));
+    world.assert_refuses("another group's GroupInfo", &mixed, ProblemType::InvalidMls).await;
+    let mixed = one.with_field("group_info", of(&one, "ratchet_tree"));
+    world.assert_refuses("a tree for a GroupInfo", &mixed, ProblemType::InvalidMls).await;
+    world.pay(&one).await.assert_ok("the id is still reserved");
+    world.close();
+}
+
+#[tokio::test]
+async fn what_lies_in_the_database_tells_nothing_of_a_groups_members() {
+    let world = World::start().await;
+    let group = world.group(3).await;
+    let row = world.admin().query_one("SELECT roster, tree FROM ds.groups", &[]).await.unwrap();
+    let blobs: [Vec<u8>; 2] = [row.get(0), row.get(1)];
+    let dump = world.cluster.dump().await;
+    for member in &group.members {
+        let (key, address) = (member.party.public_key(), member.address);
+        for secret in [key.as_bytes().as_slice(), address.as_bytes(), &member.party.identity] {
+            assert!(blobs.iter().all(|blob| !blob.windows(secret.len()).any(|part| part == secret)));
+            assert!(!dump.contains(&hex::encode(secret)));
+        }
+        assert!(!dump.contains(&hex::encode(member.mailbox.owner.seed())));
+    }
+    for secret in [group.policy.state_secret.as_slice(), group.policy.state_key().as_bytes()] {
+        assert!(!dump.contains(&hex::encode(secret)), "the server forgets the key (DS-9)");
+    }
+    let lengths =
+        "SELECT octet_length(roster) FROM ds.groups WHERE epoch = (SELECT max(epoch) FROM ds.groups)";
+    let of_three: i32 = world.value(lengths).await;
+    world.group(2).await;
+    let distinct: i64 = world.value("SELECT count(DISTINCT octet_length(roster)) FROM ds.groups").await;
+    assert_eq!(distinct, 1, "two and three members are of one size class: {of_three}");
+    world.close();
+}

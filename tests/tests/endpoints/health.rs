@@ -1,0 +1,58 @@
+//! What the server says about itself to anyone.
+
+use postern_protocol::problem::ProblemType;
+use postern_tests::eventually;
+use reqwest::StatusCode;
+
+use crate::{
+    road::Valid,
+    world::{Call, World},
+};
+
+pub fn valid() -> Valid {
+    Valid::new(Call::get("/health"), StatusCode::NO_CONTENT)
+}
+
+pub fn explanation() -> Valid {
+    let targets =
+        [("/problems/none-of-ours", ProblemType::NotFound), ("/problems/%00", ProblemType::NotFound)];
+    let targets = targets.map(|(target, expected)| (target.to_owned(), expected)).to_vec();
+    Valid { targets, ..Valid::new(Call::get("/problems/token-spent"), StatusCode::OK) }
+}
+
+#[tokio::test]
+async fn every_problem_type_is_explained_at_its_own_path() {
+    let world = World::start().await;
+    for kind in ProblemType::ALL {
+        let reply = world.send(&Call::get(kind.path()).wire()).await;
+        assert_eq!(
+            (reply.status, reply.content_type()),
+            (StatusCode::OK, "text/plain; charset=utf-8"),
+            "{kind:?}"
+        );
+        let text = String::from_utf8(reply.body).unwrap();
+        assert!(text.contains(kind.title()) && text.contains(kind.meaning()), "{text}");
+    }
+    world.close();
+}
+
+#[tokio::test]
+async fn a_server_without_its_database_says_so_and_spends_no_token() {
+    let mut world = World::start().await;
+    let call = crate::ds::reserve_group_id::valid().call.paid_with(world.token());
+    world.cluster.kill_postgres();
+    for call in [Call::get("/health"), call.clone()] {
+        let problem = world.send(&call.wire()).await.assert_problem(&call.target, ProblemType::Unavailable);
+        assert_eq!(problem.detail, None, "what is wrong is the operator's to know");
+    }
+    // Neither needs the database.
+    world.send(&Call::get("/as/keys").wire()).await.assert_ok("published keys");
+    world.send(&Call::get("/problems/unavailable").wire()).await.assert_ok("an explanation");
+
+    world.cluster.restart().await;
+    eventually("the server is healthy again", || async {
+        world.send(&Call::get("/health").wire()).await.status.is_success().then_some(())
+    })
+    .await;
+    world.send(&call.wire()).await.assert_ok("the same request with the same token");
+}

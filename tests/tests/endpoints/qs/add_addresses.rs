@@ -1,0 +1,80 @@
+//! `POST /qs/queues/{queue_id}/addresses` (QS-3)
+
+use ciborium::Value;
+use postern_protocol::{QueueId, problem::ProblemType, qs::QueueKind};
+use reqwest::StatusCode;
+
+use crate::{
+    road::Valid,
+    world::{World, fresh_address, random_id},
+};
+
+/// Targets of the same form with ids that are none, or nobody's.
+pub fn other_queues(operation: &str) -> Vec<(String, ProblemType)> {
+    let unknown = QueueId::new(random_id()).to_base64url();
+    let mut targets = vec![(format!("/qs/queues/{unknown}/{operation}"), ProblemType::NotFound)];
+    let long = format!("{unknown}AA");
+    for malformed in
+        [&unknown[..20], &long, "*", "%00", "%ff", "AAAAAAAAAAAAAAAAAAAAAA==", "+++++++++++++++++++++A"]
+    {
+        targets.push((format!("/qs/queues/{malformed}/{operation}"), ProblemType::MalformedRequest));
+    }
+    targets
+}
+
+pub async fn valid(world: &World) -> Valid {
+    let mailbox = world.mailbox(QueueKind::Group).await;
+    let call = mailbox.adding(vec![fresh_address(), fresh_address()]);
+    let stranger = Some(ProblemType::NotFound);
+    Valid { stranger, targets: other_queues("addresses"), ..Valid::new(call, StatusCode::NO_CONTENT) }
+}
+
+#[tokio::test]
+async fn addresses_are_added_all_or_none_and_each_once_for_ever() {
+    let world = World::start().await;
+    let (one, two) = (world.mailbox(QueueKind::Group).await, world.mailbox(QueueKind::Contact).await);
+    let known = world.address(&one).await;
+    let fresh = fresh_address();
+    for (what, mailbox, addresses) in [
+        ("an address again", &one, vec![known]),
+        ("an address of another queue", &two, vec![known]),
+        ("a known address among fresh ones", &one, vec![fresh, known, fresh_address()]),
+        ("an address twice in a request", &one, vec![fresh, fresh]),
+    ] {
+        world.assert_refuses(what, &mailbox.adding(addresses), ProblemType::AddressExists).await;
+    }
+    world.pay(&two.adding(vec![fresh])).await.assert_ok("what was refused beside others is still free");
+    world.pay(&one.adding(Vec::new())).await.assert_ok("no address at all");
+
+    let count: i32 = world.value("SELECT sum(address_count)::integer FROM qs.queues").await;
+    assert_eq!(count, 2);
+    let dump = world.cluster.dump().await;
+    assert!(!dump.contains(&hex::encode(known.as_bytes())), "only hashes of addresses are kept");
+    world.close();
+}
+
+#[tokio::test]
+async fn a_request_has_at_most_a_thousand_addresses_and_a_queue_as_many_as_the_operator_lets_it() {
+    let world = World::start().await;
+    let mailbox = world.mailbox(QueueKind::Group).await;
+    let many = |number| (0..number).map(|_| fresh_address()).collect::<Vec<_>>();
+    world.assert_refuses("1001 at once", &mailbox.adding(many(1001)), ProblemType::TooManyAddresses).await;
+    world.pay(&mailbox.adding(many(1000))).await.assert_ok("1000 at once");
+    world.admin().batch_execute("UPDATE qs.settings SET addresses_per_queue = 1002").await.unwrap();
+    world
+        .assert_refuses("more than a queue has", &mailbox.adding(many(3)), ProblemType::TooManyAddresses)
+        .await;
+    world.pay(&mailbox.adding(many(2))).await.assert_ok("as many as a queue has");
+    world.assert_refuses("one more", &mailbox.adding(many(1)), ProblemType::TooManyAddresses).await;
+
+    let call = mailbox.adding(many(1));
+    for (what, wrong) in [
+        ("a short address", Value::Array(vec![Value::Bytes(vec![7; 31])])),
+        ("a long address", Value::Array(vec![Value::Bytes(vec![7; 33])])),
+        ("an address that is text", Value::Array(vec![Value::from("x".repeat(32))])),
+        ("an address beside a list", Value::Bytes(vec![7; 32])),
+    ] {
+        world.assert_refuses(what, &call.with_field("addresses", wrong), ProblemType::MalformedBody).await;
+    }
+    world.close();
+}

@@ -1,0 +1,6 @@
+//! The Queuing Service.
+
+pub mod add_addresses;
+pub mod create_queue;
+pub mod deposit;
+pub mod dequeue;

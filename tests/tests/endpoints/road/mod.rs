@@ -1,0 +1,148 @@
+//! What holds for every route. The list of routes is the server's own: a new endpoint has no [`Valid`] request
+//! here, and every test in this folder says so until it gets one.
+
+mod body;
+mod mutation;
+mod payment;
+mod signature;
+mod target;
+
+use ciborium::Value;
+use postern_protocol::problem::ProblemType;
+use postern_server::{
+    road::{Handler, Route},
+    routes,
+};
+use reqwest::{Method, StatusCode};
+
+use crate::{
+    aas, auth, ds, health, qs,
+    world::{Call, World},
+};
+
+/// A request that the server accepts, and what is known of its neighbours that it does not.
+pub struct Valid {
+    /// Without a token.
+    pub call: Call,
+    pub status: StatusCode,
+    /// The same signed by a key that has no right to it; absent where every key has.
+    pub stranger: Option<ProblemType>,
+    /// What is said of a byte string that is cut by one byte; the field's name.
+    pub cut: Vec<(&'static str, ProblemType)>,
+    /// Fields that may be absent.
+    pub optional: &'static [&'static str],
+    /// Other targets: well-formed ones of things that do not exist or are elsewhere, and malformed ones.
+    pub targets: Vec<(String, ProblemType)>,
+}
+
+impl Valid {
+    pub fn new(call: Call, status: StatusCode) -> Self {
+        Self { call, status, stranger: None, cut: Vec::new(), optional: &[], targets: Vec::new() }
+    }
+}
+
+/// A valid request, and the route it takes.
+struct Entry {
+    name: String,
+    paid: bool,
+    valid: Valid,
+}
+
+impl Entry {
+    fn has_fields(&self) -> bool {
+        self.valid.call.content_type == Some("application/cbor")
+    }
+
+    /// The valid request, with a token where one is asked for.
+    fn paid(&self, world: &World) -> Call {
+        self.with(world, self.valid.call.clone())
+    }
+
+    /// A request made of the valid one, with a token where one is asked for.
+    fn with(&self, world: &World, call: Call) -> Call {
+        if self.paid { call.paid_with(world.token()) } else { call }
+    }
+
+    /// The valid request is accepted, after all.
+    async fn assert_accepted(&self, world: &World) {
+        let reply = world.send(&self.paid(world).wire()).await;
+        assert_eq!(reply.status, self.valid.status, "{}: {reply:?}", self.name);
+    }
+}
+
+/// A valid request for every route, or several where requests differ.
+async fn every_request(world: &World) -> Vec<Entry> {
+    let mut entries = Vec::new();
+    for route in routes::all() {
+        let paid = matches!(route.handler, Handler::Paid(..));
+        for (number, valid) in valid_requests(world, &route).await.into_iter().enumerate() {
+            let name = format!("{} {} ({number})", route.method, route.path);
+            entries.push(Entry { name, paid, valid });
+        }
+    }
+    entries
+}
+
+async fn valid_requests(world: &World, route: &Route) -> Vec<Valid> {
+    match (route.method.as_str(), route.path) {
+        ("POST", "/ds/groups/{group_id}/messages") => ds::submit_message::valid(world).await,
+        ("POST", "/qs/queues/{queue_id}/dequeue") => vec![qs::dequeue::valid(world).await],
+        ("POST", "/ds/group-ids") => vec![ds::reserve_group_id::valid()],
+        ("POST", "/ds/groups") => vec![ds::create_group::valid(world).await],
+        ("POST", "/qs/queues") => vec![qs::create_queue::valid()],
+        ("POST", "/qs/queues/{queue_id}/addresses") => vec![qs::add_addresses::valid(world).await],
+        ("POST", "/qs/deposits") => vec![qs::deposit::valid(world).await],
+        ("GET", "/as/users/{name}") => vec![auth::look_up_user::valid(world).await],
+        ("POST", "/as/credentials") => vec![auth::sign_credential::valid(world).await],
+        ("POST", "/as/eid/commits") => vec![auth::commit_identity::valid(world).await],
+        ("PUT", "/as/contact") => vec![auth::publish_contact::valid(world).await],
+        ("POST", "/as/users") => vec![auth::register_user::valid()],
+        ("GET", "/as/keys") => vec![auth::published_keys::valid()],
+        ("POST", "/aas/token-request") => vec![aas::issue_tokens::valid(world).await],
+        ("GET", "/.well-known/private-token-issuer-directory") => vec![aas::issuer_directory::valid()],
+        ("GET", "/problems/{slug}") => vec![health::explanation()],
+        ("GET", "/health") => vec![health::valid()],
+        (method, path) => panic!("{method} {path} has no valid request in this table"),
+    }
+}
+
+#[tokio::test]
+async fn every_route_accepts_a_valid_request_in_cbor_and_in_json() {
+    let world = World::start().await;
+    for in_json in [false, true] {
+        for entry in every_request(&world).await {
+            let call = entry.paid(&world);
+            let call = if in_json && entry.has_fields() { call.in_json() } else { call };
+            let reply = world.send(&call.wire()).await;
+            assert_eq!(reply.status, entry.valid.status, "{}: {reply:?}", entry.name);
+            if entry.has_fields() && !reply.body.is_empty() {
+                assert_eq!(Some(reply.content_type()), call.content_type, "{}", entry.name);
+            }
+        }
+    }
+    world.close();
+}
+
+#[tokio::test]
+async fn an_answer_comes_in_the_encoding_that_is_asked_for() {
+    let world = World::start().await;
+    let mut answers = 0;
+    for media_type in ["application/json", "application/cbor"] {
+        for entry in every_request(&world).await {
+            let reply = world.send(&entry.paid(&world).accepting(media_type).wire()).await;
+            assert_eq!(reply.status, entry.valid.status, "{}: {reply:?}", entry.name);
+            if matches!(reply.content_type(), "application/json" | "application/cbor") {
+                assert_eq!(reply.content_type(), media_type, "{}", entry.name);
+                let _: Value = reply.decode();
+                answers += 1;
+            }
+        }
+    }
+    assert!(answers > 15, "{answers}");
+    world.close();
+}
+
+/// The methods that a route of this path has.
+fn methods(path: &str) -> Vec<Method> {
+    routes::all().into_iter().filter(|route| route.path == path).map(|route| route.method).collect()
+}

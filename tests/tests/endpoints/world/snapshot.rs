@@ -1,0 +1,51 @@
+//! What the database holds, table by table, so that "nothing changed" can be said and, where it is wrong, which
+//! table did.
+
+use std::collections::BTreeMap;
+
+use super::World;
+
+/// A digest for each table of the services but aas.spent.
+#[derive(PartialEq, Eq)]
+pub struct Snapshot(BTreeMap<String, String>);
+
+const TABLES: &str = "
+    SELECT format('%I.%I', n.nspname, c.relname)
+      FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+     WHERE n.nspname IN ('auth', 'aas', 'ds', 'qs') AND c.relkind IN ('r', 'p') AND NOT c.relispartition
+       AND c.oid <> 'aas.spent'::regclass
+     ORDER BY 1";
+
+impl World {
+    pub async fn snapshot(&self) -> Snapshot {
+        let tables = self.admin().query(TABLES, &[]).await.expect("the catalog can be read");
+        let digest = |name: String| {
+            format!(
+                "SELECT '{name}', md5(coalesce(string_agg(t::text, '' ORDER BY t::text), '')) FROM {name} t"
+            )
+        };
+        let digests: Vec<_> = tables.iter().map(|row| digest(row.get(0))).collect();
+        let rows = self
+            .admin()
+            .simple_query(&digests.join(" UNION ALL "))
+            .await
+            .expect("a superuser reads everything");
+        let entry = |row: &tokio_postgres::SimpleQueryMessage| match row {
+            tokio_postgres::SimpleQueryMessage::Row(row) => {
+                Some((row.get(0)?.to_owned(), row.get(1)?.to_owned()))
+            }
+            _ => None,
+        };
+        let digests: BTreeMap<_, _> = rows.iter().filter_map(entry).collect();
+        assert!(digests.contains_key("qs.messages"), "the tables are where they were");
+        Snapshot(digests)
+    }
+}
+
+impl Snapshot {
+    pub fn assert_same(&self, before: &Self, what: &str) {
+        let changed: Vec<_> =
+            self.0.iter().filter(|(name, digest)| before.0.get(*name) != Some(digest)).collect();
+        assert!(changed.is_empty(), "{what} changed {changed:?}");
+    }
+}

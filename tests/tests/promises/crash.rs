@@ -1,0 +1,264 @@
+//! Nothing accepted is lost and nothing refused appears, whatever dies when (DS-5, AAS-4).
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use postern_client::{Event, Request};
+use postern_protocol::problem::ProblemType;
+use postern_tests::{PostgresRelay, Server, eventually};
+use rand::{Rng, rngs::StdRng, seq::IndexedRandom};
+
+use crate::{
+    cast::{Answer, Cast, hand_in},
+    ledger::Fate,
+    load::Load,
+    world::{Chance, World, problem, way},
+};
+
+/// How long things go wrong.
+const TROUBLE: Duration = Duration::from_secs(12);
+/// Attempts between two crashes, at most: some crashes come while the last is being dealt with.
+const CALM: usize = 60;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_whose_answer_dies_with_the_server_is_delivered_once_and_its_repeat_is_answered() {
+    let world = World::start().await;
+    let cast = Cast::assemble(&world, 4, &[&[0, 1, 2, 3]]).await;
+    let group = &cast.groups[0].id;
+    let [_, alive] = world.ways();
+
+    for round in 0..3 {
+        let relay = PostgresRelay::start(&world.cluster);
+        let doomed = Server::builder(&world.cluster).through(&relay).start().await;
+        let sender = round % 4;
+        let commit = cast.prepare_commit(sender, group).await;
+        let token = cast.token(sender).await;
+        let (epoch, seqs) = state(&world).await;
+
+        relay.pause_at("ds.submit_message");
+        let answer = tokio::spawn({
+            let (way, commit, token) = (way(&doomed), commit.clone(), token.clone());
+            async move { hand_in(&way, &commit, token).await }
+        });
+        relay.paused().await;
+        let accepted = eventually("the database accepts", async || {
+            let now = state(&world).await;
+            (now.0 == epoch + 1).then_some(now)
+        })
+        .await;
+        assert!(!answer.is_finished(), "the server cannot know yet");
+        doomed.kill().await;
+        assert_eq!(answer.await.expect("no panic"), Answer::Lost);
+        assert_eq!(accepted.1, seqs + 3, "one message for each other member");
+
+        let repeat = |token| hand_in(&alive, &commit, token);
+        assert_eq!(repeat(token).await, Answer::TokenSpent, "it went with the commit");
+        assert_eq!(repeat(cast.token(sender).await).await, Answer::Accepted(commit.epoch + 1));
+        assert_eq!(repeat(cast.token(sender).await).await, Answer::Accepted(commit.epoch + 1));
+        assert_eq!(state(&world).await, accepted, "a repeat changes nothing");
+        cast.close(sender, &commit, Fate::Accepted).await;
+        cast.catch_up().await;
+    }
+    cast.check(&world).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_text_whose_answer_dies_with_the_server_is_delivered_once() {
+    let world = World::start().await;
+    let cast = Cast::assemble(&world, 3, &[&[0, 1, 2]]).await;
+    let group = &cast.groups[0].id;
+    let [_, alive] = world.ways();
+    let relay = PostgresRelay::start(&world.cluster);
+    let doomed = Server::builder(&world.cluster).through(&relay).start().await;
+    let text = cast.prepare_text(0, group, "hello").await;
+    let token = cast.token(0).await;
+    let (_, seqs) = state(&world).await;
+
+    relay.pause_at("ds.submit_message");
+    let answer = tokio::spawn({
+        let (way, text, token) = (way(&doomed), text.clone(), token.clone());
+        async move { hand_in(&way, &text, token).await }
+    });
+    relay.paused().await;
+    eventually("the database accepts", async || (state(&world).await.1 == seqs + 2).then_some(())).await;
+    doomed.kill().await;
+    assert_eq!(answer.await.expect("no panic"), Answer::Lost);
+
+    assert_eq!(
+        hand_in(&alive, &text, token).await,
+        Answer::TokenSpent,
+        "the same token never pays for a second one"
+    );
+    cast.close(0, &text, Fate::Accepted).await;
+    cast.catch_up().await;
+    cast.check(&world).await;
+}
+
+/// The commit that was accepted without an answer is followed by somebody else's before its sender comes back.
+#[tokio::test(flavor = "multi_thread")]
+async fn whose_accepted_commit_was_overtaken_finds_its_way_back() {
+    let world = World::start().await;
+    let cast = Cast::assemble(&world, 3, &[&[0, 1, 2]]).await;
+    let group = &cast.groups[0].id;
+    let ways = world.ways();
+    let commit = cast.prepare_commit(0, group).await;
+    // Accepted, but its sender never hears of it.
+    assert_eq!(hand_in(&ways[0], &commit, cast.token(0).await).await, Answer::Accepted(commit.epoch + 1));
+    cast.ledger.close(&commit, Fate::Accepted);
+    cast.receive(1).await;
+    let next = cast.prepare_commit(1, group).await;
+    assert_eq!(hand_in(&ways[1], &next, cast.token(1).await).await, Answer::Accepted(commit.epoch + 2));
+    cast.close(1, &next, Fate::Accepted).await;
+
+    // As the client does it by itself.
+    cast.people[0].settle(group).await.expect("the DS answers");
+    cast.people[0].send(group, "here I am").await.expect("it is still a member");
+    cast.people[2].receive(Duration::ZERO).await.expect("it can be read");
+    for person in &cast.people {
+        assert_eq!(person.epoch(group).expect("a member"), commit.epoch + 2);
+    }
+    let told = cast.people[2].pending_events().expect("events can be read");
+    let here = |event: &Event| matches!(event, Event::Message { text, .. } if text == "here I am");
+    assert!(told.iter().any(|(_, event)| here(event)), "{told:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn servers_killed_under_load_lose_nothing_that_was_accepted() {
+    under_load(async |world, rng| {
+        let server = rng.random_range(0..2);
+        world.replace(server, Signal::SIGKILL).await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn postgres_killed_under_load_loses_nothing_that_was_accepted() {
+    under_load(async |world, rng| {
+        if rng.random_ratio(2, 3) {
+            world.cluster.kill_postgres();
+            world.cluster.restart().await;
+        } else {
+            kill_a_session(world, rng).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn servers_told_to_end_under_load_lose_nothing_that_was_accepted() {
+    let cast = under_load(async |world, rng| {
+        let server = rng.random_range(0..2);
+        assert!(
+            world.replace(server, Signal::SIGTERM).await.success(),
+            "a server that is told to end ends well"
+        );
+    })
+    .await;
+    // A text whose fate stays unknown is one that arrived and was not answered.
+    let entries = cast.ledger.entries();
+    let unanswered =
+        entries.values().filter(|entry| entry.text.is_some() && entry.fate == Fate::Unknown).count();
+    assert_eq!(unanswered, 0, "what arrived was answered before the end");
+}
+
+/// Six people in three groups that overlap, all of them talking, while something goes wrong again and again.
+async fn under_load(mut trouble: impl AsyncFnMut(&mut World, &mut StdRng)) -> Arc<Cast> {
+    let chance = Chance::new();
+    let mut world = World::start().await;
+    let groups: [&[usize]; 3] = [&[0, 1, 2, 3, 4, 5], &[1, 3, 5], &[4, 2, 0, 1]];
+    let cast = Arc::new(Cast::assemble(&world, 6, &groups).await);
+    let mut rng = chance.of(0);
+    let load = Load::start(&cast, world.ways(), &chance);
+    let start = Instant::now();
+    let mut times = 0;
+    while start.elapsed() < TROUBLE || times < 4 {
+        load.attempts(rng.random_range(1..CALM)).await;
+        // Not only when an attempt begins.
+        tokio::time::sleep(Duration::from_micros(rng.random_range(0..8000))).await;
+        trouble(&mut world, &mut rng).await;
+        times += 1;
+    }
+    load.attempts(CALM).await;
+    let (lost, spent) = (load.lost(), load.spent_tokens());
+    load.stop().await;
+    cast.tell(&format!("{times} times trouble, {lost} lost answers"));
+    assert!(cast.ledger.count(Fate::Accepted) > CALM, "little was tried");
+    cast.check(&world).await;
+
+    let ways = world.ways();
+    for token in spent.choose_multiple(&mut rng, 50) {
+        let request = Request::post("/ds/group-ids").paid_with(token.clone());
+        let way = &ways[rng.random_range(0..2)];
+        assert_eq!(
+            problem(&way.send_once(&request).await),
+            Some(ProblemType::TokenSpent),
+            "a token opened again"
+        );
+    }
+    cast
+}
+
+/// One of the servers' database sessions dies without a word: PostgreSQL ends all others and recovers, as after a
+/// crash of its own.
+async fn kill_a_session(world: &World, rng: &mut StdRng) {
+    let admin = world.cluster.admin().await;
+    let sessions = "SELECT pid FROM pg_stat_activity WHERE usename = 'postern_server' ORDER BY backend_start";
+    let sessions: Vec<i32> =
+        admin.query(sessions, &[]).await.expect("an admin can look").iter().map(|row| row.get(0)).collect();
+    let Some(session) = sessions.choose(rng) else { return };
+    // Gone by itself, perhaps.
+    let _ = kill(Pid::from_raw(*session), Signal::SIGKILL);
+}
+
+/// The one group's epoch, and the sum of all group queues' last sequence numbers.
+async fn state(world: &World) -> (i64, i64) {
+    let state = "SELECT (SELECT epoch FROM ds.groups),
+                        (SELECT sum(next_seq - 1)::bigint FROM qs.queues WHERE kind = 'group')";
+    let row = world.cluster.admin().await.query_one(state, &[]).await.expect("an admin can look");
+    (row.get(0), row.get(1))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_crash_every_queue_goes_on_with_a_new_chain() {
+    let mut world = World::start().await;
+    let cast = Cast::assemble(&world, 3, &[&[0, 1, 2]]).await;
+    let group = &cast.groups[0].id;
+    for crash in 0..3 {
+        // Lies in the queues when the crash comes, under the old chain.
+        let early = cast.prepare_text(0, group, &format!("before crash {crash}")).await;
+        assert!(matches!(hand_in(&world.ways()[0], &early, cast.token(0).await).await, Answer::Accepted(_)));
+        cast.close(0, &early, Fate::Accepted).await;
+        let before = chain_numbers(&world).await;
+        let token = cast.token(1).await;
+
+        world.cluster.kill_postgres();
+        world.cluster.restart().await;
+        let late = cast.prepare_text(1, group, &format!("after crash {crash}")).await;
+        eventually("the server finds its database again", async || {
+            match hand_in(&world.ways()[1], &late, token.clone()).await {
+                Answer::Lost => None,
+                answer => Some(assert!(matches!(answer, Answer::Accepted(_)), "{answer:?}")),
+            }
+        })
+        .await;
+        cast.close(1, &late, Fate::Accepted).await;
+        cast.catch_up().await;
+        let after = chain_numbers(&world).await;
+        let renewed = before.iter().zip(&after).filter(|(before, after)| after > before).count();
+        // Two members' group queues got the second text.
+        assert_eq!(renewed, 2, "{before:?} {after:?}");
+    }
+    cast.check(&world).await;
+}
+
+async fn chain_numbers(world: &World) -> Vec<i64> {
+    let chains = "SELECT last_chain FROM qs.queues ORDER BY queue_id";
+    let rows = world.cluster.admin().await.query(chains, &[]).await.expect("an admin can look");
+    rows.iter().map(|row| row.get(0)).collect()
+}

@@ -1,0 +1,211 @@
+//! A group has one order, whichever servers its messages come through (DS-4, DS-5).
+
+use postern_client::{Client, Event};
+use postern_protocol::{
+    MlsMessage,
+    ds::MessageAccepted,
+    qs::{QueueKind, QueuePayload},
+};
+use rand::seq::SliceRandom;
+
+use crate::{
+    cast::{Answer, Cast, any, hand_in},
+    ledger::Fate,
+    mailbox::Mailbox,
+    mls::Member,
+    world::{Chance, World, at_once, paid, send_at_once},
+};
+
+const ROUNDS: usize = 20;
+
+/// In each round two members of each group commit at the same instant through different servers, while others
+/// talk. The groups overlap, so everyone's queue is part of several races at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_commits_at_once_one_is_accepted_and_every_queue_has_one_order() {
+    let chance = Chance::new();
+    let mut rng = chance.of(0);
+    let world = World::start().await;
+    let groups: [&[usize]; 3] = [&[0, 1, 2, 3, 4], &[4, 3, 1], &[2, 0, 3, 4]];
+    let cast = Cast::assemble(&world, 5, &groups).await;
+    let ways = world.ways();
+
+    for round in 0..ROUNDS {
+        let mut submissions = Vec::new();
+        for group in &cast.groups {
+            let mut members = group.members.clone();
+            members.shuffle(&mut rng);
+            for (place, member) in members.into_iter().enumerate() {
+                let (submission, way) = if place < 2 {
+                    (cast.prepare_commit(member, &group.id).await, &ways[place])
+                } else {
+                    let text = format!("round {round}, person {member}");
+                    (cast.prepare_text(member, &group.id, &text).await, any(&ways, &mut rng))
+                };
+                submissions.push((member, submission, way.clone(), place < 2));
+            }
+        }
+        let mut attempts = Vec::new();
+        for (member, submission, way, _) in &submissions {
+            let (token, submission, way) = (cast.token(*member).await, submission.clone(), way.clone());
+            attempts.push(async move { hand_in(&way, &submission, token).await });
+        }
+        let answers = at_once(attempts).await;
+
+        for group in &cast.groups {
+            let commits: Vec<Answer> = submissions
+                .iter()
+                .zip(&answers)
+                .filter(|((_, submission, _, is_commit), _)| submission.group == group.id && *is_commit)
+                .map(|(_, answer)| *answer)
+                .collect();
+            let epoch = submissions.iter().find(|(_, submission, ..)| submission.group == group.id);
+            let next = epoch.expect("there are some").1.epoch + 1;
+            let expected = [Answer::Accepted(next), Answer::WrongEpoch(next)];
+            assert!(commits.iter().all(|answer| expected.contains(answer)), "{commits:?}");
+            assert_ne!(commits[0], commits[1]);
+        }
+        for ((member, submission, _, is_commit), answer) in submissions.iter().zip(&answers) {
+            let fate = match answer {
+                Answer::Accepted(epoch) => {
+                    assert_eq!(*epoch, submission.epoch + u64::from(*is_commit));
+                    Fate::Accepted
+                }
+                Answer::WrongEpoch(current) => {
+                    assert_eq!(*current, submission.epoch + 1);
+                    Fate::Refused
+                }
+                other => panic!("nothing fails here: {other:?}"),
+            };
+            cast.close(*member, submission, fate).await;
+        }
+        cast.catch_up().await;
+    }
+    cast.tell(&format!("{ROUNDS} rounds"));
+    assert!(
+        cast.ledger.count(Fate::Refused) >= ROUNDS * groups.len(),
+        "each round has a loser in each group"
+    );
+    cast.check(&world).await;
+}
+
+/// Without rounds: everyone sends as fast as they can, so that deliveries overlap in every way.
+#[tokio::test(flavor = "multi_thread")]
+async fn everyone_talking_at_once_has_one_order_in_every_queue() {
+    let chance = Chance::new();
+    let world = World::start().await;
+    let groups: [&[usize]; 4] = [&[0, 1, 2, 3, 4, 5], &[1, 2, 3], &[5, 4, 3, 2], &[0, 5, 1]];
+    let cast = std::sync::Arc::new(Cast::assemble(&world, 6, &groups).await);
+    let load = crate::load::Load::start(&cast, world.ways(), &chance);
+    load.attempts(600).await;
+    assert_eq!(load.lost(), 0, "nothing fails here");
+    load.stop().await;
+    cast.tell("all at once");
+    assert_eq!(cast.ledger.count(Fate::Unknown), 0);
+    cast.check(&world).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repeat_of_the_winner_gets_the_winners_answer_also_at_the_same_instant() {
+    let world = World::start().await;
+    let cast = Cast::assemble(&world, 3, &[&[0, 1, 2]]).await;
+    let group = &cast.groups[0].id;
+    let ways = world.ways();
+    for round in 0..ROUNDS {
+        let (winner, rival) = (round % 3, (round + 1) % 3);
+        let commit = cast.prepare_commit(winner, group).await;
+        let won = Answer::Accepted(commit.epoch + 1);
+        let mut attempts = Vec::new();
+        for way in ways.iter().cycle().take(4) {
+            let (way, commit, token) = (way.clone(), commit.clone(), cast.token(winner).await);
+            attempts.push(async move { hand_in(&way, &commit, token).await });
+        }
+        assert_eq!(at_once(attempts).await, [won; 4]);
+
+        let late = cast.prepare_commit(rival, group).await;
+        let lost = Answer::WrongEpoch(commit.epoch + 1);
+        for way in &ways {
+            assert_eq!(hand_in(way, &commit, cast.token(winner).await).await, won, "later, too");
+            assert_eq!(hand_in(way, &late, cast.token(rival).await).await, lost, "and a loser stays one");
+        }
+        cast.close(winner, &commit, Fate::Accepted).await;
+        cast.close(rival, &late, Fate::Refused).await;
+        cast.catch_up().await;
+    }
+    cast.check(&world).await;
+}
+
+/// What came before a commit opens in the epoch before it, also for the one who made the commit.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_commits_still_reads_what_was_said_before() {
+    let world = World::start().await;
+    let cast = Cast::assemble(&world, 2, &[&[0, 1]]).await;
+    let group = &cast.groups[0].id;
+    let [one, two] = &cast.people[..] else { panic!("there are two") };
+    two.send(group, "before").await.expect("it is accepted");
+    one.update(group).await.expect("it is accepted");
+    one.receive(std::time::Duration::ZERO).await.expect("the queue is there");
+    let told = one.pending_events().expect("events can be read");
+    let before = |event: &Event| matches!(event, Event::Message { text, .. } if text == "before");
+    assert!(told.iter().any(|(_, event)| before(event)), "{told:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_proposals_at_once_are_both_kept() {
+    let world = World::start().await;
+    let payer = world.person("payer", 0).await;
+    let ways = world.ways();
+    let mut mailboxes = Vec::new();
+    for _ in 0..3 {
+        mailboxes.push(Mailbox::create(&payer, QueueKind::Group).await);
+    }
+    let addresses: Vec<_> = mailboxes.iter().map(|mailbox| mailbox.address).collect();
+    let mut members = Member::group(&payer, &addresses).await;
+    for mailbox in &mut mailboxes {
+        read(&payer, mailbox).await;
+    }
+
+    for round in 0..ROUNDS {
+        let mut requests = Vec::new();
+        for (place, member) in members[1..].iter_mut().enumerate() {
+            let request = paid(&payer, member.propose_update()).await;
+            requests.push((ways[(place + round) % 2].clone(), request));
+        }
+        for answer in send_at_once(requests).await {
+            let accepted: MessageAccepted = answer.expect("both are accepted").decode().expect("an answer");
+            assert_eq!(accepted.epoch, members[0].epoch());
+        }
+
+        // Everyone sees those of the others, and the commit refers to both: the DS has to know them.
+        for (member, mailbox) in members.iter_mut().zip(&mut mailboxes) {
+            let proposals = read(&payer, mailbox).await;
+            proposals.iter().for_each(|proposal| assert_eq!(member.process(proposal), 0));
+        }
+        let commit = members[0].commit();
+        let commit = paid(&payer, commit).await;
+        let accepted = ways[round % 2].send_once(&commit).await.expect("the DS kept both proposals");
+        let accepted: MessageAccepted = accepted.decode().expect("an answer");
+        members[0].merge();
+        for (member, mailbox) in members.iter_mut().zip(&mut mailboxes).skip(1) {
+            let commits = read(&payer, mailbox).await;
+            assert_eq!(commits.iter().map(|commit| member.process(commit)).collect::<Vec<_>>(), [2]);
+        }
+        assert!(members.iter().all(|member| member.epoch() == accepted.epoch));
+    }
+}
+
+/// All that is in a mailbox now, acknowledged.
+async fn read(payer: &Client, mailbox: &mut Mailbox) -> Vec<MlsMessage> {
+    let mut messages = Vec::new();
+    loop {
+        let request = paid(payer, mailbox.dequeue(0)).await;
+        let answer = payer.http().send_once(&request).await.expect("the mailbox is there");
+        let payloads = mailbox.open(&answer);
+        if payloads.is_empty() {
+            return messages;
+        }
+        messages.extend(payloads.into_iter().filter_map(|payload| match payload {
+            QueuePayload::Message(message) => Some(message),
+            _ => None,
+        }));
+    }
+}
