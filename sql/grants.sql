@@ -11,6 +11,14 @@ GRANT EXECUTE ON FUNCTION postern.wake_secret TO postern_server;
 GRANT EXECUTE ON FUNCTION operator.claim_home_domain TO postern_server;
 GRANT EXECUTE ON FUNCTION operator.current_home_domain TO postern_server, postern_operator, postern_monitor;
 GRANT EXECUTE ON FUNCTION operator.current_schema_state TO postern_server, postern_operator, postern_monitor;
+GRANT EXECUTE ON FUNCTION operator.rotate_issuer_keys TO postern_operator;
+GRANT EXECUTE ON FUNCTION operator.issuer_keys TO postern_operator, postern_monitor;
+GRANT EXECUTE ON FUNCTION operator.set_allowance TO postern_operator;
+GRANT EXECUTE ON FUNCTION operator.allowances TO postern_operator;
+GRANT EXECUTE ON FUNCTION operator.set_price TO postern_operator;
+GRANT EXECUTE ON FUNCTION operator.prices TO postern_operator, postern_monitor;
+GRANT EXECUTE ON FUNCTION operator.token_use TO postern_operator, postern_monitor;
+GRANT EXECUTE ON FUNCTION operator.tokens_issued TO postern_operator, postern_monitor;
 
 -- auth
 GRANT EXECUTE ON FUNCTION auth.register_user TO postern_server;
@@ -26,7 +34,11 @@ GRANT EXECUTE ON FUNCTION auth.add_signing_key TO postern_server;
 GRANT EXECUTE ON FUNCTION aas.settle_token TO postern_server;
 GRANT EXECUTE ON FUNCTION aas.take_allowance TO postern_server;
 GRANT EXECUTE ON FUNCTION aas.load_issuer_keys TO postern_server;
+GRANT EXECUTE ON FUNCTION aas.due_issuer_keys TO postern_server;
 GRANT EXECUTE ON FUNCTION aas.add_issuer_key TO postern_server;
+GRANT EXECUTE ON FUNCTION aas.drop_retired_key TO postern_server;
+GRANT EXECUTE ON FUNCTION aas.clean_up TO postern_server;
+GRANT EXECUTE ON FUNCTION aas.record_use TO postern_server;
 
 -- ds
 GRANT EXECUTE ON FUNCTION ds.reserve_group_id TO postern_server;

@@ -26,7 +26,7 @@ use crate::{
 
 const DATABASE: &str = "client.sqlite";
 const LOCK: &str = "lock";
-const SCHEMA_VERSION: i64 = 1;
+const SCHEMA_VERSION: i64 = 2;
 /// How long a step waits for the step of another process.
 const LOCK_PATIENCE: Duration = Duration::from_secs(60);
 const LOCK_INTERVAL: Duration = Duration::from_millis(20);
@@ -90,7 +90,7 @@ impl Store {
         let version: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
         if version == 0 {
             connection.execute_batch(&format!(
-                "BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+                "BEGIN IMMEDIATE; {SCHEMA} {TOKEN_REQUESTS} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
             ))?;
         }
         Self::new(directory, connection)
@@ -102,7 +102,13 @@ impl Store {
             return Err(Error::NoClient(directory.to_owned()));
         }
         let connection = connect(&path, options)?;
-        let version: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+        let mut version: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+        if version == 1 {
+            version = SCHEMA_VERSION;
+            connection.execute_batch(&format!(
+                "BEGIN IMMEDIATE; {TOKEN_REQUESTS} PRAGMA user_version = {version}; COMMIT;"
+            ))?;
+        }
         if version != SCHEMA_VERSION {
             return Err(Error::Damaged("the version of the state"));
         }
@@ -307,6 +313,13 @@ const SCHEMA: &str = "
 
     -- What happened and was not told yet.
     CREATE TABLE events (id INTEGER PRIMARY KEY AUTOINCREMENT, event TEXT NOT NULL) STRICT;
+";
+
+/// Since version 2: a token request whose answer is outstanding, one at a time.
+const TOKEN_REQUESTS: &str = "
+    CREATE TABLE IF NOT EXISTS token_requests (
+        one INTEGER PRIMARY KEY CHECK (one = 1), issuer_key BLOB NOT NULL, secrets BLOB NOT NULL
+    ) STRICT;
 ";
 
 #[cfg(test)]

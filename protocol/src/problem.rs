@@ -107,9 +107,12 @@ problems! {
     UnknownTokenKey "unknown-token-key" UNPROCESSABLE_ENTITY
         "The token request is for another key or type"
         "Fetch the issuer directory again and use a key it lists (RFC 9578).";
-    InvalidTokenRequest "invalid-token-request" BAD_REQUEST
+    InvalidTokenRequest "invalid-token-request" UNPROCESSABLE_ENTITY
         "The token request is invalid"
         "The blinded elements do not parse, or the batch has a size the issuer does not offer.";
+    NoTokenIssued "no-token-issued" BAD_REQUEST
+        "None of the tokens can be issued"
+        "Every request in the batch is for a key that is not in use, or has a blinded message that is none.";
     Fault "fault" INTERNAL_SERVER_ERROR
         "The server failed"
         "Our fault. Nothing was changed and the token is unspent: the same request may be sent again.";

@@ -1,17 +1,23 @@
-//! Privacy Pass tokens as Postern uses them: type 0x0005 (VOPRF over ristretto255), issued
-//! in amortized batches (draft-ietf-privacypass-batched-tokens), redeemed over HTTP (RFC
-//! 9577). One challenge per home domain, without a redemption context: tokens are fetched
-//! ahead, and a challenge singles nobody out (AAS-6).
+//! Privacy Pass tokens as Postern uses them: three token types, one challenge for each
+//! (RFC 9577), and how tokens look on the wire. Our own clients use type 0x0005 (VOPRF over
+//! ristretto255, draft-ietf-privacypass-batched-tokens), others' 0x0001 and 0x0002 (RFC
+//! 9578). A challenge has no redemption context: tokens are fetched ahead, and a challenge
+//! singles nobody out (AAS-6). Issuing and verifying are the server's business.
 
-use std::fmt;
+use std::fmt::Write as _;
 
 use base64::{
     Engine as _,
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig, general_purpose::URL_SAFE},
 };
 use http::HeaderValue;
-use privacypass::{TokenType, amortized_tokens::AmortizedToken, auth::authenticate::TokenChallenge};
-use tls_codec::{Deserialize as _, Serialize as _};
+use p384::NistP384;
+pub use privacypass::TokenType;
+use privacypass::{
+    amortized_tokens::AmortizedToken, auth::authenticate::TokenChallenge, private_tokens::PrivateToken,
+    public_tokens::PublicToken,
+};
+use tls_codec::{Deserialize, Serialize};
 use voprf::Ristretto255;
 
 use crate::name::Domain;
@@ -20,23 +26,85 @@ use crate::name::Domain;
 pub const SCHEME: &str = "PrivateToken";
 pub const DIRECTORY_PATH: &str = "/.well-known/private-token-issuer-directory";
 pub const DIRECTORY_MEDIA_TYPE: &str = "application/private-token-issuer-directory";
+/// One token (RFC 9578 §5, §6).
+pub const REQUEST_MEDIA_TYPE: &str = "application/private-token-request";
+pub const RESPONSE_MEDIA_TYPE: &str = "application/private-token-response";
+/// Tokens of one type and key, under one proof (batched-tokens draft §5).
 pub const BATCH_REQUEST_MEDIA_TYPE: &str = "application/private-token-amortized-batch-request";
 pub const BATCH_RESPONSE_MEDIA_TYPE: &str = "application/private-token-amortized-batch-response";
-/// The token type of the amortized ristretto255 issuance.
-pub const TOKEN_TYPE: u16 = 0x0005;
+/// Tokens of any types (batched-tokens draft §6).
+pub const GENERIC_REQUEST_MEDIA_TYPE: &str = "application/private-token-generic-batch-request";
+pub const GENERIC_RESPONSE_MEDIA_TYPE: &str = "application/private-token-generic-batch-response";
+/// The token type that our own clients use: the cheapest to issue and to redeem.
+pub const TOKEN_TYPE: u16 = TokenType::PrivateRistretto255 as u16;
+/// The token types that are issued and redeemed, the preferred one first.
+pub const TOKEN_TYPES: [TokenType; 3] =
+    [TokenType::PrivateRistretto255, TokenType::PrivateP384, TokenType::Public];
 /// Batch sizes are fixed classes, so that a size tells nothing of its client (AAS-6).
 pub const BATCH_SIZES: [u16; 3] = [1, 10, 100];
+/// Seconds for which a challenge may be kept (RFC 9577 §2.1). It is always the same one:
+/// this says how often to look whether the token key is still the preferred one.
+pub const CHALLENGE_MAX_AGE: u32 = 24 * 60 * 60;
 
-/// An unredeemed token: 164 bytes of type, nonce, challenge digest, key id, authenticator.
-pub type Token = AmortizedToken<Ristretto255>;
+/// A token as it is redeemed: type, nonce, challenge digest, key id, authenticator (RFC 9577
+/// §2.2).
+#[derive(Clone, Debug)]
+pub enum Token {
+    PrivateP384(Box<PrivateToken<NistP384>>),
+    Public(Box<PublicToken>),
+    PrivateRistretto255(Box<AmortizedToken<Ristretto255>>),
+}
 
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("not a token of type 0x0005")]
+#[error("not a token of a type in use here")]
 pub struct MalformedToken;
 
-/// The challenge every endpoint of `domain` poses: issuer and origin are the domain.
+macro_rules! of_any_type {
+    ($token:expr, $inner:ident => $value:expr) => {
+        match $token {
+            Token::PrivateP384($inner) => $value,
+            Token::Public($inner) => $value,
+            Token::PrivateRistretto255($inner) => $value,
+        }
+    };
+}
+
+impl Token {
+    /// # Errors
+    /// [`MalformedToken`] for another type or length.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, MalformedToken> {
+        fn exact<T: Deserialize>(bytes: &[u8]) -> Result<Box<T>, MalformedToken> {
+            T::tls_deserialize_exact(bytes).map(Box::new).map_err(|_| MalformedToken)
+        }
+        match TokenType::tls_deserialize(&mut &bytes[..]).map_err(|_| MalformedToken)? {
+            TokenType::PrivateP384 => exact(bytes).map(Self::PrivateP384),
+            TokenType::Public => exact(bytes).map(Self::Public),
+            TokenType::PrivateRistretto255 => exact(bytes).map(Self::PrivateRistretto255),
+        }
+    }
+
+    pub fn token_type(&self) -> TokenType {
+        of_any_type!(self, token => token.token_type())
+    }
+    pub fn nonce(&self) -> [u8; 32] {
+        of_any_type!(self, token => token.nonce())
+    }
+    pub fn challenge_digest(&self) -> &[u8; 32] {
+        of_any_type!(self, token => token.challenge_digest())
+    }
+    pub fn token_key_id(&self) -> &[u8; 32] {
+        of_any_type!(self, token => token.token_key_id())
+    }
+}
+
+/// The challenge for our own clients' token type that every endpoint of `domain` poses.
 pub fn challenge(domain: &Domain) -> TokenChallenge {
-    TokenChallenge::new(TokenType::PrivateRistretto255, domain.as_str(), None, &[domain.to_string()])
+    challenge_of(TokenType::PrivateRistretto255, domain)
+}
+
+/// The same for any token type: issuer and origin are the domain.
+pub fn challenge_of(token_type: TokenType, domain: &Domain) -> TokenChallenge {
+    TokenChallenge::new(token_type, domain.as_str(), None, &[domain.to_string()])
 }
 
 /// RFC 9578 §6.5: SHA-256 of the issuer's public key.
@@ -46,24 +114,12 @@ pub fn token_key_id(public_key: &[u8]) -> [u8; 32] {
     id
 }
 
-/// The token's bytes, for keeping it until it is spent.
+/// The bytes of a token of any type, for keeping it until it is spent.
 ///
 /// # Panics
 /// Never: a token has a fixed size.
-pub fn to_bytes(token: &Token) -> Vec<u8> {
+pub fn to_bytes(token: &impl Serialize) -> Vec<u8> {
     token.tls_serialize_detached().expect("a token serialises")
-}
-
-/// # Errors
-/// [`MalformedToken`] when it is of another type or length.
-pub fn from_bytes(bytes: &[u8]) -> Result<Token, MalformedToken> {
-    let mut rest = bytes;
-    let token = Token::tls_deserialize(&mut rest).map_err(|_| MalformedToken)?;
-    if rest.is_empty() && token.token_type() == TokenType::PrivateRistretto255 {
-        Ok(token)
-    } else {
-        Err(MalformedToken)
-    }
 }
 
 /// `PrivateToken token="…"` (RFC 9577 §2.2).
@@ -95,20 +151,27 @@ pub fn parse_authorization(value: &HeaderValue) -> Result<Token, MalformedToken>
     }
     let token = token.trim();
     let token = token.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(token);
-    from_bytes(&LENIENT.decode(token).map_err(|_| MalformedToken)?)
+    Token::from_bytes(&LENIENT.decode(token).map_err(|_| MalformedToken)?)
 }
 
-/// The `WWW-Authenticate` value that offers a challenge (RFC 9577 §2.1).
+/// The `WWW-Authenticate` value that offers a challenge for each of these token types and
+/// keys (RFC 9577 §2.1).
 ///
 /// # Panics
 /// Never: a challenge of a domain serialises.
-pub fn www_authenticate(domain: &Domain, token_key: &[u8]) -> HeaderValue {
-    let challenge = challenge(domain).serialize().expect("a challenge serialises");
-    let value = fmt::format(format_args!(
-        "{SCHEME} challenge=\"{}\", token-key=\"{}\"",
-        URL_SAFE.encode(challenge),
-        URL_SAFE.encode(token_key)
-    ));
+pub fn www_authenticate(domain: &Domain, keys: &[(TokenType, &[u8])]) -> HeaderValue {
+    let mut value = String::new();
+    for (token_type, key) in keys {
+        let challenge = challenge_of(*token_type, domain).serialize();
+        let separator = if value.is_empty() { "" } else { ", " };
+        write!(
+            value,
+            "{separator}{SCHEME} challenge=\"{}\", token-key=\"{}\", max-age={CHALLENGE_MAX_AGE}",
+            URL_SAFE.encode(challenge.expect("a challenge serialises")),
+            URL_SAFE.encode(key),
+        )
+        .expect("writing to a string succeeds");
+    }
     HeaderValue::try_from(value).expect("base64url is a field value")
 }
 
@@ -116,16 +179,30 @@ pub fn www_authenticate(domain: &Domain, token_key: &[u8]) -> HeaderValue {
 mod tests {
     use super::*;
 
-    fn sample() -> Vec<u8> {
-        let mut bytes = vec![0, 5];
-        bytes.extend([7; 32 * 3 + 64]);
+    fn sample_of(token_type: u8, authenticator: usize) -> Vec<u8> {
+        let mut bytes = vec![0, token_type];
+        bytes.extend(vec![7; 32 * 3 + authenticator]);
         bytes
+    }
+
+    fn sample() -> Vec<u8> {
+        sample_of(5, 64)
+    }
+
+    #[test]
+    fn tokens_of_all_types_are_read() {
+        for (token_type, authenticator) in [(1, 48), (2, 256), (5, 64)] {
+            let token = Token::from_bytes(&sample_of(token_type, authenticator)).unwrap();
+            assert_eq!(token.token_type() as u16, u16::from(token_type));
+            assert_eq!(token.nonce(), [7; 32]);
+            assert!(Token::from_bytes(&sample_of(token_type, authenticator + 1)).is_err());
+        }
     }
 
     #[test]
     fn quoted_and_unquoted_padded_and_unpadded_tokens_are_read() {
         let quoted = authorization(&sample());
-        assert_eq!(to_bytes(&parse_authorization(&quoted).unwrap()), sample());
+        assert!(parse_authorization(&quoted).is_ok());
         let bare = quoted.to_str().unwrap().replace(['"', '='], "").replacen("token", "token=", 1);
         let bare = HeaderValue::try_from(bare.replacen("Privatetoken=", "PrivateToken", 1)).unwrap();
         assert!(parse_authorization(&bare).is_ok(), "{bare:?}");

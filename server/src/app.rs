@@ -7,7 +7,7 @@ use postern_protocol::name::Domain;
 use tokio::sync::watch;
 
 use crate::{
-    aas::issuer::Issuer, auth::signer::Signer, config::Limits, database::Database, master_key::MasterKey,
+    aas::{issuer::Issuer, uses::Uses}, auth::signer::Signer, config::Limits, database::Database, master_key::MasterKey,
     qs::wakeups::Wakeups,
 };
 
@@ -22,6 +22,8 @@ pub struct Shared {
     pub signer: Signer,
     /// Issues and redeems tokens (AAS-2, AAS-4).
     pub issuer: Issuer,
+    /// What tokens were spent for since that was last recorded (AAS-5).
+    pub uses: Uses,
     pub wakeups: Wakeups,
     pub limits: Limits,
     /// True once the server is shutting down: long-polls answer with what they have.

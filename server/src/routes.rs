@@ -19,28 +19,34 @@ macro_rules! open {
 }
 
 macro_rules! paid {
-    ($method:ident $path:literal $endpoint:path) => {
+    ($method:ident $path:literal $service:ident::$endpoint:ident) => {
+        paid!($method $path $service::$endpoint calls $endpoint)
+    };
+    ($method:ident $path:literal $service:ident::$endpoint:ident calls $function:ident) => {
         Route {
             method: Method::$method,
             path: $path,
-            handler: Handler::Paid(|app, request, payment| Box::pin($endpoint(app, request, payment))),
+            handler: Handler::Paid(
+                concat!(stringify!($service), ".", stringify!($function)),
+                |app, request, payment| Box::pin($service::$endpoint::$endpoint(app, request, payment)),
+            ),
         }
     };
 }
 
 pub fn all() -> Vec<Route> {
     vec![
-        paid!(POST "/ds/groups/{group_id}/messages" ds::submit_message::submit_message),
-        paid!(POST "/qs/queues/{queue_id}/dequeue" qs::dequeue::dequeue),
-        paid!(POST "/ds/group-ids" ds::reserve_group_id::reserve_group_id),
-        paid!(POST "/ds/groups" ds::create_group::create_group),
-        paid!(POST "/qs/queues" qs::create_queue::create_queue),
-        paid!(POST "/qs/queues/{queue_id}/addresses" qs::add_addresses::add_addresses),
-        paid!(POST "/qs/deposits" qs::deposit::deposit),
-        paid!(GET "/as/users/{name}" auth::look_up_user::look_up_user),
-        paid!(POST "/as/credentials" auth::sign_credential::sign_credential),
-        paid!(POST "/as/eid/commits" auth::commit_identity::commit_identity),
-        paid!(PUT "/as/contact" auth::publish_contact::publish_contact),
+        paid!(POST "/ds/groups/{group_id}/messages" ds::submit_message),
+        paid!(POST "/qs/queues/{queue_id}/dequeue" qs::dequeue),
+        paid!(POST "/ds/group-ids" ds::reserve_group_id),
+        paid!(POST "/ds/groups" ds::create_group),
+        paid!(POST "/qs/queues" qs::create_queue),
+        paid!(POST "/qs/queues/{queue_id}/addresses" qs::add_addresses),
+        paid!(POST "/qs/deposits" qs::deposit),
+        paid!(GET "/as/users/{name}" auth::look_up_user),
+        paid!(POST "/as/credentials" auth::sign_credential calls store_credential),
+        paid!(POST "/as/eid/commits" auth::commit_identity),
+        paid!(PUT "/as/contact" auth::publish_contact),
         open!(POST "/as/users" auth::register_user::register_user),
         open!(GET "/as/keys" auth::published_keys::published_keys),
         open!(POST "/aas/token-request" aas::issue_tokens::issue_tokens),

@@ -17,7 +17,7 @@ use tokio::{
 };
 
 use crate::{
-    aas::issuer::Issuer,
+    aas::{housekeeping, issuer::Issuer, uses::Uses},
     app::{App, Shared},
     auth::signer::Signer,
     config::Config,
@@ -55,6 +55,7 @@ pub async fn run(
         master_key,
         signer,
         issuer,
+        uses: Uses::default(),
         wakeups: wakeups.clone(),
         limits: config.limits,
         stopping,
@@ -68,7 +69,9 @@ pub async fn run(
         .await
         .with_context(|| format!("cannot listen on {}", config.listen))?;
     println!("postern: serving {} at http://{}", config.domain, listener.local_addr()?);
-    let listening = tokio::spawn(async move { wakeups.listen(&database).await });
+    let keys_changed = app.issuer.changed();
+    let listening = tokio::spawn(async move { wakeups.listen(&database, &keys_changed).await });
+    let housekeeping = tokio::spawn(housekeeping::keep(app.clone()));
 
     let connections = GracefulShutdown::new();
     let accept = async {
@@ -100,6 +103,10 @@ pub async fn run(
         tracing::warn!("requests were still under way when the grace period ended");
     }
     listening.abort();
+    housekeeping.abort();
+    if let Err(error) = housekeeping::record(&app).await {
+        tracing::warn!("the last minute's use of tokens is lost: {error:#}");
+    }
     Ok(())
 }
 

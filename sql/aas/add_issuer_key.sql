@@ -1,24 +1,46 @@
--- aas.add_issuer_key: the first issuer key, and the partition for its spent tokens (AAS-5).
+-- aas.add_issuer_key: a new issuer key, if one is due, and the partition for its spent
+-- tokens (AAS-5). Of several server processes that made one, the first one's is taken.
 --
--- Returns added, or exists if another server process added one. Called when a server starts
--- and finds none.
+-- The key is published at once and used from a later midnight on, when no cached directory
+-- is without it: not before `max_age` seconds from now. The first key of a type is used at
+-- once.
+-- Returns added; not_due, as another process was first; collides, if another key of the type
+-- has the same truncated key id: make another one.
+-- Called by each server process that finds one due.
 CREATE OR REPLACE FUNCTION aas.add_issuer_key(
-    token_type integer, public_key bytea, sealed_seed bytea, OUT outcome text)
+    token_type integer, public_key bytea, sealed_seed bytea, max_age integer, OUT outcome text)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = aas, pg_temp AS $$
 DECLARE
+    today date := (now() AT TIME ZONE 'UTC')::date;
+    first_day date;
     new_key smallint;
 BEGIN
     LOCK TABLE aas.issuer_keys IN SHARE ROW EXCLUSIVE MODE;
-    IF EXISTS (SELECT FROM aas.issuer_keys) THEN
-        outcome := 'exists';
+    IF NOT EXISTS (SELECT FROM aas.due_issuer_keys(ARRAY[add_issuer_key.token_type])) THEN
+        outcome := 'not_due';
         RETURN;
     END IF;
-    INSERT INTO aas.issuer_keys AS k (token_type, public_key, sealed_seed, not_before)
-    VALUES (add_issuer_key.token_type, add_issuer_key.public_key, add_issuer_key.sealed_seed,
-            (now() AT TIME ZONE 'UTC')::date)
+    IF EXISTS (SELECT FROM aas.issuer_keys k
+                WHERE k.token_type = add_issuer_key.token_type
+                  AND k.truncated_key_id = get_byte(sha256(add_issuer_key.public_key), 31)) THEN
+        outcome := 'collides';
+        RETURN;
+    END IF;
+    first_day := CASE WHEN EXISTS (SELECT FROM aas.issuer_keys k
+                                    WHERE k.token_type = add_issuer_key.token_type
+                                      AND today >= k.not_before AND today < k.not_after)
+                      THEN ((now() + make_interval(secs => max_age)) AT TIME ZONE 'UTC')::date + 1
+                      ELSE today END;
+    INSERT INTO aas.issuer_keys AS k (token_type, public_key, sealed_seed, not_before, not_after, retires)
+    SELECT add_issuer_key.token_type, add_issuer_key.public_key, add_issuer_key.sealed_seed,
+           first_day, first_day + s.issuing_days, first_day + s.issuing_days + s.redeeming_days
+      FROM aas.settings s
     RETURNING k.issuer_key INTO new_key;
-    EXECUTE format('CREATE TABLE aas.spent_%s PARTITION OF aas.spent FOR VALUES IN (%s)',
-                   new_key, new_key);
+    -- Attached, not created as a partition: that would lock out, for a moment, all who spend.
+    EXECUTE format('CREATE TABLE aas.spent_%1$s (LIKE aas.spent INCLUDING ALL, CHECK (issuer_key = %1$s))',
+                   new_key);
+    EXECUTE format('ALTER TABLE aas.spent ATTACH PARTITION aas.spent_%1$s FOR VALUES IN (%1$s)', new_key);
+    PERFORM pg_notify('postern_issuer_keys', '');
     outcome := 'added';
 END
 $$;

@@ -1,9 +1,15 @@
--- aas.load_issuer_keys: the issuer's keys, the newest last. not_before in seconds since
--- 1970. Called when a server starts.
+-- aas.load_issuer_keys: the issuer's keys that are not retired, the newest last. Times in
+-- seconds since 1970: not_before (RFC 9578 §4), not_after (issues no more), retires (redeems
+-- no more). Called by each server process at its start and when keys may have changed.
 CREATE OR REPLACE FUNCTION aas.load_issuer_keys()
-RETURNS TABLE (issuer_key smallint, public_key bytea, sealed_seed bytea, not_before bigint)
+RETURNS TABLE (issuer_key smallint, token_type integer, public_key bytea, sealed_seed bytea,
+               not_before bigint, not_after bigint, retires bigint)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = aas, pg_temp AS $$
-    SELECT k.issuer_key, k.public_key, k.sealed_seed, extract(epoch FROM k.not_before)::bigint
+    SELECT k.issuer_key, k.token_type, k.public_key, k.sealed_seed,
+           extract(epoch FROM k.not_before)::bigint,
+           extract(epoch FROM k.not_after)::bigint,
+           extract(epoch FROM k.retires)::bigint
       FROM aas.issuer_keys k
-     ORDER BY k.issuer_key
+     WHERE k.retires > (now() AT TIME ZONE 'UTC')::date
+     ORDER BY k.not_before, k.issuer_key
 $$;

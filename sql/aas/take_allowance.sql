@@ -1,31 +1,28 @@
--- aas.take_allowance: takes tokens from the day's allowance of a client's user (AAS-2).
+-- aas.take_allowance: takes tokens from the day's allowance of a client's user (AAS-2), for
+-- one token request.
 --
--- client_key: verified by the caller. tokens: how many.
--- Returns granted, used_up (nothing taken), unknown_client. Called by POST
--- /aas/token-request.
-CREATE OR REPLACE FUNCTION aas.take_allowance(client_key bytea, tokens integer, OUT outcome text)
+--   client_key    verified by the caller
+--   digest        of the request: its repeat, after an answer was lost, takes nothing
+--   token_types, numbers   how many tokens of which type
+-- Returns one row: outcome granted, used_up (nothing taken), unknown_client; and, but for the
+-- last, of the allowance that is nearest its end: the whole and the rest, in tokens, and the
+-- seconds until the next day begins. Called by POST /aas/token-request.
+CREATE OR REPLACE FUNCTION aas.take_allowance(
+    client_key bytea, digest bytea, token_types integer[], numbers integer[],
+    OUT outcome text, OUT allowance integer, OUT remaining integer, OUT resets_in integer)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = aas, pg_temp AS $$
 DECLARE
-    taker bigint;
-    allowance integer;
+    who bigint;
 BEGIN
-    SELECT c.user_id, s.daily_allowance INTO taker, allowance
-      FROM auth.clients c, aas.settings s
-     WHERE c.client_key = take_allowance.client_key;
+    SELECT c.user_id INTO who FROM auth.clients c WHERE c.client_key = take_allowance.client_key;
     IF NOT FOUND THEN
         outcome := 'unknown_client';
         RETURN;
     END IF;
-    IF tokens > allowance THEN
-        outcome := 'used_up';
-        RETURN;
-    END IF;
-    -- The row's lock makes concurrent takers queue up; each sees what the others took.
-    INSERT INTO aas.issued AS i (user_id, day, tokens)
-    VALUES (taker, (now() AT TIME ZONE 'UTC')::date, take_allowance.tokens)
-    ON CONFLICT ON CONSTRAINT issued_pkey DO UPDATE
-       SET tokens = i.tokens + excluded.tokens
-     WHERE i.tokens + excluded.tokens <= allowance;
-    outcome := CASE WHEN FOUND THEN 'granted' ELSE 'used_up' END;
+    INSERT INTO aas.takers (user_id) VALUES (who) ON CONFLICT DO NOTHING;
+    SELECT t.outcome, t.allowance, t.remaining, t.resets_in
+      INTO outcome, allowance, remaining, resets_in
+      FROM aas.take((SELECT t.taker FROM aas.takers t WHERE t.user_id = who),
+                    take_allowance.digest, token_types, numbers) t;
 END
 $$;

@@ -1,74 +1,82 @@
-//! `POST /aas/token-request` (AAS-2, AAS-3): a batch of blinded tokens for a registered
-//! client, within its user's allowance. What the client will redeem cannot be told from
-//! what is signed here.
+//! `POST /aas/token-request` (AAS-2, AAS-3): blinded tokens for a registered client, within
+//! its user's allowance, in whichever of the standards' formats it asks. What the client
+//! will redeem cannot be told from what is signed here.
+//!
+//! The repeat of a request, after an answer was lost, gets tokens again and takes nothing
+//! from the allowance. Evaluated elements and signatures are the same; a proof is made anew,
+//! as it is random, and is as good.
 
-use postern_protocol::{
-    problem::{Problem, ProblemType},
-    token::{BATCH_REQUEST_MEDIA_TYPE, BATCH_RESPONSE_MEDIA_TYPE, BATCH_SIZES, TOKEN_TYPE},
-};
-use privacypass::amortized_tokens::AmortizedBatchTokenRequest;
-use tls_codec::Deserialize as _;
-use voprf::{BlindedElement, Ristretto255};
+use aws_lc_rs::digest::{self, SHA256};
+use http::StatusCode;
+use postern_protocol::problem::ProblemType;
+use tokio::task::spawn_blocking;
 
+use super::token_request::{Format, Issuable, TokenRequest};
 use crate::{
     app::App,
-    road::{Answer, Failure, Outcome, Request},
+    road::{Answer, Failure, Outcome, RateLimit, Request},
 };
 
-const ELEMENT_LEN: usize = 32;
-
 pub async fn issue_tokens(app: App, request: Request) -> Outcome {
-    let body = request.bytes(BATCH_REQUEST_MEDIA_TYPE)?;
+    let media_types = Format::ALL.map(Format::request_media_type);
+    let (index, body) = request.one_of(&media_types)?;
+    let format = Format::ALL[index];
     let signer = request.signer()?;
-    if body.get(..2).is_some_and(|found| found != TOKEN_TYPE.to_be_bytes()) {
-        return Err(ProblemType::UnknownTokenKey.into());
-    }
-    let batch = AmortizedBatchTokenRequest::<Ristretto255>::tls_deserialize_exact(body)
-        .map_err(|_| invalid("not an amortized batch request of token type 0x0005"))?;
-    let size = u16::try_from(batch.nr()).unwrap_or_default();
-    if !BATCH_SIZES.contains(&size) {
-        return Err(invalid("batches have 1, 10 or 100 tokens").into());
-    }
-    if !app.issuer.knows(batch.truncated_token_key_id()) {
-        return Err(ProblemType::UnknownTokenKey.into());
-    }
-    check_elements(body, batch.nr())?;
+    let parsed = TokenRequest::parse(format, body)?;
+
+    let keys = parsed.keys();
+    let known = app.issuer.find(|ring| {
+        let ring = keys.iter().all(|(kind, id)| ring.issuing(*kind, *id).is_some());
+        ring.then_some(())
+    });
+    // For whatever it still does not know, the check says so.
+    known.await?;
+    let ring = app.issuer.ring();
+    let issuable = spawn_blocking(move || parsed.check(&ring)).await.map_err(Failure::fault)??;
+
+    let limit = take_allowance(&app, signer.as_bytes(), &issuable, &request_digest(format, body)).await?;
+    let issued = spawn_blocking(move || issuable.issue()).await.map_err(Failure::fault)??;
+    let status = if issued.partial { StatusCode::PARTIAL_CONTENT } else { StatusCode::OK };
+    Ok(Answer::bytes(format.response_media_type(), issued.response).status(status).limited(limit))
+}
+
+async fn take_allowance(
+    app: &App,
+    client_key: &[u8],
+    issuable: &Issuable,
+    digest: &[u8],
+) -> Result<RateLimit, Failure> {
+    let (types, numbers): (Vec<i32>, Vec<i32>) =
+        issuable.numbers().into_iter().map(|(kind, number)| (kind as i32, number)).unzip();
     let row = app
         .database
         .query_one(
-            "SELECT outcome FROM aas.take_allowance($1, $2)",
-            &[&signer.as_bytes().as_slice(), &i32::from(size)],
+            "SELECT outcome, allowance, remaining, resets_in FROM aas.take_allowance($1, $2, $3, $4)",
+            &[&client_key, &digest, &types, &numbers],
         )
         .await?;
-    match row.get("outcome") {
-        "granted" => {}
-        "used_up" => return Err(ProblemType::AllowanceUsedUp.into()),
-        "unknown_client" => return Err(ProblemType::NotAllowed.into()),
-        other => return Err(Failure::unexpected(other)),
+    let outcome = row.get("outcome");
+    if outcome == "unknown_client" {
+        return Err(ProblemType::NotAllowed.into());
     }
-    let issuer = app.clone();
-    let tokens = tokio::task::spawn_blocking(move || {
-        futures_util::FutureExt::now_or_never(issuer.issuer.issue(batch))
-    })
-    .await
-    .map_err(Failure::fault)?
-    .ok_or_else(|| Failure::fault(anyhow::anyhow!("issuing waited for something")))?
-    .map_err(Failure::fault)?;
-    Ok(Answer::bytes(BATCH_RESPONSE_MEDIA_TYPE, tokens))
-}
-
-/// Before they cost anything of the allowance. The elements end the request, which does
-/// not show them.
-fn check_elements(request: &[u8], number: usize) -> Result<(), Problem> {
-    let start = request.len().saturating_sub(number * ELEMENT_LEN);
-    let valid = |element| BlindedElement::<Ristretto255>::deserialize(element).is_ok();
-    if request[start..].chunks(ELEMENT_LEN).all(valid) {
-        Ok(())
-    } else {
-        Err(invalid("a blinded element is not a group element"))
+    let limit = RateLimit {
+        allowance: row.get("allowance"),
+        remaining: row.get("remaining"),
+        resets_in: row.get("resets_in"),
+    };
+    match outcome {
+        "granted" => Ok(limit),
+        "used_up" => Err(Failure::Limited(ProblemType::AllowanceUsedUp.into(), limit)),
+        other => Err(Failure::unexpected(other)),
     }
 }
 
-fn invalid(detail: &str) -> Problem {
-    Problem::with_detail(ProblemType::InvalidTokenRequest, detail)
+/// What a repeat is recognised by. The format is part of it: the same bytes in another one
+/// would be another request.
+fn request_digest(format: Format, body: &[u8]) -> Vec<u8> {
+    let mut context = digest::Context::new(&SHA256);
+    context.update(format.request_media_type().as_bytes());
+    context.update(&[0]);
+    context.update(body);
+    context.finish().as_ref().to_vec()
 }

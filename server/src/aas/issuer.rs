@@ -1,53 +1,49 @@
-//! The issuer's keys (RFC 9578): made by whichever server process finds none, kept in the
-//! database sealed under the master key. Issues batches and verifies tokens; who may have
-//! tokens, and whether one was spent, the database decides.
+//! The issuer (RFC 9578): holds the ring of keys, replaces it when the database has other
+//! keys, and makes those that the database says are due. Who may have tokens, and whether
+//! one was spent, the database decides.
 
-use std::collections::HashMap;
+use std::{
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
 
-use anyhow::Context;
-use async_trait::async_trait;
-use base64::{Engine as _, engine::general_purpose::URL_SAFE};
+use anyhow::{Context, bail};
 use http::HeaderValue;
 use postern_protocol::{
-    aas::TokenKey,
     name::Domain,
-    token::{self, TOKEN_TYPE, Token},
+    token::{self, TOKEN_TYPES, Token, TokenType},
 };
-use privacypass::{
-    Nonce, NonceStore, TruncatedTokenKeyId,
-    amortized_tokens::{AmortizedBatchTokenRequest, server::Server},
-    common::{
-        errors::IssueTokenResponseError,
-        private::{public_key_to_truncated_token_key_id, serialize_public_key},
-        store::PrivateKeyStore,
-    },
+use tokio::{
+    sync::{Mutex, Notify},
+    task::spawn_blocking,
+    time::Instant,
 };
-use tls_codec::Serialize as _;
-use tokio_postgres::Row;
-use voprf::{Ristretto255, VoprfServer};
-use zeroize::Zeroizing;
 
-use crate::{database::Database, master_key::MasterKey};
+use super::{
+    issuer_key::IssuerKey,
+    key_ring::{KeyRing, PURPOSE},
+};
+use crate::{
+    database::{Database, DatabaseError},
+    master_key::MasterKey,
+    road::MAX_AGE,
+};
 
-const PURPOSE: &str = "AAS issuer key";
-/// draft-ietf-privacypass-batched-tokens: how a key pair comes from its seed.
-const KEY_INFO: &[u8] = b"PrivacyPass";
-const SEED_LEN: usize = 32;
-
-/// One issuer key.
-struct Key {
-    /// The database's short name of it, which spent tokens are filed under.
-    number: i16,
-    public: Vec<u8>,
-    not_before: u64,
-}
+/// Anyone can present a token that names an unknown key: how often the database is asked
+/// for it at most.
+const RELOAD_INTERVAL: Duration = Duration::from_secs(1);
+/// Truncated key ids of a token type must differ. With a handful of keys, a second attempt
+/// is rare, and this many never fail.
+const ATTEMPTS: usize = 20;
 
 pub struct Issuer {
-    server: Server<Ristretto255>,
-    secrets: KeyStore,
-    /// By the token key id; the newest last.
-    keys: Vec<([u8; 32], Key)>,
-    challenge_digest: [u8; 32],
+    database: Database,
+    master_key: MasterKey,
+    challenge_digests: Vec<(TokenType, [u8; 32])>,
+    ring: RwLock<Arc<KeyRing>>,
+    reloaded: Mutex<Instant>,
+    /// Somebody else changed the keys.
+    changed: Arc<Notify>,
 }
 
 /// What the database needs to spend a verified token.
@@ -58,134 +54,133 @@ pub struct RedeemedToken {
 }
 
 impl Issuer {
-    /// Loads the keys, after making one if there is none. Safe in several processes at
-    /// once: the database takes one first key.
+    /// Loads the keys, after making those that are due. Safe in several processes at once:
+    /// the database takes one new key of each type.
     pub async fn load(database: &Database, master_key: &MasterKey, domain: &Domain) -> anyhow::Result<Self> {
-        let mut rows = load_rows(database).await?;
-        if rows.is_empty() {
-            let mut seed = Zeroizing::new([0; SEED_LEN]);
-            aws_lc_rs::rand::fill(seed.as_mut_slice())?;
-            let public = public_key(&server_from_seed(seed.as_slice())?);
-            let sealed = master_key.seal(PURPOSE, &public, seed.as_slice());
-            let token_type = i32::from(TOKEN_TYPE);
-            database
-                .query_one("SELECT aas.add_issuer_key($1, $2, $3)", &[&token_type, &public, &sealed])
-                .await?;
-            rows = load_rows(database).await?;
-        }
-        let challenge = token::challenge(domain).digest().context("the challenge")?;
-        let mut issuer = Self {
-            server: Server::with_max_batch_size(usize::from(token::BATCH_SIZES[2])),
-            secrets: KeyStore::default(),
-            keys: Vec::new(),
-            challenge_digest: challenge,
+        let challenge_digests = TOKEN_TYPES
+            .into_iter()
+            .map(|kind| Ok((kind, token::challenge_of(kind, domain).digest()?)))
+            .collect::<anyhow::Result<_>>()
+            .context("the challenge")?;
+        let issuer = Self {
+            database: database.clone(),
+            master_key: master_key.clone(),
+            challenge_digests,
+            ring: RwLock::default(),
+            reloaded: Mutex::new(Instant::now()),
+            changed: Arc::default(),
         };
-        for row in &rows {
-            issuer.add(row, master_key)?;
-        }
+        issuer.make_due_keys().await?;
+        issuer.reload().await?;
         Ok(issuer)
     }
 
-    fn add(&mut self, row: &Row, master_key: &MasterKey) -> anyhow::Result<()> {
-        let public: Vec<u8> = row.get("public_key");
-        let seed = master_key
-            .open(PURPOSE, &public, row.get("sealed_seed"))
-            .context("an issuer key does not open under this master key")?;
-        let id = token::token_key_id(&public);
-        let secret = server_from_seed(&seed)?;
-        let short = public_key_to_truncated_token_key_id::<Ristretto255>(&secret.get_public_key());
-        self.secrets.0.insert(short, secret);
-        let not_before = u64::try_from(row.get::<_, i64>("not_before"))?;
-        self.keys.push((id, Key { number: row.get("issuer_key"), public, not_before }));
+    /// The keys as they are now.
+    pub fn ring(&self) -> Arc<KeyRing> {
+        self.ring.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Notified when the keys in the database change.
+    pub fn changed(&self) -> Arc<Notify> {
+        self.changed.clone()
+    }
+
+    /// Takes over what the database has.
+    ///
+    /// # Errors
+    /// A database that does not answer; keys that do not open, which leave the ring as it was.
+    pub async fn reload(&self) -> anyhow::Result<()> {
+        let sql = "SELECT issuer_key, token_type, public_key, sealed_seed, not_before, not_after, retires
+                     FROM aas.load_issuer_keys()";
+        let rows = self.database.query(sql, &[]).await?;
+        let ring = KeyRing::open(&rows, &self.master_key, &self.ring())?;
+        *self.ring.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(ring);
         Ok(())
     }
 
-    /// Verifies a token: of one of our keys, for our challenge, not forged.
-    pub async fn redeem(&self, token: &Token) -> Option<RedeemedToken> {
-        if *token.challenge_digest() != self.challenge_digest {
-            return None;
-        }
-        let (_, key) = self.keys.iter().find(|(id, _)| id == token.token_key_id())?;
-        self.server.redeem_token(&self.secrets, &SpentInDatabase, token.clone()).await.ok()?;
-        Some(RedeemedToken { issuer_key: key.number, nonce: token.nonce() })
-    }
-
-    /// Evaluates a batch: about 0.13 ms of CPU a token.
+    /// Makes the keys that are due, and leaves it to [`Self::reload`] to use them.
     ///
     /// # Errors
-    /// The request's fault, except for a failing random number generator.
-    pub async fn issue(
-        &self,
-        request: AmortizedBatchTokenRequest<Ristretto255>,
-    ) -> Result<Vec<u8>, IssueTokenResponseError> {
-        let response = self.server.issue_token_response(&self.secrets, request).await?;
-        Ok(response.tls_serialize_detached().expect("a token response serialises"))
+    /// A database that does not answer, or a failing random number generator.
+    pub async fn make_due_keys(&self) -> anyhow::Result<()> {
+        let types = TOKEN_TYPES.map(|kind| kind as i32);
+        let sql = "SELECT token_type FROM aas.due_issuer_keys($1)";
+        let rows = self.database.query(sql, &[&types.as_slice()]).await?;
+        let due: Vec<i32> = rows.iter().map(|row| row.get(0)).collect();
+        for token_type in TOKEN_TYPES.into_iter().filter(|kind| due.contains(&(*kind as i32))) {
+            self.make_key(token_type).await?;
+        }
+        Ok(())
     }
 
-    pub fn knows(&self, key: TruncatedTokenKeyId) -> bool {
-        self.secrets.0.contains_key(&key)
+    async fn make_key(&self, token_type: TokenType) -> anyhow::Result<()> {
+        for _ in 0..ATTEMPTS {
+            let (key, kept) = spawn_blocking(move || IssuerKey::generate(token_type)).await??;
+            let sealed = self.master_key.seal(PURPOSE, key.public(), &kept);
+            let max_age = i32::try_from(MAX_AGE)?;
+            let row = self
+                .database
+                .query_one(
+                    "SELECT outcome FROM aas.add_issuer_key($1, $2, $3, $4)",
+                    &[&(token_type as i32), &key.public(), &sealed, &max_age],
+                )
+                .await?;
+            match row.get("outcome") {
+                "added" => {
+                    tracing::info!("made a new issuer key for token type {}", token_type as u16);
+                    return Ok(());
+                }
+                "not_due" => return Ok(()),
+                "collides" => {}
+                other => bail!("the database answered with the outcome {other}"),
+            }
+        }
+        bail!("all new issuer keys had truncated key ids that are in use")
     }
 
-    /// Newest first, as clients are to prefer them (RFC 9578 §4).
-    pub fn directory(&self) -> Vec<TokenKey> {
-        let entry = |(_, key): &(_, Key)| TokenKey {
-            token_type: TOKEN_TYPE,
-            token_key: URL_SAFE.encode(&key.public),
-            not_before: Some(key.not_before),
+    /// Looks something up in the ring; if it is not there, in what the database has by now.
+    pub async fn find<T>(&self, look_up: impl Fn(&KeyRing) -> Option<T>) -> Result<Option<T>, DatabaseError> {
+        if let Some(found) = look_up(&self.ring()) {
+            return Ok(Some(found));
+        }
+        let mut reloaded = self.reloaded.lock().await;
+        if reloaded.elapsed() >= RELOAD_INTERVAL {
+            *reloaded = Instant::now();
+            if let Err(error) = self.reload().await {
+                match error.downcast::<DatabaseError>() {
+                    Ok(error) => return Err(error),
+                    Err(error) => tracing::error!("the issuer keys could not be loaded: {error:#}"),
+                }
+            }
+        }
+        Ok(look_up(&self.ring()))
+    }
+
+    /// Verifies a token: of one of our keys, for our challenge, not forged.
+    ///
+    /// # Errors
+    /// A database that does not answer when asked for an unknown key.
+    pub async fn redeem(&self, token: Token) -> Result<Option<RedeemedToken>, DatabaseError> {
+        let challenge = (token.token_type(), *token.challenge_digest());
+        if !self.challenge_digests.contains(&challenge) {
+            return Ok(None);
+        }
+        let find = |ring: &KeyRing| ring.redeeming(&token).map(|key| (key.number, key.key.clone()));
+        let Some((number, key)) = self.find(find).await? else {
+            return Ok(None);
         };
-        self.keys.iter().rev().map(entry).collect()
+        let nonce = token.nonce();
+        let verified = match token.token_type() {
+            // Over a millisecond: not between other requests.
+            TokenType::PrivateP384 => spawn_blocking(move || key.verify(&token)).await.unwrap_or_default(),
+            TokenType::Public | TokenType::PrivateRistretto255 => key.verify(&token),
+        };
+        Ok(verified.then_some(RedeemedToken { issuer_key: number, nonce }))
     }
 
     pub fn www_authenticate(&self, domain: &Domain) -> HeaderValue {
-        let newest = self.keys.last().map(|(_, key)| key.public.as_slice()).unwrap_or_default();
-        token::www_authenticate(domain, newest)
+        let ring = self.ring();
+        let offered: Vec<_> = ring.offered().collect();
+        token::www_authenticate(domain, &offered)
     }
-}
-
-async fn load_rows(database: &Database) -> anyhow::Result<Vec<Row>> {
-    let sql = "SELECT issuer_key, public_key, sealed_seed, not_before FROM aas.load_issuer_keys()";
-    Ok(database.query(sql, &[]).await?)
-}
-
-fn server_from_seed(seed: &[u8]) -> anyhow::Result<VoprfServer<Ristretto255>> {
-    VoprfServer::new_from_seed(seed, KEY_INFO)
-        .map_err(|_| anyhow::anyhow!("the seed of an issuer key yields no key"))
-}
-
-fn public_key(server: &VoprfServer<Ristretto255>) -> Vec<u8> {
-    serialize_public_key::<Ristretto255>(server.get_public_key())
-}
-
-#[derive(Default)]
-struct KeyStore(HashMap<TruncatedTokenKeyId, VoprfServer<Ristretto255>>);
-
-#[async_trait]
-impl PrivateKeyStore for KeyStore {
-    type CS = Ristretto255;
-
-    async fn get(&self, key: &TruncatedTokenKeyId) -> Option<VoprfServer<Ristretto255>> {
-        self.0.get(key).cloned()
-    }
-
-    /// Keys come from the database only.
-    async fn insert(&self, _: TruncatedTokenKeyId, _: VoprfServer<Ristretto255>) -> bool {
-        false
-    }
-
-    async fn remove(&self, _: &TruncatedTokenKeyId) -> bool {
-        false
-    }
-}
-
-/// Double spends are the database's to find (AAS-4), so that they are found across
-/// processes and crashes.
-struct SpentInDatabase;
-
-#[async_trait]
-impl NonceStore for SpentInDatabase {
-    async fn reserve(&self, _: &Nonce) -> bool {
-        true
-    }
-    async fn commit(&self, _: &Nonce) {}
-    async fn release(&self, _: &Nonce) {}
 }

@@ -10,7 +10,7 @@ use crate::{
 pub async fn issuer_directory(app: App, _: Request) -> Outcome {
     let directory = IssuerDirectory {
         issuer_request_uri: "/aas/token-request".to_owned(),
-        token_keys: app.issuer.directory(),
+        token_keys: app.issuer.ring().directory(),
     };
     Ok(Answer::bytes(DIRECTORY_MEDIA_TYPE, Encoding::Json.encode(&directory)).public())
 }

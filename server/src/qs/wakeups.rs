@@ -1,7 +1,8 @@
 //! Wake-ups (QS-9): one LISTEN connection per server process hears which queues got
 //! messages, on whichever process, and wakes the long-polls that wait for them here.
 //! Notifications carry keyed hashes of queue ids; the key is the database's, asked for
-//! anew with every connection.
+//! anew with every connection. As a process listens on one connection only, it also hears
+//! there, and passes on, that issuer keys changed (AAS-5).
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -19,6 +20,7 @@ use tokio_postgres::AsyncMessage;
 use crate::database::{Database, DatabaseError};
 
 const CHANNEL: &str = "postern_wake";
+const KEYS_CHANNEL: &str = "postern_issuer_keys";
 /// "Look again, everyone."
 const EVERYONE: &str = "*";
 const KEY_LEN: usize = 16;
@@ -60,9 +62,9 @@ impl Wakeups {
     }
 
     /// Listens for ever, on a new connection whenever one is lost.
-    pub async fn listen(&self, database: &Database) {
+    pub async fn listen(&self, database: &Database, keys_changed: &Notify) {
         loop {
-            if let Err(error) = self.listen_once(database).await {
+            if let Err(error) = self.listen_once(database, keys_changed).await {
                 tracing::warn!("wake-ups: {error}; listening again");
             }
             // Nothing is heard meanwhile: whoever waits looks again, now and when LISTEN is back.
@@ -71,10 +73,10 @@ impl Wakeups {
         }
     }
 
-    async fn listen_once(&self, database: &Database) -> Result<(), DatabaseError> {
+    async fn listen_once(&self, database: &Database, keys_changed: &Notify) -> Result<(), DatabaseError> {
         let (client, mut connection) = database.listener().await?;
         let mut setup = Box::pin(async {
-            client.batch_execute(&format!("LISTEN {CHANNEL}")).await?;
+            client.batch_execute(&format!("LISTEN {CHANNEL}; LISTEN {KEYS_CHANNEL}")).await?;
             client.query_one("SELECT postern.wake_secret()", &[]).await
         });
         let mut ready = false;
@@ -84,9 +86,15 @@ impl Wakeups {
                     self.room().secret = hmac::Key::new(hmac::HMAC_SHA256, row?.get(0));
                     ready = true;
                     self.wake_everyone();
+                    // What changed while nobody listened was not heard.
+                    keys_changed.notify_one();
                 }
                 message = poll_fn(|context| connection.poll_message(context)) => match message {
                     Some(Ok(AsyncMessage::Notification(notification))) => {
+                        if notification.channel() == KEYS_CHANNEL {
+                            keys_changed.notify_one();
+                            continue;
+                        }
                         self.wake(notification.payload());
                     }
                     Some(Ok(_)) => {}

@@ -8,7 +8,11 @@ use postern_protocol::{
 use serde::Serialize;
 use warp::reply::Response;
 
+use super::rate_limit::RateLimit;
 use crate::database::DatabaseError;
+
+/// Seconds for which a client may go on with a copy of what is published.
+pub const MAX_AGE: u32 = 60 * 60;
 
 pub type Outcome = Result<Answer, Failure>;
 
@@ -16,7 +20,8 @@ pub type Outcome = Result<Answer, Failure>;
 pub struct Answer {
     status: StatusCode,
     media_type: Option<&'static str>,
-    cache_control: &'static str,
+    public: bool,
+    limit: Option<RateLimit>,
     body: Vec<u8>,
 }
 
@@ -25,6 +30,8 @@ pub struct Answer {
 pub enum Failure {
     /// The request's fault: it is told why, and its token is spent.
     Refused(Problem),
+    /// The same, as an allowance is used up.
+    Limited(Problem, RateLimit),
     /// Ours: logged here, told in general there; nothing changed, the token is unspent.
     Fault(anyhow::Error),
     /// Ours, and likely to pass.
@@ -33,35 +40,46 @@ pub enum Failure {
 
 impl Answer {
     pub fn new<T: Serialize>(status: StatusCode, encoding: Encoding, value: &T) -> Self {
-        Self {
-            status,
-            media_type: Some(encoding.media_type()),
-            cache_control: "no-store",
-            body: encoding.encode(value),
-        }
+        let media_type = Some(encoding.media_type());
+        Self { status, media_type, body: encoding.encode(value), ..Self::empty(status) }
     }
 
     pub fn empty(status: StatusCode) -> Self {
-        Self { status, media_type: None, cache_control: "no-store", body: Vec::new() }
+        Self { status, media_type: None, public: false, limit: None, body: Vec::new() }
     }
 
     pub fn bytes(media_type: &'static str, body: Vec<u8>) -> Self {
-        let media_type = Some(media_type);
-        Self { status: StatusCode::OK, media_type, cache_control: "no-store", body }
+        Self { media_type: Some(media_type), body, ..Self::empty(StatusCode::OK) }
+    }
+
+    pub fn status(self, status: StatusCode) -> Self {
+        Self { status, ..self }
     }
 
     /// For what is published: the same for everyone, and cacheable for as long as a client
     /// may go on with an old copy.
-    pub fn public(mut self) -> Self {
-        self.cache_control = "public, max-age=3600";
-        self
+    pub fn public(self) -> Self {
+        Self { public: true, ..self }
+    }
+
+    /// Tells how much of an allowance is left.
+    pub fn limited(self, limit: RateLimit) -> Self {
+        Self { limit: Some(limit), ..self }
     }
 
     pub fn into_response(self) -> Response {
         let mut response = Response::new(self.body.into());
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
-        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(self.cache_control));
+        let cache_control = if self.public {
+            HeaderValue::try_from(format!("public, max-age={MAX_AGE}")).expect("digits are visible ASCII")
+        } else {
+            HeaderValue::from_static("no-store")
+        };
+        headers.insert(header::CACHE_CONTROL, cache_control);
+        if let Some(limit) = self.limit {
+            limit.write(headers);
+        }
         if let Some(media_type) = self.media_type {
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
         }
@@ -79,10 +97,14 @@ impl Failure {
         Self::Fault(anyhow::anyhow!("the database answered with the outcome {outcome}"))
     }
 
+    pub fn is_token_spent(&self) -> bool {
+        matches!(self, Self::Refused(problem) if problem.kind == ProblemType::TokenSpent)
+    }
+
     /// Tells the operator what was not the client's fault.
     pub fn log(&self) {
         match self {
-            Self::Refused(_) => {}
+            Self::Refused(_) | Self::Limited(..) => {}
             Self::Fault(error) => tracing::error!("a request failed: {error:#}"),
             Self::Unavailable(error) => tracing::warn!("a request could not be served: {error}"),
         }
@@ -91,7 +113,7 @@ impl Failure {
     pub fn into_problem(self) -> Problem {
         self.log();
         match self {
-            Self::Refused(problem) => problem,
+            Self::Refused(problem) | Self::Limited(problem, _) => problem,
             Self::Fault(_) => ProblemType::Fault.into(),
             Self::Unavailable(_) => ProblemType::Unavailable.into(),
         }

@@ -6,13 +6,11 @@
 
 mod answer;
 mod payment;
+mod rate_limit;
 mod request;
 mod route;
 
-use std::{
-    convert::Infallible,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::convert::Infallible;
 
 use http::{HeaderMap, HeaderValue, Method, header};
 use postern_protocol::{
@@ -21,9 +19,10 @@ use postern_protocol::{
 };
 use warp::{Filter, Rejection, filters::BoxedFilter, path::FullPath, reject::Reject};
 
-use crate::{app::App, date::DAY};
-pub use answer::{Answer, Failure, Outcome};
+use crate::app::App;
+pub use answer::{Answer, Failure, MAX_AGE, Outcome};
 pub use payment::Payment;
+pub use rate_limit::RateLimit;
 pub use request::Request;
 pub use route::{Handler, Route};
 
@@ -115,24 +114,34 @@ async fn travel(
             };
             respond(app, outcome.await)
         }
-        Handler::Paid(endpoint) => {
-            let Some(payment) = redeem(app, &raw.headers).await else {
-                return respond(app, Err(ProblemType::TokenRequired.into()));
+        Handler::Paid(name, endpoint) => {
+            let payment = match redeem(app, name, &raw.headers).await {
+                Ok(Some(payment)) => payment,
+                Ok(None) => return respond(app, Err(ProblemType::TokenRequired.into())),
+                Err(failure) => return respond(app, Err(failure)),
             };
             let outcome = async {
                 let request = raw.with_body(body.await?)?;
                 endpoint(app.clone(), request, payment.clone()).await
             };
             let outcome = outcome.await;
-            respond(app, payment.settle(&app.database, outcome).await)
+            respond(app, payment.settle(app, outcome).await)
         }
     }
 }
 
 /// Verifies the request's token; whether it was spent before, the database says later.
-async fn redeem(app: &App, headers: &HeaderMap) -> Option<Payment> {
-    let token = token::parse_authorization(headers.get(header::AUTHORIZATION)?).ok()?;
-    app.issuer.redeem(&token).await.map(Payment::new)
+async fn redeem(
+    app: &App,
+    endpoint: &'static str,
+    headers: &HeaderMap,
+) -> Result<Option<Payment>, Failure> {
+    let shown = headers.get(header::AUTHORIZATION);
+    let Some(token) = shown.and_then(|value| token::parse_authorization(value).ok()) else {
+        return Ok(None);
+    };
+    let redeemed = app.issuer.redeem(token).await?;
+    Ok(redeemed.map(|token| Payment::new(token, endpoint)))
 }
 
 fn respond(app: &App, outcome: Outcome) -> warp::reply::Response {
@@ -140,21 +149,22 @@ fn respond(app: &App, outcome: Outcome) -> warp::reply::Response {
         Ok(answer) => return answer.into_response(),
         Err(failure) => failure,
     };
+    let limit = match &failure {
+        Failure::Limited(_, limit) => Some(*limit),
+        _ => None,
+    };
     let problem = failure.into_problem();
     let remedy = match problem.kind {
         ProblemType::TokenRequired | ProblemType::TokenSpent => {
             Some((header::WWW_AUTHENTICATE, app.issuer.www_authenticate(&app.domain)))
         }
-        ProblemType::AllowanceUsedUp => Some((header::RETRY_AFTER, until_tomorrow().into())),
-        _ => None,
+        _ => limit.map(RateLimit::retry_after),
     };
-    answer::problem_response(&problem, remedy)
-}
-
-/// Seconds until allowances begin anew: they are for a day (UTC).
-fn until_tomorrow() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    DAY - now.as_secs() % DAY
+    let mut response = answer::problem_response(&problem, remedy);
+    if let Some(limit) = limit {
+        limit.write(response.headers_mut());
+    }
+    response
 }
 
 #[derive(Debug)]

@@ -11,17 +11,19 @@ use postern_protocol::problem::ProblemType;
 use tokio_postgres::{Row, types::ToSql};
 
 use super::{Failure, Outcome};
-use crate::{aas::issuer::RedeemedToken, database::Database};
+use crate::{aas::issuer::RedeemedToken, app::App, database::Database};
 
 #[derive(Clone)]
 pub struct Payment {
     token: RedeemedToken,
+    /// What it pays for: the name of an API function.
+    endpoint: &'static str,
     settled: Arc<AtomicBool>,
 }
 
 impl Payment {
-    pub fn new(token: RedeemedToken) -> Self {
-        Self { token, settled: Arc::default() }
+    pub fn new(token: RedeemedToken, endpoint: &'static str) -> Self {
+        Self { token, endpoint, settled: Arc::default() }
     }
 
     /// Calls an API function that spends the token along with what it does. The function
@@ -48,10 +50,16 @@ impl Payment {
 
     /// Spends the token of a request that ended without an SQL call of its own, unless the
     /// fault was ours.
-    pub async fn settle(&self, database: &Database, outcome: Outcome) -> Outcome {
-        let ours = matches!(outcome, Err(Failure::Fault(_) | Failure::Unavailable(_)));
-        if !ours && !self.settled.load(Ordering::Relaxed) {
-            self.call(database, "SELECT outcome FROM aas.settle_token($1, $2)", &[]).await?;
+    pub async fn settle(&self, app: &App, outcome: Outcome) -> Outcome {
+        if matches!(outcome, Err(Failure::Fault(_) | Failure::Unavailable(_))) {
+            return outcome;
+        }
+        if !self.settled.load(Ordering::Relaxed) {
+            let sql = "SELECT outcome FROM aas.settle_token($1, $2, $3)";
+            self.call(&app.database, sql, &[&self.endpoint]).await?;
+        }
+        if !outcome.as_ref().is_err_and(Failure::is_token_spent) {
+            app.uses.count(self.endpoint);
         }
         outcome
     }

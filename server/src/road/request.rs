@@ -48,15 +48,16 @@ impl Request {
         })
     }
 
-    /// The body as `media_type`, for formats of other standards.
-    pub fn bytes(&self, media_type: &str) -> Result<&[u8], Problem> {
-        let found = self.content_type()?.and_then(|value| value.split(';').next());
-        if found.is_some_and(|found| found.trim().eq_ignore_ascii_case(media_type)) {
-            Ok(&self.body)
-        } else {
-            let detail = format_args!("the body must be {media_type}");
-            Err(Problem::with_detail(ProblemType::UnsupportedMediaType, detail))
-        }
+    /// The body, for formats of other standards, and which of `media_types` it is.
+    pub fn one_of(&self, media_types: &[&str]) -> Result<(usize, &[u8]), Problem> {
+        let found = self.content_type()?.and_then(|value| value.split(';').next()).map(str::trim);
+        let index = media_types
+            .iter()
+            .position(|offered| found.is_some_and(|found| found.eq_ignore_ascii_case(offered)));
+        index.map(|index| (index, self.body.as_slice())).ok_or_else(|| {
+            let detail = format_args!("the body must be {}", media_types.join(" or "));
+            Problem::with_detail(ProblemType::UnsupportedMediaType, detail)
+        })
     }
 
     /// The body, from JSON or CBOR.

@@ -10,7 +10,8 @@ use crate::app::App;
 #[derive(Clone, Copy)]
 pub enum Handler {
     Open(fn(App, Request) -> BoxFuture<'static, Outcome>),
-    Paid(fn(App, Request, Payment) -> BoxFuture<'static, Outcome>),
+    /// With the name of the API function that spends the token, which its price goes by.
+    Paid(&'static str, fn(App, Request, Payment) -> BoxFuture<'static, Outcome>),
 }
 
 pub struct Route {

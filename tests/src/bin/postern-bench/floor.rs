@@ -1,7 +1,7 @@
 //! The floor: what PostgreSQL does with the same rows when nobody asks for anything but to
 //! keep them. One INSERT of as many rows as a message has recipients, through pgbench.
 
-use std::io::Write as _;
+use std::{io::Write as _, path::Path};
 
 use anyhow::{Context, Result, ensure};
 use postern_tests::Cluster;
@@ -43,12 +43,6 @@ impl Floor {
 
     /// Rows per second.
     pub async fn round(&self, connections: usize, seconds: u64) -> Result<f64> {
-        let pgbench = |arguments: &[&str]| {
-            let mut command = Command::new("pgbench");
-            command.args(["--username=postern_admin", "--host"]).arg(&self.socket_dir);
-            command.args(arguments).arg("postern");
-            command
-        };
         let truncate = Command::new("psql")
             .args([
                 "--username=postern_admin",
@@ -62,25 +56,31 @@ impl Floor {
             .output()
             .await?;
         ensure!(truncate.status.success(), "{}", String::from_utf8_lossy(&truncate.stderr));
-        let output = pgbench(&[
-            "--no-vacuum",
-            "--protocol=prepared",
-            &format!("--client={connections}"),
-            "--jobs=2",
-            &format!("--time={seconds}"),
-            &format!("--file={}", self.script.path().display()),
+        let transactions = pgbench(&self.socket_dir, self.script.path(), connections, seconds).await?;
+        Ok(transactions * self.fan_out as f64)
+    }
+}
+
+/// Runs a script over and over; returns its transactions per second.
+pub async fn pgbench(socket_dir: &Path, script: &Path, connections: usize, seconds: u64) -> Result<f64> {
+    let output = Command::new("pgbench")
+        .args(["--username=postern_admin", "--no-vacuum", "--protocol=prepared", "--jobs=2", "--host"])
+        .arg(socket_dir)
+        .args([
+            format!("--client={connections}"),
+            format!("--time={seconds}"),
+            format!("--file={}", script.display()),
         ])
+        .arg("postern")
         .output()
         .await
         .context("pgbench comes with PostgreSQL's server package")?;
-        ensure!(output.status.success(), "pgbench: {}", String::from_utf8_lossy(&output.stderr));
-        let report = String::from_utf8_lossy(&output.stdout);
-        let transactions: f64 = report
-            .lines()
-            .find_map(|line| line.strip_prefix("tps = "))
-            .and_then(|rest| rest.split_whitespace().next())
-            .context("pgbench reports its rate")?
-            .parse()?;
-        Ok(transactions * self.fan_out as f64)
-    }
+    ensure!(output.status.success(), "pgbench: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .find_map(|line| line.strip_prefix("tps = "))
+        .and_then(|rest| rest.split_whitespace().next())
+        .context("pgbench reports its rate")?
+        .parse()
+        .context("the rate is a number")
 }

@@ -8,6 +8,7 @@
 mod costs;
 mod floor;
 mod group;
+mod tokens;
 
 use std::{
     sync::atomic::{AtomicUsize, Ordering},
@@ -41,6 +42,12 @@ struct Options {
     /// Wake-ups to measure
     #[arg(long, default_value_t = 300)]
     wakeups: usize,
+    /// Measure tokens instead: issuing, redeeming, and the check for spent ones
+    #[arg(long)]
+    tokens: bool,
+    /// Spent tokens of the issuer key at which to measure the check
+    #[arg(long, value_delimiter = ',', default_values_t = [10_000, 1_000_000])]
+    spent: Vec<i64>,
     /// Bytes of each message's text
     #[arg(long, default_value_t = 1024)]
     bytes: usize,
@@ -57,6 +64,9 @@ async fn main() -> Result<()> {
     let directory = tempfile::tempdir()?;
     let client = Client::register(&directory.path().join("bench"), sending.url(), "bench").await?;
 
+    if options.tokens {
+        return tokens::measure(&options, &cluster, &sending, &client).await;
+    }
     eprintln!("groups of {:?}, {} rounds of {} s", options.members, options.rounds, options.seconds);
     println!("{}\n", costs::machine());
     println!(

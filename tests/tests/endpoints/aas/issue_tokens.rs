@@ -61,7 +61,7 @@ async fn a_token_request_that_is_not_one_is_refused_and_takes_nothing_from_the_a
         body
     };
     cases.push(("another issuer's key".to_owned(), changed(2, whole[2] ^ 1), ProblemType::UnknownTokenKey));
-    cases.push(("another token type".to_owned(), changed(1, 1), ProblemType::UnknownTokenKey));
+    cases.push(("another token type".to_owned(), changed(1, 3), ProblemType::UnknownTokenKey));
     cases.push(("a token type that there is not".to_owned(), changed(0, 0xff), ProblemType::UnknownTokenKey));
     let element = whole.len() - 32;
     for (what, bytes) in [("no group element", [0xff; 32]), ("the identity", [0; 32])] {

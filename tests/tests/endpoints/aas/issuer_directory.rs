@@ -2,7 +2,7 @@
 
 use postern_protocol::{
     aas::IssuerDirectory,
-    token::{DIRECTORY_MEDIA_TYPE, DIRECTORY_PATH, TOKEN_TYPE},
+    token::{DIRECTORY_MEDIA_TYPE, DIRECTORY_PATH, TOKEN_TYPES},
 };
 use reqwest::StatusCode;
 
@@ -23,6 +23,8 @@ async fn the_directory_is_where_and_what_the_standard_says() {
     assert!(reply.headers["cache-control"].to_str().unwrap().starts_with("public, max-age="));
     let directory: IssuerDirectory = serde_json::from_slice(&reply.body).unwrap();
     assert_eq!(directory.issuer_request_uri, "/aas/token-request");
-    assert!(directory.token_keys.iter().all(|key| key.token_type == TOKEN_TYPE && key.token_key.len() == 44));
+    let types: Vec<u16> = directory.token_keys.iter().map(|key| key.token_type).collect();
+    assert_eq!(types, TOKEN_TYPES.map(|kind| kind as u16));
+    assert_eq!(directory.token_keys[0].token_key.len(), 44);
     world.close();
 }

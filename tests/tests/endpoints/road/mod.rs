@@ -74,7 +74,7 @@ impl Entry {
 async fn every_request(world: &World) -> Vec<Entry> {
     let mut entries = Vec::new();
     for route in routes::all() {
-        let paid = matches!(route.handler, Handler::Paid(_));
+        let paid = matches!(route.handler, Handler::Paid(..));
         for (number, valid) in valid_requests(world, &route).await.into_iter().enumerate() {
             let name = format!("{} {} ({number})", route.method, route.path);
             entries.push(Entry { name, paid, valid });

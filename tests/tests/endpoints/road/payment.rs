@@ -1,10 +1,12 @@
 //! Tokens: none, false ones, spent ones, and what becomes of a good one (AAS-1, AAS-4).
 
-use postern_protocol::{problem::ProblemType, token};
+use base64::{Engine as _, engine::general_purpose::URL_SAFE};
+use postern_protocol::{aas::IssuerDirectory, problem::ProblemType, token};
 use privacypass::{TokenType, auth::authenticate::TokenChallenge};
+use reqwest::header::HeaderValue;
 
 use super::every_request;
-use crate::world::{Impostor, TokenShape, Wire, World};
+use crate::world::{Call, Impostor, TokenShape, Wire, World};
 
 /// `Authorization` headers that are not worth a token of ours; `good` is a token that would be.
 async fn worthless(world: &World, good: &[u8]) -> Vec<(&'static str, String)> {
@@ -45,13 +47,26 @@ async fn worthless(world: &World, good: &[u8]) -> Vec<(&'static str, String)> {
     ]
 }
 
+/// The challenges that every refusal offers, one for each published key of a new database.
+async fn offer(world: &World) -> HeaderValue {
+    let directory = world.send(&Call::get(token::DIRECTORY_PATH).wire()).await;
+    let directory: IssuerDirectory = serde_json::from_slice(&directory.body).expect("it is a directory");
+    let keys: Vec<_> = token::TOKEN_TYPES
+        .into_iter()
+        .zip(&directory.token_keys)
+        .map(|(kind, key)| (kind, URL_SAFE.decode(&key.token_key).expect("it is padded base64url")))
+        .collect();
+    let offered: Vec<_> = keys.iter().rev().map(|(kind, key)| (*kind, key.as_slice())).collect();
+    token::www_authenticate(&world.home(), &offered)
+}
+
 #[tokio::test]
 async fn no_paid_route_is_reached_without_a_token_of_ours() {
     let world = World::start().await;
     world.stock(200).await;
     let good = world.token();
     let worthless = worthless(&world, &good).await;
-    let expected = token::www_authenticate(&world.home(), &world.token_key().0);
+    let expected = offer(&world).await;
     let mut paid_routes = 0;
     for entry in every_request(&world).await.iter().filter(|entry| entry.paid) {
         paid_routes += 1;

@@ -1,0 +1,125 @@
+//! The issuer's keys at one moment: never changed, only replaced by a newer ring. Which keys
+//! issue, which redeem, and which are offered, by the clock.
+
+use std::{
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::Context;
+use base64::{Engine as _, engine::general_purpose::URL_SAFE};
+use postern_protocol::{
+    aas::TokenKey,
+    token::{TOKEN_TYPES, Token, TokenType},
+};
+use tokio_postgres::Row;
+
+use super::issuer_key::IssuerKey;
+use crate::master_key::MasterKey;
+
+/// What issuer keys are sealed as.
+pub const PURPOSE: &str = "AAS issuer key";
+
+#[derive(Default)]
+pub struct KeyRing {
+    /// The newest last.
+    keys: Vec<RingKey>,
+}
+
+/// A key and its times, in seconds since 1970.
+pub struct RingKey {
+    /// The database's short name of it, which spent tokens are filed under.
+    pub number: i16,
+    pub key: Arc<IssuerKey>,
+    not_before: u64,
+    not_after: u64,
+    retires: u64,
+}
+
+impl KeyRing {
+    /// Opens what `aas.load_issuer_keys` returned; keys that `previous` has are open already.
+    /// Of token types that this program does not know there may be keys: a newer one beside
+    /// it made them.
+    pub fn open(rows: &[Row], master_key: &MasterKey, previous: &Self) -> anyhow::Result<Self> {
+        let mut keys = Vec::new();
+        for row in rows {
+            let number: i32 = row.get("token_type");
+            let Some(token_type) = TOKEN_TYPES.into_iter().find(|kind| *kind as i32 == number) else {
+                continue;
+            };
+            let public: &[u8] = row.get("public_key");
+            let open = previous.keys.iter().find(|known| known.key.public() == public);
+            let key = match open {
+                Some(known) => known.key.clone(),
+                None => {
+                    let kept = master_key
+                        .open(PURPOSE, public, row.get("sealed_seed"))
+                        .context("an issuer key does not open under this master key")?;
+                    Arc::new(IssuerKey::from_kept(token_type, &kept)?)
+                }
+            };
+            let time = |column| u64::try_from(row.get::<_, i64>(column));
+            keys.push(RingKey {
+                number: row.get("issuer_key"),
+                key,
+                not_before: time("not_before")?,
+                not_after: time("not_after")?,
+                retires: time("retires")?,
+            });
+        }
+        Ok(Self { keys })
+    }
+
+    /// The key that a token names, if its tokens are still good.
+    pub fn redeeming(&self, token: &Token) -> Option<&RingKey> {
+        let now = now();
+        self.keys.iter().find(|key| key.key.id() == token.token_key_id() && now < key.retires)
+    }
+
+    /// The key that a token request names. One that is published for later issues already:
+    /// clocks differ.
+    pub fn issuing(&self, token_type: TokenType, truncated_id: u8) -> Option<&RingKey> {
+        let now = now();
+        self.keys.iter().rev().find(|key| {
+            key.key.token_type() == token_type
+                && key.key.truncated_id() == truncated_id
+                && now < key.not_after
+        })
+    }
+
+    /// For each token type, the newest key that is to be used by now: what challenges offer.
+    /// The most widely known type comes first, as there are clients that only look there;
+    /// those that know better look for it.
+    pub fn offered(&self) -> impl Iterator<Item = (TokenType, &[u8])> {
+        let now = now();
+        TOKEN_TYPES.into_iter().rev().filter_map(move |token_type| {
+            let offered = self.keys.iter().rev().find(|key| {
+                key.key.token_type() == token_type && key.not_before <= now && now < key.not_after
+            })?;
+            Some((token_type, offered.key.public()))
+        })
+    }
+
+    /// All keys that issue, by token type in the order of preference, and then the newest
+    /// first (RFC 9578 §4).
+    pub fn directory(&self) -> Vec<TokenKey> {
+        let now = now();
+        let of_type = |token_type| {
+            self.keys
+                .iter()
+                .rev()
+                .filter(move |key| key.key.token_type() == token_type && now < key.not_after)
+                .map(|key| TokenKey {
+                    token_type: key.key.token_type() as u16,
+                    token_key: URL_SAFE.encode(key.key.public()),
+                    not_before: Some(key.not_before),
+                })
+        };
+        TOKEN_TYPES.into_iter().flat_map(of_type).collect()
+    }
+}
+
+/// Seconds since 1970.
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}

@@ -1,0 +1,31 @@
+//! What a client may still ask for, told in the fields of
+//! draft-ietf-httpapi-ratelimit-headers-10. What is limited is the endpoint's business.
+
+use http::{HeaderMap, HeaderName, HeaderValue, header::RETRY_AFTER};
+
+const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+const LIMIT: HeaderName = HeaderName::from_static("ratelimit");
+const DAY: i32 = 24 * 60 * 60;
+
+/// An allowance per day, in whatever unit the endpoint gives out.
+#[derive(Debug, Clone, Copy)]
+pub struct RateLimit {
+    pub allowance: i32,
+    pub remaining: i32,
+    /// Seconds until the next day begins.
+    pub resets_in: i32,
+}
+
+impl RateLimit {
+    pub(super) fn write(self, headers: &mut HeaderMap) {
+        let policy = format!("\"daily\";q={};w={DAY}", self.allowance);
+        let limit = format!("\"daily\";r={};t={}", self.remaining, self.resets_in);
+        for (name, value) in [(POLICY, policy), (LIMIT, limit)] {
+            headers.insert(name, HeaderValue::try_from(value).expect("digits are visible ASCII"));
+        }
+    }
+
+    pub(super) fn retry_after(self) -> (HeaderName, HeaderValue) {
+        (RETRY_AFTER, HeaderValue::from(self.resets_in))
+    }
+}

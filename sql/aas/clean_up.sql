@@ -1,0 +1,13 @@
+-- aas.clean_up: forgets who took how many tokens before yesterday, but for the sum, and what
+-- was asked for then. Called by each server process hourly.
+CREATE OR REPLACE FUNCTION aas.clean_up() RETURNS void
+LANGUAGE sql SECURITY DEFINER SET search_path = aas, pg_temp AS $$
+    DELETE FROM aas.requests r WHERE r.day < (now() AT TIME ZONE 'UTC')::date - 1;
+    WITH gone AS (
+        DELETE FROM aas.issued i WHERE i.day < (now() AT TIME ZONE 'UTC')::date - 1
+        RETURNING i.day, i.token_type, i.tokens
+    )
+    INSERT INTO aas.issued_in_all AS a (day, token_type, tokens)
+    SELECT g.day, g.token_type, sum(g.tokens) FROM gone g GROUP BY g.day, g.token_type
+    ON CONFLICT ON CONSTRAINT issued_in_all_pkey DO UPDATE SET tokens = a.tokens + excluded.tokens;
+$$;

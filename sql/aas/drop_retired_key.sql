@@ -1,0 +1,31 @@
+-- aas.drop_retired_key: drops one key that retired before yesterday (clocks differ), and its
+-- spent tokens in one stroke (AAS-5).
+--
+-- The drop locks aas.spent against everyone, for the milliseconds that it takes. (DETACH
+-- CONCURRENTLY would not, but is impossible in a function, and the server's role executes
+-- functions only.) So it waits for the lock for a moment only, during which spenders queue
+-- up behind it.
+-- Returns dropped; none; busy: try again later. Called by each server process hourly, until
+-- it says none.
+CREATE OR REPLACE FUNCTION aas.drop_retired_key(OUT outcome text)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = aas, pg_temp SET lock_timeout = '100ms' AS $$
+DECLARE
+    retired smallint;
+BEGIN
+    SELECT k.issuer_key INTO retired
+      FROM aas.issuer_keys k
+     WHERE k.retires < (now() AT TIME ZONE 'UTC')::date
+     ORDER BY k.issuer_key
+     LIMIT 1
+       FOR UPDATE SKIP LOCKED;
+    IF NOT FOUND THEN
+        outcome := 'none';
+        RETURN;
+    END IF;
+    EXECUTE format('DROP TABLE IF EXISTS aas.spent_%s', retired);
+    DELETE FROM aas.issuer_keys k WHERE k.issuer_key = retired;
+    outcome := 'dropped';
+EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
+    outcome := 'busy';
+END
+$$;

@@ -1,0 +1,15 @@
+-- aas.due_issuer_keys: the token types, of those the server issues, that need a new key: none
+-- will issue for longer than the overlap (AAS-5). One that a client fetched yesterday from
+-- the directory goes on issuing for that long.
+--
+-- Called by each server process at its start, hourly, and when a rotation was asked for; and
+-- by aas.add_issuer_key, under its lock.
+CREATE OR REPLACE FUNCTION aas.due_issuer_keys(token_types integer[])
+RETURNS TABLE (token_type integer)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = aas, pg_temp AS $$
+    SELECT t.token_type
+      FROM unnest(due_issuer_keys.token_types) AS t (token_type)
+     WHERE NOT EXISTS (SELECT FROM aas.issuer_keys k, aas.settings s
+                        WHERE k.token_type = t.token_type
+                          AND k.not_after > (now() AT TIME ZONE 'UTC')::date + s.overlap_days)
+$$;

@@ -1,0 +1,69 @@
+-- aas.take: what aas.take_allowance does, for any taker.
+--
+-- Overrides count before defaults; an allowance for a token type is part of the whole.
+CREATE OR REPLACE FUNCTION aas.take(
+    taker bigint, digest bytea, token_types integer[], numbers integer[],
+    OUT outcome text, OUT allowance integer, OUT remaining integer, OUT resets_in integer)
+LANGUAGE plpgsql SET search_path = aas, pg_temp AS $$
+DECLARE
+    -- The proof is computed anew for each repeat: for how many of them the taker need not pay.
+    free_repeats CONSTANT smallint := 8;
+    asked bigint;
+    today CONSTANT date := (now() AT TIME ZONE 'UTC')::date;
+BEGIN
+    resets_in := ceil(extract(epoch FROM (today + 1) - (now() AT TIME ZONE 'UTC')));
+    -- Concurrent requests of one taker queue up here; each statement from here on sees what
+    -- those before took.
+    PERFORM FROM aas.takers t WHERE t.taker = take.taker FOR NO KEY UPDATE;
+
+    INSERT INTO aas.requests AS r (taker, digest, day) VALUES (take.taker, take.digest, today)
+    ON CONFLICT ON CONSTRAINT requests_pkey DO UPDATE
+       SET repeats = r.repeats + 1
+     WHERE r.repeats < free_repeats
+    RETURNING CASE WHEN r.repeats = 0 THEN 'granted' ELSE 'repeated' END INTO outcome;
+
+    SELECT a.tokens, a.tokens - a.taken - a.asked, a.asked
+      INTO allowance, remaining, asked
+      FROM (SELECT coalesce(
+                       (SELECT a.tokens FROM aas.allowances a
+                         WHERE a.taker = take.taker AND a.token_type IS NULL),
+                       CASE WHEN t.user_id IS NULL THEN s.homeserver_allowance ELSE s.daily_allowance END),
+                   (SELECT coalesce(sum(i.tokens), 0) FROM aas.issued i
+                     WHERE i.taker = take.taker AND i.day = today),
+                   (SELECT sum(n) FROM unnest(numbers) n)
+              FROM aas.settings s, aas.takers t
+             WHERE t.taker = take.taker
+            UNION ALL
+            SELECT a.tokens,
+                   (SELECT coalesce(sum(i.tokens), 0) FROM aas.issued i
+                     WHERE i.taker = take.taker AND i.day = today AND i.token_type = o.token_type),
+                   o.number
+              FROM unnest(token_types, numbers) AS o (token_type, number),
+                   LATERAL (SELECT a.tokens FROM aas.allowances a
+                             WHERE a.token_type = o.token_type
+                               AND (a.taker = take.taker OR a.taker IS NULL)
+                             ORDER BY a.taker NULLS LAST LIMIT 1) a
+           ) AS a (tokens, taken, asked)
+     ORDER BY 2
+     LIMIT 1;
+
+    IF outcome = 'repeated' THEN
+        -- Nothing is asked for anew.
+        outcome := 'granted';
+        remaining := greatest(0, remaining + asked);
+        RETURN;
+    END IF;
+    IF remaining < 0 THEN
+        DELETE FROM aas.requests r
+         WHERE outcome IS NOT NULL AND r.taker = take.taker AND r.digest = take.digest;
+        outcome := 'used_up';
+        remaining := greatest(0, remaining + asked);
+        RETURN;
+    END IF;
+    INSERT INTO aas.issued AS i (taker, day, token_type, tokens)
+    SELECT take.taker, today, o.token_type, o.number
+      FROM unnest(token_types, numbers) AS o (token_type, number)
+    ON CONFLICT ON CONSTRAINT issued_pkey DO UPDATE SET tokens = i.tokens + excluded.tokens;
+    outcome := 'granted';
+END
+$$;

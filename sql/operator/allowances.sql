@@ -1,0 +1,15 @@
+-- operator.allowances: how many tokens may be had per day (UTC): the default of users and of
+-- federated domains first, then what operator.set_allowance set. Called by the operator.
+CREATE OR REPLACE FUNCTION operator.allowances()
+RETURNS TABLE (whose text, token_type integer, tokens integer)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = operator, pg_temp AS $$
+    SELECT 'each user', NULL::integer, s.daily_allowance FROM aas.settings s
+    UNION ALL
+    SELECT 'each domain', NULL, s.homeserver_allowance FROM aas.settings s
+    UNION ALL
+    (SELECT coalesce('user ' || u.name, 'domain ' || t.domain, 'each'), a.token_type, a.tokens
+       FROM aas.allowances a
+       LEFT JOIN aas.takers t USING (taker)
+       LEFT JOIN auth.users u USING (user_id)
+      ORDER BY 1, 2)
+$$;

@@ -1,0 +1,13 @@
+-- operator.issuer_keys: the issuer's keys, from when to when (days, UTC) each issues and
+-- redeems, and how much its spent tokens take: about how many, and bytes on disk (AAS-4).
+-- Called by the operator and by monitoring.
+CREATE OR REPLACE FUNCTION operator.issuer_keys()
+RETURNS TABLE (issuer_key smallint, token_type integer, not_before date, not_after date, retires date,
+               spent_tokens bigint, spent_bytes bigint)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = operator, pg_temp AS $$
+    SELECT k.issuer_key, k.token_type, k.not_before, k.not_after, k.retires,
+           pg_stat_get_live_tuples(p.oid), pg_total_relation_size(p.oid)
+      FROM aas.issuer_keys k
+      LEFT JOIN pg_class p ON p.oid = to_regclass('aas.spent_' || k.issuer_key)
+     ORDER BY k.token_type, k.not_before
+$$;

@@ -1,0 +1,44 @@
+-- operator.set_allowance: how many tokens may be had per day (UTC) (AAS-2).
+--
+--   tokens      null takes back an earlier call, so that the default holds
+--   user_name   of this user, without @domain; or
+--   domain      of this federated domain, all its users together; or neither: of each user
+--               that has no allowance of its own
+--   token_type  of this type only, within the whole
+-- Called by the operator.
+CREATE OR REPLACE FUNCTION operator.set_allowance(
+    tokens integer, user_name text DEFAULT NULL, domain text DEFAULT NULL, token_type integer DEFAULT NULL)
+RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = operator, pg_temp AS $$
+DECLARE
+    of_user bigint;
+    of_taker bigint;
+BEGIN
+    IF num_nonnulls(user_name, domain) > 1 THEN
+        RAISE EXCEPTION 'an allowance is a user''s or a domain''s, not both';
+    END IF;
+    IF user_name IS NOT NULL THEN
+        SELECT u.user_id INTO of_user FROM auth.users u WHERE u.name = user_name;
+        IF NOT FOUND THEN
+            RAISE EXCEPTION 'there is no user of that name' USING HINT = 'Give the name without @ and domain.';
+        END IF;
+    ELSIF domain IS NULL AND token_type IS NULL THEN
+        IF tokens IS NULL THEN
+            RAISE EXCEPTION 'the default allowance has to be a number';
+        END IF;
+        UPDATE aas.settings s SET daily_allowance = tokens;
+        RETURN;
+    END IF;
+    IF num_nonnulls(user_name, domain) = 1 THEN
+        INSERT INTO aas.takers (user_id, domain) VALUES (of_user, set_allowance.domain) ON CONFLICT DO NOTHING;
+        SELECT t.taker INTO STRICT of_taker FROM aas.takers t
+         WHERE t.user_id = of_user OR t.domain = set_allowance.domain;
+    END IF;
+    DELETE FROM aas.allowances a
+     WHERE a.taker IS NOT DISTINCT FROM of_taker AND a.token_type IS NOT DISTINCT FROM set_allowance.token_type;
+    IF tokens IS NOT NULL THEN
+        INSERT INTO aas.allowances (taker, token_type, tokens)
+        VALUES (of_taker, set_allowance.token_type, set_allowance.tokens);
+    END IF;
+END
+$$;

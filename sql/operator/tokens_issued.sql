@@ -1,0 +1,12 @@
+-- operator.tokens_issued: how many tokens were issued, to everyone together, per day (UTC)
+-- and token type. Called by the operator and by monitoring.
+CREATE OR REPLACE FUNCTION operator.tokens_issued()
+RETURNS TABLE (day date, token_type integer, tokens bigint)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = operator, pg_temp AS $$
+    SELECT i.day, i.token_type, sum(i.tokens)::bigint
+      FROM (SELECT i.day, i.token_type, i.tokens::bigint FROM aas.issued i
+            UNION ALL
+            SELECT a.day, a.token_type, a.tokens FROM aas.issued_in_all a) i
+     GROUP BY i.day, i.token_type
+     ORDER BY i.day DESC, i.token_type
+$$;

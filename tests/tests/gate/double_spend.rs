@@ -1,0 +1,99 @@
+//! A token pays once (AAS-4), in whatever order servers die, connections break and clients insist.
+
+use std::{sync::Arc, time::Duration};
+
+use postern_protocol::token::TokenType;
+use postern_tests::{Server, eventually};
+use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
+use reqwest::header::AUTHORIZATION;
+
+use crate::world::{Ask, Gate};
+
+const TOKENS: u16 = 100;
+const PRESENTERS: usize = 3;
+
+/// Presents a token until somebody says clearly what became of it: true when it paid.
+async fn present(urls: &[String], http: &reqwest::Client, token: &[u8], mut chance: StdRng) -> bool {
+    loop {
+        tokio::time::sleep(Duration::from_millis(chance.random_range(0..400))).await;
+        let url = format!("{}/ds/group-ids", urls[chance.random_range(0..urls.len())]);
+        let authorization = postern_protocol::token::authorization(token);
+        match http.post(url).header(AUTHORIZATION, authorization).send().await {
+            Ok(answer) if answer.status().is_success() => return true,
+            Ok(answer) if answer.status().is_server_error() => {}
+            Ok(answer) => {
+                assert_eq!(answer.status(), 401);
+                return false;
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_dies_each_token_pays_for_exactly_one_operation() {
+    let seed =
+        std::env::var("POSTERN_TEST_SEED").map_or_else(|_| rand::random(), |seed| seed.parse().unwrap());
+    eprintln!("POSTERN_TEST_SEED={seed}");
+    let mut chance = StdRng::seed_from_u64(seed);
+    let mut gate = Gate::start(3).await;
+    let client = gate.client("alice").await;
+    let key = gate.key(TokenType::PrivateRistretto255).await;
+    let tokens = gate.tokens(0, &client, &Ask::batch(&key, TOKENS)).await;
+
+    let urls: Arc<[String]> = gate.servers.iter().map(|server| server.url().to_owned()).collect();
+    let http = reqwest::Client::builder().timeout(Duration::from_secs(5)).build().unwrap();
+    let presenting: Vec<_> = tokens
+        .iter()
+        .flat_map(|token| (0..PRESENTERS).map(move |_| token.clone()))
+        .enumerate()
+        .map(|(index, token)| {
+            let (urls, http) = (urls.clone(), http.clone());
+            let chance = StdRng::seed_from_u64(seed ^ (index as u64 + 1));
+            tokio::spawn(async move { (token.clone(), present(&urls, &http, &token, chance).await) })
+        })
+        .collect();
+
+    for _ in 0..6 {
+        tokio::time::sleep(Duration::from_millis(chance.random_range(10..150))).await;
+        match chance.random_range(0..3) {
+            0 => {
+                let cut =
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'postern_server'";
+                gate.admin.execute(cut, &[]).await.expect("connections can be cut");
+            }
+            _ => {
+                let server = gate.servers.remove(chance.random_range(0..3));
+                let address = server.address();
+                server.kill().await;
+                let started = eventually("the port is free again", async || {
+                    Server::builder(&gate.cluster).listen(address).try_start().await.ok()
+                });
+                let started = started.await;
+                gate.servers.push(started);
+            }
+        }
+    }
+    // The crash of the machine.
+    gate.cluster.kill_postgres();
+    gate.cluster.restart().await;
+    gate.admin = gate.cluster.admin().await;
+
+    let mut paid = std::collections::HashMap::<Vec<u8>, usize>::new();
+    for presented in presenting {
+        let (token, success) = presented.await.expect("nobody panics");
+        *paid.entry(token).or_default() += usize::from(success);
+    }
+    assert!(paid.values().all(|successes| *successes <= 1), "a token was accepted twice");
+    // Where no answer said success, the answer was lost, or it is still good.
+    for token in &tokens {
+        gate.spend(0, token).await;
+    }
+    let operations: i64 = gate.value("SELECT count(*) FROM ds.reservations").await;
+    let spent: i64 = gate.value("SELECT count(*) FROM aas.spent").await;
+    assert_eq!(
+        (operations, spent),
+        (i64::from(TOKENS), i64::from(TOKENS)),
+        "none paid twice, none was burnt"
+    );
+}

@@ -1,0 +1,156 @@
+//! Issuer keys come, overlap, retire and go (AAS-5).
+
+use postern_protocol::token::{self, TOKEN_TYPES, TokenType};
+use postern_tests::{Cluster, Server, eventually};
+use reqwest::{Method, StatusCode, header::HeaderMap};
+
+use crate::world::{Ask, Gate, bytes_of};
+
+const RISTRETTO255: TokenType = TokenType::PrivateRistretto255;
+
+/// What the server offers a client without a token.
+async fn challenge(gate: &Gate) -> String {
+    let reply = gate.send(0, Method::POST, "/ds/group-ids", HeaderMap::new(), Vec::new(), None).await;
+    assert_eq!(reply.status, StatusCode::UNAUTHORIZED);
+    reply.header("www-authenticate").to_owned()
+}
+
+async fn directory_has(gate: &Gate, server: usize, keys: usize) {
+    eventually("the directory has the keys", async || {
+        (gate.keys(server, RISTRETTO255).await.len() == keys).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn servers_that_start_at_once_on_a_new_database_make_one_key_of_each_type() {
+    let cluster = Cluster::start().await;
+    let (one, two, three) =
+        tokio::join!(Server::start(&cluster), Server::start(&cluster), Server::start(&cluster));
+    let admin = cluster.admin().await;
+    let keys: i64 = admin.query_one("SELECT count(*) FROM aas.issuer_keys", &[]).await.unwrap().get(0);
+    assert_eq!(keys, TOKEN_TYPES.len() as i64);
+    let mut directories = Vec::new();
+    for server in [&one, &two, &three] {
+        let url = format!("{}{}", server.url(), token::DIRECTORY_PATH);
+        directories.push(reqwest::get(url).await.unwrap().text().await.unwrap());
+    }
+    directories.dedup();
+    assert_eq!(directories.len(), 1);
+}
+
+#[tokio::test]
+async fn a_key_is_published_before_its_use_overlaps_with_the_next_and_retires() {
+    let gate = Gate::start(2).await;
+    let client = gate.client("alice").await;
+    let old = gate.key(RISTRETTO255).await;
+    let ask = |key: &[u8]| Ask::batch(key, 10);
+    let mut tokens = gate.tokens(0, &client, &ask(&old)).await;
+    assert_eq!(gate.spend(1, &tokens.pop().unwrap()).await.status, StatusCode::CREATED);
+
+    gate.admin.execute("SELECT operator.rotate_issuer_keys()", &[]).await.unwrap();
+    directory_has(&gate, 0, 2).await;
+    directory_has(&gate, 1, 2).await;
+    let rows: i64 = gate.value("SELECT count(*) FROM aas.issuer_keys").await;
+    assert_eq!(rows, 6, "one new key of each type, whichever server made it");
+    let new = gate.keys(0, RISTRETTO255).await.remove(0);
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    assert!(new.not_before.unwrap() >= now + 60 * 60 - 60, "after every cached directory ran out");
+    assert_eq!(gate.key(RISTRETTO255).await, old, "until then the old one is used");
+    assert!(challenge(&gate).await.contains(&gate.keys(0, RISTRETTO255).await[1].token_key));
+    gate.tokens(1, &client, &ask(&old)).await;
+
+    // In the overlap both issue, and the new one is offered.
+    gate.pass(3).await;
+    eventually("the new key is offered", async || {
+        challenge(&gate).await.contains(&new.token_key).then_some(())
+    })
+    .await;
+    for key in [&old, &bytes_of(&new)] {
+        let mut tokens = gate.tokens(1, &client, &ask(key)).await;
+        assert_eq!(gate.spend(0, &tokens.pop().unwrap()).await.status, StatusCode::CREATED);
+    }
+
+    // Then the old one only redeems.
+    gate.pass(5).await;
+    directory_has(&gate, 0, 1).await;
+    let stale = ask(&old);
+    let reply = gate.ask(0, &client, stale.media_type, &stale.body).await;
+    assert_eq!((reply.status, reply.problem()), (StatusCode::UNPROCESSABLE_ENTITY, "unknown-token-key"));
+    assert_eq!(gate.spend(0, &tokens.pop().unwrap()).await.status, StatusCode::CREATED);
+
+    // Then nothing; what was spent goes in one stroke.
+    gate.pass(85).await;
+    let last = tokens.pop().unwrap();
+    eventually("the old key retired", async || {
+        (gate.spend(0, &last).await.status == StatusCode::UNAUTHORIZED).then_some(())
+    })
+    .await;
+    let drop_one = "SELECT outcome FROM aas.drop_retired_key()";
+    eventually("nothing retired is left", async || {
+        (gate.value::<String>(drop_one).await == "none").then_some(())
+    })
+    .await;
+    assert!(!gate.value::<bool>("SELECT EXISTS (SELECT FROM aas.issuer_keys WHERE issuer_key <= 3)").await);
+    assert!(!gate.value::<bool>("SELECT to_regclass('aas.spent_1') IS NOT NULL").await);
+}
+
+#[tokio::test]
+async fn a_revoked_key_is_worth_nothing_at_once_and_a_new_one_is_in_use() {
+    let gate = Gate::start(2).await;
+    let client = gate.client("alice").await;
+    let old = gate.key(RISTRETTO255).await;
+    let token = gate.tokens(0, &client, &Ask::batch(&old, 1)).await.remove(0);
+    gate.admin.execute("SELECT operator.rotate_issuer_keys(revoke => true)", &[]).await.unwrap();
+    eventually("a new key is in use on both", async || {
+        let (one, two) = (gate.keys(0, RISTRETTO255).await, gate.keys(1, RISTRETTO255).await);
+        (one == two && one.len() == 1 && bytes_of(&one[0]) != old).then_some(())
+    })
+    .await;
+    for server in [0, 1] {
+        assert_eq!(gate.spend(server, &token).await.problem(), "token-required");
+    }
+    let new = gate.key(RISTRETTO255).await;
+    let token = gate.tokens(0, &client, &Ask::batch(&new, 1)).await.remove(0);
+    assert_eq!(gate.spend(1, &token).await.status, StatusCode::CREATED);
+}
+
+#[tokio::test]
+async fn a_key_is_taken_when_due_and_when_its_truncated_id_is_free() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin().await;
+    let add = async |public: &[u8]| -> String {
+        let sql = "SELECT outcome FROM aas.add_issuer_key(5, $1, '\\x00', 3600)";
+        admin.query_one(sql, &[&public]).await.unwrap().get(0)
+    };
+    let truncated = |public: &[u8]| token::token_key_id(public)[31];
+    let first = [0u8; 2];
+    let collides = (1u16..).map(u16::to_be_bytes).find(|key| truncated(key) == truncated(&first)).unwrap();
+    let other = (1u16..).map(u16::to_be_bytes).find(|key| truncated(key) != truncated(&first)).unwrap();
+    assert_eq!(add(&first).await, "added");
+    assert_eq!(add(&other).await, "not_due");
+    admin.execute("SELECT operator.rotate_issuer_keys()", &[]).await.unwrap();
+    assert_eq!(add(&collides).await, "collides");
+    assert_eq!(add(&other).await, "added");
+    assert_eq!(add(&collides).await, "not_due");
+}
+
+#[tokio::test]
+async fn dropping_a_key_gives_way_to_who_spends() {
+    let cluster = Cluster::start().await;
+    let (admin, mut spender) = (cluster.admin().await, cluster.admin().await);
+    admin.execute("SELECT aas.add_issuer_key(5, '\\x01', '\\x00', 3600)", &[]).await.unwrap();
+    admin
+        .execute("UPDATE aas.issuer_keys SET not_before = '2000-01-01', not_after = '2000-01-02', retires = '2000-01-03'", &[])
+        .await
+        .unwrap();
+    let spending = spender.transaction().await.unwrap();
+    spending.execute("INSERT INTO aas.spent VALUES (1, sha256('x'))", &[]).await.unwrap();
+    let outcome = async || -> String {
+        admin.query_one("SELECT outcome FROM aas.drop_retired_key()", &[]).await.unwrap().get(0)
+    };
+    assert_eq!(outcome().await, "busy");
+    spending.commit().await.unwrap();
+    assert_eq!(outcome().await, "dropped");
+    assert_eq!(outcome().await, "none");
+}

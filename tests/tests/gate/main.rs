@@ -1,0 +1,14 @@
+//! The gate (AAS-1 to AAS-6): keys and their rotation, allowances, issuance in every format of the standards, and
+//! what of all that can be joined.
+
+mod allowances;
+mod double_spend;
+mod foreign_client;
+mod issuance;
+mod keys;
+mod operator;
+mod redemption;
+mod unlinkability;
+mod vectors;
+mod wallet;
+mod world;

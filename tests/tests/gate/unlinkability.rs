@@ -1,0 +1,110 @@
+//! What is kept at issuance cannot be joined with what is kept at redemption (AAS-6): a thousand tokens are issued
+//! and redeemed, and a dump and all logs are searched for anything that the two sides have in common.
+
+use std::collections::{BTreeMap, HashSet};
+
+use base64::{
+    Engine as _,
+    engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD},
+};
+use postern_protocol::token::TokenType;
+use rand::seq::SliceRandom as _;
+use reqwest::StatusCode;
+
+use crate::world::{Ask, Gate};
+
+const CLIENTS: usize = 10;
+/// Bytes in common that are no chance: dates and small numbers are shorter.
+const TELLING: usize = 8;
+
+/// Rows of a dump by table, each value as bytes.
+fn tables(dump: &str) -> BTreeMap<String, Vec<Vec<Vec<u8>>>> {
+    let mut tables: BTreeMap<String, Vec<Vec<Vec<u8>>>> = BTreeMap::new();
+    let mut lines = dump.lines();
+    while let Some(line) = lines.next() {
+        let Some(table) = line.strip_prefix("COPY ").and_then(|rest| rest.split(' ').next()) else {
+            continue;
+        };
+        for row in lines.by_ref().take_while(|row| *row != "\\.") {
+            let values = row.split('\t').map(|value| {
+                let bytes = value.strip_prefix("\\\\x").and_then(|digits| hex::decode(digits).ok());
+                bytes.unwrap_or_else(|| value.as_bytes().to_vec())
+            });
+            tables.entry(table.to_owned()).or_default().push(values.collect());
+        }
+    }
+    tables
+}
+
+fn windows<'a>(values: impl IntoIterator<Item = &'a [u8]>) -> HashSet<&'a [u8]> {
+    values.into_iter().flat_map(|value| value.windows(TELLING)).collect()
+}
+
+fn is_date(value: &[u8]) -> bool {
+    value.len() == 10 && value[4] == b'-' && value[7] == b'-'
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_tokens_join_no_client_with_what_it_did() {
+    let gate = Gate::start(2).await;
+    let key = gate.key(TokenType::PrivateRistretto255).await;
+    let (mut clients, mut requests, mut tokens) = (Vec::new(), Vec::new(), Vec::new());
+    for index in 0..CLIENTS {
+        let client = gate.client(&format!("user-{index:04}")).await;
+        let ask = Ask::batch(&key, 100);
+        tokens.extend(gate.tokens(index % 2, &client, &ask).await);
+        clients.push(client);
+        requests.push(ask.body);
+    }
+    tokens.shuffle(&mut rand::rng());
+    for (index, token) in tokens.iter().enumerate() {
+        assert_eq!(gate.spend(index % 2, token).await.status, StatusCode::CREATED);
+    }
+    let dump = tables(&gate.cluster.dump().await);
+
+    // What the two sides keep. The issuer's public keys are everyone's.
+    let redeemed =
+        |table: &str| table.starts_with("aas.spent") || table.starts_with("ds.") || table == "aas.token_use";
+    let issued = |table: &str| {
+        table.starts_with("auth.")
+            || ["aas.takers", "aas.issued", "aas.requests", "aas.allowances"].contains(&table)
+    };
+    let side = |chosen: &dyn Fn(&str) -> bool| -> Vec<&[u8]> {
+        let rows = dump.iter().filter(|(table, _)| chosen(table)).flat_map(|(_, rows)| rows);
+        rows.flatten().map(Vec::as_slice).filter(|value| !is_date(value)).collect()
+    };
+    let (at_issuance, at_redemption) = (side(&issued), side(&redeemed));
+    assert_eq!(dump["aas.spent_1"].len(), 1000);
+    assert_eq!(dump["aas.requests"].len(), CLIENTS);
+    assert!(windows(at_issuance.iter().copied()).is_disjoint(&windows(at_redemption.iter().copied())));
+
+    // Nor with what went over the wire on the other side.
+    let seen_at_issuance = windows(requests.iter().map(|request| &request[5..]));
+    assert!(seen_at_issuance.is_disjoint(&windows(at_redemption)));
+    let nonce_and_authenticator = tokens.iter().flat_map(|token| [&token[2..34], &token[98..]]);
+    assert!(windows(nonce_and_authenticator).is_disjoint(&windows(at_issuance)));
+
+    // Times are days, so no order of moments remains on either side.
+    let clocks: Option<String> = gate
+        .value(
+            "SELECT string_agg(c.oid::regclass || '.' || a.attname, ', ')
+               FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
+              WHERE c.relnamespace = 'aas'::regnamespace AND a.attnum > 0
+                AND a.atttypid IN ('timestamptz'::regtype, 'timestamp'::regtype, 'time'::regtype)",
+        )
+        .await;
+    assert_eq!(clocks, None);
+
+    // Logs name neither side.
+    let names = clients.iter().map(|client| client.public_key().as_bytes().to_vec());
+    let nonces = tokens.iter().map(|token| token[2..34].to_vec());
+    let telling: Vec<String> = names
+        .chain(nonces)
+        .flat_map(|bytes| {
+            [hex::encode(&bytes), URL_SAFE_NO_PAD.encode(&bytes), STANDARD_NO_PAD.encode(&bytes)]
+        })
+        .chain((0..CLIENTS).map(|index| format!("user-{index:04}")))
+        .collect();
+    let logs: String = gate.servers.iter().map(|server| server.log()).chain([gate.cluster.log()]).collect();
+    assert!(telling.iter().all(|text| !logs.contains(text)));
+}
