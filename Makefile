@@ -38,8 +38,9 @@ test: build ## all tests: SQL tests in the extension, unit tests, end-to-end tes
 	fi; \
 	exit $$status
 
-bench: build ## sends, deliveries and wake-ups per second, beside the floor for the same rows
+bench: build ## sends, deliveries, wake-ups and tokens per second, beside the floor for the same rows
 	$(RELEASE)/postern-bench
+	$(RELEASE)/postern-bench --tokens
 
 build: setup ## the programs and the staged extension, in target/release
 	cargo build $(CARGO_FLAGS)

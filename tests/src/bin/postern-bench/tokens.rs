@@ -100,7 +100,7 @@ async fn redeeming(options: &Options, cluster: &Cluster, server: &Server, client
         }
     }
     let (free, paid) = (median(free.into_iter()), median(paid.into_iter()));
-    println!("\n| `POST {ENDPOINT}`, process {} | requests/s | ratio |\n|---|--:|--:|", server.pid());
+    println!("\n| `POST {ENDPOINT}` | requests/s | ratio |\n|---|--:|--:|");
     println!("| price 0 | {free:.0} | |\n| price 1 | {paid:.0} | {:.2} |", paid / free);
     Ok(())
 }
