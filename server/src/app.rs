@@ -7,7 +7,11 @@ use postern_protocol::name::Domain;
 use tokio::sync::watch;
 
 use crate::{
-    aas::{issuer::Issuer, uses::Uses}, auth::signer::Signer, config::Limits, database::Database, master_key::MasterKey,
+    aas::{issuer::Issuer, uses::Uses},
+    auth::signer::Signer,
+    config::Limits,
+    database::Database,
+    master_key::MasterKey,
     qs::wakeups::Wakeups,
 };
 

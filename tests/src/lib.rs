@@ -16,6 +16,7 @@
 
 mod binaries;
 mod cluster;
+pub mod dump;
 mod logs;
 mod process;
 mod relay;

@@ -5,41 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use postern_client::{Client, Event};
 use postern_protocol::{Address, StateKey};
-use postern_tests::{Cluster, PATIENCE, Server};
+use postern_tests::{
+    Cluster, PATIENCE, Server,
+    dump::{Row, is_date, rows},
+};
 
 /// Shorter values (small numbers, dates) are equal by chance.
 const TELLING: usize = 8;
-
-/// One row: its table, and its values as bytes.
-struct Row {
-    table: String,
-    values: Vec<Vec<u8>>,
-}
-
-impl Row {
-    fn schema(&self) -> &str {
-        self.table.split('.').next().unwrap_or_default()
-    }
-}
-
-/// The rows of a dump in SQL.
-fn rows(dump: &str) -> Vec<Row> {
-    let mut rows = Vec::new();
-    let mut lines = dump.lines();
-    while let Some(line) = lines.next() {
-        let Some(table) = line.strip_prefix("COPY ").and_then(|rest| rest.split(' ').next()) else {
-            continue;
-        };
-        for row in lines.by_ref().take_while(|row| *row != "\\.") {
-            let values = row.split('\t').map(|value| {
-                let bytes = value.strip_prefix("\\\\x").and_then(|digits| hex::decode(digits).ok());
-                bytes.unwrap_or_else(|| value.as_bytes().to_vec())
-            });
-            rows.push(Row { table: table.to_owned(), values: values.collect() });
-        }
-    }
-    rows
-}
 
 fn contains(value: &[u8], part: &[u8]) -> bool {
     value.windows(part.len()).any(|window| window == part)
@@ -199,8 +171,4 @@ async fn nobody_logs_what_a_dump_hides() {
             assert!(!log.contains(secret), "a log holds {secret}");
         }
     }
-}
-
-fn is_date(value: &[u8]) -> bool {
-    value.len() == 10 && value[4] == b'-' && value[7] == b'-'
 }

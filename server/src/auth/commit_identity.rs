@@ -5,7 +5,6 @@ use http::StatusCode;
 use postern_protocol::{
     PublicKey,
     auth::{CommitIdentity, IdentityCommitted},
-    name::UserName,
     problem::{Problem, ProblemType},
 };
 
@@ -24,8 +23,7 @@ pub async fn commit_identity(app: App, request: Request, payment: Payment) -> Ou
         .query_opt("SELECT name, epoch, eid FROM auth.load_client($1)", &[&key])
         .await?
         .ok_or(ProblemType::NotAllowed)?;
-    let name: UserName =
-        format!("{}@{}", client.get::<_, &str>("name"), app.domain).parse().map_err(Failure::fault)?;
+    let name = identity::user_name(&client, &app.domain)?;
 
     let commit = mls::parse_handshake(&body.commit).map_err(identity::invalid)?;
     let mut eid = TrackedGroup::decode(client.get("eid")).map_err(Failure::fault)?;

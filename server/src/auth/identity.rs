@@ -4,11 +4,15 @@
 use openmls::prelude::{BasicCredential, LeafNode};
 use postern_protocol::{
     PublicKey,
-    name::UserName,
+    name::{Domain, UserName},
     problem::{Problem, ProblemType},
 };
+use tokio_postgres::Row;
 
-use crate::mls::{InvalidMls, TrackedGroup};
+use crate::{
+    mls::{InvalidMls, TrackedGroup},
+    road::Failure,
+};
 
 /// The EID's client keys.
 ///
@@ -26,6 +30,14 @@ fn client_key(leaf: &LeafNode, user: &UserName) -> Result<PublicKey, Problem> {
     }
     PublicKey::try_from(leaf.signature_key().as_slice())
         .map_err(|_| invalid(InvalidMls::Refused("signature keys are Ed25519")))
+}
+
+/// The user whose client `auth.load_client` found.
+///
+/// # Errors
+/// A fault: the database holds a name that is none.
+pub fn user_name(client: &Row, home: &Domain) -> Result<UserName, Failure> {
+    format!("{}@{home}", client.get::<_, &str>("name")).parse().map_err(Failure::fault)
 }
 
 pub fn invalid(error: InvalidMls) -> Problem {

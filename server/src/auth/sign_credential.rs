@@ -4,10 +4,10 @@
 use http::StatusCode;
 use postern_protocol::{
     auth::{CredentialIssued, SignCredential},
-    name::UserName,
     problem::ProblemType,
 };
 
+use super::identity;
 use crate::{
     app::App,
     road::{Failure, Outcome, Payment, Request},
@@ -21,8 +21,7 @@ pub async fn sign_credential(app: App, request: Request, payment: Payment) -> Ou
         .query_opt("SELECT name FROM auth.load_client($1)", &[&key])
         .await?
         .ok_or(ProblemType::NotAllowed)?;
-    let name: UserName =
-        format!("{}@{}", client.get::<_, &str>("name"), app.domain).parse().map_err(Failure::fault)?;
+    let name = identity::user_name(&client, &app.domain)?;
     let credential = app.signer.issue(name, signer);
     let row = payment
         .call(

@@ -195,10 +195,10 @@ fn validate(
     match &message.content {
         Content::Application(_) => validate_application(group_id, message, stored, signer),
         // Trees of large groups keep a core busy for milliseconds.
-        Content::Handshake(_) if stored.blob.len() > LARGE_TREE => {
-            tokio::task::block_in_place(|| validate_handshake(app, group_id, message, stored, signer))
+        Content::Handshake(handshake) => {
+            let validate = || validate_handshake(app, group_id, message, handshake, stored, signer);
+            if stored.blob.len() > LARGE_TREE { tokio::task::block_in_place(validate) } else { validate() }
         }
-        Content::Handshake(_) => validate_handshake(app, group_id, message, stored, signer),
     }
 }
 
@@ -224,12 +224,10 @@ fn validate_handshake(
     app: &App,
     group_id: &GroupId,
     message: &Submitted,
+    handshake: &PublicMessageIn,
     stored: &Stored,
     signer: PublicKey,
 ) -> Result<Step, Failure> {
-    let Content::Handshake(handshake) = &message.content else {
-        return Err(Failure::fault(anyhow::anyhow!("an application message is no handshake")));
-    };
     let tree = stored.open(message, group_id, Kind::Tree)?;
     let mut group = TrackedGroup::decode(&tree).map_err(Failure::fault)?;
     let roster = Roster::of(&group, &app.domain).map_err(Failure::fault)?;

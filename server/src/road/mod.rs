@@ -131,11 +131,7 @@ async fn travel(
 }
 
 /// Verifies the request's token; whether it was spent before, the database says later.
-async fn redeem(
-    app: &App,
-    endpoint: &'static str,
-    headers: &HeaderMap,
-) -> Result<Option<Payment>, Failure> {
+async fn redeem(app: &App, endpoint: &'static str, headers: &HeaderMap) -> Result<Option<Payment>, Failure> {
     let shown = headers.get(header::AUTHORIZATION);
     let Some(token) = shown.and_then(|value| token::parse_authorization(value).ok()) else {
         return Ok(None);

@@ -8,6 +8,7 @@ use base64::{
     engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD},
 };
 use postern_protocol::token::TokenType;
+use postern_tests::dump::{is_date, rows};
 use rand::seq::SliceRandom as _;
 use reqwest::StatusCode;
 
@@ -20,28 +21,14 @@ const TELLING: usize = 8;
 /// Rows of a dump by table, each value as bytes.
 fn tables(dump: &str) -> BTreeMap<String, Vec<Vec<Vec<u8>>>> {
     let mut tables: BTreeMap<String, Vec<Vec<Vec<u8>>>> = BTreeMap::new();
-    let mut lines = dump.lines();
-    while let Some(line) = lines.next() {
-        let Some(table) = line.strip_prefix("COPY ").and_then(|rest| rest.split(' ').next()) else {
-            continue;
-        };
-        for row in lines.by_ref().take_while(|row| *row != "\\.") {
-            let values = row.split('\t').map(|value| {
-                let bytes = value.strip_prefix("\\\\x").and_then(|digits| hex::decode(digits).ok());
-                bytes.unwrap_or_else(|| value.as_bytes().to_vec())
-            });
-            tables.entry(table.to_owned()).or_default().push(values.collect());
-        }
+    for row in rows(dump) {
+        tables.entry(row.table).or_default().push(row.values);
     }
     tables
 }
 
 fn windows<'a>(values: impl IntoIterator<Item = &'a [u8]>) -> HashSet<&'a [u8]> {
     values.into_iter().flat_map(|value| value.windows(TELLING)).collect()
-}
-
-fn is_date(value: &[u8]) -> bool {
-    value.len() == 10 && value[4] == b'-' && value[7] == b'-'
 }
 
 #[tokio::test(flavor = "multi_thread")]

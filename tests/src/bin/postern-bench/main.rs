@@ -65,7 +65,7 @@ async fn main() -> Result<()> {
     let client = Client::register(&directory.path().join("bench"), sending.url(), "bench").await?;
 
     if options.tokens {
-        return tokens::measure(&options, &cluster, &sending, &client).await;
+        return tokens::measure(&options, &cluster, &client).await;
     }
     eprintln!("groups of {:?}, {} rounds of {} s", options.members, options.rounds, options.seconds);
     println!("{}\n", costs::machine());

@@ -15,7 +15,7 @@ use p384::NistP384;
 use postern_client::{Client, Request, Token};
 use postern_protocol::token::{self, TokenType};
 use postern_server::aas::issuer_key::IssuerKey;
-use postern_tests::{Cluster, HOME, Server};
+use postern_tests::{Cluster, HOME};
 use privacypass::{
     amortized_tokens::AmortizedBatchTokenRequest, common::private::deserialize_public_key,
     generic_tokens::GenericTokenRequest, private_tokens, public_tokens,
@@ -30,9 +30,9 @@ const BATCH: u16 = 100;
 /// An endpoint that does little but ask for a token.
 const ENDPOINT: &str = "/ds/group-ids";
 
-pub async fn measure(options: &Options, cluster: &Cluster, server: &Server, client: &Client) -> Result<()> {
+pub async fn measure(options: &Options, cluster: &Cluster, client: &Client) -> Result<()> {
     issuing(options)?;
-    redeeming(options, cluster, server, client).await?;
+    redeeming(options, cluster, client).await?;
     spending(options, cluster).await
 }
 
@@ -83,7 +83,7 @@ fn issuing(options: &Options) -> Result<()> {
     Ok(())
 }
 
-async fn redeeming(options: &Options, cluster: &Cluster, server: &Server, client: &Client) -> Result<()> {
+async fn redeeming(options: &Options, cluster: &Cluster, client: &Client) -> Result<()> {
     let admin = cluster.admin().await;
     let (mut free, mut paid) = (Vec::new(), Vec::new());
     let mut tokens = Vec::new();
