@@ -16,7 +16,7 @@ COMMENT ON FUNCTION @extschema@.spend_token(smallint, bytea) IS
 
 CREATE FUNCTION @extschema@.deliver(
     domain text, group_id bytea, addresses bytea[], parts smallint[], payloads bytea[])
-RETURNS bytea[]
+RETURNS smallint[]
 LANGUAGE c VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_generic_plan
@@ -25,7 +25,7 @@ SET enable_hashjoin = off
 SET enable_mergejoin = off
 AS 'MODULE_PATHNAME', 'deliver_wrapper';
 COMMENT ON FUNCTION @extschema@.deliver(text, bytea, bytea[], smallint[], bytea[]) IS
-    'Delivers payloads[parts[i]] to the queue behind addresses[i]; returns the addresses that could not be delivered to. With a group_id only group queues, to whose addresses (domain, group_id) is bound on first use; without one only contact queues. At most one call in a transaction: it locks the queues in order';
+    'Delivers payloads[parts[i]] to the queue behind addresses[i]; returns nothing if all were delivered, else for each address 0 = delivered, 1 = gone (unknown, revoked, its queue deleted, or another group''s), 2 = no room at present. With a group_id only group queues, to whose addresses (domain, group_id) is bound on first use; without one only contact queues. At most one call in a transaction: it locks the queues in order';
 
 CREATE FUNCTION @extschema@.seal_addresses(
     addresses bytea[], queue_id bytea, OUT lookup bytea, OUT sealed_queue_id bytea)
@@ -34,6 +34,21 @@ LANGUAGE c STRICT IMMUTABLE PARALLEL SAFE
 AS 'MODULE_PATHNAME', 'seal_addresses_wrapper';
 COMMENT ON FUNCTION @extschema@.seal_addresses(bytea[], bytea) IS
     'What qs.addresses keeps of each address of a queue, in the order given';
+
+CREATE FUNCTION @extschema@.forget_chain(queue_id bytea)
+RETURNS void
+LANGUAGE c STRICT VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'forget_chain_wrapper';
+COMMENT ON FUNCTION @extschema@.forget_chain(bytea) IS
+    'Erases the key of a queue''s chain, at once and whatever becomes of the transaction; its next message starts a new chain';
+
+CREATE FUNCTION @extschema@.chains(OUT room bigint, OUT kept bigint, OUT evicted bigint)
+RETURNS SETOF record
+LANGUAGE c STRICT VOLATILE PARALLEL SAFE
+ROWS 1
+AS 'MODULE_PATHNAME', 'chains_wrapper';
+COMMENT ON FUNCTION @extschema@.chains() IS
+    'Chains of the whole cluster in shared memory: how many there is room for (postern.max_chains), how many are kept, and how many had to make room for others since PostgreSQL started; all zero when postern is not in shared_preload_libraries, and then every message starts a chain';
 
 CREATE FUNCTION @extschema@.wake_secret()
 RETURNS bytea
@@ -63,6 +78,8 @@ REVOKE ALL ON FUNCTION
     @extschema@.spend_token(smallint, bytea),
     @extschema@.deliver(text, bytea, bytea[], smallint[], bytea[]),
     @extschema@.seal_addresses(bytea[], bytea),
+    @extschema@.forget_chain(bytea),
+    @extschema@.chains(),
     @extschema@.wake_secret(),
     @extschema@.wake_all(),
     @extschema@.wakeups()

@@ -52,3 +52,4 @@ GRANT EXECUTE ON FUNCTION qs.add_addresses TO postern_server;
 GRANT EXECUTE ON FUNCTION qs.deposit TO postern_server;
 GRANT EXECUTE ON FUNCTION qs.dequeue TO postern_server;
 GRANT EXECUTE ON FUNCTION qs.next_messages TO postern_server;
+GRANT EXECUTE ON FUNCTION qs.queues_with_messages TO postern_server;

@@ -9,11 +9,15 @@ use pgrx::{datum::UnboxDatum, prelude::*, spi::SpiClient};
 use postern_protocol::{
     Address, HpkePublicKey, QueueId, WrongLength,
     address::{AddressError, Binding, Lookup},
-    chain::{ChainError, ChainSender, ChainState, HEADER_LEN, TAG_LEN},
+    chain::{ChainError, ChainSender, HEADER_LEN, TAG_LEN},
 };
-use zeroize::Zeroizing;
 
-use crate::{arrays::ByteaArray, plan::Plan, wake};
+use crate::{
+    arrays::ByteaArray,
+    chains::{self, Chain},
+    plan::Plan,
+    wake,
+};
 
 thread_local! {
     static FIND_ADDRESSES: Plan = const { Plan::new(
@@ -29,7 +33,8 @@ thread_local! {
         "SELECT q.queue_id, q.kind, q.hpke_key, q.next_seq, q.last_chain,
                 CASE q.kind WHEN 'group' THEN s.group_queue_depth
                             ELSE s.contact_queue_depth END
-                - (q.next_seq - 1 - q.acked_seq) AS room
+                - (q.next_seq - 1 - q.acked_seq) AS room,
+                s.chain_messages, s.chain_hours
            FROM qs.queues q CROSS JOIN qs.settings s
           WHERE q.queue_id = ANY ($1) AND s.singleton
           ORDER BY q.queue_id
@@ -47,17 +52,6 @@ thread_local! {
       RETURNING a.lookup",
     ) };
 
-    /// A statement of its own, after LOCK_QUEUES: joined to it, it would after a wait
-    /// for a lock still show the chain as it was before that wait, and a message key
-    /// would be used twice. Chains that are due to be replaced are left out.
-    static READ_CHAINS: Plan = const { Plan::new(
-        "SELECT c.queue_id, c.chain, c.next_index, c.chain_key
-           FROM qs.chains c CROSS JOIN qs.settings s
-          WHERE c.queue_id = ANY ($1) AND s.singleton
-            AND c.next_index < s.chain_messages
-            AND c.started > (now() AT TIME ZONE 'UTC')::date - s.chain_days",
-    ) };
-
     static WRITE: Plan = const { Plan::new(
         "WITH advanced AS (
              UPDATE qs.queues q
@@ -65,28 +59,16 @@ thread_local! {
                FROM unnest($1::bytea[], $2::bigint[], $3::bigint[])
                     AS n (queue_id, next_seq, chain)
               WHERE q.queue_id = n.queue_id
-         ), stepped AS (
-             INSERT INTO qs.chains AS c (queue_id, chain, next_index, chain_key, started)
-             SELECT n.queue_id, n.chain, n.next_index, n.chain_key,
-                    (now() AT TIME ZONE 'UTC')::date
-               FROM unnest($1::bytea[], $3::bigint[], $4::integer[], $5::bytea[])
-                    AS n (queue_id, chain, next_index, chain_key)
-                 ON CONFLICT (queue_id) DO UPDATE
-                SET chain = excluded.chain,
-                    next_index = excluded.next_index,
-                    chain_key = excluded.chain_key,
-                    started = CASE WHEN c.chain = excluded.chain THEN c.started
-                                   ELSE excluded.started END
          )
          INSERT INTO qs.messages (queue_id, seq, chain, chain_index, chain_header, ciphertext)
          SELECT n.queue_id, n.seq, n.chain, n.chain_index, nullif(n.chain_header, ''), n.ciphertext
-           FROM unnest($6::bytea[], $7::bigint[], $8::bigint[], $9::integer[], $10::bytea[], $11::bytea[])
+           FROM unnest($4::bytea[], $5::bigint[], $6::bigint[], $7::integer[], $8::bytea[], $9::bytea[])
                 AS n (queue_id, seq, chain, chain_index, chain_header, ciphertext)",
     ) };
 }
 
 /// Faults: the transaction rolls back. Whatever is the doing of a recipient (a revoked
-/// address, a full queue, a bad key) is an undeliverable address instead.
+/// address, a full queue, a bad key) is its letter's fate instead.
 #[derive(Debug, thiserror::Error)]
 enum DeliverError {
     #[error("addresses and parts must have the same length, and parts must index payloads")]
@@ -103,7 +85,8 @@ enum DeliverError {
     Spi(#[from] spi::Error),
 }
 
-/// Returns the addresses that could not be delivered to.
+/// Returns what became of the letter to each address ([`Fate`]); nothing if all were
+/// delivered.
 #[pg_extern]
 fn deliver(
     domain: Option<&str>,
@@ -111,7 +94,7 @@ fn deliver(
     addresses: Array<&[u8]>,
     parts: Array<i16>,
     payloads: Array<&[u8]>,
-) -> Result<Vec<Vec<u8>>, DeliverError> {
+) -> Result<Vec<i16>, DeliverError> {
     let sender = match (domain, group_id) {
         (Some(domain), Some(group_id)) => Sender::Group { domain, group_id },
         (None, Some(_)) => return Err(DeliverError::NoDomain),
@@ -127,11 +110,11 @@ fn deliver(
         let mut queues = delivery.queues(client)?;
         delivery.bind(client, &mut queues)?;
         if !queues.is_empty() {
-            delivery.seal(client, &queues)?.write(client)?;
+            delivery.seal(&queues)?.write(client)?;
         }
         Ok(())
     })?;
-    Ok(delivery.undeliverable())
+    Ok(delivery.fates())
 }
 
 fn without_nulls<'a, T>(array: &'a Array<'a, T>) -> Result<Vec<T::As<'a>>, DeliverError>
@@ -154,7 +137,17 @@ struct Letter<'a> {
     payload: &'a [u8],
     /// The binding this delivery establishes, when the address is used for the first time.
     first_use: Option<(Lookup, Binding)>,
-    deliverable: bool,
+    fate: Fate,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Delivered = 0,
+    /// The address leads nowhere, or not this sender: it was never made, it was revoked, its
+    /// queue is gone, or it is another group's. It will not become better.
+    Gone = 1,
+    /// The queue is full or cannot be encrypted to. Its owner may mend that.
+    NoRoom = 2,
 }
 
 struct Delivery<'a> {
@@ -167,7 +160,10 @@ struct Queue {
     letters: Vec<usize>,
     hpke_key: HpkePublicKey,
     next_seq: i64,
-    last_chain: i64,
+    /// Number of its last chain, and for how many messages and seconds a chain is used.
+    last_chain: u64,
+    chain_messages: u32,
+    chain_seconds: u32,
 }
 
 /// Queues in the order of their locks.
@@ -186,7 +182,7 @@ impl<'a> Delivery<'a> {
         let letter = |(&address, &part): (&&'a [u8], &i16)| {
             let index = usize::try_from(part).ok()?.checked_sub(1)?;
             let payload = payloads.get(index)?;
-            Some(Letter { address, payload, first_use: None, deliverable: false })
+            Some(Letter { address, payload, first_use: None, fate: Fate::Gone })
         };
         let letters: Option<_> = addresses.iter().zip(parts).map(letter).collect();
         Ok(Self { sender, letters: letters.ok_or(DeliverError::Arguments)? })
@@ -228,13 +224,19 @@ impl<'a> Delivery<'a> {
             else {
                 return Err(DeliverError::Schema);
             };
-            if found == kind && letters.len() as i64 <= room {
-                letters.iter().for_each(|&index| self.letters[index].deliverable = true);
+            if found != kind {
+                continue;
+            }
+            let fate = if letters.len() as i64 <= room { Fate::Delivered } else { Fate::NoRoom };
+            letters.iter().for_each(|&index| self.letters[index].fate = fate);
+            if fate == Fate::Delivered {
                 let queue = Queue {
                     letters,
                     hpke_key: bytes(&row, 3)?,
-                    next_seq: row.get(4)?.ok_or(DeliverError::Schema)?,
-                    last_chain: row.get(5)?.ok_or(DeliverError::Schema)?,
+                    next_seq: number::<i64, _>(&row, 4)?,
+                    last_chain: number::<i64, _>(&row, 5)?,
+                    chain_messages: number::<i32, _>(&row, 7)?,
+                    chain_seconds: number::<i32, u32>(&row, 8)?.saturating_mul(3600),
                 };
                 queues.insert(queue_id, queue);
             }
@@ -269,7 +271,7 @@ impl<'a> Delivery<'a> {
         let first_uses: BTreeMap<Lookup, Binding> = self
             .letters
             .iter()
-            .filter(|letter| letter.deliverable)
+            .filter(|letter| letter.fate == Fate::Delivered)
             .filter_map(|letter| letter.first_use)
             .collect();
         if first_uses.is_empty() {
@@ -288,8 +290,11 @@ impl<'a> Delivery<'a> {
         queues.retain(|_, queue| {
             queue.letters.retain(|&index| {
                 let letter = &mut letters[index];
-                letter.deliverable = letter.first_use.is_none_or(|(lookup, _)| bound.contains(&lookup));
-                letter.deliverable
+                let ours = letter.first_use.is_none_or(|(lookup, _)| bound.contains(&lookup));
+                if !ours {
+                    letter.fate = Fate::Gone;
+                }
+                ours
             });
             !queue.letters.is_empty()
         });
@@ -297,31 +302,19 @@ impl<'a> Delivery<'a> {
     }
 
     /// Encrypts every letter under its queue's chain, or under a new chain where there is
-    /// none to go on with: none was started yet, it is due to be replaced, or the
-    /// unlogged table was emptied by a crash.
-    fn seal(&mut self, client: &mut SpiClient, queues: &Queues) -> Result<Sealed, DeliverError> {
-        let ids = ByteaArray::of(queues.keys().map(QueueId::as_bytes));
-        let mut chains: HashMap<QueueId, ChainState> = READ_CHAINS
-            .with(|plan| plan.run(client, &[(&ids).into()]))?
-            .map(|row| Ok((bytes(&row, 1)?, chain_state(&row)?)))
-            .collect::<Result<_, DeliverError>>()?;
-
+    /// none to go on with.
+    fn seal(&mut self, queues: &Queues) -> Result<Sealed, DeliverError> {
         let letters = queues.values().flat_map(|queue| &queue.letters);
         let ciphertext_bytes = letters.map(|&i| self.letters[i].payload.len() + TAG_LEN).sum();
         let mut sealed = Sealed::with_capacity(queues.len(), self.letters.len(), ciphertext_bytes);
         for (queue_id, queue) in queues {
-            let last_chain = u64::try_from(queue.last_chain).map_err(|_| DeliverError::Schema)?;
-            let usable = chains.remove(queue_id).filter(|state| state.number == last_chain);
-            let (mut chain, mut header) = match usable {
-                Some(state) => (ChainSender::resume(*queue_id, state), None),
-                None => match ChainSender::start(*queue_id, last_chain + 1, &queue.hpke_key) {
-                    Ok((chain, header)) => (chain, Some(header)),
-                    Err(ChainError::UnusablePublicKey) => {
-                        queue.letters.iter().for_each(|&i| self.letters[i].deliverable = false);
-                        continue;
-                    }
-                    Err(error) => return Err(error.into()),
-                },
+            let (mut chain, started, mut header) = match queue.chain(queue_id) {
+                Ok(chain) => chain,
+                Err(ChainError::UnusablePublicKey) => {
+                    queue.letters.iter().for_each(|&i| self.letters[i].fate = Fate::NoRoom);
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
             };
             let mut seq = queue.next_seq;
             for &index in &queue.letters {
@@ -329,15 +322,40 @@ impl<'a> Delivery<'a> {
                 seq += 1;
             }
             sealed.queue(&chain, seq);
+            chains::keep(queue_id, &Chain { state: chain.into_state(), started });
         }
         Ok(sealed)
     }
 
-    /// Each once, in the order given.
-    fn undeliverable(&self) -> Vec<Vec<u8>> {
-        let mut seen = HashSet::new();
-        let refused = self.letters.iter().filter(|letter| !letter.deliverable);
-        refused.filter(|letter| seen.insert(letter.address)).map(|letter| letter.address.to_vec()).collect()
+    fn fates(&self) -> Vec<i16> {
+        if self.letters.iter().all(|letter| letter.fate == Fate::Delivered) {
+            return Vec::new();
+        }
+        self.letters.iter().map(|letter| letter.fate as i16).collect()
+    }
+}
+
+impl Queue {
+    /// The chain to go on with and since when it is used, or a new one and its header: when
+    /// there is none, it is due to be replaced, or it is not the queue's last, because the
+    /// transaction that started it failed or the owner rotated the queue's keys.
+    fn chain(
+        &self,
+        queue_id: &QueueId,
+    ) -> Result<(ChainSender, u32, Option<[u8; HEADER_LEN]>), ChainError> {
+        let now = chains::now();
+        let usable = chains::take(queue_id).filter(|chain| {
+            chain.state.number == self.last_chain
+                && chain.state.next_index < self.chain_messages
+                && now.saturating_sub(chain.started) < self.chain_seconds
+        });
+        match usable {
+            Some(chain) => Ok((ChainSender::resume(*queue_id, chain.state), chain.started, None)),
+            None => {
+                let (chain, header) = ChainSender::start(*queue_id, self.last_chain + 1, &self.hpke_key)?;
+                Ok((chain, now, Some(header)))
+            }
+        }
     }
 }
 
@@ -347,8 +365,6 @@ struct Sealed {
     queue_ids: ByteaArray,
     next_seqs: Vec<i64>,
     chains: Vec<i64>,
-    next_indexes: Vec<i32>,
-    chain_keys: Zeroizing<ByteaArray>,
     message_queue_ids: ByteaArray,
     message_seqs: Vec<i64>,
     message_chains: Vec<i64>,
@@ -364,8 +380,6 @@ impl Sealed {
             queue_ids: ByteaArray::with_capacity(queues, queues * QueueId::LEN),
             next_seqs: Vec::with_capacity(queues),
             chains: Vec::with_capacity(queues),
-            next_indexes: Vec::with_capacity(queues),
-            chain_keys: Zeroizing::new(ByteaArray::with_capacity(queues, queues * 32)),
             message_queue_ids: ByteaArray::with_capacity(messages, messages * QueueId::LEN),
             message_seqs: Vec::with_capacity(messages),
             message_chains: Vec::with_capacity(messages),
@@ -398,8 +412,6 @@ impl Sealed {
         self.queue_ids.push(chain.queue_id().as_bytes());
         self.next_seqs.push(next_seq);
         self.chains.push(chain.state().number as i64);
-        self.next_indexes.push(chain.state().next_index as i32);
-        self.chain_keys.push(&chain.state().key);
     }
 
     fn write(self, client: &mut SpiClient) -> Result<(), DeliverError> {
@@ -413,8 +425,6 @@ impl Sealed {
                     (&self.queue_ids).into(),
                     self.next_seqs.as_slice().into(),
                     self.chains.as_slice().into(),
-                    self.next_indexes.as_slice().into(),
-                    (&*self.chain_keys).into(),
                     (&self.message_queue_ids).into(),
                     self.message_seqs.as_slice().into(),
                     self.message_chains.as_slice().into(),
@@ -444,13 +454,11 @@ where
     T::try_from(bytes).map_err(|_| DeliverError::Schema)
 }
 
-/// The columns of READ_CHAINS.
-fn chain_state(row: &Row) -> Result<ChainState, DeliverError> {
-    let number: i64 = row.get(2)?.ok_or(DeliverError::Schema)?;
-    let next_index: i32 = row.get(3)?.ok_or(DeliverError::Schema)?;
-    Ok(ChainState {
-        number: u64::try_from(number).map_err(|_| DeliverError::Schema)?,
-        next_index: u32::try_from(next_index).map_err(|_| DeliverError::Schema)?,
-        key: array(row, 4)?,
-    })
+fn number<T, U>(row: &Row, column: usize) -> Result<U, DeliverError>
+where
+    T: pgrx::FromDatum + IntoDatum,
+    U: TryFrom<T>,
+{
+    let number = row.get::<T>(column)?.ok_or(DeliverError::Schema)?;
+    U::try_from(number).map_err(|_| DeliverError::Schema)
 }

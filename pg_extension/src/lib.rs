@@ -5,6 +5,7 @@
 
 mod addresses;
 mod arrays;
+mod chains;
 mod deliver;
 mod notifier;
 mod plan;
@@ -17,5 +18,11 @@ pgrx::pg_module_magic!(name, version);
 
 #[pg_guard]
 pub extern "C-unwind" fn _PG_init() {
-    wake::init();
+    wake::define_settings();
+    // Shared memory can be had only while the postmaster starts.
+    // SAFETY: a flag of this process.
+    if unsafe { pg_sys::process_shared_preload_libraries_in_progress } {
+        wake::init();
+        chains::init();
+    }
 }

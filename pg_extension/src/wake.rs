@@ -14,7 +14,10 @@ use std::{
 
 use aws_lc_rs::hmac;
 use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
-use pgrx::{PGRXSharedMemory, PgLwLock, direct_function_call, pg_shmem_init, prelude::*};
+use pgrx::{
+    GucContext, GucFlags, GucRegistry, GucSetting, PGRXSharedMemory, PgLwLock, direct_function_call,
+    pg_shmem_init, prelude::*,
+};
 use postern_protocol::QueueId;
 
 use crate::notifier;
@@ -143,14 +146,26 @@ impl Shared {
     }
 }
 
-/// To be called when the library is loaded. Shared memory can be had only while the
-/// postmaster starts; without, wake-ups are sent by the transactions themselves.
+/// For measuring what wake-ups cost. Without them, who waits looks again after a while.
+static WAKEUPS: GucSetting<bool> = GucSetting::<bool>::new(true);
+
+/// To be called when the library is loaded.
+pub fn define_settings() {
+    GucRegistry::define_bool_guc(
+        c"postern.wakeups",
+        c"Whether deliveries wake those who wait.",
+        c"For measuring only: without, waiters look again after some seconds.",
+        &WAKEUPS,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+}
+
+/// To be called while the library is preloaded. Without, wake-ups are sent by the
+/// transactions themselves.
 pub fn init() {
-    // SAFETY: a flag of this process.
-    if unsafe { pg_sys::process_shared_preload_libraries_in_progress } {
-        pg_shmem_init!(SHARED = Shared::new());
-        PRELOADED.store(true, Ordering::Relaxed);
-    }
+    pg_shmem_init!(SHARED = Shared::new());
+    PRELOADED.store(true, Ordering::Relaxed);
 }
 
 fn preloaded() -> bool {
@@ -200,6 +215,9 @@ pub fn key(queue_id: &QueueId) -> Key {
 /// Wakes the waiters of these queues when the transaction commits. A key collected in a
 /// subtransaction that is rolled back is sent all the same: waking too many is harmless.
 pub fn collect(keys: &[Key]) {
+    if !WAKEUPS.get() {
+        return;
+    }
     hook();
     PENDING.with_borrow_mut(|pending| pending.keys.extend_from_slice(keys));
 }

@@ -22,6 +22,7 @@ CREATE TABLE aas.spent_1 PARTITION OF aas.spent FOR VALUES IN (1);
 CREATE FUNCTION aas.spend_token(endpoint text, issuer_key smallint, nonce bytea) RETURNS boolean
 LANGUAGE sql AS $$ SELECT postern.spend_token(issuer_key, nonce) $$;
 \ir ../../migrations/V4__qs.sql
+\ir ../../migrations/V7__chains_in_memory.sql
 \ir ../../sql/qs/create_queue.sql
 \ir ../../sql/qs/add_addresses.sql
 \ir ../../sql/qs/deposit.sql
@@ -49,18 +50,19 @@ CREATE FUNCTION make_queue(n integer, kind text, addresses text) RETURNS text LA
            (SELECT outcome FROM qs.add_addresses(1::smallint, nonce(), queue(n), sha256(('owner ' || n)::bytea),
                 (SELECT array_agg(address(name)) FROM unnest(string_to_array(addresses, ' ')) AS name)));
 $$;
--- Delivers payload number parts[i] to addresses[i] and names the undeliverable addresses.
+-- Delivers payload number parts[i] to addresses[i] and names the addresses that are gone or, in
+-- brackets, have no room.
 CREATE FUNCTION deliver(grp text, addresses text, parts smallint[], payloads text[],
                         domain text DEFAULT 'example.org') RETURNS text LANGUAGE sql AS $$
-    SELECT coalesce(string_agg(name, ' ' ORDER BY position), 'all delivered')
+    SELECT coalesce(string_agg(CASE fate WHEN 1 THEN name ELSE '(' || name || ')' END, ' ' ORDER BY position)
+                        FILTER (WHERE fate <> 0), 'all delivered')
       FROM unnest(postern.deliver(domain, grp::bytea,
                 (SELECT array_agg(address(n) ORDER BY i)
                    FROM unnest(string_to_array(addresses, ' ')) WITH ORDINALITY AS a (n, i)),
                 parts,
                 (SELECT array_agg(p::bytea ORDER BY i) FROM unnest(payloads) WITH ORDINALITY AS a (p, i))))
-           WITH ORDINALITY AS u (address, position)
-      LEFT JOIN (SELECT DISTINCT n AS name FROM unnest(string_to_array(addresses, ' ')) AS n) names
-             ON address(names.name) = u.address;
+           WITH ORDINALITY AS f (fate, position)
+      JOIN unnest(string_to_array(addresses, ' ')) WITH ORDINALITY AS a (name, position) USING (position);
 $$;
 -- The messages of a queue, without what is random.
 CREATE FUNCTION messages(n integer)

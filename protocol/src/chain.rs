@@ -24,6 +24,10 @@ pub const HEADER_LEN: usize = 32 + 32 + TAG_LEN;
 /// What a ciphertext is longer than its plaintext.
 pub const TAG_LEN: usize = 16;
 
+/// How many indexes a message may be ahead of the chain: what became of a transaction that
+/// failed is skipped, and a chain has fewer messages than this.
+pub const MAX_SKIPPED: u32 = 1_000_000;
+
 const HEADER_INFO: &[u8] = b"postern chain header";
 const MESSAGE_LABEL: &[u8] = b"postern message";
 const CHAIN_LABEL: &[u8] = b"postern chain";
@@ -35,8 +39,8 @@ pub enum ChainError {
     UnusablePublicKey,
     #[error("the chain header was not sealed to this key, queue and chain")]
     BadHeader,
-    #[error("the chain stands at message {expected}, not {found}")]
-    OutOfStep { expected: u32, found: u32 },
+    #[error("the chain stands at message {next}: the key of message {found} is used already, or too far ahead")]
+    OutOfStep { next: u32, found: u32 },
     #[error("the message was not sealed under this chain for this place in the queue")]
     BadCiphertext,
     #[error("the chain has no further keys")]
@@ -180,6 +184,11 @@ impl ChainSender {
     pub const fn state(&self) -> &ChainState {
         &self.state
     }
+
+    /// What the next message is encrypted with.
+    pub fn into_state(self) -> ChainState {
+        self.state
+    }
 }
 
 /// The decrypting side of a queue's chain. It opens each message exactly once, in order.
@@ -223,15 +232,21 @@ impl ChainReceiver {
     }
 
     /// Decrypts message `seq` of the queue, the chain's message `index`, and erases its
-    /// key. After an error the chain stands where it stood.
+    /// key and those before it. Whether a message is missing is told by `seq`: indexes are
+    /// skipped where a delivery failed or messages expired. After an error the chain stands
+    /// where it stood.
     ///
     /// # Errors
-    /// [`ChainError::OutOfStep`] for any index but the next, [`ChainError::BadCiphertext`].
+    /// [`ChainError::OutOfStep`] for an index whose key is erased or more than
+    /// [`MAX_SKIPPED`] ahead, [`ChainError::BadCiphertext`].
     pub fn open(&mut self, index: u32, seq: u64, ciphertext: &[u8]) -> Result<Vec<u8>, ChainError> {
-        if index != self.state.next_index {
-            return Err(ChainError::OutOfStep { expected: self.state.next_index, found: index });
-        }
+        let next = self.state.next_index;
+        let skipped = index.checked_sub(next).filter(|skipped| *skipped <= MAX_SKIPPED);
+        let skipped = skipped.ok_or(ChainError::OutOfStep { next, found: index })?;
         let mut advanced = self.state.clone();
+        for _ in 0..skipped {
+            advanced.advance()?;
+        }
         let aad = message_aad(&self.queue_id, self.state.number, seq);
         let mut plaintext = ciphertext.to_vec();
         let length = advanced
@@ -290,8 +305,18 @@ mod tests {
             let plaintext = receiver.open(index, 10 + u64::from(index), ciphertext).unwrap();
             assert_eq!(plaintext, [index as u8; 40]);
         }
-        assert_eq!(receiver.open(1, 11, &messages[1]), Err(ChainError::OutOfStep { expected: 3, found: 1 }));
-        assert_eq!(receiver.open(4, 14, &messages[1]), Err(ChainError::OutOfStep { expected: 3, found: 4 }));
+        assert_eq!(receiver.open(1, 11, &messages[1]), Err(ChainError::OutOfStep { next: 3, found: 1 }));
+        let far = 4 + MAX_SKIPPED;
+        assert_eq!(receiver.open(far, 14, &messages[1]), Err(ChainError::OutOfStep { next: 3, found: far }));
+    }
+
+    #[test]
+    fn a_key_that_no_message_came_with_is_skipped_and_gone() {
+        let (mut sender, mut receiver) = chain();
+        let failed = seal(&mut sender, 1, b"rolled back");
+        let second = seal(&mut sender, 1, b"delivered");
+        assert_eq!(receiver.open(1, 1, &second).unwrap(), b"delivered");
+        assert_eq!(receiver.open(0, 1, &failed), Err(ChainError::OutOfStep { next: 2, found: 0 }));
     }
 
     #[test]

@@ -316,6 +316,7 @@ impl Embedded {
         let rules = format!(
             "# Written anew at each start.\n\
              local all {ADMIN} peer map=postern\n\
+             local replication {ADMIN} peer map=postern\n\
              local {DATABASE} {SERVER} peer map=postern\n"
         );
         let mut names = vec![self.user.name.clone()];

@@ -70,7 +70,9 @@ pub async fn run(
         .with_context(|| format!("cannot listen on {}", config.listen))?;
     println!("postern: serving {} at http://{}", config.domain, listener.local_addr()?);
     let keys_changed = app.issuer.changed();
-    let listening = tokio::spawn(async move { wakeups.listen(&database, &keys_changed).await });
+    let listening = tokio::spawn(async move {
+        tokio::join!(wakeups.listen(&database, &keys_changed), wakeups.sweep(&database));
+    });
     let housekeeping = tokio::spawn(housekeeping::keep(app.clone()));
 
     let connections = GracefulShutdown::new();

@@ -75,8 +75,8 @@ BEGIN
                    FOR NO KEY UPDATE SKIP LOCKED) free
          WHERE g.group_id = free.group_id;
     END IF;
-    undelivered := cardinality(postern.deliver(
-        submit_message.domain, submit_message.group_id, addresses, parts, payloads));
+    undelivered := cardinality(array_remove(postern.deliver(
+        submit_message.domain, submit_message.group_id, addresses, parts, payloads), 0::smallint));
     outcome := 'accepted';
 END
 $$;

@@ -165,17 +165,30 @@ impl Cluster {
         &self.master_key
     }
 
-    /// The text of a dump as an operator takes one: without what must not survive (QS-5).
+    /// The text of a dump of everything.
     pub async fn dump(&self) -> String {
         let socket_dir = self.socket_dir().to_owned();
-        let output = tokio::process::Command::new(pg_dump())
-            .args(["--username=postern_admin", "--dbname=postern", "--no-unlogged-table-data", "--host"])
+        let output = tokio::process::Command::new(program("pg_dump"))
+            .args(["--username=postern_admin", "--dbname=postern", "--host"])
             .arg(socket_dir)
             .output()
             .await
             .expect("pg_dump runs");
         assert!(output.status.success(), "pg_dump: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).expect("a dump is text")
+    }
+
+    /// Takes a base backup with the WAL that it needs, into a new directory `to`.
+    pub async fn base_backup(&self, to: &Path) {
+        let output = tokio::process::Command::new(program("pg_basebackup"))
+            .args(["--username=postern_admin", "--checkpoint=fast", "--wal-method=stream", "--host"])
+            .arg(self.socket_dir())
+            .arg("--pgdata")
+            .arg(to)
+            .output()
+            .await
+            .expect("pg_basebackup runs");
+        assert!(output.status.success(), "pg_basebackup: {}", String::from_utf8_lossy(&output.stderr));
     }
 
     /// What PostgreSQL has logged so far.
@@ -296,8 +309,9 @@ fn random_key() -> String {
     hex::encode(key)
 }
 
-fn pg_dump() -> PathBuf {
+/// One of PostgreSQL's programs.
+fn program(name: &str) -> PathBuf {
     let pg_config = std::env::var_os("PG_CONFIG").unwrap_or_else(|| "pg_config".into());
     let output = Command::new(pg_config).arg("--bindir").output().expect("pg_config runs");
-    Path::new(String::from_utf8_lossy(&output.stdout).trim()).join("pg_dump")
+    Path::new(String::from_utf8_lossy(&output.stdout).trim()).join(name)
 }

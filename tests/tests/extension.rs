@@ -2,11 +2,16 @@
 //! postern.deliver seals, only the owner opens (QS-5). The rest of the extension is
 //! tested where it lives, by `pg_extension/tests/run`.
 
-use std::{collections::HashSet, fs};
+use std::{
+    collections::HashSet,
+    fs::{self, File},
+    os::unix::fs::FileExt,
+    path::Path,
+};
 
 use postern_protocol::{
     Address, QueueId,
-    chain::{ChainReceiver, HpkePrivateKey},
+    chain::{ChainError, ChainReceiver, ChainState, HpkePrivateKey},
 };
 use postern_tests::Cluster;
 use rand::RngCore;
@@ -20,6 +25,8 @@ struct Mailbox {
     chain: Option<ChainReceiver>,
     position: i64,
     chains_seen: HashSet<i64>,
+    /// The chain keys of the messages it read: what the database had when it sealed them.
+    keys: Vec<[u8; 32]>,
 }
 
 const OWNER: [u8; 32] = [9; 32];
@@ -36,6 +43,7 @@ impl Mailbox {
             chain: None,
             position: 0,
             chains_seen: HashSet::new(),
+            keys: Vec::new(),
         };
         let public_key = mailbox.hpke.public_key().unwrap();
         let key = public_key.as_bytes().as_slice();
@@ -73,6 +81,7 @@ impl Mailbox {
             let chain = self.chain.as_mut().expect("the first message of a queue starts a chain");
             assert_eq!(i64::try_from(chain.state().number).unwrap(), chains[i]);
             let (index, seq) = (u32::try_from(indexes[i]).unwrap(), u64::try_from(seqs[i]).unwrap());
+            self.keys.push(chain.state().key);
             plaintexts.push(chain.open(index, seq, &ciphertexts[i]).unwrap());
             self.position = seqs[i];
         }
@@ -92,7 +101,7 @@ async fn world() -> (Cluster, Client) {
 async fn deliver(database: &Client, mailboxes: &[&Mailbox], payload: &[u8]) {
     let addresses: Vec<&[u8]> = mailboxes.iter().map(|m| m.address.as_bytes().as_slice()).collect();
     let parts = vec![1_i16; addresses.len()];
-    let undeliverable: Vec<Vec<u8>> = database
+    let fates: Vec<i16> = database
         .query_one(
             "SELECT postern.deliver('home.example', 'group', $1, $2, $3)",
             &[&addresses, &parts, &vec![payload]],
@@ -100,7 +109,7 @@ async fn deliver(database: &Client, mailboxes: &[&Mailbox], payload: &[u8]) {
         .await
         .unwrap()
         .get(0);
-    assert_eq!(undeliverable, Vec::<Vec<u8>>::new());
+    assert_eq!(fates, Vec::<i16>::new());
 }
 
 #[tokio::test]
@@ -137,32 +146,127 @@ async fn after_a_crash_a_new_chain_starts_under_a_new_number() {
     assert_eq!(mailbox.chains_seen, HashSet::from([1, 2]));
 }
 
-#[tokio::test]
-async fn neither_dump_nor_wal_holds_chain_keys_addresses_or_payloads() {
-    let (cluster, database) = world().await;
-    let mailbox = Mailbox::create(&database).await;
-    let payload = [0xa5; 64];
-    let mut keys: Vec<Vec<u8>> = Vec::new();
-    for _ in 0..3 {
-        deliver(&database, &[&mailbox], &payload).await;
-        keys.push(database.query_one("SELECT chain_key FROM qs.chains", &[]).await.unwrap().get(0));
+/// The bytes of all files below a directory.
+fn files(dir: &Path) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut places = vec![dir.to_owned()];
+    while let Some(place) = places.pop() {
+        let Ok(kind) = fs::symlink_metadata(&place) else { continue };
+        if kind.is_dir() {
+            places.extend(fs::read_dir(place).unwrap().map(|entry| entry.unwrap().path()));
+        } else if kind.is_file() {
+            bytes.extend(fs::read(place).unwrap_or_default());
+        }
     }
-    database.batch_execute("CHECKPOINT").await.unwrap();
+    bytes
+}
+
+/// Those of `secrets` that are among the bytes.
+fn found<'a>(bytes: &[u8], secrets: &'a [&'a [u8]]) -> Vec<&'a [u8]> {
+    // Most places are ruled out by their first two bytes.
+    let mut starts = vec![false; 1 << 16];
+    for secret in secrets {
+        starts[usize::from(u16::from_be_bytes([secret[0], secret[1]]))] = true;
+    }
+    let candidates = bytes
+        .windows(2)
+        .enumerate()
+        .filter(|(_, pair)| starts[usize::from(u16::from_be_bytes([pair[0], pair[1]]))])
+        .map(|(place, _)| &bytes[place..]);
+    let mut found: Vec<&[u8]> =
+        candidates.flat_map(|rest| secrets.iter().copied().filter(|s| rest.starts_with(s))).collect();
+    found.sort_unstable();
+    found.dedup();
+    found
+}
+
+/// QS-5: neither WAL, and so a replica, nor a base backup, nor a dump, nor even a file of
+/// the cluster itself holds a chain key, an address or a payload.
+#[tokio::test]
+async fn what_is_on_disk_holds_no_chain_keys_addresses_or_payloads() {
+    let (cluster, database) = world().await;
+    let mut mailbox = Mailbox::create(&database).await;
+    let payload = [0xa5; 64];
+    for _ in 0..20 {
+        deliver(&database, &[&mailbox], &payload).await;
+    }
+    let backup = cluster.data_dir().join("backup");
+    cluster.base_backup(&backup).await;
+    for _ in 0..20 {
+        deliver(&database, &[&mailbox], &payload).await;
+    }
     let ciphertext: Vec<u8> =
         database.query_one("SELECT ciphertext FROM qs.messages LIMIT 1", &[]).await.unwrap().get(0);
-
+    database.batch_execute("CHECKPOINT").await.unwrap();
     let dump = cluster.dump().await;
-    let wal: Vec<u8> = fs::read_dir(cluster.data_dir().join("cluster/pg_wal"))
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .filter(|path| path.is_file())
-        .flat_map(|path| fs::read(path).unwrap())
-        .collect();
-    let seen =
-        |bytes: &[u8]| (dump.contains(&hex::encode(bytes)), wal.windows(bytes.len()).any(|w| w == bytes));
+    assert_eq!(mailbox.read(&database).await.len(), 40);
+    // As an open chain, too: the next key.
+    mailbox.keys.push(mailbox.chain.as_ref().unwrap().state().key);
 
-    assert_eq!(seen(&ciphertext), (true, true), "this is how a leak would look");
-    for secret in keys.iter().map(Vec::as_slice).chain([&payload[..], mailbox.address.as_bytes()]) {
-        assert_eq!(seen(secret), (false, false));
+    let mut secrets: Vec<&[u8]> = mailbox.keys.iter().map(|key| key.as_slice()).collect();
+    secrets.extend([&payload[..], mailbox.address.as_bytes(), &ciphertext]);
+    for (place, bytes) in [("cluster", files(&cluster.data_dir().join("cluster"))), ("backup", files(&backup))] {
+        assert_eq!(found(&bytes, &secrets), [&ciphertext], "{place}: only ciphertext is on disk");
     }
+    let in_hex: Vec<String> = secrets.iter().map(hex::encode).collect();
+    let seen: Vec<_> = in_hex.iter().filter(|secret| dump.contains(*secret)).collect();
+    assert_eq!(seen, [&hex::encode(&ciphertext)], "only ciphertext is in the dump");
+}
+
+/// QS-5, forward secrecy: with everything that the database holds, its memory included,
+/// nothing decrypts that was enqueued before. And post-compromise security: once there is a
+/// new chain, nothing decrypts that came later.
+#[tokio::test]
+async fn the_databases_memory_opens_nothing_before_now_and_nothing_after_the_next_chain() {
+    let (cluster, database) = world().await;
+    let mut mailbox = Mailbox::create(&database).await;
+    for number in 0..10 {
+        deliver(&database, &[&mailbox], &[number; 1000]).await;
+    }
+    let backend: i32 = database.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0);
+    let postmaster = cluster.postmaster().unwrap();
+    let Some(memory) = memory_of(u32::try_from(backend).unwrap()).zip(memory_of(postmaster)) else {
+        eprintln!("skipped: this user may not read the memory of PostgreSQL's processes");
+        return;
+    };
+    assert_eq!(mailbox.read(&database).await.len(), 10);
+    let stolen = mailbox.chain.as_ref().unwrap().state().clone();
+    let used: Vec<&[u8]> = mailbox.keys.iter().map(|key| key.as_slice()).collect();
+    for bytes in [&memory.0, &memory.1] {
+        assert_eq!(found(bytes, &[&stolen.key]), [&stolen.key], "this is how a leak would look");
+        assert_eq!(found(bytes, &used), Vec::<&[u8]>::new(), "keys of messages that were enqueued before");
+    }
+
+    database.batch_execute("UPDATE qs.settings SET chain_messages = 10").await.unwrap();
+    deliver(&database, &[&mailbox], b"after").await;
+    let row = "SELECT chain_index, seq, ciphertext FROM qs.messages ORDER BY seq DESC LIMIT 1";
+    let row = database.query_one(row, &[]).await.unwrap();
+    let (seq, ciphertext) = (row.get::<_, i64>("seq") as u64, row.get::<_, Vec<u8>>("ciphertext"));
+    for index in stolen.next_index..stolen.next_index + 100 {
+        let state = ChainState { number: stolen.number + 1, next_index: stolen.next_index, key: stolen.key };
+        let mut thief = ChainReceiver::resume(mailbox.id, state);
+        assert_eq!(thief.open(index, seq, &ciphertext), Err(ChainError::BadCiphertext));
+    }
+    assert_eq!(mailbox.read(&database).await, [b"after"]);
+}
+
+/// The writable memory of a process, shared and its own; `None` if it may not be read.
+fn memory_of(pid: u32) -> Option<Vec<u8>> {
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).ok()?;
+    let memory = File::open(format!("/proc/{pid}/mem")).ok()?;
+    let mut bytes = Vec::new();
+    for line in maps.lines() {
+        let mut words = line.split_whitespace();
+        let (Some(range), Some(access)) = (words.next(), words.next()) else { continue };
+        if !access.starts_with("rw") {
+            continue;
+        }
+        let (start, end) = range.split_once('-')?;
+        let (start, end) = (u64::from_str_radix(start, 16).ok()?, u64::from_str_radix(end, 16).ok()?);
+        let mut region = vec![0; usize::try_from(end - start).ok()?];
+        if memory.read_exact_at(&mut region, start).is_ok() {
+            bytes.extend(region);
+        }
+    }
+    (!bytes.is_empty()).then_some(bytes)
 }

@@ -51,18 +51,25 @@ SELECT deliver('g', 'a2', '{1}', '{new}');
 SELECT deliver('g', 'a2', '{1}', '{new}');
 SELECT * FROM messages(2) WHERE chain > 1;
 UPDATE qs.settings SET chain_messages = 1000;
--- on another day,
-UPDATE qs.chains SET started = started - 1;
+-- after so many hours,
+UPDATE qs.settings SET chain_hours = 0;
 SELECT deliver('g', 'a2', '{1}', '{new}');
--- when a crash has emptied the table,
-TRUNCATE qs.chains;
+UPDATE qs.settings SET chain_hours = 24;
+-- when there is none (as after a restart, or when others needed its place),
+SELECT postern.forget_chain(queue(2));
 SELECT deliver('g', 'a2', '{1}', '{new}');
--- or when the row is not of the last chain.
-UPDATE qs.chains SET chain = chain - 1;
+-- when it is not the queue's last one (as after a rotation of its keys),
+UPDATE qs.queues SET last_chain = last_chain + 1 WHERE queue_id = queue(2);
+SELECT deliver('g', 'a2', '{1}', '{new}');
+-- or when the transaction that started it failed.
+SELECT postern.forget_chain(queue(2));
+BEGIN;
+SELECT deliver('g', 'a2', '{1}', '{gone}');
+ROLLBACK;
 SELECT deliver('g', 'a2', '{1}', '{new}');
 SELECT deliver('g', 'a2', '{1}', '{goes on}');
 SELECT * FROM messages(2) WHERE chain > 3;
-SELECT started = (now() AT TIME ZONE 'UTC')::date AS today, next_index FROM qs.chains WHERE queue_id = queue(2);
+SELECT kept > 0 AS kept, evicted FROM postern.chains();
 
 -- An owner whose HPKE key is useless harms nobody else.
 SELECT make_queue(4, 'group', 'a4');
@@ -75,6 +82,10 @@ BEGIN;
 SELECT deliver('g', 'a2', '{1}', '{gone}');
 ROLLBACK;
 SELECT max(seq) = (SELECT next_seq - 1 FROM qs.queues WHERE queue_id = queue(2)) FROM messages(2);
+-- Its key is used up all the same.
+SELECT chain_index FROM messages(2) ORDER BY seq DESC LIMIT 1;
+SELECT deliver('g', 'a2', '{1}', '{after}');
+SELECT chain_index FROM messages(2) ORDER BY seq DESC LIMIT 1;
 
 -- A caller's mistakes are faults.
 SELECT postern.deliver('example.org', 'g', ARRAY[address('a1')], '{2}', '{x}');

@@ -14,14 +14,13 @@ use tokio_postgres::Row;
 
 use crate::{
     app::App,
+    qs::wakeups::Waiter,
     road::{Failure, Outcome, Payment, Request},
 };
 
 /// What one answer holds at most.
 const MAX_MESSAGES: u16 = 100;
 const MAX_BYTES: i32 = 1024 * 1024;
-/// A lost wake-up may cost this much latency, never a message (QS-9).
-const LOOK_AGAIN: Duration = Duration::from_secs(20);
 
 pub async fn dequeue(app: App, request: Request, payment: Payment) -> Outcome {
     let queue_id = request.segment(|segment| QueueId::from_base64url(segment).ok())?;
@@ -34,9 +33,14 @@ pub async fn dequeue(app: App, request: Request, payment: Payment) -> Outcome {
         max_messages: i32::from(body.max_messages.unwrap_or(MAX_MESSAGES).clamp(1, MAX_MESSAGES)),
     };
 
+    // Register first, then look: what was committed before the look is seen by it, and what
+    // is committed after it wakes the waiter (QS-9).
+    let waiter = (!wait.is_zero()).then(|| app.wakeups.wait_for(queue.id, queue.after));
     let mut messages = queue.dequeue(&app, &payment).await?;
-    if messages.is_empty() && !wait.is_zero() {
-        messages = queue.wait(&app, Instant::now() + wait).await;
+    if messages.is_empty()
+        && let Some(waiter) = waiter
+    {
+        messages = queue.wait(&app, &waiter, Instant::now() + wait).await;
     }
     request.answer(StatusCode::OK, &Dequeued { messages })
 }
@@ -70,12 +74,14 @@ impl Queue {
 
     /// What arrives before `deadline` or the server stops. The acknowledgement is done and
     /// paid for, so a database that goes away meanwhile only ends the wait.
-    async fn wait(&self, app: &App, deadline: Instant) -> Vec<QueuedMessage> {
+    async fn wait(&self, app: &App, waiter: &Waiter, deadline: Instant) -> Vec<QueuedMessage> {
         let mut stopping = app.stopping.clone();
         loop {
-            // Register first, then look: what was committed before the look is seen by it,
-            // and what is committed after it wakes the waiter.
-            let waiter = app.wakeups.wait_for(&self.id);
+            tokio::select! {
+                () = waiter.woken() => {}
+                () = sleep_until(deadline) => return Vec::new(),
+                _ = stopping.wait_for(|stopping| *stopping) => return Vec::new(),
+            }
             match self.look(app).await {
                 Ok(messages) if messages.is_empty() => {}
                 Ok(messages) => return messages,
@@ -83,15 +89,6 @@ impl Queue {
                     failure.log();
                     return Vec::new();
                 }
-            }
-            let look_again = Instant::now() + LOOK_AGAIN;
-            tokio::select! {
-                () = waiter.woken() => {}
-                () = sleep_until(look_again.min(deadline)) => {}
-                _ = stopping.wait_for(|stopping| *stopping) => return Vec::new(),
-            }
-            if Instant::now() >= deadline {
-                return Vec::new();
             }
         }
     }

@@ -3,6 +3,10 @@
 //! Notifications carry keyed hashes of queue ids; the key is the database's, asked for
 //! anew with every connection. As a process listens on one connection only, it also hears
 //! there, and passes on, that issuer keys changed (AAS-5).
+//!
+//! A wake-up may be lost: it costs latency, never a message. Whoever waits registers before
+//! it looks, and a sweep asks the database for all who wait here at once, so that thousands
+//! of waiters are a handful of queries.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -14,7 +18,10 @@ use std::{
 use aws_lc_rs::hmac;
 use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
 use postern_protocol::QueueId;
-use tokio::{sync::Notify, time::sleep};
+use tokio::{
+    sync::Notify,
+    time::{sleep, timeout},
+};
 use tokio_postgres::AsyncMessage;
 
 use crate::database::{Database, DatabaseError};
@@ -24,41 +31,101 @@ const KEYS_CHANNEL: &str = "postern_issuer_keys";
 /// "Look again, everyone."
 const EVERYONE: &str = "*";
 const KEY_LEN: usize = 16;
+/// A lost wake-up costs this much latency at most.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(20);
+/// Waiters that one query asks for.
+const SWEEP_BATCH: usize = 1000;
 
 type WakeKey = [u8; KEY_LEN];
 
-#[derive(Clone)]
-pub struct Wakeups(Arc<Mutex<Waiters>>);
+#[derive(Clone, Default)]
+pub struct Wakeups(Arc<Shared>);
 
-struct Waiters {
+#[derive(Default)]
+struct Shared {
+    room: Mutex<Room>,
+    /// Something may have been missed: ask the database for everyone.
+    sweep: Notify,
+}
+
+struct Room {
     secret: hmac::Key,
-    waiting: HashMap<WakeKey, Vec<Arc<Notify>>>,
+    waiting: HashMap<WakeKey, Vec<Arc<Seat>>>,
+}
+
+struct Seat {
+    queue_id: QueueId,
+    after: i64,
+    notify: Notify,
 }
 
 /// One long-poll's place in the waiting room; given up when dropped.
 pub struct Waiter {
     wakeups: Wakeups,
-    key: WakeKey,
-    notify: Arc<Notify>,
+    seat: Arc<Seat>,
 }
 
-impl Default for Wakeups {
+impl Default for Room {
     fn default() -> Self {
-        let secret = hmac::Key::new(hmac::HMAC_SHA256, &[]);
-        Self(Arc::new(Mutex::new(Waiters { secret, waiting: HashMap::new() })))
+        Self { secret: hmac::Key::new(hmac::HMAC_SHA256, &[]), waiting: HashMap::new() }
+    }
+}
+
+impl Room {
+    fn key(&self, queue_id: &QueueId) -> WakeKey {
+        let tag = hmac::sign(&self.secret, queue_id.as_bytes());
+        let mut key = [0; KEY_LEN];
+        key.copy_from_slice(&tag.as_ref()[..KEY_LEN]);
+        key
+    }
+
+    fn seats(&self) -> impl Iterator<Item = &Arc<Seat>> {
+        self.waiting.values().flatten()
+    }
+
+    /// Takes over the database's key, for those who wait already, too.
+    fn rekey(&mut self, secret: &[u8]) {
+        self.secret = hmac::Key::new(hmac::HMAC_SHA256, secret);
+        for seat in std::mem::take(&mut self.waiting).into_values().flatten() {
+            self.waiting.entry(self.key(&seat.queue_id)).or_default().push(seat);
+        }
     }
 }
 
 impl Wakeups {
-    /// Registers a waiter. Everything committed from now on wakes it.
-    pub fn wait_for(&self, queue_id: &QueueId) -> Waiter {
+    /// Registers somebody who waits for messages after the sequence number `after`.
+    /// Whatever is committed from now on wakes it.
+    pub fn wait_for(&self, queue_id: QueueId, after: i64) -> Waiter {
+        let seat = Arc::new(Seat { queue_id, after, notify: Notify::new() });
         let mut room = self.room();
-        let tag = hmac::sign(&room.secret, queue_id.as_bytes());
-        let mut key = [0; KEY_LEN];
-        key.copy_from_slice(&tag.as_ref()[..KEY_LEN]);
-        let notify = Arc::new(Notify::new());
-        room.waiting.entry(key).or_default().push(notify.clone());
-        Waiter { wakeups: self.clone(), key, notify }
+        let key = room.key(&queue_id);
+        room.waiting.entry(key).or_default().push(seat.clone());
+        Waiter { wakeups: self.clone(), seat }
+    }
+
+    /// Sweeps for ever: regularly, and when something may have been missed.
+    pub async fn sweep(&self, database: &Database) {
+        loop {
+            // A sweep that was asked for is as good as a regular one.
+            let _ = timeout(SWEEP_INTERVAL, self.0.sweep.notified()).await;
+            if let Err(error) = self.sweep_once(database).await {
+                tracing::warn!("wake-ups: {error}; looking again later");
+            }
+        }
+    }
+
+    /// Wakes those for whom the database has something.
+    async fn sweep_once(&self, database: &Database) -> Result<(), DatabaseError> {
+        let seats: Vec<Arc<Seat>> = self.room().seats().cloned().collect();
+        for seats in seats.chunks(SWEEP_BATCH) {
+            let queue_ids: Vec<&[u8]> = seats.iter().map(|seat| seat.queue_id.as_bytes().as_slice()).collect();
+            let afters: Vec<i64> = seats.iter().map(|seat| seat.after).collect();
+            let sql = "SELECT qs.queues_with_messages($1, $2)";
+            let places: Vec<i32> = database.query_one(sql, &[&queue_ids, &afters]).await?.get(0);
+            let found = places.into_iter().filter_map(|place| seats.get(usize::try_from(place).ok()? - 1));
+            found.for_each(|seat| seat.notify.notify_one());
+        }
+        Ok(())
     }
 
     /// Listens for ever, on a new connection whenever one is lost.
@@ -67,8 +134,8 @@ impl Wakeups {
             if let Err(error) = self.listen_once(database, keys_changed).await {
                 tracing::warn!("wake-ups: {error}; listening again");
             }
-            // Nothing is heard meanwhile: whoever waits looks again, now and when LISTEN is back.
-            self.wake_everyone();
+            // Nothing is heard meanwhile: look now, and again when LISTEN is back.
+            self.0.sweep.notify_one();
             sleep(Duration::from_secs(1)).await;
         }
     }
@@ -83,9 +150,9 @@ impl Wakeups {
         loop {
             tokio::select! {
                 row = &mut setup, if !ready => {
-                    self.room().secret = hmac::Key::new(hmac::HMAC_SHA256, row?.get(0));
+                    self.room().rekey(row?.get(0));
                     ready = true;
-                    self.wake_everyone();
+                    self.0.sweep.notify_one();
                     // What changed while nobody listened was not heard.
                     keys_changed.notify_one();
                 }
@@ -108,20 +175,16 @@ impl Wakeups {
     fn wake(&self, payload: &str) {
         let Ok(keys) = STANDARD_NO_PAD.decode(payload) else {
             debug_assert_eq!(payload, EVERYONE);
-            return self.wake_everyone();
+            return self.0.sweep.notify_one();
         };
         let room = self.room();
         for key in keys.chunks_exact(KEY_LEN) {
-            room.waiting.get(key).into_iter().flatten().for_each(|notify| notify.notify_one());
+            room.waiting.get(key).into_iter().flatten().for_each(|seat| seat.notify.notify_one());
         }
     }
 
-    fn wake_everyone(&self) {
-        self.room().waiting.values().flatten().for_each(|notify| notify.notify_one());
-    }
-
-    fn room(&self) -> MutexGuard<'_, Waiters> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn room(&self) -> MutexGuard<'_, Room> {
+        self.0.room.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -129,17 +192,18 @@ impl Waiter {
     /// Returns once something came since [`Wakeups::wait_for`], also when that was before
     /// this call.
     pub async fn woken(&self) {
-        self.notify.notified().await;
+        self.seat.notify.notified().await;
     }
 }
 
 impl Drop for Waiter {
     fn drop(&mut self) {
         let mut room = self.wakeups.room();
-        if let Entry::Occupied(mut waiters) = room.waiting.entry(self.key) {
-            waiters.get_mut().retain(|notify| !Arc::ptr_eq(notify, &self.notify));
-            if waiters.get().is_empty() {
-                waiters.remove();
+        let key = room.key(&self.seat.queue_id);
+        if let Entry::Occupied(mut seats) = room.waiting.entry(key) {
+            seats.get_mut().retain(|seat| !Arc::ptr_eq(seat, &self.seat));
+            if seats.get().is_empty() {
+                seats.remove();
             }
         }
     }

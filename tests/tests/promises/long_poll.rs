@@ -41,7 +41,7 @@ impl Watched {
         let answer = tokio::spawn(async move { way.send_once(&request).await });
         eventually("the server looks", async || {
             let seen = self.relay.take_statements();
-            seen.iter().any(|statement| statement.contains("qs.next_messages")).then_some(())
+            seen.iter().any(|statement| statement.contains("qs.dequeue(")).then_some(())
         })
         .await;
         let admin = world.cluster.admin().await;

@@ -56,14 +56,22 @@ impl Floor {
             .output()
             .await?;
         ensure!(truncate.status.success(), "{}", String::from_utf8_lossy(&truncate.stderr));
-        let transactions = pgbench(&self.socket_dir, self.script.path(), connections, seconds).await?;
+        let transactions = pgbench(&self.socket_dir, self.script.path(), connections, seconds, "").await?;
         Ok(transactions * self.fan_out as f64)
     }
 }
 
-/// Runs a script over and over; returns its transactions per second.
-pub async fn pgbench(socket_dir: &Path, script: &Path, connections: usize, seconds: u64) -> Result<f64> {
+/// Runs a script over and over, in sessions with these options (as in `PGOPTIONS`); returns its
+/// transactions per second.
+pub async fn pgbench(
+    socket_dir: &Path,
+    script: &Path,
+    connections: usize,
+    seconds: u64,
+    options: &str,
+) -> Result<f64> {
     let output = Command::new("pgbench")
+        .env("PGOPTIONS", options)
         .args(["--username=postern_admin", "--no-vacuum", "--protocol=prepared", "--jobs=2", "--host"])
         .arg(socket_dir)
         .args([

@@ -8,6 +8,7 @@
 mod costs;
 mod floor;
 mod group;
+mod queues;
 mod tokens;
 
 use std::{
@@ -45,6 +46,12 @@ struct Options {
     /// Measure tokens instead: issuing, redeeming, and the check for spent ones
     #[arg(long)]
     tokens: bool,
+    /// Measure delivery in the database instead, beside what others do with the same rows
+    #[arg(long)]
+    queues: bool,
+    /// Measure few queues beside many instead
+    #[arg(long, num_args = 2, value_names = ["FEW", "MANY"])]
+    scale: Vec<i64>,
     /// Spent tokens of the issuer key at which to measure the check
     #[arg(long, value_delimiter = ',', default_values_t = [10_000, 1_000_000])]
     spent: Vec<i64>,
@@ -56,7 +63,13 @@ struct Options {
 #[tokio::main]
 async fn main() -> Result<()> {
     let options = Options::parse();
+    if let [few, many] = options.scale[..] {
+        return queues::scale(&options, few, many).await;
+    }
     let cluster = Cluster::start().await;
+    if options.queues {
+        return queues::measure(&options, &cluster).await;
+    }
     let sending = Server::start(&cluster).await;
     let receiving = Server::start(&cluster).await;
     let admin = cluster.admin().await;

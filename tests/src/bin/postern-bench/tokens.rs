@@ -165,7 +165,7 @@ async fn spending(options: &Options, cluster: &Cluster) -> Result<()> {
         let (mut checks, mut inserts) = (Vec::new(), Vec::new());
         for round in 0..=options.rounds {
             let run = |file: std::path::PathBuf| async move {
-                pgbench(cluster.socket_dir(), &file, options.concurrency, options.seconds).await
+                pgbench(cluster.socket_dir(), &file, options.concurrency, options.seconds, "").await
             };
             let rates = (run(check.path().to_owned()).await?, run(insert.path().to_owned()).await?);
             if round > 0 {

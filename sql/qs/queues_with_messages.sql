@@ -1,0 +1,19 @@
+-- qs.queues_with_messages: which of the queues that somebody waits for have something (QS-9).
+--
+-- queue_ids, afters: side by side, the queues and the last sequence number their owners have.
+-- Returns the places, from 1, of those with a later message. Nothing is told of a message, and
+-- who may read it is checked when it is fetched.
+-- Called by each server process for its waiting long-polls, many at a time: when it begins to
+-- listen, when told to look again for everyone, and from time to time.
+CREATE OR REPLACE FUNCTION qs.queues_with_messages(queue_ids bytea[], afters bigint[]) RETURNS integer[]
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = qs, pg_temp
+-- A plan made while the table was small must not read the whole table later.
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off AS $$
+BEGIN
+    RETURN (SELECT coalesce(array_agg(w.place::integer), '{}')
+              FROM unnest(queue_ids, afters) WITH ORDINALITY AS w (queue_id, after, place)
+             CROSS JOIN LATERAL (SELECT FROM qs.messages m
+                                  WHERE m.queue_id = w.queue_id AND m.seq > w.after
+                                  LIMIT 1) AS m);
+END
+$$;

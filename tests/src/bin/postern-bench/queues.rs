@@ -1,0 +1,194 @@
+//! What delivery costs in the database: the SQL function with everything on, beside the floor
+//! (the rows and nothing else) and beside what others do with the same rows. Also whether
+//! many queues are slower than few.
+
+use std::{fmt::Write as _, io::Write as _};
+
+use anyhow::Result;
+use postern_tests::Cluster;
+use tempfile::NamedTempFile;
+use tokio_postgres::Client;
+
+use crate::{Options, floor::pgbench, median};
+
+const FAN_OUTS: [i32; 4] = [1, 10, 100, 1000];
+const SENDERS: [usize; 2] = [1, 16];
+/// What sealing adds to the payload, which the rows of the others have, too.
+const TAG_LEN: usize = 16;
+/// At this fan-out the nearest relative's way is measured: it takes some 800 round trips.
+const RELATIVE_AT: i32 = 100;
+
+/// One way of putting the same rows into the database.
+struct Way {
+    name: &'static str,
+    script: NamedTempFile,
+    without_wakeups: bool,
+    /// Deliveries per second of each round.
+    rates: Vec<f64>,
+}
+
+impl Way {
+    fn new(name: &'static str, script: &str) -> Result<Self> {
+        let mut file = NamedTempFile::new()?;
+        writeln!(file, "{script}")?;
+        Ok(Self { name, script: file, without_wakeups: false, rates: Vec::new() })
+    }
+}
+
+pub async fn measure(options: &Options, cluster: &Cluster) -> Result<()> {
+    let admin = cluster.admin().await;
+    admin.batch_execute(include_str!("queues.sql")).await?;
+    let largest = FAN_OUTS.iter().max().copied().unwrap_or_default();
+    let queues = i64::from(largest) * SENDERS.into_iter().max().unwrap_or_default() as i64;
+    make_queues(&admin, 1, queues).await?;
+    let senders = SENDERS.into_iter().max().unwrap_or_default() as i32;
+    admin.execute("SELECT bench.make_groups($1, $2)", &[&senders, &FAN_OUTS.as_slice()]).await?;
+    admin
+        .batch_execute("INSERT INTO bench.queues SELECT queue_id FROM qs.queues; VACUUM ANALYZE bench.queues")
+        .await?;
+
+    println!(
+        "postern.deliver, {} B, {} interleaved rounds of {} s, medians of deliveries/s. Ratios: ours to theirs.\n",
+        options.bytes, options.rounds, options.seconds
+    );
+    println!(
+        "| senders | fan-out | ours | (a) floor | ratio | (b) notify each | ratio | (c) notify once | ratio | (d) round trips | ratio | ours, no wake-ups | ratio |"
+    );
+    println!("|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|");
+    for senders in SENDERS {
+        for fan_out in FAN_OUTS {
+            let mut ways = ways(options, fan_out)?;
+            for round in 0..=options.rounds {
+                for way in &mut ways {
+                    admin.batch_execute("TRUNCATE qs.messages, bench.messages").await?;
+                    admin.batch_execute("UPDATE qs.queues SET acked_seq = next_seq - 1 WHERE acked_seq < next_seq - 1").await?;
+                    admin.batch_execute("CHECKPOINT").await?;
+                    let rate = run(cluster, way, senders, options.seconds).await? * f64::from(fan_out);
+                    // The first round warms up.
+                    if round > 0 {
+                        way.rates.push(rate);
+                    }
+                }
+            }
+            print(senders, fan_out, &ways);
+        }
+    }
+    Ok(())
+}
+
+async fn make_queues(admin: &Client, first: i64, last: i64) -> Result<()> {
+    admin
+        .execute("SELECT bench.make_queues($1, $2, sha256('owner'))", &[&first, &last])
+        .await?;
+    admin.batch_execute("VACUUM ANALYZE qs.queues, qs.addresses").await?;
+    Ok(())
+}
+
+fn ways(options: &Options, fan_out: i32) -> Result<Vec<Way>> {
+    let (bytes, sealed) = (options.bytes, options.bytes + TAG_LEN);
+    let ours = format!("SELECT bench.deliver(:client_id, {fan_out}, {bytes});");
+    let mut ways = vec![
+        Way::new("ours", &ours)?,
+        Way::new("floor", &format!("SELECT bench.insert(:client_id, {fan_out}, {sealed});"))?,
+        Way::new("notify each", &format!("SELECT bench.ordinary(:client_id, {fan_out}, {sealed}, true);"))?,
+        Way::new("notify once", &format!("SELECT bench.ordinary(:client_id, {fan_out}, {sealed}, false);"))?,
+        Way { without_wakeups: true, ..Way::new("no wake-ups", &ours)? },
+    ];
+    if fan_out == RELATIVE_AT {
+        ways.push(Way::new("round trips", &relative(fan_out, sealed))?);
+    }
+    Ok(ways)
+}
+
+/// (d): per recipient two look-ups, and a transaction of four statements, each a round trip.
+fn relative(fan_out: i32, bytes: usize) -> String {
+    let mut script = String::new();
+    for n in 1..=fan_out {
+        let queue = format!("bench.queue(:client_id * {} + {n})", FAN_OUTS[3]);
+        let _ = write!(
+            script,
+            "SELECT queue_id FROM bench.queues WHERE queue_id = {queue};
+             SELECT next_seq FROM bench.queues WHERE queue_id = {queue};
+             BEGIN;
+             SELECT next_seq AS seq FROM bench.queues WHERE queue_id = {queue} FOR UPDATE \\gset
+             INSERT INTO bench.messages (queue_id, seq, chain, chain_index, ciphertext)
+             VALUES ({queue}, :seq, 1, 1, bench.payload({bytes}));
+             SELECT pg_notify('bench', encode({queue}, 'hex'));
+             UPDATE bench.queues SET next_seq = :seq + 1 WHERE queue_id = {queue};
+             COMMIT;
+             "
+        );
+    }
+    script
+}
+
+/// Transactions per second.
+async fn run(cluster: &Cluster, way: &Way, senders: usize, seconds: u64) -> Result<f64> {
+    let setting = if way.without_wakeups { "off" } else { "on" };
+    let options = format!("-c postern.wakeups={setting}");
+    pgbench(cluster.socket_dir(), way.script.path(), senders, seconds, &options).await
+}
+
+fn print(senders: usize, fan_out: i32, ways: &[Way]) {
+    let rate = |name: &str| {
+        let way = ways.iter().find(|way| way.name == name)?;
+        Some(median(way.rates.iter().copied()))
+    };
+    let ours = rate("ours").unwrap_or_default();
+    let mut row = format!("| {senders} | {fan_out} | {ours:.0} |");
+    for name in ["floor", "notify each", "notify once", "round trips", "no wake-ups"] {
+        let _ = match rate(name) {
+            Some(rate) => write!(row, " {rate:.0} | {:.2} |", ours / rate),
+            None => write!(row, " | |"),
+        };
+    }
+    println!("{row}");
+}
+
+/// Deliveries to 10 of `few` queues beside those to 10 of `many`, each in a cluster of its
+/// own with room for all their chains.
+pub async fn scale(options: &Options, few: i64, many: i64) -> Result<()> {
+    const FAN_OUT: i32 = 10;
+    let mut sides = Vec::new();
+    for queues in [few, many] {
+        let mut cluster = Cluster::start().await;
+        let room = format!("ALTER SYSTEM SET postern.max_chains = {}", 2 * many);
+        cluster.admin().await.batch_execute(&room).await?;
+        cluster.kill_postgres();
+        cluster.restart().await;
+        let admin = cluster.admin().await;
+        admin.batch_execute(include_str!("queues.sql")).await?;
+        for first in (1..=queues).step_by(100_000) {
+            make_queues(&admin, first, queues.min(first + 99_999)).await?;
+            eprintln!("  {} of {queues} queues", queues.min(first + 99_999));
+        }
+        // Each queue has its first message, which starts its chain and binds its address.
+        let first = "SELECT postern.deliver('example.org', 'bench', array_agg(bench.address(n)),
+                                            array_agg(1::smallint), ARRAY['first'::bytea])
+                       FROM generate_series($1::bigint, $1 + 999) n";
+        for start in (1..=queues).step_by(1000) {
+            admin.query_one(first, &[&start]).await?;
+        }
+        admin.batch_execute("VACUUM ANALYZE").await?;
+        sides.push((queues, cluster, Vec::new()));
+    }
+    for round in 0..=options.rounds {
+        for (queues, cluster, rates) in &mut sides {
+            let admin = cluster.admin().await;
+            admin.batch_execute("TRUNCATE qs.messages").await?;
+            admin.batch_execute("CHECKPOINT").await?;
+            let script = format!("SELECT bench.deliver_anywhere({queues}, {FAN_OUT}, {});", options.bytes);
+            let rate = run(cluster, &Way::new("", &script)?, 16, options.seconds).await?;
+            if round > 0 {
+                rates.push(rate * f64::from(FAN_OUT));
+            }
+        }
+    }
+    println!("\n| queues | deliveries/s to 10 of them, 16 senders | ratio |\n|--:|--:|--:|");
+    let of_few = median(sides[0].2.iter().copied());
+    for (queues, _, rates) in &sides {
+        let rate = median(rates.iter().copied());
+        println!("| {queues} | {rate:.0} | {:.2} |", rate / of_few);
+    }
+    Ok(())
+}
