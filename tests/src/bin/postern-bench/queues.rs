@@ -43,9 +43,8 @@ pub async fn measure(options: &Options, cluster: &Cluster) -> Result<()> {
     make_queues(&admin, 1, queues).await?;
     let senders = SENDERS.into_iter().max().unwrap_or_default() as i32;
     admin.execute("SELECT bench.make_groups($1, $2)", &[&senders, &FAN_OUTS.as_slice()]).await?;
-    admin
-        .batch_execute("INSERT INTO bench.queues SELECT queue_id FROM qs.queues; VACUUM ANALYZE bench.queues")
-        .await?;
+    admin.batch_execute("INSERT INTO bench.queues SELECT queue_id FROM qs.queues").await?;
+    admin.batch_execute("VACUUM ANALYZE bench.queues").await?;
 
     println!(
         "postern.deliver, {} B, {} interleaved rounds of {} s, medians of deliveries/s. Ratios: ours to theirs.\n",
