@@ -14,11 +14,17 @@ GRANT EXECUTE ON FUNCTION operator.current_schema_state TO postern_server, poste
 GRANT EXECUTE ON FUNCTION operator.rotate_issuer_keys TO postern_operator;
 GRANT EXECUTE ON FUNCTION operator.issuer_keys TO postern_operator, postern_monitor;
 GRANT EXECUTE ON FUNCTION operator.set_allowance TO postern_operator;
+GRANT EXECUTE ON FUNCTION operator.set_homeserver_allowance TO postern_operator;
 GRANT EXECUTE ON FUNCTION operator.allowances TO postern_operator;
+GRANT EXECUTE ON FUNCTION operator.set_key_rotation TO postern_operator;
+GRANT EXECUTE ON FUNCTION operator.key_rotation TO postern_operator, postern_monitor;
 GRANT EXECUTE ON FUNCTION operator.set_price TO postern_operator;
 GRANT EXECUTE ON FUNCTION operator.prices TO postern_operator, postern_monitor;
 GRANT EXECUTE ON FUNCTION operator.token_use TO postern_operator, postern_monitor;
 GRANT EXECUTE ON FUNCTION operator.tokens_issued TO postern_operator, postern_monitor;
+GRANT EXECUTE ON FUNCTION operator.trust_homeserver_key TO postern_operator;
+GRANT EXECUTE ON FUNCTION operator.distrust_homeserver_key TO postern_operator;
+GRANT EXECUTE ON FUNCTION operator.homeserver_keys TO postern_operator, postern_monitor;
 
 -- auth
 GRANT EXECUTE ON FUNCTION auth.register_user TO postern_server;

@@ -19,10 +19,11 @@ SET ROLE postern_owner;
 CREATE TABLE aas.spent (issuer_key smallint, nonce bytea, PRIMARY KEY (issuer_key, nonce))
     PARTITION BY LIST (issuer_key);
 CREATE TABLE aas.spent_1 PARTITION OF aas.spent FOR VALUES IN (1);
-CREATE FUNCTION aas.spend_token(endpoint text, issuer_key smallint, nonce bytea) RETURNS boolean
-LANGUAGE sql AS $$ SELECT postern.spend_token(issuer_key, nonce) $$;
+CREATE TABLE aas.prices (endpoint text COLLATE "C" PRIMARY KEY, price smallint NOT NULL);
+\ir ../../sql/prices.sql
+\ir ../../sql/aas/spend_token.sql
 \ir ../../migrations/V4__qs.sql
-\ir ../../migrations/V7__chains_in_memory.sql
+\ir ../../migrations/V8__chains_in_memory.sql
 \ir ../../sql/qs/create_queue.sql
 \ir ../../sql/qs/add_addresses.sql
 \ir ../../sql/qs/deposit.sql

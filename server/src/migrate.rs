@@ -103,7 +103,7 @@ async fn apply_functions(client: &mut Client, migrated: bool) -> anyhow::Result<
     drop_obsolete(&transaction).await?;
     transaction
         .batch_execute(
-            "REVOKE ALL ON ALL FUNCTIONS IN SCHEMA auth, aas, ds, qs, operator
+            "REVOKE ALL ON ALL FUNCTIONS IN SCHEMA auth, aas, ds, qs, federation, operator
                  FROM PUBLIC, postern_server, postern_operator, postern_monitor;
              REVOKE ALL ON ALL FUNCTIONS IN SCHEMA postern FROM postern_server, postern_operator, postern_monitor",
         )
@@ -140,7 +140,7 @@ async fn adopt(client: &mut Client) -> anyhow::Result<()> {
              UNION ALL
              SELECT 'GRANT USAGE ON SCHEMA postern TO postern_owner WITH GRANT OPTION'
              UNION ALL
-             (WITH ours AS (SELECT oid FROM pg_namespace WHERE nspname IN ('auth', 'aas', 'ds', 'qs', 'operator')),
+             (WITH ours AS (SELECT oid FROM pg_namespace WHERE nspname IN ('auth', 'aas', 'ds', 'qs', 'federation', 'operator')),
                    owner AS (SELECT oid FROM pg_roles WHERE rolname = 'postern_owner')
               SELECT format('ALTER %s %s OWNER TO postern_owner',
                             CASE c.relkind WHEN 'S' THEN 'SEQUENCE' WHEN 'v' THEN 'VIEW'
@@ -181,7 +181,7 @@ async fn drop_obsolete(transaction: &Transaction<'_>) -> anyhow::Result<()> {
             "SELECT string_agg(p.oid::regprocedure::text, ', ')
                FROM pg_proc p
               WHERE p.pronamespace IN (SELECT oid FROM pg_namespace
-                                        WHERE nspname IN ('auth', 'aas', 'ds', 'qs', 'operator'))
+                                        WHERE nspname IN ('auth', 'aas', 'ds', 'qs', 'federation', 'operator'))
                 AND p.xmin <> pg_current_xact_id()::xid
                 AND NOT EXISTS (SELECT FROM pg_depend d
                                  WHERE d.refclassid = 'pg_proc'::regclass AND d.refobjid = p.oid

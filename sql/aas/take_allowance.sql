@@ -1,28 +1,35 @@
--- aas.take_allowance: takes tokens from the day's allowance of a client's user (AAS-2), for
--- one token request.
+-- aas.take_allowance: takes tokens from the day's allowance of whoever signed a token request:
+-- of a client's user, or of a homeserver's domain (AAS-2).
 --
---   client_key    verified by the caller
+--   signer_key    verified by the caller
 --   digest        of the request: its repeat, after an answer was lost, takes nothing
 --   token_types, numbers   how many tokens of which type
--- Returns one row: outcome granted, used_up (nothing taken), unknown_client; and, but for the
--- last, of the allowance that is nearest its end: the whole and the rest, in tokens, and the
--- seconds until the next day begins. Called by POST /aas/token-request.
+-- Returns one row: outcome granted, used_up (nothing taken), unknown_signer (no client, and no
+-- homeserver that is trusted); and, but for the last, of the allowance that is nearest its
+-- end: the whole and the rest, in tokens, and the seconds until the next day begins. Called by
+-- POST /aas/token-request.
 CREATE OR REPLACE FUNCTION aas.take_allowance(
-    client_key bytea, digest bytea, token_types integer[], numbers integer[],
+    signer_key bytea, digest bytea, token_types integer[], numbers integer[],
     OUT outcome text, OUT allowance integer, OUT remaining integer, OUT resets_in integer)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = aas, pg_temp AS $$
 DECLARE
-    who bigint;
+    of_user bigint;
+    of_domain text;
 BEGIN
-    SELECT c.user_id INTO who FROM auth.clients c WHERE c.client_key = take_allowance.client_key;
+    SELECT c.user_id INTO of_user FROM auth.clients c WHERE c.client_key = signer_key;
     IF NOT FOUND THEN
-        outcome := 'unknown_client';
-        RETURN;
+        SELECT k.domain INTO of_domain
+          FROM federation.homeserver_keys k
+         WHERE k.public_key = signer_key AND k.distrusted IS NULL;
+        IF NOT FOUND THEN
+            outcome := 'unknown_signer';
+            RETURN;
+        END IF;
     END IF;
-    INSERT INTO aas.takers (user_id) VALUES (who) ON CONFLICT DO NOTHING;
+    INSERT INTO aas.takers (user_id, domain) VALUES (of_user, of_domain) ON CONFLICT DO NOTHING;
     SELECT t.outcome, t.allowance, t.remaining, t.resets_in
       INTO outcome, allowance, remaining, resets_in
-      FROM aas.take((SELECT t.taker FROM aas.takers t WHERE t.user_id = who),
+      FROM aas.take((SELECT t.taker FROM aas.takers t WHERE t.user_id = of_user OR t.domain = of_domain),
                     take_allowance.digest, token_types, numbers) t;
 END
 $$;

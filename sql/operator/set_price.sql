@@ -5,10 +5,9 @@
 CREATE OR REPLACE FUNCTION operator.set_price(endpoint text, price integer) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = operator, pg_temp AS $$
 BEGIN
-    IF NOT EXISTS (SELECT FROM operator.prices() p WHERE p.endpoint = set_price.endpoint) THEN
+    UPDATE aas.prices p SET price = set_price.price WHERE p.endpoint = set_price.endpoint;
+    IF NOT FOUND THEN
         RAISE EXCEPTION 'no endpoint is called %', endpoint USING HINT = 'operator.prices() lists all.';
     END IF;
-    INSERT INTO aas.prices AS p (endpoint, price) VALUES (set_price.endpoint, set_price.price)
-    ON CONFLICT ON CONSTRAINT prices_pkey DO UPDATE SET price = excluded.price;
 END
 $$;

@@ -121,20 +121,19 @@ impl Cluster {
 
     /// Connects as a role: a login role directly, any other by a superuser who becomes it.
     pub async fn connect_as(&self, role: &str) -> Client {
+        self.try_connect_as(role).await.unwrap_or_else(|error| panic!("cannot connect as {role}: {error}"))
+    }
+
+    /// The same while the cluster may be down.
+    pub async fn try_connect_as(&self, role: &str) -> Result<Client, tokio_postgres::Error> {
         let login = role == "postern_server";
         let url = if login { self.server_url() } else { self.admin_url() };
-        let (client, connection) = tokio_postgres::connect(url.as_str(), NoTls)
-            .await
-            .unwrap_or_else(|error| panic!("cannot connect: {error}"));
+        let (client, connection) = tokio_postgres::connect(url.as_str(), NoTls).await?;
         tokio::spawn(connection);
         if !login {
-            let become_role = format!("SET SESSION AUTHORIZATION {role}");
-            client
-                .batch_execute(&become_role)
-                .await
-                .unwrap_or_else(|error| panic!("cannot become {role}: {error}"));
+            client.batch_execute(&format!("SET SESSION AUTHORIZATION {role}")).await?;
         }
-        client
+        Ok(client)
     }
 
     /// A superuser's connection.

@@ -160,7 +160,7 @@ async fn api_functions_run_as_their_owner_and_find_only_their_own_names() {
         &cluster.admin().await,
         "SELECT p.oid::regprocedure::text
            FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
-          WHERE n.nspname IN ('auth', 'aas', 'ds', 'qs', 'operator')
+          WHERE n.nspname IN ('auth', 'aas', 'ds', 'qs', 'federation', 'operator')
             AND (p.proowner <> 'postern_owner'::regrole
                  OR p.proacl IS NULL
                  OR has_function_privilege('postern_server', p.oid, 'EXECUTE') AND NOT p.prosecdef
@@ -176,7 +176,7 @@ async fn everything_belongs_to_postern_owner_and_says_what_it_is() {
     let admin = cluster.admin().await;
     let foreign = "SELECT c.oid::regclass::text
                      FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-                    WHERE n.nspname IN ('auth', 'aas', 'ds', 'qs', 'operator')
+                    WHERE n.nspname IN ('auth', 'aas', 'ds', 'qs', 'federation', 'operator')
                       AND c.relkind IN ('r', 'p', 'v', 'm', 'S', 'i', 'I')
                       AND c.relowner <> 'postern_owner'::regrole";
     assert_eq!(names(&admin, foreign).await, Vec::<String>::new());
@@ -184,7 +184,7 @@ async fn everything_belongs_to_postern_owner_and_says_what_it_is() {
                     FROM pg_class c
                     JOIN pg_namespace n ON n.oid = c.relnamespace
                     JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-                   WHERE n.nspname IN ('auth', 'aas', 'ds', 'qs', 'operator')
+                   WHERE n.nspname IN ('auth', 'aas', 'ds', 'qs', 'federation', 'operator')
                      AND c.relkind IN ('r', 'p', 'v', 'm') AND NOT c.relispartition
                      AND col_description(c.oid, a.attnum) IS NULL";
     assert_eq!(names(&admin, silent).await, Vec::<String>::new());

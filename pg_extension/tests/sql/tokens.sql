@@ -1,28 +1,54 @@
 -- A token is spent once (AAS-4).
-SELECT postern.spend_token(1::smallint, '\x01');
-SELECT postern.spend_token(1::smallint, '\x01');
+SELECT postern.spend_token('qs.deposit', 1::smallint, '\x01');
+SELECT postern.spend_token('qs.deposit', 1::smallint, '\x01');
+SELECT postern.spend_token('qs.dequeue', 1::smallint, '\x01') AS for_something_else;
 
 -- What is rolled back was not spent.
 BEGIN;
-SELECT postern.spend_token(1::smallint, '\x02');
+SELECT postern.spend_token('qs.deposit', 1::smallint, '\x02');
 ROLLBACK;
-SELECT postern.spend_token(1::smallint, '\x02');
+SELECT postern.spend_token('qs.deposit', 1::smallint, '\x02');
 
 -- Nor is what a savepoint takes back.
 BEGIN;
 SAVEPOINT s;
-SELECT postern.spend_token(1::smallint, '\x03');
+SELECT postern.spend_token('qs.deposit', 1::smallint, '\x03');
 ROLLBACK TO s;
-SELECT postern.spend_token(1::smallint, '\x03');
+SELECT postern.spend_token('qs.deposit', 1::smallint, '\x03');
 COMMIT;
 
--- A key without a partition is a fault, not an answer.
+-- The price list is looked at each time (AAS-5): what is free spends nothing.
+UPDATE aas.prices SET price = 0 WHERE endpoint = 'qs.deposit';
+SELECT postern.spend_token('qs.deposit', 1::smallint, '\x04');
+SELECT postern.spend_token('qs.deposit', 1::smallint, '\x04');
+SELECT postern.spend_token('qs.dequeue', 1::smallint, '\x04') AS another_is_not_free;
+UPDATE aas.prices SET price = 1 WHERE endpoint = 'qs.deposit';
+SELECT postern.spend_token('qs.deposit', 1::smallint, '\x04');
+
+-- Whatever the search_path is, and whoever's operators are in it.
+CREATE SCHEMA hostile;
+CREATE FUNCTION hostile.always(smallint, integer) RETURNS boolean LANGUAGE sql AS 'SELECT false';
+CREATE OPERATOR hostile.= (FUNCTION = hostile.always, LEFTARG = smallint, RIGHTARG = integer);
+SET search_path = hostile, pg_catalog;
+SELECT postern.spend_token('qs.deposit', 1::smallint, '\x05');
+SELECT postern.spend_token('qs.deposit', 1::smallint, '\x05');
+RESET search_path;
+
+-- The door of the API functions costs nothing: it becomes what it calls.
+EXPLAIN (VERBOSE, COSTS OFF) SELECT aas.spend_token('qs.deposit', 1::smallint, '\x06');
+
+-- What nobody should ask for is a fault, not an answer: a key without a partition, an
+-- endpoint without a price, no token.
 \set VERBOSITY sqlstate
-SELECT postern.spend_token(2::smallint, '\x01');
+SELECT postern.spend_token('qs.deposit', 2::smallint, '\x01');
+SELECT postern.spend_token('qs.withdraw', 1::smallint, '\x01');
+SELECT postern.spend_token(NULL, 1::smallint, '\x01');
+SELECT postern.spend_token('qs.deposit', NULL, '\x01');
+SELECT postern.spend_token('qs.deposit', 1::smallint, NULL);
 
 -- Nobody executes what was not granted.
 SET ROLE postern_server;
-SELECT postern.spend_token(1::smallint, '\x04');
+SELECT postern.spend_token('qs.deposit', 1::smallint, '\x04');
 SELECT postern.deliver(NULL, NULL, '{}', '{}', '{}');
 SELECT postern.seal_addresses('{}', '\x00');
 SELECT postern.wake_secret();

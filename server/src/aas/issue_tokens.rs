@@ -1,6 +1,7 @@
 //! `POST /aas/token-request` (AAS-2, AAS-3): blinded tokens for a registered client, within
-//! its user's allowance, in whichever of the standards' formats it asks. What the client
-//! will redeem cannot be told from what is signed here.
+//! its user's allowance, or for another domain's homeserver, within the domain's, in
+//! whichever of the standards' formats they ask. What will be redeemed cannot be told from
+//! what is signed here.
 //!
 //! The repeat of a request, after an answer was lost, gets tokens again and takes nothing
 //! from the allowance. Evaluated elements and signatures are the same; a proof is made anew,
@@ -42,7 +43,7 @@ pub async fn issue_tokens(app: App, request: Request) -> Outcome {
 
 async fn take_allowance(
     app: &App,
-    client_key: &[u8],
+    signer_key: &[u8],
     issuable: &Issuable,
     digest: &[u8],
 ) -> Result<RateLimit, Failure> {
@@ -52,11 +53,11 @@ async fn take_allowance(
         .database
         .query_one(
             "SELECT outcome, allowance, remaining, resets_in FROM aas.take_allowance($1, $2, $3, $4)",
-            &[&client_key, &digest, &types, &numbers],
+            &[&signer_key, &digest, &types, &numbers],
         )
         .await?;
     let outcome = row.get("outcome");
-    if outcome == "unknown_client" {
+    if outcome == "unknown_signer" {
         return Err(ProblemType::NotAllowed.into());
     }
     let limit = RateLimit {

@@ -34,7 +34,10 @@ const SEED_LEN_RISTRETTO255: usize = 32;
 
 type RsaKeyPair = KeyPair<Sha384, PSS, Deterministic>;
 
-/// Both kinds of private key overwrite themselves when dropped.
+/// Private keys, and copies that `privacypass` asks for, overwrite themselves when dropped;
+/// what they were made from is [`Zeroizing`]. Two things are left behind: of an RSA key the
+/// reduction parameters of its primes, which `rsa` 0.10 does not overwrite, and what any of
+/// them spills to the stack.
 enum Secret {
     PrivateP384(VoprfServer<NistP384>),
     Public(Box<RsaKeyPair>),

@@ -2,9 +2,13 @@
 
 use std::{sync::Arc, time::Duration};
 
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use postern_protocol::token::TokenType;
 use postern_tests::{Server, eventually};
-use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
+use rand::{Rng as _, SeedableRng as _, rngs::StdRng, seq::SliceRandom as _};
 use reqwest::header::AUTHORIZATION;
 
 use crate::world::{Ask, Gate};
@@ -26,6 +30,53 @@ async fn present(urls: &[String], http: &reqwest::Client, token: &[u8], mut chan
                 return false;
             }
             Err(_) => {}
+        }
+    }
+}
+
+/// What can happen at any moment.
+enum Blow {
+    /// All of the servers' sessions are ended by PostgreSQL.
+    Cut,
+    /// kill -9 of a server, which comes back on its port.
+    Server,
+    /// kill -9 of one session's backend: PostgreSQL ends all others, too, and recovers.
+    Backend,
+}
+
+impl Blow {
+    async fn strike(self, gate: &mut Gate, chance: &mut StdRng) {
+        match self {
+            Self::Cut => {
+                let cut =
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'postern_server'";
+                gate.admin.execute(cut, &[]).await.expect("connections can be cut");
+            }
+            Self::Server => {
+                let server = gate.servers.remove(chance.random_range(0..gate.servers.len()));
+                let address = server.address();
+                server.kill().await;
+                // The database may be recovering, and the port may not be free yet.
+                let started = eventually("the server is back", async || {
+                    Server::builder(&gate.cluster).listen(address).try_start().await.ok()
+                });
+                let started = started.await;
+                gate.servers.push(started);
+            }
+            Self::Backend => {
+                // Rather one that is at work.
+                let busy = "SELECT pid FROM pg_stat_activity WHERE usename = 'postern_server'
+                             ORDER BY state = 'active' DESC, random() LIMIT 1";
+                let Some(row) = gate.admin.query_opt(busy, &[]).await.expect("it can be asked") else {
+                    return;
+                };
+                kill(Pid::from_raw(row.get(0)), Signal::SIGKILL).expect("the backend was there just now");
+                eventually("all sessions end", async || gate.admin.is_closed().then_some(())).await;
+                gate.admin = eventually("the database has recovered", async || {
+                    gate.cluster.try_connect_as("postern_admin").await.ok()
+                })
+                .await;
+            }
         }
     }
 }
@@ -54,25 +105,12 @@ async fn whatever_dies_each_token_pays_for_exactly_one_operation() {
         })
         .collect();
 
-    for _ in 0..6 {
+    // Each at least once, in any order.
+    let mut blows = [Blow::Cut, Blow::Server, Blow::Server, Blow::Server, Blow::Backend, Blow::Backend];
+    blows.shuffle(&mut chance);
+    for blow in blows {
         tokio::time::sleep(Duration::from_millis(chance.random_range(10..150))).await;
-        match chance.random_range(0..3) {
-            0 => {
-                let cut =
-                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'postern_server'";
-                gate.admin.execute(cut, &[]).await.expect("connections can be cut");
-            }
-            _ => {
-                let server = gate.servers.remove(chance.random_range(0..3));
-                let address = server.address();
-                server.kill().await;
-                let started = eventually("the port is free again", async || {
-                    Server::builder(&gate.cluster).listen(address).try_start().await.ok()
-                });
-                let started = started.await;
-                gate.servers.push(started);
-            }
-        }
+        blow.strike(&mut gate, &mut chance).await;
     }
     // The crash of the machine.
     gate.cluster.kill_postgres();

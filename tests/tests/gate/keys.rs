@@ -115,6 +115,45 @@ async fn a_revoked_key_is_worth_nothing_at_once_and_a_new_one_is_in_use() {
     assert_eq!(gate.spend(1, &token).await.status, StatusCode::CREATED);
 }
 
+/// A notification can be missed, as when the connection that listens is just lost: whoever names the key makes the
+/// server look for it.
+#[tokio::test]
+async fn a_key_that_no_notification_told_of_is_found_when_a_token_or_a_request_names_it() {
+    let gate = Gate::start(2).await;
+    let client = gate.client("alice").await;
+    let key = gate.key(RISTRETTO255).await;
+    let tokens = gate.tokens(0, &client, &Ask::batch(&key, 10)).await;
+    let (spend, ask) = (|| gate.spend(0, &tokens[0]), Ask::batch(&key, 1));
+    let issue = || gate.ask(1, &client, ask.media_type, &ask.body);
+
+    // Both servers lose the key, which retires today.
+    let hide = "UPDATE aas.issuer_keys SET not_before = not_before - 90, not_after = not_after - 90,
+                                           retires = retires - 90 WHERE token_type = 5;
+                NOTIFY postern_issuer_keys";
+    gate.admin.batch_execute(hide).await.unwrap();
+    for server in [0, 1] {
+        eventually("the key is gone, and has a successor", async || {
+            let keys = gate.keys(server, RISTRETTO255).await;
+            (keys.len() == 1 && bytes_of(&keys[0]) != key).then_some(())
+        })
+        .await;
+    }
+    assert_eq!(spend().await.problem(), "token-required");
+    assert_eq!(issue().await.problem(), "unknown-token-key");
+
+    // It is there again, and nobody says so.
+    let show = "UPDATE aas.issuer_keys SET not_before = not_before + 90, not_after = not_after + 90,
+                                           retires = retires + 90 WHERE public_key = $1";
+    assert_eq!(gate.admin.execute(show, &[&key]).await.unwrap(), 1);
+    // Not more than once a second: else anyone could keep the database busy with made-up keys.
+    eventually("the token is good", async || (spend().await.status == StatusCode::CREATED).then_some(()))
+        .await;
+    eventually("the key issues", async || (issue().await.status == StatusCode::OK).then_some(())).await;
+    for server in [0, 1] {
+        assert_eq!(gate.keys(server, RISTRETTO255).await.len(), 2);
+    }
+}
+
 #[tokio::test]
 async fn a_key_is_taken_when_due_and_when_its_truncated_id_is_free() {
     let cluster = Cluster::start().await;

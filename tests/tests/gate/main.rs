@@ -4,6 +4,8 @@
 mod allowances;
 mod double_spend;
 mod foreign_client;
+mod fuzz;
+mod homeservers;
 mod issuance;
 mod keys;
 mod operator;

@@ -1,26 +1,10 @@
 //! What the operator does and sees with SQL (AAS-2, AAS-5).
 
-use std::collections::BTreeSet;
-
 use postern_protocol::token::TokenType;
-use postern_server::{road::Handler, routes};
+use postern_tests::eventually;
 use reqwest::StatusCode;
 
 use crate::world::{Ask, Gate};
-
-#[tokio::test]
-async fn every_paid_route_has_a_price_by_its_name_and_nothing_else_has() {
-    let gate = Gate::start(0).await;
-    let routes: BTreeSet<String> = routes::all()
-        .iter()
-        .filter_map(|route| match route.handler {
-            Handler::Paid(endpoint, _) => Some(endpoint.to_owned()),
-            Handler::Open(_) => None,
-        })
-        .collect();
-    let rows = gate.admin.query("SELECT endpoint FROM operator.prices()", &[]).await.unwrap();
-    assert_eq!(rows.iter().map(|row| row.get(0)).collect::<BTreeSet<String>>(), routes);
-}
 
 #[tokio::test]
 async fn at_price_0_an_endpoint_asks_for_a_token_and_leaves_it_unspent() {
@@ -37,7 +21,9 @@ async fn at_price_0_an_endpoint_asks_for_a_token_and_leaves_it_unspent() {
     operator.execute("SELECT operator.set_price('ds.reserve_group_id', 1)", &[]).await.unwrap();
     assert_eq!(gate.spend(0, &token).await.status, StatusCode::CREATED);
     assert_eq!(gate.spend(0, &token).await.problem(), "token-spent");
-    for bad in ["'ds.reserve_group', 0", "'aas.settle_token', 0", "'qs.deposit', 2", "NULL, 1"] {
+    for bad in
+        ["'ds.reserve_group', 0", "'aas.settle_token', 0", "'qs.deposit', NULL", "'qs.deposit', 2", "NULL, 1"]
+    {
         assert!(operator.execute(&format!("SELECT operator.set_price({bad})"), &[]).await.is_err(), "{bad}");
     }
 }
@@ -69,4 +55,57 @@ async fn use_is_shown_by_endpoint_and_price_class_and_names_nobody() {
         monitor.query("SELECT token_type, spent_bytes FROM operator.issuer_keys()", &[]).await.unwrap();
     assert_eq!(keys.len(), 3);
     assert!(keys.iter().all(|row| row.get::<_, i64>(1) > 0));
+}
+
+#[tokio::test]
+async fn migrating_again_leaves_prices_as_the_operator_set_them_and_mends_the_list() {
+    let gate = Gate::start(0).await;
+    let operator = gate.cluster.connect_as("postern_operator").await;
+    operator.execute("SELECT operator.set_price('qs.dequeue', 0)", &[]).await.unwrap();
+    // As an older version left it: an endpoint that is gone, and none of one that is new.
+    gate.admin
+        .batch_execute(
+            "INSERT INTO aas.prices VALUES ('qs.withdraw', 0);
+             DELETE FROM aas.prices WHERE endpoint = 'qs.deposit';
+             UPDATE operator.schema_state SET functions_hash = sha256('')",
+        )
+        .await
+        .unwrap();
+    postern_server::migrate::run(&gate.cluster.admin_url()).await.unwrap();
+    let price = "SELECT array_agg(price ORDER BY endpoint) FROM operator.prices()
+                  WHERE endpoint IN ('qs.dequeue', 'qs.withdraw', 'qs.deposit')";
+    assert_eq!(gate.value::<Vec<i16>>(price).await, [1, 0], "qs.deposit, qs.dequeue");
+}
+
+#[tokio::test]
+async fn key_rotation_is_set_and_read_and_holds_for_the_next_key() {
+    let gate = Gate::start(1).await;
+    let operator = gate.cluster.connect_as("postern_operator").await;
+    let rotation = async || {
+        let row = operator.query_one("SELECT * FROM operator.key_rotation()", &[]).await.unwrap();
+        (row.get::<_, i32>(0), row.get::<_, i32>(1), row.get::<_, i32>(2))
+    };
+    assert_eq!(rotation().await, (30, 7, 60));
+    operator.execute("SELECT operator.set_key_rotation(20, 5, 10)", &[]).await.unwrap();
+    operator.execute("SELECT operator.set_key_rotation(overlap_days => 4)", &[]).await.unwrap();
+    assert_eq!(rotation().await, (20, 4, 10));
+    for bad in ["9", "366", "NULL, 2", "NULL, 10", "NULL, NULL, 0", "NULL, NULL, 366"] {
+        let refused = operator.execute(&format!("SELECT operator.set_key_rotation({bad})"), &[]).await;
+        let hint = refused.unwrap_err().as_db_error().and_then(|error| error.hint().map(str::to_owned));
+        assert!(hint.is_some_and(|hint| hint.contains("10 to 365")), "{bad}");
+    }
+    assert_eq!(rotation().await, (20, 4, 10));
+    operator.execute("SELECT operator.rotate_issuer_keys()", &[]).await.unwrap();
+    eventually("new keys are made", async || {
+        let count = "SELECT count(*) FROM operator.issuer_keys()";
+        (gate.value::<i64>(count).await == 6).then_some(())
+    })
+    .await;
+    let wrong = "SELECT count(*) FROM operator.issuer_keys()
+                  WHERE not_before > (now() AT TIME ZONE 'UTC')::date
+                    AND (not_after - not_before, retires - not_after) <> (20, 10)";
+    assert_eq!(gate.value::<i64>(wrong).await, 0);
+    let overlap = "SELECT max(not_after - (now() AT TIME ZONE 'UTC')::date) FROM operator.issuer_keys()
+                    WHERE not_before <= (now() AT TIME ZONE 'UTC')::date";
+    assert_eq!(gate.value::<i32>(overlap).await, 4, "the old ones go on for the overlap");
 }

@@ -54,6 +54,7 @@ async fn a_thousand_tokens_join_no_client_with_what_it_did() {
         |table: &str| table.starts_with("aas.spent") || table.starts_with("ds.") || table == "aas.token_use";
     let issued = |table: &str| {
         table.starts_with("auth.")
+            || table.starts_with("federation.")
             || ["aas.takers", "aas.issued", "aas.requests", "aas.allowances"].contains(&table)
     };
     let side = |chosen: &dyn Fn(&str) -> bool| -> Vec<&[u8]> {

@@ -180,6 +180,10 @@ impl Reply {
         Problem::from_json(&self.body).unwrap_or_else(|| panic!("no problem: {}", self.text())).kind.slug()
     }
 
+    pub fn problem_is(&self, slug: &str) -> bool {
+        Problem::from_json(&self.body).is_some_and(|problem| problem.kind.slug() == slug)
+    }
+
     pub fn header(&self, name: &str) -> &str {
         self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
     }

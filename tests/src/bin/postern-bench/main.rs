@@ -7,6 +7,7 @@
 
 mod costs;
 mod floor;
+mod gate;
 mod group;
 mod queues;
 mod tokens;
@@ -43,7 +44,7 @@ struct Options {
     /// Wake-ups to measure
     #[arg(long, default_value_t = 300)]
     wakeups: usize,
-    /// Measure tokens instead: issuing, redeeming, and the check for spent ones
+    /// Measure tokens instead: issuing, redeeming, the check for spent ones, and what all that takes of a send
     #[arg(long)]
     tokens: bool,
     /// Measure delivery in the database instead, beside what others do with the same rows
@@ -52,8 +53,8 @@ struct Options {
     /// Measure few queues beside many instead
     #[arg(long, num_args = 2, value_names = ["FEW", "MANY"])]
     scale: Vec<i64>,
-    /// Spent tokens of the issuer key at which to measure the check
-    #[arg(long, value_delimiter = ',', default_values_t = [10_000, 1_000_000])]
+    /// Spent tokens of an issuer key at which to measure the check; three numbers at most, 0 for none at all
+    #[arg(long, value_delimiter = ',', default_values_t = [10_000, 10_000_000])]
     spent: Vec<i64>,
     /// Bytes of each message's text
     #[arg(long, default_value_t = 1024)]
@@ -73,12 +74,13 @@ async fn main() -> Result<()> {
     let sending = Server::start(&cluster).await;
     let receiving = Server::start(&cluster).await;
     let admin = cluster.admin().await;
-    admin.batch_execute("UPDATE aas.settings SET daily_allowance = 2000000000").await?;
+    admin.execute("SELECT operator.set_allowance(2000000000)", &[]).await?;
     let directory = tempfile::tempdir()?;
     let client = Client::register(&directory.path().join("bench"), sending.url(), "bench").await?;
 
     if options.tokens {
-        return tokens::measure(&options, &cluster, &client).await;
+        tokens::measure(&options, &cluster, &client).await?;
+        return gate::measure(&options, &cluster, &sending, &client).await;
     }
     eprintln!("groups of {:?}, {} rounds of {} s", options.members, options.rounds, options.seconds);
     println!("{}\n", costs::machine());

@@ -133,48 +133,71 @@ async fn knocking(options: &Options, client: &Client, tokens: &mut Vec<Token>, b
     Ok(requests as f64 / elapsed)
 }
 
+/// The check for spent tokens beside a plain INSERT of the same rows into a table of its own, for each number of rows
+/// that are there already. Each number has an issuer key, so that all are measured in the same rounds.
 async fn spending(options: &Options, cluster: &Cluster) -> Result<()> {
+    const NONCE: &str = "sha256((random()::text || random()::text)::bytea)";
     let admin = cluster.admin().await;
-    admin
-        .batch_execute(
-            "CREATE SCHEMA IF NOT EXISTS floor;
-             CREATE TABLE floor.spent (issuer_key smallint, nonce bytea, PRIMARY KEY (issuer_key, nonce))",
-        )
-        .await?;
-    let script = |sql: &str| -> Result<NamedTempFile> {
+    let keys: Vec<i16> = admin
+        .query("SELECT issuer_key FROM aas.issuer_keys", &[])
+        .await?
+        .iter()
+        .map(|row| row.get(0))
+        .collect();
+    admin.batch_execute("CREATE SCHEMA floor; TRUNCATE aas.spent").await?;
+    let script = |sql: String| -> Result<NamedTempFile> {
         let mut file = NamedTempFile::new()?;
         writeln!(file, "{sql}")?;
         Ok(file)
     };
-    const NONCE: &str = "sha256((random()::text || random()::text)::bytea)";
-    let check = script(&format!("SELECT aas.spend_token('qs.deposit', 1::smallint, {NONCE});"))?;
-    let insert = script(&format!("INSERT INTO floor.spent VALUES (1, {NONCE});"))?;
-    println!("\n| spent tokens | checks/s | floor: INSERTs/s | ratio |\n|--:|--:|--:|--:|");
-    for &spent in &options.spent {
-        for table in ["aas.spent", "floor.spent"] {
-            let fill = format!(
-                "TRUNCATE {table};
-                 INSERT INTO {table} SELECT 1, sha256(n::text::bytea) FROM generate_series(1, {spent}) n;
-                 VACUUM ANALYZE {table}"
-            );
-            for statement in fill.split(';') {
-                admin.batch_execute(statement).await?;
+    let mut sizes = Vec::new();
+    for (&spent, key) in options.spent.iter().filter(|spent| **spent > 0).zip(keys) {
+        let start = Instant::now();
+        let floor = format!("floor.spent_{key}");
+        admin
+            .batch_execute(&format!(
+                "CREATE TABLE {floor} (issuer_key smallint, nonce bytea, PRIMARY KEY (issuer_key, nonce))"
+            ))
+            .await?;
+        for table in [&format!("aas.spent_{key}"), &floor] {
+            let fill = [
+                "SET synchronous_commit = off".to_owned(),
+                format!(
+                    "INSERT INTO {table} SELECT {key}, sha256(n::text::bytea) FROM generate_series(1, {spent}) n"
+                ),
+                "RESET synchronous_commit".to_owned(),
+                format!("VACUUM ANALYZE {table}"),
+            ];
+            for statement in fill {
+                admin.batch_execute(&statement).await?;
             }
         }
-        admin.batch_execute("CHECKPOINT").await?;
-        let (mut checks, mut inserts) = (Vec::new(), Vec::new());
-        for round in 0..=options.rounds {
-            let run = |file: std::path::PathBuf| async move {
-                pgbench(cluster.socket_dir(), &file, options.concurrency, options.seconds, "").await
-            };
-            let rates = (run(check.path().to_owned()).await?, run(insert.path().to_owned()).await?);
-            if round > 0 {
-                checks.push(rates.0);
-                inserts.push(rates.1);
-            }
-        }
-        let (checks, inserts) = (median(checks.into_iter()), median(inserts.into_iter()));
-        println!("| {spent} | {checks:.0} | {inserts:.0} | {:.2} |", checks / inserts);
+        eprintln!("{spent} spent tokens, twice, in {:.0} s", start.elapsed().as_secs_f64());
+        let check = script(format!("SELECT aas.spend_token('qs.deposit', {key}::smallint, {NONCE});"))?;
+        let insert = script(format!("INSERT INTO {floor} VALUES ({key}, {NONCE});"))?;
+        sizes.push((spent, check, insert, Vec::new()));
     }
-    admin.batch_execute("DROP TABLE floor.spent").await.context("the floor is swept")
+    admin.batch_execute("CHECKPOINT").await?;
+    for round in 0..=options.rounds {
+        for (_, check, insert, rates) in &mut sizes {
+            let run = async |file: &NamedTempFile| {
+                pgbench(cluster.socket_dir(), file.path(), options.concurrency, options.seconds, "").await
+            };
+            let pair = (run(check).await?, run(insert).await?);
+            if round > 0 {
+                rates.push(pair);
+            }
+        }
+    }
+    println!("\n| spent tokens | checks/s | floor: INSERTs/s | ratio |\n|--:|--:|--:|--:|");
+    for (spent, _, _, rates) in sizes {
+        let of = |value: &dyn Fn(&(f64, f64)) -> f64| median(rates.iter().map(value));
+        println!(
+            "| {spent} | {:.0} | {:.0} | {:.2} |",
+            of(&|(check, _)| *check),
+            of(&|(_, insert)| *insert),
+            of(&|(check, insert)| check / insert)
+        );
+    }
+    admin.batch_execute("DROP SCHEMA floor CASCADE").await.context("the floor is swept")
 }

@@ -45,6 +45,8 @@ impl Valid {
 struct Entry {
     name: String,
     paid: bool,
+    /// What its price goes by.
+    endpoint: Option<&'static str>,
     valid: Valid,
 }
 
@@ -74,10 +76,13 @@ impl Entry {
 async fn every_request(world: &World) -> Vec<Entry> {
     let mut entries = Vec::new();
     for route in routes::all() {
-        let paid = matches!(route.handler, Handler::Paid(..));
+        let endpoint = match route.handler {
+            Handler::Paid(endpoint, _) => Some(endpoint),
+            Handler::Open(_) => None,
+        };
         for (number, valid) in valid_requests(world, &route).await.into_iter().enumerate() {
             let name = format!("{} {} ({number})", route.method, route.path);
-            entries.push(Entry { name, paid, valid });
+            entries.push(Entry { name, paid: endpoint.is_some(), endpoint, valid });
         }
     }
     entries

@@ -1,5 +1,7 @@
 //! Tokens: none, false ones, spent ones, and what becomes of a good one (AAS-1, AAS-4).
 
+use std::collections::BTreeSet;
+
 use base64::{Engine as _, engine::general_purpose::URL_SAFE};
 use postern_protocol::{aas::IssuerDirectory, problem::ProblemType, token};
 use privacypass::{TokenType, auth::authenticate::TokenChallenge};
@@ -158,7 +160,7 @@ async fn api_functions(world: &World) -> String {
         .value(
             "SELECT string_agg(p.oid::regprocedure::text, ', ')
                FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
-              WHERE n.nspname IN ('auth', 'aas', 'ds', 'qs')
+              WHERE n.nspname IN ('auth', 'aas', 'ds', 'qs', 'federation')
                 AND has_function_privilege('postern_server', p.oid, 'EXECUTE')",
         )
         .await
@@ -194,4 +196,70 @@ async fn a_fault_of_ours_changes_nothing_and_leaves_the_token_unspent() {
         assert_eq!(again.status, entry.valid.status, "{}, the same again: {again:?}", entry.name);
     }
     assert!(faults >= 13, "{faults}");
+}
+
+#[tokio::test]
+async fn every_paid_route_is_in_the_price_list_and_nothing_else_is() {
+    let world = World::start().await;
+    let entries = every_request(&world).await;
+    let routes: BTreeSet<&str> = entries.iter().filter_map(|entry| entry.endpoint).collect();
+    let listed: Vec<String> = world.value("SELECT array_agg(endpoint) FROM aas.prices").await;
+    assert_eq!(listed.iter().map(String::as_str).collect::<BTreeSet<_>>(), routes);
+    assert_eq!(listed.len(), routes.len());
+    world.close();
+}
+
+/// Its own row, and no other: the name that the route has is the one that its API function charges under.
+#[tokio::test]
+async fn every_paid_route_costs_what_its_row_of_the_price_list_says() {
+    let world = World::start().await;
+    world.stock(100).await;
+    let price = async |endpoint: &str, price: i32| {
+        let sql = "SELECT operator.set_price($1, $2)";
+        world.admin().execute(sql, &[&endpoint, &price]).await.expect("it is in the list");
+    };
+    for entry in every_request(&world).await {
+        let Some(endpoint) = entry.endpoint else { continue };
+        let call = entry.paid(&world);
+        let wire = call.wire();
+        let nonce = wire.nonce.as_ref().expect("it is paid");
+
+        // No price is a fault of ours.
+        let before = world.snapshot().await;
+        world
+            .admin()
+            .execute("DELETE FROM aas.prices WHERE endpoint = $1", &[&endpoint])
+            .await
+            .expect("it can");
+        let reply = world.send(&wire).await;
+        reply.assert_problem(&format!("{} without a price", entry.name), ProblemType::Fault);
+        let insert = "INSERT INTO aas.prices (endpoint, price) VALUES ($1, 1)";
+        world.admin().execute(insert, &[&endpoint]).await.expect("it can be listed again");
+        world.snapshot().await.assert_same(&before, &entry.name);
+        assert!(!world.is_spent(nonce).await, "{}: the token without a price", entry.name);
+
+        // Price 0: a token is shown, and stays unspent, whatever becomes of the request.
+        price(endpoint, 0).await;
+        if let Some(key) = &call.signer {
+            let mut refused = call.wire();
+            refused.sign(key, |input| input.shift(-3600));
+            let reply = world.send(&refused).await;
+            reply.assert_problem(
+                &format!("{} signed an hour ago", entry.name),
+                ProblemType::SignatureRequired,
+            );
+        }
+        let reply = world.send(&wire).await;
+        assert_eq!(reply.status, entry.valid.status, "{} for nothing: {reply:?}", entry.name);
+        assert!(!world.is_spent(nonce).await, "{}: the token at price 0", entry.name);
+        let what = format!("{} for nothing, without a token", entry.name);
+        world.assert_refused(&what, &entry.valid.call.wire(), ProblemType::TokenRequired).await;
+
+        // Price 1: spent, even if the same cannot be accepted twice.
+        price(endpoint, 1).await;
+        let reply = world.send(&wire).await;
+        assert!(!reply.status.is_server_error(), "{}: {reply:?}", entry.name);
+        assert!(world.is_spent(nonce).await, "{}: the token at price 1", entry.name);
+        world.assert_refused(&entry.name, &wire, ProblemType::TokenSpent).await;
+    }
 }

@@ -12,7 +12,7 @@ pub struct Snapshot(BTreeMap<String, String>);
 const TABLES: &str = "
     SELECT format('%I.%I', n.nspname, c.relname)
       FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-     WHERE n.nspname IN ('auth', 'aas', 'ds', 'qs') AND c.relkind IN ('r', 'p') AND NOT c.relispartition
+     WHERE n.nspname IN ('auth', 'aas', 'ds', 'qs', 'federation') AND c.relkind IN ('r', 'p') AND NOT c.relispartition
        AND c.oid <> 'aas.spent'::regclass
      ORDER BY 1";
 

@@ -1,0 +1,10 @@
+-- operator.homeserver_keys: the keys of homeservers of other domains, since which day (UTC)
+-- each is known, and since which it is distrusted (null: it is trusted). Called by the
+-- operator and by monitoring.
+CREATE OR REPLACE FUNCTION operator.homeserver_keys()
+RETURNS TABLE (domain text, public_key bytea, pinned date, distrusted date)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = operator, pg_temp AS $$
+    SELECT k.domain, k.public_key, k.pinned, k.distrusted
+      FROM federation.homeserver_keys k
+     ORDER BY k.domain, k.pinned
+$$;

@@ -1,0 +1,21 @@
+-- The price list (AAS-5): every API function that asks for a token, and what it costs, 0 or 1,
+-- until operator.set_price says something else. A function that is not here is a fault when
+-- it is called. Applied again with all functions: what operators changed stays, endpoints
+-- that are gone are removed.
+WITH listed (endpoint, price) AS (VALUES
+    ('auth.commit_identity', 1),
+    ('auth.look_up_user', 1),
+    ('auth.publish_contact', 1),
+    ('auth.store_credential', 1),
+    ('ds.create_group', 1),
+    ('ds.reserve_group_id', 1),
+    ('ds.submit_message', 1),
+    ('qs.add_addresses', 1),
+    ('qs.create_queue', 1),
+    ('qs.deposit', 1),
+    ('qs.dequeue', 1)
+), gone AS (
+    DELETE FROM aas.prices p WHERE NOT EXISTS (SELECT FROM listed l WHERE l.endpoint = p.endpoint)
+)
+INSERT INTO aas.prices (endpoint, price) SELECT l.endpoint, l.price FROM listed l
+ON CONFLICT ON CONSTRAINT prices_pkey DO NOTHING;
