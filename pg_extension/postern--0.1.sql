@@ -59,11 +59,19 @@ AS 'MODULE_PATHNAME', 'wakeups_wrapper';
 COMMENT ON FUNCTION @extschema@.wakeups() IS
     'State of this database''s notifier: whether the library is preloaded (else transactions notify themselves), its process, keys waiting, how often more keys came than there is room for, notifications sent';
 
+CREATE FUNCTION @extschema@.start_upkeep()
+RETURNS boolean
+LANGUAGE c STRICT VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'start_upkeep_wrapper';
+COMMENT ON FUNCTION @extschema@.start_upkeep() IS
+    'Starts a background worker that calls qs.keep_up() until nothing is left to do; false when PostgreSQL has none to spare (max_worker_processes)';
+
 REVOKE ALL ON FUNCTION
     @extschema@.spend_token(smallint, bytea),
     @extschema@.deliver(text, bytea, bytea[], smallint[], bytea[]),
     @extschema@.seal_addresses(bytea[], bytea),
     @extschema@.wake_secret(),
     @extschema@.wake_all(),
-    @extschema@.wakeups()
+    @extschema@.wakeups(),
+    @extschema@.start_upkeep()
 FROM PUBLIC;

@@ -27,9 +27,12 @@ thread_local! {
     /// end of the transaction, which keeps sequence numbers gapless.
     static LOCK_QUEUES: Plan = const { Plan::new(
         "SELECT q.queue_id, q.kind, q.hpke_key, q.next_seq, q.last_chain,
-                CASE q.kind WHEN 'group' THEN s.group_queue_depth
-                            ELSE s.contact_queue_depth END
-                - (q.next_seq - 1 - q.acked_seq) AS room
+                least(CASE q.kind WHEN 'group' THEN s.group_queue_depth
+                                  ELSE s.contact_queue_depth END
+                      - (q.next_seq - 1 - greatest(q.acked_seq, q.expired_seq)),
+                      CASE q.kind WHEN 'contact' THEN s.deposits_per_day
+                          - CASE WHEN q.deposit_day = (now() AT TIME ZONE 'UTC')::date
+                                 THEN q.deposit_count ELSE 0 END END) AS room
            FROM qs.queues q CROSS JOIN qs.settings s
           WHERE q.queue_id = ANY ($1) AND s.singleton
           ORDER BY q.queue_id
@@ -59,9 +62,17 @@ thread_local! {
     ) };
 
     static WRITE: Plan = const { Plan::new(
-        "WITH advanced AS (
+        "WITH today (today) AS (
+             SELECT (now() AT TIME ZONE 'UTC')::date
+         ), advanced AS (
              UPDATE qs.queues q
-                SET next_seq = n.next_seq, last_chain = n.chain
+                SET next_seq = n.next_seq, last_chain = n.chain,
+                    deposit_day = CASE q.kind WHEN 'contact' THEN (SELECT t.today FROM today t)
+                                              ELSE q.deposit_day END,
+                    deposit_count = CASE WHEN q.kind = 'group' THEN 0
+                                         WHEN q.deposit_day = (SELECT t.today FROM today t)
+                                         THEN q.deposit_count + n.next_seq - q.next_seq
+                                         ELSE n.next_seq - q.next_seq END
                FROM unnest($1::bytea[], $2::bigint[], $3::bigint[])
                     AS n (queue_id, next_seq, chain)
               WHERE q.queue_id = n.queue_id
@@ -78,8 +89,9 @@ thread_local! {
                     started = CASE WHEN c.chain = excluded.chain THEN c.started
                                    ELSE excluded.started END
          )
-         INSERT INTO qs.messages (queue_id, seq, chain, chain_index, chain_header, ciphertext)
-         SELECT n.queue_id, n.seq, n.chain, n.chain_index, nullif(n.chain_header, ''), n.ciphertext
+         INSERT INTO qs.messages (queue_id, seq, chain, chain_index, chain_header, ciphertext, enqueued)
+         SELECT n.queue_id, n.seq, n.chain, n.chain_index, nullif(n.chain_header, ''), n.ciphertext,
+                (SELECT t.today FROM today t)
            FROM unnest($6::bytea[], $7::bigint[], $8::bigint[], $9::integer[], $10::bytea[], $11::bytea[])
                 AS n (queue_id, seq, chain, chain_index, chain_header, ciphertext)",
     ) };

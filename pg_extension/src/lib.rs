@@ -9,7 +9,9 @@ mod deliver;
 mod notifier;
 mod plan;
 mod tokens;
+mod upkeep;
 mod wake;
+mod worker;
 
 use pgrx::prelude::*;
 

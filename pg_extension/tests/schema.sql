@@ -22,11 +22,17 @@ CREATE TABLE aas.spent_1 PARTITION OF aas.spent FOR VALUES IN (1);
 CREATE FUNCTION aas.spend_token(endpoint text, issuer_key smallint, nonce bytea) RETURNS boolean
 LANGUAGE sql AS $$ SELECT postern.spend_token(issuer_key, nonce) $$;
 \ir ../../migrations/V4__qs.sql
+\ir ../../migrations/V8__upkeep.sql
 \ir ../../sql/qs/create_queue.sql
 \ir ../../sql/qs/add_addresses.sql
 \ir ../../sql/qs/deposit.sql
 \ir ../../sql/qs/next_messages.sql
 \ir ../../sql/qs/dequeue.sql
+\ir ../../sql/qs/drop_queues.sql
+\ir ../../sql/qs/count_removed.sql
+\ir ../../sql/qs/remove_expired.sql
+\ir ../../sql/qs/keep_up.sql
+\ir ../../sql/qs/start_upkeep.sql
 RESET ROLE;
 
 -- Things to talk about: queue 1, 2, 3 … and the addresses a, b, c … of the tests.
