@@ -25,6 +25,15 @@ GRANT EXECUTE ON FUNCTION operator.tokens_issued TO postern_operator, postern_mo
 GRANT EXECUTE ON FUNCTION operator.trust_homeserver_key TO postern_operator;
 GRANT EXECUTE ON FUNCTION operator.distrust_homeserver_key TO postern_operator;
 GRANT EXECUTE ON FUNCTION operator.homeserver_keys TO postern_operator, postern_monitor;
+GRANT EXECUTE ON FUNCTION operator.queue_depths TO postern_operator, postern_monitor;
+GRANT EXECUTE ON FUNCTION operator.busiest_queues TO postern_operator;
+GRANT EXECUTE ON FUNCTION operator.purge_queue TO postern_operator;
+GRANT EXECUTE ON FUNCTION operator.drop_queue TO postern_operator;
+GRANT EXECUTE ON FUNCTION operator.queue_limits TO postern_operator, postern_monitor;
+GRANT EXECUTE ON FUNCTION operator.set_queue_limit TO postern_operator;
+GRANT EXECUTE ON FUNCTION operator.removed_messages TO postern_operator, postern_monitor;
+GRANT EXECUTE ON FUNCTION operator.upkeep TO postern_operator, postern_monitor;
+GRANT EXECUTE ON FUNCTION operator.wakeups TO postern_operator, postern_monitor;
 
 -- auth
 GRANT EXECUTE ON FUNCTION auth.register_user TO postern_server;
@@ -59,3 +68,5 @@ GRANT EXECUTE ON FUNCTION qs.deposit TO postern_server;
 GRANT EXECUTE ON FUNCTION qs.dequeue TO postern_server;
 GRANT EXECUTE ON FUNCTION qs.next_messages TO postern_server;
 GRANT EXECUTE ON FUNCTION qs.queues_with_messages TO postern_server;
+GRANT EXECUTE ON FUNCTION qs.start_upkeep TO postern_server;
+GRANT EXECUTE ON FUNCTION qs.keep_up TO postern_server;

@@ -82,6 +82,11 @@ pub enum Event {
     ContactUnreachable {
         user: UserName,
     },
+    /// The server deleted messages before this client fetched them: they had waited for too long. A
+    /// group whose commits were among them cannot be followed any more.
+    Expired {
+        messages: u64,
+    },
     /// Something that came in was invalid and had no effect.
     Ignored {
         reason: String,

@@ -80,6 +80,9 @@ fn describe(client: &Client, event: &Event) -> Result<String> {
         }
         Event::ContactAnswered { user } => format!("a device of {user} may be added to groups now"),
         Event::ContactUnreachable { user } => format!("a device of {user} cannot be reached"),
+        Event::Expired { messages } => {
+            format!("the server deleted {messages} messages that had waited too long for this device")
+        }
         Event::Ignored { reason } => format!("ignored: {reason}"),
     };
     Ok(prefix + &what)

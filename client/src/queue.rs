@@ -84,6 +84,17 @@ impl Queue {
         Ok(Some(payload))
     }
 
+    /// Goes past messages that the server says it deleted because they were too old, and returns
+    /// how many those are. What is left begins with the start of a chain.
+    pub(crate) fn skip_expired(&mut self, expired_up_to: Option<u64>) -> u64 {
+        let skipped = expired_up_to.map_or(0, |seq| seq.saturating_sub(self.position));
+        if skipped > 0 {
+            self.position += skipped;
+            self.state = None;
+        }
+        skipped
+    }
+
     pub(crate) fn save(&self, tx: &Tx<'_>) -> Result<()> {
         tx.sql()
             .prepare_cached(
@@ -196,6 +207,30 @@ mod tests {
         let gap = QueueError::Gap { queue: "group", expected: 2, found: 3 };
         assert_eq!(queue.open(&messages[2]), Err(gap));
         assert!(queue.open(&messages[1]).is_ok(), "the queue stands where it stood");
+    }
+
+    #[test]
+    fn what_expired_is_no_gap_and_the_next_chain_is_read() {
+        let mut queue = queue();
+        queue.open(&chain(&queue, 1, 1..=3)[0]).unwrap();
+        assert_eq!(queue.skip_expired(None), 0);
+        assert_eq!(queue.skip_expired(Some(1)), 0, "what was read did not expire");
+        assert_eq!(queue.skip_expired(Some(6)), 5);
+        let next = &chain(&queue, 3, 7..=8);
+        assert_eq!(queue.open(&next[0]), Ok(Some(payload(7))));
+        assert_eq!(queue.open(&next[1]), Ok(Some(payload(8))));
+        assert_eq!(queue.skip_expired(Some(6)), 0, "told again");
+    }
+
+    #[test]
+    fn expiry_excuses_nothing_after_it_nor_the_rest_of_a_chain() {
+        let mut queue = queue();
+        let messages = chain(&queue, 1, 1..=4);
+        queue.open(&messages[0]).unwrap();
+        queue.skip_expired(Some(2));
+        let gap = QueueError::Gap { queue: "group", expected: 3, found: 4 };
+        assert_eq!(queue.open(&messages[3]), Err(gap));
+        assert_eq!(queue.open(&messages[2]), Err(QueueError::OldChain { queue: "group", seq: 3 }));
     }
 
     #[test]

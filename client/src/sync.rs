@@ -80,7 +80,7 @@ impl Follower {
         };
         self.polls[index] = None;
         let dequeued = answer?;
-        if dequeued.messages.is_empty() {
+        if is_empty(&dequeued) {
             return Ok(false);
         }
         let step = inner.store.step().await?;
@@ -130,7 +130,7 @@ impl Inner {
     pub(crate) async fn drain(&self, step: &Step<'_>, kind: QueueKind) -> Result<()> {
         loop {
             let dequeued = self.poll(kind, Duration::ZERO).await?;
-            if dequeued.messages.is_empty() {
+            if is_empty(&dequeued) {
                 return Ok(());
             }
             self.process(step, kind, &dequeued)?;
@@ -144,6 +144,10 @@ impl Inner {
             .write(|tx| {
                 let mut queue = load_queue(tx, kind)?;
                 let mut broken = None;
+                let expired = queue.skip_expired(dequeued.expired_up_to);
+                if expired > 0 {
+                    Event::Expired { messages: expired }.record(tx)?;
+                }
                 for message in &dequeued.messages {
                     let payload = match queue.open(message) {
                         Ok(Some(payload)) => payload,
@@ -351,6 +355,10 @@ impl Inner {
         }
         Ok(())
     }
+}
+
+fn is_empty(dequeued: &Dequeued) -> bool {
+    dequeued.messages.is_empty() && dequeued.expired_up_to.is_none()
 }
 
 /// The clients a group waits for and whose KeyPackages are at hand.

@@ -3,7 +3,7 @@
 //! on the number of recipients (DS-5, QS-2, QS-3, QS-5). Who may send is decided before;
 //! what an undeliverable address means is decided by the caller.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 
 use pgrx::{datum::UnboxDatum, prelude::*, spi::SpiClient};
 use postern_protocol::{
@@ -26,23 +26,8 @@ thread_local! {
           WHERE a.lookup = ANY ($1)",
     ) };
 
-    /// One order of locks for everyone: no deadlock between deliveries, and every pair
-    /// of queues sees two deliveries in the same order. The rows stay locked until the
-    /// end of the transaction, which keeps sequence numbers gapless.
-    static LOCK_QUEUES: Plan = const { Plan::new(
-        "SELECT q.queue_id, q.kind, q.hpke_key, q.next_seq, q.last_chain,
-                CASE q.kind WHEN 'group' THEN s.group_queue_depth
-                            ELSE s.contact_queue_depth END
-                - (q.next_seq - 1 - q.acked_seq) AS room,
-                s.chain_messages, s.chain_hours
-           FROM qs.queues q CROSS JOIN qs.settings s
-          WHERE q.queue_id = ANY ($1) AND s.singleton
-          ORDER BY q.queue_id
-            FOR NO KEY UPDATE OF q",
-    ) };
-
     /// The condition is checked again here because another group may have bound the
-    /// address between FIND_ADDRESSES and LOCK_QUEUES.
+    /// address since FIND_ADDRESSES.
     static BIND_ADDRESSES: Plan = const { Plan::new(
         "UPDATE qs.addresses a
             SET binding = n.binding
@@ -52,17 +37,57 @@ thread_local! {
       RETURNING a.lookup",
     ) };
 
-    static WRITE: Plan = const { Plan::new(
-        "WITH advanced AS (
-             UPDATE qs.queues q
-                SET next_seq = n.next_seq, last_chain = n.chain
-               FROM unnest($1::bytea[], $2::bigint[], $3::bigint[])
-                    AS n (queue_id, next_seq, chain)
-              WHERE q.queue_id = n.queue_id
-         )
-         INSERT INTO qs.messages (queue_id, seq, chain, chain_index, chain_header, ciphertext)
-         SELECT n.queue_id, n.seq, n.chain, n.chain_index, nullif(n.chain_header, ''), n.ciphertext
-           FROM unnest($4::bytea[], $5::bigint[], $6::bigint[], $7::integer[], $8::bytea[], $9::bytea[])
+    static UNBIND_ADDRESSES: Plan = const { Plan::new(
+        "UPDATE qs.addresses a SET binding = NULL WHERE a.lookup = ANY ($1)",
+    ) };
+
+    /// Takes the next sequence numbers of queues that have room for their letters, and locks
+    /// them until the end of the transaction, which keeps the numbers gapless and two queues'
+    /// messages in one order. The ids come sorted, and rows are locked in the order that they
+    /// come in, as nothing but an index of the queues can be joined to them (see the settings
+    /// of the role `postern_server`): no deadlock between deliveries.
+    static ADVANCE_GROUP_QUEUES: Plan = const { Plan::new(
+        "UPDATE qs.queues q
+            SET next_seq = q.next_seq + n.letters
+           FROM unnest($1::bytea[], $2::bigint[]) AS n (queue_id, letters), qs.settings s
+          WHERE q.queue_id = n.queue_id AND q.kind = 'group' AND s.singleton
+            AND q.next_seq - 1 - greatest(q.acked_seq, q.expired_seq) + n.letters <= s.group_queue_depth
+      RETURNING q.queue_id, q.hpke_key, q.next_seq - n.letters, q.last_chain, s.chain_messages, s.chain_hours",
+    ) };
+
+    /// The same; `$3` is today, in days since 2000.
+    static ADVANCE_CONTACT_QUEUES: Plan = const { Plan::new(
+        "UPDATE qs.queues q
+            SET next_seq = q.next_seq + n.letters,
+                deposit_day = date '2000-01-01' + $3,
+                deposit_count = n.letters
+                    + CASE WHEN q.deposit_day = date '2000-01-01' + $3 THEN q.deposit_count ELSE 0 END
+           FROM unnest($1::bytea[], $2::bigint[]) AS n (queue_id, letters), qs.settings s
+          WHERE q.queue_id = n.queue_id AND q.kind = 'contact' AND s.singleton
+            AND q.next_seq - 1 - greatest(q.acked_seq, q.expired_seq) + n.letters <= s.contact_queue_depth
+            AND n.letters + CASE WHEN q.deposit_day = date '2000-01-01' + $3 THEN q.deposit_count ELSE 0 END
+                <= s.deposits_per_day
+      RETURNING q.queue_id, q.hpke_key, q.next_seq - n.letters, q.last_chain, s.chain_messages, s.chain_hours",
+    ) };
+
+    static FIND_QUEUES: Plan = const { Plan::new(
+        "SELECT q.queue_id FROM qs.queues q WHERE q.queue_id = ANY ($1) AND q.kind = $2",
+    ) };
+
+    /// What is rare: a new chain has begun, or numbers were taken that nothing can be sealed for.
+    static CORRECT_QUEUES: Plan = const { Plan::new(
+        "UPDATE qs.queues q
+            SET last_chain = n.last_chain, next_seq = n.next_seq
+           FROM unnest($1::bytea[], $2::bigint[], $3::bigint[]) AS n (queue_id, last_chain, next_seq)
+          WHERE q.queue_id = n.queue_id",
+    ) };
+
+    /// `$7` is today, in days since 2000.
+    static INSERT_MESSAGES: Plan = const { Plan::new(
+        "INSERT INTO qs.messages (queue_id, seq, chain, chain_index, chain_header, ciphertext, enqueued)
+         SELECT n.queue_id, n.seq, n.chain, n.chain_index, nullif(n.chain_header, ''), n.ciphertext,
+                date '2000-01-01' + $7
+           FROM unnest($1::bytea[], $2::bigint[], $3::bigint[], $4::integer[], $5::bytea[], $6::bytea[])
                 AS n (queue_id, seq, chain, chain_index, chain_header, ciphertext)",
     ) };
 }
@@ -107,12 +132,11 @@ fn deliver(
         &without_nulls(&payloads)?,
     )?;
     Spi::connect_mut(|client| -> Result<(), DeliverError> {
-        let mut queues = delivery.queues(client)?;
-        delivery.bind(client, &mut queues)?;
-        if !queues.is_empty() {
-            delivery.seal(&queues)?.write(client)?;
-        }
-        Ok(())
+        delivery.find(client)?;
+        delivery.bind(client)?;
+        let queues = delivery.advance(client)?;
+        delivery.unbind(client)?;
+        delivery.seal(&queues)?.write(client)
     })?;
     Ok(delivery.fates())
 }
@@ -135,6 +159,8 @@ enum Sender<'a> {
 struct Letter<'a> {
     address: &'a [u8],
     payload: &'a [u8],
+    /// The queue that the address leads to, for as long as the letter may reach it.
+    queue_id: Option<QueueId>,
     /// The binding this delivery establishes, when the address is used for the first time.
     first_use: Option<(Lookup, Binding)>,
     fate: Fate,
@@ -155,19 +181,19 @@ struct Delivery<'a> {
     letters: Vec<Letter<'a>>,
 }
 
-/// A locked queue and its letters, as indexes in the order given.
+/// A locked queue that takes its letters.
 struct Queue {
+    id: QueueId,
+    /// Indexes, in the order given.
     letters: Vec<usize>,
     hpke_key: HpkePublicKey,
-    next_seq: i64,
+    /// Sequence number of the first letter.
+    first_seq: i64,
     /// Number of its last chain, and for how many messages and seconds a chain is used.
     last_chain: u64,
     chain_messages: u32,
     chain_seconds: u32,
 }
-
-/// Queues in the order of their locks.
-type Queues = BTreeMap<QueueId, Queue>;
 
 impl<'a> Delivery<'a> {
     fn new(
@@ -182,98 +208,55 @@ impl<'a> Delivery<'a> {
         let letter = |(&address, &part): (&&'a [u8], &i16)| {
             let index = usize::try_from(part).ok()?.checked_sub(1)?;
             let payload = payloads.get(index)?;
-            Some(Letter { address, payload, first_use: None, fate: Fate::Gone })
+            Some(Letter { address, payload, queue_id: None, first_use: None, fate: Fate::Gone })
         };
         let letters: Option<_> = addresses.iter().zip(parts).map(letter).collect();
         Ok(Self { sender, letters: letters.ok_or(DeliverError::Arguments)? })
     }
 
-    /// Finds and locks the queues behind the addresses, and keeps those that take
-    /// messages from this sender and have room for all of its letters.
-    fn queues(&mut self, client: &mut SpiClient) -> Result<Queues, DeliverError> {
-        let found = self.find(client)?;
-        let mut letters: BTreeMap<QueueId, Vec<usize>> = BTreeMap::new();
-        for (index, letter) in self.letters.iter_mut().enumerate() {
-            let Ok(address) = Address::try_from(letter.address) else { continue };
-            let lookup = address.lookup();
-            let Some((sealed, binding)) = found.get(&lookup) else { continue };
-            if let Sender::Group { domain, group_id } = self.sender {
-                let ours = address.binding(domain, group_id)?;
-                match binding {
-                    None => letter.first_use = Some((lookup, ours)),
-                    Some(theirs) if *theirs == ours => {}
-                    Some(_) => continue,
+    /// Finds the queues behind the addresses that take messages from this sender.
+    fn find(&mut self, client: &mut SpiClient) -> Result<(), DeliverError> {
+        let addresses = self.letters.iter().enumerate().filter_map(|(index, letter)| {
+            let address = Address::try_from(letter.address).ok()?;
+            Some((address.lookup(), (index, address)))
+        });
+        // An address may come with several letters.
+        let addresses: BTreeMap<Lookup, Vec<(usize, Address)>> =
+            addresses.fold(BTreeMap::new(), |mut all, (lookup, letter)| {
+                all.entry(lookup).or_insert_with(Vec::new).push(letter);
+                all
+            });
+        let lookups = ByteaArray::of(addresses.keys());
+        for row in FIND_ADDRESSES.with(|plan| plan.run(client, &[(&lookups).into()]))? {
+            let lookup: Lookup = array(&row, 1)?;
+            let letters = addresses.get(&lookup).ok_or(DeliverError::Schema)?;
+            let (_, address) = letters.first().ok_or(DeliverError::Schema)?;
+            let address = address.key();
+            let bound = row.get::<&[u8]>(3)?;
+            let first_use = match self.sender {
+                Sender::Depositor => None,
+                Sender::Group { domain, group_id } => {
+                    let ours = address.binding(domain, group_id)?;
+                    match bound {
+                        None => Some((lookup, ours)),
+                        Some(theirs) if *theirs == ours => None,
+                        Some(_) => continue,
+                    }
                 }
-            }
-            letters.entry(address.open(&lookup, sealed)?).or_default().push(index);
-        }
-        if letters.is_empty() {
-            return Ok(Queues::new());
-        }
-
-        let kind = match self.sender {
-            Sender::Group { .. } => "group",
-            Sender::Depositor => "contact",
-        };
-        let ids = ByteaArray::of(letters.keys().map(QueueId::as_bytes));
-        let mut queues = Queues::new();
-        for row in LOCK_QUEUES.with(|plan| plan.run(client, &[(&ids).into()]))? {
-            let queue_id = bytes(&row, 1)?;
-            let (Some(letters), Some(found), Some(room)) =
-                (letters.remove(&queue_id), row.get::<&str>(2)?, row.get::<i64>(6)?)
-            else {
-                return Err(DeliverError::Schema);
             };
-            if found != kind {
-                continue;
-            }
-            let fate = if letters.len() as i64 <= room { Fate::Delivered } else { Fate::NoRoom };
-            letters.iter().for_each(|&index| self.letters[index].fate = fate);
-            if fate == Fate::Delivered {
-                let queue = Queue {
-                    letters,
-                    hpke_key: bytes(&row, 3)?,
-                    next_seq: number::<i64, _>(&row, 4)?,
-                    last_chain: number::<i64, _>(&row, 5)?,
-                    chain_messages: number::<i32, _>(&row, 7)?,
-                    chain_seconds: number::<i32, u32>(&row, 8)?.saturating_mul(3600),
-                };
-                queues.insert(queue_id, queue);
+            let queue_id = Some(address.open(&lookup, &array(&row, 2)?)?);
+            for &(index, _) in letters {
+                self.letters[index].queue_id = queue_id;
+                self.letters[index].first_use = first_use;
             }
         }
-        Ok(queues)
-    }
-
-    fn find(
-        &self,
-        client: &mut SpiClient,
-    ) -> Result<HashMap<Lookup, ([u8; 32], Option<Binding>)>, DeliverError> {
-        let lookups: Vec<_> = self
-            .letters
-            .iter()
-            .filter_map(|letter| Address::try_from(letter.address).ok())
-            .map(|address| address.lookup())
-            .collect();
-        let lookups = ByteaArray::of(lookups.iter());
-        FIND_ADDRESSES
-            .with(|plan| plan.run(client, &[(&lookups).into()]))?
-            .map(|row| {
-                let binding = row.get::<&[u8]>(3)?.map(Binding::try_from).transpose();
-                let binding = binding.map_err(|_| DeliverError::Schema)?;
-                Ok((array(&row, 1)?, (array(&row, 2)?, binding)))
-            })
-            .collect()
+        Ok(())
     }
 
     /// Binds the addresses that are used for the first time. Where another group was
     /// faster, the letter does not go out.
-    fn bind(&mut self, client: &mut SpiClient, queues: &mut Queues) -> Result<(), DeliverError> {
-        let first_uses: BTreeMap<Lookup, Binding> = self
-            .letters
-            .iter()
-            .filter(|letter| letter.fate == Fate::Delivered)
-            .filter_map(|letter| letter.first_use)
-            .collect();
+    fn bind(&mut self, client: &mut SpiClient) -> Result<(), DeliverError> {
+        let first_uses: BTreeMap<_, _> = self.letters.iter().filter_map(|letter| letter.first_use).collect();
         if first_uses.is_empty() {
             return Ok(());
         }
@@ -283,46 +266,113 @@ impl<'a> Delivery<'a> {
             .with(|plan| plan.run(client, &[(&lookups).into(), (&bindings).into()]))?
             .map(|row| array(&row, 1))
             .collect::<Result<_, _>>()?;
-        if bound.len() == first_uses.len() {
-            return Ok(());
+        for letter in &mut self.letters {
+            if letter.first_use.is_some_and(|(lookup, _)| !bound.contains(&lookup)) {
+                letter.queue_id = None;
+                letter.first_use = None;
+            }
         }
-        let letters = &mut self.letters;
-        queues.retain(|_, queue| {
-            queue.letters.retain(|&index| {
-                let letter = &mut letters[index];
-                let ours = letter.first_use.is_none_or(|(lookup, _)| bound.contains(&lookup));
-                if !ours {
-                    letter.fate = Fate::Gone;
-                }
-                ours
+        Ok(())
+    }
+
+    /// An address that nothing was delivered to stays free.
+    fn unbind(&mut self, client: &mut SpiClient) -> Result<(), DeliverError> {
+        let unused = self.letters.iter().filter(|letter| letter.fate != Fate::Delivered);
+        let unused: Vec<Lookup> = unused.filter_map(|letter| Some(letter.first_use?.0)).collect();
+        if !unused.is_empty() {
+            let lookups = ByteaArray::of(unused.iter());
+            UNBIND_ADDRESSES.with(|plan| plan.run(client, &[(&lookups).into()]))?;
+        }
+        Ok(())
+    }
+
+    /// Locks the queues in the order of their ids and takes sequence numbers of those that
+    /// have room for all of their letters.
+    fn advance(&mut self, client: &mut SpiClient) -> Result<Vec<Queue>, DeliverError> {
+        let mut letters: BTreeMap<QueueId, Vec<usize>> = BTreeMap::new();
+        for (index, letter) in self.letters.iter().enumerate() {
+            if let Some(queue_id) = letter.queue_id {
+                letters.entry(queue_id).or_default().push(index);
+            }
+        }
+        if letters.is_empty() {
+            return Ok(Vec::new());
+        }
+        let ids = ByteaArray::of(letters.keys().map(QueueId::as_bytes));
+        let numbers: Vec<i64> = letters.values().map(|letters| letters.len() as i64).collect();
+        let numbers = numbers.as_slice().into();
+        let rows = match self.sender {
+            Sender::Group { .. } => {
+                ADVANCE_GROUP_QUEUES.with(|plan| plan.run(client, &[(&ids).into(), numbers]))
+            }
+            Sender::Depositor => {
+                ADVANCE_CONTACT_QUEUES.with(|plan| plan.run(client, &[(&ids).into(), numbers, today().into()]))
+            }
+        };
+        let mut queues = Vec::with_capacity(letters.len());
+        for row in rows? {
+            let id = bytes(&row, 1)?;
+            let letters = letters.remove(&id).ok_or(DeliverError::Schema)?;
+            letters.iter().for_each(|&index| self.letters[index].fate = Fate::Delivered);
+            queues.push(Queue {
+                id,
+                letters,
+                hpke_key: bytes(&row, 2)?,
+                first_seq: number::<i64, _>(&row, 3)?,
+                last_chain: number::<i64, _>(&row, 4)?,
+                chain_messages: number::<i32, _>(&row, 5)?,
+                chain_seconds: number::<i32, u32>(&row, 6)?.saturating_mul(3600),
             });
-            !queue.letters.is_empty()
-        });
+        }
+        if !letters.is_empty() {
+            self.without_room(client, &letters)?;
+        }
+        Ok(queues)
+    }
+
+    /// Queues that did not take their letters: those that are there have no room.
+    fn without_room(
+        &mut self,
+        client: &mut SpiClient,
+        letters: &BTreeMap<QueueId, Vec<usize>>,
+    ) -> Result<(), DeliverError> {
+        let ids = ByteaArray::of(letters.keys().map(QueueId::as_bytes));
+        let kind = match self.sender {
+            Sender::Group { .. } => "group",
+            Sender::Depositor => "contact",
+        };
+        for row in FIND_QUEUES.with(|plan| plan.run(client, &[(&ids).into(), kind.into()]))? {
+            let letters = letters.get(&bytes(&row, 1)?).ok_or(DeliverError::Schema)?;
+            letters.iter().for_each(|&index| self.letters[index].fate = Fate::NoRoom);
+        }
         Ok(())
     }
 
     /// Encrypts every letter under its queue's chain, or under a new chain where there is
     /// none to go on with.
-    fn seal(&mut self, queues: &Queues) -> Result<Sealed, DeliverError> {
-        let letters = queues.values().flat_map(|queue| &queue.letters);
+    fn seal(&mut self, queues: &[Queue]) -> Result<Sealed, DeliverError> {
+        let letters = queues.iter().flat_map(|queue| &queue.letters);
         let ciphertext_bytes = letters.map(|&i| self.letters[i].payload.len() + TAG_LEN).sum();
         let mut sealed = Sealed::with_capacity(queues.len(), self.letters.len(), ciphertext_bytes);
-        for (queue_id, queue) in queues {
-            let (mut chain, started, mut header) = match queue.chain(queue_id) {
+        for queue in queues {
+            let (mut chain, started, mut header) = match queue.chain() {
                 Ok(chain) => chain,
                 Err(ChainError::UnusablePublicKey) => {
                     queue.letters.iter().for_each(|&i| self.letters[i].fate = Fate::NoRoom);
+                    sealed.correct(queue, queue.last_chain, queue.first_seq);
                     continue;
                 }
                 Err(error) => return Err(error.into()),
             };
-            let mut seq = queue.next_seq;
-            for &index in &queue.letters {
-                sealed.message(&mut chain, seq, header.take(), self.letters[index].payload)?;
-                seq += 1;
+            if header.is_some() {
+                let next_seq = queue.first_seq + queue.letters.len() as i64;
+                sealed.correct(queue, chain.state().number, next_seq);
             }
-            sealed.queue(&chain, seq);
-            chains::keep(queue_id, &Chain { state: chain.into_state(), started });
+            for (seq, &index) in (queue.first_seq..).zip(&queue.letters) {
+                sealed.message(&mut chain, seq, header.take(), self.letters[index].payload)?;
+            }
+            sealed.wake_keys.push(wake::key(&queue.id));
+            chains::keep(&queue.id, &Chain { state: chain.into_state(), started });
         }
         Ok(sealed)
     }
@@ -339,54 +389,58 @@ impl Queue {
     /// The chain to go on with and since when it is used, or a new one and its header: when
     /// there is none, it is due to be replaced, or it is not the queue's last, because the
     /// transaction that started it failed or the owner rotated the queue's keys.
-    fn chain(
-        &self,
-        queue_id: &QueueId,
-    ) -> Result<(ChainSender, u32, Option<[u8; HEADER_LEN]>), ChainError> {
+    fn chain(&self) -> Result<(ChainSender, u32, Option<[u8; HEADER_LEN]>), ChainError> {
         let now = chains::now();
-        let usable = chains::take(queue_id).filter(|chain| {
+        let usable = chains::take(&self.id).filter(|chain| {
             chain.state.number == self.last_chain
                 && chain.state.next_index < self.chain_messages
                 && now.saturating_sub(chain.started) < self.chain_seconds
         });
         match usable {
-            Some(chain) => Ok((ChainSender::resume(*queue_id, chain.state), chain.started, None)),
+            Some(chain) => Ok((ChainSender::resume(self.id, chain.state), chain.started, None)),
             None => {
-                let (chain, header) = ChainSender::start(*queue_id, self.last_chain + 1, &self.hpke_key)?;
+                let (chain, header) = ChainSender::start(self.id, self.last_chain + 1, &self.hpke_key)?;
                 Ok((chain, now, Some(header)))
             }
         }
     }
 }
 
-/// What WRITE is given: a row per queue, then a row per message.
+/// What is to be written: a row for each message, and for each queue whose row has to be
+/// corrected.
 struct Sealed {
     wake_keys: Vec<wake::Key>,
     queue_ids: ByteaArray,
-    next_seqs: Vec<i64>,
+    seqs: Vec<i64>,
     chains: Vec<i64>,
-    message_queue_ids: ByteaArray,
-    message_seqs: Vec<i64>,
-    message_chains: Vec<i64>,
-    message_indexes: Vec<i32>,
+    indexes: Vec<i32>,
     headers: ByteaArray,
     ciphertexts: ByteaArray,
+    corrected_ids: Vec<QueueId>,
+    last_chains: Vec<i64>,
+    next_seqs: Vec<i64>,
 }
 
 impl Sealed {
     fn with_capacity(queues: usize, messages: usize, ciphertext_bytes: usize) -> Self {
         Self {
             wake_keys: Vec::with_capacity(queues),
-            queue_ids: ByteaArray::with_capacity(queues, queues * QueueId::LEN),
-            next_seqs: Vec::with_capacity(queues),
-            chains: Vec::with_capacity(queues),
-            message_queue_ids: ByteaArray::with_capacity(messages, messages * QueueId::LEN),
-            message_seqs: Vec::with_capacity(messages),
-            message_chains: Vec::with_capacity(messages),
-            message_indexes: Vec::with_capacity(messages),
-            headers: ByteaArray::with_capacity(messages, queues * HEADER_LEN),
+            queue_ids: ByteaArray::with_capacity(messages, messages * QueueId::LEN),
+            seqs: Vec::with_capacity(messages),
+            chains: Vec::with_capacity(messages),
+            indexes: Vec::with_capacity(messages),
+            headers: ByteaArray::with_capacity(messages, 0),
             ciphertexts: ByteaArray::with_capacity(messages, ciphertext_bytes),
+            corrected_ids: Vec::new(),
+            last_chains: Vec::new(),
+            next_seqs: Vec::new(),
         }
+    }
+
+    fn correct(&mut self, queue: &Queue, last_chain: u64, next_seq: i64) {
+        self.corrected_ids.push(queue.id);
+        self.last_chains.push(last_chain as i64);
+        self.next_seqs.push(next_seq);
     }
 
     fn message(
@@ -399,44 +453,49 @@ impl Sealed {
         let ciphertext = self.ciphertexts.push_zeroed(payload.len() + TAG_LEN);
         let unsigned_seq = u64::try_from(seq).map_err(|_| DeliverError::Schema)?;
         let index = chain.seal_into(unsigned_seq, payload, ciphertext)?;
-        self.message_queue_ids.push(chain.queue_id().as_bytes());
-        self.message_seqs.push(seq);
-        self.message_chains.push(chain.state().number as i64);
-        self.message_indexes.push(index as i32);
+        self.queue_ids.push(chain.queue_id().as_bytes());
+        self.seqs.push(seq);
+        self.chains.push(chain.state().number as i64);
+        self.indexes.push(index as i32);
         self.headers.push(header.as_ref().map_or(&[], |header| header.as_slice()));
         Ok(())
     }
 
-    fn queue(&mut self, chain: &ChainSender, next_seq: i64) {
-        self.wake_keys.push(wake::key(chain.queue_id()));
-        self.queue_ids.push(chain.queue_id().as_bytes());
-        self.next_seqs.push(next_seq);
-        self.chains.push(chain.state().number as i64);
-    }
-
     fn write(self, client: &mut SpiClient) -> Result<(), DeliverError> {
+        if !self.corrected_ids.is_empty() {
+            let ids = ByteaArray::of(self.corrected_ids.iter().map(QueueId::as_bytes));
+            let (last_chains, next_seqs) = (self.last_chains.as_slice(), self.next_seqs.as_slice());
+            let arguments = [(&ids).into(), last_chains.into(), next_seqs.into()];
+            CORRECT_QUEUES.with(|plan| plan.run(client, &arguments))?;
+        }
         if self.wake_keys.is_empty() {
             return Ok(());
         }
-        WRITE.with(|plan| {
+        INSERT_MESSAGES.with(|plan| {
             plan.run(
                 client,
                 &[
                     (&self.queue_ids).into(),
-                    self.next_seqs.as_slice().into(),
+                    self.seqs.as_slice().into(),
                     self.chains.as_slice().into(),
-                    (&self.message_queue_ids).into(),
-                    self.message_seqs.as_slice().into(),
-                    self.message_chains.as_slice().into(),
-                    self.message_indexes.as_slice().into(),
+                    self.indexes.as_slice().into(),
                     (&self.headers).into(),
                     (&self.ciphertexts).into(),
+                    today().into(),
                 ],
             )
         })?;
         wake::collect(&self.wake_keys);
         Ok(())
     }
+}
+
+/// Days since 2000 (UTC), as of the transaction's start.
+fn today() -> i32 {
+    const DAY: i64 = 24 * 60 * 60 * 1_000_000;
+    // SAFETY: in a transaction.
+    let microseconds = unsafe { pg_sys::GetCurrentTransactionStartTimestamp() };
+    microseconds.div_euclid(DAY) as i32
 }
 
 type Row<'conn> = spi::SpiHeapTupleData<'conn>;

@@ -10,7 +10,9 @@ mod deliver;
 mod notifier;
 mod plan;
 mod tokens;
+mod upkeep;
 mod wake;
+mod worker;
 
 use pgrx::prelude::*;
 

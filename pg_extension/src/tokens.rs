@@ -2,43 +2,31 @@
 //! transaction that the token pays for, so both happen or neither does; unless the price list
 //! says that the endpoint is free. Which token was valid is for the server to say.
 
-use std::{
-    cell::RefCell,
-    ffi::{CStr, CString},
-};
-
 use pgrx::prelude::*;
 
 use crate::plan::Plan;
 
-/// The price list and the spent tokens in one statement, whose result is its number of rows.
-/// A nonce that another transaction is just writing makes this one wait for its outcome,
-/// which is what serialises two servers that were handed the same token.
-const SPEND: &str = "
-    INSERT INTO aas.spent (issuer_key, nonce)
-    SELECT $2, $3
-      FROM aas.prices p
-     WHERE p.endpoint OPERATOR(pg_catalog.=) $1 AND p.price OPERATOR(pg_catalog.=) 1
-    ON CONFLICT DO NOTHING";
-
-/// Why nothing was written: the endpoint is free, or the token was spent.
-const EXPLAIN: &str = "
-    SELECT p.price OPERATOR(pg_catalog.=) 0,
-           EXISTS (SELECT FROM aas.spent s
-                    WHERE s.issuer_key OPERATOR(pg_catalog.=) $2 AND s.nonce OPERATOR(pg_catalog.=) $3)
-      FROM aas.prices p
-     WHERE p.endpoint OPERATOR(pg_catalog.=) $1";
-
-struct Statements {
-    spend: Plan,
-    explain: Plan,
-}
-
 thread_local! {
-    /// A plan is thrown away when the search_path is another one than it was made under, and
-    /// each service's functions set their own: so there is one of each for each of them. (A
-    /// SET clause on the function would do as well, at a fifth of the check's cost.)
-    static BY_SEARCH_PATH: RefCell<Vec<(CString, &'static Statements)>> = const { RefCell::new(Vec::new()) };
+    /// The price list and the spent tokens in one statement, whose result is its number of
+    /// rows. A nonce that another transaction is just writing makes this one wait for its
+    /// outcome, which is what serialises two servers that were handed the same token.
+    /// Operators are named with their schema: what opens the gate is found in no other.
+    static SPEND: Plan = const { Plan::new(
+        "INSERT INTO aas.spent (issuer_key, nonce)
+         SELECT $2, $3
+           FROM aas.prices p
+          WHERE p.endpoint OPERATOR(pg_catalog.=) $1 AND p.price OPERATOR(pg_catalog.=) 1
+             ON CONFLICT DO NOTHING",
+    ) };
+
+    /// Why nothing was written: the endpoint is free, or the token was spent.
+    static EXPLAIN: Plan = const { Plan::new(
+        "SELECT p.price OPERATOR(pg_catalog.=) 0,
+                EXISTS (SELECT FROM aas.spent s
+                         WHERE s.issuer_key OPERATOR(pg_catalog.=) $2 AND s.nonce OPERATOR(pg_catalog.=) $3)
+           FROM aas.prices p
+          WHERE p.endpoint OPERATOR(pg_catalog.=) $1",
+    ) };
 }
 
 /// True when the token was unspent, and is spent from now on; or when the endpoint is free.
@@ -49,13 +37,12 @@ fn spend_token(endpoint: Option<&str>, issuer_key: Option<i16>, nonce: Option<&[
         ereport!(ERROR, PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED, "a token to spend is not null");
     };
     let arguments = [endpoint.into(), issuer_key.into(), nonce.into()];
-    let statements = statements();
     Spi::connect_mut(|client| {
         loop {
-            if statements.spend.run(client, &arguments)?.len() == 1 {
+            if SPEND.with(|plan| plan.run(client, &arguments))?.len() == 1 {
                 return Ok(true);
             }
-            let why = statements.explain.run(client, &arguments)?;
+            let why = EXPLAIN.with(|plan| plan.run(client, &arguments))?;
             if why.is_empty() {
                 ereport!(
                     ERROR,
@@ -72,20 +59,5 @@ fn spend_token(endpoint: Option<&str>, issuer_key: Option<i16>, nonce: Option<&[
             }
             // Its price was raised between the two statements.
         }
-    })
-}
-
-fn statements() -> &'static Statements {
-    // SAFETY: a setting that PostgreSQL gives a value before anything runs, always a C string.
-    let search_path = unsafe { CStr::from_ptr(pg_sys::namespace_search_path) };
-    BY_SEARCH_PATH.with_borrow_mut(|known| {
-        if let Some((_, statements)) = known.iter().find(|(path, _)| path.as_c_str() == search_path) {
-            return *statements;
-        }
-        let statements = Statements { spend: Plan::new(SPEND), explain: Plan::new(EXPLAIN) };
-        // As long as the backend lives, as its plans do.
-        let statements: &'static Statements = Box::leak(Box::new(statements));
-        known.push((search_path.to_owned(), statements));
-        statements
     })
 }

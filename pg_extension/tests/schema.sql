@@ -24,11 +24,17 @@ CREATE TABLE aas.prices (endpoint text COLLATE "C" PRIMARY KEY, price smallint N
 \ir ../../sql/aas/spend_token.sql
 \ir ../../migrations/V4__qs.sql
 \ir ../../migrations/V8__chains_in_memory.sql
+\ir ../../migrations/V9__upkeep.sql
 \ir ../../sql/qs/create_queue.sql
 \ir ../../sql/qs/add_addresses.sql
 \ir ../../sql/qs/deposit.sql
 \ir ../../sql/qs/next_messages.sql
 \ir ../../sql/qs/dequeue.sql
+\ir ../../sql/qs/drop_queues.sql
+\ir ../../sql/qs/count_removed.sql
+\ir ../../sql/qs/remove_expired.sql
+\ir ../../sql/qs/keep_up.sql
+\ir ../../sql/qs/start_upkeep.sql
 RESET ROLE;
 
 -- Things to talk about: queue 1, 2, 3 … and the addresses a, b, c … of the tests.
@@ -54,7 +60,9 @@ $$;
 -- Delivers payload number parts[i] to addresses[i] and names the addresses that are gone or, in
 -- brackets, have no room.
 CREATE FUNCTION deliver(grp text, addresses text, parts smallint[], payloads text[],
-                        domain text DEFAULT 'example.org') RETURNS text LANGUAGE sql AS $$
+                        domain text DEFAULT 'example.org') RETURNS text LANGUAGE sql
+-- As the role of the server has them (migrations/V10).
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
     SELECT coalesce(string_agg(CASE fate WHEN 1 THEN name ELSE '(' || name || ')' END, ' ' ORDER BY position)
                         FILTER (WHERE fate <> 0), 'all delivered')
       FROM unnest(postern.deliver(domain, grp::bytea,

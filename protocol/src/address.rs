@@ -55,6 +55,11 @@ impl Address {
         copied(context.finish().as_ref())
     }
 
+    /// What seals and binds. Made once for an address, since that is half of the work.
+    pub fn key(&self) -> AddressKey {
+        AddressKey(hmac::Key::new(hmac::HMAC_SHA256, self.as_bytes()))
+    }
+
     /// Seals the id of the queue that this address stands for.
     ///
     /// # Errors
@@ -64,19 +69,25 @@ impl Address {
         let (id, tag) = sealed.split_at_mut(QueueId::LEN);
         id.copy_from_slice(queue_id.as_bytes());
         let computed = self
+            .key()
             .sealing_key()?
             .seal_in_place_separate_tag(zero_nonce(), Aad::from(self.lookup()), id)
             .map_err(|_| AddressError::Crypto)?;
         tag.copy_from_slice(computed.as_ref());
         Ok(sealed)
     }
+}
 
-    /// The queue id that [`Self::seal`] sealed; `lookup` is what `sealed` was found by.
+/// The secret half of an address's work, derived from its bytes.
+pub struct AddressKey(hmac::Key);
+
+impl AddressKey {
+    /// The queue id that [`Address::seal`] sealed; `lookup` is what `sealed` was found by.
     ///
     /// # Errors
     /// [`AddressError::WrongAddress`] if `sealed` belongs to another address or was changed.
-    pub fn open(&self, lookup: &Lookup, sealed: &[u8]) -> Result<QueueId, AddressError> {
-        let mut buffer: SealedQueueId = sealed.try_into().map_err(|_| AddressError::WrongAddress)?;
+    pub fn open(&self, lookup: &Lookup, sealed: &SealedQueueId) -> Result<QueueId, AddressError> {
+        let mut buffer = *sealed;
         let id = self
             .sealing_key()?
             .open_in_place(zero_nonce(), Aad::from(lookup), &mut buffer)
@@ -90,7 +101,7 @@ impl Address {
     /// [`AddressError::DomainTooLong`] for a domain of more than 255 bytes.
     pub fn binding(&self, domain: &str, group_id: &[u8]) -> Result<Binding, AddressError> {
         let length = u8::try_from(domain.len()).map_err(|_| AddressError::DomainTooLong)?;
-        let mut context = hmac::Context::with_key(&self.hmac_key());
+        let mut context = hmac::Context::with_key(&self.0);
         context.update(BINDING_LABEL);
         context.update(&[length]);
         context.update(domain.as_bytes());
@@ -98,13 +109,8 @@ impl Address {
         Ok(copied(context.sign().as_ref()))
     }
 
-    fn hmac_key(&self) -> hmac::Key {
-        hmac::Key::new(hmac::HMAC_SHA256, self.as_bytes())
-    }
-
     fn sealing_key(&self) -> Result<LessSafeKey, AddressError> {
-        let key: Zeroizing<[u8; 32]> =
-            Zeroizing::new(copied(hmac::sign(&self.hmac_key(), SEAL_LABEL).as_ref()));
+        let key: Zeroizing<[u8; 32]> = Zeroizing::new(copied(hmac::sign(&self.0, SEAL_LABEL).as_ref()));
         UnboundKey::new(&AES_256_GCM, &*key).map(LessSafeKey::new).map_err(|_| AddressError::Crypto)
     }
 }
@@ -132,12 +138,11 @@ mod tests {
     #[test]
     fn an_address_opens_what_it_sealed_and_nothing_else() {
         let sealed = ADDRESS.seal(&QUEUE).unwrap();
-        assert_eq!(ADDRESS.open(&ADDRESS.lookup(), &sealed), Ok(QUEUE));
+        assert_eq!(ADDRESS.key().open(&ADDRESS.lookup(), &sealed), Ok(QUEUE));
 
         let other = Address::new([8; 32]);
-        assert_eq!(other.open(&ADDRESS.lookup(), &sealed), Err(AddressError::WrongAddress));
-        assert_eq!(ADDRESS.open(&other.lookup(), &sealed), Err(AddressError::WrongAddress));
-        assert_eq!(ADDRESS.open(&ADDRESS.lookup(), &sealed[..31]), Err(AddressError::WrongAddress));
+        assert_eq!(other.key().open(&ADDRESS.lookup(), &sealed), Err(AddressError::WrongAddress));
+        assert_eq!(ADDRESS.key().open(&other.lookup(), &sealed), Err(AddressError::WrongAddress));
     }
 
     #[test]
@@ -148,12 +153,13 @@ mod tests {
 
     #[test]
     fn a_binding_depends_on_address_domain_and_group() {
-        let binding = ADDRESS.binding("example.org", b"group").unwrap();
-        assert_eq!(ADDRESS.binding("example.org", b"group").unwrap(), binding);
-        assert_ne!(ADDRESS.binding("example.com", b"group").unwrap(), binding);
-        assert_ne!(ADDRESS.binding("example.org", b"other").unwrap(), binding);
-        assert_ne!(ADDRESS.binding("example.or", b"ggroup").unwrap(), binding);
-        assert_ne!(Address::new([8; 32]).binding("example.org", b"group").unwrap(), binding);
-        assert_eq!(ADDRESS.binding(&"a".repeat(256), b""), Err(AddressError::DomainTooLong));
+        let bound = |address: Address, domain, group| address.key().binding(domain, group);
+        let binding = bound(ADDRESS, "example.org", b"group").unwrap();
+        assert_eq!(bound(ADDRESS, "example.org", b"group").unwrap(), binding);
+        assert_ne!(bound(ADDRESS, "example.com", b"group").unwrap(), binding);
+        assert_ne!(bound(ADDRESS, "example.org", b"other").unwrap(), binding);
+        assert_ne!(bound(ADDRESS, "example.or", b"ggroup").unwrap(), binding);
+        assert_ne!(bound(Address::new([8; 32]), "example.org", b"group").unwrap(), binding);
+        assert_eq!(bound(ADDRESS, &"a".repeat(256), b""), Err(AddressError::DomainTooLong));
     }
 }

@@ -67,9 +67,13 @@ pub struct Dequeue {
 }
 
 /// The answer to a dequeue (200): in order of `seq`, without gaps; empty when the wait ended.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Dequeued {
     pub messages: Vec<QueuedMessage>,
+    /// Messages after the request's `after` that were too old and were deleted unread, the
+    /// last of them (QS-8). Those that are left begin after it, with the start of a chain.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expired_up_to: Option<u64>,
 }
 
 /// A message as the database keeps it: sealed under a key of its own (QS-5).

@@ -23,7 +23,7 @@ use crate::{
     config::Config,
     database::Database,
     master_key::MasterKey,
-    qs::wakeups::Wakeups,
+    qs::{upkeep, wakeups::Wakeups},
     road, routes,
 };
 
@@ -74,6 +74,7 @@ pub async fn run(
         tokio::join!(wakeups.listen(&database, &keys_changed), wakeups.sweep(&database));
     });
     let housekeeping = tokio::spawn(housekeeping::keep(app.clone()));
+    let upkeep = tokio::spawn(upkeep::keep(app.clone()));
 
     let connections = GracefulShutdown::new();
     let accept = async {
@@ -106,6 +107,7 @@ pub async fn run(
     }
     listening.abort();
     housekeeping.abort();
+    upkeep.abort();
     if let Err(error) = housekeeping::record(&app).await {
         tracing::warn!("the last minute's use of tokens is lost: {error:#}");
     }

@@ -9,7 +9,7 @@
 -- Called by each server process that finds one due.
 CREATE OR REPLACE FUNCTION aas.add_issuer_key(
     token_type integer, public_key bytea, sealed_seed bytea, max_age integer, OUT outcome text)
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = aas, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     today date := (now() AT TIME ZONE 'UTC')::date;
     first_day date;

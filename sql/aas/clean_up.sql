@@ -1,7 +1,7 @@
 -- aas.clean_up: forgets who took how many tokens before yesterday, but for the sum, and what
 -- was asked for then. Called by each server process hourly.
 CREATE OR REPLACE FUNCTION aas.clean_up() RETURNS void
-LANGUAGE sql SECURITY DEFINER SET search_path = aas, pg_temp AS $$
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     DELETE FROM aas.requests r WHERE r.day < (now() AT TIME ZONE 'UTC')::date - 1;
     WITH gone AS (
         DELETE FROM aas.issued i WHERE i.day < (now() AT TIME ZONE 'UTC')::date - 1

@@ -8,7 +8,7 @@
 -- Returns dropped; none; busy: try again later. Called by each server process hourly, until
 -- it says none.
 CREATE OR REPLACE FUNCTION aas.drop_retired_key(OUT outcome text)
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = aas, pg_temp SET lock_timeout = '100ms' AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '100ms' AS $$
 DECLARE
     retired smallint;
 BEGIN

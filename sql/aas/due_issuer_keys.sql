@@ -6,7 +6,7 @@
 -- by aas.add_issuer_key, under its lock.
 CREATE OR REPLACE FUNCTION aas.due_issuer_keys(token_types integer[])
 RETURNS TABLE (token_type integer)
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = aas, pg_temp AS $$
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     SELECT t.token_type
       FROM unnest(due_issuer_keys.token_types) AS t (token_type)
      WHERE NOT EXISTS (SELECT FROM aas.issuer_keys k, aas.settings s

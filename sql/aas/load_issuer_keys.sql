@@ -4,7 +4,7 @@
 CREATE OR REPLACE FUNCTION aas.load_issuer_keys()
 RETURNS TABLE (issuer_key smallint, token_type integer, public_key bytea, sealed_seed bytea,
                not_before bigint, not_after bigint, retires bigint)
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = aas, pg_temp AS $$
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     SELECT k.issuer_key, k.token_type, k.public_key, k.sealed_seed,
            extract(epoch FROM k.not_before)::bigint,
            extract(epoch FROM k.not_after)::bigint,

@@ -4,7 +4,7 @@
 CREATE OR REPLACE FUNCTION aas.take(
     taker bigint, digest bytea, token_types integer[], numbers integer[],
     OUT outcome text, OUT allowance integer, OUT remaining integer, OUT resets_in integer)
-LANGUAGE plpgsql SET search_path = aas, pg_temp AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     -- The proof is computed anew for each repeat: for how many of them the taker need not pay.
     free_repeats CONSTANT smallint := 8;

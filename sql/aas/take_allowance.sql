@@ -11,7 +11,7 @@
 CREATE OR REPLACE FUNCTION aas.take_allowance(
     signer_key bytea, digest bytea, token_types integer[], numbers integer[],
     OUT outcome text, OUT allowance integer, OUT remaining integer, OUT resets_in integer)
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = aas, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     of_user bigint;
     of_domain text;

@@ -4,7 +4,7 @@
 -- starts and finds no key that lasts.
 CREATE OR REPLACE FUNCTION auth.add_signing_key(
     public_key bytea, sealed_seed bytea, days integer, OUT outcome text)
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = auth, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     today CONSTANT date := (now() AT TIME ZONE 'UTC')::date;
 BEGIN

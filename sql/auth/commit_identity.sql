@@ -8,7 +8,7 @@
 CREATE OR REPLACE FUNCTION auth.commit_identity(
     issuer_key smallint, nonce bytea, client_key bytea, epoch bigint, commit bytea, eid bytea,
     added bytea[], removed bytea[], OUT outcome text, OUT current_epoch bigint)
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = auth, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     owner bigint;
 BEGIN

@@ -5,7 +5,7 @@
 -- sql: that would be parsed and planned at each call.
 CREATE OR REPLACE FUNCTION auth.load_client(client_key bytea)
 RETURNS TABLE (name text, epoch bigint, eid bytea)
-LANGUAGE plpgsql STABLE ROWS 1 SECURITY DEFINER SET search_path = auth, pg_temp AS $$
+LANGUAGE plpgsql STABLE ROWS 1 SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RETURN QUERY
         SELECT u.name, u.epoch, u.eid

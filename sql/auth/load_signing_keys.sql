@@ -3,7 +3,7 @@
 -- Times are seconds since 1970, the last day included. Called when a server starts.
 CREATE OR REPLACE FUNCTION auth.load_signing_keys()
 RETURNS TABLE (public_key bytea, sealed_seed bytea, not_before bigint, not_after bigint)
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = auth, pg_temp AS $$
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     SELECT k.public_key, k.sealed_seed,
            extract(epoch FROM k.not_before)::bigint,
            extract(epoch FROM k.not_after + 1)::bigint - 1

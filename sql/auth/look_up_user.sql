@@ -7,7 +7,7 @@ CREATE OR REPLACE FUNCTION auth.look_up_user(
     issuer_key smallint, nonce bytea, name text,
     OUT outcome text, OUT group_info bytea, OUT ratchet_tree bytea, OUT commits bytea[],
     OUT client_keys bytea[], OUT credentials bytea[], OUT contacts bytea[])
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = auth, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     found_user bigint;
 BEGIN

@@ -4,7 +4,7 @@
 -- Returns published, token_spent, unknown_client. Called by PUT /as/contact.
 CREATE OR REPLACE FUNCTION auth.publish_contact(
     issuer_key smallint, nonce bytea, client_key bytea, sealed_contact bytea, OUT outcome text)
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = auth, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF NOT aas.spend_token('auth.publish_contact', issuer_key, nonce) THEN
         outcome := 'token_spent';

@@ -8,7 +8,7 @@
 CREATE OR REPLACE FUNCTION auth.register_user(
     name text, client_key bytea, group_info bytea, ratchet_tree bytea, eid bytea, credential bytea,
     OUT outcome text)
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = auth, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     today CONSTANT date := (now() AT TIME ZONE 'UTC')::date;
     new_user bigint;

@@ -3,7 +3,7 @@
 -- Returns stored, token_spent, unknown_client. Called by POST /as/credentials.
 CREATE OR REPLACE FUNCTION auth.store_credential(
     issuer_key smallint, nonce bytea, client_key bytea, credential bytea, OUT outcome text)
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = auth, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF NOT aas.spend_token('auth.store_credential', issuer_key, nonce) THEN
         outcome := 'token_spent';

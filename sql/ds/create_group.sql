@@ -5,7 +5,7 @@
 -- Called by POST /ds/groups.
 CREATE OR REPLACE FUNCTION ds.create_group(
     issuer_key smallint, nonce bytea, group_id bytea, roster bytea, tree bytea, OUT outcome text)
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = ds, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF NOT aas.spend_token('ds.create_group', issuer_key, nonce) THEN
         outcome := 'token_spent';

@@ -6,7 +6,7 @@
 -- state is still the same. Not LANGUAGE sql: that would be parsed and planned at each call.
 CREATE OR REPLACE FUNCTION ds.load_group(group_id bytea, with_tree boolean)
 RETURNS TABLE (epoch bigint, revision integer, last_commit bytea, state bytea)
-LANGUAGE plpgsql STABLE ROWS 1 SECURITY DEFINER SET search_path = ds, pg_temp AS $$
+LANGUAGE plpgsql STABLE ROWS 1 SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RETURN QUERY
         SELECT g.epoch, g.revision, g.last_commit,

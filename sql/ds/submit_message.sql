@@ -14,7 +14,7 @@ CREATE OR REPLACE FUNCTION ds.submit_message(
     issuer_key smallint, nonce bytea, domain text, group_id bytea, epoch bigint, revision integer,
     commit_digest bytea, roster bytea, tree bytea, addresses bytea[], parts smallint[],
     payloads bytea[], OUT outcome text, OUT current_epoch bigint, OUT undelivered integer)
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = ds, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     today CONSTANT date := (now() AT TIME ZONE 'UTC')::date;
     changes CONSTANT boolean := submit_message.tree IS NOT NULL;

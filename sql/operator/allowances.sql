@@ -2,7 +2,7 @@
 -- federated domains first, then what operator.set_allowance set. Called by the operator.
 CREATE OR REPLACE FUNCTION operator.allowances()
 RETURNS TABLE (whose text, token_type integer, tokens integer)
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = operator, pg_temp AS $$
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     SELECT 'each user', NULL::integer, s.daily_allowance FROM aas.settings s
     UNION ALL
     SELECT 'each domain', NULL, s.homeserver_allowance FROM aas.settings s

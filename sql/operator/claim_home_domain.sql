@@ -9,7 +9,7 @@
 -- Called by every server process at its start.
 CREATE OR REPLACE FUNCTION operator.claim_home_domain(domain text)
 RETURNS TABLE (outcome text, home text)
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = operator, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     claimed boolean;
 BEGIN

@@ -4,6 +4,6 @@
 -- Called by `postern check`.
 CREATE OR REPLACE FUNCTION operator.current_home_domain()
 RETURNS text
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = operator, pg_temp AS $$
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     SELECT h.domain FROM operator.home_domain h;
 $$;

@@ -5,6 +5,6 @@
 -- Called by every server process at its start, and by `postern check`.
 CREATE OR REPLACE FUNCTION operator.current_schema_state()
 RETURNS TABLE (migration integer, functions_hash bytea)
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = operator, pg_temp AS $$
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     SELECT s.migration, s.functions_hash FROM operator.schema_state s;
 $$;

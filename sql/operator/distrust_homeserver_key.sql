@@ -3,7 +3,7 @@
 --
 -- An error if it is another domain's, or the domain is the home domain. Called by the operator.
 CREATE OR REPLACE FUNCTION operator.distrust_homeserver_key(domain text, public_key bytea) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = operator, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     today CONSTANT date := (now() AT TIME ZONE 'UTC')::date;
 BEGIN

@@ -3,7 +3,7 @@
 -- operator and by monitoring.
 CREATE OR REPLACE FUNCTION operator.homeserver_keys()
 RETURNS TABLE (domain text, public_key bytea, pinned date, distrusted date)
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = operator, pg_temp AS $$
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     SELECT k.domain, k.public_key, k.pinned, k.distrusted
       FROM federation.homeserver_keys k
      ORDER BY k.domain, k.pinned

@@ -4,7 +4,7 @@
 CREATE OR REPLACE FUNCTION operator.issuer_keys()
 RETURNS TABLE (issuer_key smallint, token_type integer, not_before date, not_after date, retires date,
                spent_tokens bigint, spent_bytes bigint)
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = operator, pg_temp AS $$
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     SELECT k.issuer_key, k.token_type, k.not_before, k.not_after, k.retires,
            pg_stat_get_live_tuples(p.oid), pg_total_relation_size(p.oid)
       FROM aas.issuer_keys k

@@ -2,6 +2,6 @@
 -- operator.set_key_rotation explains. Called by the operator and by monitoring.
 CREATE OR REPLACE FUNCTION operator.key_rotation()
 RETURNS TABLE (issuing_days integer, overlap_days integer, redeeming_days integer)
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = operator, pg_temp AS $$
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     SELECT s.issuing_days, s.overlap_days, s.redeeming_days FROM aas.settings s
 $$;

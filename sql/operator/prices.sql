@@ -2,6 +2,6 @@
 -- what it costs (AAS-5). Called by the operator and by monitoring.
 CREATE OR REPLACE FUNCTION operator.prices()
 RETURNS TABLE (endpoint text, price smallint)
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = operator, pg_temp AS $$
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     SELECT p.endpoint, p.price FROM aas.prices p ORDER BY p.endpoint
 $$;

@@ -5,7 +5,7 @@
 -- now on, and all tokens that people hold are worth nothing. Their clients fetch new ones.
 -- Called by the operator.
 CREATE OR REPLACE FUNCTION operator.rotate_issuer_keys(revoke boolean DEFAULT false) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = operator, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     today date := (now() AT TIME ZONE 'UTC')::date;
 BEGIN

@@ -9,7 +9,7 @@
 CREATE OR REPLACE FUNCTION operator.set_allowance(
     tokens integer, user_name text DEFAULT NULL, domain text DEFAULT NULL, token_type integer DEFAULT NULL)
 RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = operator, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     of_user bigint;
     of_taker bigint;

@@ -2,7 +2,7 @@
 -- (UTC) that has no allowance of its own by operator.set_allowance (AAS-2). Called by the
 -- operator.
 CREATE OR REPLACE FUNCTION operator.set_homeserver_allowance(tokens integer) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = operator, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF tokens IS NULL THEN
         RAISE EXCEPTION 'the default allowance has to be a number';

@@ -8,7 +8,7 @@
 CREATE OR REPLACE FUNCTION operator.set_key_rotation(
     issuing_days integer DEFAULT NULL, overlap_days integer DEFAULT NULL, redeeming_days integer DEFAULT NULL)
 RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = operator, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     UPDATE aas.settings s
        SET issuing_days = coalesce(set_key_rotation.issuing_days, s.issuing_days),

@@ -3,7 +3,7 @@
 --
 -- endpoint: the name of its API function, one of operator.prices(). Called by the operator.
 CREATE OR REPLACE FUNCTION operator.set_price(endpoint text, price integer) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = operator, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     UPDATE aas.prices p SET price = set_price.price WHERE p.endpoint = set_price.endpoint;
     IF NOT FOUND THEN

@@ -2,6 +2,6 @@
 -- (UTC), endpoint and price class. Called by the operator and by monitoring.
 CREATE OR REPLACE FUNCTION operator.token_use()
 RETURNS TABLE (day date, endpoint text, price smallint, requests bigint)
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = operator, pg_temp AS $$
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     SELECT u.day, u.endpoint, u.price, u.requests FROM aas.token_use u ORDER BY u.day DESC, u.requests DESC
 $$;

@@ -2,7 +2,7 @@
 -- and token type. Called by the operator and by monitoring.
 CREATE OR REPLACE FUNCTION operator.tokens_issued()
 RETURNS TABLE (day date, token_type integer, tokens bigint)
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = operator, pg_temp AS $$
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     SELECT i.day, i.token_type, sum(i.tokens)::bigint
       FROM (SELECT i.day, i.token_type, i.tokens::bigint FROM aas.issued i
             UNION ALL

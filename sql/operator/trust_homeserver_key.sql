@@ -4,7 +4,7 @@
 -- public_key: Ed25519, 32 bytes. One that was distrusted is trusted again. An error if it is
 -- another domain's, or the domain is the home domain. Called by the operator.
 CREATE OR REPLACE FUNCTION operator.trust_homeserver_key(domain text, public_key bytea) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = operator, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     INSERT INTO federation.homeserver_keys AS k (public_key, domain, pinned)
     VALUES (trust_homeserver_key.public_key, trust_homeserver_key.domain, (now() AT TIME ZONE 'UTC')::date)

@@ -9,7 +9,7 @@ CREATE OR REPLACE FUNCTION qs.create_queue(
     issuer_key smallint, nonce bytea,
     queue_id bytea, kind text, owner_key bytea, hpke_key bytea,
     OUT outcome text)
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = qs, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     today CONSTANT date := (now() AT TIME ZONE 'UTC')::date;
 BEGIN

@@ -8,7 +8,7 @@
 CREATE OR REPLACE FUNCTION qs.deposit(
     issuer_key smallint, nonce bytea, address bytea, payload bytea,
     OUT outcome text)
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = qs, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF NOT aas.spend_token('qs.deposit', issuer_key, nonce) THEN
         outcome := 'token_spent';

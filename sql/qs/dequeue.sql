@@ -9,10 +9,8 @@ CREATE OR REPLACE FUNCTION qs.dequeue(
     issuer_key smallint, nonce bytea,
     queue_id bytea, signer bytea, after bigint, max_messages integer, max_bytes integer,
     OUT outcome text, OUT seqs bigint[], OUT chains bigint[], OUT chain_indexes integer[],
-    OUT chain_headers bytea[], OUT ciphertexts bytea[])
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = qs, pg_temp
--- A plan made while the table was small must not read the whole table later.
-SET plan_cache_mode = force_generic_plan SET enable_seqscan = off AS $$
+    OUT chain_headers bytea[], OUT ciphertexts bytea[], OUT expired_up_to bigint)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     today CONSTANT date := (now() AT TIME ZONE 'UTC')::date;
     queue record;
@@ -45,7 +43,7 @@ BEGIN
          WHERE m.queue_id = dequeue.queue_id AND m.seq <= after;
     END IF;
 
-    SELECT n.* INTO outcome, seqs, chains, chain_indexes, chain_headers, ciphertexts
+    SELECT n.* INTO outcome, seqs, chains, chain_indexes, chain_headers, ciphertexts, expired_up_to
       FROM qs.next_messages(dequeue.queue_id, signer, after, max_messages, max_bytes) n;
 END
 $$;

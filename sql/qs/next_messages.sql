@@ -4,19 +4,19 @@
 -- last sequence number the owner has. max_messages, max_bytes: bounds of the answer;
 -- max_bytes counts ciphertext, and one message is returned however large it is.
 -- Returns outcome ok or unknown_queue (also for another signer than the owner), and one
--- element per message in each array, in the order of seqs.
+-- element per message in each array, in the order of seqs. expired_up_to: if messages after
+-- `after` were deleted unread, the last of them (QS-8); else null.
 -- Called by POST /qs/queues/{queue_id}/dequeue for each look after its first (no token,
 -- nothing is deleted), and by qs.dequeue.
 CREATE OR REPLACE FUNCTION qs.next_messages(
     queue_id bytea, signer bytea, after bigint, max_messages integer, max_bytes integer,
     OUT outcome text, OUT seqs bigint[], OUT chains bigint[], OUT chain_indexes integer[],
-    OUT chain_headers bytea[], OUT ciphertexts bytea[])
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = qs, pg_temp
--- A plan made while the table was small must not read the whole table later.
-SET plan_cache_mode = force_generic_plan SET enable_seqscan = off AS $$
+    OUT chain_headers bytea[], OUT ciphertexts bytea[], OUT expired_up_to bigint)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    PERFORM FROM qs.queues q
-      WHERE q.queue_id = next_messages.queue_id AND q.owner_key = signer;
+    SELECT CASE WHEN q.expired_seq > after THEN q.expired_seq END INTO expired_up_to
+      FROM qs.queues q
+     WHERE q.queue_id = next_messages.queue_id AND q.owner_key = signer;
     outcome := CASE WHEN FOUND THEN 'ok' ELSE 'unknown_queue' END;
 
     SELECT coalesce(array_agg(w.seq), '{}'), coalesce(array_agg(w.chain), '{}'),

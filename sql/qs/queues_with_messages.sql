@@ -6,9 +6,7 @@
 -- Called by each server process for its waiting long-polls, many at a time: when it begins to
 -- listen, when told to look again for everyone, and from time to time.
 CREATE OR REPLACE FUNCTION qs.queues_with_messages(queue_ids bytea[], afters bigint[]) RETURNS integer[]
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = qs, pg_temp
--- A plan made while the table was small must not read the whole table later.
-SET plan_cache_mode = force_generic_plan SET enable_seqscan = off AS $$
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RETURN (SELECT coalesce(array_agg(w.place::integer), '{}')
               FROM unnest(queue_ids, afters) WITH ORDINALITY AS w (queue_id, after, place)

@@ -92,8 +92,8 @@ impl Mailbox {
 async fn world() -> (Cluster, Client) {
     let cluster = Cluster::start().await;
     let database = cluster.admin().await;
-    let free =
-        "INSERT INTO aas.prices VALUES ('qs.create_queue', 0), ('qs.add_addresses', 0), ('qs.dequeue', 0)";
+    let free = "UPDATE aas.prices SET price = 0
+                 WHERE endpoint IN ('qs.create_queue', 'qs.add_addresses', 'qs.dequeue')";
     database.batch_execute(free).await.unwrap();
     (cluster, database)
 }

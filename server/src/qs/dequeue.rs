@@ -36,13 +36,13 @@ pub async fn dequeue(app: App, request: Request, payment: Payment) -> Outcome {
     // Register first, then look: what was committed before the look is seen by it, and what
     // is committed after it wakes the waiter (QS-9).
     let waiter = (!wait.is_zero()).then(|| app.wakeups.wait_for(queue.id, queue.after));
-    let mut messages = queue.dequeue(&app, &payment).await?;
-    if messages.is_empty()
+    let mut dequeued = queue.dequeue(&app, &payment).await?;
+    if is_empty(&dequeued)
         && let Some(waiter) = waiter
     {
-        messages = queue.wait(&app, &waiter, Instant::now() + wait).await;
+        dequeued = queue.wait(&app, &waiter, Instant::now() + wait).await;
     }
-    request.answer(StatusCode::OK, &Dequeued { messages })
+    request.answer(StatusCode::OK, &dequeued)
 }
 
 struct Queue {
@@ -54,11 +54,11 @@ struct Queue {
 
 impl Queue {
     /// Spends the token, acknowledges up to `after`, and returns what is next.
-    async fn dequeue(&self, app: &App, payment: &Payment) -> Result<Vec<QueuedMessage>, Failure> {
+    async fn dequeue(&self, app: &App, payment: &Payment) -> Result<Dequeued, Failure> {
         let row = payment
             .call(
                 &app.database,
-                "SELECT outcome, seqs, chains, chain_indexes, chain_headers, ciphertexts
+                "SELECT outcome, seqs, chains, chain_indexes, chain_headers, ciphertexts, expired_up_to
                  FROM qs.dequeue($1, $2, $3, $4, $5, $6, $7)",
                 &[
                     &self.id.as_bytes().as_slice(),
@@ -74,31 +74,31 @@ impl Queue {
 
     /// What arrives before `deadline` or the server stops. The acknowledgement is done and
     /// paid for, so a database that goes away meanwhile only ends the wait.
-    async fn wait(&self, app: &App, waiter: &Waiter, deadline: Instant) -> Vec<QueuedMessage> {
+    async fn wait(&self, app: &App, waiter: &Waiter, deadline: Instant) -> Dequeued {
         let mut stopping = app.stopping.clone();
         loop {
             tokio::select! {
                 () = waiter.woken() => {}
-                () = sleep_until(deadline) => return Vec::new(),
-                _ = stopping.wait_for(|stopping| *stopping) => return Vec::new(),
+                () = sleep_until(deadline) => return Dequeued::default(),
+                _ = stopping.wait_for(|stopping| *stopping) => return Dequeued::default(),
             }
             match self.look(app).await {
-                Ok(messages) if messages.is_empty() => {}
-                Ok(messages) => return messages,
+                Ok(dequeued) if is_empty(&dequeued) => {}
+                Ok(dequeued) => return dequeued,
                 Err(failure) => {
                     failure.log();
-                    return Vec::new();
+                    return Dequeued::default();
                 }
             }
         }
     }
 
     /// Looks again, without a token and without acknowledging.
-    async fn look(&self, app: &App) -> Result<Vec<QueuedMessage>, Failure> {
+    async fn look(&self, app: &App) -> Result<Dequeued, Failure> {
         let row = app
             .database
             .query_one(
-                "SELECT outcome, seqs, chains, chain_indexes, chain_headers, ciphertexts
+                "SELECT outcome, seqs, chains, chain_indexes, chain_headers, ciphertexts, expired_up_to
                  FROM qs.next_messages($1, $2, $3, $4, $5)",
                 &[
                     &self.id.as_bytes().as_slice(),
@@ -113,8 +113,13 @@ impl Queue {
     }
 }
 
+/// Nothing to tell the reader. That messages were deleted unread it learns at once, too.
+fn is_empty(dequeued: &Dequeued) -> bool {
+    dequeued.messages.is_empty() && dequeued.expired_up_to.is_none()
+}
+
 /// One row: the outcome, and side by side the columns of the messages.
-fn read(row: &Row) -> Result<Vec<QueuedMessage>, Failure> {
+fn read(row: &Row) -> Result<Dequeued, Failure> {
     match row.get("outcome") {
         "ok" => {}
         "unknown_queue" => return Err(ProblemType::NotFound.into()),
@@ -126,7 +131,9 @@ fn read(row: &Row) -> Result<Vec<QueuedMessage>, Failure> {
     let indexes: Vec<i32> = row.get("chain_indexes");
     let headers: Vec<Option<Vec<u8>>> = row.get("chain_headers");
     let ciphertexts: Vec<Vec<u8>> = row.get("ciphertexts");
-    seqs.into_iter()
+    let expired_up_to: Option<i64> = row.get("expired_up_to");
+    let messages = seqs
+        .into_iter()
         .zip(chains)
         .zip(indexes)
         .zip(headers)
@@ -141,5 +148,7 @@ fn read(row: &Row) -> Result<Vec<QueuedMessage>, Failure> {
             })
         })
         .collect::<Result<_, std::num::TryFromIntError>>()
-        .map_err(Failure::fault)
+        .map_err(Failure::fault)?;
+    let expired_up_to = expired_up_to.map(u64::try_from).transpose().map_err(Failure::fault)?;
+    Ok(Dequeued { messages, expired_up_to })
 }

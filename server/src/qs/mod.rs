@@ -5,4 +5,5 @@ pub mod add_addresses;
 pub mod create_queue;
 pub mod deposit;
 pub mod dequeue;
+pub mod upkeep;
 pub mod wakeups;

@@ -109,3 +109,41 @@ async fn a_long_poll_ends_when_something_comes_or_its_wait_is_over() {
     assert!(begun.elapsed().as_secs_f64() > 0.9, "it waited: {:?}", begun.elapsed());
     world.close();
 }
+
+#[tokio::test]
+async fn what_expired_unread_is_told_until_it_is_acknowledged() {
+    let world = World::start().await;
+    let mut mailbox = world.mailbox(QueueKind::Contact).await;
+    let address = world.address(&mailbox).await;
+    world.admin().batch_execute("UPDATE qs.settings SET chain_messages = 2").await.unwrap();
+    for number in 1..=4u8 {
+        world.pay(&depositing(address, &[number])).await.assert_ok("a deposit");
+    }
+    let expire = async |seqs: &str| {
+        let aged = format!("UPDATE qs.messages SET enqueued = enqueued - 31 WHERE seq IN ({seqs})");
+        // A day of its own each time: a sweep is made once a day.
+        let sweep = "UPDATE qs.sweep SET day = 'epoch', position = NULL; SELECT qs.keep_up()";
+        world.admin().batch_execute(&format!("{aged}; {sweep}")).await.unwrap();
+    };
+    expire("1, 2").await;
+    for _ in 0..2 {
+        let dequeued: Dequeued = world.pay(&mailbox.asking(0)).await.decode();
+        assert_eq!((seqs(&dequeued), dequeued.expired_up_to), (vec![3, 4], Some(2)));
+    }
+    mailbox.position = 2;
+    let opened = world.read(&mut mailbox).await;
+    assert_eq!(opened, [3, 4].map(|number| QueuePayload::Deposit(Payload::new(vec![number]))));
+    let dequeued: Dequeued = world.pay(&mailbox.asking(2)).await.decode();
+    assert_eq!((seqs(&dequeued), dequeued.expired_up_to), (vec![3, 4], None));
+
+    // Nobody waits for what will not come.
+    expire("3, 4").await;
+    let begun = Instant::now();
+    let waiting = mailbox.dequeue(&Dequeue { after: 2, max_messages: None, wait: u16::MAX });
+    let dequeued: Dequeued = world.pay(&waiting).await.decode();
+    assert_eq!((seqs(&dequeued), dequeued.expired_up_to), (vec![], Some(4)));
+    assert!(begun.elapsed() < PATIENCE / 3, "it came at once: {:?}", begun.elapsed());
+    let dequeued: Dequeued = world.pay(&mailbox.asking(4)).await.decode();
+    assert_eq!((seqs(&dequeued), dequeued.expired_up_to), (vec![], None));
+    world.close();
+}

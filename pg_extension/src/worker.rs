@@ -1,0 +1,61 @@
+//! What background workers of this extension have in common: each is started for one
+//! database when somebody asks for it, and never restarted by itself, so that it does not
+//! come back to a database that was dropped.
+
+use std::time::Duration;
+
+use pgrx::{
+    bgworkers::{BackgroundWorker, BackgroundWorkerBuilder, SignalWakeFlags},
+    prelude::*,
+};
+
+/// Asks the postmaster for a worker that runs `function` of this library with the
+/// database as its argument. Not in a commit callback: it may fail.
+pub fn launch(name: &str, function: &str, database: pg_sys::Oid) -> bool {
+    BackgroundWorkerBuilder::new(name)
+        .set_library("postern")
+        .set_function(function)
+        .set_argument(database.into_datum())
+        .enable_spi_access()
+        .set_restart_time(None)
+        .load_dynamic()
+        .is_ok()
+}
+
+/// The first thing such a function does. What these workers write needs no durability: it
+/// is done again after a crash.
+pub fn begin(database: pg_sys::Datum) {
+    BackgroundWorker::attach_signal_handlers(SignalWakeFlags::SIGTERM);
+    // SAFETY: the argument given in launch().
+    let database = unsafe { pg_sys::Oid::from_datum(database, false) };
+    BackgroundWorker::connect_worker_to_spi_by_oid(database, None);
+    // SAFETY: connected, and not in a transaction.
+    unsafe {
+        pg_sys::SetConfigOption(
+            c"synchronous_commit".as_ptr(),
+            c"off".as_ptr(),
+            pg_sys::GucContext::PGC_USERSET,
+            pg_sys::GucSource::PGC_S_OVERRIDE,
+        );
+    }
+}
+
+pub fn stop_requested() -> bool {
+    // SAFETY: a flag that a signal handler of this process sets.
+    unsafe { (&raw const pg_sys::ShutdownRequestPending).read_volatile() != 0 }
+}
+
+/// Sleeps without looking at the latch, which may be set all the time under load.
+pub fn wait(time: Duration) {
+    // SAFETY: no latch to wait on.
+    unsafe {
+        pg_sys::WaitLatch(
+            std::ptr::null_mut(),
+            (pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH) as i32,
+            time.as_millis().max(1) as _,
+            pg_sys::PG_WAIT_EXTENSION,
+        );
+    }
+    // Other processes may wait for us to react to a barrier, such as DROP DATABASE's.
+    pgrx::check_for_interrupts!();
+}

@@ -1,0 +1,21 @@
+-- operator.purge_queue: removes all messages that wait in a queue. Its owner is told as of expired
+-- ones; the queue goes on with a new chain.
+--
+-- queue_id: as operator.busiest_queues names it.
+-- Returns how many messages that was. Called by the operator.
+CREATE OR REPLACE FUNCTION operator.purge_queue(queue_id bytea) RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    purged bigint;
+BEGIN
+    UPDATE qs.queues q SET expired_seq = q.next_seq - 1, last_chain = q.last_chain + 1
+     WHERE q.queue_id = purge_queue.queue_id;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'there is no such queue' USING HINT = 'operator.busiest_queues() lists some.';
+    END IF;
+    DELETE FROM qs.messages m WHERE m.queue_id = purge_queue.queue_id;
+    GET DIAGNOSTICS purged = ROW_COUNT;
+    PERFORM qs.count_removed((now() AT TIME ZONE 'UTC')::date, 0, 0, 0, purged);
+    RETURN purged;
+END
+$$;

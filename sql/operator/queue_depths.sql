@@ -1,0 +1,20 @@
+-- operator.queue_depths: how full the mailboxes are: queues by kind and by how many messages
+-- wait in each, the messages of all of them, and the day (UTC) of the oldest.
+-- Looks at every queue. Called by the operator and by monitoring.
+CREATE OR REPLACE FUNCTION operator.queue_depths()
+RETURNS TABLE (kind text, waiting text, queues bigint, messages bigint, oldest date)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT q.kind,
+           CASE c.class WHEN 0 THEN '0' WHEN 1 THEN '1-9' WHEN 2 THEN '10-99' WHEN 3 THEN '100-999'
+                        WHEN 4 THEN '1000-9999' ELSE '10000 and more' END,
+           count(*), sum(w.waiting)::bigint, min(f.enqueued)
+      FROM qs.queues q
+     CROSS JOIN LATERAL (SELECT q.next_seq - 1 - greatest(q.acked_seq, q.expired_seq)) AS w (waiting)
+     CROSS JOIN LATERAL (SELECT width_bucket(w.waiting, ARRAY[1, 10, 100, 1000, 10000])) AS c (class)
+      LEFT JOIN LATERAL (SELECT m.enqueued FROM qs.messages m
+                          WHERE m.queue_id = q.queue_id AND m.seq > greatest(q.acked_seq, q.expired_seq)
+                          ORDER BY m.seq
+                          LIMIT 1) f ON w.waiting > 0
+     GROUP BY q.kind, c.class
+     ORDER BY q.kind, c.class
+$$;

@@ -1,0 +1,11 @@
+-- operator.queue_limits: every limit of the mailboxes, its value, and what it means.
+-- Called by the operator and by monitoring, and by operator.set_queue_limit.
+CREATE OR REPLACE FUNCTION operator.queue_limits()
+RETURNS TABLE (name text, value integer, meaning text)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT a.attname::text, (to_jsonb(s) ->> a.attname)::integer, col_description(a.attrelid, a.attnum)
+      FROM qs.settings s
+      JOIN pg_attribute a ON a.attrelid = 'qs.settings'::regclass AND a.attnum > 0 AND NOT a.attisdropped
+                         AND a.atttypid = 'integer'::regtype
+     ORDER BY a.attnum
+$$;

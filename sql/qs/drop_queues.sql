@@ -1,0 +1,16 @@
+-- qs.drop_queues: takes queues out of the world with all they hold. Their addresses stay, since
+-- nothing here tells which ones they are (PRIV-1); they lead nowhere from now on.
+--
+-- queue_ids: whose rows the caller has locked, in the order of their ids.
+-- Returns how many queues and messages that were.
+-- Called by qs.remove_expired and operator.drop_queue.
+CREATE OR REPLACE FUNCTION qs.drop_queues(queue_ids bytea[], OUT queues bigint, OUT messages bigint)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off AS $$
+BEGIN
+    DELETE FROM qs.messages m WHERE m.queue_id = ANY (queue_ids);
+    GET DIAGNOSTICS messages = ROW_COUNT;
+    DELETE FROM qs.queues q WHERE q.queue_id = ANY (queue_ids);
+    GET DIAGNOSTICS queues = ROW_COUNT;
+END
+$$;

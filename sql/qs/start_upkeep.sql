@@ -1,0 +1,15 @@
+-- qs.start_upkeep: has the extension's upkeep worker do what is to be done today (QS-8).
+--
+-- Returns outcome: done (nothing is left to do today), started (a worker is on its way; it ends
+-- by itself, at once if another is at it), no_worker (PostgreSQL has none to spare).
+-- Called by each server process at its start and every few minutes.
+CREATE OR REPLACE FUNCTION qs.start_upkeep(OUT outcome text)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    outcome := CASE
+        WHEN EXISTS (SELECT FROM qs.sweep w
+                      WHERE w.day = (now() AT TIME ZONE 'UTC')::date AND w.position IS NULL) THEN 'done'
+        WHEN postern.start_upkeep() THEN 'started'
+        ELSE 'no_worker' END;
+END
+$$;
