@@ -52,7 +52,8 @@ thread_local! {
            FROM unnest($1::bytea[], $2::bigint[]) AS n (queue_id, letters), qs.settings s
           WHERE q.queue_id = n.queue_id AND q.kind = 'group' AND s.singleton
             AND q.next_seq - 1 - greatest(q.acked_seq, q.expired_seq) + n.letters <= s.group_queue_depth
-      RETURNING q.queue_id, q.hpke_key, q.next_seq - n.letters, q.last_chain, s.chain_messages, s.chain_hours",
+      RETURNING q.queue_id::bytea, q.hpke_key::bytea, q.next_seq - n.letters, q.last_chain::bigint,
+                s.chain_messages, s.chain_hours",
     ) };
 
     /// The same; `$3` is today, in days since 2000.
@@ -67,11 +68,12 @@ thread_local! {
             AND q.next_seq - 1 - greatest(q.acked_seq, q.expired_seq) + n.letters <= s.contact_queue_depth
             AND n.letters + CASE WHEN q.deposit_day = date '2000-01-01' + $3 THEN q.deposit_count ELSE 0 END
                 <= s.deposits_per_day
-      RETURNING q.queue_id, q.hpke_key, q.next_seq - n.letters, q.last_chain, s.chain_messages, s.chain_hours",
+      RETURNING q.queue_id::bytea, q.hpke_key::bytea, q.next_seq - n.letters, q.last_chain::bigint,
+                s.chain_messages, s.chain_hours",
     ) };
 
     static FIND_QUEUES: Plan = const { Plan::new(
-        "SELECT q.queue_id FROM qs.queues q WHERE q.queue_id = ANY ($1) AND q.kind = $2",
+        "SELECT q.queue_id::bytea FROM qs.queues q WHERE q.queue_id = ANY ($1) AND q.kind = $2",
     ) };
 
     /// What is rare: a new chain has begun, or numbers were taken that nothing can be sealed for.

@@ -25,6 +25,7 @@ CREATE TABLE aas.prices (endpoint text COLLATE "C" PRIMARY KEY, price smallint N
 \ir ../../migrations/V4__qs.sql
 \ir ../../migrations/V8__chains_in_memory.sql
 \ir ../../migrations/V9__upkeep.sql
+\ir ../../migrations/V11__domains.sql
 \ir ../../sql/qs/create_queue.sql
 \ir ../../sql/qs/add_addresses.sql
 \ir ../../sql/qs/deposit.sql
