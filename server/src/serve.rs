@@ -10,6 +10,7 @@ use hyper_util::{
     server::{conn::auto, graceful::GracefulShutdown},
     service::TowerToHyperService,
 };
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use postern_protocol::name::Domain;
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -65,6 +66,7 @@ pub async fn run(
     server.http1().timer(TokioTimer::new()).header_read_timeout(header_timeout);
     server.http2().timer(TokioTimer::new());
 
+    allow_many_connections();
     let listener = TcpListener::bind(config.listen)
         .await
         .with_context(|| format!("cannot listen on {}", config.listen))?;
@@ -112,6 +114,15 @@ pub async fn run(
         tracing::warn!("the last minute's use of tokens is lost: {error:#}");
     }
     Ok(())
+}
+
+/// Each waiting long-poll may keep a connection, and so a file descriptor.
+fn allow_many_connections() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        tracing::warn!("the number of open files stays as it is: {error}");
+    }
 }
 
 fn prepare(stream: TcpStream) -> TokioIo<TcpStream> {

@@ -11,6 +11,7 @@ mod gate;
 mod group;
 mod queues;
 mod tokens;
+mod waiters;
 
 use std::{
     sync::atomic::{AtomicUsize, Ordering},
@@ -53,6 +54,9 @@ struct Options {
     /// Measure few queues beside many instead
     #[arg(long, num_args = 2, value_names = ["FEW", "MANY"])]
     scale: Vec<i64>,
+    /// Measure what so many waiting long-polls cost instead
+    #[arg(long, value_name = "N")]
+    waiters: Option<usize>,
     /// Spent tokens of an issuer key at which to measure the check; three numbers at most, 0 for none at all
     #[arg(long, value_delimiter = ',', default_values_t = [10_000, 10_000_000])]
     spent: Vec<i64>,
@@ -78,6 +82,9 @@ async fn main() -> Result<()> {
     let directory = tempfile::tempdir()?;
     let client = Client::register(&directory.path().join("bench"), sending.url(), "bench").await?;
 
+    if let Some(waiters) = options.waiters {
+        return waiters::measure(&options, waiters, &cluster, &sending, &client).await;
+    }
     if options.tokens {
         tokens::measure(&options, &cluster, &client).await?;
         return gate::measure(&options, &cluster, &sending, &client).await;
