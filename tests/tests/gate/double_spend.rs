@@ -9,7 +9,7 @@ use nix::{
 use postern_protocol::token::TokenType;
 use postern_tests::{Server, eventually};
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng, seq::SliceRandom as _};
-use reqwest::header::AUTHORIZATION;
+use reqwest::{StatusCode, header::AUTHORIZATION};
 
 use crate::world::{Ask, Gate};
 
@@ -70,8 +70,10 @@ impl Blow {
                 let Some(row) = gate.admin.query_opt(busy, &[]).await.expect("it can be asked") else {
                     return;
                 };
-                kill(Pid::from_raw(row.get(0)), Signal::SIGKILL).expect("the backend was there just now");
-                eventually("all sessions end", async || gate.admin.is_closed().then_some(())).await;
+                // Its server may just have been killed, and ended the session.
+                if !kill_backend(gate, row.get(0)).await {
+                    return;
+                }
                 gate.admin = eventually("the database has recovered", async || {
                     gate.cluster.try_connect_as("postern_admin").await.ok()
                 })
@@ -79,6 +81,47 @@ impl Blow {
             }
         }
     }
+}
+
+/// Returns once PostgreSQL has noticed, and has ended all other sessions; false if there is no such backend.
+async fn kill_backend(gate: &Gate, pid: i32) -> bool {
+    if kill(Pid::from_raw(pid), Signal::SIGKILL).is_err() {
+        return false;
+    }
+    eventually("all sessions end", async || gate.admin.is_closed().then_some(())).await;
+    true
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backend_killed_between_spending_and_commit_burns_no_token() {
+    let mut gate = Gate::start(2).await;
+    let client = gate.client("alice").await;
+    let key = gate.key(TokenType::PrivateRistretto255).await;
+    let token = gate.tokens(0, &client, &Ask::batch(&key, 1)).await.remove(0);
+    // What the token pays for comes after it is spent, and waits here.
+    let holder = gate.cluster.admin().await;
+    holder.batch_execute("BEGIN; LOCK TABLE ds.reservations IN SHARE MODE").await.expect("it can be locked");
+    let (answer, ()) = tokio::join!(gate.spend(0, &token), async {
+        let waiting =
+            "SELECT pid FROM pg_stat_activity WHERE usename = 'postern_server' AND wait_event = 'relation'";
+        let pid = eventually("the operation waits", async || {
+            gate.admin.query_opt(waiting, &[]).await.expect("it can be asked").map(|row| row.get(0))
+        });
+        assert!(kill_backend(&gate, pid.await).await);
+    });
+    assert_eq!(answer.problem(), "unavailable");
+    gate.admin = eventually("the database has recovered", async || {
+        gate.cluster.try_connect_as("postern_admin").await.ok()
+    })
+    .await;
+    assert_eq!(gate.value::<i64>("SELECT count(*) FROM aas.spent").await, 0);
+    // The pools have to notice that their sessions are gone.
+    let again = eventually("the other server answers", async || {
+        let answer = gate.spend(1, &token).await;
+        (!answer.status.is_server_error()).then_some(answer)
+    });
+    assert_eq!(again.await.status, StatusCode::CREATED);
+    assert_eq!(gate.spend(1, &token).await.problem(), "token-spent");
 }
 
 #[tokio::test(flavor = "multi_thread")]

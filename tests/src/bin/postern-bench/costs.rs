@@ -51,23 +51,32 @@ impl Costs {
     }
 }
 
-/// The postmaster and everything it started and still runs.
-fn cluster_cpu_seconds(cluster: &Cluster) -> Result<f64> {
+/// CPU seconds of the postmaster and everything it ever started.
+pub fn cluster_cpu_seconds(cluster: &Cluster) -> Result<f64> {
     let postmaster = cluster.postmaster().context("the cluster runs")?.to_string();
     let children = std::fs::read_to_string(format!("/proc/{postmaster}/task/{postmaster}/children"))?;
-    std::iter::once(postmaster.as_str())
-        .chain(children.split_whitespace())
-        // A backend may end between the two reads.
-        .map(|process| Ok(cpu_seconds(process).unwrap_or_default()))
-        .sum()
+    let running = children.split_whitespace();
+    // A backend may end between the two reads.
+    let running: f64 = running.map(|process| cpu_seconds(process).unwrap_or_default()).sum();
+    Ok(running + cpu_seconds(&postmaster)? + ended_children_cpu_seconds(&postmaster)?)
 }
 
 /// proc(5): utime and stime, the 14th and 15th field of `stat`.
 fn cpu_seconds(process: &str) -> Result<f64> {
+    stat_seconds(process, 14)
+}
+
+/// cutime and cstime, the 16th and 17th.
+fn ended_children_cpu_seconds(process: &str) -> Result<f64> {
+    stat_seconds(process, 16)
+}
+
+fn stat_seconds(process: &str, field: usize) -> Result<f64> {
     let stat = std::fs::read_to_string(format!("/proc/{process}/stat"))?;
     let (_, fields) = stat.rsplit_once(") ").context("stat names its process")?;
+    // What follows the name begins with the third.
     let ticks: u64 =
-        fields.split_whitespace().skip(11).take(2).map(str::parse::<u64>).sum::<Result<_, _>>()?;
+        fields.split_whitespace().skip(field - 3).take(2).map(str::parse::<u64>).sum::<Result<_, _>>()?;
     let per_second = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK)?.unwrap_or(100);
     Ok(ticks as f64 / per_second as f64)
 }

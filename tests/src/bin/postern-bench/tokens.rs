@@ -24,7 +24,7 @@ use tempfile::NamedTempFile;
 use tls_codec::Serialize as _;
 use voprf::Ristretto255;
 
-use crate::{Options, floor::pgbench, median, refill};
+use crate::{Options, costs::cluster_cpu_seconds, floor::pgbench, median, refill};
 
 const BATCH: u16 = 100;
 /// An endpoint that does little but ask for a token.
@@ -162,10 +162,14 @@ async fn spending(options: &Options, cluster: &Cluster) -> Result<()> {
         for table in [&format!("aas.spent_{key}"), &floor] {
             let fill = [
                 "SET synchronous_commit = off".to_owned(),
+                "SET work_mem = '256MB'".to_owned(),
+                // In order, as ten million at random would take minutes.
                 format!(
-                    "INSERT INTO {table} SELECT {key}, sha256(n::text::bytea) FROM generate_series(1, {spent}) n"
+                    "INSERT INTO {table} SELECT {key}, nonce
+                       FROM (SELECT sha256(n::text::bytea) AS nonce FROM generate_series(1, {spent}) n) s
+                      ORDER BY nonce"
                 ),
-                "RESET synchronous_commit".to_owned(),
+                "RESET ALL".to_owned(),
                 format!("VACUUM ANALYZE {table}"),
             ];
             for statement in fill {
@@ -181,7 +185,12 @@ async fn spending(options: &Options, cluster: &Cluster) -> Result<()> {
     for round in 0..=options.rounds {
         for (_, check, insert, rates) in &mut sizes {
             let run = async |file: &NamedTempFile| {
-                pgbench(cluster.socket_dir(), file.path(), options.concurrency, options.seconds, "").await
+                let before = cluster_cpu_seconds(cluster)?;
+                let rate =
+                    pgbench(cluster.socket_dir(), file.path(), options.concurrency, options.seconds, "")
+                        .await?;
+                let cpu = cluster_cpu_seconds(cluster)? - before;
+                anyhow::Ok((rate, cpu / (rate * options.seconds as f64)))
             };
             let pair = (run(check).await?, run(insert).await?);
             if round > 0 {
@@ -189,14 +198,25 @@ async fn spending(options: &Options, cluster: &Cluster) -> Result<()> {
             }
         }
     }
-    println!("\n| spent tokens | checks/s | floor: INSERTs/s | ratio |\n|--:|--:|--:|--:|");
-    for (spent, _, _, rates) in sizes {
-        let of = |value: &dyn Fn(&(f64, f64)) -> f64| median(rates.iter().map(value));
+    println!(
+        "\n| spent tokens | checks/s | floor: INSERTs/s | ratio | database CPU of a check | of an INSERT | ratio |\n\
+         |--:|--:|--:|--:|--:|--:|--:|"
+    );
+    for (spent, _, _, rounds) in sizes {
+        // Rate and CPU of a check, and of an INSERT.
+        let of = |value: &dyn Fn(f64, f64, f64, f64) -> f64| {
+            median(
+                rounds.iter().map(|((rate, cpu), (floor, floor_cpu))| value(*rate, *cpu, *floor, *floor_cpu)),
+            )
+        };
         println!(
-            "| {spent} | {:.0} | {:.0} | {:.2} |",
-            of(&|(check, _)| *check),
-            of(&|(_, insert)| *insert),
-            of(&|(check, insert)| check / insert)
+            "| {spent} | {:.0} | {:.0} | {:.2} | {:.0} µs | {:.0} µs | {:.2} |",
+            of(&|rate, _, _, _| rate),
+            of(&|_, _, floor, _| floor),
+            of(&|rate, _, floor, _| rate / floor),
+            of(&|_, cpu, _, _| cpu * 1e6),
+            of(&|_, _, _, floor| floor * 1e6),
+            of(&|_, cpu, _, floor| floor / cpu),
         );
     }
     admin.batch_execute("DROP SCHEMA floor CASCADE").await.context("the floor is swept")
