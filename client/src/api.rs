@@ -82,7 +82,7 @@ impl Api {
         owner: &SigningKey,
     ) -> Result<()> {
         let request = Request::post(format!("/qs/queues/{}/addresses", queue.to_base64url()))
-            .cbor(&AddAddresses { addresses })
+            .cbor(&AddAddresses { addresses, last_resort: Vec::new() })
             .signed_by(owner);
         match self.paid(request).await {
             // Fresh random bytes: if they exist, an attempt of ours whose answer was lost

@@ -23,7 +23,7 @@ use crate::{
     config::Config,
     database::Database,
     master_key::MasterKey,
-    qs::{upkeep, wakeups::Wakeups},
+    qs::{batch_signer::BatchSigner, upkeep, wakeups::Wakeups},
     road, routes,
 };
 
@@ -44,6 +44,7 @@ pub async fn run(
 ) -> anyhow::Result<()> {
     let domain: Domain = config.domain.parse()?;
     let signer = Signer::load(&database, &master_key).await?;
+    let batch_signer = BatchSigner::load(&database, &master_key).await?;
     let issuer = Issuer::load(&database, &master_key, &domain).await?;
     let wakeups = Wakeups::default();
     let (stop, stopping) = watch::channel(false);
@@ -54,6 +55,7 @@ pub async fn run(
         database: database.clone(),
         master_key,
         signer,
+        batch_signer,
         issuer,
         uses: Uses::default(),
         wakeups: wakeups.clone(),
