@@ -7,8 +7,8 @@
 -- key, sealed under the token. packages: sealed under that key; expires: when the lifetime of
 -- each ends, in seconds since 1970. last_resort, last_resort_expires: the same; null: none.
 -- Returns published and remaining, how many there are now without the last resort; or
--- token_spent, unknown_friendship (also for another signer than its owner),
--- too_many_key_packages, too_many_stocks.
+-- token_spent, unknown_friendship (also for another signer than its owner, and when it got
+-- another token at this moment), too_many_key_packages, too_many_stocks.
 -- Called by PUT /qs/key-packages.
 CREATE OR REPLACE FUNCTION qs.publish_key_packages(
     issuer_key smallint, nonce bytea, lookup bytea, signer bytea, may_create boolean,

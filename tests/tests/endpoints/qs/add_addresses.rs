@@ -107,14 +107,17 @@ async fn an_address_of_last_resort_serves_several_groups_and_a_queue_has_few_of_
         assert!(matches!(received.as_slice(), [QueuePayload::Welcome(_)]), "{received:?}");
     }
 
-    let few = |number| (0..number).map(|_| fresh_address()).collect::<Vec<_>>();
-    let call = joiner.mailbox.adding_both(Vec::new(), few(16));
-    world.assert_refuses("a seventeenth", &call, ProblemType::TooManyAddresses).await;
-    world.pay(&joiner.mailbox.adding_both(few(20), few(15))).await.assert_ok("sixteen");
-    let call = joiner.mailbox.adding_both(vec![address], Vec::new());
+    let mailbox = joiner.mailbox;
+    let call = mailbox.adding(vec![address]);
     world.assert_refuses("one that is of last resort", &call, ProblemType::AddressExists).await;
     let fresh = fresh_address();
-    let call = joiner.mailbox.adding_both(vec![fresh], vec![fresh]);
+    let call = mailbox.adding_both(vec![fresh], vec![fresh]);
     world.assert_refuses("one as both", &call, ProblemType::AddressExists).await;
+    let few = |number| (0..number).map(|_| fresh_address()).collect::<Vec<_>>();
+    let call = mailbox.adding_both(Vec::new(), few(16));
+    world.assert_refuses("seventeen", &call, ProblemType::TooManyAddresses).await;
+    world.pay(&mailbox.adding_both(few(20), few(15))).await.assert_ok("sixteen");
+    let call = mailbox.adding_both(Vec::new(), few(1));
+    world.assert_refuses("one more", &call, ProblemType::TooManyAddresses).await;
     world.close();
 }

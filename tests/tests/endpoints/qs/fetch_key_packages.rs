@@ -154,8 +154,9 @@ async fn publishing_and_rotating_while_friends_fetch_gives_them_whole_packages_o
             fetch(&world)
         );
         rotation.assert_ok("rotating");
-        // It came before the rotation, or made a new friendship under the old token.
-        publication.assert_ok("publishing");
+        // It came before the rotation, or made a friendship under the old token, or was too late
+        // for the one and too early for the other.
+        assert!(publication.status.is_success() || publication.status == StatusCode::NOT_FOUND);
         fetched.extend([one, two, three].into_iter().flatten());
         friendship.token = new;
     }
