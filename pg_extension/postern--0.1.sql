@@ -17,7 +17,7 @@ RETURNS smallint[]
 LANGUAGE c VOLATILE PARALLEL UNSAFE
 AS 'MODULE_PATHNAME', 'deliver_wrapper';
 COMMENT ON FUNCTION @extschema@.deliver(text, bytea, bytea[], smallint[], bytea[]) IS
-    'Delivers payloads[parts[i]] to the queue behind addresses[i]; returns nothing if all were delivered, else for each address 0 = delivered, 1 = gone (unknown, revoked, its queue deleted, or another group''s), 2 = no room at present. With a group_id only group queues, to whose addresses (domain, group_id) is bound on first use; without one only contact queues. At most one call in a transaction: it locks the queues in order';
+    'Delivers payloads[parts[i]] to the queue behind addresses[i]; returns nothing if all were delivered, else for each address 0 = delivered, 1 = gone (unknown, revoked, its queue deleted, or another group''s), 2 = no room at present. With a group_id only group queues, to whose addresses (domain, group_id) is bound on first use unless they are last_resort; without one only contact queues. Addresses of deleted queues are dropped. At most one call in a transaction: it locks the queues in order';
 
 CREATE FUNCTION @extschema@.seal_addresses(
     addresses bytea[], queue_id bytea, OUT lookup bytea, OUT sealed_queue_id bytea)

@@ -64,9 +64,18 @@ GRANT EXECUTE ON FUNCTION ds.submit_message TO postern_server;
 -- qs
 GRANT EXECUTE ON FUNCTION qs.create_queue TO postern_server;
 GRANT EXECUTE ON FUNCTION qs.add_addresses TO postern_server;
+GRANT EXECUTE ON FUNCTION qs.revoke_addresses TO postern_server;
+GRANT EXECUTE ON FUNCTION qs.rotate_keys TO postern_server;
+GRANT EXECUTE ON FUNCTION qs.delete_queue TO postern_server;
 GRANT EXECUTE ON FUNCTION qs.deposit TO postern_server;
 GRANT EXECUTE ON FUNCTION qs.dequeue TO postern_server;
 GRANT EXECUTE ON FUNCTION qs.next_messages TO postern_server;
 GRANT EXECUTE ON FUNCTION qs.queues_with_messages TO postern_server;
 GRANT EXECUTE ON FUNCTION qs.start_upkeep TO postern_server;
 GRANT EXECUTE ON FUNCTION qs.keep_up TO postern_server;
+GRANT EXECUTE ON FUNCTION qs.publish_key_packages TO postern_server;
+GRANT EXECUTE ON FUNCTION qs.fetch_key_packages TO postern_server;
+GRANT EXECUTE ON FUNCTION qs.count_key_packages TO postern_server;
+GRANT EXECUTE ON FUNCTION qs.remove_key_packages TO postern_server;
+GRANT EXECUTE ON FUNCTION qs.load_stocks TO postern_server;
+GRANT EXECUTE ON FUNCTION qs.rotate_friendship_token TO postern_server;

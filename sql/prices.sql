@@ -11,9 +11,17 @@ WITH listed (endpoint, price) AS (VALUES
     ('ds.reserve_group_id', 1),
     ('ds.submit_message', 1),
     ('qs.add_addresses', 1),
+    ('qs.count_key_packages', 1),
     ('qs.create_queue', 1),
+    ('qs.delete_queue', 1),
     ('qs.deposit', 1),
-    ('qs.dequeue', 1)
+    ('qs.dequeue', 1),
+    ('qs.fetch_key_packages', 1),
+    ('qs.publish_key_packages', 1),
+    ('qs.remove_key_packages', 1),
+    ('qs.revoke_addresses', 1),
+    ('qs.rotate_friendship_token', 1),
+    ('qs.rotate_keys', 1)
 ), gone AS (
     DELETE FROM aas.prices p WHERE NOT EXISTS (SELECT FROM listed l WHERE l.endpoint = p.endpoint)
 )

@@ -70,9 +70,9 @@ client phone create-group climbing | shown
 client phone invite climbing "$bob"
 client phone invite climbing "$alice"
 
-step "4. Their devices answer with KeyPackages; the phone adds them with one commit."
-client bob follow --once | shown
+step "4. Her laptop is in it at once; Bob's device allows it, and the phone adds him."
 client laptop follow --once | shown
+client bob follow --once | shown
 client phone follow --once | shown
 client bob follow --once | shown
 client laptop follow --once | shown

@@ -14,6 +14,7 @@ use zeroize::ZeroizeOnDrop;
 
 use crate::{
     error::{Error, Result},
+    friendship::Friendship,
     store::{Tx, decode, encode},
 };
 
@@ -40,6 +41,9 @@ pub(crate) struct Account {
     /// Queues and contact are made; nothing is left to do.
     #[zeroize(skip)]
     pub ready: bool,
+    /// Absent in the state of a client of before there were friendships.
+    #[serde(default)]
+    pub friendship: Option<Friendship>,
 }
 
 impl Account {
@@ -55,6 +59,7 @@ impl Account {
             credential: None,
             registration: None,
             ready: false,
+            friendship: None,
         })
     }
 

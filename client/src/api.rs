@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use postern_protocol::{
-    Address, IssuedCredential, Payload, QueueId,
+    Address, FriendshipToken, IssuedCredential, Payload, QueueId,
     auth::{
         AuthenticationKeys, CommitIdentity, CredentialIssued, IdentityCommitted, PublishContact,
         RegisterUser, SignCredential, SignedContact, UserRecord,
@@ -14,7 +14,11 @@ use postern_protocol::{
     key::SigningKey,
     name::UserName,
     problem::ProblemType,
-    qs::{AddAddresses, CreateQueue, Deposit, Dequeue, Dequeued, QueueCreated},
+    qs::{
+        AddAddresses, CountKeyPackages, CreateQueue, DeleteQueue, Deposit, Dequeue, Dequeued,
+        FetchKeyPackages, KeyPackageBatch, KeyPackageStock, PublishKeyPackages, QueueCreated, QueuingKeys,
+        RemoveKeyPackages, RevokeAddresses, RotateFriendshipToken, RotateKeys,
+    },
 };
 
 use crate::{
@@ -79,15 +83,107 @@ impl Api {
         &self,
         queue: &QueueId,
         addresses: Vec<Address>,
+        last_resort: Vec<Address>,
         owner: &SigningKey,
     ) -> Result<()> {
         let request = Request::post(format!("/qs/queues/{}/addresses", queue.to_base64url()))
-            .cbor(&AddAddresses { addresses })
+            .cbor(&AddAddresses { addresses, last_resort })
             .signed_by(owner);
         match self.paid(request).await {
             // Fresh random bytes: if they exist, an attempt of ours whose answer was lost
             // made them.
             Err(error) if error.problem() == Some(ProblemType::AddressExists) => Ok(()),
+            answer => answer.map(drop),
+        }
+    }
+
+    pub(crate) async fn revoke_addresses(
+        &self,
+        queue: &QueueId,
+        addresses: Vec<Address>,
+        owner: &SigningKey,
+    ) -> Result<()> {
+        let request = Request::post(format!("/qs/queues/{}/addresses/revoke", queue.to_base64url()))
+            .cbor(&RevokeAddresses { addresses })
+            .signed_by(owner);
+        self.paid(request).await.map(drop)
+    }
+
+    pub(crate) async fn rotate_keys(
+        &self,
+        queue: &QueueId,
+        rotation: &RotateKeys,
+        owner: &SigningKey,
+    ) -> Result<()> {
+        let request = Request::post(format!("/qs/queues/{}/keys", queue.to_base64url()))
+            .cbor(rotation)
+            .signed_by(owner);
+        // Not found: our key is the old one, by an attempt of ours whose answer was lost.
+        self.gone(request).await
+    }
+
+    pub(crate) async fn delete_queue(
+        &self,
+        queue: &QueueId,
+        addresses: Vec<Address>,
+        owner: &SigningKey,
+    ) -> Result<()> {
+        let request = Request::post(format!("/qs/queues/{}/delete", queue.to_base64url()))
+            .cbor(&DeleteQueue { addresses })
+            .signed_by(owner);
+        self.gone(request).await
+    }
+
+    pub(crate) async fn publish_key_packages(
+        &self,
+        stock: PublishKeyPackages,
+        owner: &SigningKey,
+    ) -> Result<()> {
+        self.paid(Request::put("/qs/key-packages").cbor(&stock).signed_by(owner)).await.map(drop)
+    }
+
+    pub(crate) async fn count_key_packages(
+        &self,
+        count: &CountKeyPackages,
+        owner: &SigningKey,
+    ) -> Result<KeyPackageStock> {
+        self.paid(Request::post("/qs/key-packages/count").cbor(count).signed_by(owner)).await?.decode()
+    }
+
+    pub(crate) async fn remove_key_packages(
+        &self,
+        stock: &RemoveKeyPackages,
+        owner: &SigningKey,
+    ) -> Result<()> {
+        self.gone(Request::post("/qs/key-packages/remove").cbor(stock).signed_by(owner)).await
+    }
+
+    pub(crate) async fn rotate_friendship_token(
+        &self,
+        rotation: &RotateFriendshipToken,
+        owner: &SigningKey,
+    ) -> Result<()> {
+        // Not found: rotated by an attempt of ours whose answer was lost, or not there at all.
+        self.gone(Request::post("/qs/key-packages/rotate").cbor(rotation).signed_by(owner)).await
+    }
+
+    pub(crate) async fn fetch_key_packages(
+        &self,
+        friendship_token: FriendshipToken,
+    ) -> Result<KeyPackageBatch> {
+        let request = Request::post("/qs/key-packages/fetch").cbor(&FetchKeyPackages { friendship_token });
+        self.paid(request).await?.decode()
+    }
+
+    /// The keys that batches of KeyPackages are signed with.
+    pub(crate) async fn queuing_keys(&self) -> Result<QueuingKeys> {
+        self.http.send(&Request::get("/qs/keys")).await?.decode()
+    }
+
+    /// Sends what makes something disappear: what is not there is gone.
+    async fn gone(&self, request: Request) -> Result<()> {
+        match self.paid(request).await {
+            Err(error) if error.problem() == Some(ProblemType::NotFound) => Ok(()),
             answer => answer.map(drop),
         }
     }

@@ -86,8 +86,8 @@ enum Command {
     CreateGroup { title: String },
     /// Invite all devices of a user into a group
     #[command(long_about = "Invite all devices of a user into a group, or your own other devices by \
-                      your own name. Devices answer when they are online (`follow`); the next \
-                      `follow` or `invite` here adds them.")]
+                      your own name. The first time, a device of the user answers when it is \
+                      online (`follow`); the next `follow` or `invite` here adds them all.")]
     Invite {
         /// Title or id of the group
         group: String,
@@ -116,6 +116,20 @@ enum Command {
         /// Title or id of the group
         group: String,
     },
+    /// Leave a group and take nothing from it any more
+    BlockGroup {
+        /// Title or id of the group
+        group: String,
+    },
+    /// Keep a user from adding you to further groups
+    BlockUser {
+        /// bob@example.org
+        user: UserName,
+    },
+    /// Renew the keys of this device's mailboxes
+    RenewMailboxes,
+    /// Delete this device's mailboxes and keys, at the server and here
+    LogOut,
     /// Send a message; without text, what stdin holds
     Send {
         /// Title or id of the group
@@ -219,6 +233,28 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
             let group = client.find_group(&group)?.id;
             client.update(&group).await?;
             note(&format!("Keys renewed in {}", group_name(&client, &group)?));
+        }
+        Command::BlockGroup { group } => {
+            let client = place.open()?;
+            let group = client.find_group(&group)?.id;
+            client.block_group(&group).await?;
+            note(&format!("Nothing comes from {} any more", group_name(&client, &group)?));
+        }
+        Command::BlockUser { user } => {
+            place.open()?.block_user(&user).await?;
+            note(&format!("{user} cannot add you to groups any more"));
+        }
+        Command::RenewMailboxes => {
+            place.open()?.renew_mailbox_keys().await?;
+            note("Keys of the mailboxes renewed");
+        }
+        Command::LogOut => {
+            let client = place.open()?;
+            client.log_out().await?;
+            drop(client);
+            std::fs::remove_dir_all(&place.state)
+                .with_context(|| format!("cannot delete {}", place.state.display()))?;
+            note("This device has nothing at the server any more, and nothing here.");
         }
         Command::Send { group, text } => {
             let client = place.open()?;

@@ -8,7 +8,7 @@
 //! let alice = Client::register(Path::new("alice"), "http://127.0.0.1:8008", "alice").await?;
 //! let group = alice.create_group("climbing").await?;
 //! alice.invite(&group, &"bob@example.localhost".parse().unwrap()).await?;
-//! // Bob's devices answer when they are online; receiving adds them then.
+//! // One of Bob's devices answers when it is online; receiving adds them all then.
 //! alice.sync_until(Duration::from_secs(60), |event| matches!(event, Event::Added { .. })).await?;
 //! alice.send(&group, "hello").await?;
 //! # Ok(())
@@ -31,25 +31,25 @@ use postern_protocol::{
     ds::{GroupId, MessageAccepted},
     mls::DeliveryAddress,
     name::UserName,
-    qs::{QueueKind, QueuePayload},
+    qs::{QueueKind, QueuePayload, RemoveKeyPackages},
 };
 use rusqlite::params;
 
 use crate::{
     account::Account,
     api::Api,
-    contact::{self, ContactRequest, LetterBody, RequestId},
-    eid,
+    contact, eid,
     error::{Error, Result},
     event::{self, Event, EventId, Member},
+    friendship::{self, Friendship},
     group::{self, Change, Group},
     http::Http,
     identity::{self, VerifiedUser},
     link::{LinkGrant, LinkRequest},
     message::Content,
-    setup,
+    setup, stock,
     store::{Options, Store, decode},
-    submit::Submission,
+    submit::{Submission, group_ids},
     sync::{self, Follower, load_queue},
     wallet::Wallet,
 };
@@ -137,8 +137,8 @@ impl Client {
         setup::request_link(directory, server, user, &Options::default())
     }
 
-    /// The second: on a device the user has. Asking again for the same request gives the
-    /// same grant.
+    /// The second: on a device the user has. Asking again for the same request adds nothing
+    /// and grants the same.
     ///
     /// # Errors
     /// [`Error::BadBlob`] for a request that is damaged or another user's.
@@ -154,7 +154,9 @@ impl Client {
             .read(|tx| Ok(eid::parse_device(tx, &account.user, request.key_package.as_bytes())))?
             .ok_or(Error::BadBlob("link request"))?;
         let welcome = eid::add(&inner.api, &inner.store, account, &device).await?;
-        Ok(LinkGrant { user: account.user.clone(), welcome })
+        let secrets = inner.friendship()?.secrets.clone();
+        let friendship = contact::seal_secrets(&request.hpke_key, &device.client_key, &secrets)?;
+        Ok(LinkGrant { user: account.user.clone(), welcome, friendship })
     }
 
     /// The third: on the new device again.
@@ -173,7 +175,7 @@ impl Client {
 
     /// The key this device is known by at the AS.
     pub fn client_key(&self) -> PublicKey {
-        self.inner.account.client_key().public_key()
+        self.inner.client_key()
     }
 
     pub fn server(&self) -> &str {
@@ -195,7 +197,7 @@ impl Client {
         let inner = &self.inner;
         let address = sync::fresh_address()?;
         let queue = inner.store.read(|tx| load_queue(tx, QueueKind::Group))?;
-        inner.api.add_addresses(&queue.id, vec![address], &queue.owner).await?;
+        inner.api.add_addresses(&queue.id, vec![address], Vec::new(), &queue.owner).await?;
         let id = inner.api.reserve_group_id().await?;
         let _step = inner.store.step().await?;
         let delivery = DeliveryAddress { domain: self.user().domain().clone(), address };
@@ -274,9 +276,9 @@ impl Client {
         self.inner.store.read(|tx| Ok(Group::load(tx, group)?.epoch()))
     }
 
-    /// Invites all devices of a user, our own other devices when it is our own name. Those
-    /// whose KeyPackages are at hand are added at once; the others are asked, and added
-    /// when their answer is received.
+    /// Invites all devices of a user, our own other devices when it is our own name. They are
+    /// added at once if the user allowed it before; else the user is asked, and they are
+    /// added when the answer of one of them is received.
     ///
     /// # Errors
     /// [`Error::NotAdmin`], [`Error::NoContact`], `not-found` for an unknown user, [`Error::Identity`] when the
@@ -295,12 +297,12 @@ impl Client {
             return Err(Error::NoContact);
         }
         inner.store.write(|tx| {
-            let account = Account::load(tx)?.ok_or(Error::NotReady)?;
             let loaded = Group::load(tx, group)?;
             if !loaded.is_admin(&loaded.leaf.public_key()) {
                 return Err(Error::NotAdmin);
             }
             let members = client_keys(&group::members_claims(tx, &loaded)?);
+            let mut missing = Vec::new();
             for (client_key, contact) in &devices {
                 if members.contains(client_key) {
                     continue;
@@ -309,20 +311,17 @@ impl Client {
                     "INSERT OR IGNORE INTO invitations (group_id, client_key, user) VALUES (?1, ?2, ?3)",
                     params![group.to_mls(), client_key.as_bytes(), user.to_string()],
                 )?;
-                if group::key_package_of(tx, client_key)?.is_some() {
-                    continue;
+                if group::key_package_of(tx, client_key)?.is_none() {
+                    missing.push((*client_key, *contact));
                 }
-                let request_id = RequestId::new(rand::random());
-                let request = ContactRequest { request_id, contact: account.contact()? };
-                let body = LetterBody::Request(request);
-                let payload = contact::seal(contact, &account.client_key(), account.credential()?, &body)?;
-                tx.sql().execute(
-                    "INSERT INTO requests (request_id, client_key, user) VALUES (?1, ?2, ?3)",
-                    params![request_id.as_bytes(), client_key.as_bytes(), user.to_string()],
-                )?;
-                sync::keep_deposit(tx, user, &contact.address, &payload, None)?;
             }
-            Ok(())
+            if missing.is_empty() {
+                return Ok(());
+            }
+            if *user == inner.account.user || friendship::friend(tx, user)?.is_some() {
+                return friendship::want_key_packages(tx, user);
+            }
+            sync::ask(tx, user, &missing)
         })?;
         inner.errands(&step).await?;
         self.inner.store.read(|tx| {
@@ -368,6 +367,81 @@ impl Client {
                 Ok(is_member.then(|| Change::Remove(vec![leaf_key])))
             })
             .await
+    }
+
+    /// Leaves a group without asking it: its messages reach this device no more, and who is in
+    /// it learns no more than that.
+    ///
+    /// # Errors
+    /// [`Error::NotMember`], [`Error::UnknownGroup`]. After [`Error::Unreachable`] the next step
+    /// goes on with it.
+    pub async fn block_group(&self, group: &GroupId) -> Result<()> {
+        let inner = &self.inner;
+        let step = inner.store.step().await?;
+        inner.store.write(|tx| Group::load(tx, group)?.leave(tx))?;
+        inner.errands(&step).await
+    }
+
+    /// Keeps a user from adding this one's devices to further groups. All other contacts, and
+    /// the user's own devices, are told another friendship token.
+    ///
+    /// # Errors
+    /// As [`Self::look_up`], for the user's own name. After [`Error::Unreachable`] the next step
+    /// goes on with it.
+    pub async fn block_user(&self, user: &UserName) -> Result<()> {
+        let inner = &self.inner;
+        let own = self.look_up(self.user()).await?;
+        let step = inner.store.step().await?;
+        // One after the other: an earlier rotation is at the QS before the next begins.
+        inner.errands(&step).await?;
+        let devices: Vec<_> = own
+            .clients
+            .iter()
+            .filter_map(|client| Some((client.client_key, client.contact.as_ref()?)))
+            .collect();
+        inner.store.write(|tx| friendship::block(tx, user, &devices))?;
+        inner.errands(&step).await
+    }
+
+    /// Takes new keys for this device's mailboxes (post-compromise security): whoever got hold of
+    /// the old ones reads nothing that comes from now on.
+    ///
+    /// # Errors
+    /// After [`Error::Unreachable`] the next step goes on with it.
+    pub async fn renew_mailbox_keys(&self) -> Result<()> {
+        let inner = &self.inner;
+        let step = inner.store.step().await?;
+        inner.renew_mailbox_keys(&step).await?;
+        inner.errands(&step).await
+    }
+
+    /// Gives up everything that this device has at the server: its KeyPackages, its mailboxes
+    /// with whatever waits in them, and their addresses. Then it is no client any more; its
+    /// directory may be deleted. The user's other devices see it in the user's identity until
+    /// they remove it there.
+    ///
+    /// # Errors
+    /// Passing ones: call again.
+    pub async fn log_out(&self) -> Result<()> {
+        let inner = &self.inner;
+        let _step = inner.store.step().await?;
+        let friendship = inner.friendship()?;
+        let stock = RemoveKeyPackages { friendship_token: friendship.token(), stock_id: friendship.stock_id };
+        inner.api.remove_key_packages(&stock, &friendship.secrets.owner()).await?;
+        let (group, contact, addresses) = inner.store.read(|tx| {
+            let mut addresses = stock::addresses(tx)?;
+            for group in group_ids(tx, "SELECT group_id FROM groups WHERE active = 1")? {
+                addresses.extend(Group::load(tx, &group)?.delivery_address());
+            }
+            Ok((load_queue(tx, QueueKind::Group)?, load_queue(tx, QueueKind::Contact)?, addresses))
+        })?;
+        inner.api.delete_queue(&group.id, addresses, &group.owner).await?;
+        let address = vec![inner.account.contact_address];
+        inner.api.delete_queue(&contact.id, address, &contact.owner).await?;
+        inner.store.write(|tx| {
+            tx.sql().execute("DELETE FROM account", [])?;
+            Ok(())
+        })
     }
 
     /// Renews this device's keys in the group (post-compromise security).
@@ -458,7 +532,8 @@ impl Client {
     }
 
     /// Whether something is on its way that a later step has to finish: unanswered
-    /// messages, unsent deposits, unanswered contact requests, introductions.
+    /// messages, unsent deposits, unanswered contact requests, KeyPackages to fetch or publish,
+    /// introductions.
     ///
     /// # Errors
     /// [`Error::Database`].
@@ -466,7 +541,8 @@ impl Client {
         self.inner.store.read(|tx| {
             Ok(tx.sql().query_row(
                 "SELECT EXISTS (SELECT 1 FROM submissions) OR EXISTS (SELECT 1 FROM deposits)
-                     OR EXISTS (SELECT 1 FROM received_requests)
+                     OR EXISTS (SELECT 1 FROM received_requests) OR EXISTS (SELECT 1 FROM fetches)
+                     OR EXISTS (SELECT 1 FROM publications) OR EXISTS (SELECT 1 FROM revocations)
                      OR EXISTS (SELECT 1 FROM groups WHERE introduce = 1 AND active = 1)",
                 [],
                 |row| row.get(0),
@@ -520,6 +596,14 @@ impl Client {
     /// [`Error::NotMember`].
     pub fn outstanding(&self, group: &GroupId) -> Result<Option<Submission>> {
         self.inner.outstanding(group)
+    }
+
+    /// As if a day had passed since this device asked how many KeyPackages it has in stock.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub fn forget_the_count(&self) -> Result<()> {
+        self.inner.store.write(stock::forget_the_count)
     }
 
     /// Sends the bytes with a fresh token and changes nothing here.
@@ -579,6 +663,15 @@ impl Client {
 }
 
 impl Inner {
+    pub(crate) fn friendship(&self) -> Result<Friendship> {
+        let account = self.store.read(Account::load)?.ok_or(Error::NotReady)?;
+        account.friendship.clone().ok_or(Error::NotReady)
+    }
+
+    pub(crate) fn client_key(&self) -> PublicKey {
+        self.account.client_key().public_key()
+    }
+
     /// Clients that a lookup did not confirm: they are not looked up over and over.
     pub(crate) fn doubted(&self) -> MutexGuard<'_, HashSet<PublicKey>> {
         self.doubted.lock().unwrap_or_else(PoisonError::into_inner)

@@ -1,7 +1,7 @@
-//! First contact (QS-2): a client that wants to add another to a group asks it for
-//! KeyPackages through its contact queue and gets them through its own. Nobody between
-//! sees more than a sealed deposit. This module has the bytes; when they are sent is
-//! decided in [`crate::sync`].
+//! First contact (QS-2): a client that wants to add a user to groups asks the user's devices
+//! through their contact queues, and gets the user's friendship (QS-6) through its own.
+//! Nobody between sees more than a sealed deposit. This module has the bytes; when they are
+//! sent is decided in [`crate::sync`].
 //!
 //! A deposit is `enc (32) || ciphertext`, HPKE base mode (RFC 9180) with X25519,
 //! HKDF-SHA256 and AES-256-GCM to the key in the receiver's contact, info
@@ -12,22 +12,20 @@ use hpke::{
     kem::X25519HkdfSha256,
 };
 use postern_protocol::{
-    Address, IssuedCredential, MlsMessage, Payload, PublicKey, Signature, auth::SignedContact,
+    Address, HpkePublicKey, IssuedCredential, Payload, PublicKey, Signature, auth::SignedContact,
     chain::HpkePrivateKey, credential::ClientCredential, encoding::Encoding, key::SigningKey,
 };
 use serde::{Deserialize, Serialize};
 
 use crate::{
     error::{Error, Result},
-    identity::IdentityLink,
+    friendship::{Friend, FriendshipSecrets},
 };
 
 const INFO: &[u8] = b"postern contact";
+const LINK_INFO: &[u8] = b"postern link";
 const LABEL: &[u8] = b"Postern contact letter";
 const ENCAPSULATED: usize = 32;
-
-/// How many KeyPackages an answer carries.
-pub(crate) const KEY_PACKAGES: usize = 5;
 
 /// From one client to another, signed by its sender for this receiver.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -45,6 +43,10 @@ pub struct Letter {
 pub enum LetterBody {
     Request(ContactRequest),
     Answer(ContactAnswer),
+    /// "This is our friendship now", to those who had it before.
+    Renewal(Friend),
+    /// The same among a user's own devices.
+    Secrets(FriendshipSecrets),
 }
 
 /// "I would like to add you to groups."
@@ -55,20 +57,11 @@ pub struct ContactRequest {
     pub contact: SignedContact,
 }
 
-/// "These are for you", one delivery address in each.
+/// "With this, fetch KeyPackages of all my user's devices, whenever you like."
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ContactAnswer {
     pub request_id: RequestId,
-    pub key_packages: Vec<OfferedKeyPackage>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct OfferedKeyPackage {
-    /// An `MLSMessage` holding a KeyPackage.
-    pub key_package: MlsMessage,
-    /// For the KeyPackage's leaf key, without a group: lets the inviter introduce the
-    /// new member to the others.
-    pub link: IdentityLink,
+    pub friend: Friend,
 }
 
 /// 16 random bytes, which tie an answer to its request.
@@ -92,45 +85,73 @@ pub(crate) fn seal(
     let body = Payload::new(Encoding::Cbor.encode(body));
     let signature = client.sign(&to_be_signed(&to.address, &body));
     let letter = Encoding::Cbor.encode(&Letter { credential, body, signature });
-    let unusable = || Error::BadBlob("contact");
-    let key =
-        <X25519HkdfSha256 as Kem>::PublicKey::from_bytes(to.hpke_key.as_bytes()).map_err(|_| unusable())?;
-    let (encapsulated, ciphertext) = hpke::single_shot_seal::<AesGcm256, HkdfSha256, X25519HkdfSha256>(
-        &OpModeS::Base,
-        &key,
-        INFO,
-        &letter,
-        to.address.as_bytes(),
-    )
-    .map_err(|_| unusable())?;
-    let mut sealed = encapsulated.to_bytes().to_vec();
-    sealed.extend_from_slice(&ciphertext);
-    Ok(Payload::new(sealed))
+    Ok(Payload::new(seal_to(&to.hpke_key, INFO, to.address.as_bytes(), &letter)?))
 }
 
 /// Opens a deposit made to `address`; `None` for anything but a letter signed by its sender.
 pub(crate) fn open(payload: &Payload, address: &Address, private: &HpkePrivateKey) -> Option<OpenedLetter> {
-    let (encapsulated, ciphertext) = payload.as_bytes().split_at_checked(ENCAPSULATED)?;
-    let encapsulated = <X25519HkdfSha256 as Kem>::EncappedKey::from_bytes(encapsulated).ok()?;
-    let private = <X25519HkdfSha256 as Kem>::PrivateKey::from_bytes(private.as_bytes()).ok()?;
-    let letter = hpke::single_shot_open::<AesGcm256, HkdfSha256, X25519HkdfSha256>(
-        &OpModeR::Base,
-        &private,
-        &encapsulated,
-        INFO,
-        ciphertext,
-        address.as_bytes(),
-    )
-    .ok()?;
+    let letter = open_with(private, INFO, address.as_bytes(), payload.as_bytes())?;
     let letter: Letter = Encoding::Cbor.decode(&letter).ok()?;
     let sender = ClientCredential::parse(&letter.credential).ok()?;
     sender.client_key.verify(&to_be_signed(address, &letter.body), &letter.signature).ok()?;
     let body: LetterBody = Encoding::Cbor.decode(letter.body.as_bytes()).ok()?;
     let answerable = match &body {
         LetterBody::Request(request) => is_of(&request.contact, sender.client_key),
-        LetterBody::Answer(_) => true,
+        _ => true,
     };
     answerable.then_some(OpenedLetter { sender, body })
+}
+
+/// Seals the friendship for a device that is being added to the user; `client_key` is the
+/// device's.
+pub(crate) fn seal_secrets(
+    to: &HpkePublicKey,
+    client_key: &PublicKey,
+    secrets: &FriendshipSecrets,
+) -> Result<Payload> {
+    let secrets = Encoding::Cbor.encode(secrets);
+    Ok(Payload::new(seal_to(to, LINK_INFO, client_key.as_bytes(), &secrets)?))
+}
+
+pub(crate) fn open_secrets(
+    sealed: &Payload,
+    client_key: &PublicKey,
+    private: &HpkePrivateKey,
+) -> Option<FriendshipSecrets> {
+    let secrets = open_with(private, LINK_INFO, client_key.as_bytes(), sealed.as_bytes())?;
+    Encoding::Cbor.decode(&secrets).ok()
+}
+
+/// `enc || ciphertext`, in the mode and with the algorithms that this module's text names.
+fn seal_to(key: &HpkePublicKey, info: &[u8], aad: &[u8], plaintext: &[u8]) -> Result<Vec<u8>> {
+    let unusable = || Error::BadBlob("contact");
+    let key = <X25519HkdfSha256 as Kem>::PublicKey::from_bytes(key.as_bytes()).map_err(|_| unusable())?;
+    let (encapsulated, ciphertext) = hpke::single_shot_seal::<AesGcm256, HkdfSha256, X25519HkdfSha256>(
+        &OpModeS::Base,
+        &key,
+        info,
+        plaintext,
+        aad,
+    )
+    .map_err(|_| unusable())?;
+    let mut sealed = encapsulated.to_bytes().to_vec();
+    sealed.extend_from_slice(&ciphertext);
+    Ok(sealed)
+}
+
+fn open_with(private: &HpkePrivateKey, info: &[u8], aad: &[u8], sealed: &[u8]) -> Option<Vec<u8>> {
+    let (encapsulated, ciphertext) = sealed.split_at_checked(ENCAPSULATED)?;
+    let encapsulated = <X25519HkdfSha256 as Kem>::EncappedKey::from_bytes(encapsulated).ok()?;
+    let private = <X25519HkdfSha256 as Kem>::PrivateKey::from_bytes(private.as_bytes()).ok()?;
+    hpke::single_shot_open::<AesGcm256, HkdfSha256, X25519HkdfSha256>(
+        &OpModeR::Base,
+        &private,
+        &encapsulated,
+        info,
+        ciphertext,
+        aad,
+    )
+    .ok()
 }
 
 fn is_of(contact: &SignedContact, client: PublicKey) -> bool {

@@ -69,12 +69,12 @@ pub enum Event {
         epoch: u64,
         by: Member,
     },
-    /// Somebody asked for KeyPackages to add this client to a group.
+    /// Somebody asked to be allowed to add this user to groups.
     ContactRequested {
         user: UserName,
         accepted: bool,
     },
-    /// Somebody we asked answered.
+    /// Somebody allows us to add all of their devices to groups.
     ContactAnswered {
         user: UserName,
     },

@@ -3,32 +3,33 @@
 //! the DS is the business of [`crate::submit`].
 
 use openmls::prelude::{
-    BasicCredential, Extension, Extensions, GroupContext, GroupId as MlsGroupId, KeyPackage, LeafNode,
-    LeafNodeIndex, MIXED_PLAINTEXT_WIRE_FORMAT_POLICY, MlsGroup, MlsMessageBodyIn, MlsMessageOut,
+    BasicCredential, Extension, Extensions, GroupContext, GroupId as MlsGroupId, KeyPackage, KeyPackageRef,
+    LeafNode, LeafNodeIndex, MIXED_PLAINTEXT_WIRE_FORMAT_POLICY, MlsGroup, MlsMessageBodyIn, MlsMessageOut,
     ProcessMessageError, ProcessedMessageContent, Proposal, ProtocolMessage, RequiredCapabilitiesExtension,
     Sender, StagedCommit, StagedWelcome, UnknownExtension, ValidationError, WelcomeError,
 };
 use openmls_traits::OpenMlsProvider as _;
 use postern_protocol::{
-    GroupInfo, MlsMessage, PublicKey, RatchetTree, StateKey, Welcome,
+    Address, GroupInfo, MlsMessage, PublicKey, RatchetTree, StateKey, Welcome,
     credential::ClientCredential,
     ds::{CreateGroup, GroupId, SubmitMessage},
     encoding::Encoding,
     key::SigningKey,
     mls::{DELIVERY_ADDRESS, DeliveryAddress, GROUP_POLICY, GroupPolicy, Pseudonym},
-    name::UserName,
+    qs::StockedKeyPackage,
 };
 use rusqlite::{OptionalExtension as _, params};
 use tls_codec::Serialize as _;
 
 use crate::{
     account::Account,
-    contact::OfferedKeyPackage,
     error::{Error, Result},
     event::{self, Event, Member},
+    friendship::Friend,
     identity::IdentityLink,
     message::{ApplicationMessage, Content, RosterEntry},
     mls::{self, CIPHERSUITE, EXTENSIONS, LeafSigner},
+    stock,
     store::{Tx, decode, encode, fixed, integer},
 };
 
@@ -308,11 +309,38 @@ impl Group {
         self.mls.has_pending_proposals()
     }
 
+    /// Where this client's messages of the group go.
+    pub(crate) fn delivery_address(&self) -> Option<Address> {
+        let extension = self.mls.own_leaf_node()?.extensions().unknown(DELIVERY_ADDRESS)?;
+        DeliveryAddress::from_bytes(&extension.0).ok().map(|delivery| delivery.address)
+    }
+
+    /// Ends this client's part in the group. Nothing of it is kept that could open its
+    /// messages, and its address leads nowhere any more.
+    pub(crate) fn leave(&mut self, tx: &Tx<'_>) -> Result<()> {
+        let address = self.delivery_address();
+        forget_commit(tx, &self.id)?;
+        forget_message(tx, &self.id)?;
+        self.mls.delete(tx.storage())?;
+        let id = self.id.to_mls();
+        tx.sql().execute("UPDATE groups SET active = 0 WHERE group_id = ?1", [&id])?;
+        tx.sql().execute("DELETE FROM invitations WHERE group_id = ?1", [&id])?;
+        let leaf_key = self.leaf.public_key();
+        // A last-resort KeyPackage serves other groups, with its key and address.
+        if !stock::holds(tx, &leaf_key)? && !uses_leaf_key(tx, leaf_key.as_bytes())? {
+            forget_leaf_key(tx, leaf_key.as_bytes())?;
+            if let Some(address) = address {
+                stock::revoke_later(tx, &address)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Forgets a group that the DS never made.
     pub(crate) fn forget(&mut self, tx: &Tx<'_>) -> Result<()> {
         self.mls.delete(tx.storage())?;
         tx.sql().execute("DELETE FROM groups WHERE group_id = ?1", [self.id.to_mls()])?;
-        forget_leaf_key(tx, &self.leaf)
+        forget_leaf_key(tx, self.leaf.public_key().as_bytes())
     }
 
     fn removed_by(&self, change: &Change) -> Result<Vec<LeafNodeIndex>> {
@@ -410,17 +438,11 @@ fn receive_commit(
     }
     let lost_commit = group.mls.pending_commit().is_some();
     group.mls.merge_staged_commit(tx, commit).map_err(Error::mls("cannot apply a commit"))?;
-    if lost_commit || left {
+    if lost_commit {
         forget_commit(tx, &group.id)?;
     }
     if left {
-        forget_message(tx, &group.id)?;
-        // Nothing of the group is kept that could open its messages.
-        group.mls.delete(tx.storage())?;
-        let id = group.id.to_mls();
-        tx.sql().execute("UPDATE groups SET active = 0 WHERE group_id = ?1", [&id])?;
-        tx.sql().execute("DELETE FROM invitations WHERE group_id = ?1", [&id])?;
-        forget_leaf_key(tx, &group.leaf)?;
+        group.leave(tx)?;
     }
     Ok(())
 }
@@ -500,70 +522,98 @@ pub(crate) fn join(tx: &Tx<'_>, welcome: &Welcome) -> Result<(), Rejection> {
     let group = staged.into_group(tx).map_err(refused)?;
     policy(&group).map_err(|_| invalid("a group has no policy"))?;
     insert(tx, &id, "", &leaf_key)?;
+    stock::used(tx, &leaf_key)?;
     Ok(Event::Joined { group: id }.record(tx)?)
 }
 
-/// Makes a KeyPackage for somebody who wants to add this client to a group.
-pub(crate) fn offer_key_package(
+/// A KeyPackage of ours, for friends.
+pub(crate) struct OwnKeyPackage {
+    pub package: StockedKeyPackage,
+    pub leaf_key: PublicKey,
+    /// What openmls keeps its private keys under.
+    pub reference: KeyPackageRef,
+    /// Seconds since 1970.
+    pub expires: u64,
+}
+
+/// Makes a KeyPackage for friends who want to add this client to a group.
+pub(crate) fn make_key_package(
     tx: &Tx<'_>,
     account: &Account,
+    friend: &Friend,
     delivery: &DeliveryAddress,
-) -> Result<OfferedKeyPackage> {
+    last_resort: bool,
+) -> Result<OwnKeyPackage> {
+    let what = "cannot make a KeyPackage";
     let leaf = SigningKey::generate();
+    let leaf_key = leaf.public_key();
     let pseudonym = Pseudonym::random();
-    let bundle = KeyPackage::builder()
+    let mut builder = KeyPackage::builder()
         .key_package_lifetime(mls::lifetime())
         .leaf_node_capabilities(mls::capabilities())
-        .leaf_node_extensions(leaf_extensions(delivery)?)
-        .build(CIPHERSUITE, tx, &LeafSigner(&leaf), mls::credential(pseudonym.0.to_vec(), leaf.public_key()))
-        .map_err(Error::mls("cannot make a KeyPackage"))?;
+        .leaf_node_extensions(leaf_extensions(delivery)?);
+    if last_resort {
+        builder = builder.mark_as_last_resort();
+    }
+    let bundle = builder
+        .build(CIPHERSUITE, tx, &LeafSigner(&leaf), mls::credential(pseudonym.0.to_vec(), leaf_key))
+        .map_err(Error::mls(what))?;
     keep_leaf_key(tx, &leaf)?;
-    let message = MlsMessageOut::from(bundle.key_package().clone());
-    Ok(OfferedKeyPackage {
-        key_package: MlsMessage::new(mls::message_bytes(&message)?),
-        link: IdentityLink::sign(&account.client_key(), account.credential()?, None, &leaf.public_key()),
+    let key_package = bundle.key_package();
+    let message = MlsMessageOut::from(key_package.clone());
+    let link = IdentityLink::sign(&account.client_key(), account.credential()?, None, &leaf_key);
+    Ok(OwnKeyPackage {
+        package: StockedKeyPackage {
+            key_package: MlsMessage::new(mls::message_bytes(&message)?),
+            attachment: friend.seal_link(tx.crypto(), &leaf_key, &link)?,
+        },
+        leaf_key,
+        reference: key_package.hash_ref(tx.crypto()).map_err(Error::mls(what))?,
+        expires: key_package.life_time().not_after(),
     })
 }
 
-/// Keeps a KeyPackage that `client_key` made for us; false if it is unusable.
-pub(crate) fn keep_key_package(
+/// A KeyPackage of a friend's device: well-formed, and linked to the client that it claims.
+pub(crate) struct FriendsKeyPackage {
+    /// Whom the AS has to vouch for.
+    pub client: ClientCredential,
+    leaf_key: PublicKey,
+    key_package: MlsMessage,
+    link: IdentityLink,
+}
+
+/// Opens what a friend's device published; `None` if it is unusable.
+pub(crate) fn open_key_package(
     tx: &Tx<'_>,
-    client_key: &PublicKey,
-    user: &UserName,
-    offered: &OfferedKeyPackage,
-) -> Result<bool> {
-    let Some(key_package) = mls::parse_key_package(offered.key_package.as_bytes(), tx.crypto()) else {
-        return Ok(false);
-    };
+    friend: &Friend,
+    stocked: &StockedKeyPackage,
+) -> Option<FriendsKeyPackage> {
+    let key_package = mls::parse_key_package(stocked.key_package.as_bytes(), tx.crypto())?;
     let leaf = key_package.leaf_node();
-    let Some(leaf_key) = mls::public_key(leaf.signature_key().as_slice()) else {
-        return Ok(false);
-    };
-    let has_address = leaf
-        .extensions()
-        .unknown(DELIVERY_ADDRESS)
-        .is_some_and(|extension| DeliveryAddress::from_bytes(&extension.0).is_ok());
-    let linked = ClientCredential::parse(&offered.link.credential).is_ok_and(|credential| {
-        let signed = IdentityLink::to_be_signed(None, &leaf_key);
-        credential.client_key == *client_key
-            && credential.user == *user
-            && client_key.verify(&signed, &offered.link.signature).is_ok()
-    });
-    if !has_address || !linked {
-        return Ok(false);
-    }
+    let leaf_key = mls::public_key(leaf.signature_key().as_slice())?;
+    let address = leaf.extensions().unknown(DELIVERY_ADDRESS)?;
+    DeliveryAddress::from_bytes(&address.0).ok()?;
+    let link = friend.open_link(tx.crypto(), &leaf_key, &stocked.attachment)?;
+    let client = ClientCredential::parse(&link.credential).ok()?;
+    client.client_key.verify(&IdentityLink::to_be_signed(None, &leaf_key), &link.signature).ok()?;
+    Some(FriendsKeyPackage { client, leaf_key, key_package: stocked.key_package.clone(), link })
+}
+
+/// Keeps a friend's KeyPackage, whose client was confirmed, for the next groups. One of last
+/// resort that we had before stays reserved for what it is.
+pub(crate) fn keep_key_package(tx: &Tx<'_>, package: &FriendsKeyPackage) -> Result<()> {
     tx.sql().execute(
         "INSERT OR IGNORE INTO key_packages (leaf_key, client_key, user, key_package, link)
          VALUES (?1, ?2, ?3, ?4, ?5)",
         params![
-            leaf_key.as_bytes(),
-            client_key.as_bytes(),
-            user.to_string(),
-            offered.key_package.as_bytes(),
-            encode(&offered.link)
+            package.leaf_key.as_bytes(),
+            package.client.client_key.as_bytes(),
+            package.client.user.to_string(),
+            package.key_package.as_bytes(),
+            encode(&package.link)
         ],
     )?;
-    Ok(true)
+    Ok(())
 }
 
 /// The leaf key of a usable KeyPackage of a client, if one is at hand.
@@ -753,9 +803,15 @@ fn keep_leaf_key(tx: &Tx<'_>, key: &SigningKey) -> Result<()> {
     Ok(())
 }
 
-fn forget_leaf_key(tx: &Tx<'_>, key: &SigningKey) -> Result<()> {
-    tx.sql().execute("DELETE FROM leaf_keys WHERE public_key = ?1", [key.public_key().as_bytes()])?;
+pub(crate) fn forget_leaf_key(tx: &Tx<'_>, public_key: &[u8]) -> Result<()> {
+    tx.sql().execute("DELETE FROM leaf_keys WHERE public_key = ?1", [public_key])?;
     Ok(())
+}
+
+/// Whether this client acts under a leaf key in any group.
+pub(crate) fn uses_leaf_key(tx: &Tx<'_>, public_key: &[u8]) -> Result<bool> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM groups WHERE leaf_key = ?1 AND active = 1)";
+    Ok(tx.sql().prepare_cached(sql)?.query_row([public_key], |row| row.get(0))?)
 }
 
 fn leaf_key_of(tx: &Tx<'_>, public_key: &[u8]) -> Result<Option<SigningKey>> {
@@ -825,8 +881,9 @@ fn is_repeat(error: &ProcessMessageError<rusqlite::Error>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::friendship::FriendshipSecrets;
     use crate::store::{Options, Store};
-    use postern_protocol::{Address, credential::ClientCredential};
+    use postern_protocol::name::UserName;
 
     /// A client without a server: what one sends is handed to the other by the test.
     struct Person {
@@ -924,12 +981,16 @@ mod tests {
         /// Offers `inviter` a KeyPackage; its leaf key.
         fn offer_to(&self, inviter: &Person) -> PublicKey {
             let account = self.account();
-            let offered = self.store.write(|tx| offer_key_package(tx, &account, &delivery())).unwrap();
+            let friend = FriendshipSecrets::generate().unwrap().friend.clone();
+            let make = |tx: &Tx<'_>| make_key_package(tx, &account, &friend, &delivery(), false);
+            let own = self.store.write(make).unwrap();
             let client_key = account.client_key().public_key();
             inviter
                 .store
                 .write(|tx| {
-                    assert!(keep_key_package(tx, &client_key, &self.user, &offered)?);
+                    let opened = open_key_package(tx, &friend, &own.package).expect("it is for us");
+                    assert_eq!((&opened.client.user, opened.client.client_key), (&self.user, client_key));
+                    keep_key_package(tx, &opened)?;
                     key_package_of(tx, &client_key)
                 })
                 .unwrap()

@@ -9,10 +9,10 @@ use openmls_rust_crypto::OpenMlsRustCrypto;
 use openmls_traits::OpenMlsProvider as _;
 use postern_protocol::{
     IssuedCredential, PublicKey, Signature,
-    auth::{AuthenticationKey, SignedContact, UserRecord},
+    auth::{SignedContact, UserRecord},
     credential::ClientCredential,
     ds::GroupId,
-    key::SigningKey,
+    key::{PublishedKey, SigningKey},
     name::UserName,
 };
 use rusqlite::{OptionalExtension as _, params};
@@ -136,7 +136,7 @@ struct Eid {
 fn verify(
     record: &UserRecord,
     name: &UserName,
-    keys: &[AuthenticationKey],
+    keys: &[PublishedKey],
     now: u64,
 ) -> Result<(VerifiedUser, Eid), IdentityError> {
     if record.name != *name {
@@ -166,12 +166,12 @@ fn verify(
 /// Verifies that a published key of the AS signed a credential and that it is valid now.
 pub(crate) fn verify_credential(
     credential: &IssuedCredential,
-    keys: &[AuthenticationKey],
+    keys: &[PublishedKey],
     now: u64,
 ) -> Result<ClientCredential, IdentityError> {
     let issuer = ClientCredential::parse(credential).map_err(|_| IdentityError::Credential)?.issuer_key;
     keys.iter()
-        .find(|key| key.public_key == issuer && key.not_before <= now && now <= key.not_after)
+        .find(|key| key.public_key == issuer && key.is_valid_at(now))
         .ok_or(IdentityError::Credential)?;
     ClientCredential::verify(credential, issuer, now).map_err(|_| IdentityError::Credential)
 }
@@ -316,7 +316,7 @@ mod tests {
 
         fn verify(&self, record: &UserRecord) -> Result<VerifiedUser, IdentityError> {
             let key =
-                AuthenticationKey { public_key: self.issuer.public_key(), not_before: 0, not_after: 2 * NOW };
+                PublishedKey { public_key: self.issuer.public_key(), not_before: 0, not_after: 2 * NOW };
             verify(record, &self.name, &[key], NOW).map(|(user, _)| user)
         }
     }

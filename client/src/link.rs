@@ -1,11 +1,11 @@
 //! Adding a device (AS-3): the two blobs that travel between a new device and one the user
-//! has already, by any way the user trusts. Neither holds a secret: the Welcome inside the
-//! grant is encrypted to the key that the request came with.
+//! has already, by any way the user trusts. Neither holds a secret in clear: what is inside
+//! the grant is encrypted to the keys that the request came with.
 //!
 //! A blob is one line of text: its label, a dot, and CBOR in unpadded base64url.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use postern_protocol::{MlsMessage, Welcome, encoding::Encoding, name::UserName};
+use postern_protocol::{HpkePublicKey, MlsMessage, Payload, Welcome, encoding::Encoding, name::UserName};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::error::{Error, Result};
@@ -16,6 +16,8 @@ pub struct LinkRequest {
     pub user: UserName,
     /// An `MLSMessage` holding a KeyPackage for the EID; its leaf key is the client key.
     pub key_package: MlsMessage,
+    /// What the user's friendship is sealed to.
+    pub hpke_key: HpkePublicKey,
 }
 
 /// From a device of the user: "you are added".
@@ -23,6 +25,8 @@ pub struct LinkRequest {
 pub struct LinkGrant {
     pub user: UserName,
     pub welcome: Welcome,
+    /// The secrets of the user's friendship (QS-6), sealed to the new device.
+    pub friendship: Payload,
 }
 
 impl LinkRequest {
@@ -71,6 +75,7 @@ mod tests {
         let request = LinkRequest {
             user: "alice@example.org".parse().unwrap(),
             key_package: MlsMessage::new(vec![1, 2, 3]),
+            hpke_key: HpkePublicKey::new([4; 32]),
         };
         let text = request.to_text();
         assert_eq!(text.lines().count(), 1);

@@ -77,7 +77,7 @@ pub(crate) fn capabilities() -> Capabilities {
     Capabilities::new(
         Some(&[ProtocolVersion::Mls10]),
         Some(&[CIPHERSUITE]),
-        Some(&EXTENSIONS),
+        Some(&[EXTENSIONS[0], EXTENSIONS[1], ExtensionType::LastResort]),
         Some(&[ProposalType::SelfRemove]),
         Some(&[CredentialType::Basic]),
     )

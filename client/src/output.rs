@@ -73,12 +73,12 @@ fn describe(client: &Client, event: &Event) -> Result<String> {
         Event::Updated { by, .. } => format!("{by} renewed its keys"),
         Event::Left { by, .. } => format!("{by} removed you"),
         Event::ContactRequested { user, accepted: true } => {
-            format!("{user} may add this device to groups now")
+            format!("{user} may add you to groups now")
         }
         Event::ContactRequested { user, .. } => {
-            format!("{user} wanted to add this device to a group, and was refused")
+            format!("{user} wanted to add you to a group, and was refused")
         }
-        Event::ContactAnswered { user } => format!("a device of {user} may be added to groups now"),
+        Event::ContactAnswered { user } => format!("{user} may be added to groups now"),
         Event::ContactUnreachable { user } => format!("a device of {user} cannot be reached"),
         Event::Expired { messages } => {
             format!("the server deleted {messages} messages that had waited too long for this device")

@@ -38,6 +38,8 @@ pub(crate) struct Queue {
     pub id: QueueId,
     pub owner: SigningKey,
     pub hpke: HpkePrivateKey,
+    /// The one before, until a chain was opened with its successor.
+    pub previous_hpke: Option<HpkePrivateKey>,
     /// The last message that was processed.
     pub position: u64,
     /// The number of the last chain, and how to go on with it.
@@ -47,7 +49,13 @@ pub(crate) struct Queue {
 
 impl Queue {
     pub(crate) fn new(kind: QueueKind, id: QueueId, owner: SigningKey, hpke: HpkePrivateKey) -> Self {
-        Self { kind, id, owner, hpke, position: 0, chain: 0, state: None }
+        Self { kind, id, owner, hpke, previous_hpke: None, position: 0, chain: 0, state: None }
+    }
+
+    /// The QS took new keys. What waited there before is sealed to the old one.
+    pub(crate) fn rotate(&mut self, owner: SigningKey, hpke: HpkePrivateKey) {
+        self.owner = owner;
+        self.previous_hpke = Some(std::mem::replace(&mut self.hpke, hpke));
     }
 
     /// Opens the next message; `None` for one that was processed before, which the server
@@ -65,10 +73,18 @@ impl Queue {
             return Err(QueueError::Gap { queue, expected, found: seq });
         }
         let unsealable = |reason| QueueError::Unsealable { queue, seq, reason };
+        let mut opened_by_current = false;
         let mut receiver = if message.chain > self.chain {
             let header = message.chain_header.as_ref().ok_or_else(|| unsealable(ChainError::BadHeader))?;
-            ChainReceiver::open_header(self.id, message.chain, header.as_bytes(), &self.hpke)
-                .map_err(unsealable)?
+            let open = |key| ChainReceiver::open_header(self.id, message.chain, header.as_bytes(), key);
+            match (open(&self.hpke), &self.previous_hpke) {
+                (Ok(receiver), _) => {
+                    opened_by_current = true;
+                    receiver
+                }
+                (Err(_), Some(previous)) => open(previous).map_err(unsealable)?,
+                (Err(error), None) => return Err(unsealable(error)),
+            }
         } else {
             match &self.state {
                 Some(state) if state.number == message.chain => ChainReceiver::resume(self.id, state.clone()),
@@ -78,6 +94,9 @@ impl Queue {
         let plaintext =
             receiver.open(message.chain_index, seq, message.ciphertext.as_bytes()).map_err(unsealable)?;
         let payload = Encoding::Cbor.decode(&plaintext).map_err(|_| QueueError::Malformed { queue, seq })?;
+        if opened_by_current {
+            self.previous_hpke = None;
+        }
         self.position = seq;
         self.chain = message.chain;
         self.state = Some(receiver.state().clone());
@@ -99,8 +118,8 @@ impl Queue {
         tx.sql()
             .prepare_cached(
                 "INSERT OR REPLACE INTO queues (kind, queue_id, owner_seed, hpke_key, position,
-                                                chain, chain_index, chain_key)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+                                                chain, chain_index, chain_key, previous_hpke_key)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
             )?
             .execute(params![
                 self.kind.as_str(),
@@ -111,16 +130,18 @@ impl Queue {
                 integer(self.chain),
                 self.state.as_ref().map_or(0, |state| state.next_index),
                 self.state.as_ref().map(|state| state.key),
+                self.previous_hpke.as_ref().map(|key| *key.as_bytes()),
             ])?;
         Ok(())
     }
 
     pub(crate) fn load(tx: &Tx<'_>, kind: QueueKind) -> Result<Option<Self>> {
-        type Row = (Vec<u8>, [u8; 32], [u8; 32], u64, u64, u32, Option<[u8; 32]>);
+        type Row = (Vec<u8>, [u8; 32], [u8; 32], u64, u64, u32, Option<[u8; 32]>, Option<[u8; 32]>);
         let row: Option<Row> = tx
             .sql()
             .prepare_cached(
-                "SELECT queue_id, owner_seed, hpke_key, position, chain, chain_index, chain_key
+                "SELECT queue_id, owner_seed, hpke_key, position, chain, chain_index, chain_key,
+                        previous_hpke_key
                  FROM queues WHERE kind = ?1",
             )?
             .query_row([kind.as_str()], |row| {
@@ -132,15 +153,17 @@ impl Queue {
                     row.get(4)?,
                     row.get(5)?,
                     row.get(6)?,
+                    row.get(7)?,
                 ))
             })
             .optional()?;
-        row.map(|(id, owner, hpke, position, chain, next_index, key)| {
+        row.map(|(id, owner, hpke, position, chain, next_index, key, previous)| {
             Ok(Self {
                 kind,
                 id: fixed(&id, "a queue id")?,
                 owner: SigningKey::from_seed(owner),
                 hpke: HpkePrivateKey::from_bytes(hpke),
+                previous_hpke: previous.map(HpkePrivateKey::from_bytes),
                 position,
                 chain,
                 state: key.map(|key| ChainState { number: chain, next_index, key }),
@@ -185,6 +208,18 @@ mod tests {
             }
         })
         .collect()
+    }
+
+    #[test]
+    fn what_waits_opens_with_the_old_key_until_a_chain_opens_with_the_new_one() {
+        let mut queue = queue();
+        let before = [chain(&queue, 1, 1..=2), chain(&queue, 2, 3..=3)].concat();
+        queue.rotate(SigningKey::generate(), HpkePrivateKey::generate().unwrap());
+        let after = chain(&queue, 4, 4..=5);
+        for message in before.iter().chain(&after) {
+            assert!(queue.open(message).unwrap().is_some());
+        }
+        assert!(queue.previous_hpke.is_none(), "nothing opens with the old key any more");
     }
 
     #[test]

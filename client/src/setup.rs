@@ -18,12 +18,14 @@ use postern_protocol::{
 use crate::{
     account::Account,
     api::{self, Api},
-    eid,
+    contact, eid,
     error::{Error, Result},
+    friendship::{Friendship, FriendshipSecrets},
     http::Http,
     identity::{self, IdentityError},
     link::{LinkGrant, LinkRequest},
     queue::Queue,
+    stock,
     store::{Options, Store},
     sync::load_queue,
     wallet::{Owner, Wallet, now},
@@ -47,6 +49,7 @@ pub(crate) async fn register(
             let (group_id, registration) = eid::create(tx, &account.user, &account.client_key())?;
             account.eid_group_id = Some(group_id);
             account.registration = Some(registration);
+            account.friendship = Some(Friendship::join(FriendshipSecrets::generate()?));
             account.save(tx)?;
             Ok(account)
         })?,
@@ -90,7 +93,8 @@ pub(crate) fn request_link(
         };
         account.save(tx)?;
         let key_package = eid::key_package(tx, user, &account.client_key())?;
-        Ok(LinkRequest { user: user.clone(), key_package: MlsMessage::new(key_package) })
+        let hpke_key = account.contact_key().public_key().map_err(Error::mls("cannot use a key"))?;
+        Ok(LinkRequest { user: user.clone(), key_package: MlsMessage::new(key_package), hpke_key })
     })
 }
 
@@ -108,6 +112,10 @@ pub(crate) async fn complete_link(
             return Err(Error::BadBlob("link grant"));
         }
         if account.eid_group_id.is_none() {
+            let client_key = account.client_key().public_key();
+            let secrets = contact::open_secrets(&grant.friendship, &client_key, &account.contact_key())
+                .ok_or(Error::BadBlob("link grant"))?;
+            account.friendship = Some(Friendship::join(secrets));
             account.eid_group_id = Some(eid::join(tx, &account.user, &grant.welcome)?);
             account.save(tx)?;
         }
@@ -138,7 +146,10 @@ async fn finish(store: &Store, api: &Api, mut account: Account) -> Result<()> {
         }
     }
     let contact_queue = store.read(|tx| load_queue(tx, QueueKind::Contact))?;
-    api.add_addresses(&contact_queue.id, vec![account.contact_address], &contact_queue.owner).await?;
+    let address = vec![account.contact_address];
+    api.add_addresses(&contact_queue.id, address, Vec::new(), &contact_queue.owner).await?;
+    // Before anyone can ask for this device: what friends fetch has it in it.
+    stock::keep(store, api).await?;
     api.publish_contact(account.contact()?, &account.client_key()).await?;
     account.ready = true;
     store.write(|tx| account.save(tx))

@@ -26,7 +26,7 @@ use crate::{
 
 const DATABASE: &str = "client.sqlite";
 const LOCK: &str = "lock";
-const SCHEMA_VERSION: i64 = 2;
+const SCHEMA_VERSION: i64 = 3;
 /// How long a step waits for the step of another process.
 const LOCK_PATIENCE: Duration = Duration::from_secs(60);
 const LOCK_INTERVAL: Duration = Duration::from_millis(20);
@@ -90,7 +90,7 @@ impl Store {
         let version: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
         if version == 0 {
             connection.execute_batch(&format!(
-                "BEGIN IMMEDIATE; {SCHEMA} {TOKEN_REQUESTS} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+                "BEGIN IMMEDIATE; {SCHEMA} {TOKEN_REQUESTS} {FRIENDSHIPS} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
             ))?;
         }
         Self::new(directory, connection)
@@ -103,10 +103,10 @@ impl Store {
         }
         let connection = connect(&path, options)?;
         let mut version: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-        if version == 1 {
+        if (1..SCHEMA_VERSION).contains(&version) {
             version = SCHEMA_VERSION;
             connection.execute_batch(&format!(
-                "BEGIN IMMEDIATE; {TOKEN_REQUESTS} PRAGMA user_version = {version}; COMMIT;"
+                "BEGIN IMMEDIATE; {TOKEN_REQUESTS} {FRIENDSHIPS} PRAGMA user_version = {version}; COMMIT;"
             ))?;
         }
         if version != SCHEMA_VERSION {
@@ -292,8 +292,8 @@ const SCHEMA: &str = "
     ) STRICT;
     CREATE TABLE grants (client_key BLOB PRIMARY KEY, welcome BLOB NOT NULL) STRICT;
 
-    -- First contact: requests of ours and of others, KeyPackages we were given, clients
-    -- that groups wait for, deposits on their way.
+    -- First contact: requests of ours and of others, KeyPackages of others that we fetched,
+    -- clients that groups wait for, deposits on their way (own_addresses: of an earlier version).
     CREATE TABLE requests (
         request_id BLOB PRIMARY KEY, client_key BLOB NOT NULL, user TEXT NOT NULL
     ) STRICT;
@@ -320,6 +320,44 @@ const TOKEN_REQUESTS: &str = "
     CREATE TABLE IF NOT EXISTS token_requests (
         one INTEGER PRIMARY KEY CHECK (one = 1), issuer_key BLOB NOT NULL, secrets BLOB NOT NULL
     ) STRICT;
+";
+
+/// Since version 3.
+const FRIENDSHIPS: &str = "
+    -- What users gave us, whose KeyPackages are to be fetched, and whom we gave ours.
+    CREATE TABLE IF NOT EXISTS friends (user TEXT PRIMARY KEY, friend BLOB NOT NULL) STRICT;
+    CREATE TABLE IF NOT EXISTS fetches (user TEXT PRIMARY KEY) STRICT;
+    CREATE TABLE IF NOT EXISTS given (
+        client_key BLOB PRIMARY KEY, user TEXT NOT NULL, contact BLOB NOT NULL
+    ) STRICT;
+
+    -- Our own KeyPackages as long as somebody may use them; current: of the last publication.
+    CREATE TABLE IF NOT EXISTS stock (
+        leaf_key BLOB PRIMARY KEY, address BLOB NOT NULL, reference BLOB NOT NULL,
+        expires INTEGER NOT NULL, last_resort INTEGER NOT NULL, current INTEGER NOT NULL
+    ) STRICT;
+    -- On its way to the QS, and when one was last there and was counted.
+    CREATE TABLE IF NOT EXISTS publications (
+        one INTEGER PRIMARY KEY CHECK (one = 1), publication BLOB NOT NULL
+    ) STRICT;
+    CREATE TABLE IF NOT EXISTS stock_state (
+        one INTEGER PRIMARY KEY CHECK (one = 1), published INTEGER NOT NULL, counted INTEGER NOT NULL
+    ) STRICT;
+    -- A friendship token on its way to replace another, and what other devices of ours told
+    -- about one.
+    CREATE TABLE IF NOT EXISTS rotations (
+        one INTEGER PRIMARY KEY CHECK (one = 1), rotation BLOB NOT NULL
+    ) STRICT;
+    CREATE TABLE IF NOT EXISTS received_secrets (
+        client_key BLOB PRIMARY KEY, secrets BLOB NOT NULL
+    ) STRICT;
+    -- Keys on their way to replace a mailbox's, and the one that what waits may be sealed to.
+    CREATE TABLE IF NOT EXISTS key_rotations (
+        kind TEXT PRIMARY KEY, owner_seed BLOB NOT NULL, hpke_key BLOB NOT NULL
+    ) STRICT;
+    ALTER TABLE queues ADD COLUMN previous_hpke_key BLOB;
+    -- Addresses of ours that are to lead nowhere.
+    CREATE TABLE IF NOT EXISTS revocations (address BLOB PRIMARY KEY) STRICT;
 ";
 
 #[cfg(test)]

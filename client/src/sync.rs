@@ -1,6 +1,6 @@
 //! Receiving, and what follows from it: takes what the queues hold, lets it take effect,
-//! and runs the errands that are due, such as answering a contact request or adding a
-//! client whose KeyPackages came. Every errand is a row in the store until it is done.
+//! and runs the errands that are due, such as answering a contact request or fetching the
+//! KeyPackages of those who are to be added. Every errand is a row in the store until it is done.
 
 use std::{
     collections::HashSet,
@@ -11,26 +11,29 @@ use std::{
 
 use postern_protocol::{
     Address, Payload, PublicKey,
+    auth::SignedContact,
+    chain::HpkePrivateKey,
     credential::ClientCredential,
     ds::GroupId,
-    mls::DeliveryAddress,
+    key::SigningKey,
     name::UserName,
     problem::ProblemType,
-    qs::{Dequeue, Dequeued, QueueKind, QueuePayload},
+    qs::{Dequeue, Dequeued, NewOwner, QueueKind, QueuePayload, RotateKeys},
 };
-use rusqlite::params;
+use rusqlite::{OptionalExtension as _, params};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     account::Account,
     client::{Client, Inner},
-    contact::{self, ContactAnswer, ContactRequest, KEY_PACKAGES, LetterBody},
+    contact::{self, ContactAnswer, ContactRequest, LetterBody, RequestId},
     error::{Error, Result},
     event::{self, Event},
-    group::{self, Change, Group, Rejection},
-    identity,
+    friendship,
+    group::{self, Change, FriendsKeyPackage, Group, Rejection},
+    identity::{self, VerifiedUser},
     queue::Queue,
-    setup,
+    setup, stock,
     store::{Step, Tx, decode, encode, fixed, integer},
     submit::{group_ids, is_unanswered},
     wallet::now,
@@ -41,6 +44,9 @@ const LONGEST_POLL: Duration = Duration::from_secs(50);
 
 /// How many seconds before its end a credential is renewed.
 const RENEW_BEFORE: u64 = 30 * 24 * 60 * 60;
+
+/// Seconds by which the clocks of a QS and of ours may differ.
+const BATCH_TOLERANCE: u64 = 300;
 
 const KINDS: [QueueKind; 2] = [QueueKind::Contact, QueueKind::Group];
 
@@ -185,10 +191,18 @@ impl Inner {
     /// Does what is due. One errand that is refused does not keep the others from being run.
     pub(crate) async fn errands(&self, step: &Step<'_>) -> Result<()> {
         goes_on(self.renew_credential().await)?;
+        stock::drop_expired(&self.store)?;
+        goes_on(stock::revoke(&self.store, &self.api).await)?;
+        goes_on(self.rotate_mailbox_keys(step).await)?;
+        goes_on(self.adopt_secrets().await)?;
+        goes_on(self.rotate_friendship_token().await)?;
+        goes_on(stock::keep(&self.store, &self.api).await)?;
         for group in self.unsettled()? {
             goes_on(self.settle(step, &group).await)?;
         }
         goes_on(self.answer_requests().await)?;
+        // Before deposits: where a token was replaced, a letter asks for the new one.
+        goes_on(self.fetch_key_packages().await)?;
         goes_on(self.deliver_deposits().await)?;
         let waiting = "SELECT DISTINCT group_id FROM invitations";
         for group in self.store.read(|tx| group_ids(tx, waiting))? {
@@ -222,7 +236,102 @@ impl Inner {
         setup::obtain_credential(&self.store, &self.api, account).await.map(drop)
     }
 
-    /// Answers contact requests with KeyPackages made for the one who asks.
+    /// Takes over the friendship that another device of ours renewed.
+    async fn adopt_secrets(&self) -> Result<()> {
+        let received = self.store.read(|tx| {
+            let mut statement =
+                tx.sql().prepare_cached("SELECT client_key, secrets FROM received_secrets")?;
+            Ok(statement
+                .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+                .collect::<Result<Vec<(Vec<u8>, Vec<u8>)>, _>>()?)
+        })?;
+        if received.is_empty() {
+            return Ok(());
+        }
+        let account = self.store.read(Account::load)?.ok_or(Error::NotReady)?;
+        let devices = identity::look_up(&self.api, &self.store, &account.user).await?.clients;
+        self.store.write(|tx| {
+            for (client_key, secrets) in &received {
+                if devices.iter().any(|device| device.client_key.as_bytes().as_slice() == client_key) {
+                    friendship::replace(tx, decode(secrets, "a friendship")?)?;
+                } else {
+                    let reason = "secrets came that are not from a device of ours".to_owned();
+                    Event::Ignored { reason }.record(tx)?;
+                }
+            }
+            tx.sql().execute("DELETE FROM received_secrets", [])?;
+            Ok(())
+        })
+    }
+
+    /// Replaces the keys of mailboxes as far as new ones are made. Everything that was sealed to
+    /// the keys before the old ones is read by then.
+    async fn rotate_mailbox_keys(&self, step: &Step<'_>) -> Result<()> {
+        type Row = (String, [u8; 32], [u8; 32]);
+        let rotations = self.store.read(|tx| {
+            let mut statement =
+                tx.sql().prepare_cached("SELECT kind, owner_seed, hpke_key FROM key_rotations")?;
+            Ok(statement
+                .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
+                .collect::<Result<Vec<Row>, _>>()?)
+        })?;
+        for (name, owner_seed, hpke_key) in rotations {
+            let kind = KINDS
+                .into_iter()
+                .find(|kind| kind.as_str() == name)
+                .ok_or(Error::Damaged("a mailbox's kind"))?;
+            let (owner, hpke) = (SigningKey::from_seed(owner_seed), HpkePrivateKey::from_bytes(hpke_key));
+            let queue = self.store.read(|tx| load_queue(tx, kind))?;
+            let rotation = RotateKeys {
+                owner: Some(NewOwner::sign(&queue.id, queue.owner.public_key(), &owner)),
+                hpke_key: Some(hpke.public_key().map_err(Error::mls("cannot use a key"))?),
+            };
+            self.api.rotate_keys(&queue.id, &rotation, &queue.owner).await?;
+            self.store.write(|tx| {
+                let mut queue = load_queue(tx, kind)?;
+                queue.rotate(owner, hpke);
+                queue.save(tx)?;
+                tx.sql().execute("DELETE FROM key_rotations WHERE kind = ?1", [name])?;
+                Ok(())
+            })?;
+            self.drain(step, kind).await?;
+        }
+        Ok(())
+    }
+
+    /// Makes new keys for both mailboxes, after reading what is sealed to the old ones.
+    pub(crate) async fn renew_mailbox_keys(&self, step: &Step<'_>) -> Result<()> {
+        self.rotate_mailbox_keys(step).await?;
+        for kind in KINDS {
+            self.drain(step, kind).await?;
+            let hpke = HpkePrivateKey::generate().map_err(Error::mls("cannot make a key"))?;
+            self.store.write(|tx| {
+                tx.sql().execute(
+                    "INSERT INTO key_rotations (kind, owner_seed, hpke_key) VALUES (?1, ?2, ?3)",
+                    params![kind.as_str(), SigningKey::generate().seed(), hpke.as_bytes()],
+                )?;
+                Ok(())
+            })?;
+        }
+        self.rotate_mailbox_keys(step).await
+    }
+
+    /// Has the QS replace a friendship token that was renewed here. Before anybody is told.
+    async fn rotate_friendship_token(&self) -> Result<()> {
+        let rotation: Option<Vec<u8>> = self.store.read(|tx| {
+            Ok(tx.sql().query_row("SELECT rotation FROM rotations", [], |row| row.get(0)).optional()?)
+        })?;
+        let Some(rotation) = rotation else { return Ok(()) };
+        let rotation = decode(&rotation, "a rotation")?;
+        let owner = self.friendship()?.secrets.owner();
+        self.api.rotate_friendship_token(&rotation, &owner).await?;
+        self.store.write(|tx| {
+            tx.sql().execute("DELETE FROM rotations", [])?;
+            Ok(())
+        })
+    }
+
+    /// Answers contact requests with this user's friendship.
     async fn answer_requests(&self) -> Result<()> {
         let requests = self.store.read(|tx| {
             let mut statement = tx.sql().prepare("SELECT request FROM received_requests")?;
@@ -255,48 +364,113 @@ impl Inner {
                 let reason = "a contact request is not from whom it says".to_owned();
                 return Event::Ignored { reason }.record(tx);
             }
-            let accepted = self.options.accept_contacts;
+            let account = Account::load(tx)?.ok_or(Error::NotReady)?;
+            let secrets = &account.friendship.as_ref().ok_or(Error::NotReady)?.secrets;
+            let accepted = self.options.accept_contacts && !secrets.is_blocked(&sender.user);
             Event::ContactRequested { user: sender.user.clone(), accepted }.record(tx)?;
             if !accepted {
                 return Ok(());
             }
-            let account = Account::load(tx)?.ok_or(Error::NotReady)?;
-            let mut addresses = Vec::with_capacity(KEY_PACKAGES);
-            let mut key_packages = Vec::with_capacity(KEY_PACKAGES);
-            for _ in 0..KEY_PACKAGES {
-                let address = fresh_address()?;
-                let delivery = DeliveryAddress { domain: account.user.domain().clone(), address };
-                key_packages.push(group::offer_key_package(tx, &account, &delivery)?);
-                addresses.push(address);
-            }
-            let answer = ContactAnswer { request_id: request.request_id, key_packages };
-            let payload = contact::seal(
-                &request.contact,
-                &account.client_key(),
-                account.credential()?,
-                &LetterBody::Answer(answer),
+            let answer = ContactAnswer { request_id: request.request_id, friend: secrets.friend.clone() };
+            tx.sql().execute(
+                "INSERT OR REPLACE INTO given (client_key, user, contact) VALUES (?1, ?2, ?3)",
+                params![sender.client_key.as_bytes(), sender.user.to_string(), encode(&request.contact)],
             )?;
-            keep_deposit(tx, &sender.user, &request.contact.address, &payload, Some(&addresses))
+            write_letter(tx, &account, &sender.user, &request.contact, &LetterBody::Answer(answer))
         })
     }
 
-    /// Sends the deposits on their way, each after the addresses it speaks of exist.
+    /// Fetches the KeyPackages of those who are invited, and keeps them for the commits to come.
+    async fn fetch_key_packages(&self) -> Result<()> {
+        let users = self.store.read(|tx| {
+            let mut statement = tx.sql().prepare_cached("SELECT user FROM fetches")?;
+            let rows = statement.query_map([], |row| row.get(0))?.collect::<Result<Vec<String>, _>>()?;
+            rows.iter()
+                .map(|user| user.parse().map_err(|_| Error::Damaged("a user name")))
+                .collect::<Result<Vec<UserName>>>()
+        })?;
+        for user in users {
+            goes_on(self.fetch_of(&user).await)?;
+        }
+        Ok(())
+    }
+
+    async fn fetch_of(&self, user: &UserName) -> Result<()> {
+        let done = |tx: &Tx<'_>| {
+            tx.sql().execute("DELETE FROM fetches WHERE user = ?1", [user.to_string()])?;
+            Ok(())
+        };
+        let own = self.store.read(Account::load)?.filter(|account| account.user == *user);
+        let friend = match own {
+            Some(_) => Some(self.friendship()?.secrets.friend.clone()),
+            None => self.store.read(|tx| friendship::friend(tx, user))?,
+        };
+        let Some(friend) = friend else {
+            return self.store.write(done);
+        };
+        let batch = match self.api.fetch_key_packages(friend.friendship_token).await {
+            // The user took another token, and did not tell us: we ask anew.
+            Err(error) if error.problem() == Some(ProblemType::NotFound) => {
+                let found = identity::look_up(&self.api, &self.store, user).await?;
+                return self.store.write(|tx| {
+                    friendship::forget_friend(tx, user)?;
+                    ask(tx, user, &invited_devices(tx, &found)?)?;
+                    done(tx)
+                });
+            }
+            answer => answer?,
+        };
+        let keys = self.api.queuing_keys().await?;
+        if keys.domain != *user.domain() || batch.verify(&keys, now(), BATCH_TOLERANCE).is_err() {
+            let reason = "the server's word for a batch of KeyPackages does not hold".to_owned();
+            return self.store.write(|tx| {
+                Event::Ignored { reason }.record(tx)?;
+                done(tx)
+            });
+        }
+        let is_known = |tx: &Tx<'_>, package: &FriendsKeyPackage| {
+            Ok::<_, Error>(identity::confirmed(tx, &package.client.client_key)?.as_ref() == Some(user))
+        };
+        let open = |tx: &Tx<'_>| -> Vec<Option<FriendsKeyPackage>> {
+            batch.key_packages.iter().map(|package| group::open_key_package(tx, &friend, package)).collect()
+        };
+        let packages = self.store.read(|tx| Ok(open(tx)))?;
+        let all_known = self.store.read(|tx| {
+            packages.iter().flatten().try_fold(true, |known, package| Ok(known && is_known(tx, package)?))
+        })?;
+        if !all_known {
+            // A device that is newer than our last lookup.
+            identity::look_up(&self.api, &self.store, user).await?;
+        }
+        let own_key = self.client_key();
+        self.store.write(|tx| {
+            for package in &packages {
+                match package {
+                    Some(package) if package.client.client_key == own_key => {}
+                    Some(package) if package.client.user == *user && is_known(tx, package)? => {
+                        group::keep_key_package(tx, package)?;
+                    }
+                    _ => {
+                        let reason = format!("a KeyPackage of {user} is unusable");
+                        Event::Ignored { reason }.record(tx)?;
+                    }
+                }
+            }
+            done(tx)
+        })
+    }
+
+    /// Sends the deposits on their way.
     pub(crate) async fn deliver_deposits(&self) -> Result<()> {
-        type Row = (i64, String, Vec<u8>, Vec<u8>, Option<Vec<u8>>);
+        type Row = (i64, String, Vec<u8>, Vec<u8>);
         let rows = self.store.read(|tx| {
-            let mut statement = tx.sql().prepare_cached(
-                "SELECT id, user, address, payload, own_addresses FROM deposits ORDER BY id",
-            )?;
+            let mut statement =
+                tx.sql().prepare_cached("SELECT id, user, address, payload FROM deposits ORDER BY id")?;
             Ok(statement
-                .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?)))?
+                .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?
                 .collect::<Result<Vec<Row>, _>>()?)
         })?;
-        for (id, user, address, payload, own_addresses) in rows {
-            if let Some(addresses) = own_addresses {
-                let addresses: Vec<Address> = decode(&addresses, "addresses")?;
-                let queue = self.store.read(|tx| load_queue(tx, QueueKind::Group))?;
-                self.api.add_addresses(&queue.id, addresses, &queue.owner).await?;
-            }
+        for (id, user, address, payload) in rows {
             let sent = self.api.deposit(fixed(&address, "an address")?, Payload::new(payload)).await;
             match &sent {
                 Ok(()) => {}
@@ -404,29 +578,87 @@ fn receive_letter(tx: &Tx<'_>, deposit: &Payload) -> Result<(), Rejection> {
             if asked == 0 {
                 return Err(Rejection::Invalid("an answer came that we did not ask for".to_owned()));
             }
-            for offered in &answer.key_packages {
-                if !group::keep_key_package(tx, &client_key, &user, offered)? {
-                    let reason = "a contact offered an unusable KeyPackage".to_owned();
-                    Event::Ignored { reason }.record(tx)?;
-                }
+            friendship::keep_friend(tx, &user, &answer.friend)?;
+            let waiting: bool = tx.sql().query_row(
+                "SELECT EXISTS (SELECT 1 FROM invitations WHERE user = ?1)",
+                [user.to_string()],
+                |row| row.get(0),
+            )?;
+            if waiting {
+                friendship::want_key_packages(tx, &user)?;
             }
             Event::ContactAnswered { user }.record(tx)?;
+        }
+        LetterBody::Renewal(friend) => {
+            let (client_key, user) = (letter.sender.client_key, letter.sender.user);
+            // Only from devices that a lookup confirmed, of those who gave us theirs before.
+            let known = identity::confirmed(tx, &client_key)?.as_ref() == Some(&user)
+                && friendship::friend(tx, &user)?.is_some();
+            if !known {
+                return Err(Rejection::Invalid("a friendship came that we did not ask for".to_owned()));
+            }
+            friendship::keep_friend(tx, &user, &friend)?;
+        }
+        LetterBody::Secrets(secrets) => {
+            if letter.sender.user != account.user {
+                return Err(Rejection::Invalid("secrets came that are not from a device of ours".to_owned()));
+            }
+            // The AS has to be asked whether the device is one of ours.
+            tx.sql().execute(
+                "INSERT OR REPLACE INTO received_secrets (client_key, secrets) VALUES (?1, ?2)",
+                params![letter.sender.client_key.as_bytes(), encode(&secrets)],
+            )?;
         }
     }
     Ok(())
 }
 
-/// Keeps a deposit until it was made; `own_addresses` have to exist before.
-pub(crate) fn keep_deposit(
+/// Asks devices of a user for the user's friendship.
+pub(crate) fn ask(tx: &Tx<'_>, user: &UserName, devices: &[(PublicKey, &SignedContact)]) -> Result<()> {
+    let account = Account::load(tx)?.ok_or(Error::NotReady)?;
+    for (client_key, contact) in devices {
+        let request_id = RequestId::new(rand::random());
+        let request = ContactRequest { request_id, contact: account.contact()? };
+        tx.sql().execute(
+            "INSERT INTO requests (request_id, client_key, user) VALUES (?1, ?2, ?3)",
+            params![request_id.as_bytes(), client_key.as_bytes(), user.to_string()],
+        )?;
+        write_letter(tx, &account, user, contact, &LetterBody::Request(request))?;
+    }
+    Ok(())
+}
+
+/// The devices of a user that groups wait for and whose KeyPackages are not at hand.
+fn invited_devices<'a>(tx: &Tx<'_>, user: &'a VerifiedUser) -> Result<Vec<(PublicKey, &'a SignedContact)>> {
+    let mut devices = Vec::new();
+    for client in &user.clients {
+        let invited: bool = tx.sql().query_row(
+            "SELECT EXISTS (SELECT 1 FROM invitations WHERE client_key = ?1)",
+            [client.client_key.as_bytes()],
+            |row| row.get(0),
+        )?;
+        if let Some(contact) = &client.contact
+            && invited
+            && group::key_package_of(tx, &client.client_key)?.is_none()
+        {
+            devices.push((client.client_key, contact));
+        }
+    }
+    Ok(devices)
+}
+
+/// Seals a letter and keeps it until it was deposited.
+pub(crate) fn write_letter(
     tx: &Tx<'_>,
+    account: &Account,
     user: &UserName,
-    address: &Address,
-    payload: &Payload,
-    own_addresses: Option<&Vec<Address>>,
+    contact: &SignedContact,
+    body: &LetterBody,
 ) -> Result<()> {
+    let payload = contact::seal(contact, &account.client_key(), account.credential()?, body)?;
     tx.sql().execute(
-        "INSERT INTO deposits (user, address, payload, own_addresses) VALUES (?1, ?2, ?3, ?4)",
-        params![user.to_string(), address.as_bytes(), payload.as_bytes(), own_addresses.map(encode)],
+        "INSERT INTO deposits (user, address, payload) VALUES (?1, ?2, ?3)",
+        params![user.to_string(), contact.address.as_bytes(), payload.as_bytes()],
     )?;
     Ok(())
 }

@@ -21,7 +21,7 @@ use crate::{
 
 thread_local! {
     static FIND_ADDRESSES: Plan = const { Plan::new(
-        "SELECT a.lookup, a.sealed_queue_id, a.binding
+        "SELECT a.lookup, a.sealed_queue_id, a.binding, a.last_resort
            FROM qs.addresses a
           WHERE a.lookup = ANY ($1)",
     ) };
@@ -73,7 +73,18 @@ thread_local! {
     ) };
 
     static FIND_QUEUES: Plan = const { Plan::new(
-        "SELECT q.queue_id::bytea FROM qs.queues q WHERE q.queue_id = ANY ($1) AND q.kind = $2",
+        "SELECT q.queue_id::bytea, q.kind = $2 FROM qs.queues q WHERE q.queue_id = ANY ($1)",
+    ) };
+
+    /// An address outlives its queue when whoever deleted the queue did not know it. One that
+    /// another delivery is dropping is left to that one: no wait, no deadlock.
+    static DROP_ADDRESSES: Plan = const { Plan::new(
+        "DELETE FROM qs.addresses a
+          USING (SELECT d.lookup
+                   FROM qs.addresses d
+                  WHERE d.lookup = ANY ($1)
+                    FOR UPDATE SKIP LOCKED) AS gone
+          WHERE a.lookup = gone.lookup",
     ) };
 
     /// What is rare: a new chain has begun, or numbers were taken that nothing can be sealed for.
@@ -235,8 +246,11 @@ impl<'a> Delivery<'a> {
             let (_, address) = letters.first().ok_or(DeliverError::Schema)?;
             let address = address.key();
             let bound = row.get::<&[u8]>(3)?;
+            let last_resort: bool = row.get(4)?.ok_or(DeliverError::Schema)?;
             let first_use = match self.sender {
                 Sender::Depositor => None,
+                // Every group may use it (QS-6).
+                Sender::Group { .. } if last_resort => None,
                 Sender::Group { domain, group_id } => {
                     let ours = address.binding(domain, group_id)?;
                     match bound {
@@ -327,16 +341,17 @@ impl<'a> Delivery<'a> {
             });
         }
         if !letters.is_empty() {
-            self.without_room(client, &letters)?;
+            self.without_room(client, letters)?;
         }
         Ok(queues)
     }
 
-    /// Queues that did not take their letters: those that are there have no room.
+    /// Queues that did not take their letters: those that are there have no room. A queue is
+    /// older than its addresses: those of one that is not there any more are dropped.
     fn without_room(
         &mut self,
         client: &mut SpiClient,
-        letters: &BTreeMap<QueueId, Vec<usize>>,
+        mut letters: BTreeMap<QueueId, Vec<usize>>,
     ) -> Result<(), DeliverError> {
         let ids = ByteaArray::of(letters.keys().map(QueueId::as_bytes));
         let kind = match self.sender {
@@ -344,8 +359,20 @@ impl<'a> Delivery<'a> {
             Sender::Depositor => "contact",
         };
         for row in FIND_QUEUES.with(|plan| plan.run(client, &[(&ids).into(), kind.into()]))? {
-            let letters = letters.get(&bytes(&row, 1)?).ok_or(DeliverError::Schema)?;
-            letters.iter().for_each(|&index| self.letters[index].fate = Fate::NoRoom);
+            let letters = letters.remove(&bytes(&row, 1)?).ok_or(DeliverError::Schema)?;
+            if row.get::<bool>(2)?.ok_or(DeliverError::Schema)? {
+                letters.iter().for_each(|&index| self.letters[index].fate = Fate::NoRoom);
+            }
+        }
+        let dangling: Vec<Lookup> = letters
+            .into_values()
+            .flatten()
+            .filter_map(|index| Address::try_from(self.letters[index].address).ok())
+            .map(|address| address.lookup())
+            .collect();
+        if !dangling.is_empty() {
+            let lookups = ByteaArray::of(dangling.iter());
+            DROP_ADDRESSES.with(|plan| plan.run(client, &[(&lookups).into()]))?;
         }
         Ok(())
     }

@@ -26,6 +26,7 @@ CREATE TABLE aas.prices (endpoint text COLLATE "C" PRIMARY KEY, price smallint N
 \ir ../../migrations/V8__chains_in_memory.sql
 \ir ../../migrations/V9__upkeep.sql
 \ir ../../migrations/V11__domains.sql
+\ir ../../migrations/V12__queue_owners.sql
 \ir ../../sql/qs/create_queue.sql
 \ir ../../sql/qs/add_addresses.sql
 \ir ../../sql/qs/deposit.sql
@@ -36,6 +37,9 @@ CREATE TABLE aas.prices (endpoint text COLLATE "C" PRIMARY KEY, price smallint N
 \ir ../../sql/qs/remove_expired.sql
 \ir ../../sql/qs/keep_up.sql
 \ir ../../sql/qs/start_upkeep.sql
+\ir ../../sql/qs/revoke_addresses.sql
+\ir ../../sql/qs/rotate_keys.sql
+\ir ../../sql/qs/delete_queue.sql
 RESET ROLE;
 
 -- Things to talk about: queue 1, 2, 3 … and the addresses a, b, c … of the tests.

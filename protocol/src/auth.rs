@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Address, GroupInfo, HpkePublicKey, IssuedCredential, MlsMessage, PublicKey, RatchetTree, Signature,
-    key::{BadSignature, SigningKey},
+    key::{BadSignature, PublishedKey, SigningKey},
     name::{Domain, UserName},
 };
 
@@ -83,15 +83,7 @@ pub struct ClientRecord {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct AuthenticationKeys {
     pub domain: Domain,
-    pub keys: Vec<AuthenticationKey>,
-}
-
-/// Times are seconds since 1970.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AuthenticationKey {
-    pub public_key: PublicKey,
-    pub not_before: u64,
-    pub not_after: u64,
+    pub keys: Vec<PublishedKey>,
 }
 
 impl SignedContact {

@@ -4,6 +4,7 @@
 
 use std::fmt;
 
+use aws_lc_rs::digest::{SHA256, digest};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
@@ -160,11 +161,22 @@ fixed! {
     QueueId[16];
     /// What a sender holds to deliver into a queue: random, made by the queue's owner (QS-3).
     Address[32];
+    /// What a user's contacts hold to fetch KeyPackages of all its clients: random, the same
+    /// for all clients of a user (QS-6).
+    FriendshipToken[32];
+    /// One client's stock of KeyPackages within a friendship: random, used nowhere else.
+    StockId[16];
     /// The AES-256 key that a group's members send with each request and under which the
     /// DS keeps the group's state (DS-9).
     StateKey[32];
     /// SHA-256 of a message.
     MessageDigest[32];
+}
+
+impl MessageDigest {
+    pub fn of(message: &[u8]) -> Self {
+        Self(crate::address::copied(digest(&SHA256, message).as_ref()))
+    }
 }
 
 variable! {

@@ -4,6 +4,7 @@ use aws_lc_rs::{
     rand::SystemRandom,
     signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey},
 };
+use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use crate::{PublicKey, Signature};
@@ -12,6 +13,14 @@ use crate::{PublicKey, Signature};
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("the signature does not verify")]
 pub struct BadSignature;
+
+/// A key of one of the services, as it publishes it. Times are seconds since 1970.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PublishedKey {
+    pub public_key: PublicKey,
+    pub not_before: u64,
+    pub not_after: u64,
+}
 
 /// A signing key as its 32 byte seed (RFC 8032 §5.1.5), erased when dropped.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
@@ -62,5 +71,12 @@ impl PublicKey {
         UnparsedPublicKey::new(&ED25519, self.as_bytes())
             .verify(message, signature.as_bytes())
             .map_err(|_| BadSignature)
+    }
+}
+
+impl PublishedKey {
+    /// At `now`, in seconds since 1970.
+    pub fn is_valid_at(&self, now: u64) -> bool {
+        (self.not_before..=self.not_after).contains(&now)
     }
 }

@@ -12,6 +12,7 @@ pub mod chain;
 pub mod credential;
 pub mod ds;
 pub mod encoding;
+pub mod friendship;
 pub mod key;
 pub mod mls;
 pub mod name;
@@ -21,6 +22,7 @@ pub mod signature;
 pub mod token;
 
 pub use binary::{
-    Address, ChainHeader, Ciphertext, GroupInfo, HpkePublicKey, IssuedCredential, MessageDigest, MlsMessage,
-    Payload, PublicKey, QueueId, RatchetTree, Signature, StateKey, Welcome, WrongLength,
+    Address, ChainHeader, Ciphertext, FriendshipToken, GroupInfo, HpkePublicKey, IssuedCredential,
+    MessageDigest, MlsMessage, Payload, PublicKey, QueueId, RatchetTree, Signature, StateKey, StockId,
+    Welcome, WrongLength,
 };

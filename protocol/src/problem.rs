@@ -95,6 +95,9 @@ problems! {
     TooManyAddresses "too-many-addresses" UNPROCESSABLE_ENTITY
         "The queue has too many addresses"
         "A queue has a limited number of addresses. Revoke some first.";
+    TooManyKeyPackages "too-many-key-packages" UNPROCESSABLE_ENTITY
+        "There are too many KeyPackages"
+        "A client has a limited number of KeyPackages in stock, and a friendship a limited number of clients.";
     Undeliverable "undeliverable" NOT_FOUND
         "The message cannot be delivered"
         "The address is unknown, revoked, not for this use, or its queue is full.";

@@ -2,7 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Address, ChainHeader, Ciphertext, HpkePublicKey, MlsMessage, Payload, QueueId, Welcome};
+use crate::{
+    Address, ChainHeader, Ciphertext, FriendshipToken, HpkePublicKey, MessageDigest, MlsMessage, Payload,
+    PublicKey, QueueId, Signature, StockId, Welcome,
+    key::{BadSignature, PublishedKey, SigningKey},
+    name::Domain,
+};
 
 /// Who may deliver into a queue (QS-1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -41,6 +46,44 @@ pub struct QueueCreated {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct AddAddresses {
     /// 32 fresh random bytes each.
+    pub addresses: Vec<Address>,
+    /// The same, for last-resort KeyPackages (QS-6): every group may use them, none binds them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub last_resort: Vec<Address>,
+}
+
+/// `POST /qs/queues/{queue_id}/addresses/revoke`, signed by the owner (QS-7): they lead
+/// nowhere from now on. 204.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RevokeAddresses {
+    pub addresses: Vec<Address>,
+}
+
+/// `POST /qs/queues/{queue_id}/keys`, signed by the owner's key so far (QS-7): one of the
+/// two, or both. 204.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RotateKeys {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<NewOwner>,
+    /// What the next message's chain is sealed to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hpke_key: Option<HpkePublicKey>,
+}
+
+/// An owner key, and the proof that whoever asks for it has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewOwner {
+    pub public_key: PublicKey,
+    /// By the new key, over [`NewOwner::to_be_signed`].
+    pub signature: Signature,
+}
+
+/// `POST /qs/queues/{queue_id}/delete`, signed by the owner (QS-7): the queue, its messages
+/// and these addresses of it are gone. 204.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct DeleteQueue {
+    /// Those the owner knows; an address that is not the queue's stays.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<Address>,
 }
 
@@ -101,4 +144,177 @@ pub enum QueuePayload {
     Welcome(Welcome),
     /// A deposit of another client; its meaning is between the two.
     Deposit(Payload),
+}
+
+/// A KeyPackage as its owner publishes it and an inviter gets it (QS-6).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StockedKeyPackage {
+    /// An `MLSMessage` holding a KeyPackage.
+    pub key_package: MlsMessage,
+    /// From the owner to the inviter; the QS neither reads nor shows it to anyone else.
+    pub attachment: Payload,
+}
+
+/// `PUT /qs/key-packages`, signed by the friendship key (QS-6): the stock of one client,
+/// instead of what it published before.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PublishKeyPackages {
+    pub friendship_token: FriendshipToken,
+    pub stock_id: StockId,
+    /// Each is handed out once. Their delivery addresses exist by then.
+    pub key_packages: Vec<StockedKeyPackage>,
+    /// Handed out when no other is left, any number of times; its KeyPackage says so, and its
+    /// delivery address does not bind.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_resort: Option<StockedKeyPackage>,
+    /// Whether to make the friendship, owned by the signer, if there is none. Not for a token
+    /// that another client of the user may have replaced.
+    #[serde(default)]
+    pub create: bool,
+}
+
+/// The answer to `PUT /qs/key-packages` and `POST /qs/key-packages/count` (200): how many a
+/// client has in stock, without its last resort.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyPackageStock {
+    pub remaining: u32,
+}
+
+/// `POST /qs/key-packages/count`, signed by the friendship key.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct CountKeyPackages {
+    pub friendship_token: FriendshipToken,
+    pub stock_id: StockId,
+}
+
+/// `POST /qs/key-packages/remove`, signed by the friendship key: a client gives its stock up.
+/// The friendship goes with the last one. 204.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RemoveKeyPackages {
+    pub friendship_token: FriendshipToken,
+    pub stock_id: StockId,
+}
+
+/// `POST /qs/key-packages/rotate`, signed by the friendship key: whoever has only the old
+/// token gets nothing from now on. 204.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RotateFriendshipToken {
+    pub friendship_token: FriendshipToken,
+    /// 32 fresh random bytes.
+    pub new_friendship_token: FriendshipToken,
+}
+
+/// `POST /qs/key-packages/fetch`; a token, no signature.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct FetchKeyPackages {
+    pub friendship_token: FriendshipToken,
+}
+
+/// The answer to `POST /qs/key-packages/fetch` (200): one KeyPackage of each client of the
+/// user that has any, and the QS's word for when it gave them out together.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyPackageBatch {
+    pub key_packages: Vec<StockedKeyPackage>,
+    /// Seconds since 1970.
+    pub time: u64,
+    /// One of `GET /qs/keys`.
+    pub issuer_key: PublicKey,
+    /// By that key, over [`KeyPackageBatch::to_be_signed`].
+    pub signature: Signature,
+}
+
+/// `GET /qs/keys` (200): the keys that sign batches of KeyPackages; no token.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct QueuingKeys {
+    pub domain: Domain,
+    pub keys: Vec<PublishedKey>,
+}
+
+impl KeyPackageBatch {
+    pub fn sign(
+        domain: &Domain,
+        time: u64,
+        key_packages: Vec<StockedKeyPackage>,
+        issuer: &SigningKey,
+    ) -> Self {
+        let signature = issuer.sign(&Self::to_be_signed(domain, time, &key_packages));
+        Self { key_packages, time, issuer_key: issuer.public_key(), signature }
+    }
+
+    /// That a published key of this domain's QS signed the batch, not long before or after
+    /// `now` (seconds since 1970; `tolerance` in seconds).
+    ///
+    /// # Errors
+    /// [`BadSignature`], without saying why.
+    pub fn verify(&self, keys: &QueuingKeys, now: u64, tolerance: u64) -> Result<(), BadSignature> {
+        let known =
+            keys.keys.iter().any(|key| key.public_key == self.issuer_key && key.is_valid_at(self.time));
+        if !known || self.time.abs_diff(now) > tolerance {
+            return Err(BadSignature);
+        }
+        let message = Self::to_be_signed(&keys.domain, self.time, &self.key_packages);
+        self.issuer_key.verify(&message, &self.signature)
+    }
+
+    /// `"Postern key package batch" || len(domain) as u8 || domain || time (u64, big endian) ||
+    /// SHA-256 of each KeyPackage's MLSMessage`. Attachments are the owners' own to protect.
+    pub fn to_be_signed(domain: &Domain, time: u64, key_packages: &[StockedKeyPackage]) -> Vec<u8> {
+        let mut bytes = b"Postern key package batch".to_vec();
+        bytes.push(u8::try_from(domain.as_str().len()).expect("a domain has at most 253 bytes"));
+        bytes.extend_from_slice(domain.as_str().as_bytes());
+        bytes.extend_from_slice(&time.to_be_bytes());
+        for package in key_packages {
+            bytes.extend_from_slice(MessageDigest::of(package.key_package.as_bytes()).as_bytes());
+        }
+        bytes
+    }
+}
+
+impl NewOwner {
+    pub fn sign(queue: &QueueId, owner: PublicKey, new: &SigningKey) -> Self {
+        let public_key = new.public_key();
+        let signature = new.sign(&Self::to_be_signed(queue, owner, public_key));
+        Self { public_key, signature }
+    }
+
+    /// # Errors
+    /// [`BadSignature`] unless the new key signed for this queue and its owner so far.
+    pub fn verify(&self, queue: &QueueId, owner: PublicKey) -> Result<(), BadSignature> {
+        self.public_key.verify(&Self::to_be_signed(queue, owner, self.public_key), &self.signature)
+    }
+
+    /// `"Postern queue owner" || queue_id || the owner's key so far || the new key`
+    pub fn to_be_signed(queue: &QueueId, owner: PublicKey, new: PublicKey) -> Vec<u8> {
+        [b"Postern queue owner", queue.as_bytes().as_slice(), owner.as_bytes(), new.as_bytes()].concat()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_is_what_a_published_key_signed_at_about_that_time() {
+        let key = SigningKey::generate();
+        let package = |byte| StockedKeyPackage {
+            key_package: MlsMessage::new(vec![byte]),
+            attachment: Payload::new(Vec::new()),
+        };
+        let domain: Domain = "example.org".parse().unwrap();
+        let published = PublishedKey { public_key: key.public_key(), not_before: 0, not_after: 2000 };
+        let keys = QueuingKeys { domain: domain.clone(), keys: vec![published] };
+        let batch = KeyPackageBatch::sign(&domain, 1000, vec![package(1), package(2)], &key);
+        assert_eq!(batch.verify(&keys, 1060, 60), Ok(()));
+        assert_eq!(batch.verify(&keys, 1061, 60), Err(BadSignature), "too old");
+        assert_eq!(batch.verify(&keys, 939, 60), Err(BadSignature), "of the future");
+
+        let elsewhere = QueuingKeys { domain: "example.com".parse().unwrap(), ..keys.clone() };
+        assert_eq!(batch.verify(&elsewhere, 1000, 60), Err(BadSignature));
+        let unpublished = QueuingKeys { keys: Vec::new(), ..keys.clone() };
+        assert_eq!(batch.verify(&unpublished, 1000, 60), Err(BadSignature));
+        let fewer = KeyPackageBatch { key_packages: vec![package(1)], ..batch.clone() };
+        assert_eq!(fewer.verify(&keys, 1000, 60), Err(BadSignature));
+        let later = KeyPackageBatch { time: 1001, ..batch };
+        assert_eq!(later.verify(&keys, 1000, 60), Err(BadSignature));
+    }
 }

@@ -12,7 +12,7 @@ use crate::{
     config::Limits,
     database::Database,
     master_key::MasterKey,
-    qs::wakeups::Wakeups,
+    qs::{batch_signer::BatchSigner, wakeups::Wakeups},
 };
 
 #[derive(Clone)]
@@ -24,6 +24,8 @@ pub struct Shared {
     pub master_key: MasterKey,
     /// Signs client credentials (AS-2).
     pub signer: Signer,
+    /// Signs batches of KeyPackages (QS-6).
+    pub batch_signer: BatchSigner,
     /// Issues and redeems tokens (AAS-2, AAS-4).
     pub issuer: Issuer,
     /// What tokens were spent for since that was last recorded (AAS-5).

@@ -22,3 +22,4 @@ pub mod qs;
 pub mod road;
 pub mod routes;
 pub mod serve;
+pub mod signing_keys;

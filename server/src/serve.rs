@@ -24,7 +24,7 @@ use crate::{
     config::Config,
     database::Database,
     master_key::MasterKey,
-    qs::{upkeep, wakeups::Wakeups},
+    qs::{batch_signer::BatchSigner, upkeep, wakeups::Wakeups},
     road, routes,
 };
 
@@ -45,6 +45,7 @@ pub async fn run(
 ) -> anyhow::Result<()> {
     let domain: Domain = config.domain.parse()?;
     let signer = Signer::load(&database, &master_key).await?;
+    let batch_signer = BatchSigner::load(&database, &master_key).await?;
     let issuer = Issuer::load(&database, &master_key, &domain).await?;
     let wakeups = Wakeups::default();
     let (stop, stopping) = watch::channel(false);
@@ -55,6 +56,7 @@ pub async fn run(
         database: database.clone(),
         master_key,
         signer,
+        batch_signer,
         issuer,
         uses: Uses::default(),
         wakeups: wakeups.clone(),

@@ -1,13 +1,14 @@
--- auth.load_signing_keys: the keys of the AS that are still valid, the newest first.
+-- auth.load_signing_keys: the keys of a service that are still valid, the newest first.
 --
--- Times are seconds since 1970, the last day included. Called when a server starts.
-CREATE OR REPLACE FUNCTION auth.load_signing_keys()
+-- service: as or qs. Times are seconds since 1970, the last day included. Called when a server
+-- starts.
+CREATE OR REPLACE FUNCTION auth.load_signing_keys(service text DEFAULT 'as')
 RETURNS TABLE (public_key bytea, sealed_seed bytea, not_before bigint, not_after bigint)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     SELECT k.public_key, k.sealed_seed,
            extract(epoch FROM k.not_before)::bigint,
            extract(epoch FROM k.not_after + 1)::bigint - 1
       FROM auth.signing_keys k
-     WHERE k.not_after >= (now() AT TIME ZONE 'UTC')::date
+     WHERE k.service = load_signing_keys.service AND k.not_after >= (now() AT TIME ZONE 'UTC')::date
      ORDER BY k.not_before DESC, k.not_after DESC
 $$;

@@ -93,11 +93,42 @@ async fn a_dump_joins_no_user_to_a_group_a_queue_or_a_token() {
         }
     }
 
+    // Nor is a queue joined to an address, or either to a user's KeyPackages (QS-6).
+    let mailboxes: Vec<&Row> = others
+        .iter()
+        .filter(|row| ["qs.queues", "qs.addresses", "qs.messages"].contains(&row.table.as_str()))
+        .copied()
+        .collect();
+    let stocks: Vec<&Row> = others
+        .iter()
+        .filter(|row| ["qs.friendships", "qs.stocks", "qs.key_packages"].contains(&row.table.as_str()))
+        .copied()
+        .collect();
+    assert!(stocks.len() > 2 * 21, "both have KeyPackages in stock");
+    for (one, other) in [(&mailboxes, &stocks), (&stocks, &mailboxes)] {
+        for value in one.iter().flat_map(|row| &row.values) {
+            let telling = value.len() >= TELLING && !is_date(value) && value != b"contact";
+            let joins = |row: &&&Row| telling && row.values.iter().any(|other| contains(other, value));
+            let joined: Vec<_> = other.iter().filter(joins).map(|row| row.table.as_str()).collect();
+            assert!(joined.is_empty(), "{joined:?} shares a value with a mailbox's or a stock's table");
+        }
+    }
+    for row in others.iter().filter(|row| row.table == "qs.addresses") {
+        let alike = |other: &&&Row| {
+            other.table != "qs.messages"
+                && !std::ptr::eq(**other, *row)
+                && row.values.iter().any(|value| {
+                    value.len() >= TELLING && other.values.iter().any(|other| contains(other, value))
+                })
+        };
+        assert!(!mailboxes.iter().any(|other| alike(&other)), "an address is joined to a queue or another");
+    }
+
     // An address at the AS would lead to its queue by its hash.
     let lookups: BTreeSet<Vec<u8>> =
         others.iter().filter(|row| row.table == "qs.addresses").map(|row| row.values[0].clone()).collect();
     let leads_to_queue = |address: Address| lookups.contains(address.lookup().as_slice());
-    for row in &users {
+    for row in users.iter().chain(&stocks) {
         for value in &row.values {
             assert!(!windows(value).any(leads_to_queue), "{} holds an address", row.table);
         }

@@ -5,6 +5,6 @@
 pub mod create_group;
 mod policy;
 pub mod reserve_group_id;
-mod roster;
+pub(crate) mod roster;
 mod state;
 pub mod submit_message;

@@ -72,7 +72,9 @@ pub fn policy(group: &TrackedGroup) -> Result<GroupPolicy, InvalidMls> {
     GroupPolicy::from_bytes(&extension.0).map_err(|_| MISSING)
 }
 
-fn member(leaf: u32, node: &LeafNode, home: &Domain) -> Result<Member, InvalidMls> {
+/// # Errors
+/// [`InvalidMls`] if the leaf lacks what every leaf must have here.
+pub fn member(leaf: u32, node: &LeafNode, home: &Domain) -> Result<Member, InvalidMls> {
     let pseudonym = BasicCredential::try_from(node.credential().clone())
         .ok()
         .and_then(|credential| credential.identity().try_into().ok())

@@ -6,11 +6,15 @@ mod crypto;
 mod storage;
 
 use openmls::prelude::{
-    Extensions, GroupContext, LeafNode, LeafNodeIndex, MlsMessageBodyIn, MlsMessageIn, ProcessedMessage,
-    ProcessedMessageContent, Proposal, ProposalStore, PublicGroup, PublicMessageIn, QueuedProposal,
-    RatchetTreeIn, Sender, StagedCommit,
+    CredentialType, ExtensionType, Extensions, GroupContext, KeyPackage, LeafNode, LeafNodeIndex,
+    MlsMessageBodyIn, MlsMessageIn, ProcessedMessage, ProcessedMessageContent, Proposal, ProposalStore,
+    ProposalType, ProtocolVersion, PublicGroup, PublicMessageIn, QueuedProposal, RatchetTreeIn, Sender,
+    StagedCommit,
 };
-use postern_protocol::{GroupInfo, MlsMessage, PublicKey, RatchetTree, Welcome, mls::CIPHERSUITE};
+use postern_protocol::{
+    GroupInfo, MlsMessage, PublicKey, RatchetTree, Welcome,
+    mls::{CIPHERSUITE, DELIVERY_ADDRESS, GROUP_POLICY},
+};
 use tls_codec::Deserialize as _;
 
 use crypto::VerifyingCrypto;
@@ -211,6 +215,39 @@ pub fn parse_handshake(message: &MlsMessage) -> Result<PublicMessageIn, InvalidM
         MlsMessageBodyIn::PublicMessage(message) => Ok(message),
         _ => Err(InvalidMls::Refused("commits and proposals come in public framing")),
     }
+}
+
+/// Validates a KeyPackage as whoever adds it to a group here would (RFC 9420 §10.1), and that
+/// its owner can live in one.
+///
+/// # Errors
+/// [`InvalidMls`], also for what openmls lets through.
+pub fn parse_key_package(message: &MlsMessage) -> Result<KeyPackage, InvalidMls> {
+    let unverified = match parse(message.as_bytes(), "KeyPackage")? {
+        MlsMessageBodyIn::KeyPackage(key_package) => key_package,
+        _ => return Err(InvalidMls::Malformed("KeyPackage")),
+    };
+    let key_package = unverified
+        .validate(&VerifyingCrypto, ProtocolVersion::Mls10)
+        .map_err(|error| InvalidMls::Message(error.to_string()))?;
+    if u16::from(key_package.ciphersuite()) != CIPHERSUITE {
+        return Err(InvalidMls::Refused("the ciphersuite must be 0x0001"));
+    }
+    if !key_package.life_time().has_acceptable_range() {
+        return Err(InvalidMls::Refused("the KeyPackage's lifetime is not acceptable"));
+    }
+    let capabilities = key_package.leaf_node().capabilities();
+    let able = [GROUP_POLICY, DELIVERY_ADDRESS]
+        .iter()
+        .all(|extension| capabilities.extensions().contains(&ExtensionType::Unknown(*extension)))
+        && capabilities.versions().contains(&ProtocolVersion::Mls10)
+        && capabilities.ciphersuites().contains(&key_package.ciphersuite().into())
+        && capabilities.credentials().contains(&CredentialType::Basic)
+        && capabilities.proposals().contains(&ProposalType::SelfRemove);
+    if !able {
+        return Err(InvalidMls::Refused("the leaf's capabilities lack what groups here need"));
+    }
+    Ok(key_package)
 }
 
 /// How many new members a Welcome is for.

@@ -3,7 +3,7 @@
 
 use http::StatusCode;
 use postern_protocol::{
-    QueueId,
+    Address, QueueId,
     problem::{Problem, ProblemType},
     qs::AddAddresses,
 };
@@ -13,21 +13,23 @@ use crate::{
     road::{Answer, Failure, Outcome, Payment, Request},
 };
 
-/// How many addresses one request may add.
+/// How many addresses one request may name.
 const MAX_AT_ONCE: usize = 1000;
 
 pub async fn add_addresses(app: App, request: Request, payment: Payment) -> Outcome {
     let queue_id = request.segment(|segment| QueueId::from_base64url(segment).ok())?;
     let (signer, body) = request.signed_body::<AddAddresses>()?;
-    if body.addresses.len() > MAX_AT_ONCE {
-        return Err(too_many().into());
-    }
-    let addresses: Vec<&[u8]> = body.addresses.iter().map(|address| address.as_bytes().as_slice()).collect();
+    check_number(body.addresses.len() + body.last_resort.len())?;
     let row = payment
         .call(
             &app.database,
-            "SELECT outcome FROM qs.add_addresses($1, $2, $3, $4, $5)",
-            &[&queue_id.as_bytes().as_slice(), &signer.as_bytes().as_slice(), &addresses],
+            "SELECT outcome FROM qs.add_addresses($1, $2, $3, $4, $5, $6)",
+            &[
+                &queue_id.as_bytes().as_slice(),
+                &signer.as_bytes().as_slice(),
+                &address_bytes(&body.addresses),
+                &address_bytes(&body.last_resort),
+            ],
         )
         .await?;
     match row.get("outcome") {
@@ -39,7 +41,17 @@ pub async fn add_addresses(app: App, request: Request, payment: Payment) -> Outc
     }
 }
 
-fn too_many() -> Problem {
+/// # Errors
+/// `too-many-addresses` for more than one request may name.
+pub fn check_number(addresses: usize) -> Result<(), Problem> {
+    if addresses <= MAX_AT_ONCE {
+        return Ok(());
+    }
     let detail = format_args!("at most {MAX_AT_ONCE} in one request");
-    Problem::with_detail(ProblemType::TooManyAddresses, detail)
+    Err(Problem::with_detail(ProblemType::TooManyAddresses, detail))
+}
+
+/// As the API functions take them.
+pub fn address_bytes(addresses: &[Address]) -> Vec<&[u8]> {
+    addresses.iter().map(|address| address.as_bytes().as_slice()).collect()
 }

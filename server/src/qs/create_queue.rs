@@ -2,7 +2,7 @@
 
 use http::StatusCode;
 use postern_protocol::{
-    QueueId,
+    HpkePublicKey, QueueId,
     problem::{Problem, ProblemType},
     qs::{CreateQueue, QueueCreated},
 };
@@ -14,10 +14,7 @@ use crate::{
 
 pub async fn create_queue(app: App, request: Request, payment: Payment) -> Outcome {
     let (owner, body) = request.signed_body::<CreateQueue>()?;
-    if !body.hpke_key.is_usable() {
-        let detail = "nothing can be sealed to the HPKE key";
-        return Err(Problem::with_detail(ProblemType::MalformedBody, detail).into());
-    }
+    check_hpke_key(&body.hpke_key)?;
     let mut id = [0; QueueId::LEN];
     aws_lc_rs::rand::fill(&mut id).map_err(Failure::fault)?;
     let queue_id = QueueId::new(id);
@@ -38,4 +35,14 @@ pub async fn create_queue(app: App, request: Request, payment: Payment) -> Outco
         "queue_exists" => Err(ProblemType::QueueExists.into()),
         other => Err(Failure::unexpected(other)),
     }
+}
+
+/// # Errors
+/// `malformed-body` for a key that chains cannot be sealed to.
+pub fn check_hpke_key(key: &HpkePublicKey) -> Result<(), Problem> {
+    if key.is_usable() {
+        return Ok(());
+    }
+    let detail = "nothing can be sealed to the HPKE key";
+    Err(Problem::with_detail(ProblemType::MalformedBody, detail))
 }

@@ -33,7 +33,7 @@ impl Mailbox {
         let id = created.queue_id;
         let address = Address::generate().expect("there is randomness");
         let request = Request::post(format!("/qs/queues/{}/addresses", id.to_base64url()))
-            .cbor(&AddAddresses { addresses: vec![address] })
+            .cbor(&AddAddresses { addresses: vec![address], last_resort: Vec::new() })
             .signed_by(&owner);
         sent(payer, request).await;
         Self { id, owner, hpke, address, position: 0, chain: None }

@@ -128,7 +128,9 @@ async fn queue(client: &Client) -> Result<(BenchMember, Address)> {
     let created: QueueCreated = client.http().send(&paid(client, request).await?).await?.decode()?;
     let address = Address::new(rand::random());
     let path = format!("/qs/queues/{}/addresses", created.queue_id.to_base64url());
-    let request = Request::post(path).cbor(&AddAddresses { addresses: vec![address] }).signed_by(&owner);
+    let request = Request::post(path)
+        .cbor(&AddAddresses { addresses: vec![address], last_resort: Vec::new() })
+        .signed_by(&owner);
     client.http().send(&paid(client, request).await?).await?;
     Ok((BenchMember { owner, queue: created.queue_id }, address))
 }

@@ -1,12 +1,17 @@
 //! `POST /qs/queues/{queue_id}/addresses` (QS-3)
 
 use ciborium::Value;
-use postern_protocol::{QueueId, problem::ProblemType, qs::QueueKind};
+use postern_protocol::{
+    QueueId,
+    ds::MessageAccepted,
+    problem::ProblemType,
+    qs::{QueueKind, QueuePayload},
+};
 use reqwest::StatusCode;
 
 use crate::{
     road::Valid,
-    world::{World, fresh_address, random_id},
+    world::{Commit, Member, Party, World, fresh_address, leaf_extensions, random_id},
 };
 
 /// Targets of the same form with ids that are none, or nobody's.
@@ -24,9 +29,13 @@ pub fn other_queues(operation: &str) -> Vec<(String, ProblemType)> {
 
 pub async fn valid(world: &World) -> Valid {
     let mailbox = world.mailbox(QueueKind::Group).await;
-    let call = mailbox.adding(vec![fresh_address(), fresh_address()]);
-    let stranger = Some(ProblemType::NotFound);
-    Valid { stranger, targets: other_queues("addresses"), ..Valid::new(call, StatusCode::NO_CONTENT) }
+    let call = mailbox.adding_both(vec![fresh_address(), fresh_address()], vec![fresh_address()]);
+    Valid {
+        stranger: Some(ProblemType::NotFound),
+        optional: &["last_resort"],
+        targets: other_queues("addresses"),
+        ..Valid::new(call, StatusCode::NO_CONTENT)
+    }
 }
 
 #[tokio::test]
@@ -76,5 +85,39 @@ async fn a_request_has_at_most_a_thousand_addresses_and_a_queue_as_many_as_the_o
     ] {
         world.assert_refuses(what, &call.with_field("addresses", wrong), ProblemType::MalformedBody).await;
     }
+    world.close();
+}
+
+#[tokio::test]
+async fn an_address_of_last_resort_serves_several_groups_and_a_queue_has_few_of_them() {
+    let world = World::start().await;
+    // A KeyPackage of last resort, in two groups: the leaf is the same, address included.
+    let mailbox = world.mailbox(QueueKind::Group).await;
+    let address = fresh_address();
+    world.pay(&mailbox.adding_both(Vec::new(), vec![address])).await.assert_ok("adding it");
+    let mut joiner = Member { party: Party::new(random_id()), mailbox, address };
+    joiner.party.leaf = leaf_extensions(&world.home(), address);
+    for _ in 0..2 {
+        let mut group = world.group(1).await;
+        let add = vec![joiner.party.key_package()];
+        let (_, call) = group.make(0, Commit { add, ..Default::default() });
+        let accepted: MessageAccepted = world.pay(&call).await.decode();
+        assert_eq!(accepted.undelivered, 0, "it is bound to no group");
+        let received = world.read(&mut joiner.mailbox).await;
+        assert!(matches!(received.as_slice(), [QueuePayload::Welcome(_)]), "{received:?}");
+    }
+
+    let mailbox = joiner.mailbox;
+    let call = mailbox.adding(vec![address]);
+    world.assert_refuses("one that is of last resort", &call, ProblemType::AddressExists).await;
+    let fresh = fresh_address();
+    let call = mailbox.adding_both(vec![fresh], vec![fresh]);
+    world.assert_refuses("one as both", &call, ProblemType::AddressExists).await;
+    let few = |number| (0..number).map(|_| fresh_address()).collect::<Vec<_>>();
+    let call = mailbox.adding_both(Vec::new(), few(16));
+    world.assert_refuses("seventeen", &call, ProblemType::TooManyAddresses).await;
+    world.pay(&mailbox.adding_both(few(20), few(15))).await.assert_ok("sixteen");
+    let call = mailbox.adding_both(Vec::new(), few(1));
+    world.assert_refuses("one more", &call, ProblemType::TooManyAddresses).await;
     world.close();
 }

@@ -63,7 +63,7 @@ async fn a_body_of_another_media_type_is_refused() {
 #[tokio::test]
 async fn a_cut_lengthened_or_hostile_body_is_refused() {
     let world = World::start().await;
-    world.stock(300).await;
+    world.stock(500).await;
     for entry in every_request(&world).await.iter().filter(|entry| entry.valid.call.content_type.is_some()) {
         let valid = &entry.valid.call;
         let whole = &valid.body;
@@ -124,6 +124,9 @@ async fn every_field_is_needed_and_is_of_its_type_and_unknown_ones_are_ignored()
                 ("another text", Value::from("everything else")),
                 ("a map", Value::Map(Vec::new())),
             ] {
+                if value.is_bool() && wrong.is_bool() {
+                    continue;
+                }
                 let wire = entry.with(&world, valid.with_field(name, wrong)).wire();
                 world.assert_refused(&format!("{what} {kind}"), &wire, ProblemType::MalformedBody).await;
             }

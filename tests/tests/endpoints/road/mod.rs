@@ -74,6 +74,8 @@ impl Entry {
 
 /// A valid request for every route, or several where requests differ.
 async fn every_request(world: &World) -> Vec<Entry> {
+    // For what they are made of, and for sending each of them a few times.
+    world.stock(200).await;
     let mut entries = Vec::new();
     for route in routes::all() {
         let endpoint = match route.handler {
@@ -96,7 +98,16 @@ async fn valid_requests(world: &World, route: &Route) -> Vec<Valid> {
         ("POST", "/ds/groups") => vec![ds::create_group::valid(world).await],
         ("POST", "/qs/queues") => vec![qs::create_queue::valid()],
         ("POST", "/qs/queues/{queue_id}/addresses") => vec![qs::add_addresses::valid(world).await],
+        ("POST", "/qs/queues/{queue_id}/addresses/revoke") => vec![qs::revoke_addresses::valid(world).await],
+        ("POST", "/qs/queues/{queue_id}/keys") => qs::rotate_keys::valid(world).await,
+        ("POST", "/qs/queues/{queue_id}/delete") => vec![qs::delete_queue::valid(world).await],
         ("POST", "/qs/deposits") => vec![qs::deposit::valid(world).await],
+        ("PUT", "/qs/key-packages") => vec![qs::publish_key_packages::valid()],
+        ("POST", "/qs/key-packages/fetch") => vec![qs::fetch_key_packages::valid(world).await],
+        ("POST", "/qs/key-packages/count") => vec![qs::count_key_packages::valid(world).await],
+        ("POST", "/qs/key-packages/remove") => vec![qs::remove_key_packages::valid(world).await],
+        ("POST", "/qs/key-packages/rotate") => vec![qs::rotate_friendship_token::valid(world).await],
+        ("GET", "/qs/keys") => vec![qs::published_keys::valid()],
         ("GET", "/as/users/{name}") => vec![auth::look_up_user::valid(world).await],
         ("POST", "/as/credentials") => vec![auth::sign_credential::valid(world).await],
         ("POST", "/as/eid/commits") => vec![auth::commit_identity::valid(world).await],

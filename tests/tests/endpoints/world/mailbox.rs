@@ -5,7 +5,10 @@ use postern_protocol::{
     chain::{ChainReceiver, HpkePrivateKey},
     encoding::Encoding,
     key::SigningKey,
-    qs::{AddAddresses, CreateQueue, Dequeue, Dequeued, QueueCreated, QueueKind, QueuePayload},
+    qs::{
+        AddAddresses, CreateQueue, DeleteQueue, Dequeue, Dequeued, QueueCreated, QueueKind, QueuePayload,
+        RevokeAddresses, RotateKeys,
+    },
 };
 
 use super::{Call, World};
@@ -13,7 +16,7 @@ use super::{Call, World};
 pub struct Mailbox {
     pub id: QueueId,
     pub owner: SigningKey,
-    hpke: HpkePrivateKey,
+    pub hpke: HpkePrivateKey,
     chain: Option<ChainReceiver>,
     /// The last message that was read.
     pub position: u64,
@@ -33,7 +36,24 @@ impl Mailbox {
     }
 
     pub fn adding(&self, addresses: Vec<Address>) -> Call {
-        Call::post(self.path("addresses")).with(&AddAddresses { addresses }).signed_by(&self.owner)
+        self.adding_both(addresses, Vec::new())
+    }
+
+    pub fn adding_both(&self, addresses: Vec<Address>, last_resort: Vec<Address>) -> Call {
+        let body = AddAddresses { addresses, last_resort };
+        Call::post(self.path("addresses")).with(&body).signed_by(&self.owner)
+    }
+
+    pub fn revoking(&self, addresses: Vec<Address>) -> Call {
+        Call::post(self.path("addresses/revoke")).with(&RevokeAddresses { addresses }).signed_by(&self.owner)
+    }
+
+    pub fn rotating(&self, body: &RotateKeys) -> Call {
+        Call::post(self.path("keys")).with(body).signed_by(&self.owner)
+    }
+
+    pub fn deleting(&self, addresses: Vec<Address>) -> Call {
+        Call::post(self.path("delete")).with(&DeleteQueue { addresses }).signed_by(&self.owner)
     }
 
     /// Asks for what comes after a message, without waiting.

@@ -21,6 +21,9 @@ pub struct Party {
     pub suite: Ciphersuite,
     pub lifetime: Lifetime,
     pub leaf: Extensions<LeafNode>,
+    /// What the leaf says that it can do.
+    pub extensions: Vec<ExtensionType>,
+    pub proposals: Vec<ProposalType>,
     group: Option<MlsGroup>,
     provider: OpenMlsRustCrypto,
 }
@@ -65,6 +68,12 @@ impl Party {
             suite: SUITE,
             lifetime: Lifetime::new(30 * DAYS),
             leaf: Extensions::empty(),
+            extensions: vec![
+                ExtensionType::Unknown(GROUP_POLICY),
+                ExtensionType::Unknown(DELIVERY_ADDRESS),
+                ExtensionType::LastResort,
+            ],
+            proposals: vec![ProposalType::SelfRemove],
             group: None,
             provider: OpenMlsRustCrypto::default(),
         }
@@ -125,6 +134,18 @@ impl Party {
     /// The same as an `MLSMessage`.
     pub fn key_package_message(&self) -> MlsMessage {
         message(&MlsMessageOut::from(self.key_package()))
+    }
+
+    /// One that says that it is of last resort.
+    pub fn last_resort_message(&self) -> MlsMessage {
+        let bundle = KeyPackage::builder()
+            .key_package_lifetime(self.lifetime)
+            .leaf_node_capabilities(self.capabilities())
+            .leaf_node_extensions(self.leaf.clone())
+            .mark_as_last_resort()
+            .build(self.suite, &self.provider, &Ed25519(&self.key), self.credential(self.identity.clone()))
+            .expect("a KeyPackage can be made");
+        message(&MlsMessageOut::from(bundle.key_package().clone()))
     }
 
     /// Joins by force: the commit by which a stranger with a GroupInfo enters.
@@ -323,12 +344,11 @@ impl Party {
     }
 
     fn capabilities(&self) -> Capabilities {
-        let extensions = [ExtensionType::Unknown(GROUP_POLICY), ExtensionType::Unknown(DELIVERY_ADDRESS)];
         Capabilities::new(
             Some(&[ProtocolVersion::Mls10]),
             Some(&[self.suite]),
-            Some(&extensions),
-            Some(&[ProposalType::SelfRemove]),
+            Some(&self.extensions),
+            Some(&self.proposals),
             Some(&[CredentialType::Basic]),
         )
     }

@@ -1,5 +1,6 @@
 //! A server with its cluster, somebody to ask it, and a superuser's eye on what that changed.
 
+mod friendship;
 mod group;
 mod mailbox;
 mod mls;
@@ -19,7 +20,11 @@ use postern_protocol::problem::ProblemType;
 use postern_tests::{Cluster, HOME, Server};
 use tokio_postgres::Client;
 
-pub use group::{Group, creation, leaf_extensions, policy_extensions};
+pub use friendship::{
+    Friendship, fetching, fresh_stock, fresh_token, last_resort, package, package_for, packages, receiver,
+    stocked,
+};
+pub use group::{Group, Member, creation, leaf_extensions, policy_extensions};
 pub use mailbox::{Mailbox, fresh_address, hpke_key};
 pub use mls::{Commit, Made, Party, public_application};
 pub use reply::Reply;
@@ -83,8 +88,13 @@ impl World {
     }
 
     pub async fn send(&self, wire: &Wire) -> Reply {
+        self.send_to(self.server.url(), wire).await
+    }
+
+    /// Sends a request to another server of the same database.
+    pub async fn send_to(&self, server: &str, wire: &Wire) -> Reply {
         self.private.lock().expect("no panic holds it").extend(wire.identifiers());
-        let url = format!("{}{}", self.server.url(), wire.target);
+        let url = format!("{server}{}", wire.target);
         let request =
             self.http.request(wire.method.clone(), url).headers(wire.headers.clone()).body(wire.body.clone());
         let answer =

@@ -1,0 +1,39 @@
+//! Batches of KeyPackages (QS-6): the QS's word for which packages it gave out together, and
+//! when.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use postern_protocol::{
+    key::PublishedKey,
+    name::Domain,
+    qs::{KeyPackageBatch, StockedKeyPackage},
+};
+
+use crate::{
+    database::Database,
+    date::DAY,
+    master_key::MasterKey,
+    signing_keys::{Service, SigningKeys},
+};
+
+/// A batch is used within minutes; the overlap is for servers that run on with the old key.
+const QS: Service = Service { name: "qs", purpose: "QS signing key", overlap: 90 * DAY };
+
+pub struct BatchSigner(SigningKeys);
+
+impl BatchSigner {
+    /// # Errors
+    /// As [`SigningKeys::load`].
+    pub async fn load(database: &Database, master_key: &MasterKey) -> anyhow::Result<Self> {
+        Ok(Self(SigningKeys::load(database, master_key, &QS).await?))
+    }
+
+    pub fn published(&self) -> &[PublishedKey] {
+        self.0.published()
+    }
+
+    pub fn sign(&self, domain: &Domain, key_packages: Vec<StockedKeyPackage>) -> KeyPackageBatch {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        KeyPackageBatch::sign(domain, now, key_packages, self.0.current())
+    }
+}

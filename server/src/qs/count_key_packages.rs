@@ -1,0 +1,36 @@
+//! `POST /qs/key-packages/count` (QS-6): whether a client's stock runs low. A request of its own
+//! instead of a word in the answer to a dequeue: that would join friendship and queue.
+
+use http::StatusCode;
+use postern_protocol::{
+    problem::ProblemType,
+    qs::{CountKeyPackages, KeyPackageStock},
+};
+
+use crate::{
+    app::App,
+    road::{Failure, Outcome, Payment, Request},
+};
+
+pub async fn count_key_packages(app: App, request: Request, payment: Payment) -> Outcome {
+    let (signer, body) = request.signed_body::<CountKeyPackages>()?;
+    let row = payment
+        .call(
+            &app.database,
+            "SELECT outcome, remaining FROM qs.count_key_packages($1, $2, $3, $4, $5)",
+            &[
+                &body.friendship_token.lookup().as_slice(),
+                &signer.as_bytes().as_slice(),
+                &body.stock_id.as_bytes().as_slice(),
+            ],
+        )
+        .await?;
+    match row.get("outcome") {
+        "counted" => {
+            let remaining = u32::try_from(row.get::<_, i32>("remaining")).map_err(Failure::fault)?;
+            request.answer(StatusCode::OK, &KeyPackageStock { remaining })
+        }
+        "unknown_friendship" => Err(ProblemType::NotFound.into()),
+        other => Err(Failure::unexpected(other)),
+    }
+}

@@ -1,0 +1,59 @@
+//! `POST /qs/key-packages/fetch` (QS-6): one KeyPackage of each client of a user, for whoever
+//! has the user's friendship token. Anonymous: the inviter shows a token and nothing else.
+
+use http::StatusCode;
+use postern_protocol::{
+    FriendshipToken, StockId,
+    encoding::Encoding,
+    problem::ProblemType,
+    qs::{FetchKeyPackages, StockedKeyPackage},
+};
+
+use crate::{
+    app::App,
+    road::{Failure, Outcome, Payment, Request},
+};
+
+pub async fn fetch_key_packages(app: App, request: Request, payment: Payment) -> Outcome {
+    let FetchKeyPackages { friendship_token } = request.body()?;
+    let row = payment
+        .call(
+            &app.database,
+            "SELECT outcome, stock_ids, sealed_keys, packages, last_resorts
+             FROM qs.fetch_key_packages($1, $2, $3)",
+            &[&friendship_token.lookup().as_slice()],
+        )
+        .await?;
+    match row.get("outcome") {
+        "fetched" => {}
+        "unknown_friendship" => return Err(ProblemType::NotFound.into()),
+        other => return Err(Failure::unexpected(other)),
+    }
+    let stock_ids: Vec<&[u8]> = row.get("stock_ids");
+    let sealed_keys: Vec<&[u8]> = row.get("sealed_keys");
+    let packages: Vec<&[u8]> = row.get("packages");
+    let last_resorts: Vec<bool> = row.get("last_resorts");
+    let key_packages = stock_ids
+        .into_iter()
+        .zip(sealed_keys)
+        .zip(packages)
+        .zip(last_resorts)
+        .map(|(((stock_id, sealed_key), package), last_resort)| {
+            open(&friendship_token, stock_id, sealed_key, last_resort, package)
+        })
+        .collect::<Result<_, _>>()?;
+    request.answer(StatusCode::OK, &app.batch_signer.sign(&app.domain, key_packages))
+}
+
+fn open(
+    token: &FriendshipToken,
+    stock_id: &[u8],
+    sealed_key: &[u8],
+    last_resort: bool,
+    package: &[u8],
+) -> Result<StockedKeyPackage, Failure> {
+    let stock_id = StockId::try_from(stock_id).map_err(Failure::fault)?;
+    let key = token.open(&stock_id, sealed_key).map_err(Failure::fault)?;
+    let package = key.open(last_resort, package).map_err(Failure::fault)?;
+    Encoding::Cbor.decode(&package).map_err(Failure::fault)
+}

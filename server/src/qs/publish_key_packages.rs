@@ -1,0 +1,165 @@
+//! `PUT /qs/key-packages` (QS-6): a client's KeyPackages, for whoever has its user's friendship
+//! token. Each is validated as those who will add it to groups would, and sealed before it
+//! goes to the database.
+
+use std::collections::HashSet;
+
+use http::StatusCode;
+use postern_protocol::{
+    Address, PublicKey,
+    encoding::Encoding,
+    friendship::StockKey,
+    name::Domain,
+    problem::{Problem, ProblemType},
+    qs::{KeyPackageStock, PublishKeyPackages, StockedKeyPackage},
+};
+
+use crate::{
+    app::App,
+    date::{DAY, today},
+    ds::roster,
+    mls::{self, InvalidMls},
+    road::{Failure, Outcome, Payment, Request},
+};
+
+/// Bytes of a KeyPackage and of its attachment. Ours have some 500 of each.
+const MAX_KEY_PACKAGE: usize = 4 * 1024;
+const MAX_ATTACHMENT: usize = 2 * 1024;
+/// How many KeyPackages one request may hold, whatever the operator lets a stock have.
+const MAX_AT_ONCE: usize = 200;
+
+pub async fn publish_key_packages(app: App, request: Request, payment: Payment) -> Outcome {
+    let (signer, body) = request.signed_body::<PublishKeyPackages>()?;
+    check_size(&body)?;
+    let (lookup, stock_id, create) = (body.friendship_token.lookup(), body.stock_id, body.create);
+    let domain = app.domain.clone();
+    // Three signatures each are verified: too long for the pool's workers.
+    let sealing = tokio::task::spawn_blocking(move || Stock::validate(&body, &domain)?.seal(&body));
+    let sealed = sealing.await.map_err(Failure::fault)??;
+    let (last_resort, last_resort_expires) = sealed.last_resort.unzip();
+    let row = payment
+        .call(
+            &app.database,
+            "SELECT outcome, remaining
+             FROM qs.publish_key_packages($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+            &[
+                &lookup.as_slice(),
+                &signer.as_bytes().as_slice(),
+                &create,
+                &stock_id.as_bytes().as_slice(),
+                &sealed.key,
+                &sealed.packages,
+                &sealed.expires,
+                &last_resort,
+                &last_resort_expires,
+            ],
+        )
+        .await?;
+    match row.get("outcome") {
+        "published" => {
+            let remaining = u32::try_from(row.get::<_, i32>("remaining")).map_err(Failure::fault)?;
+            request.answer(StatusCode::OK, &KeyPackageStock { remaining })
+        }
+        "unknown_friendship" => Err(ProblemType::NotFound.into()),
+        "too_many_key_packages" | "too_many_stocks" => Err(ProblemType::TooManyKeyPackages.into()),
+        other => Err(Failure::unexpected(other)),
+    }
+}
+
+fn check_size(body: &PublishKeyPackages) -> Result<(), Problem> {
+    if body.key_packages.len() > MAX_AT_ONCE {
+        let detail = format_args!("at most {MAX_AT_ONCE} in one request");
+        return Err(Problem::with_detail(ProblemType::TooManyKeyPackages, detail));
+    }
+    let fits = |package: &StockedKeyPackage| {
+        package.key_package.as_bytes().len() <= MAX_KEY_PACKAGE
+            && package.attachment.as_bytes().len() <= MAX_ATTACHMENT
+    };
+    if !body.key_packages.iter().chain(&body.last_resort).all(fits) {
+        let detail = format_args!(
+            "a KeyPackage has at most {MAX_KEY_PACKAGE} bytes and its attachment {MAX_ATTACHMENT}"
+        );
+        return Err(Problem::with_detail(ProblemType::BodyTooLarge, detail));
+    }
+    Ok(())
+}
+
+/// When each package's lifetime ends, in seconds since 1970. That there is one means that all
+/// of them are valid.
+struct Stock {
+    expires: Vec<i64>,
+    last_resort_expires: Option<i64>,
+}
+
+/// What the database keeps.
+struct Sealed {
+    key: Vec<u8>,
+    packages: Vec<Vec<u8>>,
+    expires: Vec<i64>,
+    last_resort: Option<(Vec<u8>, i64)>,
+}
+
+impl Stock {
+    fn validate(body: &PublishKeyPackages, home: &Domain) -> Result<Self, Problem> {
+        let mut seen = Seen::default();
+        let mut check = |package: &StockedKeyPackage, last_resort| {
+            seen.check(package, last_resort, home)
+                .map_err(|error| Problem::with_detail(ProblemType::InvalidMls, error))
+        };
+        let expires =
+            body.key_packages.iter().map(|package| check(package, false)).collect::<Result<_, _>>()?;
+        let last_resort_expires =
+            body.last_resort.as_ref().map(|package| check(package, true)).transpose()?;
+        Ok(Self { expires, last_resort_expires })
+    }
+
+    fn seal(self, body: &PublishKeyPackages) -> Result<Sealed, Failure> {
+        let stock_key = StockKey::generate().map_err(Failure::fault)?;
+        let seal = |package: &StockedKeyPackage, last_resort| {
+            stock_key.seal(last_resort, &Encoding::Cbor.encode(package)).map_err(Failure::fault)
+        };
+        let last_resort = body.last_resort.as_ref().map(|package| seal(package, true)).transpose()?;
+        Ok(Sealed {
+            key: body.friendship_token.seal(&body.stock_id, &stock_key).map_err(Failure::fault)?,
+            packages: body
+                .key_packages
+                .iter()
+                .map(|package| seal(package, false))
+                .collect::<Result<_, _>>()?,
+            expires: self.expires,
+            last_resort: last_resort.zip(self.last_resort_expires),
+        })
+    }
+}
+
+/// Keys and addresses serve one package each: else one that was handed out to somebody would
+/// be handed out to somebody else, too.
+#[derive(Default)]
+struct Seen {
+    keys: HashSet<PublicKey>,
+    addresses: HashSet<Address>,
+}
+
+impl Seen {
+    /// Validates a package; when its lifetime ends.
+    fn check(
+        &mut self,
+        package: &StockedKeyPackage,
+        last_resort: bool,
+        home: &Domain,
+    ) -> Result<i64, InvalidMls> {
+        let key_package = mls::parse_key_package(&package.key_package)?;
+        if key_package.last_resort() != last_resort {
+            return Err(InvalidMls::Refused("a KeyPackage is of last resort if and only if it says so"));
+        }
+        let leaf = roster::member(0, key_package.leaf_node(), home)?;
+        if !self.keys.insert(leaf.signature_key) || !self.addresses.insert(leaf.address) {
+            return Err(InvalidMls::Refused("two KeyPackages share a signature key or an address"));
+        }
+        let ends = key_package.life_time().not_after();
+        if ends < today() + DAY {
+            return Err(InvalidMls::Refused("a KeyPackage expires today"));
+        }
+        i64::try_from(ends).map_err(|_| InvalidMls::Refused("the KeyPackage's lifetime is not acceptable"))
+    }
+}

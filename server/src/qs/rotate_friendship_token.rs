@@ -1,0 +1,82 @@
+//! `POST /qs/key-packages/rotate` (QS-6): another friendship token. Contacts that are not told
+//! it fetch nothing any more. The packages stay as they are; their stocks' keys are sealed
+//! anew.
+
+use http::StatusCode;
+use postern_protocol::{
+    PublicKey, StockId,
+    problem::{Problem, ProblemType},
+    qs::RotateFriendshipToken,
+};
+
+use crate::{
+    app::App,
+    road::{Answer, Failure, Outcome, Payment, Request},
+};
+
+/// A client of the user may publish between the read and the write; more often than this in a
+/// row, the database has another reason.
+const ATTEMPTS: usize = 5;
+
+pub async fn rotate_friendship_token(app: App, request: Request, payment: Payment) -> Outcome {
+    let (signer, body) = request.signed_body::<RotateFriendshipToken>()?;
+    for _ in 0..ATTEMPTS {
+        let stocks = Stocks::reseal(&app, signer, &body).await?;
+        let row = payment
+            .call(
+                &app.database,
+                "SELECT outcome FROM qs.rotate_friendship_token($1, $2, $3, $4, $5, $6, $7, $8)",
+                &[
+                    &body.friendship_token.lookup().as_slice(),
+                    &signer.as_bytes().as_slice(),
+                    &body.new_friendship_token.lookup().as_slice(),
+                    &stocks.ids,
+                    &stocks.sealed_keys,
+                    &stocks.resealed_keys,
+                ],
+            )
+            .await?;
+        match row.get("outcome") {
+            "rotated" => return Ok(Answer::empty(StatusCode::NO_CONTENT)),
+            "unknown_friendship" => return Err(ProblemType::NotFound.into()),
+            "not_fresh" => {
+                let detail = "the new friendship token is not fresh";
+                return Err(Problem::with_detail(ProblemType::MalformedBody, detail).into());
+            }
+            "stale" => {}
+            other => return Err(Failure::unexpected(other)),
+        }
+    }
+    Err(Failure::unexpected("stale"))
+}
+
+/// The stocks of a friendship, with their keys as they are and as they will be sealed.
+#[derive(Default)]
+struct Stocks {
+    ids: Vec<Vec<u8>>,
+    sealed_keys: Vec<Vec<u8>>,
+    resealed_keys: Vec<Vec<u8>>,
+}
+
+impl Stocks {
+    async fn reseal(app: &App, signer: PublicKey, body: &RotateFriendshipToken) -> Result<Self, Failure> {
+        let rows = app
+            .database
+            .query(
+                "SELECT stock_id, sealed_key FROM qs.load_stocks($1, $2)",
+                &[&body.friendship_token.lookup().as_slice(), &signer.as_bytes().as_slice()],
+            )
+            .await?;
+        let mut stocks = Self::default();
+        for row in rows {
+            let (id, sealed_key): (Vec<u8>, Vec<u8>) = (row.get("stock_id"), row.get("sealed_key"));
+            let stock_id = StockId::try_from(id.as_slice()).map_err(Failure::fault)?;
+            let key = body.friendship_token.open(&stock_id, &sealed_key).map_err(Failure::fault)?;
+            let resealed = body.new_friendship_token.seal(&stock_id, &key).map_err(Failure::fault)?;
+            stocks.ids.push(id);
+            stocks.sealed_keys.push(sealed_key);
+            stocks.resealed_keys.push(resealed);
+        }
+        Ok(stocks)
+    }
+}

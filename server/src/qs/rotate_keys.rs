@@ -1,0 +1,50 @@
+//! `POST /qs/queues/{queue_id}/keys` (QS-7): another owner key, another HPKE key, or both.
+//! What waits in the queue stays sealed to the old HPKE key.
+
+use http::StatusCode;
+use postern_protocol::{
+    QueueId,
+    problem::{Problem, ProblemType},
+    qs::RotateKeys,
+};
+
+use super::create_queue::check_hpke_key;
+use crate::{
+    app::App,
+    road::{Answer, Failure, Outcome, Payment, Request},
+};
+
+pub async fn rotate_keys(app: App, request: Request, payment: Payment) -> Outcome {
+    let queue_id = request.segment(|segment| QueueId::from_base64url(segment).ok())?;
+    let (signer, body) = request.signed_body::<RotateKeys>()?;
+    if body.owner.is_none() && body.hpke_key.is_none() {
+        let detail = "neither an owner key nor an HPKE key";
+        return Err(Problem::with_detail(ProblemType::MalformedBody, detail).into());
+    }
+    if let Some(owner) = &body.owner {
+        owner.verify(&queue_id, signer).map_err(|_| {
+            let detail = "the new owner key did not sign for this queue";
+            Problem::with_detail(ProblemType::NotAllowed, detail)
+        })?;
+    }
+    if let Some(key) = &body.hpke_key {
+        check_hpke_key(key)?;
+    }
+    let row = payment
+        .call(
+            &app.database,
+            "SELECT outcome FROM qs.rotate_keys($1, $2, $3, $4, $5, $6)",
+            &[
+                &queue_id.as_bytes().as_slice(),
+                &signer.as_bytes().as_slice(),
+                &body.owner.as_ref().map(|owner| owner.public_key.as_bytes().as_slice()),
+                &body.hpke_key.as_ref().map(|key| key.as_bytes().as_slice()),
+            ],
+        )
+        .await?;
+    match row.get("outcome") {
+        "rotated" => Ok(Answer::empty(StatusCode::NO_CONTENT)),
+        "unknown_queue" => Err(ProblemType::NotFound.into()),
+        other => Err(Failure::unexpected(other)),
+    }
+}

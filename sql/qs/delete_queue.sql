@@ -1,0 +1,34 @@
+-- qs.delete_queue: a queue with its messages and the addresses its owner names is gone (QS-7, PRIV-3).
+--
+-- issuer_key, nonce: the token that pays. queue_id: which. signer: the owner's Ed25519 key,
+-- verified by the caller. addresses: those of the queue's that the owner knows, 32 bytes
+-- each; others cannot be found from here and go when somebody delivers to them (see
+-- postern.deliver). What is not this queue's stays.
+-- Returns outcome: deleted, token_spent, unknown_queue (also for another signer than the owner).
+-- Called by POST /qs/queues/{queue_id}/delete.
+CREATE OR REPLACE FUNCTION qs.delete_queue(
+    issuer_key smallint, nonce bytea,
+    queue_id bytea, signer bytea, addresses bytea[],
+    OUT outcome text)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF NOT aas.spend_token('qs.delete_queue', delete_queue.issuer_key, delete_queue.nonce) THEN
+        outcome := 'token_spent';
+        RETURN;
+    END IF;
+
+    -- First, and alone: it waits for a delivery under way, whose messages the next statement sees.
+    DELETE FROM qs.queues q
+     WHERE q.queue_id = delete_queue.queue_id AND q.owner_key = signer;
+    IF NOT FOUND THEN
+        outcome := 'unknown_queue';
+        RETURN;
+    END IF;
+    PERFORM postern.forget_chain(delete_queue.queue_id);
+    DELETE FROM qs.messages m WHERE m.queue_id = delete_queue.queue_id;
+    DELETE FROM qs.addresses a
+     USING postern.seal_addresses(addresses, delete_queue.queue_id) n
+     WHERE a.lookup = n.lookup AND a.sealed_queue_id = n.sealed_queue_id;
+    outcome := 'deleted';
+END
+$$;

@@ -1,0 +1,71 @@
+-- qs.fetch_key_packages: one KeyPackage of each client of a friendship, for whoever has its
+-- token (QS-6). What is handed out is gone, but for a last resort, which is handed out when a
+-- client has no other. Nothing that expires today or did before is.
+--
+-- issuer_key, nonce: the token that pays. lookup: of the friendship token.
+-- Returns fetched, and one element per client in each array: its stock_id, the key of its
+-- stock as it was sealed under the friendship token, the package as it was sealed under that
+-- key, and whether it is the last resort; or with empty arrays token_spent and
+-- unknown_friendship.
+-- Called by POST /qs/key-packages/fetch.
+CREATE OR REPLACE FUNCTION qs.fetch_key_packages(
+    issuer_key smallint, nonce bytea, lookup bytea,
+    OUT outcome text, OUT stock_ids bytea[], OUT sealed_keys bytea[], OUT packages bytea[],
+    OUT last_resorts boolean[])
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    today CONSTANT date := (now() AT TIME ZONE 'UTC')::date;
+    friendship bytea;
+    stock record;
+    taken record;
+BEGIN
+    stock_ids := '{}'; sealed_keys := '{}'; packages := '{}'; last_resorts := '{}';
+    IF NOT aas.spend_token('qs.fetch_key_packages', fetch_key_packages.issuer_key,
+                           fetch_key_packages.nonce) THEN
+        outcome := 'token_spent';
+        RETURN;
+    END IF;
+
+    -- Shared by all who fetch; whoever publishes or rotates waits. So the keys read next are
+    -- those of the packages read after.
+    SELECT f.friendship_id INTO friendship
+      FROM qs.friendships f
+     WHERE f.lookup = fetch_key_packages.lookup
+       FOR SHARE;
+    IF NOT FOUND THEN
+        outcome := 'unknown_friendship';
+        RETURN;
+    END IF;
+    FOR stock IN
+        SELECT s.stock_id, s.sealed_key FROM qs.stocks s
+         WHERE s.friendship_id = friendship
+         ORDER BY s.stock_id
+    LOOP
+        -- What somebody else is taking at this moment is as good as taken: nobody waits.
+        SELECT k.number, k.sealed, k.last_resort INTO taken
+          FROM qs.key_packages k
+         WHERE k.friendship_id = friendship AND k.stock_id = stock.stock_id
+           AND NOT k.last_resort AND k.expires > today
+         ORDER BY k.number
+         LIMIT 1
+           FOR UPDATE SKIP LOCKED;
+        IF FOUND THEN
+            DELETE FROM qs.key_packages k
+             WHERE k.friendship_id = friendship AND k.stock_id = stock.stock_id
+               AND k.number = taken.number;
+        ELSE
+            SELECT k.number, k.sealed, k.last_resort INTO taken
+              FROM qs.key_packages k
+             WHERE k.friendship_id = friendship AND k.stock_id = stock.stock_id
+               AND k.last_resort AND k.expires > today;
+        END IF;
+        IF FOUND THEN
+            stock_ids := stock_ids || stock.stock_id;
+            sealed_keys := sealed_keys || stock.sealed_key;
+            packages := packages || taken.sealed;
+            last_resorts := last_resorts || taken.last_resort;
+        END IF;
+    END LOOP;
+    outcome := 'fetched';
+END
+$$;

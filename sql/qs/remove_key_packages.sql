@@ -1,0 +1,36 @@
+-- qs.remove_key_packages: a client gives up its stock of KeyPackages; the friendship goes
+-- with the last one (QS-6, PRIV-3).
+--
+-- issuer_key, nonce: the token that pays. lookup: of the friendship token. signer: Ed25519
+-- key, verified by the caller. stock_id: whose.
+-- Returns outcome: removed (also when there was nothing), token_spent, unknown_friendship
+-- (also for another signer than its owner).
+-- Called by POST /qs/key-packages/remove.
+CREATE OR REPLACE FUNCTION qs.remove_key_packages(
+    issuer_key smallint, nonce bytea, lookup bytea, signer bytea, stock_id bytea,
+    OUT outcome text)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    friendship bytea;
+BEGIN
+    IF NOT aas.spend_token('qs.remove_key_packages', remove_key_packages.issuer_key,
+                           remove_key_packages.nonce) THEN
+        outcome := 'token_spent';
+        RETURN;
+    END IF;
+    SELECT f.friendship_id INTO friendship
+      FROM qs.friendships f
+     WHERE f.lookup = remove_key_packages.lookup AND f.owner_key = signer
+       FOR UPDATE;
+    IF NOT FOUND THEN
+        outcome := 'unknown_friendship';
+        RETURN;
+    END IF;
+    DELETE FROM qs.stocks s
+     WHERE s.friendship_id = friendship AND s.stock_id = remove_key_packages.stock_id;
+    DELETE FROM qs.friendships f
+     WHERE f.friendship_id = friendship
+       AND NOT EXISTS (SELECT FROM qs.stocks s WHERE s.friendship_id = friendship);
+    outcome := 'removed';
+END
+$$;

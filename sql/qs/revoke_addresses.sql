@@ -1,0 +1,55 @@
+-- qs.revoke_addresses: from now on these addresses lead nowhere (QS-7). Revoking a group's
+-- address is blocking that group.
+--
+-- issuer_key, nonce: the token that pays. queue_id: whose addresses. signer: Ed25519 key,
+-- verified by the caller. addresses: 32 bytes each. That they are this queue's is checked by
+-- sealing its id under each: only its own rows hold the same.
+-- Returns outcome: revoked, token_spent, unknown_queue (also for another signer than the
+-- owner), unknown_address (one of them is not this queue's, or was revoked before; none is
+-- revoked then).
+-- Called by POST /qs/queues/{queue_id}/addresses/revoke.
+CREATE OR REPLACE FUNCTION qs.revoke_addresses(
+    issuer_key smallint, nonce bytea,
+    queue_id bytea, signer bytea, addresses bytea[],
+    OUT outcome text)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    today CONSTANT date := (now() AT TIME ZONE 'UTC')::date;
+    gone integer;
+    gone_last_resort integer;
+BEGIN
+    IF NOT aas.spend_token('qs.revoke_addresses', revoke_addresses.issuer_key, revoke_addresses.nonce) THEN
+        outcome := 'token_spent';
+        RETURN;
+    END IF;
+
+    -- Locked before its addresses, as a delivery locks them.
+    PERFORM FROM qs.queues q
+      WHERE q.queue_id = revoke_addresses.queue_id AND q.owner_key = revoke_addresses.signer
+        FOR NO KEY UPDATE;
+    IF NOT FOUND THEN
+        outcome := 'unknown_queue';
+        RETURN;
+    END IF;
+    IF EXISTS (SELECT FROM postern.seal_addresses(addresses, revoke_addresses.queue_id) n
+                WHERE NOT EXISTS (SELECT FROM qs.addresses a
+                                   WHERE a.lookup = n.lookup
+                                     AND a.sealed_queue_id = n.sealed_queue_id)) THEN
+        outcome := 'unknown_address';
+        RETURN;
+    END IF;
+    WITH revoked AS (
+        DELETE FROM qs.addresses a
+         USING postern.seal_addresses(addresses, revoke_addresses.queue_id) n
+         WHERE a.lookup = n.lookup
+        RETURNING a.last_resort
+    )
+    SELECT count(*), count(*) FILTER (WHERE r.last_resort) INTO gone, gone_last_resort FROM revoked r;
+    UPDATE qs.queues q
+       SET address_count = q.address_count - gone,
+           last_resort_count = q.last_resort_count - gone_last_resort,
+           last_active = today
+     WHERE q.queue_id = revoke_addresses.queue_id;
+    outcome := 'revoked';
+END
+$$;

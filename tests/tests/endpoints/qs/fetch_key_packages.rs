@@ -1,0 +1,167 @@
+//! `POST /qs/key-packages/fetch` (QS-6)
+
+use std::collections::HashSet;
+
+use postern_protocol::{
+    problem::ProblemType,
+    qs::{KeyPackageBatch, PublishKeyPackages},
+};
+use postern_tests::Server;
+use reqwest::StatusCode;
+
+use crate::{
+    road::Valid,
+    world::{Friendship, World, fetching, fresh_stock, fresh_token, last_resort, packages},
+};
+
+pub async fn valid(world: &World) -> Valid {
+    let friendship = Friendship::new();
+    world.pay(&friendship.publishing(fresh_stock(), &packages(2))).await.assert_ok("publishing");
+    Valid {
+        cut: vec![("friendship_token", ProblemType::MalformedBody)],
+        ..Valid::new(fetching(friendship.token), StatusCode::OK)
+    }
+}
+
+#[tokio::test]
+async fn a_friend_gets_one_package_of_each_client_and_each_package_once() {
+    let world = World::start().await;
+    let friendship = Friendship::new();
+    let (one, two) = (packages(2), packages(1));
+    world.pay(&friendship.publishing(fresh_stock(), &one)).await.assert_ok("one client");
+    world.pay(&friendship.publishing(fresh_stock(), &two)).await.assert_ok("another");
+    let first = world.fetch(friendship.token).await;
+    assert_eq!(first.len(), 2);
+    assert!(first.contains(&one[0]) && first.contains(&two[0]), "with what their owners attached");
+    assert_eq!(world.fetch(friendship.token).await, one[1..]);
+    assert!(world.fetch(friendship.token).await.is_empty(), "nothing is left, and nothing is refused");
+    assert_eq!(world.value::<i64>("SELECT count(*) FROM qs.key_packages").await, 0);
+    world.assert_refuses("a token that there is not", &fetching(fresh_token()), ProblemType::NotFound).await;
+    world.close();
+}
+
+#[tokio::test]
+async fn the_last_resort_is_handed_out_when_nothing_else_is_left_and_stays() {
+    let world = World::start().await;
+    let friendship = Friendship::new();
+    let (ordinary, spare) = (packages(1), last_resort());
+    let call = friendship.publish(PublishKeyPackages {
+        friendship_token: friendship.token,
+        stock_id: fresh_stock(),
+        key_packages: ordinary.clone(),
+        last_resort: Some(spare.clone()),
+        create: true,
+    });
+    world.pay(&call).await.assert_ok("publishing");
+    assert_eq!(world.fetch(friendship.token).await, ordinary);
+    for _ in 0..2 {
+        assert_eq!(world.fetch(friendship.token).await, std::slice::from_ref(&spare));
+    }
+    world.close();
+}
+
+#[tokio::test]
+async fn what_expires_today_or_did_before_is_not_handed_out() {
+    let world = World::start().await;
+    let friendship = Friendship::new();
+    let stock_id = fresh_stock();
+    let stock = packages(3);
+    let call = friendship.publish(PublishKeyPackages {
+        friendship_token: friendship.token,
+        stock_id,
+        key_packages: stock.clone(),
+        last_resort: Some(last_resort()),
+        create: true,
+    });
+    world.pay(&call).await.assert_ok("publishing");
+    let age = "UPDATE qs.key_packages SET expires = (now() AT TIME ZONE 'UTC')::date - 1 + number
+                WHERE NOT last_resort";
+    world.admin().batch_execute(age).await.unwrap();
+    // The first expires today, the second tomorrow.
+    assert_eq!(world.remaining(&friendship, stock_id).await, 2);
+    assert_eq!(world.fetch(friendship.token).await, stock[1..2]);
+    let age = "UPDATE qs.key_packages SET expires = (now() AT TIME ZONE 'UTC')::date";
+    world.admin().batch_execute(age).await.unwrap();
+    assert!(world.fetch(friendship.token).await.is_empty(), "nor the last resort");
+    world.close();
+}
+
+#[tokio::test]
+async fn those_who_fetch_at_once_from_two_servers_never_get_the_same() {
+    const FRIENDS: usize = 40;
+    let world = World::start().await;
+    world.stock(200).await;
+    let second = Server::start(&world.cluster).await;
+    let friendship = Friendship::new();
+    for _ in 0..2 {
+        let call = friendship.publish(PublishKeyPackages {
+            friendship_token: friendship.token,
+            stock_id: fresh_stock(),
+            key_packages: packages(FRIENDS),
+            last_resort: Some(last_resort()),
+            create: true,
+        });
+        world.pay(&call).await.assert_ok("publishing");
+    }
+    let fetches = (0..FRIENDS).map(|friend| {
+        let wire = fetching(friendship.token).paid_with(world.token()).wire();
+        let server = if friend % 2 == 0 { world.server.url() } else { second.url() };
+        let world = &world;
+        async move { world.send_to(server, &wire).await.decode::<KeyPackageBatch>().key_packages }
+    });
+    let batches = futures_util::future::join_all(fetches).await;
+    let mut seen = HashSet::new();
+    for package in batches.iter().flatten() {
+        assert!(seen.insert(package.key_package.clone()), "a KeyPackage was handed out twice");
+    }
+    assert!(batches.iter().all(|batch| batch.len() == 2), "one of each client");
+    assert_eq!(seen.len(), 2 * FRIENDS, "all of the stock, and no last resort");
+    assert_eq!(world.value::<i64>("SELECT count(*) FROM qs.key_packages WHERE NOT last_resort").await, 0);
+    world.close();
+}
+
+#[tokio::test]
+async fn publishing_and_rotating_while_friends_fetch_gives_them_whole_packages_or_none() {
+    let world = World::start().await;
+    world.stock(300).await;
+    let mut friendship = Friendship::new();
+    let stock_id = fresh_stock();
+    let mut published = HashSet::new();
+    let mut fetched = Vec::new();
+    for round in 0..8 {
+        let stock = packages(4);
+        published.extend(stock.iter().map(|package| package.key_package.clone()));
+        let publish = friendship.publishing(stock_id, &stock);
+        if round == 0 {
+            world.pay(&publish).await.assert_ok("publishing");
+            continue;
+        }
+        let new = fresh_token();
+        let rotate = friendship.rotating(new);
+        let token = friendship.token;
+        let fetch = async |world: &World| {
+            let reply = world.pay(&fetching(token)).await;
+            if reply.status == StatusCode::NOT_FOUND {
+                return Vec::new();
+            }
+            reply.decode::<KeyPackageBatch>().key_packages
+        };
+        let (publication, rotation, one, two, three) = tokio::join!(
+            world.pay(&publish),
+            world.pay(&rotate),
+            fetch(&world),
+            fetch(&world),
+            fetch(&world)
+        );
+        rotation.assert_ok("rotating");
+        // It came before the rotation, or made a friendship under the old token, or was too late
+        // for the one and too early for the other.
+        assert!(publication.status.is_success() || publication.status == StatusCode::NOT_FOUND);
+        fetched.extend([one, two, three].into_iter().flatten());
+        friendship.token = new;
+    }
+    let distinct: HashSet<_> = fetched.iter().map(|package| package.key_package.clone()).collect();
+    assert_eq!(distinct.len(), fetched.len(), "each once");
+    assert!(distinct.is_subset(&published));
+    world.close();
+}

@@ -1,0 +1,39 @@
+//! `POST /qs/key-packages/remove` (QS-6)
+
+use postern_protocol::problem::ProblemType;
+use reqwest::StatusCode;
+
+use crate::{
+    road::Valid,
+    world::{Friendship, World, fetching, fresh_stock, packages},
+};
+
+pub async fn valid(world: &World) -> Valid {
+    let friendship = Friendship::new();
+    let stock_id = fresh_stock();
+    world.pay(&friendship.publishing(stock_id, &packages(1))).await.assert_ok("publishing");
+    Valid {
+        stranger: Some(ProblemType::NotFound),
+        cut: vec![("friendship_token", ProblemType::MalformedBody), ("stock_id", ProblemType::MalformedBody)],
+        ..Valid::new(friendship.removing(stock_id), StatusCode::NO_CONTENT)
+    }
+}
+
+#[tokio::test]
+async fn a_client_takes_its_stock_with_it_and_the_last_one_takes_the_friendship() {
+    let world = World::start().await;
+    let friendship = Friendship::new();
+    let (phone, laptop) = (fresh_stock(), fresh_stock());
+    let phones = packages(2);
+    world.pay(&friendship.publishing(phone, &phones)).await.assert_ok("the phone");
+    world.pay(&friendship.publishing(laptop, &packages(2))).await.assert_ok("the laptop");
+    world.pay(&friendship.removing(laptop)).await.assert_ok("the laptop goes");
+    assert_eq!(world.fetch(friendship.token).await, phones[..1]);
+    world.pay(&friendship.removing(laptop)).await.assert_ok("what is gone is gone");
+    world.pay(&friendship.removing(phone)).await.assert_ok("the phone goes");
+    world.assert_refuses("no friendship", &fetching(friendship.token), ProblemType::NotFound).await;
+    let rows = "SELECT (SELECT count(*) FROM qs.friendships) + (SELECT count(*) FROM qs.stocks)
+                     + (SELECT count(*) FROM qs.key_packages)";
+    assert_eq!(world.value::<i64>(rows).await, 0);
+    world.close();
+}

@@ -1,0 +1,115 @@
+//! Users as their contacts know them: a friendship token, and clients with KeyPackages in stock.
+
+use openmls::prelude::Lifetime;
+use postern_protocol::{
+    FriendshipToken, Payload, StockId,
+    key::SigningKey,
+    mls::Pseudonym,
+    qs::{
+        CountKeyPackages, FetchKeyPackages, KeyPackageBatch, KeyPackageStock, PublishKeyPackages,
+        QueuingKeys, RemoveKeyPackages, RotateFriendshipToken, StockedKeyPackage,
+    },
+};
+
+use super::{Call, Party, World, fresh_address, home, leaf_extensions, random_id};
+
+pub struct Friendship {
+    pub token: FriendshipToken,
+    pub key: SigningKey,
+}
+
+impl Friendship {
+    pub fn new() -> Self {
+        Self { token: fresh_token(), key: SigningKey::generate() }
+    }
+
+    pub fn publishing(&self, stock_id: StockId, packages: &[StockedKeyPackage]) -> Call {
+        self.publish(PublishKeyPackages {
+            friendship_token: self.token,
+            stock_id,
+            key_packages: packages.to_vec(),
+            last_resort: None,
+            create: true,
+        })
+    }
+
+    pub fn publish(&self, body: PublishKeyPackages) -> Call {
+        Call::put("/qs/key-packages").with(&body).signed_by(&self.key)
+    }
+
+    pub fn counting(&self, stock_id: StockId) -> Call {
+        let body = CountKeyPackages { friendship_token: self.token, stock_id };
+        Call::post("/qs/key-packages/count").with(&body).signed_by(&self.key)
+    }
+
+    pub fn removing(&self, stock_id: StockId) -> Call {
+        let body = RemoveKeyPackages { friendship_token: self.token, stock_id };
+        Call::post("/qs/key-packages/remove").with(&body).signed_by(&self.key)
+    }
+
+    pub fn rotating(&self, new: FriendshipToken) -> Call {
+        let body = RotateFriendshipToken { friendship_token: self.token, new_friendship_token: new };
+        Call::post("/qs/key-packages/rotate").with(&body).signed_by(&self.key)
+    }
+}
+
+pub fn fetching(friendship_token: FriendshipToken) -> Call {
+    Call::post("/qs/key-packages/fetch").with(&FetchKeyPackages { friendship_token })
+}
+
+pub fn fresh_token() -> FriendshipToken {
+    FriendshipToken::generate().expect("there is randomness")
+}
+
+pub fn fresh_stock() -> StockId {
+    StockId::new(random_id())
+}
+
+/// Somebody whose leaf receives here.
+pub fn receiver() -> Party {
+    let mut party = Party::new(Pseudonym::random().0);
+    party.leaf = leaf_extensions(&home(), fresh_address());
+    party
+}
+
+pub fn stocked(party: &Party) -> StockedKeyPackage {
+    StockedKeyPackage {
+        key_package: party.key_package_message(),
+        attachment: Payload::new(b"who I am".to_vec()),
+    }
+}
+
+/// A fresh KeyPackage, of somebody new.
+pub fn package() -> StockedKeyPackage {
+    stocked(&receiver())
+}
+
+pub fn packages(number: usize) -> Vec<StockedKeyPackage> {
+    (0..number).map(|_| package()).collect()
+}
+
+pub fn package_for(lifetime: Lifetime) -> StockedKeyPackage {
+    let mut party = receiver();
+    party.lifetime = lifetime;
+    stocked(&party)
+}
+
+pub fn last_resort() -> StockedKeyPackage {
+    StockedKeyPackage { key_package: receiver().last_resort_message(), attachment: Payload::default() }
+}
+
+impl World {
+    /// What a friend gets, with the QS's word for it.
+    pub async fn fetch(&self, token: FriendshipToken) -> Vec<StockedKeyPackage> {
+        let batch: KeyPackageBatch = self.pay(&fetching(token)).await.decode();
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+        let keys: QueuingKeys = self.send(&Call::get("/qs/keys").wire()).await.decode();
+        assert_eq!(keys.domain, home());
+        batch.verify(&keys, now, 60).expect("a published key signed it, now");
+        batch.key_packages
+    }
+
+    pub async fn remaining(&self, friendship: &Friendship, stock_id: StockId) -> u32 {
+        self.pay(&friendship.counting(stock_id)).await.decode::<KeyPackageStock>().remaining
+    }
+}

@@ -1,0 +1,251 @@
+//! Friends: users add each other to groups with KeyPackages that wait at the QS (QS-6), and keep
+//! each other, groups and old devices out (QS-7). Real clients, a real server.
+
+use postern_client::{Client, Event, Options};
+use postern_protocol::ds::GroupId;
+use postern_tests::{Cluster, PATIENCE, Server};
+use tempfile::TempDir;
+use tokio_postgres::Client as Connection;
+
+struct World {
+    server: Server,
+    _cluster: Cluster,
+    admin: Connection,
+    homes: TempDir,
+}
+
+impl World {
+    async fn start() -> Self {
+        let cluster = Cluster::start().await;
+        let server = Server::start(&cluster).await;
+        let admin = cluster.admin().await;
+        Self { server, _cluster: cluster, admin, homes: tempfile::tempdir().unwrap() }
+    }
+
+    async fn person(&self, name: &str) -> Client {
+        let options = Options { durable: false, ..Options::default() };
+        let home = self.homes.path().join(name);
+        Client::register_with(&home, self.server.url(), name, options).await.unwrap()
+    }
+
+    /// A further device of somebody.
+    async fn device(&self, of: &Client, name: &str) -> Client {
+        let home = self.homes.path().join(name);
+        let request = Client::request_link(&home, self.server.url(), of.user()).unwrap();
+        let grant = of.approve_link(&request).await.unwrap();
+        Client::complete_link(&home, &grant).await.unwrap()
+    }
+
+    async fn count(&self, rows: &str) -> i64 {
+        self.admin.query_one(&format!("SELECT count(*) FROM {rows}"), &[]).await.unwrap().get(0)
+    }
+}
+
+/// Alice has a group with Bob's devices: he was asked, and one device answered.
+async fn befriend(alice: &Client, bob: &Client, group: &GroupId) {
+    alice.invite(group, bob.user()).await.unwrap();
+    bob.sync_until(PATIENCE, |event| matches!(event, Event::ContactRequested { .. })).await.unwrap();
+    alice.sync_until(PATIENCE, |event| matches!(event, Event::Added { .. })).await.unwrap();
+}
+
+/// Waits until somebody is in so many more groups.
+async fn joined(client: &Client, groups: usize) {
+    let mut seen = 0;
+    while seen < groups {
+        let is_joined = |event: &Event| matches!(event, Event::Joined { .. });
+        let events = client.sync_until(PATIENCE, is_joined).await.unwrap();
+        let new = events.iter().filter(|event| is_joined(event)).count();
+        assert!(new > 0, "nobody added this device: {events:?}");
+        seen += new;
+    }
+}
+
+#[tokio::test]
+async fn one_answer_lets_all_devices_of_a_user_be_added_to_this_group_and_the_next() {
+    let world = World::start().await;
+    let (alice, bob) = (world.person("alice").await, world.person("bob").await);
+    let tablet = world.device(&bob, "tablet").await;
+    let group = alice.create_group("one").await.unwrap();
+    befriend(&alice, &bob, &group).await;
+    assert_eq!(alice.members(&group).unwrap().len(), 3, "the tablet is in it, too, and was not asked");
+    joined(&tablet, 1).await;
+
+    // Neither of Bob's devices is online.
+    let next = alice.create_group("two").await.unwrap();
+    let invited = alice.invite(&next, bob.user()).await.unwrap();
+    assert_eq!((invited.members, invited.waiting), (2, 0));
+    alice.send(&next, "you are all in").await.unwrap();
+    for device in [&bob, &tablet] {
+        let events =
+            device.sync_until(PATIENCE, |event| matches!(event, Event::Message { .. })).await.unwrap();
+        let Some(Event::Message { sender, text, .. }) = events.last() else { panic!("{events:?}") };
+        assert_eq!((sender.user.as_ref(), sender.verified), (Some(alice.user()), true));
+        assert_eq!(text, "you are all in");
+    }
+    let names: Vec<_> = alice.members(&next).unwrap().into_iter().map(|member| member.verified).collect();
+    assert_eq!(names, [true; 3], "who is behind each KeyPackage was attached to it");
+
+    // Our own devices need not be asked at all.
+    let laptop = world.device(&alice, "laptop").await;
+    let invited = alice.invite(&next, alice.user()).await.unwrap();
+    assert_eq!((invited.members, invited.waiting), (1, 0));
+    joined(&laptop, 1).await;
+}
+
+#[tokio::test]
+async fn a_stock_that_runs_low_is_filled_again_and_an_empty_one_has_its_last_resort() {
+    let world = World::start().await;
+    let (alice, bob) = (world.person("alice").await, world.person("bob").await);
+    let ordinary = "qs.key_packages WHERE NOT last_resort";
+    assert_eq!(world.count(ordinary).await, 40, "both published");
+    befriend(&alice, &bob, &alice.create_group("first").await.unwrap()).await;
+    assert_eq!(world.count(ordinary).await, 39);
+
+    // Bob is away while all the rest of his stock goes, and then two more.
+    world
+        .admin
+        .batch_execute(
+            "DELETE FROM qs.key_packages k
+              WHERE NOT k.last_resort
+                AND NOT EXISTS (SELECT FROM qs.key_packages first
+                                 WHERE first.friendship_id = k.friendship_id AND first.number = 1)",
+        )
+        .await
+        .unwrap();
+    assert_eq!(world.count(ordinary).await, 20, "Alice's");
+    for title in ["second", "third"] {
+        let group = alice.create_group(title).await.unwrap();
+        let invited = alice.invite(&group, bob.user()).await.unwrap();
+        assert_eq!((invited.members, invited.waiting), (1, 0), "by the last resort");
+        alice.send(&group, title).await.unwrap();
+    }
+    let mut texts = Vec::new();
+    while texts.len() < 2 {
+        let events = bob.sync_until(PATIENCE, |event| matches!(event, Event::Message { .. })).await.unwrap();
+        texts.extend(events.into_iter().filter_map(|event| match event {
+            Event::Message { text, .. } => Some(text),
+            _ => None,
+        }));
+    }
+    assert_eq!(texts, ["second", "third"], "one address, and both groups reach him");
+
+    // Bob takes part in both, under the same key and another one each after he renews it.
+    for group in bob.groups().unwrap() {
+        bob.send(&group.id, "here").await.unwrap();
+        bob.update(&group.id).await.unwrap();
+        bob.send(&group.id, "still here").await.unwrap();
+    }
+    let mut heard = 0;
+    while heard < 6 {
+        let events =
+            alice.sync_until(PATIENCE, |event| matches!(event, Event::Message { .. })).await.unwrap();
+        heard += events.iter().filter(|event| matches!(event, Event::Message { .. })).count();
+    }
+
+    // A day later he counts, and publishes anew.
+    bob.forget_the_count().unwrap();
+    bob.receive(std::time::Duration::ZERO).await.unwrap();
+    assert_eq!(world.count(ordinary).await, 40);
+}
+
+#[tokio::test]
+async fn who_is_blocked_cannot_add_again_and_everyone_else_can() {
+    let world = World::start().await;
+    let [alice, bob, carol] =
+        [world.person("alice").await, world.person("bob").await, world.person("carol").await];
+    let tablet = world.device(&bob, "tablet").await;
+    for friend in [&alice, &carol] {
+        befriend(friend, &bob, &friend.create_group("before").await.unwrap()).await;
+    }
+
+    tablet.receive(std::time::Duration::ZERO).await.unwrap();
+    bob.block_user(alice.user()).await.unwrap();
+    tablet.receive(std::time::Duration::ZERO).await.unwrap();
+    carol.receive(std::time::Duration::ZERO).await.unwrap();
+
+    let group = alice.create_group("after").await.unwrap();
+    let invited = alice.invite(&group, bob.user()).await.unwrap();
+    assert_eq!((invited.members, invited.waiting), (0, 2), "the token is no good any more");
+    for device in [&bob, &tablet] {
+        let refused = |event: &Event| matches!(event, Event::ContactRequested { accepted: false, .. });
+        let events = device.sync_until(PATIENCE, refused).await.unwrap();
+        assert!(events.iter().any(refused), "nor is she given another: {events:?}");
+    }
+
+    let group = carol.create_group("after").await.unwrap();
+    let invited = carol.invite(&group, bob.user()).await.unwrap();
+    assert_eq!((invited.members, invited.waiting), (2, 0), "Carol was told, and the tablet has a stock");
+    assert_eq!(world.count("qs.friendships").await, 3, "one for each of the three");
+}
+
+#[tokio::test]
+async fn mailboxes_go_on_under_new_keys_and_lose_nothing() {
+    let world = World::start().await;
+    let (alice, bob) = (world.person("alice").await, world.person("bob").await);
+    let group = alice.create_group("one").await.unwrap();
+    befriend(&alice, &bob, &group).await;
+    joined(&bob, 1).await;
+    let old = "qs.queues WHERE owner_key = ANY (ARRAY(SELECT owner_key FROM old))";
+    world.admin.batch_execute("CREATE TABLE old AS SELECT owner_key, hpke_key FROM qs.queues").await.unwrap();
+    let texts = ["one", "two", "three"];
+    for text in texts {
+        alice.send(&group, text).await.unwrap();
+        bob.renew_mailbox_keys().await.unwrap();
+        alice.send(&group, text).await.unwrap();
+    }
+    assert_eq!(world.count(old).await, 2, "Alice's only");
+    let mut heard = Vec::new();
+    while heard.len() < 2 * texts.len() {
+        let events = bob.sync_until(PATIENCE, |event| matches!(event, Event::Message { .. })).await.unwrap();
+        heard.extend(events.into_iter().filter_map(|event| match event {
+            Event::Message { text, .. } => Some(text),
+            _ => None,
+        }));
+    }
+    assert_eq!(heard, texts.iter().flat_map(|text| [*text; 2]).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_blocked_group_reaches_the_device_no_more() {
+    let world = World::start().await;
+    let (alice, bob) = (world.person("alice").await, world.person("bob").await);
+    let blocked = alice.create_group("noise").await.unwrap();
+    let wanted = alice.create_group("music").await.unwrap();
+    befriend(&alice, &bob, &blocked).await;
+    alice.invite(&wanted, bob.user()).await.unwrap();
+    joined(&bob, 2).await;
+    bob.receive(std::time::Duration::ZERO).await.unwrap();
+    let addresses = world.count("qs.addresses").await;
+    bob.block_group(&blocked).await.unwrap();
+    assert_eq!(world.count("qs.addresses").await, addresses - 1);
+    bob.sync(std::time::Duration::ZERO).await.unwrap();
+
+    alice.send(&blocked, "noise").await.unwrap();
+    alice.send(&wanted, "music").await.unwrap();
+    let events = bob.sync_until(PATIENCE, |event| matches!(event, Event::Message { .. })).await.unwrap();
+    let [Event::Message { text, .. }] = events.as_slice() else { panic!("{events:?}") };
+    assert_eq!(text, "music");
+}
+
+#[tokio::test]
+async fn nothing_is_left_at_the_server_of_a_device_that_logged_out() {
+    let world = World::start().await;
+    let (alice, bob) = (world.person("alice").await, world.person("bob").await);
+    let rows = "qs.queues, qs.friendships";
+    let group = alice.create_group("one").await.unwrap();
+    befriend(&alice, &bob, &group).await;
+    joined(&bob, 1).await;
+    alice.send(&group, "this waits for Bob").await.unwrap();
+    assert_eq!(world.count(rows).await, 4 * 2);
+    let alices = world.count("qs.addresses").await;
+    bob.log_out().await.unwrap();
+    assert_eq!(world.count(rows).await, 2, "Alice's two queues and friendship");
+    assert_eq!(world.count("qs.key_packages").await, 21);
+    // Of Bob's: contact, 20 in stock (of which one is the group's by now), last resort.
+    assert_eq!(world.count("qs.addresses").await, alices - 22);
+    let orphans = "qs.messages m WHERE NOT EXISTS (SELECT FROM qs.queues q WHERE q.queue_id = m.queue_id)";
+    assert_eq!(world.count(orphans).await, 0);
+    assert!(Client::open(bob.directory()).is_err(), "it is no client any more");
+    bob.log_out().await.unwrap_err();
+    alice.send(&group, "is anybody there?").await.unwrap();
+}
