@@ -11,11 +11,14 @@ END
 $$;
 CREATE SCHEMA aas AUTHORIZATION postern_owner;
 CREATE SCHEMA qs AUTHORIZATION postern_owner;
+-- V13 adds a column to one table of the AS.
+CREATE SCHEMA auth AUTHORIZATION postern_owner;
 CREATE EXTENSION postern;
 GRANT USAGE ON SCHEMA postern TO postern_owner;
 GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA postern TO postern_owner;
 
 SET ROLE postern_owner;
+CREATE TABLE auth.signing_keys ();
 CREATE TABLE aas.spent (issuer_key smallint, nonce bytea, PRIMARY KEY (issuer_key, nonce))
     PARTITION BY LIST (issuer_key);
 CREATE TABLE aas.spent_1 PARTITION OF aas.spent FOR VALUES IN (1);
@@ -27,6 +30,8 @@ CREATE TABLE aas.prices (endpoint text COLLATE "C" PRIMARY KEY, price smallint N
 \ir ../../migrations/V9__upkeep.sql
 \ir ../../migrations/V11__domains.sql
 \ir ../../migrations/V12__queue_owners.sql
+\ir ../../migrations/V13__key_packages.sql
+\ir ../../migrations/V14__inactive_friendships.sql
 \ir ../../sql/qs/create_queue.sql
 \ir ../../sql/qs/add_addresses.sql
 \ir ../../sql/qs/deposit.sql
@@ -35,6 +40,7 @@ CREATE TABLE aas.prices (endpoint text COLLATE "C" PRIMARY KEY, price smallint N
 \ir ../../sql/qs/drop_queues.sql
 \ir ../../sql/qs/count_removed.sql
 \ir ../../sql/qs/remove_expired.sql
+\ir ../../sql/qs/remove_inactive_friendships.sql
 \ir ../../sql/qs/keep_up.sql
 \ir ../../sql/qs/start_upkeep.sql
 \ir ../../sql/qs/revoke_addresses.sql

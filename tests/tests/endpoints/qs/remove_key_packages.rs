@@ -20,6 +20,23 @@ pub async fn valid(world: &World) -> Valid {
 }
 
 #[tokio::test]
+async fn a_friendship_whose_owner_was_away_for_long_goes_and_others_stay() {
+    let world = World::start().await;
+    let (gone, active) = (Friendship::new(), Friendship::new());
+    for friendship in [&gone, &active] {
+        world.pay(&friendship.publishing(fresh_stock(), &packages(2))).await.assert_ok("publishing");
+    }
+    let lookup = gone.token.lookup();
+    let away = "UPDATE qs.friendships SET last_active = last_active - 1000 WHERE lookup = $1";
+    assert_eq!(world.admin().execute(away, &[&lookup.as_slice()]).await.unwrap(), 1);
+    world.admin().batch_execute("SELECT qs.keep_up()").await.unwrap();
+    world.assert_refuses("it is gone", &fetching(gone.token), ProblemType::NotFound).await;
+    assert_eq!(world.value::<i64>("SELECT count(*) FROM qs.key_packages").await, 2);
+    assert_eq!(world.fetch(active.token).await.len(), 1);
+    world.close();
+}
+
+#[tokio::test]
 async fn a_client_takes_its_stock_with_it_and_the_last_one_takes_the_friendship() {
     let world = World::start().await;
     let friendship = Friendship::new();
