@@ -27,6 +27,7 @@ CREATE TABLE aas.prices (endpoint text COLLATE "C" PRIMARY KEY, price smallint N
 \ir ../../migrations/V9__upkeep.sql
 \ir ../../migrations/V11__domains.sql
 \ir ../../migrations/V12__queue_owners.sql
+\ir ../../migrations/V14__scrub.sql
 \ir ../../sql/qs/create_queue.sql
 \ir ../../sql/qs/add_addresses.sql
 \ir ../../sql/qs/deposit.sql
@@ -35,6 +36,7 @@ CREATE TABLE aas.prices (endpoint text COLLATE "C" PRIMARY KEY, price smallint N
 \ir ../../sql/qs/drop_queues.sql
 \ir ../../sql/qs/count_removed.sql
 \ir ../../sql/qs/remove_expired.sql
+\ir ../../sql/qs/scrub_deleted.sql
 \ir ../../sql/qs/keep_up.sql
 \ir ../../sql/qs/start_upkeep.sql
 \ir ../../sql/qs/revoke_addresses.sql

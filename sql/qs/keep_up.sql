@@ -1,11 +1,18 @@
--- qs.keep_up: one batch of what has to be done by the clock: qs.remove_expired, today.
+-- qs.keep_up: one batch of what has to be done by the clock: today's qs.remove_expired, then
+-- qs.scrub_deleted.
 --
--- Returns outcome: more (call again), done, busy, as qs.remove_expired.
+-- Returns outcome: more (call again), done (nothing is left to do today), busy (another session is
+-- at it).
 -- Called by the extension's upkeep worker (pg_extension/src/upkeep.rs) until it is done; where
 -- none can be started, by servers.
 CREATE OR REPLACE FUNCTION qs.keep_up(OUT outcome text)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    today CONSTANT date := (now() AT TIME ZONE 'UTC')::date;
 BEGIN
-    outcome := qs.remove_expired((now() AT TIME ZONE 'UTC')::date);
+    outcome := qs.remove_expired(today);
+    IF outcome = 'done' THEN
+        outcome := qs.scrub_deleted(today);
+    END IF;
 END
 $$;
