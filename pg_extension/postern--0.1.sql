@@ -73,6 +73,13 @@ AS 'MODULE_PATHNAME', 'start_upkeep_wrapper';
 COMMENT ON FUNCTION @extschema@.start_upkeep() IS
     'Starts a background worker that calls qs.keep_up() until nothing is left to do; false when PostgreSQL has none to spare (max_worker_processes)';
 
+CREATE FUNCTION @extschema@.scrub(relation regclass, first_block bigint, blocks integer)
+RETURNS boolean
+LANGUAGE c STRICT VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'scrub_wrapper';
+COMMENT ON FUNCTION @extschema@.scrub(regclass, bigint, integer) IS
+    'Overwrites what deleted rows left between the rows of so many pages of a table, once VACUUM has taken them off; false when there are no more pages';
+
 REVOKE ALL ON FUNCTION
     @extschema@.spend_token(text, smallint, bytea),
     @extschema@.deliver(text, bytea, bytea[], smallint[], bytea[]),
@@ -82,5 +89,6 @@ REVOKE ALL ON FUNCTION
     @extschema@.wake_secret(),
     @extschema@.wake_all(),
     @extschema@.wakeups(),
-    @extschema@.start_upkeep()
+    @extschema@.start_upkeep(),
+    @extschema@.scrub(regclass, bigint, integer)
 FROM PUBLIC;

@@ -32,6 +32,7 @@ CREATE TABLE aas.prices (endpoint text COLLATE "C" PRIMARY KEY, price smallint N
 \ir ../../migrations/V12__queue_owners.sql
 \ir ../../migrations/V13__key_packages.sql
 \ir ../../migrations/V14__inactive_friendships.sql
+\ir ../../migrations/V15__scrub.sql
 \ir ../../sql/qs/create_queue.sql
 \ir ../../sql/qs/add_addresses.sql
 \ir ../../sql/qs/deposit.sql
@@ -41,6 +42,7 @@ CREATE TABLE aas.prices (endpoint text COLLATE "C" PRIMARY KEY, price smallint N
 \ir ../../sql/qs/count_removed.sql
 \ir ../../sql/qs/remove_expired.sql
 \ir ../../sql/qs/remove_inactive_friendships.sql
+\ir ../../sql/qs/scrub_deleted.sql
 \ir ../../sql/qs/keep_up.sql
 \ir ../../sql/qs/start_upkeep.sql
 \ir ../../sql/qs/revoke_addresses.sql

@@ -295,6 +295,8 @@ impl Embedded {
              unix_socket_permissions = 0700\n\
              shared_preload_libraries = 'postern'\n\
              max_worker_processes = 32\n\
+             # What was acknowledged is to be gone soon, and its room used again.\n\
+             autovacuum_naptime = 10\n\
              timezone = 'UTC'\n\
              log_timezone = 'UTC'\n\
              # Every statement is one short function call.\n\

@@ -1,7 +1,8 @@
--- qs.keep_up: one batch of what has to be done by the clock: qs.remove_expired and
--- qs.remove_inactive_friendships, today.
+-- qs.keep_up: one batch of what has to be done by the clock: today's qs.remove_expired and
+-- qs.remove_inactive_friendships, then qs.scrub_deleted.
 --
--- Returns outcome: more (call again), done, busy, as qs.remove_expired.
+-- Returns outcome: more (call again), done (nothing is left to do today), busy (another session is
+-- at it).
 -- Called by the extension's upkeep worker (pg_extension/src/upkeep.rs) until it is done; where
 -- none can be started, by servers.
 CREATE OR REPLACE FUNCTION qs.keep_up(OUT outcome text)
@@ -12,6 +13,8 @@ BEGIN
     outcome := qs.remove_expired(today);
     IF qs.remove_inactive_friendships(today) THEN
         outcome := 'more';
+    ELSIF outcome = 'done' THEN
+        outcome := qs.scrub_deleted(today);
     END IF;
 END
 $$;

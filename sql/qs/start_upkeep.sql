@@ -5,10 +5,13 @@
 -- Called by each server process at its start and every few minutes.
 CREATE OR REPLACE FUNCTION qs.start_upkeep(OUT outcome text)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    today CONSTANT date := (now() AT TIME ZONE 'UTC')::date;
 BEGIN
     outcome := CASE
         WHEN EXISTS (SELECT FROM qs.sweep w
-                      WHERE w.day = (now() AT TIME ZONE 'UTC')::date AND w.position IS NULL) THEN 'done'
+                      WHERE (w.day, w.scrub_day) = (today, today)
+                        AND w.position IS NULL AND w.scrub_block IS NULL) THEN 'done'
         WHEN postern.start_upkeep() THEN 'started'
         ELSE 'no_worker' END;
 END

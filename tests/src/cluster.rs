@@ -141,6 +141,13 @@ impl Cluster {
         self.connect_as("postern_admin").await
     }
 
+    /// The same, unless PostgreSQL takes none just now.
+    pub async fn try_admin(&self) -> Option<Client> {
+        let (client, connection) = tokio_postgres::connect(self.admin_url().as_str(), NoTls).await.ok()?;
+        tokio::spawn(connection);
+        Some(client)
+    }
+
     pub fn server_url(&self) -> ConnectionString {
         self.running().server_url()
     }

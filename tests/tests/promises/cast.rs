@@ -235,6 +235,11 @@ impl Cast {
             self.people.iter().map(|person| position(person, QueueKind::Group) as i64).collect();
         positions.sort_unstable();
         assert_eq!(rows.iter().map(|row| row.get::<_, i64>(0)).collect::<Vec<_>>(), positions);
+        let twice =
+            "SELECT count(*) FROM qs.messages m JOIN qs.queues q USING (queue_id) WHERE m.seq <= q.acked_seq";
+        let twice: i64 =
+            world.cluster.admin().await.query_one(twice, &[]).await.expect("an admin can read").get(0);
+        assert_eq!(twice, 0, "what was acknowledged would come again");
     }
 
     /// For a reader of the test's output.

@@ -167,12 +167,51 @@ async fn servers_told_to_end_under_load_lose_nothing_that_was_accepted() {
     assert_eq!(unanswered, 0, "what arrived was answered before the end");
 }
 
-/// Six people in three groups that overlap, all of them talking, while something goes wrong again and again.
-async fn under_load(mut trouble: impl AsyncFnMut(&mut World, &mut StdRng)) -> Arc<Cast> {
+/// Sixteen senders through two servers, and anything may be killed with -9.
+#[tokio::test(flavor = "multi_thread")]
+async fn sixteen_senders_to_overlapping_groups_lose_nothing_whatever_is_killed() {
+    let groups: [&[usize]; 5] = [
+        &[0, 1, 2, 3, 4, 5, 6, 7],
+        &[4, 5, 6, 7, 8, 9, 10, 11],
+        &[11, 10, 9, 8, 15, 14, 13, 12],
+        &[12, 13, 14, 15, 0, 1, 2, 3],
+        &[15, 10, 5, 0],
+    ];
+    let mut kinds = 0;
+    people_under_load(16, &groups, async |world, rng| {
+        // Each kind in turn, so that none is left out.
+        kinds += 1;
+        match kinds % 4 {
+            0 => {
+                let server = rng.random_range(0..2);
+                world.replace(server, Signal::SIGKILL).await;
+            }
+            1 => {
+                world.cluster.kill_postgres();
+                world.cluster.restart().await;
+            }
+            2 => kill_a_session(world, rng).await,
+            _ => kill_the_notifier(world, rng).await,
+        }
+    })
+    .await;
+}
+
+/// Six people in three groups that overlap.
+async fn under_load(trouble: impl AsyncFnMut(&mut World, &mut StdRng)) -> Arc<Cast> {
+    let groups: [&[usize]; 3] = [&[0, 1, 2, 3, 4, 5], &[1, 3, 5], &[4, 2, 0, 1]];
+    people_under_load(6, &groups, trouble).await
+}
+
+/// All of them talk while something goes wrong again and again.
+async fn people_under_load(
+    people: usize,
+    groups: &[&[usize]],
+    mut trouble: impl AsyncFnMut(&mut World, &mut StdRng),
+) -> Arc<Cast> {
     let chance = Chance::new();
     let mut world = World::start().await;
-    let groups: [&[usize]; 3] = [&[0, 1, 2, 3, 4, 5], &[1, 3, 5], &[4, 2, 0, 1]];
-    let cast = Arc::new(Cast::assemble(&world, 6, &groups).await);
+    let cast = Arc::new(Cast::assemble(&world, people, groups).await);
     let mut rng = chance.of(0);
     let load = Load::start(&cast, world.ways(), &chance);
     let start = Instant::now();
@@ -190,6 +229,7 @@ async fn under_load(mut trouble: impl AsyncFnMut(&mut World, &mut StdRng)) -> Ar
     cast.tell(&format!("{times} times trouble, {lost} lost answers"));
     assert!(cast.ledger.count(Fate::Accepted) > CALM, "little was tried");
     cast.check(&world).await;
+    assert!(!world.cluster.log().contains("deadlock detected"), "two sessions waited for each other");
 
     let ways = world.ways();
     for token in spent.choose_multiple(&mut rng, 50) {
@@ -207,10 +247,22 @@ async fn under_load(mut trouble: impl AsyncFnMut(&mut World, &mut StdRng)) -> Ar
 /// One of the servers' database sessions dies without a word: PostgreSQL ends all others and recovers, as after a
 /// crash of its own.
 async fn kill_a_session(world: &World, rng: &mut StdRng) {
-    let admin = world.cluster.admin().await;
-    let sessions = "SELECT pid FROM pg_stat_activity WHERE usename = 'postern_server' ORDER BY backend_start";
-    let sessions: Vec<i32> =
-        admin.query(sessions, &[]).await.expect("an admin can look").iter().map(|row| row.get(0)).collect();
+    kill_one_of(world, rng, "usename = 'postern_server'").await;
+}
+
+/// So it does when the process that sends wake-ups dies.
+async fn kill_the_notifier(world: &World, rng: &mut StdRng) {
+    kill_one_of(world, rng, "backend_type = 'postern notifier'").await;
+}
+
+async fn kill_one_of(world: &World, rng: &mut StdRng, sessions: &str) {
+    let sessions = format!("SELECT pid FROM pg_stat_activity WHERE {sessions} ORDER BY backend_start");
+    // PostgreSQL may be recovering from the last time.
+    let sessions = eventually("an admin can look", async || {
+        world.cluster.try_admin().await?.query(&sessions, &[]).await.ok()
+    })
+    .await;
+    let sessions: Vec<i32> = sessions.iter().map(|row| row.get(0)).collect();
     let Some(session) = sessions.choose(rng) else { return };
     // Gone by itself, perhaps.
     let _ = kill(Pid::from_raw(*session), Signal::SIGKILL);

@@ -2,16 +2,19 @@
 
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::Signal;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use postern_client::{Client, Error, Http, Response};
-use postern_protocol::qs::QueueKind;
+use postern_protocol::{problem::ProblemType, qs::QueueKind};
 use postern_tests::{PATIENCE, PostgresRelay, Server, eventually};
 use rand::Rng;
 use tokio::{task::JoinHandle, time::timeout};
 
 use crate::{
     mailbox::{Mailbox, content, deposit},
-    world::{Chance, World, paid, way},
+    world::{Chance, World, paid, problem, way},
 };
 
 /// What a wake-up may take on a busy machine: far less than the 20 seconds after which a server looks again by
@@ -54,6 +57,39 @@ impl Watched {
         .await;
         assert!(!answer.is_finished(), "there is nothing yet");
         Poll(answer)
+    }
+}
+
+impl Watched {
+    /// What somebody else sends as soon as the database is back reaches who waited here soon, though the wait may
+    /// have ended early.
+    async fn finds_after_a_crash(
+        &self,
+        sender: &Http,
+        payer: &Client,
+        mailbox: &mut Mailbox,
+        poll: Poll,
+        text: &str,
+    ) {
+        let request = paid(payer, deposit(mailbox.address, text)).await;
+        eventually("the database is back", async || {
+            let answer = sender.send_once(&request).await;
+            // Spent: it had arrived, and the answer was lost with the database.
+            (answer.is_ok() || problem(&answer) == Some(ProblemType::TokenSpent)).then_some(())
+        })
+        .await;
+        let start = Instant::now();
+        let (answer, _) = poll.answer().await;
+        let mut found = mailbox.open(&answer);
+        while found.is_empty() {
+            let request = paid(payer, mailbox.dequeue(WAIT)).await;
+            let answer =
+                eventually("the database is back", async || self.way.send_once(&request).await.ok()).await;
+            found = mailbox.open(&answer);
+        }
+        assert_eq!(found.iter().map(content).collect::<Vec<_>>(), [text]);
+        // A listener waits a second before it connects again.
+        assert!(start.elapsed() < 2 * AT_ONCE, "it took {:?}", start.elapsed());
     }
 }
 
@@ -168,23 +204,93 @@ async fn a_restart_of_the_database_costs_who_waits_no_message() {
         let poll = watched.wait(&world, &payer, &mailbox).await;
         world.cluster.kill_postgres();
         world.cluster.restart().await;
-        // The wait may have ended early. Nobody waits for long in vain then.
-        let text = format!("after crash {round}");
-        let request = paid(&payer, deposit(mailbox.address, &text)).await;
-        eventually("the database is back", async || ways[1].send_once(&request).await.ok()).await;
-        let start = Instant::now();
-        let (answer, _) = poll.answer().await;
-        let mut found = mailbox.open(&answer);
-        while found.is_empty() {
-            let request = paid(&payer, mailbox.dequeue(WAIT)).await;
-            let answer =
-                eventually("the database is back", async || watched.way.send_once(&request).await.ok()).await;
-            found = mailbox.open(&answer);
-        }
-        assert_eq!(found.iter().map(content).collect::<Vec<_>>(), [text]);
-        // A listener waits a second before it connects again.
-        assert!(start.elapsed() < 2 * AT_ONCE, "it took {:?}", start.elapsed());
+        watched
+            .finds_after_a_crash(&ways[1], &payer, &mut mailbox, poll, &format!("after crash {round}"))
+            .await;
     }
+}
+
+/// PostgreSQL ends all sessions and recovers, and there is no notifier until somebody needs one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_notifier_killed_with_9_costs_who_waits_no_message() {
+    let world = World::start().await;
+    let payer = world.person("payer", 0).await;
+    let ways = world.ways();
+    let mut mailbox = Mailbox::create(&payer, QueueKind::Contact).await;
+    put(&ways[0], &payer, &mailbox, "the first starts one").await;
+    let request = paid(&payer, mailbox.dequeue(0)).await;
+    mailbox.open(&ways[0].send_once(&request).await.expect("it is there"));
+    for round in 0..2 {
+        let watched = Watched::start(&world).await;
+        let poll = watched.wait(&world, &payer, &mailbox).await;
+        let notifier: i32 = eventually("there is a notifier", async || {
+            let admin = world.cluster.try_admin().await?;
+            admin.query_one("SELECT worker_pid FROM postern.wakeups()", &[]).await.ok()?.get(0)
+        })
+        .await;
+        kill(Pid::from_raw(notifier), Signal::SIGKILL).expect("it was there just now");
+        watched
+            .finds_after_a_crash(&ways[1], &payer, &mut mailbox, poll, &format!("after crash {round}"))
+            .await;
+    }
+}
+
+/// NOTIFY, and so the notifier, is for one database. A cluster may hold several homes.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_databases_of_one_cluster_each_wake_their_own() {
+    let world = World::start().await;
+    let other = |url: &str| url.replace("dbname=postern", "dbname=other");
+    let admin = world.cluster.admin().await;
+    admin.batch_execute("CREATE DATABASE other").await.expect("an admin can");
+    let rules = world.cluster.data_dir().join("cluster/pg_hba.conf");
+    let allowed = std::fs::read_to_string(&rules).expect("there are rules");
+    let other_too = allowed.clone() + &allowed.replace("local postern ", "local other ");
+    std::fs::write(&rules, other_too).expect("they can be changed");
+    admin.batch_execute("SELECT pg_reload_conf()").await.expect("an admin can");
+    let mut migrate = postern_tests::postern();
+    migrate.args(["migrate", "--domain", "other.example", "--database-admin-url"]);
+    migrate.arg(other(world.cluster.admin_url().as_str()));
+    assert!(migrate.status().await.expect("postern runs").success());
+
+    let homes = tempfile::tempdir().expect("/tmp is writable");
+    let mut payers = vec![world.person("payer", 0).await];
+    let mut watched = vec![Watched::start(&world).await];
+    let relay = PostgresRelay::start(&world.cluster);
+    let server = Server::builder(&world.cluster)
+        .env("POSTERN_DOMAIN", "other.example")
+        .env("POSTERN_DATABASE_URL", &other(relay.server_url().as_str()))
+        .start()
+        .await;
+    payers.push(crate::world::person(homes.path(), "payer", &server).await);
+    watched.push(Watched { way: way(&server), server, relay });
+    let mut mailboxes = Vec::new();
+    for payer in &payers {
+        mailboxes.push(Mailbox::create(payer, QueueKind::Contact).await);
+    }
+
+    for round in 0..6 {
+        let mut polls = Vec::new();
+        for home in 0..2 {
+            polls.push(watched[home].wait(&world, &payers[home], &mailboxes[home]).await);
+        }
+        // The later one waits on while the earlier one is served.
+        let (first, second) = (round % 2, (round + 1) % 2);
+        let text = format!("round {round}");
+        let (later, earlier) = match second {
+            0 => (polls.remove(0), polls.remove(0)),
+            _ => (polls.remove(1), polls.remove(0)),
+        };
+        let start = put(&watched[first].way, &payers[first], &mailboxes[first], &text).await;
+        let took = earlier.finds(&mut mailboxes[first], &text).await - start;
+        assert!(took < AT_ONCE, "it took {took:?}");
+        assert!(!later.0.is_finished(), "nothing came for the other");
+        let start = put(&watched[second].way, &payers[second], &mailboxes[second], &text).await;
+        let took = later.finds(&mut mailboxes[second], &text).await - start;
+        assert!(took < AT_ONCE, "it took {took:?}");
+    }
+    let notifiers =
+        "SELECT count(DISTINCT datid) FROM pg_stat_activity WHERE backend_type = 'postern notifier'";
+    assert_eq!(admin.query_one(notifiers, &[]).await.expect("an admin can look").get::<_, i64>(0), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]

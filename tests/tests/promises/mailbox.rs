@@ -41,8 +41,13 @@ impl Mailbox {
 
     /// Acknowledges what was opened, and asks for what is next, waiting for up to `wait` seconds.
     pub fn dequeue(&self, wait: u16) -> Request {
+        self.dequeue_after(self.position, wait)
+    }
+
+    /// The same for an owner who remembers another position.
+    pub fn dequeue_after(&self, after: u64, wait: u16) -> Request {
         Request::post(format!("/qs/queues/{}/dequeue", self.id.to_base64url()))
-            .cbor(&Dequeue { after: self.position, max_messages: None, wait })
+            .cbor(&Dequeue { after, max_messages: None, wait })
             .signed_by(&self.owner)
             .waiting(Duration::from_secs(wait.into()))
     }

@@ -10,5 +10,6 @@ mod long_poll;
 mod mailbox;
 mod mls;
 mod order;
+mod reader;
 mod tokens;
 mod world;

@@ -40,8 +40,16 @@ pub struct BenchMember {
 impl BenchMember {
     /// Acknowledges up to `after` and waits for what comes.
     pub fn dequeue(&self, after: u64) -> Request {
+        self.asking(after, 30)
+    }
+
+    /// Acknowledges up to `after` and takes what is there.
+    pub fn fetch(&self, after: u64) -> Request {
+        self.asking(after, 0)
+    }
+
+    fn asking(&self, after: u64, wait: u16) -> Request {
         let path = format!("/qs/queues/{}/dequeue", self.queue.to_base64url());
-        let wait = 30;
         Request::post(path)
             .cbor(&Dequeue { after, max_messages: None, wait })
             .signed_by(&self.owner)

@@ -10,6 +10,7 @@ mod floor;
 mod gate;
 mod group;
 mod queues;
+mod soak;
 mod tokens;
 mod waiters;
 
@@ -57,6 +58,9 @@ struct Options {
     /// Measure what so many waiting long-polls cost instead
     #[arg(long, value_name = "N")]
     waiters: Option<usize>,
+    /// Send and acknowledge for so many seconds instead, and watch the tables' sizes
+    #[arg(long, value_name = "SECONDS")]
+    soak: Option<u64>,
     /// Spent tokens of an issuer key at which to measure the check; three numbers at most, 0 for none at all
     #[arg(long, value_delimiter = ',', default_values_t = [10_000, 10_000_000])]
     spent: Vec<i64>,
@@ -88,6 +92,9 @@ async fn main() -> Result<()> {
     if options.tokens {
         tokens::measure(&options, &cluster, &client).await?;
         return gate::measure(&options, &cluster, &sending, &client).await;
+    }
+    if let Some(seconds) = options.soak {
+        return soak::soak(&options, seconds, &cluster, &client).await;
     }
     eprintln!("groups of {:?}, {} rounds of {} s", options.members, options.rounds, options.seconds);
     println!("{}\n", costs::machine());

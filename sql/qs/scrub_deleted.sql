@@ -1,0 +1,36 @@
+-- qs.scrub_deleted: overwrites what deleted messages left on disk, one small batch of pages (PRIV-3):
+-- once a day, of all messages that autovacuum has taken off their pages by then.
+--
+-- today: UTC.
+-- Returns outcome: more (call again), done (until the day changes), busy (another session is at it).
+-- Called by qs.keep_up.
+CREATE OR REPLACE FUNCTION qs.scrub_deleted(today date, OUT outcome text)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    pages CONSTANT integer := 1000;
+    sweep record;
+    goes_on boolean;
+BEGIN
+    SELECT w.scrub_day, w.scrub_block INTO sweep
+      FROM qs.sweep w WHERE w.singleton FOR NO KEY UPDATE SKIP LOCKED;
+    IF NOT FOUND THEN
+        outcome := 'busy';
+        RETURN;
+    ELSIF sweep.scrub_day <> today THEN
+        sweep.scrub_block := 0;
+    ELSIF sweep.scrub_block IS NULL THEN
+        outcome := 'done';
+        RETURN;
+    END IF;
+    -- The table and its TOAST table side by side; one comes to its end before the other.
+    SELECT bool_or(postern.scrub(t.oid, sweep.scrub_block, pages)) INTO goes_on
+      FROM (SELECT c.oid FROM pg_class c WHERE c.oid = 'qs.messages'::regclass
+            UNION ALL
+            SELECT c.reltoastrelid FROM pg_class c
+             WHERE c.oid = 'qs.messages'::regclass AND c.reltoastrelid <> 0) t;
+    UPDATE qs.sweep w
+       SET scrub_day = today, scrub_block = CASE WHEN goes_on THEN sweep.scrub_block + pages END
+     WHERE w.singleton;
+    outcome := CASE WHEN goes_on THEN 'more' ELSE 'done' END;
+END
+$$;
