@@ -6,8 +6,10 @@ pub mod create_group;
 pub mod delete_group;
 pub mod fetch_group_info;
 pub mod fetch_welcome_tree;
+mod model;
 pub mod reserve_group_id;
 pub mod submit_message;
+mod vectors;
 
 /// Targets beside that of a request to a group; `unknown` is a group that does not exist.
 fn targets(id: &GroupId, of: &str, unknown: (&GroupId, ProblemType)) -> Vec<(String, ProblemType)> {
