@@ -526,12 +526,14 @@ mod tests {
         scene.with_next(leaf, |member| member.user_key = Some(user_key(member.pseudonym, 1)))
     }
 
+    type Case = (&'static str, Scene, Result<Vec<Operation>, Violation>);
+
     #[test]
     fn who_may_commit_what() {
         use Change::{Add, Context, ExternalInit, Other, Remove, SelfRemove};
         use Operation as O;
         use Violation as V;
-        let cases: Vec<(&str, Scene, Result<Vec<Operation>, Violation>)> = vec![
+        let cases: Vec<Case> = vec![
             ("an update", scene(by(C), &[], &[]), Ok(vec![])),
             // Users.
             ("an admin adds a user", scene(by(A), &[Add(DAVE)], &[]), Ok(vec![O::AddUser])),
