@@ -55,9 +55,9 @@ async fn what_comes_after_a_new_hpke_key_is_sealed_to_it_and_what_came_before_to
     for text in [b"after", b"later"] {
         world.pay(&depositing(address, text)).await.assert_ok("a deposit");
     }
-    let Dequeued { mut messages } = world.pay(&mailbox.asking(0)).await.decode();
-    let after = Dequeued { messages: messages.split_off(1) };
-    assert_eq!(mailbox.open(&Dequeued { messages }), [deposit(b"before")]);
+    let Dequeued { mut messages, expired_up_to } = world.pay(&mailbox.asking(0)).await.decode();
+    let after = Dequeued { messages: messages.split_off(1), expired_up_to };
+    assert_eq!(mailbox.open(&Dequeued { messages, expired_up_to }), [deposit(b"before")]);
     assert!(after.messages[0].chain_header.is_some(), "a new chain begins at once");
     assert!(after.messages[1].chain_header.is_none(), "and goes on");
     mailbox.hpke = new;
