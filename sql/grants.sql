@@ -34,6 +34,9 @@ GRANT EXECUTE ON FUNCTION operator.set_queue_limit TO postern_operator;
 GRANT EXECUTE ON FUNCTION operator.removed_messages TO postern_operator, postern_monitor;
 GRANT EXECUTE ON FUNCTION operator.upkeep TO postern_operator, postern_monitor;
 GRANT EXECUTE ON FUNCTION operator.wakeups TO postern_operator, postern_monitor;
+GRANT EXECUTE ON FUNCTION operator.groups TO postern_operator, postern_monitor;
+GRANT EXECUTE ON FUNCTION operator.group_expiry TO postern_operator, postern_monitor;
+GRANT EXECUTE ON FUNCTION operator.set_group_expiry TO postern_operator;
 
 -- auth
 GRANT EXECUTE ON FUNCTION auth.register_user TO postern_server;
@@ -60,6 +63,13 @@ GRANT EXECUTE ON FUNCTION ds.reserve_group_id TO postern_server;
 GRANT EXECUTE ON FUNCTION ds.create_group TO postern_server;
 GRANT EXECUTE ON FUNCTION ds.load_group TO postern_server;
 GRANT EXECUTE ON FUNCTION ds.submit_message TO postern_server;
+GRANT EXECUTE ON FUNCTION ds.delete_group TO postern_server;
+GRANT EXECUTE ON FUNCTION ds.fetch_group_info TO postern_server;
+GRANT EXECUTE ON FUNCTION ds.fetch_welcome_tree TO postern_server;
+GRANT EXECUTE ON FUNCTION ds.clean_up TO postern_server;
+GRANT EXECUTE ON FUNCTION ds.load_sender_keys TO postern_server;
+GRANT EXECUTE ON FUNCTION ds.add_sender_key TO postern_server;
+GRANT EXECUTE ON FUNCTION ds.propose_removal TO postern_server;
 
 -- qs
 GRANT EXECUTE ON FUNCTION qs.create_queue TO postern_server;

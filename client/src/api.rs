@@ -5,12 +5,15 @@
 use std::time::Duration;
 
 use postern_protocol::{
-    Address, FriendshipToken, IssuedCredential, Payload, QueueId,
+    Address, FriendshipToken, IssuedCredential, Payload, QueueId, RatchetTree,
     auth::{
         AuthenticationKeys, CommitIdentity, CredentialIssued, IdentityCommitted, PublishContact,
         RegisterUser, SignCredential, SignedContact, UserRecord,
     },
-    ds::{CreateGroup, GroupId, GroupIdReserved, MessageAccepted},
+    ds::{
+        CreateGroup, CurrentGroup, FetchGroupInfo, FetchWelcomeTree, GroupId, GroupIdReserved,
+        MessageAccepted, WelcomeTree,
+    },
     key::SigningKey,
     name::UserName,
     problem::ProblemType,
@@ -205,8 +208,8 @@ impl Api {
         self.paid(request).await?.decode()
     }
 
-    pub(crate) async fn reserve_group_id(&self) -> Result<GroupId> {
-        Ok(self.paid(Request::post("/ds/group-ids")).await?.decode::<GroupIdReserved>()?.group_id)
+    pub(crate) async fn reserve_group_id(&self) -> Result<GroupIdReserved> {
+        self.paid(Request::post("/ds/group-ids")).await?.decode()
     }
 
     pub(crate) async fn create_group(&self, group: &CreateGroup, leaf: &SigningKey) -> Result<()> {
@@ -215,6 +218,30 @@ impl Api {
 
     pub(crate) async fn submit(&self, submission: Request) -> Result<MessageAccepted> {
         self.paid(submission).await?.decode()
+    }
+
+    pub(crate) async fn group_info(
+        &self,
+        group: &GroupId,
+        fetch: &FetchGroupInfo,
+        leaf: &SigningKey,
+    ) -> Result<CurrentGroup> {
+        let request = Request::post(format!("/ds/groups/{}/group-info", group.to_base64url()))
+            .cbor(fetch)
+            .signed_by(leaf);
+        self.paid(request).await?.decode()
+    }
+
+    pub(crate) async fn welcome_tree(
+        &self,
+        group: &GroupId,
+        fetch: &FetchWelcomeTree,
+        leaf: &SigningKey,
+    ) -> Result<RatchetTree> {
+        let request = Request::post(format!("/ds/groups/{}/welcome-tree", group.to_base64url()))
+            .cbor(fetch)
+            .signed_by(leaf);
+        Ok(self.paid(request).await?.decode::<WelcomeTree>()?.ratchet_tree)
     }
 
     /// Sends with a token, and with another when that one turns out to be worth nothing.

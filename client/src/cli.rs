@@ -116,6 +116,16 @@ enum Command {
         /// Title or id of the group
         group: String,
     },
+    /// Leave a group, with the next thing that somebody else does there
+    Leave {
+        /// Title or id of the group
+        group: String,
+    },
+    /// Come back into a group that this device can follow no more
+    Rejoin {
+        /// Title or id of the group
+        group: String,
+    },
     /// Leave a group and take nothing from it any more
     BlockGroup {
         /// Title or id of the group
@@ -233,6 +243,18 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
             let group = client.find_group(&group)?.id;
             client.update(&group).await?;
             note(&format!("Keys renewed in {}", group_name(&client, &group)?));
+        }
+        Command::Leave { group } => {
+            let client = place.open()?;
+            let group = client.find_group(&group)?.id;
+            client.leave(&group).await?;
+            note(&format!("Leaving {}", group_name(&client, &group)?));
+        }
+        Command::Rejoin { group } => {
+            let client = place.open()?;
+            let group = client.find_group(&group)?.id;
+            client.rejoin(&group).await?;
+            note(&format!("Back in {}", group_name(&client, &group)?));
         }
         Command::BlockGroup { group } => {
             let client = place.open()?;

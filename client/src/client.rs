@@ -198,13 +198,14 @@ impl Client {
         let address = sync::fresh_address()?;
         let queue = inner.store.read(|tx| load_queue(tx, QueueKind::Group))?;
         inner.api.add_addresses(&queue.id, vec![address], Vec::new(), &queue.owner).await?;
-        let id = inner.api.reserve_group_id().await?;
+        let reserved = inner.api.reserve_group_id().await?;
+        let id = reserved.group_id.clone();
         let _step = inner.store.step().await?;
         let delivery = DeliveryAddress { domain: self.user().domain().clone(), address };
         // Kept before it is sent: a crash in between must not lose the keys. If the answer
         // is lost, so is the group, which nobody else knows of.
         let (leaf, create) = inner.store.write(|tx| {
-            let (group, create) = Group::create(tx, id.clone(), title, &delivery)?;
+            let (group, create) = Group::create(tx, &reserved, title, &delivery)?;
             Ok((group.leaf, create))
         })?;
         if let Err(error) = inner.api.create_group(&create, &leaf).await {
@@ -451,6 +452,26 @@ impl Client {
     pub async fn update(&self, group: &GroupId) -> Result<()> {
         let step = self.inner.store.step().await?;
         self.inner.commit(&step, group, |_, _| Ok(Some(Change::Update))).await
+    }
+
+    /// Leaves a group: with the next commit of another member, which has to come before
+    /// anybody says anything. The last admin cannot.
+    ///
+    /// # Errors
+    /// [`Error::NotMember`], [`Error::Contended`], what the server refuses.
+    pub async fn leave(&self, group: &GroupId) -> Result<()> {
+        let step = self.inner.store.step().await?;
+        self.inner.leave(&step, group).await
+    }
+
+    /// Comes back into a group that this device is in but can follow no more. What was said
+    /// since cannot be read.
+    ///
+    /// # Errors
+    /// [`Error::NotMember`], [`Error::Contended`].
+    pub async fn rejoin(&self, group: &GroupId) -> Result<()> {
+        let step = self.inner.store.step().await?;
+        self.inner.rejoin(&step, group).await
     }
 
     /// Says something in a group. When this returns, it will reach every member. After a

@@ -3,23 +3,29 @@
 //! the DS is the business of [`crate::submit`].
 
 use openmls::prelude::{
-    BasicCredential, Extension, Extensions, GroupContext, GroupId as MlsGroupId, KeyPackage, KeyPackageRef,
-    LeafNode, LeafNodeIndex, MIXED_PLAINTEXT_WIRE_FORMAT_POLICY, MlsGroup, MlsMessageBodyIn, MlsMessageOut,
-    ProcessMessageError, ProcessedMessageContent, Proposal, ProtocolMessage, RequiredCapabilitiesExtension,
-    Sender, StagedCommit, StagedWelcome, UnknownExtension, ValidationError, WelcomeError,
+    BasicCredential, CredentialWithKey, Extension, Extensions, ExternalSender, GroupContext,
+    GroupId as MlsGroupId, KeyPackage, KeyPackageRef, LeafNode, LeafNodeIndex, LeafNodeParameters,
+    MIXED_PLAINTEXT_WIRE_FORMAT_POLICY, MlsGroup, MlsMessageBodyIn, MlsMessageOut, ProcessMessageError,
+    ProcessedMessageContent, ProcessedWelcome, Proposal, ProposalType, ProtocolMessage, QueuedProposal,
+    RatchetTreeIn, RequiredCapabilitiesExtension, Sender, StagedCommit, StagedWelcome, UnknownExtension,
+    ValidationError, WelcomeError,
 };
 use openmls_traits::OpenMlsProvider as _;
 use postern_protocol::{
     Address, GroupInfo, MlsMessage, PublicKey, RatchetTree, StateKey, Welcome,
     credential::ClientCredential,
-    ds::{CreateGroup, GroupId, SubmitMessage},
+    ds::{
+        CreateGroup, CurrentGroup, FetchGroupInfo, FetchWelcomeTree, GroupId, GroupIdReserved, SubmitMessage,
+    },
     encoding::Encoding,
     key::SigningKey,
-    mls::{DELIVERY_ADDRESS, DeliveryAddress, GROUP_POLICY, GroupPolicy, Pseudonym},
+    mls::{
+        DELIVERY_ADDRESS, DeliveryAddress, GROUP_POLICY, GroupPolicy, Pseudonym, USER_KEY, UserKey, to_join,
+    },
     qs::StockedKeyPackage,
 };
 use rusqlite::{OptionalExtension as _, params};
-use tls_codec::Serialize as _;
+use tls_codec::{Deserialize as _, Serialize as _};
 
 use crate::{
     account::Account,
@@ -28,7 +34,7 @@ use crate::{
     friendship::Friend,
     identity::IdentityLink,
     message::{ApplicationMessage, Content, RosterEntry},
-    mls::{self, CIPHERSUITE, EXTENSIONS, LeafSigner},
+    mls::{self, CIPHERSUITE, LeafSigner, REQUIRED},
     stock,
     store::{Tx, decode, encode, fixed, integer},
 };
@@ -83,17 +89,24 @@ impl Group {
     /// Makes a group with this client as its one member and admin.
     pub(crate) fn create(
         tx: &Tx<'_>,
-        id: GroupId,
+        reserved: &GroupIdReserved,
         title: &str,
         delivery: &DeliveryAddress,
     ) -> Result<(Self, CreateGroup)> {
         let what = "cannot create the group";
+        let id = reserved.group_id.clone();
+        let server = mls::credential(id.domain().as_str().as_bytes().to_vec(), reserved.server_key);
         let leaf = SigningKey::generate();
         let pseudonym = Pseudonym::random();
         let policy = GroupPolicy::new(pseudonym);
         let context = Extensions::<GroupContext>::from_vec(vec![
-            Extension::RequiredCapabilities(RequiredCapabilitiesExtension::new(&EXTENSIONS, &[], &[])),
+            Extension::RequiredCapabilities(RequiredCapabilitiesExtension::new(
+                &REQUIRED,
+                &[ProposalType::SelfRemove],
+                &[],
+            )),
             Extension::Unknown(GROUP_POLICY, UnknownExtension(policy.to_bytes())),
+            Extension::ExternalSenders(vec![ExternalSender::new(server.signature_key, server.credential)]),
         ])
         .map_err(Error::mls(what))?;
         let signer = LeafSigner(&leaf);
@@ -102,11 +115,10 @@ impl Group {
             .ciphersuite(CIPHERSUITE)
             .with_wire_format_policy(MIXED_PLAINTEXT_WIRE_FORMAT_POLICY)
             .padding_size(mls::join_config().padding_size())
-            .use_ratchet_tree_extension(true)
             .with_capabilities(mls::capabilities())
             .lifetime(mls::lifetime())
             .with_group_context_extensions(context)
-            .with_leaf_node_extensions(leaf_extensions(delivery)?)
+            .with_leaf_node_extensions(leaf_extensions(tx, delivery)?)
             .map_err(Error::mls(what))?
             .build(tx, &signer, mls::credential(pseudonym.0.to_vec(), leaf.public_key()))
             .map_err(Error::mls(what))?;
@@ -180,21 +192,23 @@ impl Group {
             Change::Remove(_) => builder = builder.propose_removals(removed),
             Change::Update => builder = builder.force_self_update(true),
         }
-        let bundle = builder
+        // Joiners get the tree from the DS, which keeps it anyway.
+        let (commit, welcome, group_info) = builder
             .load_psks(tx.storage())
             .map_err(Error::mls(what))?
+            .create_group_info(true)
+            .use_ratchet_tree_extension(false)
             .build(tx.rand(), tx.crypto(), &signer, |_| true)
             .map_err(Error::mls(what))?
             .stage_commit(tx)
-            .map_err(Error::mls(what))?;
-        let welcome = bundle
-            .to_welcome_msg()
-            .map(|welcome| mls::message_bytes(&welcome).map(Welcome::new))
-            .transpose()?;
+            .map_err(Error::mls(what))?
+            .into_messages();
+        let bytes = |message: Option<MlsMessageOut>| message.as_ref().map(mls::message_bytes).transpose();
         let submission = SubmitMessage {
             state_key,
-            message: MlsMessage::new(mls::message_bytes(bundle.commit())?),
-            welcome,
+            message: MlsMessage::new(mls::message_bytes(&commit)?),
+            group_info: bytes(group_info)?.map(GroupInfo::new),
+            welcome: bytes(welcome)?.map(Welcome::new),
         };
         self.keep(tx, epoch, &submission, None)
     }
@@ -227,6 +241,7 @@ impl Group {
         let submission = SubmitMessage {
             state_key: self.state_key()?,
             message: MlsMessage::new(mls::message_bytes(&message)?),
+            group_info: None,
             welcome: None,
         };
         self.keep(tx, self.epoch(), &submission, Some(content))
@@ -253,6 +268,99 @@ impl Group {
                 content.as_ref().map(encode)
             ])?;
         Ok(Outstanding { epoch, body, content })
+    }
+
+    /// Makes the proposal to leave, which another member has to commit.
+    pub(crate) fn stage_leaving(&mut self, tx: &Tx<'_>) -> Result<Outstanding> {
+        let proposal = self
+            .mls
+            .leave_group_via_self_remove(tx, &LeafSigner(&self.leaf))
+            .map_err(Error::mls("cannot make the proposal to leave"))?;
+        let submission = SubmitMessage {
+            state_key: self.state_key()?,
+            message: MlsMessage::new(mls::message_bytes(&proposal)?),
+            group_info: None,
+            welcome: None,
+        };
+        Ok(Outstanding { epoch: self.epoch(), body: Encoding::Cbor.encode(&submission), content: None })
+    }
+
+    /// The proposal to leave was refused: it never happened.
+    pub(crate) fn withdraw_leaving(&mut self, tx: &Tx<'_>) -> Result<()> {
+        let own = Sender::Member(self.mls.own_leaf_index());
+        let is_leaving = |queued: &&QueuedProposal| {
+            *queued.sender() == own && matches!(queued.proposal(), Proposal::SelfRemove)
+        };
+        let proposals = self.mls.pending_proposals().filter(is_leaving);
+        let leaving: Vec<_> = proposals.map(|queued| queued.proposal_reference_ref().clone()).collect();
+        for proposal in leaving {
+            self.mls
+                .remove_pending_proposal(tx.storage(), &proposal)
+                .map_err(Error::mls("cannot withdraw the proposal to leave"))?;
+        }
+        Ok(())
+    }
+
+    /// What the DS is asked for the group as it is now.
+    pub(crate) fn fetch_info(&self) -> Result<FetchGroupInfo> {
+        Ok(FetchGroupInfo { state_key: self.state_key()? })
+    }
+
+    /// Comes back in the own place by an external commit: what this client knew of the group
+    /// is replaced, and what was outstanding never happened.
+    pub(crate) fn rejoin(self, tx: &Tx<'_>, current: &CurrentGroup) -> Result<Outstanding> {
+        let what = "cannot come back";
+        let unexpected = || Error::UnexpectedAnswer("the group info or tree is malformed".to_owned());
+        let Some(MlsMessageBodyIn::GroupInfo(info)) = mls::parse(current.group_info.as_bytes()) else {
+            return Err(unexpected());
+        };
+        let epoch = info.epoch().as_u64();
+        let tree = RatchetTreeIn::tls_deserialize_exact(current.ratchet_tree.as_bytes());
+        let proposals =
+            current.proposals.iter().filter_map(|proposal| match mls::parse(proposal.as_bytes()) {
+                Some(MlsMessageBodyIn::PublicMessage(proposal)) => Some(proposal),
+                _ => None,
+            });
+        let leaf = self.mls.own_leaf_node().ok_or(Error::Damaged("the own leaf"))?;
+        let credential = CredentialWithKey {
+            credential: leaf.credential().clone(),
+            signature_key: leaf.signature_key().clone(),
+        };
+        let parameters = LeafNodeParameters::builder()
+            .with_capabilities(mls::capabilities())
+            .with_extensions(leaf.extensions().clone())
+            .build();
+        let state_key = self.state_key()?;
+        let (mls, bundle) = MlsGroup::external_commit_builder()
+            .with_ratchet_tree(tree.map_err(|_| unexpected())?)
+            .with_config(mls::join_config())
+            .with_proposals(proposals.collect())
+            .skip_lifetime_validation()
+            .build_group(tx, info, credential)
+            .map_err(Error::mls(what))?
+            .leaf_node_parameters(parameters)
+            .load_psks(tx.storage())
+            .map_err(Error::mls(what))?
+            .create_group_info(true)
+            .use_ratchet_tree_extension(false)
+            .build(tx.rand(), tx.crypto(), &LeafSigner(&self.leaf), |_| true)
+            .map_err(Error::mls(what))?
+            .finalize(tx)
+            .map_err(Error::mls(what))?;
+        if policy(&mls)?.state_key() != state_key {
+            return Err(unexpected());
+        }
+        let (commit, _, group_info) = bundle.into_messages();
+        let group_info = group_info.as_ref().map(mls::message_bytes).transpose()?;
+        let submission = SubmitMessage {
+            state_key,
+            message: MlsMessage::new(mls::message_bytes(&commit)?),
+            group_info: group_info.map(GroupInfo::new),
+            welcome: None,
+        };
+        forget_commit(tx, &self.id)?;
+        forget_message(tx, &self.id)?;
+        Ok(Outstanding { epoch, body: Encoding::Cbor.encode(&submission), content: None })
     }
 
     /// The message whose answer is outstanding, if any; a commit first.
@@ -393,31 +501,67 @@ pub(crate) fn receive(tx: &Tx<'_>, message: &MlsMessage) -> Result<(), Rejection
         Err(error) if !is_commit && is_repeat(&error) => return Ok(()),
         Err(error) => return Err(Rejection::Invalid(error.to_string())),
     };
+    let (epoch, voucher) = (processed.epoch().as_u64(), processed.aad().to_vec());
     let sender = match processed.sender() {
-        Sender::Member(leaf) => group.mls.member_at(*leaf),
-        _ => None,
-    }
-    .ok_or_else(|| invalid("a message is from nobody in the group"))?;
-    let sender_key =
-        mls::public_key(&sender.signature_key).ok_or_else(|| invalid("a member's key is malformed"))?;
-    match processed.into_content() {
-        ProcessedMessageContent::ApplicationMessage(message) => {
-            receive_content(tx, &group, sender_key, &message.into_bytes())
+        Sender::Member(leaf) => {
+            let member = group.mls.member_at(*leaf);
+            Some(member.ok_or_else(|| invalid("a message is from nobody in the group"))?)
         }
-        ProcessedMessageContent::StagedCommitMessage(commit) => {
+        _ => None,
+    };
+    let key = |bytes: &[u8]| mls::public_key(bytes).ok_or_else(|| invalid("a member's key is malformed"));
+    match (processed.into_content(), sender) {
+        (ProcessedMessageContent::ApplicationMessage(message), Some(sender)) => {
+            receive_content(tx, &group, key(&sender.signature_key)?, &message.into_bytes())
+        }
+        (ProcessedMessageContent::StagedCommitMessage(commit), Some(sender)) => {
             let policy = policy(&group.mls)?;
-            let sender_is_admin = is_admin(&policy, &sender.credential);
-            if !sender_is_admin && commit.queued_proposals().any(|queued| needs_admin(queued.proposal())) {
+            if !commit.queued_proposals().all(|queued| is_allowed(&group.mls, &policy, queued)) {
                 return Err(invalid("a member that is no admin changed the group"));
             }
-            receive_commit(tx, group, sender_key, *commit)
+            receive_commit(tx, group, key(&sender.signature_key)?, *commit)
         }
-        ProcessedMessageContent::ProposalMessage(proposal) => {
+        (ProcessedMessageContent::StagedCommitMessage(commit), None) => {
+            let leaf = commit.update_path_leaf_node().ok_or_else(|| invalid("who joins brings a leaf"))?;
+            let leaf_key = key(leaf.signature_key().as_slice())?;
+            if !may_enter(&group, &commit, leaf, to_join(&group.id, epoch, &leaf_key), voucher) {
+                return Err(invalid("somebody came in whom nobody vouched for"));
+            }
+            receive_commit(tx, group, leaf_key, *commit)
+        }
+        // Also of the server's, that somebody be removed; members are asked to commit it.
+        (ProcessedMessageContent::ProposalMessage(proposal), _) => {
             Ok(group.mls.store_pending_proposal(tx.storage(), *proposal)?)
         }
-        ProcessedMessageContent::OwnPendingCommit => Ok(group.confirm(tx)?),
+        (ProcessedMessageContent::OwnPendingCommit, _) => Ok(group.confirm(tx)?),
         _ => Err(invalid("a message is of a kind that has no place here")),
     }
+}
+
+/// Whether a leaf may come in by external commit, as the DS checks, too: for a client of a user's in
+/// the group its user's key has vouched, or it takes its own old place with the same key.
+fn may_enter(
+    group: &Group,
+    commit: &StagedCommit,
+    leaf: &LeafNode,
+    signed: Vec<u8>,
+    voucher: Vec<u8>,
+) -> bool {
+    let leaves = group.mls.members().filter_map(|member| group.mls.public_group().leaf(member.index));
+    let of_user: Vec<_> = leaves.filter(|found| found.credential() == leaf.credential()).collect();
+    let removes_others = commit.remove_proposals().any(|remove| {
+        let removed = group.mls.public_group().leaf(remove.remove_proposal().removed());
+        removed.is_none_or(|removed| removed.credential() != leaf.credential())
+    });
+    let comes_back = of_user.iter().any(|old| old.signature_key() == leaf.signature_key());
+    let user_key = of_user
+        .iter()
+        .filter_map(|found| UserKey::from_bytes(&found.extensions().unknown(USER_KEY)?.0).ok())
+        .max_by_key(|key| key.generation);
+    let vouched = user_key.is_some_and(|key| {
+        key.public_key.verify(&signed, &postern_protocol::Signature::new(voucher)).is_ok()
+    });
+    !removes_others && (comes_back || vouched)
 }
 
 fn receive_commit(
@@ -491,8 +635,28 @@ fn receive_content(tx: &Tx<'_>, group: &Group, sender: PublicKey, content: &[u8]
     Ok(())
 }
 
-/// What arrived in the group queue as a Welcome: this client becomes a member.
-pub(crate) fn join(tx: &Tx<'_>, welcome: &Welcome) -> Result<(), Rejection> {
+/// The ratchet tree that a Welcome to us needs: of which group and epoch, and the key that
+/// asks for it. Takes the KeyPackage's keys out of the store: for a trial only.
+pub(crate) fn tree_of_welcome(
+    tx: &Tx<'_>,
+    welcome: &Welcome,
+) -> Option<(GroupId, FetchWelcomeTree, SigningKey)> {
+    let Some(MlsMessageBodyIn::Welcome(welcome)) = mls::parse(welcome.as_bytes()) else {
+        return None;
+    };
+    let welcome = ProcessedWelcome::new_from_welcome(tx, &mls::join_config(), welcome).ok()?;
+    let info = welcome.unverified_group_info();
+    let policy = info.group_context().extensions().unknown(GROUP_POLICY)?;
+    let policy = GroupPolicy::from_bytes(&policy.0).ok()?;
+    let leaf_key = welcome.own_key_package()?.leaf_node().signature_key().as_slice().to_vec();
+    let fetch = FetchWelcomeTree { state_key: policy.state_key(), epoch: info.epoch().as_u64() };
+    let id = GroupId::from_mls(info.group_id().as_slice()).ok()?;
+    Some((id, fetch, leaf_key_of(tx, &leaf_key).ok()??))
+}
+
+/// What arrived in the group queue as a Welcome: this client becomes a member. The tree is
+/// what the DS has for it, unless the Welcome itself carries it.
+pub(crate) fn join(tx: &Tx<'_>, welcome: &Welcome, tree: Option<&RatchetTree>) -> Result<(), Rejection> {
     let Some(MlsMessageBodyIn::Welcome(welcome)) = mls::parse(welcome.as_bytes()) else {
         return Err(invalid("a Welcome is malformed"));
     };
@@ -500,11 +664,16 @@ pub(crate) fn join(tx: &Tx<'_>, welcome: &Welcome) -> Result<(), Rejection> {
         WelcomeError::StorageError(error) => error.into(),
         error => Rejection::Invalid(error.to_string()),
     };
-    let staged = StagedWelcome::build_from_welcome(tx, &mls::join_config(), welcome)
+    let mut joining = StagedWelcome::build_from_welcome(tx, &mls::join_config(), welcome)
         .map_err(refused)?
         .replace_old_group()
-        .build()
-        .map_err(refused)?;
+        // Of members who have not committed since they were added long ago.
+        .skip_lifetime_validation();
+    if let Some(tree) = tree {
+        let tree = RatchetTreeIn::tls_deserialize_exact(tree.as_bytes());
+        joining = joining.with_ratchet_tree(tree.map_err(|_| invalid("a Welcome's tree is malformed"))?);
+    }
+    let staged = joining.build().map_err(refused)?;
     let id = GroupId::from_mls(staged.group_context().group_id().as_slice())
         .map_err(|_| invalid("a Welcome is for a group that is not Postern's"))?;
     match Group::find(tx, &id) {
@@ -551,7 +720,7 @@ pub(crate) fn make_key_package(
     let mut builder = KeyPackage::builder()
         .key_package_lifetime(mls::lifetime())
         .leaf_node_capabilities(mls::capabilities())
-        .leaf_node_extensions(leaf_extensions(delivery)?);
+        .leaf_node_extensions(leaf_extensions(tx, delivery)?);
     if last_resort {
         builder = builder.mark_as_last_resort();
     }
@@ -734,10 +903,21 @@ fn keep_link(tx: &Tx<'_>, group: &GroupId, leaf_key: &PublicKey, link: &Identity
 
 fn commit_events(id: &GroupId, group: &MlsGroup, by: Member, commit: &StagedCommit) -> Vec<Event> {
     let epoch = commit.epoch().as_u64();
-    let added: Vec<_> = added_leaf_keys(commit).into_iter().map(Member::unknown).collect();
+    let mut added: Vec<_> = added_leaf_keys(commit).into_iter().map(Member::unknown).collect();
+    let comes_in =
+        commit.queued_proposals().any(|queued| matches!(queued.proposal(), Proposal::ExternalInit(_)));
+    if comes_in && commit.remove_proposals().next().is_none() {
+        added.push(by.clone());
+    }
     let removed: Vec<_> = commit
-        .remove_proposals()
-        .filter_map(|remove| group.member_at(remove.remove_proposal().removed()))
+        .queued_proposals()
+        .filter_map(|queued| match (queued.proposal(), queued.sender()) {
+            // Who comes back removes its own old leaf.
+            (Proposal::Remove(remove), _) if !comes_in => Some(remove.removed()),
+            (Proposal::SelfRemove, Sender::Member(leaf)) => Some(*leaf),
+            _ => None,
+        })
+        .filter_map(|leaf| group.member_at(leaf))
         .filter_map(|member| mls::public_key(&member.signature_key))
         .map(Member::unknown)
         .collect();
@@ -764,8 +944,24 @@ fn added_leaf_keys(commit: &StagedCommit) -> Vec<PublicKey> {
 }
 
 /// The client's own check of DS-6: a DS that lets others in is noticed.
-fn needs_admin(proposal: &Proposal) -> bool {
-    matches!(proposal, Proposal::Add(_) | Proposal::Remove(_) | Proposal::GroupContextExtensions(_))
+fn is_allowed(group: &MlsGroup, policy: &GroupPolicy, queued: &QueuedProposal) -> bool {
+    let by = match queued.sender() {
+        Sender::Member(leaf) => group.member_at(*leaf),
+        // The server asks that somebody be removed, and nothing else.
+        Sender::External(_) => return matches!(queued.proposal(), Proposal::Remove(_)),
+        _ => None,
+    };
+    let Some(by) = by else { return false };
+    let is_own = |credential: &openmls::prelude::Credential| *credential == by.credential;
+    match queued.proposal() {
+        _ if is_admin(policy, &by.credential) => true,
+        Proposal::Add(add) => is_own(add.key_package().leaf_node().credential()),
+        Proposal::Remove(remove) => {
+            group.member_at(remove.removed()).is_some_and(|removed| is_own(&removed.credential))
+        }
+        Proposal::GroupContextExtensions(_) => false,
+        _ => true,
+    }
 }
 
 fn is_admin(policy: &GroupPolicy, credential: &openmls::prelude::Credential) -> bool {
@@ -781,9 +977,16 @@ fn policy(group: &MlsGroup) -> Result<GroupPolicy> {
         .ok_or(Error::Damaged("the policy of a group"))
 }
 
-fn leaf_extensions(delivery: &DeliveryAddress) -> Result<Extensions<LeafNode>> {
-    Extensions::single(Extension::Unknown(DELIVERY_ADDRESS, UnknownExtension(delivery.to_bytes())))
-        .map_err(Error::mls("cannot make a leaf"))
+/// Where messages go, and a key to act by for the user, who has this one client in the group.
+fn leaf_extensions(tx: &Tx<'_>, delivery: &DeliveryAddress) -> Result<Extensions<LeafNode>> {
+    let user = SigningKey::generate();
+    keep_leaf_key(tx, &user)?;
+    let user_key = UserKey { generation: 0, public_key: user.public_key() };
+    Extensions::from_vec(vec![
+        Extension::Unknown(DELIVERY_ADDRESS, UnknownExtension(delivery.to_bytes())),
+        Extension::Unknown(USER_KEY, UnknownExtension(user_key.to_bytes())),
+    ])
+    .map_err(Error::mls("cannot make a leaf"))
 }
 
 fn insert(tx: &Tx<'_>, id: &GroupId, title: &str, leaf_key: &PublicKey) -> Result<()> {
@@ -920,7 +1123,9 @@ mod tests {
 
         fn create(&self) -> GroupId {
             let id = GroupId::new(rand::random(), "example.org".parse().unwrap());
-            self.store.write(|tx| Group::create(tx, id.clone(), "climbing", &delivery()).map(drop)).unwrap();
+            let reserved =
+                GroupIdReserved { group_id: id.clone(), server_key: SigningKey::generate().public_key() };
+            self.store.write(|tx| Group::create(tx, &reserved, "climbing", &delivery()).map(drop)).unwrap();
             id
         }
 
@@ -950,8 +1155,14 @@ mod tests {
             self.store.write(|tx| Ok(told(tx.attempt(|| receive(tx, message))))).unwrap()
         }
 
-        fn join(&self, welcome: &Welcome) -> Result<(), String> {
-            self.store.write(|tx| Ok(told(tx.attempt(|| join(tx, welcome))))).unwrap()
+        /// With the tree, as the DS has it, that `inviter` has after the commit.
+        fn join(&self, welcome: &Welcome, tree: Option<&RatchetTree>) -> Result<(), String> {
+            self.store.write(|tx| Ok(told(tx.attempt(|| join(tx, welcome, tree))))).unwrap()
+        }
+
+        fn tree(&self, id: &GroupId) -> RatchetTree {
+            let tree = self.store.read(|tx| Ok(Group::load(tx, id)?.mls.export_ratchet_tree())).unwrap();
+            RatchetTree::new(tree.tls_serialize_detached().unwrap())
         }
 
         fn events(&self) -> Vec<Event> {
@@ -1003,7 +1214,7 @@ mod tests {
             let submission = self.stage(id, &Change::Add(leaf_keys));
             self.confirm(id);
             for other in others {
-                other.join(submission.welcome.as_ref().unwrap()).unwrap();
+                other.join(submission.welcome.as_ref().unwrap(), Some(&self.tree(id))).unwrap();
             }
             submission.message
         }
@@ -1066,7 +1277,7 @@ mod tests {
         let again = alice.stage(&id, &Change::Add(vec![leaf_key]));
         alice.confirm(&id);
         bob.receive(&again.message).unwrap();
-        carol.join(again.welcome.as_ref().unwrap()).unwrap();
+        carol.join(again.welcome.as_ref().unwrap(), Some(&alice.tree(&id))).unwrap();
         bob.receive(&carol.say(&id, "here")).unwrap();
         assert_eq!(bob.texts(), ["here"]);
     }
@@ -1148,7 +1359,7 @@ mod tests {
         let id = alice.create();
         for bytes in [vec![], vec![0; 64], b"\x00\x01\x00\x02garbage".to_vec()] {
             assert!(alice.receive(&MlsMessage::new(bytes.clone())).is_err());
-            assert!(alice.join(&Welcome::new(bytes)).is_err());
+            assert!(alice.join(&Welcome::new(bytes), None).is_err());
         }
         let stranger = person("eve", &issuer);
         let elsewhere = stranger.create();

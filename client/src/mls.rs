@@ -13,7 +13,7 @@ use openmls_traits::signatures::{Signer, SignerError};
 use postern_protocol::{
     PublicKey,
     key::SigningKey,
-    mls::{DELIVERY_ADDRESS, GROUP_POLICY},
+    mls::{DELIVERY_ADDRESS, GROUP_POLICY, USER_KEY},
 };
 use serde::{Serialize, de::DeserializeOwned};
 use tls_codec::Deserialize as _;
@@ -23,8 +23,15 @@ use crate::error::{Error, Result};
 pub(crate) const CIPHERSUITE: Ciphersuite = Ciphersuite::MLS_128_DHKEMX25519_AES128GCM_SHA256_Ed25519;
 const _: () = assert!(CIPHERSUITE as u16 == postern_protocol::mls::CIPHERSUITE);
 
-pub(crate) const EXTENSIONS: [ExtensionType; 2] =
+/// What every member of a group has to know.
+pub(crate) const REQUIRED: [ExtensionType; 2] =
     [ExtensionType::Unknown(GROUP_POLICY), ExtensionType::Unknown(DELIVERY_ADDRESS)];
+const EXTENSIONS: [ExtensionType; 4] = [
+    ExtensionType::Unknown(GROUP_POLICY),
+    ExtensionType::Unknown(DELIVERY_ADDRESS),
+    ExtensionType::Unknown(USER_KEY),
+    ExtensionType::LastResort,
+];
 
 /// The longest that openmls finds acceptable (84 days).
 const KEY_PACKAGE_LIFETIME: u64 = 84 * 24 * 60 * 60;
@@ -77,7 +84,7 @@ pub(crate) fn capabilities() -> Capabilities {
     Capabilities::new(
         Some(&[ProtocolVersion::Mls10]),
         Some(&[CIPHERSUITE]),
-        Some(&[EXTENSIONS[0], EXTENSIONS[1], ExtensionType::LastResort]),
+        Some(&EXTENSIONS),
         Some(&[ProposalType::SelfRemove]),
         Some(&[CredentialType::Basic]),
     )

@@ -178,6 +178,17 @@ impl Store {
         })
     }
 
+    /// Runs `work` on a view it may change: nothing of that stays.
+    pub(crate) fn trial<T>(&self, work: impl FnOnce(&Tx<'_>) -> Result<T>) -> Result<T> {
+        let connection = self.connection();
+        let transaction = Transaction::new_unchecked(&connection, TransactionBehavior::Immediate)?;
+        work(&Tx {
+            storage: SqliteStorageProvider::new(&transaction),
+            crypto: &self.crypto,
+            transaction: &transaction,
+        })
+    }
+
     /// A panic in another task leaves the connection usable: its transaction rolled back.
     fn connection(&self) -> MutexGuard<'_, Connection> {
         self.connection.lock().unwrap_or_else(PoisonError::into_inner)

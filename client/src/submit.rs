@@ -81,6 +81,50 @@ impl Inner {
         Err(Error::Contended(ATTEMPTS))
     }
 
+    /// Proposes to leave; the next commit of another member removes this client. Once that
+    /// is said, nothing else is said in the group.
+    pub(crate) async fn leave(&self, step: &Step<'_>, id: &GroupId) -> Result<()> {
+        for _ in 0..ATTEMPTS {
+            self.settle(step, id).await?;
+            let (leaf, proposal) = self.store.write(|tx| {
+                let mut group = Group::load(tx, id)?;
+                let proposal = group.stage_leaving(tx)?;
+                Ok((group.leaf, proposal))
+            })?;
+            match self.api.submit(api::submission(id, proposal.body, &leaf)).await {
+                Err(error) if error.problem() == Some(ProblemType::WrongEpoch) => {
+                    self.drain(step, QueueKind::Group).await?;
+                }
+                Err(error) if error.problem().is_some_and(|kind| !is_unanswered(kind)) => {
+                    self.store.write(|tx| Group::load(tx, id)?.withdraw_leaving(tx))?;
+                    return Err(error);
+                }
+                answer => return answer.map(drop),
+            }
+        }
+        Err(Error::Contended(ATTEMPTS))
+    }
+
+    /// Comes back into a group by external commit (DS-7), for a client that cannot follow
+    /// any more. May be repeated when the answer was lost.
+    pub(crate) async fn rejoin(&self, _step: &Step<'_>, id: &GroupId) -> Result<()> {
+        for _ in 0..ATTEMPTS {
+            let (leaf, fetch) = self.store.read(|tx| {
+                let group = Group::load(tx, id)?;
+                let fetch = group.fetch_info()?;
+                Ok((group.leaf, fetch))
+            })?;
+            let current = self.api.group_info(id, &fetch, &leaf).await?;
+            let commit = self.store.write(|tx| Group::load(tx, id)?.rejoin(tx, &current))?;
+            match self.api.submit(api::submission(id, commit.body, &leaf)).await {
+                // Somebody committed in between: once more from there.
+                Err(error) if error.problem() == Some(ProblemType::WrongEpoch) => {}
+                answer => return answer.map(drop),
+            }
+        }
+        Err(Error::Contended(ATTEMPTS))
+    }
+
     /// Sends what is outstanding in a group until its fate is known.
     ///
     /// # Errors

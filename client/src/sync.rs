@@ -3,14 +3,14 @@
 //! KeyPackages of those who are to be added. Every errand is a row in the store until it is done.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     future::Future,
     pin::Pin,
     time::{Duration, Instant},
 };
 
 use postern_protocol::{
-    Address, Payload, PublicKey,
+    Address, Payload, PublicKey, RatchetTree,
     auth::SignedContact,
     chain::HpkePrivateKey,
     credential::ClientCredential,
@@ -90,7 +90,7 @@ impl Follower {
             return Ok(false);
         }
         let step = inner.store.step().await?;
-        inner.process(&step, KINDS[index], &dequeued)?;
+        inner.process(&step, KINDS[index], &dequeued).await?;
         inner.errands(&step).await?;
         Ok(true)
     }
@@ -139,13 +139,17 @@ impl Inner {
             if is_empty(&dequeued) {
                 return Ok(());
             }
-            self.process(step, kind, &dequeued)?;
+            self.process(step, kind, &dequeued).await?;
         }
     }
 
     /// Lets a batch take effect: for each message its effect, the queue's position and its
     /// chain in one transaction.
-    fn process(&self, _step: &Step<'_>, kind: QueueKind, dequeued: &Dequeued) -> Result<()> {
+    async fn process(&self, _step: &Step<'_>, kind: QueueKind, dequeued: &Dequeued) -> Result<()> {
+        let trees = match kind {
+            QueueKind::Group => self.fetch_welcome_trees(dequeued).await?,
+            QueueKind::Contact => HashMap::new(),
+        };
         self.store
             .write(|tx| {
                 let mut queue = load_queue(tx, kind)?;
@@ -167,7 +171,7 @@ impl Inner {
                     if self.options.record_deliveries {
                         record_delivery(tx, &queue, &payload)?;
                     }
-                    match tx.attempt(|| self.take_effect(tx, kind, &payload)) {
+                    match tx.attempt(|| self.take_effect(tx, kind, &payload, trees.get(&message.seq))) {
                         Ok(()) => {}
                         Err(Rejection::Invalid(reason)) => Event::Ignored { reason }.record(tx)?,
                         Err(Rejection::Fault(error)) => return Err(error),
@@ -179,10 +183,44 @@ impl Inner {
             .map_or(Ok(()), |error| Err(error.into()))
     }
 
-    fn take_effect(&self, tx: &Tx<'_>, kind: QueueKind, payload: &QueuePayload) -> Result<(), Rejection> {
+    /// The trees that belong to the Welcomes of a batch, by sequence number. A Welcome whose
+    /// tree is gone is left to be refused.
+    async fn fetch_welcome_trees(&self, dequeued: &Dequeued) -> Result<HashMap<u64, RatchetTree>> {
+        let welcomes = self.store.read(|tx| {
+            let mut queue = load_queue(tx, QueueKind::Group)?;
+            let mut welcomes = Vec::new();
+            for message in &dequeued.messages {
+                match queue.open(message) {
+                    Ok(Some(QueuePayload::Welcome(welcome))) => welcomes.push((message.seq, welcome)),
+                    Ok(_) => {}
+                    Err(_) => break,
+                }
+            }
+            Ok(welcomes)
+        })?;
+        let mut trees = HashMap::new();
+        for (seq, welcome) in welcomes {
+            let needed = self.store.trial(|tx| Ok(group::tree_of_welcome(tx, &welcome)))?;
+            let Some((id, fetch, leaf)) = needed else { continue };
+            match self.api.welcome_tree(&id, &fetch, &leaf).await {
+                Ok(tree) => drop(trees.insert(seq, tree)),
+                Err(error) if error.problem().is_none_or(is_unanswered) => return Err(error),
+                Err(error) => tracing::warn!(%error, "the tree of a Welcome is not to be had"),
+            }
+        }
+        Ok(trees)
+    }
+
+    fn take_effect(
+        &self,
+        tx: &Tx<'_>,
+        kind: QueueKind,
+        payload: &QueuePayload,
+        tree: Option<&RatchetTree>,
+    ) -> Result<(), Rejection> {
         match (kind, payload) {
             (QueueKind::Group, QueuePayload::Message(message)) => group::receive(tx, message),
-            (QueueKind::Group, QueuePayload::Welcome(welcome)) => group::join(tx, welcome),
+            (QueueKind::Group, QueuePayload::Welcome(welcome)) => group::join(tx, welcome, tree),
             (QueueKind::Contact, QueuePayload::Deposit(deposit)) => receive_letter(tx, deposit),
             _ => Err(Rejection::Invalid("a message came in by the wrong queue".to_owned())),
         }

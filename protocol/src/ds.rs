@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
-use crate::{GroupInfo, MlsMessage, RatchetTree, StateKey, Welcome, name::Domain};
+use crate::{GroupInfo, MlsMessage, PublicKey, RatchetTree, StateKey, Welcome, name::Domain};
 
 /// An MLS group id made by a DS (DS-1): 16 random bytes, then the DS's domain in ASCII.
 /// In URLs and JSON, base64url of the whole.
@@ -58,6 +58,9 @@ impl GroupId {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct GroupIdReserved {
     pub group_id: GroupId,
+    /// By which the server proposes removals (DS-10): the group's one external sender, with a
+    /// basic credential whose identity is the server's domain.
+    pub server_key: PublicKey,
 }
 
 /// `POST /ds/groups`, signed by the creator's leaf key. 201, no content.
@@ -72,14 +75,17 @@ pub struct CreateGroup {
     pub ratchet_tree: RatchetTree,
 }
 
-/// `POST /ds/groups/{group_id}/messages`, signed by the sender's leaf key (DS-2): a commit
-/// or proposal in public framing, or an application message in private framing.
+/// `POST /ds/groups/{group_id}/messages` (DS-2): a commit or proposal in public framing, or
+/// an application message in private framing. Signed by the sender's leaf key, of an external
+/// commit the one it brings.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct SubmitMessage {
     pub state_key: StateKey,
     pub message: MlsMessage,
-    /// With a commit that adds members: the Welcome for all of them, with the ratchet
-    /// tree in its GroupInfo.
+    /// With a commit: the GroupInfo of the epoch it begins, without the ratchet tree (DS-8).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group_info: Option<GroupInfo>,
+    /// With a commit that adds members: the Welcome for all of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub welcome: Option<Welcome>,
 }
@@ -92,6 +98,44 @@ pub struct MessageAccepted {
     /// Members who will not get it, since their queue is gone, full or not theirs to give.
     #[serde(default)]
     pub undelivered: u32,
+}
+
+/// `DELETE /ds/groups/{group_id}`, signed by the leaf of an admin's last or only clients
+/// (DS-11). 204, no content.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct DeleteGroup {
+    pub state_key: StateKey,
+}
+
+/// `POST /ds/groups/{group_id}/group-info`, signed by a leaf's or a user's key: what an
+/// external commit starts from (DS-7, DS-8).
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct FetchGroupInfo {
+    pub state_key: StateKey,
+}
+
+/// The answer (200): the group as it is now.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct CurrentGroup {
+    pub group_info: GroupInfo,
+    pub ratchet_tree: RatchetTree,
+    /// The proposals that wait for a commit; an external one takes the `SelfRemove`s along.
+    pub proposals: Vec<MlsMessage>,
+}
+
+/// `POST /ds/groups/{group_id}/welcome-tree`, signed by the joiner's leaf key: the ratchet
+/// tree that belongs to its Welcome (DS-7).
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct FetchWelcomeTree {
+    pub state_key: StateKey,
+    /// Of the GroupInfo in the Welcome.
+    pub epoch: u64,
+}
+
+/// The answer (200).
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct WelcomeTree {
+    pub ratchet_tree: RatchetTree,
 }
 
 impl fmt::Debug for GroupId {

@@ -11,6 +11,7 @@ use crate::{
     auth::signer::Signer,
     config::Limits,
     database::Database,
+    ds::external_sender::Senders,
     master_key::MasterKey,
     qs::{batch_signer::BatchSigner, wakeups::Wakeups},
 };
@@ -26,6 +27,8 @@ pub struct Shared {
     pub signer: Signer,
     /// Signs batches of KeyPackages (QS-6).
     pub batch_signer: BatchSigner,
+    /// Proposes removals in groups (DS-10).
+    pub senders: Senders,
     /// Issues and redeems tokens (AAS-2, AAS-4).
     pub issuer: Issuer,
     /// What tokens were spent for since that was last recorded (AAS-5).

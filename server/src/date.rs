@@ -10,3 +10,8 @@ pub fn today() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     now.as_secs() / DAY * DAY
 }
+
+/// Which day since 1970 that is.
+pub fn day(seconds: u64) -> u32 {
+    u32::try_from(seconds / DAY).unwrap_or(u32::MAX)
+}

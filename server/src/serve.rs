@@ -23,6 +23,7 @@ use crate::{
     auth::signer::Signer,
     config::Config,
     database::Database,
+    ds::external_sender::Senders,
     master_key::MasterKey,
     qs::{batch_signer::BatchSigner, upkeep, wakeups::Wakeups},
     road, routes,
@@ -46,6 +47,7 @@ pub async fn run(
     let domain: Domain = config.domain.parse()?;
     let signer = Signer::load(&database, &master_key).await?;
     let batch_signer = BatchSigner::load(&database, &master_key).await?;
+    let senders = Senders::load(&database, &master_key, &domain).await?;
     let issuer = Issuer::load(&database, &master_key, &domain).await?;
     let wakeups = Wakeups::default();
     let (stop, stopping) = watch::channel(false);
@@ -57,6 +59,7 @@ pub async fn run(
         master_key,
         signer,
         batch_signer,
+        senders,
         issuer,
         uses: Uses::default(),
         wakeups: wakeups.clone(),

@@ -4,21 +4,25 @@
 -- domain: the home domain. epoch, revision: of the state the message was validated on.
 -- commit_digest: SHA-256 of a commit, else null. roster, tree: the sealed next state: both
 -- for a commit, the tree for a proposal, neither for an application message. addresses,
--- parts, payloads: what to deliver where, as in postern.deliver.
+-- parts, payloads: what to deliver where, as in postern.deliver. welcome_tree, joiners: of a
+-- commit that adds members, for ds.welcome_trees, until the day expires (days since 1970).
+-- settled: the tags of joiners who have shown up, or are gone.
 -- Returns accepted (current_epoch is the epoch after the message, undelivered the number of
--- addresses that took nothing), token_spent, unknown_group, wrong_epoch (current_epoch says
--- which it is in), or stale (the group changed within the epoch: validate again; the one
--- refusal that spends no token, since the fault is nobody's).
+-- addresses that took nothing, gone those that never will), token_spent, unknown_group,
+-- wrong_epoch (current_epoch says which it is in), or stale (the group changed within the
+-- epoch: validate again; the one refusal that spends no token, since the fault is nobody's).
 -- Called by POST /ds/groups/{group_id}/messages.
 CREATE OR REPLACE FUNCTION ds.submit_message(
     issuer_key smallint, nonce bytea, domain text, group_id bytea, epoch bigint, revision integer,
     commit_digest bytea, roster bytea, tree bytea, addresses bytea[], parts smallint[],
-    payloads bytea[], OUT outcome text, OUT current_epoch bigint, OUT undelivered integer)
+    payloads bytea[], welcome_tree bytea, joiners bytea[], expires integer, settled bytea[],
+    OUT outcome text, OUT current_epoch bigint, OUT undelivered integer, OUT gone bytea[])
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     today CONSTANT date := (now() AT TIME ZONE 'UTC')::date;
     changes CONSTANT boolean := submit_message.tree IS NOT NULL;
     stored record;
+    results smallint[];
 BEGIN
     -- The group's row is locked before any queue's, by everyone. Application messages share
     -- it: they run side by side, and a commit waits for them.
@@ -48,6 +52,7 @@ BEGIN
         RETURN;
     END IF;
     undelivered := 0;
+    gone := '{}';
     IF stored.epoch <> submit_message.epoch THEN
         -- The same commit twice at the same instant: the second gets the first one's answer.
         outcome := CASE WHEN stored.epoch = submit_message.epoch + 1
@@ -75,8 +80,26 @@ BEGIN
                    FOR NO KEY UPDATE SKIP LOCKED) free
          WHERE g.group_id = free.group_id;
     END IF;
-    undelivered := cardinality(array_remove(postern.deliver(
-        submit_message.domain, submit_message.group_id, addresses, parts, payloads), 0::smallint));
+    IF settled <> '{}' THEN
+        UPDATE ds.welcome_trees t
+           SET joiners = ARRAY(SELECT j FROM unnest(t.joiners) j WHERE j <> ALL (settled))
+         WHERE t.group_id = submit_message.group_id AND t.joiners && settled;
+        DELETE FROM ds.welcome_trees t
+         WHERE t.group_id = submit_message.group_id AND t.joiners = '{}';
+    END IF;
+    IF submit_message.welcome_tree IS NOT NULL THEN
+        INSERT INTO ds.welcome_trees (group_id, epoch, joiners, tree, expires)
+        VALUES (submit_message.group_id, current_epoch, submit_message.joiners,
+                submit_message.welcome_tree, date '1970-01-01' + submit_message.expires);
+    END IF;
+    results := postern.deliver(
+        submit_message.domain, submit_message.group_id, addresses, parts, payloads);
+    IF results <> '{}' THEN
+        SELECT count(*) FILTER (WHERE d.result <> 0),
+               coalesce(array_agg(d.address) FILTER (WHERE d.result = 1), '{}')
+          INTO undelivered, gone
+          FROM unnest(addresses, results) AS d (address, result);
+    END IF;
     outcome := 'accepted';
 END
 $$;

@@ -32,8 +32,8 @@ pub async fn commit_identity(app: App, request: Request, payment: Payment) -> Ou
     }
     let epoch = eid.epoch();
     let before = identity::client_keys(&eid, &name)?;
-    match eid.validate(commit, signer).map_err(identity::invalid)? {
-        (_, Handshake::Commit(commit)) => eid.merge(*commit).map_err(identity::invalid)?,
+    match eid.validate_of_member(commit, signer).map_err(identity::invalid)? {
+        (_, Handshake::Commit(commit, _)) => eid.merge(*commit).map_err(identity::invalid)?,
         (_, Handshake::Proposal(_)) => {
             let reason = "an EID changes by commits only";
             return Err(identity::invalid(InvalidMls::Refused(reason)).into());

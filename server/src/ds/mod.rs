@@ -3,6 +3,13 @@
 //! to the database in one call, which puts them in order.
 
 pub mod create_group;
+pub mod delete_group;
+mod evict;
+pub mod external_sender;
+pub mod fetch_group_info;
+pub mod fetch_welcome_tree;
+mod group;
+mod handshake;
 mod policy;
 pub mod reserve_group_id;
 pub(crate) mod roster;

@@ -18,7 +18,8 @@ pub async fn reserve_group_id(app: App, request: Request, payment: Payment) -> O
     match row.get("outcome") {
         "reserved" => {
             let group_id = GroupId::new(id, app.domain.clone());
-            request.answer(StatusCode::CREATED, &GroupIdReserved { group_id })
+            request
+                .answer(StatusCode::CREATED, &GroupIdReserved { group_id, server_key: app.senders.current() })
         }
         other => Err(Failure::unexpected(other)),
     }

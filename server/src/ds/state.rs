@@ -1,16 +1,21 @@
 //! Group state at rest (DS-9): two blobs, the roster (all that an application message
-//! needs) and the tree (all that a commit needs), each padded and sealed under the key
-//! that members send with every request and the server forgets.
+//! needs) and the tree (all that a commit needs), and for a while the trees that belong to
+//! Welcomes; each padded and sealed under the key that members send with every request and
+//! the server forgets.
 //!
 //! `version (1) || nonce (12) || AES-256-GCM(length (4, LE) || content || zeros)`, with the
 //! group's id, its epoch, its revision and the blob's kind as associated data.
 
-use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
-use postern_protocol::StateKey;
+use aws_lc_rs::{
+    aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey},
+    hmac,
+};
+use postern_protocol::{PublicKey, StateKey};
 use zeroize::Zeroizing;
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 const LENGTH: usize = 4;
+const TAG: usize = 16;
 
 /// The state does not open: the client sent another key than the one it is sealed under.
 #[derive(Debug, PartialEq, Eq)]
@@ -20,6 +25,8 @@ pub struct WrongKey;
 pub enum Kind {
     Roster,
     Tree,
+    /// The ratchet tree of an epoch that began with an Add.
+    WelcomeTree,
 }
 
 /// Which state of which group a blob holds.
@@ -37,6 +44,7 @@ impl Place<'_> {
         let kind: u8 = match self.kind {
             Kind::Roster => 1,
             Kind::Tree => 2,
+            Kind::WelcomeTree => 3,
         };
         let mut aad = b"postern group state".to_vec();
         aad.push(kind);
@@ -90,6 +98,16 @@ pub fn open(key: &StateKey, place: Place<'_>, blob: &[u8]) -> Result<Zeroizing<V
     Ok(content)
 }
 
+/// By which the database knows a joiner that its Welcome's tree is kept for: of the leaf key
+/// and of the epoch, and of no use without the group's key.
+pub fn joiner_tag(key: &StateKey, epoch: u64, leaf_key: &PublicKey) -> Vec<u8> {
+    let key = hmac::Key::new(hmac::HMAC_SHA256, key.as_bytes());
+    let mut message = b"postern joiner".to_vec();
+    message.extend_from_slice(&epoch.to_be_bytes());
+    message.extend_from_slice(leaf_key.as_bytes());
+    hmac::sign(&key, &message).as_ref()[..TAG].to_vec()
+}
+
 fn cipher(key: &StateKey) -> LessSafeKey {
     let key = UnboundKey::new(&AES_256_GCM, key.as_bytes()).expect("a state key has 32 bytes");
     LessSafeKey::new(key)
@@ -97,7 +115,7 @@ fn cipher(key: &StateKey) -> LessSafeKey {
 
 /// Padmé: at most 12 % more, and only the order of magnitude of the size remains visible.
 fn padded(length: usize) -> usize {
-    const SMALLEST: usize = 256;
+    const SMALLEST: usize = 512;
     let length = length.max(SMALLEST);
     let exponent = length.ilog2();
     let low_bits = exponent - (exponent.ilog2() + 1);
@@ -121,6 +139,7 @@ mod tests {
             Place { epoch: 4, ..PLACE },
             Place { revision: 1, ..PLACE },
             Place { kind: Kind::Tree, ..PLACE },
+            Place { kind: Kind::WelcomeTree, ..PLACE },
             Place { group_id: &[5; 16], ..PLACE },
         ] {
             assert_eq!(open(&key, other, &blob), Err(WrongKey));
@@ -131,7 +150,7 @@ mod tests {
     #[test]
     fn sizes_fall_into_classes() {
         assert_eq!(padded(1), padded(200));
-        for length in [257, 1_000, 29_000, 290_000] {
+        for length in [513, 1_000, 29_000, 290_000] {
             let padded = padded(length);
             assert!(padded >= length && padded - length <= length * 12 / 100, "{length}");
         }

@@ -6,7 +6,7 @@ use std::collections::HashSet;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use http::StatusCode;
-use openmls::prelude::{ContentType, MlsMessageBodyIn, PrivateMessageIn, PublicMessageIn, StagedCommit};
+use openmls::prelude::{ContentType, MlsMessageBodyIn, PrivateMessageIn, PublicMessageIn, Sender};
 use postern_protocol::{
     Address, PublicKey,
     ds::{GroupId, MessageAccepted, SubmitMessage},
@@ -18,13 +18,16 @@ use tokio_postgres::Row;
 use zeroize::Zeroizing;
 
 use super::{
-    policy::{self, Violation},
-    roster::{self, Roster},
+    evict,
+    group::{Ds, Group},
+    handshake::{self, Submission, invalid},
+    roster::Roster,
     state::{self, Kind, Place, WrongKey},
 };
 use crate::{
     app::App,
-    mls::{self, Handshake, InvalidMls, TrackedGroup},
+    date::{day, today},
+    mls::{self, InvalidMls},
     road::{Failure, Outcome, Payment, Request},
 };
 
@@ -49,8 +52,17 @@ pub async fn submit_message(app: App, request: Request, payment: Payment) -> Out
             return request.answer(StatusCode::OK, &accepted);
         }
         let step = validate(&app, &group_id, &message, &stored, signer)?;
-        match write(&app, &payment, &group_id, &message, &stored, step).await? {
-            Written::Accepted(accepted) => return request.answer(StatusCode::OK, &accepted),
+        match write(&app, &payment, &group_id, &message, &stored, &step).await? {
+            Written::Accepted(accepted, gone) => {
+                // Whoever commits shows that somebody is there to commit removals.
+                let active_since = day(today()).saturating_sub(stored.inactive_days);
+                let committed_before = step.roster.is_some().then_some(active_since);
+                let due = evict::due(&step.members, &gone, committed_before);
+                if !due.is_empty() {
+                    evict::propose(&app, &group_id, &message.body.state_key, due);
+                }
+                return request.answer(StatusCode::OK, &accepted);
+            }
             Written::WrongEpoch(current) => return Err(Problem::wrong_epoch(current).into()),
             Written::Stale => {}
         }
@@ -115,6 +127,8 @@ struct Stored {
     revision: i32,
     last_commit: Option<Vec<u8>>,
     blob: Vec<u8>,
+    /// How long a client may go without a commit (DS-10).
+    inactive_days: u32,
 }
 
 impl Stored {
@@ -122,7 +136,7 @@ impl Stored {
         let row: Row = app
             .database
             .query_opt(
-                "SELECT epoch, revision, last_commit, state FROM ds.load_group($1, $2)",
+                "SELECT epoch, revision, last_commit, state, inactive_days FROM ds.load_group($1, $2)",
                 &[&group_id.id().as_slice(), &(needs == Kind::Tree)],
             )
             .await?
@@ -132,6 +146,7 @@ impl Stored {
             revision: row.get("revision"),
             last_commit: row.get("last_commit"),
             blob: row.get("state"),
+            inactive_days: u32::try_from(row.get::<_, i32>("inactive_days")).map_err(Failure::fault)?,
         })
     }
 
@@ -174,10 +189,18 @@ struct Step {
     /// For each address, which payload it gets, from 1.
     parts: Vec<i16>,
     payloads: Vec<Vec<u8>>,
+    /// For who joins: the sealed tree, by whom it may be asked for, and until which day.
+    welcome_tree: Option<Vec<u8>>,
+    joiners: Vec<Vec<u8>>,
+    expires: i32,
+    /// Joiners who are known to have joined, or have gone.
+    settled: Vec<Vec<u8>>,
+    /// Who is in the group afterwards.
+    members: Roster,
 }
 
 impl Step {
-    fn deliver(&mut self, payload: &QueuePayload, to: impl Iterator<Item = Address>) {
+    fn deliver(&mut self, payload: &QueuePayload, to: impl IntoIterator<Item = Address>) {
         self.payloads.push(Encoding::Cbor.encode(payload));
         let part = i16::try_from(self.payloads.len()).expect("a message has two payloads at most");
         self.addresses.extend(to);
@@ -214,9 +237,16 @@ fn validate_application(
     let roster = Roster::decode(&roster).map_err(Failure::fault)?;
     let sender = roster.by_key(signer).ok_or(ProblemType::NotAllowed)?;
     stored.expect_epoch(message)?;
-    no_welcome(message)?;
+    if message.body.welcome.is_some() || message.body.group_info.is_some() {
+        let reason = "a Welcome and a GroupInfo come with commits";
+        return Err(invalid(InvalidMls::Refused(reason)).into());
+    }
     let mut step = Step::default();
-    step.deliver(&message.payload(), recipients(&roster, sender.leaf));
+    let recipients = roster.members().iter().filter(|member| member.leaf != sender.leaf);
+    step.deliver(&message.payload(), recipients.map(|member| member.address));
+    let joined = sender.mark.joined;
+    step.settled.extend(joined.map(|epoch| state::joiner_tag(&message.body.state_key, epoch, &signer)));
+    step.members = roster;
     Ok(step)
 }
 
@@ -228,80 +258,55 @@ fn validate_handshake(
     stored: &Stored,
     signer: PublicKey,
 ) -> Result<Step, Failure> {
-    let tree = stored.open(message, group_id, Kind::Tree)?;
-    let mut group = TrackedGroup::decode(&tree).map_err(Failure::fault)?;
-    let roster = Roster::of(&group, &app.domain).map_err(Failure::fault)?;
-    let policy = roster::policy(&group).map_err(Failure::fault)?;
-    roster.by_key(signer).ok_or(ProblemType::NotAllowed)?;
-    stored.expect_epoch(message)?;
-
-    let key = &message.body.state_key;
-    let (sender, handshake) = group.validate(handshake.clone(), signer).map_err(invalid)?;
-    let mut step = Step::default();
-    step.deliver(&message.payload(), recipients(&roster, sender.u32()));
-    match handshake {
-        Handshake::Proposal(proposal) => {
-            policy::check_proposal(&policy, &roster, proposal.proposal(), proposal.sender())
-                .map_err(violation)?;
-            no_welcome(message)?;
-            group.keep_proposal(*proposal).map_err(invalid)?;
-            let place = Place { revision: stored.revision + 1, ..stored.place(group_id, Kind::Tree) };
-            step.tree = Some(state::seal(key, place, &group.encode()));
-        }
-        Handshake::Commit(commit) => {
-            for proposal in commit.queued_proposals() {
-                policy::check_proposal(&policy, &roster, proposal.proposal(), proposal.sender())
-                    .map_err(violation)?;
-            }
-            let added = added_keys(&commit);
-            group.merge(*commit).map_err(invalid)?;
-            let next = Roster::of(&group, &app.domain).map_err(invalid)?;
-            let next_policy = roster::policy(&group).map_err(invalid)?;
-            let joiners = || next.members().iter().filter(|member| added.contains(&member.signature_key));
-            policy::check_result((&policy, &roster), (&next_policy, &next), &added).map_err(violation)?;
-            match (added.len(), &message.body.welcome) {
-                (0, _) => no_welcome(message)?,
-                (joining, Some(welcome)) if mls::welcomed_members(welcome).map_err(invalid)? == joining => {
-                    let payload = QueuePayload::Welcome(welcome.clone());
-                    step.deliver(&payload, joiners().map(|member| member.address));
-                }
-                _ => {
-                    let reason = "members are added with a Welcome for each of them";
-                    return Err(invalid(InvalidMls::Refused(reason)).into());
-                }
-            }
-            let place = |kind| Place { group_id: group_id.id(), epoch: group.epoch(), revision: 0, kind };
-            step.roster = Some(state::seal(key, place(Kind::Roster), &next.encode()));
-            step.tree = Some(state::seal(key, place(Kind::Tree), &group.encode()));
-        }
+    let group = stored.open(message, group_id, Kind::Tree)?;
+    let ds = Ds::now(app);
+    let group = Group::decode(&group, ds).map_err(Failure::fault)?;
+    if *handshake.sender() != Sender::NewMemberCommit && group.roster.by_key(signer).is_none() {
+        return Err(ProblemType::NotAllowed.into());
     }
+    stored.expect_epoch(message)?;
+    let body = &message.body;
+    let submission = Submission {
+        group_id,
+        message: &body.message,
+        group_info: body.group_info.as_ref(),
+        welcome: body.welcome.as_ref(),
+        signer,
+    };
+    let next = handshake::handle(group, handshake.clone(), submission, ds)?;
+
+    let key = &body.state_key;
+    let mut step = Step::default();
+    step.deliver(&message.payload(), next.recipients);
+    step.settled =
+        next.settled.iter().map(|(epoch, key_of)| state::joiner_tag(key, *epoch, key_of)).collect();
+    let epoch = next.group.mls.epoch();
+    if !next.is_commit {
+        let place = Place { revision: stored.revision + 1, ..stored.place(group_id, Kind::Tree) };
+        step.tree = Some(state::seal(key, place, &next.group.encode()));
+        step.members = next.group.roster;
+        return Ok(step);
+    }
+    let place = |kind| Place { group_id: group_id.id(), epoch, revision: 0, kind };
+    step.roster = Some(state::seal(key, place(Kind::Roster), &next.group.roster.encode()));
+    step.tree = Some(state::seal(key, place(Kind::Tree), &next.group.encode()));
+    if let Some(welcome) = &body.welcome {
+        let tree = next.group.mls.ratchet_tree();
+        step.welcome_tree = Some(state::seal(key, place(Kind::WelcomeTree), tree.as_bytes()));
+        step.joiners =
+            next.joiners.iter().map(|joiner| state::joiner_tag(key, epoch, &joiner.leaf_key)).collect();
+        let last = next.joiners.iter().map(|joiner| joiner.expires).max().unwrap_or_default();
+        step.expires = i32::try_from(last).map_err(Failure::fault)?;
+        let payload = QueuePayload::Welcome(welcome.clone());
+        step.deliver(&payload, next.joiners.iter().map(|joiner| joiner.address));
+    }
+    step.members = next.group.roster;
     Ok(step)
 }
 
-/// Everyone but the sender; also who a commit removes, so that they learn of it.
-fn recipients(roster: &Roster, sender: u32) -> impl Iterator<Item = Address> {
-    roster.members().iter().filter(move |member| member.leaf != sender).map(|member| member.address)
-}
-
-fn added_keys(commit: &StagedCommit) -> HashSet<PublicKey> {
-    commit
-        .add_proposals()
-        .filter_map(|add| {
-            let leaf = add.add_proposal().key_package().leaf_node();
-            PublicKey::try_from(leaf.signature_key().as_slice()).ok()
-        })
-        .collect()
-}
-
-fn no_welcome(message: &Submitted) -> Result<(), Problem> {
-    match message.body.welcome {
-        None => Ok(()),
-        Some(_) => Err(invalid(InvalidMls::Refused("a Welcome without added members"))),
-    }
-}
-
 enum Written {
-    Accepted(MessageAccepted),
+    /// With the addresses that take nothing any more.
+    Accepted(MessageAccepted, HashSet<Address>),
     WrongEpoch(u64),
     /// The group changed within its epoch since it was read; the token is unspent.
     Stale,
@@ -313,7 +318,7 @@ async fn write(
     group_id: &GroupId,
     message: &Submitted,
     stored: &Stored,
-    step: Step,
+    step: &Step,
 ) -> Result<Written, Failure> {
     let addresses: Vec<&[u8]> = step.addresses.iter().map(|address| address.as_bytes().as_slice()).collect();
     let payloads: Vec<&[u8]> = step.payloads.iter().map(Vec::as_slice).collect();
@@ -321,8 +326,8 @@ async fn write(
     let row = payment
         .call(
             &app.database,
-            "SELECT outcome, current_epoch, undelivered
-             FROM ds.submit_message($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
+            "SELECT outcome, current_epoch, undelivered, gone
+             FROM ds.submit_message($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
             &[
                 &app.domain.as_str(),
                 &group_id.id().as_slice(),
@@ -334,6 +339,10 @@ async fn write(
                 &addresses,
                 &step.parts,
                 &payloads,
+                &step.welcome_tree,
+                &step.joiners,
+                &step.expires,
+                &step.settled,
             ],
         )
         .await?;
@@ -341,19 +350,13 @@ async fn write(
     match row.get("outcome") {
         "accepted" => {
             let undelivered = u32::try_from(row.get::<_, i32>("undelivered")).map_err(Failure::fault)?;
-            Ok(Written::Accepted(MessageAccepted { epoch: epoch()?, undelivered }))
+            let gone = row.get::<_, Vec<&[u8]>>("gone").into_iter();
+            let gone = gone.map(Address::try_from).collect::<Result<_, _>>().map_err(Failure::fault)?;
+            Ok(Written::Accepted(MessageAccepted { epoch: epoch()?, undelivered }, gone))
         }
         "wrong_epoch" => Ok(Written::WrongEpoch(epoch()?)),
         "stale" => Ok(Written::Stale),
         "unknown_group" => Err(ProblemType::NotFound.into()),
         other => Err(Failure::unexpected(other)),
     }
-}
-
-fn invalid(error: InvalidMls) -> Problem {
-    Problem::with_detail(ProblemType::InvalidMls, error)
-}
-
-fn violation(violation: Violation) -> Problem {
-    Problem::with_detail(ProblemType::PolicyViolation, violation)
 }

@@ -9,13 +9,13 @@ use openmls::prelude::{
     CredentialType, ExtensionType, Extensions, GroupContext, KeyPackage, LeafNode, LeafNodeIndex,
     MlsMessageBodyIn, MlsMessageIn, ProcessedMessage, ProcessedMessageContent, Proposal, ProposalStore,
     ProposalType, ProtocolVersion, PublicGroup, PublicMessageIn, QueuedProposal, RatchetTreeIn, Sender,
-    StagedCommit,
+    StagedCommit, Verifiable as _, group_info::VerifiableGroupInfo,
 };
 use postern_protocol::{
     GroupInfo, MlsMessage, PublicKey, RatchetTree, Welcome,
     mls::{CIPHERSUITE, DELIVERY_ADDRESS, GROUP_POLICY},
 };
-use tls_codec::Deserialize as _;
+use tls_codec::{Deserialize as _, Serialize as _};
 
 use crypto::VerifyingCrypto;
 use storage::GroupStorage;
@@ -47,7 +47,8 @@ pub struct TrackedGroup {
 
 /// A handshake message that was validated but has not changed the group yet.
 pub enum Handshake {
-    Commit(Box<StagedCommit>),
+    /// With its authenticated data.
+    Commit(Box<StagedCommit>, Vec<u8>),
     Proposal(Box<QueuedProposal>),
 }
 
@@ -117,12 +118,27 @@ impl TrackedGroup {
         self.group.leaf(index)
     }
 
-    /// Validates a handshake message as every member will (RFC 9420 §12), and that
-    /// `signer` (of the HTTP request) is the member it comes from.
+    /// The tree, as joiners need it beside a GroupInfo (RFC 9420 §12.4.3).
+    pub fn ratchet_tree(&self) -> RatchetTree {
+        let tree = self.group.export_ratchet_tree().tls_serialize_detached();
+        RatchetTree::new(tree.expect("a tree serialises into memory"))
+    }
+
+    /// The proposals that wait for a commit, in order of arrival.
     ///
     /// # Errors
-    /// [`InvalidMls`], also for what openmls lets through but members could not live with.
-    pub fn validate(
+    /// [`CorruptGroup`].
+    pub fn proposals(&self) -> Result<Vec<QueuedProposal>, CorruptGroup> {
+        let proposals = self.group.queued_proposals(&self.storage).map_err(|_| CorruptGroup)?;
+        Ok(proposals.into_iter().map(|(_, proposal)| proposal).collect())
+    }
+
+    /// As [`Self::validate`], of a message that `signer` (of the HTTP request) must have sent
+    /// as a member.
+    ///
+    /// # Errors
+    /// [`InvalidMls`].
+    pub fn validate_of_member(
         &self,
         message: PublicMessageIn,
         signer: PublicKey,
@@ -134,23 +150,46 @@ impl TrackedGroup {
         if leaf.signature_key().as_slice() != signer.as_bytes() {
             return Err(InvalidMls::Refused("the request is signed by another key than its message"));
         }
+        Ok((sender, self.validate(message)?))
+    }
+
+    /// Validates a handshake message as every member will (RFC 9420 §12).
+    ///
+    /// # Errors
+    /// [`InvalidMls`], also for what openmls lets through but members could not live with.
+    pub fn validate(&self, message: PublicMessageIn) -> Result<Handshake, InvalidMls> {
         let processed: ProcessedMessage = self
             .group
             .process_message(&VerifyingCrypto, message)
             .map_err(|error| InvalidMls::Message(error.to_string()))?;
+        let authenticated_data = processed.aad().to_vec();
         match processed.into_content() {
             ProcessedMessageContent::StagedCommitMessage(commit) => {
                 for proposal in commit.queued_proposals() {
                     self.check_proposal(proposal.proposal())?;
                 }
-                Ok((sender, Handshake::Commit(commit)))
+                Ok(Handshake::Commit(commit, authenticated_data))
             }
             ProcessedMessageContent::ProposalMessage(proposal) => {
                 self.check_proposal(proposal.proposal())?;
-                Ok((sender, Handshake::Proposal(proposal)))
+                if let (Proposal::Update(update), Sender::Member(leaf)) =
+                    (proposal.proposal(), proposal.sender())
+                {
+                    self.check_update(*leaf, update.leaf_node())?;
+                }
+                Ok(Handshake::Proposal(proposal))
             }
             _ => Err(InvalidMls::Refused("neither a commit nor a proposal of a member")),
         }
+    }
+
+    /// Which leaf an external commit takes.
+    ///
+    /// # Errors
+    /// [`InvalidMls`] if the tree has none left.
+    pub fn joining_leaf(&self, commit: &StagedCommit) -> Result<LeafNodeIndex, InvalidMls> {
+        let leaf = self.group.ext_commit_sender_index(commit);
+        leaf.map_err(|error| InvalidMls::Message(error.to_string()))
     }
 
     /// What `openmls` leaves to its caller.
@@ -164,6 +203,43 @@ impl TrackedGroup {
             }
             _ => Ok(()),
         }
+    }
+
+    /// What members check when an Update is committed. Here it is checked when the Update
+    /// comes in: one that no commit can contain would end the group, since the next commit
+    /// has to.
+    fn check_update(&self, index: LeafNodeIndex, new: &LeafNode) -> Result<(), InvalidMls> {
+        const CAPABILITIES: InvalidMls = InvalidMls::Refused("an Update lacks capabilities the leaf had");
+        let old = self.group.leaf(index).ok_or(InvalidMls::Refused("the sender is no member"))?;
+        let (had, has) = (old.capabilities(), new.capabilities());
+        let keeps = had.versions().iter().all(|version| has.versions().contains(version))
+            && had.ciphersuites().iter().all(|suite| has.ciphersuites().contains(suite))
+            && had.extensions().iter().all(|extension| has.extensions().contains(extension))
+            && had.proposals().iter().all(|proposal| has.proposals().contains(proposal))
+            && had.credentials().iter().all(|credential| has.credentials().contains(credential));
+        let uses_what_it_has = new.extensions().iter().all(|extension| {
+            let extension = extension.extension_type();
+            extension == ExtensionType::ApplicationId || has.extensions().contains(&extension)
+        });
+        if !keeps || !uses_what_it_has {
+            return Err(CAPABILITIES);
+        }
+        let proposals = self.proposals().map_err(|_| InvalidMls::Refused("no proposal can be kept"))?;
+        let proposed =
+            proposals.iter().filter_map(|proposal| match (proposal.proposal(), proposal.sender()) {
+                (Proposal::Update(update), Sender::Member(leaf)) if *leaf != index => {
+                    Some(update.leaf_node())
+                }
+                _ => None,
+            });
+        let others = self.leaves().filter(|(leaf, _)| *leaf != index).map(|(_, leaf)| leaf);
+        let taken = others.chain(proposed).any(|other| {
+            other.signature_key() == new.signature_key() || other.encryption_key() == new.encryption_key()
+        });
+        if taken || old.encryption_key() == new.encryption_key() {
+            return Err(InvalidMls::Refused("an Update brings a key that is in use"));
+        }
+        Ok(())
     }
 
     /// Makes the commit's epoch the group's.
@@ -185,6 +261,44 @@ impl TrackedGroup {
         } else {
             Err(InvalidMls::Refused("two members would share a signature key"))
         }
+    }
+
+    /// Checks that a GroupInfo is the committer's over the epoch that its commit began, and
+    /// lets others join by external commit (DS-8). Called after the commit was merged: the
+    /// signature is by the key that the committer's leaf has then.
+    ///
+    /// # Errors
+    /// [`InvalidMls`].
+    pub fn check_group_info(
+        &self,
+        group_info: &GroupInfo,
+        committer: LeafNodeIndex,
+    ) -> Result<(), InvalidMls> {
+        let MlsMessageBodyIn::GroupInfo(group_info) = parse(group_info.as_bytes(), "GroupInfo")? else {
+            return Err(InvalidMls::Malformed("GroupInfo"));
+        };
+        if group_info.extensions().ratchet_tree().is_some() {
+            return Err(InvalidMls::Refused("a GroupInfo comes without the ratchet tree"));
+        }
+        if group_info.extensions().external_pub().is_none() {
+            return Err(InvalidMls::Refused("a GroupInfo lets others join (external_pub)"));
+        }
+        let expected = VerifiableGroupInfo::new(
+            self.group.group_context().clone(),
+            group_info.extensions().clone(),
+            self.group.confirmation_tag().clone(),
+            committer,
+            group_info.signature().clone(),
+        );
+        if expected != group_info {
+            return Err(InvalidMls::Refused("the GroupInfo is not of the epoch that the commit begins"));
+        }
+        let leaf = self.group.leaf(committer).ok_or(InvalidMls::Refused("the committer has no leaf"))?;
+        let scheme = self.group.ciphersuite().signature_algorithm();
+        let key = leaf.signature_key().clone().into_signature_public_key_enriched(scheme);
+        group_info
+            .verify_no_out(&VerifyingCrypto, &key)
+            .map_err(|_| InvalidMls::Refused("the GroupInfo's signature is not the committer's"))
     }
 
     /// Keeps a proposal for the commit that will refer to it.

@@ -167,6 +167,32 @@ async fn servers_told_to_end_under_load_lose_nothing_that_was_accepted() {
     assert_eq!(unanswered, 0, "what arrived was answered before the end");
 }
 
+/// Eight members of one group do nothing but commit, through two servers that are killed again and again: one
+/// history, no epoch lost, nobody left behind (DS-4).
+#[tokio::test(flavor = "multi_thread")]
+async fn eight_who_commit_at_once_keep_one_history_while_servers_are_killed() {
+    let chance = Chance::new();
+    let mut world = World::start().await;
+    let cast = Arc::new(Cast::assemble(&world, 8, &[&[0, 1, 2, 3, 4, 5, 6, 7]]).await);
+    let mut rng = chance.of(0);
+    let begun = cast.people[0].epoch(&cast.groups[0].id).expect("a member");
+    let load = Load::commits(&cast, world.ways(), &chance);
+    for _ in 0..4 {
+        load.attempts(rng.random_range(CALM / 2..CALM)).await;
+        let server = rng.random_range(0..2);
+        world.replace(server, Signal::SIGKILL).await;
+    }
+    load.attempts(CALM).await;
+    load.stop().await;
+    cast.tell("eight who commit");
+    let epochs = cast.people[0].epoch(&cast.groups[0].id).expect("a member") - begun;
+    let (accepted, unknown) =
+        (cast.ledger.count(Fate::Accepted) as u64, cast.ledger.count(Fate::Unknown) as u64);
+    assert!(accepted > 20, "little was tried");
+    assert!((accepted..=accepted + unknown).contains(&epochs), "each accepted commit is an epoch: {epochs}");
+    cast.check(&world).await;
+}
+
 /// Sixteen senders through two servers, and anything may be killed with -9.
 #[tokio::test(flavor = "multi_thread")]
 async fn sixteen_senders_to_overlapping_groups_lose_nothing_whatever_is_killed() {

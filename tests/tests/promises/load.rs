@@ -28,6 +28,7 @@ pub struct Load {
 struct State {
     cast: Arc<Cast>,
     ways: [Http; 2],
+    only_commits: bool,
     health: Request,
     stop: AtomicBool,
     attempts: AtomicUsize,
@@ -37,9 +38,19 @@ struct State {
 
 impl Load {
     pub fn start(cast: &Arc<Cast>, ways: [Http; 2], chance: &Chance) -> Self {
+        Self::with(cast, ways, chance, false)
+    }
+
+    /// Everyone only commits.
+    pub fn commits(cast: &Arc<Cast>, ways: [Http; 2], chance: &Chance) -> Self {
+        Self::with(cast, ways, chance, true)
+    }
+
+    fn with(cast: &Arc<Cast>, ways: [Http; 2], chance: &Chance, only_commits: bool) -> Self {
         let state = Arc::new(State {
             cast: Arc::clone(cast),
             ways,
+            only_commits,
             health: Request::get("/health"),
             stop: AtomicBool::new(false),
             attempts: AtomicUsize::new(0),
@@ -94,7 +105,7 @@ impl State {
                 return;
             }
             let group = groups.choose(&mut rng).expect("everyone is in a group");
-            let (submission, fate) = if rng.random_ratio(1, 5) {
+            let (submission, fate) = if self.only_commits || rng.random_ratio(1, 5) {
                 let commit = self.cast.prepare_commit(person, group).await;
                 let fate = self.hand_in_commit(person, &commit, &mut rng).await;
                 (commit, fate)

@@ -3,18 +3,19 @@
 
 use openmls::prelude::{
     BasicCredential, Capabilities, Ciphersuite, CredentialType, CredentialWithKey, Extension, ExtensionType,
-    Extensions, KeyPackage, LeafNode, LeafNodeParameters, MIXED_PLAINTEXT_WIRE_FORMAT_POLICY, MlsGroup,
-    MlsGroupCreateConfig, MlsMessageBodyIn, MlsMessageIn, OpenMlsProvider, ProcessedMessageContent,
-    ProtocolMessage, ProtocolVersion, RequiredCapabilitiesExtension, StagedWelcome, UnknownExtension,
+    Extensions, ExternalSender, KeyPackage, LeafNode, LeafNodeParameters, MIXED_PLAINTEXT_WIRE_FORMAT_POLICY,
+    MlsGroup, MlsGroupCreateConfig, MlsMessageBodyIn, MlsMessageIn, OpenMlsProvider, ProcessedMessageContent,
+    ProposalType, ProtocolMessage, ProtocolVersion, RequiredCapabilitiesExtension, StagedWelcome,
+    UnknownExtension,
 };
 use openmls_basic_credential::SignatureKeyPair;
 use openmls_rust_crypto::OpenMlsRustCrypto;
 use postern_client::{Client, Request};
 use postern_protocol::{
-    Address, GroupInfo, MlsMessage, RatchetTree, Welcome,
+    Address, GroupInfo, MlsMessage, PublicKey, RatchetTree, Welcome,
     ds::{CreateGroup, GroupId, GroupIdReserved, SubmitMessage},
     key::SigningKey,
-    mls::{DELIVERY_ADDRESS, DeliveryAddress, GROUP_POLICY, GroupPolicy, Pseudonym},
+    mls::{DELIVERY_ADDRESS, DeliveryAddress, GROUP_POLICY, GroupPolicy, Pseudonym, USER_KEY, UserKey},
     name::Domain,
 };
 use tls_codec::{DeserializeBytes as _, Serialize as _};
@@ -22,8 +23,7 @@ use tls_codec::{DeserializeBytes as _, Serialize as _};
 use crate::world::paid;
 
 const SUITE: Ciphersuite = Ciphersuite::MLS_128_DHKEMX25519_AES128GCM_SHA256_Ed25519;
-const EXTENSIONS: [ExtensionType; 2] =
-    [ExtensionType::Unknown(GROUP_POLICY), ExtensionType::Unknown(DELIVERY_ADDRESS)];
+const EXTENSIONS: [u16; 3] = [GROUP_POLICY, DELIVERY_ADDRESS, USER_KEY];
 
 pub struct Member {
     provider: OpenMlsRustCrypto,
@@ -40,7 +40,7 @@ impl Member {
         let send =
             async |request| payer.http().send(&paid(payer, request).await).await.expect("a good request");
         let id: GroupIdReserved = send(Request::post("/ds/group-ids")).await.decode().expect("an id");
-        let mut admin = Self::create(id.group_id, domain, addresses[0]);
+        let mut admin = Self::create(id.group_id, &id.server_key, domain, addresses[0]);
         let group_info =
             admin.group.export_group_info(admin.provider.crypto(), &admin.signer(), false).unwrap();
         let create = CreateGroup {
@@ -56,10 +56,24 @@ impl Member {
         let joiners: Vec<_> = addresses[1..].iter().map(|address| Joiner::create(domain, *address)).collect();
         let key_packages: Vec<_> = joiners.iter().map(|joiner| joiner.key_package.clone()).collect();
         let signer = admin.signer();
-        let (commit, welcome, _) = admin.group.add_members(&admin.provider, &signer, &key_packages).unwrap();
-        let welcome = welcome.to_bytes().unwrap();
-        let submission = admin.submission(commit.to_bytes().unwrap(), Some(Welcome::new(welcome.clone())));
-        send(submission).await;
+        let (commit, welcome, group_info) = admin
+            .group
+            .commit_builder()
+            .propose_adds(key_packages)
+            .force_self_update(true)
+            .load_psks(admin.provider.storage())
+            .unwrap()
+            .create_group_info(true)
+            .build(admin.provider.rand(), admin.provider.crypto(), &signer, |_| true)
+            .unwrap()
+            .stage_commit(&admin.provider)
+            .unwrap()
+            .into_messages();
+        let welcome = welcome.unwrap().to_bytes().unwrap();
+        let mut submission = admin.submission(commit.to_bytes().unwrap());
+        submission.group_info = Some(GroupInfo::new(group_info.unwrap().to_bytes().unwrap()));
+        submission.welcome = Some(Welcome::new(welcome.clone()));
+        send(admin.request(&submission)).await;
         admin.group.merge_pending_commit(&admin.provider).unwrap();
         let mut members = Vec::new();
         for joiner in joiners {
@@ -69,18 +83,25 @@ impl Member {
         members
     }
 
-    fn create(id: GroupId, domain: &Domain, address: Address) -> Self {
+    fn create(id: GroupId, server_key: &PublicKey, domain: &Domain, address: Address) -> Self {
         let (provider, key, pseudonym) =
             (OpenMlsRustCrypto::default(), SigningKey::generate(), Pseudonym::random());
         let policy = GroupPolicy::new(pseudonym);
         let context = Extensions::from_vec(vec![
-            Extension::RequiredCapabilities(RequiredCapabilitiesExtension::new(&EXTENSIONS, &[], &[])),
+            Extension::RequiredCapabilities(RequiredCapabilitiesExtension::new(
+                &[GROUP_POLICY, DELIVERY_ADDRESS].map(ExtensionType::Unknown),
+                &[ProposalType::SelfRemove],
+                &[],
+            )),
             Extension::Unknown(GROUP_POLICY, UnknownExtension(policy.to_bytes())),
+            Extension::ExternalSenders(vec![ExternalSender::new(
+                server_key.as_bytes().as_slice().into(),
+                BasicCredential::new(domain.as_str().as_bytes().to_vec()).into(),
+            )]),
         ]);
         let config = MlsGroupCreateConfig::builder()
             .ciphersuite(SUITE)
             .wire_format_policy(MIXED_PLAINTEXT_WIRE_FORMAT_POLICY)
-            .use_ratchet_tree_extension(true)
             .capabilities(capabilities())
             .with_group_context_extensions(context.unwrap())
             .with_leaf_node_extensions(delivery(domain, address))
@@ -102,14 +123,26 @@ impl Member {
         let signer = self.signer();
         let (proposal, _) =
             self.group.propose_self_update(&self.provider, &signer, LeafNodeParameters::default()).unwrap();
-        self.submission(proposal.to_bytes().unwrap(), None)
+        self.request(&self.submission(proposal.to_bytes().unwrap()))
     }
 
     /// A commit of all proposals this member knows, by reference.
     pub fn commit(&mut self) -> Request {
         let signer = self.signer();
-        let (commit, _, _) = self.group.commit_to_pending_proposals(&self.provider, &signer).unwrap();
-        self.submission(commit.to_bytes().unwrap(), None)
+        let (commit, _, group_info) = self
+            .group
+            .commit_builder()
+            .load_psks(self.provider.storage())
+            .unwrap()
+            .create_group_info(true)
+            .build(self.provider.rand(), self.provider.crypto(), &signer, |_| true)
+            .unwrap()
+            .stage_commit(&self.provider)
+            .unwrap()
+            .into_messages();
+        let mut submission = self.submission(commit.to_bytes().unwrap());
+        submission.group_info = Some(GroupInfo::new(group_info.unwrap().to_bytes().unwrap()));
+        self.request(&submission)
     }
 
     /// This member's own commit was accepted.
@@ -138,11 +171,14 @@ impl Member {
         }
     }
 
-    fn submission(&self, message: Vec<u8>, welcome: Option<Welcome>) -> Request {
-        let body =
-            SubmitMessage { state_key: self.policy.state_key(), message: MlsMessage::new(message), welcome };
+    fn submission(&self, message: Vec<u8>) -> SubmitMessage {
+        let (state_key, message) = (self.policy.state_key(), MlsMessage::new(message));
+        SubmitMessage { state_key, message, group_info: None, welcome: None }
+    }
+
+    fn request(&self, submission: &SubmitMessage) -> Request {
         let path = format!("/ds/groups/{}/messages", self.id.to_base64url());
-        Request::post(path).cbor(&body).signed_by(&self.key)
+        Request::post(path).cbor(submission).signed_by(&self.key)
     }
 
     fn signer(&self) -> SignatureKeyPair {
@@ -171,12 +207,13 @@ impl Joiner {
     fn join(self, admin: &Member, welcome: &[u8]) -> Member {
         let message = MlsMessageIn::tls_deserialize_exact_bytes(welcome).unwrap();
         let MlsMessageBodyIn::Welcome(welcome) = message.extract() else { panic!("no Welcome") };
-        let config = admin.group.configuration();
         let config = openmls::prelude::MlsGroupJoinConfig::builder()
-            .wire_format_policy(config.wire_format_policy())
-            .use_ratchet_tree_extension(true)
+            .wire_format_policy(MIXED_PLAINTEXT_WIRE_FORMAT_POLICY)
             .build();
-        let group = StagedWelcome::new_from_welcome(&self.provider, &config, welcome, None).unwrap();
+        // What the DS has for it, too.
+        let tree = admin.group.export_ratchet_tree();
+        let group =
+            StagedWelcome::new_from_welcome(&self.provider, &config, welcome, Some(tree.into())).unwrap();
         let group = group.into_group(&self.provider).unwrap();
         let Self { provider, key, .. } = self;
         Member { provider, key, id: admin.id.clone(), policy: admin.policy.clone(), group }
@@ -187,15 +224,20 @@ fn capabilities() -> Capabilities {
     Capabilities::new(
         Some(&[ProtocolVersion::Mls10]),
         Some(&[SUITE]),
-        Some(&EXTENSIONS),
-        Some(&[]),
+        Some(&EXTENSIONS.map(ExtensionType::Unknown)),
+        Some(&[ProposalType::SelfRemove]),
         Some(&[CredentialType::Basic]),
     )
 }
 
 fn delivery(domain: &Domain, address: Address) -> Extensions<LeafNode> {
-    let bytes = DeliveryAddress { domain: domain.clone(), address }.to_bytes();
-    Extensions::single(Extension::Unknown(DELIVERY_ADDRESS, UnknownExtension(bytes))).unwrap()
+    let delivery = DeliveryAddress { domain: domain.clone(), address };
+    let user_key = UserKey { generation: 0, public_key: SigningKey::generate().public_key() };
+    Extensions::from_vec(vec![
+        Extension::Unknown(DELIVERY_ADDRESS, UnknownExtension(delivery.to_bytes())),
+        Extension::Unknown(USER_KEY, UnknownExtension(user_key.to_bytes())),
+    ])
+    .unwrap()
 }
 
 fn credential(pseudonym: Pseudonym, key: &SigningKey) -> CredentialWithKey {

@@ -149,6 +149,43 @@ async fn who_commits_still_reads_what_was_said_before() {
     assert!(told.iter().any(|(_, event)| before(event)), "{told:?}");
 }
 
+/// A client that comes back by external commit is in the order again, with everyone (DS-7); one that leaves is out
+/// of it with the next commit.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_comes_back_reads_on_and_who_leaves_reads_no_more() {
+    let world = World::start().await;
+    let cast = Cast::assemble(&world, 3, &[&[0, 1, 2]]).await;
+    let group = &cast.groups[0].id;
+    let [one, two, three] = &cast.people[..] else { panic!("there are three") };
+    two.rejoin(group).await.expect("it is accepted");
+    cast.catch_up().await;
+    one.send(group, "welcome back").await.expect("it is accepted");
+    two.send(group, "here I am").await.expect("it is accepted");
+    cast.catch_up().await;
+    let texts = |person: &Client| {
+        let told = person.pending_events().expect("events can be read");
+        let text = |event| match event {
+            Event::Message { text, .. } => Some(text),
+            _ => None,
+        };
+        told.into_iter().filter_map(|(_, event)| text(event)).collect::<Vec<_>>()
+    };
+    assert_eq!(texts(two), ["welcome back"]);
+    assert_eq!(texts(three), ["welcome back", "here I am"]);
+
+    assert!(one.leave(group).await.is_err(), "the last admin stays");
+    one.send(group, "I stay").await.expect("and goes on");
+    cast.catch_up().await;
+    three.leave(group).await.expect("it is accepted");
+    cast.catch_up().await;
+    two.send(group, "among ourselves").await.expect("the leaver is taken along before");
+    cast.catch_up().await;
+    assert_eq!(one.members(group).expect("it is a member").len(), 2);
+    assert!(three.members(group).is_err());
+    assert_eq!(texts(three), ["welcome back", "here I am", "I stay"]);
+    assert_eq!(texts(one), ["here I am", "among ourselves"]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn two_proposals_at_once_are_both_kept() {
     let world = World::start().await;

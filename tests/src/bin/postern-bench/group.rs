@@ -4,8 +4,9 @@
 use anyhow::{Context, Result};
 use openmls::prelude::{
     BasicCredential, Capabilities, Ciphersuite, CredentialType, CredentialWithKey, Extension, ExtensionType,
-    Extensions, KeyPackage, KeyPackageBundle, MIXED_PLAINTEXT_WIRE_FORMAT_POLICY, MlsGroup,
-    MlsGroupCreateConfig, OpenMlsProvider, ProtocolVersion, RequiredCapabilitiesExtension, UnknownExtension,
+    Extensions, ExternalSender, KeyPackage, KeyPackageBundle, MIXED_PLAINTEXT_WIRE_FORMAT_POLICY, MlsGroup,
+    MlsGroupCreateConfig, OpenMlsProvider, ProposalType, ProtocolVersion, RequiredCapabilitiesExtension,
+    UnknownExtension,
 };
 use openmls_basic_credential::SignatureKeyPair;
 use openmls_rust_crypto::OpenMlsRustCrypto;
@@ -14,15 +15,14 @@ use postern_protocol::{
     Address, GroupInfo, HpkePublicKey, MlsMessage, QueueId, RatchetTree, StateKey, Welcome,
     ds::{CreateGroup, GroupId, GroupIdReserved, SubmitMessage},
     key::SigningKey,
-    mls::{DELIVERY_ADDRESS, DeliveryAddress, GROUP_POLICY, GroupPolicy, Pseudonym},
+    mls::{DELIVERY_ADDRESS, DeliveryAddress, GROUP_POLICY, GroupPolicy, Pseudonym, USER_KEY, UserKey},
     name::Domain,
     qs::{AddAddresses, CreateQueue, Dequeue, QueueCreated, QueueKind},
 };
 use tls_codec::Serialize as _;
 
 const SUITE: Ciphersuite = Ciphersuite::MLS_128_DHKEMX25519_AES128GCM_SHA256_Ed25519;
-const EXTENSIONS: [ExtensionType; 2] =
-    [ExtensionType::Unknown(GROUP_POLICY), ExtensionType::Unknown(DELIVERY_ADDRESS)];
+const EXTENSIONS: [u16; 3] = [GROUP_POLICY, DELIVERY_ADDRESS, USER_KEY];
 
 pub struct BenchGroup {
     /// Everyone but the creator.
@@ -71,11 +71,18 @@ impl BenchGroup {
         let config = MlsGroupCreateConfig::builder()
             .ciphersuite(SUITE)
             .wire_format_policy(MIXED_PLAINTEXT_WIRE_FORMAT_POLICY)
-            .use_ratchet_tree_extension(true)
             .capabilities(capabilities())
             .with_group_context_extensions(Extensions::from_vec(vec![
-                Extension::RequiredCapabilities(RequiredCapabilitiesExtension::new(&EXTENSIONS, &[], &[])),
+                Extension::RequiredCapabilities(RequiredCapabilitiesExtension::new(
+                    &[GROUP_POLICY, DELIVERY_ADDRESS].map(ExtensionType::Unknown),
+                    &[ProposalType::SelfRemove],
+                    &[],
+                )),
                 Extension::Unknown(GROUP_POLICY, UnknownExtension(policy.to_bytes())),
+                Extension::ExternalSenders(vec![ExternalSender::new(
+                    id.server_key.as_bytes().as_slice().into(),
+                    BasicCredential::new(domain.as_str().as_bytes().to_vec()).into(),
+                )]),
             ])?)
             .with_leaf_node_extensions(delivery(&domain, own_address)?)?
             .build();
@@ -103,24 +110,34 @@ impl BenchGroup {
             key_packages.push(key_package(&provider, &domain, address)?.key_package().clone());
             others.push(member);
         }
-        let (commit, welcome, _) = group.add_members(&provider, &signer, &key_packages)?;
-        let add = submit(&id.group_id, policy.state_key(), commit.to_bytes()?, Some(welcome.to_bytes()?));
-        client.http().send(&paid(client, add.signed_by(&leaf_key)).await?).await?;
+        let (commit, welcome, group_info) = group
+            .commit_builder()
+            .propose_adds(key_packages)
+            .force_self_update(true)
+            .load_psks(provider.storage())?
+            .create_group_info(true)
+            .build(provider.rand(), provider.crypto(), &signer, |_| true)?
+            .stage_commit(&provider)?
+            .into_messages();
+        let mut add = submit(policy.state_key(), commit.to_bytes()?);
+        add.welcome = welcome.map(|welcome| welcome.to_bytes()).transpose()?.map(Welcome::new);
+        add.group_info = group_info.map(|info| info.to_bytes()).transpose()?.map(GroupInfo::new);
+        let add = submission(&id.group_id, &add).signed_by(&leaf_key);
+        client.http().send(&paid(client, add).await?).await?;
         group.merge_pending_commit(&provider)?;
 
         let message = group.create_message(&provider, &signer, &vec![b'x'; text_bytes])?.to_bytes()?;
-        let message = submit(&id.group_id, policy.state_key(), message, None).signed_by(&leaf_key);
+        let message = submission(&id.group_id, &submit(policy.state_key(), message)).signed_by(&leaf_key);
         Ok(Self { members: others, message })
     }
 }
 
-fn submit(group_id: &GroupId, state_key: StateKey, message: Vec<u8>, welcome: Option<Vec<u8>>) -> Request {
-    let message = MlsMessage::new(message);
-    Request::post(format!("/ds/groups/{}/messages", group_id.to_base64url())).cbor(&SubmitMessage {
-        state_key,
-        message,
-        welcome: welcome.map(Welcome::new),
-    })
+fn submit(state_key: StateKey, message: Vec<u8>) -> SubmitMessage {
+    SubmitMessage { state_key, message: MlsMessage::new(message), group_info: None, welcome: None }
+}
+
+fn submission(group_id: &GroupId, message: &SubmitMessage) -> Request {
+    Request::post(format!("/ds/groups/{}/messages", group_id.to_base64url())).cbor(message)
 }
 
 async fn paid(client: &Client, request: Request) -> Result<Request> {
@@ -156,15 +173,19 @@ fn capabilities() -> Capabilities {
     Capabilities::new(
         Some(&[ProtocolVersion::Mls10]),
         Some(&[SUITE]),
-        Some(&EXTENSIONS),
-        Some(&[]),
+        Some(&EXTENSIONS.map(ExtensionType::Unknown)),
+        Some(&[ProposalType::SelfRemove]),
         Some(&[CredentialType::Basic]),
     )
 }
 
 fn delivery(domain: &Domain, address: Address) -> Result<Extensions<openmls::prelude::LeafNode>> {
-    let bytes = DeliveryAddress { domain: domain.clone(), address }.to_bytes();
-    Ok(Extensions::single(Extension::Unknown(DELIVERY_ADDRESS, UnknownExtension(bytes)))?)
+    let delivery = DeliveryAddress { domain: domain.clone(), address };
+    let user_key = UserKey { generation: 0, public_key: SigningKey::generate().public_key() };
+    Ok(Extensions::from_vec(vec![
+        Extension::Unknown(DELIVERY_ADDRESS, UnknownExtension(delivery.to_bytes())),
+        Extension::Unknown(USER_KEY, UnknownExtension(user_key.to_bytes())),
+    ])?)
 }
 
 fn credential(pseudonym: Pseudonym, key: &SigningKey) -> CredentialWithKey {

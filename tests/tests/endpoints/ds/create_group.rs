@@ -1,11 +1,14 @@
 //! `POST /ds/groups` (DS-1, DS-9)
 
 use ciborium::Value;
-use openmls::prelude::{Ciphersuite, Extensions, GroupContext};
+use openmls::prelude::{
+    Ciphersuite, Extension, ExtensionType, Extensions, GroupContext, RequiredCapabilitiesExtension,
+    UnknownExtension,
+};
 use postern_protocol::{
-    StateKey,
+    PublicKey, StateKey,
     ds::GroupId,
-    mls::{GroupPolicy, Pseudonym},
+    mls::{DELIVERY_ADDRESS, GROUP_POLICY, GroupPolicy, Pseudonym, USER_KEY},
     problem::ProblemType,
 };
 use reqwest::StatusCode;
@@ -23,20 +26,23 @@ struct Draft {
     id: GroupId,
     founder: Party,
     policy: GroupPolicy,
+    server_key: PublicKey,
     context: Option<Extensions<GroupContext>>,
     mls_id: Option<Vec<u8>>,
 }
 
 impl Draft {
-    fn new(id: &GroupId) -> Self {
+    fn new(world: &World, id: &GroupId) -> Self {
         let pseudonym = Pseudonym::random();
         let mut founder = Party::new(pseudonym.0);
-        founder.leaf = leaf_extensions(&home(), fresh_address());
-        Self { id: id.clone(), founder, policy: GroupPolicy::new(pseudonym), context: None, mls_id: None }
+        founder.leaf = founder.leaf_at(&home(), fresh_address());
+        let (policy, server_key) = (GroupPolicy::new(pseudonym), world.server_key);
+        Self { id: id.clone(), founder, policy, server_key, context: None, mls_id: None }
     }
 
     fn found(&mut self) {
-        let context = self.context.clone().unwrap_or_else(|| policy_extensions(&self.policy));
+        let context =
+            self.context.clone().unwrap_or_else(|| policy_extensions(&self.policy, &self.server_key));
         let id = self.mls_id.clone().unwrap_or_else(|| self.id.to_mls());
         self.founder.found(&id, context);
     }
@@ -48,7 +54,7 @@ impl Draft {
 }
 
 pub async fn valid(world: &World) -> Valid {
-    let call = Draft::new(&world.reserve().await).call();
+    let call = Draft::new(world, &world.reserve().await).call();
     Valid {
         stranger: Some(ProblemType::NotAllowed),
         cut: vec![
@@ -65,18 +71,22 @@ pub async fn valid(world: &World) -> Valid {
 async fn a_group_is_created_once_under_a_reserved_id() {
     let world = World::start().await;
     let id = world.reserve().await;
-    let (first, second) = (Draft::new(&id).call(), Draft::new(&id).call());
+    let (first, second) = (Draft::new(&world, &id).call(), Draft::new(&world, &id).call());
     world.pay(&first).await.assert_ok("the first");
     world.assert_refuses("another under the same id", &second, ProblemType::GroupExists).await;
     world.assert_refuses("the same again", &first, ProblemType::GroupExists).await;
     let unreserved = GroupId::new(random_id(), home());
-    let call = Draft::new(&unreserved).call();
+    let call = Draft::new(&world, &unreserved).call();
     world.assert_refuses("an id that was not reserved", &call, ProblemType::GroupExists).await;
     let foreign = GroupId::new(*world.reserve().await.id(), "elsewhere.example".parse().unwrap());
     world
-        .assert_refuses("another domain's id", &Draft::new(&foreign).call(), ProblemType::ForeignDomain)
+        .assert_refuses(
+            "another domain's id",
+            &Draft::new(&world, &foreign).call(),
+            ProblemType::ForeignDomain,
+        )
         .await;
-    let call = Draft::new(&world.reserve().await).call();
+    let call = Draft::new(&world, &world.reserve().await).call();
     for (what, id) in [
         ("a short id", vec![7; 15]),
         ("no domain", vec![7; 16]),
@@ -104,11 +114,42 @@ async fn a_group_that_the_ds_could_not_serve_is_refused() {
         ("no admin", Box::new(|draft| draft.policy.admins.clear())),
         ("an admin twice", Box::new(|draft| draft.policy.admins.push(draft.policy.admins[0]))),
         ("no policy", Box::new(|draft| draft.context = Some(Extensions::empty()))),
+        ("another server", Box::new(|draft| draft.server_key = draft.founder.public_key())),
+        (
+            "no server",
+            Box::new(|draft| {
+                let mut context = policy_extensions(&draft.policy, &draft.server_key);
+                context.add_or_replace(Extension::ExternalSenders(Vec::new())).unwrap();
+                draft.context = Some(context);
+            }),
+        ),
+        (
+            "no user key",
+            Box::new(|draft| draft.founder.leaf = leaf_extensions(&home(), fresh_address(), None)),
+        ),
+        (
+            "a malformed user key",
+            Box::new(|draft| {
+                let malformed = Extension::Unknown(USER_KEY, UnknownExtension(vec![7; 35]));
+                draft.founder.leaf.add_or_replace(malformed).unwrap();
+            }),
+        ),
+        (
+            "nobody has to know how to leave",
+            Box::new(|draft| {
+                let types = [GROUP_POLICY, DELIVERY_ADDRESS].map(ExtensionType::Unknown);
+                let required = RequiredCapabilitiesExtension::new(&types, &[], &[]);
+                let mut context = policy_extensions(&draft.policy, &draft.server_key);
+                context.add_or_replace(Extension::RequiredCapabilities(required)).unwrap();
+                draft.context = Some(context);
+            }),
+        ),
         ("no delivery address", Box::new(|draft| draft.founder.leaf = Extensions::empty())),
         (
             "an address on another domain",
             Box::new(|draft| {
-                draft.founder.leaf = leaf_extensions(&"elsewhere.example".parse().unwrap(), fresh_address());
+                let elsewhere = "elsewhere.example".parse().unwrap();
+                draft.founder.leaf = draft.founder.leaf_at(&elsewhere, fresh_address());
             }),
         ),
         ("a short pseudonym", Box::new(|draft| draft.founder.identity = vec![7; 15])),
@@ -121,28 +162,28 @@ async fn a_group_that_the_ds_could_not_serve_is_refused() {
         ),
     ];
     for (what, spoil) in drafts {
-        let mut draft = Draft::new(&id);
+        let mut draft = Draft::new(&world, &id);
         spoil(&mut draft);
         world.assert_refuses(what, &draft.call(), ProblemType::InvalidMls).await;
     }
 
-    let mut draft = Draft::new(&id);
+    let mut draft = Draft::new(&world, &id);
     draft.found();
     let wrong_key = creation(&id, StateKey::new([7; 32]), &draft.founder);
     world.assert_refuses("a state key that is not the policy's", &wrong_key, ProblemType::InvalidMls).await;
-    let joiner = Draft::new(&id).founder;
+    let joiner = Draft::new(&world, &id).founder;
     draft.founder.commit(Commit { add: vec![joiner.key_package()], ..Default::default() });
     draft.founder.merge();
     let grown = creation(&id, draft.policy.state_key(), &draft.founder);
     world.assert_refuses("two members", &grown, ProblemType::InvalidMls).await;
-    let mut draft = Draft::new(&id);
+    let mut draft = Draft::new(&world, &id);
     draft.found();
     draft.founder.commit(Commit { update: true, ..Default::default() });
     draft.founder.merge();
     let later = creation(&id, draft.policy.state_key(), &draft.founder);
     world.assert_refuses("epoch 1", &later, ProblemType::InvalidMls).await;
 
-    let (one, two) = (Draft::new(&id).call(), Draft::new(&id).call());
+    let (one, two) = (Draft::new(&world, &id).call(), Draft::new(&world, &id).call());
     let of = |call: &Call, field: &str| call.fields().into_iter().find(|(name, _)| name == field).unwrap().1;
     let mixed = one.with_field("ratchet_tree", of(&two, "ratchet_tree"));
     world.assert_refuses("another group's tree", &mixed, ProblemType::InvalidMls).await;

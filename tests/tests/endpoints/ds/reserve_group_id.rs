@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use postern_protocol::{ds::GroupIdReserved, problem::ProblemType};
 use reqwest::StatusCode;
 
 use crate::{
@@ -22,6 +23,44 @@ async fn every_group_id_is_fresh_and_carries_the_domain() {
         assert_eq!(*id.domain(), home());
         assert!(seen.insert(*id.id()));
     }
-    assert_eq!(world.value::<i64>("SELECT count(*) FROM ds.reservations").await, 20);
+    let reserved: GroupIdReserved = world.pay(&Call::post("/ds/group-ids")).await.decode();
+    assert_eq!(reserved.server_key, world.server_key, "and comes with what the group has to carry (DS-10)");
+    assert_eq!(world.value::<i64>("SELECT count(*) FROM ds.reservations").await, 21);
+    world.close();
+}
+
+#[tokio::test]
+async fn reservations_that_led_to_nothing_and_groups_that_nobody_uses_go() {
+    let world = World::start().await;
+    let group = world.group(2).await;
+    world.reserve().await;
+    let clean_up = "SELECT ds.clean_up()";
+    let counts = "SELECT (SELECT count(*) FROM ds.reservations) * 100 + (SELECT count(*) FROM ds.groups) * 10
+                         + (SELECT count(*) FROM ds.welcome_trees)";
+    world.admin().execute(clean_up, &[]).await.unwrap();
+    assert_eq!(world.value::<i64>(counts).await, 111, "nothing is old");
+    let operator = world.cluster.connect_as("postern_operator").await;
+    let seen =
+        operator.query("SELECT size_class, last_used, groups FROM operator.groups()", &[]).await.unwrap();
+    assert_eq!(seen.iter().map(|row| row.get::<_, i64>("groups")).collect::<Vec<_>>(), [1]);
+    operator.execute("SELECT operator.set_group_expiry(abandoned_days => 10)", &[]).await.unwrap();
+    let set =
+        operator.query_one("SELECT inactive_days, abandoned_days FROM operator.group_expiry()", &[]).await;
+    let set = set.unwrap();
+    assert_eq!((set.get::<_, i32>(0), set.get::<_, i32>(1)), (90, 10));
+
+    for (what, age, left) in [
+        ("ds.reservations SET reserved", 1, 111),
+        ("ds.reservations SET reserved", 2, 11),
+        ("ds.groups SET last_used", 10, 11),
+        ("ds.groups SET last_used", 11, 0),
+    ] {
+        let sql = format!("UPDATE {what} = (now() AT TIME ZONE 'UTC')::date - {age}");
+        world.admin().execute(&sql, &[]).await.unwrap();
+        world.admin().execute(clean_up, &[]).await.unwrap();
+        assert_eq!(world.value::<i64>(counts).await, left, "{what} {age} days ago");
+    }
+    let call = group.ask_for_info(&group.members[1].party.key);
+    world.assert_refuses("a member of a group that is gone", &call, ProblemType::NotFound).await;
     world.close();
 }

@@ -1,21 +1,23 @@
 //! `POST /ds/groups/{group_id}/messages` (DS-2 to DS-5, DS-7)
 
 use ciborium::Value;
-use openmls::prelude::{Extensions, Lifetime};
+use openmls::prelude::{Extension, ExtensionType, Extensions, Lifetime, RequiredCapabilitiesExtension};
 use postern_protocol::{
     MlsMessage, StateKey,
     ds::{GroupId, MessageAccepted},
-    mls::{GroupPolicy, Pseudonym},
+    key::SigningKey,
+    mls::{DELIVERY_ADDRESS, GROUP_POLICY, GroupPolicy, Pseudonym},
     name::Domain,
     problem::ProblemType,
     qs::QueuePayload,
 };
 use reqwest::StatusCode;
 
+use super::targets;
 use crate::{
     road::Valid,
     world::{
-        Call, Commit, Group, Party, World, fresh_address, home, leaf_extensions, policy_extensions,
+        Call, Commit, Group, Made, Party, World, fresh_address, home, leaf_extensions, policy_extensions,
         public_application, random_id,
     },
 };
@@ -36,28 +38,19 @@ pub async fn valid(world: &World) -> Vec<Valid> {
 }
 
 fn entry(group: &Group, call: Call) -> Valid {
+    // The message is of the group it was made for.
     let unknown = GroupId::new(random_id(), home());
-    let foreign = GroupId::new(*group.id.id(), "elsewhere.example".parse().unwrap());
-    let id = group.id.to_base64url();
-    let target = |id: &str| format!("/ds/groups/{id}/messages");
     let mut cut = vec![("state_key", ProblemType::MalformedBody), ("message", ProblemType::InvalidMls)];
-    if call.fields().iter().any(|(name, _)| name == "welcome") {
-        cut.push(("welcome", ProblemType::InvalidMls));
+    for part in ["welcome", "group_info"] {
+        if call.fields().iter().any(|(name, _)| name == part) {
+            cut.push((part, ProblemType::InvalidMls));
+        }
     }
     Valid {
         stranger: Some(ProblemType::NotAllowed),
         cut,
-        optional: &["welcome"],
-        targets: vec![
-            // The message is of the group it was made for.
-            (target(&unknown.to_base64url()), ProblemType::InvalidMls),
-            (target(&foreign.to_base64url()), ProblemType::ForeignDomain),
-            (target(&id[..20]), ProblemType::MalformedRequest),
-            (target(&id[..22]), ProblemType::MalformedRequest),
-            (target(&format!("{id}=")), ProblemType::MalformedRequest),
-            (target("*"), ProblemType::MalformedRequest),
-            (target("%ff"), ProblemType::MalformedRequest),
-        ],
+        optional: &["welcome", "group_info"],
+        targets: targets(&group.id, "messages", (&unknown, ProblemType::InvalidMls)),
         ..Valid::new(call, StatusCode::OK)
     }
 }
@@ -230,8 +223,8 @@ async fn whoever_lacks_the_groups_key_or_a_leaf_learns_nothing() {
     // A group that nobody knows is answered like one whose key one does not have.
     let unknown = GroupId::new(random_id(), home());
     let mut ghost = Party::new(Pseudonym::random().0);
-    ghost.leaf = leaf_extensions(&home(), fresh_address());
-    ghost.found(&unknown.to_mls(), policy_extensions(&group.policy));
+    ghost.leaf = ghost.leaf_at(&home(), fresh_address());
+    ghost.found(&unknown.to_mls(), group.context(&group.policy));
     let ghostly = ghost.say(b"boo");
     let target = format!("/ds/groups/{}/messages", unknown.to_base64url());
     let call = group.submit(0, &ghostly, None).to(target);
@@ -253,7 +246,6 @@ async fn what_is_no_message_of_a_member_in_the_right_framing_is_refused() {
     let mut group = world.group(2).await;
     let id = group.id.to_mls();
     let spoken = group.party(1).say(b"hello");
-    let external = world.candidate().await.party.external_commit(&group.members[0].party);
     let key_package = world.candidate().await.party.key_package_message();
     let info = MlsMessage::new(group.members[0].party.group_info().into_bytes());
     let (made, _) = group.make(0, adding(&[&world.candidate().await.party]));
@@ -266,7 +258,6 @@ async fn what_is_no_message_of_a_member_in_the_right_framing_is_refused() {
     signature[place] ^= 1;
     for (what, message) in [
         ("an application message in public framing", public_application(&id, 1, 0)),
-        ("an external commit", external),
         ("a KeyPackage", key_package),
         ("a GroupInfo", info),
         ("a Welcome", MlsMessage::new(welcome.as_bytes().to_vec())),
@@ -325,8 +316,11 @@ async fn only_admins_change_who_is_in_the_group_and_what_it_is() {
     world.assert_commit_refused("a member removes another", &mut group, 1, removal, violation).await;
     let removal = removing(&group, 0);
     world.assert_commit_refused("a member removes the admin", &mut group, 1, removal, violation).await;
-    let context =
-        |policy: &GroupPolicy| Commit { context: Some(policy_extensions(policy)), ..Default::default() };
+    let server_key = group.server_key;
+    let context = |policy: &GroupPolicy| {
+        let context = Some(policy_extensions(policy, &server_key));
+        Commit { context, ..Default::default() }
+    };
     let promotion = context(&group.policy_with(vec![theirs, mine]));
     world.assert_commit_refused("a member makes itself an admin", &mut group, 1, promotion, violation).await;
     for (what, proposal) in [
@@ -340,11 +334,6 @@ async fn only_admins_change_who_is_in_the_group_and_what_it_is() {
         let call = group.submit(1, &proposal, None);
         world.assert_refuses(what, &call, violation).await;
     }
-    group.party(1).forget();
-
-    let leaving = group.party(1).self_remove();
-    let call = group.submit(1, &leaving, None);
-    world.assert_refuses("a proposal of a type that the DS does not take", &call, violation).await;
     group.party(1).forget();
 
     let pseudonym = |who: Pseudonym| Commit { identity: Some(who.0.to_vec()), ..Default::default() };
@@ -388,7 +377,7 @@ async fn a_commit_that_members_could_not_live_with_is_refused() {
     let elsewhere: Domain = "elsewhere.example".parse().unwrap();
     let newcomer = |change: &dyn Fn(&mut Party)| {
         let mut party = Party::new(Pseudonym::random().0);
-        party.leaf = leaf_extensions(&home(), fresh_address());
+        party.leaf = party.leaf_at(&home(), fresh_address());
         change(&mut party);
         party
     };
@@ -402,13 +391,13 @@ async fn a_commit_that_members_could_not_live_with_is_refused() {
         ("a new leaf with a name", newcomer(&|party| party.identity = b"alice@home.example".to_vec())),
         (
             "a new leaf that receives elsewhere",
-            newcomer(&|party| party.leaf = leaf_extensions(&elsewhere, fresh_address())),
+            newcomer(&|party| party.leaf = party.leaf_at(&elsewhere, fresh_address())),
         ),
     ] {
         world.assert_commit_refused(what, &mut group, 0, adding(&[&party]), ProblemType::InvalidMls).await;
     }
     let leaf = |leaf| Commit { leaf: Some(leaf), ..Default::default() };
-    let moved = leaf(leaf_extensions(&elsewhere, fresh_address()));
+    let moved = leaf(group.party(1).leaf_at(&elsewhere, fresh_address()));
     world
         .assert_commit_refused("a leaf that moves elsewhere", &mut group, 1, moved, ProblemType::InvalidMls)
         .await;
@@ -417,7 +406,7 @@ async fn a_commit_that_members_could_not_live_with_is_refused() {
         .assert_commit_refused("a leaf without an address", &mut group, 1, gone, ProblemType::InvalidMls)
         .await;
     let made = group.party(1).commit_to_key(&key);
-    let call = group.submit(1, &made.commit, None);
+    let call = group.submit_commit(&group.members[1].party.key, &made);
     world.assert_refuses("a leaf that takes another member's key", &call, ProblemType::InvalidMls).await;
     group.party(1).forget();
 
@@ -425,10 +414,25 @@ async fn a_commit_that_members_could_not_live_with_is_refused() {
     world
         .assert_commit_refused("a group without a policy", &mut group, 0, bare, ProblemType::InvalidMls)
         .await;
+    let mut stays = group.context(&group.policy);
+    let types = [GROUP_POLICY, DELIVERY_ADDRESS].map(ExtensionType::Unknown);
+    let required = RequiredCapabilitiesExtension::new(&types, &[], &[]);
+    stays.add_or_replace(Extension::RequiredCapabilities(required)).unwrap();
+    let stays = Commit { context: Some(stays), ..Default::default() };
+    world
+        .assert_commit_refused(
+            "a group that one may be unable to leave",
+            &mut group,
+            0,
+            stays,
+            ProblemType::InvalidMls,
+        )
+        .await;
 
     // To another mailbox of its own a member may go.
     let address = world.address(&group.members[1].mailbox).await;
-    let (_, call) = group.make(1, leaf(leaf_extensions(&home(), address)));
+    let own = leaf(group.party(1).leaf_at(&home(), address));
+    let (_, call) = group.make(1, own);
     world.submit(&call).await;
     world.close();
 }
@@ -460,7 +464,8 @@ async fn a_welcome_comes_with_a_commit_that_adds_and_is_for_exactly_those() {
     group.party(0).forget();
     let welcome = of_one.welcome.unwrap();
     let (made, _) = group.make(0, update());
-    let call = group.submit(0, &made.commit, Some(&welcome));
+    let with_welcome = Made { welcome: Some(welcome.clone()), ..made };
+    let call = group.submit_commit(&group.members[0].party.key, &with_welcome);
     world.assert_refuses("a Welcome that nobody was added for", &call, ProblemType::InvalidMls).await;
     group.party(0).forget();
     let proposal = group.party(1).propose_update();
@@ -476,18 +481,423 @@ async fn an_address_belongs_to_the_first_group_that_uses_it() {
     let mut first = world.group(2).await;
     let mut second = world.group(1).await;
     // A member of the first group is added to the second with the address it gave the first.
-    let mut double = Party::new(Pseudonym::random().0);
-    double.leaf = leaf_extensions(&home(), first.members[1].address);
+    let mut double = Party::newcomer();
+    double.leaf = double.leaf_at(&home(), first.members[1].address);
     let (_, call) = second.make(0, adding(&[&double]));
     assert_eq!(world.submit(&call).await.undelivered, 1, "another group is refused (QS-3)");
     second.party(0).merge();
-    let mut lost = Party::new(Pseudonym::random().0);
-    lost.leaf = leaf_extensions(&home(), fresh_address());
+    // The DS proposes that it goes, and the next commit has to see to that (DS-10).
+    world.await_message(&mut second.members[0]).await;
+    let lost = Party::newcomer();
     let (_, call) = second.make(0, adding(&[&lost]));
     assert_eq!(world.submit(&call).await.undelivered, 2, "and so is an address that nobody made");
+    second.party(0).merge();
+    assert!(!second.party(0).member_keys().contains(&double.public_key()));
     let spoken = first.party(0).say(b"to the first");
     assert_eq!(world.submit(&first.submit(0, &spoken, None)).await.undelivered, 0);
     let received = world.read(&mut first.members[1].mailbox).await;
     assert_eq!(received, [QueuePayload::Message(spoken)], "and nothing of the second");
+    world.close();
+}
+
+#[tokio::test]
+async fn a_commit_brings_the_group_info_of_the_epoch_it_begins() {
+    let world = World::start().await;
+    world.stock(100).await;
+    let mut group = world.group(2).await;
+    let mut other = world.group(2).await;
+    let refused = ProblemType::InvalidMls;
+    let current = world.group_info(&group, &group.members[1].party.key).await.group_info;
+    let (of_other, _) = other.make(1, update());
+    let colleagues = group.party(0).commit(update());
+    group.party(0).forget();
+    let made = group.party(1).commit(update());
+    let again = {
+        group.party(1).forget();
+        group.party(1).commit(update())
+    };
+    group.party(1).forget();
+    for (what, group_info) in [
+        ("none", None),
+        ("the epoch's before", Some(current)),
+        ("another group's", of_other.group_info),
+        ("another member's for its own commit", colleagues.group_info.clone()),
+        ("another commit's of the same member", made.group_info.clone()),
+    ] {
+        let call = group.submit_commit(&group.members[1].party.key, &Made { group_info, ..again.clone() });
+        world.assert_refuses(what, &call, refused).await;
+    }
+    let mut forged = again.group_info.clone().unwrap().into_bytes();
+    *forged.last_mut().unwrap() ^= 1;
+    let forged = Made { group_info: Some(postern_protocol::GroupInfo::new(forged)), ..again.clone() };
+    let call = group.submit_commit(&group.members[1].party.key, &forged);
+    world.assert_refuses("a forged signature", &call, refused).await;
+    let with_tree = Commit { tree_in_group_info: true, ..update() };
+    world.assert_commit_refused("with the ratchet tree", &mut group, 1, with_tree, refused).await;
+    let spoken = group.party(1).say(b"hello");
+    let with_info = Made { commit: spoken, ..made.clone() };
+    let call = group.submit_commit(&group.members[1].party.key, &with_info);
+    world.assert_refuses("with an application message", &call, refused).await;
+
+    // A leaf that takes a new key signs the GroupInfo with that.
+    let new = SigningKey::generate();
+    let rotation = group.party(1).commit_to_key(&new);
+    let call = group.submit_commit(&group.members[1].party.key, &rotation);
+    assert_eq!(world.submit(&call).await.epoch, 2);
+    group.party(1).rotate(new);
+    let kept = world.group_info(&group, &group.members[1].party.key).await;
+    assert_eq!(Some(kept.group_info), rotation.group_info, "and the DS keeps it (DS-8)");
+    world.receive(&mut group.members[0]).await;
+    assert_eq!(group.party(0).epoch(), 2);
+    world.close();
+}
+
+#[tokio::test]
+async fn what_was_proposed_is_in_the_next_commit() {
+    let world = World::start().await;
+    world.stock(200).await;
+    let mut group = world.group(4).await;
+    let violation = ProblemType::PolicyViolation;
+    let leaving = group.party(3).self_remove();
+    world.submit(&group.submit(3, &leaving, None)).await;
+    let again = group.submit(3, &leaving, None);
+    world.assert_refuses("the same proposal again", &again, violation).await;
+    let renewed = group.party(2).propose_update();
+    world.submit(&group.submit(2, &renewed, None)).await;
+    for member in [0, 1] {
+        world.receive(&mut group.members[member]).await;
+    }
+    let alone = || Commit { alone: true, ..update() };
+    world.assert_commit_refused("a commit that leaves them out", &mut group, 0, alone(), violation).await;
+    // assert_commit_refused made member 0 forget what was proposed; member 1 still knows.
+    let without_proposer = Commit { remove: vec![group.key(3)], ..alone() };
+    world.assert_commit_refused("one that does half of it", &mut group, 0, without_proposer, violation).await;
+    let (_, call) = group.make(1, update());
+    assert_eq!(world.submit(&call).await.epoch, 2);
+    group.party(1).merge();
+    assert_eq!(group.party(1).member_keys().len(), 3);
+    world.receive(&mut group.members[3]).await;
+    assert!(!group.party(3).is_active());
+    world.receive(&mut group.members[2]).await;
+    assert_eq!(group.party(2).epoch_authenticator(), group.party(1).epoch_authenticator());
+
+    // Who commits by itself has renewed its leaf, too, and need not take its own proposal along.
+    let renewed = group.party(2).propose_update();
+    world.submit(&group.submit(2, &renewed, None)).await;
+    let (_, call) = group.make(2, update());
+    assert_eq!(world.submit(&call).await.epoch, 3);
+    world.close();
+}
+
+#[tokio::test]
+async fn a_proposal_that_no_commit_could_take_along_is_not_kept() {
+    let world = World::start().await;
+    world.stock(100).await;
+    let mut group = world.group(3).await;
+    let newcomer = world.candidate().await.party;
+    let violation = ProblemType::PolicyViolation;
+    let added = group.party(0).propose_add(&newcomer.key_package());
+    let call = group.submit(0, &added, None);
+    world.assert_refuses("an admin proposes to add instead of committing it", &call, violation).await;
+    group.party(0).forget();
+    let key = group.key(2);
+    let removed = group.party(0).propose_removal(key);
+    let call = group.submit(0, &removed, None);
+    world.assert_refuses("an admin proposes to remove another", &call, violation).await;
+    group.party(0).forget();
+    let own = group.key(0);
+    for leaving in [group.party(0).self_remove(), group.party(0).propose_removal(own)] {
+        let call = group.submit(0, &leaving, None);
+        world.assert_refuses("the last admin leaves", &call, violation).await;
+        group.party(0).forget();
+    }
+    let stolen = group.members[2].party.key.clone();
+    let update = group.party(1).propose_update_to_key(&stolen);
+    let call = group.submit(1, &update, None);
+    world.assert_refuses("an Update to another member's key", &call, ProblemType::InvalidMls).await;
+    group.party(1).forget();
+
+    // With another admin named, the first may go.
+    let admins = vec![group.pseudonym(0), group.pseudonym(1)];
+    let context = Some(group.context(&group.policy_with(admins)));
+    let (_, call) = group.make(0, Commit { context, ..Default::default() });
+    world.submit(&call).await;
+    group.party(0).merge();
+    world.receive(&mut group.members[1]).await;
+    let leaving = group.party(0).self_remove();
+    world.submit(&group.submit(0, &leaving, None)).await;
+    world.receive(&mut group.members[1]).await;
+    let demotion = group.context(&group.policy_with(vec![group.pseudonym(0)]));
+    let demotion = Commit { context: Some(demotion), ..Default::default() };
+    world
+        .assert_commit_refused("the other admin makes it the only one", &mut group, 1, demotion, violation)
+        .await;
+    world.close();
+}
+
+#[tokio::test]
+async fn a_users_clients_manage_each_other_and_admins_remove_all_of_them() {
+    let world = World::start().await;
+    world.stock(300).await;
+    let mut group = world.group(3).await;
+    let violation = ProblemType::PolicyViolation;
+    // Whose pseudonym is taken for a client of his is a client of his: only he says so.
+    let second = world.further_client(&group.members[1]).await;
+    world
+        .assert_commit_refused(
+            "an admin adds another's client",
+            &mut group,
+            0,
+            adding(&[&second.party]),
+            violation,
+        )
+        .await;
+    world
+        .assert_commit_refused(
+            "a member adds another's client",
+            &mut group,
+            2,
+            adding(&[&second.party]),
+            violation,
+        )
+        .await;
+    let mut impostor = world.further_client(&group.members[1]).await;
+    impostor.party.user = SigningKey::generate();
+    impostor.party.leaf = impostor.party.leaf_at(&home(), impostor.address);
+    world
+        .assert_commit_refused(
+            "a client with another user key",
+            &mut group,
+            1,
+            adding(&[&impostor.party]),
+            violation,
+        )
+        .await;
+    world.add_by(&mut group, 1, vec![second]).await;
+    for member in [0, 2] {
+        world.receive(&mut group.members[member]).await;
+    }
+
+    let part = removing(&group, 3);
+    world.assert_commit_refused("an admin removes one of the clients", &mut group, 0, part, violation).await;
+    // Who removes a client of his own takes the user key away from it.
+    let removal = removing(&group, 1);
+    world.assert_commit_refused("the user's key stays", &mut group, 3, removal.clone(), violation).await;
+    group.party(3).user = SigningKey::generate();
+    let address = group.members[3].address;
+    let same = group.party(3).leaf_at(&home(), address);
+    let same = Commit { leaf: Some(same), ..removal.clone() };
+    world.assert_commit_refused("another key, the same generation", &mut group, 3, same, violation).await;
+    group.party(3).generation = 1;
+    let next = group.party(3).leaf_at(&home(), address);
+    let (_, call) = group.make(3, Commit { leaf: Some(next), ..removal });
+    world.submit(&call).await;
+    group.party(3).merge();
+    let old = leaf_extensions(&home(), address, None);
+    let old = Commit { leaf: Some(old), ..Default::default() };
+    world.assert_commit_refused("a user without a key", &mut group, 3, old, violation).await;
+    for member in [0, 2] {
+        world.receive(&mut group.members[member]).await;
+    }
+
+    let third = world.further_client(&group.members[3]).await;
+    world.add_by(&mut group, 3, vec![third]).await;
+    world.receive(&mut group.members[0]).await;
+    let whole = Commit { remove: vec![group.key(3), group.key(4)], ..Default::default() };
+    let (_, call) = group.make(0, whole);
+    world.submit(&call).await;
+    group.party(0).merge();
+    assert_eq!(group.party(0).member_keys().len(), 2);
+    // A pseudonym with rights is nobody's to take once its user is gone.
+    let mut heir = world.candidate().await.party;
+    let admins = vec![group.pseudonym(0), group.pseudonym(2)];
+    let context = Some(group.context(&group.policy_with(admins)));
+    let (_, call) = group.make(0, Commit { context, ..Default::default() });
+    world.submit(&call).await;
+    group.party(0).merge();
+    let removal = removing(&group, 2);
+    let (_, call) = group.make(0, removal);
+    world.submit(&call).await;
+    group.party(0).merge();
+    heir.identity = group.members[2].party.identity.clone();
+    world.assert_commit_refused("a gone admin's pseudonym", &mut group, 0, adding(&[&heir]), violation).await;
+    world.close();
+}
+
+#[tokio::test]
+async fn a_users_new_client_joins_by_external_commit_with_the_users_key() {
+    let world = World::start().await;
+    world.stock(200).await;
+    let mut group = world.group(3).await;
+    let mut joiner = world.further_client(&group.members[1]).await;
+    let users = joiner.party.user.clone();
+    let current = world.group_info(&group, &users).await;
+
+    let violation = ProblemType::PolicyViolation;
+    for (what, voucher) in [
+        ("nobody vouches", None),
+        ("the new leaf vouches for itself", Some(joiner.party.key.clone())),
+        ("another user vouches", Some(group.members[0].party.user.clone())),
+        ("a leaf of the user's vouches", Some(group.members[1].party.key.clone())),
+    ] {
+        let made = joiner.party.join_externally(&current, voucher.as_ref());
+        let call = group.submit_commit(&joiner.party.key, &made);
+        world.assert_refuses(what, &call, violation).await;
+    }
+    let mut outsider = world.candidate().await.party;
+    let intrusion = outsider.join_externally(&current, Some(&users));
+    let intrusion = group.submit_commit(&outsider.key, &intrusion);
+    world.assert_refuses("the user vouches for a client of nobody's", &intrusion, violation).await;
+    let mut keyless = world.further_client(&group.members[1]).await;
+    keyless.party.user = SigningKey::generate();
+    keyless.party.leaf = keyless.party.leaf_at(&home(), keyless.address);
+    let made = keyless.party.join_externally(&current, Some(&users));
+    let call = group.submit_commit(&keyless.party.key, &made);
+    world.assert_refuses("with another user key in the leaf", &call, violation).await;
+
+    let made = joiner.party.join_externally(&current, Some(&users));
+    for other in [&users, &group.members[1].party.key] {
+        let call = group.submit_commit(other, &made);
+        world.assert_refuses("sent by another than the new leaf", &call, ProblemType::InvalidMls).await;
+    }
+    let without_info = Made { group_info: None, ..made.clone() };
+    let call = group.submit_commit(&joiner.party.key, &without_info);
+    world.assert_refuses("without the next GroupInfo", &call, ProblemType::InvalidMls).await;
+    let call = group.submit_commit(&joiner.party.key, &made);
+    assert_eq!(world.submit(&call).await.epoch, 2);
+    joiner.party.merge();
+    group.members.push(joiner);
+    for member in 0..3 {
+        world.receive(&mut group.members[member]).await;
+        assert_eq!(group.party(member).epoch_authenticator(), group.party(3).epoch_authenticator());
+    }
+    let hello = group.party(3).say(b"here I am");
+    world.submit(&group.submit(3, &hello, None)).await;
+    assert_eq!(world.receive(&mut group.members[0]).await, [b"here I am".to_vec()]);
+    assert_eq!(world.submit(&call).await.epoch, 2, "if its answer was lost");
+    world.close();
+}
+
+#[tokio::test]
+async fn a_client_that_lost_its_state_comes_back_in_its_own_place_only() {
+    let world = World::start().await;
+    world.stock(200).await;
+    let mut group = world.group(3).await;
+    let violation = ProblemType::PolicyViolation;
+    let current = world.group_info(&group, &group.members[1].party.key).await;
+
+    // Somebody of another pseudonym with this leaf's key would take its place.
+    let mut thief = Party::newcomer();
+    thief.key = group.members[1].party.key.clone();
+    let made = thief.join_externally(&current, None);
+    let call = group.submit_commit(&thief.key, &made);
+    world.assert_refuses("an external commit that removes another", &call, violation).await;
+
+    // Meanwhile somebody leaves: who comes back takes that along.
+    let leaving = group.party(2).self_remove();
+    world.submit(&group.submit(2, &leaving, None)).await;
+    let made = group.party(1).join_externally(&current, None);
+    let call = group.submit_commit(&group.members[1].party.key, &made);
+    world.assert_refuses("without what waits", &call, violation).await;
+    let current = world.group_info(&group, &group.members[1].party.key).await;
+    assert_eq!(current.proposals, [leaving]);
+    let made = group.party(1).join_externally(&current, None);
+    let call = group.submit_commit(&group.members[1].party.key, &made);
+    assert_eq!(world.submit(&call).await.epoch, 2);
+    group.party(1).merge();
+    world.receive(&mut group.members[0]).await;
+    assert_eq!(group.party(0).member_keys().len(), 2);
+    assert_eq!(group.party(0).epoch_authenticator(), group.party(1).epoch_authenticator());
+    let back = group.party(1).say(b"back");
+    world.submit(&group.submit(1, &back, None)).await;
+    assert_eq!(world.receive(&mut group.members[0]).await, [b"back".to_vec()]);
+    let mailbox = world.read(&mut group.members[1].mailbox).await;
+    assert_eq!(mailbox.len(), 1, "the leaver's proposal, and not its own commit: {mailbox:?}");
+
+    // An Update that waits lapses with an external commit; nobody can take it along.
+    let renewed = group.party(0).propose_update();
+    world.submit(&group.submit(0, &renewed, None)).await;
+    let current = world.group_info(&group, &group.members[1].party.key).await;
+    let made = group.party(1).join_externally(&current, None);
+    let call = group.submit_commit(&group.members[1].party.key, &made);
+    assert_eq!(world.submit(&call).await.epoch, 3);
+    group.party(1).merge();
+    world.receive(&mut group.members[0]).await;
+    let (_, call) = group.make(0, update());
+    assert_eq!(world.submit(&call).await.epoch, 4);
+    world.close();
+}
+
+#[tokio::test]
+async fn only_a_member_brings_a_removal_by_proposal_to_its_end() {
+    let world = World::start().await;
+    world.stock(100).await;
+    let mut group = world.group(3).await;
+    let own = group.key(2);
+    // Not every client knows SelfRemove; a Remove of itself cannot be in an external commit.
+    let leaving = group.party(2).propose_removal(own);
+    world.submit(&group.submit(2, &leaving, None)).await;
+    let current = world.group_info(&group, &group.members[1].party.key).await;
+    let made = group.party(1).join_externally(&current, None);
+    let call = group.submit_commit(&group.members[1].party.key, &made);
+    world.assert_refuses("an external commit past a removal", &call, ProblemType::PolicyViolation).await;
+    let commit = Commit { alone: true, ..update() };
+    world
+        .assert_commit_refused("who leaves commits", &mut group, 2, commit, ProblemType::PolicyViolation)
+        .await;
+    world.receive(&mut group.members[0]).await;
+    let (_, call) = group.make(0, update());
+    assert_eq!(world.submit(&call).await.epoch, 2);
+    world.close();
+}
+
+#[tokio::test]
+async fn who_takes_no_messages_any_more_is_removed_by_the_next_commit() {
+    let world = World::start().await;
+    world.stock(200).await;
+    let mut group = world.group(4).await;
+    // As its owner would by revoking it.
+    let delete =
+        "DELETE FROM qs.addresses WHERE lookup = (SELECT lookup FROM postern.seal_addresses($1, $2))";
+    let gone = &group.members[3];
+    let address = vec![gone.address.as_bytes().as_slice()];
+    let deleted = world.admin().execute(delete, &[&address, &gone.mailbox.id.as_bytes().as_slice()]).await;
+    assert_eq!(deleted.expect("a superuser can"), 1);
+    let spoken = group.party(1).say(b"is everybody there?");
+    assert_eq!(world.submit(&group.submit(1, &spoken, None)).await.undelivered, 1);
+
+    while group.party(0).evictions == 0 {
+        world.await_message(&mut group.members[0]).await;
+    }
+    let again = group.party(1).say(b"really?");
+    assert_eq!(world.submit(&group.submit(1, &again, None)).await.undelivered, 1);
+    let alone = Commit { alone: true, ..update() };
+    let (_, call) = group.make(1, alone);
+    world.assert_refuses("a commit that leaves the removal out", &call, ProblemType::PolicyViolation).await;
+    group.party(1).forget();
+    while group.party(2).evictions == 0 {
+        world.await_message(&mut group.members[2]).await;
+    }
+    let (_, call) = group.make(2, update());
+    assert_eq!(world.submit(&call).await.undelivered, 1, "it does not even hear of its removal");
+    group.party(2).merge();
+    let (own, key) = (group.key(3), group.key(2));
+    assert!(!group.party(2).member_keys().contains(&own));
+    assert_eq!(group.party(0).evictions, 1, "once");
+    world.receive(&mut group.members[0]).await;
+    assert_eq!(group.party(0).epoch_authenticator(), group.party(2).epoch_authenticator());
+    let spoken = group.party(2).say(b"now");
+    assert_eq!(world.submit(&group.submit(2, &spoken, None)).await.undelivered, 0);
+    assert!(group.party(0).member_keys().contains(&key));
+
+    // A last admin stays, whatever becomes of its queue: nobody else could take its place.
+    let gone = &group.members[0];
+    let address = vec![gone.address.as_bytes().as_slice()];
+    world.admin().execute(delete, &[&address, &gone.mailbox.id.as_bytes().as_slice()]).await.unwrap();
+    let (_, call) = group.make(2, update());
+    assert_eq!(world.submit(&call).await.undelivered, 1);
+    group.party(2).merge();
+    let (_, call) = group.make(2, update());
+    assert_eq!(world.submit(&call).await.epoch, 4, "no proposal stands in the way");
     world.close();
 }

@@ -11,7 +11,7 @@ use reqwest::StatusCode;
 
 use crate::{
     road::Valid,
-    world::{Commit, Member, Party, World, fresh_address, leaf_extensions, random_id},
+    world::{Commit, Member, Party, World, fresh_address, random_id},
 };
 
 /// Targets of the same form with ids that are none, or nobody's.
@@ -96,7 +96,7 @@ async fn an_address_of_last_resort_serves_several_groups_and_a_queue_has_few_of_
     let address = fresh_address();
     world.pay(&mailbox.adding_both(Vec::new(), vec![address])).await.assert_ok("adding it");
     let mut joiner = Member { party: Party::new(random_id()), mailbox, address };
-    joiner.party.leaf = leaf_extensions(&world.home(), address);
+    joiner.party.leaf = joiner.party.leaf_at(&world.home(), address);
     for _ in 0..2 {
         let mut group = world.group(1).await;
         let add = vec![joiner.party.key_package()];

@@ -13,7 +13,7 @@ use reqwest::StatusCode;
 use crate::{
     road::Valid,
     world::{
-        Friendship, Party, World, fresh_address, fresh_stock, last_resort, leaf_extensions, over, package,
+        Friendship, Party, World, fresh_address, fresh_stock, last_resort, over, package,
         package_for, packages, receiver, stocked,
     },
 };
@@ -101,7 +101,7 @@ async fn what_nobody_could_add_to_a_group_is_refused() {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
     let twice = package();
     let address = fresh_address();
-    let shared = || with(&|party| party.leaf = leaf_extensions(&world.home(), address));
+    let shared = || with(&|party| party.leaf = party.leaf_at(&world.home(), address));
     let mut forged = package();
     let mut bytes = forged.key_package.into_bytes();
     *bytes.last_mut().unwrap() ^= 1;
@@ -124,7 +124,7 @@ async fn what_nobody_could_add_to_a_group_is_refused() {
             })],
         ),
         ("no delivery address", vec![with(&|party| party.leaf = Extensions::empty())]),
-        ("an address elsewhere", vec![with(&|party| party.leaf = leaf_extensions(&elsewhere, address))]),
+        ("an address elsewhere", vec![with(&|party| party.leaf = party.leaf_at(&elsewhere, address))]),
         ("a credential that is no pseudonym", vec![with(&|party| party.identity = b"alice".to_vec())]),
         (
             "no support for a policy",

@@ -24,7 +24,7 @@ async fn a_group_whose_address_is_revoked_reaches_nobody_there_and_is_told_so() 
     let mut again = world.candidate().await;
     std::mem::swap(&mut again.mailbox, &mut blocked.members[1].mailbox);
     again.address = world.address(&again.mailbox).await;
-    again.party.leaf = crate::world::leaf_extensions(&world.home(), again.address);
+    again.party.leaf = again.party.leaf_at(&world.home(), again.address);
     world.add(&mut other, vec![again]).await;
 
     let mailbox = &other.members[1].mailbox;

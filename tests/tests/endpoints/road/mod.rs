@@ -94,6 +94,9 @@ async fn valid_requests(world: &World, route: &Route) -> Vec<Valid> {
     match (route.method.as_str(), route.path) {
         ("POST", "/ds/groups/{group_id}/messages") => ds::submit_message::valid(world).await,
         ("POST", "/qs/queues/{queue_id}/dequeue") => vec![qs::dequeue::valid(world).await],
+        ("DELETE", "/ds/groups/{group_id}") => vec![ds::delete_group::valid(world).await],
+        ("POST", "/ds/groups/{group_id}/group-info") => vec![ds::fetch_group_info::valid(world).await],
+        ("POST", "/ds/groups/{group_id}/welcome-tree") => vec![ds::fetch_welcome_tree::valid(world).await],
         ("POST", "/ds/group-ids") => vec![ds::reserve_group_id::valid()],
         ("POST", "/ds/groups") => vec![ds::create_group::valid(world).await],
         ("POST", "/qs/queues") => vec![qs::create_queue::valid()],

@@ -11,7 +11,7 @@ use postern_protocol::{
     },
 };
 
-use super::{Call, Party, World, fresh_address, home, leaf_extensions, random_id};
+use super::{Call, Party, World, fresh_address, home, random_id};
 
 pub struct Friendship {
     pub token: FriendshipToken,
@@ -68,7 +68,7 @@ pub fn fresh_stock() -> StockId {
 /// Somebody whose leaf receives here.
 pub fn receiver() -> Party {
     let mut party = Party::new(Pseudonym::random().0);
-    party.leaf = leaf_extensions(&home(), fresh_address());
+    party.leaf = party.leaf_at(&home(), fresh_address());
     party
 }
 

@@ -1,15 +1,19 @@
 //! Groups of the DS, with members who have mailboxes.
 
 use openmls::prelude::{
-    Extension, ExtensionType, Extensions, GroupContext, LeafNode, RequiredCapabilitiesExtension,
-    UnknownExtension,
+    BasicCredential, Extension, ExtensionType, Extensions, ExternalSender, GroupContext, LeafNode,
+    ProposalType, RequiredCapabilitiesExtension, UnknownExtension,
 };
 use postern_protocol::{
-    Address, MlsMessage, StateKey, Welcome,
-    ds::{CreateGroup, GroupId, GroupIdReserved, MessageAccepted, SubmitMessage},
-    mls::{DELIVERY_ADDRESS, DeliveryAddress, GROUP_POLICY, GroupPolicy, Pseudonym},
+    Address, MlsMessage, PublicKey, RatchetTree, StateKey, Welcome,
+    ds::{
+        CreateGroup, CurrentGroup, DeleteGroup, FetchGroupInfo, FetchWelcomeTree, GroupId, GroupIdReserved,
+        MessageAccepted, SubmitMessage, WelcomeTree,
+    },
+    key::SigningKey,
+    mls::{DELIVERY_ADDRESS, DeliveryAddress, GROUP_POLICY, GroupPolicy, Pseudonym, USER_KEY, UserKey},
     name::Domain,
-    qs::{QueueKind, QueuePayload},
+    qs::{Dequeue, Dequeued, QueueKind, QueuePayload},
 };
 
 use super::{Call, Commit, Made, Mailbox, Party, World, home};
@@ -17,6 +21,7 @@ use super::{Call, Commit, Made, Mailbox, Party, World, home};
 pub struct Group {
     pub id: GroupId,
     pub policy: GroupPolicy,
+    pub server_key: PublicKey,
     /// The first is the admin.
     pub members: Vec<Member>,
 }
@@ -28,17 +33,38 @@ pub struct Member {
     pub address: Address,
 }
 
-pub fn leaf_extensions(domain: &Domain, address: Address) -> Extensions<LeafNode> {
+/// The extensions of a leaf that receives there.
+pub fn leaf_extensions(domain: &Domain, address: Address, user_key: Option<UserKey>) -> Extensions<LeafNode> {
     let delivery = DeliveryAddress { domain: domain.clone(), address };
-    Extensions::single(Extension::Unknown(DELIVERY_ADDRESS, UnknownExtension(delivery.to_bytes())))
-        .expect("a leaf's")
+    let mut extensions = vec![Extension::Unknown(DELIVERY_ADDRESS, UnknownExtension(delivery.to_bytes()))];
+    extensions.extend(user_key.map(|key| Extension::Unknown(USER_KEY, UnknownExtension(key.to_bytes()))));
+    Extensions::from_vec(extensions).expect("a leaf's")
 }
 
-pub fn policy_extensions(policy: &GroupPolicy) -> Extensions<GroupContext> {
-    let types = [ExtensionType::Unknown(GROUP_POLICY), ExtensionType::Unknown(DELIVERY_ADDRESS)];
+impl Party {
+    /// The extensions of its leaf, if it receives there.
+    pub fn leaf_at(&self, domain: &Domain, address: Address) -> Extensions<LeafNode> {
+        leaf_extensions(domain, address, Some(self.user_key()))
+    }
+
+    /// The same in a group, in which nobody else is it.
+    pub fn newcomer() -> Self {
+        let mut party = Self::new(Pseudonym::random().0);
+        party.leaf = party.leaf_at(&home(), super::fresh_address());
+        party
+    }
+}
+
+/// The extensions of a group's context; the server's key is its external sender.
+pub fn policy_extensions(policy: &GroupPolicy, server_key: &PublicKey) -> Extensions<GroupContext> {
+    let domain = BasicCredential::new(home().as_str().as_bytes().to_vec());
+    let sender = ExternalSender::new(server_key.as_bytes().as_slice().into(), domain.into());
+    let types = [GROUP_POLICY, DELIVERY_ADDRESS].map(ExtensionType::Unknown);
+    let proposals = [ProposalType::SelfRemove];
     Extensions::from_vec(vec![
-        Extension::RequiredCapabilities(RequiredCapabilitiesExtension::new(&types, &[], &[])),
+        Extension::RequiredCapabilities(RequiredCapabilitiesExtension::new(&types, &proposals, &[])),
         Extension::Unknown(GROUP_POLICY, UnknownExtension(policy.to_bytes())),
+        Extension::ExternalSenders(vec![sender]),
     ])
     .expect("a context's")
 }
@@ -55,24 +81,49 @@ pub fn creation(id: &GroupId, state_key: StateKey, founder: &Party) -> Call {
 }
 
 impl Group {
-    pub fn path(&self) -> String {
-        format!("/ds/groups/{}/messages", self.id.to_base64url())
+    pub fn path(&self, of: &str) -> String {
+        format!("/ds/groups/{}/{of}", self.id.to_base64url())
     }
 
     /// A message to this group, signed by its member of that number.
     pub fn submit(&self, by: usize, message: &MlsMessage, welcome: Option<&Welcome>) -> Call {
+        let (commit, welcome) = (message.clone(), welcome.cloned());
+        self.submit_commit(&self.members[by].party.key, &Made { commit, group_info: None, welcome })
+    }
+
+    /// A commit with all that comes with it.
+    pub fn submit_commit(&self, signer: &SigningKey, made: &Made) -> Call {
         let body = SubmitMessage {
             state_key: self.policy.state_key(),
-            message: message.clone(),
-            welcome: welcome.cloned(),
+            message: made.commit.clone(),
+            group_info: made.group_info.clone(),
+            welcome: made.welcome.clone(),
         };
-        Call::post(self.path()).with(&body).signed_by(&self.members[by].party.key)
+        Call::post(self.path("messages")).with(&body).signed_by(signer)
+    }
+
+    /// The group's end, by its member of that number.
+    pub fn deletion(&self, by: usize) -> Call {
+        let path = format!("/ds/groups/{}", self.id.to_base64url());
+        let body = DeleteGroup { state_key: self.policy.state_key() };
+        Call::new(reqwest::Method::DELETE, path).with(&body).signed_by(&self.members[by].party.key)
+    }
+
+    pub fn ask_for_info(&self, signer: &SigningKey) -> Call {
+        let body = FetchGroupInfo { state_key: self.policy.state_key() };
+        Call::post(self.path("group-info")).with(&body).signed_by(signer)
+    }
+
+    /// By somebody who was added in an epoch.
+    pub fn ask_for_tree(&self, epoch: u64, signer: &SigningKey) -> Call {
+        let body = FetchWelcomeTree { state_key: self.policy.state_key(), epoch };
+        Call::post(self.path("welcome-tree")).with(&body).signed_by(signer)
     }
 
     /// What a member commits; not sent, and to be merged or forgotten.
     pub fn make(&mut self, by: usize, commit: Commit) -> (Made, Call) {
         let made = self.members[by].party.commit(commit);
-        let call = self.submit(by, &made.commit, made.welcome.as_ref());
+        let call = self.submit_commit(&self.members[by].party.key, &made);
         (made, call)
     }
 
@@ -80,7 +131,12 @@ impl Group {
         &mut self.members[number].party
     }
 
-    pub fn key(&self, number: usize) -> postern_protocol::PublicKey {
+    /// The extensions of this group's context with another policy.
+    pub fn context(&self, policy: &GroupPolicy) -> Extensions<GroupContext> {
+        policy_extensions(policy, &self.server_key)
+    }
+
+    pub fn key(&self, number: usize) -> PublicKey {
         self.members[number].party.public_key()
     }
 
@@ -103,9 +159,27 @@ impl World {
     pub async fn candidate(&self) -> Member {
         let mailbox = self.mailbox(QueueKind::Group).await;
         let address = self.address(&mailbox).await;
-        let mut party = Party::new(Pseudonym::random().0);
-        party.leaf = leaf_extensions(&home(), address);
+        let mut party = Party::newcomer();
+        party.leaf = party.leaf_at(&home(), address);
         Member { party, mailbox, address }
+    }
+
+    /// Another client of a member's user, in no group yet.
+    pub async fn further_client(&self, of: &Member) -> Member {
+        let mut client = self.candidate().await;
+        client.party.identity = of.party.identity.clone();
+        client.party.user = of.party.user.clone();
+        client.party.generation = of.party.generation;
+        client.party.leaf = client.party.leaf_at(&home(), client.address);
+        client
+    }
+
+    pub async fn group_info(&self, group: &Group, signer: &SigningKey) -> CurrentGroup {
+        self.pay(&group.ask_for_info(signer)).await.decode()
+    }
+
+    pub async fn welcome_tree(&self, group: &Group, epoch: u64, joiner: &Party) -> RatchetTree {
+        self.pay(&group.ask_for_tree(epoch, &joiner.key)).await.decode::<WelcomeTree>().ratchet_tree
     }
 
     /// A group with so many members, who all joined by Welcome but the first.
@@ -114,9 +188,10 @@ impl World {
         let policy =
             GroupPolicy::new(Pseudonym(founder.party.identity.as_slice().try_into().expect("it is one")));
         let id = self.reserve().await;
-        founder.party.found(&id.to_mls(), policy_extensions(&policy));
+        founder.party.found(&id.to_mls(), policy_extensions(&policy, &self.server_key));
         self.pay(&creation(&id, policy.state_key(), &founder.party)).await.assert_ok("creating a group");
-        let mut group = Group { id, policy, members: vec![founder] };
+        let server_key = self.server_key;
+        let mut group = Group { id, policy, server_key, members: vec![founder] };
         if members > 1 {
             let mut joiners = Vec::new();
             for _ in 1..members {
@@ -129,18 +204,45 @@ impl World {
 
     /// The admin adds members, and they join by the Welcome in their queues.
     pub async fn add(&self, group: &mut Group, joiners: Vec<Member>) -> MessageAccepted {
+        self.add_by(group, 0, joiners).await
+    }
+
+    pub async fn add_by(&self, group: &mut Group, by: usize, joiners: Vec<Member>) -> MessageAccepted {
         let add = joiners.iter().map(|joiner| joiner.party.key_package()).collect();
-        let (_, call) = group.make(0, Commit { add, ..Default::default() });
+        let (_, call) = group.make(by, Commit { add, ..Default::default() });
         let accepted: MessageAccepted = self.pay(&call).await.decode();
         assert_eq!(accepted.undelivered, 0);
-        group.party(0).merge();
+        group.party(by).merge();
         for mut joiner in joiners {
-            let received = self.read(&mut joiner.mailbox).await;
-            let [QueuePayload::Welcome(welcome)] = received.as_slice() else { panic!("{received:?}") };
-            joiner.party.join(welcome);
+            self.join(group, accepted.epoch, &mut joiner).await;
             group.members.push(joiner);
         }
         accepted
+    }
+
+    /// Somebody who was added joins by the Welcome in its queue, and the tree that the DS has for it.
+    pub async fn join(&self, group: &Group, epoch: u64, joiner: &mut Member) {
+        let mut received = self.read(&mut joiner.mailbox).await.into_iter();
+        let Some(QueuePayload::Welcome(welcome)) = received.next() else { panic!("no Welcome") };
+        let tree = self.welcome_tree(group, epoch, &joiner.party).await;
+        joiner.party.join(&welcome, &tree);
+        // Where the group has gone meanwhile.
+        for payload in received {
+            let QueuePayload::Message(message) = payload else { panic!("{payload:?}") };
+            joiner.party.receive(&message);
+        }
+    }
+
+    /// As [`World::receive`], once something is there.
+    pub async fn await_message(&self, member: &mut Member) {
+        let (after, wait) = (member.mailbox.position, 30);
+        let call = member.mailbox.dequeue(&Dequeue { after, max_messages: None, wait });
+        let dequeued: Dequeued = self.pay(&call).await.decode();
+        assert!(!dequeued.messages.is_empty(), "nothing came");
+        for payload in member.mailbox.open(&dequeued) {
+            let QueuePayload::Message(message) = payload else { panic!("{payload:?}") };
+            member.party.receive(&message);
+        }
     }
 
     /// Reads a member's queue into its group; returns what application messages say.

@@ -1,14 +1,15 @@
 //! One side of an MLS group: a leaf with its key, in an EID or in a group of the DS. Makes what a client would make,
 //! and what only a broken or hostile one would.
 
-use openmls::prelude::*;
+use openmls::{ciphersuite::hash_ref::ProposalRef, prelude::*};
 use openmls_rust_crypto::OpenMlsRustCrypto;
 use openmls_traits::signatures::{Signer, SignerError};
 use postern_protocol::{
     GroupInfo as GroupInfoBytes, MlsMessage, PublicKey, RatchetTree as RatchetTreeBytes,
     Welcome as WelcomeBytes,
+    ds::CurrentGroup,
     key::SigningKey,
-    mls::{DELIVERY_ADDRESS, GROUP_POLICY},
+    mls::{DELIVERY_ADDRESS, GROUP_POLICY, USER_KEY, UserKey, to_join},
 };
 use tls_codec::{Deserialize as _, Serialize as _};
 
@@ -17,6 +18,9 @@ const DAYS: u64 = 24 * 60 * 60;
 
 pub struct Party {
     pub key: SigningKey,
+    /// By which it acts for its user, in this generation.
+    pub user: SigningKey,
+    pub generation: u32,
     pub identity: Vec<u8>,
     pub suite: Ciphersuite,
     pub lifetime: Lifetime,
@@ -25,11 +29,15 @@ pub struct Party {
     pub extensions: Vec<ExtensionType>,
     pub proposals: Vec<ProposalType>,
     group: Option<MlsGroup>,
+    /// What [`Party::join_externally`] made of it.
+    entered: Option<MlsGroup>,
+    /// How many proposals of the server's came in.
+    pub evictions: usize,
     provider: OpenMlsRustCrypto,
 }
 
 /// What a commit is to do.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Commit {
     pub add: Vec<KeyPackage>,
     /// By leaf key.
@@ -40,12 +48,16 @@ pub struct Commit {
     pub leaf: Option<Extensions<LeafNode>>,
     /// Without the proposals that wait.
     pub alone: bool,
+    /// As the DS does not want it.
+    pub tree_in_group_info: bool,
 }
 
 /// A commit that was made and not merged.
 #[derive(Clone)]
 pub struct Made {
     pub commit: MlsMessage,
+    /// Of the epoch it begins, without the tree.
+    pub group_info: Option<GroupInfoBytes>,
     pub welcome: Option<WelcomeBytes>,
 }
 
@@ -64,6 +76,8 @@ impl Party {
     pub fn new(identity: impl Into<Vec<u8>>) -> Self {
         Self {
             key: SigningKey::generate(),
+            user: SigningKey::generate(),
+            generation: 0,
             identity: identity.into(),
             suite: SUITE,
             lifetime: Lifetime::new(30 * DAYS),
@@ -71,16 +85,23 @@ impl Party {
             extensions: vec![
                 ExtensionType::Unknown(GROUP_POLICY),
                 ExtensionType::Unknown(DELIVERY_ADDRESS),
+                ExtensionType::Unknown(USER_KEY),
                 ExtensionType::LastResort,
             ],
             proposals: vec![ProposalType::SelfRemove],
             group: None,
+            entered: None,
+            evictions: 0,
             provider: OpenMlsRustCrypto::default(),
         }
     }
 
     pub fn public_key(&self) -> PublicKey {
         self.key.public_key()
+    }
+
+    pub fn user_key(&self) -> UserKey {
+        UserKey { generation: self.generation, public_key: self.user.public_key() }
     }
 
     /// Founds a group.
@@ -121,14 +142,14 @@ impl Party {
         bundle.key_package().clone()
     }
 
-    pub fn join(&mut self, welcome: &WelcomeBytes) {
-        let config = MlsGroupJoinConfig::builder()
-            .wire_format_policy(MIXED_PLAINTEXT_WIRE_FORMAT_POLICY)
-            .use_ratchet_tree_extension(true)
-            .build();
-        let staged = StagedWelcome::new_from_welcome(&self.provider, &config, parse_welcome(welcome), None);
+    pub fn join(&mut self, welcome: &WelcomeBytes, tree: &RatchetTreeBytes) {
+        let staged =
+            StagedWelcome::build_from_welcome(&self.provider, &join_config(), parse_welcome(welcome))
+                .expect("the Welcome is for us")
+                .with_ratchet_tree(parse_tree(tree))
+                .build();
         self.group =
-            Some(staged.expect("the Welcome is for us").into_group(&self.provider).expect("it is valid"));
+            Some(staged.expect("the tree is the Welcome's").into_group(&self.provider).expect("it is valid"));
     }
 
     /// The same as an `MLSMessage`.
@@ -148,29 +169,48 @@ impl Party {
         message(&MlsMessageOut::from(bundle.key_package().clone()))
     }
 
-    /// Joins by force: the commit by which a stranger with a GroupInfo enters.
-    pub fn external_commit(&self, member: &Self) -> MlsMessage {
-        let signer = Ed25519(&member.key);
-        let info = member
-            .group()
-            .export_group_info(member.provider.crypto(), &signer, true)
-            .expect("it can be exported");
-        let MlsMessageBodyIn::GroupInfo(info) = parse(&message(&info)) else { panic!("it is a GroupInfo") };
+    /// The commit by which a stranger who got hold of a GroupInfo would enter.
+    pub fn external_commit(&mut self, member: &Self) -> MlsMessage {
+        let (group_info, ratchet_tree) = (member.group_info(), member.ratchet_tree());
+        self.join_externally(&CurrentGroup { group_info, ratchet_tree, proposals: Vec::new() }, None).commit
+    }
+
+    /// Joins, or comes back, by external commit, for which a user's key may vouch; [`Party::merge`] it once it was
+    /// accepted.
+    pub fn join_externally(&mut self, current: &CurrentGroup, voucher: Option<&SigningKey>) -> Made {
+        let info = MlsMessage::new(current.group_info.as_bytes().to_vec());
+        let MlsMessageBodyIn::GroupInfo(info) = parse(&info) else { panic!("it is a GroupInfo") };
+        let proposal = |message| match parse(message) {
+            MlsMessageBodyIn::PublicMessage(proposal) => proposal,
+            _ => panic!("proposals are public"),
+        };
         let parameters = LeafNodeParameters::builder()
             .with_capabilities(self.capabilities())
             .with_extensions(self.leaf.clone())
             .build();
-        let (_, bundle) = MlsGroup::external_commit_builder()
+        let signature = voucher.map(|user| {
+            // Parties of EIDs have no group ids of ours, and nobody who vouches.
+            let id = postern_protocol::ds::GroupId::from_mls(info.group_id().as_slice()).expect("it is ours");
+            user.sign(&to_join(&id, info.epoch().as_u64(), &self.public_key())).into_bytes()
+        });
+        let (group, bundle) = MlsGroup::external_commit_builder()
+            .with_aad(signature.unwrap_or_default())
+            .with_ratchet_tree(parse_tree(&current.ratchet_tree))
+            .with_config(join_config())
+            .with_proposals(current.proposals.iter().map(proposal).collect())
             .build_group(&self.provider, info, self.credential(self.identity.clone()))
             .expect("the group can be entered")
             .leaf_node_parameters(parameters)
             .load_psks(self.provider.storage())
             .expect("there are none")
+            .create_group_info(true)
+            .use_ratchet_tree_extension(false)
             .build(self.provider.rand(), self.provider.crypto(), &Ed25519(&self.key), |_| true)
             .expect("the commit can be made")
             .finalize(&self.provider)
             .expect("the commit can be kept");
-        message(bundle.commit())
+        self.entered = Some(group);
+        Made::of(bundle)
     }
 
     /// Makes a commit; [`Party::merge`] or [`Party::forget`] it.
@@ -194,13 +234,13 @@ impl Party {
         let bundle = builder
             .load_psks(provider.storage())
             .expect("there are none")
+            .create_group_info(true)
+            .use_ratchet_tree_extension(commit.tree_in_group_info)
             .build(provider.rand(), provider.crypto(), &Ed25519(key), |_| true)
             .expect("the commit can be made")
             .stage_commit(provider)
             .expect("the commit can be kept");
-        let welcome =
-            bundle.to_welcome_msg().map(|welcome| WelcomeBytes::new(message(&welcome).into_bytes()));
-        Made { commit: message(bundle.commit()), welcome }
+        Made::of(bundle)
     }
 
     /// Makes a commit by which the own leaf takes another key, which may be somebody's.
@@ -210,13 +250,30 @@ impl Party {
         let group = group.as_mut().expect("a member has a group");
         let new = NewSignerBundle { signer: &Ed25519(new), credential_with_key };
         let bundle = group
-            .self_update_with_new_signer(provider, &Ed25519(key), new, LeafNodeParameters::default())
-            .expect("the commit can be made");
-        Made { commit: message(bundle.commit()), welcome: None }
+            .commit_builder()
+            .load_psks(provider.storage())
+            .expect("there are none")
+            .create_group_info(true)
+            .use_ratchet_tree_extension(false)
+            .build_with_new_signer(provider.rand(), provider.crypto(), &Ed25519(key), new, |_| true)
+            .expect("the commit can be made")
+            .stage_commit(provider)
+            .expect("the commit can be kept");
+        Made::of(bundle)
+    }
+
+    /// From now on the own leaf's key is another, to which it committed.
+    pub fn rotate(&mut self, new: SigningKey) {
+        self.key = new;
+        self.merge();
     }
 
     /// The commit was accepted.
     pub fn merge(&mut self) {
+        if let Some(entered) = self.entered.take() {
+            self.group = Some(entered);
+            return;
+        }
         let Self { group, provider, .. } = self;
         group.as_mut().expect("a member has a group").merge_pending_commit(provider).expect("there is one");
     }
@@ -227,6 +284,29 @@ impl Party {
         let group = group.as_mut().expect("a member has a group");
         group.clear_pending_commit(provider.storage()).expect("it is in memory");
         group.clear_pending_proposals(provider.storage()).expect("it is in memory");
+    }
+
+    /// The commit was refused, and what others proposed still waits.
+    pub fn drop_commit(&mut self) {
+        let Self { group, provider, .. } = self;
+        let group = group.as_mut().expect("a member has a group");
+        group.clear_pending_commit(provider.storage()).expect("it is in memory");
+    }
+
+    /// The proposals that wait.
+    pub fn waiting(&self) -> Vec<ProposalRef> {
+        self.group().pending_proposals().map(|proposal| proposal.proposal_reference_ref().clone()).collect()
+    }
+
+    /// What was proposed since then was refused.
+    pub fn withdraw(&mut self, then: &[ProposalRef]) {
+        let refused: Vec<_> =
+            self.waiting().into_iter().filter(|proposal| !then.contains(proposal)).collect();
+        let Self { group, provider, .. } = self;
+        let group = group.as_mut().expect("a member has a group");
+        for proposal in refused {
+            group.remove_pending_proposal(provider.storage(), &proposal).expect("it is in memory");
+        }
     }
 
     pub fn propose_add(&mut self, key_package: &KeyPackage) -> MlsMessage {
@@ -250,6 +330,21 @@ impl Party {
         let parameters = LeafNodeParameters::default();
         message(
             &group.propose_self_update(provider, &Ed25519(key), parameters).expect("it can be proposed").0,
+        )
+    }
+
+    /// Proposes that the own leaf takes another key, which may be somebody's.
+    pub fn propose_update_to_key(&mut self, new: &SigningKey) -> MlsMessage {
+        let credential_with_key = credential(self.identity.clone(), new.public_key());
+        let Self { group, provider, key, .. } = self;
+        let group = group.as_mut().expect("a member has a group");
+        let new = NewSignerBundle { signer: &Ed25519(new), credential_with_key };
+        let parameters = LeafNodeParameters::default();
+        message(
+            &group
+                .propose_self_update_with_new_signer(provider, &Ed25519(key), new, parameters)
+                .expect("it can be proposed")
+                .0,
         )
     }
 
@@ -283,8 +378,8 @@ impl Party {
             MlsMessageBodyIn::PrivateMessage(message) => message.into(),
             _ => panic!("it is no message of a group"),
         };
-        let Self { group, provider, .. } = self;
-        let group = group.as_mut().expect("a member has a group");
+        let group = self.group.as_mut().expect("a member has a group");
+        let provider = &self.provider;
         match group
             .process_message(provider, received)
             .expect("what the server accepts is valid")
@@ -296,6 +391,7 @@ impl Party {
                 None
             }
             ProcessedMessageContent::ProposalMessage(proposal) => {
+                self.evictions += usize::from(matches!(proposal.sender(), Sender::External(_)));
                 group.store_pending_proposal(provider.storage(), *proposal).expect("it is in memory");
                 None
             }
@@ -307,9 +403,26 @@ impl Party {
         self.group().epoch().as_u64()
     }
 
+    /// The key by which its user acts in the group: that of the highest generation.
+    pub fn users_key(&self) -> UserKey {
+        let group = self.group();
+        let own = group.own_leaf_node().expect("a member has a leaf").credential();
+        let leaves = group.members().filter_map(|member| group.public_group().leaf(member.index));
+        leaves
+            .filter(|leaf| leaf.credential() == own)
+            .filter_map(|leaf| UserKey::from_bytes(&leaf.extensions().unknown(USER_KEY)?.0).ok())
+            .max_by_key(|key| key.generation)
+            .expect("every user has one")
+    }
+
     pub fn member_keys(&self) -> Vec<PublicKey> {
         let keys = self.group().members().map(|member| member.signature_key);
         keys.map(|key| PublicKey::try_from(key.as_slice()).expect("keys are Ed25519")).collect()
+    }
+
+    /// What all members agree on, if they are in the same epoch of the same history (RFC 9420 §8.7).
+    pub fn epoch_authenticator(&self) -> Vec<u8> {
+        self.group().epoch_authenticator().as_slice().to_vec()
     }
 
     pub fn is_active(&self) -> bool {
@@ -361,6 +474,21 @@ fn credential(identity: Vec<u8>, key: PublicKey) -> CredentialWithKey {
     }
 }
 
+fn join_config() -> MlsGroupJoinConfig {
+    MlsGroupJoinConfig::builder().wire_format_policy(MIXED_PLAINTEXT_WIRE_FORMAT_POLICY).build()
+}
+
+impl Made {
+    fn of(bundle: CommitMessageBundle) -> Self {
+        let (commit, welcome, group_info) = bundle.into_messages();
+        let bytes = |part: Option<MlsMessageOut>| part.map(|part| message(&part).into_bytes());
+        let commit = message(&commit);
+        let (welcome, group_info) =
+            (bytes(welcome).map(WelcomeBytes::new), bytes(group_info).map(GroupInfoBytes::new));
+        Self { commit, group_info, welcome }
+    }
+}
+
 /// The bytes of an `MLSMessage`.
 fn message(message: &MlsMessageOut) -> MlsMessage {
     MlsMessage::new(message.to_bytes().expect("it serialises"))
@@ -368,6 +496,10 @@ fn message(message: &MlsMessageOut) -> MlsMessage {
 
 fn parse(message: &MlsMessage) -> MlsMessageBodyIn {
     MlsMessageIn::tls_deserialize_exact(message.as_bytes()).expect("it is an MLSMessage").extract()
+}
+
+fn parse_tree(tree: &RatchetTreeBytes) -> RatchetTreeIn {
+    RatchetTreeIn::tls_deserialize_exact(tree.as_bytes()).expect("it is a tree")
 }
 
 fn parse_welcome(welcome: &WelcomeBytes) -> Welcome {

@@ -16,7 +16,7 @@ use std::{
     sync::{Mutex, MutexGuard},
 };
 
-use postern_protocol::problem::ProblemType;
+use postern_protocol::{PublicKey, problem::ProblemType};
 use postern_tests::{Cluster, HOME, Server};
 use tokio_postgres::Client;
 
@@ -41,12 +41,14 @@ pub struct World {
     banker: User,
     /// What must not be in any log: names, keys and ids that were sent.
     private: Mutex<BTreeSet<String>>,
+    /// By which the server proposes removals in groups.
+    pub server_key: PublicKey,
     pub server: Server,
     pub cluster: Cluster,
 }
 
 impl World {
-    /// One with a hundred tokens at hand.
+    /// One with two hundred tokens at hand.
     pub async fn start() -> Self {
         let cluster = Cluster::start().await;
         let server = Server::start(&cluster).await;
@@ -55,10 +57,12 @@ impl World {
         let token_key = TokenKey::published(&http, server.url()).await;
         let banker = User::new("banker");
         let private = Mutex::default();
-        let world =
-            Self { http, admin, token_key, tokens: Mutex::default(), banker, private, server, cluster };
+        let row = admin.query_one("SELECT public_key FROM ds.sender_keys", &[]).await.expect("there is one");
+        let server_key = PublicKey::try_from(row.get::<_, &[u8]>(0)).expect("it is a key");
+        let tokens = Mutex::default();
+        let world = Self { http, admin, token_key, tokens, banker, private, server_key, server, cluster };
         world.register(&world.banker).await;
-        world.stock(100).await;
+        world.stock(200).await;
         world
     }
 

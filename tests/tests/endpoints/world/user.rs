@@ -84,7 +84,7 @@ impl World {
             user.device.commit(super::Commit { add: vec![device.key_package()], ..Default::default() });
         self.pay(&identity_commit(&made.commit, &user.device)).await.assert_ok("adding a client");
         user.device.merge();
-        device.join(&made.welcome.expect("an added client is welcomed"));
+        device.join(&made.welcome.expect("an added client is welcomed"), &user.device.ratchet_tree());
         device
     }
 

@@ -1,0 +1,129 @@
+//! A group as the DS sees it while a request lasts: its public MLS state, the GroupInfo for
+//! whoever joins by external commit, the proposals that wait. How a handshake message changes
+//! it is [`super::handshake`]'s business, how it is kept [`super::state`]'s.
+
+use openmls::prelude::{Extensions, ExternalSender, GroupContext, LeafNodeIndex, ProposalType};
+use postern_protocol::{
+    GroupInfo, MlsMessage, RatchetTree,
+    mls::{DELIVERY_ADDRESS, GROUP_POLICY, GroupPolicy},
+    name::Domain,
+};
+use serde::{Deserialize, Serialize};
+
+use super::roster::{Mark, Roster};
+use crate::{
+    app::App,
+    date::{day, today},
+    mls::{CorruptGroup, InvalidMls, TrackedGroup},
+};
+
+/// What does not depend on the group.
+#[derive(Clone, Copy)]
+pub struct Ds<'a> {
+    pub home: &'a Domain,
+    /// The DS as external sender: each group carries one of these.
+    pub senders: &'a [ExternalSender],
+    /// Days since 1970.
+    pub today: u32,
+}
+
+impl<'a> Ds<'a> {
+    pub fn now(app: &'a App) -> Self {
+        Self { home: &app.domain, senders: app.senders.extensions(), today: day(today()) }
+    }
+}
+
+pub struct Group {
+    pub mls: TrackedGroup,
+    /// Of the current epoch, without the ratchet tree (DS-8).
+    pub group_info: GroupInfo,
+    /// Proposals that wait for a commit, as they came.
+    pub proposals: Vec<MlsMessage>,
+    pub roster: Roster,
+    pub policy: GroupPolicy,
+}
+
+/// What is kept beside the MLS state, before it.
+#[derive(Serialize, Deserialize)]
+struct Beside {
+    group_info: GroupInfo,
+    proposals: Vec<MlsMessage>,
+    /// For each leaf, in the tree's order.
+    marks: Vec<Mark>,
+}
+
+impl Group {
+    /// A group that its creator begins.
+    ///
+    /// # Errors
+    /// [`InvalidMls`], also if it lacks what every group has here.
+    pub fn create(
+        group_info: &GroupInfo,
+        ratchet_tree: &RatchetTree,
+        ds: Ds<'_>,
+    ) -> Result<Self, InvalidMls> {
+        let mls = TrackedGroup::create(group_info, ratchet_tree)?;
+        let roster = Roster::of(&mls, ds.home, |_, _| Mark::new(None, ds.today))?;
+        let creator = roster.members().first().ok_or(InvalidMls::Refused("a group has a member"))?;
+        mls.check_group_info(group_info, LeafNodeIndex::new(creator.leaf))?;
+        if creator.user_key.is_none() {
+            return Err(InvalidMls::Refused("the creator's leaf lacks a user key (0xf0a3)"));
+        }
+        let policy = policy(mls.extensions(), ds.senders)?;
+        Ok(Self { mls, group_info: group_info.clone(), proposals: Vec::new(), roster, policy })
+    }
+
+    /// # Errors
+    /// [`CorruptGroup`].
+    pub fn decode(bytes: &[u8], ds: Ds<'_>) -> Result<Self, CorruptGroup> {
+        let (beside, mls): (Beside, _) = postcard::take_from_bytes(bytes).map_err(|_| CorruptGroup)?;
+        let mls = TrackedGroup::decode(mls)?;
+        let marks: Vec<_> = mls.leaves().map(|(leaf, _)| leaf.u32()).zip(beside.marks).collect();
+        let mark = |leaf, _| {
+            let found = marks.binary_search_by_key(&leaf, |(leaf, _)| *leaf);
+            found.map_or(Mark::new(None, 0), |place| marks[place].1)
+        };
+        let roster = Roster::of(&mls, ds.home, mark).map_err(|_| CorruptGroup)?;
+        let policy = policy(mls.extensions(), ds.senders).map_err(|_| CorruptGroup)?;
+        Ok(Self { mls, group_info: beside.group_info, proposals: beside.proposals, roster, policy })
+    }
+
+    pub fn encode(&self) -> Vec<u8> {
+        let beside = Beside {
+            group_info: self.group_info.clone(),
+            proposals: self.proposals.clone(),
+            marks: self.roster.members().iter().map(|member| member.mark).collect(),
+        };
+        let mut bytes = postcard::to_stdvec(&beside).expect("it serialises into memory");
+        bytes.extend_from_slice(&self.mls.encode());
+        bytes
+    }
+}
+
+/// The group's policy, from a context that has what every group's has here.
+///
+/// # Errors
+/// [`InvalidMls`] if it has not.
+pub fn policy(
+    context: &Extensions<GroupContext>,
+    senders: &[ExternalSender],
+) -> Result<GroupPolicy, InvalidMls> {
+    const NO_POLICY: InvalidMls = InvalidMls::Refused("the group context lacks a valid policy (0xf0a1)");
+    const NOT_REQUIRED: InvalidMls =
+        InvalidMls::Refused("the group must require extensions 0xf0a1, 0xf0a2 and proposal self_remove");
+    let policy = context.unknown(GROUP_POLICY).ok_or(NO_POLICY)?;
+    let policy = GroupPolicy::from_bytes(&policy.0).map_err(|_| NO_POLICY)?;
+    let required = context.required_capabilities().ok_or(NOT_REQUIRED)?;
+    // So that every leaf can be delivered to, and every client can leave.
+    let extensions = [GROUP_POLICY, DELIVERY_ADDRESS];
+    let complete =
+        extensions.iter().all(|extension| required.extension_types().contains(&(*extension).into()))
+            && required.proposal_types().contains(&ProposalType::SelfRemove);
+    if !complete {
+        return Err(NOT_REQUIRED);
+    }
+    match context.external_senders().map(Vec::as_slice) {
+        Some([sender]) if senders.contains(sender) => Ok(policy),
+        _ => Err(InvalidMls::Refused("the group's one external sender must be this server")),
+    }
+}

@@ -1,0 +1,294 @@
+//! What a commit or a proposal does to a group: validated as a member would, held against
+//! the policy, and turned into the group's next state and what is to be delivered. No I/O:
+//! the same request on the same state has the same outcome.
+
+use std::collections::HashSet;
+
+use openmls::prelude::{
+    KeyPackage, LeafNodeIndex, Proposal, PublicMessageIn, QueuedProposal, Sender, StagedCommit,
+};
+use postern_protocol::{
+    Address, GroupInfo, MlsMessage, PublicKey, Signature, Welcome,
+    ds::GroupId,
+    problem::{Problem, ProblemType},
+};
+
+use super::{
+    external_sender::Senders,
+    group::{self, Ds, Group},
+    policy::{self, Actor, Change, Commit, Proposed, View, Violation},
+    roster::{self, Mark, Roster},
+};
+use crate::{
+    date::DAY,
+    mls::{self, Handshake, InvalidMls},
+    road::Failure,
+};
+
+/// What came with a handshake message.
+#[derive(Clone, Copy)]
+pub struct Submission<'a> {
+    pub group_id: &'a GroupId,
+    /// The message's bytes.
+    pub message: &'a MlsMessage,
+    pub group_info: Option<&'a GroupInfo>,
+    pub welcome: Option<&'a Welcome>,
+    /// The key that signed the request.
+    pub signer: PublicKey,
+}
+
+/// What it leads to.
+pub struct Next {
+    pub group: Group,
+    /// False: a proposal, and the epoch is the same.
+    pub is_commit: bool,
+    /// Who gets the message: everyone who was a member but the sender.
+    pub recipients: Vec<Address>,
+    /// Who gets the Welcome.
+    pub joiners: Vec<Joiner>,
+    /// Joiners whom no Welcome's tree is kept for any more, with the epoch that added them.
+    pub settled: Vec<(u64, PublicKey)>,
+}
+
+pub struct Joiner {
+    pub address: Address,
+    pub leaf_key: PublicKey,
+    /// Day (since 1970) on which the KeyPackage expires.
+    pub expires: u32,
+}
+
+/// # Errors
+/// A problem if the message is invalid, or its sender may not do what it does.
+pub fn handle(
+    mut group: Group,
+    message: PublicMessageIn,
+    submission: Submission<'_>,
+    ds: Ds<'_>,
+) -> Result<Next, Failure> {
+    let signer = submission.signer;
+    let waiting = group.mls.proposals().map_err(Failure::fault)?;
+    if *message.sender() == Sender::NewMemberCommit {
+        let Handshake::Commit(commit, voucher) = group.mls.validate(message).map_err(invalid)? else {
+            return Err(invalid(InvalidMls::Refused("who joins so commits")).into());
+        };
+        let leaf_key = commit.update_path_leaf_node().map(|leaf| leaf.signature_key().as_slice());
+        if leaf_key != Some(signer.as_bytes().as_slice()) {
+            return Err(invalid(InvalidMls::Refused(
+                "the request is signed by another key than its message",
+            ))
+            .into());
+        }
+        let leaf = group.mls.joining_leaf(&commit).map_err(invalid)?;
+        return apply(group, *commit, Actor::Joiner(leaf.u32()), &voucher, &waiting, submission, ds);
+    }
+    let (sender, handshake) = group.mls.validate_of_member(message, signer).map_err(invalid)?;
+    let sender = Actor::Member(sender.u32());
+    match handshake {
+        Handshake::Commit(commit, _) => apply(group, *commit, sender, &[], &waiting, submission, ds),
+        Handshake::Proposal(proposal) => {
+            let proposed = proposed(&proposal).map_err(invalid)?;
+            let waiting =
+                waiting.iter().map(self::proposed).collect::<Result<Vec<_>, _>>().map_err(Failure::fault)?;
+            policy::check_proposal(view(&group), &waiting, proposed).map_err(violation)?;
+            if submission.welcome.is_some() || submission.group_info.is_some() {
+                return Err(
+                    invalid(InvalidMls::Refused("a Welcome and a GroupInfo come with commits")).into()
+                );
+            }
+            group.mls.keep_proposal(*proposal).map_err(invalid)?;
+            group.proposals.push(submission.message.clone());
+            let recipients = others(&group.roster, sender, &HashSet::new());
+            Ok(Next { group, is_commit: false, recipients, joiners: Vec::new(), settled: Vec::new() })
+        }
+    }
+}
+
+/// Proposes a leaf's removal on the DS's behalf; the proposal, and the group with it. `None`
+/// when that has no place: the leaf or its last admin would be gone, or it was proposed before.
+pub fn evict(mut group: Group, leaf: u32, senders: &Senders) -> anyhow::Result<Option<(Group, MlsMessage)>> {
+    let waiting = group.mls.proposals()?;
+    let waiting = waiting.iter().map(proposed).collect::<Result<Vec<_>, _>>()?;
+    let removal = Proposed { by: Actor::Server, change: Change::Remove(leaf) };
+    let exists = group.roster.member(leaf).is_some();
+    if !exists || policy::check_proposal(view(&group), &waiting, removal).is_err() {
+        return Ok(None);
+    }
+    let carried = group.mls.extensions().external_senders().and_then(|senders| senders.first());
+    let message = carried
+        .and_then(|carried| senders.propose_removal(carried, group.mls.group_id(), group.mls.epoch(), leaf));
+    let Some(message) = message else { return Ok(None) };
+    let parsed = mls::parse_handshake(&message)?;
+    let Handshake::Proposal(proposal) = group.mls.validate(parsed)? else {
+        return Ok(None);
+    };
+    group.mls.keep_proposal(*proposal)?;
+    group.proposals.push(message.clone());
+    group.roster.mark_evicted(leaf);
+    Ok(Some((group, message)))
+}
+
+fn apply(
+    mut group: Group,
+    commit: StagedCommit,
+    by: Actor,
+    voucher: &[u8],
+    waiting: &[QueuedProposal],
+    submission: Submission<'_>,
+    ds: Ds<'_>,
+) -> Result<Next, Failure> {
+    let old_epoch = group.mls.epoch();
+    let known = waiting.iter().map(proposed).collect::<Result<Vec<_>, _>>().map_err(Failure::fault)?;
+    let mut content = content(&commit, by, waiting, submission.signer).map_err(invalid)?;
+    let added: Vec<KeyPackage> =
+        commit.add_proposals().map(|add| add.add_proposal().key_package().clone()).collect();
+    let updated: HashSet<u32> = commit
+        .update_proposals()
+        .filter_map(|update| match update.sender() {
+            Sender::Member(leaf) => Some(leaf.u32()),
+            _ => None,
+        })
+        .collect();
+    let (Actor::Member(committer) | Actor::Joiner(committer)) = by else {
+        return Err(Failure::unexpected("a commit of the server's"));
+    };
+
+    group.mls.merge(commit).map_err(invalid)?;
+    let epoch = group.mls.epoch();
+    let added = added.iter().map(leaf_key_and_expiry).collect::<Result<Vec<_>, _>>().map_err(invalid)?;
+    let mark = |leaf, key| {
+        if added.iter().any(|(added, _)| *added == key) {
+            return Mark::new(Some(epoch), ds.today);
+        }
+        let old = group.roster.member(leaf).map(|member| Mark { evicted: false, ..member.mark });
+        let shows_itself = leaf == committer || updated.contains(&leaf);
+        old.filter(|_| !shows_itself).unwrap_or(Mark::new(None, ds.today))
+    };
+    let roster = Roster::of(&group.mls, ds.home, mark).map_err(invalid)?;
+    let policy = group::policy(group.mls.extensions(), ds.senders).map_err(invalid)?;
+    if let Actor::Joiner(leaf) = by {
+        let user = roster.member(leaf).and_then(|joiner| group.roster.user_key(joiner.pseudonym));
+        content.vouchers.extend(user.map(|user| user.public_key).filter(|user| {
+            let signed = postern_protocol::mls::to_join(submission.group_id, old_epoch, &submission.signer);
+            user.verify(&signed, &Signature::new(voucher.to_vec())).is_ok()
+        }));
+    }
+    let after = View { policy: &policy, roster: &roster };
+    policy::check_commit(view(&group), &known, &content, after).map_err(violation)?;
+
+    let group_info = submission
+        .group_info
+        .ok_or_else(|| invalid(InvalidMls::Refused("a commit comes with the GroupInfo of its epoch")))?;
+    group.mls.check_group_info(group_info, LeafNodeIndex::new(committer)).map_err(invalid)?;
+    let joiners = joiners(&added, &roster, submission.welcome).map_err(invalid)?;
+    let settled = group
+        .roster
+        .members()
+        .iter()
+        .filter_map(|member| {
+            let waits = |next: &roster::Member| next.mark.joined == member.mark.joined;
+            let settled = !roster.member(member.leaf).is_some_and(waits);
+            member.mark.joined.filter(|_| settled).map(|epoch| (epoch, member.signature_key))
+        })
+        .collect();
+    let replaced = match by {
+        Actor::Joiner(_) => content.changes.iter().filter_map(removed_leaf).collect(),
+        _ => HashSet::new(),
+    };
+    let recipients = others(&group.roster, by, &replaced);
+    let group = Group { group_info: group_info.clone(), proposals: Vec::new(), roster, policy, ..group };
+    Ok(Next { group, is_commit: true, recipients, joiners, settled })
+}
+
+fn view(group: &Group) -> View<'_> {
+    View { policy: &group.policy, roster: &group.roster }
+}
+
+/// Everyone but the sender; also whom a commit removes, so that they learn of it.
+fn others(roster: &Roster, sender: Actor, except: &HashSet<u32>) -> Vec<Address> {
+    let is_sender = |leaf| sender == Actor::Member(leaf) || except.contains(&leaf);
+    roster.members().iter().filter(|member| !is_sender(member.leaf)).map(|member| member.address).collect()
+}
+
+/// What a commit contains, as the policy sees it.
+fn content(
+    commit: &StagedCommit,
+    by: Actor,
+    waiting: &[QueuedProposal],
+    signer: PublicKey,
+) -> Result<Commit, InvalidMls> {
+    let known: HashSet<_> = waiting.iter().map(QueuedProposal::proposal_reference_ref).collect();
+    let mut taken = HashSet::new();
+    let mut changes = Vec::new();
+    for proposal in commit.queued_proposals() {
+        if known.contains(proposal.proposal_reference_ref()) {
+            taken.insert(proposal.proposal_reference_ref());
+        } else {
+            changes.push(change(proposal.proposal())?);
+        }
+    }
+    let takes = waiting.iter().map(|proposal| taken.contains(proposal.proposal_reference_ref())).collect();
+    Ok(Commit { by, vouchers: vec![signer], changes, takes })
+}
+
+fn proposed(proposal: &QueuedProposal) -> Result<Proposed, InvalidMls> {
+    let by = match proposal.sender() {
+        Sender::Member(leaf) => Actor::Member(leaf.u32()),
+        Sender::External(_) => Actor::Server,
+        _ => return Err(InvalidMls::Refused("only members and the server propose")),
+    };
+    Ok(Proposed { by, change: change(proposal.proposal())? })
+}
+
+fn change(proposal: &Proposal) -> Result<Change, InvalidMls> {
+    Ok(match proposal {
+        Proposal::Add(add) => Change::Add(roster::pseudonym(add.key_package().leaf_node())?),
+        Proposal::Update(_) => Change::Update,
+        Proposal::Remove(remove) => Change::Remove(remove.removed().u32()),
+        Proposal::SelfRemove => Change::SelfRemove,
+        Proposal::GroupContextExtensions(_) => Change::Context,
+        Proposal::ExternalInit(_) => Change::ExternalInit,
+        _ => Change::Other,
+    })
+}
+
+fn removed_leaf(change: &Change) -> Option<u32> {
+    match change {
+        Change::Remove(leaf) => Some(*leaf),
+        _ => None,
+    }
+}
+
+fn leaf_key_and_expiry(key_package: &KeyPackage) -> Result<(PublicKey, u32), InvalidMls> {
+    let key = PublicKey::try_from(key_package.leaf_node().signature_key().as_slice())
+        .map_err(|_| InvalidMls::Refused("signature keys are Ed25519"))?;
+    let last_day = key_package.life_time().not_after() / DAY;
+    Ok((key, u32::try_from(last_day).unwrap_or(u32::MAX)))
+}
+
+/// Those who were added, if the Welcome is for exactly so many.
+fn joiners(
+    added: &[(PublicKey, u32)],
+    roster: &Roster,
+    welcome: Option<&Welcome>,
+) -> Result<Vec<Joiner>, InvalidMls> {
+    match welcome {
+        None if added.is_empty() => Ok(Vec::new()),
+        Some(_) if added.is_empty() => Err(InvalidMls::Refused("a Welcome without added members")),
+        Some(welcome) if mls::welcomed_members(welcome)? == added.len() => {
+            let joiner = |(leaf_key, expires): &(PublicKey, u32)| {
+                let address = roster.by_key(*leaf_key).map(|member| member.address);
+                address.map(|address| Joiner { address, leaf_key: *leaf_key, expires: *expires })
+            };
+            Ok(added.iter().filter_map(joiner).collect())
+        }
+        _ => Err(InvalidMls::Refused("members are added with a Welcome for each of them")),
+    }
+}
+
+pub fn invalid(error: InvalidMls) -> Problem {
+    Problem::with_detail(ProblemType::InvalidMls, error)
+}
+
+fn violation(violation: Violation) -> Problem {
+    Problem::with_detail(ProblemType::PolicyViolation, violation)
+}

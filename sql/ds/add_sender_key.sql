@@ -1,0 +1,17 @@
+-- ds.add_sender_key: the first key by which the DS proposes in groups (DS-10).
+--
+-- Returns added, or exists if another server process was first. Called when a server starts
+-- and finds none.
+CREATE OR REPLACE FUNCTION ds.add_sender_key(public_key bytea, sealed_seed bytea, OUT outcome text)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    LOCK TABLE ds.sender_keys IN SHARE ROW EXCLUSIVE MODE;
+    IF EXISTS (SELECT FROM ds.sender_keys) THEN
+        outcome := 'exists';
+        RETURN;
+    END IF;
+    INSERT INTO ds.sender_keys (public_key, sealed_seed)
+    VALUES (add_sender_key.public_key, add_sender_key.sealed_seed);
+    outcome := 'added';
+END
+$$;

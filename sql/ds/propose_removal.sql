@@ -1,0 +1,25 @@
+-- ds.propose_removal: keeps and delivers a proposal of the DS's own (DS-10).
+--
+-- domain: the home domain. epoch, revision: of the state it was made on. roster, tree: the
+-- sealed state with it. payload: what each of addresses gets.
+-- Returns proposed, or stale (the group changed, or is gone). Costs no token: nobody asked
+-- for it. Called after POST /ds/groups/{group_id}/messages found a queue gone or a member silent.
+CREATE OR REPLACE FUNCTION ds.propose_removal(
+    domain text, group_id bytea, epoch bigint, revision integer, roster bytea, tree bytea,
+    addresses bytea[], payload bytea, OUT outcome text)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    UPDATE ds.groups g
+       SET revision = g.revision + 1, roster = propose_removal.roster, tree = propose_removal.tree
+     WHERE g.group_id = propose_removal.group_id
+       AND g.epoch = propose_removal.epoch AND g.revision = propose_removal.revision;
+    IF NOT FOUND THEN
+        outcome := 'stale';
+        RETURN;
+    END IF;
+    PERFORM postern.deliver(
+        propose_removal.domain, propose_removal.group_id, addresses,
+        array_fill(1::smallint, ARRAY[cardinality(addresses)]), ARRAY[payload]);
+    outcome := 'proposed';
+END
+$$;

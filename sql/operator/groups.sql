@@ -1,0 +1,12 @@
+-- operator.groups: how many groups there are, by what can be seen of them: the size class of
+-- the sealed state (bytes; it grows with the members) and the day of the last message.
+--
+-- Called by the operator, and by monitoring.
+CREATE OR REPLACE FUNCTION operator.groups()
+RETURNS TABLE (size_class integer, last_used date, groups bigint)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT octet_length(g.tree), g.last_used, count(*)
+      FROM ds.groups g
+     GROUP BY 1, 2
+     ORDER BY 1, 2
+$$;

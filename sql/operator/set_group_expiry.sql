@@ -1,0 +1,12 @@
+-- operator.set_group_expiry: sets what operator.group_expiry shows; null leaves it as it is.
+--
+-- Takes effect with the next request, on every server. A number of days that is out of bounds
+-- is an error. Called by the operator.
+CREATE OR REPLACE FUNCTION operator.set_group_expiry(
+    inactive_days integer DEFAULT NULL, abandoned_days integer DEFAULT NULL)
+RETURNS void
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    UPDATE ds.settings s
+       SET inactive_days = coalesce(set_group_expiry.inactive_days, s.inactive_days),
+           abandoned_days = coalesce(set_group_expiry.abandoned_days, s.abandoned_days)
+$$;
