@@ -1,6 +1,7 @@
-//! What the gate takes of a send: sends for which a token is spent beside sends for which it
-//! is only shown (price 0), in interleaved rounds; and what verifying it costs, on one core,
-//! since a server cannot be asked not to.
+//! What the gate takes of a send: the CPU of a send, in all processes, and of what the gate
+//! does for it: verifying a token on one core, since a server cannot be asked not to, and
+//! spending it in a transaction that is there already. Beside it sends at price 0, where the
+//! token is verified and left unspent.
 
 use std::{
     hint::black_box,
@@ -19,7 +20,7 @@ use privacypass::{
 use tls_codec::Serialize as _;
 use voprf::Ristretto255;
 
-use crate::{Options, Sends, group::BenchGroup, median, refill, send_round};
+use crate::{Options, Sends, costs::cluster_cpu_seconds, group::BenchGroup, median, refill, send_round};
 
 pub async fn measure(options: &Options, cluster: &Cluster, server: &Server, client: &Client) -> Result<()> {
     let members = options.members.first().copied().context("a group has members")?;
@@ -28,11 +29,12 @@ pub async fn measure(options: &Options, cluster: &Cluster, server: &Server, clie
     for _ in 0..options.concurrency {
         groups.push(BenchGroup::create(client, members, options.bytes).await?);
     }
-    let (mut free, mut paid, mut verified) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut free, mut paid, mut verified, mut spent) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let mut tokens = Vec::new();
     let mut per_second = 1000;
     for round in 0..=options.rounds {
         verified.push(verifying()?);
+        spent.push(spending(cluster, &admin).await?);
         for price in [0, 1] {
             refill(client, &mut tokens, per_second * 3 / 2 * options.seconds as usize).await?;
             admin.execute("SELECT operator.set_price('ds.submit_message', $1)", &[&price]).await?;
@@ -54,8 +56,7 @@ pub async fn measure(options: &Options, cluster: &Cluster, server: &Server, clie
         }
     }
     let verifying = median(verified.into_iter());
-    // Each round beside its neighbour: what the machine does otherwise cancels out.
-    let spending = median(paid.iter().zip(&free).map(|(paid, free)| cpu(paid) - cpu(free)));
+    let spending = median(spent.into_iter());
     let rates = |sends: &[Sends]| median(sends.iter().map(|sends| sends.per_second));
     let whole = median(paid.iter().map(cpu));
     let of_servers = median(paid.iter().map(|sends| sends.costs.server + sends.costs.database));
@@ -79,6 +80,19 @@ pub async fn measure(options: &Options, cluster: &Cluster, server: &Server, clie
 /// CPU seconds of a send, in all processes.
 fn cpu(sends: &Sends) -> f64 {
     sends.costs.client + sends.costs.server + sends.costs.database
+}
+
+/// CPU seconds of spending a token in a transaction that is there already.
+async fn spending(cluster: &Cluster, admin: &tokio_postgres::Client) -> Result<f64> {
+    const CALLS: f64 = 20_000.0;
+    let of = async |what: &str| -> Result<f64> {
+        let nonces =
+            "SELECT sha256((random()::text || n)::bytea) AS nonce FROM generate_series(1, $1::float8::int) n";
+        let before = cluster_cpu_seconds(cluster)?;
+        admin.execute(&format!("SELECT count({what}) FROM ({nonces}) AS nonces"), &[&CALLS]).await?;
+        Ok((cluster_cpu_seconds(cluster)? - before) / CALLS)
+    };
+    Ok(of("aas.spend_token('ds.submit_message', 1::smallint, nonce)").await? - of("nonce").await?)
 }
 
 /// CPU seconds of reading a token from its header and verifying it.

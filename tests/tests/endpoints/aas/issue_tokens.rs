@@ -33,7 +33,7 @@ async fn batches_of_1_10_and_100_tokens_are_issued_and_each_token_pays() {
             assert!(reply.status.is_success() || size == 1, "{reply:?}");
         }
         // Nothing that was kept at issuance is in what is kept at redemption (AAS-6).
-        let spent: Vec<Vec<u8>> = world.value("SELECT array_agg(nonce) FROM aas.spent").await;
+        let spent: Vec<Vec<u8>> = world.value("SELECT array_agg(nonce::bytea) FROM aas.spent").await;
         assert!(spent.iter().any(|nonce| *nonce == tokens[0][2..34]));
     }
     world.close();
