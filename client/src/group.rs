@@ -31,7 +31,7 @@ use crate::{
     account::Account,
     error::{Error, Result},
     event::{self, Event, Member},
-    friendship::Friend,
+    friendship::{self, Friend},
     identity::IdentityLink,
     message::{ApplicationMessage, Content, RosterEntry},
     mls::{self, CIPHERSUITE, LeafSigner, REQUIRED},
@@ -1040,7 +1040,8 @@ fn reserve_key_package(tx: &Tx<'_>, group: &GroupId, leaf_key: &PublicKey) -> Re
 }
 
 /// The owner of a reserved KeyPackage is in the group: it is known there by its link, and
-/// not invited any more.
+/// not invited any more. A KeyPackage is for one group: if another one waits for the same
+/// client, another is fetched.
 fn use_key_package(tx: &Tx<'_>, group: &GroupId, leaf_key: &PublicKey) -> Result<()> {
     let row: Option<(Vec<u8>, Vec<u8>)> = tx
         .sql()
@@ -1056,6 +1057,16 @@ fn use_key_package(tx: &Tx<'_>, group: &GroupId, leaf_key: &PublicKey) -> Result
         "DELETE FROM invitations WHERE group_id = ?1 AND client_key = ?2",
         params![group.to_mls(), client_key],
     )?;
+    let waiting: Option<String> = tx
+        .sql()
+        .query_row("SELECT user FROM invitations WHERE client_key = ?1 LIMIT 1", [&client_key], |row| row.get(0))
+        .optional()?;
+    if let Some(user) = waiting
+        && key_package_of(tx, &fixed(&client_key, "a key")?)?.is_none()
+    {
+        let user = user.parse().map_err(|_| Error::Damaged("a user name"))?;
+        friendship::want_key_packages(tx, &user)?;
+    }
     Ok(())
 }
 
