@@ -41,6 +41,9 @@ test: build ## all tests: SQL tests in the extension, unit tests, end-to-end tes
 bench: build ## sends, deliveries, wake-ups and tokens per second, beside the floor for the same rows
 	$(RELEASE)/postern-bench
 	$(RELEASE)/postern-bench --tokens
+	$(RELEASE)/postern-bench --queues --rounds 3 --seconds 2
+	$(RELEASE)/postern-bench --scale 10000 1000000 --rounds 3
+	$(RELEASE)/postern-bench --waiters 10000 --rounds 3
 
 build: setup ## the programs and the staged extension, in target/release
 	cargo build $(CARGO_FLAGS)

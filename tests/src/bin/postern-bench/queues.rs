@@ -124,7 +124,11 @@ fn relative(fan_out: i32, bytes: usize) -> String {
 /// Transactions per second.
 async fn run(cluster: &Cluster, way: &Way, senders: usize, seconds: u64) -> Result<f64> {
     let setting = if way.without_wakeups { "off" } else { "on" };
-    let options = format!("-c postern.wakeups={setting}");
+    // As the server's role has them (migrations/V10), for everyone.
+    let options = format!(
+        "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off \
+         -c postern.wakeups={setting}"
+    );
     pgbench(cluster.socket_dir(), way.script.path(), senders, seconds, &options).await
 }
 
