@@ -1059,7 +1059,9 @@ fn use_key_package(tx: &Tx<'_>, group: &GroupId, leaf_key: &PublicKey) -> Result
     )?;
     let waiting: Option<String> = tx
         .sql()
-        .query_row("SELECT user FROM invitations WHERE client_key = ?1 LIMIT 1", [&client_key], |row| row.get(0))
+        .query_row("SELECT user FROM invitations WHERE client_key = ?1 LIMIT 1", [&client_key], |row| {
+            row.get(0)
+        })
         .optional()?;
     if let Some(user) = waiting
         && key_package_of(tx, &fixed(&client_key, "a key")?)?.is_none()

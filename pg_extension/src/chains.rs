@@ -15,8 +15,7 @@ use std::{
 };
 
 use pgrx::{
-    GucContext, GucFlags, GucRegistry, GucSetting, PgSharedMemoryInitialization, pg_shmem_init,
-    prelude::*,
+    GucContext, GucFlags, GucRegistry, GucSetting, PgSharedMemoryInitialization, pg_shmem_init, prelude::*,
 };
 use postern_protocol::{QueueId, chain::ChainState};
 use zeroize::Zeroize;
@@ -164,7 +163,8 @@ impl Memory {
 pub fn take(queue_id: &QueueId) -> Option<Chain> {
     let memory = Memory::get()?;
     memory.with_bucket(queue_id, |bucket| {
-        let slot = bucket.iter_mut().find(|slot| slot.number != 0 && slot.queue_id == *queue_id.as_bytes())?;
+        let slot =
+            bucket.iter_mut().find(|slot| slot.number != 0 && slot.queue_id == *queue_id.as_bytes())?;
         let state = ChainState { number: slot.number, next_index: slot.next_index, key: slot.key };
         let chain = Chain { state, started: slot.started };
         slot.zeroize();
@@ -208,8 +208,7 @@ fn forget_chain(queue_id: &[u8]) {
     }
 }
 
-type Chains =
-    TableIterator<'static, (name!(room, i64), name!(kept, i64), name!(evicted, i64))>;
+type Chains = TableIterator<'static, (name!(room, i64), name!(kept, i64), name!(evicted, i64))>;
 
 /// How full the memory for chains is.
 #[pg_extern]

@@ -321,9 +321,8 @@ impl<'a> Delivery<'a> {
             Sender::Group { .. } => {
                 ADVANCE_GROUP_QUEUES.with(|plan| plan.run(client, &[(&ids).into(), numbers]))
             }
-            Sender::Depositor => {
-                ADVANCE_CONTACT_QUEUES.with(|plan| plan.run(client, &[(&ids).into(), numbers, today().into()]))
-            }
+            Sender::Depositor => ADVANCE_CONTACT_QUEUES
+                .with(|plan| plan.run(client, &[(&ids).into(), numbers, today().into()])),
         };
         let mut queues = Vec::with_capacity(letters.len());
         for row in rows? {

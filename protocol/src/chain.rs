@@ -39,7 +39,9 @@ pub enum ChainError {
     UnusablePublicKey,
     #[error("the chain header was not sealed to this key, queue and chain")]
     BadHeader,
-    #[error("the chain stands at message {next}: the key of message {found} is used already, or too far ahead")]
+    #[error(
+        "the chain stands at message {next}: the key of message {found} is used already, or too far ahead"
+    )]
     OutOfStep { next: u32, found: u32 },
     #[error("the message was not sealed under this chain for this place in the queue")]
     BadCiphertext,

@@ -205,7 +205,9 @@ async fn what_is_on_disk_holds_no_chain_keys_addresses_or_payloads() {
 
     let mut secrets: Vec<&[u8]> = mailbox.keys.iter().map(|key| key.as_slice()).collect();
     secrets.extend([&payload[..], mailbox.address.as_bytes(), &ciphertext]);
-    for (place, bytes) in [("cluster", files(&cluster.data_dir().join("cluster"))), ("backup", files(&backup))] {
+    for (place, bytes) in
+        [("cluster", files(&cluster.data_dir().join("cluster"))), ("backup", files(&backup))]
+    {
         assert_eq!(found(&bytes, &secrets), [&ciphertext], "{place}: only ciphertext is on disk");
     }
     let in_hex: Vec<String> = secrets.iter().map(hex::encode).collect();

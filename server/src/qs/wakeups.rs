@@ -118,7 +118,8 @@ impl Wakeups {
     async fn sweep_once(&self, database: &Database) -> Result<(), DatabaseError> {
         let seats: Vec<Arc<Seat>> = self.room().seats().cloned().collect();
         for seats in seats.chunks(SWEEP_BATCH) {
-            let queue_ids: Vec<&[u8]> = seats.iter().map(|seat| seat.queue_id.as_bytes().as_slice()).collect();
+            let queue_ids: Vec<&[u8]> =
+                seats.iter().map(|seat| seat.queue_id.as_bytes().as_slice()).collect();
             let afters: Vec<i64> = seats.iter().map(|seat| seat.after).collect();
             let sql = "SELECT qs.queues_with_messages($1, $2)";
             let places: Vec<i32> = database.query_one(sql, &[&queue_ids, &afters]).await?.get(0);

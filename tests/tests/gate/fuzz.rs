@@ -369,7 +369,7 @@ async fn no_damaged_token_request_is_a_fault() {
         assert!((1..=100).contains(&number), "{number}");
         *depth.entry("issuable").or_default() += 1;
         // Milliseconds for each.
-        if depth["issuable"] % 8 == 0 {
+        if depth["issuable"].is_multiple_of(8) {
             let issued =
                 issuable.issue().unwrap_or_else(|problem| panic!("{problem}: {}", hex::encode(&body)));
             assert!(!issued.response.is_empty());

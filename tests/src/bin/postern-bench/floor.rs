@@ -61,6 +61,10 @@ impl Floor {
     }
 }
 
+/// How the statements of the server's role are planned (migrations/V10).
+pub const AS_THE_SERVER: &str = "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c enable_hashjoin=off \
+     -c enable_mergejoin=off";
+
 /// Runs a script over and over, in sessions with these options (as in `PGOPTIONS`); returns its
 /// transactions per second.
 pub async fn pgbench(

@@ -9,7 +9,11 @@ use postern_tests::Cluster;
 use tempfile::NamedTempFile;
 use tokio_postgres::Client;
 
-use crate::{Options, floor::pgbench, median};
+use crate::{
+    Options,
+    floor::{AS_THE_SERVER, pgbench},
+    median,
+};
 
 const FAN_OUTS: [i32; 4] = [1, 10, 100, 1000];
 const SENDERS: [usize; 2] = [1, 16];
@@ -60,7 +64,11 @@ pub async fn measure(options: &Options, cluster: &Cluster) -> Result<()> {
             for round in 0..=options.rounds {
                 for way in &mut ways {
                     admin.batch_execute("TRUNCATE qs.messages, bench.messages").await?;
-                    admin.batch_execute("UPDATE qs.queues SET acked_seq = next_seq - 1 WHERE acked_seq < next_seq - 1").await?;
+                    admin
+                        .batch_execute(
+                            "UPDATE qs.queues SET acked_seq = next_seq - 1 WHERE acked_seq < next_seq - 1",
+                        )
+                        .await?;
                     admin.batch_execute("CHECKPOINT").await?;
                     let rate = run(cluster, way, senders, options.seconds).await? * f64::from(fan_out);
                     // The first round warms up.
@@ -76,9 +84,7 @@ pub async fn measure(options: &Options, cluster: &Cluster) -> Result<()> {
 }
 
 async fn make_queues(admin: &Client, first: i64, last: i64) -> Result<()> {
-    admin
-        .execute("SELECT bench.make_queues($1, $2, sha256('owner'))", &[&first, &last])
-        .await?;
+    admin.execute("SELECT bench.make_queues($1, $2, sha256('owner'))", &[&first, &last]).await?;
     admin.batch_execute("VACUUM ANALYZE qs.queues, qs.addresses").await?;
     Ok(())
 }
@@ -124,11 +130,7 @@ fn relative(fan_out: i32, bytes: usize) -> String {
 /// Transactions per second.
 async fn run(cluster: &Cluster, way: &Way, senders: usize, seconds: u64) -> Result<f64> {
     let setting = if way.without_wakeups { "off" } else { "on" };
-    // As the server's role has them (migrations/V10), for everyone.
-    let options = format!(
-        "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off \
-         -c postern.wakeups={setting}"
-    );
+    let options = format!("{AS_THE_SERVER} -c postern.wakeups={setting}");
     pgbench(cluster.socket_dir(), way.script.path(), senders, seconds, &options).await
 }
 

@@ -24,7 +24,12 @@ use tempfile::NamedTempFile;
 use tls_codec::Serialize as _;
 use voprf::Ristretto255;
 
-use crate::{Options, costs::cluster_cpu_seconds, floor::pgbench, median, refill};
+use crate::{
+    Options,
+    costs::cluster_cpu_seconds,
+    floor::{AS_THE_SERVER, pgbench},
+    median, refill,
+};
 
 const BATCH: u16 = 100;
 /// An endpoint that does little but ask for a token.
@@ -186,9 +191,14 @@ async fn spending(options: &Options, cluster: &Cluster) -> Result<()> {
         for (_, check, insert, rates) in &mut sizes {
             let run = async |file: &NamedTempFile| {
                 let before = cluster_cpu_seconds(cluster)?;
-                let rate =
-                    pgbench(cluster.socket_dir(), file.path(), options.concurrency, options.seconds, "")
-                        .await?;
+                let rate = pgbench(
+                    cluster.socket_dir(),
+                    file.path(),
+                    options.concurrency,
+                    options.seconds,
+                    AS_THE_SERVER,
+                )
+                .await?;
                 let cpu = cluster_cpu_seconds(cluster)? - before;
                 anyhow::Ok((rate, cpu / (rate * options.seconds as f64)))
             };

@@ -32,9 +32,7 @@ pub async fn measure(
         .iter()
         .map(|row| Ok(QueueId::try_from(row.get::<_, &[u8]>(0))?))
         .collect::<Result<Vec<_>>>()?;
-    admin
-        .execute("SELECT bench.make_queues(1, $1, $2)", &[&last, &key.as_bytes().as_slice()])
-        .await?;
+    admin.execute("SELECT bench.make_queues(1, $1, $2)", &[&last, &key.as_bytes().as_slice()]).await?;
     let mut groups = Vec::new();
     for _ in 0..options.concurrency {
         groups.push(BenchGroup::create(client, MEMBERS, options.bytes).await?);
@@ -77,12 +75,13 @@ pub async fn measure(
     Ok(())
 }
 
-/// Returns when so many requests were paid for since the last time, and had the time to find
+/// Returns when the database has been idle for half a second: all of them looked and found
 /// nothing.
 async fn waiting(cluster: &Cluster, number: usize) -> Result<()> {
     let admin = cluster.admin().await;
     let deadline = Instant::now() + Duration::from_secs(30);
-    let asleep = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'postern_server' AND state = 'active'";
+    let asleep =
+        "SELECT count(*) FROM pg_stat_activity WHERE usename = 'postern_server' AND state = 'active'";
     let mut idle = 0;
     while idle < 10 && Instant::now() < deadline {
         let active: i64 = admin.query_one(asleep, &[]).await?.get(0);

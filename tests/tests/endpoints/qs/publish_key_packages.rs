@@ -13,8 +13,8 @@ use reqwest::StatusCode;
 use crate::{
     road::Valid,
     world::{
-        Friendship, Party, World, fresh_address, fresh_stock, last_resort, over, package,
-        package_for, packages, receiver, stocked,
+        Friendship, Party, World, fresh_address, fresh_stock, last_resort, over, package, package_for,
+        packages, receiver, stocked,
     },
 };
 

@@ -60,7 +60,8 @@ async fn only_the_owners_own_addresses_are_revoked_all_of_them_or_none() {
     world.assert_refuses("it leads nowhere", &depositing(own, b"hello"), ProblemType::Undeliverable).await;
     world.assert_refuses("again", &one.revoking(vec![own]), ProblemType::NotFound).await;
     world.pay(&depositing(foreign, b"hello")).await.assert_ok("the other's leads to its queue");
-    let counts: Vec<i32> = world.value("SELECT array_agg(address_count::integer ORDER BY address_count) FROM qs.queues").await;
+    let counts: Vec<i32> =
+        world.value("SELECT array_agg(address_count::integer ORDER BY address_count) FROM qs.queues").await;
     assert_eq!(counts, [0, 1], "a revoked address makes room for another");
     world.close();
 }
