@@ -229,16 +229,13 @@ impl<'a> Delivery<'a> {
 
     /// Finds the queues behind the addresses that take messages from this sender.
     fn find(&mut self, client: &mut SpiClient) -> Result<(), DeliverError> {
-        let addresses = self.letters.iter().enumerate().filter_map(|(index, letter)| {
-            let address = Address::try_from(letter.address).ok()?;
-            Some((address.lookup(), (index, address)))
-        });
         // An address may come with several letters.
-        let addresses: BTreeMap<Lookup, Vec<(usize, Address)>> =
-            addresses.fold(BTreeMap::new(), |mut all, (lookup, letter)| {
-                all.entry(lookup).or_insert_with(Vec::new).push(letter);
-                all
-            });
+        let mut addresses: BTreeMap<Lookup, Vec<(usize, Address)>> = BTreeMap::new();
+        for (index, letter) in self.letters.iter().enumerate() {
+            if let Ok(address) = Address::try_from(letter.address) {
+                addresses.entry(address.lookup()).or_default().push((index, address));
+            }
+        }
         let lookups = ByteaArray::of(addresses.keys());
         for row in FIND_ADDRESSES.with(|plan| plan.run(client, &[(&lookups).into()]))? {
             let lookup: Lookup = array(&row, 1)?;

@@ -17,15 +17,15 @@ BEGIN
         RETURN;
     END IF;
 
-    -- First, and alone: it waits for a delivery under way, whose messages the next statement sees.
-    DELETE FROM qs.queues q
-     WHERE q.queue_id = delete_queue.queue_id AND q.owner_key = signer;
+    -- It waits for a delivery under way, whose messages the next statements see.
+    PERFORM FROM qs.queues q
+      WHERE q.queue_id = delete_queue.queue_id AND q.owner_key = signer
+        FOR UPDATE;
     IF NOT FOUND THEN
         outcome := 'unknown_queue';
         RETURN;
     END IF;
-    PERFORM postern.forget_chain(delete_queue.queue_id);
-    DELETE FROM qs.messages m WHERE m.queue_id = delete_queue.queue_id;
+    PERFORM qs.drop_queues(ARRAY[delete_queue.queue_id]);
     DELETE FROM qs.addresses a
      USING postern.seal_addresses(addresses, delete_queue.queue_id) n
      WHERE a.lookup = n.lookup AND a.sealed_queue_id = n.sealed_queue_id;

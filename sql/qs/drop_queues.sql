@@ -3,7 +3,7 @@
 --
 -- queue_ids: whose rows the caller has locked, in the order of their ids.
 -- Returns how many queues and messages that were.
--- Called by qs.remove_expired and operator.drop_queue.
+-- Called by qs.delete_queue, qs.remove_expired and operator.drop_queue.
 CREATE OR REPLACE FUNCTION qs.drop_queues(queue_ids bytea[], OUT queues bigint, OUT messages bigint)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_generic_plan SET enable_seqscan = off AS $$

@@ -1,6 +1,6 @@
-//! What the AAS (and, for what has expired, the DS) does by the clock, in each server process: makes issuer keys that are due and
-//! takes over what others made, drops what retired, hands over its counts. The database sees
-//! to it that several processes do each thing once.
+//! What the AAS (and, for what has expired, the DS) does by the clock, in each server process:
+//! makes issuer keys that are due and takes over what others made, drops what retired, hands
+//! over its counts. The database sees to it that several processes do each thing once.
 
 use std::time::Duration;
 
