@@ -209,6 +209,7 @@ impl Group {
             message: MlsMessage::new(mls::message_bytes(&commit)?),
             group_info: bytes(group_info)?.map(GroupInfo::new),
             welcome: bytes(welcome)?.map(Welcome::new),
+            urgency: None,
         };
         self.keep(tx, epoch, &submission, None)
     }
@@ -243,6 +244,7 @@ impl Group {
             message: MlsMessage::new(mls::message_bytes(&message)?),
             group_info: None,
             welcome: None,
+            urgency: None,
         };
         self.keep(tx, self.epoch(), &submission, Some(content))
     }
@@ -281,6 +283,7 @@ impl Group {
             message: MlsMessage::new(mls::message_bytes(&proposal)?),
             group_info: None,
             welcome: None,
+            urgency: None,
         };
         Ok(Outstanding { epoch: self.epoch(), body: Encoding::Cbor.encode(&submission), content: None })
     }
@@ -357,6 +360,7 @@ impl Group {
             message: MlsMessage::new(mls::message_bytes(&commit)?),
             group_info: group_info.map(GroupInfo::new),
             welcome: None,
+            urgency: None,
         };
         forget_commit(tx, &self.id)?;
         forget_message(tx, &self.id)?;

@@ -15,6 +15,7 @@ use crate::{Address, QueueId};
 const LOOKUP_LABEL: &[u8] = b"postern address lookup";
 const SEAL_LABEL: &[u8] = b"postern address seal";
 const BINDING_LABEL: &[u8] = b"postern address binding";
+const PUSH_LABEL: &[u8] = b"postern address push";
 
 /// What an address is found by: `SHA-256("postern address lookup" || address)`.
 pub type Lookup = [u8; 32];
@@ -109,8 +110,17 @@ impl AddressKey {
         Ok(copied(context.sign().as_ref()))
     }
 
+    /// What the address's [`crate::push::AddressPush`] is sealed under.
+    pub(crate) fn push_key(&self) -> Result<LessSafeKey, AddressError> {
+        self.derived_key(PUSH_LABEL)
+    }
+
     fn sealing_key(&self) -> Result<LessSafeKey, AddressError> {
-        let key: Zeroizing<[u8; 32]> = Zeroizing::new(copied(hmac::sign(&self.0, SEAL_LABEL).as_ref()));
+        self.derived_key(SEAL_LABEL)
+    }
+
+    fn derived_key(&self, label: &[u8]) -> Result<LessSafeKey, AddressError> {
+        let key: Zeroizing<[u8; 32]> = Zeroizing::new(copied(hmac::sign(&self.0, label).as_ref()));
         UnboundKey::new(&AES_256_GCM, &*key).map(LessSafeKey::new).map_err(|_| AddressError::Crypto)
     }
 }

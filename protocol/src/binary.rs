@@ -169,6 +169,15 @@ fixed! {
     /// The AES-256 key that a group's members send with each request and under which the
     /// DS keeps the group's state (DS-9).
     StateKey[32];
+    /// A P-256 public key, as an uncompressed point: a push service's view of a server (RFC 8292
+    /// §3.2), a server's of a user agent (RFC 8291 §3.1).
+    P256PublicKey[65];
+    /// A user agent's authentication secret (RFC 8291 §3.2).
+    PushAuth[16];
+    /// A sealed [`crate::push::PushSubscription`].
+    SealedSubscription[1052];
+    /// A sealed [`crate::push::AddressPush`].
+    SealedPush[61];
     /// SHA-256 of a message.
     MessageDigest[32];
 }

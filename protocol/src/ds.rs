@@ -4,7 +4,9 @@ use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
-use crate::{GroupInfo, MlsMessage, PublicKey, RatchetTree, StateKey, Welcome, name::Domain};
+use crate::{
+    GroupInfo, MlsMessage, PublicKey, RatchetTree, StateKey, Welcome, name::Domain, push::Urgency,
+};
 
 /// An MLS group id made by a DS (DS-1): 16 random bytes, then the DS's domain in ASCII.
 /// In URLs and JSON, base64url of the whole.
@@ -88,6 +90,10 @@ pub struct SubmitMessage {
     /// With a commit that adds members: the Welcome for all of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub welcome: Option<Welcome>,
+    /// How soon sleeping members want to know (QS-10). Normal for an application message unless
+    /// it says otherwise; commits and proposals are `very-low`, a Welcome is normal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub urgency: Option<Urgency>,
 }
 
 /// The answer to a submitted message (200): it is in the queue of every member.

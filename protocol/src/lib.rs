@@ -17,12 +17,13 @@ pub mod key;
 pub mod mls;
 pub mod name;
 pub mod problem;
+pub mod push;
 pub mod qs;
 pub mod signature;
 pub mod token;
 
 pub use binary::{
     Address, ChainHeader, Ciphertext, FriendshipToken, GroupInfo, HpkePublicKey, IssuedCredential,
-    MessageDigest, MlsMessage, Payload, PublicKey, QueueId, RatchetTree, Signature, StateKey, StockId,
-    Welcome, WrongLength,
+    MessageDigest, MlsMessage, P256PublicKey, Payload, PublicKey, PushAuth, QueueId, RatchetTree,
+    SealedPush, SealedSubscription, Signature, StateKey, StockId, Welcome, WrongLength,
 };

@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Address, ChainHeader, Ciphertext, FriendshipToken, HpkePublicKey, MessageDigest, MlsMessage, Payload,
-    PublicKey, QueueId, Signature, StockId, Welcome,
+    Address, ChainHeader, Ciphertext, FriendshipToken, HpkePublicKey, MessageDigest, MlsMessage,
+    P256PublicKey, Payload, PublicKey, QueueId, SealedPush, SealedSubscription, Signature, StockId, Welcome,
     key::{BadSignature, PublishedKey, SigningKey},
     name::Domain,
 };
@@ -57,6 +57,31 @@ pub struct AddAddresses {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RevokeAddresses {
     pub addresses: Vec<Address>,
+}
+
+/// `PUT /qs/queues/{queue_id}/push-subscription`, signed by the owner (QS-10): where the queue's
+/// pushes go from now on. 204.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SubscribePush {
+    /// A [`crate::push::PushSubscription`] under the key that the addresses carry; none: nowhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subscription: Option<SealedSubscription>,
+}
+
+/// `POST /qs/queues/{queue_id}/addresses/push`, signed by the owner (QS-10): what is pushed of
+/// what comes to each of these addresses. 204.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SetPushPolicy {
+    pub addresses: Vec<PushPolicy>,
+}
+
+/// Of one address, and so of one group.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PushPolicy {
+    pub address: Address,
+    /// A [`crate::push::AddressPush`]; none: nothing is pushed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub push: Option<SealedPush>,
 }
 
 /// `POST /qs/queues/{queue_id}/keys`, signed by the owner's key so far (QS-7): one of the
@@ -223,11 +248,15 @@ pub struct KeyPackageBatch {
     pub signature: Signature,
 }
 
-/// `GET /qs/keys` (200): the keys that sign batches of KeyPackages; no token.
+/// `GET /qs/keys` (200): the keys of the QS; no token.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct QueuingKeys {
     pub domain: Domain,
+    /// Which sign batches of KeyPackages.
     pub keys: Vec<PublishedKey>,
+    /// What push subscriptions are made for (RFC 8292); none where the server sends no pushes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub application_server_key: Option<P256PublicKey>,
 }
 
 impl KeyPackageBatch {
@@ -302,7 +331,8 @@ mod tests {
         };
         let domain: Domain = "example.org".parse().unwrap();
         let published = PublishedKey { public_key: key.public_key(), not_before: 0, not_after: 2000 };
-        let keys = QueuingKeys { domain: domain.clone(), keys: vec![published] };
+        let keys =
+            QueuingKeys { domain: domain.clone(), keys: vec![published], application_server_key: None };
         let batch = KeyPackageBatch::sign(&domain, 1000, vec![package(1), package(2)], &key);
         assert_eq!(batch.verify(&keys, 1060, 60), Ok(()));
         assert_eq!(batch.verify(&keys, 1061, 60), Err(BadSignature), "too old");

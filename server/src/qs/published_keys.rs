@@ -9,6 +9,10 @@ use crate::{
 };
 
 pub async fn published_keys(app: App, request: Request) -> Outcome {
-    let keys = QueuingKeys { domain: app.domain.clone(), keys: app.batch_signer.published().to_vec() };
+    let keys = QueuingKeys {
+        domain: app.domain.clone(),
+        keys: app.batch_signer.published().to_vec(),
+        application_server_key: None,
+    };
     Ok(request.answer(StatusCode::OK, &keys)?.public())
 }

@@ -173,7 +173,7 @@ impl Member {
 
     fn submission(&self, message: Vec<u8>) -> SubmitMessage {
         let (state_key, message) = (self.policy.state_key(), MlsMessage::new(message));
-        SubmitMessage { state_key, message, group_info: None, welcome: None }
+        SubmitMessage { state_key, message, group_info: None, welcome: None, urgency: None }
     }
 
     fn request(&self, submission: &SubmitMessage) -> Request {

@@ -98,6 +98,7 @@ impl Group {
             message: made.commit.clone(),
             group_info: made.group_info.clone(),
             welcome: made.welcome.clone(),
+            urgency: None,
         };
         Call::post(self.path("messages")).with(&body).signed_by(signer)
     }
