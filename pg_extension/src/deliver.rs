@@ -7,21 +7,22 @@ use std::collections::{BTreeMap, HashSet};
 
 use pgrx::{datum::UnboxDatum, prelude::*, spi::SpiClient};
 use postern_protocol::{
-    Address, HpkePublicKey, QueueId, WrongLength,
-    address::{AddressError, Binding, Lookup},
+    Address, HpkePublicKey, QueueId, SealedPush, WrongLength,
+    address::{AddressError, AddressKey, Binding, Lookup},
     chain::{ChainError, ChainSender, HEADER_LEN, TAG_LEN},
+    push::{AddressPush, Push, PushKey, Urgency},
 };
 
 use crate::{
     arrays::ByteaArray,
     chains::{self, Chain},
     plan::Plan,
-    wake,
+    push, wake,
 };
 
 thread_local! {
     static FIND_ADDRESSES: Plan = const { Plan::new(
-        "SELECT a.lookup, a.sealed_queue_id, a.binding, a.last_resort
+        "SELECT a.lookup, a.sealed_queue_id, a.binding, a.last_resort, a.sealed_push
            FROM qs.addresses a
           WHERE a.lookup = ANY ($1)",
     ) };
@@ -87,6 +88,10 @@ thread_local! {
           WHERE a.lookup = gone.lookup",
     ) };
 
+    static FIND_SUBSCRIPTIONS: Plan = const { Plan::new(
+        "SELECT s.queue_id, s.subscription FROM qs.push_subscriptions s WHERE s.queue_id = ANY ($1)",
+    ) };
+
     /// What is rare: a new chain has begun, or numbers were taken that nothing can be sealed for.
     static CORRECT_QUEUES: Plan = const { Plan::new(
         "UPDATE qs.queues q
@@ -109,7 +114,9 @@ thread_local! {
 /// address, a full queue, a bad key) is its letter's fate instead.
 #[derive(Debug, thiserror::Error)]
 enum DeliverError {
-    #[error("addresses and parts must have the same length, and parts must index payloads")]
+    #[error(
+        "addresses and parts must have the same length, parts must index payloads, and each of those has an urgency"
+    )]
     Arguments,
     #[error("a delivery for a group needs the sender's domain")]
     NoDomain,
@@ -132,6 +139,7 @@ fn deliver(
     addresses: Array<&[u8]>,
     parts: Array<i16>,
     payloads: Array<&[u8]>,
+    urgencies: Array<i16>,
 ) -> Result<Vec<i16>, DeliverError> {
     let sender = match (domain, group_id) {
         (Some(domain), Some(group_id)) => Sender::Group { domain, group_id },
@@ -143,13 +151,16 @@ fn deliver(
         &without_nulls(&addresses)?,
         &without_nulls(&parts)?,
         &without_nulls(&payloads)?,
+        &without_nulls(&urgencies)?,
     )?;
     Spi::connect_mut(|client| -> Result<(), DeliverError> {
         delivery.find(client)?;
         delivery.bind(client)?;
         let queues = delivery.advance(client)?;
         delivery.unbind(client)?;
-        delivery.seal(&queues)?.write(client)
+        delivery.seal(&queues)?.write(client)?;
+        push::set(&delivery.pushes(client)?);
+        Ok(())
     })?;
     Ok(delivery.fates())
 }
@@ -172,10 +183,13 @@ enum Sender<'a> {
 struct Letter<'a> {
     address: &'a [u8],
     payload: &'a [u8],
+    urgency: Urgency,
     /// The queue that the address leads to, for as long as the letter may reach it.
     queue_id: Option<QueueId>,
     /// The binding this delivery establishes, when the address is used for the first time.
     first_use: Option<(Lookup, Binding)>,
+    /// When its owner wants to be woken for it.
+    push: Option<PushKey>,
     fate: Fate,
 }
 
@@ -214,14 +228,17 @@ impl<'a> Delivery<'a> {
         addresses: &[&'a [u8]],
         parts: &[i16],
         payloads: &[&'a [u8]],
+        urgencies: &[i16],
     ) -> Result<Self, DeliverError> {
-        if addresses.len() != parts.len() {
+        if addresses.len() != parts.len() || payloads.len() != urgencies.len() {
             return Err(DeliverError::Arguments);
         }
         let letter = |(&address, &part): (&&'a [u8], &i16)| {
             let index = usize::try_from(part).ok()?.checked_sub(1)?;
             let payload = payloads.get(index)?;
-            Some(Letter { address, payload, queue_id: None, first_use: None, fate: Fate::Gone })
+            let urgency = Urgency::try_from(urgencies[index]).ok()?;
+            let (queue_id, first_use, push) = (None, None, None);
+            Some(Letter { address, payload, urgency, queue_id, first_use, push, fate: Fate::Gone })
         };
         let letters: Option<_> = addresses.iter().zip(parts).map(letter).collect();
         Ok(Self { sender, letters: letters.ok_or(DeliverError::Arguments)? })
@@ -258,9 +275,13 @@ impl<'a> Delivery<'a> {
                 }
             };
             let queue_id = Some(address.open(&lookup, &array(&row, 2)?)?);
+            let push = row.get::<&[u8]>(5)?.and_then(|sealed| open_push(&address, &lookup, sealed));
             for &(index, _) in letters {
-                self.letters[index].queue_id = queue_id;
-                self.letters[index].first_use = first_use;
+                let letter = &mut self.letters[index];
+                letter.queue_id = queue_id;
+                letter.first_use = first_use;
+                let wanted = push.as_ref().filter(|push| letter.urgency >= push.at_least);
+                letter.push = wanted.map(|push| push.key.clone());
             }
         }
         Ok(())
@@ -402,6 +423,29 @@ impl<'a> Delivery<'a> {
         Ok(sealed)
     }
 
+    /// Of the queues that got a letter which its owner wants to be woken for, those that have a
+    /// subscription.
+    fn pushes(&mut self, client: &mut SpiClient) -> Result<Vec<Push>, DeliverError> {
+        let mut wanted: BTreeMap<QueueId, (Urgency, PushKey)> = BTreeMap::new();
+        for letter in self.letters.iter_mut().filter(|letter| letter.fate == Fate::Delivered) {
+            let (Some(queue_id), Some(key)) = (letter.queue_id, letter.push.take()) else { continue };
+            let (urgency, _) = wanted.entry(queue_id).or_insert((letter.urgency, key));
+            *urgency = letter.urgency.max(*urgency);
+        }
+        if wanted.is_empty() {
+            return Ok(Vec::new());
+        }
+        let ids = ByteaArray::of(wanted.keys().map(QueueId::as_bytes));
+        FIND_SUBSCRIPTIONS
+            .with(|plan| plan.run(client, &[(&ids).into()]))?
+            .map(|row| {
+                let queue_id = bytes(&row, 1)?;
+                let (urgency, key) = wanted.remove(&queue_id).ok_or(DeliverError::Schema)?;
+                Ok(Push { urgency, queue_id, key, subscription: bytes(&row, 2)? })
+            })
+            .collect()
+    }
+
     fn fates(&self) -> Vec<i16> {
         if self.letters.iter().all(|letter| letter.fate == Fate::Delivered) {
             return Vec::new();
@@ -513,6 +557,11 @@ impl Sealed {
         wake::collect(&self.wake_keys);
         Ok(())
     }
+}
+
+/// What the address's owner sealed, if it is what it should be.
+fn open_push(address: &AddressKey, lookup: &Lookup, sealed: &[u8]) -> Option<AddressPush> {
+    AddressPush::open(address, lookup, &SealedPush::try_from(sealed).ok()?).ok()
 }
 
 /// Days since 2000 (UTC), as of the transaction's start.

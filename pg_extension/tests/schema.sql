@@ -33,6 +33,7 @@ CREATE TABLE aas.prices (endpoint text COLLATE "C" PRIMARY KEY, price smallint N
 \ir ../../migrations/V13__key_packages.sql
 \ir ../../migrations/V14__inactive_friendships.sql
 \ir ../../migrations/V15__scrub.sql
+\ir ../../migrations/V19__push.sql
 \ir ../../sql/qs/create_queue.sql
 \ir ../../sql/qs/add_addresses.sql
 \ir ../../sql/qs/deposit.sql
@@ -45,9 +46,13 @@ CREATE TABLE aas.prices (endpoint text COLLATE "C" PRIMARY KEY, price smallint N
 \ir ../../sql/qs/scrub_deleted.sql
 \ir ../../sql/qs/keep_up.sql
 \ir ../../sql/qs/start_upkeep.sql
+\ir ../../sql/qs/lock_addresses.sql
 \ir ../../sql/qs/revoke_addresses.sql
 \ir ../../sql/qs/rotate_keys.sql
 \ir ../../sql/qs/delete_queue.sql
+\ir ../../sql/qs/subscribe_push.sql
+\ir ../../sql/qs/set_push_policy.sql
+\ir ../../sql/qs/drop_push_subscription.sql
 RESET ROLE;
 
 -- Things to talk about: queue 1, 2, 3 … and the addresses a, b, c … of the tests.
@@ -73,7 +78,7 @@ $$;
 -- Delivers payload number parts[i] to addresses[i] and names the addresses that are gone or, in
 -- brackets, have no room.
 CREATE FUNCTION deliver(grp text, addresses text, parts smallint[], payloads text[],
-                        domain text DEFAULT 'example.org') RETURNS text LANGUAGE sql
+                        domain text DEFAULT 'example.org', urgency smallint DEFAULT 2) RETURNS text LANGUAGE sql
 -- As the role of the server has them (migrations/V10).
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
     SELECT coalesce(string_agg(CASE fate WHEN 1 THEN name ELSE '(' || name || ')' END, ' ' ORDER BY position)
@@ -82,7 +87,8 @@ SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS
                 (SELECT array_agg(address(n) ORDER BY i)
                    FROM unnest(string_to_array(addresses, ' ')) WITH ORDINALITY AS a (n, i)),
                 parts,
-                (SELECT array_agg(p::bytea ORDER BY i) FROM unnest(payloads) WITH ORDINALITY AS a (p, i))))
+                (SELECT array_agg(p::bytea ORDER BY i) FROM unnest(payloads) WITH ORDINALITY AS a (p, i)),
+                (SELECT array_agg(urgency) FROM unnest(payloads))))
            WITH ORDINALITY AS f (fate, position)
       JOIN unnest(string_to_array(addresses, ' ')) WITH ORDINALITY AS a (name, position) USING (position);
 $$;

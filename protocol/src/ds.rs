@@ -4,9 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
-use crate::{
-    GroupInfo, MlsMessage, PublicKey, RatchetTree, StateKey, Welcome, name::Domain, push::Urgency,
-};
+use crate::{GroupInfo, MlsMessage, PublicKey, RatchetTree, StateKey, Welcome, name::Domain, push::Urgency};
 
 /// An MLS group id made by a DS (DS-1): 16 random bytes, then the DS's domain in ASCII.
 /// In URLs and JSON, base64url of the whole.

@@ -24,6 +24,6 @@ pub mod token;
 
 pub use binary::{
     Address, ChainHeader, Ciphertext, FriendshipToken, GroupInfo, HpkePublicKey, IssuedCredential,
-    MessageDigest, MlsMessage, P256PublicKey, Payload, PublicKey, PushAuth, QueueId, RatchetTree,
-    SealedPush, SealedSubscription, Signature, StateKey, StockId, Welcome, WrongLength,
+    MessageDigest, MlsMessage, P256PublicKey, Payload, PublicKey, PushAuth, QueueId, RatchetTree, SealedPush,
+    SealedSubscription, Signature, StateKey, StockId, Welcome, WrongLength,
 };

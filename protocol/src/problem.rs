@@ -104,6 +104,9 @@ problems! {
     AcknowledgedTooMuch "acknowledged-too-much" UNPROCESSABLE_ENTITY
         "Nothing with that sequence number was delivered"
         "`after` is larger than the last sequence number of the queue.";
+    NoPush "no-push" NOT_IMPLEMENTED
+        "This server sends no pushes"
+        "Its operator has not set it up for Web Push (RFC 8030).";
     AllowanceUsedUp "allowance-used-up" TOO_MANY_REQUESTS
         "The allowance of tokens is used up"
         "Wait for the next time frame, then ask for tokens again (Retry-After).";

@@ -140,15 +140,10 @@ impl PushSubscription {
 
     /// # Errors
     /// [`PushError::WrongKey`], [`PushError::Malformed`].
-    pub fn open(
-        queue_id: &QueueId,
-        key: &PushKey,
-        sealed: &SealedSubscription,
-    ) -> Result<Self, PushError> {
+    pub fn open(queue_id: &QueueId, key: &PushKey, sealed: &SealedSubscription) -> Result<Self, PushError> {
         let padded = open(&key.cipher()?, &aad(queue_id), sealed.as_bytes())?;
         let (length, content) = padded.split_first_chunk().ok_or(PushError::Malformed)?;
-        let content =
-            content.get(..usize::from(u16::from_be_bytes(*length))).ok_or(PushError::Malformed)?;
+        let content = content.get(..usize::from(u16::from_be_bytes(*length))).ok_or(PushError::Malformed)?;
         Encoding::Cbor.decode(content).map_err(|_| PushError::Malformed)
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use postern_protocol::name::Domain;
 use tokio::sync::watch;
+use tokio_postgres::Row;
 
 use crate::{
     aas::{issuer::Issuer, uses::Uses},
@@ -13,7 +14,7 @@ use crate::{
     database::Database,
     ds::external_sender::Senders,
     master_key::MasterKey,
-    qs::{batch_signer::BatchSigner, wakeups::Wakeups},
+    qs::{batch_signer::BatchSigner, push::Pusher, wakeups::Wakeups},
 };
 
 #[derive(Clone)]
@@ -34,6 +35,8 @@ pub struct Shared {
     /// What tokens were spent for since that was last recorded (AAS-5).
     pub uses: Uses,
     pub wakeups: Wakeups,
+    /// Wakes sleeping devices (QS-10), if the operator wants that.
+    pub pusher: Option<Pusher>,
     pub limits: Limits,
     /// True once the server is shutting down: long-polls answer with what they have.
     pub stopping: watch::Receiver<bool>,
@@ -42,6 +45,14 @@ pub struct Shared {
 impl App {
     pub fn new(shared: Shared) -> Self {
         Self(Arc::new(shared))
+    }
+
+    /// Sends the pushes that a committed delivery made due: its row's column `pushes`.
+    pub fn push(&self, row: &Row) {
+        let due: Option<Vec<&[u8]>> = row.get("pushes");
+        if let (Some(pusher), Some(due)) = (&self.pusher, due) {
+            pusher.send(&due);
+        }
     }
 }
 

@@ -38,6 +38,7 @@ pub struct Config {
     /// Holds postern.so, postern.control and postern--*.sql for the private cluster.
     pub extension_dir: PathBuf,
     pub limits: Limits,
+    pub push: PushConfig,
     pub log: LogConfig,
 }
 
@@ -63,6 +64,16 @@ pub struct Limits {
     pub header_timeout_seconds: u64,
     /// How long a shutdown waits for requests that are under way, in seconds.
     pub shutdown_grace_seconds: u64,
+}
+
+/// Web Push (QS-10).
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PushConfig {
+    /// Whom a push service can turn to, a `mailto:` or `https:` URI (RFC 8292 §2.1). None: no pushes.
+    pub contact: Option<String>,
+    /// Whether pushes may go to addresses that are not public, and by HTTP without TLS.
+    pub local_endpoints: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -120,6 +131,7 @@ impl Default for Config {
             data_dir: default_data_dir(),
             extension_dir: default_extension_dir(),
             limits: Limits::default(),
+            push: PushConfig::default(),
             log: LogConfig::default(),
         }
     }
@@ -212,6 +224,11 @@ impl Config {
                 bail!("{name} is 0: it must be at least 1");
             }
         }
+        if let Some(contact) = &self.push.contact
+            && !(contact.starts_with("mailto:") || contact.starts_with("https:"))
+        {
+            bail!("push.contact is neither a mailto: nor an https: URI");
+        }
         Ok(self)
     }
 }
@@ -295,6 +312,9 @@ pub struct Settings {
     pub limits: LimitSettings,
 
     #[command(flatten)]
+    pub push: PushSettings,
+
+    #[command(flatten)]
     pub log: LogSettings,
 }
 
@@ -344,6 +364,21 @@ pub struct LimitSettings {
     #[arg(long, value_name = "SECONDS", env = "POSTERN_SHUTDOWN_GRACE_SECONDS")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub shutdown_grace_seconds: Option<u64>,
+}
+
+#[derive(Debug, Clone, Default, Args, Serialize)]
+#[command(next_help_heading = "Web Push")]
+pub struct PushSettings {
+    /// Whom push services can turn to, such as mailto:postmaster@example.org [default: none, and no pushes]
+    #[arg(long = "push-contact", value_name = "URI", env = "POSTERN_PUSH_CONTACT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub contact: Option<String>,
+
+    /// Send pushes also to addresses that are not public, and without TLS: for a push service of your own
+    #[arg(long = "push-local-endpoints", env = "POSTERN_PUSH_LOCAL_ENDPOINTS", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", value_name = "true|false", value_parser = BoolishValueParser::new())]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub local_endpoints: Option<bool>,
 }
 
 #[derive(Debug, Clone, Default, Args, Serialize)]

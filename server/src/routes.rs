@@ -46,6 +46,8 @@ pub fn all() -> Vec<Route> {
         paid!(POST "/qs/queues" qs::create_queue),
         paid!(POST "/qs/queues/{queue_id}/addresses" qs::add_addresses),
         paid!(POST "/qs/queues/{queue_id}/addresses/revoke" qs::revoke_addresses),
+        paid!(POST "/qs/queues/{queue_id}/addresses/push" qs::set_push_policy),
+        paid!(PUT "/qs/queues/{queue_id}/push-subscription" qs::subscribe_push),
         paid!(POST "/qs/queues/{queue_id}/keys" qs::rotate_keys),
         paid!(POST "/qs/queues/{queue_id}/delete" qs::delete_queue),
         paid!(POST "/qs/deposits" qs::deposit),

@@ -25,7 +25,7 @@ use crate::{
     database::Database,
     ds::external_sender::Senders,
     master_key::MasterKey,
-    qs::{batch_signer::BatchSigner, upkeep, wakeups::Wakeups},
+    qs::{batch_signer::BatchSigner, push::Pusher, upkeep, wakeups::Wakeups},
     road, routes,
 };
 
@@ -49,6 +49,7 @@ pub async fn run(
     let batch_signer = BatchSigner::load(&database, &master_key).await?;
     let senders = Senders::load(&database, &master_key, &domain).await?;
     let issuer = Issuer::load(&database, &master_key, &domain).await?;
+    let pusher = Pusher::load(&config.push, &database, &master_key).await?;
     let wakeups = Wakeups::default();
     let (stop, stopping) = watch::channel(false);
     let grace = config.limits.shutdown_grace();
@@ -63,6 +64,7 @@ pub async fn run(
         issuer,
         uses: Uses::default(),
         wakeups: wakeups.clone(),
+        pusher,
         limits: config.limits,
         stopping,
     });

@@ -3,7 +3,7 @@
 -- domain: the home domain. epoch, revision: of the state it was made on. roster, tree: the
 -- sealed state with it. payload: what each of addresses gets.
 -- Returns proposed, or stale (the group changed, or is gone). Costs no token: nobody asked
--- for it. Called after POST /ds/groups/{group_id}/messages found a queue gone or a member silent.
+-- for it, and nobody is woken for it. Called after POST /ds/groups/{group_id}/messages found a queue gone or a member silent.
 CREATE OR REPLACE FUNCTION ds.propose_removal(
     domain text, group_id bytea, epoch bigint, revision integer, roster bytea, tree bytea,
     addresses bytea[], payload bytea, OUT outcome text)
@@ -19,7 +19,8 @@ BEGIN
     END IF;
     PERFORM postern.deliver(
         propose_removal.domain, propose_removal.group_id, addresses,
-        array_fill(1::smallint, ARRAY[cardinality(addresses)]), ARRAY[payload]);
+        array_fill(1::smallint, ARRAY[cardinality(addresses)]), ARRAY[payload],
+        ARRAY[0::smallint]);
     outcome := 'proposed';
 END
 $$;

@@ -4,19 +4,20 @@
 -- domain: the home domain. epoch, revision: of the state the message was validated on.
 -- commit_digest: SHA-256 of a commit, else null. roster, tree: the sealed next state: both
 -- for a commit, the tree for a proposal, neither for an application message. addresses,
--- parts, payloads: what to deliver where, as in postern.deliver. welcome_tree, joiners: of a
+-- parts, payloads, urgencies: what to deliver where, as in postern.deliver. welcome_tree, joiners: of a
 -- commit that adds members, for ds.welcome_trees, until the day expires (days since 1970).
 -- settled: the tags of joiners who have shown up, or are gone.
 -- Returns accepted (current_epoch is the epoch after the message, undelivered the number of
--- addresses that took nothing, gone those that never will), token_spent, unknown_group,
+-- addresses that took nothing, gone those that never will, pushes as postern.take_pushes), token_spent, unknown_group,
 -- wrong_epoch (current_epoch says which it is in), or stale (the group changed within the
 -- epoch: validate again; the one refusal that spends no token, since the fault is nobody's).
 -- Called by POST /ds/groups/{group_id}/messages.
 CREATE OR REPLACE FUNCTION ds.submit_message(
     issuer_key smallint, nonce bytea, domain text, group_id bytea, epoch bigint, revision integer,
     commit_digest bytea, roster bytea, tree bytea, addresses bytea[], parts smallint[],
-    payloads bytea[], welcome_tree bytea, joiners bytea[], expires integer, settled bytea[],
-    OUT outcome text, OUT current_epoch bigint, OUT undelivered integer, OUT gone bytea[])
+    payloads bytea[], urgencies smallint[], welcome_tree bytea, joiners bytea[], expires integer, settled bytea[],
+    OUT outcome text, OUT current_epoch bigint, OUT undelivered integer, OUT gone bytea[],
+    OUT pushes bytea[])
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     today CONSTANT date := (now() AT TIME ZONE 'UTC')::date;
@@ -93,7 +94,8 @@ BEGIN
                 submit_message.welcome_tree, date '1970-01-01' + submit_message.expires);
     END IF;
     results := postern.deliver(
-        submit_message.domain, submit_message.group_id, addresses, parts, payloads);
+        submit_message.domain, submit_message.group_id, addresses, parts, payloads, urgencies);
+    pushes := postern.take_pushes();
     IF results <> '{}' THEN
         SELECT count(*) FILTER (WHERE d.result <> 0),
                coalesce(array_agg(d.address) FILTER (WHERE d.result = 1), '{}')

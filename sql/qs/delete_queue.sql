@@ -17,6 +17,7 @@ BEGIN
         RETURN;
     END IF;
 
+    PERFORM qs.lock_addresses(addresses, delete_queue.queue_id);
     -- It waits for a delivery under way, whose messages the next statements see.
     PERFORM FROM qs.queues q
       WHERE q.queue_id = delete_queue.queue_id AND q.owner_key = signer

@@ -1,19 +1,21 @@
 -- qs.deposit: puts a payload into a contact queue (QS-2).
 --
 -- issuer_key, nonce: the token that pays. address: 32 bytes, published by the queue's
--- owner. payload: opaque; its size is limited by the caller.
+-- owner. payload: opaque; its size is limited by the caller. urgency: 0 = very-low to 3 = high.
 -- Returns outcome: deposited, token_spent, undeliverable (unknown or revoked address,
--- not a contact queue's, or the queue is full).
+-- not a contact queue's, or the queue is full); pushes: as postern.take_pushes.
 -- Called by POST /qs/deposits.
 CREATE OR REPLACE FUNCTION qs.deposit(
-    issuer_key smallint, nonce bytea, address bytea, payload bytea,
-    OUT outcome text)
+    issuer_key smallint, nonce bytea, address bytea, payload bytea, urgency smallint,
+    OUT outcome text, OUT pushes bytea[])
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF NOT aas.spend_token('qs.deposit', issuer_key, nonce) THEN
         outcome := 'token_spent';
-    ELSIF cardinality(postern.deliver(NULL, NULL, ARRAY[address], ARRAY[1::smallint], ARRAY[payload])) = 0 THEN
+    ELSIF cardinality(postern.deliver(NULL, NULL, ARRAY[address], ARRAY[1::smallint], ARRAY[payload],
+                                      ARRAY[urgency])) = 0 THEN
         outcome := 'deposited';
+        pushes := postern.take_pushes();
     ELSE
         outcome := 'undeliverable';
     END IF;

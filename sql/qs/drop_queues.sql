@@ -9,6 +9,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_generic_plan SET enable_seqscan = off AS $$
 BEGIN
     PERFORM postern.forget_chain(q.queue_id) FROM unnest(queue_ids) AS q (queue_id);
+    DELETE FROM qs.push_subscriptions s WHERE s.queue_id = ANY (queue_ids);
     DELETE FROM qs.messages m WHERE m.queue_id = ANY (queue_ids);
     GET DIAGNOSTICS messages = ROW_COUNT;
     DELETE FROM qs.queues q WHERE q.queue_id = ANY (queue_ids);

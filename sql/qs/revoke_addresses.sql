@@ -2,8 +2,7 @@
 -- address is blocking that group.
 --
 -- issuer_key, nonce: the token that pays. queue_id: whose addresses. signer: Ed25519 key,
--- verified by the caller. addresses: 32 bytes each. That they are this queue's is checked by
--- sealing its id under each: only its own rows hold the same.
+-- verified by the caller. addresses: 32 bytes each.
 -- Returns outcome: revoked, token_spent, unknown_queue (also for another signer than the
 -- owner), unknown_address (one of them is not this queue's, or was revoked before; none is
 -- revoked then).
@@ -15,6 +14,7 @@ CREATE OR REPLACE FUNCTION qs.revoke_addresses(
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     today CONSTANT date := (now() AT TIME ZONE 'UTC')::date;
+    known boolean;
     gone integer;
     gone_last_resort integer;
 BEGIN
@@ -23,7 +23,7 @@ BEGIN
         RETURN;
     END IF;
 
-    -- Locked before its addresses, as a delivery locks them.
+    known := qs.lock_addresses(addresses, revoke_addresses.queue_id);
     PERFORM FROM qs.queues q
       WHERE q.queue_id = revoke_addresses.queue_id AND q.owner_key = revoke_addresses.signer
         FOR NO KEY UPDATE;
@@ -31,10 +31,7 @@ BEGIN
         outcome := 'unknown_queue';
         RETURN;
     END IF;
-    IF EXISTS (SELECT FROM postern.seal_addresses(addresses, revoke_addresses.queue_id) n
-                WHERE NOT EXISTS (SELECT FROM qs.addresses a
-                                   WHERE a.lookup = n.lookup
-                                     AND a.sealed_queue_id = n.sealed_queue_id)) THEN
+    IF NOT known THEN
         outcome := 'unknown_address';
         RETURN;
     END IF;

@@ -19,14 +19,16 @@ mod cluster;
 pub mod dump;
 mod logs;
 mod process;
+mod push_service;
 mod relay;
 mod server;
 mod wait;
 
 pub use binaries::{binary, extension_dir, in_tree};
 pub use cluster::{Cluster, DataDir};
+pub use push_service::{PushService, Pushed, UserAgent};
 pub use relay::PostgresRelay;
-pub use server::{Server, ServerBuilder, postern};
+pub use server::{PUSH_CONTACT, Server, ServerBuilder, postern};
 pub use wait::{PATIENCE, eventually};
 
 /// The home domain of every server under test that does not choose another.

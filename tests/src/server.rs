@@ -20,6 +20,9 @@ use tokio::{
 
 use crate::{Cluster, DataDir, HOME, PATIENCE, binary, logs};
 
+/// Whom push services can turn to.
+pub const PUSH_CONTACT: &str = "mailto:postmaster@home.example";
+
 /// A running server process. Dropping it kills it.
 pub struct Server {
     child: Child,
@@ -109,6 +112,11 @@ impl ServerBuilder {
     pub fn arg(mut self, argument: &str) -> Self {
         self.command.arg(argument);
         self
+    }
+
+    /// Sends pushes, to [`crate::PushService`] too.
+    pub fn pushing(self) -> Self {
+        self.env("POSTERN_PUSH_CONTACT", PUSH_CONTACT).env("POSTERN_PUSH_LOCAL_ENDPOINTS", "true")
     }
 
     /// To come back where a server was before.

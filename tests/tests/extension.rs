@@ -103,7 +103,7 @@ async fn deliver(database: &Client, mailboxes: &[&Mailbox], payload: &[u8]) {
     let parts = vec![1_i16; addresses.len()];
     let fates: Vec<i16> = database
         .query_one(
-            "SELECT postern.deliver('home.example', 'group', $1, $2, $3)",
+            "SELECT postern.deliver('home.example', 'group', $1, $2, $3, '{2}')",
             &[&addresses, &parts, &vec![payload]],
         )
         .await

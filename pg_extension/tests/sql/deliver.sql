@@ -30,8 +30,8 @@ SELECT deliver('g', 'a1 a3 nobody nobody', '{1,1,1,1}', '{part}');
 SELECT deliver(NULL, 'a1 a3', '{1,1}', '{deposit}', NULL);
 SELECT count(*) FROM messages(1);
 SELECT * FROM messages(3);
-SELECT postern.deliver('example.org', 'g', ARRAY['\x00'::bytea, ''], '{1,1}', '{x}');
-SELECT postern.deliver('example.org', 'g', '{}', '{}', '{}');
+SELECT postern.deliver('example.org', 'g', ARRAY['\x00'::bytea, ''], '{1,1}', '{x}', '{2}');
+SELECT postern.deliver('example.org', 'g', '{}', '{}', '{}', '{}');
 -- An address that was used for nothing is still free.
 SELECT lookup IS NOT NULL AND binding IS NULL FROM qs.addresses WHERE lookup =
     (SELECT lookup FROM postern.seal_addresses(ARRAY[address('a3')], queue(3)));
@@ -88,13 +88,15 @@ SELECT deliver('g', 'a2', '{1}', '{after}');
 SELECT chain_index FROM messages(2) ORDER BY seq DESC LIMIT 1;
 
 -- A caller's mistakes are faults.
-SELECT postern.deliver('example.org', 'g', ARRAY[address('a1')], '{2}', '{x}');
-SELECT postern.deliver('example.org', 'g', ARRAY[address('a1')], '{0}', '{x}');
-SELECT postern.deliver('example.org', 'g', ARRAY[address('a1')], '{}', '{x}');
-SELECT postern.deliver('example.org', 'g', ARRAY[address('a1'), NULL], '{1,1}', '{x}');
-SELECT postern.deliver('example.org', 'g', ARRAY[address('a1')], '{1}', ARRAY[NULL::bytea]);
-SELECT postern.deliver(NULL, 'g', ARRAY[address('a1')], '{1}', '{x}');
-SELECT postern.deliver(repeat('d', 256), 'g', ARRAY[address('a1')], '{1}', '{x}');
+SELECT postern.deliver('example.org', 'g', ARRAY[address('a1')], '{2}', '{x}', '{2}');
+SELECT postern.deliver('example.org', 'g', ARRAY[address('a1')], '{0}', '{x}', '{2}');
+SELECT postern.deliver('example.org', 'g', ARRAY[address('a1')], '{}', '{x}', '{2}');
+SELECT postern.deliver('example.org', 'g', ARRAY[address('a1'), NULL], '{1,1}', '{x}', '{2}');
+SELECT postern.deliver('example.org', 'g', ARRAY[address('a1')], '{1}', ARRAY[NULL::bytea], '{2}');
+SELECT postern.deliver(NULL, 'g', ARRAY[address('a1')], '{1}', '{x}', '{2}');
+SELECT postern.deliver(repeat('d', 256), 'g', ARRAY[address('a1')], '{1}', '{x}', '{2}');
+SELECT postern.deliver('example.org', 'g', ARRAY[address('a1')], '{1}', '{x}', '{}');
+SELECT postern.deliver('example.org', 'g', ARRAY[address('a1')], '{1}', '{x}', '{4}');
 
 -- Its commit could happen where the wake-up is not known.
 BEGIN;

@@ -49,7 +49,7 @@ SELECT postern.spend_token('qs.deposit', 1::smallint, NULL);
 -- Nobody executes what was not granted.
 SET ROLE postern_server;
 SELECT postern.spend_token('qs.deposit', 1::smallint, '\x04');
-SELECT postern.deliver(NULL, NULL, '{}', '{}', '{}');
+SELECT postern.deliver(NULL, NULL, '{}', '{}', '{}', '{}');
 SELECT postern.seal_addresses('{}', '\x00');
 SELECT postern.wake_secret();
 SELECT postern.wake_all();

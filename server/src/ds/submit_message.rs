@@ -12,6 +12,7 @@ use postern_protocol::{
     ds::{GroupId, MessageAccepted, SubmitMessage},
     encoding::Encoding,
     problem::{Problem, ProblemType},
+    push::Urgency,
     qs::QueuePayload,
 };
 use tokio_postgres::Row;
@@ -189,6 +190,8 @@ struct Step {
     /// For each address, which payload it gets, from 1.
     parts: Vec<i16>,
     payloads: Vec<Vec<u8>>,
+    /// Of each payload.
+    urgencies: Vec<i16>,
     /// For who joins: the sealed tree, by whom it may be asked for, and until which day.
     welcome_tree: Option<Vec<u8>>,
     joiners: Vec<Vec<u8>>,
@@ -200,8 +203,9 @@ struct Step {
 }
 
 impl Step {
-    fn deliver(&mut self, payload: &QueuePayload, to: impl IntoIterator<Item = Address>) {
+    fn deliver(&mut self, payload: &QueuePayload, urgency: Urgency, to: impl IntoIterator<Item = Address>) {
         self.payloads.push(Encoding::Cbor.encode(payload));
+        self.urgencies.push(urgency as i16);
         let part = i16::try_from(self.payloads.len()).expect("a message has two payloads at most");
         self.addresses.extend(to);
         self.parts.resize(self.addresses.len(), part);
@@ -243,7 +247,8 @@ fn validate_application(
     }
     let mut step = Step::default();
     let recipients = roster.members().iter().filter(|member| member.leaf != sender.leaf);
-    step.deliver(&message.payload(), recipients.map(|member| member.address));
+    let urgency = message.body.urgency.unwrap_or(Urgency::Normal);
+    step.deliver(&message.payload(), urgency, recipients.map(|member| member.address));
     let joined = sender.mark.joined;
     step.settled.extend(joined.map(|epoch| state::joiner_tag(&message.body.state_key, epoch, &signer)));
     step.members = roster;
@@ -277,7 +282,7 @@ fn validate_handshake(
 
     let key = &body.state_key;
     let mut step = Step::default();
-    step.deliver(&message.payload(), next.recipients);
+    step.deliver(&message.payload(), body.urgency.unwrap_or(Urgency::VeryLow), next.recipients);
     step.settled =
         next.settled.iter().map(|(epoch, key_of)| state::joiner_tag(key, *epoch, key_of)).collect();
     let epoch = next.group.mls.epoch();
@@ -298,7 +303,7 @@ fn validate_handshake(
         let last = next.joiners.iter().map(|joiner| joiner.expires).max().unwrap_or_default();
         step.expires = i32::try_from(last).map_err(Failure::fault)?;
         let payload = QueuePayload::Welcome(welcome.clone());
-        step.deliver(&payload, next.joiners.iter().map(|joiner| joiner.address));
+        step.deliver(&payload, Urgency::Normal, next.joiners.iter().map(|joiner| joiner.address));
     }
     step.members = next.group.roster;
     Ok(step)
@@ -326,8 +331,8 @@ async fn write(
     let row = payment
         .call(
             &app.database,
-            "SELECT outcome, current_epoch, undelivered, gone
-             FROM ds.submit_message($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
+            "SELECT outcome, current_epoch, undelivered, gone, pushes
+             FROM ds.submit_message($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)",
             &[
                 &app.domain.as_str(),
                 &group_id.id().as_slice(),
@@ -339,6 +344,7 @@ async fn write(
                 &addresses,
                 &step.parts,
                 &payloads,
+                &step.urgencies,
                 &step.welcome_tree,
                 &step.joiners,
                 &step.expires,
@@ -349,6 +355,7 @@ async fn write(
     let epoch = || u64::try_from(row.get::<_, i64>("current_epoch")).map_err(Failure::fault);
     match row.get("outcome") {
         "accepted" => {
+            app.push(&row);
             let undelivered = u32::try_from(row.get::<_, i32>("undelivered")).map_err(Failure::fault)?;
             let gone = row.get::<_, Vec<&[u8]>>("gone").into_iter();
             let gone = gone.map(Address::try_from).collect::<Result<_, _>>().map_err(Failure::fault)?;

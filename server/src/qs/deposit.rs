@@ -5,6 +5,7 @@ use http::StatusCode;
 use postern_protocol::{
     encoding::Encoding,
     problem::{Problem, ProblemType},
+    push::Urgency,
     qs::{Deposit, QueuePayload},
 };
 
@@ -25,10 +26,17 @@ pub async fn deposit(app: App, request: Request, payment: Payment) -> Outcome {
     let address = body.address.as_bytes().as_slice();
     let payload = Encoding::Cbor.encode(&QueuePayload::Deposit(body.payload));
     let row = payment
-        .call(&app.database, "SELECT outcome FROM qs.deposit($1, $2, $3, $4)", &[&address, &payload])
+        .call(
+            &app.database,
+            "SELECT outcome, pushes FROM qs.deposit($1, $2, $3, $4, $5)",
+            &[&address, &payload, &(Urgency::Normal as i16)],
+        )
         .await?;
     match row.get("outcome") {
-        "deposited" => Ok(Answer::empty(StatusCode::ACCEPTED)),
+        "deposited" => {
+            app.push(&row);
+            Ok(Answer::empty(StatusCode::ACCEPTED))
+        }
         "undeliverable" => Err(ProblemType::Undeliverable.into()),
         other => Err(Failure::unexpected(other)),
     }

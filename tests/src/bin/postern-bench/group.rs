@@ -133,7 +133,13 @@ impl BenchGroup {
 }
 
 fn submit(state_key: StateKey, message: Vec<u8>) -> SubmitMessage {
-    SubmitMessage { state_key, message: MlsMessage::new(message), group_info: None, welcome: None, urgency: None }
+    SubmitMessage {
+        state_key,
+        message: MlsMessage::new(message),
+        group_info: None,
+        welcome: None,
+        urgency: None,
+    }
 }
 
 fn submission(group_id: &GroupId, message: &SubmitMessage) -> Request {

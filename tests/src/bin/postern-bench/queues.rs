@@ -169,7 +169,7 @@ pub async fn scale(options: &Options, few: i64, many: i64) -> Result<()> {
         }
         // Each queue has its first message, which starts its chain and binds its address.
         let first = "SELECT postern.deliver('example.org', 'bench', array_agg(bench.address(n)),
-                                            array_agg(1::smallint), ARRAY['first'::bytea])
+                                            array_agg(1::smallint), ARRAY['first'::bytea], '{2}')
                        FROM generate_series($1::bigint, $1 + 999) n";
         for start in (1..=queues).step_by(1000) {
             admin.query_one(first, &[&start]).await?;

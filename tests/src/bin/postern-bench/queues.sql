@@ -39,7 +39,7 @@ CREATE FUNCTION bench.deliver(of_sender integer, of_fan_out integer, bytes integ
 LANGUAGE plpgsql AS $$
 BEGIN
     RETURN (SELECT cardinality(postern.deliver('example.org', 'bench', g.addresses, g.parts,
-                                               ARRAY[bench.payload(bytes)]))
+                                               ARRAY[bench.payload(bytes)], '{2}'))
               FROM bench.groups g
              WHERE g.sender = of_sender AND g.fan_out = of_fan_out);
 END
@@ -51,7 +51,7 @@ LANGUAGE plpgsql AS $$
 BEGIN
     RETURN cardinality(postern.deliver('example.org', 'bench',
         (SELECT array_agg(bench.address(1 + floor(random() * n)::bigint)) FROM generate_series(1, fan_out)),
-        array_fill(1::smallint, ARRAY[fan_out]), ARRAY[bench.payload(bytes)]));
+        array_fill(1::smallint, ARRAY[fan_out]), ARRAY[bench.payload(bytes)], '{2}'));
 END
 $$;
 

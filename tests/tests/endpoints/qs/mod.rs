@@ -13,3 +13,5 @@ pub mod remove_key_packages;
 pub mod revoke_addresses;
 pub mod rotate_friendship_token;
 pub mod rotate_keys;
+pub mod set_push_policy;
+pub mod subscribe_push;

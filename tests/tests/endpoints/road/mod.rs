@@ -102,6 +102,8 @@ async fn valid_requests(world: &World, route: &Route) -> Vec<Valid> {
         ("POST", "/qs/queues") => vec![qs::create_queue::valid()],
         ("POST", "/qs/queues/{queue_id}/addresses") => vec![qs::add_addresses::valid(world).await],
         ("POST", "/qs/queues/{queue_id}/addresses/revoke") => vec![qs::revoke_addresses::valid(world).await],
+        ("POST", "/qs/queues/{queue_id}/addresses/push") => vec![qs::set_push_policy::valid(world).await],
+        ("PUT", "/qs/queues/{queue_id}/push-subscription") => vec![qs::subscribe_push::valid(world).await],
         ("POST", "/qs/queues/{queue_id}/keys") => qs::rotate_keys::valid(world).await,
         ("POST", "/qs/queues/{queue_id}/delete") => vec![qs::delete_queue::valid(world).await],
         ("POST", "/qs/deposits") => vec![qs::deposit::valid(world).await],

@@ -13,6 +13,7 @@ use postern_protocol::{
     key::SigningKey,
     mls::{DELIVERY_ADDRESS, DeliveryAddress, GROUP_POLICY, GroupPolicy, Pseudonym, USER_KEY, UserKey},
     name::Domain,
+    push::Urgency,
     qs::{Dequeue, Dequeued, QueueKind, QueuePayload},
 };
 
@@ -89,6 +90,18 @@ impl Group {
     pub fn submit(&self, by: usize, message: &MlsMessage, welcome: Option<&Welcome>) -> Call {
         let (commit, welcome) = (message.clone(), welcome.cloned());
         self.submit_commit(&self.members[by].party.key, &Made { commit, group_info: None, welcome })
+    }
+
+    /// A message of which its sender says how soon others want to know.
+    pub fn submit_urgent(&self, by: usize, message: &MlsMessage, urgency: Urgency) -> Call {
+        let body = SubmitMessage {
+            state_key: self.policy.state_key(),
+            message: message.clone(),
+            group_info: None,
+            welcome: None,
+            urgency: Some(urgency),
+        };
+        Call::post(self.path("messages")).with(&body).signed_by(&self.members[by].party.key)
     }
 
     /// A commit with all that comes with it.

@@ -1,13 +1,13 @@
 //! Mailboxes, and the owner's half of their encryption (QS-5).
 
 use postern_protocol::{
-    Address, HpkePublicKey, QueueId,
+    Address, HpkePublicKey, QueueId, SealedSubscription,
     chain::{ChainReceiver, HpkePrivateKey},
     encoding::Encoding,
     key::SigningKey,
     qs::{
-        AddAddresses, CreateQueue, DeleteQueue, Dequeue, Dequeued, QueueCreated, QueueKind, QueuePayload,
-        RevokeAddresses, RotateKeys,
+        AddAddresses, CreateQueue, DeleteQueue, Dequeue, Dequeued, PushPolicy, QueueCreated, QueueKind,
+        QueuePayload, RevokeAddresses, RotateKeys, SetPushPolicy, SubscribePush,
     },
 };
 
@@ -46,6 +46,15 @@ impl Mailbox {
 
     pub fn revoking(&self, addresses: Vec<Address>) -> Call {
         Call::post(self.path("addresses/revoke")).with(&RevokeAddresses { addresses }).signed_by(&self.owner)
+    }
+
+    pub fn subscribing(&self, subscription: Option<SealedSubscription>) -> Call {
+        let body = SubscribePush { subscription };
+        Call::new(reqwest::Method::PUT, self.path("push-subscription")).with(&body).signed_by(&self.owner)
+    }
+
+    pub fn setting_push_policy(&self, addresses: Vec<PushPolicy>) -> Call {
+        Call::post(self.path("addresses/push")).with(&SetPushPolicy { addresses }).signed_by(&self.owner)
     }
 
     pub fn rotating(&self, body: &RotateKeys) -> Call {

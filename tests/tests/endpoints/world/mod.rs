@@ -51,7 +51,7 @@ impl World {
     /// One with two hundred tokens at hand.
     pub async fn start() -> Self {
         let cluster = Cluster::start().await;
-        let server = Server::start(&cluster).await;
+        let server = Server::builder(&cluster).pushing().start().await;
         let admin = cluster.admin().await;
         let http = reqwest::Client::new();
         let token_key = TokenKey::published(&http, server.url()).await;

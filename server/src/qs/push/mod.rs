@@ -1,0 +1,228 @@
+//! Sends what deliveries made due (QS-10): Web Push (RFC 8030) to whoever a queue's owner
+//! subscribed. A push carries nothing of the message: its content is the owner's own. It is
+//! sent once the message is in the queue, in memory only: a server that is killed sends
+//! nothing, and the message waits for the owner all the same. Which deliveries make a push due,
+//! the database decides.
+
+mod application_server;
+mod endpoint;
+
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use anyhow::{Context, anyhow};
+use backon::{ExponentialBuilder, Retryable};
+use http::{HeaderValue, StatusCode, header::AUTHORIZATION};
+use postern_protocol::{
+    P256PublicKey, QueueId,
+    push::{Push, PushSubscription},
+};
+use tokio::{sync::Semaphore, time::sleep};
+use url::Url;
+use web_push_native::{Auth, WebPushBuilder, p256::PublicKey};
+
+use crate::{config::PushConfig, database::Database, master_key::MasterKey};
+use application_server::ApplicationServer;
+
+/// How long a push service keeps what its user agent does not fetch: the longest that the
+/// large ones take.
+const TIME_TO_LIVE: Duration = Duration::from_secs(28 * 24 * 60 * 60);
+/// Of two pushes that wait at the push service, the later one is enough (RFC 8030 §5.4).
+const TOPIC: &str = "messages";
+/// After a push, what becomes due for the same queue waits, and goes as one.
+const PAUSE: Duration = Duration::from_secs(2);
+const TIMEOUT: Duration = Duration::from_secs(10);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Pushes under way at once.
+const AT_ONCE: usize = 64;
+/// Queues for which one is under way or waits. More are dropped.
+const MAX_QUEUES: usize = 10_000;
+
+/// Sends pushes. Cheap to clone.
+#[derive(Clone)]
+pub struct Pusher(Arc<Shared>);
+
+struct Shared {
+    application_server: ApplicationServer,
+    local_endpoints: bool,
+    client: reqwest::Client,
+    database: Database,
+    under_way: Semaphore,
+    /// Each queue that has a task, and what became due for it since the task took the last.
+    queues: Mutex<HashMap<QueueId, Option<Push>>>,
+}
+
+/// Why a push was not sent.
+#[derive(Debug)]
+enum Failure {
+    /// The subscription is over, or never was one.
+    Gone,
+    /// The push service does not want it, now or ever.
+    Refused(StatusCode),
+    /// It may want it later; perhaps it said when.
+    Passing(Option<Duration>),
+}
+
+impl Pusher {
+    /// None if the operator did not say whom push services can turn to.
+    ///
+    /// # Errors
+    /// A database that does not answer, a key of another master key.
+    pub async fn load(
+        config: &PushConfig,
+        database: &Database,
+        master_key: &MasterKey,
+    ) -> anyhow::Result<Option<Self>> {
+        let Some(contact) = &config.contact else { return Ok(None) };
+        let mut client = reqwest::Client::builder()
+            .user_agent(concat!("postern/", env!("CARGO_PKG_VERSION")))
+            .timeout(TIMEOUT)
+            .connect_timeout(CONNECT_TIMEOUT)
+            .redirect(reqwest::redirect::Policy::none());
+        if !config.local_endpoints {
+            client = client.https_only(true).dns_resolver(Arc::new(endpoint::PublicAddresses));
+        }
+        Ok(Some(Self(Arc::new(Shared {
+            application_server: ApplicationServer::load(contact, database, master_key).await?,
+            local_endpoints: config.local_endpoints,
+            client: client.build().context("no HTTP client for pushes")?,
+            database: database.clone(),
+            under_way: Semaphore::new(AT_ONCE),
+            queues: Mutex::default(),
+        }))))
+    }
+
+    /// What subscriptions are made for (RFC 8292 §4).
+    pub fn public_key(&self) -> P256PublicKey {
+        self.0.application_server.public_key()
+    }
+
+    /// Sends pushes, in the form of `postern.take_pushes`, some time soon.
+    pub fn send(&self, due: &[&[u8]]) {
+        for push in due {
+            match Push::from_bytes(push) {
+                Ok(push) => self.send_one(push),
+                Err(error) => tracing::error!("the database makes no pushes that this server knows: {error}"),
+            }
+        }
+    }
+
+    fn send_one(&self, push: Push) {
+        let queue_id = push.queue_id;
+        let mut queues = self.0.queues.lock().unwrap_or_else(PoisonError::into_inner);
+        let full = queues.len() >= MAX_QUEUES;
+        match queues.entry(queue_id) {
+            Entry::Occupied(mut waiting) => {
+                let urgency = waiting.get().as_ref().map_or(push.urgency, |earlier| earlier.urgency);
+                let urgency = urgency.max(push.urgency);
+                waiting.insert(Some(Push { urgency, ..push }));
+            }
+            Entry::Vacant(_) if full => tracing::warn!("too many pushes wait: one is dropped"),
+            Entry::Vacant(vacant) => {
+                vacant.insert(Some(push));
+                tokio::spawn(self.clone().send_all(queue_id));
+            }
+        }
+    }
+
+    /// Until nothing is due for the queue.
+    async fn send_all(self, queue_id: QueueId) {
+        while let Some(push) = self.take(&queue_id) {
+            let attempts = ExponentialBuilder::default()
+                .with_min_delay(Duration::from_millis(500))
+                .with_max_delay(Duration::from_secs(5 * 60))
+                .with_max_times(10)
+                .with_factor(3.0)
+                .with_jitter();
+            let sent = (|| self.attempt(&push))
+                .retry(attempts)
+                .when(|failure| matches!(failure, Failure::Passing(_)))
+                .adjust(|failure, delay| match failure {
+                    Failure::Passing(Some(after)) => delay.map(|delay| delay.max(*after)),
+                    _ => delay,
+                })
+                .await;
+            match sent {
+                Ok(()) => {}
+                Err(Failure::Gone) => self.forget(&push).await,
+                Err(failure) => tracing::warn!("a push is given up: {failure}"),
+            }
+            sleep(PAUSE).await;
+        }
+    }
+
+    /// What is due for a queue; nothing ends its task.
+    fn take(&self, queue_id: &QueueId) -> Option<Push> {
+        let mut queues = self.0.queues.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = queues.get_mut(queue_id).and_then(Option::take);
+        if due.is_none() {
+            queues.remove(queue_id);
+        }
+        due
+    }
+
+    async fn attempt(&self, push: &Push) -> Result<(), Failure> {
+        let request = self.request(push).map_err(|_| Failure::Gone)?;
+        let _permit = self.0.under_way.acquire().await.expect("it is never closed");
+        let answer = self.0.client.execute(request).await.map_err(|_| Failure::Passing(None))?;
+        let retry_after = || {
+            let seconds = answer.headers().get("retry-after")?.to_str().ok()?.parse().ok()?;
+            Some(Duration::from_secs(seconds).min(Duration::from_secs(60 * 60)))
+        };
+        match answer.status() {
+            status if status.is_success() => Ok(()),
+            // 401 and 403: it was made for another server's key.
+            StatusCode::NOT_FOUND | StatusCode::GONE | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+                Err(Failure::Gone)
+            }
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT => {
+                Err(Failure::Passing(retry_after()))
+            }
+            status if status.is_server_error() => Err(Failure::Passing(retry_after())),
+            status => Err(Failure::Refused(status)),
+        }
+    }
+
+    /// # Errors
+    /// A subscription that does not open, or that nothing can be sent to.
+    fn request(&self, push: &Push) -> anyhow::Result<reqwest::Request> {
+        let subscription = PushSubscription::open(&push.queue_id, &push.key, &push.subscription)?;
+        let url = Url::parse(&subscription.endpoint)?;
+        anyhow::ensure!(endpoint::is_allowed(&url, self.0.local_endpoints), "not a push service's URL");
+        let user_agent = PublicKey::from_sec1_bytes(subscription.p256dh.as_bytes())?;
+        let auth = Auth::clone_from_slice(subscription.auth.as_bytes());
+        let request = WebPushBuilder::new(url.as_str().parse()?, user_agent, auth)
+            .with_valid_duration(TIME_TO_LIVE)
+            .build(subscription.content.into_bytes())
+            .map_err(|_| anyhow!("nothing can be encrypted to it"))?;
+        let mut request = reqwest::Request::try_from(request)?;
+        let headers = request.headers_mut();
+        headers.insert("urgency", HeaderValue::from_static(push.urgency.as_str()));
+        headers.insert("topic", HeaderValue::from_static(TOPIC));
+        headers.insert(AUTHORIZATION, self.0.application_server.authorization(&url)?);
+        Ok(request)
+    }
+
+    async fn forget(&self, push: &Push) {
+        let (queue_id, subscription) =
+            (push.queue_id.as_bytes().as_slice(), push.subscription.as_bytes().as_slice());
+        let sql = "SELECT outcome FROM qs.drop_push_subscription($1, $2)";
+        if let Err(error) = self.0.database.query_one(sql, &[&queue_id, &subscription]).await {
+            tracing::warn!("a push subscription that is over could not be dropped: {error}");
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Gone => f.write_str("the subscription is over"),
+            Self::Refused(status) => write!(f, "the push service answers {status}"),
+            Self::Passing(_) => f.write_str("the push service does not answer"),
+        }
+    }
+}

@@ -1,0 +1,24 @@
+-- qs.lock_addresses: locks addresses of a queue for whoever changes or drops them, in the order
+-- in which deliveries bind them and, as those do, before the queue: so neither waits for the
+-- other for ever.
+--
+-- addresses: 32 bytes each. That they are this queue's is checked by sealing its id under each:
+-- only its own rows hold the same.
+-- Returns whether all of them are this queue's; those that are are locked.
+-- Called by qs.revoke_addresses, qs.set_push_policy and qs.delete_queue.
+CREATE OR REPLACE FUNCTION qs.lock_addresses(addresses bytea[], queue_id bytea)
+RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    locked bigint;
+BEGIN
+    PERFORM FROM qs.addresses a
+      WHERE (a.lookup, a.sealed_queue_id) IN (
+            SELECT n.lookup, n.sealed_queue_id
+              FROM postern.seal_addresses(addresses, lock_addresses.queue_id) n)
+      ORDER BY a.lookup
+        FOR UPDATE;
+    GET DIAGNOSTICS locked = ROW_COUNT;
+    RETURN locked = (SELECT count(DISTINCT a.address) FROM unnest(addresses) a (address));
+END
+$$;

@@ -1,0 +1,243 @@
+//! `PUT /qs/queues/{queue_id}/push-subscription` (QS-10), and the pushes that follow
+
+use postern_protocol::{
+    P256PublicKey, SealedSubscription,
+    problem::ProblemType,
+    push::{PushKey, Urgency},
+    qs::{QueueKind, QueuingKeys},
+};
+use postern_tests::{PushService, Server, UserAgent, dump, eventually};
+use reqwest::{
+    StatusCode,
+    header::{HeaderMap, HeaderValue},
+};
+
+use super::{add_addresses::other_queues, deposit::depositing, set_push_policy::policy};
+use crate::{
+    road::Valid,
+    world::{Call, Commit, Group, Mailbox, World},
+};
+
+pub async fn valid(world: &World) -> Valid {
+    let mailbox = world.mailbox(QueueKind::Group).await;
+    let call = mailbox.subscribing(Some(SealedSubscription::new([7; 1052])));
+    let stranger = Some(ProblemType::NotFound);
+    let cut = vec![("subscription", ProblemType::MalformedBody)];
+    let targets = other_queues("push-subscription");
+    let optional = &["subscription"];
+    Valid { stranger, cut, optional, targets, ..Valid::new(call, StatusCode::NO_CONTENT) }
+}
+
+/// Lets a queue's pushes go to a new user agent, and returns what its addresses are to carry.
+pub async fn subscribe(
+    world: &World,
+    service: &PushService,
+    mailbox: &Mailbox,
+    path: &str,
+) -> (UserAgent, PushKey) {
+    let key = PushKey::generate().expect("there is randomness");
+    let (subscription, agent) = service.subscribe(path, b"look into the first");
+    let sealed = subscription.seal(&mailbox.id, &key).expect("it is short");
+    world.pay(&mailbox.subscribing(Some(sealed))).await.assert_ok("subscribing");
+    (agent, key)
+}
+
+/// A group of two whose second member is woken for what is at least normal.
+async fn waking(world: &World, service: &PushService, path: &str) -> (Group, UserAgent) {
+    let group = world.group(2).await;
+    let member = &group.members[1];
+    let (agent, key) = subscribe(world, service, &member.mailbox, path).await;
+    let policy = policy(member.address, Urgency::Normal, &key);
+    world.pay(&member.mailbox.setting_push_policy(vec![policy])).await.assert_ok("a policy");
+    (group, agent)
+}
+
+/// The first member says something.
+pub async fn say(world: &World, group: &mut Group, urgency: Urgency) {
+    let message = group.party(0).say(b"hello");
+    world.pay(&group.submit_urgent(0, &message, urgency)).await.assert_ok("a message");
+}
+
+async fn server_key(world: &World) -> P256PublicKey {
+    let keys: QueuingKeys = world.send(&Call::get("/qs/keys").wire()).await.decode();
+    keys.application_server_key.expect("the server sends pushes")
+}
+
+async fn subscriptions(world: &World) -> i64 {
+    world.value("SELECT count(*) FROM qs.push_subscriptions").await
+}
+
+#[tokio::test]
+async fn a_message_wakes_its_reader_and_the_push_says_what_the_reader_chose() {
+    let world = World::start().await;
+    let mut service = PushService::start().await;
+    let (mut group, agent) = waking(&world, &service, "/very-private-endpoint").await;
+    // A commit is not urgent.
+    let (_, commit) = group.make(0, Commit { update: true, ..Commit::default() });
+    world.pay(&commit).await.assert_ok("a commit");
+    group.party(0).merge();
+    say(&world, &mut group, Urgency::Normal).await;
+    let pushed = service.pushed().await;
+    assert_eq!(agent.read(&pushed), b"look into the first");
+    assert_eq!(pushed.path, "/very-private-endpoint");
+    let headers = ["urgency", "content-encoding", "topic"].map(|name| pushed.header(name));
+    assert_eq!(headers, ["normal", "aes128gcm", "messages"]);
+    assert!(pushed.header("ttl").parse::<u32>().is_ok_and(|seconds| seconds > 0));
+    pushed.assert_sent_by(&server_key(&world).await, service.url());
+    assert!(!service.has_more(), "one message, one push");
+
+    let rows = dump::rows(&world.cluster.dump().await);
+    let holds = |bytes: &[u8]| {
+        rows.iter().any(|row| row.values.iter().any(|value| value.windows(bytes.len()).any(|it| it == bytes)))
+    };
+    assert!(!holds(b"very-private-endpoint") && !holds(b"look into the first"), "it is sealed at rest");
+    assert!(holds(server_key(&world).await.as_bytes()), "what is searched for would be found");
+    assert!(!world.server.log().contains("very-private-endpoint"));
+    world.close();
+}
+
+#[tokio::test]
+async fn a_deposit_wakes_too() {
+    let world = World::start().await;
+    let mut service = PushService::start().await;
+    let mailbox = world.mailbox(QueueKind::Contact).await;
+    let address = world.address(&mailbox).await;
+    let (agent, key) = subscribe(&world, &service, &mailbox, "/contact").await;
+    let policy = policy(address, Urgency::Normal, &key);
+    world.pay(&mailbox.setting_push_policy(vec![policy])).await.assert_ok("a policy");
+    world.pay(&depositing(address, b"let us talk")).await.assert_ok("a deposit");
+    assert_eq!(agent.read(&service.pushed().await), b"look into the first");
+    world.close();
+}
+
+#[tokio::test]
+async fn what_a_push_service_cannot_take_now_is_sent_again() {
+    let world = World::start().await;
+    let mut service = PushService::start().await;
+    let (mut group, agent) = waking(&world, &service, "/").await;
+    let wait = HeaderMap::from_iter([("retry-after".parse().unwrap(), HeaderValue::from_static("1"))]);
+    service.answer(StatusCode::SERVICE_UNAVAILABLE, HeaderMap::new());
+    service.answer(StatusCode::TOO_MANY_REQUESTS, wait);
+    say(&world, &mut group, Urgency::Normal).await;
+    for attempt in 1..=3 {
+        assert_eq!(agent.read(&service.pushed().await), b"look into the first", "attempt {attempt}");
+    }
+    say(&world, &mut group, Urgency::Normal).await;
+    service.pushed().await;
+    assert!(!service.has_more(), "what was taken is not sent again");
+    assert_eq!(subscriptions(&world).await, 1);
+    world.close();
+}
+
+#[tokio::test]
+async fn a_subscription_that_is_over_is_dropped() {
+    let world = World::start().await;
+    let mut service = PushService::start().await;
+    for status in [StatusCode::GONE, StatusCode::NOT_FOUND, StatusCode::FORBIDDEN] {
+        let (mut group, _) = waking(&world, &service, "/").await;
+        service.answer(status, HeaderMap::new());
+        say(&world, &mut group, Urgency::Normal).await;
+        service.pushed().await;
+        eventually("the subscription is dropped", async || (subscriptions(&world).await == 0).then_some(()))
+            .await;
+        say(&world, &mut group, Urgency::Normal).await;
+    }
+    // Nor does it stay if nothing can be sent to it.
+    let (mut group, _) = waking(&world, &service, "/").await;
+    let mailbox = &group.members[1].mailbox;
+    world.pay(&mailbox.subscribing(Some(SealedSubscription::new([7; 1052])))).await.assert_ok("noise");
+    say(&world, &mut group, Urgency::Normal).await;
+    eventually("the noise is dropped", async || (subscriptions(&world).await == 0).then_some(())).await;
+    assert!(!service.has_more());
+
+    // What a push service refuses for another reason stays.
+    let (mut group, _) = waking(&world, &service, "/").await;
+    service.answer(StatusCode::PAYLOAD_TOO_LARGE, HeaderMap::new());
+    say(&world, &mut group, Urgency::Normal).await;
+    say(&world, &mut group, Urgency::Normal).await;
+    for _ in 0..2 {
+        service.pushed().await;
+    }
+    assert_eq!(subscriptions(&world).await, 1);
+    world.close();
+}
+
+#[tokio::test]
+async fn what_becomes_due_while_a_push_is_under_way_goes_as_one() {
+    let world = World::start().await;
+    let mut service = PushService::start().await;
+    let (mut group, _) = waking(&world, &service, "/").await;
+    service.hold();
+    say(&world, &mut group, Urgency::Normal).await;
+    service.pushed().await;
+    for urgency in [Urgency::Normal, Urgency::High, Urgency::Normal] {
+        say(&world, &mut group, urgency).await;
+    }
+    assert!(!service.has_more());
+    service.go_on();
+    assert_eq!(service.pushed().await.header("urgency"), "high", "as urgent as the most urgent");
+    say(&world, &mut group, Urgency::Normal).await;
+    assert_eq!(service.pushed().await.header("urgency"), "normal");
+    assert!(!service.has_more());
+    world.close();
+}
+
+#[tokio::test]
+async fn a_delivery_that_is_undone_pushes_nothing() {
+    let world = World::start().await;
+    let mut service = PushService::start().await;
+    let (mut group, _) = waking(&world, &service, "/").await;
+    world
+        .admin()
+        .batch_execute(
+            "CREATE FUNCTION public.refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'no'; END $$;
+             CREATE CONSTRAINT TRIGGER refuse AFTER INSERT ON qs.messages DEFERRABLE INITIALLY DEFERRED
+                 FOR EACH ROW EXECUTE FUNCTION public.refuse()",
+        )
+        .await
+        .unwrap();
+    let message = group.party(0).say(b"hello");
+    let call = group.submit(0, &message, None);
+    world.pay(&call).await.assert_problem("a message", ProblemType::Fault);
+    world.admin().batch_execute("DROP TRIGGER refuse ON qs.messages").await.unwrap();
+    say(&world, &mut group, Urgency::High).await;
+    assert_eq!(service.pushed().await.header("urgency"), "high", "and not the first one");
+    assert!(!service.has_more());
+}
+
+#[tokio::test]
+async fn only_where_the_operator_wants_it_and_only_to_the_public_internet() {
+    let world = World::start().await;
+    let silent = Server::start(&world.cluster).await;
+    let keys: QueuingKeys = world.send_to(silent.url(), &Call::get("/qs/keys").wire()).await.decode();
+    assert_eq!(keys.application_server_key, None);
+    let mailbox = world.mailbox(QueueKind::Group).await;
+    let paid = |call: Call| call.paid_with(world.token()).wire();
+    let subscribing = mailbox.subscribing(Some(SealedSubscription::new([7; 1052])));
+    let reply = world.send_to(silent.url(), &paid(subscribing)).await;
+    reply.assert_problem("subscribing", ProblemType::NoPush);
+    world.send_to(silent.url(), &paid(mailbox.subscribing(None))).await.assert_ok("unsubscribing");
+
+    // Another server's push leads nowhere near this machine: the subscription is none.
+    let careful = Server::builder(&world.cluster).env("POSTERN_PUSH_CONTACT", "https://home.example/contact");
+    let careful = careful.start().await;
+    let keys: QueuingKeys = world.send_to(careful.url(), &Call::get("/qs/keys").wire()).await.decode();
+    assert_eq!(keys.application_server_key, Some(server_key(&world).await), "all servers have one key");
+    let service = PushService::start().await;
+    let (mut group, _) = waking(&world, &service, "/").await;
+    let message = group.party(0).say(b"hello");
+    let call = group.submit(0, &message, None);
+    world.send_to(careful.url(), &paid(call)).await.assert_ok("a message");
+    eventually("the subscription is dropped", async || (subscriptions(&world).await == 0).then_some(()))
+        .await;
+    assert!(!service.has_more());
+    world.close();
+}
+
+#[tokio::test]
+async fn a_contact_that_is_none_is_told_at_the_start() {
+    let world = World::start().await;
+    let server = Server::builder(&world.cluster).env("POSTERN_PUSH_CONTACT", "postmaster").try_start().await;
+    let said = server.err().expect("it does not start");
+    assert!(said.contains("push.contact is neither a mailto: nor an https: URI"), "{said}");
+}
