@@ -39,7 +39,8 @@ test: build ## all tests: SQL tests in the extension, unit tests, end-to-end tes
 	exit $$status
 
 bench: build ## sends, deliveries, wake-ups and tokens per second, beside the floor for the same rows
-	$(RELEASE)/postern-bench
+	$(RELEASE)/postern-bench --members 2,11,101,1001 --concurrency 1 --rounds 3 --seconds 2
+	$(RELEASE)/postern-bench --members 2,11,101,1001 --concurrency 16 --rounds 3 --seconds 2
 	$(RELEASE)/postern-bench --tokens
 	$(RELEASE)/postern-bench --queues --rounds 3 --seconds 2
 	$(RELEASE)/postern-bench --scale 10000 1000000 --rounds 3

@@ -9,6 +9,7 @@ mod chains;
 mod deliver;
 mod notifier;
 mod plan;
+mod prices;
 mod push;
 mod scrub;
 mod tokens;

@@ -23,6 +23,7 @@ CREATE TABLE aas.spent (issuer_key smallint, nonce bytea, PRIMARY KEY (issuer_ke
     PARTITION BY LIST (issuer_key);
 CREATE TABLE aas.spent_1 PARTITION OF aas.spent FOR VALUES IN (1);
 CREATE TABLE aas.prices (endpoint text COLLATE "C" PRIMARY KEY, price smallint NOT NULL);
+\ir ../../migrations/V20__prices_in_memory.sql
 \ir ../../sql/prices.sql
 \ir ../../sql/aas/spend_token.sql
 \ir ../../migrations/V4__qs.sql

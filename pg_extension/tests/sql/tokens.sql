@@ -17,13 +17,24 @@ ROLLBACK TO s;
 SELECT postern.spend_token('qs.deposit', 1::smallint, '\x03');
 COMMIT;
 
--- The price list is looked at each time (AAS-5): what is free spends nothing.
+-- The price list holds as it is now (AAS-5): what is free spends nothing.
 UPDATE aas.prices SET price = 0 WHERE endpoint = 'qs.deposit';
 SELECT postern.spend_token('qs.deposit', 1::smallint, '\x04');
 SELECT postern.spend_token('qs.deposit', 1::smallint, '\x04');
 SELECT postern.spend_token('qs.dequeue', 1::smallint, '\x04') AS another_is_not_free;
 UPDATE aas.prices SET price = 1 WHERE endpoint = 'qs.deposit';
 SELECT postern.spend_token('qs.deposit', 1::smallint, '\x04');
+-- A change that is taken back was none; one that bypasses ordinary triggers is told as well.
+BEGIN;
+UPDATE aas.prices SET price = 0 WHERE endpoint = 'qs.deposit';
+SELECT postern.spend_token('qs.deposit', 1::smallint, '\x04');
+ROLLBACK;
+SELECT postern.spend_token('qs.deposit', 1::smallint, '\x04');
+SET session_replication_role = replica;
+UPDATE aas.prices SET price = 0 WHERE endpoint = 'qs.deposit';
+SELECT postern.spend_token('qs.deposit', 1::smallint, '\x04');
+UPDATE aas.prices SET price = 1 WHERE endpoint = 'qs.deposit';
+RESET session_replication_role;
 
 -- Whatever the search_path is, and whoever's operators are in it.
 CREATE SCHEMA hostile;

@@ -15,7 +15,10 @@ mod tokens;
 mod waiters;
 
 use std::{
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -106,16 +109,16 @@ async fn main() -> Result<()> {
         "| members | sends/s | deliveries/s | floor: rows/s | ratio | client CPU | server CPU | database CPU | WAL flushes | WAL |"
     );
     println!("|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|");
-    let mut tokens = Vec::new();
+    let (mut tokens, mut groups) = (Vec::new(), Vec::new());
+    let mut per_second = 400;
     for &members in &options.members {
         // One for each sender: deliveries to one queue wait for each other's commit.
-        let mut groups = Vec::new();
+        groups.clear();
         for _ in 0..options.concurrency {
             groups.push(BenchGroup::create(&client, members, options.bytes).await?);
         }
         let floor = Floor::prepare(&cluster, members - 1, options.bytes).await?;
         let mut rounds = Vec::new();
-        let mut per_second = 400;
         for round in 0..=options.rounds {
             refill(&client, &mut tokens, per_second * 2 * options.seconds as usize).await?;
             admin
@@ -138,8 +141,10 @@ async fn main() -> Result<()> {
         }
         print_row(members, &rounds);
     }
-    refill(&client, &mut tokens, 4 * options.wakeups).await?;
-    wakeups(&options, &client, &mut tokens, &receiving).await
+    // Each takes some 30 ms, and as long again at most under load.
+    let seconds = options.wakeups / 15 + 1;
+    refill(&client, &mut tokens, 4 * options.wakeups + 2 * per_second * seconds).await?;
+    wakeups(&options, &client, tokens, &receiving, &groups).await
 }
 
 /// One round of sends.
@@ -163,7 +168,7 @@ async fn send_round(
     let (hand_out, take) = std::sync::mpsc::channel();
     tokens.drain(..).try_for_each(|token| hand_out.send(token))?;
     drop(hand_out);
-    let take = std::sync::Mutex::new(take);
+    let take = Mutex::new(take);
     let sender = async |group: &BenchGroup| {
         while Instant::now() < deadline {
             // Without tokens the round ends early.
@@ -199,22 +204,65 @@ fn print_row(members: usize, rounds: &[(Sends, f64)]) {
     );
 }
 
-/// A waiter on one process, a sender through the other, one message at a time.
+/// Idle, and while others send as fast as they can.
 async fn wakeups(
     options: &Options,
     client: &Client,
-    tokens: &mut Vec<Token>,
+    tokens: Vec<Token>,
     receiving: &Server,
+    others: &[BenchGroup],
 ) -> Result<()> {
     let group = BenchGroup::create(client, 2, options.bytes).await?;
+    let tokens = Mutex::new(tokens);
+    let idle = woken(options, client, &tokens, receiving, &group, 1).await?;
+    let (done, sent, started) = (AtomicBool::new(false), AtomicUsize::new(0), Instant::now());
+    let load = async |group: &BenchGroup| {
+        while !done.load(Ordering::Relaxed) {
+            client.http().send_once(&group.message.clone().paid_with(take(&tokens)?)).await?;
+            sent.fetch_add(1, Ordering::Relaxed);
+        }
+        anyhow::Ok(())
+    };
+    let measured = async {
+        let measured = woken(options, client, &tokens, receiving, &group, 1 + options.wakeups as u64).await;
+        done.store(true, Ordering::Relaxed);
+        measured
+    };
+    let load = futures_util::future::try_join_all(others.iter().map(load));
+    let (busy, _) = tokio::try_join!(measured, load)?;
+    let per_second = sent.into_inner() as f64 / started.elapsed().as_secs_f64();
+
+    println!("\n| wake-up across two processes | p50 | p99 |\n|---|--:|--:|");
+    let busy_name = format!("while {} others send {per_second:.0}/s", others.len());
+    for (when, times) in [("idle", idle), (&busy_name, busy)] {
+        for (name, mut times) in
+            [("from sending to receiving", times.0), ("from the sender's answer to receiving", times.1)]
+        {
+            times.sort_unstable();
+            let at = |share: usize| times[(times.len() - 1) * share / 100].as_secs_f64() * 1e3;
+            println!("| {when}: {name} | {:.2} ms | {:.2} ms |", at(50), at(99));
+        }
+    }
+    Ok(())
+}
+
+/// A waiter on one process, a sender through the other, one message at a time, from the
+/// queue's message `first` on: how long from sending, and from the sender's answer, to receiving.
+async fn woken(
+    options: &Options,
+    client: &Client,
+    tokens: &Mutex<Vec<Token>>,
+    receiving: &Server,
+    group: &BenchGroup,
+    first: u64,
+) -> Result<(Vec<Duration>, Vec<Duration>)> {
     let member = group.members.first().context("a group of two has a member besides its creator")?;
     let there = postern_client::Http::new(receiving.url())?;
     let mut after_accept = Vec::new();
     let mut end_to_end = Vec::new();
     // The first message in the member's queue is its Welcome.
-    for seq in 1..=options.wakeups as u64 {
-        let mut token = || tokens.pop().context("out of tokens");
-        let waiting = member.dequeue(seq).paid_with(token()?);
+    for seq in first..first + options.wakeups as u64 {
+        let waiting = member.dequeue(seq).paid_with(take(tokens)?);
         let there = there.clone();
         let waiter = tokio::spawn(async move {
             there.send_once(&waiting).await?;
@@ -222,7 +270,7 @@ async fn wakeups(
         });
         // Long enough for the waiter to wait: its first looks find nothing.
         tokio::time::sleep(Duration::from_millis(20)).await;
-        let message = group.message.clone().paid_with(token()?);
+        let message = group.message.clone().paid_with(take(tokens)?);
         let sent = Instant::now();
         client.http().send_once(&message).await?;
         let accepted = Instant::now();
@@ -230,15 +278,11 @@ async fn wakeups(
         after_accept.push(received.saturating_duration_since(accepted));
         end_to_end.push(received - sent);
     }
-    println!("\n| wake-up across two processes, idle | p50 | p99 |\n|---|--:|--:|");
-    for (name, mut times) in
-        [("from sending to receiving", end_to_end), ("from the sender's answer to receiving", after_accept)]
-    {
-        times.sort_unstable();
-        let at = |share: usize| times[(times.len() - 1) * share / 100].as_secs_f64() * 1e3;
-        println!("| {name} | {:.2} ms | {:.2} ms |", at(50), at(99));
-    }
-    Ok(())
+    Ok((end_to_end, after_accept))
+}
+
+fn take(tokens: &Mutex<Vec<Token>>) -> Result<Token> {
+    tokens.lock().expect("nobody panics here").pop().context("out of tokens")
 }
 
 async fn refill(client: &Client, tokens: &mut Vec<Token>, number: usize) -> Result<()> {

@@ -21,6 +21,8 @@ const SENDERS: [usize; 2] = [1, 16];
 const TAG_LEN: usize = 16;
 /// At this fan-out the nearest relative's way is measured: it takes some 800 round trips.
 const RELATIVE_AT: i32 = 100;
+/// Up to this fan-out the ordinary way is measured in statements, too.
+const STATEMENTS_TO: i32 = 10;
 
 /// One way of putting the same rows into the database.
 struct Way {
@@ -55,9 +57,9 @@ pub async fn measure(options: &Options, cluster: &Cluster) -> Result<()> {
         options.bytes, options.rounds, options.seconds
     );
     println!(
-        "| senders | fan-out | ours | (a) floor | ratio | (b) notify each | ratio | (c) notify once | ratio | (d) round trips | ratio | ours, no wake-ups | ratio |"
+        "| senders | fan-out | ours | (a) floor | ratio | (b) notify each | ratio | (b) in statements | ratio | (c) notify once | ratio | (d) round trips | ratio | ours, no wake-ups | ratio |"
     );
-    println!("|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|");
+    println!("|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|");
     for senders in SENDERS {
         for fan_out in FAN_OUTS {
             let mut ways = ways(options, fan_out)?;
@@ -99,10 +101,31 @@ fn ways(options: &Options, fan_out: i32) -> Result<Vec<Way>> {
         Way::new("notify once", &format!("SELECT bench.ordinary(:client_id, {fan_out}, {sealed}, false);"))?,
         Way { without_wakeups: true, ..Way::new("no wake-ups", &ours)? },
     ];
+    if fan_out <= STATEMENTS_TO {
+        ways.push(Way::new("statements", &statements(fan_out, sealed))?);
+    }
     if fan_out == RELATIVE_AT {
         ways.push(Way::new("round trips", &relative(fan_out, sealed))?);
     }
     Ok(ways)
+}
+
+/// (b) as an ordinary server does it: each statement a round trip.
+fn statements(fan_out: i32, bytes: usize) -> String {
+    let mut script = "BEGIN;\n".to_owned();
+    for n in 1..=fan_out {
+        let queue = format!("bench.queue(:client_id * {} + {n})", FAN_OUTS[3]);
+        let _ = write!(
+            script,
+            "UPDATE bench.queues SET next_seq = next_seq + 1 WHERE queue_id = {queue} RETURNING next_seq - 1 AS seq \\gset
+             INSERT INTO bench.messages (queue_id, seq, chain, chain_index, ciphertext)
+             VALUES ({queue}, :seq, 1, 1, bench.payload({bytes}));
+             SELECT pg_notify('bench', encode({queue}, 'hex'));
+             "
+        );
+    }
+    script.push_str("COMMIT;\n");
+    script
 }
 
 /// (d): per recipient two look-ups, and a transaction of four statements, each a round trip.
@@ -141,7 +164,7 @@ fn print(senders: usize, fan_out: i32, ways: &[Way]) {
     };
     let ours = rate("ours").unwrap_or_default();
     let mut row = format!("| {senders} | {fan_out} | {ours:.0} |");
-    for name in ["floor", "notify each", "notify once", "round trips", "no wake-ups"] {
+    for name in ["floor", "notify each", "statements", "notify once", "round trips", "no wake-ups"] {
         let _ = match rate(name) {
             Some(rate) => write!(row, " {rate:.0} | {:.2} |", ours / rate),
             None => write!(row, " | |"),
@@ -171,9 +194,16 @@ pub async fn scale(options: &Options, few: i64, many: i64) -> Result<()> {
         let first = "SELECT postern.deliver('example.org', 'bench', array_agg(bench.address(n)),
                                             array_agg(1::smallint), ARRAY['first'::bytea], '{2}')
                        FROM generate_series($1::bigint, $1 + 999) n";
-        for start in (1..=queues).step_by(1000) {
-            admin.query_one(first, &[&start]).await?;
-        }
+        // A core each.
+        let second = cluster.admin().await;
+        let all = async |session: &Client, from: i64| {
+            for start in (from..=queues).step_by(2000) {
+                session.query_one(first, &[&start]).await?;
+            }
+            anyhow::Ok(())
+        };
+        tokio::try_join!(all(&admin, 1), all(&second, 1001))?;
+        eprintln!("  {queues} chains");
         admin.batch_execute("VACUUM ANALYZE").await?;
         sides.push((queues, cluster, Vec::new()));
     }
