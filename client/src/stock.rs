@@ -118,9 +118,17 @@ pub(crate) fn drop_expired(store: &Store) -> Result<()> {
 }
 
 /// A group was joined by the KeyPackage of this leaf key: it, and its address, are the group's
-/// now, unless it is of last resort.
+/// now. One of last resort may be others', too, and tells who is behind them that they have one
+/// member in common: another is published, so that it does so no longer than it must.
 pub(crate) fn used(tx: &Tx<'_>, leaf_key: &PublicKey) -> Result<()> {
-    tx.sql().execute("DELETE FROM stock WHERE leaf_key = ?1 AND last_resort = 0", [leaf_key.as_bytes()])?;
+    let key = [leaf_key.as_bytes()];
+    let sql = "DELETE FROM stock WHERE leaf_key = ?1 AND last_resort = 0";
+    if tx.sql().execute(sql, key)? > 0 {
+        return Ok(());
+    }
+    let sql = "UPDATE stock_state SET published = 0
+                WHERE EXISTS (SELECT 1 FROM stock WHERE leaf_key = ?1 AND current = 1)";
+    tx.sql().execute(sql, key)?;
     Ok(())
 }
 

@@ -157,8 +157,9 @@ fn deliver(
         delivery.find(client)?;
         delivery.bind(client)?;
         let queues = delivery.advance(client)?;
+        let sealed = delivery.seal(&queues)?;
         delivery.unbind(client)?;
-        delivery.seal(&queues)?.write(client)?;
+        sealed.write(client)?;
         push::set(&delivery.pushes(client)?);
         Ok(())
     })?;

@@ -36,6 +36,11 @@ impl World {
         Client::complete_link(&home, &grant).await.unwrap()
     }
 
+    async fn sealed_last_resorts(&self) -> Vec<Vec<u8>> {
+        let sql = "SELECT sealed FROM qs.key_packages WHERE last_resort";
+        self.admin.query(sql, &[]).await.unwrap().iter().map(|row| row.get(0)).collect()
+    }
+
     async fn count(&self, rows: &str) -> i64 {
         self.admin.query_one(&format!("SELECT count(*) FROM {rows}"), &[]).await.unwrap().get(0)
     }
@@ -113,6 +118,8 @@ async fn a_stock_that_runs_low_is_filled_again_and_an_empty_one_has_its_last_res
         .await
         .unwrap();
     assert_eq!(world.count(ordinary).await, 20, "Alice's");
+    let before = world.sealed_last_resorts().await;
+    assert_eq!(before.len(), 2);
     for title in ["second", "third"] {
         let group = alice.create_group(title).await.unwrap();
         let invited = alice.invite(&group, bob.user()).await.unwrap();
@@ -142,10 +149,20 @@ async fn a_stock_that_runs_low_is_filled_again_and_an_empty_one_has_its_last_res
         heard += events.iter().filter(|event| matches!(event, Event::Message { .. })).count();
     }
 
-    // A day later he counts, and publishes anew.
+    // He published anew: the two groups' KeyPackage is not handed out to a third.
+    assert_eq!(world.count(ordinary).await, 40);
+    let after = world.sealed_last_resorts().await;
+    assert_eq!(after.iter().filter(|sealed| before.contains(sealed)).count(), 1, "Alice's");
+
+    // What friends fetch and do not use he learns a day later, when he counts.
+    world.admin.batch_execute("DELETE FROM qs.key_packages WHERE NOT last_resort").await.unwrap();
+    for user in [&alice, &bob] {
+        user.receive(std::time::Duration::ZERO).await.unwrap();
+        assert_eq!(world.count(ordinary).await, 0);
+    }
     bob.forget_the_count().unwrap();
     bob.receive(std::time::Duration::ZERO).await.unwrap();
-    assert_eq!(world.count(ordinary).await, 40);
+    assert_eq!(world.count(ordinary).await, 20);
 }
 
 #[tokio::test]

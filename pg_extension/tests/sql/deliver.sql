@@ -76,6 +76,9 @@ SELECT make_queue(4, 'group', 'a4');
 UPDATE qs.queues SET hpke_key = decode(repeat('00', 32), 'hex') WHERE queue_id = queue(4);
 SELECT deliver('g', 'a4 a1', '{1,1}', '{key}');
 SELECT next_seq, last_chain FROM qs.queues WHERE queue_id = queue(4);
+-- Its address stays free for whom it was meant.
+UPDATE qs.queues SET hpke_key = hpke_key() WHERE queue_id = queue(4);
+SELECT deliver('h', 'a4', '{1}', '{first}');
 
 -- What is rolled back did not happen.
 BEGIN;
