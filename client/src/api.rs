@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use postern_protocol::{
-    Address, FriendshipToken, IssuedCredential, Payload, QueueId, RatchetTree,
+    Address, FriendshipToken, IssuedCredential, Payload, QueueId, RatchetTree, SealedSubscription,
     auth::{
         AuthenticationKeys, CommitIdentity, CredentialIssued, IdentityCommitted, PublishContact,
         RegisterUser, SignCredential, SignedContact, UserRecord,
@@ -19,8 +19,9 @@ use postern_protocol::{
     problem::ProblemType,
     qs::{
         AddAddresses, CountKeyPackages, CreateQueue, DeleteQueue, Deposit, Dequeue, Dequeued,
-        FetchKeyPackages, KeyPackageBatch, KeyPackageStock, PublishKeyPackages, QueueCreated, QueuingKeys,
-        RemoveKeyPackages, RevokeAddresses, RotateFriendshipToken, RotateKeys,
+        FetchKeyPackages, KeyPackageBatch, KeyPackageStock, PublishKeyPackages, PushPolicy, QueueCreated,
+        QueuingKeys, RemoveKeyPackages, RevokeAddresses, RotateFriendshipToken, RotateKeys, SetPushPolicy,
+        SubscribePush,
     },
 };
 
@@ -108,6 +109,30 @@ impl Api {
     ) -> Result<()> {
         let request = Request::post(format!("/qs/queues/{}/addresses/revoke", queue.to_base64url()))
             .cbor(&RevokeAddresses { addresses })
+            .signed_by(owner);
+        self.paid(request).await.map(drop)
+    }
+
+    pub(crate) async fn subscribe_push(
+        &self,
+        queue: &QueueId,
+        subscription: Option<SealedSubscription>,
+        owner: &SigningKey,
+    ) -> Result<()> {
+        let request = Request::put(format!("/qs/queues/{}/push-subscription", queue.to_base64url()))
+            .cbor(&SubscribePush { subscription })
+            .signed_by(owner);
+        self.paid(request).await.map(drop)
+    }
+
+    pub(crate) async fn set_push_policy(
+        &self,
+        queue: &QueueId,
+        addresses: Vec<PushPolicy>,
+        owner: &SigningKey,
+    ) -> Result<()> {
+        let request = Request::post(format!("/qs/queues/{}/addresses/push", queue.to_base64url()))
+            .cbor(&SetPushPolicy { addresses })
             .signed_by(owner);
         self.paid(request).await.map(drop)
     }

@@ -9,7 +9,14 @@ use std::{
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use postern_client::{Client, Error, LinkGrant, LinkRequest, Options};
-use postern_protocol::{PublicKey, ds::GroupId, name::UserName, problem::ProblemType};
+use postern_protocol::{
+    P256PublicKey, Payload, PublicKey, PushAuth,
+    ds::GroupId,
+    name::UserName,
+    problem::ProblemType,
+    push::{PushSubscription, Urgency},
+    qs::QueueKind,
+};
 use serde_json::json;
 
 use crate::output::{group_name, print_line, printable, short, tell};
@@ -136,6 +143,21 @@ enum Command {
         /// bob@example.org
         user: UserName,
     },
+    /// Have this device woken by Web Push (RFC 8030) when something comes
+    Push {
+        #[command(subcommand)]
+        command: PushCommand,
+    },
+    /// Let a group's messages not wake this device
+    Mute {
+        /// Title or id of the group
+        group: String,
+    },
+    /// Let a group's messages wake this device again
+    Unmute {
+        /// Title or id of the group
+        group: String,
+    },
     /// Renew the keys of this device's mailboxes
     RenewMailboxes,
     /// Delete this device's mailboxes and keys, at the server and here
@@ -163,6 +185,29 @@ enum Command {
         #[arg(long, value_name = "NUMBER", value_parser = ["1", "10", "100"])]
         fetch: Option<String>,
     },
+}
+
+#[derive(Subcommand)]
+enum PushCommand {
+    /// Print the server's key, which subscriptions are made for (applicationServerKey)
+    Key,
+    /// Push to a subscription; take another one for each mailbox
+    On {
+        /// The push resource's URL
+        endpoint: String,
+        /// The user agent's public key, as base64url
+        p256dh: String,
+        /// The user agent's authentication secret, as base64url
+        auth: String,
+        /// Wake for contact requests instead of groups
+        #[arg(long)]
+        contact: bool,
+        /// What each push says
+        #[arg(long, default_value = "postern", value_name = "TEXT")]
+        content: String,
+    },
+    /// Push no more
+    Off,
 }
 
 pub async fn run(cli: Cli) -> anyhow::Result<()> {
@@ -266,6 +311,19 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
             place.open()?.block_user(&user).await?;
             note(&format!("{user} cannot add you to groups any more"));
         }
+        Command::Push { command } => push(&place.open()?, command).await?,
+        Command::Mute { group } => {
+            let client = place.open()?;
+            let group = client.find_group(&group)?.id;
+            client.set_group_push(&group, None).await?;
+            note(&format!("{} wakes this device no more", group_name(&client, &group)?));
+        }
+        Command::Unmute { group } => {
+            let client = place.open()?;
+            let group = client.find_group(&group)?.id;
+            client.set_group_push(&group, Some(Urgency::Normal)).await?;
+            note(&format!("{} wakes this device", group_name(&client, &group)?));
+        }
         Command::RenewMailboxes => {
             place.open()?.renew_mailbox_keys().await?;
             note("Keys of the mailboxes renewed");
@@ -324,6 +382,33 @@ impl Place {
     fn server(&self) -> anyhow::Result<&str> {
         self.server.as_deref().context("name the server with --server URL or POSTERN_SERVER")
     }
+}
+
+async fn push(client: &Client, command: PushCommand) -> anyhow::Result<()> {
+    match command {
+        PushCommand::Key => {
+            let key = client.application_server_key().await?.context("this server sends no pushes")?;
+            print_line(&key.to_base64url())?;
+        }
+        PushCommand::On { endpoint, p256dh, auth, contact, content } => {
+            let subscription = PushSubscription {
+                endpoint,
+                p256dh: P256PublicKey::from_base64url(&p256dh).context("p256dh is no such key")?,
+                auth: PushAuth::from_base64url(&auth).context("auth is no such secret")?,
+                content: Payload::new(content.into_bytes()),
+            };
+            let kind = if contact { QueueKind::Contact } else { QueueKind::Group };
+            client.wake_by_push(kind, Some(subscription)).await?;
+            note("This device is woken from now on.");
+        }
+        PushCommand::Off => {
+            for kind in [QueueKind::Group, QueueKind::Contact] {
+                client.wake_by_push(kind, None).await?;
+            }
+            note("This device is not woken any more.");
+        }
+    }
+    Ok(())
 }
 
 async fn invite(

@@ -27,10 +27,12 @@ use std::{
 };
 
 use postern_protocol::{
-    PublicKey,
+    P256PublicKey, PublicKey,
     ds::{GroupId, MessageAccepted},
     mls::DeliveryAddress,
     name::UserName,
+    problem::ProblemType,
+    push::{PushSubscription, Urgency},
     qs::{QueueKind, QueuePayload, RemoveKeyPackages},
 };
 use rusqlite::params;
@@ -47,7 +49,7 @@ use crate::{
     identity::{self, VerifiedUser},
     link::{LinkGrant, LinkRequest},
     message::Content,
-    setup, stock,
+    push, setup, stock,
     store::{Options, Store, decode},
     submit::{Submission, group_ids},
     sync::{self, Follower, load_queue},
@@ -413,6 +415,48 @@ impl Client {
         let inner = &self.inner;
         let step = inner.store.step().await?;
         inner.renew_mailbox_keys(&step).await?;
+        inner.errands(&step).await
+    }
+
+    /// What push subscriptions for this device's server are made for (RFC 8292); none if it sends
+    /// no pushes.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`].
+    pub async fn application_server_key(&self) -> Result<Option<P256PublicKey>> {
+        Ok(self.inner.api.queuing_keys().await?.application_server_key)
+    }
+
+    /// Has this device woken for what comes into one of its mailboxes, by Web Push (RFC 8030): to
+    /// this subscription, or no longer. Take one subscription for each mailbox: nobody is to know
+    /// that they are one device's.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] if the server sends no pushes. After [`Error::Unreachable`] the next step
+    /// goes on with it.
+    pub async fn wake_by_push(&self, kind: QueueKind, subscription: Option<PushSubscription>) -> Result<()> {
+        let inner = &self.inner;
+        if subscription.is_some() && self.application_server_key().await?.is_none() {
+            return Err(Error::Refused(ProblemType::NoPush.into()));
+        }
+        let step = inner.store.step().await?;
+        inner.store.write(|tx| push::subscribe(tx, kind, subscription.as_ref()))?;
+        inner.errands(&step).await
+    }
+
+    /// From which urgency on this device is woken for a group's messages: normal, unless this
+    /// says something else; none: never.
+    ///
+    /// # Errors
+    /// [`Error::NotMember`], [`Error::UnknownGroup`]. After [`Error::Unreachable`] the next step
+    /// goes on with it.
+    pub async fn set_group_push(&self, group: &GroupId, at_least: Option<Urgency>) -> Result<()> {
+        let inner = &self.inner;
+        let step = inner.store.step().await?;
+        inner.store.write(|tx| {
+            Group::load(tx, group)?;
+            push::set_policy(tx, group, at_least)
+        })?;
         inner.errands(&step).await
     }
 

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use postern_protocol::{
     name::NameError,
     problem::{Problem, ProblemType},
+    push::PushError,
 };
 
 use crate::{identity::IdentityError, queue::QueueError};
@@ -68,6 +69,8 @@ pub enum Error {
     NoContact,
     #[error("the group moved on {0} times while this was tried: try again when it is quieter")]
     Contended(u32),
+    #[error("the push subscription cannot be used: {0}")]
+    Push(#[from] PushError),
     #[error("the {0} is damaged or made for something else: make a new one")]
     BadBlob(&'static str),
 }

@@ -17,6 +17,7 @@ mod identity;
 mod link;
 mod message;
 mod mls;
+mod push;
 mod queue;
 mod setup;
 mod stock;

@@ -22,11 +22,14 @@ use serde::{Serialize, de::DeserializeOwned};
 use crate::{
     error::{Error, Result},
     mls::Cbor,
+    push,
 };
 
 const DATABASE: &str = "client.sqlite";
 const LOCK: &str = "lock";
-const SCHEMA_VERSION: i64 = 3;
+/// What brings [`SCHEMA`], which is version 1, to each further version.
+const UPGRADES: [&str; 3] = [TOKEN_REQUESTS, FRIENDSHIPS, push::SCHEMA];
+const SCHEMA_VERSION: usize = 1 + UPGRADES.len();
 /// How long a step waits for the step of another process.
 const LOCK_PATIENCE: Duration = Duration::from_secs(60);
 const LOCK_INTERVAL: Duration = Duration::from_millis(20);
@@ -87,10 +90,10 @@ impl Store {
         SqliteStorageProvider::<Cbor, _>::new(&mut connection)
             .run_migrations()
             .map_err(|_| Error::Damaged("the schema of the MLS state"))?;
-        let version: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-        if version == 0 {
+        if version(&connection)? == 0 {
+            let upgrades = UPGRADES.concat();
             connection.execute_batch(&format!(
-                "BEGIN IMMEDIATE; {SCHEMA} {TOKEN_REQUESTS} {FRIENDSHIPS} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+                "BEGIN IMMEDIATE; {SCHEMA} {upgrades} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
             ))?;
         }
         Self::new(directory, connection)
@@ -102,15 +105,15 @@ impl Store {
             return Err(Error::NoClient(directory.to_owned()));
         }
         let connection = connect(&path, options)?;
-        let mut version: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-        if (1..SCHEMA_VERSION).contains(&version) {
-            version = SCHEMA_VERSION;
+        let missing = version(&connection)?
+            .checked_sub(1)
+            .and_then(|upgraded| UPGRADES.get(upgraded..))
+            .ok_or(Error::Damaged("the version of the state"))?
+            .concat();
+        if !missing.is_empty() {
             connection.execute_batch(&format!(
-                "BEGIN IMMEDIATE; {TOKEN_REQUESTS} {FRIENDSHIPS} PRAGMA user_version = {version}; COMMIT;"
+                "BEGIN IMMEDIATE; {missing} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
             ))?;
-        }
-        if version != SCHEMA_VERSION {
-            return Err(Error::Damaged("the version of the state"));
         }
         Self::new(directory, connection)
     }
@@ -230,6 +233,11 @@ impl<'a> OpenMlsProvider for Tx<'a> {
     fn rand(&self) -> &RustCrypto {
         self.crypto
     }
+}
+
+/// Of the schema; 0 before there is one.
+fn version(connection: &Connection) -> Result<usize> {
+    Ok(connection.query_row("PRAGMA user_version", [], |row| row.get(0))?)
 }
 
 /// Values inside a column are CBOR.

@@ -32,6 +32,7 @@ use crate::{
     friendship,
     group::{self, Change, FriendsKeyPackage, Group, Rejection},
     identity::{self, VerifiedUser},
+    push,
     queue::Queue,
     setup, stock,
     store::{Step, Tx, decode, encode, fixed, integer},
@@ -235,6 +236,7 @@ impl Inner {
         goes_on(self.adopt_secrets().await)?;
         goes_on(self.rotate_friendship_token().await)?;
         goes_on(stock::keep(&self.store, &self.api).await)?;
+        goes_on(push::keep(&self.store, &self.api).await)?;
         for group in self.unsettled()? {
             goes_on(self.settle(step, &group).await)?;
         }
