@@ -15,6 +15,7 @@ use postern_protocol::name::Domain;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
+    task::JoinHandle,
 };
 
 use crate::{
@@ -23,9 +24,9 @@ use crate::{
     auth::signer::Signer,
     config::Config,
     database::Database,
-    ds::external_sender::Senders,
+    ds::{self, external_sender::Senders},
     master_key::MasterKey,
-    qs::{batch_signer::BatchSigner, push::Pusher, upkeep, wakeups::Wakeups},
+    qs::{self, batch_signer::BatchSigner, push::Pusher, wakeups::Wakeups},
     road, routes,
 };
 
@@ -83,7 +84,7 @@ pub async fn run(
         tokio::join!(wakeups.listen(&database, &keys_changed), wakeups.sweep(&database));
     });
     let housekeeping = tokio::spawn(housekeeping::keep(app.clone()));
-    let upkeep = tokio::spawn(upkeep::keep(app.clone()));
+    let upkeep = [tokio::spawn(qs::upkeep::keep(app.clone())), tokio::spawn(ds::upkeep::keep(app.clone()))];
 
     let connections = GracefulShutdown::new();
     let accept = async {
@@ -116,7 +117,7 @@ pub async fn run(
     }
     listening.abort();
     housekeeping.abort();
-    upkeep.abort();
+    upkeep.iter().for_each(JoinHandle::abort);
     if let Err(error) = housekeeping::record(&app).await {
         tracing::warn!("the last minute's use of tokens is lost: {error:#}");
     }

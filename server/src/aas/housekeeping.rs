@@ -1,6 +1,6 @@
-//! What the AAS (and, for what has expired, the DS) does by the clock, in each server process:
-//! makes issuer keys that are due and takes over what others made, drops what retired, hands
-//! over its counts. The database sees to it that several processes do each thing once.
+//! What the AAS does by the clock, in each server process: makes issuer keys that are due and
+//! takes over what others made, drops what retired, hands over its counts. The database sees to
+//! it that several processes do each thing once.
 
 use std::time::Duration;
 
@@ -54,6 +54,5 @@ async fn drop_what_is_over(app: &App) -> anyhow::Result<()> {
         tracing::info!("a retired issuer key was dropped, with its spent tokens");
     }
     app.database.query_one("SELECT aas.clean_up()", &[]).await?;
-    app.database.query_one("SELECT ds.clean_up()", &[]).await?;
     Ok(())
 }

@@ -15,3 +15,4 @@ pub mod reserve_group_id;
 pub(crate) mod roster;
 mod state;
 pub mod submit_message;
+pub mod upkeep;
