@@ -37,6 +37,11 @@ GRANT EXECUTE ON FUNCTION operator.wakeups TO postern_operator, postern_monitor;
 GRANT EXECUTE ON FUNCTION operator.groups TO postern_operator, postern_monitor;
 GRANT EXECUTE ON FUNCTION operator.group_expiry TO postern_operator, postern_monitor;
 GRANT EXECUTE ON FUNCTION operator.set_group_expiry TO postern_operator;
+GRANT EXECUTE ON FUNCTION operator.group_limits TO postern_operator, postern_monitor;
+GRANT EXECUTE ON FUNCTION operator.set_group_limit TO postern_operator;
+GRANT EXECUTE ON FUNCTION operator.ciphersuites TO postern_operator, postern_monitor;
+GRANT EXECUTE ON FUNCTION operator.allow_ciphersuite TO postern_operator;
+GRANT EXECUTE ON FUNCTION operator.forbid_ciphersuite TO postern_operator;
 
 -- auth
 GRANT EXECUTE ON FUNCTION auth.register_user TO postern_server;

@@ -15,7 +15,8 @@ use postern_protocol::{
     Address, GroupInfo, MlsMessage, PublicKey, RatchetTree, StateKey, Welcome,
     credential::ClientCredential,
     ds::{
-        CreateGroup, CurrentGroup, FetchGroupInfo, FetchWelcomeTree, GroupId, GroupIdReserved, SubmitMessage,
+        CreateGroup, CurrentGroup, FetchGroupInfo, FetchWelcomeTree, GroupId, GroupIdReserved,
+        MAX_PAST_EPOCHS, SubmitMessage,
     },
     encoding::Encoding,
     key::SigningKey,
@@ -115,6 +116,7 @@ impl Group {
             .ciphersuite(CIPHERSUITE)
             .with_wire_format_policy(MIXED_PLAINTEXT_WIRE_FORMAT_POLICY)
             .padding_size(mls::join_config().padding_size())
+            .max_past_epochs(MAX_PAST_EPOCHS)
             .with_capabilities(mls::capabilities())
             .lifetime(mls::lifetime())
             .with_group_context_extensions(context)
@@ -489,26 +491,31 @@ pub(crate) fn receive(tx: &Tx<'_>, message: &MlsMessage) -> Result<(), Rejection
         }
         Err(error) => return Err(error.into()),
     };
-    let epoch = message.epoch().as_u64();
-    if epoch < group.epoch() {
+    let (epoch, is_handshake) = (message.epoch().as_u64(), message.is_handshake_message());
+    if epoch < group.epoch() && is_handshake {
         return Ok(()); // A repeat of what was processed.
+    }
+    if *group.mls.configuration() != mls::join_config() {
+        // Made by an earlier version, which kept no past epoch's secrets.
+        group.mls.set_configuration(tx.storage(), &mls::join_config())?;
     }
     if epoch == group.epoch() + 1 && group.mls.pending_commit().is_some() {
         // The epoch that our commit began, and no other commit before it: ours was accepted
         // and the answer was lost.
         group.confirm(tx)?;
     }
-    let is_commit = message.is_handshake_message();
     let processed = match group.mls.process_message(tx, message) {
         Ok(processed) => processed,
         Err(ProcessMessageError::StorageError(error)) => return Err(error.into()),
-        Err(error) if !is_commit && is_repeat(&error) => return Ok(()),
+        Err(error) if !is_handshake && is_repeat(&error) => return Ok(()),
         Err(error) => return Err(Rejection::Invalid(error.to_string())),
     };
     let (epoch, voucher) = (processed.epoch().as_u64(), processed.aad().to_vec());
     let sender = match processed.sender() {
         Sender::Member(leaf) => {
-            let member = group.mls.member_at(*leaf);
+            // Of a late message: another may sit there by now.
+            let is_sender = |found: &openmls::prelude::Member| found.credential == *processed.credential();
+            let member = group.mls.member_at(*leaf).filter(is_sender);
             Some(member.ok_or_else(|| invalid("a message is from nobody in the group"))?)
         }
         _ => None,
@@ -516,7 +523,7 @@ pub(crate) fn receive(tx: &Tx<'_>, message: &MlsMessage) -> Result<(), Rejection
     let key = |bytes: &[u8]| mls::public_key(bytes).ok_or_else(|| invalid("a member's key is malformed"));
     match (processed.into_content(), sender) {
         (ProcessedMessageContent::ApplicationMessage(message), Some(sender)) => {
-            receive_content(tx, &group, key(&sender.signature_key)?, &message.into_bytes())
+            receive_content(tx, &group, epoch, key(&sender.signature_key)?, &message.into_bytes())
         }
         (ProcessedMessageContent::StagedCommitMessage(commit), Some(sender)) => {
             let policy = policy(&group.mls)?;
@@ -595,7 +602,13 @@ fn receive_commit(
     Ok(())
 }
 
-fn receive_content(tx: &Tx<'_>, group: &Group, sender: PublicKey, content: &[u8]) -> Result<(), Rejection> {
+fn receive_content(
+    tx: &Tx<'_>,
+    group: &Group,
+    epoch: u64,
+    sender: PublicKey,
+    content: &[u8],
+) -> Result<(), Rejection> {
     let message: ApplicationMessage = Encoding::Cbor
         .decode(content)
         .map_err(|_| invalid("a message's content is not what Postern's clients send"))?;
@@ -616,13 +629,10 @@ fn receive_content(tx: &Tx<'_>, group: &Group, sender: PublicKey, content: &[u8]
         )?
         .execute(params![group.id.to_mls(), sender.as_bytes(), integer(message.number)])?;
     match message.content {
-        Content::Text(text) => Event::Message {
-            group: group.id.clone(),
-            epoch: group.epoch(),
-            sender: Member::unknown(sender),
-            text,
+        Content::Text(text) => {
+            Event::Message { group: group.id.clone(), epoch, sender: Member::unknown(sender), text }
+                .record(tx)?
         }
-        .record(tx)?,
         Content::Introduction { title, roster } => {
             for entry in roster {
                 keep_link(tx, &group.id, &entry.leaf_key, &entry.link)?;
@@ -1089,8 +1099,8 @@ fn forget_commit(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
     Ok(())
 }
 
-/// openmls opens each message once: a second time its key is gone. It does not export the
-/// type that says so.
+/// openmls opens each message once: a second time its key is gone, as are those of an epoch
+/// before we came in or came back. It does not export the type that says so.
 fn is_repeat(error: &ProcessMessageError<rusqlite::Error>) -> bool {
     let ProcessMessageError::ValidationError(ValidationError::UnableToDecrypt(reason)) = error else {
         return false;

@@ -12,6 +12,7 @@ use openmls_sqlite_storage::Codec;
 use openmls_traits::signatures::{Signer, SignerError};
 use postern_protocol::{
     PublicKey,
+    ds::MAX_PAST_EPOCHS,
     key::SigningKey,
     mls::{DELIVERY_ADDRESS, GROUP_POLICY, USER_KEY},
 };
@@ -94,12 +95,13 @@ pub(crate) fn lifetime() -> Lifetime {
     Lifetime::new(KEY_PACKAGE_LIFETIME)
 }
 
-/// Handshakes in public framing for the servers to check, application messages private;
-/// the Welcome carries the ratchet tree.
+/// Handshakes in public framing for the servers to check, application messages private, also
+/// such as come late; the Welcome carries the ratchet tree.
 pub(crate) fn join_config() -> MlsGroupJoinConfig {
     MlsGroupJoinConfig::builder()
         .wire_format_policy(MIXED_PLAINTEXT_WIRE_FORMAT_POLICY)
         .padding_size(PADDING)
+        .max_past_epochs(MAX_PAST_EPOCHS)
         .use_ratchet_tree_extension(true)
         .build()
 }

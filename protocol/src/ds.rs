@@ -6,6 +6,10 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
 use crate::{GroupInfo, MlsMessage, PublicKey, RatchetTree, StateKey, Welcome, name::Domain, push::Urgency};
 
+/// For how many epochs after its own a DS may take an application message (DS-3), whatever its
+/// operator decides; so members keep the secrets of so many past epochs.
+pub const MAX_PAST_EPOCHS: usize = 5;
+
 /// An MLS group id made by a DS (DS-1): 16 random bytes, then the DS's domain in ASCII.
 /// In URLs and JSON, base64url of the whole.
 #[derive(Clone, PartialEq, Eq, Hash)]

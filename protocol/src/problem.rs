@@ -82,10 +82,22 @@ problems! {
         "The message is valid MLS, but its sender's role does not allow what it does (DS-6).";
     WrongEpoch "wrong-epoch" CONFLICT
         "The group is in another epoch"
-        "Somebody else's commit was accepted first. `epoch` is the current one: process your queue up to it and try again.";
+        "Somebody else's commit was accepted first. `epoch` is the current one: process your queue up to it and try again. An application message may be made in one of the `past_epochs` before it.";
     GroupExists "group-exists" CONFLICT
         "The group id is not free"
         "The group id was not reserved here, or a group was created under it already.";
+    TooManyReservations "too-many-reservations" TOO_MANY_REQUESTS
+        "Too many group ids are reserved"
+        "The server reserves a limited number of group ids at a time, of everyone together. Those that lead to no group are given up within two days: try again later (Retry-After).";
+    CiphersuiteForbidden "ciphersuite-forbidden" UNPROCESSABLE_ENTITY
+        "The ciphersuite is not allowed"
+        "The operator does not allow new groups or members of this ciphersuite. 0x0001 is always allowed.";
+    TooManyMembers "too-many-members" UNPROCESSABLE_ENTITY
+        "The group would have too many members"
+        "A group may have a limited number of clients in it. Remove some first.";
+    MessageTooLarge "message-too-large" PAYLOAD_TOO_LARGE
+        "The message is too large"
+        "The MLS message, or the Welcome with it, has more bytes than the operator allows.";
     QueueExists "queue-exists" CONFLICT
         "The queue exists already"
         "A queue was created under this id already.";
@@ -145,17 +157,22 @@ pub struct Problem {
     pub detail: Option<String>,
     /// The group's current epoch, with [`ProblemType::WrongEpoch`].
     pub epoch: Option<u64>,
+    /// With [`ProblemType::WrongEpoch`], of an application message: for how many epochs after
+    /// its own it would have been taken.
+    pub past_epochs: Option<u64>,
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Extensions {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     epoch: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    past_epochs: Option<u64>,
 }
 
 impl Problem {
     pub fn new(kind: ProblemType) -> Self {
-        Self { kind, detail: None, epoch: None }
+        Self { kind, detail: None, epoch: None, past_epochs: None }
     }
 
     pub fn with_detail(kind: ProblemType, detail: impl fmt::Display) -> Self {
@@ -164,6 +181,11 @@ impl Problem {
 
     pub fn wrong_epoch(current: u64) -> Self {
         Self { epoch: Some(current), ..Self::new(ProblemType::WrongEpoch) }
+    }
+
+    /// Of an application message that is too late, or too early.
+    pub fn outside_epochs(current: u64, past_epochs: u64) -> Self {
+        Self { past_epochs: Some(past_epochs), ..Self::wrong_epoch(current) }
     }
 
     /// The body, as `application/problem+json`.
@@ -177,7 +199,8 @@ impl Problem {
             .with_status(self.kind.status())
             .with_title(self.kind.title());
         details.detail = self.detail.clone();
-        let details = details.with_extensions(Extensions { epoch: self.epoch });
+        let details =
+            details.with_extensions(Extensions { epoch: self.epoch, past_epochs: self.past_epochs });
         serde_json::to_vec(&details).expect("problem details are JSON")
     }
 
@@ -186,7 +209,8 @@ impl Problem {
         let details: ProblemDetails<Extensions> = serde_json::from_slice(body).ok()?;
         let kind =
             Uri::from(details.r#type?).path().strip_prefix("/problems/").and_then(ProblemType::from_slug)?;
-        Some(Self { kind, detail: details.detail, epoch: details.extensions.epoch })
+        let Extensions { epoch, past_epochs } = details.extensions;
+        Some(Self { kind, detail: details.detail, epoch, past_epochs })
     }
 }
 
@@ -218,7 +242,8 @@ mod tests {
             let problem = Problem::with_detail(*kind, "because");
             assert_eq!(Problem::from_json(&problem.to_json()), Some(problem));
         }
-        let conflict = Problem::wrong_epoch(7);
-        assert_eq!(Problem::from_json(&conflict.to_json()), Some(conflict));
+        for conflict in [Problem::wrong_epoch(7), Problem::outside_epochs(7, 3)] {
+            assert_eq!(Problem::from_json(&conflict.to_json()), Some(conflict));
+        }
     }
 }

@@ -1,18 +1,22 @@
 -- ds.load_group: the sealed state that a message needs: the tree for a commit or proposal,
--- the roster for an application message (DS-9).
+-- the roster for an application message (DS-9); and what the operator decided about groups,
+-- as in ds.settings, so that it holds at once.
 --
--- inactive_days: how long the operator lets a client go without a commit (DS-10).
 -- Returns one row, or none if there is no such group. Called by POST
 -- /ds/groups/{group_id}/messages before it validates; ds.submit_message checks that the
 -- state is still the same. Not LANGUAGE sql: that would be parsed and planned at each call.
 CREATE OR REPLACE FUNCTION ds.load_group(group_id bytea, with_tree boolean)
 RETURNS TABLE (
-    epoch bigint, revision integer, last_commit bytea, state bytea, inactive_days integer)
+    epoch bigint, revision integer, last_commit bytea, state bytea, inactive_days integer,
+    max_members integer, max_message_bytes integer, max_commit_bytes integer,
+    past_epochs integer, ciphersuites integer[])
 LANGUAGE plpgsql STABLE ROWS 1 SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RETURN QUERY
         SELECT g.epoch, g.revision, g.last_commit,
-               CASE WHEN with_tree THEN g.tree ELSE g.roster END, s.inactive_days
+               CASE WHEN with_tree THEN g.tree ELSE g.roster END, s.inactive_days,
+               s.max_members, s.max_message_bytes, s.max_commit_bytes,
+               s.past_epochs, s.ciphersuites
           FROM ds.groups g, ds.settings s
          WHERE g.group_id = load_group.group_id;
 END

@@ -1,16 +1,37 @@
 -- ds.reserve_group_id: a fresh group id for somebody to create a group under (DS-1).
 --
--- group_id: 16 random bytes. Returns reserved, token_spent. Called by POST /ds/group-ids.
+-- group_id: 16 random bytes. Returns reserved, token_spent, or full: as many are reserved as the
+-- operator wants at a time. Called by POST /ds/group-ids.
 CREATE OR REPLACE FUNCTION ds.reserve_group_id(
     issuer_key smallint, nonce bytea, group_id bytea, OUT outcome text)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    room smallint;
 BEGIN
     IF NOT aas.spend_token('ds.reserve_group_id', issuer_key, nonce) THEN
         outcome := 'token_spent';
         RETURN;
     END IF;
-    INSERT INTO ds.reservations (group_id, reserved)
-    VALUES (reserve_group_id.group_id, (now() AT TIME ZONE 'UTC')::date);
+    -- The counters, which follow the rows, share what is to be had between them. One that nobody holds will do; only
+    -- who finds none waits.
+    SELECT c.shard INTO room
+      FROM ds.reservation_counts c, ds.settings s
+     WHERE c.reserved < s.max_reservations / 16 + (c.shard < s.max_reservations % 16)::integer
+     LIMIT 1
+       FOR NO KEY UPDATE OF c SKIP LOCKED;
+    IF NOT FOUND THEN
+        SELECT c.shard INTO room
+          FROM ds.reservation_counts c, ds.settings s
+         WHERE c.reserved < s.max_reservations / 16 + (c.shard < s.max_reservations % 16)::integer
+         LIMIT 1
+           FOR NO KEY UPDATE OF c;
+    END IF;
+    IF NOT FOUND THEN
+        outcome := 'full';
+        RETURN;
+    END IF;
+    INSERT INTO ds.reservations (group_id, reserved, shard)
+    VALUES (reserve_group_id.group_id, (now() AT TIME ZONE 'UTC')::date, room);
     outcome := 'reserved';
 END
 $$;

@@ -10,7 +10,8 @@
 -- Returns accepted (current_epoch is the epoch after the message, undelivered the number of
 -- addresses that took nothing, gone those that never will, pushes as postern.take_pushes), token_spent, unknown_group,
 -- wrong_epoch (current_epoch says which it is in), or stale (the group changed within the
--- epoch: validate again; the one refusal that spends no token, since the fault is nobody's).
+-- epoch, or under an application message: validate again; the one refusal that spends no token,
+-- since the fault is nobody's).
 -- Called by POST /ds/groups/{group_id}/messages.
 CREATE OR REPLACE FUNCTION ds.submit_message(
     issuer_key smallint, nonce bytea, domain text, group_id bytea, epoch bigint, revision integer,
@@ -40,7 +41,8 @@ BEGIN
     END IF;
     current_epoch := stored.epoch;
     IF changes AND stored.epoch = submit_message.epoch
-       AND stored.revision <> submit_message.revision THEN
+               AND stored.revision <> submit_message.revision
+       OR NOT changes AND stored.epoch <> submit_message.epoch THEN
         outcome := 'stale';
         RETURN;
     END IF;

@@ -4,13 +4,14 @@
 use http::StatusCode;
 use postern_protocol::{
     auth::{CredentialIssued, RegisterUser},
+    mls::CIPHERSUITE,
     problem::ProblemType,
 };
 
 use super::identity;
 use crate::{
     app::App,
-    mls::TrackedGroup,
+    mls::{InvalidMls, TrackedGroup},
     road::{Failure, Outcome, Request},
 };
 
@@ -21,6 +22,9 @@ pub async fn register_user(app: App, request: Request) -> Outcome {
     }
     // The signature over the request proves possession of the client's key.
     let eid = TrackedGroup::create(&body.group_info, &body.ratchet_tree).map_err(identity::invalid)?;
+    if eid.ciphersuite() != CIPHERSUITE {
+        return Err(identity::invalid(InvalidMls::Refused("an identity's ciphersuite is 0x0001")).into());
+    }
     if identity::client_keys(&eid, &body.name)? != [signer] {
         return Err(ProblemType::NotAllowed.into());
     }

@@ -31,16 +31,18 @@ pub async fn create_group(app: App, request: Request, payment: Payment) -> Outco
     let row = payment
         .call(
             &app.database,
-            "SELECT outcome FROM ds.create_group($1, $2, $3, $4, $5)",
+            "SELECT outcome FROM ds.create_group($1, $2, $3, $4, $5, $6)",
             &[
                 &body.group_id.id().as_slice(),
                 &state::seal(&body.state_key, place(Kind::Roster), &group.roster.encode()),
                 &state::seal(&body.state_key, place(Kind::Tree), &group.encode()),
+                &i32::from(group.mls.ciphersuite()),
             ],
         )
         .await?;
     match row.get("outcome") {
         "created" => Ok(Answer::empty(StatusCode::CREATED)),
+        "ciphersuite_forbidden" => Err(ProblemType::CiphersuiteForbidden.into()),
         "not_reserved" => Err(ProblemType::GroupExists.into()),
         other => Err(Failure::unexpected(other)),
     }

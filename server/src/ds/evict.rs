@@ -63,9 +63,9 @@ async fn propose_one(app: &App, group_id: &GroupId, key: &StateKey, leaf: u32) -
             kind: Kind::Tree,
         };
         // Only if the group was replaced by another one.
-        let Ok(blob) = state::open(key, place, row.get("state")) else { return Ok(()) };
+        let Ok(state) = state::open(key, place, row.get("state")) else { return Ok(()) };
         let ds = Ds::now(app);
-        let group = Group::decode(&blob, ds)?;
+        let group = Group::decode(&state, ds)?;
         let Some((group, proposal)) = handshake::evict(group, leaf, &app.senders)? else { return Ok(()) };
         let recipients: Vec<&[u8]> =
             group.roster.members().iter().map(|member| member.address.as_bytes().as_slice()).collect();
@@ -109,7 +109,7 @@ mod tests {
             signature_key: PublicKey::new([leaf; 32]),
             address: Address::new([leaf; 32]),
             user_key: None,
-            mark: Mark::new(None, active),
+            mark: Mark::new(None, active, 0),
         }
     }
 

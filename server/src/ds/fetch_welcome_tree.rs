@@ -37,6 +37,6 @@ pub async fn fetch_welcome_tree(app: App, request: Request, payment: Payment) ->
     let place = Place { group_id: group_id.id(), epoch: body.epoch, revision: 0, kind: Kind::WelcomeTree };
     let tree =
         state::open(&body.state_key, place, row.get("tree")).map_err(|WrongKey| ProblemType::NotFound)?;
-    let tree = WelcomeTree { ratchet_tree: RatchetTree::new(tree.to_vec()) };
+    let tree = WelcomeTree { ratchet_tree: RatchetTree::new(tree.content.to_vec()) };
     request.answer(StatusCode::OK, &tree)
 }

@@ -10,7 +10,10 @@ use postern_protocol::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::roster::{Mark, Roster};
+use super::{
+    roster::{Mark, Roster},
+    state::{Opened, Version},
+};
 use crate::{
     app::App,
     date::{day, today},
@@ -43,6 +46,13 @@ pub struct Group {
     pub policy: GroupPolicy,
 }
 
+/// What is kept since version 3, before all else.
+#[derive(Default, Serialize, Deserialize)]
+struct Newer {
+    /// For each leaf, in the tree's order: [`Mark::since`].
+    since: Vec<u64>,
+}
+
 /// What is kept beside the MLS state, before it.
 #[derive(Serialize, Deserialize)]
 struct Beside {
@@ -63,7 +73,7 @@ impl Group {
         ds: Ds<'_>,
     ) -> Result<Self, InvalidMls> {
         let mls = TrackedGroup::create(group_info, ratchet_tree)?;
-        let roster = Roster::of(&mls, ds.home, |_, _| Mark::new(None, ds.today))?;
+        let roster = Roster::of(&mls, ds.home, |_, _| Mark::new(None, ds.today, 0))?;
         let creator = roster.members().first().ok_or(InvalidMls::Refused("a group has a member"))?;
         mls.check_group_info(group_info, LeafNodeIndex::new(creator.leaf))?;
         if creator.user_key.is_none() {
@@ -75,13 +85,20 @@ impl Group {
 
     /// # Errors
     /// [`CorruptGroup`].
-    pub fn decode(bytes: &[u8], ds: Ds<'_>) -> Result<Self, CorruptGroup> {
-        let (beside, mls): (Beside, _) = postcard::take_from_bytes(bytes).map_err(|_| CorruptGroup)?;
+    pub fn decode(state: &Opened, ds: Ds<'_>) -> Result<Self, CorruptGroup> {
+        let (newer, rest): (Newer, _) = match state.version {
+            Version::V2 => (Newer::default(), state.content.as_slice()),
+            Version::V3 => postcard::take_from_bytes(&state.content).map_err(|_| CorruptGroup)?,
+        };
+        let (mut beside, mls): (Beside, _) = postcard::take_from_bytes(rest).map_err(|_| CorruptGroup)?;
         let mls = TrackedGroup::decode(mls)?;
+        for (mark, since) in beside.marks.iter_mut().zip(newer.since) {
+            mark.since = since;
+        }
         let marks: Vec<_> = mls.leaves().map(|(leaf, _)| leaf.u32()).zip(beside.marks).collect();
         let mark = |leaf, _| {
             let found = marks.binary_search_by_key(&leaf, |(leaf, _)| *leaf);
-            found.map_or(Mark::new(None, 0), |place| marks[place].1)
+            found.map_or(Mark::new(None, 0, 0), |place| marks[place].1)
         };
         let roster = Roster::of(&mls, ds.home, mark).map_err(|_| CorruptGroup)?;
         let policy = policy(mls.extensions(), ds.senders).map_err(|_| CorruptGroup)?;
@@ -89,12 +106,14 @@ impl Group {
     }
 
     pub fn encode(&self) -> Vec<u8> {
+        let members = self.roster.members();
+        let newer = Newer { since: members.iter().map(|member| member.mark.since).collect() };
         let beside = Beside {
             group_info: self.group_info.clone(),
             proposals: self.proposals.clone(),
-            marks: self.roster.members().iter().map(|member| member.mark).collect(),
+            marks: members.iter().map(|member| member.mark).collect(),
         };
-        let mut bytes = postcard::to_stdvec(&beside).expect("it serialises into memory");
+        let mut bytes = postcard::to_stdvec(&(newer, beside)).expect("it serialises into memory");
         bytes.extend_from_slice(&self.mls.encode());
         bytes
     }

@@ -18,6 +18,7 @@ use super::{
     group::{self, Ds, Group},
     policy::{self, Actor, Change, Commit, Proposed, View, Violation},
     roster::{self, Mark, Roster},
+    rules::Rules,
 };
 use crate::{
     date::DAY,
@@ -29,6 +30,7 @@ use crate::{
 #[derive(Clone, Copy)]
 pub struct Submission<'a> {
     pub group_id: &'a GroupId,
+    pub rules: &'a Rules,
     /// The message's bytes.
     pub message: &'a MlsMessage,
     pub group_info: Option<&'a GroupInfo>,
@@ -152,18 +154,26 @@ fn apply(
         return Err(Failure::unexpected("a commit of the server's"));
     };
 
+    if !added.is_empty() {
+        submission.rules.check_ciphersuite(group.mls.ciphersuite())?;
+    }
     group.mls.merge(commit).map_err(invalid)?;
     let epoch = group.mls.epoch();
     let added = added.iter().map(leaf_key_and_expiry).collect::<Result<Vec<_>, _>>().map_err(invalid)?;
     let mark = |leaf, key| {
         if added.iter().any(|(added, _)| *added == key) {
-            return Mark::new(Some(epoch), ds.today);
+            return Mark::new(Some(epoch), ds.today, epoch);
         }
-        let old = group.roster.member(leaf).map(|member| Mark { evicted: false, ..member.mark });
-        let shows_itself = leaf == committer || updated.contains(&leaf);
-        old.filter(|_| !shows_itself).unwrap_or(Mark::new(None, ds.today))
+        let comes_in = by == Actor::Joiner(leaf);
+        let old = group.roster.member(leaf).filter(|_| !comes_in).map(|member| member.mark);
+        let Some(old) = old else { return Mark::new(None, ds.today, epoch) };
+        if leaf == committer || updated.contains(&leaf) {
+            return Mark::new(None, ds.today, old.since);
+        }
+        Mark { evicted: false, ..old }
     };
     let roster = Roster::of(&group.mls, ds.home, mark).map_err(invalid)?;
+    submission.rules.check_members(group.roster.members().len(), roster.members().len())?;
     let policy = group::policy(group.mls.extensions(), ds.senders).map_err(invalid)?;
     if let Actor::Joiner(leaf) = by {
         let user = roster.member(leaf).and_then(|joiner| group.roster.user_key(joiner.pseudonym));
@@ -179,7 +189,7 @@ fn apply(
         .group_info
         .ok_or_else(|| invalid(InvalidMls::Refused("a commit comes with the GroupInfo of its epoch")))?;
     group.mls.check_group_info(group_info, LeafNodeIndex::new(committer)).map_err(invalid)?;
-    let joiners = joiners(&added, &roster, submission.welcome).map_err(invalid)?;
+    let joiners = joiners(&added, &roster, submission.welcome, group.mls.ciphersuite()).map_err(invalid)?;
     let settled = group
         .roster
         .members()
@@ -270,11 +280,12 @@ fn joiners(
     added: &[(PublicKey, u32)],
     roster: &Roster,
     welcome: Option<&Welcome>,
+    ciphersuite: u16,
 ) -> Result<Vec<Joiner>, InvalidMls> {
     match welcome {
         None if added.is_empty() => Ok(Vec::new()),
         Some(_) if added.is_empty() => Err(InvalidMls::Refused("a Welcome without added members")),
-        Some(welcome) if mls::welcomed_members(welcome)? == added.len() => {
+        Some(welcome) if mls::welcomed_members(welcome, ciphersuite)? == added.len() => {
             let joiner = |(leaf_key, expires): &(PublicKey, u32)| {
                 let address = roster.by_key(*leaf_key).map(|member| member.address);
                 address.map(|address| Joiner { address, leaf_key: *leaf_key, expires: *expires })

@@ -13,6 +13,7 @@ mod handshake;
 mod policy;
 pub mod reserve_group_id;
 pub(crate) mod roster;
+mod rules;
 mod state;
 pub mod submit_message;
 pub mod upkeep;

@@ -436,7 +436,7 @@ mod tests {
             signature_key: leaf_key(leaf),
             address: Address::new([0; 32]),
             user_key: Some(user_key(pseudonym, 0)),
-            mark: Mark::new(None, 0),
+            mark: Mark::new(None, 0, 0),
         }
     }
 

@@ -2,7 +2,10 @@
 //! is created under it.
 
 use http::StatusCode;
-use postern_protocol::ds::{GroupId, GroupIdReserved};
+use postern_protocol::{
+    ds::{GroupId, GroupIdReserved},
+    problem::ProblemType,
+};
 
 use crate::{
     app::App,
@@ -21,6 +24,7 @@ pub async fn reserve_group_id(app: App, request: Request, payment: Payment) -> O
             request
                 .answer(StatusCode::CREATED, &GroupIdReserved { group_id, server_key: app.senders.current() })
         }
+        "full" => Err(ProblemType::TooManyReservations.into()),
         other => Err(Failure::unexpected(other)),
     }
 }

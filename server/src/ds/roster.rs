@@ -12,6 +12,7 @@ use postern_protocol::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::state::{Opened, Version};
 use crate::mls::{CorruptGroup, InvalidMls, TrackedGroup};
 
 /// One member: a leaf of the tree.
@@ -35,11 +36,16 @@ pub struct Mark {
     pub active: u32,
     /// The DS proposed to remove it, in this epoch.
     pub evicted: bool,
+    /// The epoch in which it came in: it cannot read what is of an earlier one. Stands apart
+    /// when it is kept, since version 3; 0 from before.
+    #[serde(skip)]
+    pub since: u64,
 }
 
 impl Mark {
-    pub fn new(joined: Option<u64>, today: u32) -> Self {
-        Self { joined, active: today, evicted: false }
+    /// Of a leaf that comes in with an epoch.
+    pub fn new(joined: Option<u64>, today: u32, since: u64) -> Self {
+        Self { joined, active: today, evicted: false, since }
     }
 }
 
@@ -65,12 +71,23 @@ impl Roster {
         Ok(Self { members })
     }
 
-    pub fn decode(bytes: &[u8]) -> Result<Self, CorruptGroup> {
-        postcard::from_bytes(bytes).map_err(|_| CorruptGroup)
+    /// # Errors
+    /// [`CorruptGroup`].
+    pub fn decode(state: &Opened) -> Result<Self, CorruptGroup> {
+        let (since, rest): (Vec<u64>, _) = match state.version {
+            Version::V2 => (Vec::new(), state.content.as_slice()),
+            Version::V3 => postcard::take_from_bytes(&state.content).map_err(|_| CorruptGroup)?,
+        };
+        let mut roster: Self = postcard::from_bytes(rest).map_err(|_| CorruptGroup)?;
+        for (member, since) in roster.members.iter_mut().zip(since) {
+            member.mark.since = since;
+        }
+        Ok(roster)
     }
 
     pub fn encode(&self) -> Vec<u8> {
-        postcard::to_stdvec(self).expect("a roster serialises into memory")
+        let since: Vec<u64> = self.members.iter().map(|member| member.mark.since).collect();
+        postcard::to_stdvec(&(since, self)).expect("a roster serialises into memory")
     }
 
     pub fn members(&self) -> &[Member] {

@@ -4,7 +4,8 @@
 //! the server forgets.
 //!
 //! `version (1) || nonce (12) || AES-256-GCM(length (4, LE) || content || zeros)`, with the
-//! group's id, its epoch, its revision and the blob's kind as associated data.
+//! group's id, its epoch, its revision and the blob's kind as associated data. Blobs of an
+//! earlier version are read; what is written is of the newest.
 
 use aws_lc_rs::{
     aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey},
@@ -13,9 +14,23 @@ use aws_lc_rs::{
 use postern_protocol::{PublicKey, StateKey};
 use zeroize::Zeroizing;
 
-const VERSION: u8 = 2;
+/// How a blob's content is laid out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Version {
+    V2,
+    /// What was not there before stands before the rest.
+    V3,
+}
+
 const LENGTH: usize = 4;
 const TAG: usize = 16;
+
+/// The content of a blob.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Opened {
+    pub version: Version,
+    pub content: Zeroizing<Vec<u8>>,
+}
 
 /// The state does not open: the client sent another key than the one it is sealed under.
 #[derive(Debug, PartialEq, Eq)]
@@ -63,7 +78,7 @@ pub fn seal(key: &StateKey, place: Place<'_>, content: &[u8]) -> Vec<u8> {
     aws_lc_rs::rand::fill(&mut nonce).expect("the operating system provides randomness");
     let size = padded(LENGTH + content.len());
     let mut blob = Vec::with_capacity(1 + NONCE_LEN + size + AES_256_GCM.tag_len());
-    blob.push(VERSION);
+    blob.push(3);
     blob.extend_from_slice(&nonce);
     blob.extend_from_slice(&length.to_le_bytes());
     blob.extend_from_slice(content);
@@ -81,12 +96,14 @@ pub fn seal(key: &StateKey, place: Place<'_>, content: &[u8]) -> Vec<u8> {
 
 /// # Errors
 /// [`WrongKey`], also for a blob of another place: the two cannot be told apart.
-pub fn open(key: &StateKey, place: Place<'_>, blob: &[u8]) -> Result<Zeroizing<Vec<u8>>, WrongKey> {
+pub fn open(key: &StateKey, place: Place<'_>, blob: &[u8]) -> Result<Opened, WrongKey> {
     let (&version, rest) = blob.split_first().ok_or(WrongKey)?;
     let (nonce, sealed) = rest.split_first_chunk::<NONCE_LEN>().ok_or(WrongKey)?;
-    if version != VERSION {
-        return Err(WrongKey);
-    }
+    let version = match version {
+        2 => Version::V2,
+        3 => Version::V3,
+        _ => return Err(WrongKey),
+    };
     let mut content = Zeroizing::new(sealed.to_vec());
     cipher(key)
         .open_in_place(Nonce::assume_unique_for_key(*nonce), Aad::from(place.aad()), &mut content)
@@ -95,7 +112,7 @@ pub fn open(key: &StateKey, place: Place<'_>, blob: &[u8]) -> Result<Zeroizing<V
     let end = LENGTH + u32::from_le_bytes(*length) as usize;
     content.truncate(end);
     content.drain(..LENGTH);
-    Ok(content)
+    Ok(Opened { version, content })
 }
 
 /// By which the database knows a joiner that its Welcome's tree is kept for: of the leaf key
@@ -133,7 +150,8 @@ mod tests {
     fn state_opens_with_its_key_and_in_its_place_only() {
         let key = StateKey::new([1; 32]);
         let blob = seal(&key, PLACE, b"content");
-        assert_eq!(open(&key, PLACE, &blob).unwrap().as_slice(), b"content");
+        let opened = open(&key, PLACE, &blob).unwrap();
+        assert_eq!((opened.version, opened.content.as_slice()), (Version::V3, b"content".as_slice()));
         assert_eq!(open(&StateKey::new([2; 32]), PLACE, &blob), Err(WrongKey));
         for other in [
             Place { epoch: 4, ..PLACE },

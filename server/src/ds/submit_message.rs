@@ -16,14 +16,14 @@ use postern_protocol::{
     qs::QueuePayload,
 };
 use tokio_postgres::Row;
-use zeroize::Zeroizing;
 
 use super::{
     evict,
     group::{Ds, Group},
     handshake::{self, Submission, invalid},
     roster::Roster,
-    state::{self, Kind, Place, WrongKey},
+    rules::Rules,
+    state::{self, Kind, Opened, Place, WrongKey},
 };
 use crate::{
     app::App,
@@ -32,9 +32,9 @@ use crate::{
     road::{Failure, Outcome, Payment, Request},
 };
 
-/// Two proposals at once, or a proposal and a commit, may find that the other was first;
-/// the later one is validated again on the new state. More often than this in a row it is
-/// told so.
+/// Two proposals at once, a proposal and a commit, or an application message and a commit may
+/// find that the other was first; the later one is validated again on the new state. More
+/// often than this in a row it is told so.
 const ATTEMPTS: usize = 5;
 /// From this size on (bytes), a tree's validation leaves the thread pool's workers alone.
 const LARGE_TREE: usize = 64 * 1024;
@@ -46,8 +46,10 @@ pub async fn submit_message(app: App, request: Request, payment: Payment) -> Out
         return Err(ProblemType::ForeignDomain.into());
     }
     let message = Submitted::parse(&group_id, body)?;
+    let mut current = message.epoch;
     for _ in 0..ATTEMPTS {
         let stored = Stored::load(&app, &group_id, message.needs()).await?;
+        current = stored.epoch;
         if stored.accepted_before(&message) {
             let accepted = MessageAccepted { epoch: stored.epoch, undelivered: 0 };
             return request.answer(StatusCode::OK, &accepted);
@@ -56,7 +58,7 @@ pub async fn submit_message(app: App, request: Request, payment: Payment) -> Out
         match write(&app, &payment, &group_id, &message, &stored, &step).await? {
             Written::Accepted(accepted, gone) => {
                 // Whoever commits shows that somebody is there to commit removals.
-                let active_since = day(today()).saturating_sub(stored.inactive_days);
+                let active_since = day(today()).saturating_sub(stored.rules.inactive_days);
                 let committed_before = step.roster.is_some().then_some(active_since);
                 let due = evict::due(&step.members, &gone, committed_before);
                 if !due.is_empty() {
@@ -68,7 +70,7 @@ pub async fn submit_message(app: App, request: Request, payment: Payment) -> Out
             Written::Stale => {}
         }
     }
-    Err(Problem::wrong_epoch(message.epoch).into())
+    Err(Problem::wrong_epoch(current).into())
 }
 
 /// A request whose parts fit together; nothing of it is validated yet.
@@ -110,6 +112,18 @@ impl Submitted {
         Ok(Self { body, content, digest, epoch })
     }
 
+    fn is_commit(&self) -> bool {
+        matches!(&self.content, Content::Handshake(message) if message.content_type() == ContentType::Commit)
+    }
+
+    /// # Errors
+    /// A problem if it is larger than the operator wants.
+    fn check_size(&self, rules: &Rules) -> Result<(), Problem> {
+        let (is_commit, body) = (self.is_commit(), &self.body);
+        let welcome = body.welcome.as_ref().map_or(0, |welcome| welcome.as_bytes().len());
+        rules.check_size(is_commit, body.message.as_bytes().len().max(welcome))
+    }
+
     fn payload(&self) -> QueuePayload {
         QueuePayload::Message(self.body.message.clone())
     }
@@ -128,8 +142,7 @@ struct Stored {
     revision: i32,
     last_commit: Option<Vec<u8>>,
     blob: Vec<u8>,
-    /// How long a client may go without a commit (DS-10).
-    inactive_days: u32,
+    rules: Rules,
 }
 
 impl Stored {
@@ -137,7 +150,9 @@ impl Stored {
         let row: Row = app
             .database
             .query_opt(
-                "SELECT epoch, revision, last_commit, state, inactive_days FROM ds.load_group($1, $2)",
+                "SELECT epoch, revision, last_commit, state, inactive_days, max_members, max_message_bytes,
+                        max_commit_bytes, past_epochs, ciphersuites
+                 FROM ds.load_group($1, $2)",
                 &[&group_id.id().as_slice(), &(needs == Kind::Tree)],
             )
             .await?
@@ -147,7 +162,7 @@ impl Stored {
             revision: row.get("revision"),
             last_commit: row.get("last_commit"),
             blob: row.get("state"),
-            inactive_days: u32::try_from(row.get::<_, i32>("inactive_days")).map_err(Failure::fault)?,
+            rules: Rules::of(&row)?,
         })
     }
 
@@ -158,12 +173,7 @@ impl Stored {
     }
 
     /// Whoever lacks the key is no member, and learns nothing of the group.
-    fn open(
-        &self,
-        message: &Submitted,
-        group_id: &GroupId,
-        kind: Kind,
-    ) -> Result<Zeroizing<Vec<u8>>, Problem> {
+    fn open(&self, message: &Submitted, group_id: &GroupId, kind: Kind) -> Result<Opened, Problem> {
         state::open(&message.body.state_key, self.place(group_id, kind), &self.blob)
             .map_err(|WrongKey| ProblemType::NotFound.into())
     }
@@ -219,6 +229,7 @@ fn validate(
     stored: &Stored,
     signer: PublicKey,
 ) -> Result<Step, Failure> {
+    message.check_size(&stored.rules)?;
     match &message.content {
         Content::Application(_) => validate_application(group_id, message, stored, signer),
         // Trees of large groups keep a core busy for milliseconds.
@@ -240,13 +251,18 @@ fn validate_application(
     let roster = stored.open(message, group_id, Kind::Roster)?;
     let roster = Roster::decode(&roster).map_err(Failure::fault)?;
     let sender = roster.by_key(signer).ok_or(ProblemType::NotAllowed)?;
-    stored.expect_epoch(message)?;
+    stored.rules.check_epoch(message.epoch, stored.epoch)?;
+    let could_read = |since: u64| since <= message.epoch;
+    if !could_read(sender.mark.since) {
+        return Err(Problem::outside_epochs(stored.epoch, stored.rules.past_epochs).into());
+    }
     if message.body.welcome.is_some() || message.body.group_info.is_some() {
         let reason = "a Welcome and a GroupInfo come with commits";
         return Err(invalid(InvalidMls::Refused(reason)).into());
     }
     let mut step = Step::default();
-    let recipients = roster.members().iter().filter(|member| member.leaf != sender.leaf);
+    let recipients =
+        roster.members().iter().filter(|member| member.leaf != sender.leaf && could_read(member.mark.since));
     let urgency = message.body.urgency.unwrap_or(Urgency::Normal);
     step.deliver(&message.payload(), urgency, recipients.map(|member| member.address));
     let joined = sender.mark.joined;
@@ -273,6 +289,7 @@ fn validate_handshake(
     let body = &message.body;
     let submission = Submission {
         group_id,
+        rules: &stored.rules,
         message: &body.message,
         group_info: body.group_info.as_ref(),
         welcome: body.welcome.as_ref(),

@@ -56,7 +56,7 @@ impl TrackedGroup {
     /// Begins to track a group from what its creator sent.
     ///
     /// # Errors
-    /// [`InvalidMls`] unless the group is in epoch 0, of the supported ciphersuite, and its
+    /// [`InvalidMls`] unless the group is in epoch 0, of a supported ciphersuite, and its
     /// creator the only member.
     pub fn create(group_info: &GroupInfo, ratchet_tree: &RatchetTree) -> Result<Self, InvalidMls> {
         let group_info = match parse(group_info.as_bytes(), "GroupInfo")? {
@@ -75,9 +75,6 @@ impl TrackedGroup {
         )
         .map_err(|error| InvalidMls::Group(error.to_string()))?;
         let tracked = Self { group, storage };
-        if u16::from(tracked.group.ciphersuite()) != CIPHERSUITE {
-            return Err(InvalidMls::Refused("the ciphersuite must be 0x0001"));
-        }
         if tracked.epoch() != 0 || tracked.group.members().count() != 1 {
             return Err(InvalidMls::Refused("a new group is in epoch 0 and has one member, its creator"));
         }
@@ -95,6 +92,11 @@ impl TrackedGroup {
     /// The state as postcard, five times smaller and ten times quicker than JSON.
     pub fn encode(&self) -> Vec<u8> {
         self.storage.encode()
+    }
+
+    /// RFC 9420 §17.1.
+    pub fn ciphersuite(&self) -> u16 {
+        self.group.ciphersuite().into()
     }
 
     pub fn group_id(&self) -> &[u8] {
@@ -367,10 +369,10 @@ pub fn parse_key_package(message: &MlsMessage) -> Result<KeyPackage, InvalidMls>
 /// How many new members a Welcome is for.
 ///
 /// # Errors
-/// [`InvalidMls`] unless it is a Welcome of the supported ciphersuite.
-pub fn welcomed_members(welcome: &Welcome) -> Result<usize, InvalidMls> {
+/// [`InvalidMls`] unless it is a Welcome of this ciphersuite.
+pub fn welcomed_members(welcome: &Welcome, ciphersuite: u16) -> Result<usize, InvalidMls> {
     match parse(welcome.as_bytes(), "Welcome")? {
-        MlsMessageBodyIn::Welcome(welcome) if u16::from(welcome.ciphersuite()) == CIPHERSUITE => {
+        MlsMessageBodyIn::Welcome(welcome) if u16::from(welcome.ciphersuite()) == ciphersuite => {
             Ok(welcome.secrets().len())
         }
         _ => Err(InvalidMls::Malformed("Welcome")),

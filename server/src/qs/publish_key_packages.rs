@@ -152,7 +152,7 @@ impl Seen {
         if key_package.last_resort() != last_resort {
             return Err(InvalidMls::Refused("a KeyPackage is of last resort if and only if it says so"));
         }
-        let leaf = roster::member(0, key_package.leaf_node(), home, |_, _| Mark::new(None, 0))?;
+        let leaf = roster::member(0, key_package.leaf_node(), home, |_, _| Mark::new(None, 0, 0))?;
         if !self.keys.insert(leaf.signature_key) || !self.addresses.insert(leaf.address) {
             return Err(InvalidMls::Refused("two KeyPackages share a signature key or an address"));
         }

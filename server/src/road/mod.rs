@@ -154,6 +154,8 @@ fn respond(app: &App, outcome: Outcome) -> warp::reply::Response {
         ProblemType::TokenRequired | ProblemType::TokenSpent => {
             Some((header::WWW_AUTHENTICATE, app.issuer.www_authenticate(&app.domain)))
         }
+        // Room is made by groups that are created, and every hour by what is over.
+        ProblemType::TooManyReservations => Some((header::RETRY_AFTER, HeaderValue::from(60 * 60))),
         _ => limit.map(RateLimit::retry_after),
     };
     let mut response = answer::problem_response(&problem, remedy);

@@ -154,12 +154,6 @@ async fn a_group_that_the_ds_could_not_serve_is_refused() {
         ),
         ("a short pseudonym", Box::new(|draft| draft.founder.identity = vec![7; 15])),
         ("a name for a pseudonym", Box::new(|draft| draft.founder.identity = b"alice@home.example".to_vec())),
-        (
-            "another ciphersuite",
-            Box::new(|draft| {
-                draft.founder.suite = Ciphersuite::MLS_128_DHKEMX25519_CHACHA20POLY1305_SHA256_Ed25519;
-            }),
-        ),
     ];
     for (what, spoil) in drafts {
         let mut draft = Draft::new(&world, &id);
@@ -189,10 +183,60 @@ async fn a_group_that_the_ds_could_not_serve_is_refused() {
     world.assert_refuses("another group's tree", &mixed, ProblemType::InvalidMls).await;
     let mixed = one.with_field("group_info", of(&two, "group_info"));
     world.assert_refuses("another group's GroupInfo", &mixed, ProblemType::InvalidMls).await;
+    let mut unknown = of(&one, "group_info").into_bytes().unwrap();
+    // Version and wire format of the message, version of the context.
+    assert_eq!(unknown[6..8], [0, 1]);
+    unknown[7] = 2;
+    let unknown = one.with_field("group_info", Value::Bytes(unknown));
+    world.assert_refuses("a ciphersuite that the server has not", &unknown, ProblemType::InvalidMls).await;
     let mixed = one.with_field("group_info", of(&one, "ratchet_tree"));
     world.assert_refuses("a tree for a GroupInfo", &mixed, ProblemType::InvalidMls).await;
     world.pay(&one).await.assert_ok("the id is still reserved");
     world.close();
+}
+
+#[tokio::test]
+async fn a_group_has_a_ciphersuite_that_the_operator_allows() {
+    let world = World::start().await;
+    let operator = world.cluster.connect_as("postern_operator").await;
+    let other = Ciphersuite::MLS_128_DHKEMX25519_CHACHA20POLY1305_SHA256_Ed25519;
+    let mut before = world.group_of(other, 2).await;
+    let mut draft = Draft::new(&world, &world.reserve().await);
+    draft.founder.suite = other;
+    let call = draft.call();
+
+    operator.execute("SELECT operator.forbid_ciphersuite(3)", &[]).await.unwrap();
+    world.assert_refuses("a group of it", &call, ProblemType::CiphersuiteForbidden).await;
+    let mut newcomer = world.candidate().await;
+    newcomer.party.suite = other;
+    let add = Commit { add: vec![newcomer.party.key_package()], ..Default::default() };
+    let (_, added) = before.make(0, add.clone());
+    world.assert_refuses("a member added with it", &added, ProblemType::CiphersuiteForbidden).await;
+    before.party(0).forget();
+    // What is there goes on.
+    let (_, commit) = before.make(0, Commit { update: true, ..Default::default() });
+    world.pay(&commit).await.assert_ok("an update");
+    before.party(0).merge();
+    let spoken = before.party(0).say(b"still here");
+    world.pay(&before.submit(0, &spoken, None)).await.assert_ok("a message");
+    assert_eq!(world.receive(&mut before.members[1]).await, [b"still here".to_vec()]);
+
+    operator.execute("SELECT operator.allow_ciphersuite(3)", &[]).await.unwrap();
+    world.pay(&call).await.assert_ok("allowed again");
+    world.add(&mut before, vec![newcomer]).await;
+    let hello = before.party(2).say(b"hello");
+    world.pay(&before.submit(2, &hello, None)).await.assert_ok("a message");
+    for member in [0, 1] {
+        assert_eq!(world.receive(&mut before.members[member]).await, [b"hello".to_vec()]);
+    }
+
+    let listed =
+        operator.query("SELECT ciphersuite, allowed FROM operator.ciphersuites()", &[]).await.unwrap();
+    let listed: Vec<(i32, bool)> = listed.iter().map(|row| (row.get(0), row.get(1))).collect();
+    assert_eq!(listed, [(1, true), (3, true)]);
+    for refused in ["forbid_ciphersuite(1)", "allow_ciphersuite(2)", "allow_ciphersuite(NULL)"] {
+        assert!(operator.execute(&format!("SELECT operator.{refused}"), &[]).await.is_err(), "{refused}");
+    }
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use futures_util::future::join_all;
 use postern_protocol::{ds::GroupIdReserved, problem::ProblemType};
 use reqwest::StatusCode;
 
@@ -62,5 +63,44 @@ async fn reservations_that_led_to_nothing_and_groups_that_nobody_uses_go() {
     }
     let call = group.ask_for_info(&group.members[1].party.key);
     world.assert_refuses("a member of a group that is gone", &call, ProblemType::NotFound).await;
+    world.close();
+}
+
+#[tokio::test]
+async fn as_many_ids_are_reserved_as_the_operator_wants_and_no_more() {
+    let world = World::start().await;
+    world.stock(100).await;
+    let operator = world.cluster.connect_as("postern_operator").await;
+    let limit = async |number: i32| {
+        operator
+            .execute("SELECT operator.set_group_limit('max_reservations', $1)", &[&number])
+            .await
+            .unwrap();
+    };
+    let counted = "SELECT sum(c.reserved) FROM ds.reservation_counts c";
+    let reserved = "SELECT count(*) FROM ds.reservations";
+
+    // Everyone at once, which no one counter could take.
+    limit(30).await;
+    let call = Call::post("/ds/group-ids");
+    let replies = join_all((0..50).map(|_| world.pay(&call))).await;
+    let (accepted, refused): (Vec<_>, Vec<_>) = replies.iter().partition(|reply| reply.status.is_success());
+    assert_eq!((accepted.len(), refused.len()), (30, 20));
+    for reply in refused {
+        reply.assert_problem("beyond the limit", ProblemType::TooManyReservations);
+        assert_eq!(reply.headers["retry-after"], "3600");
+    }
+    assert_eq!((world.value::<i64>(counted).await, world.value::<i64>(reserved).await), (30, 30));
+    world.assert_refuses("one more", &call, ProblemType::TooManyReservations).await;
+
+    limit(31).await;
+    world.group(1).await;
+    assert_eq!(world.value::<i64>(counted).await, 30, "a group's id is reserved no more");
+    limit(30).await;
+    world.assert_refuses("one more", &call, ProblemType::TooManyReservations).await;
+    world.admin().execute("UPDATE ds.reservations SET reserved = reserved - 2", &[]).await.unwrap();
+    world.admin().execute("SELECT ds.clean_up()", &[]).await.unwrap();
+    assert_eq!((world.value::<i64>(counted).await, world.value::<i64>(reserved).await), (0, 0));
+    world.reserve().await;
     world.close();
 }

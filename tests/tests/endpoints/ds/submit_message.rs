@@ -11,6 +11,7 @@ use postern_protocol::{
     problem::ProblemType,
     qs::QueuePayload,
 };
+use postern_tests::{Server, eventually};
 use reqwest::StatusCode;
 
 use super::targets;
@@ -187,11 +188,6 @@ async fn the_second_commit_of_an_epoch_is_refused_and_a_repeat_of_the_first_is_a
     world.snapshot().await.assert_same(&before, "a repeat");
     world.assert_refuses("the loser", &loser, ProblemType::WrongEpoch).await;
     assert_eq!(world.pay(&loser).await.problem("the loser").epoch, Some(2));
-    let stale = group.party(1).say(b"from the past");
-    // openmls speaks only once no commit is pending; the epoch is still the old one.
-    let late = group.submit(1, &stale, None);
-    world.assert_refuses("a message of the last epoch", &late, ProblemType::WrongEpoch).await;
-
     group.party(1).forget();
     world.receive(&mut group.members[1]).await;
     assert_eq!(group.party(1).epoch(), 2);
@@ -899,5 +895,160 @@ async fn who_takes_no_messages_any_more_is_removed_by_the_next_commit() {
     group.party(2).merge();
     let (_, call) = group.make(2, update());
     assert_eq!(world.submit(&call).await.epoch, 4, "no proposal stands in the way");
+    world.close();
+}
+
+/// By the operator, while servers run.
+async fn set_limit(world: &World, name: &str, value: i32) {
+    let operator = world.cluster.connect_as("postern_operator").await;
+    operator.execute("SELECT operator.set_group_limit($1, $2)", &[&name, &value]).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_group_grows_to_the_operators_limit_and_one_beyond_it_goes_on_and_grows_no_more() {
+    let world = World::start().await;
+    world.stock(100).await;
+    let other = Server::start(&world.cluster).await;
+    let full = ProblemType::TooManyMembers;
+    let mut group = world.group(2).await;
+    set_limit(&world, "max_members", 3).await;
+    let (one, two) = (world.candidate().await, world.candidate().await);
+    let (_, both) = group.make(0, adding(&[&one.party, &two.party]));
+    world.assert_refuses("two more", &both, full).await;
+    let reply = world.send_to(other.url(), &both.paid_with(world.token()).wire()).await;
+    let problem = reply.assert_problem("two more, at another server", full);
+    assert_eq!(problem.detail.as_deref(), Some("at most 3"));
+    group.party(0).forget();
+    world.add(&mut group, vec![one]).await;
+    let mut joiner = world.further_client(&group.members[1]).await;
+    let users = joiner.party.user.clone();
+    let made = joiner.party.join_externally(&world.group_info(&group, &users).await, Some(&users));
+    let call = group.submit_commit(&joiner.party.key, &made);
+    world.assert_refuses("a user's client that joins by itself", &call, full).await;
+
+    set_limit(&world, "max_members", 2).await;
+    let replacing = Commit { remove: vec![group.key(2)], ..adding(&[&two.party]) };
+    let (_, call) = group.make(0, replacing);
+    assert_eq!(world.submit(&call).await.epoch, 3, "one goes, another comes");
+    group.party(0).merge();
+    let again = adding(&[&Party::newcomer()]);
+    world.assert_commit_refused("one more", &mut group, 0, again, full).await;
+    let (_, call) = group.make(0, update());
+    assert_eq!(world.submit(&call).await.epoch, 4);
+
+    let operator = world.cluster.connect_as("postern_operator").await;
+    let limits =
+        operator.query("SELECT name, value, meaning FROM operator.group_limits()", &[]).await.unwrap();
+    let names: Vec<&str> = limits.iter().map(|row| row.get("name")).collect();
+    let expected =
+        ["max_members", "max_message_bytes", "max_commit_bytes", "past_epochs", "max_reservations"];
+    assert_eq!(names, expected);
+    assert!(limits.iter().all(|row| !row.get::<_, &str>("meaning").is_empty()));
+    operator.execute("SELECT operator.set_group_limit('max_members', NULL)", &[]).await.unwrap_err();
+    for wrong in ["'max_members', 1", "'past_epochs', 6", "'abandoned_days', 5", "'x', 1"] {
+        let refused = operator.execute(&format!("SELECT operator.set_group_limit({wrong})"), &[]).await;
+        let hint = refused.unwrap_err().as_db_error().and_then(|error| error.hint().map(str::to_owned));
+        assert!(hint.is_some(), "{wrong}");
+    }
+}
+
+#[tokio::test]
+async fn messages_and_commits_have_a_size_each() {
+    let world = World::start().await;
+    world.stock(100).await;
+    let mut group = world.group(2).await;
+    let large = ProblemType::MessageTooLarge;
+    let spoken = group.party(1).say(&[7; 2000]);
+    let spoken = group.submit(1, &spoken, None);
+    set_limit(&world, "max_message_bytes", 2000).await;
+    world.assert_refuses("a message", &spoken, large).await;
+    let crowd: Vec<_> = (0..60).map(|_| Party::newcomer()).collect();
+    let crowd = adding(&crowd.iter().collect::<Vec<_>>());
+    let (made, call) = group.make(0, crowd);
+    let bytes = i32::try_from(made.commit.as_bytes().len()).unwrap();
+    set_limit(&world, "max_commit_bytes", bytes - 1).await;
+    world.assert_refuses("a commit", &call, large).await;
+    set_limit(&world, "max_commit_bytes", bytes).await;
+    assert_eq!(world.submit(&call).await.epoch, 2, "which is larger than a message may be");
+    set_limit(&world, "max_message_bytes", 4096).await;
+    world.submit(&spoken).await;
+    world.close();
+}
+
+#[tokio::test]
+async fn a_message_that_commits_overtook_is_taken_for_some_epochs() {
+    let world = World::start().await;
+    world.stock(100).await;
+    let mut group = world.group(3).await;
+    let late = group.party(1).say(b"late");
+    let late = group.submit(1, &late, None);
+    let newcomer = world.candidate().await;
+    world.add(&mut group, vec![newcomer]).await;
+    for epoch in [3, 4] {
+        let (_, commit) = group.make(0, update());
+        assert_eq!(world.submit(&commit).await.epoch, epoch);
+        group.party(0).merge();
+    }
+    let accepted = world.submit(&late).await;
+    assert_eq!((accepted.epoch, accepted.undelivered), (4, 0));
+    assert_eq!(world.receive(&mut group.members[2]).await, [b"late".to_vec()], "after three commits");
+    assert_eq!(world.receive(&mut group.members[0]).await, [b"late".to_vec()]);
+    assert!(
+        world.receive(&mut group.members[3]).await.is_empty(),
+        "it was not there yet, and cannot read it"
+    );
+    assert_eq!(group.party(3).epoch(), 4);
+
+    // Nobody has sent anything from before it came in.
+    let spoken = group.party(3).say(b"hello");
+    let mut before = spoken.as_bytes().to_vec();
+    let epoch = 4 + 1 + group.id.to_mls().len() + 7;
+    assert_eq!(before[epoch], 4);
+    before[epoch] = 1;
+    let before = group.submit(3, &MlsMessage::new(before), None);
+    world.assert_refuses("a message from before its sender", &before, ProblemType::WrongEpoch).await;
+
+    let (_, commit) = group.make(0, update());
+    world.submit(&commit).await;
+    group.party(0).merge();
+    world.assert_refuses("one commit too late", &late, ProblemType::WrongEpoch).await;
+    let problem = world.pay(&late).await.problem("one commit too late");
+    assert_eq!((problem.epoch, problem.past_epochs), (Some(5), Some(3)));
+    let spoken = group.submit(3, &spoken, None);
+    set_limit(&world, "past_epochs", 0).await;
+    world.assert_refuses("late where nothing may be", &spoken, ProblemType::WrongEpoch).await;
+    set_limit(&world, "past_epochs", 1).await;
+    world.submit(&spoken).await;
+    assert_eq!(world.receive(&mut group.members[0]).await, [b"hello".to_vec()]);
+    world.close();
+}
+
+#[tokio::test]
+async fn a_commit_that_is_accepted_while_a_message_is_does_not_cost_the_message() {
+    let world = World::start().await;
+    let mut group = world.group(2).await;
+    let spoken = group.party(1).say(b"at the same time");
+    let spoken = group.submit(1, &spoken, None);
+    let (_, commit) = group.make(0, update());
+    // Both have read the group, and wait to write.
+    let admin = world.cluster.admin().await;
+    admin.batch_execute("BEGIN; SELECT FROM ds.groups FOR UPDATE").await.unwrap();
+    let waiting = async |number: i64| {
+        let sql = "SELECT count(*) FROM pg_stat_activity
+                    WHERE usename = 'postern_server' AND wait_event_type = 'Lock'";
+        eventually("a request waits", async || (world.value::<i64>(sql).await == number).then_some(())).await;
+    };
+    let release = async {
+        waiting(1).await;
+        let (accepted, ()) = tokio::join!(world.submit(&spoken), async {
+            waiting(2).await;
+            admin.batch_execute("COMMIT").await.unwrap();
+        });
+        accepted
+    };
+    let (committed, said) = tokio::join!(world.submit(&commit), release);
+    assert_eq!((committed.epoch, said.epoch), (2, 2));
+    group.party(0).merge();
+    assert_eq!(world.receive(&mut group.members[0]).await, [b"at the same time".to_vec()]);
     world.close();
 }

@@ -1,8 +1,8 @@
 //! Groups of the DS, with members who have mailboxes.
 
 use openmls::prelude::{
-    BasicCredential, Extension, ExtensionType, Extensions, ExternalSender, GroupContext, LeafNode,
-    ProposalType, RequiredCapabilitiesExtension, UnknownExtension,
+    BasicCredential, Ciphersuite, Extension, ExtensionType, Extensions, ExternalSender, GroupContext,
+    LeafNode, ProposalType, RequiredCapabilitiesExtension, UnknownExtension,
 };
 use postern_protocol::{
     Address, MlsMessage, PublicKey, RatchetTree, StateKey, Welcome,
@@ -17,7 +17,7 @@ use postern_protocol::{
     qs::{Dequeue, Dequeued, QueueKind, QueuePayload},
 };
 
-use super::{Call, Commit, Made, Mailbox, Party, World, home};
+use super::{Call, Commit, Made, Mailbox, Party, SUITE, World, home};
 
 pub struct Group {
     pub id: GroupId,
@@ -100,6 +100,7 @@ impl Group {
             group_info: None,
             welcome: None,
             urgency: Some(urgency),
+            attributes: Vec::new(),
         };
         Call::post(self.path("messages")).with(&body).signed_by(&self.members[by].party.key)
     }
@@ -198,7 +199,13 @@ impl World {
 
     /// A group with so many members, who all joined by Welcome but the first.
     pub async fn group(&self, members: usize) -> Group {
+        self.group_of(SUITE, members).await
+    }
+
+    /// The same with another ciphersuite.
+    pub async fn group_of(&self, suite: Ciphersuite, members: usize) -> Group {
         let mut founder = self.candidate().await;
+        founder.party.suite = suite;
         let policy =
             GroupPolicy::new(Pseudonym(founder.party.identity.as_slice().try_into().expect("it is one")));
         let id = self.reserve().await;
@@ -209,7 +216,9 @@ impl World {
         if members > 1 {
             let mut joiners = Vec::new();
             for _ in 1..members {
-                joiners.push(self.candidate().await);
+                let mut joiner = self.candidate().await;
+                joiner.party.suite = suite;
+                joiners.push(joiner);
             }
             self.add(&mut group, joiners).await;
         }

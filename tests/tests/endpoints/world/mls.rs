@@ -7,13 +7,13 @@ use openmls_traits::signatures::{Signer, SignerError};
 use postern_protocol::{
     GroupInfo as GroupInfoBytes, MlsMessage, PublicKey, RatchetTree as RatchetTreeBytes,
     Welcome as WelcomeBytes,
-    ds::CurrentGroup,
+    ds::{CurrentGroup, MAX_PAST_EPOCHS},
     key::SigningKey,
     mls::{DELIVERY_ADDRESS, GROUP_POLICY, USER_KEY, UserKey, to_join},
 };
 use tls_codec::{Deserialize as _, Serialize as _};
 
-const SUITE: Ciphersuite = Ciphersuite::MLS_128_DHKEMX25519_AES128GCM_SHA256_Ed25519;
+pub const SUITE: Ciphersuite = Ciphersuite::MLS_128_DHKEMX25519_AES128GCM_SHA256_Ed25519;
 const DAYS: u64 = 24 * 60 * 60;
 
 pub struct Party {
@@ -111,6 +111,7 @@ impl Party {
             .ciphersuite(self.suite)
             .with_wire_format_policy(MIXED_PLAINTEXT_WIRE_FORMAT_POLICY)
             .use_ratchet_tree_extension(true)
+            .max_past_epochs(MAX_PAST_EPOCHS)
             .with_capabilities(self.capabilities())
             .lifetime(self.lifetime)
             .with_group_context_extensions(context)
@@ -475,7 +476,10 @@ fn credential(identity: Vec<u8>, key: PublicKey) -> CredentialWithKey {
 }
 
 fn join_config() -> MlsGroupJoinConfig {
-    MlsGroupJoinConfig::builder().wire_format_policy(MIXED_PLAINTEXT_WIRE_FORMAT_POLICY).build()
+    MlsGroupJoinConfig::builder()
+        .wire_format_policy(MIXED_PLAINTEXT_WIRE_FORMAT_POLICY)
+        .max_past_epochs(MAX_PAST_EPOCHS)
+        .build()
 }
 
 impl Made {

@@ -1,0 +1,17 @@
+-- operator.allow_ciphersuite: new groups may have it, and members be added with it, from the next
+-- request on, on every server.
+--
+-- ciphersuite: one of operator.ciphersuites(). Called by the operator.
+CREATE OR REPLACE FUNCTION operator.allow_ciphersuite(ciphersuite integer) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM operator.ciphersuites() k
+                    WHERE k.ciphersuite = allow_ciphersuite.ciphersuite) THEN
+        RAISE EXCEPTION 'this server cannot serve ciphersuite %', coalesce(ciphersuite::text, 'null')
+            USING ERRCODE = 'check_violation', HINT = 'operator.ciphersuites() lists those it can.';
+    END IF;
+    UPDATE ds.settings s
+       SET ciphersuites = s.ciphersuites || allow_ciphersuite.ciphersuite
+     WHERE allow_ciphersuite.ciphersuite <> ALL (s.ciphersuites);
+END
+$$;

@@ -1,0 +1,13 @@
+-- operator.ciphersuites: those that the server can serve (RFC 9420 §17.1), and whether new groups may
+-- have them and members be added with them.
+--
+-- Called by the operator and by monitoring, and by operator.allow_ciphersuite and its contrary.
+CREATE OR REPLACE FUNCTION operator.ciphersuites()
+RETURNS TABLE (ciphersuite integer, name text, allowed boolean)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT k.ciphersuite, k.name, k.ciphersuite = ANY (s.ciphersuites)
+      FROM (VALUES (1, 'MLS_128_DHKEMX25519_AES128GCM_SHA256_Ed25519'),
+                   (3, 'MLS_128_DHKEMX25519_CHACHA20POLY1305_SHA256_Ed25519')) k (ciphersuite, name),
+           ds.settings s
+     ORDER BY k.ciphersuite
+$$;

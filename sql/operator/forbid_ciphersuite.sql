@@ -1,0 +1,15 @@
+-- operator.forbid_ciphersuite: no new group may have it, and no member be added with it, from the
+-- next request on, on every server. Groups that have it go on.
+--
+-- ciphersuite: one of operator.ciphersuites() but 1, which every client has (RFC 9420 §17.1). Called
+-- by the operator.
+CREATE OR REPLACE FUNCTION operator.forbid_ciphersuite(ciphersuite integer) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF ciphersuite = 1 THEN
+        RAISE EXCEPTION 'ciphersuite 1 cannot be forbidden'
+            USING ERRCODE = 'check_violation', HINT = 'It is the one that every client has (RFC 9420 §17.1).';
+    END IF;
+    UPDATE ds.settings s SET ciphersuites = array_remove(s.ciphersuites, forbid_ciphersuite.ciphersuite);
+END
+$$;

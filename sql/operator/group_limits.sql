@@ -1,0 +1,14 @@
+-- operator.group_limits: every limit of groups, its value, and what it means. After how many days
+-- what goes is in operator.group_expiry.
+--
+-- Called by the operator and by monitoring, and by operator.set_group_limit.
+CREATE OR REPLACE FUNCTION operator.group_limits()
+RETURNS TABLE (name text, value integer, meaning text)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT a.attname::text, (to_jsonb(s) ->> a.attname)::integer, col_description(a.attrelid, a.attnum)
+      FROM ds.settings s
+      JOIN pg_attribute a ON a.attrelid = 'ds.settings'::regclass AND a.attnum > 0 AND NOT a.attisdropped
+                         AND a.atttypid = 'integer'::regtype
+                         AND a.attname NOT IN ('inactive_days', 'abandoned_days')
+     ORDER BY a.attnum
+$$;
