@@ -132,6 +132,7 @@ impl Group {
             ratchet_tree: RatchetTree::new(
                 group.export_ratchet_tree().tls_serialize_detached().map_err(Error::mls(what))?,
             ),
+            attributes: Vec::new(),
         };
         keep_leaf_key(tx, &leaf)?;
         insert(tx, &id, title, &leaf.public_key())?;
@@ -212,6 +213,7 @@ impl Group {
             group_info: bytes(group_info)?.map(GroupInfo::new),
             welcome: bytes(welcome)?.map(Welcome::new),
             urgency: None,
+            attributes: Vec::new(),
         };
         self.keep(tx, epoch, &submission, None)
     }
@@ -247,6 +249,7 @@ impl Group {
             group_info: None,
             welcome: None,
             urgency: None,
+            attributes: Vec::new(),
         };
         self.keep(tx, self.epoch(), &submission, Some(content))
     }
@@ -286,6 +289,7 @@ impl Group {
             group_info: None,
             welcome: None,
             urgency: None,
+            attributes: Vec::new(),
         };
         Ok(Outstanding { epoch: self.epoch(), body: Encoding::Cbor.encode(&submission), content: None })
     }
@@ -363,6 +367,7 @@ impl Group {
             group_info: group_info.map(GroupInfo::new),
             welcome: None,
             urgency: None,
+            attributes: Vec::new(),
         };
         forget_commit(tx, &self.id)?;
         forget_message(tx, &self.id)?;

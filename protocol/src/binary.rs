@@ -189,6 +189,9 @@ impl MessageDigest {
 }
 
 variable! {
+    /// What a client keeps beside a leaf for the members of its group, who alone can open it
+    /// (DS-12): [`crate::ds::MAX_ATTRIBUTES`] bytes at most.
+    Attributes;
     /// A serialised `MLSMessage` (RFC 9420 §6).
     MlsMessage;
     /// A serialised `MLSMessage` holding a `GroupInfo` (RFC 9420 §12.4.3).

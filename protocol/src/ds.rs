@@ -4,11 +4,16 @@ use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
-use crate::{GroupInfo, MlsMessage, PublicKey, RatchetTree, StateKey, Welcome, name::Domain, push::Urgency};
+use crate::{
+    Attributes, GroupInfo, MlsMessage, PublicKey, RatchetTree, StateKey, Welcome, name::Domain, push::Urgency,
+};
 
 /// For how many epochs after its own a DS may take an application message (DS-3), whatever its
 /// operator decides; so members keep the secrets of so many past epochs.
 pub const MAX_PAST_EPOCHS: usize = 5;
+
+/// Bytes of a leaf's attributes at most (DS-12).
+pub const MAX_ATTRIBUTES: usize = 2048;
 
 /// An MLS group id made by a DS (DS-1): 16 random bytes, then the DS's domain in ASCII.
 /// In URLs and JSON, base64url of the whole.
@@ -67,6 +72,15 @@ pub struct GroupIdReserved {
     pub server_key: PublicKey,
 }
 
+/// What the DS keeps beside a leaf and serves with the group, for the members to open (DS-12).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeafAttributes {
+    /// The leaf's signature key.
+    pub leaf_key: PublicKey,
+    /// Empty: there are none any more.
+    pub attributes: Attributes,
+}
+
 /// `POST /ds/groups`, signed by the creator's leaf key. 201, no content.
 ///
 /// The group is in epoch 0 with its creator as only member, whose pseudonym is the one
@@ -77,6 +91,9 @@ pub struct CreateGroup {
     pub state_key: StateKey,
     pub group_info: GroupInfo,
     pub ratchet_tree: RatchetTree,
+    /// Of the creator's leaf.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub attributes: Vec<LeafAttributes>,
 }
 
 /// `POST /ds/groups/{group_id}/messages` (DS-2): a commit or proposal in public framing, or
@@ -96,6 +113,10 @@ pub struct SubmitMessage {
     /// it says otherwise; commits and proposals are `very-low`, a Welcome is normal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub urgency: Option<Urgency>,
+    /// With a commit: of the committer's own leaf, and of those that it adds. What else leaves
+    /// have stays.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub attributes: Vec<LeafAttributes>,
 }
 
 /// The answer to a submitted message (200): it is in the queue of every member.
@@ -129,6 +150,9 @@ pub struct CurrentGroup {
     pub ratchet_tree: RatchetTree,
     /// The proposals that wait for a commit; an external one takes the `SelfRemove`s along.
     pub proposals: Vec<MlsMessage>,
+    /// Of the leaves that have any.
+    #[serde(default)]
+    pub attributes: Vec<LeafAttributes>,
 }
 
 /// `POST /ds/groups/{group_id}/welcome-tree`, signed by the joiner's leaf key: the ratchet
@@ -144,6 +168,9 @@ pub struct FetchWelcomeTree {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct WelcomeTree {
     pub ratchet_tree: RatchetTree,
+    /// Of the leaves that had any in that epoch.
+    #[serde(default)]
+    pub attributes: Vec<LeafAttributes>,
 }
 
 impl fmt::Debug for GroupId {

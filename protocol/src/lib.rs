@@ -23,7 +23,7 @@ pub mod signature;
 pub mod token;
 
 pub use binary::{
-    Address, ChainHeader, Ciphertext, FriendshipToken, GroupInfo, HpkePublicKey, IssuedCredential,
-    MessageDigest, MlsMessage, P256PublicKey, Payload, PublicKey, PushAuth, QueueId, RatchetTree, SealedPush,
-    SealedSubscription, Signature, StateKey, StockId, Welcome, WrongLength,
+    Address, Attributes, ChainHeader, Ciphertext, FriendshipToken, GroupInfo, HpkePublicKey,
+    IssuedCredential, MessageDigest, MlsMessage, P256PublicKey, Payload, PublicKey, PushAuth, QueueId,
+    RatchetTree, SealedPush, SealedSubscription, Signature, StateKey, StockId, Welcome, WrongLength,
 };

@@ -97,7 +97,7 @@ problems! {
         "A group may have a limited number of clients in it. Remove some first.";
     MessageTooLarge "message-too-large" PAYLOAD_TOO_LARGE
         "The message is too large"
-        "The MLS message, or the Welcome with it, has more bytes than the operator allows.";
+        "The MLS message, the Welcome with it, or the attributes of a leaf have more bytes than are allowed.";
     QueueExists "queue-exists" CONFLICT
         "The queue exists already"
         "A queue was created under this id already.";

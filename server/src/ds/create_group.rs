@@ -22,11 +22,12 @@ pub async fn create_group(app: App, request: Request, payment: Payment) -> Outco
     if *body.group_id.domain() != app.domain {
         return Err(ProblemType::ForeignDomain.into());
     }
-    let group =
+    let mut group =
         validate(&app, &body).map_err(|error| Problem::with_detail(ProblemType::InvalidMls, error))?;
     if group.roster.by_key(signer).is_none() {
         return Err(ProblemType::NotAllowed.into());
     }
+    group.attach(&body.attributes, |_| true)?;
     let place = |kind| Place { group_id: body.group_id.id(), epoch: 0, revision: 0, kind };
     let row = payment
         .call(

@@ -51,6 +51,7 @@ pub async fn fetch_group_info(app: App, request: Request, payment: Payment) -> O
     }
     let current = CurrentGroup {
         ratchet_tree: group.mls.ratchet_tree(),
+        attributes: group.leaf_attributes(),
         group_info: group.group_info,
         proposals: group.proposals,
     };

@@ -3,12 +3,14 @@
 
 use http::StatusCode;
 use postern_protocol::{
-    RatchetTree,
-    ds::{FetchWelcomeTree, GroupId, WelcomeTree},
+    ds::{FetchWelcomeTree, GroupId},
     problem::ProblemType,
 };
 
-use super::state::{self, Kind, Place, WrongKey};
+use super::{
+    group,
+    state::{self, Kind, Place, WrongKey},
+};
 use crate::{
     app::App,
     road::{Failure, Outcome, Payment, Request},
@@ -37,6 +39,5 @@ pub async fn fetch_welcome_tree(app: App, request: Request, payment: Payment) ->
     let place = Place { group_id: group_id.id(), epoch: body.epoch, revision: 0, kind: Kind::WelcomeTree };
     let tree =
         state::open(&body.state_key, place, row.get("tree")).map_err(|WrongKey| ProblemType::NotFound)?;
-    let tree = WelcomeTree { ratchet_tree: RatchetTree::new(tree.content.to_vec()) };
-    request.answer(StatusCode::OK, &tree)
+    request.answer(StatusCode::OK, &group::decode_welcome_tree(&tree).map_err(Failure::fault)?)
 }

@@ -2,16 +2,22 @@
 //! whoever joins by external commit, the proposals that wait. How a handshake message changes
 //! it is [`super::handshake`]'s business, how it is kept [`super::state`]'s.
 
+use std::collections::BTreeMap;
+
 use openmls::prelude::{Extensions, ExternalSender, GroupContext, LeafNodeIndex, ProposalType};
 use postern_protocol::{
-    GroupInfo, MlsMessage, RatchetTree,
+    Attributes, GroupInfo, MlsMessage, RatchetTree,
+    ds::{LeafAttributes, MAX_ATTRIBUTES, WelcomeTree},
     mls::{DELIVERY_ADDRESS, GROUP_POLICY, GroupPolicy},
     name::Domain,
+    problem::{Problem, ProblemType},
 };
 use serde::{Deserialize, Serialize};
 
 use super::{
-    roster::{Mark, Roster},
+    handshake::violation,
+    policy::Violation,
+    roster::{Mark, Member, Roster},
     state::{Opened, Version},
 };
 use crate::{
@@ -44,6 +50,8 @@ pub struct Group {
     pub proposals: Vec<MlsMessage>,
     pub roster: Roster,
     pub policy: GroupPolicy,
+    /// Of the leaves that have any (DS-12).
+    pub attributes: BTreeMap<u32, Attributes>,
 }
 
 /// What is kept since version 3, before all else.
@@ -51,6 +59,8 @@ pub struct Group {
 struct Newer {
     /// For each leaf, in the tree's order: [`Mark::since`].
     since: Vec<u64>,
+    /// For each leaf likewise; empty where there are none.
+    attributes: Vec<Attributes>,
 }
 
 /// What is kept beside the MLS state, before it.
@@ -80,7 +90,14 @@ impl Group {
             return Err(InvalidMls::Refused("the creator's leaf lacks a user key (0xf0a3)"));
         }
         let policy = policy(mls.extensions(), ds.senders)?;
-        Ok(Self { mls, group_info: group_info.clone(), proposals: Vec::new(), roster, policy })
+        Ok(Self {
+            mls,
+            group_info: group_info.clone(),
+            proposals: Vec::new(),
+            roster,
+            policy,
+            attributes: BTreeMap::new(),
+        })
     }
 
     /// # Errors
@@ -102,12 +119,22 @@ impl Group {
         };
         let roster = Roster::of(&mls, ds.home, mark).map_err(|_| CorruptGroup)?;
         let policy = policy(mls.extensions(), ds.senders).map_err(|_| CorruptGroup)?;
-        Ok(Self { mls, group_info: beside.group_info, proposals: beside.proposals, roster, policy })
+        let leaves = roster.members().iter().map(|member| member.leaf);
+        let attributes = leaves
+            .zip(newer.attributes)
+            .filter(|(_, attributes)| !attributes.as_bytes().is_empty())
+            .collect();
+        let Beside { group_info, proposals, .. } = beside;
+        Ok(Self { mls, group_info, proposals, roster, policy, attributes })
     }
 
     pub fn encode(&self) -> Vec<u8> {
         let members = self.roster.members();
-        let newer = Newer { since: members.iter().map(|member| member.mark.since).collect() };
+        let of_leaf = |member: &Member| self.attributes.get(&member.leaf).cloned().unwrap_or_default();
+        let newer = Newer {
+            since: members.iter().map(|member| member.mark.since).collect(),
+            attributes: members.iter().map(of_leaf).collect(),
+        };
         let beside = Beside {
             group_info: self.group_info.clone(),
             proposals: self.proposals.clone(),
@@ -117,6 +144,57 @@ impl Group {
         bytes.extend_from_slice(&self.mls.encode());
         bytes
     }
+
+    /// Notes what somebody says of leaves (DS-12).
+    ///
+    /// # Errors
+    /// A problem if one of them is not the sender's to describe, or there is too much of it.
+    pub fn attach(
+        &mut self,
+        told: &[LeafAttributes],
+        may_describe: impl Fn(&Member) -> bool,
+    ) -> Result<(), Problem> {
+        for LeafAttributes { leaf_key, attributes } in told {
+            let member = self.roster.by_key(*leaf_key).filter(|member| may_describe(member));
+            let leaf = member.ok_or_else(|| violation(Violation::AttributesOfAnother))?.leaf;
+            match attributes.as_bytes().len() {
+                0 => drop(self.attributes.remove(&leaf)),
+                1..=MAX_ATTRIBUTES => drop(self.attributes.insert(leaf, attributes.clone())),
+                _ => {
+                    let detail = format_args!("attributes have at most {MAX_ATTRIBUTES} bytes");
+                    return Err(Problem::with_detail(ProblemType::MessageTooLarge, detail));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What the leaves have, for members.
+    pub fn leaf_attributes(&self) -> Vec<LeafAttributes> {
+        let of_leaf = |(leaf, attributes): (&u32, &Attributes)| {
+            let leaf_key = self.roster.member(*leaf)?.signature_key;
+            Some(LeafAttributes { leaf_key, attributes: attributes.clone() })
+        };
+        self.attributes.iter().filter_map(of_leaf).collect()
+    }
+
+    /// What is kept for those who join in this epoch by Welcome.
+    pub fn encode_welcome_tree(&self) -> Vec<u8> {
+        let content = (self.mls.ratchet_tree(), self.leaf_attributes());
+        postcard::to_stdvec(&content).expect("it serialises into memory")
+    }
+}
+
+/// Reads what [`Group::encode_welcome_tree`] wrote.
+///
+/// # Errors
+/// [`CorruptGroup`].
+pub fn decode_welcome_tree(state: &Opened) -> Result<WelcomeTree, CorruptGroup> {
+    let (ratchet_tree, attributes) = match state.version {
+        Version::V2 => (RatchetTree::new(state.content.to_vec()), Vec::new()),
+        Version::V3 => postcard::from_bytes(&state.content).map_err(|_| CorruptGroup)?,
+    };
+    Ok(WelcomeTree { ratchet_tree, attributes })
 }
 
 /// The group's policy, from a context that has what every group's has here.

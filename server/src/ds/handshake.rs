@@ -9,7 +9,7 @@ use openmls::prelude::{
 };
 use postern_protocol::{
     Address, GroupInfo, MlsMessage, PublicKey, Signature, Welcome,
-    ds::GroupId,
+    ds::{GroupId, LeafAttributes},
     problem::{Problem, ProblemType},
 };
 
@@ -35,6 +35,7 @@ pub struct Submission<'a> {
     pub message: &'a MlsMessage,
     pub group_info: Option<&'a GroupInfo>,
     pub welcome: Option<&'a Welcome>,
+    pub attributes: &'a [LeafAttributes],
     /// The key that signed the request.
     pub signer: PublicKey,
 }
@@ -97,6 +98,7 @@ pub fn handle(
                     invalid(InvalidMls::Refused("a Welcome and a GroupInfo come with commits")).into()
                 );
             }
+            group.attach(submission.attributes, |_| false)?;
             group.mls.keep_proposal(*proposal).map_err(invalid)?;
             group.proposals.push(submission.message.clone());
             let recipients = others(&group.roster, sender, &HashSet::new());
@@ -205,7 +207,10 @@ fn apply(
         _ => HashSet::new(),
     };
     let recipients = others(&group.roster, by, &replaced);
-    let group = Group { group_info: group_info.clone(), proposals: Vec::new(), roster, policy, ..group };
+    let mut group = Group { group_info: group_info.clone(), proposals: Vec::new(), roster, policy, ..group };
+    let stays = |leaf| group.roster.member(leaf).is_some_and(|member| member.mark.since < epoch);
+    group.attributes.retain(|leaf, _| stays(*leaf));
+    group.attach(submission.attributes, |of| of.leaf == committer || of.mark.since == epoch)?;
     Ok(Next { group, is_commit: true, recipients, joiners, settled })
 }
 
@@ -300,6 +305,6 @@ pub fn invalid(error: InvalidMls) -> Problem {
     Problem::with_detail(ProblemType::InvalidMls, error)
 }
 
-fn violation(violation: Violation) -> Problem {
+pub fn violation(violation: Violation) -> Problem {
     Problem::with_detail(ProblemType::PolicyViolation, violation)
 }

@@ -84,6 +84,8 @@ pub enum Violation {
     UnknownJoiner,
     #[error("an external commit removes nobody but its sender")]
     ResyncOfAnother,
+    #[error("attributes come with a commit, of the committer's own leaf or of one that it adds")]
+    AttributesOfAnother,
 }
 
 /// A group's state, as far as rights depend on it.

@@ -20,7 +20,8 @@ use tokio_postgres::Row;
 use super::{
     evict,
     group::{Ds, Group},
-    handshake::{self, Submission, invalid},
+    handshake::{self, Submission, invalid, violation},
+    policy::Violation,
     roster::Roster,
     rules::Rules,
     state::{self, Kind, Opened, Place, WrongKey},
@@ -256,6 +257,9 @@ fn validate_application(
     if !could_read(sender.mark.since) {
         return Err(Problem::outside_epochs(stored.epoch, stored.rules.past_epochs).into());
     }
+    if !message.body.attributes.is_empty() {
+        return Err(violation(Violation::AttributesOfAnother).into());
+    }
     if message.body.welcome.is_some() || message.body.group_info.is_some() {
         let reason = "a Welcome and a GroupInfo come with commits";
         return Err(invalid(InvalidMls::Refused(reason)).into());
@@ -293,6 +297,7 @@ fn validate_handshake(
         message: &body.message,
         group_info: body.group_info.as_ref(),
         welcome: body.welcome.as_ref(),
+        attributes: &body.attributes,
         signer,
     };
     let next = handshake::handle(group, handshake.clone(), submission, ds)?;
@@ -313,8 +318,8 @@ fn validate_handshake(
     step.roster = Some(state::seal(key, place(Kind::Roster), &next.group.roster.encode()));
     step.tree = Some(state::seal(key, place(Kind::Tree), &next.group.encode()));
     if let Some(welcome) = &body.welcome {
-        let tree = next.group.mls.ratchet_tree();
-        step.welcome_tree = Some(state::seal(key, place(Kind::WelcomeTree), tree.as_bytes()));
+        let tree = next.group.encode_welcome_tree();
+        step.welcome_tree = Some(state::seal(key, place(Kind::WelcomeTree), &tree));
         step.joiners =
             next.joiners.iter().map(|joiner| state::joiner_tag(key, epoch, &joiner.leaf_key)).collect();
         let last = next.joiners.iter().map(|joiner| joiner.expires).max().unwrap_or_default();

@@ -50,6 +50,7 @@ impl Member {
             ratchet_tree: RatchetTree::new(
                 admin.group.export_ratchet_tree().tls_serialize_detached().unwrap(),
             ),
+            attributes: Vec::new(),
         };
         send(Request::post("/ds/groups").cbor(&create).signed_by(&admin.key)).await;
 
@@ -173,7 +174,14 @@ impl Member {
 
     fn submission(&self, message: Vec<u8>) -> SubmitMessage {
         let (state_key, message) = (self.policy.state_key(), MlsMessage::new(message));
-        SubmitMessage { state_key, message, group_info: None, welcome: None, urgency: None }
+        SubmitMessage {
+            state_key,
+            message,
+            group_info: None,
+            welcome: None,
+            urgency: None,
+            attributes: Vec::new(),
+        }
     }
 
     fn request(&self, submission: &SubmitMessage) -> Request {

@@ -99,6 +99,7 @@ impl BenchGroup {
             state_key: policy.state_key(),
             group_info: GroupInfo::new(group_info.to_bytes()?),
             ratchet_tree: RatchetTree::new(group.export_ratchet_tree().tls_serialize_detached()?),
+            attributes: Vec::new(),
         };
         let request = Request::post("/ds/groups").cbor(&create).signed_by(&leaf_key);
         client.http().send(&paid(client, request).await?).await?;
@@ -139,6 +140,7 @@ fn submit(state_key: StateKey, message: Vec<u8>) -> SubmitMessage {
         group_info: None,
         welcome: None,
         urgency: None,
+        attributes: Vec::new(),
     }
 }
 

@@ -7,12 +7,13 @@ use openmls::prelude::{
 };
 use postern_protocol::{
     PublicKey, StateKey,
-    ds::GroupId,
+    ds::{CurrentGroup, FetchGroupInfo, GroupId},
     mls::{DELIVERY_ADDRESS, GROUP_POLICY, GroupPolicy, Pseudonym, USER_KEY},
     problem::ProblemType,
 };
 use reqwest::StatusCode;
 
+use super::submit_message::{attributes, with_attributes};
 use crate::{
     road::Valid,
     world::{
@@ -192,6 +193,24 @@ async fn a_group_that_the_ds_could_not_serve_is_refused() {
     let mixed = one.with_field("group_info", of(&one, "ratchet_tree"));
     world.assert_refuses("a tree for a GroupInfo", &mixed, ProblemType::InvalidMls).await;
     world.pay(&one).await.assert_ok("the id is still reserved");
+    world.close();
+}
+
+#[tokio::test]
+async fn a_creator_may_keep_attributes_beside_its_own_leaf() {
+    let world = World::start().await;
+    let mut draft = Draft::new(&world, &world.reserve().await);
+    draft.found();
+    let call = creation(&draft.id, draft.policy.state_key(), &draft.founder);
+    let own = attributes(draft.founder.public_key(), b"opaque");
+    let other = attributes(Party::newcomer().public_key(), b"opaque");
+    let wrong = with_attributes(&call, &[own.clone(), other]);
+    world.assert_refuses("beside another's", &wrong, ProblemType::PolicyViolation).await;
+    world.pay(&with_attributes(&call, std::slice::from_ref(&own))).await.assert_ok("beside its own");
+    let body = FetchGroupInfo { state_key: draft.policy.state_key() };
+    let path = format!("/ds/groups/{}/group-info", draft.id.to_base64url());
+    let call = Call::post(path).with(&body).signed_by(&draft.founder.key);
+    assert_eq!(world.pay(&call).await.decode::<CurrentGroup>().attributes, [own]);
     world.close();
 }
 

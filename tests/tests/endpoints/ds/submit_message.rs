@@ -3,8 +3,8 @@
 use ciborium::Value;
 use openmls::prelude::{Extension, ExtensionType, Extensions, Lifetime, RequiredCapabilitiesExtension};
 use postern_protocol::{
-    MlsMessage, StateKey,
-    ds::{GroupId, MessageAccepted},
+    Attributes, MlsMessage, PublicKey, StateKey,
+    ds::{GroupId, LeafAttributes, MAX_ATTRIBUTES, MessageAccepted, WelcomeTree},
     key::SigningKey,
     mls::{DELIVERY_ADDRESS, GROUP_POLICY, GroupPolicy, Pseudonym},
     name::Domain,
@@ -895,6 +895,123 @@ async fn who_takes_no_messages_any_more_is_removed_by_the_next_commit() {
     group.party(2).merge();
     let (_, call) = group.make(2, update());
     assert_eq!(world.submit(&call).await.epoch, 4, "no proposal stands in the way");
+    world.close();
+}
+
+pub fn attributes(of: PublicKey, content: &[u8]) -> LeafAttributes {
+    LeafAttributes { leaf_key: of, attributes: Attributes::new(content.to_vec()) }
+}
+
+/// A call with attributes, as CBOR.
+pub fn with_attributes(call: &Call, attributes: &[LeafAttributes]) -> Call {
+    let value = Value::serialized(attributes).expect("it is CBOR");
+    let mut fields = call.fields();
+    fields.push(("attributes".to_owned(), value));
+    call.with_fields(fields)
+}
+
+#[tokio::test]
+async fn attributes_stay_with_their_leaf_and_are_served_with_the_group() {
+    let world = World::start().await;
+    world.stock(200).await;
+    let mut group = world.group(3).await;
+    let newcomer = world.candidate().await;
+    let (own, added, other) = (group.key(0), newcomer.party.public_key(), group.key(1));
+    let violation = ProblemType::PolicyViolation;
+
+    let (_, call) = group.make(0, adding(&[&newcomer.party]));
+    let stranger = SigningKey::generate().public_key();
+    for (what, of) in [("another member's", other), ("nobody's", stranger)] {
+        let call = with_attributes(&call, &[attributes(own, b"a"), attributes(of, b"b")]);
+        world.assert_refuses(what, &call, violation).await;
+    }
+    let too_large = with_attributes(&call, &[attributes(own, &[7; MAX_ATTRIBUTES + 1])]);
+    world.assert_refuses("too large", &too_large, ProblemType::MessageTooLarge).await;
+    let mine = attributes(own, &[7; MAX_ATTRIBUTES]);
+    let theirs = attributes(added, b"whom I added");
+    world.submit(&with_attributes(&call, &[mine.clone(), theirs.clone()])).await;
+    group.party(0).merge();
+    let tree: WelcomeTree = world.pay(&group.ask_for_tree(2, &newcomer.party.key)).await.decode();
+    assert_eq!(tree.attributes, [mine.clone(), theirs.clone()], "with the Welcome's tree");
+    let mut newcomer = newcomer;
+    world.join(&group, 2, &mut newcomer).await;
+    group.members.push(newcomer);
+
+    let spoken = group.party(3).say(b"hello");
+    let call = with_attributes(&group.submit(3, &spoken, None), std::slice::from_ref(&theirs));
+    world.assert_refuses("with an application message", &call, violation).await;
+    world.receive(&mut group.members[1]).await;
+    let proposed = group.party(1).propose_update();
+    let call = with_attributes(&group.submit(1, &proposed, None), &[attributes(other, b"b")]);
+    world.assert_refuses("with a proposal", &call, violation).await;
+    group.party(1).forget();
+
+    // Others' commits leave them, under another key of the leaf, too.
+    let (_, call) = group.make(1, update());
+    world.submit(&with_attributes(&call, &[attributes(other, b"mine")])).await;
+    group.party(1).merge();
+    world.receive(&mut group.members[0]).await;
+    let new = SigningKey::generate();
+    let rotation = group.party(0).commit_to_key(&new);
+    world.submit(&group.submit_commit(&group.members[0].party.key, &rotation)).await;
+    group.party(0).rotate(new);
+    let mine = LeafAttributes { leaf_key: group.key(0), ..mine };
+    let seen = async |group: &Group| world.group_info(group, &group.members[0].party.key).await.attributes;
+    assert_eq!(seen(&group).await, [mine.clone(), attributes(other, b"mine"), theirs.clone()]);
+
+    // Who goes takes them along, also from who comes into its place, and they can be taken back.
+    let successor = world.candidate().await;
+    let replacing = Commit { remove: vec![other], ..adding(&[&successor.party]) };
+    let (_, call) = group.make(0, replacing);
+    world.submit(&with_attributes(&call, &[attributes(group.key(0), b"")])).await;
+    group.party(0).merge();
+    assert_eq!(seen(&group).await, [theirs.clone()]);
+    world.receive(&mut group.members[3]).await;
+    let current = world.group_info(&group, &group.members[3].party.key).await;
+    let made = group.party(3).join_externally(&current, None);
+    let call = group.submit_commit(&group.members[3].party.key, &made);
+    let back = attributes(group.key(3), b"I am back");
+    let foreign = with_attributes(&call, &[attributes(group.key(0), b"b")]);
+    world.assert_refuses("of another, by who comes in", &foreign, violation).await;
+    world.submit(&with_attributes(&call, std::slice::from_ref(&back))).await;
+    assert_eq!(seen(&group).await, [back]);
+    world.close();
+}
+
+#[tokio::test]
+async fn a_group_that_an_earlier_version_kept_goes_on() {
+    let world = World::start().await;
+    let mut group = world.group(2).await;
+    let newcomer = world.candidate().await;
+    let (_, call) = group.make(0, adding(&[&newcomer.party]));
+    world.submit(&call).await;
+    group.party(0).merge();
+    // Version 2 had the same without what stands before it now: for each leaf the epoch it came in, and its attributes.
+    let kept = world.admin().query_one("SELECT roster, tree FROM ds.groups", &[]).await.unwrap();
+    let welcome: Vec<u8> = world.value("SELECT tree FROM ds.welcome_trees WHERE epoch = 2").await;
+    let (since, none) = ([3u8, 0, 1, 2], [3u8, 0, 0, 0]);
+    let roster =
+        group.as_version_2(1, kept.get("roster"), |content| content.strip_prefix(&since).unwrap().to_vec());
+    let tree = group.as_version_2(2, kept.get("tree"), |content| {
+        content.strip_prefix([since, none].as_flattened()).unwrap().to_vec()
+    });
+    let ratchet_tree = group.members[0].party.ratchet_tree();
+    let welcome = group.as_version_2(3, &welcome, |_| ratchet_tree.as_bytes().to_vec());
+    let changed =
+        "WITH g AS (UPDATE ds.groups SET roster = $1, tree = $2) UPDATE ds.welcome_trees SET tree = $3
+                    WHERE epoch = 2";
+    assert_eq!(world.admin().execute(changed, &[&roster, &tree, &welcome]).await.unwrap(), 1);
+
+    let mut newcomer = newcomer;
+    world.join(&group, 2, &mut newcomer).await;
+    group.members.push(newcomer);
+    let hello = group.party(2).say(b"hello");
+    world.submit(&group.submit(2, &hello, None)).await;
+    assert_eq!(world.receive(&mut group.members[1]).await, [b"hello".to_vec()]);
+    let (_, call) = group.make(1, update());
+    assert_eq!(world.submit(&call).await.epoch, 3);
+    let version: i32 = world.value("SELECT get_byte(tree, 0) FROM ds.groups").await;
+    assert_eq!(version, 3, "and is of the newest version from then on");
     world.close();
 }
 

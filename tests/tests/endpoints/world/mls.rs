@@ -173,7 +173,11 @@ impl Party {
     /// The commit by which a stranger who got hold of a GroupInfo would enter.
     pub fn external_commit(&mut self, member: &Self) -> MlsMessage {
         let (group_info, ratchet_tree) = (member.group_info(), member.ratchet_tree());
-        self.join_externally(&CurrentGroup { group_info, ratchet_tree, proposals: Vec::new() }, None).commit
+        self.join_externally(
+            &CurrentGroup { group_info, ratchet_tree, proposals: Vec::new(), attributes: Vec::new() },
+            None,
+        )
+        .commit
     }
 
     /// Joins, or comes back, by external commit, for which a user's key may vouch; [`Party::merge`] it once it was
