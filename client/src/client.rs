@@ -498,6 +498,32 @@ impl Client {
         self.inner.commit(&step, group, |_, _| Ok(Some(Change::Update))).await
     }
 
+    /// Keeps something beside this device's leaf, where the group's members find it and nobody
+    /// else can read it (DS-12): 1,534 bytes at most. Nothing is said of it in the group.
+    ///
+    /// # Errors
+    /// [`Error::NoAttributesKey`] until a newcomer was told how, `message-too-large`, those of
+    /// [`Self::update`].
+    pub async fn set_attributes(&self, group: &GroupId, content: &[u8]) -> Result<()> {
+        let step = self.inner.store.step().await?;
+        self.inner.commit(&step, group, |_, _| Ok(Some(Change::SetAttributes(content.to_vec())))).await
+    }
+
+    /// What the members keep beside their leaves now, by leaf key, as far as it opens.
+    ///
+    /// # Errors
+    /// [`Error::NoAttributesKey`], [`Error::NotMember`], what the server refuses.
+    pub async fn attributes(&self, group: &GroupId) -> Result<Vec<(PublicKey, Vec<u8>)>> {
+        let inner = &self.inner;
+        let (leaf, fetch) = inner.store.read(|tx| {
+            let group = Group::load(tx, group)?;
+            let fetch = group.fetch_info()?;
+            Ok((group.leaf, fetch))
+        })?;
+        let current = inner.api.group_info(group, &fetch, &leaf).await?;
+        inner.store.read(|tx| Group::load(tx, group)?.open_attributes(tx, &current.attributes))
+    }
+
     /// Leaves a group: with the next commit of another member, which has to come before
     /// anybody says anything. The last admin cannot.
     ///

@@ -67,6 +67,8 @@ pub enum Error {
         "none of the user's devices can be reached yet: they publish a contact when they finish registering"
     )]
     NoContact,
+    #[error("nobody told this device yet how to read what members keep in the group: receive first")]
+    NoAttributesKey,
     #[error("the group moved on {0} times while this was tried: try again when it is quieter")]
     Contended(u32),
     #[error("the push subscription cannot be used: {0}")]

@@ -10,7 +10,6 @@
 use std::{collections::BTreeSet, fmt};
 
 use openmls::prelude::OpenMlsCrypto;
-use openmls_traits::types::AeadType;
 use postern_protocol::{
     FriendshipToken, Payload, PublicKey, StockId, auth::SignedContact, encoding::Encoding, key::SigningKey,
     name::UserName, qs::RotateFriendshipToken,
@@ -24,12 +23,10 @@ use crate::{
     contact::LetterBody,
     error::{Error, Result},
     identity::IdentityLink,
+    sealed,
     store::{Tx, decode, encode},
     sync,
 };
-
-const BLOCK: usize = 512;
-const NONCE: usize = 12;
 
 /// What a contact holds.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
@@ -103,16 +100,7 @@ impl Friend {
         leaf_key: &PublicKey,
         link: &IdentityLink,
     ) -> Result<Payload> {
-        let link = Encoding::Cbor.encode(link);
-        let length = u16::try_from(link.len()).map_err(Error::mls("a credential is too long"))?;
-        let mut plaintext = length.to_be_bytes().to_vec();
-        plaintext.extend_from_slice(&link);
-        plaintext.resize(plaintext.len().next_multiple_of(BLOCK), 0);
-        let nonce: [u8; NONCE] = rand::random();
-        let ciphertext = crypto
-            .aead_encrypt(AeadType::Aes256Gcm, &self.link_key, &plaintext, &nonce, leaf_key.as_bytes())
-            .map_err(Error::mls("cannot seal an identity link"))?;
-        Ok(Payload::new([nonce.as_slice(), &ciphertext].concat()))
+        sealed::seal(crypto, &self.link_key, leaf_key, &Encoding::Cbor.encode(link)).map(Payload::new)
     }
 
     /// `None` for anything but what [`Self::seal_link`] made for this leaf key.
@@ -122,13 +110,8 @@ impl Friend {
         leaf_key: &PublicKey,
         attachment: &Payload,
     ) -> Option<IdentityLink> {
-        let (nonce, ciphertext) = attachment.as_bytes().split_at_checked(NONCE)?;
-        let plaintext = crypto
-            .aead_decrypt(AeadType::Aes256Gcm, &self.link_key, ciphertext, nonce, leaf_key.as_bytes())
-            .ok()?;
-        let (length, rest) = plaintext.split_first_chunk()?;
-        let link = rest.get(..usize::from(u16::from_be_bytes(*length)))?;
-        Encoding::Cbor.decode(link).ok()
+        let link = sealed::open(crypto, &self.link_key, leaf_key, attachment.as_bytes())?;
+        Encoding::Cbor.decode(&link).ok()
     }
 }
 

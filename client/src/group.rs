@@ -12,11 +12,11 @@ use openmls::prelude::{
 };
 use openmls_traits::OpenMlsProvider as _;
 use postern_protocol::{
-    Address, GroupInfo, MlsMessage, PublicKey, RatchetTree, StateKey, Welcome,
+    Address, Attributes, GroupInfo, MlsMessage, PublicKey, RatchetTree, StateKey, Welcome,
     credential::ClientCredential,
     ds::{
         CreateGroup, CurrentGroup, FetchGroupInfo, FetchWelcomeTree, GroupId, GroupIdReserved,
-        MAX_PAST_EPOCHS, SubmitMessage,
+        LeafAttributes, MAX_PAST_EPOCHS, SubmitMessage,
     },
     encoding::Encoding,
     key::SigningKey,
@@ -36,8 +36,9 @@ use crate::{
     identity::IdentityLink,
     message::{ApplicationMessage, Content, RosterEntry},
     mls::{self, CIPHERSUITE, LeafSigner, REQUIRED},
-    stock,
-    store::{Tx, decode, encode, fixed, integer},
+    sealed, stock,
+    store::{Options, Tx, decode, encode, fixed, integer},
+    wallet::now,
 };
 
 /// Why something that came in has no effect.
@@ -68,6 +69,8 @@ pub enum Change {
     Remove(Vec<PublicKey>),
     /// Renews our own keys.
     Update,
+    /// The same, and replaces what is kept beside our leaf.
+    SetAttributes(Vec<u8>),
 }
 
 /// A message that was handed to the DS, or is about to be, with its answer outstanding.
@@ -136,6 +139,7 @@ impl Group {
         };
         keep_leaf_key(tx, &leaf)?;
         insert(tx, &id, title, &leaf.public_key())?;
+        keep_attributes_key(tx, &id, &rand::random())?;
         Ok((Self { id, leaf, mls: group }, create))
     }
 
@@ -183,6 +187,7 @@ impl Group {
         let state_key = self.state_key()?;
         let signer = LeafSigner(&self.leaf);
         let removed = self.removed_by(change)?;
+        let attributes = self.attributes_by(tx, change)?;
         let mut builder = self.mls.commit_builder();
         match change {
             Change::Add(leaf_keys) => {
@@ -193,7 +198,7 @@ impl Group {
                 builder = builder.propose_adds(key_packages);
             }
             Change::Remove(_) => builder = builder.propose_removals(removed),
-            Change::Update => builder = builder.force_self_update(true),
+            Change::Update | Change::SetAttributes(_) => builder = builder.force_self_update(true),
         }
         // Joiners get the tree from the DS, which keeps it anyway.
         let (commit, welcome, group_info) = builder
@@ -213,7 +218,7 @@ impl Group {
             group_info: bytes(group_info)?.map(GroupInfo::new),
             welcome: bytes(welcome)?.map(Welcome::new),
             urgency: None,
-            attributes: Vec::new(),
+            attributes,
         };
         self.keep(tx, epoch, &submission, None)
     }
@@ -371,6 +376,7 @@ impl Group {
         };
         forget_commit(tx, &self.id)?;
         forget_message(tx, &self.id)?;
+        committed(tx, &self.id)?;
         Ok(Outstanding { epoch, body: Encoding::Cbor.encode(&submission), content: None })
     }
 
@@ -408,6 +414,7 @@ impl Group {
                 use_key_package(tx, &self.id, &leaf_key)?;
             }
             self.mls.merge_pending_commit(tx).map_err(Error::mls("cannot apply our own commit"))?;
+            committed(tx, &self.id)?;
             return forget_commit(tx, &self.id);
         }
         forget_message(tx, &self.id)
@@ -460,6 +467,43 @@ impl Group {
         self.mls.delete(tx.storage())?;
         tx.sql().execute("DELETE FROM groups WHERE group_id = ?1", [self.id.to_mls()])?;
         forget_leaf_key(tx, self.leaf.public_key().as_bytes())
+    }
+
+    /// Whether it is this device's turn to commit, unless it is about to leave.
+    pub(crate) fn is_due(&self, tx: &Tx<'_>, options: &Options) -> Result<bool> {
+        Ok(due(tx, options)?.contains(&self.id) && !self.is_leaving())
+    }
+
+    /// Whether the next commit of another's removes this client.
+    fn is_leaving(&self) -> bool {
+        let own = self.mls.own_leaf_index();
+        self.mls.pending_proposals().any(|queued| match queued.proposal() {
+            Proposal::SelfRemove => *queued.sender() == Sender::Member(own),
+            Proposal::Remove(remove) => remove.removed() == own,
+            _ => false,
+        })
+    }
+
+    /// What is kept beside leaves, as far as it opens, by leaf key.
+    pub(crate) fn open_attributes(
+        &self,
+        tx: &Tx<'_>,
+        kept: &[LeafAttributes],
+    ) -> Result<Vec<(PublicKey, Vec<u8>)>> {
+        let key = attributes_key(tx, &self.id)?.ok_or(Error::NoAttributesKey)?;
+        let open = |of: &LeafAttributes| {
+            let content = sealed::open(tx.crypto(), &key, &of.leaf_key, of.attributes.as_bytes())?;
+            Some((of.leaf_key, content))
+        };
+        Ok(kept.iter().filter_map(open).collect())
+    }
+
+    fn attributes_by(&self, tx: &Tx<'_>, change: &Change) -> Result<Vec<LeafAttributes>> {
+        let Change::SetAttributes(content) = change else { return Ok(Vec::new()) };
+        let leaf_key = self.leaf.public_key();
+        let key = attributes_key(tx, &self.id)?.ok_or(Error::NoAttributesKey)?;
+        let attributes = Attributes::new(sealed::seal(tx.crypto(), &key, &leaf_key, content)?);
+        Ok(vec![LeafAttributes { leaf_key, attributes }])
     }
 
     fn removed_by(&self, change: &Change) -> Result<Vec<LeafNodeIndex>> {
@@ -547,7 +591,12 @@ pub(crate) fn receive(tx: &Tx<'_>, message: &MlsMessage) -> Result<(), Rejection
         }
         // Also of the server's, that somebody be removed; members are asked to commit it.
         (ProcessedMessageContent::ProposalMessage(proposal), _) => {
-            Ok(group.mls.store_pending_proposal(tx.storage(), *proposal)?)
+            group.mls.store_pending_proposal(tx.storage(), *proposal)?;
+            tx.sql().execute(
+                "UPDATE groups SET proposed = ifnull(proposed, ?2) WHERE group_id = ?1",
+                params![id.to_mls(), integer(now())],
+            )?;
+            Ok(())
         }
         (ProcessedMessageContent::OwnPendingCommit, _) => Ok(group.confirm(tx)?),
         _ => Err(invalid("a message is of a kind that has no place here")),
@@ -601,6 +650,7 @@ fn receive_commit(
     if lost_commit {
         forget_commit(tx, &group.id)?;
     }
+    tx.sql().execute("UPDATE groups SET proposed = NULL WHERE group_id = ?1", [group.id.to_mls()])?;
     if left {
         group.leave(tx)?;
     }
@@ -638,7 +688,10 @@ fn receive_content(
             Event::Message { group: group.id.clone(), epoch, sender: Member::unknown(sender), text }
                 .record(tx)?
         }
-        Content::Introduction { title, roster } => {
+        Content::Introduction { title, roster, attributes_key } => {
+            if let Some(key) = attributes_key {
+                keep_attributes_key(tx, &group.id, &key)?;
+            }
             for entry in roster {
                 keep_link(tx, &group.id, &entry.leaf_key, &entry.link)?;
             }
@@ -852,7 +905,8 @@ pub(crate) fn introduction(tx: &Tx<'_>, group: &Group) -> Result<Option<Content>
         }
     }
     tx.sql().execute("UPDATE groups SET introduce = 0 WHERE group_id = ?1", [group.id.to_mls()])?;
-    Ok(Some(Content::Introduction { title, roster }))
+    let attributes_key = attributes_key(tx, &group.id)?;
+    Ok(Some(Content::Introduction { title, roster, attributes_key }))
 }
 
 /// Who the member behind a leaf says it is; its own signature on that was checked.
@@ -1010,11 +1064,59 @@ fn leaf_extensions(tx: &Tx<'_>, delivery: &DeliveryAddress) -> Result<Extensions
 
 fn insert(tx: &Tx<'_>, id: &GroupId, title: &str, leaf_key: &PublicKey) -> Result<()> {
     tx.sql().execute(
-        "INSERT OR REPLACE INTO groups (group_id, title, leaf_key, active, introduce, next_number)
-         VALUES (?1, ?2, ?3, 1, 0, 1)",
-        params![id.to_mls(), title, leaf_key.as_bytes()],
+        "INSERT OR REPLACE INTO groups (group_id, title, leaf_key, active, introduce, next_number, committed)
+         VALUES (?1, ?2, ?3, 1, 0, 1, ?4)",
+        params![id.to_mls(), title, leaf_key.as_bytes(), integer(now())],
     )?;
     Ok(())
+}
+
+/// The groups in which it is this device's turn to commit: its own keys are old, or something
+/// waits that others proposed. In each, each device's turn comes at another time, by its leaf
+/// key, so that not all try at once. Who loses nevertheless looks again.
+pub(crate) fn due(tx: &Tx<'_>, options: &Options) -> Result<Vec<GroupId>> {
+    type Row = (Vec<u8>, [u8; 32], u64, Option<u64>);
+    let mut statement = tx
+        .sql()
+        .prepare_cached("SELECT group_id, leaf_key, committed, proposed FROM groups WHERE active = 1")?;
+    let rows = statement
+        .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?
+        .collect::<Result<Vec<Row>, _>>()?;
+    let now = now();
+    let (update_every, commit_within) = (options.update_every.as_secs(), options.commit_within.as_secs());
+    // From a 256th of a time to all of it.
+    let share = |seconds: u64, byte: u8| seconds / 256 * (u64::from(byte) + 1);
+    let is_due = |leaf_key: &[u8; 32], committed: u64, proposed: Option<u64>| {
+        let update = update_every - share(update_every, leaf_key[0]) / 4;
+        let proposal = share(commit_within, leaf_key[1]);
+        committed.saturating_add(update) <= now
+            || proposed.is_some_and(|proposed| proposed.saturating_add(proposal) <= now)
+    };
+    rows.into_iter()
+        .filter(|(_, leaf_key, committed, proposed)| is_due(leaf_key, *committed, *proposed))
+        .map(|(id, ..)| GroupId::from_mls(&id).map_err(|_| Error::Damaged("a group id")))
+        .collect()
+}
+
+/// Nothing waits, and our own keys are new.
+pub(crate) fn committed(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
+    let sql = "UPDATE groups SET committed = ?2, proposed = NULL WHERE group_id = ?1";
+    tx.sql().prepare_cached(sql)?.execute(params![id.to_mls(), integer(now())])?;
+    Ok(())
+}
+
+/// The first one that this client was told counts: a member cannot take away what it has.
+fn keep_attributes_key(tx: &Tx<'_>, id: &GroupId, key: &[u8; 32]) -> Result<()> {
+    tx.sql().execute(
+        "UPDATE groups SET attributes_key = ifnull(attributes_key, ?2) WHERE group_id = ?1",
+        params![id.to_mls(), key],
+    )?;
+    Ok(())
+}
+
+fn attributes_key(tx: &Tx<'_>, id: &GroupId) -> Result<Option<[u8; 32]>> {
+    let sql = "SELECT attributes_key FROM groups WHERE group_id = ?1";
+    Ok(tx.sql().query_row(sql, [id.to_mls()], |row| row.get(0))?)
 }
 
 fn keep_leaf_key(tx: &Tx<'_>, key: &SigningKey) -> Result<()> {

@@ -19,6 +19,7 @@ mod message;
 mod mls;
 mod push;
 mod queue;
+mod sealed;
 mod setup;
 mod stock;
 mod store;

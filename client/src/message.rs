@@ -24,6 +24,9 @@ pub enum Content {
     Introduction {
         title: String,
         roster: Vec<RosterEntry>,
+        /// Opens what members keep beside their leaves (DS-12). Absent where it is not known.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        attributes_key: Option<[u8; 32]>,
     },
 }
 

@@ -28,7 +28,7 @@ use crate::{
 const DATABASE: &str = "client.sqlite";
 const LOCK: &str = "lock";
 /// What brings [`SCHEMA`], which is version 1, to each further version.
-const UPGRADES: [&str; 3] = [TOKEN_REQUESTS, FRIENDSHIPS, push::SCHEMA];
+const UPGRADES: [&str; 4] = [TOKEN_REQUESTS, FRIENDSHIPS, push::SCHEMA, GROUPS];
 const SCHEMA_VERSION: usize = 1 + UPGRADES.len();
 /// How long a step waits for the step of another process.
 const LOCK_PATIENCE: Duration = Duration::from_secs(60);
@@ -46,11 +46,24 @@ pub struct Options {
     pub server: Option<String>,
     /// Keep every message each queue delivered, in order (for tests).
     pub record_deliveries: bool,
+    /// After so long without a commit of this device's in a group, it renews its keys there. Less
+    /// than a server's patience with those who never do (90 days, DS-10).
+    pub update_every: Duration,
+    /// What others proposed is committed within that time, by whose turn it is first: by each
+    /// device after a part of it.
+    pub commit_within: Duration,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { durable: true, accept_contacts: true, server: None, record_deliveries: false }
+        Self {
+            durable: true,
+            accept_contacts: true,
+            server: None,
+            record_deliveries: false,
+            update_every: Duration::from_secs(30 * 24 * 60 * 60),
+            commit_within: Duration::from_secs(60 * 60),
+        }
     }
 }
 
@@ -379,6 +392,15 @@ const FRIENDSHIPS: &str = "
     CREATE TABLE IF NOT EXISTS revocations (address BLOB PRIMARY KEY) STRICT;
 ";
 
+/// Since version 5: what opens the attributes of a group's leaves; when (seconds since 1970) we
+/// came in or last committed, and since when something waits that others proposed.
+const GROUPS: &str = "
+    ALTER TABLE groups ADD COLUMN attributes_key BLOB;
+    ALTER TABLE groups ADD COLUMN committed INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE groups ADD COLUMN proposed INTEGER;
+    UPDATE groups SET committed = unixepoch();
+";
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -422,6 +444,35 @@ mod tests {
             })
             .unwrap();
         assert_eq!(count(&store), 2);
+    }
+
+    #[test]
+    fn the_state_of_every_earlier_version_is_brought_up_to_date() {
+        let columns = |store: &Store| -> Vec<String> {
+            let sql =
+                "SELECT m.name || '.' || c.name FROM sqlite_schema m, pragma_table_info(m.name) c ORDER BY 1";
+            let all = |tx: &Tx<'_>| {
+                let mut statement = tx.sql().prepare(sql)?;
+                let names = statement.query_map([], |row| row.get(0))?;
+                Ok(names.collect::<Result<Vec<String>, _>>()?)
+            };
+            store.read(all).unwrap()
+        };
+        let directory = tempfile::tempdir().unwrap();
+        let newest = Store::create(&directory.path().join("newest"), &Options::default()).unwrap();
+        for version in 1..=UPGRADES.len() {
+            let old = directory.path().join(version.to_string());
+            drop(Store::create(&old, &Options::default()).unwrap());
+            std::fs::remove_file(old.join(DATABASE)).unwrap();
+            let mut connection = connect(&old.join(DATABASE), &Options::default()).unwrap();
+            SqliteStorageProvider::<Cbor, _>::new(&mut connection).run_migrations().unwrap();
+            let schema =
+                format!("{SCHEMA} {} PRAGMA user_version = {version};", UPGRADES[..version - 1].concat());
+            connection.execute_batch(&schema).unwrap();
+            drop(connection);
+            let opened = Store::open(&old, &Options::default()).unwrap();
+            assert_eq!(columns(&opened), columns(&newest), "version {version}");
+        }
     }
 
     #[test]

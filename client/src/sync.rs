@@ -240,6 +240,7 @@ impl Inner {
         for group in self.unsettled()? {
             goes_on(self.settle(step, &group).await)?;
         }
+        goes_on(self.keep_groups(step).await)?;
         goes_on(self.answer_requests().await)?;
         // Before deposits: where a token was replaced, a letter asks for the new one.
         goes_on(self.fetch_key_packages().await)?;
@@ -274,6 +275,24 @@ impl Inner {
             return Ok(());
         }
         setup::obtain_credential(&self.store, &self.api, account).await.map(drop)
+    }
+
+    /// Commits where it is this device's turn to: so that nobody who only listens is taken for
+    /// gone (DS-10), and what was proposed takes effect though nobody says anything.
+    async fn keep_groups(&self, step: &Step<'_>) -> Result<()> {
+        for group in self.store.read(|tx| group::due(tx, &self.options))? {
+            let update =
+                |tx: &Tx<'_>, group: &Group| Ok(group.is_due(tx, &self.options)?.then_some(Change::Update));
+            let done = self.commit(step, &group, update).await;
+            if let Err(Error::Refused(problem)) = &done
+                && !is_unanswered(problem.kind)
+            {
+                // As if it was done: not with every step.
+                self.store.write(|tx| group::committed(tx, &group))?;
+            }
+            goes_on(done)?;
+        }
+        Ok(())
     }
 
     /// Takes over the friendship that another device of ours renewed.

@@ -1,69 +1,10 @@
 //! Friends: users add each other to groups with KeyPackages that wait at the QS (QS-6), and keep
 //! each other, groups and old devices out (QS-7). Real clients, a real server.
 
-use postern_client::{Client, Event, Options};
-use postern_protocol::ds::GroupId;
-use postern_tests::{Cluster, PATIENCE, Server};
-use tempfile::TempDir;
-use tokio_postgres::Client as Connection;
+use postern_client::{Client, Event};
+use postern_tests::PATIENCE;
 
-struct World {
-    server: Server,
-    _cluster: Cluster,
-    admin: Connection,
-    homes: TempDir,
-}
-
-impl World {
-    async fn start() -> Self {
-        let cluster = Cluster::start().await;
-        let server = Server::start(&cluster).await;
-        let admin = cluster.admin().await;
-        Self { server, _cluster: cluster, admin, homes: tempfile::tempdir().unwrap() }
-    }
-
-    async fn person(&self, name: &str) -> Client {
-        let options = Options { durable: false, ..Options::default() };
-        let home = self.homes.path().join(name);
-        Client::register_with(&home, self.server.url(), name, options).await.unwrap()
-    }
-
-    /// A further device of somebody.
-    async fn device(&self, of: &Client, name: &str) -> Client {
-        let home = self.homes.path().join(name);
-        let request = Client::request_link(&home, self.server.url(), of.user()).unwrap();
-        let grant = of.approve_link(&request).await.unwrap();
-        Client::complete_link(&home, &grant).await.unwrap()
-    }
-
-    async fn sealed_last_resorts(&self) -> Vec<Vec<u8>> {
-        let sql = "SELECT sealed FROM qs.key_packages WHERE last_resort";
-        self.admin.query(sql, &[]).await.unwrap().iter().map(|row| row.get(0)).collect()
-    }
-
-    async fn count(&self, rows: &str) -> i64 {
-        self.admin.query_one(&format!("SELECT count(*) FROM {rows}"), &[]).await.unwrap().get(0)
-    }
-}
-
-/// Alice has a group with Bob's devices: he was asked, and one device answered.
-async fn befriend(alice: &Client, bob: &Client, group: &GroupId) {
-    alice.invite(group, bob.user()).await.unwrap();
-    bob.sync_until(PATIENCE, |event| matches!(event, Event::ContactRequested { .. })).await.unwrap();
-    alice.sync_until(PATIENCE, |event| matches!(event, Event::Added { .. })).await.unwrap();
-}
-
-/// Waits until somebody is in so many more groups.
-async fn joined(client: &Client, groups: usize) {
-    let mut seen = 0;
-    while seen < groups {
-        let is_joined = |event: &Event| matches!(event, Event::Joined { .. });
-        let events = client.sync_until(PATIENCE, is_joined).await.unwrap();
-        let new = events.iter().filter(|event| is_joined(event)).count();
-        assert!(new > 0, "nobody added this device: {events:?}");
-        seen += new;
-    }
-}
+use crate::world::{World, befriend, joined};
 
 #[tokio::test]
 async fn one_answer_lets_all_devices_of_a_user_be_added_to_this_group_and_the_next() {

@@ -1,0 +1,133 @@
+//! What members do for a group without anybody asking (DS-10), and what they keep in it (DS-12).
+
+use std::time::Duration;
+
+use postern_client::{Client, Error, Event, Options};
+use postern_protocol::ds::GroupId;
+use postern_tests::PATIENCE;
+
+use crate::world::{World, befriend, joined};
+
+/// The same device, as it acts with these options.
+fn with(client: Client, options: Options) -> Client {
+    let directory = client.directory().to_owned();
+    drop(client);
+    Client::open_with(&directory, options).unwrap()
+}
+
+fn eager() -> Options {
+    Options { durable: false, commit_within: Duration::ZERO, ..Options::default() }
+}
+
+/// Who waits for others to do it.
+fn patient() -> Options {
+    Options { commit_within: Duration::from_secs(1_000_000_000), ..eager() }
+}
+
+async fn receive(client: &Client) {
+    client.receive(Duration::ZERO).await.unwrap();
+}
+
+/// Alice's group with Bob and Carol, who have seen each other.
+async fn group_of_three(world: &World) -> ([Client; 3], GroupId) {
+    let people = [world.person("alice").await, world.person("bob").await, world.person("carol").await];
+    let group = people[0].create_group("three").await.unwrap();
+    for friend in &people[1..] {
+        befriend(&people[0], friend, &group).await;
+        joined(friend, 1).await;
+    }
+    for client in &people {
+        receive(client).await;
+    }
+    (people, group)
+}
+
+#[tokio::test]
+async fn a_device_that_only_listens_renews_its_keys_when_they_are_old() {
+    let world = World::start().await;
+    let ([alice, bob, _carol], group) = group_of_three(&world).await;
+    let epoch = bob.epoch(&group).unwrap();
+    receive(&bob).await;
+    assert_eq!(bob.epoch(&group).unwrap(), epoch, "they are new");
+    let bob = with(bob, Options { update_every: Duration::ZERO, ..patient() });
+    receive(&bob).await;
+    assert_eq!(bob.epoch(&group).unwrap(), epoch + 1);
+    let bob = with(bob, patient());
+    receive(&bob).await;
+    assert_eq!(bob.epoch(&group).unwrap(), epoch + 1, "once");
+    let renewed = |event: &Event| matches!(event, Event::Updated { .. });
+    let events = alice.sync_until(PATIENCE, renewed).await.unwrap();
+    assert!(events.iter().any(renewed), "{events:?}");
+}
+
+#[tokio::test]
+async fn what_somebody_proposed_is_committed_though_nobody_says_anything() {
+    let world = World::start().await;
+    let ([alice, bob, carol], group) = group_of_three(&world).await;
+    let epoch = alice.epoch(&group).unwrap();
+    carol.leave(&group).await.unwrap();
+    let bob = with(bob, patient());
+    let carol = with(carol, Options { update_every: Duration::ZERO, ..eager() });
+    receive(&bob).await;
+    assert_eq!(bob.epoch(&group).unwrap(), epoch, "it is not his turn yet");
+    receive(&carol).await;
+    assert_eq!(carol.epoch(&group).unwrap(), epoch, "who leaves commits nothing");
+    let alice = with(alice, eager());
+    receive(&alice).await;
+    assert_eq!((alice.epoch(&group).unwrap(), alice.members(&group).unwrap().len()), (epoch + 1, 2));
+    receive(&bob).await;
+    assert_eq!(bob.epoch(&group).unwrap(), epoch + 1);
+    receive(&carol).await;
+    assert!(matches!(carol.epoch(&group), Err(Error::NotMember)));
+
+    // When it is everyone's turn, one is first, and the others follow.
+    let [alice, bob] =
+        [alice, bob].map(|client| with(client, Options { update_every: Duration::ZERO, ..eager() }));
+    let (one, other) = tokio::join!(alice.receive(Duration::ZERO), bob.receive(Duration::ZERO));
+    one.and(other).unwrap();
+    let (alice, bob) = (with(alice, patient()), with(bob, patient()));
+    receive(&alice).await;
+    receive(&bob).await;
+    assert_eq!(alice.epoch(&group).unwrap(), bob.epoch(&group).unwrap());
+    assert!(alice.epoch(&group).unwrap() > epoch + 1);
+    alice.send(&group, "still together").await.unwrap();
+    let said = |event: &Event| matches!(event, Event::Message { text, .. } if text == "still together");
+    assert!(bob.sync_until(PATIENCE, said).await.unwrap().iter().any(said));
+}
+
+#[tokio::test]
+async fn what_members_keep_beside_their_leaves_they_alone_can_read_and_it_goes_with_them() {
+    let world = World::start().await;
+    let ([alice, bob, carol], group) = group_of_three(&world).await;
+    alice.set_attributes(&group, b"likes rope").await.unwrap();
+    bob.set_attributes(&group, b"likes maps").await.unwrap();
+    bob.set_attributes(&group, b"likes huts").await.unwrap();
+    receive(&carol).await;
+    let read = async |client: &Client| {
+        let mut kept: Vec<_> = client.attributes(&group).await.unwrap();
+        kept.sort();
+        kept.into_iter().map(|(_, content)| content).collect::<Vec<_>>()
+    };
+    for client in [&alice, &bob, &carol] {
+        let mut found = read(client).await;
+        found.sort();
+        assert_eq!(found, [b"likes huts".to_vec(), b"likes rope".to_vec()], "{}", client.user());
+    }
+
+    // Others' commits leave it as it is, and somebody new finds it.
+    carol.update(&group).await.unwrap();
+    let dave = world.person("dave").await;
+    befriend(&alice, &dave, &group).await;
+    joined(&dave, 1).await;
+    receive(&alice).await;
+    receive(&dave).await;
+    assert_eq!(read(&dave).await.len(), 2);
+    alice.remove(&group, bob.user()).await.unwrap();
+    receive(&dave).await;
+    assert_eq!(read(&dave).await, [b"likes rope".to_vec()]);
+    let refused = bob.attributes(&group).await;
+    assert!(refused.is_err(), "who was removed sees nothing any more");
+    let dump = world.admin.query_one("SELECT tree FROM ds.groups", &[]).await.unwrap();
+    let tree: Vec<u8> = dump.get(0);
+    assert!(!tree.windows(10).any(|part| part == b"likes rope"));
+}

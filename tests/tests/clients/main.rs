@@ -1,0 +1,5 @@
+//! What the client library promises, with real clients and a real server.
+
+mod friendship;
+mod groups;
+mod world;
