@@ -2,4 +2,5 @@
 
 mod friendship;
 mod groups;
+mod push;
 mod world;

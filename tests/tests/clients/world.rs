@@ -8,7 +8,7 @@ use tokio_postgres::Client as Connection;
 
 pub struct World {
     pub server: Server,
-    _cluster: Cluster,
+    cluster: Cluster,
     pub admin: Connection,
     pub homes: TempDir,
 }
@@ -16,15 +16,24 @@ pub struct World {
 impl World {
     pub async fn start() -> Self {
         let cluster = Cluster::start().await;
-        let server = Server::start(&cluster).await;
+        let server = Server::builder(&cluster).pushing().start().await;
         let admin = cluster.admin().await;
-        Self { server, _cluster: cluster, admin, homes: tempfile::tempdir().unwrap() }
+        Self { server, cluster, admin, homes: tempfile::tempdir().unwrap() }
+    }
+
+    pub fn cluster(&self) -> &Cluster {
+        &self.cluster
     }
 
     pub async fn person(&self, name: &str) -> Client {
+        self.person_at(&self.server, name).await
+    }
+
+    /// Somebody who reaches the home domain by another server.
+    pub async fn person_at(&self, server: &Server, name: &str) -> Client {
         let options = Options { durable: false, ..Options::default() };
         let home = self.homes.path().join(name);
-        Client::register_with(&home, self.server.url(), name, options).await.unwrap()
+        Client::register_with(&home, server.url(), name, options).await.unwrap()
     }
 
     /// A further device of somebody.

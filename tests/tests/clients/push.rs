@@ -1,21 +1,15 @@
 //! Sleeping devices are woken (QS-10): real clients, a real server, a push service.
 
-use postern_client::{Client, Event, Options};
+use postern_client::Event;
 use postern_protocol::{problem::ProblemType, push::Urgency, qs::QueueKind};
-use postern_tests::{Cluster, PATIENCE, PushService, Server};
-use tempfile::TempDir;
+use postern_tests::{PATIENCE, PushService, Server};
 
-async fn person(homes: &TempDir, server: &Server, name: &str) -> Client {
-    let options = Options { durable: false, ..Options::default() };
-    Client::register_with(&homes.path().join(name), server.url(), name, options).await.unwrap()
-}
+use crate::world::{World, befriend};
 
 #[tokio::test]
 async fn a_device_is_woken_for_requests_invitations_and_messages_but_not_for_what_it_muted() {
-    let cluster = Cluster::start().await;
-    let server = Server::builder(&cluster).pushing().start().await;
-    let homes = tempfile::tempdir().unwrap();
-    let (alice, bob) = (person(&homes, &server, "alice").await, person(&homes, &server, "bob").await);
+    let world = World::start().await;
+    let (alice, bob) = (world.person("alice").await, world.person("bob").await);
     let mut service = PushService::start().await;
     for (kind, path) in [(QueueKind::Group, "/group"), (QueueKind::Contact, "/contact")] {
         let (subscription, _) = service.subscribe(path, b"");
@@ -23,10 +17,8 @@ async fn a_device_is_woken_for_requests_invitations_and_messages_but_not_for_wha
     }
 
     let group = alice.create_group("one").await.unwrap();
-    alice.invite(&group, bob.user()).await.unwrap();
+    befriend(&alice, &bob, &group).await;
     assert_eq!(service.pushed().await.path, "/contact", "somebody asks");
-    bob.sync_until(PATIENCE, |event| matches!(event, Event::ContactRequested { .. })).await.unwrap();
-    alice.sync_until(PATIENCE, |event| matches!(event, Event::Added { .. })).await.unwrap();
     assert_eq!(service.pushed().await.path, "/group", "Bob is in the group");
     bob.sync_until(PATIENCE, |event| matches!(event, Event::Joined { .. })).await.unwrap();
     let group = bob.find_group("one").unwrap().id;
@@ -61,10 +53,9 @@ async fn a_device_is_woken_for_requests_invitations_and_messages_but_not_for_wha
 
 #[tokio::test]
 async fn a_server_that_sends_no_pushes_says_so() {
-    let cluster = Cluster::start().await;
-    let server = Server::start(&cluster).await;
-    let homes = tempfile::tempdir().unwrap();
-    let alice = person(&homes, &server, "alice").await;
+    let world = World::start().await;
+    let silent = Server::start(world.cluster()).await;
+    let alice = world.person_at(&silent, "alice").await;
     assert_eq!(alice.application_server_key().await.unwrap(), None);
     let (subscription, _) = PushService::start().await.subscribe("/", b"");
     let refused = alice.wake_by_push(QueueKind::Group, Some(subscription)).await.unwrap_err();
