@@ -18,6 +18,7 @@ mod binaries;
 mod cluster;
 pub mod dump;
 mod logs;
+mod node;
 mod process;
 mod push_service;
 mod relay;
@@ -26,6 +27,7 @@ mod wait;
 
 pub use binaries::{binary, extension_dir, in_tree};
 pub use cluster::{Cluster, DataDir};
+pub use node::node;
 pub use push_service::{PushService, Pushed, UserAgent};
 pub use relay::PostgresRelay;
 pub use server::{PUSH_CONTACT, Server, ServerBuilder, postern};

@@ -74,6 +74,16 @@ impl World {
         }
     }
 
+    /// Has so many tokens at hand, for a test that takes more than its user's allowance.
+    pub async fn restock(&self, number: usize) {
+        let missing = number.saturating_sub(self.purse().len());
+        if missing > 0 {
+            let sql = "SELECT operator.set_allowance(2000000000)";
+            self.admin.execute(sql, &[]).await.expect("the operator may");
+            self.stock(missing.max(1000)).await;
+        }
+    }
+
     /// A token that was never shown.
     pub fn token(&self) -> Vec<u8> {
         self.purse().pop().expect("the test stocks as many tokens as it spends")
