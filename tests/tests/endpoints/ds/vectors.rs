@@ -1,10 +1,27 @@
-//! Other people's MLS messages and trees (github.com/mlswg/mls-implementations: `messages.json` and
-//! `tree-validation.json`, a few of each): the parser knows what they are, and as part of a request here all of them
-//! are refused, in every place, and change nothing.
+//! Other people's MLS messages, trees and commits (github.com/mlswg/mls-implementations: two of `messages.json`, and
+//! those of `tree-validation.json` and `passive-client-handling-commit.json` that are of ciphersuite 0x0001). The parser
+//! knows messages for what they are, and as part of a request here all of them are refused, in every place, and change
+//! nothing. Trees and commits go through the code that validates those of groups here.
 
 use ciborium::Value;
+use openmls::prelude::{
+    BasicCredential, CredentialWithKey, GroupContext, GroupId, KeyPackage, KeyPackageBundle,
+    MIXED_PLAINTEXT_WIRE_FORMAT_POLICY, MlsGroup, MlsGroupJoinConfig, MlsMessageBodyIn, MlsMessageIn,
+    OpenMlsProvider as _, ProcessedMessageContent, ProtocolVersion, SignatureScheme, StagedWelcome,
+};
+use openmls::{
+    group::InterimTranscriptHash, messages::ConfirmationTag, schedule::PreSharedKeyId, treesync::TreeSync,
+};
+use openmls_basic_credential::SignatureKeyPair;
+use openmls_rust_crypto::OpenMlsRustCrypto;
+use openmls_traits::storage::StorageProvider as _;
 use postern_protocol::{MlsMessage, problem::ProblemType};
+use postern_server::mls::{Handshake, TrackedGroup, parse_handshake};
 use postern_tests::in_tree;
+use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
+use serde::Deserialize;
+use serde_json::Value as Json;
+use tls_codec::{Deserialize as _, Serialize as _};
 
 use crate::world::{Call, Commit, World};
 
@@ -66,22 +83,237 @@ async fn published_messages_are_known_for_what_they_are_and_refused_everywhere()
     world.close();
 }
 
+/// A tree of `tree-validation.json`, of the supported ciphersuite.
+#[derive(Deserialize)]
+struct PublishedTree {
+    tree: String,
+    group_id: String,
+    /// Of the root.
+    tree_hash: String,
+}
+
+/// A GroupInfo (RFC 9420 §12.4.3) about a tree, as an `MLSMessage`, that nobody signed.
+fn unsigned_info(group_id: &[u8], tree_hash: &[u8]) -> Vec<u8> {
+    let counted = |bytes: &[u8]| {
+        // RFC 9420 §2.1.2, in two bytes only where it has to be.
+        let length = u16::try_from(bytes.len()).expect("it is short");
+        let prefix = if length < 64 { vec![length as u8] } else { (length | 0x4000).to_be_bytes().to_vec() };
+        [prefix, bytes.to_vec()].concat()
+    };
+    [
+        // Version, wire format; version, ciphersuite.
+        vec![0, 1, 0, 4, 0, 1, 0, 1],
+        counted(group_id),
+        vec![0; 8],
+        counted(tree_hash),
+        // Transcript hash, extensions of the context and of the GroupInfo.
+        vec![0; 3],
+        counted(&[7; 32]),
+        // The signer.
+        vec![0; 4],
+        counted(&[7; 64]),
+    ]
+    .concat()
+}
+
+/// What is said of a tree only once all of it was found to be valid: the signer is looked for then.
+fn is_valid(detail: &str) -> bool {
+    detail.contains("Sender not found in tree")
+        || detail.contains("The signature on the GroupInfo is not valid")
+}
+
 #[tokio::test]
-async fn published_trees_belong_to_no_group_here() {
+async fn published_trees_are_valid_and_none_of_them_is_with_a_bit_changed() {
+    const DAMAGES: usize = 12;
     let world = World::start().await;
     let creation = super::create_group::valid(&world).await.call;
-    let trees: Vec<String> = read("trees.json");
+    let trees: Vec<PublishedTree> = read("trees.json");
     assert!(!trees.is_empty());
+    world.restock(trees.len() * (DAMAGES + 1) + 1).await;
     let before = world.snapshot().await;
-    for (number, tree) in trees.iter().enumerate() {
-        let tree = Value::Bytes(hex::decode(tree).expect("vectors are in hexadecimal"));
-        let call = creation.with_field("ratchet_tree", tree);
-        // openmls knows the tree for one, and the GroupInfo for another's.
-        world
-            .assert_refused_for(&format!("tree {number}"), &call, "the group info or ratchet tree is invalid")
-            .await;
+    // A fixed seed: what is damaged is the same each time.
+    let mut rng = StdRng::seed_from_u64(7);
+    for (number, published) in trees.iter().enumerate() {
+        let info = unsigned_info(&bytes(&published.group_id), &bytes(&published.tree_hash));
+        let creation = creation.with_field("group_info", Value::Bytes(info));
+        let tree = bytes(&published.tree);
+        let detail = async |tree: Vec<u8>| {
+            let call = creation.with_field("ratchet_tree", Value::Bytes(tree));
+            let problem = world.pay(&call).await.assert_problem("a tree", ProblemType::InvalidMls);
+            problem.detail.expect("the developer is told why")
+        };
+        let of_tree = detail(tree.clone()).await;
+        assert!(is_valid(&of_tree), "tree {number}: {of_tree}");
+        for _ in 0..DAMAGES {
+            let mut damaged = tree.clone();
+            let bit = rng.random_range(0..damaged.len() * 8);
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            let of_damaged = detail(damaged).await;
+            assert!(!is_valid(&of_damaged), "tree {number} without bit {bit}: {of_damaged}");
+        }
     }
     world.snapshot().await.assert_same(&before, "published trees");
     world.pay(&creation).await.assert_ok("the creation by itself");
     world.close();
+}
+
+/// A member of `passive-client-handling-commit.json`, of the supported ciphersuite.
+#[derive(Deserialize)]
+struct PassiveClient {
+    external_psks: Vec<ExternalPsk>,
+    key_package: String,
+    encryption_priv: String,
+    init_priv: String,
+    welcome: String,
+    initial_epoch_authenticator: String,
+    epochs: Vec<Epoch>,
+}
+
+#[derive(Deserialize)]
+struct ExternalPsk {
+    psk_id: String,
+    psk: String,
+}
+
+#[derive(Deserialize)]
+struct Epoch {
+    proposals: Vec<String>,
+    commit: String,
+    epoch_authenticator: String,
+}
+
+fn bytes(hex: &str) -> Vec<u8> {
+    hex::decode(hex).expect("vectors are in hexadecimal")
+}
+
+impl PassiveClient {
+    /// openmls in the member's place, and the DS's view of the group that it joins.
+    fn join(&self) -> (MlsGroup, OpenMlsRustCrypto, TrackedGroup) {
+        let provider = OpenMlsRustCrypto::default();
+        for psk in &self.external_psks {
+            let id = PreSharedKeyId::external(bytes(&psk.psk_id), Vec::new());
+            id.store(&provider, &bytes(&psk.psk)).expect("it is in memory");
+        }
+        let bundle = self.key_package_bundle(&provider);
+        let reference = bundle.key_package().hash_ref(provider.crypto()).expect("it can be hashed");
+        provider.storage().write_key_package(&reference, &bundle).expect("it is in memory");
+        let MlsMessageBodyIn::Welcome(welcome) = parse(&self.welcome) else { panic!("it is a Welcome") };
+        let config = MlsGroupJoinConfig::builder()
+            .wire_format_policy(MIXED_PLAINTEXT_WIRE_FORMAT_POLICY)
+            .number_of_resumption_psks(16)
+            .build();
+        let welcome = StagedWelcome::build_from_welcome(&provider, &config, welcome).expect("it is for us");
+        // Its members' KeyPackages have expired since.
+        let member = welcome.skip_lifetime_validation().build().expect("its tree is in the GroupInfo");
+        let member = member.into_group(&provider).expect("it is valid");
+        assert_eq!(member.epoch_authenticator().as_slice(), bytes(&self.initial_epoch_authenticator));
+        let tracked = tracked(&provider, member.group_id());
+        (member, provider, tracked)
+    }
+
+    /// openmls makes no bundle of others' private keys: they are put into one that it made.
+    fn key_package_bundle(&self, provider: &OpenMlsRustCrypto) -> KeyPackageBundle {
+        fn fill(value: &mut Json, bytes: &[u8]) {
+            match value {
+                Json::Object(fields) => fields.values_mut().for_each(|field| fill(field, bytes)),
+                other => *other = bytes.into(),
+            }
+        }
+        let MlsMessageBodyIn::KeyPackage(published) = parse(&self.key_package) else {
+            panic!("it is a KeyPackage")
+        };
+        let published = published.validate(provider.crypto(), ProtocolVersion::Mls10).expect("it is valid");
+        let key = SignatureKeyPair::new(SignatureScheme::ED25519).expect("there is randomness");
+        let credential = CredentialWithKey {
+            credential: BasicCredential::new(Vec::new()).into(),
+            signature_key: key.public().into(),
+        };
+        let made = KeyPackage::builder().build(published.ciphersuite(), provider, &key, credential);
+        let mut bundle = serde_json::to_value(made.expect("one can be made")).expect("it is data");
+        bundle["key_package"] = serde_json::to_value(published).expect("it is data");
+        fill(&mut bundle["private_init_key"], &bytes(&self.init_priv));
+        fill(&mut bundle["private_encryption_key"], &bytes(&self.encryption_priv));
+        serde_json::from_value(bundle).expect("the fields are what they were")
+    }
+}
+
+/// A member's group as the DS keeps it. From the GroupInfo in a Welcome it would not begin to: leaves of the published
+/// trees have expired.
+fn tracked(provider: &OpenMlsRustCrypto, id: &GroupId) -> TrackedGroup {
+    fn piece(value: &impl serde::Serialize) -> Option<Vec<u8>> {
+        Some(postcard::to_stdvec(value).expect("it serialises into memory"))
+    }
+    let stored = provider.storage();
+    let tree: Option<TreeSync> = stored.tree(id).expect("it is in memory");
+    let context: Option<GroupContext> = stored.group_context(id).expect("it is in memory");
+    let hash: Option<InterimTranscriptHash> = stored.interim_transcript_hash(id).expect("it is in memory");
+    let tag: Option<ConfirmationTag> = stored.confirmation_tag(id).expect("it is in memory");
+    let proposals = Vec::<(Vec<u8>, Vec<u8>)>::new();
+    let (tree, context) = (tree.expect("there is one"), context.expect("there is one"));
+    let (hash, tag) = (hash.expect("there is one"), tag.expect("there is one"));
+    let state = (piece(&tree), piece(&context), piece(&hash), piece(&tag), proposals);
+    TrackedGroup::decode(&postcard::to_stdvec(&state).expect("it serialises")).expect("it is one group")
+}
+
+fn parse(hex: &str) -> MlsMessageBodyIn {
+    MlsMessageIn::tls_deserialize_exact(bytes(hex)).expect("it is an MLSMessage").extract()
+}
+
+/// `passive-client-random.json` and `passive-client-welcome.json` are left out: in the former, commits add members whose
+/// KeyPackages live for ever, in the latter there is none, and the KeyPackages are of 2023.
+#[test]
+fn published_commits_are_validated_as_their_members_do() {
+    let clients: Vec<PassiveClient> = read("commits.json");
+    let (mut followed, mut unlimited) = (0, 0);
+    'clients: for (number, client) in clients.iter().enumerate() {
+        let (mut member, provider, mut tracked) = client.join();
+        for epoch in &client.epochs {
+            for message in epoch.proposals.iter().chain([&epoch.commit]) {
+                let before = tracked.encode();
+                let mut damaged = bytes(message);
+                // Behind the signature come the membership tag and, in a commit, the confirmation tag.
+                let tags = if message == &epoch.commit { 2 } else { 1 };
+                let place = damaged.len() - 33 * tags - 20;
+                damaged[place] ^= 1;
+                let damaged = parse_handshake(&MlsMessage::new(damaged)).expect("its structure is whole");
+                assert!(
+                    tracked.validate(damaged).is_err(),
+                    "client {number}: a signature with a bit changed"
+                );
+
+                let parsed = parse_handshake(&MlsMessage::new(bytes(message))).expect("it is public");
+                match tracked.validate(parsed) {
+                    Ok(Handshake::Proposal(proposal)) => {
+                        tracked.keep_proposal(*proposal).expect("it can be kept");
+                    }
+                    Ok(Handshake::Commit(commit, _)) => tracked.merge(*commit).expect("it can be merged"),
+                    Err(refused) => {
+                        let why = refused.to_string();
+                        assert_eq!(why, "the KeyPackage's lifetime is not acceptable", "client {number}");
+                        assert_eq!(tracked.encode(), before);
+                        unlimited += 1;
+                        continue 'clients;
+                    }
+                }
+                let MlsMessageBodyIn::PublicMessage(message) = parse(message) else { panic!("it is public") };
+                let processed = member.process_message(&provider, message).expect("it is for its members");
+                match processed.into_content() {
+                    ProcessedMessageContent::ProposalMessage(proposal) => {
+                        member.store_pending_proposal(provider.storage(), *proposal).expect("in memory");
+                    }
+                    ProcessedMessageContent::StagedCommitMessage(commit) => {
+                        member.merge_staged_commit(&provider, *commit).expect("it can be merged");
+                    }
+                    other => panic!("{other:?}"),
+                }
+            }
+            assert_eq!(member.epoch_authenticator().as_slice(), bytes(&epoch.epoch_authenticator));
+            assert_eq!(tracked.epoch(), member.epoch().as_u64());
+            let tree = member.export_ratchet_tree().tls_serialize_detached().expect("it serialises");
+            assert_eq!(tracked.ratchet_tree().as_bytes(), tree, "client {number}: the members' tree");
+            followed += 1;
+        }
+    }
+    println!("{followed} commits; {unlimited} messages that bring a KeyPackage of unlimited lifetime");
+    assert_eq!((followed, unlimited), (22, 4));
 }
