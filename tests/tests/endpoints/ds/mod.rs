@@ -7,6 +7,7 @@ pub mod delete_group;
 pub mod fetch_group_info;
 pub mod fetch_welcome_tree;
 mod foreign;
+mod fuzz;
 mod model;
 pub mod reserve_group_id;
 pub mod submit_message;

@@ -430,6 +430,11 @@ impl Party {
         self.group().epoch_authenticator().as_slice().to_vec()
     }
 
+    /// The `GroupContext` (RFC 9420 §8.1).
+    pub fn context(&self) -> Vec<u8> {
+        self.group().public_group().group_context().tls_serialize_detached().expect("it serialises")
+    }
+
     pub fn is_active(&self) -> bool {
         self.group().is_active()
     }
