@@ -12,13 +12,14 @@ use openmls_basic_credential::SignatureKeyPair;
 use openmls_rust_crypto::OpenMlsRustCrypto;
 use postern_client::{Client, Request};
 use postern_protocol::{
-    Address, GroupInfo, HpkePublicKey, MlsMessage, QueueId, RatchetTree, StateKey, Welcome,
+    Address, GroupInfo, HpkePublicKey, MlsMessage, PublicKey, QueueId, RatchetTree, StateKey, Welcome,
     ds::{CreateGroup, GroupId, GroupIdReserved, SubmitMessage},
     key::SigningKey,
     mls::{DELIVERY_ADDRESS, DeliveryAddress, GROUP_POLICY, GroupPolicy, Pseudonym, USER_KEY, UserKey},
     name::Domain,
     qs::{AddAddresses, CreateQueue, Dequeue, QueueCreated, QueueKind},
 };
+use serde::Serialize;
 use tls_codec::Serialize as _;
 
 const SUITE: Ciphersuite = Ciphersuite::MLS_128_DHKEMX25519_AES128GCM_SHA256_Ed25519;
@@ -59,10 +60,34 @@ impl BenchMember {
 
 impl BenchGroup {
     pub async fn create(client: &Client, members: usize, text_bytes: usize) -> Result<Self> {
+        let mut founder = Founder::new(client).await?;
+        founder.found(client).await?;
+        let (others, add) = founder.add(client, members - 1).await?;
+        founder.submit(client, &add).await?;
+        founder.merge()?;
+        let message = founder.message(text_bytes)?;
+        Ok(Self { members: others, message: founder.request(&message) })
+    }
+}
+
+/// The creator of a group, who does everything in it.
+pub struct Founder {
+    pub id: GroupId,
+    /// Of the server, as the group's external sender.
+    pub server_key: PublicKey,
+    pub key: SigningKey,
+    pub policy: GroupPolicy,
+    domain: Domain,
+    provider: OpenMlsRustCrypto,
+    group: MlsGroup,
+}
+
+impl Founder {
+    /// A group that the server has not heard of yet.
+    pub async fn new(client: &Client) -> Result<Self> {
         let provider = OpenMlsRustCrypto::default();
         let domain = client.user().domain().clone();
-        let leaf_key = SigningKey::generate();
-        let signer = key_pair(&leaf_key);
+        let key = SigningKey::generate();
         let creator = Pseudonym::random();
         let policy = GroupPolicy::new(creator);
         let (_, own_address) = queue(client).await?;
@@ -86,50 +111,94 @@ impl BenchGroup {
             ])?)
             .with_leaf_node_extensions(delivery(&domain, own_address)?)?
             .build();
-        let mut group = MlsGroup::new_with_group_id(
+        let group = MlsGroup::new_with_group_id(
             &provider,
-            &signer,
+            &key_pair(&key),
             &config,
             openmls::group::GroupId::from_slice(&id.group_id.to_mls()),
-            credential(creator, &leaf_key),
+            credential(creator, &key),
         )?;
-        let group_info = group.export_group_info(provider.crypto(), &signer, false)?;
-        let create = CreateGroup {
-            group_id: id.group_id.clone(),
-            state_key: policy.state_key(),
-            group_info: GroupInfo::new(group_info.to_bytes()?),
-            ratchet_tree: RatchetTree::new(group.export_ratchet_tree().tls_serialize_detached()?),
-            attributes: Vec::new(),
-        };
-        let request = Request::post("/ds/groups").cbor(&create).signed_by(&leaf_key);
-        client.http().send(&paid(client, request).await?).await?;
+        Ok(Self { id: id.group_id, server_key: id.server_key, key, policy, domain, provider, group })
+    }
 
+    fn creation(&self) -> Result<CreateGroup> {
+        let signer = key_pair(&self.key);
+        let group_info = self.group.export_group_info(self.provider.crypto(), &signer, false)?;
+        Ok(CreateGroup {
+            group_id: self.id.clone(),
+            state_key: self.policy.state_key(),
+            group_info: GroupInfo::new(group_info.to_bytes()?),
+            ratchet_tree: RatchetTree::new(self.group.export_ratchet_tree().tls_serialize_detached()?),
+            attributes: Vec::new(),
+        })
+    }
+
+    /// A commit that adds so many members, who have queues.
+    pub async fn add(
+        &mut self,
+        client: &Client,
+        members: usize,
+    ) -> Result<(Vec<BenchMember>, SubmitMessage)> {
         let mut others = Vec::new();
         let mut key_packages = Vec::new();
-        for _ in 1..members {
+        for _ in 0..members {
             let (member, address) = queue(client).await?;
-            key_packages.push(key_package(&provider, &domain, address)?.key_package().clone());
+            key_packages.push(key_package(&self.provider, &self.domain, address)?.key_package().clone());
             others.push(member);
         }
+        Ok((others, self.commit(key_packages)?))
+    }
+
+    /// A commit that renews the leaf, and adds members; to be merged once it is accepted.
+    pub fn commit(&mut self, add: Vec<KeyPackage>) -> Result<SubmitMessage> {
+        let Self { group, provider, key, policy, .. } = self;
         let (commit, welcome, group_info) = group
             .commit_builder()
-            .propose_adds(key_packages)
+            .propose_adds(add)
             .force_self_update(true)
             .load_psks(provider.storage())?
             .create_group_info(true)
-            .build(provider.rand(), provider.crypto(), &signer, |_| true)?
-            .stage_commit(&provider)?
+            .use_ratchet_tree_extension(false)
+            .build(provider.rand(), provider.crypto(), &key_pair(key), |_| true)?
+            .stage_commit(provider)?
             .into_messages();
-        let mut add = submit(policy.state_key(), commit.to_bytes()?);
-        add.welcome = welcome.map(|welcome| welcome.to_bytes()).transpose()?.map(Welcome::new);
-        add.group_info = group_info.map(|info| info.to_bytes()).transpose()?.map(GroupInfo::new);
-        let add = submission(&id.group_id, &add).signed_by(&leaf_key);
-        client.http().send(&paid(client, add).await?).await?;
-        group.merge_pending_commit(&provider)?;
+        let mut submission = submit(policy.state_key(), commit.to_bytes()?);
+        submission.welcome = welcome.map(|welcome| welcome.to_bytes()).transpose()?.map(Welcome::new);
+        submission.group_info = group_info.map(|info| info.to_bytes()).transpose()?.map(GroupInfo::new);
+        Ok(submission)
+    }
 
-        let message = group.create_message(&provider, &signer, &vec![b'x'; text_bytes])?.to_bytes()?;
-        let message = submission(&id.group_id, &submit(policy.state_key(), message)).signed_by(&leaf_key);
-        Ok(Self { members: others, message })
+    pub fn merge(&mut self) -> Result<()> {
+        Ok(self.group.merge_pending_commit(&self.provider)?)
+    }
+
+    pub fn message(&mut self, text_bytes: usize) -> Result<SubmitMessage> {
+        let text = vec![b'x'; text_bytes];
+        let message = self.group.create_message(&self.provider, &key_pair(&self.key), &text)?;
+        Ok(submit(self.policy.state_key(), message.to_bytes()?))
+    }
+
+    /// Signed and ready but for its token.
+    pub fn request(&self, submission: &SubmitMessage) -> Request {
+        self::submission(&self.id, submission).signed_by(&self.key)
+    }
+
+    pub async fn submit(&self, client: &Client, submission: &SubmitMessage) -> Result<()> {
+        client.http().send(&paid(client, self.request(submission)).await?).await?;
+        Ok(())
+    }
+
+    async fn send<T: Serialize>(&self, client: &Client, path: &str, body: &T) -> Result<()> {
+        let request = Request::post(path).cbor(body).signed_by(&self.key);
+        client.http().send(&paid(client, request).await?).await?;
+        Ok(())
+    }
+
+    /// Tells the server of the group; what it was told.
+    pub async fn found(&self, client: &Client) -> Result<CreateGroup> {
+        let creation = self.creation()?;
+        self.send(client, "/ds/groups", &creation).await?;
+        Ok(creation)
     }
 }
 

@@ -9,6 +9,7 @@ mod costs;
 mod floor;
 mod gate;
 mod group;
+mod groups;
 mod queues;
 mod soak;
 mod tokens;
@@ -52,6 +53,9 @@ struct Options {
     /// Measure tokens instead: issuing, redeeming, the check for spent ones, and what all that takes of a send
     #[arg(long)]
     tokens: bool,
+    /// Measure what commits and messages cost the DS instead, and where that goes, for groups of --members
+    #[arg(long)]
+    groups: bool,
     /// Measure delivery in the database instead, beside what others do with the same rows
     #[arg(long)]
     queues: bool,
@@ -78,7 +82,10 @@ async fn main() -> Result<()> {
     if let [few, many] = options.scale[..] {
         return queues::scale(&options, few, many).await;
     }
-    let cluster = Cluster::start().await;
+    let mut cluster = Cluster::start().await;
+    if options.groups {
+        return groups::measure(&options, &mut cluster).await;
+    }
     if options.queues {
         return queues::measure(&options, &cluster).await;
     }
@@ -86,6 +93,7 @@ async fn main() -> Result<()> {
     let receiving = Server::start(&cluster).await;
     let admin = cluster.admin().await;
     admin.execute("SELECT operator.set_allowance(2000000000)", &[]).await?;
+    admin.execute("SELECT operator.set_group_limit('max_members', 5000)", &[]).await?;
     let directory = tempfile::tempdir()?;
     let client = Client::register(&directory.path().join("bench"), sending.url(), "bench").await?;
 

@@ -251,8 +251,13 @@ impl Play {
         let id = world.reserve().await;
         let context = policy_extensions(&policy, &world.server_key);
         let (side, group_info, ratchet_tree) = mls_rs::founder(&founder, &id, &context);
-        let body =
-            CreateGroup { group_id: id.clone(), state_key: policy.state_key(), group_info, ratchet_tree };
+        let body = CreateGroup {
+            group_id: id.clone(),
+            state_key: policy.state_key(),
+            group_info,
+            ratchet_tree,
+            attributes: Vec::new(),
+        };
         let call = Call::post("/ds/groups").with(&body).signed_by(&founder.key);
         world.pay(&call).await.assert_ok("a group of mls-rs");
         let founder =
@@ -294,6 +299,7 @@ impl Play {
             group_info: made.group_info,
             welcome: made.welcome,
             urgency: None,
+            attributes: Vec::new(),
         };
         let reply = self.world.pay(&Call::post(self.path("messages")).with(&body).signed_by(signer)).await;
         let accepted: MessageAccepted = reply.decode();
