@@ -492,9 +492,11 @@ impl<'a> Play<'a> {
                 let leaf = Some(party.leaf_at(&home(), address));
                 let new = (party.user.clone(), party.generation);
                 self.keys.push(new.0.clone());
+                // Whoever brought the user's key into the group may be gone, and the key with it.
+                let is_new = self.group.members[by].party.users_key().generation < new.1;
                 let remove = vec![self.group.key(target)];
                 let made = self.make(by, Commit { remove, leaf, ..Default::default() });
-                let expected = self.model.allowed(by, cycles);
+                let expected = self.model.allowed(by, is_new);
                 let done = self.commit(op, by, &made, expected, &[target]).await;
                 let key = if done { new } else { old };
                 for client in self.model.clients(self.model.user[by]) {
