@@ -6,17 +6,17 @@
 //! stock has a key of its own, so that publishing reads nothing and a new token seals a key a
 //! client anew and no package.
 
-use aws_lc_rs::{
-    aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey},
-    digest, hmac, rand,
-};
+use aws_lc_rs::{aead::LessSafeKey, digest, hmac};
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
-use crate::{FriendshipToken, StockId, address::copied};
+use crate::{
+    FriendshipToken, StockId,
+    address::copied,
+    sealed::{self, SealError},
+};
 
 const LOOKUP_LABEL: &[u8] = b"postern friendship lookup";
 const SEAL_LABEL: &[u8] = b"postern friendship seal";
-const TAG_LEN: usize = 16;
 
 /// What a friendship is found by: `SHA-256("postern friendship lookup" || token)`.
 pub type FriendshipLookup = [u8; 32];
@@ -39,7 +39,7 @@ impl FriendshipToken {
     /// # Errors
     /// [`FriendshipError::Crypto`] if the operating system has no randomness.
     pub fn generate() -> Result<Self, FriendshipError> {
-        random().map(Self::new)
+        Ok(Self::new(sealed::random()?))
     }
 
     pub fn lookup(&self) -> FriendshipLookup {
@@ -54,7 +54,7 @@ impl FriendshipToken {
     /// # Errors
     /// [`FriendshipError::Crypto`] only.
     pub fn seal(&self, stock_id: &StockId, key: &StockKey) -> Result<Vec<u8>, FriendshipError> {
-        seal(&self.sealing_key()?, stock_id.as_bytes(), &key.0)
+        Ok(sealed::seal(&self.sealing_key()?, stock_id.as_bytes(), &key.0)?)
     }
 
     /// The key that [`Self::seal`] sealed for this stock.
@@ -62,7 +62,7 @@ impl FriendshipToken {
     /// # Errors
     /// [`FriendshipError::WrongSeal`].
     pub fn open(&self, stock_id: &StockId, sealed: &[u8]) -> Result<StockKey, FriendshipError> {
-        let key = Zeroizing::new(open(&self.sealing_key()?, stock_id.as_bytes(), sealed)?);
+        let key = Zeroizing::new(sealed::open(&self.sealing_key()?, stock_id.as_bytes(), sealed)?);
         let key = key.as_slice().try_into().map_err(|_| FriendshipError::WrongSeal)?;
         Ok(StockKey(key))
     }
@@ -70,7 +70,7 @@ impl FriendshipToken {
     fn sealing_key(&self) -> Result<LessSafeKey, FriendshipError> {
         let key = hmac::Key::new(hmac::HMAC_SHA256, self.as_bytes());
         let key: Zeroizing<[u8; 32]> = Zeroizing::new(copied(hmac::sign(&key, SEAL_LABEL).as_ref()));
-        aead_key(&key)
+        Ok(sealed::key(&key)?)
     }
 }
 
@@ -78,7 +78,7 @@ impl StockKey {
     /// # Errors
     /// [`FriendshipError::Crypto`] if the operating system has no randomness.
     pub fn generate() -> Result<Self, FriendshipError> {
-        random().map(Self)
+        Ok(Self(sealed::random()?))
     }
 
     /// Seals one package of the stock. `last_resort` is part of what is sealed: the one
@@ -87,48 +87,23 @@ impl StockKey {
     /// # Errors
     /// [`FriendshipError::Crypto`] only.
     pub fn seal(&self, last_resort: bool, package: &[u8]) -> Result<Vec<u8>, FriendshipError> {
-        seal(&aead_key(&self.0)?, &[u8::from(last_resort)], package)
+        Ok(sealed::seal(&sealed::key(&self.0)?, &[u8::from(last_resort)], package)?)
     }
 
     /// # Errors
     /// [`FriendshipError::WrongSeal`].
     pub fn open(&self, last_resort: bool, sealed: &[u8]) -> Result<Vec<u8>, FriendshipError> {
-        open(&aead_key(&self.0)?, &[u8::from(last_resort)], sealed)
+        Ok(sealed::open(&sealed::key(&self.0)?, &[u8::from(last_resort)], sealed)?)
     }
 }
 
-fn aead_key(key: &[u8; 32]) -> Result<LessSafeKey, FriendshipError> {
-    UnboundKey::new(&AES_256_GCM, key).map(LessSafeKey::new).map_err(|_| FriendshipError::Crypto)
-}
-
-fn seal(key: &LessSafeKey, aad: &[u8], plaintext: &[u8]) -> Result<Vec<u8>, FriendshipError> {
-    let nonce: [u8; NONCE_LEN] = random()?;
-    let mut sealed = Vec::with_capacity(NONCE_LEN + plaintext.len() + TAG_LEN);
-    sealed.extend_from_slice(&nonce);
-    sealed.extend_from_slice(plaintext);
-    let nonce = Nonce::assume_unique_for_key(nonce);
-    let tag = key
-        .seal_in_place_separate_tag(nonce, Aad::from(aad), &mut sealed[NONCE_LEN..])
-        .map_err(|_| FriendshipError::Crypto)?;
-    sealed.extend_from_slice(tag.as_ref());
-    Ok(sealed)
-}
-
-fn open(key: &LessSafeKey, aad: &[u8], sealed: &[u8]) -> Result<Vec<u8>, FriendshipError> {
-    let (nonce, ciphertext) = sealed.split_first_chunk().ok_or(FriendshipError::WrongSeal)?;
-    let mut plaintext = ciphertext.to_vec();
-    let length = key
-        .open_in_place(Nonce::assume_unique_for_key(*nonce), Aad::from(aad), &mut plaintext)
-        .map_err(|_| FriendshipError::WrongSeal)?
-        .len();
-    plaintext.truncate(length);
-    Ok(plaintext)
-}
-
-fn random<const N: usize>() -> Result<[u8; N], FriendshipError> {
-    let mut bytes = [0; N];
-    rand::fill(&mut bytes).map_err(|_| FriendshipError::Crypto)?;
-    Ok(bytes)
+impl From<SealError> for FriendshipError {
+    fn from(error: SealError) -> Self {
+        match error {
+            SealError::Wrong => Self::WrongSeal,
+            SealError::Crypto => Self::Crypto,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! extension and tests share this crate, so that a format is written once.
 
 mod binary;
+mod sealed;
 
 pub mod aas;
 pub mod address;

@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use aws_lc_rs::aead::{LessSafeKey, NONCE_LEN};
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
@@ -14,10 +14,10 @@ use crate::{
     Address, P256PublicKey, Payload, PushAuth, QueueId, SealedPush, SealedSubscription,
     address::{AddressKey, Lookup},
     encoding::Encoding,
+    sealed::{self, SealError, TAG_LEN},
 };
 
 const SUBSCRIPTION_LABEL: &[u8] = b"postern push subscription";
-const TAG_LEN: usize = 16;
 /// A subscription is padded to this length, so that it does not tell whose push service it is.
 const PADDED_LEN: usize = SealedSubscription::LEN - NONCE_LEN - TAG_LEN;
 
@@ -104,9 +104,7 @@ impl PushKey {
     /// # Errors
     /// [`PushError::Crypto`] if the operating system has no randomness.
     pub fn generate() -> Result<Self, PushError> {
-        let mut bytes = [0; Self::LEN];
-        aws_lc_rs::rand::fill(&mut bytes).map_err(|_| PushError::Crypto)?;
-        Ok(Self(bytes))
+        Ok(Self(sealed::random()?))
     }
 
     pub const fn new(bytes: [u8; Self::LEN]) -> Self {
@@ -118,7 +116,7 @@ impl PushKey {
     }
 
     fn cipher(&self) -> Result<LessSafeKey, PushError> {
-        UnboundKey::new(&AES_256_GCM, &self.0).map(LessSafeKey::new).map_err(|_| PushError::Crypto)
+        Ok(sealed::key(&self.0)?)
     }
 }
 
@@ -135,13 +133,14 @@ impl PushSubscription {
             return Err(PushError::TooLong);
         }
         padded.resize(PADDED_LEN, 0);
-        seal(&key.cipher()?, &aad(queue_id), padded)
+        let sealed = sealed::seal(&key.cipher()?, &aad(queue_id), &padded)?;
+        SealedSubscription::try_from(sealed.as_slice()).map_err(|_| PushError::Malformed)
     }
 
     /// # Errors
     /// [`PushError::WrongKey`], [`PushError::Malformed`].
     pub fn open(queue_id: &QueueId, key: &PushKey, sealed: &SealedSubscription) -> Result<Self, PushError> {
-        let padded = open(&key.cipher()?, &aad(queue_id), sealed.as_bytes())?;
+        let padded = sealed::open(&key.cipher()?, &aad(queue_id), sealed.as_bytes())?;
         let (length, content) = padded.split_first_chunk().ok_or(PushError::Malformed)?;
         let content = content.get(..usize::from(u16::from_be_bytes(*length))).ok_or(PushError::Malformed)?;
         Encoding::Cbor.decode(content).map_err(|_| PushError::Malformed)
@@ -162,7 +161,8 @@ impl AddressPush {
     pub fn seal(&self, address: &Address) -> Result<SealedPush, PushError> {
         let key = address.key().push_key().map_err(|_| PushError::Crypto)?;
         let content = [&[self.at_least as u8], self.key.as_bytes().as_slice()].concat();
-        seal(&key, &address.lookup(), content)
+        let sealed = sealed::seal(&key, &address.lookup(), &content)?;
+        SealedPush::try_from(sealed.as_slice()).map_err(|_| PushError::Malformed)
     }
 
     /// `lookup` is what the address was found by.
@@ -171,7 +171,7 @@ impl AddressPush {
     /// [`PushError::WrongKey`], [`PushError::Malformed`].
     pub fn open(address: &AddressKey, lookup: &Lookup, sealed: &SealedPush) -> Result<Self, PushError> {
         let key = address.push_key().map_err(|_| PushError::Crypto)?;
-        let content = open(&key, lookup, sealed.as_bytes())?;
+        let content = sealed::open(&key, lookup, sealed.as_bytes())?;
         let (urgency, key) = content.split_first().ok_or(PushError::Malformed)?;
         let at_least = Urgency::try_from(i16::from(*urgency))?;
         let key = PushKey(key.try_into().map_err(|_| PushError::Malformed)?);
@@ -217,26 +217,13 @@ fn aad(queue_id: &QueueId) -> Vec<u8> {
     [SUBSCRIPTION_LABEL, queue_id.as_bytes()].concat()
 }
 
-fn seal<T>(key: &LessSafeKey, aad: &[u8], mut content: Vec<u8>) -> Result<T, PushError>
-where
-    T: for<'a> TryFrom<&'a [u8]>,
-{
-    let mut nonce = [0; NONCE_LEN];
-    aws_lc_rs::rand::fill(&mut nonce).map_err(|_| PushError::Crypto)?;
-    key.seal_in_place_append_tag(Nonce::from(&nonce), Aad::from(aad), &mut content)
-        .map_err(|_| PushError::Crypto)?;
-    T::try_from(&[nonce.as_slice(), &content].concat()).map_err(|_| PushError::Crypto)
-}
-
-fn open(key: &LessSafeKey, aad: &[u8], sealed: &[u8]) -> Result<Vec<u8>, PushError> {
-    let (nonce, content) = sealed.split_first_chunk::<NONCE_LEN>().ok_or(PushError::WrongKey)?;
-    let mut content = content.to_vec();
-    let opened = key
-        .open_in_place(Nonce::from(nonce), Aad::from(aad), &mut content)
-        .map_err(|_| PushError::WrongKey)?
-        .len();
-    content.truncate(opened);
-    Ok(content)
+impl From<SealError> for PushError {
+    fn from(error: SealError) -> Self {
+        match error {
+            SealError::Wrong => Self::WrongKey,
+            SealError::Crypto => Self::Crypto,
+        }
+    }
 }
 
 #[cfg(test)]

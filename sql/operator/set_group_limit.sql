@@ -4,20 +4,10 @@
 -- name: one of operator.group_limits(). Called by the operator.
 CREATE OR REPLACE FUNCTION operator.set_group_limit(name text, value integer) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    violated text;
 BEGIN
     IF NOT EXISTS (SELECT FROM operator.group_limits() l WHERE l.name = set_group_limit.name) THEN
         RAISE EXCEPTION 'no limit is called %', name USING HINT = 'operator.group_limits() lists all.';
     END IF;
-    BEGIN
-        EXECUTE format('UPDATE ds.settings SET %I = $1', name) USING value;
-    EXCEPTION WHEN check_violation OR not_null_violation THEN
-        GET STACKED DIAGNOSTICS violated = CONSTRAINT_NAME;
-        RAISE EXCEPTION '% cannot be %', name, coalesce(value::text, 'null')
-            USING ERRCODE = 'check_violation',
-                  HINT = (SELECT pg_get_constraintdef(c.oid) FROM pg_constraint c
-                           WHERE c.conrelid = 'ds.settings'::regclass AND c.conname = violated);
-    END;
+    PERFORM operator.set_limit('ds.settings', name, value);
 END
 $$;

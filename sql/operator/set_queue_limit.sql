@@ -4,21 +4,11 @@
 -- name: one of operator.queue_limits(). Called by the operator.
 CREATE OR REPLACE FUNCTION operator.set_queue_limit(name text, value integer) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    violated text;
 BEGIN
     IF NOT EXISTS (SELECT FROM operator.queue_limits() l WHERE l.name = set_queue_limit.name) THEN
         RAISE EXCEPTION 'no limit is called %', name USING HINT = 'operator.queue_limits() lists all.';
     END IF;
-    BEGIN
-        EXECUTE format('UPDATE qs.settings SET %I = $1', name) USING value;
-    EXCEPTION WHEN check_violation OR not_null_violation THEN
-        GET STACKED DIAGNOSTICS violated = CONSTRAINT_NAME;
-        RAISE EXCEPTION '% cannot be %', name, coalesce(value::text, 'null')
-            USING ERRCODE = 'check_violation',
-                  HINT = (SELECT pg_get_constraintdef(c.oid) FROM pg_constraint c
-                           WHERE c.conrelid = 'qs.settings'::regclass AND c.conname = violated);
-    END;
+    PERFORM operator.set_limit('qs.settings', name, value);
     -- The day's sweep begins anew.
     UPDATE qs.sweep w SET day = 'epoch', position = NULL;
 END

@@ -1,0 +1,19 @@
+-- operator.set_limit: changes a number in a service's settings.
+--
+-- settings: the table, of one row. name: a column. A value that a constraint of it forbids is an
+-- error that names the constraint. Called by operator.set_queue_limit and operator.set_group_limit,
+-- which say what may be changed.
+CREATE OR REPLACE FUNCTION operator.set_limit(settings regclass, name text, value integer) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    violated text;
+BEGIN
+    EXECUTE format('UPDATE %s SET %I = $1', settings, name) USING value;
+EXCEPTION WHEN check_violation OR not_null_violation THEN
+    GET STACKED DIAGNOSTICS violated = CONSTRAINT_NAME;
+    RAISE EXCEPTION '% cannot be %', name, coalesce(value::text, 'null')
+        USING ERRCODE = 'check_violation',
+              HINT = (SELECT pg_get_constraintdef(c.oid) FROM pg_constraint c
+                       WHERE c.conrelid = settings AND c.conname = violated);
+END
+$$;
