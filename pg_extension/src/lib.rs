@@ -4,14 +4,16 @@
 //! the hand-written `postern--X.Y.sql`, which binds the `<function>_wrapper` symbols.
 
 mod addresses;
-mod arrays;
+mod bytea;
 mod chains;
 mod deliver;
 mod notifier;
 mod plan;
 mod prices;
 mod push;
+mod queues;
 mod scrub;
+mod table;
 mod tokens;
 mod upkeep;
 mod wake;

@@ -105,3 +105,52 @@ SELECT postern.deliver('example.org', 'g', ARRAY[address('a1')], '{1}', '{x}', '
 BEGIN;
 SELECT deliver('g', 'a2', '{1}', '{prepared}');
 PREPARE TRANSACTION 'p';
+
+-- Rows are written as SQL writes them. Many updates in one transaction leave the queue's page, so
+-- that its indexes get new entries: all rows are found by their index, and large payloads, too.
+SELECT make_queue(5, 'group', 'a5');
+DO $$
+BEGIN
+    FOR n IN 1..200 LOOP
+        PERFORM deliver('g', 'a5', '{1}', '{part}');
+    END LOOP;
+END
+$$;
+SELECT postern.deliver('example.org', 'g', ARRAY[address('a5')], '{1}', ARRAY[decode(repeat('ab', 100000), 'hex')], '{2}');
+SELECT next_seq FROM qs.queues WHERE queue_id = queue(5);
+SELECT count(*), max(seq), max(octet_length(ciphertext)) FROM messages(5) m JOIN qs.messages USING (seq) WHERE queue_id = queue(5);
+CREATE EXTENSION amcheck;
+SELECT bt_index_check(x, true) FROM unnest('{qs.queues_pkey, qs.messages_pkey, qs.addresses_pkey}'::regclass[]) x;
+-- Constraints hold,
+\set VERBOSITY terse
+ALTER TABLE qs.messages ADD CONSTRAINT small CHECK (octet_length(ciphertext) < 100) NOT VALID;
+SELECT postern.deliver('example.org', 'g', ARRAY[address('a5')], '{1}', ARRAY[decode(repeat('ab', 100), 'hex')], '{2}');
+ALTER TABLE qs.messages DROP CONSTRAINT small;
+-- rights,
+CREATE ROLE nobody_special;
+GRANT USAGE ON SCHEMA postern TO nobody_special;
+GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA postern TO nobody_special;
+SET ROLE nobody_special;
+SELECT postern.deliver('example.org', 'g', ARRAY['a5'::bytea], '{1}', '{x}', '{2}');
+RESET ROLE;
+DROP OWNED BY nobody_special;
+DROP ROLE nobody_special;
+-- and that a transaction only reads.
+BEGIN READ ONLY;
+SELECT deliver('g', 'a5', '{1}', '{x}');
+ROLLBACK;
+-- What would not be done as SQL does it is refused: triggers, and columns of other types.
+CREATE FUNCTION nothing() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
+CREATE TRIGGER nothing BEFORE INSERT ON qs.messages FOR EACH ROW EXECUTE FUNCTION nothing();
+SELECT deliver('g', 'a5', '{1}', '{x}');
+DROP TRIGGER nothing ON qs.messages;
+SELECT deliver('g', 'a5', '{1}', '{x}');
+ALTER TABLE qs.messages ALTER chain_index TYPE bigint;
+SELECT deliver('g', 'a5', '{1}', '{x}');
+ALTER TABLE qs.messages ALTER chain_index TYPE integer;
+-- A column that came later gets nothing, if it may.
+ALTER TABLE qs.messages ADD later integer;
+SELECT deliver('g', 'a5', '{1}', '{x}');
+ALTER TABLE qs.messages DROP later;
+SELECT deliver('g', 'a5', '{1}', '{x}');
+SELECT bt_index_check('qs.messages_pkey', true);

@@ -222,7 +222,7 @@ async fn paid(client: &Client, request: Request) -> Result<Request> {
 }
 
 /// A queue with one address.
-async fn queue(client: &Client) -> Result<(BenchMember, Address)> {
+pub async fn queue(client: &Client) -> Result<(BenchMember, Address)> {
     let owner = SigningKey::generate();
     // Any 32 bytes are an X25519 key; nobody reads these queues.
     let create = CreateQueue { kind: QueueKind::Group, hpke_key: HpkePublicKey::new(rand::random()) };

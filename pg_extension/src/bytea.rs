@@ -1,8 +1,36 @@
-//! `bytea[]` arguments built in place. Ciphertexts are encrypted straight into the array
-//! that the INSERT reads, instead of being copied through a datum each.
+//! `bytea` and `bytea[]` values built in place, so that what is encrypted goes straight to
+//! where PostgreSQL reads it.
 
 use pgrx::{IntoDatum, pg_sys};
 use zeroize::Zeroize;
+
+/// A `bytea`, whose memory serves for one after the other. Made of words, because PostgreSQL
+/// wants it aligned to four bytes.
+#[derive(Default)]
+pub struct Bytea {
+    words: Vec<u32>,
+}
+
+impl Bytea {
+    /// Makes it `len` zero bytes for the caller to fill in.
+    pub fn zeroed(&mut self, len: usize) -> &mut [u8] {
+        self.words.clear();
+        self.words.resize(1 + len.div_ceil(4), 0);
+        self.words[0] = varlena_header(4 + len);
+        // SAFETY: the words after the first hold at least `len` bytes, and any bytes are valid.
+        unsafe { std::slice::from_raw_parts_mut(self.words[1..].as_mut_ptr().cast(), len) }
+    }
+
+    pub fn set(&mut self, bytes: &[u8]) -> &Self {
+        self.zeroed(bytes.len()).copy_from_slice(bytes);
+        self
+    }
+
+    /// Valid until the next one is made.
+    pub fn datum(&self) -> pg_sys::Datum {
+        pg_sys::Datum::from(self.words.as_ptr())
+    }
+}
 
 /// Words of an array's header (PostgreSQL's `ArrayType` with one dimension and no nulls):
 /// total size, dimensions, offset of the data, element type, length, lower bound.

@@ -1,0 +1,286 @@
+//! What a delivery does to each queue: lock it, see whether it has room, go on with its chain and
+//! write its messages (QS-5).
+
+use pgrx::pg_sys;
+use postern_protocol::{
+    HpkePublicKey, QueueId,
+    chain::{ChainError, ChainSender, HEADER_LEN, TAG_LEN},
+    qs::QueueKind,
+};
+
+use crate::{
+    bytea::Bytea,
+    chains::{self, Chain},
+    table::{Find, Insert, Locked, Snapshot, Table, TableError, table},
+};
+
+table! { SettingsColumn = c"qs", c"settings" {
+    ChainMessages = c"chain_messages" INT4OID,
+    ChainHours = c"chain_hours" INT4OID,
+    GroupQueueDepth = c"group_queue_depth" INT4OID,
+    ContactQueueDepth = c"contact_queue_depth" INT4OID,
+    DepositsPerDay = c"deposits_per_day" INT4OID,
+} }
+
+table! { QueueColumn = c"qs", c"queues" {
+    Kind = c"kind" TEXTOID,
+    HpkeKey = c"hpke_key" BYTEAOID,
+    NextSeq = c"next_seq" INT8OID,
+    AckedSeq = c"acked_seq" INT8OID,
+    ExpiredSeq = c"expired_seq" INT8OID,
+    LastChain = c"last_chain" INT8OID,
+    DepositDay = c"deposit_day" DATEOID,
+    DepositCount = c"deposit_count" INT8OID,
+} }
+
+table! { MessageColumn = c"qs", c"messages" {
+    QueueId = c"queue_id" BYTEAOID,
+    Seq = c"seq" INT8OID,
+    Chain = c"chain" INT8OID,
+    ChainIndex = c"chain_index" INT4OID,
+    ChainHeader = c"chain_header" BYTEAOID,
+    Ciphertext = c"ciphertext" BYTEAOID,
+    Enqueued = c"enqueued" DATEOID,
+} }
+
+const SETTINGS: TableError = TableError::Shape(c"settings");
+const QUEUES: TableError = TableError::Shape(c"queues");
+
+/// The operator's limits that a delivery keeps.
+pub struct Policy {
+    chain_messages: u32,
+    chain_seconds: u32,
+    group_queue_depth: i64,
+    contact_queue_depth: i64,
+    deposits_per_day: i64,
+    /// Days since 2000 (UTC), as of the transaction's start.
+    today: i32,
+}
+
+impl Policy {
+    pub fn read(snapshot: &Snapshot) -> Result<Self, TableError> {
+        let table = Table::<SettingsColumn>::open(pg_sys::ACL_SELECT)?;
+        let mut rows = table.find_by(snapshot, pg_sys::F_BOOLEQ);
+        let row = rows.get(pg_sys::Datum::from(true)).ok_or(SETTINGS)?;
+        let number = |column| row.integer(column).ok_or(SETTINGS);
+        let natural = |column| u32::try_from(number(column)?).map_err(|_| SETTINGS);
+        Ok(Self {
+            chain_messages: natural(SettingsColumn::ChainMessages)?,
+            chain_seconds: natural(SettingsColumn::ChainHours)?.saturating_mul(3600),
+            group_queue_depth: number(SettingsColumn::GroupQueueDepth)?.into(),
+            contact_queue_depth: number(SettingsColumn::ContactQueueDepth)?.into(),
+            deposits_per_day: number(SettingsColumn::DepositsPerDay)?.into(),
+            today: today(),
+        })
+    }
+}
+
+fn today() -> i32 {
+    const DAY: i64 = 24 * 60 * 60 * 1_000_000;
+    // SAFETY: in a transaction.
+    let microseconds = unsafe { pg_sys::GetCurrentTransactionStartTimestamp() };
+    microseconds.div_euclid(DAY) as i32
+}
+
+/// The table of queues.
+pub struct Queues(Table<QueueColumn>);
+
+impl Queues {
+    pub fn open() -> Result<Self, TableError> {
+        Table::open(pg_sys::ACL_SELECT | pg_sys::ACL_UPDATE).map(Self)
+    }
+
+    pub fn lock_by_id<'a>(&'a self, snapshot: &'a Snapshot) -> LockById<'a> {
+        LockById { rows: self.0.find_by(snapshot, pg_sys::F_BYTEAEQ), key: Bytea::default() }
+    }
+}
+
+pub struct LockById<'a> {
+    rows: Find<'a, QueueColumn>,
+    key: Bytea,
+}
+
+impl LockById<'_> {
+    /// A queue, locked until the end of the transaction; none if there is none any more.
+    pub fn lock(&mut self, id: QueueId) -> Result<Option<Queue<'_>>, TableError> {
+        let row = self.rows.lock(self.key.set(id.as_bytes()).datum())?;
+        row.map(|row| Queue::new(id, row)).transpose()
+    }
+}
+
+/// A locked queue.
+pub struct Queue<'a> {
+    row: Locked<'a, QueueColumn>,
+    id: QueueId,
+    kind: QueueKind,
+    hpke_key: HpkePublicKey,
+    next_seq: i64,
+    /// Messages up to here are gone.
+    removed_seq: i64,
+    /// Number of the chain started last.
+    last_chain: u64,
+    deposit_day: i32,
+    deposit_count: i64,
+}
+
+impl<'a> Queue<'a> {
+    fn new(id: QueueId, locked: Locked<'a, QueueColumn>) -> Result<Self, TableError> {
+        let row = locked.row();
+        let number = |column| row.bigint(column).ok_or(QUEUES);
+        Ok(Self {
+            id,
+            kind: match row.bytes(QueueColumn::Kind) {
+                Some(b"group") => QueueKind::Group,
+                Some(b"contact") => QueueKind::Contact,
+                _ => return Err(QUEUES),
+            },
+            hpke_key: row.bytes(QueueColumn::HpkeKey).and_then(|key| key.try_into().ok()).ok_or(QUEUES)?,
+            next_seq: number(QueueColumn::NextSeq)?,
+            removed_seq: number(QueueColumn::AckedSeq)?.max(number(QueueColumn::ExpiredSeq)?),
+            last_chain: u64::try_from(number(QueueColumn::LastChain)?).map_err(|_| QUEUES)?,
+            deposit_day: row.integer(QueueColumn::DepositDay).ok_or(QUEUES)?,
+            deposit_count: number(QueueColumn::DepositCount)?,
+            row: locked,
+        })
+    }
+
+    pub fn kind(&self) -> QueueKind {
+        self.kind
+    }
+
+    /// Whether it takes so many messages more.
+    pub fn has_room(&self, policy: &Policy, messages: usize) -> bool {
+        let messages = messages as i64;
+        let waiting = self.next_seq - 1 - self.removed_seq + messages;
+        match self.kind {
+            QueueKind::Group => waiting <= policy.group_queue_depth,
+            QueueKind::Contact => {
+                waiting <= policy.contact_queue_depth
+                    && self.deposits(policy) + messages <= policy.deposits_per_day
+            }
+        }
+    }
+
+    /// Of today.
+    fn deposits(&self, policy: &Policy) -> i64 {
+        if self.deposit_day == policy.today { self.deposit_count } else { 0 }
+    }
+
+    /// The chain to go on with; or a new one when there is none, it is due to be replaced, or it is
+    /// not the queue's last, because the transaction that started it failed or the owner rotated
+    /// the queue's keys.
+    pub fn chain(&self, policy: &Policy) -> Result<QueueChain, ChainError> {
+        let now = chains::now();
+        let usable = chains::take(&self.id).filter(|chain| {
+            chain.state.number == self.last_chain
+                && chain.state.next_index < policy.chain_messages
+                && now.saturating_sub(chain.started) < policy.chain_seconds
+        });
+        Ok(match usable {
+            Some(chain) => QueueChain {
+                sender: ChainSender::resume(self.id, chain.state),
+                started: chain.started,
+                header: None,
+            },
+            None => {
+                let (sender, header) = ChainSender::start(self.id, self.last_chain + 1, &self.hpke_key)?;
+                QueueChain { sender, started: now, header: Some(header) }
+            }
+        })
+    }
+
+    /// Writes how far the queue is after so many messages of this chain, the first of which gets
+    /// [`Self::next_seq`], and leaves the chain to the next delivery.
+    pub fn advance(self, policy: &Policy, chain: QueueChain, messages: usize) {
+        let messages = messages as i64;
+        let chain = Chain { state: chain.sender.into_state(), started: chain.started };
+        let moved = [
+            (QueueColumn::NextSeq, (self.next_seq + messages).into()),
+            (QueueColumn::LastChain, (chain.state.number as i64).into()),
+            (QueueColumn::DepositDay, policy.today.into()),
+            (QueueColumn::DepositCount, (self.deposits(policy) + messages).into()),
+        ];
+        let moved = match self.kind {
+            QueueKind::Group => &moved[..2],
+            QueueKind::Contact => &moved[..],
+        };
+        // SAFETY: three bigints and a date.
+        unsafe { self.row.update(moved) };
+        chains::keep(&self.id, &chain);
+    }
+
+    pub fn next_seq(&self) -> i64 {
+        self.next_seq
+    }
+}
+
+/// The chain of a locked queue, out of the shared memory.
+pub struct QueueChain {
+    sender: ChainSender,
+    started: u32,
+    /// Goes with the first message of a new chain.
+    header: Option<[u8; HEADER_LEN]>,
+}
+
+/// The table of messages.
+pub struct Messages(Table<MessageColumn>);
+
+impl Messages {
+    pub fn open() -> Result<Self, TableError> {
+        Table::open(pg_sys::ACL_INSERT).map(Self)
+    }
+
+    pub fn add(&self) -> AddMessages<'_> {
+        AddMessages {
+            rows: self.0.insert(),
+            queue_id: Bytea::default(),
+            header: Bytea::default(),
+            ciphertext: Bytea::default(),
+        }
+    }
+}
+
+pub struct AddMessages<'a> {
+    rows: Insert<'a, MessageColumn>,
+    queue_id: Bytea,
+    header: Bytea,
+    ciphertext: Bytea,
+}
+
+impl AddMessages<'_> {
+    /// Encrypts a message under the chain of its queue, where it gets this sequence number.
+    pub fn seal(
+        &mut self,
+        policy: &Policy,
+        chain: &mut QueueChain,
+        seq: i64,
+        payload: &[u8],
+    ) -> Result<(), ChainError> {
+        let len = payload.len() + TAG_LEN;
+        let index = chain.sender.seal_into(seq as u64, payload, self.ciphertext.zeroed(len))?;
+        let header = chain.header.take();
+        // SAFETY: values of the columns' types, which live until the row is made.
+        unsafe {
+            self.rows.row(
+                len,
+                [
+                    (
+                        MessageColumn::QueueId,
+                        Some(self.queue_id.set(chain.sender.queue_id().as_bytes()).datum()),
+                    ),
+                    (MessageColumn::Seq, Some(seq.into())),
+                    (MessageColumn::Chain, Some((chain.sender.state().number as i64).into())),
+                    (MessageColumn::ChainIndex, Some((index as i32).into())),
+                    (MessageColumn::ChainHeader, header.map(|header| self.header.set(&header).datum())),
+                    (MessageColumn::Ciphertext, Some(self.ciphertext.datum())),
+                    (MessageColumn::Enqueued, Some(policy.today.into())),
+                ],
+            );
+        }
+        Ok(())
+    }
+
+    pub fn finish(self) {
+        self.rows.finish();
+    }
+}

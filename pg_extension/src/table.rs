@@ -1,0 +1,608 @@
+//! Rows of our tables without a statement around them, for what a delivery does once for each
+//! recipient: starting a statement costs PostgreSQL as much as ten rows of it. Rows are found by
+//! primary key, locked, updated and inserted by the functions that PostgreSQL's executor and its
+//! logical replication use, so that locks, visibility, constraints, indexes, WAL and statistics
+//! are what they are under SQL. Not so rules and row-level security, which our tables do not have,
+//! and triggers: a table that has some is refused.
+//!
+//! PostgreSQL's errors unwind through here. Whatever is open then is left to the transaction's
+//! abort, which releases it all.
+
+use std::{
+    cell::{OnceCell, RefCell},
+    ffi::{CStr, c_char},
+    marker::PhantomData,
+    ptr,
+    thread::LocalKey,
+};
+
+use pgrx::{PgTupleDesc, pg_sys};
+
+/// Rows that go into a table together; PostgreSQL writes one WAL record for those that share a page.
+const BATCH_ROWS: usize = 64;
+/// Beyond, a batch is full too.
+const BATCH_BYTES: usize = 256 * 1024;
+
+#[derive(Debug, thiserror::Error)]
+pub enum TableError {
+    #[error("table {0:?} or one of its columns is not what this extension expects")]
+    Shape(&'static CStr),
+    #[error("table {0:?} has triggers, which a delivery would not run")]
+    Triggers(&'static CStr),
+    #[error("could not serialize access due to concurrent update")]
+    Serialization,
+}
+
+/// A table and its columns: see [`table!`].
+pub trait Columns: Copy + 'static {
+    const SCHEMA: &'static CStr;
+    const NAME: &'static CStr;
+    /// Names and types; a domain's type is what it is made of.
+    const COLUMNS: &'static [(&'static CStr, pg_sys::Oid)];
+
+    /// In [`Self::COLUMNS`].
+    fn position(self) -> usize;
+    fn known_places() -> &'static LocalKey<RefCell<Places>>;
+}
+
+/// Where a table's columns stand, counted from 0, and of what type they are: that, or a domain.
+#[derive(Clone)]
+pub struct Places(Vec<(usize, pg_sys::Oid)>);
+
+impl Places {
+    pub const UNKNOWN: Self = Self(Vec::new());
+
+    fn of(table: &Relation, columns: &[(&CStr, pg_sys::Oid)]) -> Option<Self> {
+        let attributes = table.attributes();
+        let place = |&(name, wanted): &(&CStr, pg_sys::Oid)| {
+            let (place, attribute) = attributes.iter().enumerate().find(|(_, one)| is_column(one, name))?;
+            // SAFETY: a type of the catalog.
+            let base = unsafe { pg_sys::getBaseType(attribute.atttypid) };
+            (base == wanted).then_some((place, attribute.atttypid))
+        };
+        columns.iter().map(place).collect::<Option<_>>().map(Self)
+    }
+
+    /// Whether the columns still are what they were.
+    fn hold(&self, table: &Relation, columns: &[(&CStr, pg_sys::Oid)]) -> bool {
+        let attributes = table.attributes();
+        let holds = |(&(place, declared), &(name, _)): (&(usize, pg_sys::Oid), &(&CStr, pg_sys::Oid))| {
+            attributes.get(place).is_some_and(|one| is_column(one, name) && one.atttypid == declared)
+        };
+        self.0.len() == columns.len() && self.0.iter().zip(columns).all(holds)
+    }
+}
+
+fn is_column(attribute: &pg_sys::FormData_pg_attribute, name: &CStr) -> bool {
+    // SAFETY: names in the catalog end with zero.
+    !attribute.attisdropped && unsafe { CStr::from_ptr(attribute.attname.data.as_ptr()) } == name
+}
+
+/// Declares an enum of those columns of a table that are read or written.
+macro_rules! table {
+    ($table:ident = $schema:literal, $name:literal { $($column:ident = $text:literal $type:ident),* $(,)? }) => {
+        #[derive(Clone, Copy)]
+        enum $table { $($column),* }
+
+        impl $crate::table::Columns for $table {
+            const SCHEMA: &'static std::ffi::CStr = $schema;
+            const NAME: &'static std::ffi::CStr = $name;
+            const COLUMNS: &'static [(&'static std::ffi::CStr, pgrx::pg_sys::Oid)] =
+                &[$(($text, pgrx::pg_sys::$type)),*];
+
+            fn position(self) -> usize {
+                self as usize
+            }
+
+            fn known_places() -> &'static std::thread::LocalKey<std::cell::RefCell<$crate::table::Places>> {
+                thread_local! {
+                    static PLACES: std::cell::RefCell<$crate::table::Places> =
+                        const { std::cell::RefCell::new($crate::table::Places::UNKNOWN) };
+                }
+                &PLACES
+            }
+        }
+    };
+}
+pub(crate) use table;
+
+/// What is committed when it is taken, and what the transaction did before.
+pub struct Snapshot(pg_sys::Snapshot);
+
+impl Snapshot {
+    pub fn take() -> Self {
+        // SAFETY: in a transaction.
+        unsafe { Self(pg_sys::RegisterSnapshot(pg_sys::GetTransactionSnapshot())) }
+    }
+}
+
+impl Drop for Snapshot {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            // SAFETY: registered, and the current resource owner is the one it was.
+            unsafe { pg_sys::UnregisterSnapshot(self.0) };
+        }
+    }
+}
+
+/// Makes what was written visible to the transaction's next snapshot.
+pub fn end_command() {
+    // SAFETY: in a transaction that may write.
+    unsafe { pg_sys::CommandCounterIncrement() };
+}
+
+/// An open table, locked against changes of its shape until the end of the transaction.
+pub struct Table<C> {
+    writer: OnceCell<Writer>,
+    relation: Relation,
+    places: Places,
+    columns: PhantomData<C>,
+}
+
+struct Relation(pg_sys::Relation);
+
+impl Relation {
+    fn attributes(&self) -> PgTupleDesc<'_> {
+        // SAFETY: open, so that its descriptor is valid.
+        unsafe { PgTupleDesc::from_pg_unchecked((*self.0).rd_att) }
+    }
+}
+
+impl Drop for Relation {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            // SAFETY: open, and closed once. It stays locked.
+            unsafe { pg_sys::relation_close(self.0, pg_sys::NoLock as pg_sys::LOCKMODE) };
+        }
+    }
+}
+
+impl<C: Columns> Table<C> {
+    /// Opens it for a user who has these rights.
+    pub fn open(rights: u32) -> Result<Self, TableError> {
+        let shape = TableError::Shape(C::NAME);
+        // SAFETY: the names end with zero; the relation is open, and so its parts are valid.
+        unsafe {
+            let schema = pg_sys::get_namespace_oid(C::SCHEMA.as_ptr(), true);
+            let oid = pg_sys::get_relname_relid(C::NAME.as_ptr(), schema);
+            if oid == pg_sys::InvalidOid {
+                return Err(shape);
+            }
+            let granted = pg_sys::pg_class_aclcheck(oid, pg_sys::GetUserId(), rights.into());
+            if granted != pg_sys::AclResult::ACLCHECK_OK {
+                pg_sys::aclcheck_error(granted, pg_sys::ObjectType::OBJECT_TABLE, C::NAME.as_ptr());
+            }
+            let reads = rights == pg_sys::ACL_SELECT;
+            if !reads {
+                pg_sys::PreventCommandIfReadOnly(c"a delivery".as_ptr());
+            }
+            let lock = if reads { pg_sys::AccessShareLock } else { pg_sys::RowExclusiveLock };
+            let relation = Relation(pg_sys::relation_open(oid, lock as pg_sys::LOCKMODE));
+            if (*(*relation.0).rd_rel).relkind != pg_sys::RELKIND_RELATION as c_char {
+                return Err(shape);
+            }
+            if !reads && !(*relation.0).trigdesc.is_null() {
+                return Err(TableError::Triggers(C::NAME));
+            }
+            let places = Self::places(&relation).ok_or(shape)?;
+            Ok(Self { writer: OnceCell::new(), relation, places, columns: PhantomData })
+        }
+    }
+
+    fn places(table: &Relation) -> Option<Places> {
+        C::known_places().with_borrow_mut(|known| {
+            if !known.hold(table, C::COLUMNS) {
+                *known = Places::of(table, C::COLUMNS)?;
+            }
+            Some(known.clone())
+        })
+    }
+
+    fn place(&self, column: C) -> usize {
+        self.places.0[column.position()].0
+    }
+
+    fn slot(&self) -> Slot {
+        // SAFETY: the relation is open.
+        Slot(unsafe { pg_sys::table_slot_create(self.relation.0, ptr::null_mut()) })
+    }
+
+    fn writer(&self) -> &Writer {
+        self.writer.get_or_init(|| Writer::new(&self.relation))
+    }
+
+    /// Finds rows by the first column of the primary key. `equal` is the key type's function.
+    pub fn find_by<'a>(&'a self, snapshot: &'a Snapshot, equal: u32) -> Find<'a, C> {
+        // SAFETY: the relation is open, and outlives what is made here; the snapshot is registered.
+        unsafe {
+            let table = self.relation.0;
+            let index = primary_index(&self.relation);
+            #[cfg(not(feature = "pg18"))]
+            let scan = pg_sys::index_beginscan(table, index.0, snapshot.0, 1, 0);
+            #[cfg(feature = "pg18")]
+            let scan = pg_sys::index_beginscan(table, index.0, snapshot.0, ptr::null_mut(), 1, 0);
+            let mut key = pg_sys::ScanKeyData::default();
+            let equality = pg_sys::BTEqualStrategyNumber as pg_sys::StrategyNumber;
+            pg_sys::ScanKeyInit(&mut key, 1, equality, equal.into(), pg_sys::Datum::null());
+            let [found, locked, next] = [self.slot(), self.slot(), self.slot()];
+            Find { table: self, snapshot, scan, _index: index, key, found, locked, next }
+        }
+    }
+
+    pub fn insert(&self) -> Insert<'_, C> {
+        Insert { table: self, slots: Vec::new(), rows: 0, bytes: 0 }
+    }
+}
+
+fn primary_index(table: &Relation) -> Relation {
+    // SAFETY: the table is open. Without a primary key PostgreSQL raises an error.
+    unsafe {
+        #[cfg(not(feature = "pg18"))]
+        let oid = pg_sys::RelationGetPrimaryKeyIndex(table.0);
+        #[cfg(feature = "pg18")]
+        let oid = pg_sys::RelationGetPrimaryKeyIndex(table.0, false);
+        Relation(pg_sys::index_open(oid, pg_sys::AccessShareLock as pg_sys::LOCKMODE))
+    }
+}
+
+struct Slot(*mut pg_sys::TupleTableSlot);
+
+impl Slot {
+    /// Fills it with a row's values.
+    ///
+    /// # Safety
+    /// They must be of the types of the table's columns, and valid until [`Self::own`].
+    unsafe fn store(&mut self, set: impl FnOnce(&mut [pg_sys::Datum], &mut [bool])) {
+        // SAFETY: the slot has as many values as its descriptor has attributes.
+        unsafe {
+            pg_sys::ExecClearTuple(self.0);
+            let len = (*(*self.0).tts_tupleDescriptor).natts as usize;
+            set(
+                std::slice::from_raw_parts_mut((*self.0).tts_values, len),
+                std::slice::from_raw_parts_mut((*self.0).tts_isnull, len),
+            );
+            pg_sys::ExecStoreVirtualTuple(self.0);
+        }
+    }
+
+    /// Copies the values into a row of its own.
+    fn own(&mut self) {
+        // SAFETY: the slot is filled.
+        unsafe { pg_sys::ExecMaterializeSlot(self.0) };
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            // SAFETY: made by us, and dropped once.
+            unsafe { pg_sys::ExecDropSingleTupleTableSlot(self.0) };
+        }
+    }
+}
+
+/// A row that was read.
+#[derive(Clone, Copy)]
+pub struct Row<'a, C> {
+    values: &'a [pg_sys::Datum],
+    nulls: &'a [bool],
+    places: &'a Places,
+    columns: PhantomData<C>,
+}
+
+impl<'a, C: Columns> Row<'a, C> {
+    /// # Safety
+    /// The slot must hold a row of the table, for as long as the result is used.
+    unsafe fn of(slot: &'a Slot, places: &'a Places) -> Self {
+        // SAFETY: as the caller says.
+        unsafe {
+            pg_sys::slot_getallattrs(slot.0);
+            let len = (*(*slot.0).tts_tupleDescriptor).natts as usize;
+            Self {
+                values: std::slice::from_raw_parts((*slot.0).tts_values, len),
+                nulls: std::slice::from_raw_parts((*slot.0).tts_isnull, len),
+                places,
+                columns: PhantomData,
+            }
+        }
+    }
+
+    fn datum(&self, column: C) -> Option<pg_sys::Datum> {
+        let place = self.places.0[column.position()].0;
+        (!*self.nulls.get(place)?).then(|| self.values[place])
+    }
+
+    /// A `bytea`, or a text's bytes. The column must be one, as in the methods that follow.
+    pub fn bytes(&self, column: C) -> Option<&'a [u8]> {
+        // SAFETY: a value of variable length is a pointer to it; what PostgreSQL has to unpack
+        // first lives as long as the function call.
+        self.datum(column).map(|datum| unsafe {
+            pgrx::varlena_to_byte_slice(pg_sys::pg_detoast_datum_packed(datum.cast_mut_ptr()))
+        })
+    }
+
+    pub fn bigint(&self, column: C) -> Option<i64> {
+        self.datum(column).map(|datum| datum.value() as i64)
+    }
+
+    /// An `integer`, or a date's days since 2000.
+    pub fn integer(&self, column: C) -> Option<i32> {
+        self.datum(column).map(|datum| datum.value() as i32)
+    }
+
+    pub fn boolean(&self, column: C) -> Option<bool> {
+        self.datum(column).map(|datum| datum.value() & 0xff != 0)
+    }
+}
+
+/// Looks rows up, one after the other.
+pub struct Find<'a, C> {
+    table: &'a Table<C>,
+    snapshot: &'a Snapshot,
+    scan: pg_sys::IndexScanDesc,
+    _index: Relation,
+    key: pg_sys::ScanKeyData,
+    found: Slot,
+    locked: Slot,
+    next: Slot,
+}
+
+impl<C: Columns> Find<'_, C> {
+    fn seek(&mut self, key: pg_sys::Datum) -> bool {
+        self.key.sk_argument = key;
+        // SAFETY: the scan is open, and has one key, which it copies.
+        unsafe {
+            pg_sys::index_rescan(self.scan, &mut self.key, 1, ptr::null_mut(), 0);
+            pg_sys::index_getnext_slot(self.scan, pg_sys::ScanDirection::ForwardScanDirection, self.found.0)
+        }
+    }
+
+    /// The row with this key.
+    pub fn get(&mut self, key: pg_sys::Datum) -> Option<Row<'_, C>> {
+        // SAFETY: the slot holds the row until the next call, which needs the loan back.
+        self.seek(key).then(|| unsafe { Row::of(&self.found, &self.table.places) })
+    }
+
+    /// The row with this key as it stands now, locked until the end of the transaction: nobody else
+    /// updates it. Waits for who has it locked.
+    pub fn lock(&mut self, key: pg_sys::Datum) -> Result<Option<Locked<'_, C>>, TableError> {
+        if !self.seek(key) {
+            return Ok(None);
+        }
+        // SAFETY: the slot holds a row of the table.
+        let locked = unsafe {
+            let mut flags = pg_sys::TUPLE_LOCK_FLAG_LOCK_UPDATE_IN_PROGRESS;
+            if (pg_sys::XactIsoLevel as u32) < pg_sys::XACT_REPEATABLE_READ {
+                flags |= pg_sys::TUPLE_LOCK_FLAG_FIND_LAST_VERSION;
+            }
+            let mut failure = std::mem::zeroed::<pg_sys::TM_FailureData>();
+            pg_sys::table_tuple_lock(
+                self.table.relation.0,
+                &mut (*self.found.0).tts_tid,
+                self.snapshot.0,
+                self.locked.0,
+                pg_sys::GetCurrentCommandId(true),
+                pg_sys::LockTupleMode::LockTupleNoKeyExclusive,
+                pg_sys::LockWaitPolicy::LockWaitBlock,
+                flags as u8,
+                &mut failure,
+            )
+        };
+        match locked {
+            pg_sys::TM_Result::TM_Ok => Ok(Some(Locked {
+                table: self.table,
+                snapshot: self.snapshot,
+                row: &self.locked,
+                next: &mut self.next,
+            })),
+            pg_sys::TM_Result::TM_Deleted => Ok(None),
+            _ => Err(TableError::Serialization),
+        }
+    }
+}
+
+impl<C> Drop for Find<'_, C> {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            // SAFETY: open, and ended once.
+            unsafe { pg_sys::index_endscan(self.scan) };
+        }
+    }
+}
+
+/// A row that nobody else updates.
+pub struct Locked<'a, C> {
+    table: &'a Table<C>,
+    snapshot: &'a Snapshot,
+    row: &'a Slot,
+    next: &'a mut Slot,
+}
+
+impl<C: Columns> Locked<'_, C> {
+    pub fn row(&self) -> Row<'_, C> {
+        // SAFETY: the slot holds the row until the next call of `lock`, which needs the loan back.
+        unsafe { Row::of(self.row, &self.table.places) }
+    }
+
+    /// Writes the row with these columns changed.
+    ///
+    /// # Safety
+    /// The values must be of the types of the columns.
+    pub unsafe fn update(self, changes: &[(C, pg_sys::Datum)]) {
+        let Self { table, snapshot, row: slot, next } = self;
+        // SAFETY: the other values are the row's own, in a slot that outlives this. Whoever
+        // calls answers for the new ones.
+        unsafe {
+            let row = Row::<C>::of(slot, &table.places);
+            next.store(|values, nulls| {
+                values.copy_from_slice(row.values);
+                nulls.copy_from_slice(row.nulls);
+                for &(column, value) in changes {
+                    let place = table.place(column);
+                    (values[place], nulls[place]) = (value, false);
+                }
+            });
+            let writer = table.writer();
+            writer.check(next);
+            let (relation, place) = (table.relation.0, &raw mut (*slot.0).tts_tid);
+            let mut indexes = Indexes::default();
+            pg_sys::simple_table_tuple_update(relation, place, next.0, snapshot.0, &mut indexes);
+            writer.index_updated(next, indexes);
+        }
+    }
+}
+
+/// Which indexes an update concerns.
+#[cfg(feature = "pg15")]
+type Indexes = bool;
+#[cfg(not(feature = "pg15"))]
+type Indexes = pg_sys::TU_UpdateIndexes::Type;
+
+/// What PostgreSQL's executor keeps to check rows and to write a table's indexes.
+struct Writer {
+    state: *mut pg_sys::EState,
+    result: *mut pg_sys::ResultRelInfo,
+}
+
+impl Writer {
+    fn new(relation: &Relation) -> Self {
+        // SAFETY: the relation is open. All of it lives in the state's memory.
+        unsafe {
+            let state = pg_sys::CreateExecutorState();
+            let before = pg_sys::MemoryContextSwitchTo((*state).es_query_cxt);
+            let result = pg_sys::palloc0(size_of::<pg_sys::ResultRelInfo>()).cast::<pg_sys::ResultRelInfo>();
+            (*result).type_ = pg_sys::NodeTag::T_ResultRelInfo;
+            // Not in a range table: there is no query.
+            pg_sys::InitResultRelInfo(result, relation.0, 0, ptr::null_mut(), 0);
+            pg_sys::MemoryContextSwitchTo(before);
+            Self { state, result }
+        }
+    }
+
+    /// Raises an error if the row breaks a constraint of the table.
+    fn check(&self, slot: &Slot) {
+        // SAFETY: the slot holds a row of the relation.
+        unsafe {
+            if !(*(*slot.0).tts_tupleDescriptor).constr.is_null() {
+                pg_sys::ExecConstraints(self.result, slot.0, self.state);
+            }
+        }
+    }
+
+    fn index_inserted(&self, slot: &Slot) {
+        self.index(slot, false, false);
+    }
+
+    fn index_updated(&self, slot: &Slot, indexes: Indexes) {
+        #[cfg(feature = "pg15")]
+        if indexes {
+            self.index(slot, true, false);
+        }
+        #[cfg(not(feature = "pg15"))]
+        if indexes != pg_sys::TU_UpdateIndexes::TU_None {
+            self.index(slot, true, indexes == pg_sys::TU_UpdateIndexes::TU_Summarizing);
+        }
+    }
+
+    fn index(&self, slot: &Slot, update: bool, _only_summarizing: bool) {
+        // SAFETY: the row in the slot was just written, which put its place there.
+        unsafe {
+            // Hardly any update needs them.
+            if (*self.result).ri_NumIndices == 0 {
+                let before = pg_sys::MemoryContextSwitchTo((*self.state).es_query_cxt);
+                pg_sys::ExecOpenIndices(self.result, false);
+                pg_sys::MemoryContextSwitchTo(before);
+            }
+            pg_sys::ExecInsertIndexTuples(
+                self.result,
+                slot.0,
+                self.state,
+                update,
+                false,
+                ptr::null_mut(),
+                ptr::null_mut(),
+                #[cfg(not(feature = "pg15"))]
+                _only_summarizing,
+            );
+        }
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            // SAFETY: made by us, and dropped once; the relation is still open.
+            unsafe {
+                pg_sys::ExecCloseIndices(self.result);
+                pg_sys::FreeExecutorState(self.state);
+            }
+        }
+    }
+}
+
+/// Inserts rows, many at a time.
+pub struct Insert<'a, C> {
+    table: &'a Table<C>,
+    slots: Vec<Slot>,
+    /// In the first slots, and not written yet.
+    rows: usize,
+    bytes: usize,
+}
+
+impl<C: Columns> Insert<'_, C> {
+    /// Adds a row; columns that are not given are null. `bytes`: about how large it is.
+    ///
+    /// # Safety
+    /// The values must be of the types of the columns.
+    pub unsafe fn row<const N: usize>(&mut self, bytes: usize, row: [(C, Option<pg_sys::Datum>); N]) {
+        if self.rows == self.slots.len() {
+            self.slots.push(self.table.slot());
+        }
+        let slot = &mut self.slots[self.rows];
+        let table = self.table;
+        // SAFETY: as the caller says.
+        unsafe {
+            slot.store(|values, nulls| {
+                nulls.fill(true);
+                for (column, value) in row {
+                    let place = table.place(column);
+                    if let Some(value) = value {
+                        (values[place], nulls[place]) = (value, false);
+                    }
+                }
+            });
+        }
+        self.table.writer().check(slot);
+        slot.own();
+        self.rows += 1;
+        self.bytes += bytes;
+        if self.rows == BATCH_ROWS || self.bytes >= BATCH_BYTES {
+            self.write();
+        }
+    }
+
+    /// Writes what is not written yet.
+    pub fn finish(mut self) {
+        self.write();
+    }
+
+    fn write(&mut self) {
+        if self.rows == 0 {
+            return;
+        }
+        let mut slots: Vec<_> = self.slots[..self.rows].iter().map(|slot| slot.0).collect();
+        // SAFETY: each slot holds a row of the table.
+        unsafe {
+            let command = pg_sys::GetCurrentCommandId(true);
+            let len = self.rows as i32;
+            let relation = self.table.relation.0;
+            pg_sys::table_multi_insert(relation, slots.as_mut_ptr(), len, command, 0, ptr::null_mut());
+        }
+        for slot in &self.slots[..self.rows] {
+            self.table.writer().index_inserted(slot);
+            // SAFETY: the slot is ours; its row is written.
+            unsafe { pg_sys::ExecClearTuple(slot.0) };
+        }
+        (self.rows, self.bytes) = (0, 0);
+    }
+}
