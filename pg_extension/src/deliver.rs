@@ -19,7 +19,7 @@ use crate::{
     plan::Plan,
     push,
     queues::{Messages, Policy, Queues},
-    table::{Snapshot, Table, TableError, end_command, table},
+    table::{KeyType, Snapshot, Table, end_command, table},
     wake,
 };
 
@@ -78,8 +78,6 @@ enum DeliverError {
     #[error("a row of qs has another shape than this extension expects")]
     Schema,
     #[error("{0}")]
-    Table(#[from] TableError),
-    #[error("{0}")]
     Spi(#[from] spi::Error),
 }
 
@@ -108,8 +106,12 @@ fn deliver(
     )?;
     let snapshot = Snapshot::take();
     delivery.find(&snapshot)?;
-    delivery.bind()?;
-    delivery.enqueue(&snapshot)?;
+    if delivery.bind()? {
+        // It may have waited.
+        delivery.enqueue(&Snapshot::take())?;
+    } else {
+        delivery.enqueue(&snapshot)?;
+    }
     end_command();
     delivery.unbind()?;
     push::set(&delivery.pushes()?);
@@ -200,14 +202,14 @@ impl<'a> Delivery<'a> {
                 addresses.entry(address.lookup()).or_default().push((index, address));
             }
         }
-        let table = Table::open(pg_sys::ACL_SELECT)?;
-        let mut rows = table.find_by(snapshot, pg_sys::F_BYTEAEQ);
+        let table = Table::open(pg_sys::ACL_SELECT);
+        let mut rows = table.find_by(snapshot, KeyType::Bytea);
         let mut key = Bytea::default();
         for (lookup, letters) in addresses {
             let Some(row) = rows.get(key.set(&lookup).datum()) else { continue };
             let (_, address) = letters.first().ok_or(DeliverError::Schema)?;
             let address = address.key();
-            let last_resort = row.boolean(AddressColumn::LastResort).ok_or(DeliverError::Schema)?;
+            let last_resort = row.boolean(AddressColumn::LastResort);
             let first_use = match self.sender {
                 Sender::Depositor => None,
                 // Every group may use it (QS-6).
@@ -236,12 +238,12 @@ impl<'a> Delivery<'a> {
         Ok(())
     }
 
-    /// Binds the addresses that are used for the first time. Where another group was
-    /// faster, the letter does not go out.
-    fn bind(&mut self) -> Result<(), DeliverError> {
+    /// Binds the addresses that are used for the first time; returns whether there were any.
+    /// Where another group was faster, the letter does not go out.
+    fn bind(&mut self) -> Result<bool, DeliverError> {
         let first_uses: BTreeMap<_, _> = self.letters.iter().filter_map(|letter| letter.first_use).collect();
         if first_uses.is_empty() {
-            return Ok(());
+            return Ok(false);
         }
         let lookups = ByteaArray::of(first_uses.keys());
         let bindings = ByteaArray::of(first_uses.values());
@@ -257,7 +259,7 @@ impl<'a> Delivery<'a> {
                 letter.first_use = None;
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     /// An address that nothing was delivered to stays free.
@@ -286,14 +288,14 @@ impl<'a> Delivery<'a> {
         if letters.is_empty() {
             return Ok(());
         }
-        let policy = Policy::read(snapshot)?;
-        let (queues, messages) = (Queues::open()?, Messages::open()?);
+        let policy = Policy::read(snapshot);
+        let (queues, messages) = (Queues::open(), Messages::open());
         let mut queues = queues.lock_by_id(snapshot);
         let mut messages = messages.add();
         let mut wake_keys = Vec::with_capacity(letters.len());
         let mut dangling = Vec::new();
         for (queue_id, letters) in letters {
-            let Some(queue) = queues.lock(queue_id)? else {
+            let Some(queue) = queues.lock(queue_id) else {
                 // A queue is older than its addresses: this one is not there any more.
                 dangling.extend(letters);
                 continue;

@@ -11,7 +11,7 @@ use postern_protocol::{
 use crate::{
     bytea::Bytea,
     chains::{self, Chain},
-    table::{Find, Insert, Locked, Snapshot, Table, TableError, table},
+    table::{Find, Insert, KeyType, Locked, Snapshot, Table, table, unexpected},
 };
 
 table! { SettingsColumn = c"qs", c"settings" {
@@ -43,9 +43,6 @@ table! { MessageColumn = c"qs", c"messages" {
     Enqueued = c"enqueued" DATEOID,
 } }
 
-const SETTINGS: TableError = TableError::Shape(c"settings");
-const QUEUES: TableError = TableError::Shape(c"queues");
-
 /// The operator's limits that a delivery keeps.
 pub struct Policy {
     chain_messages: u32,
@@ -58,20 +55,19 @@ pub struct Policy {
 }
 
 impl Policy {
-    pub fn read(snapshot: &Snapshot) -> Result<Self, TableError> {
-        let table = Table::<SettingsColumn>::open(pg_sys::ACL_SELECT)?;
-        let mut rows = table.find_by(snapshot, pg_sys::F_BOOLEQ);
-        let row = rows.get(pg_sys::Datum::from(true)).ok_or(SETTINGS)?;
-        let number = |column| row.integer(column).ok_or(SETTINGS);
-        let natural = |column| u32::try_from(number(column)?).map_err(|_| SETTINGS);
-        Ok(Self {
-            chain_messages: natural(SettingsColumn::ChainMessages)?,
-            chain_seconds: natural(SettingsColumn::ChainHours)?.saturating_mul(3600),
-            group_queue_depth: number(SettingsColumn::GroupQueueDepth)?.into(),
-            contact_queue_depth: number(SettingsColumn::ContactQueueDepth)?.into(),
-            deposits_per_day: number(SettingsColumn::DepositsPerDay)?.into(),
+    pub fn read(snapshot: &Snapshot) -> Self {
+        let table = Table::<SettingsColumn>::open(pg_sys::ACL_SELECT);
+        let mut rows = table.find_by(snapshot, KeyType::Boolean);
+        let Some(row) = rows.get(pg_sys::Datum::from(true)) else { unexpected(c"settings") };
+        let natural = |column| u32::try_from(row.integer(column)).unwrap_or_default();
+        Self {
+            chain_messages: natural(SettingsColumn::ChainMessages),
+            chain_seconds: natural(SettingsColumn::ChainHours).saturating_mul(3600),
+            group_queue_depth: row.integer(SettingsColumn::GroupQueueDepth).into(),
+            contact_queue_depth: row.integer(SettingsColumn::ContactQueueDepth).into(),
+            deposits_per_day: row.integer(SettingsColumn::DepositsPerDay).into(),
             today: today(),
-        })
+        }
     }
 }
 
@@ -86,12 +82,12 @@ fn today() -> i32 {
 pub struct Queues(Table<QueueColumn>);
 
 impl Queues {
-    pub fn open() -> Result<Self, TableError> {
-        Table::open(pg_sys::ACL_SELECT | pg_sys::ACL_UPDATE).map(Self)
+    pub fn open() -> Self {
+        Self(Table::open(pg_sys::ACL_SELECT | pg_sys::ACL_UPDATE))
     }
 
     pub fn lock_by_id<'a>(&'a self, snapshot: &'a Snapshot) -> LockById<'a> {
-        LockById { rows: self.0.find_by(snapshot, pg_sys::F_BYTEAEQ), key: Bytea::default() }
+        LockById { rows: self.0.find_by(snapshot, KeyType::Bytea), key: Bytea::default() }
     }
 }
 
@@ -102,9 +98,8 @@ pub struct LockById<'a> {
 
 impl LockById<'_> {
     /// A queue, locked until the end of the transaction; none if there is none any more.
-    pub fn lock(&mut self, id: QueueId) -> Result<Option<Queue<'_>>, TableError> {
-        let row = self.rows.lock(self.key.set(id.as_bytes()).datum())?;
-        row.map(|row| Queue::new(id, row)).transpose()
+    pub fn lock(&mut self, id: QueueId) -> Option<Queue<'_>> {
+        self.rows.lock(self.key.set(id.as_bytes()).datum()).map(|row| Queue::new(id, row))
     }
 }
 
@@ -124,24 +119,24 @@ pub struct Queue<'a> {
 }
 
 impl<'a> Queue<'a> {
-    fn new(id: QueueId, locked: Locked<'a, QueueColumn>) -> Result<Self, TableError> {
+    fn new(id: QueueId, locked: Locked<'a, QueueColumn>) -> Self {
         let row = locked.row();
-        let number = |column| row.bigint(column).ok_or(QUEUES);
-        Ok(Self {
+        let hpke_key = row.bytes(QueueColumn::HpkeKey).and_then(|key| key.try_into().ok());
+        Self {
             id,
             kind: match row.bytes(QueueColumn::Kind) {
                 Some(b"group") => QueueKind::Group,
                 Some(b"contact") => QueueKind::Contact,
-                _ => return Err(QUEUES),
+                _ => unexpected(c"queues"),
             },
-            hpke_key: row.bytes(QueueColumn::HpkeKey).and_then(|key| key.try_into().ok()).ok_or(QUEUES)?,
-            next_seq: number(QueueColumn::NextSeq)?,
-            removed_seq: number(QueueColumn::AckedSeq)?.max(number(QueueColumn::ExpiredSeq)?),
-            last_chain: u64::try_from(number(QueueColumn::LastChain)?).map_err(|_| QUEUES)?,
-            deposit_day: row.integer(QueueColumn::DepositDay).ok_or(QUEUES)?,
-            deposit_count: number(QueueColumn::DepositCount)?,
+            hpke_key: hpke_key.unwrap_or_else(|| unexpected(c"queues")),
+            next_seq: row.bigint(QueueColumn::NextSeq),
+            removed_seq: row.bigint(QueueColumn::AckedSeq).max(row.bigint(QueueColumn::ExpiredSeq)),
+            last_chain: row.bigint(QueueColumn::LastChain) as u64,
+            deposit_day: row.integer(QueueColumn::DepositDay),
+            deposit_count: row.bigint(QueueColumn::DepositCount),
             row: locked,
-        })
+        }
     }
 
     pub fn kind(&self) -> QueueKind {
@@ -226,8 +221,8 @@ pub struct QueueChain {
 pub struct Messages(Table<MessageColumn>);
 
 impl Messages {
-    pub fn open() -> Result<Self, TableError> {
-        Table::open(pg_sys::ACL_INSERT).map(Self)
+    pub fn open() -> Self {
+        Self(Table::open(pg_sys::ACL_INSERT))
     }
 
     pub fn add(&self) -> AddMessages<'_> {

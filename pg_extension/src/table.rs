@@ -1,12 +1,13 @@
 //! Rows of our tables without a statement around them, for what a delivery does once for each
 //! recipient: starting a statement costs PostgreSQL as much as ten rows of it. Rows are found by
 //! primary key, locked, updated and inserted by the functions that PostgreSQL's executor and its
-//! logical replication use, so that locks, visibility, constraints, indexes, WAL and statistics
-//! are what they are under SQL. Not so rules and row-level security, which our tables do not have,
-//! and triggers: a table that has some is refused.
+//! logical replication use, so that locks, visibility, rights, constraints, defaults, indexes, WAL
+//! and statistics are what they are under SQL. Not so the checks of domains: a value has a type
+//! of ours that holds what its domain asks for. Tables with anything more are refused: triggers,
+//! rules, generated columns.
 //!
-//! PostgreSQL's errors unwind through here. Whatever is open then is left to the transaction's
-//! abort, which releases it all.
+//! PostgreSQL's errors, and ours, unwind through here. Whatever is open then is left to the
+//! transaction's abort, which releases it all.
 
 use std::{
     cell::{OnceCell, RefCell},
@@ -16,21 +17,28 @@ use std::{
     thread::LocalKey,
 };
 
-use pgrx::{PgTupleDesc, pg_sys};
+use pgrx::{PgTupleDesc, prelude::*};
 
 /// Rows that go into a table together; PostgreSQL writes one WAL record for those that share a page.
 const BATCH_ROWS: usize = 64;
 /// Beyond, a batch is full too.
 const BATCH_BYTES: usize = 256 * 1024;
 
-#[derive(Debug, thiserror::Error)]
-pub enum TableError {
-    #[error("table {0:?} or one of its columns is not what this extension expects")]
-    Shape(&'static CStr),
-    #[error("table {0:?} has triggers, which a delivery would not run")]
-    Triggers(&'static CStr),
-    #[error("could not serialize access due to concurrent update")]
-    Serialization,
+/// Raises an error: a migration is missing, or one that this library does not know was made.
+pub fn unexpected(table: &CStr) -> ! {
+    ereport!(
+        ERROR,
+        PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        format!("table {table:?} is not what this version of the extension expects")
+    );
+}
+
+fn serialization_failure() -> ! {
+    ereport!(
+        ERROR,
+        PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE,
+        "could not serialize access due to concurrent update"
+    );
 }
 
 /// A table and its columns: see [`table!`].
@@ -142,6 +150,20 @@ pub struct Table<C> {
 struct Relation(pg_sys::Relation);
 
 impl Relation {
+    /// Whether writing it here does all that SQL would do.
+    fn is_plain(&self) -> bool {
+        // SAFETY: open, so that its parts are valid.
+        unsafe {
+            let class = (*self.0).rd_rel;
+            let constraints = (*(*self.0).rd_att).constr;
+            (*class).relkind == pg_sys::RELKIND_RELATION as c_char
+                && !(*class).relispartition
+                && (*self.0).trigdesc.is_null()
+                && (*self.0).rd_rules.is_null()
+                && (constraints.is_null() || !(*constraints).has_generated_stored)
+        }
+    }
+
     fn attributes(&self) -> PgTupleDesc<'_> {
         // SAFETY: open, so that its descriptor is valid.
         unsafe { PgTupleDesc::from_pg_unchecked((*self.0).rd_att) }
@@ -158,34 +180,35 @@ impl Drop for Relation {
 }
 
 impl<C: Columns> Table<C> {
-    /// Opens it for a user who has these rights.
-    pub fn open(rights: u32) -> Result<Self, TableError> {
-        let shape = TableError::Shape(C::NAME);
+    /// Opens it for a user who has all of these rights.
+    pub fn open(rights: u32) -> Self {
         // SAFETY: the names end with zero; the relation is open, and so its parts are valid.
         unsafe {
             let schema = pg_sys::get_namespace_oid(C::SCHEMA.as_ptr(), true);
             let oid = pg_sys::get_relname_relid(C::NAME.as_ptr(), schema);
             if oid == pg_sys::InvalidOid {
-                return Err(shape);
+                unexpected(C::NAME);
             }
-            let granted = pg_sys::pg_class_aclcheck(oid, pg_sys::GetUserId(), rights.into());
-            if granted != pg_sys::AclResult::ACLCHECK_OK {
-                pg_sys::aclcheck_error(granted, pg_sys::ObjectType::OBJECT_TABLE, C::NAME.as_ptr());
+            let wanted = rights.into();
+            let all = pg_sys::AclMaskHow::ACLMASK_ALL;
+            if pg_sys::pg_class_aclmask(oid, pg_sys::GetUserId(), wanted, all) != wanted {
+                let (denied, table) = (pg_sys::AclResult::ACLCHECK_NO_PRIV, pg_sys::ObjectType::OBJECT_TABLE);
+                pg_sys::aclcheck_error(denied, table, C::NAME.as_ptr());
             }
-            let reads = rights == pg_sys::ACL_SELECT;
-            if !reads {
+            let writes = rights != pg_sys::ACL_SELECT;
+            if writes {
                 pg_sys::PreventCommandIfReadOnly(c"a delivery".as_ptr());
             }
-            let lock = if reads { pg_sys::AccessShareLock } else { pg_sys::RowExclusiveLock };
+            let lock = if writes { pg_sys::RowExclusiveLock } else { pg_sys::AccessShareLock };
             let relation = Relation(pg_sys::relation_open(oid, lock as pg_sys::LOCKMODE));
-            if (*(*relation.0).rd_rel).relkind != pg_sys::RELKIND_RELATION as c_char {
-                return Err(shape);
+            if writes && !relation.is_plain() {
+                unexpected(C::NAME);
             }
-            if !reads && !(*relation.0).trigdesc.is_null() {
-                return Err(TableError::Triggers(C::NAME));
+            if rights & pg_sys::ACL_UPDATE != 0 {
+                pg_sys::CheckCmdReplicaIdentity(relation.0, pg_sys::CmdType::CMD_UPDATE);
             }
-            let places = Self::places(&relation).ok_or(shape)?;
-            Ok(Self { writer: OnceCell::new(), relation, places, columns: PhantomData })
+            let places = Self::places(&relation).unwrap_or_else(|| unexpected(C::NAME));
+            Self { writer: OnceCell::new(), relation, places, columns: PhantomData }
         }
     }
 
@@ -211,12 +234,19 @@ impl<C: Columns> Table<C> {
         self.writer.get_or_init(|| Writer::new(&self.relation))
     }
 
-    /// Finds rows by the first column of the primary key. `equal` is the key type's function.
-    pub fn find_by<'a>(&'a self, snapshot: &'a Snapshot, equal: u32) -> Find<'a, C> {
+    /// Finds rows by the primary key, a column of this type.
+    pub fn find_by<'a>(&'a self, snapshot: &'a Snapshot, key_type: KeyType) -> Find<'a, C> {
+        let (of_key, equal) = match key_type {
+            KeyType::Bytea => (pg_sys::BYTEAOID, pg_sys::F_BYTEAEQ),
+            KeyType::Boolean => (pg_sys::BOOLOID, pg_sys::F_BOOLEQ),
+        };
         // SAFETY: the relation is open, and outlives what is made here; the snapshot is registered.
         unsafe {
             let table = self.relation.0;
             let index = primary_index(&self.relation);
+            if *(*index.0).rd_opcintype != of_key {
+                unexpected(C::NAME);
+            }
             #[cfg(not(feature = "pg18"))]
             let scan = pg_sys::index_beginscan(table, index.0, snapshot.0, 1, 0);
             #[cfg(feature = "pg18")]
@@ -230,8 +260,18 @@ impl<C: Columns> Table<C> {
     }
 
     pub fn insert(&self) -> Insert<'_, C> {
-        Insert { table: self, slots: Vec::new(), rows: 0, bytes: 0 }
+        let known = |place| self.places.0.iter().any(|&(known, _)| known == place);
+        let attributes = self.relation.attributes();
+        let unknown = attributes.iter().enumerate().filter(|&(place, one)| one.atthasdef && !known(place));
+        let defaults = unknown.map(|(place, _)| (place, self.writer().prepare_default(place))).collect();
+        Insert { table: self, defaults, slots: Vec::new(), rows: 0, bytes: 0 }
     }
+}
+
+/// What a primary key is made of.
+pub enum KeyType {
+    Bytea,
+    Boolean,
 }
 
 fn primary_index(table: &Relation) -> Relation {
@@ -309,7 +349,11 @@ impl<'a, C: Columns> Row<'a, C> {
 
     fn datum(&self, column: C) -> Option<pg_sys::Datum> {
         let place = self.places.0[column.position()].0;
-        (!*self.nulls.get(place)?).then(|| self.values[place])
+        (!self.nulls[place]).then(|| self.values[place])
+    }
+
+    fn present(&self, column: C) -> usize {
+        self.datum(column).unwrap_or_else(|| unexpected(C::NAME)).value()
     }
 
     /// A `bytea`, or a text's bytes. The column must be one, as in the methods that follow.
@@ -321,17 +365,19 @@ impl<'a, C: Columns> Row<'a, C> {
         })
     }
 
-    pub fn bigint(&self, column: C) -> Option<i64> {
-        self.datum(column).map(|datum| datum.value() as i64)
+    /// A `bigint` that is not null.
+    pub fn bigint(&self, column: C) -> i64 {
+        self.present(column) as i64
     }
 
-    /// An `integer`, or a date's days since 2000.
-    pub fn integer(&self, column: C) -> Option<i32> {
-        self.datum(column).map(|datum| datum.value() as i32)
+    /// An `integer` that is not null, or a date's days since 2000.
+    pub fn integer(&self, column: C) -> i32 {
+        self.present(column) as i32
     }
 
-    pub fn boolean(&self, column: C) -> Option<bool> {
-        self.datum(column).map(|datum| datum.value() & 0xff != 0)
+    /// A `boolean` that is not null.
+    pub fn boolean(&self, column: C) -> bool {
+        self.present(column) & 0xff != 0
     }
 }
 
@@ -365,16 +411,18 @@ impl<C: Columns> Find<'_, C> {
 
     /// The row with this key as it stands now, locked until the end of the transaction: nobody else
     /// updates it. Waits for who has it locked.
-    pub fn lock(&mut self, key: pg_sys::Datum) -> Result<Option<Locked<'_, C>>, TableError> {
+    pub fn lock(&mut self, key: pg_sys::Datum) -> Option<Locked<'_, C>> {
         if !self.seek(key) {
-            return Ok(None);
+            return None;
+        }
+        // SAFETY: a setting of this process.
+        let read_committed = unsafe { pg_sys::XactIsoLevel as u32 } < pg_sys::XACT_REPEATABLE_READ;
+        let mut flags = pg_sys::TUPLE_LOCK_FLAG_LOCK_UPDATE_IN_PROGRESS;
+        if read_committed {
+            flags |= pg_sys::TUPLE_LOCK_FLAG_FIND_LAST_VERSION;
         }
         // SAFETY: the slot holds a row of the table.
         let locked = unsafe {
-            let mut flags = pg_sys::TUPLE_LOCK_FLAG_LOCK_UPDATE_IN_PROGRESS;
-            if (pg_sys::XactIsoLevel as u32) < pg_sys::XACT_REPEATABLE_READ {
-                flags |= pg_sys::TUPLE_LOCK_FLAG_FIND_LAST_VERSION;
-            }
             let mut failure = std::mem::zeroed::<pg_sys::TM_FailureData>();
             pg_sys::table_tuple_lock(
                 self.table.relation.0,
@@ -389,14 +437,14 @@ impl<C: Columns> Find<'_, C> {
             )
         };
         match locked {
-            pg_sys::TM_Result::TM_Ok => Ok(Some(Locked {
+            pg_sys::TM_Result::TM_Ok => Some(Locked {
                 table: self.table,
                 snapshot: self.snapshot,
                 row: &self.locked,
                 next: &mut self.next,
-            })),
-            pg_sys::TM_Result::TM_Deleted => Ok(None),
-            _ => Err(TableError::Serialization),
+            }),
+            pg_sys::TM_Result::TM_Deleted if read_committed => None,
+            _ => serialization_failure(),
         }
     }
 }
@@ -479,10 +527,38 @@ impl Writer {
         }
     }
 
+    /// The default of a column that has one.
+    fn prepare_default(&self, place: usize) -> *mut pg_sys::ExprState {
+        // SAFETY: the relation is open. The expression lives in the state's memory.
+        unsafe {
+            let before = pg_sys::MemoryContextSwitchTo((*self.state).es_query_cxt);
+            let default = pg_sys::build_column_default((*self.result).ri_RelationDesc, place as i32 + 1);
+            let default = pg_sys::ExecPrepareExpr(default.cast(), self.state);
+            pg_sys::MemoryContextSwitchTo(before);
+            default
+        }
+    }
+
+    /// The value of a default, which lives as long as the state; none for null.
+    fn default(&self, default: *mut pg_sys::ExprState) -> Option<pg_sys::Datum> {
+        // SAFETY: the expression was prepared with this state, which has its context from then on.
+        unsafe {
+            let mut null = false;
+            if (*self.state).es_per_tuple_exprcontext.is_null() {
+                pg_sys::MakePerTupleExprContext(self.state);
+            }
+            let context = (*self.state).es_per_tuple_exprcontext;
+            let value = pg_sys::ExecEvalExprSwitchContext(default, context, &mut null);
+            (!null).then_some(value)
+        }
+    }
+
     /// Raises an error if the row breaks a constraint of the table.
     fn check(&self, slot: &Slot) {
         // SAFETY: the slot holds a row of the relation.
         unsafe {
+            // A constraint may refer to it.
+            (*slot.0).tts_tableOid = (*(*self.result).ri_RelationDesc).rd_id;
             if !(*(*slot.0).tts_tupleDescriptor).constr.is_null() {
                 pg_sys::ExecConstraints(self.result, slot.0, self.state);
             }
@@ -543,6 +619,8 @@ impl Drop for Writer {
 /// Inserts rows, many at a time.
 pub struct Insert<'a, C> {
     table: &'a Table<C>,
+    /// Of columns that are not known here.
+    defaults: Vec<(usize, *mut pg_sys::ExprState)>,
     slots: Vec<Slot>,
     /// In the first slots, and not written yet.
     rows: usize,
@@ -550,7 +628,8 @@ pub struct Insert<'a, C> {
 }
 
 impl<C: Columns> Insert<'_, C> {
-    /// Adds a row; columns that are not given are null. `bytes`: about how large it is.
+    /// Adds a row; of the known columns, those that are not given are null. `bytes`: about how
+    /// large it is.
     ///
     /// # Safety
     /// The values must be of the types of the columns.
@@ -564,8 +643,11 @@ impl<C: Columns> Insert<'_, C> {
         unsafe {
             slot.store(|values, nulls| {
                 nulls.fill(true);
-                for (column, value) in row {
-                    let place = table.place(column);
+                let given = row.into_iter().map(|(column, value)| (table.place(column), value));
+                let defaults = self.defaults.iter();
+                for (place, value) in
+                    given.chain(defaults.map(|&(n, default)| (n, table.writer().default(default))))
+                {
                     if let Some(value) = value {
                         (values[place], nulls[place]) = (value, false);
                     }

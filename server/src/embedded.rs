@@ -15,6 +15,7 @@
 use std::{
     fs::{self, File, OpenOptions, Permissions},
     io::{self, Write},
+    ops::RangeInclusive,
     os::unix::{
         fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown, fchown, symlink},
         process::CommandExt,
@@ -29,7 +30,10 @@ use aws_lc_rs::digest::{SHA256, digest};
 use nix::{
     errno::Errno,
     fcntl::{Flock, FlockArg},
-    sys::signal::{Signal, kill},
+    sys::{
+        signal::{Signal, kill},
+        sysinfo::sysinfo,
+    },
     unistd::{Pid, Uid, User},
 };
 
@@ -48,6 +52,10 @@ const PROGRAMS: [&str; 3] = ["postgres", "initdb", "pg_ctl"];
 /// What a socket's address can hold, without the final zero.
 const SOCKET_PATH_MAX: usize = 107;
 const SOCKET_NAME: &str = ".s.PGSQL.5432";
+
+/// Where a control group's limit stands: a number of bytes, or `max`.
+const MEMORY_LIMIT: &str = "/sys/fs/cgroup/memory.max";
+const SHARED_BUFFERS_MEGABYTES: RangeInclusive<u64> = 128..=8192;
 
 const START_WITHIN_SECONDS: &str = "60";
 const STOP_WITHIN: Duration = Duration::from_secs(60);
@@ -295,6 +303,8 @@ impl Embedded {
              unix_socket_permissions = 0700\n\
              shared_preload_libraries = 'postern'\n\
              max_worker_processes = 32\n\
+             # PostgreSQL's default is 128 MB, however large the machine.\n\
+             shared_buffers = {shared_buffers}MB\n\
              # What was acknowledged is to be gone soon, and its room used again.\n\
              autovacuum_naptime = 10\n\
              timezone = 'UTC'\n\
@@ -309,6 +319,7 @@ impl Embedded {
              log_parameter_max_length_on_error = 0\n\
              log_error_verbosity = terse\n\
              debug_print_plan = off\n",
+            shared_buffers = shared_buffers_megabytes()?,
             // A list: the one entry in double quotes, the whole in single ones.
             sockets = quoted_for_settings(&format!(
                 "\"{}\"",
@@ -478,6 +489,14 @@ fn socket_dir(data_dir: &Path) -> PathBuf {
         short.display()
     );
     short
+}
+
+/// A quarter of the memory, as PostgreSQL's manual advises.
+fn shared_buffers_megabytes() -> anyhow::Result<u64> {
+    let installed = sysinfo()?.ram_total();
+    let limit = fs::read_to_string(MEMORY_LIMIT).ok().and_then(|limit| limit.trim().parse().ok());
+    let quarter = installed.min(limit.unwrap_or(u64::MAX)) / 4 / (1024 * 1024);
+    Ok(quarter.clamp(*SHARED_BUFFERS_MEGABYTES.start(), *SHARED_BUFFERS_MEGABYTES.end()))
 }
 
 impl ClusterUser {

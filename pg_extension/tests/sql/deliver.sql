@@ -126,12 +126,19 @@ SELECT bt_index_check(x, true) FROM unnest('{qs.queues_pkey, qs.messages_pkey, q
 ALTER TABLE qs.messages ADD CONSTRAINT small CHECK (octet_length(ciphertext) < 100) NOT VALID;
 SELECT postern.deliver('example.org', 'g', ARRAY[address('a5')], '{1}', ARRAY[decode(repeat('ab', 100), 'hex')], '{2}');
 ALTER TABLE qs.messages DROP CONSTRAINT small;
--- rights,
+-- rights, all of them,
 CREATE ROLE nobody_special;
-GRANT USAGE ON SCHEMA postern TO nobody_special;
+GRANT USAGE ON SCHEMA postern, qs TO nobody_special;
 GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA postern TO nobody_special;
+GRANT SELECT ON qs.addresses, qs.settings, qs.queues TO nobody_special;
+GRANT INSERT ON qs.messages TO nobody_special;
 SET ROLE nobody_special;
-SELECT postern.deliver('example.org', 'g', ARRAY['a5'::bytea], '{1}', '{x}', '{2}');
+SELECT postern.deliver('example.org', 'g', ARRAY[decode(repeat('a5', 32), 'hex')], '{1}', '{x}', '{2}');
+SELECT postern.deliver('example.org', 'g', ARRAY[public.address('a5')], '{1}', '{x}', '{2}');
+RESET ROLE;
+GRANT UPDATE ON qs.queues TO nobody_special;
+SET ROLE nobody_special;
+SELECT postern.deliver('example.org', 'g', ARRAY[public.address('a5')], '{1}', '{x}', '{2}');
 RESET ROLE;
 DROP OWNED BY nobody_special;
 DROP ROLE nobody_special;
@@ -139,18 +146,27 @@ DROP ROLE nobody_special;
 BEGIN READ ONLY;
 SELECT deliver('g', 'a5', '{1}', '{x}');
 ROLLBACK;
--- What would not be done as SQL does it is refused: triggers, and columns of other types.
+-- What would not be done as SQL does it is refused: triggers, generated columns, and columns of other types.
 CREATE FUNCTION nothing() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
 CREATE TRIGGER nothing BEFORE INSERT ON qs.messages FOR EACH ROW EXECUTE FUNCTION nothing();
 SELECT deliver('g', 'a5', '{1}', '{x}');
 DROP TRIGGER nothing ON qs.messages;
 SELECT deliver('g', 'a5', '{1}', '{x}');
+ALTER TABLE qs.messages ADD generated integer GENERATED ALWAYS AS (chain_index + 1) STORED;
+SELECT deliver('g', 'a5', '{1}', '{x}');
+ALTER TABLE qs.messages DROP generated;
 ALTER TABLE qs.messages ALTER chain_index TYPE bigint;
 SELECT deliver('g', 'a5', '{1}', '{x}');
 ALTER TABLE qs.messages ALTER chain_index TYPE integer;
--- A column that came later gets nothing, if it may.
-ALTER TABLE qs.messages ADD later integer;
+-- A column that came later gets its default, or nothing, if it may.
+ALTER TABLE qs.messages ADD later text NOT NULL DEFAULT 'then', ADD none integer, ADD CONSTRAINT here CHECK (tableoid = 'qs.messages'::regclass);
+ALTER TABLE qs.messages ALTER later SET DEFAULT 'now ' || (1 + 1);
+SELECT deliver('g', 'a5 a5', '{1,1}', '{x}');
+SELECT later, none, count(*) FROM qs.messages WHERE queue_id = queue(5) GROUP BY 1, 2 ORDER BY 1;
+ALTER TABLE qs.messages DROP later, DROP none, DROP CONSTRAINT here, ADD required integer;
+UPDATE qs.messages SET required = 0;
+ALTER TABLE qs.messages ALTER required SET NOT NULL;
 SELECT deliver('g', 'a5', '{1}', '{x}');
-ALTER TABLE qs.messages DROP later;
+ALTER TABLE qs.messages DROP required;
 SELECT deliver('g', 'a5', '{1}', '{x}');
 SELECT bt_index_check('qs.messages_pkey', true);
