@@ -14,10 +14,13 @@ use tls_codec::SecretVLBytes;
 
 pub struct VerifyingCrypto;
 
-/// What differs between them, encryption, is the members' business.
-const SUITES: [Ciphersuite; 2] = [
+/// Those of SHA-256 and Ed25519: what differs between them, encryption, is the members' business. As in
+/// `operator.ciphersuites`.
+const SUITES: [Ciphersuite; 4] = [
     Ciphersuite::MLS_128_DHKEMX25519_AES128GCM_SHA256_Ed25519,
     Ciphersuite::MLS_128_DHKEMX25519_CHACHA20POLY1305_SHA256_Ed25519,
+    Ciphersuite::MLS_256_XWING_CHACHA20POLY1305_SHA256_Ed25519,
+    Ciphersuite::MLS_128_MLKEM768X25519_AES128GCM_SHA256_Ed25519,
 ];
 
 /// Reached only if openmls starts to ask a public group for secrets.
@@ -145,5 +148,18 @@ impl OpenMlsCrypto for VerifyingCrypto {
 
     fn derive_hpke_keypair(&self, _: HpkeConfig, _: &[u8]) -> Result<HpkeKeyPair, CryptoError> {
         Err(NO_SECRETS)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Stored groups have it as its place in openmls's list, which has to stay when openmls gets others.
+    #[test]
+    fn a_stored_ciphersuite_is_read_by_later_versions() {
+        let stored = SUITES.map(|suite| postcard::to_stdvec(&suite).unwrap());
+        assert_eq!(stored, [[0], [2], [7], [9]]);
+        assert_eq!(SUITES.map(u16::from), [0x0001, 0x0003, 0x004d, 0x004f]);
     }
 }

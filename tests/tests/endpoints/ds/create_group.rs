@@ -17,8 +17,8 @@ use super::submit_message::{attributes, with_attributes};
 use crate::{
     road::Valid,
     world::{
-        Call, Commit, Party, World, creation, fresh_address, home, leaf_extensions, policy_extensions,
-        random_id,
+        Call, Commit, Group, Library, Member, Party, World, creation, fresh_address, home, leaf_extensions,
+        policy_extensions, random_id,
     },
 };
 
@@ -104,7 +104,8 @@ async fn a_group_that_the_ds_could_not_serve_is_refused() {
     let world = World::start().await;
     let id = world.reserve().await;
     let other = Pseudonym::random();
-    let drafts: Vec<(&str, Box<dyn Fn(&mut Draft)>)> = vec![
+    type Spoil = Box<dyn Fn(&mut Draft)>;
+    let drafts: Vec<(&str, Spoil)> = vec![
         (
             "another id in the group",
             Box::new(|draft| draft.mls_id = Some(GroupId::new(random_id(), home()).to_mls())),
@@ -252,10 +253,103 @@ async fn a_group_has_a_ciphersuite_that_the_operator_allows() {
     let listed =
         operator.query("SELECT ciphersuite, allowed FROM operator.ciphersuites()", &[]).await.unwrap();
     let listed: Vec<(i32, bool)> = listed.iter().map(|row| (row.get(0), row.get(1))).collect();
-    assert_eq!(listed, [(1, true), (3, true)]);
+    assert_eq!(listed, [(1, true), (3, true), (77, false), (79, false)]);
     for refused in ["forbid_ciphersuite(1)", "allow_ciphersuite(2)", "allow_ciphersuite(NULL)"] {
         assert!(operator.execute(&format!("SELECT operator.{refused}"), &[]).await.is_err(), "{refused}");
     }
+}
+
+#[tokio::test]
+async fn a_post_quantum_group_lives_like_any_once_the_operator_allows_its_ciphersuite() {
+    let world = World::start().await;
+    let operator = world.cluster.connect_as("postern_operator").await;
+    let (xwing, hybrid) = (
+        Ciphersuite::MLS_256_XWING_CHACHA20POLY1305_SHA256_Ed25519,
+        Ciphersuite::MLS_128_MLKEM768X25519_AES128GCM_SHA256_Ed25519,
+    );
+    for (suite, founders, joiners) in [
+        (xwing, Library::Libcrux, Library::Libcrux),
+        (hybrid, Library::RustCrypto, Library::Libcrux),
+        (hybrid, Library::Libcrux, Library::RustCrypto),
+    ] {
+        world.stock(100).await;
+        operator
+            .batch_execute("SELECT operator.forbid_ciphersuite(77), operator.forbid_ciphersuite(79)")
+            .await
+            .unwrap();
+        let mut draft = Draft::new(&world, &world.reserve().await);
+        draft.founder.set_suite(suite, founders);
+        let call = draft.call();
+        world.assert_refuses("a group of it", &call, ProblemType::CiphersuiteForbidden).await;
+        let allow = format!("SELECT operator.allow_ciphersuite({})", u16::from(suite));
+        operator.batch_execute(&allow).await.unwrap();
+        world.pay(&call).await.assert_ok("once it is allowed");
+
+        let mut founder = world.candidate().await;
+        founder.party.set_suite(suite, founders);
+        let mut group = world.group_by(founder).await;
+        let mut added = Vec::new();
+        for library in [joiners, founders] {
+            let mut joiner = world.candidate().await;
+            joiner.party.set_suite(suite, library);
+            added.push(joiner);
+        }
+        world.add(&mut group, added).await;
+        agree(&group);
+        for speaker in 0..3 {
+            let text = format!("from {speaker}").into_bytes();
+            let spoken = group.party(speaker).say(&text);
+            world.pay(&group.submit(speaker, &spoken, None)).await.assert_ok("a message");
+            for member in (0..3).filter(|member| *member != speaker) {
+                assert_eq!(world.receive(&mut group.members[member]).await, std::slice::from_ref(&text));
+            }
+        }
+        let (_, update) = group.make(1, Commit { update: true, ..Default::default() });
+        world.pay(&update).await.assert_ok("an update");
+        group.party(1).merge();
+        take_in(&world, &mut group, 1).await;
+
+        // A further client of a member's comes in by itself.
+        let mut client = world.further_client(&group.members[1]).await;
+        client.party.set_suite(suite, founders);
+        let users = client.party.user.clone();
+        let current = world.group_info(&group, &users).await;
+        let made = client.party.join_externally(&current, Some(&users));
+        world.pay(&group.submit_commit(&client.party.key, &made)).await.assert_ok("an external commit");
+        client.party.merge();
+        group.members.push(client);
+        take_in(&world, &mut group, 3).await;
+
+        let leaving = group.party(2).self_remove();
+        world.pay(&group.submit(2, &leaving, None)).await.assert_ok("a proposal");
+        for member in [0, 1, 3] {
+            world.receive(&mut group.members[member]).await;
+        }
+        let remove = vec![group.key(1), group.key(3)];
+        let (_, removal) = group.make(0, Commit { remove, ..Default::default() });
+        world.pay(&removal).await.assert_ok("a removal");
+        group.party(0).merge();
+        for member in [1, 2, 3] {
+            world.receive(&mut group.members[member]).await;
+            assert!(!group.party(member).is_active());
+        }
+        assert_eq!(group.party(0).member_keys(), [group.key(0)]);
+    }
+    world.close();
+}
+
+/// Everyone but who sent it takes in what was accepted last, and is where the others are.
+async fn take_in(world: &World, group: &mut Group, sender: usize) {
+    for member in (0..group.members.len()).filter(|member| *member != sender) {
+        world.receive(&mut group.members[member]).await;
+    }
+    agree(group);
+}
+
+/// All members are in one epoch of one history.
+fn agree(group: &Group) {
+    let of = |member: &Member| (member.party.epoch(), member.party.epoch_authenticator());
+    assert!(group.members.iter().all(|member| of(member) == of(&group.members[0])));
 }
 
 #[tokio::test]

@@ -235,13 +235,7 @@ impl World {
     pub async fn group_of(&self, suite: Ciphersuite, members: usize) -> Group {
         let mut founder = self.candidate().await;
         founder.party.suite = suite;
-        let policy =
-            GroupPolicy::new(Pseudonym(founder.party.identity.as_slice().try_into().expect("it is one")));
-        let id = self.reserve().await;
-        founder.party.found(&id.to_mls(), policy_extensions(&policy, &self.server_key));
-        self.pay(&creation(&id, policy.state_key(), &founder.party)).await.assert_ok("creating a group");
-        let server_key = self.server_key;
-        let mut group = Group { id, policy, server_key, members: vec![founder] };
+        let mut group = self.group_by(founder).await;
         if members > 1 {
             let mut joiners = Vec::new();
             for _ in 1..members {
@@ -252,6 +246,16 @@ impl World {
             self.add(&mut group, joiners).await;
         }
         group
+    }
+
+    /// A group of which somebody is the only member.
+    pub async fn group_by(&self, mut founder: Member) -> Group {
+        let policy =
+            GroupPolicy::new(Pseudonym(founder.party.identity.as_slice().try_into().expect("it is one")));
+        let id = self.reserve().await;
+        founder.party.found(&id.to_mls(), policy_extensions(&policy, &self.server_key));
+        self.pay(&creation(&id, policy.state_key(), &founder.party)).await.assert_ok("creating a group");
+        Group { id, policy, server_key: self.server_key, members: vec![founder] }
     }
 
     /// The admin adds members, and they join by the Welcome in their queues.

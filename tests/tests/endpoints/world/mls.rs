@@ -2,7 +2,6 @@
 //! and what only a broken or hostile one would.
 
 use openmls::{ciphersuite::hash_ref::ProposalRef, prelude::*};
-use openmls_rust_crypto::OpenMlsRustCrypto;
 use openmls_traits::signatures::{Signer, SignerError};
 use postern_protocol::{
     GroupInfo as GroupInfoBytes, MlsMessage, PublicKey, RatchetTree as RatchetTreeBytes,
@@ -12,6 +11,8 @@ use postern_protocol::{
     mls::{DELIVERY_ADDRESS, GROUP_POLICY, USER_KEY, UserKey, to_join},
 };
 use tls_codec::{Deserialize as _, Serialize as _};
+
+use super::provider::{Library, Provider};
 
 pub const SUITE: Ciphersuite = Ciphersuite::MLS_128_DHKEMX25519_AES128GCM_SHA256_Ed25519;
 const DAYS: u64 = 24 * 60 * 60;
@@ -33,7 +34,7 @@ pub struct Party {
     entered: Option<MlsGroup>,
     /// How many proposals of the server's came in.
     pub evictions: usize,
-    provider: OpenMlsRustCrypto,
+    provider: Provider,
 }
 
 /// What a commit is to do.
@@ -92,8 +93,14 @@ impl Party {
             group: None,
             entered: None,
             evictions: 0,
-            provider: OpenMlsRustCrypto::default(),
+            provider: Provider::default(),
         }
+    }
+
+    /// From now on it is of this ciphersuite, and its cryptography this library's.
+    pub fn set_suite(&mut self, suite: Ciphersuite, library: Library) {
+        self.suite = suite;
+        self.provider = Provider::of(library);
     }
 
     pub fn public_key(&self) -> PublicKey {

@@ -4,6 +4,7 @@ mod friendship;
 mod group;
 mod mailbox;
 mod mls;
+mod provider;
 mod reply;
 mod request;
 pub mod signature;
@@ -27,6 +28,7 @@ pub use friendship::{
 pub use group::{Group, Member, creation, leaf_extensions, policy_extensions};
 pub use mailbox::{Mailbox, fresh_address, hpke_key};
 pub use mls::{Commit, Made, Party, SUITE, public_application};
+pub use provider::Library;
 pub use reply::Reply;
 pub use request::{Call, Wire};
 pub use tokens::{Impostor, TokenKey, TokenShape};
