@@ -15,6 +15,7 @@ use postern_protocol::{
         MessageAccepted, WelcomeTree,
     },
     key::SigningKey,
+    mls::CIPHERSUITE,
     name::UserName,
     problem::ProblemType,
     qs::{
@@ -199,7 +200,8 @@ impl Api {
         &self,
         friendship_token: FriendshipToken,
     ) -> Result<KeyPackageBatch> {
-        let request = Request::post("/qs/key-packages/fetch").cbor(&FetchKeyPackages { friendship_token });
+        let fetch = FetchKeyPackages { friendship_token, ciphersuite: CIPHERSUITE };
+        let request = Request::post("/qs/key-packages/fetch").cbor(&fetch);
         self.paid(request).await?.decode()
     }
 

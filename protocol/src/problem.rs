@@ -91,7 +91,7 @@ problems! {
         "The server reserves a limited number of group ids at a time, of everyone together. Those that lead to no group are given up within two days: try again later (Retry-After).";
     CiphersuiteForbidden "ciphersuite-forbidden" UNPROCESSABLE_ENTITY
         "The ciphersuite is not allowed"
-        "The operator does not allow new groups or members of this ciphersuite. 0x0001 is always allowed.";
+        "The operator does not allow new groups, members or KeyPackages of this ciphersuite. 0x0001 is always allowed.";
     TooManyMembers "too-many-members" UNPROCESSABLE_ENTITY
         "The group would have too many members"
         "A group may have a limited number of clients in it. Remove some first.";

@@ -6,6 +6,7 @@ use crate::{
     Address, ChainHeader, Ciphertext, FriendshipToken, HpkePublicKey, MessageDigest, MlsMessage,
     P256PublicKey, Payload, PublicKey, QueueId, SealedPush, SealedSubscription, Signature, StockId, Welcome,
     key::{BadSignature, PublishedKey, SigningKey},
+    mls::CIPHERSUITE,
     name::Domain,
 };
 
@@ -180,13 +181,14 @@ pub struct StockedKeyPackage {
     pub attachment: Payload,
 }
 
-/// `PUT /qs/key-packages`, signed by the friendship key (QS-6): the stock of one client,
-/// instead of what it published before.
+/// `PUT /qs/key-packages`, signed by the friendship key (QS-6): a stock of one client, instead
+/// of what it published under this id before.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct PublishKeyPackages {
     pub friendship_token: FriendshipToken,
     pub stock_id: StockId,
-    /// Each is handed out once. Their delivery addresses exist by then.
+    /// Each is handed out once. Their delivery addresses exist by then. All of a stock are of
+    /// one ciphersuite.
     pub key_packages: Vec<StockedKeyPackage>,
     /// Handed out when no other is left, any number of times; its KeyPackage says so, and its
     /// delivery address does not bind.
@@ -233,10 +235,17 @@ pub struct RotateFriendshipToken {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct FetchKeyPackages {
     pub friendship_token: FriendshipToken,
+    /// Of the group that the KeyPackages are for.
+    #[serde(default = "usual_ciphersuite")]
+    pub ciphersuite: u16,
+}
+
+const fn usual_ciphersuite() -> u16 {
+    CIPHERSUITE
 }
 
 /// The answer to `POST /qs/key-packages/fetch` (200): one KeyPackage of each client of the
-/// user that has any, and the QS's word for when it gave them out together.
+/// user that has any of the ciphersuite, and the QS's word for when it gave them out together.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyPackageBatch {
     pub key_packages: Vec<StockedKeyPackage>,

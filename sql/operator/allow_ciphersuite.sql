@@ -1,5 +1,5 @@
--- operator.allow_ciphersuite: new groups may have it, and members be added with it, from the next
--- request on, on every server.
+-- operator.allow_ciphersuite: new groups may have it, members be added with it, and KeyPackages of it
+-- published and fetched, from the next request on, on every server.
 --
 -- ciphersuite: one of operator.ciphersuites(). Called by the operator.
 CREATE OR REPLACE FUNCTION operator.allow_ciphersuite(ciphersuite integer) RETURNS void

@@ -1,6 +1,7 @@
 -- operator.ciphersuites: those that the server can serve (RFC 9420 §17.1), and whether new groups may
--- have them and members be added with them. 77 and 79, X-Wing (ML-KEM-768 with X25519), have numbers
--- of drafts, by which other libraries may mean something else.
+-- have them, members be added with them, and KeyPackages of them published and fetched. 77 and 79,
+-- X-Wing (ML-KEM-768 with X25519), have numbers of drafts, by which other libraries may mean something
+-- else.
 --
 -- Called by the operator and by monitoring, and by operator.allow_ciphersuite and its contrary.
 CREATE OR REPLACE FUNCTION operator.ciphersuites()

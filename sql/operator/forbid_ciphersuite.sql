@@ -1,5 +1,6 @@
--- operator.forbid_ciphersuite: no new group may have it, and no member be added with it, from the
--- next request on, on every server. Groups that have it go on.
+-- operator.forbid_ciphersuite: no new group may have it, no member be added with it, and no KeyPackage
+-- of it be published or fetched, from the next request on, on every server. Groups that have it go on,
+-- and KeyPackages in stock stay there until they expire or are replaced.
 --
 -- ciphersuite: one of operator.ciphersuites() but 1, which every client has (RFC 9420 §17.1). Called
 -- by the operator.

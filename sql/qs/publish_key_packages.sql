@@ -1,19 +1,21 @@
--- qs.publish_key_packages: the stock of one client of a friendship, instead of what it
--- published before (QS-6).
+-- qs.publish_key_packages: a stock of one client of a friendship, instead of what was in it
+-- before (QS-6).
 --
 -- issuer_key, nonce: the token that pays. lookup: of the friendship token. signer: Ed25519
 -- key, verified by the caller. may_create: whether to make the friendship, owned by the
 -- signer, when there is none. stock_id: 16 bytes, the client's own. sealed_key: the stock's
 -- key, sealed under the token. packages: sealed under that key; expires: when the lifetime of
 -- each ends, in seconds since 1970. last_resort, last_resort_expires: the same; null: none.
+-- ciphersuite: of all of them (RFC 9420 §17.1).
 -- Returns published and remaining, how many there are now without the last resort; or
 -- token_spent, unknown_friendship (also for another signer than its owner, and when it got
--- another token at this moment), too_many_key_packages, too_many_stocks.
+-- another token at this moment), ciphersuite_forbidden (by the operator),
+-- too_many_key_packages, too_many_stocks.
 -- Called by PUT /qs/key-packages.
 CREATE OR REPLACE FUNCTION qs.publish_key_packages(
     issuer_key smallint, nonce bytea, lookup bytea, signer bytea, may_create boolean,
     stock_id bytea, sealed_key bytea, packages bytea[], expires bigint[],
-    last_resort bytea, last_resort_expires bigint,
+    last_resort bytea, last_resort_expires bigint, ciphersuite integer DEFAULT 1,
     OUT outcome text, OUT remaining integer)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -24,6 +26,11 @@ BEGIN
     IF NOT aas.spend_token('qs.publish_key_packages', publish_key_packages.issuer_key,
                            publish_key_packages.nonce) THEN
         outcome := 'token_spent';
+        RETURN;
+    END IF;
+    IF NOT EXISTS (SELECT FROM ds.settings s
+                    WHERE publish_key_packages.ciphersuite = ANY (s.ciphersuites)) THEN
+        outcome := 'ciphersuite_forbidden';
         RETURN;
     END IF;
     SELECT s.key_packages_per_stock, s.stocks_per_friendship INTO limits FROM qs.settings s;
@@ -57,9 +64,11 @@ BEGIN
      WHERE f.friendship_id = friendship AND f.last_active < today;
     DELETE FROM qs.key_packages k
      WHERE k.friendship_id = friendship AND k.stock_id = publish_key_packages.stock_id;
-    INSERT INTO qs.stocks AS s (friendship_id, stock_id, sealed_key)
-    VALUES (friendship, publish_key_packages.stock_id, publish_key_packages.sealed_key)
-    ON CONFLICT ON CONSTRAINT stocks_pkey DO UPDATE SET sealed_key = excluded.sealed_key;
+    INSERT INTO qs.stocks AS s (friendship_id, stock_id, sealed_key, ciphersuite)
+    VALUES (friendship, publish_key_packages.stock_id, publish_key_packages.sealed_key,
+            publish_key_packages.ciphersuite)
+    ON CONFLICT ON CONSTRAINT stocks_pkey DO UPDATE
+       SET sealed_key = excluded.sealed_key, ciphersuite = excluded.ciphersuite;
     INSERT INTO qs.key_packages AS k (friendship_id, stock_id, number, last_resort, expires, sealed)
     SELECT friendship, publish_key_packages.stock_id, p.number, p.number = 0,
            (to_timestamp(p.expires) AT TIME ZONE 'UTC')::date, p.sealed

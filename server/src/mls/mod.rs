@@ -7,13 +7,13 @@ pub mod storage;
 
 use openmls::prelude::{
     CredentialType, ExtensionType, Extensions, GroupContext, KeyPackage, LeafNode, LeafNodeIndex,
-    MlsMessageBodyIn, MlsMessageIn, ProcessedMessage, ProcessedMessageContent, Proposal, ProposalStore,
-    ProposalType, ProtocolVersion, PublicGroup, PublicMessageIn, QueuedProposal, RatchetTreeIn, Sender,
-    StagedCommit, Verifiable as _, group_info::VerifiableGroupInfo,
+    MlsMessageBodyIn, MlsMessageIn, OpenMlsCrypto as _, ProcessedMessage, ProcessedMessageContent, Proposal,
+    ProposalStore, ProposalType, ProtocolVersion, PublicGroup, PublicMessageIn, QueuedProposal,
+    RatchetTreeIn, Sender, StagedCommit, Verifiable as _, group_info::VerifiableGroupInfo,
 };
 use postern_protocol::{
     GroupInfo, MlsMessage, PublicKey, RatchetTree, Welcome,
-    mls::{CIPHERSUITE, DELIVERY_ADDRESS, GROUP_POLICY},
+    mls::{DELIVERY_ADDRESS, GROUP_POLICY},
 };
 use tls_codec::{Deserialize as _, Serialize as _};
 
@@ -346,8 +346,8 @@ pub fn parse_key_package(message: &MlsMessage) -> Result<KeyPackage, InvalidMls>
     let key_package = unverified
         .validate(&VerifyingCrypto, ProtocolVersion::Mls10)
         .map_err(|error| InvalidMls::Message(error.to_string()))?;
-    if u16::from(key_package.ciphersuite()) != CIPHERSUITE {
-        return Err(InvalidMls::Refused("the ciphersuite must be 0x0001"));
+    if VerifyingCrypto.supports(key_package.ciphersuite()).is_err() {
+        return Err(InvalidMls::Refused("this server does not have the ciphersuite"));
     }
     if !key_package.life_time().has_acceptable_range() {
         return Err(InvalidMls::Refused("the KeyPackage's lifetime is not acceptable"));

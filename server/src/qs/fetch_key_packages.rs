@@ -1,5 +1,5 @@
-//! `POST /qs/key-packages/fetch` (QS-6): one KeyPackage of each client of a user, for whoever
-//! has the user's friendship token. Anonymous: the inviter shows a token and nothing else.
+//! `POST /qs/key-packages/fetch` (QS-6): one KeyPackage of each client of a user that has some of a
+//! ciphersuite, for whoever has the user's friendship token. Anonymous: the inviter shows a token and nothing else.
 
 use http::StatusCode;
 use postern_protocol::{
@@ -15,17 +15,18 @@ use crate::{
 };
 
 pub async fn fetch_key_packages(app: App, request: Request, payment: Payment) -> Outcome {
-    let FetchKeyPackages { friendship_token } = request.body()?;
+    let FetchKeyPackages { friendship_token, ciphersuite } = request.body()?;
     let row = payment
         .call(
             &app.database,
             "SELECT outcome, stock_ids, sealed_keys, packages, last_resorts
-             FROM qs.fetch_key_packages($1, $2, $3)",
-            &[&friendship_token.lookup().as_slice()],
+             FROM qs.fetch_key_packages($1, $2, $3, $4)",
+            &[&friendship_token.lookup().as_slice(), &i32::from(ciphersuite)],
         )
         .await?;
     match row.get("outcome") {
         "fetched" => {}
+        "ciphersuite_forbidden" => return Err(ProblemType::CiphersuiteForbidden.into()),
         "unknown_friendship" => return Err(ProblemType::NotFound.into()),
         other => return Err(Failure::unexpected(other)),
     }

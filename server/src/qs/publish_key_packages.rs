@@ -1,5 +1,5 @@
-//! `PUT /qs/key-packages` (QS-6): a client's KeyPackages, for whoever has its user's friendship
-//! token. Each is validated as those who will add it to groups would, and sealed before it
+//! `PUT /qs/key-packages` (QS-6): a client's KeyPackages of one ciphersuite, for whoever has its user's
+//! friendship token. Each is validated as those who will add it to groups would, and sealed before it
 //! goes to the database.
 
 use std::collections::HashSet;
@@ -9,6 +9,7 @@ use postern_protocol::{
     Address, PublicKey,
     encoding::Encoding,
     friendship::StockKey,
+    mls::CIPHERSUITE,
     name::Domain,
     problem::{Problem, ProblemType},
     qs::{KeyPackageStock, PublishKeyPackages, StockedKeyPackage},
@@ -22,7 +23,7 @@ use crate::{
     road::{Failure, Outcome, Payment, Request},
 };
 
-/// Bytes of a KeyPackage and of its attachment. Ours have some 500 of each.
+/// Bytes of a KeyPackage and of its attachment. Ours have some 500 of each, and a post-quantum KeyPackage 3,000.
 const MAX_KEY_PACKAGE: usize = 4 * 1024;
 const MAX_ATTACHMENT: usize = 2 * 1024;
 /// How many KeyPackages one request may hold, whatever the operator lets a stock have.
@@ -41,7 +42,7 @@ pub async fn publish_key_packages(app: App, request: Request, payment: Payment) 
         .call(
             &app.database,
             "SELECT outcome, remaining
-             FROM qs.publish_key_packages($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+             FROM qs.publish_key_packages($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
             &[
                 &lookup.as_slice(),
                 &signer.as_bytes().as_slice(),
@@ -52,6 +53,7 @@ pub async fn publish_key_packages(app: App, request: Request, payment: Payment) 
                 &sealed.expires,
                 &last_resort,
                 &last_resort_expires,
+                &i32::from(sealed.ciphersuite),
             ],
         )
         .await?;
@@ -61,6 +63,7 @@ pub async fn publish_key_packages(app: App, request: Request, payment: Payment) 
             request.answer(StatusCode::OK, &KeyPackageStock { remaining })
         }
         "unknown_friendship" => Err(ProblemType::NotFound.into()),
+        "ciphersuite_forbidden" => Err(ProblemType::CiphersuiteForbidden.into()),
         "too_many_key_packages" | "too_many_stocks" => Err(ProblemType::TooManyKeyPackages.into()),
         other => Err(Failure::unexpected(other)),
     }
@@ -87,12 +90,14 @@ fn check_size(body: &PublishKeyPackages) -> Result<(), Problem> {
 /// When each package's lifetime ends, in seconds since 1970. That there is one means that all
 /// of them are valid.
 struct Stock {
+    ciphersuite: u16,
     expires: Vec<i64>,
     last_resort_expires: Option<i64>,
 }
 
 /// What the database keeps.
 struct Sealed {
+    ciphersuite: u16,
     key: Vec<u8>,
     packages: Vec<Vec<u8>>,
     expires: Vec<i64>,
@@ -110,7 +115,9 @@ impl Stock {
             body.key_packages.iter().map(|package| check(package, false)).collect::<Result<_, _>>()?;
         let last_resort_expires =
             body.last_resort.as_ref().map(|package| check(package, true)).transpose()?;
-        Ok(Self { expires, last_resort_expires })
+        // Nobody asks for one of an empty stock.
+        let ciphersuite = seen.ciphersuite.unwrap_or(CIPHERSUITE);
+        Ok(Self { ciphersuite, expires, last_resort_expires })
     }
 
     fn seal(self, body: &PublishKeyPackages) -> Result<Sealed, Failure> {
@@ -120,6 +127,7 @@ impl Stock {
         };
         let last_resort = body.last_resort.as_ref().map(|package| seal(package, true)).transpose()?;
         Ok(Sealed {
+            ciphersuite: self.ciphersuite,
             key: body.friendship_token.seal(&body.stock_id, &stock_key).map_err(Failure::fault)?,
             packages: body
                 .key_packages
@@ -132,10 +140,11 @@ impl Stock {
     }
 }
 
-/// Keys and addresses serve one package each: else one that was handed out to somebody would
-/// be handed out to somebody else, too.
+/// All packages are of one ciphersuite; keys and addresses serve one package each: else one that
+/// was handed out to somebody would be handed out to somebody else, too.
 #[derive(Default)]
 struct Seen {
+    ciphersuite: Option<u16>,
     keys: HashSet<PublicKey>,
     addresses: HashSet<Address>,
 }
@@ -151,6 +160,10 @@ impl Seen {
         let key_package = mls::parse_key_package(&package.key_package)?;
         if key_package.last_resort() != last_resort {
             return Err(InvalidMls::Refused("a KeyPackage is of last resort if and only if it says so"));
+        }
+        let ciphersuite = key_package.ciphersuite().into();
+        if *self.ciphersuite.get_or_insert(ciphersuite) != ciphersuite {
+            return Err(InvalidMls::Refused("a stock is of one ciphersuite"));
         }
         let leaf = roster::member(0, key_package.leaf_node(), home, |_, _| Mark::new(None, 0, 0))?;
         if !self.keys.insert(leaf.signature_key) || !self.addresses.insert(leaf.address) {

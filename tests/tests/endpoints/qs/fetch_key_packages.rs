@@ -2,16 +2,22 @@
 
 use std::collections::HashSet;
 
+use ciborium::Value;
+use openmls::prelude::Ciphersuite;
 use postern_protocol::{
+    ds::MessageAccepted,
     problem::ProblemType,
-    qs::{KeyPackageBatch, PublishKeyPackages},
+    qs::{KeyPackageBatch, PublishKeyPackages, StockedKeyPackage},
 };
 use postern_tests::Server;
 use reqwest::StatusCode;
 
 use crate::{
     road::Valid,
-    world::{Friendship, World, fetching, fresh_stock, fresh_token, last_resort, packages},
+    world::{
+        Commit, Friendship, Library, World, fetching, fetching_of, fresh_stock, fresh_token, last_resort,
+        last_resort_of, package, package_of, packages, stocked,
+    },
 };
 
 pub async fn valid(world: &World) -> Valid {
@@ -19,6 +25,7 @@ pub async fn valid(world: &World) -> Valid {
     world.pay(&friendship.publishing(fresh_stock(), &packages(2))).await.assert_ok("publishing");
     Valid {
         cut: vec![("friendship_token", ProblemType::MalformedBody)],
+        optional: &["ciphersuite"],
         ..Valid::new(fetching(friendship.token), StatusCode::OK)
     }
 }
@@ -57,6 +64,85 @@ async fn the_last_resort_is_handed_out_when_nothing_else_is_left_and_stays() {
     for _ in 0..2 {
         assert_eq!(world.fetch(friendship.token).await, std::slice::from_ref(&spare));
     }
+    world.close();
+}
+
+#[tokio::test]
+async fn who_fetches_says_which_ciphersuite_the_group_has() {
+    let world = World::start().await;
+    let operator = world.cluster.connect_as("postern_operator").await;
+    let other = Ciphersuite::MLS_128_DHKEMX25519_CHACHA20POLY1305_SHA256_Ed25519;
+    let friendship = Friendship::new();
+    let publishing = |key_packages: &[StockedKeyPackage], last_resort: &StockedKeyPackage| {
+        friendship.publish(PublishKeyPackages {
+            friendship_token: friendship.token,
+            stock_id: fresh_stock(),
+            key_packages: key_packages.to_vec(),
+            last_resort: Some(last_resort.clone()),
+            create: true,
+        })
+    };
+    // One client has both, another the usual one only.
+    let (usual, spare) = ([package(), package()], last_resort());
+    let (others, others_spare) = ([package_of(other)], last_resort_of(other));
+    world.pay(&publishing(&usual, &spare)).await.assert_ok("one");
+    world.pay(&publishing(&others, &others_spare)).await.assert_ok("the same client's other");
+    let (second, second_spare) = ([package()], last_resort());
+    world.pay(&publishing(&second, &second_spare)).await.assert_ok("another client's");
+
+    assert_eq!(world.fetch_of(other, friendship.token).await, others);
+    assert_eq!(
+        world.fetch_of(other, friendship.token).await,
+        std::slice::from_ref(&others_spare),
+        "its last resort"
+    );
+    let unsaid = fetching(friendship.token).without("ciphersuite");
+    let batch: KeyPackageBatch = world.pay(&unsaid).await.decode();
+    assert_eq!(batch.key_packages.len(), 2);
+    assert!(batch.key_packages.contains(&usual[0]) && batch.key_packages.contains(&second[0]));
+
+    let forbidden = ProblemType::CiphersuiteForbidden;
+    operator.execute("SELECT operator.forbid_ciphersuite(3)", &[]).await.unwrap();
+    let call = fetching_of(other, friendship.token);
+    world.assert_refuses("one that is not allowed any more", &call, forbidden).await;
+    operator.execute("SELECT operator.allow_ciphersuite(3)", &[]).await.unwrap();
+    assert_eq!(world.fetch_of(other, friendship.token).await, [others_spare], "it is still there");
+    for unknown in [0, 2, 77, 0xffff] {
+        let call = fetching(friendship.token).with_field("ciphersuite", Value::from(unknown));
+        world.assert_refuses("one that nobody allowed", &call, forbidden).await;
+    }
+    for malformed in [Value::from(0x10000), Value::from(-1), Value::Bytes(vec![0, 1]), Value::Null] {
+        let call = fetching(friendship.token).with_field("ciphersuite", malformed);
+        world.assert_refuses("no ciphersuite", &call, ProblemType::MalformedBody).await;
+    }
+    let left = world.fetch(friendship.token).await;
+    assert!(left.len() == 2 && left.contains(&usual[1]) && left.contains(&second_spare));
+    world.close();
+}
+
+#[tokio::test]
+async fn who_is_fetched_for_a_post_quantum_group_joins_it() {
+    let world = World::start().await;
+    let operator = world.cluster.connect_as("postern_operator").await;
+    operator.execute("SELECT operator.allow_ciphersuite(77)", &[]).await.unwrap();
+    let suite = Ciphersuite::MLS_256_XWING_CHACHA20POLY1305_SHA256_Ed25519;
+    let (mut founder, mut joiner) = (world.candidate().await, world.candidate().await);
+    founder.party.set_suite(suite, Library::Libcrux);
+    joiner.party.set_suite(suite, Library::Libcrux);
+    let friendship = Friendship::new();
+    let published = stocked(&joiner.party);
+    assert!(published.key_package.as_bytes().len() > 2 * 1216, "two keys of X-Wing");
+    let call = friendship.publishing(fresh_stock(), std::slice::from_ref(&published));
+    world.pay(&call).await.assert_ok("publishing");
+    let mut group = world.group_by(founder).await;
+    let fetched = world.fetch_of(suite, friendship.token).await;
+    assert_eq!(fetched, [published]);
+    let add = vec![group.party(0).open_key_package(&fetched[0].key_package)];
+    let (_, call) = group.make(0, Commit { add, ..Default::default() });
+    let accepted: MessageAccepted = world.pay(&call).await.decode();
+    group.party(0).merge();
+    world.join(&group, accepted.epoch, &mut joiner).await;
+    assert_eq!(joiner.party.epoch_authenticator(), group.party(0).epoch_authenticator());
     world.close();
 }
 

@@ -13,8 +13,8 @@ use reqwest::StatusCode;
 use crate::{
     road::Valid,
     world::{
-        Friendship, Party, World, fresh_address, fresh_stock, last_resort, over, package, package_for,
-        packages, receiver, stocked,
+        Friendship, Party, World, fresh_address, fresh_stock, last_resort, last_resort_of, over, package,
+        package_for, package_of, packages, receiver, stocked,
     },
 };
 
@@ -117,11 +117,10 @@ async fn what_nobody_could_add_to_a_group_is_refused() {
         ),
         ("a lifetime without end", vec![package_for(Lifetime::init(0, u64::MAX))]),
         ("a lifetime that ends today", vec![package_for(Lifetime::init(now - HOUR, now + 1))]),
+        // Of SHA-384.
         (
-            "another ciphersuite",
-            vec![with(&|party| {
-                party.suite = Ciphersuite::MLS_128_DHKEMX25519_CHACHA20POLY1305_SHA256_Ed25519;
-            })],
+            "a ciphersuite that the server has not",
+            vec![package_of(Ciphersuite::MLS_128_MLKEM768X25519_AES256GCM_SHA384_Ed25519)],
         ),
         ("no delivery address", vec![with(&|party| party.leaf = Extensions::empty())]),
         ("an address elsewhere", vec![with(&|party| party.leaf = party.leaf_at(&elsewhere, address))]),
@@ -159,6 +158,55 @@ async fn what_nobody_could_add_to_a_group_is_refused() {
     let call = friendship.publish(body(Some(package())));
     world.assert_refuses("a last resort that is none", &call, ProblemType::InvalidMls).await;
     world.pay(&friendship.publish(body(Some(last_resort())))).await.assert_ok("a good one");
+    world.close();
+}
+
+#[tokio::test]
+async fn a_stock_is_of_one_ciphersuite_that_the_operator_allows() {
+    let world = World::start().await;
+    let operator = world.cluster.connect_as("postern_operator").await;
+    let (chacha, hybrid) = (
+        Ciphersuite::MLS_128_DHKEMX25519_CHACHA20POLY1305_SHA256_Ed25519,
+        Ciphersuite::MLS_128_MLKEM768X25519_AES128GCM_SHA256_Ed25519,
+    );
+    let friendship = Friendship::new();
+    let stock_id = fresh_stock();
+    let publishing = |key_packages: Vec<StockedKeyPackage>, last_resort| {
+        friendship.publish(PublishKeyPackages {
+            friendship_token: friendship.token,
+            stock_id,
+            key_packages,
+            last_resort,
+            create: true,
+        })
+    };
+    for (what, call) in [
+        ("two ciphersuites", publishing(vec![package(), package_of(chacha)], None)),
+        ("another last resort", publishing(vec![package_of(chacha)], Some(last_resort()))),
+    ] {
+        world.assert_refuses(what, &call, ProblemType::InvalidMls).await;
+    }
+    let forbidden = ProblemType::CiphersuiteForbidden;
+    let post_quantum = publishing(vec![package_of(hybrid)], Some(last_resort_of(hybrid)));
+    world.assert_refuses("one that nobody allowed", &post_quantum, forbidden).await;
+    let last = publishing(Vec::new(), Some(last_resort_of(hybrid)));
+    world.assert_refuses("a last resort alone", &last, forbidden).await;
+
+    let others = vec![package_of(chacha), package_of(chacha)];
+    world.pay(&publishing(others.clone(), None)).await.assert_ok("one that is allowed");
+    operator.execute("SELECT operator.forbid_ciphersuite(3)", &[]).await.unwrap();
+    let again = publishing(vec![package_of(chacha)], Some(last_resort_of(chacha)));
+    world.assert_refuses("one that is not allowed any more", &again, forbidden).await;
+    operator.execute("SELECT operator.allow_ciphersuite(3)", &[]).await.unwrap();
+    assert_eq!(world.remaining(&friendship, stock_id).await, 2, "they are still there");
+    assert_eq!(world.fetch_of(chacha, friendship.token).await, others[..1]);
+
+    operator.execute("SELECT operator.allow_ciphersuite(79)", &[]).await.unwrap();
+    world.pay(&post_quantum).await.assert_ok("one that the operator allows now");
+    assert!(world.fetch_of(chacha, friendship.token).await.is_empty(), "the stock is of another now");
+    assert_eq!(world.fetch_of(hybrid, friendship.token).await.len(), 1);
+    world.pay(&publishing(Vec::new(), None)).await.assert_ok("nothing at all");
+    assert!(world.fetch_of(hybrid, friendship.token).await.is_empty(), "nor a last resort");
     world.close();
 }
 

@@ -1,6 +1,6 @@
 //! Users as their contacts know them: a friendship token, and clients with KeyPackages in stock.
 
-use openmls::prelude::Lifetime;
+use openmls::prelude::{Ciphersuite, Lifetime};
 use postern_protocol::{
     FriendshipToken, Payload, StockId,
     key::SigningKey,
@@ -11,7 +11,7 @@ use postern_protocol::{
     },
 };
 
-use super::{Call, Party, World, fresh_address, home, random_id};
+use super::{Call, Library, Party, SUITE, World, fresh_address, home, random_id};
 
 pub struct Friendship {
     pub token: FriendshipToken,
@@ -54,7 +54,12 @@ impl Friendship {
 }
 
 pub fn fetching(friendship_token: FriendshipToken) -> Call {
-    Call::post("/qs/key-packages/fetch").with(&FetchKeyPackages { friendship_token })
+    fetching_of(SUITE, friendship_token)
+}
+
+pub fn fetching_of(suite: Ciphersuite, friendship_token: FriendshipToken) -> Call {
+    let body = FetchKeyPackages { friendship_token, ciphersuite: suite.into() };
+    Call::post("/qs/key-packages/fetch").with(&body)
 }
 
 pub fn fresh_token() -> FriendshipToken {
@@ -84,6 +89,13 @@ pub fn package() -> StockedKeyPackage {
     stocked(&receiver())
 }
 
+/// The same of a ciphersuite that RustCrypto has.
+pub fn package_of(suite: Ciphersuite) -> StockedKeyPackage {
+    let mut party = receiver();
+    party.set_suite(suite, Library::RustCrypto);
+    stocked(&party)
+}
+
 pub fn packages(number: usize) -> Vec<StockedKeyPackage> {
     (0..number).map(|_| package()).collect()
 }
@@ -95,13 +107,24 @@ pub fn package_for(lifetime: Lifetime) -> StockedKeyPackage {
 }
 
 pub fn last_resort() -> StockedKeyPackage {
-    StockedKeyPackage { key_package: receiver().last_resort_message(), attachment: Payload::default() }
+    last_resort_of(SUITE)
+}
+
+pub fn last_resort_of(suite: Ciphersuite) -> StockedKeyPackage {
+    let mut party = receiver();
+    party.set_suite(suite, Library::RustCrypto);
+    StockedKeyPackage { key_package: party.last_resort_message(), attachment: Payload::default() }
 }
 
 impl World {
     /// What a friend gets, with the QS's word for it.
     pub async fn fetch(&self, token: FriendshipToken) -> Vec<StockedKeyPackage> {
-        let batch: KeyPackageBatch = self.pay(&fetching(token)).await.decode();
+        self.fetch_of(SUITE, token).await
+    }
+
+    /// The same for a group of another ciphersuite.
+    pub async fn fetch_of(&self, suite: Ciphersuite, token: FriendshipToken) -> Vec<StockedKeyPackage> {
+        let batch: KeyPackageBatch = self.pay(&fetching_of(suite, token)).await.decode();
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
         let keys: QueuingKeys = self.send(&Call::get("/qs/keys").wire()).await.decode();
         assert_eq!(keys.domain, home());

@@ -165,6 +165,12 @@ impl Party {
         message(&MlsMessageOut::from(self.key_package()))
     }
 
+    /// Somebody else's, as it was fetched.
+    pub fn open_key_package(&self, fetched: &MlsMessage) -> KeyPackage {
+        let MlsMessageBodyIn::KeyPackage(key_package) = parse(fetched) else { panic!("it is a KeyPackage") };
+        key_package.validate(self.provider.crypto(), ProtocolVersion::Mls10).expect("it is valid")
+    }
+
     /// One that says that it is of last resort.
     pub fn last_resort_message(&self) -> MlsMessage {
         let bundle = KeyPackage::builder()

@@ -22,8 +22,8 @@ use postern_tests::{Cluster, HOME, Server};
 use tokio_postgres::Client;
 
 pub use friendship::{
-    Friendship, fetching, fresh_stock, fresh_token, last_resort, package, package_for, packages, receiver,
-    stocked,
+    Friendship, fetching, fetching_of, fresh_stock, fresh_token, last_resort, last_resort_of, package,
+    package_for, package_of, packages, receiver, stocked,
 };
 pub use group::{Group, Member, creation, leaf_extensions, policy_extensions};
 pub use mailbox::{Mailbox, fresh_address, hpke_key};

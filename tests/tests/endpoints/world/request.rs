@@ -116,6 +116,11 @@ impl Call {
         self.with_fields(fields)
     }
 
+    /// The same without a field.
+    pub fn without(&self, name: &str) -> Self {
+        self.with_fields(self.fields().into_iter().filter(|(found, _)| found != name).collect())
+    }
+
     /// Signed now.
     pub fn wire(&self) -> Wire {
         let mut wire = self.unsigned();
