@@ -19,7 +19,7 @@ use crate::{
     plan::Plan,
     push,
     queues::{Messages, Policy, Queues},
-    table::{KeyType, Snapshot, Table, end_command, table},
+    table::{Access, KeyType, Snapshot, Table, end_command, table},
     wake,
 };
 
@@ -202,7 +202,7 @@ impl<'a> Delivery<'a> {
                 addresses.entry(address.lookup()).or_default().push((index, address));
             }
         }
-        let table = Table::open(pg_sys::ACL_SELECT);
+        let table = Table::open(Access::Read);
         let mut rows = table.find_by(snapshot, KeyType::Bytea);
         let mut key = Bytea::default();
         for (lookup, letters) in addresses {

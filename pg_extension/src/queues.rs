@@ -11,7 +11,7 @@ use postern_protocol::{
 use crate::{
     bytea::Bytea,
     chains::{self, Chain},
-    table::{Find, Insert, KeyType, Locked, Snapshot, Table, table, unexpected},
+    table::{Access, Find, Insert, KeyType, Locked, Snapshot, Table, table, unexpected},
 };
 
 table! { SettingsColumn = c"qs", c"settings" {
@@ -56,7 +56,7 @@ pub struct Policy {
 
 impl Policy {
     pub fn read(snapshot: &Snapshot) -> Self {
-        let table = Table::<SettingsColumn>::open(pg_sys::ACL_SELECT);
+        let table = Table::<SettingsColumn>::open(Access::Read);
         let mut rows = table.find_by(snapshot, KeyType::Boolean);
         let Some(row) = rows.get(pg_sys::Datum::from(true)) else { unexpected(c"settings") };
         let natural = |column| u32::try_from(row.integer(column)).unwrap_or_default();
@@ -83,7 +83,7 @@ pub struct Queues(Table<QueueColumn>);
 
 impl Queues {
     pub fn open() -> Self {
-        Self(Table::open(pg_sys::ACL_SELECT | pg_sys::ACL_UPDATE))
+        Self(Table::open(Access::Update))
     }
 
     pub fn lock_by_id<'a>(&'a self, snapshot: &'a Snapshot) -> LockById<'a> {
@@ -222,7 +222,7 @@ pub struct Messages(Table<MessageColumn>);
 
 impl Messages {
     pub fn open() -> Self {
-        Self(Table::open(pg_sys::ACL_INSERT))
+        Self(Table::open(Access::Insert))
     }
 
     pub fn add(&self) -> AddMessages<'_> {

@@ -139,6 +139,26 @@ pub fn end_command() {
     unsafe { pg_sys::CommandCounterIncrement() };
 }
 
+/// What a table is opened for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    Read,
+    /// And to read.
+    Update,
+    Insert,
+}
+
+impl Access {
+    fn rights(self) -> pg_sys::AclMode {
+        let rights = match self {
+            Self::Read => pg_sys::ACL_SELECT,
+            Self::Update => pg_sys::ACL_SELECT | pg_sys::ACL_UPDATE,
+            Self::Insert => pg_sys::ACL_INSERT,
+        };
+        rights as pg_sys::AclMode
+    }
+}
+
 /// An open table, locked against changes of its shape until the end of the transaction.
 pub struct Table<C> {
     writer: OnceCell<Writer>,
@@ -180,8 +200,8 @@ impl Drop for Relation {
 }
 
 impl<C: Columns> Table<C> {
-    /// Opens it for a user who has all of these rights.
-    pub fn open(rights: u32) -> Self {
+    /// Opens it for a user who has the rights.
+    pub fn open(access: Access) -> Self {
         // SAFETY: the names end with zero; the relation is open, and so its parts are valid.
         unsafe {
             let schema = pg_sys::get_namespace_oid(C::SCHEMA.as_ptr(), true);
@@ -189,13 +209,13 @@ impl<C: Columns> Table<C> {
             if oid == pg_sys::InvalidOid {
                 unexpected(C::NAME);
             }
-            let wanted = rights.into();
+            let wanted = access.rights();
             let all = pg_sys::AclMaskHow::ACLMASK_ALL;
             if pg_sys::pg_class_aclmask(oid, pg_sys::GetUserId(), wanted, all) != wanted {
                 let (denied, table) = (pg_sys::AclResult::ACLCHECK_NO_PRIV, pg_sys::ObjectType::OBJECT_TABLE);
                 pg_sys::aclcheck_error(denied, table, C::NAME.as_ptr());
             }
-            let writes = rights != pg_sys::ACL_SELECT;
+            let writes = access != Access::Read;
             if writes {
                 pg_sys::PreventCommandIfReadOnly(c"a delivery".as_ptr());
             }
@@ -204,7 +224,7 @@ impl<C: Columns> Table<C> {
             if writes && !relation.is_plain() {
                 unexpected(C::NAME);
             }
-            if rights & pg_sys::ACL_UPDATE != 0 {
+            if access == Access::Update {
                 pg_sys::CheckCmdReplicaIdentity(relation.0, pg_sys::CmdType::CMD_UPDATE);
             }
             let places = Self::places(&relation).unwrap_or_else(|| unexpected(C::NAME));

@@ -65,6 +65,8 @@ const LOG_KEEP_BYTES: u64 = 16 * 1024 * 1024;
 pub struct EmbeddedOptions {
     data_dir: PathBuf,
     extension_dir: PathBuf,
+    /// None: as fits the machine.
+    shared_buffers_megabytes: Option<u64>,
 }
 
 /// A running private cluster. Dropping it leaves the cluster running; the next start takes it over.
@@ -102,7 +104,13 @@ struct SystemPostgres {
 impl EmbeddedOptions {
     /// `extension_dir` holds postern.control, postern--*.sql and `<PostgreSQL major>/postern.so`.
     pub fn new(data_dir: &Path, extension_dir: &Path) -> Self {
-        Self { data_dir: data_dir.to_owned(), extension_dir: extension_dir.to_owned() }
+        let (data_dir, extension_dir) = (data_dir.to_owned(), extension_dir.to_owned());
+        Self { data_dir, extension_dir, shared_buffers_megabytes: None }
+    }
+
+    /// For one of several clusters on a machine.
+    pub fn with_shared_buffers(self, megabytes: u64) -> Self {
+        Self { shared_buffers_megabytes: Some(megabytes), ..self }
     }
 
     /// Whether there is a cluster in the data directory; a start would make one.
@@ -128,7 +136,7 @@ impl Embedded {
         let postgres = SystemPostgres::find(options, cluster.layout.cluster_major()?)?;
         cluster.install(&postgres, &options.extension_dir)?;
         cluster.make_cluster_if_missing(&postgres)?;
-        cluster.write_settings()?;
+        cluster.write_settings(options)?;
         cluster.start_postmaster(&postgres)?;
         Ok(cluster)
     }
@@ -296,7 +304,7 @@ impl Embedded {
     }
 
     /// Settings and access rules that belong to this version of the program.
-    fn write_settings(&self) -> anyhow::Result<()> {
+    fn write_settings(&self, options: &EmbeddedOptions) -> anyhow::Result<()> {
         let settings = format!(
             "listen_addresses = ''\n\
              unix_socket_directories = {sockets}\n\
@@ -319,7 +327,10 @@ impl Embedded {
              log_parameter_max_length_on_error = 0\n\
              log_error_verbosity = terse\n\
              debug_print_plan = off\n",
-            shared_buffers = shared_buffers_megabytes()?,
+            shared_buffers = match options.shared_buffers_megabytes {
+                Some(megabytes) => megabytes,
+                None => shared_buffers_megabytes()?,
+            },
             // A list: the one entry in double quotes, the whole in single ones.
             sockets = quoted_for_settings(&format!(
                 "\"{}\"",

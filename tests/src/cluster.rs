@@ -27,6 +27,9 @@ use tokio_postgres::{Client, NoTls};
 
 use crate::{HOME, binary, extension_dir, logs, postern, process};
 
+/// In megabytes, as PostgreSQL has it by default: several clusters run at a time, and one test reads all their memory.
+const SHARED_BUFFERS: u64 = 128;
+
 /// A data directory, as `--data-dir` takes it. Dropping it stops what runs in it, hard, and deletes it.
 pub struct DataDir {
     path: PathBuf,
@@ -103,7 +106,8 @@ impl Cluster {
     pub async fn restart(&mut self) {
         // Gives up the lock on the data directory first.
         self.embedded = None;
-        let options = EmbeddedOptions::new(self.dir.path(), &extension_dir());
+        let options =
+            EmbeddedOptions::new(self.dir.path(), &extension_dir()).with_shared_buffers(SHARED_BUFFERS);
         let started =
             spawn_blocking(move || Embedded::start(&options)).await.expect("starting does not panic");
         self.embedded = Some(started.unwrap_or_else(|error| panic!("the cluster does not start: {error:#}")));

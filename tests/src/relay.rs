@@ -3,7 +3,7 @@
 //! the database has accepted and the server does not know.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
@@ -83,7 +83,8 @@ impl PostgresRelay {
         self.state.paused.send_replace(false);
     }
 
-    /// Takes the texts of the statements executed since the last time, over all connections, in order.
+    /// Takes the texts of the statements that PostgreSQL has answered since the last time, over all connections, in
+    /// order.
     pub fn take_statements(&self) -> Vec<String> {
         std::mem::take(&mut self.state.statements.lock().expect("no panic holds it"))
     }
@@ -113,27 +114,46 @@ async fn accept(listener: UnixListener, postgres: PathBuf, state: Arc<State>) {
 async fn connection(server: UnixStream, postgres: &Path, state: &State) -> io::Result<()> {
     let (from_server, to_server) = server.into_split();
     let (from_postgres, to_postgres) = UnixStream::connect(postgres).await?.into_split();
+    let asked = Mutex::default();
     tokio::select! {
-        ended = requests(from_server, to_postgres, state) => ended,
-        ended = answers(from_postgres, to_server, state) => ended,
+        ended = requests(from_server, to_postgres, state, &asked) => ended,
+        ended = answers(from_postgres, to_server, state, &asked) => ended,
     }
 }
 
-async fn answers(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, state: &State) -> io::Result<()> {
+/// The statements that each ReadyForQuery to come is the end of, and those of the one that is not asked for yet.
+type Asked = Mutex<(VecDeque<Vec<String>>, Vec<String>)>;
+
+/// Passes message by message, so that a statement is noted before the server knows its end.
+async fn answers(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    state: &State,
+    asked: &Asked,
+) -> io::Result<()> {
     let mut paused = state.paused.subscribe();
-    let mut buffer = vec![0; 64 * 1024];
+    let mut started = false;
     loop {
-        let length = from.read(&mut buffer).await?;
-        if length == 0 {
-            return Ok(());
-        }
+        let kind = from.read_u8().await?;
+        let message = body(&mut from).await?;
         let _ = paused.wait_for(|paused| !*paused).await;
-        to.write_all(&buffer[..length]).await?;
+        if kind == b'Z' {
+            // The first one ends the start of the session.
+            let ended = started.then(|| asked.lock().expect("no panic holds it").0.pop_front()).flatten();
+            state.statements.lock().expect("no panic holds it").extend(ended.unwrap_or_default());
+            started = true;
+        }
+        to.write_all(&[&[kind], message.as_slice()].concat()).await?;
     }
 }
 
 /// Passes message by message, so as to see each before PostgreSQL does.
-async fn requests(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, state: &State) -> io::Result<()> {
+async fn requests(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    state: &State,
+    asked: &Asked,
+) -> io::Result<()> {
     // The first message, alone, has no type.
     let startup = body(&mut from).await?;
     to.write_all(&startup).await?;
@@ -141,7 +161,14 @@ async fn requests(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, state: &State
     loop {
         let kind = from.read_u8().await?;
         let message = body(&mut from).await?;
-        look(kind, &message[4..], &mut prepared, state);
+        let executed = look(kind, &message[4..], &mut prepared, state);
+        {
+            let (asked, now) = &mut *asked.lock().expect("no panic holds it");
+            now.extend(executed);
+            if matches!(kind, b'S' | b'Q') {
+                asked.push_back(std::mem::take(now));
+            }
+        }
         to.write_all(&[&[kind], message.as_slice()].concat()).await?;
     }
 }
@@ -155,27 +182,28 @@ async fn body(from: &mut OwnedReadHalf) -> io::Result<Vec<u8>> {
     Ok(message)
 }
 
-/// Parse: name, text. Bind: portal, name of a prepared statement. Query: text. All end with a zero byte.
-fn look(kind: u8, message: &[u8], prepared: &mut HashMap<Vec<u8>, String>, state: &State) {
+/// Returns the statement that a message executes. Parse: name, text. Bind: portal, name of a prepared statement.
+/// Query: text. All end with a zero byte.
+fn look(kind: u8, message: &[u8], prepared: &mut HashMap<Vec<u8>, String>, state: &State) -> Option<String> {
     let mut strings = message.split(|byte| *byte == 0);
     let mut next = || strings.next().unwrap_or_default();
     let executed = match kind {
         b'P' => {
             let name = next().to_vec();
             prepared.insert(name, String::from_utf8_lossy(next()).into_owned());
-            return;
+            return None;
         }
         b'B' => {
             next();
             prepared.get(next()).cloned().unwrap_or_default()
         }
         b'Q' => String::from_utf8_lossy(next()).into_owned(),
-        _ => return,
+        _ => return None,
     };
     let mut pause_at = state.pause_at.lock().expect("no panic holds it");
     if pause_at.as_ref().is_some_and(|text| executed.contains(text)) {
         *pause_at = None;
         state.paused.send_replace(true);
     }
-    state.statements.lock().expect("no panic holds it").push(executed);
+    Some(executed)
 }

@@ -256,7 +256,7 @@ impl Mirror {
             handshake::handle(group, message, submission, self.ds())
         };
         // In turns: the second one finds the caches warm.
-        let (openmls, validate, next) = if self.epoch % 2 == 0 {
+        let (openmls, validate, next) = if self.epoch.is_multiple_of(2) {
             let (openmls, done) = timed(openmls);
             done?;
             let (validate, next) = timed(handle);

@@ -226,6 +226,7 @@ pub async fn scale(options: &Options, few: i64, many: i64) -> Result<()> {
             }
         }
     }
+    println!("\nHuge pages: {}.", huge_pages()?);
     println!("\n| queues | deliveries/s to 10 of them, 16 senders | ratio |\n|--:|--:|--:|");
     let of_few = median(sides[0].2.iter().copied());
     for (queues, _, rates) in &sides {
@@ -233,4 +234,11 @@ pub async fn scale(options: &Options, few: i64, many: i64) -> Result<()> {
         println!("| {queues} | {rate:.0} | {:.2} |", rate / of_few);
     }
     Ok(())
+}
+
+/// How many this machine has set apart (`vm.nr_hugepages`); PostgreSQL takes them by itself.
+fn huge_pages() -> Result<String> {
+    let memory = std::fs::read_to_string("/proc/meminfo")?;
+    let line = memory.lines().find_map(|line| line.strip_prefix("HugePages_Total:"));
+    Ok(line.unwrap_or("none").trim().to_owned())
 }
