@@ -3,6 +3,7 @@
 //! groups and by the AS for evolving identities; what a sender *may* do is theirs to say.
 
 pub mod crypto;
+mod encryption_key;
 pub mod storage;
 
 use openmls::prelude::{
@@ -65,6 +66,7 @@ impl TrackedGroup {
         };
         let ratchet_tree = RatchetTreeIn::tls_deserialize_exact(ratchet_tree.as_bytes())
             .map_err(|_| InvalidMls::Malformed("ratchet tree"))?;
+        let nodes = ratchet_tree.nodes().count();
         let storage = GroupStorage::default();
         let (group, _) = PublicGroup::from_external(
             &VerifyingCrypto,
@@ -75,8 +77,12 @@ impl TrackedGroup {
         )
         .map_err(|error| InvalidMls::Group(error.to_string()))?;
         let tracked = Self { group, storage };
-        if tracked.epoch() != 0 || tracked.group.members().count() != 1 {
+        // Nor a node above it: its key would be nobody's, or one that nobody can encrypt to.
+        if tracked.epoch() != 0 || tracked.group.members().count() != 1 || nodes != 1 {
             return Err(InvalidMls::Refused("a new group is in epoch 0 and has one member, its creator"));
+        }
+        for (_, leaf) in tracked.leaves() {
+            encryption_key::check_leaf(tracked.group.ciphersuite(), leaf)?;
         }
         Ok(tracked)
     }
@@ -160,6 +166,7 @@ impl TrackedGroup {
     /// # Errors
     /// [`InvalidMls`], also for what openmls lets through but members could not live with.
     pub fn validate(&self, message: PublicMessageIn) -> Result<Handshake, InvalidMls> {
+        let path = encryption_key::of_path(&message)?;
         let processed: ProcessedMessage = self
             .group
             .process_message(&VerifyingCrypto, message)
@@ -169,6 +176,13 @@ impl TrackedGroup {
             ProcessedMessageContent::StagedCommitMessage(commit) => {
                 for proposal in commit.queued_proposals() {
                     self.check_proposal(proposal.proposal())?;
+                }
+                let suite = self.group.ciphersuite();
+                if let Some(leaf) = commit.update_path_leaf_node() {
+                    encryption_key::check_leaf(suite, leaf)?;
+                }
+                for key in &path {
+                    encryption_key::check(suite, key.as_slice())?;
                 }
                 Ok(Handshake::Commit(commit, authenticated_data))
             }
@@ -199,6 +213,10 @@ impl TrackedGroup {
         match proposal {
             Proposal::Add(add) if !add.key_package().life_time().has_acceptable_range() => {
                 Err(InvalidMls::Refused("the KeyPackage's lifetime is not acceptable"))
+            }
+            Proposal::Add(add) => encryption_key::check_key_package(add.key_package()),
+            Proposal::Update(update) => {
+                encryption_key::check_leaf(self.group.ciphersuite(), update.leaf_node())
             }
             Proposal::Remove(remove) if self.group.leaf(remove.removed()).is_none() => {
                 Err(InvalidMls::Refused("the leaf to remove does not exist"))
@@ -282,9 +300,10 @@ impl TrackedGroup {
         if group_info.extensions().ratchet_tree().is_some() {
             return Err(InvalidMls::Refused("a GroupInfo comes without the ratchet tree"));
         }
-        if group_info.extensions().external_pub().is_none() {
+        let Some(external_pub) = group_info.extensions().external_pub() else {
             return Err(InvalidMls::Refused("a GroupInfo lets others join (external_pub)"));
-        }
+        };
+        encryption_key::check(self.group.ciphersuite(), external_pub.external_pub().as_slice())?;
         let expected = VerifiableGroupInfo::new(
             self.group.group_context().clone(),
             group_info.extensions().clone(),
@@ -352,6 +371,7 @@ pub fn parse_key_package(message: &MlsMessage) -> Result<KeyPackage, InvalidMls>
     if !key_package.life_time().has_acceptable_range() {
         return Err(InvalidMls::Refused("the KeyPackage's lifetime is not acceptable"));
     }
+    encryption_key::check_key_package(&key_package)?;
     let capabilities = key_package.leaf_node().capabilities();
     let able = [GROUP_POLICY, DELIVERY_ADDRESS]
         .iter()

@@ -35,7 +35,7 @@ type Vectors = Vec<std::collections::BTreeMap<String, String>>;
 
 impl World {
     /// Refused, as what it is.
-    async fn assert_refused_for(&self, what: &str, call: &Call, reason: &str) {
+    pub async fn assert_refused_for(&self, what: &str, call: &Call, reason: &str) {
         let reply = self.pay(call).await;
         let problem = reply.assert_problem(what, ProblemType::InvalidMls);
         let detail = problem.detail.expect("the developer is told why");

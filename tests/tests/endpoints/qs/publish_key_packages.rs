@@ -13,8 +13,8 @@ use reqwest::StatusCode;
 use crate::{
     road::Valid,
     world::{
-        Friendship, Party, World, fresh_address, fresh_stock, last_resort, last_resort_of, over, package,
-        package_for, package_of, packages, receiver, stocked,
+        Friendship, Party, UNUSABLE, World, fresh_address, fresh_stock, last_resort, last_resort_of, over,
+        package, package_for, package_of, packages, receiver, stocked,
     },
 };
 
@@ -158,6 +158,36 @@ async fn what_nobody_could_add_to_a_group_is_refused() {
     let call = friendship.publish(body(Some(package())));
     world.assert_refuses("a last resort that is none", &call, ProblemType::InvalidMls).await;
     world.pay(&friendship.publish(body(Some(last_resort())))).await.assert_ok("a good one");
+    world.close();
+}
+
+#[tokio::test]
+async fn what_nobody_could_encrypt_to_is_refused() {
+    let world = World::start().await;
+    let friendship = Friendship::new();
+    let publishing = |place, spoil| {
+        let party = receiver();
+        party.lie(place, spoil);
+        friendship.publishing(fresh_stock(), &[stocked(&party)])
+    };
+    for (what, spoil) in UNUSABLE {
+        for (of, place) in [("the Welcome", 0), ("the leaf", 1)] {
+            let call = publishing(place, spoil);
+            world.assert_unusable(&format!("{of}: {what}"), &call).await;
+        }
+    }
+    world.pay(&publishing(usize::MAX, |key| key)).await.assert_ok("with the keys that were made");
+    let party = receiver();
+    party.lie(1, UNUSABLE[0].1);
+    let last = StockedKeyPackage { key_package: party.last_resort_message(), ..last_resort() };
+    let call = friendship.publish(PublishKeyPackages {
+        friendship_token: friendship.token,
+        stock_id: fresh_stock(),
+        key_packages: packages(1),
+        last_resort: Some(last),
+        create: true,
+    });
+    world.assert_unusable("a last resort", &call).await;
     world.close();
 }
 

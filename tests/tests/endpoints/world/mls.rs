@@ -12,7 +12,7 @@ use postern_protocol::{
 };
 use tls_codec::{Deserialize as _, Serialize as _};
 
-use super::provider::{Library, Provider};
+use super::provider::{Library, Provider, Spoil};
 
 pub const SUITE: Ciphersuite = Ciphersuite::MLS_128_DHKEMX25519_AES128GCM_SHA256_Ed25519;
 const DAYS: u64 = 24 * 60 * 60;
@@ -101,6 +101,16 @@ impl Party {
     pub fn set_suite(&mut self, suite: Ciphersuite, library: Library) {
         self.suite = suite;
         self.provider = Provider::of(library);
+    }
+
+    /// From now on: of the keys to encrypt to that it makes, the one of this number is another.
+    pub fn lie(&self, place: usize, spoil: Spoil) {
+        self.provider.lie(place, spoil);
+    }
+
+    /// How many of them it made since it began to lie, which it does no more.
+    pub fn repent(&self) -> usize {
+        self.provider.repent()
     }
 
     pub fn public_key(&self) -> PublicKey {

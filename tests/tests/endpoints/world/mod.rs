@@ -28,7 +28,7 @@ pub use friendship::{
 pub use group::{Group, Member, creation, leaf_extensions, policy_extensions};
 pub use mailbox::{Mailbox, fresh_address, hpke_key};
 pub use mls::{Commit, Made, Party, SUITE, public_application};
-pub use provider::Library;
+pub use provider::{Library, Spoil, UNUSABLE};
 pub use reply::Reply;
 pub use request::{Call, Wire};
 pub use tokens::{Impostor, TokenKey, TokenShape};

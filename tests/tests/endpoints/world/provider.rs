@@ -1,5 +1,7 @@
 //! What a party does its cryptography with: one of two libraries, since neither has every ciphersuite, and so that
-//! they meet in a group.
+//! they meet in a group. It may say of a key that it made that it is another.
+
+use std::sync::Mutex;
 
 use openmls::prelude::{
     AeadType, Ciphersuite, CryptoError, ExporterSecret, HashType, HpkeCiphertext, HpkeConfig, HpkeKeyPair,
@@ -19,6 +21,42 @@ pub struct Provider {
     crypto: Box<dyn OpenMlsCrypto>,
     rand: RustCrypto,
     storage: MemoryStorage,
+    lie: Mutex<Option<Lie>>,
+}
+
+/// What becomes of a public key.
+pub type Spoil = fn(Vec<u8>) -> Vec<u8>;
+
+/// Of one key pair the public key is not what was made.
+struct Lie {
+    /// Key pairs to be made before that one.
+    place: usize,
+    made: usize,
+    spoil: Spoil,
+}
+
+/// Of any ciphersuite here: X25519 is all of the key, or its end.
+pub const UNUSABLE: [(&str, Spoil); 6] = [
+    ("no key", |_| Vec::new()),
+    ("a byte too few", |key| key[1..].to_vec()),
+    ("a byte too many", |key| [key, vec![0]].concat()),
+    ("a point of order 1", |key| ending(key, [0; 32])),
+    ("a point of order 1, in another spelling", |key| {
+        let mut point = [0; 32];
+        point[31] = 0x80;
+        ending(key, point)
+    }),
+    ("a point of order 2", |key| {
+        let mut point = [0; 32];
+        point[0] = 1;
+        ending(key, point)
+    }),
+];
+
+fn ending(mut key: Vec<u8>, point: [u8; 32]) -> Vec<u8> {
+    let start = key.len() - point.len();
+    key[start..].copy_from_slice(&point);
+    key
 }
 
 impl Provider {
@@ -27,7 +65,44 @@ impl Provider {
             Library::RustCrypto => Box::new(RustCrypto::default()),
             Library::Libcrux => Box::new(Libcrux::new().expect("there is randomness")),
         };
-        Self { crypto, rand: RustCrypto::default(), storage: MemoryStorage::default() }
+        let (rand, storage) = (RustCrypto::default(), MemoryStorage::default());
+        Self { crypto, rand, storage, lie: Mutex::default() }
+    }
+
+    /// From now on: of the key pairs that it makes, the one of this number has this public key. Nor does it encrypt
+    /// anything, since it might not be able to.
+    pub fn lie(&self, place: usize, spoil: Spoil) {
+        *self.lie.lock().expect("no panic holds it") = Some(Lie { place, made: 0, spoil });
+    }
+
+    /// How many key pairs it made since it began to lie, which it does no more.
+    pub fn repent(&self) -> usize {
+        self.lie.lock().expect("no panic holds it").take().map_or(0, |lie| lie.made)
+    }
+
+    fn make_key_pair(&self, config: HpkeConfig, from: &[u8]) -> Done<HpkeKeyPair> {
+        let mut pair = self.crypto.derive_hpke_keypair(config, from)?;
+        if let Some(lie) = &mut *self.lie.lock().expect("no panic holds it") {
+            if lie.made == lie.place {
+                pair.public = (lie.spoil)(pair.public);
+            }
+            lie.made += 1;
+        }
+        Ok(pair)
+    }
+
+    fn seal(
+        &self,
+        config: HpkeConfig,
+        to: &[u8],
+        info: &[u8],
+        aad: &[u8],
+        data: &[u8],
+    ) -> Done<HpkeCiphertext> {
+        if self.lie.lock().expect("no panic holds it").is_some() {
+            return Ok(HpkeCiphertext { kem_output: vec![7; 32].into(), ciphertext: vec![7; 48].into() });
+        }
+        self.crypto.hpke_seal(config, to, info, aad, data)
     }
 }
 
@@ -55,9 +130,25 @@ impl OpenMlsProvider for Provider {
     }
 }
 
+/// Through the library, but for the first two.
 macro_rules! by_the_library {
     ($($name:ident($($argument:ident: $of:ty),*) -> $output:ty;)*) => {
         impl OpenMlsCrypto for Provider {
+            fn derive_hpke_keypair(&self, config: HpkeConfig, from: &[u8]) -> Done<HpkeKeyPair> {
+                self.make_key_pair(config, from)
+            }
+
+            fn hpke_seal(
+                &self,
+                config: HpkeConfig,
+                to: &[u8],
+                info: &[u8],
+                aad: &[u8],
+                data: &[u8],
+            ) -> Done<HpkeCiphertext> {
+                self.seal(config, to, info, aad, data)
+            }
+
             $(fn $name(&self, $($argument: $of),*) -> $output {
                 self.crypto.$name($($argument),*)
             })*
@@ -79,8 +170,6 @@ by_the_library! {
     signature_key_gen(scheme: SignatureScheme) -> Done<(Vec<u8>, Vec<u8>)>;
     sign(scheme: SignatureScheme, data: &[u8], key: &[u8]) -> Done<Vec<u8>>;
     verify_signature(scheme: SignatureScheme, data: &[u8], key: &[u8], signature: &[u8]) -> Done<()>;
-    derive_hpke_keypair(config: HpkeConfig, from: &[u8]) -> Done<HpkeKeyPair>;
-    hpke_seal(config: HpkeConfig, to: &[u8], info: &[u8], aad: &[u8], data: &[u8]) -> Done<HpkeCiphertext>;
     hpke_open(
         config: HpkeConfig, sealed: &HpkeCiphertext, key: &[u8], info: &[u8], aad: &[u8]
     ) -> Done<Vec<u8>>;

@@ -1,0 +1,210 @@
+//! Keys that nobody can encrypt to: what they would do to a group, and that nobody brings one in (DS-3, AS-3).
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use openmls::prelude::{Ciphersuite, Extensions};
+use postern_protocol::{
+    ds::CurrentGroup,
+    mls::{GroupPolicy, Pseudonym},
+    problem::ProblemType,
+};
+
+use crate::world::{
+    Call, Commit, Group, Library, Party, SUITE, Spoil, UNUSABLE, User, World, creation, identity_commit,
+    policy_extensions, random_id, registration,
+};
+
+const HYBRID: Ciphersuite = Ciphersuite::MLS_128_MLKEM768X25519_AES128GCM_SHA256_Ed25519;
+const REASON: &str = "nobody could encrypt to one of the public keys";
+
+/// Of a key with ML-KEM, of which all numbers are below 3329 (FIPS 203 §7.2).
+const TOO_LARGE: (&str, Spoil) = ("a number beyond the modulus", |mut key| {
+    key[..2].fill(0xff);
+    key
+});
+
+fn update() -> Commit {
+    Commit { update: true, ..Default::default() }
+}
+
+fn adding(party: &Party) -> Commit {
+    Commit { add: vec![party.key_package()], ..Default::default() }
+}
+
+/// With openmls alone, as clients have it: there is no server that refuses anything.
+#[test]
+fn a_leaf_that_nobody_can_encrypt_to_keeps_everybody_from_committing_until_it_is_removed() {
+    for (suite, library) in
+        [(SUITE, Library::RustCrypto), (SUITE, Library::Libcrux), (HYBRID, Library::Libcrux)]
+    {
+        let too_large = (suite == HYBRID).then_some(TOO_LARGE);
+        for (what, spoil) in UNUSABLE.into_iter().chain(too_large) {
+            let what = format!("{what}, {suite:?}, {library:?}");
+            let [mut founder, mut member, newcomer] = [(); 3].map(|()| {
+                let mut party = Party::newcomer();
+                party.set_suite(suite, library);
+                party
+            });
+            founder.found(b"a group", Extensions::empty());
+            let made = founder.commit(adding(&member));
+            founder.merge();
+            member.join(&made.welcome.expect("it adds"), &founder.ratchet_tree());
+            // After the key that the Welcome is for, the leaf's.
+            newcomer.lie(1, spoil);
+            let made = founder.commit(adding(&newcomer));
+            founder.merge();
+            member.receive(&made.commit);
+            for party in [&mut founder, &mut member] {
+                assert!(party.member_keys().contains(&newcomer.public_key()), "{what}: openmls takes it");
+                let commit = AssertUnwindSafe(|| party.commit(update()));
+                assert!(catch_unwind(commit).is_err(), "{what}: and cannot commit any more");
+            }
+            member.commit(Commit { remove: vec![newcomer.public_key()], ..Default::default() });
+        }
+    }
+}
+
+/// A group, and what some have of it.
+struct Scene {
+    group: Group,
+    current: CurrentGroup,
+    /// Another one of the member of number 1.
+    client: Party,
+}
+
+impl Scene {
+    async fn of(world: &World, suite: Ciphersuite) -> Self {
+        let group = world.group_of(suite, 4).await;
+        let mut client = world.further_client(&group.members[1]).await.party;
+        client.suite = suite;
+        let current = world.group_info(&group, &group.members[1].party.key).await;
+        Self { group, current, client }
+    }
+}
+
+/// Somebody does this, and of the keys that he makes for it the one of this number is spoilt. How many he made.
+type Way = fn(&mut Scene, usize, Spoil) -> (Call, usize);
+
+/// With what keys are made for.
+const WAYS: [(&str, usize, Way); 5] = [
+    ("an addition: of the Welcome, of the leaf", 2, |scene, place, spoil| {
+        let mut newcomer = Party::newcomer();
+        newcomer.suite = scene.group.members[0].party.suite;
+        newcomer.lie(place, spoil);
+        let add = adding(&newcomer);
+        // Nor does the admin say that the Welcome could not be encrypted.
+        scene.group.party(0).lie(usize::MAX, spoil);
+        let (_, call) = scene.group.make(0, add);
+        scene.group.party(0).repent();
+        scene.group.party(0).forget();
+        (call, newcomer.repent())
+    }),
+    ("an Update: of the leaf", 1, |scene, place, spoil| {
+        scene.group.party(1).lie(place, spoil);
+        let proposal = scene.group.party(1).propose_update();
+        let made = scene.group.party(1).repent();
+        scene.group.party(1).forget();
+        (scene.group.submit(1, &proposal, None), made)
+    }),
+    ("a commit: of the leaf, of two nodes above it, external_pub", 4, |scene, place, spoil| {
+        scene.group.party(1).lie(place, spoil);
+        let (_, call) = scene.group.make(1, update());
+        let made = scene.group.party(1).repent();
+        scene.group.party(1).forget();
+        (call, made)
+    }),
+    ("an external commit: of the leaf, of the new root, external_pub", 3, |scene, place, spoil| {
+        let users = scene.client.user.clone();
+        scene.client.lie(place, spoil);
+        let made = scene.client.join_externally(&scene.current, Some(&users));
+        (scene.group.submit_commit(&scene.client.key, &made), scene.client.repent())
+    }),
+    ("a return: of the leaf, of two nodes above it, external_pub", 4, |scene, place, spoil| {
+        scene.group.party(2).lie(place, spoil);
+        let made = scene.group.party(2).join_externally(&scene.current, None);
+        let keys = scene.group.party(2).repent();
+        (scene.group.submit_commit(&scene.group.members[2].party.key, &made), keys)
+    }),
+];
+
+impl World {
+    /// Refused for that and nothing else, which changes nothing and costs a token.
+    pub async fn assert_unusable(&self, what: &str, call: &Call) {
+        self.restock(2).await;
+        self.assert_refuses(what, call, ProblemType::InvalidMls).await;
+        self.assert_refused_for(what, call, REASON).await;
+    }
+}
+
+#[tokio::test]
+async fn nobody_brings_a_key_into_a_group_that_nobody_can_encrypt_to() {
+    let world = World::start().await;
+    let operator = world.cluster.connect_as("postern_operator").await;
+    operator.execute("SELECT operator.allow_ciphersuite(79)", &[]).await.unwrap();
+    for suite in [SUITE, HYBRID] {
+        let too_large = (suite == HYBRID).then_some(TOO_LARGE);
+        let mut scene = Scene::of(&world, suite).await;
+        for (way, keys, make) in WAYS {
+            for (what, spoil) in UNUSABLE.into_iter().chain(too_large) {
+                for place in 0..keys {
+                    let (call, made) = make(&mut scene, place, spoil);
+                    assert_eq!(made, keys, "{way}");
+                    world.assert_unusable(&format!("{way}: number {place}: {what}, {suite:?}"), &call).await;
+                }
+            }
+            // Nothing else was wrong with it.
+            let (call, _) = make(&mut scene, usize::MAX, |key| key);
+            world.pay(&call).await.assert_ok(way);
+            scene = Scene::of(&world, suite).await;
+        }
+    }
+    world.close();
+}
+
+#[tokio::test]
+async fn no_group_begins_with_a_key_that_nobody_can_encrypt_to() {
+    let world = World::start().await;
+    let id = world.reserve().await;
+    let begin = |place, spoil| {
+        let mut founder = Party::newcomer();
+        let policy = GroupPolicy::new(Pseudonym(founder.identity.as_slice().try_into().unwrap()));
+        founder.lie(place, spoil);
+        founder.found(&id.to_mls(), policy_extensions(&policy, &world.server_key));
+        creation(&id, policy.state_key(), &founder)
+    };
+    for (what, spoil) in UNUSABLE {
+        for (of, place) in [("the leaf", 0), ("external_pub", 1)] {
+            world.assert_unusable(&format!("{of}: {what}"), &begin(place, spoil)).await;
+        }
+    }
+    world.pay(&begin(usize::MAX, |key| key)).await.assert_ok("with the keys that were made");
+    world.close();
+}
+
+#[tokio::test]
+async fn no_identity_has_a_client_with_a_key_that_nobody_can_encrypt_to() {
+    let world = World::start().await;
+    let mut alice = world.user("alice").await;
+    for (what, spoil) in UNUSABLE {
+        let mut first = User::new("bob");
+        first.device.lie(0, spoil);
+        first.device.found(&random_id(), Extensions::empty());
+        let call = registration(&first.name, &first.device);
+        world.assert_refused(what, &call.wire(), ProblemType::InvalidMls).await;
+        let further = alice.further_device();
+        for place in 0..2 {
+            further.lie(place, spoil);
+            alice.device.lie(usize::MAX, spoil);
+            let made = alice.device.commit(adding(&further));
+            alice.device.repent();
+            alice.device.forget();
+            world.assert_unusable(what, &identity_commit(&made.commit, &alice.device)).await;
+        }
+        alice.device.lie(0, spoil);
+        let made = alice.device.commit(update());
+        alice.device.repent();
+        alice.device.forget();
+        world.assert_unusable(what, &identity_commit(&made.commit, &alice.device)).await;
+    }
+    world.close();
+}
