@@ -2,6 +2,8 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use aws_lc_rs::digest::{SHA256, digest};
+use ciborium::Value;
 use openmls::prelude::{Ciphersuite, Extensions};
 use postern_protocol::{
     ds::CurrentGroup,
@@ -9,6 +11,7 @@ use postern_protocol::{
     problem::ProblemType,
 };
 
+use super::fuzz::tls::{self, Kind, Node, sign, with_length};
 use crate::world::{
     Call, Commit, Group, Library, Party, SUITE, Spoil, UNUSABLE, User, World, creation, identity_commit,
     policy_extensions, random_id, registration,
@@ -178,6 +181,52 @@ async fn no_group_begins_with_a_key_that_nobody_can_encrypt_to() {
         }
     }
     world.pay(&begin(usize::MAX, |key| key)).await.assert_ok("with the keys that were made");
+    world.close();
+}
+
+/// A leaf in the second place, and above it a root, whose key only its creator knows, if anybody does: no library makes
+/// such a group, and openmls takes it.
+#[tokio::test]
+async fn a_new_group_is_its_creators_leaf_and_no_node_above_it() {
+    let world = World::start().await;
+    let id = world.reserve().await;
+    let mut founder = Party::newcomer();
+    let policy = GroupPolicy::new(Pseudonym(founder.identity.as_slice().try_into().unwrap()));
+    founder.found(&id.to_mls(), policy_extensions(&policy, &world.server_key));
+    let encode = |nodes: &[Node]| nodes.iter().flat_map(Node::encode).collect::<Vec<_>>();
+    let hash = |parts: &[&[u8]]| digest(&SHA256, &parts.concat()).as_ref().to_vec();
+    let second = 1u32.to_be_bytes();
+
+    // RFC 9420 §7.8, §7.9: nothing above the root, no unmerged leaves.
+    let key = with_length(&[9; 32]);
+    let root = [&key[..], &[0, 0]].concat();
+    let no_leaf = with_length(&hash(&[&[1], &[0; 4], &[0]]));
+    let mut leaf = Vec::new();
+    let mut package = tls::message(founder.key_package_message().as_bytes()).unwrap();
+    package.each(Kind::LeafNode, &mut |fields| leaf = fields.clone());
+    // Of a commit, with the hash of what is above it, in its place.
+    (leaf[4], leaf[5]) = (Node::Fixed(vec![3]), Node::Opaque(hash(&[&key, &[0], &no_leaf])));
+    let signed = [encode(&leaf[..7]), with_length(&id.to_mls()), second.to_vec()].concat();
+    leaf[7] = Node::Opaque(sign(&founder.key, "LeafNodeTBS", &signed));
+    let leaf = encode(&leaf);
+    let leaf_hash = with_length(&hash(&[&[1], &second, &[1], &leaf]));
+    let tree_hash = hash(&[&[2, 1], &root, &no_leaf, &leaf_hash]);
+    let tree = with_length(&[&[0, 1, 2][..], &root, &[1, 1], &leaf].concat());
+
+    let mut info = tls::message(founder.group_info().as_bytes()).unwrap();
+    info.each(Kind::GroupInfo, &mut |fields| {
+        let Node::Struct(_, context) = &mut fields[2] else { panic!("it is the context") };
+        context[4] = Node::Opaque(tree_hash.clone());
+        fields[5] = Node::Fixed(second.to_vec());
+        fields[6] = Node::Opaque(sign(&founder.key, "GroupInfoTBS", &encode(&fields[2..6])));
+    });
+    let call = creation(&id, policy.state_key(), &founder);
+    let with_root = call
+        .with_field("group_info", Value::Bytes(info.encode()))
+        .with_field("ratchet_tree", Value::Bytes(tree));
+    world.assert_refuses("a root", &with_root, ProblemType::InvalidMls).await;
+    world.assert_refused_for("a root", &with_root, "has one member").await;
+    world.pay(&call).await.assert_ok("the leaf alone");
     world.close();
 }
 

@@ -4,7 +4,7 @@
 //! Damage is signed anew in most cases, all the way up: leaf, KeyPackage, message, GroupInfo. What only members can
 //! tell (path secrets, confirmation and membership tags, ciphertexts) the DS has to accept in any state.
 
-mod tls;
+pub mod tls;
 
 use std::collections::BTreeMap;
 
