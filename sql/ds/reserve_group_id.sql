@@ -13,7 +13,7 @@ BEGIN
         RETURN;
     END IF;
     -- The counters, which follow the rows, share what is to be had between them. One that nobody holds will do; only
-    -- who finds none waits.
+    -- who finds none waits, for one after the other in order: a counter that turns out to be full stays locked.
     SELECT c.shard INTO room
       FROM ds.reservation_counts c, ds.settings s
      WHERE c.reserved < s.max_reservations / 16 + (c.shard < s.max_reservations % 16)::integer
@@ -23,6 +23,7 @@ BEGIN
         SELECT c.shard INTO room
           FROM ds.reservation_counts c, ds.settings s
          WHERE c.reserved < s.max_reservations / 16 + (c.shard < s.max_reservations % 16)::integer
+         ORDER BY c.shard
          LIMIT 1
            FOR NO KEY UPDATE OF c;
     END IF;

@@ -24,5 +24,8 @@ async fn a_server_killed_between_accept_and_answer_leaves_what_was_accepted() {
     relay.resume();
     Server::builder(&cluster).through(&relay).start().await;
     let answered = relay.take_statements();
-    assert!(answered.iter().any(|statement| statement.contains("operator.claim_home_domain")), "{answered:?}");
+    assert!(
+        answered.iter().any(|statement| statement.contains("operator.claim_home_domain")),
+        "{answered:?}"
+    );
 }
