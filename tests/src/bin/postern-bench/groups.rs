@@ -28,8 +28,10 @@ use crate::{
     median,
 };
 
-/// One commit adds so many at most, or its request would be larger than the server takes.
+/// One commit adds so many at most, or its request would be larger than the server takes; fewer where it has a large
+/// tree to carry as well.
 const ADDED_AT_ONCE: usize = 1000;
+const ADDED_TO_MANY: usize = 400;
 
 /// A commit in a larger group is gigabytes of messages: three rounds are enough.
 const LARGEST_OFTEN: usize = 1000;
@@ -82,6 +84,7 @@ pub async fn measure(options: &Options, cluster: &mut Cluster) -> Result<()> {
         "ALTER SYSTEM SET track_functions = 'all'",
         "SELECT operator.set_allowance(2000000000)",
         "SELECT operator.set_group_limit('max_members', 5000)",
+        "SELECT operator.set_group_limit('max_commit_bytes', 1000000)",
     ] {
         cluster.admin().await.execute(setup, &[]).await?;
     }
@@ -118,7 +121,7 @@ async fn group(
     let mut mirror = Mirror::new(&founder, &creation, rules)?;
     let mut others = members - 1;
     while others > 0 {
-        let added = others.min(ADDED_AT_ONCE);
+        let added = others.min(if members > LARGEST_OFTEN { ADDED_TO_MANY } else { ADDED_AT_ONCE });
         let (_, add) = founder.add(client, added).await?;
         founder.submit(client, &add).await?;
         mirror.commit(&founder, &add)?;

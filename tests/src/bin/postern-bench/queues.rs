@@ -181,8 +181,12 @@ pub async fn scale(options: &Options, few: i64, many: i64) -> Result<()> {
     let mut sides = Vec::new();
     for queues in [few, many] {
         let mut cluster = Cluster::start().await;
-        // Room for all chains and all pages, as a server of that many has.
-        let settings = [format!("postern.max_chains = {}", 2 * many), "shared_buffers = '2GB'".to_owned()];
+        // Room for all chains and all pages, and checkpoints minutes apart, as a server of that many has.
+        let settings = [
+            format!("postern.max_chains = {}", 2 * many),
+            "shared_buffers = '2GB'".to_owned(),
+            "max_wal_size = '16GB'".to_owned(),
+        ];
         for setting in settings {
             cluster.admin().await.batch_execute(&format!("ALTER SYSTEM SET {setting}")).await?;
         }
