@@ -2,7 +2,6 @@
 //! where PostgreSQL reads it.
 
 use pgrx::{IntoDatum, pg_sys};
-use zeroize::Zeroize;
 
 /// A `bytea`, whose memory serves for one after the other. Made of words, because PostgreSQL
 /// wants it aligned to four bytes.
@@ -45,36 +44,19 @@ pub struct ByteaArray {
 }
 
 impl ByteaArray {
-    /// Room for `len` elements of `bytes` bytes in total: filling it does not reallocate,
-    /// which would be slow and would leave copies of secrets behind.
-    pub fn with_capacity(len: usize, bytes: usize) -> Self {
-        let mut words = Vec::with_capacity(HEADER + 2 * len + bytes / 4);
-        words.extend([varlena_header(4 * EMPTY_HEADER), 0, 0, pg_sys::BYTEAOID.to_u32(), 0, 1]);
-        Self { words }
-    }
-
     /// An array of equally long elements.
     pub fn of<'a, const N: usize>(elements: impl ExactSizeIterator<Item = &'a [u8; N]>) -> Self {
-        let mut array = Self::with_capacity(elements.len(), elements.len() * N);
-        elements.for_each(|element| array.push(element));
-        array
-    }
-
-    pub fn push(&mut self, element: &[u8]) {
-        self.push_zeroed(element.len()).copy_from_slice(element);
-    }
-
-    /// Appends an element of `len` zero bytes for the caller to fill in.
-    pub fn push_zeroed(&mut self, len: usize) -> &mut [u8] {
-        let start = self.words.len();
-        self.words.resize(start + 1 + len.div_ceil(4), 0);
-        self.words[0] = varlena_header(4 * self.words.len());
-        self.words[1] = 1;
-        self.words[4] += 1;
-        self.words[start] = varlena_header(4 + len);
-        let element = &mut self.words[start + 1..];
-        // SAFETY: the words just added hold at least `len` bytes, and any bytes are valid.
-        unsafe { std::slice::from_raw_parts_mut(element.as_mut_ptr().cast(), len) }
+        let len = elements.len();
+        let mut words = Vec::with_capacity(HEADER + len * (1 + N.div_ceil(4)));
+        words.extend([varlena_header(4 * EMPTY_HEADER), 0, 0, pg_sys::BYTEAOID.to_u32(), 0, 1]);
+        let mut bytea = Bytea::default();
+        elements.for_each(|element| words.extend_from_slice(&bytea.set(element).words));
+        if len > 0 {
+            words[0] = varlena_header(4 * words.len());
+            words[1] = 1;
+            words[4] = len as u32;
+        }
+        Self { words }
     }
 }
 
@@ -93,11 +75,5 @@ impl IntoDatum for &ByteaArray {
 
     fn type_oid() -> pg_sys::Oid {
         pg_sys::BYTEAARRAYOID
-    }
-}
-
-impl Zeroize for ByteaArray {
-    fn zeroize(&mut self) {
-        self.words.zeroize();
     }
 }

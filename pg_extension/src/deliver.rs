@@ -1,13 +1,16 @@
 //! Delivery: one call puts the messages of one sender into all the queues behind the
-//! addresses given, set at a time, so that the number of SQL statements does not depend
-//! on the number of recipients (DS-5, QS-2, QS-3, QS-5). Who may send is decided before;
-//! what an undeliverable address means is decided by the caller.
+//! addresses given, without an SQL statement for what every recipient needs (DS-5, QS-2,
+//! QS-3, QS-5). Who may send is decided before; what an undeliverable address means is
+//! decided by the caller.
 
-use std::collections::{BTreeMap, HashSet};
+use std::{
+    collections::{BTreeMap, HashSet},
+    thread::LocalKey,
+};
 
 use pgrx::{datum::UnboxDatum, prelude::*};
 use postern_protocol::{
-    Address, QueueId, SealedPush, WrongLength,
+    Address, QueueId, SealedPush,
     address::{AddressError, AddressKey, Binding, Lookup},
     chain::ChainError,
     push::{AddressPush, Push, PushKey, Urgency},
@@ -29,6 +32,7 @@ table! { AddressColumn = c"qs", c"addresses" {
     LastResort = c"last_resort" BOOLOID,
     SealedPush = c"sealed_push" BYTEAOID,
 } }
+
 // What is rare.
 thread_local! {
     /// The condition is checked here because another group may have bound the address since it was found.
@@ -223,8 +227,7 @@ impl<'a> Delivery<'a> {
                     }
                 }
             };
-            let sealed_queue_id = row.bytes(AddressColumn::SealedQueueId).and_then(|id| id.try_into().ok());
-            let queue_id = Some(address.open(&lookup, sealed_queue_id.ok_or(DeliverError::Schema)?)?);
+            let queue_id = Some(address.open(&lookup, row.value(AddressColumn::SealedQueueId))?);
             let sealed_push = row.bytes(AddressColumn::SealedPush);
             let push = sealed_push.and_then(|sealed| open_push(&address, &lookup, sealed));
             for (index, _) in letters {
@@ -250,7 +253,7 @@ impl<'a> Delivery<'a> {
         let bound: HashSet<Lookup> = Spi::connect_mut(|client| {
             BIND_ADDRESSES
                 .with(|plan| plan.run(client, &[(&lookups).into(), (&bindings).into()]))?
-                .map(|row| array(&row, 1))
+                .map(|row| bytes(&row, 1))
                 .collect::<Result<_, DeliverError>>()
         })?;
         for letter in &mut self.letters {
@@ -266,13 +269,7 @@ impl<'a> Delivery<'a> {
     fn unbind(&mut self) -> Result<(), DeliverError> {
         let unused = self.letters.iter().filter(|letter| letter.fate != Fate::Delivered);
         let unused: Vec<Lookup> = unused.filter_map(|letter| Some(letter.first_use?.0)).collect();
-        if !unused.is_empty() {
-            let lookups = ByteaArray::of(unused.iter());
-            Spi::connect_mut(|client| {
-                UNBIND_ADDRESSES.with(|plan| plan.run(client, &[(&lookups).into()])).map(drop)
-            })?;
-        }
-        Ok(())
+        change(&UNBIND_ADDRESSES, &unused)
     }
 
     /// Puts the letters into the queues, which are locked until the end of the transaction: that
@@ -330,13 +327,7 @@ impl<'a> Delivery<'a> {
         let addresses =
             dangling.iter().filter_map(|&index| Address::try_from(self.letters[index].address).ok());
         let lookups: Vec<Lookup> = addresses.map(|address| address.lookup()).collect();
-        if !lookups.is_empty() {
-            let lookups = ByteaArray::of(lookups.iter());
-            Spi::connect_mut(|client| {
-                DROP_ADDRESSES.with(|plan| plan.run(client, &[(&lookups).into()])).map(drop)
-            })?;
-        }
-        Ok(())
+        change(&DROP_ADDRESSES, &lookups)
     }
 
     /// Of the queues that got a letter which its owner wants to be woken for, those that have a
@@ -377,16 +368,21 @@ fn open_push(address: &AddressKey, lookup: &Lookup, sealed: &[u8]) -> Option<Add
     AddressPush::open(address, lookup, &SealedPush::try_from(sealed).ok()?).ok()
 }
 
-type SpiRow<'conn> = spi::SpiHeapTupleData<'conn>;
-
-fn array<const N: usize>(row: &SpiRow, column: usize) -> Result<[u8; N], DeliverError> {
-    let bytes = row.get::<&[u8]>(column)?.ok_or(DeliverError::Schema)?;
-    bytes.try_into().map_err(|_| DeliverError::Schema)
+/// Runs a statement on these addresses, if there are any.
+fn change(statement: &'static LocalKey<Plan>, lookups: &[Lookup]) -> Result<(), DeliverError> {
+    if lookups.is_empty() {
+        return Ok(());
+    }
+    let lookups = ByteaArray::of(lookups.iter());
+    Spi::connect_mut(|client| statement.with(|plan| plan.run(client, &[(&lookups).into()])).map(drop))?;
+    Ok(())
 }
+
+type SpiRow<'conn> = spi::SpiHeapTupleData<'conn>;
 
 fn bytes<T>(row: &SpiRow, column: usize) -> Result<T, DeliverError>
 where
-    T: for<'a> TryFrom<&'a [u8], Error = WrongLength>,
+    T: for<'a> TryFrom<&'a [u8]>,
 {
     let bytes = row.get::<&[u8]>(column)?.ok_or(DeliverError::Schema)?;
     T::try_from(bytes).map_err(|_| DeliverError::Schema)

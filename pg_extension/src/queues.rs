@@ -11,7 +11,7 @@ use postern_protocol::{
 use crate::{
     bytea::Bytea,
     chains::{self, Chain},
-    table::{Access, Find, Insert, KeyType, Locked, Snapshot, Table, table, unexpected},
+    table::{Access, Columns, Find, Insert, KeyType, Locked, Snapshot, Table, table, unexpected},
 };
 
 table! { SettingsColumn = c"qs", c"settings" {
@@ -58,8 +58,8 @@ impl Policy {
     pub fn read(snapshot: &Snapshot) -> Self {
         let table = Table::<SettingsColumn>::open(Access::Read);
         let mut rows = table.find_by(snapshot, KeyType::Boolean);
-        let Some(row) = rows.get(pg_sys::Datum::from(true)) else { unexpected(c"settings") };
-        let natural = |column| u32::try_from(row.integer(column)).unwrap_or_default();
+        let Some(row) = rows.get(pg_sys::Datum::from(true)) else { unexpected(SettingsColumn::NAME) };
+        let natural = |column| natural::<SettingsColumn, u32>(row.integer(column).into());
         Self {
             chain_messages: natural(SettingsColumn::ChainMessages),
             chain_seconds: natural(SettingsColumn::ChainHours).saturating_mul(3600),
@@ -69,6 +69,11 @@ impl Policy {
             today: today(),
         }
     }
+}
+
+/// A number of a table that is not negative.
+fn natural<C: Columns, T: TryFrom<i64>>(number: i64) -> T {
+    T::try_from(number).unwrap_or_else(|_| unexpected(C::NAME))
 }
 
 fn today() -> i32 {
@@ -121,18 +126,17 @@ pub struct Queue<'a> {
 impl<'a> Queue<'a> {
     fn new(id: QueueId, locked: Locked<'a, QueueColumn>) -> Self {
         let row = locked.row();
-        let hpke_key = row.bytes(QueueColumn::HpkeKey).and_then(|key| key.try_into().ok());
         Self {
             id,
             kind: match row.bytes(QueueColumn::Kind) {
                 Some(b"group") => QueueKind::Group,
                 Some(b"contact") => QueueKind::Contact,
-                _ => unexpected(c"queues"),
+                _ => unexpected(QueueColumn::NAME),
             },
-            hpke_key: hpke_key.unwrap_or_else(|| unexpected(c"queues")),
+            hpke_key: row.value(QueueColumn::HpkeKey),
             next_seq: row.bigint(QueueColumn::NextSeq),
             removed_seq: row.bigint(QueueColumn::AckedSeq).max(row.bigint(QueueColumn::ExpiredSeq)),
-            last_chain: row.bigint(QueueColumn::LastChain) as u64,
+            last_chain: natural::<QueueColumn, _>(row.bigint(QueueColumn::LastChain)),
             deposit_day: row.integer(QueueColumn::DepositDay),
             deposit_count: row.bigint(QueueColumn::DepositCount),
             row: locked,
@@ -252,7 +256,8 @@ impl AddMessages<'_> {
         payload: &[u8],
     ) -> Result<(), ChainError> {
         let len = payload.len() + TAG_LEN;
-        let index = chain.sender.seal_into(seq as u64, payload, self.ciphertext.zeroed(len))?;
+        let unsigned_seq = natural::<MessageColumn, _>(seq);
+        let index = chain.sender.seal_into(unsigned_seq, payload, self.ciphertext.zeroed(len))?;
         let header = chain.header.take();
         // SAFETY: values of the columns' types, which live until the row is made.
         unsafe {

@@ -274,8 +274,7 @@ impl<C: Columns> Table<C> {
             let mut key = pg_sys::ScanKeyData::default();
             let equality = pg_sys::BTEqualStrategyNumber as pg_sys::StrategyNumber;
             pg_sys::ScanKeyInit(&mut key, 1, equality, equal.into(), pg_sys::Datum::null());
-            let [found, locked, next] = [self.slot(), self.slot(), self.slot()];
-            Find { table: self, snapshot, scan, _index: index, key, found, locked, next }
+            Find { table: self, snapshot, scan, _index: index, key, found: self.slot(), locked: None }
         }
     }
 
@@ -385,6 +384,12 @@ impl<'a, C: Columns> Row<'a, C> {
         })
     }
 
+    /// What the bytes of a `bytea` that is not null make.
+    pub fn value<T: TryFrom<&'a [u8]>>(&self, column: C) -> T {
+        let value = self.bytes(column).and_then(|bytes| bytes.try_into().ok());
+        value.unwrap_or_else(|| unexpected(C::NAME))
+    }
+
     /// A `bigint` that is not null.
     pub fn bigint(&self, column: C) -> i64 {
         self.present(column) as i64
@@ -409,8 +414,8 @@ pub struct Find<'a, C> {
     _index: Relation,
     key: pg_sys::ScanKeyData,
     found: Slot,
-    locked: Slot,
-    next: Slot,
+    /// Of a row that is locked, and of what becomes of it; made when first needed.
+    locked: Option<[Slot; 2]>,
 }
 
 impl<C: Columns> Find<'_, C> {
@@ -441,6 +446,7 @@ impl<C: Columns> Find<'_, C> {
         if read_committed {
             flags |= pg_sys::TUPLE_LOCK_FLAG_FIND_LAST_VERSION;
         }
+        let [row, next] = self.locked.get_or_insert_with(|| [self.table.slot(), self.table.slot()]);
         // SAFETY: the slot holds a row of the table.
         let locked = unsafe {
             let mut failure = std::mem::zeroed::<pg_sys::TM_FailureData>();
@@ -448,7 +454,7 @@ impl<C: Columns> Find<'_, C> {
                 self.table.relation.0,
                 &mut (*self.found.0).tts_tid,
                 self.snapshot.0,
-                self.locked.0,
+                row.0,
                 pg_sys::GetCurrentCommandId(true),
                 pg_sys::LockTupleMode::LockTupleNoKeyExclusive,
                 pg_sys::LockWaitPolicy::LockWaitBlock,
@@ -457,12 +463,9 @@ impl<C: Columns> Find<'_, C> {
             )
         };
         match locked {
-            pg_sys::TM_Result::TM_Ok => Some(Locked {
-                table: self.table,
-                snapshot: self.snapshot,
-                row: &self.locked,
-                next: &mut self.next,
-            }),
+            pg_sys::TM_Result::TM_Ok => {
+                Some(Locked { table: self.table, snapshot: self.snapshot, row, next })
+            }
             pg_sys::TM_Result::TM_Deleted if read_committed => None,
             _ => serialization_failure(),
         }

@@ -15,7 +15,6 @@
 use std::{
     fs::{self, File, OpenOptions, Permissions},
     io::{self, Write},
-    ops::RangeInclusive,
     os::unix::{
         fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown, fchown, symlink},
         process::CommandExt,
@@ -55,7 +54,8 @@ const SOCKET_NAME: &str = ".s.PGSQL.5432";
 
 /// Where a control group's limit stands: a number of bytes, or `max`.
 const MEMORY_LIMIT: &str = "/sys/fs/cgroup/memory.max";
-const SHARED_BUFFERS_MEGABYTES: RangeInclusive<u64> = 128..=8192;
+/// PostgreSQL's default, and what a larger machine may have for other things, too.
+const SHARED_BUFFERS_MEGABYTES: (u64, u64) = (128, 8192);
 
 const START_WITHIN_SECONDS: &str = "60";
 const STOP_WITHIN: Duration = Duration::from_secs(60);
@@ -327,10 +327,7 @@ impl Embedded {
              log_parameter_max_length_on_error = 0\n\
              log_error_verbosity = terse\n\
              debug_print_plan = off\n",
-            shared_buffers = match options.shared_buffers_megabytes {
-                Some(megabytes) => megabytes,
-                None => shared_buffers_megabytes()?,
-            },
+            shared_buffers = options.shared_buffers_megabytes.map_or_else(shared_buffers_megabytes, Ok)?,
             // A list: the one entry in double quotes, the whole in single ones.
             sockets = quoted_for_settings(&format!(
                 "\"{}\"",
@@ -507,7 +504,8 @@ fn shared_buffers_megabytes() -> anyhow::Result<u64> {
     let installed = sysinfo()?.ram_total();
     let limit = fs::read_to_string(MEMORY_LIMIT).ok().and_then(|limit| limit.trim().parse().ok());
     let quarter = installed.min(limit.unwrap_or(u64::MAX)) / 4 / (1024 * 1024);
-    Ok(quarter.clamp(*SHARED_BUFFERS_MEGABYTES.start(), *SHARED_BUFFERS_MEGABYTES.end()))
+    let (least, most) = SHARED_BUFFERS_MEGABYTES;
+    Ok(quarter.clamp(least, most))
 }
 
 impl ClusterUser {

@@ -114,7 +114,8 @@ async fn accept(listener: UnixListener, postgres: PathBuf, state: Arc<State>) {
 async fn connection(server: UnixStream, postgres: &Path, state: &State) -> io::Result<()> {
     let (from_server, to_server) = server.into_split();
     let (from_postgres, to_postgres) = UnixStream::connect(postgres).await?.into_split();
-    let asked = Mutex::default();
+    // The first ReadyForQuery ends the start of the session.
+    let asked = Mutex::new((VecDeque::from([Vec::new()]), Vec::new()));
     tokio::select! {
         ended = requests(from_server, to_postgres, state, &asked) => ended,
         ended = answers(from_postgres, to_server, state, &asked) => ended,
@@ -132,16 +133,13 @@ async fn answers(
     asked: &Asked,
 ) -> io::Result<()> {
     let mut paused = state.paused.subscribe();
-    let mut started = false;
     loop {
         let kind = from.read_u8().await?;
         let message = body(&mut from).await?;
         let _ = paused.wait_for(|paused| !*paused).await;
         if kind == b'Z' {
-            // The first one ends the start of the session.
-            let ended = started.then(|| asked.lock().expect("no panic holds it").0.pop_front()).flatten();
-            state.statements.lock().expect("no panic holds it").extend(ended.unwrap_or_default());
-            started = true;
+            let ended = asked.lock().expect("no panic holds it").0.pop_front().unwrap_or_default();
+            state.statements.lock().expect("no panic holds it").extend(ended);
         }
         to.write_all(&[&[kind], message.as_slice()].concat()).await?;
     }

@@ -79,31 +79,6 @@ impl Provider {
     pub fn repent(&self) -> usize {
         self.lie.lock().expect("no panic holds it").take().map_or(0, |lie| lie.made)
     }
-
-    fn make_key_pair(&self, config: HpkeConfig, from: &[u8]) -> Done<HpkeKeyPair> {
-        let mut pair = self.crypto.derive_hpke_keypair(config, from)?;
-        if let Some(lie) = &mut *self.lie.lock().expect("no panic holds it") {
-            if lie.made == lie.place {
-                pair.public = (lie.spoil)(pair.public);
-            }
-            lie.made += 1;
-        }
-        Ok(pair)
-    }
-
-    fn seal(
-        &self,
-        config: HpkeConfig,
-        to: &[u8],
-        info: &[u8],
-        aad: &[u8],
-        data: &[u8],
-    ) -> Done<HpkeCiphertext> {
-        if self.lie.lock().expect("no panic holds it").is_some() {
-            return Ok(HpkeCiphertext { kem_output: vec![7; 32].into(), ciphertext: vec![7; 48].into() });
-        }
-        self.crypto.hpke_seal(config, to, info, aad, data)
-    }
 }
 
 impl Default for Provider {
@@ -135,7 +110,14 @@ macro_rules! by_the_library {
     ($($name:ident($($argument:ident: $of:ty),*) -> $output:ty;)*) => {
         impl OpenMlsCrypto for Provider {
             fn derive_hpke_keypair(&self, config: HpkeConfig, from: &[u8]) -> Done<HpkeKeyPair> {
-                self.make_key_pair(config, from)
+                let mut pair = self.crypto.derive_hpke_keypair(config, from)?;
+                if let Some(lie) = &mut *self.lie.lock().expect("no panic holds it") {
+                    if lie.made == lie.place {
+                        pair.public = (lie.spoil)(pair.public);
+                    }
+                    lie.made += 1;
+                }
+                Ok(pair)
             }
 
             fn hpke_seal(
@@ -146,7 +128,10 @@ macro_rules! by_the_library {
                 aad: &[u8],
                 data: &[u8],
             ) -> Done<HpkeCiphertext> {
-                self.seal(config, to, info, aad, data)
+                if self.lie.lock().expect("no panic holds it").is_some() {
+                    return Ok(HpkeCiphertext { kem_output: vec![7; 32].into(), ciphertext: vec![7; 48].into() });
+                }
+                self.crypto.hpke_seal(config, to, info, aad, data)
             }
 
             $(fn $name(&self, $($argument: $of),*) -> $output {
