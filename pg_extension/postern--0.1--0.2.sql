@@ -23,7 +23,7 @@ COMMENT ON FUNCTION @extschema@.take_pushes() IS
 CREATE FUNCTION @extschema@.forget_prices(prices oid)
 RETURNS void
 LANGUAGE c STRICT VOLATILE PARALLEL UNSAFE
-AS 'MODULE_PATHNAME', 'forget_prices_wrapper';
+AS 'MODULE_PATHNAME', 'forget_wrapper';
 COMMENT ON FUNCTION @extschema@.forget_prices(oid) IS
     'Makes every session read the price list anew once the transaction is committed; for a trigger of aas.prices, whose relation is given';
 

@@ -78,7 +78,7 @@ pub fn init() {
     GucRegistry::define_int_guc(
         c"postern.max_chains",
         c"Queues whose message keys are at hand.",
-        c"80 bytes of shared memory each. A queue beyond that starts a new chain with its next message, which costs a tenth of a millisecond.",
+        c"110 bytes of shared memory each, with where its rows are. A queue beyond that starts a new chain with its next message, which costs a tenth of a millisecond.",
         &MAX_CHAINS,
         1024,
         64 * 1024 * 1024,
@@ -88,9 +88,13 @@ pub fn init() {
     pg_shmem_init!(SHARED = ());
 }
 
+/// Queues whose chains are kept.
+pub fn max() -> usize {
+    usize::try_from(MAX_CHAINS.get()).unwrap_or_default()
+}
+
 fn bucket_count() -> usize {
-    let chains = usize::try_from(MAX_CHAINS.get()).unwrap_or_default();
-    (chains + chains / 10).div_ceil(WAYS)
+    (max() + max() / 10).div_ceil(WAYS)
 }
 
 fn bytes() -> usize {

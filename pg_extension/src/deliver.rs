@@ -285,7 +285,7 @@ impl<'a> Delivery<'a> {
         if letters.is_empty() {
             return Ok(());
         }
-        let policy = Policy::read(snapshot);
+        let policy = Policy::current();
         let (queues, messages) = (Queues::open(), Messages::open());
         let mut queues = queues.lock_by_id(snapshot);
         let mut messages = messages.add();

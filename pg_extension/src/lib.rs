@@ -6,7 +6,9 @@
 mod addresses;
 mod bytea;
 mod chains;
+mod checks;
 mod deliver;
+mod hints;
 mod notifier;
 mod plan;
 mod prices;
@@ -17,6 +19,7 @@ mod table;
 mod tokens;
 mod upkeep;
 mod wake;
+mod watch;
 mod worker;
 
 use pgrx::prelude::*;
@@ -31,5 +34,6 @@ pub extern "C-unwind" fn _PG_init() {
     if unsafe { pg_sys::process_shared_preload_libraries_in_progress } {
         wake::init();
         chains::init();
+        hints::init();
     }
 }

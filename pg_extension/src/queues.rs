@@ -1,6 +1,8 @@
 //! What a delivery does to each queue: lock it, see whether it has room, go on with its chain and
 //! write its messages (QS-5).
 
+use std::cell::Cell;
+
 use pgrx::pg_sys;
 use postern_protocol::{
     HpkePublicKey, QueueId,
@@ -12,6 +14,7 @@ use crate::{
     bytea::Bytea,
     chains::{self, Chain},
     table::{Access, Columns, Find, Insert, KeyType, Locked, Snapshot, Table, table, unexpected},
+    watch::{self, Watch},
 };
 
 table! { SettingsColumn = c"qs", c"settings" {
@@ -44,6 +47,7 @@ table! { MessageColumn = c"qs", c"messages" {
 } }
 
 /// The operator's limits that a delivery keeps.
+#[derive(Clone, Copy)]
 pub struct Policy {
     chain_messages: u32,
     chain_seconds: u32,
@@ -54,10 +58,27 @@ pub struct Policy {
     today: i32,
 }
 
+thread_local! {
+    static POLICY: Cell<Option<Policy>> = const { Cell::new(None) };
+    static WATCH: Watch = const { Watch::new() };
+}
+
 impl Policy {
-    pub fn read(snapshot: &Snapshot) -> Self {
+    pub fn current() -> Self {
+        let changed = WATCH.with(Watch::take_changed);
+        if let Some(policy) = POLICY.get().filter(|_| !changed) {
+            return Self { today: today(), ..policy };
+        }
+        let policy = Self::read();
+        POLICY.set(watch::reads_the_latest().then_some(policy));
+        policy
+    }
+
+    fn read() -> Self {
+        let snapshot = Snapshot::take();
         let table = Table::<SettingsColumn>::open(Access::Read);
-        let mut rows = table.find_by(snapshot, KeyType::Boolean);
+        WATCH.with(|watch| watch.set_table(table.oid()));
+        let mut rows = table.find_by(&snapshot, KeyType::Boolean);
         let Some(row) = rows.get(pg_sys::Datum::from(true)) else { unexpected(SettingsColumn::NAME) };
         let natural = |column| natural::<SettingsColumn, u32>(row.integer(column).into());
         Self {

@@ -17,7 +17,9 @@ use std::{
     thread::LocalKey,
 };
 
-use pgrx::{PgTupleDesc, prelude::*};
+use pgrx::{PgTupleDesc, itemptr::item_pointer_get_both, prelude::*};
+
+use crate::{checks, hints};
 
 /// Rows that go into a table together; PostgreSQL writes one WAL record for those that share a page.
 const BATCH_ROWS: usize = 64;
@@ -180,7 +182,7 @@ impl Relation {
                 && !(*class).relispartition
                 && (*self.0).trigdesc.is_null()
                 && (*self.0).rd_rules.is_null()
-                && (constraints.is_null() || !(*constraints).has_generated_stored)
+                && (constraints.is_null() || !has_generated(&*constraints))
         }
     }
 
@@ -188,6 +190,14 @@ impl Relation {
         // SAFETY: open, so that its descriptor is valid.
         unsafe { PgTupleDesc::from_pg_unchecked((*self.0).rd_att) }
     }
+}
+
+fn has_generated(constraints: &pg_sys::TupleConstr) -> bool {
+    #[cfg(feature = "pg18")]
+    if constraints.has_generated_virtual {
+        return true;
+    }
+    constraints.has_generated_stored
 }
 
 impl Drop for Relation {
@@ -241,6 +251,11 @@ impl<C: Columns> Table<C> {
         })
     }
 
+    pub fn oid(&self) -> pg_sys::Oid {
+        // SAFETY: the relation is open.
+        unsafe { (*self.relation.0).rd_id }
+    }
+
     fn place(&self, column: C) -> usize {
         self.places.0[column.position()].0
     }
@@ -274,7 +289,21 @@ impl<C: Columns> Table<C> {
             let mut key = pg_sys::ScanKeyData::default();
             let equality = pg_sys::BTEqualStrategyNumber as pg_sys::StrategyNumber;
             pg_sys::ScanKeyInit(&mut key, 1, equality, equal.into(), pg_sys::Datum::null());
-            Find { table: self, snapshot, scan, _index: index, key, found: self.slot(), locked: None }
+            let key_attribute = (*(*index.0).rd_index).indkey.values.as_slice(1)[0].into();
+            let blocks = pg_sys::RelationGetNumberOfBlocksInFork(table, pg_sys::ForkNumber::MAIN_FORKNUM);
+            let (found, locked) = (self.slot(), None);
+            Find {
+                table: self,
+                snapshot,
+                scan,
+                _index: index,
+                key_type,
+                key_attribute,
+                blocks,
+                key,
+                found,
+                locked,
+            }
         }
     }
 
@@ -288,6 +317,7 @@ impl<C: Columns> Table<C> {
 }
 
 /// What a primary key is made of.
+#[derive(Clone, Copy)]
 pub enum KeyType {
     Bytea,
     Boolean,
@@ -412,6 +442,10 @@ pub struct Find<'a, C> {
     snapshot: &'a Snapshot,
     scan: pg_sys::IndexScanDesc,
     _index: Relation,
+    key_type: KeyType,
+    key_attribute: i32,
+    /// Of the table, which does not become smaller while it is open.
+    blocks: pg_sys::BlockNumber,
     key: pg_sys::ScanKeyData,
     found: Slot,
     /// Of a row that is locked, and of what becomes of it; made when first needed.
@@ -420,12 +454,43 @@ pub struct Find<'a, C> {
 
 impl<C: Columns> Find<'_, C> {
     fn seek(&mut self, key: pg_sys::Datum) -> bool {
+        let bytes = match self.key_type {
+            // SAFETY: the caller's key is of this type.
+            KeyType::Bytea => unsafe { pgrx::varlena_to_byte_slice(key.cast_mut_ptr()) },
+            KeyType::Boolean => &[],
+        };
+        if hints::get(bytes).is_some_and(|place| self.is_at(place, bytes)) {
+            return true;
+        }
         self.key.sk_argument = key;
         // SAFETY: the scan is open, and has one key, which it copies.
         unsafe {
             pg_sys::index_rescan(self.scan, &mut self.key, 1, ptr::null_mut(), 0);
-            pg_sys::index_getnext_slot(self.scan, pg_sys::ScanDirection::ForwardScanDirection, self.found.0)
+            loop {
+                let place = pg_sys::index_getnext_tid(self.scan, pg_sys::ScanDirection::ForwardScanDirection);
+                let Some(&place) = place.as_ref() else { return false };
+                if pg_sys::index_fetch_heap(self.scan, self.found.0) {
+                    hints::set(bytes, place);
+                    return true;
+                }
+            }
         }
+    }
+
+    /// Reads the row at this place, if there is one that is visible and has this key.
+    fn is_at(&mut self, place: pg_sys::ItemPointerData, key: &[u8]) -> bool {
+        let (block, _) = item_pointer_get_both(place);
+        // SAFETY: as if the index had said so: the scan is open, and the block exists. The key
+        // is a bytea.
+        block < self.blocks
+            && unsafe {
+                (*self.scan).xs_heaptid = place;
+                pg_sys::index_fetch_heap(self.scan, self.found.0) && {
+                    pg_sys::slot_getsomeattrs(self.found.0, self.key_attribute);
+                    let found = *(*self.found.0).tts_values.add(self.key_attribute as usize - 1);
+                    pgrx::varlena_to_byte_slice(found.cast_mut_ptr()) == key
+                }
+            }
     }
 
     /// The row with this key.
@@ -546,6 +611,15 @@ impl Writer {
             // Not in a range table: there is no query.
             pg_sys::InitResultRelInfo(result, relation.0, 0, ptr::null_mut(), 0);
             pg_sys::MemoryContextSwitchTo(before);
+            let checks = checks::prepared((*relation.0).rd_id, &*(*relation.0).rd_att);
+            #[cfg(not(feature = "pg18"))]
+            {
+                (*result).ri_ConstraintExprs = checks;
+            }
+            #[cfg(feature = "pg18")]
+            {
+                (*result).ri_CheckConstraintExprs = checks;
+            }
             Self { state, result }
         }
     }

@@ -24,7 +24,6 @@ CREATE TABLE aas.spent (issuer_key smallint, nonce bytea, PRIMARY KEY (issuer_ke
 CREATE TABLE aas.spent_1 PARTITION OF aas.spent FOR VALUES IN (1);
 CREATE TABLE aas.prices (endpoint text COLLATE "C" PRIMARY KEY, price smallint NOT NULL);
 \ir ../../migrations/V20__prices_in_memory.sql
-\ir ../../sql/prices.sql
 \ir ../../sql/aas/spend_token.sql
 \ir ../../migrations/V4__qs.sql
 \ir ../../migrations/V8__chains_in_memory.sql
@@ -35,6 +34,8 @@ CREATE TABLE aas.prices (endpoint text COLLATE "C" PRIMARY KEY, price smallint N
 \ir ../../migrations/V14__inactive_friendships.sql
 \ir ../../migrations/V15__scrub.sql
 \ir ../../migrations/V19__push.sql
+\ir ../../migrations/V23__settings_in_memory.sql
+\ir ../../sql/prices.sql
 \ir ../../sql/qs/create_queue.sql
 \ir ../../sql/qs/add_addresses.sql
 \ir ../../sql/qs/deposit.sql
