@@ -56,7 +56,8 @@ impl Floor {
             .output()
             .await?;
         ensure!(truncate.status.success(), "{}", String::from_utf8_lossy(&truncate.stderr));
-        let transactions = pgbench(&self.socket_dir, self.script.path(), connections, seconds, "").await?;
+        let transactions =
+            pgbench(&self.socket_dir, self.script.path(), connections, (WARM_UP, seconds), "").await?;
         Ok(transactions * self.fan_out as f64)
     }
 }
@@ -65,34 +66,41 @@ impl Floor {
 pub const AS_THE_SERVER: &str = "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c enable_hashjoin=off \
      -c enable_mergejoin=off";
 
+/// How long sessions work before they are counted: a new one reads the catalog, plans, and maps every page of shared
+/// memory that it touches for the first time, none of which a server's sessions do, which stay.
+pub const WARM_UP: u64 = 1;
+
 /// Runs a script over and over, in sessions with these options (as in `PGOPTIONS`); returns its
-/// transactions per second.
+/// transactions per second once they are warm.
 pub async fn pgbench(
     socket_dir: &Path,
     script: &Path,
     connections: usize,
-    seconds: u64,
+    (warm_up, seconds): (u64, u64),
     options: &str,
 ) -> Result<f64> {
     let output = Command::new("pgbench")
         .env("PGOPTIONS", options)
-        .args(["--username=postern_admin", "--no-vacuum", "--protocol=prepared", "--jobs=2", "--host"])
-        .arg(socket_dir)
+        .args(["--username=postern_admin", "--no-vacuum", "--protocol=prepared", "--jobs=2", "--progress=1"])
         .args([
             format!("--client={connections}"),
-            format!("--time={seconds}"),
+            format!("--time={}", warm_up + seconds),
             format!("--file={}", script.display()),
         ])
+        .arg("--host")
+        .arg(socket_dir)
         .arg("postern")
         .output()
         .await
         .context("pgbench comes with PostgreSQL's server package")?;
-    ensure!(output.status.success(), "pgbench: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8_lossy(&output.stdout)
+    let progress = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "pgbench: {progress}");
+    // progress: 2.0 s, 4321.0 tps, lat …
+    let rates = progress
         .lines()
-        .find_map(|line| line.strip_prefix("tps = "))
-        .and_then(|rest| rest.split_whitespace().next())
-        .context("pgbench reports its rate")?
-        .parse()
-        .context("the rate is a number")
+        .filter_map(|line| line.strip_prefix("progress: ")?.split(", ").nth(1)?.strip_suffix(" tps"));
+    let rates: Vec<f64> = rates.map(str::parse).collect::<Result<_, _>>().context("a rate is a number")?;
+    let warm =
+        rates.get(warm_up as usize..).filter(|warm| !warm.is_empty()).context("pgbench reports its rates")?;
+    Ok(warm.iter().sum::<f64>() / warm.len() as f64)
 }

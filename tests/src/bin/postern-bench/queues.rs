@@ -2,16 +2,21 @@
 //! (the rows and nothing else) and beside what others do with the same rows. Also whether
 //! many queues are slower than few.
 
-use std::{fmt::Write as _, io::Write as _};
+use std::{
+    fmt::Write as _,
+    io::Write as _,
+    time::{Duration, Instant},
+};
 
 use anyhow::Result;
+use futures_util::future::try_join_all;
 use postern_tests::Cluster;
 use tempfile::NamedTempFile;
 use tokio_postgres::Client;
 
 use crate::{
     Options,
-    floor::{AS_THE_SERVER, pgbench},
+    floor::{AS_THE_SERVER, WARM_UP, pgbench},
     median,
 };
 
@@ -72,7 +77,8 @@ pub async fn measure(options: &Options, cluster: &Cluster) -> Result<()> {
                         )
                         .await?;
                     admin.batch_execute("CHECKPOINT").await?;
-                    let rate = run(cluster, way, senders, options.seconds).await? * f64::from(fan_out);
+                    let times = (WARM_UP, options.seconds);
+                    let rate = run(cluster, way, senders, times).await? * f64::from(fan_out);
                     // The first round warms up.
                     if round > 0 {
                         way.rates.push(rate);
@@ -151,10 +157,10 @@ fn relative(fan_out: i32, bytes: usize) -> String {
 }
 
 /// Transactions per second.
-async fn run(cluster: &Cluster, way: &Way, senders: usize, seconds: u64) -> Result<f64> {
+async fn run(cluster: &Cluster, way: &Way, senders: usize, times: (u64, u64)) -> Result<f64> {
     let setting = if way.without_wakeups { "off" } else { "on" };
     let options = format!("{AS_THE_SERVER} -c postern.wakeups={setting}");
-    pgbench(cluster.socket_dir(), way.script.path(), senders, seconds, &options).await
+    pgbench(cluster.socket_dir(), way.script.path(), senders, times, &options).await
 }
 
 fn print(senders: usize, fan_out: i32, ways: &[Way]) {
@@ -173,71 +179,114 @@ fn print(senders: usize, fan_out: i32, ways: &[Way]) {
     println!("{row}");
 }
 
-/// Deliveries to 10 of `few` queues beside those to 10 of `many`, each in a cluster of its
+/// Deliveries to 10 of `few` queues beside those to 10 of `many`, in turns, each in a cluster of its
 /// own with room for all their chains.
 pub async fn scale(options: &Options, few: i64, many: i64) -> Result<()> {
-    const FAN_OUT: i32 = 10;
-    const WARM_UP: u64 = 15;
+    const SENDERS: usize = 16;
+    // Until each session has mapped the pages of a million queues.
+    const WARM_UP: u64 = 30;
     let mut sides = Vec::new();
     for queues in [few, many] {
-        let mut cluster = Cluster::start().await;
-        // Room for all chains and all pages, and checkpoints minutes apart, as a server of that many has.
-        let settings = [
-            format!("postern.max_chains = {}", 2 * many),
-            "shared_buffers = '2GB'".to_owned(),
-            "max_wal_size = '16GB'".to_owned(),
-        ];
-        for setting in settings {
-            cluster.admin().await.batch_execute(&format!("ALTER SYSTEM SET {setting}")).await?;
-        }
-        cluster.kill_postgres();
-        cluster.restart().await;
-        let admin = cluster.admin().await;
-        admin.batch_execute(include_str!("queues.sql")).await?;
-        for first in (1..=queues).step_by(100_000) {
-            make_queues(&admin, first, queues.min(first + 99_999)).await?;
-            eprintln!("  {} of {queues} queues", queues.min(first + 99_999));
-        }
-        // Each queue has its first message, which starts its chain and binds its address.
-        let first = "SELECT postern.deliver('example.org', 'bench', array_agg(bench.address(n)),
-                                            array_agg(1::smallint), ARRAY['first'::bytea], '{2}')
-                       FROM generate_series($1::bigint, $1 + 999) n";
-        // A core each.
-        let second = cluster.admin().await;
-        let all = async |session: &Client, from: i64| {
-            for start in (from..=queues).step_by(2000) {
-                session.query_one(first, &[&start]).await?;
-            }
-            anyhow::Ok(())
-        };
-        tokio::try_join!(all(&admin, 1), all(&second, 1001))?;
-        eprintln!("  {queues} chains");
-        admin.batch_execute("VACUUM ANALYZE").await?;
-        admin.batch_execute("CHECKPOINT").await?;
-        sides.push((queues, cluster, Vec::new()));
+        let cluster = cluster_of(queues, many).await?;
+        let sessions = sessions(&cluster, SENDERS).await?;
+        let side = Side { queues, cluster, sessions, rates: Vec::new() };
+        side.deliver(options.bytes, WARM_UP).await?;
+        sides.push(side);
     }
-    for round in 0..=options.rounds {
-        for (queues, cluster, rates) in &mut sides {
-            let admin = cluster.admin().await;
-            admin.batch_execute("TRUNCATE qs.messages").await?;
-            let script = format!("SELECT bench.deliver_anywhere({queues}, {FAN_OUT}, {});", options.bytes);
-            // A page that is written for the first time after a checkpoint goes into the WAL whole: between
-            // two checkpoints, minutes apart, that is soon over, however many pages there are.
-            let seconds = if round == 0 { WARM_UP } else { options.seconds };
-            let rate = run(cluster, &Way::new("", &script)?, 16, seconds).await?;
-            if round > 0 {
-                rates.push(rate * f64::from(FAN_OUT));
-            }
+    for _ in 0..options.rounds {
+        for side in &mut sides {
+            let rate = side.deliver(options.bytes, options.seconds).await?;
+            side.rates.push(rate);
         }
     }
     println!("\nHuge pages: {}.", huge_pages()?);
-    println!("\n| queues | deliveries/s to 10 of them, 16 senders | ratio |\n|--:|--:|--:|");
-    let of_few = median(sides[0].2.iter().copied());
-    for (queues, _, rates) in &sides {
+    println!("\n| queues | deliveries/s to 10 of them, {SENDERS} senders | ratio |\n|--:|--:|--:|");
+    let of_few = median(sides[0].rates.iter().copied());
+    for Side { queues, rates, .. } in &sides {
         let rate = median(rates.iter().copied());
         println!("| {queues} | {rate:.0} | {:.2} |", rate / of_few);
     }
     Ok(())
+}
+
+struct Side {
+    queues: i64,
+    cluster: Cluster,
+    /// They stay, as a server's do.
+    sessions: Vec<Client>,
+    /// Deliveries per second of each round.
+    rates: Vec<f64>,
+}
+
+impl Side {
+    async fn deliver(&self, bytes: usize, seconds: u64) -> Result<f64> {
+        const FAN_OUT: i32 = 10;
+        self.cluster.admin().await.batch_execute("TRUNCATE qs.messages").await?;
+        let begin = Instant::now();
+        let end = begin + Duration::from_secs(seconds);
+        let one = async |session: &Client| {
+            let statement = session.prepare("SELECT bench.deliver_anywhere($1, $2, $3)").await?;
+            let mut calls = 0;
+            while Instant::now() < end {
+                session.query_one(&statement, &[&self.queues, &FAN_OUT, &(bytes as i32)]).await?;
+                calls += 1;
+            }
+            anyhow::Ok(calls)
+        };
+        let calls = try_join_all(self.sessions.iter().map(one)).await?;
+        let deliveries = calls.into_iter().sum::<i32>() * FAN_OUT;
+        Ok(f64::from(deliveries) / begin.elapsed().as_secs_f64())
+    }
+}
+
+async fn sessions(cluster: &Cluster, number: usize) -> Result<Vec<Client>> {
+    let settings = AS_THE_SERVER.replace("-c", ";SET");
+    let mut sessions = Vec::new();
+    for _ in 0..number {
+        let session = cluster.admin().await;
+        session.batch_execute(&settings).await?;
+        sessions.push(session);
+    }
+    Ok(sessions)
+}
+
+/// Each of the queues has its first message, which starts its chain and binds its address.
+async fn cluster_of(queues: i64, room: i64) -> Result<Cluster> {
+    let mut cluster = Cluster::start().await;
+    // Room for all chains and all pages, and checkpoints minutes apart, as a server of that many has: a page that is
+    // written for the first time after a checkpoint goes into the WAL whole.
+    let settings = [
+        format!("postern.max_chains = {}", 2 * room),
+        "shared_buffers = '2GB'".to_owned(),
+        "max_wal_size = '16GB'".to_owned(),
+    ];
+    for setting in settings {
+        cluster.admin().await.batch_execute(&format!("ALTER SYSTEM SET {setting}")).await?;
+    }
+    cluster.kill_postgres();
+    cluster.restart().await;
+    let admin = cluster.admin().await;
+    admin.batch_execute(include_str!("queues.sql")).await?;
+    for first in (1..=queues).step_by(100_000) {
+        make_queues(&admin, first, queues.min(first + 99_999)).await?;
+        eprintln!("  {} of {queues} queues", queues.min(first + 99_999));
+    }
+    let first = "SELECT postern.deliver('example.org', 'bench', array_agg(bench.address(n)),
+                                        array_agg(1::smallint), ARRAY['first'::bytea], '{2}')
+                   FROM generate_series($1::bigint, $1 + 999) n";
+    // A core each.
+    let second = cluster.admin().await;
+    let all = async |session: &Client, from: i64| {
+        for start in (from..=queues).step_by(2000) {
+            session.query_one(first, &[&start]).await?;
+        }
+        anyhow::Ok(())
+    };
+    tokio::try_join!(all(&admin, 1), all(&second, 1001))?;
+    eprintln!("  {queues} chains");
+    admin.batch_execute("VACUUM ANALYZE").await?;
+    admin.batch_execute("CHECKPOINT").await?;
+    Ok(cluster)
 }
 
 /// How many this machine has set apart (`vm.nr_hugepages`); PostgreSQL takes them by itself.

@@ -27,7 +27,7 @@ use voprf::Ristretto255;
 use crate::{
     Options,
     costs::cluster_cpu_seconds,
-    floor::{AS_THE_SERVER, pgbench},
+    floor::{AS_THE_SERVER, WARM_UP, pgbench},
     median, refill,
 };
 
@@ -195,12 +195,12 @@ async fn spending(options: &Options, cluster: &Cluster) -> Result<()> {
                     cluster.socket_dir(),
                     file.path(),
                     options.concurrency,
-                    options.seconds,
+                    (WARM_UP, options.seconds),
                     AS_THE_SERVER,
                 )
                 .await?;
                 let cpu = cluster_cpu_seconds(cluster)? - before;
-                anyhow::Ok((rate, cpu / (rate * options.seconds as f64)))
+                anyhow::Ok((rate, cpu / (rate * (WARM_UP + options.seconds) as f64)))
             };
             let pair = (run(check).await?, run(insert).await?);
             if round > 0 {
