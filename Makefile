@@ -4,6 +4,10 @@
 DOMAIN ?= example.localhost
 PGRX_PG_CONFIG_PATH ?= /usr/bin/pg_config
 export PGRX_PG_CONFIG_PATH
+# Who names another PostgreSQL to build for means it for tests and runs, too.
+ifneq ($(PGRX_PG_CONFIG_PATH),/usr/bin/pg_config)
+export PG_CONFIG ?= $(PGRX_PG_CONFIG_PATH)
+endif
 
 RELEASE = target/release
 MAJOR = $(shell $(PGRX_PG_CONFIG_PATH) --version 2>/dev/null | sed 's/^PostgreSQL \([0-9]*\).*/\1/')

@@ -480,11 +480,12 @@ impl<C: Columns> Find<'_, C> {
     /// Reads the row at this place, if there is one that is visible and has this key.
     fn is_at(&mut self, place: pg_sys::ItemPointerData, key: &[u8]) -> bool {
         let (block, _) = item_pointer_get_both(place);
-        // SAFETY: as if the index had said so: the scan is open, and the block exists. The key
+        // SAFETY: as if the index had just said so: the scan is open, and the block exists. The key
         // is a bytea.
         block < self.blocks
             && unsafe {
                 (*self.scan).xs_heaptid = place;
+                (*self.scan).xs_heap_continue = false;
                 pg_sys::index_fetch_heap(self.scan, self.found.0) && {
                     pg_sys::slot_getsomeattrs(self.found.0, self.key_attribute);
                     let found = *(*self.found.0).tts_values.add(self.key_attribute as usize - 1);

@@ -288,9 +288,10 @@ async fn template() -> PathBuf {
     path
 }
 
-/// Differs when a file there does.
+/// Differs when a file there does, or which PostgreSQL is asked for.
 fn stamp(places: &[PathBuf]) -> u64 {
     let mut hash = DefaultHasher::new();
+    std::env::var_os("PG_CONFIG").hash(&mut hash);
     let mut places = places.to_vec();
     while let Some(place) = places.pop() {
         let file =

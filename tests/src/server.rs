@@ -171,10 +171,11 @@ impl ServerBuilder {
     }
 }
 
-/// The program under test, with no setting from this process's environment.
+/// The program under test, with no setting from this process's environment but which PostgreSQL it is to use.
 pub fn postern() -> Command {
     let mut command = Command::new(binary("postern"));
+    let postgresql = std::env::var_os("PG_CONFIG").map(|path| ("PG_CONFIG", path));
     // Not the working directory: a postern.toml may lie there.
-    command.env_clear().env("PATH", "/usr/bin:/bin").current_dir("/");
+    command.env_clear().env("PATH", "/usr/bin:/bin").envs(postgresql).current_dir("/");
     command
 }

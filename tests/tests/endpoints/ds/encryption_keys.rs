@@ -6,6 +6,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use ciborium::Value;
 use openmls::prelude::{Ciphersuite, Extensions};
 use postern_protocol::{
+    Address,
     ds::CurrentGroup,
     mls::{GroupPolicy, Pseudonym},
     problem::ProblemType,
@@ -13,8 +14,8 @@ use postern_protocol::{
 
 use super::fuzz::tls::{self, Kind, Node, sign, with_length};
 use crate::world::{
-    Call, Commit, Group, Library, Party, SUITE, Spoil, UNUSABLE, User, World, creation, identity_commit,
-    policy_extensions, random_id, registration,
+    Call, Commit, Group, Library, Party, SUITE, Spoil, UNUSABLE, User, World, creation, home,
+    identity_commit, policy_extensions, random_id, registration,
 };
 
 const HYBRID: Ciphersuite = Ciphersuite::MLS_128_MLKEM768X25519_AES128GCM_SHA256_Ed25519;
@@ -73,6 +74,8 @@ struct Scene {
     current: CurrentGroup,
     /// Another one of the member of number 1.
     client: Party,
+    /// Where a newcomer is reached: whoever is not, is proposed to be removed, which changes the group.
+    address: Address,
 }
 
 impl Scene {
@@ -81,7 +84,8 @@ impl Scene {
         let mut client = world.further_client(&group.members[1]).await.party;
         client.suite = suite;
         let current = world.group_info(&group, &group.members[1].party.key).await;
-        Self { group, current, client }
+        let address = world.candidate().await.address;
+        Self { group, current, client, address }
     }
 }
 
@@ -93,6 +97,7 @@ const WAYS: [(&str, usize, Way); 5] = [
     ("an addition: of the Welcome, of the leaf", 2, |scene, place, spoil| {
         let mut newcomer = Party::newcomer();
         newcomer.suite = scene.group.members[0].party.suite;
+        newcomer.leaf = newcomer.leaf_at(&home(), scene.address);
         newcomer.lie(place, spoil);
         let add = adding(&newcomer);
         // Nor does the admin say that the Welcome could not be encrypted.
