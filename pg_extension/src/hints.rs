@@ -88,8 +88,8 @@ fn bucket(key: &[u8]) -> Option<(&'static Bucket, u64)> {
 /// Where the row with this key was, most likely.
 pub fn get(key: &[u8]) -> Option<pg_sys::ItemPointerData> {
     let (Bucket(hints), tag) = bucket(key)?;
-    let hints = hints.iter().map(|hint| hint.load(Ordering::Relaxed));
-    let hint = hints.into_iter().find(|&hint| hint != 0 && hint & TAG == tag)?;
+    let mut hints = hints.iter().map(|hint| hint.load(Ordering::Relaxed));
+    let hint = hints.find(|&hint| hint != 0 && hint & TAG == tag)?;
     let mut place = pg_sys::ItemPointerData::default();
     u64_to_item_pointer(hint & !TAG, &mut place);
     Some(place)
