@@ -18,17 +18,7 @@ AS 'MODULE_PATHNAME', 'take_pushes_wrapper';
 COMMENT ON FUNCTION @extschema@.take_pushes() IS
     'The pushes that the session''s last delivery makes due, for the server to send after the transaction: urgency, queue id, key and sealed subscription of each; null when there are none';
 
--- The price list is kept in memory (AAS-5).
-
-CREATE FUNCTION @extschema@.forget_prices(prices oid)
-RETURNS void
-LANGUAGE c STRICT VOLATILE PARALLEL UNSAFE
-AS 'MODULE_PATHNAME', 'forget_wrapper';
-COMMENT ON FUNCTION @extschema@.forget_prices(oid) IS
-    'Makes every session read the price list anew once the transaction is committed; for a trigger of aas.prices, whose relation is given';
-
 REVOKE ALL ON FUNCTION
     @extschema@.deliver(text, bytea, bytea[], smallint[], bytea[], smallint[]),
-    @extschema@.take_pushes(),
-    @extschema@.forget_prices(oid)
+    @extschema@.take_pushes()
 FROM PUBLIC;

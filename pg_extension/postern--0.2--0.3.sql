@@ -1,13 +1,14 @@
 \echo Use "ALTER EXTENSION postern UPDATE" to load this file. \quit
 
--- The limits of deliveries are kept in memory, too.
+-- The price list and the limits of deliveries are kept in memory (AAS-5, QS-2). A version 0.2 had a function for the
+-- trigger of the price list to call.
 
-DROP FUNCTION @extschema@.forget_prices(oid);
-CREATE FUNCTION @extschema@.forget(table_oid oid)
-RETURNS void
-LANGUAGE c STRICT VOLATILE PARALLEL UNSAFE
+DROP FUNCTION IF EXISTS @extschema@.forget_prices(oid);
+CREATE FUNCTION @extschema@.forget()
+RETURNS trigger
+LANGUAGE c VOLATILE PARALLEL UNSAFE
 AS 'MODULE_PATHNAME', 'forget_wrapper';
-COMMENT ON FUNCTION @extschema@.forget(oid) IS
-    'Makes every session read a table anew, what it keeps in memory of it, once the transaction is committed; for triggers of aas.prices and qs.settings';
+COMMENT ON FUNCTION @extschema@.forget() IS
+    'Trigger of aas.prices and qs.settings: every session reads the table, which it keeps in memory, anew once the transaction is committed';
 
-REVOKE ALL ON FUNCTION @extschema@.forget(oid) FROM PUBLIC;
+REVOKE ALL ON FUNCTION @extschema@.forget() FROM PUBLIC;

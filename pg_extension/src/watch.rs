@@ -1,10 +1,10 @@
-//! What is read at every request and changed once in a while stays in each backend's memory. A
-//! trigger of its table calls `postern.forget`, which sends the invalidation that PostgreSQL sends
-//! when a table is altered; every backend has taken it by the time its next transaction begins.
+//! What is read at every request and changed once in a while stays in each backend's memory. Its
+//! table's trigger, `postern.forget`, sends the invalidation that PostgreSQL sends when a table is
+//! altered; every backend has taken it by the time its next transaction begins.
 
 use std::cell::Cell;
 
-use pgrx::prelude::*;
+use pgrx::{AllocatedByPostgres, WhoAllocated, prelude::*, trigger_support::PgTriggerError};
 
 /// Whether a table's rows may have changed. Lives in a thread-local, as long as the backend.
 pub struct Watch {
@@ -51,9 +51,12 @@ pub fn reads_the_latest() -> bool {
     unsafe { pg_sys::XactIsoLevel < pg_sys::XACT_REPEATABLE_READ as i32 }
 }
 
-/// Makes every backend read a table anew once the transaction is committed.
-#[pg_extern]
-fn forget(table: pg_sys::Oid) {
+/// Makes every backend read the trigger's table anew once the transaction is committed.
+#[pg_trigger]
+fn forget<'a>(
+    trigger: &'a PgTrigger<'a>,
+) -> Result<Option<PgHeapTuple<'a, impl WhoAllocated>>, PgTriggerError> {
     // SAFETY: of a relation that is there, as its trigger calls this.
-    unsafe { pg_sys::CacheInvalidateRelcacheByRelid(table) };
+    unsafe { pg_sys::CacheInvalidateRelcacheByRelid(trigger.relid()?) };
+    Ok(None::<PgHeapTuple<'a, AllocatedByPostgres>>)
 }

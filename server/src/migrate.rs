@@ -49,6 +49,7 @@ pub async fn run(admin_url: &ConnectionString) -> anyhow::Result<Report> {
         .context("cannot take the migration lock")?;
     // A statement that waits for a lock makes everyone behind it wait: better to fail, and be tried again.
     client.batch_execute("SET lock_timeout = '10s'; SET client_min_messages = warning").await?;
+    update_extension(&client).await.context("cannot update the extension")?;
     let migrations = apply_migrations(&mut client).await?;
     adopt(&mut client).await.context("cannot hand what migrations created to postern_owner")?;
     let functions_changed = apply_functions(&mut client, !migrations.is_empty()).await?;
@@ -65,6 +66,16 @@ async fn connect(admin_url: &ConnectionString) -> anyhow::Result<Client> {
         .context("cannot connect as a superuser (database.admin_url)")?;
     tokio::spawn(connection);
     Ok(client)
+}
+
+/// Before the migrations, which may use what is new in it; the first one creates it.
+async fn update_extension(client: &Client) -> Result<(), tokio_postgres::Error> {
+    let outdated = "SELECT FROM pg_available_extensions
+                     WHERE name = 'postern' AND installed_version <> default_version";
+    if client.query_opt(outdated, &[]).await?.is_some() {
+        client.batch_execute("ALTER EXTENSION postern UPDATE").await?;
+    }
+    Ok(())
 }
 
 async fn apply_migrations(client: &mut Client) -> anyhow::Result<Vec<String>> {
@@ -130,11 +141,7 @@ async fn adopt(client: &mut Client) -> anyhow::Result<()> {
     let transaction = client.transaction().await?;
     let statements = transaction
         .query(
-            "SELECT 'ALTER EXTENSION postern UPDATE'
-               FROM pg_available_extensions
-              WHERE name = 'postern' AND installed_version <> default_version
-             UNION ALL
-             SELECT 'REVOKE ALL ON ALL FUNCTIONS IN SCHEMA postern FROM PUBLIC'
+            "SELECT 'REVOKE ALL ON ALL FUNCTIONS IN SCHEMA postern FROM PUBLIC'
              UNION ALL
              SELECT 'GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA postern TO postern_owner WITH GRANT OPTION'
              UNION ALL
