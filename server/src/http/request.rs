@@ -1,4 +1,4 @@
-//! A request on the road: the parts an endpoint may ask for, each checked when asked.
+//! A request: the parts that an endpoint may ask for, each checked when asked.
 
 use std::pin::pin;
 
@@ -7,6 +7,7 @@ use futures_util::{Stream, StreamExt};
 use http::{HeaderMap, Method, StatusCode, header};
 use postern_protocol::{
     PublicKey,
+    ds::GroupId,
     encoding::Encoding,
     problem::{Problem, ProblemType},
     signature::{self, Target},
@@ -15,6 +16,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use warp::path::FullPath;
 
 use super::{Answer, Failure};
+use crate::home::Home;
 
 /// A request whose body was not read yet.
 pub struct RawRequest {
@@ -46,6 +48,16 @@ impl Request {
         parse(segment).ok_or_else(|| {
             Problem::with_detail(ProblemType::MalformedRequest, "the path segment is malformed")
         })
+    }
+
+    /// The group in the path, which this home serves.
+    ///
+    /// # Errors
+    /// `malformed-request`, or `foreign-domain` for a group of another homeserver.
+    pub fn home_group(&self, home: &Home) -> Result<GroupId, Problem> {
+        let group_id = self.segment(|segment| GroupId::from_base64url(segment).ok())?;
+        home.expect_local(group_id.domain())?;
+        Ok(group_id)
     }
 
     /// The body, for formats of other standards, and which of `media_types` it is.

@@ -9,10 +9,10 @@ use postern_protocol::{
 };
 use tokio_postgres::Row;
 
+use super::MasterKey;
 use crate::{
+    clock::{DAY, today},
     database::Database,
-    date::{DAY, today},
-    master_key::MasterKey,
 };
 
 const KEY_LIFETIME: u64 = 365 * DAY;

@@ -1,11 +1,9 @@
-//! Group state at rest (DS-9): two blobs, the roster (all that an application message
-//! needs) and the tree (all that a commit needs), and for a while the trees that belong to
-//! Welcomes; each padded and sealed under the key that members send with every request and
-//! the server forgets.
+//! Group state at rest (DS-9): blobs that are padded and sealed under the key that members send with every request and
+//! the server forgets. There are two of each group, the roster (all that an application message needs) and the tree
+//! (all that a commit needs), and for a while one tree for the joiners of each epoch that began with an Add.
 //!
-//! `version (1) || nonce (12) || AES-256-GCM(length (4, LE) || content || zeros)`, with the
-//! group's id, its epoch, its revision and the blob's kind as associated data. Blobs of an
-//! earlier version are read; what is written is of the newest.
+//! `version (1) || nonce (12) || AES-256-GCM(length (4, LE) || content || zeros)`, with the group's id, its epoch, its
+//! revision and the blob's kind as associated data.
 
 use aws_lc_rs::{
     aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey},
@@ -14,23 +12,10 @@ use aws_lc_rs::{
 use postern_protocol::{PublicKey, StateKey};
 use zeroize::Zeroizing;
 
-/// How a blob's content is laid out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Version {
-    V2,
-    /// What was not there before stands before the rest.
-    V3,
-}
-
+/// The layout above, and the contents as [`super::group`] and [`super::roster`] write them.
+const VERSION: u8 = 1;
 const LENGTH: usize = 4;
 const TAG: usize = 16;
-
-/// The content of a blob.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Opened {
-    pub version: Version,
-    pub content: Zeroizing<Vec<u8>>,
-}
 
 /// The state does not open: the client sent another key than the one it is sealed under.
 #[derive(Debug, PartialEq, Eq)]
@@ -46,7 +31,7 @@ pub enum Kind {
 
 /// Which state of which group a blob holds.
 #[derive(Debug, Clone, Copy)]
-pub struct Place<'a> {
+pub struct BlobId<'a> {
     pub group_id: &'a [u8; 16],
     pub epoch: u64,
     /// Counts changes within the epoch (proposals).
@@ -54,31 +39,31 @@ pub struct Place<'a> {
     pub kind: Kind,
 }
 
-impl Place<'_> {
-    fn aad(self) -> Vec<u8> {
+impl BlobId<'_> {
+    fn associated_data(self) -> Vec<u8> {
         let kind: u8 = match self.kind {
             Kind::Roster => 1,
             Kind::Tree => 2,
             Kind::WelcomeTree => 3,
         };
-        let mut aad = b"postern group state".to_vec();
-        aad.push(kind);
-        aad.extend_from_slice(self.group_id);
-        aad.extend_from_slice(&self.epoch.to_be_bytes());
-        aad.extend_from_slice(&self.revision.to_be_bytes());
-        aad
+        let mut data = b"postern group state".to_vec();
+        data.push(kind);
+        data.extend_from_slice(self.group_id);
+        data.extend_from_slice(&self.epoch.to_be_bytes());
+        data.extend_from_slice(&self.revision.to_be_bytes());
+        data
     }
 }
 
 /// # Panics
 /// Never: the content is bounded by the body limit, far below what AES-GCM seals.
-pub fn seal(key: &StateKey, place: Place<'_>, content: &[u8]) -> Vec<u8> {
+pub fn seal(key: &StateKey, id: BlobId<'_>, content: &[u8]) -> Vec<u8> {
     let length = u32::try_from(content.len()).expect("group state is smaller than 4 GB");
     let mut nonce = [0; NONCE_LEN];
     aws_lc_rs::rand::fill(&mut nonce).expect("the operating system provides randomness");
     let size = padded(LENGTH + content.len());
     let mut blob = Vec::with_capacity(1 + NONCE_LEN + size + AES_256_GCM.tag_len());
-    blob.push(3);
+    blob.push(VERSION);
     blob.extend_from_slice(&nonce);
     blob.extend_from_slice(&length.to_le_bytes());
     blob.extend_from_slice(content);
@@ -86,7 +71,7 @@ pub fn seal(key: &StateKey, place: Place<'_>, content: &[u8]) -> Vec<u8> {
     let tag = cipher(key)
         .seal_in_place_separate_tag(
             Nonce::assume_unique_for_key(nonce),
-            Aad::from(place.aad()),
+            Aad::from(id.associated_data()),
             &mut blob[1 + NONCE_LEN..],
         )
         .expect("AES-GCM seals anything shorter than 64 GB");
@@ -95,28 +80,23 @@ pub fn seal(key: &StateKey, place: Place<'_>, content: &[u8]) -> Vec<u8> {
 }
 
 /// # Errors
-/// [`WrongKey`], also for a blob of another place: the two cannot be told apart.
-pub fn open(key: &StateKey, place: Place<'_>, blob: &[u8]) -> Result<Opened, WrongKey> {
-    let (&version, rest) = blob.split_first().ok_or(WrongKey)?;
+/// [`WrongKey`], also for a blob with another id: the two cannot be told apart.
+pub fn open(key: &StateKey, id: BlobId<'_>, blob: &[u8]) -> Result<Zeroizing<Vec<u8>>, WrongKey> {
+    let (&VERSION, rest) = blob.split_first().ok_or(WrongKey)? else { return Err(WrongKey) };
     let (nonce, sealed) = rest.split_first_chunk::<NONCE_LEN>().ok_or(WrongKey)?;
-    let version = match version {
-        2 => Version::V2,
-        3 => Version::V3,
-        _ => return Err(WrongKey),
-    };
     let mut content = Zeroizing::new(sealed.to_vec());
     cipher(key)
-        .open_in_place(Nonce::assume_unique_for_key(*nonce), Aad::from(place.aad()), &mut content)
+        .open_in_place(Nonce::assume_unique_for_key(*nonce), Aad::from(id.associated_data()), &mut content)
         .map_err(|_| WrongKey)?;
     let length = content.first_chunk::<LENGTH>().ok_or(WrongKey)?;
     let end = LENGTH + u32::from_le_bytes(*length) as usize;
     content.truncate(end);
     content.drain(..LENGTH);
-    Ok(Opened { version, content })
+    Ok(content)
 }
 
-/// By which the database knows a joiner that its Welcome's tree is kept for: of the leaf key
-/// and of the epoch, and of no use without the group's key.
+/// Tag under which the database finds the tree kept for a joiner: HMAC-SHA256(state key, epoch || leaf key), cut to
+/// 16 bytes. Useless without the group's key.
 pub fn joiner_tag(key: &StateKey, epoch: u64, leaf_key: &PublicKey) -> Vec<u8> {
     let key = hmac::Key::new(hmac::HMAC_SHA256, key.as_bytes());
     let mut message = b"postern joiner".to_vec();
@@ -144,25 +124,24 @@ mod tests {
     use super::*;
 
     const ID: [u8; 16] = [4; 16];
-    const PLACE: Place<'static> = Place { group_id: &ID, epoch: 3, revision: 0, kind: Kind::Roster };
+    const BLOB: BlobId<'static> = BlobId { group_id: &ID, epoch: 3, revision: 0, kind: Kind::Roster };
 
     #[test]
-    fn state_opens_with_its_key_and_in_its_place_only() {
+    fn state_opens_with_its_key_and_as_itself_only() {
         let key = StateKey::new([1; 32]);
-        let blob = seal(&key, PLACE, b"content");
-        let opened = open(&key, PLACE, &blob).unwrap();
-        assert_eq!((opened.version, opened.content.as_slice()), (Version::V3, b"content".as_slice()));
-        assert_eq!(open(&StateKey::new([2; 32]), PLACE, &blob), Err(WrongKey));
+        let blob = seal(&key, BLOB, b"content");
+        assert_eq!(open(&key, BLOB, &blob).unwrap().as_slice(), b"content");
+        assert_eq!(open(&StateKey::new([2; 32]), BLOB, &blob), Err(WrongKey));
         for other in [
-            Place { epoch: 4, ..PLACE },
-            Place { revision: 1, ..PLACE },
-            Place { kind: Kind::Tree, ..PLACE },
-            Place { kind: Kind::WelcomeTree, ..PLACE },
-            Place { group_id: &[5; 16], ..PLACE },
+            BlobId { epoch: 4, ..BLOB },
+            BlobId { revision: 1, ..BLOB },
+            BlobId { kind: Kind::Tree, ..BLOB },
+            BlobId { kind: Kind::WelcomeTree, ..BLOB },
+            BlobId { group_id: &[5; 16], ..BLOB },
         ] {
             assert_eq!(open(&key, other, &blob), Err(WrongKey));
         }
-        assert_eq!(open(&key, PLACE, &blob[..20]), Err(WrongKey));
+        assert_eq!(open(&key, BLOB, &blob[..20]), Err(WrongKey));
     }
 
     #[test]

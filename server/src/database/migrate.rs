@@ -9,10 +9,8 @@ use anyhow::{Context, anyhow, bail};
 use aws_lc_rs::digest::{self, SHA256};
 use tokio_postgres::{Client, NoTls, Transaction, error::ErrorPosition};
 
-use crate::{
-    config::ConnectionString,
-    database::{Database, DatabaseError},
-};
+use super::{Database, DatabaseError};
+use crate::config::ConnectionString;
 
 mod embedded {
     refinery::embed_migrations!("../migrations");
@@ -246,6 +244,13 @@ fn expected() -> (i32, Vec<u8>) {
         }
     }
     (migration.unwrap_or_default(), hash.finish().as_ref().to_vec())
+}
+
+/// The texts of all migrations.
+#[cfg(test)]
+pub(crate) fn migrations() -> Vec<String> {
+    let runner = embedded::migrations::runner();
+    runner.get_migrations().iter().filter_map(|migration| migration.sql().map(str::to_owned)).collect()
 }
 
 /// Whether the database is what this program expects.

@@ -1,46 +1,47 @@
-//! The DS as external sender (RFC 9420 §12.1.8, DS-10): the key that every group carries from
-//! its creation, and the proposals signed with it. The key lasts as long as the groups that
-//! carry it; the database keeps it sealed under the master key.
+//! The keys of the DS as external sender (RFC 9420 §12.1.8, DS-10): every group carries one from its creation, and
+//! proposals of the DS are signed with it. A key lasts as long as the groups that carry it; the database keeps it sealed
+//! under the master key.
 
 use anyhow::Context;
 use openmls::prelude::{BasicCredential, Credential, ExternalSender};
 use postern_protocol::{MlsMessage, PublicKey, key::SigningKey, name::Domain};
 use tls_codec::{Serialize as _, TlsSerialize, TlsSize, VLBytes};
 
-use crate::{database::Database, master_key::MasterKey};
+use crate::home::Home;
 
 const PURPOSE: &str = "DS external sender key";
 
 /// All keys that groups of ours carry, the newest first.
-pub struct Senders {
+pub struct ExternalSenderKeys {
     keys: Vec<SigningKey>,
     extensions: Vec<ExternalSender>,
 }
 
-impl Senders {
+impl ExternalSenderKeys {
     /// Loads the keys, after making one if there is none. Safe in several processes at once:
     /// the database takes one first key.
-    pub async fn load(database: &Database, master_key: &MasterKey, home: &Domain) -> anyhow::Result<Self> {
+    pub async fn load(home: &Home) -> anyhow::Result<Self> {
         let load = "SELECT public_key, sealed_seed FROM ds.load_sender_keys()";
-        let mut rows = database.query(load, &[]).await?;
+        let mut rows = home.database.query(load, &[]).await?;
         if rows.is_empty() {
             let key = SigningKey::generate();
             let public = key.public_key();
-            let sealed = master_key.seal(PURPOSE, public.as_bytes(), key.seed());
-            database
+            let sealed = home.master_key.seal(PURPOSE, public.as_bytes(), key.seed());
+            home.database
                 .query_one("SELECT ds.add_sender_key($1, $2)", &[&public.as_bytes().as_slice(), &sealed])
                 .await?;
-            rows = database.query(load, &[]).await?;
+            rows = home.database.query(load, &[]).await?;
         }
         let mut keys = Vec::new();
         for row in &rows {
-            let seed = master_key
+            let seed = home
+                .master_key
                 .open(PURPOSE, row.get("public_key"), row.get("sealed_seed"))
-                .context("the DS's sender key does not open under this master key")?;
+                .context("the DS's external sender key does not open under this master key")?;
             keys.push(SigningKey::from_seed(seed.as_slice().try_into()?));
         }
-        anyhow::ensure!(!keys.is_empty(), "the DS has no sender key although one was added");
-        let extensions = keys.iter().map(|key| extension(key.public_key(), home)).collect();
+        anyhow::ensure!(!keys.is_empty(), "the DS has no external sender key although one was added");
+        let extensions = keys.iter().map(|key| extension(key.public_key(), &home.domain)).collect();
         Ok(Self { keys, extensions })
     }
 
@@ -49,7 +50,7 @@ impl Senders {
         self.keys[0].public_key()
     }
 
-    /// What a group carries one of.
+    /// One for each key, as groups carry them in their context.
     pub fn extensions(&self) -> &[ExternalSender] {
         &self.extensions
     }
@@ -73,8 +74,8 @@ fn extension(key: PublicKey, home: &Domain) -> ExternalSender {
     ExternalSender::new(key.as_bytes().as_slice().into(), credential)
 }
 
-/// The `PublicMessage` of an external sender, up to its signature (RFC 9420 §6). openmls makes
-/// one only for who has a whole storage provider.
+/// The `PublicMessage` of an external sender, up to its signature (RFC 9420 §6). openmls makes one only with a whole
+/// storage provider.
 #[derive(TlsSize, TlsSerialize)]
 struct ToBeSigned {
     version: u16,

@@ -3,13 +3,15 @@
 
 use std::path::Path;
 
+use super::{Sources, start_cluster, stop_cluster};
 use crate::{
-    cli::{Sources, start_cluster, stop_cluster},
     config::{Config, Settings},
-    database::{Database, DatabaseError},
+    database::{
+        Database, DatabaseError,
+        migrate::{self, SchemaState},
+    },
     embedded::{Embedded, EmbeddedOptions},
-    master_key::{self, MasterKey},
-    migrate::{self, SchemaState},
+    keys::master_key::{self, MasterKey},
 };
 
 /// What looking at one thing gave: how it is, or what is wrong and how to mend it.

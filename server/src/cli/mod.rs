@@ -1,6 +1,8 @@
 //! The command line: `postern serve`, `migrate` and `check`. It puts configuration, database and server together
 //! and turns signals into a shutdown; the work itself is done by the modules it calls.
 
+mod check;
+
 use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::{Context, bail};
@@ -11,12 +13,11 @@ use tokio::{
 };
 
 use crate::{
-    check,
-    config::{Config, ConnectionString, LogConfig, LogFormat, Settings},
-    database::Database,
+    config::{Config, ConnectionString, Settings},
+    database::{Database, SqlOutcome, migrate, outcome},
     embedded::{Embedded, EmbeddedOptions},
-    master_key::{self, MasterKey},
-    migrate, serve,
+    keys::master_key::{self, MasterKey},
+    serve, telemetry,
 };
 
 const EXAMPLES: &str = "\
@@ -91,7 +92,7 @@ fn failure(error: &anyhow::Error) -> ExitCode {
 }
 
 async fn serve(mut config: Config) -> anyhow::Result<()> {
-    start_logging(&config.log)?;
+    telemetry::start_logging(&config.log)?;
     let shutdown = Shutdown::on_signals()?;
     let cluster = start_cluster(&mut config, Embedded::start).await?;
     let served = serve_with_database(config, shutdown).await;
@@ -113,24 +114,33 @@ async fn serve_with_database(config: Config, shutdown: Shutdown) -> anyhow::Resu
     serve::run(config, database, master_key, shutdown.requested()).await
 }
 
+outcome! {
+    ClaimHomeDomainOutcome: "operator.claim_home_domain_outcome" {
+        Claimed = "claimed",
+        Same = "same",
+        Different = "different",
+        Invalid = "invalid",
+    }
+}
+
 /// OPS-2: the database remembers whose it is, so that a server configured for another domain does not start.
 async fn claim_home_domain(database: &Database, domain: &str) -> anyhow::Result<()> {
     let row =
         database.query_one("SELECT outcome, home FROM operator.claim_home_domain($1)", &[&domain]).await?;
-    match row.get("outcome") {
-        "claimed" | "same" => Ok(()),
-        "different" => bail!(
+    match ClaimHomeDomainOutcome::of(&row)? {
+        ClaimHomeDomainOutcome::Claimed | ClaimHomeDomainOutcome::Same => Ok(()),
+        ClaimHomeDomainOutcome::Different => bail!(
             "this database is the home of {}, and the home domain never changes: set the domain to that, or use another database for {domain}",
             row.get::<_, &str>("home"),
         ),
-        _ => bail!(
+        ClaimHomeDomainOutcome::Invalid => bail!(
             "{domain} is not a domain name: it takes at least two labels of letters, digits and inner hyphens (an international name in its xn-- form)"
         ),
     }
 }
 
 async fn migrate(mut config: Config) -> anyhow::Result<()> {
-    start_logging(&config.log)?;
+    telemetry::start_logging(&config.log)?;
     let cluster = start_cluster(&mut config, Embedded::start_or_join).await?;
     let migrated = async {
         let report = migrate::run(admin_url(&config)?).await?;
@@ -178,17 +188,6 @@ pub(crate) async fn stop_cluster(cluster: Option<Embedded>) -> anyhow::Result<()
         Some(cluster) => tokio::task::spawn_blocking(move || cluster.stop()).await?,
         None => Ok(()),
     }
-}
-
-fn start_logging(config: &LogConfig) -> anyhow::Result<()> {
-    let filter = tracing_subscriber::EnvFilter::try_new(&config.filter)
-        .with_context(|| format!("`{}` is not a log filter", config.filter))?;
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    match config.format {
-        LogFormat::Text => subscriber.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init(),
-        LogFormat::Json => subscriber.json().init(),
-    }
-    Ok(())
 }
 
 /// The first SIGTERM or SIGINT asks for a shutdown; a second one ends the process at once.
@@ -257,6 +256,11 @@ impl Sources {
             .collect();
         sources
     }
+}
+
+#[cfg(test)]
+pub fn outcomes() -> Vec<crate::database::outcome::Declared> {
+    vec![crate::database::outcome::declared::<ClaimHomeDomainOutcome>()]
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The end of the road: answers, refusals and faults, and how each looks on the wire.
+//! Answers, refusals and faults, and how each looks on the wire.
 
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use postern_protocol::{
@@ -9,10 +9,11 @@ use serde::Serialize;
 use warp::reply::Response;
 
 use super::rate_limit::RateLimit;
-use crate::database::DatabaseError;
-
-/// Seconds for which a client may go on with a copy of what is published.
-pub const MAX_AGE: u32 = 60 * 60;
+use crate::{
+    database::{DatabaseError, UnknownOutcome},
+    home::PUBLISHED_MAX_AGE,
+    mls::InvalidMls,
+};
 
 pub type Outcome = Result<Answer, Failure>;
 
@@ -72,7 +73,8 @@ impl Answer {
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
         let cache_control = if self.public {
-            HeaderValue::try_from(format!("public, max-age={MAX_AGE}")).expect("digits are visible ASCII")
+            HeaderValue::try_from(format!("public, max-age={PUBLISHED_MAX_AGE}"))
+                .expect("digits are visible ASCII")
         } else {
             HeaderValue::from_static("no-store")
         };
@@ -90,11 +92,6 @@ impl Answer {
 impl Failure {
     pub fn fault(error: impl Into<anyhow::Error>) -> Self {
         Self::Fault(error.into())
-    }
-
-    /// An API function answered with an outcome that the server does not know.
-    pub fn unexpected(outcome: &str) -> Self {
-        Self::Fault(anyhow::anyhow!("the database answered with the outcome {outcome}"))
     }
 
     pub fn is_token_spent(&self) -> bool {
@@ -140,6 +137,18 @@ impl From<Problem> for Failure {
 impl From<ProblemType> for Failure {
     fn from(kind: ProblemType) -> Self {
         Self::Refused(kind.into())
+    }
+}
+
+impl From<InvalidMls> for Failure {
+    fn from(error: InvalidMls) -> Self {
+        Self::Refused(error.into())
+    }
+}
+
+impl From<UnknownOutcome> for Failure {
+    fn from(error: UnknownOutcome) -> Self {
+        Self::fault(error)
     }
 }
 
