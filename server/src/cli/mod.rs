@@ -22,13 +22,13 @@ use crate::{
 
 const EXAMPLES: &str = "\
 Examples:
-  postern serve --embedded --domain example.org          everything in one process and one directory
-  postern migrate --database-admin-url postgresql://postgres@db/postern
+  postern serve --embedded --domain example.org          a server with a private PostgreSQL in one directory
+  postern migrate --domain example.org --database-admin-url postgresql://postgres@db/postern
   postern serve --config /etc/postern.toml --listen 127.0.0.1:8008
-  postern check --config /etc/postern.toml               what is wrong, and how to mend it
+  postern check --config /etc/postern.toml               says what is wrong, and what to do
 
-Each setting may stand in the configuration file (TOML; --database-url is `url` in [database], limits and logs
-likewise), in the environment variable named beside it, or in the flag: the later of these wins.";
+A setting comes from the configuration file (TOML), from the environment variable shown with it, or from the flag; the
+later of these wins. docs/operate/configure.md has the names in the file: --database-url is `url` in [database].";
 
 /// An MLS homeserver: end-to-end encrypted messaging for one domain.
 #[derive(Parser)]
@@ -43,10 +43,10 @@ enum Command {
     /// Serve the home domain until SIGTERM or SIGINT
     #[command(after_help = EXAMPLES)]
     Serve(Settings),
-    /// Create or update what Postern keeps in the database; safe while servers are running
+    /// Create or update Postern's tables and functions in the database; safe while servers are running
     #[command(after_help = EXAMPLES)]
     Migrate(Settings),
-    /// Check configuration and database, and say how to mend what is wrong
+    /// Check the configuration and the database, and say what is wrong and what to do
     #[command(after_help = EXAMPLES)]
     Check(Settings),
 }
