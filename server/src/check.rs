@@ -3,11 +3,12 @@
 
 use std::path::Path;
 
+use postern_cluster::{ClusterOptions, PrivateCluster};
+
 use crate::{
     cli::{Sources, start_cluster, stop_cluster},
     config::{Config, Settings},
     database::{Database, DatabaseError},
-    embedded::{Embedded, EmbeddedOptions},
     master_key::{self, MasterKey},
     migrate::{self, SchemaState},
 };
@@ -94,7 +95,7 @@ fn master_key(config: &Config) -> Finding {
 }
 
 async fn database(report: &mut Report, mut config: Config) {
-    let options = EmbeddedOptions::new(&config.data_dir, &config.extension_dir);
+    let options = ClusterOptions::new(&config.data_dir, &config.extension_dir);
     if config.embedded && !options.cluster_exists() {
         let text = format!(
             "none yet: the first `postern serve --embedded` makes it in {}",
@@ -103,7 +104,7 @@ async fn database(report: &mut Report, mut config: Config) {
         report.line("private cluster", Ok(text));
         return;
     }
-    let cluster = match start_cluster(&mut config, Embedded::start_or_join).await {
+    let cluster = match start_cluster(&mut config, PrivateCluster::start_or_join).await {
         Ok(cluster) => cluster,
         Err(error) => {
             report.line("private cluster", Err(problem(format!("{error:#}"), "as the message says")));

@@ -5,6 +5,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::{Context, bail};
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand, parser::ValueSource};
+use postern_cluster::{ClusterOptions, PrivateCluster};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::watch,
@@ -14,7 +15,6 @@ use crate::{
     check,
     config::{Config, ConnectionString, LogConfig, LogFormat, Settings},
     database::Database,
-    embedded::{Embedded, EmbeddedOptions},
     master_key::{self, MasterKey},
     migrate, serve,
 };
@@ -93,7 +93,7 @@ fn failure(error: &anyhow::Error) -> ExitCode {
 async fn serve(mut config: Config) -> anyhow::Result<()> {
     start_logging(&config.log)?;
     let shutdown = Shutdown::on_signals()?;
-    let cluster = start_cluster(&mut config, Embedded::start).await?;
+    let cluster = start_cluster(&mut config, PrivateCluster::start).await?;
     let served = serve_with_database(config, shutdown).await;
     let stopped = stop_cluster(cluster).await;
     served.and(stopped)
@@ -131,7 +131,7 @@ async fn claim_home_domain(database: &Database, domain: &str) -> anyhow::Result<
 
 async fn migrate(mut config: Config) -> anyhow::Result<()> {
     start_logging(&config.log)?;
-    let cluster = start_cluster(&mut config, Embedded::start_or_join).await?;
+    let cluster = start_cluster(&mut config, PrivateCluster::start_or_join).await?;
     let migrated = async {
         let report = migrate::run(admin_url(&config)?).await?;
         println!("postern: {report}");
@@ -161,19 +161,19 @@ fn master_key(config: &Config) -> Result<MasterKey, master_key::MasterKeyError> 
 /// Starts the private cluster, if one is wanted, and points the configuration at it.
 pub(crate) async fn start_cluster(
     config: &mut Config,
-    start: fn(&EmbeddedOptions) -> anyhow::Result<Embedded>,
-) -> anyhow::Result<Option<Embedded>> {
+    start: fn(&ClusterOptions) -> anyhow::Result<PrivateCluster>,
+) -> anyhow::Result<Option<PrivateCluster>> {
     if !config.embedded {
         return Ok(None);
     }
-    let options = EmbeddedOptions::new(&config.data_dir, &config.extension_dir);
+    let options = ClusterOptions::new(&config.data_dir, &config.extension_dir);
     let cluster = tokio::task::spawn_blocking(move || start(&options)).await??;
-    config.database.url = Some(cluster.server_url());
-    config.database.admin_url = Some(cluster.admin_url());
+    config.database.url = Some(ConnectionString::new(cluster.server_url()));
+    config.database.admin_url = Some(ConnectionString::new(cluster.admin_url()));
     Ok(Some(cluster))
 }
 
-pub(crate) async fn stop_cluster(cluster: Option<Embedded>) -> anyhow::Result<()> {
+pub(crate) async fn stop_cluster(cluster: Option<PrivateCluster>) -> anyhow::Result<()> {
     match cluster {
         Some(cluster) => tokio::task::spawn_blocking(move || cluster.stop()).await?,
         None => Ok(()),

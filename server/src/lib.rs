@@ -13,7 +13,6 @@ pub mod config;
 pub mod database;
 pub mod date;
 pub mod ds;
-pub mod embedded;
 pub mod health;
 pub mod master_key;
 pub mod migrate;
