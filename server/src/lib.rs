@@ -13,11 +13,12 @@ pub mod clock;
 pub mod config;
 pub mod database;
 pub mod ds;
-pub mod embedded;
 pub mod home;
 pub mod http;
 pub mod keys;
 pub mod mls;
+#[cfg(test)]
+mod outcomes;
 pub mod qs;
 pub mod routes;
 pub mod serve;

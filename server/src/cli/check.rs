@@ -3,14 +3,15 @@
 
 use std::path::Path;
 
-use super::{Sources, start_cluster, stop_cluster};
+use postern_cluster::{ClusterOptions, PrivateCluster};
+
+use super::{private_cluster, sources::Sources};
 use crate::{
     config::{Config, Settings},
     database::{
         Database, DatabaseError,
         migrate::{self, SchemaState},
     },
-    embedded::{Embedded, EmbeddedOptions},
     keys::master_key::{self, MasterKey},
 };
 
@@ -96,7 +97,7 @@ fn master_key(config: &Config) -> Finding {
 }
 
 async fn database(report: &mut Report, mut config: Config) {
-    let options = EmbeddedOptions::new(&config.data_dir, &config.extension_dir);
+    let options = ClusterOptions::new(&config.data_dir, &config.extension_dir);
     if config.embedded && !options.cluster_exists() {
         let text = format!(
             "none yet: the first `postern serve --embedded` makes it in {}",
@@ -105,7 +106,7 @@ async fn database(report: &mut Report, mut config: Config) {
         report.line("private cluster", Ok(text));
         return;
     }
-    let cluster = match start_cluster(&mut config, Embedded::start_or_join).await {
+    let cluster = match private_cluster::start(&mut config, PrivateCluster::start_or_join).await {
         Ok(cluster) => cluster,
         Err(error) => {
             report.line("private cluster", Err(problem(format!("{error:#}"), "as the message says")));
@@ -119,7 +120,7 @@ async fn database(report: &mut Report, mut config: Config) {
     if let Some(database) = connect(report, &config).await {
         items(report, &config, &database).await;
     }
-    if let Err(error) = stop_cluster(cluster).await {
+    if let Err(error) = private_cluster::stop(cluster).await {
         report.line("private cluster", Err(problem(format!("{error:#}"), "look at its postgres.log")));
     }
 }

@@ -9,7 +9,10 @@ use std::sync::{
 use postern_protocol::problem::ProblemType;
 use tokio_postgres::{Row, types::ToSql};
 
-use super::{Failure, Gate, Outcome, RedeemedToken};
+use super::{
+    answer::{Failure, Outcome},
+    gate::{Gate, RedeemedToken},
+};
 use crate::database::{Database, SqlOutcome, outcome};
 
 outcome! {

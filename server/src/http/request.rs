@@ -15,7 +15,7 @@ use postern_protocol::{
 use serde::{Serialize, de::DeserializeOwned};
 use warp::path::FullPath;
 
-use super::{Answer, Failure};
+use super::answer::{Answer, Failure};
 use crate::home::Home;
 
 /// A request whose body was not read yet.

@@ -3,7 +3,7 @@
 use futures_util::future::BoxFuture;
 use http::Method;
 
-use super::{Outcome, Payment, Request};
+use super::{answer::Outcome, payment::Payment, request::Request};
 
 /// An endpoint of a server with the state `S`, and whether it asks for a token (AAS-1).
 pub enum Door<S> {

@@ -10,9 +10,12 @@ use postern_protocol::{
 use warp::{Filter, Rejection, filters::BoxedFilter, path::FullPath, reject::Reject};
 
 use super::{
-    Door, Failure, Gate, Outcome, Payment, RateLimit, Route,
-    answer::problem_response,
+    answer::{Failure, Outcome, problem_response},
+    gate::Gate,
+    payment::Payment,
+    rate_limit::RateLimit,
     request::{self, RawRequest},
+    route::{Door, Route},
 };
 use crate::home::Home;
 

@@ -9,7 +9,7 @@ use postern_protocol::{
 };
 use tokio_postgres::Row;
 
-use super::MasterKey;
+use super::master_key::MasterKey;
 use crate::{
     clock::{DAY, today},
     database::Database,

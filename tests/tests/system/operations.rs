@@ -30,7 +30,7 @@ fn check(cluster: &Cluster) -> Command {
     command
         .arg("check")
         .env("POSTERN_DOMAIN", HOME)
-        .env("POSTERN_DATABASE_URL", cluster.server_url().as_str())
+        .env("POSTERN_DATABASE_URL", cluster.server_url())
         .env("POSTERN_MASTER_KEY", cluster.master_key());
     command
 }
@@ -233,7 +233,7 @@ async fn check_finds_what_is_wrong_with_the_database() {
         command.env("POSTERN_DATABASE_URL", url);
         command
     };
-    let as_admin = cluster.admin_url().as_str().to_owned();
+    let as_admin = cluster.admin_url();
 
     assert_problem(&mut with_url("host=/nowhere user=postern_server".to_owned()), "database", "No such file")
         .await;
@@ -306,7 +306,7 @@ async fn only_a_domain_name_can_be_a_home() {
 async fn two_migrations_at_once_do_the_work_once_and_a_third_finds_nothing_to_do() {
     let cluster = Cluster::start().await;
     cluster.admin().await.batch_execute("CREATE DATABASE fresh").await.unwrap();
-    let url = cluster.admin_url().as_str().replace("dbname=postern", "dbname=fresh");
+    let url = cluster.admin_url().replace("dbname=postern", "dbname=fresh");
     let migrate = || async {
         let mut command = postern();
         command.arg("migrate").env("POSTERN_DOMAIN", HOME).env("POSTERN_DATABASE_ADMIN_URL", &url);
@@ -337,10 +337,7 @@ async fn changed_functions_are_applied_as_a_whole_and_old_ones_go() {
     let migrate = || async {
         let admin_url = cluster.admin_url();
         let mut command = postern();
-        command
-            .arg("migrate")
-            .env("POSTERN_DOMAIN", HOME)
-            .env("POSTERN_DATABASE_ADMIN_URL", admin_url.as_str());
+        command.arg("migrate").env("POSTERN_DOMAIN", HOME).env("POSTERN_DATABASE_ADMIN_URL", admin_url);
         text(&run(&mut command).await)
     };
     assert!(migrate().await.contains("functions updated"));
@@ -370,7 +367,7 @@ async fn a_server_comes_back_to_its_database_after_a_crash() {
         answer.status().is_success().then_some(())
     })
     .await;
-    let (client, connection) = tokio_postgres::connect(cluster.server_url().as_str(), NoTls).await.unwrap();
+    let (client, connection) = tokio_postgres::connect(&cluster.server_url(), NoTls).await.unwrap();
     tokio::spawn(connection);
     let row = client.query_one("SELECT operator.current_home_domain()", &[]).await.unwrap();
     assert_eq!(row.get::<_, &str>(0), HOME);
