@@ -11,7 +11,11 @@ use postern_protocol::{
 };
 
 use super::As;
-use crate::http::{Answer, Failure, Outcome, Payment, Request};
+use crate::{
+    database::outcome,
+    http::{Answer, Failure, Outcome, Payment, Request},
+    keys::MasterKey,
+};
 
 const PURPOSE: &str = "AS contact";
 

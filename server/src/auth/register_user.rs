@@ -11,7 +11,7 @@ use postern_protocol::{
 use super::{As, identity};
 use crate::{
     database::{SqlOutcome, outcome},
-    http::{Failure, Outcome, Request},
+    http::{Outcome, Request},
     mls::{InvalidMls, TrackedGroup},
 };
 

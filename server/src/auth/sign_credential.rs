@@ -10,7 +10,7 @@ use postern_protocol::{
 use super::{As, identity};
 use crate::{
     database::outcome,
-    http::{Failure, Outcome, Payment, Request},
+    http::{Outcome, Payment, Request},
 };
 
 outcome! {

@@ -86,9 +86,9 @@ macro_rules! outcome {
             $($variant),+
         }
 
-        impl $crate::database::SqlOutcome for $name {
+        impl $crate::database::outcome::SqlOutcome for $name {
             const TYPE: &'static str = $type;
-            const PAID: bool = $crate::database::outcome!(@paid $($paid)?);
+            const PAID: bool = $crate::database::outcome::outcome!(@paid $($paid)?);
             const LABELS: &'static [(&'static str, Self)] = &[$(($label, Self::$variant)),+];
         }
     };

@@ -6,7 +6,8 @@ use postern_protocol::{ds::CreateGroup, problem::ProblemType};
 
 use super::{Ds, group::Group, stored};
 use crate::{
-    http::{Answer, Failure, Outcome, Payment, Request},
+    database::outcome,
+    http::{Answer, Outcome, Payment, Request},
     mls::InvalidMls,
 };
 

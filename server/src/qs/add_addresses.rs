@@ -11,7 +11,7 @@ use postern_protocol::{
 use super::Qs;
 use crate::{
     database::outcome,
-    http::{Answer, Failure, Outcome, Payment, Request},
+    http::{Answer, Outcome, Payment, Request},
 };
 
 /// How many addresses one request may name.

@@ -8,7 +8,7 @@ use postern_protocol::{QueueId, problem::ProblemType, qs::DeleteQueue};
 use super::{Qs, add_addresses::address_bytes};
 use crate::{
     database::outcome,
-    http::{Answer, Failure, Outcome, Payment, Request},
+    http::{Answer, Outcome, Payment, Request},
 };
 
 outcome! {

@@ -12,7 +12,7 @@ use postern_protocol::{
 use super::Qs;
 use crate::{
     database::outcome,
-    http::{Answer, Failure, Outcome, Payment, Request},
+    http::{Answer, Outcome, Payment, Request},
 };
 
 /// Strangers may send this many bytes: a handful of KeyPackages fits, a picture does not.

@@ -6,7 +6,7 @@ use postern_protocol::{problem::ProblemType, qs::RemoveKeyPackages};
 use super::Qs;
 use crate::{
     database::outcome,
-    http::{Answer, Failure, Outcome, Payment, Request},
+    http::{Answer, Outcome, Payment, Request},
 };
 
 outcome! {

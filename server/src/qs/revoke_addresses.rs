@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     database::outcome,
-    http::{Answer, Failure, Outcome, Payment, Request},
+    http::{Answer, Outcome, Payment, Request},
 };
 
 outcome! {

@@ -32,7 +32,7 @@ pub async fn rotate_friendship_token(qs: Qs, request: Request, payment: Payment)
     let (signer, body) = request.signed_body::<RotateFriendshipToken>()?;
     for _ in 0..ATTEMPTS {
         let stocks = Stocks::reseal(&qs, signer, &body).await?;
-        let (outcome, row) = payment
+        let (outcome, _) = payment
             .call(
                 &qs.home.database,
                 "SELECT outcome FROM qs.rotate_friendship_token($1, $2, $3, $4, $5, $6, $7, $8)",

@@ -11,7 +11,7 @@ use postern_protocol::{
 use super::{Qs, create_queue::check_hpke_key};
 use crate::{
     database::outcome,
-    http::{Answer, Failure, Outcome, Payment, Request},
+    http::{Answer, Outcome, Payment, Request},
 };
 
 outcome! {

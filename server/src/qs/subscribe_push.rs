@@ -7,7 +7,7 @@ use postern_protocol::{QueueId, problem::ProblemType, qs::SubscribePush};
 use super::Qs;
 use crate::{
     database::outcome,
-    http::{Answer, Failure, Outcome, Payment, Request},
+    http::{Answer, Outcome, Payment, Request},
 };
 
 outcome! {
