@@ -2,7 +2,7 @@
 --
 -- Overrides count before defaults; an allowance for a token type is part of the whole.
 CREATE OR REPLACE FUNCTION aas.take(
-    taker bigint, digest bytea, token_types integer[], numbers integer[],
+    taker uuid, digest bytea, token_types integer[], numbers integer[],
     OUT outcome text, OUT allowance integer, OUT remaining integer, OUT resets_in integer)
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE

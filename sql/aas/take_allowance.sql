@@ -13,7 +13,7 @@ CREATE OR REPLACE FUNCTION aas.take_allowance(
     OUT outcome text, OUT allowance integer, OUT remaining integer, OUT resets_in integer)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    of_user bigint;
+    of_user uuid;
     of_domain text;
 BEGIN
     SELECT c.user_id INTO of_user FROM auth.clients c WHERE c.client_key = signer_key;

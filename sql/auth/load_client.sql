@@ -8,9 +8,10 @@ RETURNS TABLE (name text, epoch bigint, eid bytea)
 LANGUAGE plpgsql STABLE ROWS 1 SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RETURN QUERY
-        SELECT u.name, u.epoch, u.eid
+        SELECT u.name, i.epoch, i.eid
           FROM auth.clients c
           JOIN auth.users u USING (user_id)
+          JOIN auth.incarnations i USING (user_id, incarnation)
          WHERE c.client_key = load_client.client_key;
 END
 $$;

@@ -10,26 +10,21 @@ CREATE OR REPLACE FUNCTION auth.register_user(
     OUT outcome text)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    today CONSTANT date := (now() AT TIME ZONE 'UTC')::date;
-    new_user bigint;
+    new_user uuid;
 BEGIN
-    INSERT INTO auth.users AS u (name, group_info, ratchet_tree, epoch, eid, registered)
-    VALUES (register_user.name, register_user.group_info, register_user.ratchet_tree, 0,
-            register_user.eid, today)
+    INSERT INTO auth.users AS u (name) VALUES (register_user.name)
     ON CONFLICT ON CONSTRAINT users_name_key DO NOTHING
     RETURNING u.user_id INTO new_user;
     IF new_user IS NULL THEN
         outcome := 'name_taken';
         RETURN;
     END IF;
-    INSERT INTO auth.clients (client_key, user_id, credential, added)
-    VALUES (register_user.client_key, new_user, register_user.credential, today)
-    ON CONFLICT ON CONSTRAINT clients_pkey DO NOTHING;
-    IF NOT FOUND THEN
-        DELETE FROM auth.users u WHERE u.user_id = new_user;
-        outcome := 'client_known';
-        RETURN;
-    END IF;
+    INSERT INTO auth.incarnations (user_id, incarnation, group_info, ratchet_tree, epoch, eid)
+    VALUES (new_user, 0, register_user.group_info, register_user.ratchet_tree, 0, register_user.eid);
+    INSERT INTO auth.clients (client_key, user_id, incarnation, credential)
+    VALUES (register_user.client_key, new_user, 0, register_user.credential);
     outcome := 'registered';
+EXCEPTION WHEN unique_violation THEN
+    outcome := 'client_known';
 END
 $$;

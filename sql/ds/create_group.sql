@@ -13,7 +13,7 @@ BEGIN
         outcome := 'token_spent';
         RETURN;
     END IF;
-    IF NOT EXISTS (SELECT FROM ds.settings s WHERE ciphersuite = ANY (s.ciphersuites)) THEN
+    IF NOT EXISTS (SELECT FROM operator.settings s WHERE ciphersuite = ANY (s.ciphersuites)) THEN
         outcome := 'ciphersuite_forbidden';
         RETURN;
     END IF;

@@ -16,8 +16,8 @@ BEGIN
         SELECT g.epoch, g.revision, g.last_commit,
                CASE WHEN with_tree THEN g.tree ELSE g.roster END, s.inactive_days,
                s.max_members, s.max_message_bytes, s.max_commit_bytes,
-               s.past_epochs, s.ciphersuites
-          FROM ds.groups g, ds.settings s
+               s.past_epochs, o.ciphersuites
+          FROM ds.groups g, ds.settings s, operator.settings o
          WHERE g.group_id = load_group.group_id;
 END
 $$;

@@ -10,7 +10,7 @@ BEGIN
         RAISE EXCEPTION 'this server cannot serve ciphersuite %', coalesce(ciphersuite::text, 'null')
             USING ERRCODE = 'check_violation', HINT = 'operator.ciphersuites() lists those it can.';
     END IF;
-    UPDATE ds.settings s
+    UPDATE operator.settings s
        SET ciphersuites = s.ciphersuites || allow_ciphersuite.ciphersuite
      WHERE allow_ciphersuite.ciphersuite <> ALL (s.ciphersuites);
 END

@@ -12,6 +12,6 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
                    (3, 'MLS_128_DHKEMX25519_CHACHA20POLY1305_SHA256_Ed25519'),
                    (77, 'MLS_256_XWING_CHACHA20POLY1305_SHA256_Ed25519'),
                    (79, 'MLS_128_MLKEM768X25519_AES128GCM_SHA256_Ed25519')) k (ciphersuite, name),
-           ds.settings s
+           operator.settings s
      ORDER BY k.ciphersuite
 $$;

@@ -11,20 +11,23 @@ CREATE OR REPLACE FUNCTION operator.claim_home_domain(domain text)
 RETURNS TABLE (outcome text, home text)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    claimed boolean;
+    wanted operator.domain_name;
+    claimed boolean := false;
 BEGIN
     BEGIN
-        INSERT INTO operator.home_domain (domain) VALUES (claim_home_domain.domain)
-            ON CONFLICT DO NOTHING;
-        claimed := FOUND;
-    EXCEPTION WHEN check_violation OR not_null_violation THEN
-        outcome := 'invalid';
+        wanted := claim_home_domain.domain;
+    EXCEPTION WHEN check_violation THEN
+        NULL;
     END;
-    SELECT h.domain INTO home FROM operator.home_domain h;
-    outcome := COALESCE(outcome,
-                        CASE WHEN claimed THEN 'claimed'
-                             WHEN home = claim_home_domain.domain THEN 'same'
-                             ELSE 'different' END);
+    IF wanted IS NOT NULL THEN
+        UPDATE operator.settings s SET home_domain = wanted WHERE s.home_domain IS NULL;
+        claimed := FOUND;
+    END IF;
+    SELECT s.home_domain INTO home FROM operator.settings s;
+    outcome := CASE WHEN wanted IS NULL THEN 'invalid'
+                    WHEN claimed THEN 'claimed'
+                    WHEN home = wanted THEN 'same'
+                    ELSE 'different' END;
     RETURN NEXT;
 END
 $$;

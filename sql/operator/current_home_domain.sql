@@ -5,5 +5,5 @@
 CREATE OR REPLACE FUNCTION operator.current_home_domain()
 RETURNS text
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-    SELECT h.domain FROM operator.home_domain h;
+    SELECT s.home_domain FROM operator.settings s;
 $$;

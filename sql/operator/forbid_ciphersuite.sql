@@ -11,6 +11,6 @@ BEGIN
         RAISE EXCEPTION 'ciphersuite 1 cannot be forbidden'
             USING ERRCODE = 'check_violation', HINT = 'It is the one that every client has (RFC 9420 §17.1).';
     END IF;
-    UPDATE ds.settings s SET ciphersuites = array_remove(s.ciphersuites, forbid_ciphersuite.ciphersuite);
+    UPDATE operator.settings s SET ciphersuites = array_remove(s.ciphersuites, forbid_ciphersuite.ciphersuite);
 END
 $$;

@@ -11,8 +11,8 @@ CREATE OR REPLACE FUNCTION operator.set_allowance(
 RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    of_user bigint;
-    of_taker bigint;
+    of_user uuid;
+    of_taker uuid;
 BEGIN
     IF num_nonnulls(user_name, domain) > 1 THEN
         RAISE EXCEPTION 'an allowance is a user''s or a domain''s, not both';

@@ -18,9 +18,9 @@ BEGIN
         RETURN;
     END IF;
 
-    INSERT INTO qs.queues AS q (queue_id, kind, owner_key, hpke_key, last_active, created)
+    INSERT INTO qs.queues AS q (queue_id, kind, owner_key, hpke_key, last_active)
     VALUES (create_queue.queue_id, create_queue.kind, create_queue.owner_key,
-            create_queue.hpke_key, today, today)
+            create_queue.hpke_key, today)
     ON CONFLICT ON CONSTRAINT queues_pkey DO NOTHING;
     outcome := CASE WHEN FOUND THEN 'created' ELSE 'queue_exists' END;
 END

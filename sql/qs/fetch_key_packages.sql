@@ -27,7 +27,7 @@ BEGIN
         outcome := 'token_spent';
         RETURN;
     END IF;
-    IF NOT EXISTS (SELECT FROM ds.settings s
+    IF NOT EXISTS (SELECT FROM operator.settings s
                     WHERE fetch_key_packages.ciphersuite = ANY (s.ciphersuites)) THEN
         outcome := 'ciphersuite_forbidden';
         RETURN;
