@@ -116,3 +116,7 @@ COMMENT ON COLUMN operator.schema_state.migration IS 'Number of the last migrati
 COMMENT ON COLUMN operator.schema_state.functions_hash IS
     'SHA-256 of the files of sql/ that were applied last: they are applied again when it differs. Changes with them';
 COMMENT ON COLUMN operator.schema_state.applied IS 'Day (UTC) of the last change. Changes with it';
+
+-- Outcomes of API functions, success first.
+CREATE TYPE operator.claim_home_domain_outcome AS ENUM ('claimed', 'same', 'different', 'invalid');
+COMMENT ON TYPE operator.claim_home_domain_outcome IS 'Outcomes of operator.claim_home_domain';

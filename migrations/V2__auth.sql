@@ -169,3 +169,18 @@ COMMENT ON COLUMN auth.signing_keys.service IS
 COMMENT ON COLUMN auth.signing_keys.sealed_seed IS 'Private seed, sealed under the server''s master key. Never changes';
 COMMENT ON COLUMN auth.signing_keys.not_before IS 'First day (UTC) of validity. Never changes';
 COMMENT ON COLUMN auth.signing_keys.not_after IS 'Last day (UTC) of validity. Never changes';
+
+-- Outcomes of API functions, success first. A refusal is an answer and not an exception, so that the token stays spent.
+CREATE TYPE auth.register_user_outcome AS ENUM ('registered', 'name_taken', 'client_known');
+COMMENT ON TYPE auth.register_user_outcome IS 'Outcomes of auth.register_user';
+CREATE TYPE auth.store_credential_outcome AS ENUM ('stored', 'token_spent', 'unknown_client');
+COMMENT ON TYPE auth.store_credential_outcome IS 'Outcomes of auth.store_credential';
+CREATE TYPE auth.commit_identity_outcome AS ENUM (
+    'committed', 'token_spent', 'wrong_epoch', 'unknown_client', 'client_known');
+COMMENT ON TYPE auth.commit_identity_outcome IS 'Outcomes of auth.commit_identity';
+CREATE TYPE auth.publish_contact_outcome AS ENUM ('published', 'token_spent', 'unknown_client');
+COMMENT ON TYPE auth.publish_contact_outcome IS 'Outcomes of auth.publish_contact';
+CREATE TYPE auth.look_up_user_outcome AS ENUM ('found', 'token_spent', 'unknown_user');
+COMMENT ON TYPE auth.look_up_user_outcome IS 'Outcomes of auth.look_up_user';
+CREATE TYPE auth.add_signing_key_outcome AS ENUM ('added', 'exists');
+COMMENT ON TYPE auth.add_signing_key_outcome IS 'Outcomes of auth.add_signing_key';

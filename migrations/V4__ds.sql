@@ -143,3 +143,21 @@ COMMENT ON COLUMN ds.sender_keys.number IS 'Serial number; new groups carry the 
 COMMENT ON COLUMN ds.sender_keys.public_key IS
     'Ed25519 public key (32 bytes), in the group context of each group that began with it. Never changes';
 COMMENT ON COLUMN ds.sender_keys.sealed_seed IS 'Private seed, sealed under the server''s master key. Never changes';
+
+-- Outcomes of API functions, success first. A refusal is an answer and not an exception, so that the token stays spent.
+CREATE TYPE ds.reserve_group_id_outcome AS ENUM ('reserved', 'token_spent', 'full');
+COMMENT ON TYPE ds.reserve_group_id_outcome IS 'Outcomes of ds.reserve_group_id';
+CREATE TYPE ds.create_group_outcome AS ENUM ('created', 'token_spent', 'ciphersuite_forbidden', 'not_reserved');
+COMMENT ON TYPE ds.create_group_outcome IS 'Outcomes of ds.create_group';
+CREATE TYPE ds.submit_message_outcome AS ENUM ('accepted', 'token_spent', 'unknown_group', 'wrong_epoch', 'stale');
+COMMENT ON TYPE ds.submit_message_outcome IS 'Outcomes of ds.submit_message';
+CREATE TYPE ds.propose_removal_outcome AS ENUM ('proposed', 'stale');
+COMMENT ON TYPE ds.propose_removal_outcome IS 'Outcomes of ds.propose_removal';
+CREATE TYPE ds.delete_group_outcome AS ENUM ('deleted', 'token_spent', 'wrong_epoch');
+COMMENT ON TYPE ds.delete_group_outcome IS 'Outcomes of ds.delete_group';
+CREATE TYPE ds.fetch_group_info_outcome AS ENUM ('found', 'token_spent', 'unknown_group');
+COMMENT ON TYPE ds.fetch_group_info_outcome IS 'Outcomes of ds.fetch_group_info';
+CREATE TYPE ds.fetch_welcome_tree_outcome AS ENUM ('found', 'token_spent', 'unknown_joiner');
+COMMENT ON TYPE ds.fetch_welcome_tree_outcome IS 'Outcomes of ds.fetch_welcome_tree';
+CREATE TYPE ds.add_sender_key_outcome AS ENUM ('added', 'exists');
+COMMENT ON TYPE ds.add_sender_key_outcome IS 'Outcomes of ds.add_sender_key';

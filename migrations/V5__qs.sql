@@ -280,3 +280,45 @@ COMMENT ON COLUMN qs.removed.expired_messages IS
     'Messages that waited for longer than qs.settings.message_days. Grows on that day';
 COMMENT ON COLUMN qs.removed.purged_messages IS
     'Messages that the operator removed, with or without their queue. Grows on that day';
+
+-- Outcomes of API functions, success first. A refusal is an answer and not an exception, so that the token stays spent.
+CREATE TYPE qs.create_queue_outcome AS ENUM ('created', 'token_spent', 'queue_exists');
+COMMENT ON TYPE qs.create_queue_outcome IS 'Outcomes of qs.create_queue';
+CREATE TYPE qs.add_addresses_outcome AS ENUM (
+    'added', 'token_spent', 'unknown_queue', 'too_many_addresses', 'address_exists');
+COMMENT ON TYPE qs.add_addresses_outcome IS 'Outcomes of qs.add_addresses';
+CREATE TYPE qs.revoke_addresses_outcome AS ENUM ('revoked', 'token_spent', 'unknown_queue', 'unknown_address');
+COMMENT ON TYPE qs.revoke_addresses_outcome IS 'Outcomes of qs.revoke_addresses';
+CREATE TYPE qs.set_push_policy_outcome AS ENUM ('set', 'token_spent', 'unknown_queue', 'unknown_address');
+COMMENT ON TYPE qs.set_push_policy_outcome IS 'Outcomes of qs.set_push_policy';
+CREATE TYPE qs.subscribe_push_outcome AS ENUM ('subscribed', 'token_spent', 'unknown_queue');
+COMMENT ON TYPE qs.subscribe_push_outcome IS 'Outcomes of qs.subscribe_push';
+CREATE TYPE qs.rotate_keys_outcome AS ENUM ('rotated', 'token_spent', 'unknown_queue');
+COMMENT ON TYPE qs.rotate_keys_outcome IS 'Outcomes of qs.rotate_keys';
+CREATE TYPE qs.delete_queue_outcome AS ENUM ('deleted', 'token_spent', 'unknown_queue');
+COMMENT ON TYPE qs.delete_queue_outcome IS 'Outcomes of qs.delete_queue';
+CREATE TYPE qs.deposit_outcome AS ENUM ('deposited', 'token_spent', 'undeliverable');
+COMMENT ON TYPE qs.deposit_outcome IS 'Outcomes of qs.deposit';
+CREATE TYPE qs.dequeue_outcome AS ENUM ('ok', 'token_spent', 'unknown_queue', 'after_too_large');
+COMMENT ON TYPE qs.dequeue_outcome IS 'Outcomes of qs.dequeue and qs.next_messages';
+CREATE TYPE qs.publish_key_packages_outcome AS ENUM (
+    'published', 'token_spent', 'unknown_friendship', 'ciphersuite_forbidden', 'too_many_key_packages', 'too_many_stocks');
+COMMENT ON TYPE qs.publish_key_packages_outcome IS 'Outcomes of qs.publish_key_packages';
+CREATE TYPE qs.fetch_key_packages_outcome AS ENUM (
+    'fetched', 'token_spent', 'unknown_friendship', 'ciphersuite_forbidden');
+COMMENT ON TYPE qs.fetch_key_packages_outcome IS 'Outcomes of qs.fetch_key_packages';
+CREATE TYPE qs.count_key_packages_outcome AS ENUM ('counted', 'token_spent', 'unknown_friendship');
+COMMENT ON TYPE qs.count_key_packages_outcome IS 'Outcomes of qs.count_key_packages';
+CREATE TYPE qs.remove_key_packages_outcome AS ENUM ('removed', 'token_spent', 'unknown_friendship');
+COMMENT ON TYPE qs.remove_key_packages_outcome IS 'Outcomes of qs.remove_key_packages';
+CREATE TYPE qs.rotate_friendship_token_outcome AS ENUM (
+    'rotated', 'token_spent', 'unknown_friendship', 'not_fresh', 'stale');
+COMMENT ON TYPE qs.rotate_friendship_token_outcome IS 'Outcomes of qs.rotate_friendship_token';
+CREATE TYPE qs.start_upkeep_outcome AS ENUM ('done', 'started', 'no_worker');
+COMMENT ON TYPE qs.start_upkeep_outcome IS 'Outcomes of qs.start_upkeep';
+CREATE TYPE qs.keep_up_outcome AS ENUM ('more', 'done', 'busy');
+COMMENT ON TYPE qs.keep_up_outcome IS 'Outcomes of qs.keep_up, qs.remove_expired and qs.scrub_deleted';
+CREATE TYPE qs.add_application_server_key_outcome AS ENUM ('added', 'exists');
+COMMENT ON TYPE qs.add_application_server_key_outcome IS 'Outcomes of qs.add_application_server_key';
+CREATE TYPE qs.drop_push_subscription_outcome AS ENUM ('dropped', 'none');
+COMMENT ON TYPE qs.drop_push_subscription_outcome IS 'Outcomes of qs.drop_push_subscription';

@@ -8,7 +8,7 @@
 -- has the same truncated key id: make another one.
 -- Called by each server process that finds one due.
 CREATE OR REPLACE FUNCTION aas.add_issuer_key(
-    token_type integer, public_key bytea, sealed_seed bytea, max_age integer, OUT outcome text)
+    token_type integer, public_key bytea, sealed_seed bytea, max_age integer, OUT outcome aas.add_issuer_key_outcome)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     today date := (now() AT TIME ZONE 'UTC')::date;

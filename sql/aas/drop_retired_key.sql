@@ -7,7 +7,7 @@
 -- up behind it.
 -- Returns dropped; none; busy: try again later. Called by each server process hourly, until
 -- it says none.
-CREATE OR REPLACE FUNCTION aas.drop_retired_key(OUT outcome text)
+CREATE OR REPLACE FUNCTION aas.drop_retired_key(OUT outcome aas.drop_retired_key_outcome)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '100ms' AS $$
 DECLARE
     retired smallint;

@@ -3,12 +3,14 @@
 -- Overrides count before defaults; an allowance for a token type is part of the whole.
 CREATE OR REPLACE FUNCTION aas.take(
     taker uuid, digest bytea, token_types integer[], numbers integer[],
-    OUT outcome text, OUT allowance integer, OUT remaining integer, OUT resets_in integer)
+    OUT outcome aas.take_allowance_outcome, OUT allowance integer, OUT remaining integer, OUT resets_in integer)
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     -- The proof is computed anew for each repeat: for how many of them the taker need not pay.
     free_repeats CONSTANT smallint := 8;
     asked bigint;
+    -- Whether the request came before; null once it was repeated too often to be free.
+    repeated boolean;
     today CONSTANT date := (now() AT TIME ZONE 'UTC')::date;
 BEGIN
     resets_in := ceil(extract(epoch FROM (today + 1) - (now() AT TIME ZONE 'UTC')));
@@ -20,7 +22,7 @@ BEGIN
     ON CONFLICT ON CONSTRAINT requests_pkey DO UPDATE
        SET repeats = r.repeats + 1
      WHERE r.repeats < free_repeats
-    RETURNING CASE WHEN r.repeats = 0 THEN 'granted' ELSE 'repeated' END INTO outcome;
+    RETURNING r.repeats > 0 INTO repeated;
 
     SELECT a.tokens, a.tokens - a.taken - a.asked, a.asked
       INTO allowance, remaining, asked
@@ -47,7 +49,7 @@ BEGIN
      ORDER BY 2
      LIMIT 1;
 
-    IF outcome = 'repeated' THEN
+    IF repeated THEN
         -- Nothing is asked for anew.
         outcome := 'granted';
         remaining := greatest(0, remaining + asked);
@@ -55,7 +57,7 @@ BEGIN
     END IF;
     IF remaining < 0 THEN
         DELETE FROM aas.requests r
-         WHERE outcome IS NOT NULL AND r.taker = take.taker AND r.digest = take.digest;
+         WHERE NOT repeated AND r.taker = take.taker AND r.digest = take.digest;
         outcome := 'used_up';
         remaining := greatest(0, remaining + asked);
         RETURN;

@@ -10,7 +10,7 @@
 -- POST /aas/token-request.
 CREATE OR REPLACE FUNCTION aas.take_allowance(
     signer_key bytea, digest bytea, token_types integer[], numbers integer[],
-    OUT outcome text, OUT allowance integer, OUT remaining integer, OUT resets_in integer)
+    OUT outcome aas.take_allowance_outcome, OUT allowance integer, OUT remaining integer, OUT resets_in integer)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     of_user uuid;

@@ -3,7 +3,8 @@
 -- service: as or qs. Returns added, or exists if another server process added one today.
 -- Called when a server starts and finds no key that lasts.
 CREATE OR REPLACE FUNCTION auth.add_signing_key(
-    public_key bytea, sealed_seed bytea, days integer, service text DEFAULT 'as', OUT outcome text)
+    public_key bytea, sealed_seed bytea, days integer, service text DEFAULT 'as',
+    OUT outcome auth.add_signing_key_outcome)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     today CONSTANT date := (now() AT TIME ZONE 'UTC')::date;

@@ -7,7 +7,7 @@
 -- Called by POST /as/eid/commits.
 CREATE OR REPLACE FUNCTION auth.commit_identity(
     issuer_key smallint, nonce bytea, client_key bytea, epoch bigint, commit bytea, eid bytea,
-    added bytea[], removed bytea[], OUT outcome text, OUT current_epoch bigint)
+    added bytea[], removed bytea[], OUT outcome auth.commit_identity_outcome, OUT current_epoch bigint)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     owner record;

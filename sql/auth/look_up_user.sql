@@ -5,7 +5,7 @@
 -- token_spent, unknown_user. Called by GET /as/users/{name}.
 CREATE OR REPLACE FUNCTION auth.look_up_user(
     issuer_key smallint, nonce bytea, name text,
-    OUT outcome text, OUT group_info bytea, OUT ratchet_tree bytea, OUT commits bytea[],
+    OUT outcome auth.look_up_user_outcome, OUT group_info bytea, OUT ratchet_tree bytea, OUT commits bytea[],
     OUT client_keys bytea[], OUT credentials bytea[], OUT contacts bytea[])
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE

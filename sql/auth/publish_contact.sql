@@ -3,7 +3,7 @@
 -- sealed_contact: sealed by the server under its master key.
 -- Returns published, token_spent, unknown_client. Called by PUT /as/contact.
 CREATE OR REPLACE FUNCTION auth.publish_contact(
-    issuer_key smallint, nonce bytea, client_key bytea, sealed_contact bytea, OUT outcome text)
+    issuer_key smallint, nonce bytea, client_key bytea, sealed_contact bytea, OUT outcome auth.publish_contact_outcome)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF NOT aas.spend_token('auth.publish_contact', issuer_key, nonce) THEN

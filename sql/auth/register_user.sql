@@ -7,7 +7,7 @@
 -- Called by POST /as/users.
 CREATE OR REPLACE FUNCTION auth.register_user(
     name text, client_key bytea, group_info bytea, ratchet_tree bytea, eid bytea, credential bytea,
-    OUT outcome text)
+    OUT outcome auth.register_user_outcome)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     new_user uuid;

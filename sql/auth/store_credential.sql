@@ -2,7 +2,7 @@
 --
 -- Returns stored, token_spent, unknown_client. Called by POST /as/credentials.
 CREATE OR REPLACE FUNCTION auth.store_credential(
-    issuer_key smallint, nonce bytea, client_key bytea, credential bytea, OUT outcome text)
+    issuer_key smallint, nonce bytea, client_key bytea, credential bytea, OUT outcome auth.store_credential_outcome)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF NOT aas.spend_token('auth.store_credential', issuer_key, nonce) THEN

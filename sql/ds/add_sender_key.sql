@@ -2,7 +2,7 @@
 --
 -- Returns added, or exists if another server process was first. Called when a server starts
 -- and finds none.
-CREATE OR REPLACE FUNCTION ds.add_sender_key(public_key bytea, sealed_seed bytea, OUT outcome text)
+CREATE OR REPLACE FUNCTION ds.add_sender_key(public_key bytea, sealed_seed bytea, OUT outcome ds.add_sender_key_outcome)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     LOCK TABLE ds.sender_keys IN SHARE ROW EXCLUSIVE MODE;

@@ -6,7 +6,7 @@
 -- the group exists already). Called by POST /ds/groups.
 CREATE OR REPLACE FUNCTION ds.create_group(
     issuer_key smallint, nonce bytea, group_id bytea, roster bytea, tree bytea,
-    ciphersuite integer DEFAULT 1, OUT outcome text)
+    ciphersuite integer DEFAULT 1, OUT outcome ds.create_group_outcome)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF NOT aas.spend_token('ds.create_group', issuer_key, nonce) THEN

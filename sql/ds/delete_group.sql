@@ -4,7 +4,7 @@
 -- Returns deleted, token_spent, or wrong_epoch (the group went on, or is gone).
 -- Called by DELETE /ds/groups/{group_id}.
 CREATE OR REPLACE FUNCTION ds.delete_group(
-    issuer_key smallint, nonce bytea, group_id bytea, epoch bigint, OUT outcome text)
+    issuer_key smallint, nonce bytea, group_id bytea, epoch bigint, OUT outcome ds.delete_group_outcome)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF NOT aas.spend_token('ds.delete_group', issuer_key, nonce) THEN

@@ -4,7 +4,7 @@
 -- Called by POST /ds/groups/{group_id}/group-info, which opens it and looks who asks.
 CREATE OR REPLACE FUNCTION ds.fetch_group_info(
     issuer_key smallint, nonce bytea, group_id bytea,
-    OUT outcome text, OUT epoch bigint, OUT revision integer, OUT tree bytea)
+    OUT outcome ds.fetch_group_info_outcome, OUT epoch bigint, OUT revision integer, OUT tree bytea)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF NOT aas.spend_token('ds.fetch_group_info', issuer_key, nonce) THEN

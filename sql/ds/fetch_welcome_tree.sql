@@ -5,7 +5,7 @@
 -- up, or its KeyPackage expired). Called by POST /ds/groups/{group_id}/welcome-tree.
 CREATE OR REPLACE FUNCTION ds.fetch_welcome_tree(
     issuer_key smallint, nonce bytea, group_id bytea, epoch bigint, joiner bytea,
-    OUT outcome text, OUT tree bytea)
+    OUT outcome ds.fetch_welcome_tree_outcome, OUT tree bytea)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF NOT aas.spend_token('ds.fetch_welcome_tree', issuer_key, nonce) THEN

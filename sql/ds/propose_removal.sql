@@ -6,7 +6,7 @@
 -- for it, and nobody is woken for it. Called after POST /ds/groups/{group_id}/messages found a queue gone or a member silent.
 CREATE OR REPLACE FUNCTION ds.propose_removal(
     domain text, group_id bytea, epoch bigint, revision integer, roster bytea, tree bytea,
-    addresses bytea[], payload bytea, OUT outcome text)
+    addresses bytea[], payload bytea, OUT outcome ds.propose_removal_outcome)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     UPDATE ds.groups g

@@ -3,7 +3,7 @@
 -- group_id: 16 random bytes. Returns reserved, token_spent, or full: as many are reserved as the
 -- operator wants at a time. Called by POST /ds/group-ids.
 CREATE OR REPLACE FUNCTION ds.reserve_group_id(
-    issuer_key smallint, nonce bytea, group_id bytea, OUT outcome text)
+    issuer_key smallint, nonce bytea, group_id bytea, OUT outcome ds.reserve_group_id_outcome)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     room smallint;

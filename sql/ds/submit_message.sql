@@ -17,7 +17,7 @@ CREATE OR REPLACE FUNCTION ds.submit_message(
     issuer_key smallint, nonce bytea, domain text, group_id bytea, epoch bigint, revision integer,
     commit_digest bytea, roster bytea, tree bytea, addresses bytea[], parts smallint[],
     payloads bytea[], urgencies smallint[], welcome_tree bytea, joiners bytea[], expires integer, settled bytea[],
-    OUT outcome text, OUT current_epoch bigint, OUT undelivered integer, OUT gone bytea[],
+    OUT outcome ds.submit_message_outcome, OUT current_epoch bigint, OUT undelivered integer, OUT gone bytea[],
     OUT pushes bytea[])
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE

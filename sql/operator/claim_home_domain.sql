@@ -8,7 +8,7 @@
 --   invalid    `domain` is not a fully qualified domain name
 -- Called by every server process at its start.
 CREATE OR REPLACE FUNCTION operator.claim_home_domain(domain text)
-RETURNS TABLE (outcome text, home text)
+RETURNS TABLE (outcome operator.claim_home_domain_outcome, home text)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     wanted operator.domain_name;

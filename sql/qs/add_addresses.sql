@@ -9,7 +9,7 @@
 CREATE OR REPLACE FUNCTION qs.add_addresses(
     issuer_key smallint, nonce bytea,
     queue_id bytea, signer bytea, addresses bytea[], last_resort bytea[] DEFAULT '{}',
-    OUT outcome text)
+    OUT outcome qs.add_addresses_outcome)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     today CONSTANT date := (now() AT TIME ZONE 'UTC')::date;

@@ -4,7 +4,7 @@
 -- Returns added, or exists if another server process was first.
 -- Called when a server starts and finds none.
 CREATE OR REPLACE FUNCTION qs.add_application_server_key(
-    public_key bytea, sealed_private_key bytea, OUT outcome text)
+    public_key bytea, sealed_private_key bytea, OUT outcome qs.add_application_server_key_outcome)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     INSERT INTO qs.application_server_keys (public_key, sealed_private_key)

@@ -9,7 +9,7 @@
 -- Called by POST /qs/key-packages/count.
 CREATE OR REPLACE FUNCTION qs.count_key_packages(
     issuer_key smallint, nonce bytea, lookup bytea, signer bytea, stock_id bytea,
-    OUT outcome text, OUT remaining integer)
+    OUT outcome qs.count_key_packages_outcome, OUT remaining integer)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     today CONSTANT date := (now() AT TIME ZONE 'UTC')::date;

@@ -8,7 +8,7 @@
 CREATE OR REPLACE FUNCTION qs.create_queue(
     issuer_key smallint, nonce bytea,
     queue_id bytea, kind text, owner_key bytea, hpke_key bytea,
-    OUT outcome text)
+    OUT outcome qs.create_queue_outcome)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     today CONSTANT date := (now() AT TIME ZONE 'UTC')::date;

@@ -9,7 +9,7 @@
 CREATE OR REPLACE FUNCTION qs.delete_queue(
     issuer_key smallint, nonce bytea,
     queue_id bytea, signer bytea, addresses bytea[],
-    OUT outcome text)
+    OUT outcome qs.delete_queue_outcome)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF NOT aas.spend_token('qs.delete_queue', delete_queue.issuer_key, delete_queue.nonce) THEN

@@ -7,7 +7,7 @@
 -- Called by POST /qs/deposits.
 CREATE OR REPLACE FUNCTION qs.deposit(
     issuer_key smallint, nonce bytea, address bytea, payload bytea, urgency smallint,
-    OUT outcome text, OUT pushes bytea[])
+    OUT outcome qs.deposit_outcome, OUT pushes bytea[])
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF NOT aas.spend_token('qs.deposit', issuer_key, nonce) THEN

@@ -8,7 +8,7 @@
 CREATE OR REPLACE FUNCTION qs.dequeue(
     issuer_key smallint, nonce bytea,
     queue_id bytea, signer bytea, after bigint, max_messages integer, max_bytes integer,
-    OUT outcome text, OUT seqs bigint[], OUT chains bigint[], OUT chain_indexes integer[],
+    OUT outcome qs.dequeue_outcome, OUT seqs bigint[], OUT chains bigint[], OUT chain_indexes integer[],
     OUT chain_headers bytea[], OUT ciphertexts bytea[], OUT expired_up_to bigint)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE

@@ -12,7 +12,7 @@
 -- Called by POST /qs/key-packages/fetch.
 CREATE OR REPLACE FUNCTION qs.fetch_key_packages(
     issuer_key smallint, nonce bytea, lookup bytea, ciphersuite integer DEFAULT 1,
-    OUT outcome text, OUT stock_ids bytea[], OUT sealed_keys bytea[], OUT packages bytea[],
+    OUT outcome qs.fetch_key_packages_outcome, OUT stock_ids bytea[], OUT sealed_keys bytea[], OUT packages bytea[],
     OUT last_resorts boolean[])
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE

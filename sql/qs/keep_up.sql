@@ -5,7 +5,7 @@
 -- at it).
 -- Called by the extension's upkeep worker (pg_extension/src/upkeep.rs) until it is done; where
 -- none can be started, by servers.
-CREATE OR REPLACE FUNCTION qs.keep_up(OUT outcome text)
+CREATE OR REPLACE FUNCTION qs.keep_up(OUT outcome qs.keep_up_outcome)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     today CONSTANT date := (now() AT TIME ZONE 'UTC')::date;

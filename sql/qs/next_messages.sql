@@ -10,7 +10,7 @@
 -- nothing is deleted), and by qs.dequeue.
 CREATE OR REPLACE FUNCTION qs.next_messages(
     queue_id bytea, signer bytea, after bigint, max_messages integer, max_bytes integer,
-    OUT outcome text, OUT seqs bigint[], OUT chains bigint[], OUT chain_indexes integer[],
+    OUT outcome qs.dequeue_outcome, OUT seqs bigint[], OUT chains bigint[], OUT chain_indexes integer[],
     OUT chain_headers bytea[], OUT ciphertexts bytea[], OUT expired_up_to bigint)
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN

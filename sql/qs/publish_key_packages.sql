@@ -16,7 +16,7 @@ CREATE OR REPLACE FUNCTION qs.publish_key_packages(
     issuer_key smallint, nonce bytea, lookup bytea, signer bytea, may_create boolean,
     stock_id bytea, sealed_key bytea, packages bytea[], expires bigint[],
     last_resort bytea, last_resort_expires bigint, ciphersuite integer DEFAULT 1,
-    OUT outcome text, OUT remaining integer)
+    OUT outcome qs.publish_key_packages_outcome, OUT remaining integer)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     today CONSTANT date := (now() AT TIME ZONE 'UTC')::date;

@@ -7,7 +7,7 @@
 -- Returns outcome: more (call again), done (until the day changes), busy (another session is
 -- at it).
 -- Called by qs.keep_up, and by tests with days to come.
-CREATE OR REPLACE FUNCTION qs.remove_expired(today date, OUT outcome text)
+CREATE OR REPLACE FUNCTION qs.remove_expired(today date, OUT outcome qs.keep_up_outcome)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_generic_plan SET enable_seqscan = off
 -- Rather give a batch up than hold queues for long: the next one tries again.

@@ -8,7 +8,7 @@
 -- Called by POST /qs/key-packages/remove.
 CREATE OR REPLACE FUNCTION qs.remove_key_packages(
     issuer_key smallint, nonce bytea, lookup bytea, signer bytea, stock_id bytea,
-    OUT outcome text)
+    OUT outcome qs.remove_key_packages_outcome)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     friendship bytea;

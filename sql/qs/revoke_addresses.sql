@@ -10,7 +10,7 @@
 CREATE OR REPLACE FUNCTION qs.revoke_addresses(
     issuer_key smallint, nonce bytea,
     queue_id bytea, signer bytea, addresses bytea[],
-    OUT outcome text)
+    OUT outcome qs.revoke_addresses_outcome)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     today CONSTANT date := (now() AT TIME ZONE 'UTC')::date;

@@ -11,7 +11,7 @@
 CREATE OR REPLACE FUNCTION qs.rotate_friendship_token(
     issuer_key smallint, nonce bytea, lookup bytea, signer bytea, new_lookup bytea,
     stock_ids bytea[], sealed_keys bytea[], resealed_keys bytea[],
-    OUT outcome text)
+    OUT outcome qs.rotate_friendship_token_outcome)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     today CONSTANT date := (now() AT TIME ZONE 'UTC')::date;

@@ -8,7 +8,7 @@
 CREATE OR REPLACE FUNCTION qs.rotate_keys(
     issuer_key smallint, nonce bytea,
     queue_id bytea, signer bytea, new_owner_key bytea, new_hpke_key bytea,
-    OUT outcome text)
+    OUT outcome qs.rotate_keys_outcome)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     today CONSTANT date := (now() AT TIME ZONE 'UTC')::date;

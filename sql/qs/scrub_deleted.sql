@@ -4,7 +4,7 @@
 -- today: UTC.
 -- Returns outcome: more (call again), done (until the day changes), busy (another session is at it).
 -- Called by qs.keep_up.
-CREATE OR REPLACE FUNCTION qs.scrub_deleted(today date, OUT outcome text)
+CREATE OR REPLACE FUNCTION qs.scrub_deleted(today date, OUT outcome qs.keep_up_outcome)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     pages CONSTANT integer := 1000;

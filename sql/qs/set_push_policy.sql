@@ -9,7 +9,7 @@
 CREATE OR REPLACE FUNCTION qs.set_push_policy(
     issuer_key smallint, nonce bytea,
     queue_id bytea, signer bytea, addresses bytea[], pushes bytea[],
-    OUT outcome text)
+    OUT outcome qs.set_push_policy_outcome)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF NOT aas.spend_token('qs.set_push_policy', set_push_policy.issuer_key, set_push_policy.nonce) THEN

@@ -3,7 +3,7 @@
 -- Returns outcome: done (nothing is left to do today), started (a worker is on its way; it ends
 -- by itself, at once if another is at it), no_worker (PostgreSQL has none to spare).
 -- Called by each server process at its start and every few minutes.
-CREATE OR REPLACE FUNCTION qs.start_upkeep(OUT outcome text)
+CREATE OR REPLACE FUNCTION qs.start_upkeep(OUT outcome qs.start_upkeep_outcome)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     today CONSTANT date := (now() AT TIME ZONE 'UTC')::date;

@@ -6,7 +6,7 @@
 -- Called by PUT /qs/queues/{queue_id}/push-subscription.
 CREATE OR REPLACE FUNCTION qs.subscribe_push(
     issuer_key smallint, nonce bytea, queue_id bytea, signer bytea, subscription bytea,
-    OUT outcome text)
+    OUT outcome qs.subscribe_push_outcome)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     today CONSTANT date := (now() AT TIME ZONE 'UTC')::date;
