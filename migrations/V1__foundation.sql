@@ -43,7 +43,7 @@ COMMENT ON ROLE postern_monitor IS 'Reads health and figures through functions o
 
 REVOKE ALL ON SCHEMA public FROM PUBLIC;
 
-CREATE SCHEMA IF NOT EXISTS postern;
+CREATE SCHEMA postern;
 CREATE SCHEMA auth AUTHORIZATION postern_owner;
 CREATE SCHEMA aas AUTHORIZATION postern_owner;
 CREATE SCHEMA ds AUTHORIZATION postern_owner;
@@ -59,7 +59,7 @@ COMMENT ON SCHEMA qs IS 'Queuing Service (QS)';
 COMMENT ON SCHEMA federation IS 'Homeservers of other domains';
 COMMENT ON SCHEMA operator IS 'Functions for the operator of this server: everything is managed here, with SQL';
 
-CREATE EXTENSION IF NOT EXISTS postern SCHEMA postern;
+CREATE EXTENSION postern SCHEMA postern;
 GRANT USAGE ON SCHEMA postern TO postern_owner;
 
 -- Objects that are granted to nobody are for nobody.

@@ -116,7 +116,7 @@ CREATE TABLE qs.addresses (
     CONSTRAINT addresses_last_resort_unbound CHECK (NOT (last_resort AND binding IS NOT NULL))
 ) WITH (fillfactor = 90);
 COMMENT ON TABLE qs.addresses IS
-    'Addresses that lead a sender to a queue (QS-3). Without the address itself, which is not stored, a row names neither queue nor sender (PRIV-1)';
+    'Addresses that lead a sender to a queue (QS-3). Without the address itself, which is not stored, a row names no queue and no sender (PRIV-1)';
 COMMENT ON COLUMN qs.addresses.lookup IS 'Labelled SHA-256 of the address (32 bytes). Never changes';
 COMMENT ON COLUMN qs.addresses.sealed_queue_id IS
     'Queue id under a key derived from the address (16 + 16 bytes). Never changes';
@@ -189,7 +189,7 @@ COMMENT ON COLUMN qs.application_server_keys.public_key IS
 COMMENT ON COLUMN qs.application_server_keys.sealed_private_key IS
     'Private key in PKCS #8, sealed under the server''s master key. Never changes';
 
--- A change to anything of a friendship locks its row; whoever takes from it shares the lock.
+-- A change to anything of a friendship locks its row; fetches share the lock.
 CREATE TABLE qs.friendships (
     friendship_id bytea PRIMARY KEY CHECK (octet_length(friendship_id) = 16),
     lookup bytea NOT NULL UNIQUE CHECK (octet_length(lookup) = 32),
@@ -244,7 +244,7 @@ COMMENT ON COLUMN qs.key_packages.last_resort IS
 COMMENT ON COLUMN qs.key_packages.expires IS
     'Day (UTC) on which its lifetime ends: from then on it is not handed out. Never changes';
 COMMENT ON COLUMN qs.key_packages.sealed IS
-    'KeyPackage and its attachment under the stock''s key: a dump without the friendship token shows neither key nor address (PRIV-1). Never changes';
+    'KeyPackage and its attachment under the stock''s key: a dump without the friendship token shows no key and no address (PRIV-1). Never changes';
 
 CREATE TABLE qs.sweep (
     singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),

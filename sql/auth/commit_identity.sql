@@ -1,9 +1,14 @@
--- auth.commit_identity: one commit to an EID: the log, the state and the clients (AS-3).
+-- auth.commit_identity: accepts one commit to an EID: the log, the state and the clients move together (AS-3).
 --
--- client_key: the committer's, verified by the caller. epoch: the one the commit ends.
--- commit: the message. eid: the public group after it. added, removed: client keys.
--- Returns committed, token_spent, wrong_epoch (current_epoch says which it is in),
--- unknown_client, client_known (an added key is some user's client already).
+--   issuer_key, nonce: the token that pays
+--   client_key: Ed25519 key of the committer, verified by the caller
+--   epoch: the one that the commit ends
+--   commit: the message
+--   eid: the public group after it
+--   added, removed: client keys
+--
+-- Returns committed, with current_epoch after it; token_spent; wrong_epoch: current_epoch is another one;
+-- unknown_client; client_known: an added key is some user's client already.
 -- Called by POST /as/eid/commits.
 CREATE OR REPLACE FUNCTION auth.commit_identity(
     issuer_key smallint, nonce bytea, client_key bytea, epoch bigint, commit bytea, eid bytea,
@@ -19,7 +24,7 @@ BEGIN
     PERFORM FROM auth.users u
       WHERE u.user_id = (SELECT c.user_id FROM auth.clients c WHERE c.client_key = commit_identity.client_key)
         FOR NO KEY UPDATE;
-    -- As it is once the lock is held: the client may be gone since.
+    -- The client is looked for again, now that the lock is held: it may be gone since.
     SELECT i.user_id, i.incarnation, i.epoch INTO owner
       FROM auth.clients c
       JOIN auth.incarnations i USING (user_id, incarnation)

@@ -1,8 +1,11 @@
--- auth.look_up_user: what anyone with a token may know of a user (AS-5).
+-- auth.look_up_user: shows a user to anyone with a token (AS-5).
 --
--- Returns found with the EID's epoch 0, the commits since in order, and the clients that
--- have a credential (their key, credential and sealed contact or null, side by side); or
--- token_spent, unknown_user. Called by GET /as/users/{name}.
+--   issuer_key, nonce: the token that pays
+--   name: the part before @
+--
+-- Returns found, with the EID's epoch 0, the commits since in order, and the clients that have a credential (key,
+-- credential, and sealed contact or null, side by side); token_spent; unknown_user.
+-- Called by GET /as/users/{name}.
 CREATE OR REPLACE FUNCTION auth.look_up_user(
     issuer_key smallint, nonce bytea, name text,
     OUT outcome auth.look_up_user_outcome, OUT group_info bytea, OUT ratchet_tree bytea, OUT commits bytea[],
@@ -16,7 +19,7 @@ BEGIN
         outcome := 'token_spent';
         RETURN;
     END IF;
-    -- Locked against a commit in between, so that log and clients agree.
+    -- The lock keeps commits out in between, so that log and clients agree.
     SELECT u.user_id INTO found_user
       FROM auth.users u
      WHERE u.name = look_up_user.name

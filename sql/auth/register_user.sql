@@ -1,9 +1,12 @@
--- auth.register_user: a name, its first client and its EID in epoch 0 (AS-1, AS-3).
+-- auth.register_user: registers a name with its first client and its EID in epoch 0 (AS-1, AS-3).
 --
--- name: what stands before @. client_key: Ed25519, verified by the caller. group_info,
--- ratchet_tree: of epoch 0, for readers. eid: the public group for validation. credential:
--- the client's, signed.
--- Returns registered, name_taken, client_known (the key is some user's client already).
+--   name: the part before @
+--   client_key: Ed25519, verified by the caller
+--   group_info, ratchet_tree: of epoch 0, for readers
+--   eid: the public group, for validation
+--   credential: the client's, signed
+--
+-- Returns registered, name_taken; client_known: the key is some user's client already.
 -- Called by POST /as/users.
 CREATE OR REPLACE FUNCTION auth.register_user(
     name text, client_key bytea, group_info bytea, ratchet_tree bytea, eid bytea, credential bytea,

@@ -1,10 +1,11 @@
--- operator.busiest_queues: the queues that got the most messages so far. A queue id is a pseudonym: nothing here leads
--- to a user or a group, and nothing says how old a queue is, since that would.
+-- operator.busiest_queues: lists the queues that got the most messages so far. A queue id is a pseudonym: nothing here
+-- leads to a user or a group, and nothing tells how old a queue is, because that would.
 --
--- number: how many queues.
--- Returns their ids, for operator.purge_queue and operator.drop_queue; messages so far, and waiting; deposits today
--- (UTC); the day of the owner's last request.
--- Looks at every queue. Called by the operator.
+--   number: how many queues
+--
+-- Returns their ids, for operator.purge_queue and operator.drop_queue; messages so far; messages waiting; deposits
+-- today (UTC); the day (UTC) of the owner's last request.
+-- Called by the operator. It looks at every queue.
 CREATE OR REPLACE FUNCTION operator.busiest_queues(number integer DEFAULT 20)
 RETURNS TABLE (queue_id bytea, kind text, messages bigint, waiting bigint, deposits_today integer, last_active date)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

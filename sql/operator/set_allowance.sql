@@ -1,10 +1,10 @@
--- operator.set_allowance: how many tokens may be had per day (UTC) (AAS-2).
+-- operator.set_allowance: sets how many tokens may be taken per day (UTC) (AAS-2).
 --
---   tokens      null takes back an earlier call, so that the default holds
---   user_name   of this user, without @domain; or
---   domain      of this federated domain, all its users together; or neither: of each user
---               that has no allowance of its own
---   token_type  of this type only, within the whole
+--   tokens: null takes an earlier call back, so that the default holds
+--   user_name: of this user, without @domain; or
+--   domain: of this federated domain, all its users together; or neither: of each user that has no allowance of its own
+--   token_type: of this Privacy Pass token type only, within the whole
+--
 -- Called by the operator.
 CREATE OR REPLACE FUNCTION operator.set_allowance(
     tokens integer, user_name text DEFAULT NULL, domain text DEFAULT NULL, token_type integer DEFAULT NULL)

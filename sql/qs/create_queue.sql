@@ -1,9 +1,12 @@
 -- qs.create_queue: makes a mailbox (QS-1).
 --
--- issuer_key, nonce: the token that pays. queue_id: 16 random bytes, chosen by the owner.
--- kind: 'contact' or 'group'. owner_key: Ed25519, verified by the caller as the signer.
--- hpke_key: X25519, what chains are sealed to.
--- Returns outcome: created, token_spent, queue_exists.
+--   issuer_key, nonce: the token that pays
+--   queue_id: 16 random bytes, chosen by the server
+--   kind: contact or group
+--   owner_key: Ed25519, verified by the caller as the signer's
+--   hpke_key: X25519, to which chains are sealed
+--
+-- Returns created, token_spent, queue_exists.
 -- Called by POST /qs/queues.
 CREATE OR REPLACE FUNCTION qs.create_queue(
     issuer_key smallint, nonce bytea,
@@ -22,6 +25,6 @@ BEGIN
     VALUES (create_queue.queue_id, create_queue.kind, create_queue.owner_key,
             create_queue.hpke_key, today)
     ON CONFLICT ON CONSTRAINT queues_pkey DO NOTHING;
-    outcome := CASE WHEN FOUND THEN 'created' ELSE 'queue_exists' END;
+    outcome := CASE WHEN FOUND THEN 'created'::qs.create_queue_outcome ELSE 'queue_exists' END;
 END
 $$;
