@@ -30,6 +30,14 @@ fn in_migrations() -> BTreeMap<String, BTreeSet<String>> {
     types
 }
 
+/// The server reads anew what is there after these, whether it was added or dropped now or before.
+const NOT_READ: [&str; 4] = [
+    "auth.add_signing_key_outcome",
+    "ds.add_sender_key_outcome",
+    "qs.add_application_server_key_outcome",
+    "qs.drop_push_subscription_outcome",
+];
+
 #[test]
 fn outcomes_are_the_same_in_rust_and_in_the_database() {
     let declared = [
@@ -44,6 +52,9 @@ fn outcomes_are_the_same_in_rust_and_in_the_database() {
     for Declared { name, labels } in declared.into_iter().flatten() {
         let found = expected.remove(name).unwrap_or_else(|| panic!("there is no type {name}"));
         assert_eq!(found.iter().map(String::as_str).collect::<BTreeSet<_>>(), labels, "{name}");
+    }
+    for name in NOT_READ {
+        assert!(expected.remove(name).is_some(), "there is no type {name}");
     }
     assert!(expected.is_empty(), "no Rust enum has {:?}", expected.keys());
 }

@@ -30,13 +30,6 @@ outcome! {
     }
 }
 
-outcome! {
-    pub NextMessagesOutcome: "qs.next_messages_outcome" {
-        Ok = "ok",
-        UnknownQueue = "unknown_queue",
-    }
-}
-
 pub async fn dequeue(qs: Qs, request: Request, payment: Payment) -> Outcome {
     let queue_id = request.segment(|segment| QueueId::from_base64url(segment).ok())?;
     let (signer, body) = request.signed_body::<Dequeue>()?;
@@ -84,11 +77,7 @@ impl Queue {
                 ],
             )
             .await?;
-        match outcome {
-            DequeueOutcome::Ok => read(&row),
-            DequeueOutcome::UnknownQueue => Err(ProblemType::NotFound.into()),
-            DequeueOutcome::AfterTooLarge => Err(ProblemType::AcknowledgedTooMuch.into()),
-        }
+        read(outcome, &row)
     }
 
     /// What arrives before `deadline` or the server stops. The acknowledgement is done and
@@ -129,10 +118,7 @@ impl Queue {
                 ],
             )
             .await?;
-        match NextMessagesOutcome::of(&row)? {
-            NextMessagesOutcome::Ok => read(&row),
-            NextMessagesOutcome::UnknownQueue => Err(ProblemType::NotFound.into()),
-        }
+        read(DequeueOutcome::of(&row)?, &row)
     }
 }
 
@@ -141,8 +127,13 @@ fn is_empty(dequeued: &Dequeued) -> bool {
     dequeued.messages.is_empty() && dequeued.expired_up_to.is_none()
 }
 
-/// Reads one row, which has the columns of the messages side by side.
-fn read(row: &Row) -> Result<Dequeued, Failure> {
+/// Reads one row of `qs.dequeue` or `qs.next_messages`: the outcome, and side by side the columns of the messages.
+fn read(outcome: DequeueOutcome, row: &Row) -> Result<Dequeued, Failure> {
+    match outcome {
+        DequeueOutcome::Ok => {}
+        DequeueOutcome::UnknownQueue => return Err(ProblemType::NotFound.into()),
+        DequeueOutcome::AfterTooLarge => return Err(ProblemType::AcknowledgedTooMuch.into()),
+    }
     let seqs: Vec<i64> = row.get("seqs");
     let chains: Vec<i64> = row.get("chains");
     let indexes: Vec<i32> = row.get("chain_indexes");

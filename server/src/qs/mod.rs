@@ -60,7 +60,6 @@ pub fn outcomes() -> Vec<crate::database::outcome::Declared> {
         declared::<delete_queue::DeleteQueueOutcome>(),
         declared::<deposit::DepositOutcome>(),
         declared::<dequeue::DequeueOutcome>(),
-        declared::<dequeue::NextMessagesOutcome>(),
         declared::<fetch_key_packages::FetchKeyPackagesOutcome>(),
         declared::<publish_key_packages::PublishKeyPackagesOutcome>(),
         declared::<remove_key_packages::RemoveKeyPackagesOutcome>(),
