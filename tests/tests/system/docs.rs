@@ -8,12 +8,8 @@ use std::{
 };
 
 use postern_protocol::problem::ProblemType;
-use postern_server::{
-    config::Config,
-    road::Handler,
-    routes,
-};
-use postern_tests::{Cluster, HOME, in_tree, postern};
+use postern_server::{config::Config, road::Handler, routes};
+use postern_tests::{Cluster, in_tree, postern};
 
 /// Places that hold no text of ours.
 const NOT_OURS: [&str; 5] = [".git", "Cargo.lock", "node_modules", "target", "vectors"];
@@ -154,7 +150,8 @@ fn ids(text: &str) -> BTreeSet<String> {
     let mut ids = BTreeSet::new();
     for kind in KINDS {
         for (start, _) in text.match_indices(&format!("{kind}-")) {
-            let is_part_of_a_word = text[..start].ends_with(|c: char| c.is_alphanumeric() || "-_".contains(c));
+            let is_part_of_a_word =
+                text[..start].ends_with(|c: char| c.is_alphanumeric() || "-_".contains(c));
             let rest = &text[start + kind.len() + 1..];
             let number: String = rest.chars().take_while(char::is_ascii_digit).collect();
             let goes_on = rest[number.len()..].starts_with(|c: char| c.is_alphanumeric() || c == '_');
@@ -259,7 +256,8 @@ async fn the_configuration_file_has_the_keys_of_the_page_and_the_pages_example_i
     assert_eq!(documented, known);
 
     let page = read(CONFIGURE);
-    let example = page.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).expect("an example");
+    let example =
+        page.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).expect("an example");
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("postern.toml");
     fs::write(&file, example).unwrap();
@@ -383,7 +381,10 @@ fn every_link_between_pages_leads_somewhere() {
                 "" => PathBuf::from(&page),
                 path => resolved(&Path::new(&page).parent().expect("a page has a folder").join(path)),
             };
-            assert!(in_tree(target.to_str().unwrap()).exists(), "{page} links to {link}, which does not exist");
+            assert!(
+                in_tree(target.to_str().unwrap()).exists(),
+                "{page} links to {link}, which does not exist"
+            );
             let found = fragment.is_empty() || anchors(target.to_str().unwrap()).contains(fragment);
             assert!(found, "{page} links to {link}, which has no such heading");
             checked += 1;
