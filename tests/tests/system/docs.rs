@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt::Debug,
     fs,
     path::{Component, Path, PathBuf},
 };
@@ -108,6 +109,21 @@ fn pages() -> Vec<String> {
     pages
 }
 
+/// What is documented is what is so; says where not.
+fn assert_agree<V: Debug + PartialEq>(
+    what: &str,
+    documented: &BTreeMap<String, V>,
+    actual: &BTreeMap<String, V>,
+) {
+    let keys: BTreeSet<_> = documented.keys().chain(actual.keys()).collect();
+    let differences: Vec<_> = keys
+        .into_iter()
+        .filter(|key| documented.get(*key) != actual.get(*key))
+        .map(|key| (key, ("documented", documented.get(key)), ("actual", actual.get(key))))
+        .collect();
+    assert!(differences.is_empty(), "{what}: {differences:#?}");
+}
+
 /// Inserts a row, which must be the only one for its key.
 fn insert<V>(map: &mut BTreeMap<String, V>, key: &str, value: V) {
     assert!(map.insert(key.to_owned(), value).is_none(), "{key} is there twice");
@@ -127,7 +143,7 @@ fn every_endpoint_is_in_one_table_and_every_row_of_a_table_is_an_endpoint() {
         .iter()
         .map(|route| (format!("{} {}", route.method, route.path), matches!(route.handler, Handler::Paid(..))))
         .collect();
-    assert_eq!(documented, routes, "endpoints, and whether they ask for a token");
+    assert_agree("endpoints, and whether they ask for a token", &documented, &routes);
 }
 
 #[test]
@@ -142,7 +158,7 @@ fn every_problem_is_in_the_table_with_its_status_and_meaning() {
     let problem = |kind: &ProblemType| {
         (kind.slug().to_owned(), (kind.status().as_u16().to_string(), kind.meaning().to_owned()))
     };
-    assert_eq!(documented, ProblemType::ALL.iter().map(problem).collect());
+    assert_agree("problems", &documented, &ProblemType::ALL.iter().map(problem).collect());
 }
 
 /// The requirement ids in a text.
@@ -232,7 +248,7 @@ async fn the_settings_of_help_are_those_of_the_page() {
         }
     }
     for command in ["serve", "migrate", "check"] {
-        assert_eq!(documented, help(command).await, "postern {command} --help");
+        assert_agree(&format!("postern {command} --help"), &documented, &help(command).await);
     }
 }
 
@@ -310,7 +326,7 @@ async fn every_function_and_view_of_operators_is_on_one_page_and_nothing_else_is
             }
         }
     }
-    assert_eq!(documented, functions);
+    assert_agree("functions of the schema operator", &documented, &functions);
 }
 
 #[tokio::test]
@@ -335,7 +351,7 @@ async fn every_limit_is_in_a_table_with_its_default() {
                 insert(&mut documented, code(&row[0]), table.cell(row, "default").to_owned());
             }
         }
-        assert_eq!(documented, limits, "{page}");
+        assert_agree(page, &documented, &limits);
     }
 }
 
