@@ -1,7 +1,7 @@
 //! The PostgreSQL extension `postern`: what must run next to the rows. It checks spent
 //! tokens, delivers messages into sealed queues and wakes who waits for them. Tables are
 //! made by `migrations/`, API functions by `sql/`, and the SQL face of what is here by
-//! the hand-written `postern--X.Y.sql`, which binds the `<function>_wrapper` symbols.
+//! the hand-written `postern--X.Y.Z.sql`, which binds the `<function>_wrapper` symbols.
 
 mod addresses;
 mod bytea;

@@ -1,5 +1,5 @@
 //! SQL statements that a backend plans once and keeps. How they are planned (generic
-//! plans, index scans) is set for the role of the server (`migrations/V10__planning.sql`).
+//! plans, index scans) is set for the role of the server (`migrations/V1__foundation.sql`).
 
 use std::cell::OnceCell;
 
