@@ -2,6 +2,7 @@
 //! links all of MLS.
 
 mod demo;
+mod docs;
 mod extension;
 mod mailboxes;
 mod operations;
