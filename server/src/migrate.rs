@@ -109,9 +109,11 @@ impl Release {
             let text = error.to_string();
             let failed = self.migrations.iter().find(|migration| text.contains(&migration.to_string()));
             match (failed, postgres_error(&error)) {
-                (Some(migration), Some(source)) => {
-                    located(&format!("migrations/{migration}.sql"), migration.sql().unwrap_or_default(), source)
-                }
+                (Some(migration), Some(source)) => located(
+                    &format!("migrations/{migration}.sql"),
+                    migration.sql().unwrap_or_default(),
+                    source,
+                ),
                 _ => anyhow!(error),
             }
         })?;
@@ -127,13 +129,16 @@ impl Release {
             return Ok(false);
         }
 
-        transaction.batch_execute("SET LOCAL ROLE postern_owner; SET LOCAL check_function_bodies = off").await?;
+        transaction
+            .batch_execute("SET LOCAL ROLE postern_owner; SET LOCAL check_function_bodies = off")
+            .await?;
         self.apply_files(&transaction).await?;
         // Once more: now that all exist, each body is checked against the others.
         transaction.batch_execute("SET LOCAL check_function_bodies = on").await?;
         self.apply_files(&transaction).await?;
         drop_obsolete(&transaction).await?;
-        let comments: Vec<String> = self.files.iter().filter_map(|(path, text)| comment(path, text)).collect();
+        let comments: Vec<String> =
+            self.files.iter().filter_map(|(path, text)| comment(path, text)).collect();
         transaction.batch_execute(&comments.join(";")).await.context("cannot comment on functions")?;
         transaction
             .batch_execute(
@@ -142,7 +147,8 @@ impl Release {
                  REVOKE ALL ON ALL FUNCTIONS IN SCHEMA postern FROM postern_server, postern_operator, postern_monitor",
             )
             .await?;
-        let grants = self.files.get(GRANTS).with_context(|| format!("{GRANTS} is not part of this program"))?;
+        let grants =
+            self.files.get(GRANTS).with_context(|| format!("{GRANTS} is not part of this program"))?;
         transaction.batch_execute(grants).await.map_err(|error| located(GRANTS, grants, &error))?;
         transaction
             .execute(

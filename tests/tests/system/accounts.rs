@@ -102,11 +102,15 @@ async fn an_incarnation_is_chained_to_the_end_of_the_one_before_and_one_lives_at
     admin.batch_execute(&next("commit")).await.expect("this one does");
 
     // Readers get the one that lives.
-    let look_up = "SELECT outcome::text, cardinality(commits) FROM auth.look_up_user(1::smallint, '', 'alice')";
+    let look_up =
+        "SELECT outcome::text, cardinality(commits) FROM auth.look_up_user(1::smallint, '', 'alice')";
     let row = admin.query_one(look_up, &[]).await.unwrap();
     assert_eq!((row.get::<_, &str>(0), row.get::<_, i32>(1)), ("found", 0));
     // Erasing takes them all.
-    admin.execute("SELECT auth.erase_account(user_id) FROM auth.users WHERE name = 'alice'", &[]).await.unwrap();
+    admin
+        .execute("SELECT auth.erase_account(user_id) FROM auth.users WHERE name = 'alice'", &[])
+        .await
+        .unwrap();
     assert_eq!(rows(&admin).await, [1; 6]);
 }
 

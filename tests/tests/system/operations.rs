@@ -298,8 +298,12 @@ async fn only_a_domain_name_can_be_a_home() {
         assert!(refusal.contains("is not a domain name"), "{name}: {refusal}");
     }
     let server = Server::builder(&cluster).env("POSTERN_DOMAIN", "Xn--Bcher-KVA.Example").start().await;
-    let home =
-        cluster.admin().await.query_one("SELECT home_domain::text FROM operator.settings", &[]).await.unwrap();
+    let home = cluster
+        .admin()
+        .await
+        .query_one("SELECT home_domain::text FROM operator.settings", &[])
+        .await
+        .unwrap();
     assert_eq!(home.get::<_, &str>(0), "xn--bcher-kva.example");
     assert_healthy(&server).await;
 }
@@ -377,7 +381,8 @@ async fn offer_next_extension(admin: &Client) -> String {
                   REVOKE ALL ON FUNCTION @extschema@.greeting() FROM PUBLIC";
     fs::write(directory.join(format!("postern--{present}--{next}.sql")), script).unwrap();
     let control = fs::read_to_string(directory.join("postern.control")).unwrap();
-    let offered = control.replace(&format!("default_version = '{present}'"), &format!("default_version = '{next}'"));
+    let offered =
+        control.replace(&format!("default_version = '{present}'"), &format!("default_version = '{next}'"));
     assert_ne!(offered, control);
     fs::write(directory.join("postern.control"), offered).unwrap();
     next
@@ -444,13 +449,18 @@ async fn an_upgrade_brings_the_extension_then_migrations_then_functions_under_a_
     let output = run(&mut check(&cluster)).await;
     assert!(output.status.success(), "{}", text(&output));
     let report = text(&output);
-    assert!(line(&report, "schema").unwrap().contains("at migration 1000, newer than this program"), "{report}");
+    assert!(
+        line(&report, "schema").unwrap().contains("at migration 1000, newer than this program"),
+        "{report}"
+    );
     assert!(line(&report, "extension").unwrap().contains(&next), "{report}");
 
     // A file that changed is applied again, with all others.
     let changed = Release::embedded().with_file(
         "sql/operator/upkeep.sql",
-        &fs::read_to_string(in_tree("sql/operator/upkeep.sql")).unwrap().replace("-- operator.upkeep: shows", "-- operator.upkeep: tells"),
+        &fs::read_to_string(in_tree("sql/operator/upkeep.sql"))
+            .unwrap()
+            .replace("-- operator.upkeep: shows", "-- operator.upkeep: tells"),
     );
     let fresh = Cluster::start().await;
     let report = changed.migrate(&fresh.admin_url()).await.unwrap().to_string();
