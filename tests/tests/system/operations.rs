@@ -8,7 +8,7 @@ use std::{
 };
 
 use nix::sys::signal::Signal;
-use postern_server::migrate::Release;
+use postern_server::database::migrate::Release;
 use postern_tests::{Cluster, DataDir, HOME, Server, eventually, in_tree, postern};
 use tokio::process::Command;
 use tokio_postgres::{Client, NoTls, error::SqlState};
