@@ -8,7 +8,7 @@ use std::{
 };
 
 use nix::sys::signal::Signal;
-use postern_server::database::migrate::Release;
+use postern_server::{config::ConnectionString, database::migrate::Release};
 use postern_tests::{Cluster, DataDir, HOME, Server, eventually, in_tree, postern};
 use tokio::process::Command;
 use tokio_postgres::{Client, NoTls, error::SqlState};
@@ -417,7 +417,7 @@ async fn an_upgrade_brings_the_extension_then_migrations_then_functions_under_a_
             "sql/grants.sql",
             &(grants + "\nGRANT EXECUTE ON FUNCTION operator.greet TO postern_monitor;\n"),
         );
-    let report = release.migrate(&cluster.admin_url()).await.unwrap().to_string();
+    let report = release.migrate(&ConnectionString::new(cluster.admin_url())).await.unwrap().to_string();
     assert_eq!(report, "migrated: V1000__greetings, and functions updated");
     let row = admin
         .query_one(
@@ -440,7 +440,7 @@ async fn an_upgrade_brings_the_extension_then_migrations_then_functions_under_a_
     assert_eq!(denied.code(), Some(&SqlState::INSUFFICIENT_PRIVILEGE));
 
     // It is done once; the older program goes on beside it, and says so.
-    let report = release.migrate(&cluster.admin_url()).await.unwrap().to_string();
+    let report = release.migrate(&ConnectionString::new(cluster.admin_url())).await.unwrap().to_string();
     assert_eq!(report, "the database is up to date");
     assert_healthy(&server).await;
     let output = run(&mut check(&cluster)).await;
@@ -460,7 +460,7 @@ async fn an_upgrade_brings_the_extension_then_migrations_then_functions_under_a_
             .replace("-- operator.upkeep: shows", "-- operator.upkeep: tells"),
     );
     let fresh = Cluster::start().await;
-    let report = changed.migrate(&fresh.admin_url()).await.unwrap().to_string();
+    let report = changed.migrate(&ConnectionString::new(fresh.admin_url())).await.unwrap().to_string();
     assert_eq!(report, "functions updated");
     let described = "SELECT obj_description('operator.upkeep()'::regprocedure, 'pg_proc')";
     let described = fresh.admin().await.query_one(described, &[]).await.unwrap();
