@@ -40,7 +40,7 @@ fn run() {
     let mut failures = 0;
     while !worker::stop_requested() {
         let begun = Instant::now();
-        match ask("SELECT outcome FROM qs.keep_up()") {
+        match ask("SELECT outcome::text FROM qs.keep_up()") {
             Ok(outcome) if outcome == "more" => {
                 failures = 0;
                 worker::wait(begun.elapsed().max(PAUSE));

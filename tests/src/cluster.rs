@@ -17,10 +17,7 @@ use nix::{
     sys::signal::Signal,
     unistd::Uid,
 };
-use postern_server::{
-    config::ConnectionString,
-    embedded::{Embedded, EmbeddedOptions},
-};
+use postern_cluster::{ClusterOptions, PrivateCluster};
 use rand::RngCore;
 use tokio::task::spawn_blocking;
 use tokio_postgres::{Client, NoTls};
@@ -39,7 +36,7 @@ pub struct DataDir {
 /// A running cluster of one test, migrated. Dropping it stops it hard and deletes it.
 pub struct Cluster {
     // Before the directory: that goes last.
-    embedded: Option<Embedded>,
+    running: Option<PrivateCluster>,
     dir: DataDir,
     master_key: String,
 }
@@ -97,7 +94,7 @@ impl Drop for DataDir {
 impl Cluster {
     pub async fn start() -> Self {
         let dir = DataDir::migrated().await;
-        let mut cluster = Self { embedded: None, dir, master_key: random_key() };
+        let mut cluster = Self { running: None, dir, master_key: random_key() };
         cluster.restart().await;
         cluster
     }
@@ -105,12 +102,12 @@ impl Cluster {
     /// Starts PostgreSQL again, after [`Cluster::kill_postgres`] or while it runs.
     pub async fn restart(&mut self) {
         // Gives up the lock on the data directory first.
-        self.embedded = None;
+        self.running = None;
         let options =
-            EmbeddedOptions::new(self.dir.path(), &extension_dir()).with_shared_buffers(SHARED_BUFFERS);
+            ClusterOptions::new(self.dir.path(), &extension_dir()).with_shared_buffers(SHARED_BUFFERS);
         let started =
-            spawn_blocking(move || Embedded::start(&options)).await.expect("starting does not panic");
-        self.embedded = Some(started.unwrap_or_else(|error| panic!("the cluster does not start: {error:#}")));
+            spawn_blocking(move || PrivateCluster::start(&options)).await.expect("starting does not panic");
+        self.running = Some(started.unwrap_or_else(|error| panic!("the cluster does not start: {error:#}")));
     }
 
     /// All of PostgreSQL's processes end at once ([`DataDir::kill_postgres`]).
@@ -132,7 +129,7 @@ impl Cluster {
     pub async fn try_connect_as(&self, role: &str) -> Result<Client, tokio_postgres::Error> {
         let login = role == "postern_server";
         let url = if login { self.server_url() } else { self.admin_url() };
-        let (client, connection) = tokio_postgres::connect(url.as_str(), NoTls).await?;
+        let (client, connection) = tokio_postgres::connect(&url, NoTls).await?;
         tokio::spawn(connection);
         if !login {
             client.batch_execute(&format!("SET SESSION AUTHORIZATION {role}")).await?;
@@ -147,16 +144,16 @@ impl Cluster {
 
     /// The same, unless PostgreSQL takes none just now.
     pub async fn try_admin(&self) -> Option<Client> {
-        let (client, connection) = tokio_postgres::connect(self.admin_url().as_str(), NoTls).await.ok()?;
+        let (client, connection) = tokio_postgres::connect(&self.admin_url(), NoTls).await.ok()?;
         tokio::spawn(connection);
         Some(client)
     }
 
-    pub fn server_url(&self) -> ConnectionString {
+    pub fn server_url(&self) -> String {
         self.running().server_url()
     }
 
-    pub fn admin_url(&self) -> ConnectionString {
+    pub fn admin_url(&self) -> String {
         self.running().admin_url()
     }
 
@@ -206,8 +203,8 @@ impl Cluster {
         fs::read_to_string(self.dir.path().join("postgres.log")).unwrap_or_default()
     }
 
-    fn running(&self) -> &Embedded {
-        self.embedded.as_ref().expect("the cluster was started")
+    fn running(&self) -> &PrivateCluster {
+        self.running.as_ref().expect("the cluster was started")
     }
 }
 

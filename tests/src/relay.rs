@@ -9,7 +9,6 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use postern_server::config::ConnectionString;
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -54,11 +53,8 @@ impl PostgresRelay {
     }
 
     /// The connection string for a server that goes through the relay.
-    pub fn server_url(&self) -> ConnectionString {
-        ConnectionString::new(format!(
-            "host={} user=postern_server dbname=postern",
-            self.dir.path().display()
-        ))
+    pub fn server_url(&self) -> String {
+        format!("host={} user=postern_server dbname=postern", self.dir.path().display())
     }
 
     /// Holds back all answers from now on.

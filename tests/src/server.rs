@@ -48,7 +48,7 @@ impl Server {
             .arg("serve")
             .env("POSTERN_DOMAIN", HOME)
             .env("POSTERN_LISTEN", "127.0.0.1:0")
-            .env("POSTERN_DATABASE_URL", cluster.server_url().as_str())
+            .env("POSTERN_DATABASE_URL", cluster.server_url())
             .env("POSTERN_MASTER_KEY", cluster.master_key());
         ServerBuilder { command }
     }
@@ -126,7 +126,7 @@ impl ServerBuilder {
 
     /// Reaches PostgreSQL through the relay.
     pub fn through(self, relay: &crate::PostgresRelay) -> Self {
-        self.env("POSTERN_DATABASE_URL", relay.server_url().as_str())
+        self.env("POSTERN_DATABASE_URL", &relay.server_url())
     }
 
     /// Returns when the server is ready.

@@ -2,9 +2,10 @@
 //! receiving member would validate it, without a secret of theirs. Used by the DS for
 //! groups and by the AS for evolving identities; what a sender *may* do is theirs to say.
 
-pub mod crypto;
+mod crypto;
 mod encryption_key;
-pub mod storage;
+pub mod leaf;
+mod storage;
 
 use openmls::prelude::{
     CredentialType, ExtensionType, Extensions, GroupContext, KeyPackage, LeafNode, LeafNodeIndex,
@@ -15,6 +16,7 @@ use openmls::prelude::{
 use postern_protocol::{
     GroupInfo, MlsMessage, PublicKey, RatchetTree, Welcome,
     mls::{DELIVERY_ADDRESS, GROUP_POLICY},
+    problem::{Problem, ProblemType},
 };
 use tls_codec::{Deserialize as _, Serialize as _};
 
@@ -33,6 +35,12 @@ pub enum InvalidMls {
     Group(String),
     #[error("the message is invalid: {0}")]
     Message(String),
+}
+
+impl From<InvalidMls> for Problem {
+    fn from(error: InvalidMls) -> Self {
+        Self::with_detail(ProblemType::InvalidMls, error)
+    }
 }
 
 /// The stored state of a group does not decode: a fault of ours, not of the client's.

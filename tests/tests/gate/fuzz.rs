@@ -15,6 +15,7 @@ use postern_server::{
         issuer_key::IssuerKey,
         token_request::{Format, TokenRequest},
     },
+    config::ConnectionString,
     database::Database,
     master_key::MasterKey,
 };
@@ -267,7 +268,7 @@ async fn asks(gate: &Gate) -> Vec<Ask> {
 
 /// The issuer of the gate's database, in this process.
 async fn issuer(gate: &Gate) -> Issuer {
-    let database = Database::new(&gate.cluster.server_url(), 2).unwrap();
+    let database = Database::new(&ConnectionString::new(gate.cluster.server_url()), 2).unwrap();
     let key = hex::decode(gate.cluster.master_key()).unwrap().try_into().unwrap();
     Issuer::load(&database, &MasterKey::from_bytes(key), &home()).await.unwrap()
 }

@@ -76,9 +76,7 @@ impl Gate {
         let key = SigningKey::generate();
         self.admin
             .execute(
-                "WITH u AS (INSERT INTO auth.users (name, group_info, ratchet_tree, epoch, eid, registered)
-                            VALUES ($1, '', '', 0, sha256(convert_to($1, 'UTF8')), current_date) RETURNING user_id)
-                 INSERT INTO auth.clients (client_key, user_id, added) SELECT $2, user_id, current_date FROM u",
+                "SELECT auth.register_user($1, $2, '', '', sha256(convert_to($1, 'UTF8')), NULL)",
                 &[&name, &key.public_key().as_bytes().as_slice()],
             )
             .await

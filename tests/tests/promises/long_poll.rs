@@ -246,7 +246,7 @@ async fn two_databases_of_one_cluster_each_wake_their_own() {
     admin.batch_execute("SELECT pg_reload_conf()").await.expect("an admin can");
     let mut migrate = postern_tests::postern();
     migrate.args(["migrate", "--domain", "other.example", "--database-admin-url"]);
-    migrate.arg(other(world.cluster.admin_url().as_str()));
+    migrate.arg(other(&world.cluster.admin_url()));
     assert!(migrate.status().await.expect("postern runs").success());
 
     let homes = tempfile::tempdir().expect("/tmp is writable");
@@ -255,7 +255,7 @@ async fn two_databases_of_one_cluster_each_wake_their_own() {
     let relay = PostgresRelay::start(&world.cluster);
     let server = Server::builder(&world.cluster)
         .env("POSTERN_DOMAIN", "other.example")
-        .env("POSTERN_DATABASE_URL", &other(relay.server_url().as_str()))
+        .env("POSTERN_DATABASE_URL", &other(&relay.server_url()))
         .start()
         .await;
     payers.push(crate::world::person(homes.path(), "payer", &server).await);

@@ -47,11 +47,11 @@ impl Mailbox {
         };
         let public_key = mailbox.hpke.public_key().unwrap();
         let key = public_key.as_bytes().as_slice();
-        let created = "SELECT outcome FROM qs.create_queue(1::smallint, '', $1, 'group', $2, $3)";
+        let created = "SELECT outcome::text FROM qs.create_queue(1::smallint, '', $1, 'group', $2, $3)";
         let row = database.query_one(created, &[&id.as_slice(), &OWNER.as_slice(), &key]).await.unwrap();
         assert_eq!(row.get::<_, &str>(0), "created");
         let address = mailbox.address.as_bytes().as_slice();
-        let added = "SELECT outcome FROM qs.add_addresses(1::smallint, '', $1, $2, ARRAY[$3::bytea])";
+        let added = "SELECT outcome::text FROM qs.add_addresses(1::smallint, '', $1, $2, ARRAY[$3::bytea])";
         let row = database.query_one(added, &[&id.as_slice(), &OWNER.as_slice(), &address]).await.unwrap();
         assert_eq!(row.get::<_, &str>(0), "added");
         mailbox
@@ -59,7 +59,8 @@ impl Mailbox {
 
     /// Acknowledges what was read before, and opens what is next.
     async fn read(&mut self, database: &Client) -> Vec<Vec<u8>> {
-        let dequeue = "SELECT * FROM qs.dequeue(1::smallint, '', $1, $2, $3, 1000, 1000000000)";
+        let dequeue = "SELECT outcome::text, seqs, chains, chain_indexes, chain_headers, ciphertexts
+                         FROM qs.dequeue(1::smallint, '', $1, $2, $3, 1000, 1000000000)";
         let row = database
             .query_one(dequeue, &[&self.id.as_bytes().as_slice(), &OWNER.as_slice(), &self.position])
             .await

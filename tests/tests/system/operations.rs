@@ -30,7 +30,7 @@ fn check(cluster: &Cluster) -> Command {
     command
         .arg("check")
         .env("POSTERN_DOMAIN", HOME)
-        .env("POSTERN_DATABASE_URL", cluster.server_url().as_str())
+        .env("POSTERN_DATABASE_URL", cluster.server_url())
         .env("POSTERN_MASTER_KEY", cluster.master_key());
     command
 }
@@ -233,7 +233,7 @@ async fn check_finds_what_is_wrong_with_the_database() {
         command.env("POSTERN_DATABASE_URL", url);
         command
     };
-    let as_admin = cluster.admin_url().as_str().to_owned();
+    let as_admin = cluster.admin_url();
 
     assert_problem(&mut with_url("host=/nowhere user=postern_server".to_owned()), "database", "No such file")
         .await;
@@ -245,11 +245,11 @@ async fn check_finds_what_is_wrong_with_the_database() {
 
     assert_problem(&mut with_url(as_admin), "role", "is a superuser").await;
 
-    admin.batch_execute("GRANT SELECT ON operator.home_domain TO postern_server").await.unwrap();
-    assert_problem(&mut check(&cluster), "role", "operator.home_domain").await;
-    admin.batch_execute("REVOKE SELECT ON operator.home_domain FROM postern_server").await.unwrap();
+    admin.batch_execute("GRANT SELECT ON operator.settings TO postern_server").await.unwrap();
+    assert_problem(&mut check(&cluster), "role", "operator.settings").await;
+    admin.batch_execute("REVOKE SELECT ON operator.settings FROM postern_server").await.unwrap();
 
-    admin.batch_execute("INSERT INTO operator.home_domain (domain) VALUES ('other.example')").await.unwrap();
+    admin.batch_execute("UPDATE operator.settings SET home_domain = 'other.example'").await.unwrap();
     assert_problem(&mut check(&cluster), "home domain", "the home of other.example").await;
 
     admin.batch_execute("UPDATE operator.schema_state SET functions_hash = sha256('')").await.unwrap();
@@ -274,9 +274,10 @@ async fn the_home_domain_is_set_once_and_nobody_can_change_it() {
     for preparation in ["SET ROLE postern_owner", "RESET ROLE; SET session_replication_role = replica"] {
         admin.batch_execute(preparation).await.unwrap();
         for change in [
-            "UPDATE operator.home_domain SET domain = 'other.example'",
-            "DELETE FROM operator.home_domain",
-            "TRUNCATE operator.home_domain",
+            "UPDATE operator.settings SET home_domain = 'other.example'",
+            "UPDATE operator.settings SET home_domain = NULL",
+            "DELETE FROM operator.settings",
+            "TRUNCATE operator.settings",
         ] {
             let error = admin.batch_execute(change).await.expect_err(change);
             assert_eq!(error.code(), Some(&SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE), "{change}");
@@ -297,7 +298,7 @@ async fn only_a_domain_name_can_be_a_home() {
     }
     let server = Server::builder(&cluster).env("POSTERN_DOMAIN", "Xn--Bcher-KVA.Example").start().await;
     let home =
-        cluster.admin().await.query_one("SELECT domain::text FROM operator.home_domain", &[]).await.unwrap();
+        cluster.admin().await.query_one("SELECT home_domain::text FROM operator.settings", &[]).await.unwrap();
     assert_eq!(home.get::<_, &str>(0), "xn--bcher-kva.example");
     assert_healthy(&server).await;
 }
@@ -306,7 +307,7 @@ async fn only_a_domain_name_can_be_a_home() {
 async fn two_migrations_at_once_do_the_work_once_and_a_third_finds_nothing_to_do() {
     let cluster = Cluster::start().await;
     cluster.admin().await.batch_execute("CREATE DATABASE fresh").await.unwrap();
-    let url = cluster.admin_url().as_str().replace("dbname=postern", "dbname=fresh");
+    let url = cluster.admin_url().replace("dbname=postern", "dbname=fresh");
     let migrate = || async {
         let mut command = postern();
         command.arg("migrate").env("POSTERN_DOMAIN", HOME).env("POSTERN_DATABASE_ADMIN_URL", &url);
@@ -337,10 +338,7 @@ async fn changed_functions_are_applied_as_a_whole_and_old_ones_go() {
     let migrate = || async {
         let admin_url = cluster.admin_url();
         let mut command = postern();
-        command
-            .arg("migrate")
-            .env("POSTERN_DOMAIN", HOME)
-            .env("POSTERN_DATABASE_ADMIN_URL", admin_url.as_str());
+        command.arg("migrate").env("POSTERN_DOMAIN", HOME).env("POSTERN_DATABASE_ADMIN_URL", admin_url);
         text(&run(&mut command).await)
     };
     assert!(migrate().await.contains("functions updated"));
@@ -370,7 +368,7 @@ async fn a_server_comes_back_to_its_database_after_a_crash() {
         answer.status().is_success().then_some(())
     })
     .await;
-    let (client, connection) = tokio_postgres::connect(cluster.server_url().as_str(), NoTls).await.unwrap();
+    let (client, connection) = tokio_postgres::connect(&cluster.server_url(), NoTls).await.unwrap();
     tokio::spawn(connection);
     let row = client.query_one("SELECT operator.current_home_domain()", &[]).await.unwrap();
     assert_eq!(row.get::<_, &str>(0), HOME);

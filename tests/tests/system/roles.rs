@@ -62,7 +62,7 @@ async fn no_role_reaches_a_table_or_sequence() {
     };
     let tables = names(&admin, &of_kind("'r', 'p', 'v', 'm', 'f'")).await;
     let sequences = names(&admin, &of_kind("'S'")).await;
-    assert!(tables.contains(&"operator.home_domain".to_owned()), "{tables:?}");
+    assert!(tables.contains(&"operator.settings".to_owned()), "{tables:?}");
     for role in ROLES {
         let client = cluster.connect_as(role).await;
         for table in &tables {

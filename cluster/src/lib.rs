@@ -1,0 +1,36 @@
+//! A private PostgreSQL cluster in a data directory (`--embedded`): made at the first start, started and stopped
+//! with the server, reached over a Unix socket only. It needs no root and writes nothing into system directories:
+//! it runs from a private *installation* in the data directory, which is the system's PostgreSQL plus our extension.
+//! The contents of its database are the server's business.
+//!
+//! ```text
+//! <data dir>/lock           held by the process that runs the cluster
+//!            installation/  programs, links and the extension, laid out as in the system
+//!            cluster/       PostgreSQL's data directory
+//!            run/           the socket
+//!            postgres.log
+//! ```
+
+mod cluster;
+mod data_dir;
+mod installation;
+mod postgresql;
+mod settings;
+mod user;
+
+use std::process::Output;
+
+pub use cluster::{ClusterOptions, PrivateCluster};
+pub use data_dir::{log_file, postmaster};
+
+/// The superuser's role.
+pub const ADMIN: &str = "postern_admin";
+/// The role that the server uses.
+pub const SERVER: &str = "postern_server";
+pub const DATABASE: &str = "postern";
+
+/// A program's complaint, for a message of ours.
+fn messages(output: &Output) -> String {
+    let text = [&output.stderr, &output.stdout].map(|bytes| String::from_utf8_lossy(bytes).trim().to_owned());
+    text.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("\n")
+}

@@ -1,0 +1,96 @@
+//! Settings and access rules, which belong to this version of the program and are written anew at each start.
+
+use std::fs;
+
+use nix::{
+    sys::sysinfo::sysinfo,
+    unistd::{Uid, User},
+};
+
+use crate::{ADMIN, DATABASE, SERVER, data_dir::DataDir, user::ClusterUser};
+
+/// The line by which PostgreSQL's own configuration file takes ours in.
+pub const INCLUDE: &str = "include 'postern.conf' # written anew at each start; ALTER SYSTEM overrides it";
+
+/// A control group's limit: a number of bytes, or `max`.
+const MEMORY_LIMIT: &str = "/sys/fs/cgroup/memory.max";
+/// PostgreSQL's default, and the most that leaves a larger machine room for other things.
+const SHARED_BUFFERS_MEGABYTES: (u64, u64) = (128, 8192);
+
+#[derive(Debug, Clone, Default)]
+pub struct Settings {
+    /// None: as fits the machine.
+    pub shared_buffers_megabytes: Option<u64>,
+    /// Lines of postgresql.conf that win over ours.
+    pub further: Vec<String>,
+}
+
+pub fn write(settings: &Settings, dir: &DataDir, user: &ClusterUser) -> anyhow::Result<()> {
+    let text = format!(
+        "listen_addresses = ''\n\
+         unix_socket_directories = {sockets}\n\
+         unix_socket_permissions = 0700\n\
+         shared_preload_libraries = 'postern'\n\
+         max_worker_processes = 32\n\
+         # PostgreSQL's default is 128 MB, however large the machine.\n\
+         shared_buffers = {shared_buffers}MB\n\
+         # What was acknowledged is to be gone soon, and its room used again.\n\
+         autovacuum_naptime = 10\n\
+         timezone = 'UTC'\n\
+         log_timezone = 'UTC'\n\
+         # Every statement is one short function call.\n\
+         jit = off\n\
+         # PRIV-4: neither statements nor values go to the log.\n\
+         log_statement = 'none'\n\
+         log_min_error_statement = panic\n\
+         log_min_duration_statement = -1\n\
+         log_parameter_max_length = 0\n\
+         log_parameter_max_length_on_error = 0\n\
+         log_error_verbosity = terse\n\
+         debug_print_plan = off\n\
+         {further}\n",
+        shared_buffers = settings.shared_buffers_megabytes.map_or_else(shared_buffers_megabytes, Ok)?,
+        // A list: the one entry in double quotes, the whole in single ones.
+        sockets = quoted(&format!("\"{}\"", dir.socket_dir().display().to_string().replace('"', "\"\""))),
+        further = settings.further.join("\n"),
+    );
+    let rules = format!(
+        "# Written anew at each start.\n\
+         local all {ADMIN} peer map=postern\n\
+         local replication {ADMIN} peer map=postern\n\
+         local {DATABASE} {SERVER} peer map=postern\n"
+    );
+    let mut names = vec![user.name().to_owned()];
+    names.extend(User::from_uid(Uid::effective())?.map(|user| user.name).filter(|name| name != user.name()));
+    let map: String = names
+        .iter()
+        .flat_map(|name| [ADMIN, SERVER].map(|role| format!("postern \"{name}\" {role}\n")))
+        .collect();
+    for (name, text) in [("postern.conf", text), ("pg_hba.conf", rules), ("pg_ident.conf", map)] {
+        user.write(&dir.cluster().join(name), &text)?;
+    }
+    Ok(())
+}
+
+/// A quarter of the memory, as PostgreSQL's manual advises.
+fn shared_buffers_megabytes() -> anyhow::Result<u64> {
+    let installed = sysinfo()?.ram_total();
+    let limit = fs::read_to_string(MEMORY_LIMIT).ok().and_then(|limit| limit.trim().parse().ok());
+    let quarter = installed.min(limit.unwrap_or(u64::MAX)) / 4 / (1024 * 1024);
+    let (least, most) = SHARED_BUFFERS_MEGABYTES;
+    Ok(quarter.clamp(least, most))
+}
+
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\\', r"\\").replace('\'', "''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_with_quotes_survive_settings() {
+        assert_eq!(quoted(r"a'\b"), r"'a''\\b'");
+    }
+}

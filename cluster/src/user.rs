@@ -1,0 +1,118 @@
+//! The system user that runs PostgreSQL: another one if we are root, else ourselves.
+
+use std::{
+    fs::{self, OpenOptions},
+    io::{self, Write},
+    os::unix::{
+        fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, chown, fchown},
+        process::CommandExt,
+    },
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context, ensure};
+use nix::unistd::{Uid, User};
+
+/// The cluster's user when we are root: PostgreSQL refuses to run as root.
+const SYSTEM_USER: &str = "postgres";
+
+pub struct ClusterUser {
+    name: String,
+    uid: Uid,
+    /// User and group to become.
+    switch: Option<(u32, u32)>,
+}
+
+impl ClusterUser {
+    pub fn find() -> anyhow::Result<Self> {
+        let uid = Uid::effective();
+        if !uid.is_root() {
+            let user = User::from_uid(uid)?.with_context(|| {
+                format!("user id {uid} has no name on this system, and PostgreSQL needs one: add it to /etc/passwd")
+            })?;
+            return Ok(Self { name: user.name, uid, switch: None });
+        }
+        let user = User::from_name(SYSTEM_USER)?.with_context(|| {
+            format!("PostgreSQL refuses to run as root, and there is no user {SYSTEM_USER} to run it: `useradd --system {SYSTEM_USER}`")
+        })?;
+        Ok(Self { name: user.name, uid: user.uid, switch: Some((user.uid.as_raw(), user.gid.as_raw())) })
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The user's name, if it is not ours.
+    pub fn other(&self) -> Option<&str> {
+        self.switch.map(|_| self.name.as_str())
+    }
+
+    /// A program run as this user, with nothing of our environment that could lead PostgreSQL elsewhere.
+    pub fn command(&self, program: &Path) -> Command {
+        let mut command = Command::new(program);
+        command
+            .env_clear()
+            .env("PATH", "/usr/bin:/bin")
+            .env("LC_ALL", "C")
+            .current_dir("/")
+            .stdin(Stdio::null());
+        if let Some((uid, gid)) = self.switch {
+            // Setting the user also drops root's supplementary groups.
+            command.uid(uid).gid(gid);
+        }
+        command
+    }
+
+    /// A directory that only this user can enter.
+    pub fn make_dir(&self, path: &Path) -> anyhow::Result<()> {
+        match fs::DirBuilder::new().mode(0o700).create(path) {
+            Ok(()) => self.own(path),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                // It may lie in a directory that everyone can write to.
+                let dir = fs::symlink_metadata(path)?;
+                ensure!(
+                    dir.is_dir() && dir.uid() == self.uid.as_raw() && dir.mode() & 0o077 == 0,
+                    "{} should be a directory of user {} with mode 700: remove it or mend it",
+                    path.display(),
+                    self.name
+                );
+                Ok(())
+            }
+            Err(error) => Err(error).with_context(|| format!("cannot make the directory {}", path.display())),
+        }
+    }
+
+    pub fn make_file(&self, path: &Path) -> anyhow::Result<()> {
+        let context = || format!("cannot write {}", path.display());
+        OpenOptions::new().append(true).create(true).mode(0o600).open(path).with_context(context)?;
+        self.own(path)
+    }
+
+    /// A file with this text, in place of one that is there.
+    pub fn write(&self, path: &Path, text: &str) -> anyhow::Result<()> {
+        let new = path.with_extension("new");
+        let write = || {
+            match fs::remove_file(&new) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            // The directory is the other user's: root must not follow a link that it planted.
+            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
+            file.write_all(text.as_bytes())?;
+            if let Some((uid, gid)) = self.switch {
+                fchown(&file, Some(uid), Some(gid))?;
+            }
+            fs::rename(&new, path)
+        };
+        write().with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    fn own(&self, path: &Path) -> anyhow::Result<()> {
+        match self.switch {
+            Some((uid, gid)) => chown(path, Some(uid), Some(gid))
+                .with_context(|| format!("cannot give {} to user {}", path.display(), self.name)),
+            None => Ok(()),
+        }
+    }
+}
