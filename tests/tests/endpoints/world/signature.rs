@@ -1,5 +1,5 @@
-//! HTTP Message Signatures (RFC 9421) by hand, from `docs/protocol.md`: what the server verifies with a library is
-//! made here without it, and can say anything.
+//! HTTP Message Signatures (RFC 9421) by hand, from `docs/protocol/requests.md`: what the server verifies with a library
+//! is made here without it, and can say anything.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
