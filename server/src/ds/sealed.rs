@@ -2,14 +2,14 @@
 //! the server forgets. There are two of each group, the roster (all that an application message needs) and the tree
 //! (all that a commit needs), and for a while one tree for the joiners of each epoch that began with an Add.
 //!
-//! `version (1) || nonce (12) || AES-256-GCM(length (4, LE) || content || zeros)`, with the group's id, its epoch, its
+//! `version (1) || envelope of length (4, LE) || content || zeros` (see [`sealed`]), with the group's id, its epoch, its
 //! revision and the blob's kind as associated data.
 
-use aws_lc_rs::{
-    aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey},
-    hmac,
+use aws_lc_rs::hmac;
+use postern_protocol::{
+    PublicKey, StateKey,
+    sealed::{self, NONCE_LEN, SealingKey},
 };
-use postern_protocol::{PublicKey, StateKey};
 use zeroize::Zeroizing;
 
 /// The layout above, and the contents as [`super::group`] and [`super::roster`] write them.
@@ -59,35 +59,25 @@ impl BlobId<'_> {
 /// Never: the content is bounded by the body limit, far below what AES-GCM seals.
 pub fn seal(key: &StateKey, id: BlobId<'_>, content: &[u8]) -> Vec<u8> {
     let length = u32::try_from(content.len()).expect("group state is smaller than 4 GB");
-    let mut nonce = [0; NONCE_LEN];
-    aws_lc_rs::rand::fill(&mut nonce).expect("the operating system provides randomness");
     let size = padded(LENGTH + content.len());
-    let mut blob = Vec::with_capacity(1 + NONCE_LEN + size + AES_256_GCM.tag_len());
+    let mut blob = Vec::with_capacity(1 + size + sealed::OVERHEAD);
     blob.push(VERSION);
-    blob.extend_from_slice(&nonce);
+    blob.extend_from_slice(&[0; NONCE_LEN]);
     blob.extend_from_slice(&length.to_le_bytes());
     blob.extend_from_slice(content);
     blob.resize(1 + NONCE_LEN + size, 0);
-    let tag = cipher(key)
-        .seal_in_place_separate_tag(
-            Nonce::assume_unique_for_key(nonce),
-            Aad::from(id.associated_data()),
-            &mut blob[1 + NONCE_LEN..],
-        )
-        .expect("AES-GCM seals anything shorter than 64 GB");
-    blob.extend_from_slice(tag.as_ref());
+    sealing_key(key)
+        .seal_in_place(&id.associated_data(), &mut blob, 1)
+        .expect("the operating system provides randomness");
     blob
 }
 
 /// # Errors
 /// [`WrongKey`], also for a blob with another id: the two cannot be told apart.
 pub fn open(key: &StateKey, id: BlobId<'_>, blob: &[u8]) -> Result<Zeroizing<Vec<u8>>, WrongKey> {
-    let (&VERSION, rest) = blob.split_first().ok_or(WrongKey)? else { return Err(WrongKey) };
-    let (nonce, sealed) = rest.split_first_chunk::<NONCE_LEN>().ok_or(WrongKey)?;
-    let mut content = Zeroizing::new(sealed.to_vec());
-    cipher(key)
-        .open_in_place(Nonce::assume_unique_for_key(*nonce), Aad::from(id.associated_data()), &mut content)
-        .map_err(|_| WrongKey)?;
+    let (&VERSION, envelope) = blob.split_first().ok_or(WrongKey)? else { return Err(WrongKey) };
+    let content = sealing_key(key).open(&id.associated_data(), envelope).map_err(|_| WrongKey)?;
+    let mut content = Zeroizing::new(content);
     let length = content.first_chunk::<LENGTH>().ok_or(WrongKey)?;
     let end = LENGTH + u32::from_le_bytes(*length) as usize;
     content.truncate(end);
@@ -105,9 +95,8 @@ pub fn joiner_tag(key: &StateKey, epoch: u64, leaf_key: &PublicKey) -> Vec<u8> {
     hmac::sign(&key, &message).as_ref()[..TAG].to_vec()
 }
 
-fn cipher(key: &StateKey) -> LessSafeKey {
-    let key = UnboundKey::new(&AES_256_GCM, key.as_bytes()).expect("a state key has 32 bytes");
-    LessSafeKey::new(key)
+fn sealing_key(key: &StateKey) -> SealingKey {
+    SealingKey::new(key.as_bytes()).expect("any 32 bytes are a key")
 }
 
 /// Padmé: at most 12 % more, and only the order of magnitude of the size remains visible.

@@ -10,11 +10,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use aws_lc_rs::{
-    aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey},
-    hkdf, rand,
-};
+use aws_lc_rs::{aead::AES_256_GCM, hkdf, rand};
 use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD};
+use postern_protocol::sealed::SealingKey;
 use zeroize::Zeroizing;
 
 /// The environment variable that may hold the key itself.
@@ -103,45 +101,26 @@ impl MasterKey {
         Some(Self(bytes))
     }
 
-    /// Encrypts for `purpose` (a constant of the code) with `aad` (the row's identity). The result is a random
-    /// 12 byte nonce, the ciphertext and a 16 byte tag.
+    /// Seals for `purpose` (a constant of the code) with `aad` (the row's identity) into an envelope (see
+    /// [`postern_protocol::sealed`]).
     pub fn seal(&self, purpose: &str, aad: &[u8], plaintext: &[u8]) -> Vec<u8> {
-        let mut nonce = [0; NONCE_LEN];
-        fill_random(&mut nonce);
-        let mut sealed = Vec::with_capacity(NONCE_LEN + plaintext.len() + AES_256_GCM.tag_len());
-        sealed.extend_from_slice(&nonce);
-        sealed.extend_from_slice(plaintext);
-        let tag = self
-            .subkey(purpose)
-            .seal_in_place_separate_tag(
-                Nonce::assume_unique_for_key(nonce),
-                Aad::from(aad),
-                &mut sealed[NONCE_LEN..],
-            )
-            .expect("AES-GCM seals anything shorter than 64 GB");
-        sealed.extend_from_slice(tag.as_ref());
-        sealed
+        self.subkey(purpose).seal(aad, plaintext).expect("the system's random number generator works")
     }
 
     /// The inverse of [`MasterKey::seal`].
     pub fn open(&self, purpose: &str, aad: &[u8], sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, OpenError> {
-        let (nonce, ciphertext) = sealed.split_at_checked(NONCE_LEN).ok_or(OpenError)?;
-        let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| OpenError)?;
-        let mut plaintext = Zeroizing::new(ciphertext.to_vec());
-        let length = self
-            .subkey(purpose)
-            .open_in_place(nonce, Aad::from(aad), &mut plaintext)
-            .map_err(|_| OpenError)?
-            .len();
-        plaintext.truncate(length);
-        Ok(plaintext)
+        self.subkey(purpose).open(aad, sealed).map(Zeroizing::new).map_err(|_| OpenError)
     }
 
-    fn subkey(&self, purpose: &str) -> LessSafeKey {
+    fn subkey(&self, purpose: &str) -> SealingKey {
         let info = [purpose.as_bytes()];
-        let key = hkdf::Salt::new(hkdf::HKDF_SHA256, &[]).extract(&*self.0);
-        let key = key.expand(&info, &AES_256_GCM).map(UnboundKey::from);
-        LessSafeKey::new(key.expect("HKDF-SHA256 yields 32 bytes"))
+        let secret = hkdf::Salt::new(hkdf::HKDF_SHA256, &[]).extract(&*self.0);
+        let mut key = Zeroizing::new([0; KEY_LEN]);
+        secret
+            .expand(&info, &AES_256_GCM)
+            .and_then(|subkey| subkey.fill(&mut *key))
+            .expect("HKDF-SHA256 yields 32 bytes");
+        SealingKey::new(&key).expect("any 32 bytes are a key")
     }
 }
 
@@ -152,6 +131,7 @@ fn fill_random(bytes: &mut [u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use postern_protocol::sealed::{NONCE_LEN, OVERHEAD};
     use std::os::unix::fs::PermissionsExt;
 
     const HEX: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
@@ -181,7 +161,7 @@ mod tests {
     #[test]
     fn sealed_bytes_open_only_with_the_same_key_purpose_and_row() {
         let sealed = key().seal("issuer key", b"row 1", b"secret");
-        assert_eq!(sealed.len(), NONCE_LEN + 6 + 16);
+        assert_eq!(sealed.len(), 6 + OVERHEAD);
         assert_eq!(key().open("issuer key", b"row 1", &sealed).unwrap().as_slice(), b"secret");
         assert!(key().open("signing key", b"row 1", &sealed).is_err());
         assert!(key().open("issuer key", b"row 2", &sealed).is_err());
