@@ -4,6 +4,8 @@ SET client_min_messages = warning;
 \set ON_ERROR_STOP on
 \ir ../../migrations/V1__foundation.sql
 GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA postern TO postern_owner;
+-- For the functions below, which every role of a test calls.
+GRANT USAGE ON SCHEMA public TO PUBLIC;
 
 SET ROLE postern_owner;
 \ir ../../migrations/V2__auth.sql

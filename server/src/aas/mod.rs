@@ -2,11 +2,11 @@
 //! anybody, with nothing that joins the two (AAS-6).
 
 pub mod issue_tokens;
-mod issuer;
+pub mod issuer;
 pub mod issuer_directory;
 pub mod issuer_key;
-mod key_ring;
-mod token_request;
+pub mod key_ring;
+pub mod token_request;
 mod upkeep;
 mod uses;
 

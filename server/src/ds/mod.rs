@@ -3,17 +3,17 @@
 
 pub mod create_group;
 pub mod delete_group;
-mod external_sender_keys;
+pub mod external_sender_keys;
 pub mod fetch_group_info;
 pub mod fetch_welcome_tree;
-mod group;
-mod handshake;
+pub mod group;
+pub mod handshake;
 mod policy;
 mod propose_removal;
 pub mod reserve_group_id;
-mod roster;
-mod rules;
-mod sealed;
+pub mod roster;
+pub mod rules;
+pub mod sealed;
 mod stored;
 pub mod submit_message;
 pub mod upkeep;

@@ -20,6 +20,13 @@ pub struct Route<S> {
     pub door: Door<S>,
 }
 
+impl<S> Route<S> {
+    /// Whether the endpoint asks for a token (AAS-1).
+    pub fn is_paid(&self) -> bool {
+        matches!(self.door, Door::Paid(_))
+    }
+}
+
 impl<S> Clone for Door<S> {
     fn clone(&self) -> Self {
         *self

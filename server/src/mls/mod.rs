@@ -2,10 +2,10 @@
 //! receiving member would validate it, without a secret of theirs. Used by the DS for
 //! groups and by the AS for evolving identities; what a sender *may* do is theirs to say.
 
-mod crypto;
+pub mod crypto;
 mod encryption_key;
 pub mod leaf;
-mod storage;
+pub mod storage;
 
 use openmls::prelude::{
     CredentialType, ExtensionType, Extensions, GroupContext, KeyPackage, LeafNode, LeafNodeIndex,

@@ -15,9 +15,10 @@ use postern_server::{
         issuer_key::IssuerKey,
         token_request::{Format, TokenRequest},
     },
-    config::ConnectionString,
+    config::{ConnectionString, Limits},
     database::Database,
-    master_key::MasterKey,
+    home::{self, Home},
+    keys::MasterKey,
 };
 use privacypass::amortized_tokens::AmortizedBatchTokenResponse;
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
@@ -27,7 +28,7 @@ use reqwest::{
 };
 use voprf::Ristretto255;
 
-use crate::world::{Ask, Asked, Gate, home};
+use crate::world::{self, Ask, Asked, Gate};
 
 const HEADERS: usize = 30_000;
 const REQUESTS: usize = 30_000;
@@ -270,7 +271,10 @@ async fn asks(gate: &Gate) -> Vec<Ask> {
 async fn issuer(gate: &Gate) -> Issuer {
     let database = Database::new(&ConnectionString::new(gate.cluster.server_url()), 2).unwrap();
     let key = hex::decode(gate.cluster.master_key()).unwrap().try_into().unwrap();
-    Issuer::load(&database, &MasterKey::from_bytes(key), &home()).await.unwrap()
+    let (_, stopping) = tokio::sync::watch::channel(false);
+    let (domain, master_key) = (world::home(), MasterKey::from_bytes(key));
+    let limits = Limits::default();
+    Issuer::load(&Home::new(home::Shared { domain, database, master_key, limits, stopping })).await.unwrap()
 }
 
 #[tokio::test]

@@ -72,7 +72,7 @@ async fn migrating_again_leaves_prices_as_the_operator_set_them_and_mends_the_li
         )
         .await
         .unwrap();
-    postern_server::migrate::run(&ConnectionString::new(gate.cluster.admin_url())).await.unwrap();
+    postern_server::database::migrate::run(&ConnectionString::new(gate.cluster.admin_url())).await.unwrap();
     let price = "SELECT array_agg(price ORDER BY endpoint) FROM operator.prices()
                   WHERE endpoint IN ('qs.dequeue', 'qs.withdraw', 'qs.deposit')";
     assert_eq!(gate.value::<Vec<i16>>(price).await, [1, 0], "qs.deposit, qs.dequeue");

@@ -6,7 +6,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use postern_client::{Client, Error, Http, Response};
+use postern_client::{Client, Http, Response, api::Error};
 use postern_protocol::{problem::ProblemType, qs::QueueKind};
 use postern_tests::{PATIENCE, PostgresRelay, Server, eventually};
 use rand::Rng;

@@ -1,6 +1,6 @@
 //! A token pays once, whoever presents it where and when; a fault of ours leaves it unspent (AAS-4).
 
-use postern_client::{Client, Error, Http, Request, Response};
+use postern_client::{Client, Http, Request, Response, api::Error};
 use postern_protocol::{
     HpkePublicKey,
     ds::GroupIdReserved,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use nix::sys::signal::Signal;
-use postern_client::{Client, Error, Http, Options, Request, Response};
+use postern_client::{Client, Http, Options, Request, Response, api::Error};
 use postern_protocol::problem::ProblemType;
 use postern_tests::{Cluster, Server, eventually};
 use rand::{SeedableRng, rngs::StdRng};
@@ -101,15 +101,16 @@ pub fn problem(answer: &Result<Response, Error>) -> Option<ProblemType> {
 }
 
 /// Repeats what fails while a server or the database is away.
-pub async fn insist<T, F, Fut>(what: &str, mut attempt: F) -> T
+pub async fn insist<T, E, F, Fut>(what: &str, mut attempt: F) -> T
 where
     F: FnMut() -> Fut,
-    Fut: Future<Output = Result<T, Error>>,
+    E: Into<postern_client::Error>,
+    Fut: Future<Output = Result<T, E>>,
 {
     eventually(what, || {
         let attempt = attempt();
         async {
-            match attempt.await {
+            match attempt.await.map_err(Into::into) {
                 Ok(value) => Some(value),
                 Err(error) if error.is_passing() => None,
                 Err(error) => panic!("{what}: {error}"),

@@ -13,7 +13,7 @@ use postern_protocol::{
     Address, QueueId,
     chain::{ChainError, ChainReceiver, ChainState, HpkePrivateKey},
 };
-use postern_tests::Cluster;
+use postern_tests::{Cluster, in_tree};
 use rand::RngCore;
 use tokio_postgres::Client;
 
@@ -111,6 +111,18 @@ async fn deliver(database: &Client, mailboxes: &[&Mailbox], payload: &[u8]) {
         .unwrap()
         .get(0);
     assert_eq!(fates, Vec::<i16>::new());
+}
+
+/// Until the first release there are no upgrade scripts: the tests of upgrades make a next version of their own.
+#[test]
+fn workspace_control_file_and_script_have_one_version() {
+    let version = env!("CARGO_PKG_VERSION");
+    let control = fs::read_to_string(in_tree("pg_extension/postern.control")).unwrap();
+    assert!(control.contains(&format!("\ndefault_version = '{version}'\n")), "{control}");
+    let files = fs::read_dir(in_tree("pg_extension")).unwrap();
+    let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
+    let scripts: Vec<String> = names.filter(|name| name.starts_with("postern--")).collect();
+    assert_eq!(scripts, [format!("postern--{version}.sql")]);
 }
 
 #[tokio::test]

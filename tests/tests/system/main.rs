@@ -1,6 +1,7 @@
 //! Promises of the whole: to whoever operates it, and about what its database gives away. One program, since each
 //! links all of MLS.
 
+mod accounts;
 mod demo;
 mod docs;
 mod extension;

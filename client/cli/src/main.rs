@@ -1,8 +1,9 @@
 //! `postern-client`: a messenger for the command line, and an example of how to use the
-//! library. Arguments in, text or JSON lines out, and nothing else: what is said about
+//! library. Arguments in, text or JSON lines out, and nothing else: what there is to say about
 //! keys, groups and messages is said in the library.
 
-mod cli;
+mod advice;
+mod commands;
 mod output;
 
 use std::{io::IsTerminal as _, process::ExitCode};
@@ -15,7 +16,7 @@ const TRY_AGAIN: u8 = 75;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let arguments = cli::Cli::parse();
+    let arguments = commands::Cli::parse();
     tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::try_from_env("POSTERN_LOG").unwrap_or_else(|_| EnvFilter::new("warn")))
         .with_writer(std::io::stderr)
@@ -23,7 +24,7 @@ async fn main() -> ExitCode {
         .without_time()
         .with_target(false)
         .init();
-    match cli::run(arguments).await {
+    match commands::run(arguments).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if output::is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
@@ -31,7 +32,8 @@ async fn main() -> ExitCode {
                 eprintln!("error: {error:#}");
                 return ExitCode::FAILURE;
             };
-            eprintln!("error: {error}"); // It tells its cause itself.
+            // Its text includes its causes.
+            eprintln!("error: {error}{}", advice::for_error(error));
             if error.is_passing() { ExitCode::from(TRY_AGAIN) } else { ExitCode::FAILURE }
         }
     }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use postern_client::{Client, Event, Member, Result};
-use postern_protocol::ds::GroupId;
+use postern_protocol::{PublicKey, ds::GroupId};
 
 /// Prints everything that was not told yet. Returns how many lines.
 pub fn tell(client: &Client, json: bool) -> anyhow::Result<usize> {
@@ -42,6 +42,11 @@ pub fn group_name(client: &Client, id: &GroupId) -> Result<String> {
 
 pub fn short(id: &GroupId) -> String {
     id.to_base64url().chars().take(8).collect()
+}
+
+/// Enough of a device's key to tell it from a user's other devices.
+pub fn device_name(client_key: &PublicKey) -> String {
+    client_key.to_base64url().chars().take(8).collect()
 }
 
 /// Text of others, without what could move a terminal's cursor or change its colours.
