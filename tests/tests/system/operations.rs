@@ -1,4 +1,4 @@
-//! What an operator does with `postern`: start, stop, crash, configure, migrate, check (OPS-2, OPS-6).
+//! An operator's work with `postern`: start, stop, crash, configure, migrate, check (OPS-2, OPS-6).
 
 use std::{
     fs::{self, Permissions},
@@ -8,7 +8,7 @@ use std::{
 };
 
 use nix::sys::signal::Signal;
-use postern_tests::{Cluster, DataDir, HOME, Server, eventually, postern};
+use postern_tests_kit::{Cluster, DataDir, HOME, Server, eventually, postern};
 use tokio::process::Command;
 use tokio_postgres::{NoTls, error::SqlState};
 
