@@ -1,10 +1,11 @@
--- Roles, schemas, the extension, and what the database knows about itself (OPS-2, OPS-3).
--- Runs as a superuser, in one transaction. Whatever this and later migrations create in our schemas is handed to
--- postern_owner afterwards, so no migration needs to say so.
+-- The foundation: roles, schemas, the extension, and the settings that several services read (OPS-2, OPS-3).
+-- A superuser runs each migration in one transaction. `postern migrate` then hands everything in our schemas to
+-- postern_owner, so no migration has to.
 
 DO $$
 DECLARE
     role text;
+    setting text;
 BEGIN
     -- Roles belong to the whole cluster: another database of it may have made them already.
     FOREACH role IN ARRAY ARRAY['postern_owner', 'postern_server', 'postern_operator', 'postern_monitor'] LOOP
@@ -19,68 +20,89 @@ BEGIN
     EXECUTE format('REVOKE ALL ON DATABASE %I FROM PUBLIC', current_database());
     EXECUTE format('GRANT CONNECT ON DATABASE %I TO postern_server, postern_operator, postern_monitor',
                    current_database());
-    -- Names are always qualified, so nothing is found by accident.
-    EXECUTE format('ALTER ROLE postern_server IN DATABASE %I SET search_path = pg_catalog', current_database());
-    -- A server that is frozen in a transaction must not hold its locks for long.
-    EXECUTE format('ALTER ROLE postern_server IN DATABASE %I SET idle_in_transaction_session_timeout = %L',
-                   current_database(), '30s');
+    FOREACH setting IN ARRAY ARRAY[
+        -- Names are always qualified, so nothing is found by accident.
+        'search_path = pg_catalog',
+        -- A server that is frozen in a transaction must not hold its locks for long.
+        'idle_in_transaction_session_timeout = ''30s''',
+        -- The server's statements are planned once, and by index. A backend whose plans were made while the tables
+        -- were small must not read them whole when they are large; and deliveries lock queues in the order in which
+        -- their ids are joined, which a hash would shuffle. These are settings of the role and not SET clauses of the
+        -- functions, because a SET clause costs a delivery to 10 queues a fifth of its time.
+        'plan_cache_mode = force_generic_plan', 'enable_seqscan = off', 'enable_hashjoin = off', 'enable_mergejoin = off'
+    ] LOOP
+        EXECUTE format('ALTER ROLE postern_server IN DATABASE %I SET %s', current_database(), setting);
+    END LOOP;
 END
 $$;
 
 COMMENT ON ROLE postern_owner IS 'Owns everything of Postern; nobody logs in as it';
 COMMENT ON ROLE postern_server IS 'The Postern server: executes API functions, listens, and nothing else';
-COMMENT ON ROLE postern_operator IS 'Manages Postern through schema operator';
-COMMENT ON ROLE postern_monitor IS 'Reads health and figures';
+COMMENT ON ROLE postern_operator IS 'Manages Postern through the functions of schema operator';
+COMMENT ON ROLE postern_monitor IS 'Reads health and figures through functions of schema operator';
 
 REVOKE ALL ON SCHEMA public FROM PUBLIC;
 
-CREATE SCHEMA IF NOT EXISTS postern;
+CREATE SCHEMA postern;
 CREATE SCHEMA auth AUTHORIZATION postern_owner;
 CREATE SCHEMA aas AUTHORIZATION postern_owner;
 CREATE SCHEMA ds AUTHORIZATION postern_owner;
 CREATE SCHEMA qs AUTHORIZATION postern_owner;
+CREATE SCHEMA federation AUTHORIZATION postern_owner;
 CREATE SCHEMA operator AUTHORIZATION postern_owner;
 
-COMMENT ON SCHEMA postern IS 'The extension: what must be native code';
-COMMENT ON SCHEMA auth IS 'Authentication Service';
-COMMENT ON SCHEMA aas IS 'Anonymous Authentication Service';
-COMMENT ON SCHEMA ds IS 'Delivery Service';
-COMMENT ON SCHEMA qs IS 'Queuing Service';
-COMMENT ON SCHEMA operator IS 'For whoever runs this server: everything is managed here, with SQL';
+COMMENT ON SCHEMA postern IS 'The extension: functions that must be native code';
+COMMENT ON SCHEMA auth IS 'Authentication Service (AS)';
+COMMENT ON SCHEMA aas IS 'Anonymous Authentication Service (AAS)';
+COMMENT ON SCHEMA ds IS 'Delivery Service (DS)';
+COMMENT ON SCHEMA qs IS 'Queuing Service (QS)';
+COMMENT ON SCHEMA federation IS 'Homeservers of other domains';
+COMMENT ON SCHEMA operator IS 'Functions for the operator of this server: everything is managed here, with SQL';
 
-CREATE EXTENSION IF NOT EXISTS postern SCHEMA postern;
+CREATE EXTENSION postern SCHEMA postern;
 GRANT USAGE ON SCHEMA postern TO postern_owner;
 
--- For objects that nobody granted yet: nothing is for everyone.
+-- Objects that are granted to nobody are for nobody.
 ALTER DEFAULT PRIVILEGES FOR ROLE postern_owner REVOKE ALL ON FUNCTIONS FROM PUBLIC;
 ALTER DEFAULT PRIVILEGES FOR ROLE postern_owner REVOKE ALL ON TYPES FROM PUBLIC;
-
-CREATE DOMAIN operator.domain_name AS text COLLATE "C"
-    CHECK (VALUE ~ '^(?=.{1,253}$)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]([a-z0-9-]{0,61}[a-z0-9])?$');
-COMMENT ON DOMAIN operator.domain_name IS
-    'A fully qualified domain name: lower case, at least two labels, no final dot, not an IP address';
-
-CREATE TABLE operator.home_domain (
-    singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
-    domain operator.domain_name NOT NULL
-);
-COMMENT ON TABLE operator.home_domain IS 'Whose server this database belongs to: one row, set once (OPS-2)';
-COMMENT ON COLUMN operator.home_domain.singleton IS 'Always true: there is one row. Never changes';
-COMMENT ON COLUMN operator.home_domain.domain IS 'What stands after @ in user names. Never changes';
 
 CREATE FUNCTION operator.refuse_change() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    RAISE EXCEPTION '%.% never changes', tg_table_schema, tg_table_name
+    RAISE EXCEPTION '% never changes', coalesce(tg_argv[0], tg_table_schema || '.' || tg_table_name)
         USING ERRCODE = 'object_not_in_prerequisite_state';
 END
 $$;
-COMMENT ON FUNCTION operator.refuse_change IS 'Trigger of tables whose rows stay as they were inserted';
+COMMENT ON FUNCTION operator.refuse_change IS
+    'Trigger that refuses every change. Its argument names what never changes; without one, that is the table';
 
-CREATE TRIGGER home_domain_is_immutable BEFORE UPDATE OR DELETE OR TRUNCATE ON operator.home_domain
-    FOR EACH STATEMENT EXECUTE FUNCTION operator.refuse_change();
+CREATE DOMAIN operator.domain_name AS text COLLATE "C"
+    CHECK (VALUE ~ '^(?=.{1,253}$)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]([a-z0-9-]{0,61}[a-z0-9])?$');
+COMMENT ON DOMAIN operator.domain_name IS
+    'Fully qualified domain name: lower case, at least two labels, no final dot, not an IP address';
+
+CREATE TABLE operator.settings (
+    singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
+    home_domain operator.domain_name,
+    ciphersuites integer[] NOT NULL DEFAULT '{1,3}'
+        CHECK (1 = ANY (ciphersuites) AND ciphersuites <@ '{1,3,77,79}' AND array_position(ciphersuites, NULL) IS NULL)
+);
+COMMENT ON TABLE operator.settings IS 'Settings that more than one service reads: one row. A service''s own are in its schema';
+COMMENT ON COLUMN operator.settings.singleton IS 'Always true: there is one row. Never changes';
+COMMENT ON COLUMN operator.settings.home_domain IS
+    'Domain that this server is the home of: the part of user names after @ (OPS-2); null until the first server claims one. Set once, then never changes';
+COMMENT ON COLUMN operator.settings.ciphersuites IS
+    'MLS ciphersuites (RFC 9420 §17.1) allowed for new groups, members and KeyPackages; 1 is always among them. 77 and 79 are post-quantum, under numbers that other libraries may use for other suites (DS-3), so neither is allowed by default. Changes as the operator likes';
+INSERT INTO operator.settings DEFAULT VALUES;
+
+CREATE TRIGGER home_domain_is_immutable BEFORE UPDATE ON operator.settings
+    FOR EACH ROW WHEN (OLD.home_domain IS DISTINCT FROM NEW.home_domain AND OLD.home_domain IS NOT NULL)
+    EXECUTE FUNCTION operator.refuse_change('the home domain');
+CREATE TRIGGER home_domain_stays BEFORE DELETE OR TRUNCATE ON operator.settings
+    FOR EACH STATEMENT EXECUTE FUNCTION operator.refuse_change('the home domain');
 -- ALWAYS: also for a session that set session_replication_role.
-ALTER TABLE operator.home_domain ENABLE ALWAYS TRIGGER home_domain_is_immutable;
+ALTER TABLE operator.settings
+    ENABLE ALWAYS TRIGGER home_domain_is_immutable, ENABLE ALWAYS TRIGGER home_domain_stays;
 
 CREATE TABLE operator.schema_state (
     singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
@@ -88,9 +110,13 @@ CREATE TABLE operator.schema_state (
     functions_hash bytea NOT NULL CHECK (octet_length(functions_hash) = 32),
     applied date NOT NULL
 );
-COMMENT ON TABLE operator.schema_state IS 'Which version of Postern this schema is: one row, written by `postern migrate`';
+COMMENT ON TABLE operator.schema_state IS 'Version of Postern that this schema is of: one row, written by `postern migrate`';
 COMMENT ON COLUMN operator.schema_state.singleton IS 'Always true: there is one row. Never changes';
 COMMENT ON COLUMN operator.schema_state.migration IS 'Number of the last migration. Grows';
 COMMENT ON COLUMN operator.schema_state.functions_hash IS
-    'SHA-256 of the files of sql/ that were applied last: they are applied again when it differs. Changes';
-COMMENT ON COLUMN operator.schema_state.applied IS 'Day (UTC) of the last change. Changes';
+    'SHA-256 of the files of sql/ that were applied last: they are applied again when it differs. Changes with them';
+COMMENT ON COLUMN operator.schema_state.applied IS 'Day (UTC) of the last change. Changes with it';
+
+-- Outcomes of API functions, success first.
+CREATE TYPE operator.claim_home_domain_outcome AS ENUM ('claimed', 'same', 'different', 'invalid');
+COMMENT ON TYPE operator.claim_home_domain_outcome IS 'Outcomes of operator.claim_home_domain';

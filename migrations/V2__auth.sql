@@ -1,63 +1,186 @@
--- Authentication Service: users under their real names, their evolving identities (EID) and
--- the keys that sign client credentials (AS-1 to AS-5).
+-- Authentication Service (AS): accounts under real names, their evolving identities (EID), and the keys that sign
+-- client credentials (AS-1 to AS-5, AS-8, AS-9).
+--
+-- An account lives through one incarnation after the other: a reset, after all clients were lost, begins a new EID that
+-- is chained to the end of the one before. Commits are kept as long as the account lives. It ends with
+-- auth.erase_account, which leaves nothing of it, and which alone can delete any of these rows.
+--
+-- Ids are random, and no row says when it was made: a serial number or a day would join a user with the queues that its
+-- client made in the same minute (PRIV-4, PRIV-5).
 
 CREATE TABLE auth.users (
-    user_id bigint PRIMARY KEY GENERATED ALWAYS AS IDENTITY,
+    user_id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
     name text COLLATE "C" NOT NULL UNIQUE
-        CHECK (name ~ '^[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?$'),
+        CHECK (name ~ '^[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?$')
+);
+COMMENT ON TABLE auth.users IS
+    'Accounts of the home domain. The row''s lock orders whatever happens to the account''s identity';
+COMMENT ON COLUMN auth.users.user_id IS 'Random id, known to this schema and the allowances only. Never changes';
+COMMENT ON COLUMN auth.users.name IS
+    'User name before @: lower-case ASCII, so that no two names look alike (AS-1). Never changes';
+
+CREATE TABLE auth.incarnations (
+    user_id uuid REFERENCES auth.users,
+    incarnation integer CHECK (incarnation >= 0),
+    previous_end bytea CHECK (octet_length(previous_end) = 32),
     group_info bytea NOT NULL,
     ratchet_tree bytea NOT NULL,
     epoch bigint NOT NULL CHECK (epoch >= 0),
-    eid bytea NOT NULL,
-    registered date NOT NULL
+    eid bytea,
+    PRIMARY KEY (user_id, incarnation),
+    CHECK ((incarnation = 0) = (previous_end IS NULL))
 );
-COMMENT ON TABLE auth.users IS 'Users of the home domain';
-COMMENT ON COLUMN auth.users.user_id IS 'Ours, known to this schema and the allowances only. Never changes';
-COMMENT ON COLUMN auth.users.name IS 'What stands before @: lower-case ASCII, so that no two names look alike (AS-1). Never changes';
-COMMENT ON COLUMN auth.users.group_info IS 'GroupInfo (RFC 9420 §12.4.3) of the EID''s epoch 0. Never changes';
-COMMENT ON COLUMN auth.users.ratchet_tree IS 'Ratchet tree of the EID''s epoch 0. Never changes';
-COMMENT ON COLUMN auth.users.epoch IS 'The EID''s current epoch. Grows by one with each row of eid_log';
-COMMENT ON COLUMN auth.users.eid IS 'Public state of the EID group in its current epoch (postcard), for validating the next commit. Changes with epoch';
-COMMENT ON COLUMN auth.users.registered IS 'Day (UTC) of registration. Never changes';
+CREATE UNIQUE INDEX one_incarnation_lives ON auth.incarnations (user_id) WHERE eid IS NOT NULL;
+COMMENT ON TABLE auth.incarnations IS
+    'Identities (EIDs) of each account, one after the other: all have ended but the last (AS-8). Rows never go, except with the account';
+COMMENT ON COLUMN auth.incarnations.user_id IS 'Account. Never changes';
+COMMENT ON COLUMN auth.incarnations.incarnation IS
+    'Number of resets before it: 0 for the identity that was registered. Never changes';
+COMMENT ON COLUMN auth.incarnations.previous_end IS
+    'Link to the end of the incarnation before: SHA-256 of its last commit, or of its GroupInfo if it had none; null for the first. Never changes';
+COMMENT ON COLUMN auth.incarnations.group_info IS 'GroupInfo (RFC 9420 §12.4.3) of epoch 0. Never changes';
+COMMENT ON COLUMN auth.incarnations.ratchet_tree IS 'Ratchet tree of epoch 0. Never changes';
+COMMENT ON COLUMN auth.incarnations.epoch IS 'Current epoch. Grows by one with each row of auth.eid_log';
+COMMENT ON COLUMN auth.incarnations.eid IS
+    'Public state of the EID''s MLS group in its current epoch (postcard), which validates the next commit. Changes with epoch; null once the incarnation has ended, for ever';
+
+CREATE FUNCTION auth.chain_incarnations() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    previous record;
+BEGIN
+    IF new.incarnation > 0 THEN
+        SELECT i.eid IS NULL AS ended,
+               sha256(coalesce((SELECT l.commit FROM auth.eid_log l
+                                 WHERE l.user_id = i.user_id AND l.incarnation = i.incarnation
+                                 ORDER BY l.epoch DESC LIMIT 1), i.group_info)) AS link
+          INTO previous
+          FROM auth.incarnations i
+         WHERE i.user_id = new.user_id AND i.incarnation = new.incarnation - 1;
+        IF NOT FOUND OR NOT previous.ended OR previous.link <> new.previous_end THEN
+            RAISE EXCEPTION 'an incarnation is chained to the end of the one before' USING ERRCODE = 'check_violation';
+        END IF;
+    END IF;
+    RETURN new;
+END
+$$;
+COMMENT ON FUNCTION auth.chain_incarnations IS
+    'Trigger of auth.incarnations: no incarnation without the end of the one before (AS-8)';
+CREATE TRIGGER incarnations_are_chained BEFORE INSERT ON auth.incarnations
+    FOR EACH ROW EXECUTE FUNCTION auth.chain_incarnations();
+
+CREATE FUNCTION auth.keep_incarnations_in_order() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF (new.user_id, new.incarnation, new.previous_end, new.group_info, new.ratchet_tree)
+           IS DISTINCT FROM (old.user_id, old.incarnation, old.previous_end, old.group_info, old.ratchet_tree)
+       OR old.eid IS NULL
+       OR new.epoch <> old.epoch + (new.eid IS NOT NULL)::integer THEN
+        RAISE EXCEPTION 'an identity moves by one epoch, or ends' USING ERRCODE = 'check_violation';
+    END IF;
+    RETURN new;
+END
+$$;
+COMMENT ON FUNCTION auth.keep_incarnations_in_order IS
+    'Trigger of auth.incarnations: a row moves by one epoch, or ends, and then never changes again (AS-3, AS-8)';
+CREATE TRIGGER incarnations_stay_in_order BEFORE UPDATE ON auth.incarnations
+    FOR EACH ROW EXECUTE FUNCTION auth.keep_incarnations_in_order();
 
 CREATE TABLE auth.eid_log (
-    user_id bigint NOT NULL REFERENCES auth.users,
-    epoch bigint NOT NULL CHECK (epoch >= 0),
+    user_id uuid,
+    incarnation integer,
+    epoch bigint CHECK (epoch >= 0),
     commit bytea NOT NULL,
-    PRIMARY KEY (user_id, epoch)
+    PRIMARY KEY (user_id, incarnation, epoch),
+    FOREIGN KEY (user_id, incarnation) REFERENCES auth.incarnations
 );
-COMMENT ON TABLE auth.eid_log IS 'Every commit to every EID, for readers to replay (AS-3). Rows never change and never go';
-COMMENT ON COLUMN auth.eid_log.user_id IS 'Whose EID. Never changes';
-COMMENT ON COLUMN auth.eid_log.epoch IS 'The epoch that the commit ended. Never changes';
+COMMENT ON TABLE auth.eid_log IS
+    'Every commit to every EID, for readers to replay (AS-3). Rows never change, and go only with their account (AS-9)';
+COMMENT ON COLUMN auth.eid_log.user_id IS 'Account. Never changes';
+COMMENT ON COLUMN auth.eid_log.incarnation IS 'Incarnation of the account. Never changes';
+COMMENT ON COLUMN auth.eid_log.epoch IS 'Epoch that the commit ended. Never changes';
 COMMENT ON COLUMN auth.eid_log.commit IS 'MLSMessage with a PublicMessage (RFC 9420 §6). Never changes';
-
-CREATE TRIGGER eid_log_only_grows BEFORE UPDATE OR DELETE OR TRUNCATE ON auth.eid_log
-    FOR EACH STATEMENT EXECUTE FUNCTION operator.refuse_change();
-ALTER TABLE auth.eid_log ENABLE ALWAYS TRIGGER eid_log_only_grows;
 
 CREATE TABLE auth.clients (
     client_key bytea PRIMARY KEY CHECK (octet_length(client_key) = 32),
-    user_id bigint NOT NULL REFERENCES auth.users,
+    user_id uuid NOT NULL,
+    incarnation integer NOT NULL,
     credential bytea,
     sealed_contact bytea,
-    added date NOT NULL
+    FOREIGN KEY (user_id, incarnation) REFERENCES auth.incarnations
 );
-CREATE INDEX clients_of_user ON auth.clients (user_id);
-COMMENT ON TABLE auth.clients IS 'The clients in the current epoch of each user''s EID: a mirror of its tree, by key';
-COMMENT ON COLUMN auth.clients.client_key IS 'Ed25519 public key: the signature key of the client''s leaf. Never changes';
-COMMENT ON COLUMN auth.clients.user_id IS 'Whose client. Never changes';
-COMMENT ON COLUMN auth.clients.credential IS 'The last client credential signed for it (AS-2); null until it asks for one. Changes';
-COMMENT ON COLUMN auth.clients.sealed_contact IS 'Its SignedContact (AS-5), sealed under the server''s master key so that no dump joins a name to a queue (PRIV-1). Changes';
-COMMENT ON COLUMN auth.clients.added IS 'Day (UTC) on which it joined the EID. Never changes';
+CREATE INDEX clients_of_user ON auth.clients (user_id, incarnation);
+COMMENT ON TABLE auth.clients IS 'Clients in the current epoch of each account''s EID: a mirror of its tree, by key';
+COMMENT ON COLUMN auth.clients.client_key IS
+    'Ed25519 public key (32 bytes): the signature key of the client''s leaf. Never changes';
+COMMENT ON COLUMN auth.clients.user_id IS 'Account. Never changes';
+COMMENT ON COLUMN auth.clients.incarnation IS 'Incarnation of the account. Never changes';
+COMMENT ON COLUMN auth.clients.credential IS
+    'Client credential that was signed last (AS-2); null until the client asks for one. Changes';
+COMMENT ON COLUMN auth.clients.sealed_contact IS
+    'SignedContact of the client (AS-5), sealed under the server''s master key so that no dump joins a name to a queue (PRIV-1); null until the client publishes one. Changes';
+
+-- An account ends as a whole or not at all. No session setting opens this: the call stack is PostgreSQL's own.
+CREATE FUNCTION auth.refuse_all_but_erasure() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    stack text;
+BEGIN
+    GET DIAGNOSTICS stack = PG_CONTEXT;
+    -- A line of the stack that names the function. In a line that quotes a statement, the quote comes first, whatever
+    -- the language of messages.
+    IF tg_op <> 'DELETE' OR stack !~ '(^|\n)[^\n"«»„“”]* auth\.erase_account\(uuid\)' THEN
+        RAISE EXCEPTION '%.% goes with its account only', tg_table_schema, tg_table_name
+            USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'auth.erase_account ends an account.';
+    END IF;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION auth.refuse_all_but_erasure IS
+    'Trigger of the tables of an account: auth.erase_account alone deletes from them (AS-9)';
+CREATE TRIGGER users_go_by_erasure BEFORE DELETE OR TRUNCATE ON auth.users
+    FOR EACH STATEMENT EXECUTE FUNCTION auth.refuse_all_but_erasure();
+CREATE TRIGGER incarnations_go_by_erasure BEFORE DELETE OR TRUNCATE ON auth.incarnations
+    FOR EACH STATEMENT EXECUTE FUNCTION auth.refuse_all_but_erasure();
+CREATE TRIGGER eid_log_goes_by_erasure BEFORE DELETE OR TRUNCATE ON auth.eid_log
+    FOR EACH STATEMENT EXECUTE FUNCTION auth.refuse_all_but_erasure();
+CREATE TRIGGER eid_log_never_changes BEFORE UPDATE ON auth.eid_log
+    FOR EACH STATEMENT EXECUTE FUNCTION operator.refuse_change();
+-- ALWAYS: also for a session that set session_replication_role.
+ALTER TABLE auth.users ENABLE ALWAYS TRIGGER users_go_by_erasure;
+ALTER TABLE auth.incarnations
+    ENABLE ALWAYS TRIGGER incarnations_are_chained, ENABLE ALWAYS TRIGGER incarnations_stay_in_order,
+    ENABLE ALWAYS TRIGGER incarnations_go_by_erasure;
+ALTER TABLE auth.eid_log
+    ENABLE ALWAYS TRIGGER eid_log_goes_by_erasure, ENABLE ALWAYS TRIGGER eid_log_never_changes;
 
 CREATE TABLE auth.signing_keys (
     public_key bytea PRIMARY KEY CHECK (octet_length(public_key) = 32),
+    service text NOT NULL CHECK (service IN ('as', 'qs')),
     sealed_seed bytea NOT NULL,
     not_before date NOT NULL,
     not_after date NOT NULL CHECK (not_after > not_before)
 );
-COMMENT ON TABLE auth.signing_keys IS 'Keys that sign client credentials (AS-2). The newest that is valid signs, all are published';
-COMMENT ON COLUMN auth.signing_keys.public_key IS 'Ed25519 public key. Never changes';
-COMMENT ON COLUMN auth.signing_keys.sealed_seed IS 'Its private seed, sealed under the server''s master key. Never changes';
+COMMENT ON TABLE auth.signing_keys IS
+    'Keys that services sign with: client credentials (AS-2), batches of KeyPackages (QS-6). The newest valid key of a service signs; all are published';
+COMMENT ON COLUMN auth.signing_keys.public_key IS 'Ed25519 public key (32 bytes). Never changes';
+COMMENT ON COLUMN auth.signing_keys.service IS
+    'Service that signs with it. as: Authentication Service. qs: Queuing Service. Never changes';
+COMMENT ON COLUMN auth.signing_keys.sealed_seed IS 'Private seed, sealed under the server''s master key. Never changes';
 COMMENT ON COLUMN auth.signing_keys.not_before IS 'First day (UTC) of validity. Never changes';
 COMMENT ON COLUMN auth.signing_keys.not_after IS 'Last day (UTC) of validity. Never changes';
+
+-- Outcomes of API functions, success first. A refusal is an answer and not an exception, so that the token stays spent.
+CREATE TYPE auth.register_user_outcome AS ENUM ('registered', 'name_taken', 'client_known');
+COMMENT ON TYPE auth.register_user_outcome IS 'Outcomes of auth.register_user';
+CREATE TYPE auth.store_credential_outcome AS ENUM ('stored', 'token_spent', 'unknown_client');
+COMMENT ON TYPE auth.store_credential_outcome IS 'Outcomes of auth.store_credential';
+CREATE TYPE auth.commit_identity_outcome AS ENUM (
+    'committed', 'token_spent', 'wrong_epoch', 'unknown_client', 'client_known');
+COMMENT ON TYPE auth.commit_identity_outcome IS 'Outcomes of auth.commit_identity';
+CREATE TYPE auth.publish_contact_outcome AS ENUM ('published', 'token_spent', 'unknown_client');
+COMMENT ON TYPE auth.publish_contact_outcome IS 'Outcomes of auth.publish_contact';
+CREATE TYPE auth.look_up_user_outcome AS ENUM ('found', 'token_spent', 'unknown_user');
+COMMENT ON TYPE auth.look_up_user_outcome IS 'Outcomes of auth.look_up_user';
+CREATE TYPE auth.add_signing_key_outcome AS ENUM ('added', 'exists');
+COMMENT ON TYPE auth.add_signing_key_outcome IS 'Outcomes of auth.add_signing_key';

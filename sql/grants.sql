@@ -1,5 +1,5 @@
--- Who may execute what: the one list (OPS-3). Applied after all functions, as postern_owner; whatever is not
--- named here nobody but the owner can execute. Tables are granted to nobody.
+-- This list says which role may execute which function (OPS-3). It is applied after all functions, as postern_owner; a
+-- function that is not in it can be executed by its owner only. Tables are granted to nobody.
 
 GRANT USAGE ON SCHEMA postern, auth, aas, ds, qs, operator TO postern_server;
 GRANT USAGE ON SCHEMA operator TO postern_operator, postern_monitor;

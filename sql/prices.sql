@@ -1,7 +1,6 @@
--- The price list (AAS-5): every API function that asks for a token, and what it costs, 0 or 1,
--- until operator.set_price says something else. A function that is not here is a fault when
--- it is called. Applied again with all functions: what operators changed stays, endpoints
--- that are gone are removed.
+-- The price list (AAS-5) has every API function that asks for a token, and its price in tokens, 0 or 1, until
+-- operator.set_price says something else. A call of a function that asks for a token and is not here is a fault. The
+-- list is applied again with all functions: prices that the operator changed stay, endpoints that are gone are removed.
 WITH listed (endpoint, price) AS (VALUES
     ('auth.commit_identity', 1),
     ('auth.look_up_user', 1),

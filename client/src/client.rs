@@ -26,12 +26,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+use postern_api::Http;
 use postern_protocol::{
     P256PublicKey, PublicKey,
     ds::{GroupId, MessageAccepted},
     mls::DeliveryAddress,
     name::UserName,
-    problem::ProblemType,
+    problem::{Problem, ProblemType},
     push::{PushSubscription, Urgency},
     qs::{QueueKind, QueuePayload, RemoveKeyPackages},
 };
@@ -39,17 +40,17 @@ use rusqlite::params;
 
 use crate::{
     account::Account,
-    api::Api,
     contact, eid,
-    error::{Error, Result},
+    error::{Error, Result, or_repeated},
     event::{self, Event, EventId, Member},
     friendship::{self, Friendship},
     group::{self, Change, Group},
-    http::Http,
     identity::{self, VerifiedUser},
     link::{LinkGrant, LinkRequest},
     message::Content,
-    push, setup, stock,
+    push,
+    server::Api,
+    setup, stock,
     store::{Options, Store, decode},
     submit::{Submission, group_ids},
     sync::{self, Follower, load_queue},
@@ -199,7 +200,7 @@ impl Client {
         let inner = &self.inner;
         let address = sync::fresh_address()?;
         let queue = inner.store.read(|tx| load_queue(tx, QueueKind::Group))?;
-        inner.api.add_addresses(&queue.id, vec![address], Vec::new(), &queue.owner).await?;
+        sync::add_addresses(&inner.api, &queue, vec![address], Vec::new()).await?;
         let reserved = inner.api.reserve_group_id().await?;
         let id = reserved.group_id.clone();
         let _step = inner.store.step().await?;
@@ -424,7 +425,7 @@ impl Client {
     /// # Errors
     /// [`Error::Unreachable`].
     pub async fn application_server_key(&self) -> Result<Option<P256PublicKey>> {
-        Ok(self.inner.api.queuing_keys().await?.application_server_key)
+        Ok(self.inner.api.http.queuing_keys().await?.application_server_key)
     }
 
     /// Has this device woken for what comes into one of its mailboxes, by Web Push (RFC 8030): to
@@ -437,7 +438,7 @@ impl Client {
     pub async fn wake_by_push(&self, kind: QueueKind, subscription: Option<PushSubscription>) -> Result<()> {
         let inner = &self.inner;
         if subscription.is_some() && self.application_server_key().await?.is_none() {
-            return Err(Error::Refused(ProblemType::NoPush.into()));
+            return Err(Problem::from(ProblemType::NoPush).into());
         }
         let step = inner.store.step().await?;
         inner.store.write(|tx| push::subscribe(tx, kind, subscription.as_ref()))?;
@@ -472,7 +473,8 @@ impl Client {
         let _step = inner.store.step().await?;
         let friendship = inner.friendship()?;
         let stock = RemoveKeyPackages { friendship_token: friendship.token(), stock_id: friendship.stock_id };
-        inner.api.remove_key_packages(&stock, &friendship.secrets.owner()).await?;
+        let removed = inner.api.remove_key_packages(&stock, &friendship.secrets.owner()).await;
+        or_repeated(removed, ProblemType::NotFound)?;
         let (group, contact, addresses) = inner.store.read(|tx| {
             let mut addresses = stock::addresses(tx)?;
             for group in group_ids(tx, "SELECT group_id FROM groups WHERE active = 1")? {
@@ -480,9 +482,11 @@ impl Client {
             }
             Ok((load_queue(tx, QueueKind::Group)?, load_queue(tx, QueueKind::Contact)?, addresses))
         })?;
-        inner.api.delete_queue(&group.id, addresses, &group.owner).await?;
+        let deleted = inner.api.delete_queue(&group.id, addresses, &group.owner).await;
+        or_repeated(deleted, ProblemType::NotFound)?;
         let address = vec![inner.account.contact_address];
-        inner.api.delete_queue(&contact.id, address, &contact.owner).await?;
+        let deleted = inner.api.delete_queue(&contact.id, address, &contact.owner).await;
+        or_repeated(deleted, ProblemType::NotFound)?;
         inner.store.write(|tx| {
             tx.sql().execute("DELETE FROM account", [])?;
             Ok(())
@@ -520,7 +524,7 @@ impl Client {
             let fetch = group.fetch_info()?;
             Ok((group.leaf, fetch))
         })?;
-        let current = inner.api.group_info(group, &fetch, &leaf).await?;
+        let current = inner.api.fetch_group_info(group, &fetch, &leaf).await?;
         inner.store.read(|tx| Group::load(tx, group)?.open_attributes(tx, &current.attributes))
     }
 
@@ -702,7 +706,7 @@ impl Client {
     /// # Errors
     /// What the DS refuses.
     pub async fn submit(&self, submission: &Submission) -> Result<MessageAccepted> {
-        self.inner.api.submit(submission.request.clone()).await
+        self.inner.api.submit_request(submission.request.clone()).await
     }
 
     /// The DS accepted the outstanding message. What was delivered before a commit is

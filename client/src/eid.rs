@@ -19,9 +19,9 @@ use tls_codec::Serialize as _;
 
 use crate::{
     account::Account,
-    api::Api,
     error::{Error, Result},
     mls::{self, CIPHERSUITE, LeafSigner},
+    server::Api,
     store::{Store, Tx},
 };
 
@@ -119,7 +119,7 @@ pub(crate) async fn add(api: &Api, store: &Store, account: &Account, device: &Ne
             return Ok(welcome);
         }
         let commit = store.write(|tx| stage_add(tx, account, device))?;
-        match api.commit_identity(commit, &account.client_key()).await {
+        match api.commit_identity(&commit, &account.client_key()).await {
             Ok(_) => store.write(|tx| {
                 load(tx, account)?.merge_pending_commit(tx).map_err(Error::mls("cannot apply our own commit"))
             })?,
@@ -132,13 +132,13 @@ pub(crate) async fn add(api: &Api, store: &Store, account: &Account, device: &Ne
 
 /// Keeps up with the log at the AS. A commit of ours whose answer was lost is in it.
 pub(crate) async fn follow(api: &Api, store: &Store, account: &Account) -> Result<()> {
-    let record = api.user(&account.user).await?;
+    let record = api.look_up_user(&account.user).await?;
     store.write(|tx| {
         let mut group = load(tx, account)?;
         let epoch = usize::try_from(group.epoch().as_u64()).unwrap_or(usize::MAX);
         for commit in record.commits.iter().skip(epoch) {
             let Some(MlsMessageBodyIn::PublicMessage(commit)) = mls::parse(commit.as_bytes()) else {
-                return Err(Error::UnexpectedAnswer("an identity log with no commit in it".to_owned()));
+                return Err(Error::unexpected("an identity log with no commit in it"));
             };
             let content = group
                 .process_message(tx, commit)
@@ -154,7 +154,7 @@ pub(crate) async fn follow(api: &Api, store: &Store, account: &Account) -> Resul
                 ProcessedMessageContent::OwnPendingCommit => {
                     group.merge_pending_commit(tx).map_err(Error::mls("cannot apply our own commit"))?
                 }
-                _ => return Err(Error::UnexpectedAnswer("an identity log with no commit in it".to_owned())),
+                _ => return Err(Error::unexpected("an identity log with no commit in it")),
             }
         }
         Ok(())

@@ -1,43 +1,32 @@
 //! What can go wrong, told so that a person knows what to do next. A refusal of the
-//! server stays a [`Problem`]: callers match on its kind.
+//! server stays a [`Problem`](postern_protocol::problem::Problem): callers match on its kind.
 
 use std::path::PathBuf;
 
 use postern_protocol::{
+    chain::ChainError,
     name::NameError,
     problem::{Problem, ProblemType},
     push::PushError,
 };
 
-use crate::{identity::IdentityError, queue::QueueError};
-
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("{}{}", .0, advice(.0.kind))]
-    Refused(#[from] Problem),
-    #[error(
-        "cannot reach the server: {}. Check its address (--server) and that it is running; nothing is lost, try again",
-        root_cause(.0)
-    )]
-    Unreachable(#[source] reqwest::Error),
-    #[error("{0} is no server address: it looks like https://chat.example.org or http://127.0.0.1:8008")]
-    BadServerAddress(String),
+    /// The server refused a request, cannot be reached, or answered what it should not.
+    #[error(transparent)]
+    Server(#[from] postern_api::Error),
     #[error("{0}")]
     BadName(NameError),
-    #[error(
-        "the server's answer is not what this endpoint promises ({0}): is it a Postern server of this version?"
-    )]
-    UnexpectedAnswer(String),
-    #[error("there is no client in {}: `register` one there, or choose another directory (--state)", .0.display())]
+    #[error("there is no client in {}: register one there, or choose another directory", .0.display())]
     NoClient(PathBuf),
-    #[error("{} holds a client already: choose another directory (--state)", .0.display())]
+    #[error("{} holds a client already: choose another directory", .0.display())]
     ClientExists(PathBuf),
-    #[error("this client is not ready: finish `register` or `link-complete` first")]
+    #[error("this client is not set up completely: finish registering it, or linking it to its user")]
     NotReady,
     #[error(
-        "another process has been using {} for {seconds} s: wait for it, end it, or choose another directory (--state)",
+        "another process has been using {} for {seconds} s: wait for it, end it, or choose another directory",
         .directory.display()
     )]
     Busy { directory: PathBuf, seconds: u64 },
@@ -53,23 +42,21 @@ pub enum Error {
     Queue(#[from] QueueError),
     #[error(transparent)]
     Identity(#[from] IdentityError),
-    #[error("no group is called {0:?}: `groups` lists them")]
+    #[error("no group is called {0:?}")]
     UnknownGroup(String),
-    #[error("several groups match {0:?}: name one by its id (`groups` lists them)")]
+    #[error("several groups match {0:?}: name one by its id")]
     AmbiguousGroup(String),
-    #[error("this client is no member of the group any more")]
+    #[error("this device is not a member of the group any more")]
     NotMember,
-    #[error("only admins of the group add others, and this device is none")]
+    #[error("only admins of the group add others, and this device is not one: ask an admin")]
     NotAdmin,
-    #[error("{0} is no member of the group: `members` lists them")]
+    #[error("{0} is not a member of the group")]
     NoSuchMember(String),
-    #[error(
-        "none of the user's devices can be reached yet: they publish a contact when they finish registering"
-    )]
+    #[error("none of the user's devices can be reached yet: each can be once its registration is finished")]
     NoContact,
-    #[error("nobody told this device yet how to read what members keep in the group: receive first")]
+    #[error("this device was not told yet how to read what members keep in the group: receive first")]
     NoAttributesKey,
-    #[error("the group moved on {0} times while this was tried: try again when it is quieter")]
+    #[error("others changed the group {0} times meanwhile: try again when it is quieter")]
     Contended(u32),
     #[error("the push subscription cannot be used: {0}")]
     Push(#[from] PushError),
@@ -77,43 +64,77 @@ pub enum Error {
     BadBlob(&'static str),
 }
 
+/// The server broke the queue's promise (QS-4, QS-5). Nothing after that place can be trusted.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum QueueError {
+    #[error(
+        "the server left out messages of the {queue} queue: {expected} comes next, it delivered {found}. Tell the operator"
+    )]
+    Gap { queue: &'static str, expected: u64, found: u64 },
+    #[error("the server delivered message {seq} of the {queue} queue under an old chain. Tell the operator")]
+    OldChain { queue: &'static str, seq: u64 },
+    #[error("message {seq} of the {queue} queue was not sealed for its place: {reason}. Tell the operator")]
+    Unsealable { queue: &'static str, seq: u64, reason: ChainError },
+    #[error("message {seq} of the {queue} queue is not what a queue holds. Tell the operator")]
+    Malformed { queue: &'static str, seq: u64 },
+}
+
+/// What the AS says about a user does not hold together (AS-3): the AS, or somebody between, lies.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum IdentityError {
+    #[error("the AS answered for another user")]
+    OtherUser,
+    #[error("the history of the user's devices is invalid: {0}")]
+    History(&'static str),
+    #[error("a device's credential is not signed by a published key of the AS, or not valid now")]
+    Credential,
+    #[error("the AS vouches for a device that is not among the user's")]
+    NotADevice,
+    #[error("a device's contact is not signed by the device")]
+    Contact,
+    #[error("the AS shows an older list of the user's devices than before")]
+    RolledBack,
+    #[error(
+        "the user's identity was started anew: make sure in another way that it is still the same person"
+    )]
+    Reset,
+}
+
 impl Error {
+    /// The kind of problem that the server refused a request for; `None` for other errors.
     pub fn problem(&self) -> Option<ProblemType> {
         match self {
-            Self::Refused(problem) => Some(problem.kind),
+            Self::Server(error) => error.problem(),
             _ => None,
         }
     }
 
     /// Whether trying again later may help without anything being changed.
     pub fn is_passing(&self) -> bool {
-        matches!(self, Self::Unreachable(_))
-            || matches!(self.problem(), Some(ProblemType::Fault | ProblemType::Unavailable))
+        matches!(self, Self::Server(error) if error.is_passing())
     }
 
     pub(crate) fn mls<E: std::fmt::Display>(what: &'static str) -> impl FnOnce(E) -> Self {
         move |error| Self::Mls { what, reason: error.to_string() }
     }
-}
 
-/// The network library's own message says only that something failed.
-fn root_cause(error: &reqwest::Error) -> String {
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(source) = cause.source() {
-        cause = source;
+    /// `what` came instead of what the protocol says.
+    pub(crate) fn unexpected(what: impl Into<String>) -> Self {
+        Self::Server(postern_api::Error::UnexpectedAnswer(what.into()))
     }
-    cause.to_string()
 }
 
-fn advice(kind: ProblemType) -> &'static str {
-    match kind {
-        ProblemType::NameTaken => ". Choose another name",
-        ProblemType::AllowanceUsedUp => {
-            ". The operator sets how many tokens a client gets; wait for the next time frame"
-        }
-        ProblemType::Fault | ProblemType::Unavailable => ". Nothing was changed: try again",
-        ProblemType::SignatureRequired => ". Check this computer's clock",
-        ProblemType::ForeignDomain => ". Names end in the server's own domain",
-        _ => "",
+impl From<Problem> for Error {
+    fn from(problem: Problem) -> Self {
+        Self::Server(problem.into())
+    }
+}
+
+/// Takes a problem of this kind for success: it answers the repeat of a request that was accepted
+/// and whose answer was lost.
+pub(crate) fn or_repeated(answer: Result<()>, kind: ProblemType) -> Result<()> {
+    match answer {
+        Err(error) if error.problem() == Some(kind) => Ok(()),
+        answer => answer,
     }
 }

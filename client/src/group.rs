@@ -324,7 +324,7 @@ impl Group {
     /// is replaced, and what was outstanding never happened.
     pub(crate) fn rejoin(self, tx: &Tx<'_>, current: &CurrentGroup) -> Result<Outstanding> {
         let what = "cannot come back";
-        let unexpected = || Error::UnexpectedAnswer("the group info or tree is malformed".to_owned());
+        let unexpected = || Error::unexpected("the group info or tree is malformed");
         let Some(MlsMessageBodyIn::GroupInfo(info)) = mls::parse(current.group_info.as_bytes()) else {
             return Err(unexpected());
         };

@@ -20,33 +20,12 @@ use serde::{Deserialize, Serialize};
 use tls_codec::Deserialize as _;
 
 use crate::{
-    api::{self, Api},
-    error::{Error, Result},
+    error::{Error, IdentityError, Result},
     mls,
+    server::Api,
     store::{Store, Tx, integer},
     wallet::now,
 };
-
-/// What the AS says about a user does not hold together: it, or somebody between, lies.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
-pub enum IdentityError {
-    #[error("the AS answered for another user")]
-    OtherUser,
-    #[error("the history of the user's devices is invalid: {0}")]
-    History(&'static str),
-    #[error("a device's credential is not signed by a published key of the AS, or not valid now")]
-    Credential,
-    #[error("the AS vouches for a device that is not among the user's")]
-    NotADevice,
-    #[error("a device's contact is not signed by the device")]
-    Contact,
-    #[error("the AS shows an older list of the user's devices than before")]
-    RolledBack,
-    #[error(
-        "the user's identity was started anew: make sure in another way that it is still the same person"
-    )]
-    Reset,
-}
 
 /// A user whose devices were verified.
 #[derive(Debug, Clone)]
@@ -102,8 +81,8 @@ impl IdentityLink {
 /// Asks the AS for a user and verifies the answer: the whole history of the user's
 /// devices, every credential, every contact, and that nothing went back.
 pub(crate) async fn look_up(api: &Api, store: &Store, name: &UserName) -> Result<VerifiedUser> {
-    let record = api.user(name).await?;
-    let keys = api::authentication_keys(&api.http).await?.keys;
+    let record = api.look_up_user(name).await?;
+    let keys = api.http.authentication_keys().await?.keys;
     let (user, eid) = verify(&record, name, &keys, now())?;
     store.write(|tx| {
         pin(tx, name, &eid)?;

@@ -4,7 +4,6 @@
 //! say to the server in the crate `postern-protocol`.
 
 mod account;
-mod api;
 mod client;
 mod contact;
 mod eid;
@@ -12,7 +11,6 @@ mod error;
 mod event;
 mod friendship;
 mod group;
-mod http;
 mod identity;
 mod link;
 mod message;
@@ -20,6 +18,7 @@ mod mls;
 mod push;
 mod queue;
 mod sealed;
+mod server;
 mod setup;
 mod stock;
 mod store;
@@ -29,16 +28,15 @@ mod wallet;
 
 pub use client::{Client, GroupSummary, Invited};
 pub use contact::{ContactAnswer, ContactRequest, Letter, LetterBody, RequestId};
-pub use error::{Error, Result};
+pub use error::{Error, IdentityError, QueueError, Result};
 pub use event::{Event, EventId, Member};
 pub use friendship::{Friend, FriendshipSecrets};
 pub use group::Change;
-pub use http::{Http, Request, Response};
-pub use identity::{IdentityError, IdentityLink, VerifiedClient, VerifiedUser};
+pub use identity::{IdentityLink, VerifiedClient, VerifiedUser};
 pub use link::{LinkGrant, LinkRequest};
 pub use message::{ApplicationMessage, Content, RosterEntry};
-pub use queue::QueueError;
+pub use postern_api::{self as api, Http, Request, Response, Token};
 pub use store::Options;
 pub use submit::Submission;
 pub use sync::Follower;
-pub use wallet::{Token, Wallet};
+pub use wallet::Wallet;

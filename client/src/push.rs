@@ -16,9 +16,9 @@ use rusqlite::{OptionalExtension as _, params};
 
 use crate::{
     account::Account,
-    api::Api,
     error::{Error, Result},
     group::Group,
+    server::Api,
     stock,
     store::{Store, Tx, fixed, integer},
     submit::group_ids,

@@ -13,24 +13,9 @@ use postern_protocol::{
 use rusqlite::{OptionalExtension as _, params};
 
 use crate::{
-    error::Result,
+    error::{QueueError, Result},
     store::{Tx, fixed, integer},
 };
-
-/// The server broke the queue's promise. Nothing after that place can be trusted.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
-pub enum QueueError {
-    #[error(
-        "the server left out messages of the {queue} queue: {expected} comes next, it delivered {found}. Tell the operator"
-    )]
-    Gap { queue: &'static str, expected: u64, found: u64 },
-    #[error("the server delivered message {seq} of the {queue} queue under an old chain. Tell the operator")]
-    OldChain { queue: &'static str, seq: u64 },
-    #[error("message {seq} of the {queue} queue was not sealed for its place: {reason}. Tell the operator")]
-    Unsealable { queue: &'static str, seq: u64, reason: ChainError },
-    #[error("message {seq} of the {queue} queue is not what a queue holds. Tell the operator")]
-    Malformed { queue: &'static str, seq: u64 },
-}
 
 /// A queue as its owner knows it.
 pub(crate) struct Queue {

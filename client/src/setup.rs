@@ -4,6 +4,7 @@
 
 use std::{path::Path, sync::Arc};
 
+use postern_api::Http;
 use postern_protocol::{
     IssuedCredential, MlsMessage,
     chain::HpkePrivateKey,
@@ -17,17 +18,16 @@ use postern_protocol::{
 
 use crate::{
     account::Account,
-    api::{self, Api},
     contact, eid,
-    error::{Error, Result},
+    error::{Error, IdentityError, Result},
     friendship::{Friendship, FriendshipSecrets},
-    http::Http,
-    identity::{self, IdentityError},
+    identity,
     link::{LinkGrant, LinkRequest},
     queue::Queue,
+    server::Api,
     stock,
     store::{Options, Store},
-    sync::load_queue,
+    sync::{add_addresses, load_queue},
     wallet::{Owner, Wallet, now},
 };
 
@@ -58,17 +58,17 @@ pub(crate) async fn register(
     };
     let api = api(&store, http, &account);
     if let Some(registration) = account.registration.take() {
-        let answer = api::register_user(&api.http, &registration, &account.client_key()).await;
+        let answer = api.http.register_user(&registration, &account.client_key()).await;
         match answer {
             Ok(credential) => account.credential = Some(verified(&api, &account, credential).await?),
             // Ours, if an earlier answer was lost: then the AS knows our key.
             Err(error) if error.problem() == Some(ProblemType::NameTaken) => {
                 if api.wallet.fetch(BATCH_SIZES[0]).await.is_err() {
                     store.write(eid::delete)?;
-                    return Err(error);
+                    return Err(error.into());
                 }
             }
-            Err(error) => return Err(error),
+            Err(error) => return Err(error.into()),
         }
         store.write(|tx| account.save(tx))?;
     }
@@ -128,8 +128,9 @@ pub(crate) async fn complete_link(
 }
 
 pub(crate) fn api(store: &Arc<Store>, http: Http, account: &Account) -> Api {
-    let owner = Owner { domain: account.user.domain().clone(), client_key: account.client_key() };
-    Api { wallet: Wallet::new(store.clone(), http.clone(), owner), http }
+    let domain = account.user.domain().clone();
+    let owner = Owner { domain: domain.clone(), client_key: account.client_key() };
+    Api::new(http.clone(), domain, Wallet::new(store.clone(), http, owner))
 }
 
 /// Credential, queues and contact, as far as they are missing.
@@ -147,7 +148,7 @@ async fn finish(store: &Store, api: &Api, mut account: Account) -> Result<()> {
     }
     let contact_queue = store.read(|tx| load_queue(tx, QueueKind::Contact))?;
     let address = vec![account.contact_address];
-    api.add_addresses(&contact_queue.id, address, Vec::new(), &contact_queue.owner).await?;
+    add_addresses(api, &contact_queue, address, Vec::new()).await?;
     // Before anyone can ask for this device: what friends fetch has it in it.
     stock::keep(store, api).await?;
     api.publish_contact(account.contact()?, &account.client_key()).await?;
@@ -174,7 +175,7 @@ async fn create_queue(store: &Store, api: &Api, kind: QueueKind) -> Result<()> {
 
 /// A credential of ours that others will accept.
 async fn verified(api: &Api, account: &Account, credential: IssuedCredential) -> Result<IssuedCredential> {
-    let keys = api::authentication_keys(&api.http).await?.keys;
+    let keys = api.http.authentication_keys().await?.keys;
     let is_ours = |found: &ClientCredential| {
         found.user == account.user && found.client_key == account.client_key().public_key()
     };
@@ -189,7 +190,7 @@ async fn full_name(http: &Http, name: &str) -> Result<UserName> {
     let full = if name.contains('@') {
         name.to_owned()
     } else {
-        format!("{name}@{}", api::authentication_keys(http).await?.domain)
+        format!("{name}@{}", http.authentication_keys().await?.domain)
     };
     full.parse().map_err(Error::BadName)
 }

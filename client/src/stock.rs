@@ -14,12 +14,12 @@ use rusqlite::{OptionalExtension as _, params};
 
 use crate::{
     account::Account,
-    api::Api,
     error::{Error, Result},
     friendship::{Friendship, FriendshipSecrets},
     group,
+    server::Api,
     store::{Store, Tx, decode, encode, fixed, integer},
-    sync::{fresh_address, load_queue},
+    sync::{add_addresses, fresh_address, load_queue},
     wallet::now,
 };
 
@@ -60,7 +60,7 @@ pub(crate) async fn keep(store: &Store, api: &Api) -> Result<()> {
         None => store.write(|tx| prepare(tx, &account, friendship))?,
     };
     let queue = store.read(|tx| load_queue(tx, QueueKind::Group))?;
-    api.add_addresses(&queue.id, addresses, vec![last_resort_address], &queue.owner).await?;
+    add_addresses(api, &queue, addresses, vec![last_resort_address]).await?;
     let body = PublishKeyPackages {
         friendship_token: friendship.token(),
         stock_id: friendship.stock_id,
@@ -70,7 +70,7 @@ pub(crate) async fn keep(store: &Store, api: &Api) -> Result<()> {
         // here for long.
         create: last.is_none(),
     };
-    match api.publish_key_packages(body, &friendship.secrets.owner()).await {
+    match api.publish_key_packages(&body, &friendship.secrets.owner()).await {
         // Begun anew by the next run. The other device's letter is read by then, if there is one.
         Err(error) if error.problem() == Some(ProblemType::NotFound) && last.is_some() => {
             return store.write(|tx| {

@@ -2,6 +2,7 @@
 //! fails in between: bytes are kept before they are sent, sent again unchanged while the
 //! answer is outstanding, and made anew only after the DS said that they came too late.
 
+use postern_api::Request;
 use postern_protocol::{
     ds::{GroupId, MessageAccepted},
     problem::ProblemType,
@@ -10,11 +11,9 @@ use postern_protocol::{
 use rusqlite::OptionalExtension as _;
 
 use crate::{
-    api,
     client::Inner,
     error::{Error, Result},
     group::{Change, Group},
-    http::Request,
     message::Content,
     store::{Step, Tx},
 };
@@ -91,7 +90,7 @@ impl Inner {
                 let proposal = group.stage_leaving(tx)?;
                 Ok((group.leaf, proposal))
             })?;
-            match self.api.submit(api::submission(id, proposal.body, &leaf)).await {
+            match self.api.submit_request(Request::submit_message(id, proposal.body, &leaf)).await {
                 Err(error) if error.problem() == Some(ProblemType::WrongEpoch) => {
                     self.drain(step, QueueKind::Group).await?;
                 }
@@ -114,9 +113,9 @@ impl Inner {
                 let fetch = group.fetch_info()?;
                 Ok((group.leaf, fetch))
             })?;
-            let current = self.api.group_info(id, &fetch, &leaf).await?;
+            let current = self.api.fetch_group_info(id, &fetch, &leaf).await?;
             let commit = self.store.write(|tx| Group::load(tx, id)?.rejoin(tx, &current))?;
-            match self.api.submit(api::submission(id, commit.body, &leaf)).await {
+            match self.api.submit_request(Request::submit_message(id, commit.body, &leaf)).await {
                 // Somebody committed in between: once more from there.
                 Err(error) if error.problem() == Some(ProblemType::WrongEpoch) => {}
                 answer => return answer.map(drop),
@@ -135,7 +134,7 @@ impl Inner {
             let Some(submission) = self.outstanding(id)? else {
                 return Ok(settled);
             };
-            match self.api.submit(submission.request.clone()).await {
+            match self.api.submit_request(submission.request.clone()).await {
                 Ok(accepted) => {
                     self.accepted(step, &submission).await?;
                     settled = Settled::Accepted(accepted);
@@ -190,7 +189,7 @@ impl Inner {
                 group: id.clone(),
                 epoch: outstanding.epoch,
                 is_commit: outstanding.content.is_none(),
-                request: api::submission(id, outstanding.body, &group.leaf),
+                request: Request::submit_message(id, outstanding.body, &group.leaf),
             }))
         })
     }

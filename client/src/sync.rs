@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use postern_api as api;
 use postern_protocol::{
     Address, Payload, PublicKey, RatchetTree,
     auth::SignedContact,
@@ -16,9 +17,10 @@ use postern_protocol::{
     credential::ClientCredential,
     ds::GroupId,
     key::SigningKey,
+    mls::CIPHERSUITE,
     name::UserName,
     problem::ProblemType,
-    qs::{Dequeue, Dequeued, NewOwner, QueueKind, QueuePayload, RotateKeys},
+    qs::{AddAddresses, Dequeue, Dequeued, NewOwner, QueueKind, QueuePayload, RotateKeys},
 };
 use rusqlite::{OptionalExtension as _, params};
 use serde::{Deserialize, Serialize};
@@ -27,13 +29,14 @@ use crate::{
     account::Account,
     client::{Client, Inner},
     contact::{self, ContactAnswer, ContactRequest, LetterBody, RequestId},
-    error::{Error, Result},
+    error::{Error, Result, or_repeated},
     event::{self, Event},
     friendship,
     group::{self, Change, FriendsKeyPackage, Group, Rejection},
     identity::{self, VerifiedUser},
     push,
     queue::Queue,
+    server::Api,
     setup, stock,
     store::{Step, Tx, decode, encode, fixed, integer},
     submit::{group_ids, is_unanswered},
@@ -203,7 +206,7 @@ impl Inner {
         for (seq, welcome) in welcomes {
             let needed = self.store.trial(|tx| Ok(group::tree_of_welcome(tx, &welcome)))?;
             let Some((id, fetch, leaf)) = needed else { continue };
-            match self.api.welcome_tree(&id, &fetch, &leaf).await {
+            match self.api.fetch_welcome_tree(&id, &fetch, &leaf).await {
                 Ok(tree) => drop(trees.insert(seq, tree)),
                 Err(error) if error.problem().is_none_or(is_unanswered) => return Err(error),
                 Err(error) => tracing::warn!(%error, "the tree of a Welcome is not to be had"),
@@ -248,7 +251,7 @@ impl Inner {
         let waiting = "SELECT DISTINCT group_id FROM invitations";
         for group in self.store.read(|tx| group_ids(tx, waiting))? {
             let added = self.commit(step, &group, add_invited).await;
-            if let Err(Error::Refused(problem)) = &added
+            if let Err(Error::Server(api::Error::Refused(problem))) = &added
                 && !is_unanswered(problem.kind)
             {
                 let reason = format!("those invited cannot be added: {problem}");
@@ -284,7 +287,7 @@ impl Inner {
             let update =
                 |tx: &Tx<'_>, group: &Group| Ok(group.is_due(tx, &self.options)?.then_some(Change::Update));
             let done = self.commit(step, &group, update).await;
-            if let Err(Error::Refused(problem)) = &done
+            if let Err(Error::Server(api::Error::Refused(problem))) = &done
                 && !is_unanswered(problem.kind)
             {
                 // As if it was done: not with every step.
@@ -345,7 +348,9 @@ impl Inner {
                 owner: Some(NewOwner::sign(&queue.id, queue.owner.public_key(), &owner)),
                 hpke_key: Some(hpke.public_key().map_err(Error::mls("cannot use a key"))?),
             };
-            self.api.rotate_keys(&queue.id, &rotation, &queue.owner).await?;
+            let rotated = self.api.rotate_keys(&queue.id, &rotation, &queue.owner).await;
+            // Our key is the old one, by an attempt of ours whose answer was lost.
+            or_repeated(rotated, ProblemType::NotFound)?;
             self.store.write(|tx| {
                 let mut queue = load_queue(tx, kind)?;
                 queue.rotate(owner, hpke);
@@ -383,7 +388,9 @@ impl Inner {
         let Some(rotation) = rotation else { return Ok(()) };
         let rotation = decode(&rotation, "a rotation")?;
         let owner = self.friendship()?.secrets.owner();
-        self.api.rotate_friendship_token(&rotation, &owner).await?;
+        let rotated = self.api.rotate_friendship_token(&rotation, &owner).await;
+        // Rotated by an attempt of ours whose answer was lost, or not there at all.
+        or_repeated(rotated, ProblemType::NotFound)?;
         self.store.write(|tx| {
             tx.sql().execute("DELETE FROM rotations", [])?;
             Ok(())
@@ -467,7 +474,7 @@ impl Inner {
         let Some(friend) = friend else {
             return self.store.write(done);
         };
-        let batch = match self.api.fetch_key_packages(friend.friendship_token).await {
+        let batch = match self.api.fetch_key_packages(friend.friendship_token, CIPHERSUITE).await {
             // The user took another token, and did not tell us: we ask anew.
             Err(error) if error.problem() == Some(ProblemType::NotFound) => {
                 let found = identity::look_up(&self.api, &self.store, user).await?;
@@ -479,7 +486,7 @@ impl Inner {
             }
             answer => answer?,
         };
-        let keys = self.api.queuing_keys().await?;
+        let keys = self.api.http.queuing_keys().await?;
         if keys.domain != *user.domain() || batch.verify(&keys, now(), BATCH_TOLERANCE).is_err() {
             let reason = "the server's word for a batch of KeyPackages does not hold".to_owned();
             return self.store.write(|tx| {
@@ -724,6 +731,18 @@ pub(crate) fn write_letter(
 
 pub(crate) fn fresh_address() -> Result<Address> {
     Address::generate().map_err(Error::mls("cannot make an address"))
+}
+
+/// Has addresses lead to a queue. They are fresh random bytes: if they exist, an attempt of ours
+/// whose answer was lost made them.
+pub(crate) async fn add_addresses(
+    api: &Api,
+    queue: &Queue,
+    addresses: Vec<Address>,
+    last_resort: Vec<Address>,
+) -> Result<()> {
+    let answer = api.add_addresses(&queue.id, &AddAddresses { addresses, last_resort }, &queue.owner).await;
+    or_repeated(answer, ProblemType::AddressExists)
 }
 
 pub(crate) fn load_queue(tx: &Tx<'_>, kind: QueueKind) -> Result<Queue> {

@@ -11,15 +11,13 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE};
+use postern_api::{Http, Token};
 use postern_protocol::{
     aas::IssuerDirectory,
     key::SigningKey,
     name::Domain,
     problem::ProblemType,
-    token::{
-        self, BATCH_REQUEST_MEDIA_TYPE, BATCH_RESPONSE_MEDIA_TYPE, BATCH_SIZES, DIRECTORY_MEDIA_TYPE,
-        DIRECTORY_PATH, TOKEN_TYPE,
-    },
+    token::{self, BATCH_REQUEST_MEDIA_TYPE, BATCH_RESPONSE_MEDIA_TYPE, BATCH_SIZES, TOKEN_TYPE},
 };
 use privacypass::{
     amortized_tokens::{AmortizedBatchTokenRequest, AmortizedBatchTokenResponse, TokenState},
@@ -33,7 +31,6 @@ use zeroize::Zeroizing;
 
 use crate::{
     error::{Error, Result},
-    http::{Http, Request},
     store::Store,
 };
 
@@ -42,21 +39,9 @@ const BATCH: u16 = BATCH_SIZES[2];
 /// What counts as low: then a batch is fetched in the background, so that nobody waits for
 /// it, and so that the moment of fetching tells less about the moment of spending.
 const LOW: u64 = 20;
+const MEDIA_TYPES: (&str, &str) = (BATCH_REQUEST_MEDIA_TYPE, BATCH_RESPONSE_MEDIA_TYPE);
 const NONCE_LEN: usize = 32;
 const BLIND_LEN: usize = 32;
-
-/// A token that was taken to be spent.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Token(Vec<u8>);
-
-impl Token {
-    pub const fn new(bytes: Vec<u8>) -> Self {
-        Self(bytes)
-    }
-    pub fn as_bytes(&self) -> &[u8] {
-        &self.0
-    }
-}
 
 pub struct Wallet(Arc<Purse>);
 
@@ -96,7 +81,7 @@ impl Wallet {
             return Ok(token);
         }
         self.0.fetch(BATCH).await?;
-        pop(&self.0.store)?.ok_or_else(|| Error::UnexpectedAnswer("an empty batch of tokens".to_owned()))
+        pop(&self.0.store)?.ok_or_else(|| Error::unexpected("an empty batch of tokens"))
     }
 
     /// How many tokens are at hand.
@@ -118,12 +103,10 @@ impl Wallet {
     }
 
     /// Drops tokens of issuer keys that are not published any more: they pay for nothing.
-    ///
-    /// # Errors
-    /// When the directory cannot be had.
-    pub async fn drop_stale(&self) -> Result<()> {
-        let keys: Vec<[u8; 32]> =
-            token_keys(&self.0.directory().await?).map(|(_, key)| token::token_key_id(&key)).collect();
+    async fn drop_stale(&self) -> Result<()> {
+        let keys: Vec<[u8; 32]> = token_keys(&self.0.http.issuer_directory().await?)
+            .map(|(_, key)| token::token_key_id(&key))
+            .collect();
         self.0.store.write(|tx| {
             let mut statement = tx.sql().prepare_cached("SELECT DISTINCT issuer_key FROM tokens")?;
             let held = statement.query_map([], |row| row.get(0))?.collect::<Result<Vec<Vec<u8>>, _>>()?;
@@ -149,6 +132,18 @@ impl Wallet {
     }
 }
 
+impl postern_api::Wallet for Wallet {
+    type Error = Error;
+
+    async fn take(&self, _: &Domain) -> Result<Token> {
+        self.take().await
+    }
+
+    async fn drop_stale(&self, _: &Domain) -> Result<()> {
+        self.drop_stale().await
+    }
+}
+
 impl Purse {
     fn count(&self) -> Result<u64> {
         self.store.read(|tx| {
@@ -166,9 +161,9 @@ impl Purse {
                 _ => {}
             }
         }
-        let directory = self.directory().await?;
-        let issuer_key = current_key(&directory)
-            .ok_or_else(|| Error::UnexpectedAnswer("no token key of type 0x0005".to_owned()))?;
+        let directory = self.http.issuer_directory().await?;
+        let issuer_key =
+            current_key(&directory).ok_or_else(|| Error::unexpected("no token key of type 0x0005"))?;
         let batch = Batch::new(issuer_key, number);
         batch.keep(&self.store)?;
         self.obtain(&batch).await
@@ -177,16 +172,12 @@ impl Purse {
     /// Asks for a batch that was kept, and puts its tokens in its place.
     async fn obtain(&self, batch: &Batch) -> Result<()> {
         let (request, state) = batch.request(&self.owner.domain)?;
-        let directory = self.directory().await?;
+        let directory = self.http.issuer_directory().await?;
         let answer = self
             .http
-            .send(
-                &Request::post(directory.issuer_request_uri)
-                    .body(BATCH_REQUEST_MEDIA_TYPE, request)
-                    .accepting(BATCH_RESPONSE_MEDIA_TYPE)
-                    .signed_by(&self.owner.client_key),
-            )
-            .await;
+            .issue_tokens(&directory, MEDIA_TYPES, request, &self.owner.client_key)
+            .await
+            .map_err(Error::from);
         let answer = match answer {
             Err(error) if never_answered(&error) => {
                 Batch::forget(&self.store)?;
@@ -194,22 +185,16 @@ impl Purse {
             }
             answer => answer?,
         };
-        let tokens = AmortizedBatchTokenResponse::<Ristretto255>::try_from_bytes(&answer.body)
+        let tokens = AmortizedBatchTokenResponse::<Ristretto255>::try_from_bytes(&answer)
             .ok()
             .and_then(|response| response.issue_tokens(&state).ok())
             .filter(|tokens| tokens.len() == batch.number());
         let Some(tokens) = tokens else {
             Batch::forget(&self.store)?;
-            return Err(Error::UnexpectedAnswer("tokens that do not verify".to_owned()));
+            return Err(Error::unexpected("tokens that do not verify"));
         };
         let tokens: Vec<_> = tokens.iter().map(token::to_bytes).collect();
         keep(&self.store, &token::token_key_id(&batch.issuer_key), &tokens)
-    }
-
-    async fn directory(&self) -> Result<IssuerDirectory> {
-        let answer = self.http.send(&Request::get(DIRECTORY_PATH).accepting(DIRECTORY_MEDIA_TYPE)).await?;
-        serde_json::from_slice(&answer.body)
-            .map_err(|_| Error::UnexpectedAnswer("no issuer directory".to_owned()))
     }
 }
 
@@ -244,7 +229,7 @@ impl Batch {
     /// The same each time.
     fn request(&self, domain: &Domain) -> Result<(Vec<u8>, TokenState<Ristretto255>)> {
         let key = deserialize_public_key::<Ristretto255>(&self.issuer_key)
-            .map_err(|_| Error::UnexpectedAnswer("a token key that is none".to_owned()))?;
+            .map_err(|_| Error::unexpected("a token key that is none"))?;
         let (mut nonces, mut blinds) = (Vec::new(), Vec::new());
         for secret in self.secrets.chunks_exact(NONCE_LEN + BLIND_LEN) {
             let (nonce, blind) = secret.split_at(NONCE_LEN);
@@ -305,7 +290,7 @@ fn pop(store: &Store) -> Result<Option<Token>> {
             .prepare_cached(
                 "DELETE FROM tokens WHERE rowid = (SELECT min(rowid) FROM tokens) RETURNING token",
             )?
-            .query_row([], |row| row.get(0).map(Token))
+            .query_row([], |row| row.get(0).map(Token::new))
             .optional()?)
     })
 }

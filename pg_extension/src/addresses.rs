@@ -15,7 +15,8 @@ enum SealError {
 
 type Sealed = TableIterator<'static, (name!(lookup, Vec<u8>), name!(sealed_queue_id, Vec<u8>))>;
 
-/// What the QS keeps of each address.
+/// The two values that the QS keeps of each address: its lookup, and the queue id sealed for it
+/// (32 bytes each).
 #[pg_extern]
 fn seal_addresses(addresses: Array<&[u8]>, queue_id: &[u8]) -> Result<Sealed, SealError> {
     let queue_id = QueueId::try_from(queue_id)?;

@@ -1,10 +1,10 @@
-//! `bytea` and `bytea[]` values built in place, so that what is encrypted goes straight to
-//! where PostgreSQL reads it.
+//! `bytea` and `bytea[]` values built in place, so that a ciphertext is written where PostgreSQL
+//! reads it.
 
 use pgrx::{IntoDatum, pg_sys};
 
-/// A `bytea`, whose memory serves for one after the other. Made of words, because PostgreSQL
-/// wants it aligned to four bytes.
+/// A `bytea`, whose memory is used for one value after the other. It is made of words, because
+/// PostgreSQL wants it aligned to four bytes.
 #[derive(Default)]
 pub struct Bytea {
     words: Vec<u32>,
@@ -20,12 +20,13 @@ impl Bytea {
         unsafe { std::slice::from_raw_parts_mut(self.words[1..].as_mut_ptr().cast(), len) }
     }
 
+    /// Makes it a copy of `bytes`.
     pub fn set(&mut self, bytes: &[u8]) -> &Self {
         self.zeroed(bytes.len()).copy_from_slice(bytes);
         self
     }
 
-    /// Valid until the next one is made.
+    /// The value as PostgreSQL takes it; valid until the next one is made.
     pub fn datum(&self) -> pg_sys::Datum {
         pg_sys::Datum::from(self.words.as_ptr())
     }
@@ -37,8 +38,8 @@ const HEADER: usize = 6;
 /// An empty array has no dimension, so its header ends before length and lower bound.
 const EMPTY_HEADER: usize = 4;
 
-/// A one-dimensional `bytea[]` without nulls. Made of words, because PostgreSQL wants
-/// the array and each of its elements aligned to four bytes.
+/// A one-dimensional `bytea[]` without nulls. It is made of words, because PostgreSQL wants the
+/// array and each of its elements aligned to four bytes.
 pub struct ByteaArray {
     words: Vec<u32>,
 }

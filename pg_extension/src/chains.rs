@@ -1,10 +1,10 @@
-//! Where the chains of queues (QS-5) stand: in shared memory and nowhere else. A chain key
-//! is never in a table, so that WAL, replicas, base backups, dumps and dead rows cannot
-//! hold one, and the key of a message that was sealed is overwritten at once.
+//! The state of each queue's chain (QS-5), in shared memory and nowhere else. A chain key is never
+//! in a table, so that WAL, replicas, base backups, dumps and dead rows cannot hold one, and the key
+//! of a message that was sealed is overwritten at once.
 //!
-//! What is lost here costs a new chain: PostgreSQL restarted, the transaction failed, or
-//! more queues are in use than there is room for. So nothing is durable or transactional.
-//! Of one queue's chain there is one user at a time, who holds the lock on its row of
+//! A chain that is lost costs the start of a new one: when PostgreSQL restarts, the transaction
+//! fails, or more queues are in use than there is room for. So nothing here is durable or
+//! transactional. A chain has one user at a time, which holds the lock on the queue's row in
 //! `qs.queues`; the locks here only guard the buckets that queues share.
 
 use std::{
@@ -14,28 +14,25 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use pgrx::{
-    GucContext, GucFlags, GucRegistry, GucSetting, PgSharedMemoryInitialization, pg_shmem_init, prelude::*,
-};
+use pgrx::{PgSharedMemoryInitialization, pg_shmem_init, prelude::*};
 use postern_protocol::{QueueId, chain::ChainState};
 use zeroize::Zeroize;
 
-/// Chains of one bucket. Where a queue's key may be is decided by its id; within the bucket
-/// the one that was used longest ago makes room.
+use crate::gucs;
+
+/// Number of chains in a bucket. A queue's id decides its bucket; within that, the chain that was
+/// used longest ago makes room.
 const WAYS: usize = 16;
-/// Locks, each for every so many buckets.
+/// Number of locks: lock `n` guards the buckets whose index is `n` modulo this.
 const LOCKS: usize = 128;
 const NAME: &CStr = c"postern_chains";
 
-/// Chains that are kept. 72 bytes each, and a tenth more, since queues do not spread evenly
-/// over the buckets.
-static MAX_CHAINS: GucSetting<i32> = GucSetting::<i32>::new(262_144);
 static SHARED: Shared = Shared(UnsafeCell::new(None));
 
-/// A chain between two messages, and when it was started.
+/// A chain between two messages, and the time of its start.
 pub struct Chain {
     pub state: ChainState,
-    /// Seconds of PostgreSQL's clock.
+    /// Seconds of PostgreSQL's clock (see [`now`]).
     pub started: u32,
 }
 
@@ -44,10 +41,11 @@ pub struct Chain {
 struct Slot {
     queue_id: [u8; QueueId::LEN],
     key: [u8; 32],
-    /// 0 when the slot is free; chains are counted from 1.
+    /// Number of the chain in its queue, counted from 1; 0 when the slot is free.
     number: u64,
     next_index: u32,
     started: u32,
+    /// Time of its last use, which is 0 for a free slot.
     used: u32,
 }
 
@@ -59,7 +57,7 @@ struct Header {
     evicted: AtomicU64,
 }
 
-/// This process's way to the shared memory; the same addresses in all.
+/// The parts of the shared memory, at the same addresses in every process.
 #[derive(Clone, Copy)]
 struct Memory {
     header: *const Header,
@@ -70,31 +68,17 @@ struct Memory {
 
 struct Shared(UnsafeCell<Option<Memory>>);
 
-// SAFETY: written once by the postmaster before any backend exists; a backend has one thread.
+// SAFETY: the postmaster writes it once before any backend exists; a backend has one thread.
 unsafe impl Sync for Shared {}
 
-/// To be called while the library is preloaded.
+/// Asks for the shared memory. To be called while the library is preloaded.
 pub fn init() {
-    GucRegistry::define_int_guc(
-        c"postern.max_chains",
-        c"Queues whose message keys are at hand.",
-        c"110 bytes of shared memory each, with where its rows are. A queue beyond that starts a new chain with its next message, which costs a tenth of a millisecond.",
-        &MAX_CHAINS,
-        1024,
-        64 * 1024 * 1024,
-        GucContext::Postmaster,
-        GucFlags::default(),
-    );
     pg_shmem_init!(SHARED = ());
 }
 
-/// Queues whose chains are kept.
-pub fn max() -> usize {
-    usize::try_from(MAX_CHAINS.get()).unwrap_or_default()
-}
-
 fn bucket_count() -> usize {
-    (max() + max() / 10).div_ceil(WAYS)
+    let chains = gucs::max_chains();
+    (chains + chains / 10).div_ceil(WAYS)
 }
 
 fn bytes() -> usize {
@@ -105,7 +89,7 @@ impl PgSharedMemoryInitialization for Shared {
     type Value = ();
 
     unsafe fn on_shmem_request(&'static self) {
-        // SAFETY: in the hook that is for this.
+        // SAFETY: this is the hook for such requests.
         unsafe {
             pg_sys::RequestAddinShmemSpace(bytes());
             pg_sys::RequestNamedLWLockTranche(NAME.as_ptr(), LOCKS as i32);
@@ -113,8 +97,8 @@ impl PgSharedMemoryInitialization for Shared {
     }
 
     unsafe fn on_shmem_startup(&'static self, (): ()) {
-        // SAFETY: in the hook that is for this. The memory is ours alone until a backend is
-        // started, aligned for anything, and as large as asked for.
+        // SAFETY: this is the hook for it. The memory is ours alone until a backend is started,
+        // aligned for anything, and as large as asked for.
         unsafe {
             let mut found = false;
             let memory = pg_sys::ShmemInitStruct(NAME.as_ptr(), bytes(), &mut found);
@@ -142,7 +126,7 @@ impl Memory {
         unsafe { &*self.header }
     }
 
-    /// Ids are random, and made by servers: they spread by themselves.
+    /// Index of a queue's bucket. Ids are random, and made by servers: they spread by themselves.
     fn index(&self, queue_id: &QueueId) -> usize {
         let [a, b, c, d, ..] = *queue_id.as_bytes();
         u32::from_ne_bytes([a, b, c, d]) as usize % self.number
@@ -162,8 +146,8 @@ impl Memory {
     }
 }
 
-/// Takes a queue's chain out, so that its key is in one place. The caller holds the queue's
-/// row; [`keep`] puts back what the chain has become.
+/// Takes a queue's chain out, so that its key is in one place. The caller holds the queue's row
+/// lock; [`keep`] puts the advanced chain back.
 pub fn take(queue_id: &QueueId) -> Option<Chain> {
     let memory = Memory::get()?;
     memory.with_bucket(queue_id, |bucket| {
@@ -182,7 +166,7 @@ pub fn keep(queue_id: &QueueId, chain: &Chain) {
     let Some(memory) = Memory::get() else { return };
     let now = now();
     memory.with_bucket(queue_id, |bucket| {
-        // Of a free slot, `used` is 0.
+        // A free slot comes first: its `used` is 0.
         let Some(slot) = bucket.iter_mut().min_by_key(|slot| slot.used) else { return };
         let counter = if slot.number == 0 { &memory.header().kept } else { &memory.header().evicted };
         counter.fetch_add(1, Ordering::Relaxed);
@@ -204,7 +188,7 @@ pub fn now() -> u32 {
     u32::try_from(microseconds / 1_000_000).unwrap_or(u32::MAX).max(1)
 }
 
-/// Forgets a queue's chain: its next message starts a new one.
+/// Forgets a queue's chain, so that its next message starts a new one.
 #[pg_extern]
 fn forget_chain(queue_id: &[u8]) {
     if let Ok(queue_id) = QueueId::try_from(queue_id) {
@@ -214,7 +198,7 @@ fn forget_chain(queue_id: &[u8]) {
 
 type Chains = TableIterator<'static, (name!(room, i64), name!(kept, i64), name!(evicted, i64))>;
 
-/// How full the memory for chains is.
+/// Room for chains, chains kept now, and chains that had to make room since the cluster started.
 #[pg_extern]
 fn chains() -> Chains {
     let row = Memory::get().map_or((0, 0, 0), |memory| {

@@ -1,6 +1,6 @@
 //! CHECK constraints of the tables that deliveries write, prepared once in a session, as PostgreSQL
-//! does with those of domains. Those of tables it reads and plans anew for each statement, which
-//! would be a tenth of a delivery to one queue.
+//! does with those of domains. It reads and plans the constraints of tables anew for each statement,
+//! which would take a tenth of a delivery to one queue.
 
 use std::{
     cell::RefCell,
@@ -17,16 +17,17 @@ thread_local! {
 
 /// A table's constraints, in its own order.
 struct Checks {
-    /// As the catalog has them; none is one that is not enforced.
+    /// Their text in the catalog; none for one that is not enforced.
     texts: Vec<Option<CString>>,
-    /// As the executor has them. What takes their place leaves them to the session's end, since
-    /// somebody may be using them.
+    /// Their prepared form. It stays until the session's end even when the constraints change, since
+    /// an outer call may be using it.
     states: *mut *mut pg_sys::ExprState,
 }
 
-/// What `ExecConstraints` is to check, for as long as the session lasts; null if there is nothing.
+/// The constraints that `ExecConstraints` is to check, valid as long as the session; null if the
+/// table has none.
 pub fn prepared(table: pg_sys::Oid, descriptor: &pg_sys::TupleDescData) -> *mut *mut pg_sys::ExprState {
-    // SAFETY: of an open table, so that its parts are valid.
+    // SAFETY: the table is open, so that the parts of its descriptor are valid.
     let checks = unsafe {
         match descriptor.constr.as_ref() {
             Some(constraints) if constraints.num_check > 0 => {
@@ -49,7 +50,7 @@ pub fn prepared(table: pg_sys::Oid, descriptor: &pg_sys::TupleDescData) -> *mut 
 impl Checks {
     fn prepare(checks: &[pg_sys::ConstrCheck]) -> Self {
         let texts: Vec<_> = checks.iter().map(|check| text(check).map(CStr::to_owned)).collect();
-        // SAFETY: the texts are the catalog's; what is made of them lives in a context that stays.
+        // SAFETY: the texts are the catalog's; the expressions live in a context that stays.
         let states = unsafe {
             PgMemoryContexts::CacheMemoryContext.switch_to(|_| {
                 let states = pg_sys::palloc0(size_of::<*mut pg_sys::ExprState>() * texts.len());
@@ -67,12 +68,13 @@ impl Checks {
         Self { texts, states }
     }
 
-    /// Whether they still are these.
+    /// Whether the table still has these constraints.
     fn hold(&self, checks: &[pg_sys::ConstrCheck]) -> bool {
         self.texts.iter().map(Option::as_deref).eq(checks.iter().map(text))
     }
 }
 
+/// The constraint's expression as the catalog has it.
 fn text(check: &pg_sys::ConstrCheck) -> Option<&CStr> {
     #[cfg(feature = "pg18")]
     if !check.ccenforced {

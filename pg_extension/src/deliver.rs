@@ -1,7 +1,6 @@
-//! Delivery: one call puts the messages of one sender into all the queues behind the
-//! addresses given, without an SQL statement for what every recipient needs (DS-5, QS-2,
-//! QS-3, QS-5). Who may send is decided before; what an undeliverable address means is
-//! decided by the caller.
+//! Delivery: one call puts the messages of one sender into all the queues behind the addresses given,
+//! without an SQL statement per recipient (DS-5, QS-2, QS-3, QS-5). The caller has decided that the
+//! sender may send, and decides what an undeliverable address means.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -33,9 +32,10 @@ table! { AddressColumn = c"qs", c"addresses" {
     SealedPush = c"sealed_push" BYTEAOID,
 } }
 
-// What is rare.
+// Statements that few deliveries need.
 thread_local! {
-    /// The condition is checked here because another group may have bound the address since it was found.
+    /// Binds addresses to a group. The condition is checked here because another group may have bound
+    /// the address since it was found.
     static BIND_ADDRESSES: Plan = const { Plan::new(
         "UPDATE qs.addresses a
             SET binding = n.binding
@@ -45,12 +45,13 @@ thread_local! {
       RETURNING a.lookup",
     ) };
 
+    /// Frees addresses that nothing was delivered to.
     static UNBIND_ADDRESSES: Plan = const { Plan::new(
         "UPDATE qs.addresses a SET binding = NULL WHERE a.lookup = ANY ($1)",
     ) };
 
-    /// An address outlives its queue when whoever deleted the queue did not know it. One that
-    /// another delivery is dropping is left to that one: no wait, no deadlock.
+    /// Deletes addresses that outlived their queue, because its owner did not know them when deleting
+    /// it. An address that another delivery is dropping is left to that one: no wait, no deadlock.
     static DROP_ADDRESSES: Plan = const { Plan::new(
         "DELETE FROM qs.addresses a
           USING (SELECT d.lookup
@@ -60,17 +61,18 @@ thread_local! {
           WHERE a.lookup = gone.lookup",
     ) };
 
+    /// Finds the push subscriptions of queues.
     static FIND_SUBSCRIPTIONS: Plan = const { Plan::new(
         "SELECT s.queue_id, s.subscription FROM qs.push_subscriptions s WHERE s.queue_id = ANY ($1)",
     ) };
 }
 
-/// Faults: the transaction rolls back. Whatever is the doing of a recipient (a revoked
-/// address, a full queue, a bad key) is its letter's fate instead.
+/// A fault, which rolls the transaction back. What a recipient causes (a revoked address, a full
+/// queue, a bad key) is the [`Fate`] of its letter instead.
 #[derive(Debug, thiserror::Error)]
 enum DeliverError {
     #[error(
-        "addresses and parts must have the same length, parts must index payloads, and each of those has an urgency"
+        "each address needs a part, each part the number of a payload (from 1), each payload an urgency (0 to 3), none of them null"
     )]
     Arguments,
     #[error("a delivery for a group needs the sender's domain")]
@@ -79,14 +81,15 @@ enum DeliverError {
     Address(#[from] AddressError),
     #[error("{0}")]
     Chain(#[from] ChainError),
-    #[error("a row of qs has another shape than this extension expects")]
+    #[error("a row in schema qs is not what this version of the extension expects: run \"postern migrate\"")]
     Schema,
     #[error("{0}")]
     Spi(#[from] spi::Error),
 }
 
-/// Returns what became of the letter to each address ([`Fate`]); nothing if all were
-/// delivered.
+/// Delivers to each of `addresses` the payload whose number (from 1) is in `parts`, for a group, or
+/// without one as a deposit. `urgencies` has one number (0 to 3) for each payload. Returns the
+/// [`Fate`] of the letter to each address; an empty array if all were delivered.
 #[pg_extern]
 fn deliver(
     domain: Option<&str>,
@@ -111,7 +114,7 @@ fn deliver(
     let snapshot = Snapshot::take();
     delivery.find(&snapshot)?;
     if delivery.bind()? {
-        // It may have waited.
+        // Binding may have waited, so the first snapshot may be outdated.
         delivery.enqueue(&Snapshot::take())?;
     } else {
         delivery.enqueue(&snapshot)?;
@@ -131,13 +134,14 @@ where
 
 #[derive(Clone, Copy)]
 enum Sender<'a> {
-    /// A group of a domain: reaches group queues whose owner gave it an address.
+    /// A group of a domain, which reaches group queues whose owner gave it an address.
     Group { domain: &'a str, group_id: &'a [u8] },
-    /// Anyone: reaches contact queues.
+    /// An unknown sender, which reaches contact queues.
     Depositor,
 }
 
 impl Sender<'_> {
+    /// The kind of queue that takes its messages.
     fn reaches(self) -> QueueKind {
         match self {
             Self::Group { .. } => QueueKind::Group,
@@ -155,18 +159,19 @@ struct Letter<'a> {
     queue_id: Option<QueueId>,
     /// The binding this delivery establishes, when the address is used for the first time.
     first_use: Option<(Lookup, Binding)>,
-    /// When its owner wants to be woken for it.
+    /// Key of the queue's push subscription, if its owner wants to be woken for this letter.
     push: Option<PushKey>,
     fate: Fate,
 }
 
+/// The outcome of a letter.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Fate {
     Delivered = 0,
-    /// The address leads nowhere, or not this sender: it was never made, it was revoked, its
-    /// queue is gone, or it is another group's. It will not become better.
+    /// The address does not exist for this sender: it was never made, it was revoked, its queue is
+    /// gone, or it is another group's. That will not change.
     Gone = 1,
-    /// The queue is full or cannot be encrypted to. Its owner may mend that.
+    /// The queue is full, or its key is not usable. Its owner may mend that.
     NoRoom = 2,
 }
 
@@ -216,7 +221,7 @@ impl<'a> Delivery<'a> {
             let last_resort = row.boolean(AddressColumn::LastResort);
             let first_use = match self.sender {
                 Sender::Depositor => None,
-                // Every group may use it (QS-6).
+                // Every group may use a last-resort address (QS-6).
                 Sender::Group { .. } if last_resort => None,
                 Sender::Group { domain, group_id } => {
                     let ours = address.binding(domain, group_id)?;
@@ -241,8 +246,8 @@ impl<'a> Delivery<'a> {
         Ok(())
     }
 
-    /// Binds the addresses that are used for the first time; returns whether there were any.
-    /// Where another group was faster, the letter does not go out.
+    /// Binds the addresses that are used for the first time; returns whether there were any. Where
+    /// another group was faster, the letter is not delivered.
     fn bind(&mut self) -> Result<bool, DeliverError> {
         let first_uses: BTreeMap<_, _> = self.letters.iter().filter_map(|letter| letter.first_use).collect();
         if first_uses.is_empty() {
@@ -265,16 +270,16 @@ impl<'a> Delivery<'a> {
         Ok(true)
     }
 
-    /// An address that nothing was delivered to stays free.
+    /// Frees the addresses that this delivery bound and that nothing was delivered to.
     fn unbind(&mut self) -> Result<(), DeliverError> {
         let unused = self.letters.iter().filter(|letter| letter.fate != Fate::Delivered);
         let unused: Vec<Lookup> = unused.filter_map(|letter| Some(letter.first_use?.0)).collect();
         change(&UNBIND_ADDRESSES, &unused)
     }
 
-    /// Puts the letters into the queues, which are locked until the end of the transaction: that
-    /// keeps sequence numbers gapless and two queues' messages in one order. They are locked in
-    /// the order of their ids: no deadlock between deliveries.
+    /// Puts the letters into the queues, which are locked until the end of the transaction, so that
+    /// sequence numbers have no gaps and all queues get messages in one order. They are locked in the
+    /// order of their ids, so that deliveries do not deadlock.
     fn enqueue(&mut self, snapshot: &Snapshot) -> Result<(), DeliverError> {
         let mut letters: BTreeMap<QueueId, Vec<usize>> = BTreeMap::new();
         for (index, letter) in self.letters.iter().enumerate() {
@@ -293,7 +298,7 @@ impl<'a> Delivery<'a> {
         let mut dangling = Vec::new();
         for (queue_id, letters) in letters {
             let Some(queue) = queues.lock(queue_id) else {
-                // A queue is older than its addresses: this one is not there any more.
+                // A queue is older than its addresses, so this one was deleted.
                 dangling.extend(letters);
                 continue;
             };
@@ -322,7 +327,7 @@ impl<'a> Delivery<'a> {
         self.drop_addresses(&dangling)
     }
 
-    /// Of letters to queues that are gone.
+    /// Deletes the addresses of letters to queues that are gone.
     fn drop_addresses(&self, dangling: &[usize]) -> Result<(), DeliverError> {
         let addresses =
             dangling.iter().filter_map(|&index| Address::try_from(self.letters[index].address).ok());
@@ -330,8 +335,8 @@ impl<'a> Delivery<'a> {
         change(&DROP_ADDRESSES, &lookups)
     }
 
-    /// Of the queues that got a letter which its owner wants to be woken for, those that have a
-    /// subscription.
+    /// The pushes that became due: one for each queue that has a subscription and got a letter its
+    /// owner wants to be woken for, with the greatest urgency of those letters.
     fn pushes(&mut self) -> Result<Vec<Push>, DeliverError> {
         let mut wanted: BTreeMap<QueueId, (Urgency, PushKey)> = BTreeMap::new();
         for letter in self.letters.iter_mut().filter(|letter| letter.fate == Fate::Delivered) {
@@ -355,6 +360,7 @@ impl<'a> Delivery<'a> {
         })
     }
 
+    /// The fate of each letter; empty if all were delivered.
     fn fates(&self) -> Vec<i16> {
         if self.letters.iter().all(|letter| letter.fate == Fate::Delivered) {
             return Vec::new();
@@ -363,7 +369,7 @@ impl<'a> Delivery<'a> {
     }
 }
 
-/// What the address's owner sealed, if it is what it should be.
+/// Opens the address's push policy; none if its owner sealed anything else.
 fn open_push(address: &AddressKey, lookup: &Lookup, sealed: &[u8]) -> Option<AddressPush> {
     AddressPush::open(address, lookup, &SealedPush::try_from(sealed).ok()?).ok()
 }
@@ -380,6 +386,7 @@ fn change(statement: &'static LocalKey<Plan>, lookups: &[Lookup]) -> Result<(), 
 
 type SpiRow<'conn> = spi::SpiHeapTupleData<'conn>;
 
+/// A value of ours, made from the bytes of a `bytea` column (counted from 1).
 fn bytes<T>(row: &SpiRow, column: usize) -> Result<T, DeliverError>
 where
     T: for<'a> TryFrom<&'a [u8]>,

@@ -1,7 +1,7 @@
-//! Where rows were when they were last looked up by primary key, in shared memory. Among millions
-//! of rows, descending an index reads dozens of cache lines that are in no processor's cache; a
-//! hint is in one. It is only that: what is found there counts if it is visible and has the key,
-//! else the index says where the row is. So nothing needs to be locked, kept up, or right.
+//! Hints, in shared memory, where rows were when they were last looked up by primary key. Among
+//! millions of rows, descending an index reads dozens of cache lines that are in no processor's
+//! cache; a hint takes one. The row at that place counts if it is visible and has the key, else the
+//! index says where the row is. So no hint needs to be locked, updated, or right.
 
 use std::{
     cell::UnsafeCell,
@@ -17,51 +17,52 @@ use pgrx::{
     prelude::*,
 };
 
-use crate::chains;
+use crate::gucs;
 
-/// Hints that share a cache line. In which a row's may be is decided by its key.
+/// Number of hints that share a cache line. A row's key decides its cache line.
 const WAYS: usize = 8;
-/// The row of a queue, the row of an address that leads to it, and as much again for not all of
-/// them being in use at the same time.
+/// Number of hints for each chain: the row of a queue, the row of an address that leads to it, and
+/// as many again for rows that are used at other times.
 const HINTS_PER_CHAIN: usize = 4;
-/// Between a block's number and an offset in it, both as PostgreSQL puts them into 64 bits.
+/// The bits of a hint that hold bits of the key: those that are free between a block's number and an
+/// offset in it, where PostgreSQL puts a row's place into 64 bits.
 const TAG: u64 = 0xffff_0000;
 const NAME: &CStr = c"postern_hints";
 
 static SHARED: Shared = Shared(UnsafeCell::new(&[]));
 
-/// Where a row is, and some bits of its key; 0 is free, since offsets are counted from 1.
+/// The place of a row, and some bits of its key; 0 is free, since offsets are counted from 1.
 type Hint = AtomicU64;
 
 #[repr(C, align(64))]
 struct Bucket([Hint; WAYS]);
 
-/// This process's way to the shared memory; the same address in all.
+/// The shared memory, at the same address in every process.
 struct Shared(UnsafeCell<&'static [Bucket]>);
 
-// SAFETY: written once by the postmaster before any backend exists; a backend has one thread.
+// SAFETY: the postmaster writes it once before any backend exists; a backend has one thread.
 unsafe impl Sync for Shared {}
 
-/// To be called while the library is preloaded.
+/// Asks for the shared memory. To be called while the library is preloaded.
 pub fn init() {
     pg_shmem_init!(SHARED = ());
 }
 
 fn bucket_count() -> usize {
-    chains::max() * HINTS_PER_CHAIN / WAYS
+    gucs::max_chains() * HINTS_PER_CHAIN / WAYS
 }
 
 impl PgSharedMemoryInitialization for Shared {
     type Value = ();
 
     unsafe fn on_shmem_request(&'static self) {
-        // SAFETY: in the hook that is for this.
+        // SAFETY: this is the hook for such requests.
         unsafe { pg_sys::RequestAddinShmemSpace(bucket_count() * size_of::<Bucket>()) };
     }
 
     unsafe fn on_shmem_startup(&'static self, (): ()) {
-        // SAFETY: in the hook that is for this. The memory is ours alone until a backend is
-        // started, begins at a cache line, and is as large as asked for.
+        // SAFETY: this is the hook for it. The memory is ours alone until a backend is started,
+        // begins at a cache line, and is as large as asked for.
         unsafe {
             let mut found = false;
             let len = bucket_count();
@@ -85,7 +86,7 @@ fn bucket(key: &[u8]) -> Option<(&'static Bucket, u64)> {
     Some((buckets.get(index)?, u64::from(u16::from_ne_bytes(tag)) << 16))
 }
 
-/// Where the row with this key was, most likely.
+/// The place where the row with this key was, most likely.
 pub fn get(key: &[u8]) -> Option<pg_sys::ItemPointerData> {
     let (Bucket(hints), tag) = bucket(key)?;
     let mut hints = hints.iter().map(|hint| hint.load(Ordering::Relaxed));
@@ -95,7 +96,7 @@ pub fn get(key: &[u8]) -> Option<pg_sys::ItemPointerData> {
     Some(place)
 }
 
-/// Remembers where it is: what the index says, which stays through updates that leave indexes alone.
+/// Remembers the place that the index names, which stays through updates that leave indexes alone.
 pub fn set(key: &[u8], place: pg_sys::ItemPointerData) {
     let Some((Bucket(hints), tag)) = bucket(key) else { return };
     let known = |wanted: &dyn Fn(u64) -> bool| hints.iter().find(|hint| wanted(hint.load(Ordering::Relaxed)));

@@ -1,5 +1,5 @@
-//! SQL statements that a backend plans once and keeps. How they are planned (generic
-//! plans, index scans) is set for the role of the server (`migrations/V10__planning.sql`).
+//! SQL statements that a backend plans once and keeps. Migrations set for the server's role how they
+//! are planned (generic plans, index scans).
 
 use std::cell::OnceCell;
 
@@ -9,7 +9,7 @@ use pgrx::{
     spi::{OwnedPreparedStatement, Result, SpiClient, SpiTupleTable},
 };
 
-/// A kept plan of one backend; lives in a thread-local.
+/// A statement and its plan, which the backend keeps; lives in a thread-local.
 pub struct Plan {
     sql: &'static str,
     prepared: OnceCell<&'static OwnedPreparedStatement>,
@@ -20,8 +20,8 @@ impl Plan {
         Self { sql, prepared: OnceCell::new() }
     }
 
-    /// Runs the statement with a snapshot of its own, so that under READ COMMITTED it
-    /// sees everything committed before it, whatever an earlier statement waited for.
+    /// Runs the statement with a snapshot of its own, so that under READ COMMITTED it sees
+    /// everything committed before it, also while an earlier statement waited.
     pub fn run<'conn>(
         &self,
         client: &mut SpiClient<'conn>,
@@ -32,8 +32,8 @@ impl Plan {
             None => {
                 let types: Vec<_> = arguments.iter().map(|a| PgOid::from(a.oid())).collect();
                 let plan = client.prepare_mut(self.sql, &types)?.keep();
-                // Leaked, because a destructor would run while the backend exits, when the
-                // plan cache is being taken down.
+                // Leaked, because a destructor would run while the backend exits, when PostgreSQL
+                // is taking its plan cache down.
                 self.prepared.get_or_init(|| Box::leak(Box::new(plan)))
             }
         };

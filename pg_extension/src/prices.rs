@@ -1,5 +1,5 @@
-//! What endpoints cost (AAS-5), in each backend's memory: the price list is read at every
-//! request and changed once in a while.
+//! The price list (AAS-5), in each backend's memory: it is read at every request and changed once in
+//! a while.
 
 use std::{cell::RefCell, collections::HashMap};
 
@@ -14,13 +14,13 @@ thread_local! {
     static PRICES: RefCell<HashMap<String, i16>> = RefCell::default();
     static WATCH: Watch = const { Watch::new() };
 
-    /// Operators are named with their schema: what opens the gate is found in no other.
+    /// The operator is named with its schema, so that no operator of another schema opens the gate.
     static LOAD: Plan = const { Plan::new(
         "SELECT p.price, p.tableoid FROM aas.prices p WHERE p.endpoint OPERATOR(pg_catalog.=) $1",
     ) };
 }
 
-/// The price of an endpoint, in tokens; none if it is not in the list.
+/// The price of an endpoint in tokens; none if it is not in the list.
 pub fn price(client: &mut SpiClient, endpoint: &str) -> spi::Result<Option<i16>> {
     if WATCH.with(Watch::take_changed) {
         PRICES.with_borrow_mut(HashMap::clear);

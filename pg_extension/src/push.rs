@@ -1,5 +1,5 @@
-//! Pushes that a delivery makes due (QS-10): from `postern.deliver` to its caller, who hands
-//! them on to the server, which sends them once the transaction is committed.
+//! Pushes that a delivery makes due (QS-10), on their way from `postern.deliver` to the SQL function
+//! that called it. The server gets them from there and sends them once the transaction is committed.
 
 use std::cell::RefCell;
 
@@ -7,16 +7,16 @@ use pgrx::prelude::*;
 use postern_protocol::push::Push;
 
 thread_local! {
-    /// Of the last delivery.
+    /// The pushes of the session's last delivery, each in the form of [`Push::to_bytes`].
     static DUE: RefCell<Vec<Vec<u8>>> = RefCell::default();
 }
 
-/// What is due now, instead of what was before.
+/// Replaces the pushes that are due.
 pub fn set(pushes: &[Push]) {
     DUE.set(pushes.iter().map(Push::to_bytes).collect());
 }
 
-/// What the session's last delivery is to push, once; nothing when there is nothing.
+/// Hands out the pushes of the session's last delivery, once; null if there are none.
 #[pg_extern]
 fn take_pushes() -> Option<Vec<Vec<u8>>> {
     Some(DUE.take()).filter(|pushes| !pushes.is_empty())

@@ -1,5 +1,5 @@
-//! What a delivery does to each queue: lock it, see whether it has room, go on with its chain and
-//! write its messages (QS-5).
+//! A delivery's work on each queue: it locks the queue, checks that it has room, continues its chain
+//! and writes its messages (QS-5).
 
 use std::cell::Cell;
 
@@ -46,7 +46,7 @@ table! { MessageColumn = c"qs", c"messages" {
     Enqueued = c"enqueued" DATEOID,
 } }
 
-/// The operator's limits that a delivery keeps.
+/// The operator's limits on deliveries.
 #[derive(Clone, Copy)]
 pub struct Policy {
     chain_messages: u32,
@@ -54,7 +54,7 @@ pub struct Policy {
     group_queue_depth: i64,
     contact_queue_depth: i64,
     deposits_per_day: i64,
-    /// Days since 2000 (UTC), as of the transaction's start.
+    /// Day of the transaction's start (UTC), in days since 2000.
     today: i32,
 }
 
@@ -64,6 +64,7 @@ thread_local! {
 }
 
 impl Policy {
+    /// The limits as this transaction sees them.
     pub fn current() -> Self {
         let changed = WATCH.with(Watch::take_changed);
         if let Some(policy) = POLICY.get().filter(|_| !changed) {
@@ -92,7 +93,7 @@ impl Policy {
     }
 }
 
-/// A number of a table that is not negative.
+/// A number of a table that must not be negative.
 fn natural<C: Columns, T: TryFrom<i64>>(number: i64) -> T {
     T::try_from(number).unwrap_or_else(|_| unexpected(C::NAME))
 }
@@ -104,7 +105,7 @@ fn today() -> i32 {
     microseconds.div_euclid(DAY) as i32
 }
 
-/// The table of queues.
+/// The table `qs.queues`, open for updates.
 pub struct Queues(Table<QueueColumn>);
 
 impl Queues {
@@ -117,13 +118,14 @@ impl Queues {
     }
 }
 
+/// Locks queues, one after the other.
 pub struct LockById<'a> {
     rows: Find<'a, QueueColumn>,
     key: Bytea,
 }
 
 impl LockById<'_> {
-    /// A queue, locked until the end of the transaction; none if there is none any more.
+    /// Locks a queue until the end of the transaction; none if the queue is gone.
     pub fn lock(&mut self, id: QueueId) -> Option<Queue<'_>> {
         self.rows.lock(self.key.set(id.as_bytes()).datum()).map(|row| Queue::new(id, row))
     }
@@ -136,7 +138,7 @@ pub struct Queue<'a> {
     kind: QueueKind,
     hpke_key: HpkePublicKey,
     next_seq: i64,
-    /// Messages up to here are gone.
+    /// Sequence number up to which messages were acknowledged or expired, and are gone.
     removed_seq: i64,
     /// Number of the chain started last.
     last_chain: u64,
@@ -168,7 +170,7 @@ impl<'a> Queue<'a> {
         self.kind
     }
 
-    /// Whether it takes so many messages more.
+    /// Whether the queue takes so many messages more.
     pub fn has_room(&self, policy: &Policy, messages: usize) -> bool {
         let messages = messages as i64;
         let waiting = self.next_seq - 1 - self.removed_seq + messages;
@@ -181,14 +183,17 @@ impl<'a> Queue<'a> {
         }
     }
 
-    /// Of today.
+    /// Number of deposits of today.
     fn deposits(&self, policy: &Policy) -> i64 {
         if self.deposit_day == policy.today { self.deposit_count } else { 0 }
     }
 
-    /// The chain to go on with; or a new one when there is none, it is due to be replaced, or it is
-    /// not the queue's last, because the transaction that started it failed or the owner rotated
-    /// the queue's keys.
+    /// The chain to continue. A new one is started when there is none, it is due to be replaced, or
+    /// it is not the queue's last, because the transaction that started it failed or the owner
+    /// rotated the queue's keys.
+    ///
+    /// # Errors
+    /// [`ChainError::UnusablePublicKey`] if a new chain cannot be sealed to the queue's key.
     pub fn chain(&self, policy: &Policy) -> Result<QueueChain, ChainError> {
         let now = chains::now();
         let usable = chains::take(&self.id).filter(|chain| {
@@ -209,7 +214,7 @@ impl<'a> Queue<'a> {
         })
     }
 
-    /// Writes how far the queue is after so many messages of this chain, the first of which gets
+    /// Writes the queue's row after so many messages of this chain, the first of which got
     /// [`Self::next_seq`], and leaves the chain to the next delivery.
     pub fn advance(self, policy: &Policy, chain: QueueChain, messages: usize) {
         let messages = messages as i64;
@@ -229,20 +234,21 @@ impl<'a> Queue<'a> {
         chains::keep(&self.id, &chain);
     }
 
+    /// Sequence number of the next message.
     pub fn next_seq(&self) -> i64 {
         self.next_seq
     }
 }
 
-/// The chain of a locked queue, out of the shared memory.
+/// The chain of a locked queue, taken out of the shared memory.
 pub struct QueueChain {
     sender: ChainSender,
     started: u32,
-    /// Goes with the first message of a new chain.
+    /// The start of a new chain, for its first message.
     header: Option<[u8; HEADER_LEN]>,
 }
 
-/// The table of messages.
+/// The table `qs.messages`, open for inserts.
 pub struct Messages(Table<MessageColumn>);
 
 impl Messages {
@@ -260,6 +266,7 @@ impl Messages {
     }
 }
 
+/// Adds messages to queues.
 pub struct AddMessages<'a> {
     rows: Insert<'a, MessageColumn>,
     queue_id: Bytea,
@@ -268,7 +275,7 @@ pub struct AddMessages<'a> {
 }
 
 impl AddMessages<'_> {
-    /// Encrypts a message under the chain of its queue, where it gets this sequence number.
+    /// Encrypts a message under the chain of its queue, in which it gets this sequence number.
     pub fn seal(
         &mut self,
         policy: &Policy,
@@ -301,6 +308,7 @@ impl AddMessages<'_> {
         Ok(())
     }
 
+    /// Writes the messages that are not written yet.
     pub fn finish(self) {
         self.rows.finish();
     }

@@ -1,13 +1,13 @@
-//! Overwriting what deleted rows leave on disk (PRIV-3). VACUUM takes a dead row off its page
-//! by moving the others together; its bytes stay in the gap between, and in a table that
-//! others go on filling the file is not cut either. So an acknowledged message would lie
-//! there, sealed but not gone, until something happens to be written over it.
+//! Overwriting the bytes that deleted rows leave on disk (PRIV-3). VACUUM takes a dead row off its
+//! page by moving the others together; its bytes stay in the gap between, and a table that goes on
+//! being filled is not cut either. So an acknowledged message would lie there, sealed but not gone,
+//! until another row happens to be written over it.
 
 use pgrx::{PgRelation, prelude::*};
 
-/// Fills the gaps of `blocks` pages of a table, from `first_block` on, with zeros; false when
-/// the table has no pages after those. Nobody looks at a gap, so this needs no record in the
-/// WAL, and nobody is kept waiting for longer than one page takes.
+/// Fills the gaps of `blocks` pages of a table, from `first_block` on, with zeros; false when the
+/// table has no pages after those. PostgreSQL reads no gap, so this needs no record in the WAL, and
+/// others wait no longer than one page takes.
 #[pg_extern]
 fn scrub(relation: pg_sys::Oid, first_block: i64, blocks: i32) -> bool {
     // SAFETY: opened with a lock that keeps the file from being cut or replaced; each buffer is
@@ -19,7 +19,7 @@ fn scrub(relation: pg_sys::Oid, first_block: i64, blocks: i32) -> bool {
             pg_sys::ForkNumber::MAIN_FORKNUM,
         ));
         let end = all.min(first_block.saturating_add(blocks.into()));
-        // A few buffers of its own, lest the pages of others are driven out.
+        // A few buffers of its own, so that it drives no other pages out of the cache.
         let strategy = pg_sys::GetAccessStrategy(pg_sys::BufferAccessStrategyType::BAS_VACUUM);
         for block in first_block.max(0)..end {
             pgrx::check_for_interrupts!();
@@ -32,8 +32,8 @@ fn scrub(relation: pg_sys::Oid, first_block: i64, blocks: i32) -> bool {
             );
             pg_sys::LockBuffer(buffer, pg_sys::BUFFER_LOCK_EXCLUSIVE as i32);
             if fill_gap(pg_sys::BufferGetPage(buffer)) {
-                // As a hint: with checksums, it logs the page first where a torn write would
-                // otherwise make it unreadable.
+                // With checksums, a hint logs the page first if a torn write could make it
+                // unreadable.
                 pg_sys::MarkBufferDirtyHint(buffer, true);
             }
             pg_sys::UnlockReleaseBuffer(buffer);
@@ -43,15 +43,15 @@ fn scrub(relation: pg_sys::Oid, first_block: i64, blocks: i32) -> bool {
     }
 }
 
-/// True when there was anything but zeros.
+/// Fills the gap of a page with zeros; true if it held anything else.
 ///
 /// # Safety
-/// `page` is a whole page that nobody else reads or writes.
+/// `page` is a whole page that no other process reads or writes.
 unsafe fn fill_gap(page: pg_sys::Page) -> bool {
     // SAFETY: every page begins with this header.
     let header = unsafe { &*page.cast::<pg_sys::PageHeaderData>() };
     let (lower, upper) = (usize::from(header.pd_lower), usize::from(header.pd_upper));
-    // A page that was never used has neither; a damaged one is left as it is.
+    // A page that was never used has no gap; a damaged one is left as it is.
     if lower < size_of::<pg_sys::PageHeaderData>() || lower >= upper || upper > pg_sys::BLCKSZ as usize {
         return false;
     }

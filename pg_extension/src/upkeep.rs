@@ -1,8 +1,8 @@
-//! The background worker that does by the clock what `qs.keep_up` says (QS-8). Not the
-//! notifier: a batch must not hold up wake-ups. Servers ask for it every few minutes; it
-//! works in short transactions with pauses between them, and ends when nothing is left to
-//! do, so that it keeps no process, and no database from being dropped. Whatever ends it
-//! early costs the time until somebody asks again.
+//! The background worker that runs `qs.keep_up` by the clock (QS-8). It is another process than the
+//! notifier's, because a batch must not hold up wake-ups. Servers ask for it every few minutes; it
+//! works in short transactions with pauses between them, and ends when nothing is left to do, so
+//! that it neither occupies a process for good nor keeps a database from being dropped. If it ends
+//! early, the next request continues its work.
 
 use std::time::{Duration, Instant};
 
@@ -10,17 +10,18 @@ use pgrx::{bgworkers::BackgroundWorker, pg_sys::panic::CaughtError, prelude::*};
 
 use crate::worker;
 
-/// At least this long between two batches, and as long as the batch took.
+/// The least pause between two batches; a pause is at least as long as the batch took.
 const PAUSE: Duration = Duration::from_millis(10);
-/// After a batch that failed, most likely because it would have had to wait for a lock.
+/// The pause after a batch that failed, most likely because it would have had to wait for a lock.
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(1);
-/// So many failures in a row, and it leaves the rest to its successor.
+/// Number of failures in a row after which it leaves the rest to its successor.
 const PATIENCE: u32 = 5;
 
-/// Starts the worker in this database. There may be one already: the second ends at once.
+/// Starts the worker in this database; false if no background worker is free. A second one ends at
+/// once.
 #[pg_extern]
 fn start_upkeep() -> bool {
-    // SAFETY: set once, before any function of ours can run.
+    // SAFETY: PostgreSQL sets it once, before any function of ours can run.
     let database = unsafe { pg_sys::MyDatabaseId };
     worker::launch("postern upkeep", "postern_upkeep_main", database)
 }
@@ -29,7 +30,7 @@ fn start_upkeep() -> bool {
 #[unsafe(no_mangle)]
 pub extern "C-unwind" fn postern_upkeep_main(database: pg_sys::Datum) {
     worker::begin(database);
-    // The lock goes with the session, however it ends.
+    // The lock is released with the session, however it ends.
     if ask("SELECT pg_try_advisory_lock('qs.sweep'::regclass::integer, 0)::text").as_deref() == Ok("true") {
         run();
     }
@@ -39,7 +40,7 @@ fn run() {
     let mut failures = 0;
     while !worker::stop_requested() {
         let begun = Instant::now();
-        match ask("SELECT outcome FROM qs.keep_up()") {
+        match ask("SELECT outcome::text FROM qs.keep_up()") {
             Ok(outcome) if outcome == "more" => {
                 failures = 0;
                 worker::wait(begun.elapsed().max(PAUSE));
@@ -47,7 +48,7 @@ fn run() {
             Ok(_) => return,
             Err(code) => {
                 failures += 1;
-                // The code only: messages may quote values (PRIV-4).
+                // Only the code is logged: messages may quote values (PRIV-4).
                 warning!(
                     "postern upkeep: a batch failed ({code:?}), failure {failures} of {PATIENCE} in a row"
                 );
@@ -60,7 +61,10 @@ fn run() {
     }
 }
 
-/// One text, asked for in a transaction of its own; when that fails, its SQLSTATE.
+/// Runs a query for one text in a transaction of its own.
+///
+/// # Errors
+/// The SQLSTATE of the failure.
 fn ask(sql: &str) -> Result<String, PgSqlErrorCode> {
     PgTryBuilder::new(|| {
         BackgroundWorker::transaction(|| {

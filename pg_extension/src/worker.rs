@@ -1,6 +1,6 @@
-//! What background workers of this extension have in common: each is started for one
-//! database when somebody asks for it, and never restarted by itself, so that it does not
-//! come back to a database that was dropped.
+//! The common part of this extension's background workers. Each is started for one database when a
+//! session asks for it, and never restarted by itself, so that it does not come back to a database
+//! that was dropped.
 
 use std::time::Duration;
 
@@ -9,8 +9,8 @@ use pgrx::{
     prelude::*,
 };
 
-/// Asks the postmaster for a worker that runs `function` of this library with the
-/// database as its argument. Not in a commit callback: it may fail.
+/// Asks the postmaster for a worker that runs `function` of this library with the database as its
+/// argument; false if no background worker is free. Not for commit callbacks: it may raise an error.
 pub fn launch(name: &str, function: &str, database: pg_sys::Oid) -> bool {
     BackgroundWorkerBuilder::new(name)
         .set_library("postern")
@@ -22,11 +22,11 @@ pub fn launch(name: &str, function: &str, database: pg_sys::Oid) -> bool {
         .is_ok()
 }
 
-/// The first thing such a function does. What these workers write needs no durability: it
-/// is done again after a crash.
+/// Connects the worker to its database: the first step of such a function. The writes of these
+/// workers need no durability: they are done again after a crash.
 pub fn begin(database: pg_sys::Datum) {
     BackgroundWorker::attach_signal_handlers(SignalWakeFlags::SIGTERM);
-    // SAFETY: the argument given in launch().
+    // SAFETY: launch() gave this argument.
     let database = unsafe { pg_sys::Oid::from_datum(database, false) };
     BackgroundWorker::connect_worker_to_spi_by_oid(database, None);
     // SAFETY: connected, and not in a transaction.
@@ -40,14 +40,15 @@ pub fn begin(database: pg_sys::Datum) {
     }
 }
 
+/// Whether PostgreSQL asked this worker to end.
 pub fn stop_requested() -> bool {
     // SAFETY: a flag that a signal handler of this process sets.
     unsafe { (&raw const pg_sys::ShutdownRequestPending).read_volatile() != 0 }
 }
 
-/// Sleeps without looking at the latch, which may be set all the time under load.
+/// Sleeps without regard to the latch, which may be set all the time under load.
 pub fn wait(time: Duration) {
-    // SAFETY: no latch to wait on.
+    // SAFETY: there is no latch to wait on.
     unsafe {
         pg_sys::WaitLatch(
             std::ptr::null_mut(),
@@ -56,6 +57,6 @@ pub fn wait(time: Duration) {
             pg_sys::PG_WAIT_EXTENSION,
         );
     }
-    // Other processes may wait for us to react to a barrier, such as DROP DATABASE's.
+    // Other processes may wait for us to react to a barrier, such as that of DROP DATABASE.
     pgrx::check_for_interrupts!();
 }

@@ -1,40 +1,21 @@
--- What a test's database needs: roles, schemas, the real tables and functions of qs, and
--- of the AAS only what a token check touches. Run by tests/run from any directory.
+-- Schema of a test's database: the real tables, the real functions of qs, and of the AAS only what a token check
+-- touches. Run by tests/run from any directory.
 SET client_min_messages = warning;
 \set ON_ERROR_STOP on
-DO $$
-BEGIN
-    CREATE ROLE postern_owner NOLOGIN;
-    CREATE ROLE postern_server LOGIN;
-EXCEPTION WHEN duplicate_object THEN NULL;
-END
-$$;
-CREATE SCHEMA aas AUTHORIZATION postern_owner;
-CREATE SCHEMA qs AUTHORIZATION postern_owner;
--- V13 adds a column to one table of the AS.
-CREATE SCHEMA auth AUTHORIZATION postern_owner;
-CREATE EXTENSION postern;
-GRANT USAGE ON SCHEMA postern TO postern_owner;
+\ir ../../migrations/V1__foundation.sql
 GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA postern TO postern_owner;
+-- For the functions below, which every role of a test calls.
+GRANT USAGE ON SCHEMA public TO PUBLIC;
 
 SET ROLE postern_owner;
-CREATE TABLE auth.signing_keys ();
-CREATE TABLE aas.spent (issuer_key smallint, nonce bytea, PRIMARY KEY (issuer_key, nonce))
-    PARTITION BY LIST (issuer_key);
+\ir ../../migrations/V2__auth.sql
+\ir ../../migrations/V3__aas.sql
+\ir ../../migrations/V4__ds.sql
+\ir ../../migrations/V5__qs.sql
+-- The tests' nonces are short.
+ALTER TABLE aas.spent ALTER nonce TYPE bytea;
 CREATE TABLE aas.spent_1 PARTITION OF aas.spent FOR VALUES IN (1);
-CREATE TABLE aas.prices (endpoint text COLLATE "C" PRIMARY KEY, price smallint NOT NULL);
-\ir ../../migrations/V20__prices_in_memory.sql
 \ir ../../sql/aas/spend_token.sql
-\ir ../../migrations/V4__qs.sql
-\ir ../../migrations/V8__chains_in_memory.sql
-\ir ../../migrations/V9__upkeep.sql
-\ir ../../migrations/V11__domains.sql
-\ir ../../migrations/V12__queue_owners.sql
-\ir ../../migrations/V13__key_packages.sql
-\ir ../../migrations/V14__inactive_friendships.sql
-\ir ../../migrations/V15__scrub.sql
-\ir ../../migrations/V19__push.sql
-\ir ../../migrations/V23__settings_in_memory.sql
 \ir ../../sql/prices.sql
 \ir ../../sql/qs/create_queue.sql
 \ir ../../sql/qs/add_addresses.sql
@@ -81,7 +62,7 @@ $$;
 -- brackets, have no room.
 CREATE FUNCTION deliver(grp text, addresses text, parts smallint[], payloads text[],
                         domain text DEFAULT 'example.org', urgency smallint DEFAULT 2) RETURNS text LANGUAGE sql
--- As the role of the server has them (migrations/V10).
+-- As the role of the server has them (migrations/V1__foundation.sql).
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
     SELECT coalesce(string_agg(CASE fate WHEN 1 THEN name ELSE '(' || name || ')' END, ' ' ORDER BY position)
                         FILTER (WHERE fate <> 0), 'all delivered')

@@ -1,33 +1,37 @@
-//! Delivery addresses: how 32 random bytes that a queue's owner hands out find the
-//! queue without naming it. The QS keeps only [`Address::lookup`] beside the queue id
-//! sealed under a key that is derived from the address, so a dump links no address to
-//! a queue and no two addresses to each other (PRIV-1), and delivering costs symmetric
-//! operations only. Rows, locks and who may deliver are the database's business.
+//! Delivery addresses: 32 random bytes that a queue's owner hands out lead to the queue without
+//! naming it. The QS keeps only [`Address::lookup`], and with it the queue id sealed under a key that
+//! is derived from the address. So a dump links no address to a queue and no two addresses to each
+//! other (PRIV-1), and a delivery costs symmetric operations only. The database is responsible for
+//! rows, locks and the right to deliver.
 
-use aws_lc_rs::{
-    aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey},
-    digest, hmac, rand,
-};
+use aws_lc_rs::hmac;
 use zeroize::Zeroizing;
 
-use crate::{Address, QueueId};
+use crate::{
+    Address, QueueId,
+    hash::{hmac_key, hmac_sha256, sha256},
+    random::random,
+    sealed::{OneTimeKey, SealError, SealingKey},
+};
 
 const LOOKUP_LABEL: &[u8] = b"postern address lookup";
 const SEAL_LABEL: &[u8] = b"postern address seal";
 const BINDING_LABEL: &[u8] = b"postern address binding";
 const PUSH_LABEL: &[u8] = b"postern address push";
 
-/// What an address is found by: `SHA-256("postern address lookup" || address)`.
+/// The hash by which an address is found: `SHA-256("postern address lookup" || address)`.
 pub type Lookup = [u8; 32];
 
-/// A queue id under an address's sealing key: 16 bytes and the tag.
+/// A queue id sealed for an address: 16 bytes of ciphertext and the tag. The key is
+/// `HMAC-SHA256(address, "postern address seal")`, the nonce zero, the associated data the lookup.
 pub type SealedQueueId = [u8; 32];
 
-/// What ties an address to the first (domain, group) that used it (QS-3). Without the
-/// address it says nothing about either.
+/// The value that ties an address to the first (domain, group) that used it (QS-3). Without the
+/// address it tells nothing about either. It is `HMAC-SHA256(address, "postern address binding" ||
+/// len(domain) as u8 || domain || group id)`.
 pub type Binding = [u8; 32];
 
-/// Why an address yields no queue id or binding.
+/// A failure to make, seal for, open with or bind an address.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum AddressError {
     #[error("the sealed queue id was not made for this address")]
@@ -44,21 +48,18 @@ impl Address {
     /// # Errors
     /// [`AddressError::Crypto`] if the operating system has no randomness.
     pub fn generate() -> Result<Self, AddressError> {
-        let mut bytes = [0; Self::LEN];
-        rand::fill(&mut bytes).map_err(|_| AddressError::Crypto)?;
-        Ok(Self::new(bytes))
+        random().map(Self::new).map_err(|_| AddressError::Crypto)
     }
 
+    /// The hash by which the QS finds the address.
     pub fn lookup(&self) -> Lookup {
-        let mut context = digest::Context::new(&digest::SHA256);
-        context.update(LOOKUP_LABEL);
-        context.update(self.as_bytes());
-        copied(context.finish().as_ref())
+        sha256(&[LOOKUP_LABEL, self.as_bytes()])
     }
 
-    /// What seals and binds. Made once for an address, since that is half of the work.
+    /// The key that the keys for sealing and the bindings are derived from. Making it is half of the
+    /// work, so that it is made once for an address.
     pub fn key(&self) -> AddressKey {
-        AddressKey(hmac::Key::new(hmac::HMAC_SHA256, self.as_bytes()))
+        AddressKey(hmac_key(self.as_bytes()))
     }
 
     /// Seals the id of the queue that this address stands for.
@@ -67,33 +68,23 @@ impl Address {
     /// [`AddressError::Crypto`] only.
     pub fn seal(&self, queue_id: &QueueId) -> Result<SealedQueueId, AddressError> {
         let mut sealed = [0; 32];
-        let (id, tag) = sealed.split_at_mut(QueueId::LEN);
-        id.copy_from_slice(queue_id.as_bytes());
-        let computed = self
-            .key()
-            .sealing_key()?
-            .seal_in_place_separate_tag(zero_nonce(), Aad::from(self.lookup()), id)
-            .map_err(|_| AddressError::Crypto)?;
-        tag.copy_from_slice(computed.as_ref());
+        self.key().sealing_key()?.seal_into(&self.lookup(), queue_id.as_bytes(), &mut sealed)?;
         Ok(sealed)
     }
 }
 
-/// The secret half of an address's work, derived from its bytes.
+/// A key derived from an address, see [`Address::key`].
 pub struct AddressKey(hmac::Key);
 
 impl AddressKey {
-    /// The queue id that [`Address::seal`] sealed; `lookup` is what `sealed` was found by.
+    /// The queue id that [`Address::seal`] sealed; `lookup` is the address's.
     ///
     /// # Errors
     /// [`AddressError::WrongAddress`] if `sealed` belongs to another address or was changed.
     pub fn open(&self, lookup: &Lookup, sealed: &SealedQueueId) -> Result<QueueId, AddressError> {
         let mut buffer = *sealed;
-        let id = self
-            .sealing_key()?
-            .open_in_place(zero_nonce(), Aad::from(lookup), &mut buffer)
-            .map_err(|_| AddressError::WrongAddress)?;
-        QueueId::try_from(&*id).map_err(|_| AddressError::WrongAddress)
+        let id = self.sealing_key()?.open_in_place(lookup, &mut buffer)?;
+        QueueId::try_from(id).map_err(|_| AddressError::WrongAddress)
     }
 
     /// The binding to a group of a domain.
@@ -102,40 +93,31 @@ impl AddressKey {
     /// [`AddressError::DomainTooLong`] for a domain of more than 255 bytes.
     pub fn binding(&self, domain: &str, group_id: &[u8]) -> Result<Binding, AddressError> {
         let length = u8::try_from(domain.len()).map_err(|_| AddressError::DomainTooLong)?;
-        let mut context = hmac::Context::with_key(&self.0);
-        context.update(BINDING_LABEL);
-        context.update(&[length]);
-        context.update(domain.as_bytes());
-        context.update(group_id);
-        Ok(copied(context.sign().as_ref()))
+        Ok(hmac_sha256(&self.0, &[BINDING_LABEL, &[length], domain.as_bytes(), group_id]))
     }
 
-    /// What the address's [`crate::push::AddressPush`] is sealed under.
-    pub(crate) fn push_key(&self) -> Result<LessSafeKey, AddressError> {
-        self.derived_key(PUSH_LABEL)
+    /// The key that the address's [`crate::push::AddressPush`] is sealed under.
+    pub(crate) fn push_key(&self) -> Result<SealingKey, SealError> {
+        SealingKey::new(&self.derived_key(PUSH_LABEL))
     }
 
-    fn sealing_key(&self) -> Result<LessSafeKey, AddressError> {
-        self.derived_key(SEAL_LABEL)
+    /// The key that the address's one queue id is sealed under.
+    fn sealing_key(&self) -> Result<OneTimeKey, SealError> {
+        OneTimeKey::new(&self.derived_key(SEAL_LABEL))
     }
 
-    fn derived_key(&self, label: &[u8]) -> Result<LessSafeKey, AddressError> {
-        let key: Zeroizing<[u8; 32]> = Zeroizing::new(copied(hmac::sign(&self.0, label).as_ref()));
-        UnboundKey::new(&AES_256_GCM, &*key).map(LessSafeKey::new).map_err(|_| AddressError::Crypto)
+    fn derived_key(&self, label: &[u8]) -> Zeroizing<[u8; 32]> {
+        Zeroizing::new(hmac_sha256(&self.0, &[label]))
     }
 }
 
-/// Sound because every key seals exactly one thing: the one queue id of an address, the
-/// one message of an index.
-pub(crate) fn zero_nonce() -> Nonce {
-    Nonce::assume_unique_for_key([0; 12])
-}
-
-/// SHA-256 and HMAC-SHA-256 outputs as an array.
-pub(crate) fn copied(output: &[u8]) -> [u8; 32] {
-    let mut array = [0; 32];
-    array.copy_from_slice(output);
-    array
+impl From<SealError> for AddressError {
+    fn from(error: SealError) -> Self {
+        match error {
+            SealError::Wrong => Self::WrongAddress,
+            SealError::Crypto => Self::Crypto,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -157,8 +139,8 @@ mod tests {
 
     #[test]
     fn lookup_is_the_labelled_hash() {
-        let expected = digest::digest(&digest::SHA256, &[&b"postern address lookup"[..], &[7; 32]].concat());
-        assert_eq!(ADDRESS.lookup(), expected.as_ref());
+        let expected = sha256(&[&[&b"postern address lookup"[..], &[7; 32]].concat()]);
+        assert_eq!(ADDRESS.lookup(), expected);
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! Authentication Service: users under their real names, their clients, and where to
-//! reach them first.
+//! Authentication Service: users under their real names, their clients, and the addresses for first
+//! contact.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,8 +11,8 @@ use crate::{
 
 /// `POST /as/users`, signed by the first client's key; no token (AS-1).
 ///
-/// The EID group (AS-3) has one member: a leaf with the client's key and a basic
-/// credential whose identity is the user name.
+/// The EID group (AS-3) has one member: a leaf with the client's key and a basic credential whose
+/// identity is the user name.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RegisterUser {
     pub name: UserName,
@@ -43,27 +43,28 @@ pub struct IdentityCommitted {
     pub epoch: u64,
 }
 
-/// `PUT /as/contact`, signed by the client's key: where its contact queue is (AS-5). 204.
+/// `PUT /as/contact`, signed by the client's key: the address of its contact queue (AS-5). 204.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct PublishContact {
     pub contact: SignedContact,
 }
 
-/// Where a client takes first contact, and the key to encrypt it to; signed by the
+/// The address at which a client takes first contact, and the key to encrypt it to; signed by the
 /// client, so that the AS cannot put another address in its place.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SignedContact {
     pub domain: Domain,
     pub address: Address,
     pub hpke_key: HpkePublicKey,
-    /// By the client's key, over [`SignedContact::to_be_signed`].
+    /// Signature by the client's key over [`SignedContact::to_be_signed`].
     pub signature: Signature,
 }
 
-/// `GET /as/users/{name}` (200): what anyone with a token may know of a user (AS-5).
+/// The answer to `GET /as/users/{name}` (200): the public record of a user, for anyone with a token
+/// (AS-5).
 ///
-/// `group_info` and `ratchet_tree` are those of EID epoch 0 and `commits` all since, so
-/// that a reader replays and verifies the whole history of the user's clients.
+/// `group_info` and `ratchet_tree` are those of the EID's epoch 0 and `commits` all since, so that a
+/// reader replays and verifies the whole history of the user's clients.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct UserRecord {
     pub name: UserName,
@@ -73,13 +74,14 @@ pub struct UserRecord {
     pub clients: Vec<ClientRecord>,
 }
 
+/// The public record of one client of a user.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ClientRecord {
     pub credential: IssuedCredential,
     pub contact: Option<SignedContact>,
 }
 
-/// `GET /as/keys` (200): the keys that sign client credentials; no token.
+/// The answer to `GET /as/keys` (200): the keys that sign client credentials; no token.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct AuthenticationKeys {
     pub domain: Domain,
@@ -87,19 +89,25 @@ pub struct AuthenticationKeys {
 }
 
 impl SignedContact {
+    /// Signs a contact with the client's key.
     pub fn sign(domain: Domain, address: Address, hpke_key: HpkePublicKey, client: &SigningKey) -> Self {
         let signature = client.sign(&Self::to_be_signed(&domain, &address, &hpke_key));
         Self { domain, address, hpke_key, signature }
     }
 
+    /// Verifies that `client` signed the contact.
+    ///
     /// # Errors
-    /// [`BadSignature`] unless `client` signed it.
+    /// [`BadSignature`].
     pub fn verify(&self, client: PublicKey) -> Result<(), BadSignature> {
         let message = Self::to_be_signed(&self.domain, &self.address, &self.hpke_key);
         client.verify(&message, &self.signature)
     }
 
     /// `"Postern contact" || len(domain) as u8 || domain || address || hpke_key`
+    ///
+    /// # Panics
+    /// Never: a domain has at most 253 bytes.
     pub fn to_be_signed(domain: &Domain, address: &Address, hpke_key: &HpkePublicKey) -> Vec<u8> {
         let mut bytes = b"Postern contact".to_vec();
         bytes.push(u8::try_from(domain.as_str().len()).expect("a domain has at most 253 bytes"));

@@ -1,18 +1,15 @@
-//! Newtypes for everything that is bytes on the wire: base64url text in JSON, byte
-//! strings in CBOR. Their `Debug` shows a length and never the content, so that no
-//! log line can leak an id or a key (PRIV-4).
+//! Newtypes for everything that is bytes on the wire: base64url text in JSON, byte strings in CBOR.
+//! Their `Debug` shows a length and never the content, so that no log line can leak an id or a key
+//! (PRIV-4).
 
 use std::fmt;
 
-use aws_lc_rs::digest::{SHA256, digest};
-use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use serde::{
-    Deserialize, Deserializer, Serialize, Serializer,
-    de::{Error, SeqAccess, Visitor},
-};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use zeroize::Zeroize;
 
-/// A value of fixed size had another length.
+use crate::{bytes, hash::sha256};
+
+/// A value of fixed size has another length; both are in bytes.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("expected {expected} bytes, found {found}")]
 pub struct WrongLength {
@@ -27,6 +24,7 @@ macro_rules! fixed {
         pub struct $name([u8; $len]);
 
         impl $name {
+            /// Bytes of every value.
             pub const LEN: usize = $len;
             pub const fn new(bytes: [u8; $len]) -> Self {
                 Self(bytes)
@@ -87,69 +85,28 @@ macro_rules! binary {
         impl $name {
             /// Unpadded base64url: the form in URLs, JSON and `keyid`.
             pub fn to_base64url(&self) -> String {
-                URL_SAFE_NO_PAD.encode(&self.0)
+                bytes::to_base64url(&self.0)
             }
-            /// Parses [`Self::to_base64url`]; anything else is a [`WrongLength`] of 0 bytes.
+            /// Parses [`Self::to_base64url`].
+            ///
+            /// # Errors
+            /// [`WrongLength`]; text that is not unpadded base64url has 0 bytes.
             pub fn from_base64url(text: &str) -> Result<Self, WrongLength> {
-                let bytes = URL_SAFE_NO_PAD.decode(text).unwrap_or_default();
-                Self::try_from(bytes.as_slice())
+                Self::try_from(bytes::from_base64url(text).unwrap_or_default().as_slice())
             }
         }
         impl Serialize for $name {
             fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                if serializer.is_human_readable() {
-                    serializer.serialize_str(&self.to_base64url())
-                } else {
-                    serializer.serialize_bytes(&self.0)
-                }
+                bytes::serialize(&self.0, serializer)
             }
         }
         impl<'de> Deserialize<'de> for $name {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let bytes = if deserializer.is_human_readable() {
-                    deserializer.deserialize_str(Base64Url)?
-                } else {
-                    deserializer.deserialize_byte_buf(Bytes)?
-                };
+                let bytes = bytes::deserialize(deserializer)?;
                 Self::try_from(bytes.as_slice()).map_err(D::Error::custom)
             }
         }
     };
-}
-
-struct Base64Url;
-
-impl Visitor<'_> for Base64Url {
-    type Value = Vec<u8>;
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("unpadded base64url text")
-    }
-    fn visit_str<E: Error>(self, text: &str) -> Result<Vec<u8>, E> {
-        URL_SAFE_NO_PAD.decode(text).map_err(|_| E::custom("not unpadded base64url"))
-    }
-}
-
-struct Bytes;
-
-impl<'de> Visitor<'de> for Bytes {
-    type Value = Vec<u8>;
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a byte string")
-    }
-    fn visit_bytes<E: Error>(self, bytes: &[u8]) -> Result<Vec<u8>, E> {
-        Ok(bytes.to_vec())
-    }
-    fn visit_byte_buf<E: Error>(self, bytes: Vec<u8>) -> Result<Vec<u8>, E> {
-        Ok(bytes)
-    }
-    /// Encoders without byte strings (JavaScript's plain arrays) write arrays of numbers.
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Vec<u8>, A::Error> {
-        let mut bytes = Vec::new();
-        while let Some(byte) = seq.next_element()? {
-            bytes.push(byte);
-        }
-        Ok(bytes)
-    }
 }
 
 fixed! {
@@ -157,20 +114,21 @@ fixed! {
     PublicKey[32];
     /// An X25519 public key for HPKE (RFC 9180).
     HpkePublicKey[32];
-    /// A mailbox of the QS, known to its owner and the QS only.
+    /// The id of a queue, known to its owner and the QS only.
     QueueId[16];
-    /// What a sender holds to deliver into a queue: random, made by the queue's owner (QS-3).
+    /// A delivery address, with which a sender delivers into a queue: random, made by the queue's
+    /// owner (QS-3).
     Address[32];
-    /// What a user's contacts hold to fetch KeyPackages of all its clients: random, the same
+    /// The token with which a user's contacts fetch KeyPackages of all its clients: random, the same
     /// for all clients of a user (QS-6).
     FriendshipToken[32];
-    /// One client's stock of KeyPackages within a friendship: random, used nowhere else.
+    /// The id of one client's stock of KeyPackages within a friendship: random, used nowhere else.
     StockId[16];
-    /// The AES-256 key that a group's members send with each request and under which the
-    /// DS keeps the group's state (DS-9).
+    /// The AES-256 key that a group's members send with each request, under which the DS keeps the
+    /// group's state (DS-9).
     StateKey[32];
-    /// A P-256 public key, as an uncompressed point: a push service's view of a server (RFC 8292
-    /// §3.2), a server's of a user agent (RFC 8291 §3.1).
+    /// A P-256 public key, as an uncompressed point: a server's to push services (RFC 8292 §3.2), or
+    /// a user agent's to servers (RFC 8291 §3.1).
     P256PublicKey[65];
     /// A user agent's authentication secret (RFC 8291 §3.2).
     PushAuth[16];
@@ -183,14 +141,15 @@ fixed! {
 }
 
 impl MessageDigest {
+    /// The digest of a message.
     pub fn of(message: &[u8]) -> Self {
-        Self(crate::address::copied(digest(&SHA256, message).as_ref()))
+        Self(sha256(&[message]))
     }
 }
 
 variable! {
-    /// What a client keeps beside a leaf for the members of its group, who alone can open it
-    /// (DS-12): [`crate::ds::MAX_ATTRIBUTES`] bytes at most.
+    /// Sealed attributes of a leaf, which only the members of its group can open (DS-12): at most
+    /// [`crate::ds::MAX_ATTRIBUTES`] bytes.
     Attributes;
     /// A serialised `MLSMessage` (RFC 9420 §6).
     MlsMessage;
@@ -204,11 +163,11 @@ variable! {
     IssuedCredential;
     /// An Ed25519 signature.
     Signature;
-    /// Opaque to the server: bytes from one client to another.
+    /// Bytes from one client to another, opaque to the server.
     Payload;
-    /// A queued message as it lies in the database (QS-5).
+    /// A queued message as the database keeps it (QS-5).
     Ciphertext;
-    /// The sealed start of a queue's chain (QS-5), 80 bytes.
+    /// The sealed start of a queue's chain (QS-5): [`crate::chain::HEADER_LEN`] bytes.
     ChainHeader;
 }
 

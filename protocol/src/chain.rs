@@ -1,38 +1,43 @@
-//! Chains: how the messages of a queue are encrypted at rest (QS-5). The database holds
-//! a [`ChainSender`], the queue's owner a [`ChainReceiver`]; both move one step per
-//! message and keep no earlier key (forward secrecy), and each new chain starts from
-//! fresh randomness that only the owner's HPKE key opens (post-compromise security).
-//! When to start a new chain, and where the state is kept, is the holder's business.
+//! Chains encrypt the messages of a queue at rest (QS-5). The database holds a [`ChainSender`], the
+//! queue's owner a [`ChainReceiver`]. Both move one step per message and keep no earlier key (forward
+//! secrecy), and each new chain starts from fresh randomness that only the owner's HPKE key opens
+//! (post-compromise security). The holders decide when a new chain starts and where its state is
+//! kept.
+//!
+//! ```text
+//! message key    = HMAC-SHA256(chain key, "postern message")
+//! next chain key = HMAC-SHA256(chain key, "postern chain")
+//! ciphertext     = AES-256-GCM(message key, zero nonce, queue id || chain number || seq, payload)
+//! header         = HPKE (see crate::hpke) of the first chain key, with info "postern chain header"
+//!                  and associated data queue id || chain number
+//! ```
+//!
+//! Chain number and sequence number are u64, big endian. A ciphertext is [`TAG_LEN`] bytes longer than
+//! its payload.
 
-use aws_lc_rs::{
-    aead::{AES_256_GCM, Aad, LessSafeKey, UnboundKey},
-    hmac, rand,
-};
-use hpke::{
-    Deserializable as _, Kem, OpModeR, OpModeS, Serializable as _, aead::AesGcm256, kdf::HkdfSha256,
-    kem::X25519HkdfSha256,
-};
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use crate::{
     HpkePublicKey, QueueId,
-    address::{copied, zero_nonce},
+    hash::{hmac_key, hmac_sha256},
+    hpke::{self, HpkeError},
+    random::random,
+    sealed::{OneTimeKey, SealError},
 };
+pub use crate::{hpke::HpkePrivateKey, sealed::TAG_LEN};
 
-/// `enc || HPKE ciphertext of the first chain key`.
-pub const HEADER_LEN: usize = 32 + 32 + TAG_LEN;
-/// What a ciphertext is longer than its plaintext.
-pub const TAG_LEN: usize = 16;
+/// Bytes of a chain's header: the first chain key, sealed.
+pub const HEADER_LEN: usize = hpke::OVERHEAD + 32;
 
-/// How many indexes a message may be ahead of the chain: what became of a transaction that
-/// failed is skipped, and a chain has fewer messages than this.
+/// Number of indexes that a message may be ahead of the chain. Indexes are skipped where a transaction
+/// failed or messages expired, and a chain has fewer messages than this.
 pub const MAX_SKIPPED: u32 = 1_000_000;
 
 const HEADER_INFO: &[u8] = b"postern chain header";
 const MESSAGE_LABEL: &[u8] = b"postern message";
 const CHAIN_LABEL: &[u8] = b"postern chain";
 
-/// Why a chain could not be started, opened or advanced.
+/// A failure to start, open or advance a chain.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum ChainError {
     #[error("the queue's HPKE key is no usable X25519 public key")]
@@ -51,69 +56,29 @@ pub enum ChainError {
     Crypto,
 }
 
-impl HpkePublicKey {
-    /// Whether chains can be sealed to it. Not so for points of small order, with which
-    /// everyone would share the secret (RFC 9180 §7.1.4).
-    pub fn is_usable(&self) -> bool {
-        ChainSender::start(QueueId::new([0; QueueId::LEN]), 1, self).is_ok()
-    }
-}
-
-/// The secret half of a queue's HPKE key, DHKEM(X25519, HKDF-SHA256), erased when dropped.
-#[derive(Clone, Zeroize, ZeroizeOnDrop)]
-pub struct HpkePrivateKey([u8; 32]);
-
-impl HpkePrivateKey {
-    /// # Errors
-    /// [`ChainError::Crypto`] if the operating system has no randomness.
-    pub fn generate() -> Result<Self, ChainError> {
-        let mut seed = Zeroizing::new([0; 32]);
-        rand::fill(&mut *seed).map_err(|_| ChainError::Crypto)?;
-        let (private, _) = X25519HkdfSha256::derive_keypair(&*seed);
-        Ok(Self(private.to_bytes().into()))
-    }
-
-    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
-        Self(bytes)
-    }
-
-    /// The secret bytes, for sealed storage.
-    pub const fn as_bytes(&self) -> &[u8; 32] {
-        &self.0
-    }
-
-    pub fn public_key(&self) -> Result<HpkePublicKey, ChainError> {
-        Ok(HpkePublicKey::new(X25519HkdfSha256::sk_to_pk(&self.key()?).to_bytes().into()))
-    }
-
-    fn key(&self) -> Result<<X25519HkdfSha256 as Kem>::PrivateKey, ChainError> {
-        <X25519HkdfSha256 as Kem>::PrivateKey::from_bytes(&self.0).map_err(|_| ChainError::Crypto)
-    }
-}
-
-/// Where a chain stands: everything that has to be stored to go on with it, on either
-/// side. `next_index` is the index of the message that `key` is for; the number, counted
-/// from 1, never repeats in a queue.
+/// The state of a chain between two messages, which either side stores to continue it.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
 pub struct ChainState {
+    /// Number of the chain in its queue, counted from 1; never used twice.
     #[zeroize(skip)]
     pub number: u64,
+    /// Index in the chain, counted from 0, of the message that `key` is for.
     #[zeroize(skip)]
     pub next_index: u32,
+    /// The chain key.
     pub key: [u8; 32],
 }
 
 impl ChainState {
-    /// Hands out the key of the next message and forgets how to make it again.
-    fn advance(&mut self) -> Result<LessSafeKey, ChainError> {
+    /// Hands out the key of the next message and erases the chain key it came from.
+    fn advance(&mut self) -> Result<OneTimeKey, ChainError> {
         let next_index = self.next_index.checked_add(1).ok_or(ChainError::Exhausted)?;
-        let chain_key = hmac::Key::new(hmac::HMAC_SHA256, &self.key);
-        let message_key: Zeroizing<[u8; 32]> =
-            Zeroizing::new(copied(hmac::sign(&chain_key, MESSAGE_LABEL).as_ref()));
-        let key = UnboundKey::new(&AES_256_GCM, &*message_key).map_err(|_| ChainError::Crypto)?;
-        self.key.copy_from_slice(hmac::sign(&chain_key, CHAIN_LABEL).as_ref());
+        let chain_key = hmac_key(&self.key);
+        let message_key = Zeroizing::new(hmac_sha256(&chain_key, &[MESSAGE_LABEL]));
+        let message_key = OneTimeKey::new(&message_key)?;
+        self.key = hmac_sha256(&chain_key, &[CHAIN_LABEL]);
         self.next_index = next_index;
-        Ok(LessSafeKey::new(key))
+        Ok(message_key)
     }
 }
 
@@ -133,27 +98,19 @@ impl ChainSender {
         number: u64,
         hpke_key: &HpkePublicKey,
     ) -> Result<(Self, [u8; HEADER_LEN]), ChainError> {
-        let mut state = ChainState { number, next_index: 0, key: [0; 32] };
-        rand::fill(&mut state.key).map_err(|_| ChainError::Crypto)?;
-        let public = <X25519HkdfSha256 as Kem>::PublicKey::from_bytes(hpke_key.as_bytes())
-            .map_err(|_| ChainError::UnusablePublicKey)?;
-        let (enc, sealed) = hpke::single_shot_seal::<AesGcm256, HkdfSha256, X25519HkdfSha256>(
-            &OpModeS::Base,
-            &public,
-            HEADER_INFO,
-            &state.key,
-            &header_aad(&queue_id, number),
-        )
-        .map_err(|_| ChainError::UnusablePublicKey)?;
+        let key = random().map_err(|_| ChainError::Crypto)?;
+        let state = ChainState { number, next_index: 0, key };
+        let aad = header_aad(&queue_id, number);
+        let (enc, sealed) = hpke_key.encapsulate(HEADER_INFO, &aad, &state.key)?;
 
         let mut header = [0; HEADER_LEN];
-        let (head, tail) = header.split_at_mut(32);
-        head.copy_from_slice(&enc.to_bytes());
+        let (head, tail) = header.split_at_mut(hpke::ENC_LEN);
+        head.copy_from_slice(&enc);
         tail.copy_from_slice(&sealed);
         Ok((Self { queue_id, state }, header))
     }
 
-    /// Goes on with a stored chain.
+    /// Continues a stored chain.
     pub const fn resume(queue_id: QueueId, state: ChainState) -> Self {
         Self { queue_id, state }
     }
@@ -162,8 +119,8 @@ impl ChainSender {
         &self.queue_id
     }
 
-    /// Encrypts the next message into `ciphertext`, which must be [`TAG_LEN`] longer
-    /// than `plaintext`, as message `seq` of the queue; returns its index in the chain.
+    /// Encrypts message `seq` of the queue into `ciphertext`, which must be [`TAG_LEN`] bytes longer
+    /// than `plaintext`; returns the message's index in the chain.
     ///
     /// # Errors
     /// [`ChainError::Exhausted`] after 2³² − 1 messages, [`ChainError::Crypto`].
@@ -175,11 +132,10 @@ impl ChainSender {
     ) -> Result<u32, ChainError> {
         let index = self.state.next_index;
         let aad = message_aad(&self.queue_id, self.state.number, seq);
-        let (body, tag) = ciphertext.split_at_mut_checked(plaintext.len()).ok_or(ChainError::Crypto)?;
-        self.state
-            .advance()?
-            .seal_out_of_place_scatter(zero_nonce(), Aad::from(aad), plaintext, body, &[], tag)
-            .map_err(|_| ChainError::Crypto)?;
+        if ciphertext.len() != plaintext.len() + TAG_LEN {
+            return Err(ChainError::Crypto);
+        }
+        self.state.advance()?.seal_into(&aad, plaintext, ciphertext)?;
         Ok(index)
     }
 
@@ -187,7 +143,7 @@ impl ChainSender {
         &self.state
     }
 
-    /// What the next message is encrypted with.
+    /// The state to store, from which the next message is encrypted.
     pub fn into_state(self) -> ChainState {
         self.state
     }
@@ -210,33 +166,20 @@ impl ChainReceiver {
         header: &[u8],
         private: &HpkePrivateKey,
     ) -> Result<Self, ChainError> {
-        let (enc, sealed) = header.split_at_checked(32).ok_or(ChainError::BadHeader)?;
-        let enc =
-            <X25519HkdfSha256 as Kem>::EncappedKey::from_bytes(enc).map_err(|_| ChainError::BadHeader)?;
-        let opened = Zeroizing::new(
-            hpke::single_shot_open::<AesGcm256, HkdfSha256, X25519HkdfSha256>(
-                &OpModeR::Base,
-                &private.key()?,
-                &enc,
-                HEADER_INFO,
-                sealed,
-                &header_aad(&queue_id, number),
-            )
-            .map_err(|_| ChainError::BadHeader)?,
-        );
+        let opened = Zeroizing::new(private.open(HEADER_INFO, &header_aad(&queue_id, number), header)?);
         let key = opened.as_slice().try_into().map_err(|_| ChainError::BadHeader)?;
         Ok(Self { queue_id, state: ChainState { number, next_index: 0, key } })
     }
 
-    /// Goes on with a stored chain.
+    /// Continues a stored chain.
     pub const fn resume(queue_id: QueueId, state: ChainState) -> Self {
         Self { queue_id, state }
     }
 
-    /// Decrypts message `seq` of the queue, the chain's message `index`, and erases its
-    /// key and those before it. Whether a message is missing is told by `seq`: indexes are
-    /// skipped where a delivery failed or messages expired. After an error the chain stands
-    /// where it stood.
+    /// Decrypts message `seq` of the queue, which has this index in the chain, and erases its key and
+    /// those before it. A gap in sequence numbers means a missing message; a gap in indexes does not:
+    /// indexes are skipped where a delivery failed or messages expired. An error leaves the chain as
+    /// it was.
     ///
     /// # Errors
     /// [`ChainError::OutOfStep`] for an index whose key is erased or more than
@@ -251,11 +194,7 @@ impl ChainReceiver {
         }
         let aad = message_aad(&self.queue_id, self.state.number, seq);
         let mut plaintext = ciphertext.to_vec();
-        let length = advanced
-            .advance()?
-            .open_in_place(zero_nonce(), Aad::from(aad), &mut plaintext)
-            .map_err(|_| ChainError::BadCiphertext)?
-            .len();
+        let length = advanced.advance()?.open_in_place(&aad, &mut plaintext)?.len();
         plaintext.truncate(length);
         self.state = advanced;
         Ok(plaintext)
@@ -263,6 +202,25 @@ impl ChainReceiver {
 
     pub const fn state(&self) -> &ChainState {
         &self.state
+    }
+}
+
+impl From<HpkeError> for ChainError {
+    fn from(error: HpkeError) -> Self {
+        match error {
+            HpkeError::UnusablePublicKey => Self::UnusablePublicKey,
+            HpkeError::Wrong => Self::BadHeader,
+            HpkeError::Crypto => Self::Crypto,
+        }
+    }
+}
+
+impl From<SealError> for ChainError {
+    fn from(error: SealError) -> Self {
+        match error {
+            SealError::Wrong => Self::BadCiphertext,
+            SealError::Crypto => Self::Crypto,
+        }
     }
 }
 

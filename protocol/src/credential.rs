@@ -1,5 +1,5 @@
-//! The client credential (AS-2): the AS's word that a signature key is one of a user's
-//! clients. A TLS structure (RFC 8446 §3), as MLS uses them:
+//! The client credential (AS-2), in which the AS states that a signature key belongs to a client of a
+//! user. A TLS structure (RFC 8446 §3), as MLS uses them:
 //!
 //! ```text
 //! struct {
@@ -24,6 +24,7 @@ use crate::{IssuedCredential, PublicKey, Signature, key::SigningKey, name::UserN
 const LABEL: &[u8] = b"Postern client credential";
 const VERSION: u16 = 1;
 
+/// A client credential is not accepted.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum CredentialError {
     #[error("the client credential is malformed")]
@@ -34,7 +35,7 @@ pub enum CredentialError {
     NotValidNow,
 }
 
-/// What the AS vouches for. Times are seconds since 1970.
+/// The statement that the AS signs. Times are seconds since 1970, both inclusive.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientCredential {
     pub user: UserName,
@@ -72,7 +73,7 @@ impl ClientCredential {
         IssuedCredential::new(signed.tls_serialize_detached().expect("a credential serialises"))
     }
 
-    /// Parses without verifying, to learn which issuer key to ask for.
+    /// Parses without verifying, which tells the issuer key to ask for.
     ///
     /// # Errors
     /// [`CredentialError::Malformed`].

@@ -2,32 +2,35 @@
 
 use std::fmt;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
 use crate::{
-    Attributes, GroupInfo, MlsMessage, PublicKey, RatchetTree, StateKey, Welcome, name::Domain, push::Urgency,
+    Attributes, GroupInfo, MlsMessage, PublicKey, RatchetTree, StateKey, Welcome, bytes, name::Domain,
+    push::Urgency,
 };
 
-/// For how many epochs after its own a DS may take an application message (DS-3), whatever its
-/// operator decides; so members keep the secrets of so many past epochs.
+/// The greatest number of epochs after its own in which an operator may let the DS accept an
+/// application message (DS-3). So members keep the secrets of this many past epochs.
 pub const MAX_PAST_EPOCHS: usize = 5;
 
-/// Bytes of a leaf's attributes at most (DS-12).
+/// The most bytes that a leaf's attributes may have (DS-12).
 pub const MAX_ATTRIBUTES: usize = 2048;
 
 /// An MLS group id made by a DS (DS-1): 16 random bytes, then the DS's domain in ASCII.
-/// In URLs and JSON, base64url of the whole.
+/// URLs and JSON have base64url of the whole.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct GroupId {
     id: [u8; 16],
     domain: Domain,
 }
 
+/// Bytes or text that are no [`GroupId`].
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("a group id is 16 random bytes and a domain")]
 pub struct MalformedGroupId;
 
 impl GroupId {
+    /// The id of a group whose home is this domain's DS.
     pub fn new(id: [u8; 16], domain: Domain) -> Self {
         Self { id, domain }
     }
@@ -38,10 +41,12 @@ impl GroupId {
     pub fn domain(&self) -> &Domain {
         &self.domain
     }
-    /// The id as it stands in MLS messages.
+    /// The id in MLS messages: the 16 random bytes, then the domain.
     pub fn to_mls(&self) -> Vec<u8> {
         [self.id.as_slice(), self.domain.as_str().as_bytes()].concat()
     }
+    /// Reads [`Self::to_mls`].
+    ///
     /// # Errors
     /// [`MalformedGroupId`].
     pub fn from_mls(bytes: &[u8]) -> Result<Self, MalformedGroupId> {
@@ -52,79 +57,84 @@ impl GroupId {
             .ok_or(MalformedGroupId)?;
         Ok(Self { id: *id, domain })
     }
+    /// Unpadded base64url of [`Self::to_mls`]: the form in URLs and JSON.
     pub fn to_base64url(&self) -> String {
-        MlsMessage::new(self.to_mls()).to_base64url()
+        bytes::to_base64url(&self.to_mls())
     }
+    /// Parses [`Self::to_base64url`].
+    ///
     /// # Errors
     /// [`MalformedGroupId`].
     pub fn from_base64url(text: &str) -> Result<Self, MalformedGroupId> {
-        let bytes = MlsMessage::from_base64url(text).map_err(|_| MalformedGroupId)?;
-        Self::from_mls(bytes.as_bytes())
+        Self::from_mls(&bytes::from_base64url(text).ok_or(MalformedGroupId)?)
     }
 }
 
-/// `POST /ds/group-ids` (201): a fresh id, reserved in the database. No body, no signature.
+/// The answer to `POST /ds/group-ids` (201), which has no body and no signature: a fresh id, reserved
+/// in the database.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct GroupIdReserved {
     pub group_id: GroupId,
-    /// By which the server proposes removals (DS-10): the group's one external sender, with a
-    /// basic credential whose identity is the server's domain.
+    /// The key with which the server proposes removals (DS-10): the group's one external sender, with
+    /// a basic credential whose identity is the server's domain.
     pub server_key: PublicKey,
 }
 
-/// What the DS keeps beside a leaf and serves with the group, for the members to open (DS-12).
+/// Attributes of a leaf, which the DS keeps and serves with the group, and only members can open
+/// (DS-12).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeafAttributes {
     /// The leaf's signature key.
     pub leaf_key: PublicKey,
-    /// Empty: there are none any more.
+    /// Empty bytes remove the leaf's attributes.
     pub attributes: Attributes,
 }
 
 /// `POST /ds/groups`, signed by the creator's leaf key. 201, no content.
 ///
-/// The group is in epoch 0 with its creator as only member, whose pseudonym is the one
-/// admin of its [`crate::mls::GroupPolicy`].
+/// The group is in epoch 0 with its creator as only member, whose pseudonym is the one admin of its
+/// [`crate::mls::GroupPolicy`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct CreateGroup {
     pub group_id: GroupId,
     pub state_key: StateKey,
     pub group_info: GroupInfo,
     pub ratchet_tree: RatchetTree,
-    /// Of the creator's leaf.
+    /// Attributes of the creator's leaf.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub attributes: Vec<LeafAttributes>,
 }
 
-/// `POST /ds/groups/{group_id}/messages` (DS-2): a commit or proposal in public framing, or
-/// an application message in private framing. Signed by the sender's leaf key, of an external
-/// commit the one it brings.
+/// `POST /ds/groups/{group_id}/messages` (DS-2): a commit or proposal in public framing, or an
+/// application message in private framing. Signed by the sender's leaf key; for an external commit,
+/// the key of the leaf that it adds.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct SubmitMessage {
     pub state_key: StateKey,
     pub message: MlsMessage,
-    /// With a commit: the GroupInfo of the epoch it begins, without the ratchet tree (DS-8).
+    /// With a commit: the GroupInfo of the epoch that it begins, without the ratchet tree (DS-8).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group_info: Option<GroupInfo>,
     /// With a commit that adds members: the Welcome for all of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub welcome: Option<Welcome>,
-    /// How soon sleeping members want to know (QS-10). Normal for an application message unless
-    /// it says otherwise; commits and proposals are `very-low`, a Welcome is normal.
+    /// The urgency of an application message for sleeping members (QS-10), `normal` if absent.
+    /// Commits and proposals are `very-low`, a Welcome is `normal`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub urgency: Option<Urgency>,
-    /// With a commit: of the committer's own leaf, and of those that it adds. What else leaves
-    /// have stays.
+    /// With a commit: attributes of the committer's own leaf, and of those that it adds. Other leaves
+    /// keep theirs.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub attributes: Vec<LeafAttributes>,
 }
 
-/// The answer to a submitted message (200): it is in the queue of every member.
+/// The answer to a submitted message (200), which is in the members' queues by then.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MessageAccepted {
     /// The group's epoch after the message.
     pub epoch: u64,
-    /// Members who will not get it, since their queue is gone, full or not theirs to give.
+    /// Number of members that will not get it: their queue is gone or full, or their address is not
+    /// for this group.
     #[serde(default)]
     pub undelivered: u32,
 }
@@ -136,39 +146,39 @@ pub struct DeleteGroup {
     pub state_key: StateKey,
 }
 
-/// `POST /ds/groups/{group_id}/group-info`, signed by a leaf's or a user's key: what an
-/// external commit starts from (DS-7, DS-8).
+/// `POST /ds/groups/{group_id}/group-info`, signed by a leaf's or a user's key: asks for the group's
+/// state, from which an external commit starts (DS-7, DS-8).
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct FetchGroupInfo {
     pub state_key: StateKey,
 }
 
-/// The answer (200): the group as it is now.
+/// The answer to [`FetchGroupInfo`] (200): the group in its current epoch.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct CurrentGroup {
     pub group_info: GroupInfo,
     pub ratchet_tree: RatchetTree,
-    /// The proposals that wait for a commit; an external one takes the `SelfRemove`s along.
+    /// The proposals that wait for a commit; an external commit includes the `SelfRemove`s.
     pub proposals: Vec<MlsMessage>,
-    /// Of the leaves that have any.
+    /// Attributes of the leaves that have any.
     #[serde(default)]
     pub attributes: Vec<LeafAttributes>,
 }
 
-/// `POST /ds/groups/{group_id}/welcome-tree`, signed by the joiner's leaf key: the ratchet
+/// `POST /ds/groups/{group_id}/welcome-tree`, signed by the joiner's leaf key: asks for the ratchet
 /// tree that belongs to its Welcome (DS-7).
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct FetchWelcomeTree {
     pub state_key: StateKey,
-    /// Of the GroupInfo in the Welcome.
+    /// The epoch of the GroupInfo in the Welcome.
     pub epoch: u64,
 }
 
-/// The answer (200).
+/// The answer to [`FetchWelcomeTree`] (200).
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct WelcomeTree {
     pub ratchet_tree: RatchetTree,
-    /// Of the leaves that had any in that epoch.
+    /// Attributes of the leaves that had any in that epoch.
     #[serde(default)]
     pub attributes: Vec<LeafAttributes>,
 }
@@ -181,14 +191,13 @@ impl fmt::Debug for GroupId {
 
 impl Serialize for GroupId {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        MlsMessage::new(self.to_mls()).serialize(serializer)
+        bytes::serialize(&self.to_mls(), serializer)
     }
 }
 
 impl<'de> Deserialize<'de> for GroupId {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let bytes = MlsMessage::deserialize(deserializer)?;
-        Self::from_mls(bytes.as_bytes()).map_err(D::Error::custom)
+        Self::from_mls(&bytes::deserialize(deserializer)?).map_err(D::Error::custom)
     }
 }
 

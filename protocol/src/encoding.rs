@@ -1,15 +1,16 @@
-//! The two encodings of bodies: JSON and CBOR (RFC 8949), chosen by `Content-Type` and
-//! `Accept`. Binary fields are base64url text in the one and byte strings in the other.
+//! The two encodings of bodies: JSON (RFC 8259) and CBOR (RFC 8949), chosen by `Content-Type` and
+//! `Accept`. Binary fields are base64url text in JSON and byte strings in CBOR.
 
 use serde::{Serialize, de::DeserializeOwned};
 
+/// An encoding of bodies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Encoding {
     Json,
     Cbor,
 }
 
-/// A body that is not what its media type says. Tells where, never what it held.
+/// A body does not decode. The error tells where, and quotes nothing of it.
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeError {
     #[error("not the expected JSON (line {line}, column {column})")]
@@ -26,7 +27,7 @@ impl Encoding {
         }
     }
 
-    /// The encoding a `Content-Type` names; parameters such as `charset` are ignored.
+    /// The encoding that a `Content-Type` names; parameters such as `charset` are ignored.
     pub fn from_media_type(value: &str) -> Option<Self> {
         let essence = value.split(';').next().unwrap_or_default().trim();
         [Self::Json, Self::Cbor]
@@ -34,12 +35,15 @@ impl Encoding {
             .find(|encoding| essence.eq_ignore_ascii_case(encoding.media_type()))
     }
 
-    /// The first of ours that `Accept` lists.
+    /// The first of the two that an `Accept` lists; quality values are ignored.
     pub fn from_accept(accept: &str) -> Option<Self> {
         accept.split(',').find_map(Self::from_media_type)
     }
 
-    /// Decodes exactly one value; trailing bytes are an error.
+    /// Decodes exactly one value.
+    ///
+    /// # Errors
+    /// [`DecodeError`], also for bytes after the value.
     pub fn decode<T: DeserializeOwned>(self, body: &[u8]) -> Result<T, DecodeError> {
         match self {
             Self::Json => serde_json::from_slice(body)
@@ -52,6 +56,8 @@ impl Encoding {
         }
     }
 
+    /// Encodes a value.
+    ///
     /// # Panics
     /// Never for the types of this crate: they hold no maps with keys that JSON lacks.
     pub fn encode<T: Serialize>(self, value: &T) -> Vec<u8> {

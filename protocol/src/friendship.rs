@@ -1,29 +1,30 @@
-//! Friendships: how KeyPackages lie at the QS (QS-6). A user's clients share a friendship
-//! token, 32 random bytes that they give to contacts. The QS keeps only
-//! [`FriendshipToken::lookup`], beside keys sealed under one that is derived from the token,
-//! and under those the packages: a package carries its delivery address in clear, and would
-//! join the queue it leads to with the user's other packages in a dump (PRIV-1). Each client's
-//! stock has a key of its own, so that publishing reads nothing and a new token seals a key a
-//! client anew and no package.
+//! Friendships: the form in which the QS keeps KeyPackages (QS-6). A user's clients share a friendship
+//! token, 32 random bytes that they give to contacts. The QS keeps only [`FriendshipToken::lookup`],
+//! with it the key of each client's stock, sealed under a key that is derived from the token, and the
+//! packages sealed under the keys of their stocks. An open package would show its delivery address,
+//! and a dump would join the queue it leads to with the user's other packages (PRIV-1). Each stock
+//! has a key of its own, so that publishing reads nothing, and a new token means one key per client
+//! to be sealed again but no package.
 
-use aws_lc_rs::{aead::LessSafeKey, digest, hmac};
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use crate::{
     FriendshipToken, StockId,
-    address::copied,
-    sealed::{self, SealError},
+    hash::{hmac_key, hmac_sha256, sha256},
+    random::random,
+    sealed::{SealError, SealingKey},
 };
 
 const LOOKUP_LABEL: &[u8] = b"postern friendship lookup";
 const SEAL_LABEL: &[u8] = b"postern friendship seal";
 
-/// What a friendship is found by: `SHA-256("postern friendship lookup" || token)`.
+/// The hash by which a friendship is found: `SHA-256("postern friendship lookup" || token)`.
 pub type FriendshipLookup = [u8; 32];
 
+/// A failure to seal or open a stock's key or package.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum FriendshipError {
-    #[error("what was sealed belongs to another friendship, stock or use, or was changed")]
+    #[error("the sealed bytes belong to another friendship, stock or use, or were changed")]
     WrongSeal,
     #[error("the cryptographic library failed")]
     Crypto,
@@ -39,38 +40,35 @@ impl FriendshipToken {
     /// # Errors
     /// [`FriendshipError::Crypto`] if the operating system has no randomness.
     pub fn generate() -> Result<Self, FriendshipError> {
-        Ok(Self::new(sealed::random()?))
+        random().map(Self::new).map_err(|_| FriendshipError::Crypto)
     }
 
+    /// The hash by which the QS finds the friendship.
     pub fn lookup(&self) -> FriendshipLookup {
-        let mut context = digest::Context::new(&digest::SHA256);
-        context.update(LOOKUP_LABEL);
-        context.update(self.as_bytes());
-        copied(context.finish().as_ref())
+        sha256(&[LOOKUP_LABEL, self.as_bytes()])
     }
 
-    /// Seals the key of a stock: a random nonce, the ciphertext, the tag.
+    /// Seals the key of a stock into an envelope (60 bytes, see [`crate::sealed`]) under
+    /// `HMAC-SHA256(token, "postern friendship seal")`, with the stock's id as associated data.
     ///
     /// # Errors
     /// [`FriendshipError::Crypto`] only.
     pub fn seal(&self, stock_id: &StockId, key: &StockKey) -> Result<Vec<u8>, FriendshipError> {
-        Ok(sealed::seal(&self.sealing_key()?, stock_id.as_bytes(), &key.0)?)
+        Ok(self.sealing_key()?.seal(stock_id.as_bytes(), &key.0)?)
     }
 
-    /// The key that [`Self::seal`] sealed for this stock.
+    /// Opens the key that [`Self::seal`] sealed for this stock.
     ///
     /// # Errors
     /// [`FriendshipError::WrongSeal`].
     pub fn open(&self, stock_id: &StockId, sealed: &[u8]) -> Result<StockKey, FriendshipError> {
-        let key = Zeroizing::new(sealed::open(&self.sealing_key()?, stock_id.as_bytes(), sealed)?);
+        let key = Zeroizing::new(self.sealing_key()?.open(stock_id.as_bytes(), sealed)?);
         let key = key.as_slice().try_into().map_err(|_| FriendshipError::WrongSeal)?;
         Ok(StockKey(key))
     }
 
-    fn sealing_key(&self) -> Result<LessSafeKey, FriendshipError> {
-        let key = hmac::Key::new(hmac::HMAC_SHA256, self.as_bytes());
-        let key: Zeroizing<[u8; 32]> = Zeroizing::new(copied(hmac::sign(&key, SEAL_LABEL).as_ref()));
-        Ok(sealed::key(&key)?)
+    fn sealing_key(&self) -> Result<SealingKey, SealError> {
+        SealingKey::new(&Zeroizing::new(hmac_sha256(&hmac_key(self.as_bytes()), &[SEAL_LABEL])))
     }
 }
 
@@ -78,22 +76,25 @@ impl StockKey {
     /// # Errors
     /// [`FriendshipError::Crypto`] if the operating system has no randomness.
     pub fn generate() -> Result<Self, FriendshipError> {
-        Ok(Self(sealed::random()?))
+        random().map(Self).map_err(|_| FriendshipError::Crypto)
     }
 
-    /// Seals one package of the stock. `last_resort` is part of what is sealed: the one
-    /// that is given to many cannot take the place of one that is given to one.
+    /// Seals one package of the stock into an envelope (see [`crate::sealed`]). `last_resort` is its
+    /// associated data, one byte, 1 or 0, so that the package that many contacts get cannot take the
+    /// place of one that a single contact gets.
     ///
     /// # Errors
     /// [`FriendshipError::Crypto`] only.
     pub fn seal(&self, last_resort: bool, package: &[u8]) -> Result<Vec<u8>, FriendshipError> {
-        Ok(sealed::seal(&sealed::key(&self.0)?, &[u8::from(last_resort)], package)?)
+        Ok(SealingKey::new(&self.0)?.seal(&[u8::from(last_resort)], package)?)
     }
 
+    /// Opens a package that [`Self::seal`] sealed for this use.
+    ///
     /// # Errors
     /// [`FriendshipError::WrongSeal`].
     pub fn open(&self, last_resort: bool, sealed: &[u8]) -> Result<Vec<u8>, FriendshipError> {
-        Ok(sealed::open(&sealed::key(&self.0)?, &[u8::from(last_resort)], sealed)?)
+        Ok(SealingKey::new(&self.0)?.open(&[u8::from(last_resort)], sealed)?)
     }
 }
 
@@ -134,8 +135,7 @@ mod tests {
 
     #[test]
     fn lookup_is_the_labelled_hash() {
-        let expected =
-            digest::digest(&digest::SHA256, &[&b"postern friendship lookup"[..], &[7; 32]].concat());
-        assert_eq!(FriendshipToken::new([7; 32]).lookup(), expected.as_ref());
+        let expected = sha256(&[&[&b"postern friendship lookup"[..], &[7; 32]].concat()]);
+        assert_eq!(FriendshipToken::new([7; 32]).lookup(), expected);
     }
 }

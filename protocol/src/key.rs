@@ -1,20 +1,17 @@
-//! Ed25519 keys: who signs differs (client, queue owner, leaf), how does not.
+//! Ed25519 keys (RFC 8032): clients, queue owners, leaves and services all sign in the same way.
 
-use aws_lc_rs::{
-    rand::SystemRandom,
-    signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey},
-};
+use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey};
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-use crate::{PublicKey, Signature};
+use crate::{PublicKey, Signature, random::random};
 
-/// A signature did not verify, or the public key is no point on the curve.
+/// The signature does not verify, or the public key is no point on the curve.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("the signature does not verify")]
 pub struct BadSignature;
 
-/// A key of one of the services, as it publishes it. Times are seconds since 1970.
+/// A key that a service publishes. Times are seconds since 1970, both inclusive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PublishedKey {
     pub public_key: PublicKey,
@@ -34,12 +31,13 @@ impl SigningKey {
     /// # Panics
     /// If the operating system has no randomness.
     pub fn generate() -> Self {
-        let mut seed = [0; 32];
-        aws_lc_rs::rand::SecureRandom::fill(&SystemRandom::new(), &mut seed)
-            .expect("the operating system provides randomness");
-        Self::from_seed(seed)
+        Self::from_seed(random().expect("the operating system provides randomness"))
     }
 
+    /// The key of this seed.
+    ///
+    /// # Panics
+    /// Never: any 32 bytes are a seed.
     pub fn from_seed(seed: [u8; 32]) -> Self {
         let public = PublicKey::try_from(key_pair(&seed).public_key().as_ref())
             .expect("an Ed25519 public key has 32 bytes");
@@ -55,6 +53,7 @@ impl SigningKey {
         self.public
     }
 
+    /// Signs a message; the signature has 64 bytes.
     pub fn sign(&self, message: &[u8]) -> Signature {
         Signature::new(key_pair(&self.seed).sign(message).as_ref().to_vec())
     }
@@ -65,6 +64,8 @@ fn key_pair(seed: &[u8; 32]) -> Ed25519KeyPair {
 }
 
 impl PublicKey {
+    /// Verifies a signature of this key.
+    ///
     /// # Errors
     /// [`BadSignature`], without saying why.
     pub fn verify(&self, message: &[u8], signature: &Signature) -> Result<(), BadSignature> {
@@ -75,7 +76,7 @@ impl PublicKey {
 }
 
 impl PublishedKey {
-    /// At `now`, in seconds since 1970.
+    /// Whether the key is valid at `now` (seconds since 1970).
     pub fn is_valid_at(&self, now: u64) -> bool {
         (self.not_before..=self.not_after).contains(&now)
     }

@@ -1,10 +1,12 @@
-//! The bytes Postern speaks: request and response types of every endpoint, the
-//! formats beneath them (credentials, addresses, chains, tokens, signatures) and
-//! the problem types errors are told in. No I/O and no state: server, client,
-//! extension and tests share this crate, so that a format is written once.
+//! The bytes that Postern speaks: request and response types of every endpoint, the formats beneath
+//! them (credentials, addresses, chains, envelopes, tokens, signatures) and the problem types that
+//! name errors. It has no I/O and no state: server, client, extension and tests share this crate, so
+//! that each format is written once.
 
 mod binary;
-mod sealed;
+mod bytes;
+mod hash;
+mod random;
 
 pub mod aas;
 pub mod address;
@@ -14,12 +16,14 @@ pub mod credential;
 pub mod ds;
 pub mod encoding;
 pub mod friendship;
+pub mod hpke;
 pub mod key;
 pub mod mls;
 pub mod name;
 pub mod problem;
 pub mod push;
 pub mod qs;
+pub mod sealed;
 pub mod signature;
 pub mod token;
 

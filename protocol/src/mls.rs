@@ -1,5 +1,5 @@
-//! What Postern adds to MLS groups (RFC 9420 §13.4): one extension of the group context
-//! and two of leaf nodes, all TLS structures.
+//! Postern's extensions of MLS groups (RFC 9420 §13.4): one of the group context and two of leaf nodes,
+//! all TLS structures.
 //!
 //! ```text
 //! struct { opaque state_secret[32]; Pseudonym admins<V>; } GroupPolicy;      /* GroupContext */
@@ -8,27 +8,32 @@
 //! opaque Pseudonym[16];   /* the identity of the leaf's basic credential */
 //! ```
 //!
-//! So membership, roles and delivery are part of what the group itself agrees on: whoever
-//! joins by Welcome knows the state key, and the roster the DS delivers to is the tree. A
-//! user's clients share a pseudonym; the user's key is the one of the highest generation
-//! among their leaves.
+//! So the group itself agrees on membership, roles and delivery: a client that joins by Welcome knows
+//! the state key, and the roster that the DS delivers to is the tree. A user's clients share a
+//! pseudonym; the user's key is the one of the highest generation among their leaves.
 
-use aws_lc_rs::{
-    hmac,
-    rand::{SecureRandom, SystemRandom},
-};
 use serde::{Deserialize, Serialize};
 use tls_codec::{Deserialize as _, Serialize as _, TlsDeserialize, TlsSerialize, TlsSize, VLBytes};
 
-use crate::{Address, PublicKey, StateKey, ds::GroupId, name::Domain};
+use crate::{
+    Address, PublicKey, StateKey,
+    ds::GroupId,
+    hash::{hmac_key, hmac_sha256},
+    name::Domain,
+    random::random,
+};
 
-/// `MLS_128_DHKEMX25519_AES128GCM_SHA256_Ed25519`.
+/// The ciphersuite that every server allows: `MLS_128_DHKEMX25519_AES128GCM_SHA256_Ed25519` (RFC 9420
+/// §17.1).
 pub const CIPHERSUITE: u16 = 0x0001;
-/// Extension types from the range for private use (RFC 9420 §17.3).
+/// Extension type of a [`GroupPolicy`], from the range for private use (RFC 9420 §17.3).
 pub const GROUP_POLICY: u16 = 0xf0a1;
+/// Extension type of a [`DeliveryAddress`], from the same range.
 pub const DELIVERY_ADDRESS: u16 = 0xf0a2;
+/// Extension type of a [`UserKey`], from the same range.
 pub const USER_KEY: u16 = 0xf0a3;
 
+/// The content of an extension is not the TLS structure it should be.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("the extension is malformed")]
 pub struct MalformedExtension;
@@ -51,14 +56,14 @@ pub struct MalformedExtension;
 )]
 pub struct Pseudonym(pub [u8; 16]);
 
-/// The secret from which the state key comes, and who may add and remove others (DS-6).
+/// The secret that the state key is derived from, and the users that may add and remove others (DS-6).
 #[derive(Clone, PartialEq, Eq, TlsSize, TlsSerialize, TlsDeserialize)]
 pub struct GroupPolicy {
     pub state_secret: [u8; 32],
     pub admins: Vec<Pseudonym>,
 }
 
-/// Where a member's messages go.
+/// The address that a member's messages are delivered to, and the domain of its QS.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeliveryAddress {
     pub domain: Domain,
@@ -71,11 +76,11 @@ struct DeliveryAddressTls {
     address: [u8; 32],
 }
 
-/// By which a user's clients act for the user in one group (DS-6): they let further clients
-/// of theirs join. Its private half is known to the user's clients only.
+/// The key with which a user's clients act for the user in one group (DS-6): with it they let further
+/// clients of theirs join. Only the user's clients know its private half.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UserKey {
-    /// Grows when the key is replaced, as it has to be when a client of the user's goes.
+    /// Grows when the key is replaced, which is necessary when one of the user's clients leaves.
     pub generation: u32,
     pub public_key: PublicKey,
 }
@@ -90,9 +95,7 @@ impl Pseudonym {
     /// # Panics
     /// If the operating system has no randomness.
     pub fn random() -> Self {
-        let mut bytes = [0; 16];
-        SystemRandom::new().fill(&mut bytes).expect("the operating system provides randomness");
-        Self(bytes)
+        Self(random().expect("the operating system provides randomness"))
     }
 }
 
@@ -102,19 +105,21 @@ impl GroupPolicy {
     /// # Panics
     /// If the operating system has no randomness.
     pub fn new(admin: Pseudonym) -> Self {
-        let mut state_secret = [0; 32];
-        SystemRandom::new().fill(&mut state_secret).expect("the operating system provides randomness");
+        let state_secret = random().expect("the operating system provides randomness");
         Self { state_secret, admins: vec![admin] }
     }
 
-    /// `HMAC-SHA256(state_secret, "postern group state")`: one-way, so that the stored state,
-    /// which contains the secret, never contains the key it is sealed under.
+    /// The key that the DS keeps the group's state under (DS-9): `HMAC-SHA256(state_secret, "postern
+    /// group state")`. It is derived, so that the state, which contains the secret, does not contain
+    /// the key that it is sealed under.
     pub fn state_key(&self) -> StateKey {
-        let key = hmac::Key::new(hmac::HMAC_SHA256, &self.state_secret);
-        let tag = hmac::sign(&key, b"postern group state");
-        StateKey::try_from(tag.as_ref()).expect("HMAC-SHA256 has 32 bytes")
+        StateKey::new(hmac_sha256(&hmac_key(&self.state_secret), &[b"postern group state"]))
     }
 
+    /// The content of the extension.
+    ///
+    /// # Panics
+    /// Never: the structure has a bounded size.
     pub fn to_bytes(&self) -> Vec<u8> {
         self.tls_serialize_detached().expect("a policy serialises")
     }
@@ -127,6 +132,10 @@ impl GroupPolicy {
 }
 
 impl DeliveryAddress {
+    /// The content of the extension.
+    ///
+    /// # Panics
+    /// Never: the structure has a bounded size.
     pub fn to_bytes(&self) -> Vec<u8> {
         let wire = DeliveryAddressTls {
             domain: self.domain.as_str().as_bytes().to_vec().into(),
@@ -147,8 +156,9 @@ impl DeliveryAddress {
     }
 }
 
-/// What a user's key signs so that a new leaf may enter by external commit (DS-7); the
-/// signature is the commit's authenticated data. So members need not trust the DS in this.
+/// The bytes that a user's key signs so that a new leaf may enter by external commit (DS-7); the
+/// signature is the commit's authenticated data. So members need not trust the DS that the user
+/// wants the leaf.
 ///
 /// `"Postern join" || group id || epoch (u64, big endian) || leaf key`; the epoch is the one
 /// that the commit is made in.
@@ -161,6 +171,10 @@ pub fn to_join(group_id: &GroupId, epoch: u64, leaf_key: &PublicKey) -> Vec<u8> 
 }
 
 impl UserKey {
+    /// The content of the extension.
+    ///
+    /// # Panics
+    /// Never: the structure has a bounded size.
     pub fn to_bytes(&self) -> Vec<u8> {
         let wire = UserKeyTls { generation: self.generation, public_key: *self.public_key.as_bytes() };
         wire.tls_serialize_detached().expect("a key serialises")

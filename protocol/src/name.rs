@@ -1,10 +1,11 @@
-//! Names: a home domain (OPS-2) and a user's `name@domain` (AS-1). Both are lower-case
-//! ASCII by construction, which leaves no room for Unicode confusables.
+//! Names: a home domain (OPS-2) and a user's `name@domain` (AS-1). Both are lower-case ASCII by
+//! construction, which leaves no room for Unicode confusables (UTS #39).
 
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
+/// Text that is no domain or user name.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum NameError {
     #[error("a domain is a fully qualified name of lower-case ASCII labels, such as chat.example.org")]
@@ -15,12 +16,12 @@ pub enum NameError {
     User,
 }
 
-/// A fully qualified domain name, without the final dot.
+/// A fully qualified domain name of at most 253 bytes (RFC 1035 §2.3), without the final dot.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Domain(String);
 
-/// `local@domain`: who a user is, at the AS and nowhere else.
+/// The name of a user, `local@domain`, which only the AS knows. The local part has 1 to 64 bytes.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct UserName {

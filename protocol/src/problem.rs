@@ -40,103 +40,103 @@ macro_rules! problems {
 problems! {
     TokenRequired "token-required" UNAUTHORIZED
         "A token is required"
-        "The request carries no Privacy Pass token for this server, or one that does not verify. WWW-Authenticate tells how to get one (RFC 9577).";
+        "The request carries no Privacy Pass token of this server, or one that does not verify. WWW-Authenticate says how to get one (RFC 9577).";
     TokenSpent "token-spent" UNAUTHORIZED
-        "The token was spent before"
+        "The token is spent already"
         "A token pays for one request only. Send the request again with another token.";
     SignatureRequired "signature-required" UNAUTHORIZED
         "The request's signature is missing or wrong"
-        "The request has to be signed (RFC 9421) with the key of the client, queue owner or group member it acts for.";
+        "Sign the request (RFC 9421) with the key of the client, queue owner or group member that it acts for. `detail` says what is wrong with the signature.";
     NotAllowed "not-allowed" FORBIDDEN
         "The signer may not do this"
-        "The request is well-formed and signed, but its signer has no right to this operation.";
+        "The request is well-formed and its signature verifies, but the key that signed it has no right to this operation.";
     NotFound "not-found" NOT_FOUND
-        "There is no such thing here"
-        "The endpoint, user, queue or group does not exist, or is not the signer's to see.";
+        "The resource does not exist"
+        "The endpoint, user, queue, address, friendship or group does not exist, or the signer is not allowed to know of it.";
     MethodNotAllowed "method-not-allowed" METHOD_NOT_ALLOWED
-        "The endpoint has no such method"
-        "The path exists, the method does not.";
+        "The endpoint does not have this method"
+        "The path exists, the method does not. `Allow` lists the methods of the path.";
     MalformedBody "malformed-body" BAD_REQUEST
         "The body is malformed"
-        "The body is not what its media type and this endpoint ask for, or misses a field.";
+        "The body does not have the form that its media type and the endpoint ask for, or a field is missing or not usable. `detail` says where.";
     MalformedRequest "malformed-request" BAD_REQUEST
         "The request is malformed"
-        "A path segment, query or header is not of the form this endpoint asks for.";
+        "A path segment, the query or a header does not have the form that the endpoint asks for.";
     UnsupportedMediaType "unsupported-media-type" UNSUPPORTED_MEDIA_TYPE
         "The media type is not supported"
-        "Bodies are application/json or application/cbor unless the endpoint says otherwise.";
+        "Send the body as application/json or application/cbor. Token requests have media types of their own.";
     BodyTooLarge "body-too-large" PAYLOAD_TOO_LARGE
         "The body is too large"
-        "The body is larger than the server accepts.";
+        "The body, or a part of it, has more bytes than the server accepts. `detail` has the limit.";
     NameTaken "name-taken" CONFLICT
         "The user name is taken"
-        "Another user registered this name.";
+        "Another user has this name. Choose another one.";
     ForeignDomain "foreign-domain" UNPROCESSABLE_ENTITY
         "The domain is not this server's"
-        "The name, group or address belongs to another domain.";
+        "The name, group or address belongs to another domain. Send the request to that domain's server.";
     InvalidMls "invalid-mls" UNPROCESSABLE_ENTITY
         "The MLS content is invalid"
-        "The message, group info or tree does not pass the validation that every member would do (RFC 9420).";
+        "The message, GroupInfo, ratchet tree or KeyPackage does not pass the validation that every member does (RFC 9420), or lacks what groups here need. `detail` names the rule.";
     PolicyViolation "policy-violation" FORBIDDEN
         "The group's policy forbids this"
-        "The message is valid MLS, but its sender's role does not allow what it does (DS-6).";
+        "The message is valid MLS, but its sender may not do what it does in this group (DS-6). `detail` names the rule.";
     WrongEpoch "wrong-epoch" CONFLICT
         "The group is in another epoch"
-        "Somebody else's commit was accepted first. `epoch` is the current one: process your queue up to it and try again. An application message may be made in one of the `past_epochs` before it.";
+        "Another commit was accepted first. `epoch` is the current epoch: process your queue up to it, then try again. An application message may be made in one of the `past_epochs` epochs before it.";
     GroupExists "group-exists" CONFLICT
         "The group id is not free"
-        "The group id was not reserved here, or a group was created under it already.";
+        "The group id is not reserved, or a group has it already. Reserve another id.";
     TooManyReservations "too-many-reservations" TOO_MANY_REQUESTS
         "Too many group ids are reserved"
-        "The server reserves a limited number of group ids at a time, of everyone together. Those that lead to no group are given up within two days: try again later (Retry-After).";
+        "The server reserves a limited number of group ids at a time, for everyone together. An id without a group is given up after two days. Try again later (Retry-After).";
     CiphersuiteForbidden "ciphersuite-forbidden" UNPROCESSABLE_ENTITY
         "The ciphersuite is not allowed"
-        "The operator does not allow new groups, members or KeyPackages of this ciphersuite. 0x0001 is always allowed.";
+        "The operator does not allow this ciphersuite for new groups, added members and KeyPackages. 0x0001 is always allowed.";
     TooManyMembers "too-many-members" UNPROCESSABLE_ENTITY
         "The group would have too many members"
-        "A group may have a limited number of clients in it. Remove some first.";
+        "A group has a limited number of members. `detail` has the limit. Remove some members first.";
     MessageTooLarge "message-too-large" PAYLOAD_TOO_LARGE
         "The message is too large"
-        "The MLS message, the Welcome with it, or the attributes of a leaf have more bytes than are allowed.";
+        "The MLS message, its Welcome or a leaf's attributes have more bytes than are allowed. `detail` has the limit.";
     QueueExists "queue-exists" CONFLICT
         "The queue exists already"
-        "A queue was created under this id already.";
+        "The id that the server made belongs to another queue. Send the request again with another token.";
     AddressExists "address-exists" CONFLICT
         "An address exists already"
-        "Addresses are 32 fresh random bytes; one of these was registered before.";
+        "One of the addresses was added before, and none is added now. Make each address of 32 fresh random bytes.";
     TooManyAddresses "too-many-addresses" UNPROCESSABLE_ENTITY
-        "The queue has too many addresses"
-        "A queue has a limited number of addresses. Revoke some first.";
+        "There are too many addresses"
+        "A queue, and a request, has a limited number of addresses. Revoke some first, or send fewer in one request.";
     TooManyKeyPackages "too-many-key-packages" UNPROCESSABLE_ENTITY
         "There are too many KeyPackages"
-        "A client has a limited number of KeyPackages in stock, and a friendship a limited number of clients.";
+        "A stock has a limited number of KeyPackages, and a friendship a limited number of stocks.";
     Undeliverable "undeliverable" NOT_FOUND
         "The message cannot be delivered"
-        "The address is unknown, revoked, not for this use, or its queue is full.";
+        "The address is unknown, revoked or not for deposits, or its queue is full or has been given enough for today.";
     AcknowledgedTooMuch "acknowledged-too-much" UNPROCESSABLE_ENTITY
-        "Nothing with that sequence number was delivered"
-        "`after` is larger than the last sequence number of the queue.";
+        "No message has that sequence number yet"
+        "`after` is larger than the sequence number of the queue's last message. Nothing was deleted.";
     NoPush "no-push" NOT_IMPLEMENTED
-        "This server sends no pushes"
-        "Its operator has not set it up for Web Push (RFC 8030).";
+        "The server sends no pushes"
+        "The operator has not set up Web Push (RFC 8030) on this server.";
     AllowanceUsedUp "allowance-used-up" TOO_MANY_REQUESTS
         "The allowance of tokens is used up"
-        "Wait for the next time frame, then ask for tokens again (Retry-After).";
+        "There are no more tokens for this user or domain today. Ask again on the next day (Retry-After).";
     UnknownTokenKey "unknown-token-key" UNPROCESSABLE_ENTITY
-        "The token request is for another key or type"
-        "Fetch the issuer directory again and use a key it lists (RFC 9578).";
+        "The token request names an unknown key"
+        "The token type or key is not one of those that issue. Fetch the issuer directory again and use a key that it lists (RFC 9578).";
     InvalidTokenRequest "invalid-token-request" UNPROCESSABLE_ENTITY
         "The token request is invalid"
-        "The blinded elements do not parse, or the batch has a size the issuer does not offer.";
+        "A blinded message cannot be read, or the batch does not have 1, 10 or 100 tokens. Nothing was taken from the allowance.";
     NoTokenIssued "no-token-issued" BAD_REQUEST
-        "None of the tokens can be issued"
-        "Every request in the batch is for a key that is not in use, or has a blinded message that is none.";
+        "No token of the batch can be issued"
+        "Every request of the batch names a key that does not issue, or has a blinded message that cannot be read. Nothing was taken from the allowance.";
     Fault "fault" INTERNAL_SERVER_ERROR
         "The server failed"
-        "Our fault. Nothing was changed and the token is unspent: the same request may be sent again.";
+        "The fault is the server's. Nothing was changed and the token is unspent: send the same request again.";
     Unavailable "unavailable" SERVICE_UNAVAILABLE
         "The server is not available"
-        "The server is starting, stopping or overloaded, or lost its database. Send the same request again, with the same token: token-spent then means that the first one arrived.";
+        "The server is starting, stopping or overloaded, or has lost its database. Send the same request again, with the same token: token-spent then means that the first one arrived.";
 }
 
 impl ProblemType {

@@ -1,12 +1,10 @@
-//! Web Push (RFC 8030, QS-10): what tells a device that sleeps that its queue has something.
-//! A queue's owner seals the [`PushSubscription`] under a [`PushKey`] and that key under each
-//! of its addresses ([`AddressPush`]), so that the QS keeps bytes that only a sender's address
-//! opens, and sees where a push goes for the moment it takes to send it. Sending is the
-//! server's business.
+//! Web Push (RFC 8030, QS-10) tells a sleeping device that its queue has a message. A queue's owner
+//! seals the [`PushSubscription`] under a [`PushKey`] and that key under each of its addresses
+//! ([`AddressPush`]), so that the QS keeps bytes that only a sender's address opens, and sees where a
+//! push goes only for the moment it takes to send it. The server sends the pushes.
 
 use std::fmt;
 
-use aws_lc_rs::aead::{LessSafeKey, NONCE_LEN};
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
@@ -14,30 +12,31 @@ use crate::{
     Address, P256PublicKey, Payload, PushAuth, QueueId, SealedPush, SealedSubscription,
     address::{AddressKey, Lookup},
     encoding::Encoding,
-    sealed::{self, SealError, TAG_LEN},
+    random::random,
+    sealed::{self, SealError, SealingKey},
 };
 
 const SUBSCRIPTION_LABEL: &[u8] = b"postern push subscription";
-/// A subscription is padded to this length, so that it does not tell whose push service it is.
-const PADDED_LEN: usize = SealedSubscription::LEN - NONCE_LEN - TAG_LEN;
+/// Bytes that a subscription is padded to, so that its length does not tell whose push service it is.
+const PADDED_LEN: usize = SealedSubscription::LEN - sealed::OVERHEAD;
 
-/// How soon a sleeping device wants to know (RFC 8030 §5.3). As a message's, it is what the
-/// sender says of it; as an address's, what its owner wants to be woken for at least.
+/// Urgency of a push (RFC 8030 §5.3). A message has the one that its sender gives it; an address has
+/// the least one that its owner wants to be woken for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Urgency {
-    /// Only on power and Wi-Fi: what changes the group and says nothing.
+    /// Only on power and Wi-Fi: a change of the group without content.
     VeryLow,
     /// On power or Wi-Fi.
     Low,
-    /// At any time: what somebody says.
+    /// At any time: a message that somebody wrote.
     Normal,
     /// Even with the battery low: a call.
     High,
 }
 
 impl Urgency {
-    /// As RFC 8030 spells it.
+    /// The spelling of RFC 8030.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::VeryLow => "very-low",
@@ -48,6 +47,7 @@ impl Urgency {
     }
 }
 
+/// Numbers as in the database, from 0 for very low to 3 for high.
 impl TryFrom<i16> for Urgency {
     type Error = PushError;
     fn try_from(number: i16) -> Result<Self, PushError> {
@@ -58,8 +58,8 @@ impl TryFrom<i16> for Urgency {
     }
 }
 
-/// Where the pushes of a queue go: what a user agent's push subscription holds (RFC 8030 §5,
-/// RFC 8291 §3), and what its owner wants to read in them.
+/// A user agent's push subscription (RFC 8030 §5, RFC 8291 §3), to which the pushes of a queue go, and
+/// their content.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PushSubscription {
     /// The push resource's URL.
@@ -68,29 +68,30 @@ pub struct PushSubscription {
     pub p256dh: P256PublicKey,
     /// The user agent's authentication secret.
     pub auth: PushAuth,
-    /// The content of every push, encrypted to the user agent: whatever tells the owner which
-    /// of its queues to look into.
+    /// The content of every push, encrypted to the user agent: the owner's own note of which of its
+    /// queues to look into.
     pub content: Payload,
 }
 
-/// Seals a queue's subscription; in every address that may push. Erased when dropped.
+/// The key that a queue's subscription is sealed under. Every address that may push carries it.
+/// Erased when dropped.
 #[derive(Clone, PartialEq, Eq, Zeroize, ZeroizeOnDrop)]
 pub struct PushKey([u8; Self::LEN]);
 
-/// What an address carries.
+/// The push policy of an address, sealed for it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct AddressPush {
-    /// Of what the owner wants to be woken for, through this address, the least urgent.
+    /// The least urgency that the owner wants to be woken for through this address.
     pub at_least: Urgency,
     pub key: PushKey,
 }
 
-/// Why something sealed does not open, or is nothing to push to.
+/// A failure to seal, open or read a subscription, policy or push.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum PushError {
     #[error("not sealed under this key, for this queue or address")]
     WrongKey,
-    #[error("not what it should be")]
+    #[error("no subscription, push policy, urgency or push")]
     Malformed,
     #[error("a subscription has about a thousand bytes at most")]
     TooLong,
@@ -104,7 +105,7 @@ impl PushKey {
     /// # Errors
     /// [`PushError::Crypto`] if the operating system has no randomness.
     pub fn generate() -> Result<Self, PushError> {
-        Ok(Self(sealed::random()?))
+        random().map(Self).map_err(|_| PushError::Crypto)
     }
 
     pub const fn new(bytes: [u8; Self::LEN]) -> Self {
@@ -114,14 +115,12 @@ impl PushKey {
     pub const fn as_bytes(&self) -> &[u8; Self::LEN] {
         &self.0
     }
-
-    fn cipher(&self) -> Result<LessSafeKey, PushError> {
-        Ok(sealed::key(&self.0)?)
-    }
 }
 
 impl PushSubscription {
-    /// `nonce || AES-256-GCM(len as u16, big endian || CBOR || zeros)`, for one queue.
+    /// Seals the subscription for one queue: an envelope (see [`crate::sealed`]) of
+    /// `len (u16, big endian) || CBOR || zeros`, with `"postern push subscription" || queue_id` as
+    /// associated data.
     ///
     /// # Errors
     /// [`PushError::TooLong`], [`PushError::Crypto`].
@@ -133,14 +132,16 @@ impl PushSubscription {
             return Err(PushError::TooLong);
         }
         padded.resize(PADDED_LEN, 0);
-        let sealed = sealed::seal(&key.cipher()?, &aad(queue_id), &padded)?;
+        let sealed = SealingKey::new(&key.0)?.seal(&aad(queue_id), &padded)?;
         SealedSubscription::try_from(sealed.as_slice()).map_err(|_| PushError::Malformed)
     }
 
+    /// Opens a subscription that was sealed for this queue.
+    ///
     /// # Errors
     /// [`PushError::WrongKey`], [`PushError::Malformed`].
     pub fn open(queue_id: &QueueId, key: &PushKey, sealed: &SealedSubscription) -> Result<Self, PushError> {
-        let padded = sealed::open(&key.cipher()?, &aad(queue_id), sealed.as_bytes())?;
+        let padded = SealingKey::new(&key.0)?.open(&aad(queue_id), sealed.as_bytes())?;
         let (length, content) = padded.split_first_chunk().ok_or(PushError::Malformed)?;
         let content = content.get(..usize::from(u16::from_be_bytes(*length))).ok_or(PushError::Malformed)?;
         Encoding::Cbor.decode(content).map_err(|_| PushError::Malformed)
@@ -154,24 +155,24 @@ impl fmt::Debug for PushSubscription {
 }
 
 impl AddressPush {
-    /// `nonce || AES-256-GCM(urgency as u8 || key)`, for one address.
+    /// Seals the policy for one address: an envelope (see [`crate::sealed`]) of `urgency as u8 || key`
+    /// under `HMAC-SHA256(address, "postern address push")`, with the lookup as associated data.
     ///
     /// # Errors
     /// [`PushError::Crypto`].
     pub fn seal(&self, address: &Address) -> Result<SealedPush, PushError> {
-        let key = address.key().push_key().map_err(|_| PushError::Crypto)?;
+        let key = address.key().push_key()?;
         let content = [&[self.at_least as u8], self.key.as_bytes().as_slice()].concat();
-        let sealed = sealed::seal(&key, &address.lookup(), &content)?;
+        let sealed = key.seal(&address.lookup(), &content)?;
         SealedPush::try_from(sealed.as_slice()).map_err(|_| PushError::Malformed)
     }
 
-    /// `lookup` is what the address was found by.
+    /// Opens the policy of an address; `lookup` is the address's.
     ///
     /// # Errors
     /// [`PushError::WrongKey`], [`PushError::Malformed`].
     pub fn open(address: &AddressKey, lookup: &Lookup, sealed: &SealedPush) -> Result<Self, PushError> {
-        let key = address.push_key().map_err(|_| PushError::Crypto)?;
-        let content = sealed::open(&key, lookup, sealed.as_bytes())?;
+        let content = address.push_key()?.open(lookup, sealed.as_bytes())?;
         let (urgency, key) = content.split_first().ok_or(PushError::Malformed)?;
         let at_least = Urgency::try_from(i16::from(*urgency))?;
         let key = PushKey(key.try_into().map_err(|_| PushError::Malformed)?);
@@ -179,18 +180,19 @@ impl AddressPush {
     }
 }
 
-/// A push that is due, on its way from the transaction that delivered a message to whoever
+/// A push that is due, on its way from the transaction that delivered a message to the server, which
 /// sends it.
 pub struct Push {
     pub urgency: Urgency,
     pub queue_id: QueueId,
     pub key: PushKey,
-    /// Under the key.
+    /// The queue's subscription, sealed under the key.
     pub subscription: SealedSubscription,
 }
 
 impl Push {
-    /// `urgency as u8 || queue_id || key || subscription`.
+    /// The form in which the database hands it out: `urgency as u8 || queue_id || key ||
+    /// subscription`.
     pub fn to_bytes(&self) -> Vec<u8> {
         let head = [self.urgency as u8];
         let parts: [&[u8]; 4] =
@@ -198,6 +200,8 @@ impl Push {
         parts.concat()
     }
 
+    /// Reads what [`Self::to_bytes`] wrote.
+    ///
     /// # Errors
     /// [`PushError::Malformed`].
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, PushError> {

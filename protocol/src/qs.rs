@@ -10,17 +10,18 @@ use crate::{
     name::Domain,
 };
 
-/// Who may deliver into a queue (QS-1).
+/// The kind of a queue, which decides who may deliver into it (QS-1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum QueueKind {
     /// Anyone with a token (QS-2).
     Contact,
-    /// Only a DS, for the group an address was given for (QS-3).
+    /// Only a DS, for the group that the address was given for (QS-3).
     Group,
 }
 
 impl QueueKind {
+    /// The name on the wire and in the database.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Contact => "contact",
@@ -33,7 +34,7 @@ impl QueueKind {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct CreateQueue {
     pub kind: QueueKind,
-    /// What the starts of the queue's chains are sealed to (QS-5).
+    /// The key that the starts of the queue's chains are sealed to (QS-5).
     pub hpke_key: HpkePublicKey,
 }
 
@@ -46,101 +47,101 @@ pub struct QueueCreated {
 /// `POST /qs/queues/{queue_id}/addresses`, signed by the owner (QS-3). 204.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct AddAddresses {
-    /// 32 fresh random bytes each.
+    /// Addresses of 32 fresh random bytes each.
     pub addresses: Vec<Address>,
-    /// The same, for last-resort KeyPackages (QS-6): every group may use them, none binds them.
+    /// Addresses for last-resort KeyPackages (QS-6): every group may use them, none binds them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub last_resort: Vec<Address>,
 }
 
-/// `POST /qs/queues/{queue_id}/addresses/revoke`, signed by the owner (QS-7): they lead
-/// nowhere from now on. 204.
+/// `POST /qs/queues/{queue_id}/addresses/revoke`, signed by the owner (QS-7): nothing is delivered to
+/// these addresses from now on. 204.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RevokeAddresses {
     pub addresses: Vec<Address>,
 }
 
-/// `PUT /qs/queues/{queue_id}/push-subscription`, signed by the owner (QS-10): where the queue's
-/// pushes go from now on. 204.
+/// `PUT /qs/queues/{queue_id}/push-subscription`, signed by the owner (QS-10): the queue's pushes go
+/// there from now on. 204.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct SubscribePush {
-    /// A [`crate::push::PushSubscription`] under the key that the addresses carry; none: nowhere.
+    /// A [`crate::push::PushSubscription`] under the key that the addresses carry; without one, nothing
+    /// is pushed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subscription: Option<SealedSubscription>,
 }
 
-/// `POST /qs/queues/{queue_id}/addresses/push`, signed by the owner (QS-10): what is pushed of
-/// what comes to each of these addresses. 204.
+/// `POST /qs/queues/{queue_id}/addresses/push`, signed by the owner (QS-10): sets for each of these
+/// addresses which of its messages are pushed. 204.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct SetPushPolicy {
     pub addresses: Vec<PushPolicy>,
 }
 
-/// Of one address, and so of one group.
+/// The push policy of one address, and so of one group.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct PushPolicy {
     pub address: Address,
-    /// A [`crate::push::AddressPush`]; none: nothing is pushed.
+    /// A [`crate::push::AddressPush`]; without one, nothing is pushed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub push: Option<SealedPush>,
 }
 
-/// `POST /qs/queues/{queue_id}/keys`, signed by the owner's key so far (QS-7): one of the
-/// two, or both. 204.
+/// `POST /qs/queues/{queue_id}/keys`, signed by the owner's key so far (QS-7): replaces one of the two
+/// keys, or both. 204.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RotateKeys {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner: Option<NewOwner>,
-    /// What the next message's chain is sealed to.
+    /// The key that the next message's chain is sealed to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hpke_key: Option<HpkePublicKey>,
 }
 
-/// An owner key, and the proof that whoever asks for it has it.
+/// A new owner key, and the proof that the requester has its private half.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NewOwner {
     pub public_key: PublicKey,
-    /// By the new key, over [`NewOwner::to_be_signed`].
+    /// Signature by the new key over [`NewOwner::to_be_signed`].
     pub signature: Signature,
 }
 
-/// `POST /qs/queues/{queue_id}/delete`, signed by the owner (QS-7): the queue, its messages
-/// and these addresses of it are gone. 204.
+/// `POST /qs/queues/{queue_id}/delete`, signed by the owner (QS-7): deletes the queue, its messages and
+/// these of its addresses. 204.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct DeleteQueue {
-    /// Those the owner knows; an address that is not the queue's stays.
+    /// The addresses that the owner knows; an address of another queue stays.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<Address>,
 }
 
-/// `POST /qs/deposits` (202): into a contact queue; a token, no signature (QS-2).
+/// `POST /qs/deposits`, with a token and no signature (QS-2): delivers into a contact queue. 202.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Deposit {
     pub address: Address,
     pub payload: Payload,
 }
 
-/// `POST /qs/queues/{queue_id}/dequeue`, signed by the owner (QS-4): acknowledges and
-/// deletes everything up to `after`, then answers with what comes next, at once or as
-/// soon as something arrives.
+/// `POST /qs/queues/{queue_id}/dequeue`, signed by the owner (QS-4): acknowledges and deletes all
+/// messages up to `after`, then answers with the next ones, at once or as soon as one arrives.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Dequeue {
     /// The last sequence number that the client has safely stored; 0 at first.
     pub after: u64,
-    /// At most so many messages; the server has a maximum of its own.
+    /// The most messages to answer with; the server has a maximum of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_messages: Option<u16>,
-    /// Seconds to wait for a message when there is none; the server has a maximum.
+    /// Seconds to wait for a message when there is none; the server has a maximum of its own.
     #[serde(default)]
     pub wait: u16,
 }
 
-/// The answer to a dequeue (200): in order of `seq`, without gaps; empty when the wait ended.
+/// The answer to [`Dequeue`] (200): messages in order of `seq`, without gaps; none when the wait ended.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Dequeued {
     pub messages: Vec<QueuedMessage>,
-    /// Messages after the request's `after` that were too old and were deleted unread, the
-    /// last of them (QS-8). Those that are left begin after it, with the start of a chain.
+    /// Sequence number of the last message after the request's `after` that expired and was deleted
+    /// unread (QS-8). The messages that are left follow it, and begin with the start of a chain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expired_up_to: Option<u64>,
 }
@@ -148,19 +149,20 @@ pub struct Dequeued {
 /// A message as the database keeps it: sealed under a key of its own (QS-5).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QueuedMessage {
-    /// Counts from 1 in every queue.
+    /// Sequence number, counted from 1 in each queue.
     pub seq: u64,
-    /// Which chain the key comes from, and its index there (see [`crate::chain`]).
+    /// Number of the chain that the message's key comes from (see [`crate::chain`]).
     pub chain: u64,
+    /// Index of the message in that chain, counted from 0.
     pub chain_index: u32,
-    /// With the first message of a chain.
+    /// The start of the chain, with its first message.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chain_header: Option<ChainHeader>,
     /// A [`QueuePayload`] in CBOR, encrypted.
     pub ciphertext: Ciphertext,
 }
 
-/// What a queued message holds once decrypted. Always CBOR.
+/// The content of a queued message once decrypted; always CBOR.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum QueuePayload {
@@ -168,74 +170,75 @@ pub enum QueuePayload {
     Message(MlsMessage),
     /// An invitation into a group.
     Welcome(Welcome),
-    /// A deposit of another client; its meaning is between the two.
+    /// A deposit of another client, whose meaning is between the two.
     Deposit(Payload),
 }
 
-/// A KeyPackage as its owner publishes it and an inviter gets it (QS-6).
+/// A KeyPackage in the form in which its owner publishes it and an inviter gets it (QS-6).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StockedKeyPackage {
     /// An `MLSMessage` holding a KeyPackage.
     pub key_package: MlsMessage,
-    /// From the owner to the inviter; the QS neither reads nor shows it to anyone else.
+    /// Bytes from the owner to the inviter, which the QS does not read and shows to no one else.
     pub attachment: Payload,
 }
 
-/// `PUT /qs/key-packages`, signed by the friendship key (QS-6): a stock of one client, instead
-/// of what it published under this id before.
+/// `PUT /qs/key-packages`, signed by the friendship key (QS-6): replaces the stock that a client
+/// published under this id before.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct PublishKeyPackages {
     pub friendship_token: FriendshipToken,
     pub stock_id: StockId,
-    /// Each is handed out once. Their delivery addresses exist by then. All of a stock are of
-    /// one ciphersuite.
+    /// KeyPackages that are handed out once each, all of one ciphersuite. Their delivery addresses
+    /// exist already.
     pub key_packages: Vec<StockedKeyPackage>,
-    /// Handed out when no other is left, any number of times; its KeyPackage says so, and its
-    /// delivery address does not bind.
+    /// The KeyPackage that is handed out when no other is left, any number of times; it says so
+    /// itself, and its delivery address does not bind.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_resort: Option<StockedKeyPackage>,
-    /// Whether to make the friendship, owned by the signer, if there is none. Not for a token
-    /// that another client of the user may have replaced.
+    /// Whether to create the friendship, owned by the signer, if there is none. Not to be set for a
+    /// token that another client of the user may have replaced.
     #[serde(default)]
     pub create: bool,
 }
 
-/// The answer to `PUT /qs/key-packages` and `POST /qs/key-packages/count` (200): how many a
-/// client has in stock, without its last resort.
+/// The answer to `PUT /qs/key-packages` and `POST /qs/key-packages/count` (200): the number of
+/// KeyPackages in a client's stock, without the last resort.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyPackageStock {
     pub remaining: u32,
 }
 
-/// `POST /qs/key-packages/count`, signed by the friendship key.
+/// `POST /qs/key-packages/count`, signed by the friendship key: asks for the size of a stock.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct CountKeyPackages {
     pub friendship_token: FriendshipToken,
     pub stock_id: StockId,
 }
 
-/// `POST /qs/key-packages/remove`, signed by the friendship key: a client gives its stock up.
-/// The friendship goes with the last one. 204.
+/// `POST /qs/key-packages/remove`, signed by the friendship key: deletes a client's stock, and with the
+/// last stock the friendship. 204.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RemoveKeyPackages {
     pub friendship_token: FriendshipToken,
     pub stock_id: StockId,
 }
 
-/// `POST /qs/key-packages/rotate`, signed by the friendship key: whoever has only the old
-/// token gets nothing from now on. 204.
+/// `POST /qs/key-packages/rotate`, signed by the friendship key: replaces the token, so that contacts
+/// that only have the old one get nothing from now on. 204.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RotateFriendshipToken {
     pub friendship_token: FriendshipToken,
-    /// 32 fresh random bytes.
+    /// The new token: 32 fresh random bytes.
     pub new_friendship_token: FriendshipToken,
 }
 
-/// `POST /qs/key-packages/fetch`; a token, no signature.
+/// `POST /qs/key-packages/fetch`, with a token and no signature: asks for one KeyPackage of each client
+/// of a user.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct FetchKeyPackages {
     pub friendship_token: FriendshipToken,
-    /// Of the group that the KeyPackages are for.
+    /// The ciphersuite of the group that the KeyPackages are for; 0x0001 if absent.
     #[serde(default = "usual_ciphersuite")]
     pub ciphersuite: u16,
 }
@@ -244,31 +247,32 @@ const fn usual_ciphersuite() -> u16 {
     CIPHERSUITE
 }
 
-/// The answer to `POST /qs/key-packages/fetch` (200): one KeyPackage of each client of the
-/// user that has any of the ciphersuite, and the QS's word for when it gave them out together.
+/// The answer to `POST /qs/key-packages/fetch` (200): one KeyPackage of each client of the user that has
+/// any of the ciphersuite, and the QS's signature that it handed them out together at this time.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyPackageBatch {
     pub key_packages: Vec<StockedKeyPackage>,
-    /// Seconds since 1970.
+    /// Time at which the QS handed them out, in seconds since 1970.
     pub time: u64,
-    /// One of `GET /qs/keys`.
+    /// The key that signed, one of [`QueuingKeys`].
     pub issuer_key: PublicKey,
-    /// By that key, over [`KeyPackageBatch::to_be_signed`].
+    /// Signature by that key over [`KeyPackageBatch::to_be_signed`].
     pub signature: Signature,
 }
 
-/// `GET /qs/keys` (200): the keys of the QS; no token.
+/// The answer to `GET /qs/keys` (200): the keys of the QS; no token.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct QueuingKeys {
     pub domain: Domain,
-    /// Which sign batches of KeyPackages.
+    /// The keys that sign batches of KeyPackages.
     pub keys: Vec<PublishedKey>,
-    /// What push subscriptions are made for (RFC 8292); none where the server sends no pushes.
+    /// The key that push subscriptions are made for (RFC 8292); none if the server sends no pushes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub application_server_key: Option<P256PublicKey>,
 }
 
 impl KeyPackageBatch {
+    /// Signs a batch for a domain's QS at `time` (seconds since 1970).
     pub fn sign(
         domain: &Domain,
         time: u64,
@@ -279,8 +283,8 @@ impl KeyPackageBatch {
         Self { key_packages, time, issuer_key: issuer.public_key(), signature }
     }
 
-    /// That a published key of this domain's QS signed the batch, not long before or after
-    /// `now` (seconds since 1970; `tolerance` in seconds).
+    /// Verifies that a published key of this domain's QS signed the batch, at most `tolerance` seconds
+    /// before or after `now` (seconds since 1970).
     ///
     /// # Errors
     /// [`BadSignature`], without saying why.
@@ -295,7 +299,10 @@ impl KeyPackageBatch {
     }
 
     /// `"Postern key package batch" || len(domain) as u8 || domain || time (u64, big endian) ||
-    /// SHA-256 of each KeyPackage's MLSMessage`. Attachments are the owners' own to protect.
+    /// SHA-256 of each KeyPackage's MLSMessage`. Owners protect their attachments themselves.
+    ///
+    /// # Panics
+    /// Never: a domain has at most 253 bytes.
     pub fn to_be_signed(domain: &Domain, time: u64, key_packages: &[StockedKeyPackage]) -> Vec<u8> {
         let mut bytes = b"Postern key package batch".to_vec();
         bytes.push(u8::try_from(domain.as_str().len()).expect("a domain has at most 253 bytes"));
@@ -309,14 +316,17 @@ impl KeyPackageBatch {
 }
 
 impl NewOwner {
+    /// Signs for a queue with the new owner's key; `owner` is the owner's key so far.
     pub fn sign(queue: &QueueId, owner: PublicKey, new: &SigningKey) -> Self {
         let public_key = new.public_key();
         let signature = new.sign(&Self::to_be_signed(queue, owner, public_key));
         Self { public_key, signature }
     }
 
+    /// Verifies that the new key signed for this queue and its owner so far.
+    ///
     /// # Errors
-    /// [`BadSignature`] unless the new key signed for this queue and its owner so far.
+    /// [`BadSignature`].
     pub fn verify(&self, queue: &QueueId, owner: PublicKey) -> Result<(), BadSignature> {
         self.public_key.verify(&Self::to_be_signed(queue, owner, self.public_key), &self.signature)
     }

@@ -1,15 +1,13 @@
-//! HTTP Message Signatures (RFC 9421) with `Content-Digest` (RFC 9530): the one way in
-//! which a request is authenticated, whoever signs. `keyid` is the signer's Ed25519 public
-//! key itself, so the signature is checked before anything is looked up; what that key may
-//! do is decided later, next to the data.
+//! HTTP Message Signatures (RFC 9421) with `Content-Digest` (RFC 9530): the one way in which requests
+//! are authenticated. `keyid` is the signer's Ed25519 public key itself, so that the signature is
+//! checked before anything is looked up; the rights of that key are decided later, next to the data.
 //!
-//! Covered, always and in this order: `@method`, `@path`, `@query`, `content-digest`, and
-//! `authorization` when the request carries a token. Since a token works once, a captured
-//! request cannot be replayed.
+//! A signature always covers, in this order: `@method`, `@path`, `@query`, `content-digest`, and
+//! `authorization` when the request carries a token. Since a token works once, a captured request
+//! cannot be replayed.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use aws_lc_rs::digest::{SHA256, digest};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header::AUTHORIZATION};
 use httpsig::prelude::{
@@ -19,17 +17,18 @@ use httpsig::prelude::{
 };
 use sfv::{Dictionary, FieldType as _, List, Parser};
 
-use crate::{PublicKey, Signature, key::SigningKey};
+use crate::{PublicKey, Signature, hash::sha256, key::SigningKey};
 
 pub const CONTENT_DIGEST: HeaderName = HeaderName::from_static("content-digest");
 pub const SIGNATURE: HeaderName = HeaderName::from_static("signature");
 pub const SIGNATURE_INPUT: HeaderName = HeaderName::from_static("signature-input");
 
-/// How old a signature may be, and how far ahead the signer's clock may run.
+/// The greatest age of a signature.
 pub const MAX_AGE: Duration = Duration::from_secs(300);
+/// The greatest time that the signer's clock may be ahead.
 pub const MAX_CLOCK_SKEW: Duration = Duration::from_secs(60);
 
-/// What of a request is signed besides its headers and body.
+/// The parts of a request that are signed, apart from its headers and body.
 #[derive(Debug, Clone, Copy)]
 pub struct Target<'a> {
     pub method: &'a Method,
@@ -37,6 +36,7 @@ pub struct Target<'a> {
     pub query: Option<&'a str>,
 }
 
+/// A request's signature is not accepted; each message says what to mend.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum SignatureError {
     #[error("the request carries no signature (RFC 9421)")]
@@ -57,8 +57,11 @@ pub enum SignatureError {
     Invalid,
 }
 
-/// Signs a request: adds `Content-Digest`, `Signature-Input` and `Signature`. The
-/// `Authorization` header has to be in `headers` already.
+/// Signs a request: adds `Content-Digest`, `Signature-Input` and `Signature`. The `Authorization`
+/// header has to be in `headers` already.
+///
+/// # Panics
+/// If path or query are not visible ASCII.
 pub fn sign(target: Target<'_>, headers: &mut HeaderMap, body: &[u8], key: &SigningKey) {
     let signed = (|| -> HttpSigResult<HttpSignatureHeaders> {
         headers.insert(CONTENT_DIGEST, field(&content_digest(body))?);
@@ -84,7 +87,7 @@ pub fn sign(target: Target<'_>, headers: &mut HeaderMap, body: &[u8], key: &Sign
 /// Verifies a request and returns the key that signed it.
 ///
 /// # Errors
-/// [`SignatureError`] says what to mend; none of them quotes the request.
+/// [`SignatureError`], which does not quote the request.
 pub fn verify(target: Target<'_>, headers: &HeaderMap, body: &[u8]) -> Result<PublicKey, SignatureError> {
     let signed = parse(headers)?;
     let params = signed.signature_params();
@@ -145,7 +148,7 @@ fn base(
     HttpSignatureBase::try_new(&lines, params)
 }
 
-/// What the sender signed (RFC 9421 §2.5): with all its parameters in its order, of which
+/// The signature base that the sender signed (RFC 9421 §2.5), with all its parameters in its order;
 /// `httpsig` keeps neither.
 fn received_base(target: Target<'_>, headers: &HeaderMap) -> Option<String> {
     let inputs: Dictionary = Parser::new(header(headers, &SIGNATURE_INPUT)?).parse().ok()?;
@@ -175,7 +178,7 @@ fn covered_components(headers: &HeaderMap) -> Vec<&'static str> {
 }
 
 fn content_digest(body: &[u8]) -> String {
-    format!("sha-256=:{}:", STANDARD.encode(digest(&SHA256, body).as_ref()))
+    format!("sha-256=:{}:", STANDARD.encode(sha256(&[body])))
 }
 
 fn is_fresh(created: u64) -> bool {

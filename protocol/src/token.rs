@@ -1,8 +1,8 @@
-//! Privacy Pass tokens as Postern uses them: three token types, one challenge for each
-//! (RFC 9577), and how tokens look on the wire. Our own clients use type 0x0005 (VOPRF over
-//! ristretto255, draft-ietf-privacypass-batched-tokens), others' 0x0001 and 0x0002 (RFC
-//! 9578). A challenge has no redemption context: tokens are fetched ahead, and a challenge
-//! singles nobody out (AAS-6). Issuing and verifying are the server's business.
+//! Privacy Pass tokens as Postern uses them: three token types, one challenge for each (RFC 9577), and
+//! their form on the wire. Our own clients use type 0x0005 (VOPRF over ristretto255,
+//! draft-ietf-privacypass-batched-tokens), others may use 0x0001 and 0x0002 (RFC 9578). A challenge
+//! has no redemption context: tokens are fetched ahead, and a challenge identifies no client (AAS-6).
+//! The server issues and verifies.
 
 use std::fmt::Write as _;
 
@@ -20,19 +20,20 @@ use privacypass::{
 use tls_codec::{Deserialize, Serialize};
 use voprf::Ristretto255;
 
-use crate::name::Domain;
+use crate::{hash::sha256, name::Domain};
 
-/// RFC 9577 §2.2: the authentication scheme.
+/// The authentication scheme (RFC 9577 §2.2).
 pub const SCHEME: &str = "PrivateToken";
+/// Path of the issuer directory (RFC 9578 §4).
 pub const DIRECTORY_PATH: &str = "/.well-known/private-token-issuer-directory";
 pub const DIRECTORY_MEDIA_TYPE: &str = "application/private-token-issuer-directory";
-/// One token (RFC 9578 §5, §6).
+/// Media types for one token (RFC 9578 §5, §6).
 pub const REQUEST_MEDIA_TYPE: &str = "application/private-token-request";
 pub const RESPONSE_MEDIA_TYPE: &str = "application/private-token-response";
-/// Tokens of one type and key, under one proof (batched-tokens draft §5).
+/// Media types for tokens of one type and key, under one proof (batched-tokens draft §5).
 pub const BATCH_REQUEST_MEDIA_TYPE: &str = "application/private-token-amortized-batch-request";
 pub const BATCH_RESPONSE_MEDIA_TYPE: &str = "application/private-token-amortized-batch-response";
-/// Tokens of any types (batched-tokens draft §6).
+/// Media types for tokens of any types (batched-tokens draft §6).
 pub const GENERIC_REQUEST_MEDIA_TYPE: &str = "application/private-token-generic-batch-request";
 pub const GENERIC_RESPONSE_MEDIA_TYPE: &str = "application/private-token-generic-batch-response";
 /// The token type that our own clients use: the cheapest to issue and to redeem.
@@ -40,14 +41,14 @@ pub const TOKEN_TYPE: u16 = TokenType::PrivateRistretto255 as u16;
 /// The token types that are issued and redeemed, the preferred one first.
 pub const TOKEN_TYPES: [TokenType; 3] =
     [TokenType::PrivateRistretto255, TokenType::PrivateP384, TokenType::Public];
-/// Batch sizes are fixed classes, so that a size tells nothing of its client (AAS-6).
+/// Number of tokens in a batch: fixed classes, so that a size tells nothing of its client (AAS-6).
 pub const BATCH_SIZES: [u16; 3] = [1, 10, 100];
-/// Seconds for which a challenge may be kept (RFC 9577 §2.1). It is always the same one:
-/// this says how often to look whether the token key is still the preferred one.
+/// Seconds for which a challenge may be kept (RFC 9577 §2.1). The challenge is always the same; after
+/// this time a client looks whether the token key is still the preferred one.
 pub const CHALLENGE_MAX_AGE: u32 = 24 * 60 * 60;
 
-/// A token as it is redeemed: type, nonce, challenge digest, key id, authenticator (RFC 9577
-/// §2.2).
+/// A token as it is redeemed: type (2 bytes), nonce, challenge digest and key id (32 each),
+/// authenticator (48, 256 or 64 bytes by type; RFC 9577 §2.2).
 #[derive(Clone, Debug)]
 pub enum Token {
     PrivateP384(Box<PrivateToken<NistP384>>),
@@ -55,6 +56,7 @@ pub enum Token {
     PrivateRistretto255(Box<AmortizedToken<Ristretto255>>),
 }
 
+/// Bytes or a header value that hold no token of [`TOKEN_TYPES`].
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("not a token of a type in use here")]
 pub struct MalformedToken;
@@ -70,6 +72,8 @@ macro_rules! of_any_type {
 }
 
 impl Token {
+    /// Reads a token.
+    ///
     /// # Errors
     /// [`MalformedToken`] for another type or length.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, MalformedToken> {
@@ -97,24 +101,22 @@ impl Token {
     }
 }
 
-/// The challenge for our own clients' token type that every endpoint of `domain` poses.
+/// The challenge of every endpoint of `domain` for our own clients' token type.
 pub fn challenge(domain: &Domain) -> TokenChallenge {
     challenge_of(TokenType::PrivateRistretto255, domain)
 }
 
-/// The same for any token type: issuer and origin are the domain.
+/// The challenge of every endpoint of `domain` for a token type; issuer and origin are the domain.
 pub fn challenge_of(token_type: TokenType, domain: &Domain) -> TokenChallenge {
     TokenChallenge::new(token_type, domain.as_str(), None, &[domain.to_string()])
 }
 
-/// RFC 9578 §6.5: SHA-256 of the issuer's public key.
+/// The id of a token key: SHA-256 of the issuer's public key (RFC 9578 §6.5).
 pub fn token_key_id(public_key: &[u8]) -> [u8; 32] {
-    let mut id = [0; 32];
-    id.copy_from_slice(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, public_key).as_ref());
-    id
+    sha256(&[public_key])
 }
 
-/// The bytes of a token of any type, for keeping it until it is spent.
+/// The bytes of a token of any type, in which it is kept until it is spent.
 ///
 /// # Panics
 /// Never: a token has a fixed size.
@@ -122,7 +124,7 @@ pub fn to_bytes(token: &impl Serialize) -> Vec<u8> {
     token.tls_serialize_detached().expect("a token serialises")
 }
 
-/// `PrivateToken token="…"` (RFC 9577 §2.2).
+/// The `Authorization` value that redeems a token: `PrivateToken token="…"` (RFC 9577 §2.2).
 ///
 /// # Panics
 /// Never: base64url is a valid field value.
@@ -133,8 +135,8 @@ pub fn authorization(token: &[u8]) -> HeaderValue {
     value
 }
 
-/// Reads an `Authorization` header, with the token quoted or not, padded or not: RFC 9577
-/// shows both, deployed clients send both.
+/// Reads an `Authorization` value, with the token quoted or not, padded or not: RFC 9577 shows both,
+/// deployed clients send both.
 ///
 /// # Errors
 /// [`MalformedToken`] for another scheme, parameter, encoding, type or length.
@@ -154,8 +156,8 @@ pub fn parse_authorization(value: &HeaderValue) -> Result<Token, MalformedToken>
     Token::from_bytes(&LENIENT.decode(token).map_err(|_| MalformedToken)?)
 }
 
-/// The `WWW-Authenticate` value that offers a challenge for each of these token types and
-/// keys (RFC 9577 §2.1).
+/// The `WWW-Authenticate` value that offers a challenge for each of these token types and keys (RFC 9577
+/// §2.1).
 ///
 /// # Panics
 /// Never: a challenge of a domain serialises.

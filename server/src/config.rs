@@ -47,7 +47,7 @@ pub struct Config {
 pub struct DatabaseConfig {
     /// Connection string for the role `postern_server`.
     pub url: Option<ConnectionString>,
-    /// Connection string for a superuser: only `migrate` and `check` use it.
+    /// Connection string for a superuser: only `migrate` uses it.
     pub admin_url: Option<ConnectionString>,
     /// Connections in the pool; the LISTEN connection comes on top.
     pub pool_size: usize,
@@ -273,23 +273,24 @@ pub struct Settings {
     #[serde(skip)]
     pub config: Option<PathBuf>,
 
-    /// Home domain: what stands after @ in user names; set once, it never changes
+    /// Home domain: the part of user names after the @. The database remembers the first one, and it never changes
     #[arg(long, value_name = "NAME", env = "POSTERN_DOMAIN", value_parser = NonEmptyStringValueParser::new())]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub domain: Option<String>,
 
-    /// Address and port to listen on; port 0 takes a free one [default: 127.0.0.1:8008]
+    /// Address and port to listen on; with port 0 the system chooses a free port [default: 127.0.0.1:8008]
     #[arg(long, value_name = "ADDRESS:PORT", env = "POSTERN_LISTEN")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub listen: Option<SocketAddr>,
 
-    /// File with the master key: 32 bytes as hex or base64, readable by its owner only. The key itself may come in
-    /// POSTERN_MASTER_KEY instead [default with --embedded: <data-dir>/master.key, made at first start]
+    /// File with the master key: 32 bytes as hex or base64, readable by its owner only. Instead of the file, the key
+    /// itself may be in POSTERN_MASTER_KEY [default: none; with --embedded <data-dir>/master.key, made at the first
+    /// start]
     #[arg(long, value_name = "FILE", env = "POSTERN_MASTER_KEY_FILE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub master_key_file: Option<PathBuf>,
 
-    /// Run a private PostgreSQL cluster in the data directory, started and stopped with this command
+    /// Run a private PostgreSQL cluster in the data directory, started and stopped with this command [default: false]
     #[arg(long, env = "POSTERN_EMBEDDED", num_args = 0..=1, require_equals = true, default_missing_value = "true",
           value_name = "true|false", value_parser = BoolishValueParser::new())]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -300,7 +301,7 @@ pub struct Settings {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub data_dir: Option<PathBuf>,
 
-    /// Where the PostgreSQL extension's files lie, for --embedded [default: extension/ beside this program]
+    /// Directory with the files of the PostgreSQL extension, for --embedded [default: extension/ next to this program]
     #[arg(long, value_name = "DIR", env = "POSTERN_EXTENSION_DIR")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub extension_dir: Option<PathBuf>,
@@ -321,12 +322,13 @@ pub struct Settings {
 #[derive(Debug, Clone, Default, Args, Serialize)]
 #[command(next_help_heading = "Database")]
 pub struct DatabaseSettings {
-    /// Connection string for the role postern_server, as URL or key=value list
+    /// Connection string for the role postern_server, as a URL or a key=value list [default: none; with --embedded the
+    /// private cluster]
     #[arg(long = "database-url", value_name = "URL", env = "POSTERN_DATABASE_URL", hide_env_values = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub url: Option<ConnectionString>,
 
-    /// Connection string for a superuser; only migrate and check use it
+    /// Connection string for a superuser; only migrate uses it [default: none; with --embedded the private cluster]
     #[arg(
         long = "database-admin-url",
         value_name = "URL",
@@ -336,7 +338,7 @@ pub struct DatabaseSettings {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub admin_url: Option<ConnectionString>,
 
-    /// Connections in the pool [default: 2 for each core, and 4]
+    /// Connections to the database for requests; one more listens for wake-ups [default: 4, and 2 for each core]
     #[arg(long = "database-pool-size", value_name = "N", env = "POSTERN_DATABASE_POOL_SIZE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pool_size: Option<usize>,
@@ -350,17 +352,17 @@ pub struct LimitSettings {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_body_bytes: Option<u64>,
 
-    /// Longest wait of a long-poll [default: 60]
+    /// Longest wait of a long-poll, in seconds [default: 60]
     #[arg(long, value_name = "SECONDS", env = "POSTERN_LONG_POLL_MAX_SECONDS")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub long_poll_max_seconds: Option<u64>,
 
-    /// How long a connection may take to send a request's header [default: 10]
+    /// Time that a connection may take to send the header of a request, in seconds [default: 10]
     #[arg(long, value_name = "SECONDS", env = "POSTERN_HEADER_TIMEOUT_SECONDS")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub header_timeout_seconds: Option<u64>,
 
-    /// How long a shutdown waits for requests that are under way [default: 10]
+    /// Time that a shutdown waits for requests under way, in seconds [default: 10]
     #[arg(long, value_name = "SECONDS", env = "POSTERN_SHUTDOWN_GRACE_SECONDS")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub shutdown_grace_seconds: Option<u64>,
@@ -369,12 +371,14 @@ pub struct LimitSettings {
 #[derive(Debug, Clone, Default, Args, Serialize)]
 #[command(next_help_heading = "Web Push")]
 pub struct PushSettings {
-    /// Whom push services can turn to, such as mailto:postmaster@example.org [default: none, and no pushes]
+    /// Contact for push services, a mailto: or https: URI such as mailto:postmaster@example.org [default: none, and the
+    /// server sends no pushes]
     #[arg(long = "push-contact", value_name = "URI", env = "POSTERN_PUSH_CONTACT")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub contact: Option<String>,
 
-    /// Send pushes also to addresses that are not public, and without TLS: for a push service of your own
+    /// Send pushes also to addresses that are not public, and without TLS: for a push service of your own [default:
+    /// false]
     #[arg(long = "push-local-endpoints", env = "POSTERN_PUSH_LOCAL_ENDPOINTS", num_args = 0..=1, require_equals = true,
           default_missing_value = "true", value_name = "true|false", value_parser = BoolishValueParser::new())]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -384,12 +388,12 @@ pub struct PushSettings {
 #[derive(Debug, Clone, Default, Args, Serialize)]
 #[command(next_help_heading = "Logs")]
 pub struct LogSettings {
-    /// What to log to stderr, as a filter like info or postern_server=debug,info [default: info]
+    /// Filter of the log on stderr, such as info or postern_server=debug,info [default: info]
     #[arg(long = "log-filter", value_name = "FILTER", env = "POSTERN_LOG_FILTER")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub filter: Option<String>,
 
-    /// How log lines look [default: text]
+    /// Form of the log lines [default: text]
     #[arg(long = "log-format", value_enum, env = "POSTERN_LOG_FORMAT")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub format: Option<LogFormat>,

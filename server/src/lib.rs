@@ -1,24 +1,26 @@
 //! The Postern server: a library, so that tests and the binary `postern` share it.
 //!
-//! A request's way: [`serve`] takes the connection, [`road`] verifies token, body and
-//! signature, an endpoint of [`routes`] (`auth`, `aas`, `ds`, `qs`: one file each) validates and makes one
-//! SQL call. State is in PostgreSQL, nowhere else.
+//! [`serve`] puts it together: [`http`] takes connections, verifies token, body and signature, and hands the request to
+//! an endpoint of [`routes`] (`auth`, `aas`, `ds`, `qs`: one file each), which validates it and makes one SQL call.
+//! State is in PostgreSQL, nowhere else.
 
 pub mod aas;
+pub mod about;
 pub mod app;
 pub mod auth;
-pub mod check;
 pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod database;
-pub mod date;
 pub mod ds;
-pub mod health;
-pub mod master_key;
-pub mod migrate;
+pub mod home;
+pub mod http;
+pub mod keys;
 pub mod mls;
+#[cfg(test)]
+mod outcomes;
 pub mod qs;
-pub mod road;
 pub mod routes;
 pub mod serve;
-pub mod signing_keys;
+pub mod telemetry;
+pub mod upkeep;

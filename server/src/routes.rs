@@ -1,19 +1,25 @@
-//! Every route of the server, one line each, with the door it has: `paid` endpoints ask a
-//! token (AAS-1), `open` ones are the exceptions the requirement names.
+//! Every route of the server, one line each, with its name and its door: `paid` endpoints ask for a token (AAS-1),
+//! `open` ones are the exceptions that the requirement names.
 
 use http::Method;
 
 use crate::{
-    aas, auth, ds, health, qs,
-    road::{Handler, Route},
+    aas, about,
+    app::App,
+    auth, ds,
+    http::{Door, Route},
+    qs,
 };
 
 macro_rules! open {
-    ($method:ident $path:literal $endpoint:path) => {
+    ($method:ident $path:literal $service:ident::$endpoint:ident) => {
         Route {
+            name: concat!(stringify!($service), ".", stringify!($endpoint)),
             method: Method::$method,
             path: $path,
-            handler: Handler::Open(|app, request| Box::pin($endpoint(app, request))),
+            door: Door::Open(|app: &App, request| {
+                Box::pin($service::$endpoint::$endpoint(app.$service.clone(), request))
+            }),
         }
     };
 }
@@ -24,17 +30,17 @@ macro_rules! paid {
     };
     ($method:ident $path:literal $service:ident::$endpoint:ident calls $function:ident) => {
         Route {
+            name: concat!(stringify!($service), ".", stringify!($function)),
             method: Method::$method,
             path: $path,
-            handler: Handler::Paid(
-                concat!(stringify!($service), ".", stringify!($function)),
-                |app, request, payment| Box::pin($service::$endpoint::$endpoint(app, request, payment)),
-            ),
+            door: Door::Paid(|app: &App, request, payment| {
+                Box::pin($service::$endpoint::$endpoint(app.$service.clone(), request, payment))
+            }),
         }
     };
 }
 
-pub fn all() -> Vec<Route> {
+pub fn all() -> Vec<Route<App>> {
     vec![
         paid!(POST "/ds/groups/{group_id}/messages" ds::submit_message),
         paid!(POST "/qs/queues/{queue_id}/dequeue" qs::dequeue),
@@ -60,12 +66,12 @@ pub fn all() -> Vec<Route> {
         paid!(POST "/as/credentials" auth::sign_credential calls store_credential),
         paid!(POST "/as/eid/commits" auth::commit_identity),
         paid!(PUT "/as/contact" auth::publish_contact),
-        open!(POST "/as/users" auth::register_user::register_user),
-        open!(GET "/as/keys" auth::published_keys::published_keys),
-        open!(GET "/qs/keys" qs::published_keys::published_keys),
-        open!(POST "/aas/token-request" aas::issue_tokens::issue_tokens),
-        open!(GET "/.well-known/private-token-issuer-directory" aas::issuer_directory::issuer_directory),
-        open!(GET "/problems/{slug}" health::explain_problem),
-        open!(GET "/health" health::health),
+        open!(POST "/as/users" auth::register_user),
+        open!(GET "/as/keys" auth::published_keys),
+        open!(GET "/qs/keys" qs::published_keys),
+        open!(POST "/aas/token-request" aas::issue_tokens),
+        open!(GET "/.well-known/private-token-issuer-directory" aas::issuer_directory),
+        open!(GET "/problems/{slug}" about::explain_problem),
+        open!(GET "/health" about::health),
     ]
 }

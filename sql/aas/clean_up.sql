@@ -1,5 +1,7 @@
--- aas.clean_up: forgets who took how many tokens before yesterday, but for the sum, and what
--- was asked for then. Called by each server process hourly.
+-- aas.clean_up: forgets which taker took how many tokens before yesterday (UTC), except for the sum, and the requests
+-- of those days.
+--
+-- Called by each server process hourly.
 CREATE OR REPLACE FUNCTION aas.clean_up() RETURNS void
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     DELETE FROM aas.requests r WHERE r.day < (now() AT TIME ZONE 'UTC')::date - 1;

@@ -1,13 +1,13 @@
--- aas.drop_retired_key: drops one key that retired before yesterday (clocks differ), and its
--- spent tokens in one stroke (AAS-5).
+-- aas.drop_retired_key: drops one key that retired before yesterday (clocks differ), and its spent tokens in one stroke
+-- (AAS-5).
 --
--- The drop locks aas.spent against everyone, for the milliseconds that it takes. (DETACH
--- CONCURRENTLY would not, but is impossible in a function, and the server's role executes
--- functions only.) So it waits for the lock for a moment only, during which spenders queue
--- up behind it.
--- Returns dropped; none; busy: try again later. Called by each server process hourly, until
--- it says none.
-CREATE OR REPLACE FUNCTION aas.drop_retired_key(OUT outcome text)
+-- The drop locks aas.spent against everyone for the milliseconds that it takes. (DETACH CONCURRENTLY would not, but is
+-- impossible in a function, and the server's role executes functions only.) So it waits for the lock for a moment only,
+-- during which spending requests queue up behind it.
+--
+-- Returns dropped; none: there is none; busy: try again later.
+-- Called by each server process hourly, until it says none.
+CREATE OR REPLACE FUNCTION aas.drop_retired_key(OUT outcome aas.drop_retired_key_outcome)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '100ms' AS $$
 DECLARE
     retired smallint;

@@ -1,9 +1,9 @@
--- aas.due_issuer_keys: the token types, of those the server issues, that need a new key: none
--- will issue for longer than the overlap (AAS-5). One that a client fetched yesterday from
--- the directory goes on issuing for that long.
+-- aas.due_issuer_keys: lists the token types, of those that the server issues, that need a new key: no key will issue
+-- for longer than the overlap (AAS-5). A key that a client fetched yesterday from the directory goes on issuing for
+-- that long.
 --
--- Called by each server process at its start, hourly, and when a rotation was asked for; and
--- by aas.add_issuer_key, under its lock.
+-- Called by each server process at its start, hourly, and when the operator rotates keys; and by aas.add_issuer_key,
+-- under its lock.
 CREATE OR REPLACE FUNCTION aas.due_issuer_keys(token_types integer[])
 RETURNS TABLE (token_type integer)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

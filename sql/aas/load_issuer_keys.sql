@@ -1,6 +1,8 @@
--- aas.load_issuer_keys: the issuer's keys that are not retired, the newest last. Times in
--- seconds since 1970: not_before (RFC 9578 §4), not_after (issues no more), retires (redeems
--- no more). Called by each server process at its start and when keys may have changed.
+-- aas.load_issuer_keys: lists the issuer's keys that are not retired, the newest last.
+--
+-- Times are seconds since 1970: not_before (RFC 9578 §4), not_after (the key issues no more), retires (its tokens are
+-- worth nothing).
+-- Called by each server process at its start and when keys may have changed.
 CREATE OR REPLACE FUNCTION aas.load_issuer_keys()
 RETURNS TABLE (issuer_key smallint, token_type integer, public_key bytea, sealed_seed bytea,
                not_before bigint, not_after bigint, retires bigint)

@@ -1,28 +1,31 @@
--- aas.take: what aas.take_allowance does, for any taker.
+-- aas.take: takes tokens from the day's allowance of any taker, for aas.take_allowance, whose arguments and results
+-- these are.
 --
 -- Overrides count before defaults; an allowance for a token type is part of the whole.
 CREATE OR REPLACE FUNCTION aas.take(
-    taker bigint, digest bytea, token_types integer[], numbers integer[],
-    OUT outcome text, OUT allowance integer, OUT remaining integer, OUT resets_in integer)
+    taker uuid, digest bytea, token_types integer[], numbers integer[],
+    OUT outcome aas.take_allowance_outcome, OUT allowance integer, OUT remaining integer, OUT resets_in integer)
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    -- The proof is computed anew for each repeat: for how many of them the taker need not pay.
-    free_repeats CONSTANT smallint := 8;
+    -- Repeats of a request that are free; the server computes its answer anew for each.
+    free_repeats CONSTANT integer := 8;
     asked bigint;
+    -- Whether the request came before; null once it was repeated too often to be free.
+    repeated boolean;
     today CONSTANT date := (now() AT TIME ZONE 'UTC')::date;
 BEGIN
-    resets_in := ceil(extract(epoch FROM (today + 1) - (now() AT TIME ZONE 'UTC')));
-    -- Concurrent requests of one taker queue up here; each statement from here on sees what
-    -- those before took.
+    resets_in := ceil(extract(epoch FROM (today + 1) - (now() AT TIME ZONE 'UTC')))::integer;
+    -- Concurrent requests of one taker queue up here; each statement from here on sees what the
+    -- requests before took.
     PERFORM FROM aas.takers t WHERE t.taker = take.taker FOR NO KEY UPDATE;
 
     INSERT INTO aas.requests AS r (taker, digest, day) VALUES (take.taker, take.digest, today)
     ON CONFLICT ON CONSTRAINT requests_pkey DO UPDATE
        SET repeats = r.repeats + 1
      WHERE r.repeats < free_repeats
-    RETURNING CASE WHEN r.repeats = 0 THEN 'granted' ELSE 'repeated' END INTO outcome;
+    RETURNING r.repeats > 0 INTO repeated;
 
-    SELECT a.tokens, a.tokens - a.taken - a.asked, a.asked
+    SELECT a.tokens, (a.tokens - a.taken - a.asked)::integer, a.asked
       INTO allowance, remaining, asked
       FROM (SELECT coalesce(
                        (SELECT a.tokens FROM aas.allowances a
@@ -47,17 +50,17 @@ BEGIN
      ORDER BY 2
      LIMIT 1;
 
-    IF outcome = 'repeated' THEN
-        -- Nothing is asked for anew.
+    IF repeated THEN
+        -- The request takes nothing more.
         outcome := 'granted';
-        remaining := greatest(0, remaining + asked);
+        remaining := greatest(0, remaining + asked)::integer;
         RETURN;
     END IF;
     IF remaining < 0 THEN
         DELETE FROM aas.requests r
-         WHERE outcome IS NOT NULL AND r.taker = take.taker AND r.digest = take.digest;
+         WHERE NOT repeated AND r.taker = take.taker AND r.digest = take.digest;
         outcome := 'used_up';
-        remaining := greatest(0, remaining + asked);
+        remaining := greatest(0, remaining + asked)::integer;
         RETURN;
     END IF;
     INSERT INTO aas.issued AS i (taker, day, token_type, tokens)

@@ -1,24 +1,25 @@
--- aas.take_allowance: takes tokens from the day's allowance of whoever signed a token request:
--- of a client's user, or of a homeserver's domain (AAS-2).
+-- aas.take_allowance: takes tokens from the day's allowance (UTC) of the signer of a token request: of a client's user,
+-- or of a homeserver's domain (AAS-2).
 --
---   signer_key    verified by the caller
---   digest        of the request: its repeat, after an answer was lost, takes nothing
---   token_types, numbers   how many tokens of which type
--- Returns one row: outcome granted, used_up (nothing taken), unknown_signer (no client, and no
--- homeserver that is trusted); and, but for the last, of the allowance that is nearest its
--- end: the whole and the rest, in tokens, and the seconds until the next day begins. Called by
--- POST /aas/token-request.
+--   signer_key: Ed25519 key, verified by the caller
+--   digest: SHA-256 of the request: its repeat, after an answer was lost, takes nothing
+--   token_types, numbers: how many tokens of which type
+--
+-- Returns granted; used_up: nothing was taken; unknown_signer: no client, and no homeserver that is trusted. With the
+-- first two, of the allowance that is nearest its end: allowance and remaining (tokens), and resets_in (seconds until
+-- the next day begins).
+-- Called by POST /aas/token-request.
 CREATE OR REPLACE FUNCTION aas.take_allowance(
     signer_key bytea, digest bytea, token_types integer[], numbers integer[],
-    OUT outcome text, OUT allowance integer, OUT remaining integer, OUT resets_in integer)
+    OUT outcome aas.take_allowance_outcome, OUT allowance integer, OUT remaining integer, OUT resets_in integer)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    of_user bigint;
+    of_user uuid;
     of_domain text;
 BEGIN
     SELECT c.user_id INTO of_user FROM auth.clients c WHERE c.client_key = signer_key;
     IF NOT FOUND THEN
-        SELECT k.domain INTO of_domain
+        SELECT k.domain::text INTO of_domain
           FROM federation.homeserver_keys k
          WHERE k.public_key = signer_key AND k.distrusted IS NULL;
         IF NOT FOUND THEN

@@ -1,9 +1,14 @@
--- auth.add_signing_key: a new key of a service, valid from today for so many days (AS-2, QS-6).
+-- auth.add_signing_key: adds a key of a service, valid from today (UTC) for so many days (AS-2, QS-6).
 --
--- service: as or qs. Returns added, or exists if another server process added one today.
--- Called when a server starts and finds no key that lasts.
+--   public_key: Ed25519, 32 bytes
+--   sealed_seed: sealed under the server's master key
+--   service: as or qs
+--
+-- Returns added; exists: another server process added one today.
+-- Called by a server that finds no key that lasts.
 CREATE OR REPLACE FUNCTION auth.add_signing_key(
-    public_key bytea, sealed_seed bytea, days integer, service text DEFAULT 'as', OUT outcome text)
+    public_key bytea, sealed_seed bytea, days integer, service text DEFAULT 'as',
+    OUT outcome auth.add_signing_key_outcome)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     today CONSTANT date := (now() AT TIME ZONE 'UTC')::date;

@@ -1,30 +1,39 @@
--- auth.commit_identity: one commit to an EID: the log, the state and the clients (AS-3).
+-- auth.commit_identity: accepts one commit to an EID: the log, the state and the clients move together (AS-3).
 --
--- client_key: the committer's, verified by the caller. epoch: the one the commit ends.
--- commit: the message. eid: the public group after it. added, removed: client keys.
--- Returns committed, token_spent, wrong_epoch (current_epoch says which it is in),
--- unknown_client, client_known (an added key is some user's client already).
+--   issuer_key, nonce: the token that pays
+--   client_key: Ed25519 key of the committer, verified by the caller
+--   epoch: the one that the commit ends
+--   commit: the message
+--   eid: the public group after it
+--   added, removed: client keys
+--
+-- Returns committed, with current_epoch after it; token_spent; wrong_epoch: current_epoch is another one;
+-- unknown_client; client_known: an added key is some user's client already.
 -- Called by POST /as/eid/commits.
 CREATE OR REPLACE FUNCTION auth.commit_identity(
     issuer_key smallint, nonce bytea, client_key bytea, epoch bigint, commit bytea, eid bytea,
-    added bytea[], removed bytea[], OUT outcome text, OUT current_epoch bigint)
+    added bytea[], removed bytea[], OUT outcome auth.commit_identity_outcome, OUT current_epoch bigint)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    owner bigint;
+    owner record;
 BEGIN
     IF NOT aas.spend_token('auth.commit_identity', issuer_key, nonce) THEN
         outcome := 'token_spent';
         RETURN;
     END IF;
-    SELECT u.user_id, u.epoch INTO owner, current_epoch
+    PERFORM FROM auth.users u
+      WHERE u.user_id = (SELECT c.user_id FROM auth.clients c WHERE c.client_key = commit_identity.client_key)
+        FOR NO KEY UPDATE;
+    -- The client is looked for again, now that the lock is held: it may be gone since.
+    SELECT i.user_id, i.incarnation, i.epoch INTO owner
       FROM auth.clients c
-      JOIN auth.users u USING (user_id)
-     WHERE c.client_key = commit_identity.client_key
-       FOR UPDATE OF u;
+      JOIN auth.incarnations i USING (user_id, incarnation)
+     WHERE c.client_key = commit_identity.client_key;
     IF NOT FOUND THEN
         outcome := 'unknown_client';
         RETURN;
     END IF;
+    current_epoch := owner.epoch;
     IF current_epoch <> commit_identity.epoch THEN
         outcome := 'wrong_epoch';
         RETURN;
@@ -33,14 +42,15 @@ BEGIN
         outcome := 'client_known';
         RETURN;
     END IF;
-    INSERT INTO auth.eid_log (user_id, epoch, commit) VALUES (owner, current_epoch, commit);
-    UPDATE auth.users u
-       SET epoch = u.epoch + 1, eid = commit_identity.eid
-     WHERE u.user_id = owner
-    RETURNING u.epoch INTO current_epoch;
-    DELETE FROM auth.clients c WHERE c.user_id = owner AND c.client_key = ANY (removed);
-    INSERT INTO auth.clients (client_key, user_id, added)
-    SELECT key, owner, (now() AT TIME ZONE 'UTC')::date FROM unnest(commit_identity.added) AS key;
+    INSERT INTO auth.eid_log (user_id, incarnation, epoch, commit)
+    VALUES (owner.user_id, owner.incarnation, owner.epoch, commit_identity.commit);
+    UPDATE auth.incarnations i
+       SET epoch = i.epoch + 1, eid = commit_identity.eid
+     WHERE i.user_id = owner.user_id AND i.incarnation = owner.incarnation
+    RETURNING i.epoch INTO current_epoch;
+    DELETE FROM auth.clients c WHERE c.user_id = owner.user_id AND c.client_key = ANY (removed);
+    INSERT INTO auth.clients (client_key, user_id, incarnation)
+    SELECT key, owner.user_id, owner.incarnation FROM unnest(commit_identity.added) AS key;
     outcome := 'committed';
 END
 $$;

@@ -1,16 +1,17 @@
--- auth.load_client: the user whose EID has this client, and the EID.
+-- auth.load_client: finds the user whose EID has this client, and the EID.
 --
--- Returns one row, or none if the key is no client's. Called by POST /as/credentials and
--- POST /as/eid/commits before they validate; what they do then checks again. Not LANGUAGE
--- sql: that would be parsed and planned at each call.
+-- Returns one row, or none if the key is no client's.
+-- Called by POST /as/credentials and POST /as/eid/commits before they validate; the function that they call then checks
+-- again. Not LANGUAGE sql: that would be parsed and planned at each call.
 CREATE OR REPLACE FUNCTION auth.load_client(client_key bytea)
 RETURNS TABLE (name text, epoch bigint, eid bytea)
 LANGUAGE plpgsql STABLE ROWS 1 SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RETURN QUERY
-        SELECT u.name, u.epoch, u.eid
+        SELECT u.name, i.epoch, i.eid
           FROM auth.clients c
           JOIN auth.users u USING (user_id)
+          JOIN auth.incarnations i USING (user_id, incarnation)
          WHERE c.client_key = load_client.client_key;
 END
 $$;

@@ -1,7 +1,9 @@
--- auth.load_signing_keys: the keys of a service that are still valid, the newest first.
+-- auth.load_signing_keys: lists the keys of a service that are still valid, the newest first.
 --
--- service: as or qs. Times are seconds since 1970, the last day included. Called when a server
--- starts.
+--   service: as or qs
+--
+-- Times are seconds since 1970; the last second is included.
+-- Called by a server at its start.
 CREATE OR REPLACE FUNCTION auth.load_signing_keys(service text DEFAULT 'as')
 RETURNS TABLE (public_key bytea, sealed_seed bytea, not_before bigint, not_after bigint)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

@@ -1,9 +1,13 @@
--- auth.publish_contact: where a client takes first contact (AS-5).
+-- auth.publish_contact: replaces the address at which a client takes first contact (AS-5).
 --
--- sealed_contact: sealed by the server under its master key.
--- Returns published, token_spent, unknown_client. Called by PUT /as/contact.
+--   issuer_key, nonce: the token that pays
+--   client_key: Ed25519 key of the client, verified by the caller
+--   sealed_contact: sealed by the server under its master key
+--
+-- Returns published, token_spent, unknown_client.
+-- Called by PUT /as/contact.
 CREATE OR REPLACE FUNCTION auth.publish_contact(
-    issuer_key smallint, nonce bytea, client_key bytea, sealed_contact bytea, OUT outcome text)
+    issuer_key smallint, nonce bytea, client_key bytea, sealed_contact bytea, OUT outcome auth.publish_contact_outcome)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF NOT aas.spend_token('auth.publish_contact', issuer_key, nonce) THEN
@@ -13,6 +17,6 @@ BEGIN
     UPDATE auth.clients c
        SET sealed_contact = publish_contact.sealed_contact
      WHERE c.client_key = publish_contact.client_key;
-    outcome := CASE WHEN FOUND THEN 'published' ELSE 'unknown_client' END;
+    outcome := CASE WHEN FOUND THEN 'published'::auth.publish_contact_outcome ELSE 'unknown_client' END;
 END
 $$;

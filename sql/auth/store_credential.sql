@@ -1,8 +1,12 @@
--- auth.store_credential: the credential just signed for a client, for readers (AS-2).
+-- auth.store_credential: keeps the credential that was just signed for a client, for readers (AS-2).
 --
--- Returns stored, token_spent, unknown_client. Called by POST /as/credentials.
+--   issuer_key, nonce: the token that pays
+--   client_key: Ed25519 key of the client, verified by the caller
+--
+-- Returns stored, token_spent, unknown_client.
+-- Called by POST /as/credentials.
 CREATE OR REPLACE FUNCTION auth.store_credential(
-    issuer_key smallint, nonce bytea, client_key bytea, credential bytea, OUT outcome text)
+    issuer_key smallint, nonce bytea, client_key bytea, credential bytea, OUT outcome auth.store_credential_outcome)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF NOT aas.spend_token('auth.store_credential', issuer_key, nonce) THEN
@@ -12,6 +16,6 @@ BEGIN
     UPDATE auth.clients c
        SET credential = store_credential.credential
      WHERE c.client_key = store_credential.client_key;
-    outcome := CASE WHEN FOUND THEN 'stored' ELSE 'unknown_client' END;
+    outcome := CASE WHEN FOUND THEN 'stored'::auth.store_credential_outcome ELSE 'unknown_client' END;
 END
 $$;

@@ -1,8 +1,11 @@
--- ds.add_sender_key: the first key by which the DS proposes in groups (DS-10).
+-- ds.add_sender_key: adds the first key with which the DS proposes in groups (DS-10).
 --
--- Returns added, or exists if another server process was first. Called when a server starts
--- and finds none.
-CREATE OR REPLACE FUNCTION ds.add_sender_key(public_key bytea, sealed_seed bytea, OUT outcome text)
+--   public_key: Ed25519, 32 bytes
+--   sealed_seed: sealed under the server's master key
+--
+-- Returns added; exists: another server process was first.
+-- Called by a server that finds no key at its start.
+CREATE OR REPLACE FUNCTION ds.add_sender_key(public_key bytea, sealed_seed bytea, OUT outcome ds.add_sender_key_outcome)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     LOCK TABLE ds.sender_keys IN SHARE ROW EXCLUSIVE MODE;

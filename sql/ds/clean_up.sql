@@ -1,8 +1,8 @@
--- ds.clean_up: drops what nobody can want any more: the trees of Welcomes whose KeyPackages
--- have expired, reservations of group ids that led to no group within two days, and groups
--- in which nobody has said anything for as long as the operator waits (DS-11).
+-- ds.clean_up: drops expired rows: the trees of Welcomes whose KeyPackages have expired, reservations of group ids that
+-- led to no group within two days, and groups without a message for as long as the operator waits (DS-11).
 --
--- At most a thousand groups at a time. Called by servers every hour.
+-- It drops at most a thousand groups at a time.
+-- Called by servers hourly.
 CREATE OR REPLACE FUNCTION ds.clean_up()
 RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

@@ -1,10 +1,12 @@
--- ds.load_group: the sealed state that a message needs: the tree for a commit or proposal,
--- the roster for an application message (DS-9); and what the operator decided about groups,
--- as in ds.settings, so that it holds at once.
+-- ds.load_group: returns the sealed state that a message needs (the tree for a commit or proposal, the roster for an
+-- application message; DS-9), and the operator's rules for groups, so that these hold at once.
 --
--- Returns one row, or none if there is no such group. Called by POST
--- /ds/groups/{group_id}/messages before it validates; ds.submit_message checks that the
--- state is still the same. Not LANGUAGE sql: that would be parsed and planned at each call.
+--   group_id: 16 bytes
+--   with_tree: whether to return the tree and not the roster
+--
+-- Returns one row, or none if there is no such group.
+-- Called by POST /ds/groups/{group_id}/messages before it validates; ds.submit_message checks that the state is still
+-- the same. Not LANGUAGE sql: that would be parsed and planned at each call.
 CREATE OR REPLACE FUNCTION ds.load_group(group_id bytea, with_tree boolean)
 RETURNS TABLE (
     epoch bigint, revision integer, last_commit bytea, state bytea, inactive_days integer,
@@ -16,8 +18,8 @@ BEGIN
         SELECT g.epoch, g.revision, g.last_commit,
                CASE WHEN with_tree THEN g.tree ELSE g.roster END, s.inactive_days,
                s.max_members, s.max_message_bytes, s.max_commit_bytes,
-               s.past_epochs, s.ciphersuites
-          FROM ds.groups g, ds.settings s
+               s.past_epochs, o.ciphersuites
+          FROM ds.groups g, ds.settings s, operator.settings o
          WHERE g.group_id = load_group.group_id;
 END
 $$;

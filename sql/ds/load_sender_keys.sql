@@ -1,6 +1,6 @@
--- ds.load_sender_keys: the keys by which the DS proposes in groups, the newest first (DS-10).
+-- ds.load_sender_keys: lists the keys with which the DS proposes in groups, the newest first (DS-10).
 --
--- Called when a server starts.
+-- Called by a server at its start.
 CREATE OR REPLACE FUNCTION ds.load_sender_keys()
 RETURNS TABLE (public_key bytea, sealed_seed bytea)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

@@ -1,12 +1,18 @@
--- ds.propose_removal: keeps and delivers a proposal of the DS's own (DS-10).
+-- ds.propose_removal: keeps and delivers a proposal of the DS (DS-10).
 --
--- domain: the home domain. epoch, revision: of the state it was made on. roster, tree: the
--- sealed state with it. payload: what each of addresses gets.
--- Returns proposed, or stale (the group changed, or is gone). Costs no token: nobody asked
--- for it, and nobody is woken for it. Called after POST /ds/groups/{group_id}/messages found a queue gone or a member silent.
+--   domain: the home domain
+--   group_id: 16 bytes
+--   epoch, revision: of the state that the proposal was made on
+--   roster, tree: the sealed state with the proposal in it
+--   addresses: 32 bytes each
+--   payload: delivered to each of them
+--
+-- Returns proposed; stale: the group changed, or is gone. It costs no token, because nobody asked for it, and pushes to
+-- nobody.
+-- Called after POST /ds/groups/{group_id}/messages found a queue gone or a member silent.
 CREATE OR REPLACE FUNCTION ds.propose_removal(
     domain text, group_id bytea, epoch bigint, revision integer, roster bytea, tree bytea,
-    addresses bytea[], payload bytea, OUT outcome text)
+    addresses bytea[], payload bytea, OUT outcome ds.propose_removal_outcome)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     UPDATE ds.groups g

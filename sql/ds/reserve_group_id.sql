@@ -1,9 +1,12 @@
--- ds.reserve_group_id: a fresh group id for somebody to create a group under (DS-1).
+-- ds.reserve_group_id: reserves a fresh group id (DS-1).
 --
--- group_id: 16 random bytes. Returns reserved, token_spent, or full: as many are reserved as the
--- operator wants at a time. Called by POST /ds/group-ids.
+--   issuer_key, nonce: the token that pays
+--   group_id: 16 random bytes
+--
+-- Returns reserved; token_spent; full: as many are reserved as the operator allows at a time.
+-- Called by POST /ds/group-ids.
 CREATE OR REPLACE FUNCTION ds.reserve_group_id(
-    issuer_key smallint, nonce bytea, group_id bytea, OUT outcome text)
+    issuer_key smallint, nonce bytea, group_id bytea, OUT outcome ds.reserve_group_id_outcome)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     room smallint;
@@ -12,8 +15,8 @@ BEGIN
         outcome := 'token_spent';
         RETURN;
     END IF;
-    -- The counters, which follow the rows, share what is to be had between them. One that nobody holds will do; only
-    -- who finds none waits, for one after the other in order: a counter that turns out to be full stays locked.
+    -- The counters, which follow the rows, share the limit between them. Any counter that no transaction holds will do.
+    -- A request that finds none waits for one after the other in order: a counter that turns out to be full stays locked.
     SELECT c.shard INTO room
       FROM ds.reservation_counts c, ds.settings s
      WHERE c.reserved < s.max_reservations / 16 + (c.shard < s.max_reservations % 16)::integer

@@ -1,23 +1,27 @@
--- ds.submit_message: accepts a validated message: the token, the group's state and the
--- queues of every member move together or not at all (DS-4, DS-5).
+-- ds.submit_message: accepts a validated message: the token, the group's state and the queues of every member move
+-- together or not at all (DS-4, DS-5).
 --
--- domain: the home domain. epoch, revision: of the state the message was validated on.
--- commit_digest: SHA-256 of a commit, else null. roster, tree: the sealed next state: both
--- for a commit, the tree for a proposal, neither for an application message. addresses,
--- parts, payloads, urgencies: what to deliver where, as in postern.deliver. welcome_tree, joiners: of a
--- commit that adds members, for ds.welcome_trees, until the day expires (days since 1970).
--- settled: the tags of joiners who have shown up, or are gone.
--- Returns accepted (current_epoch is the epoch after the message, undelivered the number of
--- addresses that took nothing, gone those that never will, pushes as postern.take_pushes), token_spent, unknown_group,
--- wrong_epoch (current_epoch says which it is in), or stale (the group changed within the
--- epoch, or under an application message: validate again; the one refusal that spends no token,
--- since the fault is nobody's).
+--   issuer_key, nonce: the token that pays
+--   domain: the home domain
+--   group_id: 16 bytes
+--   epoch, revision: of the state that the message was validated on
+--   commit_digest: SHA-256 of a commit, else null
+--   roster, tree: the sealed next state: both for a commit, the tree for a proposal, neither for an application message
+--   addresses, parts, payloads, urgencies: what to deliver where, as in postern.deliver
+--   welcome_tree, joiners: of a commit that adds members, for ds.welcome_trees
+--   expires: last day (days since 1970) of the welcome_tree
+--   settled: tags of joiners that have shown up, or are gone
+--
+-- Returns accepted, with current_epoch (after the message), undelivered (the number of addresses that took nothing),
+-- gone (the addresses that never will) and pushes (as postern.take_pushes); token_spent; unknown_group; wrong_epoch:
+-- current_epoch is another one; stale: the group changed within the epoch, or under an application message, so validate
+-- again. Stale is the one refusal that spends no token, because it is nobody's fault.
 -- Called by POST /ds/groups/{group_id}/messages.
 CREATE OR REPLACE FUNCTION ds.submit_message(
     issuer_key smallint, nonce bytea, domain text, group_id bytea, epoch bigint, revision integer,
     commit_digest bytea, roster bytea, tree bytea, addresses bytea[], parts smallint[],
     payloads bytea[], urgencies smallint[], welcome_tree bytea, joiners bytea[], expires integer, settled bytea[],
-    OUT outcome text, OUT current_epoch bigint, OUT undelivered integer, OUT gone bytea[],
+    OUT outcome ds.submit_message_outcome, OUT current_epoch bigint, OUT undelivered integer, OUT gone bytea[],
     OUT pushes bytea[])
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -26,8 +30,8 @@ DECLARE
     stored record;
     results smallint[];
 BEGIN
-    -- The group's row is locked before any queue's, by everyone. Application messages share
-    -- it: they run side by side, and a commit waits for them.
+    -- Every transaction locks the group's row before any queue's. Application messages share it:
+    -- they run side by side, and a commit waits for them.
     IF changes THEN
         SELECT g.epoch, g.revision, g.last_commit, g.last_used INTO stored
           FROM ds.groups g
@@ -57,10 +61,10 @@ BEGIN
     undelivered := 0;
     gone := '{}';
     IF stored.epoch <> submit_message.epoch THEN
-        -- The same commit twice at the same instant: the second gets the first one's answer.
+        -- The same commit came twice at the same instant: the second gets the first one's answer.
         outcome := CASE WHEN stored.epoch = submit_message.epoch + 1
                              AND stored.last_commit = commit_digest
-                        THEN 'accepted' ELSE 'wrong_epoch' END;
+                        THEN 'accepted'::ds.submit_message_outcome ELSE 'wrong_epoch' END;
         RETURN;
     END IF;
 
@@ -75,7 +79,7 @@ BEGIN
            SET revision = g.revision + 1, tree = submit_message.tree, last_used = today
          WHERE g.group_id = submit_message.group_id;
     ELSIF stored.last_used < today THEN
-        -- Once a day, by whoever can without waiting: two sharers of the row would deadlock.
+        -- The first message of a day that needs not wait writes the day: two sharers of the row would deadlock.
         UPDATE ds.groups g
            SET last_used = today
           FROM (SELECT l.group_id FROM ds.groups l
@@ -99,7 +103,7 @@ BEGIN
         submit_message.domain, submit_message.group_id, addresses, parts, payloads, urgencies);
     pushes := postern.take_pushes();
     IF results <> '{}' THEN
-        SELECT count(*) FILTER (WHERE d.result <> 0),
+        SELECT (count(*) FILTER (WHERE d.result <> 0))::integer,
                coalesce(array_agg(d.address) FILTER (WHERE d.result = 1), '{}')
           INTO undelivered, gone
           FROM unnest(addresses, results) AS d (address, result);

@@ -1,7 +1,9 @@
--- operator.allow_ciphersuite: new groups may have it, members be added with it, and KeyPackages of it
--- published and fetched, from the next request on, on every server.
+-- operator.allow_ciphersuite: allows a ciphersuite for new groups, for members that are added, and for KeyPackages that
+-- are published and fetched. Takes effect with the next request, on every server.
 --
--- ciphersuite: one of operator.ciphersuites(). Called by the operator.
+--   ciphersuite: one of operator.ciphersuites()
+--
+-- Called by the operator.
 CREATE OR REPLACE FUNCTION operator.allow_ciphersuite(ciphersuite integer) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -10,7 +12,7 @@ BEGIN
         RAISE EXCEPTION 'this server cannot serve ciphersuite %', coalesce(ciphersuite::text, 'null')
             USING ERRCODE = 'check_violation', HINT = 'operator.ciphersuites() lists those it can.';
     END IF;
-    UPDATE ds.settings s
+    UPDATE operator.settings s
        SET ciphersuites = s.ciphersuites || allow_ciphersuite.ciphersuite
      WHERE allow_ciphersuite.ciphersuite <> ALL (s.ciphersuites);
 END

@@ -1,5 +1,7 @@
--- operator.allowances: how many tokens may be had per day (UTC): the default of users and of
--- federated domains first, then what operator.set_allowance set. Called by the operator.
+-- operator.allowances: lists how many tokens may be taken per day (UTC): first the defaults of users and of federated
+-- domains, then the exceptions that operator.set_allowance made.
+--
+-- Called by the operator.
 CREATE OR REPLACE FUNCTION operator.allowances()
 RETURNS TABLE (whose text, token_type integer, tokens integer)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

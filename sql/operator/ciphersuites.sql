@@ -1,9 +1,8 @@
--- operator.ciphersuites: those that the server can serve (RFC 9420 §17.1), and whether new groups may
--- have them, members be added with them, and KeyPackages of them published and fetched. 77 and 79,
--- X-Wing (ML-KEM-768 with X25519), have numbers of drafts, by which other libraries may mean something
--- else.
+-- operator.ciphersuites: lists the ciphersuites that the server can serve (RFC 9420 §17.1), and whether each is allowed
+-- for new groups, for members that are added, and for KeyPackages. 77 and 79, X-Wing (ML-KEM-768 with X25519), have
+-- numbers of drafts, by which other libraries may mean other suites.
 --
--- Called by the operator and by monitoring, and by operator.allow_ciphersuite and its contrary.
+-- Called by the operator and by monitoring; by operator.allow_ciphersuite.
 CREATE OR REPLACE FUNCTION operator.ciphersuites()
 RETURNS TABLE (ciphersuite integer, name text, allowed boolean)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -12,6 +11,6 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
                    (3, 'MLS_128_DHKEMX25519_CHACHA20POLY1305_SHA256_Ed25519'),
                    (77, 'MLS_256_XWING_CHACHA20POLY1305_SHA256_Ed25519'),
                    (79, 'MLS_128_MLKEM768X25519_AES128GCM_SHA256_Ed25519')) k (ciphersuite, name),
-           ds.settings s
+           operator.settings s
      ORDER BY k.ciphersuite
 $$;

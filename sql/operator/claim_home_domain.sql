@@ -1,30 +1,35 @@
--- operator.claim_home_domain: makes a domain this database's home, if it has none yet (OPS-2).
+-- operator.claim_home_domain: makes a domain the home domain of this database, if it has none yet (OPS-2).
 --
---   domain   what the server is configured for, lower case
--- Returns one row: outcome, and the home domain as it is now.
---   claimed    there was none: it is `domain` from now on, for ever
---   same       it was `domain` already
---   different  it is another one
---   invalid    `domain` is not a fully qualified domain name
+--   domain: as the server is configured, lower case
+--
+-- Returns one row: home, the home domain as it is now, and outcome:
+--   claimed: there was none, and it is this domain from now on, for ever
+--   same: it was this domain already
+--   different: it is another one
+--   invalid: the argument is not a fully qualified domain name
+--
 -- Called by every server process at its start.
 CREATE OR REPLACE FUNCTION operator.claim_home_domain(domain text)
-RETURNS TABLE (outcome text, home text)
+RETURNS TABLE (outcome operator.claim_home_domain_outcome, home text)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    claimed boolean;
+    wanted operator.domain_name;
+    claimed boolean := false;
 BEGIN
     BEGIN
-        INSERT INTO operator.home_domain (domain) VALUES (claim_home_domain.domain)
-            ON CONFLICT DO NOTHING;
-        claimed := FOUND;
-    EXCEPTION WHEN check_violation OR not_null_violation THEN
-        outcome := 'invalid';
+        wanted := claim_home_domain.domain;
+    EXCEPTION WHEN check_violation THEN
+        NULL;
     END;
-    SELECT h.domain INTO home FROM operator.home_domain h;
-    outcome := COALESCE(outcome,
-                        CASE WHEN claimed THEN 'claimed'
-                             WHEN home = claim_home_domain.domain THEN 'same'
-                             ELSE 'different' END);
+    IF wanted IS NOT NULL THEN
+        UPDATE operator.settings s SET home_domain = wanted WHERE s.home_domain IS NULL;
+        claimed := FOUND;
+    END IF;
+    SELECT s.home_domain::text INTO home FROM operator.settings s;
+    outcome := CASE WHEN wanted IS NULL THEN 'invalid'::operator.claim_home_domain_outcome
+                    WHEN claimed THEN 'claimed'
+                    WHEN home = wanted THEN 'same'
+                    ELSE 'different' END;
     RETURN NEXT;
 END
 $$;

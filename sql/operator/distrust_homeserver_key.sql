@@ -1,7 +1,10 @@
--- operator.distrust_homeserver_key: requests signed by this key are nobody's from now on. One
--- that is not known yet will not be trusted when its domain shows it.
+-- operator.distrust_homeserver_key: ends the trust in a key of another domain's homeserver: requests that it signs are
+-- refused from now on. A key that is not known yet will not be trusted when its domain shows it.
 --
--- An error if it is another domain's, or the domain is the home domain. Called by the operator.
+--   domain: the key's domain, which is not the home domain
+--   public_key: Ed25519, 32 bytes, which is not another domain's
+--
+-- Called by the operator.
 CREATE OR REPLACE FUNCTION operator.distrust_homeserver_key(domain text, public_key bytea) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE

@@ -1,8 +1,10 @@
--- operator.drop_queue: removes a queue with all it holds. Its owner is told that there is none;
--- whoever sends to it, that it is gone.
+-- operator.drop_queue: removes a queue with everything in it. Its owner is told that there is none; senders are told
+-- that it is gone.
 --
--- queue_id: as operator.busiest_queues names it.
--- Returns how many messages went with it. Called by the operator.
+--   queue_id: 16 bytes, as operator.busiest_queues shows it
+--
+-- Returns the number of messages that went with it.
+-- Called by the operator.
 CREATE OR REPLACE FUNCTION operator.drop_queue(queue_id bytea) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE

@@ -1,7 +1,6 @@
--- operator.group_limits: every limit of groups, its value, and what it means. After how many days
--- what goes is in operator.group_expiry.
+-- operator.group_limits: lists every limit of groups, its value, and its meaning. Expiry is in operator.group_expiry.
 --
--- Called by the operator and by monitoring, and by operator.set_group_limit.
+-- Called by the operator and by monitoring; by operator.set_group_limit.
 CREATE OR REPLACE FUNCTION operator.group_limits()
 RETURNS TABLE (name text, value integer, meaning text)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

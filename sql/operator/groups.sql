@@ -1,7 +1,7 @@
--- operator.groups: how many groups there are, by what can be seen of them: the size class of
--- the sealed state (bytes; it grows with the members) and the day of the last message.
+-- operator.groups: counts groups by what can be seen of them: the size class of the sealed state (bytes; it grows with
+-- the members) and the day (UTC) of the last message.
 --
--- Called by the operator, and by monitoring.
+-- Called by the operator and by monitoring.
 CREATE OR REPLACE FUNCTION operator.groups()
 RETURNS TABLE (size_class integer, last_used date, groups bigint)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

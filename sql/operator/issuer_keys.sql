@@ -1,5 +1,6 @@
--- operator.issuer_keys: the issuer's keys, from when to when (days, UTC) each issues and
--- redeems, and how much its spent tokens take: about how many, and bytes on disk (AAS-4).
+-- operator.issuer_keys: lists the issuer's keys: the days (UTC) from which and until which each issues and redeems,
+-- about how many of its tokens are spent, and the bytes on disk that these take (AAS-4).
+--
 -- Called by the operator and by monitoring.
 CREATE OR REPLACE FUNCTION operator.issuer_keys()
 RETURNS TABLE (issuer_key smallint, token_type integer, not_before date, not_after date, retires date,

@@ -1,5 +1,7 @@
--- operator.key_rotation: for how long issuer keys that are made now will be used, in days, as
--- operator.set_key_rotation explains. Called by the operator and by monitoring.
+-- operator.key_rotation: shows how long issuer keys that are made from now on will be used, in days, as
+-- operator.set_key_rotation explains.
+--
+-- Called by the operator and by monitoring.
 CREATE OR REPLACE FUNCTION operator.key_rotation()
 RETURNS TABLE (issuing_days integer, overlap_days integer, redeeming_days integer)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

@@ -1,5 +1,7 @@
--- operator.prices: every endpoint that asks a token, by the name of its API function, and
--- what it costs (AAS-5). Called by the operator and by monitoring.
+-- operator.prices: lists every endpoint that asks for a token, by the name of its API function, and its price in tokens
+-- (AAS-5).
+--
+-- Called by the operator and by monitoring.
 CREATE OR REPLACE FUNCTION operator.prices()
 RETURNS TABLE (endpoint text, price smallint)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

@@ -1,8 +1,10 @@
--- operator.purge_queue: removes all messages that wait in a queue. Its owner is told as of expired
--- ones; the queue goes on with a new chain.
+-- operator.purge_queue: removes all messages that wait in a queue. Its owner is told so as if they had expired; the
+-- queue goes on with a new chain.
 --
--- queue_id: as operator.busiest_queues names it.
--- Returns how many messages that was. Called by the operator.
+--   queue_id: 16 bytes, as operator.busiest_queues shows it
+--
+-- Returns the number of messages removed.
+-- Called by the operator.
 CREATE OR REPLACE FUNCTION operator.purge_queue(queue_id bytea) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE

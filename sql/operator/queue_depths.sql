@@ -1,6 +1,7 @@
--- operator.queue_depths: how full the mailboxes are: queues by kind and by how many messages
--- wait in each, the messages of all of them, and the day (UTC) of the oldest.
--- Looks at every queue. Called by the operator and by monitoring.
+-- operator.queue_depths: shows how full the mailboxes are: the number of queues by kind and by how many messages wait
+-- in each, the messages of all of them together, and the day (UTC) of the oldest.
+--
+-- Called by the operator and by monitoring. It looks at every queue.
 CREATE OR REPLACE FUNCTION operator.queue_depths()
 RETURNS TABLE (kind text, waiting text, queues bigint, messages bigint, oldest date)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

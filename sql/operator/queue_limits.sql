@@ -1,5 +1,6 @@
--- operator.queue_limits: every limit of the mailboxes, its value, and what it means.
--- Called by the operator and by monitoring, and by operator.set_queue_limit.
+-- operator.queue_limits: lists every limit of the mailboxes, its value, and its meaning.
+--
+-- Called by the operator and by monitoring; by operator.set_queue_limit.
 CREATE OR REPLACE FUNCTION operator.queue_limits()
 RETURNS TABLE (name text, value integer, meaning text)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

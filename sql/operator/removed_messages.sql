@@ -1,6 +1,7 @@
--- operator.removed_messages: what was removed unread, per day (UTC): queues whose owner did not come
--- and messages that went with them, messages that waited too long, and messages that the operator
--- removed (QS-8). Called by the operator and by monitoring.
+-- operator.removed_messages: counts what was removed unread, per day (UTC): inactive queues and the messages that went
+-- with them, messages that waited too long, and messages that the operator removed (QS-8).
+--
+-- Called by the operator and by monitoring.
 CREATE OR REPLACE FUNCTION operator.removed_messages()
 RETURNS TABLE (day date, inactive_queues bigint, their_messages bigint, expired_messages bigint, purged_messages bigint)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

@@ -1,8 +1,9 @@
--- operator.rotate_issuer_keys: new issuer keys now, of all types; a server makes them within
--- moments. The old ones go on issuing for the overlap, and their tokens stay good.
+-- operator.rotate_issuer_keys: replaces the issuer keys of all types; a server makes new ones within moments. The old
+-- ones go on issuing for the overlap, and their tokens stay good.
 --
--- revoke: the old ones' secrets are known to somebody: they neither issue nor redeem from
--- now on, and all tokens that people hold are worth nothing. Their clients fetch new ones.
+--   revoke: whether the old keys' secrets may be known to somebody: they neither issue nor redeem from now on, and all
+--     tokens that clients hold are worth nothing. Clients fetch new ones.
+--
 -- Called by the operator.
 CREATE OR REPLACE FUNCTION operator.rotate_issuer_keys(revoke boolean DEFAULT false) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

@@ -1,18 +1,18 @@
--- operator.set_allowance: how many tokens may be had per day (UTC) (AAS-2).
+-- operator.set_allowance: sets how many tokens may be taken per day (UTC) (AAS-2).
 --
---   tokens      null takes back an earlier call, so that the default holds
---   user_name   of this user, without @domain; or
---   domain      of this federated domain, all its users together; or neither: of each user
---               that has no allowance of its own
---   token_type  of this type only, within the whole
+--   tokens: null takes an earlier call back, so that the default holds
+--   user_name: of this user, without @domain; or
+--   domain: of this federated domain, all its users together; or neither: of each user that has no allowance of its own
+--   token_type: of this Privacy Pass token type only, within the whole
+--
 -- Called by the operator.
 CREATE OR REPLACE FUNCTION operator.set_allowance(
     tokens integer, user_name text DEFAULT NULL, domain text DEFAULT NULL, token_type integer DEFAULT NULL)
 RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    of_user bigint;
-    of_taker bigint;
+    of_user uuid;
+    of_taker uuid;
 BEGIN
     IF num_nonnulls(user_name, domain) > 1 THEN
         RAISE EXCEPTION 'an allowance is a user''s or a domain''s, not both';

@@ -1,7 +1,7 @@
--- operator.set_group_expiry: sets what operator.group_expiry shows; null leaves it as it is.
+-- operator.set_group_expiry: sets the days that operator.group_expiry shows; null leaves one as it is. Takes effect
+-- with the next request, on every server. A number of days that is out of bounds is an error.
 --
--- Takes effect with the next request, on every server. A number of days that is out of bounds
--- is an error. Called by the operator.
+-- Called by the operator.
 CREATE OR REPLACE FUNCTION operator.set_group_expiry(
     inactive_days integer DEFAULT NULL, abandoned_days integer DEFAULT NULL)
 RETURNS void

@@ -1,7 +1,9 @@
--- operator.set_group_limit: changes a limit of groups. It holds from the next request on, on every
--- server, and takes nothing away: a group that is too large by a new limit goes on, and grows no more.
+-- operator.set_group_limit: changes a limit of groups. Takes effect with the next request, on every server, and takes
+-- nothing away: a group that is too large by a new limit goes on, and grows no more.
 --
--- name: one of operator.group_limits(). Called by the operator.
+--   name: one of operator.group_limits()
+--
+-- Called by the operator.
 CREATE OR REPLACE FUNCTION operator.set_group_limit(name text, value integer) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN

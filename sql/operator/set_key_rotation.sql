@@ -1,10 +1,12 @@
--- operator.set_key_rotation: for how long issuer keys are used (AAS-5). Holds for keys that
--- are made from now on; operator.rotate_issuer_keys() makes some.
+-- operator.set_key_rotation: sets how long issuer keys are used (AAS-5). Takes effect for keys that are made from now
+-- on; operator.rotate_issuer_keys() makes some.
 --
---   issuing_days    a key issues for so many days,
---   overlap_days    the last of them beside its successor,
---   redeeming_days  and its tokens are good for so many more
--- What is null stays as it is. Called by the operator.
+--   issuing_days: days for which a key issues
+--   overlap_days: the last of them, in which its successor issues, too
+--   redeeming_days: further days for which its tokens are good
+--
+-- An argument that is null leaves its setting as it is.
+-- Called by the operator.
 CREATE OR REPLACE FUNCTION operator.set_key_rotation(
     issuing_days integer DEFAULT NULL, overlap_days integer DEFAULT NULL, redeeming_days integer DEFAULT NULL)
 RETURNS void

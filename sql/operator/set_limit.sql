@@ -1,8 +1,10 @@
--- operator.set_limit: changes a number in a service's settings.
+-- operator.set_limit: changes a number in a service's settings. A value that a constraint forbids is an error that
+-- names the constraint.
 --
--- settings: the table, of one row. name: a column. A value that a constraint of it forbids is an
--- error that names the constraint. Called by operator.set_queue_limit and operator.set_group_limit,
--- which say what may be changed.
+--   settings: the table, of one row
+--   name: the column
+--
+-- Called by operator.set_queue_limit and operator.set_group_limit, which check the name.
 CREATE OR REPLACE FUNCTION operator.set_limit(settings regclass, name text, value integer) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE

@@ -1,7 +1,9 @@
--- operator.set_price: what an endpoint costs, in tokens: 0 or 1 (AAS-5). At price 0 it still
--- asks for a token, and leaves it unspent.
+-- operator.set_price: sets the price of an endpoint in tokens, 0 or 1 (AAS-5). At price 0 the endpoint still asks for a
+-- token, and leaves it unspent.
 --
--- endpoint: the name of its API function, one of operator.prices(). Called by the operator.
+--   endpoint: name of its API function, one of operator.prices()
+--
+-- Called by the operator.
 CREATE OR REPLACE FUNCTION operator.set_price(endpoint text, price integer) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN

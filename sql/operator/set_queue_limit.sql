@@ -1,7 +1,9 @@
--- operator.set_queue_limit: changes a limit of the mailboxes, at once and for every server. What is
--- too old by a new limit is removed within minutes.
+-- operator.set_queue_limit: changes a limit of the mailboxes, at once and for every server. What is too old by a new
+-- limit is removed within minutes.
 --
--- name: one of operator.queue_limits(). Called by the operator.
+--   name: one of operator.queue_limits()
+--
+-- Called by the operator.
 CREATE OR REPLACE FUNCTION operator.set_queue_limit(name text, value integer) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN

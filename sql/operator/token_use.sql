@@ -1,5 +1,7 @@
--- operator.token_use: what tokens were spent for, by everyone together: requests per day
--- (UTC), endpoint and price class. Called by the operator and by monitoring.
+-- operator.token_use: shows what tokens were spent for, by all takers together: requests per day (UTC), endpoint and
+-- price.
+--
+-- Called by the operator and by monitoring.
 CREATE OR REPLACE FUNCTION operator.token_use()
 RETURNS TABLE (day date, endpoint text, price smallint, requests bigint)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

@@ -1,5 +1,6 @@
--- operator.tokens_issued: how many tokens were issued, to everyone together, per day (UTC)
--- and token type. Called by the operator and by monitoring.
+-- operator.tokens_issued: shows how many tokens were issued, to all takers together, per day (UTC) and token type.
+--
+-- Called by the operator and by monitoring.
 CREATE OR REPLACE FUNCTION operator.tokens_issued()
 RETURNS TABLE (day date, token_type integer, tokens bigint)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

@@ -1,8 +1,10 @@
--- operator.trust_homeserver_key: requests signed by this key are another domain's
--- homeserver's from now on, which may have tokens (AAS-2).
+-- operator.trust_homeserver_key: trusts a key of another domain's homeserver: requests that it signs may take tokens
+-- from now on (AAS-2). A key that was distrusted is trusted again.
 --
--- public_key: Ed25519, 32 bytes. One that was distrusted is trusted again. An error if it is
--- another domain's, or the domain is the home domain. Called by the operator.
+--   domain: the key's domain, which is not the home domain
+--   public_key: Ed25519, 32 bytes, which is not another domain's
+--
+-- Called by the operator.
 CREATE OR REPLACE FUNCTION operator.trust_homeserver_key(domain text, public_key bytea) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN

@@ -1,6 +1,7 @@
--- operator.upkeep: whether what is too old is being removed (QS-8): the day (UTC) of the last sweep
--- through all queues, and whether it is finished. Behind by more than a day means that no server
--- runs, or that each batch fails: PostgreSQL's log says why.
+-- operator.upkeep: shows whether expired rows are being removed (QS-8): the day (UTC) of the last sweep through all
+-- queues, and whether it is finished. A sweep that is behind by more than a day means that no server runs, or that each
+-- batch fails: PostgreSQL's log says why.
+--
 -- Called by the operator and by monitoring.
 CREATE OR REPLACE FUNCTION operator.upkeep()
 RETURNS TABLE (swept date, finished boolean)

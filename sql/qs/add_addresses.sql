@@ -1,15 +1,18 @@
--- qs.add_addresses: lets a queue be reached by more addresses (QS-3).
+-- qs.add_addresses: gives a queue more addresses (QS-3).
 --
--- issuer_key, nonce: the token that pays. queue_id: whose addresses. signer: Ed25519 key,
--- verified by the caller. addresses: 32 random bytes each; only hashes of them are kept.
--- last_resort: the same, for last-resort KeyPackages: these do not bind (QS-6).
--- Returns outcome: added, token_spent, unknown_queue (also for another signer than the
--- owner), too_many_addresses, address_exists. All of them are added, or none.
+--   issuer_key, nonce: the token that pays
+--   queue_id: 16 bytes
+--   signer: Ed25519 key, verified by the caller
+--   addresses: 32 random bytes each; only hashes of them are kept
+--   last_resort: the same, for last-resort KeyPackages: these do not bind (QS-6)
+--
+-- Returns added, token_spent; unknown_queue: also for another signer than the owner; too_many_addresses,
+-- address_exists. All of them are added, or none.
 -- Called by POST /qs/queues/{queue_id}/addresses.
 CREATE OR REPLACE FUNCTION qs.add_addresses(
     issuer_key smallint, nonce bytea,
     queue_id bytea, signer bytea, addresses bytea[], last_resort bytea[] DEFAULT '{}',
-    OUT outcome text)
+    OUT outcome qs.add_addresses_outcome)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     today CONSTANT date := (now() AT TIME ZONE 'UTC')::date;

@@ -1,15 +1,16 @@
--- qs.count_key_packages: how many KeyPackages a client has left, so that it knows when to
--- publish again (QS-6).
+-- qs.count_key_packages: counts the KeyPackages that a client has left, so that it knows when to publish again (QS-6).
 --
--- issuer_key, nonce: the token that pays. lookup: of the friendship token. signer: Ed25519
--- key, verified by the caller. stock_id: whose.
--- Returns counted and remaining, those that can still be handed out, without the last resort
--- (0 for a client that has published nothing); or token_spent, unknown_friendship (also for
--- another signer than its owner).
+--   issuer_key, nonce: the token that pays
+--   lookup: of the friendship token, 32 bytes
+--   signer: Ed25519 key, verified by the caller
+--   stock_id: 16 bytes
+--
+-- Returns counted, with remaining: those that can still be handed out, without the last resort (0 for a client that has
+-- published nothing); token_spent; unknown_friendship: also for another signer than its owner.
 -- Called by POST /qs/key-packages/count.
 CREATE OR REPLACE FUNCTION qs.count_key_packages(
     issuer_key smallint, nonce bytea, lookup bytea, signer bytea, stock_id bytea,
-    OUT outcome text, OUT remaining integer)
+    OUT outcome qs.count_key_packages_outcome, OUT remaining integer)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     today CONSTANT date := (now() AT TIME ZONE 'UTC')::date;
@@ -31,7 +32,7 @@ BEGIN
         UPDATE qs.friendships f SET last_active = today
          WHERE f.friendship_id = friendship.friendship_id;
     END IF;
-    SELECT count(*) INTO remaining
+    SELECT count(*)::integer INTO remaining
       FROM qs.key_packages k
      WHERE k.friendship_id = friendship.friendship_id
        AND k.stock_id = count_key_packages.stock_id AND NOT k.last_resort AND k.expires > today;

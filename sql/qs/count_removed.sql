@@ -1,6 +1,8 @@
 -- qs.count_removed: adds to the day's figures of what was removed unread (QS-8).
 --
--- day: UTC. The rest as the columns of qs.removed.
+--   day: UTC
+--
+-- The other arguments are as the columns of qs.removed.
 -- Called by qs.remove_expired, operator.purge_queue and operator.drop_queue.
 CREATE OR REPLACE FUNCTION qs.count_removed(
     day date, inactive_queues bigint, their_messages bigint, expired_messages bigint, purged_messages bigint)

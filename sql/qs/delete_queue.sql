@@ -1,15 +1,17 @@
--- qs.delete_queue: a queue with its messages and the addresses its owner names is gone (QS-7, PRIV-3).
+-- qs.delete_queue: deletes a queue with its messages and the addresses that its owner names (QS-7, PRIV-3).
 --
--- issuer_key, nonce: the token that pays. queue_id: which. signer: the owner's Ed25519 key,
--- verified by the caller. addresses: those of the queue's that the owner knows, 32 bytes
--- each; others cannot be found from here and go when somebody delivers to them (see
--- postern.deliver). What is not this queue's stays.
--- Returns outcome: deleted, token_spent, unknown_queue (also for another signer than the owner).
+--   issuer_key, nonce: the token that pays
+--   queue_id: 16 bytes
+--   signer: the owner's Ed25519 key, verified by the caller
+--   addresses: those of the queue's that the owner knows, 32 bytes each; others cannot be found from here and go when a
+--     message is delivered to them (see postern.deliver). An address that is not this queue's stays.
+--
+-- Returns deleted, token_spent; unknown_queue: also for another signer than the owner.
 -- Called by POST /qs/queues/{queue_id}/delete.
 CREATE OR REPLACE FUNCTION qs.delete_queue(
     issuer_key smallint, nonce bytea,
     queue_id bytea, signer bytea, addresses bytea[],
-    OUT outcome text)
+    OUT outcome qs.delete_queue_outcome)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF NOT aas.spend_token('qs.delete_queue', delete_queue.issuer_key, delete_queue.nonce) THEN

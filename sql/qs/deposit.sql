@@ -1,13 +1,16 @@
 -- qs.deposit: puts a payload into a contact queue (QS-2).
 --
--- issuer_key, nonce: the token that pays. address: 32 bytes, published by the queue's
--- owner. payload: opaque; its size is limited by the caller. urgency: 0 = very-low to 3 = high.
--- Returns outcome: deposited, token_spent, undeliverable (unknown or revoked address,
--- not a contact queue's, or the queue is full); pushes: as postern.take_pushes.
+--   issuer_key, nonce: the token that pays
+--   address: 32 bytes, published by the queue's owner
+--   payload: opaque; its size is limited by the caller
+--   urgency: 0 = very-low to 3 = high
+--
+-- Returns deposited, with pushes (as postern.take_pushes); token_spent; undeliverable: the address is unknown, revoked,
+-- or not a contact queue's, or the queue is full.
 -- Called by POST /qs/deposits.
 CREATE OR REPLACE FUNCTION qs.deposit(
     issuer_key smallint, nonce bytea, address bytea, payload bytea, urgency smallint,
-    OUT outcome text, OUT pushes bytea[])
+    OUT outcome qs.deposit_outcome, OUT pushes bytea[])
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF NOT aas.spend_token('qs.deposit', issuer_key, nonce) THEN

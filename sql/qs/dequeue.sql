@@ -1,14 +1,16 @@
--- qs.dequeue: acknowledges what the owner of a queue has, and returns what is next (QS-4).
+-- qs.dequeue: acknowledges the messages that the owner of a queue has, and returns the next ones (QS-4).
 --
--- issuer_key, nonce: the token that pays. after: the last sequence number the owner has;
--- everything up to it is deleted. The rest as in qs.next_messages.
--- Returns what qs.next_messages does, or with empty arrays the outcomes token_spent and
--- after_too_large (a number never given out; nothing is deleted).
+--   issuer_key, nonce: the token that pays
+--   after: the last sequence number that the owner has; everything up to it is deleted
+--
+-- The other arguments are as in qs.next_messages.
+-- Returns what qs.next_messages does, or with empty arrays token_spent; after_too_large: a number that was never given
+-- out, so nothing is deleted.
 -- Called by POST /qs/queues/{queue_id}/dequeue, once per request.
 CREATE OR REPLACE FUNCTION qs.dequeue(
     issuer_key smallint, nonce bytea,
     queue_id bytea, signer bytea, after bigint, max_messages integer, max_bytes integer,
-    OUT outcome text, OUT seqs bigint[], OUT chains bigint[], OUT chain_indexes integer[],
+    OUT outcome qs.dequeue_outcome, OUT seqs bigint[], OUT chains bigint[], OUT chain_indexes integer[],
     OUT chain_headers bytea[], OUT ciphertexts bytea[], OUT expired_up_to bigint)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -28,13 +30,13 @@ BEGIN
         outcome := 'unknown_queue';
         RETURN;
     END IF;
-    -- Not locked: numbers only grow, so what is right now stays right while a delivery commits.
+    -- The row needs no lock: numbers only grow, so a check that holds now still holds after a delivery commits.
     IF after >= queue.next_seq THEN
         outcome := 'after_too_large';
         RETURN;
     END IF;
 
-    -- Not on every look: each delivery locks the row.
+    -- Deliveries lock the row, so a look that changes nothing leaves it alone.
     IF after > queue.acked_seq OR today > queue.last_active THEN
         UPDATE qs.queues q
            SET acked_seq = greatest(q.acked_seq, after), last_active = today

@@ -1,8 +1,9 @@
--- qs.drop_queues: takes queues out of the world with all they hold. Their addresses stay, since
--- nothing here tells which ones they are (PRIV-1); they lead nowhere from now on.
+-- qs.drop_queues: deletes queues with everything in them. Their addresses stay, because nothing here tells which ones
+-- they are (PRIV-1); they lead nowhere from now on.
 --
--- queue_ids: whose rows the caller has locked, in the order of their ids.
--- Returns how many queues and messages that were.
+--   queue_ids: 16 bytes each; the caller has locked their rows, in the order of their ids
+--
+-- Returns the number of queues and of messages deleted.
 -- Called by qs.delete_queue, qs.remove_expired and operator.drop_queue.
 CREATE OR REPLACE FUNCTION qs.drop_queues(queue_ids bytea[], OUT queues bigint, OUT messages bigint)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp

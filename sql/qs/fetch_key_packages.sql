@@ -1,18 +1,18 @@
--- qs.fetch_key_packages: one KeyPackage of each client of a friendship that has some of a
--- ciphersuite, for whoever has its token (QS-6). What is handed out is gone, but for a last
--- resort, which is handed out when a stock has no other. Nothing that expires today or did
--- before is.
+-- qs.fetch_key_packages: hands out one KeyPackage of each client of a friendship that has some of a ciphersuite, for
+-- its token (QS-6). A KeyPackage that is handed out is gone, except for a last resort, which is handed out when a stock
+-- has no other. One that expires today (UTC) or has expired is not handed out.
 --
--- issuer_key, nonce: the token that pays. lookup: of the friendship token. ciphersuite: of
--- the group that they are for (RFC 9420 §17.1).
--- Returns fetched, and one element per stock in each array: its stock_id, its key as it was
--- sealed under the friendship token, the package as it was sealed under that key, and whether
--- it is the last resort; or with empty arrays token_spent, ciphersuite_forbidden (by the
--- operator: nobody could be added with them) and unknown_friendship.
+--   issuer_key, nonce: the token that pays
+--   lookup: of the friendship token, 32 bytes
+--   ciphersuite: of the group that they are for (RFC 9420 §17.1)
+--
+-- Returns fetched, and one element per stock in each array: its stock_id, its key as it was sealed under the friendship
+-- token, the package as it was sealed under that key, and whether it is the last resort; or with empty arrays
+-- token_spent; ciphersuite_forbidden: by the operator, so nobody could be added with them; unknown_friendship.
 -- Called by POST /qs/key-packages/fetch.
 CREATE OR REPLACE FUNCTION qs.fetch_key_packages(
     issuer_key smallint, nonce bytea, lookup bytea, ciphersuite integer DEFAULT 1,
-    OUT outcome text, OUT stock_ids bytea[], OUT sealed_keys bytea[], OUT packages bytea[],
+    OUT outcome qs.fetch_key_packages_outcome, OUT stock_ids bytea[], OUT sealed_keys bytea[], OUT packages bytea[],
     OUT last_resorts boolean[])
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -27,13 +27,13 @@ BEGIN
         outcome := 'token_spent';
         RETURN;
     END IF;
-    IF NOT EXISTS (SELECT FROM ds.settings s
+    IF NOT EXISTS (SELECT FROM operator.settings s
                     WHERE fetch_key_packages.ciphersuite = ANY (s.ciphersuites)) THEN
         outcome := 'ciphersuite_forbidden';
         RETURN;
     END IF;
 
-    -- Shared by all who fetch; whoever publishes or rotates waits. So the keys read next are
+    -- Fetches share the lock; publications and rotations wait for it. So the keys read next are
     -- those of the packages read after.
     SELECT f.friendship_id INTO friendship
       FROM qs.friendships f
@@ -48,7 +48,7 @@ BEGIN
          WHERE s.friendship_id = friendship AND s.ciphersuite = fetch_key_packages.ciphersuite
          ORDER BY s.stock_id
     LOOP
-        -- What somebody else is taking at this moment is as good as taken: nobody waits.
+        -- A package that another fetch is taking at this moment is as good as taken: nobody waits.
         SELECT k.number, k.sealed, k.last_resort INTO taken
           FROM qs.key_packages k
          WHERE k.friendship_id = friendship AND k.stock_id = stock.stock_id

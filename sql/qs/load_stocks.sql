@@ -1,7 +1,9 @@
--- qs.load_stocks: the keys of a friendship's stocks as they are sealed under its token.
+-- qs.load_stocks: lists the keys of a friendship's stocks as they are sealed under its token.
 --
--- lookup: of the friendship token. signer: Ed25519 key, verified by the caller.
--- Returns a row per stock of the friendship, none for another signer than its owner.
+--   lookup: of the friendship token, 32 bytes
+--   signer: Ed25519 key, verified by the caller
+--
+-- Returns a row per stock of the friendship; none for another signer than its owner.
 -- Called by POST /qs/key-packages/rotate, before qs.rotate_friendship_token.
 CREATE OR REPLACE FUNCTION qs.load_stocks(lookup bytea, signer bytea)
 RETURNS TABLE (stock_id bytea, sealed_key bytea)

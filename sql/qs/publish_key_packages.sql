@@ -1,22 +1,25 @@
--- qs.publish_key_packages: a stock of one client of a friendship, instead of what was in it
--- before (QS-6).
+-- qs.publish_key_packages: replaces a stock of one client of a friendship (QS-6).
 --
--- issuer_key, nonce: the token that pays. lookup: of the friendship token. signer: Ed25519
--- key, verified by the caller. may_create: whether to make the friendship, owned by the
--- signer, when there is none. stock_id: 16 bytes, the client's own. sealed_key: the stock's
--- key, sealed under the token. packages: sealed under that key; expires: when the lifetime of
--- each ends, in seconds since 1970. last_resort, last_resort_expires: the same; null: none.
--- ciphersuite: of all of them (RFC 9420 §17.1).
--- Returns published and remaining, how many there are now without the last resort; or
--- token_spent, unknown_friendship (also for another signer than its owner, and when it got
--- another token at this moment), ciphersuite_forbidden (by the operator),
--- too_many_key_packages, too_many_stocks.
+--   issuer_key, nonce: the token that pays
+--   lookup: of the friendship token, 32 bytes
+--   signer: Ed25519 key, verified by the caller
+--   may_create: whether to make the friendship, owned by the signer, when there is none
+--   stock_id: 16 bytes, chosen by the client
+--   sealed_key: the stock's key, sealed under the friendship token
+--   packages: sealed under the stock's key
+--   expires: when the lifetime of each ends, in seconds since 1970
+--   last_resort, last_resort_expires: the same for the last resort; null: none
+--   ciphersuite: of all of them (RFC 9420 §17.1)
+--
+-- Returns published, with remaining: how many there are now without the last resort; token_spent; unknown_friendship:
+-- also for another signer than its owner, and when it got another token at this moment; ciphersuite_forbidden: by the
+-- operator; too_many_key_packages; too_many_stocks.
 -- Called by PUT /qs/key-packages.
 CREATE OR REPLACE FUNCTION qs.publish_key_packages(
     issuer_key smallint, nonce bytea, lookup bytea, signer bytea, may_create boolean,
     stock_id bytea, sealed_key bytea, packages bytea[], expires bigint[],
     last_resort bytea, last_resort_expires bigint, ciphersuite integer DEFAULT 1,
-    OUT outcome text, OUT remaining integer)
+    OUT outcome qs.publish_key_packages_outcome, OUT remaining integer)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     today CONSTANT date := (now() AT TIME ZONE 'UTC')::date;
@@ -28,7 +31,7 @@ BEGIN
         outcome := 'token_spent';
         RETURN;
     END IF;
-    IF NOT EXISTS (SELECT FROM ds.settings s
+    IF NOT EXISTS (SELECT FROM operator.settings s
                     WHERE publish_key_packages.ciphersuite = ANY (s.ciphersuites)) THEN
         outcome := 'ciphersuite_forbidden';
         RETURN;
@@ -39,7 +42,7 @@ BEGIN
         RETURN;
     END IF;
 
-    -- Two clients that publish first at the same time: the second waits here for the first.
+    -- Of two clients that both publish first, the second waits here for the first.
     IF may_create THEN
         INSERT INTO qs.friendships AS f (friendship_id, lookup, owner_key, last_active)
         VALUES (uuid_send(gen_random_uuid()), publish_key_packages.lookup, signer, today)

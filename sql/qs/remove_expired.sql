@@ -1,19 +1,18 @@
--- qs.remove_expired: removes what is too old, one small batch (QS-8): queues without a request
--- of their owner for qs.settings.queue_days, and messages that waited for longer than
--- qs.settings.message_days.
+-- qs.remove_expired: removes expired rows, one small batch (QS-8): queues without a request of their owner for
+-- qs.settings.queue_days, and messages that waited for longer than qs.settings.message_days.
 --
--- today: the day (UTC) to count from. A sweep goes through all queues in the order of their
--- ids, once a day; qs.sweep says where the next batch goes on.
--- Returns outcome: more (call again), done (until the day changes), busy (another session is
--- at it).
+--   today: the day (UTC) to count from
+--
+-- A sweep goes through all queues in the order of their ids, once a day; qs.sweep says where the next batch goes on.
+-- Returns more: call again; done: until the day changes; busy: another session is at it.
 -- Called by qs.keep_up, and by tests with days to come.
-CREATE OR REPLACE FUNCTION qs.remove_expired(today date, OUT outcome text)
+CREATE OR REPLACE FUNCTION qs.remove_expired(today date, OUT outcome qs.keep_up_outcome)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_generic_plan SET enable_seqscan = off
 -- Rather give a batch up than hold queues for long: the next one tries again.
 SET lock_timeout = '1s' AS $$
 DECLARE
-    -- Queues looked at, and messages removed, in a batch; a single queue may have more.
+    -- A batch looks at so many queues, and removes so many messages; a single queue may have more.
     max_looked CONSTANT integer := 1000;
     max_removed CONSTANT integer := 2000;
     sweep record;
@@ -39,7 +38,7 @@ BEGIN
     SELECT today - s.message_days AS oldest_message, today - s.queue_days AS oldest_request
       INTO limits FROM qs.settings s WHERE s.singleton;
 
-    -- Without locks, so that queues where nothing is to be done are not disturbed.
+    -- This locks nothing, so that queues where nothing is to be done are not disturbed.
     WITH seen AS MATERIALIZED (
         SELECT q.queue_id, q.last_active, w.waiting, f.enqueued
           FROM (SELECT q.queue_id FROM qs.queues q
@@ -58,24 +57,24 @@ BEGIN
           FROM seen s
          WHERE s.last_active < limits.oldest_request OR s.enqueued < limits.oldest_message
     )
-    SELECT ARRAY(SELECT c.queue_id FROM candidates c
+    SELECT ARRAY(SELECT c.queue_id::bytea FROM candidates c
                   WHERE c.messages <= max_removed OR c.place = 1
                   ORDER BY c.queue_id),
-           (SELECT count(*) FROM seen),
-           (SELECT s.queue_id FROM seen s ORDER BY s.queue_id DESC LIMIT 1),
+           (SELECT count(*)::integer FROM seen),
+           (SELECT s.queue_id::bytea FROM seen s ORDER BY s.queue_id DESC LIMIT 1),
            (SELECT coalesce(bool_and(c.messages <= max_removed OR c.place = 1), true) FROM candidates c)
       INTO due, looked, last_looked, all_due;
 
-    -- In the order that deliveries lock them in. What is to be done is decided again: an owner
-    -- may have come meanwhile.
+    -- Deliveries lock queues in this order, too. The decision is made again, because an owner may
+    -- have come meanwhile.
     PERFORM FROM qs.queues q WHERE q.queue_id = ANY (due) ORDER BY q.queue_id FOR UPDATE;
     inactive := ARRAY(SELECT q.queue_id FROM qs.queues q
                        WHERE q.queue_id = ANY (due) AND q.last_active < limits.oldest_request
                        ORDER BY q.queue_id);
     SELECT * INTO gone FROM qs.drop_queues(inactive);
 
-    -- Whole chains only: the header that opens a chain comes with its first message. The chain
-    -- of the first message to stay began chain_index messages before it. If none stays, the
+    -- Only whole chains go, because the header that opens a chain comes with its first message. The
+    -- chain of the first message to stay began chain_index messages before it. If none stays, the
     -- next message has to start a new chain.
     WITH cut AS (
         SELECT q.queue_id, stays.seq IS NULL AS empty,
@@ -106,6 +105,6 @@ BEGIN
            position = CASE WHEN NOT all_due THEN due[cardinality(due)]
                            WHEN looked = max_looked THEN last_looked END
      WHERE w.singleton
-    RETURNING CASE WHEN w.position IS NULL THEN 'done' ELSE 'more' END INTO outcome;
+    RETURNING CASE WHEN w.position IS NULL THEN 'done'::qs.keep_up_outcome ELSE 'more' END INTO outcome;
 END
 $$;

@@ -1,14 +1,17 @@
--- qs.remove_key_packages: a client gives up its stock of KeyPackages; the friendship goes
--- with the last one (QS-6, PRIV-3).
+-- qs.remove_key_packages: removes a client's stock of KeyPackages; the friendship goes with the last stock (QS-6,
+-- PRIV-3).
 --
--- issuer_key, nonce: the token that pays. lookup: of the friendship token. signer: Ed25519
--- key, verified by the caller. stock_id: whose.
--- Returns outcome: removed (also when there was nothing), token_spent, unknown_friendship
--- (also for another signer than its owner).
+--   issuer_key, nonce: the token that pays
+--   lookup: of the friendship token, 32 bytes
+--   signer: Ed25519 key, verified by the caller
+--   stock_id: 16 bytes
+--
+-- Returns removed: also when there was nothing; token_spent; unknown_friendship: also for another signer than its
+-- owner.
 -- Called by POST /qs/key-packages/remove.
 CREATE OR REPLACE FUNCTION qs.remove_key_packages(
     issuer_key smallint, nonce bytea, lookup bytea, signer bytea, stock_id bytea,
-    OUT outcome text)
+    OUT outcome qs.remove_key_packages_outcome)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     friendship bytea;

@@ -1,16 +1,18 @@
--- qs.revoke_addresses: from now on these addresses lead nowhere (QS-7). Revoking a group's
--- address is blocking that group.
+-- qs.revoke_addresses: revokes addresses: they lead nowhere from now on (QS-7). Revoking the address that a group has
+-- is blocking that group.
 --
--- issuer_key, nonce: the token that pays. queue_id: whose addresses. signer: Ed25519 key,
--- verified by the caller. addresses: 32 bytes each.
--- Returns outcome: revoked, token_spent, unknown_queue (also for another signer than the
--- owner), unknown_address (one of them is not this queue's, or was revoked before; none is
--- revoked then).
+--   issuer_key, nonce: the token that pays
+--   queue_id: 16 bytes
+--   signer: Ed25519 key, verified by the caller
+--   addresses: 32 bytes each
+--
+-- Returns revoked, token_spent; unknown_queue: also for another signer than the owner; unknown_address: one of them is
+-- not this queue's, or was revoked before, and none is revoked.
 -- Called by POST /qs/queues/{queue_id}/addresses/revoke.
 CREATE OR REPLACE FUNCTION qs.revoke_addresses(
     issuer_key smallint, nonce bytea,
     queue_id bytea, signer bytea, addresses bytea[],
-    OUT outcome text)
+    OUT outcome qs.revoke_addresses_outcome)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     today CONSTANT date := (now() AT TIME ZONE 'UTC')::date;
@@ -41,7 +43,9 @@ BEGIN
          WHERE a.lookup = n.lookup
         RETURNING a.last_resort
     )
-    SELECT count(*), count(*) FILTER (WHERE r.last_resort) INTO gone, gone_last_resort FROM revoked r;
+    SELECT count(*)::integer, (count(*) FILTER (WHERE r.last_resort))::integer
+      INTO gone, gone_last_resort
+      FROM revoked r;
     UPDATE qs.queues q
        SET address_count = q.address_count - gone,
            last_resort_count = q.last_resort_count - gone_last_resort,

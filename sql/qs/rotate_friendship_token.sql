@@ -1,17 +1,19 @@
--- qs.rotate_friendship_token: a friendship is found by another token from now on (QS-6).
+-- qs.rotate_friendship_token: gives a friendship another token, by which it is found from now on (QS-6).
 --
--- issuer_key, nonce: the token that pays. lookup, new_lookup: of the old and the new
--- friendship token. signer: Ed25519 key, verified by the caller. stock_ids, sealed_keys: the
--- keys of its stocks as qs.load_stocks returned them; resealed_keys: the same under the new
--- token.
--- Returns outcome: rotated, token_spent, unknown_friendship (also for another signer than its
--- owner), not_fresh (the new token is a friendship's already), or stale (a stock changed
--- meanwhile: seal again; spends no token, since the fault is nobody's).
+--   issuer_key, nonce: the token that pays
+--   lookup, new_lookup: of the old and the new friendship token, 32 bytes each
+--   signer: Ed25519 key, verified by the caller
+--   stock_ids, sealed_keys: the keys of its stocks as qs.load_stocks returned them
+--   resealed_keys: the same keys under the new token
+--
+-- Returns rotated, token_spent; unknown_friendship: also for another signer than its owner; not_fresh: the new token is
+-- a friendship's already; stale: a stock changed meanwhile, so seal again. Stale spends no token, because it is
+-- nobody's fault.
 -- Called by POST /qs/key-packages/rotate.
 CREATE OR REPLACE FUNCTION qs.rotate_friendship_token(
     issuer_key smallint, nonce bytea, lookup bytea, signer bytea, new_lookup bytea,
     stock_ids bytea[], sealed_keys bytea[], resealed_keys bytea[],
-    OUT outcome text)
+    OUT outcome qs.rotate_friendship_token_outcome)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     today CONSTANT date := (now() AT TIME ZONE 'UTC')::date;

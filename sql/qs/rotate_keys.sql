@@ -1,14 +1,17 @@
 -- qs.rotate_keys: gives a queue another owner key, another HPKE key, or both (QS-7).
 --
--- issuer_key, nonce: the token that pays. queue_id: whose keys. signer: the owner's Ed25519
--- key so far, verified by the caller. new_owner_key: Ed25519, whose possession the caller
--- verified; null: stays. new_hpke_key: X25519, usable; null: stays.
--- Returns outcome: rotated, token_spent, unknown_queue (also for another signer than the owner).
+--   issuer_key, nonce: the token that pays
+--   queue_id: 16 bytes
+--   signer: the owner's Ed25519 key so far, verified by the caller
+--   new_owner_key: Ed25519, whose possession the caller verified; null: stays
+--   new_hpke_key: X25519, usable; null: stays
+--
+-- Returns rotated, token_spent; unknown_queue: also for another signer than the owner.
 -- Called by POST /qs/queues/{queue_id}/keys.
 CREATE OR REPLACE FUNCTION qs.rotate_keys(
     issuer_key smallint, nonce bytea,
     queue_id bytea, signer bytea, new_owner_key bytea, new_hpke_key bytea,
-    OUT outcome text)
+    OUT outcome qs.rotate_keys_outcome)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     today CONSTANT date := (now() AT TIME ZONE 'UTC')::date;
@@ -18,7 +21,7 @@ BEGIN
         RETURN;
     END IF;
 
-    -- The chain at hand is sealed to the old HPKE key: once its number is not that of the last
+    -- The present chain is sealed to the old HPKE key. Once its number is not that of the last
     -- chain, the next message starts another.
     UPDATE qs.queues q
        SET owner_key = coalesce(new_owner_key, q.owner_key),

@@ -1,10 +1,11 @@
--- qs.scrub_deleted: overwrites what deleted messages left on disk, one small batch of pages (PRIV-3):
--- once a day, of all messages that autovacuum has taken off their pages by then.
+-- qs.scrub_deleted: overwrites the bytes that deleted messages left on disk, one small batch of pages (PRIV-3): once a
+-- day, of all messages that autovacuum has taken off their pages by then.
 --
--- today: UTC.
--- Returns outcome: more (call again), done (until the day changes), busy (another session is at it).
+--   today: UTC
+--
+-- Returns more: call again; done: until the day changes; busy: another session is at it.
 -- Called by qs.keep_up.
-CREATE OR REPLACE FUNCTION qs.scrub_deleted(today date, OUT outcome text)
+CREATE OR REPLACE FUNCTION qs.scrub_deleted(today date, OUT outcome qs.keep_up_outcome)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     pages CONSTANT integer := 1000;
@@ -22,7 +23,7 @@ BEGIN
         outcome := 'done';
         RETURN;
     END IF;
-    -- The table and its TOAST table side by side; one comes to its end before the other.
+    -- The table and its TOAST table go side by side; one comes to its end before the other.
     SELECT bool_or(postern.scrub(t.oid, sweep.scrub_block, pages)) INTO goes_on
       FROM (SELECT c.oid FROM pg_class c WHERE c.oid = 'qs.messages'::regclass
             UNION ALL
@@ -31,6 +32,6 @@ BEGIN
     UPDATE qs.sweep w
        SET scrub_day = today, scrub_block = CASE WHEN goes_on THEN sweep.scrub_block + pages END
      WHERE w.singleton;
-    outcome := CASE WHEN goes_on THEN 'more' ELSE 'done' END;
+    outcome := CASE WHEN goes_on THEN 'more'::qs.keep_up_outcome ELSE 'done' END;
 END
 $$;

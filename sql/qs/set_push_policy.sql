@@ -1,15 +1,18 @@
--- qs.set_push_policy: from which urgency on a message to each of these addresses is pushed (QS-10).
+-- qs.set_push_policy: sets the least urgency at which a message to each of these addresses is pushed (QS-10).
 --
--- issuer_key, nonce: the token that pays. queue_id: whose addresses. signer: the owner's
--- Ed25519 key, verified by the caller. addresses: 32 bytes each. pushes: for each the 61 bytes
--- that the owner sealed for it; null: nothing is pushed.
--- Returns outcome: set, token_spent, unknown_queue (also for another signer than the owner),
--- unknown_address (one of them is not this queue's; none is changed then).
+--   issuer_key, nonce: the token that pays
+--   queue_id: 16 bytes
+--   signer: the owner's Ed25519 key, verified by the caller
+--   addresses: 32 bytes each
+--   pushes: for each of them the 61 bytes that the owner sealed; null: nothing is pushed
+--
+-- Returns set, token_spent; unknown_queue: also for another signer than the owner; unknown_address: one of them is not
+-- this queue's, and none is changed.
 -- Called by POST /qs/queues/{queue_id}/addresses/push.
 CREATE OR REPLACE FUNCTION qs.set_push_policy(
     issuer_key smallint, nonce bytea,
     queue_id bytea, signer bytea, addresses bytea[], pushes bytea[],
-    OUT outcome text)
+    OUT outcome qs.set_push_policy_outcome)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF NOT aas.spend_token('qs.set_push_policy', set_push_policy.issuer_key, set_push_policy.nonce) THEN

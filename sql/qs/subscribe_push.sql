@@ -1,12 +1,15 @@
--- qs.subscribe_push: where a queue's pushes go from now on (QS-10).
+-- qs.subscribe_push: sets where a queue's pushes go from now on (QS-10).
 --
--- issuer_key, nonce: the token that pays. queue_id: whose. signer: the owner's Ed25519 key,
--- verified by the caller. subscription: 1052 bytes, sealed by the owner; null: nowhere.
--- Returns outcome: subscribed, token_spent, unknown_queue (also for another signer than the owner).
+--   issuer_key, nonce: the token that pays
+--   queue_id: 16 bytes
+--   signer: the owner's Ed25519 key, verified by the caller
+--   subscription: 1052 bytes, sealed by the owner; null: nowhere
+--
+-- Returns subscribed, token_spent; unknown_queue: also for another signer than the owner.
 -- Called by PUT /qs/queues/{queue_id}/push-subscription.
 CREATE OR REPLACE FUNCTION qs.subscribe_push(
     issuer_key smallint, nonce bytea, queue_id bytea, signer bytea, subscription bytea,
-    OUT outcome text)
+    OUT outcome qs.subscribe_push_outcome)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     today CONSTANT date := (now() AT TIME ZONE 'UTC')::date;
@@ -16,7 +19,7 @@ BEGIN
         RETURN;
     END IF;
 
-    -- Locks it, so that it is not deleted meanwhile and the subscription left.
+    -- The queue is locked, so that it is not deleted meanwhile and the subscription left.
     UPDATE qs.queues q
        SET last_active = today
      WHERE q.queue_id = subscribe_push.queue_id AND q.owner_key = signer;

@@ -2,7 +2,7 @@
 SELECT * FROM qs.create_queue(1::smallint, 'n1', queue(11), 'contact', sha256('owner 11'), hpke_key());
 SELECT * FROM qs.create_queue(1::smallint, 'n1', queue(12), 'contact', sha256('owner 12'), hpke_key());
 SELECT * FROM qs.create_queue(1::smallint, 'n2', queue(11), 'group', sha256('other'), hpke_key());
-SELECT kind, next_seq, acked_seq, last_chain, address_count, last_active = created AS same_day
+SELECT kind, next_seq, acked_seq, last_chain, address_count, last_active = (now() AT TIME ZONE 'UTC')::date AS same_day
   FROM qs.queues WHERE queue_id = queue(11);
 
 SELECT * FROM qs.add_addresses(1::smallint, 'n2', queue(11), sha256('owner 11'), ARRAY[address('q1')]);

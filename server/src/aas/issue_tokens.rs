@@ -12,13 +12,24 @@ use http::StatusCode;
 use postern_protocol::problem::ProblemType;
 use tokio::task::spawn_blocking;
 
-use super::token_request::{Format, Issuable, TokenRequest};
+use super::{
+    Aas,
+    token_request::{Format, Issuable, TokenRequest},
+};
 use crate::{
-    app::App,
-    road::{Answer, Failure, Outcome, RateLimit, Request},
+    database::{SqlOutcome, outcome},
+    http::{Answer, Failure, Outcome, RateLimit, Request},
 };
 
-pub async fn issue_tokens(app: App, request: Request) -> Outcome {
+outcome! {
+    pub TakeAllowanceOutcome: "aas.take_allowance_outcome" {
+        Granted = "granted",
+        UsedUp = "used_up",
+        UnknownSigner = "unknown_signer",
+    }
+}
+
+pub async fn issue_tokens(aas: Aas, request: Request) -> Outcome {
     let media_types = Format::ALL.map(Format::request_media_type);
     let (index, body) = request.one_of(&media_types)?;
     let format = Format::ALL[index];
@@ -26,49 +37,46 @@ pub async fn issue_tokens(app: App, request: Request) -> Outcome {
     let parsed = TokenRequest::parse(format, body)?;
 
     let keys = parsed.keys();
-    let known = app.issuer.find(|ring| {
+    let known = aas.issuer.find(|ring| {
         let ring = keys.iter().all(|(kind, id)| ring.issuing(*kind, *id).is_some());
         ring.then_some(())
     });
     // For whatever it still does not know, the check says so.
     known.await?;
-    let ring = app.issuer.ring();
+    let ring = aas.issuer.ring();
     let issuable = spawn_blocking(move || parsed.check(&ring)).await.map_err(Failure::fault)??;
 
-    let limit = take_allowance(&app, signer.as_bytes(), &issuable, &request_digest(format, body)).await?;
+    let limit = take_allowance(&aas, signer.as_bytes(), &issuable, &request_digest(format, body)).await?;
     let issued = spawn_blocking(move || issuable.issue()).await.map_err(Failure::fault)??;
     let status = if issued.partial { StatusCode::PARTIAL_CONTENT } else { StatusCode::OK };
     Ok(Answer::bytes(format.response_media_type(), issued.response).status(status).limited(limit))
 }
 
 async fn take_allowance(
-    app: &App,
+    aas: &Aas,
     signer_key: &[u8],
     issuable: &Issuable,
     digest: &[u8],
 ) -> Result<RateLimit, Failure> {
     let (types, numbers): (Vec<i32>, Vec<i32>) =
         issuable.numbers().into_iter().map(|(kind, number)| (kind as i32, number)).unzip();
-    let row = app
+    let row = aas
+        .home
         .database
         .query_one(
             "SELECT outcome, allowance, remaining, resets_in FROM aas.take_allowance($1, $2, $3, $4)",
             &[&signer_key, &digest, &types, &numbers],
         )
         .await?;
-    let outcome = row.get("outcome");
-    if outcome == "unknown_signer" {
-        return Err(ProblemType::NotAllowed.into());
-    }
-    let limit = RateLimit {
+    let limit = || RateLimit {
         allowance: row.get("allowance"),
         remaining: row.get("remaining"),
         resets_in: row.get("resets_in"),
     };
-    match outcome {
-        "granted" => Ok(limit),
-        "used_up" => Err(Failure::Limited(ProblemType::AllowanceUsedUp.into(), limit)),
-        other => Err(Failure::unexpected(other)),
+    match TakeAllowanceOutcome::of(&row)? {
+        TakeAllowanceOutcome::Granted => Ok(limit()),
+        TakeAllowanceOutcome::UsedUp => Err(Failure::Limited(ProblemType::AllowanceUsedUp.into(), limit())),
+        TakeAllowanceOutcome::UnknownSigner => Err(ProblemType::NotAllowed.into()),
     }
 }
 

@@ -1,6 +1,6 @@
 //! The issuer (RFC 9578): holds the ring of keys, replaces it when the database has other
-//! keys, and makes those that the database says are due. Who may have tokens, and whether
-//! one was spent, the database decides.
+//! keys, and makes those that the database says are due. The database decides whose request gets tokens, and whether
+//! one was spent.
 
 use std::{
     sync::{Arc, PoisonError, RwLock},
@@ -13,20 +13,16 @@ use postern_protocol::{
     name::Domain,
     token::{self, TOKEN_TYPES, Token, TokenType},
 };
-use tokio::{
-    sync::{Mutex, Notify},
-    task::spawn_blocking,
-    time::Instant,
-};
+use tokio::{sync::Mutex, task::spawn_blocking, time::Instant};
 
 use super::{
     issuer_key::IssuerKey,
     key_ring::{KeyRing, PURPOSE},
 };
 use crate::{
-    database::{Database, DatabaseError},
-    master_key::MasterKey,
-    road::MAX_AGE,
+    database::{DatabaseError, SqlOutcome, outcome},
+    home::{Home, PUBLISHED_MAX_AGE},
+    http::RedeemedToken,
 };
 
 /// Anyone can present a token that names an unknown key: how often the database is asked
@@ -36,39 +32,35 @@ const RELOAD_INTERVAL: Duration = Duration::from_secs(1);
 /// is rare, and this many never fail.
 const ATTEMPTS: usize = 20;
 
+outcome! {
+    pub AddIssuerKeyOutcome: "aas.add_issuer_key_outcome" {
+        Added = "added",
+        NotDue = "not_due",
+        Collides = "collides",
+    }
+}
+
 pub struct Issuer {
-    database: Database,
-    master_key: MasterKey,
+    home: Home,
     challenge_digests: Vec<(TokenType, [u8; 32])>,
     ring: RwLock<Arc<KeyRing>>,
     reloaded: Mutex<Instant>,
-    /// Somebody else changed the keys.
-    changed: Arc<Notify>,
-}
-
-/// What the database needs to spend a verified token.
-#[derive(Clone)]
-pub struct RedeemedToken {
-    pub issuer_key: i16,
-    pub nonce: [u8; 32],
 }
 
 impl Issuer {
     /// Loads the keys, after making those that are due. Safe in several processes at once:
     /// the database takes one new key of each type.
-    pub async fn load(database: &Database, master_key: &MasterKey, domain: &Domain) -> anyhow::Result<Self> {
+    pub async fn load(home: &Home) -> anyhow::Result<Self> {
         let challenge_digests = TOKEN_TYPES
             .into_iter()
-            .map(|kind| Ok((kind, token::challenge_of(kind, domain).digest()?)))
+            .map(|kind| Ok((kind, token::challenge_of(kind, &home.domain).digest()?)))
             .collect::<anyhow::Result<_>>()
             .context("the challenge")?;
         let issuer = Self {
-            database: database.clone(),
-            master_key: master_key.clone(),
+            home: home.clone(),
             challenge_digests,
             ring: RwLock::default(),
             reloaded: Mutex::new(Instant::now()),
-            changed: Arc::default(),
         };
         issuer.make_due_keys().await?;
         issuer.reload().await?;
@@ -80,11 +72,6 @@ impl Issuer {
         self.ring.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Notified when the keys in the database change.
-    pub fn changed(&self) -> Arc<Notify> {
-        self.changed.clone()
-    }
-
     /// Takes over what the database has.
     ///
     /// # Errors
@@ -92,8 +79,8 @@ impl Issuer {
     pub async fn reload(&self) -> anyhow::Result<()> {
         let sql = "SELECT issuer_key, token_type, public_key, sealed_seed, not_before, not_after, retires
                      FROM aas.load_issuer_keys()";
-        let rows = self.database.query(sql, &[]).await?;
-        let ring = KeyRing::open(&rows, &self.master_key, &self.ring())?;
+        let rows = self.home.database.query(sql, &[]).await?;
+        let ring = KeyRing::open(&rows, &self.home.master_key, &self.ring())?;
         *self.ring.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(ring);
         Ok(())
     }
@@ -105,7 +92,7 @@ impl Issuer {
     pub async fn make_due_keys(&self) -> anyhow::Result<()> {
         let types = TOKEN_TYPES.map(|kind| kind as i32);
         let sql = "SELECT token_type FROM aas.due_issuer_keys($1)";
-        let rows = self.database.query(sql, &[&types.as_slice()]).await?;
+        let rows = self.home.database.query(sql, &[&types.as_slice()]).await?;
         let due: Vec<i32> = rows.iter().map(|row| row.get(0)).collect();
         for token_type in TOKEN_TYPES.into_iter().filter(|kind| due.contains(&(*kind as i32))) {
             self.make_key(token_type).await?;
@@ -116,23 +103,23 @@ impl Issuer {
     async fn make_key(&self, token_type: TokenType) -> anyhow::Result<()> {
         for _ in 0..ATTEMPTS {
             let (key, kept) = spawn_blocking(move || IssuerKey::generate(token_type)).await??;
-            let sealed = self.master_key.seal(PURPOSE, key.public(), &kept);
-            let max_age = i32::try_from(MAX_AGE)?;
+            let sealed = self.home.master_key.seal(PURPOSE, key.public(), &kept);
+            let max_age = i32::try_from(PUBLISHED_MAX_AGE)?;
             let row = self
+                .home
                 .database
                 .query_one(
                     "SELECT outcome FROM aas.add_issuer_key($1, $2, $3, $4)",
                     &[&(token_type as i32), &key.public(), &sealed, &max_age],
                 )
                 .await?;
-            match row.get("outcome") {
-                "added" => {
+            match AddIssuerKeyOutcome::of(&row)? {
+                AddIssuerKeyOutcome::Added => {
                     tracing::info!("made a new issuer key for token type {}", token_type as u16);
                     return Ok(());
                 }
-                "not_due" => return Ok(()),
-                "collides" => {}
-                other => bail!("the database answered with the outcome {other}"),
+                AddIssuerKeyOutcome::NotDue => return Ok(()),
+                AddIssuerKeyOutcome::Collides => {}
             }
         }
         bail!("all new issuer keys had truncated key ids that are in use")

@@ -2,15 +2,13 @@
 
 use postern_protocol::{aas::IssuerDirectory, encoding::Encoding, token::DIRECTORY_MEDIA_TYPE};
 
-use crate::{
-    app::App,
-    road::{Answer, Outcome, Request},
-};
+use super::Aas;
+use crate::http::{Answer, Outcome, Request};
 
-pub async fn issuer_directory(app: App, _: Request) -> Outcome {
+pub async fn issuer_directory(aas: Aas, _: Request) -> Outcome {
     let directory = IssuerDirectory {
         issuer_request_uri: "/aas/token-request".to_owned(),
-        token_keys: app.issuer.ring().directory(),
+        token_keys: aas.issuer.ring().directory(),
     };
     Ok(Answer::bytes(DIRECTORY_MEDIA_TYPE, Encoding::Json.encode(&directory)).public())
 }

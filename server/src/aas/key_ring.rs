@@ -15,7 +15,7 @@ use postern_protocol::{
 use tokio_postgres::Row;
 
 use super::issuer_key::IssuerKey;
-use crate::master_key::MasterKey;
+use crate::keys::MasterKey;
 
 /// What issuer keys are sealed as.
 pub const PURPOSE: &str = "AAS issuer key";

@@ -8,42 +8,52 @@ use postern_protocol::{
     problem::{Problem, ProblemType},
 };
 
-use super::identity;
+use super::{As, identity};
 use crate::{
-    app::App,
+    database::outcome,
+    http::{Failure, Outcome, Payment, Request},
     mls::{self, Handshake, InvalidMls, TrackedGroup},
-    road::{Failure, Outcome, Payment, Request},
 };
 
-pub async fn commit_identity(app: App, request: Request, payment: Payment) -> Outcome {
+outcome! {
+    pub CommitIdentityOutcome: "auth.commit_identity_outcome", paid {
+        Committed = "committed",
+        WrongEpoch = "wrong_epoch",
+        ClientKnown = "client_known",
+        UnknownClient = "unknown_client",
+    }
+}
+
+pub async fn commit_identity(auth: As, request: Request, payment: Payment) -> Outcome {
     let (signer, body) = request.signed_body::<CommitIdentity>()?;
     let key = signer.as_bytes().as_slice();
-    let client = app
+    let client = auth
+        .home
         .database
         .query_opt("SELECT name, epoch, eid FROM auth.load_client($1)", &[&key])
         .await?
         .ok_or(ProblemType::NotAllowed)?;
-    let name = identity::user_name(&client, &app.domain)?;
+    let name = identity::user_name(&client, &auth.home.domain)?;
 
-    let commit = mls::parse_handshake(&body.commit).map_err(identity::invalid)?;
+    let commit = mls::parse_handshake(&body.commit)?;
     let mut eid = TrackedGroup::decode(client.get("eid")).map_err(Failure::fault)?;
     if commit.epoch().as_u64() != eid.epoch() {
         return Err(Problem::wrong_epoch(eid.epoch()).into());
     }
     let epoch = eid.epoch();
     let before = identity::client_keys(&eid, &name)?;
-    match eid.validate_of_member(commit, signer).map_err(identity::invalid)? {
-        (_, Handshake::Commit(commit, _)) => eid.merge(*commit).map_err(identity::invalid)?,
+    match eid.validate_of_member(commit, signer)? {
+        (_, Handshake::Commit(commit, _)) => eid.merge(*commit)?,
         (_, Handshake::Proposal(_)) => {
             let reason = "an EID changes by commits only";
-            return Err(identity::invalid(InvalidMls::Refused(reason)).into());
+            return Err(InvalidMls::Refused(reason).into());
         }
     }
     let after = identity::client_keys(&eid, &name)?;
 
-    let row = payment
+    let (outcome, row) = payment
         .call(
-            &app.database,
+            &auth.home.database,
             "SELECT outcome, current_epoch FROM auth.commit_identity($1, $2, $3, $4, $5, $6, $7, $8)",
             &[
                 &key,
@@ -55,11 +65,16 @@ pub async fn commit_identity(app: App, request: Request, payment: Payment) -> Ou
             ],
         )
         .await?;
-    match row.get("outcome") {
-        "committed" => request.answer(StatusCode::OK, &IdentityCommitted { epoch: eid.epoch() }),
-        "wrong_epoch" => Err(Problem::wrong_epoch(row.get::<_, i64>("current_epoch") as u64).into()),
-        "client_known" | "unknown_client" => Err(ProblemType::NotAllowed.into()),
-        other => Err(Failure::unexpected(other)),
+    match outcome {
+        CommitIdentityOutcome::Committed => {
+            request.answer(StatusCode::OK, &IdentityCommitted { epoch: eid.epoch() })
+        }
+        CommitIdentityOutcome::WrongEpoch => {
+            Err(Problem::wrong_epoch(row.get::<_, i64>("current_epoch") as u64).into())
+        }
+        CommitIdentityOutcome::ClientKnown | CommitIdentityOutcome::UnknownClient => {
+            Err(ProblemType::NotAllowed.into())
+        }
     }
 }
 

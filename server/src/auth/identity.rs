@@ -5,13 +5,13 @@ use openmls::prelude::{BasicCredential, LeafNode};
 use postern_protocol::{
     PublicKey,
     name::{Domain, UserName},
-    problem::{Problem, ProblemType},
+    problem::Problem,
 };
 use tokio_postgres::Row;
 
 use crate::{
+    http::Failure,
     mls::{InvalidMls, TrackedGroup},
-    road::Failure,
 };
 
 /// The EID's client keys.
@@ -26,10 +26,10 @@ fn client_key(leaf: &LeafNode, user: &UserName) -> Result<PublicKey, Problem> {
     let credential = BasicCredential::try_from(leaf.credential().clone()).ok();
     if credential.is_none_or(|found| found.identity() != user.to_string().as_bytes()) {
         let reason = "every leaf's credential must be a basic one with the user's name";
-        return Err(invalid(InvalidMls::Refused(reason)));
+        return Err(InvalidMls::Refused(reason).into());
     }
     PublicKey::try_from(leaf.signature_key().as_slice())
-        .map_err(|_| invalid(InvalidMls::Refused("signature keys are Ed25519")))
+        .map_err(|_| InvalidMls::Refused("signature keys are Ed25519").into())
 }
 
 /// The user whose client `auth.load_client` found.
@@ -38,8 +38,4 @@ fn client_key(leaf: &LeafNode, user: &UserName) -> Result<PublicKey, Problem> {
 /// A fault: the database holds a name that is none.
 pub fn user_name(client: &Row, home: &Domain) -> Result<UserName, Failure> {
     format!("{}@{home}", client.get::<_, &str>("name")).parse().map_err(Failure::fault)
-}
-
-pub fn invalid(error: InvalidMls) -> Problem {
-    Problem::with_detail(ProblemType::InvalidMls, error)
 }

@@ -9,29 +9,33 @@ use postern_protocol::{
     problem::ProblemType,
 };
 
-use super::publish_contact;
+use super::{As, publish_contact};
 use crate::{
-    app::App,
-    road::{Failure, Outcome, Payment, Request},
+    database::outcome,
+    http::{Failure, Outcome, Payment, Request},
 };
 
-pub async fn look_up_user(app: App, request: Request, payment: Payment) -> Outcome {
-    let name: UserName = request.segment(|segment| segment.replace("%40", "@").parse().ok())?;
-    if *name.domain() != app.domain {
-        return Err(ProblemType::ForeignDomain.into());
+outcome! {
+    pub LookUpUserOutcome: "auth.look_up_user_outcome", paid {
+        Found = "found",
+        UnknownUser = "unknown_user",
     }
-    let row = payment
+}
+
+pub async fn look_up_user(auth: As, request: Request, payment: Payment) -> Outcome {
+    let name: UserName = request.segment(|segment| segment.replace("%40", "@").parse().ok())?;
+    auth.home.expect_local(name.domain())?;
+    let (outcome, row) = payment
         .call(
-            &app.database,
+            &auth.home.database,
             "SELECT outcome, group_info, ratchet_tree, commits, client_keys, credentials, contacts
              FROM auth.look_up_user($1, $2, $3)",
             &[&name.local()],
         )
         .await?;
-    match row.get("outcome") {
-        "found" => {}
-        "unknown_user" => return Err(ProblemType::NotFound.into()),
-        other => return Err(Failure::unexpected(other)),
+    match outcome {
+        LookUpUserOutcome::Found => {}
+        LookUpUserOutcome::UnknownUser => return Err(ProblemType::NotFound.into()),
     }
     let commits: Vec<Vec<u8>> = row.get("commits");
     let keys: Vec<&[u8]> = row.get("client_keys");
@@ -43,7 +47,7 @@ pub async fn look_up_user(app: App, request: Request, payment: Payment) -> Outco
         .zip(contacts)
         .map(|((key, credential), contact)| {
             let key = PublicKey::try_from(key).map_err(Failure::fault)?;
-            let open = |sealed| publish_contact::open(&app.master_key, key, sealed);
+            let open = |sealed| publish_contact::open(&auth.home.master_key, key, sealed);
             Ok(ClientRecord {
                 credential: IssuedCredential::new(credential),
                 contact: contact.map(open).transpose()?,

@@ -1,5 +1,5 @@
-//! Authentication Service: users under their real names, their evolving identities (EID)
-//! and client credentials. The only service that knows a name.
+//! Authentication Service: users under their real names, their evolving identities (EID) and client credentials. The
+//! only service that knows a name.
 
 pub mod commit_identity;
 mod identity;
@@ -8,4 +8,39 @@ pub mod publish_contact;
 pub mod published_keys;
 pub mod register_user;
 pub mod sign_credential;
-pub mod signer;
+mod signer;
+
+use std::sync::Arc;
+
+use crate::home::Home;
+use signer::Signer;
+
+/// The state of the AS.
+#[derive(Clone)]
+pub struct As {
+    home: Home,
+    /// Signs client credentials (AS-2).
+    signer: Arc<Signer>,
+}
+
+impl As {
+    /// Loads the signing keys, after making one if none lasts.
+    ///
+    /// # Errors
+    /// A database that does not answer, keys that do not open under the master key.
+    pub async fn load(home: &Home) -> anyhow::Result<Self> {
+        Ok(Self { home: home.clone(), signer: Arc::new(Signer::load(home).await?) })
+    }
+}
+
+#[cfg(test)]
+pub fn outcomes() -> Vec<crate::database::outcome::Declared> {
+    use crate::database::outcome::declared;
+    vec![
+        declared::<commit_identity::CommitIdentityOutcome>(),
+        declared::<look_up_user::LookUpUserOutcome>(),
+        declared::<publish_contact::PublishContactOutcome>(),
+        declared::<register_user::RegisterUserOutcome>(),
+        declared::<sign_credential::StoreCredentialOutcome>(),
+    ]
+}

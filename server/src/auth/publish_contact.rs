@@ -10,31 +10,36 @@ use postern_protocol::{
     problem::ProblemType,
 };
 
+use super::As;
 use crate::{
-    app::App,
-    master_key::MasterKey,
-    road::{Answer, Failure, Outcome, Payment, Request},
+    database::outcome,
+    http::{Answer, Failure, Outcome, Payment, Request},
+    keys::MasterKey,
 };
 
 const PURPOSE: &str = "AS contact";
 
-pub async fn publish_contact(app: App, request: Request, payment: Payment) -> Outcome {
-    let (signer, body) = request.signed_body::<PublishContact>()?;
-    if body.contact.domain != app.domain {
-        return Err(ProblemType::ForeignDomain.into());
+outcome! {
+    pub PublishContactOutcome: "auth.publish_contact_outcome", paid {
+        Published = "published",
+        UnknownClient = "unknown_client",
     }
+}
+
+pub async fn publish_contact(auth: As, request: Request, payment: Payment) -> Outcome {
+    let (signer, body) = request.signed_body::<PublishContact>()?;
+    auth.home.expect_local(&body.contact.domain)?;
     body.contact.verify(signer).map_err(|_| ProblemType::NotAllowed)?;
-    let row = payment
+    let (outcome, _) = payment
         .call(
-            &app.database,
+            &auth.home.database,
             "SELECT outcome FROM auth.publish_contact($1, $2, $3, $4)",
-            &[&signer.as_bytes().as_slice(), &seal(&app.master_key, signer, &body.contact)],
+            &[&signer.as_bytes().as_slice(), &seal(&auth.home.master_key, signer, &body.contact)],
         )
         .await?;
-    match row.get("outcome") {
-        "published" => Ok(Answer::empty(StatusCode::NO_CONTENT)),
-        "unknown_client" => Err(ProblemType::NotAllowed.into()),
-        other => Err(Failure::unexpected(other)),
+    match outcome {
+        PublishContactOutcome::Published => Ok(Answer::empty(StatusCode::NO_CONTENT)),
+        PublishContactOutcome::UnknownClient => Err(ProblemType::NotAllowed.into()),
     }
 }
 

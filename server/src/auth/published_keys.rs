@@ -3,12 +3,11 @@
 use http::StatusCode;
 use postern_protocol::auth::AuthenticationKeys;
 
-use crate::{
-    app::App,
-    road::{Outcome, Request},
-};
+use super::As;
+use crate::http::{Outcome, Request};
 
-pub async fn published_keys(app: App, request: Request) -> Outcome {
-    let keys = AuthenticationKeys { domain: app.domain.clone(), keys: app.signer.published().to_vec() };
+pub async fn published_keys(auth: As, request: Request) -> Outcome {
+    let keys =
+        AuthenticationKeys { domain: auth.home.domain.clone(), keys: auth.signer.published().to_vec() };
     Ok(request.answer(StatusCode::OK, &keys)?.public())
 }

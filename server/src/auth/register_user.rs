@@ -8,28 +8,35 @@ use postern_protocol::{
     problem::ProblemType,
 };
 
-use super::identity;
+use super::{As, identity};
 use crate::{
-    app::App,
+    database::{SqlOutcome, outcome},
+    http::{Outcome, Request},
     mls::{InvalidMls, TrackedGroup},
-    road::{Failure, Outcome, Request},
 };
 
-pub async fn register_user(app: App, request: Request) -> Outcome {
-    let (signer, body) = request.signed_body::<RegisterUser>()?;
-    if *body.name.domain() != app.domain {
-        return Err(ProblemType::ForeignDomain.into());
+outcome! {
+    pub RegisterUserOutcome: "auth.register_user_outcome" {
+        Registered = "registered",
+        NameTaken = "name_taken",
+        ClientKnown = "client_known",
     }
+}
+
+pub async fn register_user(auth: As, request: Request) -> Outcome {
+    let (signer, body) = request.signed_body::<RegisterUser>()?;
+    auth.home.expect_local(body.name.domain())?;
     // The signature over the request proves possession of the client's key.
-    let eid = TrackedGroup::create(&body.group_info, &body.ratchet_tree).map_err(identity::invalid)?;
+    let eid = TrackedGroup::create(&body.group_info, &body.ratchet_tree)?;
     if eid.ciphersuite() != CIPHERSUITE {
-        return Err(identity::invalid(InvalidMls::Refused("an identity's ciphersuite is 0x0001")).into());
+        return Err(InvalidMls::Refused("an identity's ciphersuite is 0x0001").into());
     }
     if identity::client_keys(&eid, &body.name)? != [signer] {
         return Err(ProblemType::NotAllowed.into());
     }
-    let credential = app.signer.issue(body.name.clone(), signer);
-    let row = app
+    let credential = auth.signer.issue(body.name.clone(), signer);
+    let row = auth
+        .home
         .database
         .query_one(
             "SELECT outcome FROM auth.register_user($1, $2, $3, $4, $5, $6)",
@@ -43,10 +50,11 @@ pub async fn register_user(app: App, request: Request) -> Outcome {
             ],
         )
         .await?;
-    match row.get("outcome") {
-        "registered" => request.answer(StatusCode::CREATED, &CredentialIssued { credential }),
-        "name_taken" => Err(ProblemType::NameTaken.into()),
-        "client_known" => Err(ProblemType::NotAllowed.into()),
-        other => Err(Failure::unexpected(other)),
+    match RegisterUserOutcome::of(&row)? {
+        RegisterUserOutcome::Registered => {
+            request.answer(StatusCode::CREATED, &CredentialIssued { credential })
+        }
+        RegisterUserOutcome::NameTaken => Err(ProblemType::NameTaken.into()),
+        RegisterUserOutcome::ClientKnown => Err(ProblemType::NotAllowed.into()),
     }
 }

@@ -7,32 +7,39 @@ use postern_protocol::{
     problem::ProblemType,
 };
 
-use super::identity;
+use super::{As, identity};
 use crate::{
-    app::App,
-    road::{Failure, Outcome, Payment, Request},
+    database::outcome,
+    http::{Outcome, Payment, Request},
 };
 
-pub async fn sign_credential(app: App, request: Request, payment: Payment) -> Outcome {
+outcome! {
+    pub StoreCredentialOutcome: "auth.store_credential_outcome", paid {
+        Stored = "stored",
+        UnknownClient = "unknown_client",
+    }
+}
+
+pub async fn sign_credential(auth: As, request: Request, payment: Payment) -> Outcome {
     let (signer, SignCredential {}) = request.signed_body()?;
     let key = signer.as_bytes().as_slice();
-    let client = app
+    let client = auth
+        .home
         .database
         .query_opt("SELECT name FROM auth.load_client($1)", &[&key])
         .await?
         .ok_or(ProblemType::NotAllowed)?;
-    let name = identity::user_name(&client, &app.domain)?;
-    let credential = app.signer.issue(name, signer);
-    let row = payment
+    let name = identity::user_name(&client, &auth.home.domain)?;
+    let credential = auth.signer.issue(name, signer);
+    let (outcome, _) = payment
         .call(
-            &app.database,
+            &auth.home.database,
             "SELECT outcome FROM auth.store_credential($1, $2, $3, $4)",
             &[&key, &credential.as_bytes()],
         )
         .await?;
-    match row.get("outcome") {
-        "stored" => request.answer(StatusCode::OK, &CredentialIssued { credential }),
-        "unknown_client" => Err(ProblemType::NotAllowed.into()),
-        other => Err(Failure::unexpected(other)),
+    match outcome {
+        StoreCredentialOutcome::Stored => request.answer(StatusCode::OK, &CredentialIssued { credential }),
+        StoreCredentialOutcome::UnknownClient => Err(ProblemType::NotAllowed.into()),
     }
 }

@@ -5,10 +5,9 @@ use postern_protocol::{
 };
 
 use crate::{
-    database::Database,
-    date::{DAY, today},
-    master_key::MasterKey,
-    signing_keys::{Service, SigningKeys},
+    clock::{DAY, today},
+    home::Home,
+    keys::{SigningKeys, signing_keys::Service},
 };
 
 const CREDENTIAL_LIFETIME: u64 = 90 * DAY;
@@ -19,8 +18,8 @@ pub struct Signer(SigningKeys);
 impl Signer {
     /// # Errors
     /// As [`SigningKeys::load`].
-    pub async fn load(database: &Database, master_key: &MasterKey) -> anyhow::Result<Self> {
-        Ok(Self(SigningKeys::load(database, master_key, &AS).await?))
+    pub async fn load(home: &Home) -> anyhow::Result<Self> {
+        Ok(Self(SigningKeys::load(&home.database, &home.master_key, &AS).await?))
     }
 
     pub fn published(&self) -> &[PublishedKey] {

@@ -2,56 +2,53 @@
 //! as only member and admin.
 
 use http::StatusCode;
-use postern_protocol::{
-    ds::CreateGroup,
-    problem::{Problem, ProblemType},
-};
+use postern_protocol::{ds::CreateGroup, problem::ProblemType};
 
-use super::{
-    group::{Ds, Group},
-    state::{self, Kind, Place},
-};
+use super::{Ds, group::Group, stored};
 use crate::{
-    app::App,
+    database::outcome,
+    http::{Answer, Outcome, Payment, Request},
     mls::InvalidMls,
-    road::{Answer, Failure, Outcome, Payment, Request},
 };
 
-pub async fn create_group(app: App, request: Request, payment: Payment) -> Outcome {
-    let (signer, body) = request.signed_body::<CreateGroup>()?;
-    if *body.group_id.domain() != app.domain {
-        return Err(ProblemType::ForeignDomain.into());
+outcome! {
+    pub CreateGroupOutcome: "ds.create_group_outcome", paid {
+        Created = "created",
+        CiphersuiteForbidden = "ciphersuite_forbidden",
+        NotReserved = "not_reserved",
     }
-    let mut group =
-        validate(&app, &body).map_err(|error| Problem::with_detail(ProblemType::InvalidMls, error))?;
+}
+
+pub async fn create_group(ds: Ds, request: Request, payment: Payment) -> Outcome {
+    let (signer, body) = request.signed_body::<CreateGroup>()?;
+    ds.home.expect_local(body.group_id.domain())?;
+    let mut group = validate(&ds, &body)?;
     if group.roster.by_key(signer).is_none() {
         return Err(ProblemType::NotAllowed.into());
     }
     group.attach(&body.attributes, |_| true)?;
-    let place = |kind| Place { group_id: body.group_id.id(), epoch: 0, revision: 0, kind };
-    let row = payment
+    let state = stored::seal_epoch(&body.state_key, &body.group_id, &group);
+    let (outcome, _) = payment
         .call(
-            &app.database,
+            &ds.home.database,
             "SELECT outcome FROM ds.create_group($1, $2, $3, $4, $5, $6)",
             &[
                 &body.group_id.id().as_slice(),
-                &state::seal(&body.state_key, place(Kind::Roster), &group.roster.encode()),
-                &state::seal(&body.state_key, place(Kind::Tree), &group.encode()),
+                &state.roster,
+                &state.tree,
                 &i32::from(group.mls.ciphersuite()),
             ],
         )
         .await?;
-    match row.get("outcome") {
-        "created" => Ok(Answer::empty(StatusCode::CREATED)),
-        "ciphersuite_forbidden" => Err(ProblemType::CiphersuiteForbidden.into()),
-        "not_reserved" => Err(ProblemType::GroupExists.into()),
-        other => Err(Failure::unexpected(other)),
+    match outcome {
+        CreateGroupOutcome::Created => Ok(Answer::empty(StatusCode::CREATED)),
+        CreateGroupOutcome::CiphersuiteForbidden => Err(ProblemType::CiphersuiteForbidden.into()),
+        CreateGroupOutcome::NotReserved => Err(ProblemType::GroupExists.into()),
     }
 }
 
-fn validate(app: &App, body: &CreateGroup) -> Result<Group, InvalidMls> {
-    let ds = Ds::now(app);
-    let group = Group::create(&body.group_info, &body.ratchet_tree, ds)?;
+fn validate(ds: &Ds, body: &CreateGroup) -> Result<Group, InvalidMls> {
+    let group = Group::create(&body.group_info, &body.ratchet_tree, ds.now())?;
     if group.mls.group_id() != body.group_id.to_mls() {
         return Err(InvalidMls::Refused("the group has another id than the request"));
     }

@@ -1,63 +1,42 @@
 //! `DELETE /ds/groups/{group_id}` (DS-11): an admin ends a group in which nobody else is left.
 
 use http::StatusCode;
-use postern_protocol::{
-    ds::{DeleteGroup, GroupId},
-    problem::{Problem, ProblemType},
-};
+use postern_protocol::{ds::DeleteGroup, problem::ProblemType};
 
 use super::{
-    group::{Ds, Group},
+    Ds,
     policy::{self, View},
-    state::{self, Kind, Place, WrongKey},
+    sealed::Kind,
+    stored::LoadedGroup,
 };
 use crate::{
-    app::App,
-    road::{Answer, Failure, Outcome, Payment, Request},
+    database::outcome,
+    http::{Answer, Outcome, Payment, Request},
 };
 
-pub async fn delete_group(app: App, request: Request, payment: Payment) -> Outcome {
-    let group_id = request.segment(|segment| GroupId::from_base64url(segment).ok())?;
-    let (signer, body) = request.signed_body::<DeleteGroup>()?;
-    if *group_id.domain() != app.domain {
-        return Err(ProblemType::ForeignDomain.into());
-    }
-    let id = group_id.id().as_slice();
-    let row = app
-        .database
-        .query_opt("SELECT epoch, revision, state FROM ds.load_group($1, true)", &[&id])
-        .await?
-        .ok_or(ProblemType::NotFound)?;
-    let (epoch, revision): (i64, i32) = (row.get("epoch"), row.get("revision"));
-    let place = Place {
-        group_id: group_id.id(),
-        epoch: u64::try_from(epoch).map_err(Failure::fault)?,
-        revision,
-        kind: Kind::Tree,
-    };
-    check(&app, &body, place, row.get("state"), signer)?;
-    let row = payment
-        .call(&app.database, "SELECT outcome FROM ds.delete_group($1, $2, $3, $4)", &[&id, &epoch])
-        .await?;
-    match row.get("outcome") {
-        "deleted" => Ok(Answer::empty(StatusCode::NO_CONTENT)),
-        "wrong_epoch" => Err(ProblemType::NotFound.into()),
-        other => Err(Failure::unexpected(other)),
+outcome! {
+    pub DeleteGroupOutcome: "ds.delete_group_outcome", paid {
+        Deleted = "deleted",
+        WrongEpoch = "wrong_epoch",
     }
 }
 
-fn check(
-    app: &App,
-    body: &DeleteGroup,
-    place: Place<'_>,
-    blob: &[u8],
-    signer: postern_protocol::PublicKey,
-) -> Result<(), Failure> {
-    let group = state::open(&body.state_key, place, blob).map_err(|WrongKey| ProblemType::NotFound)?;
-    let group = Group::decode(&group, Ds::now(app)).map_err(Failure::fault)?;
+pub async fn delete_group(ds: Ds, request: Request, payment: Payment) -> Outcome {
+    let group_id = request.home_group(&ds.home)?;
+    let (signer, body) = request.signed_body::<DeleteGroup>()?;
+    let loaded = LoadedGroup::load(&ds.home, &group_id, Kind::Tree).await?.ok_or(ProblemType::NotFound)?;
+    let group = loaded.stored.open_group(&body.state_key, ds.now())?;
     let sender = group.roster.by_key(signer).ok_or(ProblemType::NotAllowed)?;
-    let view = View { policy: &group.policy, roster: &group.roster };
-    policy::check_deletion(view, sender.leaf)
-        .map_err(|violation| Problem::with_detail(ProblemType::PolicyViolation, violation))?;
-    Ok(())
+    policy::check_deletion(View { policy: &group.policy, roster: &group.roster }, sender.leaf)?;
+    let (outcome, _) = payment
+        .call(
+            &ds.home.database,
+            "SELECT outcome FROM ds.delete_group($1, $2, $3, $4)",
+            &[&group_id.id().as_slice(), &loaded.stored.sql_epoch()],
+        )
+        .await?;
+    match outcome {
+        DeleteGroupOutcome::Deleted => Ok(Answer::empty(StatusCode::NO_CONTENT)),
+        DeleteGroupOutcome::WrongEpoch => Err(ProblemType::NotFound.into()),
+    }
 }

@@ -3,48 +3,39 @@
 
 use http::StatusCode;
 use postern_protocol::{
-    ds::{CurrentGroup, FetchGroupInfo, GroupId},
+    ds::{CurrentGroup, FetchGroupInfo},
     problem::ProblemType,
 };
 
-use super::{
-    group::{Ds, Group},
-    state::{self, Kind, Place, WrongKey},
-};
+use super::{Ds, stored::StoredGroup};
 use crate::{
-    app::App,
-    road::{Failure, Outcome, Payment, Request},
+    database::outcome,
+    http::{Outcome, Payment, Request},
 };
 
-pub async fn fetch_group_info(app: App, request: Request, payment: Payment) -> Outcome {
-    let group_id = request.segment(|segment| GroupId::from_base64url(segment).ok())?;
-    let (signer, body) = request.signed_body::<FetchGroupInfo>()?;
-    if *group_id.domain() != app.domain {
-        return Err(ProblemType::ForeignDomain.into());
+outcome! {
+    pub FetchGroupInfoOutcome: "ds.fetch_group_info_outcome", paid {
+        Found = "found",
+        UnknownGroup = "unknown_group",
     }
-    let row = payment
+}
+
+pub async fn fetch_group_info(ds: Ds, request: Request, payment: Payment) -> Outcome {
+    let group_id = request.home_group(&ds.home)?;
+    let (signer, body) = request.signed_body::<FetchGroupInfo>()?;
+    let (outcome, row) = payment
         .call(
-            &app.database,
+            &ds.home.database,
             "SELECT outcome, epoch, revision, tree FROM ds.fetch_group_info($1, $2, $3)",
             &[&group_id.id().as_slice()],
         )
         .await?;
-    match row.get("outcome") {
-        "found" => {}
-        "unknown_group" => return Err(ProblemType::NotFound.into()),
-        other => return Err(Failure::unexpected(other)),
+    match outcome {
+        FetchGroupInfoOutcome::Found => {}
+        FetchGroupInfoOutcome::UnknownGroup => return Err(ProblemType::NotFound.into()),
     }
-    let place = Place {
-        group_id: group_id.id(),
-        epoch: u64::try_from(row.get::<_, i64>("epoch")).map_err(Failure::fault)?,
-        revision: row.get("revision"),
-        kind: Kind::Tree,
-    };
-    // Whoever lacks the key is no member, and learns nothing of the group.
-    let group =
-        state::open(&body.state_key, place, row.get("tree")).map_err(|WrongKey| ProblemType::NotFound)?;
-    let ds = Ds::now(&app);
-    let group = Group::decode(&group, ds).map_err(Failure::fault)?;
+    let stored = StoredGroup::of(&group_id, &row, "tree")?;
+    let group = stored.open_group(&body.state_key, ds.now())?;
     // A removed member still knows the state key.
     if !group.roster.knows(signer) {
         return Err(ProblemType::NotAllowed.into());

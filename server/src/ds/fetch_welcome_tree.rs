@@ -2,42 +2,37 @@
 //! added a joiner, for that joiner until it has shown up in the group.
 
 use http::StatusCode;
-use postern_protocol::{
-    ds::{FetchWelcomeTree, GroupId},
-    problem::ProblemType,
-};
+use postern_protocol::{ds::FetchWelcomeTree, problem::ProblemType};
 
-use super::{
-    group,
-    state::{self, Kind, Place, WrongKey},
-};
+use super::{Ds, sealed::joiner_tag, stored::StoredGroup};
 use crate::{
-    app::App,
-    road::{Failure, Outcome, Payment, Request},
+    database::outcome,
+    http::{Outcome, Payment, Request},
 };
 
-pub async fn fetch_welcome_tree(app: App, request: Request, payment: Payment) -> Outcome {
-    let group_id = request.segment(|segment| GroupId::from_base64url(segment).ok())?;
-    let (signer, body) = request.signed_body::<FetchWelcomeTree>()?;
-    if *group_id.domain() != app.domain {
-        return Err(ProblemType::ForeignDomain.into());
+outcome! {
+    pub FetchWelcomeTreeOutcome: "ds.fetch_welcome_tree_outcome", paid {
+        Found = "found",
+        UnknownJoiner = "unknown_joiner",
     }
+}
+
+pub async fn fetch_welcome_tree(ds: Ds, request: Request, payment: Payment) -> Outcome {
+    let group_id = request.home_group(&ds.home)?;
+    let (signer, body) = request.signed_body::<FetchWelcomeTree>()?;
     // No group gets that far; the database counts with a sign.
     let epoch = i64::try_from(body.epoch).map_err(|_| ProblemType::NotFound)?;
-    let row = payment
+    let (outcome, row) = payment
         .call(
-            &app.database,
+            &ds.home.database,
             "SELECT outcome, tree FROM ds.fetch_welcome_tree($1, $2, $3, $4, $5)",
-            &[&group_id.id().as_slice(), &epoch, &state::joiner_tag(&body.state_key, body.epoch, &signer)],
+            &[&group_id.id().as_slice(), &epoch, &joiner_tag(&body.state_key, body.epoch, &signer)],
         )
         .await?;
-    match row.get("outcome") {
-        "found" => {}
-        "unknown_joiner" => return Err(ProblemType::NotFound.into()),
-        other => return Err(Failure::unexpected(other)),
+    match outcome {
+        FetchWelcomeTreeOutcome::Found => {}
+        FetchWelcomeTreeOutcome::UnknownJoiner => return Err(ProblemType::NotFound.into()),
     }
-    let place = Place { group_id: group_id.id(), epoch: body.epoch, revision: 0, kind: Kind::WelcomeTree };
-    let tree =
-        state::open(&body.state_key, place, row.get("tree")).map_err(|WrongKey| ProblemType::NotFound)?;
-    request.answer(StatusCode::OK, &group::decode_welcome_tree(&tree).map_err(Failure::fault)?)
+    let tree = StoredGroup::open_welcome_tree(&group_id, body.epoch, &body.state_key, row.get("tree"))?;
+    request.answer(StatusCode::OK, &tree)
 }

@@ -1,6 +1,6 @@
-//! A group as the DS sees it while a request lasts: its public MLS state, the GroupInfo for
-//! whoever joins by external commit, the proposals that wait. How a handshake message changes
-//! it is [`super::handshake`]'s business, how it is kept [`super::state`]'s.
+//! A group as the DS sees it while a request lasts: its public MLS state, the GroupInfo for external joiners, the
+//! proposals that wait. How a handshake message changes it is [`super::handshake`]'s business, how it is kept
+//! [`super::stored`]'s.
 
 use std::collections::BTreeMap;
 
@@ -15,31 +15,19 @@ use postern_protocol::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    handshake::violation,
     policy::Violation,
-    roster::{Mark, Member, Roster},
-    state::{Opened, Version},
+    roster::{LeafRecord, Member, Roster},
 };
-use crate::{
-    app::App,
-    date::{day, today},
-    mls::{CorruptGroup, InvalidMls, TrackedGroup},
-};
+use crate::mls::{CorruptGroup, InvalidMls, TrackedGroup};
 
-/// What does not depend on the group.
+/// This delivery service, as far as the validity of a group depends on it.
 #[derive(Clone, Copy)]
-pub struct Ds<'a> {
+pub struct DeliveryService<'a> {
     pub home: &'a Domain,
-    /// The DS as external sender: each group carries one of these.
-    pub senders: &'a [ExternalSender],
+    /// The DS as external sender, one for each of its keys: each group carries one of them.
+    pub external_senders: &'a [ExternalSender],
     /// Days since 1970.
     pub today: u32,
-}
-
-impl<'a> Ds<'a> {
-    pub fn now(app: &'a App) -> Self {
-        Self { home: &app.domain, senders: app.senders.extensions(), today: day(today()) }
-    }
 }
 
 pub struct Group {
@@ -54,22 +42,15 @@ pub struct Group {
     pub attributes: BTreeMap<u32, Attributes>,
 }
 
-/// What is kept since version 3, before all else.
-#[derive(Default, Serialize, Deserialize)]
-struct Newer {
-    /// For each leaf, in the tree's order: [`Mark::since`].
-    since: Vec<u64>,
-    /// For each leaf likewise; empty where there are none.
-    attributes: Vec<Attributes>,
-}
-
-/// What is kept beside the MLS state, before it.
+/// What is kept with the MLS state, before it.
 #[derive(Serialize, Deserialize)]
-struct Beside {
+struct Kept {
     group_info: GroupInfo,
     proposals: Vec<MlsMessage>,
     /// For each leaf, in the tree's order.
-    marks: Vec<Mark>,
+    records: Vec<LeafRecord>,
+    /// For each leaf likewise; empty where there are none.
+    attributes: Vec<Attributes>,
 }
 
 impl Group {
@@ -80,16 +61,16 @@ impl Group {
     pub fn create(
         group_info: &GroupInfo,
         ratchet_tree: &RatchetTree,
-        ds: Ds<'_>,
+        ds: DeliveryService<'_>,
     ) -> Result<Self, InvalidMls> {
         let mls = TrackedGroup::create(group_info, ratchet_tree)?;
-        let roster = Roster::of(&mls, ds.home, |_, _| Mark::new(None, ds.today, 0))?;
+        let roster = Roster::of(&mls, ds.home, |_, _| LeafRecord::new(None, ds.today, 0))?;
         let creator = roster.members().first().ok_or(InvalidMls::Refused("a group has a member"))?;
         mls.check_group_info(group_info, LeafNodeIndex::new(creator.leaf))?;
         if creator.user_key.is_none() {
             return Err(InvalidMls::Refused("the creator's leaf lacks a user key (0xf0a3)"));
         }
-        let policy = policy(mls.extensions(), ds.senders)?;
+        let policy = policy(mls.extensions(), ds.external_senders)?;
         Ok(Self {
             mls,
             group_info: group_info.clone(),
@@ -102,45 +83,33 @@ impl Group {
 
     /// # Errors
     /// [`CorruptGroup`].
-    pub fn decode(state: &Opened, ds: Ds<'_>) -> Result<Self, CorruptGroup> {
-        let (newer, rest): (Newer, _) = match state.version {
-            Version::V2 => (Newer::default(), state.content.as_slice()),
-            Version::V3 => postcard::take_from_bytes(&state.content).map_err(|_| CorruptGroup)?,
-        };
-        let (mut beside, mls): (Beside, _) = postcard::take_from_bytes(rest).map_err(|_| CorruptGroup)?;
+    pub fn decode(content: &[u8], ds: DeliveryService<'_>) -> Result<Self, CorruptGroup> {
+        let (kept, mls): (Kept, _) = postcard::take_from_bytes(content).map_err(|_| CorruptGroup)?;
+        let Kept { group_info, proposals, records, attributes } = kept;
         let mls = TrackedGroup::decode(mls)?;
-        for (mark, since) in beside.marks.iter_mut().zip(newer.since) {
-            mark.since = since;
-        }
-        let marks: Vec<_> = mls.leaves().map(|(leaf, _)| leaf.u32()).zip(beside.marks).collect();
-        let mark = |leaf, _| {
-            let found = marks.binary_search_by_key(&leaf, |(leaf, _)| *leaf);
-            found.map_or(Mark::new(None, 0, 0), |place| marks[place].1)
+        let records: Vec<_> = mls.leaves().map(|(leaf, _)| leaf.u32()).zip(records).collect();
+        let record = |leaf, _| {
+            let found = records.binary_search_by_key(&leaf, |(leaf, _)| *leaf);
+            found.map_or(LeafRecord::new(None, 0, 0), |place| records[place].1)
         };
-        let roster = Roster::of(&mls, ds.home, mark).map_err(|_| CorruptGroup)?;
-        let policy = policy(mls.extensions(), ds.senders).map_err(|_| CorruptGroup)?;
+        let roster = Roster::of(&mls, ds.home, record).map_err(|_| CorruptGroup)?;
+        let policy = policy(mls.extensions(), ds.external_senders).map_err(|_| CorruptGroup)?;
         let leaves = roster.members().iter().map(|member| member.leaf);
-        let attributes = leaves
-            .zip(newer.attributes)
-            .filter(|(_, attributes)| !attributes.as_bytes().is_empty())
-            .collect();
-        let Beside { group_info, proposals, .. } = beside;
+        let attributes =
+            leaves.zip(attributes).filter(|(_, attributes)| !attributes.as_bytes().is_empty()).collect();
         Ok(Self { mls, group_info, proposals, roster, policy, attributes })
     }
 
     pub fn encode(&self) -> Vec<u8> {
         let members = self.roster.members();
         let of_leaf = |member: &Member| self.attributes.get(&member.leaf).cloned().unwrap_or_default();
-        let newer = Newer {
-            since: members.iter().map(|member| member.mark.since).collect(),
-            attributes: members.iter().map(of_leaf).collect(),
-        };
-        let beside = Beside {
+        let kept = Kept {
             group_info: self.group_info.clone(),
             proposals: self.proposals.clone(),
-            marks: members.iter().map(|member| member.mark).collect(),
+            records: members.iter().map(|member| member.record).collect(),
+            attributes: members.iter().map(of_leaf).collect(),
         };
-        let mut bytes = postcard::to_stdvec(&(newer, beside)).expect("it serialises into memory");
+        let mut bytes = postcard::to_stdvec(&kept).expect("it serialises into memory");
         bytes.extend_from_slice(&self.mls.encode());
         bytes
     }
@@ -156,7 +125,7 @@ impl Group {
     ) -> Result<(), Problem> {
         for LeafAttributes { leaf_key, attributes } in told {
             let member = self.roster.by_key(*leaf_key).filter(|member| may_describe(member));
-            let leaf = member.ok_or_else(|| violation(Violation::AttributesOfAnother))?.leaf;
+            let leaf = member.ok_or(Violation::AttributesOfAnother)?.leaf;
             match attributes.as_bytes().len() {
                 0 => drop(self.attributes.remove(&leaf)),
                 1..=MAX_ATTRIBUTES => drop(self.attributes.insert(leaf, attributes.clone())),
@@ -189,11 +158,8 @@ impl Group {
 ///
 /// # Errors
 /// [`CorruptGroup`].
-pub fn decode_welcome_tree(state: &Opened) -> Result<WelcomeTree, CorruptGroup> {
-    let (ratchet_tree, attributes) = match state.version {
-        Version::V2 => (RatchetTree::new(state.content.to_vec()), Vec::new()),
-        Version::V3 => postcard::from_bytes(&state.content).map_err(|_| CorruptGroup)?,
-    };
+pub fn decode_welcome_tree(content: &[u8]) -> Result<WelcomeTree, CorruptGroup> {
+    let (ratchet_tree, attributes) = postcard::from_bytes(content).map_err(|_| CorruptGroup)?;
     Ok(WelcomeTree { ratchet_tree, attributes })
 }
 
@@ -203,7 +169,7 @@ pub fn decode_welcome_tree(state: &Opened) -> Result<WelcomeTree, CorruptGroup> 
 /// [`InvalidMls`] if it has not.
 pub fn policy(
     context: &Extensions<GroupContext>,
-    senders: &[ExternalSender],
+    external_senders: &[ExternalSender],
 ) -> Result<GroupPolicy, InvalidMls> {
     const NO_POLICY: InvalidMls = InvalidMls::Refused("the group context lacks a valid policy (0xf0a1)");
     const NOT_REQUIRED: InvalidMls =
@@ -220,7 +186,7 @@ pub fn policy(
         return Err(NOT_REQUIRED);
     }
     match context.external_senders().map(Vec::as_slice) {
-        Some([sender]) if senders.contains(sender) => Ok(policy),
+        Some([sender]) if external_senders.contains(sender) => Ok(policy),
         _ => Err(InvalidMls::Refused("the group's one external sender must be this server")),
     }
 }

@@ -10,20 +10,22 @@ use openmls::prelude::{
 use postern_protocol::{
     Address, GroupInfo, MlsMessage, PublicKey, Signature, Welcome,
     ds::{GroupId, LeafAttributes},
-    problem::{Problem, ProblemType},
 };
 
 use super::{
-    external_sender::Senders,
-    group::{self, Ds, Group},
-    policy::{self, Actor, Change, Commit, Proposed, View, Violation},
-    roster::{self, Mark, Roster},
+    external_sender_keys::ExternalSenderKeys,
+    group::{self, DeliveryService, Group},
+    policy::{self, Actor, Change, Commit, Proposed, View},
+    roster::{self, LeafRecord, Roster},
     rules::Rules,
 };
 use crate::{
-    date::DAY,
-    mls::{self, Handshake, InvalidMls},
-    road::Failure,
+    clock::DAY,
+    http::Failure,
+    mls::{
+        self, Handshake, InvalidMls,
+        leaf::{pseudonym, signature_key},
+    },
 };
 
 /// What came with a handshake message.
@@ -49,8 +51,8 @@ pub struct Next {
     pub recipients: Vec<Address>,
     /// Who gets the Welcome.
     pub joiners: Vec<Joiner>,
-    /// Joiners whom no Welcome's tree is kept for any more, with the epoch that added them.
-    pub settled: Vec<(u64, PublicKey)>,
+    /// Joiners that need the tree of their Welcome no more, with the epoch that added them.
+    pub caught_up: Vec<(u64, PublicKey)>,
 }
 
 pub struct Joiner {
@@ -66,50 +68,49 @@ pub fn handle(
     mut group: Group,
     message: PublicMessageIn,
     submission: Submission<'_>,
-    ds: Ds<'_>,
+    ds: DeliveryService<'_>,
 ) -> Result<Next, Failure> {
     let signer = submission.signer;
     let waiting = group.mls.proposals().map_err(Failure::fault)?;
     if *message.sender() == Sender::NewMemberCommit {
-        let Handshake::Commit(commit, voucher) = group.mls.validate(message).map_err(invalid)? else {
-            return Err(invalid(InvalidMls::Refused("who joins so commits")).into());
+        let Handshake::Commit(commit, voucher) = group.mls.validate(message)? else {
+            return Err(InvalidMls::Refused("an external sender that joins sends a commit").into());
         };
         let leaf_key = commit.update_path_leaf_node().map(|leaf| leaf.signature_key().as_slice());
         if leaf_key != Some(signer.as_bytes().as_slice()) {
-            return Err(invalid(InvalidMls::Refused(
-                "the request is signed by another key than its message",
-            ))
-            .into());
+            return Err(InvalidMls::Refused("the request is signed by another key than its message").into());
         }
-        let leaf = group.mls.joining_leaf(&commit).map_err(invalid)?;
+        let leaf = group.mls.joining_leaf(&commit)?;
         return apply(group, *commit, Actor::Joiner(leaf.u32()), &voucher, &waiting, submission, ds);
     }
-    let (sender, handshake) = group.mls.validate_of_member(message, signer).map_err(invalid)?;
+    let (sender, handshake) = group.mls.validate_of_member(message, signer)?;
     let sender = Actor::Member(sender.u32());
     match handshake {
         Handshake::Commit(commit, _) => apply(group, *commit, sender, &[], &waiting, submission, ds),
         Handshake::Proposal(proposal) => {
-            let proposed = proposed(&proposal).map_err(invalid)?;
+            let proposed = proposed(&proposal)?;
             let waiting =
                 waiting.iter().map(self::proposed).collect::<Result<Vec<_>, _>>().map_err(Failure::fault)?;
-            policy::check_proposal(view(&group), &waiting, proposed).map_err(violation)?;
+            policy::check_proposal(view(&group), &waiting, proposed)?;
             if submission.welcome.is_some() || submission.group_info.is_some() {
-                return Err(
-                    invalid(InvalidMls::Refused("a Welcome and a GroupInfo come with commits")).into()
-                );
+                return Err(InvalidMls::Refused("a Welcome and a GroupInfo come with commits").into());
             }
             group.attach(submission.attributes, |_| false)?;
-            group.mls.keep_proposal(*proposal).map_err(invalid)?;
+            group.mls.keep_proposal(*proposal)?;
             group.proposals.push(submission.message.clone());
             let recipients = others(&group.roster, sender, &HashSet::new());
-            Ok(Next { group, is_commit: false, recipients, joiners: Vec::new(), settled: Vec::new() })
+            Ok(Next { group, is_commit: false, recipients, joiners: Vec::new(), caught_up: Vec::new() })
         }
     }
 }
 
 /// Proposes a leaf's removal on the DS's behalf; the proposal, and the group with it. `None`
 /// when that has no place: the leaf or its last admin would be gone, or it was proposed before.
-pub fn evict(mut group: Group, leaf: u32, senders: &Senders) -> anyhow::Result<Option<(Group, MlsMessage)>> {
+pub fn propose_removal(
+    mut group: Group,
+    leaf: u32,
+    keys: &ExternalSenderKeys,
+) -> anyhow::Result<Option<(Group, MlsMessage)>> {
     let waiting = group.mls.proposals()?;
     let waiting = waiting.iter().map(proposed).collect::<Result<Vec<_>, _>>()?;
     let removal = Proposed { by: Actor::Server, change: Change::Remove(leaf) };
@@ -119,7 +120,7 @@ pub fn evict(mut group: Group, leaf: u32, senders: &Senders) -> anyhow::Result<O
     }
     let carried = group.mls.extensions().external_senders().and_then(|senders| senders.first());
     let message = carried
-        .and_then(|carried| senders.propose_removal(carried, group.mls.group_id(), group.mls.epoch(), leaf));
+        .and_then(|carried| keys.propose_removal(carried, group.mls.group_id(), group.mls.epoch(), leaf));
     let Some(message) = message else { return Ok(None) };
     let parsed = mls::parse_handshake(&message)?;
     let Handshake::Proposal(proposal) = group.mls.validate(parsed)? else {
@@ -127,7 +128,7 @@ pub fn evict(mut group: Group, leaf: u32, senders: &Senders) -> anyhow::Result<O
     };
     group.mls.keep_proposal(*proposal)?;
     group.proposals.push(message.clone());
-    group.roster.mark_evicted(leaf);
+    group.roster.note_proposed_removal(leaf);
     Ok(Some((group, message)))
 }
 
@@ -138,11 +139,11 @@ fn apply(
     voucher: &[u8],
     waiting: &[QueuedProposal],
     submission: Submission<'_>,
-    ds: Ds<'_>,
+    ds: DeliveryService<'_>,
 ) -> Result<Next, Failure> {
     let old_epoch = group.mls.epoch();
     let known = waiting.iter().map(proposed).collect::<Result<Vec<_>, _>>().map_err(Failure::fault)?;
-    let mut content = content(&commit, by, waiting, submission.signer).map_err(invalid)?;
+    let mut content = content(&commit, by, waiting, submission.signer)?;
     let added: Vec<KeyPackage> =
         commit.add_proposals().map(|add| add.add_proposal().key_package().clone()).collect();
     let updated: HashSet<u32> = commit
@@ -153,30 +154,30 @@ fn apply(
         })
         .collect();
     let (Actor::Member(committer) | Actor::Joiner(committer)) = by else {
-        return Err(Failure::unexpected("a commit of the server's"));
+        return Err(Failure::fault(anyhow::anyhow!("the server does not commit")));
     };
 
     if !added.is_empty() {
         submission.rules.check_ciphersuite(group.mls.ciphersuite())?;
     }
-    group.mls.merge(commit).map_err(invalid)?;
+    group.mls.merge(commit)?;
     let epoch = group.mls.epoch();
-    let added = added.iter().map(leaf_key_and_expiry).collect::<Result<Vec<_>, _>>().map_err(invalid)?;
-    let mark = |leaf, key| {
+    let added = added.iter().map(leaf_key_and_expiry).collect::<Result<Vec<_>, _>>()?;
+    let record = |leaf, key| {
         if added.iter().any(|(added, _)| *added == key) {
-            return Mark::new(Some(epoch), ds.today, epoch);
+            return LeafRecord::new(Some(epoch), ds.today, epoch);
         }
         let comes_in = by == Actor::Joiner(leaf);
-        let old = group.roster.member(leaf).filter(|_| !comes_in).map(|member| member.mark);
-        let Some(old) = old else { return Mark::new(None, ds.today, epoch) };
+        let old = group.roster.member(leaf).filter(|_| !comes_in).map(|member| member.record);
+        let Some(old) = old else { return LeafRecord::new(None, ds.today, epoch) };
         if leaf == committer || updated.contains(&leaf) {
-            return Mark::new(None, ds.today, old.since);
+            return LeafRecord::new(None, ds.today, old.since);
         }
-        Mark { evicted: false, ..old }
+        LeafRecord { removal_proposed: false, ..old }
     };
-    let roster = Roster::of(&group.mls, ds.home, mark).map_err(invalid)?;
+    let roster = Roster::of(&group.mls, ds.home, record)?;
     submission.rules.check_members(group.roster.members().len(), roster.members().len())?;
-    let policy = group::policy(group.mls.extensions(), ds.senders).map_err(invalid)?;
+    let policy = group::policy(group.mls.extensions(), ds.external_senders)?;
     if let Actor::Joiner(leaf) = by {
         let user = roster.member(leaf).and_then(|joiner| group.roster.user_key(joiner.pseudonym));
         content.vouchers.extend(user.map(|user| user.public_key).filter(|user| {
@@ -185,21 +186,20 @@ fn apply(
         }));
     }
     let after = View { policy: &policy, roster: &roster };
-    policy::check_commit(view(&group), &known, &content, after).map_err(violation)?;
+    policy::check_commit(view(&group), &known, &content, after)?;
 
-    let group_info = submission
-        .group_info
-        .ok_or_else(|| invalid(InvalidMls::Refused("a commit comes with the GroupInfo of its epoch")))?;
-    group.mls.check_group_info(group_info, LeafNodeIndex::new(committer)).map_err(invalid)?;
-    let joiners = joiners(&added, &roster, submission.welcome, group.mls.ciphersuite()).map_err(invalid)?;
-    let settled = group
+    let group_info =
+        submission.group_info.ok_or(InvalidMls::Refused("a commit comes with the GroupInfo of its epoch"))?;
+    group.mls.check_group_info(group_info, LeafNodeIndex::new(committer))?;
+    let joiners = joiners(&added, &roster, submission.welcome, group.mls.ciphersuite())?;
+    let caught_up = group
         .roster
         .members()
         .iter()
         .filter_map(|member| {
-            let waits = |next: &roster::Member| next.mark.joined == member.mark.joined;
-            let settled = !roster.member(member.leaf).is_some_and(waits);
-            member.mark.joined.filter(|_| settled).map(|epoch| (epoch, member.signature_key))
+            let waits = |next: &roster::Member| next.record.joined == member.record.joined;
+            let caught_up = !roster.member(member.leaf).is_some_and(waits);
+            member.record.joined.filter(|_| caught_up).map(|epoch| (epoch, member.signature_key))
         })
         .collect();
     let replaced = match by {
@@ -208,10 +208,10 @@ fn apply(
     };
     let recipients = others(&group.roster, by, &replaced);
     let mut group = Group { group_info: group_info.clone(), proposals: Vec::new(), roster, policy, ..group };
-    let stays = |leaf| group.roster.member(leaf).is_some_and(|member| member.mark.since < epoch);
+    let stays = |leaf| group.roster.member(leaf).is_some_and(|member| member.record.since < epoch);
     group.attributes.retain(|leaf, _| stays(*leaf));
-    group.attach(submission.attributes, |of| of.leaf == committer || of.mark.since == epoch)?;
-    Ok(Next { group, is_commit: true, recipients, joiners, settled })
+    group.attach(submission.attributes, |of| of.leaf == committer || of.record.since == epoch)?;
+    Ok(Next { group, is_commit: true, recipients, joiners, caught_up })
 }
 
 fn view(group: &Group) -> View<'_> {
@@ -256,7 +256,7 @@ fn proposed(proposal: &QueuedProposal) -> Result<Proposed, InvalidMls> {
 
 fn change(proposal: &Proposal) -> Result<Change, InvalidMls> {
     Ok(match proposal {
-        Proposal::Add(add) => Change::Add(roster::pseudonym(add.key_package().leaf_node())?),
+        Proposal::Add(add) => Change::Add(pseudonym(add.key_package().leaf_node())?),
         Proposal::Update(_) => Change::Update,
         Proposal::Remove(remove) => Change::Remove(remove.removed().u32()),
         Proposal::SelfRemove => Change::SelfRemove,
@@ -274,8 +274,7 @@ fn removed_leaf(change: &Change) -> Option<u32> {
 }
 
 fn leaf_key_and_expiry(key_package: &KeyPackage) -> Result<(PublicKey, u32), InvalidMls> {
-    let key = PublicKey::try_from(key_package.leaf_node().signature_key().as_slice())
-        .map_err(|_| InvalidMls::Refused("signature keys are Ed25519"))?;
+    let key = signature_key(key_package.leaf_node())?;
     let last_day = key_package.life_time().not_after() / DAY;
     Ok((key, u32::try_from(last_day).unwrap_or(u32::MAX)))
 }
@@ -299,12 +298,4 @@ fn joiners(
         }
         _ => Err(InvalidMls::Refused("members are added with a Welcome for each of them")),
     }
-}
-
-pub fn invalid(error: InvalidMls) -> Problem {
-    Problem::with_detail(ProblemType::InvalidMls, error)
-}
-
-pub fn violation(violation: Violation) -> Problem {
-    Problem::with_detail(ProblemType::PolicyViolation, violation)
 }

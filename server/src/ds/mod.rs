@@ -1,19 +1,89 @@
-//! Delivery Service: groups, each member under a pseudonym. It validates what a member
-//! would validate, lets pass what the group's policy allows, and hands state and messages
-//! to the database in one call, which puts them in order.
+//! Delivery Service: groups, each member under a pseudonym. It validates what a member would validate, lets pass what
+//! the group's policy allows, and hands state and messages to the database in one call, which puts them in order.
 
 pub mod create_group;
 pub mod delete_group;
-mod evict;
-pub mod external_sender;
+pub mod external_sender_keys;
 pub mod fetch_group_info;
 pub mod fetch_welcome_tree;
 pub mod group;
 pub mod handshake;
 mod policy;
+mod propose_removal;
 pub mod reserve_group_id;
 pub mod roster;
 pub mod rules;
-pub mod state;
+pub mod sealed;
+mod stored;
 pub mod submit_message;
 pub mod upkeep;
+
+use std::sync::Arc;
+
+use postern_protocol::problem::{Problem, ProblemType};
+
+use crate::{
+    clock::{day, today},
+    home::Home,
+    http::Failure,
+    qs::push::Pusher,
+};
+use external_sender_keys::ExternalSenderKeys;
+use group::DeliveryService;
+use policy::Violation;
+
+/// The state of the DS.
+#[derive(Clone)]
+pub struct Ds {
+    home: Home,
+    /// Proposes removals in groups (DS-10).
+    external_sender_keys: Arc<ExternalSenderKeys>,
+    /// Wakes sleeping devices that a message was delivered to (QS-10).
+    pusher: Pusher,
+}
+
+impl Ds {
+    /// Loads the external sender keys, after making one if there is none.
+    ///
+    /// # Errors
+    /// A database that does not answer, keys that do not open under the master key.
+    pub async fn load(home: &Home, pusher: Pusher) -> anyhow::Result<Self> {
+        let external_sender_keys = Arc::new(ExternalSenderKeys::load(home).await?);
+        Ok(Self { home: home.clone(), external_sender_keys, pusher })
+    }
+
+    /// What the validity of a group depends on, as it is today.
+    fn now(&self) -> DeliveryService<'_> {
+        DeliveryService {
+            home: &self.home.domain,
+            external_senders: self.external_sender_keys.extensions(),
+            today: day(today()),
+        }
+    }
+}
+
+impl From<Violation> for Problem {
+    fn from(violation: Violation) -> Self {
+        Self::with_detail(ProblemType::PolicyViolation, violation)
+    }
+}
+
+impl From<Violation> for Failure {
+    fn from(violation: Violation) -> Self {
+        Self::Refused(violation.into())
+    }
+}
+
+#[cfg(test)]
+pub fn outcomes() -> Vec<crate::database::outcome::Declared> {
+    use crate::database::outcome::declared;
+    vec![
+        declared::<create_group::CreateGroupOutcome>(),
+        declared::<delete_group::DeleteGroupOutcome>(),
+        declared::<fetch_group_info::FetchGroupInfoOutcome>(),
+        declared::<fetch_welcome_tree::FetchWelcomeTreeOutcome>(),
+        declared::<propose_removal::ProposeRemovalOutcome>(),
+        declared::<reserve_group_id::ReserveGroupIdOutcome>(),
+        declared::<submit_message::SubmitMessageOutcome>(),
+    ]
+}

@@ -28,7 +28,7 @@ pub enum Operation {
     /// A client proposes its own removal.
     Leave,
     /// The DS proposes a client's removal (DS-10).
-    Evict,
+    ProposeRemoval,
     /// A client renews its leaf.
     Update,
     /// The group's admins or other parts of its context change.
@@ -182,7 +182,7 @@ fn operation(group: View<'_>, by: Actor, change: Change) -> Result<Operation, Vi
             };
             allow(operation, group.policy.admins.contains(&member.pseudonym))
         }
-        (Actor::Server, Change::Remove(_)) => Ok(Operation::Evict),
+        (Actor::Server, Change::Remove(_)) => Ok(Operation::ProposeRemoval),
         (Actor::Joiner(_), Change::ExternalInit) => Ok(Operation::Join),
         (Actor::Joiner(_), Change::Remove(_)) => Ok(Operation::Resync),
         _ => Err(Violation::ProposalType),
@@ -236,7 +236,7 @@ pub fn check_proposal(
             let leaves = matches!(proposal.by, Actor::Member(leaf) if removed.contains(&leaf));
             if again || leaves { Err(Violation::AlreadyProposed) } else { Ok(operation) }
         }
-        Operation::Leave | Operation::Evict => {
+        Operation::Leave | Operation::ProposeRemoval => {
             if proposal.removes().is_none_or(|leaf| !removed.insert(leaf)) {
                 return Err(Violation::AlreadyProposed);
             }
@@ -403,7 +403,7 @@ fn check_user_keys(
 mod tests {
     use postern_protocol::{Address, mls::UserKey};
 
-    use super::super::roster::Mark;
+    use super::super::roster::LeafRecord;
     use super::*;
 
     const ALICE: Pseudonym = Pseudonym([1; 16]);
@@ -438,7 +438,7 @@ mod tests {
             signature_key: leaf_key(leaf),
             address: Address::new([0; 32]),
             user_key: Some(user_key(pseudonym, 0)),
-            mark: Mark::new(None, 0, 0),
+            record: LeafRecord::new(None, 0, 0),
         }
     }
 
@@ -520,7 +520,7 @@ mod tests {
 
     const BOB_LEAVES: Proposed = proposed(by(B2), Change::SelfRemove);
     const BOB_UPDATES: Proposed = proposed(by(B2), Change::Update);
-    const CAROL_IS_EVICTED: Proposed = proposed(Actor::Server, Change::Remove(C));
+    const CAROL_IS_TO_GO: Proposed = proposed(Actor::Server, Change::Remove(C));
     const CAROL_LEAVES_THE_OLD_WAY: Proposed = proposed(by(C), Change::Remove(C));
     const JOINS: Actor = Actor::Joiner(FREE);
 
@@ -672,7 +672,7 @@ mod tests {
             ("taken along", scene(by(A), &[], &[BOB_LEAVES, BOB_UPDATES]), Ok(vec![])),
             (
                 "by a member, as it is not the member's doing",
-                scene(by(B1), &[], &[CAROL_IS_EVICTED]),
+                scene(by(B1), &[], &[CAROL_IS_TO_GO]),
                 Ok(vec![]),
             ),
             ("an update left out", scene(by(A), &[], &[BOB_UPDATES]).leaving_out(0), Err(V::ProposalOmitted)),
@@ -682,13 +682,13 @@ mod tests {
                 Err(V::ProposalOmitted),
             ),
             (
-                "an eviction left out",
-                scene(by(A), &[], &[CAROL_IS_EVICTED]).leaving_out(0),
+                "a proposed removal left out",
+                scene(by(A), &[], &[CAROL_IS_TO_GO]).leaving_out(0),
                 Err(V::ProposalOmitted),
             ),
             (
-                "an eviction done by value",
-                scene(by(A), &[Remove(C)], &[CAROL_IS_EVICTED]).leaving_out(0),
+                "a proposed removal done by value",
+                scene(by(A), &[Remove(C)], &[CAROL_IS_TO_GO]).leaving_out(0),
                 Ok(vec![O::RemoveUser]),
             ),
             (
@@ -699,8 +699,8 @@ mod tests {
             ("the committer's own update", scene(by(B2), &[], &[BOB_UPDATES]).leaving_out(0), Ok(vec![])),
             ("a leaver commits", scene(by(B2), &[], &[BOB_LEAVES]).leaving_out(0), Err(V::CommitterLeaves)),
             (
-                "who is to be evicted commits",
-                scene(by(C), &[], &[CAROL_IS_EVICTED]).leaving_out(0),
+                "a member whose removal is proposed commits",
+                scene(by(C), &[], &[CAROL_IS_TO_GO]).leaving_out(0),
                 Err(V::CommitterLeaves),
             ),
             // External commits.
@@ -761,8 +761,8 @@ mod tests {
                 Ok(vec![O::Join]),
             ),
             (
-                "who joins cannot undo an eviction",
-                scene(JOINS, &[ExternalInit], &[CAROL_IS_EVICTED]).leaving_out(0),
+                "an external joiner cannot undo a proposed removal",
+                scene(JOINS, &[ExternalInit], &[CAROL_IS_TO_GO]).leaving_out(0),
                 Err(V::RemovalWaits),
             ),
             (
@@ -801,17 +801,29 @@ mod tests {
             ("a member leaves", by(C), SelfRemove, &[], Ok(O::Leave)),
             ("a member leaves the old way", by(C), Remove(C), &[], Ok(O::Leave)),
             ("a member updates", by(C), Update, &[], Ok(O::Update)),
-            ("the server evicts", Actor::Server, Remove(C), &[], Ok(O::Evict)),
+            ("the server proposes a removal", Actor::Server, Remove(C), &[], Ok(O::ProposeRemoval)),
             ("beside another's", by(C), SelfRemove, &[BOB_LEAVES, BOB_UPDATES], Ok(O::Leave)),
             ("who updated leaves", by(B2), SelfRemove, &[BOB_UPDATES], Ok(O::Leave)),
             ("who leaves updates", by(B2), Update, &[BOB_LEAVES], Err(V::AlreadyProposed)),
             ("a second update", by(B2), Update, &[BOB_UPDATES], Err(V::AlreadyProposed)),
-            ("who leaves is evicted", Actor::Server, Remove(B2), &[BOB_LEAVES], Err(V::AlreadyProposed)),
-            ("who is evicted leaves", by(C), SelfRemove, &[CAROL_IS_EVICTED], Err(V::AlreadyProposed)),
+            (
+                "the removal of a leaver is proposed",
+                Actor::Server,
+                Remove(B2),
+                &[BOB_LEAVES],
+                Err(V::AlreadyProposed),
+            ),
+            (
+                "a member whose removal is proposed leaves",
+                by(C),
+                SelfRemove,
+                &[CAROL_IS_TO_GO],
+                Err(V::AlreadyProposed),
+            ),
             ("who leaves leaves the old way", by(B2), Remove(B2), &[BOB_LEAVES], Err(V::AlreadyProposed)),
             ("the last admin leaves", by(A), SelfRemove, &[], Err(V::NoAdminLeft)),
             ("the last admin leaves the old way", by(A), Remove(A), &[], Err(V::NoAdminLeft)),
-            ("the last admin is evicted", Actor::Server, Remove(A), &[], Err(V::NoAdminLeft)),
+            ("the removal of the last admin is proposed", Actor::Server, Remove(A), &[], Err(V::NoAdminLeft)),
             ("an admin proposes to add", by(A), Add(DAVE), &[], Err(V::OnlyCommitted)),
             ("a member proposes to add", by(C), Add(DAVE), &[], Err(V::AddByMember)),
             ("an admin proposes to remove", by(A), Remove(C), &[], Err(V::OnlyCommitted)),

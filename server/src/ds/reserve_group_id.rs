@@ -7,24 +7,33 @@ use postern_protocol::{
     problem::ProblemType,
 };
 
+use super::Ds;
 use crate::{
-    app::App,
-    road::{Failure, Outcome, Payment, Request},
+    database::outcome,
+    http::{Failure, Outcome, Payment, Request},
 };
 
-pub async fn reserve_group_id(app: App, request: Request, payment: Payment) -> Outcome {
+outcome! {
+    pub ReserveGroupIdOutcome: "ds.reserve_group_id_outcome", paid {
+        Reserved = "reserved",
+        Full = "full",
+    }
+}
+
+pub async fn reserve_group_id(ds: Ds, request: Request, payment: Payment) -> Outcome {
     let mut id = [0; 16];
     aws_lc_rs::rand::fill(&mut id).map_err(Failure::fault)?;
-    let row = payment
-        .call(&app.database, "SELECT outcome FROM ds.reserve_group_id($1, $2, $3)", &[&id.as_slice()])
+    let (outcome, _) = payment
+        .call(&ds.home.database, "SELECT outcome FROM ds.reserve_group_id($1, $2, $3)", &[&id.as_slice()])
         .await?;
-    match row.get("outcome") {
-        "reserved" => {
-            let group_id = GroupId::new(id, app.domain.clone());
-            request
-                .answer(StatusCode::CREATED, &GroupIdReserved { group_id, server_key: app.senders.current() })
+    match outcome {
+        ReserveGroupIdOutcome::Reserved => {
+            let group_id = GroupId::new(id, ds.home.domain.clone());
+            request.answer(
+                StatusCode::CREATED,
+                &GroupIdReserved { group_id, server_key: ds.external_sender_keys.current() },
+            )
         }
-        "full" => Err(ProblemType::TooManyReservations.into()),
-        other => Err(Failure::unexpected(other)),
+        ReserveGroupIdOutcome::Full => Err(ProblemType::TooManyReservations.into()),
     }
 }

@@ -4,7 +4,7 @@
 use postern_protocol::problem::{Problem, ProblemType};
 use tokio_postgres::Row;
 
-use crate::road::Failure;
+use crate::http::Failure;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rules {

@@ -15,22 +15,23 @@ use postern_protocol::{
     push::Urgency,
     qs::QueuePayload,
 };
-use tokio_postgres::Row;
 
 use super::{
-    evict,
-    group::{Ds, Group},
-    handshake::{self, Submission, invalid, violation},
+    Ds,
+    group::DeliveryService,
+    handshake::{self, Submission},
     policy::Violation,
+    propose_removal,
     roster::Roster,
     rules::Rules,
-    state::{self, Kind, Opened, Place, WrongKey},
+    sealed::{Kind, joiner_tag},
+    stored::{self, LoadedGroup, NextState},
 };
 use crate::{
-    app::App,
-    date::{day, today},
+    clock::{day, today},
+    database::outcome,
+    http::{Failure, Outcome, Payment, Request},
     mls::{self, InvalidMls},
-    road::{Failure, Outcome, Payment, Request},
 };
 
 /// Two proposals at once, a proposal and a commit, or an application message and a commit may
@@ -40,30 +41,37 @@ const ATTEMPTS: usize = 5;
 /// From this size on (bytes), a tree's validation leaves the thread pool's workers alone.
 const LARGE_TREE: usize = 64 * 1024;
 
-pub async fn submit_message(app: App, request: Request, payment: Payment) -> Outcome {
-    let group_id = request.segment(|segment| GroupId::from_base64url(segment).ok())?;
-    let (signer, body) = request.signed_body::<SubmitMessage>()?;
-    if *group_id.domain() != app.domain {
-        return Err(ProblemType::ForeignDomain.into());
+outcome! {
+    pub SubmitMessageOutcome: "ds.submit_message_outcome", paid {
+        Accepted = "accepted",
+        WrongEpoch = "wrong_epoch",
+        Stale = "stale",
+        UnknownGroup = "unknown_group",
     }
+}
+
+pub async fn submit_message(ds: Ds, request: Request, payment: Payment) -> Outcome {
+    let group_id = request.home_group(&ds.home)?;
+    let (signer, body) = request.signed_body::<SubmitMessage>()?;
     let message = Submitted::parse(&group_id, body)?;
     let mut current = message.epoch;
     for _ in 0..ATTEMPTS {
-        let stored = Stored::load(&app, &group_id, message.needs()).await?;
-        current = stored.epoch;
-        if stored.accepted_before(&message) {
-            let accepted = MessageAccepted { epoch: stored.epoch, undelivered: 0 };
+        let loaded = LoadedGroup::load(&ds.home, &group_id, message.needs()).await?;
+        let loaded = loaded.ok_or(ProblemType::NotFound)?;
+        current = loaded.stored.epoch();
+        if message.began(&loaded) {
+            let accepted = MessageAccepted { epoch: current, undelivered: 0 };
             return request.answer(StatusCode::OK, &accepted);
         }
-        let step = validate(&app, &group_id, &message, &stored, signer)?;
-        match write(&app, &payment, &group_id, &message, &stored, &step).await? {
+        let step = validate(ds.now(), &group_id, &message, &loaded, signer)?;
+        match write(&ds, &payment, &group_id, &message, &loaded, &step).await? {
             Written::Accepted(accepted, gone) => {
-                // Whoever commits shows that somebody is there to commit removals.
-                let active_since = day(today()).saturating_sub(stored.rules.inactive_days);
+                // A commit shows that somebody is there to commit removals.
+                let active_since = day(today()).saturating_sub(loaded.rules.inactive_days);
                 let committed_before = step.roster.is_some().then_some(active_since);
-                let due = evict::due(&step.members, &gone, committed_before);
+                let due = propose_removal::due(&step.members, &gone, committed_before);
                 if !due.is_empty() {
-                    evict::propose(&app, &group_id, &message.body.state_key, due);
+                    propose_removal::propose(&ds, &group_id, &message.body.state_key, due);
                 }
                 return request.answer(StatusCode::OK, &accepted);
             }
@@ -89,7 +97,7 @@ enum Content {
 
 impl Submitted {
     fn parse(group_id: &GroupId, body: SubmitMessage) -> Result<Self, Problem> {
-        let content = match mls::parse(body.message.as_bytes(), "MLSMessage").map_err(invalid)? {
+        let content = match mls::parse(body.message.as_bytes(), "MLSMessage")? {
             MlsMessageBodyIn::PrivateMessage(message)
                 if message.content_type() == ContentType::Application =>
             {
@@ -98,7 +106,7 @@ impl Submitted {
             MlsMessageBodyIn::PublicMessage(message) => Content::Handshake(message),
             _ => {
                 let reason = "application messages are private, commits and proposals public";
-                return Err(invalid(InvalidMls::Refused(reason)));
+                return Err(InvalidMls::Refused(reason).into());
             }
         };
         let (mls_group, epoch) = match &content {
@@ -106,7 +114,7 @@ impl Submitted {
             Content::Handshake(message) => (message.group_id(), message.epoch()),
         };
         if mls_group.as_slice() != group_id.to_mls() {
-            return Err(invalid(InvalidMls::Refused("the message is of another group")));
+            return Err(InvalidMls::Refused("the message is of another group").into());
         }
         let epoch = epoch.as_u64();
         let digest = digest(&SHA256, body.message.as_bytes()).as_ref().to_vec();
@@ -125,6 +133,12 @@ impl Submitted {
         rules.check_size(is_commit, body.message.as_bytes().len().max(welcome))
     }
 
+    /// A byte-identical repeat of the commit that began the group's epoch gets its answer again (DS-4).
+    fn began(&self, group: &LoadedGroup) -> bool {
+        self.epoch.checked_add(1) == Some(group.stored.epoch())
+            && group.last_commit.as_deref() == Some(&self.digest)
+    }
+
     fn payload(&self) -> QueuePayload {
         QueuePayload::Message(self.body.message.clone())
     }
@@ -134,59 +148,6 @@ impl Submitted {
             Content::Application(_) => Kind::Roster,
             Content::Handshake(_) => Kind::Tree,
         }
-    }
-}
-
-/// The group's row as it was read.
-struct Stored {
-    epoch: u64,
-    revision: i32,
-    last_commit: Option<Vec<u8>>,
-    blob: Vec<u8>,
-    rules: Rules,
-}
-
-impl Stored {
-    async fn load(app: &App, group_id: &GroupId, needs: Kind) -> Result<Self, Failure> {
-        let row: Row = app
-            .database
-            .query_opt(
-                "SELECT epoch, revision, last_commit, state, inactive_days, max_members, max_message_bytes,
-                        max_commit_bytes, past_epochs, ciphersuites
-                 FROM ds.load_group($1, $2)",
-                &[&group_id.id().as_slice(), &(needs == Kind::Tree)],
-            )
-            .await?
-            .ok_or(ProblemType::NotFound)?;
-        Ok(Self {
-            epoch: u64::try_from(row.get::<_, i64>("epoch")).map_err(Failure::fault)?,
-            revision: row.get("revision"),
-            last_commit: row.get("last_commit"),
-            blob: row.get("state"),
-            rules: Rules::of(&row)?,
-        })
-    }
-
-    /// A byte-identical repeat of the commit that began this epoch gets its answer again (DS-4).
-    fn accepted_before(&self, message: &Submitted) -> bool {
-        message.epoch.checked_add(1) == Some(self.epoch)
-            && self.last_commit.as_deref() == Some(&message.digest)
-    }
-
-    /// Whoever lacks the key is no member, and learns nothing of the group.
-    fn open(&self, message: &Submitted, group_id: &GroupId, kind: Kind) -> Result<Opened, Problem> {
-        state::open(&message.body.state_key, self.place(group_id, kind), &self.blob)
-            .map_err(|WrongKey| ProblemType::NotFound.into())
-    }
-
-    fn expect_epoch(&self, message: &Submitted) -> Result<(), Problem> {
-        if message.epoch == self.epoch { Ok(()) } else { Err(Problem::wrong_epoch(self.epoch)) }
-    }
-
-    /// Proposals change the tree only, so the roster's place ignores their count.
-    fn place<'a>(&self, group_id: &'a GroupId, kind: Kind) -> Place<'a> {
-        let revision = if kind == Kind::Tree { self.revision } else { 0 };
-        Place { group_id: group_id.id(), epoch: self.epoch, revision, kind }
     }
 }
 
@@ -203,17 +164,22 @@ struct Step {
     payloads: Vec<Vec<u8>>,
     /// Of each payload.
     urgencies: Vec<i16>,
-    /// For who joins: the sealed tree, by whom it may be asked for, and until which day.
+    /// For joiners: the sealed tree, the tags that it may be asked for by, and the day until which.
     welcome_tree: Option<Vec<u8>>,
     joiners: Vec<Vec<u8>>,
     expires: i32,
-    /// Joiners who are known to have joined, or have gone.
-    settled: Vec<Vec<u8>>,
+    /// Tags of joiners that have caught up, or are gone.
+    caught_up: Vec<Vec<u8>>,
     /// Who is in the group afterwards.
     members: Roster,
 }
 
 impl Step {
+    fn replace(&mut self, next: NextState) {
+        self.roster = next.roster;
+        self.tree = Some(next.tree);
+    }
+
     fn deliver(&mut self, payload: &QueuePayload, urgency: Urgency, to: impl IntoIterator<Item = Address>) {
         self.payloads.push(Encoding::Cbor.encode(payload));
         self.urgencies.push(urgency as i16);
@@ -224,19 +190,19 @@ impl Step {
 }
 
 fn validate(
-    app: &App,
+    ds: DeliveryService<'_>,
     group_id: &GroupId,
     message: &Submitted,
-    stored: &Stored,
+    group: &LoadedGroup,
     signer: PublicKey,
 ) -> Result<Step, Failure> {
-    message.check_size(&stored.rules)?;
+    message.check_size(&group.rules)?;
     match &message.content {
-        Content::Application(_) => validate_application(group_id, message, stored, signer),
+        Content::Application(_) => validate_application(message, group, signer),
         // Trees of large groups keep a core busy for milliseconds.
         Content::Handshake(handshake) => {
-            let validate = || validate_handshake(app, group_id, message, handshake, stored, signer);
-            if stored.blob.len() > LARGE_TREE { tokio::task::block_in_place(validate) } else { validate() }
+            let validate = || validate_handshake(ds, group_id, message, handshake, group, signer);
+            if group.stored.size() > LARGE_TREE { tokio::task::block_in_place(validate) } else { validate() }
         }
     }
 }
@@ -244,56 +210,58 @@ fn validate(
 /// DS-3: the DS cannot read an application message; it knows its sender by the key that
 /// signed the request.
 fn validate_application(
-    group_id: &GroupId,
     message: &Submitted,
-    stored: &Stored,
+    group: &LoadedGroup,
     signer: PublicKey,
 ) -> Result<Step, Failure> {
-    let roster = stored.open(message, group_id, Kind::Roster)?;
-    let roster = Roster::decode(&roster).map_err(Failure::fault)?;
+    let roster = group.stored.open_roster(&message.body.state_key)?;
     let sender = roster.by_key(signer).ok_or(ProblemType::NotAllowed)?;
-    stored.rules.check_epoch(message.epoch, stored.epoch)?;
+    let current = group.stored.epoch();
+    group.rules.check_epoch(message.epoch, current)?;
     let could_read = |since: u64| since <= message.epoch;
-    if !could_read(sender.mark.since) {
-        return Err(Problem::outside_epochs(stored.epoch, stored.rules.past_epochs).into());
+    if !could_read(sender.record.since) {
+        return Err(Problem::outside_epochs(current, group.rules.past_epochs).into());
     }
     if !message.body.attributes.is_empty() {
-        return Err(violation(Violation::AttributesOfAnother).into());
+        return Err(Violation::AttributesOfAnother.into());
     }
     if message.body.welcome.is_some() || message.body.group_info.is_some() {
         let reason = "a Welcome and a GroupInfo come with commits";
-        return Err(invalid(InvalidMls::Refused(reason)).into());
+        return Err(InvalidMls::Refused(reason).into());
     }
     let mut step = Step::default();
-    let recipients =
-        roster.members().iter().filter(|member| member.leaf != sender.leaf && could_read(member.mark.since));
+    let recipients = roster
+        .members()
+        .iter()
+        .filter(|member| member.leaf != sender.leaf && could_read(member.record.since));
     let urgency = message.body.urgency.unwrap_or(Urgency::Normal);
     step.deliver(&message.payload(), urgency, recipients.map(|member| member.address));
-    let joined = sender.mark.joined;
-    step.settled.extend(joined.map(|epoch| state::joiner_tag(&message.body.state_key, epoch, &signer)));
+    let joined = sender.record.joined;
+    step.caught_up.extend(joined.map(|epoch| joiner_tag(&message.body.state_key, epoch, &signer)));
     step.members = roster;
     Ok(step)
 }
 
 fn validate_handshake(
-    app: &App,
+    ds: DeliveryService<'_>,
     group_id: &GroupId,
     message: &Submitted,
     handshake: &PublicMessageIn,
-    stored: &Stored,
+    loaded: &LoadedGroup,
     signer: PublicKey,
 ) -> Result<Step, Failure> {
-    let group = stored.open(message, group_id, Kind::Tree)?;
-    let ds = Ds::now(app);
-    let group = Group::decode(&group, ds).map_err(Failure::fault)?;
+    let stored = &loaded.stored;
+    let group = stored.open_group(&message.body.state_key, ds)?;
     if *handshake.sender() != Sender::NewMemberCommit && group.roster.by_key(signer).is_none() {
         return Err(ProblemType::NotAllowed.into());
     }
-    stored.expect_epoch(message)?;
+    if message.epoch != stored.epoch() {
+        return Err(Problem::wrong_epoch(stored.epoch()).into());
+    }
     let body = &message.body;
     let submission = Submission {
         group_id,
-        rules: &stored.rules,
+        rules: &loaded.rules,
         message: &body.message,
         group_info: body.group_info.as_ref(),
         welcome: body.welcome.as_ref(),
@@ -305,23 +273,18 @@ fn validate_handshake(
     let key = &body.state_key;
     let mut step = Step::default();
     step.deliver(&message.payload(), body.urgency.unwrap_or(Urgency::VeryLow), next.recipients);
-    step.settled =
-        next.settled.iter().map(|(epoch, key_of)| state::joiner_tag(key, *epoch, key_of)).collect();
-    let epoch = next.group.mls.epoch();
+    let tag = |(epoch, key_of): &(u64, PublicKey)| joiner_tag(key, *epoch, key_of);
+    step.caught_up = next.caught_up.iter().map(tag).collect();
     if !next.is_commit {
-        let place = Place { revision: stored.revision + 1, ..stored.place(group_id, Kind::Tree) };
-        step.tree = Some(state::seal(key, place, &next.group.encode()));
+        step.replace(stored.seal_proposal(key, &next.group));
         step.members = next.group.roster;
         return Ok(step);
     }
-    let place = |kind| Place { group_id: group_id.id(), epoch, revision: 0, kind };
-    step.roster = Some(state::seal(key, place(Kind::Roster), &next.group.roster.encode()));
-    step.tree = Some(state::seal(key, place(Kind::Tree), &next.group.encode()));
+    step.replace(stored::seal_epoch(key, group_id, &next.group));
     if let Some(welcome) = &body.welcome {
-        let tree = next.group.encode_welcome_tree();
-        step.welcome_tree = Some(state::seal(key, place(Kind::WelcomeTree), &tree));
-        step.joiners =
-            next.joiners.iter().map(|joiner| state::joiner_tag(key, epoch, &joiner.leaf_key)).collect();
+        let epoch = next.group.mls.epoch();
+        step.welcome_tree = Some(stored::seal_welcome_tree(key, group_id, &next.group));
+        step.joiners = next.joiners.iter().map(|joiner| joiner_tag(key, epoch, &joiner.leaf_key)).collect();
         let last = next.joiners.iter().map(|joiner| joiner.expires).max().unwrap_or_default();
         step.expires = i32::try_from(last).map_err(Failure::fault)?;
         let payload = QueuePayload::Welcome(welcome.clone());
@@ -340,26 +303,26 @@ enum Written {
 }
 
 async fn write(
-    app: &App,
+    ds: &Ds,
     payment: &Payment,
     group_id: &GroupId,
     message: &Submitted,
-    stored: &Stored,
+    loaded: &LoadedGroup,
     step: &Step,
 ) -> Result<Written, Failure> {
     let addresses: Vec<&[u8]> = step.addresses.iter().map(|address| address.as_bytes().as_slice()).collect();
     let payloads: Vec<&[u8]> = step.payloads.iter().map(Vec::as_slice).collect();
     let commit = step.roster.is_some().then_some(message.digest.as_slice());
-    let row = payment
+    let (outcome, row) = payment
         .call(
-            &app.database,
+            &ds.home.database,
             "SELECT outcome, current_epoch, undelivered, gone, pushes
              FROM ds.submit_message($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)",
             &[
-                &app.domain.as_str(),
+                &ds.home.domain.as_str(),
                 &group_id.id().as_slice(),
-                &i64::try_from(stored.epoch).map_err(Failure::fault)?,
-                &stored.revision,
+                &loaded.stored.sql_epoch(),
+                &loaded.stored.revision(),
                 &commit,
                 &step.roster,
                 &step.tree,
@@ -370,22 +333,21 @@ async fn write(
                 &step.welcome_tree,
                 &step.joiners,
                 &step.expires,
-                &step.settled,
+                &step.caught_up,
             ],
         )
         .await?;
     let epoch = || u64::try_from(row.get::<_, i64>("current_epoch")).map_err(Failure::fault);
-    match row.get("outcome") {
-        "accepted" => {
-            app.push(&row);
+    match outcome {
+        SubmitMessageOutcome::Accepted => {
+            ds.pusher.send_due(&row);
             let undelivered = u32::try_from(row.get::<_, i32>("undelivered")).map_err(Failure::fault)?;
             let gone = row.get::<_, Vec<&[u8]>>("gone").into_iter();
             let gone = gone.map(Address::try_from).collect::<Result<_, _>>().map_err(Failure::fault)?;
             Ok(Written::Accepted(MessageAccepted { epoch: epoch()?, undelivered }, gone))
         }
-        "wrong_epoch" => Ok(Written::WrongEpoch(epoch()?)),
-        "stale" => Ok(Written::Stale),
-        "unknown_group" => Err(ProblemType::NotFound.into()),
-        other => Err(Failure::unexpected(other)),
+        SubmitMessageOutcome::WrongEpoch => Ok(Written::WrongEpoch(epoch()?)),
+        SubmitMessageOutcome::Stale => Ok(Written::Stale),
+        SubmitMessageOutcome::UnknownGroup => Err(ProblemType::NotFound.into()),
     }
 }

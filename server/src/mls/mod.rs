@@ -4,6 +4,7 @@
 
 pub mod crypto;
 mod encryption_key;
+pub mod leaf;
 pub mod storage;
 
 use openmls::prelude::{
@@ -15,6 +16,7 @@ use openmls::prelude::{
 use postern_protocol::{
     GroupInfo, MlsMessage, PublicKey, RatchetTree, Welcome,
     mls::{DELIVERY_ADDRESS, GROUP_POLICY},
+    problem::{Problem, ProblemType},
 };
 use tls_codec::{Deserialize as _, Serialize as _};
 
@@ -33,6 +35,12 @@ pub enum InvalidMls {
     Group(String),
     #[error("the message is invalid: {0}")]
     Message(String),
+}
+
+impl From<InvalidMls> for Problem {
+    fn from(error: InvalidMls) -> Self {
+        Self::with_detail(ProblemType::InvalidMls, error)
+    }
 }
 
 /// The stored state of a group does not decode: a fault of ours, not of the client's.

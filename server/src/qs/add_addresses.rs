@@ -8,21 +8,31 @@ use postern_protocol::{
     qs::AddAddresses,
 };
 
+use super::Qs;
 use crate::{
-    app::App,
-    road::{Answer, Failure, Outcome, Payment, Request},
+    database::outcome,
+    http::{Answer, Outcome, Payment, Request},
 };
 
 /// How many addresses one request may name.
 const MAX_AT_ONCE: usize = 1000;
 
-pub async fn add_addresses(app: App, request: Request, payment: Payment) -> Outcome {
+outcome! {
+    pub AddAddressesOutcome: "qs.add_addresses_outcome", paid {
+        Added = "added",
+        UnknownQueue = "unknown_queue",
+        TooManyAddresses = "too_many_addresses",
+        AddressExists = "address_exists",
+    }
+}
+
+pub async fn add_addresses(qs: Qs, request: Request, payment: Payment) -> Outcome {
     let queue_id = request.segment(|segment| QueueId::from_base64url(segment).ok())?;
     let (signer, body) = request.signed_body::<AddAddresses>()?;
     check_number(body.addresses.len() + body.last_resort.len())?;
-    let row = payment
+    let (outcome, _) = payment
         .call(
-            &app.database,
+            &qs.home.database,
             "SELECT outcome FROM qs.add_addresses($1, $2, $3, $4, $5, $6)",
             &[
                 &queue_id.as_bytes().as_slice(),
@@ -32,12 +42,11 @@ pub async fn add_addresses(app: App, request: Request, payment: Payment) -> Outc
             ],
         )
         .await?;
-    match row.get("outcome") {
-        "added" => Ok(Answer::empty(StatusCode::NO_CONTENT)),
-        "unknown_queue" => Err(ProblemType::NotFound.into()),
-        "too_many_addresses" => Err(ProblemType::TooManyAddresses.into()),
-        "address_exists" => Err(ProblemType::AddressExists.into()),
-        other => Err(Failure::unexpected(other)),
+    match outcome {
+        AddAddressesOutcome::Added => Ok(Answer::empty(StatusCode::NO_CONTENT)),
+        AddAddressesOutcome::UnknownQueue => Err(ProblemType::NotFound.into()),
+        AddAddressesOutcome::TooManyAddresses => Err(ProblemType::TooManyAddresses.into()),
+        AddAddressesOutcome::AddressExists => Err(ProblemType::AddressExists.into()),
     }
 }
 

@@ -10,10 +10,9 @@ use postern_protocol::{
 };
 
 use crate::{
-    database::Database,
-    date::DAY,
-    master_key::MasterKey,
-    signing_keys::{Service, SigningKeys},
+    clock::DAY,
+    home::Home,
+    keys::{SigningKeys, signing_keys::Service},
 };
 
 /// A batch is used within minutes; the overlap is for servers that run on with the old key.
@@ -24,8 +23,8 @@ pub struct BatchSigner(SigningKeys);
 impl BatchSigner {
     /// # Errors
     /// As [`SigningKeys::load`].
-    pub async fn load(database: &Database, master_key: &MasterKey) -> anyhow::Result<Self> {
-        Ok(Self(SigningKeys::load(database, master_key, &QS).await?))
+    pub async fn load(home: &Home) -> anyhow::Result<Self> {
+        Ok(Self(SigningKeys::load(&home.database, &home.master_key, &QS).await?))
     }
 
     pub fn published(&self) -> &[PublishedKey] {

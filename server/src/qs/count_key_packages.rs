@@ -7,16 +7,24 @@ use postern_protocol::{
     qs::{CountKeyPackages, KeyPackageStock},
 };
 
+use super::Qs;
 use crate::{
-    app::App,
-    road::{Failure, Outcome, Payment, Request},
+    database::outcome,
+    http::{Failure, Outcome, Payment, Request},
 };
 
-pub async fn count_key_packages(app: App, request: Request, payment: Payment) -> Outcome {
+outcome! {
+    pub CountKeyPackagesOutcome: "qs.count_key_packages_outcome", paid {
+        Counted = "counted",
+        UnknownFriendship = "unknown_friendship",
+    }
+}
+
+pub async fn count_key_packages(qs: Qs, request: Request, payment: Payment) -> Outcome {
     let (signer, body) = request.signed_body::<CountKeyPackages>()?;
-    let row = payment
+    let (outcome, row) = payment
         .call(
-            &app.database,
+            &qs.home.database,
             "SELECT outcome, remaining FROM qs.count_key_packages($1, $2, $3, $4, $5)",
             &[
                 &body.friendship_token.lookup().as_slice(),
@@ -25,12 +33,11 @@ pub async fn count_key_packages(app: App, request: Request, payment: Payment) ->
             ],
         )
         .await?;
-    match row.get("outcome") {
-        "counted" => {
+    match outcome {
+        CountKeyPackagesOutcome::Counted => {
             let remaining = u32::try_from(row.get::<_, i32>("remaining")).map_err(Failure::fault)?;
             request.answer(StatusCode::OK, &KeyPackageStock { remaining })
         }
-        "unknown_friendship" => Err(ProblemType::NotFound.into()),
-        other => Err(Failure::unexpected(other)),
+        CountKeyPackagesOutcome::UnknownFriendship => Err(ProblemType::NotFound.into()),
     }
 }

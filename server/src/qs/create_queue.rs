@@ -7,20 +7,28 @@ use postern_protocol::{
     qs::{CreateQueue, QueueCreated},
 };
 
+use super::Qs;
 use crate::{
-    app::App,
-    road::{Failure, Outcome, Payment, Request},
+    database::outcome,
+    http::{Failure, Outcome, Payment, Request},
 };
 
-pub async fn create_queue(app: App, request: Request, payment: Payment) -> Outcome {
+outcome! {
+    pub CreateQueueOutcome: "qs.create_queue_outcome", paid {
+        Created = "created",
+        QueueExists = "queue_exists",
+    }
+}
+
+pub async fn create_queue(qs: Qs, request: Request, payment: Payment) -> Outcome {
     let (owner, body) = request.signed_body::<CreateQueue>()?;
     check_hpke_key(&body.hpke_key)?;
     let mut id = [0; QueueId::LEN];
     aws_lc_rs::rand::fill(&mut id).map_err(Failure::fault)?;
     let queue_id = QueueId::new(id);
-    let row = payment
+    let (outcome, _) = payment
         .call(
-            &app.database,
+            &qs.home.database,
             "SELECT outcome FROM qs.create_queue($1, $2, $3, $4, $5, $6)",
             &[
                 &queue_id.as_bytes().as_slice(),
@@ -30,10 +38,9 @@ pub async fn create_queue(app: App, request: Request, payment: Payment) -> Outco
             ],
         )
         .await?;
-    match row.get("outcome") {
-        "created" => request.answer(StatusCode::CREATED, &QueueCreated { queue_id }),
-        "queue_exists" => Err(ProblemType::QueueExists.into()),
-        other => Err(Failure::unexpected(other)),
+    match outcome {
+        CreateQueueOutcome::Created => request.answer(StatusCode::CREATED, &QueueCreated { queue_id }),
+        CreateQueueOutcome::QueueExists => Err(ProblemType::QueueExists.into()),
     }
 }
 

@@ -5,18 +5,25 @@
 use http::StatusCode;
 use postern_protocol::{QueueId, problem::ProblemType, qs::DeleteQueue};
 
-use super::add_addresses::address_bytes;
+use super::{Qs, add_addresses::address_bytes};
 use crate::{
-    app::App,
-    road::{Answer, Failure, Outcome, Payment, Request},
+    database::outcome,
+    http::{Answer, Outcome, Payment, Request},
 };
 
-pub async fn delete_queue(app: App, request: Request, payment: Payment) -> Outcome {
+outcome! {
+    pub DeleteQueueOutcome: "qs.delete_queue_outcome", paid {
+        Deleted = "deleted",
+        UnknownQueue = "unknown_queue",
+    }
+}
+
+pub async fn delete_queue(qs: Qs, request: Request, payment: Payment) -> Outcome {
     let queue_id = request.segment(|segment| QueueId::from_base64url(segment).ok())?;
     let (signer, body) = request.signed_body::<DeleteQueue>()?;
-    let row = payment
+    let (outcome, _) = payment
         .call(
-            &app.database,
+            &qs.home.database,
             "SELECT outcome FROM qs.delete_queue($1, $2, $3, $4, $5)",
             &[
                 &queue_id.as_bytes().as_slice(),
@@ -25,9 +32,8 @@ pub async fn delete_queue(app: App, request: Request, payment: Payment) -> Outco
             ],
         )
         .await?;
-    match row.get("outcome") {
-        "deleted" => Ok(Answer::empty(StatusCode::NO_CONTENT)),
-        "unknown_queue" => Err(ProblemType::NotFound.into()),
-        other => Err(Failure::unexpected(other)),
+    match outcome {
+        DeleteQueueOutcome::Deleted => Ok(Answer::empty(StatusCode::NO_CONTENT)),
+        DeleteQueueOutcome::UnknownQueue => Err(ProblemType::NotFound.into()),
     }
 }

@@ -9,15 +9,23 @@ use postern_protocol::{
     qs::{Deposit, QueuePayload},
 };
 
+use super::Qs;
 use crate::{
-    app::App,
-    road::{Answer, Failure, Outcome, Payment, Request},
+    database::outcome,
+    http::{Answer, Outcome, Payment, Request},
 };
 
 /// Strangers may send this many bytes: a handful of KeyPackages fits, a picture does not.
 const MAX_PAYLOAD: usize = 16 * 1024;
 
-pub async fn deposit(app: App, request: Request, payment: Payment) -> Outcome {
+outcome! {
+    pub DepositOutcome: "qs.deposit_outcome", paid {
+        Deposited = "deposited",
+        Undeliverable = "undeliverable",
+    }
+}
+
+pub async fn deposit(qs: Qs, request: Request, payment: Payment) -> Outcome {
     let body = request.body::<Deposit>()?;
     if body.payload.as_bytes().len() > MAX_PAYLOAD {
         let detail = format_args!("a deposit has at most {MAX_PAYLOAD} bytes");
@@ -25,19 +33,18 @@ pub async fn deposit(app: App, request: Request, payment: Payment) -> Outcome {
     }
     let address = body.address.as_bytes().as_slice();
     let payload = Encoding::Cbor.encode(&QueuePayload::Deposit(body.payload));
-    let row = payment
+    let (outcome, row) = payment
         .call(
-            &app.database,
+            &qs.home.database,
             "SELECT outcome, pushes FROM qs.deposit($1, $2, $3, $4, $5)",
             &[&address, &payload, &(Urgency::Normal as i16)],
         )
         .await?;
-    match row.get("outcome") {
-        "deposited" => {
-            app.push(&row);
+    match outcome {
+        DepositOutcome::Deposited => {
+            qs.pusher.send_due(&row);
             Ok(Answer::empty(StatusCode::ACCEPTED))
         }
-        "undeliverable" => Err(ProblemType::Undeliverable.into()),
-        other => Err(Failure::unexpected(other)),
+        DepositOutcome::Undeliverable => Err(ProblemType::Undeliverable.into()),
     }
 }

@@ -12,20 +12,28 @@ use postern_protocol::{
 use tokio::time::{Instant, sleep_until};
 use tokio_postgres::Row;
 
+use super::{Qs, wakeups::Waiter};
 use crate::{
-    app::App,
-    qs::wakeups::Waiter,
-    road::{Failure, Outcome, Payment, Request},
+    database::{SqlOutcome, outcome},
+    http::{Failure, Outcome, Payment, Request},
 };
 
 /// What one answer holds at most.
 const MAX_MESSAGES: u16 = 100;
 const MAX_BYTES: i32 = 1024 * 1024;
 
-pub async fn dequeue(app: App, request: Request, payment: Payment) -> Outcome {
+outcome! {
+    pub DequeueOutcome: "qs.dequeue_outcome", paid {
+        Ok = "ok",
+        UnknownQueue = "unknown_queue",
+        AfterTooLarge = "after_too_large",
+    }
+}
+
+pub async fn dequeue(qs: Qs, request: Request, payment: Payment) -> Outcome {
     let queue_id = request.segment(|segment| QueueId::from_base64url(segment).ok())?;
     let (signer, body) = request.signed_body::<Dequeue>()?;
-    let wait = Duration::from_secs(body.wait.into()).min(app.limits.long_poll_max());
+    let wait = Duration::from_secs(body.wait.into()).min(qs.home.limits.long_poll_max());
     let queue = Queue {
         id: queue_id,
         signer,
@@ -35,12 +43,12 @@ pub async fn dequeue(app: App, request: Request, payment: Payment) -> Outcome {
 
     // Register first, then look: what was committed before the look is seen by it, and what
     // is committed after it wakes the waiter (QS-9).
-    let waiter = (!wait.is_zero()).then(|| app.wakeups.wait_for(queue.id, queue.after));
-    let mut dequeued = queue.dequeue(&app, &payment).await?;
+    let waiter = (!wait.is_zero()).then(|| qs.wakeups.wait_for(queue.id, queue.after));
+    let mut dequeued = queue.dequeue(&qs, &payment).await?;
     if is_empty(&dequeued)
         && let Some(waiter) = waiter
     {
-        dequeued = queue.wait(&app, &waiter, Instant::now() + wait).await;
+        dequeued = queue.wait(&qs, &waiter, Instant::now() + wait).await;
     }
     request.answer(StatusCode::OK, &dequeued)
 }
@@ -54,10 +62,10 @@ struct Queue {
 
 impl Queue {
     /// Spends the token, acknowledges up to `after`, and returns what is next.
-    async fn dequeue(&self, app: &App, payment: &Payment) -> Result<Dequeued, Failure> {
-        let row = payment
+    async fn dequeue(&self, qs: &Qs, payment: &Payment) -> Result<Dequeued, Failure> {
+        let (outcome, row) = payment
             .call(
-                &app.database,
+                &qs.home.database,
                 "SELECT outcome, seqs, chains, chain_indexes, chain_headers, ciphertexts, expired_up_to
                  FROM qs.dequeue($1, $2, $3, $4, $5, $6, $7)",
                 &[
@@ -69,20 +77,20 @@ impl Queue {
                 ],
             )
             .await?;
-        read(&row)
+        read(outcome, &row)
     }
 
     /// What arrives before `deadline` or the server stops. The acknowledgement is done and
     /// paid for, so a database that goes away meanwhile only ends the wait.
-    async fn wait(&self, app: &App, waiter: &Waiter, deadline: Instant) -> Dequeued {
-        let mut stopping = app.stopping.clone();
+    async fn wait(&self, qs: &Qs, waiter: &Waiter, deadline: Instant) -> Dequeued {
+        let mut stopping = qs.home.stopping.clone();
         loop {
             tokio::select! {
                 () = waiter.woken() => {}
                 () = sleep_until(deadline) => return Dequeued::default(),
                 _ = stopping.wait_for(|stopping| *stopping) => return Dequeued::default(),
             }
-            match self.look(app).await {
+            match self.look(qs).await {
                 Ok(dequeued) if is_empty(&dequeued) => {}
                 Ok(dequeued) => return dequeued,
                 Err(failure) => {
@@ -94,8 +102,9 @@ impl Queue {
     }
 
     /// Looks again, without a token and without acknowledging.
-    async fn look(&self, app: &App) -> Result<Dequeued, Failure> {
-        let row = app
+    async fn look(&self, qs: &Qs) -> Result<Dequeued, Failure> {
+        let row = qs
+            .home
             .database
             .query_one(
                 "SELECT outcome, seqs, chains, chain_indexes, chain_headers, ciphertexts, expired_up_to
@@ -109,7 +118,7 @@ impl Queue {
                 ],
             )
             .await?;
-        read(&row)
+        read(DequeueOutcome::of(&row)?, &row)
     }
 }
 
@@ -118,13 +127,12 @@ fn is_empty(dequeued: &Dequeued) -> bool {
     dequeued.messages.is_empty() && dequeued.expired_up_to.is_none()
 }
 
-/// One row: the outcome, and side by side the columns of the messages.
-fn read(row: &Row) -> Result<Dequeued, Failure> {
-    match row.get("outcome") {
-        "ok" => {}
-        "unknown_queue" => return Err(ProblemType::NotFound.into()),
-        "after_too_large" => return Err(ProblemType::AcknowledgedTooMuch.into()),
-        other => return Err(Failure::unexpected(other)),
+/// Reads one row of `qs.dequeue` or `qs.next_messages`: the outcome, and side by side the columns of the messages.
+fn read(outcome: DequeueOutcome, row: &Row) -> Result<Dequeued, Failure> {
+    match outcome {
+        DequeueOutcome::Ok => {}
+        DequeueOutcome::UnknownQueue => return Err(ProblemType::NotFound.into()),
+        DequeueOutcome::AfterTooLarge => return Err(ProblemType::AcknowledgedTooMuch.into()),
     }
     let seqs: Vec<i64> = row.get("seqs");
     let chains: Vec<i64> = row.get("chains");

@@ -9,26 +9,34 @@ use postern_protocol::{
     qs::{FetchKeyPackages, StockedKeyPackage},
 };
 
+use super::Qs;
 use crate::{
-    app::App,
-    road::{Failure, Outcome, Payment, Request},
+    database::outcome,
+    http::{Failure, Outcome, Payment, Request},
 };
 
-pub async fn fetch_key_packages(app: App, request: Request, payment: Payment) -> Outcome {
+outcome! {
+    pub FetchKeyPackagesOutcome: "qs.fetch_key_packages_outcome", paid {
+        Fetched = "fetched",
+        CiphersuiteForbidden = "ciphersuite_forbidden",
+        UnknownFriendship = "unknown_friendship",
+    }
+}
+
+pub async fn fetch_key_packages(qs: Qs, request: Request, payment: Payment) -> Outcome {
     let FetchKeyPackages { friendship_token, ciphersuite } = request.body()?;
-    let row = payment
+    let (outcome, row) = payment
         .call(
-            &app.database,
+            &qs.home.database,
             "SELECT outcome, stock_ids, sealed_keys, packages, last_resorts
              FROM qs.fetch_key_packages($1, $2, $3, $4)",
             &[&friendship_token.lookup().as_slice(), &i32::from(ciphersuite)],
         )
         .await?;
-    match row.get("outcome") {
-        "fetched" => {}
-        "ciphersuite_forbidden" => return Err(ProblemType::CiphersuiteForbidden.into()),
-        "unknown_friendship" => return Err(ProblemType::NotFound.into()),
-        other => return Err(Failure::unexpected(other)),
+    match outcome {
+        FetchKeyPackagesOutcome::Fetched => {}
+        FetchKeyPackagesOutcome::CiphersuiteForbidden => return Err(ProblemType::CiphersuiteForbidden.into()),
+        FetchKeyPackagesOutcome::UnknownFriendship => return Err(ProblemType::NotFound.into()),
     }
     let stock_ids: Vec<&[u8]> = row.get("stock_ids");
     let sealed_keys: Vec<&[u8]> = row.get("sealed_keys");
@@ -43,7 +51,7 @@ pub async fn fetch_key_packages(app: App, request: Request, payment: Payment) ->
             open(&friendship_token, stock_id, sealed_key, last_resort, package)
         })
         .collect::<Result<_, _>>()?;
-    request.answer(StatusCode::OK, &app.batch_signer.sign(&app.domain, key_packages))
+    request.answer(StatusCode::OK, &qs.batch_signer.sign(&qs.home.domain, key_packages))
 }
 
 fn open(

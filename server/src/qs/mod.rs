@@ -1,9 +1,8 @@
-//! Queuing Service: pseudonymous mailboxes, and the KeyPackages of those who have them. The
-//! database keeps, seals and orders the messages; this module checks requests, seals
-//! KeyPackages and waits for wake-ups.
+//! Queuing Service: pseudonymous mailboxes, and the KeyPackages of their owners. The database keeps, seals and orders
+//! the messages; this module checks requests, seals KeyPackages and waits for wake-ups.
 
 pub mod add_addresses;
-pub mod batch_signer;
+mod batch_signer;
 pub mod count_key_packages;
 pub mod create_queue;
 pub mod delete_queue;
@@ -20,4 +19,56 @@ pub mod rotate_keys;
 pub mod set_push_policy;
 pub mod subscribe_push;
 pub mod upkeep;
-pub mod wakeups;
+mod wakeups;
+
+use std::sync::Arc;
+
+use crate::home::Home;
+use batch_signer::BatchSigner;
+use push::Pusher;
+use wakeups::Wakeups;
+
+/// The state of the QS.
+#[derive(Clone)]
+pub struct Qs {
+    home: Home,
+    /// Signs batches of KeyPackages (QS-6).
+    batch_signer: Arc<BatchSigner>,
+    /// The long-polls that wait in this process (QS-9).
+    pub wakeups: Wakeups,
+    pusher: Pusher,
+}
+
+impl Qs {
+    /// Loads the signing keys, after making one if none lasts.
+    ///
+    /// # Errors
+    /// A database that does not answer, keys that do not open under the master key.
+    pub async fn load(home: &Home, pusher: Pusher) -> anyhow::Result<Self> {
+        let batch_signer = Arc::new(BatchSigner::load(home).await?);
+        Ok(Self { home: home.clone(), batch_signer, wakeups: Wakeups::default(), pusher })
+    }
+}
+
+#[cfg(test)]
+pub fn outcomes() -> Vec<crate::database::outcome::Declared> {
+    use crate::database::outcome::declared;
+    vec![
+        declared::<add_addresses::AddAddressesOutcome>(),
+        declared::<count_key_packages::CountKeyPackagesOutcome>(),
+        declared::<create_queue::CreateQueueOutcome>(),
+        declared::<delete_queue::DeleteQueueOutcome>(),
+        declared::<deposit::DepositOutcome>(),
+        declared::<dequeue::DequeueOutcome>(),
+        declared::<fetch_key_packages::FetchKeyPackagesOutcome>(),
+        declared::<publish_key_packages::PublishKeyPackagesOutcome>(),
+        declared::<remove_key_packages::RemoveKeyPackagesOutcome>(),
+        declared::<revoke_addresses::RevokeAddressesOutcome>(),
+        declared::<rotate_friendship_token::RotateFriendshipTokenOutcome>(),
+        declared::<rotate_keys::RotateKeysOutcome>(),
+        declared::<set_push_policy::SetPushPolicyOutcome>(),
+        declared::<subscribe_push::SubscribePushOutcome>(),
+        declared::<upkeep::KeepUpOutcome>(),
+        declared::<upkeep::StartUpkeepOutcome>(),
+    ]
+}

@@ -15,12 +15,12 @@ use postern_protocol::{
     qs::{KeyPackageStock, PublishKeyPackages, StockedKeyPackage},
 };
 
+use super::Qs;
 use crate::{
-    app::App,
-    date::{DAY, today},
-    ds::roster::{self, Mark},
-    mls::{self, InvalidMls},
-    road::{Failure, Outcome, Payment, Request},
+    clock::{DAY, today},
+    database::outcome,
+    http::{Failure, Outcome, Payment, Request},
+    mls::{self, InvalidMls, leaf::Leaf},
 };
 
 /// Bytes of a KeyPackage and of its attachment. Ours have some 500 of each, and a post-quantum KeyPackage 3,000.
@@ -29,18 +29,28 @@ const MAX_ATTACHMENT: usize = 2 * 1024;
 /// How many KeyPackages one request may hold, whatever the operator lets a stock have.
 const MAX_AT_ONCE: usize = 200;
 
-pub async fn publish_key_packages(app: App, request: Request, payment: Payment) -> Outcome {
+outcome! {
+    pub PublishKeyPackagesOutcome: "qs.publish_key_packages_outcome", paid {
+        Published = "published",
+        UnknownFriendship = "unknown_friendship",
+        CiphersuiteForbidden = "ciphersuite_forbidden",
+        TooManyKeyPackages = "too_many_key_packages",
+        TooManyStocks = "too_many_stocks",
+    }
+}
+
+pub async fn publish_key_packages(qs: Qs, request: Request, payment: Payment) -> Outcome {
     let (signer, body) = request.signed_body::<PublishKeyPackages>()?;
     check_size(&body)?;
     let (lookup, stock_id, create) = (body.friendship_token.lookup(), body.stock_id, body.create);
-    let domain = app.domain.clone();
+    let domain = qs.home.domain.clone();
     // Three signatures each are verified: too long for the pool's workers.
     let sealing = tokio::task::spawn_blocking(move || Stock::validate(&body, &domain)?.seal(&body));
     let sealed = sealing.await.map_err(Failure::fault)??;
     let (last_resort, last_resort_expires) = sealed.last_resort.unzip();
-    let row = payment
+    let (outcome, row) = payment
         .call(
-            &app.database,
+            &qs.home.database,
             "SELECT outcome, remaining
              FROM qs.publish_key_packages($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
             &[
@@ -57,15 +67,16 @@ pub async fn publish_key_packages(app: App, request: Request, payment: Payment) 
             ],
         )
         .await?;
-    match row.get("outcome") {
-        "published" => {
+    match outcome {
+        PublishKeyPackagesOutcome::Published => {
             let remaining = u32::try_from(row.get::<_, i32>("remaining")).map_err(Failure::fault)?;
             request.answer(StatusCode::OK, &KeyPackageStock { remaining })
         }
-        "unknown_friendship" => Err(ProblemType::NotFound.into()),
-        "ciphersuite_forbidden" => Err(ProblemType::CiphersuiteForbidden.into()),
-        "too_many_key_packages" | "too_many_stocks" => Err(ProblemType::TooManyKeyPackages.into()),
-        other => Err(Failure::unexpected(other)),
+        PublishKeyPackagesOutcome::UnknownFriendship => Err(ProblemType::NotFound.into()),
+        PublishKeyPackagesOutcome::CiphersuiteForbidden => Err(ProblemType::CiphersuiteForbidden.into()),
+        PublishKeyPackagesOutcome::TooManyKeyPackages | PublishKeyPackagesOutcome::TooManyStocks => {
+            Err(ProblemType::TooManyKeyPackages.into())
+        }
     }
 }
 
@@ -108,8 +119,7 @@ impl Stock {
     fn validate(body: &PublishKeyPackages, home: &Domain) -> Result<Self, Problem> {
         let mut seen = Seen::default();
         let mut check = |package: &StockedKeyPackage, last_resort| {
-            seen.check(package, last_resort, home)
-                .map_err(|error| Problem::with_detail(ProblemType::InvalidMls, error))
+            seen.check(package, last_resort, home).map_err(Problem::from)
         };
         let expires =
             body.key_packages.iter().map(|package| check(package, false)).collect::<Result<_, _>>()?;
@@ -165,7 +175,7 @@ impl Seen {
         if *self.ciphersuite.get_or_insert(ciphersuite) != ciphersuite {
             return Err(InvalidMls::Refused("a stock is of one ciphersuite"));
         }
-        let leaf = roster::member(0, key_package.leaf_node(), home, |_, _| Mark::new(None, 0, 0))?;
+        let leaf = Leaf::read(key_package.leaf_node(), home)?;
         if !self.keys.insert(leaf.signature_key) || !self.addresses.insert(leaf.address) {
             return Err(InvalidMls::Refused("two KeyPackages share a signature key or an address"));
         }

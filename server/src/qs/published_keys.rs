@@ -4,17 +4,14 @@
 use http::StatusCode;
 use postern_protocol::qs::QueuingKeys;
 
-use super::push::Pusher;
-use crate::{
-    app::App,
-    road::{Outcome, Request},
-};
+use super::Qs;
+use crate::http::{Outcome, Request};
 
-pub async fn published_keys(app: App, request: Request) -> Outcome {
+pub async fn published_keys(qs: Qs, request: Request) -> Outcome {
     let keys = QueuingKeys {
-        domain: app.domain.clone(),
-        keys: app.batch_signer.published().to_vec(),
-        application_server_key: app.pusher.as_ref().map(Pusher::public_key),
+        domain: qs.home.domain.clone(),
+        keys: qs.batch_signer.published().to_vec(),
+        application_server_key: qs.pusher.public_key(),
     };
     Ok(request.answer(StatusCode::OK, &keys)?.public())
 }

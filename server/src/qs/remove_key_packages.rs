@@ -3,16 +3,24 @@
 use http::StatusCode;
 use postern_protocol::{problem::ProblemType, qs::RemoveKeyPackages};
 
+use super::Qs;
 use crate::{
-    app::App,
-    road::{Answer, Failure, Outcome, Payment, Request},
+    database::outcome,
+    http::{Answer, Outcome, Payment, Request},
 };
 
-pub async fn remove_key_packages(app: App, request: Request, payment: Payment) -> Outcome {
+outcome! {
+    pub RemoveKeyPackagesOutcome: "qs.remove_key_packages_outcome", paid {
+        Removed = "removed",
+        UnknownFriendship = "unknown_friendship",
+    }
+}
+
+pub async fn remove_key_packages(qs: Qs, request: Request, payment: Payment) -> Outcome {
     let (signer, body) = request.signed_body::<RemoveKeyPackages>()?;
-    let row = payment
+    let (outcome, _) = payment
         .call(
-            &app.database,
+            &qs.home.database,
             "SELECT outcome FROM qs.remove_key_packages($1, $2, $3, $4, $5)",
             &[
                 &body.friendship_token.lookup().as_slice(),
@@ -21,9 +29,8 @@ pub async fn remove_key_packages(app: App, request: Request, payment: Payment) -
             ],
         )
         .await?;
-    match row.get("outcome") {
-        "removed" => Ok(Answer::empty(StatusCode::NO_CONTENT)),
-        "unknown_friendship" => Err(ProblemType::NotFound.into()),
-        other => Err(Failure::unexpected(other)),
+    match outcome {
+        RemoveKeyPackagesOutcome::Removed => Ok(Answer::empty(StatusCode::NO_CONTENT)),
+        RemoveKeyPackagesOutcome::UnknownFriendship => Err(ProblemType::NotFound.into()),
     }
 }

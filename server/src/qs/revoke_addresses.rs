@@ -8,19 +8,30 @@ use postern_protocol::{
     qs::RevokeAddresses,
 };
 
-use super::add_addresses::{address_bytes, check_number};
+use super::{
+    Qs,
+    add_addresses::{address_bytes, check_number},
+};
 use crate::{
-    app::App,
-    road::{Answer, Failure, Outcome, Payment, Request},
+    database::outcome,
+    http::{Answer, Outcome, Payment, Request},
 };
 
-pub async fn revoke_addresses(app: App, request: Request, payment: Payment) -> Outcome {
+outcome! {
+    pub RevokeAddressesOutcome: "qs.revoke_addresses_outcome", paid {
+        Revoked = "revoked",
+        UnknownQueue = "unknown_queue",
+        UnknownAddress = "unknown_address",
+    }
+}
+
+pub async fn revoke_addresses(qs: Qs, request: Request, payment: Payment) -> Outcome {
     let queue_id = request.segment(|segment| QueueId::from_base64url(segment).ok())?;
     let (signer, body) = request.signed_body::<RevokeAddresses>()?;
     check_number(body.addresses.len())?;
-    let row = payment
+    let (outcome, _) = payment
         .call(
-            &app.database,
+            &qs.home.database,
             "SELECT outcome FROM qs.revoke_addresses($1, $2, $3, $4, $5)",
             &[
                 &queue_id.as_bytes().as_slice(),
@@ -29,13 +40,12 @@ pub async fn revoke_addresses(app: App, request: Request, payment: Payment) -> O
             ],
         )
         .await?;
-    match row.get("outcome") {
-        "revoked" => Ok(Answer::empty(StatusCode::NO_CONTENT)),
-        "unknown_queue" => Err(ProblemType::NotFound.into()),
-        "unknown_address" => {
+    match outcome {
+        RevokeAddressesOutcome::Revoked => Ok(Answer::empty(StatusCode::NO_CONTENT)),
+        RevokeAddressesOutcome::UnknownQueue => Err(ProblemType::NotFound.into()),
+        RevokeAddressesOutcome::UnknownAddress => {
             let detail = "an address is not this queue's, or was revoked before: none was revoked now";
             Err(Problem::with_detail(ProblemType::NotFound, detail).into())
         }
-        other => Err(Failure::unexpected(other)),
     }
 }

@@ -9,22 +9,32 @@ use postern_protocol::{
     qs::RotateFriendshipToken,
 };
 
+use super::Qs;
 use crate::{
-    app::App,
-    road::{Answer, Failure, Outcome, Payment, Request},
+    database::outcome,
+    http::{Answer, Failure, Outcome, Payment, Request},
 };
 
 /// A client of the user may publish between the read and the write; more often than this in a
 /// row, the database has another reason.
 const ATTEMPTS: usize = 5;
 
-pub async fn rotate_friendship_token(app: App, request: Request, payment: Payment) -> Outcome {
+outcome! {
+    pub RotateFriendshipTokenOutcome: "qs.rotate_friendship_token_outcome", paid {
+        Rotated = "rotated",
+        UnknownFriendship = "unknown_friendship",
+        NotFresh = "not_fresh",
+        Stale = "stale",
+    }
+}
+
+pub async fn rotate_friendship_token(qs: Qs, request: Request, payment: Payment) -> Outcome {
     let (signer, body) = request.signed_body::<RotateFriendshipToken>()?;
     for _ in 0..ATTEMPTS {
-        let stocks = Stocks::reseal(&app, signer, &body).await?;
-        let row = payment
+        let stocks = Stocks::reseal(&qs, signer, &body).await?;
+        let (outcome, _) = payment
             .call(
-                &app.database,
+                &qs.home.database,
                 "SELECT outcome FROM qs.rotate_friendship_token($1, $2, $3, $4, $5, $6, $7, $8)",
                 &[
                     &body.friendship_token.lookup().as_slice(),
@@ -36,18 +46,17 @@ pub async fn rotate_friendship_token(app: App, request: Request, payment: Paymen
                 ],
             )
             .await?;
-        match row.get("outcome") {
-            "rotated" => return Ok(Answer::empty(StatusCode::NO_CONTENT)),
-            "unknown_friendship" => return Err(ProblemType::NotFound.into()),
-            "not_fresh" => {
+        match outcome {
+            RotateFriendshipTokenOutcome::Rotated => return Ok(Answer::empty(StatusCode::NO_CONTENT)),
+            RotateFriendshipTokenOutcome::UnknownFriendship => return Err(ProblemType::NotFound.into()),
+            RotateFriendshipTokenOutcome::NotFresh => {
                 let detail = "the new friendship token is not fresh";
                 return Err(Problem::with_detail(ProblemType::MalformedBody, detail).into());
             }
-            "stale" => {}
-            other => return Err(Failure::unexpected(other)),
+            RotateFriendshipTokenOutcome::Stale => {}
         }
     }
-    Err(Failure::unexpected("stale"))
+    Err(Failure::fault(anyhow::anyhow!("the stocks of a friendship changed {ATTEMPTS} times in a row")))
 }
 
 /// The stocks of a friendship, with their keys as they are and as they will be sealed.
@@ -59,8 +68,9 @@ struct Stocks {
 }
 
 impl Stocks {
-    async fn reseal(app: &App, signer: PublicKey, body: &RotateFriendshipToken) -> Result<Self, Failure> {
-        let rows = app
+    async fn reseal(qs: &Qs, signer: PublicKey, body: &RotateFriendshipToken) -> Result<Self, Failure> {
+        let rows = qs
+            .home
             .database
             .query(
                 "SELECT stock_id, sealed_key FROM qs.load_stocks($1, $2)",

@@ -8,13 +8,20 @@ use postern_protocol::{
     qs::RotateKeys,
 };
 
-use super::create_queue::check_hpke_key;
+use super::{Qs, create_queue::check_hpke_key};
 use crate::{
-    app::App,
-    road::{Answer, Failure, Outcome, Payment, Request},
+    database::outcome,
+    http::{Answer, Outcome, Payment, Request},
 };
 
-pub async fn rotate_keys(app: App, request: Request, payment: Payment) -> Outcome {
+outcome! {
+    pub RotateKeysOutcome: "qs.rotate_keys_outcome", paid {
+        Rotated = "rotated",
+        UnknownQueue = "unknown_queue",
+    }
+}
+
+pub async fn rotate_keys(qs: Qs, request: Request, payment: Payment) -> Outcome {
     let queue_id = request.segment(|segment| QueueId::from_base64url(segment).ok())?;
     let (signer, body) = request.signed_body::<RotateKeys>()?;
     if body.owner.is_none() && body.hpke_key.is_none() {
@@ -30,9 +37,9 @@ pub async fn rotate_keys(app: App, request: Request, payment: Payment) -> Outcom
     if let Some(key) = &body.hpke_key {
         check_hpke_key(key)?;
     }
-    let row = payment
+    let (outcome, _) = payment
         .call(
-            &app.database,
+            &qs.home.database,
             "SELECT outcome FROM qs.rotate_keys($1, $2, $3, $4, $5, $6)",
             &[
                 &queue_id.as_bytes().as_slice(),
@@ -42,9 +49,8 @@ pub async fn rotate_keys(app: App, request: Request, payment: Payment) -> Outcom
             ],
         )
         .await?;
-    match row.get("outcome") {
-        "rotated" => Ok(Answer::empty(StatusCode::NO_CONTENT)),
-        "unknown_queue" => Err(ProblemType::NotFound.into()),
-        other => Err(Failure::unexpected(other)),
+    match outcome {
+        RotateKeysOutcome::Rotated => Ok(Answer::empty(StatusCode::NO_CONTENT)),
+        RotateKeysOutcome::UnknownQueue => Err(ProblemType::NotFound.into()),
     }
 }

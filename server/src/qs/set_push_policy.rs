@@ -8,13 +8,24 @@ use postern_protocol::{
     qs::SetPushPolicy,
 };
 
-use super::add_addresses::{address_bytes, check_number};
+use super::{
+    Qs,
+    add_addresses::{address_bytes, check_number},
+};
 use crate::{
-    app::App,
-    road::{Answer, Failure, Outcome, Payment, Request},
+    database::outcome,
+    http::{Answer, Outcome, Payment, Request},
 };
 
-pub async fn set_push_policy(app: App, request: Request, payment: Payment) -> Outcome {
+outcome! {
+    pub SetPushPolicyOutcome: "qs.set_push_policy_outcome", paid {
+        Set = "set",
+        UnknownQueue = "unknown_queue",
+        UnknownAddress = "unknown_address",
+    }
+}
+
+pub async fn set_push_policy(qs: Qs, request: Request, payment: Payment) -> Outcome {
     let queue_id = request.segment(|segment| QueueId::from_base64url(segment).ok())?;
     let (signer, body) = request.signed_body::<SetPushPolicy>()?;
     check_number(body.addresses.len())?;
@@ -22,9 +33,9 @@ pub async fn set_push_policy(app: App, request: Request, payment: Payment) -> Ou
         body.addresses.iter().map(|policy| (policy.address, policy.push)).unzip();
     let pushes: Vec<Option<&[u8]>> =
         pushes.iter().map(|push| push.as_ref().map(|sealed| sealed.as_bytes().as_slice())).collect();
-    let row = payment
+    let (outcome, _) = payment
         .call(
-            &app.database,
+            &qs.home.database,
             "SELECT outcome FROM qs.set_push_policy($1, $2, $3, $4, $5, $6)",
             &[
                 &queue_id.as_bytes().as_slice(),
@@ -34,13 +45,12 @@ pub async fn set_push_policy(app: App, request: Request, payment: Payment) -> Ou
             ],
         )
         .await?;
-    match row.get("outcome") {
-        "set" => Ok(Answer::empty(StatusCode::NO_CONTENT)),
-        "unknown_queue" => Err(ProblemType::NotFound.into()),
-        "unknown_address" => {
+    match outcome {
+        SetPushPolicyOutcome::Set => Ok(Answer::empty(StatusCode::NO_CONTENT)),
+        SetPushPolicyOutcome::UnknownQueue => Err(ProblemType::NotFound.into()),
+        SetPushPolicyOutcome::UnknownAddress => {
             let detail = "an address is not this queue's: nothing was changed";
             Err(Problem::with_detail(ProblemType::NotFound, detail).into())
         }
-        other => Err(Failure::unexpected(other)),
     }
 }

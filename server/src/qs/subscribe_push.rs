@@ -4,20 +4,28 @@
 use http::StatusCode;
 use postern_protocol::{QueueId, problem::ProblemType, qs::SubscribePush};
 
+use super::Qs;
 use crate::{
-    app::App,
-    road::{Answer, Failure, Outcome, Payment, Request},
+    database::outcome,
+    http::{Answer, Outcome, Payment, Request},
 };
 
-pub async fn subscribe_push(app: App, request: Request, payment: Payment) -> Outcome {
+outcome! {
+    pub SubscribePushOutcome: "qs.subscribe_push_outcome", paid {
+        Subscribed = "subscribed",
+        UnknownQueue = "unknown_queue",
+    }
+}
+
+pub async fn subscribe_push(qs: Qs, request: Request, payment: Payment) -> Outcome {
     let queue_id = request.segment(|segment| QueueId::from_base64url(segment).ok())?;
     let (signer, body) = request.signed_body::<SubscribePush>()?;
-    if app.pusher.is_none() && body.subscription.is_some() {
+    if !qs.pusher.is_on() && body.subscription.is_some() {
         return Err(ProblemType::NoPush.into());
     }
-    let row = payment
+    let (outcome, _) = payment
         .call(
-            &app.database,
+            &qs.home.database,
             "SELECT outcome FROM qs.subscribe_push($1, $2, $3, $4, $5)",
             &[
                 &queue_id.as_bytes().as_slice(),
@@ -26,9 +34,8 @@ pub async fn subscribe_push(app: App, request: Request, payment: Payment) -> Out
             ],
         )
         .await?;
-    match row.get("outcome") {
-        "subscribed" => Ok(Answer::empty(StatusCode::NO_CONTENT)),
-        "unknown_queue" => Err(ProblemType::NotFound.into()),
-        other => Err(Failure::unexpected(other)),
+    match outcome {
+        SubscribePushOutcome::Subscribed => Ok(Answer::empty(StatusCode::NO_CONTENT)),
+        SubscribePushOutcome::UnknownQueue => Err(ProblemType::NotFound.into()),
     }
 }

@@ -1,33 +1,26 @@
 //! Wake-ups (QS-9): one LISTEN connection per server process hears which queues got
 //! messages, on whichever process, and wakes the long-polls that wait for them here.
 //! Notifications carry keyed hashes of queue ids; the key is the database's, asked for
-//! anew with every connection. As a process listens on one connection only, it also hears
-//! there, and passes on, that issuer keys changed (AAS-5).
+//! anew with every connection.
 //!
-//! A wake-up may be lost: it costs latency, never a message. Whoever waits registers before
-//! it looks, and a sweep asks the database for all who wait here at once, so that thousands
-//! of waiters are a handful of queries.
+//! A wake-up may be lost: it costs latency, never a message. A long-poll registers before it looks, and a sweep asks
+//! the database for all waiters of this process at once, so that thousands of them are a handful of queries.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
-    future::poll_fn,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use aws_lc_rs::hmac;
 use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
+use futures_util::future::BoxFuture;
 use postern_protocol::QueueId;
-use tokio::{
-    sync::Notify,
-    time::{sleep, timeout},
-};
-use tokio_postgres::AsyncMessage;
+use tokio::{sync::Notify, time::timeout};
+use tokio_postgres::Client;
 
-use crate::database::{Database, DatabaseError};
+use crate::database::{Database, DatabaseError, listener::Subscriber};
 
-const CHANNEL: &str = "postern_wake";
-const KEYS_CHANNEL: &str = "postern_issuer_keys";
 /// "Look again, everyone."
 const EVERYONE: &str = "*";
 const KEY_LEN: usize = 16;
@@ -129,50 +122,6 @@ impl Wakeups {
         Ok(())
     }
 
-    /// Listens for ever, on a new connection whenever one is lost.
-    pub async fn listen(&self, database: &Database, keys_changed: &Notify) {
-        loop {
-            if let Err(error) = self.listen_once(database, keys_changed).await {
-                tracing::warn!("wake-ups: {error}; listening again");
-            }
-            // Nothing is heard meanwhile: look now, and again when LISTEN is back.
-            self.0.sweep.notify_one();
-            sleep(Duration::from_secs(1)).await;
-        }
-    }
-
-    async fn listen_once(&self, database: &Database, keys_changed: &Notify) -> Result<(), DatabaseError> {
-        let (client, mut connection) = database.listener().await?;
-        let mut setup = Box::pin(async {
-            client.batch_execute(&format!("LISTEN {CHANNEL}; LISTEN {KEYS_CHANNEL}")).await?;
-            client.query_one("SELECT postern.wake_secret()", &[]).await
-        });
-        let mut ready = false;
-        loop {
-            tokio::select! {
-                row = &mut setup, if !ready => {
-                    self.room().rekey(row?.get(0));
-                    ready = true;
-                    self.0.sweep.notify_one();
-                    // What changed while nobody listened was not heard.
-                    keys_changed.notify_one();
-                }
-                message = poll_fn(|context| connection.poll_message(context)) => match message {
-                    Some(Ok(AsyncMessage::Notification(notification))) => {
-                        if notification.channel() == KEYS_CHANNEL {
-                            keys_changed.notify_one();
-                            continue;
-                        }
-                        self.wake(notification.payload());
-                    }
-                    Some(Ok(_)) => {}
-                    Some(Err(error)) => return Err(error.into()),
-                    None => return Err(DatabaseError::Connection("it was closed".to_owned())),
-                }
-            }
-        }
-    }
-
     fn wake(&self, payload: &str) {
         let Ok(keys) = STANDARD_NO_PAD.decode(payload) else {
             debug_assert_eq!(payload, EVERYONE);
@@ -186,6 +135,30 @@ impl Wakeups {
 
     fn room(&self) -> MutexGuard<'_, Room> {
         self.0.room.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Subscriber for Wakeups {
+    fn channel(&self) -> &'static str {
+        "postern_wake"
+    }
+
+    fn connected<'a>(&'a self, client: &'a Client) -> BoxFuture<'a, Result<(), DatabaseError>> {
+        Box::pin(async move {
+            let row = client.query_one("SELECT postern.wake_secret()", &[]).await?;
+            self.room().rekey(row.get(0));
+            self.0.sweep.notify_one();
+            Ok(())
+        })
+    }
+
+    fn notified(&self, payload: &str) {
+        self.wake(payload);
+    }
+
+    fn disconnected(&self) {
+        // Messages that come before LISTEN is back are found by looking.
+        self.0.sweep.notify_one();
     }
 }
 

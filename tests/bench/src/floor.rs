@@ -62,7 +62,7 @@ impl Floor {
     }
 }
 
-/// How the statements of the server's role are planned (migrations/V10).
+/// How the statements of the server's role are planned (migrations/V1__foundation.sql).
 pub const AS_THE_SERVER: &str = "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c enable_hashjoin=off \
      -c enable_mergejoin=off";
 

@@ -9,13 +9,13 @@ use openmls::prelude::{BasicCredential, Credential, ExternalSender, ProcessedMes
 use postern_client::Client;
 use postern_protocol::ds::{CreateGroup, SubmitMessage};
 use postern_server::{
-    date::{day, today},
+    clock::{day, today},
     ds::{
-        group::{Ds, Group},
+        group::{DeliveryService, Group},
         handshake::{self, Submission},
         roster::Roster,
         rules::Rules,
-        state::{self, Kind, Place},
+        sealed::{self, BlobId, Kind},
     },
     mls::{crypto::VerifyingCrypto, parse_handshake, storage::GroupStorage},
 };
@@ -116,7 +116,8 @@ async fn group(
 ) -> Result<Vec<(Commit, Message)>> {
     let mut founder = Founder::new(client).await?;
     let creation = founder.found(client).await?;
-    let rules = admin.query_one("SELECT * FROM ds.settings", &[]).await?;
+    let rules =
+        admin.query_one("SELECT s.*, o.ciphersuites FROM ds.settings s, operator.settings o", &[]).await?;
     let rules = Rules::of(&rules).map_err(|_| anyhow::anyhow!("the settings are what they were"))?;
     let mut mirror = Mirror::new(&founder, &creation, rules)?;
     let mut others = members - 1;
@@ -212,26 +213,26 @@ impl Mirror {
         Ok(mirror)
     }
 
-    fn ds(&self) -> Ds<'_> {
-        Ds { home: &self.domain, senders: &self.senders, today: day(today()) }
+    fn ds(&self) -> DeliveryService<'_> {
+        DeliveryService { home: &self.domain, external_senders: &self.senders, today: day(today()) }
     }
 
-    fn place<'a>(&self, founder: &'a Founder, kind: Kind) -> Place<'a> {
-        Place { group_id: founder.id.id(), epoch: self.epoch, revision: 0, kind }
+    fn blob<'a>(&self, founder: &'a Founder, kind: Kind) -> BlobId<'a> {
+        BlobId { group_id: founder.id.id(), epoch: self.epoch, revision: 0, kind }
     }
 
     fn keep(&mut self, founder: &Founder, group: &Group) {
         let key = founder.policy.state_key();
         self.epoch = group.mls.epoch();
-        self.roster = state::seal(&key, self.place(founder, Kind::Roster), &group.roster.encode());
-        self.tree = state::seal(&key, self.place(founder, Kind::Tree), &group.encode());
+        self.roster = sealed::seal(&key, self.blob(founder, Kind::Roster), &group.roster.encode());
+        self.tree = sealed::seal(&key, self.blob(founder, Kind::Tree), &group.encode());
     }
 
     /// A commit that the server accepted: the parts of what it took.
     fn commit(&mut self, founder: &Founder, submission: &SubmitMessage) -> Result<Commit> {
         let (parse, message) = timed(|| parse_handshake(&submission.message));
         let (load, group) = timed(|| {
-            let state = state::open(&founder.policy.state_key(), self.place(founder, Kind::Tree), &self.tree);
+            let state = sealed::open(&founder.policy.state_key(), self.blob(founder, Kind::Tree), &self.tree);
             state.ok().map(|state| Group::decode(&state, self.ds()))
         });
         let group = group.context("the state opens")??;
@@ -278,7 +279,7 @@ impl Mirror {
     fn load_roster(&self, founder: &Founder) -> Result<f64> {
         let key = founder.policy.state_key();
         let (load, roster) = timed(|| {
-            let roster = state::open(&key, self.place(founder, Kind::Roster), &self.roster);
+            let roster = sealed::open(&key, self.blob(founder, Kind::Roster), &self.roster);
             roster.ok().map(|roster| Roster::decode(&roster))
         });
         roster.context("the roster opens")??;

@@ -11,8 +11,8 @@ CREATE FUNCTION bench.payload(bytes integer) RETURNS bytea LANGUAGE sql IMMUTABL
 
 -- Group queues `first` to `last` with an address each; the key they are encrypted to is the base point's.
 CREATE FUNCTION bench.make_queues(first bigint, last bigint, owner_key bytea) RETURNS void LANGUAGE sql AS $$
-    INSERT INTO qs.queues (queue_id, kind, owner_key, hpke_key, address_count, last_active, created)
-    SELECT bench.queue(n), 'group', owner_key, '\x09' || decode(repeat('00', 31), 'hex'), 1, now(), now()
+    INSERT INTO qs.queues (queue_id, kind, owner_key, hpke_key, address_count, last_active)
+    SELECT bench.queue(n), 'group', owner_key, '\x09' || decode(repeat('00', 31), 'hex'), 1, now()
       FROM generate_series(first, last) n;
     INSERT INTO qs.addresses (lookup, sealed_queue_id)
     SELECT s.lookup, s.sealed_queue_id

@@ -192,14 +192,14 @@ async fn a_blocked_group_reaches_the_device_no_more() {
 }
 
 /// Tables that keep something after a device has logged out: its user's identity, until another device removes it
-/// there; what its user was issued, and how it may be issued again, for a day; tokens that somebody spent; and the group,
-/// which learns of it when it delivers.
-const STAYS: [&str; 8] = [
+/// there; what its user was issued today, and may be issued again; and the group, which learns of it when it delivers.
+const STAYS: [&str; 9] = [
     "aas.issued",
     "aas.requests",
-    "aas.spent",
     "aas.takers",
     "auth.clients",
+    "auth.eid_log",
+    "auth.incarnations",
     "auth.users",
     "ds.groups",
     "ds.welcome_trees",

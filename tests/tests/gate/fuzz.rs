@@ -15,9 +15,10 @@ use postern_server::{
         issuer_key::IssuerKey,
         token_request::{Format, TokenRequest},
     },
-    config::ConnectionString,
+    config::{ConnectionString, Limits},
     database::Database,
-    master_key::MasterKey,
+    home::{self, Home},
+    keys::MasterKey,
 };
 use postern_tests_kit::{Ask, Asked, Call, Chance, World, home};
 use privacypass::amortized_tokens::AmortizedBatchTokenResponse;
@@ -261,7 +262,10 @@ async fn asks(gate: &World) -> Vec<Ask> {
 async fn issuer(gate: &World) -> Issuer {
     let database = Database::new(&ConnectionString::new(gate.cluster.server_url()), 2).unwrap();
     let key = hex::decode(gate.cluster.master_key()).unwrap().try_into().unwrap();
-    Issuer::load(&database, &MasterKey::from_bytes(key), &home()).await.unwrap()
+    let (_, stopping) = tokio::sync::watch::channel(false);
+    let (domain, master_key) = (home(), MasterKey::from_bytes(key));
+    let limits = Limits::default();
+    Issuer::load(&Home::new(home::Shared { domain, database, master_key, limits, stopping })).await.unwrap()
 }
 
 #[tokio::test]

@@ -84,7 +84,7 @@ async fn a_key_is_published_before_its_use_overlaps_with_the_next_and_retires() 
         (gate.spend(0, &last).await.status == StatusCode::UNAUTHORIZED).then_some(())
     })
     .await;
-    let drop_one = "SELECT outcome FROM aas.drop_retired_key()";
+    let drop_one = "SELECT outcome::text FROM aas.drop_retired_key()";
     eventually("nothing retired is left", async || {
         (gate.value::<String>(drop_one).await == "none").then_some(())
     })
@@ -157,7 +157,7 @@ async fn a_key_is_taken_when_due_and_when_its_truncated_id_is_free() {
     let cluster = Cluster::start().await;
     let admin = cluster.admin().await;
     let add = async |public: &[u8]| -> String {
-        let sql = "SELECT outcome FROM aas.add_issuer_key(5, $1, '\\x00', 3600)";
+        let sql = "SELECT outcome::text FROM aas.add_issuer_key(5, $1, '\\x00', 3600)";
         admin.query_one(sql, &[&public]).await.unwrap().get(0)
     };
     let truncated = |public: &[u8]| token::token_key_id(public)[31];
@@ -184,7 +184,7 @@ async fn dropping_a_key_gives_way_to_who_spends() {
     let spending = spender.transaction().await.unwrap();
     spending.execute("INSERT INTO aas.spent VALUES (1, sha256('x'))", &[]).await.unwrap();
     let outcome = async || -> String {
-        admin.query_one("SELECT outcome FROM aas.drop_retired_key()", &[]).await.unwrap().get(0)
+        admin.query_one("SELECT outcome::text FROM aas.drop_retired_key()", &[]).await.unwrap().get(0)
     };
     assert_eq!(outcome().await, "busy");
     spending.commit().await.unwrap();

@@ -270,7 +270,7 @@ pub async fn hand_in(way: &Http, submission: &Submission, token: Token) -> Answe
         Err(error) => error,
     };
     match &error {
-        postern_client::Error::Refused(problem) if problem.kind == ProblemType::WrongEpoch => {
+        postern_client::api::Error::Refused(problem) if problem.kind == ProblemType::WrongEpoch => {
             Answer::WrongEpoch(problem.epoch.expect("the current epoch is told"))
         }
         _ if error.problem() == Some(ProblemType::TokenSpent) => Answer::TokenSpent,

@@ -104,7 +104,7 @@ async fn what_was_acknowledged_is_physically_gone_after_vacuum_and_upkeep() {
     admin.batch_execute("VACUUM qs.messages").await.unwrap();
     admin.batch_execute("UPDATE qs.sweep SET scrub_day = 'epoch'").await.unwrap();
     eventually("upkeep is done", async || {
-        let outcome = admin.query_one("SELECT outcome FROM qs.keep_up()", &[]).await.unwrap();
+        let outcome = admin.query_one("SELECT outcome::text FROM qs.keep_up()", &[]).await.unwrap();
         (outcome.get::<_, &str>(0) == "done").then_some(())
     })
     .await;

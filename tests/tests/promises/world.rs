@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use postern_client::{Error, Http};
+use postern_client::Http;
 use postern_protocol::problem::ProblemType;
 use postern_tests_kit::{Answer, Call, Reply, Server, Way, World, eventually};
 use tokio::sync::Barrier;
@@ -73,15 +73,16 @@ pub async fn insist_paid(world: &World, way: &Way, call: Call) -> Reply {
 }
 
 /// Repeats what fails in the client library while a server or the database is away.
-pub async fn insist<T, F, Fut>(what: &str, mut attempt: F) -> T
+pub async fn insist<T, E, F, Fut>(what: &str, mut attempt: F) -> T
 where
     F: FnMut() -> Fut,
-    Fut: Future<Output = Result<T, Error>>,
+    E: Into<postern_client::Error>,
+    Fut: Future<Output = Result<T, E>>,
 {
     eventually(what, || {
         let attempt = attempt();
         async {
-            match attempt.await {
+            match attempt.await.map_err(Into::into) {
                 Ok(value) => Some(value),
                 Err(error) if error.is_passing() => None,
                 Err(error) => panic!("{what}: {error}"),

@@ -16,7 +16,7 @@ use postern_protocol::{
     key::SigningKey,
     qs::QueuedMessage,
 };
-use postern_tests_kit::{Cluster, Mailbox};
+use postern_tests_kit::{Cluster, Mailbox, in_tree};
 use rand::RngCore;
 use tokio_postgres::Client;
 
@@ -36,10 +36,10 @@ impl Inbox {
         let public_key = mailbox.hpke.public_key().unwrap();
         let owner = mailbox.owner.public_key();
         let (key, owner) = (public_key.as_bytes().as_slice(), owner.as_bytes().as_slice());
-        let created = "SELECT outcome FROM qs.create_queue(1::smallint, '', $1, 'group', $2, $3)";
+        let created = "SELECT outcome::text FROM qs.create_queue(1::smallint, '', $1, 'group', $2, $3)";
         let row = database.query_one(created, &[&id.as_slice(), &owner, &key]).await.unwrap();
         assert_eq!(row.get::<_, &str>(0), "created");
-        let added = "SELECT outcome FROM qs.add_addresses(1::smallint, '', $1, $2, ARRAY[$3::bytea])";
+        let added = "SELECT outcome::text FROM qs.add_addresses(1::smallint, '', $1, $2, ARRAY[$3::bytea])";
         let addresses = address.as_bytes().as_slice();
         let row = database.query_one(added, &[&id.as_slice(), &owner, &addresses]).await.unwrap();
         assert_eq!(row.get::<_, &str>(0), "added");
@@ -48,7 +48,8 @@ impl Inbox {
 
     /// Acknowledges what was read before, and opens what is next.
     async fn read(&mut self, database: &Client) -> Vec<Vec<u8>> {
-        let dequeue = "SELECT * FROM qs.dequeue(1::smallint, '', $1, $2, $3, 1000, 1000000000)";
+        let dequeue = "SELECT outcome::text, seqs, chains, chain_indexes, chain_headers, ciphertexts
+                         FROM qs.dequeue(1::smallint, '', $1, $2, $3, 1000, 1000000000)";
         let (id, owner) = (self.mailbox.id, self.mailbox.owner.public_key());
         let position = i64::try_from(self.mailbox.position).unwrap();
         let row = database
@@ -93,6 +94,18 @@ async fn deliver(database: &Client, inboxes: &[&Inbox], payload: &[u8]) {
         .unwrap()
         .get(0);
     assert_eq!(fates, Vec::<i16>::new());
+}
+
+/// Until the first release there are no upgrade scripts: the tests of upgrades make a next version of their own.
+#[test]
+fn workspace_control_file_and_script_have_one_version() {
+    let version = env!("CARGO_PKG_VERSION");
+    let control = fs::read_to_string(in_tree("pg_extension/postern.control")).unwrap();
+    assert!(control.contains(&format!("\ndefault_version = '{version}'\n")), "{control}");
+    let files = fs::read_dir(in_tree("pg_extension")).unwrap();
+    let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
+    let scripts: Vec<String> = names.filter(|name| name.starts_with("postern--")).collect();
+    assert_eq!(scripts, [format!("postern--{version}.sql")]);
 }
 
 #[tokio::test]

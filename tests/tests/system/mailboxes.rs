@@ -238,7 +238,7 @@ async fn limits_are_read_and_set_with_checks_and_hold_within_minutes() {
     operator.batch_execute("SELECT operator.set_queue_limit('message_days', 6)").await.unwrap();
     // As each server does every few minutes.
     let server = talk.world.cluster.connect_as("postern_server").await;
-    let started = server.query_one("SELECT outcome FROM qs.start_upkeep()", &[]).await.unwrap();
+    let started = server.query_one("SELECT outcome::text FROM qs.start_upkeep()", &[]).await.unwrap();
     assert_eq!(started.get::<_, &str>(0), "started");
     talk.gone("it is removed by the new limit", "SELECT count(*) FROM qs.messages").await;
 }

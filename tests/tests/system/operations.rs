@@ -8,9 +8,10 @@ use std::{
 };
 
 use nix::sys::signal::Signal;
-use postern_tests_kit::{Cluster, DataDir, HOME, Server, eventually, postern};
+use postern_server::{config::ConnectionString, database::migrate::Release};
+use postern_tests_kit::{Cluster, DataDir, HOME, Server, eventually, in_tree, postern};
 use tokio::process::Command;
-use tokio_postgres::{NoTls, error::SqlState};
+use tokio_postgres::{Client, NoTls, error::SqlState};
 
 fn text(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
@@ -245,11 +246,11 @@ async fn check_finds_what_is_wrong_with_the_database() {
 
     assert_problem(&mut with_url(as_admin), "role", "is a superuser").await;
 
-    admin.batch_execute("GRANT SELECT ON operator.home_domain TO postern_server").await.unwrap();
-    assert_problem(&mut check(&cluster), "role", "operator.home_domain").await;
-    admin.batch_execute("REVOKE SELECT ON operator.home_domain FROM postern_server").await.unwrap();
+    admin.batch_execute("GRANT SELECT ON operator.settings TO postern_server").await.unwrap();
+    assert_problem(&mut check(&cluster), "role", "operator.settings").await;
+    admin.batch_execute("REVOKE SELECT ON operator.settings FROM postern_server").await.unwrap();
 
-    admin.batch_execute("INSERT INTO operator.home_domain (domain) VALUES ('other.example')").await.unwrap();
+    admin.batch_execute("UPDATE operator.settings SET home_domain = 'other.example'").await.unwrap();
     assert_problem(&mut check(&cluster), "home domain", "the home of other.example").await;
 
     admin.batch_execute("UPDATE operator.schema_state SET functions_hash = sha256('')").await.unwrap();
@@ -274,9 +275,10 @@ async fn the_home_domain_is_set_once_and_nobody_can_change_it() {
     for preparation in ["SET ROLE postern_owner", "RESET ROLE; SET session_replication_role = replica"] {
         admin.batch_execute(preparation).await.unwrap();
         for change in [
-            "UPDATE operator.home_domain SET domain = 'other.example'",
-            "DELETE FROM operator.home_domain",
-            "TRUNCATE operator.home_domain",
+            "UPDATE operator.settings SET home_domain = 'other.example'",
+            "UPDATE operator.settings SET home_domain = NULL",
+            "DELETE FROM operator.settings",
+            "TRUNCATE operator.settings",
         ] {
             let error = admin.batch_execute(change).await.expect_err(change);
             assert_eq!(error.code(), Some(&SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE), "{change}");
@@ -296,8 +298,12 @@ async fn only_a_domain_name_can_be_a_home() {
         assert!(refusal.contains("is not a domain name"), "{name}: {refusal}");
     }
     let server = Server::builder(&cluster).env("POSTERN_DOMAIN", "Xn--Bcher-KVA.Example").start().await;
-    let home =
-        cluster.admin().await.query_one("SELECT domain::text FROM operator.home_domain", &[]).await.unwrap();
+    let home = cluster
+        .admin()
+        .await
+        .query_one("SELECT home_domain::text FROM operator.settings", &[])
+        .await
+        .unwrap();
     assert_eq!(home.get::<_, &str>(0), "xn--bcher-kva.example");
     assert_healthy(&server).await;
 }
@@ -354,6 +360,111 @@ async fn changed_functions_are_applied_as_a_whole_and_old_ones_go() {
     assert!(row.get::<_, bool>(1), "what a trigger uses stays");
     assert!(!row.get::<_, bool>(2), "what grants.sql does not grant is revoked");
     assert_healthy(&server).await;
+}
+
+/// Makes PostgreSQL offer the next version of the extension, which has one function more; returns its number.
+async fn offer_next_extension(admin: &Client) -> String {
+    let row = admin
+        .query_one(
+            "SELECT (SELECT setting FROM pg_config WHERE name = 'SHAREDIR'), extversion
+               FROM pg_extension WHERE extname = 'postern'",
+            &[],
+        )
+        .await
+        .unwrap();
+    let (directory, present): (String, String) = (row.get(0), row.get(1));
+    let (directory, next) = (Path::new(&directory).join("extension"), format!("{present}.1"));
+    let script = "CREATE FUNCTION @extschema@.greeting() RETURNS text LANGUAGE sql AS $$ SELECT 'from the next version' $$;
+                  REVOKE ALL ON FUNCTION @extschema@.greeting() FROM PUBLIC";
+    fs::write(directory.join(format!("postern--{present}--{next}.sql")), script).unwrap();
+    let control = fs::read_to_string(directory.join("postern.control")).unwrap();
+    let offered =
+        control.replace(&format!("default_version = '{present}'"), &format!("default_version = '{next}'"));
+    assert_ne!(offered, control);
+    fs::write(directory.join("postern.control"), offered).unwrap();
+    next
+}
+
+/// The next release is this one with a migration and a function more. Each of its parts uses the one before.
+#[tokio::test]
+async fn an_upgrade_brings_the_extension_then_migrations_then_functions_under_a_running_server() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin().await;
+    let server = Server::start(&cluster).await;
+    let next = offer_next_extension(&admin).await;
+    let grants = fs::read_to_string(in_tree("sql/grants.sql")).unwrap();
+    let release = Release::embedded()
+        .with_migration(
+            "V1000__greetings",
+            "CREATE TABLE operator.greetings (greeting text PRIMARY KEY DEFAULT postern.greeting());
+             INSERT INTO operator.greetings DEFAULT VALUES",
+        )
+        .unwrap()
+        .with_file(
+            "sql/operator/greet.sql",
+            "-- operator.greet: says where it's from, in a header
+             -- of two lines.
+             --
+             --   loudly: whether to shout
+             CREATE OR REPLACE FUNCTION operator.greet(loudly boolean) RETURNS text
+             LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+                 SELECT CASE WHEN loudly THEN upper(g.greeting) ELSE g.greeting END FROM operator.greetings g
+             $$"
+            .replace("\n             ", "\n")
+            .as_str(),
+        )
+        .with_file(
+            "sql/grants.sql",
+            &(grants + "\nGRANT EXECUTE ON FUNCTION operator.greet TO postern_monitor;\n"),
+        );
+    let report = release.migrate(&ConnectionString::new(cluster.admin_url())).await.unwrap().to_string();
+    assert_eq!(report, "migrated: V1000__greetings, and functions updated");
+    let row = admin
+        .query_one(
+            "SELECT (SELECT extversion FROM pg_extension WHERE extname = 'postern'),
+                    (SELECT relowner::regrole::text FROM pg_class WHERE oid = 'operator.greetings'::regclass),
+                    obj_description('operator.greet(boolean)'::regprocedure, 'pg_proc')",
+            &[],
+        )
+        .await
+        .unwrap();
+    assert_eq!((row.get(0), row.get(1)), (next.as_str(), "postern_owner"));
+    assert_eq!(
+        row.get::<_, &str>(2),
+        "Says where it's from, in a header of two lines.\n\nloudly: whether to shout"
+    );
+    let greet = "SELECT operator.greet(false)";
+    let greeted = cluster.connect_as("postern_monitor").await.query_one(greet, &[]).await.unwrap();
+    assert_eq!(greeted.get::<_, &str>(0), "from the next version");
+    let denied = cluster.connect_as("postern_server").await.query_one(greet, &[]).await.unwrap_err();
+    assert_eq!(denied.code(), Some(&SqlState::INSUFFICIENT_PRIVILEGE));
+
+    // It is done once; the older program goes on beside it, and says so.
+    let report = release.migrate(&ConnectionString::new(cluster.admin_url())).await.unwrap().to_string();
+    assert_eq!(report, "the database is up to date");
+    assert_healthy(&server).await;
+    let output = run(&mut check(&cluster)).await;
+    assert!(output.status.success(), "{}", text(&output));
+    let report = text(&output);
+    assert!(
+        line(&report, "schema").unwrap().contains("at migration 1000, newer than this program"),
+        "{report}"
+    );
+    assert!(line(&report, "extension").unwrap().contains(&next), "{report}");
+
+    // A file that changed is applied again, with all others.
+    let changed = Release::embedded().with_file(
+        "sql/operator/upkeep.sql",
+        &fs::read_to_string(in_tree("sql/operator/upkeep.sql"))
+            .unwrap()
+            .replace("-- operator.upkeep: shows", "-- operator.upkeep: tells"),
+    );
+    let fresh = Cluster::start().await;
+    let report = changed.migrate(&ConnectionString::new(fresh.admin_url())).await.unwrap().to_string();
+    assert_eq!(report, "functions updated");
+    let described = "SELECT obj_description('operator.upkeep()'::regprocedure, 'pg_proc')";
+    let described = fresh.admin().await.query_one(described, &[]).await.unwrap();
+    assert!(described.get::<_, &str>(0).starts_with("Tells whether"), "{described:?}");
 }
 
 #[tokio::test]

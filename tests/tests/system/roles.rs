@@ -62,7 +62,7 @@ async fn no_role_reaches_a_table_or_sequence() {
     };
     let tables = names(&admin, &of_kind("'r', 'p', 'v', 'm', 'f'")).await;
     let sequences = names(&admin, &of_kind("'S'")).await;
-    assert!(tables.contains(&"operator.home_domain".to_owned()), "{tables:?}");
+    assert!(tables.contains(&"operator.settings".to_owned()), "{tables:?}");
     for role in ROLES {
         let client = cluster.connect_as(role).await;
         for table in &tables {
@@ -180,12 +180,73 @@ async fn everything_belongs_to_postern_owner_and_says_what_it_is() {
                       AND c.relkind IN ('r', 'p', 'v', 'm', 'S', 'i', 'I')
                       AND c.relowner <> 'postern_owner'::regrole";
     assert_eq!(names(&admin, foreign).await, Vec::<String>::new());
-    let silent = "SELECT c.oid::regclass || '.' || a.attname
-                    FROM pg_class c
-                    JOIN pg_namespace n ON n.oid = c.relnamespace
-                    JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-                   WHERE n.nspname IN ('auth', 'aas', 'ds', 'qs', 'federation', 'operator')
-                     AND c.relkind IN ('r', 'p', 'v', 'm') AND NOT c.relispartition
-                     AND col_description(c.oid, a.attnum) IS NULL";
+    let silent = "WITH ours AS (SELECT oid, nspname FROM pg_namespace
+                                 WHERE nspname IN ('auth', 'aas', 'ds', 'qs', 'federation', 'operator')),
+                       tables AS (SELECT c.oid FROM pg_class c JOIN ours n ON n.oid = c.relnamespace
+                                   WHERE c.relkind IN ('r', 'p', 'v', 'm') AND NOT c.relispartition)
+                  SELECT n.nspname::text FROM ours n WHERE obj_description(n.oid, 'pg_namespace') IS NULL
+                  UNION ALL
+                  SELECT t.oid::regclass::text FROM tables t WHERE obj_description(t.oid, 'pg_class') IS NULL
+                  UNION ALL
+                  SELECT t.oid::regclass || '.' || a.attname
+                    FROM tables t JOIN pg_attribute a ON a.attrelid = t.oid AND a.attnum > 0 AND NOT a.attisdropped
+                   WHERE col_description(t.oid, a.attnum) IS NULL
+                  UNION ALL
+                  SELECT t.oid::regtype::text FROM pg_type t JOIN ours n ON n.oid = t.typnamespace
+                   WHERE t.typtype IN ('d', 'e') AND obj_description(t.oid, 'pg_type') IS NULL
+                  UNION ALL
+                  SELECT p.oid::regprocedure::text FROM pg_proc p JOIN ours n ON n.oid = p.pronamespace
+                   WHERE obj_description(p.oid, 'pg_proc') IS NULL";
     assert_eq!(names(&admin, silent).await, Vec::<String>::new());
+}
+
+/// The text of the comment that a file of `sql/` begins with, without the line breaks and the function's name.
+fn header(text: &str, function: &str) -> String {
+    let lines: Vec<&str> = text.lines().map_while(|line| line.strip_prefix("--")).collect();
+    let words: Vec<&str> = lines.iter().flat_map(|line| line.split_whitespace()).collect();
+    assert_eq!(words.first().copied(), Some(format!("{function}:").as_str()), "the header of {function}");
+    words[1..].join(" ")
+}
+
+#[tokio::test]
+async fn each_function_of_sql_says_what_its_header_says() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin().await;
+    let mut headers = 0;
+    for schema in std::fs::read_dir(in_tree("sql")).expect("sql/ is there") {
+        let schema = schema.expect("it can be read").path();
+        for file in std::fs::read_dir(&schema).into_iter().flatten() {
+            let file = file.expect("it can be read").path();
+            let [schema, name] = [&schema, &file].map(|path| path.file_stem().unwrap().to_str().unwrap());
+            let function = format!("{schema}.{name}");
+            let comment = format!("SELECT obj_description('{function}'::regproc, 'pg_proc')");
+            let comment = names(&admin, &comment).await.remove(0);
+            let comment: Vec<&str> = comment.split_whitespace().collect();
+            let header = header(&std::fs::read_to_string(&file).expect("it is text"), &function);
+            assert_eq!(comment.join(" ").to_lowercase(), header.to_lowercase());
+            assert!(comment[0].starts_with(char::is_uppercase), "{function}: {comment:?}");
+            headers += 1;
+        }
+    }
+    assert!(headers > 80, "{headers} functions");
+}
+
+/// A group's members may have their queues in another database: delivery there is not for these functions.
+#[tokio::test]
+async fn nothing_in_the_schema_joins_a_group_with_queues() {
+    let cluster = Cluster::start().await;
+    let joined = "SELECT conrelid::regclass || ' refers to ' || confrelid::regclass
+                    FROM pg_constraint k
+                    JOIN pg_class one ON one.oid = k.conrelid
+                    JOIN pg_class other ON other.oid = k.confrelid
+                   WHERE k.contype = 'f' AND one.relnamespace <> other.relnamespace
+                     AND (one.relnamespace::regnamespace::text IN ('ds', 'qs')
+                          OR other.relnamespace::regnamespace::text IN ('ds', 'qs'))
+                  UNION ALL
+                  SELECT p.oid::regprocedure || ' names the other schema'
+                    FROM pg_proc p
+                   WHERE p.pronamespace = 'ds'::regnamespace AND p.prosrc ~ '\\mqs\\.\\w+'
+                      OR p.pronamespace = 'qs'::regnamespace AND p.prosrc ~ '\\mds\\.\\w+'";
+    let joined: Vec<String> = names(&cluster.admin().await, joined).await;
+    assert_eq!(joined, Vec::<String>::new());
 }

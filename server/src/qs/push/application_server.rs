@@ -15,7 +15,7 @@ use postern_protocol::P256PublicKey;
 use serde::Serialize;
 use url::Url;
 
-use crate::{database::Database, master_key::MasterKey};
+use crate::{home::Home, keys::MasterKey};
 
 const PURPOSE: &str = "QS application server key";
 /// At most 24 hours (RFC 8292 §2); push services' clocks differ.
@@ -41,19 +41,20 @@ impl ApplicationServer {
     ///
     /// # Errors
     /// A database that does not answer, a key of another master key.
-    pub async fn load(contact: &str, database: &Database, master_key: &MasterKey) -> anyhow::Result<Self> {
+    pub async fn load(contact: &str, home: &Home) -> anyhow::Result<Self> {
         let load = "SELECT public_key, sealed_private_key FROM qs.load_application_server_key()";
-        let row = match database.query_opt(load, &[]).await? {
+        let row = match home.database.query_opt(load, &[]).await? {
             Some(row) => row,
             None => {
-                let (public, sealed) = generate(master_key)?;
+                let (public, sealed) = generate(&home.master_key)?;
                 let add = "SELECT outcome FROM qs.add_application_server_key($1, $2)";
-                database.query_one(add, &[&public.as_bytes().as_slice(), &sealed]).await?;
-                database.query_one(load, &[]).await?
+                home.database.query_one(add, &[&public.as_bytes().as_slice(), &sealed]).await?;
+                home.database.query_one(load, &[]).await?
             }
         };
         let public: &[u8] = row.get("public_key");
-        let private_key = master_key
+        let private_key = home
+            .master_key
             .open(PURPOSE, public, row.get("sealed_private_key"))
             .with_context(|| format!("the {PURPOSE} does not open under this master key"))?;
         Ok(Self {

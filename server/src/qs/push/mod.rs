@@ -22,10 +22,11 @@ use postern_protocol::{
     push::{Push, PushSubscription},
 };
 use tokio::{sync::Semaphore, time::sleep};
+use tokio_postgres::Row;
 use url::Url;
 use web_push_native::{Auth, WebPushBuilder, p256::PublicKey};
 
-use crate::{config::PushConfig, database::Database, master_key::MasterKey};
+use crate::{config::PushConfig, home::Home};
 use application_server::ApplicationServer;
 
 /// How long a push service keeps what its user agent does not fetch: the longest that the
@@ -42,15 +43,18 @@ const AT_ONCE: usize = 64;
 /// Queues for which one is under way or waits. More are dropped.
 const MAX_QUEUES: usize = 10_000;
 
-/// Sends pushes. Cheap to clone.
+/// Sends pushes, or nothing if the operator named no contact for push services. Cheap to clone.
 #[derive(Clone)]
-pub struct Pusher(Arc<Shared>);
+pub struct Pusher(Option<Sender>);
+
+#[derive(Clone)]
+struct Sender(Arc<Shared>);
 
 struct Shared {
     application_server: ApplicationServer,
     local_endpoints: bool,
     client: reqwest::Client,
-    database: Database,
+    home: Home,
     under_way: Semaphore,
     /// Each queue that has a task, and what became due for it since the task took the last.
     queues: Mutex<HashMap<QueueId, Option<Push>>>,
@@ -68,16 +72,10 @@ enum Failure {
 }
 
 impl Pusher {
-    /// None if the operator did not say whom push services can turn to.
-    ///
     /// # Errors
-    /// A database that does not answer, a key of another master key.
-    pub async fn load(
-        config: &PushConfig,
-        database: &Database,
-        master_key: &MasterKey,
-    ) -> anyhow::Result<Option<Self>> {
-        let Some(contact) = &config.contact else { return Ok(None) };
+    /// A database that does not answer, a key that does not open under the master key.
+    pub async fn load(config: &PushConfig, home: &Home) -> anyhow::Result<Self> {
+        let Some(contact) = &config.contact else { return Ok(Self(None)) };
         let mut client = reqwest::Client::builder()
             .user_agent(concat!("postern/", env!("CARGO_PKG_VERSION")))
             .timeout(TIMEOUT)
@@ -86,31 +84,41 @@ impl Pusher {
         if !config.local_endpoints {
             client = client.https_only(true).dns_resolver(Arc::new(endpoint::PublicAddresses));
         }
-        Ok(Some(Self(Arc::new(Shared {
-            application_server: ApplicationServer::load(contact, database, master_key).await?,
+        Ok(Self(Some(Sender(Arc::new(Shared {
+            application_server: ApplicationServer::load(contact, home).await?,
             local_endpoints: config.local_endpoints,
             client: client.build().context("no HTTP client for pushes")?,
-            database: database.clone(),
+            home: home.clone(),
             under_way: Semaphore::new(AT_ONCE),
             queues: Mutex::default(),
-        }))))
+        })))))
     }
 
-    /// What subscriptions are made for (RFC 8292 §4).
-    pub fn public_key(&self) -> P256PublicKey {
-        self.0.application_server.public_key()
+    /// False if this server sends no pushes.
+    pub fn is_on(&self) -> bool {
+        self.0.is_some()
     }
 
-    /// Sends pushes, in the form of `postern.take_pushes`, some time soon.
-    pub fn send(&self, due: &[&[u8]]) {
+    /// The key that subscriptions are made for (RFC 8292 §4).
+    pub fn public_key(&self) -> Option<P256PublicKey> {
+        self.0.as_ref().map(|sender| sender.0.application_server.public_key())
+    }
+
+    /// Sends, some time soon, the pushes that a committed delivery made due: the column `pushes` of its row, in the
+    /// form of `postern.take_pushes`.
+    pub fn send_due(&self, row: &Row) {
+        let due: Option<Vec<&[u8]>> = row.get("pushes");
+        let (Some(sender), Some(due)) = (&self.0, due) else { return };
         for push in due {
             match Push::from_bytes(push) {
-                Ok(push) => self.send_one(push),
+                Ok(push) => sender.send_one(push),
                 Err(error) => tracing::error!("the database makes no pushes that this server knows: {error}"),
             }
         }
     }
+}
 
+impl Sender {
     fn send_one(&self, push: Push) {
         let queue_id = push.queue_id;
         let mut queues = self.0.queues.lock().unwrap_or_else(PoisonError::into_inner);
@@ -211,7 +219,7 @@ impl Pusher {
         let (queue_id, subscription) =
             (push.queue_id.as_bytes().as_slice(), push.subscription.as_bytes().as_slice());
         let sql = "SELECT outcome FROM qs.drop_push_subscription($1, $2)";
-        if let Err(error) = self.0.database.query_one(sql, &[&queue_id, &subscription]).await {
+        if let Err(error) = self.0.home.database.query_one(sql, &[&queue_id, &subscription]).await {
             tracing::warn!("a push subscription that is over could not be dropped: {error}");
         }
     }

@@ -1,5 +1,5 @@
-//! HTTP Message Signatures (RFC 9421) by hand: they are made without the library by which the server verifies them, and
-//! can say anything.
+//! HTTP Message Signatures (RFC 9421) by hand, from `docs/protocol/requests.md`: they are made without the library by
+//! which the server verifies them, and can say anything.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

@@ -9,10 +9,7 @@ mod target;
 
 use ciborium::Value;
 use postern_protocol::problem::ProblemType;
-use postern_server::{
-    road::{Handler, Route},
-    routes,
-};
+use postern_server::{app::App, http::Route, routes};
 use postern_tests_kit::{Call, World};
 use reqwest::{Method, StatusCode};
 
@@ -76,10 +73,7 @@ async fn every_request(world: &World) -> Vec<Entry> {
     world.stock(200).await;
     let mut entries = Vec::new();
     for route in routes::all() {
-        let endpoint = match route.handler {
-            Handler::Paid(endpoint, _) => Some(endpoint),
-            Handler::Open(_) => None,
-        };
+        let endpoint = route.is_paid().then_some(route.name);
         for (number, valid) in valid_requests(world, &route).await.into_iter().enumerate() {
             let name = format!("{} {} ({number})", route.method, route.path);
             entries.push(Entry { name, paid: endpoint.is_some(), endpoint, valid });
@@ -88,7 +82,7 @@ async fn every_request(world: &World) -> Vec<Entry> {
     entries
 }
 
-async fn valid_requests(world: &World, route: &Route) -> Vec<Valid> {
+async fn valid_requests(world: &World, route: &Route<App>) -> Vec<Valid> {
     match (route.method.as_str(), route.path) {
         ("POST", "/ds/groups/{group_id}/messages") => ds::submit_message::valid(world).await,
         ("POST", "/qs/queues/{queue_id}/dequeue") => vec![qs::dequeue::valid(world).await],

@@ -1,0 +1,54 @@
+//! Errors of a request. A refusal of the server stays a [`Problem`]: callers match on its kind.
+
+use postern_protocol::problem::{Problem, ProblemType};
+
+/// A cause that a [`Transport`](crate::Transport) gives, in whatever library it is built on.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The server refused the request, and says why.
+    #[error("{0}")]
+    Refused(#[from] Problem),
+    /// No answer came back. The server may have acted on the request or not.
+    #[error("cannot reach the server: {}", root_cause(.0.as_ref()))]
+    Unreachable(#[source] BoxError),
+    /// This is not the address of a server: the URL has another scheme, or no host.
+    #[error(
+        "{0} is not the address of a server: it looks like https://chat.example.org or http://127.0.0.1:8008"
+    )]
+    BadServerAddress(String),
+    /// The answer is not what the protocol says. What it should have been follows.
+    #[error(
+        "the server's answer is not what the protocol says ({0}): is this a Postern server of this version?"
+    )]
+    UnexpectedAnswer(String),
+}
+
+impl Error {
+    /// The kind of problem that the server refused the request for; `None` for other errors.
+    pub fn problem(&self) -> Option<ProblemType> {
+        match self {
+            Self::Refused(problem) => Some(problem.kind),
+            _ => None,
+        }
+    }
+
+    /// Whether the same request may succeed later. Then it may be sent again with the same
+    /// token: what changed nothing spent nothing, and what was accepted is recognised.
+    pub fn is_passing(&self) -> bool {
+        matches!(self, Self::Unreachable(_))
+            || matches!(self.problem(), Some(ProblemType::Fault | ProblemType::Unavailable))
+    }
+}
+
+/// The innermost cause: the network library's own message says only that something failed.
+fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut cause = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
+}

@@ -1,0 +1,28 @@
+//! What a server says about itself to anyone.
+
+use postern_protocol::problem::ProblemType;
+
+use crate::{
+    error::{Error, Result},
+    http::Http,
+    request::Request,
+};
+
+impl Http {
+    /// `GET /health`: succeeds when the server reaches its database.
+    ///
+    /// # Errors
+    /// As [`Http::send`].
+    pub async fn health(&self) -> Result<()> {
+        self.send(&Request::get("/health")).await.map(drop)
+    }
+
+    /// `GET /problems/{slug}`: what a problem's `type` refers to (RFC 9457 §3.1.1), as text.
+    ///
+    /// # Errors
+    /// As [`Http::send`].
+    pub async fn explain_problem(&self, kind: ProblemType) -> Result<String> {
+        let answer = self.send(&Request::get(kind.path()).accepting("text/plain")).await?;
+        String::from_utf8(answer.body).map_err(|_| Error::UnexpectedAnswer("no text".to_owned()))
+    }
+}

@@ -1,0 +1,178 @@
+//! A connection to one server: sends requests, reads problem details, and repeats what is safe
+//! to repeat. That is the same request with the same token, which pays at most once, after a
+//! fault of the server or of the network.
+
+use std::{sync::Arc, time::Duration};
+
+use backon::{ExponentialBuilder, Retryable as _};
+use http::header::CONTENT_TYPE;
+use postern_protocol::problem::{Problem, ProblemType};
+use url::Url;
+
+use crate::{
+    error::{Error, Result},
+    request::{Request, Response},
+    transport::{Direct, Transport},
+};
+
+/// The pauses before the second, third and fourth attempt: 0.1, 0.4 and 1.5 seconds.
+const PAUSES: ExponentialBuilder = ExponentialBuilder::new()
+    .with_min_delay(Duration::from_millis(100))
+    .with_factor(4.0)
+    .with_max_delay(Duration::from_millis(1500))
+    .with_max_times(3);
+
+/// A connection to one server. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Http {
+    base: Url,
+    transport: Arc<dyn Transport>,
+}
+
+impl Http {
+    /// Connects directly to the server at a URL (`https://chat.example.org`).
+    ///
+    /// # Errors
+    /// [`Error::BadServerAddress`].
+    pub fn new(server: &str) -> Result<Self> {
+        Self::through(server, Direct::new()?)
+    }
+
+    /// Connects through another transport.
+    ///
+    /// # Errors
+    /// [`Error::BadServerAddress`].
+    pub fn through(server: &str, transport: impl Transport) -> Result<Self> {
+        let base = Url::parse(server)
+            .ok()
+            .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
+            .ok_or_else(|| Error::BadServerAddress(server.to_owned()))?;
+        Ok(Self { base, transport: Arc::new(transport) })
+    }
+
+    /// The server's URL.
+    pub fn server(&self) -> &str {
+        self.base.as_str()
+    }
+
+    /// Sends, and sends again after a passing fault, with the same token: four times at most,
+    /// within two seconds of pauses.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with what the server says, [`Error::Unreachable`] and
+    /// [`Error::UnexpectedAnswer`].
+    pub async fn send(&self, request: &Request) -> Result<Response> {
+        (|| self.send_once(request))
+            .retry(PAUSES)
+            .when(Error::is_passing)
+            .notify(|error, _| tracing::debug!(%error, "trying again"))
+            .await
+    }
+
+    /// Sends once and takes whatever comes.
+    ///
+    /// # Errors
+    /// As [`Self::send`].
+    pub async fn send_once(&self, request: &Request) -> Result<Response> {
+        let url = self
+            .base
+            .join(request.path())
+            .ok()
+            // The issuer directory names a URL: no token request goes to somebody else.
+            .filter(|url| url.origin() == self.base.origin())
+            .ok_or_else(|| Error::UnexpectedAnswer("a URL on another server".to_owned()))?;
+        let complete = request.complete(&url)?;
+        let answer = self.transport.carry(complete, request.timeout()).await.map_err(Error::Unreachable)?;
+        let (head, body) = answer.into_parts();
+        if head.status.is_success() {
+            let content_type = head
+                .headers
+                .get(CONTENT_TYPE)
+                .and_then(|value| value.to_str().ok())
+                .unwrap_or_default()
+                .to_owned();
+            return Ok(Response { status: head.status, content_type, body });
+        }
+        Err(match Problem::from_json(&body) {
+            Some(problem) => problem.into(),
+            // A proxy before the server answers in its own words.
+            None if head.status.is_server_error() => Problem::new(ProblemType::Unavailable).into(),
+            None => Error::UnexpectedAnswer(format!("status {} without problem details", head.status)),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use backon::BackoffBuilder as _;
+
+    use super::*;
+    use crate::{Token, error::BoxError, transport::Carried};
+
+    /// Answers with one status after the other; none: there is no answer. Keeps what it carried.
+    #[derive(Debug, Default)]
+    struct Scripted {
+        answers: Mutex<Vec<Option<u16>>>,
+        carried: Arc<Mutex<Vec<http::Request<Vec<u8>>>>>,
+    }
+
+    impl Transport for Scripted {
+        fn carry(&self, request: http::Request<Vec<u8>>, _: Duration) -> Carried<'_> {
+            self.carried.lock().unwrap().push(request);
+            let answer = self.answers.lock().unwrap().remove(0);
+            Box::pin(async move {
+                let status = answer.ok_or_else(|| BoxError::from("the network is away"))?;
+                Ok(http::Response::builder().status(status).body(Vec::new())?)
+            })
+        }
+    }
+
+    type Sent = Arc<Mutex<Vec<http::Request<Vec<u8>>>>>;
+
+    fn scripted(answers: &[Option<u16>]) -> (Http, Sent) {
+        let transport = Scripted { answers: Mutex::new(answers.to_vec()), ..Scripted::default() };
+        let carried = transport.carried.clone();
+        (Http::through("https://example.org", transport).unwrap(), carried)
+    }
+
+    #[test]
+    fn only_http_addresses_are_servers() {
+        assert!(Http::new("http://127.0.0.1:8080").is_ok());
+        for bad in ["127.0.0.1:8080", "ftp://example.org", "example.org", ""] {
+            assert!(matches!(Http::new(bad), Err(Error::BadServerAddress(_))), "{bad}");
+        }
+    }
+
+    #[test]
+    fn four_attempts_have_three_pauses_between_them() {
+        let pauses: Vec<_> = PAUSES.build().map(|pause| pause.as_millis()).collect();
+        assert_eq!(pauses, [100, 400, 1500]);
+    }
+
+    #[tokio::test]
+    async fn passing_faults_are_tried_again_with_the_same_token() {
+        let (http, sent) = scripted(&[None, Some(502), Some(204)]);
+        let request = Request::post("/qs/deposits").paid_with(Token::new(vec![7; 130]));
+        assert_eq!(http.send(&request).await.unwrap().status, 204);
+        let sent = sent.lock().unwrap();
+        assert_eq!(sent.len(), 3);
+        assert!(sent.iter().all(|request| request.headers() == sent[0].headers()));
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_told_at_once() {
+        let (http, sent) = scripted(&[Some(404)]);
+        assert!(matches!(http.send(&Request::get("/health")).await, Err(Error::UnexpectedAnswer(_))));
+        assert_eq!(sent.lock().unwrap().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn no_request_goes_to_another_server() {
+        let (http, sent) = scripted(&[]);
+        let elsewhere = http.send_once(&Request::get("https://example.net/")).await;
+        assert!(matches!(elsewhere, Err(Error::UnexpectedAnswer(_))));
+        assert!(sent.lock().unwrap().is_empty());
+    }
+}

@@ -1,0 +1,186 @@
+//! A request to one endpoint, before it is signed, and a successful answer.
+
+use std::time::Duration;
+
+use http::{
+    Method, StatusCode,
+    header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue},
+};
+use postern_protocol::{
+    encoding::Encoding,
+    key::SigningKey,
+    signature::{self, Target},
+    token,
+};
+use serde::{Serialize, de::DeserializeOwned};
+use url::Url;
+
+use crate::{
+    error::{Error, Result},
+    payment::Token,
+};
+
+/// How long the answer to an ordinary request may take.
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A request before it is signed: the same one may be sent any number of times, and is signed
+/// anew with each sending.
+#[derive(Clone)]
+pub struct Request {
+    method: Method,
+    path: String,
+    body: Vec<u8>,
+    content_type: Option<&'static str>,
+    accept: &'static str,
+    timeout: Duration,
+    signer: Option<SigningKey>,
+    token: Option<Token>,
+}
+
+/// A 2xx answer.
+#[derive(Debug, Clone)]
+pub struct Response {
+    pub status: StatusCode,
+    /// The media type, with its parameters; empty if there is none.
+    pub content_type: String,
+    pub body: Vec<u8>,
+}
+
+impl Request {
+    /// `path` is absolute and may have a query.
+    pub fn get(path: impl Into<String>) -> Self {
+        Self::new(Method::GET, path)
+    }
+
+    pub fn post(path: impl Into<String>) -> Self {
+        Self::new(Method::POST, path)
+    }
+
+    pub fn put(path: impl Into<String>) -> Self {
+        Self::new(Method::PUT, path)
+    }
+
+    pub fn delete(path: impl Into<String>) -> Self {
+        Self::new(Method::DELETE, path)
+    }
+
+    fn new(method: Method, path: impl Into<String>) -> Self {
+        Self {
+            method,
+            path: path.into(),
+            body: Vec::new(),
+            content_type: None,
+            accept: Encoding::Cbor.media_type(),
+            timeout: TIMEOUT,
+            signer: None,
+            token: None,
+        }
+    }
+
+    /// Gives it a body: a value of one of the protocol's types.
+    #[must_use]
+    pub fn cbor<T: Serialize>(self, value: &T) -> Self {
+        self.body(Encoding::Cbor.media_type(), Encoding::Cbor.encode(value))
+    }
+
+    /// Gives it a body of any media type.
+    #[must_use]
+    pub fn body(self, content_type: &'static str, body: Vec<u8>) -> Self {
+        Self { body, content_type: Some(content_type), ..self }
+    }
+
+    /// Asks for an answer of another media type than CBOR.
+    #[must_use]
+    pub fn accepting(self, media_type: &'static str) -> Self {
+        Self { accept: media_type, ..self }
+    }
+
+    /// Has it signed (RFC 9421) with the key that it acts for: a client's, a queue owner's, a
+    /// leaf's or a server's.
+    #[must_use]
+    pub fn signed_by(self, key: &SigningKey) -> Self {
+        Self { signer: Some(key.clone()), ..self }
+    }
+
+    /// Puts a token into it (RFC 9577 §2.2).
+    #[must_use]
+    pub fn paid_with(self, token: Token) -> Self {
+        Self { token: Some(token), ..self }
+    }
+
+    /// Allows the server `wait` longer for the answer, as an endpoint needs that waits itself.
+    #[must_use]
+    pub fn waiting(self, wait: Duration) -> Self {
+        Self { timeout: TIMEOUT + wait, ..self }
+    }
+
+    /// The body's bytes.
+    pub fn content(&self) -> &[u8] {
+        &self.body
+    }
+
+    pub(crate) fn path(&self) -> &str {
+        &self.path
+    }
+
+    pub(crate) fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    /// The complete request, signed as of now.
+    pub(crate) fn complete(&self, url: &Url) -> Result<http::Request<Vec<u8>>> {
+        let mut request = http::Request::builder()
+            .method(self.method.clone())
+            .uri(url.as_str())
+            .body(self.body.clone())
+            .map_err(|error| Error::UnexpectedAnswer(error.to_string()))?;
+        *request.headers_mut() = self.headers(url);
+        Ok(request)
+    }
+
+    fn headers(&self, url: &Url) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        headers.insert(ACCEPT, HeaderValue::from_static(self.accept));
+        if let Some(content_type) = self.content_type {
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+        }
+        if let Some(token) = &self.token {
+            headers.insert(AUTHORIZATION, token::authorization(token.as_bytes()));
+        }
+        if let Some(key) = &self.signer {
+            let target = Target { method: &self.method, path: url.path(), query: url.query() };
+            signature::sign(target, &mut headers, &self.body, key);
+        }
+        headers
+    }
+}
+
+impl Response {
+    /// The body as one of the protocol's types.
+    ///
+    /// # Errors
+    /// [`Error::UnexpectedAnswer`].
+    pub fn decode<T: DeserializeOwned>(&self) -> Result<T> {
+        Encoding::from_media_type(&self.content_type)
+            .ok_or_else(|| Error::UnexpectedAnswer("its media type is unknown".to_owned()))?
+            .decode(&self.body)
+            .map_err(|error| Error::UnexpectedAnswer(error.to_string()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signed_request_verifies_with_its_token_and_body() {
+        let key = SigningKey::generate();
+        let request =
+            Request::post("/qs/queues").cbor(&1u8).paid_with(Token::new(vec![7; 130])).signed_by(&key);
+        let url = Url::parse("http://127.0.0.1:1/qs/queues").unwrap();
+        let complete = request.complete(&url).unwrap();
+        let target = Target { method: &Method::POST, path: "/qs/queues", query: None };
+        let signer = signature::verify(target, complete.headers(), complete.body());
+        assert_eq!(signer, Ok(key.public_key()));
+    }
+}

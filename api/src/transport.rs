@@ -1,0 +1,56 @@
+//! How a complete request reaches the server and its answer comes back: directly, or by another
+//! way that hides who asks.
+
+use std::{fmt, future::Future, pin::Pin, time::Duration};
+
+use crate::error::{BoxError, Error, Result};
+
+/// How long it may take to connect.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// An answer under way.
+pub type Carried<'a> = Pin<Box<dyn Future<Output = Result<http::Response<Vec<u8>>, BoxError>> + Send + 'a>>;
+
+/// Carries a request to the server that its URI names.
+///
+/// The request is complete: its URI is absolute, its headers hold token and signature. An
+/// implementation sends it as it is and once, follows no redirect (a signature holds for one
+/// target only), and returns any answer of the server's, whatever its status. An error means that
+/// there is no answer.
+pub trait Transport: fmt::Debug + Send + Sync + 'static {
+    /// `timeout` is how long the whole of it may take.
+    fn carry(&self, request: http::Request<Vec<u8>>, timeout: Duration) -> Carried<'_>;
+}
+
+/// Straight to the server, over TLS where its URL says so.
+#[derive(Debug, Clone)]
+pub struct Direct(reqwest::Client);
+
+impl Direct {
+    /// # Errors
+    /// [`Error::Unreachable`] when TLS cannot be set up.
+    pub fn new() -> Result<Self> {
+        reqwest::Client::builder()
+            .connect_timeout(CONNECT_TIMEOUT)
+            .redirect(reqwest::redirect::Policy::none())
+            .user_agent(concat!("postern/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .map(Self)
+            .map_err(|error| Error::Unreachable(error.into()))
+    }
+}
+
+impl Transport for Direct {
+    fn carry(&self, request: http::Request<Vec<u8>>, timeout: Duration) -> Carried<'_> {
+        Box::pin(async move {
+            let mut request = reqwest::Request::try_from(request)?;
+            *request.timeout_mut() = Some(timeout);
+            let mut answer = self.0.execute(request).await?;
+            let mut response = http::Response::new(Vec::new());
+            *response.status_mut() = answer.status();
+            *response.headers_mut() = std::mem::take(answer.headers_mut());
+            *response.body_mut() = answer.bytes().await?.to_vec();
+            Ok(response)
+        })
+    }
+}

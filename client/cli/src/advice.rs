@@ -1,0 +1,36 @@
+//! What a person at a command line can do about an error, in terms of commands and options. What
+//! happened is the library's to say.
+
+use postern_client::{Error, api};
+use postern_protocol::problem::ProblemType;
+
+/// Sentences that follow an error's own text; empty if that says all there is.
+pub fn for_error(error: &Error) -> &'static str {
+    match error {
+        Error::Server(api::Error::Refused(problem)) => for_problem(problem.kind),
+        Error::Server(api::Error::Unreachable(_)) => {
+            ". Nothing is lost. Check the server's address (--server) and that the server is running, \
+             then try again"
+        }
+        Error::NoClient(_) => ". `register` makes a client; --state names its directory",
+        Error::ClientExists(_) | Error::Busy { .. } => ". --state names the directory",
+        Error::NotReady => ". `register` and `link-complete` go on where they were interrupted",
+        Error::UnknownGroup(_) | Error::AmbiguousGroup(_) => ". `groups` lists them with their ids",
+        Error::NoSuchMember(_) => ". `members` lists them",
+        Error::NoAttributesKey => ". `follow --once` receives",
+        _ => "",
+    }
+}
+
+fn for_problem(kind: ProblemType) -> &'static str {
+    match kind {
+        ProblemType::NameTaken => ". Choose another name",
+        ProblemType::AllowanceUsedUp => {
+            ". The operator sets how many tokens a client gets in a time frame; wait for the next one"
+        }
+        ProblemType::Fault | ProblemType::Unavailable => ". Nothing was changed: try again",
+        ProblemType::SignatureRequired => ". Check this computer's clock",
+        ProblemType::ForeignDomain => ". Give a name that ends in the server's own domain",
+        _ => "",
+    }
+}

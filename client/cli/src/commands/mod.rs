@@ -1,0 +1,133 @@
+//! The commands and their arguments, by what they are about.
+
+mod account;
+mod contacts;
+mod devices;
+mod groups;
+mod messages;
+mod push;
+
+use std::{
+    io::{IsTerminal as _, Read as _},
+    path::PathBuf,
+};
+
+use anyhow::Context as _;
+use clap::{Args, Parser, Subcommand};
+use postern_client::{Client, Options};
+
+const EXAMPLES: &str = "\
+Examples:
+  export POSTERN_SERVER=http://127.0.0.1:8008
+  postern-client --state alice register alice
+  postern-client --state alice create-group climbing
+  postern-client --state alice invite climbing bob@example.localhost
+  postern-client --state alice send climbing 'See you at six'
+  postern-client --state alice follow
+
+  A second device:
+  postern-client --state laptop link-request alice@example.localhost > request
+  postern-client --state alice  link-approve  < request > grant
+  postern-client --state laptop link-complete < grant
+
+Exit status: 0 done, 1 refused or failed, 2 wrong arguments, 75 the server cannot be reached or
+is not ready: try again later. Set POSTERN_LOG=debug to see more.";
+
+/// A messenger for Postern: end-to-end encrypted groups from the command line.
+#[derive(Parser)]
+#[command(name = "postern-client", version, after_help = EXAMPLES)]
+pub struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Args)]
+struct Global {
+    /// The directory in which this client keeps its keys and messages; one for each device
+    #[arg(long, global = true, env = "POSTERN_STATE", default_value_os_t = default_state(), value_name = "DIR")]
+    state: PathBuf,
+    /// The server's address; by default the one given to `register` or `link-request`
+    #[arg(long, global = true, env = "POSTERN_SERVER", value_name = "URL")]
+    server: Option<String>,
+    /// Print JSON, one object a line
+    #[arg(long, global = true)]
+    json: bool,
+    /// Refuse all requests to add this device to groups
+    #[arg(long, global = true)]
+    refuse_contacts: bool,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    #[command(flatten)]
+    Account(account::Command),
+    #[command(flatten)]
+    Devices(devices::Command),
+    #[command(flatten)]
+    Groups(groups::Command),
+    #[command(flatten)]
+    Contacts(contacts::Command),
+    #[command(flatten)]
+    Messages(messages::Command),
+    #[command(flatten)]
+    Push(push::Command),
+}
+
+pub async fn run(cli: Cli) -> anyhow::Result<()> {
+    let Cli { global, command } = cli;
+    match command {
+        Command::Account(command) => account::run(&global, command).await,
+        Command::Devices(command) => devices::run(&global, command).await,
+        Command::Groups(command) => groups::run(&global, command).await,
+        Command::Contacts(command) => contacts::run(&global, command).await,
+        Command::Messages(command) => messages::run(&global, command).await,
+        Command::Push(command) => push::run(&global, command).await,
+    }
+}
+
+impl Global {
+    fn options(&self) -> Options {
+        Options { accept_contacts: !self.refuse_contacts, server: self.server.clone(), ..Options::default() }
+    }
+
+    fn open(&self) -> anyhow::Result<Client> {
+        Ok(Client::open_with(&self.state, self.options())?)
+    }
+
+    fn server(&self) -> anyhow::Result<&str> {
+        self.server.as_deref().context("no server is named: give --server URL, or set POSTERN_SERVER")
+    }
+}
+
+fn read_stdin(what: &str) -> anyhow::Result<String> {
+    if std::io::stdin().is_terminal() {
+        note(&format!("Enter {what}, then Ctrl-D:"));
+    }
+    let mut text = String::new();
+    std::io::stdin().read_to_string(&mut text).with_context(|| format!("cannot read {what}"))?;
+    Ok(text)
+}
+
+/// Progress goes to stderr: stdout is for what programs read.
+fn note(text: &str) {
+    eprintln!("{text}");
+}
+
+fn default_state() -> PathBuf {
+    let home = std::env::var_os("XDG_STATE_HOME")
+        .map(PathBuf::from)
+        .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local").join("state")));
+    home.unwrap_or_default().join("postern-client")
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_arguments_are_sound() {
+        super::Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,48 @@
+//! The chores of the AAS: issuer keys that are due are made, the keys of other processes are taken over, retired ones
+//! dropped, counts handed to the database.
+
+use super::Aas;
+use crate::database::{SqlOutcome, outcome};
+
+outcome! {
+    pub DropRetiredKeyOutcome: "aas.drop_retired_key_outcome" {
+        Dropped = "dropped",
+        None = "none",
+        Busy = "busy",
+    }
+}
+
+impl Aas {
+    /// Hands the counts of paid requests to the database.
+    ///
+    /// # Errors
+    /// A database that does not answer.
+    pub async fn record_uses(&self) -> anyhow::Result<()> {
+        Ok(self.uses.record(&self.home.database).await?)
+    }
+
+    /// Makes issuer keys that are due, and takes over those that the database has.
+    ///
+    /// # Errors
+    /// A database that does not answer, keys that do not open under the master key.
+    pub async fn renew_issuer_keys(&self) -> anyhow::Result<()> {
+        self.issuer.make_due_keys().await?;
+        self.issuer.reload().await
+    }
+
+    /// Drops retired issuer keys with their spent tokens, and the records of past days.
+    ///
+    /// # Errors
+    /// A database that does not answer.
+    pub async fn drop_retired_keys(&self) -> anyhow::Result<()> {
+        let database = &self.home.database;
+        let sql = "SELECT outcome FROM aas.drop_retired_key()";
+        while DropRetiredKeyOutcome::of(&database.query_one(sql, &[]).await?)?
+            == DropRetiredKeyOutcome::Dropped
+        {
+            tracing::info!("a retired issuer key was dropped, with its spent tokens");
+        }
+        database.query_one("SELECT aas.clean_up()", &[]).await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,279 @@
+//! `postern check`: looks at everything a start depends on and says, one line for each, whether it is well and
+//! otherwise how to mend it. It changes nothing.
+
+use std::path::Path;
+
+use postern_cluster::{ClusterOptions, PrivateCluster};
+
+use super::{private_cluster, sources::Sources};
+use crate::{
+    config::{Config, Settings},
+    database::{
+        Database, DatabaseError,
+        migrate::{self, SchemaState},
+    },
+    keys::master_key::{self, MasterKey},
+};
+
+/// What looking at one thing gave: how it is, or what is wrong and how to mend it.
+type Finding = Result<String, Problem>;
+
+struct Problem {
+    what: String,
+    mend: String,
+}
+
+fn problem(what: impl ToString, mend: impl Into<String>) -> Problem {
+    Problem { what: what.to_string(), mend: mend.into() }
+}
+
+/// Prints findings as they come.
+struct Report {
+    all_well: bool,
+}
+
+impl Report {
+    fn line(&mut self, item: &str, finding: Finding) -> bool {
+        match finding {
+            Ok(text) => {
+                println!("ok       {item}: {text}");
+                true
+            }
+            Err(Problem { what, mend }) => {
+                println!("problem  {item}: {what}\n         to mend: {mend}");
+                self.all_well = false;
+                false
+            }
+        }
+    }
+}
+
+/// Returns whether all is well.
+pub async fn run(settings: &Settings, sources: &Sources) -> bool {
+    let mut report = Report { all_well: true };
+    let config = match Config::load(settings) {
+        Ok(config) => config,
+        Err(error) => {
+            report.line("configuration", Err(problem(format!("{error:#}"), "see `postern check --help`")));
+            return false;
+        }
+    };
+    report.line("configuration", Ok(describe(sources)));
+    if !sources.unknown_environment.is_empty() {
+        let names = sources.unknown_environment.join(", ");
+        println!("note     configuration: {names} in the environment: not a setting of postern, ignored");
+    }
+    report.line("master key", master_key(&config));
+    database(&mut report, config).await;
+    report.all_well
+}
+
+fn describe(sources: &Sources) -> String {
+    let file =
+        sources.file.as_deref().map_or("no file".to_owned(), |file| format!("file {}", file.display()));
+    let mut parts = vec![file];
+    parts.extend(
+        (!sources.environment.is_empty()).then(|| format!("environment {}", sources.environment.join(" "))),
+    );
+    parts.extend((!sources.flags.is_empty()).then(|| format!("flags {}", sources.flags.join(" "))));
+    parts.join(", ")
+}
+
+fn master_key(config: &Config) -> Finding {
+    let mend = "a file that only the server's user can read, with the output of `openssl rand -hex 32`";
+    let well = |path: &Path| format!("{}, readable by its owner only", path.display());
+    let own = config.embedded_master_key_file();
+    match &config.master_key_file {
+        None if config.embedded && std::env::var_os(master_key::ENVIRONMENT).is_none() => {
+            match own.exists() {
+                true => MasterKey::from_file(&own).map(|_| well(&own)),
+                false => Ok(format!("none yet: the first start makes {}", own.display())),
+            }
+        }
+        Some(path) => MasterKey::from_file(path).map(|_| well(path)),
+        None => MasterKey::load(None).map(|_| format!("from {}", master_key::ENVIRONMENT)),
+    }
+    .map_err(|error| problem(error, mend))
+}
+
+async fn database(report: &mut Report, mut config: Config) {
+    let options = ClusterOptions::new(&config.data_dir, &config.extension_dir);
+    if config.embedded && !options.cluster_exists() {
+        let text = format!(
+            "none yet: the first `postern serve --embedded` makes it in {}",
+            config.data_dir.display()
+        );
+        report.line("private cluster", Ok(text));
+        return;
+    }
+    let cluster = match private_cluster::start(&mut config, PrivateCluster::start_or_join).await {
+        Ok(cluster) => cluster,
+        Err(error) => {
+            report.line("private cluster", Err(problem(format!("{error:#}"), "as the message says")));
+            return;
+        }
+    };
+    if let Some(cluster) = &cluster {
+        let text = format!("in {}, socket in {}", config.data_dir.display(), cluster.socket_dir().display());
+        report.line("private cluster", Ok(text));
+    }
+    if let Some(database) = connect(report, &config).await {
+        items(report, &config, &database).await;
+    }
+    if let Err(error) = private_cluster::stop(cluster).await {
+        report.line("private cluster", Err(problem(format!("{error:#}"), "look at its postgres.log")));
+    }
+}
+
+async fn connect(report: &mut Report, config: &Config) -> Option<Database> {
+    let Some(url) = &config.database.url else {
+        let mend = "--database-url, POSTERN_DATABASE_URL or `url` in [database]; or --embedded";
+        report.line("database", Err(problem("no connection string", mend)));
+        return None;
+    };
+    let connected = async {
+        let database = Database::new(url, 1)?;
+        drop(database.get().await?);
+        Ok::<_, DatabaseError>(database)
+    };
+    match connected.await {
+        Ok(database) => {
+            report.line("database", Ok("reachable".to_owned()));
+            Some(database)
+        }
+        Err(error) => {
+            let mend = "is PostgreSQL running, is database.url right, does pg_hba.conf let role postern_server in, was `postern migrate` run?";
+            report.line("database", Err(problem(error, mend)));
+            None
+        }
+    }
+}
+
+async fn items(report: &mut Report, config: &Config, database: &Database) {
+    report.line("PostgreSQL", flatten(version(database).await));
+    if !report.line("extension", flatten(extension(database).await)) {
+        return;
+    }
+    if !report.line("schema", schema(database).await) {
+        return;
+    }
+    report.line("wake-ups", flatten(wake_ups(database).await));
+    report.line("role", flatten(role(database).await));
+    report.line("home domain", flatten(home_domain(database, &config.domain).await));
+}
+
+/// A query that failed is a problem like any other.
+fn flatten(finding: Result<Finding, DatabaseError>) -> Finding {
+    finding.unwrap_or_else(|error| {
+        Err(problem(error, "run `postern migrate`; if that does not help, look at PostgreSQL's log"))
+    })
+}
+
+async fn version(database: &Database) -> Result<Finding, DatabaseError> {
+    let row = database
+        .query_one(
+            "SELECT current_setting('server_version'), current_setting('server_version_num')::int / 10000",
+            &[],
+        )
+        .await?;
+    let (text, major): (String, i32) = (row.get(0), row.get(1));
+    Ok(match major {
+        15..=18 => Ok(text),
+        _ => Err(problem(format!("version {text}"), "use PostgreSQL 15, 16, 17 or 18")),
+    })
+}
+
+async fn extension(database: &Database) -> Result<Finding, DatabaseError> {
+    let row = database
+        .query_one(
+            "SELECT (SELECT extversion FROM pg_extension WHERE extname = 'postern'),
+                    (SELECT default_version FROM pg_available_extensions WHERE name = 'postern')",
+            &[],
+        )
+        .await?;
+    let (installed, available): (Option<String>, Option<String>) = (row.get(0), row.get(1));
+    Ok(match (installed, available) {
+        (Some(installed), Some(available)) if installed == available => Ok(format!("postern {installed}")),
+        (Some(installed), Some(available)) => Err(problem(
+            format!("version {installed}, but {available} is installed"),
+            "run `postern migrate`",
+        )),
+        (Some(_), None) => Err(problem(
+            "its files are gone from the database server",
+            "install Postern's extension for this PostgreSQL",
+        )),
+        (None, Some(_)) => Err(problem("not created in this database", "run `postern migrate`")),
+        (None, None) => Err(problem(
+            "not installed on the database server",
+            "install Postern's extension for this PostgreSQL, then run `postern migrate`",
+        )),
+    })
+}
+
+async fn schema(database: &Database) -> Finding {
+    let mend = "run `postern migrate`";
+    match migrate::state(database).await {
+        Ok(SchemaState::Current) => Ok("up to date".to_owned()),
+        Ok(SchemaState::OtherFunctions) => Err(problem("its functions are another version's", mend)),
+        Ok(SchemaState::Newer { found }) => Ok(format!("at migration {found}, newer than this program")),
+        Ok(SchemaState::Older { found, expected }) => {
+            Err(problem(format!("at migration {found}, this program needs {expected}"), mend))
+        }
+        Err(error) => Err(problem(error, mend)),
+    }
+}
+
+/// The wake secret lives in shared memory, which an extension gets only when it is preloaded; else it is zero.
+async fn wake_ups(database: &Database) -> Result<Finding, DatabaseError> {
+    let row = database.query_one("SELECT postern.wake_secret()", &[]).await?;
+    Ok(match row.get::<_, &[u8]>(0).iter().all(|byte| *byte == 0) {
+        false => Ok("the extension is preloaded".to_owned()),
+        true => Err(problem(
+            "the extension is not preloaded: each delivery notifies by itself, which is slower under load",
+            "add postern to shared_preload_libraries and restart PostgreSQL",
+        )),
+    })
+}
+
+/// OPS-3: the functions, and nothing else.
+async fn role(database: &Database) -> Result<Finding, DatabaseError> {
+    let row = database
+        .query_one(
+            "SELECT current_user::text,
+                    current_setting('is_superuser') = 'on',
+                    has_function_privilege('operator.claim_home_domain(text)', 'EXECUTE'),
+                    (SELECT string_agg(c.oid::regclass::text, ', ')
+                       FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+                      WHERE n.nspname IN ('postern', 'auth', 'aas', 'ds', 'qs', 'federation', 'operator')
+                        AND (c.relkind IN ('r', 'p', 'v', 'm')
+                             AND (has_table_privilege(c.oid, 'SELECT, INSERT, UPDATE, DELETE, TRUNCATE')
+                                  OR has_any_column_privilege(c.oid, 'SELECT, INSERT, UPDATE'))
+                             OR c.relkind = 'S' AND has_sequence_privilege(c.oid, 'SELECT, USAGE, UPDATE')))",
+            &[],
+        )
+        .await?;
+    let (name, superuser, executes): (String, bool, bool) = (row.get(0), row.get(1), row.get(2));
+    let tables: Option<String> = row.get(3);
+    let connect_as = "connect as postern_server in database.url";
+    Ok(match tables {
+        _ if superuser => Err(problem(format!("{name} is a superuser"), connect_as)),
+        _ if !executes => Err(problem(format!("{name} may not execute the API functions"), connect_as)),
+        Some(tables) => Err(problem(
+            format!("{name} can reach tables: {tables}"),
+            "revoke that, or connect as postern_server",
+        )),
+        None => Ok(format!("{name} executes the API functions and reaches no table")),
+    })
+}
+
+async fn home_domain(database: &Database, configured: &str) -> Result<Finding, DatabaseError> {
+    let row = database.query_one("SELECT operator.current_home_domain()", &[]).await?;
+    Ok(match row.get::<_, Option<&str>>(0) {
+        None => Ok(format!("none yet: the first start makes it {configured}, for ever")),
+        Some(home) if home == configured => Ok(home.to_owned()),
+        Some(home) => Err(problem(
+            format!("the database is the home of {home}, the configuration says {configured}"),
+            format!("set the domain to {home}, or use another database"),
+        )),
+    })
+}

@@ -1,0 +1,108 @@
+//! `postern serve`: puts configuration, database and server together, and turns signals into a shutdown.
+
+use anyhow::{Context, bail};
+use postern_cluster::PrivateCluster;
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::watch,
+};
+
+use super::{migrate::admin_url, private_cluster};
+use crate::{
+    config::Config,
+    database::{Database, SqlOutcome, migrate, outcome},
+    keys::master_key::{self, MasterKey},
+    serve, telemetry,
+};
+
+outcome! {
+    pub ClaimHomeDomainOutcome: "operator.claim_home_domain_outcome" {
+        Claimed = "claimed",
+        Same = "same",
+        Different = "different",
+        Invalid = "invalid",
+    }
+}
+
+pub async fn run(mut config: Config) -> anyhow::Result<()> {
+    telemetry::start_logging(&config.log)?;
+    let shutdown = Shutdown::on_signals()?;
+    let cluster = private_cluster::start(&mut config, PrivateCluster::start).await?;
+    let served = serve_with_database(config, shutdown).await;
+    let stopped = private_cluster::stop(cluster).await;
+    served.and(stopped)
+}
+
+async fn serve_with_database(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
+    if config.embedded {
+        migrate::run(admin_url(&config)?).await?;
+    }
+    let master_key = master_key(&config)?;
+    let url = config.database.url.as_ref().context(
+        "no database: give --database-url URL, or --embedded for a private cluster in the data directory",
+    )?;
+    let database = Database::new(url, config.database.pool_size)?;
+    migrate::expect_current(&database).await?;
+    claim_home_domain(&database, &config.domain).await?;
+    serve::run(config, database, master_key, shutdown.requested()).await
+}
+
+/// OPS-2: the database remembers whose it is, so that a server configured for another domain does not start.
+async fn claim_home_domain(database: &Database, domain: &str) -> anyhow::Result<()> {
+    let row =
+        database.query_one("SELECT outcome, home FROM operator.claim_home_domain($1)", &[&domain]).await?;
+    match ClaimHomeDomainOutcome::of(&row)? {
+        ClaimHomeDomainOutcome::Claimed | ClaimHomeDomainOutcome::Same => Ok(()),
+        ClaimHomeDomainOutcome::Different => bail!(
+            "this database is the home of {}, and the home domain never changes: set the domain to that, or use another database for {domain}",
+            row.get::<_, &str>("home"),
+        ),
+        ClaimHomeDomainOutcome::Invalid => bail!(
+            "{domain} is not a domain name: it takes at least two labels of letters, digits and inner hyphens (an international name in its xn-- form)"
+        ),
+    }
+}
+
+/// The key from where the configuration says; a private cluster gets a key of its own at the first start.
+fn master_key(config: &Config) -> Result<MasterKey, master_key::MasterKeyError> {
+    match &config.master_key_file {
+        None if config.embedded && std::env::var_os(master_key::ENVIRONMENT).is_none() => {
+            MasterKey::from_file_or_new(&config.embedded_master_key_file())
+        }
+        file => MasterKey::load(file.as_deref()),
+    }
+}
+
+/// The first SIGTERM or SIGINT asks for a shutdown; a second one ends the process at once.
+struct Shutdown(watch::Receiver<bool>);
+
+impl Shutdown {
+    fn on_signals() -> anyhow::Result<Self> {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let (requested, receiver) = watch::channel(false);
+        tokio::spawn(async move {
+            next_of(&mut terminate, &mut interrupt).await;
+            tracing::info!("shutting down; once more to stop at once");
+            requested.send_replace(true);
+            let number = next_of(&mut terminate, &mut interrupt).await;
+            std::process::exit(128 + number);
+        });
+        Ok(Self(receiver))
+    }
+
+    async fn requested(mut self) {
+        // An error means that the sender is gone, and with it whoever could ask.
+        if self.0.wait_for(|requested| *requested).await.is_err() {
+            std::future::pending().await
+        }
+    }
+}
+
+async fn next_of(terminate: &mut Signal, interrupt: &mut Signal) -> i32 {
+    tokio::select! {
+        _ = terminate.recv() => SignalKind::terminate(),
+        _ = interrupt.recv() => SignalKind::interrupt(),
+    }
+    .as_raw_value()
+}

@@ -1,0 +1,146 @@
+//! Group state at rest (DS-9): blobs that are padded and sealed under the key that members send with every request and
+//! the server forgets. There are two of each group, the roster (all that an application message needs) and the tree
+//! (all that a commit needs), and for a while one tree for the joiners of each epoch that began with an Add.
+//!
+//! `version (1) || envelope of length (4, LE) || content || zeros` (see [`sealed`]), with the group's id, its epoch, its
+//! revision and the blob's kind as associated data.
+
+use aws_lc_rs::hmac;
+use postern_protocol::{
+    PublicKey, StateKey,
+    sealed::{self, NONCE_LEN, SealingKey},
+};
+use zeroize::Zeroizing;
+
+/// The layout above, and the contents as [`super::group`] and [`super::roster`] write them.
+const VERSION: u8 = 1;
+const LENGTH: usize = 4;
+const TAG: usize = 16;
+
+/// The state does not open: the client sent another key than the one it is sealed under.
+#[derive(Debug, PartialEq, Eq)]
+pub struct WrongKey;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Roster,
+    Tree,
+    /// The ratchet tree of an epoch that began with an Add.
+    WelcomeTree,
+}
+
+/// Which state of which group a blob holds.
+#[derive(Debug, Clone, Copy)]
+pub struct BlobId<'a> {
+    pub group_id: &'a [u8; 16],
+    pub epoch: u64,
+    /// Counts changes within the epoch (proposals).
+    pub revision: i32,
+    pub kind: Kind,
+}
+
+impl BlobId<'_> {
+    fn associated_data(self) -> Vec<u8> {
+        let kind: u8 = match self.kind {
+            Kind::Roster => 1,
+            Kind::Tree => 2,
+            Kind::WelcomeTree => 3,
+        };
+        let mut data = b"postern group state".to_vec();
+        data.push(kind);
+        data.extend_from_slice(self.group_id);
+        data.extend_from_slice(&self.epoch.to_be_bytes());
+        data.extend_from_slice(&self.revision.to_be_bytes());
+        data
+    }
+}
+
+/// # Panics
+/// Never: the content is bounded by the body limit, far below what AES-GCM seals.
+pub fn seal(key: &StateKey, id: BlobId<'_>, content: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(content.len()).expect("group state is smaller than 4 GB");
+    let size = padded(LENGTH + content.len());
+    let mut blob = Vec::with_capacity(1 + size + sealed::OVERHEAD);
+    blob.push(VERSION);
+    blob.extend_from_slice(&[0; NONCE_LEN]);
+    blob.extend_from_slice(&length.to_le_bytes());
+    blob.extend_from_slice(content);
+    blob.resize(1 + NONCE_LEN + size, 0);
+    sealing_key(key)
+        .seal_in_place(&id.associated_data(), &mut blob, 1)
+        .expect("the operating system provides randomness");
+    blob
+}
+
+/// # Errors
+/// [`WrongKey`], also for a blob with another id: the two cannot be told apart.
+pub fn open(key: &StateKey, id: BlobId<'_>, blob: &[u8]) -> Result<Zeroizing<Vec<u8>>, WrongKey> {
+    let (&VERSION, envelope) = blob.split_first().ok_or(WrongKey)? else { return Err(WrongKey) };
+    let content = sealing_key(key).open(&id.associated_data(), envelope).map_err(|_| WrongKey)?;
+    let mut content = Zeroizing::new(content);
+    let length = content.first_chunk::<LENGTH>().ok_or(WrongKey)?;
+    let end = LENGTH + u32::from_le_bytes(*length) as usize;
+    content.truncate(end);
+    content.drain(..LENGTH);
+    Ok(content)
+}
+
+/// Tag under which the database finds the tree kept for a joiner: HMAC-SHA256(state key, epoch || leaf key), cut to
+/// 16 bytes. Useless without the group's key.
+pub fn joiner_tag(key: &StateKey, epoch: u64, leaf_key: &PublicKey) -> Vec<u8> {
+    let key = hmac::Key::new(hmac::HMAC_SHA256, key.as_bytes());
+    let mut message = b"postern joiner".to_vec();
+    message.extend_from_slice(&epoch.to_be_bytes());
+    message.extend_from_slice(leaf_key.as_bytes());
+    hmac::sign(&key, &message).as_ref()[..TAG].to_vec()
+}
+
+fn sealing_key(key: &StateKey) -> SealingKey {
+    SealingKey::new(key.as_bytes()).expect("any 32 bytes are a key")
+}
+
+/// Padmé: at most 12 % more, and only the order of magnitude of the size remains visible.
+fn padded(length: usize) -> usize {
+    const SMALLEST: usize = 512;
+    let length = length.max(SMALLEST);
+    let exponent = length.ilog2();
+    let low_bits = exponent - (exponent.ilog2() + 1);
+    length.next_multiple_of(1 << low_bits)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: [u8; 16] = [4; 16];
+    const BLOB: BlobId<'static> = BlobId { group_id: &ID, epoch: 3, revision: 0, kind: Kind::Roster };
+
+    #[test]
+    fn state_opens_with_its_key_and_as_itself_only() {
+        let key = StateKey::new([1; 32]);
+        let blob = seal(&key, BLOB, b"content");
+        assert_eq!(open(&key, BLOB, &blob).unwrap().as_slice(), b"content");
+        assert_eq!(open(&StateKey::new([2; 32]), BLOB, &blob), Err(WrongKey));
+        for other in [
+            BlobId { epoch: 4, ..BLOB },
+            BlobId { revision: 1, ..BLOB },
+            BlobId { kind: Kind::Tree, ..BLOB },
+            BlobId { kind: Kind::WelcomeTree, ..BLOB },
+            BlobId { group_id: &[5; 16], ..BLOB },
+        ] {
+            assert_eq!(open(&key, other, &blob), Err(WrongKey));
+        }
+        assert_eq!(open(&key, BLOB, &blob[..20]), Err(WrongKey));
+    }
+
+    #[test]
+    fn sizes_fall_into_classes() {
+        assert_eq!(padded(1), padded(200));
+        for length in [513, 1_000, 29_000, 290_000] {
+            let padded = padded(length);
+            assert!(padded >= length && padded - length <= length * 12 / 100, "{length}");
+        }
+        let classes: std::collections::BTreeSet<_> = (20_000..40_000).map(padded).collect();
+        assert!(classes.len() < 40, "{}", classes.len());
+    }
+}

@@ -1,0 +1,189 @@
+//! A group in the database: how it is loaded, opened with a member's key, and replaced by its next state. The one
+//! place that knows which blob of which epoch and revision is sealed as what.
+
+use postern_protocol::{
+    StateKey,
+    ds::{GroupId, WelcomeTree},
+    problem::ProblemType,
+};
+use tokio_postgres::Row;
+
+use super::{
+    group::{self, DeliveryService, Group},
+    roster::Roster,
+    rules::Rules,
+    sealed::{self, BlobId, Kind, WrongKey},
+};
+use crate::{home::Home, http::Failure, mls::CorruptGroup};
+
+/// One of a group's blobs, sealed, with the state that it holds.
+pub struct StoredGroup {
+    group_id: GroupId,
+    epoch: u64,
+    /// Counts the proposals of the epoch.
+    revision: i32,
+    blob: Vec<u8>,
+}
+
+/// A group's row as it was read.
+pub struct LoadedGroup {
+    pub stored: StoredGroup,
+    /// SHA-256 of the commit that began the epoch.
+    pub last_commit: Option<Vec<u8>>,
+    pub rules: Rules,
+}
+
+/// The sealed blobs of a group's next state: a roster with each new epoch only.
+pub struct NextState {
+    pub roster: Option<Vec<u8>>,
+    pub tree: Vec<u8>,
+}
+
+/// Why stored state does not open.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Its holder is no member, and learns nothing of the group.
+    #[error("the state does not open with this key")]
+    WrongKey,
+    #[error(transparent)]
+    Corrupt(#[from] CorruptGroup),
+}
+
+impl From<WrongKey> for OpenError {
+    fn from(WrongKey: WrongKey) -> Self {
+        Self::WrongKey
+    }
+}
+
+impl From<OpenError> for Failure {
+    fn from(error: OpenError) -> Self {
+        match error {
+            OpenError::WrongKey => ProblemType::NotFound.into(),
+            OpenError::Corrupt(error) => Self::fault(error),
+        }
+    }
+}
+
+impl LoadedGroup {
+    /// Loads a group with the blob of a kind, roster or tree; none if it does not exist.
+    ///
+    /// # Errors
+    /// A database that does not answer.
+    pub async fn load(home: &Home, group_id: &GroupId, kind: Kind) -> Result<Option<Self>, Failure> {
+        let row = home
+            .database
+            .query_opt(
+                "SELECT epoch, revision, last_commit, state, inactive_days, max_members, max_message_bytes,
+                        max_commit_bytes, past_epochs, ciphersuites
+                 FROM ds.load_group($1, $2)",
+                &[&group_id.id().as_slice(), &(kind == Kind::Tree)],
+            )
+            .await?;
+        row.map(|row| {
+            Ok(Self {
+                stored: StoredGroup::of(group_id, &row, "state")?,
+                last_commit: row.get("last_commit"),
+                rules: Rules::of(&row)?,
+            })
+        })
+        .transpose()
+    }
+}
+
+impl StoredGroup {
+    /// Reads a row with the columns `epoch` and `revision`, and the blob in a column that is named.
+    ///
+    /// # Errors
+    /// A fault: the database holds an epoch below zero.
+    pub fn of(group_id: &GroupId, row: &Row, blob: &str) -> Result<Self, Failure> {
+        Ok(Self {
+            group_id: group_id.clone(),
+            epoch: u64::try_from(row.get::<_, i64>("epoch")).map_err(Failure::fault)?,
+            revision: row.get("revision"),
+            blob: row.get(blob),
+        })
+    }
+
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// The epoch as the database counts it.
+    pub fn sql_epoch(&self) -> i64 {
+        i64::try_from(self.epoch).expect("it came from there")
+    }
+
+    pub fn revision(&self) -> i32 {
+        self.revision
+    }
+
+    /// The blob's size in bytes, which the time to validate a message grows with.
+    pub fn size(&self) -> usize {
+        self.blob.len()
+    }
+
+    /// Opens the group, from its tree.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn open_group(&self, key: &StateKey, ds: DeliveryService<'_>) -> Result<Group, OpenError> {
+        let content = sealed::open(key, self.id(Kind::Tree, self.revision), &self.blob)?;
+        Ok(Group::decode(&content, ds)?)
+    }
+
+    /// Opens the roster.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn open_roster(&self, key: &StateKey) -> Result<Roster, OpenError> {
+        // Proposals change the tree only, so the roster's id ignores their number.
+        let content = sealed::open(key, self.id(Kind::Roster, 0), &self.blob)?;
+        Ok(Roster::decode(&content)?)
+    }
+
+    /// Seals the state after a proposal of a member: the tree, as the next revision of the epoch.
+    pub fn seal_proposal(&self, key: &StateKey, group: &Group) -> NextState {
+        let tree = self.id(Kind::Tree, self.revision + 1);
+        NextState { roster: None, tree: sealed::seal(key, tree, &group.encode()) }
+    }
+
+    /// Seals the state after a proposal of the DS, which the roster remembers, too.
+    pub fn seal_removal(&self, key: &StateKey, group: &Group) -> NextState {
+        let roster = sealed::seal(key, self.id(Kind::Roster, 0), &group.roster.encode());
+        NextState { roster: Some(roster), ..self.seal_proposal(key, group) }
+    }
+
+    /// Opens the tree that was kept for a joiner of an epoch.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn open_welcome_tree(
+        group_id: &GroupId,
+        epoch: u64,
+        key: &StateKey,
+        blob: &[u8],
+    ) -> Result<WelcomeTree, OpenError> {
+        let id = BlobId { group_id: group_id.id(), epoch, revision: 0, kind: Kind::WelcomeTree };
+        Ok(group::decode_welcome_tree(&sealed::open(key, id, blob)?)?)
+    }
+
+    fn id(&self, kind: Kind, revision: i32) -> BlobId<'_> {
+        BlobId { group_id: self.group_id.id(), epoch: self.epoch, revision, kind }
+    }
+}
+
+/// Seals the state in which an epoch begins, by a group's creation or a commit.
+pub fn seal_epoch(key: &StateKey, group_id: &GroupId, group: &Group) -> NextState {
+    let id = |kind| BlobId { group_id: group_id.id(), epoch: group.mls.epoch(), revision: 0, kind };
+    NextState {
+        roster: Some(sealed::seal(key, id(Kind::Roster), &group.roster.encode())),
+        tree: sealed::seal(key, id(Kind::Tree), &group.encode()),
+    }
+}
+
+/// Seals the tree that is kept for the joiners of an epoch.
+pub fn seal_welcome_tree(key: &StateKey, group_id: &GroupId, group: &Group) -> Vec<u8> {
+    let (epoch, kind) = (group.mls.epoch(), Kind::WelcomeTree);
+    let id = BlobId { group_id: group_id.id(), epoch, revision: 0, kind };
+    sealed::seal(key, id, &group.encode_welcome_tree())
+}

@@ -1,0 +1,65 @@
+//! The home domain of this server process, and what each of its services needs: the database, the master key, the
+//! limits, and the word that the server is stopping. It knows no service.
+
+use std::sync::Arc;
+
+use postern_protocol::{
+    name::Domain,
+    problem::{Problem, ProblemType},
+};
+use tokio::sync::watch;
+
+use crate::{config::Limits, database::Database, keys::MasterKey};
+
+/// Seconds for which a client may go on with its copy of published keys.
+pub const PUBLISHED_MAX_AGE: u32 = 60 * 60;
+
+/// Cheap to clone.
+#[derive(Clone)]
+pub struct Home(Arc<Shared>);
+
+pub struct Shared {
+    /// What stands after `@` in the names of this server's users (OPS-2).
+    pub domain: Domain,
+    pub database: Database,
+    pub master_key: MasterKey,
+    pub limits: Limits,
+    /// True once the server shuts down: long-polls answer with what they have.
+    pub stopping: watch::Receiver<bool>,
+}
+
+/// Which homeserver serves a domain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Homeserver {
+    /// This one.
+    Local,
+    /// Another one.
+    Remote,
+}
+
+impl Home {
+    pub fn new(shared: Shared) -> Self {
+        Self(Arc::new(shared))
+    }
+
+    /// The homeserver of a domain that a request names.
+    pub fn of(&self, domain: &Domain) -> Homeserver {
+        if self.domain == *domain { Homeserver::Local } else { Homeserver::Remote }
+    }
+
+    /// # Errors
+    /// `foreign-domain` for what only another homeserver serves.
+    pub fn expect_local(&self, domain: &Domain) -> Result<(), Problem> {
+        match self.of(domain) {
+            Homeserver::Local => Ok(()),
+            Homeserver::Remote => Err(ProblemType::ForeignDomain.into()),
+        }
+    }
+}
+
+impl std::ops::Deref for Home {
+    type Target = Shared;
+    fn deref(&self) -> &Shared {
+        &self.0
+    }
+}

@@ -1,0 +1,165 @@
+//! Answers, refusals and faults, and how each looks on the wire.
+
+use http::{HeaderName, HeaderValue, StatusCode, header};
+use postern_protocol::{
+    encoding::Encoding,
+    problem::{self, Problem, ProblemType},
+};
+use serde::Serialize;
+use warp::reply::Response;
+
+use super::rate_limit::RateLimit;
+use crate::{
+    database::{DatabaseError, UnknownOutcome},
+    home::PUBLISHED_MAX_AGE,
+    mls::InvalidMls,
+};
+
+pub type Outcome = Result<Answer, Failure>;
+
+/// A successful answer.
+pub struct Answer {
+    status: StatusCode,
+    media_type: Option<&'static str>,
+    public: bool,
+    limit: Option<RateLimit>,
+    body: Vec<u8>,
+}
+
+/// Why a request came to nothing.
+#[derive(Debug)]
+pub enum Failure {
+    /// The request's fault: it is told why, and its token is spent.
+    Refused(Problem),
+    /// The same, as an allowance is used up.
+    Limited(Problem, RateLimit),
+    /// Ours: logged here, told in general there; nothing changed, the token is unspent.
+    Fault(anyhow::Error),
+    /// Ours, and likely to pass.
+    Unavailable(DatabaseError),
+}
+
+impl Answer {
+    pub fn new<T: Serialize>(status: StatusCode, encoding: Encoding, value: &T) -> Self {
+        let media_type = Some(encoding.media_type());
+        Self { status, media_type, body: encoding.encode(value), ..Self::empty(status) }
+    }
+
+    pub fn empty(status: StatusCode) -> Self {
+        Self { status, media_type: None, public: false, limit: None, body: Vec::new() }
+    }
+
+    pub fn bytes(media_type: &'static str, body: Vec<u8>) -> Self {
+        Self { media_type: Some(media_type), body, ..Self::empty(StatusCode::OK) }
+    }
+
+    pub fn status(self, status: StatusCode) -> Self {
+        Self { status, ..self }
+    }
+
+    /// For what is published: the same for everyone, and cacheable for as long as a client
+    /// may go on with an old copy.
+    pub fn public(self) -> Self {
+        Self { public: true, ..self }
+    }
+
+    /// Tells how much of an allowance is left.
+    pub fn limited(self, limit: RateLimit) -> Self {
+        Self { limit: Some(limit), ..self }
+    }
+
+    pub fn into_response(self) -> Response {
+        let mut response = Response::new(self.body.into());
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        let cache_control = if self.public {
+            HeaderValue::try_from(format!("public, max-age={PUBLISHED_MAX_AGE}"))
+                .expect("digits are visible ASCII")
+        } else {
+            HeaderValue::from_static("no-store")
+        };
+        headers.insert(header::CACHE_CONTROL, cache_control);
+        if let Some(limit) = self.limit {
+            limit.write(headers);
+        }
+        if let Some(media_type) = self.media_type {
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
+        }
+        response
+    }
+}
+
+impl Failure {
+    pub fn fault(error: impl Into<anyhow::Error>) -> Self {
+        Self::Fault(error.into())
+    }
+
+    pub fn is_token_spent(&self) -> bool {
+        matches!(self, Self::Refused(problem) if problem.kind == ProblemType::TokenSpent)
+    }
+
+    /// Tells the operator what was not the client's fault.
+    pub fn log(&self) {
+        match self {
+            Self::Refused(_) | Self::Limited(..) => {}
+            Self::Fault(error) => tracing::error!("a request failed: {error:#}"),
+            Self::Unavailable(error) => tracing::warn!("a request could not be served: {error}"),
+        }
+    }
+
+    pub fn into_problem(self) -> Problem {
+        self.log();
+        match self {
+            Self::Refused(problem) | Self::Limited(problem, _) => problem,
+            Self::Fault(_) => ProblemType::Fault.into(),
+            Self::Unavailable(_) => ProblemType::Unavailable.into(),
+        }
+    }
+}
+
+/// A refusal as it is sent, with the header that its type asks for.
+pub fn problem_response(problem: &Problem, remedy: Option<(HeaderName, HeaderValue)>) -> Response {
+    let mut response = Response::new(problem.to_json().into());
+    *response.status_mut() = problem.kind.status();
+    let headers = response.headers_mut();
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(problem::MEDIA_TYPE));
+    headers.extend(remedy);
+    response
+}
+
+impl From<Problem> for Failure {
+    fn from(problem: Problem) -> Self {
+        Self::Refused(problem)
+    }
+}
+
+impl From<ProblemType> for Failure {
+    fn from(kind: ProblemType) -> Self {
+        Self::Refused(kind.into())
+    }
+}
+
+impl From<InvalidMls> for Failure {
+    fn from(error: InvalidMls) -> Self {
+        Self::Refused(error.into())
+    }
+}
+
+impl From<UnknownOutcome> for Failure {
+    fn from(error: UnknownOutcome) -> Self {
+        Self::fault(error)
+    }
+}
+
+impl From<DatabaseError> for Failure {
+    fn from(error: DatabaseError) -> Self {
+        if error.is_passing() { Self::Unavailable(error) } else { Self::Fault(error.into()) }
+    }
+}
+
+impl From<tokio_postgres::Error> for Failure {
+    fn from(error: tokio_postgres::Error) -> Self {
+        DatabaseError::from(error).into()
+    }
+}

@@ -1,0 +1,139 @@
+//! A request: the parts that an endpoint may ask for, each checked when asked.
+
+use std::pin::pin;
+
+use bytes::Buf;
+use futures_util::{Stream, StreamExt};
+use http::{HeaderMap, Method, StatusCode, header};
+use postern_protocol::{
+    PublicKey,
+    ds::GroupId,
+    encoding::Encoding,
+    problem::{Problem, ProblemType},
+    signature::{self, Target},
+};
+use serde::{Serialize, de::DeserializeOwned};
+use warp::path::FullPath;
+
+use super::answer::{Answer, Failure};
+use crate::home::Home;
+
+/// A request whose body was not read yet.
+pub struct RawRequest {
+    pub method: Method,
+    pub path: FullPath,
+    pub segments: Vec<String>,
+    pub query: Option<String>,
+    pub headers: HeaderMap,
+}
+
+/// A request with its whole body, not yet decoded or authenticated.
+pub struct Request {
+    raw: RawRequest,
+    body: Vec<u8>,
+    accept: Option<Encoding>,
+}
+
+impl RawRequest {
+    pub fn with_body(self, body: Vec<u8>) -> Result<Request, Problem> {
+        let accept = header_text(&self.headers, header::ACCEPT)?.and_then(Encoding::from_accept);
+        Ok(Request { raw: self, body, accept })
+    }
+}
+
+impl Request {
+    /// The path's only segment in braces.
+    pub fn segment<T>(&self, parse: impl FnOnce(&str) -> Option<T>) -> Result<T, Problem> {
+        let segment = self.raw.segments.first().map(String::as_str).unwrap_or_default();
+        parse(segment).ok_or_else(|| {
+            Problem::with_detail(ProblemType::MalformedRequest, "the path segment is malformed")
+        })
+    }
+
+    /// The group in the path, which this home serves.
+    ///
+    /// # Errors
+    /// `malformed-request`, or `foreign-domain` for a group of another homeserver.
+    pub fn home_group(&self, home: &Home) -> Result<GroupId, Problem> {
+        let group_id = self.segment(|segment| GroupId::from_base64url(segment).ok())?;
+        home.expect_local(group_id.domain())?;
+        Ok(group_id)
+    }
+
+    /// The body, for formats of other standards, and which of `media_types` it is.
+    pub fn one_of(&self, media_types: &[&str]) -> Result<(usize, &[u8]), Problem> {
+        let found = self.content_type()?.and_then(|value| value.split(';').next()).map(str::trim);
+        let index = media_types
+            .iter()
+            .position(|offered| found.is_some_and(|found| found.eq_ignore_ascii_case(offered)));
+        index.map(|index| (index, self.body.as_slice())).ok_or_else(|| {
+            let detail = format_args!("the body must be {}", media_types.join(" or "));
+            Problem::with_detail(ProblemType::UnsupportedMediaType, detail)
+        })
+    }
+
+    /// The body, from JSON or CBOR.
+    pub fn body<T: DeserializeOwned>(&self) -> Result<T, Problem> {
+        let encoding = self
+            .content_type()?
+            .and_then(Encoding::from_media_type)
+            .ok_or(ProblemType::UnsupportedMediaType)?;
+        encoding.decode(&self.body).map_err(|error| Problem::with_detail(ProblemType::MalformedBody, error))
+    }
+
+    /// The body and the key that signed the request with it (RFC 9421).
+    pub fn signed_body<T: DeserializeOwned>(&self) -> Result<(PublicKey, T), Problem> {
+        Ok((self.signer()?, self.body()?))
+    }
+
+    /// The key that signed the request.
+    pub fn signer(&self) -> Result<PublicKey, Problem> {
+        let target = Target {
+            method: &self.raw.method,
+            path: self.raw.path.as_str(),
+            query: self.raw.query.as_deref(),
+        };
+        signature::verify(target, &self.raw.headers, &self.body)
+            .map_err(|error| Problem::with_detail(ProblemType::SignatureRequired, error))
+    }
+
+    /// An answer in the encoding the client accepts, else in that of its body, else JSON.
+    pub fn answer<T: Serialize>(&self, status: StatusCode, value: &T) -> Result<Answer, Failure> {
+        let of_body = || self.content_type().ok().flatten().and_then(Encoding::from_media_type);
+        let encoding = self.accept.or_else(of_body).unwrap_or(Encoding::Json);
+        Ok(Answer::new(status, encoding, value))
+    }
+
+    fn content_type(&self) -> Result<Option<&str>, Problem> {
+        header_text(&self.raw.headers, header::CONTENT_TYPE)
+    }
+}
+
+fn header_text(headers: &HeaderMap, name: header::HeaderName) -> Result<Option<&str>, Problem> {
+    let not_text = |_| Problem::with_detail(ProblemType::MalformedRequest, "a header is not visible ASCII");
+    headers.get(name).map(|value| value.to_str().map_err(not_text)).transpose()
+}
+
+/// Reads a body of at most `limit` bytes, whether or not it announced its length.
+pub async fn collect<B: Buf>(
+    body: impl Stream<Item = Result<B, warp::Error>>,
+    limit: u64,
+) -> Result<Vec<u8>, Problem> {
+    let mut body = pin!(body);
+    let mut bytes = Vec::new();
+    while let Some(chunk) = body.next().await {
+        let mut chunk =
+            chunk.map_err(|_| Problem::with_detail(ProblemType::MalformedRequest, "the body broke off"))?;
+        if (bytes.len() + chunk.remaining()) as u64 > limit {
+            let detail = format_args!("at most {limit} bytes");
+            return Err(Problem::with_detail(ProblemType::BodyTooLarge, detail));
+        }
+        while chunk.has_remaining() {
+            let part = chunk.chunk();
+            bytes.extend_from_slice(part);
+            let length = part.len();
+            chunk.advance(length);
+        }
+    }
+    Ok(bytes)
+}

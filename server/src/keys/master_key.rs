@@ -1,0 +1,197 @@
+//! The operator's master key, under which the server's own secrets (issuer keys, signing keys) are sealed
+//! before they go to the database. It comes from a file or the environment and never leaves the process; each
+//! purpose has its own subkey, and the row's identity goes in as associated data, so that sealed bytes cannot be
+//! moved from one row or use to another.
+
+use std::{
+    fs::OpenOptions,
+    io::{ErrorKind, Write},
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+};
+
+use aws_lc_rs::{aead::AES_256_GCM, hkdf, rand};
+use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD};
+use postern_protocol::sealed::SealingKey;
+use zeroize::Zeroizing;
+
+/// The environment variable that may hold the key itself.
+pub const ENVIRONMENT: &str = "POSTERN_MASTER_KEY";
+
+const KEY_LEN: usize = 32;
+
+#[derive(Clone)]
+pub struct MasterKey(Zeroizing<[u8; KEY_LEN]>);
+
+#[derive(Debug, thiserror::Error)]
+pub enum MasterKeyError {
+    #[error(
+        "there is no master key: give --master-key-file FILE or {ENVIRONMENT} (make one: `openssl rand -hex 32`)"
+    )]
+    Missing,
+    #[error("cannot read the master key file {0}: {1}")]
+    Unreadable(PathBuf, #[source] std::io::Error),
+    #[error("cannot write the master key file {0}: {1}")]
+    Unwritable(PathBuf, #[source] std::io::Error),
+    #[error("the master key file {0} has mode {1:03o}: others can read it; `chmod 600 {path}`", path = .0.display())]
+    Exposed(PathBuf, u32),
+    #[error("the master key in {0} is not 32 bytes in hex or base64 (make one: `openssl rand -hex 32`)")]
+    Malformed(String),
+}
+
+/// The sealed bytes were changed, or belong to another key, purpose or row.
+#[derive(Debug, thiserror::Error)]
+#[error("sealed bytes do not open: another master key, or changed data")]
+pub struct OpenError;
+
+impl MasterKey {
+    pub fn from_bytes(bytes: [u8; KEY_LEN]) -> Self {
+        Self(Zeroizing::new(bytes))
+    }
+
+    /// From `file` if there is one, else from the environment.
+    pub fn load(file: Option<&Path>) -> Result<Self, MasterKeyError> {
+        match (file, std::env::var(ENVIRONMENT).map(Zeroizing::new)) {
+            (Some(path), _) => Self::from_file(path),
+            (None, Ok(text)) => {
+                Self::parse(&text).ok_or_else(|| MasterKeyError::Malformed(ENVIRONMENT.to_owned()))
+            }
+            (None, Err(_)) => Err(MasterKeyError::Missing),
+        }
+    }
+
+    pub fn from_file(path: &Path) -> Result<Self, MasterKeyError> {
+        let unreadable = |error| MasterKeyError::Unreadable(path.to_owned(), error);
+        let mode = std::fs::metadata(path).map_err(unreadable)?.mode() & 0o777;
+        if mode & 0o077 != 0 {
+            return Err(MasterKeyError::Exposed(path.to_owned(), mode));
+        }
+        let text = Zeroizing::new(std::fs::read_to_string(path).map_err(unreadable)?);
+        Self::parse(&text).ok_or_else(|| MasterKeyError::Malformed(path.display().to_string()))
+    }
+
+    /// Reads the file, after making it with a fresh key if it does not exist.
+    pub fn from_file_or_new(path: &Path) -> Result<Self, MasterKeyError> {
+        let unwritable = |error| MasterKeyError::Unwritable(path.to_owned(), error);
+        match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+            Ok(mut file) => {
+                let mut bytes = Zeroizing::new([0; KEY_LEN]);
+                fill_random(&mut *bytes);
+                let text = Zeroizing::new(STANDARD_NO_PAD.encode(*bytes) + "\n");
+                file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(unwritable)?;
+                Ok(Self(bytes))
+            }
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => Self::from_file(path),
+            Err(error) => Err(unwritable(error)),
+        }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let text = text.trim();
+        let mut bytes = Zeroizing::new([0; KEY_LEN]);
+        if text.len() == 2 * KEY_LEN {
+            for (byte, digits) in bytes.iter_mut().zip(text.as_bytes().chunks(2)) {
+                let digit = |c: u8| char::from(c).to_digit(16);
+                *byte = (digit(digits[0])? * 16 + digit(digits[1])?) as u8;
+            }
+        } else {
+            let decoded = Zeroizing::new(STANDARD_NO_PAD.decode(text.trim_end_matches('=')).ok()?);
+            bytes.copy_from_slice(decoded.get(..).filter(|decoded| decoded.len() == KEY_LEN)?);
+        }
+        Some(Self(bytes))
+    }
+
+    /// Seals for `purpose` (a constant of the code) with `aad` (the row's identity) into an envelope (see
+    /// [`postern_protocol::sealed`]).
+    pub fn seal(&self, purpose: &str, aad: &[u8], plaintext: &[u8]) -> Vec<u8> {
+        self.subkey(purpose).seal(aad, plaintext).expect("the system's random number generator works")
+    }
+
+    /// The inverse of [`MasterKey::seal`].
+    pub fn open(&self, purpose: &str, aad: &[u8], sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, OpenError> {
+        self.subkey(purpose).open(aad, sealed).map(Zeroizing::new).map_err(|_| OpenError)
+    }
+
+    fn subkey(&self, purpose: &str) -> SealingKey {
+        let info = [purpose.as_bytes()];
+        let secret = hkdf::Salt::new(hkdf::HKDF_SHA256, &[]).extract(&*self.0);
+        let mut key = Zeroizing::new([0; KEY_LEN]);
+        secret
+            .expand(&info, &AES_256_GCM)
+            .and_then(|subkey| subkey.fill(&mut *key))
+            .expect("HKDF-SHA256 yields 32 bytes");
+        SealingKey::new(&key).expect("any 32 bytes are a key")
+    }
+}
+
+fn fill_random(bytes: &mut [u8]) {
+    rand::fill(bytes).expect("the system's random number generator works");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use postern_protocol::sealed::{NONCE_LEN, OVERHEAD};
+    use std::os::unix::fs::PermissionsExt;
+
+    const HEX: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
+
+    fn key() -> MasterKey {
+        MasterKey::parse(HEX).unwrap()
+    }
+
+    #[test]
+    fn hex_and_base64_spell_the_same_key() {
+        let expected: Vec<u8> = (0..32).collect();
+        assert_eq!(key().0.as_slice(), expected);
+        for text in
+            ["AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=", " AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8\n"]
+        {
+            assert_eq!(MasterKey::parse(text).unwrap().0.as_slice(), expected);
+        }
+    }
+
+    #[test]
+    fn anything_else_is_no_key() {
+        for text in ["", "00", &HEX[..63], &format!("{HEX}0"), &HEX.replace('1', "g"), &"é".repeat(32)] {
+            assert!(MasterKey::parse(text).is_none(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn sealed_bytes_open_only_with_the_same_key_purpose_and_row() {
+        let sealed = key().seal("issuer key", b"row 1", b"secret");
+        assert_eq!(sealed.len(), 6 + OVERHEAD);
+        assert_eq!(key().open("issuer key", b"row 1", &sealed).unwrap().as_slice(), b"secret");
+        assert!(key().open("signing key", b"row 1", &sealed).is_err());
+        assert!(key().open("issuer key", b"row 2", &sealed).is_err());
+        assert!(MasterKey::from_bytes([1; 32]).open("issuer key", b"row 1", &sealed).is_err());
+        for cut in [0, 5, NONCE_LEN, sealed.len() - 1] {
+            assert!(key().open("issuer key", b"row 1", &sealed[..cut]).is_err());
+        }
+    }
+
+    #[test]
+    fn sealing_twice_gives_different_bytes() {
+        assert_ne!(key().seal("p", b"", b"same"), key().seal("p", b"", b"same"));
+    }
+
+    #[test]
+    fn a_new_file_is_private_and_read_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("master.key");
+        let made = MasterKey::from_file_or_new(&path).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        let read = MasterKey::from_file_or_new(&path).unwrap();
+        assert_eq!(made.0, read.0);
+    }
+
+    #[test]
+    fn a_file_that_others_can_read_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("master.key");
+        std::fs::write(&path, HEX).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
+        assert!(matches!(MasterKey::from_file(&path), Err(MasterKeyError::Exposed(_, 0o640))));
+    }
+}

@@ -1,0 +1,8 @@
+//! The server's own keys: the operator's master key, and the keys that services sign with, which lie in the database
+//! sealed under it.
+
+pub mod master_key;
+pub mod signing_keys;
+
+pub use master_key::MasterKey;
+pub use signing_keys::SigningKeys;

@@ -1,0 +1,60 @@
+//! The test that holds the outcomes of the API functions in Rust against those in the database.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::{
+    aas, auth, cli,
+    database::{migrate, outcome::Declared},
+    ds, http, qs,
+};
+
+/// `CREATE TYPE schema.function_outcome AS ENUM ('a', 'b')`, and what later migrations add.
+fn in_migrations() -> BTreeMap<String, BTreeSet<String>> {
+    let mut types: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for text in migrate::migrations() {
+        for statement in text.split(';') {
+            let Some((kind, rest)) = ["CREATE TYPE ", "ALTER TYPE "].iter().find_map(|start| {
+                let at = statement.find(start)?;
+                Some((*start, &statement[at + start.len()..]))
+            }) else {
+                continue;
+            };
+            let (name, rest) = rest.split_once(char::is_whitespace).unwrap_or((rest, ""));
+            let wanted = kind.starts_with("ALTER") || rest.trim_start().starts_with("AS ENUM");
+            if name.ends_with("_outcome") && wanted {
+                let labels = rest.split('\'').skip(1).step_by(2).map(str::to_owned);
+                types.entry(name.to_owned()).or_default().extend(labels);
+            }
+        }
+    }
+    types
+}
+
+/// The server reads anew what is there after these, whether it was added or dropped now or before.
+const NOT_READ: [&str; 4] = [
+    "auth.add_signing_key_outcome",
+    "ds.add_sender_key_outcome",
+    "qs.add_application_server_key_outcome",
+    "qs.drop_push_subscription_outcome",
+];
+
+#[test]
+fn outcomes_are_the_same_in_rust_and_in_the_database() {
+    let declared = [
+        aas::outcomes(),
+        auth::outcomes(),
+        cli::outcomes(),
+        ds::outcomes(),
+        http::outcomes(),
+        qs::outcomes(),
+    ];
+    let mut expected = in_migrations();
+    for Declared { name, labels } in declared.into_iter().flatten() {
+        let found = expected.remove(name).unwrap_or_else(|| panic!("there is no type {name}"));
+        assert_eq!(found.iter().map(String::as_str).collect::<BTreeSet<_>>(), labels, "{name}");
+    }
+    for name in NOT_READ {
+        assert!(expected.remove(name).is_some(), "there is no type {name}");
+    }
+    assert!(expected.is_empty(), "no Rust enum has {:?}", expected.keys());
+}

@@ -1,0 +1,103 @@
+//! Chores: everything that a server process does by the clock, in one table. The database sees to it that several
+//! processes do each thing once. A chore that fails is logged, and done at its next turn.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::future::{BoxFuture, pending};
+use tokio::{
+    sync::Notify,
+    time::{Instant, MissedTickBehavior, interval_at},
+};
+
+use crate::{
+    aas::Aas,
+    app::App,
+    ds::{self, Ds},
+    qs::{self, Qs},
+};
+
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(60 * 60);
+
+/// The table.
+pub fn chores(app: &App) -> Vec<Chore> {
+    let App { aas, ds, qs, .. } = app;
+    vec![
+        Chore::every(
+            MINUTE,
+            "record the use of tokens",
+            aas,
+            |aas: Aas| async move { aas.record_uses().await },
+        )
+        .after(MINUTE),
+        Chore::every(
+            HOUR,
+            "renew the issuer keys",
+            aas,
+            |aas: Aas| async move { aas.renew_issuer_keys().await },
+        )
+        .when(aas.issuer_keys_changed()),
+        Chore::every(HOUR, "drop retired issuer keys", aas, |aas: Aas| async move {
+            aas.drop_retired_keys().await
+        }),
+        Chore::every(HOUR, "drop what groups need no more", ds, |ds: Ds| async move {
+            ds::upkeep::run(&ds).await
+        }),
+        Chore::every(10 * MINUTE, "have expired messages and queues removed", qs, |qs: Qs| async move {
+            qs::upkeep::run(&qs).await
+        }),
+    ]
+}
+
+/// Something to do by the clock.
+pub struct Chore {
+    every: Duration,
+    /// Completes "could not …".
+    name: &'static str,
+    /// Time from the start to the first turn.
+    first: Duration,
+    /// A turn is due whenever this is notified, too.
+    called: Option<Arc<Notify>>,
+    turn: Box<dyn Fn() -> BoxFuture<'static, anyhow::Result<()>> + Send + Sync>,
+}
+
+impl Chore {
+    fn every<S, F>(every: Duration, name: &'static str, state: &S, turn: fn(S) -> F) -> Self
+    where
+        S: Clone + Send + Sync + 'static,
+        F: Future<Output = anyhow::Result<()>> + Send + 'static,
+    {
+        let state = state.clone();
+        let turn = Box::new(move || -> BoxFuture<'static, _> { Box::pin(turn(state.clone())) });
+        Self { every, name, first: Duration::ZERO, called: None, turn }
+    }
+
+    fn after(self, first: Duration) -> Self {
+        Self { first, ..self }
+    }
+
+    fn when(self, called: Arc<Notify>) -> Self {
+        Self { called: Some(called), ..self }
+    }
+
+    /// Does the chore for ever.
+    pub async fn keep(self) {
+        let mut turns = interval_at(Instant::now() + self.first, self.every);
+        turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let called = async {
+                match &self.called {
+                    Some(called) => called.notified().await,
+                    None => pending().await,
+                }
+            };
+            tokio::select! {
+                _ = turns.tick() => {}
+                () = called => {}
+            }
+            if let Err(error) = (self.turn)().await {
+                tracing::warn!("could not {}: {error:#}", self.name);
+            }
+        }
+    }
+}

@@ -1,0 +1,25 @@
+-- auth.erase_account: ends an account and leaves nothing of it (AS-9, PRIV-3): its clients, its incarnations with the
+-- log of their commits, and the AAS's rows of the user go with it. Triggers refuse every other way to delete from the
+-- tables of accounts.
+--
+--   user_id: which account
+--
+-- The name is free afterwards. The caller asks for a second proof before.
+-- Returns false if there is no such account.
+-- Granted to nobody yet.
+CREATE OR REPLACE FUNCTION auth.erase_account(user_id uuid) RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    -- This waits for commits and lookups under way.
+    PERFORM FROM auth.users u WHERE u.user_id = erase_account.user_id FOR UPDATE;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    DELETE FROM auth.clients c WHERE c.user_id = erase_account.user_id;
+    DELETE FROM auth.eid_log l WHERE l.user_id = erase_account.user_id;
+    DELETE FROM auth.incarnations i WHERE i.user_id = erase_account.user_id;
+    -- The user's row in aas.takers, with what refers to that, goes by its foreign key.
+    DELETE FROM auth.users u WHERE u.user_id = erase_account.user_id;
+    RETURN true;
+END
+$$;
