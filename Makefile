@@ -32,6 +32,7 @@ demo: build ## two users, three devices, a group, a removed member: each step to
 	@tests/demo.sh
 
 test: build ## all tests: SQL tests in the extension, unit tests, end-to-end tests
+	@.ci/setup tests
 	@status=0; \
 	pg_extension/tests/run || status=1; \
 	if cargo nextest --version >/dev/null 2>&1; then \

@@ -1,14 +1,20 @@
 //! Friends: users add each other to groups with KeyPackages that wait at the QS (QS-6), and keep
 //! each other, groups and old devices out (QS-7). Real clients, a real server.
 
-use postern_client::{Client, Event};
-use postern_tests::PATIENCE;
+use std::collections::BTreeSet;
 
-use crate::world::{World, befriend, joined};
+use postern_client::{Client, Event};
+use postern_protocol::qs::QueueKind;
+use postern_tests_kit::{PATIENCE, PushService, World, befriend, joined};
+
+async fn sealed_last_resorts(world: &World) -> Vec<Vec<u8>> {
+    let sql = "SELECT sealed FROM qs.key_packages WHERE last_resort";
+    world.admin.query(sql, &[]).await.unwrap().iter().map(|row| row.get(0)).collect()
+}
 
 #[tokio::test]
 async fn one_answer_lets_all_devices_of_a_user_be_added_to_this_group_and_the_next() {
-    let world = World::start().await;
+    let world = World::builder().pushing().start().await;
     let (alice, bob) = (world.person("alice").await, world.person("bob").await);
     let tablet = world.device(&bob, "tablet").await;
     let group = alice.create_group("one").await.unwrap();
@@ -40,7 +46,7 @@ async fn one_answer_lets_all_devices_of_a_user_be_added_to_this_group_and_the_ne
 
 #[tokio::test]
 async fn a_stock_that_runs_low_is_filled_again_and_an_empty_one_has_its_last_resort() {
-    let world = World::start().await;
+    let world = World::builder().pushing().start().await;
     let (alice, bob) = (world.person("alice").await, world.person("bob").await);
     let ordinary = "qs.key_packages WHERE NOT last_resort";
     assert_eq!(world.count(ordinary).await, 40, "both published");
@@ -59,7 +65,7 @@ async fn a_stock_that_runs_low_is_filled_again_and_an_empty_one_has_its_last_res
         .await
         .unwrap();
     assert_eq!(world.count(ordinary).await, 20, "Alice's");
-    let before = world.sealed_last_resorts().await;
+    let before = sealed_last_resorts(&world).await;
     assert_eq!(before.len(), 2);
     for title in ["second", "third"] {
         let group = alice.create_group(title).await.unwrap();
@@ -92,10 +98,10 @@ async fn a_stock_that_runs_low_is_filled_again_and_an_empty_one_has_its_last_res
 
     // He published anew: the two groups' KeyPackage is not handed out to a third.
     assert_eq!(world.count(ordinary).await, 40);
-    let after = world.sealed_last_resorts().await;
+    let after = sealed_last_resorts(&world).await;
     assert_eq!(after.iter().filter(|sealed| before.contains(sealed)).count(), 1, "Alice's");
 
-    // What friends fetch and do not use he learns a day later, when he counts.
+    // He learns a day later, when he counts, that friends fetch KeyPackages and do not use them.
     world.admin.batch_execute("DELETE FROM qs.key_packages WHERE NOT last_resort").await.unwrap();
     for user in [&alice, &bob] {
         user.receive(std::time::Duration::ZERO).await.unwrap();
@@ -108,7 +114,7 @@ async fn a_stock_that_runs_low_is_filled_again_and_an_empty_one_has_its_last_res
 
 #[tokio::test]
 async fn who_is_blocked_cannot_add_again_and_everyone_else_can() {
-    let world = World::start().await;
+    let world = World::builder().pushing().start().await;
     let [alice, bob, carol] =
         [world.person("alice").await, world.person("bob").await, world.person("carol").await];
     let tablet = world.device(&bob, "tablet").await;
@@ -138,7 +144,7 @@ async fn who_is_blocked_cannot_add_again_and_everyone_else_can() {
 
 #[tokio::test]
 async fn mailboxes_go_on_under_new_keys_and_lose_nothing() {
-    let world = World::start().await;
+    let world = World::builder().pushing().start().await;
     let (alice, bob) = (world.person("alice").await, world.person("bob").await);
     let group = alice.create_group("one").await.unwrap();
     befriend(&alice, &bob, &group).await;
@@ -165,7 +171,7 @@ async fn mailboxes_go_on_under_new_keys_and_lose_nothing() {
 
 #[tokio::test]
 async fn a_blocked_group_reaches_the_device_no_more() {
-    let world = World::start().await;
+    let world = World::builder().pushing().start().await;
     let (alice, bob) = (world.person("alice").await, world.person("bob").await);
     let blocked = alice.create_group("noise").await.unwrap();
     let wanted = alice.create_group("music").await.unwrap();
@@ -185,24 +191,55 @@ async fn a_blocked_group_reaches_the_device_no_more() {
     assert_eq!(text, "music");
 }
 
+/// Tables that keep something after a device has logged out: its user's identity, until another device removes it
+/// there; what its user was issued today, and may be issued again; and the group, which learns of it when it delivers.
+const STAYS: [&str; 9] = [
+    "aas.issued",
+    "aas.requests",
+    "aas.takers",
+    "auth.clients",
+    "auth.eid_log",
+    "auth.incarnations",
+    "auth.users",
+    "ds.groups",
+    "ds.welcome_trees",
+];
+
 #[tokio::test]
 async fn nothing_is_left_at_the_server_of_a_device_that_logged_out() {
-    let world = World::start().await;
-    let (alice, bob) = (world.person("alice").await, world.person("bob").await);
-    let rows = "qs.queues, qs.friendships";
+    let world = World::builder().pushing().start().await;
+    let alice = world.person("alice").await;
     let group = alice.create_group("one").await.unwrap();
+    let before = world.row_counts().await;
+    let bob = world.person("bob").await;
+    let rows = "qs.queues, qs.friendships";
     befriend(&alice, &bob, &group).await;
     joined(&bob, 1).await;
+    let (subscription, _) = PushService::start().await.subscribe("/bob", b"");
+    bob.wake_by_push(QueueKind::Group, Some(subscription)).await.unwrap();
     alice.send(&group, "this waits for Bob").await.unwrap();
     assert_eq!(world.count(rows).await, 4 * 2);
+    // Alice has read what was for her.
+    for _ in 0..2 {
+        alice.receive(std::time::Duration::ZERO).await.unwrap();
+    }
+    let meanwhile = world.row_counts().await;
+    for table in ["addresses", "key_packages", "messages", "push_subscriptions", "queues", "stocks"] {
+        let table = format!("qs.{table}");
+        assert!(meanwhile[&table] > before[&table], "{table} has rows of Bob's");
+    }
     let alices = world.count("qs.addresses").await;
     bob.log_out().await.unwrap();
     assert_eq!(world.count(rows).await, 2, "Alice's two queues and friendship");
     assert_eq!(world.count("qs.key_packages").await, 21);
-    // Of Bob's: contact, 20 in stock (of which one is the group's by now), last resort.
+    // Bob had: contact, 20 in stock (of which one is the group's by now), last resort.
     assert_eq!(world.count("qs.addresses").await, alices - 22);
     let orphans = "qs.messages m WHERE NOT EXISTS (SELECT FROM qs.queues q WHERE q.queue_id = m.queue_id)";
     assert_eq!(world.count(orphans).await, 0);
+    let after = world.row_counts().await;
+    let more: Vec<_> = after.iter().filter(|(table, rows)| **rows > before[*table]).collect();
+    let tables: BTreeSet<&str> = more.iter().map(|(table, _)| table.as_str()).collect();
+    assert!(tables.is_subset(&BTreeSet::from(STAYS)), "{more:?}");
     assert!(Client::open(bob.directory()).is_err(), "it is no client any more");
     bob.log_out().await.unwrap_err();
     alice.send(&group, "is anybody there?").await.unwrap();

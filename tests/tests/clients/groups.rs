@@ -1,12 +1,10 @@
-//! What members do for a group without anybody asking (DS-10), and what they keep in it (DS-12).
+//! Members' work for a group that nobody asks for (DS-10), and the attributes that they keep in it (DS-12).
 
 use std::time::Duration;
 
 use postern_client::{Client, Error, Event, Options};
 use postern_protocol::ds::GroupId;
-use postern_tests::PATIENCE;
-
-use crate::world::{World, befriend, joined};
+use postern_tests_kit::{PATIENCE, World, befriend, joined};
 
 /// The same device, as it acts with these options.
 fn with(client: Client, options: Options) -> Client {
@@ -19,7 +17,7 @@ fn eager() -> Options {
     Options { durable: false, commit_within: Duration::ZERO, ..Options::default() }
 }
 
-/// Who waits for others to do it.
+/// A client that waits for others to do it.
 fn patient() -> Options {
     Options { commit_within: Duration::from_secs(1_000_000_000), ..eager() }
 }
@@ -44,7 +42,7 @@ async fn group_of_three(world: &World) -> ([Client; 3], GroupId) {
 
 #[tokio::test]
 async fn a_device_that_only_listens_renews_its_keys_when_they_are_old() {
-    let world = World::start().await;
+    let world = World::builder().pushing().start().await;
     let ([alice, bob, _carol], group) = group_of_three(&world).await;
     let epoch = bob.epoch(&group).unwrap();
     receive(&bob).await;
@@ -62,7 +60,7 @@ async fn a_device_that_only_listens_renews_its_keys_when_they_are_old() {
 
 #[tokio::test]
 async fn what_somebody_proposed_is_committed_though_nobody_says_anything() {
-    let world = World::start().await;
+    let world = World::builder().pushing().start().await;
     let ([alice, bob, carol], group) = group_of_three(&world).await;
     let epoch = alice.epoch(&group).unwrap();
     carol.leave(&group).await.unwrap();
@@ -97,7 +95,7 @@ async fn what_somebody_proposed_is_committed_though_nobody_says_anything() {
 
 #[tokio::test]
 async fn what_members_keep_beside_their_leaves_they_alone_can_read_and_it_goes_with_them() {
-    let world = World::start().await;
+    let world = World::builder().pushing().start().await;
     let ([alice, bob, carol], group) = group_of_three(&world).await;
     alice.set_attributes(&group, b"likes rope").await.unwrap();
     bob.set_attributes(&group, b"likes maps").await.unwrap();

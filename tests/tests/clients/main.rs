@@ -1,6 +1,5 @@
-//! What the client library promises, with real clients and a real server.
+//! The promises of the client library, tried with real clients and a real server.
 
 mod friendship;
 mod groups;
 mod push;
-mod world;

@@ -2,13 +2,11 @@
 
 use postern_client::Event;
 use postern_protocol::{problem::ProblemType, push::Urgency, qs::QueueKind};
-use postern_tests::{PATIENCE, PushService, Server};
-
-use crate::world::{World, befriend};
+use postern_tests_kit::{PATIENCE, PushService, Server, World, befriend};
 
 #[tokio::test]
 async fn a_device_is_woken_for_requests_invitations_and_messages_but_not_for_what_it_muted() {
-    let world = World::start().await;
+    let world = World::builder().pushing().start().await;
     let (alice, bob) = (world.person("alice").await, world.person("bob").await);
     let mut service = PushService::start().await;
     for (kind, path) in [(QueueKind::Group, "/group"), (QueueKind::Contact, "/contact")] {
@@ -53,8 +51,8 @@ async fn a_device_is_woken_for_requests_invitations_and_messages_but_not_for_wha
 
 #[tokio::test]
 async fn a_server_that_sends_no_pushes_says_so() {
-    let world = World::start().await;
-    let silent = Server::start(world.cluster()).await;
+    let world = World::builder().pushing().start().await;
+    let silent = Server::start(&world.cluster).await;
     let alice = world.person_at(&silent, "alice").await;
     assert_eq!(alice.application_server_key().await.unwrap(), None);
     let (subscription, _) = PushService::start().await.subscribe("/", b"");

@@ -1,13 +1,10 @@
-//! What the server says about itself to anyone.
+//! The server says to anyone how it is, and what its problems mean.
 
 use postern_protocol::problem::ProblemType;
-use postern_tests::eventually;
+use postern_tests_kit::{Call, World, eventually};
 use reqwest::StatusCode;
 
-use crate::{
-    road::Valid,
-    world::{Call, World},
-};
+use crate::road::Valid;
 
 pub fn valid() -> Valid {
     Valid::new(Call::get("/health"), StatusCode::NO_CONTENT)

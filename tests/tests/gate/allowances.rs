@@ -2,18 +2,17 @@
 
 use futures_util::future::join_all;
 use postern_protocol::token::TokenType;
+use postern_tests_kit::{Ask, World};
 use reqwest::StatusCode;
-
-use crate::world::{Ask, Gate};
 
 const RISTRETTO255: TokenType = TokenType::PrivateRistretto255;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn parallel_takers_get_the_allowance_to_the_last_token_and_never_more() {
-    let gate = Gate::start(2).await;
+    let gate = World::builder().servers(2).start().await;
     let client = gate.client("alice").await;
     gate.admin.execute("SELECT operator.set_allowance(300)", &[]).await.unwrap();
-    let key = gate.key(RISTRETTO255).await;
+    let key = gate.issuer_key(RISTRETTO255).await;
     let asks: Vec<Ask> = (0..50).map(|_| Ask::batch(&key, 10)).collect();
     let replies = join_all(
         asks.iter().enumerate().map(|(index, ask)| gate.ask(index % 2, &client, ask.media_type, &ask.body)),
@@ -22,16 +21,16 @@ async fn parallel_takers_get_the_allowance_to_the_last_token_and_never_more() {
     let granted = replies.iter().filter(|reply| reply.status == StatusCode::OK).count();
     assert_eq!(granted, 30);
     assert!(
-        replies.iter().all(|reply| reply.status == StatusCode::OK || reply.problem() == "allowance-used-up")
+        replies.iter().all(|reply| reply.status == StatusCode::OK || reply.slug() == "allowance-used-up")
     );
     assert_eq!(gate.issued().await, 300);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_request_sent_many_times_at_once_is_granted_and_counted_once() {
-    let gate = Gate::start(2).await;
+    let gate = World::builder().servers(2).start().await;
     let client = gate.client("alice").await;
-    let key = gate.key(RISTRETTO255).await;
+    let key = gate.issuer_key(RISTRETTO255).await;
     let ask = Ask::batch(&key, 10);
     let replies = join_all((0..8).map(|index| gate.ask(index % 2, &client, ask.media_type, &ask.body))).await;
     let mut tokens: Vec<_> = replies.iter().map(|reply| ask.open(&reply.body)).collect();
@@ -42,10 +41,10 @@ async fn one_request_sent_many_times_at_once_is_granted_and_counted_once() {
 
 #[tokio::test]
 async fn what_is_left_is_told_and_when_it_is_used_up_when_there_will_be_more() {
-    let gate = Gate::start(1).await;
+    let gate = World::builder().start().await;
     let client = gate.client("alice").await;
     gate.admin.execute("SELECT operator.set_allowance(15)", &[]).await.unwrap();
-    let key = gate.key(RISTRETTO255).await;
+    let key = gate.issuer_key(RISTRETTO255).await;
     let ask = async |number| {
         let ask = Ask::batch(&key, number);
         gate.ask(0, &client, ask.media_type, &ask.body).await
@@ -54,7 +53,7 @@ async fn what_is_left_is_told_and_when_it_is_used_up_when_there_will_be_more() {
     assert_eq!(reply.header("ratelimit-policy"), r#""daily";q=15;w=86400"#);
     assert!(reply.header("ratelimit").starts_with(r#""daily";r=5;t="#), "{}", reply.header("ratelimit"));
     let reply = ask(10).await;
-    assert_eq!((reply.status, reply.problem()), (StatusCode::TOO_MANY_REQUESTS, "allowance-used-up"));
+    assert_eq!((reply.status, reply.slug()), (StatusCode::TOO_MANY_REQUESTS, "allowance-used-up"));
     assert!(reply.header("ratelimit").starts_with(r#""daily";r=5;t="#), "{}", reply.header("ratelimit"));
     let seconds: u32 = reply.header("retry-after").parse().unwrap();
     assert!((1..=86_400).contains(&seconds));
@@ -63,9 +62,10 @@ async fn what_is_left_is_told_and_when_it_is_used_up_when_there_will_be_more() {
 
 #[tokio::test]
 async fn overrides_are_by_user_and_by_token_type_and_can_be_taken_back() {
-    let gate = Gate::start(1).await;
+    let gate = World::builder().start().await;
     let (alice, bob) = (gate.client("alice").await, gate.client("bob").await);
-    let (ristretto255, p384) = (gate.key(RISTRETTO255).await, gate.key(TokenType::PrivateP384).await);
+    let (ristretto255, p384) =
+        (gate.issuer_key(RISTRETTO255).await, gate.issuer_key(TokenType::PrivateP384).await);
     let set = async |arguments: &str| {
         gate.admin.execute(&format!("SELECT operator.set_allowance({arguments})"), &[]).await.unwrap();
     };
@@ -110,12 +110,12 @@ async fn overrides_are_by_user_and_by_token_type_and_can_be_taken_back() {
 
 #[tokio::test]
 async fn a_repeat_gets_the_same_tokens_for_nothing_until_it_looks_like_an_attack() {
-    let gate = Gate::start(2).await;
+    let gate = World::builder().servers(2).start().await;
     let client = gate.client("alice").await;
     let (ristretto255, p384, rsa) = (
-        gate.key(RISTRETTO255).await,
-        gate.key(TokenType::PrivateP384).await,
-        gate.key(TokenType::Public).await,
+        gate.issuer_key(RISTRETTO255).await,
+        gate.issuer_key(TokenType::PrivateP384).await,
+        gate.issuer_key(TokenType::Public).await,
     );
     let asks = [
         (Ask::batch(&ristretto255, 10), 10),

@@ -7,11 +7,9 @@ use nix::{
     unistd::Pid,
 };
 use postern_protocol::token::TokenType;
-use postern_tests::{Server, eventually};
-use rand::{Rng as _, SeedableRng as _, rngs::StdRng, seq::SliceRandom as _};
+use postern_tests_kit::{Ask, Chance, Server, World, eventually};
+use rand::{Rng as _, rngs::StdRng, seq::SliceRandom as _};
 use reqwest::{StatusCode, header::AUTHORIZATION};
-
-use crate::world::{Ask, Gate};
 
 const TOKENS: u16 = 100;
 const PRESENTERS: usize = 3;
@@ -34,7 +32,7 @@ async fn present(urls: &[String], http: &reqwest::Client, token: &[u8], mut chan
     }
 }
 
-/// What can happen at any moment.
+/// A blow that can strike at any moment.
 enum Blow {
     /// All of the servers' sessions are ended by PostgreSQL.
     Cut,
@@ -45,7 +43,7 @@ enum Blow {
 }
 
 impl Blow {
-    async fn strike(self, gate: &mut Gate, chance: &mut StdRng) {
+    async fn strike(self, gate: &mut World, chance: &mut StdRng) {
         match self {
             Self::Cut => {
                 let cut =
@@ -74,17 +72,14 @@ impl Blow {
                 if !kill_backend(gate, row.get(0)).await {
                     return;
                 }
-                gate.admin = eventually("the database has recovered", async || {
-                    gate.cluster.try_connect_as("postern_admin").await.ok()
-                })
-                .await;
+                gate.reconnect().await;
             }
         }
     }
 }
 
 /// Returns once PostgreSQL has noticed, and has ended all other sessions; false if there is no such backend.
-async fn kill_backend(gate: &Gate, pid: i32) -> bool {
+async fn kill_backend(gate: &World, pid: i32) -> bool {
     if kill(Pid::from_raw(pid), Signal::SIGKILL).is_err() {
         return false;
     }
@@ -94,11 +89,11 @@ async fn kill_backend(gate: &Gate, pid: i32) -> bool {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backend_killed_between_spending_and_commit_burns_no_token() {
-    let mut gate = Gate::start(2).await;
+    let mut gate = World::builder().servers(2).start().await;
     let client = gate.client("alice").await;
-    let key = gate.key(TokenType::PrivateRistretto255).await;
+    let key = gate.issuer_key(TokenType::PrivateRistretto255).await;
     let token = gate.tokens(0, &client, &Ask::batch(&key, 1)).await.remove(0);
-    // What the token pays for comes after it is spent, and waits here.
+    // The operation comes after its token is spent, and waits here.
     let holder = gate.cluster.admin().await;
     holder.batch_execute("BEGIN; LOCK TABLE ds.reservations IN SHARE MODE").await.expect("it can be locked");
     let (answer, ()) = tokio::join!(gate.spend(0, &token), async {
@@ -109,11 +104,8 @@ async fn a_backend_killed_between_spending_and_commit_burns_no_token() {
         });
         assert!(kill_backend(&gate, pid.await).await);
     });
-    assert_eq!(answer.problem(), "unavailable");
-    gate.admin = eventually("the database has recovered", async || {
-        gate.cluster.try_connect_as("postern_admin").await.ok()
-    })
-    .await;
+    assert_eq!(answer.slug(), "unavailable");
+    gate.reconnect().await;
     assert_eq!(gate.value::<i64>("SELECT count(*) FROM aas.spent").await, 0);
     // The pools have to notice that their sessions are gone.
     let again = eventually("the other server answers", async || {
@@ -121,18 +113,16 @@ async fn a_backend_killed_between_spending_and_commit_burns_no_token() {
         (!answer.status.is_server_error()).then_some(answer)
     });
     assert_eq!(again.await.status, StatusCode::CREATED);
-    assert_eq!(gate.spend(1, &token).await.problem(), "token-spent");
+    assert_eq!(gate.spend(1, &token).await.slug(), "token-spent");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_dies_each_token_pays_for_exactly_one_operation() {
-    let seed =
-        std::env::var("POSTERN_TEST_SEED").map_or_else(|_| rand::random(), |seed| seed.parse().unwrap());
-    eprintln!("POSTERN_TEST_SEED={seed}");
-    let mut chance = StdRng::seed_from_u64(seed);
-    let mut gate = Gate::start(3).await;
+    let seed = Chance::new();
+    let mut chance = seed.of(0);
+    let mut gate = World::builder().servers(3).start().await;
     let client = gate.client("alice").await;
-    let key = gate.key(TokenType::PrivateRistretto255).await;
+    let key = gate.issuer_key(TokenType::PrivateRistretto255).await;
     let tokens = gate.tokens(0, &client, &Ask::batch(&key, TOKENS)).await;
 
     let urls: Arc<[String]> = gate.servers.iter().map(|server| server.url().to_owned()).collect();
@@ -143,7 +133,7 @@ async fn whatever_dies_each_token_pays_for_exactly_one_operation() {
         .enumerate()
         .map(|(index, token)| {
             let (urls, http) = (urls.clone(), http.clone());
-            let chance = StdRng::seed_from_u64(seed ^ (index as u64 + 1));
+            let chance = seed.of(index as u64 + 1);
             tokio::spawn(async move { (token.clone(), present(&urls, &http, &token, chance).await) })
         })
         .collect();
@@ -158,7 +148,7 @@ async fn whatever_dies_each_token_pays_for_exactly_one_operation() {
     // The crash of the machine.
     gate.cluster.kill_postgres();
     gate.cluster.restart().await;
-    gate.admin = gate.cluster.admin().await;
+    gate.reconnect().await;
 
     let mut paid = std::collections::HashMap::<Vec<u8>, usize>::new();
     for presented in presenting {

@@ -20,28 +20,19 @@ use postern_server::{
     home::{self, Home},
     keys::MasterKey,
 };
+use postern_tests_kit::{Ask, Asked, Call, Chance, World, home};
 use privacypass::amortized_tokens::AmortizedBatchTokenResponse;
-use rand::{Rng as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
+use rand::{Rng as _, rngs::StdRng, seq::IndexedRandom as _};
 use reqwest::{
-    Method, StatusCode,
-    header::{AUTHORIZATION, HeaderMap, HeaderValue},
+    StatusCode,
+    header::{AUTHORIZATION, HeaderValue},
 };
 use voprf::Ristretto255;
-
-use crate::world::{self, Ask, Asked, Gate};
 
 const HEADERS: usize = 30_000;
 const REQUESTS: usize = 30_000;
 const RESPONSES: usize = 10_000;
 const OVER_HTTP: usize = 3_000;
-
-/// What is found once is found again with POSTERN_TEST_SEED.
-fn chance() -> StdRng {
-    let seed =
-        std::env::var("POSTERN_TEST_SEED").map_or_else(|_| rand::random(), |seed| seed.parse().unwrap());
-    eprintln!("POSTERN_TEST_SEED={seed}");
-    StdRng::seed_from_u64(seed)
-}
 
 /// A message in its parts, of which those from `list` on are counted by a length (RFC 9000 §16) before them.
 #[derive(Clone)]
@@ -186,7 +177,7 @@ fn after_length(bytes: &[u8]) -> &[u8] {
     &bytes[1 << (bytes[0] >> 6)..]
 }
 
-/// What means something in some place: types, elements that are none, and the parts of what is valid.
+/// Bytes that mean something in some place: types, elements that are none, and the parts of valid messages.
 fn known(messages: &[Message]) -> Vec<Vec<u8>> {
     let mut known: Vec<Vec<u8>> =
         (0..=6).chain([0xda7a, 0xffff]).map(|kind: u16| kind.to_be_bytes().to_vec()).collect();
@@ -241,7 +232,7 @@ fn authorization(token: &[u8], chance: &mut StdRng) -> Vec<u8> {
 }
 
 /// Tokens of every type that were issued, and what they are made of.
-async fn tokens(gate: &Gate) -> Vec<Vec<u8>> {
+async fn tokens(gate: &World) -> Vec<Vec<u8>> {
     let client = gate.client("alice").await;
     let mut tokens = Vec::new();
     for ask in asks(gate).await {
@@ -251,11 +242,11 @@ async fn tokens(gate: &Gate) -> Vec<Vec<u8>> {
 }
 
 /// A request in every format, of every type that it has.
-async fn asks(gate: &Gate) -> Vec<Ask> {
+async fn asks(gate: &World) -> Vec<Ask> {
     let (ristretto255, p384, rsa) = (
-        gate.key(TokenType::PrivateRistretto255).await,
-        gate.key(TokenType::PrivateP384).await,
-        gate.key(TokenType::Public).await,
+        gate.issuer_key(TokenType::PrivateRistretto255).await,
+        gate.issuer_key(TokenType::PrivateP384).await,
+        gate.issuer_key(TokenType::Public).await,
     );
     vec![
         Ask::p384(&p384),
@@ -268,19 +259,19 @@ async fn asks(gate: &Gate) -> Vec<Ask> {
 }
 
 /// The issuer of the gate's database, in this process.
-async fn issuer(gate: &Gate) -> Issuer {
+async fn issuer(gate: &World) -> Issuer {
     let database = Database::new(&ConnectionString::new(gate.cluster.server_url()), 2).unwrap();
     let key = hex::decode(gate.cluster.master_key()).unwrap().try_into().unwrap();
     let (_, stopping) = tokio::sync::watch::channel(false);
-    let (domain, master_key) = (world::home(), MasterKey::from_bytes(key));
+    let (domain, master_key) = (home(), MasterKey::from_bytes(key));
     let limits = Limits::default();
     Issuer::load(&Home::new(home::Shared { domain, database, master_key, limits, stopping })).await.unwrap()
 }
 
 #[tokio::test]
 async fn no_damaged_token_is_taken_or_is_a_fault() {
-    let gate = Gate::start(1).await;
-    let (issuer, mut chance) = (issuer(&gate).await, chance());
+    let gate = World::builder().start().await;
+    let (issuer, mut chance) = (issuer(&gate).await, Chance::new().of(0));
     let tokens = tokens(&gate).await;
     let messages: Vec<Message> = tokens.iter().map(|token| Message::token(token)).collect();
     let known = known(&messages);
@@ -294,7 +285,7 @@ async fn no_damaged_token_is_taken_or_is_a_fault() {
         let Ok(value) = HeaderValue::from_bytes(&value) else { continue };
         let Ok(token) = token::parse_authorization(&value) else { continue };
         read += 1;
-        // Of the bytes that were read: the damage to the spelling may undo that to the token.
+        // These are the bytes that were read: the damage to the spelling may undo that to the token.
         let bytes = match &token {
             Token::PrivateP384(token) => token::to_bytes(token.as_ref()),
             Token::Public(token) => token::to_bytes(token.as_ref()),
@@ -313,7 +304,7 @@ async fn no_damaged_token_is_taken_or_is_a_fault() {
 #[tokio::test]
 async fn tokens_of_any_bytes_do_not_panic_the_key_that_verifies_them() {
     let keys = TOKEN_TYPES.map(|kind| IssuerKey::generate(kind).unwrap().0);
-    let mut chance = chance();
+    let mut chance = Chance::new().of(0);
     for number in 0..HEADERS / 3 {
         let key = &keys[number % keys.len()];
         let authenticator = match key.token_type() {
@@ -336,8 +327,8 @@ async fn tokens_of_any_bytes_do_not_panic_the_key_that_verifies_them() {
 
 #[tokio::test]
 async fn no_damaged_token_request_is_a_fault() {
-    let gate = Gate::start(1).await;
-    let (issuer, mut chance) = (issuer(&gate).await, chance());
+    let gate = World::builder().start().await;
+    let (issuer, mut chance) = (issuer(&gate).await, Chance::new().of(0));
     let asks = asks(&gate).await;
     let messages: Vec<Message> = asks.iter().map(Message::request).collect();
     for (message, ask) in messages.iter().zip(&asks) {
@@ -386,10 +377,10 @@ async fn no_damaged_token_request_is_a_fault() {
 
 #[tokio::test]
 async fn no_damaged_response_gives_a_client_other_tokens_or_a_panic() {
-    let gate = Gate::start(1).await;
-    let mut chance = chance();
+    let gate = World::builder().start().await;
+    let mut chance = Chance::new().of(0);
     let client = gate.client("alice").await;
-    let ask = Ask::batch(&gate.key(TokenType::PrivateRistretto255).await, 1);
+    let ask = Ask::batch(&gate.issuer_key(TokenType::PrivateRistretto255).await, 1);
     let reply = gate.ask(0, &client, ask.media_type, &ask.body).await;
     let Asked::Batch(state) = &ask.state else { panic!("it is a batch") };
     let tokens = ask.open(&reply.body);
@@ -422,8 +413,8 @@ async fn no_damaged_response_gives_a_client_other_tokens_or_a_panic() {
 
 #[tokio::test]
 async fn over_http_no_damage_is_a_fault_or_changes_anything_unless_accepted() {
-    let mut gate = Gate::start(1).await;
-    let mut chance = chance();
+    let mut gate = World::builder().start().await;
+    let mut chance = Chance::new().of(0);
     let client = gate.client("bob").await;
     let tokens = tokens(&gate).await;
     let messages: Vec<Message> = tokens.iter().map(|token| Message::token(token)).collect();
@@ -434,8 +425,9 @@ async fn over_http_no_damage_is_a_fault_or_changes_anything_unless_accepted() {
         let bytes =
             if number % 3 == 0 { message.parts.concat() } else { message.damaged(&parts, &mut chance) };
         let Ok(value) = HeaderValue::from_bytes(&authorization(&bytes, &mut chance)) else { continue };
-        let headers = HeaderMap::from_iter([(AUTHORIZATION, value.clone())]);
-        let reply = gate.send(0, Method::POST, "/ds/group-ids", headers, Vec::new(), None).await;
+        let mut wire = Call::post("/ds/group-ids").wire();
+        wire.headers.insert(AUTHORIZATION, value.clone());
+        let reply = gate.send(&wire).await;
         assert!(
             matches!(reply.status, StatusCode::CREATED | StatusCode::UNAUTHORIZED),
             "{value:?}: {}",

@@ -2,15 +2,13 @@
 
 use futures_util::future::join_all;
 use postern_protocol::{key::SigningKey, token::TokenType};
-use postern_tests::HOME;
+use postern_tests_kit::{Ask, HOME, World};
 use reqwest::StatusCode;
 use tokio_postgres::Client as Connection;
 
-use crate::world::{Ask, Gate};
-
 const ELSEWHERE: &str = "elsewhere.example";
 
-/// What the operator does with a key: `trust` or `distrust`.
+/// The operator trusts or distrusts a key (`what`).
 async fn judge(operator: &Connection, what: &str, domain: &str, key: &SigningKey) -> Result<(), String> {
     let sql = format!("SELECT operator.{what}_homeserver_key($1, $2)");
     let key = key.public_key();
@@ -20,9 +18,9 @@ async fn judge(operator: &Connection, what: &str, domain: &str, key: &SigningKey
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_homeserver_takes_from_its_domains_allowance_and_its_tokens_pay() {
-    let gate = Gate::start(2).await;
+    let gate = World::builder().servers(2).start().await;
     let operator = gate.cluster.connect_as("postern_operator").await;
-    let (key, of_batch) = (gate.key(TokenType::PrivateRistretto255).await, Ask::batch);
+    let (key, of_batch) = (gate.issuer_key(TokenType::PrivateRistretto255).await, Ask::batch);
     // Keys rotate, so a domain has several; the allowance is the domain's.
     let (old, new, other) = (SigningKey::generate(), SigningKey::generate(), SigningKey::generate());
     judge(&operator, "trust", ELSEWHERE, &old).await.unwrap();
@@ -37,7 +35,7 @@ async fn a_homeserver_takes_from_its_domains_allowance_and_its_tokens_pay() {
     }))
     .await;
     let granted = replies.iter().filter(|reply| reply.status == StatusCode::OK).count();
-    let used_up = replies.iter().filter(|reply| reply.problem_is("allowance-used-up")).count();
+    let used_up = replies.iter().filter(|reply| reply.is_problem("allowance-used-up")).count();
     assert_eq!((granted, used_up), (20, 10), "never more than the allowance, whoever asks at once, wherever");
     assert!(replies.iter().all(|reply| reply.header("ratelimit-policy") == r#""daily";q=200;w=86400"#));
     let refused = replies.iter().find(|reply| reply.status == StatusCode::TOO_MANY_REQUESTS).unwrap();
@@ -46,7 +44,7 @@ async fn a_homeserver_takes_from_its_domains_allowance_and_its_tokens_pay() {
     let (ask, reply) = asks.iter().zip(&replies).find(|(_, reply)| reply.status == StatusCode::OK).unwrap();
     let tokens = ask.open(&reply.body);
     assert_eq!(gate.spend(0, &tokens[0]).await.status, StatusCode::CREATED);
-    assert_eq!(gate.spend(1, &tokens[0]).await.problem(), "token-spent");
+    assert_eq!(gate.spend(1, &tokens[0]).await.slug(), "token-spent");
     // A repeat, by either key, gives the same tokens for nothing.
     let again = gate.ask(1, &new, ask.media_type, &ask.body).await;
     assert_eq!(ask.open(&again.body), tokens);
@@ -57,22 +55,22 @@ async fn a_homeserver_takes_from_its_domains_allowance_and_its_tokens_pay() {
     operator.execute(set, &[]).await.unwrap();
     assert_eq!(gate.tokens(1, &old, &of_batch(&key, 10)).await.len(), 10);
     let ask = of_batch(&key, 1);
-    assert!(gate.ask(1, &old, ask.media_type, &ask.body).await.problem_is("allowance-used-up"));
+    assert!(gate.ask(1, &old, ask.media_type, &ask.body).await.is_problem("allowance-used-up"));
     assert_eq!(gate.issued().await, 310);
 }
 
 #[tokio::test]
 async fn an_unknown_and_a_distrusted_homeserver_are_not_allowed_at_once_on_every_process() {
-    let gate = Gate::start(2).await;
+    let gate = World::builder().servers(2).start().await;
     let operator = gate.cluster.connect_as("postern_operator").await;
-    let key = gate.key(TokenType::PrivateRistretto255).await;
+    let key = gate.issuer_key(TokenType::PrivateRistretto255).await;
     let homeserver = SigningKey::generate();
     let allowed = async || {
         let mut answers = Vec::new();
         for server in [0, 1] {
             let ask = Ask::batch(&key, 1);
             let reply = gate.ask(server, &homeserver, ask.media_type, &ask.body).await;
-            assert!(reply.status == StatusCode::OK || reply.problem_is("not-allowed"), "{}", reply.text());
+            assert!(reply.status == StatusCode::OK || reply.is_problem("not-allowed"), "{}", reply.text());
             answers.push(reply.status == StatusCode::OK);
         }
         answers
@@ -96,7 +94,7 @@ async fn an_unknown_and_a_distrusted_homeserver_are_not_allowed_at_once_on_every
 
 #[tokio::test]
 async fn a_homeserver_key_is_of_one_domain_which_is_not_the_home_domain() {
-    let gate = Gate::start(0).await;
+    let gate = World::builder().servers(0).start().await;
     let operator = gate.cluster.connect_as("postern_operator").await;
     let key = SigningKey::generate();
     let none_yet = judge(&operator, "trust", ELSEWHERE, &key).await.unwrap_err();
@@ -112,7 +110,7 @@ async fn a_homeserver_key_is_of_one_domain_which_is_not_the_home_domain() {
         let sql = format!("SELECT operator.{what}_homeserver_key('elsewhere.example', '\\x00')");
         assert!(operator.execute(&sql, &[]).await.is_err(), "no Ed25519 key");
     }
-    // Whoever writes: the table itself refuses.
+    // The table itself refuses, whoever writes.
     for sql in [
         format!("UPDATE federation.homeserver_keys SET domain = '{HOME}'"),
         "UPDATE federation.homeserver_keys SET domain = 'third.example'".to_owned(),

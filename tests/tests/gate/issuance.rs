@@ -3,20 +3,19 @@
 use postern_protocol::token::{
     BATCH_REQUEST_MEDIA_TYPE, GENERIC_REQUEST_MEDIA_TYPE, REQUEST_MEDIA_TYPE, TokenType,
 };
+use postern_tests_kit::{Ask, World};
 use privacypass::generic_tokens::GenericBatchTokenResponse;
 use reqwest::StatusCode;
 use tls_codec::Deserialize as _;
 
-use crate::world::{Ask, Gate};
-
 #[tokio::test]
 async fn every_format_issues_tokens_of_every_type_it_has_and_each_is_redeemed_once() {
-    let gate = Gate::start(2).await;
+    let gate = World::builder().servers(2).start().await;
     let client = gate.client("alice").await;
     let (ristretto255, p384, rsa) = (
-        gate.key(TokenType::PrivateRistretto255).await,
-        gate.key(TokenType::PrivateP384).await,
-        gate.key(TokenType::Public).await,
+        gate.issuer_key(TokenType::PrivateRistretto255).await,
+        gate.issuer_key(TokenType::PrivateP384).await,
+        gate.issuer_key(TokenType::Public).await,
     );
     for (ask, number) in [
         (Ask::p384(&p384), 1),
@@ -30,19 +29,19 @@ async fn every_format_issues_tokens_of_every_type_it_has_and_each_is_redeemed_on
         assert_eq!(tokens.len(), number);
         for token in tokens.iter().take(4) {
             assert_eq!(gate.spend(0, token).await.status, StatusCode::CREATED);
-            assert_eq!(gate.spend(1, token).await.problem(), "token-spent");
+            assert_eq!(gate.spend(1, token).await.slug(), "token-spent");
         }
     }
 }
 
 #[tokio::test]
 async fn what_is_no_token_request_is_refused_as_the_standards_say_and_costs_nothing() {
-    let gate = Gate::start(1).await;
+    let gate = World::builder().start().await;
     let client = gate.client("alice").await;
     let (ristretto255, p384, rsa) = (
-        gate.key(TokenType::PrivateRistretto255).await,
-        gate.key(TokenType::PrivateP384).await,
-        gate.key(TokenType::Public).await,
+        gate.issuer_key(TokenType::PrivateRistretto255).await,
+        gate.issuer_key(TokenType::PrivateP384).await,
+        gate.issuer_key(TokenType::Public).await,
     );
     let single = Ask::p384(&p384).body;
     let of_rsa = Ask::blind_rsa(&rsa).body;
@@ -95,9 +94,10 @@ async fn what_is_no_token_request_is_refused_as_the_standards_say_and_costs_noth
 
 #[tokio::test]
 async fn a_generic_batch_is_issued_in_part_or_refused_as_a_whole() {
-    let gate = Gate::start(1).await;
+    let gate = World::builder().start().await;
     let client = gate.client("alice").await;
-    let (p384, rsa) = (gate.key(TokenType::PrivateP384).await, gate.key(TokenType::Public).await);
+    let (p384, rsa) =
+        (gate.issuer_key(TokenType::PrivateP384).await, gate.issuer_key(TokenType::Public).await);
     let ask = Ask::generic(&p384, &rsa);
     const LENGTH: usize = 2;
     const PAIR: usize = 3 + 49 + 3 + 256;
@@ -115,5 +115,5 @@ async fn a_generic_batch_is_issued_in_part_or_refused_as_a_whole() {
         body[LENGTH + pair * PAIR + 3 + 49 + 2] = !ask.body[LENGTH + 3 + 49 + 2];
     }
     let reply = gate.ask(0, &client, ask.media_type, &body).await;
-    assert_eq!((reply.status, reply.problem()), (StatusCode::BAD_REQUEST, "no-token-issued"));
+    assert_eq!((reply.status, reply.slug()), (StatusCode::BAD_REQUEST, "no-token-issued"));
 }

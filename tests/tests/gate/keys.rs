@@ -1,23 +1,21 @@
 //! Issuer keys come, overlap, retire and go (AAS-5).
 
 use postern_protocol::token::{self, TOKEN_TYPES, TokenType};
-use postern_tests::{Cluster, Server, eventually};
-use reqwest::{Method, StatusCode, header::HeaderMap};
-
-use crate::world::{Ask, Gate, bytes_of};
+use postern_tests_kit::{Ask, Call, Cluster, Server, World, bytes_of, eventually, now};
+use reqwest::StatusCode;
 
 const RISTRETTO255: TokenType = TokenType::PrivateRistretto255;
 
-/// What the server offers a client without a token.
-async fn challenge(gate: &Gate) -> String {
-    let reply = gate.send(0, Method::POST, "/ds/group-ids", HeaderMap::new(), Vec::new(), None).await;
+/// The server's offer to a client without a token.
+async fn challenge(gate: &World) -> String {
+    let reply = gate.send(&Call::post("/ds/group-ids").wire()).await;
     assert_eq!(reply.status, StatusCode::UNAUTHORIZED);
     reply.header("www-authenticate").to_owned()
 }
 
-async fn directory_has(gate: &Gate, server: usize, keys: usize) {
+async fn directory_has(gate: &World, server: usize, keys: usize) {
     eventually("the directory has the keys", async || {
-        (gate.keys(server, RISTRETTO255).await.len() == keys).then_some(())
+        (gate.issuer_keys(server, RISTRETTO255).await.len() == keys).then_some(())
     })
     .await;
 }
@@ -41,9 +39,9 @@ async fn servers_that_start_at_once_on_a_new_database_make_one_key_of_each_type(
 
 #[tokio::test]
 async fn a_key_is_published_before_its_use_overlaps_with_the_next_and_retires() {
-    let gate = Gate::start(2).await;
+    let gate = World::builder().servers(2).start().await;
     let client = gate.client("alice").await;
-    let old = gate.key(RISTRETTO255).await;
+    let old = gate.issuer_key(RISTRETTO255).await;
     let ask = |key: &[u8]| Ask::batch(key, 10);
     let mut tokens = gate.tokens(0, &client, &ask(&old)).await;
     assert_eq!(gate.spend(1, &tokens.pop().unwrap()).await.status, StatusCode::CREATED);
@@ -53,15 +51,15 @@ async fn a_key_is_published_before_its_use_overlaps_with_the_next_and_retires() 
     directory_has(&gate, 1, 2).await;
     let rows: i64 = gate.value("SELECT count(*) FROM aas.issuer_keys").await;
     assert_eq!(rows, 6, "one new key of each type, whichever server made it");
-    let new = gate.keys(0, RISTRETTO255).await.remove(0);
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    let new = gate.issuer_keys(0, RISTRETTO255).await.remove(0);
+    let now = now();
     assert!(new.not_before.unwrap() >= now + 60 * 60 - 60, "after every cached directory ran out");
-    assert_eq!(gate.key(RISTRETTO255).await, old, "until then the old one is used");
-    assert!(challenge(&gate).await.contains(&gate.keys(0, RISTRETTO255).await[1].token_key));
+    assert_eq!(gate.issuer_key(RISTRETTO255).await, old, "until then the old one is used");
+    assert!(challenge(&gate).await.contains(&gate.issuer_keys(0, RISTRETTO255).await[1].token_key));
     gate.tokens(1, &client, &ask(&old)).await;
 
     // In the overlap both issue, and the new one is offered.
-    gate.pass(3).await;
+    gate.pass_days(3).await;
     eventually("the new key is offered", async || {
         challenge(&gate).await.contains(&new.token_key).then_some(())
     })
@@ -72,15 +70,15 @@ async fn a_key_is_published_before_its_use_overlaps_with_the_next_and_retires() 
     }
 
     // Then the old one only redeems.
-    gate.pass(5).await;
+    gate.pass_days(5).await;
     directory_has(&gate, 0, 1).await;
     let stale = ask(&old);
     let reply = gate.ask(0, &client, stale.media_type, &stale.body).await;
-    assert_eq!((reply.status, reply.problem()), (StatusCode::UNPROCESSABLE_ENTITY, "unknown-token-key"));
+    assert_eq!((reply.status, reply.slug()), (StatusCode::UNPROCESSABLE_ENTITY, "unknown-token-key"));
     assert_eq!(gate.spend(0, &tokens.pop().unwrap()).await.status, StatusCode::CREATED);
 
     // Then nothing; what was spent goes in one stroke.
-    gate.pass(85).await;
+    gate.pass_days(85).await;
     let last = tokens.pop().unwrap();
     eventually("the old key retired", async || {
         (gate.spend(0, &last).await.status == StatusCode::UNAUTHORIZED).then_some(())
@@ -97,20 +95,20 @@ async fn a_key_is_published_before_its_use_overlaps_with_the_next_and_retires() 
 
 #[tokio::test]
 async fn a_revoked_key_is_worth_nothing_at_once_and_a_new_one_is_in_use() {
-    let gate = Gate::start(2).await;
+    let gate = World::builder().servers(2).start().await;
     let client = gate.client("alice").await;
-    let old = gate.key(RISTRETTO255).await;
+    let old = gate.issuer_key(RISTRETTO255).await;
     let token = gate.tokens(0, &client, &Ask::batch(&old, 1)).await.remove(0);
     gate.admin.execute("SELECT operator.rotate_issuer_keys(revoke => true)", &[]).await.unwrap();
     eventually("a new key is in use on both", async || {
-        let (one, two) = (gate.keys(0, RISTRETTO255).await, gate.keys(1, RISTRETTO255).await);
+        let (one, two) = (gate.issuer_keys(0, RISTRETTO255).await, gate.issuer_keys(1, RISTRETTO255).await);
         (one == two && one.len() == 1 && bytes_of(&one[0]) != old).then_some(())
     })
     .await;
     for server in [0, 1] {
-        assert_eq!(gate.spend(server, &token).await.problem(), "token-required");
+        assert_eq!(gate.spend(server, &token).await.slug(), "token-required");
     }
-    let new = gate.key(RISTRETTO255).await;
+    let new = gate.issuer_key(RISTRETTO255).await;
     let token = gate.tokens(0, &client, &Ask::batch(&new, 1)).await.remove(0);
     assert_eq!(gate.spend(1, &token).await.status, StatusCode::CREATED);
 }
@@ -119,9 +117,9 @@ async fn a_revoked_key_is_worth_nothing_at_once_and_a_new_one_is_in_use() {
 /// server look for it.
 #[tokio::test]
 async fn a_key_that_no_notification_told_of_is_found_when_a_token_or_a_request_names_it() {
-    let gate = Gate::start(2).await;
+    let gate = World::builder().servers(2).start().await;
     let client = gate.client("alice").await;
-    let key = gate.key(RISTRETTO255).await;
+    let key = gate.issuer_key(RISTRETTO255).await;
     let tokens = gate.tokens(0, &client, &Ask::batch(&key, 10)).await;
     let (spend, ask) = (|| gate.spend(0, &tokens[0]), Ask::batch(&key, 1));
     let issue = || gate.ask(1, &client, ask.media_type, &ask.body);
@@ -133,13 +131,13 @@ async fn a_key_that_no_notification_told_of_is_found_when_a_token_or_a_request_n
     gate.admin.batch_execute(hide).await.unwrap();
     for server in [0, 1] {
         eventually("the key is gone, and has a successor", async || {
-            let keys = gate.keys(server, RISTRETTO255).await;
+            let keys = gate.issuer_keys(server, RISTRETTO255).await;
             (keys.len() == 1 && bytes_of(&keys[0]) != key).then_some(())
         })
         .await;
     }
-    assert_eq!(spend().await.problem(), "token-required");
-    assert_eq!(issue().await.problem(), "unknown-token-key");
+    assert_eq!(spend().await.slug(), "token-required");
+    assert_eq!(issue().await.slug(), "unknown-token-key");
 
     // It is there again, and nobody says so.
     let show = "UPDATE aas.issuer_keys SET not_before = not_before + 90, not_after = not_after + 90,
@@ -150,7 +148,7 @@ async fn a_key_that_no_notification_told_of_is_found_when_a_token_or_a_request_n
         .await;
     eventually("the key issues", async || (issue().await.status == StatusCode::OK).then_some(())).await;
     for server in [0, 1] {
-        assert_eq!(gate.keys(server, RISTRETTO255).await.len(), 2);
+        assert_eq!(gate.issuer_keys(server, RISTRETTO255).await.len(), 2);
     }
 }
 

@@ -13,4 +13,3 @@ mod redemption;
 mod unlinkability;
 mod vectors;
 mod wallet;
-mod world;

@@ -1,27 +1,24 @@
-//! What the operator does and sees with SQL (AAS-2, AAS-5).
+//! The operator acts and looks with SQL (AAS-2, AAS-5).
 
 use postern_protocol::token::TokenType;
-use postern_server::config::ConnectionString;
-use postern_tests::eventually;
+use postern_tests_kit::{Ask, HOME, World, eventually, postern};
 use reqwest::StatusCode;
-
-use crate::world::{Ask, Gate};
 
 #[tokio::test]
 async fn at_price_0_an_endpoint_asks_for_a_token_and_leaves_it_unspent() {
-    let gate = Gate::start(1).await;
+    let gate = World::builder().start().await;
     let client = gate.client("alice").await;
-    let key = gate.key(TokenType::PrivateRistretto255).await;
+    let key = gate.issuer_key(TokenType::PrivateRistretto255).await;
     let token = gate.tokens(0, &client, &Ask::batch(&key, 1)).await.remove(0);
     let operator = gate.cluster.connect_as("postern_operator").await;
     operator.execute("SELECT operator.set_price('ds.reserve_group_id', 0)", &[]).await.unwrap();
     for _ in 0..2 {
         assert_eq!(gate.spend(0, &token).await.status, StatusCode::CREATED);
     }
-    assert_eq!(gate.spend(0, &[]).await.problem(), "token-required");
+    assert_eq!(gate.spend(0, &[]).await.slug(), "token-required");
     operator.execute("SELECT operator.set_price('ds.reserve_group_id', 1)", &[]).await.unwrap();
     assert_eq!(gate.spend(0, &token).await.status, StatusCode::CREATED);
-    assert_eq!(gate.spend(0, &token).await.problem(), "token-spent");
+    assert_eq!(gate.spend(0, &token).await.slug(), "token-spent");
     for bad in
         ["'ds.reserve_group', 0", "'aas.settle_token', 0", "'qs.deposit', NULL", "'qs.deposit', 2", "NULL, 1"]
     {
@@ -31,15 +28,15 @@ async fn at_price_0_an_endpoint_asks_for_a_token_and_leaves_it_unspent() {
 
 #[tokio::test]
 async fn use_is_shown_by_endpoint_and_price_class_and_names_nobody() {
-    let mut gate = Gate::start(1).await;
+    let mut gate = World::builder().start().await;
     let client = gate.client("alice").await;
-    let key = gate.key(TokenType::PrivateRistretto255).await;
+    let key = gate.issuer_key(TokenType::PrivateRistretto255).await;
     let tokens = gate.tokens(0, &client, &Ask::batch(&key, 10)).await;
     for token in &tokens[..3] {
         gate.spend(0, token).await;
     }
-    assert_eq!(gate.spend(0, &tokens[0]).await.problem(), "token-spent");
-    // What a server counted it records before it ends.
+    assert_eq!(gate.spend(0, &tokens[0]).await.slug(), "token-spent");
+    // A server records its counts before it ends.
     assert!(gate.servers.remove(0).terminate().await.success());
     let monitor = gate.cluster.connect_as("postern_monitor").await;
     let used =
@@ -60,7 +57,7 @@ async fn use_is_shown_by_endpoint_and_price_class_and_names_nobody() {
 
 #[tokio::test]
 async fn migrating_again_leaves_prices_as_the_operator_set_them_and_mends_the_list() {
-    let gate = Gate::start(0).await;
+    let gate = World::builder().servers(0).start().await;
     let operator = gate.cluster.connect_as("postern_operator").await;
     operator.execute("SELECT operator.set_price('qs.dequeue', 0)", &[]).await.unwrap();
     // As an older version left it: an endpoint that is gone, and none of one that is new.
@@ -72,7 +69,11 @@ async fn migrating_again_leaves_prices_as_the_operator_set_them_and_mends_the_li
         )
         .await
         .unwrap();
-    postern_server::database::migrate::run(&ConnectionString::new(gate.cluster.admin_url())).await.unwrap();
+    let migrated = postern()
+        .args(["migrate", "--domain", HOME, "--database-admin-url", &gate.cluster.admin_url()])
+        .status()
+        .await;
+    assert!(migrated.expect("postern runs").success());
     let price = "SELECT array_agg(price ORDER BY endpoint) FROM operator.prices()
                   WHERE endpoint IN ('qs.dequeue', 'qs.withdraw', 'qs.deposit')";
     assert_eq!(gate.value::<Vec<i16>>(price).await, [1, 0], "qs.deposit, qs.dequeue");
@@ -80,7 +81,7 @@ async fn migrating_again_leaves_prices_as_the_operator_set_them_and_mends_the_li
 
 #[tokio::test]
 async fn key_rotation_is_set_and_read_and_holds_for_the_next_key() {
-    let gate = Gate::start(1).await;
+    let gate = World::builder().start().await;
     let operator = gate.cluster.connect_as("postern_operator").await;
     let rotation = async || {
         let row = operator.query_one("SELECT * FROM operator.key_rotation()", &[]).await.unwrap();

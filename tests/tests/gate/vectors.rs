@@ -1,28 +1,21 @@
 //! The published test vectors of RFC 9578 and of the batched-tokens draft, through the code that the server issues
-//! and verifies with. They lie beside the project, or in POSTERN_VECTORS.
-
-use std::path::PathBuf;
+//! and verifies with (`tests/vectors`).
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use postern_protocol::token::{Token, TokenType};
 use postern_server::aas::issuer_key::IssuerKey;
-use postern_tests::in_tree;
+use postern_tests_kit::in_tree;
 use privacypass::generic_tokens::{GenericBatchTokenRequest, GenericBatchTokenResponse, GenericTokenRequest};
 use serde_json::Value;
 use tls_codec::{Deserialize as _, Serialize as _};
 
-/// The vectors of a file; none if it is not there, and that is said.
+/// The vectors of a file.
 fn vectors(file: &str) -> Vec<Value> {
-    let root =
-        std::env::var_os("POSTERN_VECTORS").map_or_else(|| in_tree("../shared/vectors"), PathBuf::from);
-    let path = root.join("privacypass").join(file);
-    match std::fs::read(&path) {
-        Ok(text) => serde_json::from_slice(&text).expect("a list of vectors"),
-        Err(error) => {
-            println!("SKIPPED: no vectors in {} ({error}): set POSTERN_VECTORS", path.display());
-            Vec::new()
-        }
-    }
+    let text =
+        std::fs::read(in_tree("tests/vectors/privacypass").join(file)).expect("it is in the repository");
+    let vectors: Vec<Value> = serde_json::from_slice(&text).expect("it is as it was published");
+    assert!(!vectors.is_empty(), "{file} has vectors");
+    vectors
 }
 
 fn bytes(vector: &Value, names: &[&str]) -> Vec<u8> {

@@ -1,13 +1,11 @@
 //! The client library's wallet: refills before it runs dry, and loses nothing of what it paid for.
 
 use postern_client::Client;
-use postern_tests::{PostgresRelay, Server, eventually};
-
-use crate::world::Gate;
+use postern_tests_kit::{PostgresRelay, Server, World, eventually};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn it_refills_in_the_background_before_it_runs_dry() {
-    let gate = Gate::start(1).await;
+    let gate = World::builder().start().await;
     let directory = tempfile::tempdir().unwrap();
     let alice = Client::register(&directory.path().join("a"), gate.servers[0].url(), "alice").await.unwrap();
     let wallet = alice.wallet();
@@ -23,7 +21,7 @@ async fn it_refills_in_the_background_before_it_runs_dry() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_whose_answer_was_lost_comes_after_a_restart_and_was_paid_for_once() {
-    let mut gate = Gate::start(0).await;
+    let mut gate = World::builder().servers(0).start().await;
     let relay = PostgresRelay::start(&gate.cluster);
     let server = Server::builder(&gate.cluster).through(&relay).start().await;
     let directory = tempfile::tempdir().unwrap();

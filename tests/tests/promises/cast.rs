@@ -8,12 +8,12 @@ use postern_protocol::{
     problem::ProblemType,
     qs::{QueueKind, QueuePayload},
 };
-use postern_tests::eventually;
+use postern_tests_kit::{World, eventually};
 use rand::Rng;
 
 use crate::{
     ledger::{Fate, Ledger},
-    world::{World, insist},
+    world::insist,
 };
 
 pub struct Cast {
@@ -30,7 +30,7 @@ pub struct Group {
     pub members: Vec<usize>,
 }
 
-/// What came back for a message.
+/// The answer to a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Answer {
     /// The group's epoch after the message.
@@ -47,7 +47,7 @@ impl Cast {
     pub async fn assemble(world: &World, people: usize, groups: &[&[usize]]) -> Self {
         let mut clients = Vec::new();
         for index in 0..people {
-            clients.push(world.person(&format!("person{index}"), index % 2).await);
+            clients.push(world.person_at(&world.servers[index % 2], &format!("person{index}")).await);
         }
         let mut cast =
             Self { people: clients, groups: Vec::new(), ledger: Ledger::default(), begun: Vec::new() };
@@ -135,7 +135,7 @@ impl Cast {
         };
         eventually("all is quiet", async || {
             let before = positions();
-            // What one says in the first round another hears in the second.
+            // A message of the first round is heard in the second.
             self.receive_all().await;
             self.receive_all().await;
             (positions() == before).then_some(())

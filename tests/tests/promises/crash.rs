@@ -11,14 +11,14 @@ use nix::{
 };
 use postern_client::{Event, Request};
 use postern_protocol::problem::ProblemType;
-use postern_tests::{PostgresRelay, Server, eventually};
+use postern_tests_kit::{Chance, PostgresRelay, Server, World, eventually};
 use rand::{Rng, rngs::StdRng, seq::IndexedRandom};
 
 use crate::{
     cast::{Answer, Cast, hand_in},
     ledger::Fate,
     load::Load,
-    world::{Chance, World, problem, way},
+    world::{client_way, client_ways, two_servers},
 };
 
 /// How long things go wrong.
@@ -28,10 +28,10 @@ const CALM: usize = 60;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_commit_whose_answer_dies_with_the_server_is_delivered_once_and_its_repeat_is_answered() {
-    let world = World::start().await;
+    let world = two_servers().await;
     let cast = Cast::assemble(&world, 4, &[&[0, 1, 2, 3]]).await;
     let group = &cast.groups[0].id;
-    let [_, alive] = world.ways();
+    let [_, alive] = client_ways(&world);
 
     for round in 0..3 {
         let relay = PostgresRelay::start(&world.cluster);
@@ -43,7 +43,7 @@ async fn a_commit_whose_answer_dies_with_the_server_is_delivered_once_and_its_re
 
         relay.pause_at("ds.submit_message");
         let answer = tokio::spawn({
-            let (way, commit, token) = (way(&doomed), commit.clone(), token.clone());
+            let (way, commit, token) = (client_way(&doomed), commit.clone(), token.clone());
             async move { hand_in(&way, &commit, token).await }
         });
         relay.paused().await;
@@ -70,10 +70,10 @@ async fn a_commit_whose_answer_dies_with_the_server_is_delivered_once_and_its_re
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_text_whose_answer_dies_with_the_server_is_delivered_once() {
-    let world = World::start().await;
+    let world = two_servers().await;
     let cast = Cast::assemble(&world, 3, &[&[0, 1, 2]]).await;
     let group = &cast.groups[0].id;
-    let [_, alive] = world.ways();
+    let [_, alive] = client_ways(&world);
     let relay = PostgresRelay::start(&world.cluster);
     let doomed = Server::builder(&world.cluster).through(&relay).start().await;
     let text = cast.prepare_text(0, group, "hello").await;
@@ -82,7 +82,7 @@ async fn a_text_whose_answer_dies_with_the_server_is_delivered_once() {
 
     relay.pause_at("ds.submit_message");
     let answer = tokio::spawn({
-        let (way, text, token) = (way(&doomed), text.clone(), token.clone());
+        let (way, text, token) = (client_way(&doomed), text.clone(), token.clone());
         async move { hand_in(&way, &text, token).await }
     });
     relay.paused().await;
@@ -103,10 +103,10 @@ async fn a_text_whose_answer_dies_with_the_server_is_delivered_once() {
 /// The commit that was accepted without an answer is followed by somebody else's before its sender comes back.
 #[tokio::test(flavor = "multi_thread")]
 async fn whose_accepted_commit_was_overtaken_finds_its_way_back() {
-    let world = World::start().await;
+    let world = two_servers().await;
     let cast = Cast::assemble(&world, 3, &[&[0, 1, 2]]).await;
     let group = &cast.groups[0].id;
-    let ways = world.ways();
+    let ways = client_ways(&world);
     let commit = cast.prepare_commit(0, group).await;
     // Accepted, but its sender never hears of it.
     assert_eq!(hand_in(&ways[0], &commit, cast.token(0).await).await, Answer::Accepted(commit.epoch + 1));
@@ -172,11 +172,11 @@ async fn servers_told_to_end_under_load_lose_nothing_that_was_accepted() {
 #[tokio::test(flavor = "multi_thread")]
 async fn eight_who_commit_at_once_keep_one_history_while_servers_are_killed() {
     let chance = Chance::new();
-    let mut world = World::start().await;
+    let mut world = two_servers().await;
     let cast = Arc::new(Cast::assemble(&world, 8, &[&[0, 1, 2, 3, 4, 5, 6, 7]]).await);
     let mut rng = chance.of(0);
     let begun = cast.people[0].epoch(&cast.groups[0].id).expect("a member");
-    let load = Load::commits(&cast, world.ways(), &chance);
+    let load = Load::commits(&cast, client_ways(&world), &chance);
     for _ in 0..4 {
         load.attempts(rng.random_range(CALM / 2..CALM)).await;
         let server = rng.random_range(0..2);
@@ -236,10 +236,10 @@ async fn people_under_load(
     mut trouble: impl AsyncFnMut(&mut World, &mut StdRng),
 ) -> Arc<Cast> {
     let chance = Chance::new();
-    let mut world = World::start().await;
+    let mut world = two_servers().await;
     let cast = Arc::new(Cast::assemble(&world, people, groups).await);
     let mut rng = chance.of(0);
-    let load = Load::start(&cast, world.ways(), &chance);
+    let load = Load::start(&cast, client_ways(&world), &chance);
     let start = Instant::now();
     let mut times = 0;
     while start.elapsed() < TROUBLE || times < 4 {
@@ -257,15 +257,12 @@ async fn people_under_load(
     cast.check(&world).await;
     assert!(!world.cluster.log().contains("deadlock detected"), "two sessions waited for each other");
 
-    let ways = world.ways();
+    let ways = client_ways(&world);
     for token in spent.choose_multiple(&mut rng, 50) {
         let request = Request::post("/ds/group-ids").paid_with(token.clone());
-        let way = &ways[rng.random_range(0..2)];
-        assert_eq!(
-            problem(&way.send_once(&request).await),
-            Some(ProblemType::TokenSpent),
-            "a token opened again"
-        );
+        let answer = ways[rng.random_range(0..2)].send_once(&request).await;
+        let refusal = answer.err().and_then(|error| error.problem());
+        assert_eq!(refusal, Some(ProblemType::TokenSpent), "a token opened again");
     }
     cast
 }
@@ -304,13 +301,16 @@ async fn state(world: &World) -> (i64, i64) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn after_a_crash_every_queue_goes_on_with_a_new_chain() {
-    let mut world = World::start().await;
+    let mut world = two_servers().await;
     let cast = Cast::assemble(&world, 3, &[&[0, 1, 2]]).await;
     let group = &cast.groups[0].id;
     for crash in 0..3 {
         // Lies in the queues when the crash comes, under the old chain.
         let early = cast.prepare_text(0, group, &format!("before crash {crash}")).await;
-        assert!(matches!(hand_in(&world.ways()[0], &early, cast.token(0).await).await, Answer::Accepted(_)));
+        assert!(matches!(
+            hand_in(&client_ways(&world)[0], &early, cast.token(0).await).await,
+            Answer::Accepted(_)
+        ));
         cast.close(0, &early, Fate::Accepted).await;
         let before = chain_numbers(&world).await;
         let token = cast.token(1).await;
@@ -319,7 +319,7 @@ async fn after_a_crash_every_queue_goes_on_with_a_new_chain() {
         world.cluster.restart().await;
         let late = cast.prepare_text(1, group, &format!("after crash {crash}")).await;
         let answer = eventually("the server finds its database again", async || {
-            match hand_in(&world.ways()[1], &late, token.clone()).await {
+            match hand_in(&client_ways(&world)[1], &late, token.clone()).await {
                 Answer::Lost => None,
                 answer => Some(answer),
             }

@@ -1,4 +1,4 @@
-//! What was handed to the DS and what it answered, to be held against what came out of the queues.
+//! The messages that were handed to the DS and its answers, to be held against the contents of the queues.
 
 use std::{
     collections::{HashMap, HashSet},

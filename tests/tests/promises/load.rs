@@ -10,14 +10,14 @@ use std::sync::{
 
 use postern_client::{Http, Request, Submission, Token};
 use postern_protocol::ds::GroupId;
-use postern_tests::eventually;
+use postern_tests_kit::{Chance, eventually};
 use rand::{Rng, rngs::StdRng, seq::IndexedRandom};
 use tokio::task::JoinHandle;
 
 use crate::{
     cast::{Answer, Cast, any, hand_in},
     ledger::Fate,
-    world::{Chance, insist},
+    world::insist,
 };
 
 pub struct Load {

@@ -1,4 +1,4 @@
-//! Who waits is woken, on whichever process, and whatever of the machinery between dies (QS-4, QS-9).
+//! A waiting reader is woken, on whichever process, and whatever of the machinery between dies (QS-4, QS-9).
 
 use std::time::{Duration, Instant};
 
@@ -6,18 +6,17 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use postern_client::{Client, Http, Response, api::Error};
-use postern_protocol::{problem::ProblemType, qs::QueueKind};
-use postern_tests::{PATIENCE, PostgresRelay, Server, eventually};
+use postern_protocol::{Address, problem::ProblemType, qs::QueueKind};
+use postern_tests_kit::{
+    Answer, Call, Chance, Mailbox, PATIENCE, Payer, PostgresRelay, Reply, Server, Way, World, deposited,
+    depositing, eventually, postern, refusal,
+};
 use rand::Rng;
 use tokio::{task::JoinHandle, time::timeout};
 
-use crate::{
-    mailbox::{Mailbox, content, deposit},
-    world::{Chance, World, paid, problem, way},
-};
+use crate::world::{insist_paid, two_servers_and_tokens};
 
-/// What a wake-up may take on a busy machine: far less than the 20 seconds after which a server looks again by
+/// The longest time of a wake-up on a busy machine: far less than the 20 seconds after which a server looks again by
 /// itself, so nothing that keeps this was found by that.
 const AT_ONCE: Duration = Duration::from_secs(2);
 const WAIT: u16 = 30;
@@ -25,7 +24,7 @@ const WAIT: u16 = 30;
 /// A server whose every statement can be seen, so a test knows when it waits.
 struct Watched {
     server: Server,
-    way: Http,
+    way: Way,
     relay: PostgresRelay,
 }
 
@@ -33,15 +32,15 @@ impl Watched {
     async fn start(world: &World) -> Self {
         let relay = PostgresRelay::start(&world.cluster);
         let server = Server::builder(&world.cluster).through(&relay).start().await;
-        Self { way: way(&server), server, relay }
+        Self { way: world.way_to(&server), server, relay }
     }
 
     /// Starts a long-poll, and returns when it waits: it has registered, looked, and found nothing.
-    async fn wait(&self, payer: &Client, mailbox: &Mailbox) -> Poll {
+    async fn wait(&self, payer: &Payer, mailbox: &Mailbox) -> Poll {
         self.relay.take_statements();
-        let request = paid(payer, mailbox.dequeue(WAIT)).await;
+        let call = payer.paid(mailbox.waiting(WAIT));
         let way = self.way.clone();
-        let answer = tokio::spawn(async move { way.send_once(&request).await });
+        let answer = tokio::spawn(async move { way.try_send(&call).await });
         eventually("it has looked", async || {
             let seen = self.relay.take_statements();
             seen.iter().any(|statement| statement.contains("qs.dequeue(")).then_some(())
@@ -53,72 +52,73 @@ impl Watched {
 }
 
 impl Watched {
-    /// What somebody else sends as soon as the database is back reaches who waited here soon, though the wait may
+    /// A message sent as soon as the database is back reaches the reader who waited here soon, though the wait may
     /// have ended early.
     async fn finds_after_a_crash(
         &self,
-        sender: &Http,
-        payer: &Client,
-        mailbox: &mut Mailbox,
+        sender: &Way,
+        payer: &Payer,
+        (mailbox, address): (&mut Mailbox, Address),
         poll: Poll,
         text: &str,
     ) {
-        let request = paid(payer, deposit(mailbox.address, text)).await;
+        let call = payer.paid(depositing(address, text.as_bytes()));
         eventually("the database is back", async || {
-            let answer = sender.send_once(&request).await;
+            let answer = sender.try_send(&call).await;
             // Spent: it had arrived, and the answer was lost with the database.
-            (answer.is_ok() || problem(&answer) == Some(ProblemType::TokenSpent)).then_some(())
+            (answer.is_ok() || refusal(&answer) == Some(ProblemType::TokenSpent)).then_some(())
         })
         .await;
         let start = Instant::now();
         let (answer, _) = poll.answer().await;
-        let mut found = mailbox.open(&answer);
+        let mut found = mailbox.open(&answer.decode());
         while found.is_empty() {
-            let request = paid(payer, mailbox.dequeue(WAIT)).await;
+            let call = payer.paid(mailbox.waiting(WAIT));
             let answer =
-                eventually("the database is back", async || self.way.send_once(&request).await.ok()).await;
-            found = mailbox.open(&answer);
+                eventually("the database is back", async || self.way.try_send(&call).await.ok()).await;
+            found = mailbox.open(&answer.decode());
         }
-        assert_eq!(found.iter().map(content).collect::<Vec<_>>(), [text]);
+        assert_eq!(found.iter().map(deposited).collect::<Vec<_>>(), [text]);
         // A listener waits a second before it connects again.
         assert!(start.elapsed() < 2 * AT_ONCE, "it took {:?}", start.elapsed());
     }
 }
 
-struct Poll(JoinHandle<Result<Response, Error>>);
+struct Poll(JoinHandle<Answer>);
 
 impl Poll {
     /// The answer, and when it came.
-    async fn answer(self) -> (Response, Instant) {
+    async fn answer(self) -> (Reply, Instant) {
         let answer = timeout(PATIENCE, self.0).await.expect("the wait ends").expect("no panic");
         (answer.expect("a wait ends well"), Instant::now())
     }
 
     async fn finds(self, mailbox: &mut Mailbox, text: &str) -> Instant {
         let (answer, at) = self.answer().await;
-        assert_eq!(mailbox.open(&answer).iter().map(content).collect::<Vec<_>>(), [text]);
+        assert_eq!(mailbox.open(&answer.decode()).iter().map(deposited).collect::<Vec<_>>(), [text]);
         at
     }
 }
 
-async fn put(way: &Http, payer: &Client, mailbox: &Mailbox, text: &str) -> Instant {
-    let request = paid(payer, deposit(mailbox.address, text)).await;
+async fn put(way: &Way, payer: &Payer, address: Address, text: &str) -> Instant {
+    let call = payer.paid(depositing(address, text.as_bytes()));
     let start = Instant::now();
-    way.send_once(&request).await.expect("it can be deposited");
+    way.try_send(&call).await.expect("it can be deposited");
     start
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_through_one_process_wakes_who_waits_on_another() {
-    let world = World::start().await;
-    let payer = world.person("payer", 0).await;
+    let world = two_servers_and_tokens().await;
+    let payer = world.payer().await.clone();
     let watched = Watched::start(&world).await;
-    let mut mailbox = Mailbox::create(&payer, QueueKind::Contact).await;
+    let mut mailbox = world.mailbox(QueueKind::Contact).await;
+    let address = world.address(&mailbox).await;
     let mut slowest = Duration::ZERO;
     for round in 0..20 {
         let poll = watched.wait(&payer, &mailbox).await;
         let text = format!("round {round}");
-        let start = put(&world.ways()[round % 2], &payer, &mailbox, &text).await;
+        let start = put(&world.way(round % 2), &payer, address, &text).await;
         let took = poll.finds(&mut mailbox, &text).await - start;
         slowest = slowest.max(took);
         assert!(took < AT_ONCE, "it took {took:?}");
@@ -133,22 +133,24 @@ async fn no_moment_is_a_bad_one_for_a_message_to_come() {
     const READERS: usize = 6;
     const MESSAGES: usize = 60;
     let chance = Chance::new();
-    let world = World::start().await;
-    let payer = world.person("payer", 0).await;
+    let world = two_servers_and_tokens().await;
+    world.restock(4 * READERS * MESSAGES).await;
+    let payer = world.payer().await.clone();
     let ways = world.ways();
     let mut readers = Vec::new();
     let mut addresses = Vec::new();
     for index in 0..READERS {
-        let mut mailbox = Mailbox::create(&payer, QueueKind::Contact).await;
-        addresses.push(mailbox.address);
+        let mut mailbox = world.mailbox(QueueKind::Contact).await;
+        addresses.push(world.address(&mailbox).await);
         let (way, payer) = (ways[index % 2].clone(), payer.clone());
         readers.push(tokio::spawn(async move {
             let mut arrivals = Vec::new();
             while arrivals.len() < MESSAGES {
-                let request = paid(&payer, mailbox.dequeue(WAIT)).await;
-                let answer = way.send_once(&request).await.expect("a wait ends well");
+                let call = payer.paid(mailbox.waiting(WAIT));
+                let answer = way.try_send(&call).await.expect("a wait ends well");
                 let now = Instant::now();
-                arrivals.extend(mailbox.open(&answer).iter().map(|payload| (content(payload), now)));
+                let found = mailbox.open(&answer.decode());
+                arrivals.extend(found.iter().map(|payload| (deposited(payload), now)));
             }
             arrivals
         }));
@@ -164,8 +166,8 @@ async fn no_moment_is_a_bad_one_for_a_message_to_come() {
                     // Some right after the reader's last answer, some in the middle of its wait.
                     tokio::time::sleep(Duration::from_micros(rng.random_range(0..30_000))).await;
                     let text = number.to_string();
-                    let request = paid(&payer, deposit(address, &text)).await;
-                    ways[rng.random_range(0..2)].send_once(&request).await.expect("it can be deposited");
+                    let call = payer.paid(depositing(address, text.as_bytes()));
+                    ways[rng.random_range(0..2)].try_send(&call).await.expect("it can be deposited");
                     departures.push((text, Instant::now()));
                 }
                 departures
@@ -187,17 +189,24 @@ async fn no_moment_is_a_bad_one_for_a_message_to_come() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restart_of_the_database_costs_who_waits_no_message() {
-    let mut world = World::start().await;
-    let payer = world.person("payer", 0).await;
+    let mut world = two_servers_and_tokens().await;
+    let payer = world.payer().await.clone();
     let ways = world.ways();
-    let mut mailbox = Mailbox::create(&payer, QueueKind::Contact).await;
+    let mut mailbox = world.mailbox(QueueKind::Contact).await;
+    let address = world.address(&mailbox).await;
     for round in 0..3 {
         let watched = Watched::start(&world).await;
         let poll = watched.wait(&payer, &mailbox).await;
         world.cluster.kill_postgres();
         world.cluster.restart().await;
         watched
-            .finds_after_a_crash(&ways[1], &payer, &mut mailbox, poll, &format!("after crash {round}"))
+            .finds_after_a_crash(
+                &ways[1],
+                &payer,
+                (&mut mailbox, address),
+                poll,
+                &format!("after crash {round}"),
+            )
             .await;
     }
 }
@@ -205,19 +214,15 @@ async fn a_restart_of_the_database_costs_who_waits_no_message() {
 /// PostgreSQL ends all sessions and recovers, and there is no notifier until somebody needs one.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_notifier_killed_with_9_costs_who_waits_no_message() {
-    let world = World::start().await;
-    let payer = world.person("payer", 0).await;
+    let world = two_servers_and_tokens().await;
+    let payer = world.payer().await.clone();
     let ways = world.ways();
-    let mut mailbox = Mailbox::create(&payer, QueueKind::Contact).await;
+    let mut mailbox = world.mailbox(QueueKind::Contact).await;
+    let address = world.address(&mailbox).await;
     for round in 0..2 {
         // The one that the last message started may have gone down with the crash.
-        eventually("a delivery starts a notifier", async || {
-            let request = paid(&payer, deposit(mailbox.address, "start")).await;
-            ways[0].send_once(&request).await.ok()
-        })
-        .await;
-        let request = paid(&payer, mailbox.dequeue(0)).await;
-        mailbox.open(&ways[0].send_once(&request).await.expect("it is there"));
+        insist_paid(&world, &ways[0], depositing(address, b"start")).await;
+        mailbox.open(&world.pay(&mailbox.waiting(0)).await.decode());
         let watched = Watched::start(&world).await;
         let poll = watched.wait(&payer, &mailbox).await;
         let notifier: i32 = eventually("there is a notifier", async || {
@@ -227,7 +232,13 @@ async fn a_notifier_killed_with_9_costs_who_waits_no_message() {
         .await;
         kill(Pid::from_raw(notifier), Signal::SIGKILL).expect("it was there just now");
         watched
-            .finds_after_a_crash(&ways[1], &payer, &mut mailbox, poll, &format!("after crash {round}"))
+            .finds_after_a_crash(
+                &ways[1],
+                &payer,
+                (&mut mailbox, address),
+                poll,
+                &format!("after crash {round}"),
+            )
             .await;
     }
 }
@@ -235,7 +246,7 @@ async fn a_notifier_killed_with_9_costs_who_waits_no_message() {
 /// NOTIFY, and so the notifier, is for one database. A cluster may hold several homes.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_databases_of_one_cluster_each_wake_their_own() {
-    let world = World::start().await;
+    let world = two_servers_and_tokens().await;
     let other = |url: &str| url.replace("dbname=postern", "dbname=other");
     let admin = world.cluster.admin().await;
     admin.batch_execute("CREATE DATABASE other").await.expect("an admin can");
@@ -244,13 +255,12 @@ async fn two_databases_of_one_cluster_each_wake_their_own() {
     let other_too = allowed.clone() + &allowed.replace("local postern ", "local other ");
     std::fs::write(&rules, other_too).expect("they can be changed");
     admin.batch_execute("SELECT pg_reload_conf()").await.expect("an admin can");
-    let mut migrate = postern_tests::postern();
+    let mut migrate = postern();
     migrate.args(["migrate", "--domain", "other.example", "--database-admin-url"]);
     migrate.arg(other(&world.cluster.admin_url()));
     assert!(migrate.status().await.expect("postern runs").success());
 
-    let homes = tempfile::tempdir().expect("/tmp is writable");
-    let mut payers = vec![world.person("payer", 0).await];
+    let mut payers = vec![world.payer().await.clone()];
     let mut watched = vec![Watched::start(&world).await];
     let relay = PostgresRelay::start(&world.cluster);
     let server = Server::builder(&world.cluster)
@@ -258,11 +268,15 @@ async fn two_databases_of_one_cluster_each_wake_their_own() {
         .env("POSTERN_DATABASE_URL", &other(&relay.server_url()))
         .start()
         .await;
-    payers.push(crate::world::person(homes.path(), "payer", &server).await);
-    watched.push(Watched { way: way(&server), server, relay });
-    let mut mailboxes = Vec::new();
+    let way = world.way_to(&server);
+    payers.push(Payer::register(&way, &"other.example".parse().expect("it is a domain"), "payer").await);
+    payers[1].stock(100).await;
+    watched.push(Watched { way, server, relay });
+    let (mut mailboxes, mut addresses) = (Vec::new(), Vec::new());
     for payer in &payers {
-        mailboxes.push(Mailbox::create(payer, QueueKind::Contact).await);
+        let mailbox = payer.mailbox(QueueKind::Contact).await;
+        addresses.push(payer.address(&mailbox).await);
+        mailboxes.push(mailbox);
     }
 
     for round in 0..6 {
@@ -277,11 +291,11 @@ async fn two_databases_of_one_cluster_each_wake_their_own() {
             0 => (polls.remove(0), polls.remove(0)),
             _ => (polls.remove(1), polls.remove(0)),
         };
-        let start = put(&watched[first].way, &payers[first], &mailboxes[first], &text).await;
+        let start = put(&watched[first].way, &payers[first], addresses[first], &text).await;
         let took = earlier.finds(&mut mailboxes[first], &text).await - start;
         assert!(took < AT_ONCE, "it took {took:?}");
         assert!(!later.0.is_finished(), "nothing came for the other");
-        let start = put(&watched[second].way, &payers[second], &mailboxes[second], &text).await;
+        let start = put(&watched[second].way, &payers[second], addresses[second], &text).await;
         let took = later.finds(&mut mailboxes[second], &text).await - start;
         assert!(took < AT_ONCE, "it took {took:?}");
     }
@@ -292,21 +306,21 @@ async fn two_databases_of_one_cluster_each_wake_their_own() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_is_told_to_end_answers_who_waits_and_finishes_what_is_under_way() {
-    let world = World::start().await;
-    let payer = world.person("payer", 0).await;
+    let world = two_servers_and_tokens().await;
+    let payer = world.payer().await.clone();
     let mut watched = Watched::start(&world).await;
     let mut polls = Vec::new();
     for _ in 0..4 {
-        let mailbox = Mailbox::create(&payer, QueueKind::Contact).await;
+        let mailbox = world.mailbox(QueueKind::Contact).await;
         polls.push((watched.wait(&payer, &mailbox).await, mailbox));
     }
     // Under way: it spent its token and waits to be done.
     let admin = world.cluster.admin().await;
     admin.batch_execute("BEGIN; LOCK TABLE ds.reservations IN SHARE MODE").await.expect("it can be locked");
-    let request = paid(&payer, postern_client::Request::post("/ds/group-ids")).await;
+    let call = world.paid(Call::post("/ds/group-ids"));
     let under_way = tokio::spawn({
         let way = watched.way.clone();
-        async move { way.send_once(&request).await }
+        async move { way.try_send(&call).await }
     });
     let observer = world.cluster.admin().await;
     eventually("it is under way", async || {
@@ -319,7 +333,7 @@ async fn a_server_that_is_told_to_end_answers_who_waits_and_finishes_what_is_und
     watched.server.signal(Signal::SIGTERM);
     for (poll, mut mailbox) in polls {
         let (answer, at) = poll.answer().await;
-        assert!(mailbox.open(&answer).is_empty());
+        assert!(mailbox.open(&answer.decode()).is_empty());
         assert!(at - start < AT_ONCE, "it took {:?}", at - start);
     }
     assert!(!under_way.is_finished());
@@ -331,10 +345,11 @@ async fn a_server_that_is_told_to_end_answers_who_waits_and_finishes_what_is_und
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_notifier_that_died_is_replaced_by_the_next_message() {
-    let world = World::start().await;
-    let payer = world.person("payer", 0).await;
+    let world = two_servers_and_tokens().await;
+    let payer = world.payer().await.clone();
     let watched = Watched::start(&world).await;
-    let mut mailbox = Mailbox::create(&payer, QueueKind::Contact).await;
+    let mut mailbox = world.mailbox(QueueKind::Contact).await;
+    let address = world.address(&mailbox).await;
     let admin = world.cluster.admin().await;
     let notifier = async || -> Option<i32> {
         admin
@@ -343,16 +358,16 @@ async fn a_notifier_that_died_is_replaced_by_the_next_message() {
             .expect("an admin can look")
             .get(0)
     };
-    put(&watched.way, &payer, &mailbox, "the first starts one").await;
-    let request = paid(&payer, mailbox.dequeue(WAIT)).await;
-    mailbox.open(&watched.way.send_once(&request).await.expect("it is there"));
+    put(&watched.way, &payer, address, "the first starts one").await;
+    let call = payer.paid(mailbox.waiting(WAIT));
+    mailbox.open(&watched.way.try_send(&call).await.expect("it is there").decode());
     for round in 0..3 {
         let before = eventually("there is a notifier", &notifier).await;
         let poll = watched.wait(&payer, &mailbox).await;
         admin.execute("SELECT pg_terminate_backend($1)", &[&before]).await.expect("an admin can");
         eventually("it is gone", async || (notifier().await != Some(before)).then_some(())).await;
         let text = format!("round {round}");
-        let start = put(&world.ways()[0], &payer, &mailbox, &text).await;
+        let start = put(&world.way(0), &payer, address, &text).await;
         let took = poll.finds(&mut mailbox, &text).await - start;
         assert!(took < AT_ONCE, "it took {took:?}");
     }
@@ -360,10 +375,11 @@ async fn a_notifier_that_died_is_replaced_by_the_next_message() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_listener_that_was_cut_off_is_back_soon_and_missed_nothing() {
-    let world = World::start().await;
-    let payer = world.person("payer", 0).await;
+    let world = two_servers_and_tokens().await;
+    let payer = world.payer().await.clone();
     let watched = Watched::start(&world).await;
-    let mut mailbox = Mailbox::create(&payer, QueueKind::Contact).await;
+    let mut mailbox = world.mailbox(QueueKind::Contact).await;
+    let address = world.address(&mailbox).await;
     let admin = world.cluster.admin().await;
     for round in 0..3 {
         let poll = watched.wait(&payer, &mailbox).await;
@@ -376,7 +392,7 @@ async fn a_listener_that_was_cut_off_is_back_soon_and_missed_nothing() {
         assert!(cut.len() >= 3, "all three servers' listeners, not {}", cut.len());
         // While nobody listens.
         let text = format!("round {round}");
-        let start = put(&world.ways()[0], &payer, &mailbox, &text).await;
+        let start = put(&world.way(0), &payer, address, &text).await;
         let took = poll.finds(&mut mailbox, &text).await - start;
         assert!(took < 2 * AT_ONCE, "it took {took:?}");
         eventually("they listen again", async || {

@@ -7,8 +7,6 @@ mod crash;
 mod ledger;
 mod load;
 mod long_poll;
-mod mailbox;
-mod mls;
 mod order;
 mod reader;
 mod tokens;

@@ -1,19 +1,14 @@
 //! A group has one order, whichever servers its messages come through (DS-4, DS-5).
 
 use postern_client::{Client, Event};
-use postern_protocol::{
-    MlsMessage,
-    ds::MessageAccepted,
-    qs::{QueueKind, QueuePayload},
-};
+use postern_protocol::{ds::MessageAccepted, qs::QueuePayload};
+use postern_tests_kit::{Chance, Commit, Member, Received, World};
 use rand::seq::SliceRandom;
 
 use crate::{
     cast::{Answer, Cast, any, hand_in},
     ledger::Fate,
-    mailbox::Mailbox,
-    mls::Member,
-    world::{Chance, World, at_once, paid, send_at_once},
+    world::{at_once, client_ways, send_at_once, two_servers, two_servers_and_tokens},
 };
 
 const ROUNDS: usize = 20;
@@ -24,10 +19,10 @@ const ROUNDS: usize = 20;
 async fn of_two_commits_at_once_one_is_accepted_and_every_queue_has_one_order() {
     let chance = Chance::new();
     let mut rng = chance.of(0);
-    let world = World::start().await;
+    let world = two_servers().await;
     let groups: [&[usize]; 3] = [&[0, 1, 2, 3, 4], &[4, 3, 1], &[2, 0, 3, 4]];
     let cast = Cast::assemble(&world, 5, &groups).await;
-    let ways = world.ways();
+    let ways = client_ways(&world);
 
     for round in 0..ROUNDS {
         let mut submissions = Vec::new();
@@ -94,10 +89,10 @@ async fn of_two_commits_at_once_one_is_accepted_and_every_queue_has_one_order() 
 #[tokio::test(flavor = "multi_thread")]
 async fn everyone_talking_at_once_has_one_order_in_every_queue() {
     let chance = Chance::new();
-    let world = World::start().await;
+    let world = two_servers().await;
     let groups: [&[usize]; 4] = [&[0, 1, 2, 3, 4, 5], &[1, 2, 3], &[5, 4, 3, 2], &[0, 5, 1]];
     let cast = std::sync::Arc::new(Cast::assemble(&world, 6, &groups).await);
-    let load = crate::load::Load::start(&cast, world.ways(), &chance);
+    let load = crate::load::Load::start(&cast, client_ways(&world), &chance);
     load.attempts(600).await;
     assert_eq!(load.lost(), 0, "nothing fails here");
     load.stop().await;
@@ -108,10 +103,10 @@ async fn everyone_talking_at_once_has_one_order_in_every_queue() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_repeat_of_the_winner_gets_the_winners_answer_also_at_the_same_instant() {
-    let world = World::start().await;
+    let world = two_servers().await;
     let cast = Cast::assemble(&world, 3, &[&[0, 1, 2]]).await;
     let group = &cast.groups[0].id;
-    let ways = world.ways();
+    let ways = client_ways(&world);
     for round in 0..ROUNDS {
         let (winner, rival) = (round % 3, (round + 1) % 3);
         let commit = cast.prepare_commit(winner, group).await;
@@ -136,10 +131,10 @@ async fn a_repeat_of_the_winner_gets_the_winners_answer_also_at_the_same_instant
     cast.check(&world).await;
 }
 
-/// What came before a commit opens in the epoch before it, also for the one who made the commit.
+/// A message from before a commit opens in the epoch before it, also for the one who made the commit.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_commits_still_reads_what_was_said_before() {
-    let world = World::start().await;
+    let world = two_servers().await;
     let cast = Cast::assemble(&world, 2, &[&[0, 1]]).await;
     let group = &cast.groups[0].id;
     let [one, two] = &cast.people[..] else { panic!("there are two") };
@@ -155,7 +150,7 @@ async fn who_commits_still_reads_what_was_said_before() {
 /// of it with the next commit.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_comes_back_reads_on_and_who_leaves_reads_no_more() {
-    let world = World::start().await;
+    let world = two_servers().await;
     let cast = Cast::assemble(&world, 3, &[&[0, 1, 2]]).await;
     let group = &cast.groups[0].id;
     let [one, two, three] = &cast.people[..] else { panic!("there are three") };
@@ -190,61 +185,55 @@ async fn who_comes_back_reads_on_and_who_leaves_reads_no_more() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_proposals_at_once_are_both_kept() {
-    let world = World::start().await;
-    let payer = world.person("payer", 0).await;
+    let world = two_servers_and_tokens().await;
+    world.stock(200).await;
     let ways = world.ways();
-    let mut mailboxes = Vec::new();
-    for _ in 0..3 {
-        mailboxes.push(Mailbox::create(&payer, QueueKind::Group).await);
-    }
-    let addresses: Vec<_> = mailboxes.iter().map(|mailbox| mailbox.address).collect();
-    let mut members = Member::group(&payer, &addresses).await;
-    for mailbox in &mut mailboxes {
-        read(&payer, mailbox).await;
+    let mut group = world.group(3).await;
+    for member in &mut group.members {
+        read(&world, member).await;
     }
 
     for round in 0..ROUNDS {
-        let mut requests = Vec::new();
-        for (place, member) in members[1..].iter_mut().enumerate() {
-            let request = paid(&payer, member.propose_update()).await;
-            requests.push((ways[(place + round) % 2].clone(), request));
+        let mut calls = Vec::new();
+        for (place, member) in [1, 2].into_iter().enumerate() {
+            let proposal = group.party(member).propose_update();
+            calls
+                .push((ways[(place + round) % 2].clone(), world.paid(group.submit(member, &proposal, None))));
         }
-        for answer in send_at_once(requests).await {
-            let accepted: MessageAccepted = answer.expect("both are accepted").decode().expect("an answer");
-            assert_eq!(accepted.epoch, members[0].epoch());
+        for answer in send_at_once(calls).await {
+            let accepted: MessageAccepted = answer.expect("both are accepted").decode();
+            assert_eq!(accepted.epoch, group.party(0).epoch());
         }
 
         // Everyone sees those of the others, and the commit refers to both: the DS has to know them.
-        for (member, mailbox) in members.iter_mut().zip(&mut mailboxes) {
-            let proposals = read(&payer, mailbox).await;
-            proposals.iter().for_each(|proposal| assert_eq!(member.process(proposal), 0));
+        for (member, others) in [(0, 2), (1, 1), (2, 1)] {
+            let seen = read(&world, &mut group.members[member]).await;
+            assert_eq!(seen, vec![Received::Proposal; others]);
         }
-        let commit = members[0].commit();
-        let commit = paid(&payer, commit).await;
-        let accepted = ways[round % 2].send_once(&commit).await.expect("the DS kept both proposals");
-        let accepted: MessageAccepted = accepted.decode().expect("an answer");
-        members[0].merge();
-        for (member, mailbox) in members.iter_mut().zip(&mut mailboxes).skip(1) {
-            let commits = read(&payer, mailbox).await;
-            assert_eq!(commits.iter().map(|commit| member.process(commit)).collect::<Vec<_>>(), [2]);
+        let (_, commit) = group.make(0, Commit::default());
+        let accepted =
+            ways[round % 2].try_send(&world.paid(commit)).await.expect("the DS kept both proposals");
+        let accepted: MessageAccepted = accepted.decode();
+        group.party(0).merge();
+        for member in [1, 2] {
+            let seen = read(&world, &mut group.members[member]).await;
+            assert_eq!(seen, [Received::Commit { proposals: 2 }]);
         }
-        assert!(members.iter().all(|member| member.epoch() == accepted.epoch));
+        assert!(group.members.iter().all(|member| member.party.epoch() == accepted.epoch));
     }
 }
 
-/// All that is in a mailbox now, acknowledged.
-async fn read(payer: &Client, mailbox: &mut Mailbox) -> Vec<MlsMessage> {
-    let mut messages = Vec::new();
+/// All that is in a member's mailbox now, taken in and acknowledged.
+async fn read(world: &World, member: &mut Member) -> Vec<Received> {
+    let mut received = Vec::new();
     loop {
-        let request = paid(payer, mailbox.dequeue(0)).await;
-        let answer = payer.http().send_once(&request).await.expect("the mailbox is there");
-        let payloads = mailbox.open(&answer);
+        let payloads = world.read(&mut member.mailbox).await;
         if payloads.is_empty() {
-            return messages;
+            return received;
         }
-        messages.extend(payloads.into_iter().filter_map(|payload| match payload {
-            QueuePayload::Message(message) => Some(message),
-            _ => None,
-        }));
+        for payload in payloads {
+            let QueuePayload::Message(message) = payload else { panic!("{payload:?}") };
+            received.push(member.party.take_in(&message));
+        }
     }
 }

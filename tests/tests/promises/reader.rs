@@ -2,61 +2,48 @@
 //! (QS-4, PRIV-3).
 
 use nix::sys::signal::Signal;
-use postern_client::{Client, Http, Request};
 use postern_protocol::qs::{Dequeued, QueueKind};
-use postern_tests::eventually;
+use postern_tests_kit::{deposited, depositing, eventually};
 
-use crate::{
-    mailbox::{Mailbox, content, deposit},
-    world::{World, insist, paid},
-};
-
-/// Paid anew each time, since the answer, and whether the token was spent, may be lost in a crash.
-async fn insist_paid(way: &Http, payer: &Client, request: Request) -> postern_client::Response {
-    eventually("it is answered", async || {
-        let token = insist("there are tokens", || payer.wallet().take()).await;
-        way.send_once(&request.clone().paid_with(token)).await.ok()
-    })
-    .await
-}
+use crate::world::{insist_paid, two_servers_and_tokens};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_not_acknowledged_comes_again_and_what_was_never_does() {
-    let mut world = World::start().await;
-    let payer = world.person("payer", 1).await;
+    let mut world = two_servers_and_tokens().await;
     let ways = world.ways();
-    let mut mailbox = Mailbox::create(&payer, QueueKind::Contact).await;
+    let mut mailbox = world.mailbox(QueueKind::Contact).await;
+    let address = world.address(&mailbox).await;
     let mut read = 0;
     for round in 0..4 {
         let sent: Vec<String> = (0..3).map(|number| format!("{round}.{number}")).collect();
         for text in &sent {
-            insist_paid(&ways[0], &payer, deposit(mailbox.address, text)).await;
+            insist_paid(&world, &ways[0], depositing(address, text.as_bytes())).await;
         }
         // It got them, and crashed before it had them safe; so does something else.
-        let first: Dequeued = insist_paid(&ways[0], &payer, mailbox.dequeue(0)).await.decode().unwrap();
+        let first: Dequeued = insist_paid(&world, &ways[0], mailbox.waiting(0)).await.decode();
         if round % 2 == 0 {
             world.cluster.kill_postgres();
             world.cluster.restart().await;
         } else {
             world.replace(0, Signal::SIGKILL).await;
         }
-        let answer = insist_paid(&ways[1], &payer, mailbox.dequeue(0)).await;
-        let again: Dequeued = answer.decode().unwrap();
+        let answer = insist_paid(&world, &ways[1], mailbox.waiting(0)).await;
+        let again: Dequeued = answer.decode();
         assert_eq!(again.messages, first.messages, "the very same");
-        let found: Vec<String> = mailbox.open(&answer).iter().map(content).collect();
+        let found: Vec<String> = mailbox.open(&answer.decode()).iter().map(deposited).collect();
         assert_eq!(found, sent);
         read += sent.len() as u64;
 
         // It acknowledges; right after the answer everything dies.
-        let answer = insist_paid(&ways[0], &payer, mailbox.dequeue(0)).await;
-        assert!(mailbox.open(&answer).is_empty());
+        let answer = insist_paid(&world, &ways[0], mailbox.waiting(0)).await;
+        assert!(mailbox.open(&answer.decode()).is_empty());
         world.cluster.kill_postgres();
         world.cluster.restart().await;
         world.replace(0, Signal::SIGKILL).await;
         // Even a reader that forgot what it had read gets none of it again.
         for after in [0, read - 1] {
-            let answer = insist_paid(&ways[1], &payer, mailbox.dequeue_after(after, 0)).await;
-            let dequeued: Dequeued = answer.decode().unwrap();
+            let answer = insist_paid(&world, &ways[1], mailbox.asking(after)).await;
+            let dequeued: Dequeued = answer.decode();
             assert_eq!((dequeued.messages, dequeued.expired_up_to), (vec![], None), "after {after}");
         }
     }
@@ -65,27 +52,24 @@ async fn what_was_not_acknowledged_comes_again_and_what_was_never_does() {
 /// Also where others' messages keep the table from shrinking: no byte of it is in the table's files.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_acknowledged_is_physically_gone_after_vacuum_and_upkeep() {
-    let world = World::start().await;
-    let payer = world.person("payer", 0).await;
-    let way = &world.ways()[0];
-    let mut mailbox = Mailbox::create(&payer, QueueKind::Contact).await;
-    let others = Mailbox::create(&payer, QueueKind::Contact).await;
-    let put = async |mailbox: &Mailbox, len: usize| {
-        let request = paid(&payer, deposit(mailbox.address, &"x".repeat(len))).await;
-        way.send_once(&request).await.unwrap();
+    let world = two_servers_and_tokens().await;
+    let mut mailbox = world.mailbox(QueueKind::Contact).await;
+    let address = world.address(&mailbox).await;
+    let others = world.mailbox(QueueKind::Contact).await;
+    let others_address = world.address(&others).await;
+    let put = async |address, len: usize| {
+        world.pay(&depositing(address, &vec![b'x'; len])).await.assert_ok("a deposit");
     };
     // Small ones, and those that PostgreSQL keeps in pieces elsewhere.
     for len in [100, 1000, 12_000, 3000, 16_000] {
-        put(&mailbox, len).await;
-        put(&others, len).await;
+        put(address, len).await;
+        put(others_address, len).await;
     }
-    let answer = way.send_once(&paid(&payer, mailbox.dequeue(0)).await).await.unwrap();
-    let dequeued: Dequeued = answer.decode().unwrap();
-    assert_eq!(mailbox.open(&answer).len(), 5);
-    let theirs = way.send_once(&paid(&payer, others.dequeue(0)).await).await.unwrap();
-    let theirs: Dequeued = theirs.decode().unwrap();
+    let dequeued: Dequeued = world.pay(&mailbox.asking(0)).await.decode();
+    assert_eq!(mailbox.open(&dequeued).len(), 5);
+    let theirs: Dequeued = world.pay(&others.asking(0)).await.decode();
 
-    let admin = world.cluster.admin().await;
+    let admin = &world.admin;
     let files = admin
         .query(
             "SELECT pg_relation_filepath(c.oid) FROM pg_class c, pg_class m
@@ -94,7 +78,7 @@ async fn what_was_acknowledged_is_physically_gone_after_vacuum_and_upkeep() {
         )
         .await
         .unwrap();
-    // Of each message, how many of some parts of its ciphertext the files hold.
+    // For each message: how many of some parts of its ciphertext the files hold.
     let found = async |dequeued: &Dequeued| {
         admin.batch_execute("CHECKPOINT").await.unwrap();
         let files: Vec<Vec<u8>> = files
@@ -115,7 +99,7 @@ async fn what_was_acknowledged_is_physically_gone_after_vacuum_and_upkeep() {
         dequeued.messages.iter().map(parts).collect::<Vec<_>>()
     };
     assert_eq!(found(&dequeued).await, [3; 5], "this is how it would look");
-    way.send_once(&paid(&payer, mailbox.dequeue(0)).await).await.unwrap();
+    world.pay(&mailbox.waiting(0)).await.assert_ok("acknowledging");
 
     admin.batch_execute("VACUUM qs.messages").await.unwrap();
     admin.batch_execute("UPDATE qs.sweep SET scrub_day = 'epoch'").await.unwrap();
@@ -126,6 +110,6 @@ async fn what_was_acknowledged_is_physically_gone_after_vacuum_and_upkeep() {
     .await;
     assert_eq!(found(&dequeued).await, [0; 5]);
     assert_eq!(found(&theirs).await, [3; 5], "what others wait for is untouched");
-    let again = way.send_once(&paid(&payer, others.dequeue(0)).await).await.unwrap();
-    assert_eq!(again.decode::<Dequeued>().unwrap().messages, theirs.messages);
+    let again: Dequeued = world.pay(&others.asking(0)).await.decode();
+    assert_eq!(again.messages, theirs.messages);
 }

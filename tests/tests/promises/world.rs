@@ -1,67 +1,29 @@
-//! What the promises are tried on: one database, two servers, and people who are registered at one of them.
+//! The promises are tried on one database with two servers, by things that happen at the same instant.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
-use nix::sys::signal::Signal;
-use postern_client::{Client, Http, Options, Request, Response, api::Error};
+use postern_client::Http;
 use postern_protocol::problem::ProblemType;
-use postern_tests::{Cluster, Server, eventually};
-use rand::{SeedableRng, rngs::StdRng};
-use tempfile::TempDir;
+use postern_tests_kit::{Answer, Call, Reply, Server, Way, World, eventually};
 use tokio::sync::Barrier;
 
-pub struct World {
-    // In the order in which they have to go.
-    pub servers: [Server; 2],
-    pub cluster: Cluster,
-    homes: TempDir,
+/// Two servers on one database.
+pub async fn two_servers() -> World {
+    World::builder().servers(2).start().await
 }
 
-impl World {
-    pub async fn start() -> Self {
-        let cluster = Cluster::start().await;
-        let servers = [Server::start(&cluster).await, Server::start(&cluster).await];
-        Self { servers, cluster, homes: tempfile::tempdir().expect("/tmp is writable") }
-    }
-
-    /// Somebody new, registered at one of the servers.
-    pub async fn person(&self, name: &str, server: usize) -> Client {
-        person(self.homes.path(), name, &self.servers[server]).await
-    }
-
-    /// A way to each server. It leads there again after a restart.
-    pub fn ways(&self) -> [Http; 2] {
-        self.servers.each_ref().map(way)
-    }
-
-    /// Ends a server and starts another in its place; returns what the first one's end was like.
-    pub async fn replace(&mut self, server: usize, signal: Signal) -> std::process::ExitStatus {
-        let server = &mut self.servers[server];
-        let address = server.address();
-        server.signal(signal);
-        let status = server.ended().await;
-        *server = eventually("the server's port is free again", async || {
-            Server::builder(&self.cluster).listen(address).try_start().await.ok()
-        })
-        .await;
-        status
-    }
+/// The same, with tokens at hand for requests made by hand.
+pub async fn two_servers_and_tokens() -> World {
+    World::builder().servers(2).tokens(200).start().await
 }
 
-/// Somebody new, whose state need not survive the test's own crash.
-pub async fn person(homes: &std::path::Path, name: &str, server: &Server) -> Client {
-    let options = Options { durable: false, record_deliveries: true, ..Options::default() };
-    let registered = Client::register_with(&homes.join(name), server.url(), name, options).await;
-    registered.unwrap_or_else(|error| panic!("{name} cannot register: {error}"))
+/// A way to each server for what the client library has prepared. It leads there again after a restart.
+pub fn client_ways(world: &World) -> [Http; 2] {
+    [client_way(&world.servers[0]), client_way(&world.servers[1])]
 }
 
-pub fn way(server: &Server) -> Http {
+pub fn client_way(server: &Server) -> Http {
     Http::new(server.url()).expect("a server's address is one")
-}
-
-/// The request with a token of the payer's.
-pub async fn paid(payer: &Client, request: Request) -> Request {
-    request.paid_with(payer.wallet().take().await.expect("there are tokens"))
 }
 
 /// Runs all of them at the same instant, as far as a machine can.
@@ -89,18 +51,28 @@ where
 }
 
 /// Sends each of the requests, each on its way, at the same instant.
-pub async fn send_at_once(
-    requests: impl IntoIterator<Item = (Http, Request)>,
-) -> Vec<Result<Response, Error>> {
-    at_once(requests.into_iter().map(|(way, request)| async move { way.send_once(&request).await })).await
+pub async fn send_at_once(calls: impl IntoIterator<Item = (Way, Call)>) -> Vec<Answer> {
+    at_once(calls.into_iter().map(|(way, call)| async move { way.try_send(&call).await })).await
 }
 
-/// What the server says, if it refuses.
-pub fn problem(answer: &Result<Response, Error>) -> Option<ProblemType> {
-    answer.as_ref().err().and_then(Error::problem)
+/// Repeats a request that fails while a server or the database is away, and pays again for one whose answer was lost.
+pub async fn insist_paid(world: &World, way: &Way, call: Call) -> Reply {
+    let token = Mutex::new(world.token());
+    eventually("it is answered", async || {
+        let paid = call.clone().paid_with(token.lock().expect("no panic holds it").clone());
+        match way.try_send(&paid).await {
+            Ok(reply) => return Some(reply),
+            Err(failure) if failure.problem() == Some(ProblemType::TokenSpent) => {
+                *token.lock().expect("no panic holds it") = world.token();
+            }
+            Err(failure) => assert!(failure.is_passing(), "{}: {failure:?}", call.target),
+        }
+        None
+    })
+    .await
 }
 
-/// Repeats what fails while a server or the database is away.
+/// Repeats what fails in the client library while a server or the database is away.
 pub async fn insist<T, E, F, Fut>(what: &str, mut attempt: F) -> T
 where
     F: FnMut() -> Fut,
@@ -118,23 +90,4 @@ where
         }
     })
     .await
-}
-
-/// What a test decides by chance; POSTERN_TEST_SEED repeats the decisions of an earlier run.
-pub struct Chance(u64);
-
-impl Chance {
-    pub fn new() -> Self {
-        let chosen = std::env::var("POSTERN_TEST_SEED").ok();
-        let seed =
-            chosen.map_or_else(rand::random, |seed| seed.parse().expect("POSTERN_TEST_SEED is a number"));
-        // Shown for a test that failed.
-        eprintln!("POSTERN_TEST_SEED={seed}");
-        Self(seed)
-    }
-
-    /// A stream of decisions of its own for each who decides.
-    pub fn of(&self, who: u64) -> StdRng {
-        StdRng::seed_from_u64(self.0 ^ who.wrapping_mul(0x9e37_79b9_7f4a_7c15))
-    }
 }

@@ -1,7 +1,7 @@
 //! What the database itself keeps of an account (AS-3, AS-8, AS-9): one incarnation after the other, each chained to the
 //! end of the one before, and a log that goes with the account as a whole or not at all.
 
-use postern_tests::Cluster;
+use postern_tests_kit::Cluster;
 use tokio_postgres::{Client, error::SqlState};
 
 /// A user with one client, and one commit to the EID.

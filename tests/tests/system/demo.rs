@@ -1,12 +1,12 @@
 //! `make demo`, as a test: two users, three devices, a removed member.
 
-use postern_tests::{binary, in_tree};
+use postern_tests_kit::{binary, in_tree};
 
 #[tokio::test]
 async fn the_demo_ends_well() {
     let output = tokio::process::Command::new("bash")
         .arg(in_tree("tests/demo.sh"))
-        .env("POSTERN_BIN_DIR", binary("postern").parent().unwrap())
+        .env("POSTERN_PROGRAMS", binary("postern").parent().unwrap())
         .output()
         .await
         .unwrap();

@@ -10,7 +10,7 @@ use std::{
 
 use postern_protocol::problem::ProblemType;
 use postern_server::{config::Config, routes};
-use postern_tests::{Cluster, in_tree, postern};
+use postern_tests_kit::{Cluster, in_tree, postern};
 
 /// Places that hold no text of ours.
 const NOT_OURS: [&str; 5] = [".git", "Cargo.lock", "node_modules", "target", "vectors"];

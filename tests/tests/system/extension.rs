@@ -9,60 +9,51 @@ use std::{
     path::Path,
 };
 
+use nix::sys::prctl::set_child_subreaper;
 use postern_protocol::{
-    Address, QueueId,
+    Address, ChainHeader, Ciphertext, QueueId,
     chain::{ChainError, ChainReceiver, ChainState, HpkePrivateKey},
+    key::SigningKey,
+    qs::QueuedMessage,
 };
-use postern_tests::{Cluster, in_tree};
+use postern_tests_kit::{Cluster, Mailbox, in_tree};
 use rand::RngCore;
 use tokio_postgres::Client;
 
-/// A group queue with one address, as its owner knows it.
-struct Mailbox {
-    id: QueueId,
-    hpke: HpkePrivateKey,
+/// A group queue with one address, and its owner.
+struct Inbox {
+    mailbox: Mailbox,
     address: Address,
-    chain: Option<ChainReceiver>,
-    position: i64,
-    chains_seen: HashSet<i64>,
-    /// The chain keys of the messages it read: what the database had when it sealed them.
-    keys: Vec<[u8; 32]>,
 }
 
-const OWNER: [u8; 32] = [9; 32];
-
-impl Mailbox {
+impl Inbox {
     async fn create(database: &Client) -> Self {
         let mut id = [0; 16];
         rand::rng().fill_bytes(&mut id);
-        let hpke = HpkePrivateKey::generate().unwrap();
-        let mailbox = Self {
-            id: QueueId::new(id),
-            hpke,
-            address: Address::generate().unwrap(),
-            chain: None,
-            position: 0,
-            chains_seen: HashSet::new(),
-            keys: Vec::new(),
-        };
+        let mailbox =
+            Mailbox::new(QueueId::new(id), SigningKey::generate(), HpkePrivateKey::generate().unwrap());
+        let address = Address::generate().unwrap();
         let public_key = mailbox.hpke.public_key().unwrap();
-        let key = public_key.as_bytes().as_slice();
+        let owner = mailbox.owner.public_key();
+        let (key, owner) = (public_key.as_bytes().as_slice(), owner.as_bytes().as_slice());
         let created = "SELECT outcome::text FROM qs.create_queue(1::smallint, '', $1, 'group', $2, $3)";
-        let row = database.query_one(created, &[&id.as_slice(), &OWNER.as_slice(), &key]).await.unwrap();
+        let row = database.query_one(created, &[&id.as_slice(), &owner, &key]).await.unwrap();
         assert_eq!(row.get::<_, &str>(0), "created");
-        let address = mailbox.address.as_bytes().as_slice();
         let added = "SELECT outcome::text FROM qs.add_addresses(1::smallint, '', $1, $2, ARRAY[$3::bytea])";
-        let row = database.query_one(added, &[&id.as_slice(), &OWNER.as_slice(), &address]).await.unwrap();
+        let addresses = address.as_bytes().as_slice();
+        let row = database.query_one(added, &[&id.as_slice(), &owner, &addresses]).await.unwrap();
         assert_eq!(row.get::<_, &str>(0), "added");
-        mailbox
+        Self { mailbox, address }
     }
 
     /// Acknowledges what was read before, and opens what is next.
     async fn read(&mut self, database: &Client) -> Vec<Vec<u8>> {
         let dequeue = "SELECT outcome::text, seqs, chains, chain_indexes, chain_headers, ciphertexts
                          FROM qs.dequeue(1::smallint, '', $1, $2, $3, 1000, 1000000000)";
+        let (id, owner) = (self.mailbox.id, self.mailbox.owner.public_key());
+        let position = i64::try_from(self.mailbox.position).unwrap();
         let row = database
-            .query_one(dequeue, &[&self.id.as_bytes().as_slice(), &OWNER.as_slice(), &self.position])
+            .query_one(dequeue, &[&id.as_bytes().as_slice(), &owner.as_bytes().as_slice(), &position])
             .await
             .unwrap();
         assert_eq!(row.get::<_, &str>("outcome"), "ok");
@@ -71,22 +62,14 @@ impl Mailbox {
         let indexes: Vec<i32> = row.get("chain_indexes");
         let headers: Vec<Option<Vec<u8>>> = row.get("chain_headers");
         let ciphertexts: Vec<Vec<u8>> = row.get("ciphertexts");
-        let mut plaintexts = Vec::new();
-        for i in 0..seqs.len() {
-            assert_eq!(seqs[i], self.position + 1, "sequence numbers have no gaps");
-            if let Some(header) = &headers[i] {
-                assert!(self.chains_seen.insert(chains[i]), "chain {} comes twice", chains[i]);
-                let number = u64::try_from(chains[i]).unwrap();
-                self.chain = Some(ChainReceiver::open_header(self.id, number, header, &self.hpke).unwrap());
-            }
-            let chain = self.chain.as_mut().expect("the first message of a queue starts a chain");
-            assert_eq!(i64::try_from(chain.state().number).unwrap(), chains[i]);
-            let (index, seq) = (u32::try_from(indexes[i]).unwrap(), u64::try_from(seqs[i]).unwrap());
-            self.keys.push(chain.state().key);
-            plaintexts.push(chain.open(index, seq, &ciphertexts[i]).unwrap());
-            self.position = seqs[i];
-        }
-        plaintexts
+        let message = |i: usize| QueuedMessage {
+            seq: seqs[i].try_into().unwrap(),
+            chain: chains[i].try_into().unwrap(),
+            chain_index: indexes[i].try_into().unwrap(),
+            chain_header: headers[i].clone().map(ChainHeader::new),
+            ciphertext: Ciphertext::new(ciphertexts[i].clone()),
+        };
+        (0..seqs.len()).map(|i| self.mailbox.open_message(&message(i))).collect()
     }
 }
 
@@ -99,8 +82,8 @@ async fn world() -> (Cluster, Client) {
     (cluster, database)
 }
 
-async fn deliver(database: &Client, mailboxes: &[&Mailbox], payload: &[u8]) {
-    let addresses: Vec<&[u8]> = mailboxes.iter().map(|m| m.address.as_bytes().as_slice()).collect();
+async fn deliver(database: &Client, inboxes: &[&Inbox], payload: &[u8]) {
+    let addresses: Vec<&[u8]> = inboxes.iter().map(|inbox| inbox.address.as_bytes().as_slice()).collect();
     let parts = vec![1_i16; addresses.len()];
     let fates: Vec<i16> = database
         .query_one(
@@ -129,7 +112,7 @@ fn workspace_control_file_and_script_have_one_version() {
 async fn owners_read_what_was_delivered_in_order_and_across_chains() {
     let (_cluster, database) = world().await;
     database.batch_execute("UPDATE qs.settings SET chain_messages = 3").await.unwrap();
-    let (mut one, mut two) = (Mailbox::create(&database).await, Mailbox::create(&database).await);
+    let (mut one, mut two) = (Inbox::create(&database).await, Inbox::create(&database).await);
 
     let payloads: Vec<Vec<u8>> = [0, 1, 15, 16, 1000, 10_000, 100_000].map(|len| vec![len as u8; len]).into();
     for payload in &payloads {
@@ -137,7 +120,7 @@ async fn owners_read_what_was_delivered_in_order_and_across_chains() {
     }
     assert_eq!(one.read(&database).await, payloads);
     assert_eq!(two.read(&database).await, payloads);
-    assert_eq!(one.chains_seen.len(), 3);
+    assert_eq!(one.mailbox.chains.len(), 3);
     assert_eq!(one.read(&database).await, Vec::<Vec<u8>>::new());
 
     deliver(&database, &[&one], b"goes on").await;
@@ -147,16 +130,16 @@ async fn owners_read_what_was_delivered_in_order_and_across_chains() {
 #[tokio::test]
 async fn after_a_crash_a_new_chain_starts_under_a_new_number() {
     let (mut cluster, database) = world().await;
-    let mut mailbox = Mailbox::create(&database).await;
-    deliver(&database, &[&mailbox], b"before").await;
+    let mut inbox = Inbox::create(&database).await;
+    deliver(&database, &[&inbox], b"before").await;
 
     drop(database);
     cluster.kill_postgres();
     cluster.restart().await;
     let database = cluster.admin().await;
-    deliver(&database, &[&mailbox], b"after").await;
-    assert_eq!(mailbox.read(&database).await, [&b"before"[..], b"after"]);
-    assert_eq!(mailbox.chains_seen, HashSet::from([1, 2]));
+    deliver(&database, &[&inbox], b"after").await;
+    assert_eq!(inbox.read(&database).await, [&b"before"[..], b"after"]);
+    assert_eq!(inbox.mailbox.chains, HashSet::from([1, 2]));
 }
 
 /// The bytes of all files below a directory.
@@ -198,26 +181,27 @@ fn found<'a>(bytes: &[u8], secrets: &'a [&'a [u8]]) -> Vec<&'a [u8]> {
 #[tokio::test]
 async fn what_is_on_disk_holds_no_chain_keys_addresses_or_payloads() {
     let (cluster, database) = world().await;
-    let mut mailbox = Mailbox::create(&database).await;
+    let mut inbox = Inbox::create(&database).await;
     let payload = [0xa5; 64];
     for _ in 0..20 {
-        deliver(&database, &[&mailbox], &payload).await;
+        deliver(&database, &[&inbox], &payload).await;
     }
     let backup = cluster.data_dir().join("backup");
     cluster.base_backup(&backup).await;
     for _ in 0..20 {
-        deliver(&database, &[&mailbox], &payload).await;
+        deliver(&database, &[&inbox], &payload).await;
     }
     let ciphertext: Vec<u8> =
         database.query_one("SELECT ciphertext FROM qs.messages LIMIT 1", &[]).await.unwrap().get(0);
     database.batch_execute("CHECKPOINT").await.unwrap();
     let dump = cluster.dump().await;
-    assert_eq!(mailbox.read(&database).await.len(), 40);
+    assert_eq!(inbox.read(&database).await.len(), 40);
     // As an open chain, too: the next key.
-    mailbox.keys.push(mailbox.chain.as_ref().unwrap().state().key);
+    let next = inbox.mailbox.chain().key;
+    inbox.mailbox.keys.push(next);
 
-    let mut secrets: Vec<&[u8]> = mailbox.keys.iter().map(|key| key.as_slice()).collect();
-    secrets.extend([&payload[..], mailbox.address.as_bytes(), &ciphertext]);
+    let mut secrets: Vec<&[u8]> = inbox.mailbox.keys.iter().map(|key| key.as_slice()).collect();
+    secrets.extend([&payload[..], inbox.address.as_bytes(), &ciphertext]);
     for (place, bytes) in
         [("cluster", files(&cluster.data_dir().join("cluster"))), ("backup", files(&backup))]
     {
@@ -233,42 +217,50 @@ async fn what_is_on_disk_holds_no_chain_keys_addresses_or_payloads() {
 /// new chain, nothing decrypts that came later.
 #[tokio::test]
 async fn the_databases_memory_opens_nothing_before_now_and_nothing_after_the_next_chain() {
+    // PostgreSQL's processes, which pg_ctl leaves behind, become our descendants: those we may trace.
+    set_child_subreaper(true).expect("it can be asked for");
     let (cluster, database) = world().await;
-    let mut mailbox = Mailbox::create(&database).await;
+    let mut inbox = Inbox::create(&database).await;
     for number in 0..10 {
-        deliver(&database, &[&mailbox], &[number; 1000]).await;
+        deliver(&database, &[&inbox], &[number; 1000]).await;
     }
     let backend: i32 = database.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0);
     let postmaster = cluster.postmaster().unwrap();
-    let Some(memory) = memory_of(u32::try_from(backend).unwrap()).zip(memory_of(postmaster)) else {
-        eprintln!("skipped: this user may not read the memory of PostgreSQL's processes");
-        return;
-    };
-    assert_eq!(mailbox.read(&database).await.len(), 10);
-    let stolen = mailbox.chain.as_ref().unwrap().state().clone();
-    let used: Vec<&[u8]> = mailbox.keys.iter().map(|key| key.as_slice()).collect();
-    for bytes in [&memory.0, &memory.1] {
+    let memory = [memory_of(u32::try_from(backend).unwrap()), memory_of(postmaster)];
+    assert_eq!(inbox.read(&database).await.len(), 10);
+    let stolen = inbox.mailbox.chain().clone();
+    let used: Vec<&[u8]> = inbox.mailbox.keys.iter().map(|key| key.as_slice()).collect();
+    for bytes in &memory {
         assert_eq!(found(bytes, &[&stolen.key]), [&stolen.key], "this is how a leak would look");
         assert_eq!(found(bytes, &used), Vec::<&[u8]>::new(), "keys of messages that were enqueued before");
     }
 
     database.batch_execute("UPDATE qs.settings SET chain_messages = 10").await.unwrap();
-    deliver(&database, &[&mailbox], b"after").await;
+    deliver(&database, &[&inbox], b"after").await;
     let row = "SELECT chain_index, seq, ciphertext FROM qs.messages ORDER BY seq DESC LIMIT 1";
     let row = database.query_one(row, &[]).await.unwrap();
     let (seq, ciphertext) = (row.get::<_, i64>("seq") as u64, row.get::<_, Vec<u8>>("ciphertext"));
     for index in stolen.next_index..stolen.next_index + 100 {
         let state = ChainState { number: stolen.number + 1, next_index: stolen.next_index, key: stolen.key };
-        let mut thief = ChainReceiver::resume(mailbox.id, state);
+        let mut thief = ChainReceiver::resume(inbox.mailbox.id, state);
         assert_eq!(thief.open(index, seq, &ciphertext), Err(ChainError::BadCiphertext));
     }
-    assert_eq!(mailbox.read(&database).await, [b"after"]);
+    assert_eq!(inbox.read(&database).await, [b"after"]);
 }
 
-/// The writable memory of a process, shared and its own; `None` if it may not be read.
-fn memory_of(pid: u32) -> Option<Vec<u8>> {
-    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).ok()?;
-    let memory = File::open(format!("/proc/{pid}/mem")).ok()?;
+/// The writable memory of a process, shared and its own.
+///
+/// # Panics
+/// When it may not be read, with what is missing.
+fn memory_of(pid: u32) -> Vec<u8> {
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps"));
+    let memory = File::open(format!("/proc/{pid}/mem"));
+    let (Ok(maps), Ok(memory)) = (maps, memory) else {
+        panic!(
+            "this test reads the memory of PostgreSQL's processes, and this user may not: root needs the capability \
+             CAP_SYS_PTRACE (`docker run --cap-add=SYS_PTRACE`), others kernel.yama.ptrace_scope below 2"
+        )
+    };
     let mut bytes = Vec::new();
     for line in maps.lines() {
         let mut words = line.split_whitespace();
@@ -276,12 +268,13 @@ fn memory_of(pid: u32) -> Option<Vec<u8>> {
         if !access.starts_with("rw") {
             continue;
         }
-        let (start, end) = range.split_once('-')?;
-        let (start, end) = (u64::from_str_radix(start, 16).ok()?, u64::from_str_radix(end, 16).ok()?);
-        let mut region = vec![0; usize::try_from(end - start).ok()?];
+        let (start, end) = range.split_once('-').expect("a range has two ends");
+        let [start, end] = [start, end].map(|place| u64::from_str_radix(place, 16).expect("it is a place"));
+        let mut region = vec![0; usize::try_from(end - start).expect("it fits")];
         if memory.read_exact_at(&mut region, start).is_ok() {
             bytes.extend(region);
         }
     }
-    (!bytes.is_empty()).then_some(bytes)
+    assert!(!bytes.is_empty(), "process {pid} has memory");
+    bytes
 }

@@ -4,45 +4,32 @@ use std::time::Duration;
 
 use postern_client::{Client, Event};
 use postern_protocol::{ds::GroupId, problem::ProblemType};
-use postern_tests::{Cluster, PATIENCE, Server, eventually};
-use tokio_postgres::{Client as Connection, types::FromSql};
+use postern_tests_kit::{PATIENCE, Server, World, eventually};
+use tokio_postgres::types::FromSql;
 
 /// Alice and Bob in a group; neither has anything to fetch.
-struct World {
+struct Conversation {
     alice: Client,
     bob: Client,
     group: GroupId,
-    _server: Server,
-    cluster: Cluster,
-    admin: Connection,
-    _homes: tempfile::TempDir,
+    world: World,
 }
 
 const AGED: &str = "UPDATE qs.messages SET enqueued = enqueued - 31;
                     UPDATE qs.sweep SET day = 'epoch', position = NULL";
 
-impl World {
+impl Conversation {
     async fn start() -> Self {
-        let cluster = Cluster::start().await;
-        let server = Server::start(&cluster).await;
-        let homes = tempfile::tempdir().unwrap();
-        let person =
-            async |name: &str| Client::register(&homes.path().join(name), server.url(), name).await.unwrap();
-        let (alice, bob) = (person("alice").await, person("bob").await);
-        let group = alice.create_group("").await.unwrap();
-        alice.invite(&group, bob.user()).await.unwrap();
-        bob.sync_until(PATIENCE, |event| matches!(event, Event::ContactRequested { .. })).await.unwrap();
-        alice.sync_until(PATIENCE, |event| matches!(event, Event::Added { .. })).await.unwrap();
-        bob.sync_until(PATIENCE, |event| matches!(event, Event::Joined { .. })).await.unwrap();
-        let admin = cluster.admin().await;
-        let world = Self { alice, bob, group, _server: server, cluster, admin, _homes: homes };
+        let world = World::builder().start().await;
+        let (alice, bob, group) = world.friends(["alice", "bob"], "").await;
+        let conversation = Self { alice, bob, group, world };
         eventually("nobody has anything to fetch", async || {
-            world.alice.sync(Duration::ZERO).await.unwrap();
-            world.bob.sync(Duration::ZERO).await.unwrap();
-            (world.waiting().await == 0).then_some(())
+            conversation.alice.sync(Duration::ZERO).await.unwrap();
+            conversation.bob.sync(Duration::ZERO).await.unwrap();
+            (conversation.waiting().await == 0).then_some(())
         })
         .await;
-        world
+        conversation
     }
 
     async fn say(&self, texts: &[&str]) {
@@ -51,18 +38,18 @@ impl World {
         }
     }
 
-    /// What Bob gets to know until he reads a text.
+    /// Bob's events until he reads a text.
     async fn bob_reads(&self, last: &str) -> Vec<Event> {
         let is_last = |event: &Event| matches!(event, Event::Message { text, .. } if text == last);
         self.bob.sync_until(PATIENCE, is_last).await.unwrap()
     }
 
     async fn value<T: for<'a> FromSql<'a>>(&self, sql: &str) -> T {
-        self.admin.query_one(sql, &[]).await.unwrap_or_else(|error| panic!("{sql}: {error}")).get(0)
+        self.world.value(sql).await
     }
 
     async fn waiting(&self) -> i64 {
-        self.value("SELECT count(*) FROM qs.messages").await
+        self.world.count("qs.messages").await
     }
 
     async fn gone(&self, what: &str, sql: &str) {
@@ -90,23 +77,23 @@ fn texts(events: &[Event]) -> Vec<&str> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_waited_too_long_is_removed_and_its_reader_told_how_much_it_was() {
-    let world = World::start().await;
-    world.say(&["one", "two", "three"]).await;
-    assert_eq!(world.waiting().await, 3);
-    world.admin.batch_execute(AGED).await.unwrap();
+    let talk = Conversation::start().await;
+    talk.say(&["one", "two", "three"]).await;
+    assert_eq!(talk.waiting().await, 3);
+    talk.world.admin.batch_execute(AGED).await.unwrap();
     // Any server that starts asks for the worker.
-    let _another = Server::start(&world.cluster).await;
-    world.gone("the worker has been there", "SELECT count(*) FROM qs.messages").await;
+    let _another = Server::start(&talk.world.cluster).await;
+    talk.gone("the worker has been there", "SELECT count(*) FROM qs.messages").await;
 
-    world.say(&["four"]).await;
-    let events = world.bob_reads("four").await;
+    talk.say(&["four"]).await;
+    let events = talk.bob_reads("four").await;
     assert_eq!(expired(&events), [3], "no more and no less, and no alarm");
     assert_eq!(texts(&events), ["four"]);
-    world.say(&["five"]).await;
-    let events = world.bob_reads("five").await;
+    talk.say(&["five"]).await;
+    let events = talk.bob_reads("five").await;
     assert_eq!(expired(&events), [0; 0], "told once");
 
-    let monitor = world.cluster.connect_as("postern_monitor").await;
+    let monitor = talk.world.cluster.connect_as("postern_monitor").await;
     let removed = monitor.query_one("SELECT * FROM operator.removed_messages()", &[]).await.unwrap();
     let figures: [i64; 4] = ["inactive_queues", "their_messages", "expired_messages", "purged_messages"]
         .map(|name| removed.get(name));
@@ -117,11 +104,11 @@ async fn what_waited_too_long_is_removed_and_its_reader_told_how_much_it_was() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn queues_whose_owners_do_not_come_are_removed_with_all_they_hold() {
-    let world = World::start().await;
-    world.say(&["one", "two"]).await;
-    let queues: i64 = world.value("SELECT count(*) FROM qs.queues").await;
+    let talk = Conversation::start().await;
+    talk.say(&["one", "two"]).await;
+    let queues: i64 = talk.value("SELECT count(*) FROM qs.queues").await;
     assert_eq!(queues, 4, "two people with two each");
-    world
+    talk.world
         .admin
         .batch_execute(
             "UPDATE qs.queues SET last_active = last_active - 91
@@ -130,42 +117,42 @@ async fn queues_whose_owners_do_not_come_are_removed_with_all_they_hold() {
         )
         .await
         .unwrap();
-    let _another = Server::start(&world.cluster).await;
+    let _another = Server::start(&talk.world.cluster).await;
     eventually("Bob's queue is gone", async || {
-        (world.value::<i64>("SELECT count(*) FROM qs.queues").await == 3).then_some(())
+        (talk.value::<i64>("SELECT count(*) FROM qs.queues").await == 3).then_some(())
     })
     .await;
-    assert_eq!(world.waiting().await, 0);
-    let refused = world.bob.receive(Duration::ZERO).await.unwrap_err();
+    assert_eq!(talk.waiting().await, 0);
+    let refused = talk.bob.receive(Duration::ZERO).await.unwrap_err();
     assert_eq!(refused.problem(), Some(ProblemType::NotFound));
     let removed = "SELECT inactive_queues * 10 + their_messages FROM operator.removed_messages()";
-    assert_eq!(world.value::<i64>(removed).await, 12);
+    assert_eq!(talk.value::<i64>(removed).await, 12);
     // Nobody who still has a queue is harmed.
-    world.say(&["three"]).await;
-    world.alice.receive(Duration::ZERO).await.unwrap();
+    talk.say(&["three"]).await;
+    talk.alice.receive(Duration::ZERO).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_worker_to_spare_a_server_removes_it_itself() {
-    let mut world = World::start().await;
-    world.say(&["one", "two", "three"]).await;
-    world.admin.batch_execute("ALTER SYSTEM SET max_worker_processes = 0").await.unwrap();
-    world.cluster.kill_postgres();
-    world.cluster.restart().await;
-    world.admin = world.cluster.admin().await;
-    world.admin.batch_execute(AGED).await.unwrap();
-    let another = Server::start(&world.cluster).await;
-    world.gone("the server has done it", "SELECT count(*) FROM qs.messages").await;
+    let mut talk = Conversation::start().await;
+    talk.say(&["one", "two", "three"]).await;
+    talk.world.admin.batch_execute("ALTER SYSTEM SET max_worker_processes = 0").await.unwrap();
+    talk.world.cluster.kill_postgres();
+    talk.world.cluster.restart().await;
+    talk.world.reconnect().await;
+    talk.world.admin.batch_execute(AGED).await.unwrap();
+    let another = Server::start(&talk.world.cluster).await;
+    talk.gone("the server has done it", "SELECT count(*) FROM qs.messages").await;
     assert!(another.log().contains("no background worker to spare"), "{}", another.log());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_operator_sees_how_full_mailboxes_are_and_empties_or_removes_one() {
-    let world = World::start().await;
+    let talk = Conversation::start().await;
     let said: Vec<String> = (0..12).map(|number| number.to_string()).collect();
-    world.say(&said.iter().map(String::as_str).collect::<Vec<_>>()).await;
-    let monitor = world.cluster.connect_as("postern_monitor").await;
-    let operator = world.cluster.connect_as("postern_operator").await;
+    talk.say(&said.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    let monitor = talk.world.cluster.connect_as("postern_monitor").await;
+    let operator = talk.world.cluster.connect_as("postern_operator").await;
 
     let depths = "SELECT kind, waiting, queues, messages, oldest = (now() AT TIME ZONE 'UTC')::date
                     FROM operator.queue_depths()";
@@ -199,19 +186,19 @@ async fn an_operator_sees_how_full_mailboxes_are_and_empties_or_removes_one() {
     let purge = "SELECT operator.purge_queue($1)";
     assert_eq!(operator.query_one(purge, &[&queue]).await.unwrap().get::<_, i64>(0), 12);
     assert_eq!(operator.query_one(purge, &[&queue]).await.unwrap().get::<_, i64>(0), 0);
-    world.say(&["after"]).await;
-    let events = world.bob_reads("after").await;
+    talk.say(&["after"]).await;
+    let events = talk.bob_reads("after").await;
     assert_eq!((expired(&events), texts(&events)), (vec![12], vec!["after"]));
 
-    world.say(&["one more"]).await;
+    talk.say(&["one more"]).await;
     let drop = "SELECT operator.drop_queue($1)";
     assert_eq!(operator.query_one(drop, &[&queue]).await.unwrap().get::<_, i64>(0), 1);
-    let refused = world.bob.receive(Duration::ZERO).await.unwrap_err();
+    let refused = talk.bob.receive(Duration::ZERO).await.unwrap_err();
     assert_eq!(refused.problem(), Some(ProblemType::NotFound));
     for call in [purge, drop] {
         assert!(operator.query_one(call, &[&queue]).await.is_err(), "{call}: there is none any more");
     }
-    assert_eq!(world.value::<i64>("SELECT purged_messages FROM operator.removed_messages()").await, 13);
+    assert_eq!(talk.value::<i64>("SELECT purged_messages FROM operator.removed_messages()").await, 13);
 
     let wakeups = monitor
         .query_one("SELECT preloaded, worker_pid IS NOT NULL, sent > 0 FROM operator.wakeups()", &[])
@@ -222,8 +209,8 @@ async fn an_operator_sees_how_full_mailboxes_are_and_empties_or_removes_one() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn limits_are_read_and_set_with_checks_and_hold_within_minutes() {
-    let world = World::start().await;
-    let operator = world.cluster.connect_as("postern_operator").await;
+    let talk = Conversation::start().await;
+    let operator = talk.world.cluster.connect_as("postern_operator").await;
     let limits =
         operator.query("SELECT name, value, meaning FROM operator.queue_limits()", &[]).await.unwrap();
     let value = |name: &str| {
@@ -246,12 +233,12 @@ async fn limits_are_read_and_set_with_checks_and_hold_within_minutes() {
         let call = format!("SELECT operator.set_queue_limit({refused})");
         assert!(operator.batch_execute(&call).await.is_err(), "{refused}");
     }
-    world.say(&["one"]).await;
-    world.admin.batch_execute("UPDATE qs.messages SET enqueued = enqueued - 7").await.unwrap();
+    talk.say(&["one"]).await;
+    talk.world.admin.batch_execute("UPDATE qs.messages SET enqueued = enqueued - 7").await.unwrap();
     operator.batch_execute("SELECT operator.set_queue_limit('message_days', 6)").await.unwrap();
     // As each server does every few minutes.
-    let server = world.cluster.connect_as("postern_server").await;
+    let server = talk.world.cluster.connect_as("postern_server").await;
     let started = server.query_one("SELECT outcome::text FROM qs.start_upkeep()", &[]).await.unwrap();
     assert_eq!(started.get::<_, &str>(0), "started");
-    world.gone("it is removed by the new limit", "SELECT count(*) FROM qs.messages").await;
+    talk.gone("it is removed by the new limit", "SELECT count(*) FROM qs.messages").await;
 }

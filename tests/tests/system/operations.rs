@@ -1,4 +1,4 @@
-//! What an operator does with `postern`: start, stop, crash, configure, migrate, check (OPS-2, OPS-6).
+//! An operator's work with `postern`: start, stop, crash, configure, migrate, check (OPS-2, OPS-6).
 
 use std::{
     fs::{self, Permissions},
@@ -9,7 +9,7 @@ use std::{
 
 use nix::sys::signal::Signal;
 use postern_server::{config::ConnectionString, database::migrate::Release};
-use postern_tests::{Cluster, DataDir, HOME, Server, eventually, in_tree, postern};
+use postern_tests_kit::{Cluster, DataDir, HOME, Server, eventually, in_tree, postern};
 use tokio::process::Command;
 use tokio_postgres::{Client, NoTls, error::SqlState};
 

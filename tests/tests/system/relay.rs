@@ -1,6 +1,6 @@
 //! The harness's own promise: between accept and answer, time can be stopped.
 
-use postern_tests::{Cluster, HOME, PostgresRelay, Server, eventually};
+use postern_tests_kit::{Cluster, HOME, PostgresRelay, Server, eventually};
 
 #[tokio::test]
 async fn a_server_killed_between_accept_and_answer_leaves_what_was_accepted() {

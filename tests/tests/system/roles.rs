@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use postern_tests::{Cluster, in_tree};
+use postern_tests_kit::{Cluster, in_tree};
 use tokio_postgres::{Client, error::SqlState};
 
 const ROLES: [&str; 3] = ["postern_server", "postern_operator", "postern_monitor"];

@@ -1,8 +1,8 @@
-//! What a request asks of the database: one statement to read and one to write for each of
+//! A request asks the database for little: one statement to read and one to write for each of
 //! the DS (DS-5), counted by PostgreSQL itself.
 
-use postern_client::{Change, Client, Event};
-use postern_tests::{Cluster, PATIENCE, Server};
+use postern_client::Change;
+use postern_tests_kit::{Server, World, befriend};
 use tokio_postgres::Client as Connection;
 
 /// How many statements the server has executed since the last call.
@@ -23,44 +23,40 @@ async fn statements(admin: &Connection) -> i64 {
 
 #[tokio::test]
 async fn a_ds_request_reads_once_and_writes_once() {
-    let mut cluster = Cluster::start().await;
-    let admin = cluster.admin().await;
+    let mut world = World::builder().servers(0).start().await;
     for setup in [
         "CREATE EXTENSION pg_stat_statements",
         "ALTER SYSTEM SET shared_preload_libraries = 'postern', 'pg_stat_statements'",
     ] {
-        admin.execute(setup, &[]).await.unwrap();
+        world.admin.execute(setup, &[]).await.unwrap();
     }
-    cluster.kill_postgres();
-    cluster.restart().await;
-    let admin = cluster.admin().await;
-    let server = Server::start(&cluster).await;
-    let directory = tempfile::tempdir().unwrap();
-    let alice = Client::register(&directory.path().join("a"), server.url(), "alice").await.unwrap();
-    let bob = Client::register(&directory.path().join("b"), server.url(), "bob").await.unwrap();
+    world.cluster.kill_postgres();
+    world.cluster.restart().await;
+    world.reconnect().await;
+    world.servers.push(Server::start(&world.cluster).await);
+    let admin = &world.admin;
+    let (alice, bob) = (world.person("alice").await, world.person("bob").await);
     let group = alice.create_group("counted").await.unwrap();
-    alice.invite(&group, bob.user()).await.unwrap();
-    bob.sync_until(PATIENCE, |event| matches!(event, Event::ContactRequested { .. })).await.unwrap();
-    alice.sync_until(PATIENCE, |event| matches!(event, Event::Added { .. })).await.unwrap();
+    befriend(&alice, &bob, &group).await;
 
     // An application message.
     let message = alice.prepare_text(&group, "one read, one write").await.unwrap();
     let token = alice.wallet().take().await.unwrap();
-    statements(&admin).await;
+    statements(admin).await;
     alice.http().send_once(&message.request.paid_with(token)).await.unwrap();
-    assert_eq!(statements(&admin).await, 2, "an application message");
+    assert_eq!(statements(admin).await, 2, "an application message");
     alice.confirm(&group).await.unwrap();
 
     // A commit.
     let commit = alice.prepare(&group, &Change::Update).await.unwrap();
     let token = alice.wallet().take().await.unwrap();
     let again = alice.wallet().take().await.unwrap();
-    statements(&admin).await;
+    statements(admin).await;
     alice.http().send_once(&commit.request.clone().paid_with(token)).await.unwrap();
-    assert_eq!(statements(&admin).await, 2, "a commit");
+    assert_eq!(statements(admin).await, 2, "a commit");
 
     // Its repeat: the state is read, the token is spent, nothing else.
     alice.http().send_once(&commit.request.paid_with(again)).await.unwrap();
-    assert_eq!(statements(&admin).await, 2, "a repeated commit");
+    assert_eq!(statements(admin).await, 2, "a repeated commit");
     alice.confirm(&group).await.unwrap();
 }

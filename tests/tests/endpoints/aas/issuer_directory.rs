@@ -4,12 +4,10 @@ use postern_protocol::{
     aas::IssuerDirectory,
     token::{DIRECTORY_MEDIA_TYPE, DIRECTORY_PATH, TOKEN_TYPES},
 };
+use postern_tests_kit::{Call, World};
 use reqwest::StatusCode;
 
-use crate::{
-    road::Valid,
-    world::{Call, World},
-};
+use crate::road::Valid;
 
 pub fn valid() -> Valid {
     Valid::new(Call::get(DIRECTORY_PATH), StatusCode::OK)

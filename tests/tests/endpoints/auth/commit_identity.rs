@@ -2,13 +2,11 @@
 
 use openmls::prelude::{Extensions, Lifetime};
 use postern_protocol::{MlsMessage, auth::IdentityCommitted, problem::ProblemType};
+use postern_tests_kit::{Commit, Party, User, World, identity_commit, public_application};
 use rand::RngCore;
 use reqwest::StatusCode;
 
-use crate::{
-    road::Valid,
-    world::{Commit, Party, User, World, identity_commit, public_application},
-};
+use crate::road::Valid;
 
 /// A registered user of any name.
 pub async fn random_user(world: &World) -> User {

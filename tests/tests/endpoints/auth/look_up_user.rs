@@ -1,13 +1,11 @@
 //! `GET /as/users/{name}` (AS-5)
 
 use postern_protocol::{auth::CredentialIssued, problem::ProblemType};
+use postern_tests_kit::{Call, User, World};
 use reqwest::StatusCode;
 
 use super::commit_identity::random_user;
-use crate::{
-    road::Valid,
-    world::{Call, User, World},
-};
+use crate::road::Valid;
 
 pub async fn valid(world: &World) -> Valid {
     let user = random_user(world).await;

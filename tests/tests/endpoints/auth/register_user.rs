@@ -3,13 +3,11 @@
 use ciborium::Value;
 use openmls::prelude::{Ciphersuite, Extensions};
 use postern_protocol::{auth::AuthenticationKeys, credential::ClientCredential, problem::ProblemType};
+use postern_tests_kit::{Ask, Call, Commit, Party, User, World, now, over, random_id, registration};
 use rand::RngCore;
 use reqwest::StatusCode;
 
-use crate::{
-    road::Valid,
-    world::{Call, Commit, Party, User, World, over, random_id, registration},
-};
+use crate::road::Valid;
 
 pub fn valid() -> Valid {
     let user = User::new(&format!("user-{:016x}", rand::rng().next_u64()));
@@ -18,10 +16,6 @@ pub fn valid() -> Valid {
         cut: vec![("group_info", ProblemType::InvalidMls), ("ratchet_tree", ProblemType::InvalidMls)],
         ..Valid::new(user.registration(), StatusCode::CREATED)
     }
-}
-
-fn now() -> u64 {
-    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs()
 }
 
 #[tokio::test]
@@ -34,8 +28,8 @@ async fn anyone_registers_a_free_name_and_gets_a_credential_under_a_published_ke
     assert!(keys.keys.iter().any(|key| key.public_key == issuer));
     let credential = ClientCredential::verify(&issued.credential, issuer, now()).unwrap();
     assert_eq!((credential.user, credential.client_key), (user.name.clone(), user.device.public_key()));
-    // What the client proves by signing, it can use at once.
-    let tokens = world.token_key().issue(&world, &user.device.key, 1, &world.challenge()).await;
+    // The client can use its key at once.
+    let tokens = world.tokens(0, &user.device.key, &Ask::batch(world.token_key(), 1)).await;
     let reserve = crate::ds::reserve_group_id::valid().call.paid_with(tokens[0].clone());
     world.send(&reserve.wire()).await.assert_ok("the first token");
     world.close();

@@ -5,13 +5,11 @@ use postern_protocol::{
     credential::ClientCredential,
     problem::ProblemType,
 };
+use postern_tests_kit::{Call, Commit, Party, World, identity_commit};
 use reqwest::StatusCode;
 
 use super::commit_identity::random_user;
-use crate::{
-    road::Valid,
-    world::{Call, Commit, Party, World, identity_commit},
-};
+use crate::road::Valid;
 
 pub async fn valid(world: &World) -> Valid {
     let user = random_user(world).await;

@@ -11,16 +11,17 @@ use postern_protocol::{
     mls::{DELIVERY_ADDRESS, GROUP_POLICY, GroupPolicy, Pseudonym, USER_KEY},
     problem::ProblemType,
 };
+use postern_tests_kit::{
+    Call, Commit, Group, Member, Party, World, creation, dump, fresh_address, home, leaf_extensions,
+    policy_extensions, random_id,
+};
 use reqwest::StatusCode;
 
-use super::submit_message::{attributes, with_attributes};
-use crate::{
-    road::Valid,
-    world::{
-        Call, Commit, Group, Library, Member, Party, World, creation, fresh_address, home, leaf_extensions,
-        policy_extensions, random_id,
-    },
+use super::{
+    library::Library,
+    submit_message::{attributes, with_attributes},
 };
+use crate::road::Valid;
 
 /// A group that is about to be created; what is wrong with it is changed before it is founded.
 struct Draft {
@@ -37,7 +38,7 @@ impl Draft {
         let pseudonym = Pseudonym::random();
         let mut founder = Party::new(pseudonym.0);
         founder.leaf = founder.leaf_at(&home(), fresh_address());
-        let (policy, server_key) = (GroupPolicy::new(pseudonym), world.server_key);
+        let (policy, server_key) = (GroupPolicy::new(pseudonym), world.server_key());
         Self { id: id.clone(), founder, policy, server_key, context: None, mls_id: None }
     }
 
@@ -233,7 +234,7 @@ async fn a_group_has_a_ciphersuite_that_the_operator_allows() {
     let (_, added) = before.make(0, add.clone());
     world.assert_refuses("a member added with it", &added, ProblemType::CiphersuiteForbidden).await;
     before.party(0).forget();
-    // What is there goes on.
+    // Existing groups go on.
     let (_, commit) = before.make(0, Commit { update: true, ..Default::default() });
     world.pay(&commit).await.assert_ok("an update");
     before.party(0).merge();
@@ -278,7 +279,7 @@ async fn a_post_quantum_group_lives_like_any_once_the_operator_allows_its_cipher
             .await
             .unwrap();
         let mut draft = Draft::new(&world, &world.reserve().await);
-        draft.founder.set_suite(suite, founders);
+        draft.founder.set_suite(suite, founders.crypto());
         let call = draft.call();
         world.assert_refuses("a group of it", &call, ProblemType::CiphersuiteForbidden).await;
         let allow = format!("SELECT operator.allow_ciphersuite({})", u16::from(suite));
@@ -286,12 +287,12 @@ async fn a_post_quantum_group_lives_like_any_once_the_operator_allows_its_cipher
         world.pay(&call).await.assert_ok("once it is allowed");
 
         let mut founder = world.candidate().await;
-        founder.party.set_suite(suite, founders);
+        founder.party.set_suite(suite, founders.crypto());
         let mut group = world.group_by(founder).await;
         let mut added = Vec::new();
         for library in [joiners, founders] {
             let mut joiner = world.candidate().await;
-            joiner.party.set_suite(suite, library);
+            joiner.party.set_suite(suite, library.crypto());
             added.push(joiner);
         }
         world.add(&mut group, added).await;
@@ -311,7 +312,7 @@ async fn a_post_quantum_group_lives_like_any_once_the_operator_allows_its_cipher
 
         // A further client of a member's comes in by itself.
         let mut client = world.further_client(&group.members[1]).await;
-        client.party.set_suite(suite, founders);
+        client.party.set_suite(suite, founders.crypto());
         let users = client.party.user.clone();
         let current = world.group_info(&group, &users).await;
         let made = client.party.join_externally(&current, Some(&users));
@@ -356,16 +357,24 @@ fn agree(group: &Group) {
 async fn what_lies_in_the_database_tells_nothing_of_a_groups_members() {
     let world = World::start().await;
     let group = world.group(3).await;
-    let row = world.admin().query_one("SELECT roster, tree FROM ds.groups", &[]).await.unwrap();
+    let row = world.admin.query_one("SELECT roster, tree FROM ds.groups", &[]).await.unwrap();
     let blobs: [Vec<u8>; 2] = [row.get(0), row.get(1)];
     let dump = world.cluster.dump().await;
+    let rows = dump::rows(&dump);
     for member in &group.members {
         let (key, address) = (member.party.public_key(), member.address);
         for secret in [key.as_bytes().as_slice(), address.as_bytes(), &member.party.identity] {
             assert!(blobs.iter().all(|blob| !blob.windows(secret.len()).any(|part| part == secret)));
             assert!(!dump.contains(&hex::encode(secret)));
         }
-        assert!(!dump.contains(&hex::encode(member.mailbox.owner.seed())));
+        let mailbox = [member.mailbox.id.as_bytes().as_slice(), member.mailbox.owner.public_key().as_bytes()]
+            .map(hex::encode);
+        assert!(mailbox.iter().all(|secret| dump.contains(secret)), "the QS knows its queues");
+        let of_the_ds = rows.iter().filter(|row| row.schema() == "ds").flat_map(|row| &row.values);
+        for value in of_the_ds {
+            let value = hex::encode(value);
+            assert!(mailbox.iter().all(|secret| !value.contains(secret)), "the DS knows none");
+        }
     }
     for secret in [group.policy.state_secret.as_slice(), group.policy.state_key().as_bytes()] {
         assert!(!dump.contains(&hex::encode(secret)), "the server forgets the key (DS-9)");

@@ -11,17 +11,20 @@ use postern_protocol::{
     mls::{GroupPolicy, Pseudonym},
     problem::ProblemType,
 };
+use postern_tests_kit::{
+    Call, Commit, Group, Party, SUITE, Spoil, UNUSABLE, User, World, creation, home, identity_commit,
+    policy_extensions, random_id, registration,
+};
 
-use super::fuzz::tls::{self, Kind, Node, sign, with_length};
-use crate::world::{
-    Call, Commit, Group, Library, Party, SUITE, Spoil, UNUSABLE, User, World, creation, home,
-    identity_commit, policy_extensions, random_id, registration,
+use super::{
+    fuzz::tls::{self, Kind, Node, sign, with_length},
+    library::Library,
 };
 
 const HYBRID: Ciphersuite = Ciphersuite::MLS_128_MLKEM768X25519_AES128GCM_SHA256_Ed25519;
 const REASON: &str = "nobody could encrypt to one of the public keys";
 
-/// Of a key with ML-KEM, of which all numbers are below 3329 (FIPS 203 §7.2).
+/// A spoilt key with ML-KEM: all of its numbers have to be below 3329 (FIPS 203 §7.2).
 const TOO_LARGE: (&str, Spoil) = ("a number beyond the modulus", |mut key| {
     key[..2].fill(0xff);
     key
@@ -46,7 +49,7 @@ fn a_leaf_that_nobody_can_encrypt_to_keeps_everybody_from_committing_until_it_is
             let what = format!("{what}, {suite:?}, {library:?}");
             let [mut founder, mut member, newcomer] = [(); 3].map(|()| {
                 let mut party = Party::newcomer();
-                party.set_suite(suite, library);
+                party.set_suite(suite, library.crypto());
                 party
             });
             founder.found(b"a group", Extensions::empty());
@@ -92,7 +95,7 @@ impl Scene {
 /// Somebody does this, and of the keys that he makes for it the one of this number is spoilt. How many he made.
 type Way = fn(&mut Scene, usize, Spoil) -> (Call, usize);
 
-/// With what keys are made for.
+/// The ways to bring keys into a group, and how many each brings.
 const WAYS: [(&str, usize, Way); 5] = [
     ("an addition: of the Welcome, of the leaf", 2, |scene, place, spoil| {
         let mut newcomer = Party::newcomer();
@@ -100,7 +103,7 @@ const WAYS: [(&str, usize, Way); 5] = [
         newcomer.leaf = newcomer.leaf_at(&home(), scene.address);
         newcomer.lie(place, spoil);
         let add = adding(&newcomer);
-        // Nor does the admin say that the Welcome could not be encrypted.
+        // The admin does not say that the Welcome could not be encrypted, either.
         scene.group.party(0).lie(usize::MAX, spoil);
         let (_, call) = scene.group.make(0, add);
         scene.group.party(0).repent();
@@ -135,13 +138,11 @@ const WAYS: [(&str, usize, Way); 5] = [
     }),
 ];
 
-impl World {
-    /// Refused for that and nothing else, which changes nothing and costs a token.
-    pub async fn assert_unusable(&self, what: &str, call: &Call) {
-        self.restock(2).await;
-        self.assert_refuses(what, call, ProblemType::InvalidMls).await;
-        self.assert_refused_for(what, call, REASON).await;
-    }
+/// Refused for that and nothing else, which changes nothing and costs a token.
+pub async fn assert_unusable(world: &World, what: &str, call: &Call) {
+    world.restock(2).await;
+    world.assert_refuses(what, call, ProblemType::InvalidMls).await;
+    world.assert_refused_for(what, call, REASON).await;
 }
 
 #[tokio::test]
@@ -157,7 +158,8 @@ async fn nobody_brings_a_key_into_a_group_that_nobody_can_encrypt_to() {
                 for place in 0..keys {
                     let (call, made) = make(&mut scene, place, spoil);
                     assert_eq!(made, keys, "{way}");
-                    world.assert_unusable(&format!("{way}: number {place}: {what}, {suite:?}"), &call).await;
+                    assert_unusable(&world, &format!("{way}: number {place}: {what}, {suite:?}"), &call)
+                        .await;
                 }
             }
             // Nothing else was wrong with it.
@@ -177,12 +179,12 @@ async fn no_group_begins_with_a_key_that_nobody_can_encrypt_to() {
         let mut founder = Party::newcomer();
         let policy = GroupPolicy::new(Pseudonym(founder.identity.as_slice().try_into().unwrap()));
         founder.lie(place, spoil);
-        founder.found(&id.to_mls(), policy_extensions(&policy, &world.server_key));
+        founder.found(&id.to_mls(), policy_extensions(&policy, &world.server_key()));
         creation(&id, policy.state_key(), &founder)
     };
     for (what, spoil) in UNUSABLE {
         for (of, place) in [("the leaf", 0), ("external_pub", 1)] {
-            world.assert_unusable(&format!("{of}: {what}"), &begin(place, spoil)).await;
+            assert_unusable(&world, &format!("{of}: {what}"), &begin(place, spoil)).await;
         }
     }
     world.pay(&begin(usize::MAX, |key| key)).await.assert_ok("with the keys that were made");
@@ -197,7 +199,7 @@ async fn a_new_group_is_its_creators_leaf_and_no_node_above_it() {
     let id = world.reserve().await;
     let mut founder = Party::newcomer();
     let policy = GroupPolicy::new(Pseudonym(founder.identity.as_slice().try_into().unwrap()));
-    founder.found(&id.to_mls(), policy_extensions(&policy, &world.server_key));
+    founder.found(&id.to_mls(), policy_extensions(&policy, &world.server_key()));
     let encode = |nodes: &[Node]| nodes.iter().flat_map(Node::encode).collect::<Vec<_>>();
     let hash = |parts: &[&[u8]]| digest(&SHA256, &parts.concat()).as_ref().to_vec();
     let second = 1u32.to_be_bytes();
@@ -209,7 +211,7 @@ async fn a_new_group_is_its_creators_leaf_and_no_node_above_it() {
     let mut leaf = Vec::new();
     let mut package = tls::message(founder.key_package_message().as_bytes()).unwrap();
     package.each(Kind::LeafNode, &mut |fields| leaf = fields.clone());
-    // Of a commit, with the hash of what is above it, in its place.
+    // A leaf of a commit, with the hash of the node above it, in its place.
     (leaf[4], leaf[5]) = (Node::Fixed(vec![3]), Node::Opaque(hash(&[&key, &[0], &no_leaf])));
     let signed = [encode(&leaf[..7]), with_length(&id.to_mls()), second.to_vec()].concat();
     leaf[7] = Node::Opaque(sign(&founder.key, "LeafNodeTBS", &signed));
@@ -252,13 +254,13 @@ async fn no_identity_has_a_client_with_a_key_that_nobody_can_encrypt_to() {
             let made = alice.device.commit(adding(&further));
             alice.device.repent();
             alice.device.forget();
-            world.assert_unusable(what, &identity_commit(&made.commit, &alice.device)).await;
+            assert_unusable(&world, what, &identity_commit(&made.commit, &alice.device)).await;
         }
         alice.device.lie(0, spoil);
         let made = alice.device.commit(update());
         alice.device.repent();
         alice.device.forget();
-        world.assert_unusable(what, &identity_commit(&made.commit, &alice.device)).await;
+        assert_unusable(&world, what, &identity_commit(&made.commit, &alice.device)).await;
     }
     world.close();
 }

@@ -2,13 +2,11 @@
 
 use ciborium::Value;
 use postern_protocol::{StateKey, ds::GroupId, problem::ProblemType};
+use postern_tests_kit::{Commit, World, home, random_id};
 use reqwest::StatusCode;
 
 use super::targets;
-use crate::{
-    road::Valid,
-    world::{Commit, World, home, random_id},
-};
+use crate::road::Valid;
 
 pub async fn valid(world: &World) -> Valid {
     let group = world.group(2).await;

@@ -2,13 +2,11 @@
 
 use ciborium::Value;
 use postern_protocol::{StateKey, ds::GroupId, problem::ProblemType};
+use postern_tests_kit::{Commit, Group, Member, World, home, random_id};
 use reqwest::StatusCode;
 
 use super::targets;
-use crate::{
-    road::Valid,
-    world::{Commit, Group, Member, World, home, random_id},
-};
+use crate::road::Valid;
 
 pub async fn valid(world: &World) -> Valid {
     let mut group = world.group(2).await;
@@ -110,9 +108,9 @@ async fn the_tree_of_who_never_shows_up_goes_when_it_is_removed_or_its_key_packa
     let joiners = add(&world, &mut group, 1).await;
     let call = group.ask_for_tree(3, &joiners[0].party.key);
     world.pay(&call).await.assert_ok("today");
-    world.admin().execute("UPDATE ds.welcome_trees SET expires = current_date - 2", &[]).await.unwrap();
+    world.admin.execute("UPDATE ds.welcome_trees SET expires = current_date - 2", &[]).await.unwrap();
     world.assert_refuses("afterwards", &call, ProblemType::NotFound).await;
-    world.admin().execute("SELECT ds.clean_up()", &[]).await.unwrap();
+    world.admin.execute("SELECT ds.clean_up()", &[]).await.unwrap();
     assert_eq!(trees(&world).await, 0);
     world.close();
 }

@@ -4,17 +4,18 @@ use postern_protocol::{ds::GroupId, problem::ProblemType};
 
 pub mod create_group;
 pub mod delete_group;
-mod encryption_keys;
+pub mod encryption_keys;
 pub mod fetch_group_info;
 pub mod fetch_welcome_tree;
 mod foreign;
 mod fuzz;
+pub mod library;
 mod model;
 pub mod reserve_group_id;
 pub mod submit_message;
 mod vectors;
 
-/// Targets beside that of a request to a group; `unknown` is a group that does not exist.
+/// Other targets for a request to a group; `unknown` is a group that does not exist.
 fn targets(id: &GroupId, of: &str, unknown: (&GroupId, ProblemType)) -> Vec<(String, ProblemType)> {
     let foreign = GroupId::new(*id.id(), "elsewhere.example".parse().unwrap());
     let id = id.to_base64url();

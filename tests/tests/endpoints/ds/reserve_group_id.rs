@@ -4,12 +4,10 @@ use std::collections::HashSet;
 
 use futures_util::future::join_all;
 use postern_protocol::{ds::GroupIdReserved, problem::ProblemType};
+use postern_tests_kit::{Call, World, home};
 use reqwest::StatusCode;
 
-use crate::{
-    road::Valid,
-    world::{Call, World, home},
-};
+use crate::road::Valid;
 
 pub fn valid() -> Valid {
     Valid::new(Call::post("/ds/group-ids"), StatusCode::CREATED)
@@ -25,7 +23,7 @@ async fn every_group_id_is_fresh_and_carries_the_domain() {
         assert!(seen.insert(*id.id()));
     }
     let reserved: GroupIdReserved = world.pay(&Call::post("/ds/group-ids")).await.decode();
-    assert_eq!(reserved.server_key, world.server_key, "and comes with what the group has to carry (DS-10)");
+    assert_eq!(reserved.server_key, world.server_key(), "and comes with what the group has to carry (DS-10)");
     assert_eq!(world.value::<i64>("SELECT count(*) FROM ds.reservations").await, 21);
     world.close();
 }
@@ -38,7 +36,7 @@ async fn reservations_that_led_to_nothing_and_groups_that_nobody_uses_go() {
     let clean_up = "SELECT ds.clean_up()";
     let counts = "SELECT (SELECT count(*) FROM ds.reservations) * 100 + (SELECT count(*) FROM ds.groups) * 10
                          + (SELECT count(*) FROM ds.welcome_trees)";
-    world.admin().execute(clean_up, &[]).await.unwrap();
+    world.admin.execute(clean_up, &[]).await.unwrap();
     assert_eq!(world.value::<i64>(counts).await, 111, "nothing is old");
     let operator = world.cluster.connect_as("postern_operator").await;
     let seen =
@@ -57,8 +55,8 @@ async fn reservations_that_led_to_nothing_and_groups_that_nobody_uses_go() {
         ("ds.groups SET last_used", 11, 0),
     ] {
         let sql = format!("UPDATE {what} = (now() AT TIME ZONE 'UTC')::date - {age}");
-        world.admin().execute(&sql, &[]).await.unwrap();
-        world.admin().execute(clean_up, &[]).await.unwrap();
+        world.admin.execute(&sql, &[]).await.unwrap();
+        world.admin.execute(clean_up, &[]).await.unwrap();
         assert_eq!(world.value::<i64>(counts).await, left, "{what} {age} days ago");
     }
     let call = group.ask_for_info(&group.members[1].party.key);
@@ -98,8 +96,8 @@ async fn as_many_ids_are_reserved_as_the_operator_wants_and_no_more() {
     assert_eq!(world.value::<i64>(counted).await, 30, "a group's id is reserved no more");
     limit(30).await;
     world.assert_refuses("one more", &call, ProblemType::TooManyReservations).await;
-    world.admin().execute("UPDATE ds.reservations SET reserved = reserved - 2", &[]).await.unwrap();
-    world.admin().execute("SELECT ds.clean_up()", &[]).await.unwrap();
+    world.admin.execute("UPDATE ds.reservations SET reserved = reserved - 2", &[]).await.unwrap();
+    world.admin.execute("SELECT ds.clean_up()", &[]).await.unwrap();
     assert_eq!((world.value::<i64>(counted).await, world.value::<i64>(reserved).await), (0, 0));
     world.reserve().await;
     world.close();

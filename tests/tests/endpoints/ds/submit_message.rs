@@ -11,17 +11,14 @@ use postern_protocol::{
     problem::ProblemType,
     qs::QueuePayload,
 };
-use postern_tests::{Server, eventually};
+use postern_tests_kit::{
+    Call, Commit, Group, Made, Party, Server, World, eventually, fresh_address, home, leaf_extensions,
+    policy_extensions, public_application, random_id,
+};
 use reqwest::StatusCode;
 
 use super::targets;
-use crate::{
-    road::Valid,
-    world::{
-        Call, Commit, Group, Made, Party, World, fresh_address, home, leaf_extensions, policy_extensions,
-        public_application, random_id,
-    },
-};
+use crate::road::Valid;
 
 /// An application message, a commit that adds a member, and a proposal.
 pub async fn valid(world: &World) -> Vec<Valid> {
@@ -68,23 +65,21 @@ fn update() -> Commit {
     Commit { update: true, ..Default::default() }
 }
 
-impl World {
-    async fn assert_commit_refused(
-        &self,
-        what: &str,
-        group: &mut Group,
-        by: usize,
-        commit: Commit,
-        as_: ProblemType,
-    ) {
-        let (_, call) = group.make(by, commit);
-        self.assert_refuses(what, &call, as_).await;
-        group.party(by).forget();
-    }
+async fn assert_commit_refused(
+    world: &World,
+    what: &str,
+    group: &mut Group,
+    by: usize,
+    commit: Commit,
+    as_: ProblemType,
+) {
+    let (_, call) = group.make(by, commit);
+    world.assert_refuses(what, &call, as_).await;
+    group.party(by).forget();
+}
 
-    async fn submit(&self, call: &Call) -> MessageAccepted {
-        self.pay(call).await.decode()
-    }
+async fn submit(world: &World, call: &Call) -> MessageAccepted {
+    world.pay(call).await.decode()
 }
 
 #[tokio::test]
@@ -93,31 +88,31 @@ async fn each_accepted_message_is_in_every_other_members_queue_once_and_in_order
     world.stock(100).await;
     let mut group = world.group(3).await;
     let one = group.party(0).say(b"one");
-    let accepted = world.submit(&group.submit(0, &one, None)).await;
+    let accepted = submit(&world, &group.submit(0, &one, None)).await;
     assert_eq!((accepted.epoch, accepted.undelivered), (1, 0));
     let two = group.party(1).say(b"two");
-    world.submit(&group.submit(1, &two, None)).await;
+    submit(&world, &group.submit(1, &two, None)).await;
     let read = |texts: &[&[u8]]| texts.iter().map(|text| text.to_vec()).collect::<Vec<_>>();
     assert_eq!(world.receive(&mut group.members[2]).await, read(&[b"one", b"two"]));
     // A member renews its keys, and everybody goes on in the next epoch.
     let (_, commit) = group.make(2, update());
-    assert_eq!(world.submit(&commit).await.epoch, 2);
+    assert_eq!(submit(&world, &commit).await.epoch, 2);
     group.party(2).merge();
     let three = group.party(2).say(b"three");
-    world.submit(&group.submit(2, &three, None)).await;
+    submit(&world, &group.submit(2, &three, None)).await;
     assert_eq!(world.receive(&mut group.members[1]).await, read(&[b"one", b"three"]));
     // A proposal changes nothing until somebody commits it.
     let proposal = group.party(1).propose_update();
-    assert_eq!(world.submit(&group.submit(1, &proposal, None)).await.epoch, 2);
+    assert_eq!(submit(&world, &group.submit(1, &proposal, None)).await.epoch, 2);
 
     assert_eq!(world.receive(&mut group.members[0]).await, read(&[b"two", b"three"]));
     assert!(world.receive(&mut group.members[2]).await.is_empty());
     let (made, commit) = group.make(0, update());
     assert_eq!(made.welcome, None);
-    assert_eq!(world.submit(&commit).await.epoch, 3);
+    assert_eq!(submit(&world, &commit).await.epoch, 3);
     group.party(0).merge();
     let four = group.party(0).say(b"four");
-    world.submit(&group.submit(0, &four, None)).await;
+    submit(&world, &group.submit(0, &four, None)).await;
     for member in [1, 2] {
         assert_eq!(world.receive(&mut group.members[member]).await, read(&[b"four"]));
         assert_eq!(group.party(member).epoch(), 3);
@@ -132,17 +127,17 @@ async fn a_welcomed_member_speaks_and_a_removed_one_hears_of_it_and_nothing_afte
     let newcomer = world.candidate().await;
     assert_eq!(world.add(&mut group, vec![newcomer]).await.epoch, 2);
     let hello = group.party(2).say(b"hello");
-    world.submit(&group.submit(2, &hello, None)).await;
+    submit(&world, &group.submit(2, &hello, None)).await;
     assert_eq!(world.receive(&mut group.members[1]).await, [b"hello".to_vec()]);
     assert_eq!(world.receive(&mut group.members[0]).await, [b"hello".to_vec()]);
 
     let last_words = group.party(2).say(b"wait");
     let removal = removing(&group, 2);
     let (_, commit) = group.make(0, removal);
-    world.submit(&commit).await;
+    submit(&world, &commit).await;
     group.party(0).merge();
     let after = group.party(0).say(b"among ourselves");
-    world.submit(&group.submit(0, &after, None)).await;
+    submit(&world, &group.submit(0, &after, None)).await;
     assert!(
         world.receive(&mut group.members[2]).await.is_empty(),
         "the commit, and nothing that it could read"
@@ -161,11 +156,11 @@ async fn a_member_leaves_by_a_proposal_that_another_commits() {
     let mut group = world.group(3).await;
     let own = group.key(2);
     let leaving = group.party(2).propose_removal(own);
-    assert_eq!(world.submit(&group.submit(2, &leaving, None)).await.epoch, 1);
+    assert_eq!(submit(&world, &group.submit(2, &leaving, None)).await.epoch, 1);
     world.receive(&mut group.members[1]).await;
     // Committed by a member that is no admin: the proposal is the leaver's own.
     let (_, commit) = group.make(1, Commit::default());
-    assert_eq!(world.submit(&commit).await.epoch, 2);
+    assert_eq!(submit(&world, &commit).await.epoch, 2);
     group.party(1).merge();
     assert!(!group.members[1].party.member_keys().contains(&own));
     world.receive(&mut group.members[2]).await;
@@ -179,11 +174,11 @@ async fn the_second_commit_of_an_epoch_is_refused_and_a_repeat_of_the_first_is_a
     let mut group = world.group(3).await;
     let (first, winner) = group.make(0, update());
     let (_, loser) = group.make(1, update());
-    let accepted = world.submit(&winner).await;
+    let accepted = submit(&world, &winner).await;
     assert_eq!(accepted.epoch, 2);
 
     let before = world.snapshot().await;
-    let again = world.submit(&winner).await;
+    let again = submit(&world, &winner).await;
     assert_eq!(again.epoch, 2, "the winner's answer once more (DS-4)");
     world.snapshot().await.assert_same(&before, "a repeat");
     world.assert_refuses("the loser", &loser, ProblemType::WrongEpoch).await;
@@ -192,7 +187,7 @@ async fn the_second_commit_of_an_epoch_is_refused_and_a_repeat_of_the_first_is_a
     world.receive(&mut group.members[1]).await;
     assert_eq!(group.party(1).epoch(), 2);
     let (_, retried) = group.make(1, update());
-    assert_eq!(world.submit(&retried).await.epoch, 3);
+    assert_eq!(submit(&world, &retried).await.epoch, 3);
     let repeat = group.submit(0, &first.commit, None);
     world.assert_refuses("a repeat of a commit before the last", &repeat, ProblemType::WrongEpoch).await;
     world.close();
@@ -282,19 +277,19 @@ async fn what_is_no_message_of_a_member_in_the_right_framing_is_refused() {
     world.assert_refuses("a message of the last epoch there can be", &call, ProblemType::WrongEpoch).await;
 
     group.party(0).whisper();
-    world
-        .assert_commit_refused(
-            "a commit in private framing",
-            &mut group,
-            0,
-            update(),
-            ProblemType::InvalidMls,
-        )
-        .await;
+    assert_commit_refused(
+        &world,
+        "a commit in private framing",
+        &mut group,
+        0,
+        update(),
+        ProblemType::InvalidMls,
+    )
+    .await;
     let proposal = group.party(0).propose_update();
     let call = group.submit(0, &proposal, None);
     world.assert_refuses("a proposal in private framing", &call, ProblemType::InvalidMls).await;
-    world.submit(&group.submit(1, &spoken, None)).await;
+    submit(&world, &group.submit(1, &spoken, None)).await;
     world.close();
 }
 
@@ -307,18 +302,19 @@ async fn only_admins_change_who_is_in_the_group_and_what_it_is() {
     let (mine, theirs) = (group.pseudonym(1), group.pseudonym(0));
     let violation = ProblemType::PolicyViolation;
 
-    world.assert_commit_refused("a member adds", &mut group, 1, adding(&[&newcomer]), violation).await;
+    assert_commit_refused(&world, "a member adds", &mut group, 1, adding(&[&newcomer]), violation).await;
     let removal = removing(&group, 2);
-    world.assert_commit_refused("a member removes another", &mut group, 1, removal, violation).await;
+    assert_commit_refused(&world, "a member removes another", &mut group, 1, removal, violation).await;
     let removal = removing(&group, 0);
-    world.assert_commit_refused("a member removes the admin", &mut group, 1, removal, violation).await;
+    assert_commit_refused(&world, "a member removes the admin", &mut group, 1, removal, violation).await;
     let server_key = group.server_key;
     let context = |policy: &GroupPolicy| {
         let context = Some(policy_extensions(policy, &server_key));
         Commit { context, ..Default::default() }
     };
     let promotion = context(&group.policy_with(vec![theirs, mine]));
-    world.assert_commit_refused("a member makes itself an admin", &mut group, 1, promotion, violation).await;
+    assert_commit_refused(&world, "a member makes itself an admin", &mut group, 1, promotion, violation)
+        .await;
     for (what, proposal) in [
         ("a member proposes to add", group.members[1].party.propose_add(&newcomer.key_package())),
         ("a member proposes to remove another", {
@@ -333,35 +329,35 @@ async fn only_admins_change_who_is_in_the_group_and_what_it_is() {
     group.party(1).forget();
 
     let pseudonym = |who: Pseudonym| Commit { identity: Some(who.0.to_vec()), ..Default::default() };
-    world
-        .assert_commit_refused(
-            "a member takes the admin's pseudonym",
-            &mut group,
-            1,
-            pseudonym(theirs),
-            violation,
-        )
-        .await;
+    assert_commit_refused(
+        &world,
+        "a member takes the admin's pseudonym",
+        &mut group,
+        1,
+        pseudonym(theirs),
+        violation,
+    )
+    .await;
     let other = pseudonym(Pseudonym::random());
-    world.assert_commit_refused("an admin takes another pseudonym", &mut group, 0, other, violation).await;
+    assert_commit_refused(&world, "an admin takes another pseudonym", &mut group, 0, other, violation).await;
     let nobody = context(&group.policy_with(Vec::new()));
-    world.assert_commit_refused("an admin leaves no admin", &mut group, 0, nobody, violation).await;
+    assert_commit_refused(&world, "an admin leaves no admin", &mut group, 0, nobody, violation).await;
     let stranger = context(&group.policy_with(vec![Pseudonym::random()]));
-    world
-        .assert_commit_refused("an admin makes a stranger the admin", &mut group, 0, stranger, violation)
+    assert_commit_refused(&world, "an admin makes a stranger the admin", &mut group, 0, stranger, violation)
         .await;
     let rekeyed = context(&GroupPolicy::new(theirs));
-    world.assert_commit_refused("an admin changes the state secret", &mut group, 0, rekeyed, violation).await;
+    assert_commit_refused(&world, "an admin changes the state secret", &mut group, 0, rekeyed, violation)
+        .await;
 
     // An admin makes a second one, who may then do as admins do.
     let promotion = context(&group.policy_with(vec![theirs, mine]));
     let (_, call) = group.make(0, promotion);
-    world.submit(&call).await;
+    submit(&world, &call).await;
     group.party(0).merge();
     world.receive(&mut group.members[1]).await;
     let removal = removing(&group, 0);
     let (_, call) = group.make(1, removal);
-    world.submit(&call).await;
+    submit(&world, &call).await;
     world.close();
 }
 
@@ -390,16 +386,21 @@ async fn a_commit_that_members_could_not_live_with_is_refused() {
             newcomer(&|party| party.leaf = party.leaf_at(&elsewhere, fresh_address())),
         ),
     ] {
-        world.assert_commit_refused(what, &mut group, 0, adding(&[&party]), ProblemType::InvalidMls).await;
+        assert_commit_refused(&world, what, &mut group, 0, adding(&[&party]), ProblemType::InvalidMls).await;
     }
     let leaf = |leaf| Commit { leaf: Some(leaf), ..Default::default() };
     let moved = leaf(group.party(1).leaf_at(&elsewhere, fresh_address()));
-    world
-        .assert_commit_refused("a leaf that moves elsewhere", &mut group, 1, moved, ProblemType::InvalidMls)
-        .await;
+    assert_commit_refused(
+        &world,
+        "a leaf that moves elsewhere",
+        &mut group,
+        1,
+        moved,
+        ProblemType::InvalidMls,
+    )
+    .await;
     let gone = leaf(Extensions::empty());
-    world
-        .assert_commit_refused("a leaf without an address", &mut group, 1, gone, ProblemType::InvalidMls)
+    assert_commit_refused(&world, "a leaf without an address", &mut group, 1, gone, ProblemType::InvalidMls)
         .await;
     let made = group.party(1).commit_to_key(&key);
     let call = group.submit_commit(&group.members[1].party.key, &made);
@@ -407,29 +408,28 @@ async fn a_commit_that_members_could_not_live_with_is_refused() {
     group.party(1).forget();
 
     let bare = Commit { context: Some(Extensions::empty()), ..Default::default() };
-    world
-        .assert_commit_refused("a group without a policy", &mut group, 0, bare, ProblemType::InvalidMls)
+    assert_commit_refused(&world, "a group without a policy", &mut group, 0, bare, ProblemType::InvalidMls)
         .await;
     let mut stays = group.context(&group.policy);
     let types = [GROUP_POLICY, DELIVERY_ADDRESS].map(ExtensionType::Unknown);
     let required = RequiredCapabilitiesExtension::new(&types, &[], &[]);
     stays.add_or_replace(Extension::RequiredCapabilities(required)).unwrap();
     let stays = Commit { context: Some(stays), ..Default::default() };
-    world
-        .assert_commit_refused(
-            "a group that one may be unable to leave",
-            &mut group,
-            0,
-            stays,
-            ProblemType::InvalidMls,
-        )
-        .await;
+    assert_commit_refused(
+        &world,
+        "a group that one may be unable to leave",
+        &mut group,
+        0,
+        stays,
+        ProblemType::InvalidMls,
+    )
+    .await;
 
     // To another mailbox of its own a member may go.
     let address = world.address(&group.members[1].mailbox).await;
     let own = leaf(group.party(1).leaf_at(&home(), address));
     let (_, call) = group.make(1, own);
-    world.submit(&call).await;
+    submit(&world, &call).await;
     world.close();
 }
 
@@ -480,17 +480,17 @@ async fn an_address_belongs_to_the_first_group_that_uses_it() {
     let mut double = Party::newcomer();
     double.leaf = double.leaf_at(&home(), first.members[1].address);
     let (_, call) = second.make(0, adding(&[&double]));
-    assert_eq!(world.submit(&call).await.undelivered, 1, "another group is refused (QS-3)");
+    assert_eq!(submit(&world, &call).await.undelivered, 1, "another group is refused (QS-3)");
     second.party(0).merge();
     // The DS proposes that it goes, and the next commit has to see to that (DS-10).
     world.await_message(&mut second.members[0]).await;
     let lost = Party::newcomer();
     let (_, call) = second.make(0, adding(&[&lost]));
-    assert_eq!(world.submit(&call).await.undelivered, 2, "and so is an address that nobody made");
+    assert_eq!(submit(&world, &call).await.undelivered, 2, "and so is an address that nobody made");
     second.party(0).merge();
     assert!(!second.party(0).member_keys().contains(&double.public_key()));
     let spoken = first.party(0).say(b"to the first");
-    assert_eq!(world.submit(&first.submit(0, &spoken, None)).await.undelivered, 0);
+    assert_eq!(submit(&world, &first.submit(0, &spoken, None)).await.undelivered, 0);
     let received = world.read(&mut first.members[1].mailbox).await;
     assert_eq!(received, [QueuePayload::Message(spoken)], "and nothing of the second");
     world.close();
@@ -529,7 +529,7 @@ async fn a_commit_brings_the_group_info_of_the_epoch_it_begins() {
     let call = group.submit_commit(&group.members[1].party.key, &forged);
     world.assert_refuses("a forged signature", &call, refused).await;
     let with_tree = Commit { tree_in_group_info: true, ..update() };
-    world.assert_commit_refused("with the ratchet tree", &mut group, 1, with_tree, refused).await;
+    assert_commit_refused(&world, "with the ratchet tree", &mut group, 1, with_tree, refused).await;
     let spoken = group.party(1).say(b"hello");
     let with_info = Made { commit: spoken, ..made.clone() };
     let call = group.submit_commit(&group.members[1].party.key, &with_info);
@@ -539,7 +539,7 @@ async fn a_commit_brings_the_group_info_of_the_epoch_it_begins() {
     let new = SigningKey::generate();
     let rotation = group.party(1).commit_to_key(&new);
     let call = group.submit_commit(&group.members[1].party.key, &rotation);
-    assert_eq!(world.submit(&call).await.epoch, 2);
+    assert_eq!(submit(&world, &call).await.epoch, 2);
     group.party(1).rotate(new);
     let kept = world.group_info(&group, &group.members[1].party.key).await;
     assert_eq!(Some(kept.group_info), rotation.group_info, "and the DS keeps it (DS-8)");
@@ -555,21 +555,22 @@ async fn what_was_proposed_is_in_the_next_commit() {
     let mut group = world.group(4).await;
     let violation = ProblemType::PolicyViolation;
     let leaving = group.party(3).self_remove();
-    world.submit(&group.submit(3, &leaving, None)).await;
+    submit(&world, &group.submit(3, &leaving, None)).await;
     let again = group.submit(3, &leaving, None);
     world.assert_refuses("the same proposal again", &again, violation).await;
     let renewed = group.party(2).propose_update();
-    world.submit(&group.submit(2, &renewed, None)).await;
+    submit(&world, &group.submit(2, &renewed, None)).await;
     for member in [0, 1] {
         world.receive(&mut group.members[member]).await;
     }
     let alone = || Commit { alone: true, ..update() };
-    world.assert_commit_refused("a commit that leaves them out", &mut group, 0, alone(), violation).await;
+    assert_commit_refused(&world, "a commit that leaves them out", &mut group, 0, alone(), violation).await;
     // assert_commit_refused made member 0 forget what was proposed; member 1 still knows.
     let without_proposer = Commit { remove: vec![group.key(3)], ..alone() };
-    world.assert_commit_refused("one that does half of it", &mut group, 0, without_proposer, violation).await;
+    assert_commit_refused(&world, "one that does half of it", &mut group, 0, without_proposer, violation)
+        .await;
     let (_, call) = group.make(1, update());
-    assert_eq!(world.submit(&call).await.epoch, 2);
+    assert_eq!(submit(&world, &call).await.epoch, 2);
     group.party(1).merge();
     assert_eq!(group.party(1).member_keys().len(), 3);
     world.receive(&mut group.members[3]).await;
@@ -577,11 +578,11 @@ async fn what_was_proposed_is_in_the_next_commit() {
     world.receive(&mut group.members[2]).await;
     assert_eq!(group.party(2).epoch_authenticator(), group.party(1).epoch_authenticator());
 
-    // Who commits by itself has renewed its leaf, too, and need not take its own proposal along.
+    // A committer has renewed its leaf, too, and need not take its own proposal along.
     let renewed = group.party(2).propose_update();
-    world.submit(&group.submit(2, &renewed, None)).await;
+    submit(&world, &group.submit(2, &renewed, None)).await;
     let (_, call) = group.make(2, update());
-    assert_eq!(world.submit(&call).await.epoch, 3);
+    assert_eq!(submit(&world, &call).await.epoch, 3);
     world.close();
 }
 
@@ -617,17 +618,23 @@ async fn a_proposal_that_no_commit_could_take_along_is_not_kept() {
     let admins = vec![group.pseudonym(0), group.pseudonym(1)];
     let context = Some(group.context(&group.policy_with(admins)));
     let (_, call) = group.make(0, Commit { context, ..Default::default() });
-    world.submit(&call).await;
+    submit(&world, &call).await;
     group.party(0).merge();
     world.receive(&mut group.members[1]).await;
     let leaving = group.party(0).self_remove();
-    world.submit(&group.submit(0, &leaving, None)).await;
+    submit(&world, &group.submit(0, &leaving, None)).await;
     world.receive(&mut group.members[1]).await;
     let demotion = group.context(&group.policy_with(vec![group.pseudonym(0)]));
     let demotion = Commit { context: Some(demotion), ..Default::default() };
-    world
-        .assert_commit_refused("the other admin makes it the only one", &mut group, 1, demotion, violation)
-        .await;
+    assert_commit_refused(
+        &world,
+        "the other admin makes it the only one",
+        &mut group,
+        1,
+        demotion,
+        violation,
+    )
+    .await;
     world.close();
 }
 
@@ -639,59 +646,60 @@ async fn a_users_clients_manage_each_other_and_admins_remove_all_of_them() {
     let violation = ProblemType::PolicyViolation;
     // Whose pseudonym is taken for a client of his is a client of his: only he says so.
     let second = world.further_client(&group.members[1]).await;
-    world
-        .assert_commit_refused(
-            "an admin adds another's client",
-            &mut group,
-            0,
-            adding(&[&second.party]),
-            violation,
-        )
-        .await;
-    world
-        .assert_commit_refused(
-            "a member adds another's client",
-            &mut group,
-            2,
-            adding(&[&second.party]),
-            violation,
-        )
-        .await;
+    assert_commit_refused(
+        &world,
+        "an admin adds another's client",
+        &mut group,
+        0,
+        adding(&[&second.party]),
+        violation,
+    )
+    .await;
+    assert_commit_refused(
+        &world,
+        "a member adds another's client",
+        &mut group,
+        2,
+        adding(&[&second.party]),
+        violation,
+    )
+    .await;
     let mut impostor = world.further_client(&group.members[1]).await;
     impostor.party.user = SigningKey::generate();
     impostor.party.leaf = impostor.party.leaf_at(&home(), impostor.address);
-    world
-        .assert_commit_refused(
-            "a client with another user key",
-            &mut group,
-            1,
-            adding(&[&impostor.party]),
-            violation,
-        )
-        .await;
+    assert_commit_refused(
+        &world,
+        "a client with another user key",
+        &mut group,
+        1,
+        adding(&[&impostor.party]),
+        violation,
+    )
+    .await;
     world.add_by(&mut group, 1, vec![second]).await;
     for member in [0, 2] {
         world.receive(&mut group.members[member]).await;
     }
 
     let part = removing(&group, 3);
-    world.assert_commit_refused("an admin removes one of the clients", &mut group, 0, part, violation).await;
-    // Who removes a client of his own takes the user key away from it.
+    assert_commit_refused(&world, "an admin removes one of the clients", &mut group, 0, part, violation)
+        .await;
+    // A user who removes a client of his own takes the user key away from it.
     let removal = removing(&group, 1);
-    world.assert_commit_refused("the user's key stays", &mut group, 3, removal.clone(), violation).await;
+    assert_commit_refused(&world, "the user's key stays", &mut group, 3, removal.clone(), violation).await;
     group.party(3).user = SigningKey::generate();
     let address = group.members[3].address;
     let same = group.party(3).leaf_at(&home(), address);
     let same = Commit { leaf: Some(same), ..removal.clone() };
-    world.assert_commit_refused("another key, the same generation", &mut group, 3, same, violation).await;
+    assert_commit_refused(&world, "another key, the same generation", &mut group, 3, same, violation).await;
     group.party(3).generation = 1;
     let next = group.party(3).leaf_at(&home(), address);
     let (_, call) = group.make(3, Commit { leaf: Some(next), ..removal });
-    world.submit(&call).await;
+    submit(&world, &call).await;
     group.party(3).merge();
     let old = leaf_extensions(&home(), address, None);
     let old = Commit { leaf: Some(old), ..Default::default() };
-    world.assert_commit_refused("a user without a key", &mut group, 3, old, violation).await;
+    assert_commit_refused(&world, "a user without a key", &mut group, 3, old, violation).await;
     for member in [0, 2] {
         world.receive(&mut group.members[member]).await;
     }
@@ -701,7 +709,7 @@ async fn a_users_clients_manage_each_other_and_admins_remove_all_of_them() {
     world.receive(&mut group.members[0]).await;
     let whole = Commit { remove: vec![group.key(3), group.key(4)], ..Default::default() };
     let (_, call) = group.make(0, whole);
-    world.submit(&call).await;
+    submit(&world, &call).await;
     group.party(0).merge();
     assert_eq!(group.party(0).member_keys().len(), 2);
     // A pseudonym with rights is nobody's to take once its user is gone.
@@ -709,14 +717,15 @@ async fn a_users_clients_manage_each_other_and_admins_remove_all_of_them() {
     let admins = vec![group.pseudonym(0), group.pseudonym(2)];
     let context = Some(group.context(&group.policy_with(admins)));
     let (_, call) = group.make(0, Commit { context, ..Default::default() });
-    world.submit(&call).await;
+    submit(&world, &call).await;
     group.party(0).merge();
     let removal = removing(&group, 2);
     let (_, call) = group.make(0, removal);
-    world.submit(&call).await;
+    submit(&world, &call).await;
     group.party(0).merge();
     heir.identity = group.members[2].party.identity.clone();
-    world.assert_commit_refused("a gone admin's pseudonym", &mut group, 0, adding(&[&heir]), violation).await;
+    assert_commit_refused(&world, "a gone admin's pseudonym", &mut group, 0, adding(&[&heir]), violation)
+        .await;
     world.close();
 }
 
@@ -760,7 +769,7 @@ async fn a_users_new_client_joins_by_external_commit_with_the_users_key() {
     let call = group.submit_commit(&joiner.party.key, &without_info);
     world.assert_refuses("without the next GroupInfo", &call, ProblemType::InvalidMls).await;
     let call = group.submit_commit(&joiner.party.key, &made);
-    assert_eq!(world.submit(&call).await.epoch, 2);
+    assert_eq!(submit(&world, &call).await.epoch, 2);
     joiner.party.merge();
     group.members.push(joiner);
     for member in 0..3 {
@@ -768,9 +777,9 @@ async fn a_users_new_client_joins_by_external_commit_with_the_users_key() {
         assert_eq!(group.party(member).epoch_authenticator(), group.party(3).epoch_authenticator());
     }
     let hello = group.party(3).say(b"here I am");
-    world.submit(&group.submit(3, &hello, None)).await;
+    submit(&world, &group.submit(3, &hello, None)).await;
     assert_eq!(world.receive(&mut group.members[0]).await, [b"here I am".to_vec()]);
-    assert_eq!(world.submit(&call).await.epoch, 2, "if its answer was lost");
+    assert_eq!(submit(&world, &call).await.epoch, 2, "if its answer was lost");
     world.close();
 }
 
@@ -791,7 +800,7 @@ async fn a_client_that_lost_its_state_comes_back_in_its_own_place_only() {
 
     // Meanwhile somebody leaves: who comes back takes that along.
     let leaving = group.party(2).self_remove();
-    world.submit(&group.submit(2, &leaving, None)).await;
+    submit(&world, &group.submit(2, &leaving, None)).await;
     let made = group.party(1).join_externally(&current, None);
     let call = group.submit_commit(&group.members[1].party.key, &made);
     world.assert_refuses("without what waits", &call, violation).await;
@@ -799,28 +808,28 @@ async fn a_client_that_lost_its_state_comes_back_in_its_own_place_only() {
     assert_eq!(current.proposals, [leaving]);
     let made = group.party(1).join_externally(&current, None);
     let call = group.submit_commit(&group.members[1].party.key, &made);
-    assert_eq!(world.submit(&call).await.epoch, 2);
+    assert_eq!(submit(&world, &call).await.epoch, 2);
     group.party(1).merge();
     world.receive(&mut group.members[0]).await;
     assert_eq!(group.party(0).member_keys().len(), 2);
     assert_eq!(group.party(0).epoch_authenticator(), group.party(1).epoch_authenticator());
     let back = group.party(1).say(b"back");
-    world.submit(&group.submit(1, &back, None)).await;
+    submit(&world, &group.submit(1, &back, None)).await;
     assert_eq!(world.receive(&mut group.members[0]).await, [b"back".to_vec()]);
     let mailbox = world.read(&mut group.members[1].mailbox).await;
     assert_eq!(mailbox.len(), 1, "the leaver's proposal, and not its own commit: {mailbox:?}");
 
     // An Update that waits lapses with an external commit; nobody can take it along.
     let renewed = group.party(0).propose_update();
-    world.submit(&group.submit(0, &renewed, None)).await;
+    submit(&world, &group.submit(0, &renewed, None)).await;
     let current = world.group_info(&group, &group.members[1].party.key).await;
     let made = group.party(1).join_externally(&current, None);
     let call = group.submit_commit(&group.members[1].party.key, &made);
-    assert_eq!(world.submit(&call).await.epoch, 3);
+    assert_eq!(submit(&world, &call).await.epoch, 3);
     group.party(1).merge();
     world.receive(&mut group.members[0]).await;
     let (_, call) = group.make(0, update());
-    assert_eq!(world.submit(&call).await.epoch, 4);
+    assert_eq!(submit(&world, &call).await.epoch, 4);
     world.close();
 }
 
@@ -832,18 +841,17 @@ async fn only_a_member_brings_a_removal_by_proposal_to_its_end() {
     let own = group.key(2);
     // Not every client knows SelfRemove; a Remove of itself cannot be in an external commit.
     let leaving = group.party(2).propose_removal(own);
-    world.submit(&group.submit(2, &leaving, None)).await;
+    submit(&world, &group.submit(2, &leaving, None)).await;
     let current = world.group_info(&group, &group.members[1].party.key).await;
     let made = group.party(1).join_externally(&current, None);
     let call = group.submit_commit(&group.members[1].party.key, &made);
     world.assert_refuses("an external commit past a removal", &call, ProblemType::PolicyViolation).await;
     let commit = Commit { alone: true, ..update() };
-    world
-        .assert_commit_refused("who leaves commits", &mut group, 2, commit, ProblemType::PolicyViolation)
+    assert_commit_refused(&world, "who leaves commits", &mut group, 2, commit, ProblemType::PolicyViolation)
         .await;
     world.receive(&mut group.members[0]).await;
     let (_, call) = group.make(0, update());
-    assert_eq!(world.submit(&call).await.epoch, 2);
+    assert_eq!(submit(&world, &call).await.epoch, 2);
     world.close();
 }
 
@@ -857,16 +865,16 @@ async fn who_takes_no_messages_any_more_is_removed_by_the_next_commit() {
         "DELETE FROM qs.addresses WHERE lookup = (SELECT lookup FROM postern.seal_addresses($1, $2))";
     let gone = &group.members[3];
     let address = vec![gone.address.as_bytes().as_slice()];
-    let deleted = world.admin().execute(delete, &[&address, &gone.mailbox.id.as_bytes().as_slice()]).await;
+    let deleted = world.admin.execute(delete, &[&address, &gone.mailbox.id.as_bytes().as_slice()]).await;
     assert_eq!(deleted.expect("a superuser can"), 1);
     let spoken = group.party(1).say(b"is everybody there?");
-    assert_eq!(world.submit(&group.submit(1, &spoken, None)).await.undelivered, 1);
+    assert_eq!(submit(&world, &group.submit(1, &spoken, None)).await.undelivered, 1);
 
     while group.party(0).evictions == 0 {
         world.await_message(&mut group.members[0]).await;
     }
     let again = group.party(1).say(b"really?");
-    assert_eq!(world.submit(&group.submit(1, &again, None)).await.undelivered, 1);
+    assert_eq!(submit(&world, &group.submit(1, &again, None)).await.undelivered, 1);
     let alone = Commit { alone: true, ..update() };
     let (_, call) = group.make(1, alone);
     world.assert_refuses("a commit that leaves the removal out", &call, ProblemType::PolicyViolation).await;
@@ -875,7 +883,7 @@ async fn who_takes_no_messages_any_more_is_removed_by_the_next_commit() {
         world.await_message(&mut group.members[2]).await;
     }
     let (_, call) = group.make(2, update());
-    assert_eq!(world.submit(&call).await.undelivered, 1, "it does not even hear of its removal");
+    assert_eq!(submit(&world, &call).await.undelivered, 1, "it does not even hear of its removal");
     group.party(2).merge();
     let (own, key) = (group.key(3), group.key(2));
     assert!(!group.party(2).member_keys().contains(&own));
@@ -883,18 +891,18 @@ async fn who_takes_no_messages_any_more_is_removed_by_the_next_commit() {
     world.receive(&mut group.members[0]).await;
     assert_eq!(group.party(0).epoch_authenticator(), group.party(2).epoch_authenticator());
     let spoken = group.party(2).say(b"now");
-    assert_eq!(world.submit(&group.submit(2, &spoken, None)).await.undelivered, 0);
+    assert_eq!(submit(&world, &group.submit(2, &spoken, None)).await.undelivered, 0);
     assert!(group.party(0).member_keys().contains(&key));
 
     // A last admin stays, whatever becomes of its queue: nobody else could take its place.
     let gone = &group.members[0];
     let address = vec![gone.address.as_bytes().as_slice()];
-    world.admin().execute(delete, &[&address, &gone.mailbox.id.as_bytes().as_slice()]).await.unwrap();
+    world.admin.execute(delete, &[&address, &gone.mailbox.id.as_bytes().as_slice()]).await.unwrap();
     let (_, call) = group.make(2, update());
-    assert_eq!(world.submit(&call).await.undelivered, 1);
+    assert_eq!(submit(&world, &call).await.undelivered, 1);
     group.party(2).merge();
     let (_, call) = group.make(2, update());
-    assert_eq!(world.submit(&call).await.epoch, 4, "no proposal stands in the way");
+    assert_eq!(submit(&world, &call).await.epoch, 4, "no proposal stands in the way");
     world.close();
 }
 
@@ -929,7 +937,7 @@ async fn attributes_stay_with_their_leaf_and_are_served_with_the_group() {
     world.assert_refuses("too large", &too_large, ProblemType::MessageTooLarge).await;
     let mine = attributes(own, &[7; MAX_ATTRIBUTES]);
     let theirs = attributes(added, b"whom I added");
-    world.submit(&with_attributes(&call, &[mine.clone(), theirs.clone()])).await;
+    submit(&world, &with_attributes(&call, &[mine.clone(), theirs.clone()])).await;
     group.party(0).merge();
     let tree: WelcomeTree = world.pay(&group.ask_for_tree(2, &newcomer.party.key)).await.decode();
     assert_eq!(tree.attributes, [mine.clone(), theirs.clone()], "with the Welcome's tree");
@@ -948,22 +956,22 @@ async fn attributes_stay_with_their_leaf_and_are_served_with_the_group() {
 
     // Others' commits leave them, under another key of the leaf, too.
     let (_, call) = group.make(1, update());
-    world.submit(&with_attributes(&call, &[attributes(other, b"mine")])).await;
+    submit(&world, &with_attributes(&call, &[attributes(other, b"mine")])).await;
     group.party(1).merge();
     world.receive(&mut group.members[0]).await;
     let new = SigningKey::generate();
     let rotation = group.party(0).commit_to_key(&new);
-    world.submit(&group.submit_commit(&group.members[0].party.key, &rotation)).await;
+    submit(&world, &group.submit_commit(&group.members[0].party.key, &rotation)).await;
     group.party(0).rotate(new);
     let mine = LeafAttributes { leaf_key: group.key(0), ..mine };
     let seen = async |group: &Group| world.group_info(group, &group.members[0].party.key).await.attributes;
     assert_eq!(seen(&group).await, [mine.clone(), attributes(other, b"mine"), theirs.clone()]);
 
-    // Who goes takes them along, also from who comes into its place, and they can be taken back.
+    // A leaving member takes them along, also from the one in its place, and they can be taken back.
     let successor = world.candidate().await;
     let replacing = Commit { remove: vec![other], ..adding(&[&successor.party]) };
     let (_, call) = group.make(0, replacing);
-    world.submit(&with_attributes(&call, &[attributes(group.key(0), b"")])).await;
+    submit(&world, &with_attributes(&call, &[attributes(group.key(0), b"")])).await;
     group.party(0).merge();
     assert_eq!(seen(&group).await, [theirs.clone()]);
     world.receive(&mut group.members[3]).await;
@@ -973,7 +981,7 @@ async fn attributes_stay_with_their_leaf_and_are_served_with_the_group() {
     let back = attributes(group.key(3), b"I am back");
     let foreign = with_attributes(&call, &[attributes(group.key(0), b"b")]);
     world.assert_refuses("of another, by who comes in", &foreign, violation).await;
-    world.submit(&with_attributes(&call, std::slice::from_ref(&back))).await;
+    submit(&world, &with_attributes(&call, std::slice::from_ref(&back))).await;
     assert_eq!(seen(&group).await, [back]);
     world.close();
 }
@@ -984,10 +992,10 @@ async fn a_group_that_an_earlier_version_kept_goes_on() {
     let mut group = world.group(2).await;
     let newcomer = world.candidate().await;
     let (_, call) = group.make(0, adding(&[&newcomer.party]));
-    world.submit(&call).await;
+    submit(&world, &call).await;
     group.party(0).merge();
     // Version 2 had the same without what stands before it now: for each leaf the epoch it came in, and its attributes.
-    let kept = world.admin().query_one("SELECT roster, tree FROM ds.groups", &[]).await.unwrap();
+    let kept = world.admin.query_one("SELECT roster, tree FROM ds.groups", &[]).await.unwrap();
     let welcome: Vec<u8> = world.value("SELECT tree FROM ds.welcome_trees WHERE epoch = 2").await;
     let (since, none) = ([3u8, 0, 1, 2], [3u8, 0, 0, 0]);
     let roster =
@@ -1000,16 +1008,16 @@ async fn a_group_that_an_earlier_version_kept_goes_on() {
     let changed =
         "WITH g AS (UPDATE ds.groups SET roster = $1, tree = $2) UPDATE ds.welcome_trees SET tree = $3
                     WHERE epoch = 2";
-    assert_eq!(world.admin().execute(changed, &[&roster, &tree, &welcome]).await.unwrap(), 1);
+    assert_eq!(world.admin.execute(changed, &[&roster, &tree, &welcome]).await.unwrap(), 1);
 
     let mut newcomer = newcomer;
     world.join(&group, 2, &mut newcomer).await;
     group.members.push(newcomer);
     let hello = group.party(2).say(b"hello");
-    world.submit(&group.submit(2, &hello, None)).await;
+    submit(&world, &group.submit(2, &hello, None)).await;
     assert_eq!(world.receive(&mut group.members[1]).await, [b"hello".to_vec()]);
     let (_, call) = group.make(1, update());
-    assert_eq!(world.submit(&call).await.epoch, 3);
+    assert_eq!(submit(&world, &call).await.epoch, 3);
     let version: i32 = world.value("SELECT get_byte(tree, 0) FROM ds.groups").await;
     assert_eq!(version, 3, "and is of the newest version from then on");
     world.close();
@@ -1032,7 +1040,7 @@ async fn a_group_grows_to_the_operators_limit_and_one_beyond_it_goes_on_and_grow
     let (one, two) = (world.candidate().await, world.candidate().await);
     let (_, both) = group.make(0, adding(&[&one.party, &two.party]));
     world.assert_refuses("two more", &both, full).await;
-    let reply = world.send_to(other.url(), &both.paid_with(world.token()).wire()).await;
+    let reply = world.send_to(&other, &both.paid_with(world.token()).wire()).await;
     let problem = reply.assert_problem("two more, at another server", full);
     assert_eq!(problem.detail.as_deref(), Some("at most 3"));
     group.party(0).forget();
@@ -1046,12 +1054,12 @@ async fn a_group_grows_to_the_operators_limit_and_one_beyond_it_goes_on_and_grow
     set_limit(&world, "max_members", 2).await;
     let replacing = Commit { remove: vec![group.key(2)], ..adding(&[&two.party]) };
     let (_, call) = group.make(0, replacing);
-    assert_eq!(world.submit(&call).await.epoch, 3, "one goes, another comes");
+    assert_eq!(submit(&world, &call).await.epoch, 3, "one goes, another comes");
     group.party(0).merge();
     let again = adding(&[&Party::newcomer()]);
-    world.assert_commit_refused("one more", &mut group, 0, again, full).await;
+    assert_commit_refused(&world, "one more", &mut group, 0, again, full).await;
     let (_, call) = group.make(0, update());
-    assert_eq!(world.submit(&call).await.epoch, 4);
+    assert_eq!(submit(&world, &call).await.epoch, 4);
 
     let operator = world.cluster.connect_as("postern_operator").await;
     let limits =
@@ -1086,9 +1094,9 @@ async fn messages_and_commits_have_a_size_each() {
     set_limit(&world, "max_commit_bytes", bytes - 1).await;
     world.assert_refuses("a commit", &call, large).await;
     set_limit(&world, "max_commit_bytes", bytes).await;
-    assert_eq!(world.submit(&call).await.epoch, 2, "which is larger than a message may be");
+    assert_eq!(submit(&world, &call).await.epoch, 2, "which is larger than a message may be");
     set_limit(&world, "max_message_bytes", 4096).await;
-    world.submit(&spoken).await;
+    submit(&world, &spoken).await;
     world.close();
 }
 
@@ -1103,10 +1111,10 @@ async fn a_message_that_commits_overtook_is_taken_for_some_epochs() {
     world.add(&mut group, vec![newcomer]).await;
     for epoch in [3, 4] {
         let (_, commit) = group.make(0, update());
-        assert_eq!(world.submit(&commit).await.epoch, epoch);
+        assert_eq!(submit(&world, &commit).await.epoch, epoch);
         group.party(0).merge();
     }
-    let accepted = world.submit(&late).await;
+    let accepted = submit(&world, &late).await;
     assert_eq!((accepted.epoch, accepted.undelivered), (4, 0));
     assert_eq!(world.receive(&mut group.members[2]).await, [b"late".to_vec()], "after three commits");
     assert_eq!(world.receive(&mut group.members[0]).await, [b"late".to_vec()]);
@@ -1126,7 +1134,7 @@ async fn a_message_that_commits_overtook_is_taken_for_some_epochs() {
     world.assert_refuses("a message from before its sender", &before, ProblemType::WrongEpoch).await;
 
     let (_, commit) = group.make(0, update());
-    world.submit(&commit).await;
+    submit(&world, &commit).await;
     group.party(0).merge();
     world.assert_refuses("one commit too late", &late, ProblemType::WrongEpoch).await;
     let problem = world.pay(&late).await.problem("one commit too late");
@@ -1135,7 +1143,7 @@ async fn a_message_that_commits_overtook_is_taken_for_some_epochs() {
     set_limit(&world, "past_epochs", 0).await;
     world.assert_refuses("late where nothing may be", &spoken, ProblemType::WrongEpoch).await;
     set_limit(&world, "past_epochs", 1).await;
-    world.submit(&spoken).await;
+    submit(&world, &spoken).await;
     assert_eq!(world.receive(&mut group.members[0]).await, [b"hello".to_vec()]);
     world.close();
 }
@@ -1157,13 +1165,13 @@ async fn a_commit_that_is_accepted_while_a_message_is_does_not_cost_the_message(
     };
     let release = async {
         waiting(1).await;
-        let (accepted, ()) = tokio::join!(world.submit(&spoken), async {
+        let (accepted, ()) = tokio::join!(submit(&world, &spoken), async {
             waiting(2).await;
             admin.batch_execute("COMMIT").await.unwrap();
         });
         accepted
     };
-    let (committed, said) = tokio::join!(world.submit(&commit), release);
+    let (committed, said) = tokio::join!(submit(&world, &commit), release);
     assert_eq!((committed.epoch, said.epoch), (2, 2));
     group.party(0).merge();
     assert_eq!(world.receive(&mut group.members[0]).await, [b"at the same time".to_vec()]);

@@ -18,13 +18,11 @@ use openmls_rust_crypto::OpenMlsRustCrypto;
 use openmls_traits::storage::StorageProvider as _;
 use postern_protocol::{MlsMessage, mls::CIPHERSUITE, problem::ProblemType};
 use postern_server::mls::{Handshake, TrackedGroup, parse_handshake, parse_key_package};
-use postern_tests::in_tree;
+use postern_tests_kit::{Commit, World, in_tree};
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 use serde::Deserialize;
 use serde_json::Value as Json;
 use tls_codec::{Deserialize as _, Serialize as _};
-
-use crate::world::{Call, Commit, World};
 
 fn read<T: serde::de::DeserializeOwned>(file: &str) -> T {
     let text = std::fs::read(in_tree("tests/vectors/mls").join(file)).expect("it is in the repository");
@@ -32,16 +30,6 @@ fn read<T: serde::de::DeserializeOwned>(file: &str) -> T {
 }
 
 type Vectors = Vec<std::collections::BTreeMap<String, String>>;
-
-impl World {
-    /// Refused, as what it is.
-    pub async fn assert_refused_for(&self, what: &str, call: &Call, reason: &str) {
-        let reply = self.pay(call).await;
-        let problem = reply.assert_problem(what, ProblemType::InvalidMls);
-        let detail = problem.detail.expect("the developer is told why");
-        assert!(detail.contains(reason), "{what}: {detail}");
-    }
-}
 
 #[tokio::test]
 async fn published_messages_are_known_for_what_they_are_and_refused_everywhere() {
@@ -70,7 +58,7 @@ async fn published_messages_are_known_for_what_they_are_and_refused_everywhere()
             let call = group.submit(0, &MlsMessage::new(bytes.clone()), None);
             world.assert_refused_for(name, &call, expected).await;
             for field in ["welcome", "group_info"] {
-                // Whom a Welcome is for, only its joiner can tell.
+                // Only its joiner can tell whom a Welcome is for.
                 if (name.as_str(), field) == ("mls_welcome", "welcome") {
                     continue;
                 }
@@ -91,7 +79,7 @@ struct PublishedTree {
     cipher_suite: u16,
     tree: String,
     group_id: String,
-    /// Of the root.
+    /// The root's hash.
     tree_hash: String,
 }
 
@@ -124,7 +112,7 @@ fn unsigned_info(ciphersuite: u16, group_id: &[u8], tree_hash: &[u8]) -> Vec<u8>
     .concat()
 }
 
-/// What is said of a tree only once all of it was found to be valid: the signer is looked for then.
+/// Whether all of a tree was found to be valid: only then is the signer looked for.
 fn is_valid(detail: &str) -> bool {
     detail.contains("Sender not found in tree")
         || detail.contains("The signature on the GroupInfo is not valid")
@@ -299,7 +287,7 @@ fn parse(hex: &str) -> MlsMessageBodyIn {
     MlsMessageIn::tls_deserialize_exact(bytes(hex)).expect("it is an MLSMessage").extract()
 }
 
-/// What the DS says of a KeyPackage that lives for ever, where openmls and so every member lets it pass.
+/// The DS's word for a KeyPackage that lives for ever, where openmls and so every member lets it pass.
 const UNLIMITED: &str = "the KeyPackage's lifetime is not acceptable";
 
 /// After a commit that brings one the DS is given the group anew, as its members have it.

@@ -7,12 +7,10 @@ use postern_protocol::{
     problem::ProblemType,
     qs::{QueueKind, QueuePayload},
 };
+use postern_tests_kit::{Commit, Member, Party, World, fresh_address, home, random_id};
 use reqwest::StatusCode;
 
-use crate::{
-    road::Valid,
-    world::{Commit, Member, Party, World, fresh_address, random_id},
-};
+use crate::road::Valid;
 
 /// Targets of the same form with ids that are none, or nobody's.
 pub fn other_queues(operation: &str) -> Vec<(String, ProblemType)> {
@@ -69,7 +67,7 @@ async fn a_request_has_at_most_a_thousand_addresses_and_a_queue_as_many_as_the_o
     let many = |number| (0..number).map(|_| fresh_address()).collect::<Vec<_>>();
     world.assert_refuses("1001 at once", &mailbox.adding(many(1001)), ProblemType::TooManyAddresses).await;
     world.pay(&mailbox.adding(many(1000))).await.assert_ok("1000 at once");
-    world.admin().batch_execute("UPDATE qs.settings SET addresses_per_queue = 1002").await.unwrap();
+    world.admin.batch_execute("UPDATE qs.settings SET addresses_per_queue = 1002").await.unwrap();
     world
         .assert_refuses("more than a queue has", &mailbox.adding(many(3)), ProblemType::TooManyAddresses)
         .await;
@@ -96,7 +94,7 @@ async fn an_address_of_last_resort_serves_several_groups_and_a_queue_has_few_of_
     let address = fresh_address();
     world.pay(&mailbox.adding_both(Vec::new(), vec![address])).await.assert_ok("adding it");
     let mut joiner = Member { party: Party::new(random_id()), mailbox, address };
-    joiner.party.leaf = joiner.party.leaf_at(&world.home(), address);
+    joiner.party.leaf = joiner.party.leaf_at(&home(), address);
     for _ in 0..2 {
         let mut group = world.group(1).await;
         let add = vec![joiner.party.key_package()];

@@ -1,12 +1,10 @@
 //! `POST /qs/key-packages/count` (QS-6)
 
 use postern_protocol::problem::ProblemType;
+use postern_tests_kit::{Friendship, World, fresh_stock, packages};
 use reqwest::StatusCode;
 
-use crate::{
-    road::Valid,
-    world::{Friendship, World, fresh_stock, packages},
-};
+use crate::road::Valid;
 
 pub async fn valid(world: &World) -> Valid {
     let friendship = Friendship::new();

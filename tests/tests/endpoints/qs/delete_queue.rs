@@ -5,14 +5,11 @@ use postern_protocol::{
     problem::ProblemType,
     qs::{Dequeue, Dequeued, QueueKind},
 };
-use postern_tests::eventually;
+use postern_tests_kit::{World, depositing, eventually, fresh_address};
 use reqwest::StatusCode;
 
-use super::{add_addresses::other_queues, deposit::depositing};
-use crate::{
-    road::Valid,
-    world::{World, fresh_address},
-};
+use super::add_addresses::other_queues;
+use crate::road::Valid;
 
 pub async fn valid(world: &World) -> Valid {
     let mailbox = world.mailbox(QueueKind::Contact).await;

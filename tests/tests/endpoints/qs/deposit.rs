@@ -3,18 +3,12 @@
 use postern_protocol::{
     Address, Payload,
     problem::ProblemType,
-    qs::{Deposit, QueueKind, QueuePayload},
+    qs::{QueueKind, QueuePayload},
 };
+use postern_tests_kit::{World, depositing, fresh_address};
 use reqwest::StatusCode;
 
-use crate::{
-    road::Valid,
-    world::{Call, World, fresh_address},
-};
-
-pub fn depositing(address: Address, payload: &[u8]) -> Call {
-    Call::post("/qs/deposits").with(&Deposit { address, payload: Payload::new(payload.to_vec()) })
-}
+use crate::road::Valid;
 
 pub async fn valid(world: &World) -> Valid {
     let mailbox = world.mailbox(QueueKind::Contact).await;
@@ -63,7 +57,7 @@ async fn a_deposit_that_no_contact_queue_takes_is_refused() {
     let large = depositing(contact, &vec![0; 16 * 1024 + 1]);
     world.assert_refuses("a byte too much", &large, ProblemType::BodyTooLarge).await;
 
-    world.admin().batch_execute("UPDATE qs.settings SET contact_queue_depth = 2").await.unwrap();
+    world.admin.batch_execute("UPDATE qs.settings SET contact_queue_depth = 2").await.unwrap();
     for _ in 0..2 {
         world.pay(&depositing(contact, b"hello")).await.assert_ok("a deposit");
     }
@@ -73,12 +67,12 @@ async fn a_deposit_that_no_contact_queue_takes_is_refused() {
     world.close();
 }
 
-/// Whoever tries addresses learns nothing from how they are refused: not which exist, and of those that
+/// The refusals of addresses tell nothing to somebody who tries them: not which exist, and of those that
 /// do, not whether the queue is full or got enough for today (QS-2).
 #[tokio::test]
 async fn every_refused_deposit_is_answered_alike() {
     let world = World::start().await;
-    let setting = async |sql: &str| world.admin().batch_execute(sql).await.unwrap();
+    let setting = async |sql: &str| world.admin.batch_execute(sql).await.unwrap();
     let group = world.mailbox(QueueKind::Group).await;
     let mut refused = vec![("unknown", fresh_address()), ("a group's", world.address(&group).await)];
     let mut answers = Vec::new();
@@ -92,7 +86,7 @@ async fn every_refused_deposit_is_answered_alike() {
     let address = world.address(&gone).await;
     refused.push(("an expired queue's", address));
     let drop = "SELECT operator.drop_queue($1)";
-    world.admin().execute(drop, &[&gone.id.as_bytes().as_slice()]).await.unwrap();
+    world.admin.execute(drop, &[&gone.id.as_bytes().as_slice()]).await.unwrap();
 
     for (what, address) in refused {
         answers.push((what, world.pay(&depositing(address, b"hello")).await));
@@ -105,7 +99,7 @@ async fn every_refused_deposit_is_answered_alike() {
     setting("UPDATE qs.settings SET contact_queue_depth = 1000, deposits_per_day = 1").await;
     answers.push(("too many today", world.pay(&depositing(address, b"hello")).await));
 
-    let alike = |reply: &crate::world::Reply| {
+    let alike = |reply: &postern_tests_kit::Reply| {
         let mut headers: Vec<_> = reply.headers.clone().into_iter().collect();
         headers.retain(|(name, _)| name.as_ref().is_none_or(|name| name != "date"));
         (reply.status, format!("{headers:?}"), reply.body.clone())
@@ -122,7 +116,7 @@ async fn a_contact_queue_takes_so_many_deposits_a_day_read_or_not() {
     let world = World::start().await;
     let mut mailbox = world.mailbox(QueueKind::Contact).await;
     let (one, two) = (world.address(&mailbox).await, world.address(&mailbox).await);
-    world.admin().batch_execute("UPDATE qs.settings SET deposits_per_day = 3").await.unwrap();
+    world.admin.batch_execute("UPDATE qs.settings SET deposits_per_day = 3").await.unwrap();
     for address in [one, two, one] {
         world.pay(&depositing(address, b"hello")).await.assert_ok("a deposit");
     }
@@ -133,7 +127,7 @@ async fn a_contact_queue_takes_so_many_deposits_a_day_read_or_not() {
     }
     let other = world.mailbox(QueueKind::Contact).await;
     world.pay(&depositing(world.address(&other).await, b"hello")).await.assert_ok("another queue's first");
-    world.admin().batch_execute("UPDATE qs.queues SET deposit_day = deposit_day - 1").await.unwrap();
+    world.admin.batch_execute("UPDATE qs.queues SET deposit_day = deposit_day - 1").await.unwrap();
     world.pay(&depositing(two, b"hello")).await.assert_ok("another day's first");
     world.close();
 }

@@ -7,11 +7,11 @@ use postern_protocol::{
     problem::ProblemType,
     qs::{Dequeue, Dequeued, QueueKind, QueuePayload},
 };
-use postern_tests::PATIENCE;
+use postern_tests_kit::{PATIENCE, World, depositing};
 use reqwest::StatusCode;
 
-use super::{add_addresses::other_queues, deposit::depositing};
-use crate::{road::Valid, world::World};
+use super::add_addresses::other_queues;
+use crate::road::Valid;
 
 pub async fn valid(world: &World) -> Valid {
     let mailbox = world.mailbox(QueueKind::Contact).await;
@@ -94,7 +94,7 @@ async fn a_long_poll_ends_when_something_comes_or_its_wait_is_over() {
     let before: i64 = world.value(spent).await;
     let (dequeued, ()) = tokio::join!(world.pay(&waiting), async {
         // The poll has paid: it waits.
-        postern_tests::eventually("the poll waits", || async {
+        postern_tests_kit::eventually("the poll waits", || async {
             (world.value::<i64>(spent).await > before).then_some(())
         })
         .await;
@@ -115,7 +115,7 @@ async fn what_expired_unread_is_told_until_it_is_acknowledged() {
     let world = World::start().await;
     let mut mailbox = world.mailbox(QueueKind::Contact).await;
     let address = world.address(&mailbox).await;
-    world.admin().batch_execute("UPDATE qs.settings SET chain_messages = 2").await.unwrap();
+    world.admin.batch_execute("UPDATE qs.settings SET chain_messages = 2").await.unwrap();
     for number in 1..=4u8 {
         world.pay(&depositing(address, &[number])).await.assert_ok("a deposit");
     }
@@ -123,7 +123,7 @@ async fn what_expired_unread_is_told_until_it_is_acknowledged() {
         let aged = format!("UPDATE qs.messages SET enqueued = enqueued - 31 WHERE seq IN ({seqs})");
         // A day of its own each time: a sweep is made once a day.
         let sweep = "UPDATE qs.sweep SET day = 'epoch', position = NULL; SELECT qs.keep_up()";
-        world.admin().batch_execute(&format!("{aged}; {sweep}")).await.unwrap();
+        world.admin.batch_execute(&format!("{aged}; {sweep}")).await.unwrap();
     };
     expire("1, 2").await;
     for _ in 0..2 {

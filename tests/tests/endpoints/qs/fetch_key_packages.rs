@@ -9,16 +9,13 @@ use postern_protocol::{
     problem::ProblemType,
     qs::{KeyPackageBatch, PublishKeyPackages, StockedKeyPackage},
 };
-use postern_tests::Server;
+use postern_tests_kit::{
+    Commit, Friendship, Server, World, fetching, fetching_of, fresh_stock, fresh_token, last_resort,
+    last_resort_of, package, package_of, packages, stocked,
+};
 use reqwest::StatusCode;
 
-use crate::{
-    road::Valid,
-    world::{
-        Commit, Friendship, Library, World, fetching, fetching_of, fresh_stock, fresh_token, last_resort,
-        last_resort_of, package, package_of, packages, stocked,
-    },
-};
+use crate::{ds::library::Library, road::Valid};
 
 pub async fn valid(world: &World) -> Valid {
     let friendship = Friendship::new();
@@ -127,8 +124,8 @@ async fn who_is_fetched_for_a_post_quantum_group_joins_it() {
     operator.execute("SELECT operator.allow_ciphersuite(77)", &[]).await.unwrap();
     let suite = Ciphersuite::MLS_256_XWING_CHACHA20POLY1305_SHA256_Ed25519;
     let (mut founder, mut joiner) = (world.candidate().await, world.candidate().await);
-    founder.party.set_suite(suite, Library::Libcrux);
-    joiner.party.set_suite(suite, Library::Libcrux);
+    founder.party.set_suite(suite, Library::Libcrux.crypto());
+    joiner.party.set_suite(suite, Library::Libcrux.crypto());
     let friendship = Friendship::new();
     let published = stocked(&joiner.party);
     assert!(published.key_package.as_bytes().len() > 2 * 1216, "two keys of X-Wing");
@@ -162,12 +159,12 @@ async fn what_expires_today_or_did_before_is_not_handed_out() {
     world.pay(&call).await.assert_ok("publishing");
     let age = "UPDATE qs.key_packages SET expires = (now() AT TIME ZONE 'UTC')::date - 1 + number
                 WHERE NOT last_resort";
-    world.admin().batch_execute(age).await.unwrap();
+    world.admin.batch_execute(age).await.unwrap();
     // The first expires today, the second tomorrow.
     assert_eq!(world.remaining(&friendship, stock_id).await, 2);
     assert_eq!(world.fetch(friendship.token).await, stock[1..2]);
     let age = "UPDATE qs.key_packages SET expires = (now() AT TIME ZONE 'UTC')::date";
-    world.admin().batch_execute(age).await.unwrap();
+    world.admin.batch_execute(age).await.unwrap();
     assert!(world.fetch(friendship.token).await.is_empty(), "nor the last resort");
     world.close();
 }
@@ -191,7 +188,7 @@ async fn those_who_fetch_at_once_from_two_servers_never_get_the_same() {
     }
     let fetches = (0..FRIENDS).map(|friend| {
         let wire = fetching(friendship.token).paid_with(world.token()).wire();
-        let server = if friend % 2 == 0 { world.server.url() } else { second.url() };
+        let server = if friend % 2 == 0 { world.server() } else { &second };
         let world = &world;
         async move { world.send_to(server, &wire).await.decode::<KeyPackageBatch>().key_packages }
     });

@@ -8,15 +8,13 @@ use postern_protocol::{
     problem::ProblemType,
     qs::{KeyPackageStock, PublishKeyPackages, StockedKeyPackage},
 };
+use postern_tests_kit::{
+    Friendship, Party, UNUSABLE, World, fresh_address, fresh_stock, home, last_resort, last_resort_of, now,
+    over, package, package_for, package_of, packages, receiver, stocked,
+};
 use reqwest::StatusCode;
 
-use crate::{
-    road::Valid,
-    world::{
-        Friendship, Party, UNUSABLE, World, fresh_address, fresh_stock, last_resort, last_resort_of, over,
-        package, package_for, package_of, packages, receiver, stocked,
-    },
-};
+use crate::{ds::encryption_keys::assert_unusable, road::Valid};
 
 const HOUR: u64 = 60 * 60;
 
@@ -98,10 +96,10 @@ async fn what_nobody_could_add_to_a_group_is_refused() {
         change(&mut party);
         stocked(&party)
     };
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    let now = now();
     let twice = package();
     let address = fresh_address();
-    let shared = || with(&|party| party.leaf = party.leaf_at(&world.home(), address));
+    let shared = || with(&|party| party.leaf = party.leaf_at(&home(), address));
     let mut forged = package();
     let mut bytes = forged.key_package.into_bytes();
     *bytes.last_mut().unwrap() ^= 1;
@@ -117,7 +115,7 @@ async fn what_nobody_could_add_to_a_group_is_refused() {
         ),
         ("a lifetime without end", vec![package_for(Lifetime::init(0, u64::MAX))]),
         ("a lifetime that ends today", vec![package_for(Lifetime::init(now - HOUR, now + 1))]),
-        // Of SHA-384.
+        // Its hash is SHA-384.
         (
             "a ciphersuite that the server has not",
             vec![package_of(Ciphersuite::MLS_128_MLKEM768X25519_AES256GCM_SHA384_Ed25519)],
@@ -144,7 +142,7 @@ async fn what_nobody_could_add_to_a_group_is_refused() {
     ] {
         let call = friendship.publishing(stock, &packages);
         world.assert_refuses(what, &call, ProblemType::InvalidMls).await;
-        // Beside a good one as well.
+        // Together with a good one as well.
         let call = friendship.publishing(stock, &[vec![package()], packages].concat());
         world.assert_refuses(&format!("{what}, beside another"), &call, ProblemType::InvalidMls).await;
     }
@@ -173,7 +171,7 @@ async fn what_nobody_could_encrypt_to_is_refused() {
     for (what, spoil) in UNUSABLE {
         for (of, place) in [("the Welcome", 0), ("the leaf", 1)] {
             let call = publishing(place, spoil);
-            world.assert_unusable(&format!("{of}: {what}"), &call).await;
+            assert_unusable(&world, &format!("{of}: {what}"), &call).await;
         }
     }
     world.pay(&publishing(usize::MAX, |key| key)).await.assert_ok("with the keys that were made");
@@ -187,7 +185,7 @@ async fn what_nobody_could_encrypt_to_is_refused() {
         last_resort: Some(last),
         create: true,
     });
-    world.assert_unusable("a last resort", &call).await;
+    assert_unusable(&world, "a last resort", &call).await;
     world.close();
 }
 
@@ -245,7 +243,7 @@ async fn stocks_and_what_is_in_them_are_bounded() {
     let world = World::start().await;
     let friendship = Friendship::new();
     let settings = "UPDATE qs.settings SET key_packages_per_stock = 3, stocks_per_friendship = 2";
-    world.admin().batch_execute(settings).await.unwrap();
+    world.admin.batch_execute(settings).await.unwrap();
     let stock = fresh_stock();
     let call = friendship.publishing(stock, &packages(4));
     world.assert_refuses("more than a stock has", &call, ProblemType::TooManyKeyPackages).await;

@@ -1,12 +1,10 @@
 //! `GET /qs/keys` (QS-6)
 
 use postern_protocol::{auth::AuthenticationKeys, qs::QueuingKeys};
+use postern_tests_kit::{Call, World, home, now};
 use reqwest::StatusCode;
 
-use crate::{
-    road::Valid,
-    world::{Call, World, home},
-};
+use crate::road::Valid;
 
 pub fn valid() -> Valid {
     Valid::new(Call::get("/qs/keys"), StatusCode::OK)
@@ -19,7 +17,7 @@ async fn the_keys_that_sign_batches_are_published_and_are_not_those_of_the_as() 
     assert!(reply.headers["cache-control"].to_str().unwrap().starts_with("public, max-age="));
     let published: QueuingKeys = reply.decode();
     assert_eq!(published.domain, home());
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    let now = now();
     assert!(published.keys.iter().any(|key| key.is_valid_at(now)));
     let of_the_as: AuthenticationKeys = world.send(&Call::get("/as/keys").wire()).await.decode();
     assert!(published.keys.iter().all(|key| !of_the_as.keys.contains(key)));

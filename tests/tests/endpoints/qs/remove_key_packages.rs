@@ -1,12 +1,10 @@
 //! `POST /qs/key-packages/remove` (QS-6)
 
 use postern_protocol::problem::ProblemType;
+use postern_tests_kit::{Friendship, World, fetching, fresh_stock, packages};
 use reqwest::StatusCode;
 
-use crate::{
-    road::Valid,
-    world::{Friendship, World, fetching, fresh_stock, packages},
-};
+use crate::road::Valid;
 
 pub async fn valid(world: &World) -> Valid {
     let friendship = Friendship::new();
@@ -28,8 +26,8 @@ async fn a_friendship_whose_owner_was_away_for_long_goes_and_others_stay() {
     }
     let lookup = gone.token.lookup();
     let away = "UPDATE qs.friendships SET last_active = last_active - 1000 WHERE lookup = $1";
-    assert_eq!(world.admin().execute(away, &[&lookup.as_slice()]).await.unwrap(), 1);
-    world.admin().batch_execute("SELECT qs.keep_up()").await.unwrap();
+    assert_eq!(world.admin.execute(away, &[&lookup.as_slice()]).await.unwrap(), 1);
+    world.admin.batch_execute("SELECT qs.keep_up()").await.unwrap();
     world.assert_refuses("it is gone", &fetching(gone.token), ProblemType::NotFound).await;
     assert_eq!(world.value::<i64>("SELECT count(*) FROM qs.key_packages").await, 2);
     assert_eq!(world.fetch(active.token).await.len(), 1);

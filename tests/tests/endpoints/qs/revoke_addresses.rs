@@ -1,13 +1,11 @@
 //! `POST /qs/queues/{queue_id}/addresses/revoke` (QS-7)
 
 use postern_protocol::{ds::MessageAccepted, problem::ProblemType, qs::QueueKind};
+use postern_tests_kit::{World, depositing, fresh_address, home};
 use reqwest::StatusCode;
 
-use super::{add_addresses::other_queues, deposit::depositing};
-use crate::{
-    road::Valid,
-    world::{World, fresh_address},
-};
+use super::add_addresses::other_queues;
+use crate::road::Valid;
 
 pub async fn valid(world: &World) -> Valid {
     let mailbox = world.mailbox(QueueKind::Contact).await;
@@ -24,7 +22,7 @@ async fn a_group_whose_address_is_revoked_reaches_nobody_there_and_is_told_so() 
     let mut again = world.candidate().await;
     std::mem::swap(&mut again.mailbox, &mut blocked.members[1].mailbox);
     again.address = world.address(&again.mailbox).await;
-    again.party.leaf = again.party.leaf_at(&world.home(), again.address);
+    again.party.leaf = again.party.leaf_at(&home(), again.address);
     world.add(&mut other, vec![again]).await;
 
     let mailbox = &other.members[1].mailbox;

@@ -1,12 +1,10 @@
 //! `POST /qs/key-packages/rotate` (QS-6)
 
 use postern_protocol::problem::ProblemType;
+use postern_tests_kit::{Friendship, World, fetching, fresh_stock, fresh_token, packages};
 use reqwest::StatusCode;
 
-use crate::{
-    road::Valid,
-    world::{Friendship, World, fetching, fresh_stock, fresh_token, packages},
-};
+use crate::road::Valid;
 
 pub async fn valid(world: &World) -> Valid {
     let friendship = Friendship::new();

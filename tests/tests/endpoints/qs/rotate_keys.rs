@@ -7,13 +7,11 @@ use postern_protocol::{
     problem::ProblemType,
     qs::{Dequeued, NewOwner, QueueKind, QueuePayload, RotateKeys},
 };
+use postern_tests_kit::{World, depositing, hpke_key};
 use reqwest::StatusCode;
 
-use super::{add_addresses::other_queues, deposit::depositing};
-use crate::{
-    road::Valid,
-    world::{World, hpke_key},
-};
+use super::add_addresses::other_queues;
+use crate::road::Valid;
 
 pub async fn valid(world: &World) -> Vec<Valid> {
     let mailbox = world.mailbox(QueueKind::Group).await;

@@ -6,17 +6,16 @@ use postern_protocol::{
     push::{PushKey, Urgency},
     qs::{QueueKind, QueuingKeys},
 };
-use postern_tests::{PushService, Server, UserAgent, dump, eventually};
+use postern_tests_kit::{
+    Call, Commit, Group, Mailbox, PushService, Server, UserAgent, World, depositing, dump, eventually,
+};
 use reqwest::{
     StatusCode,
     header::{HeaderMap, HeaderValue},
 };
 
-use super::{add_addresses::other_queues, deposit::depositing, set_push_policy::policy};
-use crate::{
-    road::Valid,
-    world::{Call, Commit, Group, Mailbox, World},
-};
+use super::{add_addresses::other_queues, set_push_policy::policy};
+use crate::road::Valid;
 
 pub async fn valid(world: &World) -> Valid {
     let mailbox = world.mailbox(QueueKind::Group).await;
@@ -92,7 +91,7 @@ async fn a_message_wakes_its_reader_and_the_push_says_what_the_reader_chose() {
     };
     assert!(!holds(b"very-private-endpoint") && !holds(b"look into the first"), "it is sealed at rest");
     assert!(holds(server_key(&world).await.as_bytes()), "what is searched for would be found");
-    assert!(!world.server.log().contains("very-private-endpoint"));
+    assert!(!world.server().log().contains("very-private-endpoint"));
     world.close();
 }
 
@@ -142,7 +141,7 @@ async fn a_subscription_that_is_over_is_dropped() {
             .await;
         say(&world, &mut group, Urgency::Normal).await;
     }
-    // Nor does it stay if nothing can be sent to it.
+    // It does not stay, either, if nothing can be sent to it.
     let (mut group, _) = waking(&world, &service, "/").await;
     let mailbox = &group.members[1].mailbox;
     world.pay(&mailbox.subscribing(Some(SealedSubscription::new([7; 1052])))).await.assert_ok("noise");
@@ -150,7 +149,7 @@ async fn a_subscription_that_is_over_is_dropped() {
     eventually("the noise is dropped", async || (subscriptions(&world).await == 0).then_some(())).await;
     assert!(!service.has_more());
 
-    // What a push service refuses for another reason stays.
+    // It stays if a push service refuses for another reason.
     let (mut group, _) = waking(&world, &service, "/").await;
     service.answer(StatusCode::PAYLOAD_TOO_LARGE, HeaderMap::new());
     say(&world, &mut group, Urgency::Normal).await;
@@ -188,7 +187,7 @@ async fn a_delivery_that_is_undone_pushes_nothing() {
     let mut service = PushService::start().await;
     let (mut group, _) = waking(&world, &service, "/").await;
     world
-        .admin()
+        .admin
         .batch_execute(
             "CREATE FUNCTION public.refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'no'; END $$;
              CREATE CONSTRAINT TRIGGER refuse AFTER INSERT ON qs.messages DEFERRABLE INITIALLY DEFERRED
@@ -199,7 +198,7 @@ async fn a_delivery_that_is_undone_pushes_nothing() {
     let message = group.party(0).say(b"hello");
     let call = group.submit(0, &message, None);
     world.pay(&call).await.assert_problem("a message", ProblemType::Fault);
-    world.admin().batch_execute("DROP TRIGGER refuse ON qs.messages").await.unwrap();
+    world.admin.batch_execute("DROP TRIGGER refuse ON qs.messages").await.unwrap();
     say(&world, &mut group, Urgency::High).await;
     assert_eq!(service.pushed().await.header("urgency"), "high", "and not the first one");
     assert!(!service.has_more());
@@ -209,25 +208,25 @@ async fn a_delivery_that_is_undone_pushes_nothing() {
 async fn only_where_the_operator_wants_it_and_only_to_the_public_internet() {
     let world = World::start().await;
     let silent = Server::start(&world.cluster).await;
-    let keys: QueuingKeys = world.send_to(silent.url(), &Call::get("/qs/keys").wire()).await.decode();
+    let keys: QueuingKeys = world.send_to(&silent, &Call::get("/qs/keys").wire()).await.decode();
     assert_eq!(keys.application_server_key, None);
     let mailbox = world.mailbox(QueueKind::Group).await;
     let paid = |call: Call| call.paid_with(world.token()).wire();
     let subscribing = mailbox.subscribing(Some(SealedSubscription::new([7; 1052])));
-    let reply = world.send_to(silent.url(), &paid(subscribing)).await;
+    let reply = world.send_to(&silent, &paid(subscribing)).await;
     reply.assert_problem("subscribing", ProblemType::NoPush);
-    world.send_to(silent.url(), &paid(mailbox.subscribing(None))).await.assert_ok("unsubscribing");
+    world.send_to(&silent, &paid(mailbox.subscribing(None))).await.assert_ok("unsubscribing");
 
     // Another server's push leads nowhere near this machine: the subscription is none.
     let careful = Server::builder(&world.cluster).env("POSTERN_PUSH_CONTACT", "https://home.example/contact");
     let careful = careful.start().await;
-    let keys: QueuingKeys = world.send_to(careful.url(), &Call::get("/qs/keys").wire()).await.decode();
+    let keys: QueuingKeys = world.send_to(&careful, &Call::get("/qs/keys").wire()).await.decode();
     assert_eq!(keys.application_server_key, Some(server_key(&world).await), "all servers have one key");
     let service = PushService::start().await;
     let (mut group, _) = waking(&world, &service, "/").await;
     let message = group.party(0).say(b"hello");
     let call = group.submit(0, &message, None);
-    world.send_to(careful.url(), &paid(call)).await.assert_ok("a message");
+    world.send_to(&careful, &paid(call)).await.assert_ok("a message");
     eventually("the subscription is dropped", async || (subscriptions(&world).await == 0).then_some(()))
         .await;
     assert!(!service.has_more());

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ciborium::Value;
 use postern_protocol::problem::{Problem, ProblemType};
-use postern_tests::PATIENCE;
+use postern_tests_kit::{Call, PATIENCE, Wire, World};
 use reqwest::StatusCode;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -13,7 +13,6 @@ use tokio::{
 };
 
 use super::{Entry, every_request};
-use crate::world::{Call, Wire, World};
 
 const LIMIT: usize = 1024 * 1024;
 
@@ -21,7 +20,7 @@ fn with_body(call: &Call, body: Vec<u8>) -> Call {
     Call { body, ..call.clone() }
 }
 
-/// What is said of a body that does not decode.
+/// The problem of a body that does not decode.
 fn malformed(entry: &Entry) -> ProblemType {
     if entry.has_fields() { ProblemType::MalformedBody } else { ProblemType::InvalidTokenRequest }
 }
@@ -153,7 +152,7 @@ async fn every_field_is_needed_and_is_of_its_type_and_unknown_ones_are_ignored()
 /// comes before the end of the request.
 async fn send_raw(world: &World, wire: &Wire, chunked: bool) -> (StatusCode, Problem) {
     let mut head =
-        format!("{} {} HTTP/1.1\r\nhost: {}\r\n", wire.method, wire.target, world.server.address());
+        format!("{} {} HTTP/1.1\r\nhost: {}\r\n", wire.method, wire.target, world.server().address());
     for (name, value) in &wire.headers {
         head += &format!("{name}: {}\r\n", value.to_str().expect("it is text"));
     }
@@ -162,7 +161,7 @@ async fn send_raw(world: &World, wire: &Wire, chunked: bool) -> (StatusCode, Pro
         false => format!("content-length: {}\r\n\r\n", wire.body.len()),
     };
     let (mut from, mut to) =
-        TcpStream::connect(world.server.address()).await.expect("it listens").into_split();
+        TcpStream::connect(world.server().address()).await.expect("it listens").into_split();
     let body = wire.body.clone();
     let sending = tokio::spawn(async move {
         to.write_all(head.as_bytes()).await?;
@@ -243,7 +242,7 @@ async fn a_body_that_breaks_off_changes_nothing() {
             head += &format!("{name}: {}\r\n", value.to_str().expect("it is text"));
         }
         head += &format!("content-length: {}\r\n\r\n", wire.body.len());
-        let mut connection = TcpStream::connect(world.server.address()).await.expect("it listens");
+        let mut connection = TcpStream::connect(world.server().address()).await.expect("it listens");
         connection.write_all(head.as_bytes()).await.expect("it takes the head");
         connection.write_all(&wire.body[..wire.body.len() - 1]).await.expect("it takes most of the body");
         connection.shutdown().await.expect("it can be ended");

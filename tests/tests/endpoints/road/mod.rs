@@ -1,4 +1,4 @@
-//! What holds for every route. The list of routes is the server's own: a new endpoint has no [`Valid`] request
+//! Every route keeps these rules. The list of routes is the server's own: a new endpoint has no [`Valid`] request
 //! here, and every test in this folder says so until it gets one.
 
 mod body;
@@ -10,12 +10,10 @@ mod target;
 use ciborium::Value;
 use postern_protocol::problem::ProblemType;
 use postern_server::{app::App, http::Route, routes};
+use postern_tests_kit::{Call, World};
 use reqwest::{Method, StatusCode};
 
-use crate::{
-    aas, auth, ds, health, qs,
-    world::{Call, World},
-};
+use crate::{aas, auth, ds, health, qs};
 
 /// A request that the server accepts, and what is known of its neighbours that it does not.
 pub struct Valid {
@@ -24,7 +22,7 @@ pub struct Valid {
     pub status: StatusCode,
     /// The same signed by a key that has no right to it; absent where every key has.
     pub stranger: Option<ProblemType>,
-    /// What is said of a byte string that is cut by one byte; the field's name.
+    /// Fields that are byte strings, and the problem when one is cut by a byte.
     pub cut: Vec<(&'static str, ProblemType)>,
     /// Fields that may be absent.
     pub optional: &'static [&'static str],
@@ -42,7 +40,7 @@ impl Valid {
 struct Entry {
     name: String,
     paid: bool,
-    /// What its price goes by.
+    /// Its name in the price list.
     endpoint: Option<&'static str>,
     valid: Valid,
 }

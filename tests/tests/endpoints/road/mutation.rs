@@ -4,11 +4,11 @@
 use std::collections::HashMap;
 
 use ciborium::Value;
+use postern_tests_kit::{Call, Wire, World};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use reqwest::header::{HeaderName, HeaderValue};
 
 use super::every_request;
-use crate::world::{Call, Wire, World};
 
 const SEED: u64 = 20;
 const BODIES: usize = 150;

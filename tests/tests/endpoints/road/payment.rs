@@ -4,15 +4,15 @@ use std::collections::BTreeSet;
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE};
 use postern_protocol::{aas::IssuerDirectory, problem::ProblemType, token};
+use postern_tests_kit::{Ask, Call, Impostor, TokenShape, Wire, World, home};
 use privacypass::{TokenType, auth::authenticate::TokenChallenge};
 use reqwest::header::HeaderValue;
 
 use super::every_request;
-use crate::world::{Call, Impostor, TokenShape, Wire, World};
 
 /// `Authorization` headers that are not worth a token of ours; `good` is a token that would be.
 async fn worthless(world: &World, good: &[u8]) -> Vec<(&'static str, String)> {
-    let ours = || world.token_key().shape(world);
+    let ours = || TokenShape::ours(world.token_key());
     let impostor = Impostor::new();
     let text = |bytes: &[u8]| token::authorization(bytes).to_str().expect("it is text").to_owned();
     let garbled = |place: usize| {
@@ -25,7 +25,10 @@ async fn worthless(world: &World, good: &[u8]) -> Vec<(&'static str, String)> {
     let challenge =
         TokenChallenge::new(TokenType::PrivateRistretto255, "elsewhere.example", None, &elsewhere);
     let client = world.user("elsewhere").await;
-    let misdirected = world.token_key().issue(world, &client.device.key, 1, &challenge).await.remove(0);
+    let misdirected = world
+        .tokens(0, &client.device.key, &Ask::batch_for(world.token_key(), 1, &challenge))
+        .await
+        .remove(0);
     vec![
         (
             "a token of another issuer",
@@ -59,7 +62,7 @@ async fn offer(world: &World) -> HeaderValue {
         .map(|(kind, key)| (kind, URL_SAFE.decode(&key.token_key).expect("it is padded base64url")))
         .collect();
     let offered: Vec<_> = keys.iter().rev().map(|(kind, key)| (*kind, key.as_slice())).collect();
-    token::www_authenticate(&world.home(), &offered)
+    token::www_authenticate(&home(), &offered)
 }
 
 #[tokio::test]
@@ -176,10 +179,10 @@ async fn a_fault_of_ours_changes_nothing_and_leaves_the_token_unspent() {
         let wire = entry.paid(&world).wire();
         let before = world.snapshot().await;
         let revoke = format!("REVOKE EXECUTE ON FUNCTION {functions} FROM postern_server");
-        world.admin().batch_execute(&revoke).await.expect("a superuser can");
+        world.admin.batch_execute(&revoke).await.expect("a superuser can");
         let reply = world.send(&wire).await;
         let grant = format!("GRANT EXECUTE ON FUNCTION {functions} TO postern_server");
-        world.admin().batch_execute(&grant).await.expect("a superuser can");
+        world.admin.batch_execute(&grant).await.expect("a superuser can");
         if reply.status.is_success() {
             assert!(!entry.paid, "{} needs no database", entry.name);
             continue;
@@ -216,7 +219,7 @@ async fn every_paid_route_costs_what_its_row_of_the_price_list_says() {
     world.stock(100).await;
     let price = async |endpoint: &str, price: i32| {
         let sql = "SELECT operator.set_price($1, $2)";
-        world.admin().execute(sql, &[&endpoint, &price]).await.expect("it is in the list");
+        world.admin.execute(sql, &[&endpoint, &price]).await.expect("it is in the list");
     };
     for entry in every_request(&world).await {
         let Some(endpoint) = entry.endpoint else { continue };
@@ -227,14 +230,14 @@ async fn every_paid_route_costs_what_its_row_of_the_price_list_says() {
         // No price is a fault of ours.
         let before = world.snapshot().await;
         world
-            .admin()
+            .admin
             .execute("DELETE FROM aas.prices WHERE endpoint = $1", &[&endpoint])
             .await
             .expect("it can");
         let reply = world.send(&wire).await;
         reply.assert_problem(&format!("{} without a price", entry.name), ProblemType::Fault);
         let insert = "INSERT INTO aas.prices (endpoint, price) VALUES ($1, 1)";
-        world.admin().execute(insert, &[&endpoint]).await.expect("it can be listed again");
+        world.admin.execute(insert, &[&endpoint]).await.expect("it can be listed again");
         world.snapshot().await.assert_same(&before, &entry.name);
         assert!(!world.is_spent(nonce).await, "{}: the token without a price", entry.name);
 

@@ -2,12 +2,12 @@
 //! over exactly this request.
 
 use postern_protocol::{key::SigningKey, problem::ProblemType};
-
-use super::every_request;
-use crate::world::{
+use postern_tests_kit::{
     Wire, World,
     signature::{Input, content_digest},
 };
+
+use super::every_request;
 
 type Tampering = fn(&mut Wire, &SigningKey, &SigningKey);
 

@@ -2,10 +2,10 @@
 
 use postern_protocol::problem::ProblemType;
 use postern_server::routes;
+use postern_tests_kit::{Call, World};
 use reqwest::Method;
 
 use super::{every_request, methods};
-use crate::world::{Call, World};
 
 #[tokio::test]
 async fn another_method_is_refused_with_the_one_that_is_allowed() {

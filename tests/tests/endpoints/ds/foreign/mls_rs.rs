@@ -20,10 +20,10 @@ use postern_protocol::{
     ds::{CurrentGroup, GroupId},
     mls::{DELIVERY_ADDRESS, GROUP_POLICY, USER_KEY},
 };
+use postern_tests_kit::Made;
 use tls_codec::Serialize as _;
 
 use super::{Change, Leaf, Proposal, Side, View};
-use crate::world::Made;
 
 const SELF_REMOVE: u16 = 10;
 
@@ -31,7 +31,7 @@ struct MlsRs<C: MlsConfig> {
     leaf: Leaf,
     client: Client<C>,
     group: Option<Group<C>>,
-    /// What [`Side::join_externally`] made of it.
+    /// The group as [`Side::join_externally`] enters it.
     entered: Option<Group<C>>,
 }
 

@@ -2,7 +2,7 @@
 //! join. Whatever one of them sends, the DS takes and all others understand: after each message every member is in
 //! the same epoch of the same history, and knows the same members.
 //!
-//! What has no place in such a group is `SelfRemove`, proposal type 0x000a: `mls-rs` 0.57 has it as 0xf003, and for
+//! `SelfRemove`, proposal type 0x000a, has no place in such a group: `mls-rs` 0.57 has it as 0xf003, and for
 //! both foreign libraries a proposal of an unknown type has a body with a length, which this one has not. Here one
 //! leaves by a Remove of itself. `ts-mls` makes no Update proposals and reads no proposals of the server's; where else it needed
 //! help, `tests/node/ts-mls/corrections.mjs` says.
@@ -31,16 +31,17 @@ use postern_protocol::{
     mls::{DeliveryAddress, GroupPolicy, Pseudonym, UserKey, to_join},
     qs::{QueueKind, QueuePayload},
 };
-use rand::{Rng as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
+use postern_tests_kit::{
+    Call, Chance, Commit, Made, Mailbox, Party, World, home, leaf_extensions, policy_extensions,
+};
+use rand::{Rng as _, rngs::StdRng, seq::IndexedRandom as _};
 use tls_codec::Deserialize as _;
 
-use crate::world::{Call, Commit, Made, Mailbox, Party, World, home, leaf_extensions, policy_extensions};
-
-/// Messages that are accepted, beside those that set the group up.
+/// Messages that are accepted, besides those that set the group up.
 const OPERATIONS: usize = 200;
 const MOST_MEMBERS: usize = 8;
 
-/// What makes a leaf, in any library.
+/// The contents of a leaf, in any library.
 #[derive(Clone)]
 pub struct Leaf {
     key: SigningKey,
@@ -49,7 +50,7 @@ pub struct Leaf {
     address: Address,
 }
 
-/// What a commit does besides taking what waits; nothing: it renews the committer's leaf.
+/// The changes of a commit, besides the proposals that wait; without any it renews the committer's leaf.
 #[derive(Default)]
 pub struct Change {
     /// KeyPackages.
@@ -66,7 +67,7 @@ pub enum Proposal {
     Leave,
 }
 
-/// What all members have to agree on.
+/// The state that all members have to agree on.
 #[derive(Debug, PartialEq, Eq)]
 pub struct View {
     /// RFC 9420 §8.7.
@@ -167,6 +168,8 @@ enum Library {
     TsMls,
 }
 
+const LIBRARIES: [Library; 3] = [Library::MlsRs, Library::OpenMls, Library::TsMls];
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Operation {
     Say,
@@ -199,14 +202,14 @@ struct Member {
     mailbox: Mailbox,
     /// It is of one of the users who are there from the beginning, admins all of them, and stays.
     stays: bool,
-    /// What it proposed in this epoch.
+    /// Its proposal in this epoch.
     proposed: Option<Proposal>,
 }
 
 struct Play {
     world: World,
     rng: StdRng,
-    node: Option<Rc<RefCell<ts_mls::Node>>>,
+    node: Rc<RefCell<ts_mls::Node>>,
     id: GroupId,
     policy: GroupPolicy,
     epoch: u64,
@@ -224,9 +227,7 @@ impl Play {
                 party.leaf = leaf.extensions();
                 Box::new(party)
             }
-            Library::TsMls => {
-                ts_mls::member(self.node.as_ref().expect("it is asked for if it is there"), leaf)
-            }
+            Library::TsMls => ts_mls::member(&self.node, leaf),
         }
     }
 
@@ -237,19 +238,13 @@ impl Play {
     }
 
     /// A group of a member of each library, all of them admins, founded by `mls-rs`.
-    async fn start(seed: u64) -> Self {
+    async fn start(rng: StdRng) -> Self {
         let world = World::start().await;
-        let node = match ts_mls::Node::start() {
-            Ok(node) => Some(node),
-            Err(reason) => {
-                println!("SKIPPED: ts-mls was not tried: {reason}");
-                None
-            }
-        };
+        let node = ts_mls::Node::start();
         let (founder, mailbox) = leaf(&world, None).await;
         let mut policy = GroupPolicy::new(founder.pseudonym);
         let id = world.reserve().await;
-        let context = policy_extensions(&policy, &world.server_key);
+        let context = policy_extensions(&policy, &world.server_key());
         let (side, group_info, ratchet_tree) = mls_rs::founder(&founder, &id, &context);
         let body = CreateGroup {
             group_id: id.clone(),
@@ -262,29 +257,21 @@ impl Play {
         world.pay(&call).await.assert_ok("a group of mls-rs");
         let founder =
             Member { side, library: Library::MlsRs, leaf: founder, mailbox, stays: true, proposed: None };
-        let rng = StdRng::seed_from_u64(seed);
         let members = vec![founder];
         let mut play =
             Self { world, rng, node, id, policy: policy.clone(), epoch: 0, members, done: BTreeMap::new() };
 
-        let mut joiners = vec![play.client(Library::OpenMls, None).await];
-        if play.node.is_some() {
-            joiners.push(play.client(Library::TsMls, None).await);
-        }
+        let joiners =
+            vec![play.client(Library::OpenMls, None).await, play.client(Library::TsMls, None).await];
         policy.admins.extend(joiners.iter().map(|joiner| joiner.leaf.pseudonym));
         play.add(0, joiners).await;
-        let context = Some(policy_extensions(&policy, &play.world.server_key));
+        let context = Some(policy_extensions(&policy, &play.world.server_key()));
         play.commit(0, &Change { context, ..Default::default() }).await;
         play.policy = policy;
         for member in &mut play.members {
             member.stays = true;
         }
         play
-    }
-
-    fn libraries(&self) -> Vec<Library> {
-        let all = [Library::MlsRs, Library::OpenMls, Library::TsMls];
-        all.into_iter().filter(|library| *library != Library::TsMls || self.node.is_some()).collect()
     }
 
     fn path(&self, of: &str) -> String {
@@ -417,8 +404,7 @@ impl Play {
                 let Some(by) = self.pick(|member| member.library == library && member.stays) else {
                     return false;
                 };
-                let libraries = self.libraries();
-                let of = *libraries.choose(&mut self.rng).expect("there are some");
+                let of = *LIBRARIES.choose(&mut self.rng).expect("there are some");
                 let joiner = self.client(of, None).await;
                 self.add(by, vec![joiner]).await;
             }
@@ -429,7 +415,7 @@ impl Play {
                 let Some(whom) = self.pick(|member| !member.stays) else { return false };
                 let user = self.members[whom].leaf.pseudonym;
                 let clients = self.members.iter().filter(|member| member.leaf.pseudonym == user);
-                // Not everybody commits a removal beside what the removed one proposed.
+                // Not every library commits a removal together with a proposal of the removed one.
                 if clients.clone().any(|client| client.stays || client.proposed.is_some()) {
                     return false;
                 }
@@ -463,7 +449,7 @@ impl Play {
     }
 }
 
-/// What makes a leaf of a user's, who may be a new one, and where that receives.
+/// A leaf of a user's, who may be a new one, and the mailbox where it receives.
 async fn leaf(world: &World, of: Option<&Leaf>) -> (Leaf, Mailbox) {
     let mailbox = world.mailbox(QueueKind::Group).await;
     let address = world.address(&mailbox).await;
@@ -474,15 +460,11 @@ async fn leaf(world: &World, of: Option<&Leaf>) -> (Leaf, Mailbox) {
 
 #[tokio::test]
 async fn a_group_of_mls_rs_openmls_and_ts_mls_lives_through_this_ds() {
-    let seed = std::env::var("POSTERN_TEST_SEED")
-        .map_or_else(|_| rand::random(), |seed| seed.parse().expect("it is a number"));
-    eprintln!("POSTERN_TEST_SEED={seed}");
-    let mut play = Play::start(seed).await;
-    let libraries = play.libraries();
+    let mut play = Play::start(Chance::new().of(0)).await;
     let mut done = 0;
-    for (round, library) in (0..).zip(libraries.iter().cycle()) {
+    for (round, library) in (0..).zip(LIBRARIES.iter().cycle()) {
         for operation in OPERATIONS_OF_EACH {
-            // What an operation takes at most.
+            // An operation takes no more.
             play.world.restock(40).await;
             done += usize::from(play.step(operation, *library).await);
         }
@@ -492,7 +474,7 @@ async fn a_group_of_mls_rs_openmls_and_ts_mls_lives_through_this_ds() {
         assert!(round < OPERATIONS, "{done} operations only: {:?}", play.done);
     }
     println!("{done} operations, {} members at the end: {:?}", play.members.len(), play.done);
-    for library in libraries {
+    for library in LIBRARIES {
         for operation in OPERATIONS_OF_EACH {
             let can = (library, operation) != (Library::TsMls, Operation::ProposeUpdate);
             assert_eq!(play.done.contains_key(&(library, operation)), can, "{library:?}, {operation:?}");

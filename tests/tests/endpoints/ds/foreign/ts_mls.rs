@@ -12,10 +12,10 @@ use postern_protocol::{
     ds::CurrentGroup,
     mls::{DELIVERY_ADDRESS, USER_KEY},
 };
+use postern_tests_kit::Made;
 use serde_json::{Value, json};
 
 use super::{Change, Leaf, Proposal, Side, View};
-use crate::world::Made;
 
 /// The process, in which any number of members live.
 pub struct Node {
@@ -30,15 +30,13 @@ struct TsMls {
 }
 
 impl Node {
-    /// # Errors
-    /// Why there is none on this machine.
-    pub fn start() -> Result<Rc<RefCell<Self>>, String> {
-        let mut command = postern_tests::node("ts-mls")?;
+    pub fn start() -> Rc<RefCell<Self>> {
+        let mut command = postern_tests_kit::node("ts-mls");
         command.arg("client.mjs").stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().expect("node runs");
         let questions = child.stdin.take().expect("it was piped");
         let answers = BufReader::new(child.stdout.take().expect("it was piped"));
-        Ok(Rc::new(RefCell::new(Self { child, questions, answers })))
+        Rc::new(RefCell::new(Self { child, questions, answers }))
     }
 
     fn ask(&mut self, question: &Value) -> Value {

@@ -9,15 +9,15 @@ pub mod tls;
 use std::collections::BTreeMap;
 
 use postern_protocol::{GroupInfo, MlsMessage, Welcome, ds::MessageAccepted, key::SigningKey};
-use rand::{Rng as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
+use rand::{Rng as _, seq::IndexedRandom as _};
 
-use crate::world::{Commit, Group, Made, World};
+use postern_tests_kit::{Chance, Commit, Group, Made, World, number};
 use tls::{Kind, Node, labelled, sign, with_length};
 
 /// POSTERN_TEST_INPUTS makes it longer, POSTERN_TEST_SEED another one.
 const INPUTS: usize = 4_000;
 
-/// What is right, and would be accepted.
+/// A message that would be accepted.
 struct Base {
     name: &'static str,
     message: Node,
@@ -26,11 +26,11 @@ struct Base {
     keys: Keys,
 }
 
-/// Who can sign what is in it.
+/// The keys by which its parts are signed.
 #[derive(Clone)]
 struct Keys {
     sender: SigningKey,
-    /// Of the leaf that it adds.
+    /// The key of the leaf that it adds.
     newcomer: SigningKey,
     group_id: Vec<u8>,
     /// The group context, as in the group that it is sent to.
@@ -166,25 +166,22 @@ async fn bases(world: &World, group: &mut Group) -> Vec<Base> {
     bases
 }
 
-impl World {
-    /// What a refusal leaves as it is.
-    async fn state(&self) -> String {
-        self.value(
+/// The rows that a refusal leaves as they are.
+async fn state(world: &World) -> String {
+    world
+        .value(
             "SELECT concat((SELECT md5(string_agg(g::text, '' ORDER BY g::text)) FROM ds.groups g),
                            (SELECT md5(string_agg(t::text, '' ORDER BY t::text)) FROM ds.welcome_trees t),
                            (SELECT count(*) FROM qs.messages), (SELECT sum(next_seq) FROM qs.queues))",
         )
         .await
-    }
 }
 
 #[tokio::test]
 async fn no_damage_to_the_structure_of_a_message_is_a_fault_or_changes_anything_unless_accepted() {
-    let number = |name: &str| std::env::var(name).ok().map(|value| value.parse().expect("it is a number"));
-    let seed: u64 = number("POSTERN_TEST_SEED").unwrap_or_else(rand::random);
-    eprintln!("POSTERN_TEST_SEED={seed}");
+    let chance = Chance::new();
     let inputs = number("POSTERN_TEST_INPUTS").map_or(INPUTS, |inputs| inputs as usize);
-    let mut rng = StdRng::seed_from_u64(seed);
+    let (mut rng, seed) = (chance.of(0), chance.seed());
     let world = World::start().await;
     let mut group = world.group(3).await;
     let bases = bases(&world, &mut group).await;
@@ -197,8 +194,8 @@ async fn no_damage_to_the_structure_of_a_message_is_a_fault_or_changes_anything_
     };
     let pool: Vec<Node> = bases.iter().flat_map(parts).collect();
     // An accepted message is undone, so that all inputs meet the group that they were made for.
-    world.admin().batch_execute("CREATE TEMP TABLE before AS SELECT * FROM ds.groups").await.unwrap();
-    let mut before = world.state().await;
+    world.admin.batch_execute("CREATE TEMP TABLE before AS SELECT * FROM ds.groups").await.unwrap();
+    let mut before = state(&world).await;
     let (mut accepted, mut refused) = (BTreeMap::<_, usize>::new(), BTreeMap::<_, usize>::new());
     for input in 0..inputs {
         world.restock(10).await;
@@ -224,14 +221,14 @@ async fn no_damage_to_the_structure_of_a_message_is_a_fault_or_changes_anything_
         };
         let reply = world.pay(&group.submit_commit(&base.keys.sender, &made)).await;
         let what = format!("{} damaged, number {input} of seed {seed}", base.name);
-        let state = world.state().await;
+        let after = state(&world).await;
         if reply.status.is_success() {
             let MessageAccepted { epoch, .. } = reply.decode();
             assert!(epoch == 1 || epoch == 2, "{what}: epoch {epoch}");
             *accepted.entry((base.name, damages > 0)).or_default() += 1;
             let undo = "DELETE FROM ds.groups; INSERT INTO ds.groups TABLE before";
-            world.admin().batch_execute(undo).await.expect("a superuser may");
-            before = world.state().await;
+            world.admin.batch_execute(undo).await.expect("a superuser may");
+            before = state(&world).await;
             continue;
         }
         assert!(
@@ -240,7 +237,7 @@ async fn no_damage_to_the_structure_of_a_message_is_a_fault_or_changes_anything_
             made = hex::encode(made.commit.as_bytes())
         );
         let problem = reply.problem(&what);
-        assert_eq!(state, before, "{what} changed something: {problem}");
+        assert_eq!(after, before, "{what} changed something: {problem}");
         let detail = problem.detail.unwrap_or_default();
         *refused.entry(format!("{:?}: {detail}", problem.kind)).or_default() += 1;
     }

@@ -13,7 +13,7 @@ pub enum Node {
     /// `T x<V>`
     List(Vec<Self>),
     Struct(Kind, Vec<Self>),
-    /// What has no structure any more.
+    /// Bytes that have no structure any more.
     Raw(Vec<u8>),
 }
 

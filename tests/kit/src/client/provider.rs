@@ -1,0 +1,156 @@
+//! The cryptography of a party: any library's, since none has every ciphersuite. It may say of a key that it made that
+//! it is another.
+
+use std::sync::Mutex;
+
+use openmls::prelude::{
+    AeadType, Ciphersuite, CryptoError, ExporterSecret, HashType, HpkeCiphertext, HpkeConfig, HpkeKeyPair,
+    KemOutput, OpenMlsCrypto, OpenMlsProvider, SignatureScheme,
+};
+use openmls_rust_crypto::{MemoryStorage, RustCrypto};
+use tls_codec::SecretVLBytes;
+
+pub struct Provider {
+    crypto: Box<dyn OpenMlsCrypto>,
+    rand: RustCrypto,
+    storage: MemoryStorage,
+    lie: Mutex<Option<Lie>>,
+}
+
+/// Makes another public key of one.
+pub type Spoil = fn(Vec<u8>) -> Vec<u8>;
+
+/// One key pair's public key that is not what was made.
+struct Lie {
+    /// Key pairs to be made before that one.
+    place: usize,
+    made: usize,
+    spoil: Spoil,
+}
+
+/// Unusable keys of any ciphersuite here: X25519 is all of the key, or its end.
+pub const UNUSABLE: [(&str, Spoil); 6] = [
+    ("no key", |_| Vec::new()),
+    ("a byte too few", |key| key[1..].to_vec()),
+    ("a byte too many", |key| [key, vec![0]].concat()),
+    ("a point of order 1", |key| ending(key, [0; 32])),
+    ("a point of order 1, in another spelling", |key| {
+        let mut point = [0; 32];
+        point[31] = 0x80;
+        ending(key, point)
+    }),
+    ("a point of order 2", |key| {
+        let mut point = [0; 32];
+        point[0] = 1;
+        ending(key, point)
+    }),
+];
+
+fn ending(mut key: Vec<u8>, point: [u8; 32]) -> Vec<u8> {
+    let start = key.len() - point.len();
+    key[start..].copy_from_slice(&point);
+    key
+}
+
+impl Provider {
+    pub fn of(crypto: Box<dyn OpenMlsCrypto>) -> Self {
+        let (rand, storage) = (RustCrypto::default(), MemoryStorage::default());
+        Self { crypto, rand, storage, lie: Mutex::default() }
+    }
+
+    /// Makes the key pair of this number, counted from now on, with another public key. It encrypts nothing any more,
+    /// since it might not be able to.
+    pub fn lie(&self, place: usize, spoil: Spoil) {
+        *self.lie.lock().expect("no panic holds it") = Some(Lie { place, made: 0, spoil });
+    }
+
+    /// Ends the lie, and returns how many key pairs it made meanwhile.
+    pub fn repent(&self) -> usize {
+        self.lie.lock().expect("no panic holds it").take().map_or(0, |lie| lie.made)
+    }
+}
+
+impl Default for Provider {
+    fn default() -> Self {
+        Self::of(Box::new(RustCrypto::default()))
+    }
+}
+
+impl OpenMlsProvider for Provider {
+    type CryptoProvider = Self;
+    type RandProvider = RustCrypto;
+    type StorageProvider = MemoryStorage;
+
+    fn crypto(&self) -> &Self {
+        self
+    }
+
+    fn rand(&self) -> &RustCrypto {
+        &self.rand
+    }
+
+    fn storage(&self) -> &MemoryStorage {
+        &self.storage
+    }
+}
+
+/// All but the first two go through the library.
+macro_rules! by_the_library {
+    ($($name:ident($($argument:ident: $of:ty),*) -> $output:ty;)*) => {
+        impl OpenMlsCrypto for Provider {
+            fn derive_hpke_keypair(&self, config: HpkeConfig, from: &[u8]) -> Done<HpkeKeyPair> {
+                let mut pair = self.crypto.derive_hpke_keypair(config, from)?;
+                if let Some(lie) = &mut *self.lie.lock().expect("no panic holds it") {
+                    if lie.made == lie.place {
+                        pair.public = (lie.spoil)(pair.public);
+                    }
+                    lie.made += 1;
+                }
+                Ok(pair)
+            }
+
+            fn hpke_seal(
+                &self,
+                config: HpkeConfig,
+                to: &[u8],
+                info: &[u8],
+                aad: &[u8],
+                data: &[u8],
+            ) -> Done<HpkeCiphertext> {
+                if self.lie.lock().expect("no panic holds it").is_some() {
+                    return Ok(HpkeCiphertext { kem_output: vec![7; 32].into(), ciphertext: vec![7; 48].into() });
+                }
+                self.crypto.hpke_seal(config, to, info, aad, data)
+            }
+
+            $(fn $name(&self, $($argument: $of),*) -> $output {
+                self.crypto.$name($($argument),*)
+            })*
+        }
+    };
+}
+
+type Done<T> = Result<T, CryptoError>;
+
+by_the_library! {
+    supports(suite: Ciphersuite) -> Done<()>;
+    supported_ciphersuites() -> Vec<Ciphersuite>;
+    hash(hash: HashType, data: &[u8]) -> Done<Vec<u8>>;
+    hmac(hash: HashType, key: &[u8], message: &[u8]) -> Done<SecretVLBytes>;
+    hkdf_extract(hash: HashType, salt: &[u8], key: &[u8]) -> Done<SecretVLBytes>;
+    hkdf_expand(hash: HashType, key: &[u8], info: &[u8], length: usize) -> Done<SecretVLBytes>;
+    aead_encrypt(aead: AeadType, key: &[u8], data: &[u8], nonce: &[u8], aad: &[u8]) -> Done<Vec<u8>>;
+    aead_decrypt(aead: AeadType, key: &[u8], data: &[u8], nonce: &[u8], aad: &[u8]) -> Done<Vec<u8>>;
+    signature_key_gen(scheme: SignatureScheme) -> Done<(Vec<u8>, Vec<u8>)>;
+    sign(scheme: SignatureScheme, data: &[u8], key: &[u8]) -> Done<Vec<u8>>;
+    verify_signature(scheme: SignatureScheme, data: &[u8], key: &[u8], signature: &[u8]) -> Done<()>;
+    hpke_open(
+        config: HpkeConfig, sealed: &HpkeCiphertext, key: &[u8], info: &[u8], aad: &[u8]
+    ) -> Done<Vec<u8>>;
+    hpke_setup_sender_and_export(
+        config: HpkeConfig, to: &[u8], info: &[u8], context: &[u8], length: usize
+    ) -> Done<(KemOutput, ExporterSecret)>;
+    hpke_setup_receiver_and_export(
+        config: HpkeConfig, kem_output: &[u8], key: &[u8], info: &[u8], context: &[u8], length: usize
+    ) -> Done<ExporterSecret>;
+}

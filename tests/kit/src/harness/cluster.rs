@@ -1,0 +1,326 @@
+//! PostgreSQL clusters for tests: each test gets its own, copied from a template that the first comer makes, and
+//! can crash and restart it.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    hash::{DefaultHasher, Hash, Hasher},
+    io::ErrorKind,
+    os::unix::fs::{DirBuilderExt, MetadataExt},
+    path::{Path, PathBuf},
+    process::Command,
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
+
+use nix::{
+    fcntl::{Flock, FlockArg},
+    sys::signal::Signal,
+    unistd::Uid,
+};
+use postern_cluster::{ADMIN, ClusterOptions, PrivateCluster, SERVER, log_file, postmaster};
+use rand::RngCore;
+use tokio::task::spawn_blocking;
+use tokio_postgres::{Client, NoTls};
+
+use super::{binary, extension_dir, logs, postern, process};
+use crate::HOME;
+
+/// In megabytes, as PostgreSQL has it by default: several clusters run at a time, and one test reads all their memory.
+const SHARED_BUFFERS: u64 = 128;
+
+/// A data directory, as `--data-dir` takes it. Dropping it stops what runs in it, hard, and deletes it.
+pub struct DataDir {
+    path: PathBuf,
+    logs: PathBuf,
+}
+
+/// A running cluster of one test, migrated. Dropping it stops it hard and deletes it.
+pub struct Cluster {
+    // The directory goes last.
+    running: Option<PrivateCluster>,
+    dir: DataDir,
+    master_key: String,
+}
+
+impl DataDir {
+    /// A name for one: it does not exist yet.
+    pub fn fresh() -> Self {
+        Self { path: fresh_dir(), logs: logs::dir() }
+    }
+
+    /// One with a migrated cluster, stopped.
+    pub async fn migrated() -> Self {
+        let dir = Self::fresh();
+        let (template, path) = (template().await, dir.path.clone());
+        spawn_blocking(move || copy(&template, &path)).await.expect("copying does not panic");
+        dir
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// PostgreSQL's data directory in it.
+    pub fn cluster(&self) -> PathBuf {
+        self.path.join("cluster")
+    }
+
+    /// The process id of the postmaster that runs in it.
+    pub fn postmaster(&self) -> Option<u32> {
+        postmaster(&self.path)
+    }
+
+    /// Crashes as a machine does, short of losing what was not flushed: all of PostgreSQL's processes end at
+    /// once. Returns when they are gone.
+    pub fn kill_postgres(&self) {
+        let Some(postmaster) = self.postmaster() else {
+            return;
+        };
+        // It must have no more children than those found: one that outlived it would keep the next start waiting.
+        process::signal(&[postmaster], Signal::SIGSTOP);
+        let mut all = vec![postmaster];
+        all.extend(process::children(postmaster));
+        process::signal(&all, Signal::SIGKILL);
+        process::wait_until_gone(&all);
+    }
+}
+
+impl Drop for DataDir {
+    fn drop(&mut self) {
+        let _ = fs::copy(log_file(&self.path), logs::numbered(&self.logs, "postgres"));
+        remove(&self.path);
+    }
+}
+
+impl Cluster {
+    pub async fn start() -> Self {
+        let dir = DataDir::migrated().await;
+        let mut cluster = Self { running: None, dir, master_key: random_key() };
+        cluster.restart().await;
+        cluster
+    }
+
+    /// Starts PostgreSQL again, after [`Cluster::kill_postgres`] or while it runs.
+    pub async fn restart(&mut self) {
+        // Gives up the lock on the data directory first.
+        self.running = None;
+        let options =
+            ClusterOptions::new(self.dir.path(), &extension_dir()).with_shared_buffers(SHARED_BUFFERS);
+        let started =
+            spawn_blocking(move || PrivateCluster::start(&options)).await.expect("starting does not panic");
+        self.running = Some(started.unwrap_or_else(|error| panic!("the cluster does not start: {error:#}")));
+    }
+
+    /// All of PostgreSQL's processes end at once ([`DataDir::kill_postgres`]).
+    pub fn kill_postgres(&self) {
+        self.dir.kill_postgres();
+    }
+
+    /// The process id of the postmaster.
+    pub fn postmaster(&self) -> Option<u32> {
+        self.dir.postmaster()
+    }
+
+    /// Connects as a role: a login role directly, any other by a superuser who becomes it.
+    pub async fn connect_as(&self, role: &str) -> Client {
+        self.try_connect_as(role).await.unwrap_or_else(|error| panic!("cannot connect as {role}: {error}"))
+    }
+
+    /// The same while the cluster may be down.
+    pub async fn try_connect_as(&self, role: &str) -> Result<Client, tokio_postgres::Error> {
+        let login = role == SERVER;
+        let url = if login { self.server_url() } else { self.admin_url() };
+        let (client, connection) = tokio_postgres::connect(&url, NoTls).await?;
+        tokio::spawn(connection);
+        if !login {
+            client.batch_execute(&format!("SET SESSION AUTHORIZATION {role}")).await?;
+        }
+        Ok(client)
+    }
+
+    /// A superuser's connection.
+    pub async fn admin(&self) -> Client {
+        self.connect_as(ADMIN).await
+    }
+
+    /// The same, unless PostgreSQL takes none just now.
+    pub async fn try_admin(&self) -> Option<Client> {
+        let (client, connection) = tokio_postgres::connect(&self.admin_url(), NoTls).await.ok()?;
+        tokio::spawn(connection);
+        Some(client)
+    }
+
+    pub fn server_url(&self) -> String {
+        self.running().server_url()
+    }
+
+    pub fn admin_url(&self) -> String {
+        self.running().admin_url()
+    }
+
+    /// Where the cluster's socket lies.
+    pub fn socket_dir(&self) -> &Path {
+        self.running().socket_dir()
+    }
+
+    /// The data directory, as `--data-dir` takes it.
+    pub fn data_dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// The master key, in hex, of all servers on this cluster.
+    pub fn master_key(&self) -> &str {
+        &self.master_key
+    }
+
+    /// The text of a dump of everything.
+    pub async fn dump(&self) -> String {
+        let socket_dir = self.socket_dir().to_owned();
+        let output = tokio::process::Command::new(program("pg_dump"))
+            .args(["--username=postern_admin", "--dbname=postern", "--host"])
+            .arg(socket_dir)
+            .output()
+            .await
+            .expect("pg_dump runs");
+        assert!(output.status.success(), "pg_dump: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("a dump is text")
+    }
+
+    /// Takes a base backup with the WAL that it needs, into a new directory `to`.
+    pub async fn base_backup(&self, to: &Path) {
+        let output = tokio::process::Command::new(program("pg_basebackup"))
+            .args(["--username=postern_admin", "--checkpoint=fast", "--wal-method=stream", "--host"])
+            .arg(self.socket_dir())
+            .arg("--pgdata")
+            .arg(to)
+            .output()
+            .await
+            .expect("pg_basebackup runs");
+        assert!(output.status.success(), "pg_basebackup: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// PostgreSQL's log so far.
+    pub fn log(&self) -> String {
+        fs::read_to_string(log_file(self.dir.path())).unwrap_or_default()
+    }
+
+    fn running(&self) -> &PrivateCluster {
+        self.running.as_ref().expect("the cluster was started")
+    }
+}
+
+/// Stops what runs in a data directory, hard, and deletes it.
+fn remove(dir: &Path) {
+    if let Some(postmaster) = postmaster(dir) {
+        // PostgreSQL's "immediate" shutdown: no checkpoint, but shared memory is given back, unlike with SIGKILL.
+        process::signal(&[postmaster], Signal::SIGQUIT);
+        process::wait_until_gone(&[postmaster]);
+    }
+    let _ = fs::remove_dir_all(dir);
+}
+
+/// Short, because sockets' names are; and where PostgreSQL's user can go.
+fn world() -> PathBuf {
+    let dir = PathBuf::from(format!("/tmp/postern-tests-{}", Uid::effective()));
+    match fs::DirBuilder::new().mode(0o711).create(&dir) {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => {
+            panic!("cannot make {}: {error}", dir.display())
+        }
+        _ => {}
+    }
+    let owner = fs::symlink_metadata(&dir).expect("it is there").uid();
+    assert_eq!(owner, Uid::effective().as_raw(), "{} is somebody else's", dir.display());
+    dir
+}
+
+/// `<process>-<number>`, not made yet.
+fn fresh_dir() -> PathBuf {
+    static NUMBER: AtomicUsize = AtomicUsize::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    world().join(format!("{}-{number}", std::process::id()))
+}
+
+/// Deletes the worlds of tests that were killed before they could, and templates of what was tested before.
+fn sweep() {
+    let entries = fs::read_dir(world()).expect("it is there");
+    for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let abandoned = match name.split_once('-') {
+            // Not yet, if another run may be copying it.
+            Some(("template", _)) => age(&path) > Duration::from_secs(3600),
+            Some((pid, _)) => pid.parse().is_ok_and(|pid| !process::is_alive(pid)),
+            None => false,
+        };
+        if abandoned {
+            remove(&path);
+        }
+    }
+}
+
+fn age(path: &Path) -> Duration {
+    let modified = fs::metadata(path).and_then(|file| file.modified());
+    modified.ok().and_then(|modified| modified.elapsed().ok()).unwrap_or_default()
+}
+
+/// A migrated and stopped data directory, made by the program under test: by whoever comes first, while the others
+/// wait.
+async fn template() -> PathBuf {
+    let path = world().join(format!("template-{:016x}", stamp(&[binary("postern"), extension_dir()])));
+    let lock = world().join("template.lock");
+    let lock = spawn_blocking(move || {
+        let file =
+            OpenOptions::new().write(true).create(true).truncate(false).open(lock).expect("/tmp is writable");
+        Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, error)| error).expect("it can be locked")
+    });
+    let _lock: Flock<File> = lock.await.expect("locking does not panic");
+    if !path.exists() {
+        let new = path.with_extension("new");
+        remove(&new);
+        sweep();
+        let mut migrate = postern();
+        migrate.args(["migrate", "--embedded", "--domain", HOME, "--data-dir"]).arg(&new);
+        let output = migrate.output().await.expect("postern runs");
+        assert!(output.status.success(), "no template: {}", String::from_utf8_lossy(&output.stderr));
+        fs::rename(&new, &path).expect("it can be renamed");
+    }
+    path
+}
+
+/// Differs when a file there does, or which PostgreSQL is asked for.
+fn stamp(places: &[PathBuf]) -> u64 {
+    let mut hash = DefaultHasher::new();
+    std::env::var_os("PG_CONFIG").hash(&mut hash);
+    let mut places = places.to_vec();
+    while let Some(place) = places.pop() {
+        let file =
+            fs::metadata(&place).unwrap_or_else(|error| panic!("{}: {error}: `make build`", place.display()));
+        if file.is_dir() {
+            let entries =
+                fs::read_dir(&place).expect("it can be read").filter_map(|entry| Some(entry.ok()?.path()));
+            let mut entries: Vec<PathBuf> = entries.collect();
+            entries.sort();
+            places.extend(entries);
+        } else {
+            (place, file.len(), file.mtime(), file.mtime_nsec()).hash(&mut hash);
+        }
+    }
+    hash.finish()
+}
+
+fn copy(from: &Path, to: &Path) {
+    let status = Command::new("cp").arg("-a").arg(from).arg(to).status().expect("cp runs");
+    assert!(status.success(), "cannot copy {} to {}", from.display(), to.display());
+}
+
+fn random_key() -> String {
+    let mut key = [0; 32];
+    rand::rng().fill_bytes(&mut key);
+    hex::encode(key)
+}
+
+/// One of PostgreSQL's programs.
+fn program(name: &str) -> PathBuf {
+    let pg_config = std::env::var_os("PG_CONFIG").unwrap_or_else(|| "pg_config".into());
+    let output = Command::new(pg_config).arg("--bindir").output().expect("pg_config runs");
+    Path::new(String::from_utf8_lossy(&output.stdout).trim()).join(name)
+}

@@ -1,0 +1,22 @@
+//! Clusters, servers, and what stands around them.
+
+mod binaries;
+mod chance;
+mod cluster;
+pub mod dump;
+mod logs;
+mod node;
+mod process;
+mod push_service;
+mod relay;
+mod server;
+mod wait;
+
+pub use binaries::{binary, extension_dir, in_tree};
+pub use chance::{Chance, number};
+pub use cluster::{Cluster, DataDir};
+pub use node::node;
+pub use push_service::{PushService, Pushed, UserAgent};
+pub use relay::PostgresRelay;
+pub use server::{PUSH_CONTACT, Server, ServerBuilder, postern};
+pub use wait::{PATIENCE, eventually};

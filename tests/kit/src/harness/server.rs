@@ -1,0 +1,182 @@
+//! `postern serve` processes under test.
+
+use std::{
+    fs::File,
+    io::Write,
+    net::SocketAddr,
+    path::PathBuf,
+    process::{ExitStatus, Stdio},
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    process::{Child, Command},
+    time::timeout,
+};
+
+use super::{Cluster, DataDir, PATIENCE, PostgresRelay, binary, logs};
+use crate::HOME;
+
+/// The contact of push services.
+pub const PUSH_CONTACT: &str = "mailto:postmaster@home.example";
+
+/// A running server process. Dropping it kills it.
+pub struct Server {
+    child: Child,
+    url: String,
+    log: PathBuf,
+}
+
+/// A server that is about to start.
+pub struct ServerBuilder {
+    command: Command,
+}
+
+impl Server {
+    /// A server on this cluster, on a port of its own, as others may be.
+    pub async fn start(cluster: &Cluster) -> Self {
+        Self::builder(cluster).start().await
+    }
+
+    /// The same, for more settings.
+    pub fn builder(cluster: &Cluster) -> ServerBuilder {
+        let mut command = postern();
+        command
+            .arg("serve")
+            .env("POSTERN_DOMAIN", HOME)
+            .env("POSTERN_LISTEN", "127.0.0.1:0")
+            .env("POSTERN_DATABASE_URL", cluster.server_url())
+            .env("POSTERN_MASTER_KEY", cluster.master_key());
+        ServerBuilder { command }
+    }
+
+    /// A server that runs the cluster in a data directory itself.
+    pub fn embedded(dir: &DataDir) -> ServerBuilder {
+        let mut command = postern();
+        command
+            .args(["serve", "--embedded"])
+            .env("POSTERN_DOMAIN", HOME)
+            .env("POSTERN_LISTEN", "127.0.0.1:0")
+            .env("POSTERN_DATA_DIR", dir.path());
+        ServerBuilder { command }
+    }
+
+    /// `http://127.0.0.1:<port>`
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.url.trim_start_matches("http://").parse().expect("the server printed an address")
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id().expect("the server runs")
+    }
+
+    /// The server's log so far.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// SIGKILL. Returns when the process is gone.
+    pub async fn kill(mut self) {
+        self.child.kill().await.expect("it can be killed");
+    }
+
+    /// SIGTERM. Returns how the process ended.
+    pub async fn terminate(mut self) -> ExitStatus {
+        self.signal(Signal::SIGTERM);
+        self.ended().await
+    }
+
+    /// Waits for the end of a server that was told to end, and returns how it did.
+    pub async fn ended(&mut self) -> ExitStatus {
+        timeout(PATIENCE, self.child.wait()).await.expect("the server ends").expect("it can be waited for")
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.pid() as i32), signal).expect("the server can be signalled");
+    }
+}
+
+impl ServerBuilder {
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.command.env(name, value);
+        self
+    }
+
+    pub fn arg(mut self, argument: &str) -> Self {
+        self.command.arg(argument);
+        self
+    }
+
+    /// Sends pushes, to a [`super::PushService`] on this machine too.
+    pub fn pushing(self) -> Self {
+        self.env("POSTERN_PUSH_CONTACT", PUSH_CONTACT).env("POSTERN_PUSH_LOCAL_ENDPOINTS", "true")
+    }
+
+    /// Listens where a server did before.
+    pub fn listen(self, address: SocketAddr) -> Self {
+        self.env("POSTERN_LISTEN", &address.to_string())
+    }
+
+    /// Reaches PostgreSQL through the relay.
+    pub fn through(self, relay: &PostgresRelay) -> Self {
+        self.env("POSTERN_DATABASE_URL", &relay.server_url())
+    }
+
+    /// Returns when the server is ready.
+    pub async fn start(self) -> Server {
+        self.try_start().await.unwrap_or_else(|output| panic!("the server does not start: {output}"))
+    }
+
+    /// Returns what the server printed, if it ended instead of becoming ready.
+    pub async fn try_start(mut self) -> Result<Server, String> {
+        let log = logs::numbered(&logs::dir(), "server");
+        let mut file = File::create(&log).expect("logs are writable");
+        let stderr = file.try_clone().expect("a file can be shared");
+        let mut child = self
+            .command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(stderr)
+            .kill_on_drop(true)
+            .spawn()
+            .expect("postern runs");
+        let mut lines = BufReader::new(child.stdout.take().expect("it was piped")).lines();
+        let url = loop {
+            let line = timeout(PATIENCE, lines.next_line())
+                .await
+                .expect("the server says something")
+                .expect("it is text");
+            let Some(line) = line else {
+                let _ = child.wait().await;
+                return Err(std::fs::read_to_string(&log).unwrap_or_default());
+            };
+            let _ = writeln!(file, "{line}");
+            if let Some((_, url)) = line.split_once(" at http://") {
+                break format!("http://{url}");
+            }
+        };
+        tokio::spawn(async move {
+            while let Ok(Some(line)) = lines.next_line().await {
+                let _ = writeln!(file, "{line}");
+            }
+        });
+        Ok(Server { child, url, log })
+    }
+}
+
+/// The program under test, with no setting from this process's environment but which PostgreSQL it is to use.
+pub fn postern() -> Command {
+    let mut command = Command::new(binary("postern"));
+    let postgresql = std::env::var_os("PG_CONFIG").map(|path| ("PG_CONFIG", path));
+    // Not the working directory: a postern.toml may lie there.
+    command.env_clear().env("PATH", "/usr/bin:/bin").envs(postgresql).current_dir("/");
+    command
+}

@@ -1,0 +1,543 @@
+//! Members' operations, each in a row of one table: right ones, and ones that are wrong in one way.
+
+use ciborium::Value;
+use openmls::prelude::{Extensions, Lifetime};
+use postern_protocol::{
+    MlsMessage, StateKey,
+    key::SigningKey,
+    mls::{GroupPolicy, Pseudonym},
+    name::Domain,
+    problem::ProblemType,
+};
+use postern_tests_kit::{Commit, Made, Party, fresh_address, home};
+use rand::Rng as _;
+
+use super::{
+    Expected, INVALID, VIOLATION, Waiting,
+    play::{Attempt, Done, Effect, Play, Turn, User},
+};
+
+pub struct Operation {
+    pub name: &'static str,
+    pub needs: Needs,
+    /// Makes the message; `None` where that is not possible now.
+    pub make: fn(&mut Play<'_>, &mut Turn) -> Option<Attempt>,
+}
+
+/// Preconditions, and what is fetched before.
+pub enum Needs {
+    Nothing,
+    /// Room in the group, and somebody who is in none.
+    Newcomer,
+    /// The same, and the group's public state, as the member's user gets it.
+    Join,
+    /// The group's public state, as the member gets it.
+    GroupInfo,
+}
+
+const fn row(
+    name: &'static str,
+    needs: Needs,
+    make: fn(&mut Play<'_>, &mut Turn) -> Option<Attempt>,
+) -> Operation {
+    Operation { name, needs, make }
+}
+
+pub const OPERATIONS: [Operation; 51] = [
+    // The sender's right to it, and what waits, decide.
+    row("say", Needs::Nothing, say),
+    row("update", Needs::Nothing, |play, turn| update_leaf(play, turn, false)),
+    row("update alone", Needs::Nothing, |play, turn| update_leaf(play, turn, true)),
+    row("add a user", Needs::Newcomer, add_user),
+    row("add a client", Needs::Newcomer, add_client),
+    row("remove a user", Needs::Nothing, |play, turn| remove_user(play, turn, false)),
+    row("remove a client", Needs::Nothing, |play, turn| remove_client(play, turn, true)),
+    row("promote", Needs::Nothing, |play, turn| govern(play, turn, true)),
+    row("demote", Needs::Nothing, |play, turn| govern(play, turn, false)),
+    row("leave", Needs::Nothing, |play, turn| propose(play, turn, Waiting::Leaves)),
+    row("propose an update", Needs::Nothing, |play, turn| propose(play, turn, Waiting::Updates)),
+    row("join", Needs::Join, join),
+    row("come back", Needs::GroupInfo, come_back),
+    row("repeat", Needs::Nothing, repeat),
+    // The wrong epoch.
+    row("commit late", Needs::Nothing, commit_late),
+    row("say late", Needs::Nothing, say_late),
+    row("join late", Needs::GroupInfo, join_late),
+    row("commit too early", Needs::Nothing, commit_too_early),
+    row("commit to another history", Needs::Nothing, commit_to_another_history),
+    // The wrong sender, or the wrong key.
+    row("forge a commit", Needs::Nothing, forge_commit),
+    row("send another's commit", Needs::Nothing, send_anothers_commit),
+    row("send a stranger's commit", Needs::Nothing, send_strangers_commit),
+    row("use another state key", Needs::Nothing, use_another_state_key),
+    row("forge a proposal", Needs::Nothing, forge_proposal),
+    row("join unvouched", Needs::Join, join_unvouched),
+    row("join vouched by another", Needs::Join, join_vouched_by_another),
+    // The wrong GroupInfo or Welcome.
+    row("commit without GroupInfo", Needs::Nothing, |play, turn| {
+        broken_commit(play, turn, |_, made| Some(Made { group_info: None, ..made }))
+    }),
+    row("commit with an old GroupInfo", Needs::Nothing, |play, turn| {
+        broken_commit(play, turn, |play, made| {
+            Some(Made { group_info: Some(play.old_info.clone()?), ..made })
+        })
+    }),
+    row("commit with a foreign GroupInfo", Needs::Nothing, |play, turn| {
+        broken_commit(play, turn, |play, made| {
+            Some(Made { group_info: Some(play.stranger.group_info()), ..made })
+        })
+    }),
+    row("commit with the tree in the GroupInfo", Needs::Nothing, |play, turn| {
+        play.wrong_commit(turn.by, Commit { tree_in_group_info: true, ..update() }, INVALID)
+    }),
+    row("add without Welcome", Needs::Nothing, add_without_welcome),
+    row("commit with an old Welcome", Needs::Nothing, |play, turn| {
+        broken_commit(play, turn, |play, made| {
+            Some(Made { welcome: Some(play.old_welcome.clone()?), ..made })
+        })
+    }),
+    row("say with a Welcome", Needs::Nothing, say_with_welcome),
+    row("propose with a GroupInfo", Needs::Nothing, propose_with_group_info),
+    // The wrong KeyPackage or leaf.
+    row("add another's client", Needs::Newcomer, add_anothers_client),
+    row("add a KeyPackage of unlimited lifetime", Needs::Newcomer, add_unlimited),
+    row("add an address elsewhere", Needs::Nothing, |play, turn| {
+        add_wrong_leaf(play, turn, |party| party.leaf = party.leaf_at(&elsewhere(), fresh_address()))
+    }),
+    row("add a name", Needs::Nothing, |play, turn| {
+        add_wrong_leaf(play, turn, |party| party.identity = b"alice@home.example".to_vec())
+    }),
+    row("move elsewhere", Needs::Nothing, |play, turn| {
+        let leaf = play.group.party(turn.by).leaf_at(&elsewhere(), fresh_address());
+        play.wrong_commit(turn.by, Commit { leaf: Some(leaf), ..Default::default() }, INVALID)
+    }),
+    row("lose the address", Needs::Nothing, |play, turn| {
+        play.wrong_commit(turn.by, Commit { leaf: Some(Extensions::empty()), ..Default::default() }, INVALID)
+    }),
+    row("take another's key", Needs::Nothing, take_key),
+    row("propose to take another's key", Needs::Nothing, propose_to_take_key),
+    row("take another's pseudonym", Needs::Nothing, |play, turn| {
+        let other = turn.foreigner()?;
+        let identity = play.group.pseudonym(other);
+        change_pseudonym(play, turn, identity)
+    }),
+    row("change the pseudonym", Needs::Nothing, |play, turn| {
+        change_pseudonym(play, turn, Pseudonym::random())
+    }),
+    // Something nobody may.
+    row("remove a part of a user", Needs::Nothing, |play, turn| remove_user(play, turn, true)),
+    row("remove a client and keep the key", Needs::Nothing, |play, turn| remove_client(play, turn, false)),
+    row("propose to add", Needs::Nothing, propose_to_add),
+    row("propose to remove", Needs::Nothing, propose_to_remove),
+    row("change the state secret", Needs::Nothing, |play, turn| {
+        let admins = play.group.policy.admins.clone();
+        let policy = GroupPolicy { admins, ..GroupPolicy::new(Pseudonym::random()) };
+        let context = Some(play.group.context(&policy));
+        play.wrong_commit(turn.by, Commit { context, ..Default::default() }, VIOLATION)
+    }),
+    row("drop the policy", Needs::Nothing, |play, turn| {
+        let context = Some(Extensions::empty());
+        play.wrong_commit(turn.by, Commit { context, ..Default::default() }, INVALID)
+    }),
+    row("delete the group", Needs::Nothing, |play, turn| {
+        let deletion = play.group.deletion(turn.by);
+        (!turn.foreign.is_empty()).then_some(Attempt {
+            call: deletion,
+            expected: VIOLATION,
+            effect: Effect::Nothing,
+        })
+    }),
+];
+
+fn update() -> Commit {
+    Commit { update: true, ..Default::default() }
+}
+
+fn elsewhere() -> Domain {
+    "elsewhere.example".parse().expect("it is a domain")
+}
+
+/// A message that is wrong, sent by whose it is.
+fn wrong(play: &Play<'_>, by: usize, made: &Made, expected: Expected) -> Option<Attempt> {
+    Some(Attempt { call: play.call(by, made), expected, effect: Effect::Nothing })
+}
+
+fn alone(message: MlsMessage) -> Made {
+    Made { commit: message, group_info: None, welcome: None }
+}
+
+/// Flips a bit in a message's signature, which is followed by so many bytes.
+fn forged(message: MlsMessage, behind: usize, turn: &mut Turn) -> MlsMessage {
+    let mut bytes = message.into_bytes();
+    let place = bytes.len() - behind - turn.rng.random_range(1..64);
+    bytes[place] ^= 1 << turn.rng.random_range(0..8);
+    MlsMessage::new(bytes)
+}
+
+fn say(play: &mut Play<'_>, turn: &mut Turn) -> Option<Attempt> {
+    // openmls says nothing while proposals wait (RFC 9420 §12.4).
+    if !play.model.waiting.is_empty() {
+        return None;
+    }
+    let said = play.group.party(turn.by).say(b"something");
+    let call = play.group.submit(turn.by, &said, None);
+    Some(Attempt { call, expected: None, effect: Effect::Words { by: turn.by } })
+}
+
+fn update_leaf(play: &mut Play<'_>, turn: &mut Turn, alone: bool) -> Option<Attempt> {
+    let by = turn.by;
+    let others_wait = play.model.waiting.iter().any(|(who, what)| *who != by || *what == Waiting::Leaves);
+    let expected = if alone && others_wait { VIOLATION } else { play.model.commit(by) };
+    let made = play.make(by, Commit { alone, ..update() });
+    let done = Done::Renewed { group_info: made.group_info.clone() };
+    Some(play.commit(by, &made, expected, Vec::new(), done))
+}
+
+fn add_user(play: &mut Play<'_>, turn: &mut Turn) -> Option<Attempt> {
+    let (by, newcomer) = (turn.by, turn.newcomer());
+    let made = play.make(by, Commit { add: vec![newcomer.party.key_package()], ..Default::default() });
+    let expected = play.model.allowed(by, play.model.is_admin(by));
+    let done = Done::Added { newcomer, user: User::New, welcome: made.welcome.clone() };
+    Some(play.commit(by, &made, expected, Vec::new(), done))
+}
+
+fn add_unlimited(play: &mut Play<'_>, turn: &mut Turn) -> Option<Attempt> {
+    let (by, mut newcomer) = (turn.by, turn.newcomer());
+    newcomer.party.lifetime = Lifetime::init(0, u64::MAX);
+    let made = play.make(by, Commit { add: vec![newcomer.party.key_package()], ..Default::default() });
+    let done = Done::Added { newcomer, user: User::New, welcome: None };
+    Some(play.commit(by, &made, INVALID, Vec::new(), done))
+}
+
+fn add_client(play: &mut Play<'_>, turn: &mut Turn) -> Option<Attempt> {
+    add_client_of(play, turn, turn.by, true)
+}
+
+fn add_anothers_client(play: &mut Play<'_>, turn: &mut Turn) -> Option<Attempt> {
+    let other = turn.foreigner()?;
+    add_client_of(play, turn, other, false)
+}
+
+fn add_client_of(play: &mut Play<'_>, turn: &mut Turn, of: usize, right: bool) -> Option<Attempt> {
+    let (by, client) = (turn.by, play.as_client_of(turn.newcomer(), of));
+    let made = play.make(by, Commit { add: vec![client.party.key_package()], ..Default::default() });
+    let expected = play.model.allowed(by, right);
+    let done = Done::Added { newcomer: client, user: User::Of(of), welcome: None };
+    Some(play.commit(by, &made, expected, Vec::new(), done))
+}
+
+fn remove_user(play: &mut Play<'_>, turn: &mut Turn, part: bool) -> Option<Attempt> {
+    let (by, target) = (turn.by, turn.foreigner()?);
+    let clients = play.model.clients(play.model.user[target]);
+    let staying: Vec<_> = clients.iter().copied().filter(|client| !play.model.leaves(*client)).collect();
+    if part && staying.len() < 2 {
+        return None;
+    }
+    let removed = if part { vec![staying[0]] } else { clients };
+    let remove = removed.iter().map(|client| play.group.key(*client)).collect();
+    // A member that leaves is not removed, but taken along.
+    let by_value = removed.iter().any(|client| !play.model.leaves(*client));
+    let right = play.model.is_admin(by) || !by_value && !play.model.leaves(by);
+    let expected = if part { VIOLATION } else { play.model.allowed(by, right) };
+    let made = play.make(by, Commit { remove, update: true, ..Default::default() });
+    Some(play.commit(by, &made, expected, removed, Done::Nothing))
+}
+
+fn remove_client(play: &mut Play<'_>, turn: &mut Turn, cycles: bool) -> Option<Attempt> {
+    let by = turn.by;
+    let staying: Vec<_> = turn.own.iter().copied().filter(|client| !play.model.leaves(*client)).collect();
+    let target = turn.pick(&staying)?;
+    let address = play.group.members[by].address;
+    let party = play.group.party(by);
+    let old = (party.user.clone(), party.generation);
+    if cycles {
+        party.user = SigningKey::generate();
+        party.generation += 1;
+    }
+    let leaf = Some(party.leaf_at(&home(), address));
+    let new = (party.user.clone(), party.generation);
+    play.keys.push(new.0.clone());
+    // The client that brought the user's key into the group may be gone, and the key with it.
+    let is_new = play.group.members[by].party.users_key().generation < new.1;
+    let remove = vec![play.group.key(target)];
+    let made = play.make(by, Commit { remove, leaf, ..Default::default() });
+    let expected = play.model.allowed(by, is_new);
+    Some(play.commit(by, &made, expected, vec![target], Done::Rekeyed { old, new }))
+}
+
+/// Makes a user an admin, or no admin any more.
+fn govern(play: &mut Play<'_>, turn: &mut Turn, promote: bool) -> Option<Attempt> {
+    let members = turn.members.clone();
+    let (by, target) = (turn.by, turn.pick(&members)?);
+    let (user, mut admins) = (play.model.user[target], play.model.admins.clone());
+    let changed = if promote { admins.insert(user) } else { admins.remove(&user) };
+    if !changed {
+        return None;
+    }
+    let pseudonym = play.group.pseudonym(target);
+    let mut list: Vec<Pseudonym> = play.group.policy.admins.clone();
+    list.retain(|admin| *admin != pseudonym);
+    if promote {
+        list.push(pseudonym);
+    }
+    let policy = play.group.policy_with(list);
+    let context = Some(play.group.context(&policy));
+    let made = play.make(by, Commit { context, ..Default::default() });
+    let right = play.model.is_admin(by) && play.model.has_admin(&admins, &[]);
+    let expected = play.model.allowed(by, right);
+    Some(play.commit(by, &made, expected, Vec::new(), Done::Governed { admins, policy }))
+}
+
+fn propose(play: &mut Play<'_>, turn: &mut Turn, waits: Waiting) -> Option<Attempt> {
+    let (by, leaves) = (turn.by, waits == Waiting::Leaves);
+    let before = play.group.party(by).waiting();
+    let party = play.group.party(by);
+    let proposal = if leaves { party.self_remove() } else { party.propose_update() };
+    let again = play.model.leaves(by) || !leaves && play.model.waits(by, Waiting::Updates);
+    let last = leaves && !play.model.has_admin(&play.model.admins, &[by]);
+    let call = play.group.submit(by, &proposal, None);
+    let expected = if again || last { VIOLATION } else { None };
+    Some(Attempt { call, expected, effect: Effect::Proposal { by, before, waits } })
+}
+
+fn join(play: &mut Play<'_>, turn: &mut Turn) -> Option<Attempt> {
+    let user = play.users_key(turn.by).0;
+    join_with(play, turn, Some(user), None)
+}
+
+fn join_unvouched(play: &mut Play<'_>, turn: &mut Turn) -> Option<Attempt> {
+    join_with(play, turn, None, VIOLATION)
+}
+
+fn join_vouched_by_another(play: &mut Play<'_>, turn: &mut Turn) -> Option<Attempt> {
+    let other = turn.foreigner()?;
+    let voucher = play.group.members[other].party.user.clone();
+    join_with(play, turn, Some(voucher), VIOLATION)
+}
+
+fn join_with(
+    play: &mut Play<'_>,
+    turn: &mut Turn,
+    voucher: Option<SigningKey>,
+    expected: Expected,
+) -> Option<Attempt> {
+    let of = turn.by;
+    let mut client = play.as_client_of(turn.newcomer(), of);
+    (client.party.user, client.party.generation) = play.users_key(of);
+    client.party.leaf = client.party.leaf_at(&home(), client.address);
+    let made = client.party.join_externally(&turn.current(), voucher.as_ref());
+    let call = play.group.submit_commit(&client.party.key, &made);
+    Some(Attempt { call, expected, effect: Effect::Join { client, of } })
+}
+
+fn come_back(play: &mut Play<'_>, turn: &mut Turn) -> Option<Attempt> {
+    let by = turn.by;
+    if play.model.leaves(by) {
+        return None;
+    }
+    let made = play.group.party(by).join_externally(&turn.current(), None);
+    Some(Attempt { call: play.call(by, &made), expected: None, effect: Effect::Return { by } })
+}
+
+fn repeat(play: &mut Play<'_>, _: &mut Turn) -> Option<Attempt> {
+    Some(Attempt { call: play.last.clone()?, expected: None, effect: Effect::Repeat })
+}
+
+fn commit_late(play: &mut Play<'_>, turn: &mut Turn) -> Option<Attempt> {
+    if let Some((who, made, epoch)) = play.late.take()
+        && epoch < play.model.epoch
+    {
+        return wrong(play, who, &made, play.model.late(who));
+    }
+    let made = play.make_and_drop(turn.by, update());
+    play.late = Some((turn.by, made, play.model.epoch));
+    None
+}
+
+fn say_late(play: &mut Play<'_>, turn: &mut Turn) -> Option<Attempt> {
+    if let Some((who, said, epoch)) = play.late_words.take()
+        && epoch < play.model.epoch
+    {
+        return wrong(play, who, &alone(said), play.model.late(who));
+    }
+    if play.model.waiting.is_empty() {
+        let said = play.group.party(turn.by).say(b"something");
+        play.late_words = Some((turn.by, said, play.model.epoch));
+    }
+    None
+}
+
+fn join_late(play: &mut Play<'_>, turn: &mut Turn) -> Option<Attempt> {
+    if let Some((current, epoch)) = play.late_info.take()
+        && epoch < play.model.epoch
+    {
+        let member = &play.group.members[turn.by].party;
+        let mut client = Party::newcomer();
+        client.identity = member.identity.clone();
+        let made = client.join_externally(&current, Some(&member.user));
+        let call = play.group.submit_commit(&client.key, &made);
+        return Some(Attempt { call, expected: Some(ProblemType::WrongEpoch), effect: Effect::Nothing });
+    }
+    play.late_info = Some((turn.current(), play.model.epoch));
+    None
+}
+
+fn commit_too_early(play: &mut Play<'_>, turn: &mut Turn) -> Option<Attempt> {
+    let made = play.make_and_drop(turn.by, update());
+    let mut bytes = made.commit.as_bytes().to_vec();
+    // Version, wire format, group id with its length, epoch.
+    let last = 4 + 1 + play.group.id.to_mls().len() + 7;
+    bytes[last - 7..=last].copy_from_slice(&(play.model.epoch + 1).to_be_bytes());
+    let made = Made { commit: MlsMessage::new(bytes), ..made };
+    wrong(play, turn.by, &made, Some(ProblemType::WrongEpoch))
+}
+
+/// The stranger's group has the same id, is in epoch 0, and has never been here.
+fn commit_to_another_history(play: &mut Play<'_>, turn: &mut Turn) -> Option<Attempt> {
+    let made = play.stranger.commit(update());
+    play.stranger.drop_commit();
+    wrong(play, turn.by, &made, Some(ProblemType::WrongEpoch))
+}
+
+fn send_strangers_commit(play: &mut Play<'_>, turn: &mut Turn) -> Option<Attempt> {
+    let made = play.make_and_drop(turn.by, update());
+    let call = play.call(turn.by, &made).signed_by(&play.stranger.key);
+    Some(Attempt { call, expected: Some(ProblemType::NotAllowed), effect: Effect::Nothing })
+}
+
+fn use_another_state_key(play: &mut Play<'_>, turn: &mut Turn) -> Option<Attempt> {
+    let made = play.make_and_drop(turn.by, update());
+    let key = StateKey::new(turn.rng.random());
+    let key = Value::Bytes(key.as_bytes().to_vec());
+    let call = play.call(turn.by, &made).with_field("state_key", key);
+    Some(Attempt { call, expected: Some(ProblemType::NotFound), effect: Effect::Nothing })
+}
+
+/// A commit that nothing else stands in the way of, and something about it is wrong.
+fn broken_commit(
+    play: &mut Play<'_>,
+    turn: &mut Turn,
+    spoil: fn(&mut Play<'_>, Made) -> Option<Made>,
+) -> Option<Attempt> {
+    if play.model.leaves(turn.by) {
+        return None;
+    }
+    let made = play.make_and_drop(turn.by, update());
+    let broken = spoil(play, made)?;
+    wrong(play, turn.by, &broken, INVALID)
+}
+
+fn forge_commit(play: &mut Play<'_>, turn: &mut Turn) -> Option<Attempt> {
+    if play.model.leaves(turn.by) {
+        return None;
+    }
+    let made = play.make_and_drop(turn.by, update());
+    // Behind the signature come the confirmation tag and the membership tag.
+    let made = Made { commit: forged(made.commit, 33 + 33, turn), ..made };
+    wrong(play, turn.by, &made, INVALID)
+}
+
+fn send_anothers_commit(play: &mut Play<'_>, turn: &mut Turn) -> Option<Attempt> {
+    if play.model.leaves(turn.by) {
+        return None;
+    }
+    let sender = turn.another()?;
+    let made = play.make_and_drop(turn.by, update());
+    wrong(play, sender, &made, INVALID)
+}
+
+fn add_without_welcome(play: &mut Play<'_>, turn: &mut Turn) -> Option<Attempt> {
+    if play.model.leaves(turn.by) || !play.model.is_admin(turn.by) {
+        return None;
+    }
+    let add = vec![Party::newcomer().key_package()];
+    let made = play.make_and_drop(turn.by, Commit { add, ..update() });
+    wrong(play, turn.by, &Made { welcome: None, ..made }, INVALID)
+}
+
+fn say_with_welcome(play: &mut Play<'_>, turn: &mut Turn) -> Option<Attempt> {
+    if !play.model.waiting.is_empty() {
+        return None;
+    }
+    let welcome = play.old_welcome.clone()?;
+    let said = play.group.party(turn.by).say(b"something");
+    let call = play.group.submit(turn.by, &said, Some(&welcome));
+    Some(Attempt { call, expected: INVALID, effect: Effect::Nothing })
+}
+
+/// A proposal that nothing else stands in the way of; it is withdrawn on this side.
+fn wrong_proposal(
+    play: &mut Play<'_>,
+    turn: &mut Turn,
+    propose: impl FnOnce(&mut Party) -> MlsMessage,
+) -> Option<MlsMessage> {
+    if !play.model.waiting.is_empty() {
+        return None;
+    }
+    let party = play.group.party(turn.by);
+    let before = party.waiting();
+    let proposal = propose(party);
+    party.withdraw(&before);
+    Some(proposal)
+}
+
+fn forge_proposal(play: &mut Play<'_>, turn: &mut Turn) -> Option<Attempt> {
+    let proposal = wrong_proposal(play, turn, Party::propose_update)?;
+    // Behind the signature comes the membership tag.
+    let proposal = forged(proposal, 33, turn);
+    wrong(play, turn.by, &alone(proposal), INVALID)
+}
+
+fn propose_with_group_info(play: &mut Play<'_>, turn: &mut Turn) -> Option<Attempt> {
+    let group_info = Some(play.old_info.clone()?);
+    let commit = wrong_proposal(play, turn, Party::propose_update)?;
+    wrong(play, turn.by, &Made { commit, group_info, welcome: None }, INVALID)
+}
+
+fn propose_to_take_key(play: &mut Play<'_>, turn: &mut Turn) -> Option<Attempt> {
+    let other = turn.another()?;
+    let key = play.group.members[other].party.key.clone();
+    let proposal = wrong_proposal(play, turn, |party| party.propose_update_to_key(&key))?;
+    wrong(play, turn.by, &alone(proposal), INVALID)
+}
+
+fn propose_to_add(play: &mut Play<'_>, turn: &mut Turn) -> Option<Attempt> {
+    let key_package = Party::newcomer().key_package();
+    let party = play.group.party(turn.by);
+    let before = party.waiting();
+    let proposal = party.propose_add(&key_package);
+    party.withdraw(&before);
+    wrong(play, turn.by, &alone(proposal), VIOLATION)
+}
+
+fn propose_to_remove(play: &mut Play<'_>, turn: &mut Turn) -> Option<Attempt> {
+    let other = turn.another()?;
+    let key = play.group.key(other);
+    let party = play.group.party(turn.by);
+    let before = party.waiting();
+    let proposal = party.propose_removal(key);
+    party.withdraw(&before);
+    wrong(play, turn.by, &alone(proposal), VIOLATION)
+}
+
+fn add_wrong_leaf(play: &mut Play<'_>, turn: &mut Turn, spoil: fn(&mut Party)) -> Option<Attempt> {
+    let mut newcomer = Party::newcomer();
+    spoil(&mut newcomer);
+    play.wrong_commit(turn.by, Commit { add: vec![newcomer.key_package()], ..Default::default() }, INVALID)
+}
+
+fn change_pseudonym(play: &mut Play<'_>, turn: &mut Turn, pseudonym: Pseudonym) -> Option<Attempt> {
+    let commit = Commit { identity: Some(pseudonym.0.to_vec()), ..Default::default() };
+    play.wrong_commit(turn.by, commit, VIOLATION)
+}
+
+fn take_key(play: &mut Play<'_>, turn: &mut Turn) -> Option<Attempt> {
+    let other = turn.another()?;
+    if play.model.leaves(turn.by) || play.model.leaves(other) {
+        return None;
+    }
+    let key = play.group.members[other].party.key.clone();
+    let made = play.group.party(turn.by).commit_to_key(&key);
+    play.group.party(turn.by).drop_commit();
+    wrong(play, turn.by, &made, INVALID)
+}
