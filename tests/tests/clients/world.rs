@@ -33,7 +33,7 @@ impl World {
     pub async fn person_at(&self, server: &Server, name: &str) -> Client {
         let options = Options { durable: false, ..Options::default() };
         let home = self.homes.path().join(name);
-        Client::register_with(&home, server.url(), name, options).await.unwrap()
+        Client::builder(home).server(server.url()).options(options).register(name).await.unwrap()
     }
 
     /// A further device of somebody.
@@ -56,7 +56,7 @@ impl World {
 
 /// Alice has a group with Bob's devices: he was asked, and one device answered.
 pub async fn befriend(alice: &Client, bob: &Client, group: &GroupId) {
-    alice.invite(group, bob.user()).await.unwrap();
+    alice.group_with_id(group).invite(bob.user()).await.unwrap();
     bob.sync_until(PATIENCE, |event| matches!(event, Event::ContactRequested { .. })).await.unwrap();
     alice.sync_until(PATIENCE, |event| matches!(event, Event::Added { .. })).await.unwrap();
 }

@@ -51,7 +51,8 @@ impl World {
 /// Somebody new, whose state need not survive the test's own crash.
 pub async fn person(homes: &std::path::Path, name: &str, server: &Server) -> Client {
     let options = Options { durable: false, record_deliveries: true, ..Options::default() };
-    let registered = Client::register_with(&homes.join(name), server.url(), name, options).await;
+    let registered =
+        Client::builder(homes.join(name)).server(server.url()).options(options).register(name).await;
     registered.unwrap_or_else(|error| panic!("{name} cannot register: {error}"))
 }
 

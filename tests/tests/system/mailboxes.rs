@@ -29,8 +29,8 @@ impl World {
         let person =
             async |name: &str| Client::register(&homes.path().join(name), server.url(), name).await.unwrap();
         let (alice, bob) = (person("alice").await, person("bob").await);
-        let group = alice.create_group("").await.unwrap();
-        alice.invite(&group, bob.user()).await.unwrap();
+        let group = alice.create_group("").await.unwrap().id().clone();
+        alice.group_with_id(&group).invite(bob.user()).await.unwrap();
         bob.sync_until(PATIENCE, |event| matches!(event, Event::ContactRequested { .. })).await.unwrap();
         alice.sync_until(PATIENCE, |event| matches!(event, Event::Added { .. })).await.unwrap();
         bob.sync_until(PATIENCE, |event| matches!(event, Event::Joined { .. })).await.unwrap();
@@ -47,7 +47,7 @@ impl World {
 
     async fn say(&self, texts: &[&str]) {
         for text in texts {
-            self.alice.send(&self.group, text).await.unwrap();
+            self.alice.group_with_id(&self.group).send(text).await.unwrap();
         }
     }
 

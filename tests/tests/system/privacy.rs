@@ -41,13 +41,13 @@ async fn conversation() -> Conversation {
     let [alice, bob] = NAMES.map(|name| directory.path().join(name));
     let alice = Client::register(&alice, server.url(), NAMES[0]).await.unwrap();
     let bob = Client::register(&bob, server.url(), NAMES[1]).await.unwrap();
-    let group = alice.create_group(TITLE).await.unwrap();
-    alice.invite(&group, bob.user()).await.unwrap();
+    let group = alice.create_group(TITLE).await.unwrap().id().clone();
+    alice.group_with_id(&group).invite(bob.user()).await.unwrap();
     bob.sync_until(PATIENCE, |event| matches!(event, Event::ContactRequested { .. })).await.unwrap();
     alice.sync_until(PATIENCE, |event| matches!(event, Event::Added { .. })).await.unwrap();
     bob.sync_until(PATIENCE, |event| matches!(event, Event::Joined { .. })).await.unwrap();
-    bob.send(&group, SAID).await.unwrap();
-    alice.send(&group, SAID).await.unwrap();
+    bob.group_with_id(&group).send(SAID).await.unwrap();
+    alice.group_with_id(&group).send(SAID).await.unwrap();
     let dump = rows(&cluster.dump().await);
     Conversation { _directory: directory, _server: server, cluster, dump }
 }

@@ -38,21 +38,21 @@ async fn a_ds_request_reads_once_and_writes_once() {
     let directory = tempfile::tempdir().unwrap();
     let alice = Client::register(&directory.path().join("a"), server.url(), "alice").await.unwrap();
     let bob = Client::register(&directory.path().join("b"), server.url(), "bob").await.unwrap();
-    let group = alice.create_group("counted").await.unwrap();
-    alice.invite(&group, bob.user()).await.unwrap();
+    let group = alice.create_group("counted").await.unwrap().id().clone();
+    alice.group_with_id(&group).invite(bob.user()).await.unwrap();
     bob.sync_until(PATIENCE, |event| matches!(event, Event::ContactRequested { .. })).await.unwrap();
     alice.sync_until(PATIENCE, |event| matches!(event, Event::Added { .. })).await.unwrap();
 
     // An application message.
-    let message = alice.prepare_text(&group, "one read, one write").await.unwrap();
+    let message = alice.group_with_id(&group).prepare_text("one read, one write").await.unwrap();
     let token = alice.wallet().take().await.unwrap();
     statements(&admin).await;
     alice.http().send_once(&message.request.paid_with(token)).await.unwrap();
     assert_eq!(statements(&admin).await, 2, "an application message");
-    alice.confirm(&group).await.unwrap();
+    alice.group_with_id(&group).confirm().await.unwrap();
 
     // A commit.
-    let commit = alice.prepare(&group, &Change::Update).await.unwrap();
+    let commit = alice.group_with_id(&group).prepare(&Change::Update).await.unwrap();
     let token = alice.wallet().take().await.unwrap();
     let again = alice.wallet().take().await.unwrap();
     statements(&admin).await;
@@ -62,5 +62,5 @@ async fn a_ds_request_reads_once_and_writes_once() {
     // Its repeat: the state is read, the token is spent, nothing else.
     alice.http().send_once(&commit.request.paid_with(again)).await.unwrap();
     assert_eq!(statements(&admin).await, 2, "a repeated commit");
-    alice.confirm(&group).await.unwrap();
+    alice.group_with_id(&group).confirm().await.unwrap();
 }
