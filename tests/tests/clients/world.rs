@@ -39,9 +39,10 @@ impl World {
     /// A further device of somebody.
     pub async fn device(&self, of: &Client, name: &str) -> Client {
         let home = self.homes.path().join(name);
-        let request = Client::request_link(&home, self.server.url(), of.user()).unwrap();
+        let new = Client::builder(home).server(self.server.url());
+        let request = new.request_link(of.user()).unwrap();
         let grant = of.approve_link(&request).await.unwrap();
-        Client::complete_link(&home, &grant).await.unwrap()
+        new.complete_link(&grant).await.unwrap()
     }
 
     pub async fn sealed_last_resorts(&self) -> Vec<Vec<u8>> {
