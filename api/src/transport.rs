@@ -1,5 +1,5 @@
-//! How a complete request reaches the server and its answer comes back: directly, or by another
-//! way that hides who asks.
+//! The way of a complete request to the server, and of its answer back: direct, or another that
+//! hides the sender.
 
 use std::{fmt, future::Future, pin::Pin, time::Duration};
 

@@ -1,5 +1,5 @@
-//! Errands: what is due without anybody asking, such as answering a contact request or fetching the
-//! KeyPackages of users who are to be added. Every errand is a row in the store until it is done.
+//! Errands: tasks that are due without anybody asking, such as answering a contact request or
+//! fetching the KeyPackages of users to be added. Every errand is a row in the store until it is done.
 
 use std::collections::HashSet;
 
@@ -94,7 +94,7 @@ impl Session {
         added
     }
 
-    /// Tells newcomers the group's title and who is in it.
+    /// Tells newcomers the group's title and its members.
     async fn introduce(&self, step: &Step<'_>, id: &GroupId) -> Result<()> {
         self.settle(step, id).await?;
         self.store.write(|tx| {

@@ -19,7 +19,7 @@ use crate::{
     store::{Store, Tx, decode, encode},
 };
 
-/// Takes another friendship token, and writes it to all who had the old one but `user`: to the
+/// Takes another friendship token, and writes it to all that had the old one but `user`: to the
 /// user's own `devices` with the secrets, to contacts without.
 pub(crate) fn block(tx: &Tx<'_>, user: &UserName, devices: &[(PublicKey, &SignedContact)]) -> Result<()> {
     let account = Account::load(tx)?;

@@ -34,7 +34,7 @@ pub(crate) fn receive_letter(tx: &Tx<'_>, deposit: &Payload) -> Result<(), Rejec
             Event::ContactAnswered { user }.record(tx)?;
         }
         LetterBody::Renewal(friend) => {
-            // Only from devices that a lookup confirmed, of users who gave us theirs before.
+            // Only from devices that a lookup confirmed, of users that gave us theirs before.
             let known = identity::confirmed(tx, &client_key)?.as_ref() == Some(&user)
                 && friends::friend(tx, &user)?.is_some();
             if !known {

@@ -1,4 +1,4 @@
-//! Telling newcomers the group's title and who is in it.
+//! Telling newcomers the group's title and its members.
 
 use postern_protocol::ds::GroupId;
 

@@ -1,4 +1,4 @@
-//! The plaintext of a private MLS message of a group, in CBOR: who speaks, proved to the members
+//! The plaintext of a private MLS message of a group, in CBOR: the sender, proved to the members
 //! and hidden from the DS, and what they say.
 
 use postern_protocol::PublicKey;
@@ -33,7 +33,7 @@ pub enum Content {
     },
 }
 
-/// A member and who it is.
+/// A member and its identity link.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RosterEntry {
     pub leaf_key: PublicKey,

@@ -8,6 +8,7 @@ use super::{Global, account::whoami, note, read_stdin};
 use crate::output::print_line;
 
 #[derive(Subcommand)]
+#[expect(clippy::enum_variant_names, reason = "they are the commands' names")]
 pub enum Command {
     /// On a new device: print a request to be added to a user
     LinkRequest {
