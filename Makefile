@@ -15,7 +15,7 @@ MAJOR = $(shell $(PGRX_PG_CONFIG_PATH) --version 2>/dev/null | sed 's/^PostgreSQ
 CARGO_FLAGS = --release --workspace --locked \
 	$(if $(filter-out 15,$(MAJOR)),--no-default-features --features postern-extension/pg$(MAJOR))
 
-.PHONY: help run demo test bench build setup clean
+.PHONY: help run demo test lint bench build setup clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
@@ -41,6 +41,15 @@ test: build ## all tests: SQL tests in the extension, unit tests, end-to-end tes
 		echo 'cargo-nextest is not here (cargo install cargo-nextest --locked): using cargo test'; \
 		cargo test $(CARGO_FLAGS) --no-fail-fast || status=1; \
 	fi; \
+	exit $$status
+
+lint: build ## formatting, compiler and clippy warnings, unused dependencies, SQL (plpgsql_check, pgspot)
+	@.ci/setup lint
+	@status=0; \
+	cargo fmt --all --check || status=1; \
+	cargo clippy $(CARGO_FLAGS) --all-targets -- --deny warnings || status=1; \
+	.ci/lint-dependencies || status=1; \
+	.ci/lint-sql || status=1; \
 	exit $$status
 
 bench: build ## sends, deliveries, wake-ups and tokens per second, beside the floor for the same rows

@@ -1,4 +1,4 @@
-//! What a server says about itself to anyone.
+//! Calls that anyone may make, about the server itself.
 
 use postern_protocol::problem::ProblemType;
 

@@ -48,7 +48,7 @@ pub trait Wallet: Send + Sync {
 #[derive(Debug, Clone)]
 pub struct Api<W> {
     pub http: Http,
-    /// Whose tokens the server accepts: its home domain.
+    /// The issuer of the tokens that the server accepts: its home domain.
     pub origin: Domain,
     pub wallet: W,
 }
@@ -62,7 +62,7 @@ impl<W: Wallet> Api<W> {
     /// spent before, or its issuer key is gone. Three tokens at most.
     ///
     /// # Errors
-    /// What the server refuses, the network's ([`Http::send`]) and the wallet's.
+    /// Refusals of the server, and errors of the network ([`Http::send`]) and of the wallet.
     pub async fn paid(&self, request: Request) -> Result<Response, W::Error> {
         let mut attempt = 1;
         loop {

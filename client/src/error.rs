@@ -1,4 +1,4 @@
-//! What can go wrong, told so that a person knows what to do next. A refusal of the
+//! Errors of a client, told so that a person knows what to do next. A refusal of the
 //! server stays a [`Problem`](postern_protocol::problem::Problem): callers match on its kind.
 
 use std::path::PathBuf;
@@ -19,6 +19,8 @@ pub enum Error {
     Server(#[from] postern_api::Error),
     #[error("{0}")]
     BadName(NameError),
+    #[error("no server is named: give its address, such as https://chat.example.org")]
+    NoServer,
     #[error("there is no client in {}: register one there, or choose another directory", .0.display())]
     NoClient(PathBuf),
     #[error("{} holds a client already: choose another directory", .0.display())]
@@ -36,6 +38,10 @@ pub enum Error {
     Database(#[from] rusqlite::Error),
     #[error("the state database is damaged: {0} cannot be read")]
     Damaged(&'static str),
+    #[error(
+        "the state directory belongs to a newer version of this program: use that version, or another directory"
+    )]
+    NewerState,
     #[error("{what}: {reason}")]
     Mls { what: &'static str, reason: String },
     #[error(transparent)]
@@ -79,7 +85,7 @@ pub enum QueueError {
     Malformed { queue: &'static str, seq: u64 },
 }
 
-/// What the AS says about a user does not hold together (AS-3): the AS, or somebody between, lies.
+/// The AS's answer about a user does not hold together (AS-3): the AS, or somebody between, lies.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum IdentityError {
     #[error("the AS answered for another user")]
@@ -130,6 +136,27 @@ impl From<Problem> for Error {
     }
 }
 
+/// Why something that came in has no effect.
+#[derive(Debug)]
+pub(crate) enum Rejection {
+    /// It is invalid: the reason is for the user's log.
+    Invalid(String),
+    /// This client failed: it has to be processed again.
+    Fault(Error),
+}
+
+impl Rejection {
+    pub(crate) fn invalid(reason: &'static str) -> Self {
+        Self::Invalid(reason.to_owned())
+    }
+}
+
+impl<E: Into<Error>> From<E> for Rejection {
+    fn from(error: E) -> Self {
+        Self::Fault(error.into())
+    }
+}
+
 /// Takes a problem of this kind for success: it answers the repeat of a request that was accepted
 /// and whose answer was lost.
 pub(crate) fn or_repeated(answer: Result<()>, kind: ProblemType) -> Result<()> {
@@ -137,4 +164,32 @@ pub(crate) fn or_repeated(answer: Result<()>, kind: ProblemType) -> Result<()> {
         Err(error) if error.problem() == Some(kind) => Ok(()),
         answer => answer,
     }
+}
+
+/// Lets the next errand run after one that was refused; stops when the server cannot be reached.
+pub(crate) fn goes_on<T>(result: Result<T>) -> Result<()> {
+    match result {
+        Ok(_) => Ok(()),
+        Err(error) if error.is_passing() || matches!(error, Error::Database(_) | Error::Queue(_)) => {
+            Err(error)
+        }
+        Err(error) => {
+            tracing::warn!(%error, "an errand failed");
+            Ok(())
+        }
+    }
+}
+
+/// Whether a message may still be accepted after this refusal, which says nothing about the message
+/// itself.
+pub(crate) fn is_unanswered(kind: ProblemType) -> bool {
+    matches!(
+        kind,
+        ProblemType::Fault
+            | ProblemType::Unavailable
+            | ProblemType::TokenRequired
+            | ProblemType::TokenSpent
+            | ProblemType::AllowanceUsedUp
+            | ProblemType::SignatureRequired
+    )
 }

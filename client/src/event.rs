@@ -1,5 +1,5 @@
-//! What a client tells its user. Events are kept in the store from the transaction that
-//! caused them until they were told, so that neither a crash nor a closed pipe loses one.
+//! Events that a client tells its user. Each is kept in the store from the transaction that
+//! caused it until it was told, so that neither a crash nor a closed pipe loses one.
 
 use std::fmt;
 
@@ -9,88 +9,52 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     error::{Error, Result},
-    group, identity,
     store::{Tx, integer},
 };
 
 /// One member's device in a group.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Member {
-    /// The key it signs with in this group, and nowhere else.
+    /// The key it signs with in this group (Ed25519); a KeyPackage of last resort has the same in
+    /// several.
     pub leaf_key: PublicKey,
-    /// The device's key at the AS, and whose it says it is; absent until it introduced
-    /// itself.
+    /// The device's key at the AS; absent until the member introduced itself.
     pub client_key: Option<PublicKey>,
+    /// The user that it says it belongs to; absent until it introduced itself.
     pub user: Option<UserName>,
-    /// The AS vouches for that.
+    /// Whether the AS confirmed that.
     pub verified: bool,
 }
 
+/// Something that happened. `epoch` is the group's, in which the message was sent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub enum Event {
-    /// Somebody said something.
-    Message {
-        group: GroupId,
-        epoch: u64,
-        sender: Member,
-        text: String,
-    },
-    /// This client was added to a group.
-    Joined {
-        group: GroupId,
-    },
+    /// A member said something.
+    Message { group: GroupId, epoch: u64, sender: Member, text: String },
+    /// This device was added to a group.
+    Joined { group: GroupId },
     /// The group's title became known.
-    Titled {
-        group: GroupId,
-        title: String,
-    },
-    Added {
-        group: GroupId,
-        epoch: u64,
-        by: Member,
-        members: Vec<Member>,
-    },
-    Removed {
-        group: GroupId,
-        epoch: u64,
-        by: Member,
-        members: Vec<Member>,
-    },
+    Titled { group: GroupId, title: String },
+    /// A member added others.
+    Added { group: GroupId, epoch: u64, by: Member, members: Vec<Member> },
+    /// A member removed others, or committed that they left.
+    Removed { group: GroupId, epoch: u64, by: Member, members: Vec<Member> },
     /// A member renewed its keys.
-    Updated {
-        group: GroupId,
-        epoch: u64,
-        by: Member,
-    },
-    /// This client was removed and reads nothing from now on.
-    Left {
-        group: GroupId,
-        epoch: u64,
-        by: Member,
-    },
-    /// Somebody asked to be allowed to add this user to groups.
-    ContactRequested {
-        user: UserName,
-        accepted: bool,
-    },
-    /// Somebody allows us to add all of their devices to groups.
-    ContactAnswered {
-        user: UserName,
-    },
-    /// Somebody's contact queue is gone or full.
-    ContactUnreachable {
-        user: UserName,
-    },
-    /// The server deleted messages before this client fetched them: they had waited for too long. A
-    /// group whose commits were among them cannot be followed any more.
-    Expired {
-        messages: u64,
-    },
+    Updated { group: GroupId, epoch: u64, by: Member },
+    /// This device was removed and reads nothing from now on.
+    Left { group: GroupId, epoch: u64, by: Member },
+    /// A user asked to be allowed to add this one to groups.
+    ContactRequested { user: UserName, accepted: bool },
+    /// A user allows this one to add all of their devices to groups.
+    ContactAnswered { user: UserName },
+    /// The contact queue of a user's device is gone or full.
+    ContactUnreachable { user: UserName },
+    /// The server deleted messages before this device fetched them: they had waited for too long.
+    /// A group whose commits were among them cannot be followed any more.
+    Expired { messages: u64 },
     /// Something that came in was invalid and had no effect.
-    Ignored {
-        reason: String,
-    },
+    Ignored { reason: String },
 }
 
 /// The place of an event in the order of telling.
@@ -98,7 +62,7 @@ pub enum Event {
 pub struct EventId(u64);
 
 impl Member {
-    /// A member before anything but its key is known.
+    /// A member of which nothing but its key is known.
     pub(crate) const fn unknown(leaf_key: PublicKey) -> Self {
         Self { leaf_key, client_key: None, user: None, verified: false }
     }
@@ -119,6 +83,10 @@ impl Event {
         }
     }
 
+    pub(crate) fn ignored(reason: impl Into<String>) -> Self {
+        Self::Ignored { reason: reason.into() }
+    }
+
     /// Keeps the event to be told.
     pub(crate) fn record(&self, tx: &Tx<'_>) -> Result<()> {
         // JSON, because CBOR's byte strings do not survive an internally tagged enum.
@@ -127,7 +95,7 @@ impl Event {
         Ok(())
     }
 
-    fn members_mut(&mut self) -> Vec<&mut Member> {
+    pub(crate) fn members_mut(&mut self) -> Vec<&mut Member> {
         match self {
             Self::Message { sender: by, .. } | Self::Updated { by, .. } | Self::Left { by, .. } => {
                 vec![by]
@@ -140,7 +108,7 @@ impl Event {
     }
 }
 
-/// What was not told yet, with the names that are known by now.
+/// Events that were not told yet, oldest first. Of members only the leaf keys are known.
 pub(crate) fn pending(tx: &Tx<'_>) -> Result<Vec<(EventId, Event)>> {
     let mut statement = tx.sql().prepare_cached("SELECT id, event FROM events ORDER BY id")?;
     let rows = statement
@@ -148,39 +116,19 @@ pub(crate) fn pending(tx: &Tx<'_>) -> Result<Vec<(EventId, Event)>> {
         .collect::<Result<Vec<(u64, String)>, _>>()?;
     rows.into_iter()
         .map(|(id, event)| {
-            let mut event: Event = serde_json::from_str(&event).map_err(|_| Error::Damaged("an event"))?;
-            if let Some(group) = event.group().cloned() {
-                for member in event.members_mut() {
-                    *member = resolve(tx, &group, member.leaf_key)?;
-                }
-            }
+            let event = serde_json::from_str(&event).map_err(|_| Error::Damaged("an event"))?;
             Ok((EventId(id), event))
         })
         .collect()
 }
 
-/// Forgets what was told.
+/// Forgets events that were told.
 pub(crate) fn forget(tx: &Tx<'_>, up_to: EventId) -> Result<()> {
     tx.sql().execute("DELETE FROM events WHERE id <= ?1", [integer(up_to.0)])?;
     Ok(())
 }
 
-/// What is known about the device behind a leaf.
-pub(crate) fn resolve(tx: &Tx<'_>, group: &GroupId, leaf_key: PublicKey) -> Result<Member> {
-    let Some(claim) = group::claim(tx, group, &leaf_key)? else {
-        return Ok(Member::unknown(leaf_key));
-    };
-    let confirmed = identity::confirmed(tx, &claim.client_key)?;
-    let is_own = group::is_own(tx, group, &leaf_key)?;
-    Ok(Member {
-        leaf_key,
-        client_key: Some(claim.client_key),
-        verified: is_own || confirmed.as_ref() == Some(&claim.user),
-        user: Some(claim.user),
-    })
-}
-
-/// The event with the highest id so far.
+/// The newest event that was not told yet.
 pub(crate) fn last(tx: &Tx<'_>) -> Result<Option<EventId>> {
     Ok(tx
         .sql()

@@ -1,42 +1,80 @@
-//! A Postern client: the library beneath `postern-client`, what the end-to-end tests drive,
-//! and what a developer of another client reads. [`Client`] is the place to start; what
-//! clients say to each other is described byte for byte in `docs/client.md`, and what they
-//! say to the server in the crate `postern-protocol`.
+//! A Postern client as a library: end-to-end encrypted groups over a Postern server.
+//!
+//! [`Client`] is the place to start, and [`Group`] what most programs use most. What clients say to
+//! each other is described byte for byte in `docs/client.md`, what they say to the server in the
+//! crates `postern-api` and `postern-protocol`.
+//!
+//! ```no_run
+//! # async fn example() -> postern_client::Result<()> {
+//! use std::time::Duration;
+//!
+//! use postern_client::{Client, Event};
+//!
+//! let alice = Client::builder("state/alice").server("http://127.0.0.1:8008").register("alice").await?;
+//! let climbing = alice.create_group("climbing").await?;
+//! climbing.invite(&"bob@example.localhost".parse().unwrap()).await?;
+//! // One of Bob's devices answers when it is online; receiving adds them all then.
+//! alice.sync_until(Duration::from_secs(60), |event| matches!(event, Event::Added { .. })).await?;
+//! climbing.send("See you at six").await?;
+//!
+//! // Later, in another process:
+//! let alice = Client::builder("state/alice").open()?;
+//! alice.group("climbing")?.send("I am late").await?;
+//! for event in alice.sync(Duration::ZERO).await? {
+//!     if let Event::Message { sender, text, .. } = event {
+//!         println!("{sender}: {text}");
+//!     }
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The feature `lab` adds what programs that test or measure a server need, and nobody else.
 
 mod account;
 mod client;
+mod clock;
 mod contact;
-mod eid;
+mod errands;
 mod error;
 mod event;
-mod friendship;
+mod follow;
 mod group;
 mod identity;
-mod link;
-mod message;
+mod invitations;
+mod key_packages;
+#[cfg(feature = "lab")]
+mod lab;
+mod leaf;
+mod mailbox;
 mod mls;
+mod options;
 mod push;
-mod queue;
+mod receive;
 mod sealed;
 mod server;
+mod session;
 mod setup;
-mod stock;
 mod store;
 mod submit;
-mod sync;
-mod wallet;
+mod tokens;
 
-pub use client::{Client, GroupSummary, Invited};
-pub use contact::{ContactAnswer, ContactRequest, Letter, LetterBody, RequestId};
+pub use account::{LinkGrant, LinkRequest};
+pub use client::{Client, ClientBuilder, Group, Invited};
+#[cfg(feature = "lab")]
+pub use clock::Clock;
+pub use contact::{ContactAnswer, ContactRequest, Friend, FriendshipSecrets, Letter, LetterBody, RequestId};
 pub use error::{Error, IdentityError, QueueError, Result};
 pub use event::{Event, EventId, Member};
-pub use friendship::{Friend, FriendshipSecrets};
+pub use follow::Follower;
+#[cfg(feature = "lab")]
 pub use group::Change;
+pub use group::{ApplicationMessage, Content, GroupSummary, RosterEntry};
 pub use identity::{IdentityLink, VerifiedClient, VerifiedUser};
-pub use link::{LinkGrant, LinkRequest};
-pub use message::{ApplicationMessage, Content, RosterEntry};
-pub use postern_api::{self as api, Http, Request, Response, Token};
-pub use store::Options;
+pub use options::Options;
+pub use postern_api as api;
+#[cfg(feature = "lab")]
+pub use postern_api::{Http, Request, Response, Token};
+#[cfg(feature = "lab")]
 pub use submit::Submission;
-pub use sync::Follower;
-pub use wallet::Wallet;
+pub use tokens::Wallet;

@@ -24,7 +24,7 @@ use crate::error::{Error, Result};
 pub(crate) const CIPHERSUITE: Ciphersuite = Ciphersuite::MLS_128_DHKEMX25519_AES128GCM_SHA256_Ed25519;
 const _: () = assert!(CIPHERSUITE as u16 == postern_protocol::mls::CIPHERSUITE);
 
-/// What every member of a group has to know.
+/// Extensions that every member of a group has to know.
 pub(crate) const REQUIRED: [ExtensionType; 2] =
     [ExtensionType::Unknown(GROUP_POLICY), ExtensionType::Unknown(DELIVERY_ADDRESS)];
 const EXTENSIONS: [ExtensionType; 4] = [

@@ -1,7 +1,8 @@
 //! Having this device woken while it sleeps (QS-10): where the pushes of its mailboxes go, and
 //! from which urgency on each group's messages are pushed. What the server is told is compared
 //! with what it should be told, so that an answer that was lost, a new KeyPackage's address and
-//! a group that was joined are all the same thing: something that is still to be said.
+//! a group that was joined are all the same thing: something that is still to be said. Owns the
+//! tables `push_subscriptions`, `push_policies` and `pushed_addresses`.
 
 use std::collections::HashMap;
 
@@ -17,31 +18,17 @@ use rusqlite::{OptionalExtension as _, params};
 use crate::{
     account::Account,
     error::{Error, Result},
-    group::Group,
+    group::{self, GroupState},
+    key_packages,
+    mailbox::Queue,
     server::Api,
-    stock,
     store::{Store, Tx, fixed, integer},
-    submit::group_ids,
-    sync::load_queue,
 };
 
-/// What one request may name.
+/// How many addresses one request may name.
 const AT_ONCE: usize = 1000;
 
-/// Since version 4.
-pub(crate) const SCHEMA: &str = "
-    -- The key that a queue's addresses carry, for good, and the subscription under it; told: to
-    -- the QS.
-    CREATE TABLE IF NOT EXISTS push_subscriptions (
-        kind TEXT PRIMARY KEY, push_key BLOB NOT NULL, subscription BLOB, told INTEGER NOT NULL
-    ) STRICT;
-    -- Groups that differ from what is usual; null: nothing of theirs is pushed.
-    CREATE TABLE IF NOT EXISTS push_policies (group_id BLOB PRIMARY KEY, at_least INTEGER) STRICT;
-    -- What the QS was told of each address.
-    CREATE TABLE IF NOT EXISTS pushed_addresses (address BLOB PRIMARY KEY, at_least INTEGER) STRICT;
-";
-
-/// From what urgency on messages are pushed whose group says nothing else.
+/// The urgency from which on messages are pushed, unless their group has another policy.
 const USUAL: Option<Urgency> = Some(Urgency::Normal);
 
 /// Notes where a queue's pushes are to go.
@@ -52,7 +39,7 @@ pub(crate) fn subscribe(tx: &Tx<'_>, kind: QueueKind, subscription: Option<&Push
         Some(key) => key_of(&key)?,
         None => PushKey::generate()?,
     };
-    let queue = load_queue(tx, kind)?;
+    let queue = Queue::load(tx, kind)?;
     let sealed = subscription.map(|subscription| subscription.seal(&queue.id, &key)).transpose()?;
     tx.sql().execute(
         "INSERT OR REPLACE INTO push_subscriptions (kind, push_key, subscription, told) VALUES (?1, ?2, ?3, 0)",
@@ -69,21 +56,21 @@ pub(crate) fn set_policy(tx: &Tx<'_>, group: &GroupId, at_least: Option<Urgency>
 }
 
 /// Tells the QS what it does not know yet.
-pub(crate) async fn keep(store: &Store, api: &Api) -> Result<()> {
+pub(crate) async fn tell_server(store: &Store, api: &Api) -> Result<()> {
     for kind in [QueueKind::Group, QueueKind::Contact] {
-        keep_one(store, api, kind).await?;
+        tell_queue(store, api, kind).await?;
     }
     Ok(())
 }
 
-async fn keep_one(store: &Store, api: &Api, kind: QueueKind) -> Result<()> {
+async fn tell_queue(store: &Store, api: &Api, kind: QueueKind) -> Result<()> {
     let sql = "SELECT push_key, subscription, told FROM push_subscriptions WHERE kind = ?1";
     let row: Option<(Vec<u8>, Option<Vec<u8>>, bool)> = store.read(|tx| {
         let columns = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
         Ok(tx.sql().query_row(sql, [kind.as_str()], columns).optional()?)
     })?;
     let Some((key, subscription, told)) = row else { return Ok(()) };
-    let queue = store.read(|tx| load_queue(tx, kind))?;
+    let queue = store.read(|tx| Queue::load(tx, kind))?;
     if !told {
         let subscription =
             subscription.as_deref().map(|sealed| fixed(sealed, "a push subscription")).transpose()?;
@@ -128,19 +115,18 @@ async fn keep_one(store: &Store, api: &Api, kind: QueueKind) -> Result<()> {
     Ok(())
 }
 
-/// Addresses of which the QS was told something else than holds now, or nothing.
+/// Addresses for which the QS was told something else than holds now, or nothing.
 fn untold(tx: &Tx<'_>, kind: QueueKind) -> Result<Vec<(Address, Option<Urgency>)>> {
     let mut wanted: HashMap<Address, Option<Urgency>> = HashMap::new();
     match kind {
         QueueKind::Contact => {
-            let account = Account::load(tx)?.ok_or(Error::NotReady)?;
-            wanted.insert(account.contact_address, USUAL);
+            wanted.insert(Account::load(tx)?.contact_address, USUAL);
         }
         QueueKind::Group => {
-            wanted.extend(stock::addresses(tx)?.into_iter().map(|address| (address, USUAL)));
-            for id in group_ids(tx, "SELECT group_id FROM groups WHERE active = 1")? {
+            wanted.extend(key_packages::addresses(tx)?.into_iter().map(|address| (address, USUAL)));
+            for id in group::active(tx)? {
                 let policy = policy(tx, &id)?;
-                wanted.extend(Group::load(tx, &id)?.delivery_address().map(|address| (address, policy)));
+                wanted.extend(GroupState::load(tx, &id)?.delivery_address().map(|address| (address, policy)));
             }
         }
     }

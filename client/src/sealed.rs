@@ -1,5 +1,5 @@
-//! What waits at a server for those who share a key: AES-256-GCM, with the length hidden up to
-//! a block, and bound to a leaf.
+//! Content that waits at a server for those who share a key: AES-256-GCM, with the length hidden up
+//! to a block, and bound to a leaf.
 
 use openmls::prelude::{AeadType, OpenMlsCrypto};
 use postern_protocol::PublicKey;

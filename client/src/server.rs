@@ -1,5 +1,5 @@
 //! The server as this client calls it: its endpoints, and the wallet that pays.
 
-use crate::wallet::Wallet;
+use crate::tokens::Wallet;
 
 pub(crate) type Api = postern_api::Api<Wallet>;

@@ -6,9 +6,8 @@ use std::{path::Path, sync::Arc};
 
 use postern_api::Http;
 use postern_protocol::{
-    IssuedCredential, MlsMessage,
+    MlsMessage,
     chain::HpkePrivateKey,
-    credential::ClientCredential,
     key::SigningKey,
     name::UserName,
     problem::ProblemType,
@@ -17,18 +16,16 @@ use postern_protocol::{
 };
 
 use crate::{
-    account::Account,
-    contact, eid,
-    error::{Error, IdentityError, Result},
-    friendship::{Friendship, FriendshipSecrets},
-    identity,
-    link::{LinkGrant, LinkRequest},
-    queue::Queue,
+    account::{Account, LinkGrant, LinkRequest},
+    contact::{self, Friendship, FriendshipSecrets},
+    error::{Error, Result},
+    identity::{self, eid},
+    key_packages,
+    mailbox::{KINDS, Queue, add_addresses},
+    options::Options,
     server::Api,
-    stock,
-    store::{Options, Store},
-    sync::{add_addresses, load_queue},
-    wallet::{Owner, Wallet, now},
+    session,
+    store::Store,
 };
 
 /// Registers `name`, which may leave out the server's domain.
@@ -42,29 +39,35 @@ pub(crate) async fn register(
     let user = full_name(&http, name).await?;
     let store = Arc::new(Store::create(directory, options)?);
     let step = store.step().await?;
-    let mut account = match store.read(Account::load)? {
+    let mut account = match store.read(Account::find)? {
         None => store.write(|tx| {
             // Kept before it is sent: a crash in between must not lose the key to the name.
             let mut account = Account::new(server.to_owned(), user)?;
             let (group_id, registration) = eid::create(tx, &account.user, &account.client_key())?;
             account.eid_group_id = Some(group_id);
             account.registration = Some(registration);
-            account.friendship = Some(Friendship::join(FriendshipSecrets::generate()?));
             account.save(tx)?;
+            Friendship::join(FriendshipSecrets::generate()?).save(tx)?;
             Ok(account)
         })?,
         Some(account) if account.user == user && !account.ready => account,
         Some(_) => return Err(Error::ClientExists(directory.to_owned())),
     };
-    let api = api(&store, http, &account);
+    let api = session::api(&store, http, &account);
     if let Some(registration) = account.registration.take() {
         let answer = api.http.register_user(&registration, &account.client_key()).await;
         match answer {
-            Ok(credential) => account.credential = Some(verified(&api, &account, credential).await?),
+            Ok(credential) => {
+                let verified = identity::verified(&api, &account, credential, store.now()).await?;
+                account.credential = Some(verified);
+            }
             // Ours, if an earlier answer was lost: then the AS knows our key.
             Err(error) if error.problem() == Some(ProblemType::NameTaken) => {
                 if api.wallet.fetch(BATCH_SIZES[0]).await.is_err() {
-                    store.write(eid::delete)?;
+                    store.write(|tx| {
+                        eid::delete(tx)?;
+                        Friendship::delete(tx)
+                    })?;
                     return Err(error.into());
                 }
             }
@@ -86,7 +89,7 @@ pub(crate) fn request_link(
 ) -> Result<LinkRequest> {
     Http::new(server)?;
     Store::create(directory, options)?.write(|tx| {
-        let account = match Account::load(tx)? {
+        let account = match Account::find(tx)? {
             None => Account::new(server.to_owned(), user.clone())?,
             Some(account) if account.user == *user && account.eid_group_id.is_none() => account,
             Some(_) => return Err(Error::ClientExists(directory.to_owned())),
@@ -107,7 +110,7 @@ pub(crate) async fn complete_link(
     let store = Arc::new(Store::open(directory, options)?);
     let step = store.step().await?;
     let account = store.write(|tx| {
-        let mut account = Account::load(tx)?.ok_or_else(|| Error::NoClient(directory.to_owned()))?;
+        let mut account = Account::find(tx)?.ok_or_else(|| Error::NoClient(directory.to_owned()))?;
         if account.user != grant.user {
             return Err(Error::BadBlob("link grant"));
         }
@@ -115,53 +118,38 @@ pub(crate) async fn complete_link(
             let client_key = account.client_key().public_key();
             let secrets = contact::open_secrets(&grant.friendship, &client_key, &account.contact_key())
                 .ok_or(Error::BadBlob("link grant"))?;
-            account.friendship = Some(Friendship::join(secrets));
+            Friendship::join(secrets).save(tx)?;
             account.eid_group_id = Some(eid::join(tx, &account.user, &grant.welcome)?);
             account.save(tx)?;
         }
         Ok(account)
     })?;
-    let api = api(&store, Http::new(&account.server)?, &account);
+    let api = session::api(&store, Http::new(&account.server)?, &account);
     finish(&store, &api, account).await?;
     drop(step);
     Ok(store)
 }
 
-pub(crate) fn api(store: &Arc<Store>, http: Http, account: &Account) -> Api {
-    let domain = account.user.domain().clone();
-    let owner = Owner { domain: domain.clone(), client_key: account.client_key() };
-    Api::new(http.clone(), domain, Wallet::new(store.clone(), http, owner))
-}
-
-/// Credential, queues and contact, as far as they are missing.
+/// Makes credential, queues and contact, as far as they are missing.
 async fn finish(store: &Store, api: &Api, mut account: Account) -> Result<()> {
     if account.ready {
         return Ok(());
     }
     if account.credential.is_none() {
-        account = obtain_credential(store, api, account).await?;
+        account = identity::obtain_credential(store, api, account).await?;
     }
-    for kind in [QueueKind::Contact, QueueKind::Group] {
-        if store.read(|tx| Queue::load(tx, kind))?.is_none() {
+    for kind in KINDS {
+        if store.read(|tx| Queue::find(tx, kind))?.is_none() {
             create_queue(store, api, kind).await?;
         }
     }
-    let contact_queue = store.read(|tx| load_queue(tx, QueueKind::Contact))?;
-    let address = vec![account.contact_address];
-    add_addresses(api, &contact_queue, address, Vec::new()).await?;
+    let contact_queue = store.read(|tx| Queue::load(tx, QueueKind::Contact))?;
+    add_addresses(api, &contact_queue, vec![account.contact_address], Vec::new()).await?;
     // Before anyone can ask for this device: what friends fetch has it in it.
-    stock::keep(store, api).await?;
+    key_packages::publish_if_due(store, api).await?;
     api.publish_contact(account.contact()?, &account.client_key()).await?;
     account.ready = true;
     store.write(|tx| account.save(tx))
-}
-
-/// Has the AS sign the client's key, and keeps what it signed.
-pub(crate) async fn obtain_credential(store: &Store, api: &Api, mut account: Account) -> Result<Account> {
-    let credential = api.sign_credential(&account.client_key()).await?;
-    account.credential = Some(verified(api, &account, credential).await?);
-    store.write(|tx| account.save(tx))?;
-    Ok(account)
 }
 
 /// Each queue has keys of its own, so that nothing links the two (QS-1).
@@ -171,19 +159,6 @@ async fn create_queue(store: &Store, api: &Api, kind: QueueKind) -> Result<()> {
     let hpke_key = hpke.public_key().map_err(Error::mls("cannot make a key"))?;
     let id = api.create_queue(&CreateQueue { kind, hpke_key }, &owner).await?;
     store.write(|tx| Queue::new(kind, id, owner, hpke).save(tx))
-}
-
-/// A credential of ours that others will accept.
-async fn verified(api: &Api, account: &Account, credential: IssuedCredential) -> Result<IssuedCredential> {
-    let keys = api.http.authentication_keys().await?.keys;
-    let is_ours = |found: &ClientCredential| {
-        found.user == account.user && found.client_key == account.client_key().public_key()
-    };
-    identity::verify_credential(&credential, &keys, now())
-        .ok()
-        .filter(is_ours)
-        .ok_or(IdentityError::Credential)?;
-    Ok(credential)
 }
 
 async fn full_name(http: &Http, name: &str) -> Result<UserName> {

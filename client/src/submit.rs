@@ -8,20 +8,18 @@ use postern_protocol::{
     problem::ProblemType,
     qs::QueueKind,
 };
-use rusqlite::OptionalExtension as _;
 
 use crate::{
-    client::Inner,
-    error::{Error, Result},
-    group::{Change, Group},
-    message::Content,
+    error::{Error, Result, is_unanswered},
+    group::{self, Change, Content, GroupState},
+    session::Session,
     store::{Step, Tx},
 };
 
 /// How often something is tried again because others changed the group first.
 const ATTEMPTS: u32 = 8;
 
-/// What became of an outstanding message.
+/// The fate of an outstanding message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Settled {
     Accepted(MessageAccepted),
@@ -30,31 +28,32 @@ pub(crate) enum Settled {
     Nothing,
 }
 
-/// A message ready for the DS, for callers that want to send it themselves.
+/// A message ready for the DS.
 #[derive(Clone)]
 pub struct Submission {
     pub group: GroupId,
-    /// The epoch it was made in.
+    /// The epoch that it was made in.
     pub epoch: u64,
+    /// Whether it is a commit; else it is an application message.
     pub is_commit: bool,
-    /// Signed with each sending; a token has to be added.
+    /// The request that hands it in, which is signed with each sending and lacks a token.
     pub request: Request,
 }
 
 impl Submission {
     /// False once the queue told its fate.
     fn is_outstanding(&self, tx: &Tx<'_>) -> Result<bool> {
-        let outstanding = Group::outstanding(tx, &self.group)?;
+        let outstanding = GroupState::outstanding(tx, &self.group)?;
         Ok(outstanding
             .is_some_and(|found| found.epoch == self.epoch && found.content.is_none() == self.is_commit))
     }
 }
 
-impl Inner {
+impl Session {
     /// Says something in a group.
     pub(crate) async fn send(&self, step: &Step<'_>, id: &GroupId, content: Content) -> Result<()> {
         self.commit(step, id, proposals_of_others).await?;
-        self.store.write(|tx| Group::load(tx, id)?.stage_content(tx, content).map(drop))?;
+        self.store.write(|tx| GroupState::load(tx, id)?.stage_content(tx, content).map(drop))?;
         self.settle(step, id).await.map(drop)
     }
 
@@ -64,12 +63,12 @@ impl Inner {
         &self,
         step: &Step<'_>,
         id: &GroupId,
-        decide: impl Fn(&Tx<'_>, &Group) -> Result<Option<Change>>,
+        decide: impl Fn(&Tx<'_>, &GroupState) -> Result<Option<Change>>,
     ) -> Result<()> {
         for _ in 0..ATTEMPTS {
             self.settle(step, id).await?;
             let staged = self.store.write(|tx| {
-                let mut group = Group::load(tx, id)?;
+                let mut group = GroupState::load(tx, id)?;
                 let change = decide(tx, &group)?;
                 change.map(|change| group.stage_commit(tx, &change)).transpose()
             })?;
@@ -86,7 +85,7 @@ impl Inner {
         for _ in 0..ATTEMPTS {
             self.settle(step, id).await?;
             let (leaf, proposal) = self.store.write(|tx| {
-                let mut group = Group::load(tx, id)?;
+                let mut group = GroupState::load(tx, id)?;
                 let proposal = group.stage_leaving(tx)?;
                 Ok((group.leaf, proposal))
             })?;
@@ -95,7 +94,7 @@ impl Inner {
                     self.drain(step, QueueKind::Group).await?;
                 }
                 Err(error) if error.problem().is_some_and(|kind| !is_unanswered(kind)) => {
-                    self.store.write(|tx| Group::load(tx, id)?.withdraw_leaving(tx))?;
+                    self.store.write(|tx| GroupState::load(tx, id)?.withdraw_leaving(tx))?;
                     return Err(error);
                 }
                 answer => return answer.map(drop),
@@ -109,12 +108,12 @@ impl Inner {
     pub(crate) async fn rejoin(&self, _step: &Step<'_>, id: &GroupId) -> Result<()> {
         for _ in 0..ATTEMPTS {
             let (leaf, fetch) = self.store.read(|tx| {
-                let group = Group::load(tx, id)?;
+                let group = GroupState::load(tx, id)?;
                 let fetch = group.fetch_info()?;
                 Ok((group.leaf, fetch))
             })?;
             let current = self.api.fetch_group_info(id, &fetch, &leaf).await?;
-            let commit = self.store.write(|tx| Group::load(tx, id)?.rejoin(tx, &current))?;
+            let commit = self.store.write(|tx| GroupState::load(tx, id)?.rejoin(tx, &current))?;
             match self.api.submit_request(Request::submit_message(id, commit.body, &leaf)).await {
                 // Somebody committed in between: once more from there.
                 Err(error) if error.problem() == Some(ProblemType::WrongEpoch) => {}
@@ -148,7 +147,7 @@ impl Inner {
                     // abandoned before.
                     self.drain(step, QueueKind::Group).await?;
                     self.store.write(|tx| {
-                        let mut group = Group::load(tx, id)?;
+                        let mut group = GroupState::load(tx, id)?;
                         if is_kept || !submission.is_outstanding(tx)? {
                             return Ok(());
                         }
@@ -159,7 +158,7 @@ impl Inner {
                     }
                     settled = Settled::Lost;
                     if is_kept {
-                        self.store.write(|tx| encrypt_anew(tx, id))?;
+                        self.store.write(|tx| group::encrypt_anew(tx, id))?;
                     }
                 }
             }
@@ -175,7 +174,7 @@ impl Inner {
         }
         self.store.write(|tx| {
             if submission.is_outstanding(tx)? {
-                Group::load(tx, &submission.group)?.confirm(tx)?;
+                GroupState::load(tx, &submission.group)?.confirm(tx)?;
             }
             Ok(())
         })
@@ -183,8 +182,8 @@ impl Inner {
 
     pub(crate) fn outstanding(&self, id: &GroupId) -> Result<Option<Submission>> {
         self.store.read(|tx| {
-            let Some(outstanding) = Group::outstanding(tx, id)? else { return Ok(None) };
-            let group = Group::load(tx, id)?;
+            let Some(outstanding) = GroupState::outstanding(tx, id)? else { return Ok(None) };
+            let group = GroupState::load(tx, id)?;
             Ok(Some(Submission {
                 group: id.clone(),
                 epoch: outstanding.epoch,
@@ -193,53 +192,9 @@ impl Inner {
             }))
         })
     }
-
-    /// The groups that wait for an answer of the DS.
-    pub(crate) fn unsettled(&self) -> Result<Vec<GroupId>> {
-        self.store.read(|tx| group_ids(tx, "SELECT DISTINCT group_id FROM submissions"))
-    }
 }
 
-/// What others proposed has to be committed before anything is said.
-fn proposals_of_others(_: &Tx<'_>, group: &Group) -> Result<Option<Change>> {
+/// The commit that has to come before anything is said: of what others proposed.
+fn proposals_of_others(_: &Tx<'_>, group: &GroupState) -> Result<Option<Change>> {
     Ok(group.has_pending_proposals().then_some(Change::Update))
-}
-
-/// Makes an application message that came too late for the group's present epoch, or the
-/// commit that has to come before it.
-fn encrypt_anew(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
-    let mut group = Group::load(tx, id)?;
-    if group.has_pending_proposals() {
-        return group.stage_commit(tx, &Change::Update).map(drop);
-    }
-    let content = Group::outstanding(tx, id)?.and_then(|outstanding| outstanding.content);
-    if let Some(content) = content {
-        group.abandon(tx)?;
-        group.stage_message(tx, content)?;
-    }
-    Ok(())
-}
-
-/// Whether the message may still be accepted: nothing was said about the message itself.
-pub(crate) fn is_unanswered(kind: ProblemType) -> bool {
-    matches!(
-        kind,
-        ProblemType::Fault
-            | ProblemType::Unavailable
-            | ProblemType::TokenRequired
-            | ProblemType::TokenSpent
-            | ProblemType::AllowanceUsedUp
-            | ProblemType::SignatureRequired
-    )
-}
-
-/// The group ids a query of one column finds.
-pub(crate) fn group_ids(tx: &Tx<'_>, sql: &str) -> Result<Vec<GroupId>> {
-    let mut statement = tx.sql().prepare_cached(sql)?;
-    let ids = statement
-        .query_map([], |row| row.get(0))?
-        .collect::<Result<Vec<Vec<u8>>, _>>()
-        .optional()?
-        .unwrap_or_default();
-    ids.iter().map(|id| GroupId::from_mls(id).map_err(|_| Error::Damaged("a group id"))).collect()
 }

@@ -1,5 +1,5 @@
-//! What a person at a command line can do about an error, in terms of commands and options. What
-//! happened is the library's to say.
+//! Advice for a person at a command line: what to do about an error, in terms of commands and
+//! options. The library says what happened.
 
 use postern_client::{Error, api};
 use postern_protocol::problem::ProblemType;
@@ -12,6 +12,7 @@ pub fn for_error(error: &Error) -> &'static str {
             ". Nothing is lost. Check the server's address (--server) and that the server is running, \
              then try again"
         }
+        Error::NoServer => ". --server or POSTERN_SERVER names it",
         Error::NoClient(_) => ". `register` makes a client; --state names its directory",
         Error::ClientExists(_) | Error::Busy { .. } => ". --state names the directory",
         Error::NotReady => ". `register` and `link-complete` go on where they were interrupted",

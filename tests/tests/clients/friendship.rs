@@ -17,16 +17,20 @@ async fn one_answer_lets_all_devices_of_a_user_be_added_to_this_group_and_the_ne
     let world = World::builder().pushing().start().await;
     let (alice, bob) = (world.person("alice").await, world.person("bob").await);
     let tablet = world.device(&bob, "tablet").await;
-    let group = alice.create_group("one").await.unwrap();
+    let group = alice.create_group("one").await.unwrap().id().clone();
     befriend(&alice, &bob, &group).await;
-    assert_eq!(alice.members(&group).unwrap().len(), 3, "the tablet is in it, too, and was not asked");
+    assert_eq!(
+        alice.group_with_id(&group).members().unwrap().len(),
+        3,
+        "the tablet is in it, too, and was not asked"
+    );
     joined(&tablet, 1).await;
 
     // Neither of Bob's devices is online.
-    let next = alice.create_group("two").await.unwrap();
-    let invited = alice.invite(&next, bob.user()).await.unwrap();
+    let next = alice.create_group("two").await.unwrap().id().clone();
+    let invited = alice.group_with_id(&next).invite(bob.user()).await.unwrap();
     assert_eq!((invited.members, invited.waiting), (2, 0));
-    alice.send(&next, "you are all in").await.unwrap();
+    alice.group_with_id(&next).send("you are all in").await.unwrap();
     for device in [&bob, &tablet] {
         let events =
             device.sync_until(PATIENCE, |event| matches!(event, Event::Message { .. })).await.unwrap();
@@ -34,12 +38,13 @@ async fn one_answer_lets_all_devices_of_a_user_be_added_to_this_group_and_the_ne
         assert_eq!((sender.user.as_ref(), sender.verified), (Some(alice.user()), true));
         assert_eq!(text, "you are all in");
     }
-    let names: Vec<_> = alice.members(&next).unwrap().into_iter().map(|member| member.verified).collect();
+    let names: Vec<_> =
+        alice.group_with_id(&next).members().unwrap().into_iter().map(|member| member.verified).collect();
     assert_eq!(names, [true; 3], "who is behind each KeyPackage was attached to it");
 
     // Our own devices need not be asked at all.
     let laptop = world.device(&alice, "laptop").await;
-    let invited = alice.invite(&next, alice.user()).await.unwrap();
+    let invited = alice.group_with_id(&next).invite(alice.user()).await.unwrap();
     assert_eq!((invited.members, invited.waiting), (1, 0));
     joined(&laptop, 1).await;
 }
@@ -50,7 +55,7 @@ async fn a_stock_that_runs_low_is_filled_again_and_an_empty_one_has_its_last_res
     let (alice, bob) = (world.person("alice").await, world.person("bob").await);
     let ordinary = "qs.key_packages WHERE NOT last_resort";
     assert_eq!(world.count(ordinary).await, 40, "both published");
-    befriend(&alice, &bob, &alice.create_group("first").await.unwrap()).await;
+    befriend(&alice, &bob, &alice.create_group("first").await.unwrap().id().clone()).await;
     assert_eq!(world.count(ordinary).await, 39);
 
     // Bob is away while all the rest of his stock goes, and then two more.
@@ -68,10 +73,10 @@ async fn a_stock_that_runs_low_is_filled_again_and_an_empty_one_has_its_last_res
     let before = sealed_last_resorts(&world).await;
     assert_eq!(before.len(), 2);
     for title in ["second", "third"] {
-        let group = alice.create_group(title).await.unwrap();
-        let invited = alice.invite(&group, bob.user()).await.unwrap();
+        let group = alice.create_group(title).await.unwrap().id().clone();
+        let invited = alice.group_with_id(&group).invite(bob.user()).await.unwrap();
         assert_eq!((invited.members, invited.waiting), (1, 0), "by the last resort");
-        alice.send(&group, title).await.unwrap();
+        alice.group_with_id(&group).send(title).await.unwrap();
     }
     let mut texts = Vec::new();
     while texts.len() < 2 {
@@ -85,9 +90,9 @@ async fn a_stock_that_runs_low_is_filled_again_and_an_empty_one_has_its_last_res
 
     // Bob takes part in both, under the same key and another one each after he renews it.
     for group in bob.groups().unwrap() {
-        bob.send(&group.id, "here").await.unwrap();
-        bob.update(&group.id).await.unwrap();
-        bob.send(&group.id, "still here").await.unwrap();
+        bob.group_with_id(&group.id).send("here").await.unwrap();
+        bob.group_with_id(&group.id).update().await.unwrap();
+        bob.group_with_id(&group.id).send("still here").await.unwrap();
     }
     let mut heard = 0;
     while heard < 6 {
@@ -119,7 +124,7 @@ async fn who_is_blocked_cannot_add_again_and_everyone_else_can() {
         [world.person("alice").await, world.person("bob").await, world.person("carol").await];
     let tablet = world.device(&bob, "tablet").await;
     for friend in [&alice, &carol] {
-        befriend(friend, &bob, &friend.create_group("before").await.unwrap()).await;
+        befriend(friend, &bob, &friend.create_group("before").await.unwrap().id().clone()).await;
     }
 
     tablet.receive(std::time::Duration::ZERO).await.unwrap();
@@ -127,8 +132,8 @@ async fn who_is_blocked_cannot_add_again_and_everyone_else_can() {
     tablet.receive(std::time::Duration::ZERO).await.unwrap();
     carol.receive(std::time::Duration::ZERO).await.unwrap();
 
-    let group = alice.create_group("after").await.unwrap();
-    let invited = alice.invite(&group, bob.user()).await.unwrap();
+    let group = alice.create_group("after").await.unwrap().id().clone();
+    let invited = alice.group_with_id(&group).invite(bob.user()).await.unwrap();
     assert_eq!((invited.members, invited.waiting), (0, 2), "the token is no good any more");
     for device in [&bob, &tablet] {
         let refused = |event: &Event| matches!(event, Event::ContactRequested { accepted: false, .. });
@@ -136,8 +141,8 @@ async fn who_is_blocked_cannot_add_again_and_everyone_else_can() {
         assert!(events.iter().any(refused), "nor is she given another: {events:?}");
     }
 
-    let group = carol.create_group("after").await.unwrap();
-    let invited = carol.invite(&group, bob.user()).await.unwrap();
+    let group = carol.create_group("after").await.unwrap().id().clone();
+    let invited = carol.group_with_id(&group).invite(bob.user()).await.unwrap();
     assert_eq!((invited.members, invited.waiting), (2, 0), "Carol was told, and the tablet has a stock");
     assert_eq!(world.count("qs.friendships").await, 3, "one for each of the three");
 }
@@ -146,16 +151,16 @@ async fn who_is_blocked_cannot_add_again_and_everyone_else_can() {
 async fn mailboxes_go_on_under_new_keys_and_lose_nothing() {
     let world = World::builder().pushing().start().await;
     let (alice, bob) = (world.person("alice").await, world.person("bob").await);
-    let group = alice.create_group("one").await.unwrap();
+    let group = alice.create_group("one").await.unwrap().id().clone();
     befriend(&alice, &bob, &group).await;
     joined(&bob, 1).await;
     let old = "qs.queues WHERE owner_key = ANY (ARRAY(SELECT owner_key FROM old))";
     world.admin.batch_execute("CREATE TABLE old AS SELECT owner_key, hpke_key FROM qs.queues").await.unwrap();
     let texts = ["one", "two", "three"];
     for text in texts {
-        alice.send(&group, text).await.unwrap();
+        alice.group_with_id(&group).send(text).await.unwrap();
         bob.renew_mailbox_keys().await.unwrap();
-        alice.send(&group, text).await.unwrap();
+        alice.group_with_id(&group).send(text).await.unwrap();
     }
     assert_eq!(world.count(old).await, 2, "Alice's only");
     let mut heard = Vec::new();
@@ -173,19 +178,19 @@ async fn mailboxes_go_on_under_new_keys_and_lose_nothing() {
 async fn a_blocked_group_reaches_the_device_no_more() {
     let world = World::builder().pushing().start().await;
     let (alice, bob) = (world.person("alice").await, world.person("bob").await);
-    let blocked = alice.create_group("noise").await.unwrap();
-    let wanted = alice.create_group("music").await.unwrap();
+    let blocked = alice.create_group("noise").await.unwrap().id().clone();
+    let wanted = alice.create_group("music").await.unwrap().id().clone();
     befriend(&alice, &bob, &blocked).await;
-    alice.invite(&wanted, bob.user()).await.unwrap();
+    alice.group_with_id(&wanted).invite(bob.user()).await.unwrap();
     joined(&bob, 2).await;
     bob.receive(std::time::Duration::ZERO).await.unwrap();
     let addresses = world.count("qs.addresses").await;
-    bob.block_group(&blocked).await.unwrap();
+    bob.group_with_id(&blocked).block().await.unwrap();
     assert_eq!(world.count("qs.addresses").await, addresses - 1);
     bob.sync(std::time::Duration::ZERO).await.unwrap();
 
-    alice.send(&blocked, "noise").await.unwrap();
-    alice.send(&wanted, "music").await.unwrap();
+    alice.group_with_id(&blocked).send("noise").await.unwrap();
+    alice.group_with_id(&wanted).send("music").await.unwrap();
     let events = bob.sync_until(PATIENCE, |event| matches!(event, Event::Message { .. })).await.unwrap();
     let [Event::Message { text, .. }] = events.as_slice() else { panic!("{events:?}") };
     assert_eq!(text, "music");
@@ -212,7 +217,7 @@ const STAYS: [&str; 11] = [
 async fn nothing_is_left_at_the_server_of_a_device_that_logged_out() {
     let world = World::builder().pushing().start().await;
     let alice = world.person("alice").await;
-    let group = alice.create_group("one").await.unwrap();
+    let group = alice.create_group("one").await.unwrap().id().clone();
     let before = world.row_counts().await;
     let bob = world.person("bob").await;
     let rows = "qs.queues, qs.friendships";
@@ -220,7 +225,7 @@ async fn nothing_is_left_at_the_server_of_a_device_that_logged_out() {
     joined(&bob, 1).await;
     let (subscription, _) = PushService::start().await.subscribe("/bob", b"");
     bob.wake_by_push(QueueKind::Group, Some(subscription)).await.unwrap();
-    alice.send(&group, "this waits for Bob").await.unwrap();
+    alice.group_with_id(&group).send("this waits for Bob").await.unwrap();
     assert_eq!(world.count(rows).await, 4 * 2);
     // Alice has read what was for her.
     for _ in 0..2 {
@@ -245,5 +250,5 @@ async fn nothing_is_left_at_the_server_of_a_device_that_logged_out() {
     assert!(tables.is_subset(&BTreeSet::from(STAYS)), "{more:?}");
     assert!(Client::open(bob.directory()).is_err(), "it is no client any more");
     bob.log_out().await.unwrap_err();
-    alice.send(&group, "is anybody there?").await.unwrap();
+    alice.group_with_id(&group).send("is anybody there?").await.unwrap();
 }

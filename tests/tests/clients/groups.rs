@@ -10,7 +10,7 @@ use postern_tests_kit::{PATIENCE, World, befriend, joined};
 fn with(client: Client, options: Options) -> Client {
     let directory = client.directory().to_owned();
     drop(client);
-    Client::open_with(&directory, options).unwrap()
+    Client::builder(directory).options(options).open().unwrap()
 }
 
 fn eager() -> Options {
@@ -29,7 +29,7 @@ async fn receive(client: &Client) {
 /// Alice's group with Bob and Carol, who have seen each other.
 async fn group_of_three(world: &World) -> ([Client; 3], GroupId) {
     let people = [world.person("alice").await, world.person("bob").await, world.person("carol").await];
-    let group = people[0].create_group("three").await.unwrap();
+    let group = people[0].create_group("three").await.unwrap().id().clone();
     for friend in &people[1..] {
         befriend(&people[0], friend, &group).await;
         joined(friend, 1).await;
@@ -44,15 +44,15 @@ async fn group_of_three(world: &World) -> ([Client; 3], GroupId) {
 async fn a_device_that_only_listens_renews_its_keys_when_they_are_old() {
     let world = World::builder().pushing().start().await;
     let ([alice, bob, _carol], group) = group_of_three(&world).await;
-    let epoch = bob.epoch(&group).unwrap();
+    let epoch = bob.group_with_id(&group).epoch().unwrap();
     receive(&bob).await;
-    assert_eq!(bob.epoch(&group).unwrap(), epoch, "they are new");
+    assert_eq!(bob.group_with_id(&group).epoch().unwrap(), epoch, "they are new");
     let bob = with(bob, Options { update_every: Duration::ZERO, ..patient() });
     receive(&bob).await;
-    assert_eq!(bob.epoch(&group).unwrap(), epoch + 1);
+    assert_eq!(bob.group_with_id(&group).epoch().unwrap(), epoch + 1);
     let bob = with(bob, patient());
     receive(&bob).await;
-    assert_eq!(bob.epoch(&group).unwrap(), epoch + 1, "once");
+    assert_eq!(bob.group_with_id(&group).epoch().unwrap(), epoch + 1, "once");
     let renewed = |event: &Event| matches!(event, Event::Updated { .. });
     let events = alice.sync_until(PATIENCE, renewed).await.unwrap();
     assert!(events.iter().any(renewed), "{events:?}");
@@ -62,21 +62,24 @@ async fn a_device_that_only_listens_renews_its_keys_when_they_are_old() {
 async fn what_somebody_proposed_is_committed_though_nobody_says_anything() {
     let world = World::builder().pushing().start().await;
     let ([alice, bob, carol], group) = group_of_three(&world).await;
-    let epoch = alice.epoch(&group).unwrap();
-    carol.leave(&group).await.unwrap();
+    let epoch = alice.group_with_id(&group).epoch().unwrap();
+    carol.group_with_id(&group).leave().await.unwrap();
     let bob = with(bob, patient());
     let carol = with(carol, Options { update_every: Duration::ZERO, ..eager() });
     receive(&bob).await;
-    assert_eq!(bob.epoch(&group).unwrap(), epoch, "it is not his turn yet");
+    assert_eq!(bob.group_with_id(&group).epoch().unwrap(), epoch, "it is not his turn yet");
     receive(&carol).await;
-    assert_eq!(carol.epoch(&group).unwrap(), epoch, "who leaves commits nothing");
+    assert_eq!(carol.group_with_id(&group).epoch().unwrap(), epoch, "who leaves commits nothing");
     let alice = with(alice, eager());
     receive(&alice).await;
-    assert_eq!((alice.epoch(&group).unwrap(), alice.members(&group).unwrap().len()), (epoch + 1, 2));
+    assert_eq!(
+        (alice.group_with_id(&group).epoch().unwrap(), alice.group_with_id(&group).members().unwrap().len()),
+        (epoch + 1, 2)
+    );
     receive(&bob).await;
-    assert_eq!(bob.epoch(&group).unwrap(), epoch + 1);
+    assert_eq!(bob.group_with_id(&group).epoch().unwrap(), epoch + 1);
     receive(&carol).await;
-    assert!(matches!(carol.epoch(&group), Err(Error::NotMember)));
+    assert!(matches!(carol.group_with_id(&group).epoch(), Err(Error::NotMember)));
 
     // When it is everyone's turn, one is first, and the others follow.
     let [alice, bob] =
@@ -86,9 +89,9 @@ async fn what_somebody_proposed_is_committed_though_nobody_says_anything() {
     let (alice, bob) = (with(alice, patient()), with(bob, patient()));
     receive(&alice).await;
     receive(&bob).await;
-    assert_eq!(alice.epoch(&group).unwrap(), bob.epoch(&group).unwrap());
-    assert!(alice.epoch(&group).unwrap() > epoch + 1);
-    alice.send(&group, "still together").await.unwrap();
+    assert_eq!(alice.group_with_id(&group).epoch().unwrap(), bob.group_with_id(&group).epoch().unwrap());
+    assert!(alice.group_with_id(&group).epoch().unwrap() > epoch + 1);
+    alice.group_with_id(&group).send("still together").await.unwrap();
     let said = |event: &Event| matches!(event, Event::Message { text, .. } if text == "still together");
     assert!(bob.sync_until(PATIENCE, said).await.unwrap().iter().any(said));
 }
@@ -97,12 +100,12 @@ async fn what_somebody_proposed_is_committed_though_nobody_says_anything() {
 async fn what_members_keep_beside_their_leaves_they_alone_can_read_and_it_goes_with_them() {
     let world = World::builder().pushing().start().await;
     let ([alice, bob, carol], group) = group_of_three(&world).await;
-    alice.set_attributes(&group, b"likes rope").await.unwrap();
-    bob.set_attributes(&group, b"likes maps").await.unwrap();
-    bob.set_attributes(&group, b"likes huts").await.unwrap();
+    alice.group_with_id(&group).set_attributes(b"likes rope").await.unwrap();
+    bob.group_with_id(&group).set_attributes(b"likes maps").await.unwrap();
+    bob.group_with_id(&group).set_attributes(b"likes huts").await.unwrap();
     receive(&carol).await;
     let read = async |client: &Client| {
-        let mut kept: Vec<_> = client.attributes(&group).await.unwrap();
+        let mut kept: Vec<_> = client.group_with_id(&group).attributes().await.unwrap();
         kept.sort();
         kept.into_iter().map(|(_, content)| content).collect::<Vec<_>>()
     };
@@ -113,17 +116,17 @@ async fn what_members_keep_beside_their_leaves_they_alone_can_read_and_it_goes_w
     }
 
     // Others' commits leave it as it is, and somebody new finds it.
-    carol.update(&group).await.unwrap();
+    carol.group_with_id(&group).update().await.unwrap();
     let dave = world.person("dave").await;
     befriend(&alice, &dave, &group).await;
     joined(&dave, 1).await;
     receive(&alice).await;
     receive(&dave).await;
     assert_eq!(read(&dave).await.len(), 2);
-    alice.remove(&group, bob.user()).await.unwrap();
+    alice.group_with_id(&group).remove(bob.user()).await.unwrap();
     receive(&dave).await;
     assert_eq!(read(&dave).await, [b"likes rope".to_vec()]);
-    let refused = bob.attributes(&group).await;
+    let refused = bob.group_with_id(&group).attributes().await;
     assert!(refused.is_err(), "who was removed sees nothing any more");
     let dump = world.admin.query_one("SELECT tree FROM ds.groups", &[]).await.unwrap();
     let tree: Vec<u8> = dump.get(0);

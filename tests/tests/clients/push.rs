@@ -14,35 +14,35 @@ async fn a_device_is_woken_for_requests_invitations_and_messages_but_not_for_wha
         bob.wake_by_push(kind, Some(subscription)).await.unwrap();
     }
 
-    let group = alice.create_group("one").await.unwrap();
+    let group = alice.create_group("one").await.unwrap().id().clone();
     befriend(&alice, &bob, &group).await;
     assert_eq!(service.pushed().await.path, "/contact", "somebody asks");
     assert_eq!(service.pushed().await.path, "/group", "Bob is in the group");
     bob.sync_until(PATIENCE, |event| matches!(event, Event::Joined { .. })).await.unwrap();
-    let group = bob.find_group("one").unwrap().id;
+    let group = bob.group("one").unwrap().id().clone();
 
     // The next group comes by a KeyPackage that Bob published: its address wakes him, too.
-    let next = alice.create_group("two").await.unwrap();
-    assert_eq!(alice.invite(&next, bob.user()).await.unwrap().members, 1);
+    let next = alice.create_group("two").await.unwrap().id().clone();
+    assert_eq!(alice.group_with_id(&next).invite(bob.user()).await.unwrap().members, 1);
     assert_eq!(service.pushed().await.path, "/group");
     bob.sync_until(PATIENCE, |event| matches!(event, Event::Joined { .. })).await.unwrap();
 
-    let others = alice.find_group("one").unwrap().id;
-    bob.set_group_push(&group, None).await.unwrap();
-    alice.send(&others, "do you sleep?").await.unwrap();
-    alice.send(&next, "wake up").await.unwrap();
+    let others = alice.group("one").unwrap().id().clone();
+    bob.group_with_id(&group).set_push(None).await.unwrap();
+    alice.group_with_id(&others).send("do you sleep?").await.unwrap();
+    alice.group_with_id(&next).send("wake up").await.unwrap();
     assert_eq!(service.pushed().await.header("urgency"), "normal");
-    bob.set_group_push(&group, Some(Urgency::Normal)).await.unwrap();
-    alice.send(&others, "and now?").await.unwrap();
+    bob.group_with_id(&group).set_push(Some(Urgency::Normal)).await.unwrap();
+    alice.group_with_id(&others).send("and now?").await.unwrap();
     service.pushed().await;
     assert!(!service.has_more(), "three messages, one in a group that was muted");
 
     // Nowhere, and somewhere else: the addresses stay as they are.
     bob.wake_by_push(QueueKind::Group, None).await.unwrap();
-    alice.send(&others, "good night").await.unwrap();
+    alice.group_with_id(&others).send("good night").await.unwrap();
     let (subscription, agent) = service.subscribe("/new", b"look");
     bob.wake_by_push(QueueKind::Group, Some(subscription)).await.unwrap();
-    alice.send(&others, "good morning").await.unwrap();
+    alice.group_with_id(&others).send("good morning").await.unwrap();
     let pushed = service.pushed().await;
     assert_eq!(pushed.path, "/new");
     assert_eq!(agent.read(&pushed), b"look");

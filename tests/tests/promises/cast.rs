@@ -53,9 +53,13 @@ impl Cast {
             Self { people: clients, groups: Vec::new(), ledger: Ledger::default(), begun: Vec::new() };
         for members in groups {
             let admin = &cast.people[members[0]];
-            let id = admin.create_group("").await.expect("a group can be made");
+            let id = admin.create_group("").await.expect("a group can be made").id().clone();
             for member in &members[1..] {
-                admin.invite(&id, cast.people[*member].user()).await.expect("everyone can be invited");
+                admin
+                    .group_with_id(&id)
+                    .invite(cast.people[*member].user())
+                    .await
+                    .expect("everyone can be invited");
             }
             cast.groups.push(Group { id, members: members.to_vec() });
         }
@@ -63,7 +67,7 @@ impl Cast {
             cast.receive_all().await;
             let complete = cast.groups.iter().all(|group| {
                 group.members.iter().all(|member| {
-                    let found = cast.people[*member].members(&group.id);
+                    let found = cast.people[*member].group_with_id(&group.id).members();
                     found.is_ok_and(|found| found.len() == group.members.len())
                 })
             });
@@ -87,14 +91,18 @@ impl Cast {
     }
 
     pub async fn prepare_text(&self, sender: usize, group: &GroupId, text: &str) -> Submission {
-        let submission = self.people[sender].prepare_text(group, text).await.expect("a text can be made");
+        let submission =
+            self.people[sender].group_with_id(group).prepare_text(text).await.expect("a text can be made");
         self.ledger.open(sender, &submission, Some(text));
         submission
     }
 
     pub async fn prepare_commit(&self, sender: usize, group: &GroupId) -> Submission {
-        let submission =
-            self.people[sender].prepare(group, &Change::Update).await.expect("a commit can be made");
+        let submission = self.people[sender]
+            .group_with_id(group)
+            .prepare(&Change::Update)
+            .await
+            .expect("a commit can be made");
         self.ledger.open(sender, &submission, None);
         submission
     }
@@ -107,12 +115,12 @@ impl Cast {
     /// messages before they receive anything: a client hands in by itself what is outstanding.
     pub async fn close(&self, sender: usize, submission: &Submission, fate: Fate) {
         self.ledger.close(submission, fate);
-        let person = &self.people[sender];
+        let group = self.people[sender].group_with_id(&submission.group);
         match fate {
-            Fate::Accepted => insist("it takes effect", || person.confirm(&submission.group)).await,
+            Fate::Accepted => insist("it takes effect", || group.confirm()).await,
             // Whether it took effect, the queue will tell.
             Fate::Unknown if submission.is_commit => {}
-            _ => person.abandon(&submission.group).await.expect("it can be abandoned"),
+            _ => group.abandon().await.expect("it can be abandoned"),
         }
     }
 
@@ -214,7 +222,7 @@ impl Cast {
             let epochs: HashSet<u64> = group
                 .members
                 .iter()
-                .map(|member| self.people[*member].epoch(&group.id).expect("a member"))
+                .map(|member| self.people[*member].group_with_id(&group.id).epoch().expect("a member"))
                 .collect();
             assert_eq!(epochs.len(), 1, "all members are in the same epoch: {epochs:?}");
         }

@@ -117,11 +117,11 @@ async fn whose_accepted_commit_was_overtaken_finds_its_way_back() {
     cast.close(1, &next, Fate::Accepted).await;
 
     // As the client does it by itself.
-    cast.people[0].settle(group).await.expect("the DS answers");
-    cast.people[0].send(group, "here I am").await.expect("it is still a member");
+    cast.people[0].group_with_id(group).settle().await.expect("the DS answers");
+    cast.people[0].group_with_id(group).send("here I am").await.expect("it is still a member");
     cast.people[2].receive(Duration::ZERO).await.expect("it can be read");
     for person in &cast.people {
-        assert_eq!(person.epoch(group).expect("a member"), commit.epoch + 2);
+        assert_eq!(person.group_with_id(group).epoch().expect("a member"), commit.epoch + 2);
     }
     let told = cast.people[2].pending_events().expect("events can be read");
     let here = |event: &Event| matches!(event, Event::Message { text, .. } if text == "here I am");
@@ -175,7 +175,7 @@ async fn eight_who_commit_at_once_keep_one_history_while_servers_are_killed() {
     let mut world = two_servers().await;
     let cast = Arc::new(Cast::assemble(&world, 8, &[&[0, 1, 2, 3, 4, 5, 6, 7]]).await);
     let mut rng = chance.of(0);
-    let begun = cast.people[0].epoch(&cast.groups[0].id).expect("a member");
+    let begun = cast.people[0].group_with_id(&cast.groups[0].id).epoch().expect("a member");
     let load = Load::commits(&cast, client_ways(&world), &chance);
     for _ in 0..4 {
         load.attempts(rng.random_range(CALM / 2..CALM)).await;
@@ -185,7 +185,7 @@ async fn eight_who_commit_at_once_keep_one_history_while_servers_are_killed() {
     load.attempts(CALM).await;
     load.stop().await;
     cast.tell("eight who commit");
-    let epochs = cast.people[0].epoch(&cast.groups[0].id).expect("a member") - begun;
+    let epochs = cast.people[0].group_with_id(&cast.groups[0].id).epoch().expect("a member") - begun;
     let (accepted, unknown) =
         (cast.ledger.count(Fate::Accepted) as u64, cast.ledger.count(Fate::Unknown) as u64);
     assert!(accepted > 20, "little was tried");

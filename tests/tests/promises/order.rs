@@ -138,8 +138,8 @@ async fn who_commits_still_reads_what_was_said_before() {
     let cast = Cast::assemble(&world, 2, &[&[0, 1]]).await;
     let group = &cast.groups[0].id;
     let [one, two] = &cast.people[..] else { panic!("there are two") };
-    two.send(group, "before").await.expect("it is accepted");
-    one.update(group).await.expect("it is accepted");
+    two.group_with_id(group).send("before").await.expect("it is accepted");
+    one.group_with_id(group).update().await.expect("it is accepted");
     one.receive(std::time::Duration::ZERO).await.expect("the queue is there");
     let told = one.pending_events().expect("events can be read");
     let before = |event: &Event| matches!(event, Event::Message { text, .. } if text == "before");
@@ -154,10 +154,10 @@ async fn who_comes_back_reads_on_and_who_leaves_reads_no_more() {
     let cast = Cast::assemble(&world, 3, &[&[0, 1, 2]]).await;
     let group = &cast.groups[0].id;
     let [one, two, three] = &cast.people[..] else { panic!("there are three") };
-    two.rejoin(group).await.expect("it is accepted");
+    two.group_with_id(group).rejoin().await.expect("it is accepted");
     cast.catch_up().await;
-    one.send(group, "welcome back").await.expect("it is accepted");
-    two.send(group, "here I am").await.expect("it is accepted");
+    one.group_with_id(group).send("welcome back").await.expect("it is accepted");
+    two.group_with_id(group).send("here I am").await.expect("it is accepted");
     cast.catch_up().await;
     let texts = |person: &Client| {
         let told = person.pending_events().expect("events can be read");
@@ -170,15 +170,15 @@ async fn who_comes_back_reads_on_and_who_leaves_reads_no_more() {
     assert_eq!(texts(two), ["welcome back"]);
     assert_eq!(texts(three), ["welcome back", "here I am"]);
 
-    assert!(one.leave(group).await.is_err(), "the last admin stays");
-    one.send(group, "I stay").await.expect("and goes on");
+    assert!(one.group_with_id(group).leave().await.is_err(), "the last admin stays");
+    one.group_with_id(group).send("I stay").await.expect("and goes on");
     cast.catch_up().await;
-    three.leave(group).await.expect("it is accepted");
+    three.group_with_id(group).leave().await.expect("it is accepted");
     cast.catch_up().await;
-    two.send(group, "among ourselves").await.expect("the leaver is taken along before");
+    two.group_with_id(group).send("among ourselves").await.expect("the leaver is taken along before");
     cast.catch_up().await;
-    assert_eq!(one.members(group).expect("it is a member").len(), 2);
-    assert!(three.members(group).is_err());
+    assert_eq!(one.group_with_id(group).members().expect("it is a member").len(), 2);
+    assert!(three.group_with_id(group).members().is_err());
     assert_eq!(texts(three), ["welcome back", "here I am", "I stay"]);
     assert_eq!(texts(one), ["here I am", "among ourselves"]);
 }

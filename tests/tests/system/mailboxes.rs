@@ -34,7 +34,7 @@ impl Conversation {
 
     async fn say(&self, texts: &[&str]) {
         for text in texts {
-            self.alice.send(&self.group, text).await.unwrap();
+            self.alice.group_with_id(&self.group).send(text).await.unwrap();
         }
     }
 

@@ -31,8 +31,8 @@ async fn conversation() -> Conversation {
     // All that an operator can make it say.
     let world = World::builder().setting("POSTERN_LOG_FILTER", "postern_server=trace,info").start().await;
     let (alice, bob, group) = world.friends(NAMES, TITLE).await;
-    bob.send(&group, SAID).await.unwrap();
-    alice.send(&group, SAID).await.unwrap();
+    bob.group_with_id(&group).send(SAID).await.unwrap();
+    alice.group_with_id(&group).send(SAID).await.unwrap();
     let dump = rows(&world.cluster.dump().await);
     Conversation { _people: [alice, bob], world, dump }
 }

@@ -36,19 +36,19 @@ async fn a_ds_request_reads_once_and_writes_once() {
     world.servers.push(Server::start(&world.cluster).await);
     let admin = &world.admin;
     let (alice, bob) = (world.person("alice").await, world.person("bob").await);
-    let group = alice.create_group("counted").await.unwrap();
+    let group = alice.create_group("counted").await.unwrap().id().clone();
     befriend(&alice, &bob, &group).await;
 
     // An application message.
-    let message = alice.prepare_text(&group, "one read, one write").await.unwrap();
+    let message = alice.group_with_id(&group).prepare_text("one read, one write").await.unwrap();
     let token = alice.wallet().take().await.unwrap();
     statements(admin).await;
     alice.http().send_once(&message.request.paid_with(token)).await.unwrap();
     assert_eq!(statements(admin).await, 2, "an application message");
-    alice.confirm(&group).await.unwrap();
+    alice.group_with_id(&group).confirm().await.unwrap();
 
     // A commit.
-    let commit = alice.prepare(&group, &Change::Update).await.unwrap();
+    let commit = alice.group_with_id(&group).prepare(&Change::Update).await.unwrap();
     let token = alice.wallet().take().await.unwrap();
     let again = alice.wallet().take().await.unwrap();
     statements(admin).await;
@@ -58,5 +58,5 @@ async fn a_ds_request_reads_once_and_writes_once() {
     // Its repeat: the state is read, the token is spent, nothing else.
     alice.http().send_once(&commit.request.paid_with(again)).await.unwrap();
     assert_eq!(statements(admin).await, 2, "a repeated commit");
-    alice.confirm(&group).await.unwrap();
+    alice.group_with_id(&group).confirm().await.unwrap();
 }

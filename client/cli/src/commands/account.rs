@@ -32,9 +32,8 @@ pub enum Command {
 pub async fn run(global: &Global, command: Command) -> anyhow::Result<()> {
     match command {
         Command::Register { name } => {
-            let server = global.server()?;
             note("Registering: keys, tokens, mailboxes …");
-            let client = Client::register_with(&global.state, server, &name, global.options()).await?;
+            let client = global.builder().register(&name).await?;
             whoami(&client, global.json)
         }
         Command::Whoami => whoami(&global.open()?, global.json),

@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use clap::Subcommand;
-use postern_client::Client;
-use postern_protocol::{ds::GroupId, name::UserName};
+use postern_client::{Client, Group};
+use postern_protocol::name::UserName;
 
 use super::{Global, note};
 use crate::output::tell;
@@ -35,7 +35,7 @@ pub async fn run(global: &Global, command: Command) -> anyhow::Result<()> {
     let client = global.open()?;
     match command {
         Command::Invite { group, user, wait } => {
-            let group = client.find_group(&group)?.id;
+            let group = client.group(&group)?;
             invite(&client, &group, &user, Duration::from_secs(wait), global.json).await?;
         }
         Command::BlockUser { user } => {
@@ -48,13 +48,13 @@ pub async fn run(global: &Global, command: Command) -> anyhow::Result<()> {
 
 async fn invite(
     client: &Client,
-    group: &GroupId,
+    group: &Group,
     user: &UserName,
     wait: Duration,
     json: bool,
 ) -> anyhow::Result<()> {
     let deadline = Instant::now() + wait;
-    let invited = client.invite(group, user).await?;
+    let invited = group.invite(user).await?;
     let (mut members, all) = (invited.members, invited.members + invited.waiting);
     let mut follower = client.follower();
     while members < all {
@@ -64,7 +64,7 @@ async fn invite(
         }
         follower.next(left).await?;
         tell(client, json)?;
-        let added = client.members(group)?;
+        let added = group.members()?;
         members = added.iter().filter(|member| member.user.as_ref() == Some(user)).count();
         if user == client.user() {
             members = members.saturating_sub(1);

@@ -1,7 +1,7 @@
 //! Adding a device to a user, in three steps on two devices.
 
 use clap::Subcommand;
-use postern_client::{Client, LinkGrant, LinkRequest};
+use postern_client::{LinkGrant, LinkRequest};
 use postern_protocol::name::UserName;
 
 use super::{Global, account::whoami, note, read_stdin};
@@ -23,7 +23,7 @@ pub enum Command {
 pub async fn run(global: &Global, command: Command) -> anyhow::Result<()> {
     match command {
         Command::LinkRequest { user } => {
-            let request = Client::request_link(&global.state, global.server()?, &user)?;
+            let request = global.builder().request_link(&user)?;
             print_line(&request.to_text())?;
             note("Give this line to `postern-client link-approve` on a device you have.");
         }
@@ -36,7 +36,7 @@ pub async fn run(global: &Global, command: Command) -> anyhow::Result<()> {
         Command::LinkComplete => {
             let grant = LinkGrant::from_text(&read_stdin("the grant")?)?;
             note("Completing: tokens, mailboxes …");
-            let client = Client::complete_link(&global.state, &grant).await?;
+            let client = global.builder().complete_link(&grant).await?;
             whoami(&client, global.json)?;
         }
     }

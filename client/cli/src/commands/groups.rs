@@ -50,11 +50,11 @@ pub enum Command {
 pub async fn run(global: &Global, command: Command) -> anyhow::Result<()> {
     match command {
         Command::CreateGroup { title } => {
-            let id = global.open()?.create_group(&title).await?;
+            let group = global.open()?.create_group(&title).await?;
             if global.json {
-                print_line(&json!({ "group": id, "title": title }).to_string())?;
+                print_line(&json!({ "group": group.id(), "title": title }).to_string())?;
             } else {
-                print_line(&format!("Created {} ({})", printable(&title), short(&id)))?;
+                print_line(&format!("Created {} ({})", printable(&title), short(group.id())))?;
             }
         }
         Command::Groups => {
@@ -70,9 +70,9 @@ pub async fn run(global: &Global, command: Command) -> anyhow::Result<()> {
         }
         Command::Members { group } => {
             let client = global.open()?;
-            let group = client.find_group(&group)?.id;
-            for member in client.members(&group)? {
-                let admin = client.is_admin(&group, &member.leaf_key)?;
+            let group = client.group(&group)?;
+            for member in group.members()? {
+                let admin = group.is_admin(&member.leaf_key)?;
                 let own = member.client_key == Some(client.client_key());
                 let line = if global.json {
                     json!({ "member": member, "admin": admin, "own": own }).to_string()
@@ -87,33 +87,33 @@ pub async fn run(global: &Global, command: Command) -> anyhow::Result<()> {
         }
         Command::Remove { group, user } => {
             let client = global.open()?;
-            let group = client.find_group(&group)?.id;
-            client.remove(&group, &user).await?;
-            note(&format!("Removed {user} from {}.", group_name(&client, &group)?));
+            let group = client.group(&group)?;
+            group.remove(&user).await?;
+            note(&format!("Removed {user} from {}.", group_name(&client, group.id())?));
         }
         Command::Update { group } => {
             let client = global.open()?;
-            let group = client.find_group(&group)?.id;
-            client.update(&group).await?;
-            note(&format!("Keys renewed in {}.", group_name(&client, &group)?));
+            let group = client.group(&group)?;
+            group.update().await?;
+            note(&format!("Keys renewed in {}.", group_name(&client, group.id())?));
         }
         Command::Leave { group } => {
             let client = global.open()?;
-            let group = client.find_group(&group)?.id;
-            client.leave(&group).await?;
-            note(&format!("Leaving {}.", group_name(&client, &group)?));
+            let group = client.group(&group)?;
+            group.leave().await?;
+            note(&format!("Leaving {}.", group_name(&client, group.id())?));
         }
         Command::Rejoin { group } => {
             let client = global.open()?;
-            let group = client.find_group(&group)?.id;
-            client.rejoin(&group).await?;
-            note(&format!("Back in {}.", group_name(&client, &group)?));
+            let group = client.group(&group)?;
+            group.rejoin().await?;
+            note(&format!("Back in {}.", group_name(&client, group.id())?));
         }
         Command::BlockGroup { group } => {
             let client = global.open()?;
-            let group = client.find_group(&group)?.id;
-            client.block_group(&group).await?;
-            note(&format!("Nothing comes from {} any more.", group_name(&client, &group)?));
+            let group = client.group(&group)?;
+            group.block().await?;
+            note(&format!("Nothing comes from {} any more.", group_name(&client, group.id())?));
         }
     }
     Ok(())

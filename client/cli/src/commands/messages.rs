@@ -43,14 +43,14 @@ pub async fn run(global: &Global, command: Command) -> anyhow::Result<()> {
     let client = global.open()?;
     match command {
         Command::Send { group, text } => {
-            let group = client.find_group(&group)?.id;
+            let group = client.group(&group)?;
             let text = match text {
                 Some(text) => text,
                 None => read_stdin("the message")?.trim_end().to_owned(),
             };
             anyhow::ensure!(!text.is_empty(), "the message is empty: give a text, or write one to stdin");
-            if let Err(error) = client.send(&group, &text).await {
-                if client.outstanding(&group).is_ok_and(|outstanding| outstanding.is_some()) {
+            if let Err(error) = group.send(&text).await {
+                if group.is_unsettled().unwrap_or_default() {
                     note("The message is kept: the next `send` or `follow` sends it.");
                 }
                 return Err(error.into());
@@ -65,7 +65,7 @@ pub async fn run(global: &Global, command: Command) -> anyhow::Result<()> {
 }
 
 async fn follow(client: &Client, idle: Option<Duration>, json: bool) -> anyhow::Result<()> {
-    // What was not told before comes first, whether the server can be reached or not.
+    // Events that were not told before come first, whether the server can be reached or not.
     tell(client, json)?;
     if idle.is_some_and(|idle| idle.is_zero()) {
         client.receive(Duration::ZERO).await?;

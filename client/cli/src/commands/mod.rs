@@ -14,7 +14,7 @@ use std::{
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
-use postern_client::{Client, Options};
+use postern_client::{Client, ClientBuilder};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -88,16 +88,16 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
 }
 
 impl Global {
-    fn options(&self) -> Options {
-        Options { accept_contacts: !self.refuse_contacts, server: self.server.clone(), ..Options::default() }
+    fn builder(&self) -> ClientBuilder {
+        let builder = Client::builder(&self.state).accept_contacts(!self.refuse_contacts);
+        match &self.server {
+            Some(server) => builder.server(server),
+            None => builder,
+        }
     }
 
     fn open(&self) -> anyhow::Result<Client> {
-        Ok(Client::open_with(&self.state, self.options())?)
-    }
-
-    fn server(&self) -> anyhow::Result<&str> {
-        self.server.as_deref().context("no server is named: give --server URL, or set POSTERN_SERVER")
+        Ok(self.builder().open()?)
     }
 }
 

@@ -59,14 +59,14 @@ pub async fn run(global: &Global, command: Command) -> anyhow::Result<()> {
     match command {
         Command::Push { command } => push(&client, command).await?,
         Command::Mute { group } => {
-            let group = client.find_group(&group)?.id;
-            client.set_group_push(&group, None).await?;
-            note(&format!("{} does not wake this device any more.", group_name(&client, &group)?));
+            let group = client.group(&group)?;
+            group.set_push(None).await?;
+            note(&format!("{} does not wake this device any more.", group_name(&client, group.id())?));
         }
         Command::Unmute { group } => {
-            let group = client.find_group(&group)?.id;
-            client.set_group_push(&group, Some(Urgency::Normal)).await?;
-            note(&format!("{} wakes this device.", group_name(&client, &group)?));
+            let group = client.group(&group)?;
+            group.set_push(Some(Urgency::Normal)).await?;
+            note(&format!("{} wakes this device.", group_name(&client, group.id())?));
         }
     }
     Ok(())

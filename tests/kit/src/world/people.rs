@@ -14,24 +14,29 @@ impl World {
     /// The same by another server. The person's state need not survive the test's own crash.
     pub async fn person_at(&self, server: &Server, name: &str) -> Client {
         let options = Options { durable: false, record_deliveries: true, ..Options::default() };
-        let registered =
-            Client::register_with(&self.homes.path().join(name), server.url(), name, options).await;
+        let registered = Client::builder(self.homes.path().join(name))
+            .server(server.url())
+            .options(options)
+            .register(name)
+            .await;
         registered.unwrap_or_else(|error| panic!("{name} cannot register: {error}"))
     }
 
     /// A further device of somebody.
     pub async fn device(&self, of: &Client, name: &str) -> Client {
         let home = self.homes.path().join(name);
-        let request =
-            Client::request_link(&home, self.server().url(), of.user()).expect("it can be asked for");
+        let request = Client::builder(&home)
+            .server(self.server().url())
+            .request_link(of.user())
+            .expect("it can be asked for");
         let grant = of.approve_link(&request).await.expect("it can be approved");
-        Client::complete_link(&home, &grant).await.expect("it is a device now")
+        Client::builder(home).complete_link(&grant).await.expect("it is a device now")
     }
 
     /// Two people in a group that the first one made.
     pub async fn friends(&self, names: [&str; 2], title: &str) -> (Client, Client, GroupId) {
         let (one, other) = (self.person(names[0]).await, self.person(names[1]).await);
-        let group = one.create_group(title).await.expect("a group can be made");
+        let group = one.create_group(title).await.expect("a group can be made").id().clone();
         befriend(&one, &other, &group).await;
         joined(&other, 1).await;
         (one, other, group)
@@ -40,7 +45,7 @@ impl World {
 
 /// Alice has a group with Bob's devices: he was asked, and one device answered.
 pub async fn befriend(alice: &Client, bob: &Client, group: &GroupId) {
-    alice.invite(group, bob.user()).await.expect("he can be invited");
+    alice.group_with_id(group).invite(bob.user()).await.expect("he can be invited");
     let asked = |event: &Event| matches!(event, Event::ContactRequested { .. });
     bob.sync_until(PATIENCE, asked).await.expect("he is asked");
     let added = |event: &Event| matches!(event, Event::Added { .. });

@@ -1,0 +1,108 @@
+//! The account: server, user, client key, credential, and how far its setting up has come, so
+//! that a crash in the middle of it is taken up where it happened. Owns the table `account`.
+
+mod link;
+
+use postern_protocol::{
+    Address, IssuedCredential,
+    auth::{RegisterUser, SignedContact},
+    chain::HpkePrivateKey,
+    key::SigningKey,
+    name::UserName,
+};
+use rusqlite::OptionalExtension as _;
+use serde::{Deserialize, Serialize};
+use zeroize::ZeroizeOnDrop;
+
+pub use self::link::{LinkGrant, LinkRequest};
+use crate::{
+    error::{Error, Result},
+    store::{Tx, decode, encode},
+};
+
+#[derive(Clone, Serialize, Deserialize, ZeroizeOnDrop)]
+pub(crate) struct Account {
+    #[zeroize(skip)]
+    pub server: String,
+    #[zeroize(skip)]
+    pub user: UserName,
+    client_seed: [u8; 32],
+    /// The HPKE key that contacts seal letters to.
+    contact_seed: [u8; 32],
+    /// The address of the contact queue that is published.
+    #[zeroize(skip)]
+    pub contact_address: Address,
+    /// Absent until this device is in its user's identity.
+    #[zeroize(skip)]
+    pub eid_group_id: Option<Vec<u8>>,
+    #[zeroize(skip)]
+    pub credential: Option<IssuedCredential>,
+    /// The registration of the user, until it was accepted.
+    #[zeroize(skip)]
+    pub registration: Option<RegisterUser>,
+    /// Whether queues and contact are made: nothing is left to do.
+    #[zeroize(skip)]
+    pub ready: bool,
+}
+
+impl Account {
+    pub(crate) fn new(server: String, user: UserName) -> Result<Self> {
+        let contact = HpkePrivateKey::generate().map_err(Error::mls("cannot make a key"))?;
+        Ok(Self {
+            server,
+            user,
+            client_seed: *SigningKey::generate().seed(),
+            contact_seed: *contact.as_bytes(),
+            contact_address: Address::generate().map_err(Error::mls("cannot make an address"))?,
+            eid_group_id: None,
+            credential: None,
+            registration: None,
+            ready: false,
+        })
+    }
+
+    pub(crate) fn client_key(&self) -> SigningKey {
+        SigningKey::from_seed(self.client_seed)
+    }
+
+    pub(crate) fn contact_key(&self) -> HpkePrivateKey {
+        HpkePrivateKey::from_bytes(self.contact_seed)
+    }
+
+    /// Where others take first contact with this client.
+    pub(crate) fn contact(&self) -> Result<SignedContact> {
+        let hpke_key = self.contact_key().public_key().map_err(Error::mls("cannot use a key"))?;
+        let domain = self.user.domain().clone();
+        Ok(SignedContact::sign(domain, self.contact_address, hpke_key, &self.client_key()))
+    }
+
+    pub(crate) fn credential(&self) -> Result<IssuedCredential> {
+        self.credential.clone().ok_or(Error::NotReady)
+    }
+
+    /// The account, if there is one.
+    pub(crate) fn find(tx: &Tx<'_>) -> Result<Option<Self>> {
+        let state: Option<Vec<u8>> =
+            tx.sql().query_row("SELECT state FROM account", [], |row| row.get(0)).optional()?;
+        state.map(|state| decode(&state, "the account")).transpose()
+    }
+
+    /// The account.
+    ///
+    /// # Errors
+    /// [`Error::NotReady`] when there is none.
+    pub(crate) fn load(tx: &Tx<'_>) -> Result<Self> {
+        Self::find(tx)?.ok_or(Error::NotReady)
+    }
+
+    pub(crate) fn save(&self, tx: &Tx<'_>) -> Result<()> {
+        tx.sql().execute("INSERT OR REPLACE INTO account (one, state) VALUES (1, ?1)", [encode(self)])?;
+        Ok(())
+    }
+
+    /// Forgets the account: this is not a client any more.
+    pub(crate) fn delete(tx: &Tx<'_>) -> Result<()> {
+        tx.sql().execute("DELETE FROM account", [])?;
+        Ok(())
+    }
+}

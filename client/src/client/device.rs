@@ -1,0 +1,115 @@
+//! This device among its user's: adding another, waking it, renewing its keys, its end.
+
+use postern_protocol::{
+    P256PublicKey,
+    problem::{Problem, ProblemType},
+    push::PushSubscription,
+    qs::{QueueKind, RemoveKeyPackages},
+};
+
+use super::handle::Client;
+use crate::{
+    account::{Account, LinkGrant, LinkRequest},
+    contact::{self, Friendship},
+    error::{Error, Result, or_repeated},
+    group::{self, GroupState},
+    identity::eid,
+    key_packages,
+    mailbox::Queue,
+    push,
+};
+
+impl Client {
+    /// Approves a new device of this user (AS-3): the second of three steps, between
+    /// [`ClientBuilder::request_link`](crate::ClientBuilder::request_link) and
+    /// [`ClientBuilder::complete_link`](crate::ClientBuilder::complete_link) on the new device.
+    /// Asking again for the same request adds nothing and grants the same.
+    ///
+    /// # Errors
+    /// [`Error::BadBlob`] for a request that is damaged or another user's.
+    pub async fn approve_link(&self, request: &LinkRequest) -> Result<LinkGrant> {
+        let session = &self.session;
+        let account = &session.account;
+        if request.user != account.user {
+            return Err(Error::BadBlob("link request"));
+        }
+        let _step = session.store.step().await?;
+        let device = session
+            .store
+            .read(|tx| Ok(eid::parse_device(tx, &account.user, request.key_package.as_bytes())))?
+            .ok_or(Error::BadBlob("link request"))?;
+        let welcome = eid::add(&session.api, &session.store, account, &device).await?;
+        let secrets = session.store.read(Friendship::load)?.secrets.clone();
+        let friendship = contact::seal_secrets(&request.hpke_key, &device.client_key, &secrets)?;
+        Ok(LinkGrant { user: account.user.clone(), welcome, friendship })
+    }
+
+    /// The key for which push subscriptions for this device's server are made (RFC 8292); `None` if
+    /// the server sends no pushes.
+    ///
+    /// # Errors
+    /// [`Error::Server`].
+    pub async fn application_server_key(&self) -> Result<Option<P256PublicKey>> {
+        Ok(self.session.api.http.queuing_keys().await?.application_server_key)
+    }
+
+    /// Has this device woken for what comes into one of its mailboxes, by Web Push (RFC 8030,
+    /// QS-10): to this subscription, or no longer. Take one subscription for each mailbox: nobody
+    /// is to know that they are one device's.
+    ///
+    /// # Errors
+    /// `no-push` if the server sends no pushes, [`Error::Push`].
+    pub async fn wake_by_push(&self, kind: QueueKind, subscription: Option<PushSubscription>) -> Result<()> {
+        let session = &self.session;
+        if subscription.is_some() && self.application_server_key().await?.is_none() {
+            return Err(Problem::from(ProblemType::NoPush).into());
+        }
+        let step = session.store.step().await?;
+        session.store.write(|tx| push::subscribe(tx, kind, subscription.as_ref()))?;
+        session.errands(&step).await
+    }
+
+    /// Takes new keys for this device's mailboxes (post-compromise security): the old ones open
+    /// nothing that comes from now on.
+    ///
+    /// # Errors
+    /// [`Error::Server`], [`Error::Queue`].
+    pub async fn renew_mailbox_keys(&self) -> Result<()> {
+        let session = &self.session;
+        let step = session.store.step().await?;
+        session.renew_mailbox_keys(&step).await?;
+        session.errands(&step).await
+    }
+
+    /// Gives up everything that this device has at the server: its KeyPackages, its mailboxes
+    /// with whatever waits in them, and their addresses. Then it is no client any more; its
+    /// directory may be deleted. The user's other devices see it in the user's identity until
+    /// they remove it there.
+    ///
+    /// # Errors
+    /// Passing ones: call again.
+    pub async fn log_out(&self) -> Result<()> {
+        let session = &self.session;
+        let _step = session.store.step().await?;
+        let friendship = session.store.read(Friendship::load)?;
+        let stock = RemoveKeyPackages { friendship_token: friendship.token(), stock_id: friendship.stock_id };
+        let removed = session.api.remove_key_packages(&stock, &friendship.secrets.owner()).await;
+        or_repeated(removed, ProblemType::NotFound)?;
+        let (group, contact, addresses) = session.store.read(|tx| {
+            let mut addresses = key_packages::addresses(tx)?;
+            for id in group::active(tx)? {
+                addresses.extend(GroupState::load(tx, &id)?.delivery_address());
+            }
+            Ok((Queue::load(tx, QueueKind::Group)?, Queue::load(tx, QueueKind::Contact)?, addresses))
+        })?;
+        let deleted = session.api.delete_queue(&group.id, addresses, &group.owner).await;
+        or_repeated(deleted, ProblemType::NotFound)?;
+        let address = vec![session.account.contact_address];
+        let deleted = session.api.delete_queue(&contact.id, address, &contact.owner).await;
+        or_repeated(deleted, ProblemType::NotFound)?;
+        session.store.write(|tx| {
+            Account::delete(tx)?;
+            Friendship::delete(tx)
+        })
+    }
+}

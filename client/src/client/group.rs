@@ -1,0 +1,301 @@
+//! A group as a device in it sees it.
+
+use std::{
+    collections::HashSet,
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use postern_protocol::{PublicKey, credential::ClientCredential, ds::GroupId, name::UserName, push::Urgency};
+
+use crate::{
+    contact,
+    error::{Error, Result},
+    event::Member,
+    group::{self, Change, Content, GroupState},
+    identity, invitations, key_packages, push,
+    session::Session,
+};
+
+/// A group that a client is in, or was.
+///
+/// It is a handle with an id: cheap to clone, and valid for as long as anybody likes. A call on a
+/// group that the client does not know fails with [`Error::UnknownGroup`], on one that it is not in
+/// any more with [`Error::NotMember`].
+#[derive(Clone)]
+pub struct Group {
+    pub(crate) session: Arc<Session>,
+    pub(crate) id: GroupId,
+}
+
+/// How far an invitation has come, in devices of the invited user.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Invited {
+    /// Those in the group now.
+    pub members: usize,
+    /// Those that were asked and have not answered yet.
+    pub waiting: usize,
+}
+
+impl Group {
+    pub(super) fn new(session: Arc<Session>, id: GroupId) -> Self {
+        Self { session, id }
+    }
+
+    pub fn id(&self) -> &GroupId {
+        &self.id
+    }
+
+    /// Every device in the group.
+    ///
+    /// # Errors
+    /// [`Error::UnknownGroup`], [`Error::NotMember`].
+    pub fn members(&self) -> Result<Vec<Member>> {
+        self.session.store.read(|tx| group::members(tx, &GroupState::load(tx, &self.id)?))
+    }
+
+    /// Whether a device may add and remove others (DS-6).
+    ///
+    /// # Errors
+    /// As [`Self::members`].
+    pub fn is_admin(&self, leaf_key: &PublicKey) -> Result<bool> {
+        self.session.store.read(|tx| Ok(GroupState::load(tx, &self.id)?.is_admin(leaf_key)))
+    }
+
+    /// The group's epoch as this device knows it.
+    ///
+    /// # Errors
+    /// As [`Self::members`].
+    pub fn epoch(&self) -> Result<u64> {
+        self.session.store.read(|tx| Ok(GroupState::load(tx, &self.id)?.epoch()))
+    }
+
+    /// Says something. When this returns, it will reach every member (DS-4). After a passing error
+    /// it is kept and sent with the next step.
+    ///
+    /// # Errors
+    /// As [`Self::members`], and [`Error::Contended`], [`Error::Server`].
+    pub async fn send(&self, text: &str) -> Result<()> {
+        let step = self.session.store.step().await?;
+        self.session.send(&step, &self.id, Content::Text(text.to_owned())).await
+    }
+
+    /// Whether a message or commit of this device is on its way, with the answer outstanding.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub fn is_unsettled(&self) -> Result<bool> {
+        self.session.store.read(|tx| Ok(GroupState::outstanding(tx, &self.id)?.is_some()))
+    }
+
+    /// Invites all devices of a user, this user's other devices by the user's own name. They are
+    /// added at once if the user allowed it before; else the user is asked, and they are
+    /// added when the answer of one of them is received.
+    ///
+    /// # Errors
+    /// [`Error::NotAdmin`], [`Error::NoContact`], `not-found` for an unknown user,
+    /// [`Error::Identity`] when the AS's answer does not verify, and as [`Self::members`].
+    pub async fn invite(&self, user: &UserName) -> Result<Invited> {
+        let session = &self.session;
+        let found = identity::look_up(&session.api, &session.store, user).await?;
+        let step = session.store.step().await?;
+        let devices: Vec<_> = found
+            .clients
+            .iter()
+            .filter(|client| client.client_key != session.client_key())
+            .filter_map(|client| Some((client.client_key, client.contact.as_ref()?)))
+            .collect();
+        if devices.is_empty() {
+            return Err(Error::NoContact);
+        }
+        session.store.write(|tx| {
+            let loaded = GroupState::load(tx, &self.id)?;
+            if !loaded.is_admin(&loaded.leaf.public_key()) {
+                return Err(Error::NotAdmin);
+            }
+            let members = client_keys(&group::claims(tx, &loaded)?);
+            let mut missing = Vec::new();
+            for (client_key, contact) in &devices {
+                if members.contains(client_key) {
+                    continue;
+                }
+                invitations::invite(tx, &self.id, client_key, user)?;
+                if key_packages::key_package_of(tx, client_key)?.is_none() {
+                    missing.push((*client_key, *contact));
+                }
+            }
+            if missing.is_empty() {
+                return Ok(());
+            }
+            if *user == session.account.user || contact::friend(tx, user)?.is_some() {
+                return invitations::want_key_packages(tx, user);
+            }
+            contact::ask(tx, user, &missing)
+        })?;
+        session.errands(&step).await?;
+        session.store.read(|tx| {
+            let members = client_keys(&group::claims(tx, &GroupState::load(tx, &self.id)?)?);
+            let members = devices.iter().filter(|(key, _)| members.contains(key)).count();
+            Ok(Invited { members, waiting: devices.len() - members })
+        })
+    }
+
+    /// Removes all devices of a user.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchMember`], `policy-violation` unless this device is an admin, and as
+    /// [`Self::send`].
+    pub async fn remove(&self, user: &UserName) -> Result<()> {
+        let found = AtomicBool::new(false);
+        let session = &self.session;
+        let step = session.store.step().await?;
+        session
+            .commit(&step, &self.id, |tx, group| {
+                let own = group.leaf.public_key();
+                let leaf_keys: Vec<_> = group::claims(tx, group)?
+                    .into_iter()
+                    .filter(|(leaf_key, claim)| *leaf_key != own && claim.user == *user)
+                    .map(|(leaf_key, _)| leaf_key)
+                    .collect();
+                found.fetch_or(!leaf_keys.is_empty(), Ordering::Relaxed);
+                Ok((!leaf_keys.is_empty()).then_some(Change::Remove(leaf_keys)))
+            })
+            .await?;
+        if found.into_inner() { Ok(()) } else { Err(Error::NoSuchMember(user.to_string())) }
+    }
+
+    /// Removes one device, by its leaf key.
+    ///
+    /// # Errors
+    /// As [`Self::remove`].
+    pub async fn remove_device(&self, leaf_key: PublicKey) -> Result<()> {
+        let step = self.session.store.step().await?;
+        self.session
+            .commit(&step, &self.id, |_, group| {
+                let is_member = group.leaf_keys().any(|key| key == leaf_key);
+                Ok(is_member.then(|| Change::Remove(vec![leaf_key])))
+            })
+            .await
+    }
+
+    /// Renews this device's keys (post-compromise security).
+    ///
+    /// # Errors
+    /// As [`Self::send`].
+    pub async fn update(&self) -> Result<()> {
+        let step = self.session.store.step().await?;
+        self.session.commit(&step, &self.id, |_, _| Ok(Some(Change::Update))).await
+    }
+
+    /// Leaves: with the next commit of another member, which has to come before anybody says
+    /// anything. The last admin cannot.
+    ///
+    /// # Errors
+    /// As [`Self::send`], and what the server refuses.
+    pub async fn leave(&self) -> Result<()> {
+        let step = self.session.store.step().await?;
+        self.session.leave(&step, &self.id).await
+    }
+
+    /// Comes back (DS-7) where this device is a member but cannot follow any more. What was said
+    /// since cannot be read.
+    ///
+    /// # Errors
+    /// As [`Self::send`].
+    pub async fn rejoin(&self) -> Result<()> {
+        let step = self.session.store.step().await?;
+        self.session.rejoin(&step, &self.id).await
+    }
+
+    /// Leaves without asking the group (QS-7): its messages reach this device no more, and its
+    /// members learn no more than that.
+    ///
+    /// # Errors
+    /// As [`Self::members`], and [`Error::Server`].
+    pub async fn block(&self) -> Result<()> {
+        let session = &self.session;
+        let step = session.store.step().await?;
+        session.store.write(|tx| GroupState::load(tx, &self.id)?.end(tx))?;
+        session.errands(&step).await
+    }
+
+    /// Sets from which urgency on messages of the group wake this device (QS-10): normal, unless
+    /// this says something else; `None`: never.
+    ///
+    /// # Errors
+    /// As [`Self::members`], and [`Error::Server`].
+    pub async fn set_push(&self, at_least: Option<Urgency>) -> Result<()> {
+        let session = &self.session;
+        let step = session.store.step().await?;
+        session.store.write(|tx| {
+            GroupState::load(tx, &self.id)?;
+            push::set_policy(tx, &self.id, at_least)
+        })?;
+        session.errands(&step).await
+    }
+
+    /// Replaces the attributes of this device's leaf (DS-12), which the group's members find at the
+    /// server and nobody else can read: 1,534 bytes at most. Nothing is said of it in the group.
+    ///
+    /// # Errors
+    /// [`Error::NoAttributesKey`] until a newcomer was told how, `message-too-large`, and as
+    /// [`Self::send`].
+    pub async fn set_attributes(&self, content: &[u8]) -> Result<()> {
+        let step = self.session.store.step().await?;
+        self.session.commit(&step, &self.id, |_, _| Ok(Some(Change::SetAttributes(content.to_vec())))).await
+    }
+
+    /// The attributes of the members' leaves now, by leaf key, as far as they open (DS-12).
+    ///
+    /// # Errors
+    /// [`Error::NoAttributesKey`], [`Error::Server`], and as [`Self::members`].
+    pub async fn attributes(&self) -> Result<Vec<(PublicKey, Vec<u8>)>> {
+        let session = &self.session;
+        let (leaf, fetch) = session.store.read(|tx| {
+            let group = GroupState::load(tx, &self.id)?;
+            let fetch = group.fetch_info()?;
+            Ok((group.leaf, fetch))
+        })?;
+        let current = session.api.fetch_group_info(&self.id, &fetch, &leaf).await?;
+        session.store.read(|tx| GroupState::load(tx, &self.id)?.open_attributes(tx, &current.attributes))
+    }
+}
+
+impl fmt::Debug for Group {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Group").field(&self.id).finish()
+    }
+}
+
+fn client_keys(claims: &[(PublicKey, ClientCredential)]) -> HashSet<PublicKey> {
+    claims.iter().map(|(_, claim)| claim.client_key).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{path::Path, time::Duration};
+
+    use super::*;
+    use crate::{Client, submit::Submission};
+
+    /// Many clients live in one process: what they do can be spawned.
+    #[test]
+    fn clients_move_between_threads() {
+        fn is_send<T: Send>(_: &T) {}
+        #[expect(unused, reason = "it only has to compile")]
+        fn spawnable(client: &Client, group: &Group, user: &UserName, submission: &Submission) {
+            is_send(client);
+            is_send(group);
+            is_send(submission);
+            is_send(&client.sync(Duration::ZERO));
+            is_send(&group.send(""));
+            is_send(&group.invite(user));
+            is_send(&group.remove(user));
+            is_send(&client.follower().next(Duration::ZERO));
+            is_send(&Client::register(Path::new(""), "", ""));
+        }
+    }
+}

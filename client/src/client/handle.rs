@@ -1,0 +1,238 @@
+//! A device of a user: its groups, its contacts, and what comes in.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use postern_protocol::{PublicKey, ds::GroupId, mls::DeliveryAddress, name::UserName, qs::QueueKind};
+
+use super::group::Group;
+use crate::{
+    clock::Deadline,
+    contact,
+    error::{Error, Result},
+    event::{self, Event, EventId},
+    follow::{self, Follower},
+    group::{self, GroupState, GroupSummary},
+    identity::{self, VerifiedUser},
+    mailbox::{Queue, add_addresses, fresh_address},
+    session::Session,
+    tokens::Wallet,
+};
+
+/// A client: one device of one user.
+///
+/// It is a handle: clone it freely, use it from several tasks, and from several processes on one
+/// directory. Things to tell ([`Event`]) wait in the store until somebody takes them. After a
+/// passing error ([`Error::is_passing`]) nothing is lost: the next call that talks to the server
+/// goes on with what was begun.
+#[derive(Clone)]
+pub struct Client {
+    pub(crate) session: Arc<Session>,
+}
+
+impl Client {
+    /// The user that this device belongs to.
+    pub fn user(&self) -> &UserName {
+        &self.session.account.user
+    }
+
+    /// The key this device is known by at the AS (Ed25519).
+    pub fn client_key(&self) -> PublicKey {
+        self.session.client_key()
+    }
+
+    /// The server's URL.
+    pub fn server(&self) -> &str {
+        self.session.api.http.server()
+    }
+
+    /// The directory in which this device keeps its state.
+    pub fn directory(&self) -> &Path {
+        self.session.store.directory()
+    }
+
+    /// This device's tokens, which pay for its requests (AAS-6). It fetches them itself.
+    pub fn wallet(&self) -> &Wallet {
+        &self.session.api.wallet
+    }
+
+    // Groups
+
+    /// Creates a group with this device as its one member and admin (DS-1). The title is known to
+    /// members only.
+    ///
+    /// # Errors
+    /// [`Error::Server`].
+    pub async fn create_group(&self, title: &str) -> Result<Group> {
+        let session = &self.session;
+        let address = fresh_address()?;
+        let queue = session.store.read(|tx| Queue::load(tx, QueueKind::Group))?;
+        add_addresses(&session.api, &queue, vec![address], Vec::new()).await?;
+        let reserved = session.api.reserve_group_id().await?;
+        let id = reserved.group_id.clone();
+        let _step = session.store.step().await?;
+        let delivery = DeliveryAddress { domain: self.user().domain().clone(), address };
+        // Kept before it is sent: a crash in between must not lose the keys. If the answer
+        // is lost, so is the group, which nobody else knows of.
+        let (leaf, create) = session.store.write(|tx| {
+            let (group, create) = GroupState::create(tx, &reserved, title, &delivery)?;
+            Ok((group.leaf, create))
+        })?;
+        if let Err(error) = session.api.create_group(&create, &leaf).await {
+            session.store.write(|tx| GroupState::load(tx, &id)?.forget(tx))?;
+            return Err(error);
+        }
+        Ok(self.group_with_id(&id))
+    }
+
+    /// All groups that this device is or was in.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub fn groups(&self) -> Result<Vec<GroupSummary>> {
+        self.session.store.read(group::summaries)
+    }
+
+    /// The group with this title, id, or beginning of an id (unpadded base64url). A group that
+    /// this device left counts only when no other is meant.
+    ///
+    /// # Errors
+    /// [`Error::UnknownGroup`], [`Error::AmbiguousGroup`].
+    pub fn group(&self, name: &str) -> Result<Group> {
+        let groups = self.groups()?;
+        let find = |wanted: &dyn Fn(&GroupSummary) -> bool| -> Vec<_> {
+            groups.iter().filter(|group| wanted(group)).collect()
+        };
+        let by_title = find(&|group| group.active && group.title == name);
+        let by_id = find(&|group| !name.is_empty() && group.id.to_base64url().starts_with(name));
+        let left = find(&|group| group.title == name);
+        match [by_title, by_id, left].into_iter().find(|found| !found.is_empty()).as_deref() {
+            Some([group]) => Ok(self.group_with_id(&group.id)),
+            Some(_) => Err(Error::AmbiguousGroup(name.to_owned())),
+            None => Err(Error::UnknownGroup(name.to_owned())),
+        }
+    }
+
+    /// The group with this id, as an [`Event`] names it. Whether this device knows it shows when
+    /// it is used.
+    pub fn group_with_id(&self, id: &GroupId) -> Group {
+        Group::new(self.session.clone(), id.clone())
+    }
+
+    // Other users
+
+    /// Looks a user up at the AS and verifies the answer (AS-3).
+    ///
+    /// # Errors
+    /// `not-found`, [`Error::Identity`].
+    pub async fn look_up(&self, user: &UserName) -> Result<VerifiedUser> {
+        identity::look_up(&self.session.api, &self.session.store, user).await
+    }
+
+    /// Keeps a user from adding this one's devices to further groups (QS-7). All other contacts,
+    /// and the user's own devices, are told another friendship token.
+    ///
+    /// # Errors
+    /// As [`Self::look_up`], for the user's own name.
+    pub async fn block_user(&self, user: &UserName) -> Result<()> {
+        let session = &self.session;
+        let own = self.look_up(self.user()).await?;
+        let step = session.store.step().await?;
+        // One after the other: an earlier rotation is at the QS before the next begins.
+        session.errands(&step).await?;
+        let devices: Vec<_> = own
+            .clients
+            .iter()
+            .filter_map(|client| Some((client.client_key, client.contact.as_ref()?)))
+            .collect();
+        session.store.write(|tx| contact::block(tx, user, &devices))?;
+        session.errands(&step).await
+    }
+
+    // Receiving
+
+    /// Receives what is there, waits up to `wait` if there is nothing to tell, and takes
+    /// what there is to tell.
+    ///
+    /// # Errors
+    /// Passing ones lose nothing: call again. [`Error::Queue`] when the server cheats.
+    pub async fn sync(&self, wait: Duration) -> Result<Vec<Event>> {
+        self.receive(wait).await?;
+        let pending = self.pending_events()?;
+        if let Some((last, _)) = pending.last() {
+            self.forget_events(*last)?;
+        }
+        Ok(pending.into_iter().map(|(_, event)| event).collect())
+    }
+
+    /// Syncs until an event is `wanted` or `timeout` is over; returns all events on the way.
+    ///
+    /// # Errors
+    /// As [`Self::sync`].
+    pub async fn sync_until(
+        &self,
+        timeout: Duration,
+        mut wanted: impl FnMut(&Event) -> bool,
+    ) -> Result<Vec<Event>> {
+        let deadline = Deadline::after(timeout);
+        let mut events = Vec::new();
+        loop {
+            let left = deadline.left();
+            let new = self.sync(left).await?;
+            let found = new.iter().any(&mut wanted);
+            events.extend(new);
+            if found || left.is_zero() {
+                return Ok(events);
+            }
+        }
+    }
+
+    /// As [`Self::sync`], but leaves what there is to tell in the store: see
+    /// [`Self::pending_events`].
+    ///
+    /// # Errors
+    /// As [`Self::sync`].
+    pub async fn receive(&self, wait: Duration) -> Result<()> {
+        follow::receive(&self.session, wait).await
+    }
+
+    /// Waits on both queues for as long as it lives, with few tokens.
+    pub fn follower(&self) -> Follower {
+        Follower::new(self.session.clone())
+    }
+
+    /// Events that were not told yet, oldest first, with the names that are known by now.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub fn pending_events(&self) -> Result<Vec<(EventId, Event)>> {
+        self.session.store.read(|tx| {
+            let mut pending = event::pending(tx)?;
+            for (_, event) in &mut pending {
+                if let Some(group) = event.group().cloned() {
+                    for member in event.members_mut() {
+                        *member = group::resolve(tx, &group, member.leaf_key)?;
+                    }
+                }
+            }
+            Ok(pending)
+        })
+    }
+
+    /// Forgets events up to this one: call it when they were told.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub fn forget_events(&self, up_to: EventId) -> Result<()> {
+        self.session.store.write(|tx| event::forget(tx, up_to))
+    }
+
+    /// Whether something is on its way that a later step has to finish: unanswered
+    /// messages, unsent deposits, unanswered contact requests, KeyPackages to fetch or publish,
+    /// introductions.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub fn has_errands(&self) -> Result<bool> {
+        self.session.has_errands()
+    }
+}

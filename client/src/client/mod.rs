@@ -1,0 +1,8 @@
+//! The client as its user's program sees it.
+
+mod builder;
+mod device;
+mod group;
+mod handle;
+
+pub use self::{builder::ClientBuilder, group::Group, group::Invited, handle::Client};

@@ -1,0 +1,121 @@
+//! Errands: what is due without anybody asking, such as answering a contact request or fetching the
+//! KeyPackages of users who are to be added. Every errand is a row in the store until it is done.
+
+use std::collections::HashSet;
+
+use postern_api::Error::Refused;
+use postern_protocol::ds::GroupId;
+
+use crate::{
+    contact,
+    error::{Error, Result, goes_on, is_unanswered},
+    event::Event,
+    group::{self, Change, GroupState},
+    identity, invitations, key_packages, mailbox, push,
+    session::Session,
+    store::{Step, Tx},
+};
+
+impl Session {
+    /// Does what is due. One errand that is refused does not keep the others from being run.
+    pub(crate) async fn errands(&self, step: &Step<'_>) -> Result<()> {
+        let (store, api) = (&*self.store, &self.api);
+        goes_on(identity::renew_credential(store, api).await)?;
+        key_packages::drop_expired(store, group::is_leaf_key_in_use)?;
+        goes_on(mailbox::revoke_addresses(store, api).await)?;
+        goes_on(self.rotate_mailbox_keys(step).await)?;
+        goes_on(contact::adopt_secrets(store, api).await)?;
+        goes_on(contact::rotate_friendship_token(store, api).await)?;
+        goes_on(key_packages::publish_if_due(store, api).await)?;
+        goes_on(push::tell_server(store, api).await)?;
+        for group in store.read(group::unsettled)? {
+            goes_on(self.settle(step, &group).await)?;
+        }
+        goes_on(self.commit_where_due(step).await)?;
+        goes_on(contact::answer_requests(store, api, &self.options).await)?;
+        // Before deposits: where a token was replaced, a letter asks for the new one.
+        goes_on(key_packages::fetch_key_packages(store, api).await)?;
+        goes_on(contact::deliver_deposits(store, api).await)?;
+        for group in store.read(invitations::waiting_groups)? {
+            goes_on(self.add_invited(step, &group).await)?;
+        }
+        for group in store.read(group::waiting_groups)? {
+            goes_on(self.introduce(step, &group).await)?;
+        }
+        goes_on(self.confirm_identities().await)
+    }
+
+    /// Whether something is on its way that a later step has to finish. Reads the tables of all
+    /// errands that wait for nobody but the server.
+    pub(crate) fn has_errands(&self) -> Result<bool> {
+        self.store.read(|tx| {
+            Ok(tx.sql().query_row(
+                "SELECT EXISTS (SELECT 1 FROM submissions) OR EXISTS (SELECT 1 FROM deposits)
+                     OR EXISTS (SELECT 1 FROM received_requests) OR EXISTS (SELECT 1 FROM fetches)
+                     OR EXISTS (SELECT 1 FROM publications) OR EXISTS (SELECT 1 FROM revocations)
+                     OR EXISTS (SELECT 1 FROM groups WHERE introduce = 1 AND active = 1)",
+                [],
+                |row| row.get(0),
+            )?)
+        })
+    }
+
+    /// Commits where it is this device's turn to: so that a device that only listens is not taken
+    /// for gone (DS-10), and proposals take effect though nobody says anything.
+    async fn commit_where_due(&self, step: &Step<'_>) -> Result<()> {
+        for group in self.store.read(|tx| group::due(tx, &self.options))? {
+            let update = |tx: &Tx<'_>, group: &GroupState| {
+                Ok(group.is_due(tx, &self.options)?.then_some(Change::Update))
+            };
+            let done = self.commit(step, &group, update).await;
+            if let Err(Error::Server(Refused(problem))) = &done
+                && !is_unanswered(problem.kind)
+            {
+                // As if it was done: not with every step.
+                self.store.write(|tx| group::committed(tx, &group))?;
+            }
+            goes_on(done)?;
+        }
+        Ok(())
+    }
+
+    /// Adds the clients that a group waits for and whose KeyPackages are at hand.
+    async fn add_invited(&self, step: &Step<'_>, id: &GroupId) -> Result<()> {
+        let added = self.commit(step, id, group::add_invited).await;
+        if let Err(Error::Server(Refused(problem))) = &added
+            && !is_unanswered(problem.kind)
+        {
+            let reason = format!("those invited cannot be added: {problem}");
+            self.store.write(|tx| {
+                group::withdraw_invitations(tx, id)?;
+                Event::Ignored { reason }.record(tx)
+            })?;
+        }
+        added
+    }
+
+    /// Tells newcomers the group's title and who is in it.
+    async fn introduce(&self, step: &Step<'_>, id: &GroupId) -> Result<()> {
+        self.settle(step, id).await?;
+        self.store.write(|tx| {
+            let mut group = GroupState::load(tx, id)?;
+            if let Some(content) = group::introduction(tx, &group)? {
+                group.stage_content(tx, content)?;
+            }
+            Ok(())
+        })?;
+        self.settle(step, id).await.map(drop)
+    }
+
+    /// Asks the AS about members that were not confirmed yet, each client once a run.
+    async fn confirm_identities(&self) -> Result<()> {
+        let mut asked = HashSet::new();
+        for (client_key, user) in self.store.read(group::unconfirmed)? {
+            let first = self.doubted().insert(client_key);
+            if first && asked.insert(user.clone()) {
+                goes_on(identity::look_up(&self.api, &self.store, &user).await.map(drop))?;
+            }
+        }
+        Ok(())
+    }
+}

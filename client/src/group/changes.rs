@@ -1,0 +1,51 @@
+//! Changes that a commit makes, as events.
+
+use openmls::prelude::{MlsGroup, Proposal, Sender, StagedCommit};
+use postern_protocol::{PublicKey, ds::GroupId};
+
+use crate::{
+    event::{Event, Member},
+    mls,
+};
+
+pub(super) fn commit_events(id: &GroupId, group: &MlsGroup, by: Member, commit: &StagedCommit) -> Vec<Event> {
+    let epoch = commit.epoch().as_u64();
+    let mut added: Vec<_> = added_leaf_keys(commit).into_iter().map(Member::unknown).collect();
+    let comes_in =
+        commit.queued_proposals().any(|queued| matches!(queued.proposal(), Proposal::ExternalInit(_)));
+    if comes_in && commit.remove_proposals().next().is_none() {
+        added.push(by.clone());
+    }
+    let removed: Vec<_> = commit
+        .queued_proposals()
+        .filter_map(|queued| match (queued.proposal(), queued.sender()) {
+            // A member that comes back removes its own old leaf.
+            (Proposal::Remove(remove), _) if !comes_in => Some(remove.removed()),
+            (Proposal::SelfRemove, Sender::Member(leaf)) => Some(*leaf),
+            _ => None,
+        })
+        .filter_map(|leaf| group.member_at(leaf))
+        .filter_map(|member| mls::public_key(&member.signature_key))
+        .map(Member::unknown)
+        .collect();
+    let mut events = Vec::new();
+    if added.is_empty() && removed.is_empty() {
+        events.push(Event::Updated { group: id.clone(), epoch, by: by.clone() });
+    }
+    if !removed.is_empty() {
+        events.push(Event::Removed { group: id.clone(), epoch, by: by.clone(), members: removed });
+    }
+    if !added.is_empty() {
+        events.push(Event::Added { group: id.clone(), epoch, by, members: added });
+    }
+    events
+}
+
+pub(super) fn added_leaf_keys(commit: &StagedCommit) -> Vec<PublicKey> {
+    commit
+        .add_proposals()
+        .filter_map(|add| {
+            mls::public_key(add.add_proposal().key_package().leaf_node().signature_key().as_slice())
+        })
+        .collect()
+}

@@ -1,0 +1,147 @@
+//! Making a commit, and its fate.
+
+use openmls::prelude::{LeafNodeIndex, MlsMessageOut};
+use openmls_traits::OpenMlsProvider as _;
+use postern_protocol::{
+    GroupInfo, MlsMessage, PublicKey, Welcome,
+    ds::{GroupId, SubmitMessage},
+};
+
+use super::{
+    changes::{added_leaf_keys, commit_events},
+    links,
+    outstanding::{self, Outstanding},
+    record,
+    state::GroupState,
+};
+use crate::{
+    error::{Error, Result},
+    event::Member,
+    invitations, key_packages,
+    mls::{self, LeafSigner},
+    store::Tx,
+};
+
+/// The effect that a commit is to have.
+#[derive(Debug, Clone)]
+pub enum Change {
+    /// Adds the owners of KeyPackages at hand, by leaf key.
+    Add(Vec<PublicKey>),
+    /// Removes members, by leaf key.
+    Remove(Vec<PublicKey>),
+    /// Renews our own keys.
+    Update,
+    /// The same, and replaces the attributes of our leaf.
+    SetAttributes(Vec<u8>),
+}
+
+impl GroupState {
+    /// Makes a commit, and keeps it until the DS's answer is known.
+    pub(crate) fn stage_commit(&mut self, tx: &Tx<'_>, change: &Change) -> Result<Outstanding> {
+        let what = "cannot make the commit";
+        let epoch = self.epoch();
+        let state_key = self.state_key()?;
+        let signer = LeafSigner(&self.leaf);
+        let removed = self.removed_by(change)?;
+        let attributes = match change {
+            Change::SetAttributes(content) => vec![self.seal_attributes(tx, content)?],
+            _ => Vec::new(),
+        };
+        let mut builder = self.mls.commit_builder();
+        match change {
+            Change::Add(leaf_keys) => {
+                let key_packages = leaf_keys
+                    .iter()
+                    .map(|leaf_key| key_packages::reserve_key_package(tx, &self.id, leaf_key))
+                    .collect::<Result<Vec<_>>>()?;
+                builder = builder.propose_adds(key_packages);
+            }
+            Change::Remove(_) => builder = builder.propose_removals(removed),
+            Change::Update | Change::SetAttributes(_) => builder = builder.force_self_update(true),
+        }
+        // Joiners get the tree from the DS, which keeps it anyway.
+        let (commit, welcome, group_info) = builder
+            .load_psks(tx.storage())
+            .map_err(Error::mls(what))?
+            .create_group_info(true)
+            .use_ratchet_tree_extension(false)
+            .build(tx.rand(), tx.crypto(), &signer, |_| true)
+            .map_err(Error::mls(what))?
+            .stage_commit(tx)
+            .map_err(Error::mls(what))?
+            .into_messages();
+        let bytes = |message: Option<MlsMessageOut>| message.as_ref().map(mls::message_bytes).transpose();
+        let submission = SubmitMessage {
+            state_key,
+            message: MlsMessage::new(mls::message_bytes(&commit)?),
+            group_info: bytes(group_info)?.map(GroupInfo::new),
+            welcome: bytes(welcome)?.map(Welcome::new),
+            urgency: None,
+            attributes,
+        };
+        outstanding::keep(tx, &self.id, epoch, &submission, None)
+    }
+
+    /// The DS accepted the outstanding message: a commit takes effect.
+    pub(crate) fn confirm(&mut self, tx: &Tx<'_>) -> Result<()> {
+        if let Some(commit) = self.mls.pending_commit() {
+            let by = Member::unknown(self.leaf.public_key());
+            for event in commit_events(&self.id, &self.mls, by, commit) {
+                event.record(tx)?;
+            }
+            let added = added_leaf_keys(commit);
+            if !added.is_empty() {
+                record::introduce(tx, &self.id)?;
+            }
+            for leaf_key in added {
+                welcome_member(tx, &self.id, &leaf_key)?;
+            }
+            self.mls.merge_pending_commit(tx).map_err(Error::mls("cannot apply our own commit"))?;
+            record::committed(tx, &self.id)?;
+            return outstanding::forget_commit(tx, &self.id);
+        }
+        outstanding::forget_message(tx, &self.id)
+    }
+
+    /// The DS refused the outstanding message: it never happened.
+    pub(crate) fn abandon(&mut self, tx: &Tx<'_>) -> Result<()> {
+        if self.mls.pending_commit().is_none() {
+            return outstanding::forget_message(tx, &self.id);
+        }
+        self.mls.clear_pending_commit(tx.storage()).map_err(Error::mls("cannot drop our own commit"))?;
+        outstanding::forget_commit(tx, &self.id)
+    }
+
+    fn removed_by(&self, change: &Change) -> Result<Vec<LeafNodeIndex>> {
+        let Change::Remove(leaf_keys) = change else { return Ok(Vec::new()) };
+        let index_of = |leaf_key| self.member(leaf_key).map(|member| member.index);
+        leaf_keys
+            .iter()
+            .map(|leaf_key| index_of(leaf_key).ok_or_else(|| Error::NoSuchMember("the device".to_owned())))
+            .collect()
+    }
+}
+
+/// The change that adds the clients a group waits for and whose KeyPackages are at hand.
+pub(crate) fn add_invited(tx: &Tx<'_>, group: &GroupState) -> Result<Option<Change>> {
+    let mut leaf_keys = Vec::new();
+    for client_key in invitations::of_group(tx, &group.id)? {
+        leaf_keys.extend(key_packages::key_package_of(tx, &client_key)?);
+    }
+    Ok((!leaf_keys.is_empty()).then_some(Change::Add(leaf_keys)))
+}
+
+/// The owner of a reserved KeyPackage is in the group: it is known there by its link, and
+/// not invited any more. A KeyPackage is for one group: if another one waits for the same
+/// client, another is fetched.
+fn welcome_member(tx: &Tx<'_>, group: &GroupId, leaf_key: &PublicKey) -> Result<()> {
+    let Some((client_key, link)) = key_packages::use_key_package(tx, leaf_key)? else { return Ok(()) };
+    links::keep_link(tx, group, leaf_key, &link)?;
+    invitations::end(tx, group, &client_key)?;
+    if let Some(user) = invitations::waits_for_client(tx, &client_key)?
+        && key_packages::key_package_of(tx, &client_key)?.is_none()
+    {
+        invitations::want_key_packages(tx, &user)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,85 @@
+//! Making a group.
+
+use openmls::prelude::{
+    Extension, Extensions, ExternalSender, GroupContext, GroupId as MlsGroupId,
+    MIXED_PLAINTEXT_WIRE_FORMAT_POLICY, MlsGroup, ProposalType, RequiredCapabilitiesExtension,
+    UnknownExtension,
+};
+use openmls_traits::OpenMlsProvider as _;
+use postern_protocol::{
+    GroupInfo, RatchetTree,
+    ds::{CreateGroup, GroupIdReserved, MAX_PAST_EPOCHS},
+    key::SigningKey,
+    mls::{DeliveryAddress, GROUP_POLICY, GroupPolicy, Pseudonym},
+};
+use tls_codec::Serialize as _;
+
+use super::{record, state::GroupState};
+use crate::{
+    error::{Error, Result},
+    leaf,
+    mls::{self, CIPHERSUITE, LeafSigner, REQUIRED},
+    store::Tx,
+};
+
+impl GroupState {
+    /// Makes a group with this client as its one member and admin.
+    pub(crate) fn create(
+        tx: &Tx<'_>,
+        reserved: &GroupIdReserved,
+        title: &str,
+        delivery: &DeliveryAddress,
+    ) -> Result<(Self, CreateGroup)> {
+        let what = "cannot create the group";
+        let id = reserved.group_id.clone();
+        let server = mls::credential(id.domain().as_str().as_bytes().to_vec(), reserved.server_key);
+        let key = SigningKey::generate();
+        let pseudonym = Pseudonym::random();
+        let policy = GroupPolicy::new(pseudonym);
+        let context = Extensions::<GroupContext>::from_vec(vec![
+            Extension::RequiredCapabilities(RequiredCapabilitiesExtension::new(
+                &REQUIRED,
+                &[ProposalType::SelfRemove],
+                &[],
+            )),
+            Extension::Unknown(GROUP_POLICY, UnknownExtension(policy.to_bytes())),
+            Extension::ExternalSenders(vec![ExternalSender::new(server.signature_key, server.credential)]),
+        ])
+        .map_err(Error::mls(what))?;
+        let signer = LeafSigner(&key);
+        let group = MlsGroup::builder()
+            .with_group_id(MlsGroupId::from_slice(&id.to_mls()))
+            .ciphersuite(CIPHERSUITE)
+            .with_wire_format_policy(MIXED_PLAINTEXT_WIRE_FORMAT_POLICY)
+            .padding_size(mls::join_config().padding_size())
+            .max_past_epochs(MAX_PAST_EPOCHS)
+            .with_capabilities(mls::capabilities())
+            .lifetime(mls::lifetime())
+            .with_group_context_extensions(context)
+            .with_leaf_node_extensions(leaf::extensions(tx, delivery)?)
+            .map_err(Error::mls(what))?
+            .build(tx, &signer, mls::credential(pseudonym.0.to_vec(), key.public_key()))
+            .map_err(Error::mls(what))?;
+        let group_info = group.export_group_info(tx.crypto(), &signer, false).map_err(Error::mls(what))?;
+        let create = CreateGroup {
+            group_id: id.clone(),
+            state_key: policy.state_key(),
+            group_info: GroupInfo::new(mls::message_bytes(&group_info)?),
+            ratchet_tree: RatchetTree::new(
+                group.export_ratchet_tree().tls_serialize_detached().map_err(Error::mls(what))?,
+            ),
+            attributes: Vec::new(),
+        };
+        leaf::keep_key(tx, &key)?;
+        record::insert(tx, &id, title, &key.public_key())?;
+        record::keep_attributes_key(tx, &id, &rand::random())?;
+        Ok((Self { id, leaf: key, mls: group }, create))
+    }
+
+    /// Forgets a group that the DS never made.
+    pub(crate) fn forget(&mut self, tx: &Tx<'_>) -> Result<()> {
+        self.mls.delete(tx.storage())?;
+        record::delete(tx, &self.id)?;
+        leaf::forget_key(tx, &self.leaf.public_key())
+    }
+}

@@ -1,0 +1,79 @@
+//! Welcomes that arrive in the group queue: this client becomes a member.
+
+use openmls::prelude::{MlsMessageBodyIn, ProcessedWelcome, RatchetTreeIn, StagedWelcome, WelcomeError};
+use postern_protocol::{
+    RatchetTree, Welcome,
+    ds::{FetchWelcomeTree, GroupId},
+    key::SigningKey,
+    mls::{GROUP_POLICY, GroupPolicy},
+};
+use tls_codec::Deserialize as _;
+
+use super::{record, rules, state::GroupState};
+use crate::{
+    error::{Error, Rejection},
+    event::Event,
+    key_packages, leaf, mls,
+    store::Tx,
+};
+
+/// The ratchet tree that a Welcome to us needs: its group, the request for it, and the key that
+/// signs the request. Takes the KeyPackage's keys out of the store: for a trial only.
+pub(crate) fn tree_of_welcome(
+    tx: &Tx<'_>,
+    welcome: &Welcome,
+) -> Option<(GroupId, FetchWelcomeTree, SigningKey)> {
+    let Some(MlsMessageBodyIn::Welcome(welcome)) = mls::parse(welcome.as_bytes()) else {
+        return None;
+    };
+    let welcome = ProcessedWelcome::new_from_welcome(tx, &mls::join_config(), welcome).ok()?;
+    let info = welcome.unverified_group_info();
+    let policy = info.group_context().extensions().unknown(GROUP_POLICY)?;
+    let policy = GroupPolicy::from_bytes(&policy.0).ok()?;
+    let leaf_key = mls::public_key(welcome.own_key_package()?.leaf_node().signature_key().as_slice())?;
+    let fetch = FetchWelcomeTree { state_key: policy.state_key(), epoch: info.epoch().as_u64() };
+    let id = GroupId::from_mls(info.group_id().as_slice()).ok()?;
+    Some((id, fetch, leaf::key(tx, &leaf_key).ok()??))
+}
+
+/// Lets a Welcome take effect. The tree is what the DS has for it, unless the Welcome itself
+/// carries it.
+pub(crate) fn join(tx: &Tx<'_>, welcome: &Welcome, tree: Option<&RatchetTree>) -> Result<(), Rejection> {
+    let Some(MlsMessageBodyIn::Welcome(welcome)) = mls::parse(welcome.as_bytes()) else {
+        return Err(Rejection::invalid("a Welcome is malformed"));
+    };
+    let refused = |error: WelcomeError<rusqlite::Error>| match error {
+        WelcomeError::StorageError(error) => error.into(),
+        error => Rejection::Invalid(error.to_string()),
+    };
+    let mut joining = StagedWelcome::build_from_welcome(tx, &mls::join_config(), welcome)
+        .map_err(refused)?
+        .replace_old_group()
+        // There may be members that have not committed since they were added long ago.
+        .skip_lifetime_validation();
+    if let Some(tree) = tree {
+        let tree = RatchetTreeIn::tls_deserialize_exact(tree.as_bytes());
+        joining =
+            joining.with_ratchet_tree(tree.map_err(|_| Rejection::invalid("a Welcome's tree is malformed"))?);
+    }
+    let staged = joining.build().map_err(refused)?;
+    let id = GroupId::from_mls(staged.group_context().group_id().as_slice())
+        .map_err(|_| Rejection::invalid("a Welcome is for a group that is not Postern's"))?;
+    match GroupState::find(tx, &id) {
+        Ok(None) | Err(Error::NotMember) => {}
+        Ok(Some(_)) => return Err(Rejection::invalid("a Welcome is for a group this client is in already")),
+        Err(error) => return Err(error.into()),
+    }
+    let leaf_key = staged
+        .own_leaf_node()
+        .and_then(|leaf| mls::public_key(leaf.signature_key().as_slice()))
+        .ok_or_else(|| Rejection::invalid("a Welcome has no leaf of ours"))?;
+    if leaf::key(tx, &leaf_key)?.is_none() {
+        return Err(Rejection::invalid("a Welcome is for a key we do not have"));
+    }
+    let group = staged.into_group(tx).map_err(refused)?;
+    rules::policy(&group).map_err(|_| Rejection::invalid("a group has no policy"))?;
+    record::insert(tx, &id, "", &leaf_key)?;
+    key_packages::used(tx, &leaf_key)?;
+    Ok(Event::Joined { group: id }.record(tx)?)
+}

@@ -1,0 +1,72 @@
+//! Leaving a group, and the end of this client's part in it.
+
+use openmls::prelude::{Proposal, QueuedProposal, Sender};
+use openmls_traits::OpenMlsProvider as _;
+use postern_protocol::{ds::GroupId, encoding::Encoding};
+
+use super::{
+    outstanding::{self, Outstanding},
+    record,
+    state::GroupState,
+};
+use crate::{
+    error::{Error, Result},
+    invitations, key_packages, leaf, mailbox,
+    mls::{self, LeafSigner},
+    store::Tx,
+};
+
+impl GroupState {
+    /// Makes the proposal to leave, which another member has to commit.
+    pub(crate) fn stage_leaving(&mut self, tx: &Tx<'_>) -> Result<Outstanding> {
+        let proposal = self
+            .mls
+            .leave_group_via_self_remove(tx, &LeafSigner(&self.leaf))
+            .map_err(Error::mls("cannot make the proposal to leave"))?;
+        let submission = self.submission(mls::message_bytes(&proposal)?)?;
+        Ok(Outstanding { epoch: self.epoch(), body: Encoding::Cbor.encode(&submission), content: None })
+    }
+
+    /// The proposal to leave was refused: it never happened.
+    pub(crate) fn withdraw_leaving(&mut self, tx: &Tx<'_>) -> Result<()> {
+        let own = Sender::Member(self.mls.own_leaf_index());
+        let is_leaving = |queued: &&QueuedProposal| {
+            *queued.sender() == own && matches!(queued.proposal(), Proposal::SelfRemove)
+        };
+        let proposals = self.mls.pending_proposals().filter(is_leaving);
+        let leaving: Vec<_> = proposals.map(|queued| queued.proposal_reference_ref().clone()).collect();
+        for proposal in leaving {
+            self.mls
+                .remove_pending_proposal(tx.storage(), &proposal)
+                .map_err(Error::mls("cannot withdraw the proposal to leave"))?;
+        }
+        Ok(())
+    }
+
+    /// Ends this client's part in the group. Nothing of it is kept that could open its
+    /// messages, and its address leads nowhere any more.
+    pub(crate) fn end(&mut self, tx: &Tx<'_>) -> Result<()> {
+        let address = self.delivery_address();
+        outstanding::forget_commit(tx, &self.id)?;
+        outstanding::forget_message(tx, &self.id)?;
+        self.mls.delete(tx.storage())?;
+        record::deactivate(tx, &self.id)?;
+        invitations::end_all(tx, &self.id)?;
+        let leaf_key = self.leaf.public_key();
+        // A last-resort KeyPackage serves other groups, with its key and address.
+        if !key_packages::holds(tx, &leaf_key)? && !record::is_leaf_key_in_use(tx, &leaf_key)? {
+            leaf::forget_key(tx, &leaf_key)?;
+            if let Some(address) = address {
+                mailbox::revoke_later(tx, &address)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Forgets the invitations of a group, which the DS refuses, and the KeyPackages that were to serve
+/// them.
+pub(crate) fn withdraw_invitations(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
+    key_packages::forget_invited(tx, &invitations::of_group(tx, id)?)?;
+    invitations::end_all(tx, id)
+}

@@ -1,0 +1,54 @@
+//! Members of a group, as far as they are known.
+
+use postern_protocol::{PublicKey, credential::ClientCredential, ds::GroupId};
+
+use super::{links, record, state::GroupState};
+use crate::{
+    account::Account,
+    error::{Error, Result},
+    event::Member,
+    identity,
+    store::Tx,
+};
+
+/// Every member as far as it is known.
+pub(crate) fn members(tx: &Tx<'_>, group: &GroupState) -> Result<Vec<Member>> {
+    group.leaf_keys().map(|leaf_key| resolve(tx, &group.id, leaf_key)).collect()
+}
+
+/// The members that introduced themselves: their leaf keys, and the clients they say they are.
+pub(crate) fn claims(tx: &Tx<'_>, group: &GroupState) -> Result<Vec<(PublicKey, ClientCredential)>> {
+    let mut claims = Vec::new();
+    for leaf_key in group.leaf_keys() {
+        claims.extend(claim(tx, &group.id, &leaf_key)?.map(|claim| (leaf_key, claim)));
+    }
+    Ok(claims)
+}
+
+/// The device behind a leaf, as far as it is known.
+pub(crate) fn resolve(tx: &Tx<'_>, group: &GroupId, leaf_key: PublicKey) -> Result<Member> {
+    let Some(claim) = claim(tx, group, &leaf_key)? else {
+        return Ok(Member::unknown(leaf_key));
+    };
+    let confirmed = identity::confirmed(tx, &claim.client_key)?;
+    let is_own = record::is_own(tx, group, &leaf_key)?;
+    Ok(Member {
+        leaf_key,
+        client_key: Some(claim.client_key),
+        verified: is_own || confirmed.as_ref() == Some(&claim.user),
+        user: Some(claim.user),
+    })
+}
+
+/// The client that the member behind a leaf says it is; its own signature on that was checked.
+fn claim(tx: &Tx<'_>, group: &GroupId, leaf_key: &PublicKey) -> Result<Option<ClientCredential>> {
+    let credential = if record::is_own(tx, group, leaf_key)? {
+        Account::load(tx)?.credential()?
+    } else {
+        match links::link(tx, group, leaf_key)? {
+            Some(link) => link.credential,
+            None => return Ok(None),
+        }
+    };
+    ClientCredential::parse(&credential).map(Some).map_err(|_| Error::Damaged("a credential"))
+}

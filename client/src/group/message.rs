@@ -1,0 +1,41 @@
+//! The plaintext of a private MLS message of a group, in CBOR: who speaks, proved to the members
+//! and hidden from the DS, and what they say.
+
+use postern_protocol::PublicKey;
+use serde::{Deserialize, Serialize};
+
+use crate::identity::IdentityLink;
+
+/// The plaintext of a private message.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApplicationMessage {
+    /// Counts the sender's messages in this group from 1. A number that is not higher than
+    /// the last is a repeat: a message whose answer was lost is sent again.
+    pub number: u64,
+    /// The sender's word that it is a certain client.
+    pub link: IdentityLink,
+    pub content: Content,
+}
+
+/// A member's saying.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Content {
+    Text(String),
+    /// Tells members that were added what they cannot see in the MLS group. Each entry of the
+    /// roster is proved by its own link, so the sender need not be believed.
+    Introduction {
+        title: String,
+        roster: Vec<RosterEntry>,
+        /// Key that opens the attributes of leaves (AES-256, DS-12). Absent where it is not known.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        attributes_key: Option<[u8; 32]>,
+    },
+}
+
+/// A member and who it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RosterEntry {
+    pub leaf_key: PublicKey,
+    pub link: IdentityLink,
+}

@@ -1,0 +1,171 @@
+//! Messages of a group that arrive in the group queue.
+
+use openmls::prelude::{
+    MlsMessageBodyIn, ProcessMessageError, ProcessedMessageContent, ProtocolMessage, Sender, StagedCommit,
+    ValidationError,
+};
+use openmls_traits::OpenMlsProvider as _;
+use postern_protocol::{MlsMessage, PublicKey, ds::GroupId, encoding::Encoding, mls::to_join};
+
+use super::{
+    changes::commit_events,
+    links,
+    message::{ApplicationMessage, Content},
+    outstanding, record, rules,
+    state::GroupState,
+};
+use crate::{
+    error::{Error, Rejection},
+    event::{Event, Member},
+    mls,
+    store::Tx,
+};
+
+/// Lets a message take effect.
+pub(crate) fn receive(tx: &Tx<'_>, message: &MlsMessage) -> Result<(), Rejection> {
+    let message: ProtocolMessage = match mls::parse(message.as_bytes()) {
+        Some(MlsMessageBodyIn::PublicMessage(message)) => message.into(),
+        Some(MlsMessageBodyIn::PrivateMessage(message)) => message.into(),
+        _ => return Err(Rejection::invalid("a queued message is no message of a group")),
+    };
+    let id = GroupId::from_mls(message.group_id().as_slice())
+        .map_err(|_| Rejection::invalid("a message is for a group that is not Postern's"))?;
+    let mut group = match GroupState::find(tx, &id) {
+        Ok(Some(group)) => group,
+        Ok(None) | Err(Error::NotMember) => {
+            return Err(Rejection::invalid("a message is for a group this client is not in"));
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let (epoch, is_handshake) = (message.epoch().as_u64(), message.is_handshake_message());
+    if epoch < group.epoch() && is_handshake {
+        return Ok(()); // A repeat of what was processed.
+    }
+    if epoch == group.epoch() + 1 && group.mls.pending_commit().is_some() {
+        // The epoch that our commit began, and no other commit before it: ours was accepted
+        // and the answer was lost.
+        group.confirm(tx)?;
+    }
+    let processed = match group.mls.process_message(tx, message) {
+        Ok(processed) => processed,
+        Err(ProcessMessageError::StorageError(error)) => return Err(error.into()),
+        Err(error) if !is_handshake && is_repeat(&error) => return Ok(()),
+        Err(error) => return Err(Rejection::Invalid(error.to_string())),
+    };
+    let (epoch, voucher) = (processed.epoch().as_u64(), processed.aad().to_vec());
+    let sender = match processed.sender() {
+        Sender::Member(leaf) => {
+            // When a message is late, another member may sit there by now.
+            let is_sender = |found: &openmls::prelude::Member| found.credential == *processed.credential();
+            let member = group.mls.member_at(*leaf).filter(is_sender);
+            Some(member.ok_or_else(|| Rejection::invalid("a message is from nobody in the group"))?)
+        }
+        _ => None,
+    };
+    let key = |bytes: &[u8]| {
+        mls::public_key(bytes).ok_or_else(|| Rejection::invalid("a member's key is malformed"))
+    };
+    match (processed.into_content(), sender) {
+        (ProcessedMessageContent::ApplicationMessage(message), Some(sender)) => {
+            receive_content(tx, &group, epoch, key(&sender.signature_key)?, &message.into_bytes())
+        }
+        (ProcessedMessageContent::StagedCommitMessage(commit), Some(sender)) => {
+            let policy = rules::policy(&group.mls)?;
+            if !commit.queued_proposals().all(|queued| rules::is_allowed(&group.mls, &policy, queued)) {
+                return Err(Rejection::invalid("a member that is no admin changed the group"));
+            }
+            receive_commit(tx, group, key(&sender.signature_key)?, *commit)
+        }
+        (ProcessedMessageContent::StagedCommitMessage(commit), None) => {
+            let leaf = commit
+                .update_path_leaf_node()
+                .ok_or_else(|| Rejection::invalid("who joins brings a leaf"))?;
+            let leaf_key = key(leaf.signature_key().as_slice())?;
+            let signed = to_join(&group.id, epoch, &leaf_key);
+            if !rules::may_enter(&group.mls, &commit, leaf, &signed, voucher) {
+                return Err(Rejection::invalid("somebody came in whom nobody vouched for"));
+            }
+            receive_commit(tx, group, leaf_key, *commit)
+        }
+        // One of the server's asks that somebody be removed; members are to commit it.
+        (ProcessedMessageContent::ProposalMessage(proposal), _) => {
+            group.mls.store_pending_proposal(tx.storage(), *proposal)?;
+            Ok(record::proposed(tx, &id)?)
+        }
+        (ProcessedMessageContent::OwnPendingCommit, _) => Ok(group.confirm(tx)?),
+        _ => Err(Rejection::invalid("a message is of a kind that has no place here")),
+    }
+}
+
+fn receive_commit(
+    tx: &Tx<'_>,
+    mut group: GroupState,
+    by: PublicKey,
+    commit: StagedCommit,
+) -> Result<(), Rejection> {
+    let by = Member::unknown(by);
+    let left = commit.self_removed();
+    if left {
+        let epoch = commit.epoch().as_u64();
+        Event::Left { group: group.id.clone(), epoch, by }.record(tx)?;
+    } else {
+        for event in commit_events(&group.id, &group.mls, by, &commit) {
+            event.record(tx)?;
+        }
+    }
+    let lost_commit = group.mls.pending_commit().is_some();
+    group.mls.merge_staged_commit(tx, commit).map_err(Error::mls("cannot apply a commit"))?;
+    if lost_commit {
+        outstanding::forget_commit(tx, &group.id)?;
+    }
+    record::settled(tx, &group.id)?;
+    if left {
+        group.end(tx)?;
+    }
+    Ok(())
+}
+
+fn receive_content(
+    tx: &Tx<'_>,
+    group: &GroupState,
+    epoch: u64,
+    sender: PublicKey,
+    content: &[u8],
+) -> Result<(), Rejection> {
+    let message: ApplicationMessage = Encoding::Cbor
+        .decode(content)
+        .map_err(|_| Rejection::invalid("a message's content is not what Postern's clients send"))?;
+    if message.number <= links::last_number(tx, &group.id, &sender)? {
+        return Ok(());
+    }
+    // A false link takes the sender's name, not its message: the MLS signature is good.
+    links::keep_link(tx, &group.id, &sender, &message.link)?;
+    links::keep_number(tx, &group.id, &sender, message.number)?;
+    match message.content {
+        Content::Text(text) => {
+            Event::Message { group: group.id.clone(), epoch, sender: Member::unknown(sender), text }
+                .record(tx)?
+        }
+        Content::Introduction { title, roster, attributes_key } => {
+            if let Some(key) = attributes_key {
+                record::keep_attributes_key(tx, &group.id, &key)?;
+            }
+            for entry in roster {
+                links::keep_link(tx, &group.id, &entry.leaf_key, &entry.link)?;
+            }
+            if record::retitle(tx, &group.id, &title)? && group.is_admin(&sender) {
+                Event::Titled { group: group.id.clone(), title }.record(tx)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether a message was opened before. openmls opens each once: a second time its key is gone, as
+/// are those of an epoch before we came in or came back. It does not export the type that says so.
+fn is_repeat(error: &ProcessMessageError<rusqlite::Error>) -> bool {
+    let ProcessMessageError::ValidationError(ValidationError::UnableToDecrypt(reason)) = error else {
+        return false;
+    };
+    format!("{reason:?}").starts_with("SecretTreeError")
+}

@@ -1,0 +1,184 @@
+//! The client's knowledge of each group apart from its MLS state. Owns the table `groups`.
+
+use postern_protocol::{PublicKey, ds::GroupId};
+use rusqlite::{OptionalExtension as _, params};
+
+use crate::{
+    error::{Error, Result},
+    store::{Tx, integer},
+};
+
+/// A group this client is or was in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupSummary {
+    pub id: GroupId,
+    /// Empty until this device was told.
+    pub title: String,
+    /// Whether this device is still in it.
+    pub active: bool,
+}
+
+/// When this device's turn to commit in a group comes.
+pub(super) struct Turn {
+    pub id: GroupId,
+    pub leaf_key: PublicKey,
+    /// Seconds since 1970.
+    pub committed: u64,
+    /// Seconds since 1970; `None` if nothing waits.
+    pub proposed: Option<u64>,
+}
+
+/// Begins a membership under a leaf key.
+pub(super) fn insert(tx: &Tx<'_>, id: &GroupId, title: &str, leaf_key: &PublicKey) -> Result<()> {
+    tx.sql().execute(
+        "INSERT OR REPLACE INTO groups (group_id, title, leaf_key, active, introduce, next_number, committed)
+         VALUES (?1, ?2, ?3, 1, 0, 1, ?4)",
+        params![id.to_mls(), title, leaf_key.as_bytes(), integer(tx.now())],
+    )?;
+    Ok(())
+}
+
+/// The membership is over.
+pub(super) fn deactivate(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
+    tx.sql().execute("UPDATE groups SET active = 0 WHERE group_id = ?1", [id.to_mls()])?;
+    Ok(())
+}
+
+pub(super) fn delete(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
+    tx.sql().execute("DELETE FROM groups WHERE group_id = ?1", [id.to_mls()])?;
+    Ok(())
+}
+
+/// The leaf key of this device in a group, and whether it is still a member.
+pub(super) fn find(tx: &Tx<'_>, id: &GroupId) -> Result<Option<(PublicKey, bool)>> {
+    let row: Option<([u8; 32], bool)> = tx
+        .sql()
+        .prepare_cached("SELECT leaf_key, active FROM groups WHERE group_id = ?1")?
+        .query_row([id.to_mls()], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    Ok(row.map(|(leaf_key, active)| (PublicKey::new(leaf_key), active)))
+}
+
+/// Whether a leaf is this device's.
+pub(super) fn is_own(tx: &Tx<'_>, id: &GroupId, leaf_key: &PublicKey) -> Result<bool> {
+    Ok(tx
+        .sql()
+        .prepare_cached("SELECT EXISTS (SELECT 1 FROM groups WHERE group_id = ?1 AND leaf_key = ?2)")?
+        .query_row(params![id.to_mls(), leaf_key.as_bytes()], |row| row.get(0))?)
+}
+
+/// Whether this client acts under a leaf key in any group.
+pub(crate) fn is_leaf_key_in_use(tx: &Tx<'_>, leaf_key: &PublicKey) -> Result<bool> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM groups WHERE leaf_key = ?1 AND active = 1)";
+    Ok(tx.sql().prepare_cached(sql)?.query_row([leaf_key.as_bytes()], |row| row.get(0))?)
+}
+
+/// All groups, those that this device is in first.
+pub(crate) fn summaries(tx: &Tx<'_>) -> Result<Vec<GroupSummary>> {
+    let mut statement =
+        tx.sql().prepare("SELECT group_id, title, active FROM groups ORDER BY active DESC, rowid")?;
+    let rows = statement
+        .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
+        .collect::<Result<Vec<(Vec<u8>, String, bool)>, _>>()?;
+    rows.into_iter().map(|(id, title, active)| Ok(GroupSummary { id: id_of(&id)?, title, active })).collect()
+}
+
+/// The groups that this device is in.
+pub(crate) fn active(tx: &Tx<'_>) -> Result<Vec<GroupId>> {
+    ids(tx, "SELECT group_id FROM groups WHERE active = 1")
+}
+
+/// The groups whose new members wait for an introduction by this device.
+pub(super) fn unintroduced(tx: &Tx<'_>) -> Result<Vec<GroupId>> {
+    ids(tx, "SELECT group_id FROM groups WHERE introduce = 1 AND active = 1")
+}
+
+/// Notes that this device added members.
+pub(super) fn introduce(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
+    tx.sql().execute("UPDATE groups SET introduce = 1 WHERE group_id = ?1", [id.to_mls()])?;
+    Ok(())
+}
+
+/// Ends the wait for an introduction: the title that it tells. `None` if nobody waits.
+pub(super) fn introduced(tx: &Tx<'_>, id: &GroupId) -> Result<Option<String>> {
+    let sql = "UPDATE groups SET introduce = 0 WHERE group_id = ?1 AND introduce = 1 RETURNING title";
+    Ok(tx.sql().query_row(sql, [id.to_mls()], |row| row.get(0)).optional()?)
+}
+
+/// Sets the title. False if it was that before.
+pub(super) fn retitle(tx: &Tx<'_>, id: &GroupId, title: &str) -> Result<bool> {
+    let sql = "UPDATE groups SET title = ?2 WHERE group_id = ?1 AND title <> ?2";
+    Ok(tx.sql().execute(sql, params![id.to_mls(), title])? == 1)
+}
+
+/// The number of this device's next application message, which no other message gets.
+pub(super) fn take_number(tx: &Tx<'_>, id: &GroupId) -> Result<u64> {
+    Ok(tx
+        .sql()
+        .prepare_cached(
+            "UPDATE groups SET next_number = next_number + 1 WHERE group_id = ?1
+             RETURNING next_number - 1",
+        )?
+        .query_row([id.to_mls()], |row| row.get(0))?)
+}
+
+/// Nothing waits, and this device's own keys are new.
+pub(super) fn committed(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
+    let sql = "UPDATE groups SET committed = ?2, proposed = NULL WHERE group_id = ?1";
+    tx.sql().prepare_cached(sql)?.execute(params![id.to_mls(), integer(tx.now())])?;
+    Ok(())
+}
+
+/// Something waits for a commit, from now on if nothing did before.
+pub(super) fn proposed(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
+    let sql = "UPDATE groups SET proposed = ifnull(proposed, ?2) WHERE group_id = ?1";
+    tx.sql().execute(sql, params![id.to_mls(), integer(tx.now())])?;
+    Ok(())
+}
+
+/// Another member committed: nothing waits.
+pub(super) fn settled(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
+    tx.sql().execute("UPDATE groups SET proposed = NULL WHERE group_id = ?1", [id.to_mls()])?;
+    Ok(())
+}
+
+/// When this device's turn comes in each group that it is in.
+pub(super) fn turns(tx: &Tx<'_>) -> Result<Vec<Turn>> {
+    type Row = (Vec<u8>, [u8; 32], u64, Option<u64>);
+    let mut statement = tx
+        .sql()
+        .prepare_cached("SELECT group_id, leaf_key, committed, proposed FROM groups WHERE active = 1")?;
+    let rows = statement
+        .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?
+        .collect::<Result<Vec<Row>, _>>()?;
+    rows.into_iter()
+        .map(|(id, leaf_key, committed, proposed)| {
+            Ok(Turn { id: id_of(&id)?, leaf_key: PublicKey::new(leaf_key), committed, proposed })
+        })
+        .collect()
+}
+
+/// Keeps what opens the attributes of leaves. The first key that this device was told counts: a
+/// member cannot take away what it has.
+pub(super) fn keep_attributes_key(tx: &Tx<'_>, id: &GroupId, key: &[u8; 32]) -> Result<()> {
+    tx.sql().execute(
+        "UPDATE groups SET attributes_key = ifnull(attributes_key, ?2) WHERE group_id = ?1",
+        params![id.to_mls(), key],
+    )?;
+    Ok(())
+}
+
+pub(super) fn attributes_key(tx: &Tx<'_>, id: &GroupId) -> Result<Option<[u8; 32]>> {
+    let sql = "SELECT attributes_key FROM groups WHERE group_id = ?1";
+    Ok(tx.sql().query_row(sql, [id.to_mls()], |row| row.get(0))?)
+}
+
+fn ids(tx: &Tx<'_>, sql: &str) -> Result<Vec<GroupId>> {
+    let mut statement = tx.sql().prepare_cached(sql)?;
+    let ids = statement.query_map([], |row| row.get(0))?.collect::<Result<Vec<Vec<u8>>, _>>()?;
+    ids.iter().map(|id| id_of(id)).collect()
+}
+
+fn id_of(bytes: &[u8]) -> Result<GroupId> {
+    GroupId::from_mls(bytes).map_err(|_| Error::Damaged("a group id"))
+}

@@ -1,0 +1,116 @@
+//! A group this client is a member of, loaded for one transaction.
+
+use openmls::prelude::{GroupId as MlsGroupId, MlsGroup, Proposal, Sender};
+use openmls_traits::OpenMlsProvider as _;
+use postern_protocol::{
+    Address, MlsMessage, PublicKey, StateKey,
+    ds::{FetchGroupInfo, GroupId, SubmitMessage},
+    key::SigningKey,
+    mls::{DELIVERY_ADDRESS, DeliveryAddress},
+};
+
+use super::{
+    outstanding::{self, Outstanding},
+    record, rules,
+};
+use crate::{
+    error::{Error, Result},
+    leaf, mls,
+    store::Tx,
+};
+
+/// A group this client is a member of.
+pub(crate) struct GroupState {
+    pub id: GroupId,
+    /// The key of this device's leaf.
+    pub leaf: SigningKey,
+    pub(super) mls: MlsGroup,
+}
+
+impl GroupState {
+    /// # Errors
+    /// [`Error::UnknownGroup`], [`Error::NotMember`].
+    pub(crate) fn load(tx: &Tx<'_>, id: &GroupId) -> Result<Self> {
+        Self::find(tx, id)?.ok_or_else(|| Error::UnknownGroup(id.to_base64url()))
+    }
+
+    /// # Errors
+    /// [`Error::NotMember`].
+    pub(super) fn find(tx: &Tx<'_>, id: &GroupId) -> Result<Option<Self>> {
+        let Some((leaf_key, active)) = record::find(tx, id)? else {
+            return Ok(None);
+        };
+        if !active {
+            return Err(Error::NotMember);
+        }
+        let mls = MlsGroup::load(tx.storage(), &MlsGroupId::from_slice(&id.to_mls()))?
+            .ok_or(Error::Damaged("the MLS state of a group"))?;
+        let leaf = leaf::key(tx, &leaf_key)?.ok_or(Error::Damaged("the key of a group"))?;
+        Ok(Some(Self { id: id.clone(), leaf, mls }))
+    }
+
+    pub(crate) fn epoch(&self) -> u64 {
+        self.mls.epoch().as_u64()
+    }
+
+    pub(crate) fn leaf_keys(&self) -> impl Iterator<Item = PublicKey> {
+        self.mls.members().filter_map(|member| mls::public_key(&member.signature_key))
+    }
+
+    pub(crate) fn is_admin(&self, leaf_key: &PublicKey) -> bool {
+        let Some(member) = self.member(leaf_key) else { return false };
+        rules::policy(&self.mls).is_ok_and(|policy| rules::is_admin(&policy, &member.credential))
+    }
+
+    /// Whether members proposed something that the next commit has to contain. Until then
+    /// nothing else may be said (RFC 9420 §12.4).
+    pub(crate) fn has_pending_proposals(&self) -> bool {
+        self.mls.has_pending_proposals()
+    }
+
+    /// Where this device's messages of the group go.
+    pub(crate) fn delivery_address(&self) -> Option<Address> {
+        let extension = self.mls.own_leaf_node()?.extensions().unknown(DELIVERY_ADDRESS)?;
+        DeliveryAddress::from_bytes(&extension.0).ok().map(|delivery| delivery.address)
+    }
+
+    /// The message of the group whose answer is outstanding, if any; a commit first.
+    pub(crate) fn outstanding(tx: &Tx<'_>, id: &GroupId) -> Result<Option<Outstanding>> {
+        outstanding::find(tx, id)
+    }
+
+    /// The request for the group as it is now at the DS.
+    pub(crate) fn fetch_info(&self) -> Result<FetchGroupInfo> {
+        Ok(FetchGroupInfo { state_key: self.state_key()? })
+    }
+
+    /// Whether the next commit of another member removes this one.
+    pub(super) fn is_leaving(&self) -> bool {
+        let own = self.mls.own_leaf_index();
+        self.mls.pending_proposals().any(|queued| match queued.proposal() {
+            Proposal::SelfRemove => *queued.sender() == Sender::Member(own),
+            Proposal::Remove(remove) => remove.removed() == own,
+            _ => false,
+        })
+    }
+
+    pub(super) fn state_key(&self) -> Result<StateKey> {
+        rules::policy(&self.mls).map(|policy| policy.state_key())
+    }
+
+    pub(super) fn member(&self, leaf_key: &PublicKey) -> Option<openmls::prelude::Member> {
+        self.mls.members().find(|member| member.signature_key == leaf_key.as_bytes().as_slice())
+    }
+
+    /// A message for the DS, with nothing but itself.
+    pub(super) fn submission(&self, message: Vec<u8>) -> Result<SubmitMessage> {
+        Ok(SubmitMessage {
+            state_key: self.state_key()?,
+            message: MlsMessage::new(message),
+            group_info: None,
+            welcome: None,
+            urgency: None,
+            attributes: Vec::new(),
+        })
+    }
+}

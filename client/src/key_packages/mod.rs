@@ -1,0 +1,22 @@
+//! KeyPackages (QS-6): those of this device, which wait at the QS for friends to fetch, and those
+//! of friends, which wait here for a group.
+
+mod fetch;
+mod own;
+mod publish;
+mod stock;
+mod theirs;
+
+#[cfg(feature = "lab")]
+pub(crate) use self::publish::forget_count;
+pub(crate) use self::{
+    fetch::fetch_key_packages,
+    publish::publish_if_due,
+    stock::{addresses, drop_expired, holds, used},
+    theirs::{end_reservations, forget_invited, key_package_of, reserve_key_package, use_key_package},
+};
+#[cfg(test)]
+pub(crate) use self::{
+    own::make_key_package,
+    theirs::{keep_key_package, open_key_package},
+};

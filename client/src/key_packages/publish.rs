@@ -1,0 +1,105 @@
+//! Publication of this device's KeyPackages: keeps some at the QS for friends to fetch, each with a
+//! leaf key and a delivery address of its own, and one of last resort; publishes again before they
+//! run out or run old.
+
+use postern_protocol::{
+    mls::DeliveryAddress,
+    problem::ProblemType,
+    qs::{CountKeyPackages, PublishKeyPackages, QueueKind},
+};
+
+use super::{
+    own::make_key_package,
+    stock::{self, LastTimes, Publication},
+};
+use crate::{
+    account::Account,
+    contact::Friendship,
+    error::{Error, Result},
+    mailbox::{Queue, add_addresses, fresh_address},
+    server::Api,
+    store::{Store, Tx},
+};
+
+/// How many are published at a time, and how few may be left.
+const STOCK: usize = 20;
+const LOW: u32 = 5;
+const DAY: u64 = 24 * 60 * 60;
+/// Seconds after which all are replaced: half of their lifetime, so that a friend who fetched
+/// one has the other half to use it.
+const RENEW_AFTER: u64 = 42 * DAY;
+
+/// Publishes if it is time to.
+pub(crate) async fn publish_if_due(store: &Store, api: &Api) -> Result<()> {
+    let (friendship, outstanding, last) =
+        store.read(|tx| Ok((Friendship::load(tx)?, stock::outstanding(tx)?, stock::last_times(tx)?)))?;
+    if outstanding.is_none() && !is_due(store, api, &friendship, last.as_ref()).await? {
+        return Ok(());
+    }
+    let Publication { addresses, last_resort_address, key_packages, last_resort } = match outstanding {
+        Some(publication) => publication,
+        None => store.write(|tx| prepare(tx, &friendship))?,
+    };
+    let queue = store.read(|tx| Queue::load(tx, QueueKind::Group))?;
+    add_addresses(api, &queue, addresses, vec![last_resort_address]).await?;
+    let body = PublishKeyPackages {
+        friendship_token: friendship.token(),
+        stock_id: friendship.stock_id,
+        key_packages,
+        last_resort: Some(last_resort),
+        // Later, an unknown token was replaced by another device, or no device of this user was
+        // here for long.
+        create: last.is_none(),
+    };
+    match api.publish_key_packages(&body, &friendship.secrets.owner()).await {
+        // The next run starts anew. The other device's letter is read by then, if there is one.
+        Err(error) if error.problem() == Some(ProblemType::NotFound) && last.is_some() => {
+            return store.write(stock::unpublished);
+        }
+        answer => answer?,
+    };
+    store.write(stock::published)
+}
+
+/// Makes it time to ask the QS how many are left.
+#[cfg(feature = "lab")]
+pub(crate) fn forget_count(tx: &Tx<'_>) -> Result<()> {
+    stock::counted(tx, 0)
+}
+
+async fn is_due(store: &Store, api: &Api, friendship: &Friendship, last: Option<&LastTimes>) -> Result<bool> {
+    let Some(last) = last else { return Ok(true) };
+    if store.now() >= last.published + RENEW_AFTER {
+        return Ok(true);
+    }
+    // Only the QS knows which ones friends fetched and did not use: it is asked once a day.
+    if store.read(stock::unused)? > u64::from(LOW) && store.now() < last.counted + DAY {
+        return Ok(false);
+    }
+    let count = CountKeyPackages { friendship_token: friendship.token(), stock_id: friendship.stock_id };
+    let remaining = match api.count_key_packages(&count, &friendship.secrets.owner()).await {
+        Err(error) if error.problem() == Some(ProblemType::NotFound) => 0,
+        answer => answer?.remaining,
+    };
+    store.write(|tx| stock::counted(tx, tx.now()))?;
+    Ok(remaining <= LOW)
+}
+
+/// Makes a stock. Its keys are kept before anything is sent.
+fn prepare(tx: &Tx<'_>, friendship: &Friendship) -> Result<Publication> {
+    let account = Account::load(tx)?;
+    stock::begin(tx)?;
+    let make = |last_resort| {
+        let address = fresh_address()?;
+        let delivery = DeliveryAddress { domain: account.user.domain().clone(), address };
+        let made = make_key_package(tx, &account, &friendship.secrets.friend, &delivery, last_resort)?;
+        stock::keep(tx, &made, &address, last_resort)?;
+        Ok::<_, Error>((address, made.package))
+    };
+    let (addresses, key_packages) =
+        (0..STOCK).map(|_| make(false)).collect::<Result<Vec<_>>>()?.into_iter().unzip();
+    let (last_resort_address, last_resort) = make(true)?;
+    let publication = Publication { addresses, last_resort_address, key_packages, last_resort };
+    stock::keep_publication(tx, &publication)?;
+    Ok(publication)
+}

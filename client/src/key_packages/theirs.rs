@@ -1,0 +1,127 @@
+//! KeyPackages of others, fetched and not used yet. Owns the table `key_packages`.
+
+use openmls::prelude::KeyPackage;
+use openmls_traits::OpenMlsProvider as _;
+use postern_protocol::{
+    MlsMessage, PublicKey,
+    credential::ClientCredential,
+    ds::GroupId,
+    mls::{DELIVERY_ADDRESS, DeliveryAddress},
+    qs::StockedKeyPackage,
+};
+use rusqlite::{OptionalExtension as _, params};
+
+use crate::{
+    contact::Friend,
+    error::{Error, Result},
+    identity::IdentityLink,
+    mls,
+    store::{Tx, decode, encode, fixed},
+};
+
+/// A KeyPackage of a friend's device: well-formed, and linked to the client that it claims.
+pub(crate) struct FriendsKeyPackage {
+    /// The client that the AS has to vouch for.
+    pub client: ClientCredential,
+    leaf_key: PublicKey,
+    key_package: MlsMessage,
+    link: IdentityLink,
+}
+
+/// Opens what a friend's device published; `None` if it is unusable.
+pub(crate) fn open_key_package(
+    tx: &Tx<'_>,
+    friend: &Friend,
+    stocked: &StockedKeyPackage,
+) -> Option<FriendsKeyPackage> {
+    let key_package = mls::parse_key_package(stocked.key_package.as_bytes(), tx.crypto())?;
+    let leaf = key_package.leaf_node();
+    let leaf_key = mls::public_key(leaf.signature_key().as_slice())?;
+    let address = leaf.extensions().unknown(DELIVERY_ADDRESS)?;
+    DeliveryAddress::from_bytes(&address.0).ok()?;
+    let link = friend.open_link(tx.crypto(), &leaf_key, &stocked.attachment)?;
+    let client = ClientCredential::parse(&link.credential).ok()?;
+    client.client_key.verify(&IdentityLink::to_be_signed(None, &leaf_key), &link.signature).ok()?;
+    Some(FriendsKeyPackage { client, leaf_key, key_package: stocked.key_package.clone(), link })
+}
+
+/// Keeps a friend's KeyPackage, whose client was confirmed, for the next groups. One of last
+/// resort that was here before stays reserved as it is.
+pub(crate) fn keep_key_package(tx: &Tx<'_>, package: &FriendsKeyPackage) -> Result<()> {
+    tx.sql().execute(
+        "INSERT OR IGNORE INTO key_packages (leaf_key, client_key, user, key_package, link)
+         VALUES (?1, ?2, ?3, ?4, ?5)",
+        params![
+            package.leaf_key.as_bytes(),
+            package.client.client_key.as_bytes(),
+            package.client.user.to_string(),
+            package.key_package.as_bytes(),
+            encode(&package.link)
+        ],
+    )?;
+    Ok(())
+}
+
+/// The leaf key of a usable KeyPackage of a client, if one is at hand.
+pub(crate) fn key_package_of(tx: &Tx<'_>, client_key: &PublicKey) -> Result<Option<PublicKey>> {
+    let mut statement = tx.sql().prepare_cached(
+        "SELECT leaf_key, key_package FROM key_packages
+         WHERE client_key = ?1 AND reserved_for IS NULL ORDER BY rowid",
+    )?;
+    let rows = statement
+        .query_map([client_key.as_bytes()], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect::<Result<Vec<(Vec<u8>, Vec<u8>)>, _>>()?;
+    for (leaf_key, key_package) in rows {
+        if mls::parse_key_package(&key_package, tx.crypto()).is_some() {
+            return Ok(Some(fixed(&leaf_key, "a key")?));
+        }
+        tx.sql().execute("DELETE FROM key_packages WHERE leaf_key = ?1", [leaf_key])?; // Expired.
+    }
+    Ok(None)
+}
+
+/// Takes a KeyPackage for a commit, so that no other commit takes it, too.
+pub(crate) fn reserve_key_package(tx: &Tx<'_>, group: &GroupId, leaf_key: &PublicKey) -> Result<KeyPackage> {
+    let bytes: Option<Vec<u8>> = tx
+        .sql()
+        .query_row(
+            "UPDATE key_packages SET reserved_for = ?1
+             WHERE leaf_key = ?2 AND reserved_for IS NULL RETURNING key_package",
+            params![group.to_mls(), leaf_key.as_bytes()],
+            |row| row.get(0),
+        )
+        .optional()?;
+    bytes.and_then(|bytes| mls::parse_key_package(&bytes, tx.crypto())).ok_or(Error::Damaged("a KeyPackage"))
+}
+
+/// Gives the KeyPackages back that a group's commit took.
+pub(crate) fn end_reservations(tx: &Tx<'_>, group: &GroupId) -> Result<()> {
+    tx.sql()
+        .execute("UPDATE key_packages SET reserved_for = NULL WHERE reserved_for = ?1", [group.to_mls()])?;
+    Ok(())
+}
+
+/// Takes a KeyPackage out, as its owner is in a group by it: the owner's client key and link.
+pub(crate) fn use_key_package(
+    tx: &Tx<'_>,
+    leaf_key: &PublicKey,
+) -> Result<Option<(PublicKey, IdentityLink)>> {
+    let row: Option<(Vec<u8>, Vec<u8>)> = tx
+        .sql()
+        .query_row(
+            "DELETE FROM key_packages WHERE leaf_key = ?1 RETURNING client_key, link",
+            [leaf_key.as_bytes()],
+            |row| Ok((row.get(0)?, row.get(1)?)),
+        )
+        .optional()?;
+    row.map(|(client_key, link)| Ok((fixed(&client_key, "a key")?, decode(&link, "an identity link")?)))
+        .transpose()
+}
+
+/// Forgets all KeyPackages of clients that are invited into a group: the DS refuses them.
+pub(crate) fn forget_invited(tx: &Tx<'_>, invited: &[PublicKey]) -> Result<()> {
+    for client_key in invited {
+        tx.sql().execute("DELETE FROM key_packages WHERE client_key = ?1", [client_key.as_bytes()])?;
+    }
+    Ok(())
+}

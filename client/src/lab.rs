@@ -1,0 +1,115 @@
+//! Tools of programs that test or measure a server: single requests, and messages whose
+//! sending and fate they decide themselves.
+
+use postern_api::Http;
+use postern_protocol::{
+    ds::MessageAccepted,
+    qs::{QueueKind, QueuePayload},
+};
+
+use crate::{
+    client::{Client, Group},
+    error::{Error, Result},
+    group::{Change, Content, GroupState},
+    key_packages,
+    mailbox::deliveries,
+    submit::{Settled, Submission},
+};
+
+impl Client {
+    /// The connection to the server, for requests made by hand.
+    pub fn http(&self) -> &Http {
+        &self.session.api.http
+    }
+
+    /// Sends a message with a fresh token and changes nothing here.
+    ///
+    /// # Errors
+    /// [`Error::Server`].
+    pub async fn submit(&self, submission: &Submission) -> Result<MessageAccepted> {
+        self.session.api.submit_request(submission.request.clone()).await
+    }
+
+    /// All that a queue delivered so far, in order, by sequence number. Kept with
+    /// [`Options::record_deliveries`](crate::Options::record_deliveries).
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub fn deliveries(&self, kind: QueueKind) -> Result<Vec<(u64, QueuePayload)>> {
+        self.session.store.read(|tx| deliveries::all(tx, kind))
+    }
+
+    /// Makes it time to ask how many KeyPackages are left, as if a day had passed.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub fn forget_the_count(&self) -> Result<()> {
+        self.session.store.write(key_packages::forget_count)
+    }
+}
+
+impl Group {
+    /// Makes a commit without sending it. It stays outstanding until [`Self::settle`],
+    /// [`Self::confirm`] or [`Self::abandon`].
+    ///
+    /// # Errors
+    /// When another message of the group is outstanding.
+    pub async fn prepare(&self, change: &Change) -> Result<Submission> {
+        let _step = self.session.store.step().await?;
+        self.session.store.write(|tx| GroupState::load(tx, &self.id)?.stage_commit(tx, change).map(drop))?;
+        self.outstanding()?.ok_or(Error::NotReady)
+    }
+
+    /// Makes an application message without sending it, as [`Self::prepare`] does a commit.
+    ///
+    /// # Errors
+    /// As [`Self::prepare`].
+    pub async fn prepare_text(&self, text: &str) -> Result<Submission> {
+        let _step = self.session.store.step().await?;
+        let content = Content::Text(text.to_owned());
+        self.session
+            .store
+            .write(|tx| GroupState::load(tx, &self.id)?.stage_content(tx, content).map(drop))?;
+        self.outstanding()?.ok_or(Error::NotReady)
+    }
+
+    /// The message of the group whose answer is outstanding: the bytes to send again.
+    ///
+    /// # Errors
+    /// [`Error::NotMember`].
+    pub fn outstanding(&self) -> Result<Option<Submission>> {
+        self.session.outstanding(&self.id)
+    }
+
+    /// The DS accepted the outstanding message. What was delivered before a commit is
+    /// received first.
+    ///
+    /// # Errors
+    /// [`Error::NotMember`], [`Error::Server`].
+    pub async fn confirm(&self) -> Result<()> {
+        let step = self.session.store.step().await?;
+        match self.session.outstanding(&self.id)? {
+            Some(submission) => self.session.accepted(&step, &submission).await,
+            None => Ok(()),
+        }
+    }
+
+    /// The DS refused the outstanding message.
+    ///
+    /// # Errors
+    /// [`Error::NotMember`].
+    pub async fn abandon(&self) -> Result<()> {
+        let _step = self.session.store.step().await?;
+        self.session.store.write(|tx| GroupState::load(tx, &self.id)?.abandon(tx))
+    }
+
+    /// Sends the outstanding message until its fate is known. True when it was accepted.
+    ///
+    /// # Errors
+    /// As [`Group::send`].
+    pub async fn settle(&self) -> Result<bool> {
+        let step = self.session.store.step().await?;
+        let settled = self.session.settle(&step, &self.id).await?;
+        Ok(matches!(settled, Settled::Accepted(_)))
+    }
+}

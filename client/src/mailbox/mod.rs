@@ -1,0 +1,14 @@
+//! This device's mailboxes: two queues at the QS, the addresses that lead to them, and their keys.
+//! Other modules decide what the messages in them mean.
+
+mod addresses;
+#[cfg(feature = "lab")]
+pub(crate) mod deliveries;
+mod key_rotation;
+mod queue;
+
+pub(crate) use self::{
+    addresses::{add_addresses, fresh_address, revoke_addresses, revoke_later},
+    key_rotation::{finish_rotation, prepare_rotation, prepared_rotation},
+    queue::{KINDS, Queue},
+};

@@ -1,0 +1,69 @@
+//! How a client keeps its state, and how it acts.
+
+use std::time::Duration;
+
+use crate::clock::Clock;
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Options of a client. They are not kept: give them each time.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Answer contact requests of anyone that is not blocked.
+    pub accept_contacts: bool,
+    /// Where the server is now, if not where it was at registration.
+    pub server: Option<String>,
+    /// How long after this device's last commit in a group it renews its keys there. Less than a
+    /// server's patience with members that never commit (90 days, DS-10).
+    pub update_every: Duration,
+    /// How long proposals of others may wait for a commit. Each device's turn comes after a part
+    /// of it.
+    pub commit_within: Duration,
+    /// Wait for the disk with every step, which is usual. Load generators, whose state nobody
+    /// misses, turn this off.
+    #[cfg(feature = "lab")]
+    pub durable: bool,
+    /// Keep every message that each queue delivered, in order.
+    #[cfg(feature = "lab")]
+    pub record_deliveries: bool,
+    /// The clock that the client goes by.
+    #[cfg(feature = "lab")]
+    pub clock: Clock,
+}
+
+#[cfg(feature = "lab")]
+impl Options {
+    pub(crate) fn durable(&self) -> bool {
+        self.durable
+    }
+    pub(crate) fn clock(&self) -> Clock {
+        self.clock
+    }
+}
+
+#[cfg(not(feature = "lab"))]
+impl Options {
+    pub(crate) fn durable(&self) -> bool {
+        true
+    }
+    pub(crate) fn clock(&self) -> Clock {
+        Clock::default()
+    }
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            accept_contacts: true,
+            server: None,
+            update_every: 30 * DAY,
+            commit_within: Duration::from_secs(60 * 60),
+            #[cfg(feature = "lab")]
+            durable: true,
+            #[cfg(feature = "lab")]
+            record_deliveries: false,
+            #[cfg(feature = "lab")]
+            clock: Clock::default(),
+        }
+    }
+}

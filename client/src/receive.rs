@@ -1,0 +1,157 @@
+//! Receiving: takes what the queues hold and lets it take effect, each message's effect, the
+//! queue's position and its chain in one transaction.
+
+use std::{collections::HashMap, time::Duration};
+
+use postern_protocol::{
+    RatchetTree,
+    qs::{Dequeue, Dequeued, QueueKind, QueuePayload},
+};
+
+use crate::{
+    contact,
+    error::{Rejection, Result, is_unanswered},
+    event::Event,
+    group,
+    mailbox::{self, KINDS, Queue},
+    session::Session,
+    store::{Step, Tx},
+};
+
+impl Session {
+    /// Asks a queue for what comes after the last processed message. Not a step: others
+    /// may go on meanwhile.
+    pub(crate) async fn poll(&self, kind: QueueKind, wait: Duration) -> Result<Dequeued> {
+        let queue = self.store.read(|tx| Queue::load(tx, kind))?;
+        let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+        let dequeue = Dequeue {
+            after: queue.position,
+            max_messages: None,
+            wait: u16::try_from(seconds).unwrap_or(u16::MAX),
+        };
+        self.api.dequeue(&queue.id, &dequeue, &queue.owner).await
+    }
+
+    /// Processes all that a queue holds now.
+    pub(crate) async fn drain(&self, step: &Step<'_>, kind: QueueKind) -> Result<()> {
+        loop {
+            let dequeued = self.poll(kind, Duration::ZERO).await?;
+            if is_empty(&dequeued) {
+                return Ok(());
+            }
+            self.process(step, kind, &dequeued).await?;
+        }
+    }
+
+    /// Lets a batch take effect.
+    ///
+    /// # Errors
+    /// [`QueueError`](crate::QueueError) when the server broke the queue's promise; what came
+    /// before that place took effect.
+    pub(crate) async fn process(&self, _: &Step<'_>, kind: QueueKind, dequeued: &Dequeued) -> Result<()> {
+        let trees = match kind {
+            QueueKind::Group => self.fetch_welcome_trees(dequeued).await?,
+            QueueKind::Contact => HashMap::new(),
+        };
+        self.store
+            .write(|tx| {
+                let mut queue = Queue::load(tx, kind)?;
+                let mut broken = None;
+                let expired = queue.skip_expired(dequeued.expired_up_to);
+                if expired > 0 {
+                    Event::Expired { messages: expired }.record(tx)?;
+                }
+                for message in &dequeued.messages {
+                    let payload = match queue.open(message) {
+                        Ok(Some(payload)) => payload,
+                        Ok(None) => continue,
+                        // All that came before it is good and stays.
+                        Err(error) => {
+                            broken = Some(error);
+                            break;
+                        }
+                    };
+                    #[cfg(feature = "lab")]
+                    if self.options.record_deliveries {
+                        mailbox::deliveries::record(tx, &queue, &payload)?;
+                    }
+                    match tx.attempt(|| take_effect(tx, kind, &payload, trees.get(&message.seq))) {
+                        Ok(()) => {}
+                        Err(Rejection::Invalid(reason)) => Event::Ignored { reason }.record(tx)?,
+                        Err(Rejection::Fault(error)) => return Err(error),
+                    }
+                }
+                queue.save(tx)?;
+                Ok(broken)
+            })?
+            .map_or(Ok(()), |error| Err(error.into()))
+    }
+
+    /// Replaces the keys of mailboxes as far as new ones are made. Everything that was sealed to
+    /// the keys before the old ones is read by then.
+    pub(crate) async fn rotate_mailbox_keys(&self, step: &Step<'_>) -> Result<()> {
+        for kind in KINDS {
+            let prepared = self.store.read(|tx| mailbox::prepared_rotation(tx, kind))?;
+            let Some((owner, hpke)) = prepared else { continue };
+            mailbox::finish_rotation(&self.store, &self.api, kind, owner, hpke).await?;
+            self.drain(step, kind).await?;
+        }
+        Ok(())
+    }
+
+    /// Makes new keys for both mailboxes, after reading what is sealed to the old ones.
+    pub(crate) async fn renew_mailbox_keys(&self, step: &Step<'_>) -> Result<()> {
+        self.rotate_mailbox_keys(step).await?;
+        for kind in KINDS {
+            self.drain(step, kind).await?;
+            self.store.write(|tx| mailbox::prepare_rotation(tx, kind))?;
+        }
+        self.rotate_mailbox_keys(step).await
+    }
+
+    /// The trees that belong to the Welcomes of a batch, by sequence number. A Welcome whose
+    /// tree is gone is left to be refused.
+    async fn fetch_welcome_trees(&self, dequeued: &Dequeued) -> Result<HashMap<u64, RatchetTree>> {
+        let welcomes = self.store.read(|tx| {
+            let mut queue = Queue::load(tx, QueueKind::Group)?;
+            let mut welcomes = Vec::new();
+            for message in &dequeued.messages {
+                match queue.open(message) {
+                    Ok(Some(QueuePayload::Welcome(welcome))) => welcomes.push((message.seq, welcome)),
+                    Ok(_) => {}
+                    Err(_) => break,
+                }
+            }
+            Ok(welcomes)
+        })?;
+        let mut trees = HashMap::new();
+        for (seq, welcome) in welcomes {
+            let needed = self.store.trial(|tx| Ok(group::tree_of_welcome(tx, &welcome)))?;
+            let Some((id, fetch, leaf)) = needed else { continue };
+            match self.api.fetch_welcome_tree(&id, &fetch, &leaf).await {
+                Ok(tree) => drop(trees.insert(seq, tree)),
+                Err(error) if error.problem().is_none_or(is_unanswered) => return Err(error),
+                Err(error) => tracing::warn!(%error, "the server does not have the tree of a Welcome"),
+            }
+        }
+        Ok(trees)
+    }
+}
+
+pub(crate) fn is_empty(dequeued: &Dequeued) -> bool {
+    dequeued.messages.is_empty() && dequeued.expired_up_to.is_none()
+}
+
+fn take_effect(
+    tx: &Tx<'_>,
+    kind: QueueKind,
+    payload: &QueuePayload,
+    tree: Option<&RatchetTree>,
+) -> Result<(), Rejection> {
+    match (kind, payload) {
+        (QueueKind::Group, QueuePayload::Message(message)) => group::receive(tx, message),
+        (QueueKind::Group, QueuePayload::Welcome(welcome)) => group::join(tx, welcome, tree),
+        (QueueKind::Contact, QueuePayload::Deposit(deposit)) => contact::receive_letter(tx, deposit),
+        _ => Err(Rejection::invalid("a message came in by the wrong queue")),
+    }
+}

@@ -1,0 +1,387 @@
+//! Where a client keeps everything: one SQLite database in its state directory, shared
+//! with openmls, so that a message's effect, the queue's position and the chain's state
+//! change in one transaction. It also holds the lock that orders the steps of several
+//! processes on one directory.
+//!
+//! `schema/` says what the tables mean. Each is written by one module, which it is named for or
+//! which names it.
+
+mod value;
+
+use std::{
+    fs::{DirBuilder, File, OpenOptions, TryLockError},
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use openmls_rust_crypto::RustCrypto;
+use openmls_sqlite_storage::SqliteStorageProvider;
+use openmls_traits::OpenMlsProvider;
+use rusqlite::{Connection, Transaction, TransactionBehavior};
+use rusqlite_migration::{M, MigrationDefinitionError, Migrations, SchemaVersion};
+
+pub(crate) use self::value::{decode, encode, fixed, integer};
+use crate::{
+    clock::{Clock, Deadline},
+    error::{Error, Result},
+    mls::Cbor,
+    options::Options,
+};
+
+const DATABASE: &str = "client.sqlite";
+const LOCK: &str = "lock";
+/// How long a step waits for the step of another process.
+const LOCK_PATIENCE: Duration = Duration::from_secs(60);
+const LOCK_INTERVAL: Duration = Duration::from_millis(20);
+
+/// Version 1 of the schema.
+const BASELINE: &str = concat!(
+    include_str!("schema/account.sql"),
+    include_str!("schema/tokens.sql"),
+    include_str!("schema/mailbox.sql"),
+    include_str!("schema/identity.sql"),
+    include_str!("schema/contact.sql"),
+    include_str!("schema/groups.sql"),
+    include_str!("schema/key_packages.sql"),
+    include_str!("schema/push.sql"),
+    include_str!("schema/events.sql"),
+);
+/// The steps from each version to the next. Once released, a step stays as it is, and a change of
+/// the schema is a further step.
+const STEPS: &[M<'_>] = &[M::up(BASELINE)];
+const MIGRATIONS: Migrations<'_> = Migrations::from_slice(STEPS);
+
+pub(crate) struct Store {
+    directory: PathBuf,
+    connection: Mutex<Connection>,
+    crypto: RustCrypto,
+    clock: Clock,
+    step: tokio::sync::Mutex<()>,
+}
+
+/// The right to take a step: held while a batch is processed or a message is sent, never
+/// while waiting for messages. So `follow` and `send` of one user run side by side.
+pub(crate) struct Step<'a> {
+    _in_process: tokio::sync::MutexGuard<'a, ()>,
+    _between_processes: File,
+}
+
+/// One transaction, and the openmls provider on it.
+pub(crate) struct Tx<'a> {
+    transaction: &'a Transaction<'a>,
+    storage: SqliteStorageProvider<Cbor, &'a Connection>,
+    crypto: &'a RustCrypto,
+    clock: Clock,
+}
+
+impl Store {
+    /// Opens the store of a directory, and makes both where they are missing.
+    ///
+    /// # Errors
+    /// As [`Self::open`], except for [`Error::NoClient`].
+    pub(crate) fn create(directory: &Path, options: &Options) -> Result<Self> {
+        if let Some(parent) = directory.parent() {
+            std::fs::create_dir_all(parent)?;
+        }
+        match DirBuilder::new().mode(0o700).create(directory) {
+            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(error.into()),
+            _ => {}
+        }
+        let path = directory.join(DATABASE);
+        OpenOptions::new().create(true).append(true).mode(0o600).open(&path)?;
+        let mut connection = connect(&path, options)?;
+        SqliteStorageProvider::<Cbor, _>::new(&mut connection)
+            .run_migrations()
+            .map_err(|_| Error::Damaged("the schema of the MLS state"))?;
+        migrate(&mut connection, &MIGRATIONS)?;
+        Ok(Self::new(directory, connection, options))
+    }
+
+    /// Opens the store of a directory.
+    ///
+    /// # Errors
+    /// [`Error::NoClient`], [`Error::NewerState`], [`Error::Damaged`], [`Error::Database`].
+    pub(crate) fn open(directory: &Path, options: &Options) -> Result<Self> {
+        let path = directory.join(DATABASE);
+        if !path.exists() {
+            return Err(Error::NoClient(directory.to_owned()));
+        }
+        let mut connection = connect(&path, options)?;
+        if MIGRATIONS.current_version(&connection).map_err(unmigrated)? == SchemaVersion::NoneSet {
+            return Err(Error::Damaged("the version of the state"));
+        }
+        migrate(&mut connection, &MIGRATIONS)?;
+        Ok(Self::new(directory, connection, options))
+    }
+
+    fn new(directory: &Path, connection: Connection, options: &Options) -> Self {
+        Self {
+            directory: directory.to_owned(),
+            connection: Mutex::new(connection),
+            crypto: RustCrypto::default(),
+            clock: options.clock(),
+            step: tokio::sync::Mutex::new(()),
+        }
+    }
+
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Seconds since 1970.
+    pub(crate) fn now(&self) -> u64 {
+        self.clock.now()
+    }
+
+    /// Waits for the right to take a step.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] when another process keeps it.
+    pub(crate) async fn step(&self) -> Result<Step<'_>> {
+        let in_process = self.step.lock().await;
+        let file =
+            OpenOptions::new().create(true).append(true).mode(0o600).open(self.directory.join(LOCK))?;
+        let deadline = Deadline::after(LOCK_PATIENCE);
+        loop {
+            match file.try_lock() {
+                Ok(()) => {
+                    return Ok(Step { _in_process: in_process, _between_processes: file });
+                }
+                Err(TryLockError::Error(error)) => return Err(error.into()),
+                Err(TryLockError::WouldBlock) if deadline.is_over() => {
+                    return Err(Error::Busy {
+                        directory: self.directory.clone(),
+                        seconds: LOCK_PATIENCE.as_secs(),
+                    });
+                }
+                Err(TryLockError::WouldBlock) => tokio::time::sleep(LOCK_INTERVAL).await,
+            }
+        }
+    }
+
+    /// Runs `work` in one transaction: all of it happens, or none.
+    pub(crate) fn write<T>(&self, work: impl FnOnce(&Tx<'_>) -> Result<T>) -> Result<T> {
+        let connection = self.connection();
+        let transaction = Transaction::new_unchecked(&connection, TransactionBehavior::Immediate)?;
+        let result = work(&self.tx(&transaction))?;
+        transaction.commit()?;
+        Ok(result)
+    }
+
+    /// Runs `work` on one consistent view.
+    pub(crate) fn read<T>(&self, work: impl FnOnce(&Tx<'_>) -> Result<T>) -> Result<T> {
+        let connection = self.connection();
+        let transaction = Transaction::new_unchecked(&connection, TransactionBehavior::Deferred)?;
+        work(&self.tx(&transaction))
+    }
+
+    /// Runs `work` on a view it may change: nothing of that stays.
+    pub(crate) fn trial<T>(&self, work: impl FnOnce(&Tx<'_>) -> Result<T>) -> Result<T> {
+        let connection = self.connection();
+        let transaction = Transaction::new_unchecked(&connection, TransactionBehavior::Immediate)?;
+        work(&self.tx(&transaction))
+    }
+
+    fn tx<'a>(&'a self, transaction: &'a Transaction<'a>) -> Tx<'a> {
+        Tx {
+            storage: SqliteStorageProvider::new(transaction),
+            crypto: &self.crypto,
+            clock: self.clock,
+            transaction,
+        }
+    }
+
+    /// A panic in another task leaves the connection usable: its transaction rolled back.
+    fn connection(&self) -> MutexGuard<'_, Connection> {
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<'a> Tx<'a> {
+    pub(crate) fn sql(&self) -> &'a Connection {
+        self.transaction
+    }
+
+    /// Seconds since 1970.
+    pub(crate) fn now(&self) -> u64 {
+        self.clock.now()
+    }
+
+    /// Runs `work` so that its changes are undone when it fails, and the transaction
+    /// goes on.
+    pub(crate) fn attempt<T, E: From<rusqlite::Error>>(
+        &self,
+        work: impl FnOnce() -> Result<T, E>,
+    ) -> Result<T, E> {
+        self.transaction.execute_batch("SAVEPOINT attempt")?;
+        let result = work();
+        if result.is_err() {
+            self.transaction.execute_batch("ROLLBACK TO attempt")?;
+        }
+        self.transaction.execute_batch("RELEASE attempt")?;
+        result
+    }
+}
+
+impl<'a> OpenMlsProvider for Tx<'a> {
+    type CryptoProvider = RustCrypto;
+    type RandProvider = RustCrypto;
+    type StorageProvider = SqliteStorageProvider<Cbor, &'a Connection>;
+
+    fn storage(&self) -> &Self::StorageProvider {
+        &self.storage
+    }
+    fn crypto(&self) -> &RustCrypto {
+        self.crypto
+    }
+    fn rand(&self) -> &RustCrypto {
+        self.crypto
+    }
+}
+
+fn connect(path: &Path, options: &Options) -> Result<Connection> {
+    let connection = Connection::open(path)?;
+    connection.busy_timeout(LOCK_PATIENCE)?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.pragma_update(None, "synchronous", if options.durable() { "FULL" } else { "OFF" })?;
+    connection.pragma_update(None, "secure_delete", "ON")?;
+    connection.set_prepared_statement_cache_capacity(64);
+    Ok(connection)
+}
+
+/// Brings the schema to the newest version, in one transaction.
+fn migrate(connection: &mut Connection, migrations: &Migrations<'_>) -> Result<()> {
+    migrations.to_latest(connection).map_err(unmigrated)
+}
+
+fn unmigrated(error: rusqlite_migration::Error) -> Error {
+    match error {
+        rusqlite_migration::Error::MigrationDefinition(MigrationDefinitionError::DatabaseTooFarAhead) => {
+            Error::NewerState
+        }
+        rusqlite_migration::Error::RusqliteError { err, .. } => err.into(),
+        _ => Error::Damaged("the version of the state"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    fn count(store: &Store) -> i64 {
+        store.read(|tx| Ok(tx.sql().query_row("SELECT count(*) FROM events", [], |row| row.get(0))?)).unwrap()
+    }
+
+    fn insert(tx: &Tx<'_>) -> Result<()> {
+        tx.sql().execute("INSERT INTO events (event) VALUES ('{}')", [])?;
+        Ok(())
+    }
+
+    #[test]
+    fn a_failed_write_leaves_nothing_behind() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::create(directory.path(), &Options::default()).unwrap();
+        store.write(insert).unwrap();
+        let failed: Result<()> = store.write(|tx| {
+            insert(tx)?;
+            Err(Error::NotReady)
+        });
+        assert!(failed.is_err());
+        assert_eq!(count(&store), 1);
+    }
+
+    #[test]
+    fn a_failed_attempt_undoes_itself_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::create(directory.path(), &Options::default()).unwrap();
+        store
+            .write(|tx| {
+                insert(tx)?;
+                let failed: Result<()> = tx.attempt(|| {
+                    insert(tx)?;
+                    Err(Error::NotReady)
+                });
+                assert!(failed.is_err());
+                insert(tx)
+            })
+            .unwrap();
+        assert_eq!(count(&store), 2);
+    }
+
+    /// The schema of a version that does not exist yet.
+    fn next_version() -> Migrations<'static> {
+        Migrations::new(vec![
+            M::up(BASELINE),
+            M::up("ALTER TABLE events ADD COLUMN told INTEGER NOT NULL DEFAULT 0;"),
+        ])
+    }
+
+    #[test]
+    fn the_state_of_an_earlier_version_is_brought_up_to_date_and_keeps_what_is_in_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::create(directory.path(), &Options::default()).unwrap();
+        store.write(insert).unwrap();
+        drop(store);
+        let mut connection = connect(&directory.path().join(DATABASE), &Options::default()).unwrap();
+        migrate(&mut connection, &next_version()).unwrap();
+        let kept: i64 =
+            connection.query_row("SELECT count(*) FROM events WHERE told = 0", [], |row| row.get(0)).unwrap();
+        assert_eq!(kept, 1);
+        migrate(&mut connection, &next_version()).unwrap();
+    }
+
+    #[test]
+    fn an_upgrade_that_fails_changes_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        drop(Store::create(directory.path(), &Options::default()).unwrap());
+        let mut connection = connect(&directory.path().join(DATABASE), &Options::default()).unwrap();
+        let broken = Migrations::new(vec![
+            M::up(BASELINE),
+            M::up("DROP TABLE events; ALTER TABLE nothing ADD COLUMN anything;"),
+        ]);
+        migrate(&mut connection, &broken).unwrap_err();
+        drop(connection);
+        assert_eq!(count(&Store::open(directory.path(), &Options::default()).unwrap()), 0);
+    }
+
+    #[test]
+    fn the_state_of_a_later_version_is_refused_and_left_as_it_is() {
+        let directory = tempfile::tempdir().unwrap();
+        drop(Store::create(directory.path(), &Options::default()).unwrap());
+        let path = directory.path().join(DATABASE);
+        let mut connection = connect(&path, &Options::default()).unwrap();
+        migrate(&mut connection, &next_version()).unwrap();
+        for refused in [
+            Store::open(directory.path(), &Options::default()),
+            Store::create(directory.path(), &Options::default()),
+        ] {
+            assert!(matches!(refused, Err(Error::NewerState)));
+        }
+        migrate(&mut connection, &next_version()).unwrap();
+    }
+
+    #[test]
+    fn only_the_owner_may_look() {
+        let parent = tempfile::tempdir().unwrap();
+        let directory = parent.path().join("state");
+        Store::create(&directory, &Options::default()).unwrap();
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&directory), 0o700);
+        assert_eq!(mode(&directory.join(DATABASE)), 0o600);
+    }
+
+    #[tokio::test]
+    async fn steps_of_two_processes_take_turns() {
+        let directory = tempfile::tempdir().unwrap();
+        let one = Store::create(directory.path(), &Options::default()).unwrap();
+        let two = Store::open(directory.path(), &Options::default()).unwrap();
+        let step = one.step().await.unwrap();
+        let blocked = tokio::time::timeout(Duration::from_millis(100), two.step()).await;
+        assert!(blocked.is_err(), "the second waits");
+        drop(step);
+        two.step().await.unwrap();
+    }
+}

@@ -1,0 +1,13 @@
+-- Where a queue's pushes go.
+CREATE TABLE push_subscriptions (
+    kind TEXT PRIMARY KEY,
+    push_key BLOB NOT NULL,             -- that the queue's addresses carry, for good
+    subscription BLOB,                  -- sealed under it; null: there is none
+    told INTEGER NOT NULL               -- 1 once the QS has it
+) STRICT;
+
+-- From which urgency on a group's messages are pushed, where that is not the usual one; null: never.
+CREATE TABLE push_policies (group_id BLOB PRIMARY KEY, at_least INTEGER) STRICT;
+
+-- What the QS was told of each address.
+CREATE TABLE pushed_addresses (address BLOB PRIMARY KEY, at_least INTEGER) STRICT;
