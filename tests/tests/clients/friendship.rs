@@ -197,11 +197,14 @@ async fn a_blocked_group_reaches_the_device_no_more() {
 }
 
 /// Tables that keep something after a device has logged out: its user's identity, until another device removes it
-/// there; what its user was issued today, and may be issued again; and the group, which learns of it when it delivers.
-const STAYS: [&str; 9] = [
+/// there; what its user was issued today, and may be issued again; sums over everyone; and the group, which learns of it
+/// when it delivers.
+const STAYS: [&str; 11] = [
     "aas.issued",
+    "aas.issued_in_all",
     "aas.requests",
     "aas.takers",
+    "aas.token_use",
     "auth.clients",
     "auth.eid_log",
     "auth.incarnations",

@@ -1,6 +1,5 @@
 //! Groups of the DS, whose members have mailboxes.
 
-use aws_lc_rs::aead;
 use openmls::prelude::{
     BasicCredential, Ciphersuite, Extension, ExtensionType, Extensions, ExternalSender, GroupContext,
     LeafNode, ProposalType, RequiredCapabilitiesExtension, UnknownExtension,
@@ -119,32 +118,6 @@ impl Group {
             attributes: Vec::new(),
         };
         Call::post(self.path("messages")).with(&body).signed_by(signer)
-    }
-
-    /// The DS's state of the group in its present epoch, as a version of before kept it. `kind` is 1 for the roster, 2
-    /// for the tree, 3 for that of a Welcome.
-    pub fn as_version_2(&self, kind: u8, kept: &[u8], content: impl Fn(&[u8]) -> Vec<u8>) -> Vec<u8> {
-        assert_eq!(kept[0], 3);
-        let epoch = self.members[0].party.epoch();
-        let aad = [
-            b"postern group state".as_slice(),
-            &[kind],
-            self.id.id(),
-            &epoch.to_be_bytes(),
-            &0i32.to_be_bytes(),
-        ]
-        .concat();
-        let nonce = || aead::Nonce::try_assume_unique_for_key(&kept[1..13]).expect("it has 12 bytes");
-        let key = aead::UnboundKey::new(&aead::AES_256_GCM, self.policy.state_key().as_bytes());
-        let key = aead::LessSafeKey::new(key.expect("it has 32 bytes"));
-        let mut sealed = kept[13..].to_vec();
-        let opened = key.open_in_place(nonce(), aead::Aad::from(&aad), &mut sealed).expect("it opens");
-        let length = u32::from_le_bytes(opened[..4].try_into().expect("it has four bytes"));
-        let content = content(&opened[4..4 + length as usize]);
-        let mut older = u32::try_from(content.len()).expect("it is small").to_le_bytes().to_vec();
-        older.extend_from_slice(&content);
-        key.seal_in_place_append_tag(nonce(), aead::Aad::from(&aad), &mut older).expect("it can be sealed");
-        [&[2], &kept[1..13], &older].concat()
     }
 
     /// The group's end, by its member of that number.

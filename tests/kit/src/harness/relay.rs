@@ -57,11 +57,6 @@ impl PostgresRelay {
         format!("host={} user=postern_server dbname=postern", self.dir.path().display())
     }
 
-    /// Holds back all answers from now on.
-    pub fn pause(&self) {
-        self.state.paused.send_replace(true);
-    }
-
     /// Holds back all answers once a statement is executed whose text contains this.
     pub fn pause_at(&self, text: &str) {
         *self.state.pause_at.lock().expect("no panic holds it") = Some(text.to_owned());

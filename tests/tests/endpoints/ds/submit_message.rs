@@ -986,43 +986,6 @@ async fn attributes_stay_with_their_leaf_and_are_served_with_the_group() {
     world.close();
 }
 
-#[tokio::test]
-async fn a_group_that_an_earlier_version_kept_goes_on() {
-    let world = World::start().await;
-    let mut group = world.group(2).await;
-    let newcomer = world.candidate().await;
-    let (_, call) = group.make(0, adding(&[&newcomer.party]));
-    submit(&world, &call).await;
-    group.party(0).merge();
-    // Version 2 had the same without what stands before it now: for each leaf the epoch it came in, and its attributes.
-    let kept = world.admin.query_one("SELECT roster, tree FROM ds.groups", &[]).await.unwrap();
-    let welcome: Vec<u8> = world.value("SELECT tree FROM ds.welcome_trees WHERE epoch = 2").await;
-    let (since, none) = ([3u8, 0, 1, 2], [3u8, 0, 0, 0]);
-    let roster =
-        group.as_version_2(1, kept.get("roster"), |content| content.strip_prefix(&since).unwrap().to_vec());
-    let tree = group.as_version_2(2, kept.get("tree"), |content| {
-        content.strip_prefix([since, none].as_flattened()).unwrap().to_vec()
-    });
-    let ratchet_tree = group.members[0].party.ratchet_tree();
-    let welcome = group.as_version_2(3, &welcome, |_| ratchet_tree.as_bytes().to_vec());
-    let changed =
-        "WITH g AS (UPDATE ds.groups SET roster = $1, tree = $2) UPDATE ds.welcome_trees SET tree = $3
-                    WHERE epoch = 2";
-    assert_eq!(world.admin.execute(changed, &[&roster, &tree, &welcome]).await.unwrap(), 1);
-
-    let mut newcomer = newcomer;
-    world.join(&group, 2, &mut newcomer).await;
-    group.members.push(newcomer);
-    let hello = group.party(2).say(b"hello");
-    submit(&world, &group.submit(2, &hello, None)).await;
-    assert_eq!(world.receive(&mut group.members[1]).await, [b"hello".to_vec()]);
-    let (_, call) = group.make(1, update());
-    assert_eq!(submit(&world, &call).await.epoch, 3);
-    let version: i32 = world.value("SELECT get_byte(tree, 0) FROM ds.groups").await;
-    assert_eq!(version, 3, "and is of the newest version from then on");
-    world.close();
-}
-
 /// By the operator, while servers run.
 async fn set_limit(world: &World, name: &str, value: i32) {
     let operator = world.cluster.connect_as("postern_operator").await;
