@@ -3,7 +3,7 @@
 //! - [`harness`]: real PostgreSQL clusters, real `postern` processes, and a relay between the two that can hold answers
 //!   back.
 //! - [`client`]: the client's half of everything (requests, signatures, tokens, MLS, mailboxes), driven by hand, written
-//!   from `docs/protocol.md` and open at every joint, so that any part of a request can be broken.
+//!   from `docs/protocol/` and open at every joint, so that any part of a request can be broken.
 //! - [`world`]: a cluster with servers and people; each test makes one of its own and drops it.
 //!
 //! ```no_run
