@@ -1042,7 +1042,7 @@ async fn a_group_grows_to_the_operators_limit_and_one_beyond_it_goes_on_and_grow
     world.assert_refuses("two more", &both, full).await;
     let reply = world.send_to(&other, &both.paid_with(world.token()).wire()).await;
     let problem = reply.assert_problem("two more, at another server", full);
-    assert_eq!(problem.detail.as_deref(), Some("at most 3"));
+    assert_eq!(problem.detail.as_deref(), Some("a group can have at most 3 members"));
     group.party(0).forget();
     world.add(&mut group, vec![one]).await;
     let mut joiner = world.further_client(&group.members[1]).await;
