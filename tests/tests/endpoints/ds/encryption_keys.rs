@@ -232,7 +232,7 @@ async fn a_new_group_is_its_creators_leaf_and_no_node_above_it() {
         .with_field("group_info", Value::Bytes(info.encode()))
         .with_field("ratchet_tree", Value::Bytes(tree));
     world.assert_refuses("a root", &with_root, ProblemType::InvalidMls).await;
-    world.assert_refused_for("a root", &with_root, "has one member").await;
+    world.assert_refused_for("a root", &with_root, "its creator as the only member").await;
     world.pay(&call).await.assert_ok("the leaf alone");
     world.close();
 }
