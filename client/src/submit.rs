@@ -142,8 +142,8 @@ impl Session {
                 Err(error) => {
                     let too_late = error.problem() == Some(ProblemType::WrongEpoch);
                     let is_kept = too_late && !submission.is_commit;
-                    // What made it too late, or us a stranger, is in the queue. It may be what
-                    // followed our commit, accepted with its answer lost: so nothing is
+                    // The message that made it too late, or us a stranger, is in the queue. It may
+                    // be what followed our commit, accepted with its answer lost: so nothing is
                     // abandoned before.
                     self.drain(step, QueueKind::Group).await?;
                     self.store.write(|tx| {

@@ -644,7 +644,7 @@ async fn a_users_clients_manage_each_other_and_admins_remove_all_of_them() {
     world.stock(300).await;
     let mut group = world.group(3).await;
     let violation = ProblemType::PolicyViolation;
-    // Whose pseudonym is taken for a client of his is a client of his: only he says so.
+    // A client with a user's pseudonym is a client of that user, so only that user may add it.
     let second = world.further_client(&group.members[1]).await;
     assert_commit_refused(
         &world,
