@@ -22,7 +22,7 @@ use super::{
 };
 
 const HYBRID: Ciphersuite = Ciphersuite::MLS_128_MLKEM768X25519_AES128GCM_SHA256_Ed25519;
-const REASON: &str = "nobody could encrypt to one of the public keys";
+const REASON: &str = "one of the encryption keys is not a usable public key of the ciphersuite";
 
 /// A spoilt key with ML-KEM: all of its numbers have to be below 3329 (FIPS 203 §7.2).
 const TOO_LARGE: (&str, Spoil) = ("a number beyond the modulus", |mut key| {

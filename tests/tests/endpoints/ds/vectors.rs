@@ -46,7 +46,9 @@ async fn published_messages_are_known_for_what_they_are_and_refused_everywhere()
         for (name, hex) in vector {
             let bytes = hex::decode(hex).expect("vectors are in hexadecimal");
             let expected = match name.as_str() {
-                "public_message_proposal" | "public_message_commit" => "the message is of another group",
+                "public_message_proposal" | "public_message_commit" => {
+                    "the message belongs to another group than the one in the path"
+                }
                 "mls_welcome"
                 | "mls_group_info"
                 | "mls_key_package"
@@ -288,7 +290,7 @@ fn parse(hex: &str) -> MlsMessageBodyIn {
 }
 
 /// The DS's word for a KeyPackage that lives for ever, where openmls and so every member lets it pass.
-const UNLIMITED: &str = "the KeyPackage's lifetime is not acceptable";
+const UNLIMITED: &str = "the KeyPackage's lifetime is too long";
 
 /// After a commit that brings one the DS is given the group anew, as its members have it.
 #[test]
