@@ -123,7 +123,7 @@ impl Session {
         Err(Error::Contended(ATTEMPTS))
     }
 
-    /// Sends what is outstanding in a group until its fate is known.
+    /// Sends the outstanding message or change of a group until its fate is known.
     ///
     /// # Errors
     /// After a passing fault it stays outstanding and is sent with the next step.

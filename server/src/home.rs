@@ -24,7 +24,7 @@ pub struct Shared {
     pub database: Database,
     pub master_key: MasterKey,
     pub limits: Limits,
-    /// True once the server shuts down: long-polls answer with what they have.
+    /// True once the server shuts down, when long-polls answer without waiting longer.
     pub stopping: watch::Receiver<bool>,
 }
 

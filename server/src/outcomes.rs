@@ -8,7 +8,8 @@ use crate::{
     ds, http, qs,
 };
 
-/// `CREATE TYPE schema.function_outcome AS ENUM ('a', 'b')`, and what later migrations add.
+/// The labels of every outcome type, from `CREATE TYPE schema.function_outcome AS ENUM ('a', 'b')`
+/// and the `ALTER TYPE`s of later migrations.
 fn in_migrations() -> BTreeMap<String, BTreeSet<String>> {
     let mut types: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for text in migrate::migrations() {

@@ -25,8 +25,7 @@ use crate::{
     http::RedeemedToken,
 };
 
-/// Least time between two questions to the database for unknown keys: anyone can present a token
-/// that names one.
+/// Least time between two reloads for unknown keys: anyone can present a token that names one.
 const RELOAD_INTERVAL: Duration = Duration::from_secs(1);
 /// Attempts at a new key: truncated key ids of a token type must differ. With a handful of keys, a
 /// second attempt is rare, and this many never fail.

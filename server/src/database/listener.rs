@@ -1,5 +1,5 @@
-//! One LISTEN connection of a server process, outside the pool, and the subscribers to its channels. A notification
-//! may be lost: subscribers are told when a connection is new, and when it is gone.
+//! One LISTEN connection of a server process, outside the pool, and the subscribers to its channels. Notifications may
+//! be lost, so subscribers are told when a connection is new, and when it is gone.
 
 use std::{future::poll_fn, sync::Arc, time::Duration};
 

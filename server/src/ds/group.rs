@@ -48,7 +48,7 @@ struct Kept {
     proposals: Vec<MlsMessage>,
     /// One record for each leaf, in the tree's order.
     records: Vec<LeafRecord>,
-    /// One entry for each leaf likewise; empty where a leaf has none.
+    /// One entry for each leaf, in the tree's order; empty where a leaf has none.
     attributes: Vec<Attributes>,
 }
 

@@ -34,9 +34,8 @@ use crate::{
     mls::{self, InvalidMls},
 };
 
-/// Attempts at one message. Of two messages at once (proposals, or a commit and anything) the later
-/// one finds that the other was first, and is validated again on the new state; after this many
-/// times it is refused.
+/// Attempts at one message. When two proposals, or a commit and another kind of message, arrive at
+/// once, the later one is validated again on the new state; after this many times it is refused.
 const ATTEMPTS: usize = 5;
 /// Size in bytes above which a tree's validation runs as blocking work, so that other requests go
 /// on.

@@ -62,7 +62,7 @@ pub enum Handshake {
 }
 
 impl TrackedGroup {
-    /// Begins to track a group from what its creator sent.
+    /// Begins to track a group, from its creator's GroupInfo and tree.
     ///
     /// # Errors
     /// [`InvalidMls`] unless the group is in epoch 0, of a supported ciphersuite, and its
@@ -354,7 +354,7 @@ impl TrackedGroup {
 /// Parses an `MLSMessage`, all of it.
 ///
 /// # Errors
-/// [`InvalidMls::Malformed`], naming `what` was expected.
+/// [`InvalidMls::Malformed`] with `what`, the name of the expected object.
 pub fn parse(bytes: &[u8], what: &'static str) -> Result<MlsMessageBodyIn, InvalidMls> {
     MlsMessageIn::tls_deserialize_exact(bytes)
         .map(MlsMessageIn::extract)

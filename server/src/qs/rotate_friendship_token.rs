@@ -1,6 +1,6 @@
 //! `POST /qs/key-packages/rotate` (QS-6): replaces a friendship token. Contacts that do not learn
-//! the new one can no longer fetch. The packages stay as they are; their stocks' keys are sealed
-//! anew.
+//! the new one can no longer fetch. The packages stay as they are; the keys of their stocks are
+//! sealed again.
 
 use http::StatusCode;
 use postern_protocol::{

@@ -114,7 +114,7 @@ async fn an_incarnation_is_chained_to_the_end_of_the_one_before_and_one_lives_at
     assert_eq!(rows(&admin).await, [1; 6]);
 }
 
-/// PRIV-4, PRIV-5: neither a serial number nor a day joins a user with a queue, or two queues.
+/// No serial number or day joins a user with a queue, or two queues (PRIV-4, PRIV-5).
 #[tokio::test]
 async fn no_account_and_no_queue_tells_when_it_was_made() {
     let (_cluster, admin) = world().await;

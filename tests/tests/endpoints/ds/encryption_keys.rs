@@ -77,7 +77,7 @@ struct Scene {
     current: CurrentGroup,
     /// Another one of the member of number 1.
     client: Party,
-    /// Where a newcomer is reached: whoever is not, is proposed to be removed, which changes the group.
+    /// The address of a newcomer, who must be reachable: otherwise the DS proposes a removal, which changes the group.
     address: Address,
 }
 

@@ -130,7 +130,7 @@ async fn published_trees_are_valid_and_none_of_them_is_with_a_bit_changed() {
     trees.extend(passive_clients().iter().map(PassiveClient::tree));
     world.restock(trees.len() * (DAMAGES + 1) + 1).await;
     let before = world.snapshot().await;
-    // A fixed seed: what is damaged is the same each time.
+    // A fixed seed: the damage is the same each time.
     let mut rng = StdRng::seed_from_u64(7);
     for (number, published) in trees.iter().enumerate() {
         let (group_id, tree_hash) = (bytes(&published.group_id), bytes(&published.tree_hash));
@@ -289,7 +289,7 @@ fn parse(hex: &str) -> MlsMessageBodyIn {
     MlsMessageIn::tls_deserialize_exact(bytes(hex)).expect("it is an MLSMessage").extract()
 }
 
-/// The DS's word for a KeyPackage that lives for ever, where openmls and so every member lets it pass.
+/// The DS's refusal of a KeyPackage that lives for ever, which openmls and so every member accepts.
 const UNLIMITED: &str = "the KeyPackage's lifetime is too long";
 
 /// After a commit that brings one the DS is given the group anew, as its members have it.

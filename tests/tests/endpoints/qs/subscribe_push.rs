@@ -41,7 +41,7 @@ pub async fn subscribe(
     (agent, key)
 }
 
-/// A group of two whose second member is woken for what is at least normal.
+/// A group of two whose second member is woken for messages of at least normal urgency.
 async fn waking(world: &World, service: &PushService, path: &str) -> (Group, UserAgent) {
     let group = world.group(2).await;
     let member = &group.members[1];
@@ -90,7 +90,7 @@ async fn a_message_wakes_its_reader_and_the_push_says_what_the_reader_chose() {
         rows.iter().any(|row| row.values.iter().any(|value| value.windows(bytes.len()).any(|it| it == bytes)))
     };
     assert!(!holds(b"very-private-endpoint") && !holds(b"look into the first"), "it is sealed at rest");
-    assert!(holds(server_key(&world).await.as_bytes()), "what is searched for would be found");
+    assert!(holds(server_key(&world).await.as_bytes()), "a key that is in the dump is found");
     assert!(!world.server().log().contains("very-private-endpoint"));
     world.close();
 }
