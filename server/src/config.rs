@@ -192,8 +192,7 @@ impl Config {
         if let Some(path) = Self::file(settings) {
             let text = std::fs::read_to_string(&path)
                 .with_context(|| format!("cannot read the configuration file {}", path.display()))?;
-            // The file is read on its own first, so that a mistake is reported with its file and
-            // key.
+            // The file is read on its own first, so that a mistake is reported with its file and key.
             Figment::from(Toml::string(&text))
                 .extract::<Config>()
                 .map_err(|error| anyhow::anyhow!("{}: {}", path.display(), describe(error)))?;

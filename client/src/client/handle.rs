@@ -150,8 +150,7 @@ impl Client {
 
     // Receiving
 
-    /// Receives all waiting messages, waits up to `wait` if they yield no event, and takes the
-    /// events to tell.
+    /// Receives all waiting messages, waits up to `wait` if they yield no event, and takes the events to tell.
     ///
     /// # Errors
     /// Passing ones lose nothing: call again. [`Error::Queue`] when the server cheats.

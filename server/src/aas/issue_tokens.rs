@@ -1,7 +1,6 @@
-//! `POST /aas/token-request` (AAS-2, AAS-3): issues blinded tokens to a registered client, within
-//! its user's allowance, or to another domain's homeserver, within the domain's, in any of the
-//! standards' formats. Nobody can tell which of the tokens signed here is the one that is redeemed
-//! later.
+//! `POST /aas/token-request` (AAS-2, AAS-3): issues blinded tokens to a registered client, within its user's
+//! allowance, or to another domain's homeserver, within the domain's, in any of the standards' formats. Nobody can
+//! tell which of the tokens signed here is the one that is redeemed later.
 //!
 //! A client whose answer was lost repeats its request: it gets its tokens again, and the allowance
 //! stays as it is. Evaluated elements and signatures are the same; a proof is random, and so

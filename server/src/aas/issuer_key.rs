@@ -95,8 +95,7 @@ impl IssuerKey {
         })
     }
 
-    /// Makes the key from a private key in the encoding of its token type's test vectors: a scalar,
-    /// or PKCS #8.
+    /// Makes the key from a private key in the encoding of its token type's test vectors: a scalar, or PKCS #8.
     ///
     /// # Errors
     /// Bytes that are not a private key.

@@ -32,8 +32,7 @@ pub struct Aas {
     home: Home,
     issuer: Arc<Issuer>,
     uses: Arc<Uses>,
-    /// Notified when another process changed the issuer keys, or may have while this one did not
-    /// listen.
+    /// Notified when another process changed the issuer keys, or may have while this one did not listen.
     issuer_keys_changed: Arc<Notify>,
 }
 

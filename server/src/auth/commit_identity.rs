@@ -1,6 +1,5 @@
-//! `POST /as/eid/commits` (AS-3): a client adds, updates or removes clients of its user by a commit
-//! to the EID group. The AS accepts exactly one commit per epoch and keeps it in the EID's history
-//! for ever.
+//! `POST /as/eid/commits` (AS-3): a client adds, updates or removes clients of its user by a commit to the EID group.
+//! The AS accepts exactly one commit per epoch and keeps it in the EID's history for ever.
 
 use http::StatusCode;
 use postern_protocol::{

@@ -26,8 +26,7 @@ const GRANTS: &str = "sql/grants.sql";
 /// PostgreSQL's own names only.
 const HISTORY: &str = "public.refinery_schema_history";
 
-/// The advisory lock held while migrating, so that a second process waits and then finds nothing to
-/// do.
+/// The advisory lock held while migrating, so that a second process waits and then finds nothing to do.
 const LOCK: i64 = 0x706f_7374_6572_6e00; // "postern"
 
 /// The migrations and functions of one version of this program.

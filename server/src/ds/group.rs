@@ -166,8 +166,7 @@ pub fn decode_welcome_tree(content: &[u8]) -> Result<WelcomeTree, CorruptGroup> 
 /// The group's policy, from a context that must be as every group's is here.
 ///
 /// # Errors
-/// [`InvalidMls`] if the context lacks the policy, the required capabilities or this server as
-/// external sender.
+/// [`InvalidMls`] if the context lacks the policy, the required capabilities or this server as external sender.
 pub fn policy(
     context: &Extensions<GroupContext>,
     external_senders: &[ExternalSender],

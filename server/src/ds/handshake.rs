@@ -224,8 +224,7 @@ fn view(group: &Group) -> View<'_> {
     View { policy: &group.policy, roster: &group.roster }
 }
 
-/// The addresses of all members but the sender. Members that a commit removes get it, too, and
-/// learn of it.
+/// The addresses of all members but the sender. Members that a commit removes get it, too, and learn of it.
 fn others(roster: &Roster, sender: Actor, except: &HashSet<u32>) -> Vec<Address> {
     let is_sender = |leaf| sender == Actor::Member(leaf) || except.contains(&leaf);
     roster.members().iter().filter(|member| !is_sender(member.leaf)).map(|member| member.address).collect()

@@ -133,8 +133,7 @@ pub struct Proposed {
 #[derive(Debug, Clone)]
 pub struct Commit {
     pub by: Actor,
-    /// The keys that signed: the one of the request, and for an external commit the user's, if that
-    /// signed it.
+    /// The keys that signed: the one of the request, and for an external commit the user's, if that signed it.
     pub vouchers: Vec<PublicKey>,
     /// The changes that the commit contains by value.
     pub changes: Vec<Change>,
@@ -169,8 +168,7 @@ fn operation(group: View<'_>, by: Actor, change: Change) -> Result<Operation, Vi
             let member = group.roster.member(leaf).ok_or(Violation::ProposalType)?;
             let operation = match change {
                 Change::Add(pseudonym) if pseudonym == member.pseudonym => Operation::AddClient,
-                // Also the pseudonym of an admin that left: its new holder would have the admin's
-                // rights.
+                // Also the pseudonym of an admin that left: its new holder would have the admin's rights.
                 Change::Add(pseudonym) if group.knows(pseudonym) => return Err(Violation::PseudonymTaken),
                 Change::Add(_) => Operation::AddUser,
                 Change::Remove(removed) if removed == leaf => Operation::Leave,
@@ -192,8 +190,7 @@ fn operation(group: View<'_>, by: Actor, change: Change) -> Result<Operation, Vi
     }
 }
 
-/// Checks roles: admins change others' membership and the context, every member its own user's
-/// clients.
+/// Checks roles: admins change others' membership and the context, every member its own user's clients.
 fn allow(operation: Operation, is_admin: bool) -> Result<Operation, Violation> {
     match operation {
         Operation::AddUser if !is_admin => Err(Violation::AddByMember),
@@ -447,8 +444,7 @@ mod tests {
         }
     }
 
-    /// A commit in a group as above. The state after it follows from the commit, unless a test
-    /// changes it.
+    /// A commit in a group as above. The state after it follows from the commit, unless a test changes it.
     #[derive(Clone)]
     struct Scene {
         policy: GroupPolicy,

@@ -24,8 +24,7 @@ outcome! {
     }
 }
 
-/// Removals proposed after one request, at most, so that a long silence does not make it pay for
-/// everyone's.
+/// Removals proposed after one request, at most, so that a long silence does not make it pay for everyone's.
 const AT_ONCE: usize = 8;
 /// Attempts at one proposal: others may change the group meanwhile.
 const ATTEMPTS: usize = 5;

@@ -46,8 +46,7 @@ impl Rules {
         at_most(bytes, limit).ok_or_else(|| Problem::with_detail(ProblemType::MessageTooLarge, detail()))
     }
 
-    /// Checks the number of members. A group that exceeds a lowered limit stays as it is and cannot
-    /// grow.
+    /// Checks the number of members. A group that exceeds a lowered limit stays as it is and cannot grow.
     ///
     /// # Errors
     /// A problem if a group with `before` members cannot have `after`.

@@ -12,8 +12,7 @@ use postern_protocol::{
 };
 use zeroize::Zeroizing;
 
-/// Version of the layout above and of the contents that [`super::group`] and [`super::roster`]
-/// write.
+/// Version of the layout above and of the contents that [`super::group`] and [`super::roster`] write.
 const VERSION: u8 = 1;
 const LENGTH: usize = 4;
 const TAG: usize = 16;
@@ -100,8 +99,7 @@ fn sealing_key(key: &StateKey) -> SealingKey {
     SealingKey::new(key.as_bytes()).expect("any 32 bytes are a key")
 }
 
-/// A length padded by Padmé: at most 12 % more, and only the order of magnitude of the size remains
-/// visible.
+/// A length padded by Padmé: at most 12 % more, and only the order of magnitude of the size remains visible.
 fn padded(length: usize) -> usize {
     const SMALLEST: usize = 512;
     let length = length.max(SMALLEST);

@@ -37,8 +37,7 @@ use crate::{
 /// Attempts at one message. When two proposals, or a commit and another kind of message, arrive at
 /// once, the later one is validated again on the new state; after this many times it is refused.
 const ATTEMPTS: usize = 5;
-/// Size in bytes above which a tree's validation runs as blocking work, so that other requests go
-/// on.
+/// Size in bytes above which a tree's validation runs as blocking work, so that other requests go on.
 const LARGE_TREE: usize = 64 * 1024;
 
 outcome! {
@@ -168,8 +167,7 @@ struct Step {
     payloads: Vec<Vec<u8>>,
     /// The urgency of each payload.
     urgencies: Vec<i16>,
-    /// For joiners: the sealed tree, their tags, and the day (since 1970) until which the tree is
-    /// kept.
+    /// For joiners: the sealed tree, their tags, and the day (since 1970) until which the tree is kept.
     welcome_tree: Option<Vec<u8>>,
     joiners: Vec<Vec<u8>>,
     expires: i32,

@@ -36,8 +36,7 @@ pub enum Failure {
     /// The server is at fault: the log tells why, the client only that. Nothing changed, and the
     /// token is unspent.
     Fault(anyhow::Error),
-    /// The database is unavailable, which is likely to pass. Nothing changed, and the token is
-    /// unspent.
+    /// The database is unavailable, which is likely to pass. Nothing changed, and the token is unspent.
     Unavailable(DatabaseError),
 }
 

@@ -63,8 +63,7 @@ pub async fn serve(
     }
 }
 
-/// Raises the limit of open files: each waiting long-poll may keep a connection, and so a file
-/// descriptor.
+/// Raises the limit of open files: each waiting long-poll may keep a connection, and so a file descriptor.
 pub fn allow_many_connections() {
     let raised = getrlimit(Resource::RLIMIT_NOFILE)
         .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));

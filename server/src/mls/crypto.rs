@@ -23,8 +23,7 @@ const SUITES: [Ciphersuite; 4] = [
     Ciphersuite::MLS_128_MLKEM768X25519_AES128GCM_SHA256_Ed25519,
 ];
 
-/// The error of every operation with secrets: reached only if openmls starts to ask a public group
-/// for some.
+/// The error of every operation with secrets: reached only if openmls starts to ask a public group for some.
 const NO_SECRETS: CryptoError = CryptoError::CryptoLibraryError;
 
 impl OpenMlsCrypto for VerifyingCrypto {

@@ -85,8 +85,7 @@ impl TrackedGroup {
         )
         .map_err(|error| InvalidMls::Group(error.to_string()))?;
         let tracked = Self { group, storage };
-        // A node above the leaf is refused, too: its key would be nobody's, or one that nobody can
-        // encrypt to.
+        // A node above the leaf is refused, too: its key would be nobody's, or one that nobody can encrypt to.
         if tracked.epoch() != 0 || tracked.group.members().count() != 1 || nodes != 1 {
             return Err(InvalidMls::Refused(
                 "a new group must be in epoch 0, with its creator as the only member",
@@ -152,8 +151,7 @@ impl TrackedGroup {
         Ok(proposals.into_iter().map(|(_, proposal)| proposal).collect())
     }
 
-    /// Validates a message as [`Self::validate`] does, and that `signer` (of the HTTP request) sent
-    /// it as a member.
+    /// Validates a message as [`Self::validate`] does, and that `signer` (of the HTTP request) sent it as a member.
     ///
     /// # Errors
     /// [`InvalidMls`].
@@ -237,9 +235,8 @@ impl TrackedGroup {
         }
     }
 
-    /// Checks an Update as members do when it is committed, but already when it is proposed: an
-    /// Update that no commit can contain would end the group, since the next commit must include
-    /// it.
+    /// Checks an Update as members do when it is committed, but already when it is proposed: an Update that no commit
+    /// can contain would end the group, since the next commit must include it.
     fn check_update(&self, index: LeafNodeIndex, new: &LeafNode) -> Result<(), InvalidMls> {
         const CAPABILITIES: InvalidMls = InvalidMls::Refused(
             "an Update must keep the leaf's capabilities, and have those that its extensions need",

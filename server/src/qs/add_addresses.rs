@@ -51,7 +51,7 @@ pub async fn add_addresses(qs: Qs, request: Request, payment: Payment) -> Outcom
 }
 
 /// # Errors
-/// `too-many-addresses` if there are more than [`MAX_AT_ONCE`].
+/// `too-many-addresses` if there are more than `MAX_AT_ONCE`.
 pub fn check_number(addresses: usize) -> Result<(), Problem> {
     if addresses <= MAX_AT_ONCE {
         return Ok(());

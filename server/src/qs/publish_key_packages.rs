@@ -149,9 +149,8 @@ impl Stock {
     }
 }
 
-/// The ciphersuite, keys and addresses of the packages seen so far. A key or address serves one
-/// package only: otherwise one that was handed out to somebody would be handed out to somebody
-/// else, too.
+/// The ciphersuite, keys and addresses of the packages seen so far. A key or address serves one package only:
+/// otherwise one that was handed out to somebody would be handed out to somebody else, too.
 #[derive(Default)]
 struct Seen {
     ciphersuite: Option<u16>,

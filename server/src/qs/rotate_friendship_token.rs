@@ -1,6 +1,5 @@
-//! `POST /qs/key-packages/rotate` (QS-6): replaces a friendship token. Contacts that do not learn
-//! the new one can no longer fetch. The packages stay as they are; the keys of their stocks are
-//! sealed again.
+//! `POST /qs/key-packages/rotate` (QS-6): replaces a friendship token. Contacts that do not learn the new one can no
+//! longer fetch. The packages stay as they are; the keys of their stocks are sealed again.
 
 use http::StatusCode;
 use postern_protocol::{
@@ -15,8 +14,7 @@ use crate::{
     http::{Answer, Failure, Outcome, Payment, Request},
 };
 
-/// Attempts: a client of the user may publish between the read and the write, but not this often in
-/// a row.
+/// Attempts: a client of the user may publish between the read and the write, but not this often in a row.
 const ATTEMPTS: usize = 5;
 
 outcome! {

@@ -1,6 +1,5 @@
-//! The identity of this server at push services (RFC 8292, VAPID): one P-256 key for all server
-//! processes, in the database, sealed under the master key. Subscriptions are made for it, so it
-//! never changes.
+//! The identity of this server at push services (RFC 8292, VAPID): one P-256 key for all server processes, in the
+//! database, sealed under the master key. Subscriptions are made for it, so it never changes.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -18,8 +17,7 @@ use url::Url;
 use crate::{home::Home, keys::MasterKey};
 
 const PURPOSE: &str = "QS application server key";
-/// Validity of an authorization: the standard allows 24 hours (RFC 8292 §2), but push services'
-/// clocks differ.
+/// Validity of an authorization: the standard allows 24 hours (RFC 8292 §2), but push services' clocks differ.
 const LIFETIME: Duration = Duration::from_secs(12 * 60 * 60);
 
 pub struct ApplicationServer {

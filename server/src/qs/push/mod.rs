@@ -1,8 +1,7 @@
-//! Pushes that deliveries made due (QS-10): Web Push (RFC 8030) to the subscriptions of queues'
-//! owners. A push carries nothing of the message: its content is the owner's own. It is sent after
-//! the message is in the queue, and until then in memory only: a server that is killed sends
-//! nothing, and the message waits for the owner all the same. The database decides which deliveries
-//! make a push due.
+//! Pushes that deliveries made due (QS-10): Web Push (RFC 8030) to the subscriptions of queues' owners. A push
+//! carries nothing of the message: its content is the owner's own. It is sent after the message is in the queue, and
+//! until then in memory only: a server that is killed sends nothing, and the message waits for the owner all the
+//! same. The database decides which deliveries make a push due.
 
 mod application_server;
 mod endpoint;
@@ -32,8 +31,7 @@ use application_server::ApplicationServer;
 /// Time for which a push service keeps a push that its user agent does not fetch: the longest that
 /// the large ones accept.
 const TIME_TO_LIVE: Duration = Duration::from_secs(28 * 24 * 60 * 60);
-/// The topic of every push, by which the push service keeps only the latest of those that wait (RFC
-/// 8030 §5.4).
+/// The topic of every push, by which the push service keeps only the latest of those that wait (RFC 8030 §5.4).
 const TOPIC: &str = "messages";
 /// Pause after a push: those that become due for the same queue meanwhile go as one.
 const PAUSE: Duration = Duration::from_secs(2);
