@@ -1,4 +1,4 @@
-//! A server process: this puts home, services, router and listener together, and runs them until it is told to stop.
+//! A server process: home, services, router and listener, put together and run until it is told to stop.
 
 use std::sync::Arc;
 

@@ -37,8 +37,8 @@ pub struct RingKey {
 }
 
 impl KeyRing {
-    /// Opens the keys that `aas.load_issuer_keys` returned, except those that `previous` has open already. Keys of
-    /// unknown token types are skipped: a newer program on the same database may have made them.
+    /// Makes a ring of the keys that `aas.load_issuer_keys` returned; keys that `previous` has open are not opened
+    /// again. Keys of unknown token types are skipped: a newer program on the same database may have made them.
     pub fn open(rows: &[Row], master_key: &MasterKey, previous: &Self) -> anyhow::Result<Self> {
         let mut keys = Vec::new();
         for row in rows {

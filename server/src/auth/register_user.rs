@@ -1,5 +1,6 @@
 //! `POST /as/users` (AS-1): registers a user name with its first client. It is open, since tokens
-//! are for registered clients, and the only open endpoint with which anybody can change something.
+//! are for registered clients, and is the only open endpoint with which anybody can change
+//! something.
 
 use http::StatusCode;
 use postern_protocol::{

@@ -87,7 +87,7 @@ impl Release {
             .context("cannot take the migration lock")?;
         client
             .batch_execute(
-                // Nobody's objects in another schema are taken for PostgreSQL's.
+                // No object in another schema can pass for one of PostgreSQL's.
                 "SET search_path = pg_catalog, pg_temp;
                  -- A statement that waits for a lock makes everyone behind it wait: better to fail, and be tried again.
                  SET lock_timeout = '10s';
@@ -235,7 +235,7 @@ async fn connect(admin_url: &ConnectionString) -> anyhow::Result<Client> {
 }
 
 /// Updates the extension, if the first migration created it already. This comes before the
-/// migrations, which may use its news.
+/// migrations, which may use its new functions.
 async fn update_extension(client: &Client) -> Result<(), tokio_postgres::Error> {
     let outdated = "SELECT FROM pg_available_extensions
                      WHERE name = 'postern' AND installed_version <> default_version";

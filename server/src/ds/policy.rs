@@ -243,8 +243,8 @@ pub fn check_proposal(
             }
             if group.has_admin_without(&removed) { Ok(operation) } else { Err(Violation::NoAdminLeft) }
         }
-        // These need a commit: it brings a newcomer's Welcome, removes a user's other clients with
-        // the user, and a user's new key with the removal of a client.
+        // These need a commit: it brings a newcomer's Welcome, removes all of a user's clients
+        // together, and brings the user's new key when it removes a client.
         _ => Err(Violation::OnlyCommitted),
     }
 }

@@ -122,7 +122,7 @@ impl Queue {
     }
 }
 
-/// Whether there is nothing to tell the reader, who also learns at once that messages were deleted unread.
+/// Whether there is nothing to tell the reader: no message, and none that was deleted unread.
 fn is_empty(dequeued: &Dequeued) -> bool {
     dequeued.messages.is_empty() && dequeued.expired_up_to.is_none()
 }

@@ -1,7 +1,7 @@
-//! Pushes that deliveries made due (QS-10): Web Push (RFC 8030) to the subscriptions of queues' owners. A push
-//! carries nothing of the message: its content is the owner's own. It is sent after the message is in the queue, and
-//! until then in memory only: a server that is killed sends nothing, and the message waits for the owner all the
-//! same. The database decides which deliveries make a push due.
+//! Pushes that deliveries made due (QS-10): Web Push (RFC 8030) to the subscriptions of queues' owners. A push carries
+//! nothing of the message: its content is the owner's own. It is sent after the message is in the queue, and is in
+//! memory only: a server that is killed does not send it, and the message waits for the owner all the same. The
+//! database decides which deliveries make a push due.
 
 mod application_server;
 mod endpoint;
