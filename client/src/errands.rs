@@ -1,5 +1,5 @@
-//! Errands: tasks that are due without anybody asking, such as answering a contact request or
-//! fetching the KeyPackages of users to be added. Every errand is a row in the store until it is done.
+//! Errands: tasks that are due without anybody asking, such as answering a contact request or fetching the
+//! KeyPackages of users who are to be added. Every errand is a row in the store until it is done.
 
 use std::collections::HashSet;
 
@@ -17,7 +17,7 @@ use crate::{
 };
 
 impl Session {
-    /// Does what is due. One errand that is refused does not keep the others from being run.
+    /// Runs the errands that are due. One errand that is refused does not keep the others from being run.
     pub(crate) async fn errands(&self, step: &Step<'_>) -> Result<()> {
         let (store, api) = (&*self.store, &self.api);
         goes_on(identity::renew_credential(store, api).await)?;
@@ -94,7 +94,7 @@ impl Session {
         added
     }
 
-    /// Tells newcomers the group's title and its members.
+    /// Tells newcomers the group's title and who is in it.
     async fn introduce(&self, step: &Step<'_>, id: &GroupId) -> Result<()> {
         self.settle(step, id).await?;
         self.store.write(|tx| {

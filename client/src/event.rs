@@ -1,5 +1,5 @@
-//! Events that a client tells its user. Each is kept in the store from the transaction that
-//! caused it until it was told, so that neither a crash nor a closed pipe loses one.
+//! Events that a client tells its user. Each is kept in the store from the transaction that caused
+//! it until it was told, so that a crash or a closed pipe loses none.
 
 use std::fmt;
 

@@ -95,8 +95,9 @@ pub(crate) fn lifetime() -> Lifetime {
     Lifetime::new(KEY_PACKAGE_LIFETIME)
 }
 
-/// Handshakes in public framing for the servers to check, application messages private, also
-/// such as come late; the Welcome carries the ratchet tree.
+/// The configuration of a group: handshakes have public framing, so that servers can check them,
+/// and application messages are private and may be late. A Welcome carries the ratchet tree in EIDs
+/// only; other groups override this when they add members.
 pub(crate) fn join_config() -> MlsGroupJoinConfig {
     MlsGroupJoinConfig::builder()
         .wire_format_policy(MIXED_PLAINTEXT_WIRE_FORMAT_POLICY)

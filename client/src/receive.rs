@@ -99,7 +99,7 @@ impl Session {
         Ok(())
     }
 
-    /// Makes new keys for both mailboxes, after reading what is sealed to the old ones.
+    /// Makes new keys for both mailboxes, after reading all messages that are sealed to the old ones.
     pub(crate) async fn renew_mailbox_keys(&self, step: &Step<'_>) -> Result<()> {
         self.rotate_mailbox_keys(step).await?;
         for kind in KINDS {

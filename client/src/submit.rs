@@ -123,7 +123,7 @@ impl Session {
         Err(Error::Contended(ATTEMPTS))
     }
 
-    /// Sends what is outstanding in a group until its fate is known.
+    /// Sends the outstanding message or change of a group until its fate is known.
     ///
     /// # Errors
     /// After a passing fault it stays outstanding and is sent with the next step.
@@ -142,8 +142,8 @@ impl Session {
                 Err(error) => {
                     let too_late = error.problem() == Some(ProblemType::WrongEpoch);
                     let is_kept = too_late && !submission.is_commit;
-                    // What made it too late, or us a stranger, is in the queue. It may be what
-                    // followed our commit, accepted with its answer lost: so nothing is
+                    // The message that made it too late, or us a stranger, is in the queue. It may
+                    // be what followed our commit, accepted with its answer lost: so nothing is
                     // abandoned before.
                     self.drain(step, QueueKind::Group).await?;
                     self.store.write(|tx| {

@@ -183,7 +183,7 @@ impl Problem {
         Self { epoch: Some(current), ..Self::new(ProblemType::WrongEpoch) }
     }
 
-    /// Of an application message that is too late, or too early.
+    /// The problem of an application message that is too late or too early.
     pub fn outside_epochs(current: u64, past_epochs: u64) -> Self {
         Self { past_epochs: Some(past_epochs), ..Self::wrong_epoch(current) }
     }

@@ -1,5 +1,5 @@
-//! The services of one server process, each with a state of its own over the shared home. Endpoints get the state of
-//! their service and no other: one of the AS cannot reach the QS (PRIV-1).
+//! The services of one server process, each with a state of its own over the shared home. An endpoint gets the state of
+//! its own service only: one of the AS cannot reach the QS (PRIV-1).
 
 use std::sync::Arc;
 
@@ -38,7 +38,7 @@ impl App {
         })
     }
 
-    /// The parts that hear the database's notifications.
+    /// The parts that listen for the database's notifications.
     pub fn subscribers(&self) -> [Arc<dyn Subscriber>; 2] {
         [Arc::new(self.qs.wakeups.clone()), Arc::new(self.aas.clone())]
     }

@@ -1,8 +1,8 @@
-//! Times that are kept are dates (PRIV-4); this is where they come from.
+//! The clock: the database keeps dates only (PRIV-4), and this module makes them.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Seconds of a day.
+/// The seconds of a day.
 pub const DAY: u64 = 24 * 60 * 60;
 
 /// Seconds since 1970, at the start of today (UTC).
@@ -11,7 +11,7 @@ pub fn today() -> u64 {
     now.as_secs() / DAY * DAY
 }
 
-/// Which day since 1970 that is.
+/// The day since 1970 on which a time in seconds since 1970 falls.
 pub fn day(seconds: u64) -> u32 {
     u32::try_from(seconds / DAY).unwrap_or(u32::MAX)
 }

@@ -1,7 +1,7 @@
-//! What an operator can set, its defaults, and where each value came from. Three layers, later wins: a TOML
-//! file, environment variables (`POSTERN_…`), command line flags. The last two are one definition
-//! ([`Settings`]), so every setting has all three spellings and `--help` shows them. The master key itself is
-//! not part of it (see [`crate::master_key`]).
+//! The configuration: an operator's settings and their defaults. There are three layers, of which the later wins: a
+//! TOML file, environment variables (`POSTERN_…`), command line flags. The last two have one definition ([`Settings`]),
+//! so every setting has all three spellings and `--help` shows them. The master key itself is not part of it (see
+//! [`crate::keys::master_key`]).
 
 use std::{
     fmt,
@@ -25,17 +25,18 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// The home domain: what stands after `@` in this server's user names. Lower case.
+    /// The home domain: the part of this server's user names after `@`, in lower case.
     pub domain: String,
-    /// Where the HTTP server listens. Port 0 takes a free one.
+    /// Address and port of the HTTP server. With port 0 the system chooses a free port.
     pub listen: SocketAddr,
-    /// The file with the master key. None: in the data directory with `embedded`, else the environment.
+    /// The file with the master key. Without it the key comes from the environment, or with `embedded` from the data
+    /// directory.
     pub master_key_file: Option<PathBuf>,
     pub database: DatabaseConfig,
     /// Run a private PostgreSQL cluster in `data_dir` instead of connecting to `database`.
     pub embedded: bool,
     pub data_dir: PathBuf,
-    /// Holds postern.so, postern.control and postern--*.sql for the private cluster.
+    /// The directory with postern.so, postern.control and postern--*.sql for the private cluster.
     pub extension_dir: PathBuf,
     pub limits: Limits,
     pub push: PushConfig,
@@ -60,9 +61,9 @@ pub struct Limits {
     pub max_body_bytes: u64,
     /// Longest `wait` of a long-poll, in seconds.
     pub long_poll_max_seconds: u64,
-    /// How long a connection may take to send a request's header, in seconds.
+    /// Time that a connection may take to send a request's header, in seconds.
     pub header_timeout_seconds: u64,
-    /// How long a shutdown waits for requests that are under way, in seconds.
+    /// Time that a shutdown waits for requests under way, in seconds.
     pub shutdown_grace_seconds: u64,
 }
 
@@ -70,7 +71,8 @@ pub struct Limits {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PushConfig {
-    /// Whom a push service can turn to, a `mailto:` or `https:` URI (RFC 8292 §2.1). None: no pushes.
+    /// The contact for push services, a `mailto:` or `https:` URI (RFC 8292 §2.1). Without it the server sends no
+    /// pushes.
     pub contact: Option<String>,
     /// Whether pushes may go to addresses that are not public, and by HTTP without TLS.
     pub local_endpoints: bool,
@@ -91,7 +93,7 @@ pub enum LogFormat {
     Json,
 }
 
-/// How to reach PostgreSQL. May hold a password, so its `Debug` shows nothing.
+/// A connection string for PostgreSQL. It may hold a password, so its `Debug` shows nothing.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct ConnectionString(String);
@@ -140,7 +142,7 @@ impl Default for Config {
 impl Default for DatabaseConfig {
     fn default() -> Self {
         let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
-        // Few: beyond what the database's cores and disk keep busy, more connections only add contention.
+        // A few connections keep the database's cores and disk busy; more only add contention.
         Self { url: None, admin_url: None, pool_size: 2 * cores + 4 }
     }
 }
@@ -190,7 +192,7 @@ impl Config {
         if let Some(path) = Self::file(settings) {
             let text = std::fs::read_to_string(&path)
                 .with_context(|| format!("cannot read the configuration file {}", path.display()))?;
-            // Read on its own first, so that a mistake is reported with its file and key.
+            // The file is read on its own first, so that a mistake is reported with its file and key.
             Figment::from(Toml::string(&text))
                 .extract::<Config>()
                 .map_err(|error| anyhow::anyhow!("{}: {}", path.display(), describe(error)))?;
@@ -203,7 +205,7 @@ impl Config {
         config.validated()
     }
 
-    /// Where the key is with `embedded`, if no other place is named.
+    /// The master key's file with `embedded`, if no other place is configured.
     pub fn embedded_master_key_file(&self) -> PathBuf {
         self.data_dir.join("master.key")
     }
@@ -227,13 +229,13 @@ impl Config {
         if let Some(contact) = &self.push.contact
             && !(contact.starts_with("mailto:") || contact.starts_with("https:"))
         {
-            bail!("push.contact is neither a mailto: nor an https: URI");
+            bail!("push.contact must be a mailto: or https: URI");
         }
         Ok(self)
     }
 }
 
-/// figment's message with the key's full name, without its notion of profiles.
+/// figment's message with the key's full name, and without figment's profiles.
 fn describe(error: figment::Error) -> String {
     error
         .into_iter()
@@ -265,7 +267,8 @@ fn default_extension_dir() -> PathBuf {
         .unwrap_or_else(|| PathBuf::from("extension"))
 }
 
-/// The layers above the file: flags, and the environment variable beside each. Only what was given is serialised.
+/// The layers above the file: flags, and an environment variable for each. Only settings that were given are
+/// serialised.
 #[derive(Debug, Clone, Default, Args, Serialize)]
 pub struct Settings {
     /// Configuration file (TOML) [default: ./postern.toml if it exists]

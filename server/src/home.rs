@@ -1,5 +1,5 @@
-//! The home domain of this server process, and what each of its services needs: the database, the master key, the
-//! limits, and the word that the server is stopping. It knows no service.
+//! The home of a server process: its domain, and all that its services share: the database, the master key, the limits,
+//! and the signal that the server is stopping. It knows no service.
 
 use std::sync::Arc;
 
@@ -11,24 +11,24 @@ use tokio::sync::watch;
 
 use crate::{config::Limits, database::Database, keys::MasterKey};
 
-/// Seconds for which a client may go on with its copy of published keys.
+/// Seconds for which a client may use its copy of published keys.
 pub const PUBLISHED_MAX_AGE: u32 = 60 * 60;
 
-/// Cheap to clone.
+/// The state that the services share. Cheap to clone.
 #[derive(Clone)]
 pub struct Home(Arc<Shared>);
 
 pub struct Shared {
-    /// What stands after `@` in the names of this server's users (OPS-2).
+    /// The domain after `@` in the names of this server's users (OPS-2).
     pub domain: Domain,
     pub database: Database,
     pub master_key: MasterKey,
     pub limits: Limits,
-    /// True once the server shuts down: long-polls answer with what they have.
+    /// True once the server shuts down, when long-polls answer without waiting longer.
     pub stopping: watch::Receiver<bool>,
 }
 
-/// Which homeserver serves a domain.
+/// The homeserver of a domain: this one or another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Homeserver {
     /// This one.
@@ -48,7 +48,7 @@ impl Home {
     }
 
     /// # Errors
-    /// `foreign-domain` for what only another homeserver serves.
+    /// `foreign-domain` if another homeserver serves the domain.
     pub fn expect_local(&self, domain: &Domain) -> Result<(), Problem> {
         match self.of(domain) {
             Homeserver::Local => Ok(()),

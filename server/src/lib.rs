@@ -2,7 +2,8 @@
 //!
 //! [`serve`] puts it together: [`http`] takes connections, verifies token, body and signature, and hands the request to
 //! an endpoint of [`routes`] (`auth`, `aas`, `ds`, `qs`: one file each), which validates it and makes one SQL call.
-//! State is in PostgreSQL, nowhere else.
+//! Endpoints that validate against stored state (group operations, `commit_identity`, `sign_credential`,
+//! `rotate_friendship_token`) read it once before. All state is in PostgreSQL.
 
 pub mod aas;
 pub mod about;

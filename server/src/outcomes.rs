@@ -1,4 +1,4 @@
-//! The test that holds the outcomes of the API functions in Rust against those in the database.
+//! The test that compares the outcomes of API functions in Rust with those in the database.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,7 +8,8 @@ use crate::{
     ds, http, qs,
 };
 
-/// `CREATE TYPE schema.function_outcome AS ENUM ('a', 'b')`, and what later migrations add.
+/// The labels of every outcome type, from `CREATE TYPE schema.function_outcome AS ENUM ('a', 'b')`
+/// and the `ALTER TYPE`s of later migrations.
 fn in_migrations() -> BTreeMap<String, BTreeSet<String>> {
     let mut types: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for text in migrate::migrations() {
@@ -30,7 +31,8 @@ fn in_migrations() -> BTreeMap<String, BTreeSet<String>> {
     types
 }
 
-/// The server reads anew what is there after these, whether it was added or dropped now or before.
+/// Outcomes that the server does not read: after these calls it does the same, whether the row was
+/// added or dropped now or before.
 const NOT_READ: [&str; 4] = [
     "auth.add_signing_key_outcome",
     "ds.add_sender_key_outcome",

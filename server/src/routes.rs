@@ -1,5 +1,5 @@
-//! Every route of the server, one line each, with its name and its door: `paid` endpoints ask for a token (AAS-1),
-//! `open` ones are the exceptions that the requirement names.
+//! The routes of the server, one line each, with name and door: `paid` endpoints ask for a token, `open` ones are the
+//! exceptions that AAS-1 names.
 
 use http::Method;
 

@@ -1,4 +1,4 @@
-//! A server process: puts home, services, router and listener together, and runs them until it is told to stop.
+//! A server process: home, services, router and listener, put together and run until it is told to stop.
 
 use std::sync::Arc;
 
@@ -37,7 +37,7 @@ pub async fn run(
         .await
         .with_context(|| format!("cannot listen on {}", config.listen))?;
     println!("postern: serving {} at http://{}", config.domain, listener.local_addr()?);
-    // Ends with this function.
+    // The tasks in this set end with this function.
     let mut background = JoinSet::new();
     let (database, subscribers) = (home.database.clone(), app.subscribers());
     background.spawn(async move { listener::listen(&database, &subscribers).await });

@@ -1,4 +1,4 @@
-//! What the server tells its operator while it runs: a log on stderr, without user data (PRIV-4).
+//! The log for the operator, on stderr, without user data (PRIV-4).
 
 use std::io::IsTerminal;
 
@@ -12,7 +12,7 @@ use crate::config::{LogConfig, LogFormat};
 /// A filter that does not parse.
 pub fn start_logging(config: &LogConfig) -> anyhow::Result<()> {
     let filter = tracing_subscriber::EnvFilter::try_new(&config.filter)
-        .with_context(|| format!("`{}` is not a log filter", config.filter))?;
+        .with_context(|| format!("`{}` is not a valid log filter", config.filter))?;
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match config.format {
         LogFormat::Text => subscriber.with_ansi(std::io::stderr().is_terminal()).init(),

@@ -1,5 +1,5 @@
-//! Chores: everything that a server process does by the clock, in one table. The database sees to it that several
-//! processes do each thing once. A chore that fails is logged, and done at its next turn.
+//! Chores: everything that a server process does by the clock, in one table. The database ensures that several
+//! processes do each thing once. A chore that fails is logged, and tried again at its next turn.
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,7 +19,7 @@ use crate::{
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(60 * 60);
 
-/// The table.
+/// The table of chores.
 pub fn chores(app: &App) -> Vec<Chore> {
     let App { aas, ds, qs, .. } = app;
     vec![
@@ -40,23 +40,26 @@ pub fn chores(app: &App) -> Vec<Chore> {
         Chore::every(HOUR, "drop retired issuer keys", aas, |aas: Aas| async move {
             aas.drop_retired_keys().await
         }),
-        Chore::every(HOUR, "drop what groups need no more", ds, |ds: Ds| async move {
+        Chore::every(HOUR, "drop expired group ids, groups and Welcome trees", ds, |ds: Ds| async move {
             ds::upkeep::run(&ds).await
         }),
-        Chore::every(10 * MINUTE, "have expired messages and queues removed", qs, |qs: Qs| async move {
-            qs::upkeep::run(&qs).await
-        }),
+        Chore::every(
+            10 * MINUTE,
+            "start the removal of expired messages and queues",
+            qs,
+            |qs: Qs| async move { qs::upkeep::run(&qs).await },
+        ),
     ]
 }
 
-/// Something to do by the clock.
+/// A task to do by the clock.
 pub struct Chore {
     every: Duration,
     /// Completes "could not …".
     name: &'static str,
     /// Time from the start to the first turn.
     first: Duration,
-    /// A turn is due whenever this is notified, too.
+    /// Notified when a turn is due at once.
     called: Option<Arc<Notify>>,
     turn: Box<dyn Fn() -> BoxFuture<'static, anyhow::Result<()>> + Send + Sync>,
 }
@@ -80,7 +83,7 @@ impl Chore {
         Self { called: Some(called), ..self }
     }
 
-    /// Does the chore for ever.
+    /// Does the chore at each of its turns, for ever.
     pub async fn keep(self) {
         let mut turns = interval_at(Instant::now() + self.first, self.every);
         turns.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -150,8 +150,7 @@ impl Client {
 
     // Receiving
 
-    /// Receives what is there, waits up to `wait` if there is nothing to tell, and takes
-    /// what there is to tell.
+    /// Receives all waiting messages, waits up to `wait` if they yield no event, and takes the events to tell.
     ///
     /// # Errors
     /// Passing ones lose nothing: call again. [`Error::Queue`] when the server cheats.

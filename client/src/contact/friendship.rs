@@ -1,7 +1,7 @@
 //! A user's friendship (QS-6): lets contacts add all of the user's devices to groups. The QS hands
-//! KeyPackages out to whoever shows the friendship token. It cannot read which device is behind
-//! each: that is attached, sealed under the friendship's link key, which no server ever sees.
-//! Owns the table `friendship`.
+//! KeyPackages out to holders of the friendship token. It cannot read which device is behind each:
+//! that is attached, sealed under the friendship's link key, which no server ever sees. Owns the
+//! table `friendship`.
 //!
 //! An attachment is `nonce (12) || AES-256-GCM(len (u16, big endian) || IdentityLink in CBOR ||
 //! zeros up to a multiple of 512 bytes)`, aad = the leaf key of its KeyPackage. The padding is

@@ -91,7 +91,7 @@ impl Queue {
     }
 
     /// Goes past messages that the server says it deleted because they were too old, and returns
-    /// how many those are. What is left begins with the start of a chain.
+    /// their number. The messages that are left begin with the start of a chain.
     pub(crate) fn skip_expired(&mut self, expired_up_to: Option<u64>) -> u64 {
         let skipped = expired_up_to.map_or(0, |seq| seq.saturating_sub(self.position));
         if skipped > 0 {

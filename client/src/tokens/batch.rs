@@ -1,4 +1,4 @@
-//! One request for tokens, which can be made again from what is kept of it.
+//! One request for tokens, which can be made again from its stored part.
 
 use postern_protocol::{name::Domain, token};
 use privacypass::{

@@ -1,11 +1,10 @@
-//! `POST /aas/token-request` (AAS-2, AAS-3): blinded tokens for a registered client, within
-//! its user's allowance, or for another domain's homeserver, within the domain's, in
-//! whichever of the standards' formats they ask. What will be redeemed cannot be told from
-//! what is signed here.
+//! `POST /aas/token-request` (AAS-2, AAS-3): issues blinded tokens to a registered client, within its user's
+//! allowance, or to another domain's homeserver, within the domain's, in any of the standards' formats. Nobody can
+//! tell which of the tokens signed here is the one that is redeemed later.
 //!
-//! The repeat of a request, after an answer was lost, gets tokens again and takes nothing
-//! from the allowance. Evaluated elements and signatures are the same; a proof is made anew,
-//! as it is random, and is as good.
+//! A client whose answer was lost repeats its request: it gets its tokens again, and the allowance
+//! stays as it is. Evaluated elements and signatures are the same; a proof is random, and so
+//! another one, as good.
 
 use aws_lc_rs::digest::{self, SHA256};
 use http::StatusCode;
@@ -41,7 +40,7 @@ pub async fn issue_tokens(aas: Aas, request: Request) -> Outcome {
         let ring = keys.iter().all(|(kind, id)| ring.issuing(*kind, *id).is_some());
         ring.then_some(())
     });
-    // For whatever it still does not know, the check says so.
+    // The check refuses keys that the ring still does not have.
     known.await?;
     let ring = aas.issuer.ring();
     let issuable = spawn_blocking(move || parsed.check(&ring)).await.map_err(Failure::fault)??;
@@ -80,8 +79,8 @@ async fn take_allowance(
     }
 }
 
-/// What a repeat is recognised by. The format is part of it: the same bytes in another one
-/// would be another request.
+/// The digest by which a repeat is recognised. The format is part of it: the same bytes in another
+/// format are another request.
 fn request_digest(format: Format, body: &[u8]) -> Vec<u8> {
     let mut context = digest::Context::new(&SHA256);
     context.update(format.request_media_type().as_bytes());

@@ -1,6 +1,6 @@
-//! The issuer (RFC 9578): holds the ring of keys, replaces it when the database has other
-//! keys, and makes those that the database says are due. The database decides whose request gets tokens, and whether
-//! one was spent.
+//! The issuer (RFC 9578): holds the ring of keys, replaces it when the database has other keys, and makes the keys that
+//! are due according to the database. The database also decides which requests get tokens, and whether a token was
+//! spent.
 
 use std::{
     sync::{Arc, PoisonError, RwLock},
@@ -25,11 +25,10 @@ use crate::{
     http::RedeemedToken,
 };
 
-/// Anyone can present a token that names an unknown key: how often the database is asked
-/// for it at most.
+/// Least time between two reloads for unknown keys: anyone can present a token that names one.
 const RELOAD_INTERVAL: Duration = Duration::from_secs(1);
-/// Truncated key ids of a token type must differ. With a handful of keys, a second attempt
-/// is rare, and this many never fail.
+/// Attempts at a new key: truncated key ids of a token type must differ. With a handful of keys, a
+/// second attempt is rare, and this many never fail.
 const ATTEMPTS: usize = 20;
 
 outcome! {
@@ -48,14 +47,14 @@ pub struct Issuer {
 }
 
 impl Issuer {
-    /// Loads the keys, after making those that are due. Safe in several processes at once:
-    /// the database takes one new key of each type.
+    /// Loads the keys, after making those that are due. Several processes can do this at once: the
+    /// database accepts one new key of each type.
     pub async fn load(home: &Home) -> anyhow::Result<Self> {
         let challenge_digests = TOKEN_TYPES
             .into_iter()
             .map(|kind| Ok((kind, token::challenge_of(kind, &home.domain).digest()?)))
             .collect::<anyhow::Result<_>>()
-            .context("the challenge")?;
+            .context("cannot make the token challenge")?;
         let issuer = Self {
             home: home.clone(),
             challenge_digests,
@@ -72,7 +71,7 @@ impl Issuer {
         self.ring.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Takes over what the database has.
+    /// Replaces the ring by the keys in the database.
     ///
     /// # Errors
     /// A database that does not answer; keys that do not open, which leave the ring as it was.
@@ -85,7 +84,7 @@ impl Issuer {
         Ok(())
     }
 
-    /// Makes the keys that are due, and leaves it to [`Self::reload`] to use them.
+    /// Makes the keys that are due; [`Self::reload`] then takes them into the ring.
     ///
     /// # Errors
     /// A database that does not answer, or a failing random number generator.
@@ -122,10 +121,10 @@ impl Issuer {
                 AddIssuerKeyOutcome::Collides => {}
             }
         }
-        bail!("all new issuer keys had truncated key ids that are in use")
+        bail!("cannot make an issuer key: the truncated key id of every attempt was in use")
     }
 
-    /// Looks something up in the ring; if it is not there, in what the database has by now.
+    /// Looks something up in the ring, and if it is not there, once more after a reload.
     pub async fn find<T>(&self, look_up: impl Fn(&KeyRing) -> Option<T>) -> Result<Option<T>, DatabaseError> {
         if let Some(found) = look_up(&self.ring()) {
             return Ok(Some(found));
@@ -136,14 +135,14 @@ impl Issuer {
             if let Err(error) = self.reload().await {
                 match error.downcast::<DatabaseError>() {
                     Ok(error) => return Err(error),
-                    Err(error) => tracing::error!("the issuer keys could not be loaded: {error:#}"),
+                    Err(error) => tracing::error!("cannot load the issuer keys: {error:#}"),
                 }
             }
         }
         Ok(look_up(&self.ring()))
     }
 
-    /// Verifies a token: of one of our keys, for our challenge, not forged.
+    /// Verifies a token: it must be for this server's challenge, and issued with one of its keys.
     ///
     /// # Errors
     /// A database that does not answer when asked for an unknown key.
@@ -158,7 +157,7 @@ impl Issuer {
         };
         let nonce = token.nonce();
         let verified = match token.token_type() {
-            // Over a millisecond: not between other requests.
+            // Takes over a millisecond, so it runs as blocking work.
             TokenType::PrivateP384 => spawn_blocking(move || key.verify(&token)).await.unwrap_or_default(),
             TokenType::Public | TokenType::PrivateRistretto255 => key.verify(&token),
         };

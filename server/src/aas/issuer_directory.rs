@@ -1,4 +1,4 @@
-//! `GET /.well-known/private-token-issuer-directory` (RFC 9578 §4).
+//! `GET /.well-known/private-token-issuer-directory` (RFC 9578 §4): answers with the issuer's public keys.
 
 use postern_protocol::{aas::IssuerDirectory, encoding::Encoding, token::DIRECTORY_MEDIA_TYPE};
 

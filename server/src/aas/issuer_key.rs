@@ -1,6 +1,6 @@
-//! One issuer key of any token type (RFC 9578): made, kept as bytes for sealing, and what
-//! it does: evaluate blinded elements, verify tokens. The mathematics is `privacypass`'s;
-//! when a key may be used, and what a token must be for, is the ring's business.
+//! An issuer key of any token type (RFC 9578): it is made here, turned into bytes for sealing,
+//! evaluates blinded elements and verifies tokens. The mathematics is `privacypass`'s; the ring
+//! knows when a key may be used, the issuer which challenge a token must be for.
 
 use anyhow::{Context, anyhow, bail};
 use async_trait::async_trait;
@@ -27,17 +27,16 @@ use tls_codec::{Deserialize as _, Serialize as _};
 use voprf::{BlindedElement, Ristretto255, VoprfServer};
 use zeroize::Zeroizing;
 
-/// RFC 9578 §5.5, §8.2.1: how a key pair comes from its seed.
+/// The info string with which a key pair is derived from its seed (RFC 9578 §5.5, §8.2.1).
 const KEY_INFO: &[u8] = b"PrivacyPass";
 const SEED_LEN_P384: usize = 48;
 const SEED_LEN_RISTRETTO255: usize = 32;
 
 type RsaKeyPair = KeyPair<Sha384, PSS, Deterministic>;
 
-/// Private keys, and copies that `privacypass` asks for, overwrite themselves when dropped;
-/// what they were made from is [`Zeroizing`]. Two things are left behind: of an RSA key the
-/// reduction parameters of its primes, which `rsa` 0.10 does not overwrite, and what any of
-/// them spills to the stack.
+/// The private key. It overwrites itself when dropped, as do the copies that `privacypass` asks for
+/// and the [`Zeroizing`] bytes that it was made from. Two traces are left: an RSA key's reduction
+/// parameters of its primes, which `rsa` 0.10 does not overwrite, and copies on the stack.
 enum Secret {
     PrivateP384(VoprfServer<NistP384>),
     Public(Box<RsaKeyPair>),
@@ -50,20 +49,20 @@ pub struct IssuerKey {
     id: [u8; 32],
 }
 
-/// A blinded element or message is none, so there is nothing to issue for it.
+/// A blinded element or message is not valid, so no token can be issued for it.
 #[derive(Debug, thiserror::Error)]
-#[error("a blinded element is not one of its token type")]
+#[error("a blinded element is not valid for its token type")]
 pub struct NotBlinded;
 
 impl IssuerKey {
-    /// Makes a key. Also returns what [`Self::from_kept`] makes it from again.
+    /// Makes a key. Also returns the bytes from which [`Self::from_kept`] makes it again.
     ///
     /// # Errors
     /// A failing random number generator.
     pub fn generate(token_type: TokenType) -> anyhow::Result<(Self, Zeroizing<Vec<u8>>)> {
         let seed = |length| {
             let mut seed = Zeroizing::new(vec![0; length]);
-            aws_lc_rs::rand::fill(&mut seed).context("no randomness for an issuer key")?;
+            aws_lc_rs::rand::fill(&mut seed).context("cannot get random bytes for an issuer key")?;
             anyhow::Ok(seed)
         };
         let kept = match token_type {
@@ -71,18 +70,18 @@ impl IssuerKey {
             TokenType::PrivateRistretto255 => seed(SEED_LEN_RISTRETTO255)?,
             TokenType::Public => {
                 use aws_lc_rs::rsa::{KeyPair, KeySize};
-                let pair = KeyPair::generate(KeySize::Rsa2048).context("no RSA key was made")?;
-                let der: Pkcs8V1Der<'_> = pair.as_der().context("no RSA key was made")?;
+                let pair = KeyPair::generate(KeySize::Rsa2048).context("cannot make an RSA key")?;
+                let der: Pkcs8V1Der<'_> = pair.as_der().context("cannot make an RSA key")?;
                 Zeroizing::new(der.as_ref().to_vec())
             }
         };
         Ok((Self::from_kept(token_type, &kept)?, kept))
     }
 
-    /// From a seed, or for type 0x0002 from a private key in PKCS #8.
+    /// Makes the key from a seed, or for type 0x0002 from a private key in PKCS #8.
     ///
     /// # Errors
-    /// When the bytes yield no key.
+    /// Bytes that yield no key.
     pub fn from_kept(token_type: TokenType, kept: &[u8]) -> anyhow::Result<Self> {
         let no_key = |_| anyhow!("the seed of an issuer key yields no key");
         Self::new(match token_type {
@@ -96,13 +95,12 @@ impl IssuerKey {
         })
     }
 
-    /// From a private key in the encoding that its token type's test vectors have: a scalar,
-    /// or PKCS #8.
+    /// Makes the key from a private key in the encoding of its token type's test vectors: a scalar, or PKCS #8.
     ///
     /// # Errors
-    /// When the bytes are no private key.
+    /// Bytes that are not a private key.
     pub fn from_private_key(token_type: TokenType, key: &[u8]) -> anyhow::Result<Self> {
-        let no_key = |_| anyhow!("these bytes are no private key");
+        let no_key = |_| anyhow!("these bytes are not a private key");
         Self::new(match token_type {
             TokenType::PrivateP384 => Secret::PrivateP384(VoprfServer::new_with_key(key).map_err(no_key)?),
             TokenType::PrivateRistretto255 => {
@@ -116,17 +114,17 @@ impl IssuerKey {
         let public = match &secret {
             Secret::PrivateP384(key) => serialize_public_key::<NistP384>(key.get_public_key()),
             Secret::PrivateRistretto255(key) => serialize_public_key::<Ristretto255>(key.get_public_key()),
-            Secret::Public(pair) => pair.pk.to_spki().context("an RSA key does not encode")?,
+            Secret::Public(pair) => pair.pk.to_spki().context("cannot encode an RSA key")?,
         };
         Ok(Self { id: token::token_key_id(&public), public, secret })
     }
 
-    /// In the encoding of its token type (RFC 9578 §5.5, §6.5).
+    /// The public key in the encoding of its token type (RFC 9578 §5.5, §6.5).
     pub fn public(&self) -> &[u8] {
         &self.public
     }
 
-    /// RFC 9578 §6.5: SHA-256 of the public key.
+    /// The token key id: SHA-256 of the public key (RFC 9578 §6.5).
     pub fn id(&self) -> &[u8; 32] {
         &self.id
     }
@@ -139,7 +137,7 @@ impl IssuerKey {
         }
     }
 
-    /// What token requests name the key by (RFC 9578 §5.1).
+    /// The last byte of the id, by which token requests name the key (RFC 9578 §5.1).
     pub fn truncated_id(&self) -> TruncatedTokenKeyId {
         self.id[31]
     }
@@ -153,8 +151,8 @@ impl IssuerKey {
         }
     }
 
-    /// Whether a token can be issued for these bytes: an element of the group, or a number
-    /// below the modulus. The curve arithmetic of a hundred takes milliseconds.
+    /// Whether a token can be issued for these bytes: an element of the group, or a number below
+    /// the modulus. A hundred elements take milliseconds.
     pub fn accepts(&self, blinded: &[u8]) -> bool {
         match &self.secret {
             Secret::PrivateP384(_) => BlindedElement::<NistP384>::deserialize(blinded).is_ok(),
@@ -188,8 +186,8 @@ impl IssuerKey {
         }
     }
 
-    /// Issues a batch under one proof: its `AmortizedBatchTokenRequest` in, the response out.
-    /// For type 0x0005 0.13 ms of CPU a token.
+    /// Issues a batch under one proof: takes an `AmortizedBatchTokenRequest`, returns the response.
+    /// Type 0x0005 takes 0.13 ms of CPU a token.
     ///
     /// # Errors
     /// [`NotBlinded`], also for a batch of another type.
@@ -240,10 +238,10 @@ impl IssuerKey {
 }
 
 fn rsa(pkcs8: &[u8]) -> anyhow::Result<Secret> {
-    let sk = SecretKey::from_der(pkcs8).map_err(|_| anyhow!("an RSA key does not decode"))?;
+    let sk = SecretKey::from_der(pkcs8).map_err(|_| anyhow!("cannot decode an RSA key"))?;
     let pk = sk.public_key().map_err(|_| anyhow!("an RSA key has no public key"))?;
     if pk.components().n().len() != public_tokens::NK {
-        bail!("an RSA key has not 2048 bits");
+        bail!("an RSA key does not have 2048 bits");
     }
     Ok(Secret::Public(Box::new(KeyPair { pk, sk })))
 }
@@ -262,7 +260,7 @@ where
         .map_err(|_| NotBlinded)
 }
 
-/// The key that was chosen already, by type and id: `privacypass` asks a store for it.
+/// A key store with the one key that was chosen already: `privacypass` asks a store for it.
 struct OneKey<'a, K>(&'a K);
 
 #[async_trait]
@@ -308,7 +306,7 @@ impl OriginKeyStore for OneKey<'_, RsaKeyPair> {
     }
 }
 
-/// Double spends are the database's to find (AAS-4), so that they are found across
+/// A store of nonces that accepts every nonce: the database finds double spends (AAS-4), across
 /// processes and crashes.
 struct SpentInDatabase;
 

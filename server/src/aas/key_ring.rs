@@ -1,5 +1,5 @@
-//! The issuer's keys at one moment: never changed, only replaced by a newer ring. Which keys
-//! issue, which redeem, and which are offered, by the clock.
+//! The issuer's keys at one moment. The clock decides which of them issue, redeem or are offered. A
+//! ring never changes; a newer one replaces it.
 
 use std::{
     sync::Arc,
@@ -17,18 +17,18 @@ use tokio_postgres::Row;
 use super::issuer_key::IssuerKey;
 use crate::keys::MasterKey;
 
-/// What issuer keys are sealed as.
+/// The purpose under which the master key seals issuer keys.
 pub const PURPOSE: &str = "AAS issuer key";
 
 #[derive(Default)]
 pub struct KeyRing {
-    /// The newest last.
+    /// The keys, the newest last.
     keys: Vec<RingKey>,
 }
 
 /// A key and its times, in seconds since 1970.
 pub struct RingKey {
-    /// The database's short name of it, which spent tokens are filed under.
+    /// The key's number in the database, where spent tokens name it.
     pub number: i16,
     pub key: Arc<IssuerKey>,
     not_before: u64,
@@ -37,9 +37,8 @@ pub struct RingKey {
 }
 
 impl KeyRing {
-    /// Opens what `aas.load_issuer_keys` returned; keys that `previous` has are open already.
-    /// Of token types that this program does not know there may be keys: a newer one beside
-    /// it made them.
+    /// Makes a ring of the keys that `aas.load_issuer_keys` returned; keys that `previous` has open are not opened
+    /// again. Keys of unknown token types are skipped: a newer program on the same database may have made them.
     pub fn open(rows: &[Row], master_key: &MasterKey, previous: &Self) -> anyhow::Result<Self> {
         let mut keys = Vec::new();
         for row in rows {
@@ -70,14 +69,14 @@ impl KeyRing {
         Ok(Self { keys })
     }
 
-    /// The key that a token names, if its tokens are still good.
+    /// The key that a token names, if its tokens are still accepted.
     pub fn redeeming(&self, token: &Token) -> Option<&RingKey> {
         let now = now();
         self.keys.iter().find(|key| key.key.id() == token.token_key_id() && now < key.retires)
     }
 
-    /// The key that a token request names. One that is published for later issues already:
-    /// clocks differ.
+    /// The key that a token request names. A key that is published for later use issues already,
+    /// because clocks differ.
     pub fn issuing(&self, token_type: TokenType, truncated_id: u8) -> Option<&RingKey> {
         let now = now();
         self.keys.iter().rev().find(|key| {
@@ -87,9 +86,9 @@ impl KeyRing {
         })
     }
 
-    /// For each token type, the newest key that is to be used by now: what challenges offer.
-    /// The most widely known type comes first, as there are clients that only look there;
-    /// those that know better look for it.
+    /// The keys that challenges offer: for each token type the newest one whose time has begun. The
+    /// most widely known type comes first, as some clients look at the first only; others look for
+    /// the one that they prefer.
     pub fn offered(&self) -> impl Iterator<Item = (TokenType, &[u8])> {
         let now = now();
         TOKEN_TYPES.into_iter().rev().filter_map(move |token_type| {

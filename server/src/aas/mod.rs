@@ -1,5 +1,5 @@
-//! Anonymous Authentication Service: issues tokens to clients and homeservers that it knows and redeems tokens of
-//! anybody, with nothing that joins the two (AAS-6).
+//! Anonymous Authentication Service: issues tokens to clients and homeservers that it knows, and redeems tokens of
+//! anybody; nothing joins the two (AAS-6).
 
 pub mod issue_tokens;
 pub mod issuer;
@@ -32,7 +32,7 @@ pub struct Aas {
     home: Home,
     issuer: Arc<Issuer>,
     uses: Arc<Uses>,
-    /// Another process changed the issuer keys, or may have while nobody listened.
+    /// Notified when another process changed the issuer keys, or may have while this one did not listen.
     issuer_keys_changed: Arc<Notify>,
 }
 

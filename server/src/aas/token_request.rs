@@ -1,5 +1,5 @@
-//! Token requests in the three formats of RFC 9578 and draft-ietf-privacypass-batched-tokens:
-//! read, and matched with keys, before anything is taken from an allowance.
+//! Token requests in the three formats of RFC 9578 and draft-ietf-privacypass-batched-tokens: they
+//! are parsed and matched with keys before anything is taken from an allowance.
 
 use std::sync::Arc;
 
@@ -50,7 +50,7 @@ impl Format {
     }
 }
 
-/// A request that parsed.
+/// A parsed request.
 pub enum TokenRequest {
     Single(GenericTokenRequest),
     /// The request's bytes, and its number of tokens.
@@ -58,7 +58,7 @@ pub enum TokenRequest {
     Generic(Vec<GenericTokenRequest>),
 }
 
-/// A request whose keys are in use and whose blinded messages are some.
+/// A request whose keys are in use and whose blinded messages are valid.
 pub enum Issuable {
     Single(Arc<IssuerKey>, GenericTokenRequest),
     Amortized(Arc<IssuerKey>, Vec<u8>, usize),
@@ -66,7 +66,7 @@ pub enum Issuable {
     Generic(Vec<Option<(Arc<IssuerKey>, GenericTokenRequest)>>),
 }
 
-/// The bytes to answer with, and whether some tokens are missing (206).
+/// The answer's bytes, and whether some tokens are missing (206).
 pub struct Issued {
     pub response: Vec<u8>,
     pub partial: bool,
@@ -74,7 +74,7 @@ pub struct Issued {
 
 impl TokenRequest {
     /// # Errors
-    /// What the standards answer with 422: another token type, size or syntax.
+    /// The problems for which the standards ask 422: another token type, size or syntax.
     pub fn parse(format: Format, body: &[u8]) -> Result<Self, Problem> {
         let malformed = |_| invalid("the token request does not parse");
         if format != Format::Generic {
@@ -94,7 +94,7 @@ impl TokenRequest {
                         AmortizedBatchTokenRequest::<voprf::Ristretto255>::tls_deserialize_exact(body)
                             .map(|batch| batch.nr())
                     }
-                    // No proof to amortize.
+                    // This type has no proof that a batch could share.
                     TokenType::Public => return Err(ProblemType::UnknownTokenKey.into()),
                 };
                 let number = number.map_err(malformed)?;
@@ -109,7 +109,7 @@ impl TokenRequest {
         }
     }
 
-    /// The types and truncated key ids that it names.
+    /// The token types and truncated key ids that the request names.
     pub fn keys(&self) -> Vec<(TokenType, u8)> {
         match self {
             Self::Single(request) => vec![header(request)],
@@ -120,14 +120,14 @@ impl TokenRequest {
         }
     }
 
-    /// Finds the keys and checks the blinded messages: milliseconds of CPU.
+    /// Finds the keys and checks the blinded messages, which takes milliseconds of CPU.
     ///
     /// # Errors
     /// When no token can be issued; in a generic batch, none at all.
     pub fn check(self, ring: &KeyRing) -> Result<Issuable, Problem> {
         let key = |(kind, id)| ring.issuing(kind, id).map(|key| key.key.clone());
         let unknown = || Problem::new(ProblemType::UnknownTokenKey);
-        let no_element = || invalid("a blinded message is not one of its token type");
+        let no_element = || invalid("a blinded message is not valid for its token type");
         match self {
             Self::Single(request) => {
                 let key = key(header(&request)).ok_or_else(unknown)?;
@@ -138,7 +138,7 @@ impl TokenRequest {
                 let kind = known_type(&body)?;
                 let key = key((kind, body[HEADER_LEN - 1])).ok_or_else(unknown)?;
                 let length = IssuerKey::blinded_len(kind);
-                // The elements end the request, whose parsed form does not show them.
+                // The elements are at the end of the request; its parsed form does not show them.
                 let elements = &body[body.len() - number * length..];
                 let valid = elements.chunks(length).all(|element| key.accepts(element));
                 valid.then_some(Issuable::Amortized(key, body, number)).ok_or_else(no_element)
@@ -161,7 +161,7 @@ impl TokenRequest {
 }
 
 impl Issuable {
-    /// How many tokens of which type.
+    /// The number of tokens of each type.
     pub fn numbers(&self) -> Vec<(TokenType, i32)> {
         match self {
             Self::Single(key, _) => vec![(key.token_type(), 1)],
@@ -179,16 +179,16 @@ impl Issuable {
         }
     }
 
-    /// Evaluates: up to 2.5 ms of CPU a token.
+    /// Issues the tokens: up to 2.5 ms of CPU each.
     ///
     /// # Errors
     /// When no token was issued.
     pub fn issue(self) -> Result<Issued, Problem> {
-        let failed = |_| invalid("a blinded message is not one of its token type");
+        let failed = |_| invalid("a blinded message is not valid for its token type");
         match self {
             Self::Single(key, request) => {
                 let response = to_bytes(&key.issue(request).map_err(failed)?);
-                // Without the token type, which only the generic batch writes.
+                // Without the token type, which only a generic batch contains.
                 Ok(Issued { response: response[2..].to_vec(), partial: false })
             }
             Self::Amortized(key, body, _) => {
@@ -233,7 +233,7 @@ fn offered_size(number: usize) -> Result<(), Problem> {
     if BATCH_SIZES.iter().any(|size| usize::from(*size) == number) {
         Ok(())
     } else {
-        Err(invalid("batches have 1, 10 or 100 tokens"))
+        Err(invalid("a batch must have 1, 10 or 100 tokens"))
     }
 }
 

@@ -1,5 +1,5 @@
-//! The chores of the AAS: issuer keys that are due are made, the keys of other processes are taken over, retired ones
-//! dropped, counts handed to the database.
+//! The chores of the AAS: they make issuer keys that are due, take over the keys of other processes, drop retired ones,
+//! and hand counts to the database.
 
 use super::Aas;
 use crate::database::{SqlOutcome, outcome};
@@ -21,7 +21,7 @@ impl Aas {
         Ok(self.uses.record(&self.home.database).await?)
     }
 
-    /// Makes issuer keys that are due, and takes over those that the database has.
+    /// Makes the issuer keys that are due, and loads those in the database.
     ///
     /// # Errors
     /// A database that does not answer, keys that do not open under the master key.

@@ -1,5 +1,5 @@
-//! How often each endpoint was paid for: counted here, added to the database's figures every
-//! minute (AAS-5), so that counting costs a request nothing and says nothing about who asked.
+//! Counts of paid requests by endpoint, added to the database's figures every minute (AAS-5): so
+//! counting costs a request nothing, and reveals nothing about its sender.
 
 use std::{
     collections::BTreeMap,
@@ -12,7 +12,7 @@ use crate::database::{Database, DatabaseError};
 pub struct Uses(Mutex<BTreeMap<&'static str, i64>>);
 
 impl Uses {
-    /// One request to an endpoint, by its API function's name.
+    /// Counts one request to an endpoint, named by its API function.
     pub fn count(&self, endpoint: &'static str) {
         self.add([(endpoint, 1)]);
     }

@@ -1,4 +1,4 @@
-//! `GET /problems/{slug}`: the page that a problem's `type` refers to (RFC 9457 §3.1.1).
+//! `GET /problems/{slug}`: answers with the page that a problem's `type` refers to (RFC 9457 §3.1.1).
 
 use postern_protocol::problem::ProblemType;
 

@@ -1,4 +1,4 @@
-//! What the server tells anyone of itself: that it is alive, and what its problem types mean.
+//! Information about the server for anyone: whether it is alive, and the meanings of its problem types.
 
 pub mod explain_problem;
 pub mod health;

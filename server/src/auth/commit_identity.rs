@@ -1,5 +1,5 @@
-//! `POST /as/eid/commits` (AS-3): a client adds, updates or removes clients of its user by
-//! a commit to the EID group. The AS accepts exactly one per epoch and logs it for ever.
+//! `POST /as/eid/commits` (AS-3): a client adds, updates or removes clients of its user by a commit to the EID group.
+//! The AS accepts exactly one commit per epoch and keeps it in the EID's history for ever.
 
 use http::StatusCode;
 use postern_protocol::{
@@ -45,7 +45,7 @@ pub async fn commit_identity(auth: As, request: Request, payment: Payment) -> Ou
     match eid.validate_of_member(commit, signer)? {
         (_, Handshake::Commit(commit, _)) => eid.merge(*commit)?,
         (_, Handshake::Proposal(_)) => {
-            let reason = "an EID changes by commits only";
+            let reason = "an EID can be changed only by a commit";
             return Err(InvalidMls::Refused(reason).into());
         }
     }

@@ -1,5 +1,5 @@
-//! What makes an MLS group an evolving identity (AS-3): every leaf is a client of the one
-//! user, says so by a basic credential with the user's name, and signs with the client's key.
+//! The rules by which an MLS group is an evolving identity (AS-3): every leaf is a client of the
+//! one user, has a basic credential with the user's name, and signs with the client's key.
 
 use openmls::prelude::{BasicCredential, LeafNode};
 use postern_protocol::{
@@ -14,7 +14,7 @@ use crate::{
     mls::{InvalidMls, TrackedGroup},
 };
 
-/// The EID's client keys.
+/// The signature keys of the EID's leaves, one for each client.
 ///
 /// # Errors
 /// A problem if a leaf is not one of `user`'s clients.
@@ -25,17 +25,17 @@ pub fn client_keys(identity: &TrackedGroup, user: &UserName) -> Result<Vec<Publi
 fn client_key(leaf: &LeafNode, user: &UserName) -> Result<PublicKey, Problem> {
     let credential = BasicCredential::try_from(leaf.credential().clone()).ok();
     if credential.is_none_or(|found| found.identity() != user.to_string().as_bytes()) {
-        let reason = "every leaf's credential must be a basic one with the user's name";
+        let reason = "the credential of every leaf must be a basic one with the user's name";
         return Err(InvalidMls::Refused(reason).into());
     }
     PublicKey::try_from(leaf.signature_key().as_slice())
-        .map_err(|_| InvalidMls::Refused("signature keys are Ed25519").into())
+        .map_err(|_| InvalidMls::Refused("signature keys must be Ed25519").into())
 }
 
-/// The user whose client `auth.load_client` found.
+/// The name of the user whose client `auth.load_client` found.
 ///
 /// # Errors
-/// A fault: the database holds a name that is none.
+/// A fault: the database holds an invalid name.
 pub fn user_name(client: &Row, home: &Domain) -> Result<UserName, Failure> {
     format!("{}@{home}", client.get::<_, &str>("name")).parse().map_err(Failure::fault)
 }

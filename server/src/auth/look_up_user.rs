@@ -1,5 +1,5 @@
-//! `GET /as/users/{name}` (AS-5): a user's EID with its whole history, the clients'
-//! credentials and contacts. Anonymous: the reader shows a token and nothing else.
+//! `GET /as/users/{name}` (AS-5): answers with a user's EID and its whole history, and the clients'
+//! credentials and contacts. The reader is anonymous: it shows a token and nothing else.
 
 use http::StatusCode;
 use postern_protocol::{

@@ -1,6 +1,6 @@
-//! `PUT /as/contact` (AS-5): where a client takes first contact. The address leads to a
-//! queue, so the AS keeps it sealed under the master key: a dump of the database joins no
-//! name to any queue (PRIV-1).
+//! `PUT /as/contact` (AS-5): publishes the address at which a client takes first contact. The
+//! address leads to a queue, so the AS keeps it sealed under the master key: a dump of the database
+//! joins no name to any queue (PRIV-1).
 
 use http::StatusCode;
 use postern_protocol::{
@@ -47,7 +47,7 @@ fn seal(master_key: &MasterKey, client: PublicKey, contact: &SignedContact) -> V
     master_key.seal(PURPOSE, client.as_bytes(), &Encoding::Cbor.encode(contact))
 }
 
-/// Opens what was sealed here for `client`.
+/// Opens a contact that was sealed here for `client`.
 ///
 /// # Errors
 /// A fault: the master key is another one, or the row was changed.

@@ -1,4 +1,4 @@
-//! `GET /as/keys` (AS-2): the keys that client credentials are signed with.
+//! `GET /as/keys` (AS-2): answers with the keys that sign client credentials.
 
 use http::StatusCode;
 use postern_protocol::auth::AuthenticationKeys;

@@ -1,5 +1,6 @@
-//! `POST /as/users` (AS-1): a name and its first client. The one endpoint of the services
-//! that asks no token, since tokens are for registered clients.
+//! `POST /as/users` (AS-1): registers a user name with its first client. It is open, since tokens
+//! are for registered clients, and is the only open endpoint with which anybody can change
+//! something.
 
 use http::StatusCode;
 use postern_protocol::{
@@ -29,7 +30,7 @@ pub async fn register_user(auth: As, request: Request) -> Outcome {
     // The signature over the request proves possession of the client's key.
     let eid = TrackedGroup::create(&body.group_info, &body.ratchet_tree)?;
     if eid.ciphersuite() != CIPHERSUITE {
-        return Err(InvalidMls::Refused("an identity's ciphersuite is 0x0001").into());
+        return Err(InvalidMls::Refused("an identity must have ciphersuite 0x0001").into());
     }
     if identity::client_keys(&eid, &body.name)? != [signer] {
         return Err(ProblemType::NotAllowed.into());

@@ -1,5 +1,5 @@
-//! `POST /as/credentials` (AS-2): signs a credential for a client that is in its user's
-//! EID, such as one just added, or one whose credential runs out.
+//! `POST /as/credentials` (AS-2): signs a credential for a client in its user's EID, such as one
+//! that was just added or whose credential is about to expire.
 
 use http::StatusCode;
 use postern_protocol::{

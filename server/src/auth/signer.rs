@@ -1,4 +1,4 @@
-//! Client credentials (AS-2): the AS's word that a key is one of a user's clients.
+//! Client credentials (AS-2): the AS signs that a key belongs to one of a user's clients.
 
 use postern_protocol::{
     IssuedCredential, PublicKey, credential::ClientCredential, key::PublishedKey, name::UserName,

@@ -1,4 +1,4 @@
-//! `postern check`: looks at everything a start depends on and says, one line for each, whether it is well and
+//! `postern check`: checks everything that a start depends on and says, one line for each, whether it is well and
 //! otherwise how to mend it. It changes nothing.
 
 use std::path::Path;
@@ -15,7 +15,7 @@ use crate::{
     keys::master_key::{self, MasterKey},
 };
 
-/// What looking at one thing gave: how it is, or what is wrong and how to mend it.
+/// The result of one check: the state of a thing, or the problem with it and how to mend that.
 type Finding = Result<String, Problem>;
 
 struct Problem {
@@ -48,7 +48,7 @@ impl Report {
     }
 }
 
-/// Returns whether all is well.
+/// Runs all checks, and returns whether all is well.
 pub async fn run(settings: &Settings, sources: &Sources) -> bool {
     let mut report = Report { all_well: true };
     let config = match Config::load(settings) {
@@ -109,7 +109,7 @@ async fn database(report: &mut Report, mut config: Config) {
     let cluster = match private_cluster::start(&mut config, PrivateCluster::start_or_join).await {
         Ok(cluster) => cluster,
         Err(error) => {
-            report.line("private cluster", Err(problem(format!("{error:#}"), "as the message says")));
+            report.line("private cluster", Err(problem(format!("{error:#}"), "do what the message says")));
             return;
         }
     };
@@ -142,7 +142,7 @@ async fn connect(report: &mut Report, config: &Config) -> Option<Database> {
             Some(database)
         }
         Err(error) => {
-            let mend = "is PostgreSQL running, is database.url right, does pg_hba.conf let role postern_server in, was `postern migrate` run?";
+            let mend = "check that PostgreSQL is running, database.url is right, pg_hba.conf lets role postern_server in, and `postern migrate` was run";
             report.line("database", Err(problem(error, mend)));
             None
         }
@@ -195,7 +195,7 @@ async fn extension(database: &Database) -> Result<Finding, DatabaseError> {
     Ok(match (installed, available) {
         (Some(installed), Some(available)) if installed == available => Ok(format!("postern {installed}")),
         (Some(installed), Some(available)) => Err(problem(
-            format!("version {installed}, but {available} is installed"),
+            format!("the database has version {installed}, the database server has {available}"),
             "run `postern migrate`",
         )),
         (Some(_), None) => Err(problem(
@@ -223,7 +223,8 @@ async fn schema(database: &Database) -> Finding {
     }
 }
 
-/// The wake secret lives in shared memory, which an extension gets only when it is preloaded; else it is zero.
+/// Checks that the extension is preloaded. The wake secret is in shared memory, which only a preloaded extension gets;
+/// otherwise it is zero.
 async fn wake_ups(database: &Database) -> Result<Finding, DatabaseError> {
     let row = database.query_one("SELECT postern.wake_secret()", &[]).await?;
     Ok(match row.get::<_, &[u8]>(0).iter().all(|byte| *byte == 0) {
@@ -235,7 +236,7 @@ async fn wake_ups(database: &Database) -> Result<Finding, DatabaseError> {
     })
 }
 
-/// OPS-3: the functions, and nothing else.
+/// Checks that the role can execute the API functions and nothing else (OPS-3).
 async fn role(database: &Database) -> Result<Finding, DatabaseError> {
     let row = database
         .query_one(

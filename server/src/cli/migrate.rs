@@ -25,6 +25,6 @@ pub async fn run(mut config: Config) -> anyhow::Result<()> {
 
 pub(super) fn admin_url(config: &Config) -> anyhow::Result<&ConnectionString> {
     config.database.admin_url.as_ref().context(
-        "no superuser's connection: give --database-admin-url URL, or --embedded for a private cluster in the data directory",
+        "there is no connection string for a superuser: give --database-admin-url URL, or --embedded for a private cluster in the data directory",
     )
 }

@@ -19,7 +19,7 @@ Examples:
   postern serve --embedded --domain example.org          a server with a private PostgreSQL in one directory
   postern migrate --domain example.org --database-admin-url postgresql://postgres@db/postern
   postern serve --config /etc/postern.toml --listen 127.0.0.1:8008
-  postern check --config /etc/postern.toml               says what is wrong, and what to do
+  postern check --config /etc/postern.toml               finds problems, and says how to mend them
 
 A setting comes from the configuration file (TOML), from the environment variable shown with it, or from the flag; the
 later of these wins. docs/operate/configure.md has the names in the file: --database-url is `url` in [database].";
@@ -40,7 +40,7 @@ enum Command {
     /// Create or update Postern's tables and functions in the database; safe while servers are running
     #[command(after_help = EXAMPLES)]
     Migrate(Settings),
-    /// Check the configuration and the database, and say what is wrong and what to do
+    /// Check the configuration and the database, and say how to mend each problem
     #[command(after_help = EXAMPLES)]
     Check(Settings),
 }

@@ -1,4 +1,4 @@
-//! The private cluster of a command (`--embedded`): started before its work, stopped after it.
+//! The private cluster of a command (`--embedded`), started before the command's work and stopped after it.
 
 use postern_cluster::{ClusterOptions, PrivateCluster};
 

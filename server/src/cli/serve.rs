@@ -39,7 +39,7 @@ async fn serve_with_database(config: Config, shutdown: Shutdown) -> anyhow::Resu
     }
     let master_key = master_key(&config)?;
     let url = config.database.url.as_ref().context(
-        "no database: give --database-url URL, or --embedded for a private cluster in the data directory",
+        "there is no connection string for the database: give --database-url URL, or --embedded for a private cluster in the data directory",
     )?;
     let database = Database::new(url, config.database.pool_size)?;
     migrate::expect_current(&database).await?;
@@ -47,7 +47,8 @@ async fn serve_with_database(config: Config, shutdown: Shutdown) -> anyhow::Resu
     serve::run(config, database, master_key, shutdown.requested()).await
 }
 
-/// OPS-2: the database remembers whose it is, so that a server configured for another domain does not start.
+/// Claims the database for a home domain: the database remembers it, so that a server configured for another domain
+/// does not start (OPS-2).
 async fn claim_home_domain(database: &Database, domain: &str) -> anyhow::Result<()> {
     let row =
         database.query_one("SELECT outcome, home FROM operator.claim_home_domain($1)", &[&domain]).await?;
@@ -63,7 +64,7 @@ async fn claim_home_domain(database: &Database, domain: &str) -> anyhow::Result<
     }
 }
 
-/// The key from where the configuration says; a private cluster gets a key of its own at the first start.
+/// Loads the master key from its configured place; a private cluster gets a key of its own at the first start.
 fn master_key(config: &Config) -> Result<MasterKey, master_key::MasterKeyError> {
     match &config.master_key_file {
         None if config.embedded && std::env::var_os(master_key::ENVIRONMENT).is_none() => {
@@ -83,7 +84,7 @@ impl Shutdown {
         let (requested, receiver) = watch::channel(false);
         tokio::spawn(async move {
             next_of(&mut terminate, &mut interrupt).await;
-            tracing::info!("shutting down; once more to stop at once");
+            tracing::info!("shutting down; a second signal stops at once");
             requested.send_replace(true);
             let number = next_of(&mut terminate, &mut interrupt).await;
             std::process::exit(128 + number);
@@ -92,7 +93,7 @@ impl Shutdown {
     }
 
     async fn requested(mut self) {
-        // An error means that the sender is gone, and with it whoever could ask.
+        // An error means that the sender is gone, so that no shutdown can be requested any more.
         if self.0.wait_for(|requested| *requested).await.is_err() {
             std::future::pending().await
         }

@@ -1,12 +1,12 @@
-//! Errors of the way to PostgreSQL, as one type that is safe to log.
+//! Errors of PostgreSQL and of the connection to it, as one type that is safe to log.
 
 use std::fmt;
 
 use deadpool_postgres::{PoolError, TimeoutType};
 use tokio_postgres::error::{DbError, SqlState};
 
-/// What went wrong between server and database. Its texts are safe to log: neither parameters nor rows can appear
-/// in them, so an error's DETAIL is dropped, and its message too where PostgreSQL quotes values in it (PRIV-4).
+/// An error of the database. Its texts are safe to log: they contain no parameters and no rows, so an error's DETAIL is
+/// dropped, and its message, too, where PostgreSQL quotes values in it (PRIV-4).
 #[derive(Debug, thiserror::Error)]
 pub enum DatabaseError {
     #[error("{0}")]
@@ -34,8 +34,8 @@ impl DatabaseError {
         }
     }
 
-    /// Whether the same may work soon: the database is away, starting, stopping or overloaded, or it gave one of two
-    /// transactions up for the other.
+    /// Whether the same call may work soon: the database is away, starting, stopping or overloaded, or it gave up one
+    /// of two transactions for the other.
     pub fn is_passing(&self) -> bool {
         self.code().is_none_or(|code| {
             let passing = [

@@ -1,5 +1,5 @@
-//! One LISTEN connection of a server process, outside the pool, and the subscribers to its channels. A notification
-//! may be lost: subscribers are told when a connection is new, and when it is gone.
+//! One LISTEN connection of a server process, outside the pool, and the subscribers to its channels. Notifications may
+//! be lost, so subscribers are told when a connection is new, and when it is gone.
 
 use std::{future::poll_fn, sync::Arc, time::Duration};
 
@@ -9,7 +9,7 @@ use tokio_postgres::{AsyncMessage, Client};
 
 use super::{Database, DatabaseError};
 
-/// Between two attempts to connect.
+/// Pause between two attempts to connect.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// A part of the server that hears a channel.
@@ -17,12 +17,12 @@ pub trait Subscriber: Send + Sync {
     /// The channel's name, an SQL identifier.
     fn channel(&self) -> &'static str;
 
-    /// LISTEN holds on a new connection, which `client` may ask. What was notified before was not heard.
+    /// Called when a new connection listens; `client` can query on it. Earlier notifications were not heard.
     fn connected<'a>(&'a self, client: &'a Client) -> BoxFuture<'a, Result<(), DatabaseError>>;
 
     fn notified(&self, payload: &str);
 
-    /// The connection is gone: nothing is heard until the next one.
+    /// Called when the connection is lost: nothing is heard until the next one.
     fn disconnected(&self) {}
 }
 
@@ -30,7 +30,7 @@ pub trait Subscriber: Send + Sync {
 pub async fn listen(database: &Database, subscribers: &[Arc<dyn Subscriber>]) {
     loop {
         if let Err(error) = listen_once(database, subscribers).await {
-            tracing::warn!("notifications: {error}; listening again");
+            tracing::warn!("cannot listen for notifications: {error}; connecting again");
         }
         for subscriber in subscribers {
             subscriber.disconnected();

@@ -1,7 +1,7 @@
 //! Brings a database to the state this program expects: `migrations/` once each, in order, and `sql/` as a whole
-//! whenever it changed. Both are part of the program. What they contain is the services' business; here is only
-//! how they are applied: one process at a time, safely under running servers (OPS-6), with ownership and
-//! privileges that no file has to remember (OPS-3).
+//! whenever it changed. Both are part of the program. Their content belongs to the services; this module applies them:
+//! one process at a time, safely under running servers (OPS-6), with ownership and privileges that no file has to set
+//! (OPS-3).
 
 use std::{collections::BTreeMap, fmt, path::Path, str::FromStr};
 
@@ -22,13 +22,14 @@ static SQL: Dir = include_dir!("$CARGO_MANIFEST_DIR/../sql");
 
 const GRANTS: &str = "sql/grants.sql";
 
-/// Named with its schema, as everything else is: the search path leads to PostgreSQL's own names only.
+/// The table of applied migrations. It is named with its schema, as everything else is: the search path leads to
+/// PostgreSQL's own names only.
 const HISTORY: &str = "public.refinery_schema_history";
 
-/// Held while migrating, so that a second process waits and then finds nothing to do.
+/// The advisory lock held while migrating, so that a second process waits and then finds nothing to do.
 const LOCK: i64 = 0x706f_7374_6572_6e00; // "postern"
 
-/// What a version of this program brings to a database.
+/// The migrations and functions of one version of this program.
 #[derive(Clone)]
 pub struct Release {
     migrations: Vec<Migration>,
@@ -36,7 +37,7 @@ pub struct Release {
     files: BTreeMap<String, String>,
 }
 
-/// What a migration changed.
+/// The changes that a migration made.
 pub struct Report {
     migrations: Vec<String>,
     functions_changed: bool,
@@ -58,7 +59,7 @@ pub async fn run(admin_url: &ConnectionString) -> anyhow::Result<Report> {
 }
 
 impl Release {
-    /// This program's.
+    /// The release of this program.
     pub fn embedded() -> Self {
         let mut files = BTreeMap::new();
         collect(&SQL, &mut files);
@@ -86,7 +87,7 @@ impl Release {
             .context("cannot take the migration lock")?;
         client
             .batch_execute(
-                // Nobody's objects in another schema are taken for PostgreSQL's.
+                // No object in another schema can pass for one of PostgreSQL's.
                 "SET search_path = pg_catalog, pg_temp;
                  -- A statement that waits for a lock makes everyone behind it wait: better to fail, and be tried again.
                  SET lock_timeout = '10s';
@@ -95,7 +96,9 @@ impl Release {
             .await?;
         update_extension(&client).await.context("cannot update the extension")?;
         let migrations = self.apply_migrations(&mut client).await?;
-        adopt(&mut client).await.context("cannot hand what migrations created to postern_owner")?;
+        adopt(&mut client)
+            .await
+            .context("cannot make postern_owner the owner of the objects that migrations created")?;
         let functions_changed = self.apply_functions(&mut client, !migrations.is_empty()).await?;
         Ok(Report { migrations, functions_changed })
     }
@@ -131,7 +134,7 @@ impl Release {
             .batch_execute("SET LOCAL ROLE postern_owner; SET LOCAL check_function_bodies = off")
             .await?;
         self.apply_files(&transaction).await?;
-        // Once more: now that all exist, each body is checked against the others.
+        // Applied once more: now that all functions exist, each body is checked against the others.
         transaction.batch_execute("SET LOCAL check_function_bodies = on").await?;
         self.apply_files(&transaction).await?;
         drop_obsolete(&transaction).await?;
@@ -168,7 +171,7 @@ impl Release {
         Ok(())
     }
 
-    /// The number of its last migration, and the hash of its `sql/`.
+    /// The number of the release's last migration, and the hash of its `sql/`.
     fn state(&self) -> (i32, Vec<u8>) {
         let migration = self.migrations.iter().map(Migration::version).max();
         let mut hash = digest::Context::new(&SHA256);
@@ -219,7 +222,8 @@ fn header(text: &str) -> String {
 }
 
 async fn connect(admin_url: &ConnectionString) -> anyhow::Result<Client> {
-    let mut config = tokio_postgres::Config::from_str(admin_url.as_str()).context("database.admin_url")?;
+    let mut config = tokio_postgres::Config::from_str(admin_url.as_str())
+        .context("database.admin_url is not a valid connection string")?;
     config.application_name("postern migrate");
     let (client, connection) = config
         .connect(NoTls)
@@ -230,7 +234,8 @@ async fn connect(admin_url: &ConnectionString) -> anyhow::Result<Client> {
     Ok(client)
 }
 
-/// Before the migrations, which may use what is new in it; the first one creates it.
+/// Updates the extension, if the first migration created it already. This comes before the
+/// migrations, which may use its new functions.
 async fn update_extension(client: &Client) -> Result<(), tokio_postgres::Error> {
     let outdated = "SELECT FROM pg_available_extensions
                      WHERE name = 'postern' AND installed_version <> default_version";
@@ -244,9 +249,9 @@ fn postgres_error<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'
     std::iter::successors(Some(error), |error| error.source()).find_map(|error| error.downcast_ref())
 }
 
-/// The extension's functions are executable by postern_owner, which passes some on (sql/grants.sql); whatever a
-/// superuser's migration created in our schemas becomes postern_owner's. In a transaction of its own:
-/// [`drop_obsolete`] takes what its transaction touched for defined anew.
+/// Lets postern_owner execute the extension's functions and pass some on (sql/grants.sql), and makes it the owner of
+/// everything that a superuser's migration created in our schemas. This has a transaction of its own, because
+/// [`drop_obsolete`] keeps functions that its own transaction touched.
 async fn adopt(client: &mut Client) -> anyhow::Result<()> {
     let transaction = client.transaction().await?;
     let statements = transaction
@@ -311,7 +316,7 @@ async fn drop_obsolete(transaction: &Transaction<'_>) -> anyhow::Result<()> {
         transaction
             .batch_execute(&format!("DROP ROUTINE {functions}"))
             .await
-            .with_context(|| format!("cannot drop what sql/ no longer defines: {functions}"))?;
+            .with_context(|| format!("cannot drop functions that sql/ no longer defines: {functions}"))?;
     }
     Ok(())
 }
@@ -322,7 +327,7 @@ fn located(path: &str, text: &str, error: &tokio_postgres::Error) -> anyhow::Err
         return anyhow!("{path}: {error}");
     };
     let line = match error.position() {
-        // Counted in characters, from 1.
+        // The position counts characters, from 1.
         Some(ErrorPosition::Original(position)) => {
             let before = text.chars().take((*position as usize).saturating_sub(1));
             format!(":{}", before.filter(|c| *c == '\n').count() + 1)
@@ -340,13 +345,14 @@ pub(crate) fn migrations() -> Vec<String> {
     runner.get_migrations().iter().filter_map(|migration| migration.sql().map(str::to_owned)).collect()
 }
 
-/// Whether the database is what this program expects.
+/// The state of a database in comparison with this program.
 #[derive(Debug, PartialEq, Eq)]
 pub enum SchemaState {
     Current,
     /// The same tables, other functions: this program is older or newer.
     OtherFunctions,
-    /// A newer program migrated; an older one goes on working beside it (OPS-6).
+    /// A newer program migrated. This one starts with a warning; whether it works with that
+    /// database depends on the migrations (OPS-6).
     Newer {
         found: i32,
     },
@@ -356,7 +362,7 @@ pub enum SchemaState {
     },
 }
 
-/// Asks as `postern_server`.
+/// Reads the state as `postern_server`.
 pub async fn state(database: &Database) -> Result<SchemaState, DatabaseError> {
     let row = database
         .query_opt("SELECT migration, functions_hash FROM operator.current_schema_state()", &[])
@@ -379,15 +385,17 @@ pub async fn expect_current(database: &Database) -> anyhow::Result<()> {
         SchemaState::Current => {}
         SchemaState::OtherFunctions => {
             tracing::warn!(
-                "the database has other functions than this version: if this one is the newer, run `postern migrate`"
+                "the functions in the database are another version's: if this program is the newer one, run `postern migrate`"
             );
         }
         SchemaState::Newer { found } => {
-            tracing::warn!("the database is at migration {found}, newer than this version")
+            tracing::warn!(
+                "the database is at migration {found}, newer than this program, which may not work with it: use the program that migrated it"
+            )
         }
         SchemaState::Older { found, expected } => {
             bail!(
-                "the database is at migration {found}, this version needs {expected}: run `postern migrate`"
+                "the database is at migration {found}, this program needs {expected}: run `postern migrate`"
             )
         }
     }

@@ -1,5 +1,5 @@
 //! Connections to PostgreSQL as the role `postern_server`: a pool for requests, and one connection for LISTEN. The
-//! questions to the database are the services' business.
+//! services make the queries.
 
 mod error;
 pub mod listener;
@@ -16,12 +16,12 @@ pub use error::DatabaseError;
 pub(crate) use outcome::outcome;
 pub use outcome::{SqlOutcome, UnknownOutcome};
 
-/// How long a request waits for a connection before it is refused: longer than a burst, shorter than a client's
+/// Time that a request waits for a connection before it is refused: longer than a burst, shorter than a client's
 /// patience.
 const POOL_WAIT: Duration = Duration::from_secs(5);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The server's way to PostgreSQL. Cheap to clone.
+/// The server's connections to PostgreSQL. Cheap to clone.
 #[derive(Clone)]
 pub struct Database {
     pool: Pool,

@@ -1,6 +1,6 @@
-//! Outcomes: the answer of an API function of the database, an enum on both sides. In SQL it is the type
-//! `<schema>.<function>_outcome`, in Rust an enum declared by [`outcome!`] in the file of the endpoint that calls the
-//! function. A test holds the two against each other.
+//! Outcomes: an API function of the database answers with an enum. In SQL it is the type `<schema>.<function>_outcome`,
+//! in Rust an enum declared by [`outcome!`] in the file of the endpoint that calls the function. A test compares the
+//! two.
 
 use std::{error::Error, fmt};
 
@@ -9,7 +9,7 @@ use tokio_postgres::{
     types::{FromSql, Kind, Type},
 };
 
-/// The outcome of every function that spends a token, when it was spent before (AAS-4).
+/// The outcome of every function that spends a token if the token was spent before (AAS-4).
 const TOKEN_SPENT: &str = "token_spent";
 /// The one outcome that leaves the token unspent: the state that a request was validated on has changed since, and
 /// the fault is nobody's.
@@ -18,7 +18,7 @@ const STALE: &str = "stale";
 pub trait SqlOutcome: Copy + PartialEq + 'static {
     /// `schema.type` of the enum in the database.
     const TYPE: &'static str;
-    /// True if the type has `token_spent`, too, which [`SqlOutcome::of_paid`] takes out.
+    /// True if the type also has `token_spent`, for which [`SqlOutcome::of_paid`] returns `None`.
     const PAID: bool;
     const LABELS: &'static [(&'static str, Self)];
 
@@ -27,12 +27,12 @@ pub trait SqlOutcome: Copy + PartialEq + 'static {
     /// # Errors
     /// A label that this program does not know.
     fn of(row: &Row) -> Result<Self, UnknownOutcome> {
-        let Label(label) = row.try_get(0).map_err(|_| UnknownOutcome("of another type".to_owned()))?;
+        let Label(label) = row.try_get(0).map_err(|_| UnknownOutcome("one of another type".to_owned()))?;
         let found = Self::LABELS.iter().find(|(known, _)| *known == label);
         found.map(|(_, outcome)| *outcome).ok_or_else(|| UnknownOutcome(label.to_owned()))
     }
 
-    /// The same of a function that spends a token; none if that was spent before.
+    /// The outcome of a function that spends a token; `None` if the token was spent before.
     ///
     /// # Errors
     /// As [`SqlOutcome::of`].
@@ -55,7 +55,7 @@ pub struct UnknownOutcome(String);
 
 impl fmt::Display for UnknownOutcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the database answered with the outcome {}", self.0)
+        write!(f, "the database answered with an outcome that this program does not know: {}", self.0)
     }
 }
 
@@ -95,7 +95,7 @@ macro_rules! outcome {
 }
 pub(crate) use outcome;
 
-/// What Rust knows of one type, for the test.
+/// An outcome type as Rust declares it, for the test.
 #[cfg(test)]
 pub struct Declared {
     pub name: &'static str,

@@ -1,5 +1,5 @@
-//! `POST /ds/groups` (DS-1): a group begins, under an id reserved before, with its creator
-//! as only member and admin.
+//! `POST /ds/groups` (DS-1): creates a group under a reserved id, with its creator as the only
+//! member and admin.
 
 use http::StatusCode;
 use postern_protocol::{ds::CreateGroup, problem::ProblemType};
@@ -50,14 +50,16 @@ pub async fn create_group(ds: Ds, request: Request, payment: Payment) -> Outcome
 fn validate(ds: &Ds, body: &CreateGroup) -> Result<Group, InvalidMls> {
     let group = Group::create(&body.group_info, &body.ratchet_tree, ds.now())?;
     if group.mls.group_id() != body.group_id.to_mls() {
-        return Err(InvalidMls::Refused("the group has another id than the request"));
+        return Err(InvalidMls::Refused("the group id in the GroupInfo differs from the one in the request"));
     }
     let creator = group.roster.members().first().map(|member| member.pseudonym);
     if group.policy.admins != Vec::from_iter(creator) {
-        return Err(InvalidMls::Refused("a new group's one admin is its creator"));
+        return Err(InvalidMls::Refused("a new group must have its creator as its only admin"));
     }
     if group.policy.state_key() != body.state_key {
-        return Err(InvalidMls::Refused("the state key is not the one of the group's policy"));
+        return Err(InvalidMls::Refused(
+            "the state key is not the one that the state secret in the group's policy yields",
+        ));
     }
     Ok(group)
 }

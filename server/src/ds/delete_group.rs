@@ -1,4 +1,4 @@
-//! `DELETE /ds/groups/{group_id}` (DS-11): an admin ends a group in which nobody else is left.
+//! `DELETE /ds/groups/{group_id}` (DS-11): an admin deletes a group in which no other user is left.
 
 use http::StatusCode;
 use postern_protocol::{ds::DeleteGroup, problem::ProblemType};

@@ -11,15 +11,15 @@ use crate::home::Home;
 
 const PURPOSE: &str = "DS external sender key";
 
-/// All keys that groups of ours carry, the newest first.
+/// All keys that groups of this server carry, the newest first.
 pub struct ExternalSenderKeys {
     keys: Vec<SigningKey>,
     extensions: Vec<ExternalSender>,
 }
 
 impl ExternalSenderKeys {
-    /// Loads the keys, after making one if there is none. Safe in several processes at once:
-    /// the database takes one first key.
+    /// Loads the keys, after making one if there is none. Several processes can do this at once:
+    /// the database accepts one first key.
     pub async fn load(home: &Home) -> anyhow::Result<Self> {
         let load = "SELECT public_key, sealed_seed FROM ds.load_sender_keys()";
         let mut rows = home.database.query(load, &[]).await?;
@@ -50,12 +50,13 @@ impl ExternalSenderKeys {
         self.keys[0].public_key()
     }
 
-    /// One for each key, as groups carry them in their context.
+    /// The external senders, one for each key, as groups carry them in their context.
     pub fn extensions(&self) -> &[ExternalSender] {
         &self.extensions
     }
 
-    /// The proposal to remove a leaf, signed with the key that the group carries.
+    /// The proposal to remove a leaf, signed with the key that the group carries; none if the DS
+    /// does not have that key.
     pub fn propose_removal(
         &self,
         carried: &ExternalSender,
@@ -68,7 +69,7 @@ impl ExternalSenderKeys {
     }
 }
 
-/// A basic credential with the server's domain.
+/// The external sender of a key: its credential is a basic one with the server's domain.
 fn extension(key: PublicKey, home: &Domain) -> ExternalSender {
     let credential = Credential::from(BasicCredential::new(home.as_str().as_bytes().to_vec()));
     ExternalSender::new(key.as_bytes().as_slice().into(), credential)
@@ -90,7 +91,7 @@ struct ToBeSigned {
     removed: u32,
 }
 
-/// RFC 9420 §5.1.2.
+/// `SignContent`, the bytes that a signature covers (RFC 9420 §5.1.2).
 #[derive(TlsSize, TlsSerialize)]
 struct SignContent {
     label: VLBytes,

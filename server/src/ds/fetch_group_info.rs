@@ -1,5 +1,5 @@
-//! `POST /ds/groups/{group_id}/group-info` (DS-7, DS-8): what an external commit starts
-//! from: GroupInfo and tree of the current epoch, and the proposals that wait.
+//! `POST /ds/groups/{group_id}/group-info` (DS-7, DS-8): answers with the start of an external
+//! commit: GroupInfo and tree of the current epoch, and the pending proposals.
 
 use http::StatusCode;
 use postern_protocol::{

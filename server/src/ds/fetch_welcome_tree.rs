@@ -1,5 +1,5 @@
-//! `POST /ds/groups/{group_id}/welcome-tree` (DS-7): the ratchet tree of the epoch that
-//! added a joiner, for that joiner until it has shown up in the group.
+//! `POST /ds/groups/{group_id}/welcome-tree` (DS-7): answers a joiner with the ratchet tree of the
+//! epoch that added it, until its first application message or commit.
 
 use http::StatusCode;
 use postern_protocol::{ds::FetchWelcomeTree, problem::ProblemType};
@@ -20,7 +20,7 @@ outcome! {
 pub async fn fetch_welcome_tree(ds: Ds, request: Request, payment: Payment) -> Outcome {
     let group_id = request.home_group(&ds.home)?;
     let (signer, body) = request.signed_body::<FetchWelcomeTree>()?;
-    // No group gets that far; the database counts with a sign.
+    // No group reaches an epoch that the database's signed integer cannot hold.
     let epoch = i64::try_from(body.epoch).map_err(|_| ProblemType::NotFound)?;
     let (outcome, row) = payment
         .call(

@@ -1,6 +1,5 @@
-//! A group as the DS sees it while a request lasts: its public MLS state, the GroupInfo for external joiners, the
-//! proposals that wait. How a handshake message changes it is [`super::handshake`]'s business, how it is kept
-//! [`super::stored`]'s.
+//! A group as the DS sees it during a request: its public MLS state, the GroupInfo for external joiners, the pending
+//! proposals. [`super::handshake`] changes it, [`super::stored`] stores it.
 
 use std::collections::BTreeMap;
 
@@ -20,11 +19,11 @@ use super::{
 };
 use crate::mls::{CorruptGroup, InvalidMls, TrackedGroup};
 
-/// This delivery service, as far as the validity of a group depends on it.
+/// The facts about this delivery service on which the validity of a group depends.
 #[derive(Clone, Copy)]
 pub struct DeliveryService<'a> {
     pub home: &'a Domain,
-    /// The DS as external sender, one for each of its keys: each group carries one of them.
+    /// The DS as external sender, once for each of its keys: each group carries one of these.
     pub external_senders: &'a [ExternalSender],
     /// Days since 1970.
     pub today: u32,
@@ -32,32 +31,32 @@ pub struct DeliveryService<'a> {
 
 pub struct Group {
     pub mls: TrackedGroup,
-    /// Of the current epoch, without the ratchet tree (DS-8).
+    /// The GroupInfo of the current epoch, without the ratchet tree (DS-8).
     pub group_info: GroupInfo,
-    /// Proposals that wait for a commit, as they came.
+    /// The proposals that wait for a commit, as bytes in order of arrival.
     pub proposals: Vec<MlsMessage>,
     pub roster: Roster,
     pub policy: GroupPolicy,
-    /// Of the leaves that have any (DS-12).
+    /// Attributes by leaf index; only leaves that have some are in it (DS-12).
     pub attributes: BTreeMap<u32, Attributes>,
 }
 
-/// What is kept with the MLS state, before it.
+/// The part of the stored bytes that precedes the MLS state.
 #[derive(Serialize, Deserialize)]
 struct Kept {
     group_info: GroupInfo,
     proposals: Vec<MlsMessage>,
-    /// For each leaf, in the tree's order.
+    /// One record for each leaf, in the tree's order.
     records: Vec<LeafRecord>,
-    /// For each leaf likewise; empty where there are none.
+    /// One entry for each leaf, in the tree's order; empty where a leaf has none.
     attributes: Vec<Attributes>,
 }
 
 impl Group {
-    /// A group that its creator begins.
+    /// Makes a group in its first epoch from the creator's GroupInfo and tree.
     ///
     /// # Errors
-    /// [`InvalidMls`], also if it lacks what every group has here.
+    /// [`InvalidMls`], also if the group lacks something that every group must have here.
     pub fn create(
         group_info: &GroupInfo,
         ratchet_tree: &RatchetTree,
@@ -65,7 +64,7 @@ impl Group {
     ) -> Result<Self, InvalidMls> {
         let mls = TrackedGroup::create(group_info, ratchet_tree)?;
         let roster = Roster::of(&mls, ds.home, |_, _| LeafRecord::new(None, ds.today, 0))?;
-        let creator = roster.members().first().ok_or(InvalidMls::Refused("a group has a member"))?;
+        let creator = roster.members().first().ok_or(InvalidMls::Refused("a group must have a member"))?;
         mls.check_group_info(group_info, LeafNodeIndex::new(creator.leaf))?;
         if creator.user_key.is_none() {
             return Err(InvalidMls::Refused("the creator's leaf lacks a user key (0xf0a3)"));
@@ -114,10 +113,10 @@ impl Group {
         bytes
     }
 
-    /// Notes what somebody says of leaves (DS-12).
+    /// Sets the attributes of leaves (DS-12); empty ones are removed.
     ///
     /// # Errors
-    /// A problem if one of them is not the sender's to describe, or there is too much of it.
+    /// A problem if the sender may not describe one of the leaves, or attributes are too large.
     pub fn attach(
         &mut self,
         told: &[LeafAttributes],
@@ -130,7 +129,8 @@ impl Group {
                 0 => drop(self.attributes.remove(&leaf)),
                 1..=MAX_ATTRIBUTES => drop(self.attributes.insert(leaf, attributes.clone())),
                 _ => {
-                    let detail = format_args!("attributes have at most {MAX_ATTRIBUTES} bytes");
+                    let detail =
+                        format_args!("the attributes of a leaf can have at most {MAX_ATTRIBUTES} bytes");
                     return Err(Problem::with_detail(ProblemType::MessageTooLarge, detail));
                 }
             }
@@ -138,7 +138,7 @@ impl Group {
         Ok(())
     }
 
-    /// What the leaves have, for members.
+    /// The attributes of all leaves that have some, by signature key.
     pub fn leaf_attributes(&self) -> Vec<LeafAttributes> {
         let of_leaf = |(leaf, attributes): (&u32, &Attributes)| {
             let leaf_key = self.roster.member(*leaf)?.signature_key;
@@ -147,14 +147,14 @@ impl Group {
         self.attributes.iter().filter_map(of_leaf).collect()
     }
 
-    /// What is kept for those who join in this epoch by Welcome.
+    /// The tree and attributes for members that join in this epoch by Welcome.
     pub fn encode_welcome_tree(&self) -> Vec<u8> {
         let content = (self.mls.ratchet_tree(), self.leaf_attributes());
         postcard::to_stdvec(&content).expect("it serialises into memory")
     }
 }
 
-/// Reads what [`Group::encode_welcome_tree`] wrote.
+/// Decodes the bytes of [`Group::encode_welcome_tree`].
 ///
 /// # Errors
 /// [`CorruptGroup`].
@@ -163,10 +163,10 @@ pub fn decode_welcome_tree(content: &[u8]) -> Result<WelcomeTree, CorruptGroup> 
     Ok(WelcomeTree { ratchet_tree, attributes })
 }
 
-/// The group's policy, from a context that has what every group's has here.
+/// The group's policy, from a context that must be as every group's is here.
 ///
 /// # Errors
-/// [`InvalidMls`] if it has not.
+/// [`InvalidMls`] if the context lacks the policy, the required capabilities or this server as external sender.
 pub fn policy(
     context: &Extensions<GroupContext>,
     external_senders: &[ExternalSender],
@@ -177,7 +177,7 @@ pub fn policy(
     let policy = context.unknown(GROUP_POLICY).ok_or(NO_POLICY)?;
     let policy = GroupPolicy::from_bytes(&policy.0).map_err(|_| NO_POLICY)?;
     let required = context.required_capabilities().ok_or(NOT_REQUIRED)?;
-    // So that every leaf can be delivered to, and every client can leave.
+    // Required so that every leaf can be delivered to, and every client can leave.
     let extensions = [GROUP_POLICY, DELIVERY_ADDRESS];
     let complete =
         extensions.iter().all(|extension| required.extension_types().contains(&(*extension).into()))
@@ -187,6 +187,6 @@ pub fn policy(
     }
     match context.external_senders().map(Vec::as_slice) {
         Some([sender]) if external_senders.contains(sender) => Ok(policy),
-        _ => Err(InvalidMls::Refused("the group's one external sender must be this server")),
+        _ => Err(InvalidMls::Refused("the group must have this server as its only external sender")),
     }
 }

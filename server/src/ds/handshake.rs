@@ -1,6 +1,6 @@
-//! What a commit or a proposal does to a group: validated as a member would, held against
-//! the policy, and turned into the group's next state and what is to be delivered. No I/O:
-//! the same request on the same state has the same outcome.
+//! Handshake messages: a commit or proposal is validated as a member would, checked against the
+//! policy, and turned into the group's next state and the deliveries. No I/O: the same request on
+//! the same state has the same outcome.
 
 use std::collections::HashSet;
 
@@ -28,7 +28,7 @@ use crate::{
     },
 };
 
-/// What came with a handshake message.
+/// A handshake message and the other parts of its request.
 #[derive(Clone, Copy)]
 pub struct Submission<'a> {
     pub group_id: &'a GroupId,
@@ -42,16 +42,16 @@ pub struct Submission<'a> {
     pub signer: PublicKey,
 }
 
-/// What it leads to.
+/// The result of a handshake message: the group's next state and the recipients.
 pub struct Next {
     pub group: Group,
-    /// False: a proposal, and the epoch is the same.
+    /// False for a proposal, which leaves the epoch as it is.
     pub is_commit: bool,
-    /// Who gets the message: everyone who was a member but the sender.
+    /// Addresses for the message: every member before it but the sender.
     pub recipients: Vec<Address>,
-    /// Who gets the Welcome.
+    /// Recipients of the Welcome.
     pub joiners: Vec<Joiner>,
-    /// Joiners that need the tree of their Welcome no more, with the epoch that added them.
+    /// Joiners that no longer need the tree of their Welcome, with the epoch that added them.
     pub caught_up: Vec<(u64, PublicKey)>,
 }
 
@@ -74,11 +74,13 @@ pub fn handle(
     let waiting = group.mls.proposals().map_err(Failure::fault)?;
     if *message.sender() == Sender::NewMemberCommit {
         let Handshake::Commit(commit, voucher) = group.mls.validate(message)? else {
-            return Err(InvalidMls::Refused("an external sender that joins sends a commit").into());
+            return Err(InvalidMls::Refused("a client that joins by itself must send a commit").into());
         };
         let leaf_key = commit.update_path_leaf_node().map(|leaf| leaf.signature_key().as_slice());
         if leaf_key != Some(signer.as_bytes().as_slice()) {
-            return Err(InvalidMls::Refused("the request is signed by another key than its message").into());
+            return Err(
+                InvalidMls::Refused("the request must be signed with the same key as its message").into()
+            );
         }
         let leaf = group.mls.joining_leaf(&commit)?;
         return apply(group, *commit, Actor::Joiner(leaf.u32()), &voucher, &waiting, submission, ds);
@@ -93,7 +95,9 @@ pub fn handle(
                 waiting.iter().map(self::proposed).collect::<Result<Vec<_>, _>>().map_err(Failure::fault)?;
             policy::check_proposal(view(&group), &waiting, proposed)?;
             if submission.welcome.is_some() || submission.group_info.is_some() {
-                return Err(InvalidMls::Refused("a Welcome and a GroupInfo come with commits").into());
+                return Err(
+                    InvalidMls::Refused("a Welcome or a GroupInfo can be sent only with a commit").into()
+                );
             }
             group.attach(submission.attributes, |_| false)?;
             group.mls.keep_proposal(*proposal)?;
@@ -104,8 +108,9 @@ pub fn handle(
     }
 }
 
-/// Proposes a leaf's removal on the DS's behalf; the proposal, and the group with it. `None`
-/// when that has no place: the leaf or its last admin would be gone, or it was proposed before.
+/// Proposes a leaf's removal on the DS's behalf: returns the group with the proposal, and the
+/// proposal. `None` if the leaf does not exist, the group would lose its last admin, or the removal
+/// is pending already.
 pub fn propose_removal(
     mut group: Group,
     leaf: u32,
@@ -188,8 +193,9 @@ fn apply(
     let after = View { policy: &policy, roster: &roster };
     policy::check_commit(view(&group), &known, &content, after)?;
 
-    let group_info =
-        submission.group_info.ok_or(InvalidMls::Refused("a commit comes with the GroupInfo of its epoch"))?;
+    let group_info = submission
+        .group_info
+        .ok_or(InvalidMls::Refused("a commit must come with the GroupInfo of the epoch that it begins"))?;
     group.mls.check_group_info(group_info, LeafNodeIndex::new(committer))?;
     let joiners = joiners(&added, &roster, submission.welcome, group.mls.ciphersuite())?;
     let caught_up = group
@@ -218,13 +224,13 @@ fn view(group: &Group) -> View<'_> {
     View { policy: &group.policy, roster: &group.roster }
 }
 
-/// Everyone but the sender; also whom a commit removes, so that they learn of it.
+/// The addresses of all members but the sender. Members that a commit removes get it, too, and learn of it.
 fn others(roster: &Roster, sender: Actor, except: &HashSet<u32>) -> Vec<Address> {
     let is_sender = |leaf| sender == Actor::Member(leaf) || except.contains(&leaf);
     roster.members().iter().filter(|member| !is_sender(member.leaf)).map(|member| member.address).collect()
 }
 
-/// What a commit contains, as the policy sees it.
+/// The content of a commit, as the policy sees it.
 fn content(
     commit: &StagedCommit,
     by: Actor,
@@ -249,7 +255,7 @@ fn proposed(proposal: &QueuedProposal) -> Result<Proposed, InvalidMls> {
     let by = match proposal.sender() {
         Sender::Member(leaf) => Actor::Member(leaf.u32()),
         Sender::External(_) => Actor::Server,
-        _ => return Err(InvalidMls::Refused("only members and the server propose")),
+        _ => return Err(InvalidMls::Refused("only members and the server can propose")),
     };
     Ok(Proposed { by, change: change(proposal.proposal())? })
 }
@@ -279,7 +285,7 @@ fn leaf_key_and_expiry(key_package: &KeyPackage) -> Result<(PublicKey, u32), Inv
     Ok((key, u32::try_from(last_day).unwrap_or(u32::MAX)))
 }
 
-/// Those who were added, if the Welcome is for exactly so many.
+/// The added members, if the Welcome is for exactly as many.
 fn joiners(
     added: &[(PublicKey, u32)],
     roster: &Roster,
@@ -288,7 +294,9 @@ fn joiners(
 ) -> Result<Vec<Joiner>, InvalidMls> {
     match welcome {
         None if added.is_empty() => Ok(Vec::new()),
-        Some(_) if added.is_empty() => Err(InvalidMls::Refused("a Welcome without added members")),
+        Some(_) if added.is_empty() => {
+            Err(InvalidMls::Refused("a Welcome can be sent only with a commit that adds members"))
+        }
         Some(welcome) if mls::welcomed_members(welcome, ciphersuite)? == added.len() => {
             let joiner = |(leaf_key, expires): &(PublicKey, u32)| {
                 let address = roster.by_key(*leaf_key).map(|member| member.address);
@@ -296,6 +304,8 @@ fn joiners(
             };
             Ok(added.iter().filter_map(joiner).collect())
         }
-        _ => Err(InvalidMls::Refused("members are added with a Welcome for each of them")),
+        _ => Err(InvalidMls::Refused(
+            "a commit that adds members must come with a Welcome for exactly these members",
+        )),
     }
 }

@@ -1,5 +1,5 @@
-//! Delivery Service: groups, each member under a pseudonym. It validates what a member would validate, lets pass what
-//! the group's policy allows, and hands state and messages to the database in one call, which puts them in order.
+//! Delivery Service: groups, each member under a pseudonym. It validates as a member would, accepts only actions that
+//! the group's policy allows, and hands state and messages to the database in one call, which orders them.
 
 pub mod create_group;
 pub mod delete_group;
@@ -52,7 +52,7 @@ impl Ds {
         Ok(Self { home: home.clone(), external_sender_keys, pusher })
     }
 
-    /// What the validity of a group depends on, as it is today.
+    /// The facts on which the validity of a group depends, as of today.
     fn now(&self) -> DeliveryService<'_> {
         DeliveryService {
             home: &self.home.domain,

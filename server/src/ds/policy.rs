@@ -1,7 +1,7 @@
-//! Who may do what in a group (DS-6), in one place: from what a validated message contains,
-//! what it *does* ([`Operation`]), and whether its sender may. Pure functions of the group's
-//! state, the sender and the message. They know of MLS what a sender can want, not how it is
-//! encoded; that members could process the message is [`crate::mls`]'s business.
+//! Rights in a group (DS-6), in one place: these functions derive the effect ([`Operation`]) of a
+//! validated message from its content, and decide whether its sender has the right to it. They are
+//! pure functions of the group's state, the sender and the message, and know no encoding;
+//! [`crate::mls`] checks that members could process the message.
 //!
 //! A user is a pseudonym; its clients are the leaves that have it. Admins are users.
 
@@ -14,7 +14,7 @@ use postern_protocol::{
 
 use super::roster::{Member, Roster};
 
-/// What a message does, as far as anybody's right to it differs.
+/// The effect of a message, as far as rights to it differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Operation {
     /// A user becomes a member, with one client or several.
@@ -41,50 +41,52 @@ pub enum Operation {
     Delete,
 }
 
-/// Why a message is refused. The texts name the rule, never a value.
+/// The reason why a message is refused. The texts name the rule, never a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Violation {
-    #[error("only admins add users")]
+    #[error("only admins can add users")]
     AddByMember,
-    #[error("only admins remove other users")]
+    #[error("only admins can remove other users")]
     RemoveByMember,
-    #[error("only admins change the group's policy or extensions")]
+    #[error("only admins can change the group's policy or extensions")]
     ContextByMember,
-    #[error("this server takes no proposals of this type from this sender")]
+    #[error("this server accepts no proposals of this type from this sender")]
     ProposalType,
-    #[error("this is committed, not proposed")]
+    #[error("this change is accepted by value in a commit only, not as a proposal of its own")]
     OnlyCommitted,
-    #[error("what this proposes was proposed already")]
+    #[error("a pending proposal already makes this change or removes this member")]
     AlreadyProposed,
-    #[error("a group ends when only an admin's clients are left in it")]
+    #[error("only an admin can delete a group, and only when no other user is left in it")]
     NotAlone,
-    #[error("the pseudonym is another user's")]
+    #[error("the pseudonym belongs to another user of the group, or to one of its admins")]
     PseudonymTaken,
-    #[error("a leaf's pseudonym never changes")]
+    #[error("a leaf cannot change its pseudonym")]
     PseudonymChanged,
-    #[error("the group's state secret never changes")]
+    #[error("a group cannot change its state secret")]
     StateSecretChanged,
-    #[error("a group keeps at least one admin")]
+    #[error("a group must keep at least one admin")]
     NoAdminLeft,
-    #[error("another user is removed with all of its clients")]
+    #[error("another user can be removed only with all of its clients")]
     PartOfUser,
-    #[error("whose removal was proposed commits nothing")]
+    #[error("a member whose removal is pending cannot commit")]
     CommitterLeaves,
-    #[error("proposals that wait have to be in the next commit")]
+    #[error("a commit must include every pending proposal")]
     ProposalOmitted,
-    #[error("a proposed removal has to be committed by a member first")]
+    #[error("a member must commit the pending removal before an external commit is accepted")]
     RemovalWaits,
-    #[error("who commits has a user key in its leaf, or another client of the user's has")]
+    #[error("a committer needs a user key (0xf0a3) in its own leaf or in that of another client of its user")]
     NoUserKey,
-    #[error("a user has one key in a generation, and generations only grow")]
+    #[error("a user key can be replaced only by one of a later generation")]
     UserKeyChanged,
-    #[error("who removes an own client replaces the user's key")]
+    #[error("a commit that removes a client of the committer's user must replace the user key")]
     UserKeyKept,
-    #[error("an external commit is signed by the user's key, or with the key of the leaf that it replaces")]
+    #[error(
+        "an external commit must be signed with the user key, or with the key of the leaf that it replaces"
+    )]
     UnknownJoiner,
-    #[error("an external commit removes nobody but its sender")]
+    #[error("an external commit can remove only a client of its sender's user")]
     ResyncOfAnother,
-    #[error("attributes come with a commit, of the committer's own leaf or of one that it adds")]
+    #[error("only a commit can set attributes, those of the committer's own leaf or of one that it adds")]
     AttributesOfAnother,
 }
 
@@ -106,14 +108,14 @@ pub enum Change {
     SelfRemove,
     Context,
     ExternalInit,
-    /// What has no place here: pre-shared keys, reinitialisation, custom types.
+    /// A proposal that this server never accepts: pre-shared keys, reinitialisation, custom types.
     Other,
 }
 
-/// Who acts.
+/// The sender of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Actor {
-    /// By its leaf.
+    /// A member, by its leaf.
     Member(u32),
     /// The DS, as external sender.
     Server,
@@ -131,17 +133,16 @@ pub struct Proposed {
 #[derive(Debug, Clone)]
 pub struct Commit {
     pub by: Actor,
-    /// The keys whose holders want it: the sender's leaf key, and of an external commit the
-    /// user's, if that signed it.
+    /// The keys that signed: the one of the request, and for an external commit the user's, if that signed it.
     pub vouchers: Vec<PublicKey>,
-    /// What it does by value.
+    /// The changes that the commit contains by value.
     pub changes: Vec<Change>,
-    /// For each proposal that waits, whether it takes it along.
+    /// For each pending proposal, whether the commit includes it.
     pub takes: Vec<bool>,
 }
 
 impl Proposed {
-    /// The leaf that is gone once it is committed.
+    /// The leaf that a commit of the proposal removes.
     fn removes(self) -> Option<u32> {
         match (self.change, self.by) {
             (Change::Remove(leaf), _) | (Change::SelfRemove, Actor::Member(leaf)) => Some(leaf),
@@ -151,7 +152,7 @@ impl Proposed {
 }
 
 impl Commit {
-    /// The leaves that are gone after it. Another may sit in their place.
+    /// The leaves that the commit removes. Others may take their places in the same commit.
     fn removes(&self, waiting: &[Proposed]) -> HashSet<u32> {
         let taken =
             waiting.iter().zip(&self.takes).filter(|(_, taken)| **taken).map(|(proposed, _)| *proposed);
@@ -160,14 +161,14 @@ impl Commit {
     }
 }
 
-/// What one change by somebody is.
+/// The operation that a change by an actor amounts to.
 fn operation(group: View<'_>, by: Actor, change: Change) -> Result<Operation, Violation> {
     match (by, change) {
         (Actor::Member(leaf), change) => {
             let member = group.roster.member(leaf).ok_or(Violation::ProposalType)?;
             let operation = match change {
                 Change::Add(pseudonym) if pseudonym == member.pseudonym => Operation::AddClient,
-                // Also one that left: who had it would come back with its rights.
+                // Also the pseudonym of an admin that left: its new holder would have the admin's rights.
                 Change::Add(pseudonym) if group.knows(pseudonym) => return Err(Violation::PseudonymTaken),
                 Change::Add(_) => Operation::AddUser,
                 Change::Remove(removed) if removed == leaf => Operation::Leave,
@@ -189,7 +190,7 @@ fn operation(group: View<'_>, by: Actor, change: Change) -> Result<Operation, Vi
     }
 }
 
-/// Roles: admins change others' membership and the context, everyone the own clients.
+/// Checks roles: admins change others' membership and the context, every member its own user's clients.
 fn allow(operation: Operation, is_admin: bool) -> Result<Operation, Violation> {
     match operation {
         Operation::AddUser if !is_admin => Err(Violation::AddByMember),
@@ -218,8 +219,8 @@ impl View<'_> {
     }
 }
 
-/// A proposal on its own. What is kept has to be in the next commit, so only that is kept
-/// which every member can commit, beside all else that waits.
+/// Checks a proposal on its own. The next commit must include every pending proposal, so only a
+/// proposal that every member can commit, together with all others that are pending, is kept.
 ///
 /// # Errors
 /// The [`Violation`].
@@ -242,16 +243,16 @@ pub fn check_proposal(
             }
             if group.has_admin_without(&removed) { Ok(operation) } else { Err(Violation::NoAdminLeft) }
         }
-        // A newcomer's Welcome comes with the commit, a user's other clients with the user,
-        // a user's new key with the removal of a client.
+        // These need a commit: it brings a newcomer's Welcome, removes all of a user's clients
+        // together, and brings the user's new key when it removes a client.
         _ => Err(Violation::OnlyCommitted),
     }
 }
 
-/// The end of a group: others are removed before, by a commit that they get.
+/// Checks the end of a group: other users must be removed before, by a commit that they get.
 ///
 /// # Errors
-/// [`Violation::NotAlone`], also for who is no admin.
+/// [`Violation::NotAlone`], also if the sender is no admin.
 pub fn check_deletion(group: View<'_>, by: u32) -> Result<Operation, Violation> {
     let sender = group.roster.member(by).ok_or(Violation::NotAlone)?;
     let alone = group.roster.members().iter().all(|member| member.pseudonym == sender.pseudonym);
@@ -259,7 +260,7 @@ pub fn check_deletion(group: View<'_>, by: u32) -> Result<Operation, Violation> 
     if alone && is_admin { Ok(Operation::Delete) } else { Err(Violation::NotAlone) }
 }
 
-/// A commit, by the group as it is and as it will be.
+/// Checks a commit, given the group before and after it.
 ///
 /// # Errors
 /// The first [`Violation`].
@@ -300,7 +301,7 @@ pub fn check_commit(
     Ok(operations)
 }
 
-/// Who joins without a member's help shows that it is a user's client.
+/// Checks that a client that joins by external commit belongs to the user whose pseudonym it has.
 fn check_joiner(before: View<'_>, commit: &Commit, after: View<'_>) -> Result<(), Violation> {
     let Actor::Joiner(leaf) = commit.by else { return Ok(()) };
     let joiner = after.roster.member(leaf).ok_or(Violation::UnknownJoiner)?;
@@ -318,9 +319,9 @@ fn check_joiner(before: View<'_>, commit: &Commit, after: View<'_>) -> Result<()
     if vouched { Ok(()) } else { Err(Violation::UnknownJoiner) }
 }
 
-/// A proposal that waits is taken along, unless the commit leaves it nothing to do. An
-/// external commit can take leavers' `SelfRemove`s only (RFC 9420 §12.2): other proposals
-/// lapse with it, except removals, which nobody gets around like that.
+/// Checks that a commit includes every pending proposal, unless it has the same effect itself. An
+/// external commit can include leavers' `SelfRemove`s only (RFC 9420 §12.2): other proposals lapse
+/// with it, except removals, for which it has to wait.
 fn check_waiting(waiting: &[Proposed], commit: &Commit, removed: &HashSet<u32>) -> Result<(), Violation> {
     for (proposed, taken) in waiting.iter().zip(&commit.takes) {
         if let (Actor::Member(by), Some(leaf)) = (commit.by, proposed.removes())
@@ -346,7 +347,8 @@ fn check_waiting(waiting: &[Proposed], commit: &Commit, removed: &HashSet<u32>) 
     Ok(())
 }
 
-/// A client left behind would know the user's key, and let the others in again.
+/// Checks that another user is removed whole: a client left behind would know the user's key, and
+/// let the others in again.
 fn check_whole_user(before: View<'_>, by: u32, removed: u32, after: View<'_>) -> Result<(), Violation> {
     let pseudonym_of = |leaf| before.roster.member(leaf).map(|member| member.pseudonym);
     match pseudonym_of(removed) {
@@ -355,8 +357,8 @@ fn check_whole_user(before: View<'_>, by: u32, removed: u32, after: View<'_>) ->
     }
 }
 
-/// A user's key is set by its first commit, stays the same within a generation, and is
-/// replaced when a client of the user's is removed, who knows it.
+/// Checks the users' keys: a user's key is set by its first commit, stays the same within a
+/// generation, and is replaced when a client of the user, which knows it, is removed.
 fn check_user_keys(
     before: View<'_>,
     by: Actor,
@@ -365,7 +367,7 @@ fn check_user_keys(
     after: View<'_>,
 ) -> Result<(), Violation> {
     let (old, new) = (before.roster.users(), after.roster.users());
-    // A client that goes takes its key along, if its user's others have not taken it up yet.
+    // The key of a removed client counts no longer, unless another client of its user has it, too.
     let stays = |member: &&Member| !removed.contains(&member.leaf);
     let staying = Roster::new(before.roster.members().iter().filter(stays).cloned().collect()).users();
     let mut generations = HashMap::new();
@@ -417,7 +419,7 @@ mod tests {
     const B1: u32 = 1;
     const B2: u32 = 2;
     const C: u32 = 3;
-    /// The first that is free.
+    /// The first free leaf.
     const FREE: u32 = 4;
 
     fn user_key(user: Pseudonym, generation: u32) -> UserKey {
@@ -442,7 +444,7 @@ mod tests {
         }
     }
 
-    /// A commit in a group as above. What it leads to follows from it, until a test says otherwise.
+    /// A commit in a group as above. The state after it follows from the commit, unless a test changes it.
     #[derive(Clone)]
     struct Scene {
         policy: GroupPolicy,
@@ -498,7 +500,7 @@ mod tests {
             self
         }
 
-        /// What a leaf is like afterwards.
+        /// Changes a leaf of the state after the commit.
         fn with_next(self, leaf: u32, change: impl FnOnce(&mut Member)) -> Self {
             self.with(|scene| {
                 change(scene.next_members.iter_mut().find(|member| member.leaf == leaf).unwrap())
@@ -660,11 +662,11 @@ mod tests {
                 Err(V::PseudonymChanged),
             ),
             (
-                "a newcomer in the place of who is removed",
+                "a newcomer in the place of a removed member",
                 scene(by(A), &[Remove(C), Add(DAVE)], &[]).with_next(FREE, |dave| dave.leaf = C),
                 Ok(vec![O::RemoveUser, O::AddUser]),
             ),
-            // What has no place here.
+            // Proposals that are never accepted.
             ("a pre-shared key", scene(by(A), &[Other], &[]), Err(V::ProposalType)),
             ("an ExternalInit of a member", scene(by(A), &[ExternalInit], &[]), Err(V::ProposalType)),
             ("a SelfRemove by value", scene(by(C), &[SelfRemove], &[]), Err(V::NoUserKey)),
@@ -692,7 +694,7 @@ mod tests {
                 Ok(vec![O::RemoveUser]),
             ),
             (
-                "an update of who is removed",
+                "an update of a removed member",
                 scene(by(A), &[Remove(B1), Remove(B2)], &[BOB_UPDATES]).leaving_out(0),
                 Ok(vec![O::RemoveUser, O::RemoveUser]),
             ),
@@ -744,19 +746,19 @@ mod tests {
                     .with(|scene| scene.commit.vouchers = vec![leaf_key(C)]),
                 Err(V::ResyncOfAnother),
             ),
-            ("who joins adds others", scene(JOINS, &[ExternalInit, Add(DAVE)], &[]), Err(V::ProposalType)),
+            ("a joiner adds others", scene(JOINS, &[ExternalInit, Add(DAVE)], &[]), Err(V::ProposalType)),
             (
-                "who joins takes a leaver along",
+                "a joiner takes a leaver along",
                 scene(JOINS, &[ExternalInit], &[BOB_LEAVES]),
                 Ok(vec![O::Join]),
             ),
             (
-                "who joins leaves it out",
+                "a joiner leaves a leaver out",
                 scene(JOINS, &[ExternalInit], &[BOB_LEAVES]).leaving_out(0),
                 Err(V::ProposalOmitted),
             ),
             (
-                "who joins lets an update lapse",
+                "a joiner lets an update lapse",
                 scene(JOINS, &[ExternalInit], &[BOB_UPDATES]).leaving_out(0),
                 Ok(vec![O::Join]),
             ),
@@ -766,7 +768,7 @@ mod tests {
                 Err(V::RemovalWaits),
             ),
             (
-                "nor a leaver's Remove",
+                "an external joiner cannot undo a leaver's Remove",
                 scene(JOINS, &[ExternalInit], &[CAROL_LEAVES_THE_OLD_WAY]).leaving_out(0),
                 Err(V::RemovalWaits),
             ),
@@ -802,9 +804,15 @@ mod tests {
             ("a member leaves the old way", by(C), Remove(C), &[], Ok(O::Leave)),
             ("a member updates", by(C), Update, &[], Ok(O::Update)),
             ("the server proposes a removal", Actor::Server, Remove(C), &[], Ok(O::ProposeRemoval)),
-            ("beside another's", by(C), SelfRemove, &[BOB_LEAVES, BOB_UPDATES], Ok(O::Leave)),
-            ("who updated leaves", by(B2), SelfRemove, &[BOB_UPDATES], Ok(O::Leave)),
-            ("who leaves updates", by(B2), Update, &[BOB_LEAVES], Err(V::AlreadyProposed)),
+            (
+                "a member leaves when another's proposals wait",
+                by(C),
+                SelfRemove,
+                &[BOB_LEAVES, BOB_UPDATES],
+                Ok(O::Leave),
+            ),
+            ("a member that proposed an update leaves", by(B2), SelfRemove, &[BOB_UPDATES], Ok(O::Leave)),
+            ("a leaver updates", by(B2), Update, &[BOB_LEAVES], Err(V::AlreadyProposed)),
             ("a second update", by(B2), Update, &[BOB_UPDATES], Err(V::AlreadyProposed)),
             (
                 "the removal of a leaver is proposed",
@@ -820,7 +828,7 @@ mod tests {
                 &[CAROL_IS_TO_GO],
                 Err(V::AlreadyProposed),
             ),
-            ("who leaves leaves the old way", by(B2), Remove(B2), &[BOB_LEAVES], Err(V::AlreadyProposed)),
+            ("a leaver leaves the old way, too", by(B2), Remove(B2), &[BOB_LEAVES], Err(V::AlreadyProposed)),
             ("the last admin leaves", by(A), SelfRemove, &[], Err(V::NoAdminLeft)),
             ("the last admin leaves the old way", by(A), Remove(A), &[], Err(V::NoAdminLeft)),
             ("the removal of the last admin is proposed", Actor::Server, Remove(A), &[], Err(V::NoAdminLeft)),

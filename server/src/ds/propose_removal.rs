@@ -1,6 +1,6 @@
 //! DS-induced removals (DS-10): the DS proposes, as external sender, to remove members whose queue is gone or that have
-//! not committed for long; the next committer has to take the proposal along. It happens after the request that showed
-//! it was answered, with that request's state key, and is left to the next request if it fails.
+//! not committed for long; the next commit must include the proposal. The DS proposes after it answered the request
+//! that revealed such a member, with that request's state key; if it fails, the next request is the next chance.
 
 use std::collections::HashSet;
 
@@ -24,12 +24,12 @@ outcome! {
     }
 }
 
-/// So that a long silence does not make one request pay for everyone's removal.
+/// Removals proposed after one request, at most, so that a long silence does not make it pay for everyone's.
 const AT_ONCE: usize = 8;
-/// Others may change the group meanwhile.
+/// Attempts at one proposal: others may change the group meanwhile.
 const ATTEMPTS: usize = 5;
 
-/// The leaves to propose to remove after a message.
+/// The leaves whose removal the DS proposes after a message.
 pub fn due(roster: &Roster, gone: &HashSet<Address>, committed_before: Option<u32>) -> Vec<u32> {
     let members = roster.members().iter().filter(|member| !member.record.removal_proposed);
     members
@@ -42,8 +42,8 @@ pub fn due(roster: &Roster, gone: &HashSet<Address>, committed_before: Option<u3
         .collect()
 }
 
-/// Proposes removals in the background. A removal that cannot be proposed (the last admin's, one that waits already) is
-/// left.
+/// Proposes removals in the background. A removal that cannot be proposed (the last admin's, or one that is pending
+/// already) is skipped.
 pub fn propose(ds: &Ds, group_id: &GroupId, key: &StateKey, leaves: Vec<u32>) {
     let (ds, group_id, key) = (ds.clone(), group_id.clone(), *key);
     tokio::spawn(async move {

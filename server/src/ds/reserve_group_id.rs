@@ -1,5 +1,4 @@
-//! `POST /ds/group-ids` (DS-1): a fresh group id, reserved in the database until a group
-//! is created under it.
+//! `POST /ds/group-ids` (DS-1): reserves a fresh group id in the database until a group is created under it.
 
 use http::StatusCode;
 use postern_protocol::{

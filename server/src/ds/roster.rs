@@ -1,5 +1,5 @@
-//! The roster: what the DS needs of a group to deliver to it and to know its senders. Its members are derived from the
-//! group's tree, never kept by hand; with each leaf stands what the DS remembers of it.
+//! The roster: the part of a group that the DS needs to deliver to it and to recognise its senders. Its members are
+//! derived from the group's tree, never maintained by hand; each has the record that the DS keeps of its leaf.
 
 use std::collections::HashMap;
 
@@ -17,7 +17,7 @@ use crate::mls::{CorruptGroup, InvalidMls, TrackedGroup, leaf::Leaf};
 pub struct Member {
     /// The leaf's index.
     pub leaf: u32,
-    /// The user's, which all of its clients have.
+    /// The user's pseudonym, which all of its clients have.
     pub pseudonym: Pseudonym,
     pub signature_key: PublicKey,
     pub address: Address,
@@ -25,16 +25,17 @@ pub struct Member {
     pub record: LeafRecord,
 }
 
-/// What the DS remembers of a leaf.
+/// The record that the DS keeps of a leaf.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeafRecord {
-    /// The epoch that added it by Welcome, until it commits: it may still want that tree.
+    /// The epoch that added the leaf by Welcome, until the leaf commits: its client may still fetch
+    /// that epoch's tree.
     pub joined: Option<u64>,
-    /// Day (since 1970) of its last commit, or of when it was added.
+    /// Day (since 1970) of the leaf's last commit, or of its addition.
     pub active: u32,
-    /// The DS proposed to remove it, in this epoch.
+    /// True if the DS proposed the leaf's removal in this epoch.
     pub removal_proposed: bool,
-    /// The epoch in which it came in: it cannot read messages of an earlier one.
+    /// The epoch in which the leaf came in: its client cannot read messages of an earlier one.
     pub since: u64,
 }
 
@@ -47,14 +48,14 @@ impl LeafRecord {
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Roster {
-    /// By leaf index.
+    /// In the order of their leaf indexes.
     members: Vec<Member>,
 }
 
 impl Roster {
     /// # Errors
-    /// [`InvalidMls`] if a leaf lacks what every leaf must have here, or receives on
-    /// another domain than `home`.
+    /// [`InvalidMls`] if a leaf lacks something that every leaf must have here, or its delivery
+    /// address is on another domain than `home`.
     pub fn of(
         group: &TrackedGroup,
         home: &Domain,

@@ -1,5 +1,5 @@
-//! What the operator decides about groups. It lies in the database and comes with each group
-//! that is read, so that a change holds at once and on every server.
+//! The operator's rules for groups. The database keeps them and returns them with each group that
+//! is read, so that a change holds at once and on every server.
 
 use postern_protocol::problem::{Problem, ProblemType};
 use tokio_postgres::Row;
@@ -8,21 +8,21 @@ use crate::http::Failure;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rules {
-    /// How many days a client may go without a commit (DS-10).
+    /// Days that a client may go without a commit (DS-10).
     pub inactive_days: u32,
-    /// For how many epochs after its own an application message is still taken (DS-3).
+    /// Epochs after its own in which an application message is still accepted (DS-3).
     pub past_epochs: u64,
     max_members: usize,
-    /// Bytes of an application message or a proposal.
+    /// Largest application message or proposal, in bytes.
     max_message: usize,
-    /// Bytes of a commit, and of its Welcome.
+    /// Largest commit, and largest Welcome, in bytes.
     max_commit: usize,
-    /// Those that members may be added with (RFC 9420 §17.1).
+    /// The ciphersuites (RFC 9420 §17.1) in whose groups members may be added.
     ciphersuites: Vec<i32>,
 }
 
 impl Rules {
-    /// From a row of `ds.load_group`.
+    /// Reads the rules from a row of `ds.load_group`.
     ///
     /// # Errors
     /// A fault: the database holds a number below zero.
@@ -39,20 +39,19 @@ impl Rules {
     }
 
     /// # Errors
-    /// A problem if something of a message has too many bytes.
+    /// A problem if a part of a message has too many bytes.
     pub fn check_size(&self, is_commit: bool, bytes: usize) -> Result<(), Problem> {
         let limit = if is_commit { self.max_commit } else { self.max_message };
-        let detail = || format!("at most {limit} bytes");
+        let detail = || format!("a message and its Welcome can have at most {limit} bytes each");
         at_most(bytes, limit).ok_or_else(|| Problem::with_detail(ProblemType::MessageTooLarge, detail()))
     }
 
-    /// A group that has more members than it may, as the limit was lowered, goes on and does
-    /// not grow.
+    /// Checks the number of members. A group that exceeds a lowered limit stays as it is and cannot grow.
     ///
     /// # Errors
     /// A problem if a group with `before` members cannot have `after`.
     pub fn check_members(&self, before: usize, after: usize) -> Result<(), Problem> {
-        let detail = || format!("at most {}", self.max_members);
+        let detail = || format!("a group can have at most {} members", self.max_members);
         at_most(after, self.max_members.max(before))
             .ok_or_else(|| Problem::with_detail(ProblemType::TooManyMembers, detail()))
     }
@@ -64,7 +63,7 @@ impl Rules {
         allowed.then_some(()).ok_or_else(|| ProblemType::CiphersuiteForbidden.into())
     }
 
-    /// Whether an application message of this epoch is taken in the current one.
+    /// Checks that an application message of `epoch` is still accepted in the current one.
     ///
     /// # Errors
     /// A problem that tells both numbers.

@@ -1,6 +1,6 @@
 //! Group state at rest (DS-9): blobs that are padded and sealed under the key that members send with every request and
-//! the server forgets. There are two of each group, the roster (all that an application message needs) and the tree
-//! (all that a commit needs), and for a while one tree for the joiners of each epoch that began with an Add.
+//! the server forgets. Each group has two, the roster (enough for an application message) and the tree (enough for a
+//! commit), and for a while one tree for the joiners of each epoch that began with an Add.
 //!
 //! `version (1) || envelope of length (4, LE) || content || zeros` (see [`sealed`]), with the group's id, its epoch, its
 //! revision and the blob's kind as associated data.
@@ -12,7 +12,7 @@ use postern_protocol::{
 };
 use zeroize::Zeroizing;
 
-/// The layout above, and the contents as [`super::group`] and [`super::roster`] write them.
+/// Version of the layout above and of the contents that [`super::group`] and [`super::roster`] write.
 const VERSION: u8 = 1;
 const LENGTH: usize = 4;
 const TAG: usize = 16;
@@ -29,7 +29,7 @@ pub enum Kind {
     WelcomeTree,
 }
 
-/// Which state of which group a blob holds.
+/// The identity of a blob: which state of which group it holds.
 #[derive(Debug, Clone, Copy)]
 pub struct BlobId<'a> {
     pub group_id: &'a [u8; 16],
@@ -85,8 +85,8 @@ pub fn open(key: &StateKey, id: BlobId<'_>, blob: &[u8]) -> Result<Zeroizing<Vec
     Ok(content)
 }
 
-/// Tag under which the database finds the tree kept for a joiner: HMAC-SHA256(state key, epoch || leaf key), cut to
-/// 16 bytes. Useless without the group's key.
+/// Tag under which the database finds the tree kept for a joiner: HMAC-SHA256(state key, epoch || leaf key), cut to 16
+/// bytes. It reveals nothing without the group's key.
 pub fn joiner_tag(key: &StateKey, epoch: u64, leaf_key: &PublicKey) -> Vec<u8> {
     let key = hmac::Key::new(hmac::HMAC_SHA256, key.as_bytes());
     let mut message = b"postern joiner".to_vec();
@@ -99,7 +99,7 @@ fn sealing_key(key: &StateKey) -> SealingKey {
     SealingKey::new(key.as_bytes()).expect("any 32 bytes are a key")
 }
 
-/// Padmé: at most 12 % more, and only the order of magnitude of the size remains visible.
+/// A length padded by Padmé: at most 12 % more, and only the order of magnitude of the size remains visible.
 fn padded(length: usize) -> usize {
     const SMALLEST: usize = 512;
     let length = length.max(SMALLEST);

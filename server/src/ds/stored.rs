@@ -1,5 +1,5 @@
-//! A group in the database: how it is loaded, opened with a member's key, and replaced by its next state. The one
-//! place that knows which blob of which epoch and revision is sealed as what.
+//! A group in the database: it is loaded, opened with a member's key, and replaced by its next state. Only this module
+//! knows under which identity each blob is sealed.
 
 use postern_protocol::{
     StateKey,
@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{home::Home, http::Failure, mls::CorruptGroup};
 
-/// One of a group's blobs, sealed, with the state that it holds.
+/// One of a group's sealed blobs, with the epoch and revision that it holds.
 pub struct StoredGroup {
     group_id: GroupId,
     epoch: u64,
@@ -25,7 +25,7 @@ pub struct StoredGroup {
     blob: Vec<u8>,
 }
 
-/// A group's row as it was read.
+/// A group's row as the database returned it.
 pub struct LoadedGroup {
     pub stored: StoredGroup,
     /// SHA-256 of the commit that began the epoch.
@@ -33,16 +33,16 @@ pub struct LoadedGroup {
     pub rules: Rules,
 }
 
-/// The sealed blobs of a group's next state: a roster with each new epoch only.
+/// The sealed blobs of a group's next state. The roster is there only if it changes.
 pub struct NextState {
     pub roster: Option<Vec<u8>>,
     pub tree: Vec<u8>,
 }
 
-/// Why stored state does not open.
+/// The reason why stored state does not open.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// Its holder is no member, and learns nothing of the group.
+    /// The key is not the group's: its holder is no member, and learns nothing of the group.
     #[error("the state does not open with this key")]
     WrongKey,
     #[error(transparent)]
@@ -108,7 +108,7 @@ impl StoredGroup {
         self.epoch
     }
 
-    /// The epoch as the database counts it.
+    /// The epoch in the database's type.
     pub fn sql_epoch(&self) -> i64 {
         i64::try_from(self.epoch).expect("it came from there")
     }
@@ -117,7 +117,7 @@ impl StoredGroup {
         self.revision
     }
 
-    /// The blob's size in bytes, which the time to validate a message grows with.
+    /// The blob's size in bytes; the time to validate a message grows with it.
     pub fn size(&self) -> usize {
         self.blob.len()
     }

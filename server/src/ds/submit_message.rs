@@ -1,6 +1,6 @@
-//! `POST /ds/groups/{group_id}/messages` (DS-2): the main road. One read (the sealed state
-//! that this kind of message needs), validation as a receiving member would, one write that
-//! spends the token, moves the group and enqueues for every member (DS-5).
+//! `POST /ds/groups/{group_id}/messages` (DS-2): delivers a message to a group. One read loads the
+//! sealed state that this kind of message needs, the message is validated as a receiving member
+//! would, and one write spends the token, changes the group and enqueues for every member (DS-5).
 
 use std::collections::HashSet;
 
@@ -34,11 +34,10 @@ use crate::{
     mls::{self, InvalidMls},
 };
 
-/// Two proposals at once, a proposal and a commit, or an application message and a commit may
-/// find that the other was first; the later one is validated again on the new state. More
-/// often than this in a row it is told so.
+/// Attempts at one message. When two proposals, or a commit and another kind of message, arrive at
+/// once, the later one is validated again on the new state; after this many times it is refused.
 const ATTEMPTS: usize = 5;
-/// From this size on (bytes), a tree's validation leaves the thread pool's workers alone.
+/// Size in bytes above which a tree's validation runs as blocking work, so that other requests go on.
 const LARGE_TREE: usize = 64 * 1024;
 
 outcome! {
@@ -66,7 +65,7 @@ pub async fn submit_message(ds: Ds, request: Request, payment: Payment) -> Outco
         let step = validate(ds.now(), &group_id, &message, &loaded, signer)?;
         match write(&ds, &payment, &group_id, &message, &loaded, &step).await? {
             Written::Accepted(accepted, gone) => {
-                // A commit shows that somebody is there to commit removals.
+                // A commit shows that a member is active, who can commit removals.
                 let active_since = day(today()).saturating_sub(loaded.rules.inactive_days);
                 let committed_before = step.roster.is_some().then_some(active_since);
                 let due = propose_removal::due(&step.members, &gone, committed_before);
@@ -82,7 +81,7 @@ pub async fn submit_message(ds: Ds, request: Request, payment: Payment) -> Outco
     Err(Problem::wrong_epoch(current).into())
 }
 
-/// A request whose parts fit together; nothing of it is validated yet.
+/// A request whose parts fit together, not validated yet.
 struct Submitted {
     body: SubmitMessage,
     content: Content,
@@ -105,7 +104,8 @@ impl Submitted {
             }
             MlsMessageBodyIn::PublicMessage(message) => Content::Handshake(message),
             _ => {
-                let reason = "application messages are private, commits and proposals public";
+                let reason =
+                    "an application message must be a PrivateMessage, a commit or proposal a PublicMessage";
                 return Err(InvalidMls::Refused(reason).into());
             }
         };
@@ -114,7 +114,9 @@ impl Submitted {
             Content::Handshake(message) => (message.group_id(), message.epoch()),
         };
         if mls_group.as_slice() != group_id.to_mls() {
-            return Err(InvalidMls::Refused("the message is of another group").into());
+            return Err(
+                InvalidMls::Refused("the message belongs to another group than the one in the path").into()
+            );
         }
         let epoch = epoch.as_u64();
         let digest = digest(&SHA256, body.message.as_bytes()).as_ref().to_vec();
@@ -126,14 +128,15 @@ impl Submitted {
     }
 
     /// # Errors
-    /// A problem if it is larger than the operator wants.
+    /// A problem if the message or its Welcome is larger than the operator's limit.
     fn check_size(&self, rules: &Rules) -> Result<(), Problem> {
         let (is_commit, body) = (self.is_commit(), &self.body);
         let welcome = body.welcome.as_ref().map_or(0, |welcome| welcome.as_bytes().len());
         rules.check_size(is_commit, body.message.as_bytes().len().max(welcome))
     }
 
-    /// A byte-identical repeat of the commit that began the group's epoch gets its answer again (DS-4).
+    /// Whether this is the commit that began the group's epoch, byte by byte: such a repeat gets its answer again
+    /// (DS-4).
     fn began(&self, group: &LoadedGroup) -> bool {
         self.epoch.checked_add(1) == Some(group.stored.epoch())
             && group.last_commit.as_deref() == Some(&self.digest)
@@ -151,7 +154,7 @@ impl Submitted {
     }
 }
 
-/// A validated message: what to store and what to deliver to whom.
+/// A validated message: the state to store, and the payloads with their recipients.
 #[derive(Default)]
 struct Step {
     /// The sealed roster and tree of the next epoch for a commit, the tree alone for a
@@ -159,18 +162,18 @@ struct Step {
     roster: Option<Vec<u8>>,
     tree: Option<Vec<u8>>,
     addresses: Vec<Address>,
-    /// For each address, which payload it gets, from 1.
+    /// The number of each address's payload, from 1.
     parts: Vec<i16>,
     payloads: Vec<Vec<u8>>,
-    /// Of each payload.
+    /// The urgency of each payload.
     urgencies: Vec<i16>,
-    /// For joiners: the sealed tree, the tags that it may be asked for by, and the day until which.
+    /// For joiners: the sealed tree, their tags, and the day (since 1970) until which the tree is kept.
     welcome_tree: Option<Vec<u8>>,
     joiners: Vec<Vec<u8>>,
     expires: i32,
     /// Tags of joiners that have caught up, or are gone.
     caught_up: Vec<Vec<u8>>,
-    /// Who is in the group afterwards.
+    /// The members after the message.
     members: Roster,
 }
 
@@ -207,8 +210,8 @@ fn validate(
     }
 }
 
-/// DS-3: the DS cannot read an application message; it knows its sender by the key that
-/// signed the request.
+/// Validates an application message, which the DS cannot read: it recognises the sender by the key
+/// that signed the request (DS-3).
 fn validate_application(
     message: &Submitted,
     group: &LoadedGroup,
@@ -226,7 +229,7 @@ fn validate_application(
         return Err(Violation::AttributesOfAnother.into());
     }
     if message.body.welcome.is_some() || message.body.group_info.is_some() {
-        let reason = "a Welcome and a GroupInfo come with commits";
+        let reason = "a Welcome or a GroupInfo can be sent only with a commit";
         return Err(InvalidMls::Refused(reason).into());
     }
     let mut step = Step::default();
@@ -295,7 +298,7 @@ fn validate_handshake(
 }
 
 enum Written {
-    /// With the addresses that take nothing any more.
+    /// The answer, and the addresses that no longer accept anything.
     Accepted(MessageAccepted, HashSet<Address>),
     WrongEpoch(u64),
     /// The group changed within its epoch since it was read; the token is unspent.

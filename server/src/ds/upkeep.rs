@@ -1,5 +1,5 @@
-//! The chore of the DS: group ids, groups and Welcome trees that are over are dropped (DS-1, DS-7, DS-11). `ds.clean_up`
-//! knows which; two processes at once do no harm.
+//! The chore of the DS: it drops expired group ids, groups and Welcome trees (DS-1, DS-7, DS-11). `ds.clean_up` decides
+//! which are; two processes at once do no harm.
 
 use super::Ds;
 

@@ -1,4 +1,4 @@
-//! Answers, refusals and faults, and how each looks on the wire.
+//! Answers, refusals and faults, and their forms on the wire.
 
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use postern_protocol::{
@@ -26,16 +26,17 @@ pub struct Answer {
     body: Vec<u8>,
 }
 
-/// Why a request came to nothing.
+/// The reason why a request failed.
 #[derive(Debug)]
 pub enum Failure {
-    /// The request's fault: it is told why, and its token is spent.
+    /// The request is at fault: it is told why, and its token is spent.
     Refused(Problem),
-    /// The same, as an allowance is used up.
+    /// The request is refused because an allowance is used up.
     Limited(Problem, RateLimit),
-    /// Ours: logged here, told in general there; nothing changed, the token is unspent.
+    /// The server is at fault: the log tells why, the client only that. Nothing changed, and the
+    /// token is unspent.
     Fault(anyhow::Error),
-    /// Ours, and likely to pass.
+    /// The database is unavailable, which is likely to pass. Nothing changed, and the token is unspent.
     Unavailable(DatabaseError),
 }
 
@@ -57,13 +58,13 @@ impl Answer {
         Self { status, ..self }
     }
 
-    /// For what is published: the same for everyone, and cacheable for as long as a client
-    /// may go on with an old copy.
+    /// Makes an answer public: it is the same for everyone, and cacheable for as long as a client
+    /// may use an old copy.
     pub fn public(self) -> Self {
         Self { public: true, ..self }
     }
 
-    /// Tells how much of an allowance is left.
+    /// Adds the rest of an allowance to an answer.
     pub fn limited(self, limit: RateLimit) -> Self {
         Self { limit: Some(limit), ..self }
     }
@@ -98,7 +99,7 @@ impl Failure {
         matches!(self, Self::Refused(problem) if problem.kind == ProblemType::TokenSpent)
     }
 
-    /// Tells the operator what was not the client's fault.
+    /// Logs failures that are not the client's fault.
     pub fn log(&self) {
         match self {
             Self::Refused(_) | Self::Limited(..) => {}
@@ -117,7 +118,7 @@ impl Failure {
     }
 }
 
-/// A refusal as it is sent, with the header that its type asks for.
+/// The response of a refusal, with the header that its type asks for.
 pub fn problem_response(problem: &Problem, remedy: Option<(HeaderName, HeaderValue)>) -> Response {
     let mut response = Response::new(problem.to_json().into());
     *response.status_mut() = problem.kind.status();

@@ -1,4 +1,4 @@
-//! The gate in front of paid endpoints (AAS-1), as the router sees it. The AAS is behind it.
+//! The gate in front of paid endpoints (AAS-1), as the router sees it. The AAS implements it.
 
 use futures_util::future::BoxFuture;
 use http::HeaderValue;
@@ -6,17 +6,17 @@ use postern_protocol::token::Token;
 
 use crate::database::DatabaseError;
 
-/// A verified token, as the database takes it to spend it.
+/// A verified token, in the form in which the database spends it.
 #[derive(Clone)]
 pub struct RedeemedToken {
-    /// The number that the database gave to the token's issuer key.
+    /// The number of the token's issuer key in the database.
     pub issuer_key: i16,
     pub nonce: [u8; 32],
 }
 
 pub trait Gate: Send + Sync {
-    /// Verifies a token: issued by this home, for its challenge. Whether it was spent before, the database says
-    /// later. None for any other token.
+    /// Verifies that a token was issued by this home, for its challenge; `None` for any other token. The database finds
+    /// out later whether it was spent before.
     fn redeem(&self, token: Token) -> BoxFuture<'_, Result<Option<RedeemedToken>, DatabaseError>>;
 
     /// The challenge of a refusal, `WWW-Authenticate` (RFC 9577 §2.1).

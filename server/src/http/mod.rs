@@ -1,7 +1,8 @@
-//! A request's way through the server, in one direction: route → token → body → signature → the endpoint (validate,
-//! one SQL call) → answer. An endpoint sees a request only after the gate verified its token. Whatever happens then,
-//! the token is spent: by the endpoint's own SQL call, or here when it never came to that; it stays unspent after a
-//! fault of ours (AAS-4). Which endpoints there are is [`crate::routes`]'s business.
+//! A request's way through the server, in one direction: route → token → body → signature → the endpoint (validate, one
+//! SQL call that spends the token) → answer. An endpoint sees a request only after the gate verified its token. Some
+//! endpoints read stored state once before they validate (see the crate's documentation). The token is spent in any
+//! case, by the endpoint's own SQL call or here if there was none; only after a fault of the server it stays unspent
+//! (AAS-4). [`crate::routes`] lists the endpoints.
 
 mod answer;
 mod gate;

@@ -1,5 +1,5 @@
-//! A verified token on its way to being spent. The database decides whether it was spent before, in the same
-//! transaction as the operation that it pays for (AAS-4); this type makes sure that every request's token gets there.
+//! Payment: a verified token that is about to be spent. The database decides whether it was spent before, in the same
+//! transaction as the operation that it pays for (AAS-4); this type ensures that every request's token gets there.
 
 use std::sync::{
     Arc,
@@ -22,7 +22,7 @@ outcome! {
 #[derive(Clone)]
 pub struct Payment {
     token: RedeemedToken,
-    /// The API function that it pays for, by name.
+    /// The name of the API function that the token pays for.
     endpoint: &'static str,
     settled: Arc<AtomicBool>,
 }

@@ -1,5 +1,5 @@
-//! What a client may still ask for, told in the fields of
-//! draft-ietf-httpapi-ratelimit-headers-10. What is limited is the endpoint's business.
+//! The rest of a client's allowance, in the header fields of
+//! draft-ietf-httpapi-ratelimit-headers-10. The endpoint decides what is limited.
 
 use http::{HeaderMap, HeaderName, HeaderValue, header::RETRY_AFTER};
 
@@ -7,7 +7,7 @@ const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 const LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const DAY: i32 = 24 * 60 * 60;
 
-/// An allowance per day, in whatever unit the endpoint gives out.
+/// An allowance per day, in the endpoint's unit.
 #[derive(Debug, Clone, Copy)]
 pub struct RateLimit {
     pub allowance: i32,

@@ -1,4 +1,4 @@
-//! A request: the parts that an endpoint may ask for, each checked when asked.
+//! A request: an endpoint asks for its parts, and each is checked when it is asked for.
 
 use std::pin::pin;
 
@@ -18,7 +18,7 @@ use warp::path::FullPath;
 use super::answer::{Answer, Failure};
 use crate::home::Home;
 
-/// A request whose body was not read yet.
+/// A request without its body, which was not read yet.
 pub struct RawRequest {
     pub method: Method,
     pub path: FullPath,
@@ -42,7 +42,7 @@ impl RawRequest {
 }
 
 impl Request {
-    /// The path's only segment in braces.
+    /// The segment of the path that the route has in braces; a route has one at most.
     pub fn segment<T>(&self, parse: impl FnOnce(&str) -> Option<T>) -> Result<T, Problem> {
         let segment = self.raw.segments.first().map(String::as_str).unwrap_or_default();
         parse(segment).ok_or_else(|| {
@@ -60,14 +60,14 @@ impl Request {
         Ok(group_id)
     }
 
-    /// The body, for formats of other standards, and which of `media_types` it is.
+    /// The body in a format of another standard, and the index of its media type in `media_types`.
     pub fn one_of(&self, media_types: &[&str]) -> Result<(usize, &[u8]), Problem> {
         let found = self.content_type()?.and_then(|value| value.split(';').next()).map(str::trim);
         let index = media_types
             .iter()
             .position(|offered| found.is_some_and(|found| found.eq_ignore_ascii_case(offered)));
         index.map(|index| (index, self.body.as_slice())).ok_or_else(|| {
-            let detail = format_args!("the body must be {}", media_types.join(" or "));
+            let detail = format_args!("the body's media type must be {}", media_types.join(" or "));
             Problem::with_detail(ProblemType::UnsupportedMediaType, detail)
         })
     }
@@ -110,7 +110,8 @@ impl Request {
 }
 
 fn header_text(headers: &HeaderMap, name: header::HeaderName) -> Result<Option<&str>, Problem> {
-    let not_text = |_| Problem::with_detail(ProblemType::MalformedRequest, "a header is not visible ASCII");
+    let not_text =
+        |_| Problem::with_detail(ProblemType::MalformedRequest, "a header must consist of visible ASCII");
     headers.get(name).map(|value| value.to_str().map_err(not_text)).transpose()
 }
 
@@ -123,9 +124,9 @@ pub async fn collect<B: Buf>(
     let mut bytes = Vec::new();
     while let Some(chunk) = body.next().await {
         let mut chunk =
-            chunk.map_err(|_| Problem::with_detail(ProblemType::MalformedRequest, "the body broke off"))?;
+            chunk.map_err(|_| Problem::with_detail(ProblemType::MalformedRequest, "the body ended early"))?;
         if (bytes.len() + chunk.remaining()) as u64 > limit {
-            let detail = format_args!("at most {limit} bytes");
+            let detail = format_args!("a body can have at most {limit} bytes");
             return Err(Problem::with_detail(ProblemType::BodyTooLarge, detail));
         }
         while chunk.has_remaining() {

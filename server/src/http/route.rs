@@ -12,7 +12,8 @@ pub enum Door<S> {
 }
 
 pub struct Route<S> {
-    /// `service.function`. Of a paid endpoint it is the API function that spends the token, and its price goes by it.
+    /// The name, `service.function`. For a paid endpoint this is the API function that spends the token, and the key of
+    /// its price.
     pub name: &'static str,
     pub method: Method,
     /// Segments in braces are parameters.

@@ -1,4 +1,4 @@
-//! The router: routes as one warp filter, and each request's way through its door.
+//! The router: it makes one warp filter of the routes, and leads each request through its door.
 
 use std::{convert::Infallible, sync::Arc};
 
@@ -19,7 +19,7 @@ use super::{
 };
 use crate::home::Home;
 
-/// What every request meets, whichever its route: the services' state, and the gate.
+/// The part that all routes share: the home, the gate, and the services' state.
 #[derive(Clone)]
 struct Server<S> {
     home: Home,
@@ -27,7 +27,7 @@ struct Server<S> {
     state: S,
 }
 
-/// The routes as one warp filter; what no route takes is a problem, too.
+/// The routes as one warp filter, which answers requests that no route matches with a problem.
 ///
 /// # Panics
 /// Without any route.
@@ -141,7 +141,7 @@ impl<S> Server<S> {
         }
     }
 
-    /// Verifies the request's token; whether it was spent before, the database says later.
+    /// Verifies the request's token. The database finds out later whether it was spent before.
     async fn redeem(&self, endpoint: &'static str, headers: &HeaderMap) -> Result<Option<Payment>, Failure> {
         let shown = headers.get(header::AUTHORIZATION);
         let Some(token) = shown.and_then(|value| token::parse_authorization(value).ok()) else {
@@ -165,7 +165,7 @@ impl<S> Server<S> {
             ProblemType::TokenRequired | ProblemType::TokenSpent => {
                 Some((header::WWW_AUTHENTICATE, self.gate.challenge()))
             }
-            // Room is made by groups that are created, and by the hourly upkeep.
+            // Reservations become free when groups are created, and by the hourly upkeep.
             ProblemType::TooManyReservations => Some((header::RETRY_AFTER, HeaderValue::from(60 * 60))),
             _ => limit.map(RateLimit::retry_after),
         };

@@ -1,6 +1,5 @@
-//! The HTTP listener: takes connections, drives each with header timeout and HTTP/1 or 2, and ends gracefully:
-//! long-polls answer, requests under way finish, nothing new is taken. The meaning of a request is the router's
-//! business.
+//! The HTTP listener: it accepts connections, serves HTTP/1 or 2 on each with a timeout for headers, and ends
+//! gracefully: long-polls answer, requests under way finish, no new ones are accepted. The router handles the requests.
 
 use std::time::Duration;
 
@@ -64,19 +63,19 @@ pub async fn serve(
     }
 }
 
-/// Each waiting long-poll may keep a connection, and so a file descriptor.
+/// Raises the limit of open files: each waiting long-poll may keep a connection, and so a file descriptor.
 pub fn allow_many_connections() {
     let raised = getrlimit(Resource::RLIMIT_NOFILE)
         .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
     if let Err(error) = raised {
-        tracing::warn!("the number of open files stays as it is: {error}");
+        tracing::warn!("cannot raise the limit of open files: {error}");
     }
 }
 
 fn prepare(stream: TcpStream) -> TokioIo<TcpStream> {
     // Answers are small and whole: waiting for more to send only delays them.
     if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!("a connection keeps its delay: {error}");
+        tracing::debug!("cannot set TCP_NODELAY on a connection: {error}");
     }
     TokioIo::new(stream)
 }

@@ -41,7 +41,7 @@ pub enum MasterKeyError {
 
 /// The sealed bytes were changed, or belong to another key, purpose or row.
 #[derive(Debug, thiserror::Error)]
-#[error("sealed bytes do not open: another master key, or changed data")]
+#[error("cannot open sealed bytes: they were sealed under another master key, or changed")]
 pub struct OpenError;
 
 impl MasterKey {
@@ -49,7 +49,7 @@ impl MasterKey {
         Self(Zeroizing::new(bytes))
     }
 
-    /// From `file` if there is one, else from the environment.
+    /// Reads the key from `file` if one is given, else from the environment.
     pub fn load(file: Option<&Path>) -> Result<Self, MasterKeyError> {
         match (file, std::env::var(ENVIRONMENT).map(Zeroizing::new)) {
             (Some(path), _) => Self::from_file(path),

@@ -1,4 +1,4 @@
-//! The server's own keys: the operator's master key, and the keys that services sign with, which lie in the database
+//! The server's own keys: the operator's master key, and the keys that services sign with, which are in the database,
 //! sealed under it.
 
 pub mod master_key;

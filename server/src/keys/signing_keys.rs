@@ -1,6 +1,5 @@
-//! Keys that services sign with: made by whichever server process finds none that lasts, kept
-//! in the database sealed under the master key, published with their validity. What is signed
-//! is the services' business.
+//! Keys that services sign with. A server process that finds no key that lasts makes one; keys are
+//! in the database, sealed under the master key, and published with their validity.
 
 use anyhow::Context;
 use postern_protocol::{
@@ -17,14 +16,14 @@ use crate::{
 
 const KEY_LIFETIME: u64 = 365 * DAY;
 
-/// Whose keys.
+/// A service that has signing keys.
 pub struct Service {
-    /// As the database calls it.
+    /// The service's name in the database.
     pub name: &'static str,
-    /// What the master key seals them for.
+    /// The purpose under which the master key seals the keys.
     pub purpose: &'static str,
-    /// Seconds. A new key is made when the newest has less than this left: the overlap in
-    /// which everything that the old one signed runs out.
+    /// Seconds. A new key is made when the newest has less than this left, so that everything that
+    /// the old one signed expires before the old one does.
     pub overlap: u64,
 }
 
@@ -34,8 +33,8 @@ pub struct SigningKeys {
 }
 
 impl SigningKeys {
-    /// Loads a service's keys, after making one if none lasts. Safe in several processes at
-    /// once: the database takes one new key.
+    /// Loads a service's keys, after making one if none lasts. Several processes can do this at
+    /// once: the database accepts one new key.
     ///
     /// # Errors
     /// A database that does not answer, keys of another master key.
@@ -75,7 +74,7 @@ impl SigningKeys {
         Ok(Self { current, published })
     }
 
-    /// The one that signs.
+    /// The key that signs.
     pub fn current(&self) -> &SigningKey {
         &self.current
     }

@@ -14,8 +14,8 @@ use tls_codec::SecretVLBytes;
 
 pub struct VerifyingCrypto;
 
-/// Those of SHA-256 and Ed25519: what differs between them, encryption, is the members' business. As in
-/// `operator.ciphersuites`.
+/// The supported ciphersuites, those with SHA-256 and Ed25519, as in `operator.ciphersuites`. They differ in encryption
+/// only, which the server never does.
 const SUITES: [Ciphersuite; 4] = [
     Ciphersuite::MLS_128_DHKEMX25519_AES128GCM_SHA256_Ed25519,
     Ciphersuite::MLS_128_DHKEMX25519_CHACHA20POLY1305_SHA256_Ed25519,
@@ -23,7 +23,7 @@ const SUITES: [Ciphersuite; 4] = [
     Ciphersuite::MLS_128_MLKEM768X25519_AES128GCM_SHA256_Ed25519,
 ];
 
-/// Reached only if openmls starts to ask a public group for secrets.
+/// The error of every operation with secrets: reached only if openmls starts to ask a public group for some.
 const NO_SECRETS: CryptoError = CryptoError::CryptoLibraryError;
 
 impl OpenMlsCrypto for VerifyingCrypto {
@@ -155,7 +155,7 @@ impl OpenMlsCrypto for VerifyingCrypto {
 mod tests {
     use super::*;
 
-    /// Stored groups have it as its place in openmls's list, which has to stay when openmls gets others.
+    /// Stored groups name a ciphersuite by its place in openmls's list, so places must stay when openmls gets more.
     #[test]
     fn a_stored_ciphersuite_is_read_by_later_versions() {
         let stored = SUITES.map(|suite| postcard::to_stdvec(&suite).unwrap());

@@ -1,6 +1,6 @@
 //! Public keys that members encrypt to: of leaves, of the nodes above them, of KeyPackages and of a group as a whole
-//! (`external_pub`). openmls takes any bytes for one. But whoever commits encrypts to all that he finds in the tree:
-//! where that fails, nobody commits any more until the key is gone, and some libraries panic.
+//! (`external_pub`). openmls takes any bytes for one. But a committer encrypts to all keys in the tree: where that
+//! fails, nobody can commit until the key is gone, and some libraries panic.
 
 use aws_lc_rs::kem::{EncapsulationKey, ML_KEM_768};
 use openmls::prelude::{
@@ -10,15 +10,16 @@ use tls_codec::{Deserialize as _, Error, Serialize as _, TlsDeserialize, TlsSize
 
 use super::InvalidMls;
 
-/// Of an X-Wing key: ML-KEM-768's, then X25519's (draft-connolly-cfrg-xwing-kem §5.2).
+/// Length in bytes of the ML-KEM-768 key that an X-Wing key begins with; the X25519 key follows
+/// (draft-connolly-cfrg-xwing-kem §5.2).
 const ML_KEM: usize = 1184;
 
-/// The u-coordinates of the points of small order, without the ignored top bit, also as they are spelt beyond the
-/// prime 2^255 - 19: DHKEM refuses the secret that comes of them, zero (RFC 9180 §7.1.4, RFC 7748 §6.1).
+/// The u-coordinates of the points of small order, without the ignored top bit, also as they are spelt beyond the prime
+/// 2^255 - 19: DHKEM refuses the secret that they yield, zero (RFC 9180 §7.1.4, RFC 7748 §6.1).
 const SMALL_ORDER: [[u8; 32]; 7] = [
     low(0, 0, 0),
     low(1, 0, 0),
-    // Two of order 8.
+    // Two points of order 8.
     [
         0xe0, 0xeb, 0x7a, 0x7c, 0x3b, 0x41, 0xb8, 0xae, 0x16, 0x56, 0xe3, 0xfa, 0xf1, 0x9f, 0xc4, 0x6a, 0xda,
         0x09, 0x8d, 0xeb, 0x9c, 0x32, 0xb1, 0xfd, 0x86, 0x62, 0x05, 0x16, 0x5f, 0x49, 0xb8, 0x00,
@@ -47,16 +48,20 @@ pub fn check(suite: Ciphersuite, key: &[u8]) -> Result<(), InvalidMls> {
         HpkeKemType::XWingKemDraft6 => key
             .split_at_checked(ML_KEM)
             .is_some_and(|(ml_kem, x25519)| is_ml_kem(ml_kem) && is_x25519(x25519)),
-        // Of no ciphersuite here.
+        // No supported ciphersuite has another KEM.
         _ => false,
     };
-    if usable { Ok(()) } else { Err(InvalidMls::Refused("nobody could encrypt to one of the public keys")) }
+    if usable {
+        Ok(())
+    } else {
+        Err(InvalidMls::Refused("one of the encryption keys is not a usable public key of the ciphersuite"))
+    }
 }
 
 /// # Errors
 /// [`InvalidMls`], as of [`check`].
 pub fn check_leaf(suite: Ciphersuite, leaf: &LeafNode) -> Result<(), InvalidMls> {
-    // openmls shows its bytes in no other way.
+    // openmls shows the key's bytes in no other way.
     let key = leaf.encryption_key().tls_serialize_detached();
     let key = key.and_then(|key| VLBytes::tls_deserialize_exact(&key));
     check(suite, key.map_err(|_| InvalidMls::Malformed("leaf"))?.as_slice())
@@ -69,7 +74,7 @@ pub fn check_key_package(key_package: &KeyPackage) -> Result<(), InvalidMls> {
     check_leaf(key_package.ciphersuite(), key_package.leaf_node())
 }
 
-/// The keys that a commit gives the nodes above its sender's leaf, which openmls tells nobody. The message need not
+/// The keys that a commit gives the nodes above its sender's leaf, which openmls does not expose. The message need not
 /// be valid.
 ///
 /// # Errors
@@ -83,7 +88,7 @@ pub fn of_path(message: &PublicMessageIn) -> Result<Vec<VLBytes>, InvalidMls> {
     Ok(nodes.unwrap_or_default().into_iter().map(|node| node.encryption_key).collect())
 }
 
-/// Of a `FramedContent` with a `Commit` (RFC 9420 §6, §12.4).
+/// The path of a `FramedContent` with a `Commit` (RFC 9420 §6, §12.4).
 fn path(mut content: &[u8]) -> Result<Option<UpdatePath>, Error> {
     let content = &mut content;
     let _group_id = VLBytes::tls_deserialize(content)?;
@@ -95,10 +100,10 @@ fn path(mut content: &[u8]) -> Result<Option<UpdatePath>, Error> {
     Option::tls_deserialize(content)
 }
 
-/// RFC 9420 §7.6.
+/// `UpdatePath` (RFC 9420 §7.6).
 #[derive(TlsDeserialize, TlsSize)]
 struct UpdatePath {
-    /// An Update is nothing else.
+    /// An Update consists of a leaf node and nothing else.
     _leaf: UpdateProposalIn,
     nodes: Vec<UpdatePathNode>,
 }
@@ -116,7 +121,8 @@ fn is_x25519(key: &[u8]) -> bool {
     })
 }
 
-/// Whether all numbers in it are below the modulus (FIPS 203 §7.2) is asked when something is encrypted to it.
+/// Whether this is an ML-KEM-768 key. Encrypting to it checks that all its numbers are below the modulus (FIPS 203
+/// §7.2).
 fn is_ml_kem(key: &[u8]) -> bool {
     EncapsulationKey::new(&ML_KEM_768, key).is_ok_and(|key| key.encapsulate().is_ok())
 }

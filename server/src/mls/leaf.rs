@@ -1,5 +1,6 @@
-//! What a leaf of a group must say so that the DS can deliver to its client and the QS can hand out its KeyPackage: a
-//! pseudonym, an Ed25519 key, a delivery address. How groups and KeyPackages are validated is the rest of [`super`].
+//! The content that a leaf of a group must have so that the DS can deliver to its client and the QS can hand out its
+//! KeyPackage: a pseudonym, an Ed25519 key, a delivery address. [`super`] validates everything else in groups and
+//! KeyPackages.
 
 use openmls::prelude::{BasicCredential, LeafNode};
 use postern_protocol::{
@@ -11,7 +12,7 @@ use postern_protocol::{
 use super::InvalidMls;
 
 pub struct Leaf {
-    /// The user's, which all of its clients have.
+    /// The user's pseudonym, which all of its clients have.
     pub pseudonym: Pseudonym,
     pub signature_key: PublicKey,
     pub address: Address,
@@ -21,7 +22,8 @@ pub struct Leaf {
 
 impl Leaf {
     /// # Errors
-    /// [`InvalidMls`] if the leaf lacks what every leaf must have here, or receives on another domain than `home`.
+    /// [`InvalidMls`] if the leaf lacks something that every leaf must have here, or its delivery address is on another
+    /// domain than `home`.
     pub fn read(node: &LeafNode, home: &Domain) -> Result<Self, InvalidMls> {
         let delivery = node
             .extensions()
@@ -30,7 +32,7 @@ impl Leaf {
             .ok_or(InvalidMls::Refused("a leaf lacks a valid delivery address (0xf0a2)"))?;
         if delivery.domain != *home {
             return Err(InvalidMls::Refused(
-                "a leaf receives on another domain, and this server does not federate yet",
+                "a leaf's delivery address is on another domain, and this server does not federate yet",
             ));
         }
         let user_key = node
@@ -57,12 +59,12 @@ pub fn pseudonym(node: &LeafNode) -> Result<Pseudonym, InvalidMls> {
         .ok()
         .and_then(|credential| credential.identity().try_into().ok())
         .map(Pseudonym)
-        .ok_or(InvalidMls::Refused("a leaf's credential is not a basic one with a pseudonym"))
+        .ok_or(InvalidMls::Refused("a leaf's credential must be a basic one with a pseudonym (16 bytes)"))
 }
 
 /// # Errors
 /// [`InvalidMls`] for a key that is not Ed25519.
 pub fn signature_key(node: &LeafNode) -> Result<PublicKey, InvalidMls> {
     PublicKey::try_from(node.signature_key().as_slice())
-        .map_err(|_| InvalidMls::Refused("signature keys are Ed25519"))
+        .map_err(|_| InvalidMls::Refused("signature keys must be Ed25519"))
 }

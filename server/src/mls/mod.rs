@@ -1,6 +1,6 @@
-//! MLS groups as the server sees them (RFC 9420): their public state, validated as a
-//! receiving member would validate it, without a secret of theirs. Used by the DS for
-//! groups and by the AS for evolving identities; what a sender *may* do is theirs to say.
+//! MLS groups as the server sees them (RFC 9420): their public state, validated as a receiving
+//! member would validate it, without any of their secrets. The DS uses this module for groups and
+//! the AS for evolving identities; they decide what a sender *may* do.
 
 pub mod crypto;
 mod encryption_key;
@@ -23,7 +23,7 @@ use tls_codec::{Deserialize as _, Serialize as _};
 use crypto::VerifyingCrypto;
 use storage::GroupStorage;
 
-/// Why MLS content was refused. The texts are for the sender's developer: they name the
+/// The reason why MLS content was refused. The texts are for the sender's developer: they name the
 /// rule, never a value.
 #[derive(Debug, thiserror::Error)]
 pub enum InvalidMls {
@@ -56,13 +56,13 @@ pub struct TrackedGroup {
 
 /// A handshake message that was validated but has not changed the group yet.
 pub enum Handshake {
-    /// With its authenticated data.
+    /// A commit, with its authenticated data.
     Commit(Box<StagedCommit>, Vec<u8>),
     Proposal(Box<QueuedProposal>),
 }
 
 impl TrackedGroup {
-    /// Begins to track a group from what its creator sent.
+    /// Begins to track a group, from its creator's GroupInfo and tree.
     ///
     /// # Errors
     /// [`InvalidMls`] unless the group is in epoch 0, of a supported ciphersuite, and its
@@ -85,9 +85,11 @@ impl TrackedGroup {
         )
         .map_err(|error| InvalidMls::Group(error.to_string()))?;
         let tracked = Self { group, storage };
-        // Nor a node above it: its key would be nobody's, or one that nobody can encrypt to.
+        // A node above the leaf is refused, too: its key would be nobody's, or one that nobody can encrypt to.
         if tracked.epoch() != 0 || tracked.group.members().count() != 1 || nodes != 1 {
-            return Err(InvalidMls::Refused("a new group is in epoch 0 and has one member, its creator"));
+            return Err(InvalidMls::Refused(
+                "a new group must be in epoch 0, with its creator as the only member",
+            ));
         }
         for (_, leaf) in tracked.leaves() {
             encryption_key::check_leaf(tracked.group.ciphersuite(), leaf)?;
@@ -103,12 +105,12 @@ impl TrackedGroup {
         Ok(Self { group, storage })
     }
 
-    /// The state as postcard, five times smaller and ten times quicker than JSON.
+    /// The state in postcard, which is five times smaller and ten times quicker than JSON.
     pub fn encode(&self) -> Vec<u8> {
         self.storage.encode()
     }
 
-    /// RFC 9420 §17.1.
+    /// The ciphersuite's number (RFC 9420 §17.1).
     pub fn ciphersuite(&self) -> u16 {
         self.group.ciphersuite().into()
     }
@@ -134,7 +136,7 @@ impl TrackedGroup {
         self.group.leaf(index)
     }
 
-    /// The tree, as joiners need it beside a GroupInfo (RFC 9420 §12.4.3).
+    /// The tree, which joiners need in addition to a GroupInfo (RFC 9420 §12.4.3).
     pub fn ratchet_tree(&self) -> RatchetTree {
         let tree = self.group.export_ratchet_tree().tls_serialize_detached();
         RatchetTree::new(tree.expect("a tree serialises into memory"))
@@ -149,8 +151,7 @@ impl TrackedGroup {
         Ok(proposals.into_iter().map(|(_, proposal)| proposal).collect())
     }
 
-    /// As [`Self::validate`], of a message that `signer` (of the HTTP request) must have sent
-    /// as a member.
+    /// Validates a message as [`Self::validate`] does, and that `signer` (of the HTTP request) sent it as a member.
     ///
     /// # Errors
     /// [`InvalidMls`].
@@ -160,11 +161,12 @@ impl TrackedGroup {
         signer: PublicKey,
     ) -> Result<(LeafNodeIndex, Handshake), InvalidMls> {
         let Sender::Member(sender) = *message.sender() else {
-            return Err(InvalidMls::Refused("only members may send here"));
+            return Err(InvalidMls::Refused("the message must come from a member"));
         };
-        let leaf = self.group.leaf(sender).ok_or(InvalidMls::Refused("the sender is no member"))?;
+        let leaf =
+            self.group.leaf(sender).ok_or(InvalidMls::Refused("the sender is not a member of the group"))?;
         if leaf.signature_key().as_slice() != signer.as_bytes() {
-            return Err(InvalidMls::Refused("the request is signed by another key than its message"));
+            return Err(InvalidMls::Refused("the request must be signed with the same key as its message"));
         }
         Ok((sender, self.validate(message)?))
     }
@@ -172,7 +174,7 @@ impl TrackedGroup {
     /// Validates a handshake message as every member will (RFC 9420 §12).
     ///
     /// # Errors
-    /// [`InvalidMls`], also for what openmls lets through but members could not live with.
+    /// [`InvalidMls`], also for some things that openmls accepts but that would break the group.
     pub fn validate(&self, message: PublicMessageIn) -> Result<Handshake, InvalidMls> {
         let path = encryption_key::of_path(&message)?;
         let processed: ProcessedMessage = self
@@ -203,11 +205,11 @@ impl TrackedGroup {
                 }
                 Ok(Handshake::Proposal(proposal))
             }
-            _ => Err(InvalidMls::Refused("neither a commit nor a proposal of a member")),
+            _ => Err(InvalidMls::Refused("the message is not a commit or a member's proposal")),
         }
     }
 
-    /// Which leaf an external commit takes.
+    /// The leaf that an external commit takes.
     ///
     /// # Errors
     /// [`InvalidMls`] if the tree has none left.
@@ -216,11 +218,11 @@ impl TrackedGroup {
         leaf.map_err(|error| InvalidMls::Message(error.to_string()))
     }
 
-    /// What `openmls` leaves to its caller.
+    /// Checks a proposal where `openmls` leaves that to its caller.
     fn check_proposal(&self, proposal: &Proposal) -> Result<(), InvalidMls> {
         match proposal {
             Proposal::Add(add) if !add.key_package().life_time().has_acceptable_range() => {
-                Err(InvalidMls::Refused("the KeyPackage's lifetime is not acceptable"))
+                Err(InvalidMls::Refused("the KeyPackage's lifetime is too long"))
             }
             Proposal::Add(add) => encryption_key::check_key_package(add.key_package()),
             Proposal::Update(update) => {
@@ -233,12 +235,14 @@ impl TrackedGroup {
         }
     }
 
-    /// What members check when an Update is committed. Here it is checked when the Update
-    /// comes in: one that no commit can contain would end the group, since the next commit
-    /// has to.
+    /// Checks an Update as members do when it is committed, but already when it is proposed: an Update that no commit
+    /// can contain would end the group, since the next commit must include it.
     fn check_update(&self, index: LeafNodeIndex, new: &LeafNode) -> Result<(), InvalidMls> {
-        const CAPABILITIES: InvalidMls = InvalidMls::Refused("an Update lacks capabilities the leaf had");
-        let old = self.group.leaf(index).ok_or(InvalidMls::Refused("the sender is no member"))?;
+        const CAPABILITIES: InvalidMls = InvalidMls::Refused(
+            "an Update must keep the leaf's capabilities, and have those that its extensions need",
+        );
+        let old =
+            self.group.leaf(index).ok_or(InvalidMls::Refused("the sender is not a member of the group"))?;
         let (had, has) = (old.capabilities(), new.capabilities());
         let keeps = had.versions().iter().all(|version| has.versions().contains(version))
             && had.ciphersuites().iter().all(|suite| has.ciphersuites().contains(suite))
@@ -252,7 +256,8 @@ impl TrackedGroup {
         if !keeps || !uses_what_it_has {
             return Err(CAPABILITIES);
         }
-        let proposals = self.proposals().map_err(|_| InvalidMls::Refused("no proposal can be kept"))?;
+        let proposals =
+            self.proposals().map_err(|_| InvalidMls::Refused("the pending proposals cannot be read"))?;
         let proposed =
             proposals.iter().filter_map(|proposal| match (proposal.proposal(), proposal.sender()) {
                 (Proposal::Update(update), Sender::Member(leaf)) if *leaf != index => {
@@ -265,7 +270,7 @@ impl TrackedGroup {
             other.signature_key() == new.signature_key() || other.encryption_key() == new.encryption_key()
         });
         if taken || old.encryption_key() == new.encryption_key() {
-            return Err(InvalidMls::Refused("an Update brings a key that is in use"));
+            return Err(InvalidMls::Refused("an Update must not bring a key that is already in use"));
         }
         Ok(())
     }
@@ -306,10 +311,12 @@ impl TrackedGroup {
             return Err(InvalidMls::Malformed("GroupInfo"));
         };
         if group_info.extensions().ratchet_tree().is_some() {
-            return Err(InvalidMls::Refused("a GroupInfo comes without the ratchet tree"));
+            return Err(InvalidMls::Refused("a GroupInfo must not contain the ratchet tree"));
         }
         let Some(external_pub) = group_info.extensions().external_pub() else {
-            return Err(InvalidMls::Refused("a GroupInfo lets others join (external_pub)"));
+            return Err(InvalidMls::Refused(
+                "a GroupInfo must contain external_pub, so that others can join",
+            ));
         };
         encryption_key::check(self.group.ciphersuite(), external_pub.external_pub().as_slice())?;
         let expected = VerifiableGroupInfo::new(
@@ -320,17 +327,17 @@ impl TrackedGroup {
             group_info.signature().clone(),
         );
         if expected != group_info {
-            return Err(InvalidMls::Refused("the GroupInfo is not of the epoch that the commit begins"));
+            return Err(InvalidMls::Refused("the GroupInfo does not match the epoch that the commit begins"));
         }
         let leaf = self.group.leaf(committer).ok_or(InvalidMls::Refused("the committer has no leaf"))?;
         let scheme = self.group.ciphersuite().signature_algorithm();
         let key = leaf.signature_key().clone().into_signature_public_key_enriched(scheme);
         group_info
             .verify_no_out(&VerifyingCrypto, &key)
-            .map_err(|_| InvalidMls::Refused("the GroupInfo's signature is not the committer's"))
+            .map_err(|_| InvalidMls::Refused("the GroupInfo is not signed by the committer"))
     }
 
-    /// Keeps a proposal for the commit that will refer to it.
+    /// Keeps a proposal for the commit that will include it by reference.
     ///
     /// # Errors
     /// [`InvalidMls`] when it cannot be kept.
@@ -344,7 +351,7 @@ impl TrackedGroup {
 /// Parses an `MLSMessage`, all of it.
 ///
 /// # Errors
-/// [`InvalidMls::Malformed`], naming `what` was expected.
+/// [`InvalidMls::Malformed`] with `what`, the name of the expected object.
 pub fn parse(bytes: &[u8], what: &'static str) -> Result<MlsMessageBodyIn, InvalidMls> {
     MlsMessageIn::tls_deserialize_exact(bytes)
         .map(MlsMessageIn::extract)
@@ -356,15 +363,15 @@ pub fn parse(bytes: &[u8], what: &'static str) -> Result<MlsMessageBodyIn, Inval
 pub fn parse_handshake(message: &MlsMessage) -> Result<PublicMessageIn, InvalidMls> {
     match parse(message.as_bytes(), "MLSMessage")? {
         MlsMessageBodyIn::PublicMessage(message) => Ok(message),
-        _ => Err(InvalidMls::Refused("commits and proposals come in public framing")),
+        _ => Err(InvalidMls::Refused("a commit or proposal must be a PublicMessage")),
     }
 }
 
-/// Validates a KeyPackage as whoever adds it to a group here would (RFC 9420 §10.1), and that
-/// its owner can live in one.
+/// Validates a KeyPackage as a member that adds it to a group here would (RFC 9420 §10.1), and
+/// checks that its client supports what groups here require.
 ///
 /// # Errors
-/// [`InvalidMls`], also for what openmls lets through.
+/// [`InvalidMls`], also for some things that openmls accepts.
 pub fn parse_key_package(message: &MlsMessage) -> Result<KeyPackage, InvalidMls> {
     let unverified = match parse(message.as_bytes(), "KeyPackage")? {
         MlsMessageBodyIn::KeyPackage(key_package) => key_package,
@@ -374,10 +381,10 @@ pub fn parse_key_package(message: &MlsMessage) -> Result<KeyPackage, InvalidMls>
         .validate(&VerifyingCrypto, ProtocolVersion::Mls10)
         .map_err(|error| InvalidMls::Message(error.to_string()))?;
     if VerifyingCrypto.supports(key_package.ciphersuite()).is_err() {
-        return Err(InvalidMls::Refused("this server does not have the ciphersuite"));
+        return Err(InvalidMls::Refused("this server does not support the ciphersuite"));
     }
     if !key_package.life_time().has_acceptable_range() {
-        return Err(InvalidMls::Refused("the KeyPackage's lifetime is not acceptable"));
+        return Err(InvalidMls::Refused("the KeyPackage's lifetime is too long"));
     }
     encryption_key::check_key_package(&key_package)?;
     let capabilities = key_package.leaf_node().capabilities();
@@ -389,12 +396,14 @@ pub fn parse_key_package(message: &MlsMessage) -> Result<KeyPackage, InvalidMls>
         && capabilities.credentials().contains(&CredentialType::Basic)
         && capabilities.proposals().contains(&ProposalType::SelfRemove);
     if !able {
-        return Err(InvalidMls::Refused("the leaf's capabilities lack what groups here need"));
+        return Err(InvalidMls::Refused(
+            "the leaf's capabilities must include MLS 1.0, its ciphersuite, basic credentials, extensions 0xf0a1 and 0xf0a2, and proposal self_remove",
+        ));
     }
     Ok(key_package)
 }
 
-/// How many new members a Welcome is for.
+/// The number of new members that a Welcome is for.
 ///
 /// # Errors
 /// [`InvalidMls`] unless it is a Welcome of this ciphersuite.

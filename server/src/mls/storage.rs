@@ -1,5 +1,5 @@
-//! Where openmls puts a public group: five pieces of one value, which the caller keeps as
-//! one blob. A storage holds one group, so keys are ignored.
+//! The storage in which openmls keeps a public group: five pieces, which the caller stores as one
+//! blob. A storage holds one group, so it ignores the keys that openmls gives.
 
 use std::cell::RefCell;
 

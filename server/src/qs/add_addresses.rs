@@ -1,5 +1,5 @@
-//! `POST /qs/queues/{queue_id}/addresses` (QS-3): addresses that the owner will give away,
-//! one for each use. The database keeps hashes and sealed queue ids only.
+//! `POST /qs/queues/{queue_id}/addresses` (QS-3): adds addresses to a queue, which its owner will
+//! give away, one for each use. The database keeps only their hashes and sealed queue ids.
 
 use http::StatusCode;
 use postern_protocol::{
@@ -14,7 +14,7 @@ use crate::{
     http::{Answer, Outcome, Payment, Request},
 };
 
-/// How many addresses one request may name.
+/// The most addresses that one request may name.
 const MAX_AT_ONCE: usize = 1000;
 
 outcome! {
@@ -51,16 +51,16 @@ pub async fn add_addresses(qs: Qs, request: Request, payment: Payment) -> Outcom
 }
 
 /// # Errors
-/// `too-many-addresses` for more than one request may name.
+/// `too-many-addresses` if there are more than `MAX_AT_ONCE`.
 pub fn check_number(addresses: usize) -> Result<(), Problem> {
     if addresses <= MAX_AT_ONCE {
         return Ok(());
     }
-    let detail = format_args!("at most {MAX_AT_ONCE} in one request");
+    let detail = format_args!("a request can name at most {MAX_AT_ONCE} addresses");
     Err(Problem::with_detail(ProblemType::TooManyAddresses, detail))
 }
 
-/// As the API functions take them.
+/// Addresses in the form that the API functions take.
 pub fn address_bytes(addresses: &[Address]) -> Vec<&[u8]> {
     addresses.iter().map(|address| address.as_bytes().as_slice()).collect()
 }

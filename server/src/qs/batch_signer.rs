@@ -1,5 +1,4 @@
-//! Batches of KeyPackages (QS-6): the QS's word for which packages it gave out together, and
-//! when.
+//! Batches of KeyPackages (QS-6): the QS signs which packages it gave out together, and when.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

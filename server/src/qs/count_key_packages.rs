@@ -1,5 +1,6 @@
-//! `POST /qs/key-packages/count` (QS-6): whether a client's stock runs low. A request of its own
-//! instead of a word in the answer to a dequeue: that would join friendship and queue.
+//! `POST /qs/key-packages/count` (QS-6): answers with the number of KeyPackages that a client's
+//! stock still has. It is a request of its own: told in the answer to a dequeue, the number would
+//! join friendship and queue.
 
 use http::StatusCode;
 use postern_protocol::{

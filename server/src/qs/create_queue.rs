@@ -1,4 +1,4 @@
-//! `POST /qs/queues` (QS-1): a mailbox for whoever holds the key that signed the request.
+//! `POST /qs/queues` (QS-1): creates a mailbox, owned by the key that signed the request.
 
 use http::StatusCode;
 use postern_protocol::{
@@ -50,6 +50,6 @@ pub fn check_hpke_key(key: &HpkePublicKey) -> Result<(), Problem> {
     if key.is_usable() {
         return Ok(());
     }
-    let detail = "nothing can be sealed to the HPKE key";
+    let detail = "the HPKE key is not usable: nothing can be sealed to it";
     Err(Problem::with_detail(ProblemType::MalformedBody, detail))
 }

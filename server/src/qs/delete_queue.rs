@@ -1,6 +1,6 @@
-//! `POST /qs/queues/{queue_id}/delete` (QS-7): the queue, whatever waits in it, and the
-//! addresses that its owner names are gone. POST, because a DELETE has no body (RFC 9110
-//! §9.3.5), and addresses do not belong into URLs.
+//! `POST /qs/queues/{queue_id}/delete` (QS-7): deletes a queue with all messages in it, and the
+//! addresses that its owner names. It is a POST because a DELETE has no body (RFC 9110 §9.3.5), and
+//! addresses do not belong in URLs.
 
 use http::StatusCode;
 use postern_protocol::{QueueId, problem::ProblemType, qs::DeleteQueue};

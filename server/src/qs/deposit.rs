@@ -1,5 +1,5 @@
-//! `POST /qs/deposits` (QS-2): first contact. Anyone with a token may put a payload into a
-//! contact queue; who it is from, the payload says to its reader.
+//! `POST /qs/deposits` (QS-2): puts a first message into a contact queue. Anyone with a token may;
+//! only the payload tells its reader who sent it.
 
 use http::StatusCode;
 use postern_protocol::{
@@ -15,7 +15,7 @@ use crate::{
     http::{Answer, Outcome, Payment, Request},
 };
 
-/// Strangers may send this many bytes: a handful of KeyPackages fits, a picture does not.
+/// The most bytes that strangers may send: a handful of KeyPackages fits, a picture does not.
 const MAX_PAYLOAD: usize = 16 * 1024;
 
 outcome! {
@@ -28,7 +28,7 @@ outcome! {
 pub async fn deposit(qs: Qs, request: Request, payment: Payment) -> Outcome {
     let body = request.body::<Deposit>()?;
     if body.payload.as_bytes().len() > MAX_PAYLOAD {
-        let detail = format_args!("a deposit has at most {MAX_PAYLOAD} bytes");
+        let detail = format_args!("a deposit can have at most {MAX_PAYLOAD} bytes");
         return Err(Problem::with_detail(ProblemType::BodyTooLarge, detail).into());
     }
     let address = body.address.as_bytes().as_slice();

@@ -1,5 +1,5 @@
-//! `POST /qs/queues/{queue_id}/dequeue` (QS-4): acknowledges, then answers with what comes
-//! next, at once or when it arrives.
+//! `POST /qs/queues/{queue_id}/dequeue` (QS-4): acknowledges messages, then answers with the next
+//! ones, at once or when they arrive.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use crate::{
     http::{Failure, Outcome, Payment, Request},
 };
 
-/// What one answer holds at most.
+/// The most messages and bytes that one answer holds.
 const MAX_MESSAGES: u16 = 100;
 const MAX_BYTES: i32 = 1024 * 1024;
 
@@ -41,8 +41,8 @@ pub async fn dequeue(qs: Qs, request: Request, payment: Payment) -> Outcome {
         max_messages: i32::from(body.max_messages.unwrap_or(MAX_MESSAGES).clamp(1, MAX_MESSAGES)),
     };
 
-    // Register first, then look: what was committed before the look is seen by it, and what
-    // is committed after it wakes the waiter (QS-9).
+    // Register first, then look: the look sees everything that was committed before it, and
+    // everything after it wakes the waiter (QS-9).
     let waiter = (!wait.is_zero()).then(|| qs.wakeups.wait_for(queue.id, queue.after));
     let mut dequeued = queue.dequeue(&qs, &payment).await?;
     if is_empty(&dequeued)
@@ -61,7 +61,7 @@ struct Queue {
 }
 
 impl Queue {
-    /// Spends the token, acknowledges up to `after`, and returns what is next.
+    /// Spends the token, acknowledges up to `after`, and returns the next messages.
     async fn dequeue(&self, qs: &Qs, payment: &Payment) -> Result<Dequeued, Failure> {
         let (outcome, row) = payment
             .call(
@@ -80,8 +80,8 @@ impl Queue {
         read(outcome, &row)
     }
 
-    /// What arrives before `deadline` or the server stops. The acknowledgement is done and
-    /// paid for, so a database that goes away meanwhile only ends the wait.
+    /// Waits for messages until `deadline`, or until the server stops. The acknowledgement is done
+    /// and paid for, so a database that goes away meanwhile only ends the wait.
     async fn wait(&self, qs: &Qs, waiter: &Waiter, deadline: Instant) -> Dequeued {
         let mut stopping = qs.home.stopping.clone();
         loop {
@@ -122,12 +122,12 @@ impl Queue {
     }
 }
 
-/// Nothing to tell the reader. That messages were deleted unread it learns at once, too.
+/// Whether there is nothing to tell the reader: no message, and none that was deleted unread.
 fn is_empty(dequeued: &Dequeued) -> bool {
     dequeued.messages.is_empty() && dequeued.expired_up_to.is_none()
 }
 
-/// Reads one row of `qs.dequeue` or `qs.next_messages`: the outcome, and side by side the columns of the messages.
+/// Reads one row of `qs.dequeue` or `qs.next_messages`, whose columns are arrays with one element for each message.
 fn read(outcome: DequeueOutcome, row: &Row) -> Result<Dequeued, Failure> {
     match outcome {
         DequeueOutcome::Ok => {}

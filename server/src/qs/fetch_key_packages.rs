@@ -1,5 +1,5 @@
-//! `POST /qs/key-packages/fetch` (QS-6): one KeyPackage of each client of a user that has some of a
-//! ciphersuite, for whoever has the user's friendship token. Anonymous: the inviter shows a token and nothing else.
+//! `POST /qs/key-packages/fetch` (QS-6): answers with one KeyPackage of each client of a user that has some of a
+//! ciphersuite. The inviter is anonymous: it shows a paid token and the user's friendship token, and nothing else.
 
 use http::StatusCode;
 use postern_protocol::{

@@ -1,6 +1,6 @@
-//! `PUT /qs/key-packages` (QS-6): a client's KeyPackages of one ciphersuite, for whoever has its user's
-//! friendship token. Each is validated as those who will add it to groups would, and sealed before it
-//! goes to the database.
+//! `PUT /qs/key-packages` (QS-6): publishes a client's KeyPackages of one ciphersuite, for holders of its user's
+//! friendship token. Each is validated as members that add it to groups would, and sealed before it goes to the
+//! database.
 
 use std::collections::HashSet;
 
@@ -26,7 +26,7 @@ use crate::{
 /// Bytes of a KeyPackage and of its attachment. Ours have some 500 of each, and a post-quantum KeyPackage 3,000.
 const MAX_KEY_PACKAGE: usize = 4 * 1024;
 const MAX_ATTACHMENT: usize = 2 * 1024;
-/// How many KeyPackages one request may hold, whatever the operator lets a stock have.
+/// The most KeyPackages that one request may hold, whatever the operator lets a stock have.
 const MAX_AT_ONCE: usize = 200;
 
 outcome! {
@@ -82,7 +82,7 @@ pub async fn publish_key_packages(qs: Qs, request: Request, payment: Payment) ->
 
 fn check_size(body: &PublishKeyPackages) -> Result<(), Problem> {
     if body.key_packages.len() > MAX_AT_ONCE {
-        let detail = format_args!("at most {MAX_AT_ONCE} in one request");
+        let detail = format_args!("a request can hold at most {MAX_AT_ONCE} KeyPackages");
         return Err(Problem::with_detail(ProblemType::TooManyKeyPackages, detail));
     }
     let fits = |package: &StockedKeyPackage| {
@@ -91,22 +91,21 @@ fn check_size(body: &PublishKeyPackages) -> Result<(), Problem> {
     };
     if !body.key_packages.iter().chain(&body.last_resort).all(fits) {
         let detail = format_args!(
-            "a KeyPackage has at most {MAX_KEY_PACKAGE} bytes and its attachment {MAX_ATTACHMENT}"
+            "a KeyPackage can have at most {MAX_KEY_PACKAGE} bytes, and its attachment {MAX_ATTACHMENT}"
         );
         return Err(Problem::with_detail(ProblemType::BodyTooLarge, detail));
     }
     Ok(())
 }
 
-/// When each package's lifetime ends, in seconds since 1970. That there is one means that all
-/// of them are valid.
+/// A stock whose packages are all valid, with the ends of their lifetimes in seconds since 1970.
 struct Stock {
     ciphersuite: u16,
     expires: Vec<i64>,
     last_resort_expires: Option<i64>,
 }
 
-/// What the database keeps.
+/// A stock as the database keeps it.
 struct Sealed {
     ciphersuite: u16,
     key: Vec<u8>,
@@ -125,7 +124,7 @@ impl Stock {
             body.key_packages.iter().map(|package| check(package, false)).collect::<Result<_, _>>()?;
         let last_resort_expires =
             body.last_resort.as_ref().map(|package| check(package, true)).transpose()?;
-        // Nobody asks for one of an empty stock.
+        // The ciphersuite of an empty stock does not matter: nobody can fetch from it.
         let ciphersuite = seen.ciphersuite.unwrap_or(CIPHERSUITE);
         Ok(Self { ciphersuite, expires, last_resort_expires })
     }
@@ -150,8 +149,8 @@ impl Stock {
     }
 }
 
-/// All packages are of one ciphersuite; keys and addresses serve one package each: else one that
-/// was handed out to somebody would be handed out to somebody else, too.
+/// The ciphersuite, keys and addresses of the packages seen so far. A key or address serves one package only:
+/// otherwise one that was handed out to somebody would be handed out to somebody else, too.
 #[derive(Default)]
 struct Seen {
     ciphersuite: Option<u16>,
@@ -160,7 +159,7 @@ struct Seen {
 }
 
 impl Seen {
-    /// Validates a package; when its lifetime ends.
+    /// Validates a package, and returns the end of its lifetime (seconds since 1970).
     fn check(
         &mut self,
         package: &StockedKeyPackage,
@@ -169,11 +168,13 @@ impl Seen {
     ) -> Result<i64, InvalidMls> {
         let key_package = mls::parse_key_package(&package.key_package)?;
         if key_package.last_resort() != last_resort {
-            return Err(InvalidMls::Refused("a KeyPackage is of last resort if and only if it says so"));
+            return Err(InvalidMls::Refused(
+                "the last-resort KeyPackage must have the extension last_resort, and no other may have it",
+            ));
         }
         let ciphersuite = key_package.ciphersuite().into();
         if *self.ciphersuite.get_or_insert(ciphersuite) != ciphersuite {
-            return Err(InvalidMls::Refused("a stock is of one ciphersuite"));
+            return Err(InvalidMls::Refused("all KeyPackages of a stock must have the same ciphersuite"));
         }
         let leaf = Leaf::read(key_package.leaf_node(), home)?;
         if !self.keys.insert(leaf.signature_key) || !self.addresses.insert(leaf.address) {
@@ -181,8 +182,8 @@ impl Seen {
         }
         let ends = key_package.life_time().not_after();
         if ends < today() + DAY {
-            return Err(InvalidMls::Refused("a KeyPackage expires today"));
+            return Err(InvalidMls::Refused("a KeyPackage expires today or has expired"));
         }
-        i64::try_from(ends).map_err(|_| InvalidMls::Refused("the KeyPackage's lifetime is not acceptable"))
+        i64::try_from(ends).map_err(|_| InvalidMls::Refused("the KeyPackage's lifetime is too long"))
     }
 }

@@ -1,4 +1,4 @@
-//! `GET /qs/keys`: the keys that batches of KeyPackages are signed with (QS-6), and the one that
+//! `GET /qs/keys`: answers with the keys that sign batches of KeyPackages (QS-6), and the key that
 //! push subscriptions are made for (QS-10).
 
 use http::StatusCode;

@@ -1,4 +1,4 @@
-//! `POST /qs/key-packages/remove` (QS-6): a client that goes takes its KeyPackages with it.
+//! `POST /qs/key-packages/remove` (QS-6): removes the KeyPackages of a client that goes.
 
 use http::StatusCode;
 use postern_protocol::{problem::ProblemType, qs::RemoveKeyPackages};

@@ -1,5 +1,5 @@
-//! `POST /qs/queues/{queue_id}/addresses/revoke` (QS-7): blocks whoever uses these addresses,
-//! which is one group each.
+//! `POST /qs/queues/{queue_id}/addresses/revoke` (QS-7): revokes addresses, and so blocks the
+//! groups that use them, one each.
 
 use http::StatusCode;
 use postern_protocol::{
@@ -44,7 +44,8 @@ pub async fn revoke_addresses(qs: Qs, request: Request, payment: Payment) -> Out
         RevokeAddressesOutcome::Revoked => Ok(Answer::empty(StatusCode::NO_CONTENT)),
         RevokeAddressesOutcome::UnknownQueue => Err(ProblemType::NotFound.into()),
         RevokeAddressesOutcome::UnknownAddress => {
-            let detail = "an address is not this queue's, or was revoked before: none was revoked now";
+            let detail =
+                "an address does not belong to this queue or was revoked before: no address was revoked";
             Err(Problem::with_detail(ProblemType::NotFound, detail).into())
         }
     }

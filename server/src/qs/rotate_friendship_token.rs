@@ -1,6 +1,5 @@
-//! `POST /qs/key-packages/rotate` (QS-6): another friendship token. Contacts that are not told
-//! it fetch nothing any more. The packages stay as they are; their stocks' keys are sealed
-//! anew.
+//! `POST /qs/key-packages/rotate` (QS-6): replaces a friendship token. Contacts that do not learn the new one can no
+//! longer fetch. The packages stay as they are; the keys of their stocks are sealed again.
 
 use http::StatusCode;
 use postern_protocol::{
@@ -15,8 +14,7 @@ use crate::{
     http::{Answer, Failure, Outcome, Payment, Request},
 };
 
-/// A client of the user may publish between the read and the write; more often than this in a
-/// row, the database has another reason.
+/// Attempts: a client of the user may publish between the read and the write, but not this often in a row.
 const ATTEMPTS: usize = 5;
 
 outcome! {
@@ -50,7 +48,7 @@ pub async fn rotate_friendship_token(qs: Qs, request: Request, payment: Payment)
             RotateFriendshipTokenOutcome::Rotated => return Ok(Answer::empty(StatusCode::NO_CONTENT)),
             RotateFriendshipTokenOutcome::UnknownFriendship => return Err(ProblemType::NotFound.into()),
             RotateFriendshipTokenOutcome::NotFresh => {
-                let detail = "the new friendship token is not fresh";
+                let detail = "the new friendship token is already in use";
                 return Err(Problem::with_detail(ProblemType::MalformedBody, detail).into());
             }
             RotateFriendshipTokenOutcome::Stale => {}

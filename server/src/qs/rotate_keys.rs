@@ -1,5 +1,5 @@
-//! `POST /qs/queues/{queue_id}/keys` (QS-7): another owner key, another HPKE key, or both.
-//! What waits in the queue stays sealed to the old HPKE key.
+//! `POST /qs/queues/{queue_id}/keys` (QS-7): replaces a queue's owner key, its HPKE key, or both.
+//! Messages that wait in the queue stay sealed to the old HPKE key.
 
 use http::StatusCode;
 use postern_protocol::{
@@ -25,12 +25,12 @@ pub async fn rotate_keys(qs: Qs, request: Request, payment: Payment) -> Outcome 
     let queue_id = request.segment(|segment| QueueId::from_base64url(segment).ok())?;
     let (signer, body) = request.signed_body::<RotateKeys>()?;
     if body.owner.is_none() && body.hpke_key.is_none() {
-        let detail = "neither an owner key nor an HPKE key";
+        let detail = "the request must name a new owner key, a new HPKE key, or both";
         return Err(Problem::with_detail(ProblemType::MalformedBody, detail).into());
     }
     if let Some(owner) = &body.owner {
         owner.verify(&queue_id, signer).map_err(|_| {
-            let detail = "the new owner key did not sign for this queue";
+            let detail = "the new owner key's signature does not match this queue and its owner so far";
             Problem::with_detail(ProblemType::NotAllowed, detail)
         })?;
     }

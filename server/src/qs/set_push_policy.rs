@@ -1,5 +1,5 @@
-//! `POST /qs/queues/{queue_id}/addresses/push` (QS-10): what is pushed of what comes to an
-//! address, and so from a group.
+//! `POST /qs/queues/{queue_id}/addresses/push` (QS-10): sets which messages to an address, and so
+//! from a group, are pushed.
 
 use http::StatusCode;
 use postern_protocol::{
@@ -49,7 +49,7 @@ pub async fn set_push_policy(qs: Qs, request: Request, payment: Payment) -> Outc
         SetPushPolicyOutcome::Set => Ok(Answer::empty(StatusCode::NO_CONTENT)),
         SetPushPolicyOutcome::UnknownQueue => Err(ProblemType::NotFound.into()),
         SetPushPolicyOutcome::UnknownAddress => {
-            let detail = "an address is not this queue's: nothing was changed";
+            let detail = "an address does not belong to this queue: nothing was changed";
             Err(Problem::with_detail(ProblemType::NotFound, detail).into())
         }
     }

@@ -1,5 +1,5 @@
-//! `PUT /qs/queues/{queue_id}/push-subscription` (QS-10): where the queue's pushes go. What
-//! the owner sealed, nobody reads before the first message that is to be pushed.
+//! `PUT /qs/queues/{queue_id}/push-subscription` (QS-10): sets the subscription that the queue's pushes go to. The
+//! owner sealed it, and the server cannot open it before the first message that is to be pushed.
 
 use http::StatusCode;
 use postern_protocol::{QueueId, problem::ProblemType, qs::SubscribePush};

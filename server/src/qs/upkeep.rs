@@ -1,6 +1,5 @@
-//! The chore of the QS (QS-8), which a worker in the database does; each server process sees to it that one is started,
-//! since a database that was restarted has none. Only where PostgreSQL has no worker to spare does the server do the
-//! work itself.
+//! The chore of the QS (QS-8). A worker in the database does it; each server process has one started, since a database
+//! that was restarted has none. Only if PostgreSQL has no free worker does the server do the work itself.
 
 use std::time::Duration;
 
@@ -39,7 +38,7 @@ pub async fn run(qs: &Qs) -> anyhow::Result<()> {
         return Ok(());
     }
     tracing::warn!(
-        "PostgreSQL has no background worker to spare (max_worker_processes): removing what is too old from here"
+        "PostgreSQL has no free background worker (raise max_worker_processes): this server removes expired messages and queues itself"
     );
     while KeepUpOutcome::of(&database.query_one("SELECT outcome FROM qs.keep_up()", &[]).await?)?
         == KeepUpOutcome::More

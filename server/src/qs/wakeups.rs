@@ -1,7 +1,6 @@
-//! Wake-ups (QS-9): one LISTEN connection per server process hears which queues got
-//! messages, on whichever process, and wakes the long-polls that wait for them here.
-//! Notifications carry keyed hashes of queue ids; the key is the database's, asked for
-//! anew with every connection.
+//! Wake-ups (QS-9): one LISTEN connection per server process hears which queues got messages,
+//! through any process, and wakes the long-polls that wait for them in this one. Notifications
+//! carry keyed hashes of queue ids; the key is the database's, read again on every new connection.
 //!
 //! A wake-up may be lost: it costs latency, never a message. A long-poll registers before it looks, and a sweep asks
 //! the database for all waiters of this process at once, so that thousands of them are a handful of queries.
@@ -21,10 +20,10 @@ use tokio_postgres::Client;
 
 use crate::database::{Database, DatabaseError, listener::Subscriber};
 
-/// "Look again, everyone."
+/// The payload that tells every waiter to look again.
 const EVERYONE: &str = "*";
 const KEY_LEN: usize = 16;
-/// A lost wake-up costs this much latency at most.
+/// Time between two sweeps, and so the most latency that a lost wake-up costs.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(20);
 /// Waiters that one query asks for.
 const SWEEP_BATCH: usize = 1000;
@@ -76,7 +75,7 @@ impl Room {
         self.waiting.values().flatten()
     }
 
-    /// Takes over the database's key, for those who wait already, too.
+    /// Takes over the database's key, also for waiters that are registered already.
     fn rekey(&mut self, secret: &[u8]) {
         self.secret = hmac::Key::new(hmac::HMAC_SHA256, secret);
         for seat in std::mem::take(&mut self.waiting).into_values().flatten() {
@@ -86,8 +85,8 @@ impl Room {
 }
 
 impl Wakeups {
-    /// Registers somebody who waits for messages after the sequence number `after`.
-    /// Whatever is committed from now on wakes it.
+    /// Registers a waiter for messages after the sequence number `after`. Every message that is
+    /// committed from now on wakes it.
     pub fn wait_for(&self, queue_id: QueueId, after: i64) -> Waiter {
         let seat = Arc::new(Seat { queue_id, after, notify: Notify::new() });
         let mut room = self.room();
@@ -102,12 +101,12 @@ impl Wakeups {
             // A sweep that was asked for is as good as a regular one.
             let _ = timeout(SWEEP_INTERVAL, self.0.sweep.notified()).await;
             if let Err(error) = self.sweep_once(database).await {
-                tracing::warn!("wake-ups: {error}; looking again later");
+                tracing::warn!("cannot look for missed messages: {error}; trying again later");
             }
         }
     }
 
-    /// Wakes those for whom the database has something.
+    /// Wakes the waiters for which the database has messages.
     async fn sweep_once(&self, database: &Database) -> Result<(), DatabaseError> {
         let seats: Vec<Arc<Seat>> = self.room().seats().cloned().collect();
         for seats in seats.chunks(SWEEP_BATCH) {
@@ -163,8 +162,7 @@ impl Subscriber for Wakeups {
 }
 
 impl Waiter {
-    /// Returns once something came since [`Wakeups::wait_for`], also when that was before
-    /// this call.
+    /// Returns once something came after [`Wakeups::wait_for`], even before this call.
     pub async fn woken(&self) {
         self.seat.notify.notified().await;
     }

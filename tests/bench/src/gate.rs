@@ -1,7 +1,7 @@
-//! The gate's share of a send: the CPU of a send, in all processes, and of what the gate
-//! does for it: verifying a token on one core, since a server cannot be asked not to, and
-//! spending it in a transaction that is there already. Beside it sends at price 0, where the
-//! token is verified and left unspent.
+//! The gate's share of a send: the CPU of a send, in all processes, and of what the gate does for
+//! it: verifying a token on one core, since a server cannot be asked not to, and spending it in a
+//! transaction that is there already. For comparison it sends at price 0, where the token is
+//! verified and left unspent.
 
 use std::{
     hint::black_box,

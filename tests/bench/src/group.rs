@@ -32,7 +32,7 @@ impl BenchMember {
         self.asking(after, 30)
     }
 
-    /// Acknowledges up to `after` and takes what is there.
+    /// Acknowledges up to `after` and takes the messages that are there.
     pub fn fetch(&self, after: u64) -> Request {
         self.asking(after, 0)
     }

@@ -56,10 +56,10 @@ struct Options {
     /// Measure what commits and messages cost the DS instead, and where that goes, for groups of --members
     #[arg(long)]
     groups: bool,
-    /// Measure delivery in the database instead, beside what others do with the same rows
+    /// Measure delivery in the database instead, while others work with the same rows
     #[arg(long)]
     queues: bool,
-    /// Measure few queues beside many instead
+    /// Measure few queues next to many instead
     #[arg(long, num_args = 2, value_names = ["FEW", "MANY"])]
     scale: Vec<i64>,
     /// Measure what so many waiting long-polls cost instead

@@ -138,7 +138,7 @@ async fn who_is_blocked_cannot_add_again_and_everyone_else_can() {
     for device in [&bob, &tablet] {
         let refused = |event: &Event| matches!(event, Event::ContactRequested { accepted: false, .. });
         let events = device.sync_until(PATIENCE, refused).await.unwrap();
-        assert!(events.iter().any(refused), "nor is she given another: {events:?}");
+        assert!(events.iter().any(refused), "she is not given another, either: {events:?}");
     }
 
     let group = carol.create_group("after").await.unwrap().id().clone();

@@ -1,5 +1,5 @@
-//! Every endpoint, asked rightly and wrongly over HTTP. What holds for all routes is in [`road`], which walks the
-//! table of routes that the server itself registers; what is an endpoint's own is in the file of its name.
+//! Every endpoint, asked rightly and wrongly over HTTP. Rules for all routes are in [`road`], which walks the table of
+//! routes that the server itself registers; rules of one endpoint are in the file of its name.
 
 mod aas;
 mod auth;

@@ -1,4 +1,4 @@
-//! How many tokens there are for whom (AAS-2): never more than that, whoever asks at once, wherever.
+//! Allowances of tokens (AAS-2): nobody gets more, even if several ask at once, at several servers.
 
 use futures_util::future::join_all;
 use postern_protocol::token::TokenType;

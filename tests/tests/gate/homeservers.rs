@@ -36,7 +36,11 @@ async fn a_homeserver_takes_from_its_domains_allowance_and_its_tokens_pay() {
     .await;
     let granted = replies.iter().filter(|reply| reply.status == StatusCode::OK).count();
     let used_up = replies.iter().filter(|reply| reply.is_problem("allowance-used-up")).count();
-    assert_eq!((granted, used_up), (20, 10), "never more than the allowance, whoever asks at once, wherever");
+    assert_eq!(
+        (granted, used_up),
+        (20, 10),
+        "never more than the allowance, even at once and at several servers"
+    );
     assert!(replies.iter().all(|reply| reply.header("ratelimit-policy") == r#""daily";q=200;w=86400"#));
     let refused = replies.iter().find(|reply| reply.status == StatusCode::TOO_MANY_REQUESTS).unwrap();
     assert!((1..=86_400).contains(&refused.header("retry-after").parse::<u32>().unwrap()));
@@ -110,7 +114,7 @@ async fn a_homeserver_key_is_of_one_domain_which_is_not_the_home_domain() {
         let sql = format!("SELECT operator.{what}_homeserver_key('elsewhere.example', '\\x00')");
         assert!(operator.execute(&sql, &[]).await.is_err(), "no Ed25519 key");
     }
-    // The table itself refuses, whoever writes.
+    // The table itself refuses, for every role.
     for sql in [
         format!("UPDATE federation.homeserver_keys SET domain = '{HOME}'"),
         "UPDATE federation.homeserver_keys SET domain = 'third.example'".to_owned(),

@@ -1,4 +1,4 @@
-//! Issuance by the standards (AAS-3): formats, and what is answered to what is none.
+//! Issuance by the standards (AAS-3): formats, and the answers to malformed requests.
 
 use postern_protocol::token::{
     BATCH_REQUEST_MEDIA_TYPE, GENERIC_REQUEST_MEDIA_TYPE, REQUEST_MEDIA_TYPE, TokenType,

@@ -113,7 +113,7 @@ async fn a_revoked_key_is_worth_nothing_at_once_and_a_new_one_is_in_use() {
     assert_eq!(gate.spend(1, &token).await.status, StatusCode::CREATED);
 }
 
-/// A notification can be missed, as when the connection that listens is just lost: whoever names the key makes the
+/// A notification can be missed, as when the listening connection is just lost: a request that names the key makes the
 /// server look for it.
 #[tokio::test]
 async fn a_key_that_no_notification_told_of_is_found_when_a_token_or_a_request_names_it() {

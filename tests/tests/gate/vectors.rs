@@ -42,7 +42,7 @@ fn assert_verifies(key: &IssuerKey, token: &[u8]) {
     assert!(!key.verify(&Token::from_bytes(&forged).expect("a token")));
 }
 
-/// Length of what is deterministic in a response; a proof, which is random, follows.
+/// Length of a response's deterministic part; a proof, which is random, follows.
 fn evaluated_len(token_type: TokenType) -> usize {
     IssuerKey::blinded_len(token_type)
 }

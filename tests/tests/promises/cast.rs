@@ -111,8 +111,8 @@ impl Cast {
         insist("there are tokens", || self.people[person].wallet().take()).await
     }
 
-    /// The fate of somebody's message is known as far as it ever will be. To be called for all of somebody's
-    /// messages before they receive anything: a client hands in by itself what is outstanding.
+    /// The fate of somebody's message is known as far as it ever will be. To be called for all of somebody's messages
+    /// before they receive anything: a client sends its outstanding messages by itself.
     pub async fn close(&self, sender: usize, submission: &Submission, fate: Fate) {
         self.ledger.close(submission, fate);
         let group = self.people[sender].group_with_id(&submission.group);
@@ -135,7 +135,7 @@ impl Cast {
         futures_util::future::join_all(all).await;
     }
 
-    /// Until nobody's queues hold anything more, nor make anybody say more.
+    /// Receives until all queues are empty and nobody sends anything more.
     pub async fn catch_up(&self) {
         let positions = || -> Vec<u64> {
             let kinds = [QueueKind::Contact, QueueKind::Group];

@@ -1,4 +1,4 @@
-//! A token pays once, whoever presents it where and when; a fault of ours leaves it unspent (AAS-4).
+//! A token pays once, even if it is presented at once or at several servers; a fault of ours leaves it unspent (AAS-4).
 
 use postern_protocol::{
     HpkePublicKey,
@@ -41,7 +41,7 @@ async fn a_token_presented_to_two_servers_at_the_same_instant_pays_once() {
         let ways = [&one, &two, &one, &two];
         assert_paid_once(&send_at_once(ways.map(|way| (way.clone(), request.clone()))).await);
         let again = two.try_send(&request).await;
-        assert_eq!(refusal(&again), Some(ProblemType::TokenSpent), "nor later");
+        assert_eq!(refusal(&again), Some(ProblemType::TokenSpent), "the token does not pay later, either");
     }
     assert_eq!(reservations(&world).await - before, ROUNDS as i64);
 }

@@ -1,4 +1,4 @@
-//! What the database itself keeps of an account (AS-3, AS-8, AS-9): one incarnation after the other, each chained to the
+//! The database's own records of an account (AS-3, AS-8, AS-9): one incarnation after the other, each chained to the
 //! end of the one before, and a log that goes with the account as a whole or not at all.
 
 use postern_tests_kit::Cluster;
@@ -114,7 +114,7 @@ async fn an_incarnation_is_chained_to_the_end_of_the_one_before_and_one_lives_at
     assert_eq!(rows(&admin).await, [1; 6]);
 }
 
-/// PRIV-4, PRIV-5: neither a serial number nor a day joins a user with a queue, or two queues.
+/// No serial number or day joins a user with a queue, or two queues (PRIV-4, PRIV-5).
 #[tokio::test]
 async fn no_account_and_no_queue_tells_when_it_was_made() {
     let (_cluster, admin) = world().await;
@@ -130,7 +130,7 @@ async fn no_account_and_no_queue_tells_when_it_was_made() {
         admin.query(&sql, &[]).await.unwrap().iter().map(|row| row.get(0)).collect()
     };
     assert_eq!(columns("a.attidentity <> ''").await, ["aas.issuer_keys.issuer_key"]);
-    // What is left expires by the day, or counts per day; keys are no users.
+    // The columns that are left expire by the day, or count per day; keys are no users.
     let dated = columns("format_type(a.atttypid, NULL) ~ 'date|time'").await;
     let kept = [
         "aas.issued.day",

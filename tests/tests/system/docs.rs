@@ -109,7 +109,7 @@ fn pages() -> Vec<String> {
     pages
 }
 
-/// What is documented is what is so; says where not.
+/// Asserts that documentation and facts agree, and lists the differences otherwise.
 fn assert_agree<V: Debug + PartialEq>(
     what: &str,
     documented: &BTreeMap<String, V>,

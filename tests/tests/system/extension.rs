@@ -46,7 +46,7 @@ impl Inbox {
         Self { mailbox, address }
     }
 
-    /// Acknowledges what was read before, and opens what is next.
+    /// Acknowledges the messages read before, and opens the next ones.
     async fn read(&mut self, database: &Client) -> Vec<Vec<u8>> {
         let dequeue = "SELECT outcome::text, seqs, chains, chain_indexes, chain_headers, ciphertexts
                          FROM qs.dequeue(1::smallint, '', $1, $2, $3, 1000, 1000000000)";
@@ -176,8 +176,8 @@ fn found<'a>(bytes: &[u8], secrets: &'a [&'a [u8]]) -> Vec<&'a [u8]> {
     found
 }
 
-/// QS-5: neither WAL, and so a replica, nor a base backup, nor a dump, nor even a file of
-/// the cluster itself holds a chain key, an address or a payload.
+/// No chain key, address or payload is in the WAL (and so in a replica), a base backup, a dump or
+/// even a file of the cluster itself (QS-5).
 #[tokio::test]
 async fn what_is_on_disk_holds_no_chain_keys_addresses_or_payloads() {
     let (cluster, database) = world().await;

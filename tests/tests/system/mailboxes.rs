@@ -143,7 +143,7 @@ async fn without_a_worker_to_spare_a_server_removes_it_itself() {
     talk.world.admin.batch_execute(AGED).await.unwrap();
     let another = Server::start(&talk.world.cluster).await;
     talk.gone("the server has done it", "SELECT count(*) FROM qs.messages").await;
-    assert!(another.log().contains("no background worker to spare"), "{}", another.log());
+    assert!(another.log().contains("no free background worker"), "{}", another.log());
 }
 
 #[tokio::test(flavor = "multi_thread")]

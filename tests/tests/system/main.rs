@@ -1,5 +1,5 @@
-//! Promises of the whole: to whoever operates it, and about what its database gives away. One program, since each
-//! links all of MLS.
+//! Promises of the whole: to its operator, and about the privacy of its database. They are one program, since each
+//! program links all of MLS.
 
 mod accounts;
 mod demo;

@@ -439,7 +439,7 @@ async fn an_upgrade_brings_the_extension_then_migrations_then_functions_under_a_
     let denied = cluster.connect_as("postern_server").await.query_one(greet, &[]).await.unwrap_err();
     assert_eq!(denied.code(), Some(&SqlState::INSUFFICIENT_PRIVILEGE));
 
-    // It is done once; the older program goes on beside it, and says so.
+    // The migration is done once; the older program goes on, and says that the database is newer.
     let report = release.migrate(&ConnectionString::new(cluster.admin_url())).await.unwrap().to_string();
     assert_eq!(report, "the database is up to date");
     assert_healthy(&server).await;

@@ -80,7 +80,7 @@ async fn a_dump_joins_no_user_to_a_group_a_queue_or_a_token() {
         }
     }
 
-    // A queue is not joined to an address, either, nor is one of them to a user's KeyPackages (QS-6).
+    // Nothing joins a queue with an address, or either with a user's KeyPackages (QS-6).
     let mailboxes: Vec<&Row> = others
         .iter()
         .filter(|row| ["qs.queues", "qs.addresses", "qs.messages"].contains(&row.table.as_str()))

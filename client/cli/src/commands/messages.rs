@@ -33,7 +33,7 @@ pub enum Command {
         /// End when nothing came in for so many seconds
         #[arg(long, num_args = 0..=1, default_missing_value = "2", value_name = "SECONDS")]
         until_idle: Option<u64>,
-        /// Print what is there and end
+        /// Print the messages that are there and end
         #[arg(long, conflicts_with = "until_idle")]
         once: bool,
     },

@@ -1,6 +1,5 @@
-//! How push services know this server (RFC 8292, VAPID): one P-256 key for all server
-//! processes, kept in the database sealed under the master key. Subscriptions are made for it,
-//! so it stays.
+//! The identity of this server at push services (RFC 8292, VAPID): one P-256 key for all server processes, in the
+//! database, sealed under the master key. Subscriptions are made for it, so it never changes.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -18,7 +17,7 @@ use url::Url;
 use crate::{home::Home, keys::MasterKey};
 
 const PURPOSE: &str = "QS application server key";
-/// At most 24 hours (RFC 8292 §2); push services' clocks differ.
+/// Validity of an authorization: the standard allows 24 hours (RFC 8292 §2), but push services' clocks differ.
 const LIFETIME: Duration = Duration::from_secs(12 * 60 * 60);
 
 pub struct ApplicationServer {
@@ -27,7 +26,7 @@ pub struct ApplicationServer {
     contact: String,
 }
 
-/// RFC 8292 §2.
+/// The claims of a VAPID token (RFC 8292 §2).
 #[derive(Serialize)]
 struct Claims<'a> {
     aud: String,
@@ -36,8 +35,8 @@ struct Claims<'a> {
 }
 
 impl ApplicationServer {
-    /// Loads the key, after making it if there is none. Safe in several processes at once: the
-    /// database takes one.
+    /// Loads the key, after making it if there is none. Several processes can do this at once: the
+    /// database accepts one key.
     ///
     /// # Errors
     /// A database that does not answer, a key of another master key.
@@ -71,7 +70,7 @@ impl ApplicationServer {
     /// The `Authorization` header of a push to this URL (RFC 8292 §3).
     ///
     /// # Errors
-    /// None that is known.
+    /// A system clock before 1970, or a key that does not sign.
     pub fn authorization(&self, endpoint: &Url) -> anyhow::Result<HeaderValue> {
         let expires = SystemTime::now().duration_since(UNIX_EPOCH)? + LIFETIME;
         let claims = Claims {
@@ -87,11 +86,11 @@ impl ApplicationServer {
 
 /// A fresh key: its public half, and its private half in PKCS #8, sealed.
 fn generate(master_key: &MasterKey) -> anyhow::Result<(P256PublicKey, Vec<u8>)> {
-    let failed = |_| anyhow!("a {PURPOSE} cannot be made");
+    let failed = |_| anyhow!("cannot make a {PURPOSE}");
     let document = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new())
         .map_err(failed)?;
     let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, document.as_ref())
-        .map_err(|_| anyhow!("a {PURPOSE} cannot be read"))?;
+        .map_err(|_| anyhow!("cannot read the {PURPOSE} that was made"))?;
     let public = P256PublicKey::try_from(pair.public_key().as_ref())?;
     let sealed = master_key.seal(PURPOSE, public.as_bytes(), document.as_ref());
     Ok((public, sealed))

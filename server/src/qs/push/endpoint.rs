@@ -1,6 +1,6 @@
-//! Where pushes may go. A queue's owner names the URL, and the server calls it: without care,
-//! anyone's way to what only the server reaches. So a push service is on the public Internet,
-//! unless the operator says otherwise.
+//! The URLs that pushes may go to. A queue's owner names the URL, and the server calls it:
+//! unchecked, anyone could reach hosts that only the server can. So a push service must be on the
+//! public Internet, unless the operator says otherwise.
 
 use std::{
     io,
@@ -10,8 +10,8 @@ use std::{
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use url::{Host, Url};
 
-/// Whether a push may be sent to a URL: by HTTPS, and not to an address that is not public;
-/// with `local`, by HTTP too and to any. What a name resolves to, [`PublicAddresses`] checks.
+/// Whether a push may be sent to a URL: only by HTTPS and to a public address; with `local`, also
+/// by HTTP and to any. [`PublicAddresses`] checks the addresses of a name.
 pub fn is_allowed(url: &Url, local: bool) -> bool {
     if !url.username().is_empty() || url.password().is_some() {
         return false;
@@ -34,7 +34,7 @@ pub struct PublicAddresses;
 impl Resolve for PublicAddresses {
     fn resolve(&self, name: Name) -> Resolving {
         Box::pin(async move {
-            // The port is put in later.
+            // The HTTP client sets the port later.
             let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
             let public: Vec<SocketAddr> = found.filter(|address| is_public(address.ip())).collect();
             if public.is_empty() {
@@ -52,7 +52,7 @@ fn is_public(address: IpAddr) -> bool {
     }
 }
 
-/// Not among the special-purpose addresses of RFC 6890.
+/// Whether an address is none of the special-purpose addresses of RFC 6890.
 fn is_public_v4(address: Ipv4Addr) -> bool {
     let [first, second, third, _] = address.octets();
     let this_network = first == 0;
@@ -72,7 +72,7 @@ fn is_public_v4(address: Ipv4Addr) -> bool {
         || address.is_documentation())
 }
 
-/// Global unicast (RFC 4291 §2.4), without what stands for an IPv4 address.
+/// Whether an address is global unicast (RFC 4291 §2.4) and does not stand for an IPv4 address.
 fn is_public_v6(address: Ipv6Addr) -> bool {
     let [first, second, ..] = address.segments();
     let global_unicast = first & 0xe000 == 0x2000;

@@ -1,8 +1,7 @@
-//! Sends what deliveries made due (QS-10): Web Push (RFC 8030) to whoever a queue's owner
-//! subscribed. A push carries nothing of the message: its content is the owner's own. It is
-//! sent once the message is in the queue, in memory only: a server that is killed sends
-//! nothing, and the message waits for the owner all the same. Which deliveries make a push due,
-//! the database decides.
+//! Pushes that deliveries made due (QS-10): Web Push (RFC 8030) to the subscriptions of queues' owners. A push carries
+//! nothing of the message: its content is the owner's own. It is sent after the message is in the queue, and is in
+//! memory only: a server that is killed does not send it, and the message waits for the owner all the same. The
+//! database decides which deliveries make a push due.
 
 mod application_server;
 mod endpoint;
@@ -29,18 +28,18 @@ use web_push_native::{Auth, WebPushBuilder, p256::PublicKey};
 use crate::{config::PushConfig, home::Home};
 use application_server::ApplicationServer;
 
-/// How long a push service keeps what its user agent does not fetch: the longest that the
-/// large ones take.
+/// Time for which a push service keeps a push that its user agent does not fetch: the longest that
+/// the large ones accept.
 const TIME_TO_LIVE: Duration = Duration::from_secs(28 * 24 * 60 * 60);
-/// Of two pushes that wait at the push service, the later one is enough (RFC 8030 §5.4).
+/// The topic of every push, by which the push service keeps only the latest of those that wait (RFC 8030 §5.4).
 const TOPIC: &str = "messages";
-/// After a push, what becomes due for the same queue waits, and goes as one.
+/// Pause after a push: those that become due for the same queue meanwhile go as one.
 const PAUSE: Duration = Duration::from_secs(2);
 const TIMEOUT: Duration = Duration::from_secs(10);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pushes under way at once.
 const AT_ONCE: usize = 64;
-/// Queues for which one is under way or waits. More are dropped.
+/// Queues for which a push is under way or waits, at most. Pushes for further ones are dropped.
 const MAX_QUEUES: usize = 10_000;
 
 /// Sends pushes, or nothing if the operator named no contact for push services. Cheap to clone.
@@ -56,18 +55,18 @@ struct Shared {
     client: reqwest::Client,
     home: Home,
     under_way: Semaphore,
-    /// Each queue that has a task, and what became due for it since the task took the last.
+    /// Each queue that has a task, with the push that became due since the task took the last.
     queues: Mutex<HashMap<QueueId, Option<Push>>>,
 }
 
-/// Why a push was not sent.
+/// The reason why a push was not sent.
 #[derive(Debug)]
 enum Failure {
-    /// The subscription is over, or never was one.
+    /// The subscription has ended, or never was valid.
     Gone,
-    /// The push service does not want it, now or ever.
+    /// The push service refuses the push for good.
     Refused(StatusCode),
-    /// It may want it later; perhaps it said when.
+    /// The push service may accept it later, perhaps after the time that it named.
     Passing(Option<Duration>),
 }
 
@@ -87,7 +86,7 @@ impl Pusher {
         Ok(Self(Some(Sender(Arc::new(Shared {
             application_server: ApplicationServer::load(contact, home).await?,
             local_endpoints: config.local_endpoints,
-            client: client.build().context("no HTTP client for pushes")?,
+            client: client.build().context("cannot make the HTTP client for pushes")?,
             home: home.clone(),
             under_way: Semaphore::new(AT_ONCE),
             queues: Mutex::default(),
@@ -112,7 +111,7 @@ impl Pusher {
         for push in due {
             match Push::from_bytes(push) {
                 Ok(push) => sender.send_one(push),
-                Err(error) => tracing::error!("the database makes no pushes that this server knows: {error}"),
+                Err(error) => tracing::error!("cannot read a push that the database made: {error}"),
             }
         }
     }
@@ -137,7 +136,7 @@ impl Sender {
         }
     }
 
-    /// Until nothing is due for the queue.
+    /// Sends pushes until none is due for the queue.
     async fn send_all(self, queue_id: QueueId) {
         while let Some(push) = self.take(&queue_id) {
             let attempts = ExponentialBuilder::default()
@@ -157,13 +156,13 @@ impl Sender {
             match sent {
                 Ok(()) => {}
                 Err(Failure::Gone) => self.forget(&push).await,
-                Err(failure) => tracing::warn!("a push is given up: {failure}"),
+                Err(failure) => tracing::warn!("gave up on a push: {failure}"),
             }
             sleep(PAUSE).await;
         }
     }
 
-    /// What is due for a queue; nothing ends its task.
+    /// Takes the push that is due for a queue; if there is none, the queue's task ends.
     fn take(&self, queue_id: &QueueId) -> Option<Push> {
         let mut queues = self.0.queues.lock().unwrap_or_else(PoisonError::into_inner);
         let due = queues.get_mut(queue_id).and_then(Option::take);
@@ -183,7 +182,7 @@ impl Sender {
         };
         match answer.status() {
             status if status.is_success() => Ok(()),
-            // 401 and 403: it was made for another server's key.
+            // 401 and 403: the subscription was made for another server's key.
             StatusCode::NOT_FOUND | StatusCode::GONE | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
                 Err(Failure::Gone)
             }

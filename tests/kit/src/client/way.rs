@@ -30,7 +30,7 @@ pub enum Failure {
 }
 
 impl Way {
-    /// `http` has the connections, `private` gets what is sent.
+    /// Makes a way over the connections of `http`; `private` gets every text that is sent.
     pub fn new(http: &reqwest::Client, server: &str, private: &Private) -> Self {
         Self { http: http.clone(), server: server.to_owned(), private: private.clone() }
     }

@@ -262,8 +262,8 @@ fn age(path: &Path) -> Duration {
     modified.ok().and_then(|modified| modified.elapsed().ok()).unwrap_or_default()
 }
 
-/// A migrated and stopped data directory, made by the program under test: by whoever comes first, while the others
-/// wait.
+/// A migrated and stopped data directory, made by the program under test. The first test process that needs it makes
+/// it, while the others wait.
 async fn template() -> PathBuf {
     let path = world().join(format!("template-{:016x}", stamp(&[binary("postern"), extension_dir()])));
     let lock = world().join("template.lock");

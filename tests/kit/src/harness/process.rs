@@ -31,7 +31,7 @@ pub fn is_alive(pid: u32) -> bool {
     stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
 }
 
-/// Sends a signal, to whoever is still there.
+/// Sends a signal to the process, if it still runs.
 pub fn signal(pids: &[u32], signal: Signal) {
     for pid in pids {
         let _ = kill(Pid::from_raw(*pid as i32), signal);

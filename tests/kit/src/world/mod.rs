@@ -227,7 +227,7 @@ impl World {
         self.stocked().address(mailbox).await
     }
 
-    /// Acknowledges what was read before, and reads what is there.
+    /// Acknowledges the messages read before, and reads those that wait.
     pub async fn read(&self, mailbox: &mut Mailbox) -> Vec<QueuePayload> {
         let dequeued = self.pay(&mailbox.asking(mailbox.position)).await.decode();
         mailbox.open(&dequeued)

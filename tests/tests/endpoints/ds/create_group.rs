@@ -23,7 +23,7 @@ use super::{
 };
 use crate::road::Valid;
 
-/// A group that is about to be created; what is wrong with it is changed before it is founded.
+/// A group that is about to be created; a test changes it to a wrong one before its creation.
 struct Draft {
     id: GroupId,
     founder: Party,
@@ -207,8 +207,11 @@ async fn a_creator_may_keep_attributes_beside_its_own_leaf() {
     let own = attributes(draft.founder.public_key(), b"opaque");
     let other = attributes(Party::newcomer().public_key(), b"opaque");
     let wrong = with_attributes(&call, &[own.clone(), other]);
-    world.assert_refuses("beside another's", &wrong, ProblemType::PolicyViolation).await;
-    world.pay(&with_attributes(&call, std::slice::from_ref(&own))).await.assert_ok("beside its own");
+    world.assert_refuses("with another's attributes, too", &wrong, ProblemType::PolicyViolation).await;
+    world
+        .pay(&with_attributes(&call, std::slice::from_ref(&own)))
+        .await
+        .assert_ok("with its own attributes only");
     let body = FetchGroupInfo { state_key: draft.policy.state_key() };
     let path = format!("/ds/groups/{}/group-info", draft.id.to_base64url());
     let call = Call::post(path).with(&body).signed_by(&draft.founder.key);

@@ -22,7 +22,7 @@ use super::{
 };
 
 const HYBRID: Ciphersuite = Ciphersuite::MLS_128_MLKEM768X25519_AES128GCM_SHA256_Ed25519;
-const REASON: &str = "nobody could encrypt to one of the public keys";
+const REASON: &str = "one of the encryption keys is not a usable public key of the ciphersuite";
 
 /// A spoilt key with ML-KEM: all of its numbers have to be below 3329 (FIPS 203 §7.2).
 const TOO_LARGE: (&str, Spoil) = ("a number beyond the modulus", |mut key| {
@@ -77,7 +77,7 @@ struct Scene {
     current: CurrentGroup,
     /// Another one of the member of number 1.
     client: Party,
-    /// Where a newcomer is reached: whoever is not, is proposed to be removed, which changes the group.
+    /// The address of a newcomer, who must be reachable: otherwise the DS proposes a removal, which changes the group.
     address: Address,
 }
 
@@ -232,7 +232,7 @@ async fn a_new_group_is_its_creators_leaf_and_no_node_above_it() {
         .with_field("group_info", Value::Bytes(info.encode()))
         .with_field("ratchet_tree", Value::Bytes(tree));
     world.assert_refuses("a root", &with_root, ProblemType::InvalidMls).await;
-    world.assert_refused_for("a root", &with_root, "has one member").await;
+    world.assert_refused_for("a root", &with_root, "its creator as the only member").await;
     world.pay(&call).await.assert_ok("the leaf alone");
     world.close();
 }

@@ -644,7 +644,7 @@ async fn a_users_clients_manage_each_other_and_admins_remove_all_of_them() {
     world.stock(300).await;
     let mut group = world.group(3).await;
     let violation = ProblemType::PolicyViolation;
-    // Whose pseudonym is taken for a client of his is a client of his: only he says so.
+    // A client with a user's pseudonym is a client of that user, so only that user may add it.
     let second = world.further_client(&group.members[1]).await;
     assert_commit_refused(
         &world,
@@ -1005,7 +1005,7 @@ async fn a_group_grows_to_the_operators_limit_and_one_beyond_it_goes_on_and_grow
     world.assert_refuses("two more", &both, full).await;
     let reply = world.send_to(&other, &both.paid_with(world.token()).wire()).await;
     let problem = reply.assert_problem("two more, at another server", full);
-    assert_eq!(problem.detail.as_deref(), Some("at most 3"));
+    assert_eq!(problem.detail.as_deref(), Some("a group can have at most 3 members"));
     group.party(0).forget();
     world.add(&mut group, vec![one]).await;
     let mut joiner = world.further_client(&group.members[1]).await;

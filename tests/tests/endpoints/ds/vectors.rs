@@ -46,7 +46,9 @@ async fn published_messages_are_known_for_what_they_are_and_refused_everywhere()
         for (name, hex) in vector {
             let bytes = hex::decode(hex).expect("vectors are in hexadecimal");
             let expected = match name.as_str() {
-                "public_message_proposal" | "public_message_commit" => "the message is of another group",
+                "public_message_proposal" | "public_message_commit" => {
+                    "the message belongs to another group than the one in the path"
+                }
                 "mls_welcome"
                 | "mls_group_info"
                 | "mls_key_package"
@@ -128,7 +130,7 @@ async fn published_trees_are_valid_and_none_of_them_is_with_a_bit_changed() {
     trees.extend(passive_clients().iter().map(PassiveClient::tree));
     world.restock(trees.len() * (DAMAGES + 1) + 1).await;
     let before = world.snapshot().await;
-    // A fixed seed: what is damaged is the same each time.
+    // A fixed seed: the damage is the same each time.
     let mut rng = StdRng::seed_from_u64(7);
     for (number, published) in trees.iter().enumerate() {
         let (group_id, tree_hash) = (bytes(&published.group_id), bytes(&published.tree_hash));
@@ -287,8 +289,8 @@ fn parse(hex: &str) -> MlsMessageBodyIn {
     MlsMessageIn::tls_deserialize_exact(bytes(hex)).expect("it is an MLSMessage").extract()
 }
 
-/// The DS's word for a KeyPackage that lives for ever, where openmls and so every member lets it pass.
-const UNLIMITED: &str = "the KeyPackage's lifetime is not acceptable";
+/// The DS's refusal of a KeyPackage that lives for ever, which openmls and so every member accepts.
+const UNLIMITED: &str = "the KeyPackage's lifetime is too long";
 
 /// After a commit that brings one the DS is given the group anew, as its members have it.
 #[test]

@@ -50,7 +50,10 @@ async fn addresses_are_added_all_or_none_and_each_once_for_ever() {
     ] {
         world.assert_refuses(what, &mailbox.adding(addresses), ProblemType::AddressExists).await;
     }
-    world.pay(&two.adding(vec![fresh])).await.assert_ok("what was refused beside others is still free");
+    world
+        .pay(&two.adding(vec![fresh]))
+        .await
+        .assert_ok("an address that was refused with others is still free");
     world.pay(&one.adding(Vec::new())).await.assert_ok("no address at all");
 
     let count: i32 = world.value("SELECT sum(address_count)::integer FROM qs.queues").await;
@@ -79,7 +82,7 @@ async fn a_request_has_at_most_a_thousand_addresses_and_a_queue_as_many_as_the_o
         ("a short address", Value::Array(vec![Value::Bytes(vec![7; 31])])),
         ("a long address", Value::Array(vec![Value::Bytes(vec![7; 33])])),
         ("an address that is text", Value::Array(vec![Value::from("x".repeat(32))])),
-        ("an address beside a list", Value::Bytes(vec![7; 32])),
+        ("an address in place of a list", Value::Bytes(vec![7; 32])),
     ] {
         world.assert_refuses(what, &call.with_field("addresses", wrong), ProblemType::MalformedBody).await;
     }

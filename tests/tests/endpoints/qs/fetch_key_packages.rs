@@ -165,7 +165,7 @@ async fn what_expires_today_or_did_before_is_not_handed_out() {
     assert_eq!(world.fetch(friendship.token).await, stock[1..2]);
     let age = "UPDATE qs.key_packages SET expires = (now() AT TIME ZONE 'UTC')::date";
     world.admin.batch_execute(age).await.unwrap();
-    assert!(world.fetch(friendship.token).await.is_empty(), "nor the last resort");
+    assert!(world.fetch(friendship.token).await.is_empty(), "there is no last resort, either");
     world.close();
 }
 

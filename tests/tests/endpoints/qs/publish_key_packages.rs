@@ -144,7 +144,7 @@ async fn what_nobody_could_add_to_a_group_is_refused() {
         world.assert_refuses(what, &call, ProblemType::InvalidMls).await;
         // Together with a good one as well.
         let call = friendship.publishing(stock, &[vec![package()], packages].concat());
-        world.assert_refuses(&format!("{what}, beside another"), &call, ProblemType::InvalidMls).await;
+        world.assert_refuses(&format!("{what}, with another"), &call, ProblemType::InvalidMls).await;
     }
     let body = |last_resort| PublishKeyPackages {
         friendship_token: friendship.token,
@@ -234,7 +234,7 @@ async fn a_stock_is_of_one_ciphersuite_that_the_operator_allows() {
     assert!(world.fetch_of(chacha, friendship.token).await.is_empty(), "the stock is of another now");
     assert_eq!(world.fetch_of(hybrid, friendship.token).await.len(), 1);
     world.pay(&publishing(Vec::new(), None)).await.assert_ok("nothing at all");
-    assert!(world.fetch_of(hybrid, friendship.token).await.is_empty(), "nor a last resort");
+    assert!(world.fetch_of(hybrid, friendship.token).await.is_empty(), "there is no last resort, either");
     world.close();
 }
 

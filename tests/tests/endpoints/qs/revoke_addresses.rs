@@ -45,7 +45,7 @@ async fn only_the_owners_own_addresses_are_revoked_all_of_them_or_none() {
     let (own, foreign) = (world.address(&one).await, world.address(&two).await);
     for (what, call) in [
         ("another queue's address", one.revoking(vec![foreign])),
-        ("another queue's address beside an own one", one.revoking(vec![own, foreign])),
+        ("another queue's address with an own one", one.revoking(vec![own, foreign])),
         ("an address that there is not", one.revoking(vec![own, fresh_address()])),
         ("an own address, by another owner", one.revoking(vec![own]).signed_by(&two.owner)),
     ] {

@@ -44,7 +44,7 @@ async fn only_the_owners_own_addresses_are_set_all_of_them_or_none() {
     };
     for (what, call) in [
         ("another queue's address", set(&[foreign])),
-        ("another queue's address beside an own one", set(&[own, foreign])),
+        ("another queue's address with an own one", set(&[own, foreign])),
         ("an address that there is not", set(&[own, fresh_address()])),
         ("an own address, by another owner", set(&[own]).signed_by(&two.owner)),
     ] {

@@ -41,7 +41,7 @@ pub async fn subscribe(
     (agent, key)
 }
 
-/// A group of two whose second member is woken for what is at least normal.
+/// A group of two whose second member is woken for messages of at least normal urgency.
 async fn waking(world: &World, service: &PushService, path: &str) -> (Group, UserAgent) {
     let group = world.group(2).await;
     let member = &group.members[1];
@@ -90,7 +90,7 @@ async fn a_message_wakes_its_reader_and_the_push_says_what_the_reader_chose() {
         rows.iter().any(|row| row.values.iter().any(|value| value.windows(bytes.len()).any(|it| it == bytes)))
     };
     assert!(!holds(b"very-private-endpoint") && !holds(b"look into the first"), "it is sealed at rest");
-    assert!(holds(server_key(&world).await.as_bytes()), "what is searched for would be found");
+    assert!(holds(server_key(&world).await.as_bytes()), "a key that is in the dump is found");
     assert!(!world.server().log().contains("very-private-endpoint"));
     world.close();
 }
@@ -238,5 +238,5 @@ async fn a_contact_that_is_none_is_told_at_the_start() {
     let world = World::start().await;
     let server = Server::builder(&world.cluster).env("POSTERN_PUSH_CONTACT", "postmaster").try_start().await;
     let said = server.err().expect("it does not start");
-    assert!(said.contains("push.contact is neither a mailto: nor an https: URI"), "{said}");
+    assert!(said.contains("push.contact must be a mailto: or https: URI"), "{said}");
 }

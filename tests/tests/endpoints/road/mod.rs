@@ -15,7 +15,7 @@ use reqwest::{Method, StatusCode};
 
 use crate::{aas, auth, ds, health, qs};
 
-/// A request that the server accepts, and what is known of its neighbours that it does not.
+/// A request that the server accepts, with facts about similar ones that it refuses.
 pub struct Valid {
     /// Without a token.
     pub call: Call,

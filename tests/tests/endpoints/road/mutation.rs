@@ -1,5 +1,5 @@
-//! Random damage: whatever arrives, it is refused or accepted, never a fault, never a panic, and nothing changes
-//! unless it is accepted. The seed is fixed: what is found is found again.
+//! Random damage: every request is refused or accepted, none makes a fault or a panic, and nothing changes unless one
+//! is accepted. The seed is fixed, so that findings repeat.
 
 use std::collections::HashMap;
 

@@ -278,7 +278,7 @@ impl Play {
         format!("/ds/groups/{}/{of}", self.id.to_base64url())
     }
 
-    /// Sends what is to be accepted.
+    /// Sends a message that the server must accept.
     async fn send(&mut self, signer: &SigningKey, made: Made) {
         let body = SubmitMessage {
             state_key: self.policy.state_key(),

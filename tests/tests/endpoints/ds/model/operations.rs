@@ -24,7 +24,7 @@ pub struct Operation {
     pub make: fn(&mut Play<'_>, &mut Turn) -> Option<Attempt>,
 }
 
-/// Preconditions, and what is fetched before.
+/// The preconditions, and the data that is fetched before.
 pub enum Needs {
     Nothing,
     /// Room in the group, and somebody who is in none.

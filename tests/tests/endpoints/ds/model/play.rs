@@ -425,7 +425,7 @@ impl<'a> Play<'a> {
         Attempt { call: self.call(by, made), expected, effect: Effect::Commit { by, removed, done } }
     }
 
-    /// A commit of a member's that is wrong, whoever makes it.
+    /// A member's commit that is wrong, whichever member makes it.
     pub fn wrong_commit(&mut self, by: usize, commit: Commit, expected: Expected) -> Option<Attempt> {
         // A member that leaves cannot commit, which would be in the way before the GroupInfo is looked at.
         if self.model.leaves(by) {

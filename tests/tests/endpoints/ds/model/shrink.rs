@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 /// The time it may take: each try plays a history from its beginning.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Leaves out what is not needed to fail: halves, quarters, and at last single steps (A. Zeller's delta debugging).
+/// Leaves out the steps that the failure does not need: halves, quarters, and at last single steps (A. Zeller's delta
+/// debugging).
 pub async fn shrink<T: Clone>(mut steps: Vec<T>, fails: impl AsyncFn(&[T]) -> bool) -> Vec<T> {
     let deadline = Instant::now() + PATIENCE;
     let mut part = steps.len().div_ceil(2);
