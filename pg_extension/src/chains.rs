@@ -101,7 +101,7 @@ impl PgSharedMemoryInitialization for Shared {
         // aligned for anything, and as large as asked for.
         unsafe {
             let mut found = false;
-            let memory = pg_sys::ShmemInitStruct(NAME.as_ptr(), bytes(), &mut found);
+            let memory = pg_sys::ShmemInitStruct(NAME.as_ptr(), bytes(), &raw mut found);
             let header = memory.cast::<Header>();
             let buckets = memory.add(size_of::<Header>()).cast::<Bucket>();
             let number = bucket_count();

@@ -66,7 +66,7 @@ impl PgSharedMemoryInitialization for Shared {
         unsafe {
             let mut found = false;
             let len = bucket_count();
-            let buckets = pg_sys::ShmemInitStruct(NAME.as_ptr(), len * size_of::<Bucket>(), &mut found);
+            let buckets = pg_sys::ShmemInitStruct(NAME.as_ptr(), len * size_of::<Bucket>(), &raw mut found);
             let buckets = buckets.cast::<Bucket>();
             if !found {
                 ptr::write_bytes(buckets, 0, len);

@@ -198,7 +198,7 @@ impl Problem {
             .with_type(uri)
             .with_status(self.kind.status())
             .with_title(self.kind.title());
-        details.detail = self.detail.clone();
+        details.detail.clone_from(&self.detail);
         let details =
             details.with_extensions(Extensions { epoch: self.epoch, past_epochs: self.past_epochs });
         serde_json::to_vec(&details).expect("problem details are JSON")

@@ -6,7 +6,10 @@
 //! `authorization` when the request carries a token. Since a token works once, a captured request
 //! cannot be replayed.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{
+    fmt::Write as _,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header::AUTHORIZATION};
@@ -152,10 +155,10 @@ fn base(
 /// `httpsig` keeps neither.
 fn received_base(target: Target<'_>, headers: &HeaderMap) -> Option<String> {
     let inputs: Dictionary = Parser::new(header(headers, &SIGNATURE_INPUT)?).parse().ok()?;
-    let params = List::from_iter(inputs.into_values()).serialize()?;
+    let params = inputs.into_values().collect::<List>().serialize()?;
     let mut base = String::new();
     for name in covered_components(headers) {
-        base += &format!("\"{name}\": {}\n", component(target, headers, name));
+        writeln!(base, "\"{name}\": {}", component(target, headers, name)).ok()?;
     }
     Some(base + "\"@signature-params\": " + &params)
 }

@@ -9,7 +9,6 @@
 
 use std::{collections::BTreeSet, fmt};
 
-use openmls::prelude::OpenMlsCrypto;
 use postern_protocol::{
     FriendshipToken, Payload, PublicKey, StockId, encoding::Encoding, key::SigningKey, name::UserName,
 };
@@ -114,23 +113,13 @@ impl Friendship {
 }
 
 impl Friend {
-    pub(crate) fn seal_link(
-        &self,
-        crypto: &impl OpenMlsCrypto,
-        leaf_key: &PublicKey,
-        link: &IdentityLink,
-    ) -> Result<Payload> {
-        sealed::seal(crypto, &self.link_key, leaf_key, &Encoding::Cbor.encode(link)).map(Payload::new)
+    pub(crate) fn seal_link(&self, leaf_key: &PublicKey, link: &IdentityLink) -> Result<Payload> {
+        sealed::seal(&self.link_key, leaf_key, &Encoding::Cbor.encode(link)).map(Payload::new)
     }
 
     /// `None` for anything but what [`Self::seal_link`] made for this leaf key.
-    pub(crate) fn open_link(
-        &self,
-        crypto: &impl OpenMlsCrypto,
-        leaf_key: &PublicKey,
-        attachment: &Payload,
-    ) -> Option<IdentityLink> {
-        let link = sealed::open(crypto, &self.link_key, leaf_key, attachment.as_bytes())?;
+    pub(crate) fn open_link(&self, leaf_key: &PublicKey, attachment: &Payload) -> Option<IdentityLink> {
+        let link = sealed::open(&self.link_key, leaf_key, attachment.as_bytes())?;
         Encoding::Cbor.decode(&link).ok()
     }
 }
@@ -165,12 +154,10 @@ fn fresh_token() -> Result<FriendshipToken> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use openmls_rust_crypto::RustCrypto;
     use postern_protocol::{IssuedCredential, Signature};
 
     #[test]
     fn friends_read_who_is_behind_a_key_package_and_a_names_length_does_not_show() {
-        let crypto = RustCrypto::default();
         let (friend, other) =
             (FriendshipSecrets::generate().unwrap().friend.clone(), FriendshipSecrets::generate().unwrap());
         let (leaf_key, another) = (PublicKey::new([4; 32]), PublicKey::new([5; 32]));
@@ -178,11 +165,11 @@ mod tests {
             credential: IssuedCredential::new(vec![7; length]),
             signature: Signature::new(vec![8; 64]),
         };
-        let sealed = friend.seal_link(&crypto, &leaf_key, &link(200)).unwrap();
-        assert_eq!(friend.open_link(&crypto, &leaf_key, &sealed), Some(link(200)));
-        assert_eq!(friend.open_link(&crypto, &another, &sealed), None);
-        assert_eq!(other.friend.open_link(&crypto, &leaf_key, &sealed), None);
-        let longer = friend.seal_link(&crypto, &leaf_key, &link(260)).unwrap();
+        let sealed = friend.seal_link(&leaf_key, &link(200)).unwrap();
+        assert_eq!(friend.open_link(&leaf_key, &sealed), Some(link(200)));
+        assert_eq!(friend.open_link(&another, &sealed), None);
+        assert_eq!(other.friend.open_link(&leaf_key, &sealed), None);
+        let longer = friend.seal_link(&leaf_key, &link(260)).unwrap();
         assert_eq!(sealed.as_bytes().len(), longer.as_bytes().len());
     }
 }

@@ -1,13 +1,9 @@
 //! Letters between clients, as bytes: signed by their sender, sealed to their receiver.
 //!
-//! A deposit is `enc (32) || ciphertext`, HPKE base mode (RFC 9180) with X25519,
-//! HKDF-SHA256 and AES-256-GCM to the key in the receiver's contact, info
-//! `"postern contact"`, aad = the receiver's address. Inside is a [`Letter`] in CBOR.
+//! A deposit is a [`Letter`] in CBOR, sealed with HPKE (see [`postern_protocol::hpke`]) to the key in
+//! the receiver's contact, with info `"postern contact"` and the receiver's address as associated
+//! data.
 
-use hpke::{
-    Deserializable as _, Kem, OpModeR, OpModeS, Serializable as _, aead::AesGcm256, kdf::HkdfSha256,
-    kem::X25519HkdfSha256,
-};
 use postern_protocol::{
     Address, HpkePublicKey, IssuedCredential, Payload, PublicKey, Signature, auth::SignedContact,
     chain::HpkePrivateKey, credential::ClientCredential, encoding::Encoding, key::SigningKey,
@@ -20,7 +16,6 @@ use crate::error::{Error, Result};
 const INFO: &[u8] = b"postern contact";
 const LINK_INFO: &[u8] = b"postern link";
 const LABEL: &[u8] = b"Postern contact letter";
-const ENCAPSULATED: usize = 32;
 
 /// From one client to another, signed by its sender for this receiver.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -90,7 +85,7 @@ pub(super) fn seal(
 
 /// Opens a deposit made to `address`; `None` for anything but a letter signed by its sender.
 pub(super) fn open(payload: &Payload, address: &Address, private: &HpkePrivateKey) -> Option<OpenedLetter> {
-    let letter = open_with(private, INFO, address.as_bytes(), payload.as_bytes())?;
+    let letter = private.open(INFO, address.as_bytes(), payload.as_bytes()).ok()?;
     let letter: Letter = Encoding::Cbor.decode(&letter).ok()?;
     let sender = ClientCredential::parse(&letter.credential).ok()?;
     sender.client_key.verify(&to_be_signed(address, &letter.body), &letter.signature).ok()?;
@@ -119,40 +114,12 @@ pub(crate) fn open_secrets(
     client_key: &PublicKey,
     private: &HpkePrivateKey,
 ) -> Option<FriendshipSecrets> {
-    let secrets = open_with(private, LINK_INFO, client_key.as_bytes(), sealed.as_bytes())?;
+    let secrets = private.open(LINK_INFO, client_key.as_bytes(), sealed.as_bytes()).ok()?;
     Encoding::Cbor.decode(&secrets).ok()
 }
 
-/// `enc || ciphertext`, in the mode and with the algorithms that the head of this module names.
 fn seal_to(key: &HpkePublicKey, info: &[u8], aad: &[u8], plaintext: &[u8]) -> Result<Vec<u8>> {
-    let unusable = || Error::BadBlob("contact");
-    let key = <X25519HkdfSha256 as Kem>::PublicKey::from_bytes(key.as_bytes()).map_err(|_| unusable())?;
-    let (encapsulated, ciphertext) = hpke::single_shot_seal::<AesGcm256, HkdfSha256, X25519HkdfSha256>(
-        &OpModeS::Base,
-        &key,
-        info,
-        plaintext,
-        aad,
-    )
-    .map_err(|_| unusable())?;
-    let mut sealed = encapsulated.to_bytes().to_vec();
-    sealed.extend_from_slice(&ciphertext);
-    Ok(sealed)
-}
-
-fn open_with(private: &HpkePrivateKey, info: &[u8], aad: &[u8], sealed: &[u8]) -> Option<Vec<u8>> {
-    let (encapsulated, ciphertext) = sealed.split_at_checked(ENCAPSULATED)?;
-    let encapsulated = <X25519HkdfSha256 as Kem>::EncappedKey::from_bytes(encapsulated).ok()?;
-    let private = <X25519HkdfSha256 as Kem>::PrivateKey::from_bytes(private.as_bytes()).ok()?;
-    hpke::single_shot_open::<AesGcm256, HkdfSha256, X25519HkdfSha256>(
-        &OpModeR::Base,
-        &private,
-        &encapsulated,
-        info,
-        ciphertext,
-        aad,
-    )
-    .ok()
+    key.seal(info, aad, plaintext).map_err(|_| Error::BadBlob("contact"))
 }
 
 fn is_of(contact: &SignedContact, client: PublicKey) -> bool {

@@ -1,6 +1,5 @@
 //! Attributes of leaves (DS-12): what members keep at the DS for each other to read.
 
-use openmls_traits::OpenMlsProvider as _;
 use postern_protocol::{Attributes, PublicKey, ds::LeafAttributes};
 
 use super::{record, state::GroupState};
@@ -22,7 +21,7 @@ impl GroupState {
     ) -> Result<Vec<(PublicKey, Vec<u8>)>> {
         let key = record::attributes_key(tx, &self.id)?.ok_or(Error::NoAttributesKey)?;
         let open = |of: &LeafAttributes| {
-            let content = sealed::open(tx.crypto(), &key, &of.leaf_key, of.attributes.as_bytes())?;
+            let content = sealed::open(&key, &of.leaf_key, of.attributes.as_bytes())?;
             Some((of.leaf_key, content))
         };
         Ok(kept.iter().filter_map(open).collect())
@@ -35,7 +34,7 @@ impl GroupState {
     pub(super) fn seal_attributes(&self, tx: &Tx<'_>, content: &[u8]) -> Result<LeafAttributes> {
         let leaf_key = self.leaf.public_key();
         let key = record::attributes_key(tx, &self.id)?.ok_or(Error::NoAttributesKey)?;
-        let attributes = Attributes::new(sealed::seal(tx.crypto(), &key, &leaf_key, content)?);
+        let attributes = Attributes::new(sealed::seal(&key, &leaf_key, content)?);
         Ok(LeafAttributes { leaf_key, attributes })
     }
 }

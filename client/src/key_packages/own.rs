@@ -58,7 +58,7 @@ pub(crate) fn make_key_package(
     Ok(OwnKeyPackage {
         package: StockedKeyPackage {
             key_package: MlsMessage::new(mls::message_bytes(&message)?),
-            attachment: friend.seal_link(tx.crypto(), &leaf_key, &link)?,
+            attachment: friend.seal_link(&leaf_key, &link)?,
         },
         leaf_key,
         reference: key_package.hash_ref(tx.crypto()).map_err(Error::mls(what))?,

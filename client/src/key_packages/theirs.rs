@@ -39,7 +39,7 @@ pub(crate) fn open_key_package(
     let leaf_key = mls::public_key(leaf.signature_key().as_slice())?;
     let address = leaf.extensions().unknown(DELIVERY_ADDRESS)?;
     DeliveryAddress::from_bytes(&address.0).ok()?;
-    let link = friend.open_link(tx.crypto(), &leaf_key, &stocked.attachment)?;
+    let link = friend.open_link(&leaf_key, &stocked.attachment)?;
     let client = ClientCredential::parse(&link.credential).ok()?;
     client.client_key.verify(&IdentityLink::to_be_signed(None, &leaf_key), &link.signature).ok()?;
     Some(FriendsKeyPackage { client, leaf_key, key_package: stocked.key_package.clone(), link })

@@ -59,7 +59,7 @@ impl<C: Columns> Table<C> {
             let scan = pg_sys::index_beginscan(table, index.0, snapshot.0, ptr::null_mut(), 1, 0);
             let mut key = pg_sys::ScanKeyData::default();
             let equality = pg_sys::BTEqualStrategyNumber as pg_sys::StrategyNumber;
-            pg_sys::ScanKeyInit(&mut key, 1, equality, equal.into(), pg_sys::Datum::null());
+            pg_sys::ScanKeyInit(&raw mut key, 1, equality, equal.into(), pg_sys::Datum::null());
             let key_attribute = (*(*index.0).rd_index).indkey.values.as_slice(1)[0].into();
             let blocks = pg_sys::RelationGetNumberOfBlocksInFork(table, pg_sys::ForkNumber::MAIN_FORKNUM);
             let (found, locked) = (self.slot(), None);
@@ -92,7 +92,7 @@ impl<C: Columns> Find<'_, C> {
         self.key.sk_argument = key;
         // SAFETY: the scan is open, and has one key, which it copies.
         unsafe {
-            pg_sys::index_rescan(self.scan, &mut self.key, 1, ptr::null_mut(), 0);
+            pg_sys::index_rescan(self.scan, &raw mut self.key, 1, ptr::null_mut(), 0);
             loop {
                 let place = pg_sys::index_getnext_tid(self.scan, pg_sys::ScanDirection::ForwardScanDirection);
                 let Some(&place) = place.as_ref() else { return false };
@@ -145,14 +145,14 @@ impl<C: Columns> Find<'_, C> {
             let mut failure = std::mem::zeroed::<pg_sys::TM_FailureData>();
             pg_sys::table_tuple_lock(
                 self.table.relation.0,
-                &mut (*self.found.0).tts_tid,
+                &raw mut (*self.found.0).tts_tid,
                 self.snapshot.0,
                 row.0,
                 pg_sys::GetCurrentCommandId(true),
                 pg_sys::LockTupleMode::LockTupleNoKeyExclusive,
                 pg_sys::LockWaitPolicy::LockWaitBlock,
                 flags as u8,
-                &mut failure,
+                &raw mut failure,
             )
         };
         match locked {

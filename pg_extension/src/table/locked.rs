@@ -42,7 +42,7 @@ impl<C: Columns> Locked<'_, C> {
             writer.check(next);
             let (relation, place) = (table.relation.0, &raw mut (*slot.0).tts_tid);
             let mut indexes = Indexes::default();
-            pg_sys::simple_table_tuple_update(relation, place, next.0, snapshot.0, &mut indexes);
+            pg_sys::simple_table_tuple_update(relation, place, next.0, snapshot.0, &raw mut indexes);
             writer.index_updated(next, indexes);
         }
     }

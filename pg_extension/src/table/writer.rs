@@ -64,7 +64,7 @@ impl Writer {
                 pg_sys::MakePerTupleExprContext(self.state);
             }
             let context = (*self.state).es_per_tuple_exprcontext;
-            let value = pg_sys::ExecEvalExprSwitchContext(default, context, &mut null);
+            let value = pg_sys::ExecEvalExprSwitchContext(default, context, &raw mut null);
             (!null).then_some(value)
         }
     }
