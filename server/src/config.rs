@@ -141,7 +141,7 @@ impl Default for Config {
 
 impl Default for DatabaseConfig {
     fn default() -> Self {
-        let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         // A few connections keep the database's cores and disk busy; more only add contention.
         Self { url: None, admin_url: None, pool_size: 2 * cores + 4 }
     }

@@ -204,17 +204,7 @@ impl Client {
     /// # Errors
     /// [`Error::Database`].
     pub fn pending_events(&self) -> Result<Vec<(EventId, Event)>> {
-        self.session.store.read(|tx| {
-            let mut pending = event::pending(tx)?;
-            for (_, event) in &mut pending {
-                if let Some(group) = event.group().cloned() {
-                    for member in event.members_mut() {
-                        *member = group::resolve(tx, &group, member.leaf_key)?;
-                    }
-                }
-            }
-            Ok(pending)
-        })
+        self.session.store.read(group::pending_events)
     }
 
     /// Forgets events up to this one: call it when they were told.

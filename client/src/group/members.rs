@@ -6,7 +6,7 @@ use super::{links, record, state::GroupState};
 use crate::{
     account::Account,
     error::{Error, Result},
-    event::Member,
+    event::{self, Event, EventId, Member},
     identity,
     store::Tx,
 };
@@ -25,8 +25,21 @@ pub(crate) fn claims(tx: &Tx<'_>, group: &GroupState) -> Result<Vec<(PublicKey, 
     Ok(claims)
 }
 
+/// The events that were not told yet, oldest first, with the members in them as far as they are known by now.
+pub(crate) fn pending_events(tx: &Tx<'_>) -> Result<Vec<(EventId, Event)>> {
+    let mut pending = event::pending(tx)?;
+    for (_, event) in &mut pending {
+        if let Some(group) = event.group().cloned() {
+            for member in event.members_mut() {
+                *member = resolve(tx, &group, member.leaf_key)?;
+            }
+        }
+    }
+    Ok(pending)
+}
+
 /// The device behind a leaf, as far as it is known.
-pub(crate) fn resolve(tx: &Tx<'_>, group: &GroupId, leaf_key: PublicKey) -> Result<Member> {
+fn resolve(tx: &Tx<'_>, group: &GroupId, leaf_key: PublicKey) -> Result<Member> {
     let Some(claim) = claim(tx, group, &leaf_key)? else {
         return Ok(Member::unknown(leaf_key));
     };

@@ -35,7 +35,7 @@ pub(crate) use self::{
     join::{join, tree_of_welcome},
     leave::withdraw_invitations,
     links::unconfirmed,
-    members::{claims, members, resolve},
+    members::{claims, members, pending_events},
     outstanding::unsettled,
     receive::receive,
     record::{active, is_leaf_key_in_use, summaries},

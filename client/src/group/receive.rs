@@ -144,7 +144,7 @@ fn receive_content(
     match message.content {
         Content::Text(text) => {
             Event::Message { group: group.id.clone(), epoch, sender: Member::unknown(sender), text }
-                .record(tx)?
+                .record(tx)?;
         }
         Content::Introduction { title, roster, attributes_key } => {
             if let Some(key) = attributes_key {

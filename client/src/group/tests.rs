@@ -11,7 +11,7 @@ use postern_protocol::{
 };
 use tls_codec::Serialize as _;
 
-use super::{Change, Content, GroupState, introduction, join, members, receive};
+use super::{Change, Content, GroupState, introduction, join, members, pending_events, receive};
 use crate::{
     account::Account,
     contact::FriendshipSecrets,
@@ -101,7 +101,7 @@ impl Person {
     fn events(&self) -> Vec<Event> {
         self.store
             .write(|tx| {
-                let events = event::pending(tx)?;
+                let events = pending_events(tx)?;
                 if let Some((last, _)) = events.last() {
                     event::forget(tx, *last)?;
                 }

@@ -152,7 +152,7 @@ pub(crate) async fn follow(api: &Api, store: &Store, account: &Account) -> Resul
                         .map_err(Error::mls("cannot apply a commit of another device"))?;
                 }
                 ProcessedMessageContent::OwnPendingCommit => {
-                    group.merge_pending_commit(tx).map_err(Error::mls("cannot apply our own commit"))?
+                    group.merge_pending_commit(tx).map_err(Error::mls("cannot apply our own commit"))?;
                 }
                 _ => return Err(Error::unexpected("an identity log with no commit in it")),
             }
@@ -176,7 +176,7 @@ fn stage_add(tx: &Tx<'_>, account: &Account, device: &NewDevice) -> Result<Commi
 
 /// Forgets the Welcomes of a commit of this device that came too late: they lead nowhere.
 fn withdraw_grants(tx: &Tx<'_>, group: &MlsGroup) -> Result<()> {
-    for add in group.pending_commit().into_iter().flat_map(|commit| commit.add_proposals()) {
+    for add in group.pending_commit().into_iter().flat_map(openmls::group::StagedCommit::add_proposals) {
         let leaf = add.add_proposal().key_package().leaf_node();
         tx.sql().execute("DELETE FROM grants WHERE client_key = ?1", [leaf.signature_key().as_slice()])?;
     }

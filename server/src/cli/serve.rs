@@ -95,7 +95,7 @@ impl Shutdown {
     async fn requested(mut self) {
         // An error means that the sender is gone, so that no shutdown can be requested any more.
         if self.0.wait_for(|requested| *requested).await.is_err() {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 }

@@ -37,7 +37,7 @@ impl Sources {
             match matches.value_source(argument.get_id().as_str()) {
                 Some(ValueSource::EnvVariable) => sources.environment.extend(variable),
                 Some(ValueSource::CommandLine) => {
-                    sources.flags.push(format!("--{}", argument.get_long().unwrap_or_default()))
+                    sources.flags.push(format!("--{}", argument.get_long().unwrap_or_default()));
                 }
                 _ => {}
             }

@@ -391,7 +391,7 @@ pub async fn expect_current(database: &Database) -> anyhow::Result<()> {
         SchemaState::Newer { found } => {
             tracing::warn!(
                 "the database is at migration {found}, newer than this program, which may not work with it: use the program that migrated it"
-            )
+            );
         }
         SchemaState::Older { found, expected } => {
             bail!(

@@ -503,7 +503,7 @@ mod tests {
         /// Changes a leaf of the state after the commit.
         fn with_next(self, leaf: u32, change: impl FnOnce(&mut Member)) -> Self {
             self.with(|scene| {
-                change(scene.next_members.iter_mut().find(|member| member.leaf == leaf).unwrap())
+                change(scene.next_members.iter_mut().find(|member| member.leaf == leaf).unwrap());
             })
         }
 
@@ -573,7 +573,7 @@ mod tests {
             (
                 "a new client with another key",
                 scene(by(B1), &[Add(BOB)], &[]).with_next(FREE, |new| {
-                    new.user_key = Some(UserKey { generation: 0, ..user_key(DAVE, 0) })
+                    new.user_key = Some(UserKey { generation: 0, ..user_key(DAVE, 0) });
                 }),
                 Err(V::UserKeyChanged),
             ),

@@ -90,10 +90,7 @@ impl MasterKey {
         let text = text.trim();
         let mut bytes = Zeroizing::new([0; KEY_LEN]);
         if text.len() == 2 * KEY_LEN {
-            for (byte, digits) in bytes.iter_mut().zip(text.as_bytes().chunks(2)) {
-                let digit = |c: u8| char::from(c).to_digit(16);
-                *byte = (digit(digits[0])? * 16 + digit(digits[1])?) as u8;
-            }
+            hex::decode_to_slice(text, &mut *bytes).ok()?;
         } else {
             let decoded = Zeroizing::new(STANDARD_NO_PAD.decode(text.trim_end_matches('=')).ok()?);
             bytes.copy_from_slice(decoded.get(..).filter(|decoded| decoded.len() == KEY_LEN)?);

@@ -68,9 +68,8 @@ impl TrackedGroup {
     /// [`InvalidMls`] unless the group is in epoch 0, of a supported ciphersuite, and its
     /// creator the only member.
     pub fn create(group_info: &GroupInfo, ratchet_tree: &RatchetTree) -> Result<Self, InvalidMls> {
-        let group_info = match parse(group_info.as_bytes(), "GroupInfo")? {
-            MlsMessageBodyIn::GroupInfo(group_info) => group_info,
-            _ => return Err(InvalidMls::Malformed("GroupInfo")),
+        let MlsMessageBodyIn::GroupInfo(group_info) = parse(group_info.as_bytes(), "GroupInfo")? else {
+            return Err(InvalidMls::Malformed("GroupInfo"));
         };
         let ratchet_tree = RatchetTreeIn::tls_deserialize_exact(ratchet_tree.as_bytes())
             .map_err(|_| InvalidMls::Malformed("ratchet tree"))?;
@@ -373,9 +372,8 @@ pub fn parse_handshake(message: &MlsMessage) -> Result<PublicMessageIn, InvalidM
 /// # Errors
 /// [`InvalidMls`], also for some things that openmls accepts.
 pub fn parse_key_package(message: &MlsMessage) -> Result<KeyPackage, InvalidMls> {
-    let unverified = match parse(message.as_bytes(), "KeyPackage")? {
-        MlsMessageBodyIn::KeyPackage(key_package) => key_package,
-        _ => return Err(InvalidMls::Malformed("KeyPackage")),
+    let MlsMessageBodyIn::KeyPackage(unverified) = parse(message.as_bytes(), "KeyPackage")? else {
+        return Err(InvalidMls::Malformed("KeyPackage"));
     };
     let key_package = unverified
         .validate(&VerifyingCrypto, ProtocolVersion::Mls10)

@@ -197,7 +197,7 @@ impl Cast {
             .iter()
             .map(|order| order.iter().enumerate().map(|(place, message)| (*message, place)).collect())
             .collect();
-        for (message, entry) in entries.iter() {
+        for (message, entry) in &entries {
             let group = self.groups.iter().find(|group| group.id == entry.group).expect("it is known");
             let others = group.members.iter().filter(|member| **member != entry.sender);
             let reached = others.clone().filter(|member| places[**member].contains_key(message)).count();

@@ -200,7 +200,7 @@ async fn what_is_on_disk_holds_no_chain_keys_addresses_or_payloads() {
     let next = inbox.mailbox.chain().key;
     inbox.mailbox.keys.push(next);
 
-    let mut secrets: Vec<&[u8]> = inbox.mailbox.keys.iter().map(|key| key.as_slice()).collect();
+    let mut secrets: Vec<&[u8]> = inbox.mailbox.keys.iter().map(<[u8; 32]>::as_slice).collect();
     secrets.extend([&payload[..], inbox.address.as_bytes(), &ciphertext]);
     for (place, bytes) in
         [("cluster", files(&cluster.data_dir().join("cluster"))), ("backup", files(&backup))]
@@ -229,7 +229,7 @@ async fn the_databases_memory_opens_nothing_before_now_and_nothing_after_the_nex
     let memory = [memory_of(u32::try_from(backend).unwrap()), memory_of(postmaster)];
     assert_eq!(inbox.read(&database).await.len(), 10);
     let stolen = inbox.mailbox.chain().clone();
-    let used: Vec<&[u8]> = inbox.mailbox.keys.iter().map(|key| key.as_slice()).collect();
+    let used: Vec<&[u8]> = inbox.mailbox.keys.iter().map(<[u8; 32]>::as_slice).collect();
     for bytes in &memory {
         assert_eq!(found(bytes, &[&stolen.key]), [&stolen.key], "this is how a leak would look");
         assert_eq!(found(bytes, &used), Vec::<&[u8]>::new(), "keys of messages that were enqueued before");

@@ -33,7 +33,9 @@ async fn a_ds_request_reads_once_and_writes_once() {
     world.cluster.kill_postgres();
     world.cluster.restart().await;
     world.reconnect().await;
-    world.servers.push(Server::start(&world.cluster).await);
+    // One connection: what it has asked PostgreSQL about types and statements once, it does not ask again.
+    let server = Server::builder(&world.cluster).env("POSTERN_DATABASE_POOL_SIZE", "1");
+    world.servers.push(server.start().await);
     let admin = &world.admin;
     let (alice, bob) = (world.person("alice").await, world.person("bob").await);
     let group = alice.create_group("counted").await.unwrap().id().clone();

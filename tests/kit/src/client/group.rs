@@ -185,7 +185,7 @@ impl World {
     /// Another client of a member's user, in no group yet.
     pub async fn further_client(&self, of: &Member) -> Member {
         let mut client = self.candidate().await;
-        client.party.identity = of.party.identity.clone();
+        client.party.identity.clone_from(&of.party.identity);
         client.party.user = of.party.user.clone();
         client.party.generation = of.party.generation;
         client.party.leaf = client.party.leaf_at(&home(), client.address);

@@ -973,7 +973,7 @@ async fn attributes_stay_with_their_leaf_and_are_served_with_the_group() {
     let (_, call) = group.make(0, replacing);
     submit(&world, &with_attributes(&call, &[attributes(group.key(0), b"")])).await;
     group.party(0).merge();
-    assert_eq!(seen(&group).await, [theirs.clone()]);
+    assert_eq!(seen(&group).await, std::slice::from_ref(&theirs));
     world.receive(&mut group.members[3]).await;
     let current = world.group_info(&group, &group.members[3].party.key).await;
     let made = group.party(3).join_externally(&current, None);

@@ -71,13 +71,13 @@ const TAMPERINGS: [(&str, Tampering); 27] = [
         };
     }),
     ("a signature that leaves out the method", |wire, key, _| {
-        wire.sign(key, |input| leave_out(input, "@method"))
+        wire.sign(key, |input| leave_out(input, "@method"));
     }),
     ("a signature that leaves out the path", |wire, key, _| {
-        wire.sign(key, |input| leave_out(input, "@path"))
+        wire.sign(key, |input| leave_out(input, "@path"));
     }),
     ("a signature that leaves out the query", |wire, key, _| {
-        wire.sign(key, |input| leave_out(input, "@query"))
+        wire.sign(key, |input| leave_out(input, "@query"));
     }),
     ("a signature that leaves out the digest", |wire, key, _| {
         wire.sign(key, |input| leave_out(input, "content-digest"));

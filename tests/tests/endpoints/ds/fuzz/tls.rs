@@ -118,8 +118,9 @@ impl Node {
 
     fn is_like(&self, other: &Self) -> bool {
         match (self, other) {
-            (Self::Fixed(bytes), Self::Fixed(others)) => bytes.len() == others.len() && bytes != others,
-            (Self::Opaque(bytes), Self::Opaque(others)) => bytes.len() == others.len() && bytes != others,
+            (Self::Fixed(bytes), Self::Fixed(others)) | (Self::Opaque(bytes), Self::Opaque(others)) => {
+                bytes.len() == others.len() && bytes != others
+            }
             (Self::List(_), Self::List(_)) => true,
             (Self::Struct(kind, fields), Self::Struct(others, more)) => {
                 kind == others && fields.len() == more.len()

@@ -373,7 +373,7 @@ fn join_late(play: &mut Play<'_>, turn: &mut Turn) -> Option<Attempt> {
     {
         let member = &play.group.members[turn.by].party;
         let mut client = Party::newcomer();
-        client.identity = member.identity.clone();
+        client.identity.clone_from(&member.identity);
         let made = client.join_externally(&current, Some(&member.user));
         let call = play.group.submit_commit(&client.key, &made);
         return Some(Attempt { call, expected: Some(ProblemType::WrongEpoch), effect: Effect::Nothing });

@@ -382,7 +382,7 @@ impl<'a> Play<'a> {
     /// Makes a newcomer another client of a member's user.
     pub fn as_client_of(&self, mut client: Member, of: usize) -> Member {
         let (of, party) = (&self.group.members[of].party, &mut client.party);
-        party.identity = of.identity.clone();
+        party.identity.clone_from(&of.identity);
         (party.user, party.generation) = (of.user.clone(), of.generation);
         party.leaf = party.leaf_at(&home(), client.address);
         client
