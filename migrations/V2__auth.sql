@@ -120,37 +120,50 @@ COMMENT ON COLUMN auth.clients.credential IS
 COMMENT ON COLUMN auth.clients.sealed_contact IS
     'SignedContact of the client (AS-5), sealed under the server''s master key so that no dump joins a name to a queue (PRIV-1); null until the client publishes one. Changes';
 
--- An account ends as a whole or not at all. No session setting opens this: the call stack is PostgreSQL's own.
+-- An account ends as a whole or not at all: its rows go in a transaction in which auth.erase_account names it here, and
+-- in no other. The owner of the tables and a superuser could write here, too, or drop the triggers: this keeps them from
+-- a mistake, and everybody else from more.
+CREATE TABLE auth.erasures (
+    user_id uuid PRIMARY KEY,
+    transaction_id xid8 NOT NULL
+);
+COMMENT ON TABLE auth.erasures IS
+    'Account that the present transaction erases: a row that auth.erase_account makes and removes, so that nobody else ever sees one';
+COMMENT ON COLUMN auth.erasures.user_id IS 'Account. Never changes';
+COMMENT ON COLUMN auth.erasures.transaction_id IS 'Transaction that erases it. Never changes';
+
 CREATE FUNCTION auth.refuse_all_but_erasure() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    stack text;
 BEGIN
-    GET DIAGNOSTICS stack = PG_CONTEXT;
-    -- A line of the stack that names the function. In a line that quotes a statement, the quote comes first, whatever
-    -- the language of messages.
-    IF tg_op <> 'DELETE' OR stack !~ '(^|\n)[^\n"«»„“”]* auth\.erase_account\(uuid\)' THEN
+    PERFORM FROM auth.erasures e
+      WHERE e.user_id = old.user_id AND e.transaction_id = pg_current_xact_id();
+    IF NOT FOUND THEN
         RAISE EXCEPTION '%.% goes with its account only', tg_table_schema, tg_table_name
             USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'auth.erase_account ends an account.';
     END IF;
-    RETURN NULL;
+    RETURN old;
 END
 $$;
 COMMENT ON FUNCTION auth.refuse_all_but_erasure IS
     'Trigger of the tables of an account: auth.erase_account alone deletes from them (AS-9)';
-CREATE TRIGGER users_go_by_erasure BEFORE DELETE OR TRUNCATE ON auth.users
-    FOR EACH STATEMENT EXECUTE FUNCTION auth.refuse_all_but_erasure();
-CREATE TRIGGER incarnations_go_by_erasure BEFORE DELETE OR TRUNCATE ON auth.incarnations
-    FOR EACH STATEMENT EXECUTE FUNCTION auth.refuse_all_but_erasure();
-CREATE TRIGGER eid_log_goes_by_erasure BEFORE DELETE OR TRUNCATE ON auth.eid_log
-    FOR EACH STATEMENT EXECUTE FUNCTION auth.refuse_all_but_erasure();
-CREATE TRIGGER eid_log_never_changes BEFORE UPDATE ON auth.eid_log
+CREATE TRIGGER users_go_by_erasure BEFORE DELETE ON auth.users
+    FOR EACH ROW EXECUTE FUNCTION auth.refuse_all_but_erasure();
+CREATE TRIGGER incarnations_go_by_erasure BEFORE DELETE ON auth.incarnations
+    FOR EACH ROW EXECUTE FUNCTION auth.refuse_all_but_erasure();
+CREATE TRIGGER eid_log_goes_by_erasure BEFORE DELETE ON auth.eid_log
+    FOR EACH ROW EXECUTE FUNCTION auth.refuse_all_but_erasure();
+CREATE TRIGGER users_are_never_truncated BEFORE TRUNCATE ON auth.users
+    FOR EACH STATEMENT EXECUTE FUNCTION operator.refuse_change();
+CREATE TRIGGER incarnations_are_never_truncated BEFORE TRUNCATE ON auth.incarnations
+    FOR EACH STATEMENT EXECUTE FUNCTION operator.refuse_change();
+CREATE TRIGGER eid_log_never_changes BEFORE UPDATE OR TRUNCATE ON auth.eid_log
     FOR EACH STATEMENT EXECUTE FUNCTION operator.refuse_change();
 -- ALWAYS: also for a session that set session_replication_role.
-ALTER TABLE auth.users ENABLE ALWAYS TRIGGER users_go_by_erasure;
+ALTER TABLE auth.users
+    ENABLE ALWAYS TRIGGER users_go_by_erasure, ENABLE ALWAYS TRIGGER users_are_never_truncated;
 ALTER TABLE auth.incarnations
     ENABLE ALWAYS TRIGGER incarnations_are_chained, ENABLE ALWAYS TRIGGER incarnations_stay_in_order,
-    ENABLE ALWAYS TRIGGER incarnations_go_by_erasure;
+    ENABLE ALWAYS TRIGGER incarnations_go_by_erasure, ENABLE ALWAYS TRIGGER incarnations_are_never_truncated;
 ALTER TABLE auth.eid_log
     ENABLE ALWAYS TRIGGER eid_log_goes_by_erasure, ENABLE ALWAYS TRIGGER eid_log_never_changes;
 

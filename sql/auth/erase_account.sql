@@ -1,4 +1,4 @@
--- auth.erase_account: ends an account and leaves nothing of it (AS-9, PRIV-3): its clients, its incarnations with the
+-- auth.erase_account: ends an account and leaves no row of it (AS-9, PRIV-3): its clients, its incarnations with the
 -- log of their commits, and the AAS's rows of the user go with it. Triggers refuse every other way to delete from the
 -- tables of accounts.
 --
@@ -15,11 +15,14 @@ BEGIN
     IF NOT FOUND THEN
         RETURN false;
     END IF;
+    INSERT INTO auth.erasures (user_id, transaction_id)
+    VALUES (erase_account.user_id, pg_current_xact_id());
     DELETE FROM auth.clients c WHERE c.user_id = erase_account.user_id;
     DELETE FROM auth.eid_log l WHERE l.user_id = erase_account.user_id;
     DELETE FROM auth.incarnations i WHERE i.user_id = erase_account.user_id;
     -- The user's row in aas.takers, with what refers to that, goes by its foreign key.
     DELETE FROM auth.users u WHERE u.user_id = erase_account.user_id;
+    DELETE FROM auth.erasures e WHERE e.user_id = erase_account.user_id;
     RETURN true;
 END
 $$;

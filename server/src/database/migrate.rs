@@ -185,7 +185,9 @@ impl Release {
 
 fn collect(dir: &Dir, files: &mut BTreeMap<String, String>) {
     for file in dir.files() {
-        if let Some(text) = file.contents_utf8() {
+        // An editor's backup of a file is none.
+        let is_sql = file.path().extension().is_some_and(|extension| extension == "sql");
+        if let Some(text) = file.contents_utf8().filter(|_| is_sql) {
             files.insert(Path::new("sql").join(file.path()).display().to_string(), text.to_owned());
         }
     }

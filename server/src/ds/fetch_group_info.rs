@@ -21,8 +21,7 @@ outcome! {
 }
 
 pub async fn fetch_group_info(ds: Ds, request: Request, payment: Payment) -> Outcome {
-    let group_id = request.home_group(&ds.home)?;
-    let (signer, body) = request.signed_body::<FetchGroupInfo>()?;
+    let (group_id, signer, body) = request.home_group::<FetchGroupInfo>(&ds.home)?;
     let (outcome, row) = payment
         .call(
             &ds.home.database,

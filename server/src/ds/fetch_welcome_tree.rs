@@ -18,8 +18,7 @@ outcome! {
 }
 
 pub async fn fetch_welcome_tree(ds: Ds, request: Request, payment: Payment) -> Outcome {
-    let group_id = request.home_group(&ds.home)?;
-    let (signer, body) = request.signed_body::<FetchWelcomeTree>()?;
+    let (group_id, signer, body) = request.home_group::<FetchWelcomeTree>(&ds.home)?;
     // No group reaches an epoch that the database's signed integer cannot hold.
     let epoch = i64::try_from(body.epoch).map_err(|_| ProblemType::NotFound)?;
     let (outcome, row) = payment

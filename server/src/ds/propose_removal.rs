@@ -49,7 +49,7 @@ pub fn propose(ds: &Ds, group_id: &GroupId, key: &StateKey, leaves: Vec<u32>) {
     tokio::spawn(async move {
         for leaf in leaves {
             if let Err(failure) = propose_one(&ds, &group_id, &key, leaf).await {
-                failure.log();
+                tracing::warn!("could not propose the removal of a member: {failure}");
             }
         }
     });

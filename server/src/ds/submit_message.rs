@@ -50,8 +50,7 @@ outcome! {
 }
 
 pub async fn submit_message(ds: Ds, request: Request, payment: Payment) -> Outcome {
-    let group_id = request.home_group(&ds.home)?;
-    let (signer, body) = request.signed_body::<SubmitMessage>()?;
+    let (group_id, signer, body) = request.home_group::<SubmitMessage>(&ds.home)?;
     let message = Submitted::parse(&group_id, body)?;
     let mut current = message.epoch;
     for _ in 0..ATTEMPTS {

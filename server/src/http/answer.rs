@@ -1,5 +1,7 @@
 //! Answers, refusals and faults, and their forms on the wire.
 
+use std::fmt;
+
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use postern_protocol::{
     encoding::Encoding,
@@ -87,6 +89,17 @@ impl Answer {
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
         }
         response
+    }
+}
+
+impl fmt::Display for Failure {
+    /// Safe to log: no user data (PRIV-4).
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused(problem) | Self::Limited(problem, _) => f.write_str(problem.kind.title()),
+            Self::Fault(error) => write!(f, "{error:#}"),
+            Self::Unavailable(error) => error.fmt(f),
+        }
     }
 }
 

@@ -50,14 +50,15 @@ impl Request {
         })
     }
 
-    /// The group in the path, which this home serves.
+    /// The group in the path of a signed request, which this home serves, with the body and the key that signed it.
     ///
     /// # Errors
-    /// `malformed-request`, or `foreign-domain` for a group of another homeserver.
-    pub fn home_group(&self, home: &Home) -> Result<GroupId, Problem> {
+    /// `malformed-request`; as [`Self::signed_body`]; `foreign-domain` for a group of another homeserver.
+    pub fn home_group<T: DeserializeOwned>(&self, home: &Home) -> Result<(GroupId, PublicKey, T), Problem> {
         let group_id = self.segment(|segment| GroupId::from_base64url(segment).ok())?;
+        let (signer, body) = self.signed_body()?;
         home.expect_local(group_id.domain())?;
-        Ok(group_id)
+        Ok((group_id, signer, body))
     }
 
     /// The body in a format of another standard, and the index of its media type in `media_types`.

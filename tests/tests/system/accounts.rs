@@ -58,6 +58,9 @@ async fn an_account_is_erased_as_a_whole_by_one_function_and_nothing_else() {
             "DELETE FROM auth.users",
             "TRUNCATE auth.users CASCADE",
             "DO $$ BEGIN DELETE FROM auth.eid_log /* auth.erase_account(uuid) */; END $$",
+            "DO $$ BEGIN DELETE FROM auth.eid_log
+              /* x auth.erase_account(uuid) */; END $$",
+            "SELECT auth.erase_account(gen_random_uuid()); DELETE FROM auth.eid_log",
         ] {
             let refused = refusal(&admin, change).await;
             assert_eq!(refused, Some(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE), "{preparation}: {change}");
