@@ -64,6 +64,8 @@ bench: build ## sends, deliveries, wake-ups and tokens per second, beside the fl
 build: setup ## the programs and the staged extension, in target/release
 	cargo build $(CARGO_FLAGS)
 	@install -C -D -m 755 $(RELEASE)/libpostern.so $(RELEASE)/extension/$(MAJOR)/postern.so
+	@for script in $(RELEASE)/extension/postern--*.sql; do \
+		[ -e "pg_extension/$${script##*/}" ] || rm -f "$$script"; done
 	@install -C -m 644 pg_extension/postern.control pg_extension/postern--*.sql $(RELEASE)/extension/
 
 setup: ## install what is missing (Debian packages); does nothing when all is there
