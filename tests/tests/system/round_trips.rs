@@ -52,13 +52,16 @@ async fn a_ds_request_reads_once_and_writes_once() {
     // A commit.
     let commit = alice.group_with_id(&group).prepare(&Change::Update).await.unwrap();
     let token = alice.wallet().take().await.unwrap();
-    let again = alice.wallet().take().await.unwrap();
+    let (again, once_more) = (alice.wallet().take().await.unwrap(), alice.wallet().take().await.unwrap());
     statements(admin).await;
     alice.http().send_once(&commit.request.clone().paid_with(token)).await.unwrap();
     assert_eq!(statements(admin).await, 2, "a commit");
 
-    // Its repeat: the state is read, the token is spent, nothing else.
-    alice.http().send_once(&commit.request.paid_with(again)).await.unwrap();
+    // Its repeat: the state is read, the token is spent, nothing else. The second one, since the connection meets the
+    // type of that function's outcome with the first.
+    alice.http().send_once(&commit.request.clone().paid_with(again)).await.unwrap();
+    statements(admin).await;
+    alice.http().send_once(&commit.request.paid_with(once_more)).await.unwrap();
     assert_eq!(statements(admin).await, 2, "a repeated commit");
     alice.group_with_id(&group).confirm().await.unwrap();
 }
