@@ -42,7 +42,7 @@ BEGIN
         RETURN;
     END IF;
 
-    -- Of two clients that both publish first, the second waits here for the first.
+    -- If two clients both publish first, the second waits here for the first.
     IF may_create THEN
         INSERT INTO qs.friendships AS f (friendship_id, lookup, owner_key, last_active)
         VALUES (uuid_send(gen_random_uuid()), publish_key_packages.lookup, signer, today)

@@ -1,2 +1,2 @@
--- What happened and was not told yet, in the order of telling.
+-- Events that were not told yet, in the order of telling.
 CREATE TABLE events (id INTEGER PRIMARY KEY AUTOINCREMENT, event TEXT NOT NULL) STRICT;

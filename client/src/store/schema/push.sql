@@ -6,8 +6,8 @@ CREATE TABLE push_subscriptions (
     told INTEGER NOT NULL               -- 1 once the QS has it
 ) STRICT;
 
--- From which urgency on a group's messages are pushed, where that is not the usual one; null: never.
+-- The least urgency of a group's messages that are pushed, where it is not the usual one; null: none is pushed.
 CREATE TABLE push_policies (group_id BLOB PRIMARY KEY, at_least INTEGER) STRICT;
 
--- What the QS was told of each address.
+-- The push policy that the QS was told for each address.
 CREATE TABLE pushed_addresses (address BLOB PRIMARY KEY, at_least INTEGER) STRICT;
