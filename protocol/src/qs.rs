@@ -172,6 +172,20 @@ pub enum QueuePayload {
     Welcome(Welcome),
     /// A deposit of another client, whose meaning is between the two.
     Deposit(Payload),
+    /// The QS's own word that something is missing at this place.
+    Lost(Lost),
+}
+
+/// A place in a queue where at least one message to an address was not put in, because the queue or
+/// the address's share of it was full (QS-11). It stands for all that the address lost since its last
+/// message before it, until its next message or until the owner acknowledged it. Only the QS makes one:
+/// it takes a number in the queue and is sealed by the chain, as a message is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lost {
+    /// The address, as the owner gave it out. Absent when there was no room to name all addresses: any
+    /// of the queue's may have lost messages from here on, until the owner acknowledged it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<Address>,
 }
 
 /// A KeyPackage in the form in which its owner publishes it and an inviter gets it (QS-6).
