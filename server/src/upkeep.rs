@@ -37,6 +37,9 @@ pub fn chores(app: &App) -> Vec<Chore> {
             |aas: Aas| async move { aas.renew_issuer_keys().await },
         )
         .when(aas.issuer_keys_changed()),
+        Chore::every(10 * MINUTE, "forget stale signatures", aas, |aas: Aas| async move {
+            aas.forget_signatures().await
+        }),
         Chore::every(HOUR, "drop retired issuer keys", aas, |aas: Aas| async move {
             aas.drop_retired_keys().await
         }),
