@@ -15,7 +15,10 @@ use postern_protocol::{
 use serde::{Serialize, de::DeserializeOwned};
 use warp::path::FullPath;
 
-use super::answer::{Answer, Failure};
+use super::{
+    answer::{Answer, Failure},
+    source::SourceAddress,
+};
 use crate::home::Home;
 
 /// A request without its body, which was not read yet.
@@ -25,6 +28,7 @@ pub struct RawRequest {
     pub segments: Vec<String>,
     pub query: Option<String>,
     pub headers: HeaderMap,
+    pub source: SourceAddress,
 }
 
 /// A request with its whole body, not yet decoded or authenticated.
@@ -42,6 +46,11 @@ impl RawRequest {
 }
 
 impl Request {
+    /// The address that the request came from, as limits count it.
+    pub fn source(&self) -> SourceAddress {
+        self.raw.source
+    }
+
     /// The segment of the path that the route has in braces; a route has one at most.
     pub fn segment<T>(&self, parse: impl FnOnce(&str) -> Option<T>) -> Result<T, Problem> {
         let segment = self.raw.segments.first().map(String::as_str).unwrap_or_default();
