@@ -5,6 +5,8 @@
 //! (AAS-4). [`crate::routes`] lists the endpoints.
 
 mod answer;
+mod body;
+mod connections;
 mod gate;
 mod payment;
 mod rate_limit;
