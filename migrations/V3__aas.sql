@@ -51,6 +51,10 @@ COMMENT ON COLUMN aas.issuer_keys.not_after IS
     'Day (UTC) from which on it issues no more. Comes nearer when the operator rotates keys';
 COMMENT ON COLUMN aas.issuer_keys.retires IS
     'Day (UTC) from which on its tokens are worth nothing. Comes nearer when the operator revokes keys';
+-- Server processes keep the keys in memory: any change, however it is made, tells them.
+CREATE TRIGGER issuer_keys_changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON aas.issuer_keys
+    FOR EACH STATEMENT EXECUTE FUNCTION operator.raise_key_version();
+ALTER TABLE aas.issuer_keys ENABLE ALWAYS TRIGGER issuer_keys_changed;
 
 -- The length is checked by a type, because PostgreSQL reads a table's CHECK constraints anew for each statement.
 CREATE DOMAIN aas.nonce AS bytea CHECK (octet_length(VALUE) = 32);

@@ -10,6 +10,7 @@ GRANT EXECUTE ON FUNCTION postern.wake_secret TO postern_server;
 -- operator
 GRANT EXECUTE ON FUNCTION operator.claim_home_domain TO postern_server;
 GRANT EXECUTE ON FUNCTION operator.current_home_domain TO postern_server, postern_operator, postern_monitor;
+GRANT EXECUTE ON FUNCTION operator.current_key_version TO postern_server;
 GRANT EXECUTE ON FUNCTION operator.current_schema_state TO postern_server, postern_operator, postern_monitor;
 GRANT EXECUTE ON FUNCTION operator.rotate_issuer_keys TO postern_operator;
 GRANT EXECUTE ON FUNCTION operator.issuer_keys TO postern_operator, postern_monitor;

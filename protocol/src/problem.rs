@@ -68,6 +68,9 @@ problems! {
     BodyTooLarge "body-too-large" PAYLOAD_TOO_LARGE
         "The body is too large"
         "The body, or a part of it, has more bytes than the server accepts. `detail` has the limit.";
+    BodyTooSlow "body-too-slow" REQUEST_TIMEOUT
+        "The body came too slowly"
+        "A body has a bounded time in all, and must not stop coming. Send the request again over a better connection.";
     NameTaken "name-taken" CONFLICT
         "The user name is taken"
         "Another user has this name. Choose another one.";

@@ -31,6 +31,14 @@ impl As {
     pub async fn load(home: &Home) -> anyhow::Result<Self> {
         Ok(Self { home: home.clone(), signer: Arc::new(Signer::load(home).await?) })
     }
+
+    /// Makes a signing key if none lasts, and loads those in the database.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub async fn renew_signing_keys(&self) -> anyhow::Result<()> {
+        self.signer.renew(&self.home).await
+    }
 }
 
 #[cfg(test)]

@@ -182,6 +182,13 @@ impl Step {
         self.tree = Some(next.tree);
     }
 
+    /// Bytes that the message makes the database write: the state, and each payload once for each recipient.
+    fn bytes(&self) -> u64 {
+        let payload = |part: &i16| self.payloads.get(usize::try_from(*part).ok()?.checked_sub(1)?);
+        let state = [&self.roster, &self.tree, &self.welcome_tree].into_iter().flatten();
+        state.chain(self.parts.iter().filter_map(payload)).map(|bytes| bytes.len() as u64).sum()
+    }
+
     fn deliver(&mut self, payload: &QueuePayload, urgency: Urgency, to: impl IntoIterator<Item = Address>) {
         self.payloads.push(Encoding::Cbor.encode(payload));
         self.urgencies.push(urgency as i16);
@@ -317,7 +324,7 @@ async fn write(
     let commit = step.roster.is_some().then_some(message.digest.as_slice());
     let (outcome, row) = payment
         .call(
-            &ds.home.database,
+            &ds.home.database.for_bytes(step.bytes()),
             "SELECT outcome, current_epoch, undelivered, gone, pushes
              FROM ds.submit_message($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)",
             &[

@@ -40,6 +40,8 @@ pub enum Failure {
     Fault(anyhow::Error),
     /// The database is unavailable, which is likely to pass. Nothing changed, and the token is unspent.
     Unavailable(DatabaseError),
+    /// The server has too much to do, and says of what. Nothing changed, and the token is unspent.
+    Overloaded(&'static str),
 }
 
 impl Answer {
@@ -99,6 +101,7 @@ impl fmt::Display for Failure {
             Self::Refused(problem) | Self::Limited(problem, _) => f.write_str(problem.kind.title()),
             Self::Fault(error) => write!(f, "{error:#}"),
             Self::Unavailable(error) => error.fmt(f),
+            Self::Overloaded(what) => f.write_str(what),
         }
     }
 }
@@ -118,6 +121,8 @@ impl Failure {
             Self::Refused(_) | Self::Limited(..) => {}
             Self::Fault(error) => tracing::error!("a request failed: {error:#}"),
             Self::Unavailable(error) => tracing::warn!("a request could not be served: {error}"),
+            // Anybody can cause these by the thousand.
+            Self::Overloaded(what) => tracing::debug!("a request could not be served: {what}"),
         }
     }
 
@@ -126,7 +131,7 @@ impl Failure {
         match self {
             Self::Refused(problem) | Self::Limited(problem, _) => problem,
             Self::Fault(_) => ProblemType::Fault.into(),
-            Self::Unavailable(_) => ProblemType::Unavailable.into(),
+            Self::Unavailable(_) | Self::Overloaded(_) => ProblemType::Unavailable.into(),
         }
     }
 }

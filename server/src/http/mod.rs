@@ -5,6 +5,8 @@
 //! (AAS-4). [`crate::routes`] lists the endpoints.
 
 mod answer;
+mod body;
+mod connections;
 mod gate;
 mod payment;
 mod rate_limit;
@@ -12,6 +14,7 @@ mod request;
 mod route;
 mod router;
 pub mod server;
+mod source;
 
 pub use answer::{Answer, Failure, Outcome};
 pub use gate::{Gate, RedeemedToken};
@@ -20,6 +23,7 @@ pub use rate_limit::RateLimit;
 pub use request::Request;
 pub use route::{Door, Route};
 pub use router::filter;
+pub use source::SourceAddress;
 
 #[cfg(test)]
 pub fn outcomes() -> Vec<crate::database::outcome::Declared> {

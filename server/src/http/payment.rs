@@ -57,7 +57,7 @@ impl Payment {
 
     /// Spends the token of a request that ended without an SQL call of its own, unless the fault was ours.
     pub async fn settle(&self, database: &Database, gate: &dyn Gate, outcome: Outcome) -> Outcome {
-        if matches!(outcome, Err(Failure::Fault(_) | Failure::Unavailable(_))) {
+        if matches!(outcome, Err(Failure::Fault(_) | Failure::Unavailable(_) | Failure::Overloaded(_))) {
             return outcome;
         }
         if !self.settled.load(Ordering::Relaxed) {

@@ -1,9 +1,5 @@
 //! A request: an endpoint asks for its parts, and each is checked when it is asked for.
 
-use std::pin::pin;
-
-use bytes::Buf;
-use futures_util::{Stream, StreamExt};
 use http::{HeaderMap, Method, StatusCode, header};
 use postern_protocol::{
     PublicKey,
@@ -15,7 +11,11 @@ use postern_protocol::{
 use serde::{Serialize, de::DeserializeOwned};
 use warp::path::FullPath;
 
-use super::answer::{Answer, Failure};
+use super::{
+    answer::{Answer, Failure},
+    body::Body,
+    source::SourceAddress,
+};
 use crate::home::Home;
 
 /// A request without its body, which was not read yet.
@@ -25,23 +25,29 @@ pub struct RawRequest {
     pub segments: Vec<String>,
     pub query: Option<String>,
     pub headers: HeaderMap,
+    pub source: SourceAddress,
 }
 
 /// A request with its whole body, not yet decoded or authenticated.
 pub struct Request {
     raw: RawRequest,
-    body: Vec<u8>,
+    body: Body,
     accept: Option<Encoding>,
 }
 
 impl RawRequest {
-    pub fn with_body(self, body: Vec<u8>) -> Result<Request, Problem> {
+    pub fn with_body(self, body: Body) -> Result<Request, Problem> {
         let accept = header_text(&self.headers, header::ACCEPT)?.and_then(Encoding::from_accept);
         Ok(Request { raw: self, body, accept })
     }
 }
 
 impl Request {
+    /// The address that the request came from, as limits count it.
+    pub fn source(&self) -> SourceAddress {
+        self.raw.source
+    }
+
     /// The segment of the path that the route has in braces; a route has one at most.
     pub fn segment<T>(&self, parse: impl FnOnce(&str) -> Option<T>) -> Result<T, Problem> {
         let segment = self.raw.segments.first().map(String::as_str).unwrap_or_default();
@@ -67,7 +73,7 @@ impl Request {
         let index = media_types
             .iter()
             .position(|offered| found.is_some_and(|found| found.eq_ignore_ascii_case(offered)));
-        index.map(|index| (index, self.body.as_slice())).ok_or_else(|| {
+        index.map(|index| (index, &*self.body)).ok_or_else(|| {
             let detail = format_args!("the body's media type must be {}", media_types.join(" or "));
             Problem::with_detail(ProblemType::UnsupportedMediaType, detail)
         })
@@ -114,28 +120,4 @@ fn header_text(headers: &HeaderMap, name: header::HeaderName) -> Result<Option<&
     let not_text =
         |_| Problem::with_detail(ProblemType::MalformedRequest, "a header must consist of visible ASCII");
     headers.get(name).map(|value| value.to_str().map_err(not_text)).transpose()
-}
-
-/// Reads a body of at most `limit` bytes, whether or not it announced its length.
-pub async fn collect<B: Buf>(
-    body: impl Stream<Item = Result<B, warp::Error>>,
-    limit: u64,
-) -> Result<Vec<u8>, Problem> {
-    let mut body = pin!(body);
-    let mut bytes = Vec::new();
-    while let Some(chunk) = body.next().await {
-        let mut chunk =
-            chunk.map_err(|_| Problem::with_detail(ProblemType::MalformedRequest, "the body ended early"))?;
-        if (bytes.len() + chunk.remaining()) as u64 > limit {
-            let detail = format_args!("a body can have at most {limit} bytes");
-            return Err(Problem::with_detail(ProblemType::BodyTooLarge, detail));
-        }
-        while chunk.has_remaining() {
-            let part = chunk.chunk();
-            bytes.extend_from_slice(part);
-            let length = part.len();
-            chunk.advance(length);
-        }
-    }
-    Ok(bytes)
 }

@@ -3,27 +3,27 @@
 use std::{convert::Infallible, sync::Arc};
 
 use http::{HeaderMap, HeaderValue, Method, header};
-use postern_protocol::{
-    problem::{Problem, ProblemType},
-    token,
-};
+use postern_protocol::{problem::ProblemType, token};
 use warp::{Filter, Rejection, filters::BoxedFilter, path::FullPath, reject::Reject};
 
 use super::{
     answer::{Failure, Outcome, problem_response},
+    body::{self, Bodies, Body},
     gate::Gate,
     payment::Payment,
     rate_limit::RateLimit,
-    request::{self, RawRequest},
+    request::RawRequest,
     route::{Door, Route},
+    source::SourceAddress,
 };
 use crate::home::Home;
 
-/// The part that all routes share: the home, the gate, and the services' state.
+/// The part that all routes share: the home, the gate, the memory for bodies, and the services' state.
 #[derive(Clone)]
 struct Server<S> {
     home: Home,
     gate: Arc<dyn Gate>,
+    bodies: Bodies,
     state: S,
 }
 
@@ -37,7 +37,8 @@ pub fn filter<S: Clone + Send + Sync + 'static>(
     state: &S,
     routes: &[Route<S>],
 ) -> BoxedFilter<(warp::reply::Response,)> {
-    let server = Server { home: home.clone(), gate, state: state.clone() };
+    let bodies = Bodies::new(&home.limits);
+    let server = Server { home: home.clone(), gate, bodies, state: state.clone() };
     routes
         .iter()
         .map(|route| route_filter(server.clone(), route, allow(routes, route.path)))
@@ -54,7 +55,6 @@ fn route_filter<S: Clone + Send + Sync + 'static>(
     allow: HeaderValue,
 ) -> BoxedFilter<(warp::reply::Response,)> {
     let (name, door, method) = (route.name, route.door, route.method.clone());
-    let limit = server.home.limits.max_body_bytes;
     let expected = method.clone();
     path_filter(route.path)
         .and(
@@ -68,12 +68,14 @@ fn route_filter<S: Clone + Send + Sync + 'static>(
         .and(warp::path::full())
         .and(warp::query::raw().map(Some).or(warp::any().map(|| None)).unify())
         .and(warp::header::headers_cloned())
+        .and(warp::ext::get::<SourceAddress>())
         .and(warp::body::stream())
-        .then(move |segments, path: FullPath, query, headers, body| {
+        .then(move |segments, path: FullPath, query, headers, source, body| {
             let (server, method) = (server.clone(), method.clone());
             async move {
-                let raw = RawRequest { method, path, segments, query, headers };
-                server.answer(name, door, raw, request::collect(body, limit)).await
+                let raw = RawRequest { method, path, segments, query, headers, source };
+                let body = server.bodies.read(source, body::announced(&raw.headers), body);
+                server.answer(name, door, raw, body).await
             }
         })
         .boxed()
@@ -115,7 +117,7 @@ impl<S> Server<S> {
         name: &'static str,
         door: Door<S>,
         raw: RawRequest,
-        body: impl Future<Output = Result<Vec<u8>, Problem>>,
+        body: impl Future<Output = Result<Body, Failure>>,
     ) -> warp::reply::Response {
         match door {
             Door::Open(endpoint) => {
@@ -167,6 +169,7 @@ impl<S> Server<S> {
             }
             // Reservations become free when groups are created, and by the hourly upkeep.
             ProblemType::TooManyReservations => Some((header::RETRY_AFTER, HeaderValue::from(60 * 60))),
+            ProblemType::Unavailable => Some((header::RETRY_AFTER, HeaderValue::from(1))),
             _ => limit.map(RateLimit::retry_after),
         };
         let mut response = problem_response(&problem, remedy);

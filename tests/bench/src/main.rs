@@ -93,7 +93,9 @@ async fn main() -> Result<()> {
     if options.queues {
         return queues::measure(&options, &cluster).await;
     }
-    let sending = Server::start(&cluster).await;
+    // All clients come from one source here.
+    let sending =
+        Server::builder(&cluster).env("POSTERN_MAX_CONNECTIONS_PER_SOURCE", "1000000").start().await;
     let receiving = Server::start(&cluster).await;
     let admin = cluster.admin().await;
     admin.execute("SELECT operator.set_allowance(2000000000)", &[]).await?;
