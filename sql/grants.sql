@@ -56,6 +56,10 @@ GRANT EXECUTE ON FUNCTION auth.add_signing_key TO postern_server;
 
 -- aas
 GRANT EXECUTE ON FUNCTION aas.settle_token TO postern_server;
+GRANT EXECUTE ON FUNCTION aas.is_token_spent TO postern_server;
+GRANT EXECUTE ON FUNCTION aas.use_signature TO postern_server;
+GRANT EXECUTE ON FUNCTION aas.forget_signatures TO postern_server;
+GRANT EXECUTE ON FUNCTION aas.admit_signer TO postern_server;
 GRANT EXECUTE ON FUNCTION aas.take_allowance TO postern_server;
 GRANT EXECUTE ON FUNCTION aas.load_issuer_keys TO postern_server;
 GRANT EXECUTE ON FUNCTION aas.due_issuer_keys TO postern_server;

@@ -20,7 +20,9 @@ impl Request {
     /// The request of [`Api::submit_message`], from a serialised [`SubmitMessage`] (CBOR): what
     /// has to be sent again byte for byte is kept that way.
     pub fn submit_message(group: &GroupId, submission: Vec<u8>, leaf: &SigningKey) -> Self {
-        Self::post(of_group(group, "/messages")).body(Encoding::Cbor.media_type(), submission).signed_by(leaf)
+        Self::post(of_group(group, "/messages"))
+            .body(Encoding::Cbor.media_type(), submission)
+            .signed_by(leaf, group.domain())
     }
 }
 
@@ -38,7 +40,7 @@ impl<W: Wallet> Api<W> {
     /// # Errors
     /// `group-exists`, `invalid-mls`; and as [`Api::paid`].
     pub async fn create_group(&self, group: &CreateGroup, leaf: &SigningKey) -> Result<(), W::Error> {
-        self.paid(Request::post("/ds/groups").cbor(group).signed_by(leaf)).await.map(drop)
+        self.paid(Request::post("/ds/groups").cbor(group).signed_by(leaf, &self.origin)).await.map(drop)
     }
 
     /// `DELETE /ds/groups/{group_id}`: the end of a group, by the last member, an admin.
@@ -51,7 +53,9 @@ impl<W: Wallet> Api<W> {
         deletion: &DeleteGroup,
         leaf: &SigningKey,
     ) -> Result<(), W::Error> {
-        self.paid(Request::delete(of_group(group, "")).cbor(deletion).signed_by(leaf)).await.map(drop)
+        self.paid(Request::delete(of_group(group, "")).cbor(deletion).signed_by(leaf, &self.origin))
+            .await
+            .map(drop)
     }
 
     /// `POST /ds/groups/{group_id}/messages`: a commit, proposal or application message, for all
@@ -90,7 +94,7 @@ impl<W: Wallet> Api<W> {
         fetch: &FetchGroupInfo,
         leaf: &SigningKey,
     ) -> Result<CurrentGroup, W::Error> {
-        let request = Request::post(of_group(group, "/group-info")).cbor(fetch).signed_by(leaf);
+        let request = Request::post(of_group(group, "/group-info")).cbor(fetch).signed_by(leaf, &self.origin);
         Ok(self.paid(request).await?.decode()?)
     }
 
@@ -104,7 +108,8 @@ impl<W: Wallet> Api<W> {
         fetch: &FetchWelcomeTree,
         leaf: &SigningKey,
     ) -> Result<RatchetTree, W::Error> {
-        let request = Request::post(of_group(group, "/welcome-tree")).cbor(fetch).signed_by(leaf);
+        let request =
+            Request::post(of_group(group, "/welcome-tree")).cbor(fetch).signed_by(leaf, &self.origin);
         Ok(self.paid(request).await?.decode::<WelcomeTree>()?.ratchet_tree)
     }
 }

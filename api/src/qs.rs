@@ -38,7 +38,7 @@ impl<W: Wallet> Api<W> {
     /// # Errors
     /// As [`Api::paid`].
     pub async fn create_queue(&self, queue: &CreateQueue, owner: &SigningKey) -> Result<QueueId, W::Error> {
-        let request = Request::post("/qs/queues").cbor(queue).signed_by(owner);
+        let request = Request::post("/qs/queues").cbor(queue).signed_by(owner, &self.origin);
         Ok(self.paid(request).await?.decode::<QueueCreated>()?.queue_id)
     }
 
@@ -55,7 +55,7 @@ impl<W: Wallet> Api<W> {
     ) -> Result<Dequeued, W::Error> {
         let request = Request::post(of_queue(queue, "/dequeue"))
             .cbor(dequeue)
-            .signed_by(owner)
+            .signed_by(owner, &self.origin)
             .waiting(Duration::from_secs(dequeue.wait.into()));
         Ok(self.paid(request).await?.decode()?)
     }
@@ -71,7 +71,7 @@ impl<W: Wallet> Api<W> {
         addresses: &AddAddresses,
         owner: &SigningKey,
     ) -> Result<(), W::Error> {
-        self.paid(Request::post(of_queue(queue, "/addresses")).cbor(addresses).signed_by(owner))
+        self.paid(Request::post(of_queue(queue, "/addresses")).cbor(addresses).signed_by(owner, &self.origin))
             .await
             .map(drop)
     }
@@ -89,7 +89,7 @@ impl<W: Wallet> Api<W> {
     ) -> Result<(), W::Error> {
         let request = Request::post(of_queue(queue, "/addresses/revoke"))
             .cbor(&RevokeAddresses { addresses })
-            .signed_by(owner);
+            .signed_by(owner, &self.origin);
         self.paid(request).await.map(drop)
     }
 
@@ -107,7 +107,7 @@ impl<W: Wallet> Api<W> {
     ) -> Result<(), W::Error> {
         let request = Request::post(of_queue(queue, "/addresses/push"))
             .cbor(&SetPushPolicy { addresses })
-            .signed_by(owner);
+            .signed_by(owner, &self.origin);
         self.paid(request).await.map(drop)
     }
 
@@ -123,7 +123,7 @@ impl<W: Wallet> Api<W> {
     ) -> Result<(), W::Error> {
         let request = Request::put(of_queue(queue, "/push-subscription"))
             .cbor(&SubscribePush { subscription })
-            .signed_by(owner);
+            .signed_by(owner, &self.origin);
         self.paid(request).await.map(drop)
     }
 
@@ -138,7 +138,9 @@ impl<W: Wallet> Api<W> {
         rotation: &RotateKeys,
         owner: &SigningKey,
     ) -> Result<(), W::Error> {
-        self.paid(Request::post(of_queue(queue, "/keys")).cbor(rotation).signed_by(owner)).await.map(drop)
+        self.paid(Request::post(of_queue(queue, "/keys")).cbor(rotation).signed_by(owner, &self.origin))
+            .await
+            .map(drop)
     }
 
     /// `POST /qs/queues/{queue_id}/delete`: the end of a queue, of all that waits in it, and of the
@@ -152,8 +154,9 @@ impl<W: Wallet> Api<W> {
         addresses: Vec<Address>,
         owner: &SigningKey,
     ) -> Result<(), W::Error> {
-        let request =
-            Request::post(of_queue(queue, "/delete")).cbor(&DeleteQueue { addresses }).signed_by(owner);
+        let request = Request::post(of_queue(queue, "/delete"))
+            .cbor(&DeleteQueue { addresses })
+            .signed_by(owner, &self.origin);
         self.paid(request).await.map(drop)
     }
 
@@ -175,7 +178,7 @@ impl<W: Wallet> Api<W> {
         stock: &PublishKeyPackages,
         owner: &SigningKey,
     ) -> Result<(), W::Error> {
-        self.paid(Request::put("/qs/key-packages").cbor(stock).signed_by(owner)).await.map(drop)
+        self.paid(Request::put("/qs/key-packages").cbor(stock).signed_by(owner, &self.origin)).await.map(drop)
     }
 
     /// `POST /qs/key-packages/fetch`: one KeyPackage of each device under a friendship.
@@ -200,7 +203,7 @@ impl<W: Wallet> Api<W> {
         count: &CountKeyPackages,
         owner: &SigningKey,
     ) -> Result<KeyPackageStock, W::Error> {
-        let request = Request::post("/qs/key-packages/count").cbor(count).signed_by(owner);
+        let request = Request::post("/qs/key-packages/count").cbor(count).signed_by(owner, &self.origin);
         Ok(self.paid(request).await?.decode()?)
     }
 
@@ -213,7 +216,7 @@ impl<W: Wallet> Api<W> {
         stock: &RemoveKeyPackages,
         owner: &SigningKey,
     ) -> Result<(), W::Error> {
-        let request = Request::post("/qs/key-packages/remove").cbor(stock).signed_by(owner);
+        let request = Request::post("/qs/key-packages/remove").cbor(stock).signed_by(owner, &self.origin);
         self.paid(request).await.map(drop)
     }
 
@@ -227,7 +230,7 @@ impl<W: Wallet> Api<W> {
         rotation: &RotateFriendshipToken,
         owner: &SigningKey,
     ) -> Result<(), W::Error> {
-        let request = Request::post("/qs/key-packages/rotate").cbor(rotation).signed_by(owner);
+        let request = Request::post("/qs/key-packages/rotate").cbor(rotation).signed_by(owner, &self.origin);
         self.paid(request).await.map(drop)
     }
 }

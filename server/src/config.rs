@@ -21,6 +21,10 @@ use figment::{
 };
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+use url::Url;
+
+/// Stands for all origins in [`Config::allowed_origins`].
+pub const ANY_ORIGIN: &str = "*";
 
 /// The least buffer that an HTTP/1 connection works with.
 const LEAST_HEADER_BYTES: u64 = 8192;
@@ -33,6 +37,8 @@ pub struct Config {
     pub domain: String,
     /// Address and port of the HTTP server. With port 0 the system chooses a free port.
     pub listen: SocketAddr,
+    /// The origins whose pages in browsers may call the server (CORS), such as `https://chat.example.org`; `*` for any.
+    pub allowed_origins: Vec<String>,
     /// The file with the master key. Without it the key comes from the environment, or with `embedded` from the data
     /// directory.
     pub master_key_file: Option<PathBuf>,
@@ -96,6 +102,12 @@ pub struct Limits {
     pub http2_ping_seconds: u64,
     /// Time that a shutdown waits for requests under way, in seconds.
     pub shutdown_grace_seconds: u64,
+    /// Requests whose groups, KeyPackages or tokens are computed at once.
+    pub compute_threads: usize,
+    /// Time that such a request waits for its turn, in seconds.
+    pub compute_wait_seconds: u64,
+    /// Spent tokens that the process remembers, and as many others that it has seen.
+    pub remembered_tokens: usize,
 }
 
 /// Proxies in front of the server, and how they name the source of a request. Nobody else is believed.
@@ -217,6 +229,7 @@ impl Default for Config {
         Self {
             domain: String::new(),
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8008)),
+            allowed_origins: vec![ANY_ORIGIN.to_owned()],
             master_key_file: None,
             database: DatabaseConfig::default(),
             embedded: false,
@@ -232,12 +245,11 @@ impl Default for Config {
 
 impl Default for DatabaseConfig {
     fn default() -> Self {
-        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         // A few connections keep the database's cores and disk busy; more only add contention.
         Self {
             url: None,
             admin_url: None,
-            pool_size: 2 * cores + 4,
+            pool_size: 2 * cores() + 4,
             wait_seconds: 5,
             statement_timeout_seconds: 5,
             heavy_bytes: 8 * 1024 * 1024,
@@ -260,6 +272,10 @@ impl DatabaseConfig {
     }
 }
 
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {
@@ -277,6 +293,10 @@ impl Default for Limits {
             http2_streams: 100,
             http2_ping_seconds: 20,
             shutdown_grace_seconds: 10,
+            compute_threads: cores(),
+            compute_wait_seconds: 5,
+            // Some 20 bytes each.
+            remembered_tokens: 100_000,
         }
     }
 }
@@ -306,6 +326,10 @@ impl Limits {
 
     pub fn http2_ping(&self) -> Duration {
         Duration::from_secs(self.http2_ping_seconds)
+    }
+
+    pub fn compute_wait(&self) -> Duration {
+        Duration::from_secs(self.compute_wait_seconds)
     }
 
     pub fn shutdown_grace(&self) -> Duration {
@@ -364,6 +388,7 @@ impl Config {
             ("limits.max_connections_per_source", self.limits.max_connections_per_source.unwrap_or(1) as u64),
             ("limits.http2_streams", self.limits.http2_streams.into()),
             ("limits.http2_ping_seconds", self.limits.http2_ping_seconds),
+            ("limits.compute_threads", self.limits.compute_threads as u64),
         ] {
             if value == 0 {
                 bail!("{name} is 0: it must be at least 1");
@@ -380,6 +405,9 @@ impl Config {
         if self.proxy.addresses.is_empty() != self.proxy.source.is_none() {
             bail!("proxy.addresses and proxy.source go together: set both, or neither");
         }
+        if let Some(text) = self.allowed_origins.iter().find(|text| *text != ANY_ORIGIN && !is_origin(text)) {
+            bail!("allowed_origins: {text} is no origin: one looks like https://chat.example.org");
+        }
         if let Some(contact) = &self.push.contact
             && !(contact.starts_with("mailto:") || contact.starts_with("https:"))
         {
@@ -387,6 +415,15 @@ impl Config {
         }
         Ok(self)
     }
+}
+
+/// Whether a text is an origin as browsers write it: scheme, host, and a port that is not the scheme's own. The scheme
+/// may be one of an app, such as `capacitor:`.
+fn is_origin(text: &str) -> bool {
+    Url::parse(text).is_ok_and(|url| {
+        let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
+        url.host_str().is_some_and(|host| text == format!("{}://{host}{port}", url.scheme()))
+    })
 }
 
 /// figment's message with the key's full name, and without figment's profiles.
@@ -439,6 +476,12 @@ pub struct Settings {
     #[arg(long, value_name = "ADDRESS:PORT", env = "POSTERN_LISTEN")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub listen: Option<SocketAddr>,
+
+    /// Origins whose pages in browsers may call the server, such as https://chat.example.org, separated by commas; * is
+    /// any [default: *]
+    #[arg(long, value_name = "ORIGINS", env = "POSTERN_ALLOWED_ORIGINS", value_delimiter = ',')]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allowed_origins: Option<Vec<String>>,
 
     /// File with the master key: 32 bytes as hex or base64, readable by its owner only. Instead of the file, the key
     /// itself may be in POSTERN_MASTER_KEY [default: none; with --embedded <data-dir>/master.key, made at the first
@@ -602,6 +645,22 @@ pub struct LimitSettings {
     #[arg(long, value_name = "SECONDS", env = "POSTERN_SHUTDOWN_GRACE_SECONDS")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub shutdown_grace_seconds: Option<u64>,
+
+    /// Requests whose groups, KeyPackages or tokens are computed at once [default: one for each core]
+    #[arg(long, value_name = "N", env = "POSTERN_COMPUTE_THREADS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub compute_threads: Option<usize>,
+
+    /// Time that such a request waits for its turn, in seconds; then the answer is 503 [default: 5]
+    #[arg(long, value_name = "SECONDS", env = "POSTERN_COMPUTE_WAIT_SECONDS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub compute_wait_seconds: Option<u64>,
+
+    /// Spent tokens that the process remembers, so that their requests end at the door, and as many others that it has
+    /// seen [default: 100000]
+    #[arg(long, value_name = "N", env = "POSTERN_REMEMBERED_TOKENS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remembered_tokens: Option<usize>,
 }
 
 #[derive(Debug, Clone, Default, Args, Serialize)]

@@ -10,7 +10,7 @@ use crate::{
     config::Config,
     database::{Database, listener},
     home::{self, Home},
-    http::{self, server},
+    http::{self, Origins, server},
     keys::MasterKey,
     routes, upkeep,
 };
@@ -27,10 +27,11 @@ pub async fn run(
 ) -> anyhow::Result<()> {
     let (stop, stopping) = watch::channel(false);
     let domain = config.domain.parse()?;
+    let origins = Origins::new(&config.allowed_origins);
     let limits = config.limits;
     let home = Home::new(home::Shared { domain, database, master_key, limits, stopping });
     let app = App::load(&home, &config.push).await?;
-    let filter = http::filter(&home, Arc::new(app.aas.clone()), &app, &routes::all());
+    let filter = http::filter(&home, Arc::new(app.aas.clone()), app.clone(), routes::all(), origins);
 
     server::allow_many_connections();
     let listener = TcpListener::bind(config.listen)

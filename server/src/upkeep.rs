@@ -62,6 +62,9 @@ pub fn chores(app: &App) -> Vec<Chore> {
             |qs: Qs| async move { qs.renew_signing_keys().await },
         )
         .when(batch_keys_changed),
+        Chore::every(10 * MINUTE, "forget stale signatures", aas, |aas: Aas| async move {
+            aas.forget_signatures().await
+        }),
         Chore::every(HOUR, "drop retired issuer keys", aas, |aas: Aas| async move {
             aas.drop_retired_keys().await
         }),

@@ -20,13 +20,16 @@ use super::{
     key_ring::{KeyRing, PURPOSE},
 };
 use crate::{
+    compute::Compute,
     database::{DatabaseError, SqlOutcome, outcome},
     home::{Home, PUBLISHED_MAX_AGE},
-    http::RedeemedToken,
+    http::{Failure, RedeemedToken},
 };
 
 /// Least time between two reloads for unknown keys: anyone can present a token that names one.
 const RELOAD_INTERVAL: Duration = Duration::from_secs(1);
+/// Tokens of type 0x0001 that are verified at once.
+const VERIFYING: usize = 1;
 /// Attempts at a new key: truncated key ids of a token type must differ. With a handful of keys, a
 /// second attempt is rare, and this many never fail.
 const ATTEMPTS: usize = 20;
@@ -44,6 +47,9 @@ pub struct Issuer {
     challenge_digests: Vec<(TokenType, [u8; 32])>,
     ring: RwLock<Arc<KeyRing>>,
     reload: Mutex<Reload>,
+    /// Verifies tokens whose verification takes milliseconds: anyone can show false ones, which must not take the
+    /// permits of requests that are paid for.
+    verifying: Compute,
 }
 
 /// The last reload for an unknown key: when it began, and whether it failed.
@@ -66,6 +72,7 @@ impl Issuer {
             challenge_digests,
             ring: RwLock::default(),
             reload: Mutex::new(Reload { begun: Instant::now(), failed: false }),
+            verifying: Compute::new(VERIFYING, home.limits.compute_wait()),
         };
         issuer.make_due_keys().await?;
         issuer.reload().await?;
@@ -157,8 +164,8 @@ impl Issuer {
     /// Verifies a token: it must be for this server's challenge, and issued with one of its keys.
     ///
     /// # Errors
-    /// A database that does not answer when asked for an unknown key.
-    pub async fn redeem(&self, token: Token) -> Result<Option<RedeemedToken>, DatabaseError> {
+    /// A database that does not answer when asked for an unknown key; too many tokens of type 0x0001 at once.
+    pub async fn redeem(&self, token: Token) -> Result<Option<RedeemedToken>, Failure> {
         let challenge = (token.token_type(), *token.challenge_digest());
         if !self.challenge_digests.contains(&challenge) {
             return Ok(None);
@@ -169,8 +176,8 @@ impl Issuer {
         };
         let nonce = token.nonce();
         let verified = match token.token_type() {
-            // Takes over a millisecond, so it runs as blocking work.
-            TokenType::PrivateP384 => spawn_blocking(move || key.verify(&token)).await.unwrap_or_default(),
+            // Takes over a millisecond.
+            TokenType::PrivateP384 => self.verifying.run(|| key.verify(&token)).await?,
             TokenType::Public | TokenType::PrivateRistretto255 => key.verify(&token),
         };
         Ok(verified.then_some(RedeemedToken { issuer_key: number, nonce }))

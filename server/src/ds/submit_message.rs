@@ -37,8 +37,6 @@ use crate::{
 /// Attempts at one message. When two proposals, or a commit and another kind of message, arrive at
 /// once, the later one is validated again on the new state; after this many times it is refused.
 const ATTEMPTS: usize = 5;
-/// Size in bytes above which a tree's validation runs as blocking work, so that other requests go on.
-const LARGE_TREE: usize = 64 * 1024;
 
 outcome! {
     pub SubmitMessageOutcome: "ds.submit_message_outcome", paid {
@@ -61,7 +59,7 @@ pub async fn submit_message(ds: Ds, request: Request, payment: Payment) -> Outco
             let accepted = MessageAccepted { epoch: current, undelivered: 0 };
             return request.answer(StatusCode::OK, &accepted);
         }
-        let step = validate(ds.now(), &group_id, &message, &loaded, signer)?;
+        let step = validate(&ds, &group_id, &message, &loaded, signer).await?;
         match write(&ds, &payment, &group_id, &message, &loaded, &step).await? {
             Written::Accepted(accepted, gone) => {
                 // A commit shows that a member is active, who can commit removals.
@@ -198,8 +196,8 @@ impl Step {
     }
 }
 
-fn validate(
-    ds: DeliveryService<'_>,
+async fn validate(
+    ds: &Ds,
     group_id: &GroupId,
     message: &Submitted,
     group: &LoadedGroup,
@@ -210,8 +208,8 @@ fn validate(
         Content::Application(_) => validate_application(message, group, signer),
         // Trees of large groups keep a core busy for milliseconds.
         Content::Handshake(handshake) => {
-            let validate = || validate_handshake(ds, group_id, message, handshake, group, signer);
-            if group.stored.size() > LARGE_TREE { tokio::task::block_in_place(validate) } else { validate() }
+            let validate = || validate_handshake(ds.now(), group_id, message, handshake, group, signer);
+            ds.home.compute(validate).await?
         }
     }
 }

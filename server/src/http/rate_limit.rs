@@ -3,8 +3,8 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue, header::RETRY_AFTER};
 
-const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
-const LIMIT: HeaderName = HeaderName::from_static("ratelimit");
+pub(super) const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+pub(super) const LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const DAY: i32 = 24 * 60 * 60;
 
 /// An allowance per day, in the endpoint's unit.

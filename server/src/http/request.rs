@@ -1,12 +1,16 @@
 //! A request: an endpoint asks for its parts, and each is checked when it is asked for.
 
+use std::sync::{Arc, OnceLock};
+
 use http::{HeaderMap, Method, StatusCode, header};
+use percent_encoding::percent_decode_str;
 use postern_protocol::{
     PublicKey,
     ds::GroupId,
     encoding::Encoding,
+    name::Domain,
     problem::{Problem, ProblemType},
-    signature::{self, Target},
+    signature::{self, SignatureDigest, Target, Verified},
 };
 use serde::{Serialize, de::DeserializeOwned};
 use warp::path::FullPath;
@@ -18,14 +22,21 @@ use super::{
 };
 use crate::home::Home;
 
+/// The digest of a request's signature, once it is verified: the payment uses it up if no token is spent.
+pub type UsedSignature = Arc<OnceLock<SignatureDigest>>;
+
 /// A request without its body, which was not read yet.
 pub struct RawRequest {
     pub method: Method,
+    /// The home domain, which signatures have to be for.
+    pub authority: Domain,
     pub path: FullPath,
+    /// The segments of the path that the route has in braces, as they were sent.
     pub segments: Vec<String>,
     pub query: Option<String>,
     pub headers: HeaderMap,
     pub source: SourceAddress,
+    pub signature: UsedSignature,
 }
 
 /// A request with its whole body, not yet decoded or authenticated.
@@ -48,10 +59,11 @@ impl Request {
         self.raw.source
     }
 
-    /// The segment of the path that the route has in braces; a route has one at most.
+    /// The segment of the path that the route has in braces, percent-decoded; a route has one at most.
     pub fn segment<T>(&self, parse: impl FnOnce(&str) -> Option<T>) -> Result<T, Problem> {
         let segment = self.raw.segments.first().map(String::as_str).unwrap_or_default();
-        parse(segment).ok_or_else(|| {
+        let decoded = percent_decode_str(segment).decode_utf8().ok();
+        decoded.and_then(|segment| parse(&segment)).ok_or_else(|| {
             Problem::with_detail(ProblemType::MalformedRequest, "the path segment is malformed")
         })
     }
@@ -95,13 +107,22 @@ impl Request {
 
     /// The key that signed the request.
     pub fn signer(&self) -> Result<PublicKey, Problem> {
+        self.verify().map(|verified| verified.key)
+    }
+
+    /// The key that signed the request, and the digest by which the signature is remembered if nothing pays for the
+    /// request.
+    pub fn verify(&self) -> Result<Verified, Problem> {
         let target = Target {
             method: &self.raw.method,
+            authority: self.raw.authority.as_str(),
             path: self.raw.path.as_str(),
             query: self.raw.query.as_deref(),
         };
-        signature::verify(target, &self.raw.headers, &self.body)
-            .map_err(|error| Problem::with_detail(ProblemType::SignatureRequired, error))
+        let verified = signature::verify(target, &self.raw.headers, &self.body)
+            .map_err(|error| Problem::with_detail(ProblemType::SignatureRequired, error))?;
+        self.raw.signature.get_or_init(|| verified.digest);
+        Ok(verified)
     }
 
     /// An answer in the encoding the client accepts, else in that of its body, else JSON.

@@ -12,7 +12,7 @@ use super::every_request;
 type Tampering = fn(&mut Wire, &SigningKey, &SigningKey);
 
 /// Each gets a request without a signature, its signer's key and another one.
-const TAMPERINGS: [(&str, Tampering); 27] = [
+const TAMPERINGS: [(&str, Tampering); 30] = [
     ("no signature", |_, _, _| {}),
     ("no Signature-Input", |wire, key, _| {
         wire.sign(key, |_| {});
@@ -47,6 +47,12 @@ const TAMPERINGS: [(&str, Tampering); 27] = [
         wire.body.push(b' ');
         wire.set("content-digest", &content_digest(&wire.body));
     }),
+    ("a signature for another domain", |wire, key, _| {
+        wire.sign(key, |input| input.authority = "elsewhere.example".to_owned());
+    }),
+    ("a signature for the host that leads to the server", |wire, key, _| {
+        wire.sign(key, |input| input.authority = "127.0.0.1".to_owned());
+    }),
     ("a signature over another path", |wire, key, _| {
         let target = std::mem::replace(&mut wire.target, "/ds/group-ids".to_owned());
         wire.sign(key, |_| {});
@@ -72,6 +78,9 @@ const TAMPERINGS: [(&str, Tampering); 27] = [
     }),
     ("a signature that leaves out the method", |wire, key, _| {
         wire.sign(key, |input| leave_out(input, "@method"));
+    }),
+    ("a signature that leaves out the domain", |wire, key, _| {
+        wire.sign(key, |input| leave_out(input, "@authority"));
     }),
     ("a signature that leaves out the path", |wire, key, _| {
         wire.sign(key, |input| leave_out(input, "@path"));
