@@ -68,6 +68,9 @@ pub fn chores(app: &App) -> Vec<Chore> {
         Chore::every(HOUR, "drop retired issuer keys", aas, |aas: Aas| async move {
             aas.drop_retired_keys().await
         }),
+        Chore::every(10 * MINUTE, "forget past attempts to register", auth, |auth: As| async move {
+            auth.forget_attempts().await
+        }),
         Chore::every(HOUR, "drop expired group ids, groups and Welcome trees", ds, |ds: Ds| async move {
             ds::upkeep::run(&ds).await
         }),

@@ -23,7 +23,7 @@ pub use answer::{Answer, Failure, Outcome};
 pub use cors::Origins;
 pub use gate::{Gate, RedeemedToken};
 pub use payment::Payment;
-pub use rate_limit::RateLimit;
+pub use rate_limit::{Period, RateLimit};
 pub use request::Request;
 pub use route::{Door, Route};
 pub use router::filter;

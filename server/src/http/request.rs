@@ -79,6 +79,34 @@ impl Request {
         Ok((group_id, signer, body))
     }
 
+    /// The number that the query gives as `name=…`; `None` if it gives none. Other parameters are ignored.
+    ///
+    /// # Errors
+    /// `malformed-request` for what is no number, and for two of them.
+    pub fn query_number(&self, name: &str) -> Result<Option<u64>, Problem> {
+        let query = self.raw.query.as_deref().unwrap_or_default();
+        let mut values = query.split('&').filter_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
+        let (value, another) = (values.next(), values.next());
+        let Some(value) = value else { return Ok(None) };
+        let is_number = another.is_none() && value.bytes().all(|byte| byte.is_ascii_digit());
+        value.parse().ok().filter(|_| is_number).map(Some).ok_or_else(|| {
+            let detail = format_args!("the query's {name} must be one number");
+            Problem::with_detail(ProblemType::MalformedRequest, detail)
+        })
+    }
+
+    /// Checks that the body is not larger than this endpoint's bodies are, before anything is made of it.
+    ///
+    /// # Errors
+    /// `body-too-large`.
+    pub fn expect_at_most(&self, bytes: usize) -> Result<(), Problem> {
+        if self.body.len() > bytes {
+            let detail = format_args!("a body can have at most {bytes} bytes here");
+            return Err(Problem::with_detail(ProblemType::BodyTooLarge, detail));
+        }
+        Ok(())
+    }
+
     /// The body in a format of another standard, and the index of its media type in `media_types`.
     pub fn one_of(&self, media_types: &[&str]) -> Result<(usize, &[u8]), Problem> {
         let found = self.content_type()?.and_then(|value| value.split(';').next()).map(str::trim);
