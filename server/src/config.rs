@@ -138,7 +138,7 @@ pub enum ProxySource {
 pub struct Network(IpNet);
 
 /// Web Push (QS-10).
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PushConfig {
     /// The contact for push services, a `mailto:` or `https:` URI (RFC 8292 §2.1). Without it the server sends no
@@ -146,6 +146,10 @@ pub struct PushConfig {
     pub contact: Option<String>,
     /// Whether pushes may go to addresses that are not public, and by HTTP without TLS.
     pub local_endpoints: bool,
+    /// Pushes under way at once to hosts that answered promptly the last time, and as many to others.
+    pub at_once: usize,
+    /// Pushes under way at once to one host.
+    pub at_once_per_host: usize,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -240,6 +244,12 @@ impl Default for Config {
             push: PushConfig::default(),
             log: LogConfig::default(),
         }
+    }
+}
+
+impl Default for PushConfig {
+    fn default() -> Self {
+        Self { contact: None, local_endpoints: false, at_once: 64, at_once_per_host: 32 }
     }
 }
 
@@ -380,6 +390,8 @@ impl Config {
             ("database.wait_seconds", self.database.wait_seconds),
             ("database.statement_timeout_seconds", self.database.statement_timeout_seconds),
             ("database.heavy_statement_timeout_seconds", self.database.heavy_statement_timeout_seconds),
+            ("push.at_once", self.push.at_once as u64),
+            ("push.at_once_per_host", self.push.at_once_per_host as u64),
             ("limits.max_body_bytes", self.limits.max_body_bytes),
             ("limits.header_timeout_seconds", self.limits.header_timeout_seconds),
             ("limits.body_timeout_seconds", self.limits.body_timeout_seconds),
@@ -698,6 +710,16 @@ pub struct PushSettings {
           default_missing_value = "true", value_name = "true|false", value_parser = BoolishValueParser::new())]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub local_endpoints: Option<bool>,
+
+    /// Pushes under way at once to hosts that answered promptly the last time, and as many to others [default: 64]
+    #[arg(long = "push-at-once", value_name = "N", env = "POSTERN_PUSH_AT_ONCE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub at_once: Option<usize>,
+
+    /// Pushes under way at once to one host [default: 32]
+    #[arg(long = "push-at-once-per-host", value_name = "N", env = "POSTERN_PUSH_AT_ONCE_PER_HOST")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub at_once_per_host: Option<usize>,
 }
 
 #[derive(Debug, Clone, Default, Args, Serialize)]
