@@ -18,6 +18,9 @@ use crate::{
     request::Request,
 };
 
+/// The most bytes of a user's record.
+const RECORD_BYTES: usize = 16 * 1024 * 1024;
+
 impl Http {
     /// `GET /as/keys`: the home domain, and the keys that credentials are signed with.
     ///
@@ -28,11 +31,10 @@ impl Http {
     }
 
     /// `POST /as/users`: a new user with a first client, and the client's credential. Nothing can
-    /// pay for it yet.
+    /// pay for it yet. The repeat of a request that was accepted gets its answer again.
     ///
     /// # Errors
-    /// `name-taken`, which also answers the repeat of a request that was accepted; and as
-    /// [`Http::send`].
+    /// `name-taken`, `not-allowed`; and as [`Http::send`].
     pub async fn register_user(&self, user: &RegisterUser, client: &SigningKey) -> Result<IssuedCredential> {
         let answer = self.send(&Request::post("/as/users").cbor(user).signed_by(client)).await?;
         Ok(answer.decode::<CredentialIssued>()?.credential)
@@ -45,7 +47,8 @@ impl<W: Wallet> Api<W> {
     /// # Errors
     /// `not-found`; and as [`Api::paid`].
     pub async fn look_up_user(&self, name: &UserName) -> Result<UserRecord, W::Error> {
-        Ok(self.paid(Request::get(format!("/as/users/{name}"))).await?.decode()?)
+        let request = Request::get(format!("/as/users/{name}")).answered_in(RECORD_BYTES);
+        Ok(self.paid(request).await?.decode()?)
     }
 
     /// `POST /as/credentials`: a new credential for a client of a user's EID.

@@ -3,6 +3,7 @@
 mod binaries;
 mod chance;
 mod cluster;
+mod cut;
 pub mod dump;
 mod logs;
 mod node;
@@ -15,6 +16,7 @@ mod wait;
 pub use binaries::{binary, extension_dir, in_tree};
 pub use chance::{Chance, number};
 pub use cluster::{Cluster, DataDir};
+pub use cut::BadLine;
 pub use node::node;
 pub use push_service::{PushService, Pushed, UserAgent};
 pub use relay::PostgresRelay;
