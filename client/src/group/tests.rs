@@ -1,5 +1,7 @@
 //! Clients without a server: what one sends is handed to the others by the test.
 
+use openmls::prelude::{KeyPackage, Lifetime};
+use openmls_traits::OpenMlsProvider as _;
 use postern_protocol::{
     Address, MlsMessage, PublicKey, RatchetTree, Welcome,
     credential::ClientCredential,
@@ -20,6 +22,8 @@ use crate::{
     error::{Error, Rejection, Result},
     event::{self, Event},
     key_packages::{keep_key_package, key_package_of, make_key_package, open_key_package},
+    leaf,
+    mls::{self, CIPHERSUITE, LeafSigner},
     options::Options,
     store::{Store, Tx},
 };
@@ -407,6 +411,51 @@ fn what_is_said_is_sent_in_order_under_one_number_each_and_kept_up_to_a_bound() 
     }
     assert_eq!(alice.texts(), ["one", "two", "three"]);
     assert!(!bob.store.write(|tx| GroupState::load(tx, &id)?.stage_message(tx)).unwrap());
+}
+
+/// A KeyPackage that ends in a second.
+fn ending_key_package(of: &Person) -> KeyPackage {
+    let now = of.store.now();
+    of.store
+        .write(|tx| {
+            let key = SigningKey::generate();
+            let bundle = KeyPackage::builder()
+                .key_package_lifetime(Lifetime::init(now - 10, now + 1))
+                .leaf_node_capabilities(mls::capabilities())
+                .leaf_node_extensions(leaf::extensions(tx, &delivery())?)
+                .build(CIPHERSUITE, tx, &LeafSigner(&key), mls::credential(vec![7; 16], key.public_key()))
+                .unwrap();
+            Ok(bundle.key_package().clone())
+        })
+        .unwrap()
+}
+
+#[test]
+fn who_reads_too_late_that_somebody_was_added_cannot_follow_and_does_not_blame_the_server() {
+    let issuer = SigningKey::generate();
+    let people = ["alice", "bob", "carol", "dave"].map(|name| person(name, &issuer));
+    let [alice, bob, carol, dave] = &people;
+    let id = alice.create();
+    alice.add(&id, &[bob]);
+    bob.receive(&alice.add(&id, &[carol])).unwrap();
+    let commit = alice
+        .store
+        .write(|tx| {
+            let mut group = GroupState::load(tx, &id)?;
+            let signer = LeafSigner(&group.leaf);
+            let builder = group.mls.commit_builder().propose_adds([ending_key_package(dave)]);
+            let staged = builder.load_psks(tx.storage()).unwrap();
+            let built = staged.build(tx.rand(), tx.crypto(), &signer, |_| true).unwrap();
+            let (commit, ..) = built.stage_commit(tx).unwrap().into_messages();
+            Ok(MlsMessage::new(mls::message_bytes(&commit)?))
+        })
+        .unwrap();
+    bob.receive(&commit).unwrap();
+    assert_eq!(bob.epoch(&id), 3, "in time");
+    std::thread::sleep(std::time::Duration::from_millis(2100));
+    let late = carol.store.write(|tx| Ok(tx.attempt(|| receive(tx, &commit)))).unwrap();
+    assert!(matches!(late, Err(Rejection::Stray { by_hand: false, members: 3, .. })), "{late:?}");
+    assert_eq!(carol.epoch(&id), 2);
 }
 
 #[test]
