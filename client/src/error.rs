@@ -256,6 +256,7 @@ mod tests {
         ProblemType::TokenRequired,
         ProblemType::TokenSpent,
         ProblemType::SignatureRequired,
+        ProblemType::TooManyRegistrations,
         ProblemType::TooManyReservations,
         ProblemType::AllowanceUsedUp,
         ProblemType::Fault,

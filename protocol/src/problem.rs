@@ -70,7 +70,10 @@ problems! {
         "The body, or a part of it, has more bytes than the server accepts. `detail` has the limit.";
     NameTaken "name-taken" CONFLICT
         "The user name is taken"
-        "Another user has this name. Choose another one.";
+        "Another user has this name, or the operator keeps it or one like it. Choose another one.";
+    TooManyRegistrations "too-many-registrations" TOO_MANY_REQUESTS
+        "There are too many registrations"
+        "The server takes a limited number of attempts to register in an hour, from one network address and in all. The same request is as good in the next hour (Retry-After).";
     ForeignDomain "foreign-domain" UNPROCESSABLE_ENTITY
         "The domain is not this server's"
         "The name, group or address belongs to another domain. Send the request to that domain's server.";

@@ -5,7 +5,7 @@
 
 use std::{
     fmt,
-    net::{Ipv4Addr, SocketAddr},
+    net::{AddrParseError, IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -19,6 +19,7 @@ use figment::{
     Figment,
     providers::{Format, Serialized, Toml},
 };
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 /// The configuration of one server process, complete and checked.
@@ -39,6 +40,7 @@ pub struct Config {
     /// The directory with postern.so, postern.control and postern--*.sql for the private cluster.
     pub extension_dir: PathBuf,
     pub limits: Limits,
+    pub proxy: ProxyConfig,
     pub push: PushConfig,
     pub log: LogConfig,
 }
@@ -66,6 +68,33 @@ pub struct Limits {
     /// Time that a shutdown waits for requests under way, in seconds.
     pub shutdown_grace_seconds: u64,
 }
+
+/// Proxies in front of the server, and how they name the source of a request. Nobody else is believed.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ProxyConfig {
+    /// The networks that the proxies connect from.
+    pub addresses: Vec<Network>,
+    /// The way in which all of them name a request's source.
+    pub source: Option<ProxySource>,
+}
+
+/// The way in which a proxy names the source of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum ProxySource {
+    /// The PROXY protocol, version 2, ahead of each connection
+    ProxyProtocol,
+    /// The header Forwarded (RFC 7239)
+    Forwarded,
+    /// The header X-Forwarded-For
+    XForwardedFor,
+}
+
+/// A network in CIDR notation, or one address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Network(IpNet);
 
 /// Web Push (QS-10).
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -122,6 +151,38 @@ impl std::str::FromStr for ConnectionString {
     }
 }
 
+impl std::str::FromStr for Network {
+    type Err = AddrParseError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.parse() {
+            Ok(network) => Ok(Self(network)),
+            Err(_) => text.parse::<IpAddr>().map(|address| Self(address.into())),
+        }
+    }
+}
+
+impl TryFrom<String> for Network {
+    type Error = AddrParseError;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl From<Network> for String {
+    fn from(Network(network): Network) -> Self {
+        network.to_string()
+    }
+}
+
+impl ProxyConfig {
+    /// Whether a proxy has this address.
+    pub fn trusts(&self, address: IpAddr) -> bool {
+        self.addresses.iter().any(|Network(network)| network.contains(&address))
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -133,6 +194,7 @@ impl Default for Config {
             data_dir: default_data_dir(),
             extension_dir: default_extension_dir(),
             limits: Limits::default(),
+            proxy: ProxyConfig::default(),
             push: PushConfig::default(),
             log: LogConfig::default(),
         }
@@ -226,6 +288,9 @@ impl Config {
                 bail!("{name} is 0: it must be at least 1");
             }
         }
+        if self.proxy.addresses.is_empty() != self.proxy.source.is_none() {
+            bail!("proxy.addresses and proxy.source go together: set both, or neither");
+        }
         if let Some(contact) = &self.push.contact
             && !(contact.starts_with("mailto:") || contact.starts_with("https:"))
         {
@@ -316,6 +381,9 @@ pub struct Settings {
     pub limits: LimitSettings,
 
     #[command(flatten)]
+    pub proxy: ProxySettings,
+
+    #[command(flatten)]
     pub push: PushSettings,
 
     #[command(flatten)]
@@ -369,6 +437,26 @@ pub struct LimitSettings {
     #[arg(long, value_name = "SECONDS", env = "POSTERN_SHUTDOWN_GRACE_SECONDS")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub shutdown_grace_seconds: Option<u64>,
+}
+
+#[derive(Debug, Clone, Default, Args, Serialize)]
+#[command(next_help_heading = "Proxies")]
+pub struct ProxySettings {
+    /// Addresses or networks of the proxies in front of this server, with commas between them. They are believed about
+    /// where a request comes from, which limits count [default: none]
+    #[arg(
+        long = "proxy-addresses",
+        value_name = "NETWORKS",
+        env = "POSTERN_PROXY_ADDRESSES",
+        value_delimiter = ','
+    )]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub addresses: Option<Vec<Network>>,
+
+    /// How the proxies say where a request comes from [default: none]
+    #[arg(long = "proxy-source", value_enum, env = "POSTERN_PROXY_SOURCE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source: Option<ProxySource>,
 }
 
 #[derive(Debug, Clone, Default, Args, Serialize)]

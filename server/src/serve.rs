@@ -46,7 +46,7 @@ pub async fn run(
     for chore in upkeep::chores(&app) {
         background.spawn(chore.keep());
     }
-    server::serve(listener, filter, &home.limits, &stop, shutdown).await;
+    server::serve(listener, filter, &home.limits, &Arc::new(config.proxy), &stop, shutdown).await;
     background.abort_all();
     if let Err(error) = app.aas.record_uses().await {
         tracing::warn!("the last minute's use of tokens is lost: {error:#}");

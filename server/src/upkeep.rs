@@ -12,6 +12,7 @@ use tokio::{
 use crate::{
     aas::Aas,
     app::App,
+    auth::As,
     ds::{self, Ds},
     qs::{self, Qs},
 };
@@ -21,7 +22,7 @@ const HOUR: Duration = Duration::from_secs(60 * 60);
 
 /// The table of chores.
 pub fn chores(app: &App) -> Vec<Chore> {
-    let App { aas, ds, qs, .. } = app;
+    let App { auth, aas, ds, qs, .. } = app;
     vec![
         Chore::every(
             MINUTE,
@@ -39,6 +40,9 @@ pub fn chores(app: &App) -> Vec<Chore> {
         .when(aas.issuer_keys_changed()),
         Chore::every(HOUR, "drop retired issuer keys", aas, |aas: Aas| async move {
             aas.drop_retired_keys().await
+        }),
+        Chore::every(10 * MINUTE, "forget past attempts to register", auth, |auth: As| async move {
+            auth.forget_attempts().await
         }),
         Chore::every(HOUR, "drop expired group ids, groups and Welcome trees", ds, |ds: Ds| async move {
             ds::upkeep::run(&ds).await

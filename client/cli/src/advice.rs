@@ -27,6 +27,7 @@ pub fn for_error(error: &Error) -> &'static str {
 fn for_problem(kind: ProblemType) -> &'static str {
     match kind {
         ProblemType::NameTaken => ". Choose another name",
+        ProblemType::TooManyRegistrations => ". The same command goes on in the next hour",
         ProblemType::AllowanceUsedUp => {
             ". The operator sets how many tokens a client gets in a time frame; wait for the next one"
         }

@@ -200,6 +200,7 @@ mod tests {
                 group_info: user.group_info,
                 ratchet_tree: user.ratchet_tree,
                 commits: Vec::new(),
+                more: false,
                 clients: vec![ClientRecord {
                     credential: self.credential(self.client.public_key()),
                     contact: Some(contact),

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     database::{SqlOutcome, outcome},
-    http::{Answer, Failure, Outcome, RateLimit, Request},
+    http::{Answer, Failure, Outcome, Period, RateLimit, Request},
 };
 
 outcome! {
@@ -68,6 +68,7 @@ async fn take_allowance(
         )
         .await?;
     let limit = || RateLimit {
+        period: Period::Day,
         allowance: row.get("allowance"),
         remaining: row.get("remaining"),
         resets_in: row.get("resets_in"),

@@ -12,14 +12,16 @@ mod request;
 mod route;
 mod router;
 pub mod server;
+mod source;
 
 pub use answer::{Answer, Failure, Outcome};
 pub use gate::{Gate, RedeemedToken};
 pub use payment::Payment;
-pub use rate_limit::RateLimit;
+pub use rate_limit::{Period, RateLimit};
 pub use request::Request;
 pub use route::{Door, Route};
 pub use router::filter;
+pub use source::SourceAddress;
 
 #[cfg(test)]
 pub fn outcomes() -> Vec<crate::database::outcome::Declared> {

@@ -15,7 +15,10 @@ use postern_protocol::{
 use serde::{Serialize, de::DeserializeOwned};
 use warp::path::FullPath;
 
-use super::answer::{Answer, Failure};
+use super::{
+    answer::{Answer, Failure},
+    source::SourceAddress,
+};
 use crate::home::Home;
 
 /// A request without its body, which was not read yet.
@@ -25,6 +28,7 @@ pub struct RawRequest {
     pub segments: Vec<String>,
     pub query: Option<String>,
     pub headers: HeaderMap,
+    pub source: SourceAddress,
 }
 
 /// A request with its whole body, not yet decoded or authenticated.
@@ -42,6 +46,11 @@ impl RawRequest {
 }
 
 impl Request {
+    /// The address that the request came from, as limits count it.
+    pub fn source(&self) -> SourceAddress {
+        self.raw.source
+    }
+
     /// The segment of the path that the route has in braces; a route has one at most.
     pub fn segment<T>(&self, parse: impl FnOnce(&str) -> Option<T>) -> Result<T, Problem> {
         let segment = self.raw.segments.first().map(String::as_str).unwrap_or_default();
@@ -59,6 +68,34 @@ impl Request {
         let (signer, body) = self.signed_body()?;
         home.expect_local(group_id.domain())?;
         Ok((group_id, signer, body))
+    }
+
+    /// The number that the query gives as `name=…`; `None` if it gives none. Other parameters are ignored.
+    ///
+    /// # Errors
+    /// `malformed-request` for what is no number, and for two of them.
+    pub fn query_number(&self, name: &str) -> Result<Option<u64>, Problem> {
+        let query = self.raw.query.as_deref().unwrap_or_default();
+        let mut values = query.split('&').filter_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
+        let (value, another) = (values.next(), values.next());
+        let Some(value) = value else { return Ok(None) };
+        let is_number = another.is_none() && value.bytes().all(|byte| byte.is_ascii_digit());
+        value.parse().ok().filter(|_| is_number).map(Some).ok_or_else(|| {
+            let detail = format_args!("the query's {name} must be one number");
+            Problem::with_detail(ProblemType::MalformedRequest, detail)
+        })
+    }
+
+    /// Checks that the body is not larger than this endpoint's bodies are, before anything is made of it.
+    ///
+    /// # Errors
+    /// `body-too-large`.
+    pub fn expect_at_most(&self, bytes: usize) -> Result<(), Problem> {
+        if self.body.len() > bytes {
+            let detail = format_args!("a body can have at most {bytes} bytes here");
+            return Err(Problem::with_detail(ProblemType::BodyTooLarge, detail));
+        }
+        Ok(())
     }
 
     /// The body in a format of another standard, and the index of its media type in `media_types`.

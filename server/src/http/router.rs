@@ -16,6 +16,7 @@ use super::{
     rate_limit::RateLimit,
     request::{self, RawRequest},
     route::{Door, Route},
+    source::SourceAddress,
 };
 use crate::home::Home;
 
@@ -68,11 +69,12 @@ fn route_filter<S: Clone + Send + Sync + 'static>(
         .and(warp::path::full())
         .and(warp::query::raw().map(Some).or(warp::any().map(|| None)).unify())
         .and(warp::header::headers_cloned())
+        .and(warp::ext::get::<SourceAddress>())
         .and(warp::body::stream())
-        .then(move |segments, path: FullPath, query, headers, body| {
+        .then(move |segments, path: FullPath, query, headers, source, body| {
             let (server, method) = (server.clone(), method.clone());
             async move {
-                let raw = RawRequest { method, path, segments, query, headers };
+                let raw = RawRequest { method, path, segments, query, headers, source };
                 server.answer(name, door, raw, request::collect(body, limit)).await
             }
         })

@@ -26,7 +26,7 @@ use std::{
 use anyhow::{Context, Result};
 use clap::Parser;
 use postern_client::{Client, Token};
-use postern_tests_kit::{Cluster, Server};
+use postern_tests_kit::{Cluster, Server, lift_limits};
 
 use costs::Costs;
 use floor::Floor;
@@ -92,6 +92,7 @@ async fn main() -> Result<()> {
     let sending = Server::start(&cluster).await;
     let receiving = Server::start(&cluster).await;
     let admin = cluster.admin().await;
+    lift_limits(&admin).await;
     admin.execute("SELECT operator.set_allowance(2000000000)", &[]).await?;
     admin.execute("SELECT operator.set_group_limit('max_members', 5000)", &[]).await?;
     let directory = tempfile::tempdir()?;

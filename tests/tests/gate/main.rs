@@ -10,6 +10,7 @@ mod issuance;
 mod keys;
 mod operator;
 mod redemption;
+mod registration;
 mod unlinkability;
 mod vectors;
 mod wallet;

@@ -283,6 +283,11 @@ impl Party {
         Made::of(bundle)
     }
 
+    /// Lets the next message have this authenticated data.
+    pub fn authenticate(&mut self, data: &[u8]) {
+        self.group.as_mut().expect("a member has a group").set_aad(data.to_vec());
+    }
+
     /// Makes a commit by which the own leaf takes another key, which may be somebody's.
     pub fn commit_to_key(&mut self, new: &SigningKey) -> Made {
         let credential_with_key = credential(self.identity.clone(), new.public_key());
