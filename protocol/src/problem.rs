@@ -98,9 +98,15 @@ problems! {
     TooManyMembers "too-many-members" UNPROCESSABLE_ENTITY
         "The group would have too many members"
         "A group has a limited number of members. `detail` has the limit. Remove some members first.";
+    TooManyClients "too-many-clients" UNPROCESSABLE_ENTITY
+        "The user would have too many clients in the group"
+        "A user has a limited number of clients (leaves) in a group. `detail` has the limit. Remove some of them first.";
+    DeliveryTooLarge "delivery-too-large" PAYLOAD_TOO_LARGE
+        "The message is too large for so many members"
+        "What one request puts into all members' queues together has a limit in bytes. `detail` has the numbers. Send less, or add and remove fewer members at once.";
     MessageTooLarge "message-too-large" PAYLOAD_TOO_LARGE
         "The message is too large"
-        "The MLS message, its Welcome or a leaf's attributes have more bytes than are allowed. `detail` has the limit.";
+        "The MLS message, its authenticated data, its Welcome or a leaf's attributes have more bytes than are allowed. `detail` has the limit.";
     QueueExists "queue-exists" CONFLICT
         "The queue exists already"
         "The id that the server made belongs to another queue. Send the request again with another token.";

@@ -57,7 +57,8 @@ pub fn propose(ds: &Ds, group_id: &GroupId, key: &StateKey, leaves: Vec<u32>) {
 
 async fn propose_one(ds: &Ds, group_id: &GroupId, key: &StateKey, leaf: u32) -> Result<(), Failure> {
     for _ in 0..ATTEMPTS {
-        let Some(LoadedGroup { stored, .. }) = LoadedGroup::load(&ds.home, group_id, Kind::Tree).await?
+        let Some(LoadedGroup { stored, rules, .. }) =
+            LoadedGroup::load(&ds.home, group_id, Kind::Tree).await?
         else {
             return Ok(());
         };
@@ -67,7 +68,7 @@ async fn propose_one(ds: &Ds, group_id: &GroupId, key: &StateKey, leaf: u32) -> 
             Err(OpenError::WrongKey) => return Ok(()),
             Err(error) => return Err(error.into()),
         };
-        let proposed = handshake::propose_removal(group, leaf, &ds.external_sender_keys);
+        let proposed = handshake::propose_removal(group, leaf, &rules, &ds.external_sender_keys, ds.now());
         let Some((group, proposal)) = proposed.map_err(Failure::fault)? else { return Ok(()) };
         let recipients: Vec<&[u8]> =
             group.roster.members().iter().map(|member| member.address.as_bytes().as_slice()).collect();

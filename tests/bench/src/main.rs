@@ -94,7 +94,9 @@ async fn main() -> Result<()> {
     let admin = cluster.admin().await;
     lift_limits(&admin).await;
     admin.execute("SELECT operator.set_allowance(2000000000)", &[]).await?;
-    admin.execute("SELECT operator.set_group_limit('max_members', 5000)", &[]).await?;
+    for limit in ["'max_members', 5000", "'max_delivery_bytes', 2147483647"] {
+        admin.execute(&format!("SELECT operator.set_group_limit({limit})"), &[]).await?;
+    }
     let directory = tempfile::tempdir()?;
     let client = Client::register(&directory.path().join("bench"), sending.url(), "bench").await?;
 
