@@ -229,6 +229,8 @@ const REFUSALS: &[ProblemType] = &[
     ProblemType::GroupExists,
     ProblemType::CiphersuiteForbidden,
     ProblemType::TooManyMembers,
+    ProblemType::TooManyClients,
+    ProblemType::DeliveryTooLarge,
     ProblemType::MessageTooLarge,
     ProblemType::QueueExists,
     ProblemType::AddressExists,
