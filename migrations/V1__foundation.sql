@@ -43,6 +43,26 @@ COMMENT ON ROLE postern_monitor IS 'Reads health and figures through functions o
 
 REVOKE ALL ON SCHEMA public FROM PUBLIC;
 
+-- What PostgreSQL lets every role do in a database, and none of ours needs: make large objects, hold advisory locks (the
+-- one of `postern migrate`, for ever), notify, write messages of any size into the WAL, run anonymous code. The NOTIFY
+-- statement needs no privilege: servers recognise the notifications of the database (QS-9).
+DO $$
+DECLARE
+    free regprocedure;
+BEGIN
+    FOR free IN
+        SELECT p.oid FROM pg_proc p
+         WHERE p.pronamespace = 'pg_catalog'::regnamespace
+           AND p.proname ~ '^(lo_\w+|loread|lowrite|pg_(try_)?advisory_\w+|pg_notify|pg_logical_emit_message)$'
+    LOOP
+        EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', free);
+    END LOOP;
+END
+$$;
+REVOKE USAGE ON LANGUAGE plpgsql, sql FROM PUBLIC;
+GRANT USAGE ON LANGUAGE plpgsql, sql TO postern_owner;
+GRANT EXECUTE ON FUNCTION pg_catalog.pg_notify TO postern_owner;
+
 CREATE SCHEMA postern;
 CREATE SCHEMA auth AUTHORIZATION postern_owner;
 CREATE SCHEMA aas AUTHORIZATION postern_owner;

@@ -97,7 +97,7 @@ pub enum ProxySource {
 pub struct Network(IpNet);
 
 /// Web Push (QS-10).
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PushConfig {
     /// The contact for push services, a `mailto:` or `https:` URI (RFC 8292 §2.1). Without it the server sends no
@@ -105,6 +105,10 @@ pub struct PushConfig {
     pub contact: Option<String>,
     /// Whether pushes may go to addresses that are not public, and by HTTP without TLS.
     pub local_endpoints: bool,
+    /// Pushes under way at once to hosts that answered promptly the last time, and as many to others.
+    pub at_once: usize,
+    /// Pushes under way at once to one host.
+    pub at_once_per_host: usize,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -201,6 +205,12 @@ impl Default for Config {
     }
 }
 
+impl Default for PushConfig {
+    fn default() -> Self {
+        Self { contact: None, local_endpoints: false, at_once: 64, at_once_per_host: 32 }
+    }
+}
+
 impl Default for DatabaseConfig {
     fn default() -> Self {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
@@ -281,6 +291,8 @@ impl Config {
         self.domain.make_ascii_lowercase();
         for (name, value) in [
             ("database.pool_size", self.database.pool_size as u64),
+            ("push.at_once", self.push.at_once as u64),
+            ("push.at_once_per_host", self.push.at_once_per_host as u64),
             ("limits.max_body_bytes", self.limits.max_body_bytes),
             ("limits.header_timeout_seconds", self.limits.header_timeout_seconds),
         ] {
@@ -474,6 +486,16 @@ pub struct PushSettings {
           default_missing_value = "true", value_name = "true|false", value_parser = BoolishValueParser::new())]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub local_endpoints: Option<bool>,
+
+    /// Pushes under way at once to hosts that answered promptly the last time, and as many to others [default: 64]
+    #[arg(long = "push-at-once", value_name = "N", env = "POSTERN_PUSH_AT_ONCE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub at_once: Option<usize>,
+
+    /// Pushes under way at once to one host [default: 32]
+    #[arg(long = "push-at-once-per-host", value_name = "N", env = "POSTERN_PUSH_AT_ONCE_PER_HOST")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub at_once_per_host: Option<usize>,
 }
 
 #[derive(Debug, Clone, Default, Args, Serialize)]

@@ -149,7 +149,6 @@ async fn no_account_and_no_queue_tells_when_it_was_made() {
         "qs.friendships.last_active",
         "qs.key_packages.expires",
         "qs.messages.enqueued",
-        "qs.queues.deposit_day",
         "qs.queues.last_active",
         "qs.removed.day",
         "qs.sweep.day",
