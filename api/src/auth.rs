@@ -18,6 +18,9 @@ use crate::{
     request::Request,
 };
 
+/// The most bytes of a page of a user's record: the greatest page that an operator may set, and the
+/// commit that ends it.
+const PAGE_BYTES: usize = 20 * 1024 * 1024;
 /// Bytes of commits up to which the history of an identity is read.
 const MAX_HISTORY_BYTES: usize = 64 * 1024 * 1024;
 
@@ -76,7 +79,8 @@ impl<W: Wallet> Api<W> {
     /// # Errors
     /// `not-found`; and as [`Api::paid`].
     pub async fn look_up_user_after(&self, name: &UserName, epoch: u64) -> Result<UserRecord, W::Error> {
-        Ok(self.paid(Request::get(format!("/as/users/{name}?after={epoch}"))).await?.decode()?)
+        let request = Request::get(format!("/as/users/{name}?after={epoch}")).answered_in(PAGE_BYTES);
+        Ok(self.paid(request).await?.decode()?)
     }
 
     /// `POST /as/credentials`: a new credential for a client of a user's EID.

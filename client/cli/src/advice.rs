@@ -17,6 +17,7 @@ pub fn for_error(error: &Error) -> &'static str {
         Error::ClientExists(_) | Error::Busy { .. } => ". --state names the directory",
         Error::NotReady => ". `register` and `link-complete` go on where they were interrupted",
         Error::UnknownGroup(_) | Error::AmbiguousGroup(_) => ". `groups` lists them with their ids",
+        Error::CannotFollow => ". `rejoin` comes back at once, `refound` founds the group anew",
         Error::NoSuchMember(_) => ". `members` lists them",
         Error::NoAttributesKey => ". `follow --once` receives",
         _ => "",

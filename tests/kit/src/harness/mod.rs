@@ -3,6 +3,7 @@
 mod binaries;
 mod chance;
 mod cluster;
+mod cut;
 pub mod dump;
 mod line;
 mod logs;
@@ -18,6 +19,7 @@ pub use binaries::{binary, extension_dir, in_tree};
 pub use chance::{Chance, number};
 pub use cluster::{Cluster, DataDir};
 pub use line::PostgresLine;
+pub use cut::BadLine;
 pub use node::node;
 pub use pgbouncer::PgBouncer;
 pub use push_service::{PushService, Pushed, UserAgent};
