@@ -24,9 +24,7 @@ impl Request {
     /// The request of [`Api::create_group`] for a serialised [`CreateGroup`] (CBOR): what has to be
     /// sent again byte for byte is kept that way.
     pub fn create_group(group: &GroupId, creation: Vec<u8>, leaf: &SigningKey) -> Self {
-        Self::post("/ds/groups")
-            .body(Encoding::Cbor.media_type(), creation)
-            .signed_by(leaf, group.domain())
+        Self::post("/ds/groups").body(Encoding::Cbor.media_type(), creation).signed_by(leaf, group.domain())
     }
 
     /// The request of [`Api::submit_message`], from a serialised [`SubmitMessage`] (CBOR): what

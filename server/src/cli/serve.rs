@@ -45,7 +45,11 @@ async fn serve_with_database(config: Config, shutdown: Shutdown) -> anyhow::Resu
         "there is no connection string for the database: give --database-url URL, or --embedded for a private cluster in the data directory",
     )?;
     let database = Database::new(url, &config.database)?;
-    if !database.keeps_sessions().await.context("cannot use the database (was `postern migrate` run on it?)")? {
+    if !database
+        .keeps_sessions()
+        .await
+        .context("cannot use the database (was `postern migrate` run on it?)")?
+    {
         bail!("{POOLED}");
     }
     migrate::expect_current(&database).await?;

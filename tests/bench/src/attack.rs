@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use futures_util::future::join_all;
 use postern_client::{Client, Http, Request, Token};
 use postern_protocol::auth::RegisterUser;
-use postern_tests_kit::{Cluster, Commit, Party, Server};
+use postern_tests_kit::{Cluster, Commit, Party, Server, home};
 use tokio::{
     io::AsyncWriteExt,
     net::TcpStream,
@@ -237,7 +237,8 @@ fn registrations(server: &Server) -> Result<Attack> {
         let (key, body) = (device.key.clone(), body.clone());
         attack.spawn(async move {
             loop {
-                let _ = http.send_once(&Request::post("/as/users").cbor(&body).signed_by(&key)).await;
+                let _ =
+                    http.send_once(&Request::post("/as/users").cbor(&body).signed_by(&key, &home())).await;
             }
         });
     }
@@ -253,7 +254,7 @@ async fn spent_token(client: &Client, tokens: &Mutex<Vec<Token>>) -> Result<Atta
     let mut attack = JoinSet::new();
     for _ in 0..LOOPS_WITH_A_SPENT_TOKEN {
         let http = Http::new(client.http().server())?;
-        let request = Request::post("/ds/groups").cbor(&creation).signed_by(founder.key());
+        let request = Request::post("/ds/groups").cbor(&creation).signed_by(founder.key(), &home());
         let request = request.paid_with(token.clone());
         attack.spawn(async move {
             loop {
