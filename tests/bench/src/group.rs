@@ -130,15 +130,26 @@ impl Founder {
         Ok(())
     }
 
-    /// Tells the server of the group, and returns what it was told.
-    pub async fn found(&self, client: &Client) -> Result<CreateGroup> {
-        let creation = CreateGroup {
+    /// Adds so many leaves without asking the server, which refuses a creation that has them.
+    pub fn grow(&mut self, leaves: usize) {
+        let add = (0..leaves).map(|_| Party::newcomer().key_package()).collect();
+        self.commit(add);
+        self.merge();
+    }
+
+    pub fn creation(&self) -> CreateGroup {
+        CreateGroup {
             group_id: self.id.clone(),
             state_key: self.policy.state_key(),
             group_info: self.party.group_info(),
             ratchet_tree: self.party.ratchet_tree(),
             attributes: Vec::new(),
-        };
+        }
+    }
+
+    /// Tells the server of the group, and returns what it was told.
+    pub async fn found(&self, client: &Client) -> Result<CreateGroup> {
+        let creation = self.creation();
         let request = Request::post("/ds/groups").cbor(&creation).signed_by(self.key());
         client.http().send(&paid(client, request).await?).await?;
         Ok(creation)

@@ -92,7 +92,8 @@ async fn waiting(cluster: &Cluster, number: usize) -> Result<()> {
     Ok(())
 }
 
-fn resident_bytes(server: &Server) -> Result<f64> {
+/// The server's resident memory.
+pub fn resident_bytes(server: &Server) -> Result<f64> {
     let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid()))?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("VmRSS")?;
     let kilobytes: f64 = line.trim().trim_end_matches(" kB").parse()?;
