@@ -395,7 +395,8 @@ async fn write(
         SubmitMessageOutcome::UnknownGroup => Err(ProblemType::NotFound.into()),
         SubmitMessageOutcome::TooLarge => {
             let bytes: usize = step.parts().map(|(payload, recipients)| payload * recipients).sum();
-            let detail = format_args!("{bytes} bytes in {} queues: the limit was lowered", step.addresses.len());
+            let detail =
+                format_args!("{bytes} bytes in {} queues: the limit was lowered", step.addresses.len());
             Err(Problem::with_detail(ProblemType::DeliveryTooLarge, detail).into())
         }
     }
