@@ -55,7 +55,8 @@ impl Session {
     /// Goes on with what was begun in a group: requests without an answer, what is to be said, leaving.
     async fn go_on(&self, step: &Step<'_>, id: &GroupId) -> Result<()> {
         // What waits, waits until this device is back.
-        if self.store.read(|tx| strayed::state(tx, id))? != strayed::State::Strayed {
+        let state = self.store.read(|tx| strayed::state(tx, id))?;
+        if matches!(state, strayed::State::Follows | strayed::State::Doubtful) {
             self.deliver(step, id, None).await?;
             self.leave(step, id).await?;
         }

@@ -271,3 +271,65 @@ async fn key_packages_are_renewed_long_before_a_slow_reader_would_refuse_them() 
     sync(&alice).await;
     assert_ne!(sealed().await, first, "a message waits for 60 days at most, and they have 63");
 }
+
+fn unread(events: &[Event], group: &GroupId) -> usize {
+    count(events, |event| matches!(event, Event::Lost { group: Some(found) } if found == group))
+}
+
+#[tokio::test]
+async fn both_sides_are_told_of_messages_for_which_there_was_no_room() {
+    let world = World::builder().pushing().start().await;
+    let (people, group) = group_of(&world, &["alice", "bob"]).await;
+    let [alice, bob] = &people[..] else { panic!() };
+    world.admin.batch_execute("UPDATE qs.settings SET group_queue_depth = 3").await.unwrap();
+    for number in 1..=4 {
+        alice.group_with_id(&group).send(&number.to_string()).await.unwrap();
+    }
+    world.admin.batch_execute("UPDATE qs.settings SET group_queue_depth = 10000").await.unwrap();
+    alice.group_with_id(&group).send("5").await.unwrap();
+    let undelivered = |event: &Event| matches!(event, Event::Undelivered { members: 1, .. });
+    let told = count(&sync(alice).await, undelivered);
+    assert!(told > 0);
+    let events = sync(bob).await;
+    let read: Vec<_> = events
+        .iter()
+        .filter_map(|event| match event {
+            Event::Message { text, .. } => Some(text.as_str()),
+            Event::Lost { .. } => Some("lost"),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(read.len(), 5 - told + 1, "{read:?}");
+    assert_eq!((read.last(), unread(&events, &group)), (Some(&"5"), 1), "{read:?}");
+    assert_eq!(read[read.len() - 2], "lost", "in its place");
+    // Words were lost, and nothing that keeps him from following.
+    let epoch = bob.group_with_id(&group).epoch().unwrap();
+    sync(bob).await;
+    assert_eq!(bob.group_with_id(&group).epoch().unwrap(), epoch);
+    all_hear_each_other(&[alice, bob], &group).await;
+}
+
+#[tokio::test]
+async fn who_lost_changes_for_which_there_was_no_room_comes_back_into_that_group() {
+    let world = World::builder().pushing().start().await;
+    let (people, group) = group_of(&world, &["alice", "bob"]).await;
+    let [alice, bob] = &people[..] else { panic!() };
+    let quiet = alice.create_group("quiet").await.unwrap().id().clone();
+    alice.group_with_id(&quiet).invite(bob.user()).await.unwrap();
+    joined(bob, 1).await;
+    sync(bob).await;
+    world.admin.batch_execute("UPDATE qs.settings SET group_queue_depth = 4").await.unwrap();
+    for _ in 0..8 {
+        alice.group_with_id(&group).update().await.unwrap();
+    }
+    world.admin.batch_execute("UPDATE qs.settings SET group_queue_depth = 10000").await.unwrap();
+    let mut events = sync(bob).await;
+    events.extend(sync(bob).await);
+    assert_eq!(unread(&events, &group), 1, "{events:?}");
+    assert_eq!(unread(&events, &quiet), 0);
+    assert_eq!(count(&events, |event| matches!(event, Event::CannotFollow { .. })), 1, "{events:?}");
+    let returned = |event: &Event| matches!(event, Event::Returned { group: found, .. } if *found == group);
+    assert_eq!(count(&events, returned), 1, "{events:?}");
+    all_hear_each_other(&[alice, bob], &group).await;
+    all_hear_each_other(&[alice, bob], &quiet).await;
+}
