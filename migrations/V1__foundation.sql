@@ -43,6 +43,26 @@ COMMENT ON ROLE postern_monitor IS 'Reads health and figures through functions o
 
 REVOKE ALL ON SCHEMA public FROM PUBLIC;
 
+-- What PostgreSQL lets every role do in a database, and none of ours needs: make large objects, hold advisory locks (the
+-- one of `postern migrate`, for ever), notify, write messages of any size into the WAL, run anonymous code. The NOTIFY
+-- statement needs no privilege: servers recognise the notifications of the database (QS-9).
+DO $$
+DECLARE
+    free regprocedure;
+BEGIN
+    FOR free IN
+        SELECT p.oid FROM pg_proc p
+         WHERE p.pronamespace = 'pg_catalog'::regnamespace
+           AND p.proname ~ '^(lo_\w+|loread|lowrite|pg_(try_)?advisory_\w+|pg_notify|pg_logical_emit_message)$'
+    LOOP
+        EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', free);
+    END LOOP;
+END
+$$;
+REVOKE USAGE ON LANGUAGE plpgsql, sql FROM PUBLIC;
+GRANT USAGE ON LANGUAGE plpgsql, sql TO postern_owner;
+GRANT EXECUTE ON FUNCTION pg_catalog.pg_notify TO postern_owner;
+
 CREATE SCHEMA postern;
 CREATE SCHEMA auth AUTHORIZATION postern_owner;
 CREATE SCHEMA aas AUTHORIZATION postern_owner;
@@ -116,6 +136,26 @@ COMMENT ON COLUMN operator.schema_state.migration IS 'Number of the last migrati
 COMMENT ON COLUMN operator.schema_state.functions_hash IS
     'SHA-256 of the files of sql/ that were applied last: they are applied again when it differs. Changes with them';
 COMMENT ON COLUMN operator.schema_state.applied IS 'Day (UTC) of the last change. Changes with it';
+
+CREATE TABLE operator.key_version (
+    singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
+    version bigint NOT NULL DEFAULT 0
+);
+COMMENT ON TABLE operator.key_version IS
+    'Version of the keys that server processes keep in memory: one row. A process that compares it every few seconds depends on no notification';
+COMMENT ON COLUMN operator.key_version.singleton IS 'Always true: there is one row. Never changes';
+COMMENT ON COLUMN operator.key_version.version IS 'Number of changes of these keys. Grows with each';
+INSERT INTO operator.key_version DEFAULT VALUES;
+
+CREATE FUNCTION operator.raise_key_version() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    UPDATE operator.key_version k SET version = k.version + 1;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION operator.raise_key_version IS
+    'Trigger of the tables of keys that server processes keep in memory: raises operator.key_version';
 
 -- Outcomes of API functions, success first.
 CREATE TYPE operator.claim_home_domain_outcome AS ENUM ('claimed', 'same', 'different', 'invalid');

@@ -5,6 +5,7 @@
 CREATE TABLE aas.settings (
     singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
     daily_allowance integer NOT NULL DEFAULT 10000 CHECK (daily_allowance >= 0),
+    new_user_allowance integer NOT NULL DEFAULT 2000 CHECK (new_user_allowance > 0),
     homeserver_allowance integer NOT NULL DEFAULT 1000000 CHECK (homeserver_allowance >= 0),
     issuing_days integer NOT NULL DEFAULT 30 CHECK (issuing_days BETWEEN 10 AND 365),
     -- A successor is published up to two days before its not_before.
@@ -14,6 +15,8 @@ CREATE TABLE aas.settings (
 COMMENT ON TABLE aas.settings IS 'Defaults of the AAS: one row';
 COMMENT ON COLUMN aas.settings.singleton IS 'Always true: there is one row. Never changes';
 COMMENT ON COLUMN aas.settings.daily_allowance IS 'Tokens that a user may have per day (UTC). Changes as the operator likes';
+COMMENT ON COLUMN aas.settings.new_user_allowance IS
+    'Tokens that a user may have on the first day (UTC) on which it takes some; each such day adds as many, up to daily_allowance. Changes as the operator likes';
 COMMENT ON COLUMN aas.settings.homeserver_allowance IS
     'Tokens that a federated domain may have per day (UTC). Changes as the operator likes';
 COMMENT ON COLUMN aas.settings.issuing_days IS 'Days for which an issuer key issues. Changes as the operator likes';
@@ -51,6 +54,10 @@ COMMENT ON COLUMN aas.issuer_keys.not_after IS
     'Day (UTC) from which on it issues no more. Comes nearer when the operator rotates keys';
 COMMENT ON COLUMN aas.issuer_keys.retires IS
     'Day (UTC) from which on its tokens are worth nothing. Comes nearer when the operator revokes keys';
+-- Server processes keep the keys in memory: any change, however it is made, tells them.
+CREATE TRIGGER issuer_keys_changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON aas.issuer_keys
+    FOR EACH STATEMENT EXECUTE FUNCTION operator.raise_key_version();
+ALTER TABLE aas.issuer_keys ENABLE ALWAYS TRIGGER issuer_keys_changed;
 
 -- The length is checked by a type, because PostgreSQL reads a table's CHECK constraints anew for each statement.
 CREATE DOMAIN aas.nonce AS bytea CHECK (octet_length(VALUE) = 32);
@@ -98,6 +105,7 @@ CREATE TABLE aas.takers (
     taker uuid PRIMARY KEY DEFAULT gen_random_uuid(),
     user_id uuid UNIQUE REFERENCES auth.users ON DELETE CASCADE,
     domain operator.domain_name UNIQUE,
+    days integer NOT NULL DEFAULT 0 CHECK (days >= 0),
     CHECK (num_nonnulls(user_id, domain) = 1)
 );
 COMMENT ON TABLE aas.takers IS
@@ -105,6 +113,8 @@ COMMENT ON TABLE aas.takers IS
 COMMENT ON COLUMN aas.takers.taker IS 'Random id. Never changes';
 COMMENT ON COLUMN aas.takers.user_id IS 'User, if the taker is one. Never changes';
 COMMENT ON COLUMN aas.takers.domain IS 'Federated domain, if the taker is one. Never changes';
+COMMENT ON COLUMN aas.takers.days IS
+    'Days (UTC) on which the user took tokens, as far as its allowance grows with them: no further, so that it tells no account''s age. Grows';
 
 CREATE TABLE aas.allowances (
     taker uuid REFERENCES aas.takers ON DELETE CASCADE,

@@ -13,11 +13,16 @@ CREATE TABLE qs.settings (
     chain_messages integer NOT NULL DEFAULT 1000 CHECK (chain_messages BETWEEN 1 AND 1000000),
     chain_hours integer NOT NULL DEFAULT 24 CHECK (chain_hours BETWEEN 0 AND 8760),
     group_queue_depth integer NOT NULL DEFAULT 10000 CHECK (group_queue_depth > 0),
+    group_queue_kib integer NOT NULL DEFAULT 102400 CHECK (group_queue_kib > 0),
     contact_queue_depth integer NOT NULL DEFAULT 1000 CHECK (contact_queue_depth > 0),
+    contact_queue_kib integer NOT NULL DEFAULT 8192 CHECK (contact_queue_kib > 0),
+    handshake_reserve_percent integer NOT NULL DEFAULT 10 CHECK (handshake_reserve_percent BETWEEN 0 AND 100),
+    address_share_percent integer NOT NULL DEFAULT 75 CHECK (address_share_percent BETWEEN 1 AND 100),
     deposits_per_day integer NOT NULL DEFAULT 200 CHECK (deposits_per_day > 0),
+    deposit_refills integer NOT NULL DEFAULT 4 CHECK (deposit_refills BETWEEN 0 AND 1000),
     addresses_per_queue integer NOT NULL DEFAULT 10000 CHECK (addresses_per_queue > 0),
     last_resort_addresses_per_queue integer NOT NULL DEFAULT 16 CHECK (last_resort_addresses_per_queue >= 0),
-    message_days integer NOT NULL DEFAULT 30 CHECK (message_days BETWEEN 1 AND 3650),
+    message_days integer NOT NULL DEFAULT 30 CHECK (message_days BETWEEN 1 AND 60),
     queue_days integer NOT NULL DEFAULT 90 CHECK (queue_days BETWEEN 1 AND 3650),
     key_packages_per_stock integer NOT NULL DEFAULT 100 CHECK (key_packages_per_stock > 0),
     stocks_per_friendship integer NOT NULL DEFAULT 32 CHECK (stocks_per_friendship > 0)
@@ -30,16 +35,26 @@ COMMENT ON COLUMN qs.settings.chain_hours IS
     'Hours after which a queue gets a new chain (QS-5); 0: with each delivery. Changes as the operator likes';
 COMMENT ON COLUMN qs.settings.group_queue_depth IS
     'Messages that a group queue holds at most. Changes as the operator likes';
+COMMENT ON COLUMN qs.settings.group_queue_kib IS
+    'KiB of sealed messages that a group queue holds at most. Changes as the operator likes';
 COMMENT ON COLUMN qs.settings.contact_queue_depth IS
     'Messages that a contact queue holds at most. Changes as the operator likes';
+COMMENT ON COLUMN qs.settings.contact_queue_kib IS
+    'KiB of sealed messages that a contact queue holds at most. Changes as the operator likes';
+COMMENT ON COLUMN qs.settings.handshake_reserve_percent IS
+    'Part of its bounds that a group queue holds beyond them, of commits, proposals and Welcomes only (QS-11). Changes as the operator likes';
+COMMENT ON COLUMN qs.settings.address_share_percent IS
+    'Part of its bounds that a queue holds at most of what came to one of its addresses (QS-11). Changes as the operator likes';
 COMMENT ON COLUMN qs.settings.deposits_per_day IS
-    'Deposits that a contact queue takes in a day (UTC). Changes as the operator likes';
+    'Deposits that an address of a contact queue takes in a day (UTC) while its owner does not read them (QS-2). Changes as the operator likes';
+COMMENT ON COLUMN qs.settings.deposit_refills IS
+    'Times in a day (UTC) that an address takes deposits_per_day anew, because its owner read what came (QS-2). Changes as the operator likes';
 COMMENT ON COLUMN qs.settings.addresses_per_queue IS
     'Addresses that a queue has at most. Changes as the operator likes';
 COMMENT ON COLUMN qs.settings.last_resort_addresses_per_queue IS
     'Addresses that do not bind, of those that a queue has at most. Changes as the operator likes';
 COMMENT ON COLUMN qs.settings.message_days IS
-    'Whole days (UTC) that a message waits for its reader; it may stay longer, as long as messages of its chain do. Changes as the operator likes';
+    'Whole days (UTC) that a message waits for its reader; it may stay longer, as long as messages of its chain do. No more than 60, because KeyPackages are valid for 84 and have to outlast the messages that add them. Changes as the operator likes';
 COMMENT ON COLUMN qs.settings.queue_days IS
     'Whole days (UTC) that a queue is kept without a request of its owner. Changes as the operator likes';
 COMMENT ON COLUMN qs.settings.key_packages_per_stock IS
@@ -62,11 +77,11 @@ COMMENT ON DOMAIN qs.queue_kind IS
 CREATE DOMAIN qs.public_key AS bytea CHECK (octet_length(VALUE) = 32);
 COMMENT ON DOMAIN qs.public_key IS 'Ed25519 or X25519 public key (32 bytes)';
 CREATE DOMAIN qs.counter AS bigint CHECK (VALUE >= 0);
-COMMENT ON DOMAIN qs.counter IS 'Number of messages, chains, addresses or deposits';
+COMMENT ON DOMAIN qs.counter IS 'Number of messages, chains, addresses or bytes';
 CREATE DOMAIN qs.chain_header AS bytea CHECK (octet_length(VALUE) = 80);
 COMMENT ON DOMAIN qs.chain_header IS 'First key of a chain, sealed to the owner''s HPKE key (80 bytes; QS-5)';
 
--- Every delivery updates the row. At fillfactor 50 the new version nearly always finds room on its page, and no index
+-- Every delivery updates the row. A queue that fills up has shares, of 0.3 to 1.2 kB. At fillfactor 50 the new version nearly always finds room on its page, and no index
 -- changes (HOT; measured 99.6 %).
 CREATE TABLE qs.queues (
     queue_id qs.queue_id PRIMARY KEY,
@@ -79,8 +94,9 @@ CREATE TABLE qs.queues (
     last_chain qs.counter NOT NULL DEFAULT 0,
     address_count qs.counter NOT NULL DEFAULT 0,
     last_resort_count qs.counter NOT NULL DEFAULT 0,
-    deposit_count qs.counter NOT NULL DEFAULT 0,
-    deposit_day date NOT NULL DEFAULT 'epoch',
+    waiting_bytes qs.counter NOT NULL DEFAULT 0,
+    last_marker qs.counter NOT NULL DEFAULT 0,
+    shares bytea NOT NULL DEFAULT '',
     last_active date NOT NULL,
     CONSTRAINT queues_order CHECK (next_seq > acked_seq AND next_seq > expired_seq)
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.05);
@@ -99,9 +115,12 @@ COMMENT ON COLUMN qs.queues.last_chain IS
     'Number of the chain that was started last; 0: none. Grows, so that no number comes twice';
 COMMENT ON COLUMN qs.queues.address_count IS 'Number of the queue''s addresses; nothing here tells which they are. Changes';
 COMMENT ON COLUMN qs.queues.last_resort_count IS 'Number of the queue''s addresses that do not bind. Changes';
-COMMENT ON COLUMN qs.queues.deposit_count IS 'Deposits on deposit_day. Changes';
-COMMENT ON COLUMN qs.queues.deposit_day IS
-    'Day (UTC) of a contact queue''s last deposit, because deposits are limited by the day (QS-2); 1970-01-01: none. Grows';
+COMMENT ON COLUMN qs.queues.waiting_bytes IS
+    'Bytes of the messages that wait, sealed; zero is written at the latest by the first delivery to the emptied queue. Changes';
+COMMENT ON COLUMN qs.queues.last_marker IS
+    'Sequence number of the last message by which the QS told the owner that something is missing (QS-11); 0: none. Grows';
+COMMENT ON COLUMN qs.queues.shares IS
+    'What the queue''s addresses brought since it began to fill up, or on a day (QS-11), under a key in PostgreSQL''s shared memory; after a restart nothing opens it. Empty: nothing is counted. Changes';
 COMMENT ON COLUMN qs.queues.last_active IS
     'Day (UTC) of the owner''s last request, because inactive queues expire by days (QS-8). Grows';
 
@@ -242,7 +261,7 @@ COMMENT ON COLUMN qs.key_packages.number IS 'Place in the publication, from 1; 0
 COMMENT ON COLUMN qs.key_packages.last_resort IS
     'Whether it is the last resort, which is handed out when nothing else is left, and stays. Never changes';
 COMMENT ON COLUMN qs.key_packages.expires IS
-    'Day (UTC) on which its lifetime ends: from then on it is not handed out. Never changes';
+    'Day (UTC) on which its lifetime ends; it is handed out until message_days and two days before. Never changes';
 COMMENT ON COLUMN qs.key_packages.sealed IS
     'KeyPackage and its attachment under the stock''s key: a dump without the friendship token shows no key and no address (PRIV-1). Never changes';
 
@@ -302,7 +321,8 @@ COMMENT ON TYPE qs.deposit_outcome IS 'Outcomes of qs.deposit';
 CREATE TYPE qs.dequeue_outcome AS ENUM ('ok', 'token_spent', 'unknown_queue', 'after_too_large');
 COMMENT ON TYPE qs.dequeue_outcome IS 'Outcomes of qs.dequeue and qs.next_messages';
 CREATE TYPE qs.publish_key_packages_outcome AS ENUM (
-    'published', 'token_spent', 'unknown_friendship', 'ciphersuite_forbidden', 'too_many_key_packages', 'too_many_stocks');
+    'published', 'token_spent', 'unknown_friendship', 'ciphersuite_forbidden', 'too_many_key_packages', 'too_many_stocks',
+    'expires_too_soon');
 COMMENT ON TYPE qs.publish_key_packages_outcome IS 'Outcomes of qs.publish_key_packages';
 CREATE TYPE qs.fetch_key_packages_outcome AS ENUM (
     'fetched', 'token_spent', 'unknown_friendship', 'ciphersuite_forbidden');

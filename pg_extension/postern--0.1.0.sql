@@ -28,7 +28,7 @@ RETURNS smallint[]
 LANGUAGE c VOLATILE PARALLEL UNSAFE
 AS 'MODULE_PATHNAME', 'deliver_wrapper';
 COMMENT ON FUNCTION @extschema@.deliver(text, bytea, bytea[], smallint[], bytea[], smallint[]) IS
-    'Delivers payloads[parts[i]], of urgency urgencies[parts[i]] (0 = very-low to 3 = high), to the queue behind addresses[i]. Returns nothing if all were delivered, else for each address 0 = delivered, 1 = gone (unknown, revoked, its queue deleted, or another group''s), 2 = no room at present. With a group_id it reaches only group queues, to whose addresses (domain, group_id) is bound on first use unless they are last_resort; without one only contact queues. Addresses of deleted queues are dropped. At most one call in a transaction: it locks the queues in order';
+    'Delivers payloads[parts[i]], of urgency urgencies[parts[i]] (0 = very-low to 3 = high), to the queue behind addresses[i]. Returns nothing if all were delivered, else for each address 0 = delivered, 1 = gone (unknown, revoked, its queue deleted, or another group''s), 2 = no room at present, of which the owner is told in the queue (QS-11). With a group_id it reaches only group queues, to whose addresses (domain, group_id) is bound on first use unless they are last_resort; without one only contact queues. Addresses of deleted queues are dropped. At most one call in a transaction: it locks the queues in order';
 
 CREATE FUNCTION @extschema@.take_pushes()
 RETURNS bytea[]
@@ -69,14 +69,21 @@ RETURNS bytea
 LANGUAGE c STRICT STABLE PARALLEL SAFE
 AS 'MODULE_PATHNAME', 'wake_secret_wrapper';
 COMMENT ON FUNCTION @extschema@.wake_secret() IS
-    'Returns the 32 bytes that make wake keys: the first 16 bytes of HMAC-SHA256(secret, queue_id). Changes when PostgreSQL starts; all zero when postern is not in shared_preload_libraries';
+    'Returns the 32 bytes that make wake keys, the first 16 bytes of HMAC-SHA256(secret, queue_id), and that notifications on channel postern_wake are sealed under (protocol/src/wake.rs). Changes when PostgreSQL starts; all zero when postern is not in shared_preload_libraries';
+
+CREATE FUNCTION @extschema@.open_wakeup(payload text)
+RETURNS text
+LANGUAGE c STRICT STABLE PARALLEL SAFE
+AS 'MODULE_PATHNAME', 'open_wakeup_wrapper';
+COMMENT ON FUNCTION @extschema@.open_wakeup(text) IS
+    'Tells what a notification on channel postern_wake says: the base64 of wake keys, or * for everyone; null for one that this database did not send';
 
 CREATE FUNCTION @extschema@.wake_all()
 RETURNS void
 LANGUAGE c STRICT VOLATILE PARALLEL UNSAFE
 AS 'MODULE_PATHNAME', 'wake_all_wrapper';
 COMMENT ON FUNCTION @extschema@.wake_all() IS
-    'Sends * on channel postern_wake when the transaction commits: every waiter looks again';
+    'Tells every waiter, on channel postern_wake, to look again, when the transaction commits';
 
 CREATE FUNCTION @extschema@.wakeups(
     OUT preloaded boolean, OUT worker_pid integer, OUT pending integer,
@@ -113,6 +120,7 @@ REVOKE ALL ON FUNCTION
     @extschema@.forget_chain(bytea),
     @extschema@.chains(),
     @extschema@.wake_secret(),
+    @extschema@.open_wakeup(text),
     @extschema@.wake_all(),
     @extschema@.wakeups(),
     @extschema@.start_upkeep(),

@@ -45,6 +45,11 @@ impl Http {
             .body(media_types.0, request)
             .accepting(media_types.1)
             .signed_by(client, origin);
-        Ok(self.send(&request).await?.body)
+        let answer = self.send(&request).await?;
+        // Whatever else comes is from somebody between: the tokens may still be had.
+        if answer.content_type != media_types.1 {
+            return Err(Error::UnexpectedAnswer("tokens of another media type".to_owned()));
+        }
+        Ok(answer.body)
     }
 }

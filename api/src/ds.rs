@@ -4,7 +4,7 @@ use postern_protocol::{
     RatchetTree,
     ds::{
         CreateGroup, CurrentGroup, DeleteGroup, FetchGroupInfo, FetchWelcomeTree, GroupId, GroupIdReserved,
-        MessageAccepted, SubmitMessage, WelcomeTree,
+        MAX_ATTRIBUTES, MessageAccepted, SubmitMessage, WelcomeTree,
     },
     encoding::Encoding,
     key::SigningKey,
@@ -16,7 +16,17 @@ use crate::{
     request::Request,
 };
 
+/// The most bytes of an answer with a whole group: 5,000 leaves, which an operator may allow at most,
+/// with a kibibyte of keys, as much for the nodes above them, and [`MAX_ATTRIBUTES`] each; and what waits.
+const GROUP_BYTES: usize = 5000 * (2048 + MAX_ATTRIBUTES) + 12 * 1024 * 1024;
+
 impl Request {
+    /// The request of [`Api::create_group`] for a serialised [`CreateGroup`] (CBOR): what has to be
+    /// sent again byte for byte is kept that way.
+    pub fn create_group(group: &GroupId, creation: Vec<u8>, leaf: &SigningKey) -> Self {
+        Self::post("/ds/groups").body(Encoding::Cbor.media_type(), creation).signed_by(leaf, group.domain())
+    }
+
     /// The request of [`Api::submit_message`], from a serialised [`SubmitMessage`] (CBOR): what
     /// has to be sent again byte for byte is kept that way.
     pub fn submit_message(group: &GroupId, submission: Vec<u8>, leaf: &SigningKey) -> Self {
@@ -40,7 +50,8 @@ impl<W: Wallet> Api<W> {
     /// # Errors
     /// `group-exists`, `invalid-mls`; and as [`Api::paid`].
     pub async fn create_group(&self, group: &CreateGroup, leaf: &SigningKey) -> Result<(), W::Error> {
-        self.paid(Request::post("/ds/groups").cbor(group).signed_by(leaf, &self.origin)).await.map(drop)
+        let creation = Encoding::Cbor.encode(group);
+        self.paid(Request::create_group(&group.group_id, creation, leaf)).await.map(drop)
     }
 
     /// `DELETE /ds/groups/{group_id}`: the end of a group, by the last member, an admin.
@@ -95,6 +106,7 @@ impl<W: Wallet> Api<W> {
         leaf: &SigningKey,
     ) -> Result<CurrentGroup, W::Error> {
         let request = Request::post(of_group(group, "/group-info")).cbor(fetch).signed_by(leaf, &self.origin);
+        let request = request.answered_in(GROUP_BYTES);
         Ok(self.paid(request).await?.decode()?)
     }
 
@@ -110,6 +122,7 @@ impl<W: Wallet> Api<W> {
     ) -> Result<RatchetTree, W::Error> {
         let request =
             Request::post(of_group(group, "/welcome-tree")).cbor(fetch).signed_by(leaf, &self.origin);
+        let request = request.answered_in(GROUP_BYTES);
         Ok(self.paid(request).await?.decode::<WelcomeTree>()?.ratchet_tree)
     }
 }

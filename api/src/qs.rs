@@ -21,6 +21,12 @@ use crate::{
     request::Request,
 };
 
+/// The most bytes of an answer with queued messages: the server stops at a mebibyte, but one message may
+/// be as long as a request's body.
+const DEQUEUED_BYTES: usize = 8 * 1024 * 1024;
+/// The most bytes of a batch of KeyPackages: of some dozens of devices.
+const BATCH_BYTES: usize = 4 * 1024 * 1024;
+
 impl Http {
     /// `GET /qs/keys`: the home domain, the keys that batches of KeyPackages are signed with, and
     /// the key that pushes are signed with (RFC 8292).
@@ -56,7 +62,8 @@ impl<W: Wallet> Api<W> {
         let request = Request::post(of_queue(queue, "/dequeue"))
             .cbor(dequeue)
             .signed_by(owner, &self.origin)
-            .waiting(Duration::from_secs(dequeue.wait.into()));
+            .waiting(Duration::from_secs(dequeue.wait.into()))
+            .answered_in(DEQUEUED_BYTES);
         Ok(self.paid(request).await?.decode()?)
     }
 
@@ -191,7 +198,8 @@ impl<W: Wallet> Api<W> {
         ciphersuite: u16,
     ) -> Result<KeyPackageBatch, W::Error> {
         let fetch = FetchKeyPackages { friendship_token, ciphersuite };
-        Ok(self.paid(Request::post("/qs/key-packages/fetch").cbor(&fetch)).await?.decode()?)
+        let request = Request::post("/qs/key-packages/fetch").cbor(&fetch).answered_in(BATCH_BYTES);
+        Ok(self.paid(request).await?.decode()?)
     }
 
     /// `POST /qs/key-packages/count`: how many KeyPackages a device has left.

@@ -19,10 +19,13 @@ use url::Url;
 use crate::{
     error::{Error, Result},
     payment::Token,
+    transport::Limits,
 };
 
-/// How long the answer to an ordinary request may take.
+/// How long the answer to an ordinary request may take, to its last byte.
 const TIMEOUT: Duration = Duration::from_secs(30);
+/// The most bytes that the answer to an ordinary request may have: a hundred tokens need a tenth.
+const MOST_BYTES: usize = 64 * 1024;
 
 /// A request before it is signed: the same one may be sent any number of times, and is signed
 /// anew with each sending.
@@ -34,6 +37,7 @@ pub struct Request {
     content_type: Option<&'static str>,
     accept: &'static str,
     timeout: Duration,
+    most_bytes: usize,
     /// The key, and the home domain of the server that the signature is for.
     signer: Option<(SigningKey, Domain)>,
     token: Option<Token>,
@@ -74,6 +78,7 @@ impl Request {
             content_type: None,
             accept: Encoding::Cbor.media_type(),
             timeout: TIMEOUT,
+            most_bytes: MOST_BYTES,
             signer: None,
             token: None,
         }
@@ -117,6 +122,12 @@ impl Request {
         Self { timeout: TIMEOUT + wait, ..self }
     }
 
+    /// Allows the answer so many bytes, where that is more than usual.
+    #[must_use]
+    pub fn answered_in(self, most_bytes: usize) -> Self {
+        Self { most_bytes, ..self }
+    }
+
     /// The body's bytes.
     pub fn content(&self) -> &[u8] {
         &self.body
@@ -126,8 +137,8 @@ impl Request {
         &self.path
     }
 
-    pub(crate) fn timeout(&self) -> Duration {
-        self.timeout
+    pub(crate) fn limits(&self) -> Limits {
+        Limits { time: self.timeout, bytes: self.most_bytes }
     }
 
     /// The complete request, signed as of now.

@@ -18,7 +18,7 @@ use pgrx::{PgSharedMemoryInitialization, pg_shmem_init, prelude::*};
 use postern_protocol::{QueueId, chain::ChainState};
 use zeroize::Zeroize;
 
-use crate::gucs;
+use crate::{gucs, secret};
 
 /// Number of chains in a bucket. A queue's id decides its bucket; within that, the chain that was
 /// used longest ago makes room.
@@ -55,6 +55,8 @@ type Bucket = [Slot; WAYS];
 struct Header {
     kept: AtomicU64,
     evicted: AtomicU64,
+    /// The key of what rows of queues hold for as long as PostgreSQL runs: see [`crate::room`].
+    secret: [u8; 32],
 }
 
 /// The parts of the shared memory, at the same addresses in every process.
@@ -106,7 +108,8 @@ impl PgSharedMemoryInitialization for Shared {
             let buckets = memory.add(size_of::<Header>()).cast::<Bucket>();
             let number = bucket_count();
             if !found {
-                header.write(Header { kept: AtomicU64::new(0), evicted: AtomicU64::new(0) });
+                let (kept, evicted) = (AtomicU64::new(0), AtomicU64::new(0));
+                header.write(Header { kept, evicted, secret: secret::fresh() });
                 ptr::write_bytes(buckets, 0, number);
             }
             let locks = pg_sys::GetNamedLWLockTranche(NAME.as_ptr());
@@ -179,6 +182,11 @@ pub fn keep(queue_id: &QueueId, chain: &Chain) {
             used: now,
         };
     });
+}
+
+/// The key of what rows of queues hold for as long as PostgreSQL runs; none without shared memory.
+pub fn secret() -> Option<[u8; 32]> {
+    Memory::get().map(|memory| memory.header().secret)
 }
 
 /// Seconds of PostgreSQL's clock, which began in 2000; never 0.

@@ -3,6 +3,7 @@
 //! sender may send, and decides what an undeliverable address means.
 
 use std::{
+    cell::OnceCell,
     collections::{BTreeMap, HashSet},
     thread::LocalKey,
 };
@@ -11,9 +12,11 @@ use pgrx::{datum::UnboxDatum, prelude::*};
 use postern_protocol::{
     Address, QueueId, SealedPush,
     address::{AddressError, AddressKey, Binding, Lookup},
-    chain::ChainError,
+    chain::{ChainError, TAG_LEN},
+    encoding::Encoding,
     push::{AddressPush, Push, PushKey, Urgency},
-    qs::QueueKind,
+    qs::{Lost, QueueKind, QueuePayload},
+    sealed::SealError,
 };
 
 use crate::{
@@ -21,6 +24,7 @@ use crate::{
     plan::Plan,
     push,
     queues::{Messages, Policy, Queues},
+    room::Marker,
     table::{Access, KeyType, Snapshot, Table, end_command, table},
     wake,
 };
@@ -81,6 +85,8 @@ enum DeliverError {
     Address(#[from] AddressError),
     #[error("{0}")]
     Chain(#[from] ChainError),
+    #[error("{0}")]
+    Seal(#[from] SealError),
     #[error("a row in schema qs is not what this version of the extension expects: run \"postern migrate\"")]
     Schema,
     #[error("{0}")]
@@ -154,7 +160,11 @@ impl Sender<'_> {
 struct Letter<'a> {
     address: &'a [u8],
     payload: &'a [u8],
+    /// Index of the payload.
+    part: usize,
     urgency: Urgency,
+    /// The hash by which the address was found.
+    lookup: Lookup,
     /// The queue that the address leads to, for as long as the letter may reach it.
     queue_id: Option<QueueId>,
     /// The binding this delivery establishes, when the address is used for the first time.
@@ -171,13 +181,23 @@ enum Fate {
     /// The address does not exist for this sender: it was never made, it was revoked, its queue is
     /// gone, or it is another group's. That will not change.
     Gone = 1,
-    /// The queue is full, or its key is not usable. Its owner may mend that.
+    /// The queue, or the address's share of it, is full, or its key is not usable. Its owner may mend that.
     NoRoom = 2,
 }
 
 struct Delivery<'a> {
     sender: Sender<'a>,
     letters: Vec<Letter<'a>>,
+    /// Whether each payload is a handshake, once somebody asked.
+    handshakes: Vec<OnceCell<bool>>,
+}
+
+/// A message that goes into a queue.
+enum Entry {
+    /// The letter with this index.
+    Letter(usize),
+    /// A marker: the payload.
+    Lost(Vec<u8>),
 }
 
 impl<'a> Delivery<'a> {
@@ -195,11 +215,21 @@ impl<'a> Delivery<'a> {
             let index = usize::try_from(part).ok()?.checked_sub(1)?;
             let payload = payloads.get(index)?;
             let urgency = Urgency::try_from(urgencies[index]).ok()?;
-            let (queue_id, first_use, push) = (None, None, None);
-            Some(Letter { address, payload, urgency, queue_id, first_use, push, fate: Fate::Gone })
+            Some(Letter {
+                address,
+                payload,
+                part: index,
+                urgency,
+                lookup: Lookup::default(),
+                queue_id: None,
+                first_use: None,
+                push: None,
+                fate: Fate::Gone,
+            })
         };
         let letters: Option<_> = addresses.iter().zip(parts).map(letter).collect();
-        Ok(Self { sender, letters: letters.ok_or(DeliverError::Arguments)? })
+        let handshakes = vec![OnceCell::new(); payloads.len()];
+        Ok(Self { sender, letters: letters.ok_or(DeliverError::Arguments)?, handshakes })
     }
 
     /// Finds the queues behind the addresses that take messages from this sender.
@@ -237,6 +267,7 @@ impl<'a> Delivery<'a> {
             let push = sealed_push.and_then(|sealed| open_push(&address, &lookup, sealed));
             for (index, _) in letters {
                 let letter = &mut self.letters[index];
+                letter.lookup = lookup;
                 letter.queue_id = queue_id;
                 letter.first_use = first_use;
                 let wanted = push.as_ref().filter(|push| letter.urgency >= push.at_least);
@@ -305,21 +336,52 @@ impl<'a> Delivery<'a> {
             if queue.kind() != self.sender.reaches() {
                 continue;
             }
-            let chain = queue.has_room(&policy, letters.len()).then(|| queue.chain(&policy));
-            let mut chain = match chain {
-                Some(Ok(chain)) => chain,
-                None | Some(Err(ChainError::UnusablePublicKey)) => {
+            let mut room = queue.room(&policy);
+            let mut entries = Vec::with_capacity(letters.len());
+            for &index in &letters {
+                let letter = &mut self.letters[index];
+                let is_handshake = || {
+                    *self.handshakes[letter.part].get_or_init(|| {
+                        let payload = Encoding::Cbor.decode::<QueuePayload>(letter.payload);
+                        payload.is_ok_and(|payload| payload.is_handshake())
+                    })
+                };
+                if room.take(&letter.lookup, letter.payload.len() + TAG_LEN, is_handshake) {
+                    entries.push(Entry::Letter(index));
+                    continue;
+                }
+                letter.fate = Fate::NoRoom;
+                if let Some(marker) = room.mark(&letter.lookup) {
+                    let address = Address::try_from(letter.address).ok();
+                    let address = address.filter(|_| marker == Marker::Address);
+                    let payload = Encoding::Cbor.encode(&QueuePayload::Lost(Lost { address }));
+                    room.put((payload.len() + TAG_LEN) as i64);
+                    entries.push(Entry::Lost(payload));
+                }
+            }
+            if entries.is_empty() {
+                continue;
+            }
+            let mut chain = match queue.chain(&policy) {
+                Ok(chain) => chain,
+                // The owner could read neither messages nor markers.
+                Err(ChainError::UnusablePublicKey) => {
                     letters.iter().for_each(|&index| self.letters[index].fate = Fate::NoRoom);
                     continue;
                 }
-                Some(Err(error)) => return Err(error.into()),
+                Err(error) => return Err(error.into()),
             };
-            for (seq, &index) in (queue.next_seq()..).zip(&letters) {
-                let letter = &mut self.letters[index];
-                messages.seal(&policy, &mut chain, seq, letter.payload)?;
-                letter.fate = Fate::Delivered;
+            for (seq, entry) in (queue.next_seq()..).zip(&entries) {
+                match entry {
+                    Entry::Letter(index) => {
+                        let letter = &mut self.letters[*index];
+                        messages.seal(&policy, &mut chain, seq, letter.payload)?;
+                        letter.fate = Fate::Delivered;
+                    }
+                    Entry::Lost(payload) => messages.seal(&policy, &mut chain, seq, payload)?,
+                }
             }
-            queue.advance(&policy, chain, letters.len());
+            queue.advance(chain, room)?;
             wake_keys.push(wake::key(&queue_id));
         }
         messages.finish();

@@ -1,5 +1,5 @@
-//! A delivery's work on each queue: it locks the queue, checks that it has room, continues its chain
-//! and writes its messages (QS-5).
+//! A delivery's work on each queue: it locks the queue, looks at its room, continues its chain and
+//! writes its messages (QS-5).
 
 use std::cell::Cell;
 
@@ -8,11 +8,13 @@ use postern_protocol::{
     HpkePublicKey, QueueId,
     chain::{ChainError, ChainSender, HEADER_LEN, TAG_LEN},
     qs::QueueKind,
+    sealed::SealError,
 };
 
 use crate::{
     bytea::Bytea,
     chains::{self, Chain},
+    room::{Quota, Room, Standing},
     table::{Access, Columns, Find, Insert, KeyType, Locked, Snapshot, Table, table, unexpected},
     watch::{self, Watch},
 };
@@ -21,8 +23,13 @@ table! { SettingsColumn = c"qs", c"settings" {
     ChainMessages = c"chain_messages" INT4OID,
     ChainHours = c"chain_hours" INT4OID,
     GroupQueueDepth = c"group_queue_depth" INT4OID,
+    GroupQueueKib = c"group_queue_kib" INT4OID,
     ContactQueueDepth = c"contact_queue_depth" INT4OID,
+    ContactQueueKib = c"contact_queue_kib" INT4OID,
+    HandshakeReserve = c"handshake_reserve_percent" INT4OID,
+    AddressShare = c"address_share_percent" INT4OID,
     DepositsPerDay = c"deposits_per_day" INT4OID,
+    DepositRefills = c"deposit_refills" INT4OID,
 } }
 
 table! { QueueColumn = c"qs", c"queues" {
@@ -32,8 +39,9 @@ table! { QueueColumn = c"qs", c"queues" {
     AckedSeq = c"acked_seq" INT8OID,
     ExpiredSeq = c"expired_seq" INT8OID,
     LastChain = c"last_chain" INT8OID,
-    DepositDay = c"deposit_day" DATEOID,
-    DepositCount = c"deposit_count" INT8OID,
+    WaitingBytes = c"waiting_bytes" INT8OID,
+    LastMarker = c"last_marker" INT8OID,
+    Shares = c"shares" BYTEAOID,
 } }
 
 table! { MessageColumn = c"qs", c"messages" {
@@ -51,11 +59,12 @@ table! { MessageColumn = c"qs", c"messages" {
 pub struct Policy {
     chain_messages: u32,
     chain_seconds: u32,
-    group_queue_depth: i64,
-    contact_queue_depth: i64,
-    deposits_per_day: i64,
+    group: Quota,
+    contact: Quota,
+    /// Deposits that an address takes while they are not read, and in all.
+    pub deposits_per_day: (u32, u32),
     /// Day of the transaction's start (UTC), in days since 2000.
-    today: i32,
+    pub today: i32,
 }
 
 thread_local! {
@@ -82,13 +91,27 @@ impl Policy {
         let mut rows = table.find_by(&snapshot, KeyType::Boolean);
         let Some(row) = rows.get(pg_sys::Datum::from(true)) else { unexpected(SettingsColumn::NAME) };
         let natural = |column| natural::<SettingsColumn, u32>(row.integer(column).into());
+        let amount = |column| i64::from(natural(column));
+        let share = amount(SettingsColumn::AddressShare);
+        let quota = |messages, kib, reserve| Quota::new(amount(messages), amount(kib), reserve, share);
+        let reserve = amount(SettingsColumn::HandshakeReserve);
+        let deposits = natural(SettingsColumn::DepositsPerDay);
+        let refills = natural(SettingsColumn::DepositRefills);
         Self {
             chain_messages: natural(SettingsColumn::ChainMessages),
             chain_seconds: natural(SettingsColumn::ChainHours).saturating_mul(3600),
-            group_queue_depth: row.integer(SettingsColumn::GroupQueueDepth).into(),
-            contact_queue_depth: row.integer(SettingsColumn::ContactQueueDepth).into(),
-            deposits_per_day: row.integer(SettingsColumn::DepositsPerDay).into(),
+            group: quota(SettingsColumn::GroupQueueDepth, SettingsColumn::GroupQueueKib, reserve),
+            contact: quota(SettingsColumn::ContactQueueDepth, SettingsColumn::ContactQueueKib, 0),
+            deposits_per_day: (deposits, deposits.saturating_mul(refills.saturating_add(1))),
             today: today(),
+        }
+    }
+
+    /// The bounds of queues of this kind.
+    pub fn quota(&self, kind: QueueKind) -> &Quota {
+        match kind {
+            QueueKind::Group => &self.group,
+            QueueKind::Contact => &self.contact,
         }
     }
 }
@@ -142,8 +165,9 @@ pub struct Queue<'a> {
     removed_seq: i64,
     /// Number of the chain started last.
     last_chain: u64,
-    deposit_day: i32,
-    deposit_count: i64,
+    waiting_bytes: i64,
+    last_marker: i64,
+    shares: Vec<u8>,
 }
 
 impl<'a> Queue<'a> {
@@ -160,8 +184,10 @@ impl<'a> Queue<'a> {
             next_seq: row.bigint(QueueColumn::NextSeq),
             removed_seq: row.bigint(QueueColumn::AckedSeq).max(row.bigint(QueueColumn::ExpiredSeq)),
             last_chain: natural::<QueueColumn, _>(row.bigint(QueueColumn::LastChain)),
-            deposit_day: row.integer(QueueColumn::DepositDay),
-            deposit_count: row.bigint(QueueColumn::DepositCount),
+            waiting_bytes: row.bigint(QueueColumn::WaitingBytes),
+            last_marker: row.bigint(QueueColumn::LastMarker),
+            // Empty, and so without memory of its own, for all queues but those that fill up.
+            shares: row.bytes(QueueColumn::Shares).unwrap_or_default().to_vec(),
             row: locked,
         }
     }
@@ -170,22 +196,18 @@ impl<'a> Queue<'a> {
         self.kind
     }
 
-    /// Whether the queue takes so many messages more.
-    pub fn has_room(&self, policy: &Policy, messages: usize) -> bool {
-        let messages = messages as i64;
-        let waiting = self.next_seq - 1 - self.removed_seq + messages;
-        match self.kind {
-            QueueKind::Group => waiting <= policy.group_queue_depth,
-            QueueKind::Contact => {
-                waiting <= policy.contact_queue_depth
-                    && self.deposits(policy) + messages <= policy.deposits_per_day
-            }
-        }
-    }
-
-    /// Number of deposits of today.
-    fn deposits(&self, policy: &Policy) -> i64 {
-        if self.deposit_day == policy.today { self.deposit_count } else { 0 }
+    /// The room in the queue.
+    pub fn room<'p>(&self, policy: &'p Policy) -> Room<'p> {
+        let standing = Standing {
+            id: &self.id,
+            kind: self.kind,
+            next_seq: self.next_seq,
+            removed_seq: self.removed_seq,
+            bytes: self.waiting_bytes,
+            last_marker: self.last_marker,
+            shares: &self.shares,
+        };
+        Room::new(policy, &standing)
     }
 
     /// The chain to continue. A new one is started when there is none, it is due to be replaced, or
@@ -214,24 +236,27 @@ impl<'a> Queue<'a> {
         })
     }
 
-    /// Writes the queue's row after so many messages of this chain, the first of which got
-    /// [`Self::next_seq`], and leaves the chain to the next delivery.
-    pub fn advance(self, policy: &Policy, chain: QueueChain, messages: usize) {
-        let messages = messages as i64;
+    /// Writes the queue's row after messages of this chain, which took this room from [`Self::next_seq`]
+    /// on, and leaves the chain to the next delivery.
+    ///
+    /// # Errors
+    /// [`SealError::Crypto`].
+    pub fn advance(self, chain: QueueChain, mut room: Room<'_>) -> Result<(), SealError> {
         let chain = Chain { state: chain.sender.into_state(), started: chain.started };
+        let shares = room.sealed_shares()?;
+        let mut sealed = Bytea::default();
         let moved = [
-            (QueueColumn::NextSeq, (self.next_seq + messages).into()),
+            (QueueColumn::NextSeq, room.next_seq().into()),
             (QueueColumn::LastChain, (chain.state.number as i64).into()),
-            (QueueColumn::DepositDay, policy.today.into()),
-            (QueueColumn::DepositCount, (self.deposits(policy) + messages).into()),
+            (QueueColumn::WaitingBytes, room.bytes().into()),
+            (QueueColumn::LastMarker, room.last_marker().into()),
+            (QueueColumn::Shares, sealed.set(shares.as_deref().unwrap_or_default()).datum()),
         ];
-        let moved = match self.kind {
-            QueueKind::Group => &moved[..2],
-            QueueKind::Contact => &moved[..],
-        };
-        // SAFETY: three bigints and a date.
+        let moved = if shares.is_some() { &moved[..] } else { &moved[..4] };
+        // SAFETY: four bigints and a bytea, which lives longer than this.
         unsafe { self.row.update(moved) };
         chains::keep(&self.id, &chain);
+        Ok(())
     }
 
     /// Sequence number of the next message.

@@ -27,6 +27,7 @@ pub mod qs;
 pub mod sealed;
 pub mod signature;
 pub mod token;
+pub mod wake;
 
 pub use binary::{
     Address, Attributes, ChainHeader, Ciphertext, FriendshipToken, GroupInfo, HpkePublicKey,

@@ -71,9 +71,15 @@ problems! {
     BodyTooLarge "body-too-large" PAYLOAD_TOO_LARGE
         "The body is too large"
         "The body, or a part of it, has more bytes than the server accepts. `detail` has the limit.";
+    BodyTooSlow "body-too-slow" REQUEST_TIMEOUT
+        "The body came too slowly"
+        "A body has a bounded time in all, and must not stop coming. Send the request again over a better connection.";
     NameTaken "name-taken" CONFLICT
         "The user name is taken"
-        "Another user has this name. Choose another one.";
+        "Another user has this name, or the operator keeps it or one like it. Choose another one.";
+    TooManyRegistrations "too-many-registrations" TOO_MANY_REQUESTS
+        "There are too many registrations"
+        "The server takes a limited number of attempts to register in an hour, from one network address and in all. The same request is as good in the next hour (Retry-After).";
     ForeignDomain "foreign-domain" UNPROCESSABLE_ENTITY
         "The domain is not this server's"
         "The name, group or address belongs to another domain. Send the request to that domain's server.";
@@ -98,9 +104,15 @@ problems! {
     TooManyMembers "too-many-members" UNPROCESSABLE_ENTITY
         "The group would have too many members"
         "A group has a limited number of members. `detail` has the limit. Remove some members first.";
+    TooManyClients "too-many-clients" UNPROCESSABLE_ENTITY
+        "The user would have too many clients in the group"
+        "A user has a limited number of clients (leaves) in a group. `detail` has the limit. Remove some of them first.";
+    DeliveryTooLarge "delivery-too-large" PAYLOAD_TOO_LARGE
+        "The message is too large for so many members"
+        "What one request puts into all members' queues together has a limit in bytes. `detail` has the numbers. Send less, or add and remove fewer members at once.";
     MessageTooLarge "message-too-large" PAYLOAD_TOO_LARGE
         "The message is too large"
-        "The MLS message, its Welcome or a leaf's attributes have more bytes than are allowed. `detail` has the limit.";
+        "The MLS message, its authenticated data, its Welcome or a leaf's attributes have more bytes than are allowed. `detail` has the limit.";
     QueueExists "queue-exists" CONFLICT
         "The queue exists already"
         "The id that the server made belongs to another queue. Send the request again with another token.";

@@ -173,6 +173,33 @@ pub enum QueuePayload {
     Welcome(Welcome),
     /// A deposit of another client, whose meaning is between the two.
     Deposit(Payload),
+    /// The QS's own word that something is missing at this place.
+    Lost(Lost),
+}
+
+impl QueuePayload {
+    /// Whether its reader can follow no group without it: a Welcome, or a commit or proposal, which are
+    /// those in public framing (DS-3).
+    pub fn is_handshake(&self) -> bool {
+        match self {
+            Self::Welcome(_) => true,
+            // RFC 9420 §6: version mls10, wire format mls_public_message.
+            Self::Message(message) => message.as_bytes().starts_with(&[0, 1, 0, 1]),
+            Self::Deposit(_) | Self::Lost(_) => false,
+        }
+    }
+}
+
+/// A place in a queue where at least one message to an address was not put in, because the queue or
+/// the address's share of it was full (QS-11). It stands for all that the address lost since its last
+/// message before it, until its next message or until the owner acknowledged it. Only the QS makes one:
+/// it takes a number in the queue and is sealed by the chain, as a message is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lost {
+    /// The address, as the owner gave it out. Absent when there was no room to name all addresses: any
+    /// of the queue's may have lost messages from here on, until the owner acknowledged it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<Address>,
 }
 
 /// A KeyPackage in the form in which its owner publishes it and an inviter gets it (QS-6).
@@ -341,6 +368,30 @@ impl NewOwner {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::encoding::Encoding;
+
+    #[test]
+    fn a_handshake_is_a_welcome_or_in_public_framing() {
+        let message = |bytes: &[u8]| QueuePayload::Message(MlsMessage::new(bytes.to_vec()));
+        assert!(message(&[0, 1, 0, 1, 7]).is_handshake());
+        assert!(QueuePayload::Welcome(Welcome::new(vec![0, 1, 0, 3])).is_handshake());
+        for other in [&[0, 1, 0, 2, 7][..], &[0, 1, 0], &[]] {
+            assert!(!message(other).is_handshake(), "{other:?}");
+        }
+        assert!(!QueuePayload::Deposit(Payload::new(vec![0, 1, 0, 1])).is_handshake());
+        assert!(!QueuePayload::Lost(Lost::default()).is_handshake());
+    }
+
+    #[test]
+    fn a_loss_names_its_address_or_none() {
+        let address = Address::new([7; 32]);
+        for lost in [Lost { address: Some(address) }, Lost::default()] {
+            let bytes = Encoding::Cbor.encode(&QueuePayload::Lost(lost));
+            assert_eq!(Encoding::Cbor.decode::<QueuePayload>(&bytes).unwrap(), QueuePayload::Lost(lost));
+        }
+        let unnamed = Encoding::Cbor.encode(&QueuePayload::Lost(Lost::default()));
+        assert_eq!(unnamed, [b"\xa1\x64lost".as_slice(), &[0xa0]].concat());
+    }
 
     #[test]
     fn a_batch_is_what_a_published_key_signed_at_about_that_time() {

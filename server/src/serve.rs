@@ -47,7 +47,8 @@ pub async fn run(
     for chore in upkeep::chores(&app) {
         background.spawn(chore.keep());
     }
-    server::serve(listener, filter, &home.limits, &stop, shutdown).await;
+    let settings = server::Settings { limits: home.limits.clone(), proxies: config.proxy };
+    server::serve(listener, filter, settings, &stop, shutdown).await;
     background.abort_all();
     if let Err(error) = app.aas.record_uses().await {
         tracing::warn!("the last minute's use of tokens is lost: {error:#}");

@@ -6,7 +6,7 @@
 --   urgency: 0 = very-low to 3 = high
 --
 -- Returns deposited, with pushes (as postern.take_pushes); token_spent; undeliverable: the address is unknown, revoked,
--- or not a contact queue's, or the queue is full.
+-- or not a contact queue's, or it got enough for today, or there is no room for it in the queue.
 -- Called by POST /qs/deposits.
 CREATE OR REPLACE FUNCTION qs.deposit(
     issuer_key smallint, nonce bytea, address bytea, payload bytea, urgency smallint,

@@ -38,8 +38,14 @@ BEGIN
 
     -- Deliveries lock the row, so a look that changes nothing leaves it alone.
     IF after > queue.acked_seq OR today > queue.last_active THEN
+        -- What it counts depends on the row, and so is right also after a wait for another's acknowledgement.
         UPDATE qs.queues q
-           SET acked_seq = greatest(q.acked_seq, after), last_active = today
+           SET acked_seq = greatest(q.acked_seq, after), last_active = today,
+               waiting_bytes = greatest(0, q.waiting_bytes - (
+                   SELECT coalesce(sum(octet_length(m.ciphertext)), 0)
+                     FROM qs.messages m
+                    WHERE m.queue_id = dequeue.queue_id
+                      AND m.seq > greatest(q.acked_seq, q.expired_seq) AND m.seq <= after))
          WHERE q.queue_id = dequeue.queue_id;
         DELETE FROM qs.messages m
          WHERE m.queue_id = dequeue.queue_id AND m.seq <= after;

@@ -88,7 +88,12 @@ BEGIN
          WHERE q.queue_id = ANY (due)
     ), moved AS (
         UPDATE qs.queues q
-           SET expired_seq = c.seq, last_chain = q.last_chain + c.empty::integer
+           SET expired_seq = c.seq, last_chain = q.last_chain + c.empty::integer,
+               waiting_bytes = greatest(0, q.waiting_bytes - (
+                   SELECT coalesce(sum(octet_length(m.ciphertext)), 0)
+                     FROM qs.messages m
+                    WHERE m.queue_id = q.queue_id
+                      AND m.seq > greatest(q.acked_seq, q.expired_seq) AND m.seq <= c.seq))
           FROM cut c
          WHERE q.queue_id = c.queue_id AND c.seq > greatest(q.acked_seq, q.expired_seq)
         RETURNING q.queue_id, q.expired_seq

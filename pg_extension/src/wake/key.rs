@@ -1,29 +1,31 @@
-//! Keys that stand for queues in notifications.
+//! The secret of notifications, and the keys that stand for queues in them.
 
 use std::cell::OnceCell;
 
-use aws_lc_rs::hmac;
 use pgrx::prelude::*;
-use postern_protocol::QueueId;
+use postern_protocol::{QueueId, wake::WakeSecret};
 
 use super::memory::{self, Key};
 
 thread_local! {
-    static SECRET: OnceCell<hmac::Key> = const { OnceCell::new() };
+    static SECRET: OnceCell<WakeSecret> = const { OnceCell::new() };
 }
 
-/// The wake key of a queue: the first half of HMAC-SHA256(wake secret, queue id).
+/// The wake key of a queue.
 pub fn key(queue_id: &QueueId) -> Key {
-    SECRET.with(|secret_key| {
-        let secret_key = secret_key.get_or_init(|| hmac::Key::new(hmac::HMAC_SHA256, &memory::secret()));
-        let mut key = Key::default();
-        key.copy_from_slice(&hmac::sign(secret_key, queue_id.as_bytes()).as_ref()[..16]);
-        key
+    with_secret(|secret| secret.key(queue_id))
+}
+
+pub(super) fn with_secret<T>(work: impl FnOnce(&WakeSecret) -> T) -> T {
+    SECRET.with(|secret| {
+        work(secret.get_or_init(|| match WakeSecret::new(&memory::secret()) {
+            Ok(secret) => secret,
+            Err(failure) => error!("cannot use the wake secret: {failure}"),
+        }))
     })
 }
 
-/// The secret that keys are made with, 32 bytes. Only roles that may know which queue is which are
-/// granted it.
+/// The secret of notifications, 32 bytes. Only roles that may know which queue is which are granted it.
 #[pg_extern]
 fn wake_secret() -> Vec<u8> {
     memory::secret().to_vec()

@@ -4,8 +4,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use pgrx::{PGRXSharedMemory, PgLwLock, pg_shmem_init, prelude::*};
 
+use crate::secret;
+
 /// The key of a queue in notifications: see [`super::key()`].
-pub type Key = [u8; 16];
+pub type Key = postern_protocol::wake::WakeKey;
 
 /// Number of databases of one cluster that can have a notifier at the same time.
 const DATABASES: usize = 8;
@@ -24,6 +26,8 @@ pub(super) static SHARED: PgLwLock<Shared> = unsafe { PgLwLock::new(c"postern_wa
 #[derive(Clone, Copy)]
 pub(super) struct Shared {
     secret: [u8; 32],
+    /// Number of the last notification, of whatever database.
+    number: u64,
     pub(super) slots: [Slot; DATABASES],
 }
 
@@ -91,14 +95,7 @@ impl Slot {
 
 impl Shared {
     fn new() -> Self {
-        let mut secret = [0; 32];
-        // PostgreSQL's source of randomness, because this runs in the postmaster, whose children
-        // must not inherit the state of a generator.
-        // SAFETY: the buffer has the length given.
-        if !unsafe { pg_sys::pg_strong_random(secret.as_mut_ptr().cast(), secret.len()) } {
-            error!("cannot make the wake secret: the operating system has no randomness");
-        }
-        Self { secret, slots: [Slot::FREE; DATABASES] }
+        Self { secret: secret::fresh(), number: 0, slots: [Slot::FREE; DATABASES] }
     }
 
     pub(super) fn slot(&self, database: pg_sys::Oid) -> Option<&Slot> {
@@ -149,6 +146,16 @@ pub(super) fn now() -> pg_sys::TimestampTz {
 /// memory.
 pub(super) fn secret() -> [u8; 32] {
     if preloaded() { SHARED.share().secret } else { [0; 32] }
+}
+
+/// The number of the next notification; 0 without shared memory.
+pub(super) fn next_number() -> u64 {
+    if !preloaded() {
+        return 0;
+    }
+    let mut shared = SHARED.exclusive();
+    shared.number += 1;
+    shared.number
 }
 
 type Wakeups = TableIterator<

@@ -3,8 +3,9 @@
 //! are collected during the [`transaction`], put into shared [`memory`] once it has committed, and
 //! sent by a background worker, the [`notifier`], many at a time.
 //!
-//! A key is a keyed hash of the queue id, since any database user may LISTEN. Waiters look for
-//! messages from time to time anyway: a lost wake-up costs latency, never a message.
+//! A key is a keyed hash of the queue id, and payloads are sealed, since any database user may LISTEN
+//! and NOTIFY (see [`postern_protocol::wake`]). Waiters look for messages from time to time anyway: a
+//! lost wake-up costs latency, never a message.
 
 mod inbox;
 mod key;

@@ -1,4 +1,4 @@
--- What is too old is removed in batches (QS-8), and how many deposits a day there may be (QS-2).
+-- What is too old is removed in batches (QS-8).
 CREATE FUNCTION today() RETURNS date LANGUAGE sql STABLE RETURN (now() AT TIME ZONE 'UTC')::date;
 TRUNCATE qs.queues, qs.messages;
 -- Until the sweep is over; how many batches that took, in which queues and messages are left.
@@ -97,23 +97,3 @@ SELECT count(*), min(expired_seq), max(expired_seq) FROM qs.queues WHERE expired
 -- As the worker calls it.
 SELECT * FROM qs.keep_up();
 SELECT * FROM qs.start_upkeep();
-
--- Deposits: so many a day, whatever was read meanwhile.
-TRUNCATE qs.queues, qs.messages, qs.addresses;
-SELECT make_queue(31, 'contact', 'e1'), make_queue(32, 'group', 'e2');
-UPDATE qs.settings SET deposits_per_day = 2;
-SELECT deliver(NULL, 'e1', '{1}', '{one}', NULL);
-SELECT deliver(NULL, 'e1', '{1}', '{two}', NULL);
-SELECT deliver(NULL, 'e1', '{1}', '{three}', NULL);
-SELECT * FROM read_queue(31, 2);
-SELECT deliver(NULL, 'e1', '{1}', '{three}', NULL);
-SELECT deposit_day = today() AS today, deposit_count FROM qs.queues WHERE queue_id = queue(31);
--- On another day it counts anew.
-UPDATE qs.queues SET deposit_day = deposit_day - 1 WHERE queue_id = queue(31);
-SELECT deliver(NULL, 'e1 e1 e1', '{1,1,1}', '{too many at once}', NULL);
-SELECT deliver(NULL, 'e1', '{1}', '{three}', NULL);
-SELECT deposit_day = today() AS today, deposit_count FROM qs.queues WHERE queue_id = queue(31);
--- A group queue is not counted.
-SELECT deliver('g', 'e2 e2 e2', '{1,1,1}', '{many}');
-SELECT deposit_day = 'epoch' AS never, deposit_count FROM qs.queues WHERE queue_id = queue(32);
-UPDATE qs.settings SET deposits_per_day = 200;

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     database::{SqlOutcome, outcome},
-    http::{Answer, Failure, Outcome, RateLimit, Request},
+    http::{Answer, Failure, Outcome, Period, RateLimit, Request},
 };
 
 outcome! {
@@ -87,6 +87,7 @@ async fn take_allowance(
         )
         .await?;
     let limit = || RateLimit {
+        period: Period::Day,
         allowance: row.get("allowance"),
         remaining: row.get("remaining"),
         resets_in: row.get("resets_in"),

@@ -46,10 +46,16 @@ pub struct Issuer {
     home: Home,
     challenge_digests: Vec<(TokenType, [u8; 32])>,
     ring: RwLock<Arc<KeyRing>>,
-    reloaded: Mutex<Instant>,
+    reload: Mutex<Reload>,
     /// Verifies tokens whose verification takes milliseconds: anyone can show false ones, which must not take the
     /// permits of requests that are paid for.
     verifying: Compute,
+}
+
+/// The last reload for an unknown key: when it began, and whether it failed.
+struct Reload {
+    begun: Instant,
+    failed: bool,
 }
 
 impl Issuer {
@@ -65,7 +71,7 @@ impl Issuer {
             home: home.clone(),
             challenge_digests,
             ring: RwLock::default(),
-            reloaded: Mutex::new(Instant::now()),
+            reload: Mutex::new(Reload { begun: Instant::now(), failed: false }),
             verifying: Compute::new(VERIFYING, home.limits.compute_wait()),
         };
         issuer.make_due_keys().await?;
@@ -136,17 +142,23 @@ impl Issuer {
         if let Some(found) = look_up(&self.ring()) {
             return Ok(Some(found));
         }
-        let mut reloaded = self.reloaded.lock().await;
-        if reloaded.elapsed() >= RELOAD_INTERVAL {
-            *reloaded = Instant::now();
-            if let Err(error) = self.reload().await {
-                match error.downcast::<DatabaseError>() {
-                    Ok(error) => return Err(error),
-                    Err(error) => tracing::error!("cannot load the issuer keys: {error:#}"),
-                }
+        let asked = Instant::now();
+        let mut reload = self.reload.lock().await;
+        // One reload is enough for all that waited for it.
+        if reload.begun < asked && reload.begun.elapsed() >= RELOAD_INTERVAL {
+            *reload = Reload { begun: Instant::now(), failed: true };
+            match self.reload().await.map_err(anyhow::Error::downcast::<DatabaseError>) {
+                Ok(()) => {}
+                Err(Ok(error)) => return Err(error),
+                Err(Err(error)) => tracing::error!("cannot load the issuer keys: {error:#}"),
             }
+            reload.failed = false;
         }
-        Ok(look_up(&self.ring()))
+        let found = look_up(&self.ring());
+        if found.is_none() && reload.failed {
+            return Err(DatabaseError::Pool("the issuer keys could not be loaded a moment ago"));
+        }
+        Ok(found)
     }
 
     /// Verifies a token: it must be for this server's challenge, and issued with one of its keys.

@@ -44,7 +44,7 @@ impl Aas {
     /// # Errors
     /// A database that does not answer.
     pub async fn drop_retired_keys(&self) -> anyhow::Result<()> {
-        let database = &self.home.database;
+        let database = self.home.database.for_chores();
         let sql = "SELECT outcome FROM aas.drop_retired_key()";
         while DropRetiredKeyOutcome::of(&database.query_one(sql, &[]).await?)?
             == DropRetiredKeyOutcome::Dropped

@@ -82,18 +82,19 @@ impl Release {
     pub async fn migrate(&self, admin_url: &ConnectionString) -> anyhow::Result<Report> {
         let mut client = connect(admin_url).await?;
         client
-            .execute("SELECT pg_advisory_lock($1)", &[&LOCK])
-            .await
-            .context("cannot take the migration lock")?;
-        client
             .batch_execute(
                 // No object in another schema can pass for one of PostgreSQL's.
                 "SET search_path = pg_catalog, pg_temp;
-                 -- A statement that waits for a lock makes everyone behind it wait: better to fail, and be tried again.
-                 SET lock_timeout = '10s';
-                 SET client_min_messages = warning",
+                 SET client_min_messages = warning;
+                 -- Another process that migrates is done by then.
+                 SET lock_timeout = '60s'",
             )
             .await?;
+        client.execute("SELECT pg_advisory_lock($1)", &[&LOCK]).await.context(
+            "cannot take the migration lock: another process migrates, or a session holds it (pg_locks, locktype advisory)",
+        )?;
+        // A statement that waits for a lock makes everyone behind it wait: better to fail, and be tried again.
+        client.batch_execute("SET lock_timeout = '10s'").await?;
         update_extension(&client).await.context("cannot update the extension")?;
         let migrations = self.apply_migrations(&mut client).await?;
         adopt(&mut client)

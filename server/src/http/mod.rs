@@ -6,6 +6,8 @@
 //! [`crate::routes`] lists the endpoints.
 
 mod answer;
+mod body;
+mod connections;
 mod cors;
 mod gate;
 mod payment;
@@ -15,15 +17,17 @@ mod route;
 mod router;
 pub mod server;
 mod shown;
+mod source;
 
 pub use answer::{Answer, Failure, Outcome};
 pub use cors::Origins;
 pub use gate::{Gate, RedeemedToken};
 pub use payment::Payment;
-pub use rate_limit::RateLimit;
+pub use rate_limit::{Period, RateLimit};
 pub use request::Request;
 pub use route::{Door, Route};
 pub use router::filter;
+pub use source::SourceAddress;
 
 #[cfg(test)]
 pub fn outcomes() -> Vec<crate::database::outcome::Declared> {

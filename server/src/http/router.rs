@@ -5,30 +5,29 @@ use std::{convert::Infallible, sync::Arc};
 use bytes::Buf;
 use futures_util::Stream;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
-use postern_protocol::{
-    problem::{Problem, ProblemType},
-    signature::normalized,
-    token,
-};
+use postern_protocol::{problem::ProblemType, signature::normalized, token};
 use tokio::sync::oneshot;
 use warp::{Filter, filters::BoxedFilter, path::FullPath};
 
 use super::{
     answer::{Failure, Outcome, Response, problem_response},
+    body::{self, Bodies, Body},
     cors::Origins,
     gate::Gate,
     payment::Payment,
     rate_limit::RateLimit,
-    request::{self, RawRequest, UsedSignature},
+    request::{RawRequest, UsedSignature},
     route::{Door, Route},
     shown::{Fate, ShownTokens},
+    source::SourceAddress,
 };
 use crate::home::Home;
 
-/// The part that all routes share: the home, the gate, and the services' state.
+/// The part that all routes share: the home, the gate, the memory for bodies, and the services' state.
 struct Server<S> {
     home: Home,
     gate: Arc<dyn Gate>,
+    bodies: Bodies,
     state: S,
     routes: Vec<Route<S>>,
     shown: Arc<ShownTokens>,
@@ -44,15 +43,17 @@ pub fn filter<S: Clone + Send + Sync + 'static>(
     origins: Origins,
 ) -> BoxedFilter<(warp::reply::Response,)> {
     let shown = Arc::new(ShownTokens::new(home.limits.remembered_tokens));
-    let server = Arc::new(Server { home: home.clone(), gate, state, routes, shown, origins });
+    let bodies = Bodies::new(&home.limits);
+    let server = Arc::new(Server { home: home.clone(), gate, bodies, state, routes, shown, origins });
     warp::method()
         .and(warp::path::full())
         .and(warp::query::raw().map(Some).or(warp::any().map(|| None)).unify())
         .and(warp::header::headers_cloned())
+        .and(warp::ext::get::<SourceAddress>())
         .and(warp::body::stream())
-        .then(move |method, path, query, headers, body| {
+        .then(move |method, path, query, headers, source, body| {
             let server = server.clone();
-            async move { server.respond(method, path, query, headers, body).await }
+            async move { server.respond(method, path, query, headers, source, body).await }
         })
         .boxed()
 }
@@ -73,6 +74,7 @@ impl<S: Clone + Send + Sync + 'static> Server<S> {
         path: FullPath,
         query: Option<String>,
         headers: HeaderMap,
+        source: SourceAddress,
         body: impl Stream<Item = Result<B, warp::Error>> + Send + 'static,
     ) -> warp::reply::Response {
         let origin = headers.get(header::ORIGIN).cloned();
@@ -86,9 +88,10 @@ impl<S: Clone + Send + Sync + 'static> Server<S> {
             Found::Route(route, segments) => {
                 let authority = self.home.domain.clone();
                 let (method, signature) = (method.clone(), UsedSignature::default());
-                let raw = RawRequest { method, authority, path, segments, query, headers, signature };
-                let (name, door) = (route.name, route.door);
-                let body = request::collect(body, self.home.limits.max_body_bytes);
+                let announced = body::announced(&headers);
+                let raw = RawRequest { method, authority, path, segments, query, headers, source, signature };
+                let (name, door, bodies) = (route.name, route.door, self.bodies.clone());
+                let body = async move { bodies.read(source, announced, body).await };
                 self.clone().enter(name, door, raw, body).await
             }
         };
@@ -120,7 +123,7 @@ impl<S: Clone + Send + Sync + 'static> Server<S> {
         name: &'static str,
         door: Door<S>,
         raw: RawRequest,
-        body: impl Future<Output = Result<Vec<u8>, Problem>> + Send + 'static,
+        body: impl Future<Output = Result<Body, Failure>> + Send + 'static,
     ) -> Response {
         let outcome = match door {
             Door::Open(endpoint) => {
@@ -203,6 +206,7 @@ impl<S: Clone + Send + Sync + 'static> Server<S> {
             }
             // Reservations become free when groups are created, and by the hourly upkeep.
             ProblemType::TooManyReservations => Some((header::RETRY_AFTER, HeaderValue::from(60 * 60))),
+            ProblemType::Unavailable => Some((header::RETRY_AFTER, HeaderValue::from(1))),
             _ => limit.map(RateLimit::retry_after),
         };
         let mut response = problem_response(&problem, remedy);

@@ -1,6 +1,7 @@
 //! Wake-ups (QS-9): one LISTEN connection per server process hears which queues got messages,
 //! through any process, and wakes the long-polls that wait for them in this one. Notifications
-//! carry keyed hashes of queue ids; the key is the database's, read again on every new connection.
+//! are sealed (see [`postern_protocol::wake`]); the secret is the database's, read again on every new
+//! connection.
 //!
 //! A wake-up may be lost: it costs latency, never a message. A long-poll registers before it looks, and a sweep asks
 //! the database for all waiters of this process at once, so that thousands of them are a handful of queries.
@@ -11,24 +12,20 @@ use std::{
     time::Duration,
 };
 
-use aws_lc_rs::hmac;
-use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
 use futures_util::future::BoxFuture;
-use postern_protocol::QueueId;
+use postern_protocol::{
+    QueueId,
+    wake::{Heard, Wake, WakeKey, WakeSecret},
+};
 use tokio::{sync::Notify, time::timeout};
 use tokio_postgres::Client;
 
 use crate::database::{Database, DatabaseError, listener::Subscriber};
 
-/// The payload that tells every waiter to look again.
-const EVERYONE: &str = "*";
-const KEY_LEN: usize = 16;
 /// Time between two sweeps, and so the most latency that a lost wake-up costs.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(20);
 /// Waiters that one query asks for.
 const SWEEP_BATCH: usize = 1000;
-
-type WakeKey = [u8; KEY_LEN];
 
 #[derive(Clone, Default)]
 pub struct Wakeups(Arc<Shared>);
@@ -41,7 +38,8 @@ struct Shared {
 }
 
 struct Room {
-    secret: hmac::Key,
+    secret: WakeSecret,
+    heard: Heard,
     waiting: HashMap<WakeKey, Vec<Arc<Seat>>>,
 }
 
@@ -59,27 +57,22 @@ pub struct Waiter {
 
 impl Default for Room {
     fn default() -> Self {
-        Self { secret: hmac::Key::new(hmac::HMAC_SHA256, &[]), waiting: HashMap::new() }
+        let secret = WakeSecret::new(&[0; 32]).expect("zeros are a key");
+        Self { secret, heard: Heard::default(), waiting: HashMap::new() }
     }
 }
 
 impl Room {
-    fn key(&self, queue_id: &QueueId) -> WakeKey {
-        let tag = hmac::sign(&self.secret, queue_id.as_bytes());
-        let mut key = [0; KEY_LEN];
-        key.copy_from_slice(&tag.as_ref()[..KEY_LEN]);
-        key
-    }
-
     fn seats(&self) -> impl Iterator<Item = &Arc<Seat>> {
         self.waiting.values().flatten()
     }
 
-    /// Takes over the database's key, also for waiters that are registered already.
-    fn rekey(&mut self, secret: &[u8]) {
-        self.secret = hmac::Key::new(hmac::HMAC_SHA256, secret);
+    /// Takes over the database's secret, also for waiters that are registered already.
+    fn rekey(&mut self, secret: WakeSecret) {
+        self.secret = secret;
+        self.heard = Heard::default();
         for seat in std::mem::take(&mut self.waiting).into_values().flatten() {
-            self.waiting.entry(self.key(&seat.queue_id)).or_default().push(seat);
+            self.waiting.entry(self.secret.key(&seat.queue_id)).or_default().push(seat);
         }
     }
 }
@@ -90,7 +83,7 @@ impl Wakeups {
     pub fn wait_for(&self, queue_id: QueueId, after: i64) -> Waiter {
         let seat = Arc::new(Seat { queue_id, after, notify: Notify::new() });
         let mut room = self.room();
-        let key = room.key(&queue_id);
+        let key = room.secret.key(&queue_id);
         room.waiting.entry(key).or_default().push(seat.clone());
         Waiter { wakeups: self.clone(), seat }
     }
@@ -121,14 +114,17 @@ impl Wakeups {
         Ok(())
     }
 
+    /// Wakes those that a notification is for. One that the database did not send, or not now, is nobody's.
     fn wake(&self, payload: &str) {
-        let Ok(keys) = STANDARD_NO_PAD.decode(payload) else {
-            debug_assert_eq!(payload, EVERYONE);
-            return self.0.sweep.notify_one();
-        };
-        let room = self.room();
-        for key in keys.chunks_exact(KEY_LEN) {
-            room.waiting.get(key).into_iter().flatten().for_each(|seat| seat.notify.notify_one());
+        let mut room = self.room();
+        let Room { secret, heard, waiting } = &mut *room;
+        match secret.open(heard, payload) {
+            Some(Wake::Everyone) => self.0.sweep.notify_one(),
+            Some(Wake::Queues(keys)) => {
+                let woken = keys.iter().filter_map(|key| waiting.get(key)).flatten();
+                woken.for_each(|seat| seat.notify.notify_one());
+            }
+            None => tracing::debug!("a notification is not the database's"),
         }
     }
 
@@ -145,7 +141,11 @@ impl Subscriber for Wakeups {
     fn connected<'a>(&'a self, client: &'a Client) -> BoxFuture<'a, Result<(), DatabaseError>> {
         Box::pin(async move {
             let row = client.query_one("SELECT postern.wake_secret()", &[]).await?;
-            self.room().rekey(row.get(0));
+            let secret =
+                row.get::<_, &[u8]>(0).try_into().ok().and_then(|secret| WakeSecret::new(secret).ok());
+            let secret =
+                secret.ok_or_else(|| DatabaseError::Connection("its wake secret is none".to_owned()))?;
+            self.room().rekey(secret);
             self.0.sweep.notify_one();
             Ok(())
         })
@@ -171,7 +171,7 @@ impl Waiter {
 impl Drop for Waiter {
     fn drop(&mut self) {
         let mut room = self.wakeups.room();
-        let key = room.key(&self.seat.queue_id);
+        let key = room.secret.key(&self.seat.queue_id);
         if let Entry::Occupied(mut seats) = room.waiting.entry(key) {
             seats.get_mut().retain(|seat| !Arc::ptr_eq(seat, &self.seat));
             if seats.get().is_empty() {

@@ -11,6 +11,7 @@ mod issuance;
 mod keys;
 mod operator;
 mod redemption;
+mod registration;
 mod unlinkability;
 mod vectors;
 mod wallet;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use postern_client::{Client, Event};
 use postern_protocol::{ds::GroupId, problem::ProblemType};
-use postern_tests_kit::{PATIENCE, Server, World, eventually};
+use postern_tests_kit::{Cluster, PATIENCE, Server, World, eventually};
 use tokio_postgres::types::FromSql;
 
 /// Alice and Bob in a group; neither has anything to fetch.
@@ -154,6 +154,10 @@ async fn an_operator_sees_how_full_mailboxes_are_and_empties_or_removes_one() {
     let monitor = talk.world.cluster.connect_as("postern_monitor").await;
     let operator = talk.world.cluster.connect_as("postern_operator").await;
 
+    let bytes = "SELECT sum(bytes)::bigint FROM operator.queue_depths()";
+    let bytes: i64 = monitor.query_one(bytes, &[]).await.unwrap().get(0);
+    let stored = "SELECT sum(octet_length(ciphertext))::bigint FROM qs.messages";
+    assert_eq!(bytes, talk.value::<i64>(stored).await);
     let depths = "SELECT kind, waiting, queues, messages, oldest = (now() AT TIME ZONE 'UTC')::date
                     FROM operator.queue_depths()";
     let depths: Vec<_> = monitor
@@ -177,11 +181,11 @@ async fn an_operator_sees_how_full_mailboxes_are_and_empties_or_removes_one() {
     assert_eq!(depths, expected);
 
     let busiest = operator
-        .query_one("SELECT queue_id, kind, waiting FROM operator.busiest_queues(1)", &[])
+        .query_one("SELECT queue_id, kind, waiting, waiting_bytes FROM operator.busiest_queues(1)", &[])
         .await
         .unwrap();
     let queue: Vec<u8> = busiest.get(0);
-    assert_eq!((busiest.get(1), busiest.get(2)), ("group", 12i64));
+    assert_eq!((busiest.get(1), busiest.get(2), busiest.get(3)), ("group", 12i64, bytes));
 
     let purge = "SELECT operator.purge_queue($1)";
     assert_eq!(operator.query_one(purge, &[&queue]).await.unwrap().get::<_, i64>(0), 12);
@@ -220,6 +224,9 @@ async fn limits_are_read_and_set_with_checks_and_hold_within_minutes() {
     let named =
         ["message_days", "queue_days", "deposits_per_day", "contact_queue_depth", "group_queue_depth"];
     assert_eq!(named.map(value), [30, 90, 200, 1000, 10_000]);
+    let shared =
+        ["group_queue_kib", "contact_queue_kib", "handshake_reserve_percent", "address_share_percent"];
+    assert_eq!(shared.map(value), [102_400, 8192, 10, 75]);
     assert!(limits.iter().all(|row| row.get::<_, &str>(2).len() > 10), "each says what it means");
 
     for refused in [
@@ -241,4 +248,35 @@ async fn limits_are_read_and_set_with_checks_and_hold_within_minutes() {
     let started = server.query_one("SELECT outcome::text FROM qs.start_upkeep()", &[]).await.unwrap();
     assert_eq!(started.get::<_, &str>(0), "started");
     talk.gone("it is removed by the new limit", "SELECT count(*) FROM qs.messages").await;
+}
+
+/// Among many queues those that matter are found in bounded time, however often the others were used.
+#[tokio::test]
+async fn the_queues_in_which_most_waits_are_found_among_many_in_bounded_time() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin().await;
+    admin
+        .batch_execute(
+            "INSERT INTO qs.queues (queue_id, kind, owner_key, hpke_key, next_seq, acked_seq, last_active)
+             SELECT substr(sha256(n::text::bytea), 1, 16), 'group', sha256('o'), sha256('h'), 1000000, 999999 - n % 7,
+                    date '2026-01-01'
+               FROM generate_series(1, 25000) n;
+             UPDATE qs.queues SET next_seq = 5002, acked_seq = 1
+              WHERE queue_id = substr(sha256('25000'::bytea), 1, 16)",
+        )
+        .await
+        .unwrap();
+    let operator = cluster.connect_as("postern_operator").await;
+    let busiest = "SELECT array_agg(waiting ORDER BY place), bool_and(all_seen), count(DISTINCT queue_id)
+                     FROM operator.busiest_queues(3) WITH ORDINALITY
+                          AS b (queue_id, kind, waiting, waiting_bytes, messages, last_active, all_seen, place)";
+    let row = operator.query_one(busiest, &[]).await.unwrap();
+    assert_eq!(
+        (row.get::<_, Vec<i64>>(0), row.get::<_, bool>(1), row.get::<_, i64>(2)),
+        (vec![5000, 6, 6], true, 3)
+    );
+    for refused in ["0", "1001", "NULL", "1, 0", "1, 61", "1, NULL"] {
+        let call = format!("SELECT operator.busiest_queues({refused})");
+        assert!(operator.batch_execute(&call).await.is_err(), "{refused}");
+    }
 }

@@ -153,6 +153,42 @@ async fn the_server_role_cannot_make_or_become_anything() {
     client.batch_execute("LISTEN postern_wake").await.expect("the server listens for wake-ups");
 }
 
+/// Privileges that PostgreSQL gives everybody would let monitoring hold up migrations, fill the disk, or pass for the
+/// database.
+#[tokio::test]
+async fn a_role_that_only_reads_figures_can_hold_up_write_and_forge_nothing() {
+    let cluster = Cluster::start().await;
+    let writing = [
+        "SELECT lo_creat(-1)",
+        "SELECT lo_create(0)",
+        "SELECT lo_from_bytea(0, 'large')",
+        "SELECT lo_put(1, 0, 'large')",
+        "SELECT pg_logical_emit_message(true, 'large', repeat('x', 1000000))",
+        "SELECT pg_logical_emit_message(false, 'large', 'x'::bytea)",
+        "CREATE TEMP TABLE t ()",
+        "SELECT 1 INTO TEMP t",
+        "CREATE TABLE public.t ()",
+        "DO $$ BEGIN END $$",
+        "CREATE FUNCTION pg_temp.f() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+        "SELECT postern.wake_secret()",
+        "SELECT postern.open_wakeup('*')",
+        "SELECT postern.wake_all()",
+        "SELECT pg_notify('postern_wake', '*')",
+        "SELECT pg_notify('postern_issuer_keys', '')",
+    ];
+    let locks = ["", "_shared"].into_iter().flat_map(|shared| {
+        let lock = move |wait: &str, scope: &str| format!("SELECT pg_{wait}advisory_{scope}lock{shared}(1)");
+        ["", "try_"].into_iter().flat_map(move |wait| [lock(wait, ""), lock(wait, "xact_")])
+    });
+    let denied: Vec<String> = writing.iter().map(|sql| (*sql).to_owned()).chain(locks).collect();
+    for role in ROLES {
+        let client = cluster.connect_as(role).await;
+        for sql in denied.iter().filter(|sql| role != "postern_server" || !sql.contains("wake_secret")) {
+            assert_denied(&client, role, sql).await;
+        }
+    }
+}
+
 #[tokio::test]
 async fn api_functions_run_as_their_owner_and_find_only_their_own_names() {
     let cluster = Cluster::start().await;

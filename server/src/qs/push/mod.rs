@@ -5,12 +5,13 @@
 
 mod application_server;
 mod endpoint;
+mod hosts;
 
 use std::{
     collections::{HashMap, hash_map::Entry},
     fmt,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, anyhow};
@@ -20,13 +21,17 @@ use postern_protocol::{
     P256PublicKey, QueueId,
     push::{Push, PushSubscription},
 };
-use tokio::{sync::Semaphore, time::sleep};
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    time::sleep,
+};
 use tokio_postgres::Row;
 use url::Url;
 use web_push_native::{Auth, WebPushBuilder, p256::PublicKey};
 
 use crate::{config::PushConfig, home::Home};
 use application_server::ApplicationServer;
+use hosts::{Host, Hosts, Standing};
 
 /// Time for which a push service keeps a push that its user agent does not fetch: the longest that
 /// the large ones accept.
@@ -36,11 +41,14 @@ const TOPIC: &str = "messages";
 /// Pause after a push: those that become due for the same queue meanwhile go as one.
 const PAUSE: Duration = Duration::from_secs(2);
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// As long waits a push to a host that is not known to answer.
+const UNPROVEN_TIMEOUT: Duration = Duration::from_secs(5);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Pushes under way at once.
-const AT_ONCE: usize = 64;
 /// Queues for which a push is under way or waits, at most. Pushes for further ones are dropped.
 const MAX_QUEUES: usize = 10_000;
+/// Those of them whose push goes to a host that was not tried yet, at most, and as many to hosts that do not answer.
+/// The others have the rest.
+const MAX_UNPROVEN: usize = MAX_QUEUES / 4;
 
 /// Sends pushes, or nothing if the operator named no contact for push services. Cheap to clone.
 #[derive(Clone)]
@@ -54,7 +62,11 @@ struct Shared {
     local_endpoints: bool,
     client: reqwest::Client,
     home: Home,
-    under_way: Semaphore,
+    hosts: Hosts,
+    /// Places of pushes to hosts that were not tried yet.
+    untried: Semaphore,
+    /// Places of pushes to hosts that do not answer.
+    failing: Semaphore,
     /// Each queue that has a task, with the push that became due since the task took the last.
     queues: Mutex<HashMap<QueueId, Option<Push>>>,
 }
@@ -68,6 +80,8 @@ enum Failure {
     Refused(StatusCode),
     /// The push service may accept it later, perhaps after the time that it named.
     Passing(Option<Duration>),
+    /// Too many pushes wait for hosts that do not answer.
+    TooMany,
 }
 
 impl Pusher {
@@ -88,7 +102,9 @@ impl Pusher {
             local_endpoints: config.local_endpoints,
             client: client.build().context("cannot make the HTTP client for pushes")?,
             home: home.clone(),
-            under_way: Semaphore::new(AT_ONCE),
+            hosts: Hosts::new(config),
+            untried: Semaphore::new(MAX_UNPROVEN),
+            failing: Semaphore::new(MAX_UNPROVEN),
             queues: Mutex::default(),
         })))))
     }
@@ -139,27 +155,54 @@ impl Sender {
     /// Sends pushes until none is due for the queue.
     async fn send_all(self, queue_id: QueueId) {
         while let Some(push) = self.take(&queue_id) {
-            let attempts = ExponentialBuilder::default()
-                .with_min_delay(Duration::from_millis(500))
-                .with_max_delay(Duration::from_secs(5 * 60))
-                .with_max_times(10)
-                .with_factor(3.0)
-                .with_jitter();
-            let sent = (|| self.attempt(&push))
-                .retry(attempts)
-                .when(|failure| matches!(failure, Failure::Passing(_)))
-                .adjust(|failure, delay| match failure {
-                    Failure::Passing(Some(after)) => delay.map(|delay| delay.max(*after)),
-                    _ => delay,
-                })
-                .await;
-            match sent {
+            match self.send(&push).await {
                 Ok(()) => {}
                 Err(Failure::Gone) => self.forget(&push).await,
                 Err(failure) => tracing::warn!("gave up on a push: {failure}"),
             }
             sleep(PAUSE).await;
         }
+    }
+
+    /// Sends a push, and repeats it while that may help.
+    async fn send(&self, push: &Push) -> Result<(), Failure> {
+        let (url, _) = self.open(push).map_err(|_| Failure::Gone)?;
+        let host = self.0.hosts.get(url.host_str().unwrap_or_default()).ok_or(Failure::TooMany)?;
+        let standing = host.standing();
+        let mut held = (standing, self.place(standing)?);
+        let attempts = ExponentialBuilder::default()
+            .with_min_delay(Duration::from_millis(500))
+            .with_max_delay(Duration::from_secs(5 * 60))
+            .with_max_times(10)
+            .with_factor(3.0)
+            .with_jitter();
+        (|| self.attempt(push, &host))
+            .retry(attempts)
+            .when(|failure| {
+                // A push that is to be repeated moves to where its host stands now, if there is a place.
+                let standing = host.standing();
+                matches!(failure, Failure::Passing(_))
+                    && (standing == held.0
+                        || self.place(standing).map(|place| held = (standing, place)).is_ok())
+            })
+            .adjust(|failure, delay| match failure {
+                Failure::Passing(Some(after)) => delay.map(|delay| delay.max(*after)),
+                _ => delay,
+            })
+            .await
+    }
+
+    /// A place for a push to a host of this standing.
+    ///
+    /// # Errors
+    /// [`Failure::TooMany`].
+    fn place(&self, standing: Standing) -> Result<Option<SemaphorePermit<'_>>, Failure> {
+        let places = match standing {
+            Standing::Proven => return Ok(None),
+            Standing::Unknown => &self.0.untried,
+            Standing::Failing => &self.0.failing,
+        };
+        places.try_acquire().map(Some).map_err(|_| Failure::TooMany)
     }
 
     /// Takes the push that is due for a queue; if there is none, the queue's task ends.
@@ -172,10 +215,23 @@ impl Sender {
         due
     }
 
-    async fn attempt(&self, push: &Push) -> Result<(), Failure> {
-        let request = self.request(push).map_err(|_| Failure::Gone)?;
-        let _permit = self.0.under_way.acquire().await.expect("it is never closed");
-        let answer = self.0.client.execute(request).await.map_err(|_| Failure::Passing(None))?;
+    async fn attempt(&self, push: &Push, host: &Host) -> Result<(), Failure> {
+        let mut request = self.request(push).map_err(|_| Failure::Gone)?;
+        let permit = self.0.hosts.permit(host).await.map_err(|pause| Failure::Passing(Some(pause)))?;
+        if host.standing() != Standing::Proven {
+            *request.timeout_mut() = Some(UNPROVEN_TIMEOUT);
+        }
+        let begun = Instant::now();
+        let answer = self.0.client.execute(request).await;
+        drop(permit);
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(_) => {
+                host.failed(Instant::now());
+                return Err(Failure::Passing(None));
+            }
+        };
+        host.answered(begun.elapsed());
         let retry_after = || {
             let seconds = answer.headers().get("retry-after")?.to_str().ok()?.parse().ok()?;
             Some(Duration::from_secs(seconds).min(Duration::from_secs(60 * 60)))
@@ -194,12 +250,21 @@ impl Sender {
         }
     }
 
+    /// A push's subscription, and the URL that it names.
+    ///
     /// # Errors
-    /// A subscription that does not open, or that nothing can be sent to.
-    fn request(&self, push: &Push) -> anyhow::Result<reqwest::Request> {
+    /// A subscription that does not open, a URL that no push may go to.
+    fn open(&self, push: &Push) -> anyhow::Result<(Url, PushSubscription)> {
         let subscription = PushSubscription::open(&push.queue_id, &push.key, &push.subscription)?;
         let url = Url::parse(&subscription.endpoint)?;
         anyhow::ensure!(endpoint::is_allowed(&url, self.0.local_endpoints), "not a push service's URL");
+        Ok((url, subscription))
+    }
+
+    /// # Errors
+    /// As [`Self::open`], and a subscription that nothing can be encrypted to.
+    fn request(&self, push: &Push) -> anyhow::Result<reqwest::Request> {
+        let (url, subscription) = self.open(push)?;
         let user_agent = PublicKey::from_sec1_bytes(subscription.p256dh.as_bytes())?;
         let auth = Auth::clone_from_slice(subscription.auth.as_bytes());
         let request = WebPushBuilder::new(url.as_str().parse()?, user_agent, auth)
@@ -230,6 +295,7 @@ impl fmt::Display for Failure {
             Self::Gone => f.write_str("the subscription is over"),
             Self::Refused(status) => write!(f, "the push service answers {status}"),
             Self::Passing(_) => f.write_str("the push service does not answer"),
+            Self::TooMany => f.write_str("too many wait for push services that do not answer"),
         }
     }
 }

@@ -3,7 +3,7 @@
 use postern_protocol::{
     Address, Payload,
     problem::ProblemType,
-    qs::{QueueKind, QueuePayload},
+    qs::{Lost, QueueKind, QueuePayload},
 };
 use postern_tests_kit::{World, depositing, fresh_address};
 use reqwest::StatusCode;
@@ -14,6 +14,11 @@ pub async fn valid(world: &World) -> Valid {
     let mailbox = world.mailbox(QueueKind::Contact).await;
     let call = depositing(world.address(&mailbox).await, b"nice to meet you");
     Valid { cut: vec![("address", ProblemType::MalformedBody)], ..Valid::new(call, StatusCode::ACCEPTED) }
+}
+
+/// The word of the QS that an address lost something here.
+pub fn lost(address: Address) -> QueuePayload {
+    QueuePayload::Lost(Lost { address: Some(address) })
 }
 
 #[tokio::test]
@@ -38,7 +43,7 @@ async fn anyone_with_a_token_deposits_and_only_the_owner_can_read_it() {
 #[tokio::test]
 async fn a_deposit_that_no_contact_queue_takes_is_refused() {
     let world = World::start().await;
-    let mailbox = world.mailbox(QueueKind::Contact).await;
+    let mut mailbox = world.mailbox(QueueKind::Contact).await;
     let contact = world.address(&mailbox).await;
     let group = world.group(2).await;
     let unused = world.candidate().await;
@@ -58,10 +63,15 @@ async fn a_deposit_that_no_contact_queue_takes_is_refused() {
     world.assert_refuses("a byte too much", &large, ProblemType::BodyTooLarge).await;
 
     world.admin.batch_execute("UPDATE qs.settings SET contact_queue_depth = 2").await.unwrap();
+    let hello = depositing(contact, b"hello");
     for _ in 0..2 {
-        world.pay(&depositing(contact, b"hello")).await.assert_ok("a deposit");
+        world.pay(&hello).await.assert_ok("a deposit");
     }
-    world.assert_refuses("a full queue", &depositing(contact, b"hello"), ProblemType::Undeliverable).await;
+    // The owner is told, once: that is the one thing that a refusal leaves.
+    world.pay(&hello).await.assert_problem("a full queue", ProblemType::Undeliverable);
+    world.assert_refuses("a full queue", &hello, ProblemType::Undeliverable).await;
+    let deposit = QueuePayload::Deposit(Payload::new(b"hello".to_vec()));
+    assert_eq!(world.read(&mut mailbox).await, [deposit.clone(), deposit, lost(contact)]);
     world.pay(&mailbox.asking(1)).await.assert_ok("acknowledging");
     world.pay(&depositing(contact, b"hello")).await.assert_ok("there is room again");
     world.close();
@@ -111,23 +121,71 @@ async fn every_refused_deposit_is_answered_alike() {
     world.close();
 }
 
+/// Deposits to an address until one is refused; returns how many were not.
+async fn deposits(world: &World, address: Address) -> usize {
+    let mut taken = 0;
+    loop {
+        let reply = world.pay(&depositing(address, b"hello")).await;
+        if reply.status != StatusCode::ACCEPTED {
+            reply.assert_problem("one too many", ProblemType::Undeliverable);
+            return taken;
+        }
+        taken += 1;
+    }
+}
+
 #[tokio::test]
-async fn a_contact_queue_takes_so_many_deposits_a_day_read_or_not() {
+async fn strangers_close_an_address_for_a_while_and_no_other_and_its_owner_opens_it() {
     let world = World::start().await;
     let mut mailbox = world.mailbox(QueueKind::Contact).await;
-    let (one, two) = (world.address(&mailbox).await, world.address(&mailbox).await);
-    world.admin.batch_execute("UPDATE qs.settings SET deposits_per_day = 3").await.unwrap();
-    for address in [one, two, one] {
-        world.pay(&depositing(address, b"hello")).await.assert_ok("a deposit");
+    let (published, friends) = (world.address(&mailbox).await, world.address(&mailbox).await);
+    world
+        .admin
+        .batch_execute("UPDATE qs.settings SET deposits_per_day = 3, deposit_refills = 2")
+        .await
+        .unwrap();
+    assert_eq!(deposits(&world, published).await, 3, "nobody reads them");
+    world.pay(&depositing(friends, b"hello")).await.assert_ok("friends have a way in");
+    let told = |read: &[QueuePayload]| read.iter().filter(|payload| **payload == lost(published)).count();
+    assert_eq!(told(&world.read(&mut mailbox).await), 1, "the owner is told which address lost something");
+    world.pay(&mailbox.asking(mailbox.position)).await.assert_ok("acknowledging");
+
+    // Reading opens it, so many times a day, however many tokens a stranger has.
+    for reading in 1..=2 {
+        assert_eq!(deposits(&world, published).await, 3, "after {reading}");
+        assert_eq!(told(&world.read(&mut mailbox).await), 1, "after {reading}");
+        world.pay(&mailbox.asking(mailbox.position)).await.assert_ok("acknowledging");
     }
-    assert_eq!(world.read(&mut mailbox).await.len(), 3);
-    world.pay(&mailbox.asking(3)).await.assert_ok("acknowledging");
-    for address in [one, two] {
-        world.assert_refuses("the fourth", &depositing(address, b"hello"), ProblemType::Undeliverable).await;
-    }
+    // That was enough for today. What comes now costs the owner nothing, not even a word of it.
+    let more = depositing(published, b"hello");
+    world.assert_refuses("the next", &more, ProblemType::Undeliverable).await;
+
+    // So does another address.
+    world.pay(&mailbox.revoking(vec![published])).await.assert_ok("revoking");
+    let next = world.address(&mailbox).await;
+    assert_eq!(deposits(&world, next).await, 3);
+    world.pay(&depositing(friends, b"hello")).await.assert_ok("friends still have theirs");
+    world.close();
+}
+
+#[tokio::test]
+async fn a_contact_queue_of_strangers_letters_has_room_for_friends() {
+    let world = World::start().await;
+    let mailbox = world.mailbox(QueueKind::Contact).await;
+    let (published, friends) = (world.address(&mailbox).await, world.address(&mailbox).await);
+    world.admin.batch_execute("UPDATE qs.settings SET contact_queue_depth = 8").await.unwrap();
+    assert_eq!(deposits(&world, published).await, 6, "three quarters of it");
+    assert_eq!(deposits(&world, friends).await, 2);
+    world
+        .admin
+        .batch_execute("UPDATE qs.settings SET contact_queue_depth = 1000, contact_queue_kib = 8")
+        .await
+        .unwrap();
     let other = world.mailbox(QueueKind::Contact).await;
-    world.pay(&depositing(world.address(&other).await, b"hello")).await.assert_ok("another queue's first");
-    world.admin.batch_execute("UPDATE qs.queues SET deposit_day = deposit_day - 1").await.unwrap();
-    world.pay(&depositing(two, b"hello")).await.assert_ok("another day's first");
+    let address = world.address(&other).await;
+    world.pay(&depositing(address, &[7; 4096])).await.assert_ok("a deposit");
+    let large = depositing(address, &[7; 4096]);
+    world.pay(&large).await.assert_problem("a byte too much", ProblemType::Undeliverable);
+    world.pay(&depositing(address, &[7; 3900])).await.assert_ok("it fits");
     world.close();
 }

@@ -3,14 +3,15 @@
 use std::time::Instant;
 
 use postern_protocol::{
-    Payload,
+    Address, Payload,
+    ds::MessageAccepted,
     problem::ProblemType,
-    qs::{Dequeue, Dequeued, QueueKind, QueuePayload},
+    qs::{Dequeue, Dequeued, Lost, QueueKind, QueuePayload},
 };
-use postern_tests_kit::{PATIENCE, World, depositing};
+use postern_tests_kit::{Commit, Group, Mailbox, PATIENCE, Party, World, depositing, dump, home};
 use reqwest::StatusCode;
 
-use super::add_addresses::other_queues;
+use super::{add_addresses::other_queues, deposit::lost};
 use crate::road::Valid;
 
 pub async fn valid(world: &World) -> Valid {
@@ -145,5 +146,152 @@ async fn what_expired_unread_is_told_until_it_is_acknowledged() {
     assert!(begun.elapsed() < PATIENCE / 3, "it came at once: {:?}", begun.elapsed());
     let dequeued: Dequeued = world.pay(&mailbox.asking(4)).await.decode();
     assert_eq!((seqs(&dequeued), dequeued.expired_up_to), (vec![], None));
+    world.close();
+}
+
+/// The first member says so many things; returns how many of them did not come to the second.
+async fn say(world: &World, group: &mut Group, times: usize) -> usize {
+    let mut undelivered = 0;
+    for _ in 0..times {
+        let spoken = group.party(0).say(b"hello");
+        let accepted: MessageAccepted = world.pay(&group.submit(0, &spoken, None)).await.decode();
+        undelivered += accepted.undelivered as usize;
+    }
+    undelivered
+}
+
+/// A group of two, the second of which has read all so far.
+async fn conversation(world: &World) -> Group {
+    let mut group = world.group(2).await;
+    assert!(world.receive(&mut group.members[1]).await.is_empty());
+    group
+}
+
+/// Lets somebody with a mailbox into another group, and reads the Welcome; returns the address that it has there.
+async fn another_group(world: &World, mailbox: &mut Mailbox) -> (Group, Address) {
+    let mut group = world.group(1).await;
+    let address = world.address(mailbox).await;
+    let mut joiner = Party::newcomer();
+    joiner.leaf = joiner.leaf_at(&home(), address);
+    let (_, call) = group.make(0, Commit { add: vec![joiner.key_package()], ..Commit::default() });
+    let accepted: MessageAccepted = world.pay(&call).await.decode();
+    assert_eq!(accepted.undelivered, 0);
+    group.party(0).merge();
+    assert!(matches!(world.read(mailbox).await.as_slice(), [QueuePayload::Welcome(_)]));
+    assert!(world.read(mailbox).await.is_empty());
+    (group, address)
+}
+
+fn kinds(payloads: &[QueuePayload]) -> String {
+    let kind = |payload: &QueuePayload| match payload {
+        payload if payload.is_handshake() => 'c',
+        QueuePayload::Lost(Lost { address: Some(_) }) => '!',
+        QueuePayload::Lost(_) => '?',
+        _ => 'm',
+    };
+    payloads.iter().map(kind).collect()
+}
+
+#[tokio::test]
+async fn a_full_queue_tells_its_owner_where_something_is_missing() {
+    let world = World::start().await;
+    let mut group = conversation(&world).await;
+    let limit = async |sql: &str| world.admin.batch_execute(sql).await.unwrap();
+    limit("UPDATE qs.settings SET group_queue_depth = 3").await;
+    assert_eq!(say(&world, &mut group, 3).await, 0);
+    assert_eq!(say(&world, &mut group, 3).await, 3, "the sender is told");
+    limit("UPDATE qs.settings SET group_queue_depth = 10000").await;
+    assert_eq!(say(&world, &mut group, 1).await, 0);
+
+    // In the database nothing says whose it was (PRIV-1).
+    let address = group.members[1].address;
+    let dump = world.cluster.dump().await;
+    let rows = dump::rows(&dump);
+    let holds = |bytes: &[u8], table: &str| {
+        let of_table = rows.iter().filter(|row| row.table == table);
+        of_table.flat_map(|row| &row.values).any(|value| value.windows(bytes.len()).any(|part| part == bytes))
+    };
+    assert!(holds(&address.lookup()[..8], "qs.addresses"), "an address that is in the dump is found");
+    for table in ["qs.queues", "qs.messages"] {
+        assert!(!holds(&address.lookup()[..8], table) && !holds(address.as_bytes(), table), "{table}");
+    }
+
+    let mailbox = &mut group.members[1].mailbox;
+    let read = world.read(mailbox).await;
+    assert_eq!(kinds(&read), "mmm!m", "in its place, once");
+    assert_eq!(read[3], lost(address));
+    assert!(world.read(mailbox).await.is_empty());
+    world.close();
+}
+
+#[tokio::test]
+async fn one_group_cannot_fill_a_queue_for_the_others() {
+    let world = World::start().await;
+    let mut group = conversation(&world).await;
+    let address = group.members[1].address;
+    let (mut quiet, other) = another_group(&world, &mut group.members[1].mailbox).await;
+    world.admin.batch_execute("UPDATE qs.settings SET group_queue_depth = 8").await.unwrap();
+    assert_eq!(say(&world, &mut group, 20).await, 14, "three quarters of the queue");
+    assert_eq!(say(&world, &mut quiet, 3).await, 1, "the others have the rest");
+    let mailbox = &mut group.members[1].mailbox;
+    let read = world.read(mailbox).await;
+    assert_eq!(kinds(&read), "mmmmmm!mm!");
+    assert_eq!([&read[6], &read[9]], [&lost(address), &lost(other)]);
+    assert!(world.read(mailbox).await.is_empty());
+    assert_eq!(say(&world, &mut group, 6).await, 0, "once it is read, there is room again");
+    world.close();
+}
+
+#[tokio::test]
+async fn a_queue_full_of_messages_has_room_for_commits_and_welcomes() {
+    let world = World::start().await;
+    let mut group = conversation(&world).await;
+    let limits = "UPDATE qs.settings SET group_queue_depth = 3, handshake_reserve_percent = 60";
+    world.admin.batch_execute(limits).await.unwrap();
+    assert_eq!(say(&world, &mut group, 4).await, 1);
+    let commit = async |group: &mut Group| {
+        let (_, call) = group.make(0, Commit { update: true, ..Commit::default() });
+        let accepted: MessageAccepted = world.pay(&call).await.decode();
+        group.party(0).merge();
+        accepted.undelivered
+    };
+    assert_eq!(commit(&mut group).await, 0);
+    let mut other = world.group(1).await;
+    let mut joiner = Party::newcomer();
+    joiner.leaf = joiner.leaf_at(&home(), world.address(&group.members[1].mailbox).await);
+    let (_, call) = other.make(0, Commit { add: vec![joiner.key_package()], ..Commit::default() });
+    let accepted: MessageAccepted = world.pay(&call).await.decode();
+    assert_eq!(accepted.undelivered, 0, "an invitation");
+    assert_eq!(say(&world, &mut group, 1).await, 1, "a message has no part in it");
+    assert_eq!(commit(&mut group).await, 1, "it has an end, too");
+    let read = world.read(&mut group.members[1].mailbox).await;
+    assert_eq!(kinds(&read), "mmm!cc!");
+    world.close();
+}
+
+#[tokio::test]
+async fn a_queue_is_bounded_in_bytes_too_and_reading_makes_room() {
+    let world = World::start().await;
+    let mut group = conversation(&world).await;
+    world.admin.batch_execute("UPDATE qs.settings SET group_queue_kib = 2").await.unwrap();
+    let waiting = async || {
+        let (counted, stored): (i64, i64) = (
+            world.value("SELECT max(waiting_bytes)::bigint FROM qs.queues").await,
+            world.value("SELECT coalesce(sum(octet_length(ciphertext)), 0)::bigint FROM qs.messages").await,
+        );
+        assert_eq!(counted, stored);
+        counted
+    };
+    let lost = say(&world, &mut group, 20).await;
+    assert!(0 < lost && lost < 20, "{lost} of 20");
+    assert!((1000..=2048 + 100).contains(&waiting().await), "{} bytes", waiting().await);
+    let mailbox = &mut group.members[1].mailbox;
+    let read = world.read(mailbox).await;
+    assert_eq!(kinds(&read), "m".repeat(20 - lost) + "!");
+    world.pay(&mailbox.asking(mailbox.position - 1)).await.assert_ok("acknowledging");
+    assert!((1..100).contains(&waiting().await), "the marker");
+    world.pay(&mailbox.asking(mailbox.position)).await.assert_ok("acknowledging");
+    assert_eq!(waiting().await, 0);
+    assert_eq!(say(&world, &mut group, 1).await, 0);
     world.close();
 }

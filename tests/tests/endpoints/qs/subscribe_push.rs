@@ -1,7 +1,9 @@
 //! `PUT /qs/queues/{queue_id}/push-subscription` (QS-10), and the pushes that follow
 
+use std::time::{Duration, Instant};
+
 use postern_protocol::{
-    P256PublicKey, SealedSubscription,
+    Address, P256PublicKey, SealedSubscription,
     problem::ProblemType,
     push::{PushKey, Urgency},
     qs::{QueueKind, QueuingKeys},
@@ -239,4 +241,48 @@ async fn a_contact_that_is_none_is_told_at_the_start() {
     let server = Server::builder(&world.cluster).env("POSTERN_PUSH_CONTACT", "postmaster").try_start().await;
     let said = server.err().expect("it does not start");
     assert!(said.contains("push.contact must be a mailto: or https: URI"), "{said}");
+}
+
+/// A contact queue whose pushes go to this endpoint, and its address.
+async fn contact(world: &World, service: &PushService, endpoint: Option<String>) -> Address {
+    let mailbox = world.mailbox(QueueKind::Contact).await;
+    let address = world.address(&mailbox).await;
+    let key = PushKey::generate().expect("there is randomness");
+    let (mut subscription, _) = service.subscribe("/answers", b"");
+    subscription.endpoint = endpoint.unwrap_or(subscription.endpoint);
+    let sealed = subscription.seal(&mailbox.id, &key).expect("it is short");
+    world.pay(&mailbox.subscribing(Some(sealed))).await.assert_ok("subscribing");
+    let policy = policy(address, Urgency::Normal, &key);
+    world.pay(&mailbox.setting_push_policy(vec![policy])).await.assert_ok("a policy");
+    address
+}
+
+#[tokio::test]
+async fn endpoints_that_never_answer_delay_nobody_elses_pushes() {
+    let world = World::start().await;
+    let server = Server::builder(&world.cluster).pushing().env("POSTERN_PUSH_AT_ONCE", "4").start().await;
+    let mut service = PushService::start().await;
+    // It takes connections to all addresses of this machine, and says nothing.
+    let silent = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
+    let port = silent.local_addr().unwrap().port();
+    let deposit = async |to: Address| {
+        let paid = world.paid(depositing(to, b"hello")).wire();
+        world.send_to(&server, &paid).await.assert_ok("a deposit");
+    };
+    let answering = [contact(&world, &service, None).await, contact(&world, &service, None).await];
+    deposit(answering[0]).await;
+    assert_eq!(service.pushed().await.path, "/answers");
+
+    // Many queues at one host, and many hosts.
+    for number in 0..16 {
+        let host = if number < 8 { 2 } else { number };
+        let endpoint = format!("http://127.0.0.{host}:{port}/never");
+        let address = contact(&world, &service, Some(endpoint)).await;
+        deposit(address).await;
+    }
+    let begun = Instant::now();
+    deposit(answering[1]).await;
+    assert_eq!(service.pushed().await.path, "/answers");
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+    world.close();
 }

@@ -26,6 +26,8 @@ pub struct Valid {
     pub stranger: Option<ProblemType>,
     /// Fields that are byte strings, and the problem when one is cut by a byte.
     pub cut: Vec<(&'static str, ProblemType)>,
+    /// Bytes of the largest body, where the endpoint takes less than others.
+    pub max_body: usize,
     /// Fields that may be absent.
     pub optional: &'static [&'static str],
     /// Other targets: well-formed ones of things that do not exist or are elsewhere, and malformed ones.
@@ -34,7 +36,8 @@ pub struct Valid {
 
 impl Valid {
     pub fn new(call: Call, status: StatusCode) -> Self {
-        Self { call, status, stranger: None, cut: Vec::new(), optional: &[], targets: Vec::new() }
+        let max_body = usize::MAX;
+        Self { call, status, stranger: None, cut: Vec::new(), max_body, optional: &[], targets: Vec::new() }
     }
 }
 
