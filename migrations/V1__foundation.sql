@@ -137,6 +137,26 @@ COMMENT ON COLUMN operator.schema_state.functions_hash IS
     'SHA-256 of the files of sql/ that were applied last: they are applied again when it differs. Changes with them';
 COMMENT ON COLUMN operator.schema_state.applied IS 'Day (UTC) of the last change. Changes with it';
 
+CREATE TABLE operator.key_version (
+    singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
+    version bigint NOT NULL DEFAULT 0
+);
+COMMENT ON TABLE operator.key_version IS
+    'Version of the keys that server processes keep in memory: one row. A process that compares it every few seconds depends on no notification';
+COMMENT ON COLUMN operator.key_version.singleton IS 'Always true: there is one row. Never changes';
+COMMENT ON COLUMN operator.key_version.version IS 'Number of changes of these keys. Grows with each';
+INSERT INTO operator.key_version DEFAULT VALUES;
+
+CREATE FUNCTION operator.raise_key_version() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    UPDATE operator.key_version k SET version = k.version + 1;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION operator.raise_key_version IS
+    'Trigger of the tables of keys that server processes keep in memory: raises operator.key_version';
+
 -- Outcomes of API functions, success first.
 CREATE TYPE operator.claim_home_domain_outcome AS ENUM ('claimed', 'same', 'different', 'invalid');
 COMMENT ON TYPE operator.claim_home_domain_outcome IS 'Outcomes of operator.claim_home_domain';

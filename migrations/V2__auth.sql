@@ -250,6 +250,10 @@ COMMENT ON COLUMN auth.signing_keys.service IS
 COMMENT ON COLUMN auth.signing_keys.sealed_seed IS 'Private seed, sealed under the server''s master key. Never changes';
 COMMENT ON COLUMN auth.signing_keys.not_before IS 'First day (UTC) of validity. Never changes';
 COMMENT ON COLUMN auth.signing_keys.not_after IS 'Last day (UTC) of validity. Never changes';
+-- Server processes keep the keys in memory: any change, however it is made, tells them.
+CREATE TRIGGER signing_keys_changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON auth.signing_keys
+    FOR EACH STATEMENT EXECUTE FUNCTION operator.raise_key_version();
+ALTER TABLE auth.signing_keys ENABLE ALWAYS TRIGGER signing_keys_changed;
 
 -- Outcomes of API functions, success first. A refusal is an answer and not an exception, so that the token stays spent.
 CREATE TYPE auth.admit_registration_outcome AS ENUM ('admitted', 'source_limited', 'server_limited', 'name_reserved');

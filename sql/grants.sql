@@ -10,6 +10,7 @@ GRANT EXECUTE ON FUNCTION postern.wake_secret TO postern_server;
 -- operator
 GRANT EXECUTE ON FUNCTION operator.claim_home_domain TO postern_server;
 GRANT EXECUTE ON FUNCTION operator.current_home_domain TO postern_server, postern_operator, postern_monitor;
+GRANT EXECUTE ON FUNCTION operator.current_key_version TO postern_server;
 GRANT EXECUTE ON FUNCTION operator.current_schema_state TO postern_server, postern_operator, postern_monitor;
 GRANT EXECUTE ON FUNCTION operator.rotate_issuer_keys TO postern_operator;
 GRANT EXECUTE ON FUNCTION operator.issuer_keys TO postern_operator, postern_monitor;
@@ -63,6 +64,10 @@ GRANT EXECUTE ON FUNCTION auth.add_signing_key TO postern_server;
 
 -- aas
 GRANT EXECUTE ON FUNCTION aas.settle_token TO postern_server;
+GRANT EXECUTE ON FUNCTION aas.is_token_spent TO postern_server;
+GRANT EXECUTE ON FUNCTION aas.use_signature TO postern_server;
+GRANT EXECUTE ON FUNCTION aas.forget_signatures TO postern_server;
+GRANT EXECUTE ON FUNCTION aas.admit_signer TO postern_server;
 GRANT EXECUTE ON FUNCTION aas.take_allowance TO postern_server;
 GRANT EXECUTE ON FUNCTION aas.load_issuer_keys TO postern_server;
 GRANT EXECUTE ON FUNCTION aas.due_issuer_keys TO postern_server;

@@ -45,7 +45,8 @@ impl Http {
     /// `name-taken`, `too-many-registrations`; `not-allowed` if the key is a client's and this is not
     /// the request that made it one; and as [`Http::send`].
     pub async fn register_user(&self, user: &RegisterUser, client: &SigningKey) -> Result<IssuedCredential> {
-        let answer = self.send(&Request::post("/as/users").cbor(user).signed_by(client)).await?;
+        let answer =
+            self.send(&Request::post("/as/users").cbor(user).signed_by(client, user.name.domain())).await?;
         Ok(answer.decode::<CredentialIssued>()?.credential)
     }
 }
@@ -87,7 +88,8 @@ impl<W: Wallet> Api<W> {
     /// # Errors
     /// As [`Api::paid`].
     pub async fn sign_credential(&self, client: &SigningKey) -> Result<IssuedCredential, W::Error> {
-        let request = Request::post("/as/credentials").cbor(&SignCredential {}).signed_by(client);
+        let request =
+            Request::post("/as/credentials").cbor(&SignCredential {}).signed_by(client, &self.origin);
         Ok(self.paid(request).await?.decode::<CredentialIssued>()?.credential)
     }
 
@@ -100,7 +102,7 @@ impl<W: Wallet> Api<W> {
         commit: &CommitIdentity,
         client: &SigningKey,
     ) -> Result<IdentityCommitted, W::Error> {
-        let request = Request::post("/as/eid/commits").cbor(commit).signed_by(client);
+        let request = Request::post("/as/eid/commits").cbor(commit).signed_by(client, &self.origin);
         Ok(self.paid(request).await?.decode()?)
     }
 
@@ -109,7 +111,8 @@ impl<W: Wallet> Api<W> {
     /// # Errors
     /// As [`Api::paid`].
     pub async fn publish_contact(&self, contact: SignedContact, client: &SigningKey) -> Result<(), W::Error> {
-        let request = Request::put("/as/contact").cbor(&PublishContact { contact }).signed_by(client);
+        let request =
+            Request::put("/as/contact").cbor(&PublishContact { contact }).signed_by(client, &self.origin);
         self.paid(request).await.map(drop)
     }
 }

@@ -9,6 +9,7 @@ use http::{
 use postern_protocol::{
     encoding::Encoding,
     key::SigningKey,
+    name::Domain,
     signature::{self, Target},
     token,
 };
@@ -37,7 +38,8 @@ pub struct Request {
     accept: &'static str,
     timeout: Duration,
     most_bytes: usize,
-    signer: Option<SigningKey>,
+    /// The key, and the home domain of the server that the signature is for.
+    signer: Option<(SigningKey, Domain)>,
     token: Option<Token>,
 }
 
@@ -101,10 +103,11 @@ impl Request {
     }
 
     /// Has it signed (RFC 9421) with the key that it acts for: a client's, a queue owner's, a
-    /// leaf's or a server's.
+    /// leaf's or a server's. `origin` is the home domain of the server that is asked, whatever its
+    /// URL: no other server takes the signature.
     #[must_use]
-    pub fn signed_by(self, key: &SigningKey) -> Self {
-        Self { signer: Some(key.clone()), ..self }
+    pub fn signed_by(self, key: &SigningKey, origin: &Domain) -> Self {
+        Self { signer: Some((key.clone(), origin.clone())), ..self }
     }
 
     /// Puts a token into it (RFC 9577 §2.2).
@@ -158,8 +161,9 @@ impl Request {
         if let Some(token) = &self.token {
             headers.insert(AUTHORIZATION, token::authorization(token.as_bytes()));
         }
-        if let Some(key) = &self.signer {
-            let target = Target { method: &self.method, path: url.path(), query: url.query() };
+        if let Some((key, origin)) = &self.signer {
+            let (method, authority) = (&self.method, origin.as_str());
+            let target = Target { method, authority, path: url.path(), query: url.query() };
             signature::sign(target, &mut headers, &self.body, key);
         }
         headers
@@ -186,12 +190,16 @@ mod tests {
     #[test]
     fn a_signed_request_verifies_with_its_token_and_body() {
         let key = SigningKey::generate();
-        let request =
-            Request::post("/qs/queues").cbor(&1u8).paid_with(Token::new(vec![7; 130])).signed_by(&key);
+        let origin = "example.org".parse().unwrap();
+        let request = Request::post("/qs/queues")
+            .cbor(&1u8)
+            .paid_with(Token::new(vec![7; 130]))
+            .signed_by(&key, &origin);
         let url = Url::parse("http://127.0.0.1:1/qs/queues").unwrap();
         let complete = request.complete(&url).unwrap();
-        let target = Target { method: &Method::POST, path: "/qs/queues", query: None };
-        let signer = signature::verify(target, complete.headers(), complete.body());
-        assert_eq!(signer, Ok(key.public_key()));
+        let target =
+            Target { method: &Method::POST, authority: "example.org", path: "/qs/queues", query: None };
+        let verified = signature::verify(target, complete.headers(), complete.body()).unwrap();
+        assert_eq!(verified.key, key.public_key());
     }
 }

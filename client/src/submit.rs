@@ -408,7 +408,7 @@ impl Session {
             let Some(outstanding) = GroupState::outstanding(tx, id)? else { return Ok(None) };
             let group = GroupState::load(tx, id)?;
             let request = match outstanding.kind {
-                Kind::Creation => Request::create_group(outstanding.body, &group.leaf),
+                Kind::Creation => Request::create_group(id, outstanding.body, &group.leaf),
                 _ => Request::submit_message(id, outstanding.body, &group.leaf),
             };
             Ok(Some(Submission {

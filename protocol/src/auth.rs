@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Address, GroupInfo, HpkePublicKey, IssuedCredential, MlsMessage, PublicKey, RatchetTree, Signature,
     key::{BadSignature, PublishedKey, SigningKey},
+    label::Label,
     name::{Domain, UserName},
 };
 
@@ -114,12 +115,12 @@ impl SignedContact {
         client.verify(&message, &self.signature)
     }
 
-    /// `"Postern contact" || len(domain) as u8 || domain || address || hpke_key`
+    /// `"Postern contact" || 0 || len(domain) as u8 || domain || address || hpke_key`
     ///
     /// # Panics
     /// Never: a domain has at most 253 bytes.
     pub fn to_be_signed(domain: &Domain, address: &Address, hpke_key: &HpkePublicKey) -> Vec<u8> {
-        let mut bytes = b"Postern contact".to_vec();
+        let mut bytes = Label::CONTACT.as_bytes().to_vec();
         bytes.push(u8::try_from(domain.as_str().len()).expect("a domain has at most 253 bytes"));
         bytes.extend_from_slice(domain.as_str().as_bytes());
         bytes.extend_from_slice(address.as_bytes());

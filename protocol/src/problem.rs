@@ -47,6 +47,9 @@ problems! {
     SignatureRequired "signature-required" UNAUTHORIZED
         "The request's signature is missing or wrong"
         "Sign the request (RFC 9421) with the key of the client, queue owner or group member that it acts for. `detail` says what is wrong with the signature.";
+    SignatureUsed "signature-used" UNAUTHORIZED
+        "The request's signature is used already"
+        "A signature is good for one request, and this one came before. Sign the request anew: with the time, and a `nonce` of its own. Its token, if it has one, is unspent.";
     NotAllowed "not-allowed" FORBIDDEN
         "The signer may not do this"
         "The request is well-formed and its signature verifies, but the key that signed it has no right to this operation.";
@@ -68,6 +71,9 @@ problems! {
     BodyTooLarge "body-too-large" PAYLOAD_TOO_LARGE
         "The body is too large"
         "The body, or a part of it, has more bytes than the server accepts. `detail` has the limit.";
+    BodyTooSlow "body-too-slow" REQUEST_TIMEOUT
+        "The body came too slowly"
+        "A body has a bounded time in all, and must not stop coming. Send the request again over a better connection.";
     NameTaken "name-taken" CONFLICT
         "The user name is taken"
         "Another user has this name, or the operator keeps it or one like it. Choose another one.";
@@ -142,10 +148,10 @@ problems! {
         "Every request of the batch names a key that does not issue, or has a blinded message that cannot be read. Nothing was taken from the allowance.";
     Fault "fault" INTERNAL_SERVER_ERROR
         "The server failed"
-        "The fault is the server's. Nothing was changed and the token is unspent: send the same request again.";
+        "The fault is the server's. Nothing was changed and the token is unspent: send the request again with the same token, signed anew.";
     Unavailable "unavailable" SERVICE_UNAVAILABLE
         "The server is not available"
-        "The server is starting, stopping or overloaded, or has lost its database. Send the same request again, with the same token: token-spent then means that the first one arrived.";
+        "The server is starting, stopping or overloaded, or has lost its database. Send the request again with the same token, signed anew: token-spent then means that the first one arrived.";
 }
 
 impl ProblemType {

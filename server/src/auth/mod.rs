@@ -32,6 +32,14 @@ impl As {
         Ok(Self { home: home.clone(), signer: Arc::new(Signer::load(home).await?) })
     }
 
+    /// Makes a signing key if none lasts, and loads those in the database.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub async fn renew_signing_keys(&self) -> anyhow::Result<()> {
+        self.signer.renew(&self.home).await
+    }
+
     /// Forgets the attempts to register of hours that are over.
     ///
     /// # Errors

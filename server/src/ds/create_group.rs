@@ -23,7 +23,7 @@ outcome! {
 pub async fn create_group(ds: Ds, request: Request, payment: Payment) -> Outcome {
     let (signer, body) = request.signed_body::<CreateGroup>()?;
     ds.home.expect_local(body.group_id.domain())?;
-    let mut group = validate(&ds, &body)?;
+    let mut group = ds.home.compute(|| validate(&ds, &body)).await??;
     if group.roster.by_key(signer).is_none() {
         return Err(ProblemType::NotAllowed.into());
     }

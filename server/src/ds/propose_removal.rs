@@ -74,9 +74,11 @@ async fn propose_one(ds: &Ds, group_id: &GroupId, key: &StateKey, leaf: u32) -> 
             group.roster.members().iter().map(|member| member.address.as_bytes().as_slice()).collect();
         let payload = Encoding::Cbor.encode(&QueuePayload::Message(proposal));
         let next = stored.seal_removal(key, &group);
+        let bytes = payload.len() as u64 * recipients.len() as u64;
         let row = ds
             .home
             .database
+            .for_bytes(bytes)
             .query_one(
                 "SELECT outcome FROM ds.propose_removal($1, $2, $3, $4, $5, $6, $7, $8)",
                 &[

@@ -118,11 +118,6 @@ impl StoredGroup {
         self.revision
     }
 
-    /// The blob's size in bytes; the time to validate a message grows with it.
-    pub fn size(&self) -> usize {
-        self.blob.len()
-    }
-
     /// Opens the group, from its tree.
     ///
     /// # Errors

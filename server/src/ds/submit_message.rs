@@ -37,8 +37,6 @@ use crate::{
 /// Attempts at one message. When two proposals, or a commit and another kind of message, arrive at
 /// once, the later one is validated again on the new state; after this many times it is refused.
 const ATTEMPTS: usize = 5;
-/// Size in bytes above which a tree's validation runs as blocking work, so that other requests go on.
-const LARGE_TREE: usize = 64 * 1024;
 
 outcome! {
     pub SubmitMessageOutcome: "ds.submit_message_outcome", paid {
@@ -62,7 +60,7 @@ pub async fn submit_message(ds: Ds, request: Request, payment: Payment) -> Outco
             let accepted = MessageAccepted { epoch: current, undelivered: 0 };
             return request.answer(StatusCode::OK, &accepted);
         }
-        let Some(step) = validate(ds.now(), &group_id, &message, &loaded, signer)? else {
+        let Some(step) = validate(&ds, &group_id, &message, &loaded, signer).await? else {
             let accepted = MessageAccepted { epoch: current, undelivered: 0 };
             return request.answer(StatusCode::OK, &accepted);
         };
@@ -207,6 +205,13 @@ impl Step {
         self.payloads.iter().zip(1..).map(move |(payload, part)| (payload.len(), recipients(part)))
     }
 
+    /// Bytes that the message makes the database write: the state, and each payload once for each recipient.
+    fn bytes(&self) -> u64 {
+        let state = [&self.roster, &self.tree, &self.welcome_tree].into_iter().flatten().map(Vec::len);
+        let copies = self.parts().map(|(bytes, recipients)| bytes * recipients);
+        state.chain(copies).map(|bytes| bytes as u64).sum()
+    }
+
     fn deliver(&mut self, payload: &QueuePayload, urgency: Urgency, to: impl IntoIterator<Item = Address>) {
         self.payloads.push(Encoding::Cbor.encode(payload));
         self.urgencies.push(urgency as i16);
@@ -217,8 +222,8 @@ impl Step {
 }
 
 /// Validates a message; `None` for a proposal that waits already.
-fn validate(
-    ds: DeliveryService<'_>,
+async fn validate(
+    ds: &Ds,
     group_id: &GroupId,
     message: &Submitted,
     group: &LoadedGroup,
@@ -229,8 +234,8 @@ fn validate(
         Content::Application(_) => validate_application(message, group, signer),
         // Trees of large groups keep a core busy for milliseconds.
         Content::Handshake(handshake) => {
-            let validate = || validate_handshake(ds, group_id, message, handshake, group, signer);
-            if group.stored.size() > LARGE_TREE { tokio::task::block_in_place(validate) } else { validate() }
+            let validate = || validate_handshake(ds.now(), group_id, message, handshake, group, signer);
+            ds.home.compute(validate).await?
         }
     }?;
     if let Some(step) = &step {
@@ -359,7 +364,7 @@ async fn write(
     let commit = step.roster.is_some().then_some(message.digest.as_slice());
     let (outcome, row) = payment
         .call(
-            &ds.home.database,
+            &ds.home.database.for_bytes(step.bytes()),
             "SELECT outcome, current_epoch, undelivered, gone, pushes
              FROM ds.submit_message($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)",
             &[

@@ -3,8 +3,8 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue, header::RETRY_AFTER};
 
-const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
-const LIMIT: HeaderName = HeaderName::from_static("ratelimit");
+pub(super) const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+pub(super) const LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 
 /// The time for which an allowance is one: a day or an hour of UTC.
 #[derive(Debug, Clone, Copy)]

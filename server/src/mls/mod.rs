@@ -81,7 +81,13 @@ impl TrackedGroup {
         };
         let ratchet_tree = RatchetTreeIn::tls_deserialize_exact(ratchet_tree.as_bytes())
             .map_err(|_| InvalidMls::Malformed("ratchet tree"))?;
-        let nodes = ratchet_tree.nodes().count();
+        let refused =
+            InvalidMls::Refused("a new group must be in epoch 0, with its creator as the only member");
+        // Counted before anything is verified. A node above the leaf is refused, too: its key would be nobody's, or one
+        // that nobody can encrypt to.
+        if ratchet_tree.nodes().count() != 1 {
+            return Err(refused);
+        }
         let storage = GroupStorage::default();
         let (group, _) = PublicGroup::from_external(
             &PublicCrypto::VERIFYING,
@@ -92,11 +98,8 @@ impl TrackedGroup {
         )
         .map_err(|error| InvalidMls::Group(error.to_string()))?;
         let tracked = Self { group, storage };
-        // A node above the leaf is refused, too: its key would be nobody's, or one that nobody can encrypt to.
-        if tracked.epoch() != 0 || tracked.group.members().count() != 1 || nodes != 1 {
-            return Err(InvalidMls::Refused(
-                "a new group must be in epoch 0, with its creator as the only member",
-            ));
+        if tracked.epoch() != 0 || tracked.group.members().count() != 1 {
+            return Err(refused);
         }
         for (_, leaf) in tracked.leaves() {
             encryption_key::check_leaf(tracked.group.ciphersuite(), leaf)?;

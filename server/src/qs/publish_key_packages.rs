@@ -43,10 +43,8 @@ pub async fn publish_key_packages(qs: Qs, request: Request, payment: Payment) ->
     let (signer, body) = request.signed_body::<PublishKeyPackages>()?;
     check_size(&body)?;
     let (lookup, stock_id, create) = (body.friendship_token.lookup(), body.stock_id, body.create);
-    let domain = qs.home.domain.clone();
-    // Three signatures each are verified: too long for the pool's workers.
-    let sealing = tokio::task::spawn_blocking(move || Stock::validate(&body, &domain)?.seal(&body));
-    let sealed = sealing.await.map_err(Failure::fault)??;
+    // Three signatures each are verified.
+    let sealed = qs.home.compute(|| Stock::validate(&body, &qs.home.domain)?.seal(&body)).await??;
     let (last_resort, last_resort_expires) = sealed.last_resort.unzip();
     let (outcome, row) = payment
         .call(

@@ -2,6 +2,7 @@
 //! what of all that can be joined.
 
 mod allowances;
+mod door;
 mod double_spend;
 mod foreign_client;
 mod fuzz;

@@ -244,10 +244,15 @@ async fn a_commit_carries_nothing_but_changes_of_clients_and_no_more_of_it_than_
         device
     };
 
-    alice.device.authenticate(b"hello");
-    refused("authenticated data", &mut alice, update(), ProblemType::InvalidMls).await;
-    let context = Commit { context: Some(Extensions::from_vec(vec![filler(10)]).unwrap()), ..update() };
-    refused("another GroupContext", &mut alice, context, ProblemType::InvalidMls).await;
+    let context = Commit { context: Some(Extensions::empty()), ..update() };
+    for (data, commit, reason) in
+        [(&b"hello"[..], update(), "no authenticated data"), (b"", context, "can only add clients")]
+    {
+        alice.device.authenticate(data);
+        let made = alice.device.commit(commit);
+        world.assert_refused_for(reason, &identity_commit(&made.commit, &alice.device), reason).await;
+        alice.device.forget();
+    }
     let leaf = Commit { leaf: Some(Extensions::from_vec(vec![filler(2000)]).unwrap()), ..update() };
     refused("a large leaf of its own", &mut alice, leaf, ProblemType::MessageTooLarge).await;
     refused("a large new leaf", &mut alice, adding(&[&stuffed(2000)]), ProblemType::MessageTooLarge).await;
@@ -273,7 +278,7 @@ async fn a_commit_carries_nothing_but_changes_of_clients_and_no_more_of_it_than_
     }
 
     // A stolen client can use up the commits, and can still be removed.
-    limit("max_clients", 2).await;
+    limit("max_clients", 3).await;
     let thief = alice.further_device();
     let made = alice.device.commit(adding(&[&thief]));
     world.pay(&identity_commit(&made.commit, &alice.device)).await.assert_ok("a further client");

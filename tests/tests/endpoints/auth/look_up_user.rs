@@ -19,7 +19,7 @@ pub async fn valid(world: &World) -> Valid {
         ("/as/users/somebody-known@elsewhere.example", ProblemType::ForeignDomain),
         ("/as/users/alice", ProblemType::MalformedRequest),
         ("/as/users/Alice@home.example", ProblemType::MalformedRequest),
-        ("/as/users/al%69ce@home.example", ProblemType::MalformedRequest),
+        ("/as/users/al%69ce@home.example", ProblemType::NotFound),
         ("/as/users/%ff", ProblemType::MalformedRequest),
         ("/as/users/%00@home.example", ProblemType::MalformedRequest),
         ("/as/users/@", ProblemType::MalformedRequest),

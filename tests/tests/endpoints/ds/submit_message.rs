@@ -1203,27 +1203,29 @@ async fn nobody_is_added_by_a_key_package_that_ends_before_the_slowest_reader_ha
     let world = World::start().await;
     world.stock(100).await;
     let mut group = world.group(2).await;
-    let lasting = |days: u64| {
-        let mut party = Party::newcomer();
+    // Somebody with a mailbox, or the DS would want it removed again.
+    let lasting = async |days: u64| {
+        let mut party = world.candidate().await.party;
         party.lifetime = Lifetime::new(days * DAY);
         adding(&[&party])
     };
     let detail = "the KeyPackage of a member that is added must be valid for 31 more days: members read of it for as long";
     for days in [1, 2, 30, 31] {
-        let (_, call) = group.make(0, lasting(days));
+        let (_, call) = group.make(0, lasting(days).await);
         world.assert_refuses("too short a lifetime", &call, ProblemType::InvalidMls).await;
         let problem = world.pay(&call).await.problem("too short a lifetime");
         assert_eq!(problem.detail.as_deref(), Some(detail));
         group.party(0).forget();
     }
-    let (_, call) = group.make(0, lasting(33));
+    let (_, call) = group.make(0, lasting(33).await);
     assert_eq!(submit(&world, &call).await.epoch, 2);
     group.party(0).merge();
     // Where messages wait for less, it may be shorter.
     let operator = world.cluster.connect_as("postern_operator").await;
     operator.execute("SELECT operator.set_queue_limit('message_days', 3)", &[]).await.unwrap();
-    assert_commit_refused(&world, "four days", &mut group, 0, lasting(4), ProblemType::InvalidMls).await;
-    let (_, call) = group.make(0, lasting(6));
+    let four = lasting(4).await;
+    assert_commit_refused(&world, "four days", &mut group, 0, four, ProblemType::InvalidMls).await;
+    let (_, call) = group.make(0, lasting(6).await);
     assert_eq!(submit(&world, &call).await.epoch, 3);
     operator.execute("SELECT operator.set_queue_limit('message_days', 61)", &[]).await.unwrap_err();
 }

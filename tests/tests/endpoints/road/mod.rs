@@ -2,8 +2,10 @@
 //! here, and every test in this folder says so until it gets one.
 
 mod body;
+mod browser;
 mod mutation;
 mod payment;
+mod replay;
 mod signature;
 mod target;
 
@@ -158,7 +160,8 @@ async fn an_answer_comes_in_the_encoding_that_is_asked_for() {
     world.close();
 }
 
-/// The methods that a route of this path has.
+/// The methods that the routes of this path take.
 fn methods(path: &str) -> Vec<Method> {
-    routes::all().into_iter().filter(|route| route.path == path).map(|route| route.method).collect()
+    let of_path = routes::all().into_iter().filter(|route| route.path == path);
+    of_path.flat_map(|route| route.methods().collect::<Vec<_>>()).collect()
 }

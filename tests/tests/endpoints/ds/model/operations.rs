@@ -4,6 +4,7 @@ use ciborium::Value;
 use openmls::prelude::{Extensions, Lifetime};
 use postern_protocol::{
     Address, MlsMessage, StateKey,
+    ds::CurrentGroup,
     key::SigningKey,
     mls::{GroupPolicy, Pseudonym, UserKey},
     name::Domain,
@@ -441,31 +442,33 @@ fn come_back(play: &mut Play<'_>, turn: &mut Turn) -> Option<Attempt> {
     if play.model.leaves(turn.by) {
         return None;
     }
-    come_back_with(play, turn, None)
+    come_back_with(play, turn)
 }
 
 /// Also for somebody who proposed to leave, and stays.
 fn come_back_alone(play: &mut Play<'_>, turn: &mut Turn) -> Option<Attempt> {
     turn.current.as_mut()?.proposals.clear();
-    come_back_with(play, turn, None)
+    come_back_with(play, turn)
 }
 
+/// Made by a double, since it is refused and its maker would forget where it was.
 fn come_back_to_anothers_address(play: &mut Play<'_>, turn: &mut Turn) -> Option<Attempt> {
-    turn.current.as_mut()?.proposals.clear();
     let address = someones_address(play, turn)?;
-    let party = play.group.party(turn.by);
-    let own = std::mem::replace(&mut party.leaf, Extensions::empty());
-    party.leaf = party.leaf_at(&home(), address);
-    let attempt = come_back_with(play, turn, VIOLATION);
-    play.group.party(turn.by).leaf = own;
-    attempt
+    let member = &play.group.members[turn.by].party;
+    let mut double = Party::new(member.identity.clone());
+    (double.key, double.user, double.generation) =
+        (member.key.clone(), member.user.clone(), member.generation);
+    double.leaf = double.leaf_at(&home(), address);
+    let current = CurrentGroup { proposals: Vec::new(), ..turn.current() };
+    let made = double.join_externally(&current, None);
+    wrong(play, turn.by, &made, VIOLATION)
 }
 
-fn come_back_with(play: &mut Play<'_>, turn: &mut Turn, expected: Expected) -> Option<Attempt> {
+fn come_back_with(play: &mut Play<'_>, turn: &mut Turn) -> Option<Attempt> {
     let (by, current) = (turn.by, turn.current());
     let lapses = current.proposals.is_empty();
     let made = play.group.party(by).join_externally(&current, None);
-    Some(Attempt { call: play.call(by, &made), expected, effect: Effect::Return { by, lapses } })
+    Some(Attempt { call: play.call(by, &made), expected: None, effect: Effect::Return { by, lapses } })
 }
 
 fn repeat(play: &mut Play<'_>, _: &mut Turn) -> Option<Attempt> {
