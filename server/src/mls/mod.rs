@@ -76,11 +76,7 @@ impl TrackedGroup {
     /// [`InvalidMls`] unless the group is in epoch 0, of a supported ciphersuite, and its
     /// creator the only member.
     pub fn create(group_info: &GroupInfo, ratchet_tree: &RatchetTree) -> Result<Self, InvalidMls> {
-        let MlsMessageBodyIn::GroupInfo(group_info) = parse(group_info.as_bytes(), "GroupInfo")? else {
-            return Err(InvalidMls::Malformed("GroupInfo"));
-        };
-        let ratchet_tree = RatchetTreeIn::tls_deserialize_exact(ratchet_tree.as_bytes())
-            .map_err(|_| InvalidMls::Malformed("ratchet tree"))?;
+        let ratchet_tree = parse_tree(ratchet_tree)?;
         let refused =
             InvalidMls::Refused("a new group must be in epoch 0, with its creator as the only member");
         // Counted before anything is verified. A node above the leaf is refused, too: its key would be nobody's, or one
@@ -88,6 +84,25 @@ impl TrackedGroup {
         if ratchet_tree.nodes().count() != 1 {
             return Err(refused);
         }
+        let tracked = Self::validate(group_info, ratchet_tree)?;
+        if tracked.epoch() != 0 || tracked.group.members().count() != 1 {
+            return Err(refused);
+        }
+        for (_, leaf) in tracked.leaves() {
+            encryption_key::check_leaf(tracked.group.ciphersuite(), leaf)?;
+        }
+        Ok(tracked)
+    }
+
+    /// Validates a GroupInfo and the tree of its group, of whatever size and epoch, as a joiner does (RFC 9420
+    /// §12.4.3.1).
+    ///
+    /// # Errors
+    /// [`InvalidMls`].
+    pub fn validate(group_info: &GroupInfo, ratchet_tree: RatchetTreeIn) -> Result<Self, InvalidMls> {
+        let MlsMessageBodyIn::GroupInfo(group_info) = parse(group_info.as_bytes(), "GroupInfo")? else {
+            return Err(InvalidMls::Malformed("GroupInfo"));
+        };
         let storage = GroupStorage::default();
         let (group, _) = PublicGroup::from_external(
             &PublicCrypto::VERIFYING,
@@ -97,14 +112,7 @@ impl TrackedGroup {
             ProposalStore::new(),
         )
         .map_err(|error| InvalidMls::Group(error.to_string()))?;
-        let tracked = Self { group, storage };
-        if tracked.epoch() != 0 || tracked.group.members().count() != 1 {
-            return Err(refused);
-        }
-        for (_, leaf) in tracked.leaves() {
-            encryption_key::check_leaf(tracked.group.ciphersuite(), leaf)?;
-        }
-        Ok(tracked)
+        Ok(Self { group, storage })
     }
 
     /// # Errors
@@ -390,6 +398,15 @@ pub fn parse(bytes: &[u8], what: &'static str) -> Result<MlsMessageBodyIn, Inval
     MlsMessageIn::tls_deserialize_exact(bytes)
         .map(MlsMessageIn::extract)
         .map_err(|_| InvalidMls::Malformed(what))
+}
+
+/// Parses a ratchet tree, which is not verified yet.
+///
+/// # Errors
+/// [`InvalidMls::Malformed`].
+pub fn parse_tree(ratchet_tree: &RatchetTree) -> Result<RatchetTreeIn, InvalidMls> {
+    RatchetTreeIn::tls_deserialize_exact(ratchet_tree.as_bytes())
+        .map_err(|_| InvalidMls::Malformed("ratchet tree"))
 }
 
 /// # Errors
