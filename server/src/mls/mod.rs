@@ -11,7 +11,7 @@ mod trial;
 use std::collections::BTreeMap;
 
 use openmls::{
-    group::{PublicProcessMessageError, StageCommitError},
+    group::{ProposalValidationError, PublicProcessMessageError, StageCommitError},
     prelude::{
         CredentialType, ExtensionType, Extensions, GroupContext, KeyPackage, LeafNode, LeafNodeIndex,
         MlsMessageBodyIn, MlsMessageIn, OpenMlsCrypto as _, ProcessedMessage, ProcessedMessageContent,
@@ -249,8 +249,9 @@ impl TrackedGroup {
     }
 
     /// Tries the commit by which a member would take proposals along that wait, and judges them by what openmls judges
-    /// commits by. The trial has no path, which is the committer's own matter, and openmls looks at it last. Returns the
-    /// trial's length in bytes.
+    /// commits by. The trial has no path, which is the committer's own matter, and openmls looks at it last; before that
+    /// it objects to an Update of the committer's own, which is judged with the others by then. Returns the trial's
+    /// length in bytes.
     ///
     /// # Errors
     /// [`InvalidMls::Uncommittable`] with openmls's reason.
@@ -258,9 +259,13 @@ impl TrackedGroup {
         let references = proposals.iter().map(|proposal| proposal.proposal_reference_ref().as_slice());
         let commit = trial::commit(self.group_id(), self.epoch(), by.u32(), references);
         match self.group.process_message(&PublicCrypto::TRIAL, parse_handshake(&commit)?) {
-            Ok(_) | Err(PublicProcessMessageError::InvalidCommit(StageCommitError::RequiredPathNotFound)) => {
-                Ok(commit.as_bytes().len())
-            }
+            Ok(_)
+            | Err(PublicProcessMessageError::InvalidCommit(
+                StageCommitError::RequiredPathNotFound
+                | StageCommitError::ProposalValidationError(
+                    ProposalValidationError::CommitterIncludedOwnUpdate,
+                ),
+            )) => Ok(commit.as_bytes().len()),
             Err(error) => Err(InvalidMls::Uncommittable(error.to_string())),
         }
     }
