@@ -287,7 +287,10 @@ async fn a_server_that_hears_no_notification_refuses_revoked_keys_within_seconds
     let world = World::builder().servers(2).start().await;
     let client = world.client("alice").await;
     let key = world.issuer_key(TokenType::PrivateRistretto255).await;
-    let mut tokens = world.tokens(0, &client, &Ask::batch(&key, 100)).await;
+    let mut tokens = Vec::new();
+    for _ in 0..20 {
+        tokens.extend(world.tokens(0, &client, &Ask::batch(&key, 100)).await);
+    }
     assert_eq!(world.spend(0, &tokens.remove(0)).await.status, StatusCode::CREATED);
     let revoke =
         "UPDATE aas.issuer_keys SET not_before = least(not_before, today), not_after = today, retires = today
