@@ -84,7 +84,7 @@ impl TrackedGroup {
         if ratchet_tree.nodes().count() != 1 {
             return Err(refused);
         }
-        let tracked = Self::validate(group_info, ratchet_tree)?;
+        let tracked = Self::open(group_info, ratchet_tree)?;
         if tracked.epoch() != 0 || tracked.group.members().count() != 1 {
             return Err(refused);
         }
@@ -99,7 +99,7 @@ impl TrackedGroup {
     ///
     /// # Errors
     /// [`InvalidMls`].
-    pub fn validate(group_info: &GroupInfo, ratchet_tree: RatchetTreeIn) -> Result<Self, InvalidMls> {
+    pub fn open(group_info: &GroupInfo, ratchet_tree: RatchetTreeIn) -> Result<Self, InvalidMls> {
         let MlsMessageBodyIn::GroupInfo(group_info) = parse(group_info.as_bytes(), "GroupInfo")? else {
             return Err(InvalidMls::Malformed("GroupInfo"));
         };

@@ -117,7 +117,7 @@ fn unsigned_info(ciphersuite: u16, group_id: &[u8], tree_hash: &[u8]) -> Vec<u8>
 /// The reason why a tree and a GroupInfo that nobody signed are refused.
 fn reason(info: &[u8], tree: &[u8]) -> String {
     let (info, tree) = (GroupInfo::new(info.to_vec()), RatchetTree::new(tree.to_vec()));
-    let validated = parse_tree(&tree).and_then(|tree| TrackedGroup::validate(&info, tree));
+    let validated = parse_tree(&tree).and_then(|tree| TrackedGroup::open(&info, tree));
     validated.err().expect("nobody signed the GroupInfo").to_string()
 }
 
