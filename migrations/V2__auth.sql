@@ -8,6 +8,74 @@
 -- Ids are random, and no row says when it was made: a serial number or a day would join a user with the queues that its
 -- client made in the same minute (PRIV-4, PRIV-5).
 
+CREATE TABLE auth.settings (
+    singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
+    registrations_per_source integer NOT NULL DEFAULT 20 CHECK (registrations_per_source >= 0),
+    registrations_per_hour integer NOT NULL DEFAULT 1000 CHECK (registrations_per_hour >= 0),
+    max_clients integer NOT NULL DEFAULT 32 CHECK (max_clients BETWEEN 1 AND 256),
+    max_identity_commits integer NOT NULL DEFAULT 10000 CHECK (max_identity_commits > 0),
+    max_identity_commit_bytes integer NOT NULL DEFAULT 16384
+        CHECK (max_identity_commit_bytes BETWEEN 4096 AND 262144),
+    max_identity_leaf_bytes integer NOT NULL DEFAULT 2048 CHECK (max_identity_leaf_bytes BETWEEN 512 AND 65536),
+    history_page_bytes integer NOT NULL DEFAULT 262144 CHECK (history_page_bytes BETWEEN 16384 AND 16777216)
+);
+COMMENT ON TABLE auth.settings IS 'Settings of the AS: one row';
+COMMENT ON COLUMN auth.settings.singleton IS 'Always true: there is one row. Never changes';
+COMMENT ON COLUMN auth.settings.registrations_per_source IS
+    'Attempts to register that are taken from one network address in an hour: an IPv4 address, or an IPv6 network of 64 bits. Changes as the operator likes';
+COMMENT ON COLUMN auth.settings.registrations_per_hour IS
+    'Attempts to register that are taken from all addresses together in an hour; 0 closes registration. Changes as the operator likes';
+COMMENT ON COLUMN auth.settings.max_clients IS
+    'Clients that a user may come to have; a user with more keeps them. Changes as the operator likes';
+COMMENT ON COLUMN auth.settings.max_identity_commits IS
+    'Commits to an EID in all; beyond them only a commit that leaves fewer clients is taken. Changes as the operator likes';
+COMMENT ON COLUMN auth.settings.max_identity_commit_bytes IS
+    'Bytes of a commit to an EID, at most. Changes as the operator likes';
+COMMENT ON COLUMN auth.settings.max_identity_leaf_bytes IS
+    'Bytes of a new leaf of an EID, and of its GroupContext''s extensions, at most. Changes as the operator likes';
+COMMENT ON COLUMN auth.settings.history_page_bytes IS
+    'Bytes of commits after which a page of an EID''s history ends; it has one commit at least. Changes as the operator likes';
+INSERT INTO auth.settings DEFAULT VALUES;
+
+-- The counts are lost with a crash, and are never in WAL, replicas or base backups.
+CREATE UNLOGGED TABLE auth.registration_attempts (
+    source bytea PRIMARY KEY CHECK (octet_length(source) IN (0, 32)),
+    hour integer NOT NULL,
+    attempts integer NOT NULL
+) WITH (fillfactor = 50);
+COMMENT ON TABLE auth.registration_attempts IS
+    'Attempts to register in the present hour. No row leads to a user, and each goes when its hour is over';
+COMMENT ON COLUMN auth.registration_attempts.source IS
+    'HMAC of the network address under a key of the server that is not in the database; empty: all addresses together. Never changes';
+COMMENT ON COLUMN auth.registration_attempts.hour IS 'Hour (hours since 1970) that is counted. Grows';
+COMMENT ON COLUMN auth.registration_attempts.attempts IS
+    'Attempts that were taken in that hour, whatever became of them. Grows, and begins anew with each hour';
+
+CREATE FUNCTION auth.skeleton(name text) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+RETURN translate(replace(replace(translate(name, '._-', ''), 'rn', 'm'), 'vv', 'w'), '013457i', 'oleastl');
+COMMENT ON FUNCTION auth.skeleton IS
+    'A name without dots, hyphens and underscores, and with one letter for all that look like it (as UTS #39 §4 does): two names with the same skeleton are taken for each other';
+
+CREATE TABLE auth.reserved_names (
+    name text COLLATE "C" PRIMARY KEY CHECK (name ~ '^[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?$'),
+    skeleton text COLLATE "C" NOT NULL GENERATED ALWAYS AS (auth.skeleton(name)) STORED
+);
+CREATE INDEX reserved_names_by_skeleton ON auth.reserved_names (skeleton);
+COMMENT ON TABLE auth.reserved_names IS
+    'Names that nobody can register, since others would believe that they speak for the server. A user who has one keeps it';
+COMMENT ON COLUMN auth.reserved_names.name IS 'User name before @. Never changes';
+COMMENT ON COLUMN auth.reserved_names.skeleton IS
+    'Form in which names are compared, so that post-master and adm1n are not free either. Never changes';
+-- The names of RFC 2142, those whose owners get certificates for a domain (CA/B Baseline Requirements §3.2.2.4.4), and
+-- those that people take for the operator's.
+INSERT INTO auth.reserved_names (name) SELECT unnest(ARRAY[
+    'abuse', 'accounts', 'admin', 'administrator', 'all', 'billing', 'bot', 'contact', 'daemon', 'dns', 'everyone',
+    'ftp', 'help', 'helpdesk', 'hostmaster', 'info', 'legal', 'list', 'mailer-daemon', 'marketing', 'moderator',
+    'news', 'no-reply', 'noc', 'nobody', 'official', 'operator', 'owner', 'postern', 'postmaster', 'privacy', 'root',
+    'sales', 'security', 'server', 'service', 'ssladmin', 'ssladministrator', 'sslwebmaster', 'staff', 'support',
+    'sysadmin', 'system', 'team', 'trouble', 'usenet', 'uucp', 'webmaster', 'www']);
+
 CREATE TABLE auth.users (
     user_id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
     name text COLLATE "C" NOT NULL UNIQUE
@@ -182,14 +250,21 @@ COMMENT ON COLUMN auth.signing_keys.service IS
 COMMENT ON COLUMN auth.signing_keys.sealed_seed IS 'Private seed, sealed under the server''s master key. Never changes';
 COMMENT ON COLUMN auth.signing_keys.not_before IS 'First day (UTC) of validity. Never changes';
 COMMENT ON COLUMN auth.signing_keys.not_after IS 'Last day (UTC) of validity. Never changes';
+-- Server processes keep the keys in memory: any change, however it is made, tells them.
+CREATE TRIGGER signing_keys_changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON auth.signing_keys
+    FOR EACH STATEMENT EXECUTE FUNCTION operator.raise_key_version();
+ALTER TABLE auth.signing_keys ENABLE ALWAYS TRIGGER signing_keys_changed;
 
 -- Outcomes of API functions, success first. A refusal is an answer and not an exception, so that the token stays spent.
+CREATE TYPE auth.admit_registration_outcome AS ENUM ('admitted', 'source_limited', 'server_limited', 'name_reserved');
+COMMENT ON TYPE auth.admit_registration_outcome IS 'Outcomes of auth.admit_registration';
 CREATE TYPE auth.register_user_outcome AS ENUM ('registered', 'name_taken', 'client_known');
 COMMENT ON TYPE auth.register_user_outcome IS 'Outcomes of auth.register_user';
 CREATE TYPE auth.store_credential_outcome AS ENUM ('stored', 'token_spent', 'unknown_client');
 COMMENT ON TYPE auth.store_credential_outcome IS 'Outcomes of auth.store_credential';
 CREATE TYPE auth.commit_identity_outcome AS ENUM (
-    'committed', 'token_spent', 'wrong_epoch', 'unknown_client', 'client_known');
+    'committed', 'token_spent', 'wrong_epoch', 'unknown_client', 'client_known', 'too_many_clients', 'too_many_commits',
+    'too_large');
 COMMENT ON TYPE auth.commit_identity_outcome IS 'Outcomes of auth.commit_identity';
 CREATE TYPE auth.publish_contact_outcome AS ENUM ('published', 'token_spent', 'unknown_client');
 COMMENT ON TYPE auth.publish_contact_outcome IS 'Outcomes of auth.publish_contact';

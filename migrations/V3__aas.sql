@@ -5,6 +5,7 @@
 CREATE TABLE aas.settings (
     singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
     daily_allowance integer NOT NULL DEFAULT 10000 CHECK (daily_allowance >= 0),
+    new_user_allowance integer NOT NULL DEFAULT 2000 CHECK (new_user_allowance > 0),
     homeserver_allowance integer NOT NULL DEFAULT 1000000 CHECK (homeserver_allowance >= 0),
     issuing_days integer NOT NULL DEFAULT 30 CHECK (issuing_days BETWEEN 10 AND 365),
     -- A successor is published up to two days before its not_before.
@@ -14,6 +15,8 @@ CREATE TABLE aas.settings (
 COMMENT ON TABLE aas.settings IS 'Defaults of the AAS: one row';
 COMMENT ON COLUMN aas.settings.singleton IS 'Always true: there is one row. Never changes';
 COMMENT ON COLUMN aas.settings.daily_allowance IS 'Tokens that a user may have per day (UTC). Changes as the operator likes';
+COMMENT ON COLUMN aas.settings.new_user_allowance IS
+    'Tokens that a user may have on the first day (UTC) on which it takes some; each such day adds as many, up to daily_allowance. Changes as the operator likes';
 COMMENT ON COLUMN aas.settings.homeserver_allowance IS
     'Tokens that a federated domain may have per day (UTC). Changes as the operator likes';
 COMMENT ON COLUMN aas.settings.issuing_days IS 'Days for which an issuer key issues. Changes as the operator likes';
@@ -51,6 +54,10 @@ COMMENT ON COLUMN aas.issuer_keys.not_after IS
     'Day (UTC) from which on it issues no more. Comes nearer when the operator rotates keys';
 COMMENT ON COLUMN aas.issuer_keys.retires IS
     'Day (UTC) from which on its tokens are worth nothing. Comes nearer when the operator revokes keys';
+-- Server processes keep the keys in memory: any change, however it is made, tells them.
+CREATE TRIGGER issuer_keys_changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON aas.issuer_keys
+    FOR EACH STATEMENT EXECUTE FUNCTION operator.raise_key_version();
+ALTER TABLE aas.issuer_keys ENABLE ALWAYS TRIGGER issuer_keys_changed;
 
 -- The length is checked by a type, because PostgreSQL reads a table's CHECK constraints anew for each statement.
 CREATE DOMAIN aas.nonce AS bytea CHECK (octet_length(VALUE) = 32);
@@ -65,6 +72,22 @@ CREATE TABLE aas.spent (
 COMMENT ON TABLE aas.spent IS 'Tokens that were redeemed (AAS-4). Rows never change';
 COMMENT ON COLUMN aas.spent.issuer_key IS 'Key that issued the token; each has a partition. Never changes';
 COMMENT ON COLUMN aas.spent.nonce IS 'Nonce of the token, which the issuer has not seen. Never changes';
+
+CREATE DOMAIN aas.signature_digest AS bytea CHECK (octet_length(VALUE) = 32);
+COMMENT ON DOMAIN aas.signature_digest IS 'SHA-256 of a label and a request''s signature';
+
+-- Logged, as aas.spent is: a crash must not reopen a signature that is still fresh. A row holds no time but a span of ten
+-- minutes, which comes again each hour, and goes when the next span ends: signatures are fresh for six minutes.
+CREATE TABLE aas.used_signatures (
+    digest aas.signature_digest PRIMARY KEY,
+    span smallint NOT NULL DEFAULT (extract(epoch FROM now())::bigint / 600 % 6)::smallint
+);
+CREATE INDEX used_signatures_by_span ON aas.used_signatures (span);
+COMMENT ON TABLE aas.used_signatures IS
+    'Signatures of requests that spent no token: such a request is good once (AAS-4). Rows never change';
+COMMENT ON COLUMN aas.used_signatures.digest IS 'Digest of the signature. Never changes';
+COMMENT ON COLUMN aas.used_signatures.span IS
+    'Span of ten minutes of the hour, from 0 to 5, in which it was used, which tells when the row may go. Never changes';
 
 CREATE TABLE aas.prices (
     endpoint text COLLATE "C" PRIMARY KEY,
@@ -82,6 +105,7 @@ CREATE TABLE aas.takers (
     taker uuid PRIMARY KEY DEFAULT gen_random_uuid(),
     user_id uuid UNIQUE REFERENCES auth.users ON DELETE CASCADE,
     domain operator.domain_name UNIQUE,
+    days integer NOT NULL DEFAULT 0 CHECK (days >= 0),
     CHECK (num_nonnulls(user_id, domain) = 1)
 );
 COMMENT ON TABLE aas.takers IS
@@ -89,6 +113,8 @@ COMMENT ON TABLE aas.takers IS
 COMMENT ON COLUMN aas.takers.taker IS 'Random id. Never changes';
 COMMENT ON COLUMN aas.takers.user_id IS 'User, if the taker is one. Never changes';
 COMMENT ON COLUMN aas.takers.domain IS 'Federated domain, if the taker is one. Never changes';
+COMMENT ON COLUMN aas.takers.days IS
+    'Days (UTC) on which the user took tokens, as far as its allowance grows with them: no further, so that it tells no account''s age. Grows';
 
 CREATE TABLE aas.allowances (
     taker uuid REFERENCES aas.takers ON DELETE CASCADE,
@@ -162,6 +188,8 @@ COMMENT ON COLUMN aas.token_use.requests IS 'Requests with a good token. Grows';
 -- Outcomes of API functions, success first. A refusal is an answer and not an exception, so that the token stays spent.
 CREATE TYPE aas.settle_token_outcome AS ENUM ('spent', 'token_spent');
 COMMENT ON TYPE aas.settle_token_outcome IS 'Outcomes of aas.settle_token';
+CREATE TYPE aas.admit_signer_outcome AS ENUM ('admitted', 'unknown_signer', 'signature_used');
+COMMENT ON TYPE aas.admit_signer_outcome IS 'Outcomes of aas.admit_signer';
 CREATE TYPE aas.take_allowance_outcome AS ENUM ('granted', 'used_up', 'unknown_signer');
 COMMENT ON TYPE aas.take_allowance_outcome IS 'Outcomes of aas.take_allowance and aas.take';
 CREATE TYPE aas.add_issuer_key_outcome AS ENUM ('added', 'not_due', 'collides');

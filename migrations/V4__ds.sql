@@ -6,8 +6,11 @@ CREATE TABLE ds.settings (
     inactive_days integer NOT NULL DEFAULT 90 CHECK (inactive_days BETWEEN 1 AND 3650),
     abandoned_days integer NOT NULL DEFAULT 365 CHECK (abandoned_days BETWEEN 1 AND 3650),
     max_members integer NOT NULL DEFAULT 1000 CHECK (max_members BETWEEN 2 AND 5000),
+    max_clients integer NOT NULL DEFAULT 16 CHECK (max_clients > 0),
     max_message_bytes integer NOT NULL DEFAULT 65536 CHECK (max_message_bytes >= 1024),
     max_commit_bytes integer NOT NULL DEFAULT 524288 CHECK (max_commit_bytes >= 16384),
+    max_authenticated_data_bytes integer NOT NULL DEFAULT 1024 CHECK (max_authenticated_data_bytes >= 64),
+    max_delivery_bytes integer NOT NULL DEFAULT 134217728 CHECK (max_delivery_bytes >= 65536),
     past_epochs integer NOT NULL DEFAULT 3 CHECK (past_epochs BETWEEN 0 AND 5),
     max_reservations integer NOT NULL DEFAULT 1000000 CHECK (max_reservations > 0)
 );
@@ -19,10 +22,16 @@ COMMENT ON COLUMN ds.settings.abandoned_days IS
     'Days without a message after which a group is deleted (DS-11). Changes as the operator likes';
 COMMENT ON COLUMN ds.settings.max_members IS
     'Leaves that a group may grow to; a larger one shrinks or stays. Changes as the operator likes';
+COMMENT ON COLUMN ds.settings.max_clients IS
+    'Leaves that one user may have in a group; a user that has more keeps them. Changes as the operator likes';
 COMMENT ON COLUMN ds.settings.max_message_bytes IS
     'Bytes of an application message or a proposal, at most. Changes as the operator likes';
 COMMENT ON COLUMN ds.settings.max_commit_bytes IS
     'Bytes of a commit, and of its Welcome, at most. Changes as the operator likes';
+COMMENT ON COLUMN ds.settings.max_authenticated_data_bytes IS
+    'Bytes of any message''s authenticated data, at most. Changes as the operator likes';
+COMMENT ON COLUMN ds.settings.max_delivery_bytes IS
+    'Bytes that one request may take in all queues together, at most. Changes as the operator likes';
 COMMENT ON COLUMN ds.settings.past_epochs IS
     'Epochs after its own in which an application message is still taken. Changes as the operator likes';
 COMMENT ON COLUMN ds.settings.max_reservations IS
@@ -74,7 +83,7 @@ CREATE TABLE ds.groups (
     group_id bytea PRIMARY KEY CHECK (octet_length(group_id) = 16),
     epoch bigint NOT NULL CHECK (epoch >= 0),
     revision integer NOT NULL CHECK (revision >= 0),
-    last_commit bytea CHECK (octet_length(last_commit) = 32),
+    last_commit bytea NOT NULL CHECK (octet_length(last_commit) = 32),
     roster bytea NOT NULL,
     tree bytea NOT NULL,
     last_used date NOT NULL
@@ -88,7 +97,7 @@ COMMENT ON COLUMN ds.groups.epoch IS
     'Epoch of the group (RFC 9420 §2). Grows by one with each commit, and by nothing else';
 COMMENT ON COLUMN ds.groups.revision IS 'Number of proposals kept in this epoch. Grows; zero after each commit';
 COMMENT ON COLUMN ds.groups.last_commit IS
-    'SHA-256 of the commit that began this epoch, by which a repeat is recognised (DS-4); null in epoch 0. Changes with epoch';
+    'SHA-256 of the commit that began this epoch, or of the request that created the group, by which a repeat is recognised (DS-4). Changes with epoch';
 COMMENT ON COLUMN ds.groups.roster IS
     'State that an application message needs (leaves, keys, addresses), padded and sealed under the group''s state key. Changes with epoch';
 COMMENT ON COLUMN ds.groups.tree IS
@@ -149,7 +158,8 @@ CREATE TYPE ds.reserve_group_id_outcome AS ENUM ('reserved', 'token_spent', 'ful
 COMMENT ON TYPE ds.reserve_group_id_outcome IS 'Outcomes of ds.reserve_group_id';
 CREATE TYPE ds.create_group_outcome AS ENUM ('created', 'token_spent', 'ciphersuite_forbidden', 'not_reserved');
 COMMENT ON TYPE ds.create_group_outcome IS 'Outcomes of ds.create_group';
-CREATE TYPE ds.submit_message_outcome AS ENUM ('accepted', 'token_spent', 'unknown_group', 'wrong_epoch', 'stale');
+CREATE TYPE ds.submit_message_outcome AS ENUM (
+    'accepted', 'token_spent', 'unknown_group', 'wrong_epoch', 'too_large', 'stale');
 COMMENT ON TYPE ds.submit_message_outcome IS 'Outcomes of ds.submit_message';
 CREATE TYPE ds.propose_removal_outcome AS ENUM ('proposed', 'stale');
 COMMENT ON TYPE ds.propose_removal_outcome IS 'Outcomes of ds.propose_removal';

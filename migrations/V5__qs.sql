@@ -22,7 +22,6 @@ CREATE TABLE qs.settings (
     deposit_refills integer NOT NULL DEFAULT 4 CHECK (deposit_refills BETWEEN 0 AND 1000),
     addresses_per_queue integer NOT NULL DEFAULT 10000 CHECK (addresses_per_queue > 0),
     last_resort_addresses_per_queue integer NOT NULL DEFAULT 16 CHECK (last_resort_addresses_per_queue >= 0),
-    message_days integer NOT NULL DEFAULT 30 CHECK (message_days BETWEEN 1 AND 3650),
     queue_days integer NOT NULL DEFAULT 90 CHECK (queue_days BETWEEN 1 AND 3650),
     key_packages_per_stock integer NOT NULL DEFAULT 100 CHECK (key_packages_per_stock > 0),
     stocks_per_friendship integer NOT NULL DEFAULT 32 CHECK (stocks_per_friendship > 0)
@@ -53,8 +52,6 @@ COMMENT ON COLUMN qs.settings.addresses_per_queue IS
     'Addresses that a queue has at most. Changes as the operator likes';
 COMMENT ON COLUMN qs.settings.last_resort_addresses_per_queue IS
     'Addresses that do not bind, of those that a queue has at most. Changes as the operator likes';
-COMMENT ON COLUMN qs.settings.message_days IS
-    'Whole days (UTC) that a message waits for its reader; it may stay longer, as long as messages of its chain do. Changes as the operator likes';
 COMMENT ON COLUMN qs.settings.queue_days IS
     'Whole days (UTC) that a queue is kept without a request of its owner. Changes as the operator likes';
 COMMENT ON COLUMN qs.settings.key_packages_per_stock IS
@@ -261,7 +258,7 @@ COMMENT ON COLUMN qs.key_packages.number IS 'Place in the publication, from 1; 0
 COMMENT ON COLUMN qs.key_packages.last_resort IS
     'Whether it is the last resort, which is handed out when nothing else is left, and stays. Never changes';
 COMMENT ON COLUMN qs.key_packages.expires IS
-    'Day (UTC) on which its lifetime ends: from then on it is not handed out. Never changes';
+    'Day (UTC) on which its lifetime ends; it is handed out until message_days and two days before. Never changes';
 COMMENT ON COLUMN qs.key_packages.sealed IS
     'KeyPackage and its attachment under the stock''s key: a dump without the friendship token shows no key and no address (PRIV-1). Never changes';
 
@@ -296,7 +293,7 @@ COMMENT ON COLUMN qs.removed.inactive_queues IS
     'Queues without a request of their owner for qs.settings.queue_days. Grows on that day';
 COMMENT ON COLUMN qs.removed.their_messages IS 'Messages that went with those queues. Grows on that day';
 COMMENT ON COLUMN qs.removed.expired_messages IS
-    'Messages that waited for longer than qs.settings.message_days. Grows on that day';
+    'Messages that waited for longer than operator.settings.message_days. Grows on that day';
 COMMENT ON COLUMN qs.removed.purged_messages IS
     'Messages that the operator removed, with or without their queue. Grows on that day';
 
@@ -321,7 +318,8 @@ COMMENT ON TYPE qs.deposit_outcome IS 'Outcomes of qs.deposit';
 CREATE TYPE qs.dequeue_outcome AS ENUM ('ok', 'token_spent', 'unknown_queue', 'after_too_large');
 COMMENT ON TYPE qs.dequeue_outcome IS 'Outcomes of qs.dequeue and qs.next_messages';
 CREATE TYPE qs.publish_key_packages_outcome AS ENUM (
-    'published', 'token_spent', 'unknown_friendship', 'ciphersuite_forbidden', 'too_many_key_packages', 'too_many_stocks');
+    'published', 'token_spent', 'unknown_friendship', 'ciphersuite_forbidden', 'too_many_key_packages', 'too_many_stocks',
+    'expires_too_soon');
 COMMENT ON TYPE qs.publish_key_packages_outcome IS 'Outcomes of qs.publish_key_packages';
 CREATE TYPE qs.fetch_key_packages_outcome AS ENUM (
     'fetched', 'token_spent', 'unknown_friendship', 'ciphersuite_forbidden');

@@ -11,7 +11,7 @@ RETURNS boolean
 LANGUAGE c VOLATILE PARALLEL UNSAFE
 AS 'MODULE_PATHNAME', 'spend_token_wrapper';
 COMMENT ON FUNCTION @extschema@.spend_token(text, smallint, bytea) IS
-    'Writes the nonce to aas.spent if aas.prices has the price 1 for the endpoint. Returns false if the nonce was there already. An endpoint that is not in the list, or null, is an error';
+    'Writes the nonce to aas.spent if aas.prices has the price 1 for the endpoint; at price 0 the digest of a signature, bytes 33 to 64 of the nonce, to aas.used_signatures. Returns false if it was there already, or that digest. An endpoint that is not in the list, or null, is an error';
 
 CREATE FUNCTION @extschema@.forget()
 RETURNS trigger

@@ -10,10 +10,12 @@ GRANT EXECUTE ON FUNCTION postern.wake_secret TO postern_server;
 -- operator
 GRANT EXECUTE ON FUNCTION operator.claim_home_domain TO postern_server;
 GRANT EXECUTE ON FUNCTION operator.current_home_domain TO postern_server, postern_operator, postern_monitor;
+GRANT EXECUTE ON FUNCTION operator.current_key_version TO postern_server;
 GRANT EXECUTE ON FUNCTION operator.current_schema_state TO postern_server, postern_operator, postern_monitor;
 GRANT EXECUTE ON FUNCTION operator.rotate_issuer_keys TO postern_operator;
 GRANT EXECUTE ON FUNCTION operator.issuer_keys TO postern_operator, postern_monitor;
 GRANT EXECUTE ON FUNCTION operator.set_allowance TO postern_operator;
+GRANT EXECUTE ON FUNCTION operator.set_new_user_allowance TO postern_operator;
 GRANT EXECUTE ON FUNCTION operator.set_homeserver_allowance TO postern_operator;
 GRANT EXECUTE ON FUNCTION operator.allowances TO postern_operator;
 GRANT EXECUTE ON FUNCTION operator.set_key_rotation TO postern_operator;
@@ -42,8 +44,15 @@ GRANT EXECUTE ON FUNCTION operator.set_group_limit TO postern_operator;
 GRANT EXECUTE ON FUNCTION operator.ciphersuites TO postern_operator, postern_monitor;
 GRANT EXECUTE ON FUNCTION operator.allow_ciphersuite TO postern_operator;
 GRANT EXECUTE ON FUNCTION operator.forbid_ciphersuite TO postern_operator;
+GRANT EXECUTE ON FUNCTION operator.user_limits TO postern_operator, postern_monitor;
+GRANT EXECUTE ON FUNCTION operator.set_user_limit TO postern_operator;
+GRANT EXECUTE ON FUNCTION operator.reserved_names TO postern_operator, postern_monitor;
+GRANT EXECUTE ON FUNCTION operator.reserve_name TO postern_operator;
+GRANT EXECUTE ON FUNCTION operator.release_name TO postern_operator;
 
 -- auth
+GRANT EXECUTE ON FUNCTION auth.admit_registration TO postern_server;
+GRANT EXECUTE ON FUNCTION auth.clean_up TO postern_server;
 GRANT EXECUTE ON FUNCTION auth.register_user TO postern_server;
 GRANT EXECUTE ON FUNCTION auth.load_client TO postern_server;
 GRANT EXECUTE ON FUNCTION auth.store_credential TO postern_server;
@@ -55,6 +64,10 @@ GRANT EXECUTE ON FUNCTION auth.add_signing_key TO postern_server;
 
 -- aas
 GRANT EXECUTE ON FUNCTION aas.settle_token TO postern_server;
+GRANT EXECUTE ON FUNCTION aas.is_token_spent TO postern_server;
+GRANT EXECUTE ON FUNCTION aas.use_signature TO postern_server;
+GRANT EXECUTE ON FUNCTION aas.forget_signatures TO postern_server;
+GRANT EXECUTE ON FUNCTION aas.admit_signer TO postern_server;
 GRANT EXECUTE ON FUNCTION aas.take_allowance TO postern_server;
 GRANT EXECUTE ON FUNCTION aas.load_issuer_keys TO postern_server;
 GRANT EXECUTE ON FUNCTION aas.due_issuer_keys TO postern_server;

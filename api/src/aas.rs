@@ -3,6 +3,7 @@
 use postern_protocol::{
     aas::IssuerDirectory,
     key::SigningKey,
+    name::Domain,
     token::{DIRECTORY_MEDIA_TYPE, DIRECTORY_PATH},
 };
 
@@ -25,8 +26,9 @@ impl Http {
     }
 
     /// `POST /aas/token-request`: blinded tokens for a registered client. `directory` says where
-    /// to ask. Request and response are in one of the formats of RFC 9578 and the batched-tokens
-    /// draft, which the two media types name ([`postern_protocol::token`]).
+    /// to ask, and `origin` is the server's home domain. Request and response are in one of the
+    /// formats of RFC 9578 and the batched-tokens draft, which the two media types name
+    /// ([`postern_protocol::token`]).
     ///
     /// # Errors
     /// `allowance-used-up`, `unknown-token-key`, `invalid-token-request`, `not-allowed`; and as
@@ -37,11 +39,17 @@ impl Http {
         media_types: (&'static str, &'static str),
         request: Vec<u8>,
         client: &SigningKey,
+        origin: &Domain,
     ) -> Result<Vec<u8>> {
         let request = Request::post(directory.issuer_request_uri.clone())
             .body(media_types.0, request)
             .accepting(media_types.1)
-            .signed_by(client);
-        Ok(self.send(&request).await?.body)
+            .signed_by(client, origin);
+        let answer = self.send(&request).await?;
+        // Whatever else comes is from somebody between: the tokens may still be had.
+        if answer.content_type != media_types.1 {
+            return Err(Error::UnexpectedAnswer("tokens of another media type".to_owned()));
+        }
+        Ok(answer.body)
     }
 }

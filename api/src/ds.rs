@@ -4,7 +4,7 @@ use postern_protocol::{
     RatchetTree,
     ds::{
         CreateGroup, CurrentGroup, DeleteGroup, FetchGroupInfo, FetchWelcomeTree, GroupId, GroupIdReserved,
-        MessageAccepted, SubmitMessage, WelcomeTree,
+        MAX_ATTRIBUTES, MessageAccepted, SubmitMessage, WelcomeTree,
     },
     encoding::Encoding,
     key::SigningKey,
@@ -16,11 +16,23 @@ use crate::{
     request::Request,
 };
 
+/// The most bytes of an answer with a whole group: 5,000 leaves, which an operator may allow at most,
+/// with a kibibyte of keys, as much for the nodes above them, and [`MAX_ATTRIBUTES`] each; and what waits.
+const GROUP_BYTES: usize = 5000 * (2048 + MAX_ATTRIBUTES) + 12 * 1024 * 1024;
+
 impl Request {
+    /// The request of [`Api::create_group`] for a serialised [`CreateGroup`] (CBOR): what has to be
+    /// sent again byte for byte is kept that way.
+    pub fn create_group(group: &GroupId, creation: Vec<u8>, leaf: &SigningKey) -> Self {
+        Self::post("/ds/groups").body(Encoding::Cbor.media_type(), creation).signed_by(leaf, group.domain())
+    }
+
     /// The request of [`Api::submit_message`], from a serialised [`SubmitMessage`] (CBOR): what
     /// has to be sent again byte for byte is kept that way.
     pub fn submit_message(group: &GroupId, submission: Vec<u8>, leaf: &SigningKey) -> Self {
-        Self::post(of_group(group, "/messages")).body(Encoding::Cbor.media_type(), submission).signed_by(leaf)
+        Self::post(of_group(group, "/messages"))
+            .body(Encoding::Cbor.media_type(), submission)
+            .signed_by(leaf, group.domain())
     }
 }
 
@@ -38,7 +50,8 @@ impl<W: Wallet> Api<W> {
     /// # Errors
     /// `group-exists`, `invalid-mls`; and as [`Api::paid`].
     pub async fn create_group(&self, group: &CreateGroup, leaf: &SigningKey) -> Result<(), W::Error> {
-        self.paid(Request::post("/ds/groups").cbor(group).signed_by(leaf)).await.map(drop)
+        let creation = Encoding::Cbor.encode(group);
+        self.paid(Request::create_group(&group.group_id, creation, leaf)).await.map(drop)
     }
 
     /// `DELETE /ds/groups/{group_id}`: the end of a group, by the last member, an admin.
@@ -51,7 +64,9 @@ impl<W: Wallet> Api<W> {
         deletion: &DeleteGroup,
         leaf: &SigningKey,
     ) -> Result<(), W::Error> {
-        self.paid(Request::delete(of_group(group, "")).cbor(deletion).signed_by(leaf)).await.map(drop)
+        self.paid(Request::delete(of_group(group, "")).cbor(deletion).signed_by(leaf, &self.origin))
+            .await
+            .map(drop)
     }
 
     /// `POST /ds/groups/{group_id}/messages`: a commit, proposal or application message, for all
@@ -90,7 +105,8 @@ impl<W: Wallet> Api<W> {
         fetch: &FetchGroupInfo,
         leaf: &SigningKey,
     ) -> Result<CurrentGroup, W::Error> {
-        let request = Request::post(of_group(group, "/group-info")).cbor(fetch).signed_by(leaf);
+        let request = Request::post(of_group(group, "/group-info")).cbor(fetch).signed_by(leaf, &self.origin);
+        let request = request.answered_in(GROUP_BYTES);
         Ok(self.paid(request).await?.decode()?)
     }
 
@@ -104,7 +120,9 @@ impl<W: Wallet> Api<W> {
         fetch: &FetchWelcomeTree,
         leaf: &SigningKey,
     ) -> Result<RatchetTree, W::Error> {
-        let request = Request::post(of_group(group, "/welcome-tree")).cbor(fetch).signed_by(leaf);
+        let request =
+            Request::post(of_group(group, "/welcome-tree")).cbor(fetch).signed_by(leaf, &self.origin);
+        let request = request.answered_in(GROUP_BYTES);
         Ok(self.paid(request).await?.decode::<WelcomeTree>()?.ratchet_tree)
     }
 }

@@ -40,6 +40,8 @@ impl Error {
     /// token: what changed nothing spent nothing, and what was accepted is recognised.
     pub fn is_passing(&self) -> bool {
         matches!(self, Self::Unreachable(_))
+            // Somebody on the way sent the request twice: each sending is signed anew.
+            || matches!(self.problem(), Some(ProblemType::SignatureUsed))
             || matches!(self.problem(), Some(ProblemType::Fault | ProblemType::Unavailable))
     }
 }

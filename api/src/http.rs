@@ -7,12 +7,12 @@ use std::{sync::Arc, time::Duration};
 use backon::{ExponentialBuilder, Retryable as _};
 use http::header::CONTENT_TYPE;
 use postern_protocol::problem::{Problem, ProblemType};
-use url::Url;
+use url::{Host, Url};
 
 use crate::{
-    error::{Error, Result},
+    error::{BoxError, Error, Result},
     request::{Request, Response},
-    transport::{Direct, Transport},
+    transport::{Direct, TooLong, Transport},
 };
 
 /// The pauses before the second, third and fourth attempt: 0.1, 0.4 and 1.5 seconds.
@@ -47,6 +47,12 @@ impl Http {
             .ok()
             .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
             .ok_or_else(|| Error::BadServerAddress(server.to_owned()))?;
+        if base.scheme() == "http" && !is_loopback(&base) {
+            tracing::warn!(
+                "the connection to the server is not encrypted: everybody on the way sees which user and \
+                 queues this is, and can use its tokens. Use https, unless the way is protected otherwise"
+            );
+        }
         Ok(Self { base, transport: Arc::new(transport) })
     }
 
@@ -82,7 +88,7 @@ impl Http {
             .filter(|url| url.origin() == self.base.origin())
             .ok_or_else(|| Error::UnexpectedAnswer("a URL on another server".to_owned()))?;
         let complete = request.complete(&url)?;
-        let answer = self.transport.carry(complete, request.timeout()).await.map_err(Error::Unreachable)?;
+        let answer = self.transport.carry(complete, request.limits()).await.map_err(no_answer)?;
         let (head, body) = answer.into_parts();
         if head.status.is_success() {
             let content_type = head
@@ -102,6 +108,24 @@ impl Http {
     }
 }
 
+/// An answer that is too long comes again as long.
+fn no_answer(error: BoxError) -> Error {
+    match error.downcast_ref::<TooLong>() {
+        Some(too_long) => Error::UnexpectedAnswer(too_long.to_string()),
+        None => Error::Unreachable(error),
+    }
+}
+
+/// Whether what is said to a server in clear stays on this machine (RFC 6761 §6.3).
+fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Mutex;
@@ -109,7 +133,10 @@ mod tests {
     use backon::BackoffBuilder as _;
 
     use super::*;
-    use crate::{Token, error::BoxError, transport::Carried};
+    use crate::{
+        Token,
+        transport::{Carried, Limits},
+    };
 
     /// Answers with one status after the other; none: there is no answer. Keeps what it carried.
     #[derive(Debug, Default)]
@@ -119,7 +146,7 @@ mod tests {
     }
 
     impl Transport for Scripted {
-        fn carry(&self, request: http::Request<Vec<u8>>, _: Duration) -> Carried<'_> {
+        fn carry(&self, request: http::Request<Vec<u8>>, _: Limits) -> Carried<'_> {
             self.carried.lock().unwrap().push(request);
             let answer = self.answers.lock().unwrap().remove(0);
             Box::pin(async move {
@@ -143,6 +170,59 @@ mod tests {
         for bad in ["127.0.0.1:8080", "ftp://example.org", "example.org", ""] {
             assert!(matches!(Http::new(bad), Err(Error::BadServerAddress(_))), "{bad}");
         }
+    }
+
+    #[test]
+    fn only_loopback_addresses_are_safe_in_clear() {
+        for safe in [
+            "http://127.0.0.1:8008",
+            "http://127.9.9.9",
+            "http://[::1]:1",
+            "http://localhost",
+            "http://a.localhost",
+        ] {
+            assert!(is_loopback(&Url::parse(safe).unwrap()), "{safe}");
+        }
+        for open in
+            ["http://192.168.0.1", "http://localhost.example.org", "http://chat.example.org", "http://[::2]"]
+        {
+            assert!(!is_loopback(&Url::parse(open).unwrap()), "{open}");
+        }
+    }
+
+    /// A server that answers each request with these bytes.
+    async fn answering(answer: Vec<u8>) -> Http {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let server = Http::new(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let answer = answer.clone();
+                tokio::spawn(async move {
+                    let _ = stream.read(&mut [0; 4096]).await;
+                    let _ = stream.write_all(&answer).await;
+                });
+            }
+        });
+        server
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_read_as_far_as_its_call_allows() {
+        let answer = |length: usize| {
+            let head = format!("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n");
+            [head.into_bytes(), vec![7; length]].concat()
+        };
+        let server = answering(answer(1000)).await;
+        let request = Request::get("/health");
+        let read = server.send_once(&request.clone().answered_in(1000)).await.unwrap();
+        assert_eq!(read.body.len(), 1000);
+        let refused = server.send(&request.clone().answered_in(999)).await;
+        assert!(matches!(refused, Err(Error::UnexpectedAnswer(_))), "{refused:?}");
+        // No length is told: it goes on for ever.
+        let endless = [b"HTTP/1.1 200 OK\r\n\r\n".to_vec(), vec![7; 1 << 20]].concat();
+        let refused = answering(endless).await.send(&request).await;
+        assert!(matches!(refused, Err(Error::UnexpectedAnswer(_))), "{refused:?}");
     }
 
     #[test]

@@ -36,4 +36,4 @@ pub use error::{BoxError, Error, Result};
 pub use http::Http;
 pub use payment::{Api, Token, Wallet};
 pub use request::{Request, Response};
-pub use transport::{Carried, Direct, Transport};
+pub use transport::{Carried, Direct, Limits, TooLong, Transport};

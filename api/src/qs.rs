@@ -21,6 +21,12 @@ use crate::{
     request::Request,
 };
 
+/// The most bytes of an answer with queued messages: the server stops at a mebibyte, but one message may
+/// be as long as a request's body.
+const DEQUEUED_BYTES: usize = 8 * 1024 * 1024;
+/// The most bytes of a batch of KeyPackages: of some dozens of devices.
+const BATCH_BYTES: usize = 4 * 1024 * 1024;
+
 impl Http {
     /// `GET /qs/keys`: the home domain, the keys that batches of KeyPackages are signed with, and
     /// the key that pushes are signed with (RFC 8292).
@@ -38,7 +44,7 @@ impl<W: Wallet> Api<W> {
     /// # Errors
     /// As [`Api::paid`].
     pub async fn create_queue(&self, queue: &CreateQueue, owner: &SigningKey) -> Result<QueueId, W::Error> {
-        let request = Request::post("/qs/queues").cbor(queue).signed_by(owner);
+        let request = Request::post("/qs/queues").cbor(queue).signed_by(owner, &self.origin);
         Ok(self.paid(request).await?.decode::<QueueCreated>()?.queue_id)
     }
 
@@ -55,8 +61,9 @@ impl<W: Wallet> Api<W> {
     ) -> Result<Dequeued, W::Error> {
         let request = Request::post(of_queue(queue, "/dequeue"))
             .cbor(dequeue)
-            .signed_by(owner)
-            .waiting(Duration::from_secs(dequeue.wait.into()));
+            .signed_by(owner, &self.origin)
+            .waiting(Duration::from_secs(dequeue.wait.into()))
+            .answered_in(DEQUEUED_BYTES);
         Ok(self.paid(request).await?.decode()?)
     }
 
@@ -71,7 +78,7 @@ impl<W: Wallet> Api<W> {
         addresses: &AddAddresses,
         owner: &SigningKey,
     ) -> Result<(), W::Error> {
-        self.paid(Request::post(of_queue(queue, "/addresses")).cbor(addresses).signed_by(owner))
+        self.paid(Request::post(of_queue(queue, "/addresses")).cbor(addresses).signed_by(owner, &self.origin))
             .await
             .map(drop)
     }
@@ -89,7 +96,7 @@ impl<W: Wallet> Api<W> {
     ) -> Result<(), W::Error> {
         let request = Request::post(of_queue(queue, "/addresses/revoke"))
             .cbor(&RevokeAddresses { addresses })
-            .signed_by(owner);
+            .signed_by(owner, &self.origin);
         self.paid(request).await.map(drop)
     }
 
@@ -107,7 +114,7 @@ impl<W: Wallet> Api<W> {
     ) -> Result<(), W::Error> {
         let request = Request::post(of_queue(queue, "/addresses/push"))
             .cbor(&SetPushPolicy { addresses })
-            .signed_by(owner);
+            .signed_by(owner, &self.origin);
         self.paid(request).await.map(drop)
     }
 
@@ -123,7 +130,7 @@ impl<W: Wallet> Api<W> {
     ) -> Result<(), W::Error> {
         let request = Request::put(of_queue(queue, "/push-subscription"))
             .cbor(&SubscribePush { subscription })
-            .signed_by(owner);
+            .signed_by(owner, &self.origin);
         self.paid(request).await.map(drop)
     }
 
@@ -138,7 +145,9 @@ impl<W: Wallet> Api<W> {
         rotation: &RotateKeys,
         owner: &SigningKey,
     ) -> Result<(), W::Error> {
-        self.paid(Request::post(of_queue(queue, "/keys")).cbor(rotation).signed_by(owner)).await.map(drop)
+        self.paid(Request::post(of_queue(queue, "/keys")).cbor(rotation).signed_by(owner, &self.origin))
+            .await
+            .map(drop)
     }
 
     /// `POST /qs/queues/{queue_id}/delete`: the end of a queue, of all that waits in it, and of the
@@ -152,8 +161,9 @@ impl<W: Wallet> Api<W> {
         addresses: Vec<Address>,
         owner: &SigningKey,
     ) -> Result<(), W::Error> {
-        let request =
-            Request::post(of_queue(queue, "/delete")).cbor(&DeleteQueue { addresses }).signed_by(owner);
+        let request = Request::post(of_queue(queue, "/delete"))
+            .cbor(&DeleteQueue { addresses })
+            .signed_by(owner, &self.origin);
         self.paid(request).await.map(drop)
     }
 
@@ -175,7 +185,7 @@ impl<W: Wallet> Api<W> {
         stock: &PublishKeyPackages,
         owner: &SigningKey,
     ) -> Result<(), W::Error> {
-        self.paid(Request::put("/qs/key-packages").cbor(stock).signed_by(owner)).await.map(drop)
+        self.paid(Request::put("/qs/key-packages").cbor(stock).signed_by(owner, &self.origin)).await.map(drop)
     }
 
     /// `POST /qs/key-packages/fetch`: one KeyPackage of each device under a friendship.
@@ -188,7 +198,8 @@ impl<W: Wallet> Api<W> {
         ciphersuite: u16,
     ) -> Result<KeyPackageBatch, W::Error> {
         let fetch = FetchKeyPackages { friendship_token, ciphersuite };
-        Ok(self.paid(Request::post("/qs/key-packages/fetch").cbor(&fetch)).await?.decode()?)
+        let request = Request::post("/qs/key-packages/fetch").cbor(&fetch).answered_in(BATCH_BYTES);
+        Ok(self.paid(request).await?.decode()?)
     }
 
     /// `POST /qs/key-packages/count`: how many KeyPackages a device has left.
@@ -200,7 +211,7 @@ impl<W: Wallet> Api<W> {
         count: &CountKeyPackages,
         owner: &SigningKey,
     ) -> Result<KeyPackageStock, W::Error> {
-        let request = Request::post("/qs/key-packages/count").cbor(count).signed_by(owner);
+        let request = Request::post("/qs/key-packages/count").cbor(count).signed_by(owner, &self.origin);
         Ok(self.paid(request).await?.decode()?)
     }
 
@@ -213,7 +224,7 @@ impl<W: Wallet> Api<W> {
         stock: &RemoveKeyPackages,
         owner: &SigningKey,
     ) -> Result<(), W::Error> {
-        let request = Request::post("/qs/key-packages/remove").cbor(stock).signed_by(owner);
+        let request = Request::post("/qs/key-packages/remove").cbor(stock).signed_by(owner, &self.origin);
         self.paid(request).await.map(drop)
     }
 
@@ -227,7 +238,7 @@ impl<W: Wallet> Api<W> {
         rotation: &RotateFriendshipToken,
         owner: &SigningKey,
     ) -> Result<(), W::Error> {
-        let request = Request::post("/qs/key-packages/rotate").cbor(rotation).signed_by(owner);
+        let request = Request::post("/qs/key-packages/rotate").cbor(rotation).signed_by(owner, &self.origin);
         self.paid(request).await.map(drop)
     }
 }

@@ -9,6 +9,7 @@ use http::{
 use postern_protocol::{
     encoding::Encoding,
     key::SigningKey,
+    name::Domain,
     signature::{self, Target},
     token,
 };
@@ -18,10 +19,13 @@ use url::Url;
 use crate::{
     error::{Error, Result},
     payment::Token,
+    transport::Limits,
 };
 
-/// How long the answer to an ordinary request may take.
+/// How long the answer to an ordinary request may take, to its last byte.
 const TIMEOUT: Duration = Duration::from_secs(30);
+/// The most bytes that the answer to an ordinary request may have: a hundred tokens need a tenth.
+const MOST_BYTES: usize = 64 * 1024;
 
 /// A request before it is signed: the same one may be sent any number of times, and is signed
 /// anew with each sending.
@@ -33,7 +37,9 @@ pub struct Request {
     content_type: Option<&'static str>,
     accept: &'static str,
     timeout: Duration,
-    signer: Option<SigningKey>,
+    most_bytes: usize,
+    /// The key, and the home domain of the server that the signature is for.
+    signer: Option<(SigningKey, Domain)>,
     token: Option<Token>,
 }
 
@@ -72,6 +78,7 @@ impl Request {
             content_type: None,
             accept: Encoding::Cbor.media_type(),
             timeout: TIMEOUT,
+            most_bytes: MOST_BYTES,
             signer: None,
             token: None,
         }
@@ -96,10 +103,11 @@ impl Request {
     }
 
     /// Has it signed (RFC 9421) with the key that it acts for: a client's, a queue owner's, a
-    /// leaf's or a server's.
+    /// leaf's or a server's. `origin` is the home domain of the server that is asked, whatever its
+    /// URL: no other server takes the signature.
     #[must_use]
-    pub fn signed_by(self, key: &SigningKey) -> Self {
-        Self { signer: Some(key.clone()), ..self }
+    pub fn signed_by(self, key: &SigningKey, origin: &Domain) -> Self {
+        Self { signer: Some((key.clone(), origin.clone())), ..self }
     }
 
     /// Puts a token into it (RFC 9577 §2.2).
@@ -114,6 +122,12 @@ impl Request {
         Self { timeout: TIMEOUT + wait, ..self }
     }
 
+    /// Allows the answer so many bytes, where that is more than usual.
+    #[must_use]
+    pub fn answered_in(self, most_bytes: usize) -> Self {
+        Self { most_bytes, ..self }
+    }
+
     /// The body's bytes.
     pub fn content(&self) -> &[u8] {
         &self.body
@@ -123,8 +137,8 @@ impl Request {
         &self.path
     }
 
-    pub(crate) fn timeout(&self) -> Duration {
-        self.timeout
+    pub(crate) fn limits(&self) -> Limits {
+        Limits { time: self.timeout, bytes: self.most_bytes }
     }
 
     /// The complete request, signed as of now.
@@ -147,8 +161,9 @@ impl Request {
         if let Some(token) = &self.token {
             headers.insert(AUTHORIZATION, token::authorization(token.as_bytes()));
         }
-        if let Some(key) = &self.signer {
-            let target = Target { method: &self.method, path: url.path(), query: url.query() };
+        if let Some((key, origin)) = &self.signer {
+            let (method, authority) = (&self.method, origin.as_str());
+            let target = Target { method, authority, path: url.path(), query: url.query() };
             signature::sign(target, &mut headers, &self.body, key);
         }
         headers
@@ -175,12 +190,16 @@ mod tests {
     #[test]
     fn a_signed_request_verifies_with_its_token_and_body() {
         let key = SigningKey::generate();
-        let request =
-            Request::post("/qs/queues").cbor(&1u8).paid_with(Token::new(vec![7; 130])).signed_by(&key);
+        let origin = "example.org".parse().unwrap();
+        let request = Request::post("/qs/queues")
+            .cbor(&1u8)
+            .paid_with(Token::new(vec![7; 130]))
+            .signed_by(&key, &origin);
         let url = Url::parse("http://127.0.0.1:1/qs/queues").unwrap();
         let complete = request.complete(&url).unwrap();
-        let target = Target { method: &Method::POST, path: "/qs/queues", query: None };
-        let signer = signature::verify(target, complete.headers(), complete.body());
-        assert_eq!(signer, Ok(key.public_key()));
+        let target =
+            Target { method: &Method::POST, authority: "example.org", path: "/qs/queues", query: None };
+        let verified = signature::verify(target, complete.headers(), complete.body()).unwrap();
+        assert_eq!(verified.key, key.public_key());
     }
 }

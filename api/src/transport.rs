@@ -11,15 +11,28 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// An answer under way.
 pub type Carried<'a> = Pin<Box<dyn Future<Output = Result<http::Response<Vec<u8>>, BoxError>> + Send + 'a>>;
 
+/// What an answer may take. A server, or somebody between, that takes more is not waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Time for the whole of it, from connecting to the last byte.
+    pub time: Duration,
+    /// Bytes of the body.
+    pub bytes: usize,
+}
+
+/// The answer has more bytes than its call can have.
+#[derive(Debug, thiserror::Error)]
+#[error("the answer has more than {0} bytes")]
+pub struct TooLong(pub usize);
+
 /// Carries a request to the server that its URI names.
 ///
 /// The request is complete: its URI is absolute, its headers hold token and signature. An
 /// implementation sends it as it is and once, follows no redirect (a signature holds for one
 /// target only), and returns any answer of the server's, whatever its status. An error means that
-/// there is no answer.
+/// there is no answer within the limits; [`TooLong`] tells of the one for which there is.
 pub trait Transport: fmt::Debug + Send + Sync + 'static {
-    /// `timeout` is how long the whole of it may take.
-    fn carry(&self, request: http::Request<Vec<u8>>, timeout: Duration) -> Carried<'_>;
+    fn carry(&self, request: http::Request<Vec<u8>>, limits: Limits) -> Carried<'_>;
 }
 
 /// Straight to the server, over TLS where its URL says so.
@@ -41,15 +54,20 @@ impl Direct {
 }
 
 impl Transport for Direct {
-    fn carry(&self, request: http::Request<Vec<u8>>, timeout: Duration) -> Carried<'_> {
+    fn carry(&self, request: http::Request<Vec<u8>>, limits: Limits) -> Carried<'_> {
         Box::pin(async move {
             let mut request = reqwest::Request::try_from(request)?;
-            *request.timeout_mut() = Some(timeout);
+            *request.timeout_mut() = Some(limits.time);
             let mut answer = self.0.execute(request).await?;
             let mut response = http::Response::new(Vec::new());
             *response.status_mut() = answer.status();
             *response.headers_mut() = std::mem::take(answer.headers_mut());
-            *response.body_mut() = answer.bytes().await?.to_vec();
+            while let Some(part) = answer.chunk().await? {
+                if part.len() > limits.bytes - response.body().len() {
+                    return Err(TooLong(limits.bytes).into());
+                }
+                response.body_mut().extend_from_slice(&part);
+            }
             Ok(response)
         })
     }

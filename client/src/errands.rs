@@ -1,16 +1,15 @@
 //! Errands: tasks that are due without anybody asking, such as answering a contact request or fetching the
 //! KeyPackages of users who are to be added. Every errand is a row in the store until it is done.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, time::Duration};
 
-use postern_api::Error::Refused;
 use postern_protocol::ds::GroupId;
 
 use crate::{
     contact,
-    error::{Error, Result, goes_on, is_unanswered},
+    error::{Result, goes_on},
     event::Event,
-    group::{self, Change, GroupState},
+    group::{self, Change, GroupState, strayed},
     identity, invitations, key_packages, mailbox, push,
     session::Session,
     store::{Step, Tx},
@@ -28,8 +27,11 @@ impl Session {
         goes_on(contact::rotate_friendship_token(store, api).await)?;
         goes_on(key_packages::publish_if_due(store, api).await)?;
         goes_on(push::tell_server(store, api).await)?;
+        for group in store.read(strayed::due)? {
+            goes_on(self.come_back(step, &group).await)?;
+        }
         for group in store.read(group::unsettled)? {
-            goes_on(self.settle(step, &group).await)?;
+            goes_on(self.go_on(step, &group).await)?;
         }
         goes_on(self.commit_where_due(step).await)?;
         goes_on(contact::answer_requests(store, api, &self.options).await)?;
@@ -45,12 +47,29 @@ impl Session {
         goes_on(self.confirm_identities().await)
     }
 
+    /// How long until something is due that nobody asks for.
+    pub(crate) fn next_errand(&self) -> Result<Option<Duration>> {
+        self.store.read(strayed::next_due)
+    }
+
+    /// Goes on with what was begun in a group: requests without an answer, what is to be said, leaving.
+    async fn go_on(&self, step: &Step<'_>, id: &GroupId) -> Result<()> {
+        // What waits, waits until this device is back.
+        let state = self.store.read(|tx| strayed::state(tx, id))?;
+        if matches!(state, strayed::State::Follows | strayed::State::Doubtful) {
+            self.deliver(step, id, None).await?;
+            self.leave(step, id).await?;
+        }
+        Ok(())
+    }
+
     /// Whether something is on its way that a later step has to finish. Reads the tables of all
     /// errands that wait for nobody but the server.
     pub(crate) fn has_errands(&self) -> Result<bool> {
         self.store.read(|tx| {
             Ok(tx.sql().query_row(
                 "SELECT EXISTS (SELECT 1 FROM submissions) OR EXISTS (SELECT 1 FROM deposits)
+                     OR EXISTS (SELECT 1 FROM outbox) OR EXISTS (SELECT 1 FROM strayed WHERE state IN (1, 2))
                      OR EXISTS (SELECT 1 FROM received_requests) OR EXISTS (SELECT 1 FROM fetches)
                      OR EXISTS (SELECT 1 FROM publications) OR EXISTS (SELECT 1 FROM revocations)
                      OR EXISTS (SELECT 1 FROM groups WHERE introduce = 1 AND active = 1)",
@@ -68,9 +87,7 @@ impl Session {
                 Ok(group.is_due(tx, &self.options)?.then_some(Change::Update))
             };
             let done = self.commit(step, &group, update).await;
-            if let Err(Error::Server(Refused(problem))) = &done
-                && !is_unanswered(problem.kind)
-            {
+            if done.as_ref().is_err_and(|error| error.refusal().is_some()) {
                 // As if it was done: not with every step.
                 self.store.write(|tx| group::committed(tx, &group))?;
             }
@@ -82,8 +99,8 @@ impl Session {
     /// Adds the clients that a group waits for and whose KeyPackages are at hand.
     async fn add_invited(&self, step: &Step<'_>, id: &GroupId) -> Result<()> {
         let added = self.commit(step, id, group::add_invited).await;
-        if let Err(Error::Server(Refused(problem))) = &added
-            && !is_unanswered(problem.kind)
+        if let Err(error) = &added
+            && let Some(problem) = error.refusal()
         {
             let reason = format!("those invited cannot be added: {problem}");
             self.store.write(|tx| {
@@ -96,15 +113,8 @@ impl Session {
 
     /// Tells newcomers the group's title and who is in it.
     async fn introduce(&self, step: &Step<'_>, id: &GroupId) -> Result<()> {
-        self.settle(step, id).await?;
-        self.store.write(|tx| {
-            let mut group = GroupState::load(tx, id)?;
-            if let Some(content) = group::introduction(tx, &group)? {
-                group.stage_content(tx, content)?;
-            }
-            Ok(())
-        })?;
-        self.settle(step, id).await.map(drop)
+        self.store.write(|tx| group::introduce(tx, &GroupState::load(tx, id)?))?;
+        self.deliver(step, id, None).await
     }
 
     /// Asks the AS about members that were not confirmed yet, each client once a run.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use postern_protocol::{
     chain::ChainError,
+    ds::GroupId,
     name::NameError,
     problem::{Problem, ProblemType},
     push::PushError,
@@ -54,6 +55,14 @@ pub enum Error {
     AmbiguousGroup(String),
     #[error("this device is not a member of the group any more")]
     NotMember,
+    #[error("this device is leaving the group: nothing more is said there")]
+    Leaving,
+    #[error("this device cannot follow the group any more, and tries to come back by itself later")]
+    CannotFollow,
+    #[error(
+        "{messages} messages of this device wait to be sent in this group, and no more can be kept: try again when the server can be reached"
+    )]
+    OutboxFull { messages: u64 },
     #[error("only admins of the group add others, and this device is not one: ask an admin")]
     NotAdmin,
     #[error("{0} is not a member of the group")]
@@ -115,9 +124,24 @@ impl Error {
         }
     }
 
+    /// The server's refusal, if this is one for good.
+    pub(crate) fn refusal(&self) -> Option<&Problem> {
+        match self {
+            Self::Server(postern_api::Error::Refused(problem)) if is_refusal(problem.kind) => Some(problem),
+            _ => None,
+        }
+    }
+
     /// Whether trying again later may help without anything being changed.
     pub fn is_passing(&self) -> bool {
         matches!(self, Self::Server(error) if error.is_passing())
+    }
+
+    /// Whether trying the same again changes nothing: neither the network is away, nor are tokens
+    /// missing, nor this device's state unusable.
+    pub(crate) fn is_final(&self) -> bool {
+        let unexpected = matches!(self, Self::Server(postern_api::Error::UnexpectedAnswer(_)));
+        self.refusal().is_some() || unexpected || matches!(self, Self::Mls { .. } | Self::Contended(_))
     }
 
     pub(crate) fn mls<E: std::fmt::Display>(what: &'static str) -> impl FnOnce(E) -> Self {
@@ -141,6 +165,13 @@ impl From<Problem> for Error {
 pub(crate) enum Rejection {
     /// It is invalid: the reason is for the user's log.
     Invalid(String),
+    /// A group cannot be followed any more, which has so many members; `by_hand` if the server is not
+    /// to be trusted with the way back.
+    Stray { group: GroupId, by_hand: bool, members: usize, reason: String },
+    /// It is invalid, and the DS may wait for something that no member knows.
+    Doubt { group: GroupId, reason: String },
+    /// It cannot be read, and the user knows that.
+    Unread,
     /// This client failed: it has to be processed again.
     Fault(Error),
 }
@@ -180,16 +211,64 @@ pub(crate) fn goes_on<T>(result: Result<T>) -> Result<()> {
     }
 }
 
-/// Whether a message may still be accepted after this refusal, which says nothing about the message
-/// itself.
-pub(crate) fn is_unanswered(kind: ProblemType) -> bool {
-    matches!(
-        kind,
-        ProblemType::Fault
-            | ProblemType::Unavailable
-            | ProblemType::TokenRequired
-            | ProblemType::TokenSpent
-            | ProblemType::AllowanceUsedUp
-            | ProblemType::SignatureRequired
-    )
+/// Problems that refuse a request for good: it had no effect, and has none when it is sent again.
+/// Anything else leaves the outcome open, and what the request was made of is kept.
+const REFUSALS: &[ProblemType] = &[
+    ProblemType::NotAllowed,
+    ProblemType::NotFound,
+    ProblemType::MethodNotAllowed,
+    ProblemType::MalformedBody,
+    ProblemType::MalformedRequest,
+    ProblemType::UnsupportedMediaType,
+    ProblemType::BodyTooLarge,
+    ProblemType::NameTaken,
+    ProblemType::ForeignDomain,
+    ProblemType::InvalidMls,
+    ProblemType::PolicyViolation,
+    ProblemType::WrongEpoch,
+    ProblemType::GroupExists,
+    ProblemType::CiphersuiteForbidden,
+    ProblemType::TooManyMembers,
+    ProblemType::TooManyClients,
+    ProblemType::DeliveryTooLarge,
+    ProblemType::MessageTooLarge,
+    ProblemType::QueueExists,
+    ProblemType::AddressExists,
+    ProblemType::TooManyAddresses,
+    ProblemType::TooManyKeyPackages,
+    ProblemType::Undeliverable,
+    ProblemType::AcknowledgedTooMuch,
+    ProblemType::NoPush,
+    ProblemType::UnknownTokenKey,
+    ProblemType::InvalidTokenRequest,
+    ProblemType::NoTokenIssued,
+];
+
+/// Whether the server refused a request for good.
+pub(crate) fn is_refusal(kind: ProblemType) -> bool {
+    REFUSALS.contains(&kind)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Problems that say nothing about the request itself, or not for good.
+    const OPEN: &[ProblemType] = &[
+        ProblemType::TokenRequired,
+        ProblemType::TokenSpent,
+        ProblemType::SignatureRequired,
+        ProblemType::TooManyRegistrations,
+        ProblemType::TooManyReservations,
+        ProblemType::AllowanceUsedUp,
+        ProblemType::Fault,
+        ProblemType::Unavailable,
+    ];
+
+    #[test]
+    fn every_problem_is_either_a_refusal_or_leaves_the_outcome_open() {
+        for kind in ProblemType::ALL {
+            assert_ne!(is_refusal(*kind), OPEN.contains(kind), "{}", kind.slug());
+        }
+    }
 }

@@ -44,6 +44,32 @@ pub enum Event {
     Updated { group: GroupId, epoch: u64, by: Member },
     /// This device was removed and reads nothing from now on.
     Left { group: GroupId, epoch: u64, by: Member },
+    /// A member that is no admin calls the group something else. The title stays as it is.
+    TitleProposed { group: GroupId, epoch: u64, by: Member, title: String },
+    /// A member changed who the admins are: now these.
+    AdminsChanged { group: GroupId, epoch: u64, by: Member, admins: Vec<Member> },
+    /// A message of this device was refused by the server, or its group is over. It is not kept any
+    /// more.
+    Unsent { group: GroupId, text: String, reason: String },
+    /// The server refused to make a group.
+    Unfounded { group: GroupId, title: String, reason: String },
+    /// The server refused to let this device leave a group.
+    StillIn { group: GroupId, reason: String },
+    /// A message or change of this device was accepted, but did not reach so many of the members'
+    /// devices: their mailboxes are full or gone.
+    Undelivered { group: GroupId, members: u32 },
+    /// This device cannot follow a group any more: it missed a change, or cannot accept one. It comes
+    /// back by itself, unless `by_hand`: then the server let something happen that the group's rules
+    /// forbid, and the user decides.
+    CannotFollow { group: GroupId, by_hand: bool, reason: String },
+    /// This device came back into a group. What was said meanwhile cannot be read.
+    Returned { group: GroupId, epoch: u64 },
+    /// Members that came and went while this device could not follow the group.
+    Changed { group: GroupId, epoch: u64, added: Vec<Member>, removed: Vec<Member> },
+    /// This device could not come back into a group. It goes on trying, more and more seldom.
+    Broken { group: GroupId, reason: String },
+    /// The server had no room for messages to this device: of this group, or of any if none is named.
+    Lost { group: Option<GroupId> },
     /// A user asked to be allowed to add this one to groups.
     ContactRequested { user: UserName, accepted: bool },
     /// A user allows this one to add all of their devices to groups.
@@ -78,8 +104,24 @@ impl Event {
             | Self::Added { group, .. }
             | Self::Removed { group, .. }
             | Self::Updated { group, .. }
-            | Self::Left { group, .. } => Some(group),
-            _ => None,
+            | Self::Left { group, .. }
+            | Self::TitleProposed { group, .. }
+            | Self::AdminsChanged { group, .. }
+            | Self::Unsent { group, .. }
+            | Self::Unfounded { group, .. }
+            | Self::StillIn { group, .. }
+            | Self::Undelivered { group, .. }
+            | Self::CannotFollow { group, .. }
+            | Self::Returned { group, .. }
+            | Self::Changed { group, .. }
+            | Self::Broken { group, .. }
+            | Self::Lost { group: Some(group) } => Some(group),
+            Self::ContactRequested { .. }
+            | Self::ContactAnswered { .. }
+            | Self::ContactUnreachable { .. }
+            | Self::Expired { .. }
+            | Self::Lost { group: None }
+            | Self::Ignored { .. } => None,
         }
     }
 
@@ -97,12 +139,14 @@ impl Event {
 
     pub(crate) fn members_mut(&mut self) -> Vec<&mut Member> {
         match self {
-            Self::Message { sender: by, .. } | Self::Updated { by, .. } | Self::Left { by, .. } => {
-                vec![by]
-            }
-            Self::Added { by, members, .. } | Self::Removed { by, members, .. } => {
-                members.iter_mut().chain([by]).collect()
-            }
+            Self::Message { sender: by, .. }
+            | Self::Updated { by, .. }
+            | Self::Left { by, .. }
+            | Self::TitleProposed { by, .. } => vec![by],
+            Self::Added { by, members, .. }
+            | Self::Removed { by, members, .. }
+            | Self::AdminsChanged { by, admins: members, .. } => members.iter_mut().chain([by]).collect(),
+            Self::Changed { added, removed, .. } => added.iter_mut().chain(removed).collect(),
             _ => Vec::new(),
         }
     }

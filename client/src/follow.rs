@@ -9,6 +9,9 @@ use crate::{clock::Deadline, error::Result, event, mailbox::KINDS, receive::is_e
 /// The longest wait to ask a server for: proxies cut connections that are silent for long.
 const LONGEST_POLL: Duration = Duration::from_secs(50);
 
+/// The shortest wait where something is due: each poll costs a token.
+const SHORTEST_POLL: Duration = Duration::from_secs(1);
+
 type Poll = Pin<Box<dyn Future<Output = Result<Dequeued>> + Send>>;
 
 /// Waits on both queues at once, for as long as its owner likes. A poll that is waiting
@@ -31,7 +34,9 @@ impl Follower {
     pub async fn next(&mut self, wait: Duration) -> Result<bool> {
         let session = &self.session;
         session.errands(&session.store.step().await?).await?;
-        let wait = wait.min(LONGEST_POLL);
+        // A poll that waits is not in the way of what has to be done before its end.
+        let due = session.next_errand()?.map_or(LONGEST_POLL, |due| due.max(SHORTEST_POLL));
+        let wait = wait.min(due).min(LONGEST_POLL);
         for (poll, kind) in self.polls.iter_mut().zip(KINDS) {
             if poll.is_none() {
                 let session = session.clone();

@@ -10,10 +10,10 @@ use postern_protocol::{
 use crate::{
     client::{Client, Group},
     error::{Error, Result},
-    group::{Change, Content, GroupState},
+    group::{Change, GroupState},
     key_packages,
     mailbox::deliveries,
-    submit::{Settled, Submission},
+    submit::Submission,
 };
 
 impl Client {
@@ -56,7 +56,7 @@ impl Group {
     /// When another message of the group is outstanding.
     pub async fn prepare(&self, change: &Change) -> Result<Submission> {
         let _step = self.session.store.step().await?;
-        self.session.store.write(|tx| GroupState::load(tx, &self.id)?.stage_commit(tx, change).map(drop))?;
+        self.session.store.write(|tx| GroupState::load(tx, &self.id)?.stage_commit(tx, change))?;
         self.outstanding()?.ok_or(Error::NotReady)
     }
 
@@ -66,10 +66,14 @@ impl Group {
     /// As [`Self::prepare`].
     pub async fn prepare_text(&self, text: &str) -> Result<Submission> {
         let _step = self.session.store.step().await?;
-        let content = Content::Text(text.to_owned());
-        self.session
-            .store
-            .write(|tx| GroupState::load(tx, &self.id)?.stage_content(tx, content).map(drop))?;
+        self.session.store.write(|tx| {
+            let mut group = GroupState::load(tx, &self.id)?;
+            if GroupState::unsent(tx, &self.id)? > 0 {
+                return Err(Error::NotReady);
+            }
+            group.say(tx, text.to_owned(), &self.session.options)?;
+            group.stage_message(tx)
+        })?;
         self.outstanding()?.ok_or(Error::NotReady)
     }
 
@@ -89,7 +93,10 @@ impl Group {
     pub async fn confirm(&self) -> Result<()> {
         let step = self.session.store.step().await?;
         match self.session.outstanding(&self.id)? {
-            Some(submission) => self.session.accepted(&step, &submission).await,
+            Some(submission) => {
+                let accepted = MessageAccepted { epoch: submission.epoch, undelivered: 0 };
+                self.session.accepted(&step, &submission, &accepted).await
+            }
             None => Ok(()),
         }
     }
@@ -100,16 +107,19 @@ impl Group {
     /// [`Error::NotMember`].
     pub async fn abandon(&self) -> Result<()> {
         let _step = self.session.store.step().await?;
-        self.session.store.write(|tx| GroupState::load(tx, &self.id)?.abandon(tx))
+        self.session.store.write(|tx| match GroupState::outstanding(tx, &self.id)? {
+            Some(outstanding) => GroupState::load(tx, &self.id)?.abandon(tx, outstanding.kind),
+            None => Ok(()),
+        })
     }
 
-    /// Sends the outstanding message until its fate is known. True when it was accepted.
+    /// Sends the outstanding message until its fate is known.
     ///
     /// # Errors
     /// As [`Group::send`].
-    pub async fn settle(&self) -> Result<bool> {
+    pub async fn settle(&self) -> Result<()> {
         let step = self.session.store.step().await?;
-        let settled = self.session.settle(&step, &self.id).await?;
-        Ok(matches!(settled, Settled::Accepted(_)))
+        self.session.settle(&step, &self.id).await?;
+        self.session.deliver(&step, &self.id, None).await
     }
 }

@@ -35,6 +35,7 @@ mod account;
 mod client;
 mod clock;
 mod contact;
+mod display;
 mod errands;
 mod error;
 mod event;
@@ -60,10 +61,11 @@ mod submit;
 mod tokens;
 
 pub use account::{LinkGrant, LinkRequest};
-pub use client::{Client, ClientBuilder, Group, Invited};
+pub use client::{Client, ClientBuilder, Group, Invited, Refounded};
 #[cfg(feature = "lab")]
 pub use clock::Clock;
 pub use contact::{ContactAnswer, ContactRequest, Friend, FriendshipSecrets, Letter, LetterBody, RequestId};
+pub use display::{safe_json, safe_line, safe_text};
 pub use error::{Error, IdentityError, QueueError, Result};
 pub use event::{Event, EventId, Member};
 pub use follow::Follower;

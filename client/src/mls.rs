@@ -117,8 +117,8 @@ pub(crate) fn parse(bytes: &[u8]) -> Option<MlsMessageBodyIn> {
 }
 
 /// A valid KeyPackage of our ciphersuite, current, with a lifetime in the acceptable
-/// range, which openmls itself never checks.
-pub(crate) fn parse_key_package(bytes: &[u8], crypto: &impl OpenMlsCrypto) -> Option<KeyPackage> {
+/// range, which openmls itself never checks, and good until a time (seconds since 1970).
+pub(crate) fn parse_key_package(bytes: &[u8], crypto: &impl OpenMlsCrypto, until: u64) -> Option<KeyPackage> {
     let MlsMessageBodyIn::KeyPackage(unverified) = parse(bytes)? else {
         return None;
     };
@@ -126,8 +126,9 @@ pub(crate) fn parse_key_package(bytes: &[u8], crypto: &impl OpenMlsCrypto) -> Op
     let lifetime = key_package.life_time();
     (key_package.ciphersuite() == CIPHERSUITE
         && lifetime.validate().is_ok()
-        && lifetime.has_acceptable_range())
-    .then_some(key_package)
+        && lifetime.has_acceptable_range()
+        && lifetime.not_after() >= until)
+        .then_some(key_package)
 }
 
 /// The identity of a basic credential; `None` for another kind.

@@ -19,6 +19,12 @@ pub struct Options {
     /// How long proposals of others may wait for a commit. Each device's turn comes after a part
     /// of it.
     pub commit_within: Duration,
+    /// How many messages of a group are kept that could not be sent yet, and of how many bytes in all.
+    pub unsent_messages: u64,
+    pub unsent_bytes: u64,
+    /// The unit of the pauses before this device comes back into a group that it cannot follow: the
+    /// first is at most so long for each member, the next ones are 30 times as long and more.
+    pub return_after: Duration,
     /// Wait for the disk with every step, which is usual. Load generators, whose state nobody
     /// misses, turn this off.
     #[cfg(feature = "lab")]
@@ -58,6 +64,9 @@ impl Default for Options {
             server: None,
             update_every: 30 * DAY,
             commit_within: Duration::from_secs(60 * 60),
+            unsent_messages: 1000,
+            unsent_bytes: 8 * 1024 * 1024,
+            return_after: Duration::from_secs(1),
             #[cfg(feature = "lab")]
             durable: true,
             #[cfg(feature = "lab")]

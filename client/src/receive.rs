@@ -4,15 +4,18 @@
 use std::{collections::HashMap, time::Duration};
 
 use postern_protocol::{
-    RatchetTree,
-    qs::{Dequeue, Dequeued, QueueKind, QueuePayload},
+    Address, RatchetTree,
+    qs::{Dequeue, Dequeued, Lost, QueueKind, QueuePayload},
 };
 
 use crate::{
     contact,
-    error::{Rejection, Result, is_unanswered},
+    error::{Rejection, Result},
     event::Event,
-    group,
+    group::{
+        self, GroupState,
+        strayed::{self, State},
+    },
     mailbox::{self, KINDS, Queue},
     session::Session,
     store::{Step, Tx},
@@ -57,9 +60,15 @@ impl Session {
             .write(|tx| {
                 let mut queue = Queue::load(tx, kind)?;
                 let mut broken = None;
-                let expired = queue.skip_expired(dequeued.expired_up_to);
+                let expired = match queue.skip_expired(dequeued.expired_up_to) {
+                    Ok(expired) => expired,
+                    Err(error) => return Ok(Some(error)),
+                };
                 if expired > 0 {
                     Event::Expired { messages: expired }.record(tx)?;
+                    if kind == QueueKind::Group {
+                        group::active(tx)?.iter().try_for_each(|id| strayed::doubt(tx, id))?;
+                    }
                 }
                 for message in &dequeued.messages {
                     let payload = match queue.open(message) {
@@ -78,6 +87,15 @@ impl Session {
                     match tx.attempt(|| take_effect(tx, kind, &payload, trees.get(&message.seq))) {
                         Ok(()) => {}
                         Err(Rejection::Invalid(reason)) => Event::Ignored { reason }.record(tx)?,
+                        Err(Rejection::Unread) => {}
+                        Err(Rejection::Doubt { group, reason }) => {
+                            strayed::doubt(tx, &group)?;
+                            Event::Ignored { reason }.record(tx)?;
+                        }
+                        Err(Rejection::Stray { group, by_hand, members, reason }) => {
+                            let state = if by_hand { State::ByHand } else { State::Strayed };
+                            strayed::note(tx, &group, (state, members), &reason, &self.options)?;
+                        }
                         Err(Rejection::Fault(error)) => return Err(error),
                     }
                 }
@@ -130,7 +148,7 @@ impl Session {
             let Some((id, fetch, leaf)) = needed else { continue };
             match self.api.fetch_welcome_tree(&id, &fetch, &leaf).await {
                 Ok(tree) => drop(trees.insert(seq, tree)),
-                Err(error) if error.problem().is_none_or(is_unanswered) => return Err(error),
+                Err(error) if error.refusal().is_none() => return Err(error),
                 Err(error) => tracing::warn!(%error, "the server does not have the tree of a Welcome"),
             }
         }
@@ -140,6 +158,24 @@ impl Session {
 
 pub(crate) fn is_empty(dequeued: &Dequeued) -> bool {
     dequeued.messages.is_empty() && dequeued.expired_up_to.is_none()
+}
+
+/// Messages to an address of a queue, or to any of them, were not put in, or did not stay (QS-8,
+/// QS-11). Whether a group can be followed without them shows when the DS is asked.
+fn lost(tx: &Tx<'_>, kind: QueueKind, address: Option<&Address>) -> Result<()> {
+    let mut groups = Vec::new();
+    if kind == QueueKind::Group {
+        for id in group::active(tx)? {
+            if address.is_none() || GroupState::load(tx, &id)?.delivery_address().as_ref() == address {
+                groups.push(id);
+            }
+        }
+    }
+    groups.iter().try_for_each(|id| strayed::doubt(tx, id))?;
+    if address.is_none() || groups.is_empty() {
+        return Event::Lost { group: None }.record(tx);
+    }
+    groups.into_iter().try_for_each(|id| Event::Lost { group: Some(id) }.record(tx))
 }
 
 fn take_effect(
@@ -152,6 +188,7 @@ fn take_effect(
         (QueueKind::Group, QueuePayload::Message(message)) => group::receive(tx, message),
         (QueueKind::Group, QueuePayload::Welcome(welcome)) => group::join(tx, welcome, tree),
         (QueueKind::Contact, QueuePayload::Deposit(deposit)) => contact::receive_letter(tx, deposit),
+        (kind, QueuePayload::Lost(Lost { address })) => Ok(lost(tx, kind, address.as_ref())?),
         _ => Err(Rejection::invalid("a message came in by the wrong queue")),
     }
 }

@@ -12,7 +12,6 @@ use postern_protocol::{
     name::UserName,
     problem::ProblemType,
     qs::{CreateQueue, QueueKind},
-    token::BATCH_SIZES,
 };
 
 use crate::{
@@ -55,24 +54,21 @@ pub(crate) async fn register(
     };
     let api = session::api(&store, http, &account);
     if let Some(registration) = account.registration.take() {
-        let answer = api.http.register_user(&registration, &account.client_key()).await;
-        match answer {
-            Ok(credential) => {
-                let verified = identity::verified(&api, &account, credential, store.now()).await?;
-                account.credential = Some(verified);
-            }
-            // Ours, if an earlier answer was lost: then the AS knows our key.
-            Err(error) if error.problem() == Some(ProblemType::NameTaken) => {
-                if api.wallet.fetch(BATCH_SIZES[0]).await.is_err() {
+        // The same key and name again get the same answer: whether an earlier one was lost, nobody has
+        // to know. The key is given up only when the AS says that the name is not its.
+        let credential = match api.http.register_user(&registration, &account.client_key()).await {
+            Ok(credential) => credential,
+            Err(error) => {
+                if matches!(error.problem(), Some(ProblemType::NameTaken | ProblemType::NotAllowed)) {
                     store.write(|tx| {
                         eid::delete(tx)?;
                         Friendship::delete(tx)
                     })?;
-                    return Err(error.into());
                 }
+                return Err(error.into());
             }
-            Err(error) => return Err(error.into()),
-        }
+        };
+        account.credential = Some(identity::verified(&api, &account, credential, store.now()).await?);
         store.write(|tx| account.save(tx))?;
     }
     finish(&store, &api, account).await?;

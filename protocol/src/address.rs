@@ -10,25 +10,21 @@ use zeroize::Zeroizing;
 use crate::{
     Address, QueueId,
     hash::{hmac_key, hmac_sha256, sha256},
+    label::Label,
     random::random,
     sealed::{OneTimeKey, SealError, SealingKey},
 };
 
-const LOOKUP_LABEL: &[u8] = b"postern address lookup";
-const SEAL_LABEL: &[u8] = b"postern address seal";
-const BINDING_LABEL: &[u8] = b"postern address binding";
-const PUSH_LABEL: &[u8] = b"postern address push";
-
-/// The hash by which an address is found: `SHA-256("postern address lookup" || address)`.
+/// The hash by which an address is found: `SHA-256("Postern address lookup" || 0 || address)`.
 pub type Lookup = [u8; 32];
 
 /// A queue id sealed for an address: 16 bytes of ciphertext and the tag. The key is
-/// `HMAC-SHA256(address, "postern address seal")`, the nonce zero, the associated data the lookup.
+/// `HMAC-SHA256(address, "Postern address seal" || 0)`, the nonce zero, the associated data the lookup.
 pub type SealedQueueId = [u8; 32];
 
 /// The value that ties an address to the first (domain, group) that used it (QS-3). Without the
-/// address it tells nothing about either. It is `HMAC-SHA256(address, "postern address binding" ||
-/// len(domain) as u8 || domain || group id)`.
+/// address it tells nothing about either. It is `HMAC-SHA256(address, "Postern address binding" ||
+/// 0 || len(domain) as u8 || domain || group id)`.
 pub type Binding = [u8; 32];
 
 /// A failure to make, seal for, open with or bind an address.
@@ -53,7 +49,7 @@ impl Address {
 
     /// The hash by which the QS finds the address.
     pub fn lookup(&self) -> Lookup {
-        sha256(&[LOOKUP_LABEL, self.as_bytes()])
+        sha256(&[Label::ADDRESS_LOOKUP.as_bytes(), self.as_bytes()])
     }
 
     /// The key that the keys for sealing and the bindings are derived from. Making it is half of the
@@ -93,21 +89,21 @@ impl AddressKey {
     /// [`AddressError::DomainTooLong`] for a domain of more than 255 bytes.
     pub fn binding(&self, domain: &str, group_id: &[u8]) -> Result<Binding, AddressError> {
         let length = u8::try_from(domain.len()).map_err(|_| AddressError::DomainTooLong)?;
-        Ok(hmac_sha256(&self.0, &[BINDING_LABEL, &[length], domain.as_bytes(), group_id]))
+        Ok(hmac_sha256(&self.0, &[Label::ADDRESS_BINDING.as_bytes(), &[length], domain.as_bytes(), group_id]))
     }
 
     /// The key that the address's [`crate::push::AddressPush`] is sealed under.
     pub(crate) fn push_key(&self) -> Result<SealingKey, SealError> {
-        SealingKey::new(&self.derived_key(PUSH_LABEL))
+        SealingKey::new(&self.derived_key(Label::ADDRESS_PUSH))
     }
 
     /// The key that the address's one queue id is sealed under.
     fn sealing_key(&self) -> Result<OneTimeKey, SealError> {
-        OneTimeKey::new(&self.derived_key(SEAL_LABEL))
+        OneTimeKey::new(&self.derived_key(Label::ADDRESS_SEAL))
     }
 
-    fn derived_key(&self, label: &[u8]) -> Zeroizing<[u8; 32]> {
-        Zeroizing::new(hmac_sha256(&self.0, &[label]))
+    fn derived_key(&self, label: Label) -> Zeroizing<[u8; 32]> {
+        Zeroizing::new(hmac_sha256(&self.0, &[label.as_bytes()]))
     }
 }
 
@@ -139,7 +135,7 @@ mod tests {
 
     #[test]
     fn lookup_is_the_labelled_hash() {
-        let expected = sha256(&[&[&b"postern address lookup"[..], &[7; 32]].concat()]);
+        let expected = sha256(&[&[&b"Postern address lookup\0"[..], &[7; 32]].concat()]);
         assert_eq!(ADDRESS.lookup(), expected);
     }
 

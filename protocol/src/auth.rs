@@ -6,18 +6,25 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Address, GroupInfo, HpkePublicKey, IssuedCredential, MlsMessage, PublicKey, RatchetTree, Signature,
     key::{BadSignature, PublishedKey, SigningKey},
+    label::Label,
     name::{Domain, UserName},
 };
 
 /// `POST /as/users`, signed by the first client's key; no token (AS-1).
 ///
 /// The EID group (AS-3) has one member: a leaf with the client's key and a basic credential whose
-/// identity is the user name.
+/// identity is the user name. The same request again, by the same key, gets the same credential.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RegisterUser {
     pub name: UserName,
     pub group_info: GroupInfo,
     pub ratchet_tree: RatchetTree,
+}
+
+impl RegisterUser {
+    /// The greatest body of the request, in bytes and in any encoding: room for one leaf and a GroupInfo, of which ours
+    /// have 700 together.
+    pub const MAX_BYTES: usize = 8192;
 }
 
 /// The answer to `POST /as/users` (201) and `POST /as/credentials` (200).
@@ -60,17 +67,21 @@ pub struct SignedContact {
     pub signature: Signature,
 }
 
-/// The answer to `GET /as/users/{name}` (200): the public record of a user, for anyone with a token
-/// (AS-5).
+/// The answer to `GET /as/users/{name}?after={epoch}` (200): the public record of a user, for anyone
+/// with a token (AS-5).
 ///
-/// `group_info` and `ratchet_tree` are those of the EID's epoch 0 and `commits` all since, so that a
-/// reader replays and verifies the whole history of the user's clients.
+/// `group_info` and `ratchet_tree` are those of the EID's epoch 0. `commits` begin with the one that
+/// ended the epoch `after`, which is 0 if the request does not say it. A reader asks for one page after
+/// the other until there is no `more`, then replays and verifies the whole history of the user's clients.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct UserRecord {
     pub name: UserName,
     pub group_info: GroupInfo,
     pub ratchet_tree: RatchetTree,
     pub commits: Vec<MlsMessage>,
+    /// Whether other commits follow these.
+    pub more: bool,
+    /// The clients that have a credential, as of the EID's current epoch.
     pub clients: Vec<ClientRecord>,
 }
 
@@ -104,12 +115,12 @@ impl SignedContact {
         client.verify(&message, &self.signature)
     }
 
-    /// `"Postern contact" || len(domain) as u8 || domain || address || hpke_key`
+    /// `"Postern contact" || 0 || len(domain) as u8 || domain || address || hpke_key`
     ///
     /// # Panics
     /// Never: a domain has at most 253 bytes.
     pub fn to_be_signed(domain: &Domain, address: &Address, hpke_key: &HpkePublicKey) -> Vec<u8> {
-        let mut bytes = b"Postern contact".to_vec();
+        let mut bytes = Label::CONTACT.as_bytes().to_vec();
         bytes.push(u8::try_from(domain.as_str().len()).expect("a domain has at most 253 bytes"));
         bytes.extend_from_slice(domain.as_str().as_bytes());
         bytes.extend_from_slice(address.as_bytes());

@@ -5,10 +5,10 @@
 //! kept.
 //!
 //! ```text
-//! message key    = HMAC-SHA256(chain key, "postern message")
-//! next chain key = HMAC-SHA256(chain key, "postern chain")
+//! message key    = HMAC-SHA256(chain key, "Postern chain message" || 0)
+//! next chain key = HMAC-SHA256(chain key, "Postern chain key" || 0)
 //! ciphertext     = AES-256-GCM(message key, zero nonce, queue id || chain number || seq, payload)
-//! header         = HPKE (see crate::hpke) of the first chain key, with info "postern chain header"
+//! header         = HPKE (see crate::hpke) of the first chain key, with info "Postern chain header" || 0
 //!                  and associated data queue id || chain number
 //! ```
 //!
@@ -21,6 +21,7 @@ use crate::{
     HpkePublicKey, QueueId,
     hash::{hmac_key, hmac_sha256},
     hpke::{self, HpkeError},
+    label::Label,
     random::random,
     sealed::{OneTimeKey, SealError},
 };
@@ -32,10 +33,6 @@ pub const HEADER_LEN: usize = hpke::OVERHEAD + 32;
 /// Number of indexes that a message may be ahead of the chain. Indexes are skipped where a transaction
 /// failed or messages expired, and a chain has fewer messages than this.
 pub const MAX_SKIPPED: u32 = 1_000_000;
-
-const HEADER_INFO: &[u8] = b"postern chain header";
-const MESSAGE_LABEL: &[u8] = b"postern message";
-const CHAIN_LABEL: &[u8] = b"postern chain";
 
 /// A failure to start, open or advance a chain.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -74,9 +71,9 @@ impl ChainState {
     fn advance(&mut self) -> Result<OneTimeKey, ChainError> {
         let next_index = self.next_index.checked_add(1).ok_or(ChainError::Exhausted)?;
         let chain_key = hmac_key(&self.key);
-        let message_key = Zeroizing::new(hmac_sha256(&chain_key, &[MESSAGE_LABEL]));
+        let message_key = Zeroizing::new(hmac_sha256(&chain_key, &[Label::CHAIN_MESSAGE.as_bytes()]));
         let message_key = OneTimeKey::new(&message_key)?;
-        self.key = hmac_sha256(&chain_key, &[CHAIN_LABEL]);
+        self.key = hmac_sha256(&chain_key, &[Label::CHAIN_KEY.as_bytes()]);
         self.next_index = next_index;
         Ok(message_key)
     }
@@ -101,7 +98,7 @@ impl ChainSender {
         let key = random().map_err(|_| ChainError::Crypto)?;
         let state = ChainState { number, next_index: 0, key };
         let aad = header_aad(&queue_id, number);
-        let (enc, sealed) = hpke_key.encapsulate(HEADER_INFO, &aad, &state.key)?;
+        let (enc, sealed) = hpke_key.encapsulate(Label::CHAIN_HEADER.as_bytes(), &aad, &state.key)?;
 
         let mut header = [0; HEADER_LEN];
         let (head, tail) = header.split_at_mut(hpke::ENC_LEN);
@@ -166,7 +163,11 @@ impl ChainReceiver {
         header: &[u8],
         private: &HpkePrivateKey,
     ) -> Result<Self, ChainError> {
-        let opened = Zeroizing::new(private.open(HEADER_INFO, &header_aad(&queue_id, number), header)?);
+        let opened = Zeroizing::new(private.open(
+            Label::CHAIN_HEADER.as_bytes(),
+            &header_aad(&queue_id, number),
+            header,
+        )?);
         let key = opened.as_slice().try_into().map_err(|_| ChainError::BadHeader)?;
         Ok(Self { queue_id, state: ChainState { number, next_index: 0, key } })
     }

@@ -13,15 +13,14 @@
 //!
 //! struct {
 //!     ClientCredentialTBS tbs;
-//!     opaque signature<V>;        /* over "Postern client credential" || tbs */
+//!     opaque signature<V>;        /* over "Postern client credential" || 0 || tbs */
 //! } ClientCredential;
 //! ```
 
 use tls_codec::{Deserialize as _, Serialize as _, TlsDeserialize, TlsSerialize, TlsSize, VLBytes};
 
-use crate::{IssuedCredential, PublicKey, Signature, key::SigningKey, name::UserName};
+use crate::{IssuedCredential, PublicKey, Signature, key::SigningKey, label::Label, name::UserName};
 
-const LABEL: &[u8] = b"Postern client credential";
 const VERSION: u16 = 1;
 
 /// A client credential is not accepted.
@@ -111,7 +110,7 @@ impl ClientCredential {
 }
 
 fn to_be_signed(tbs: &Tbs) -> Vec<u8> {
-    let mut bytes = LABEL.to_vec();
+    let mut bytes = Label::CLIENT_CREDENTIAL.as_bytes().to_vec();
     tbs.tls_serialize(&mut bytes).expect("a credential serialises");
     bytes
 }

@@ -158,7 +158,7 @@ pub struct FetchGroupInfo {
 pub struct CurrentGroup {
     pub group_info: GroupInfo,
     pub ratchet_tree: RatchetTree,
-    /// The proposals that wait for a commit; an external commit includes the `SelfRemove`s.
+    /// The proposals that wait for a commit. They lapse with an external commit; it may include the `SelfRemove`s.
     pub proposals: Vec<MlsMessage>,
     /// Attributes of the leaves that have any.
     #[serde(default)]

@@ -11,14 +11,12 @@ use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 use crate::{
     FriendshipToken, StockId,
     hash::{hmac_key, hmac_sha256, sha256},
+    label::Label,
     random::random,
     sealed::{SealError, SealingKey},
 };
 
-const LOOKUP_LABEL: &[u8] = b"postern friendship lookup";
-const SEAL_LABEL: &[u8] = b"postern friendship seal";
-
-/// The hash by which a friendship is found: `SHA-256("postern friendship lookup" || token)`.
+/// The hash by which a friendship is found: `SHA-256("Postern friendship lookup" || 0 || token)`.
 pub type FriendshipLookup = [u8; 32];
 
 /// A failure to seal or open a stock's key or package.
@@ -45,11 +43,11 @@ impl FriendshipToken {
 
     /// The hash by which the QS finds the friendship.
     pub fn lookup(&self) -> FriendshipLookup {
-        sha256(&[LOOKUP_LABEL, self.as_bytes()])
+        sha256(&[Label::FRIENDSHIP_LOOKUP.as_bytes(), self.as_bytes()])
     }
 
     /// Seals the key of a stock into an envelope (60 bytes, see [`crate::sealed`]) under
-    /// `HMAC-SHA256(token, "postern friendship seal")`, with the stock's id as associated data.
+    /// `HMAC-SHA256(token, "Postern friendship seal" || 0)`, with the stock's id as associated data.
     ///
     /// # Errors
     /// [`FriendshipError::Crypto`] only.
@@ -68,7 +66,8 @@ impl FriendshipToken {
     }
 
     fn sealing_key(&self) -> Result<SealingKey, SealError> {
-        SealingKey::new(&Zeroizing::new(hmac_sha256(&hmac_key(self.as_bytes()), &[SEAL_LABEL])))
+        let label = Label::FRIENDSHIP_SEAL.as_bytes();
+        SealingKey::new(&Zeroizing::new(hmac_sha256(&hmac_key(self.as_bytes()), &[label])))
     }
 }
 
@@ -135,7 +134,7 @@ mod tests {
 
     #[test]
     fn lookup_is_the_labelled_hash() {
-        let expected = sha256(&[&[&b"postern friendship lookup"[..], &[7; 32]].concat()]);
+        let expected = sha256(&[&[&b"Postern friendship lookup\0"[..], &[7; 32]].concat()]);
         assert_eq!(FriendshipToken::new([7; 32]).lookup(), expected);
     }
 }

@@ -18,6 +18,7 @@ pub mod encoding;
 pub mod friendship;
 pub mod hpke;
 pub mod key;
+pub mod label;
 pub mod mls;
 pub mod name;
 pub mod problem;

@@ -19,6 +19,7 @@ use crate::{
     Address, PublicKey, StateKey,
     ds::GroupId,
     hash::{hmac_key, hmac_sha256},
+    label::Label,
     name::Domain,
     random::random,
 };
@@ -109,11 +110,11 @@ impl GroupPolicy {
         Self { state_secret, admins: vec![admin] }
     }
 
-    /// The key that the DS keeps the group's state under (DS-9): `HMAC-SHA256(state_secret, "postern
-    /// group state")`. It is derived, so that the state, which contains the secret, does not contain
+    /// The key that the DS keeps the group's state under (DS-9): `HMAC-SHA256(state_secret, "Postern
+    /// group state" || 0)`. It is derived, so that the state, which contains the secret, does not contain
     /// the key that it is sealed under.
     pub fn state_key(&self) -> StateKey {
-        StateKey::new(hmac_sha256(&hmac_key(&self.state_secret), &[b"postern group state"]))
+        StateKey::new(hmac_sha256(&hmac_key(&self.state_secret), &[Label::GROUP_STATE.as_bytes()]))
     }
 
     /// The content of the extension.
@@ -160,14 +161,10 @@ impl DeliveryAddress {
 /// signature is the commit's authenticated data. So members need not trust the DS that the user
 /// wants the leaf.
 ///
-/// `"Postern join" || group id || epoch (u64, big endian) || leaf key`; the epoch is the one
+/// `"Postern join" || 0 || group id || epoch (u64, big endian) || leaf key`; the epoch is the one
 /// that the commit is made in.
 pub fn to_join(group_id: &GroupId, epoch: u64, leaf_key: &PublicKey) -> Vec<u8> {
-    let mut bytes = b"Postern join".to_vec();
-    bytes.extend_from_slice(&group_id.to_mls());
-    bytes.extend_from_slice(&epoch.to_be_bytes());
-    bytes.extend_from_slice(leaf_key.as_bytes());
-    bytes
+    Label::JOIN.followed_by(&[&group_id.to_mls(), &epoch.to_be_bytes(), leaf_key.as_bytes()])
 }
 
 impl UserKey {

@@ -47,6 +47,9 @@ problems! {
     SignatureRequired "signature-required" UNAUTHORIZED
         "The request's signature is missing or wrong"
         "Sign the request (RFC 9421) with the key of the client, queue owner or group member that it acts for. `detail` says what is wrong with the signature.";
+    SignatureUsed "signature-used" UNAUTHORIZED
+        "The request's signature is used already"
+        "A signature is good for one request, and this one came before. Sign the request anew: with the time, and a `nonce` of its own. Its token, if it has one, is unspent.";
     NotAllowed "not-allowed" FORBIDDEN
         "The signer may not do this"
         "The request is well-formed and its signature verifies, but the key that signed it has no right to this operation.";
@@ -68,9 +71,15 @@ problems! {
     BodyTooLarge "body-too-large" PAYLOAD_TOO_LARGE
         "The body is too large"
         "The body, or a part of it, has more bytes than the server accepts. `detail` has the limit.";
+    BodyTooSlow "body-too-slow" REQUEST_TIMEOUT
+        "The body came too slowly"
+        "A body has a bounded time in all, and must not stop coming. Send the request again over a better connection.";
     NameTaken "name-taken" CONFLICT
         "The user name is taken"
-        "Another user has this name. Choose another one.";
+        "Another user has this name, or the operator keeps it or one like it. Choose another one.";
+    TooManyRegistrations "too-many-registrations" TOO_MANY_REQUESTS
+        "There are too many registrations"
+        "The server takes a limited number of attempts to register in an hour, from one network address and in all. The same request is as good in the next hour (Retry-After).";
     ForeignDomain "foreign-domain" UNPROCESSABLE_ENTITY
         "The domain is not this server's"
         "The name, group or address belongs to another domain. Send the request to that domain's server.";
@@ -95,9 +104,15 @@ problems! {
     TooManyMembers "too-many-members" UNPROCESSABLE_ENTITY
         "The group would have too many members"
         "A group has a limited number of members. `detail` has the limit. Remove some members first.";
+    TooManyClients "too-many-clients" UNPROCESSABLE_ENTITY
+        "The user would have too many clients in the group"
+        "A user has a limited number of clients (leaves) in a group. `detail` has the limit. Remove some of them first.";
+    DeliveryTooLarge "delivery-too-large" PAYLOAD_TOO_LARGE
+        "The message is too large for so many members"
+        "What one request puts into all members' queues together has a limit in bytes. `detail` has the numbers. Send less, or add and remove fewer members at once.";
     MessageTooLarge "message-too-large" PAYLOAD_TOO_LARGE
         "The message is too large"
-        "The MLS message, its Welcome or a leaf's attributes have more bytes than are allowed. `detail` has the limit.";
+        "The MLS message, its authenticated data, its Welcome or a leaf's attributes have more bytes than are allowed. `detail` has the limit.";
     QueueExists "queue-exists" CONFLICT
         "The queue exists already"
         "The id that the server made belongs to another queue. Send the request again with another token.";
@@ -133,10 +148,10 @@ problems! {
         "Every request of the batch names a key that does not issue, or has a blinded message that cannot be read. Nothing was taken from the allowance.";
     Fault "fault" INTERNAL_SERVER_ERROR
         "The server failed"
-        "The fault is the server's. Nothing was changed and the token is unspent: send the same request again.";
+        "The fault is the server's. Nothing was changed and the token is unspent: send the request again with the same token, signed anew.";
     Unavailable "unavailable" SERVICE_UNAVAILABLE
         "The server is not available"
-        "The server is starting, stopping or overloaded, or has lost its database. Send the same request again, with the same token: token-spent then means that the first one arrived.";
+        "The server is starting, stopping or overloaded, or has lost its database. Send the request again with the same token, signed anew: token-spent then means that the first one arrived.";
 }
 
 impl ProblemType {

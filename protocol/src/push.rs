@@ -12,11 +12,11 @@ use crate::{
     Address, P256PublicKey, Payload, PushAuth, QueueId, SealedPush, SealedSubscription,
     address::{AddressKey, Lookup},
     encoding::Encoding,
+    label::Label,
     random::random,
     sealed::{self, SealError, SealingKey},
 };
 
-const SUBSCRIPTION_LABEL: &[u8] = b"postern push subscription";
 /// Bytes that a subscription is padded to, so that its length does not tell whose push service it is.
 const PADDED_LEN: usize = SealedSubscription::LEN - sealed::OVERHEAD;
 
@@ -119,7 +119,7 @@ impl PushKey {
 
 impl PushSubscription {
     /// Seals the subscription for one queue: an envelope (see [`crate::sealed`]) of
-    /// `len (u16, big endian) || CBOR || zeros`, with `"postern push subscription" || queue_id` as
+    /// `len (u16, big endian) || CBOR || zeros`, with `"Postern push subscription" || 0 || queue_id` as
     /// associated data.
     ///
     /// # Errors
@@ -218,7 +218,7 @@ impl Push {
 }
 
 fn aad(queue_id: &QueueId) -> Vec<u8> {
-    [SUBSCRIPTION_LABEL, queue_id.as_bytes()].concat()
+    Label::PUSH_SUBSCRIPTION.followed_by(&[queue_id.as_bytes()])
 }
 
 impl From<SealError> for PushError {

@@ -6,6 +6,7 @@ use crate::{
     Address, ChainHeader, Ciphertext, FriendshipToken, HpkePublicKey, MessageDigest, MlsMessage,
     P256PublicKey, Payload, PublicKey, QueueId, SealedPush, SealedSubscription, Signature, StockId, Welcome,
     key::{BadSignature, PublishedKey, SigningKey},
+    label::Label,
     mls::CIPHERSUITE,
     name::Domain,
 };
@@ -325,13 +326,13 @@ impl KeyPackageBatch {
         self.issuer_key.verify(&message, &self.signature)
     }
 
-    /// `"Postern key package batch" || len(domain) as u8 || domain || time (u64, big endian) ||
+    /// `"Postern key package batch" || 0 || len(domain) as u8 || domain || time (u64, big endian) ||
     /// SHA-256 of each KeyPackage's MLSMessage`. Owners protect their attachments themselves.
     ///
     /// # Panics
     /// Never: a domain has at most 253 bytes.
     pub fn to_be_signed(domain: &Domain, time: u64, key_packages: &[StockedKeyPackage]) -> Vec<u8> {
-        let mut bytes = b"Postern key package batch".to_vec();
+        let mut bytes = Label::KEY_PACKAGE_BATCH.as_bytes().to_vec();
         bytes.push(u8::try_from(domain.as_str().len()).expect("a domain has at most 253 bytes"));
         bytes.extend_from_slice(domain.as_str().as_bytes());
         bytes.extend_from_slice(&time.to_be_bytes());
@@ -358,9 +359,9 @@ impl NewOwner {
         self.public_key.verify(&Self::to_be_signed(queue, owner, self.public_key), &self.signature)
     }
 
-    /// `"Postern queue owner" || queue_id || the owner's key so far || the new key`
+    /// `"Postern queue owner" || 0 || queue_id || the owner's key so far || the new key`
     pub fn to_be_signed(queue: &QueueId, owner: PublicKey, new: PublicKey) -> Vec<u8> {
-        [b"Postern queue owner", queue.as_bytes().as_slice(), owner.as_bytes(), new.as_bytes()].concat()
+        Label::QUEUE_OWNER.followed_by(&[queue.as_bytes(), owner.as_bytes(), new.as_bytes()])
     }
 }
 

@@ -2,16 +2,22 @@
 //! are authenticated. `keyid` is the signer's Ed25519 public key itself, so that the signature is
 //! checked before anything is looked up; the rights of that key are decided later, next to the data.
 //!
-//! A signature always covers, in this order: `@method`, `@path`, `@query`, `content-digest`, and
-//! `authorization` when the request carries a token. Since a token works once, a captured request
-//! cannot be replayed.
+//! A signature always covers, in this order: `@method`, `@authority`, `@path`, `@query`,
+//! `content-digest`, and `authorization` when the request carries a token. The authority is the home
+//! domain of the server that is asked, whatever host leads to it, so that no other server takes the
+//! request. Since a token works once, a captured request cannot be replayed; where no token is spent,
+//! the server remembers the signature ([`Verified::digest`]) for as long as it is fresh.
 
 use std::{
+    borrow::Cow,
     fmt::Write as _,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
+use base64::{
+    Engine as _,
+    engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
+};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header::AUTHORIZATION};
 use httpsig::prelude::{
     AlgorithmName, HttpSigError, HttpSigResult, HttpSignatureBase, HttpSignatureHeaders, HttpSignatureParams,
@@ -20,7 +26,7 @@ use httpsig::prelude::{
 };
 use sfv::{Dictionary, FieldType as _, List, Parser};
 
-use crate::{PublicKey, Signature, hash::sha256, key::SigningKey};
+use crate::{PublicKey, Signature, hash::sha256, key::SigningKey, label::Label, random::random};
 
 pub const CONTENT_DIGEST: HeaderName = HeaderName::from_static("content-digest");
 pub const SIGNATURE: HeaderName = HeaderName::from_static("signature");
@@ -35,9 +41,23 @@ pub const MAX_CLOCK_SKEW: Duration = Duration::from_secs(60);
 #[derive(Debug, Clone, Copy)]
 pub struct Target<'a> {
     pub method: &'a Method,
+    /// The home domain of the server: the authority that is signed, and not the host of a proxy.
+    pub authority: &'a str,
     pub path: &'a str,
     pub query: Option<&'a str>,
 }
+
+/// A signature that verifies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Verified {
+    /// The key that signed.
+    pub key: PublicKey,
+    /// `SHA-256("Postern used signature" || 0 || signature)`, by which a server remembers the signature.
+    pub digest: SignatureDigest,
+}
+
+/// The hash of a signature, see [`Verified::digest`].
+pub type SignatureDigest = [u8; 32];
 
 /// A request's signature is not accepted; each message says what to mend.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -47,7 +67,7 @@ pub enum SignatureError {
     #[error("Signature or Signature-Input is malformed")]
     Malformed,
     #[error(
-        "the signature must cover @method, @path, @query, content-digest and, with a token, authorization"
+        "the signature must cover @method, @authority, @path, @query, content-digest and, with a token, authorization"
     )]
     WrongComponents,
     #[error("keyid must be the signer's Ed25519 public key in unpadded base64url")]
@@ -56,15 +76,16 @@ pub enum SignatureError {
     NotFresh,
     #[error("Content-Digest does not match the body")]
     WrongDigest,
-    #[error("the signature does not verify")]
+    #[error("the signature does not verify: @authority must be the home domain of this server")]
     Invalid,
 }
 
 /// Signs a request: adds `Content-Digest`, `Signature-Input` and `Signature`. The `Authorization`
-/// header has to be in `headers` already.
+/// header has to be in `headers` already. No two signatures are the same, also of one request in one
+/// second: each has a random `nonce`.
 ///
 /// # Panics
-/// If path or query are not visible ASCII.
+/// If path or query are not visible ASCII, or the operating system has no randomness.
 pub fn sign(target: Target<'_>, headers: &mut HeaderMap, body: &[u8], key: &SigningKey) {
     let signed = (|| -> HttpSigResult<HttpSignatureHeaders> {
         headers.insert(CONTENT_DIGEST, field(&content_digest(body))?);
@@ -75,6 +96,8 @@ pub fn sign(target: Target<'_>, headers: &mut HeaderMap, body: &[u8], key: &Sign
             .collect::<HttpSigResult<Vec<_>>>()?;
         let mut params = HttpSignatureParams::try_new(&ids)?;
         params.set_key_info(&Signer(key));
+        let nonce: [u8; 16] = random().expect("the operating system has randomness");
+        params.set_nonce(&URL_SAFE_NO_PAD.encode(nonce));
         base(target, headers, &params)?.build_signature_headers(&Signer(key), Some("postern"))
     })()
     .expect("a request of visible ASCII can be signed");
@@ -87,11 +110,11 @@ pub fn sign(target: Target<'_>, headers: &mut HeaderMap, body: &[u8], key: &Sign
     }
 }
 
-/// Verifies a request and returns the key that signed it.
+/// Verifies a request.
 ///
 /// # Errors
 /// [`SignatureError`], which does not quote the request.
-pub fn verify(target: Target<'_>, headers: &HeaderMap, body: &[u8]) -> Result<PublicKey, SignatureError> {
+pub fn verify(target: Target<'_>, headers: &HeaderMap, body: &[u8]) -> Result<Verified, SignatureError> {
     let signed = parse(headers)?;
     let params = signed.signature_params();
     let covered: Vec<String> =
@@ -119,7 +142,37 @@ pub fn verify(target: Target<'_>, headers: &HeaderMap, body: &[u8]) -> Result<Pu
         .map(Signature::new)
         .map_err(|_| SignatureError::Malformed)?;
     key.verify(base.as_bytes(), &signature).map_err(|_| SignatureError::Invalid)?;
-    Ok(key)
+    let digest = sha256(&[Label::USED_SIGNATURE.as_bytes(), signature.as_bytes()]);
+    Ok(Verified { key, digest })
+}
+
+/// The normal form of a path or query (RFC 9110 §4.2.3, RFC 3986 §6.2.2), in which equivalent ones are
+/// equal: unreserved characters are not percent-encoded, and what is has capital hexadecimal digits.
+/// Broken encodings stay as they are.
+pub fn normalized(text: &str) -> Cow<'_, str> {
+    let Some(first) = text.find('%') else { return Cow::Borrowed(text) };
+    let (done, mut rest) = text.split_at(first);
+    let mut normal = done.to_owned();
+    while let Some(place) = rest.find('%') {
+        normal.push_str(&rest[..place]);
+        rest = &rest[place..];
+        let octet = rest.get(1..3).filter(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit()));
+        match octet.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
+            Some(octet) if octet.is_ascii_alphanumeric() || b"-._~".contains(&octet) => {
+                normal.push(char::from(octet));
+                rest = &rest[3..];
+            }
+            Some(octet) => {
+                write!(normal, "%{octet:02X}").expect("writing to a string succeeds");
+                rest = &rest[3..];
+            }
+            None => {
+                normal.push('%');
+                rest = &rest[1..];
+            }
+        }
+    }
+    Cow::Owned(normal + rest)
 }
 
 fn parse(headers: &HeaderMap) -> Result<HttpSignatureHeaders, SignatureError> {
@@ -166,14 +219,15 @@ fn received_base(target: Target<'_>, headers: &HeaderMap) -> Option<String> {
 fn component(target: Target<'_>, headers: &HeaderMap, name: &'static str) -> String {
     match name {
         "@method" => target.method.as_str().to_owned(),
-        "@path" => target.path.to_owned(),
-        "@query" => format!("?{}", target.query.unwrap_or_default()),
+        "@authority" => target.authority.to_owned(),
+        "@path" => normalized(target.path).into_owned(),
+        "@query" => format!("?{}", normalized(target.query.unwrap_or_default())),
         field => header(headers, &HeaderName::from_static(field)).unwrap_or_default().to_owned(),
     }
 }
 
 fn covered_components(headers: &HeaderMap) -> Vec<&'static str> {
-    let mut components = vec!["@method", "@path", "@query", "content-digest"];
+    let mut components = vec!["@method", "@authority", "@path", "@query", "content-digest"];
     if headers.contains_key(AUTHORIZATION) {
         components.push("authorization");
     }
@@ -218,7 +272,7 @@ mod tests {
     use super::*;
 
     const TARGET: Target<'static> =
-        Target { method: &Method::POST, path: "/qs/queues", query: Some("wait=1") };
+        Target { method: &Method::POST, authority: "example.org", path: "/qs/queues", query: Some("wait=1") };
 
     fn signed(body: &[u8]) -> (HeaderMap, PublicKey) {
         let key = SigningKey::generate();
@@ -231,7 +285,40 @@ mod tests {
     #[test]
     fn a_signed_request_names_its_signer() {
         let (headers, key) = signed(b"body");
-        assert_eq!(verify(TARGET, &headers, b"body"), Ok(key));
+        assert_eq!(verify(TARGET, &headers, b"body").map(|verified| verified.key), Ok(key));
+    }
+
+    #[test]
+    fn no_two_signatures_of_a_request_are_the_same() {
+        let key = SigningKey::generate();
+        let mut headers = HeaderMap::new();
+        let mut digest = || {
+            sign(TARGET, &mut headers, b"body", &key);
+            verify(TARGET, &headers, b"body").unwrap().digest
+        };
+        assert_ne!(digest(), digest());
+    }
+
+    #[test]
+    fn equivalent_paths_and_queries_are_signed_alike() {
+        for (text, normal) in [
+            ("/qs/queues", "/qs/queues"),
+            ("/%71s/%71%75eues", "/qs/queues"),
+            ("/as/users/alice%40example%2eorg", "/as/users/alice%40example.org"),
+            ("/%2f%2F%e2%82%ac", "/%2F%2F%E2%82%AC"),
+            ("/%2D%2E%5F%7e", "/-._~"),
+            ("/%", "/%"),
+            ("/%4", "/%4"),
+            ("/%zz%41", "/%zzA"),
+            ("/%%34%31", "/%41"),
+            ("/%\u{20ac}", "/%\u{20ac}"),
+            ("", ""),
+        ] {
+            assert_eq!(normalized(text), normal, "{text}");
+        }
+        let (headers, key) = signed(b"body");
+        let other = Target { path: "/q%73/queues", query: Some("%77ait=1"), ..TARGET };
+        assert_eq!(verify(other, &headers, b"body").map(|verified| verified.key), Ok(key));
     }
 
     #[test]
@@ -239,7 +326,9 @@ mod tests {
         let (headers, _) = signed(b"body");
         assert_eq!(verify(TARGET, &headers, b"other"), Err(SignatureError::WrongDigest));
         for target in [
+            Target { authority: "example.net", ..TARGET },
             Target { path: "/qs/deposits", ..TARGET },
+            Target { path: "/qs%2Fqueues", ..TARGET },
             Target { query: None, ..TARGET },
             Target { method: &Method::PUT, ..TARGET },
         ] {
@@ -260,13 +349,13 @@ mod tests {
         let created = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
         let keyid = key.public_key().to_base64url();
         let mut resign = |more: &str, expected| {
-            let components = r#"("@method" "@path" "@query" "content-digest" "authorization")"#;
+            let components = r#"("@method" "@authority" "@path" "@query" "content-digest" "authorization")"#;
             let input = format!(r#"a={components};keyid="{keyid}";created={created}{more}"#);
             headers.insert(SIGNATURE_INPUT, HeaderValue::try_from(input).unwrap());
             let base = received_base(TARGET, &headers).unwrap();
             let signature = STANDARD.encode(key.sign(base.as_bytes()).as_bytes());
             headers.insert(SIGNATURE, HeaderValue::try_from(format!("a=:{signature}:")).unwrap());
-            assert_eq!(verify(TARGET, &headers, b"body"), expected, "{more}");
+            assert_eq!(verify(TARGET, &headers, b"body").map(|verified| verified.key), expected, "{more}");
         };
         for more in ["", r#";tag="x";nonce="y""#, r";unheard-of=1", ";expires=99999999999"] {
             resign(more, Ok(key.public_key()));

@@ -5,7 +5,7 @@
 
 use std::{
     fmt,
-    net::{Ipv4Addr, SocketAddr},
+    net::{AddrParseError, IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -19,7 +19,15 @@ use figment::{
     Figment,
     providers::{Format, Serialized, Toml},
 };
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+use url::Url;
+
+/// Stands for all origins in [`Config::allowed_origins`].
+pub const ANY_ORIGIN: &str = "*";
+
+/// The least buffer that an HTTP/1 connection works with.
+const LEAST_HEADER_BYTES: u64 = 8192;
 
 /// The configuration of one server process, complete and checked.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -29,6 +37,8 @@ pub struct Config {
     pub domain: String,
     /// Address and port of the HTTP server. With port 0 the system chooses a free port.
     pub listen: SocketAddr,
+    /// The origins whose pages in browsers may call the server (CORS), such as `https://chat.example.org`; `*` for any.
+    pub allowed_origins: Vec<String>,
     /// The file with the master key. Without it the key comes from the environment, or with `embedded` from the data
     /// directory.
     pub master_key_file: Option<PathBuf>,
@@ -39,6 +49,7 @@ pub struct Config {
     /// The directory with postern.so, postern.control and postern--*.sql for the private cluster.
     pub extension_dir: PathBuf,
     pub limits: Limits,
+    pub proxy: ProxyConfig,
     pub push: PushConfig,
     pub log: LogConfig,
 }
@@ -50,8 +61,16 @@ pub struct DatabaseConfig {
     pub url: Option<ConnectionString>,
     /// Connection string for a superuser: only `migrate` uses it.
     pub admin_url: Option<ConnectionString>,
-    /// Connections in the pool; the LISTEN connection comes on top.
+    /// Connections for requests; one for chores and one that listens come on top.
     pub pool_size: usize,
+    /// Time that a request waits for a connection, in seconds.
+    pub wait_seconds: u64,
+    /// Time that PostgreSQL works on a statement, in seconds.
+    pub statement_timeout_seconds: u64,
+    /// Bytes that a request writes, all copies counted, from which on it is a heavy one.
+    pub heavy_bytes: u64,
+    /// Time that PostgreSQL works on the statement of a heavy request, in seconds.
+    pub heavy_statement_timeout_seconds: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -61,11 +80,62 @@ pub struct Limits {
     pub max_body_bytes: u64,
     /// Longest `wait` of a long-poll, in seconds.
     pub long_poll_max_seconds: u64,
-    /// Time that a connection may take to send a request's header, in seconds.
+    /// Time that a connection may take to send a request's header, from its first byte on, in seconds.
     pub header_timeout_seconds: u64,
+    /// Largest header of a request, in bytes.
+    pub max_header_bytes: u64,
+    /// Time that a request's body may take, in seconds.
+    pub body_timeout_seconds: u64,
+    /// Bytes that a body must bring in each second, on average over ten.
+    pub body_bytes_per_second: u64,
+    /// Memory for the bodies of all requests at a time, in bytes.
+    pub bodies_bytes: u64,
+    /// Time that a connection may wait without a request, in seconds.
+    pub idle_timeout_seconds: u64,
+    /// Most connections at a time. Without it, they follow from the limit of open files.
+    pub max_connections: Option<usize>,
+    /// Most connections of one source at a time. Without it, a quarter of all.
+    pub max_connections_per_source: Option<usize>,
+    /// Requests under way at a time on one HTTP/2 connection.
+    pub http2_streams: u32,
+    /// Time without a word after which an HTTP/2 client is asked for a sign of life, and that it has for it, in seconds.
+    pub http2_ping_seconds: u64,
     /// Time that a shutdown waits for requests under way, in seconds.
     pub shutdown_grace_seconds: u64,
+    /// Requests whose groups, KeyPackages or tokens are computed at once.
+    pub compute_threads: usize,
+    /// Time that such a request waits for its turn, in seconds.
+    pub compute_wait_seconds: u64,
+    /// Spent tokens that the process remembers, and as many others that it has seen.
+    pub remembered_tokens: usize,
 }
+
+/// Proxies in front of the server, and how they name the source of a request. Nobody else is believed.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ProxyConfig {
+    /// The networks that the proxies connect from.
+    pub addresses: Vec<Network>,
+    /// The way in which all of them name a request's source.
+    pub source: Option<ProxySource>,
+}
+
+/// The way in which a proxy names the source of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum ProxySource {
+    /// The PROXY protocol, version 2, ahead of each connection
+    ProxyProtocol,
+    /// The header Forwarded (RFC 7239)
+    Forwarded,
+    /// The header X-Forwarded-For
+    XForwardedFor,
+}
+
+/// A network in CIDR notation, or one address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Network(IpNet);
 
 /// Web Push (QS-10).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -126,17 +196,51 @@ impl std::str::FromStr for ConnectionString {
     }
 }
 
+impl std::str::FromStr for Network {
+    type Err = AddrParseError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.parse() {
+            Ok(network) => Ok(Self(network)),
+            Err(_) => text.parse::<IpAddr>().map(|address| Self(address.into())),
+        }
+    }
+}
+
+impl TryFrom<String> for Network {
+    type Error = AddrParseError;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl From<Network> for String {
+    fn from(Network(network): Network) -> Self {
+        network.to_string()
+    }
+}
+
+impl ProxyConfig {
+    /// Whether a proxy has this address.
+    pub fn trusts(&self, address: IpAddr) -> bool {
+        self.addresses.iter().any(|Network(network)| network.contains(&address))
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
             domain: String::new(),
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8008)),
+            allowed_origins: vec![ANY_ORIGIN.to_owned()],
             master_key_file: None,
             database: DatabaseConfig::default(),
             embedded: false,
             data_dir: default_data_dir(),
             extension_dir: default_extension_dir(),
             limits: Limits::default(),
+            proxy: ProxyConfig::default(),
             push: PushConfig::default(),
             log: LogConfig::default(),
         }
@@ -151,10 +255,35 @@ impl Default for PushConfig {
 
 impl Default for DatabaseConfig {
     fn default() -> Self {
-        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         // A few connections keep the database's cores and disk busy; more only add contention.
-        Self { url: None, admin_url: None, pool_size: 2 * cores + 4 }
+        Self {
+            url: None,
+            admin_url: None,
+            pool_size: 2 * cores() + 4,
+            wait_seconds: 5,
+            statement_timeout_seconds: 5,
+            heavy_bytes: 8 * 1024 * 1024,
+            heavy_statement_timeout_seconds: 30,
+        }
     }
+}
+
+impl DatabaseConfig {
+    pub fn wait(&self) -> Duration {
+        Duration::from_secs(self.wait_seconds)
+    }
+
+    pub fn statement_timeout(&self) -> Duration {
+        Duration::from_secs(self.statement_timeout_seconds)
+    }
+
+    pub fn heavy_statement_timeout(&self) -> Duration {
+        Duration::from_secs(self.heavy_statement_timeout_seconds)
+    }
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
 impl Default for Limits {
@@ -164,7 +293,20 @@ impl Default for Limits {
             max_body_bytes: 1024 * 1024,
             long_poll_max_seconds: 60,
             header_timeout_seconds: 10,
+            max_header_bytes: 16 * 1024,
+            body_timeout_seconds: 120,
+            body_bytes_per_second: 1024,
+            bodies_bytes: 64 * 1024 * 1024,
+            idle_timeout_seconds: 60,
+            max_connections: None,
+            max_connections_per_source: None,
+            http2_streams: 100,
+            http2_ping_seconds: 20,
             shutdown_grace_seconds: 10,
+            compute_threads: cores(),
+            compute_wait_seconds: 5,
+            // Some 20 bytes each.
+            remembered_tokens: 100_000,
         }
     }
 }
@@ -182,6 +324,22 @@ impl Limits {
 
     pub fn header_timeout(&self) -> Duration {
         Duration::from_secs(self.header_timeout_seconds)
+    }
+
+    pub fn body_timeout(&self) -> Duration {
+        Duration::from_secs(self.body_timeout_seconds)
+    }
+
+    pub fn idle_timeout(&self) -> Duration {
+        Duration::from_secs(self.idle_timeout_seconds)
+    }
+
+    pub fn http2_ping(&self) -> Duration {
+        Duration::from_secs(self.http2_ping_seconds)
+    }
+
+    pub fn compute_wait(&self) -> Duration {
+        Duration::from_secs(self.compute_wait_seconds)
     }
 
     pub fn shutdown_grace(&self) -> Duration {
@@ -229,14 +387,38 @@ impl Config {
         self.domain.make_ascii_lowercase();
         for (name, value) in [
             ("database.pool_size", self.database.pool_size as u64),
+            ("database.wait_seconds", self.database.wait_seconds),
+            ("database.statement_timeout_seconds", self.database.statement_timeout_seconds),
+            ("database.heavy_statement_timeout_seconds", self.database.heavy_statement_timeout_seconds),
             ("push.at_once", self.push.at_once as u64),
             ("push.at_once_per_host", self.push.at_once_per_host as u64),
             ("limits.max_body_bytes", self.limits.max_body_bytes),
             ("limits.header_timeout_seconds", self.limits.header_timeout_seconds),
+            ("limits.body_timeout_seconds", self.limits.body_timeout_seconds),
+            ("limits.idle_timeout_seconds", self.limits.idle_timeout_seconds),
+            ("limits.max_connections", self.limits.max_connections.unwrap_or(1) as u64),
+            ("limits.max_connections_per_source", self.limits.max_connections_per_source.unwrap_or(1) as u64),
+            ("limits.http2_streams", self.limits.http2_streams.into()),
+            ("limits.http2_ping_seconds", self.limits.http2_ping_seconds),
+            ("limits.compute_threads", self.limits.compute_threads as u64),
         ] {
             if value == 0 {
                 bail!("{name} is 0: it must be at least 1");
             }
+        }
+        if self.limits.max_header_bytes < LEAST_HEADER_BYTES {
+            bail!("limits.max_header_bytes must be at least {LEAST_HEADER_BYTES}");
+        }
+        if self.limits.bodies_bytes < self.limits.max_body_bytes {
+            bail!(
+                "limits.bodies_bytes must be at least limits.max_body_bytes, so that the largest body fits"
+            );
+        }
+        if self.proxy.addresses.is_empty() != self.proxy.source.is_none() {
+            bail!("proxy.addresses and proxy.source go together: set both, or neither");
+        }
+        if let Some(text) = self.allowed_origins.iter().find(|text| *text != ANY_ORIGIN && !is_origin(text)) {
+            bail!("allowed_origins: {text} is no origin: one looks like https://chat.example.org");
         }
         if let Some(contact) = &self.push.contact
             && !(contact.starts_with("mailto:") || contact.starts_with("https:"))
@@ -245,6 +427,15 @@ impl Config {
         }
         Ok(self)
     }
+}
+
+/// Whether a text is an origin as browsers write it: scheme, host, and a port that is not the scheme's own. The scheme
+/// may be one of an app, such as `capacitor:`.
+fn is_origin(text: &str) -> bool {
+    Url::parse(text).is_ok_and(|url| {
+        let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
+        url.host_str().is_some_and(|host| text == format!("{}://{host}{port}", url.scheme()))
+    })
 }
 
 /// figment's message with the key's full name, and without figment's profiles.
@@ -298,6 +489,12 @@ pub struct Settings {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub listen: Option<SocketAddr>,
 
+    /// Origins whose pages in browsers may call the server, such as https://chat.example.org, separated by commas; * is
+    /// any [default: *]
+    #[arg(long, value_name = "ORIGINS", env = "POSTERN_ALLOWED_ORIGINS", value_delimiter = ',')]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allowed_origins: Option<Vec<String>>,
+
     /// File with the master key: 32 bytes as hex or base64, readable by its owner only. Instead of the file, the key
     /// itself may be in POSTERN_MASTER_KEY [default: none; with --embedded <data-dir>/master.key, made at the first
     /// start]
@@ -328,6 +525,9 @@ pub struct Settings {
     pub limits: LimitSettings,
 
     #[command(flatten)]
+    pub proxy: ProxySettings,
+
+    #[command(flatten)]
     pub push: PushSettings,
 
     #[command(flatten)]
@@ -353,10 +553,39 @@ pub struct DatabaseSettings {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub admin_url: Option<ConnectionString>,
 
-    /// Connections to the database for requests; one more listens for wake-ups [default: 4, and 2 for each core]
+    /// Connections to the database for requests, a quarter of them for heavy ones; two more listen and do chores
+    /// [default: 4, and 2 for each core]
     #[arg(long = "database-pool-size", value_name = "N", env = "POSTERN_DATABASE_POOL_SIZE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pool_size: Option<usize>,
+
+    /// Time that a request waits for a connection to the database, in seconds [default: 5]
+    #[arg(long = "database-wait-seconds", value_name = "SECONDS", env = "POSTERN_DATABASE_WAIT_SECONDS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wait_seconds: Option<u64>,
+
+    /// Time that PostgreSQL works on a statement before it gives up, in seconds [default: 5]
+    #[arg(
+        long = "database-statement-timeout-seconds",
+        value_name = "SECONDS",
+        env = "POSTERN_DATABASE_STATEMENT_TIMEOUT_SECONDS"
+    )]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub statement_timeout_seconds: Option<u64>,
+
+    /// Bytes that a request writes, all copies counted, from which on it is a heavy one [default: 8388608]
+    #[arg(long = "database-heavy-bytes", value_name = "BYTES", env = "POSTERN_DATABASE_HEAVY_BYTES")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub heavy_bytes: Option<u64>,
+
+    /// Time that PostgreSQL works on the statement of a heavy request, in seconds [default: 30]
+    #[arg(
+        long = "database-heavy-statement-timeout-seconds",
+        value_name = "SECONDS",
+        env = "POSTERN_DATABASE_HEAVY_STATEMENT_TIMEOUT_SECONDS"
+    )]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub heavy_statement_timeout_seconds: Option<u64>,
 }
 
 #[derive(Debug, Clone, Default, Args, Serialize)]
@@ -372,15 +601,98 @@ pub struct LimitSettings {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub long_poll_max_seconds: Option<u64>,
 
-    /// Time that a connection may take to send the header of a request, in seconds [default: 10]
+    /// Time that a connection may take to send the header of a request, from its first byte on, in seconds [default: 10]
     #[arg(long, value_name = "SECONDS", env = "POSTERN_HEADER_TIMEOUT_SECONDS")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub header_timeout_seconds: Option<u64>,
+
+    /// Largest header of a request, in bytes [default: 16384]
+    #[arg(long, value_name = "BYTES", env = "POSTERN_MAX_HEADER_BYTES")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_header_bytes: Option<u64>,
+
+    /// Time that the body of a request may take, in seconds [default: 120]
+    #[arg(long, value_name = "SECONDS", env = "POSTERN_BODY_TIMEOUT_SECONDS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub body_timeout_seconds: Option<u64>,
+
+    /// Bytes that a body must bring in each second, on average over ten seconds [default: 1024]
+    #[arg(long, value_name = "BYTES", env = "POSTERN_BODY_BYTES_PER_SECOND")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub body_bytes_per_second: Option<u64>,
+
+    /// Memory for the bodies of all requests at a time, of which one source gets a quarter, in bytes [default: 67108864]
+    #[arg(long, value_name = "BYTES", env = "POSTERN_BODIES_BYTES")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bodies_bytes: Option<u64>,
+
+    /// Time that a connection may wait without a request, in seconds [default: 60]
+    #[arg(long, value_name = "SECONDS", env = "POSTERN_IDLE_TIMEOUT_SECONDS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub idle_timeout_seconds: Option<u64>,
+
+    /// Most connections at a time; beyond it, the one goes that has waited longest without a request [default: the
+    /// limit of open files less 128]
+    #[arg(long, value_name = "N", env = "POSTERN_MAX_CONNECTIONS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_connections: Option<usize>,
+
+    /// Most connections of one source at a time [default: a quarter of all]
+    #[arg(long, value_name = "N", env = "POSTERN_MAX_CONNECTIONS_PER_SOURCE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_connections_per_source: Option<usize>,
+
+    /// Requests under way at a time on one HTTP/2 connection [default: 100]
+    #[arg(long, value_name = "N", env = "POSTERN_HTTP2_STREAMS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub http2_streams: Option<u32>,
+
+    /// Time without a word after which an HTTP/2 client is asked for a sign of life, in seconds; it has as long for it
+    /// [default: 20]
+    #[arg(long, value_name = "SECONDS", env = "POSTERN_HTTP2_PING_SECONDS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub http2_ping_seconds: Option<u64>,
 
     /// Time that a shutdown waits for requests under way, in seconds [default: 10]
     #[arg(long, value_name = "SECONDS", env = "POSTERN_SHUTDOWN_GRACE_SECONDS")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub shutdown_grace_seconds: Option<u64>,
+
+    /// Requests whose groups, KeyPackages or tokens are computed at once [default: one for each core]
+    #[arg(long, value_name = "N", env = "POSTERN_COMPUTE_THREADS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub compute_threads: Option<usize>,
+
+    /// Time that such a request waits for its turn, in seconds; then the answer is 503 [default: 5]
+    #[arg(long, value_name = "SECONDS", env = "POSTERN_COMPUTE_WAIT_SECONDS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub compute_wait_seconds: Option<u64>,
+
+    /// Spent tokens that the process remembers, so that their requests end at the door, and as many others that it has
+    /// seen [default: 100000]
+    #[arg(long, value_name = "N", env = "POSTERN_REMEMBERED_TOKENS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remembered_tokens: Option<usize>,
+}
+
+#[derive(Debug, Clone, Default, Args, Serialize)]
+#[command(next_help_heading = "Proxies")]
+pub struct ProxySettings {
+    /// Addresses or networks of the proxies in front of this server, with commas between them. They are believed about
+    /// where a request comes from, which limits count [default: none]
+    #[arg(
+        long = "proxy-addresses",
+        value_name = "NETWORKS",
+        env = "POSTERN_PROXY_ADDRESSES",
+        value_delimiter = ','
+    )]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub addresses: Option<Vec<Network>>,
+
+    /// How the proxies say where a request comes from [default: none]
+    #[arg(long = "proxy-source", value_enum, env = "POSTERN_PROXY_SOURCE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source: Option<ProxySource>,
 }
 
 #[derive(Debug, Clone, Default, Args, Serialize)]

@@ -9,14 +9,22 @@ use postern_protocol::{
 };
 use tokio::sync::watch;
 
-use crate::{config::Limits, database::Database, keys::MasterKey};
+use crate::{
+    compute::{Compute, Overloaded},
+    config::Limits,
+    database::Database,
+    keys::MasterKey,
+};
 
 /// Seconds for which a client may use its copy of published keys.
 pub const PUBLISHED_MAX_AGE: u32 = 60 * 60;
 
 /// The state that the services share. Cheap to clone.
 #[derive(Clone)]
-pub struct Home(Arc<Shared>);
+pub struct Home {
+    shared: Arc<Shared>,
+    compute: Arc<Compute>,
+}
 
 pub struct Shared {
     /// The domain after `@` in the names of this server's users (OPS-2).
@@ -39,7 +47,16 @@ pub enum Homeserver {
 
 impl Home {
     pub fn new(shared: Shared) -> Self {
-        Self(Arc::new(shared))
+        let compute = Compute::new(shared.limits.compute_threads, shared.limits.compute_wait());
+        Self { shared: Arc::new(shared), compute: Arc::new(compute) }
+    }
+
+    /// Does work that keeps a core busy for milliseconds, such as validating a group's tree.
+    ///
+    /// # Errors
+    /// [`Overloaded`]: there is too much of it.
+    pub async fn compute<T>(&self, work: impl FnOnce() -> T) -> Result<T, Overloaded> {
+        self.compute.run(work).await
     }
 
     /// The homeserver of a domain that a request names.
@@ -60,6 +77,6 @@ impl Home {
 impl std::ops::Deref for Home {
     type Target = Shared;
     fn deref(&self) -> &Shared {
-        &self.0
+        &self.shared
     }
 }

@@ -11,6 +11,7 @@ pub mod app;
 pub mod auth;
 pub mod cli;
 pub mod clock;
+pub mod compute;
 pub mod config;
 pub mod database;
 pub mod ds;

@@ -10,7 +10,7 @@ use crate::{
     config::Config,
     database::{Database, listener},
     home::{self, Home},
-    http::{self, server},
+    http::{self, Origins, server},
     keys::MasterKey,
     routes, upkeep,
 };
@@ -27,10 +27,11 @@ pub async fn run(
 ) -> anyhow::Result<()> {
     let (stop, stopping) = watch::channel(false);
     let domain = config.domain.parse()?;
+    let origins = Origins::new(&config.allowed_origins);
     let limits = config.limits;
     let home = Home::new(home::Shared { domain, database, master_key, limits, stopping });
     let app = App::load(&home, &config.push).await?;
-    let filter = http::filter(&home, Arc::new(app.aas.clone()), &app, &routes::all());
+    let filter = http::filter(&home, Arc::new(app.aas.clone()), app.clone(), routes::all(), origins);
 
     server::allow_many_connections();
     let listener = TcpListener::bind(config.listen)
@@ -46,7 +47,8 @@ pub async fn run(
     for chore in upkeep::chores(&app) {
         background.spawn(chore.keep());
     }
-    server::serve(listener, filter, &home.limits, &stop, shutdown).await;
+    let settings = server::Settings { limits: home.limits.clone(), proxies: config.proxy };
+    server::serve(listener, filter, settings, &stop, shutdown).await;
     background.abort_all();
     if let Err(error) = app.aas.record_uses().await {
         tracing::warn!("the last minute's use of tokens is lost: {error:#}");

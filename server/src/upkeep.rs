@@ -1,28 +1,42 @@
 //! Chores: everything that a server process does by the clock, in one table. The database ensures that several
-//! processes do each thing once. A chore that fails is logged, and tried again at its next turn.
+//! processes do each thing once. A chore that fails is logged, and tried again soon, then less and less often.
 
 use std::{sync::Arc, time::Duration};
 
 use futures_util::future::{BoxFuture, pending};
 use tokio::{
     sync::Notify,
-    time::{Instant, MissedTickBehavior, interval_at},
+    time::{Instant, MissedTickBehavior, interval_at, sleep},
 };
 
 use crate::{
     aas::Aas,
     app::App,
+    auth::As,
     ds::{self, Ds},
+    keys::KeyVersion,
     qs::{self, Qs},
 };
 
+/// Time within which a process takes over changed keys of which it was not notified.
+const KEYS: Duration = Duration::from_secs(5);
+/// Pause before a chore that failed is tried again; it doubles with each failure.
+const RETRY: Duration = Duration::from_secs(5);
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(60 * 60);
 
 /// The table of chores.
 pub fn chores(app: &App) -> Vec<Chore> {
-    let App { aas, ds, qs, .. } = app;
+    let App { about: home, auth, aas, ds, qs } = app;
+    let (auth_keys_changed, batch_keys_changed) = (Arc::<Notify>::default(), Arc::<Notify>::default());
+    let changed = [aas.issuer_keys_changed(), auth_keys_changed.clone(), batch_keys_changed.clone()];
     vec![
+        Chore::every(
+            KEYS,
+            "look for changed keys",
+            &KeyVersion::new(&home.database, changed.to_vec()),
+            |version: KeyVersion| async move { version.compare().await },
+        ),
         Chore::every(
             MINUTE,
             "record the use of tokens",
@@ -37,8 +51,25 @@ pub fn chores(app: &App) -> Vec<Chore> {
             |aas: Aas| async move { aas.renew_issuer_keys().await },
         )
         .when(aas.issuer_keys_changed()),
+        Chore::every(HOUR, "renew the keys of the AS", auth, |auth: As| async move {
+            auth.renew_signing_keys().await
+        })
+        .when(auth_keys_changed),
+        Chore::every(
+            HOUR,
+            "renew the keys of the QS",
+            qs,
+            |qs: Qs| async move { qs.renew_signing_keys().await },
+        )
+        .when(batch_keys_changed),
+        Chore::every(10 * MINUTE, "forget stale signatures", aas, |aas: Aas| async move {
+            aas.forget_signatures().await
+        }),
         Chore::every(HOUR, "drop retired issuer keys", aas, |aas: Aas| async move {
             aas.drop_retired_keys().await
+        }),
+        Chore::every(10 * MINUTE, "forget past attempts to register", auth, |auth: As| async move {
+            auth.forget_attempts().await
         }),
         Chore::every(HOUR, "drop expired group ids, groups and Welcome trees", ds, |ds: Ds| async move {
             ds::upkeep::run(&ds).await
@@ -87,7 +118,14 @@ impl Chore {
     pub async fn keep(self) {
         let mut turns = interval_at(Instant::now() + self.first, self.every);
         turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut retry = None;
         loop {
+            let again = async {
+                match retry {
+                    Some(pause) => sleep(pause).await,
+                    None => pending().await,
+                }
+            };
             let called = async {
                 match &self.called {
                     Some(called) => called.notified().await,
@@ -97,10 +135,19 @@ impl Chore {
             tokio::select! {
                 _ = turns.tick() => {}
                 () = called => {}
+                () = again => {}
             }
-            if let Err(error) = (self.turn)().await {
-                tracing::warn!("could not {}: {error:#}", self.name);
-            }
+            retry = match ((self.turn)().await, retry) {
+                (Ok(()), _) => None,
+                (Err(error), None) => {
+                    tracing::warn!("could not {}: {error:#}", self.name);
+                    Some(RETRY)
+                }
+                (Err(error), Some(pause)) => {
+                    tracing::debug!("could not {} again: {error:#}", self.name);
+                    Some(2 * pause)
+                }
+            };
         }
     }
 }

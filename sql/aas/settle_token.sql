@@ -4,7 +4,7 @@
 --   issuer_key, nonce: the token
 --   endpoint: name of the API function that the request was for, whose price it pays
 --
--- Returns spent; token_spent: it was spent before.
+-- Returns spent; token_spent: it was spent before, or the signature used (aas.spend_token).
 -- Called for each such request.
 CREATE OR REPLACE FUNCTION aas.settle_token(
     issuer_key smallint, nonce bytea, endpoint text,

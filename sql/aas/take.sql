@@ -1,7 +1,8 @@
 -- aas.take: takes tokens from the day's allowance of any taker, for aas.take_allowance, whose arguments and results
 -- these are.
 --
--- Overrides count before defaults; an allowance for a token type is part of the whole.
+-- Overrides count before defaults; an allowance for a token type is part of the whole. A user's default grows with the
+-- days on which it took tokens.
 CREATE OR REPLACE FUNCTION aas.take(
     taker uuid, digest bytea, token_types integer[], numbers integer[],
     OUT outcome aas.take_allowance_outcome, OUT allowance integer, OUT remaining integer, OUT resets_in integer)
@@ -12,6 +13,8 @@ DECLARE
     asked bigint;
     -- Whether the request came before; null once it was repeated too often to be free.
     repeated boolean;
+    -- Whether this is the first request of the day.
+    begins_day boolean;
     today CONSTANT date := (now() AT TIME ZONE 'UTC')::date;
 BEGIN
     resets_in := ceil(extract(epoch FROM (today + 1) - (now() AT TIME ZONE 'UTC')))::integer;
@@ -25,12 +28,15 @@ BEGIN
      WHERE r.repeats < free_repeats
     RETURNING r.repeats > 0 INTO repeated;
 
+    begins_day := NOT EXISTS (SELECT FROM aas.issued i WHERE i.taker = take.taker AND i.day = today);
     SELECT a.tokens, (a.tokens - a.taken - a.asked)::integer, a.asked
       INTO allowance, remaining, asked
       FROM (SELECT coalesce(
                        (SELECT a.tokens FROM aas.allowances a
                          WHERE a.taker = take.taker AND a.token_type IS NULL),
-                       CASE WHEN t.user_id IS NULL THEN s.homeserver_allowance ELSE s.daily_allowance END),
+                       CASE WHEN t.user_id IS NULL THEN s.homeserver_allowance
+                            ELSE least(s.daily_allowance,
+                                       s.new_user_allowance * (t.days + begins_day::integer)::bigint)::integer END),
                    (SELECT coalesce(sum(i.tokens), 0) FROM aas.issued i
                      WHERE i.taker = take.taker AND i.day = today),
                    (SELECT sum(n) FROM unnest(numbers) n)
@@ -62,6 +68,13 @@ BEGIN
         outcome := 'used_up';
         remaining := greatest(0, remaining + asked)::integer;
         RETURN;
+    END IF;
+    IF begins_day THEN
+        UPDATE aas.takers t
+           SET days = t.days + 1
+          FROM aas.settings s
+         WHERE t.taker = take.taker AND t.user_id IS NOT NULL
+           AND s.new_user_allowance * t.days::bigint < s.daily_allowance;
     END IF;
     INSERT INTO aas.issued AS i (taker, day, token_type, tokens)
     SELECT take.taker, today, o.token_type, o.number

@@ -8,7 +8,7 @@
 -- Returns granted; used_up: nothing was taken; unknown_signer: no client, and no homeserver that is trusted. With the
 -- first two, of the allowance that is nearest its end: allowance and remaining (tokens), and resets_in (seconds until
 -- the next day begins).
--- Called by POST /aas/token-request.
+-- Called by POST /aas/token-request, after aas.admit_signer.
 CREATE OR REPLACE FUNCTION aas.take_allowance(
     signer_key bytea, digest bytea, token_types integer[], numbers integer[],
     OUT outcome aas.take_allowance_outcome, OUT allowance integer, OUT remaining integer, OUT resets_in integer)
@@ -17,15 +17,10 @@ DECLARE
     of_user uuid;
     of_domain text;
 BEGIN
-    SELECT c.user_id INTO of_user FROM auth.clients c WHERE c.client_key = signer_key;
-    IF NOT FOUND THEN
-        SELECT k.domain::text INTO of_domain
-          FROM federation.homeserver_keys k
-         WHERE k.public_key = signer_key AND k.distrusted IS NULL;
-        IF NOT FOUND THEN
-            outcome := 'unknown_signer';
-            RETURN;
-        END IF;
+    SELECT s.user_id, s.domain INTO of_user, of_domain FROM aas.find_signer(signer_key) s;
+    IF num_nonnulls(of_user, of_domain) = 0 THEN
+        outcome := 'unknown_signer';
+        RETURN;
     END IF;
     INSERT INTO aas.takers (user_id, domain) VALUES (of_user, of_domain) ON CONFLICT DO NOTHING;
     SELECT t.outcome, t.allowance, t.remaining, t.resets_in

@@ -8,7 +8,8 @@
 --   added, removed: client keys
 --
 -- Returns committed, with current_epoch after it; token_spent; wrong_epoch: current_epoch is another one;
--- unknown_client; client_known: an added key is some user's client already.
+-- unknown_client; client_known: an added key is some user's client already; too_many_clients, too_many_commits,
+-- too_large: by the operator's limits.
 -- Called by POST /as/eid/commits.
 CREATE OR REPLACE FUNCTION auth.commit_identity(
     issuer_key smallint, nonce bytea, client_key bytea, epoch bigint, commit bytea, eid bytea,
@@ -16,6 +17,7 @@ CREATE OR REPLACE FUNCTION auth.commit_identity(
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     owner record;
+    limits record;
 BEGIN
     IF NOT aas.spend_token('auth.commit_identity', issuer_key, nonce) THEN
         outcome := 'token_spent';
@@ -40,6 +42,24 @@ BEGIN
     END IF;
     IF EXISTS (SELECT FROM auth.clients c WHERE c.client_key = ANY (commit_identity.added)) THEN
         outcome := 'client_known';
+        RETURN;
+    END IF;
+    SELECT s.max_clients, s.max_identity_commits, s.max_identity_commit_bytes INTO limits FROM auth.settings s;
+    IF octet_length(commit_identity.commit) > limits.max_identity_commit_bytes THEN
+        outcome := 'too_large';
+        RETURN;
+    END IF;
+    -- A stolen client can fill the history, and can still be removed then.
+    IF owner.epoch >= limits.max_identity_commits
+       AND cardinality(removed) <= cardinality(commit_identity.added) THEN
+        outcome := 'too_many_commits';
+        RETURN;
+    END IF;
+    -- A user with too many clients by a new limit goes on, and gets no more.
+    IF cardinality(commit_identity.added) > cardinality(removed)
+       AND limits.max_clients < cardinality(commit_identity.added) - cardinality(removed)
+                                + (SELECT count(*) FROM auth.clients c WHERE c.user_id = owner.user_id) THEN
+        outcome := 'too_many_clients';
         RETURN;
     END IF;
     INSERT INTO auth.eid_log (user_id, incarnation, epoch, commit)

@@ -1,4 +1,5 @@
--- auth.register_user: registers a name with its first client and its EID in epoch 0 (AS-1, AS-3).
+-- auth.register_user: registers a name with its first client and its EID in epoch 0 (AS-1, AS-3). The same request of
+-- the same client again, whose answer was lost, is answered in the same way and changes nothing.
 --
 --   name: the part before @
 --   client_key: Ed25519, verified by the caller
@@ -6,28 +7,51 @@
 --   eid: the public group, for validation
 --   credential: the client's, signed
 --
--- Returns registered, name_taken; client_known: the key is some user's client already.
--- Called by POST /as/users.
+-- Returns registered, with the credential that counts: the one given, or of a repeat the one that is kept;
+-- client_known: the key is some user's client already, whatever the name; name_taken, to a key that is nobody's.
+-- Called by POST /as/users, after auth.admit_registration.
 CREATE OR REPLACE FUNCTION auth.register_user(
-    name text, client_key bytea, group_info bytea, ratchet_tree bytea, eid bytea, credential bytea,
+    name text, client_key bytea, group_info bytea, ratchet_tree bytea, eid bytea, INOUT credential bytea,
     OUT outcome auth.register_user_outcome)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
+    known record;
     new_user uuid;
 BEGIN
-    INSERT INTO auth.users AS u (name) VALUES (register_user.name)
-    ON CONFLICT ON CONSTRAINT users_name_key DO NOTHING
-    RETURNING u.user_id INTO new_user;
-    IF new_user IS NULL THEN
-        outcome := 'name_taken';
-        RETURN;
-    END IF;
-    INSERT INTO auth.incarnations (user_id, incarnation, group_info, ratchet_tree, epoch, eid)
-    VALUES (new_user, 0, register_user.group_info, register_user.ratchet_tree, 0, register_user.eid);
-    INSERT INTO auth.clients (client_key, user_id, incarnation, credential)
-    VALUES (register_user.client_key, new_user, 0, register_user.credential);
-    outcome := 'registered';
+    -- A repeat may meet its first request under way: it waits for it at the name, and then looks again.
+    FOR attempt IN 1..2 LOOP
+        SELECT c.credential,
+               u.name = register_user.name AND i.incarnation = 0 AND i.group_info = register_user.group_info
+                   AND i.ratchet_tree = register_user.ratchet_tree AND c.credential IS NOT NULL AS is_repeat
+          INTO known
+          FROM auth.clients c
+          JOIN auth.users u USING (user_id)
+          JOIN auth.incarnations i USING (user_id, incarnation)
+         WHERE c.client_key = register_user.client_key;
+        IF FOUND THEN
+            IF known.is_repeat THEN
+                outcome := 'registered';
+                credential := known.credential;
+            ELSE
+                outcome := 'client_known';
+            END IF;
+            RETURN;
+        END IF;
+        INSERT INTO auth.users AS u (name) VALUES (register_user.name)
+        ON CONFLICT ON CONSTRAINT users_name_key DO NOTHING
+        RETURNING u.user_id INTO new_user;
+        IF new_user IS NOT NULL THEN
+            INSERT INTO auth.incarnations (user_id, incarnation, group_info, ratchet_tree, epoch, eid)
+            VALUES (new_user, 0, register_user.group_info, register_user.ratchet_tree, 0, register_user.eid);
+            INSERT INTO auth.clients (client_key, user_id, incarnation, credential)
+            VALUES (register_user.client_key, new_user, 0, register_user.credential);
+            outcome := 'registered';
+            RETURN;
+        END IF;
+    END LOOP;
+    outcome := 'name_taken';
 EXCEPTION WHEN unique_violation THEN
+    -- The key became a client's under another name meanwhile.
     outcome := 'client_known';
 END
 $$;

@@ -3,13 +3,14 @@
 --   issuer_key, nonce: the token that pays
 --   group_id: 16 bytes, as reserved
 --   roster, tree: sealed by the server under the group's state key
+--   digest: SHA-256 of the request's body, by which a repeat is recognised
 --   ciphersuite: of the group (RFC 9420 §17.1)
 --
--- Returns created; token_spent; ciphersuite_forbidden: by the operator; not_reserved: also when the group exists
--- already.
+-- Returns created: also to a repeat of the request that created the group, until its first commit; token_spent;
+-- ciphersuite_forbidden: by the operator; not_reserved: also when the group exists already.
 -- Called by POST /ds/groups.
 CREATE OR REPLACE FUNCTION ds.create_group(
-    issuer_key smallint, nonce bytea, group_id bytea, roster bytea, tree bytea,
+    issuer_key smallint, nonce bytea, group_id bytea, roster bytea, tree bytea, digest bytea,
     ciphersuite integer DEFAULT 1, OUT outcome ds.create_group_outcome)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -23,11 +24,14 @@ BEGIN
     END IF;
     DELETE FROM ds.reservations r WHERE r.group_id = create_group.group_id;
     IF NOT FOUND THEN
-        outcome := 'not_reserved';
+        outcome := CASE WHEN EXISTS (SELECT FROM ds.groups g
+                                      WHERE g.group_id = create_group.group_id
+                                        AND g.epoch = 0 AND g.last_commit = create_group.digest)
+                        THEN 'created'::ds.create_group_outcome ELSE 'not_reserved' END;
         RETURN;
     END IF;
-    INSERT INTO ds.groups (group_id, epoch, revision, roster, tree, last_used)
-    VALUES (create_group.group_id, 0, 0, create_group.roster, create_group.tree,
+    INSERT INTO ds.groups (group_id, epoch, revision, last_commit, roster, tree, last_used)
+    VALUES (create_group.group_id, 0, 0, create_group.digest, create_group.roster, create_group.tree,
             (now() AT TIME ZONE 'UTC')::date);
     outcome := 'created';
 END

@@ -1,5 +1,6 @@
 -- ds.load_group: returns the sealed state that a message needs (the tree for a commit or proposal, the roster for an
--- application message; DS-9), and the operator's rules for groups, so that these hold at once.
+-- application message; DS-9), and the operator's rules for groups, so that these hold at once; message_days is the time
+-- for which an Add may wait for its readers.
 --
 --   group_id: 16 bytes
 --   with_tree: whether to return the tree and not the roster
@@ -10,15 +11,17 @@
 CREATE OR REPLACE FUNCTION ds.load_group(group_id bytea, with_tree boolean)
 RETURNS TABLE (
     epoch bigint, revision integer, last_commit bytea, state bytea, inactive_days integer,
-    max_members integer, max_message_bytes integer, max_commit_bytes integer,
-    past_epochs integer, ciphersuites integer[])
+    max_members integer, max_clients integer, max_message_bytes integer, max_commit_bytes integer,
+    max_authenticated_data_bytes integer, max_delivery_bytes integer,
+    past_epochs integer, message_days integer, ciphersuites integer[])
 LANGUAGE plpgsql STABLE ROWS 1 SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RETURN QUERY
         SELECT g.epoch, g.revision, g.last_commit,
                CASE WHEN with_tree THEN g.tree ELSE g.roster END, s.inactive_days,
-               s.max_members, s.max_message_bytes, s.max_commit_bytes,
-               s.past_epochs, o.ciphersuites
+               s.max_members, s.max_clients, s.max_message_bytes, s.max_commit_bytes,
+               s.max_authenticated_data_bytes, s.max_delivery_bytes,
+               s.past_epochs, o.message_days, o.ciphersuites
           FROM ds.groups g, ds.settings s, operator.settings o
          WHERE g.group_id = load_group.group_id;
 END

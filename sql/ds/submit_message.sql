@@ -14,7 +14,8 @@
 --
 -- Returns accepted, with current_epoch (after the message), undelivered (the number of addresses that took nothing),
 -- gone (the addresses that never will) and pushes (as postern.take_pushes); token_spent; unknown_group; wrong_epoch:
--- current_epoch is another one; stale: the group changed within the epoch, or under an application message, so validate
+-- current_epoch is another one; too_large: the payloads take more bytes in all queues together than
+-- ds.settings.max_delivery_bytes; stale: the group changed within the epoch, or under an application message, so validate
 -- again. Stale is the one refusal that spends no token, because it is nobody's fault.
 -- Called by POST /ds/groups/{group_id}/messages.
 CREATE OR REPLACE FUNCTION ds.submit_message(
@@ -65,6 +66,11 @@ BEGIN
         outcome := CASE WHEN stored.epoch = submit_message.epoch + 1
                              AND stored.last_commit = commit_digest
                         THEN 'accepted'::ds.submit_message_outcome ELSE 'wrong_epoch' END;
+        RETURN;
+    END IF;
+
+    IF ds.delivery_bytes(parts, payloads) > (SELECT s.max_delivery_bytes FROM ds.settings s) THEN
+        outcome := 'too_large';
         RETURN;
     END IF;
 

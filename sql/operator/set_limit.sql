@@ -4,7 +4,8 @@
 --   settings: the table, of one row
 --   name: the column
 --
--- Called by operator.set_queue_limit and operator.set_group_limit, which check the name.
+-- Called by operator.set_queue_limit, operator.set_group_limit and operator.set_user_limit, which check the name, and by
+-- operator.set_new_user_allowance.
 CREATE OR REPLACE FUNCTION operator.set_limit(settings regclass, name text, value integer) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -15,7 +16,7 @@ EXCEPTION WHEN check_violation OR not_null_violation THEN
     GET STACKED DIAGNOSTICS violated = CONSTRAINT_NAME;
     RAISE EXCEPTION '% cannot be %', name, coalesce(value::text, 'null')
         USING ERRCODE = 'check_violation',
-              HINT = (SELECT pg_get_constraintdef(c.oid) FROM pg_constraint c
-                       WHERE c.conrelid = settings AND c.conname = violated);
+              HINT = coalesce((SELECT pg_get_constraintdef(c.oid) FROM pg_constraint c
+                                WHERE c.conrelid = settings AND c.conname = violated), 'It has to be a number.');
 END
 $$;

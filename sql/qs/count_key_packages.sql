@@ -35,7 +35,8 @@ BEGIN
     SELECT count(*)::integer INTO remaining
       FROM qs.key_packages k
      WHERE k.friendship_id = friendship.friendship_id
-       AND k.stock_id = count_key_packages.stock_id AND NOT k.last_resort AND k.expires > today;
+       AND k.stock_id = count_key_packages.stock_id AND NOT k.last_resort
+       AND k.expires > qs.key_package_horizon();
     outcome := 'counted';
 END
 $$;

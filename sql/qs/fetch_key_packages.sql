@@ -1,6 +1,7 @@
 -- qs.fetch_key_packages: hands out one KeyPackage of each client of a friendship that has some of a ciphersuite, for
 -- its token (QS-6). A KeyPackage that is handed out is gone, except for a last resort, which is handed out when a stock
--- has no other. One that expires today (UTC) or has expired is not handed out.
+-- has no other. One that would expire before all members have read of its Add is not handed out
+-- (qs.key_package_horizon).
 --
 --   issuer_key, nonce: the token that pays
 --   lookup: of the friendship token, 32 bytes
@@ -16,7 +17,7 @@ CREATE OR REPLACE FUNCTION qs.fetch_key_packages(
     OUT last_resorts boolean[])
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    today CONSTANT date := (now() AT TIME ZONE 'UTC')::date;
+    horizon CONSTANT date := qs.key_package_horizon();
     friendship bytea;
     stock record;
     taken record;
@@ -52,7 +53,7 @@ BEGIN
         SELECT k.number, k.sealed, k.last_resort INTO taken
           FROM qs.key_packages k
          WHERE k.friendship_id = friendship AND k.stock_id = stock.stock_id
-           AND NOT k.last_resort AND k.expires > today
+           AND NOT k.last_resort AND k.expires > horizon
          ORDER BY k.number
          LIMIT 1
            FOR UPDATE SKIP LOCKED;
@@ -64,7 +65,7 @@ BEGIN
             SELECT k.number, k.sealed, k.last_resort INTO taken
               FROM qs.key_packages k
              WHERE k.friendship_id = friendship AND k.stock_id = stock.stock_id
-               AND k.last_resort AND k.expires > today;
+               AND k.last_resort AND k.expires > horizon;
         END IF;
         IF FOUND THEN
             stock_ids := stock_ids || stock.stock_id;

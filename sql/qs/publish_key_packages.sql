@@ -13,16 +13,18 @@
 --
 -- Returns published, with remaining: how many there are now without the last resort; token_spent; unknown_friendship:
 -- also for another signer than its owner, and when it got another token at this moment; ciphersuite_forbidden: by the
--- operator; too_many_key_packages; too_many_stocks.
+-- operator; too_many_key_packages; too_many_stocks; expires_too_soon: one could not be handed out any more, with days:
+-- those for which each has to be valid, today not counted.
 -- Called by PUT /qs/key-packages.
 CREATE OR REPLACE FUNCTION qs.publish_key_packages(
     issuer_key smallint, nonce bytea, lookup bytea, signer bytea, may_create boolean,
     stock_id bytea, sealed_key bytea, packages bytea[], expires bigint[],
     last_resort bytea, last_resort_expires bigint, ciphersuite integer DEFAULT 1,
-    OUT outcome qs.publish_key_packages_outcome, OUT remaining integer)
+    OUT outcome qs.publish_key_packages_outcome, OUT remaining integer, OUT days integer)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     today CONSTANT date := (now() AT TIME ZONE 'UTC')::date;
+    horizon CONSTANT date := qs.key_package_horizon();
     friendship bytea;
     limits record;
 BEGIN
@@ -39,6 +41,12 @@ BEGIN
     SELECT s.key_packages_per_stock, s.stocks_per_friendship INTO limits FROM qs.settings s;
     IF cardinality(packages) > limits.key_packages_per_stock THEN
         outcome := 'too_many_key_packages';
+        RETURN;
+    END IF;
+    IF EXISTS (SELECT FROM unnest(publish_key_packages.expires || last_resort_expires) AS e (seconds)
+                WHERE (to_timestamp(e.seconds) AT TIME ZONE 'UTC')::date <= horizon) THEN
+        outcome := 'expires_too_soon';
+        days := horizon - today;
         RETURN;
     END IF;
 

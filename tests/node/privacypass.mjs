@@ -4,7 +4,7 @@
 // issuer go to the server under test, and token requests are signed (RFC 9421).
 //
 //   node privacypass.mjs <server's URL> <home domain> <Ed25519 seed of a client, hex>
-import { createHash, createPrivateKey, createPublicKey, sign } from 'node:crypto';
+import { createHash, createPrivateKey, createPublicKey, randomUUID, sign } from 'node:crypto';
 import {
     header_to_token, fetchToken, privateVerif, publicVerif, TOKEN_TYPES, WWWAuthenticateHeader,
 } from '@cloudflare/privacypass-ts';
@@ -21,8 +21,9 @@ globalThis.fetch = async (url, init = {}) => {
     if (init.method === 'POST' && target.pathname !== '/ds/group-ids') {
         const digest = `sha-256=:${createHash('sha256').update(init.body).digest('base64')}:`;
         const created = Math.floor(Date.now() / 1000);
-        const params = `("@method" "@path" "@query" "content-digest");created=${created};alg="ed25519";keyid="${keyid}"`;
-        const base = `"@method": POST\n"@path": ${target.pathname}\n"@query": ?\n` +
+        const params = '("@method" "@authority" "@path" "@query" "content-digest");' +
+            `created=${created};nonce="${randomUUID()}";alg="ed25519";keyid="${keyid}"`;
+        const base = `"@method": POST\n"@authority": ${domain}\n"@path": ${target.pathname}\n"@query": ?\n` +
             `"content-digest": ${digest}\n"@signature-params": ${params}`;
         headers.set('content-digest', digest);
         headers.set('signature-input', `client=${params}`);

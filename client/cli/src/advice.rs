@@ -17,6 +17,7 @@ pub fn for_error(error: &Error) -> &'static str {
         Error::ClientExists(_) | Error::Busy { .. } => ". --state names the directory",
         Error::NotReady => ". `register` and `link-complete` go on where they were interrupted",
         Error::UnknownGroup(_) | Error::AmbiguousGroup(_) => ". `groups` lists them with their ids",
+        Error::CannotFollow => ". `rejoin` comes back at once, `refound` founds the group anew",
         Error::NoSuchMember(_) => ". `members` lists them",
         Error::NoAttributesKey => ". `follow --once` receives",
         _ => "",
@@ -26,6 +27,7 @@ pub fn for_error(error: &Error) -> &'static str {
 fn for_problem(kind: ProblemType) -> &'static str {
     match kind {
         ProblemType::NameTaken => ". Choose another name",
+        ProblemType::TooManyRegistrations => ". The same command goes on in the next hour",
         ProblemType::AllowanceUsedUp => {
             ". The operator sets how many tokens a client gets in a time frame; wait for the next one"
         }

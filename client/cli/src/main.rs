@@ -6,9 +6,10 @@ mod advice;
 mod commands;
 mod output;
 
-use std::{io::IsTerminal as _, process::ExitCode};
+use std::process::ExitCode;
 
 use clap::Parser as _;
+use postern_client::safe_text;
 use tracing_subscriber::EnvFilter;
 
 /// `EX_TEMPFAIL` of sysexits.h.
@@ -19,8 +20,8 @@ async fn main() -> ExitCode {
     let arguments = commands::Cli::parse();
     tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::try_from_env("POSTERN_LOG").unwrap_or_else(|_| EnvFilter::new("warn")))
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(output::SafeStderr::default)
+        .with_ansi(false)
         .without_time()
         .with_target(false)
         .init();
@@ -29,11 +30,11 @@ async fn main() -> ExitCode {
         Err(error) if output::is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             let Some(error) = error.downcast_ref::<postern_client::Error>() else {
-                eprintln!("error: {error:#}");
+                eprintln!("error: {}", safe_text(&format!("{error:#}")));
                 return ExitCode::FAILURE;
             };
             // Its text includes its causes.
-            eprintln!("error: {error}{}", advice::for_error(error));
+            eprintln!("error: {}{}", safe_text(&error.to_string()), advice::for_error(error));
             if error.is_passing() { ExitCode::from(TRY_AGAIN) } else { ExitCode::FAILURE }
         }
     }

@@ -1,23 +1,45 @@
 //! How things are shown: one line each, as text for people or as JSON for programs. A line
 //! counts as told only once it was written, so a closed pipe loses nothing.
 
-use std::{
-    fmt::Write as _,
-    io::{self, Write as _},
-};
+use std::io::{self, Write as _};
 
-use postern_client::{Client, Event, Member, Result};
+use postern_client::{Client, Event, Member, Result, safe_json, safe_line, safe_text};
 use postern_protocol::{PublicKey, ds::GroupId};
 
 /// Prints everything that was not told yet. Returns how many lines.
 pub fn tell(client: &Client, json: bool) -> anyhow::Result<usize> {
     let events = client.pending_events()?;
     for (id, event) in &events {
-        let line = if json { serde_json::to_string(event)? } else { describe(client, event)? };
+        let line = if json { safe_json(&serde_json::to_string(event)?) } else { describe(client, event)? };
         print_line(&line)?;
         client.forget_events(*id)?;
     }
     Ok(events.len())
+}
+
+/// Standard error for the log, whose lines hold what servers say.
+#[derive(Default)]
+pub struct SafeStderr;
+
+impl io::Write for SafeStderr {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let text = String::from_utf8_lossy(line);
+        let shown = text.split_inclusive('\n').map(|part| match part.strip_suffix('\n') {
+            Some(whole) => safe_line(whole) + "\n",
+            None => safe_line(part),
+        });
+        io::stderr().write_all(shown.collect::<String>().as_bytes())?;
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}
+
+/// A JSON value on one line.
+pub fn to_json(value: &serde_json::Value) -> String {
+    safe_json(&value.to_string())
 }
 
 pub fn print_line(line: &str) -> io::Result<()> {
@@ -35,7 +57,7 @@ pub fn group_name(client: &Client, id: &GroupId) -> Result<String> {
     let groups = client.groups()?;
     let title = groups.into_iter().find(|group| group.id == *id).map(|group| group.title);
     Ok(match title {
-        Some(title) if !title.is_empty() => printable(&title),
+        Some(title) if !title.is_empty() => safe_line(&title),
         _ => short(id),
     })
 }
@@ -49,30 +71,15 @@ pub fn device_name(client_key: &PublicKey) -> String {
     client_key.to_base64url().chars().take(8).collect()
 }
 
-/// Text of others, without what could move a terminal's cursor or change its colours.
-pub fn printable(text: &str) -> String {
-    text.chars().fold(String::with_capacity(text.len()), |mut shown, character| {
-        match character {
-            '\n' => shown.push_str("\n    "),
-            '\t' => shown.push('\t'),
-            _ if character.is_control() => {
-                let _ = write!(shown, "{}", character.escape_default());
-            }
-            _ => shown.push(character),
-        }
-        shown
-    })
-}
-
 fn describe(client: &Client, event: &Event) -> Result<String> {
     let prefix = match event.group() {
         Some(group) => format!("[{}] ", group_name(client, group)?),
         None => String::new(),
     };
     let what = match event {
-        Event::Message { sender, text, .. } => format!("{sender}: {}", printable(text)),
+        Event::Message { sender, text, .. } => format!("{sender}: {}", safe_text(text)),
         Event::Joined { .. } => "you were added".to_owned(),
-        Event::Titled { title, .. } => format!("the group is called {}", printable(title)),
+        Event::Titled { title, .. } => format!("the group is called {}", safe_line(title)),
         Event::Added { by, members, .. } => format!("{by} added {}", list(members)),
         Event::Removed { by, members, .. } => format!("{by} removed {}", list(members)),
         Event::Updated { by, .. } => format!("{by} renewed its keys"),
@@ -88,22 +95,45 @@ fn describe(client: &Client, event: &Event) -> Result<String> {
         Event::Expired { messages } => {
             format!("the server deleted {messages} messages that had waited too long for this device")
         }
-        Event::Ignored { reason } => format!("ignored: {reason}"),
+        Event::TitleProposed { by, title, .. } => {
+            format!("{by}, who is no admin, calls the group {}", safe_line(title))
+        }
+        Event::AdminsChanged { by, admins, .. } => format!("{by} made these the admins: {}", list(admins)),
+        Event::Unsent { text, reason, .. } => {
+            format!("not sent: {}\n    ({})", safe_text(text), safe_line(reason))
+        }
+        Event::Unfounded { title, reason, .. } => {
+            format!("the group {} was not created: {}", safe_line(title), safe_line(reason))
+        }
+        Event::StillIn { reason, .. } => format!("this device cannot leave: {}", safe_line(reason)),
+        Event::Undelivered { members, .. } => {
+            format!("{members} of the members' devices did not get it: their mailboxes are full or gone")
+        }
+        Event::CannotFollow { by_hand: false, reason, .. } => {
+            format!("this device cannot follow, and will come back by itself ({})", safe_line(reason))
+        }
+        Event::CannotFollow { reason, .. } => format!(
+            "this device does not follow: {}. `rejoin` takes the group as the server has it, `refound` \
+             founds another",
+            safe_line(reason)
+        ),
+        Event::Returned { .. } => "this device is back; what was said meanwhile is lost to it".to_owned(),
+        Event::Changed { added, removed, .. } => {
+            format!("meanwhile came: {}; went: {}", list(added), list(removed))
+        }
+        Event::Broken { reason, .. } => format!(
+            "this device could not come back ({}). It goes on trying; `refound` founds the group anew",
+            safe_line(reason)
+        ),
+        Event::Lost { .. } => "the server had no room for something that was sent to this device".to_owned(),
+        Event::Ignored { reason } => format!("ignored: {}", safe_line(reason)),
     };
     Ok(prefix + &what)
 }
 
 fn list(members: &[Member]) -> String {
-    members.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn text_of_others_cannot_drive_the_terminal() {
-        assert_eq!(printable("a\u{1b}[2Jb\r"), "a\\u{1b}[2Jb\\r");
-        assert_eq!(printable("two\nlines"), "two\n    lines");
+    if members.is_empty() {
+        return "nobody".to_owned();
     }
+    members.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }

@@ -1,7 +1,7 @@
 //! A group as a device in it sees it.
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeSet, HashSet},
     fmt,
     sync::{
         Arc,
@@ -15,7 +15,7 @@ use crate::{
     contact,
     error::{Error, Result},
     event::Member,
-    group::{self, Change, Content, GroupState},
+    group::{self, Change, GroupState},
     identity, invitations, key_packages, push,
     session::Session,
 };
@@ -38,6 +38,19 @@ pub struct Invited {
     pub members: usize,
     /// Those that were asked and have not answered yet.
     pub waiting: usize,
+}
+
+/// A group that was founded anew.
+#[derive(Debug, Clone)]
+pub struct Refounded {
+    pub group: Group,
+    /// The members of the old group that were invited.
+    pub invited: Vec<UserName>,
+    /// Those that could not be invited, and why.
+    pub missing: Vec<(UserName, String)>,
+    /// The number of devices in the old group that were not invited because it is not confirmed whose
+    /// they are.
+    pub unknown: usize,
 }
 
 impl Group {
@@ -73,14 +86,55 @@ impl Group {
         self.session.store.read(|tx| Ok(GroupState::load(tx, &self.id)?.epoch()))
     }
 
-    /// Says something. When this returns, it will reach every member (DS-4). After a passing error
-    /// it is kept and sent with the next step.
+    /// Says something. When this returns, it will reach every member (DS-4). It is kept before it is
+    /// sent: after a passing error it waits with whatever else was said before and after it, and the
+    /// next step sends all of it once, in order.
     ///
     /// # Errors
-    /// As [`Self::members`], and [`Error::Contended`], [`Error::Server`].
+    /// As [`Self::keep`], with nothing kept. As [`Self::deliver`], and the server's refusal of this
+    /// message, which is not kept then.
     pub async fn send(&self, text: &str) -> Result<()> {
+        let number = self.keep(text)?;
+        self.deliver_own(Some(number)).await
+    }
+
+    /// Keeps something that is to be said, without talking to the server: [`Self::deliver`] and every
+    /// later step send it. Returns the number that members will know it by.
+    ///
+    /// # Errors
+    /// As [`Self::members`], and [`Error::OutboxFull`], [`Error::Leaving`].
+    pub fn keep(&self, text: &str) -> Result<u64> {
+        let session = &self.session;
+        session.store.write(|tx| GroupState::load(tx, &self.id)?.say(tx, text.to_owned(), &session.options))
+    }
+
+    /// Sends what is kept, in order. What the server refuses is told as [`Event::Unsent`].
+    ///
+    /// # Errors
+    /// As [`Self::members`], and [`Error::Contended`], [`Error::CannotFollow`], [`Error::Server`]: what
+    /// was not sent is kept.
+    ///
+    /// [`Event::Unsent`]: crate::Event::Unsent
+    pub async fn deliver(&self) -> Result<()> {
+        self.deliver_own(None).await
+    }
+
+    /// Sends what is kept up to the message of this number and all others, and says if that one was
+    /// refused.
+    ///
+    /// # Errors
+    /// As [`Self::send`].
+    pub async fn deliver_own(&self, number: Option<u64>) -> Result<()> {
         let step = self.session.store.step().await?;
-        self.session.send(&step, &self.id, Content::Text(text.to_owned())).await
+        self.session.deliver(&step, &self.id, number).await
+    }
+
+    /// How many messages of this device are kept: the server has not accepted them yet.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub fn unsent(&self) -> Result<u64> {
+        self.session.store.read(|tx| GroupState::unsent(tx, &self.id))
     }
 
     /// Whether a message or commit of this device is on its way, with the answer outstanding.
@@ -191,23 +245,71 @@ impl Group {
     }
 
     /// Leaves: with the next commit of another member, which has to come before anybody says
-    /// anything. The last admin cannot.
+    /// anything. The last admin cannot. What was said before is sent first. After a passing error, or
+    /// when the proposal lapsed, the next step goes on with it.
     ///
     /// # Errors
-    /// As [`Self::send`], and what the server refuses.
+    /// As [`Self::deliver`], and what the server refuses.
     pub async fn leave(&self) -> Result<()> {
         let step = self.session.store.step().await?;
+        self.session.store.write(|tx| GroupState::load(tx, &self.id)?.want_to_leave(tx))?;
         self.session.leave(&step, &self.id).await
     }
 
     /// Comes back (DS-7) where this device is a member but cannot follow any more. What was said
-    /// since cannot be read.
+    /// since cannot be read. Clients do so by themselves ([`Event::CannotFollow`]); this is for the
+    /// impatient, and where only a person can decide.
+    ///
+    /// [`Event::CannotFollow`]: crate::Event::CannotFollow
     ///
     /// # Errors
     /// As [`Self::send`].
     pub async fn rejoin(&self) -> Result<()> {
         let step = self.session.store.step().await?;
         self.session.rejoin(&step, &self.id).await
+    }
+
+    /// Founds the group anew, for one that is beyond repair (DS-13): another group with the same title
+    /// and the same members, and this device as its admin. This device is in the old one no more, and
+    /// tells it nothing. The members are those users that this device knows to be behind the devices
+    /// of the old group; they are invited as with [`Self::invite`]. When this was interrupted, the next
+    /// call goes on with the same group.
+    ///
+    /// # Errors
+    /// As [`Self::members`], and as [`Client::create_group`](crate::Client::create_group). Passing ones of
+    /// invitations, too; what else keeps a user from being invited is in the answer.
+    pub async fn refound(&self) -> Result<Refounded> {
+        let session = &self.session;
+        let (title, successor, others) = session.store.read(|tx| {
+            let group = GroupState::load(tx, &self.id)?;
+            let mut others = group::members(tx, &group)?;
+            others.retain(|member| member.leaf_key != group.leaf.public_key());
+            Ok((group::title(tx, &self.id)?, group::successor(tx, &self.id)?, others))
+        })?;
+        let group = {
+            let step = session.store.step().await?;
+            let id = match successor {
+                Some(id) => id,
+                None => session.prepare_group(&title, Some(&self.id)).await?,
+            };
+            session.finish_founding(&step, &id).await?;
+            Self::new(session.clone(), id)
+        };
+        let known: BTreeSet<_> =
+            others.iter().filter(|one| one.verified).filter_map(|one| one.user.clone()).collect();
+        let unknown = others.iter().filter(|one| !one.verified || one.user.is_none()).count();
+        let (mut invited, mut missing) = (Vec::new(), Vec::new());
+        for user in known {
+            match group.invite(&user).await {
+                Ok(_) => invited.push(user),
+                Err(error) if error.is_final() || matches!(error, Error::Identity(_) | Error::NoContact) => {
+                    missing.push((user, error.to_string()));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        self.block().await?;
+        Ok(Refounded { group, invited, missing, unknown })
     }
 
     /// Leaves without asking the group (QS-7): its messages reach this device no more, and its

@@ -2,18 +2,17 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use postern_protocol::{PublicKey, ds::GroupId, mls::DeliveryAddress, name::UserName, qs::QueueKind};
+use postern_protocol::{PublicKey, ds::GroupId, name::UserName};
 
 use super::group::Group;
 use crate::{
     clock::Deadline,
-    contact,
+    contact::{self, Friendship},
     error::{Error, Result},
     event::{self, Event, EventId},
     follow::{self, Follower},
-    group::{self, GroupState, GroupSummary},
+    group::{self, GroupSummary},
     identity::{self, VerifiedUser},
-    mailbox::{Queue, add_addresses, fresh_address},
     session::Session,
     tokens::Wallet,
 };
@@ -58,29 +57,14 @@ impl Client {
     // Groups
 
     /// Creates a group with this device as its one member and admin (DS-1). The title is known to
-    /// members only.
+    /// members only. After a passing error the group is kept: the next step founds it, and so does
+    /// creating one of this title again.
     ///
     /// # Errors
     /// [`Error::Server`].
     pub async fn create_group(&self, title: &str) -> Result<Group> {
-        let session = &self.session;
-        let address = fresh_address()?;
-        let queue = session.store.read(|tx| Queue::load(tx, QueueKind::Group))?;
-        add_addresses(&session.api, &queue, vec![address], Vec::new()).await?;
-        let reserved = session.api.reserve_group_id().await?;
-        let id = reserved.group_id.clone();
-        let _step = session.store.step().await?;
-        let delivery = DeliveryAddress { domain: self.user().domain().clone(), address };
-        // Kept before it is sent: a crash in between must not lose the keys. If the answer
-        // is lost, so is the group, which nobody else knows of.
-        let (leaf, create) = session.store.write(|tx| {
-            let (group, create) = GroupState::create(tx, &reserved, title, &delivery)?;
-            Ok((group.leaf, create))
-        })?;
-        if let Err(error) = session.api.create_group(&create, &leaf).await {
-            session.store.write(|tx| GroupState::load(tx, &id)?.forget(tx))?;
-            return Err(error);
-        }
+        let step = self.session.store.step().await?;
+        let id = self.session.found(&step, title).await?;
         Ok(self.group_with_id(&id))
     }
 
@@ -135,6 +119,11 @@ impl Client {
     /// As [`Self::look_up`], for the user's own name.
     pub async fn block_user(&self, user: &UserName) -> Result<()> {
         let session = &self.session;
+        if session.store.read(Friendship::load)?.secrets.is_blocked(user) {
+            // What was begun may not be finished.
+            let step = session.store.step().await?;
+            return session.errands(&step).await;
+        }
         let own = self.look_up(self.user()).await?;
         let step = session.store.step().await?;
         // One after the other: an earlier rotation is at the QS before the next begins.
@@ -216,7 +205,7 @@ impl Client {
     }
 
     /// Whether something is on its way that a later step has to finish: unanswered
-    /// messages, unsent deposits, unanswered contact requests, KeyPackages to fetch or publish,
+    /// and unsent messages, groups to come back into, unsent deposits, unanswered contact requests, KeyPackages to fetch or publish,
     /// introductions.
     ///
     /// # Errors

@@ -5,4 +5,8 @@ mod device;
 mod group;
 mod handle;
 
-pub use self::{builder::ClientBuilder, group::Group, group::Invited, handle::Client};
+pub use self::{
+    builder::ClientBuilder,
+    group::{Group, Invited, Refounded},
+    handle::Client,
+};

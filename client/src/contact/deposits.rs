@@ -1,6 +1,6 @@
 //! Letters on their way to contact queues. Owns the table `deposits`.
 
-use postern_protocol::{Payload, auth::SignedContact, name::UserName, problem::ProblemType};
+use postern_protocol::{Payload, auth::SignedContact, name::UserName};
 use rusqlite::params;
 
 use super::letter::{self, LetterBody};
@@ -40,10 +40,9 @@ pub(crate) async fn deliver_deposits(store: &Store, api: &Api) -> Result<()> {
     })?;
     for (id, user, address, payload) in rows {
         let sent = api.deposit(fixed(&address, "an address")?, Payload::new(payload)).await;
-        match &sent {
-            Ok(()) => {}
-            Err(error) if error.problem() == Some(ProblemType::Undeliverable) => {}
-            Err(_) => return sent,
+        // A letter that is refused is not in the way of the others.
+        if sent.as_ref().is_err_and(|error| error.refusal().is_none()) {
+            return sent;
         }
         store.write(|tx| {
             tx.sql().execute("DELETE FROM deposits WHERE id = ?1", [id])?;

@@ -1,21 +1,17 @@
 //! Letters between clients, as bytes: signed by their sender, sealed to their receiver.
 //!
 //! A deposit is a [`Letter`] in CBOR, sealed with HPKE (see [`postern_protocol::hpke`]) to the key in
-//! the receiver's contact, with info `"postern contact"` and the receiver's address as associated
+//! the receiver's contact, with info `"Postern contact seal" || 0` and the receiver's address as associated
 //! data.
 
 use postern_protocol::{
     Address, HpkePublicKey, IssuedCredential, Payload, PublicKey, Signature, auth::SignedContact,
-    chain::HpkePrivateKey, credential::ClientCredential, encoding::Encoding, key::SigningKey,
+    chain::HpkePrivateKey, credential::ClientCredential, encoding::Encoding, key::SigningKey, label::Label,
 };
 use serde::{Deserialize, Serialize};
 
 use super::friendship::{Friend, FriendshipSecrets};
 use crate::error::{Error, Result};
-
-const INFO: &[u8] = b"postern contact";
-const LINK_INFO: &[u8] = b"postern link";
-const LABEL: &[u8] = b"Postern contact letter";
 
 /// From one client to another, signed by its sender for this receiver.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -25,7 +21,7 @@ pub struct Letter {
     /// A [`LetterBody`] in CBOR.
     pub body: Payload,
     /// By the sender's client key, over
-    /// `"Postern contact letter" || receiver's address || body`.
+    /// `"Postern contact letter" || 0 || receiver's address || body`.
     pub signature: Signature,
 }
 
@@ -80,12 +76,12 @@ pub(super) fn seal(
     let body = Payload::new(Encoding::Cbor.encode(body));
     let signature = client.sign(&to_be_signed(&to.address, &body));
     let letter = Encoding::Cbor.encode(&Letter { credential, body, signature });
-    Ok(Payload::new(seal_to(&to.hpke_key, INFO, to.address.as_bytes(), &letter)?))
+    Ok(Payload::new(seal_to(&to.hpke_key, Label::CONTACT_SEAL.as_bytes(), to.address.as_bytes(), &letter)?))
 }
 
 /// Opens a deposit made to `address`; `None` for anything but a letter signed by its sender.
 pub(super) fn open(payload: &Payload, address: &Address, private: &HpkePrivateKey) -> Option<OpenedLetter> {
-    let letter = private.open(INFO, address.as_bytes(), payload.as_bytes()).ok()?;
+    let letter = private.open(Label::CONTACT_SEAL.as_bytes(), address.as_bytes(), payload.as_bytes()).ok()?;
     let letter: Letter = Encoding::Cbor.decode(&letter).ok()?;
     let sender = ClientCredential::parse(&letter.credential).ok()?;
     sender.client_key.verify(&to_be_signed(address, &letter.body), &letter.signature).ok()?;
@@ -105,7 +101,7 @@ pub(crate) fn seal_secrets(
     secrets: &FriendshipSecrets,
 ) -> Result<Payload> {
     let secrets = Encoding::Cbor.encode(secrets);
-    Ok(Payload::new(seal_to(to, LINK_INFO, client_key.as_bytes(), &secrets)?))
+    Ok(Payload::new(seal_to(to, Label::LINK_SEAL.as_bytes(), client_key.as_bytes(), &secrets)?))
 }
 
 /// Opens what [`seal_secrets`] made; `None` for anything else.
@@ -114,7 +110,7 @@ pub(crate) fn open_secrets(
     client_key: &PublicKey,
     private: &HpkePrivateKey,
 ) -> Option<FriendshipSecrets> {
-    let secrets = private.open(LINK_INFO, client_key.as_bytes(), sealed.as_bytes()).ok()?;
+    let secrets = private.open(Label::LINK_SEAL.as_bytes(), client_key.as_bytes(), sealed.as_bytes()).ok()?;
     Encoding::Cbor.decode(&secrets).ok()
 }
 
@@ -127,7 +123,7 @@ fn is_of(contact: &SignedContact, client: PublicKey) -> bool {
 }
 
 fn to_be_signed(receiver: &Address, body: &Payload) -> Vec<u8> {
-    [LABEL, receiver.as_bytes(), body.as_bytes()].concat()
+    Label::CONTACT_LETTER.followed_by(&[receiver.as_bytes(), body.as_bytes()])
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     account::Account,
-    error::{Result, goes_on},
+    error::{Error, Result, goes_on},
     event::Event,
     identity,
     options::Options,
@@ -92,11 +92,12 @@ async fn answer(
 ) -> Result<()> {
     let known = match identity::look_up(api, store, &sender.user).await {
         Ok(user) => user.clients.iter().any(|client| client.client_key == sender.client_key),
-        Err(error) if error.is_passing() => return Err(error),
-        Err(error) => {
+        Err(error) if error.refusal().is_some() || matches!(error, Error::Identity(_)) => {
             tracing::warn!(%error, "a contact request cannot be verified");
             false
         }
+        // The request waits until the AS was heard.
+        Err(error) => return Err(error),
     };
     store.write(|tx| {
         tx.sql().execute(

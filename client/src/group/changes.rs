@@ -1,8 +1,13 @@
 //! Changes that a commit makes, as events.
 
 use openmls::prelude::{MlsGroup, Proposal, Sender, StagedCommit};
-use postern_protocol::{PublicKey, ds::GroupId};
+use postern_protocol::{
+    PublicKey,
+    ds::GroupId,
+    mls::{GROUP_POLICY, GroupPolicy},
+};
 
+use super::rules;
 use crate::{
     event::{Event, Member},
     mls,
@@ -29,7 +34,9 @@ pub(super) fn commit_events(id: &GroupId, group: &MlsGroup, by: Member, commit: 
         .map(Member::unknown)
         .collect();
     let mut events = Vec::new();
-    if added.is_empty() && removed.is_empty() {
+    if let Some(admins) = admins_after(group, commit) {
+        events.push(Event::AdminsChanged { group: id.clone(), epoch, by: by.clone(), admins });
+    } else if added.is_empty() && removed.is_empty() {
         events.push(Event::Updated { group: id.clone(), epoch, by: by.clone() });
     }
     if !removed.is_empty() {
@@ -39,6 +46,21 @@ pub(super) fn commit_events(id: &GroupId, group: &MlsGroup, by: Member, commit: 
         events.push(Event::Added { group: id.clone(), epoch, by, members: added });
     }
     events
+}
+
+/// The admins that a commit gives the group, if they are others than before.
+fn admins_after(group: &MlsGroup, commit: &StagedCommit) -> Option<Vec<Member>> {
+    let policy = commit.queued_proposals().find_map(|queued| match queued.proposal() {
+        Proposal::GroupContextExtensions(change) => change.extensions().unknown(GROUP_POLICY),
+        _ => None,
+    })?;
+    let policy = GroupPolicy::from_bytes(&policy.0).ok()?;
+    let before = rules::policy(group).ok()?;
+    if policy.admins == before.admins {
+        return None;
+    }
+    let admins = group.members().filter(|member| rules::is_admin(&policy, &member.credential));
+    Some(admins.filter_map(|member| mls::public_key(&member.signature_key)).map(Member::unknown).collect())
 }
 
 pub(super) fn added_leaf_keys(commit: &StagedCommit) -> Vec<PublicKey> {

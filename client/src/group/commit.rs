@@ -5,12 +5,13 @@ use openmls_traits::OpenMlsProvider as _;
 use postern_protocol::{
     GroupInfo, MlsMessage, PublicKey, Welcome,
     ds::{GroupId, SubmitMessage},
+    encoding::Encoding,
 };
 
 use super::{
     changes::{added_leaf_keys, commit_events},
     links,
-    outstanding::{self, Outstanding},
+    outstanding::{self, Kind, Outstanding},
     record,
     state::GroupState,
 };
@@ -37,7 +38,7 @@ pub enum Change {
 
 impl GroupState {
     /// Makes a commit, and keeps it until the DS's answer is known.
-    pub(crate) fn stage_commit(&mut self, tx: &Tx<'_>, change: &Change) -> Result<Outstanding> {
+    pub(crate) fn stage_commit(&mut self, tx: &Tx<'_>, change: &Change) -> Result<()> {
         let what = "cannot make the commit";
         let epoch = self.epoch();
         let state_key = self.state_key()?;
@@ -79,37 +80,30 @@ impl GroupState {
             urgency: None,
             attributes,
         };
-        outstanding::keep(tx, &self.id, epoch, &submission, None)
+        let body = Encoding::Cbor.encode(&submission);
+        outstanding::keep(tx, &self.id, &Outstanding { kind: Kind::Commit, epoch, body })
     }
 
-    /// The DS accepted the outstanding message: a commit takes effect.
-    pub(crate) fn confirm(&mut self, tx: &Tx<'_>) -> Result<()> {
+    /// Lets the outstanding commit take effect, which the DS accepted.
+    pub(super) fn confirm_commit(&mut self, tx: &Tx<'_>) -> Result<()> {
         if let Some(commit) = self.mls.pending_commit() {
             let by = Member::unknown(self.leaf.public_key());
             for event in commit_events(&self.id, &self.mls, by, commit) {
                 event.record(tx)?;
             }
-            let added = added_leaf_keys(commit);
-            if !added.is_empty() {
-                record::introduce(tx, &self.id)?;
-            }
-            for leaf_key in added {
+            for leaf_key in added_leaf_keys(commit) {
                 welcome_member(tx, &self.id, &leaf_key)?;
             }
             self.mls.merge_pending_commit(tx).map_err(Error::mls("cannot apply our own commit"))?;
             record::committed(tx, &self.id)?;
-            return outstanding::forget_commit(tx, &self.id);
         }
-        outstanding::forget_message(tx, &self.id)
+        outstanding::forget(tx, &self.id, Kind::Commit)
     }
 
-    /// The DS refused the outstanding message: it never happened.
-    pub(crate) fn abandon(&mut self, tx: &Tx<'_>) -> Result<()> {
-        if self.mls.pending_commit().is_none() {
-            return outstanding::forget_message(tx, &self.id);
-        }
+    /// Drops the outstanding commit: it never happened.
+    pub(super) fn drop_commit(&mut self, tx: &Tx<'_>) -> Result<()> {
         self.mls.clear_pending_commit(tx.storage()).map_err(Error::mls("cannot drop our own commit"))?;
-        outstanding::forget_commit(tx, &self.id)
+        outstanding::forget(tx, &self.id, Kind::Commit)
     }
 
     fn removed_by(&self, change: &Change) -> Result<Vec<LeafNodeIndex>> {
@@ -134,9 +128,10 @@ pub(crate) fn add_invited(tx: &Tx<'_>, group: &GroupState) -> Result<Option<Chan
 /// The owner of a reserved KeyPackage is in the group: it is known there by its link, and
 /// not invited any more. A KeyPackage is for one group: if another one waits for the same
 /// client, another is fetched.
-fn welcome_member(tx: &Tx<'_>, group: &GroupId, leaf_key: &PublicKey) -> Result<()> {
+pub(super) fn welcome_member(tx: &Tx<'_>, group: &GroupId, leaf_key: &PublicKey) -> Result<()> {
     let Some((client_key, link)) = key_packages::use_key_package(tx, leaf_key)? else { return Ok(()) };
-    links::keep_link(tx, group, leaf_key, &link)?;
+    record::introduce(tx, group)?;
+    links::told(tx, group, leaf_key, &link)?;
     invitations::end(tx, group, &client_key)?;
     if let Some(user) = invitations::waits_for_client(tx, &client_key)?
         && key_packages::key_package_of(tx, &client_key)?.is_none()

@@ -1,11 +1,11 @@
 //! Making an application message.
 
-use postern_protocol::{ds::GroupId, encoding::Encoding};
+use postern_protocol::encoding::Encoding;
 
 use super::{
-    commit::Change,
     message::{ApplicationMessage, Content},
-    outstanding::{self, Outstanding},
+    outbox,
+    outstanding::{self, Kind, Outstanding},
     record,
     state::GroupState,
 };
@@ -14,45 +14,45 @@ use crate::{
     error::{Error, Result},
     identity::IdentityLink,
     mls::{self, LeafSigner},
+    options::Options,
     store::Tx,
 };
 
 impl GroupState {
-    /// Makes an application message, and keeps it until the DS's answer is known.
-    pub(crate) fn stage_content(&mut self, tx: &Tx<'_>, content: Content) -> Result<Outstanding> {
+    /// Keeps a text that is to be said, and returns the number that members will know it by.
+    ///
+    /// # Errors
+    /// [`Error::OutboxFull`], [`Error::Leaving`].
+    pub(crate) fn say(&self, tx: &Tx<'_>, text: String, options: &Options) -> Result<u64> {
+        if self.is_leaving() || record::is_leaving(tx, &self.id)? {
+            return Err(Error::Leaving);
+        }
+        outbox::check_room(tx, &self.id, text.len(), options)?;
+        outbox::push(tx, &self.id, &Content::Text(text))
+    }
+
+    /// Encrypts the oldest message of the outbox, and keeps that until the DS's answer is known. False
+    /// if there is none.
+    pub(crate) fn stage_message(&mut self, tx: &Tx<'_>) -> Result<bool> {
+        if outstanding::holds(tx, &self.id, Kind::Message)? {
+            return Ok(true);
+        }
+        let Some((number, content)) = outbox::first(tx, &self.id)? else { return Ok(false) };
         let account = Account::load(tx)?;
-        let number = record::take_number(tx, &self.id)?;
         let link = IdentityLink::sign(
             &account.client_key(),
             account.credential()?,
             Some(&self.id),
             &self.leaf.public_key(),
         );
-        self.stage_message(tx, ApplicationMessage { number, link, content })
-    }
-
-    /// As [`Self::stage_content`], for one that was made before and is encrypted anew.
-    fn stage_message(&mut self, tx: &Tx<'_>, content: ApplicationMessage) -> Result<Outstanding> {
+        let message = ApplicationMessage { number, link, content };
         let message = self
             .mls
-            .create_message(tx, &LeafSigner(&self.leaf), &Encoding::Cbor.encode(&content))
+            .create_message(tx, &LeafSigner(&self.leaf), &Encoding::Cbor.encode(&message))
             .map_err(Error::mls("cannot encrypt the message"))?;
         let submission = self.submission(mls::message_bytes(&message)?)?;
-        outstanding::keep(tx, &self.id, self.epoch(), &submission, Some(content))
+        let body = Encoding::Cbor.encode(&submission);
+        outstanding::keep(tx, &self.id, &Outstanding { kind: Kind::Message, epoch: self.epoch(), body })?;
+        Ok(true)
     }
-}
-
-/// Makes an application message that came too late for the group's present epoch, or the
-/// commit that has to come before it.
-pub(crate) fn encrypt_anew(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
-    let mut group = GroupState::load(tx, id)?;
-    if group.has_pending_proposals() {
-        return group.stage_commit(tx, &Change::Update).map(drop);
-    }
-    let content = outstanding::find(tx, id)?.and_then(|outstanding| outstanding.content);
-    if let Some(content) = content {
-        group.abandon(tx)?;
-        group.stage_message(tx, content)?;
-    }
-    Ok(())
 }

@@ -9,27 +9,35 @@ use openmls_traits::OpenMlsProvider as _;
 use postern_protocol::{
     GroupInfo, RatchetTree,
     ds::{CreateGroup, GroupIdReserved, MAX_PAST_EPOCHS},
+    encoding::Encoding,
     key::SigningKey,
     mls::{DeliveryAddress, GROUP_POLICY, GroupPolicy, Pseudonym},
+    problem::Problem,
 };
 use tls_codec::Serialize as _;
 
-use super::{record, state::GroupState};
+use super::{
+    outstanding::{self, Kind, Outstanding},
+    record,
+    state::GroupState,
+};
 use crate::{
     error::{Error, Result},
+    event::Event,
     leaf,
     mls::{self, CIPHERSUITE, LeafSigner, REQUIRED},
     store::Tx,
 };
 
 impl GroupState {
-    /// Makes a group with this client as its one member and admin.
+    /// Makes a group with this client as its one member and admin, and keeps its founding until the
+    /// DS's answer is known.
     pub(crate) fn create(
         tx: &Tx<'_>,
         reserved: &GroupIdReserved,
         title: &str,
         delivery: &DeliveryAddress,
-    ) -> Result<(Self, CreateGroup)> {
+    ) -> Result<Self> {
         let what = "cannot create the group";
         let id = reserved.group_id.clone();
         let server = mls::credential(id.domain().as_str().as_bytes().to_vec(), reserved.server_key);
@@ -73,13 +81,16 @@ impl GroupState {
         leaf::keep_key(tx, &key)?;
         record::insert(tx, &id, title, &key.public_key())?;
         record::keep_attributes_key(tx, &id, &rand::random())?;
-        Ok((Self { id, leaf: key, mls: group }, create))
+        let body = Encoding::Cbor.encode(&create);
+        outstanding::keep(tx, &id, &Outstanding { kind: Kind::Creation, epoch: 0, body })?;
+        Ok(Self { id, leaf: key, mls: group })
     }
 
-    /// Forgets a group that the DS never made.
-    pub(crate) fn forget(&mut self, tx: &Tx<'_>) -> Result<()> {
-        self.mls.delete(tx.storage())?;
-        record::delete(tx, &self.id)?;
-        leaf::forget_key(tx, &self.leaf.public_key())
+    /// Forgets a group that the DS refused to make.
+    pub(super) fn forget(&mut self, tx: &Tx<'_>, reason: &Problem) -> Result<()> {
+        let (title, reason) = (record::title(tx, &self.id)?, reason.to_string());
+        Event::Unfounded { group: self.id.clone(), title, reason }.record(tx)?;
+        self.end(tx)?;
+        record::delete(tx, &self.id)
     }
 }

@@ -5,14 +5,14 @@ use postern_protocol::ds::GroupId;
 use super::{
     links,
     message::{Content, RosterEntry},
-    record,
+    outbox, record,
     state::GroupState,
 };
 use crate::{error::Result, store::Tx};
 
-/// The introduction that newcomers wait for, if one is due. From then on they do not wait.
-pub(crate) fn introduction(tx: &Tx<'_>, group: &GroupState) -> Result<Option<Content>> {
-    let Some(title) = record::introduced(tx, &group.id)? else { return Ok(None) };
+/// Says the introduction that newcomers wait for, if one is due. From then on they do not wait.
+pub(crate) fn introduce(tx: &Tx<'_>, group: &GroupState) -> Result<()> {
+    let Some(title) = record::introduced(tx, &group.id)? else { return Ok(()) };
     let mut roster = Vec::new();
     for leaf_key in group.leaf_keys() {
         if let Some(link) = links::link(tx, &group.id, &leaf_key)? {
@@ -20,7 +20,7 @@ pub(crate) fn introduction(tx: &Tx<'_>, group: &GroupState) -> Result<Option<Con
         }
     }
     let attributes_key = record::attributes_key(tx, &group.id)?;
-    Ok(Some(Content::Introduction { title, roster, attributes_key }))
+    outbox::push(tx, &group.id, &Content::Introduction { title, roster, attributes_key }).map(drop)
 }
 
 /// The groups whose newcomers wait for an introduction by this device.

@@ -5,9 +5,11 @@ use openmls_traits::OpenMlsProvider as _;
 use postern_protocol::{ds::GroupId, encoding::Encoding};
 
 use super::{
-    outstanding::{self, Outstanding},
+    outbox,
+    outstanding::{self, Kind, Outstanding},
     record,
     state::GroupState,
+    strayed,
 };
 use crate::{
     error::{Error, Result},
@@ -17,18 +19,31 @@ use crate::{
 };
 
 impl GroupState {
-    /// Makes the proposal to leave, which another member has to commit.
-    pub(crate) fn stage_leaving(&mut self, tx: &Tx<'_>) -> Result<Outstanding> {
+    /// Notes that this device wants to leave. It wants to until it is out, or the DS refuses: a
+    /// proposal that lapsed with an epoch is made anew.
+    pub(crate) fn want_to_leave(&self, tx: &Tx<'_>) -> Result<()> {
+        record::set_leaving(tx, &self.id, true)
+    }
+
+    /// Whether this device wants to leave and has not proposed it in the present epoch.
+    pub(crate) fn has_to_leave(&self, tx: &Tx<'_>) -> Result<bool> {
+        Ok(record::is_leaving(tx, &self.id)? && !self.is_leaving())
+    }
+
+    /// Makes the proposal to leave, which another member has to commit, and keeps it until the DS's
+    /// answer is known.
+    pub(crate) fn stage_leaving(&mut self, tx: &Tx<'_>) -> Result<()> {
         let proposal = self
             .mls
             .leave_group_via_self_remove(tx, &LeafSigner(&self.leaf))
             .map_err(Error::mls("cannot make the proposal to leave"))?;
         let submission = self.submission(mls::message_bytes(&proposal)?)?;
-        Ok(Outstanding { epoch: self.epoch(), body: Encoding::Cbor.encode(&submission), content: None })
+        let body = Encoding::Cbor.encode(&submission);
+        outstanding::keep(tx, &self.id, &Outstanding { kind: Kind::Leave, epoch: self.epoch(), body })
     }
 
-    /// The proposal to leave was refused: it never happened.
-    pub(crate) fn withdraw_leaving(&mut self, tx: &Tx<'_>) -> Result<()> {
+    /// Drops the proposal to leave: it never happened.
+    pub(super) fn drop_leaving(&mut self, tx: &Tx<'_>) -> Result<()> {
         let own = Sender::Member(self.mls.own_leaf_index());
         let is_leaving = |queued: &&QueuedProposal| {
             *queued.sender() == own && matches!(queued.proposal(), Proposal::SelfRemove)
@@ -40,15 +55,16 @@ impl GroupState {
                 .remove_pending_proposal(tx.storage(), &proposal)
                 .map_err(Error::mls("cannot withdraw the proposal to leave"))?;
         }
-        Ok(())
+        outstanding::forget(tx, &self.id, Kind::Leave)
     }
 
     /// Ends this client's part in the group. Nothing of it is kept that could open its
     /// messages, and its address leads nowhere any more.
     pub(crate) fn end(&mut self, tx: &Tx<'_>) -> Result<()> {
         let address = self.delivery_address();
-        outstanding::forget_commit(tx, &self.id)?;
-        outstanding::forget_message(tx, &self.id)?;
+        outstanding::forget_all(tx, &self.id)?;
+        outbox::give_up(tx, &self.id)?;
+        strayed::forget(tx, &self.id)?;
         self.mls.delete(tx.storage())?;
         record::deactivate(tx, &self.id)?;
         invitations::end_all(tx, &self.id)?;

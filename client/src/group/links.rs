@@ -19,29 +19,44 @@ pub(super) fn link(tx: &Tx<'_>, group: &GroupId, leaf_key: &PublicKey) -> Result
     link.flatten().map(|link| decode(&link, "an identity link")).transpose()
 }
 
-/// Keeps a link if its client signed it for this leaf.
-pub(super) fn keep_link(
+/// Keeps a link that a member itself showed, if its client signed it for this leaf. A member that has
+/// shown which client it is stays that client.
+pub(super) fn shown(tx: &Tx<'_>, group: &GroupId, leaf_key: &PublicKey, link: &IdentityLink) -> Result<()> {
+    keep(tx, group, leaf_key, link, "links.shown = 0 OR links.client_key = excluded.client_key", true)
+}
+
+/// Keeps a link that another told of a member, if its client signed it for this leaf and no other link
+/// is known. It says that the client knows the leaf, but not that the leaf is the client's: anybody
+/// can sign the leaf key of another.
+pub(super) fn told(tx: &Tx<'_>, group: &GroupId, leaf_key: &PublicKey, link: &IdentityLink) -> Result<()> {
+    keep(tx, group, leaf_key, link, "links.client_key IS NULL", false)
+}
+
+fn keep(
     tx: &Tx<'_>,
     group: &GroupId,
     leaf_key: &PublicKey,
     link: &IdentityLink,
+    replaces: &str,
+    shown: bool,
 ) -> Result<()> {
     let Some(credential) = link.claim(group, leaf_key) else {
         return Ok(());
     };
-    tx.sql()
-        .prepare_cached(
-            "INSERT INTO links (group_id, leaf_key, client_key, link, last_number)
-             VALUES (?1, ?2, ?3, ?4, 0)
-             ON CONFLICT (group_id, leaf_key)
-             DO UPDATE SET client_key = excluded.client_key, link = excluded.link",
-        )?
-        .execute(params![
-            group.to_mls(),
-            leaf_key.as_bytes(),
-            credential.client_key.as_bytes(),
-            encode(link)
-        ])?;
+    let sql = format!(
+        "INSERT INTO links (group_id, leaf_key, client_key, link, shown, last_number)
+         VALUES (?1, ?2, ?3, ?4, ?5, 0)
+         ON CONFLICT (group_id, leaf_key)
+         DO UPDATE SET client_key = excluded.client_key, link = excluded.link, shown = excluded.shown
+         WHERE {replaces}"
+    );
+    tx.sql().prepare_cached(&sql)?.execute(params![
+        group.to_mls(),
+        leaf_key.as_bytes(),
+        credential.client_key.as_bytes(),
+        encode(link),
+        shown
+    ])?;
     Ok(())
 }
 

@@ -7,18 +7,21 @@ mod changes;
 mod commit;
 mod content;
 mod create;
+mod fate;
 mod introduce;
 mod join;
 mod leave;
 mod links;
 mod members;
 mod message;
+mod outbox;
 mod outstanding;
 mod receive;
 mod record;
 mod rejoin;
 mod rules;
 mod state;
+pub(crate) mod strayed;
 #[cfg(test)]
 mod tests;
 mod upkeep;
@@ -30,15 +33,14 @@ pub use self::{
 };
 pub(crate) use self::{
     commit::add_invited,
-    content::encrypt_anew,
-    introduce::{introduction, waiting_groups},
+    introduce::{introduce, waiting_groups},
     join::{join, tree_of_welcome},
     leave::withdraw_invitations,
     links::unconfirmed,
     members::{claims, members, pending_events},
-    outstanding::unsettled,
+    outstanding::{Kind, founding, unsettled},
     receive::receive,
-    record::{active, is_leaf_key_in_use, summaries},
+    record::{active, is_leaf_key_in_use, set_successor, successor, summaries, title},
     state::GroupState,
     upkeep::{committed, due},
 };

@@ -1,8 +1,8 @@
 //! Messages of a group that arrive in the group queue.
 
 use openmls::prelude::{
-    MlsMessageBodyIn, ProcessMessageError, ProcessedMessageContent, ProtocolMessage, Sender, StagedCommit,
-    ValidationError,
+    ContentType, MlsMessageBodyIn, ProcessMessageError, ProcessedMessageContent, ProtocolMessage, Sender,
+    StagedCommit, ValidationError,
 };
 use openmls_traits::OpenMlsProvider as _;
 use postern_protocol::{MlsMessage, PublicKey, ds::GroupId, encoding::Encoding, mls::to_join};
@@ -11,8 +11,10 @@ use super::{
     changes::commit_events,
     links,
     message::{ApplicationMessage, Content},
-    outstanding, record, rules,
+    outstanding::{self, Kind},
+    record, rules,
     state::GroupState,
+    strayed,
 };
 use crate::{
     error::{Error, Rejection},
@@ -30,28 +32,57 @@ pub(crate) fn receive(tx: &Tx<'_>, message: &MlsMessage) -> Result<(), Rejection
     };
     let id = GroupId::from_mls(message.group_id().as_slice())
         .map_err(|_| Rejection::invalid("a message is for a group that is not Postern's"))?;
-    let mut group = match GroupState::find(tx, &id) {
+    let group = match GroupState::find(tx, &id) {
         Ok(Some(group)) => group,
         Ok(None) | Err(Error::NotMember) => {
             return Err(Rejection::invalid("a message is for a group this client is not in"));
         }
         Err(error) => return Err(error.into()),
     };
+    let strayed = matches!(strayed::state(tx, &id)?, strayed::State::Strayed | strayed::State::ByHand);
+    match receive_in(tx, group, message) {
+        // The user was told that the group cannot be followed.
+        Err(Rejection::Invalid(_)) if strayed => Err(Rejection::Unread),
+        received => received,
+    }
+}
+
+fn receive_in(tx: &Tx<'_>, mut group: GroupState, message: ProtocolMessage) -> Result<(), Rejection> {
+    let id = group.id.clone();
     let (epoch, is_handshake) = (message.epoch().as_u64(), message.is_handshake_message());
     if epoch < group.epoch() && is_handshake {
         return Ok(()); // A repeat of what was processed.
     }
-    if epoch == group.epoch() + 1 && group.mls.pending_commit().is_some() {
+    let (known, members) = (group.epoch(), group.size());
+    let strays = |by_hand, reason: String| Rejection::Stray { group: id.clone(), by_hand, members, reason };
+    let is_commit = message.content_type() == ContentType::Commit;
+    if epoch.checked_sub(1) == Some(known) && group.mls.pending_commit().is_some() {
         // The epoch that our commit began, and no other commit before it: ours was accepted
         // and the answer was lost.
-        group.confirm(tx)?;
+        group.confirm_commit(tx)?;
     }
     let processed = match group.mls.process_message(tx, message) {
         Ok(processed) => processed,
         Err(ProcessMessageError::StorageError(error)) => return Err(error.into()),
         Err(error) if !is_handshake && is_repeat(&error) => return Ok(()),
-        Err(error) => return Err(Rejection::Invalid(error.to_string())),
+        // An epoch that no commit led to here, or a commit that the DS took and no member can.
+        Err(error) if epoch > known || is_commit => {
+            return Err(strays(false, error.to_string()));
+        }
+        Err(error) => {
+            // The DS waits for a commit of what members do not know.
+            let reason = error.to_string();
+            return Err(if is_handshake {
+                Rejection::Doubt { group: id, reason }
+            } else {
+                Rejection::Invalid(reason)
+            });
+        }
     };
+    if outstanding::holds(tx, &id, Kind::Rejoin)? {
+        // A message that opens in the epoch that our coming back began, with the answer lost.
+        group.came_back(tx)?;
+    }
     let (epoch, voucher) = (processed.epoch().as_u64(), processed.aad().to_vec());
     let sender = match processed.sender() {
         Sender::Member(leaf) => {
@@ -72,7 +103,8 @@ pub(crate) fn receive(tx: &Tx<'_>, message: &MlsMessage) -> Result<(), Rejection
         (ProcessedMessageContent::StagedCommitMessage(commit), Some(sender)) => {
             let policy = rules::policy(&group.mls)?;
             if !commit.queued_proposals().all(|queued| rules::is_allowed(&group.mls, &policy, queued)) {
-                return Err(Rejection::invalid("a member that is no admin changed the group"));
+                let reason = "the server let a member that is no admin change the group";
+                return Err(strays(true, reason.to_owned()));
             }
             receive_commit(tx, group, key(&sender.signature_key)?, *commit)
         }
@@ -83,7 +115,8 @@ pub(crate) fn receive(tx: &Tx<'_>, message: &MlsMessage) -> Result<(), Rejection
             let leaf_key = key(leaf.signature_key().as_slice())?;
             let signed = to_join(&group.id, epoch, &leaf_key);
             if !rules::may_enter(&group.mls, &commit, leaf, &signed, voucher) {
-                return Err(Rejection::invalid("somebody came in whom nobody vouched for"));
+                let reason = "the server let somebody in whom nobody vouched for";
+                return Err(strays(true, reason.to_owned()));
             }
             receive_commit(tx, group, leaf_key, *commit)
         }
@@ -92,7 +125,7 @@ pub(crate) fn receive(tx: &Tx<'_>, message: &MlsMessage) -> Result<(), Rejection
             group.mls.store_pending_proposal(tx.storage(), *proposal)?;
             Ok(record::proposed(tx, &id)?)
         }
-        (ProcessedMessageContent::OwnPendingCommit, _) => Ok(group.confirm(tx)?),
+        (ProcessedMessageContent::OwnPendingCommit, _) => Ok(group.confirm_commit(tx)?),
         _ => Err(Rejection::invalid("a message is of a kind that has no place here")),
     }
 }
@@ -116,7 +149,7 @@ fn receive_commit(
     let lost_commit = group.mls.pending_commit().is_some();
     group.mls.merge_staged_commit(tx, commit).map_err(Error::mls("cannot apply a commit"))?;
     if lost_commit {
-        outstanding::forget_commit(tx, &group.id)?;
+        outstanding::forget(tx, &group.id, Kind::Commit)?;
     }
     record::settled(tx, &group.id)?;
     if left {
@@ -139,7 +172,7 @@ fn receive_content(
         return Ok(());
     }
     // A false link takes the sender's name, not its message: the MLS signature is good.
-    links::keep_link(tx, &group.id, &sender, &message.link)?;
+    links::shown(tx, &group.id, &sender, &message.link)?;
     links::keep_number(tx, &group.id, &sender, message.number)?;
     match message.content {
         Content::Text(text) => {
@@ -147,13 +180,21 @@ fn receive_content(
                 .record(tx)?;
         }
         Content::Introduction { title, roster, attributes_key } => {
+            for entry in roster {
+                links::told(tx, &group.id, &entry.leaf_key, &entry.link)?;
+            }
+            // Title and key are one for all members: only admins give them.
+            if !group.is_admin(&sender) {
+                if !title.is_empty() && title != record::title(tx, &group.id)? {
+                    let by = Member::unknown(sender);
+                    Event::TitleProposed { group: group.id.clone(), epoch, by, title }.record(tx)?;
+                }
+                return Ok(());
+            }
             if let Some(key) = attributes_key {
                 record::keep_attributes_key(tx, &group.id, &key)?;
             }
-            for entry in roster {
-                links::keep_link(tx, &group.id, &entry.leaf_key, &entry.link)?;
-            }
-            if record::retitle(tx, &group.id, &title)? && group.is_admin(&sender) {
+            if record::retitle(tx, &group.id, &title)? {
                 Event::Titled { group: group.id.clone(), title }.record(tx)?;
             }
         }

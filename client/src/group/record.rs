@@ -28,11 +28,16 @@ pub(super) struct Turn {
     pub proposed: Option<u64>,
 }
 
-/// Begins a membership under a leaf key.
+/// Begins a membership under a leaf key. Numbers of messages go on from those of an earlier one: a
+/// KeyPackage of last resort may bring the same leaf key again, whose numbers members remember.
 pub(super) fn insert(tx: &Tx<'_>, id: &GroupId, title: &str, leaf_key: &PublicKey) -> Result<()> {
     tx.sql().execute(
-        "INSERT OR REPLACE INTO groups (group_id, title, leaf_key, active, introduce, next_number, committed)
-         VALUES (?1, ?2, ?3, 1, 0, 1, ?4)",
+        "INSERT INTO groups (group_id, title, leaf_key, active, introduce, next_number, committed)
+         VALUES (?1, ?2, ?3, 1, 0, 1, ?4)
+         ON CONFLICT (group_id) DO UPDATE
+         SET title = excluded.title, leaf_key = excluded.leaf_key, active = 1, introduce = 0,
+             committed = excluded.committed, attributes_key = NULL, proposed = NULL, leaving = 0,
+             successor = NULL",
         params![id.to_mls(), title, leaf_key.as_bytes(), integer(tx.now())],
     )?;
     Ok(())
@@ -57,6 +62,39 @@ pub(super) fn find(tx: &Tx<'_>, id: &GroupId) -> Result<Option<(PublicKey, bool)
         .query_row([id.to_mls()], |row| Ok((row.get(0)?, row.get(1)?)))
         .optional()?;
     Ok(row.map(|(leaf_key, active)| (PublicKey::new(leaf_key), active)))
+}
+
+/// The title; empty until it was told.
+pub(crate) fn title(tx: &Tx<'_>, id: &GroupId) -> Result<String> {
+    let sql = "SELECT title FROM groups WHERE group_id = ?1";
+    Ok(tx.sql().query_row(sql, [id.to_mls()], |row| row.get(0))?)
+}
+
+/// Notes that this device wants to leave, or that it does not any more.
+pub(super) fn set_leaving(tx: &Tx<'_>, id: &GroupId, leaving: bool) -> Result<()> {
+    tx.sql().execute("UPDATE groups SET leaving = ?2 WHERE group_id = ?1", params![id.to_mls(), leaving])?;
+    Ok(())
+}
+
+/// Whether this device wants to leave.
+pub(super) fn is_leaving(tx: &Tx<'_>, id: &GroupId) -> Result<bool> {
+    let sql = "SELECT leaving FROM groups WHERE group_id = ?1";
+    Ok(tx.sql().query_row(sql, [id.to_mls()], |row| row.get(0))?)
+}
+
+/// Notes the group that is founded in place of this one.
+pub(crate) fn set_successor(tx: &Tx<'_>, id: &GroupId, successor: &GroupId) -> Result<()> {
+    let sql = "UPDATE groups SET successor = ?2 WHERE group_id = ?1";
+    tx.sql().execute(sql, params![id.to_mls(), successor.to_mls()])?;
+    Ok(())
+}
+
+/// The group that is founded in place of this one, if its founding was begun and not refused.
+pub(crate) fn successor(tx: &Tx<'_>, id: &GroupId) -> Result<Option<GroupId>> {
+    let sql = "SELECT s.group_id FROM groups g JOIN groups s ON s.group_id = g.successor AND s.active = 1
+                WHERE g.group_id = ?1";
+    let successor: Option<Vec<u8>> = tx.sql().query_row(sql, [id.to_mls()], |row| row.get(0)).optional()?;
+    successor.map(|id| id_of(&id)).transpose()
 }
 
 /// Whether a leaf is this device's.

@@ -9,10 +9,7 @@ use postern_protocol::{
     mls::{DELIVERY_ADDRESS, DeliveryAddress},
 };
 
-use super::{
-    outstanding::{self, Outstanding},
-    record, rules,
-};
+use super::{record, rules};
 use crate::{
     error::{Error, Result},
     leaf, mls,
@@ -68,15 +65,15 @@ impl GroupState {
         self.mls.has_pending_proposals()
     }
 
+    /// How many proposals wait for a commit.
+    pub(crate) fn pending_proposals(&self) -> usize {
+        self.mls.pending_proposals().count()
+    }
+
     /// Where this device's messages of the group go.
     pub(crate) fn delivery_address(&self) -> Option<Address> {
         let extension = self.mls.own_leaf_node()?.extensions().unknown(DELIVERY_ADDRESS)?;
         DeliveryAddress::from_bytes(&extension.0).ok().map(|delivery| delivery.address)
-    }
-
-    /// The message of the group whose answer is outstanding, if any; a commit first.
-    pub(crate) fn outstanding(tx: &Tx<'_>, id: &GroupId) -> Result<Option<Outstanding>> {
-        outstanding::find(tx, id)
     }
 
     /// The request for the group as it is now at the DS.
@@ -84,8 +81,13 @@ impl GroupState {
         Ok(FetchGroupInfo { state_key: self.state_key()? })
     }
 
+    /// How many devices are in the group.
+    pub(crate) fn size(&self) -> usize {
+        self.mls.members().count()
+    }
+
     /// Whether the next commit of another member removes this one.
-    pub(super) fn is_leaving(&self) -> bool {
+    pub(crate) fn is_leaving(&self) -> bool {
         let own = self.mls.own_leaf_index();
         self.mls.pending_proposals().any(|queued| match queued.proposal() {
             Proposal::SelfRemove => *queued.sender() == Sender::Member(own),

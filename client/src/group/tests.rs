@@ -1,9 +1,11 @@
 //! Clients without a server: what one sends is handed to the others by the test.
 
+use openmls::prelude::{KeyPackage, Lifetime};
+use openmls_traits::OpenMlsProvider as _;
 use postern_protocol::{
     Address, MlsMessage, PublicKey, RatchetTree, Welcome,
     credential::ClientCredential,
-    ds::{GroupId, GroupIdReserved, SubmitMessage},
+    ds::{GroupId, GroupIdReserved, MessageAccepted, SubmitMessage},
     encoding::Encoding,
     key::SigningKey,
     mls::DeliveryAddress,
@@ -11,13 +13,17 @@ use postern_protocol::{
 };
 use tls_codec::Serialize as _;
 
-use super::{Change, Content, GroupState, introduction, join, members, pending_events, receive};
+use super::{
+    Change, Content, GroupState, RosterEntry, introduce, join, members, outbox, pending_events, receive,
+};
 use crate::{
     account::Account,
     contact::FriendshipSecrets,
     error::{Error, Rejection, Result},
     event::{self, Event},
     key_packages::{keep_key_package, key_package_of, make_key_package, open_key_package},
+    leaf,
+    mls::{self, CIPHERSUITE, LeafSigner},
     options::Options,
     store::{Store, Tx},
 };
@@ -59,29 +65,47 @@ impl Person {
         let reserved =
             GroupIdReserved { group_id: id.clone(), server_key: SigningKey::generate().public_key() };
         self.store.write(|tx| GroupState::create(tx, &reserved, "climbing", &delivery()).map(drop)).unwrap();
+        self.confirm(&id);
         id
     }
 
+    /// The request that waits for its answer.
+    fn outstanding(&self, id: &GroupId) -> Option<SubmitMessage> {
+        let outstanding = self.store.read(|tx| GroupState::outstanding(tx, id)).unwrap();
+        outstanding.map(|request| Encoding::Cbor.decode(&request.body).unwrap())
+    }
+
     fn stage(&self, id: &GroupId, change: &Change) -> SubmitMessage {
-        let staged = self.store.write(|tx| GroupState::load(tx, id)?.stage_commit(tx, change)).unwrap();
-        Encoding::Cbor.decode(&staged.body).unwrap()
+        self.store.write(|tx| GroupState::load(tx, id)?.stage_commit(tx, change)).unwrap();
+        self.outstanding(id).unwrap()
     }
 
     fn say(&self, id: &GroupId, text: &str) -> MlsMessage {
-        let content = Content::Text(text.to_owned());
-        let staged = self
-            .store
-            .write(|tx| {
-                let staged = GroupState::load(tx, id)?.stage_content(tx, content)?;
-                GroupState::load(tx, id)?.confirm(tx)?;
-                Ok(staged)
-            })
-            .unwrap();
-        Encoding::Cbor.decode::<SubmitMessage>(&staged.body).unwrap().message
+        self.push(id, &Content::Text(text.to_owned()));
+        self.send(id)
     }
 
+    fn push(&self, id: &GroupId, content: &Content) {
+        self.store.write(|tx| outbox::push(tx, id, content)).unwrap();
+    }
+
+    /// The next message of the outbox, which is accepted.
+    fn send(&self, id: &GroupId) -> MlsMessage {
+        self.store.write(|tx| GroupState::load(tx, id)?.stage_message(tx)).unwrap();
+        let message = self.outstanding(id).unwrap().message;
+        self.confirm(id);
+        message
+    }
+
+    /// The DS accepts what is outstanding.
     fn confirm(&self, id: &GroupId) {
-        self.store.write(|tx| GroupState::load(tx, id)?.confirm(tx)).unwrap();
+        let accepted = MessageAccepted { epoch: 0, undelivered: 0 };
+        self.store
+            .write(|tx| match GroupState::outstanding(tx, id)? {
+                Some(request) => GroupState::load(tx, id)?.confirm(tx, request.kind, &accepted),
+                None => Ok(()),
+            })
+            .unwrap();
     }
 
     fn receive(&self, message: &MlsMessage) -> Result<(), String> {
@@ -155,7 +179,10 @@ impl Person {
 
 fn told(result: Result<(), Rejection>) -> Result<(), String> {
     result.map_err(|rejection| match rejection {
-        Rejection::Invalid(reason) => reason,
+        Rejection::Invalid(reason) | Rejection::Stray { reason, .. } | Rejection::Doubt { reason, .. } => {
+            reason
+        }
+        Rejection::Unread => "unread".to_owned(),
         Rejection::Fault(error) => panic!("{error}"),
     })
 }
@@ -191,7 +218,7 @@ fn a_commit_whose_answer_was_lost_takes_effect_when_the_next_epoch_is_seen() {
     alice.receive(&message).unwrap();
     assert_eq!(alice.epoch(&id), 2);
     assert_eq!(alice.texts(), ["in the next epoch"]);
-    assert!(alice.store.read(|tx| GroupState::outstanding(tx, &id)).unwrap().is_none());
+    assert!(alice.outstanding(&id).is_none());
 }
 
 #[test]
@@ -259,17 +286,10 @@ fn newcomers_learn_title_and_names() {
     alice.add(&id, &[bob]);
     let addition = alice.add(&id, &[carol]);
     bob.receive(&addition).unwrap();
-    let staged = alice
-        .store
-        .write(|tx| {
-            let mut group = GroupState::load(tx, &id)?;
-            let content = introduction(tx, &group)?.unwrap();
-            group.stage_content(tx, content)
-        })
-        .unwrap();
-    let introduction: SubmitMessage = Encoding::Cbor.decode(&staged.body).unwrap();
+    alice.store.write(|tx| introduce(tx, &GroupState::load(tx, &id)?)).unwrap();
+    let introduction = alice.send(&id);
     for other in [bob, carol] {
-        other.receive(&introduction.message).unwrap();
+        other.receive(&introduction).unwrap();
         let names = other
             .store
             .read(|tx| members(tx, &GroupState::load(tx, &id)?))
@@ -281,6 +301,161 @@ fn newcomers_learn_title_and_names() {
         let titled = |event: &Event| matches!(event, Event::Titled { title, .. } if title == "climbing");
         assert!(other.events().iter().any(titled));
     }
+}
+
+#[test]
+fn a_member_that_is_no_admin_changes_neither_title_nor_names_nor_keys_of_others() {
+    let issuer = SigningKey::generate();
+    let people = ["alice", "bob", "mallory"].map(|name| person(name, &issuer));
+    let [alice, bob, mallory] = &people;
+    let id = alice.create();
+    let addition = alice.add(&id, &[bob]);
+    drop(addition);
+    let addition = alice.add(&id, &[mallory]);
+    bob.receive(&addition).unwrap();
+    alice.store.write(|tx| introduce(tx, &GroupState::load(tx, &id)?)).unwrap();
+    let introduction = alice.send(&id);
+    for other in [bob, mallory] {
+        other.receive(&introduction).unwrap();
+    }
+    bob.receive(&alice.say(&id, "hello")).unwrap();
+    bob.events();
+    let key_of = |person: &Person| person.store.read(|tx| record_key(tx, &id)).unwrap();
+    let key_before = key_of(bob);
+    assert!(key_before.is_some());
+
+    // Mallory's client signs Alice's leaf key: a link that claims Alice's leaf.
+    let account = mallory.account();
+    let alices = alice.store.read(|tx| Ok(GroupState::load(tx, &id)?.leaf.public_key())).unwrap();
+    let link = crate::identity::IdentityLink::sign(
+        &account.client_key(),
+        account.credential().unwrap(),
+        Some(&id),
+        &alices,
+    );
+    mallory.push(
+        &id,
+        &Content::Introduction {
+            title: "Mallory's".to_owned(),
+            roster: vec![RosterEntry { leaf_key: alices, link }],
+            attributes_key: Some([6; 32]),
+        },
+    );
+    bob.receive(&mallory.send(&id)).unwrap();
+    let events = bob.events();
+    let [Event::TitleProposed { by, title, .. }] = &events[..] else { panic!("{events:?}") };
+    assert_eq!((by.user.as_ref(), title.as_str()), (Some(&mallory.user), "Mallory's"));
+    let title = bob.store.read(|tx| super::title(tx, &id)).unwrap();
+    assert_eq!(title, "climbing");
+    assert_eq!(key_of(bob), key_before);
+    bob.receive(&alice.say(&id, "still me")).unwrap();
+    let events = bob.events();
+    let [Event::Message { sender, .. }] = &events[..] else { panic!("{events:?}") };
+    assert_eq!(sender.user.as_ref(), Some(&alice.user));
+}
+
+#[test]
+fn a_newcomer_takes_title_and_key_from_admins_only() {
+    let issuer = SigningKey::generate();
+    let people = ["alice", "bob", "mallory"].map(|name| person(name, &issuer));
+    let [alice, bob, mallory] = &people;
+    let id = alice.create();
+    alice.add(&id, &[mallory]);
+    let addition = alice.add(&id, &[bob]);
+    mallory.receive(&addition).unwrap();
+    mallory.push(
+        &id,
+        &Content::Introduction {
+            title: "Mallory's".to_owned(),
+            roster: Vec::new(),
+            attributes_key: Some([6; 32]),
+        },
+    );
+    bob.receive(&mallory.send(&id)).unwrap();
+    assert_eq!(bob.store.read(|tx| super::title(tx, &id)).unwrap(), "");
+    assert_eq!(bob.store.read(|tx| record_key(tx, &id)).unwrap(), None);
+    alice.store.write(|tx| introduce(tx, &GroupState::load(tx, &id)?)).unwrap();
+    bob.receive(&alice.send(&id)).unwrap();
+    assert_eq!(bob.store.read(|tx| super::title(tx, &id)).unwrap(), "climbing");
+    assert!(bob.store.read(|tx| record_key(tx, &id)).unwrap().is_some_and(|key| key != [6; 32]));
+}
+
+fn record_key(tx: &Tx<'_>, id: &GroupId) -> Result<Option<[u8; 32]>> {
+    super::record::attributes_key(tx, id)
+}
+
+#[test]
+fn what_is_said_is_sent_in_order_under_one_number_each_and_kept_up_to_a_bound() {
+    let issuer = SigningKey::generate();
+    let (alice, bob) = (person("alice", &issuer), person("bob", &issuer));
+    let id = alice.create();
+    alice.add(&id, &[&bob]);
+    alice.events();
+    let options = Options { unsent_messages: 3, unsent_bytes: 100, ..Options::default() };
+    let say =
+        |text: &str| bob.store.write(|tx| GroupState::load(tx, &id)?.say(tx, text.to_owned(), &options));
+    assert_eq!(say("one").unwrap(), 1);
+    assert!(matches!(say(&"x".repeat(200)), Err(Error::OutboxFull { messages: 1 })));
+    assert_eq!(say("two").unwrap(), 2);
+    assert_eq!(say("three").unwrap(), 3);
+    assert!(matches!(say("four"), Err(Error::OutboxFull { messages: 3 })));
+    // The answer to the first is lost, and it is encrypted anew in a later epoch.
+    bob.store.write(|tx| GroupState::load(tx, &id)?.stage_message(tx)).unwrap();
+    alice.receive(&bob.outstanding(&id).unwrap().message).unwrap();
+    let update = alice.stage(&id, &Change::Update);
+    alice.confirm(&id);
+    bob.receive(&update.message).unwrap();
+    bob.store.write(|tx| GroupState::load(tx, &id)?.too_late(tx, super::Kind::Message)).unwrap();
+    for _ in 0..3 {
+        alice.receive(&bob.send(&id)).unwrap();
+    }
+    assert_eq!(alice.texts(), ["one", "two", "three"]);
+    assert!(!bob.store.write(|tx| GroupState::load(tx, &id)?.stage_message(tx)).unwrap());
+}
+
+/// A KeyPackage that ends in a second.
+fn ending_key_package(of: &Person) -> KeyPackage {
+    let now = of.store.now();
+    of.store
+        .write(|tx| {
+            let key = SigningKey::generate();
+            let bundle = KeyPackage::builder()
+                .key_package_lifetime(Lifetime::init(now - 10, now + 1))
+                .leaf_node_capabilities(mls::capabilities())
+                .leaf_node_extensions(leaf::extensions(tx, &delivery())?)
+                .build(CIPHERSUITE, tx, &LeafSigner(&key), mls::credential(vec![7; 16], key.public_key()))
+                .unwrap();
+            Ok(bundle.key_package().clone())
+        })
+        .unwrap()
+}
+
+#[test]
+fn who_reads_too_late_that_somebody_was_added_cannot_follow_and_does_not_blame_the_server() {
+    let issuer = SigningKey::generate();
+    let people = ["alice", "bob", "carol", "dave"].map(|name| person(name, &issuer));
+    let [alice, bob, carol, dave] = &people;
+    let id = alice.create();
+    alice.add(&id, &[bob]);
+    bob.receive(&alice.add(&id, &[carol])).unwrap();
+    let commit = alice
+        .store
+        .write(|tx| {
+            let mut group = GroupState::load(tx, &id)?;
+            let signer = LeafSigner(&group.leaf);
+            let builder = group.mls.commit_builder().propose_adds([ending_key_package(dave)]);
+            let staged = builder.load_psks(tx.storage()).unwrap();
+            let built = staged.build(tx.rand(), tx.crypto(), &signer, |_| true).unwrap();
+            let (commit, ..) = built.stage_commit(tx).unwrap().into_messages();
+            Ok(MlsMessage::new(mls::message_bytes(&commit)?))
+        })
+        .unwrap();
+    bob.receive(&commit).unwrap();
+    assert_eq!(bob.epoch(&id), 3, "in time");
+    std::thread::sleep(std::time::Duration::from_millis(2100));
+    let late = carol.store.write(|tx| Ok(tx.attempt(|| receive(tx, &commit)))).unwrap();
+    assert!(matches!(late, Err(Rejection::Stray { by_hand: false, members: 3, .. })), "{late:?}");
+    assert_eq!(carol.epoch(&id), 2);
 }
 
 #[test]

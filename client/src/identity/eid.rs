@@ -1,6 +1,6 @@
 //! The client's own evolving identity (EID, AS-3): an MLS group whose members are the user's
 //! devices. Creates it, joins it, adds a device to it, and keeps up with its log at the AS. Owns
-//! the table `grants`.
+//! the tables `grants` and `identity_commits`.
 
 use openmls::prelude::{
     Capabilities, Credential, CredentialType, GroupId as MlsGroupId, KeyPackage, Lifetime,
@@ -23,7 +23,7 @@ use crate::{
     error::{Error, Result},
     mls::{self, CIPHERSUITE, LeafSigner},
     server::Api,
-    store::{Store, Tx},
+    store::{Store, Tx, decode, encode},
 };
 
 /// How often a commit is tried again after another device was faster.
@@ -90,7 +90,7 @@ pub(crate) fn key_package(tx: &Tx<'_>, name: &UserName, client: &SigningKey) -> 
 
 /// A new device's KeyPackage, if it is one of `name`'s.
 pub(crate) fn parse_device(tx: &Tx<'_>, name: &UserName, bytes: &[u8]) -> Option<NewDevice> {
-    let key_package = mls::parse_key_package(bytes, tx.crypto())?;
+    let key_package = mls::parse_key_package(bytes, tx.crypto(), 0)?;
     let leaf = key_package.leaf_node();
     let client_key = mls::public_key(leaf.signature_key().as_slice())?;
     is_of(leaf.credential(), name).then_some(NewDevice { client_key, key_package })
@@ -114,20 +114,53 @@ pub(crate) fn join(tx: &Tx<'_>, name: &UserName, welcome: &Welcome) -> Result<Ve
 /// the same Welcome: the answer of the first time may have been lost.
 pub(crate) async fn add(api: &Api, store: &Store, account: &Account, device: &NewDevice) -> Result<Welcome> {
     for _ in 0..ATTEMPTS {
+        settle(api, store, account).await?;
         follow(api, store, account).await?;
         if let Some(welcome) = store.read(|tx| granted(tx, account, &device.client_key))? {
             return Ok(welcome);
         }
-        let commit = store.write(|tx| stage_add(tx, account, device))?;
-        match api.commit_identity(&commit, &account.client_key()).await {
-            Ok(_) => store.write(|tx| {
-                load(tx, account)?.merge_pending_commit(tx).map_err(Error::mls("cannot apply our own commit"))
-            })?,
-            Err(error) if error.problem() == Some(ProblemType::WrongEpoch) => {}
-            Err(error) => return Err(error),
+        store.write(|tx| stage_add(tx, account, device))?;
+        settle(api, store, account).await?;
+        if let Some(welcome) = store.read(|tx| granted(tx, account, &device.client_key))? {
+            return Ok(welcome);
         }
     }
     Err(Error::Contended(ATTEMPTS))
+}
+
+/// Sends the outstanding commit, the same bytes each time, until its fate is known.
+async fn settle(api: &Api, store: &Store, account: &Account) -> Result<()> {
+    let sql = "SELECT body FROM identity_commits";
+    let body: Option<Vec<u8>> =
+        store.read(|tx| Ok(tx.sql().query_row(sql, [], |row| row.get(0)).optional()?))?;
+    let Some(body) = body else { return Ok(()) };
+    let commit: CommitIdentity = decode(&body, "a commit")?;
+    let answer = api.commit_identity(&commit, &account.client_key()).await;
+    let error = match answer {
+        Ok(_) => {
+            return store.write(|tx| {
+                let mut group = load(tx, account)?;
+                group.merge_pending_commit(tx).map_err(Error::mls("cannot apply our own commit"))?;
+                forget_commit(tx)
+            });
+        }
+        Err(error) if error.refusal().is_none() => return Err(error),
+        Err(error) => error,
+    };
+    // It may have been accepted, with the answer lost: then it is in the log.
+    follow(api, store, account).await?;
+    store.write(|tx| {
+        let mut group = load(tx, account)?;
+        withdraw_grants(tx, &group)?;
+        group.clear_pending_commit(tx.storage()).map_err(Error::mls("cannot drop our own commit"))?;
+        forget_commit(tx)
+    })?;
+    if error.problem() == Some(ProblemType::WrongEpoch) { Ok(()) } else { Err(error) }
+}
+
+fn forget_commit(tx: &Tx<'_>) -> Result<()> {
+    tx.sql().execute("DELETE FROM identity_commits", [])?;
+    Ok(())
 }
 
 /// Keeps up with the log at the AS. A commit of this device whose answer was lost is in it.
@@ -147,12 +180,14 @@ pub(crate) async fn follow(api: &Api, store: &Store, account: &Account) -> Resul
             match content {
                 ProcessedMessageContent::StagedCommitMessage(staged) => {
                     withdraw_grants(tx, &group)?;
+                    forget_commit(tx)?;
                     group
                         .merge_staged_commit(tx, *staged)
                         .map_err(Error::mls("cannot apply a commit of another device"))?;
                 }
                 ProcessedMessageContent::OwnPendingCommit => {
                     group.merge_pending_commit(tx).map_err(Error::mls("cannot apply our own commit"))?;
+                    forget_commit(tx)?;
                 }
                 _ => return Err(Error::unexpected("an identity log with no commit in it")),
             }
@@ -161,9 +196,9 @@ pub(crate) async fn follow(api: &Api, store: &Store, account: &Account) -> Resul
     })
 }
 
-fn stage_add(tx: &Tx<'_>, account: &Account, device: &NewDevice) -> Result<CommitIdentity> {
+/// Makes the commit that adds a device, and keeps it until its answer is known.
+fn stage_add(tx: &Tx<'_>, account: &Account, device: &NewDevice) -> Result<()> {
     let mut group = load(tx, account)?;
-    group.clear_pending_commit(tx.storage()).map_err(Error::mls("cannot drop an old commit"))?;
     let (commit, welcome, _) = group
         .add_members(tx, &LeafSigner(&account.client_key()), std::slice::from_ref(&device.key_package))
         .map_err(Error::mls("the device cannot be added"))?;
@@ -171,7 +206,9 @@ fn stage_add(tx: &Tx<'_>, account: &Account, device: &NewDevice) -> Result<Commi
         "INSERT OR REPLACE INTO grants (client_key, welcome) VALUES (?1, ?2)",
         params![device.client_key.as_bytes(), mls::message_bytes(&welcome)?],
     )?;
-    Ok(CommitIdentity { commit: MlsMessage::new(mls::message_bytes(&commit)?) })
+    let commit = CommitIdentity { commit: MlsMessage::new(mls::message_bytes(&commit)?) };
+    tx.sql().execute("INSERT INTO identity_commits (one, body) VALUES (1, ?1)", [encode(&commit)])?;
+    Ok(())
 }
 
 /// Forgets the Welcomes of a commit of this device that came too late: they lead nowhere.

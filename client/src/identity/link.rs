@@ -2,6 +2,7 @@
 
 use postern_protocol::{
     IssuedCredential, PublicKey, Signature, credential::ClientCredential, ds::GroupId, key::SigningKey,
+    label::Label,
 };
 use serde::{Deserialize, Serialize};
 
@@ -27,10 +28,10 @@ impl IdentityLink {
         Self { credential, signature }
     }
 
-    /// `"Postern identity link" || group id, if any || leaf key`
+    /// `"Postern identity link" || 0 || group id, if any || leaf key`
     pub fn to_be_signed(group: Option<&GroupId>, leaf_key: &PublicKey) -> Vec<u8> {
         let group = group.map(GroupId::to_mls).unwrap_or_default();
-        [b"Postern identity link", group.as_slice(), leaf_key.as_bytes()].concat()
+        Label::IDENTITY_LINK.followed_by(&[&group, leaf_key.as_bytes()])
     }
 
     /// The client that the link names, if that client signed it for this leaf. Whether the AS

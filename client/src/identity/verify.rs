@@ -54,6 +54,8 @@ pub(super) fn verify(
     let clients = record
         .clients
         .iter()
+        // Of a device that was off for long: it gets another when it is back, and is unknown until then.
+        .filter(|client| !has_run_out(&client.credential, now))
         .map(|client| {
             let credential = verify_credential(&client.credential, keys, now)?;
             if credential.user != *name {
@@ -69,6 +71,10 @@ pub(super) fn verify(
         })
         .collect::<Result<_, _>>()?;
     Ok((VerifiedUser { name: name.clone(), clients }, eid))
+}
+
+fn has_run_out(credential: &IssuedCredential, now: u64) -> bool {
+    ClientCredential::parse(credential).is_ok_and(|credential| credential.not_after < now)
 }
 
 /// Verifies that a published key of the AS signed a credential, and that both are valid at `now`.
@@ -194,6 +200,7 @@ mod tests {
                 group_info: user.group_info,
                 ratchet_tree: user.ratchet_tree,
                 commits: Vec::new(),
+                more: false,
                 clients: vec![ClientRecord {
                     credential: self.credential(self.client.public_key()),
                     contact: Some(contact),
@@ -212,6 +219,23 @@ mod tests {
     fn an_honest_record_verifies() {
         let world = World::new();
         let user = world.verify(&world.record()).unwrap();
+        assert_eq!(user.clients[0].client_key, world.client.public_key());
+    }
+
+    #[test]
+    fn a_device_whose_credential_ran_out_is_not_in_the_way_of_the_users_others() {
+        let world = World::new();
+        let mut record = world.record();
+        let old = ClientCredential {
+            user: world.name.clone(),
+            client_key: SigningKey::generate().public_key(),
+            not_before: 0,
+            not_after: NOW - 1,
+            issuer_key: world.issuer.public_key(),
+        };
+        record.clients.push(ClientRecord { credential: old.issue(&world.issuer), contact: None });
+        let user = world.verify(&record).unwrap();
+        assert_eq!(user.clients.len(), 1);
         assert_eq!(user.clients[0].client_key, world.client.public_key());
     }
 

@@ -25,17 +25,32 @@ use crate::{
 const STOCK: usize = 20;
 const LOW: u32 = 5;
 const DAY: u64 = 24 * 60 * 60;
-/// Seconds after which all are replaced: half of their lifetime, so that a friend who fetched
-/// one has the other half to use it.
-const RENEW_AFTER: u64 = 42 * DAY;
+/// Seconds for which a package has to be good yet to count. Whoever is added by one is read of by
+/// members that are away: until messages are deleted, which is after 60 days at most
+/// (`operator.settings.message_days`), and two days of slack for clocks and the ends of days.
+const GOOD_FOR: u64 = 62 * DAY;
+/// Seconds after which all are replaced: their lifetime of 84 days, less [`GOOD_FOR`] and a day.
+const RENEW_AFTER: u64 = 21 * DAY;
+/// Seconds before another publication is made, after one that the QS refused.
+const RETRY_AFTER: u64 = 60 * 60;
 
 /// Publishes if it is time to.
 pub(crate) async fn publish_if_due(store: &Store, api: &Api) -> Result<()> {
     let (friendship, outstanding, last) =
         store.read(|tx| Ok((Friendship::load(tx)?, stock::outstanding(tx)?, stock::last_times(tx)?)))?;
-    if outstanding.is_none() && !is_due(store, api, &friendship, last.as_ref()).await? {
-        return Ok(());
-    }
+    let outstanding = match outstanding {
+        Some((_, Some(refused))) if store.now() < refused.saturating_add(RETRY_AFTER) => return Ok(()),
+        // The QS takes it never, or would hand nothing of it out.
+        Some((_, refused))
+            if refused.is_some() || store.read(|tx| stock::expires_before(tx, good(tx)))? =>
+        {
+            store.write(stock::give_up)?;
+            None
+        }
+        Some((publication, _)) => Some(publication),
+        None if is_due(store, api, &friendship, last.as_ref()).await? => None,
+        None => return Ok(()),
+    };
     let Publication { addresses, last_resort_address, key_packages, last_resort } = match outstanding {
         Some(publication) => publication,
         None => store.write(|tx| prepare(tx, &friendship))?,
@@ -56,6 +71,10 @@ pub(crate) async fn publish_if_due(store: &Store, api: &Api) -> Result<()> {
         Err(error) if error.problem() == Some(ProblemType::NotFound) && last.is_some() => {
             return store.write(stock::unpublished);
         }
+        Err(error) if error.refusal().is_some() => {
+            store.write(stock::refused)?;
+            return Err(error);
+        }
         answer => answer?,
     };
     store.write(stock::published)
@@ -69,11 +88,12 @@ pub(crate) fn forget_count(tx: &Tx<'_>) -> Result<()> {
 
 async fn is_due(store: &Store, api: &Api, friendship: &Friendship, last: Option<&LastTimes>) -> Result<bool> {
     let Some(last) = last else { return Ok(true) };
-    if store.now() >= last.published + RENEW_AFTER {
+    if store.now() >= last.published.saturating_add(RENEW_AFTER) {
         return Ok(true);
     }
     // Only the QS knows which ones friends fetched and did not use: it is asked once a day.
-    if store.read(stock::unused)? > u64::from(LOW) && store.now() < last.counted + DAY {
+    let good = store.read(|tx| stock::unused(tx, good(tx)))?;
+    if good > LOW && store.now() < last.counted.saturating_add(DAY) {
         return Ok(false);
     }
     let count = CountKeyPackages { friendship_token: friendship.token(), stock_id: friendship.stock_id };
@@ -82,7 +102,12 @@ async fn is_due(store: &Store, api: &Api, friendship: &Friendship, last: Option<
         answer => answer?.remaining,
     };
     store.write(|tx| stock::counted(tx, tx.now()))?;
-    Ok(remaining <= LOW)
+    Ok(remaining.min(good) <= LOW)
+}
+
+/// The time until which a package has to be good to count.
+fn good(tx: &Tx<'_>) -> u64 {
+    tx.now().saturating_add(GOOD_FOR)
 }
 
 /// Makes a stock. Its keys are kept before anything is sent.

@@ -57,11 +57,32 @@ pub(super) fn keep_publication(tx: &Tx<'_>, publication: &Publication) -> Result
     Ok(())
 }
 
-/// The publication that is on its way.
-pub(super) fn outstanding(tx: &Tx<'_>) -> Result<Option<Publication>> {
-    let publication: Option<Vec<u8>> =
-        tx.sql().query_row("SELECT publication FROM publications", [], |row| row.get(0)).optional()?;
-    publication.map(|publication| decode(&publication, "a publication")).transpose()
+/// The publication that is on its way, and when the QS refused it, if it did (seconds since 1970).
+pub(super) fn outstanding(tx: &Tx<'_>) -> Result<Option<(Publication, Option<u64>)>> {
+    let row: Option<(Vec<u8>, Option<u64>)> = tx
+        .sql()
+        .query_row("SELECT publication, refused FROM publications", [], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    row.map(|(publication, refused)| Ok((decode(&publication, "a publication")?, refused))).transpose()
+}
+
+/// The QS refused the publication.
+pub(super) fn refused(tx: &Tx<'_>) -> Result<()> {
+    tx.sql().execute("UPDATE publications SET refused = ?1", [integer(tx.now())])?;
+    Ok(())
+}
+
+/// Gives a publication up. Its packages stay until they expire: they may have been published.
+pub(super) fn give_up(tx: &Tx<'_>) -> Result<()> {
+    tx.sql().execute("UPDATE stock SET current = 0", [])?;
+    tx.sql().execute("DELETE FROM publications", [])?;
+    Ok(())
+}
+
+/// Whether a package of the last publication will have expired at a time (seconds since 1970).
+pub(super) fn expires_before(tx: &Tx<'_>, time: u64) -> Result<bool> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM stock WHERE current = 1 AND expires < ?1)";
+    Ok(tx.sql().query_row(sql, [integer(time)], |row| row.get(0))?)
 }
 
 /// The QS has the publication, which makes it published and counted now.
@@ -93,10 +114,11 @@ pub(super) fn last_times(tx: &Tx<'_>) -> Result<Option<LastTimes>> {
     Ok(tx.sql().query_row(sql, [], times).optional()?)
 }
 
-/// How many packages of the last publication were not used, as far as this device knows.
-pub(super) fn unused(tx: &Tx<'_>) -> Result<u64> {
-    let sql = "SELECT count(*) FROM stock WHERE last_resort = 0 AND current = 1";
-    Ok(tx.sql().query_row(sql, [], |row| row.get(0))?)
+/// How many packages of the last publication were not used, as far as this device knows, and are good
+/// until a time (seconds since 1970).
+pub(super) fn unused(tx: &Tx<'_>, until: u64) -> Result<u32> {
+    let sql = "SELECT count(*) FROM stock WHERE last_resort = 0 AND current = 1 AND expires >= ?1";
+    Ok(tx.sql().query_row(sql, [integer(until)], |row| row.get(0))?)
 }
 
 /// Gives up expired packages: their keys, and addresses that lead to no group. `is_in_use` tells

@@ -19,6 +19,10 @@ use crate::{
 /// Both queues of a device, in the order in which they are read.
 pub(crate) const KINDS: [QueueKind; 2] = [QueueKind::Contact, QueueKind::Group];
 
+/// The greatest number of a message, and of a chain: a queue counts its messages one by one, and none
+/// lives to see so many. A greater one would leave no room for the next.
+const LAST_NUMBER: u64 = 1 << 62;
+
 /// A queue as its owner knows it.
 pub(crate) struct Queue {
     pub kind: QueueKind,
@@ -55,9 +59,12 @@ impl Queue {
         if seq <= self.position {
             return Ok(None);
         }
-        let expected = self.position + 1;
+        let expected = self.position.saturating_add(1);
         if seq != expected {
             return Err(QueueError::Gap { queue, expected, found: seq });
+        }
+        if seq > LAST_NUMBER || message.chain > LAST_NUMBER {
+            return Err(QueueError::Malformed { queue, seq });
         }
         let unsealable = |reason| QueueError::Unsealable { queue, seq, reason };
         let mut opened_by_current = false;
@@ -92,13 +99,20 @@ impl Queue {
 
     /// Goes past messages that the server says it deleted because they were too old, and returns
     /// their number. The messages that are left begin with the start of a chain.
-    pub(crate) fn skip_expired(&mut self, expired_up_to: Option<u64>) -> u64 {
-        let skipped = expired_up_to.map_or(0, |seq| seq.saturating_sub(self.position));
+    ///
+    /// # Errors
+    /// [`QueueError::Malformed`] for a number that no queue reaches: nothing could come after it.
+    pub(crate) fn skip_expired(&mut self, expired_up_to: Option<u64>) -> Result<u64, QueueError> {
+        let Some(seq) = expired_up_to else { return Ok(0) };
+        if seq > LAST_NUMBER {
+            return Err(QueueError::Malformed { queue: self.kind.as_str(), seq });
+        }
+        let skipped = seq.saturating_sub(self.position);
         if skipped > 0 {
-            self.position += skipped;
+            self.position = seq;
             self.state = None;
         }
-        skipped
+        Ok(skipped)
     }
 
     pub(crate) fn save(&self, tx: &Tx<'_>) -> Result<()> {
@@ -241,13 +255,13 @@ mod tests {
     fn what_expired_is_no_gap_and_the_next_chain_is_read() {
         let mut queue = queue();
         queue.open(&chain(&queue, 1, 1..=3)[0]).unwrap();
-        assert_eq!(queue.skip_expired(None), 0);
-        assert_eq!(queue.skip_expired(Some(1)), 0, "what was read did not expire");
-        assert_eq!(queue.skip_expired(Some(6)), 5);
+        assert_eq!(queue.skip_expired(None), Ok(0));
+        assert_eq!(queue.skip_expired(Some(1)), Ok(0), "what was read did not expire");
+        assert_eq!(queue.skip_expired(Some(6)), Ok(5));
         let next = &chain(&queue, 3, 7..=8);
         assert_eq!(queue.open(&next[0]), Ok(Some(payload(7))));
         assert_eq!(queue.open(&next[1]), Ok(Some(payload(8))));
-        assert_eq!(queue.skip_expired(Some(6)), 0, "told again");
+        assert_eq!(queue.skip_expired(Some(6)), Ok(0), "told again");
     }
 
     #[test]
@@ -255,10 +269,27 @@ mod tests {
         let mut queue = queue();
         let messages = chain(&queue, 1, 1..=4);
         queue.open(&messages[0]).unwrap();
-        queue.skip_expired(Some(2));
+        queue.skip_expired(Some(2)).unwrap();
         let gap = QueueError::Gap { queue: "group", expected: 3, found: 4 };
         assert_eq!(queue.open(&messages[3]), Err(gap));
         assert_eq!(queue.open(&messages[2]), Err(QueueError::OldChain { queue: "group", seq: 3 }));
+    }
+
+    #[test]
+    fn numbers_that_no_queue_reaches_are_refused_and_the_queue_stands_where_it_stood() {
+        let mut queue = queue();
+        let messages = chain(&queue, 1, 1..=2);
+        queue.open(&messages[0]).unwrap();
+        for seq in [LAST_NUMBER + 1, i64::MAX as u64, u64::MAX - 1, u64::MAX] {
+            let refused = Err(QueueError::Malformed { queue: "group", seq });
+            assert_eq!(queue.skip_expired(Some(seq)), refused);
+            let beyond = QueuedMessage { seq, ..messages[1].clone() };
+            assert!(queue.open(&beyond).is_err());
+            let header = messages[0].chain_header.clone();
+            let far_chain = QueuedMessage { chain: seq, chain_header: header, ..messages[1].clone() };
+            assert_eq!(queue.open(&far_chain), Err(QueueError::Malformed { queue: "group", seq: 2 }));
+        }
+        assert!(queue.open(&messages[1]).is_ok(), "it goes on");
     }
 
     #[test]

@@ -144,7 +144,7 @@ impl Purse {
         let directory = self.http.issuer_directory().await?;
         let answer = self
             .http
-            .issue_tokens(&directory, MEDIA_TYPES, request, &self.owner.client_key)
+            .issue_tokens(&directory, MEDIA_TYPES, request, &self.owner.client_key, &self.owner.domain)
             .await
             .map_err(Error::from);
         let answer = match answer {

@@ -8,8 +8,7 @@
 
 use aws_lc_rs::digest::{self, SHA256};
 use http::StatusCode;
-use postern_protocol::problem::ProblemType;
-use tokio::task::spawn_blocking;
+use postern_protocol::{problem::ProblemType, signature::Verified};
 
 use super::{
     Aas,
@@ -17,8 +16,16 @@ use super::{
 };
 use crate::{
     database::{SqlOutcome, outcome},
-    http::{Answer, Failure, Outcome, RateLimit, Request},
+    http::{Answer, Failure, Outcome, Period, RateLimit, Request},
 };
+
+outcome! {
+    pub AdmitSignerOutcome: "aas.admit_signer_outcome" {
+        Admitted = "admitted",
+        UnknownSigner = "unknown_signer",
+        SignatureUsed = "signature_used",
+    }
+}
 
 outcome! {
     pub TakeAllowanceOutcome: "aas.take_allowance_outcome" {
@@ -32,8 +39,9 @@ pub async fn issue_tokens(aas: Aas, request: Request) -> Outcome {
     let media_types = Format::ALL.map(Format::request_media_type);
     let (index, body) = request.one_of(&media_types)?;
     let format = Format::ALL[index];
-    let signer = request.signer()?;
+    let Verified { key: signer, digest } = request.verify()?;
     let parsed = TokenRequest::parse(format, body)?;
+    admit(&aas, signer.as_bytes(), &digest).await?;
 
     let keys = parsed.keys();
     let known = aas.issuer.find(|ring| {
@@ -43,12 +51,23 @@ pub async fn issue_tokens(aas: Aas, request: Request) -> Outcome {
     // The check refuses keys that the ring still does not have.
     known.await?;
     let ring = aas.issuer.ring();
-    let issuable = spawn_blocking(move || parsed.check(&ring)).await.map_err(Failure::fault)??;
+    let issuable = aas.home.compute(|| parsed.check(&ring)).await??;
 
     let limit = take_allowance(&aas, signer.as_bytes(), &issuable, &request_digest(format, body)).await?;
-    let issued = spawn_blocking(move || issuable.issue()).await.map_err(Failure::fault)??;
+    let issued = aas.home.compute(|| issuable.issue()).await??;
     let status = if issued.partial { StatusCode::PARTIAL_CONTENT } else { StatusCode::OK };
     Ok(Answer::bytes(format.response_media_type(), issued.response).status(status).limited(limit))
+}
+
+/// Lets a signer that may have tokens in, once for each signature.
+async fn admit(aas: &Aas, signer_key: &[u8], signature: &[u8]) -> Result<(), Failure> {
+    let sql = "SELECT outcome FROM aas.admit_signer($1, $2)";
+    let row = aas.home.database.query_one(sql, &[&signer_key, &signature]).await?;
+    match AdmitSignerOutcome::of(&row)? {
+        AdmitSignerOutcome::Admitted => Ok(()),
+        AdmitSignerOutcome::UnknownSigner => Err(ProblemType::NotAllowed.into()),
+        AdmitSignerOutcome::SignatureUsed => Err(ProblemType::SignatureUsed.into()),
+    }
 }
 
 async fn take_allowance(
@@ -68,6 +87,7 @@ async fn take_allowance(
         )
         .await?;
     let limit = || RateLimit {
+        period: Period::Day,
         allowance: row.get("allowance"),
         remaining: row.get("remaining"),
         resets_in: row.get("resets_in"),

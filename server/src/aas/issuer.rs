@@ -20,13 +20,16 @@ use super::{
     key_ring::{KeyRing, PURPOSE},
 };
 use crate::{
+    compute::Compute,
     database::{DatabaseError, SqlOutcome, outcome},
     home::{Home, PUBLISHED_MAX_AGE},
-    http::RedeemedToken,
+    http::{Failure, RedeemedToken},
 };
 
 /// Least time between two reloads for unknown keys: anyone can present a token that names one.
 const RELOAD_INTERVAL: Duration = Duration::from_secs(1);
+/// Tokens of type 0x0001 that are verified at once.
+const VERIFYING: usize = 1;
 /// Attempts at a new key: truncated key ids of a token type must differ. With a handful of keys, a
 /// second attempt is rare, and this many never fail.
 const ATTEMPTS: usize = 20;
@@ -43,7 +46,16 @@ pub struct Issuer {
     home: Home,
     challenge_digests: Vec<(TokenType, [u8; 32])>,
     ring: RwLock<Arc<KeyRing>>,
-    reloaded: Mutex<Instant>,
+    reload: Mutex<Reload>,
+    /// Verifies tokens whose verification takes milliseconds: anyone can show false ones, which must not take the
+    /// permits of requests that are paid for.
+    verifying: Compute,
+}
+
+/// The last reload for an unknown key: when it began, and whether it failed.
+struct Reload {
+    begun: Instant,
+    failed: bool,
 }
 
 impl Issuer {
@@ -59,7 +71,8 @@ impl Issuer {
             home: home.clone(),
             challenge_digests,
             ring: RwLock::default(),
-            reloaded: Mutex::new(Instant::now()),
+            reload: Mutex::new(Reload { begun: Instant::now(), failed: false }),
+            verifying: Compute::new(VERIFYING, home.limits.compute_wait()),
         };
         issuer.make_due_keys().await?;
         issuer.reload().await?;
@@ -129,24 +142,30 @@ impl Issuer {
         if let Some(found) = look_up(&self.ring()) {
             return Ok(Some(found));
         }
-        let mut reloaded = self.reloaded.lock().await;
-        if reloaded.elapsed() >= RELOAD_INTERVAL {
-            *reloaded = Instant::now();
-            if let Err(error) = self.reload().await {
-                match error.downcast::<DatabaseError>() {
-                    Ok(error) => return Err(error),
-                    Err(error) => tracing::error!("cannot load the issuer keys: {error:#}"),
-                }
+        let asked = Instant::now();
+        let mut reload = self.reload.lock().await;
+        // One reload is enough for all that waited for it.
+        if reload.begun < asked && reload.begun.elapsed() >= RELOAD_INTERVAL {
+            *reload = Reload { begun: Instant::now(), failed: true };
+            match self.reload().await.map_err(anyhow::Error::downcast::<DatabaseError>) {
+                Ok(()) => {}
+                Err(Ok(error)) => return Err(error),
+                Err(Err(error)) => tracing::error!("cannot load the issuer keys: {error:#}"),
             }
+            reload.failed = false;
         }
-        Ok(look_up(&self.ring()))
+        let found = look_up(&self.ring());
+        if found.is_none() && reload.failed {
+            return Err(DatabaseError::Pool("the issuer keys could not be loaded a moment ago"));
+        }
+        Ok(found)
     }
 
     /// Verifies a token: it must be for this server's challenge, and issued with one of its keys.
     ///
     /// # Errors
-    /// A database that does not answer when asked for an unknown key.
-    pub async fn redeem(&self, token: Token) -> Result<Option<RedeemedToken>, DatabaseError> {
+    /// A database that does not answer when asked for an unknown key; too many tokens of type 0x0001 at once.
+    pub async fn redeem(&self, token: Token) -> Result<Option<RedeemedToken>, Failure> {
         let challenge = (token.token_type(), *token.challenge_digest());
         if !self.challenge_digests.contains(&challenge) {
             return Ok(None);
@@ -157,8 +176,8 @@ impl Issuer {
         };
         let nonce = token.nonce();
         let verified = match token.token_type() {
-            // Takes over a millisecond, so it runs as blocking work.
-            TokenType::PrivateP384 => spawn_blocking(move || key.verify(&token)).await.unwrap_or_default(),
+            // Takes over a millisecond.
+            TokenType::PrivateP384 => self.verifying.run(|| key.verify(&token)).await?,
             TokenType::Public | TokenType::PrivateRistretto255 => key.verify(&token),
         };
         Ok(verified.then_some(RedeemedToken { issuer_key: number, nonce }))

@@ -21,7 +21,7 @@ use tokio_postgres::Client;
 use crate::{
     database::{DatabaseError, listener::Subscriber},
     home::Home,
-    http::{Gate, RedeemedToken},
+    http::{Failure, Gate, RedeemedToken},
 };
 use issuer::Issuer;
 use uses::Uses;
@@ -53,7 +53,7 @@ impl Aas {
 }
 
 impl Gate for Aas {
-    fn redeem(&self, token: Token) -> BoxFuture<'_, Result<Option<RedeemedToken>, DatabaseError>> {
+    fn redeem(&self, token: Token) -> BoxFuture<'_, Result<Option<RedeemedToken>, Failure>> {
         Box::pin(self.issuer.redeem(token))
     }
 
@@ -85,6 +85,7 @@ impl Subscriber for Aas {
 pub fn outcomes() -> Vec<crate::database::outcome::Declared> {
     use crate::database::outcome::declared;
     vec![
+        declared::<issue_tokens::AdmitSignerOutcome>(),
         declared::<issue_tokens::TakeAllowanceOutcome>(),
         declared::<issuer::AddIssuerKeyOutcome>(),
         declared::<upkeep::DropRetiredKeyOutcome>(),

@@ -1,5 +1,5 @@
 //! The chores of the AAS: they make issuer keys that are due, take over the keys of other processes, drop retired ones,
-//! and hand counts to the database.
+//! forget stale signatures, and hand counts to the database.
 
 use super::Aas;
 use crate::database::{SqlOutcome, outcome};
@@ -30,12 +30,21 @@ impl Aas {
         self.issuer.reload().await
     }
 
+    /// Forgets the signatures of requests without a token that are stale.
+    ///
+    /// # Errors
+    /// A database that does not answer.
+    pub async fn forget_signatures(&self) -> anyhow::Result<()> {
+        self.home.database.query_one("SELECT aas.forget_signatures()", &[]).await?;
+        Ok(())
+    }
+
     /// Drops retired issuer keys with their spent tokens, and the records of past days.
     ///
     /// # Errors
     /// A database that does not answer.
     pub async fn drop_retired_keys(&self) -> anyhow::Result<()> {
-        let database = &self.home.database;
+        let database = self.home.database.for_chores();
         let sql = "SELECT outcome FROM aas.drop_retired_key()";
         while DropRetiredKeyOutcome::of(&database.query_one(sql, &[]).await?)?
             == DropRetiredKeyOutcome::Dropped

@@ -1,4 +1,4 @@
-//! `GET /as/users/{name}` (AS-5): answers with a user's EID and its whole history, and the clients'
+//! `GET /as/users/{name}?after={epoch}` (AS-5): answers with a user's EID and a page of its history, and the clients'
 //! credentials and contacts. The reader is anonymous: it shows a token and nothing else.
 
 use http::StatusCode;
@@ -25,12 +25,13 @@ outcome! {
 pub async fn look_up_user(auth: As, request: Request, payment: Payment) -> Outcome {
     let name: UserName = request.segment(|segment| segment.replace("%40", "@").parse().ok())?;
     auth.home.expect_local(name.domain())?;
+    let after = i64::try_from(request.query_number("after")?.unwrap_or_default()).unwrap_or(i64::MAX);
     let (outcome, row) = payment
         .call(
             &auth.home.database,
-            "SELECT outcome, group_info, ratchet_tree, commits, client_keys, credentials, contacts
-             FROM auth.look_up_user($1, $2, $3)",
-            &[&name.local()],
+            "SELECT outcome, group_info, ratchet_tree, commits, more, client_keys, credentials, contacts
+             FROM auth.look_up_user($1, $2, $3, $4)",
+            &[&name.local(), &after],
         )
         .await?;
     match outcome {
@@ -59,6 +60,7 @@ pub async fn look_up_user(auth: As, request: Request, payment: Payment) -> Outco
         group_info: GroupInfo::new(row.get("group_info")),
         ratchet_tree: RatchetTree::new(row.get("ratchet_tree")),
         commits: commits.into_iter().map(MlsMessage::new).collect(),
+        more: row.get("more"),
         clients,
     };
     request.answer(StatusCode::OK, &record)

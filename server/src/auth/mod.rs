@@ -31,6 +31,23 @@ impl As {
     pub async fn load(home: &Home) -> anyhow::Result<Self> {
         Ok(Self { home: home.clone(), signer: Arc::new(Signer::load(home).await?) })
     }
+
+    /// Makes a signing key if none lasts, and loads those in the database.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub async fn renew_signing_keys(&self) -> anyhow::Result<()> {
+        self.signer.renew(&self.home).await
+    }
+
+    /// Forgets the attempts to register of hours that are over.
+    ///
+    /// # Errors
+    /// A database that does not answer.
+    pub async fn forget_attempts(&self) -> anyhow::Result<()> {
+        self.home.database.query_one("SELECT auth.clean_up()", &[]).await?;
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -40,6 +57,7 @@ pub fn outcomes() -> Vec<crate::database::outcome::Declared> {
         declared::<commit_identity::CommitIdentityOutcome>(),
         declared::<look_up_user::LookUpUserOutcome>(),
         declared::<publish_contact::PublishContactOutcome>(),
+        declared::<register_user::AdmitRegistrationOutcome>(),
         declared::<register_user::RegisterUserOutcome>(),
         declared::<sign_credential::StoreCredentialOutcome>(),
     ]

@@ -7,7 +7,6 @@ use super::As;
 use crate::http::{Outcome, Request};
 
 pub async fn published_keys(auth: As, request: Request) -> Outcome {
-    let keys =
-        AuthenticationKeys { domain: auth.home.domain.clone(), keys: auth.signer.published().to_vec() };
+    let keys = AuthenticationKeys { domain: auth.home.domain.clone(), keys: auth.signer.published() };
     Ok(request.answer(StatusCode::OK, &keys)?.public())
 }

@@ -19,15 +19,22 @@ impl Signer {
     /// # Errors
     /// As [`SigningKeys::load`].
     pub async fn load(home: &Home) -> anyhow::Result<Self> {
-        Ok(Self(SigningKeys::load(&home.database, &home.master_key, &AS).await?))
+        Ok(Self(SigningKeys::load(&home.database, &home.master_key, AS).await?))
     }
 
-    pub fn published(&self) -> &[PublishedKey] {
-        self.0.published()
+    /// # Errors
+    /// As [`SigningKeys::renew`].
+    pub async fn renew(&self, home: &Home) -> anyhow::Result<()> {
+        self.0.renew(&home.database, &home.master_key).await
+    }
+
+    pub fn published(&self) -> Vec<PublishedKey> {
+        self.0.now().published().to_vec()
     }
 
     pub fn issue(&self, user: UserName, client_key: PublicKey) -> IssuedCredential {
-        let issuer = self.0.current();
+        let keys = self.0.now();
+        let issuer = keys.current();
         let credential = ClientCredential {
             user,
             client_key,

@@ -7,7 +7,7 @@ use postern_cluster::{ClusterOptions, PrivateCluster};
 
 use super::{private_cluster, sources::Sources};
 use crate::{
-    config::{Config, Settings},
+    config::{Config, DatabaseConfig, Settings},
     database::{
         Database, DatabaseError,
         migrate::{self, SchemaState},
@@ -132,20 +132,32 @@ async fn connect(report: &mut Report, config: &Config) -> Option<Database> {
         return None;
     };
     let connected = async {
-        let database = Database::new(url, 1)?;
-        drop(database.get().await?);
-        Ok::<_, DatabaseError>(database)
+        let database = Database::new(url, &DatabaseConfig { pool_size: 1, ..config.database.clone() })?;
+        // Before anything is prepared, which a pooler may lose.
+        let keeps_sessions = database.keeps_sessions().await?;
+        Ok::<_, DatabaseError>((database, keeps_sessions))
     };
     match connected.await {
-        Ok(database) => {
+        Ok((database, keeps_sessions)) => {
             report.line("database", Ok("reachable".to_owned()));
-            Some(database)
+            report.line("sessions", sessions(keeps_sessions)).then_some(database)
         }
         Err(error) => {
             let mend = "check that PostgreSQL is running, database.url is right, pg_hba.conf lets role postern_server in, and `postern migrate` was run";
             report.line("database", Err(problem(error, mend)));
             None
         }
+    }
+}
+
+/// Prepared statements and notifications need one session of PostgreSQL for each connection.
+fn sessions(kept: bool) -> Finding {
+    match kept {
+        true => Ok("each connection keeps its own".to_owned()),
+        false => Err(problem(
+            "a connection changes its session with each transaction, as behind a pooler in transaction mode",
+            "connect to PostgreSQL itself, or through a pooler in session mode (PgBouncer: pool_mode = session)",
+        )),
     }
 }
 

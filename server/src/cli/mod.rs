@@ -92,13 +92,27 @@ mod tests {
 
     #[test]
     fn help_names_the_true_defaults() {
-        let Config { listen, limits, log, .. } = Config::default();
+        let Config { listen, database, limits, log, .. } = Config::default();
         let help = Cli::command().find_subcommand_mut("serve").unwrap().render_long_help().to_string();
         for (flag, default) in [
             ("--listen", listen.to_string()),
             ("--max-body-bytes", limits.max_body_bytes.to_string()),
             ("--long-poll-max-seconds", limits.long_poll_max_seconds.to_string()),
             ("--header-timeout-seconds", limits.header_timeout_seconds.to_string()),
+            ("--max-header-bytes", limits.max_header_bytes.to_string()),
+            ("--body-timeout-seconds", limits.body_timeout_seconds.to_string()),
+            ("--body-bytes-per-second", limits.body_bytes_per_second.to_string()),
+            ("--bodies-bytes", limits.bodies_bytes.to_string()),
+            ("--idle-timeout-seconds", limits.idle_timeout_seconds.to_string()),
+            ("--http2-streams", limits.http2_streams.to_string()),
+            ("--http2-ping-seconds", limits.http2_ping_seconds.to_string()),
+            ("--database-wait-seconds", database.wait_seconds.to_string()),
+            ("--database-statement-timeout-seconds", database.statement_timeout_seconds.to_string()),
+            ("--database-heavy-bytes", database.heavy_bytes.to_string()),
+            (
+                "--database-heavy-statement-timeout-seconds",
+                database.heavy_statement_timeout_seconds.to_string(),
+            ),
             ("--shutdown-grace-seconds", limits.shutdown_grace_seconds.to_string()),
             ("--log-filter", log.filter),
         ] {

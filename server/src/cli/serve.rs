@@ -15,6 +15,9 @@ use crate::{
     serve, telemetry,
 };
 
+/// The reason why a server does not start behind a pooler in transaction or statement mode.
+const POOLED: &str = "the connection to PostgreSQL changes its session with each transaction, as behind a pooler in transaction mode: prepared statements and notifications get lost there. Connect to PostgreSQL itself, or through a pooler in session mode (PgBouncer: pool_mode = session)";
+
 outcome! {
     pub ClaimHomeDomainOutcome: "operator.claim_home_domain_outcome" {
         Claimed = "claimed",
@@ -41,7 +44,14 @@ async fn serve_with_database(config: Config, shutdown: Shutdown) -> anyhow::Resu
     let url = config.database.url.as_ref().context(
         "there is no connection string for the database: give --database-url URL, or --embedded for a private cluster in the data directory",
     )?;
-    let database = Database::new(url, config.database.pool_size)?;
+    let database = Database::new(url, &config.database)?;
+    if !database
+        .keeps_sessions()
+        .await
+        .context("cannot use the database (was `postern migrate` run on it?)")?
+    {
+        bail!("{POOLED}");
+    }
     migrate::expect_current(&database).await?;
     claim_home_domain(&database, &config.domain).await?;
     serve::run(config, database, master_key, shutdown.requested()).await

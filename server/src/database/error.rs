@@ -1,6 +1,6 @@
 //! Errors of PostgreSQL and of the connection to it, as one type that is safe to log.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use deadpool_postgres::{PoolError, TimeoutType};
 use tokio_postgres::error::{DbError, SqlState};
@@ -15,6 +15,13 @@ pub enum DatabaseError {
     Connection(String),
     #[error("no database connection: {0}")]
     Pool(&'static str),
+    /// Nobody knows whether the call took place.
+    #[error("PostgreSQL did not answer within {} seconds", .0.as_secs())]
+    Silent(Duration),
+    #[error("notifications are not heard: connect to PostgreSQL itself, or through a pooler in session mode")]
+    Deaf,
+    #[error("PostgreSQL answered with {0} rows, which is not their number")]
+    Rows(usize),
 }
 
 /// An error that PostgreSQL reported, as far as it may be shown.
@@ -30,24 +37,39 @@ impl DatabaseError {
     pub fn code(&self) -> Option<&SqlState> {
         match self {
             Self::Refused(refusal) => Some(&refusal.code),
-            Self::Connection(_) | Self::Pool(_) => None,
+            Self::Connection(_) | Self::Pool(_) | Self::Silent(_) | Self::Deaf | Self::Rows(_) => None,
         }
     }
 
-    /// Whether the same call may work soon: the database is away, starting, stopping or overloaded, or it gave up one
-    /// of two transactions for the other.
+    /// Whether the same call may work soon: the database is away, starting, stopping or overloaded, it worked on the
+    /// statement or waited for a lock for too long, or it gave up one of two transactions for the other.
     pub fn is_passing(&self) -> bool {
-        self.code().is_none_or(|code| {
-            let passing = [
-                SqlState::ADMIN_SHUTDOWN,
-                SqlState::CRASH_SHUTDOWN,
-                SqlState::CANNOT_CONNECT_NOW,
-                SqlState::TOO_MANY_CONNECTIONS,
-                SqlState::T_R_SERIALIZATION_FAILURE,
-                SqlState::T_R_DEADLOCK_DETECTED,
-            ];
-            passing.contains(code)
-        })
+        let passing = [
+            SqlState::ADMIN_SHUTDOWN,
+            SqlState::CRASH_SHUTDOWN,
+            SqlState::CANNOT_CONNECT_NOW,
+            SqlState::TOO_MANY_CONNECTIONS,
+            SqlState::QUERY_CANCELED,
+            SqlState::LOCK_NOT_AVAILABLE,
+            SqlState::READ_ONLY_SQL_TRANSACTION,
+        ];
+        match self {
+            Self::Refused(refusal) => passing.contains(&refusal.code) || self.asks_for_repeat(),
+            Self::Connection(_) | Self::Pool(_) | Self::Silent(_) | Self::Deaf => true,
+            Self::Rows(_) => false,
+        }
+    }
+
+    /// Whether PostgreSQL gave the transaction up for another, and asks for it again.
+    pub fn asks_for_repeat(&self) -> bool {
+        let repeats = [SqlState::T_R_SERIALIZATION_FAILURE, SqlState::T_R_DEADLOCK_DETECTED];
+        self.code().is_some_and(|code| repeats.contains(code))
+    }
+
+    /// Whether what was prepared on the session is of no use any more: it is gone, or for tables that changed.
+    pub fn voids_statements(&self) -> bool {
+        let voids = [SqlState::INVALID_SQL_STATEMENT_NAME, SqlState::FEATURE_NOT_SUPPORTED];
+        self.code().is_some_and(|code| voids.contains(code))
     }
 }
 

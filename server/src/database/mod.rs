@@ -1,97 +1,137 @@
-//! Connections to PostgreSQL as the role `postern_server`: a pool for requests, and one connection for LISTEN. The
-//! services make the queries.
+//! Connections to PostgreSQL as the role `postern_server`: pools for calls, and one connection for LISTEN. The services
+//! make the calls. Nothing here waits for ever (OPS-9): PostgreSQL bounds each statement, and this side bounds each call
+//! by a little more, so that a peer that is gone without a word costs one call and not the server.
 
 mod error;
 pub mod listener;
 pub mod migrate;
 pub mod outcome;
+mod pool;
+mod session;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime};
-use tokio_postgres::{Client, Connection, NoTls, Row, Socket, tls::NoTlsStream, types::ToSql};
+use tokio_postgres::{Client, Connection, Row, Socket, tls::NoTlsStream, types::ToSql};
 
-use crate::config::ConnectionString;
+use crate::config::{ConnectionString, DatabaseConfig};
 pub use error::DatabaseError;
 pub(crate) use outcome::outcome;
 pub use outcome::{SqlOutcome, UnknownOutcome};
+use pool::Lane;
 
-/// Time that a request waits for a connection before it is refused: longer than a burst, shorter than a client's
-/// patience.
-const POOL_WAIT: Duration = Duration::from_secs(5);
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time that PostgreSQL works on a statement of a chore: nobody waits for it, and some delete what years left.
+const CHORE_STATEMENT_TIMEOUT: Duration = Duration::from_secs(10 * 60);
 
 /// The server's connections to PostgreSQL. Cheap to clone.
 #[derive(Clone)]
 pub struct Database {
-    pool: Pool,
+    lanes: Arc<Lanes>,
+    lane: fn(&Lanes) -> &Lane,
+}
+
+/// Connections for each kind of call: the dear ones cannot take those of the others.
+struct Lanes {
+    light: Lane,
+    heavy: Lane,
+    chores: Lane,
+    /// Bytes that a call writes from which on it is a heavy one.
+    heavy_bytes: u64,
     config: tokio_postgres::Config,
+    /// The settings of a session outside the pools.
+    settings: String,
 }
 
 impl Database {
-    /// Prepares a pool; nothing is connected before the first use.
-    pub fn new(url: &ConnectionString, pool_size: usize) -> Result<Self, DatabaseError> {
-        let mut config: tokio_postgres::Config = url.as_str().parse()?;
-        config.application_name("postern");
-        if config.get_connect_timeout().is_none() {
-            config.connect_timeout(CONNECT_TIMEOUT);
+    /// Prepares the pools; nothing is connected before the first use.
+    ///
+    /// # Errors
+    /// A connection string that does not parse.
+    pub fn new(url: &ConnectionString, settings: &DatabaseConfig) -> Result<Self, DatabaseError> {
+        let config = session::config(url)?;
+        let heavy = (settings.pool_size / 4).max(1);
+        let light = settings.pool_size.saturating_sub(heavy).max(1);
+        let lane = |size, statement| Lane::new(&config, size, settings.wait(), statement);
+        Ok(Self {
+            lanes: Arc::new(Lanes {
+                light: lane(light, settings.statement_timeout())?,
+                heavy: lane(heavy, settings.heavy_statement_timeout())?,
+                chores: lane(1, CHORE_STATEMENT_TIMEOUT)?,
+                heavy_bytes: settings.heavy_bytes,
+                settings: session::settings(settings.statement_timeout()),
+                config,
+            }),
+            lane: |lanes| &lanes.light,
+        })
+    }
+
+    /// The same database, for calls that write so many bytes: large ones have connections of their own, a quarter of
+    /// all, and take longer before they are given up.
+    pub fn for_bytes(&self, bytes: u64) -> Self {
+        match bytes >= self.lanes.heavy_bytes {
+            true => Self { lanes: self.lanes.clone(), lane: |lanes| &lanes.heavy },
+            false => self.clone(),
         }
-        let manager = Manager::from_config(
-            config.clone(),
-            NoTls,
-            ManagerConfig { recycling_method: RecyclingMethod::Fast },
-        );
-        let pool = Pool::builder(manager)
-            .max_size(pool_size)
-            .runtime(Runtime::Tokio1)
-            .wait_timeout(Some(POOL_WAIT))
-            .create_timeout(Some(CONNECT_TIMEOUT))
-            .build()
-            .map_err(|_| DatabaseError::Pool("no runtime"))?;
-        Ok(Self { pool, config })
     }
 
-    /// A pooled connection; use `prepare_cached` on it, statements are kept per connection.
-    pub async fn get(&self) -> Result<Object, DatabaseError> {
-        Ok(self.pool.get().await?)
+    /// The same database, for work by the clock, which may take minutes: it has a connection of its own.
+    pub fn for_chores(&self) -> Self {
+        Self { lanes: self.lanes.clone(), lane: |lanes| &lanes.chores }
     }
 
-    /// One call of a set-returning API function: one round trip once the connection knows the statement.
+    /// One call of a set-returning API function: one round trip once the connection knows the statement. A transaction
+    /// that PostgreSQL gave up for another is repeated a few times.
+    ///
+    /// # Errors
+    /// A refusal of PostgreSQL, or a database that does not answer in time. Then nobody knows whether the call took
+    /// place.
     pub async fn query(
         &self,
         sql: &str,
         parameters: &[&(dyn ToSql + Sync)],
     ) -> Result<Vec<Row>, DatabaseError> {
-        let connection = self.get().await?;
-        let statement = connection.prepare_cached(sql).await?;
-        Ok(connection.query(&statement, parameters).await?)
+        (self.lane)(&self.lanes).query(sql, parameters).await
     }
 
     /// [`Database::query`] for a function that returns at most one row.
+    ///
+    /// # Errors
+    /// As [`Database::query`], or more rows.
     pub async fn query_opt(
         &self,
         sql: &str,
         parameters: &[&(dyn ToSql + Sync)],
     ) -> Result<Option<Row>, DatabaseError> {
-        let connection = self.get().await?;
-        let statement = connection.prepare_cached(sql).await?;
-        Ok(connection.query_opt(&statement, parameters).await?)
+        let mut rows = self.query(sql, parameters).await?;
+        match rows.len() {
+            0 | 1 => Ok(rows.pop()),
+            number => Err(DatabaseError::Rows(number)),
+        }
     }
 
     /// [`Database::query`] for a function that returns exactly one row.
+    ///
+    /// # Errors
+    /// As [`Database::query`], or another number of rows.
     pub async fn query_one(
         &self,
         sql: &str,
         parameters: &[&(dyn ToSql + Sync)],
     ) -> Result<Row, DatabaseError> {
-        let connection = self.get().await?;
-        let statement = connection.prepare_cached(sql).await?;
-        Ok(connection.query_one(&statement, parameters).await?)
+        self.query_opt(sql, parameters).await?.ok_or(DatabaseError::Rows(0))
     }
 
-    /// A connection outside the pool. The caller polls the [`Connection`], where notifications arrive
+    /// Finds out whether consecutive calls reach one session of PostgreSQL, as prepared statements and LISTEN need. A
+    /// pooler in transaction mode gives each transaction another one.
+    ///
+    /// # Errors
+    /// A database that does not answer.
+    pub async fn keeps_sessions(&self) -> Result<bool, DatabaseError> {
+        session::keeps(&self.lanes.config).await
+    }
+
+    /// A connection outside the pools. The caller polls the [`Connection`], where notifications arrive
     /// (`poll_message`).
     async fn connect(&self) -> Result<(Client, Connection<Socket, NoTlsStream>), DatabaseError> {
-        Ok(self.config.connect(NoTls).await?)
+        Ok(session::start(&self.lanes.config, &self.lanes.settings).await?)
     }
 }

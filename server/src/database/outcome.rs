@@ -9,7 +9,8 @@ use tokio_postgres::{
     types::{FromSql, Kind, Type},
 };
 
-/// The outcome of every function that spends a token if the token was spent before (AAS-4).
+/// The outcome of every function that spends a token if the token was spent, or the request's signature used, before
+/// (AAS-4).
 const TOKEN_SPENT: &str = "token_spent";
 /// The one outcome that leaves the token unspent: the state that a request was validated on has changed since, and
 /// the fault is nobody's.

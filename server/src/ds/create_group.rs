@@ -1,8 +1,9 @@
 //! `POST /ds/groups` (DS-1): creates a group under a reserved id, with its creator as the only
-//! member and admin.
+//! member and admin. The same request again gets its answer again, as long as nothing else has happened in the group.
 
+use aws_lc_rs::digest::{SHA256, digest};
 use http::StatusCode;
-use postern_protocol::{ds::CreateGroup, problem::ProblemType};
+use postern_protocol::{ds::CreateGroup, encoding::Encoding, problem::ProblemType};
 
 use super::{Ds, group::Group, stored};
 use crate::{
@@ -22,20 +23,22 @@ outcome! {
 pub async fn create_group(ds: Ds, request: Request, payment: Payment) -> Outcome {
     let (signer, body) = request.signed_body::<CreateGroup>()?;
     ds.home.expect_local(body.group_id.domain())?;
-    let mut group = validate(&ds, &body)?;
+    let mut group = ds.home.compute(|| validate(&ds, &body)).await??;
     if group.roster.by_key(signer).is_none() {
         return Err(ProblemType::NotAllowed.into());
     }
     group.attach(&body.attributes, |_| true)?;
     let state = stored::seal_epoch(&body.state_key, &body.group_id, &group);
+    let digest = digest(&SHA256, &Encoding::Cbor.encode(&body));
     let (outcome, _) = payment
         .call(
             &ds.home.database,
-            "SELECT outcome FROM ds.create_group($1, $2, $3, $4, $5, $6)",
+            "SELECT outcome FROM ds.create_group($1, $2, $3, $4, $5, $6, $7)",
             &[
                 &body.group_id.id().as_slice(),
                 &state.roster,
                 &state.tree,
+                &digest.as_ref(),
                 &i32::from(group.mls.ciphersuite()),
             ],
         )

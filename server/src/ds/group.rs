@@ -63,7 +63,7 @@ impl Group {
         ds: DeliveryService<'_>,
     ) -> Result<Self, InvalidMls> {
         let mls = TrackedGroup::create(group_info, ratchet_tree)?;
-        let roster = Roster::of(&mls, ds.home, |_, _| LeafRecord::new(None, ds.today, 0))?;
+        let roster = Roster::of(mls.leaves(), ds.home, |_, _| LeafRecord::new(None, ds.today, 0))?;
         let creator = roster.members().first().ok_or(InvalidMls::Refused("a group must have a member"))?;
         mls.check_group_info(group_info, LeafNodeIndex::new(creator.leaf))?;
         if creator.user_key.is_none() {
@@ -91,7 +91,7 @@ impl Group {
             let found = records.binary_search_by_key(&leaf, |(leaf, _)| *leaf);
             found.map_or(LeafRecord::new(None, 0, 0), |place| records[place].1)
         };
-        let roster = Roster::of(&mls, ds.home, record).map_err(|_| CorruptGroup)?;
+        let roster = Roster::of(mls.leaves(), ds.home, record).map_err(|_| CorruptGroup)?;
         let policy = policy(mls.extensions(), ds.external_senders).map_err(|_| CorruptGroup)?;
         let leaves = roster.members().iter().map(|member| member.leaf);
         let attributes =

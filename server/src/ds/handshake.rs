@@ -15,7 +15,7 @@ use postern_protocol::{
 use super::{
     external_sender_keys::ExternalSenderKeys,
     group::{self, DeliveryService, Group},
-    policy::{self, Actor, Change, Commit, Proposed, View},
+    policy::{self, Actor, Change, Commit, Proposed, View, Violation},
     roster::{self, LeafRecord, Roster},
     rules::Rules,
 };
@@ -53,6 +53,8 @@ pub struct Next {
     pub joiners: Vec<Joiner>,
     /// Joiners that no longer need the tree of their Welcome, with the epoch that added them.
     pub caught_up: Vec<(u64, PublicKey)>,
+    /// Leaves whose removal the DS had proposed, and that are still there: an external commit took no notice.
+    pub lapsed: Vec<u32>,
 }
 
 pub struct Joiner {
@@ -101,20 +103,30 @@ pub fn handle(
             }
             group.attach(submission.attributes, |_| false)?;
             group.mls.keep_proposal(*proposal)?;
+            check_committable(&group, submission.rules, ds)?;
             group.proposals.push(submission.message.clone());
             let recipients = others(&group.roster, sender, &HashSet::new());
-            Ok(Next { group, is_commit: false, recipients, joiners: Vec::new(), caught_up: Vec::new() })
+            Ok(Next {
+                group,
+                is_commit: false,
+                recipients,
+                joiners: Vec::new(),
+                caught_up: Vec::new(),
+                lapsed: Vec::new(),
+            })
         }
     }
 }
 
 /// Proposes a leaf's removal on the DS's behalf: returns the group with the proposal, and the
-/// proposal. `None` if the leaf does not exist, the group would lose its last admin, or the removal
-/// is pending already.
+/// proposal. `None` if the leaf does not exist, the removal is pending already, or no member could
+/// commit it, because the group would lose its last admin, say.
 pub fn propose_removal(
     mut group: Group,
     leaf: u32,
+    rules: &Rules,
     keys: &ExternalSenderKeys,
+    ds: DeliveryService<'_>,
 ) -> anyhow::Result<Option<(Group, MlsMessage)>> {
     let waiting = group.mls.proposals()?;
     let waiting = waiting.iter().map(proposed).collect::<Result<Vec<_>, _>>()?;
@@ -132,9 +144,71 @@ pub fn propose_removal(
         return Ok(None);
     };
     group.mls.keep_proposal(*proposal)?;
+    if check_committable(&group, rules, ds).is_err() {
+        return Ok(None);
+    }
     group.proposals.push(message.clone());
     group.roster.note_proposed_removal(leaf);
     Ok(Some((group, message)))
+}
+
+/// Checks that members can commit what waits, the last proposal included. The next commit has to include all of it, so
+/// each proposal is judged, when it comes, by what judges the commits to come (DS-13): with everything that waits, and
+/// by itself, since its neighbours may lapse.
+fn check_committable(group: &Group, rules: &Rules, ds: DeliveryService<'_>) -> Result<(), Failure> {
+    let waiting = group.mls.proposals().map_err(Failure::fault)?;
+    try_next_commit(group, &waiting, rules, ds)?;
+    match waiting.as_slice() {
+        [_, .., last] => try_next_commit(group, std::slice::from_ref(last), rules, ds),
+        _ => Ok(()),
+    }
+}
+
+/// Tries the commit that some member could make next if this were all that waits.
+fn try_next_commit(
+    group: &Group,
+    waiting: &[QueuedProposal],
+    rules: &Rules,
+    ds: DeliveryService<'_>,
+) -> Result<(), Failure> {
+    let known = waiting.iter().map(proposed).collect::<Result<Vec<_>, _>>().map_err(Failure::fault)?;
+    let commit = policy::next_commit(view(group), &known).ok_or(Violation::NoAdminLeft)?;
+    let Actor::Member(by) = commit.by else { return Ok(()) };
+    // The committer's own Update is judged along, as if its path brought the same.
+    let own = Proposed { by: commit.by, change: Change::Update };
+    let taken: Vec<_> = waiting
+        .iter()
+        .zip(known.iter().zip(&commit.takes))
+        .filter(|(_, (proposed, taken))| **taken || **proposed == own)
+        .map(|(proposal, _)| proposal)
+        .collect();
+    let bytes = group.mls.try_commit(LeafNodeIndex::new(by), &taken)?;
+    rules.check_size(true, bytes)?;
+    rules.check_delivery([(bytes, group.roster.members().len())].into_iter())?;
+
+    let leaves = group.mls.leaves_after(waiting)?;
+    let record = |leaf, _| {
+        let member = group.roster.member(leaf);
+        member.map_or(LeafRecord::new(None, ds.today, 0), |member| member.record)
+    };
+    let mut roster = Roster::of(leaves.into_iter(), ds.home, record)?;
+    roster.suppose_user_key(by);
+    let after = View { policy: &group.policy, roster: &roster };
+    judge(group, &known, &commit, after, rules)
+}
+
+/// Judges a commit by the group that it leads to: one that came, or one that a member could make.
+fn judge(
+    before: &Group,
+    waiting: &[Proposed],
+    commit: &Commit,
+    after: View<'_>,
+    rules: &Rules,
+) -> Result<(), Failure> {
+    rules.check_members(before.roster.members().len(), after.roster.members().len())?;
+    rules.check_clients(&before.roster, after.roster)?;
+    policy::check_commit(view(before), waiting, commit, after)?;
+    Ok(())
 }
 
 fn apply(
@@ -168,6 +242,9 @@ fn apply(
     group.mls.merge(commit)?;
     let epoch = group.mls.epoch();
     let added = added.iter().map(leaf_key_and_expiry).collect::<Result<Vec<_>, _>>()?;
+    for (_, expires) in &added {
+        submission.rules.check_lifetime(*expires, ds.today)?;
+    }
     let record = |leaf, key| {
         if added.iter().any(|(added, _)| *added == key) {
             return LeafRecord::new(Some(epoch), ds.today, epoch);
@@ -180,8 +257,7 @@ fn apply(
         }
         LeafRecord { removal_proposed: false, ..old }
     };
-    let roster = Roster::of(&group.mls, ds.home, record)?;
-    submission.rules.check_members(group.roster.members().len(), roster.members().len())?;
+    let roster = Roster::of(group.mls.leaves(), ds.home, record)?;
     let policy = group::policy(group.mls.extensions(), ds.external_senders)?;
     if let Actor::Joiner(leaf) = by {
         let user = roster.member(leaf).and_then(|joiner| group.roster.user_key(joiner.pseudonym));
@@ -191,7 +267,7 @@ fn apply(
         }));
     }
     let after = View { policy: &policy, roster: &roster };
-    policy::check_commit(view(&group), &known, &content, after)?;
+    judge(&group, &known, &content, after, submission.rules)?;
 
     let group_info = submission
         .group_info
@@ -213,11 +289,21 @@ fn apply(
         _ => HashSet::new(),
     };
     let recipients = others(&group.roster, by, &replaced);
+    let lapsed = group
+        .roster
+        .members()
+        .iter()
+        .filter(|member| member.record.removal_proposed)
+        .filter(|member| {
+            roster.member(member.leaf).is_some_and(|next| next.record.since == member.record.since)
+        })
+        .map(|member| member.leaf)
+        .collect();
     let mut group = Group { group_info: group_info.clone(), proposals: Vec::new(), roster, policy, ..group };
     let stays = |leaf| group.roster.member(leaf).is_some_and(|member| member.record.since < epoch);
     group.attributes.retain(|leaf, _| stays(*leaf));
     group.attach(submission.attributes, |of| of.leaf == committer || of.record.since == epoch)?;
-    Ok(Next { group, is_commit: true, recipients, joiners, caught_up })
+    Ok(Next { group, is_commit: true, recipients, joiners, caught_up, lapsed })
 }
 
 fn view(group: &Group) -> View<'_> {

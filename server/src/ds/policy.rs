@@ -56,6 +56,10 @@ pub enum Violation {
     OnlyCommitted,
     #[error("a pending proposal already makes this change or removes this member")]
     AlreadyProposed,
+    #[error("a member leaves by a SelfRemove proposal (0x000a), not by a Remove of its own leaf")]
+    LeavesByRemove,
+    #[error("two leaves of a group cannot have the same delivery address (0xf0a2)")]
+    AddressShared,
     #[error("only an admin can delete a group, and only when no other user is left in it")]
     NotAlone,
     #[error("the pseudonym belongs to another user of the group, or to one of its admins")]
@@ -72,8 +76,6 @@ pub enum Violation {
     CommitterLeaves,
     #[error("a commit must include every pending proposal")]
     ProposalOmitted,
-    #[error("a member must commit the pending removal before an external commit is accepted")]
-    RemovalWaits,
     #[error("a committer needs a user key (0xf0a3) in its own leaf or in that of another client of its user")]
     NoUserKey,
     #[error("a user key can be replaced only by one of a later generation")]
@@ -171,7 +173,8 @@ fn operation(group: View<'_>, by: Actor, change: Change) -> Result<Operation, Vi
                 // Also the pseudonym of an admin that left: its new holder would have the admin's rights.
                 Change::Add(pseudonym) if group.knows(pseudonym) => return Err(Violation::PseudonymTaken),
                 Change::Add(_) => Operation::AddUser,
-                Change::Remove(removed) if removed == leaf => Operation::Leave,
+                // An external commit can take a SelfRemove along, and any member can see whose will it is.
+                Change::Remove(removed) if removed == leaf => return Err(Violation::LeavesByRemove),
                 Change::Remove(removed) if group.is_client_of(removed, member.pseudonym) => {
                     Operation::RemoveClient
                 }
@@ -209,18 +212,13 @@ impl View<'_> {
         self.roster.member(leaf).is_some_and(|member| member.pseudonym == pseudonym)
     }
 
-    fn has_admin_without(self, removed: &HashSet<u32>) -> bool {
-        let stays = |member: &&Member| !removed.contains(&member.leaf);
-        self.roster
-            .members()
-            .iter()
-            .filter(stays)
-            .any(|member| self.policy.admins.contains(&member.pseudonym))
+    fn has_admin(self) -> bool {
+        self.roster.members().iter().any(|member| self.policy.admins.contains(&member.pseudonym))
     }
 }
 
-/// Checks a proposal on its own. The next commit must include every pending proposal, so only a
-/// proposal that every member can commit, together with all others that are pending, is kept.
+/// Checks that a proposal may wait for a commit at all. Whether members could commit it, together with what waits, is
+/// for [`check_commit`] to say, of the group that such a commit would lead to.
 ///
 /// # Errors
 /// The [`Violation`].
@@ -230,23 +228,33 @@ pub fn check_proposal(
     proposal: Proposed,
 ) -> Result<Operation, Violation> {
     let operation = operation(group, proposal.by, proposal.change)?;
-    let mut removed: HashSet<u32> = waiting.iter().filter_map(|waiting| waiting.removes()).collect();
-    match operation {
+    let is_to_go = |leaf| waiting.iter().any(|waiting| waiting.removes() == Some(leaf));
+    let again = match operation {
         Operation::Update => {
-            let again = waiting.contains(&proposal);
-            let leaves = matches!(proposal.by, Actor::Member(leaf) if removed.contains(&leaf));
-            if again || leaves { Err(Violation::AlreadyProposed) } else { Ok(operation) }
+            waiting.contains(&proposal) || matches!(proposal.by, Actor::Member(leaf) if is_to_go(leaf))
         }
-        Operation::Leave | Operation::ProposeRemoval => {
-            if proposal.removes().is_none_or(|leaf| !removed.insert(leaf)) {
-                return Err(Violation::AlreadyProposed);
-            }
-            if group.has_admin_without(&removed) { Ok(operation) } else { Err(Violation::NoAdminLeft) }
-        }
+        Operation::Leave | Operation::ProposeRemoval => proposal.removes().is_none_or(is_to_go),
         // These need a commit: it brings a newcomer's Welcome, removes all of a user's clients
         // together, and brings the user's new key when it removes a client.
-        _ => Err(Violation::OnlyCommitted),
-    }
+        _ => return Err(Violation::OnlyCommitted),
+    };
+    if again { Err(Violation::AlreadyProposed) } else { Ok(operation) }
+}
+
+/// The commit that some member could make next: it takes along all that waits, but for what its sender's path and the
+/// removals make needless. `None` if nobody would be left to make it.
+pub fn next_commit(group: View<'_>, waiting: &[Proposed]) -> Option<Commit> {
+    let removed: HashSet<u32> = waiting.iter().filter_map(|waiting| waiting.removes()).collect();
+    let updates = |leaf| waiting.contains(&Proposed { by: Actor::Member(leaf), change: Change::Update });
+    // A committer that proposed no Update takes along more.
+    let staying = group.roster.members().iter().filter(|member| !removed.contains(&member.leaf));
+    let by = staying.min_by_key(|member| updates(member.leaf))?.leaf;
+    let needless = |proposed: &Proposed| match (proposed.change, proposed.by) {
+        (Change::Update, Actor::Member(leaf)) => leaf == by || removed.contains(&leaf),
+        _ => false,
+    };
+    let takes = waiting.iter().map(|proposed| !needless(proposed)).collect();
+    Some(Commit { by: Actor::Member(by), vouchers: Vec::new(), changes: Vec::new(), takes })
 }
 
 /// Checks the end of a group: other users must be removed before, by a commit that they get.
@@ -294,8 +302,12 @@ pub fn check_commit(
     if before.policy.state_secret != after.policy.state_secret {
         return Err(Violation::StateSecretChanged);
     }
-    if !after.has_admin_without(&HashSet::new()) {
+    if !after.has_admin() {
         return Err(Violation::NoAdminLeft);
+    }
+    let mut addresses = HashSet::new();
+    if !after.roster.members().iter().all(|member| addresses.insert(member.address)) {
+        return Err(Violation::AddressShared);
     }
     check_user_keys(before, commit.by, operations.contains(&Operation::RemoveClient), &removed, after)?;
     Ok(operations)
@@ -319,29 +331,21 @@ fn check_joiner(before: View<'_>, commit: &Commit, after: View<'_>) -> Result<()
     if vouched { Ok(()) } else { Err(Violation::UnknownJoiner) }
 }
 
-/// Checks that a commit includes every pending proposal, unless it has the same effect itself. An
-/// external commit can include leavers' `SelfRemove`s only (RFC 9420 §12.2): other proposals lapse
-/// with it, except removals, for which it has to wait.
+/// Checks that a member's commit includes every pending proposal, unless it has the same effect itself. With an external
+/// commit they lapse: it can include leavers' `SelfRemove`s only (RFC 9420 §12.2), and its sender cannot know which of
+/// them members could verify (DS-13).
 fn check_waiting(waiting: &[Proposed], commit: &Commit, removed: &HashSet<u32>) -> Result<(), Violation> {
+    let Actor::Member(by) = commit.by else { return Ok(()) };
     for (proposed, taken) in waiting.iter().zip(&commit.takes) {
-        if let (Actor::Member(by), Some(leaf)) = (commit.by, proposed.removes())
-            && by == leaf
-        {
+        if proposed.removes() == Some(by) {
             return Err(Violation::CommitterLeaves);
         }
         let done = match (proposed.change, proposed.by) {
-            (Change::Update, Actor::Member(leaf)) => {
-                commit.by == Actor::Member(leaf) || removed.contains(&leaf)
-            }
+            (Change::Update, Actor::Member(leaf)) => leaf == by || removed.contains(&leaf),
             _ => proposed.removes().is_some_and(|leaf| removed.contains(&leaf)),
         };
-        if *taken || done {
-            continue;
-        }
-        match (commit.by, proposed.change) {
-            (Actor::Joiner(_), Change::Remove(_)) => return Err(Violation::RemovalWaits),
-            (Actor::Joiner(_), change) if change != Change::SelfRemove => {}
-            _ => return Err(Violation::ProposalOmitted),
+        if !*taken && !done {
+            return Err(Violation::ProposalOmitted);
         }
     }
     Ok(())
@@ -438,7 +442,7 @@ mod tests {
             leaf,
             pseudonym,
             signature_key: leaf_key(leaf),
-            address: Address::new([0; 32]),
+            address: Address::new([u8::try_from(leaf).unwrap(); 32]),
             user_key: Some(user_key(pseudonym, 0)),
             record: LeafRecord::new(None, 0, 0),
         }
@@ -523,7 +527,6 @@ mod tests {
     const BOB_LEAVES: Proposed = proposed(by(B2), Change::SelfRemove);
     const BOB_UPDATES: Proposed = proposed(by(B2), Change::Update);
     const CAROL_IS_TO_GO: Proposed = proposed(Actor::Server, Change::Remove(C));
-    const CAROL_LEAVES_THE_OLD_WAY: Proposed = proposed(by(C), Change::Remove(C));
     const JOINS: Actor = Actor::Joiner(FREE);
 
     fn cycled(scene: Scene, leaf: u32) -> Scene {
@@ -753,24 +756,39 @@ mod tests {
                 Ok(vec![O::Join]),
             ),
             (
-                "a joiner leaves a leaver out",
-                scene(JOINS, &[ExternalInit], &[BOB_LEAVES]).leaving_out(0),
-                Err(V::ProposalOmitted),
-            ),
-            (
-                "a joiner lets an update lapse",
-                scene(JOINS, &[ExternalInit], &[BOB_UPDATES]).leaving_out(0),
+                "a joiner lets all that waits lapse",
+                scene(JOINS, &[ExternalInit], &[BOB_LEAVES, BOB_UPDATES, CAROL_IS_TO_GO])
+                    .leaving_out(0)
+                    .leaving_out(1)
+                    .leaving_out(2),
                 Ok(vec![O::Join]),
             ),
             (
-                "an external joiner cannot undo a proposed removal",
-                scene(JOINS, &[ExternalInit], &[CAROL_IS_TO_GO]).leaving_out(0),
-                Err(V::RemovalWaits),
+                "a client whose removal waits comes back",
+                scene(Actor::Joiner(B2), &[ExternalInit, Remove(B2)], &[BOB_LEAVES]).leaving_out(0),
+                Ok(vec![O::Join, O::Resync]),
+            ),
+            // Addresses.
+            (
+                "a leaf that takes another's address",
+                scene(by(C), &[], &[]).with_next(C, |carol| carol.address = Address::new([0; 32])),
+                Err(V::AddressShared),
             ),
             (
-                "an external joiner cannot undo a leaver's Remove",
-                scene(JOINS, &[ExternalInit], &[CAROL_LEAVES_THE_OLD_WAY]).leaving_out(0),
-                Err(V::RemovalWaits),
+                "a newcomer with another's address",
+                scene(by(A), &[Add(DAVE)], &[]).with_next(FREE, |dave| dave.address = Address::new([2; 32])),
+                Err(V::AddressShared),
+            ),
+            (
+                "with that of a member that goes",
+                scene(by(A), &[Remove(C), Add(DAVE)], &[])
+                    .with_next(FREE, |dave| dave.address = Address::new([3; 32])),
+                Ok(vec![O::RemoveUser, O::AddUser]),
+            ),
+            (
+                "a joiner with another's address",
+                scene(JOINS, &[ExternalInit], &[]).with_next(FREE, |new| new.address = Address::new([1; 32])),
+                Err(V::AddressShared),
             ),
             ("the server commits", scene(Actor::Server, &[Remove(C)], &[]), Err(V::ProposalType)),
         ];
@@ -801,7 +819,7 @@ mod tests {
         use Violation as V;
         let cases: Vec<(&str, Actor, Change, &[Proposed], Result<Operation, Violation>)> = vec![
             ("a member leaves", by(C), SelfRemove, &[], Ok(O::Leave)),
-            ("a member leaves the old way", by(C), Remove(C), &[], Ok(O::Leave)),
+            ("a member leaves by a Remove", by(C), Remove(C), &[], Err(V::LeavesByRemove)),
             ("a member updates", by(C), Update, &[], Ok(O::Update)),
             ("the server proposes a removal", Actor::Server, Remove(C), &[], Ok(O::ProposeRemoval)),
             (
@@ -828,10 +846,7 @@ mod tests {
                 &[CAROL_IS_TO_GO],
                 Err(V::AlreadyProposed),
             ),
-            ("a leaver leaves the old way, too", by(B2), Remove(B2), &[BOB_LEAVES], Err(V::AlreadyProposed)),
-            ("the last admin leaves", by(A), SelfRemove, &[], Err(V::NoAdminLeft)),
-            ("the last admin leaves the old way", by(A), Remove(A), &[], Err(V::NoAdminLeft)),
-            ("the removal of the last admin is proposed", Actor::Server, Remove(A), &[], Err(V::NoAdminLeft)),
+            ("a leaver leaves again", by(B2), SelfRemove, &[BOB_LEAVES], Err(V::AlreadyProposed)),
             ("an admin proposes to add", by(A), Add(DAVE), &[], Err(V::OnlyCommitted)),
             ("a member proposes to add", by(C), Add(DAVE), &[], Err(V::AddByMember)),
             ("an admin proposes to remove", by(A), Remove(C), &[], Err(V::OnlyCommitted)),
@@ -851,5 +866,22 @@ mod tests {
         for (what, by, change, waiting, expected) in cases {
             assert_eq!(check_proposal(group, waiting, proposed(by, change)), expected, "{what}");
         }
+    }
+
+    #[test]
+    fn the_next_commit_takes_along_what_waits_and_is_made_by_a_member_that_stays() {
+        let policy = GroupPolicy { state_secret: [0; 32], admins: vec![ALICE] };
+        let roster = Roster::new(vec![member(A, ALICE), member(B2, BOB), member(C, CAROL)]);
+        let group = View { policy: &policy, roster: &roster };
+        let next = |waiting: &[Proposed]| next_commit(group, waiting).map(|commit| (commit.by, commit.takes));
+        let updates = |leaf| proposed(by(leaf), Change::Update);
+        assert_eq!(next(&[]), Some((by(A), vec![])));
+        assert_eq!(next(&[BOB_LEAVES, updates(C)]), Some((by(A), vec![true, true])));
+        assert_eq!(next(&[updates(A), CAROL_IS_TO_GO]), Some((by(B2), vec![true, true])));
+        assert_eq!(next(&[updates(C), CAROL_IS_TO_GO]), Some((by(A), vec![false, true])), "a removed leaf's");
+        let all = [updates(A), updates(C), BOB_LEAVES];
+        assert_eq!(next(&all), Some((by(A), vec![false, true, true])), "its own");
+        let leave = |leaf| proposed(by(leaf), Change::SelfRemove);
+        assert_eq!(next(&[leave(A), leave(B2), leave(C)]), None);
     }
 }

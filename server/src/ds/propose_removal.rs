@@ -57,7 +57,8 @@ pub fn propose(ds: &Ds, group_id: &GroupId, key: &StateKey, leaves: Vec<u32>) {
 
 async fn propose_one(ds: &Ds, group_id: &GroupId, key: &StateKey, leaf: u32) -> Result<(), Failure> {
     for _ in 0..ATTEMPTS {
-        let Some(LoadedGroup { stored, .. }) = LoadedGroup::load(&ds.home, group_id, Kind::Tree).await?
+        let Some(LoadedGroup { stored, rules, .. }) =
+            LoadedGroup::load(&ds.home, group_id, Kind::Tree).await?
         else {
             return Ok(());
         };
@@ -67,15 +68,17 @@ async fn propose_one(ds: &Ds, group_id: &GroupId, key: &StateKey, leaf: u32) -> 
             Err(OpenError::WrongKey) => return Ok(()),
             Err(error) => return Err(error.into()),
         };
-        let proposed = handshake::propose_removal(group, leaf, &ds.external_sender_keys);
+        let proposed = handshake::propose_removal(group, leaf, &rules, &ds.external_sender_keys, ds.now());
         let Some((group, proposal)) = proposed.map_err(Failure::fault)? else { return Ok(()) };
         let recipients: Vec<&[u8]> =
             group.roster.members().iter().map(|member| member.address.as_bytes().as_slice()).collect();
         let payload = Encoding::Cbor.encode(&QueuePayload::Message(proposal));
         let next = stored.seal_removal(key, &group);
+        let bytes = payload.len() as u64 * recipients.len() as u64;
         let row = ds
             .home
             .database
+            .for_bytes(bytes)
             .query_one(
                 "SELECT outcome FROM ds.propose_removal($1, $2, $3, $4, $5, $6, $7, $8)",
                 &[

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 
+use openmls::prelude::{LeafNode, LeafNodeIndex};
 use postern_protocol::{
     Address, PublicKey,
     mls::{Pseudonym, UserKey},
@@ -10,7 +11,7 @@ use postern_protocol::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::mls::{CorruptGroup, InvalidMls, TrackedGroup, leaf::Leaf};
+use crate::mls::{CorruptGroup, InvalidMls, leaf::Leaf};
 
 /// One member: a leaf of the tree.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,21 +54,23 @@ pub struct Roster {
 }
 
 impl Roster {
+    /// The roster of leaves in the order of their indexes.
+    ///
     /// # Errors
     /// [`InvalidMls`] if a leaf lacks something that every leaf must have here, or its delivery
     /// address is on another domain than `home`.
-    pub fn of(
-        group: &TrackedGroup,
+    pub fn of<'a>(
+        leaves: impl Iterator<Item = (LeafNodeIndex, &'a LeafNode)>,
         home: &Domain,
         record: impl Fn(u32, PublicKey) -> LeafRecord,
     ) -> Result<Self, InvalidMls> {
-        let member = |(index, node)| {
+        let member = |(index, node): (LeafNodeIndex, _)| {
             let Leaf { pseudonym, signature_key, address, user_key } = Leaf::read(node, home)?;
-            let leaf = openmls::prelude::LeafNodeIndex::u32(&index);
+            let leaf = index.u32();
             let record = record(leaf, signature_key);
             Ok(Member { leaf, pseudonym, signature_key, address, user_key, record })
         };
-        Ok(Self { members: group.leaves().map(member).collect::<Result<_, _>>()? })
+        Ok(Self { members: leaves.map(member).collect::<Result<_, _>>()? })
     }
 
     /// # Errors
@@ -126,6 +129,26 @@ impl Roster {
         if let Some(member) = self.members.iter_mut().find(|member| member.leaf == leaf) {
             member.record.removal_proposed = true;
         }
+    }
+
+    /// Gives a member the key that its next commit has to bring if its user has none yet.
+    pub fn suppose_user_key(&mut self, leaf: u32) {
+        let Some(member) = self.member(leaf) else { return };
+        if self.user_key(member.pseudonym).is_some() {
+            return;
+        }
+        if let Some(member) = self.members.iter_mut().find(|member| member.leaf == leaf) {
+            member.user_key = Some(UserKey { generation: 0, public_key: member.signature_key });
+        }
+    }
+
+    /// The number of clients of each user.
+    pub fn clients(&self) -> HashMap<Pseudonym, usize> {
+        let mut clients = HashMap::new();
+        for member in &self.members {
+            *clients.entry(member.pseudonym).or_default() += 1;
+        }
+        clients
     }
 
     /// A roster of members in the order of their leaf indexes.

@@ -1,9 +1,13 @@
 //! The operator's rules for groups. The database keeps them and returns them with each group that
 //! is read, so that a change holds at once and on every server.
 
-use postern_protocol::problem::{Problem, ProblemType};
+use postern_protocol::{
+    mls::Pseudonym,
+    problem::{Problem, ProblemType},
+};
 use tokio_postgres::Row;
 
+use super::roster::Roster;
 use crate::http::Failure;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,10 +17,18 @@ pub struct Rules {
     /// Epochs after its own in which an application message is still accepted (DS-3).
     pub past_epochs: u64,
     max_members: usize,
+    /// Leaves of one user (DS-14).
+    max_clients: usize,
     /// Largest application message or proposal, in bytes.
     max_message: usize,
     /// Largest commit, and largest Welcome, in bytes.
     max_commit: usize,
+    /// Largest authenticated data of any message, in bytes.
+    max_authenticated_data: usize,
+    /// The most bytes that the deliveries of one request may take in all queues together.
+    max_delivery: u64,
+    /// Days for which a message waits for its reader at most (QS-8).
+    message_days: u32,
     /// The ciphersuites (RFC 9420 §17.1) in whose groups members may be added.
     ciphersuites: Vec<i32>,
 }
@@ -32,8 +44,12 @@ impl Rules {
             inactive_days: u32::try_from(number("inactive_days")?).map_err(Failure::fault)?,
             past_epochs: number("past_epochs")? as u64,
             max_members: number("max_members")?,
+            max_clients: number("max_clients")?,
             max_message: number("max_message_bytes")?,
             max_commit: number("max_commit_bytes")?,
+            max_authenticated_data: number("max_authenticated_data_bytes")?,
+            max_delivery: number("max_delivery_bytes")? as u64,
+            message_days: u32::try_from(number("message_days")?).map_err(Failure::fault)?,
             ciphersuites: row.get("ciphersuites"),
         })
     }
@@ -44,6 +60,61 @@ impl Rules {
         let limit = if is_commit { self.max_commit } else { self.max_message };
         let detail = || format!("a message and its Welcome can have at most {limit} bytes each");
         at_most(bytes, limit).ok_or_else(|| Problem::with_detail(ProblemType::MessageTooLarge, detail()))
+    }
+
+    /// # Errors
+    /// A problem if a message's authenticated data has too many bytes.
+    pub fn check_authenticated_data(&self, bytes: usize) -> Result<(), Problem> {
+        let limit = self.max_authenticated_data;
+        let detail = || format!("the authenticated data of a message can have at most {limit} bytes");
+        at_most(bytes, limit).ok_or_else(|| Problem::with_detail(ProblemType::MessageTooLarge, detail()))
+    }
+
+    /// Checks what a request would make the server store: the bytes of each payload once for each queue that it goes
+    /// to. `ds.submit_message` has the last word, by the same rule.
+    ///
+    /// # Errors
+    /// A problem with the numbers.
+    pub fn check_delivery(&self, parts: impl Iterator<Item = (usize, usize)>) -> Result<(), Problem> {
+        let (mut bytes, mut queues) = (0, 0);
+        for (payload, recipients) in parts {
+            bytes += payload as u64 * recipients as u64;
+            queues += recipients;
+        }
+        let limit = self.max_delivery;
+        let detail = || {
+            format!("it would take {bytes} bytes in {queues} queues, and one request can take {limit} bytes")
+        };
+        let fits = bytes <= limit;
+        fits.then_some(()).ok_or_else(|| Problem::with_detail(ProblemType::DeliveryTooLarge, detail()))
+    }
+
+    /// Checks that all who read an Add find its KeyPackage valid: the last of them may read it when it has waited for
+    /// as long as messages do, and a day more with its chain (QS-8), and openmls compares the lifetime with that day.
+    ///
+    /// # Errors
+    /// A problem if the KeyPackage expires on a day (since 1970) that is too near.
+    pub fn check_lifetime(&self, expires: u32, today: u32) -> Result<(), Problem> {
+        let days = self.message_days + 1;
+        let detail = || {
+            format!(
+                "the KeyPackage of a member that is added must be valid for {days} more days: members read of it for as long"
+            )
+        };
+        let lasts = expires > today.saturating_add(days);
+        lasts.then_some(()).ok_or_else(|| Problem::with_detail(ProblemType::InvalidMls, detail()))
+    }
+
+    /// Checks the number of each user's clients. A user that exceeds a lowered limit keeps its clients and gets no more.
+    ///
+    /// # Errors
+    /// A problem if a user would have too many.
+    pub fn check_clients(&self, before: &Roster, after: &Roster) -> Result<(), Problem> {
+        let before = before.clients();
+        let allowed = |user: &Pseudonym| before.get(user).copied().unwrap_or_default().max(self.max_clients);
+        let detail = || format!("a user can have at most {} clients in a group", self.max_clients);
+        let fits = after.clients().iter().all(|(user, clients)| *clients <= allowed(user));
+        fits.then_some(()).ok_or_else(|| Problem::with_detail(ProblemType::TooManyClients, detail()))
     }
 
     /// Checks the number of members. A group that exceeds a lowered limit stays as it is and cannot grow.
@@ -88,8 +159,12 @@ mod tests {
             inactive_days: 90,
             past_epochs: 2,
             max_members: 10,
+            max_clients: 2,
             max_message: 100,
             max_commit: 1000,
+            max_authenticated_data: 64,
+            max_delivery: 1000,
+            message_days: 30,
             ciphersuites: vec![1],
         }
     }
@@ -99,6 +174,22 @@ mod tests {
         let allowed = |before, after| rules().check_members(before, after).is_ok();
         assert!(allowed(9, 10) && !allowed(10, 11) && !allowed(1, 11));
         assert!(allowed(12, 12) && allowed(12, 11) && !allowed(12, 13));
+    }
+
+    #[test]
+    fn a_delivery_is_as_large_as_its_payloads_in_all_queues_together() {
+        let allowed = |parts: &[(usize, usize)]| rules().check_delivery(parts.iter().copied()).is_ok();
+        assert!(allowed(&[(100, 10)]) && allowed(&[(1, 500), (50, 10)]) && allowed(&[]));
+        assert!(!allowed(&[(100, 10), (1, 1)]) && !allowed(&[(usize::MAX / 4, 2)]));
+        let problem = rules().check_delivery([(500, 3)].into_iter()).unwrap_err();
+        let detail = "it would take 1500 bytes in 3 queues, and one request can take 1000 bytes";
+        assert_eq!(problem.detail.as_deref(), Some(detail));
+    }
+
+    #[test]
+    fn a_key_package_is_valid_for_the_slowest_reader() {
+        let allowed = |expires| rules().check_lifetime(expires, 100).is_ok();
+        assert_eq!([100, 131, 132, u32::MAX].map(allowed), [false, false, true, true]);
     }
 
     #[test]

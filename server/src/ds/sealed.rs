@@ -8,6 +8,7 @@
 use aws_lc_rs::hmac;
 use postern_protocol::{
     PublicKey, StateKey,
+    label::Label,
     sealed::{self, NONCE_LEN, SealingKey},
 };
 use zeroize::Zeroizing;
@@ -46,7 +47,7 @@ impl BlobId<'_> {
             Kind::Tree => 2,
             Kind::WelcomeTree => 3,
         };
-        let mut data = b"postern group state".to_vec();
+        let mut data = Label::GROUP_BLOB.as_bytes().to_vec();
         data.push(kind);
         data.extend_from_slice(self.group_id);
         data.extend_from_slice(&self.epoch.to_be_bytes());
@@ -85,11 +86,11 @@ pub fn open(key: &StateKey, id: BlobId<'_>, blob: &[u8]) -> Result<Zeroizing<Vec
     Ok(content)
 }
 
-/// Tag under which the database finds the tree kept for a joiner: HMAC-SHA256(state key, epoch || leaf key), cut to 16
-/// bytes. It reveals nothing without the group's key.
+/// Tag under which the database finds the tree kept for a joiner: HMAC-SHA256(state key, "Postern joiner" || 0 ||
+/// epoch || leaf key), cut to 16 bytes. It reveals nothing without the group's key.
 pub fn joiner_tag(key: &StateKey, epoch: u64, leaf_key: &PublicKey) -> Vec<u8> {
     let key = hmac::Key::new(hmac::HMAC_SHA256, key.as_bytes());
-    let mut message = b"postern joiner".to_vec();
+    let mut message = Label::JOINER.as_bytes().to_vec();
     message.extend_from_slice(&epoch.to_be_bytes());
     message.extend_from_slice(leaf_key.as_bytes());
     hmac::sign(&key, &message).as_ref()[..TAG].to_vec()

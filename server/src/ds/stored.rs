@@ -28,8 +28,8 @@ pub struct StoredGroup {
 /// A group's row as the database returned it.
 pub struct LoadedGroup {
     pub stored: StoredGroup,
-    /// SHA-256 of the commit that began the epoch.
-    pub last_commit: Option<Vec<u8>>,
+    /// SHA-256 of the commit that began the epoch, or of the group's creation.
+    pub last_commit: Vec<u8>,
     pub rules: Rules,
 }
 
@@ -73,8 +73,9 @@ impl LoadedGroup {
         let row = home
             .database
             .query_opt(
-                "SELECT epoch, revision, last_commit, state, inactive_days, max_members, max_message_bytes,
-                        max_commit_bytes, past_epochs, ciphersuites
+                "SELECT epoch, revision, last_commit, state, inactive_days, max_members, max_clients,
+                        max_message_bytes, max_commit_bytes, max_authenticated_data_bytes, max_delivery_bytes,
+                        past_epochs, message_days, ciphersuites
                  FROM ds.load_group($1, $2)",
                 &[&group_id.id().as_slice(), &(kind == Kind::Tree)],
             )
@@ -115,11 +116,6 @@ impl StoredGroup {
 
     pub fn revision(&self) -> i32 {
         self.revision
-    }
-
-    /// The blob's size in bytes; the time to validate a message grows with it.
-    pub fn size(&self) -> usize {
-        self.blob.len()
     }
 
     /// Opens the group, from its tree.

@@ -18,7 +18,7 @@ use postern_protocol::{
 
 use super::{
     Ds,
-    group::DeliveryService,
+    group::{DeliveryService, Group},
     handshake::{self, Submission},
     policy::Violation,
     propose_removal,
@@ -37,8 +37,6 @@ use crate::{
 /// Attempts at one message. When two proposals, or a commit and another kind of message, arrive at
 /// once, the later one is validated again on the new state; after this many times it is refused.
 const ATTEMPTS: usize = 5;
-/// Size in bytes above which a tree's validation runs as blocking work, so that other requests go on.
-const LARGE_TREE: usize = 64 * 1024;
 
 outcome! {
     pub SubmitMessageOutcome: "ds.submit_message_outcome", paid {
@@ -46,6 +44,7 @@ outcome! {
         WrongEpoch = "wrong_epoch",
         Stale = "stale",
         UnknownGroup = "unknown_group",
+        TooLarge = "too_large",
     }
 }
 
@@ -61,13 +60,19 @@ pub async fn submit_message(ds: Ds, request: Request, payment: Payment) -> Outco
             let accepted = MessageAccepted { epoch: current, undelivered: 0 };
             return request.answer(StatusCode::OK, &accepted);
         }
-        let step = validate(ds.now(), &group_id, &message, &loaded, signer)?;
+        let Some(step) = validate(&ds, &group_id, &message, &loaded, signer).await? else {
+            let accepted = MessageAccepted { epoch: current, undelivered: 0 };
+            return request.answer(StatusCode::OK, &accepted);
+        };
         match write(&ds, &payment, &group_id, &message, &loaded, &step).await? {
             Written::Accepted(accepted, gone) => {
                 // A commit shows that a member is active, who can commit removals.
                 let active_since = day(today()).saturating_sub(loaded.rules.inactive_days);
                 let committed_before = step.roster.is_some().then_some(active_since);
-                let due = propose_removal::due(&step.members, &gone, committed_before);
+                let mut due = step.lapsed;
+                due.extend(propose_removal::due(&step.members, &gone, committed_before));
+                due.sort_unstable();
+                due.dedup();
                 if !due.is_empty() {
                     propose_removal::propose(&ds, &group_id, &message.body.state_key, due);
                 }
@@ -131,14 +136,23 @@ impl Submitted {
     fn check_size(&self, rules: &Rules) -> Result<(), Problem> {
         let (is_commit, body) = (self.is_commit(), &self.body);
         let welcome = body.welcome.as_ref().map_or(0, |welcome| welcome.as_bytes().len());
-        rules.check_size(is_commit, body.message.as_bytes().len().max(welcome))
+        rules.check_size(is_commit, body.message.as_bytes().len().max(welcome))?;
+        rules.check_authenticated_data(mls::authenticated_data_len(&body.message)?)
+    }
+
+    /// Whether this is a proposal that the group keeps, byte by byte, sent by its member again: it gets its answer again,
+    /// as commits do.
+    fn is_kept(&self, group: &Group, signer: PublicKey) -> bool {
+        let Content::Handshake(message) = &self.content else { return false };
+        let Sender::Member(sender) = message.sender() else { return false };
+        let is_own = group.roster.member(sender.u32()).is_some_and(|member| member.signature_key == signer);
+        is_own && group.proposals.contains(&self.body.message)
     }
 
     /// Whether this is the commit that began the group's epoch, byte by byte: such a repeat gets its answer again
     /// (DS-4).
     fn began(&self, group: &LoadedGroup) -> bool {
-        self.epoch.checked_add(1) == Some(group.stored.epoch())
-            && group.last_commit.as_deref() == Some(&self.digest)
+        self.epoch.checked_add(1) == Some(group.stored.epoch()) && group.last_commit == self.digest
     }
 
     fn payload(&self) -> QueuePayload {
@@ -174,12 +188,28 @@ struct Step {
     caught_up: Vec<Vec<u8>>,
     /// The members after the message.
     members: Roster,
+    /// Leaves whose removal the DS has to propose anew.
+    lapsed: Vec<u32>,
 }
 
 impl Step {
     fn replace(&mut self, next: NextState) {
         self.roster = next.roster;
         self.tree = Some(next.tree);
+    }
+
+    /// The bytes of each payload and the number of its recipients.
+    fn parts(&self) -> impl Iterator<Item = (usize, usize)> {
+        let recipients =
+            |part: usize| self.parts.iter().filter(|of| usize::try_from(**of) == Ok(part)).count();
+        self.payloads.iter().zip(1..).map(move |(payload, part)| (payload.len(), recipients(part)))
+    }
+
+    /// Bytes that the message makes the database write: the state, and each payload once for each recipient.
+    fn bytes(&self) -> u64 {
+        let state = [&self.roster, &self.tree, &self.welcome_tree].into_iter().flatten().map(Vec::len);
+        let copies = self.parts().map(|(bytes, recipients)| bytes * recipients);
+        state.chain(copies).map(|bytes| bytes as u64).sum()
     }
 
     fn deliver(&mut self, payload: &QueuePayload, urgency: Urgency, to: impl IntoIterator<Item = Address>) {
@@ -191,22 +221,27 @@ impl Step {
     }
 }
 
-fn validate(
-    ds: DeliveryService<'_>,
+/// Validates a message; `None` for a proposal that waits already.
+async fn validate(
+    ds: &Ds,
     group_id: &GroupId,
     message: &Submitted,
     group: &LoadedGroup,
     signer: PublicKey,
-) -> Result<Step, Failure> {
+) -> Result<Option<Step>, Failure> {
     message.check_size(&group.rules)?;
-    match &message.content {
+    let step = match &message.content {
         Content::Application(_) => validate_application(message, group, signer),
         // Trees of large groups keep a core busy for milliseconds.
         Content::Handshake(handshake) => {
-            let validate = || validate_handshake(ds, group_id, message, handshake, group, signer);
-            if group.stored.size() > LARGE_TREE { tokio::task::block_in_place(validate) } else { validate() }
+            let validate = || validate_handshake(ds.now(), group_id, message, handshake, group, signer);
+            ds.home.compute(validate).await?
         }
+    }?;
+    if let Some(step) = &step {
+        group.rules.check_delivery(step.parts())?;
     }
+    Ok(step)
 }
 
 /// Validates an application message, which the DS cannot read: it recognises the sender by the key
@@ -215,7 +250,7 @@ fn validate_application(
     message: &Submitted,
     group: &LoadedGroup,
     signer: PublicKey,
-) -> Result<Step, Failure> {
+) -> Result<Option<Step>, Failure> {
     let roster = group.stored.open_roster(&message.body.state_key)?;
     let sender = roster.by_key(signer).ok_or(ProblemType::NotAllowed)?;
     let current = group.stored.epoch();
@@ -241,7 +276,7 @@ fn validate_application(
     let joined = sender.record.joined;
     step.caught_up.extend(joined.map(|epoch| joiner_tag(&message.body.state_key, epoch, &signer)));
     step.members = roster;
-    Ok(step)
+    Ok(Some(step))
 }
 
 fn validate_handshake(
@@ -251,7 +286,7 @@ fn validate_handshake(
     handshake: &PublicMessageIn,
     loaded: &LoadedGroup,
     signer: PublicKey,
-) -> Result<Step, Failure> {
+) -> Result<Option<Step>, Failure> {
     let stored = &loaded.stored;
     let group = stored.open_group(&message.body.state_key, ds)?;
     if *handshake.sender() != Sender::NewMemberCommit && group.roster.by_key(signer).is_none() {
@@ -260,7 +295,18 @@ fn validate_handshake(
     if message.epoch != stored.epoch() {
         return Err(Problem::wrong_epoch(stored.epoch()).into());
     }
+    if message.is_kept(&group, signer) {
+        return Ok(None);
+    }
     let body = &message.body;
+    // Before the validation, which takes the longest: all but the sender get the message, and the newcomers a Welcome.
+    let welcome = body.welcome.as_ref().map(|welcome| {
+        let newcomers = mls::welcomed_members(welcome, group.mls.ciphersuite())?;
+        Ok::<_, InvalidMls>((welcome.as_bytes().len(), newcomers))
+    });
+    let others = group.roster.members().len().saturating_sub(1);
+    let parts = [(body.message.as_bytes().len(), others)].into_iter().chain(welcome.transpose()?);
+    loaded.rules.check_delivery(parts)?;
     let submission = Submission {
         group_id,
         rules: &loaded.rules,
@@ -277,10 +323,11 @@ fn validate_handshake(
     step.deliver(&message.payload(), body.urgency.unwrap_or(Urgency::VeryLow), next.recipients);
     let tag = |(epoch, key_of): &(u64, PublicKey)| joiner_tag(key, *epoch, key_of);
     step.caught_up = next.caught_up.iter().map(tag).collect();
+    step.lapsed = next.lapsed;
     if !next.is_commit {
         step.replace(stored.seal_proposal(key, &next.group));
         step.members = next.group.roster;
-        return Ok(step);
+        return Ok(Some(step));
     }
     step.replace(stored::seal_epoch(key, group_id, &next.group));
     if let Some(welcome) = &body.welcome {
@@ -293,7 +340,7 @@ fn validate_handshake(
         step.deliver(&payload, Urgency::Normal, next.joiners.iter().map(|joiner| joiner.address));
     }
     step.members = next.group.roster;
-    Ok(step)
+    Ok(Some(step))
 }
 
 enum Written {
@@ -317,7 +364,7 @@ async fn write(
     let commit = step.roster.is_some().then_some(message.digest.as_slice());
     let (outcome, row) = payment
         .call(
-            &ds.home.database,
+            &ds.home.database.for_bytes(step.bytes()),
             "SELECT outcome, current_epoch, undelivered, gone, pushes
              FROM ds.submit_message($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)",
             &[
@@ -351,5 +398,11 @@ async fn write(
         SubmitMessageOutcome::WrongEpoch => Ok(Written::WrongEpoch(epoch()?)),
         SubmitMessageOutcome::Stale => Ok(Written::Stale),
         SubmitMessageOutcome::UnknownGroup => Err(ProblemType::NotFound.into()),
+        SubmitMessageOutcome::TooLarge => {
+            let bytes: usize = step.parts().map(|(payload, recipients)| payload * recipients).sum();
+            let detail =
+                format_args!("{bytes} bytes in {} queues: the limit was lowered", step.addresses.len());
+            Err(Problem::with_detail(ProblemType::DeliveryTooLarge, detail).into())
+        }
     }
 }

@@ -6,6 +6,6 @@ use super::Ds;
 /// # Errors
 /// A database that does not answer.
 pub async fn run(ds: &Ds) -> anyhow::Result<()> {
-    ds.home.database.query_one("SELECT ds.clean_up()", &[]).await?;
+    ds.home.database.for_chores().query_one("SELECT ds.clean_up()", &[]).await?;
     Ok(())
 }

@@ -2,22 +2,23 @@
 
 use std::fmt;
 
+use super::rate_limit::RateLimit;
+use crate::{
+    compute::Overloaded,
+    database::{DatabaseError, UnknownOutcome},
+    home::PUBLISHED_MAX_AGE,
+    mls::InvalidMls,
+};
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use postern_protocol::{
     encoding::Encoding,
     problem::{self, Problem, ProblemType},
 };
 use serde::Serialize;
-use warp::reply::Response;
-
-use super::rate_limit::RateLimit;
-use crate::{
-    database::{DatabaseError, UnknownOutcome},
-    home::PUBLISHED_MAX_AGE,
-    mls::InvalidMls,
-};
 
 pub type Outcome = Result<Answer, Failure>;
+/// A response whose body is whole.
+pub type Response = http::Response<Vec<u8>>;
 
 /// A successful answer.
 pub struct Answer {
@@ -40,6 +41,8 @@ pub enum Failure {
     Fault(anyhow::Error),
     /// The database is unavailable, which is likely to pass. Nothing changed, and the token is unspent.
     Unavailable(DatabaseError),
+    /// The server has too much to do, and says of what. Nothing changed, and the token is unspent.
+    Overloaded(&'static str),
 }
 
 impl Answer {
@@ -72,7 +75,7 @@ impl Answer {
     }
 
     pub fn into_response(self) -> Response {
-        let mut response = Response::new(self.body.into());
+        let mut response = Response::new(self.body);
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
         let cache_control = if self.public {
@@ -99,6 +102,7 @@ impl fmt::Display for Failure {
             Self::Refused(problem) | Self::Limited(problem, _) => f.write_str(problem.kind.title()),
             Self::Fault(error) => write!(f, "{error:#}"),
             Self::Unavailable(error) => error.fmt(f),
+            Self::Overloaded(what) => f.write_str(what),
         }
     }
 }
@@ -108,8 +112,10 @@ impl Failure {
         Self::Fault(error.into())
     }
 
-    pub fn is_token_spent(&self) -> bool {
-        matches!(self, Self::Refused(problem) if problem.kind == ProblemType::TokenSpent)
+    /// Whether the request paid nothing, since it or its token came before.
+    pub fn is_unpaid(&self) -> bool {
+        use ProblemType::{SignatureUsed, TokenSpent};
+        matches!(self, Self::Refused(problem) if matches!(problem.kind, TokenSpent | SignatureUsed))
     }
 
     /// Logs failures that are not the client's fault.
@@ -118,6 +124,8 @@ impl Failure {
             Self::Refused(_) | Self::Limited(..) => {}
             Self::Fault(error) => tracing::error!("a request failed: {error:#}"),
             Self::Unavailable(error) => tracing::warn!("a request could not be served: {error}"),
+            // Anybody can cause these by the thousand.
+            Self::Overloaded(what) => tracing::debug!("a request could not be served: {what}"),
         }
     }
 
@@ -126,14 +134,14 @@ impl Failure {
         match self {
             Self::Refused(problem) | Self::Limited(problem, _) => problem,
             Self::Fault(_) => ProblemType::Fault.into(),
-            Self::Unavailable(_) => ProblemType::Unavailable.into(),
+            Self::Unavailable(_) | Self::Overloaded(_) => ProblemType::Unavailable.into(),
         }
     }
 }
 
 /// The response of a refusal, with the header that its type asks for.
 pub fn problem_response(problem: &Problem, remedy: Option<(HeaderName, HeaderValue)>) -> Response {
-    let mut response = Response::new(problem.to_json().into());
+    let mut response = Response::new(problem.to_json());
     *response.status_mut() = problem.kind.status();
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -169,6 +177,12 @@ impl From<UnknownOutcome> for Failure {
 impl From<DatabaseError> for Failure {
     fn from(error: DatabaseError) -> Self {
         if error.is_passing() { Self::Unavailable(error) } else { Self::Fault(error.into()) }
+    }
+}
+
+impl From<Overloaded> for Failure {
+    fn from(Overloaded: Overloaded) -> Self {
+        Self::Overloaded("too much is to be validated")
     }
 }
 

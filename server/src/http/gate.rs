@@ -4,7 +4,7 @@ use futures_util::future::BoxFuture;
 use http::HeaderValue;
 use postern_protocol::token::Token;
 
-use crate::database::DatabaseError;
+use super::answer::Failure;
 
 /// A verified token, in the form in which the database spends it.
 #[derive(Clone)]
@@ -17,7 +17,7 @@ pub struct RedeemedToken {
 pub trait Gate: Send + Sync {
     /// Verifies that a token was issued by this home, for its challenge; `None` for any other token. The database finds
     /// out later whether it was spent before.
-    fn redeem(&self, token: Token) -> BoxFuture<'_, Result<Option<RedeemedToken>, DatabaseError>>;
+    fn redeem(&self, token: Token) -> BoxFuture<'_, Result<Option<RedeemedToken>, Failure>>;
 
     /// The challenge of a refusal, `WWW-Authenticate` (RFC 9577 §2.1).
     fn challenge(&self) -> HeaderValue;

@@ -1,10 +1,14 @@
 //! A request's way through the server, in one direction: route → token → body → signature → the endpoint (validate, one
-//! SQL call that spends the token) → answer. An endpoint sees a request only after the gate verified its token. Some
-//! endpoints read stored state once before they validate (see the crate's documentation). The token is spent in any
-//! case, by the endpoint's own SQL call or here if there was none; only after a fault of the server it stays unspent
-//! (AAS-4). [`crate::routes`] lists the endpoints.
+//! SQL call that spends the token) → answer. An endpoint sees a request only after the gate verified its token, and not
+//! at all if the token is known to be spent. Some endpoints read stored state once before they validate (see the crate's
+//! documentation). The token is spent in any case, by the endpoint's own SQL call or here if there was none, also when
+//! the client does not wait for the answer; only after a fault of the server it stays unspent (AAS-4).
+//! [`crate::routes`] lists the endpoints.
 
 mod answer;
+mod body;
+mod connections;
+mod cors;
 mod gate;
 mod payment;
 mod rate_limit;
@@ -12,14 +16,18 @@ mod request;
 mod route;
 mod router;
 pub mod server;
+mod shown;
+mod source;
 
 pub use answer::{Answer, Failure, Outcome};
+pub use cors::Origins;
 pub use gate::{Gate, RedeemedToken};
 pub use payment::Payment;
-pub use rate_limit::RateLimit;
+pub use rate_limit::{Period, RateLimit};
 pub use request::Request;
 pub use route::{Door, Route};
 pub use router::filter;
+pub use source::SourceAddress;
 
 #[cfg(test)]
 pub fn outcomes() -> Vec<crate::database::outcome::Declared> {

@@ -3,23 +3,41 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue, header::RETRY_AFTER};
 
-const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
-const LIMIT: HeaderName = HeaderName::from_static("ratelimit");
-const DAY: i32 = 24 * 60 * 60;
+pub(super) const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+pub(super) const LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 
-/// An allowance per day, in the endpoint's unit.
+/// The time for which an allowance is one: a day or an hour of UTC.
+#[derive(Debug, Clone, Copy)]
+pub enum Period {
+    Day,
+    Hour,
+}
+
+/// An allowance per period, in the endpoint's unit.
 #[derive(Debug, Clone, Copy)]
 pub struct RateLimit {
+    pub period: Period,
     pub allowance: i32,
     pub remaining: i32,
-    /// Seconds until the next day begins.
+    /// Seconds until the next period begins.
     pub resets_in: i32,
+}
+
+impl Period {
+    /// The policy's name, and the period in seconds.
+    const fn policy(self) -> (&'static str, i32) {
+        match self {
+            Self::Day => ("daily", 24 * 60 * 60),
+            Self::Hour => ("hourly", 60 * 60),
+        }
+    }
 }
 
 impl RateLimit {
     pub(super) fn write(self, headers: &mut HeaderMap) {
-        let policy = format!("\"daily\";q={};w={DAY}", self.allowance);
-        let limit = format!("\"daily\";r={};t={}", self.remaining, self.resets_in);
+        let (name, window) = self.period.policy();
+        let policy = format!("\"{name}\";q={};w={window}", self.allowance);
+        let limit = format!("\"{name}\";r={};t={}", self.remaining, self.resets_in);
         for (name, value) in [(POLICY, policy), (LIMIT, limit)] {
             headers.insert(name, HeaderValue::try_from(value).expect("digits are visible ASCII"));
         }

@@ -1,51 +1,69 @@
 //! A request: an endpoint asks for its parts, and each is checked when it is asked for.
 
-use std::pin::pin;
+use std::sync::{Arc, OnceLock};
 
-use bytes::Buf;
-use futures_util::{Stream, StreamExt};
 use http::{HeaderMap, Method, StatusCode, header};
+use percent_encoding::percent_decode_str;
 use postern_protocol::{
     PublicKey,
     ds::GroupId,
     encoding::Encoding,
+    name::Domain,
     problem::{Problem, ProblemType},
-    signature::{self, Target},
+    signature::{self, SignatureDigest, Target, Verified},
 };
 use serde::{Serialize, de::DeserializeOwned};
 use warp::path::FullPath;
 
-use super::answer::{Answer, Failure};
+use super::{
+    answer::{Answer, Failure},
+    body::Body,
+    source::SourceAddress,
+};
 use crate::home::Home;
+
+/// The digest of a request's signature, once it is verified: the payment uses it up if no token is spent.
+pub type UsedSignature = Arc<OnceLock<SignatureDigest>>;
 
 /// A request without its body, which was not read yet.
 pub struct RawRequest {
     pub method: Method,
+    /// The home domain, which signatures have to be for.
+    pub authority: Domain,
     pub path: FullPath,
+    /// The segments of the path that the route has in braces, as they were sent.
     pub segments: Vec<String>,
     pub query: Option<String>,
     pub headers: HeaderMap,
+    pub source: SourceAddress,
+    pub signature: UsedSignature,
 }
 
 /// A request with its whole body, not yet decoded or authenticated.
 pub struct Request {
     raw: RawRequest,
-    body: Vec<u8>,
+    body: Body,
     accept: Option<Encoding>,
 }
 
 impl RawRequest {
-    pub fn with_body(self, body: Vec<u8>) -> Result<Request, Problem> {
+    pub fn with_body(self, body: Body) -> Result<Request, Problem> {
         let accept = header_text(&self.headers, header::ACCEPT)?.and_then(Encoding::from_accept);
         Ok(Request { raw: self, body, accept })
     }
 }
 
 impl Request {
-    /// The segment of the path that the route has in braces; a route has one at most.
+    /// The address that the request came from, as limits count it.
+    pub fn source(&self) -> SourceAddress {
+        self.raw.source
+    }
+
+    /// The segment of the path that the route has in braces, percent-decoded; a route has one at most.
     pub fn segment<T>(&self, parse: impl FnOnce(&str) -> Option<T>) -> Result<T, Problem> {
         let segment = self.raw.segments.first().map(String::as_str).unwrap_or_default();
-        parse(segment).ok_or_else(|| {
+        let decoded = percent_decode_str(segment).decode_utf8().ok();
+        decoded.and_then(|segment| parse(&segment)).ok_or_else(|| {
             Problem::with_detail(ProblemType::MalformedRequest, "the path segment is malformed")
         })
     }
@@ -61,13 +79,41 @@ impl Request {
         Ok((group_id, signer, body))
     }
 
+    /// The number that the query gives as `name=…`; `None` if it gives none. Other parameters are ignored.
+    ///
+    /// # Errors
+    /// `malformed-request` for what is no number, and for two of them.
+    pub fn query_number(&self, name: &str) -> Result<Option<u64>, Problem> {
+        let query = self.raw.query.as_deref().unwrap_or_default();
+        let mut values = query.split('&').filter_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
+        let (value, another) = (values.next(), values.next());
+        let Some(value) = value else { return Ok(None) };
+        let is_number = another.is_none() && value.bytes().all(|byte| byte.is_ascii_digit());
+        value.parse().ok().filter(|_| is_number).map(Some).ok_or_else(|| {
+            let detail = format_args!("the query's {name} must be one number");
+            Problem::with_detail(ProblemType::MalformedRequest, detail)
+        })
+    }
+
+    /// Checks that the body is not larger than this endpoint's bodies are, before anything is made of it.
+    ///
+    /// # Errors
+    /// `body-too-large`.
+    pub fn expect_at_most(&self, bytes: usize) -> Result<(), Problem> {
+        if self.body.len() > bytes {
+            let detail = format_args!("a body can have at most {bytes} bytes here");
+            return Err(Problem::with_detail(ProblemType::BodyTooLarge, detail));
+        }
+        Ok(())
+    }
+
     /// The body in a format of another standard, and the index of its media type in `media_types`.
     pub fn one_of(&self, media_types: &[&str]) -> Result<(usize, &[u8]), Problem> {
         let found = self.content_type()?.and_then(|value| value.split(';').next()).map(str::trim);
         let index = media_types
             .iter()
             .position(|offered| found.is_some_and(|found| found.eq_ignore_ascii_case(offered)));
-        index.map(|index| (index, self.body.as_slice())).ok_or_else(|| {
+        index.map(|index| (index, &*self.body)).ok_or_else(|| {
             let detail = format_args!("the body's media type must be {}", media_types.join(" or "));
             Problem::with_detail(ProblemType::UnsupportedMediaType, detail)
         })
@@ -89,13 +135,22 @@ impl Request {
 
     /// The key that signed the request.
     pub fn signer(&self) -> Result<PublicKey, Problem> {
+        self.verify().map(|verified| verified.key)
+    }
+
+    /// The key that signed the request, and the digest by which the signature is remembered if nothing pays for the
+    /// request.
+    pub fn verify(&self) -> Result<Verified, Problem> {
         let target = Target {
             method: &self.raw.method,
+            authority: self.raw.authority.as_str(),
             path: self.raw.path.as_str(),
             query: self.raw.query.as_deref(),
         };
-        signature::verify(target, &self.raw.headers, &self.body)
-            .map_err(|error| Problem::with_detail(ProblemType::SignatureRequired, error))
+        let verified = signature::verify(target, &self.raw.headers, &self.body)
+            .map_err(|error| Problem::with_detail(ProblemType::SignatureRequired, error))?;
+        self.raw.signature.get_or_init(|| verified.digest);
+        Ok(verified)
     }
 
     /// An answer in the encoding the client accepts, else in that of its body, else JSON.
@@ -114,28 +169,4 @@ fn header_text(headers: &HeaderMap, name: header::HeaderName) -> Result<Option<&
     let not_text =
         |_| Problem::with_detail(ProblemType::MalformedRequest, "a header must consist of visible ASCII");
     headers.get(name).map(|value| value.to_str().map_err(not_text)).transpose()
-}
-
-/// Reads a body of at most `limit` bytes, whether or not it announced its length.
-pub async fn collect<B: Buf>(
-    body: impl Stream<Item = Result<B, warp::Error>>,
-    limit: u64,
-) -> Result<Vec<u8>, Problem> {
-    let mut body = pin!(body);
-    let mut bytes = Vec::new();
-    while let Some(chunk) = body.next().await {
-        let mut chunk =
-            chunk.map_err(|_| Problem::with_detail(ProblemType::MalformedRequest, "the body ended early"))?;
-        if (bytes.len() + chunk.remaining()) as u64 > limit {
-            let detail = format_args!("a body can have at most {limit} bytes");
-            return Err(Problem::with_detail(ProblemType::BodyTooLarge, detail));
-        }
-        while chunk.has_remaining() {
-            let part = chunk.chunk();
-            bytes.extend_from_slice(part);
-            let length = part.len();
-            chunk.advance(length);
-        }
-    }
-    Ok(bytes)
 }

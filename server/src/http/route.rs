@@ -28,6 +28,40 @@ impl<S> Route<S> {
     }
 }
 
+impl<S> Route<S> {
+    /// The parameters in a path of this route, as they were sent; `None` for a path of another. The path is normalized
+    /// and split at its slashes.
+    pub fn parameters(&self, path: &[&str]) -> Option<Vec<String>> {
+        let pattern: Vec<_> = self.path.split('/').skip(1).collect();
+        if pattern.len() != path.len() {
+            return None;
+        }
+        let mut parameters = Vec::new();
+        for (expected, found) in pattern.into_iter().zip(path) {
+            if !expected.starts_with('{') {
+                if expected != *found {
+                    return None;
+                }
+            } else if found.is_empty() {
+                return None;
+            } else {
+                parameters.push((*found).to_owned());
+            }
+        }
+        Some(parameters)
+    }
+
+    /// The methods that the route takes: its own, and HEAD where that is GET (RFC 9110 §9.1).
+    pub fn methods(&self) -> impl Iterator<Item = Method> {
+        let head = (self.method == Method::GET).then_some(Method::HEAD);
+        [self.method.clone()].into_iter().chain(head)
+    }
+
+    pub fn takes(&self, method: &Method) -> bool {
+        self.methods().any(|taken| taken == *method)
+    }
+}
+
 impl<S> Clone for Door<S> {
     fn clone(&self) -> Self {
         *self

@@ -2,156 +2,195 @@
 
 use std::{convert::Infallible, sync::Arc};
 
-use http::{HeaderMap, HeaderValue, Method, header};
-use postern_protocol::{
-    problem::{Problem, ProblemType},
-    token,
-};
-use warp::{Filter, Rejection, filters::BoxedFilter, path::FullPath, reject::Reject};
+use bytes::Buf;
+use futures_util::Stream;
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use postern_protocol::{problem::ProblemType, signature::normalized, token};
+use tokio::sync::oneshot;
+use warp::{Filter, filters::BoxedFilter, path::FullPath};
 
 use super::{
-    answer::{Failure, Outcome, problem_response},
+    answer::{Failure, Outcome, Response, problem_response},
+    body::{self, Bodies, Body},
+    cors::Origins,
     gate::Gate,
     payment::Payment,
     rate_limit::RateLimit,
-    request::{self, RawRequest},
+    request::{RawRequest, UsedSignature},
     route::{Door, Route},
+    shown::{Fate, ShownTokens},
+    source::SourceAddress,
 };
 use crate::home::Home;
 
-/// The part that all routes share: the home, the gate, and the services' state.
-#[derive(Clone)]
+/// The part that all routes share: the home, the gate, the memory for bodies, and the services' state.
 struct Server<S> {
     home: Home,
     gate: Arc<dyn Gate>,
+    bodies: Bodies,
     state: S,
+    routes: Vec<Route<S>>,
+    shown: Arc<ShownTokens>,
+    origins: Origins,
 }
 
-/// The routes as one warp filter, which answers requests that no route matches with a problem.
-///
-/// # Panics
-/// Without any route.
+/// The routes as one warp filter, which answers requests that no route takes with a problem.
 pub fn filter<S: Clone + Send + Sync + 'static>(
     home: &Home,
     gate: Arc<dyn Gate>,
-    state: &S,
-    routes: &[Route<S>],
+    state: S,
+    routes: Vec<Route<S>>,
+    origins: Origins,
 ) -> BoxedFilter<(warp::reply::Response,)> {
-    let server = Server { home: home.clone(), gate, state: state.clone() };
-    routes
-        .iter()
-        .map(|route| route_filter(server.clone(), route, allow(routes, route.path)))
-        .reduce(|routes, route| routes.or(route).unify().boxed())
-        .expect("there are routes")
-        .recover(refuse)
-        .unify()
-        .boxed()
-}
-
-fn route_filter<S: Clone + Send + Sync + 'static>(
-    server: Server<S>,
-    route: &Route<S>,
-    allow: HeaderValue,
-) -> BoxedFilter<(warp::reply::Response,)> {
-    let (name, door, method) = (route.name, route.door, route.method.clone());
-    let limit = server.home.limits.max_body_bytes;
-    let expected = method.clone();
-    path_filter(route.path)
-        .and(
-            warp::method()
-                .and_then(move |found: Method| {
-                    let wrong = (found != expected).then(|| WrongMethod { allow: allow.clone() });
-                    async move { wrong.map_or(Ok(()), |wrong| Err(warp::reject::custom(wrong))) }
-                })
-                .untuple_one(),
-        )
+    let shown = Arc::new(ShownTokens::new(home.limits.remembered_tokens));
+    let bodies = Bodies::new(&home.limits);
+    let server = Arc::new(Server { home: home.clone(), gate, bodies, state, routes, shown, origins });
+    warp::method()
         .and(warp::path::full())
         .and(warp::query::raw().map(Some).or(warp::any().map(|| None)).unify())
         .and(warp::header::headers_cloned())
+        .and(warp::ext::get::<SourceAddress>())
         .and(warp::body::stream())
-        .then(move |segments, path: FullPath, query, headers, body| {
-            let (server, method) = (server.clone(), method.clone());
-            async move {
-                let raw = RawRequest { method, path, segments, query, headers };
-                server.answer(name, door, raw, request::collect(body, limit)).await
-            }
+        .then(move |method, path, query, headers, source, body| {
+            let server = server.clone();
+            async move { server.respond(method, path, query, headers, source, body).await }
         })
         .boxed()
 }
 
-/// The methods that a path has (RFC 9110 §10.2.1).
-fn allow<S>(routes: &[Route<S>], path: &str) -> HeaderValue {
-    let methods: Vec<_> =
-        routes.iter().filter(|route| route.path == path).map(|route| route.method.as_str()).collect();
-    HeaderValue::try_from(methods.join(", ")).expect("methods are visible ASCII")
+/// What the table of routes has for a path and method.
+enum Found<'a, S> {
+    /// A route, and the parameters in the path.
+    Route(&'a Route<S>, Vec<String>),
+    /// The path's methods (RFC 9110 §10.2.1), of which none is the request's.
+    OtherMethods(HeaderValue),
+    Nothing,
 }
 
-/// Matches a pattern such as `/qs/queues/{queue_id}/addresses` and yields the segments in
-/// braces, in order.
-fn path_filter(pattern: &'static str) -> BoxedFilter<(Vec<String>,)> {
-    pattern
-        .split('/')
-        .skip(1)
-        .fold(warp::any().map(Vec::new).boxed(), |filter, segment| {
-            if segment.starts_with('{') {
-                filter
-                    .and(warp::path::param())
-                    .map(|mut segments: Vec<String>, segment: String| {
-                        segments.push(segment);
-                        segments
-                    })
-                    .boxed()
-            } else {
-                filter.and(warp::path(segment)).boxed()
+impl<S: Clone + Send + Sync + 'static> Server<S> {
+    async fn respond<B: Buf + Send + 'static>(
+        self: Arc<Self>,
+        method: Method,
+        path: FullPath,
+        query: Option<String>,
+        headers: HeaderMap,
+        source: SourceAddress,
+        body: impl Stream<Item = Result<B, warp::Error>> + Send + 'static,
+    ) -> warp::reply::Response {
+        let origin = headers.get(header::ORIGIN).cloned();
+        let mut response = match self.find(&method, path.as_str()) {
+            Found::Nothing => problem_response(&ProblemType::NotFound.into(), None),
+            Found::OtherMethods(allow) => {
+                self.origins.preflight(&method, &headers, &allow).unwrap_or_else(|| {
+                    problem_response(&ProblemType::MethodNotAllowed.into(), Some((header::ALLOW, allow)))
+                })
             }
-        })
-        .and(warp::path::end())
-        .boxed()
-}
+            Found::Route(route, segments) => {
+                let authority = self.home.domain.clone();
+                let (method, signature) = (method.clone(), UsedSignature::default());
+                let announced = body::announced(&headers);
+                let raw = RawRequest { method, authority, path, segments, query, headers, source, signature };
+                let (name, door, bodies) = (route.name, route.door, self.bodies.clone());
+                let body = async move { bodies.read(source, announced, body).await };
+                self.clone().enter(name, door, raw, body).await
+            }
+        };
+        self.origins.mark(origin, &mut response);
+        finish(&method, response)
+    }
 
-impl<S> Server<S> {
-    async fn answer(
-        &self,
+    fn find(&self, method: &Method, path: &str) -> Found<'_, S> {
+        let path = normalized(path);
+        let segments: Vec<_> = path.split('/').skip(1).collect();
+        let mut methods = Vec::new();
+        for route in &self.routes {
+            let Some(parameters) = route.parameters(&segments) else { continue };
+            if route.takes(method) {
+                return Found::Route(route, parameters);
+            }
+            methods.extend(route.methods());
+        }
+        if methods.is_empty() {
+            return Found::Nothing;
+        }
+        let methods: Vec<_> = methods.iter().map(Method::as_str).collect();
+        let allow = HeaderValue::try_from(methods.join(", ")).expect("methods are visible ASCII");
+        Found::OtherMethods(allow)
+    }
+
+    async fn enter(
+        self: Arc<Self>,
         name: &'static str,
         door: Door<S>,
         raw: RawRequest,
-        body: impl Future<Output = Result<Vec<u8>, Problem>>,
-    ) -> warp::reply::Response {
-        match door {
+        body: impl Future<Output = Result<Body, Failure>> + Send + 'static,
+    ) -> Response {
+        let outcome = match door {
             Door::Open(endpoint) => {
                 let outcome = async {
                     let request = raw.with_body(body.await?)?;
                     endpoint(&self.state, request).await
                 };
-                self.respond(outcome.await)
+                outcome.await
             }
-            Door::Paid(endpoint) => {
-                let payment = match self.redeem(name, &raw.headers).await {
-                    Ok(Some(payment)) => payment,
-                    Ok(None) => return self.respond(Err(ProblemType::TokenRequired.into())),
-                    Err(failure) => return self.respond(Err(failure)),
-                };
-                let outcome = async {
-                    let request = raw.with_body(body.await?)?;
-                    endpoint(&self.state, request, payment.clone()).await
-                };
-                let outcome = outcome.await;
-                self.respond(payment.settle(&self.home.database, self.gate.as_ref(), outcome).await)
-            }
-        }
-    }
-
-    /// Verifies the request's token. The database finds out later whether it was spent before.
-    async fn redeem(&self, endpoint: &'static str, headers: &HeaderMap) -> Result<Option<Payment>, Failure> {
-        let shown = headers.get(header::AUTHORIZATION);
-        let Some(token) = shown.and_then(|value| token::parse_authorization(value).ok()) else {
-            return Ok(None);
+            Door::Paid(endpoint) => match self.redeem(name, &raw).await {
+                Ok(payment) => {
+                    let handled = {
+                        let (server, payment) = (self.clone(), payment.clone());
+                        async move {
+                            let request = raw.with_body(body.await?)?;
+                            payment.take_turn(&server.shown, &server.home.database).await?;
+                            endpoint(&server.state, request, payment).await
+                        }
+                    };
+                    self.clone().settled(payment, handled).await
+                }
+                Err(failure) => Err(failure),
+            },
         };
-        let redeemed = self.gate.redeem(token).await?;
-        Ok(redeemed.map(|token| Payment::new(token, endpoint)))
+        self.answer(outcome)
     }
 
-    fn respond(&self, outcome: Outcome) -> warp::reply::Response {
+    /// Verifies the request's token, unless it is known to be spent. The database finds out later whether it was spent
+    /// before.
+    async fn redeem(&self, endpoint: &'static str, raw: &RawRequest) -> Result<Payment, Failure> {
+        let shown = raw.headers.get(header::AUTHORIZATION);
+        let token = shown.and_then(|value| token::parse_authorization(value).ok());
+        let token = token.ok_or(ProblemType::TokenRequired)?;
+        let id = self.shown.id(&token);
+        if self.shown.fate(id) == Some(Fate::Spent) {
+            return Err(ProblemType::TokenSpent.into());
+        }
+        let token = self.gate.redeem(token).await?.ok_or(ProblemType::TokenRequired)?;
+        Ok(Payment::new(token, endpoint, raw.signature.clone(), id))
+    }
+
+    /// Handles a request and settles its token, in a task of its own: a client that hangs up meanwhile pays as others
+    /// do. Once the token is settled there is nothing more to do for nobody, such as to wait for messages.
+    async fn settled(
+        self: Arc<Self>,
+        payment: Payment,
+        handled: impl Future<Output = Outcome> + Send + 'static,
+    ) -> Outcome {
+        let (waiting, gone) = oneshot::channel::<Infallible>();
+        let task = tokio::spawn(async move {
+            let nobody = async {
+                let _ = gone.await;
+                payment.settled().await;
+            };
+            let outcome = tokio::select! {
+                biased;
+                outcome = handled => outcome,
+                () = nobody => return None,
+            };
+            Some(payment.settle(&self.home.database, self.gate.as_ref(), outcome).await)
+        });
+        let outcome = task.await.map_err(Failure::fault)?;
+        drop(waiting);
+        outcome.unwrap_or_else(|| Err(Failure::fault(anyhow::anyhow!("nobody waits for the answer"))))
+    }
+
+    fn answer(&self, outcome: Outcome) -> Response {
         let failure = match outcome {
             Ok(answer) => return answer.into_response(),
             Err(failure) => failure,
@@ -167,6 +206,7 @@ impl<S> Server<S> {
             }
             // Reservations become free when groups are created, and by the hourly upkeep.
             ProblemType::TooManyReservations => Some((header::RETRY_AFTER, HeaderValue::from(60 * 60))),
+            ProblemType::Unavailable => Some((header::RETRY_AFTER, HeaderValue::from(1))),
             _ => limit.map(RateLimit::retry_after),
         };
         let mut response = problem_response(&problem, remedy);
@@ -177,19 +217,14 @@ impl<S> Server<S> {
     }
 }
 
-#[derive(Debug)]
-struct WrongMethod {
-    allow: HeaderValue,
-}
-impl Reject for WrongMethod {}
-
-async fn refuse(rejection: Rejection) -> Result<warp::reply::Response, Infallible> {
-    let (kind, remedy) = if let Some(wrong) = rejection.find::<WrongMethod>() {
-        (ProblemType::MethodNotAllowed, Some((header::ALLOW, wrong.allow.clone())))
-    } else if rejection.is_not_found() {
-        (ProblemType::NotFound, None)
-    } else {
-        (ProblemType::MalformedRequest, None)
-    };
-    Ok(problem_response(&kind.into(), remedy))
+/// The response as it is sent: without its body to HEAD (RFC 9110 §9.3.2), with the same headers.
+fn finish(method: &Method, response: Response) -> warp::reply::Response {
+    let (mut head, body) = response.into_parts();
+    if *method != Method::HEAD {
+        return warp::reply::Response::from_parts(head, body.into());
+    }
+    if head.status != StatusCode::NO_CONTENT {
+        head.headers.insert(header::CONTENT_LENGTH, body.len().into());
+    }
+    warp::reply::Response::from_parts(head, warp::reply::Response::default().into_body())
 }

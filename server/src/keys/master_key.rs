@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use aws_lc_rs::{aead::AES_256_GCM, hkdf, rand};
+use aws_lc_rs::{aead::AES_256_GCM, hkdf, hmac, rand};
 use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD};
 use postern_protocol::sealed::SealingKey;
 use zeroize::Zeroizing;
@@ -101,15 +101,26 @@ impl MasterKey {
     /// Seals for `purpose` (a constant of the code) with `aad` (the row's identity) into an envelope (see
     /// [`postern_protocol::sealed`]).
     pub fn seal(&self, purpose: &str, aad: &[u8], plaintext: &[u8]) -> Vec<u8> {
-        self.subkey(purpose).seal(aad, plaintext).expect("the system's random number generator works")
+        self.sealing_key(purpose).seal(aad, plaintext).expect("the system's random number generator works")
     }
 
     /// The inverse of [`MasterKey::seal`].
     pub fn open(&self, purpose: &str, aad: &[u8], sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, OpenError> {
-        self.subkey(purpose).open(aad, sealed).map(Zeroizing::new).map_err(|_| OpenError)
+        self.sealing_key(purpose).open(aad, sealed).map(Zeroizing::new).map_err(|_| OpenError)
     }
 
-    fn subkey(&self, purpose: &str) -> SealingKey {
+    /// The keyed digest (HMAC-SHA256) of `bytes` for `purpose` (a constant of the code): equal bytes have equal digests,
+    /// and nobody without the master key finds the bytes by trying all of them.
+    pub fn digest(&self, purpose: &str, bytes: &[u8]) -> [u8; KEY_LEN] {
+        let key = hmac::Key::new(hmac::HMAC_SHA256, &*self.subkey(purpose));
+        hmac::sign(&key, bytes).as_ref().try_into().expect("SHA-256 yields 32 bytes")
+    }
+
+    fn sealing_key(&self, purpose: &str) -> SealingKey {
+        SealingKey::new(&self.subkey(purpose)).expect("any 32 bytes are a key")
+    }
+
+    fn subkey(&self, purpose: &str) -> Zeroizing<[u8; KEY_LEN]> {
         let info = [purpose.as_bytes()];
         let secret = hkdf::Salt::new(hkdf::HKDF_SHA256, &[]).extract(&*self.0);
         let mut key = Zeroizing::new([0; KEY_LEN]);
@@ -117,7 +128,7 @@ impl MasterKey {
             .expand(&info, &AES_256_GCM)
             .and_then(|subkey| subkey.fill(&mut *key))
             .expect("HKDF-SHA256 yields 32 bytes");
-        SealingKey::new(&key).expect("any 32 bytes are a key")
+        key
     }
 }
 
@@ -171,6 +182,19 @@ mod tests {
     #[test]
     fn sealing_twice_gives_different_bytes() {
         assert_ne!(key().seal("p", b"", b"same"), key().seal("p", b"", b"same"));
+    }
+
+    #[test]
+    fn a_digest_is_of_its_key_purpose_and_bytes_only() {
+        let digest = key().digest("source", b"192.0.2.1");
+        assert_eq!(key().digest("source", b"192.0.2.1"), digest);
+        for other in [
+            key().digest("source", b"192.0.2.2"),
+            key().digest("queue", b"192.0.2.1"),
+            MasterKey::from_bytes([1; 32]).digest("source", b"192.0.2.1"),
+        ] {
+            assert_ne!(other, digest);
+        }
     }
 
     #[test]

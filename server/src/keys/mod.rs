@@ -3,6 +3,8 @@
 
 pub mod master_key;
 pub mod signing_keys;
+mod version;
 
 pub use master_key::MasterKey;
 pub use signing_keys::SigningKeys;
+pub use version::KeyVersion;

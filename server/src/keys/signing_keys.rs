@@ -1,5 +1,8 @@
 //! Keys that services sign with. A server process that finds no key that lasts makes one; keys are
-//! in the database, sealed under the master key, and published with their validity.
+//! in the database, sealed under the master key, and published with their validity. A process keeps them in memory, and
+//! loads them again when they changed.
+
+use std::sync::{Arc, PoisonError, RwLock};
 
 use anyhow::Context;
 use postern_protocol::{
@@ -27,22 +30,48 @@ pub struct Service {
     pub overlap: u64,
 }
 
+/// A service's keys in the memory of this process.
 pub struct SigningKeys {
+    service: Service,
+    keys: RwLock<Arc<Keys>>,
+}
+
+/// A service's keys at one moment.
+pub struct Keys {
     current: SigningKey,
     published: Vec<PublishedKey>,
 }
 
 impl SigningKeys {
-    /// Loads a service's keys, after making one if none lasts. Several processes can do this at
-    /// once: the database accepts one new key.
+    /// Loads a service's keys, after making one if none lasts.
     ///
     /// # Errors
     /// A database that does not answer, keys of another master key.
-    pub async fn load(
-        database: &Database,
-        master_key: &MasterKey,
-        service: &Service,
-    ) -> anyhow::Result<Self> {
+    pub async fn load(database: &Database, master_key: &MasterKey, service: Service) -> anyhow::Result<Self> {
+        let keys = RwLock::new(Arc::new(Keys::load(database, master_key, &service).await?));
+        Ok(Self { service, keys })
+    }
+
+    /// Loads the keys again, after making one if none lasts.
+    ///
+    /// # Errors
+    /// As [`Self::load`]; the keys stay as they are.
+    pub async fn renew(&self, database: &Database, master_key: &MasterKey) -> anyhow::Result<()> {
+        let keys = Arc::new(Keys::load(database, master_key, &self.service).await?);
+        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = keys;
+        Ok(())
+    }
+
+    /// The keys as they are now.
+    pub fn now(&self) -> Arc<Keys> {
+        self.keys.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Keys {
+    /// Loads the keys, after making one if none lasts. Several processes can do this at once: the database accepts one
+    /// new key.
+    async fn load(database: &Database, master_key: &MasterKey, service: &Service) -> anyhow::Result<Self> {
         let mut rows = load_rows(database, service).await?;
         if rows.first().is_none_or(|row| validity(row).1 < today() + service.overlap) {
             let key = SigningKey::generate();

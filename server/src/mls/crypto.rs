@@ -12,7 +12,16 @@ use openmls::prelude::{
 };
 use tls_codec::SecretVLBytes;
 
-pub struct VerifyingCrypto;
+pub struct PublicCrypto {
+    /// False for trials: the server makes them itself, and every signature passes.
+    verifies: bool,
+}
+
+impl PublicCrypto {
+    pub const VERIFYING: Self = Self { verifies: true };
+    /// For a commit that the server tries in a member's name ([`super::TrackedGroup::try_commit`]).
+    pub const TRIAL: Self = Self { verifies: false };
+}
 
 /// The supported ciphersuites, those with SHA-256 and Ed25519, as in `operator.ciphersuites`. They differ in encryption
 /// only, which the server never does.
@@ -26,7 +35,7 @@ const SUITES: [Ciphersuite; 4] = [
 /// The error of every operation with secrets: reached only if openmls starts to ask a public group for some.
 const NO_SECRETS: CryptoError = CryptoError::CryptoLibraryError;
 
-impl OpenMlsCrypto for VerifyingCrypto {
+impl OpenMlsCrypto for PublicCrypto {
     fn supports(&self, ciphersuite: Ciphersuite) -> Result<(), CryptoError> {
         if SUITES.contains(&ciphersuite) { Ok(()) } else { Err(CryptoError::UnsupportedCiphersuite) }
     }
@@ -53,6 +62,9 @@ impl OpenMlsCrypto for VerifyingCrypto {
     ) -> Result<(), CryptoError> {
         if scheme != SignatureScheme::ED25519 {
             return Err(CryptoError::UnsupportedSignatureScheme);
+        }
+        if !self.verifies {
+            return Ok(());
         }
         UnparsedPublicKey::new(&ED25519, public_key)
             .verify(data, signature)

@@ -8,8 +8,13 @@ use postern_protocol::{
     mls::{DELIVERY_ADDRESS, DeliveryAddress, Pseudonym, USER_KEY, UserKey},
     name::Domain,
 };
+use tls_codec::Size as _;
 
 use super::InvalidMls;
+
+/// Bytes that a leaf may have: every joiner reads it, and every commit writes it. Ours have some 400, and those of
+/// post-quantum groups 1,500.
+const MAX_LEAF: usize = 4 * 1024;
 
 pub struct Leaf {
     /// The user's pseudonym, which all of its clients have.
@@ -22,9 +27,12 @@ pub struct Leaf {
 
 impl Leaf {
     /// # Errors
-    /// [`InvalidMls`] if the leaf lacks something that every leaf must have here, or its delivery address is on another
-    /// domain than `home`.
+    /// [`InvalidMls`] if the leaf lacks something that every leaf must have here, is too large, or its delivery address
+    /// is on another domain than `home`.
     pub fn read(node: &LeafNode, home: &Domain) -> Result<Self, InvalidMls> {
+        if node.tls_serialized_len() > MAX_LEAF {
+            return Err(InvalidMls::Refused("a leaf can have at most 4096 bytes"));
+        }
         let delivery = node
             .extensions()
             .unknown(DELIVERY_ADDRESS)

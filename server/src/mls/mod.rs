@@ -6,21 +6,27 @@ pub mod crypto;
 mod encryption_key;
 pub mod leaf;
 pub mod storage;
+mod trial;
 
-use openmls::prelude::{
-    CredentialType, ExtensionType, Extensions, GroupContext, KeyPackage, LeafNode, LeafNodeIndex,
-    MlsMessageBodyIn, MlsMessageIn, OpenMlsCrypto as _, ProcessedMessage, ProcessedMessageContent, Proposal,
-    ProposalStore, ProposalType, ProtocolVersion, PublicGroup, PublicMessageIn, QueuedProposal,
-    RatchetTreeIn, Sender, StagedCommit, Verifiable as _, group_info::VerifiableGroupInfo,
+use std::collections::BTreeMap;
+
+use openmls::{
+    group::{ProposalValidationError, PublicProcessMessageError, StageCommitError},
+    prelude::{
+        CredentialType, ExtensionType, Extensions, GroupContext, KeyPackage, LeafNode, LeafNodeIndex,
+        MlsMessageBodyIn, MlsMessageIn, OpenMlsCrypto as _, ProcessedMessage, ProcessedMessageContent,
+        Proposal, ProposalStore, ProposalType, ProtocolVersion, PublicGroup, PublicMessageIn, QueuedProposal,
+        RatchetTreeIn, Sender, StagedCommit, Verifiable as _, group_info::VerifiableGroupInfo,
+    },
 };
 use postern_protocol::{
     GroupInfo, MlsMessage, PublicKey, RatchetTree, Welcome,
     mls::{DELIVERY_ADDRESS, GROUP_POLICY},
     problem::{Problem, ProblemType},
 };
-use tls_codec::{Deserialize as _, Serialize as _};
+use tls_codec::{Deserialize as _, Serialize as _, VLBytes};
 
-use crypto::VerifyingCrypto;
+use crypto::PublicCrypto;
 use storage::GroupStorage;
 
 /// The reason why MLS content was refused. The texts are for the sender's developer: they name the
@@ -35,6 +41,8 @@ pub enum InvalidMls {
     Group(String),
     #[error("the message is invalid: {0}")]
     Message(String),
+    #[error("no commit could include the proposal: {0}")]
+    Uncommittable(String),
 }
 
 impl From<InvalidMls> for Problem {
@@ -68,32 +76,43 @@ impl TrackedGroup {
     /// [`InvalidMls`] unless the group is in epoch 0, of a supported ciphersuite, and its
     /// creator the only member.
     pub fn create(group_info: &GroupInfo, ratchet_tree: &RatchetTree) -> Result<Self, InvalidMls> {
+        let ratchet_tree = parse_tree(ratchet_tree)?;
+        let refused =
+            InvalidMls::Refused("a new group must be in epoch 0, with its creator as the only member");
+        // Counted before anything is verified. A node above the leaf is refused, too: its key would be nobody's, or one
+        // that nobody can encrypt to.
+        if ratchet_tree.nodes().count() != 1 {
+            return Err(refused);
+        }
+        let tracked = Self::open(group_info, ratchet_tree)?;
+        if tracked.epoch() != 0 || tracked.group.members().count() != 1 {
+            return Err(refused);
+        }
+        for (_, leaf) in tracked.leaves() {
+            encryption_key::check_leaf(tracked.group.ciphersuite(), leaf)?;
+        }
+        Ok(tracked)
+    }
+
+    /// Validates a GroupInfo and the tree of its group, of whatever size and epoch, as a joiner does (RFC 9420
+    /// §12.4.3.1).
+    ///
+    /// # Errors
+    /// [`InvalidMls`].
+    pub fn open(group_info: &GroupInfo, ratchet_tree: RatchetTreeIn) -> Result<Self, InvalidMls> {
         let MlsMessageBodyIn::GroupInfo(group_info) = parse(group_info.as_bytes(), "GroupInfo")? else {
             return Err(InvalidMls::Malformed("GroupInfo"));
         };
-        let ratchet_tree = RatchetTreeIn::tls_deserialize_exact(ratchet_tree.as_bytes())
-            .map_err(|_| InvalidMls::Malformed("ratchet tree"))?;
-        let nodes = ratchet_tree.nodes().count();
         let storage = GroupStorage::default();
         let (group, _) = PublicGroup::from_external(
-            &VerifyingCrypto,
+            &PublicCrypto::VERIFYING,
             &storage,
             ratchet_tree,
             group_info,
             ProposalStore::new(),
         )
         .map_err(|error| InvalidMls::Group(error.to_string()))?;
-        let tracked = Self { group, storage };
-        // A node above the leaf is refused, too: its key would be nobody's, or one that nobody can encrypt to.
-        if tracked.epoch() != 0 || tracked.group.members().count() != 1 || nodes != 1 {
-            return Err(InvalidMls::Refused(
-                "a new group must be in epoch 0, with its creator as the only member",
-            ));
-        }
-        for (_, leaf) in tracked.leaves() {
-            encryption_key::check_leaf(tracked.group.ciphersuite(), leaf)?;
-        }
-        Ok(tracked)
+        Ok(Self { group, storage })
     }
 
     /// # Errors
@@ -178,7 +197,7 @@ impl TrackedGroup {
         let path = encryption_key::of_path(&message)?;
         let processed: ProcessedMessage = self
             .group
-            .process_message(&VerifyingCrypto, message)
+            .process_message(&PublicCrypto::VERIFYING, message)
             .map_err(|error| InvalidMls::Message(error.to_string()))?;
         let authenticated_data = processed.aad().to_vec();
         match processed.into_content() {
@@ -197,11 +216,6 @@ impl TrackedGroup {
             }
             ProcessedMessageContent::ProposalMessage(proposal) => {
                 self.check_proposal(proposal.proposal())?;
-                if let (Proposal::Update(update), Sender::Member(leaf)) =
-                    (proposal.proposal(), proposal.sender())
-                {
-                    self.check_update(*leaf, update.leaf_node())?;
-                }
                 Ok(Handshake::Proposal(proposal))
             }
             _ => Err(InvalidMls::Refused("the message is not a commit or a member's proposal")),
@@ -234,44 +248,52 @@ impl TrackedGroup {
         }
     }
 
-    /// Checks an Update as members do when it is committed, but already when it is proposed: an Update that no commit
-    /// can contain would end the group, since the next commit must include it.
-    fn check_update(&self, index: LeafNodeIndex, new: &LeafNode) -> Result<(), InvalidMls> {
-        const CAPABILITIES: InvalidMls = InvalidMls::Refused(
-            "an Update must keep the leaf's capabilities, and have those that its extensions need",
-        );
-        let old =
-            self.group.leaf(index).ok_or(InvalidMls::Refused("the sender is not a member of the group"))?;
-        let (had, has) = (old.capabilities(), new.capabilities());
-        let keeps = had.versions().iter().all(|version| has.versions().contains(version))
-            && had.ciphersuites().iter().all(|suite| has.ciphersuites().contains(suite))
-            && had.extensions().iter().all(|extension| has.extensions().contains(extension))
-            && had.proposals().iter().all(|proposal| has.proposals().contains(proposal))
-            && had.credentials().iter().all(|credential| has.credentials().contains(credential));
-        let uses_what_it_has = new.extensions().iter().all(|extension| {
-            let extension = extension.extension_type();
-            extension == ExtensionType::ApplicationId || has.extensions().contains(&extension)
-        });
-        if !keeps || !uses_what_it_has {
-            return Err(CAPABILITIES);
+    /// Tries the commit by which a member would take proposals along that wait, and judges them by what openmls judges
+    /// commits by. The trial has no path, which is the committer's own matter, and openmls looks at it last; before that
+    /// it objects to an Update of the committer's own, which is judged with the others by then. Returns the trial's
+    /// length in bytes.
+    ///
+    /// # Errors
+    /// [`InvalidMls::Uncommittable`] with openmls's reason.
+    pub fn try_commit(&self, by: LeafNodeIndex, proposals: &[&QueuedProposal]) -> Result<usize, InvalidMls> {
+        let references = proposals.iter().map(|proposal| proposal.proposal_reference_ref().as_slice());
+        let commit = trial::commit(self.group_id(), self.epoch(), by.u32(), references);
+        match self.group.process_message(&PublicCrypto::TRIAL, parse_handshake(&commit)?) {
+            Ok(_)
+            | Err(PublicProcessMessageError::InvalidCommit(
+                StageCommitError::RequiredPathNotFound
+                | StageCommitError::ProposalValidationError(
+                    ProposalValidationError::CommitterIncludedOwnUpdate,
+                ),
+            )) => Ok(commit.as_bytes().len()),
+            Err(error) => Err(InvalidMls::Uncommittable(error.to_string())),
         }
-        let proposals =
-            self.proposals().map_err(|_| InvalidMls::Refused("the pending proposals cannot be read"))?;
-        let proposed =
-            proposals.iter().filter_map(|proposal| match (proposal.proposal(), proposal.sender()) {
-                (Proposal::Update(update), Sender::Member(leaf)) if *leaf != index => {
-                    Some(update.leaf_node())
-                }
+    }
+
+    /// The leaves, by index, that a commit of these proposals leads to, before its path.
+    ///
+    /// # Errors
+    /// [`InvalidMls`] if two would share a signature key.
+    pub fn leaves_after<'a>(
+        &'a self,
+        proposals: &'a [QueuedProposal],
+    ) -> Result<BTreeMap<LeafNodeIndex, &'a LeafNode>, InvalidMls> {
+        let mut leaves: BTreeMap<_, _> = self.leaves().collect();
+        for proposal in proposals {
+            if let (Proposal::Update(update), Sender::Member(leaf)) = (proposal.proposal(), proposal.sender())
+            {
+                leaves.insert(*leaf, update.leaf_node());
+            }
+        }
+        for proposal in proposals {
+            match (proposal.proposal(), proposal.sender()) {
+                (Proposal::Remove(remove), _) => leaves.remove(&remove.removed()),
+                (Proposal::SelfRemove, Sender::Member(leaf)) => leaves.remove(leaf),
                 _ => None,
-            });
-        let others = self.leaves().filter(|(leaf, _)| *leaf != index).map(|(_, leaf)| leaf);
-        let taken = others.chain(proposed).any(|other| {
-            other.signature_key() == new.signature_key() || other.encryption_key() == new.encryption_key()
-        });
-        if taken || old.encryption_key() == new.encryption_key() {
-            return Err(InvalidMls::Refused("an Update must not bring a key that is already in use"));
+            };
         }
-        Ok(())
+        check_signature_keys(leaves.values().copied())?;
+        Ok(leaves)
     }
 
     /// Makes the commit's epoch the group's.
@@ -283,16 +305,7 @@ impl TrackedGroup {
         self.group
             .merge_commit(&self.storage, commit)
             .map_err(|error| InvalidMls::Message(error.to_string()))?;
-        let mut keys: Vec<_> =
-            self.leaves().map(|(_, leaf)| leaf.signature_key().as_slice().to_vec()).collect();
-        let members = keys.len();
-        keys.sort_unstable();
-        keys.dedup();
-        if keys.len() == members {
-            Ok(())
-        } else {
-            Err(InvalidMls::Refused("two members would share a signature key"))
-        }
+        check_signature_keys(self.leaves().map(|(_, leaf)| leaf))
     }
 
     /// Checks that a GroupInfo is the committer's over the epoch that its commit began, and
@@ -332,7 +345,7 @@ impl TrackedGroup {
         let scheme = self.group.ciphersuite().signature_algorithm();
         let key = leaf.signature_key().clone().into_signature_public_key_enriched(scheme);
         group_info
-            .verify_no_out(&VerifyingCrypto, &key)
+            .verify_no_out(&PublicCrypto::VERIFYING, &key)
             .map_err(|_| InvalidMls::Refused("the GroupInfo is not signed by the committer"))
     }
 
@@ -347,6 +360,41 @@ impl TrackedGroup {
     }
 }
 
+fn check_signature_keys<'a>(leaves: impl Iterator<Item = &'a LeafNode>) -> Result<(), InvalidMls> {
+    let mut keys: Vec<_> = leaves.map(|leaf| leaf.signature_key().as_slice()).collect();
+    let members = keys.len();
+    keys.sort_unstable();
+    keys.dedup();
+    if keys.len() == members {
+        Ok(())
+    } else {
+        Err(InvalidMls::Refused("two members would share a signature key"))
+    }
+}
+
+/// The length in bytes of a message's authenticated data, which every recipient stores and nobody encrypts
+/// (RFC 9420 §6.1, §6.3).
+///
+/// # Errors
+/// [`InvalidMls`] unless it is a public or private message.
+pub fn authenticated_data_len(message: &MlsMessage) -> Result<usize, InvalidMls> {
+    fn read(mut bytes: &[u8]) -> Result<usize, tls_codec::Error> {
+        const PUBLIC_MESSAGE: u16 = 1;
+        let bytes = &mut bytes;
+        let _version = u16::tls_deserialize(bytes)?;
+        let wire_format = u16::tls_deserialize(bytes)?;
+        let _group_id = VLBytes::tls_deserialize(bytes)?;
+        let _epoch = u64::tls_deserialize(bytes)?;
+        if wire_format == PUBLIC_MESSAGE {
+            let _sender = Sender::tls_deserialize(bytes)?;
+        } else {
+            let _content_type = u8::tls_deserialize(bytes)?;
+        }
+        Ok(VLBytes::tls_deserialize(bytes)?.as_slice().len())
+    }
+    read(message.as_bytes()).map_err(|_| InvalidMls::Malformed("MLSMessage"))
+}
+
 /// Parses an `MLSMessage`, all of it.
 ///
 /// # Errors
@@ -355,6 +403,15 @@ pub fn parse(bytes: &[u8], what: &'static str) -> Result<MlsMessageBodyIn, Inval
     MlsMessageIn::tls_deserialize_exact(bytes)
         .map(MlsMessageIn::extract)
         .map_err(|_| InvalidMls::Malformed(what))
+}
+
+/// Parses a ratchet tree, which is not verified yet.
+///
+/// # Errors
+/// [`InvalidMls::Malformed`].
+pub fn parse_tree(ratchet_tree: &RatchetTree) -> Result<RatchetTreeIn, InvalidMls> {
+    RatchetTreeIn::tls_deserialize_exact(ratchet_tree.as_bytes())
+        .map_err(|_| InvalidMls::Malformed("ratchet tree"))
 }
 
 /// # Errors
@@ -376,9 +433,9 @@ pub fn parse_key_package(message: &MlsMessage) -> Result<KeyPackage, InvalidMls>
         return Err(InvalidMls::Malformed("KeyPackage"));
     };
     let key_package = unverified
-        .validate(&VerifyingCrypto, ProtocolVersion::Mls10)
+        .validate(&PublicCrypto::VERIFYING, ProtocolVersion::Mls10)
         .map_err(|error| InvalidMls::Message(error.to_string()))?;
-    if VerifyingCrypto.supports(key_package.ciphersuite()).is_err() {
+    if PublicCrypto::VERIFYING.supports(key_package.ciphersuite()).is_err() {
         return Err(InvalidMls::Refused("this server does not support the ciphersuite"));
     }
     if !key_package.life_time().has_acceptable_range() {

@@ -23,15 +23,21 @@ impl BatchSigner {
     /// # Errors
     /// As [`SigningKeys::load`].
     pub async fn load(home: &Home) -> anyhow::Result<Self> {
-        Ok(Self(SigningKeys::load(&home.database, &home.master_key, &QS).await?))
+        Ok(Self(SigningKeys::load(&home.database, &home.master_key, QS).await?))
     }
 
-    pub fn published(&self) -> &[PublishedKey] {
-        self.0.published()
+    /// # Errors
+    /// As [`SigningKeys::renew`].
+    pub async fn renew(&self, home: &Home) -> anyhow::Result<()> {
+        self.0.renew(&home.database, &home.master_key).await
+    }
+
+    pub fn published(&self) -> Vec<PublishedKey> {
+        self.0.now().published().to_vec()
     }
 
     pub fn sign(&self, domain: &Domain, key_packages: Vec<StockedKeyPackage>) -> KeyPackageBatch {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        KeyPackageBatch::sign(domain, now, key_packages, self.0.current())
+        KeyPackageBatch::sign(domain, now, key_packages, self.0.now().current())
     }
 }

@@ -48,6 +48,14 @@ impl Qs {
         let batch_signer = Arc::new(BatchSigner::load(home).await?);
         Ok(Self { home: home.clone(), batch_signer, wakeups: Wakeups::default(), pusher })
     }
+
+    /// Makes a signing key if none lasts, and loads those in the database.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub async fn renew_signing_keys(&self) -> anyhow::Result<()> {
+        self.batch_signer.renew(&self.home).await
+    }
 }
 
 #[cfg(test)]

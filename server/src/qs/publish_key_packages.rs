@@ -17,7 +17,6 @@ use postern_protocol::{
 
 use super::Qs;
 use crate::{
-    clock::{DAY, today},
     database::outcome,
     http::{Failure, Outcome, Payment, Request},
     mls::{self, InvalidMls, leaf::Leaf},
@@ -36,6 +35,7 @@ outcome! {
         CiphersuiteForbidden = "ciphersuite_forbidden",
         TooManyKeyPackages = "too_many_key_packages",
         TooManyStocks = "too_many_stocks",
+        ExpiresTooSoon = "expires_too_soon",
     }
 }
 
@@ -43,15 +43,13 @@ pub async fn publish_key_packages(qs: Qs, request: Request, payment: Payment) ->
     let (signer, body) = request.signed_body::<PublishKeyPackages>()?;
     check_size(&body)?;
     let (lookup, stock_id, create) = (body.friendship_token.lookup(), body.stock_id, body.create);
-    let domain = qs.home.domain.clone();
-    // Three signatures each are verified: too long for the pool's workers.
-    let sealing = tokio::task::spawn_blocking(move || Stock::validate(&body, &domain)?.seal(&body));
-    let sealed = sealing.await.map_err(Failure::fault)??;
+    // Three signatures each are verified.
+    let sealed = qs.home.compute(|| Stock::validate(&body, &qs.home.domain)?.seal(&body)).await??;
     let (last_resort, last_resort_expires) = sealed.last_resort.unzip();
     let (outcome, row) = payment
         .call(
             &qs.home.database,
-            "SELECT outcome, remaining
+            "SELECT outcome, remaining, days
              FROM qs.publish_key_packages($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
             &[
                 &lookup.as_slice(),
@@ -76,6 +74,13 @@ pub async fn publish_key_packages(qs: Qs, request: Request, payment: Payment) ->
         PublishKeyPackagesOutcome::CiphersuiteForbidden => Err(ProblemType::CiphersuiteForbidden.into()),
         PublishKeyPackagesOutcome::TooManyKeyPackages | PublishKeyPackagesOutcome::TooManyStocks => {
             Err(ProblemType::TooManyKeyPackages.into())
+        }
+        PublishKeyPackagesOutcome::ExpiresTooSoon => {
+            let days: i32 = row.get("days");
+            let detail = format_args!(
+                "a KeyPackage must be valid for more than {days} days: members read for as long that its client was added"
+            );
+            Err(Problem::with_detail(ProblemType::InvalidMls, detail).into())
         }
     }
 }
@@ -180,10 +185,7 @@ impl Seen {
         if !self.keys.insert(leaf.signature_key) || !self.addresses.insert(leaf.address) {
             return Err(InvalidMls::Refused("two KeyPackages share a signature key or an address"));
         }
-        let ends = key_package.life_time().not_after();
-        if ends < today() + DAY {
-            return Err(InvalidMls::Refused("a KeyPackage expires today or has expired"));
-        }
-        i64::try_from(ends).map_err(|_| InvalidMls::Refused("the KeyPackage's lifetime is too long"))
+        i64::try_from(key_package.life_time().not_after())
+            .map_err(|_| InvalidMls::Refused("the KeyPackage's lifetime is too long"))
     }
 }

@@ -10,7 +10,7 @@ use crate::http::{Outcome, Request};
 pub async fn published_keys(qs: Qs, request: Request) -> Outcome {
     let keys = QueuingKeys {
         domain: qs.home.domain.clone(),
-        keys: qs.batch_signer.published().to_vec(),
+        keys: qs.batch_signer.published(),
         application_server_key: qs.pusher.public_key(),
     };
     Ok(request.answer(StatusCode::OK, &keys)?.public())

@@ -32,7 +32,7 @@ outcome! {
 /// # Errors
 /// A database that does not answer.
 pub async fn run(qs: &Qs) -> anyhow::Result<()> {
-    let database = &qs.home.database;
+    let database = qs.home.database.for_chores();
     let started = database.query_one("SELECT outcome FROM qs.start_upkeep()", &[]).await?;
     if StartUpkeepOutcome::of(&started)? != StartUpkeepOutcome::NoWorker {
         return Ok(());

@@ -41,7 +41,7 @@ impl BenchMember {
         let path = format!("/qs/queues/{}/dequeue", self.queue.to_base64url());
         Request::post(path)
             .cbor(&Dequeue { after, max_messages: None, wait })
-            .signed_by(&self.owner)
+            .signed_by(&self.owner, &home())
             .waiting(std::time::Duration::from_secs(wait.into()))
     }
 }
@@ -122,7 +122,7 @@ impl Founder {
     /// Signed and ready but for its token.
     pub fn request(&self, submission: &SubmitMessage) -> Request {
         let path = format!("/ds/groups/{}/messages", self.id.to_base64url());
-        Request::post(path).cbor(submission).signed_by(self.key())
+        Request::post(path).cbor(submission).signed_by(self.key(), &home())
     }
 
     pub async fn submit(&self, client: &Client, submission: &SubmitMessage) -> Result<()> {
@@ -130,16 +130,27 @@ impl Founder {
         Ok(())
     }
 
-    /// Tells the server of the group, and returns what it was told.
-    pub async fn found(&self, client: &Client) -> Result<CreateGroup> {
-        let creation = CreateGroup {
+    /// Adds so many leaves without asking the server, which refuses a creation that has them.
+    pub fn grow(&mut self, leaves: usize) {
+        let add = (0..leaves).map(|_| Party::newcomer().key_package()).collect();
+        self.commit(add);
+        self.merge();
+    }
+
+    pub fn creation(&self) -> CreateGroup {
+        CreateGroup {
             group_id: self.id.clone(),
             state_key: self.policy.state_key(),
             group_info: self.party.group_info(),
             ratchet_tree: self.party.ratchet_tree(),
             attributes: Vec::new(),
-        };
-        let request = Request::post("/ds/groups").cbor(&creation).signed_by(self.key());
+        }
+    }
+
+    /// Tells the server of the group, and returns what it was told.
+    pub async fn found(&self, client: &Client) -> Result<CreateGroup> {
+        let creation = self.creation();
+        let request = Request::post("/ds/groups").cbor(&creation).signed_by(self.key(), &home());
         client.http().send(&paid(client, request).await?).await?;
         Ok(creation)
     }
@@ -165,13 +176,13 @@ pub async fn queue(client: &Client) -> Result<(BenchMember, Address)> {
     let owner = SigningKey::generate();
     // Any 32 bytes are an X25519 key; nobody reads these queues.
     let create = CreateQueue { kind: QueueKind::Group, hpke_key: HpkePublicKey::new(rand::random()) };
-    let request = Request::post("/qs/queues").cbor(&create).signed_by(&owner);
+    let request = Request::post("/qs/queues").cbor(&create).signed_by(&owner, &home());
     let created: QueueCreated = client.http().send(&paid(client, request).await?).await?.decode()?;
     let address = Address::new(rand::random());
     let path = format!("/qs/queues/{}/addresses", created.queue_id.to_base64url());
     let request = Request::post(path)
         .cbor(&AddAddresses { addresses: vec![address], last_resort: Vec::new() })
-        .signed_by(&owner);
+        .signed_by(&owner, &home());
     client.http().send(&paid(client, request).await?).await?;
     Ok((BenchMember { owner, queue: created.queue_id }, address))
 }

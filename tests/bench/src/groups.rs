@@ -17,7 +17,7 @@ use postern_server::{
         rules::Rules,
         sealed::{self, BlobId, Kind},
     },
-    mls::{crypto::VerifyingCrypto, parse_handshake, storage::GroupStorage},
+    mls::{crypto::PublicCrypto, parse_handshake, storage::GroupStorage},
 };
 use postern_tests_kit::{Cluster, Server};
 use tokio_postgres::Client as Connection;
@@ -83,8 +83,10 @@ pub async fn measure(options: &Options, cluster: &mut Cluster) -> Result<()> {
         "ALTER SYSTEM SET shared_preload_libraries = 'postern', 'pg_stat_statements'",
         "ALTER SYSTEM SET track_functions = 'all'",
         "SELECT operator.set_allowance(2000000000)",
+        "SELECT operator.set_new_user_allowance(2000000000)",
         "SELECT operator.set_group_limit('max_members', 5000)",
         "SELECT operator.set_group_limit('max_commit_bytes', 1000000)",
+        "SELECT operator.set_group_limit('max_delivery_bytes', 2147483647)",
     ] {
         cluster.admin().await.execute(setup, &[]).await?;
     }
@@ -241,7 +243,7 @@ impl Mirror {
         let message = message?;
         let of_alone = message.clone();
         let openmls = || {
-            let processed = alone.process_message(&VerifyingCrypto, of_alone)?;
+            let processed = alone.process_message(&PublicCrypto::VERIFYING, of_alone)?;
             let ProcessedMessageContent::StagedCommitMessage(commit) = processed.into_content() else {
                 anyhow::bail!("it is a commit");
             };

@@ -5,6 +5,7 @@
 //!
 //! Prints Markdown; `docs/benchmarks.md` is made from it.
 
+mod attack;
 mod costs;
 mod floor;
 mod gate;
@@ -26,7 +27,7 @@ use std::{
 use anyhow::{Context, Result};
 use clap::Parser;
 use postern_client::{Client, Token};
-use postern_tests_kit::{Cluster, Server};
+use postern_tests_kit::{Cluster, Server, lift_limits};
 
 use costs::Costs;
 use floor::Floor;
@@ -65,6 +66,9 @@ struct Options {
     /// Measure what so many waiting long-polls cost instead
     #[arg(long, value_name = "N")]
     waiters: Option<usize>,
+    /// Measure an honest client instead, next to attacks
+    #[arg(long)]
+    attack: bool,
     /// Send and acknowledge for so many seconds instead, and watch the tables' sizes
     #[arg(long, value_name = "SECONDS")]
     soak: Option<u64>,
@@ -89,16 +93,24 @@ async fn main() -> Result<()> {
     if options.queues {
         return queues::measure(&options, &cluster).await;
     }
-    let sending = Server::start(&cluster).await;
+    // All clients come from one source here.
+    let sending =
+        Server::builder(&cluster).env("POSTERN_MAX_CONNECTIONS_PER_SOURCE", "1000000").start().await;
     let receiving = Server::start(&cluster).await;
     let admin = cluster.admin().await;
+    lift_limits(&admin).await;
     admin.execute("SELECT operator.set_allowance(2000000000)", &[]).await?;
-    admin.execute("SELECT operator.set_group_limit('max_members', 5000)", &[]).await?;
+    for limit in ["'max_members', 5000", "'max_delivery_bytes', 2147483647"] {
+        admin.execute(&format!("SELECT operator.set_group_limit({limit})"), &[]).await?;
+    }
     let directory = tempfile::tempdir()?;
     let client = Client::register(&directory.path().join("bench"), sending.url(), "bench").await?;
 
     if let Some(waiters) = options.waiters {
         return waiters::measure(&options, waiters, &cluster, &sending, &client).await;
+    }
+    if options.attack {
+        return attack::measure(&options, &cluster, &sending, &client).await;
     }
     if options.tokens {
         tokens::measure(&options, &cluster, &client).await?;

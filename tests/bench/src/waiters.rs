@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use futures_util::future::join_all;
 use postern_client::{Client, Request};
 use postern_protocol::{QueueId, key::SigningKey, qs::Dequeue};
-use postern_tests_kit::{Cluster, Server};
+use postern_tests_kit::{Cluster, Server, home};
 
 use crate::{Options, group::BenchGroup, median, refill, send_round};
 
@@ -49,7 +49,7 @@ pub async fn measure(
             let dequeue = Dequeue { after: 0, max_messages: None, wait: WAIT };
             let request = Request::post(format!("/qs/queues/{}/dequeue", queue.to_base64url()))
                 .cbor(&dequeue)
-                .signed_by(&owner)
+                .signed_by(&owner, &home())
                 .waiting(Duration::from_secs(WAIT.into()))
                 .paid_with(token);
             let http = client.http().clone();
@@ -92,7 +92,8 @@ async fn waiting(cluster: &Cluster, number: usize) -> Result<()> {
     Ok(())
 }
 
-fn resident_bytes(server: &Server) -> Result<f64> {
+/// The server's resident memory.
+pub fn resident_bytes(server: &Server) -> Result<f64> {
     let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid()))?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("VmRSS")?;
     let kilobytes: f64 = line.trim().trim_end_matches(" kB").parse()?;

@@ -1,5 +1,8 @@
 //! The promises of the client library, tried with real clients and a real server.
 
+mod command_line;
+mod following;
 mod friendship;
 mod groups;
+mod lost_answers;
 mod push;

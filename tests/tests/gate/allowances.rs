@@ -97,7 +97,7 @@ async fn overrides_are_by_user_and_by_token_type_and_can_be_taken_back() {
     assert!(granted(&alice, Ask::p384(&p384)).await);
     set("5000, domain => 'elsewhere.example'").await;
     let listed: i64 = gate.value("SELECT count(*) FROM operator.allowances()").await;
-    assert_eq!(listed, 4, "two defaults, a user's, a domain's");
+    assert_eq!(listed, 5, "three defaults, a user's, a domain's");
     for bad in
         ["1, user_name => 'nobody'", "1, user_name => 'alice', domain => 'elsewhere.example'", "NULL", "-1"]
     {
@@ -143,4 +143,50 @@ async fn a_repeat_gets_the_same_tokens_for_nothing_until_it_looks_like_an_attack
     let bob = gate.client("bob").await;
     gate.tokens(0, &bob, &asks[0].0).await;
     assert_eq!(gate.issued().await - before, 20);
+}
+
+/// Many users that were registered at once have little to spend on the first day.
+#[tokio::test]
+async fn a_new_users_allowance_grows_with_the_days_on_which_it_took_tokens() {
+    let gate = World::builder().strict().start().await;
+    let (client, key) = (gate.client("alice").await, gate.issuer_key(RISTRETTO255).await);
+    let ask = async |number| {
+        let ask = Ask::batch(&key, number);
+        gate.ask(0, &client, ask.media_type, &ask.body).await
+    };
+    let whole = async || {
+        let reply = ask(1).await;
+        assert_eq!(reply.status, StatusCode::OK);
+        reply.header("ratelimit-policy").to_owned()
+    };
+    assert_eq!(whole().await, r#""daily";q=2000;w=86400"#);
+    for _ in 0..19 {
+        assert_eq!(ask(100).await.status, StatusCode::OK);
+    }
+    assert_eq!(ask(100).await.slug(), "allowance-used-up", "1,901 are taken");
+    assert_eq!(whole().await, r#""daily";q=2000;w=86400"#);
+
+    let next_day = async || {
+        let sql = "UPDATE aas.issued SET day = day - 1; UPDATE aas.requests SET day = day - 1; SELECT aas.clean_up()";
+        gate.admin.batch_execute(sql).await.unwrap();
+    };
+    for expected in [4000, 6000, 8000, 10_000, 10_000, 10_000] {
+        next_day().await;
+        for _ in 0..2 {
+            assert_eq!(whole().await, format!(r#""daily";q={expected};w=86400"#));
+        }
+    }
+    let days: i32 = gate.value("SELECT days FROM aas.takers").await;
+    assert_eq!(days, 5, "nothing is counted once it has the whole allowance");
+
+    // The operator's word for this user counts from the first day.
+    let bob = gate.client("bob").await;
+    gate.admin.execute("SELECT operator.set_allowance(5000, user_name => 'bob')", &[]).await.unwrap();
+    let request = Ask::batch(&key, 1);
+    let reply = gate.ask(0, &bob, request.media_type, &request.body).await;
+    assert_eq!(reply.header("ratelimit-policy"), r#""daily";q=5000;w=86400"#);
+    for bad in ["0", "-1", "NULL"] {
+        let set = format!("SELECT operator.set_new_user_allowance({bad})");
+        assert!(gate.admin.execute(&set, &[]).await.is_err(), "{bad}");
+    }
 }

@@ -15,7 +15,7 @@ use postern_server::{
         issuer_key::IssuerKey,
         token_request::{Format, TokenRequest},
     },
-    config::{ConnectionString, Limits},
+    config::{ConnectionString, DatabaseConfig, Limits},
     database::Database,
     home::{self, Home},
     keys::MasterKey,
@@ -260,7 +260,8 @@ async fn asks(gate: &World) -> Vec<Ask> {
 
 /// The issuer of the gate's database, in this process.
 async fn issuer(gate: &World) -> Issuer {
-    let database = Database::new(&ConnectionString::new(gate.cluster.server_url()), 2).unwrap();
+    let database =
+        Database::new(&ConnectionString::new(gate.cluster.server_url()), &DatabaseConfig::default()).unwrap();
     let key = hex::decode(gate.cluster.master_key()).unwrap().try_into().unwrap();
     let (_, stopping) = tokio::sync::watch::channel(false);
     let (domain, master_key) = (home(), MasterKey::from_bytes(key));

@@ -2,6 +2,7 @@
 //! what of all that can be joined.
 
 mod allowances;
+mod door;
 mod double_spend;
 mod foreign_client;
 mod fuzz;
@@ -10,6 +11,7 @@ mod issuance;
 mod keys;
 mod operator;
 mod redemption;
+mod registration;
 mod unlinkability;
 mod vectors;
 mod wallet;

@@ -6,7 +6,8 @@ use tokio_postgres::{Client, error::SqlState};
 
 /// A user with one client, and one commit to the EID.
 async fn register(admin: &Client, name: &str) {
-    let register = "SELECT auth.register_user($1, sha256(convert_to($1, 'UTF8')), 'group info', 'tree', 'eid', NULL)::text";
+    let register = "SELECT outcome::text FROM auth.register_user(
+                        $1, sha256(convert_to($1, 'UTF8')), 'group info', 'tree', 'eid', NULL)";
     let row = admin.query_one(register, &[&name]).await.unwrap();
     assert_eq!(row.get::<_, &str>(0), "registered");
     let commit = "SELECT outcome::text FROM auth.commit_identity(
@@ -106,7 +107,7 @@ async fn an_incarnation_is_chained_to_the_end_of_the_one_before_and_one_lives_at
 
     // Readers get the one that lives.
     let look_up =
-        "SELECT outcome::text, cardinality(commits) FROM auth.look_up_user(1::smallint, '', 'alice')";
+        "SELECT outcome::text, cardinality(commits) FROM auth.look_up_user(1::smallint, '', 'alice', 0)";
     let row = admin.query_one(look_up, &[]).await.unwrap();
     assert_eq!((row.get::<_, &str>(0), row.get::<_, i32>(1)), ("found", 0));
     // Erasing takes them all.

@@ -2,6 +2,8 @@
 //! program links all of MLS.
 
 mod accounts;
+mod connections;
+mod database;
 mod demo;
 mod docs;
 mod extension;

@@ -6,7 +6,7 @@ use postern_client::Client;
 use serde_json::json;
 
 use super::{Global, note};
-use crate::output::{device_name, print_line};
+use crate::output::{device_name, print_line, to_json};
 
 #[derive(Subcommand)]
 pub enum Command {
@@ -43,7 +43,7 @@ pub async fn run(global: &Global, command: Command) -> anyhow::Result<()> {
                 client.wallet().fetch(number.parse()?).await?;
             }
             let count = client.wallet().count()?;
-            let line = if global.json { json!({ "tokens": count }).to_string() } else { count.to_string() };
+            let line = if global.json { to_json(&json!({ "tokens": count })) } else { count.to_string() };
             Ok(print_line(&line)?)
         }
         Command::RenewMailboxes => {
@@ -67,7 +67,7 @@ pub async fn run(global: &Global, command: Command) -> anyhow::Result<()> {
 pub fn whoami(client: &Client, json: bool) -> anyhow::Result<()> {
     let (user, server, device) = (client.user(), client.server(), client.client_key());
     let line = if json {
-        json!({ "user": user, "device": device, "server": server }).to_string()
+        to_json(&json!({ "user": user, "device": device, "server": server }))
     } else {
         format!("{user} on {server}, device {}", device_name(&device))
     };

@@ -1,11 +1,12 @@
 //! Groups: making them, looking at them, changing who is in them, leaving them.
 
 use clap::Subcommand;
+use postern_client::safe_line;
 use postern_protocol::name::UserName;
 use serde_json::json;
 
 use super::{Global, note};
-use crate::output::{device_name, group_name, print_line, printable, short};
+use crate::output::{device_name, group_name, print_line, short, tell, to_json};
 
 #[derive(Subcommand)]
 pub enum Command {
@@ -35,8 +36,13 @@ pub enum Command {
         /// Title or id of the group
         group: String,
     },
-    /// Come back into a group that this device cannot follow any more
+    /// Come back into a group that this device cannot follow, without waiting until it does so by itself
     Rejoin {
+        /// Title or id of the group
+        group: String,
+    },
+    /// Found a group anew that nobody can follow, with its title and members, and leave the old one
+    Refound {
         /// Title or id of the group
         group: String,
     },
@@ -52,18 +58,18 @@ pub async fn run(global: &Global, command: Command) -> anyhow::Result<()> {
         Command::CreateGroup { title } => {
             let group = global.open()?.create_group(&title).await?;
             if global.json {
-                print_line(&json!({ "group": group.id(), "title": title }).to_string())?;
+                print_line(&to_json(&json!({ "group": group.id(), "title": title })))?;
             } else {
-                print_line(&format!("Created {} ({})", printable(&title), short(group.id())))?;
+                print_line(&format!("Created {} ({})", safe_line(&title), short(group.id())))?;
             }
         }
         Command::Groups => {
             for group in global.open()?.groups()? {
                 let line = if global.json {
-                    json!({ "group": group.id, "title": group.title, "active": group.active }).to_string()
+                    to_json(&json!({ "group": group.id, "title": group.title, "active": group.active }))
                 } else {
                     let left = if group.active { "" } else { " (left)" };
-                    format!("{} {}{left}", short(&group.id), printable(&group.title))
+                    format!("{} {}{left}", short(&group.id), safe_line(&group.title))
                 };
                 print_line(&line)?;
             }
@@ -75,7 +81,7 @@ pub async fn run(global: &Global, command: Command) -> anyhow::Result<()> {
                 let admin = group.is_admin(&member.leaf_key)?;
                 let own = member.client_key == Some(client.client_key());
                 let line = if global.json {
-                    json!({ "member": member, "admin": admin, "own": own }).to_string()
+                    to_json(&json!({ "member": member, "admin": admin, "own": own }))
                 } else {
                     let admin = if admin { ", admin" } else { "" };
                     let own = if own { ", this device" } else { "" };
@@ -100,7 +106,12 @@ pub async fn run(global: &Global, command: Command) -> anyhow::Result<()> {
         Command::Leave { group } => {
             let client = global.open()?;
             let group = client.group(&group)?;
-            group.leave().await?;
+            if let Err(error) = group.leave().await {
+                if error.is_passing() {
+                    note("The next `send` or `follow` goes on with leaving.");
+                }
+                return Err(error.into());
+            }
             note(&format!("Leaving {}.", group_name(&client, group.id())?));
         }
         Command::Rejoin { group } => {
@@ -108,6 +119,30 @@ pub async fn run(global: &Global, command: Command) -> anyhow::Result<()> {
             let group = client.group(&group)?;
             group.rejoin().await?;
             note(&format!("Back in {}.", group_name(&client, group.id())?));
+        }
+        Command::Refound { group } => {
+            let client = global.open()?;
+            let group = client.group(&group)?;
+            let founded = group.refound().await?;
+            tell(&client, global.json)?;
+            for user in &founded.invited {
+                note(&format!("Invited {user}."));
+            }
+            for (user, reason) in &founded.missing {
+                note(&format!("{user} could not be invited: {}.", safe_line(reason)));
+            }
+            if founded.unknown > 0 {
+                note(&format!(
+                    "{} devices were not invited: whose they are is not confirmed.",
+                    founded.unknown
+                ));
+            }
+            let id = founded.group.id();
+            if global.json {
+                print_line(&to_json(&json!({ "group": id, "in_place_of": group.id() })))?;
+            } else {
+                print_line(&format!("Founded {} anew ({})", group_name(&client, id)?, short(id)))?;
+            }
         }
         Command::BlockGroup { group } => {
             let client = global.open()?;

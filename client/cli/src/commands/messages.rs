@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
 use clap::Subcommand;
-use postern_client::{Client, Error};
+use postern_client::{Client, Error, Event, safe_text};
 use postern_protocol::problem::ProblemType;
 
 use super::{Global, note, read_stdin};
@@ -49,11 +49,23 @@ pub async fn run(global: &Global, command: Command) -> anyhow::Result<()> {
                 None => read_stdin("the message")?.trim_end().to_owned(),
             };
             anyhow::ensure!(!text.is_empty(), "the message is empty: give a text, or write one to stdin");
-            if let Err(error) = group.send(&text).await {
-                if group.is_unsettled().unwrap_or_default() {
-                    note("The message is kept: the next `send` or `follow` sends it.");
+            let number = group.keep(&text)?;
+            if let Err(error) = group.deliver_own(Some(number)).await {
+                match group.unsent()? {
+                    0 => {}
+                    1 => note("The message is kept: the next `send` or `follow` sends it."),
+                    kept => note(&format!(
+                        "{kept} messages are kept: the next `send` or `follow` sends them, in order."
+                    )),
                 }
                 return Err(error.into());
+            }
+            for (_, event) in client.pending_events()? {
+                if let Event::Undelivered { group: found, members } = &event
+                    && found == group.id()
+                {
+                    note(&format!("{members} of the members' devices did not get it."));
+                }
             }
             Ok(())
         }
@@ -92,7 +104,8 @@ async fn follow(client: &Client, idle: Option<Duration>, json: bool) -> anyhow::
             }
             Err(error) if error.is_passing() || is_allowance(&error) => {
                 let Some((failures, pause)) = pauses.next() else { return Err(error.into()) };
-                note(&format!("{error}. Trying again in {} s.", pause.as_secs()));
+                let error_text = safe_text(&error.to_string());
+                note(&format!("{error_text}. Trying again in {} s.", pause.as_secs()));
                 if idle.is_some() && failures >= PATIENCE {
                     return Err(error.into());
                 }

@@ -11,18 +11,39 @@ CREATE TABLE groups (
     next_number INTEGER NOT NULL,       -- of this device's next application message
     attributes_key BLOB,                -- opens attributes of leaves; null until it was told
     committed INTEGER NOT NULL,         -- seconds since 1970: this device's last commit, or its coming in
-    proposed INTEGER                    -- seconds since 1970: since when proposals of others wait
+    proposed INTEGER,                   -- seconds since 1970: since when proposals of others wait
+    leaving INTEGER NOT NULL DEFAULT 0, -- 1 from when this device wants to leave until it is out, or was refused
+    successor BLOB                      -- the MLS group id of the group that was founded in place of this one
 ) STRICT;
 
--- Messages handed to the DS whose answer is outstanding: of each group a commit and an
--- application message at most. The bytes are kept, so that a repeat is identical.
+-- Requests to the DS whose answer is outstanding: of each group one of a kind at most. The bytes are
+-- kept until an answer accepts or refuses them, so that a repeat is identical.
 CREATE TABLE submissions (
     group_id BLOB NOT NULL,
-    is_commit INTEGER NOT NULL,
+    kind INTEGER NOT NULL,              -- 0 creation, 1 rejoin, 2 commit, 3 leave, 4 message: sent in this order
     epoch INTEGER NOT NULL,             -- that it was made in
-    body BLOB NOT NULL,                 -- a SubmitMessage in CBOR
-    content BLOB,                       -- an ApplicationMessage in CBOR; null for a commit
-    PRIMARY KEY (group_id, is_commit)
+    body BLOB NOT NULL,                 -- a CreateGroup for a creation, else a SubmitMessage, in CBOR
+    PRIMARY KEY (group_id, kind)
+) STRICT;
+
+-- Messages of this device that the DS did not accept yet, in the order of their numbers. Of each group
+-- the first that was not refused is the one in submissions, if one is there.
+CREATE TABLE outbox (
+    group_id BLOB NOT NULL,
+    number INTEGER NOT NULL,            -- that members know it by, from ApplicationMessage
+    content BLOB NOT NULL,              -- a Content in CBOR
+    refusal BLOB,                       -- the DS's problem in JSON, until the user was told
+    PRIMARY KEY (group_id, number)
+) STRICT;
+
+-- Groups that this device cannot follow, or could not lately.
+CREATE TABLE strayed (
+    group_id BLOB PRIMARY KEY,
+    state INTEGER NOT NULL,             -- 0 follows again, 1 doubtful, 2 cannot follow, 3 comes back by hand only
+    since INTEGER NOT NULL,             -- seconds since 1970: when the state began
+    attempts INTEGER NOT NULL,          -- at coming back, those that succeeded too; each makes the next wait longer
+    due INTEGER NOT NULL,               -- seconds since 1970: when to look, or to come back
+    broken INTEGER NOT NULL             -- 1 once the user was told that it cannot come back
 ) STRICT;
 
 -- Clients that members say they are, and the number of each member's last message.
@@ -31,6 +52,7 @@ CREATE TABLE links (
     leaf_key BLOB NOT NULL,
     client_key BLOB,                    -- that the link names; null without one
     link BLOB,                          -- an IdentityLink in CBOR
+    shown INTEGER NOT NULL DEFAULT 0,   -- 1 if the member itself showed the link; 0 if somebody told it of the member
     last_number INTEGER NOT NULL,
     PRIMARY KEY (group_id, leaf_key)
 ) STRICT;

@@ -6,3 +6,9 @@ CREATE TABLE eids (user TEXT PRIMARY KEY, group_id BLOB NOT NULL, epoch INTEGER 
 
 -- Welcomes to this user's EID, for devices that this one added.
 CREATE TABLE grants (client_key BLOB PRIMARY KEY, welcome BLOB NOT NULL) STRICT;
+
+-- The commit of this user's EID whose answer is outstanding. The bytes are kept until it is known.
+CREATE TABLE identity_commits (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    body BLOB NOT NULL                  -- a CommitIdentity in CBOR
+) STRICT;

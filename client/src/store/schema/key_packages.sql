@@ -11,7 +11,8 @@ CREATE TABLE stock (
 -- The publication that is on its way to the QS.
 CREATE TABLE publications (
     one INTEGER PRIMARY KEY CHECK (one = 1),
-    publication BLOB NOT NULL           -- a Publication in CBOR
+    publication BLOB NOT NULL,          -- a Publication in CBOR
+    refused INTEGER                     -- seconds since 1970: when the QS refused it; null: it did not
 ) STRICT;
 
 -- When the stock was published and when it was counted last, in seconds since 1970.

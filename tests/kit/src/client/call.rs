@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use ciborium::Value;
-use postern_protocol::{encoding::Encoding, key::SigningKey, token};
+use postern_protocol::{encoding::Encoding, key::SigningKey, name::Domain, token};
 use reqwest::{
     Method,
     header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue},
@@ -26,6 +26,8 @@ pub struct Call {
     /// The body in JSON, when it is one of the protocol's types.
     pub json: Vec<u8>,
     pub signer: Option<SigningKey>,
+    /// The home domain of the server that the signature is for.
+    pub authority: String,
     pub token: Option<Vec<u8>>,
 }
 
@@ -33,6 +35,7 @@ pub struct Call {
 pub struct Wire {
     pub method: Method,
     pub target: String,
+    pub authority: String,
     pub headers: HeaderMap,
     pub body: Vec<u8>,
     /// The nonce of the token, under which the database files it once it is spent.
@@ -42,8 +45,8 @@ pub struct Wire {
 impl Call {
     pub fn new(method: Method, target: impl Into<String>) -> Self {
         let (target, signer, token) = (target.into(), None, None);
-        let (body, json) = Default::default();
-        Self { method, target, content_type: None, accept: None, body, json, signer, token }
+        let (body, json, authority) = (Vec::new(), Vec::new(), HOME.to_owned());
+        Self { method, target, content_type: None, accept: None, body, json, signer, authority, token }
     }
 
     pub fn get(target: impl Into<String>) -> Self {
@@ -84,6 +87,11 @@ impl Call {
 
     pub fn paid_with(self, token: Vec<u8>) -> Self {
         Self { token: Some(token), ..self }
+    }
+
+    /// The same for the server of another domain.
+    pub fn at(self, domain: &Domain) -> Self {
+        Self { authority: domain.to_string(), ..self }
     }
 
     pub fn to(self, target: impl Into<String>) -> Self {
@@ -142,7 +150,7 @@ impl Call {
         }
         let nonce = self.token.as_ref().and_then(|token| token.get(2..34)).map(<[u8]>::to_vec);
         let (method, target, body) = (self.method.clone(), self.target.clone(), self.body.clone());
-        Wire { method, target, headers, body, nonce }
+        Wire { method, target, authority: self.authority.clone(), headers, body, nonce }
     }
 }
 

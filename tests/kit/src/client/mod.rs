@@ -20,7 +20,7 @@ pub use friendship::{
 };
 pub use group::{Group, Member, creation, leaf_extensions, policy_extensions};
 pub use mailbox::{Mailbox, deposited, depositing, fresh_address, hpke_key};
-pub use party::{Commit, Made, Party, Received, SUITE, public_application};
+pub use party::{Commit, Made, Party, Received, SUITE, mistagged, public_application};
 pub use payer::Payer;
 pub use provider::{Spoil, UNUSABLE};
 pub use reply::Reply;

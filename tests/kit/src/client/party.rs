@@ -93,7 +93,7 @@ impl Party {
             generation: 0,
             identity: identity.into(),
             suite: SUITE,
-            lifetime: Lifetime::new(30 * DAYS),
+            lifetime: Lifetime::new(60 * DAYS),
             leaf: Extensions::empty(),
             extensions: vec![
                 ExtensionType::Unknown(GROUP_POLICY),
@@ -283,6 +283,11 @@ impl Party {
         Made::of(bundle)
     }
 
+    /// Lets the next message have this authenticated data.
+    pub fn authenticate(&mut self, data: &[u8]) {
+        self.group.as_mut().expect("a member has a group").set_aad(data.to_vec());
+    }
+
     /// Makes a commit by which the own leaf takes another key, which may be somebody's.
     pub fn commit_to_key(&mut self, new: &SigningKey) -> Made {
         let credential_with_key = credential(self.identity.clone(), new.public_key());
@@ -371,6 +376,34 @@ impl Party {
         message(
             &group.propose_self_update(provider, &Ed25519(key), parameters).expect("it can be proposed").0,
         )
+    }
+
+    /// Proposes another leaf of its own: with these extensions, this identity or these capabilities.
+    pub fn propose_leaf(
+        &mut self,
+        leaf: Option<Extensions<LeafNode>>,
+        identity: Option<Vec<u8>>,
+        capabilities: Option<Capabilities>,
+    ) -> MlsMessage {
+        let mut parameters = LeafNodeParameters::builder();
+        if let Some(leaf) = leaf {
+            parameters = parameters.with_extensions(leaf);
+        }
+        if let Some(identity) = identity {
+            parameters = parameters.with_credential_with_key(self.credential(identity));
+        }
+        if let Some(capabilities) = capabilities {
+            parameters = parameters.with_capabilities(capabilities);
+        }
+        let Self { group, provider, key, .. } = self;
+        let group = group.as_mut().expect("a member has a group");
+        let proposed = group.propose_self_update(provider, &Ed25519(key), parameters.build());
+        message(&proposed.expect("it can be proposed").0)
+    }
+
+    /// The next message brings these bytes along, which everybody can read.
+    pub fn attach(&mut self, authenticated_data: Vec<u8>) {
+        self.group.as_mut().expect("a member has a group").set_aad(authenticated_data);
     }
 
     /// Proposes that the own leaf takes another key, which may be somebody's.
@@ -510,7 +543,8 @@ impl Party {
         credential(identity, self.public_key())
     }
 
-    fn capabilities(&self) -> Capabilities {
+    /// The capabilities of its leaves.
+    pub fn capabilities(&self) -> Capabilities {
         Capabilities::new(
             Some(&[ProtocolVersion::Mls10]),
             Some(&[self.suite]),
@@ -564,6 +598,13 @@ fn parse_welcome(welcome: &WelcomeBytes) -> Welcome {
         MlsMessageBodyIn::Welcome(welcome) => welcome,
         _ => panic!("it is no Welcome"),
     }
+}
+
+/// The same commit or proposal with a membership tag that no member takes for its sender's: the server cannot check it.
+pub fn mistagged(message: &MlsMessage) -> MlsMessage {
+    let mut bytes = message.as_bytes().to_vec();
+    *bytes.last_mut().expect("it ends with the tag") ^= 1;
+    MlsMessage::new(bytes)
 }
 
 /// An application message in public framing, which no library makes, since RFC 9420 §6.2 forbids it.

@@ -29,7 +29,7 @@ impl Payer {
     /// Registers a user, who has no tokens yet.
     pub async fn register(way: &Way, domain: &Domain, name: &str) -> Self {
         let user = User::at(domain, name);
-        way.send(&user.registration().wire()).await.assert_ok("registering a payer");
+        way.send(&user.registration().at(domain).wire()).await.assert_ok("registering a payer");
         let directory = way.send(&Call::get(DIRECTORY_PATH).wire()).await;
         let directory: IssuerDirectory = serde_json::from_slice(&directory.body).expect("it is a directory");
         let key = directory.token_keys.iter().find(|key| key.token_type == TOKEN_TYPE);
@@ -42,7 +42,7 @@ impl Payer {
     pub async fn stock(&self, number: usize) {
         for _ in 0..number.div_ceil(100) {
             let ask = Ask::batch_for(&self.issuer_key, 100, &challenge(&self.domain));
-            let reply = self.way.send(&ask.call(&self.client).wire()).await;
+            let reply = self.way.send(&ask.call(&self.client).at(&self.domain).wire()).await;
             reply.assert_ok("a token request");
             self.tokens().extend(ask.open(&reply.body));
         }
@@ -64,7 +64,7 @@ impl Payer {
 
     /// The request with a token of its own.
     pub fn paid(&self, call: Call) -> Call {
-        call.paid_with(self.token())
+        call.paid_with(self.token()).at(&self.domain)
     }
 
     /// Sends a request with a token of its own.

@@ -4,8 +4,12 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::digest::{SHA256, digest};
-use base64::{Engine as _, engine::general_purpose::STANDARD};
+use base64::{
+    Engine as _,
+    engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
+};
 use postern_protocol::key::SigningKey;
+use rand::RngCore as _;
 
 use super::Wire;
 
@@ -13,6 +17,8 @@ use super::Wire;
 pub struct Input {
     pub label: &'static str,
     pub components: Vec<&'static str>,
+    /// The domain of the server that the signature is for.
+    pub authority: String,
     /// Names and values, in order; texts with their quotation marks.
     pub parameters: Vec<(&'static str, String)>,
 }
@@ -20,17 +26,20 @@ pub struct Input {
 impl Input {
     /// The input that the protocol asks for.
     pub fn of(wire: &Wire, key: &SigningKey, now: SystemTime) -> Self {
-        let mut components = vec!["@method", "@path", "@query", "content-digest"];
+        let mut components = vec!["@method", "@authority", "@path", "@query", "content-digest"];
         if wire.headers.contains_key("authorization") {
             components.push("authorization");
         }
         let created = now.duration_since(UNIX_EPOCH).expect("it is later than 1970").as_secs();
+        let mut nonce = [0; 16];
+        rand::rng().fill_bytes(&mut nonce);
         let parameters = vec![
             ("created", created.to_string()),
+            ("nonce", format!("\"{}\"", URL_SAFE_NO_PAD.encode(nonce))),
             ("alg", "\"ed25519\"".to_owned()),
             ("keyid", format!("\"{}\"", key.public_key().to_base64url())),
         ];
-        Self { label: "sig", components, parameters }
+        Self { label: "sig", components, authority: wire.authority.clone(), parameters }
     }
 
     pub fn set(&mut self, name: &'static str, value: impl Into<String>) {
@@ -56,6 +65,7 @@ impl Input {
         for name in &self.components {
             let value = match *name {
                 "@method" => wire.method.as_str().to_owned(),
+                "@authority" => self.authority.clone(),
                 "@path" => path.to_owned(),
                 "@query" => format!("?{query}"),
                 field => wire.header(field).to_owned(),

@@ -9,7 +9,10 @@ use std::{
 };
 
 use nix::{
-    sys::signal::{Signal, kill},
+    sys::{
+        resource::{Resource, setrlimit},
+        signal::{Signal, kill},
+    },
     unistd::Pid,
 };
 use tokio::{
@@ -127,7 +130,21 @@ impl ServerBuilder {
 
     /// Reaches PostgreSQL through the relay.
     pub fn through(self, relay: &PostgresRelay) -> Self {
-        self.env("POSTERN_DATABASE_URL", &relay.server_url())
+        self.database(&relay.server_url())
+    }
+
+    /// Reaches PostgreSQL by this connection string.
+    pub fn database(self, url: &str) -> Self {
+        self.env("POSTERN_DATABASE_URL", url)
+    }
+
+    /// Lets the process open so many files at most.
+    pub fn open_files(mut self, most: u64) -> Self {
+        // SAFETY: between fork and exec it makes one system call and allocates nothing.
+        unsafe {
+            self.command.pre_exec(move || Ok(setrlimit(Resource::RLIMIT_NOFILE, most, most)?));
+        }
+        self
     }
 
     /// Returns when the server is ready.

@@ -82,6 +82,20 @@ async fn a_token_request_that_is_not_one_is_refused_and_takes_nothing_from_the_a
     world.close();
 }
 
+/// A hundred elements take milliseconds: they are looked at only for somebody who may have tokens.
+#[tokio::test]
+async fn a_strangers_token_request_is_refused_before_its_elements_are_looked_at() {
+    let world = World::start().await;
+    let alice = world.user("alice").await;
+    let mut body = Ask::batch(world.token_key(), 100).body;
+    let element = body.len() - 32;
+    body[element..].fill(0xff);
+    let by = |key: &SigningKey| asking_for_tokens(key, BATCH_REQUEST_MEDIA_TYPE, body.clone()).wire();
+    world.assert_refused("by a client", &by(&alice.device.key), ProblemType::InvalidTokenRequest).await;
+    world.assert_refused("by a stranger", &by(&SigningKey::generate()), ProblemType::NotAllowed).await;
+    world.close();
+}
+
 #[tokio::test]
 async fn an_allowance_is_for_a_user_and_a_day_and_then_used_up() {
     let world = World::start().await;

@@ -1,12 +1,19 @@
 //! `POST /as/eid/commits` (AS-3)
 
-use openmls::prelude::{Extensions, Lifetime};
+use openmls::prelude::{Extension, ExtensionType, Extensions, Lifetime, UnknownExtension};
 use postern_protocol::{MlsMessage, auth::IdentityCommitted, problem::ProblemType};
-use postern_tests_kit::{Commit, Party, User, World, identity_commit, public_application};
+use postern_tests_kit::{Commit, Party, User, World, identity_commit, public_application, random_id};
 use rand::RngCore;
 use reqwest::StatusCode;
 
 use crate::road::Valid;
+
+/// The type of an extension that says nothing.
+pub const FILLER: u16 = 0xff00;
+
+pub fn filler(bytes: usize) -> Extension {
+    Extension::Unknown(FILLER, UnknownExtension(vec![0; bytes]))
+}
 
 /// A registered user of any name.
 pub async fn random_user(world: &World) -> User {
@@ -209,5 +216,77 @@ async fn a_commit_that_no_reader_would_follow_is_refused() {
 
     let made = second.commit(Commit { update: true, ..Default::default() });
     world.pay(&identity_commit(&made.commit, &second)).await.assert_ok("a valid one after all");
+    world.close();
+}
+
+/// Readers replay the whole history, so nothing gets into it that they do not need.
+#[tokio::test]
+async fn a_commit_carries_nothing_but_changes_of_clients_and_no_more_of_it_than_the_operator_allows() {
+    let world = World::start().await;
+    let mut alice = User::new("alice");
+    alice.device.extensions.push(ExtensionType::Unknown(FILLER));
+    alice.device.found(&random_id(), Extensions::empty());
+    world.register(&alice).await;
+    let refused = async |what: &str, alice: &mut User, commit: Commit, expected: ProblemType| {
+        let made = alice.device.commit(commit);
+        world.assert_refuses(what, &identity_commit(&made.commit, &alice.device), expected).await;
+        alice.device.forget();
+    };
+    let update = || Commit { update: true, ..Default::default() };
+    let adding = |devices: &[&Party]| Commit {
+        add: devices.iter().map(|device| device.key_package()).collect(),
+        ..Default::default()
+    };
+    let stuffed = |bytes: usize| {
+        let mut device = User::new("alice").further_device();
+        device.extensions.push(ExtensionType::Unknown(FILLER));
+        device.leaf = Extensions::from_vec(vec![filler(bytes)]).unwrap();
+        device
+    };
+
+    let context = Commit { context: Some(Extensions::empty()), ..update() };
+    for (data, commit, reason) in
+        [(&b"hello"[..], update(), "no authenticated data"), (b"", context, "can only add clients")]
+    {
+        alice.device.authenticate(data);
+        let made = alice.device.commit(commit);
+        world.assert_refused_for(reason, &identity_commit(&made.commit, &alice.device), reason).await;
+        alice.device.forget();
+    }
+    let leaf = Commit { leaf: Some(Extensions::from_vec(vec![filler(2000)]).unwrap()), ..update() };
+    refused("a large leaf of its own", &mut alice, leaf, ProblemType::MessageTooLarge).await;
+    refused("a large new leaf", &mut alice, adding(&[&stuffed(2000)]), ProblemType::MessageTooLarge).await;
+    let many: Vec<Party> = (0..10).map(|_| stuffed(1700)).collect();
+    let many: Vec<&Party> = many.iter().collect();
+    refused("a large commit", &mut alice, adding(&many), ProblemType::MessageTooLarge).await;
+
+    let limit = async |name: &str, value: i32| {
+        let set = "SELECT operator.set_user_limit($1, $2)";
+        world.admin.execute(set, &[&name, &value]).await.expect("the operator may");
+    };
+    limit("max_clients", 2).await;
+    let devices = [alice.further_device(), alice.further_device()];
+    refused("two more", &mut alice, adding(&[&devices[0], &devices[1]]), ProblemType::TooManyMembers).await;
+    let second = world.add_device(&mut alice).await;
+    refused("a third", &mut alice, adding(&[&devices[0]]), ProblemType::TooManyMembers).await;
+    limit("max_clients", 1).await;
+    let exchange = Commit { remove: vec![second.public_key()], ..adding(&[&devices[0]]) };
+    for (what, commit) in [("another in a client's place", exchange), ("an update", update())] {
+        let made = alice.device.commit(commit);
+        world.pay(&identity_commit(&made.commit, &alice.device)).await.assert_ok(what);
+        alice.device.merge();
+    }
+
+    // A stolen client can use up the commits, and can still be removed.
+    limit("max_clients", 3).await;
+    let thief = alice.further_device();
+    let made = alice.device.commit(adding(&[&thief]));
+    world.pay(&identity_commit(&made.commit, &alice.device)).await.assert_ok("a further client");
+    alice.device.merge();
+    limit("max_identity_commits", 4).await;
+    refused("a commit too many", &mut alice, update(), ProblemType::PolicyViolation).await;
+    let removal = Commit { remove: vec![thief.public_key()], ..Default::default() };
+    let made = alice.device.commit(removal);
+    world.pay(&identity_commit(&made.commit, &alice.device)).await.assert_ok("the removal of a client");
     world.close();
 }

@@ -1,12 +1,18 @@
 //! `POST /as/users` (AS-1)
 
 use ciborium::Value;
-use openmls::prelude::{Ciphersuite, Extensions};
-use postern_protocol::{auth::AuthenticationKeys, credential::ClientCredential, problem::ProblemType};
+use futures_util::future::join_all;
+use openmls::prelude::{Ciphersuite, ExtensionType, Extensions};
+use postern_protocol::{
+    auth::{AuthenticationKeys, CredentialIssued, RegisterUser},
+    credential::ClientCredential,
+    problem::ProblemType,
+};
 use postern_tests_kit::{Ask, Call, Commit, Party, User, World, now, over, random_id, registration};
 use rand::RngCore;
 use reqwest::StatusCode;
 
+use super::commit_identity::{FILLER, filler};
 use crate::road::Valid;
 
 pub fn valid() -> Valid {
@@ -14,6 +20,7 @@ pub fn valid() -> Valid {
     Valid {
         stranger: Some(ProblemType::NotAllowed),
         cut: vec![("group_info", ProblemType::InvalidMls), ("ratchet_tree", ProblemType::InvalidMls)],
+        max_body: RegisterUser::MAX_BYTES,
         ..Valid::new(user.registration(), StatusCode::CREATED)
     }
 }
@@ -44,16 +51,133 @@ async fn a_name_or_key_that_is_taken_is_refused_and_the_first_user_stays() {
     let before = world.look_up(&alice.name).await;
     let impostor = User::new("alice");
     world.assert_refused("a taken name", &impostor.registration().wire(), ProblemType::NameTaken).await;
-    world.assert_refused("the same again", &registration.wire(), ProblemType::NameTaken).await;
-
-    // Alice's client under another name.
-    let mut second = User::new("bob");
-    second.device.key = alice.device.key.clone();
-    second.device.found(&random_id(), Extensions::empty());
-    world.assert_refused("a known client", &second.registration().wire(), ProblemType::NotAllowed).await;
+    let known = with_key_of("bob", &alice);
+    world.assert_refused("a known client", &known.registration().wire(), ProblemType::NotAllowed).await;
     let after = world.look_up(&alice.name).await;
     assert_eq!(after.group_info, before.group_info);
     assert_eq!(after.clients[0].credential, before.clients[0].credential);
+    world.close();
+}
+
+/// A user of this name whose first client has the key of another user's.
+fn with_key_of(local: &str, other: &User) -> User {
+    let mut user = User::new(local);
+    user.device.key = other.device.key.clone();
+    user.device.found(&random_id(), Extensions::empty());
+    user
+}
+
+#[tokio::test]
+async fn a_registration_whose_answer_was_lost_is_answered_again_with_the_same_credential() {
+    let world = World::builder().servers(2).tokens(200).start().await;
+    let mut alice = User::new("alice");
+    let registration = alice.registration();
+    let first: CredentialIssued = world.send(&registration.wire()).await.decode();
+    let before = world.snapshot().await;
+    for call in [&registration, &registration.clone().in_json()] {
+        let reply = world.send(&call.wire()).await;
+        assert_eq!(reply.status, StatusCode::CREATED);
+        assert_eq!(reply.decode::<CredentialIssued>().credential, first.credential);
+    }
+    world.snapshot().await.assert_same(&before, "a repeat");
+    let other_content = with_key_of("alice", &alice).registration();
+    world.assert_refused("another EID of the same key", &other_content.wire(), ProblemType::NotAllowed).await;
+    let another = alice.registration().signed_by(&User::new("mallory").device.key);
+    world.assert_refused("the same request of another key", &another.wire(), ProblemType::NotAllowed).await;
+
+    // It holds as long as the client is one, whatever the user did since.
+    world.add_device(&mut alice).await;
+    let again: CredentialIssued = world.send(&registration.wire()).await.decode();
+    assert_eq!(again.credential, first.credential);
+
+    // At once, at several servers: one account.
+    let bob = User::new("bob").registration();
+    let wires: Vec<_> = (0..8).map(|_| bob.wire()).collect();
+    let sent = wires.iter().enumerate();
+    let replies = join_all(sent.map(|(index, wire)| world.send_to(&world.servers[index % 2], wire))).await;
+    let mut credentials: Vec<_> =
+        replies.iter().map(|reply| reply.decode::<CredentialIssued>().credential).collect();
+    credentials.dedup();
+    assert_eq!(credentials.len(), 1);
+    assert_eq!(world.count("auth.users WHERE name = 'bob'").await, 1);
+    world.close();
+}
+
+/// A stranger learns about a name only by an attempt to register it that would have made it the stranger's own.
+#[tokio::test]
+async fn what_a_request_that_registers_nothing_hears_does_not_depend_on_who_exists() {
+    let world = World::start().await;
+    let (alice, mallory) = (world.user("alice").await, world.user("mallory").await);
+    let stranger = Party::new("alice@home.example");
+    let broken = |name: &str, field: &str| {
+        let valid = User::new(name).registration();
+        let (_, value) = valid.fields().into_iter().find(|(found, _)| found == field).unwrap();
+        let mut bytes = value.into_bytes().unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        valid.with_field(field, Value::Bytes(bytes))
+    };
+    type Request<'a> = Box<dyn Fn(&str) -> Call + 'a>;
+    let requests: [(&str, Request<'_>); 6] = [
+        ("a key that is known", Box::new(|name| with_key_of(name, &mallory).registration())),
+        (
+            "another key than the EID's",
+            Box::new(|name| User::new(name).registration().signed_by(&stranger.key)),
+        ),
+        ("no signature", Box::new(|name| Call { signer: None, ..User::new(name).registration() })),
+        ("another tree", Box::new(|name| broken(name, "ratchet_tree"))),
+        ("another GroupInfo", Box::new(|name| broken(name, "group_info"))),
+        (
+            "another name in the EID",
+            Box::new(|name| {
+                let name = User::new(name).name;
+                registration(&name, &User::new("carol").device)
+            }),
+        ),
+    ];
+    for (what, request) in requests {
+        let [taken, free] = [request("alice"), request("nobody-yet")];
+        let [taken, free] = [world.send(&taken.wire()).await, world.send(&free.wire()).await];
+        assert!(taken.status.is_client_error(), "{what}");
+        assert_eq!((taken.status, taken.text()), (free.status, free.text()), "{what}");
+        assert!(!taken.is_problem("name-taken"), "{what}");
+    }
+    assert_eq!(world.count("auth.users WHERE name = 'nobody-yet'").await, 0);
+    assert_eq!(world.look_up(&alice.name).await.clients.len(), 1);
+    world.close();
+}
+
+#[tokio::test]
+async fn a_registration_is_small_and_its_size_is_looked_at_before_anything_else() {
+    let world = World::start().await;
+    let alice = User::new("alice");
+    // The tree of a group of many, which takes long to validate.
+    let mut crowd = User::new("alice").device;
+    let add = (0..100).map(|_| Party::new("alice@home.example").key_package()).collect();
+    crowd.commit(Commit { add, ..Default::default() });
+    crowd.merge();
+    let large = registration(&alice.name, &crowd);
+    assert!(large.body.len() > RegisterUser::MAX_BYTES);
+    let unsigned = Call { signer: None, ..large.clone() };
+    for (what, call) in [("a large tree", large), ("a large tree without a signature", unsigned)] {
+        world.assert_refused(what, &call.wire(), ProblemType::BodyTooLarge).await;
+    }
+    assert_eq!(world.count("auth.registration_attempts").await, 2, "the banker's, and all together");
+    assert_eq!(world.value::<i32>("SELECT max(attempts) FROM auth.registration_attempts").await, 1);
+
+    let limit = "SELECT operator.set_user_limit('max_identity_leaf_bytes', 512)";
+    world.admin.execute(limit, &[]).await.unwrap();
+    let mut device = Party::new(alice.name.to_string());
+    device.extensions.push(ExtensionType::Unknown(FILLER));
+    device.leaf = Extensions::from_vec(vec![filler(400)]).unwrap();
+    device.found(&random_id(), Extensions::empty());
+    let leaf = registration(&alice.name, &device);
+    world.assert_refused("a large leaf", &leaf.wire(), ProblemType::MessageTooLarge).await;
+    device.leaf = Extensions::from_vec(vec![filler(10)]).unwrap();
+    device.found(&random_id(), Extensions::from_vec(vec![filler(600)]).unwrap());
+    let context = registration(&alice.name, &device);
+    world.assert_refused("a large GroupContext", &context.wire(), ProblemType::MessageTooLarge).await;
+    device.found(&random_id(), Extensions::empty());
+    world.send(&registration(&alice.name, &device).wire()).await.assert_ok("a small leaf");
     world.close();
 }
 

@@ -76,7 +76,14 @@ async fn a_group_is_created_once_under_a_reserved_id() {
     let (first, second) = (Draft::new(&world, &id).call(), Draft::new(&world, &id).call());
     world.pay(&first).await.assert_ok("the first");
     world.assert_refuses("another under the same id", &second, ProblemType::GroupExists).await;
-    world.assert_refuses("the same again", &first, ProblemType::GroupExists).await;
+    let before = world.snapshot().await;
+    for again in [&first, &first.clone().in_json()] {
+        let reply = world.pay(again).await;
+        assert_eq!(reply.status, StatusCode::CREATED, "the same again, if the answer was lost");
+    }
+    world.snapshot().await.assert_same(&before, "a repeat");
+    let changed = with_attributes(&first, &[attributes(first.signer.as_ref().unwrap().public_key(), b"b")]);
+    world.assert_refuses("another request for the same group", &changed, ProblemType::GroupExists).await;
     let unreserved = GroupId::new(random_id(), home());
     let call = Draft::new(&world, &unreserved).call();
     world.assert_refuses("an id that was not reserved", &call, ProblemType::GroupExists).await;

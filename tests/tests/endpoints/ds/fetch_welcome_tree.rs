@@ -96,7 +96,7 @@ async fn the_tree_of_who_never_shows_up_goes_when_it_is_removed_or_its_key_packa
     let mut group = world.group(1).await;
     let joiners = add(&world, &mut group, 1).await;
     let kept: i64 = world
-        .value("SELECT count(*) FROM ds.welcome_trees WHERE expires > current_date AND expires < current_date + 40")
+        .value("SELECT count(*) FROM ds.welcome_trees WHERE expires > current_date AND expires < current_date + 70")
         .await;
     assert_eq!(kept, 1);
     let remove = vec![joiners[0].party.public_key()];

@@ -1,19 +1,22 @@
 //! `POST /ds/groups/{group_id}/messages` (DS-2 to DS-5, DS-7)
 
 use ciborium::Value;
-use openmls::prelude::{Extension, ExtensionType, Extensions, Lifetime, RequiredCapabilitiesExtension};
+use openmls::prelude::{
+    ApplicationIdExtension, Extension, ExtensionType, Extensions, Lifetime, RequiredCapabilitiesExtension,
+    UnknownExtension,
+};
 use postern_protocol::{
     Attributes, MlsMessage, PublicKey, StateKey,
-    ds::{GroupId, LeafAttributes, MAX_ATTRIBUTES, MessageAccepted, WelcomeTree},
+    ds::{CurrentGroup, GroupId, LeafAttributes, MAX_ATTRIBUTES, MessageAccepted, WelcomeTree},
     key::SigningKey,
-    mls::{DELIVERY_ADDRESS, GROUP_POLICY, GroupPolicy, Pseudonym},
+    mls::{DELIVERY_ADDRESS, GROUP_POLICY, GroupPolicy, Pseudonym, UserKey},
     name::Domain,
     problem::ProblemType,
     qs::QueuePayload,
 };
 use postern_tests_kit::{
     Call, Commit, Group, Made, Party, Server, World, eventually, fresh_address, home, leaf_extensions,
-    policy_extensions, public_application, random_id,
+    mistagged, policy_extensions, public_application, random_id,
 };
 use reqwest::StatusCode;
 
@@ -155,7 +158,13 @@ async fn a_member_leaves_by_a_proposal_that_another_commits() {
     let world = World::start().await;
     let mut group = world.group(3).await;
     let own = group.key(2);
-    let leaving = group.party(2).propose_removal(own);
+    let removing = group.party(2).propose_removal(own);
+    let call = group.submit(2, &removing, None);
+    world.assert_refuses("a Remove of its own leaf", &call, ProblemType::PolicyViolation).await;
+    let detail = world.pay(&call).await.problem("a Remove of its own leaf").detail.unwrap();
+    assert_eq!(detail, "a member leaves by a SelfRemove proposal (0x000a), not by a Remove of its own leaf");
+    group.party(2).forget();
+    let leaving = group.party(2).self_remove();
     assert_eq!(submit(&world, &group.submit(2, &leaving, None)).await.epoch, 1);
     world.receive(&mut group.members[1]).await;
     // Committed by a member that is no admin: the proposal is the leaver's own.
@@ -556,8 +565,11 @@ async fn what_was_proposed_is_in_the_next_commit() {
     let violation = ProblemType::PolicyViolation;
     let leaving = group.party(3).self_remove();
     submit(&world, &group.submit(3, &leaving, None)).await;
-    let again = group.submit(3, &leaving, None);
-    world.assert_refuses("the same proposal again", &again, violation).await;
+    let kept = group.party(3).waiting();
+    group.party(3).attach(b"another one".to_vec());
+    let again = group.party(3).self_remove();
+    world.assert_refuses("another to leave", &group.submit(3, &again, None), violation).await;
+    group.party(3).withdraw(&kept);
     let renewed = group.party(2).propose_update();
     submit(&world, &group.submit(2, &renewed, None)).await;
     for member in [0, 1] {
@@ -606,8 +618,8 @@ async fn a_proposal_that_no_commit_could_take_along_is_not_kept() {
     for leaving in [group.party(0).self_remove(), group.party(0).propose_removal(own)] {
         let call = group.submit(0, &leaving, None);
         world.assert_refuses("the last admin leaves", &call, violation).await;
-        group.party(0).forget();
     }
+    group.party(0).forget();
     let stolen = group.members[2].party.key.clone();
     let update = group.party(1).propose_update_to_key(&stolen);
     let call = group.submit(1, &update, None);
@@ -798,12 +810,9 @@ async fn a_client_that_lost_its_state_comes_back_in_its_own_place_only() {
     let call = group.submit_commit(&thief.key, &made);
     world.assert_refuses("an external commit that removes another", &call, violation).await;
 
-    // Meanwhile somebody leaves: who comes back takes that along.
+    // Meanwhile somebody leaves: who comes back may take that along.
     let leaving = group.party(2).self_remove();
     submit(&world, &group.submit(2, &leaving, None)).await;
-    let made = group.party(1).join_externally(&current, None);
-    let call = group.submit_commit(&group.members[1].party.key, &made);
-    world.assert_refuses("without what waits", &call, violation).await;
     let current = world.group_info(&group, &group.members[1].party.key).await;
     assert_eq!(current.proposals, [leaving]);
     let made = group.party(1).join_externally(&current, None);
@@ -833,26 +842,392 @@ async fn a_client_that_lost_its_state_comes_back_in_its_own_place_only() {
     world.close();
 }
 
+/// Everything that an Update may not do, in a group where everybody but its sender can commit, one after the other.
 #[tokio::test]
-async fn only_a_member_brings_a_removal_by_proposal_to_its_end() {
+async fn an_update_is_judged_as_the_commits_that_would_have_to_contain_it() {
     let world = World::start().await;
-    world.stock(100).await;
-    let mut group = world.group(3).await;
-    let own = group.key(2);
-    // Not every client knows SelfRemove; a Remove of itself cannot be in an external commit.
-    let leaving = group.party(2).propose_removal(own);
-    submit(&world, &group.submit(2, &leaving, None)).await;
-    let current = world.group_info(&group, &group.members[1].party.key).await;
-    let made = group.party(1).join_externally(&current, None);
-    let call = group.submit_commit(&group.members[1].party.key, &made);
-    world.assert_refuses("an external commit past a removal", &call, ProblemType::PolicyViolation).await;
-    let commit = Commit { alone: true, ..update() };
-    assert_commit_refused(&world, "who leaves commits", &mut group, 2, commit, ProblemType::PolicyViolation)
-        .await;
+    world.stock(300).await;
+    let mut group = world.group(4).await;
+    let (violation, invalid) = (ProblemType::PolicyViolation, ProblemType::InvalidMls);
+    let (mine, theirs) = (group.members[1].address, group.members[2].address);
+    let key = |generation| Some(UserKey { generation, public_key: SigningKey::generate().public_key() });
+    let own_key = group.members[1].party.user_key();
+    let unmade =
+        Extensions::from_vec(vec![Extension::Unknown(DELIVERY_ADDRESS, UnknownExtension(vec![7; 3]))]);
+    let mut large = leaf_extensions(&home(), mine, Some(own_key));
+    large.add_or_replace(Extension::ApplicationId(ApplicationIdExtension::new(&[7; 4096]))).unwrap();
+    let elsewhere: Domain = "elsewhere.example".parse().unwrap();
+    let leaf = |leaf| (Some(leaf), None);
+    let admin = group.pseudonym(0).0.to_vec();
+    let cases = [
+        ("another pseudonym", (None, Some(Pseudonym::random().0.to_vec())), violation),
+        ("the admin's pseudonym", (None, Some(admin)), violation),
+        ("a name", (None, Some(b"alice@home.example".to_vec())), invalid),
+        ("another user key", leaf(leaf_extensions(&home(), mine, key(0))), violation),
+        ("no user key", leaf(leaf_extensions(&home(), mine, None)), violation),
+        ("no address", leaf(Extensions::empty()), invalid),
+        ("no readable address", leaf(unmade.unwrap()), invalid),
+        ("another domain", leaf(leaf_extensions(&elsewhere, mine, Some(own_key))), invalid),
+        ("another's address", leaf(leaf_extensions(&home(), theirs, Some(own_key))), violation),
+        ("a leaf that is too large", leaf(large), invalid),
+    ];
+    for (what, (leaf, identity), expected) in cases {
+        let proposed = group.party(1).propose_leaf(leaf, identity, None);
+        world.assert_refuses(what, &group.submit(1, &proposed, None), expected).await;
+        group.party(1).forget();
+    }
+    // Two may not move to the same place, either, whoever of them commits first.
+    let third = fresh_address();
+    let moves = |group: &Group, member: usize| {
+        let key = group.members[member].party.user_key();
+        Some(leaf_extensions(&home(), third, Some(key)))
+    };
+    let moving = moves(&group, 2);
+    let moved = group.party(2).propose_leaf(moving, None, None);
+    submit(&world, &group.submit(2, &moved, None)).await;
+    let moving = moves(&group, 1);
+    let moved = group.party(1).propose_leaf(moving, None, None);
+    world.assert_refuses("to where another moves", &group.submit(1, &moved, None), violation).await;
+    group.party(1).forget();
+
+    // What is right is kept, and each member can commit it.
+    let next = leaf_extensions(&home(), fresh_address(), key(1));
+    let proposed = group.party(1).propose_leaf(Some(next), None, None);
+    submit(&world, &group.submit(1, &proposed, None)).await;
+    for member in [0, 3] {
+        world.receive(&mut group.members[member]).await;
+    }
+    let (_, call) = group.make(3, update());
+    assert_eq!(submit(&world, &call).await.epoch, 2);
     world.receive(&mut group.members[0]).await;
     let (_, call) = group.make(0, update());
+    assert_eq!(submit(&world, &call).await.epoch, 3);
+    world.close();
+}
+
+#[tokio::test]
+async fn what_others_cannot_verify_ends_no_group_because_it_lapses_when_somebody_comes_back() {
+    let world = World::start().await;
+    world.stock(300).await;
+    let mut group = world.group(4).await;
+    // The server cannot check a membership tag. So it takes a commit that no other member can follow…
+    let (made, _) = group.make(3, update());
+    let made = Made { commit: mistagged(&made.commit), ..made };
+    assert_eq!(submit(&world, &group.submit_commit(&group.members[3].party.key, &made)).await.epoch, 2);
+    group.party(3).merge();
+    // …and then a proposal that nobody could take along.
+    let leaving = mistagged(&group.party(3).self_remove());
+    submit(&world, &group.submit(3, &leaving, None)).await;
+    group.party(3).withdraw(&[]);
+    for member in [0, 1, 2] {
+        world.read(&mut group.members[member].mailbox).await;
+    }
+    for (member, epoch) in [(1, 3), (0, 4), (2, 5)] {
+        let current = world.group_info(&group, &group.members[member].party.key).await;
+        assert_eq!(current.proposals.len(), usize::from(epoch == 3), "what waits lapses with the first");
+        let current = CurrentGroup { proposals: Vec::new(), ..current };
+        let made = group.party(member).join_externally(&current, None);
+        let call = group.submit_commit(&group.members[member].party.key, &made);
+        assert_eq!(submit(&world, &call).await.epoch, epoch);
+        group.party(member).merge();
+        // The messages in its queue are of before.
+        world.read(&mut group.members[member].mailbox).await;
+    }
+    for member in [1, 0] {
+        world.receive(&mut group.members[member]).await;
+    }
+    let spoken = group.party(1).say(b"back again");
+    submit(&world, &group.submit(1, &spoken, None)).await;
+    assert_eq!(world.receive(&mut group.members[0]).await, [b"back again".to_vec()]);
+
+    // An Update that others cannot verify stops members' commits until somebody comes back.
+    world.read(&mut group.members[3].mailbox).await;
+    let renewed = mistagged(&group.party(2).propose_update());
+    submit(&world, &group.submit(2, &renewed, None)).await;
+    let violation = ProblemType::PolicyViolation;
+    assert_commit_refused(&world, "a commit without it", &mut group, 0, update(), violation).await;
+    let current = world.group_info(&group, &group.members[0].party.key).await;
+    let made = group.party(0).join_externally(&current, None);
+    let call = group.submit_commit(&group.members[0].party.key, &made);
+    assert_eq!(submit(&world, &call).await.epoch, 6);
+    group.party(0).merge();
+    let (_, call) = group.make(0, update());
+    assert_eq!(submit(&world, &call).await.epoch, 7);
+    world.close();
+}
+
+#[tokio::test]
+async fn a_removal_that_the_server_proposed_is_proposed_again_after_an_external_commit() {
+    let world = World::start().await;
+    world.stock(200).await;
+    let mut group = world.group(3).await;
+    // As its owner would by revoking it.
+    let delete =
+        "DELETE FROM qs.addresses WHERE lookup = (SELECT lookup FROM postern.seal_addresses($1, $2))";
+    let gone = &group.members[2];
+    let address = vec![gone.address.as_bytes().as_slice()];
+    world.admin.execute(delete, &[&address, &gone.mailbox.id.as_bytes().as_slice()]).await.unwrap();
+    let spoken = group.party(1).say(b"is everybody there?");
+    submit(&world, &group.submit(1, &spoken, None)).await;
+    while group.party(0).evictions == 0 {
+        world.await_message(&mut group.members[0]).await;
+    }
+    let current = world.group_info(&group, &group.members[1].party.key).await;
+    assert_eq!(current.proposals.len(), 1);
+    let made = group.party(1).join_externally(&current, None);
+    let call = group.submit_commit(&group.members[1].party.key, &made);
+    assert_eq!(submit(&world, &call).await.epoch, 2, "no removal stands in the way of who comes back");
+    group.party(1).merge();
+    let own = group.key(2);
+    while group.party(0).evictions == 1 {
+        world.await_message(&mut group.members[0]).await;
+    }
+    assert!(group.party(0).member_keys().contains(&own), "it is still there");
+    let (_, call) = group.make(0, update());
+    assert_eq!(submit(&world, &call).await.epoch, 3);
+    group.party(0).merge();
+    assert!(!group.party(0).member_keys().contains(&own));
+    world.close();
+}
+
+#[tokio::test]
+async fn a_proposal_that_is_sent_again_gets_its_answer_again_and_changes_nothing() {
+    let world = World::start().await;
+    let mut group = world.group(3).await;
+    let leaving = group.party(2).self_remove();
+    let leaving = group.submit(2, &leaving, None);
+    let renewed = group.party(1).propose_update();
+    let renewed = group.submit(1, &renewed, None);
+    for call in [&leaving, &renewed] {
+        let first = submit(&world, call).await;
+        let before = world.snapshot().await;
+        assert_eq!(submit(&world, call).await, first);
+        assert_eq!(submit(&world, call).await, first);
+        world.snapshot().await.assert_same(&before, "a repeat");
+    }
+    let other = leaving.clone().signed_by(&group.members[1].party.key);
+    world.assert_refuses("by another member", &other, ProblemType::InvalidMls).await;
+    world.receive(&mut group.members[0]).await;
+    let (_, commit) = group.make(0, update());
+    assert_eq!(submit(&world, &commit).await.epoch, 2);
+    world.assert_refuses("once it is committed", &renewed, ProblemType::WrongEpoch).await;
+    world.assert_refuses("by who is gone", &leaving, ProblemType::NotAllowed).await;
+
+    // Two at the same instant, both after they have read the group.
+    let mut group = world.group(2).await;
+    let renewed = group.party(1).propose_update();
+    let renewed = group.submit(1, &renewed, None);
+    let (one, two) = tokio::join!(submit(&world, &renewed), submit(&world, &renewed));
+    assert_eq!((one.epoch, two.epoch), (1, 1));
+    let count = world.read(&mut group.members[0].mailbox).await.len();
+    assert_eq!(count, 1, "it is in the queue once");
+    world.close();
+}
+
+#[tokio::test]
+async fn no_two_leaves_have_the_same_delivery_address_however_they_come_in() {
+    let world = World::start().await;
+    world.stock(200).await;
+    let mut group = world.group(3).await;
+    let violation = ProblemType::PolicyViolation;
+    let victims = group.members[2].address;
+    let at = |party: &mut Party, address| party.leaf = party.leaf_at(&home(), address);
+    let (mut one, mut two) = (Party::newcomer(), Party::newcomer());
+    at(&mut one, victims);
+    assert_commit_refused(&world, "added with a member's", &mut group, 0, adding(&[&one]), violation).await;
+    let shared = fresh_address();
+    at(&mut one, shared);
+    at(&mut two, shared);
+    let both = adding(&[&one, &two]);
+    assert_commit_refused(&world, "two with the same", &mut group, 0, both, violation).await;
+    let own = group.members[0].address;
+    at(&mut one, own);
+    assert_commit_refused(&world, "added with the committer's", &mut group, 0, adding(&[&one]), violation)
+        .await;
+    let moved = Commit { leaf: Some(group.party(1).leaf_at(&home(), victims)), ..Default::default() };
+    assert_commit_refused(&world, "a commit that moves there", &mut group, 1, moved, violation).await;
+
+    let mut joiner = world.further_client(&group.members[1]).await.party;
+    let users = joiner.user.clone();
+    at(&mut joiner, victims);
+    let current = world.group_info(&group, &users).await;
+    let made = joiner.join_externally(&current, Some(&users));
+    let call = group.submit_commit(&joiner.key, &made);
+    world.assert_refuses("a client that joins", &call, violation).await;
+    let own = group.members[1].address;
+    at(group.party(1), victims);
+    let made = group.party(1).join_externally(&current, None);
+    let call = group.submit_commit(&group.members[1].party.key, &made);
+    world.assert_refuses("a client that comes back", &call, violation).await;
+    at(group.party(1), own);
+
+    // A place that becomes free with the same commit may be taken.
+    at(&mut one, victims);
+    let replacing = Commit { remove: vec![group.key(2)], ..adding(&[&one]) };
+    let (_, call) = group.make(0, replacing);
     assert_eq!(submit(&world, &call).await.epoch, 2);
     world.close();
+}
+
+#[tokio::test]
+async fn a_user_has_as_many_clients_in_a_group_as_the_operator_allows() {
+    let world = World::start().await;
+    world.stock(200).await;
+    let mut group = world.group(2).await;
+    let full = ProblemType::TooManyClients;
+    set_limit(&world, "max_clients", 3).await;
+    let (one, two, three) = (
+        world.further_client(&group.members[1]).await,
+        world.further_client(&group.members[1]).await,
+        world.further_client(&group.members[1]).await,
+    );
+    let all = adding(&[&one.party, &two.party, &three.party]);
+    assert_commit_refused(&world, "three more at once", &mut group, 1, all, full).await;
+    world.add_by(&mut group, 1, vec![one, two]).await;
+    let one_more = adding(&[&three.party]);
+    assert_commit_refused(&world, "one more", &mut group, 1, one_more, full).await;
+    let mut joiner = three.party;
+    let users = joiner.user.clone();
+    let made = joiner.join_externally(&world.group_info(&group, &users).await, Some(&users));
+    let call = group.submit_commit(&joiner.key, &made);
+    world.assert_refuses("one that joins by itself", &call, full).await;
+    let detail = world.pay(&call).await.problem("one more").detail.unwrap();
+    assert_eq!(detail, "a user can have at most 3 clients in a group");
+    // An admin brings nobody in with more, either.
+    world.receive(&mut group.members[0]).await;
+    let user = world.candidate().await;
+    let mut crowd = vec![user.party];
+    for _ in 0..3 {
+        let mut client = Party::newcomer();
+        client.identity.clone_from(&crowd[0].identity);
+        client.user = crowd[0].user.clone();
+        client.leaf = client.leaf_at(&home(), fresh_address());
+        crowd.push(client);
+    }
+    let add = adding(&crowd.iter().collect::<Vec<_>>());
+    assert_commit_refused(&world, "a user with four clients", &mut group, 0, add, full).await;
+
+    // Who has more by a new limit keeps them, and goes on.
+    set_limit(&world, "max_clients", 1).await;
+    let (_, call) = group.make(1, update());
+    assert_eq!(submit(&world, &call).await.epoch, 3);
+    group.party(1).merge();
+    let current = world.group_info(&group, &users).await;
+    let made = group.party(2).join_externally(&current, None);
+    let call = group.submit_commit(&group.members[2].party.key, &made);
+    assert_eq!(submit(&world, &call).await.epoch, 4, "one of them comes back");
+    world.close();
+}
+
+#[tokio::test]
+async fn the_authenticated_data_of_every_message_is_bounded() {
+    let world = World::start().await;
+    world.stock(100).await;
+    let mut group = world.group(2).await;
+    let large = ProblemType::MessageTooLarge;
+    let detail = "the authenticated data of a message can have at most 1024 bytes";
+    for (bytes, fits) in [(1025, false), (60_000, false), (1024, true)] {
+        group.party(1).attach(vec![7; bytes]);
+        let spoken = group.party(1).say(b"hello");
+        group.party(1).attach(vec![7; bytes]);
+        let proposed = group.party(1).propose_update();
+        group.party(1).forget();
+        group.party(0).attach(vec![7; bytes]);
+        let made = group.party(0).commit(Commit { alone: true, ..update() });
+        group.party(0).drop_commit();
+        for (what, call) in [
+            ("words", group.submit(1, &spoken, None)),
+            ("a commit", group.submit_commit(&group.members[0].party.key, &made)),
+            ("a proposal", group.submit(1, &proposed, None)),
+        ] {
+            if !fits {
+                world.assert_refuses(what, &call, large).await;
+                let problem = world.pay(&call).await.problem(what);
+                assert_eq!(problem.detail.as_deref(), Some(detail), "{what}");
+            } else if what != "a proposal" {
+                submit(&world, &call).await;
+            }
+        }
+    }
+    let mut group = world.group(2).await;
+    group.party(1).attach(vec![7; 65]);
+    let spoken = group.party(1).say(b"hello");
+    let spoken = group.submit(1, &spoken, None);
+    set_limit(&world, "max_authenticated_data_bytes", 64).await;
+    world.assert_refuses("more than the operator likes", &spoken, large).await;
+    world.close();
+}
+
+#[tokio::test]
+async fn what_one_request_puts_into_all_queues_together_is_bounded() {
+    let world = World::start().await;
+    world.stock(200).await;
+    let mut group = world.group(3).await;
+    let too_large = ProblemType::DeliveryTooLarge;
+    let spoken = group.party(1).say(&[7; 40_000]);
+    let spoken = group.submit(1, &spoken, None);
+    set_limit(&world, "max_delivery_bytes", 65_536).await;
+    world.assert_refuses("80,000 bytes in two queues", &spoken, too_large).await;
+    let detail = world.pay(&spoken).await.problem("words").detail.unwrap();
+    assert!(detail.contains("in 2 queues") && detail.contains("65536"), "{detail}");
+    let crowd: Vec<_> = (0..120).map(|_| Party::newcomer()).collect();
+    let crowd = adding(&crowd.iter().collect::<Vec<_>>());
+    assert_commit_refused(&world, "a Welcome for many", &mut group, 0, crowd, too_large).await;
+    let few = adding(&[&Party::newcomer()]);
+    let (_, call) = group.make(0, few);
+    assert_eq!(submit(&world, &call).await.epoch, 2);
+
+    // The database has the last word: the limit may have been lowered since the group was read.
+    let mut group = world.group(3).await;
+    set_limit(&world, "max_delivery_bytes", 100_000).await;
+    let spoken = group.party(1).say(&[7; 40_000]);
+    let spoken = group.submit(1, &spoken, None);
+    let admin = world.cluster.admin().await;
+    admin.batch_execute("BEGIN; SELECT FROM ds.groups FOR UPDATE").await.unwrap();
+    let lowered = async {
+        let sql = "SELECT count(*) FROM pg_stat_activity
+                    WHERE usename = 'postern_server' AND wait_event_type = 'Lock'";
+        eventually("it waits to write", async || (world.value::<i64>(sql).await == 1).then_some(())).await;
+        set_limit(&world, "max_delivery_bytes", 65_536).await;
+        admin.batch_execute("COMMIT").await.unwrap();
+    };
+    let (reply, ()) = tokio::join!(world.pay(&spoken), lowered);
+    reply.assert_problem("a limit that was lowered meanwhile", too_large);
+    assert!(world.read(&mut group.members[0].mailbox).await.is_empty());
+    world.close();
+}
+
+#[tokio::test]
+async fn nobody_is_added_by_a_key_package_that_ends_before_the_slowest_reader_has_read_of_it() {
+    const DAY: u64 = 24 * 60 * 60;
+    let world = World::start().await;
+    world.stock(100).await;
+    let mut group = world.group(2).await;
+    // Somebody with a mailbox, or the DS would want it removed again.
+    let lasting = async |days: u64| {
+        let mut party = world.candidate().await.party;
+        party.lifetime = Lifetime::new(days * DAY);
+        adding(&[&party])
+    };
+    let detail = "the KeyPackage of a member that is added must be valid for 31 more days: members read of it for as long";
+    for days in [1, 2, 30, 31] {
+        let (_, call) = group.make(0, lasting(days).await);
+        world.assert_refuses("too short a lifetime", &call, ProblemType::InvalidMls).await;
+        let problem = world.pay(&call).await.problem("too short a lifetime");
+        assert_eq!(problem.detail.as_deref(), Some(detail));
+        group.party(0).forget();
+    }
+    let (_, call) = group.make(0, lasting(33).await);
+    assert_eq!(submit(&world, &call).await.epoch, 2);
+    group.party(0).merge();
+    // Where messages wait for less, it may be shorter.
+    let operator = world.cluster.connect_as("postern_operator").await;
+    operator.execute("SELECT operator.set_queue_limit('message_days', 3)", &[]).await.unwrap();
+    let four = lasting(4).await;
+    assert_commit_refused(&world, "four days", &mut group, 0, four, ProblemType::InvalidMls).await;
+    let (_, call) = group.make(0, lasting(6).await);
+    assert_eq!(submit(&world, &call).await.epoch, 3);
+    operator.execute("SELECT operator.set_queue_limit('message_days', 61)", &[]).await.unwrap_err();
 }
 
 #[tokio::test]
@@ -1028,8 +1403,16 @@ async fn a_group_grows_to_the_operators_limit_and_one_beyond_it_goes_on_and_grow
     let limits =
         operator.query("SELECT name, value, meaning FROM operator.group_limits()", &[]).await.unwrap();
     let names: Vec<&str> = limits.iter().map(|row| row.get("name")).collect();
-    let expected =
-        ["max_members", "max_message_bytes", "max_commit_bytes", "past_epochs", "max_reservations"];
+    let expected = [
+        "max_members",
+        "max_clients",
+        "max_message_bytes",
+        "max_commit_bytes",
+        "max_authenticated_data_bytes",
+        "max_delivery_bytes",
+        "past_epochs",
+        "max_reservations",
+    ];
     assert_eq!(names, expected);
     assert!(limits.iter().all(|row| !row.get::<_, &str>("meaning").is_empty()));
     operator.execute("SELECT operator.set_group_limit('max_members', NULL)", &[]).await.unwrap_err();

@@ -144,7 +144,7 @@ async fn who_is_fetched_for_a_post_quantum_group_joins_it() {
 }
 
 #[tokio::test]
-async fn what_expires_today_or_did_before_is_not_handed_out() {
+async fn what_expires_before_all_have_read_that_it_was_used_is_not_handed_out() {
     let world = World::start().await;
     let friendship = Friendship::new();
     let stock_id = fresh_stock();
@@ -157,15 +157,20 @@ async fn what_expires_today_or_did_before_is_not_handed_out() {
         create: true,
     });
     world.pay(&call).await.assert_ok("publishing");
-    let age = "UPDATE qs.key_packages SET expires = (now() AT TIME ZONE 'UTC')::date - 1 + number
+    // Messages wait for 30 days, a day more with their chains, and the inviter has a day.
+    let age = "UPDATE qs.key_packages SET expires = (now() AT TIME ZONE 'UTC')::date + 31 + number
                 WHERE NOT last_resort";
     world.admin.batch_execute(age).await.unwrap();
-    // The first expires today, the second tomorrow.
     assert_eq!(world.remaining(&friendship, stock_id).await, 2);
     assert_eq!(world.fetch(friendship.token).await, stock[1..2]);
-    let age = "UPDATE qs.key_packages SET expires = (now() AT TIME ZONE 'UTC')::date";
+    let age = "UPDATE qs.key_packages SET expires = (now() AT TIME ZONE 'UTC')::date + 32";
     world.admin.batch_execute(age).await.unwrap();
+    assert_eq!(world.remaining(&friendship, stock_id).await, 0);
     assert!(world.fetch(friendship.token).await.is_empty(), "there is no last resort, either");
+    let operator = world.cluster.connect_as("postern_operator").await;
+    operator.execute("SELECT operator.set_queue_limit('message_days', 29)", &[]).await.unwrap();
+    assert_eq!(world.remaining(&friendship, stock_id).await, 2);
+    assert_eq!(world.fetch(friendship.token).await.len(), 1);
     world.close();
 }
 

@@ -115,6 +115,10 @@ async fn what_nobody_could_add_to_a_group_is_refused() {
         ),
         ("a lifetime without end", vec![package_for(Lifetime::init(0, u64::MAX))]),
         ("a lifetime that ends today", vec![package_for(Lifetime::init(now - HOUR, now + 1))]),
+        (
+            "one that ends before messages do",
+            vec![package(), package_for(Lifetime::init(now - HOUR, now + 32 * 24 * HOUR))],
+        ),
         // Its hash is SHA-384.
         (
             "a ciphersuite that the server has not",

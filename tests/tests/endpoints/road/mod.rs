@@ -2,8 +2,10 @@
 //! here, and every test in this folder says so until it gets one.
 
 mod body;
+mod browser;
 mod mutation;
 mod payment;
+mod replay;
 mod signature;
 mod target;
 
@@ -24,6 +26,8 @@ pub struct Valid {
     pub stranger: Option<ProblemType>,
     /// Fields that are byte strings, and the problem when one is cut by a byte.
     pub cut: Vec<(&'static str, ProblemType)>,
+    /// Bytes of the largest body, where the endpoint takes less than others.
+    pub max_body: usize,
     /// Fields that may be absent.
     pub optional: &'static [&'static str],
     /// Other targets: well-formed ones of things that do not exist or are elsewhere, and malformed ones.
@@ -32,7 +36,8 @@ pub struct Valid {
 
 impl Valid {
     pub fn new(call: Call, status: StatusCode) -> Self {
-        Self { call, status, stranger: None, cut: Vec::new(), optional: &[], targets: Vec::new() }
+        let max_body = usize::MAX;
+        Self { call, status, stranger: None, cut: Vec::new(), max_body, optional: &[], targets: Vec::new() }
     }
 }
 
@@ -155,7 +160,8 @@ async fn an_answer_comes_in_the_encoding_that_is_asked_for() {
     world.close();
 }
 
-/// The methods that a route of this path has.
+/// The methods that the routes of this path take.
 fn methods(path: &str) -> Vec<Method> {
-    routes::all().into_iter().filter(|route| route.path == path).map(|route| route.method).collect()
+    let of_path = routes::all().into_iter().filter(|route| route.path == path);
+    of_path.flat_map(|route| route.methods().collect::<Vec<_>>()).collect()
 }

@@ -176,7 +176,8 @@ async fn a_fault_of_ours_changes_nothing_and_leaves_the_token_unspent() {
     let functions = api_functions(&world).await;
     let mut faults = 0;
     for entry in &entries {
-        let wire = entry.paid(&world).wire();
+        let call = entry.paid(&world);
+        let wire = call.wire();
         let before = world.snapshot().await;
         let revoke = format!("REVOKE EXECUTE ON FUNCTION {functions} FROM postern_server");
         world.admin.batch_execute(&revoke).await.expect("a superuser can");
@@ -195,8 +196,8 @@ async fn a_fault_of_ours_changes_nothing_and_leaves_the_token_unspent() {
         if let Some(nonce) = &wire.nonce {
             assert!(!world.is_spent(nonce).await, "{}: the token", entry.name);
         }
-        let again = world.send(&wire).await;
-        assert_eq!(again.status, entry.valid.status, "{}, the same again: {again:?}", entry.name);
+        let again = world.send(&call.wire()).await;
+        assert_eq!(again.status, entry.valid.status, "{}, the same signed anew: {again:?}", entry.name);
     }
     assert!(faults >= 13, "{faults}");
 }
@@ -252,7 +253,7 @@ async fn every_paid_route_costs_what_its_row_of_the_price_list_says() {
                 ProblemType::SignatureRequired,
             );
         }
-        let reply = world.send(&wire).await;
+        let reply = world.send(&call.wire()).await;
         assert_eq!(reply.status, entry.valid.status, "{} for nothing: {reply:?}", entry.name);
         assert!(!world.is_spent(nonce).await, "{}: the token at price 0", entry.name);
         let what = format!("{} for nothing, without a token", entry.name);
@@ -260,6 +261,7 @@ async fn every_paid_route_costs_what_its_row_of_the_price_list_says() {
 
         // Price 1: spent, even if the same cannot be accepted twice.
         price(endpoint, 1).await;
+        let wire = call.wire();
         let reply = world.send(&wire).await;
         assert!(!reply.status.is_server_error(), "{}: {reply:?}", entry.name);
         assert!(world.is_spent(nonce).await, "{}: the token at price 1", entry.name);

@@ -1,6 +1,7 @@
 //! HTTP Message Signatures (RFC 9421): a signed route takes nothing else than a fresh signature, by the right key,
 //! over exactly this request.
 
+use ciborium::Value;
 use postern_protocol::{key::SigningKey, problem::ProblemType};
 use postern_tests_kit::{
     Wire, World,
@@ -12,7 +13,7 @@ use super::every_request;
 type Tampering = fn(&mut Wire, &SigningKey, &SigningKey);
 
 /// Each gets a request without a signature, its signer's key and another one.
-const TAMPERINGS: [(&str, Tampering); 27] = [
+const TAMPERINGS: [(&str, Tampering); 30] = [
     ("no signature", |_, _, _| {}),
     ("no Signature-Input", |wire, key, _| {
         wire.sign(key, |_| {});
@@ -40,12 +41,18 @@ const TAMPERINGS: [(&str, Tampering); 27] = [
     }),
     ("a signature over another body", |wire, key, _| {
         wire.sign(key, |_| {});
-        wire.body.push(b' ');
+        wire.body = another(&wire.body);
     }),
     ("a signature over another body, with this one's digest", |wire, key, _| {
         wire.sign(key, |_| {});
-        wire.body.push(b' ');
+        wire.body = another(&wire.body);
         wire.set("content-digest", &content_digest(&wire.body));
+    }),
+    ("a signature for another domain", |wire, key, _| {
+        wire.sign(key, |input| input.authority = "elsewhere.example".to_owned());
+    }),
+    ("a signature for the host that leads to the server", |wire, key, _| {
+        wire.sign(key, |input| input.authority = "127.0.0.1".to_owned());
     }),
     ("a signature over another path", |wire, key, _| {
         let target = std::mem::replace(&mut wire.target, "/ds/group-ids".to_owned());
@@ -72,6 +79,9 @@ const TAMPERINGS: [(&str, Tampering); 27] = [
     }),
     ("a signature that leaves out the method", |wire, key, _| {
         wire.sign(key, |input| leave_out(input, "@method"));
+    }),
+    ("a signature that leaves out the domain", |wire, key, _| {
+        wire.sign(key, |input| leave_out(input, "@authority"));
     }),
     ("a signature that leaves out the path", |wire, key, _| {
         wire.sign(key, |input| leave_out(input, "@path"));
@@ -103,6 +113,15 @@ const TAMPERINGS: [(&str, Tampering); 27] = [
         wire.set("signature", &format!("{signature}, two{}", signature.trim_start_matches("sig")));
     }),
 ];
+
+/// Another body that says the same: a route may look at the form of a body before it looks at its signature.
+fn another(body: &[u8]) -> Vec<u8> {
+    let Ok(Value::Map(mut fields)) = ciborium::from_reader(body) else { return [body, b" "].concat() };
+    fields.push((Value::from("of tomorrow"), Value::from(1)));
+    let mut another = Vec::new();
+    ciborium::into_writer(&Value::Map(fields), &mut another).expect("it can be encoded");
+    another
+}
 
 fn leave_out(input: &mut Input, component: &str) {
     input.components.retain(|found| *found != component);

@@ -68,6 +68,37 @@ async fn paths_without_an_endpoint_are_not_found_and_cost_nothing() {
     world.close();
 }
 
+/// Percent-encodes every unreserved character, with small hexadecimal digits in every second one.
+fn encoded(text: &str) -> String {
+    let encode = |(place, character): (usize, char)| match character {
+        'a'..='z' | 'A'..='Z' | '0'..='9' | '-' | '.' | '_' | '~' if place % 2 == 0 => {
+            format!("%{:02x}", u32::from(character))
+        }
+        'a'..='z' | 'A'..='Z' | '0'..='9' | '-' | '.' | '_' | '~' => format!("%{:02X}", u32::from(character)),
+        other => other.to_string(),
+    };
+    text.chars().enumerate().map(encode).collect()
+}
+
+/// RFC 3986 §6.2.2, RFC 9421 §2.2.6: the signature is over the normal form.
+#[tokio::test]
+async fn equivalent_percent_encodings_lead_to_the_same_endpoint() {
+    let world = World::start().await;
+    for entry in every_request(&world).await {
+        let target = format!("{}?page=one~two", entry.valid.call.target);
+        let mut wire = entry.paid(&world).to(target.as_str()).wire();
+        wire.target = encoded(&target);
+        let reply = world.send(&wire).await;
+        assert_eq!(reply.status, entry.valid.status, "{} as {}: {reply:?}", entry.name, wire.target);
+    }
+    // A slash that is encoded is none.
+    for target in ["/qs%2Fkeys", "/%2Fqs/keys", "/qs/keys%2f", "/qs/%6beys/"] {
+        let wire = Call::get(target).wire();
+        world.assert_refused(target, &wire, ProblemType::NotFound).await;
+    }
+    world.close();
+}
+
 #[tokio::test]
 async fn a_query_is_signed_and_otherwise_ignored() {
     let world = World::start().await;

@@ -71,7 +71,7 @@ fn client(leaf: &Leaf) -> Client<impl MlsConfig + use<>> {
         .mls_rules(rules)
         .extension_types([GROUP_POLICY, DELIVERY_ADDRESS, USER_KEY].map(ExtensionType::new))
         .custom_proposal_type(ProposalType::new(SELF_REMOVE))
-        .key_package_lifetime(Duration::from_secs(30 * 24 * 60 * 60))
+        .key_package_lifetime(Duration::from_secs(60 * 24 * 60 * 60))
         .signing_identity(identity, secret.into(), CipherSuite::CURVE25519_AES128)
         .build()
 }
@@ -161,10 +161,8 @@ impl<C: MlsConfig> Side for MlsRs<C> {
     }
 
     fn propose(&mut self, proposal: Proposal) -> Option<MlsMessageBytes> {
-        let own = self.group().current_member_index();
         let message = match proposal {
             Proposal::Update => self.group().propose_update(Vec::new()),
-            Proposal::Leave => self.group().propose_remove(own, Vec::new()),
         };
         Some(MlsMessageBytes::new(bytes(&message.expect("it can be proposed"))))
     }

@@ -3,8 +3,8 @@
 //! the same epoch of the same history, and knows the same members.
 //!
 //! `SelfRemove`, proposal type 0x000a, has no place in such a group: `mls-rs` 0.57 has it as 0xf003, and for
-//! both foreign libraries a proposal of an unknown type has a body with a length, which this one has not. Here one
-//! leaves by a Remove of itself. `ts-mls` makes no Update proposals and reads no proposals of the server's; where else it needed
+//! both foreign libraries a proposal of an unknown type has a body with a length, which this one has not. Here others
+//! remove who wants to leave. `ts-mls` makes no Update proposals and reads no proposals of the server's; where else it needed
 //! help, `tests/node/ts-mls/corrections.mjs` says.
 
 mod mls_rs;
@@ -63,8 +63,6 @@ pub struct Change {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Proposal {
     Update,
-    /// A Remove of the own leaf.
-    Leave,
 }
 
 /// The state that all members have to agree on.
@@ -135,7 +133,6 @@ impl Side for Party {
     fn propose(&mut self, proposal: Proposal) -> Option<MlsMessage> {
         Some(match proposal {
             Proposal::Update => self.propose_update(),
-            Proposal::Leave => self.propose_removal(self.public_key()),
         })
     }
 
@@ -175,21 +172,19 @@ enum Operation {
     Say,
     Commit,
     ProposeUpdate,
-    Leave,
     AddUser,
     RemoveUser,
     JoinExternally,
     Resync,
 }
 
-const OPERATIONS_OF_EACH: [Operation; 10] = [
+const OPERATIONS_OF_EACH: [Operation; 9] = [
     Operation::Say,
     Operation::AddUser,
     Operation::ProposeUpdate,
     Operation::Commit,
     Operation::JoinExternally,
     Operation::Say,
-    Operation::Leave,
     Operation::Commit,
     Operation::Resync,
     Operation::RemoveUser,
@@ -372,7 +367,6 @@ impl Play {
     async fn step(&mut self, operation: Operation, library: Library) -> bool {
         let waits = self.members.iter().any(|member| member.proposed.is_some());
         let room = self.members.len() < MOST_MEMBERS;
-        let leaves = |member: &Member| member.proposed == Some(Proposal::Leave);
         match operation {
             // Nobody says anything while proposals wait (RFC 9420 §12.4), and an external commit takes none along.
             Operation::Say | Operation::JoinExternally | Operation::Resync if waits => return false,
@@ -384,20 +378,15 @@ impl Play {
                 self.receive(Some(by), Some(&text)).await;
             }
             Operation::Commit => {
-                let may = |member: &Member| member.library == library && !leaves(member);
-                let Some(by) = self.pick(may) else { return false };
+                let Some(by) = self.pick(|member| member.library == library) else { return false };
                 self.commit(by, &Change::default()).await;
             }
-            Operation::ProposeUpdate | Operation::Leave => {
-                let proposal = if operation == Operation::Leave { Proposal::Leave } else { Proposal::Update };
-                let may = |member: &Member| {
-                    let free = member.proposed.is_none() && !(member.stays && proposal == Proposal::Leave);
-                    member.library == library && free
-                };
+            Operation::ProposeUpdate => {
+                let may = |member: &Member| member.library == library && member.proposed.is_none();
                 let Some(by) = self.pick(may) else { return false };
-                let Some(proposed) = self.members[by].side.propose(proposal) else { return false };
+                let Some(proposed) = self.members[by].side.propose(Proposal::Update) else { return false };
                 self.send_message(by, proposed).await;
-                self.members[by].proposed = Some(proposal);
+                self.members[by].proposed = Some(Proposal::Update);
                 self.receive(Some(by), None).await;
             }
             Operation::AddUser if room => {

@@ -67,7 +67,7 @@ pub fn member(node: &Rc<RefCell<Node>>, leaf: &Leaf) -> Box<dyn Side> {
             [DELIVERY_ADDRESS, hex::encode(leaf.delivery().to_bytes())],
             [USER_KEY, hex::encode(leaf.user_key().to_bytes())],
         ],
-        "days": 30,
+        "days": 60,
     });
     let number = node.borrow_mut().ask(&new)["member"].take();
     Box::new(TsMls { node: node.clone(), number })

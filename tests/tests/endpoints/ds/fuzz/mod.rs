@@ -155,11 +155,8 @@ async fn bases(world: &World, group: &mut Group) -> Vec<Base> {
     let joins = Keys { sender: client.key.clone(), ..keys(group, 0, &newcomer.key) };
     bases.push(Base::new("a join", &made, joins));
     let update = group.party(1).propose_update();
-    let own = group.key(2);
-    let leaving = group.party(2).propose_removal(own);
     let self_remove = group.party(1).self_remove();
     bases.push(Base::new("an update", &alone(update), keys(group, 1, &newcomer.key)));
-    bases.push(Base::new("a leave", &alone(leaving), keys(group, 2, &newcomer.key)));
     bases.push(Base::new("a self-remove", &alone(self_remove), keys(group, 1, &newcomer.key)));
     let made = group.party(1).join_externally(&current, None);
     bases.push(Base::new("a return", &made, keys(group, 1, &newcomer.key)));

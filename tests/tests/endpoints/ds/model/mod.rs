@@ -110,6 +110,14 @@ impl Model {
         self.epoch += 1;
     }
 
+    /// Somebody came in by external commit, which takes along those who leave, or lets what waits lapse.
+    fn entered(&mut self, lapses: bool) {
+        if lapses {
+            self.waiting.clear();
+        }
+        self.committed(&[]);
+    }
+
     fn add(&mut self, user: usize) {
         self.user.push(user);
         self.present.push(true);
@@ -127,6 +135,7 @@ async fn play(world: &World, seed: u64, messages: usize) -> Play<'_> {
             steps.push(step);
             play.step(step).await;
         }
+        play.commit_what_waits().await;
         play.assert_agreed().await;
     });
     let outcome = played.catch_unwind().await;
@@ -145,6 +154,7 @@ async fn fails(world: &World, steps: &[Step]) -> bool {
         for step in steps {
             play.step(*step).await;
         }
+        play.commit_what_waits().await;
         play.assert_agreed().await;
     });
     played.catch_unwind().await.is_err()

@@ -3,13 +3,14 @@
 use ciborium::Value;
 use openmls::prelude::{Extensions, Lifetime};
 use postern_protocol::{
-    MlsMessage, StateKey,
+    Address, MlsMessage, StateKey,
+    ds::CurrentGroup,
     key::SigningKey,
-    mls::{GroupPolicy, Pseudonym},
+    mls::{GroupPolicy, Pseudonym, UserKey},
     name::Domain,
     problem::ProblemType,
 };
-use postern_tests_kit::{Commit, Made, Party, fresh_address, home};
+use postern_tests_kit::{Commit, Made, Party, fresh_address, home, leaf_extensions};
 use rand::Rng as _;
 
 use super::{
@@ -43,7 +44,7 @@ const fn row(
     Operation { name, needs, make }
 }
 
-pub const OPERATIONS: [Operation; 51] = [
+pub const OPERATIONS: [Operation; 65] = [
     // The sender's right to it, and what waits, decide.
     row("say", Needs::Nothing, say),
     row("update", Needs::Nothing, |play, turn| update_leaf(play, turn, false)),
@@ -58,7 +59,10 @@ pub const OPERATIONS: [Operation; 51] = [
     row("propose an update", Needs::Nothing, |play, turn| propose(play, turn, Waiting::Updates)),
     row("join", Needs::Join, join),
     row("come back", Needs::GroupInfo, come_back),
+    row("come back and let all lapse", Needs::GroupInfo, come_back_alone),
+    row("join and let all lapse", Needs::Join, join_alone),
     row("repeat", Needs::Nothing, repeat),
+    row("repeat a proposal", Needs::Nothing, repeat_proposal),
     // The wrong epoch.
     row("commit late", Needs::Nothing, commit_late),
     row("say late", Needs::Nothing, say_late),
@@ -114,6 +118,19 @@ pub const OPERATIONS: [Operation; 51] = [
     row("lose the address", Needs::Nothing, |play, turn| {
         play.wrong_commit(turn.by, Commit { leaf: Some(Extensions::empty()), ..Default::default() }, INVALID)
     }),
+    row("add another's address", Needs::Nothing, |play, turn| {
+        let address = someones_address(play, turn)?;
+        let mut newcomer = Party::newcomer();
+        newcomer.leaf = newcomer.leaf_at(&home(), address);
+        let add = vec![newcomer.key_package()];
+        play.wrong_commit(turn.by, Commit { add, ..Default::default() }, VIOLATION)
+    }),
+    row("move to another's address", Needs::Nothing, |play, turn| {
+        let address = someones_address(play, turn)?;
+        let leaf = Some(play.group.party(turn.by).leaf_at(&home(), address));
+        play.wrong_commit(turn.by, Commit { leaf, ..Default::default() }, VIOLATION)
+    }),
+    row("come back to another's address", Needs::GroupInfo, come_back_to_anothers_address),
     row("take another's key", Needs::Nothing, take_key),
     row("propose to take another's key", Needs::Nothing, propose_to_take_key),
     row("take another's pseudonym", Needs::Nothing, |play, turn| {
@@ -124,6 +141,51 @@ pub const OPERATIONS: [Operation; 51] = [
     row("change the pseudonym", Needs::Nothing, |play, turn| {
         change_pseudonym(play, turn, Pseudonym::random())
     }),
+    // Proposals that no commit could take along.
+    row("propose another pseudonym", Needs::Nothing, |play, turn| {
+        propose_leaf(play, turn, VIOLATION, |party, _| {
+            party.propose_leaf(None, Some(Pseudonym::random().0.to_vec()), None)
+        })
+    }),
+    row("propose another's pseudonym", Needs::Nothing, |play, turn| {
+        let other = turn.foreigner()?;
+        let identity = play.group.pseudonym(other).0.to_vec();
+        propose_leaf(play, turn, VIOLATION, |party, _| party.propose_leaf(None, Some(identity), None))
+    }),
+    row("propose another user key", Needs::Nothing, |play, turn| {
+        let generation = play.users_key(turn.by).1;
+        propose_leaf(play, turn, VIOLATION, |party, address| {
+            let key = UserKey { generation, public_key: SigningKey::generate().public_key() };
+            party.propose_leaf(Some(leaf_extensions(&home(), address, Some(key))), None, None)
+        })
+    }),
+    row("propose to lose the address", Needs::Nothing, |play, turn| {
+        propose_leaf(play, turn, INVALID, |party, _| {
+            party.propose_leaf(Some(Extensions::empty()), None, None)
+        })
+    }),
+    row("propose to move elsewhere", Needs::Nothing, |play, turn| {
+        propose_leaf(play, turn, INVALID, |party, address| {
+            let leaf = party.leaf_at(&elsewhere(), address);
+            party.propose_leaf(Some(leaf), None, None)
+        })
+    }),
+    row("propose to move to another's address", Needs::Nothing, |play, turn| {
+        let address = someones_address(play, turn)?;
+        propose_leaf(play, turn, VIOLATION, |party, _| {
+            let leaf = party.leaf_at(&home(), address);
+            party.propose_leaf(Some(leaf), None, None)
+        })
+    }),
+    row("propose to be unable to leave", Needs::Nothing, |play, turn| {
+        propose_leaf(play, turn, INVALID, |party, _| {
+            let proposals = std::mem::take(&mut party.proposals);
+            let unable = party.capabilities();
+            party.proposals = proposals;
+            party.propose_leaf(None, None, Some(unable))
+        })
+    }),
+    row("leave by a Remove", Needs::Nothing, leave_by_remove),
     // Something nobody may.
     row("remove a part of a user", Needs::Nothing, |play, turn| remove_user(play, turn, true)),
     row("remove a client and keep the key", Needs::Nothing, |play, turn| remove_client(play, turn, false)),
@@ -296,8 +358,50 @@ fn propose(play: &mut Play<'_>, turn: &mut Turn, waits: Waiting) -> Option<Attem
     let again = play.model.leaves(by) || !leaves && play.model.waits(by, Waiting::Updates);
     let last = leaves && !play.model.has_admin(&play.model.admins, &[by]);
     let call = play.group.submit(by, &proposal, None);
+    if leaves && play.model.leaves(by) {
+        // It has the same bytes as the first one, which gets its answer again.
+        return Some(Attempt { call, expected: None, effect: Effect::Repeat });
+    }
     let expected = if again || last { VIOLATION } else { None };
     Some(Attempt { call, expected, effect: Effect::Proposal { by, before, waits } })
+}
+
+/// A proposal of another leaf that no commit could take along. Who has proposed already is told so first.
+fn propose_leaf(
+    play: &mut Play<'_>,
+    turn: &mut Turn,
+    expected: Expected,
+    propose: impl FnOnce(&mut Party, Address) -> MlsMessage,
+) -> Option<Attempt> {
+    let (by, address) = (turn.by, play.group.members[turn.by].address);
+    let again = play.model.leaves(by) || play.model.waits(by, Waiting::Updates);
+    let party = play.group.party(by);
+    let before = party.waiting();
+    let proposal = propose(party, address);
+    party.withdraw(&before);
+    wrong(play, by, &alone(proposal), if again { VIOLATION } else { expected })
+}
+
+/// The address of somebody who stays.
+fn someones_address(play: &Play<'_>, turn: &mut Turn) -> Option<Address> {
+    let other = turn.another()?;
+    (!play.model.leaves(other)).then(|| play.group.members[other].address)
+}
+
+/// Foreign libraries do so; here one leaves by a SelfRemove.
+fn leave_by_remove(play: &mut Play<'_>, turn: &mut Turn) -> Option<Attempt> {
+    let own = play.group.key(turn.by);
+    let party = play.group.party(turn.by);
+    let before = party.waiting();
+    let proposal = party.propose_removal(own);
+    party.withdraw(&before);
+    wrong(play, turn.by, &alone(proposal), VIOLATION)
+}
+
+fn repeat_proposal(play: &mut Play<'_>, _: &mut Turn) -> Option<Attempt> {
+    let (by, call, epoch) = play.last_proposal.clone()?;
+    let expected = if epoch == play.model.epoch { None } else { play.model.late(by) };
+    Some(Attempt { call, expected, effect: Effect::Repeat })
 }
 
 fn join(play: &mut Play<'_>, turn: &mut Turn) -> Option<Attempt> {
@@ -325,18 +429,50 @@ fn join_with(
     let mut client = play.as_client_of(turn.newcomer(), of);
     (client.party.user, client.party.generation) = play.users_key(of);
     client.party.leaf = client.party.leaf_at(&home(), client.address);
-    let made = client.party.join_externally(&turn.current(), voucher.as_ref());
+    let current = turn.current();
+    let lapses = current.proposals.is_empty();
+    let made = client.party.join_externally(&current, voucher.as_ref());
     let call = play.group.submit_commit(&client.party.key, &made);
-    Some(Attempt { call, expected, effect: Effect::Join { client, of } })
+    Some(Attempt { call, expected, effect: Effect::Join { client, of, lapses } })
+}
+
+/// Without those who leave, though they asked to be taken along.
+fn join_alone(play: &mut Play<'_>, turn: &mut Turn) -> Option<Attempt> {
+    turn.current.as_mut()?.proposals.clear();
+    join(play, turn)
 }
 
 fn come_back(play: &mut Play<'_>, turn: &mut Turn) -> Option<Attempt> {
-    let by = turn.by;
-    if play.model.leaves(by) {
+    if play.model.leaves(turn.by) {
         return None;
     }
-    let made = play.group.party(by).join_externally(&turn.current(), None);
-    Some(Attempt { call: play.call(by, &made), expected: None, effect: Effect::Return { by } })
+    come_back_with(play, turn)
+}
+
+/// Also for somebody who proposed to leave, and stays.
+fn come_back_alone(play: &mut Play<'_>, turn: &mut Turn) -> Option<Attempt> {
+    turn.current.as_mut()?.proposals.clear();
+    come_back_with(play, turn)
+}
+
+/// Made by a double, since it is refused and its maker would forget where it was.
+fn come_back_to_anothers_address(play: &mut Play<'_>, turn: &mut Turn) -> Option<Attempt> {
+    let address = someones_address(play, turn)?;
+    let member = &play.group.members[turn.by].party;
+    let mut double = Party::new(member.identity.clone());
+    (double.key, double.user, double.generation) =
+        (member.key.clone(), member.user.clone(), member.generation);
+    double.leaf = double.leaf_at(&home(), address);
+    let current = CurrentGroup { proposals: Vec::new(), ..turn.current() };
+    let made = double.join_externally(&current, None);
+    wrong(play, turn.by, &made, VIOLATION)
+}
+
+fn come_back_with(play: &mut Play<'_>, turn: &mut Turn) -> Option<Attempt> {
+    let (by, current) = (turn.by, turn.current());
+    let lapses = current.proposals.is_empty();
+    let made = play.group.party(by).join_externally(&current, None);
+    Some(Attempt { call: play.call(by, &made), expected: None, effect: Effect::Return { by, lapses } })
 }
 
 fn repeat(play: &mut Play<'_>, _: &mut Turn) -> Option<Attempt> {

@@ -13,6 +13,9 @@ use super::{
     operations::{Needs, OPERATIONS},
 };
 
+/// Proposals that wait at a time.
+const MOST_WAITING: usize = 4;
+
 /// One operation; `choice` decides by whom, and the rest that is open.
 #[derive(Clone, Copy)]
 pub struct Step {
@@ -40,6 +43,8 @@ pub struct Play<'a> {
     pub late_info: Option<(CurrentGroup, u64)>,
     /// The commit that began the epoch.
     pub last: Option<Call>,
+    /// The last proposal that was accepted, by whom, and in which epoch.
+    pub last_proposal: Option<(usize, Call, u64)>,
     /// All users' keys there ever were.
     pub keys: Vec<SigningKey>,
     /// The GroupInfo of some earlier epoch, and the Welcome to one.
@@ -94,16 +99,18 @@ pub enum Effect {
         removed: Vec<usize>,
         done: Done,
     },
-    /// A further client of a member's user comes in by itself.
+    /// A further client of a member's user comes in by itself; what waits may lapse.
     Join {
         client: Member,
         of: usize,
+        lapses: bool,
     },
-    /// A member comes back by external commit.
+    /// A member comes back by external commit; what waits may lapse.
     Return {
         by: usize,
+        lapses: bool,
     },
-    /// The commit that began the epoch, again.
+    /// What was accepted before, again.
     Repeat,
 }
 
@@ -175,6 +182,7 @@ impl<'a> Play<'a> {
             late_words: None,
             late_info: None,
             last: None,
+            last_proposal: None,
             keys,
             old_info: None,
             old_welcome: None,
@@ -224,6 +232,9 @@ impl<'a> Play<'a> {
         if let Some(attempt) = attempt {
             self.send(operation.name, attempt).await;
         }
+        if self.model.waiting.len() > MOST_WAITING {
+            self.commit_what_waits().await;
+        }
     }
 
     async fn send(&mut self, name: &'static str, Attempt { call, expected, effect }: Attempt) {
@@ -246,6 +257,7 @@ impl<'a> Play<'a> {
             Effect::Words { by } => self.follow(&[by]).await,
             Effect::Proposal { by, waits, .. } => {
                 self.model.waiting.push((by, waits));
+                self.last_proposal = Some((by, call, self.model.epoch));
                 self.follow(&[by]).await;
             }
             Effect::Commit { by, removed, done } => {
@@ -254,18 +266,18 @@ impl<'a> Play<'a> {
                 self.last = Some(call);
                 self.committed(by, done).await;
             }
-            Effect::Join { mut client, of } => {
+            Effect::Join { mut client, of, lapses } => {
                 client.party.merge();
-                self.model.committed(&[]);
+                self.model.entered(lapses);
                 self.model.add(self.model.user[of]);
                 self.group.members.push(client);
                 self.last = Some(call);
                 self.follow(&[self.group.members.len() - 1]).await;
             }
-            Effect::Return { by } => {
+            Effect::Return { by, lapses } => {
                 self.last = Some(call);
                 self.group.party(by).merge();
-                self.model.committed(&[]);
+                self.model.entered(lapses);
                 // The messages in its queue are of before.
                 self.world.read(&mut self.group.members[by].mailbox).await;
                 self.follow(&[by]).await;
@@ -345,6 +357,16 @@ impl<'a> Play<'a> {
             assert_eq!(active, expected.contains(&member), "member {member} in epoch {epoch}");
             assert!(!active || self.group.party(member).epoch() == epoch, "member {member} in epoch {epoch}");
         }
+    }
+
+    /// Whatever was accepted, some member can commit next (DS-13).
+    pub async fn commit_what_waits(&mut self) {
+        self.world.restock(GROUPS * 50).await;
+        let staying = self.model.members().into_iter().find(|member| !self.model.leaves(*member));
+        let by = staying.expect("an admin stays");
+        let made = self.make(by, Commit { update: true, ..Default::default() });
+        let attempt = self.commit(by, &made, None, Vec::new(), Done::Nothing);
+        self.send("commit what waits", attempt).await;
     }
 
     /// Every member sees the same group, and it is the DS's.

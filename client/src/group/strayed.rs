@@ -1,0 +1,201 @@
+//! Groups that this device cannot follow, and when it tries to come back into each (DS-13): once,
+//! after a pause that is random and grows from one time to the next, so that neither all members of a
+//! group come back at one moment, nor a member that breaks groups keeps the others busy. Owns the
+//! table `strayed`.
+
+use std::time::Duration;
+
+use postern_protocol::ds::GroupId;
+use rand::Rng as _;
+use rusqlite::{OptionalExtension as _, params};
+
+use crate::{
+    error::{Error, Result},
+    event::Event,
+    options::Options,
+    store::{Tx, integer},
+};
+
+const DAY: u64 = 24 * 60 * 60;
+/// The pause before the second attempt, in units of [`Options::return_after`]; each further one is
+/// four times as long.
+const SECOND: u64 = 30;
+/// The greatest number of members by which the first pause grows.
+const MOST_MEMBERS: u64 = 1000;
+
+/// How far this device can follow a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum State {
+    Follows,
+    /// Something of the group may have been lost: the DS knows its epoch.
+    Doubtful,
+    /// The next epoch cannot be reached from this one.
+    Strayed,
+    /// The same, and the server is not to be trusted with the way back: somebody has to decide.
+    ByHand,
+}
+
+struct Row {
+    state: State,
+    since: u64,
+    attempts: u32,
+    due: u64,
+}
+
+/// Notes that this device cannot follow a group.
+pub(crate) fn note(
+    tx: &Tx<'_>,
+    id: &GroupId,
+    (state, members): (State, usize),
+    reason: &str,
+    options: &Options,
+) -> Result<()> {
+    let row = find(tx, id)?;
+    if row.as_ref().is_some_and(|row| matches!(row.state, State::Strayed | State::ByHand)) {
+        return Ok(());
+    }
+    let attempts = recent_attempts(tx, row.as_ref());
+    let due = tx.now().saturating_add(pause(attempts, members, options.return_after));
+    put(tx, id, &Row { state, since: tx.now(), attempts, due })?;
+    let reason = reason.to_owned();
+    Event::CannotFollow { group: id.clone(), by_hand: state == State::ByHand, reason }.record(tx)
+}
+
+/// Notes that something of a group may have been lost.
+pub(crate) fn doubt(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
+    let row = find(tx, id)?;
+    if row.as_ref().is_some_and(|row| row.state != State::Follows) {
+        return Ok(());
+    }
+    let attempts = recent_attempts(tx, row.as_ref());
+    put(tx, id, &Row { state: State::Doubtful, since: tx.now(), attempts, due: tx.now() })
+}
+
+/// An attempt failed for good. The first time, the user is told.
+pub(crate) fn failed(
+    tx: &Tx<'_>,
+    id: &GroupId,
+    members: usize,
+    error: &Error,
+    options: &Options,
+) -> Result<()> {
+    let Some(row) = find(tx, id)? else { return Ok(()) };
+    let attempts = row.attempts.saturating_add(1);
+    let due = tx.now().saturating_add(pause(attempts, members, options.return_after));
+    put(tx, id, &Row { attempts, due, ..row })?;
+    let told = "UPDATE strayed SET broken = 1 WHERE group_id = ?1 AND broken = 0";
+    if tx.sql().execute(told, [id.to_mls()])? == 1 {
+        Event::Broken { group: id.clone(), reason: error.to_string() }.record(tx)?;
+    }
+    Ok(())
+}
+
+/// This device follows the group again, by coming back.
+pub(super) fn back(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
+    let attempts = find(tx, id)?.map_or(0, |row| row.attempts).saturating_add(1);
+    put(tx, id, &Row { state: State::Follows, since: tx.now(), attempts, due: 0 })?;
+    tx.sql().execute("UPDATE strayed SET broken = 0 WHERE group_id = ?1", [id.to_mls()])?;
+    Ok(())
+}
+
+/// Nothing of the group was lost that this device needs.
+pub(crate) fn clear(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
+    let sql = "UPDATE strayed SET state = 0 WHERE group_id = ?1 AND state = 1";
+    tx.sql().execute(sql, [id.to_mls()])?;
+    Ok(())
+}
+
+pub(super) fn forget(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
+    tx.sql().execute("DELETE FROM strayed WHERE group_id = ?1", [id.to_mls()])?;
+    Ok(())
+}
+
+pub(crate) fn state(tx: &Tx<'_>, id: &GroupId) -> Result<State> {
+    Ok(find(tx, id)?.map_or(State::Follows, |row| row.state))
+}
+
+/// Whether this device may try to come back now because its user asks for something: when its time
+/// has come, or when it did not try lately.
+pub(crate) fn may_try(tx: &Tx<'_>, id: &GroupId) -> Result<bool> {
+    let may = |row: Row| row.state != State::ByHand && (row.attempts == 0 || row.due <= tx.now());
+    Ok(find(tx, id)?.is_none_or(may))
+}
+
+/// The groups in which it is time to look, or to come back.
+pub(crate) fn due(tx: &Tx<'_>) -> Result<Vec<GroupId>> {
+    let sql = "SELECT group_id FROM strayed WHERE state IN (1, 2) AND due <= ?1";
+    let mut statement = tx.sql().prepare_cached(sql)?;
+    let ids = statement.query_map([integer(tx.now())], |row| row.get(0))?;
+    let ids = ids.collect::<Result<Vec<Vec<u8>>, _>>()?;
+    ids.iter().map(|id| GroupId::from_mls(id).map_err(|_| Error::Damaged("a group id"))).collect()
+}
+
+/// How long it is until the next time comes.
+pub(crate) fn next_due(tx: &Tx<'_>) -> Result<Option<Duration>> {
+    let sql = "SELECT min(due) FROM strayed WHERE state IN (1, 2)";
+    let due: Option<u64> = tx.sql().query_row(sql, [], |row| row.get(0))?;
+    Ok(due.map(|due| Duration::from_secs(due.saturating_sub(tx.now()))))
+}
+
+/// How often this device came back lately; having come back long ago does not make it later.
+fn recent_attempts(tx: &Tx<'_>, row: Option<&Row>) -> u32 {
+    row.filter(|row| tx.now() < row.since.saturating_add(DAY)).map_or(0, |row| row.attempts)
+}
+
+/// Seconds before the next attempt. The first one's comes within a unit for each member.
+fn pause(attempts: u32, members: usize, unit: Duration) -> u64 {
+    let unit = unit.as_secs();
+    if attempts == 0 {
+        let members = u64::try_from(members).unwrap_or(u64::MAX).min(MOST_MEMBERS);
+        return rand::rng().random_range(0..=unit.saturating_mul(members));
+    }
+    let usual = unit.saturating_mul(SECOND).saturating_mul(4u64.saturating_pow(attempts - 1)).min(DAY);
+    rand::rng().random_range(usual / 2..=usual + usual / 2)
+}
+
+fn find(tx: &Tx<'_>, id: &GroupId) -> Result<Option<Row>> {
+    let row: Option<(i64, u64, u32, u64)> = tx
+        .sql()
+        .prepare_cached("SELECT state, since, attempts, due FROM strayed WHERE group_id = ?1")?
+        .query_row([id.to_mls()], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))
+        .optional()?;
+    row.map(|(state, since, attempts, due)| {
+        let state = [State::Follows, State::Doubtful, State::Strayed, State::ByHand]
+            .into_iter()
+            .find(|found| *found as i64 == state)
+            .ok_or(Error::Damaged("how far a group can be followed"))?;
+        Ok(Row { state, since, attempts, due })
+    })
+    .transpose()
+}
+
+fn put(tx: &Tx<'_>, id: &GroupId, row: &Row) -> Result<()> {
+    tx.sql().execute(
+        "INSERT INTO strayed (group_id, state, since, attempts, due, broken) VALUES (?1, ?2, ?3, ?4, ?5, 0)
+         ON CONFLICT (group_id) DO UPDATE
+         SET state = excluded.state, since = excluded.since, attempts = excluded.attempts, due = excluded.due",
+        params![id.to_mls(), row.state as i64, integer(row.since), row.attempts, integer(row.due)],
+    )?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_differ_and_end_at_a_day() {
+        let unit = Duration::from_secs(1);
+        for _ in 0..100 {
+            assert!(pause(0, 3, unit) <= 3);
+            assert!((15..=45).contains(&pause(1, 3, unit)));
+            assert!((60..=180).contains(&pause(2, 3, unit)));
+            for attempts in [9, 40, u32::MAX] {
+                assert!((DAY / 2..=DAY + DAY / 2).contains(&pause(attempts, 3, unit)));
+            }
+        }
+        let some: std::collections::BTreeSet<_> = (0..100).map(|_| pause(3, 3, unit)).collect();
+        assert!(some.len() > 10, "members do not all come back at one moment");
+        assert_eq!(pause(5, 3, Duration::ZERO), 0);
+    }
+}

@@ -1,0 +1,71 @@
+//! Labels: each says what a hash, a MAC, a signature, a sealed text or a derived key is for, so that bytes made for one
+//! use are worthless for another. All labels of the system are here, each ended by a zero byte: none is the beginning
+//! of another, whatever follows it.
+
+/// A label, written in front of what it is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Label(&'static str);
+
+macro_rules! labels {
+    ($($name:ident $text:literal $use:literal;)*) => {
+        impl Label {
+            $(#[doc = $use] pub const $name: Self = Self(concat!($text, "\0"));)*
+
+            pub const ALL: &[Self] = &[$(Self::$name),*];
+        }
+    };
+}
+
+labels! {
+    ADDRESS_LOOKUP "Postern address lookup" "Hash by which an address is found.";
+    ADDRESS_SEAL "Postern address seal" "Key that an address's queue id is sealed under.";
+    ADDRESS_BINDING "Postern address binding" "Value that ties an address to its first (domain, group).";
+    ADDRESS_PUSH "Postern address push" "Key that an address's push is sealed under.";
+    CHAIN_HEADER "Postern chain header" "HPKE info of a chain's header.";
+    CHAIN_KEY "Postern chain key" "Next key of a chain.";
+    CHAIN_MESSAGE "Postern chain message" "Key of a chain's message.";
+    CLIENT_CREDENTIAL "Postern client credential" "Signature of the AS over a client credential.";
+    CONTACT "Postern contact" "Signature of a client over its contact.";
+    CONTACT_LETTER "Postern contact letter" "Signature of a client over a letter.";
+    CONTACT_SEAL "Postern contact seal" "HPKE info of a letter.";
+    FRIENDSHIP_LOOKUP "Postern friendship lookup" "Hash by which a friendship is found.";
+    FRIENDSHIP_SEAL "Postern friendship seal" "Key that a friendship's stock keys are sealed under.";
+    GROUP_STATE "Postern group state" "Key that a group's state is sealed under.";
+    GROUP_BLOB "Postern group blob" "Associated data of a group's sealed state.";
+    IDENTITY_LINK "Postern identity link" "Signature of a client over the key of its leaf in a group.";
+    JOIN "Postern join" "Signature of a user's key over a leaf that enters by external commit.";
+    JOINER "Postern joiner" "Tag by which the tree kept for a joiner is found.";
+    KEY_PACKAGE_BATCH "Postern key package batch" "Signature of the QS over a batch of KeyPackages.";
+    LINK_SEAL "Postern link seal" "HPKE info of the secrets for a user's new device.";
+    PUSH_SUBSCRIPTION "Postern push subscription" "Associated data of a sealed push subscription.";
+    QUEUE_OWNER "Postern queue owner" "Signature of a queue's new owner.";
+    USED_SIGNATURE "Postern used signature" "Hash by which a request's signature is remembered.";
+}
+
+impl Label {
+    /// The text and the zero byte.
+    pub const fn as_bytes(self) -> &'static [u8] {
+        self.0.as_bytes()
+    }
+
+    /// The label, and the parts that follow it.
+    pub fn followed_by(self, parts: &[&[u8]]) -> Vec<u8> {
+        [&[self.as_bytes()], parts].concat().concat()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_label_is_the_beginning_of_another() {
+        for (place, label) in Label::ALL.iter().enumerate() {
+            let text = label.0.strip_suffix('\0').expect("a zero byte ends it");
+            assert!(text.starts_with("Postern ") && text.is_ascii() && !text.contains('\0'), "{text}");
+            for (other_place, other) in Label::ALL.iter().enumerate() {
+                assert!(place == other_place || !other.as_bytes().starts_with(label.as_bytes()), "{text}");
+            }
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! A pool of connections, and calls on them that are all bounded. A connection that did not answer in time is thrown
+//! away with everything prepared on it, and so is each that was last used before that: whatever took one may have taken
+//! all. A connection that was idle is asked for a sign of life before it is handed out.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use deadpool_postgres::{
+    ClientWrapper, Connect, Hook, HookError, Manager, ManagerConfig, Metrics, Object, Pool, RecyclingMethod,
+    Runtime,
+};
+use futures_util::future::BoxFuture;
+use rand::Rng;
+use tokio::{
+    runtime::Handle,
+    task::JoinHandle,
+    time::{sleep, timeout},
+};
+use tokio_postgres::{Client, Config, Error, Row, types::ToSql};
+
+use super::{DatabaseError, session};
+
+/// Time from which on an idle connection is asked for a sign of life: under load none is, so that none costs a round
+/// trip.
+const IDLE: Duration = Duration::from_secs(1);
+/// Time that an idle connection has for it.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(1);
+/// Time that a new session may take to start.
+const START_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time beyond PostgreSQL's own bound of a statement after which a call is given up.
+const MARGIN: Duration = Duration::from_secs(1);
+/// Attempts at a transaction that PostgreSQL gives up for another.
+const ATTEMPTS: u32 = 4;
+/// Longest pause before the second attempt; it doubles with each.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Connections for one kind of call.
+pub struct Lane {
+    pool: Pool,
+    suspects: Suspects,
+    /// Time that a call waits for a connection.
+    wait: Duration,
+    /// Time that a call has on its connection.
+    bound: Duration,
+}
+
+/// The moment at which a connection last failed to answer. Connections that were last used before it are suspect.
+#[derive(Clone, Default)]
+struct Suspects(Arc<Mutex<Option<Instant>>>);
+
+impl Suspects {
+    fn raise(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    fn include(&self, last_used: Instant) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|raised| last_used <= raised)
+    }
+
+    /// Whether a connection may be handed out again.
+    async fn clear(self, client: &ClientWrapper, metrics: Metrics) -> bool {
+        let last_used = metrics.recycled.unwrap_or(metrics.created);
+        if self.include(last_used) {
+            return false;
+        }
+        let is_alive = last_used.elapsed() < IDLE
+            || matches!(timeout(CHECK_TIMEOUT, client.simple_query("")).await, Ok(Ok(_)));
+        if !is_alive {
+            self.raise();
+        }
+        is_alive
+    }
+}
+
+/// Starts the sessions of a pool.
+struct Start {
+    settings: String,
+}
+
+impl Connect for Start {
+    fn connect(&self, config: &Config) -> BoxFuture<'_, Result<(Client, JoinHandle<()>), Error>> {
+        let config = config.clone();
+        Box::pin(async move {
+            let (client, connection) = session::start(&config, &self.settings).await?;
+            let driver = tokio::spawn(async move {
+                if let Err(error) = connection.await {
+                    tracing::debug!("a database connection ended: {}", DatabaseError::from(error));
+                }
+            });
+            Ok((client, driver))
+        })
+    }
+}
+
+impl Lane {
+    /// Prepares a lane for statements that PostgreSQL works on for as long as `statement`.
+    ///
+    /// # Errors
+    /// None but a lack of a runtime.
+    pub fn new(
+        config: &Config,
+        size: usize,
+        wait: Duration,
+        statement: Duration,
+    ) -> Result<Self, DatabaseError> {
+        let start = Start { settings: session::settings(statement) };
+        let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
+        let suspects = Suspects::default();
+        let check = suspects.clone();
+        let pool = Pool::builder(Manager::from_connect(config.clone(), start, recycling))
+            .max_size(size)
+            .runtime(Runtime::Tokio1)
+            .wait_timeout(Some(wait))
+            .create_timeout(Some(START_TIMEOUT))
+            .pre_recycle(Hook::async_fn(move |client, metrics| {
+                let (check, metrics) = (check.clone(), *metrics);
+                Box::pin(async move {
+                    match check.clear(client, metrics).await {
+                        true => Ok(()),
+                        false => Err(HookError::message("it does not answer")),
+                    }
+                })
+            }))
+            .build()
+            .map_err(|_| DatabaseError::Pool("no runtime"))?;
+        Ok(Self { pool, suspects, wait, bound: statement + MARGIN })
+    }
+
+    /// One statement, which is one transaction.
+    ///
+    /// # Errors
+    /// As [`super::Database::query`].
+    pub async fn query(
+        &self,
+        sql: &str,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>, DatabaseError> {
+        let mut pause = PAUSE;
+        for _ in 1..ATTEMPTS {
+            match self.attempt(sql, parameters).await {
+                // Nothing of it happened, and the same again may go well.
+                Err(error) if error.asks_for_repeat() => {
+                    let at_random = rand::rng().random_range(Duration::ZERO..=pause);
+                    sleep(at_random).await;
+                    pause *= 2;
+                }
+                result => return result,
+            }
+        }
+        self.attempt(sql, parameters).await
+    }
+
+    async fn attempt(
+        &self,
+        sql: &str,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>, DatabaseError> {
+        let connection = self.get().await?;
+        let call = async {
+            let statement = connection.client().prepare_cached(sql).await?;
+            connection.client().query(&statement, parameters).await
+        };
+        match timeout(self.bound, call).await {
+            Ok(Ok(rows)) => {
+                connection.give_back();
+                Ok(rows)
+            }
+            Ok(Err(error)) => {
+                let error = DatabaseError::from(error);
+                // A session that lost what was prepared on it, or has it for tables that are others now, is of no use.
+                if error.voids_statements() {
+                    connection.throw_away()
+                } else {
+                    connection.give_back()
+                }
+                Err(error)
+            }
+            Err(_) => {
+                self.suspects.raise();
+                connection.throw_away();
+                Err(DatabaseError::Silent(self.bound))
+            }
+        }
+    }
+
+    async fn get(&self) -> Result<Lease<'_>, DatabaseError> {
+        let connection = timeout(self.wait, self.pool.get()).await.map_err(|_| {
+            let status = self.pool.status();
+            let is_full = status.size >= status.max_size;
+            DatabaseError::Pool(if is_full { "all are busy" } else { "PostgreSQL does not answer in time" })
+        })??;
+        Ok(Lease { connection: Some(connection), lane: self })
+    }
+}
+
+/// A connection during a call.
+struct Lease<'a> {
+    connection: Option<Object>,
+    lane: &'a Lane,
+}
+
+impl Lease<'_> {
+    fn client(&self) -> &ClientWrapper {
+        self.connection.as_ref().expect("it is given back once")
+    }
+
+    fn give_back(mut self) {
+        drop(self.connection.take());
+    }
+
+    /// Closes the connection instead of giving it back.
+    fn throw_away(mut self) {
+        drop(self.connection.take().map(Object::take));
+    }
+}
+
+impl Drop for Lease<'_> {
+    /// The call was abandoned: the connection is handed on only once it has answered.
+    fn drop(&mut self) {
+        let Some(connection) = self.connection.take() else { return };
+        let (bound, suspects) = (self.lane.bound, self.lane.suspects.clone());
+        let answered = async move {
+            match timeout(bound, connection.simple_query("")).await {
+                Ok(Ok(_)) => drop(connection),
+                _ => {
+                    suspects.raise();
+                    drop(Object::take(connection));
+                }
+            }
+        };
+        // Without a runtime the process ends, and its connections with it.
+        if let Ok(runtime) = Handle::try_current() {
+            runtime.spawn(answered);
+        }
+    }
+}

@@ -1,0 +1,351 @@
+//! The bodies of requests. Each is read within bounds of size, time and rate, and all that are held at a moment share one
+//! budget of memory, of which one source gets a part: half-sent bodies take neither memory nor the server's attention
+//! from others (OPS-9).
+
+use std::{
+    collections::HashMap,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use bytes::Buf;
+use futures_util::{Stream, StreamExt};
+use http::{HeaderMap, header};
+use postern_protocol::problem::{Problem, ProblemType};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Instant, timeout, timeout_at},
+};
+
+use super::{answer::Failure, source::SourceAddress};
+use crate::config::Limits;
+
+/// Time within which a body must grow by what the least rate asks for.
+const WINDOW: Duration = Duration::from_secs(10);
+/// Time that a body waits for memory that others hold.
+const WAIT: Duration = Duration::from_secs(2);
+/// Unit of the budget, in bytes.
+const UNIT: usize = 1024;
+/// Units by which a body's part of the budget grows. The first of them counts for no source: small bodies get through
+/// where large ones of the same source took its share.
+const STEP: usize = 16;
+/// Part of the budget that one source can hold.
+const SHARES: usize = 4;
+/// Time for which the rest of a body that was refused is read, and what may come in it: a client that is still sending
+/// would not read the refusal.
+const LINGER: Duration = Duration::from_secs(2);
+const LINGER_BYTES: usize = 8 * 1024 * 1024;
+
+/// The memory for the bodies of all requests, and the bounds of each. Cheap to clone.
+#[derive(Clone)]
+pub struct Bodies(Arc<Shared>);
+
+struct Shared {
+    bounds: Bounds,
+    budget: Arc<Semaphore>,
+    /// Units that each source may hold.
+    share: usize,
+    held: Mutex<HashMap<SourceAddress, usize>>,
+}
+
+/// The bounds of each body.
+#[derive(Clone, Copy)]
+struct Bounds {
+    bytes: u64,
+    /// Time for the whole of it.
+    time: Duration,
+    /// Time within which it must grow by so many bytes.
+    window: Duration,
+    least: usize,
+}
+
+/// A whole body, and its part of the budget, which it holds as long as it lives.
+pub struct Body {
+    bytes: Vec<u8>,
+    _memory: Memory,
+}
+
+/// A part of the budget.
+struct Memory {
+    bodies: Bodies,
+    source: SourceAddress,
+    units: usize,
+    permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Bodies {
+    pub fn new(limits: &Limits) -> Self {
+        let least = limits.body_bytes_per_second.saturating_mul(WINDOW.as_secs());
+        let least = usize::try_from(least).unwrap_or(usize::MAX);
+        let bounds =
+            Bounds { bytes: limits.max_body_bytes, time: limits.body_timeout(), window: WINDOW, least };
+        Self::within(bounds, limits.bodies_bytes)
+    }
+
+    fn within(bounds: Bounds, budget: u64) -> Self {
+        let units = |bytes| usize::try_from(bytes).unwrap_or(usize::MAX).div_ceil(UNIT);
+        let whole = units(budget).min(Semaphore::MAX_PERMITS);
+        // The largest body must fit.
+        let share = (whole / SHARES).max(units(bounds.bytes).next_multiple_of(STEP).min(whole));
+        let budget = Arc::new(Semaphore::new(whole));
+        Self(Arc::new(Shared { bounds, budget, share, held: Mutex::default() }))
+    }
+
+    /// Reads a body to its end, whether or not its length was announced. One that announces too much is refused before
+    /// anything is read.
+    ///
+    /// # Errors
+    /// `body-too-large`, `body-too-slow`, `malformed-request` for a body that ends early; a lack of memory for it.
+    pub async fn read<S, B>(
+        &self,
+        source: SourceAddress,
+        announced: Option<u64>,
+        body: S,
+    ) -> Result<Body, Failure>
+    where
+        S: Stream<Item = Result<B, warp::Error>> + Send + 'static,
+        B: Buf + Send + 'static,
+    {
+        let mut body: Pin<Box<S>> = Box::pin(body);
+        let whole = self.read_whole(source, announced, body.as_mut()).await;
+        if matches!(&whole, Err(Failure::Refused(problem)) if problem.kind == ProblemType::BodyTooLarge) {
+            tokio::spawn(timeout(LINGER, discard(body)));
+        }
+        whole
+    }
+
+    async fn read_whole<B: Buf>(
+        &self,
+        source: SourceAddress,
+        announced: Option<u64>,
+        mut body: Pin<&mut impl Stream<Item = Result<B, warp::Error>>>,
+    ) -> Result<Body, Failure> {
+        let bounds = self.0.bounds;
+        let too_large = || {
+            let detail = format_args!("a body can have at most {} bytes", bounds.bytes);
+            Problem::with_detail(ProblemType::BodyTooLarge, detail)
+        };
+        if announced.is_some_and(|length| length > bounds.bytes) {
+            return Err(too_large().into());
+        }
+        let mut memory = Memory { bodies: self.clone(), source, units: 0, permit: None };
+        let mut bytes = Vec::new();
+        let mut pace = Pace::new(bounds);
+        while let Some(chunk) = pace.next(body.as_mut()).await? {
+            let mut chunk = chunk
+                .map_err(|_| Problem::with_detail(ProblemType::MalformedRequest, "the body ended early"))?;
+            if (bytes.len() + chunk.remaining()) as u64 > bounds.bytes {
+                return Err(too_large().into());
+            }
+            memory.grow_to(bytes.len() + chunk.remaining()).await?;
+            pace.received(chunk.remaining());
+            while chunk.has_remaining() {
+                let part = chunk.chunk();
+                bytes.extend_from_slice(part);
+                let length = part.len();
+                chunk.advance(length);
+            }
+        }
+        Ok(Body { bytes, _memory: memory })
+    }
+
+    fn held(&self) -> MutexGuard<'_, HashMap<SourceAddress, usize>> {
+        self.0.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl std::ops::Deref for Body {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Memory {
+    /// Units that count for the source.
+    fn counted(&self) -> usize {
+        self.units.saturating_sub(STEP)
+    }
+
+    /// Takes as much more of the budget as so many bytes need.
+    async fn grow_to(&mut self, bytes: usize) -> Result<(), Failure> {
+        let units = bytes.div_ceil(UNIT).next_multiple_of(STEP);
+        let more = units.saturating_sub(self.units);
+        if more == 0 {
+            return Ok(());
+        }
+        let counted = units.saturating_sub(STEP) - self.counted();
+        if counted > 0 {
+            let mut held = self.bodies.held();
+            let of_source = held.entry(self.source).or_default();
+            if *of_source + counted > self.bodies.0.share {
+                return Err(Failure::Overloaded("the bodies of one source take too much memory"));
+            }
+            *of_source += counted;
+        }
+        self.units = units;
+        let more = u32::try_from(more).map_err(Failure::fault)?;
+        let permit = timeout(WAIT, self.bodies.0.budget.clone().acquire_many_owned(more)).await;
+        let Ok(Ok(permit)) = permit else {
+            return Err(Failure::Overloaded("the bodies of all requests take too much memory"));
+        };
+        match &mut self.permit {
+            Some(held) => held.merge(permit),
+            None => self.permit = Some(permit),
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        let mut held = self.bodies.held();
+        if let Some(of_source) = held.get_mut(&self.source) {
+            *of_source = of_source.saturating_sub(self.counted());
+            if *of_source == 0 {
+                held.remove(&self.source);
+            }
+        }
+    }
+}
+
+/// The pace at which a body comes: it has a time in all, and must grow by so much in each window.
+struct Pace {
+    bounds: Bounds,
+    end: Instant,
+    window_end: Instant,
+    /// Bytes that are missing in this window.
+    missing: usize,
+}
+
+impl Pace {
+    fn new(bounds: Bounds) -> Self {
+        let now = Instant::now();
+        Self { bounds, end: now + bounds.time, window_end: now + bounds.window, missing: bounds.least }
+    }
+
+    /// The next part of the body.
+    async fn next<T>(&mut self, mut body: Pin<&mut impl Stream<Item = T>>) -> Result<Option<T>, Problem> {
+        loop {
+            if let Ok(next) = timeout_at(self.end.min(self.window_end), body.next()).await {
+                return Ok(next);
+            }
+            if Instant::now() >= self.end || self.missing > 0 {
+                return Err(ProblemType::BodyTooSlow.into());
+            }
+            self.window_end = Instant::now() + self.bounds.window;
+            self.missing = self.bounds.least;
+        }
+    }
+
+    fn received(&mut self, bytes: usize) {
+        self.missing = self.missing.saturating_sub(bytes);
+    }
+}
+
+/// The length that a request's header announces.
+pub fn announced(headers: &HeaderMap) -> Option<u64> {
+    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// Reads what still comes of a body, up to a bound.
+async fn discard<B: Buf>(mut body: Pin<Box<impl Stream<Item = Result<B, warp::Error>>>>) {
+    let mut left = LINGER_BYTES;
+    while let Some(Ok(chunk)) = body.next().await {
+        left = left.saturating_sub(chunk.remaining());
+        if left == 0 {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use futures_util::stream;
+
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(60 * 60);
+    const WINDOW: Duration = Duration::from_millis(200);
+    const LAX: Bounds = Bounds { bytes: 100_000, time: HOUR, window: HOUR, least: 0 };
+
+    fn source(last: u8) -> SourceAddress {
+        SourceAddress::of([192, 0, 2, last].into())
+    }
+
+    /// A body that comes in parts, with a pause before each.
+    fn parts(
+        number: usize,
+        size: usize,
+        pause: Duration,
+    ) -> impl Stream<Item = Result<Bytes, warp::Error>> + Send + 'static {
+        stream::iter(0..number).then(move |_| async move {
+            tokio::time::sleep(pause).await;
+            Ok(Bytes::from(vec![7; size]))
+        })
+    }
+
+    async fn read(
+        bounds: Bounds,
+        body: impl Stream<Item = Result<Bytes, warp::Error>> + Send + 'static,
+    ) -> Result<usize, String> {
+        let bodies = Bodies::within(bounds, 1_000_000);
+        let read = bodies.read(source(1), None, body).await;
+        let length = read.map(|body| body.len()).map_err(|failure| failure.to_string());
+        assert!(bodies.held().is_empty());
+        length
+    }
+
+    #[tokio::test]
+    async fn a_body_has_a_size_a_time_and_a_rate() {
+        let pause = Duration::from_millis(5);
+        let (slow, large) = (ProblemType::BodyTooSlow.title(), ProblemType::BodyTooLarge.title());
+        assert_eq!(read(LAX, parts(50, 1000, pause)).await, Ok(50_000));
+        assert_eq!(read(LAX, parts(0, 0, pause)).await, Ok(0));
+        assert_eq!(read(LAX, parts(101, 1000, pause)).await, Err(large.to_owned()));
+        let rate = Bounds { window: WINDOW, least: 20, ..LAX };
+        assert_eq!(read(rate, parts(100, 500, pause)).await, Ok(50_000), "over several windows");
+        assert_eq!(read(rate, parts(1, 500, HOUR)).await, Err(slow.to_owned()), "nothing comes");
+        let stalls = parts(1, 500, pause).chain(parts(1, 500, HOUR));
+        assert_eq!(read(rate, stalls).await, Err(slow.to_owned()), "nothing comes any more");
+        let rate = Bounds { least: 1000, ..rate };
+        assert_eq!(read(rate, parts(10_000, 1, pause)).await, Err(slow.to_owned()), "little comes");
+        let time = Bounds { time: WINDOW, ..LAX };
+        assert_eq!(read(time, parts(10_000, 1, pause)).await, Err(slow.to_owned()), "it takes too long");
+    }
+
+    #[tokio::test]
+    async fn a_length_beyond_the_limit_is_refused_before_anything_is_read() {
+        let headers = HeaderMap::from_iter([(header::CONTENT_LENGTH, "100001".parse().unwrap())]);
+        let read =
+            Bodies::within(LAX, 1_000_000).read(source(1), announced(&headers), parts(2, 1000, HOUR)).await;
+        assert_eq!(read.err().map(|failure| failure.to_string()).as_deref(), Some("The body is too large"));
+    }
+
+    #[tokio::test]
+    async fn all_bodies_share_a_budget_and_a_source_has_a_part_of_it() {
+        let bodies = Bodies::within(LAX, 1_000_000);
+        let read = async |last: u8, number| {
+            let body = bodies.read(source(last), None, parts(number, 6_000, Duration::ZERO)).await;
+            body.map_err(|failure| failure.to_string())
+        };
+        let hold = |last| read(last, 13);
+        let mut held = Vec::new();
+        for last in 1..=4 {
+            for _ in 0..3 {
+                held.push(hold(last).await.expect("there is room"));
+            }
+            if last == 1 {
+                assert!(hold(1).await.is_err_and(|text| text.contains("of one source")));
+                read(1, 2).await.expect("a small one gets through");
+            }
+        }
+        assert!(hold(6).await.is_err_and(|text| text.contains("of all requests")));
+        held.clear();
+        assert!(bodies.held().is_empty());
+        hold(1).await.expect("there is room again");
+    }
+}

@@ -1,0 +1,247 @@
+//! The connections that are open, and which of them may go when there are too many: the one that has waited longest
+//! without a request. So silent connections keep nobody out, however many there are.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep_until},
+};
+
+use super::source::SourceAddress;
+
+/// All open connections. Cheap to clone.
+#[derive(Clone)]
+pub struct Connections(Arc<Shared>);
+
+struct Shared {
+    most: usize,
+    most_of_source: usize,
+    open: Mutex<Open>,
+}
+
+#[derive(Default)]
+struct Open {
+    next: u64,
+    connections: HashMap<u64, Place>,
+    of_source: HashMap<SourceAddress, usize>,
+}
+
+/// An open connection. Its source is known once it is certain that it is not shared.
+struct Place {
+    source: Option<SourceAddress>,
+    activity: Arc<Activity>,
+}
+
+/// A connection's place among those that are open; given up when dropped.
+pub struct Connection {
+    connections: Connections,
+    number: u64,
+    activity: Arc<Activity>,
+}
+
+/// What a connection is doing.
+pub struct Activity {
+    /// Requests that are not answered yet.
+    requests: AtomicUsize,
+    /// The moment since which there are none, and whether there were any before.
+    idle: Mutex<(Instant, bool)>,
+    /// Notified when the connection has to go for another.
+    evicted: Notify,
+}
+
+/// A request that is not answered yet.
+pub struct Underway(Arc<Activity>);
+
+impl Connections {
+    pub fn new(most: usize, most_of_source: usize) -> Self {
+        Self(Arc::new(Shared { most, most_of_source, open: Mutex::default() }))
+    }
+
+    /// Makes room for a new connection. `None`: there is none, as every connection has a request under way.
+    pub fn admit(&self) -> Option<Connection> {
+        let mut open = self.open();
+        if open.connections.len() >= self.0.most && !open.evict(|_| true) {
+            return None;
+        }
+        let activity = Arc::new(Activity::new());
+        let number = open.next;
+        open.next += 1;
+        open.connections.insert(number, Place { source: None, activity: Arc::clone(&activity) });
+        Some(Connection { connections: self.clone(), number, activity })
+    }
+
+    fn open(&self) -> MutexGuard<'_, Open> {
+        self.0.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Open {
+    /// Tells the idle connection to go that has been one for longest. Returns false if there is none.
+    fn evict(&mut self, which: impl Fn(&Place) -> bool) -> bool {
+        let idle = self.connections.iter().filter(|(_, place)| which(place));
+        let idle = idle.filter_map(|(number, place)| Some((place.activity.idle_since()?, *number)));
+        let Some((_, number)) = idle.min() else { return false };
+        // It is not open any more for those that count, although its task has yet to end.
+        if let Some(place) = self.remove(number) {
+            place.activity.evicted.notify_one();
+        }
+        true
+    }
+
+    fn remove(&mut self, number: u64) -> Option<Place> {
+        let place = self.connections.remove(&number)?;
+        if let Some(source) = place.source
+            && let Some(left) = self.of_source.get_mut(&source)
+        {
+            *left -= 1;
+            if *left == 0 {
+                self.of_source.remove(&source);
+            }
+        }
+        Some(place)
+    }
+}
+
+impl Connection {
+    /// Counts the connection for its source. Returns false if that has too many, each with a request under way.
+    pub fn belongs_to(&self, source: SourceAddress) -> bool {
+        let mut open = self.connections.open();
+        let number = open.of_source.get(&source).copied().unwrap_or_default();
+        if number >= self.connections.0.most_of_source && !open.evict(|place| place.source == Some(source)) {
+            return false;
+        }
+        let Some(place) = open.connections.get_mut(&self.number) else { return false };
+        place.source = Some(source);
+        *open.of_source.entry(source).or_default() += 1;
+        true
+    }
+
+    pub fn activity(&self) -> &Arc<Activity> {
+        &self.activity
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.connections.open().remove(self.number);
+    }
+}
+
+impl Activity {
+    fn new() -> Self {
+        let idle = Mutex::new((Instant::now(), false));
+        Self { requests: AtomicUsize::new(0), idle, evicted: Notify::new() }
+    }
+
+    /// Notes that a request's header has come; until the result is dropped the request is under way.
+    pub fn request(self: &Arc<Self>) -> Underway {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        Underway(Arc::clone(self))
+    }
+
+    fn idle_since(&self) -> Option<Instant> {
+        (self.requests.load(Ordering::Relaxed) == 0).then(|| self.idle().0)
+    }
+
+    fn idle(&self) -> MutexGuard<'_, (Instant, bool)> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns when the connection has to go for another.
+    pub async fn evicted(&self) {
+        self.evicted.notified().await;
+    }
+
+    /// Returns when the connection has waited for its first request for as long as `first`, or for another one for as
+    /// long as `next`. The result tells whether there was a request.
+    pub async fn expired(&self, first: Duration, next: Duration) -> bool {
+        loop {
+            let (since, had_requests) = *self.idle();
+            let is_idle = self.requests.load(Ordering::Relaxed) == 0;
+            let patience = if had_requests { next } else { first };
+            let end = if is_idle { since } else { Instant::now() } + patience;
+            if is_idle && end <= Instant::now() {
+                return had_requests;
+            }
+            sleep_until(end).await;
+        }
+    }
+}
+
+impl Drop for Underway {
+    fn drop(&mut self) {
+        *self.0.idle() = (Instant::now(), true);
+        self.0.requests.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn source(last: u8) -> SourceAddress {
+        SourceAddress::of([192, 0, 2, last].into())
+    }
+
+    /// Whether the connection was told to go.
+    fn is_evicted(connection: &Connection) -> bool {
+        !connection.connections.open().connections.contains_key(&connection.number)
+    }
+
+    #[tokio::test]
+    async fn the_longest_idle_connection_makes_room_and_one_with_a_request_does_not() {
+        let connections = Connections::new(3, 3);
+        let open: Vec<_> = (0..3).map(|_| connections.admit().expect("there is room")).collect();
+        let busy = open[0].activity().request();
+        let fourth = connections.admit().expect("the second one is idle");
+        open[1].activity().evicted().await;
+        assert_eq!(open.iter().map(is_evicted).collect::<Vec<_>>(), [false, true, false]);
+        let requests = [open[2].activity().request(), fourth.activity().request()];
+        assert!(connections.admit().is_none(), "all have requests");
+        drop(busy);
+        connections.admit().expect("the first one is idle");
+        assert!(is_evicted(&open[0]));
+        drop(requests);
+    }
+
+    #[tokio::test]
+    async fn a_source_with_too_many_connections_loses_one_of_its_own() {
+        let connections = Connections::new(10, 2);
+        let admit = |from| {
+            let connection = connections.admit().expect("there is room");
+            (connection.belongs_to(source(from)), connection)
+        };
+        let (_, other) = admit(2);
+        let (first, second) = (admit(1), admit(1));
+        let third = admit(1);
+        assert!(third.0 && is_evicted(&first.1) && !is_evicted(&second.1) && !is_evicted(&other));
+        let _requests = [second.1.activity().request(), third.1.activity().request()];
+        assert!(!admit(1).0, "both have requests");
+        assert!(admit(2).0);
+    }
+
+    #[tokio::test]
+    async fn a_connection_expires_without_a_request_and_not_during_one() {
+        let (first, next) = (Duration::from_millis(50), Duration::from_millis(200));
+        let connections = Connections::new(2, 2);
+        let silent = connections.admit().expect("there is room");
+        assert!(!silent.activity().expired(first, next).await);
+
+        let used = connections.admit().expect("there is room");
+        let request = used.activity().request();
+        let underway = tokio::time::timeout(3 * first, used.activity().expired(first, next)).await;
+        assert!(underway.is_err(), "its request is under way");
+        drop(request);
+        let answered = Instant::now();
+        assert!(used.activity().expired(first, next).await);
+        assert!(answered.elapsed() >= next);
+    }
+}

@@ -1,0 +1,20 @@
+-- auth.count_attempt: counts one attempt to register in an hour, unless the hour's are used up.
+--
+--   source: HMAC of a network address, or empty for all together
+--   hour: hours since 1970
+--   allowance: attempts in an hour
+--
+-- Returns false if they are used up.
+-- Called by auth.admit_registration.
+CREATE OR REPLACE FUNCTION auth.count_attempt(source bytea, hour integer, allowance integer) RETURNS boolean
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    INSERT INTO auth.registration_attempts AS a (source, hour, attempts)
+    SELECT count_attempt.source, count_attempt.hour, 1 WHERE allowance > 0
+    ON CONFLICT ON CONSTRAINT registration_attempts_pkey DO UPDATE
+       SET hour = excluded.hour,
+           attempts = CASE a.hour WHEN excluded.hour THEN a.attempts + 1 ELSE 1 END
+     WHERE a.hour <> excluded.hour OR a.attempts < allowance;
+    RETURN FOUND;
+END
+$$;

@@ -1,0 +1,9 @@
+-- operator.current_key_version: returns the version of the keys that server processes keep in memory: issuer keys and
+-- signing keys. It grows with each change, however it is made.
+--
+-- Called by each server process every few seconds.
+CREATE OR REPLACE FUNCTION operator.current_key_version()
+RETURNS bigint
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT k.version FROM operator.key_version k;
+$$;

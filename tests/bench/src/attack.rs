@@ -1,0 +1,285 @@
+//! Resources under attack: the latency of an honest client, and the memory and CPU of server and database, next to what
+//! a stranger or a member can do at little cost. The honest client sends to a group of its own, at a steady pace and
+//! each time on a connection of its own.
+
+use std::{
+    net::SocketAddr,
+    sync::Mutex,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+use futures_util::future::join_all;
+use postern_client::{Client, Http, Request, Token};
+use postern_protocol::auth::RegisterUser;
+use postern_tests_kit::{Cluster, Commit, Party, Server, home};
+use tokio::{
+    io::AsyncWriteExt,
+    net::TcpStream,
+    task::{JoinHandle, JoinSet},
+};
+
+use crate::{
+    Options,
+    costs::Costs,
+    group::{BenchGroup, Founder},
+    refill,
+    waiters::resident_bytes,
+};
+
+const SILENT_CONNECTIONS: usize = 1000;
+const HALF_SENT_BODIES: usize = 200;
+/// Bytes that a half-sent body has sent, of those that it announced.
+const HALF_SENT: (usize, usize) = (1_000_000, 1_040_000);
+const REGISTRATIONS: usize = 40;
+/// Leaves of the EID that a registration shows: some 300 kB of tree.
+const LEAVES: usize = 900;
+const LOOPS_WITH_A_SPENT_TOKEN: usize = 16;
+const HEAVY_DELIVERIES: usize = 8;
+const HEAVY_MEMBERS: usize = 1000;
+const HEAVY_BYTES: usize = 80 * 1024;
+/// Tokens of each of the senders.
+const HEAVY_TOKENS: usize = 200;
+/// Pause of the honest client between two sends.
+const PACE: Duration = Duration::from_millis(50);
+/// Time after which the honest client gives up.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Time that an attack has before the honest client is measured.
+const HEAD_START: Duration = Duration::from_secs(1);
+
+/// What the honest client saw, and what that cost.
+struct Seen {
+    latencies: Vec<Duration>,
+    failed: usize,
+    memory: f64,
+    costs: Costs,
+    seconds: f64,
+}
+
+pub async fn measure(options: &Options, cluster: &Cluster, server: &Server, client: &Client) -> Result<()> {
+    let honest = BenchGroup::create(client, 11, options.bytes).await?;
+    let mut tokens = Vec::new();
+    refill(client, &mut tokens, HEAVY_DELIVERIES * HEAVY_TOKENS + 500 * options.seconds as usize).await?;
+    let tokens = Mutex::new(tokens);
+    let address = server.address();
+
+    println!(
+        "| next to | send p50 | p99 | failed | server's memory | server CPU | database CPU |\n|---|--:|--:|--:|--:|--:|--:|"
+    );
+    let alone = honestly(options, cluster, server, &tokens, &honest).await?;
+    print("nothing", &alone);
+
+    let silent = silent_connections(address).await;
+    print_next(options, cluster, server, &tokens, &honest, "1,000 silent connections", silent).await?;
+
+    let half_sent = half_sent_bodies(address);
+    print_next(options, cluster, server, &tokens, &honest, "200 half-sent bodies of 1 MB", half_sent).await?;
+
+    let registrations = registrations(server)?;
+    print_next(
+        options,
+        cluster,
+        server,
+        &tokens,
+        &honest,
+        "40 registrations with 900 leaves each",
+        registrations,
+    )
+    .await?;
+
+    let spent = spent_token(client, &tokens).await?;
+    print_next(
+        options,
+        cluster,
+        server,
+        &tokens,
+        &honest,
+        "16 creations of a group of 900, with a spent token",
+        spent,
+    )
+    .await?;
+
+    let heavy = heavy_deliveries(client, &tokens).await?;
+    print_next(options, cluster, server, &tokens, &honest, "8 deliveries of 80 kB to 999 queues", heavy)
+        .await?;
+    Ok(())
+}
+
+/// The attack goes on until it is dropped.
+type Attack = JoinSet<()>;
+
+async fn print_next(
+    options: &Options,
+    cluster: &Cluster,
+    server: &Server,
+    tokens: &Mutex<Vec<Token>>,
+    honest: &BenchGroup,
+    name: &str,
+    mut attack: Attack,
+) -> Result<()> {
+    tokio::time::sleep(HEAD_START).await;
+    let seen = honestly(options, cluster, server, tokens, honest).await?;
+    print(name, &seen);
+    attack.shutdown().await;
+    let admin = cluster.admin().await;
+    // What is left of the attack in the database ends before the next begins.
+    tokio::time::sleep(HEAD_START).await;
+    admin
+        .batch_execute("TRUNCATE qs.messages; UPDATE qs.queues SET acked_seq = next_seq - 1; CHECKPOINT")
+        .await?;
+    Ok(())
+}
+
+fn print(name: &str, seen: &Seen) {
+    let mut latencies = seen.latencies.clone();
+    latencies.sort_unstable();
+    let at = |share: usize| match latencies.len() {
+        0 => "none".to_owned(),
+        number => format!("{:.1} ms", latencies[(number - 1) * share / 100].as_secs_f64() * 1e3),
+    };
+    println!(
+        "| {name} | {} | {} | {} of {} | {:.0} MB | {:.2} | {:.2} |",
+        at(50),
+        at(99),
+        seen.failed,
+        seen.failed + latencies.len(),
+        seen.memory / 1e6,
+        seen.costs.server / seen.seconds,
+        seen.costs.database / seen.seconds,
+    );
+}
+
+async fn honestly(
+    options: &Options,
+    cluster: &Cluster,
+    server: &Server,
+    tokens: &Mutex<Vec<Token>>,
+    group: &BenchGroup,
+) -> Result<Seen> {
+    let before = Costs::read(cluster, server).await?;
+    let started = Instant::now();
+    let mut sends: Vec<JoinHandle<Option<Duration>>> = Vec::new();
+    while started.elapsed() < Duration::from_secs(2 * options.seconds) {
+        let token = tokens.lock().expect("nobody panics here").pop().context("out of tokens")?;
+        let (http, message) = (Http::new(server.url())?, group.message.clone().paid_with(token));
+        sends.push(tokio::spawn(async move {
+            let sent = Instant::now();
+            let answer = tokio::time::timeout(PATIENCE, http.send_once(&message)).await;
+            matches!(answer, Ok(Ok(_))).then(|| sent.elapsed())
+        }));
+        tokio::time::sleep(PACE).await;
+    }
+    let number = sends.len();
+    let latencies: Vec<_> =
+        join_all(sends).await.into_iter().filter_map(|sent| sent.ok().flatten()).collect();
+    Ok(Seen {
+        failed: number - latencies.len(),
+        latencies,
+        memory: resident_bytes(server)?,
+        seconds: started.elapsed().as_secs_f64(),
+        costs: Costs::read(cluster, server).await?.since(&before),
+    })
+}
+
+async fn silent_connections(address: SocketAddr) -> Attack {
+    let mut attack = JoinSet::new();
+    for _ in 0..SILENT_CONNECTIONS {
+        attack.spawn(async move {
+            // A server that hangs up is called again.
+            loop {
+                if let Ok(stream) = TcpStream::connect(address).await {
+                    let _ = stream.readable().await;
+                }
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        });
+    }
+    attack
+}
+
+fn half_sent_bodies(address: SocketAddr) -> Attack {
+    let (sent, announced) = HALF_SENT;
+    let mut attack = JoinSet::new();
+    for _ in 0..HALF_SENT_BODIES {
+        attack.spawn(async move {
+            loop {
+                if let Ok(mut stream) = TcpStream::connect(address).await {
+                    let header = format!(
+                        "POST /as/users HTTP/1.1\r\nHost: home\r\nContent-Type: application/cbor\r\nContent-Length: {announced}\r\n\r\n"
+                    );
+                    let _ = stream.write_all(header.as_bytes()).await;
+                    let _ = stream.write_all(&vec![0; sent]).await;
+                    // An answer may have come already: only the end of the connection is worth a new one.
+                    let _ = tokio::time::timeout(Duration::from_secs(60), stream.readable()).await;
+                }
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        });
+    }
+    attack
+}
+
+fn registrations(server: &Server) -> Result<Attack> {
+    let name = "mallory@home.example";
+    let mut device = Party::new(name);
+    device.found(&[7; 16], openmls::prelude::Extensions::empty());
+    let others = (1..LEAVES).map(|_| Party::new(name).key_package()).collect();
+    device.commit(Commit { add: others, ..Commit::default() });
+    device.merge();
+    let body = RegisterUser {
+        name: name.parse()?,
+        group_info: device.group_info(),
+        ratchet_tree: device.ratchet_tree(),
+    };
+    let mut attack = JoinSet::new();
+    for _ in 0..REGISTRATIONS {
+        let http = Http::new(server.url())?;
+        let (key, body) = (device.key.clone(), body.clone());
+        attack.spawn(async move {
+            loop {
+                let _ =
+                    http.send_once(&Request::post("/as/users").cbor(&body).signed_by(&key, &home())).await;
+            }
+        });
+    }
+    Ok(attack)
+}
+
+async fn spent_token(client: &Client, tokens: &Mutex<Vec<Token>>) -> Result<Attack> {
+    let token = tokens.lock().expect("nobody panics here").pop().context("out of tokens")?;
+    client.http().send(&Request::post("/ds/group-ids").paid_with(token.clone())).await?;
+    let mut founder = Founder::new(client).await?;
+    founder.grow(LEAVES - 1);
+    let creation = founder.creation();
+    let mut attack = JoinSet::new();
+    for _ in 0..LOOPS_WITH_A_SPENT_TOKEN {
+        let http = Http::new(client.http().server())?;
+        let request = Request::post("/ds/groups").cbor(&creation).signed_by(founder.key(), &home());
+        let request = request.paid_with(token.clone());
+        attack.spawn(async move {
+            loop {
+                let _ = http.send_once(&request).await;
+            }
+        });
+    }
+    Ok(attack)
+}
+
+async fn heavy_deliveries(client: &Client, tokens: &Mutex<Vec<Token>>) -> Result<Attack> {
+    let group = BenchGroup::create(client, HEAVY_MEMBERS, HEAVY_BYTES).await?;
+    let mut attack = JoinSet::new();
+    for _ in 0..HEAVY_DELIVERIES {
+        let own: Vec<_> = {
+            let mut tokens = tokens.lock().expect("nobody panics here");
+            let at = tokens.len().saturating_sub(HEAVY_TOKENS);
+            tokens.drain(at..).collect()
+        };
+        let (http, message) = (Http::new(client.http().server())?, group.message.clone());
+        attack.spawn(async move {
+            for token in own {
+                let _ = http.send_once(&message.clone().paid_with(token)).await;
+            }
+        });
+    }
+    Ok(attack)
+}

@@ -1,0 +1,193 @@
+//! A bad line between a client and a server: a TCP proxy that passes every request, and of the answers as much as a
+//! test wants. So the server has acted, and the client does not know.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{
+        TcpListener, TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    sync::watch,
+};
+
+/// What becomes of the answers to the requests that a rule names.
+#[derive(Debug, Clone)]
+struct Rule {
+    /// Text in the request's head, its first line most often.
+    named: String,
+    /// How many such requests pass untouched first.
+    spared: usize,
+    /// How many answers are cut after that.
+    times: usize,
+    /// How many bytes of each are passed before the connection ends.
+    bytes: usize,
+    /// The answer that takes the server's place, which never hears of the request.
+    instead: Option<Vec<u8>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    rule: Mutex<Option<Rule>>,
+    /// The first line of every request, in order.
+    requests: Mutex<Vec<String>>,
+    cuts: AtomicUsize,
+    away: watch::Sender<bool>,
+}
+
+/// Dropping it ends its connections.
+pub struct BadLine {
+    address: SocketAddr,
+    state: Arc<State>,
+    accepting: tokio::task::JoinHandle<()>,
+}
+
+impl BadLine {
+    pub async fn to(server: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+        let address = listener.local_addr().expect("it has an address");
+        let state = Arc::new(State::default());
+        let accepting = tokio::spawn(accept(listener, server, Arc::clone(&state)));
+        Self { address, state, accepting }
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Loses the answers to the next `times` requests whose head contains `named`: the connection ends after so many
+    /// bytes of each.
+    pub fn cut(&self, named: &str, times: usize, bytes: usize) {
+        self.rule(Rule { named: named.to_owned(), spared: 0, times, bytes, instead: None });
+    }
+
+    /// As [`BadLine::cut`] with no byte, but lets `spared` such requests pass first.
+    pub fn cut_after(&self, named: &str, spared: usize, times: usize) {
+        self.rule(Rule { named: named.to_owned(), spared, times, bytes: 0, instead: None });
+    }
+
+    /// Answers the next `times` requests whose head contains `named` in the server's place.
+    pub fn answer(&self, named: &str, times: usize, answer: &[u8]) {
+        let instead = Some(answer.to_vec());
+        self.rule(Rule { named: named.to_owned(), spared: 0, times, bytes: usize::MAX, instead });
+    }
+
+    fn rule(&self, rule: Rule) {
+        self.state.cuts.store(0, Ordering::SeqCst);
+        *self.state.rule.lock().expect("no panic holds it") = Some(rule);
+    }
+
+    /// Passes everything again. Returns how many answers were cut, or given.
+    pub fn mend(&self) -> usize {
+        *self.state.rule.lock().expect("no panic holds it") = None;
+        self.state.away.send_replace(false);
+        self.state.cuts.swap(0, Ordering::SeqCst)
+    }
+
+    /// The server cannot be reached until [`BadLine::mend`].
+    pub fn go_away(&self) {
+        self.state.away.send_replace(true);
+    }
+
+    /// Takes the first lines of all requests since the last time, in order.
+    pub fn take_requests(&self) -> Vec<String> {
+        std::mem::take(&mut self.state.requests.lock().expect("no panic holds it"))
+    }
+}
+
+impl Drop for BadLine {
+    fn drop(&mut self) {
+        self.accepting.abort();
+        self.state.away.send_replace(true);
+    }
+}
+
+impl State {
+    /// What becomes of a request with this head: passed whole if there is nothing to say.
+    fn judge(&self, head: &str) -> Option<Rule> {
+        let line = head.lines().next().unwrap_or_default().to_owned();
+        self.requests.lock().expect("no panic holds it").push(line);
+        let mut rule = self.rule.lock().expect("no panic holds it");
+        let found = rule.as_mut().filter(|rule| head.contains(&rule.named))?;
+        if found.spared > 0 {
+            found.spared -= 1;
+            return None;
+        }
+        found.times = found.times.checked_sub(1)?;
+        self.cuts.fetch_add(1, Ordering::SeqCst);
+        Some(found.clone())
+    }
+}
+
+async fn accept(listener: TcpListener, server: SocketAddr, state: Arc<State>) {
+    while let Ok((client, _)) = listener.accept().await {
+        let state = Arc::clone(&state);
+        tokio::spawn(async move {
+            let mut away = state.away.subscribe();
+            tokio::select! {
+                // Either side may go at any time, that is what the tests are about.
+                _ = connection(client, server, &state) => {}
+                _ = away.wait_for(|away| *away) => {}
+            }
+        });
+    }
+}
+
+/// Passes request by request: HTTP/1.1 without pipelining, as the client speaks it to a server in clear.
+async fn connection(client: TcpStream, server: SocketAddr, state: &State) -> std::io::Result<()> {
+    let (mut from_client, mut to_client) = client.into_split();
+    let mut upstream: Option<(OwnedReadHalf, OwnedWriteHalf)> = None;
+    loop {
+        let Some((head, request)) = message(&mut from_client).await? else { return Ok(()) };
+        let rule = state.judge(&head);
+        if let Some(Rule { instead: Some(answer), .. }) = &rule {
+            to_client.write_all(answer).await?;
+            continue;
+        }
+        let (from_server, to_server) = match &mut upstream {
+            Some(upstream) => upstream,
+            None => upstream.insert(TcpStream::connect(server).await?.into_split()),
+        };
+        to_server.write_all(&request).await?;
+        let Some((_, answer)) = message(from_server).await? else { return Ok(()) };
+        match rule {
+            Some(rule) => {
+                let passed = answer.len().min(rule.bytes);
+                return to_client.write_all(&answer[..passed]).await;
+            }
+            None => to_client.write_all(&answer).await?,
+        }
+    }
+}
+
+/// The head of an HTTP/1.1 message, and the whole of it; `None` at the end. Its body has a length, or there is none.
+async fn message(from: &mut OwnedReadHalf) -> std::io::Result<Option<(String, Vec<u8>)>> {
+    let mut bytes = Vec::new();
+    let end = loop {
+        if let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") {
+            break end + 4;
+        }
+        if from.read_buf(&mut bytes).await? == 0 {
+            return Ok(None);
+        }
+    };
+    let head = String::from_utf8_lossy(&bytes[..end]).into_owned();
+    let length = head.lines().find_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse::<usize>().ok())?
+    });
+    let total = end + length.unwrap_or_default();
+    while bytes.len() < total {
+        if from.read_buf(&mut bytes).await? == 0 {
+            return Ok(None);
+        }
+    }
+    Ok(Some((head, bytes)))
+}

@@ -1,0 +1,335 @@
+//! Clients that cannot follow a group come back by themselves, and a group that nobody can follow is founded anew
+//! (DS-13). Real clients, a real server.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use postern_client::{Change, Client, Error, Event, Options, Submission};
+use postern_protocol::{
+    MlsMessage,
+    ds::{GroupId, SubmitMessage},
+    encoding::Encoding,
+    problem::ProblemType,
+};
+use postern_tests_kit::{BadLine, PATIENCE, World, befriend, joined};
+
+fn options() -> Options {
+    Options { durable: false, return_after: Duration::ZERO, ..Options::default() }
+}
+
+fn with(client: Client, options: Options) -> Client {
+    let directory = client.directory().to_owned();
+    drop(client);
+    Client::builder(directory).options(options).open().unwrap()
+}
+
+async fn sync(client: &Client) -> Vec<Event> {
+    client.sync(Duration::ZERO).await.unwrap()
+}
+
+/// Alice's group with the others, who have seen each other.
+async fn group_of(world: &World, names: &[&str]) -> (Vec<Client>, GroupId) {
+    let mut people = Vec::new();
+    for name in names {
+        people.push(with(world.person(name).await, options()));
+    }
+    let group = people[0].create_group("climbing").await.unwrap().id().clone();
+    for friend in &people[1..] {
+        befriend(&people[0], friend, &group).await;
+        joined(friend, 1).await;
+    }
+    for _ in 0..2 {
+        for client in &people {
+            sync(client).await;
+        }
+    }
+    (people, group)
+}
+
+/// Deletes what waits for somebody, who is told how much that was.
+async fn purge(world: &World) {
+    let sql = "SELECT count(operator.purge_queue(queue_id)) FROM qs.queues";
+    world.admin.query_one(sql, &[]).await.unwrap();
+}
+
+/// A commit whose membership tag is wrong: the DS cannot check it, and members cannot accept it.
+fn with_a_wrong_tag(mut submission: Submission) -> Submission {
+    let mut body: SubmitMessage = Encoding::Cbor.decode(submission.request.content()).unwrap();
+    let mut message = body.message.into_bytes();
+    *message.last_mut().unwrap() ^= 1;
+    body.message = MlsMessage::new(message);
+    submission.request = submission.request.body("application/cbor", Encoding::Cbor.encode(&body));
+    submission
+}
+
+/// Everyone says something, and everyone else reads it.
+async fn all_hear_each_other(people: &[&Client], group: &GroupId) {
+    for _ in 0..3 {
+        for client in people {
+            sync(client).await;
+        }
+    }
+    for speaker in people {
+        let text = format!("{} speaks", speaker.user());
+        speaker.group_with_id(group).send(&text).await.unwrap_or_else(|error| panic!("{text}: {error}"));
+        for listener in people.iter().filter(|listener| listener.user() != speaker.user()) {
+            let heard = |event: &Event| matches!(event, Event::Message { text: said, .. } if *said == text);
+            let events = listener.sync_until(PATIENCE, heard).await.unwrap();
+            assert!(events.iter().any(heard), "{} hears that {text}: {events:?}", listener.user());
+        }
+    }
+}
+
+fn count(events: &[Event], is: impl Fn(&Event) -> bool) -> usize {
+    events.iter().filter(|event| is(event)).count()
+}
+
+#[tokio::test]
+async fn who_missed_a_change_comes_back_once_and_says_so() {
+    let world = World::builder().pushing().start().await;
+    let (people, group) = group_of(&world, &["alice", "bob"]).await;
+    let [alice, bob] = &people[..] else { panic!() };
+    alice.group_with_id(&group).update().await.unwrap();
+    alice.group_with_id(&group).send("nobody reads this").await.unwrap();
+    purge(&world).await;
+
+    let mut events = sync(bob).await;
+    events.extend(sync(bob).await);
+    assert_eq!(count(&events, |event| matches!(event, Event::Expired { .. })), 1, "{events:?}");
+    assert_eq!(count(&events, |event| matches!(event, Event::CannotFollow { by_hand: false, .. })), 1);
+    assert_eq!(count(&events, |event| matches!(event, Event::Returned { .. })), 1, "{events:?}");
+    let epoch = bob.group_with_id(&group).epoch().unwrap();
+    assert_eq!(epoch, 3, "one external commit");
+    all_hear_each_other(&[alice, bob], &group).await;
+    assert_eq!(bob.group_with_id(&group).epoch().unwrap(), epoch);
+}
+
+#[tokio::test]
+async fn who_lost_nothing_but_words_stays_where_it_is() {
+    let world = World::builder().pushing().start().await;
+    let (people, group) = group_of(&world, &["alice", "bob"]).await;
+    let [alice, bob] = &people[..] else { panic!() };
+    alice.group_with_id(&group).send("nobody reads this").await.unwrap();
+    purge(&world).await;
+    let epoch = bob.group_with_id(&group).epoch().unwrap();
+    let mut events = sync(bob).await;
+    events.extend(sync(bob).await);
+    assert_eq!(count(&events, |event| matches!(event, Event::CannotFollow { .. })), 0, "{events:?}");
+    assert_eq!(bob.group_with_id(&group).epoch().unwrap(), epoch);
+    assert!(!bob.has_errands().unwrap());
+    all_hear_each_other(&[alice, bob], &group).await;
+}
+
+#[tokio::test]
+async fn members_that_cannot_accept_a_commit_all_come_back() {
+    let world = World::builder().pushing().start().await;
+    let (people, group) = group_of(&world, &["alice", "bob", "carol", "mallory"]).await;
+    let [alice, bob, carol, mallory] = &people[..] else { panic!() };
+    let commit = mallory.group_with_id(&group).prepare(&Change::Update).await.unwrap();
+    mallory.submit(&with_a_wrong_tag(commit)).await.unwrap();
+    mallory.group_with_id(&group).abandon().await.unwrap();
+    // What is said meanwhile is kept, and sent once its sender is back: those that are back by then read it.
+    bob.group_with_id(&group).keep("I was here").unwrap();
+    let mut told = Vec::new();
+    for _ in 0..4 {
+        for client in [alice, bob, carol, mallory] {
+            told.push((client.user().to_string(), sync(client).await));
+        }
+    }
+    for name in ["alice", "bob", "carol"] {
+        let of = |is: fn(&Event) -> bool| -> usize {
+            let events = told.iter().filter(|(user, _)| user.starts_with(name));
+            events.map(|(_, events)| count(events, is)).sum()
+        };
+        assert_eq!(of(|event| matches!(event, Event::CannotFollow { .. })), 1, "{name}");
+        assert_eq!(of(|event| matches!(event, Event::Returned { .. })), 1, "{name}");
+        assert_eq!(of(|event| matches!(event, Event::Broken { .. })), 0, "{name}");
+    }
+    let texts: usize = told
+        .iter()
+        .map(|(_, events)| {
+            count(events, |event| matches!(event, Event::Message { text, .. } if text == "I was here"))
+        })
+        .sum();
+    assert!((1..=3).contains(&texts), "nobody read it twice: {texts}");
+    assert_eq!(bob.group_with_id(&group).unsent().unwrap(), 0);
+    all_hear_each_other(&[alice, bob, carol, mallory], &group).await;
+}
+
+#[tokio::test]
+async fn who_breaks_a_group_again_and_again_keeps_the_others_less_and_less_busy() {
+    let world = World::builder().pushing().start().await;
+    let (mut people, group) = group_of(&world, &["alice", "mallory"]).await;
+    let mallory = people.pop().unwrap();
+    // The first pause is two minutes at most, the second fifteen at least.
+    let alice = with(people.pop().unwrap(), Options { return_after: Duration::from_secs(60), ..options() });
+    let returned = |event: &Event| matches!(event, Event::Returned { .. });
+    let attack = async || {
+        sync(&mallory).await;
+        mallory.group_with_id(&group).rejoin().await.unwrap();
+        sync(&alice).await;
+        let commit = mallory.group_with_id(&group).prepare(&Change::Update).await.unwrap();
+        mallory.submit(&with_a_wrong_tag(commit)).await.unwrap();
+        mallory.group_with_id(&group).abandon().await.unwrap();
+        sync(&alice).await
+    };
+    let mut events = attack().await;
+    // She wants to say something: the first time she need not wait.
+    alice.group_with_id(&group).send("what was that?").await.unwrap();
+    events.extend(sync(&alice).await);
+    assert_eq!(count(&events, returned), 1);
+    let events = attack().await;
+    assert_eq!(count(&events, |event| matches!(event, Event::CannotFollow { .. })), 1, "{events:?}");
+    let waits = alice.group_with_id(&group).send("again?").await.unwrap_err();
+    assert!(matches!(waits, Error::CannotFollow), "{waits}");
+    assert_eq!(alice.group_with_id(&group).unsent().unwrap(), 1);
+    let alice = with(alice, Options { return_after: Duration::from_secs(60), ..options() });
+    assert_eq!(count(&sync(&alice).await, returned), 0, "the pause is kept over a restart");
+
+    // Most of a day later.
+    let clock = postern_client::Clock::ahead_by(24 * 60 * 60 - 60);
+    let alice = with(alice, Options { clock, ..options() });
+    let mut events = sync(&alice).await;
+    events.extend(sync(&alice).await);
+    assert_eq!(count(&events, returned), 1, "{events:?}");
+    assert_eq!(alice.group_with_id(&group).unsent().unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_group_is_founded_anew_with_its_title_and_members() {
+    let world = World::builder().pushing().start().await;
+    let (people, group) = group_of(&world, &["alice", "bob", "carol"]).await;
+    let [alice, bob, carol] = &people[..] else { panic!() };
+    // Nobody can come back: the DS lost the group.
+    world.admin.batch_execute("DELETE FROM ds.groups").await.unwrap();
+    let lost = alice.group_with_id(&group).send("is anybody there?").await.unwrap_err();
+    assert_eq!(lost.problem(), Some(ProblemType::NotFound));
+
+    let founded = bob.group_with_id(&group).refound().await.unwrap();
+    assert_eq!(founded.unknown, 0);
+    assert_eq!(founded.missing, []);
+    assert_eq!(BTreeSet::from_iter(&founded.invited), BTreeSet::from([alice.user(), carol.user()]));
+    assert_ne!(founded.group.id(), &group);
+    let new = founded.group.id().clone();
+    // Bob has no friendship with Carol: she is asked, and answers.
+    for _ in 0..3 {
+        for client in [alice, carol, bob] {
+            sync(client).await;
+        }
+    }
+    assert_eq!(founded.group.members().unwrap().len(), 3);
+    all_hear_each_other(&[alice, bob, carol], &new).await;
+    for client in [alice, carol] {
+        let title = client.groups().unwrap().into_iter().find(|found| found.id == new).unwrap().title;
+        assert_eq!(title, "climbing");
+    }
+    assert_eq!(bob.group("climbing").unwrap().id(), &new, "he is in the old one no more");
+    assert!(matches!(bob.group_with_id(&group).members(), Err(Error::NotMember)));
+}
+
+#[tokio::test]
+async fn founding_anew_goes_on_with_the_same_group_after_lost_answers() {
+    let world = World::builder().pushing().start().await;
+    let line = BadLine::to(world.server().address()).await;
+    let alice = Client::builder(world.homes.path().join("alice"))
+        .server(line.url())
+        .options(options())
+        .register("alice")
+        .await
+        .unwrap();
+    let bob = world.person("bob").await;
+    let group = alice.create_group("climbing").await.unwrap().id().clone();
+    befriend(&alice, &bob, &group).await;
+    joined(&bob, 1).await;
+    sync(&alice).await;
+    for named in ["POST /ds/groups ", "GET /as/users/"] {
+        line.cut(named, 4, 0);
+        let error = alice.group_with_id(&group).refound().await.unwrap_err();
+        assert!(error.is_passing(), "{error}");
+        line.mend();
+    }
+    let founded = alice.group_with_id(&group).refound().await.unwrap();
+    joined(&bob, 1).await;
+    assert_eq!(founded.group.members().unwrap().len(), 2);
+    assert_eq!(world.count("ds.groups").await, 2, "the old and the new one");
+}
+
+#[tokio::test]
+async fn key_packages_are_renewed_long_before_a_slow_reader_would_refuse_them() {
+    let world = World::builder().start().await;
+    let alice = world.person("alice").await;
+    let sealed = async || -> Vec<u8> {
+        let sql = "SELECT sealed FROM qs.key_packages WHERE last_resort";
+        world.admin.query_one(sql, &[]).await.unwrap().get(0)
+    };
+    let first = sealed().await;
+    let days =
+        |days: i64| Options { clock: postern_client::Clock::ahead_by(days * 24 * 60 * 60 + 60), ..options() };
+    let alice = with(alice, days(20));
+    sync(&alice).await;
+    assert_eq!(sealed().await, first, "they have 64 days left");
+    let alice = with(alice, days(21));
+    sync(&alice).await;
+    assert_ne!(sealed().await, first, "a message waits for 60 days at most, and they have 63");
+}
+
+fn unread(events: &[Event], group: &GroupId) -> usize {
+    count(events, |event| matches!(event, Event::Lost { group: Some(found) } if found == group))
+}
+
+#[tokio::test]
+async fn both_sides_are_told_of_messages_for_which_there_was_no_room() {
+    let world = World::builder().pushing().start().await;
+    let (people, group) = group_of(&world, &["alice", "bob"]).await;
+    let [alice, bob] = &people[..] else { panic!() };
+    world.admin.batch_execute("UPDATE qs.settings SET group_queue_depth = 3").await.unwrap();
+    for number in 1..=4 {
+        alice.group_with_id(&group).send(&number.to_string()).await.unwrap();
+    }
+    world.admin.batch_execute("UPDATE qs.settings SET group_queue_depth = 10000").await.unwrap();
+    alice.group_with_id(&group).send("5").await.unwrap();
+    let undelivered = |event: &Event| matches!(event, Event::Undelivered { members: 1, .. });
+    let told = count(&sync(alice).await, undelivered);
+    assert!(told > 0);
+    let events = sync(bob).await;
+    let read: Vec<_> = events
+        .iter()
+        .filter_map(|event| match event {
+            Event::Message { text, .. } => Some(text.as_str()),
+            Event::Lost { .. } => Some("lost"),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(read.len(), 5 - told + 1, "{read:?}");
+    assert_eq!((read.last(), unread(&events, &group)), (Some(&"5"), 1), "{read:?}");
+    assert_eq!(read[read.len() - 2], "lost", "in its place");
+    // Words were lost, and nothing that keeps him from following.
+    let epoch = bob.group_with_id(&group).epoch().unwrap();
+    sync(bob).await;
+    assert_eq!(bob.group_with_id(&group).epoch().unwrap(), epoch);
+    all_hear_each_other(&[alice, bob], &group).await;
+}
+
+#[tokio::test]
+async fn who_lost_changes_for_which_there_was_no_room_comes_back_into_that_group() {
+    let world = World::builder().pushing().start().await;
+    let (people, group) = group_of(&world, &["alice", "bob"]).await;
+    let [alice, bob] = &people[..] else { panic!() };
+    let quiet = alice.create_group("quiet").await.unwrap().id().clone();
+    alice.group_with_id(&quiet).invite(bob.user()).await.unwrap();
+    joined(bob, 1).await;
+    sync(bob).await;
+    world.admin.batch_execute("UPDATE qs.settings SET group_queue_depth = 4").await.unwrap();
+    for _ in 0..8 {
+        alice.group_with_id(&group).update().await.unwrap();
+    }
+    world.admin.batch_execute("UPDATE qs.settings SET group_queue_depth = 10000").await.unwrap();
+    let mut events = sync(bob).await;
+    events.extend(sync(bob).await);
+    assert_eq!(unread(&events, &group), 1, "{events:?}");
+    assert_eq!(unread(&events, &quiet), 0);
+    assert_eq!(count(&events, |event| matches!(event, Event::CannotFollow { .. })), 1, "{events:?}");
+    let returned = |event: &Event| matches!(event, Event::Returned { group: found, .. } if *found == group);
+    assert_eq!(count(&events, returned), 1, "{events:?}");
+    all_hear_each_other(&[alice, bob], &group).await;
+    all_hear_each_other(&[alice, bob], &quiet).await;
+}

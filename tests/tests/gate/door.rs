@@ -1,0 +1,120 @@
+//! The door (AAS-8): nothing is computed for a token that is spent, and whoever hangs up pays.
+
+use postern_protocol::{
+    auth::SignCredential,
+    qs::{Dequeue, QueueKind},
+    token::TokenType,
+};
+use postern_tests_kit::{Ask, Call, Wire, World, depositing, eventually};
+use reqwest::StatusCode;
+use tokio::{io::AsyncWriteExt as _, net::TcpStream};
+
+/// The statements about tokens and reservations that the server has made since the last call, and no chores.
+fn statements(world: &World) -> Vec<String> {
+    let mut statements = world.relay().take_statements();
+    statements.retain(|text| ["ds.", "is_token_spent", "settle"].iter().any(|part| text.contains(part)));
+    statements
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_the_database_called_spent_ends_at_the_door() {
+    let world = World::builder().relay().start().await;
+    let client = world.client("alice").await;
+    let key = world.issuer_key(TokenType::PrivateRistretto255).await;
+    let token = world.tokens(0, &client, &Ask::batch(&key, 1)).await.remove(0);
+    assert_eq!(world.spend(0, &token).await.status, StatusCode::CREATED);
+    statements(&world);
+    // It was seen: the database is asked about it before anything is done.
+    assert_eq!(world.spend(0, &token).await.slug(), "token-spent");
+    let asked = statements(&world);
+    assert!(!asked.is_empty() && asked.iter().all(|text| text.contains("is_token_spent")), "{asked:?}");
+    for _ in 0..3 {
+        let reply = world.spend(0, &token).await;
+        assert_eq!(reply.slug(), "token-spent");
+        assert!(!reply.header("www-authenticate").is_empty(), "it says where to get another one");
+    }
+    assert_eq!(statements(&world), Vec::<String>::new());
+    world.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_a_free_endpoint_left_unspent_goes_on_being_good() {
+    let world = World::builder().tokens(1).start().await;
+    let token = world.token();
+    let price = async |price: i32| {
+        let sql = "SELECT operator.set_price('ds.reserve_group_id', $1)";
+        world.admin.execute(sql, &[&price]).await.expect("it is in the list");
+    };
+    price(0).await;
+    for _ in 0..3 {
+        assert_eq!(world.spend(0, &token).await.status, StatusCode::CREATED);
+    }
+    price(1).await;
+    assert_eq!(world.spend(0, &token).await.status, StatusCode::CREATED);
+    for _ in 0..3 {
+        assert_eq!(world.spend(0, &token).await.slug(), "token-spent");
+    }
+    world.close();
+}
+
+/// Sends a request, and leaves its answer.
+async fn send(world: &World, wire: &Wire) -> TcpStream {
+    let mut head = format!("{} {} HTTP/1.1\r\nhost: postern\r\n", wire.method, wire.target);
+    for (name, value) in &wire.headers {
+        head += &format!("{name}: {}\r\n", value.to_str().expect("it is text"));
+    }
+    head += &format!("content-length: {}\r\n\r\n", wire.body.len());
+    let mut connection = TcpStream::connect(world.server().address()).await.expect("it listens");
+    connection.write_all(&[head.as_bytes(), &wire.body].concat()).await.expect("it reads");
+    connection
+}
+
+/// Ends a connection. The server has seen it end before it gives the answers to others, which need no database.
+async fn hang_up(world: &World, connection: TcpStream) {
+    drop(connection);
+    for _ in 0..20 {
+        world.send(&Call::get("/qs/keys").wire()).await.assert_ok("something else");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_hangs_up_while_its_request_is_under_way_pays() {
+    let world = World::builder().relay().tokens(1).start().await;
+    let user = world.user("alice").await;
+    let call = Call::post("/as/credentials").with(&SignCredential {}).signed_by(&user.device.key);
+    let wire = world.paid(call).wire();
+
+    // The server reads what it validates against, and its client goes before it knows.
+    world.relay().pause_at("auth.load_client");
+    let connection = send(&world, &wire).await;
+    world.relay().paused().await;
+    hang_up(&world, connection).await;
+    world.relay().resume();
+    let nonce = wire.nonce.expect("it was paid");
+    eventually("the token is spent", async || world.is_spent(&nonce).await.then_some(())).await;
+    world.close();
+}
+
+/// Its token is spent, and nobody reads what comes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_poll_ends_with_its_connection() {
+    let world = World::builder().relay().tokens(100).start().await;
+    let mailbox = world.mailbox(QueueKind::Contact).await;
+    let address = world.address(&mailbox).await;
+    let looks = || {
+        let statements = world.relay().take_statements();
+        statements.iter().filter(|text| text.contains("qs.next_messages")).count()
+    };
+    let wire = world.paid(mailbox.waiting(60)).wire();
+    let connection = send(&world, &wire).await;
+    let nonce = wire.nonce.expect("it was paid");
+    eventually("it waits", async || world.is_spent(&nonce).await.then_some(())).await;
+    hang_up(&world, connection).await;
+    looks();
+    world.pay(&depositing(address, b"for nobody")).await.assert_ok("a deposit");
+    // Long enough for the first one to be woken, if it were there.
+    let next = Dequeue { after: 1, max_messages: None, wait: 1 };
+    world.pay(&mailbox.dequeue(&next)).await.assert_ok("another long-poll");
+    assert_eq!(looks(), 0);
+    world.close();
+}

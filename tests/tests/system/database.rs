@@ -1,0 +1,323 @@
+//! A database that falls silent, works for too long, or has other defaults: the server answers, and comes back (OPS-9).
+
+use std::{
+    sync::Mutex,
+    time::{Duration, Instant},
+};
+
+use futures_util::future::join_all;
+use postern_protocol::{problem::ProblemType, qs::QueueKind, token::TokenType};
+use postern_server::{
+    config::{ConnectionString, DatabaseConfig},
+    database::Database,
+};
+use postern_tests_kit::{
+    Ask, Call, Cluster, HOME, PgBouncer, PostgresLine, Server, World, befriend, eventually, postern,
+};
+use reqwest::StatusCode;
+use tokio::time::timeout;
+
+/// The time within which everything is answered, whatever the database does.
+const SECONDS: Duration = Duration::from_secs(12);
+/// Far longer than what needs no waiting takes on a busy machine, and shorter than any bound of the server.
+const AT_ONCE: Duration = Duration::from_secs(3);
+
+/// A world with one server that reaches PostgreSQL over a line which can fall silent.
+async fn world_on_a_line() -> (World, PostgresLine) {
+    let mut world = World::builder().servers(0).start().await;
+    let line = PostgresLine::start(&world.cluster).await;
+    world.servers.push(Server::builder(&world.cluster).database(&line.server_url()).start().await);
+    world.stock(50).await;
+    (world, line)
+}
+
+fn health() -> Call {
+    Call::get("/health")
+}
+
+/// Sends a request until it succeeds, for at most [`SECONDS`] each, and returns how often it did not.
+async fn insist(world: &World, call: Call) -> usize {
+    let mut failures = 0;
+    loop {
+        let reply = timeout(SECONDS, world.send(&call.wire())).await.expect("it is answered in seconds");
+        if reply.status.is_success() {
+            return failures;
+        }
+        failures += 1;
+        reply.assert_problem("a silent database", ProblemType::Unavailable);
+        assert!(failures < 20, "it does not come back");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_fell_silent_while_idle_cost_a_moment() {
+    let (world, line) = world_on_a_line().await;
+    join_all((0..20).map(|_| insist(&world, health()))).await;
+    for _ in 0..2 {
+        line.fall_silent();
+        // Longer than a connection is trusted without a sign of life.
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+        let begun = Instant::now();
+        let call = world.paid(Call::post("/ds/group-ids"));
+        let (failures, _) =
+            tokio::join!(insist(&world, call), join_all((0..20).map(|_| insist(&world, health()))));
+        assert_eq!(failures, 0, "an idle connection is tried before it is used");
+        assert!(begun.elapsed() < SECONDS, "after {:?}", begun.elapsed());
+    }
+    // The listening connection notices, and another takes its place.
+    eventually("it listens again", async || {
+        world.server().log().contains("cannot listen for notifications").then_some(())
+    })
+    .await;
+    let listening = "SELECT count(*) FROM pg_stat_activity
+                      WHERE query LIKE 'NOTIFY postern_echo%' AND state = 'idle' AND backend_start > now() - interval '10s'";
+    eventually("another connection listens", async || {
+        (world.value::<i64>(listening).await > 0).then_some(())
+    })
+    .await;
+    world.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_falls_silent_is_given_up_and_its_token_is_good_again_or_spent_on_it() {
+    let (mut world, line) = world_on_a_line().await;
+    insist(&world, health()).await;
+    // The call waits in PostgreSQL when the line falls silent, and takes place later.
+    let admin = world.cluster.admin().await;
+    let mut locking = world.cluster.admin().await;
+    let lock = locking.transaction().await.unwrap();
+    lock.batch_execute("LOCK TABLE ds.reservations IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    let (way, call) = (world.way(0), world.paid(Call::post("/ds/group-ids")));
+    let sent = call.clone();
+    let waiting = tokio::spawn(async move { way.send(&sent.wire()).await });
+    let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
+    eventually("the call waits", async || {
+        (admin.query_one(waits, &[]).await.unwrap().get::<_, i64>(0) > 0).then_some(())
+    })
+    .await;
+    line.fall_silent();
+    lock.rollback().await.unwrap();
+    let begun = Instant::now();
+    let reply = timeout(SECONDS, waiting).await.expect("it is answered in seconds").unwrap();
+    reply.assert_problem("a silent call", ProblemType::Unavailable);
+    assert!(begun.elapsed() > Duration::from_secs(2), "it was no error of the lock: {:?}", begun.elapsed());
+
+    // The same request again: what it finds is the database's to say.
+    let reply = timeout(SECONDS, world.send(&call.wire())).await.expect("it is answered in seconds");
+    assert!(
+        reply.status == StatusCode::CREATED || reply.slug() == "token-spent",
+        "{} {}",
+        reply.status,
+        reply.text()
+    );
+    assert_eq!(insist(&world, health()).await, 0);
+    world.reconnect().await;
+    assert_eq!(world.count("ds.reservations").await, 1, "it took place once");
+    world.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_statement_that_waits_for_too_long_is_refused_and_its_token_is_unspent() {
+    let world = World::builder().tokens(10).start().await;
+    let mut locking = world.cluster.admin().await;
+    let lock = locking.transaction().await.unwrap();
+    lock.batch_execute("LOCK TABLE ds.reservations IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    let call = world.paid(Call::post("/ds/group-ids"));
+    let reply = timeout(SECONDS, world.send(&call.wire())).await.expect("it is answered in seconds");
+    reply.assert_problem("a locked table", ProblemType::Unavailable);
+    assert_eq!(reply.header("retry-after"), "1");
+    lock.rollback().await.unwrap();
+    world.send(&call.wire()).await.assert_ok("the same request with the same token");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn heavy_deliveries_leave_connections_to_others() {
+    // Every delivery counts as a heavy one.
+    let world = World::builder()
+        .setting("POSTERN_DATABASE_HEAVY_BYTES", "1")
+        .setting("POSTERN_DATABASE_POOL_SIZE", "4")
+        .start()
+        .await;
+    let (alice, bob) = (world.person("alice").await, world.person("bob").await);
+    let group = alice.create_group("heavy").await.unwrap().id().clone();
+    befriend(&alice, &bob, &group).await;
+    let message = alice.group_with_id(&group).prepare_text("many times").await.unwrap();
+    let mut tokens = Vec::new();
+    for _ in 0..12 {
+        tokens.push(alice.wallet().take().await.unwrap());
+    }
+    let mut locking = world.cluster.admin().await;
+    let lock = locking.transaction().await.unwrap();
+    // Reading goes on, delivering waits.
+    lock.batch_execute("LOCK TABLE qs.queues IN EXCLUSIVE MODE").await.unwrap();
+    let sending = join_all(tokens.into_iter().map(|token| {
+        let (http, request) = (alice.http(), message.request.clone().paid_with(token));
+        async move { http.send_once(&request).await.is_ok() }
+    }));
+    let asking = async {
+        let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
+        eventually("deliveries wait", async || (world.value::<i64>(waits).await > 0).then_some(())).await;
+        for _ in 0..10 {
+            let begun = Instant::now();
+            world.send(&health().wire()).await.assert_ok("health beside heavy deliveries");
+            assert!(begun.elapsed() < AT_ONCE, "after {:?}", begun.elapsed());
+        }
+        lock.rollback().await.unwrap();
+    };
+    tokio::join!(sending, asking);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dear_call_has_a_lane_of_its_own_and_a_transaction_that_was_given_up_is_repeated() {
+    let cluster = Cluster::start().await;
+    let settings = DatabaseConfig { pool_size: 4, ..DatabaseConfig::default() };
+    let database = Database::new(&ConnectionString::new(cluster.admin_url()), &settings).unwrap();
+    let dear = database.for_bytes(u64::MAX);
+    let sleeping = join_all((0..4).map(|_| dear.query_one("SELECT pg_sleep(1)", &[])));
+    let asking = async {
+        for _ in 0..20 {
+            let begun = Instant::now();
+            database.query_one("SELECT 1", &[]).await.unwrap();
+            assert!(begun.elapsed() < Duration::from_secs(1), "after {:?}", begun.elapsed());
+        }
+    };
+    let begun = Instant::now();
+    let (slept, ()) = tokio::join!(sleeping, asking);
+    assert!(slept.iter().all(Result::is_ok));
+    assert!(begun.elapsed() >= Duration::from_secs(4), "one after the other: {:?}", begun.elapsed());
+
+    let admin = cluster.admin().await;
+    admin
+        .batch_execute(
+            "CREATE SEQUENCE public.attempts;
+             CREATE FUNCTION public.give_up(times integer, code text) RETURNS bigint LANGUAGE plpgsql AS $$
+             DECLARE
+                 attempt bigint := nextval('public.attempts');
+             BEGIN
+                 IF attempt <= times THEN
+                     RAISE EXCEPTION 'given up' USING ERRCODE = code;
+                 END IF;
+                 RETURN attempt;
+             END
+             $$",
+        )
+        .await
+        .unwrap();
+    for (times, code, expected) in
+        [(3, "40001", Some(4)), (2, "40P01", Some(3)), (100, "40001", None), (1, "23505", None)]
+    {
+        admin.batch_execute("ALTER SEQUENCE public.attempts RESTART").await.unwrap();
+        let row = database.query_one("SELECT public.give_up($1, $2)", &[&times, &code]).await;
+        assert_eq!(row.ok().map(|row| row.get::<_, i64>(0)), expected, "{times} × {code}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_has_the_settings_that_it_needs_whatever_the_defaults_are() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin().await;
+    for setting in [
+        "default_transaction_isolation = 'serializable'",
+        "default_transaction_read_only = on",
+        "TimeZone = 'Pacific/Kiritimati'",
+        "DateStyle = 'German'",
+        "bytea_output = 'escape'",
+        "statement_timeout = '1d'",
+        "idle_session_timeout = '200ms'",
+    ] {
+        admin.batch_execute(&format!("ALTER DATABASE postern SET {setting}")).await.unwrap();
+        admin.batch_execute(&format!("ALTER ROLE postern_server SET {setting}")).await.unwrap();
+        admin
+            .batch_execute(&format!("ALTER ROLE postern_server IN DATABASE postern SET {setting}"))
+            .await
+            .unwrap();
+    }
+    drop(admin);
+    let mut world = World::builder().servers(0).start().await;
+    let server = Server::start(&cluster).await;
+    (world.cluster, world.servers) = (cluster, vec![server]);
+    // A superuser's session is one of the database's, too.
+    let sessions =
+        Database::new(&ConnectionString::new(world.cluster.server_url()), &DatabaseConfig::default());
+    let row = sessions
+        .unwrap()
+        .query_one("SELECT current_setting('transaction_isolation'), current_setting('TimeZone')", &[])
+        .await
+        .unwrap();
+    assert_eq!((row.get::<_, &str>(0), row.get::<_, &str>(1)), ("read committed", "UTC"));
+    world.stock(40).await;
+    let calls: Vec<Call> = (0..24).map(|_| world.paid(Call::post("/ds/group-ids"))).collect();
+    let replies = join_all(calls.iter().map(|call| async { world.send(&call.wire()).await })).await;
+    let statuses: Vec<StatusCode> = replies.iter().map(|reply| reply.status).collect();
+    assert!(statuses.iter().all(|status| *status == StatusCode::CREATED), "{statuses:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pooler_in_transaction_mode_is_noticed_and_one_in_session_mode_is_none() {
+    let cluster = Cluster::start().await;
+    let check = async |url: &str| {
+        let mut command = postern();
+        command
+            .arg("check")
+            .env("POSTERN_DOMAIN", HOME)
+            .env("POSTERN_DATABASE_URL", url)
+            .env("POSTERN_MASTER_KEY", cluster.master_key());
+        let output = command.output().await.expect("postern runs");
+        (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    for mode in ["transaction", "statement"] {
+        let pooler = PgBouncer::start(&cluster, mode).await;
+        let (is_well, report) = check(&pooler.server_url()).await;
+        assert!(!is_well && report.contains("problem  sessions: "), "{mode}: {report}");
+        assert!(report.contains("pool_mode = session"), "{mode}: {report}");
+        let refusal = Server::builder(&cluster).database(&pooler.server_url()).try_start().await.err();
+        let refusal = refusal.unwrap_or_else(|| panic!("a server starts behind a pooler in mode {mode}"));
+        assert!(refusal.contains("pool_mode = session"), "{mode}: {refusal}");
+    }
+    let pooler = PgBouncer::start(&cluster, "session").await;
+    let mut world = World::builder().servers(0).start().await;
+    let (is_well, report) = check(&pooler.server_url()).await;
+    assert!(is_well, "{report}");
+    let server = Server::builder(&cluster).database(&pooler.server_url()).start().await;
+    (world.cluster, world.servers) = (cluster, vec![server]);
+    world.stock(10).await;
+    world.mailbox(QueueKind::Group).await;
+}
+
+/// The database has no notification to send: the servers look by themselves.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_hears_no_notification_refuses_revoked_keys_within_seconds() {
+    let world = World::builder().servers(2).start().await;
+    let client = world.client("alice").await;
+    let key = world.issuer_key(TokenType::PrivateRistretto255).await;
+    let mut tokens = Vec::new();
+    for _ in 0..20 {
+        tokens.extend(world.tokens(0, &client, &Ask::batch(&key, 100)).await);
+    }
+    assert_eq!(world.spend(0, &tokens.remove(0)).await.status, StatusCode::CREATED);
+    let revoke =
+        "UPDATE aas.issuer_keys SET not_before = least(not_before, today), not_after = today, retires = today
+                    FROM (SELECT (now() AT TIME ZONE 'UTC')::date AS today) t";
+    world.admin.batch_execute(revoke).await.unwrap();
+    let (begun, tokens) = (Instant::now(), Mutex::new(tokens));
+    for server in [0, 1] {
+        eventually("the token is refused", async || {
+            // One that no server has seen: a spent one is known for that first.
+            let token = tokens.lock().unwrap().pop().expect("it takes seconds");
+            let reply = world.way(server).send(&Call::post("/qs/queues").paid_with(token).wire()).await;
+            (reply.slug() == "token-required").then_some(())
+        })
+        .await;
+    }
+    assert!(begun.elapsed() < SECONDS, "after {:?}", begun.elapsed());
+
+    // The keys of AS and QS, too.
+    let sign = "UPDATE auth.signing_keys SET not_after = not_after - 1";
+    let seen = async |target: &str| world.send(&Call::get(target).wire()).await.body;
+    let before = (seen("/as/keys").await, seen("/qs/keys").await);
+    world.admin.batch_execute(sign).await.unwrap();
+    eventually("both publish the change", async || {
+        (seen("/as/keys").await != before.0 && seen("/qs/keys").await != before.1).then_some(())
+    })
+    .await;
+}
