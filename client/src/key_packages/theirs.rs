@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Seconds for which a KeyPackage has to be good yet to be used: a member that is away reads of it up to
-/// 30 days later (`qs.settings.message_days`), and two days of slack. The DS refuses one that is too
+/// 30 days later (`operator.settings.message_days`), and two days of slack. The DS refuses one that is too
 /// old for its own setting (DS-3).
 const GOOD_FOR: u64 = 32 * 24 * 60 * 60;
 

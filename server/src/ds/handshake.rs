@@ -174,17 +174,18 @@ fn try_next_commit(
     let known = waiting.iter().map(proposed).collect::<Result<Vec<_>, _>>().map_err(Failure::fault)?;
     let commit = policy::next_commit(view(group), &known).ok_or(Violation::NoAdminLeft)?;
     let Actor::Member(by) = commit.by else { return Ok(()) };
+    // The committer's own Update is judged along, as if its path brought the same.
+    let own = Proposed { by: commit.by, change: Change::Update };
     let taken: Vec<_> = waiting
         .iter()
-        .zip(&commit.takes)
-        .filter(|(_, taken)| **taken)
+        .zip(known.iter().zip(&commit.takes))
+        .filter(|(_, (proposed, taken))| **taken || **proposed == own)
         .map(|(proposal, _)| proposal)
         .collect();
     let bytes = group.mls.try_commit(LeafNodeIndex::new(by), &taken)?;
     rules.check_size(true, bytes)?;
     rules.check_delivery([(bytes, group.roster.members().len())].into_iter())?;
 
-    // The committer's own Update is judged along, as if its path were the same.
     let leaves = group.mls.leaves_after(waiting)?;
     let record = |leaf, _| {
         let member = group.roster.member(leaf);

@@ -11,7 +11,7 @@ mod trial;
 use std::collections::BTreeMap;
 
 use openmls::{
-    group::{PublicProcessMessageError, StageCommitError},
+    group::{ProposalValidationError, PublicProcessMessageError, StageCommitError},
     prelude::{
         CredentialType, ExtensionType, Extensions, GroupContext, KeyPackage, LeafNode, LeafNodeIndex,
         MlsMessageBodyIn, MlsMessageIn, OpenMlsCrypto as _, ProcessedMessage, ProcessedMessageContent,
@@ -76,11 +76,7 @@ impl TrackedGroup {
     /// [`InvalidMls`] unless the group is in epoch 0, of a supported ciphersuite, and its
     /// creator the only member.
     pub fn create(group_info: &GroupInfo, ratchet_tree: &RatchetTree) -> Result<Self, InvalidMls> {
-        let MlsMessageBodyIn::GroupInfo(group_info) = parse(group_info.as_bytes(), "GroupInfo")? else {
-            return Err(InvalidMls::Malformed("GroupInfo"));
-        };
-        let ratchet_tree = RatchetTreeIn::tls_deserialize_exact(ratchet_tree.as_bytes())
-            .map_err(|_| InvalidMls::Malformed("ratchet tree"))?;
+        let ratchet_tree = parse_tree(ratchet_tree)?;
         let refused =
             InvalidMls::Refused("a new group must be in epoch 0, with its creator as the only member");
         // Counted before anything is verified. A node above the leaf is refused, too: its key would be nobody's, or one
@@ -88,6 +84,25 @@ impl TrackedGroup {
         if ratchet_tree.nodes().count() != 1 {
             return Err(refused);
         }
+        let tracked = Self::open(group_info, ratchet_tree)?;
+        if tracked.epoch() != 0 || tracked.group.members().count() != 1 {
+            return Err(refused);
+        }
+        for (_, leaf) in tracked.leaves() {
+            encryption_key::check_leaf(tracked.group.ciphersuite(), leaf)?;
+        }
+        Ok(tracked)
+    }
+
+    /// Validates a GroupInfo and the tree of its group, of whatever size and epoch, as a joiner does (RFC 9420
+    /// §12.4.3.1).
+    ///
+    /// # Errors
+    /// [`InvalidMls`].
+    pub fn open(group_info: &GroupInfo, ratchet_tree: RatchetTreeIn) -> Result<Self, InvalidMls> {
+        let MlsMessageBodyIn::GroupInfo(group_info) = parse(group_info.as_bytes(), "GroupInfo")? else {
+            return Err(InvalidMls::Malformed("GroupInfo"));
+        };
         let storage = GroupStorage::default();
         let (group, _) = PublicGroup::from_external(
             &PublicCrypto::VERIFYING,
@@ -97,14 +112,7 @@ impl TrackedGroup {
             ProposalStore::new(),
         )
         .map_err(|error| InvalidMls::Group(error.to_string()))?;
-        let tracked = Self { group, storage };
-        if tracked.epoch() != 0 || tracked.group.members().count() != 1 {
-            return Err(refused);
-        }
-        for (_, leaf) in tracked.leaves() {
-            encryption_key::check_leaf(tracked.group.ciphersuite(), leaf)?;
-        }
-        Ok(tracked)
+        Ok(Self { group, storage })
     }
 
     /// # Errors
@@ -241,8 +249,9 @@ impl TrackedGroup {
     }
 
     /// Tries the commit by which a member would take proposals along that wait, and judges them by what openmls judges
-    /// commits by. The trial has no path, which is the committer's own matter, and openmls looks at it last. Returns the
-    /// trial's length in bytes.
+    /// commits by. The trial has no path, which is the committer's own matter, and openmls looks at it last; before that
+    /// it objects to an Update of the committer's own, which is judged with the others by then. Returns the trial's
+    /// length in bytes.
     ///
     /// # Errors
     /// [`InvalidMls::Uncommittable`] with openmls's reason.
@@ -250,9 +259,13 @@ impl TrackedGroup {
         let references = proposals.iter().map(|proposal| proposal.proposal_reference_ref().as_slice());
         let commit = trial::commit(self.group_id(), self.epoch(), by.u32(), references);
         match self.group.process_message(&PublicCrypto::TRIAL, parse_handshake(&commit)?) {
-            Ok(_) | Err(PublicProcessMessageError::InvalidCommit(StageCommitError::RequiredPathNotFound)) => {
-                Ok(commit.as_bytes().len())
-            }
+            Ok(_)
+            | Err(PublicProcessMessageError::InvalidCommit(
+                StageCommitError::RequiredPathNotFound
+                | StageCommitError::ProposalValidationError(
+                    ProposalValidationError::CommitterIncludedOwnUpdate,
+                ),
+            )) => Ok(commit.as_bytes().len()),
             Err(error) => Err(InvalidMls::Uncommittable(error.to_string())),
         }
     }
@@ -390,6 +403,15 @@ pub fn parse(bytes: &[u8], what: &'static str) -> Result<MlsMessageBodyIn, Inval
     MlsMessageIn::tls_deserialize_exact(bytes)
         .map(MlsMessageIn::extract)
         .map_err(|_| InvalidMls::Malformed(what))
+}
+
+/// Parses a ratchet tree, which is not verified yet.
+///
+/// # Errors
+/// [`InvalidMls::Malformed`].
+pub fn parse_tree(ratchet_tree: &RatchetTree) -> Result<RatchetTreeIn, InvalidMls> {
+    RatchetTreeIn::tls_deserialize_exact(ratchet_tree.as_bytes())
+        .map_err(|_| InvalidMls::Malformed("ratchet tree"))
 }
 
 /// # Errors
