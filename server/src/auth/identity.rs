@@ -52,7 +52,7 @@ impl Limits {
 
     pub fn too_many_clients(&self) -> Problem {
         let detail = format_args!("an identity may grow to at most {} clients", self.max_clients);
-        Problem::with_detail(ProblemType::TooManyMembers, detail)
+        Problem::with_detail(ProblemType::TooManyClients, detail)
     }
 }
 
