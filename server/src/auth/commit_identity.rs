@@ -112,7 +112,7 @@ fn validate(
     }
     let mut eid = TrackedGroup::decode(eid).map_err(Failure::fault)?;
     let before = identity::client_keys(&eid, user)?;
-    match eid.validate_of_member(commit, signer)? {
+    match eid.validate_of_member(commit, signer, identity::LONGEST_LIFETIME)? {
         (_, Handshake::Commit(commit, authenticated_data)) => {
             identity::check_commit(&commit, &authenticated_data, limits.max_leaf_bytes)?;
             eid.merge(*commit)?;

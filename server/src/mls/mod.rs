@@ -14,9 +14,10 @@ use openmls::{
     group::{ProposalValidationError, PublicProcessMessageError, StageCommitError},
     prelude::{
         CredentialType, ExtensionType, Extensions, GroupContext, KeyPackage, LeafNode, LeafNodeIndex,
-        MlsMessageBodyIn, MlsMessageIn, OpenMlsCrypto as _, ProcessedMessage, ProcessedMessageContent,
-        Proposal, ProposalStore, ProposalType, ProtocolVersion, PublicGroup, PublicMessageIn, QueuedProposal,
-        RatchetTreeIn, Sender, StagedCommit, Verifiable as _, group_info::VerifiableGroupInfo,
+        Lifetime, MlsMessageBodyIn, MlsMessageIn, OpenMlsCrypto as _, ProcessedMessage,
+        ProcessedMessageContent, Proposal, ProposalStore, ProposalType, ProtocolVersion, PublicGroup,
+        PublicMessageIn, QueuedProposal, RatchetTreeIn, Sender, StagedCommit, Verifiable as _,
+        group_info::VerifiableGroupInfo,
     },
 };
 use postern_protocol::{
@@ -28,6 +29,10 @@ use tls_codec::{Deserialize as _, Serialize as _, VLBytes};
 
 use crypto::PublicCrypto;
 use storage::GroupStorage;
+
+/// The longest lifetime of a KeyPackage in a group, in seconds: 84 days and an hour (RFC 9420 §7.2 leaves the
+/// limit to the application). Our clients, and openmls, have the same.
+pub const LONGEST_LIFETIME: u64 = (84 * 24 + 1) * 60 * 60;
 
 /// The reason why MLS content was refused. The texts are for the sender's developer: they name the
 /// rule, never a value.
@@ -177,6 +182,7 @@ impl TrackedGroup {
         &self,
         message: PublicMessageIn,
         signer: PublicKey,
+        longest_lifetime: u64,
     ) -> Result<(LeafNodeIndex, Handshake), InvalidMls> {
         let Sender::Member(sender) = *message.sender() else {
             return Err(InvalidMls::Refused("the message must come from a member"));
@@ -186,14 +192,15 @@ impl TrackedGroup {
         if leaf.signature_key().as_slice() != signer.as_bytes() {
             return Err(InvalidMls::Refused("the request must be signed with the same key as its message"));
         }
-        Ok((sender, self.validate(message)?))
+        Ok((sender, self.validate(message, longest_lifetime)?))
     }
 
-    /// Validates a handshake message as every member will (RFC 9420 §12).
+    /// Validates a handshake message as every member will (RFC 9420 §12); a KeyPackage in it is valid for
+    /// `longest_lifetime` seconds at most.
     ///
     /// # Errors
     /// [`InvalidMls`], also for some things that openmls accepts but that would break the group.
-    pub fn validate(&self, message: PublicMessageIn) -> Result<Handshake, InvalidMls> {
+    pub fn validate(&self, message: PublicMessageIn, longest_lifetime: u64) -> Result<Handshake, InvalidMls> {
         let path = encryption_key::of_path(&message)?;
         let processed: ProcessedMessage = self
             .group
@@ -203,7 +210,7 @@ impl TrackedGroup {
         match processed.into_content() {
             ProcessedMessageContent::StagedCommitMessage(commit) => {
                 for proposal in commit.queued_proposals() {
-                    self.check_proposal(proposal.proposal())?;
+                    self.check_proposal(proposal.proposal(), longest_lifetime)?;
                 }
                 let suite = self.group.ciphersuite();
                 if let Some(leaf) = commit.update_path_leaf_node() {
@@ -215,7 +222,7 @@ impl TrackedGroup {
                 Ok(Handshake::Commit(commit, authenticated_data))
             }
             ProcessedMessageContent::ProposalMessage(proposal) => {
-                self.check_proposal(proposal.proposal())?;
+                self.check_proposal(proposal.proposal(), longest_lifetime)?;
                 Ok(Handshake::Proposal(proposal))
             }
             _ => Err(InvalidMls::Refused("the message is not a commit or a member's proposal")),
@@ -232,9 +239,12 @@ impl TrackedGroup {
     }
 
     /// Checks a proposal where `openmls` leaves that to its caller.
-    fn check_proposal(&self, proposal: &Proposal) -> Result<(), InvalidMls> {
+    fn check_proposal(&self, proposal: &Proposal, longest_lifetime: u64) -> Result<(), InvalidMls> {
+        let is_too_long = |lifetime: &Lifetime| {
+            lifetime.not_after().saturating_sub(lifetime.not_before()) > longest_lifetime
+        };
         match proposal {
-            Proposal::Add(add) if !add.key_package().life_time().has_acceptable_range() => {
+            Proposal::Add(add) if is_too_long(add.key_package().life_time()) => {
                 Err(InvalidMls::Refused("the KeyPackage's lifetime is too long"))
             }
             Proposal::Add(add) => encryption_key::check_key_package(add.key_package()),
