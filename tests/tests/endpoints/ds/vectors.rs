@@ -17,7 +17,9 @@ use openmls_basic_credential::SignatureKeyPair;
 use openmls_rust_crypto::OpenMlsRustCrypto;
 use openmls_traits::storage::StorageProvider as _;
 use postern_protocol::{GroupInfo, MlsMessage, RatchetTree, mls::CIPHERSUITE, problem::ProblemType};
-use postern_server::mls::{Handshake, TrackedGroup, parse_handshake, parse_key_package, parse_tree};
+use postern_server::mls::{
+    Handshake, LONGEST_LIFETIME, TrackedGroup, parse_handshake, parse_key_package, parse_tree,
+};
 use postern_tests_kit::{Commit, World, in_tree};
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 use serde::Deserialize;
@@ -315,12 +317,12 @@ fn published_commits_are_validated_as_their_members_do() {
                 damaged[place] ^= 1;
                 let damaged = parse_handshake(&MlsMessage::new(damaged)).expect("its structure is whole");
                 assert!(
-                    tracked.validate(damaged).is_err(),
+                    tracked.validate(damaged, LONGEST_LIFETIME).is_err(),
                     "client {number}: a signature with a bit changed"
                 );
 
                 let parsed = parse_handshake(&MlsMessage::new(bytes(message))).expect("it is public");
-                match tracked.validate(parsed) {
+                match tracked.validate(parsed, LONGEST_LIFETIME) {
                     Ok(Handshake::Proposal(proposal)) => {
                         tracked.keep_proposal(*proposal).expect("it can be kept");
                     }
