@@ -52,7 +52,8 @@ pub async fn commit_identity(auth: As, request: Request, payment: Payment) -> Ou
     if body.commit.as_bytes().len() > limits.max_commit_bytes {
         return Err(limits.commit_too_large().into());
     }
-    let next = validate(&body.commit, signer, &name, epoch, client.get("eid"), &limits)?;
+    let validate = || validate(&body.commit, signer, &name, epoch, client.get("eid"), &limits);
+    let next = auth.home.compute(validate).await??;
 
     let (outcome, row) = payment
         .call(

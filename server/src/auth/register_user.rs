@@ -47,7 +47,7 @@ pub async fn register_user(auth: As, request: Request) -> Outcome {
     let max_leaf_bytes = admit(&auth, &request, &body).await?;
     // The signature over the request proves possession of the client's key.
     let signer = request.signer()?;
-    let eid = validate(&body, signer, max_leaf_bytes)?;
+    let eid = auth.home.compute(|| validate(&body, signer, max_leaf_bytes)).await??;
     let credential = auth.signer.issue(body.name.clone(), signer);
     let row = auth
         .home
