@@ -105,7 +105,8 @@ CREATE TABLE operator.settings (
     singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
     home_domain operator.domain_name,
     ciphersuites integer[] NOT NULL DEFAULT '{1,3}'
-        CHECK (1 = ANY (ciphersuites) AND ciphersuites <@ '{1,3,77,79}' AND array_position(ciphersuites, NULL) IS NULL)
+        CHECK (1 = ANY (ciphersuites) AND ciphersuites <@ '{1,3,77,79}' AND array_position(ciphersuites, NULL) IS NULL),
+    message_days integer NOT NULL DEFAULT 30 CHECK (message_days BETWEEN 1 AND 60)
 );
 COMMENT ON TABLE operator.settings IS 'Settings that more than one service reads: one row. A service''s own are in its schema';
 COMMENT ON COLUMN operator.settings.singleton IS 'Always true: there is one row. Never changes';
@@ -113,6 +114,8 @@ COMMENT ON COLUMN operator.settings.home_domain IS
     'Domain that this server is the home of: the part of user names after @ (OPS-2); null until the first server claims one. Set once, then never changes';
 COMMENT ON COLUMN operator.settings.ciphersuites IS
     'MLS ciphersuites (RFC 9420 §17.1) allowed for new groups, members and KeyPackages; 1 is always among them. 77 and 79 are post-quantum, under numbers that other libraries may use for other suites (DS-3), so neither is allowed by default. Changes as the operator likes';
+COMMENT ON COLUMN operator.settings.message_days IS
+    'Whole days (UTC) that a message waits for its reader; it may stay longer, as long as messages of its chain do. No more than 60, because KeyPackages are valid for 84 and have to outlast the messages that add them. Changes as the operator likes';
 INSERT INTO operator.settings DEFAULT VALUES;
 
 CREATE TRIGGER home_domain_is_immutable BEFORE UPDATE ON operator.settings

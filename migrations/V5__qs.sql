@@ -22,7 +22,6 @@ CREATE TABLE qs.settings (
     deposit_refills integer NOT NULL DEFAULT 4 CHECK (deposit_refills BETWEEN 0 AND 1000),
     addresses_per_queue integer NOT NULL DEFAULT 10000 CHECK (addresses_per_queue > 0),
     last_resort_addresses_per_queue integer NOT NULL DEFAULT 16 CHECK (last_resort_addresses_per_queue >= 0),
-    message_days integer NOT NULL DEFAULT 30 CHECK (message_days BETWEEN 1 AND 60),
     queue_days integer NOT NULL DEFAULT 90 CHECK (queue_days BETWEEN 1 AND 3650),
     key_packages_per_stock integer NOT NULL DEFAULT 100 CHECK (key_packages_per_stock > 0),
     stocks_per_friendship integer NOT NULL DEFAULT 32 CHECK (stocks_per_friendship > 0)
@@ -53,8 +52,6 @@ COMMENT ON COLUMN qs.settings.addresses_per_queue IS
     'Addresses that a queue has at most. Changes as the operator likes';
 COMMENT ON COLUMN qs.settings.last_resort_addresses_per_queue IS
     'Addresses that do not bind, of those that a queue has at most. Changes as the operator likes';
-COMMENT ON COLUMN qs.settings.message_days IS
-    'Whole days (UTC) that a message waits for its reader; it may stay longer, as long as messages of its chain do. No more than 60, because KeyPackages are valid for 84 and have to outlast the messages that add them. Changes as the operator likes';
 COMMENT ON COLUMN qs.settings.queue_days IS
     'Whole days (UTC) that a queue is kept without a request of its owner. Changes as the operator likes';
 COMMENT ON COLUMN qs.settings.key_packages_per_stock IS
@@ -296,7 +293,7 @@ COMMENT ON COLUMN qs.removed.inactive_queues IS
     'Queues without a request of their owner for qs.settings.queue_days. Grows on that day';
 COMMENT ON COLUMN qs.removed.their_messages IS 'Messages that went with those queues. Grows on that day';
 COMMENT ON COLUMN qs.removed.expired_messages IS
-    'Messages that waited for longer than qs.settings.message_days. Grows on that day';
+    'Messages that waited for longer than operator.settings.message_days. Grows on that day';
 COMMENT ON COLUMN qs.removed.purged_messages IS
     'Messages that the operator removed, with or without their queue. Grows on that day';
 

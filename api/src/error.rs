@@ -42,6 +42,8 @@ impl Error {
         matches!(self, Self::Unreachable(_))
             // Somebody on the way sent the request twice: each sending is signed anew.
             || matches!(self.problem(), Some(ProblemType::SignatureUsed))
+            // The network was slow.
+            || matches!(self.problem(), Some(ProblemType::BodyTooSlow))
             || matches!(self.problem(), Some(ProblemType::Fault | ProblemType::Unavailable))
     }
 }

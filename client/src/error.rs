@@ -258,6 +258,8 @@ mod tests {
         ProblemType::TokenRequired,
         ProblemType::TokenSpent,
         ProblemType::SignatureRequired,
+        ProblemType::SignatureUsed,
+        ProblemType::BodyTooSlow,
         ProblemType::TooManyRegistrations,
         ProblemType::TooManyReservations,
         ProblemType::AllowanceUsedUp,

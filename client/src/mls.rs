@@ -116,19 +116,15 @@ pub(crate) fn parse(bytes: &[u8]) -> Option<MlsMessageBodyIn> {
     MlsMessageIn::tls_deserialize_exact(bytes).ok().map(MlsMessageIn::extract)
 }
 
-/// A valid KeyPackage of our ciphersuite, current, with a lifetime in the acceptable
-/// range, which openmls itself never checks, and good until a time (seconds since 1970).
-pub(crate) fn parse_key_package(bytes: &[u8], crypto: &impl OpenMlsCrypto, until: u64) -> Option<KeyPackage> {
+/// A KeyPackage of our ciphersuite that is valid now. For how long one may be valid, which openmls never
+/// checks, is its caller's matter.
+pub(crate) fn parse_key_package(bytes: &[u8], crypto: &impl OpenMlsCrypto) -> Option<KeyPackage> {
     let MlsMessageBodyIn::KeyPackage(unverified) = parse(bytes)? else {
         return None;
     };
     let key_package = KeyPackageIn::validate(unverified, crypto, ProtocolVersion::Mls10).ok()?;
-    let lifetime = key_package.life_time();
-    (key_package.ciphersuite() == CIPHERSUITE
-        && lifetime.validate().is_ok()
-        && lifetime.has_acceptable_range()
-        && lifetime.not_after() >= until)
-        .then_some(key_package)
+    let is_current = key_package.life_time().validate().is_ok();
+    (key_package.ciphersuite() == CIPHERSUITE && is_current).then_some(key_package)
 }
 
 /// The identity of a basic credential; `None` for another kind.

@@ -85,9 +85,8 @@ impl Session {
                         mailbox::deliveries::record(tx, &queue, &payload)?;
                     }
                     match tx.attempt(|| take_effect(tx, kind, &payload, trees.get(&message.seq))) {
-                        Ok(()) => {}
+                        Ok(()) | Err(Rejection::Unread) => {}
                         Err(Rejection::Invalid(reason)) => Event::Ignored { reason }.record(tx)?,
-                        Err(Rejection::Unread) => {}
                         Err(Rejection::Doubt { group, reason }) => {
                             strayed::doubt(tx, &group)?;
                             Event::Ignored { reason }.record(tx)?;

@@ -164,13 +164,28 @@ impl Session {
             if staged.is_none() {
                 return Ok(());
             }
-            match self.settle(step, id).await?.of(Kind::Commit) {
+            let settled = self.settle(step, id).await?;
+            match settled.of(Kind::Commit) {
                 Some(Fate::Accepted(_)) => return Ok(()),
-                Some(Fate::Refused(problem)) => return Err(problem.clone().into()),
+                Some(Fate::Refused(problem)) if !self.clears_the_way(step, id).await? => {
+                    return Err(problem.clone().into());
+                }
                 _ => {}
             }
         }
         Err(Error::Contended(ATTEMPTS))
+    }
+
+    /// After a commit was refused: true if that may be because the DS waits for a proposal that this
+    /// device does not have, and coming back has made an end of it.
+    async fn clears_the_way(&self, step: &Step<'_>, id: &GroupId) -> Result<bool> {
+        let epoch = |tx: &Tx<'_>| -> Result<u64> { Ok(GroupState::load(tx, id)?.epoch()) };
+        if self.store.read(|tx| strayed::state(tx, id))? != strayed::State::Doubtful {
+            return Ok(false);
+        }
+        let before = self.store.read(epoch)?;
+        self.come_back(step, id).await?;
+        Ok(self.store.read(epoch)? != before)
     }
 
     /// Proposes to leave; the next commit of another member removes this client. Once that
@@ -365,9 +380,8 @@ impl Session {
     /// Hands in the founding of a group. That its id is taken, though it was reserved for it, says that
     /// the group was made and the answer lost; or that the reservation is over. The group itself tells.
     async fn submit_creation(&self, submission: &Submission) -> Result<MessageAccepted> {
-        let error = match self.api.paid(submission.request.clone()).await {
-            Ok(_) => return Ok(MessageAccepted { epoch: 0, undelivered: 0 }),
-            Err(error) => error,
+        let Err(error) = self.api.paid(submission.request.clone()).await else {
+            return Ok(MessageAccepted { epoch: 0, undelivered: 0 });
         };
         if error.problem() != Some(ProblemType::GroupExists) {
             return Err(error);

@@ -25,6 +25,7 @@ use crate::{
     push,
     queues::{Messages, Policy, Queues},
     room::Marker,
+    secret,
     table::{Access, KeyType, Snapshot, Table, end_command, table},
     wake,
 };
@@ -125,6 +126,7 @@ fn deliver(
     } else {
         delivery.enqueue(&snapshot)?;
     }
+    secret::scrub_stack();
     end_command();
     delivery.unbind()?;
     push::set(&delivery.pushes()?);
@@ -310,7 +312,9 @@ impl<'a> Delivery<'a> {
 
     /// Puts the letters into the queues, which are locked until the end of the transaction, so that
     /// sequence numbers have no gaps and all queues get messages in one order. They are locked in the
-    /// order of their ids, so that deliveries do not deadlock.
+    /// order of their ids, so that deliveries do not deadlock. Keys of chains are in this call's part of the
+    /// stack only, which the caller scrubs.
+    #[inline(never)]
     fn enqueue(&mut self, snapshot: &Snapshot) -> Result<(), DeliverError> {
         let mut letters: BTreeMap<QueueId, Vec<usize>> = BTreeMap::new();
         for (index, letter) in self.letters.iter().enumerate() {

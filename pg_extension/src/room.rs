@@ -253,8 +253,10 @@ impl<'a> Room<'a> {
 
     /// Number of messages that wait. Markers have room of their own.
     fn waiting(&self) -> i64 {
+        // Some of the markers may be acknowledged.
         let markers = self.shares.as_ref().map_or(0, |shares| i64::from(shares.markers));
-        (self.next_seq - 1 - self.removed_seq - markers).max(0)
+        let markers = markers.min((self.last_marker - self.removed_seq).max(0));
+        self.next_seq - 1 - self.removed_seq - markers
     }
 
     fn used(&self) -> i64 {

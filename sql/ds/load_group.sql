@@ -1,6 +1,6 @@
 -- ds.load_group: returns the sealed state that a message needs (the tree for a commit or proposal, the roster for an
--- application message; DS-9), and the operator's rules for groups, so that these hold at once. message_days is the
--- QS's: for as long an Add may wait for its readers.
+-- application message; DS-9), and the operator's rules for groups, so that these hold at once; message_days is the time
+-- for which an Add may wait for its readers.
 --
 --   group_id: 16 bytes
 --   with_tree: whether to return the tree and not the roster
@@ -21,8 +21,8 @@ BEGIN
                CASE WHEN with_tree THEN g.tree ELSE g.roster END, s.inactive_days,
                s.max_members, s.max_clients, s.max_message_bytes, s.max_commit_bytes,
                s.max_authenticated_data_bytes, s.max_delivery_bytes,
-               s.past_epochs, q.message_days, o.ciphersuites
-          FROM ds.groups g, ds.settings s, qs.settings q, operator.settings o
+               s.past_epochs, o.message_days, o.ciphersuites
+          FROM ds.groups g, ds.settings s, operator.settings o
          WHERE g.group_id = load_group.group_id;
 END
 $$;

@@ -1,12 +1,15 @@
--- operator.queue_limits: lists every limit of the mailboxes, its value, and its meaning.
+-- operator.queue_limits: lists every limit of the mailboxes, its value, and its meaning. Other services read the last of
+-- them, too.
 --
 -- Called by the operator and by monitoring; by operator.set_queue_limit.
 CREATE OR REPLACE FUNCTION operator.queue_limits()
 RETURNS TABLE (name text, value integer, meaning text)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-    SELECT a.attname::text, (to_jsonb(s) ->> a.attname)::integer, col_description(a.attrelid, a.attnum)
-      FROM qs.settings s
-      JOIN pg_attribute a ON a.attrelid = 'qs.settings'::regclass AND a.attnum > 0 AND NOT a.attisdropped
+    SELECT a.attname::text, (s.settings ->> a.attname)::integer, col_description(a.attrelid, a.attnum)
+      FROM (SELECT q.tableoid, to_jsonb(q) FROM qs.settings q
+             UNION ALL
+            SELECT o.tableoid, to_jsonb(o) FROM operator.settings o) AS s (relation, settings)
+      JOIN pg_attribute a ON a.attrelid = s.relation AND a.attnum > 0 AND NOT a.attisdropped
                          AND a.atttypid = 'integer'::regtype
-     ORDER BY a.attnum
+     ORDER BY s.relation = 'operator.settings'::regclass, a.attnum
 $$;

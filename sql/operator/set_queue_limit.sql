@@ -10,7 +10,8 @@ BEGIN
     IF NOT EXISTS (SELECT FROM operator.queue_limits() l WHERE l.name = set_queue_limit.name) THEN
         RAISE EXCEPTION 'no limit is called %', name USING HINT = 'operator.queue_limits() lists all.';
     END IF;
-    PERFORM operator.set_limit('qs.settings', name, value);
+    PERFORM operator.set_limit(
+        CASE name WHEN 'message_days' THEN 'operator.settings' ELSE 'qs.settings' END, name, value);
     -- The day's sweep begins anew.
     UPDATE qs.sweep w SET day = 'epoch', position = NULL;
 END

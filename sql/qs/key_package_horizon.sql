@@ -6,6 +6,6 @@
 CREATE OR REPLACE FUNCTION qs.key_package_horizon() RETURNS date
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    RETURN (SELECT (now() AT TIME ZONE 'UTC')::date + s.message_days + 2 FROM qs.settings s);
+    RETURN (SELECT (now() AT TIME ZONE 'UTC')::date + s.message_days + 2 FROM operator.settings s);
 END
 $$;

@@ -1,5 +1,5 @@
 -- qs.remove_expired: removes expired rows, one small batch (QS-8): queues without a request of their owner for
--- qs.settings.queue_days, and messages that waited for longer than qs.settings.message_days.
+-- qs.settings.queue_days, and messages that waited for longer than operator.settings.message_days.
 --
 --   today: the day (UTC) to count from
 --
@@ -35,8 +35,8 @@ BEGIN
         outcome := 'done';
         RETURN;
     END IF;
-    SELECT today - s.message_days AS oldest_message, today - s.queue_days AS oldest_request
-      INTO limits FROM qs.settings s WHERE s.singleton;
+    SELECT today - o.message_days AS oldest_message, today - s.queue_days AS oldest_request
+      INTO limits FROM qs.settings s, operator.settings o;
 
     -- This locks nothing, so that queues where nothing is to be done are not disturbed.
     WITH seen AS MATERIALIZED (

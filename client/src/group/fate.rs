@@ -90,8 +90,10 @@ impl GroupState {
     /// Forgets an outstanding request for good, with what it was for.
     #[cfg(feature = "lab")]
     pub(crate) fn abandon(&mut self, tx: &Tx<'_>, kind: Kind) -> Result<()> {
-        if kind == Kind::Message {
-            outbox::sent(tx, &self.id)?;
+        match kind {
+            Kind::Message => outbox::sent(tx, &self.id)?,
+            Kind::Leave => record::set_leaving(tx, &self.id, false)?,
+            _ => {}
         }
         self.too_late(tx, kind)
     }

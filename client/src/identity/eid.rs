@@ -29,9 +29,9 @@ use crate::{
 /// How often a commit is tried again after another device was faster.
 const ATTEMPTS: u32 = 5;
 
-/// The first device's leaf stays in the history, which readers replay for as long as the
-/// user exists, and openmls refuses a leaf past its lifetime.
-const FOUNDER_LIFETIME: u64 = 20 * 365 * 24 * 60 * 60;
+/// Every device's leaf stays in the history, which readers replay for as long as the user exists, and
+/// openmls refuses a leaf, or the KeyPackage that brought it, past its lifetime (AS-3). Seconds: 20 years.
+const LEAF_LIFETIME: u64 = 20 * 365 * 24 * 60 * 60;
 
 /// A device to be added, as it describes itself.
 pub(crate) struct NewDevice {
@@ -47,7 +47,7 @@ pub(crate) fn create(tx: &Tx<'_>, name: &UserName, client: &SigningKey) -> Resul
         .with_wire_format_policy(MIXED_PLAINTEXT_WIRE_FORMAT_POLICY)
         .use_ratchet_tree_extension(true)
         .with_capabilities(capabilities())
-        .lifetime(Lifetime::new(FOUNDER_LIFETIME))
+        .lifetime(Lifetime::new(LEAF_LIFETIME))
         .build(tx, &signer, mls::credential(name.to_string().into_bytes(), client.public_key()))
         .map_err(Error::mls("cannot create the identity"))?;
     let group_info = group
@@ -76,7 +76,7 @@ pub(crate) fn delete(tx: &Tx<'_>) -> Result<()> {
 /// The KeyPackage by which a new device asks to be added: an `MLSMessage`.
 pub(crate) fn key_package(tx: &Tx<'_>, name: &UserName, client: &SigningKey) -> Result<Vec<u8>> {
     let bundle = KeyPackage::builder()
-        .key_package_lifetime(mls::lifetime())
+        .key_package_lifetime(Lifetime::new(LEAF_LIFETIME))
         .leaf_node_capabilities(capabilities())
         .build(
             CIPHERSUITE,
@@ -90,7 +90,7 @@ pub(crate) fn key_package(tx: &Tx<'_>, name: &UserName, client: &SigningKey) -> 
 
 /// A new device's KeyPackage, if it is one of `name`'s.
 pub(crate) fn parse_device(tx: &Tx<'_>, name: &UserName, bytes: &[u8]) -> Option<NewDevice> {
-    let key_package = mls::parse_key_package(bytes, tx.crypto(), 0)?;
+    let key_package = mls::parse_key_package(bytes, tx.crypto())?;
     let leaf = key_package.leaf_node();
     let client_key = mls::public_key(leaf.signature_key().as_slice())?;
     is_of(leaf.credential(), name).then_some(NewDevice { client_key, key_package })
@@ -253,4 +253,27 @@ fn capabilities() -> Capabilities {
 
 fn is_of(credential: &Credential, name: &UserName) -> bool {
     mls::identity(credential).is_some_and(|identity| identity == name.to_string().as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::options::Options;
+
+    #[test]
+    fn the_key_package_of_a_new_device_outlives_its_readers_patience() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::create(directory.path(), &Options::default()).unwrap();
+        let name = "alice@example.org".parse().unwrap();
+        let client = SigningKey::generate();
+        let device = store
+            .write(|tx| {
+                let request = key_package(tx, &name, &client)?;
+                Ok(parse_device(tx, &name, &request))
+            })
+            .unwrap()
+            .expect("another device can add it");
+        let left = device.key_package.life_time().not_after() - store.now();
+        assert!(left > 19 * 365 * 24 * 60 * 60, "{left} s");
+    }
 }

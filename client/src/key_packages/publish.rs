@@ -27,7 +27,7 @@ const LOW: u32 = 5;
 const DAY: u64 = 24 * 60 * 60;
 /// Seconds for which a package has to be good yet to count. Whoever is added by one is read of by
 /// members that are away: until messages are deleted, which is after 60 days at most
-/// (`qs.settings.message_days`), and two days of slack for clocks and the ends of days.
+/// (`operator.settings.message_days`), and two days of slack for clocks and the ends of days.
 const GOOD_FOR: u64 = 62 * DAY;
 /// Seconds after which all are replaced: their lifetime of 84 days, less [`GOOD_FOR`] and a day.
 const RENEW_AFTER: u64 = 21 * DAY;

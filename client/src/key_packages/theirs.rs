@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Seconds for which a KeyPackage has to be good yet to be used: a member that is away reads of it up to
-/// 30 days later (`qs.settings.message_days`), and two days of slack. The DS refuses one that is too
+/// 30 days later (`operator.settings.message_days`), and two days of slack. The DS refuses one that is too
 /// old for its own setting (DS-3).
 const GOOD_FOR: u64 = 32 * 24 * 60 * 60;
 
@@ -39,7 +39,7 @@ pub(crate) fn open_key_package(
     friend: &Friend,
     stocked: &StockedKeyPackage,
 ) -> Option<FriendsKeyPackage> {
-    let key_package = mls::parse_key_package(stocked.key_package.as_bytes(), tx.crypto(), good(tx))?;
+    let key_package = parse_good(tx, stocked.key_package.as_bytes())?;
     let leaf = key_package.leaf_node();
     let leaf_key = mls::public_key(leaf.signature_key().as_slice())?;
     let address = leaf.extensions().unknown(DELIVERY_ADDRESS)?;
@@ -77,7 +77,7 @@ pub(crate) fn key_package_of(tx: &Tx<'_>, client_key: &PublicKey) -> Result<Opti
         .query_map([client_key.as_bytes()], |row| Ok((row.get(0)?, row.get(1)?)))?
         .collect::<Result<Vec<(Vec<u8>, Vec<u8>)>, _>>()?;
     for (leaf_key, key_package) in rows {
-        if mls::parse_key_package(&key_package, tx.crypto(), good(tx)).is_some() {
+        if parse_good(tx, &key_package).is_some() {
             return Ok(Some(fixed(&leaf_key, "a key")?));
         }
         // It expired, or would have when the last member reads of it.
@@ -86,9 +86,13 @@ pub(crate) fn key_package_of(tx: &Tx<'_>, client_key: &PublicKey) -> Result<Opti
     Ok(None)
 }
 
-/// The time until which a KeyPackage has to be good to be used.
-fn good(tx: &Tx<'_>) -> u64 {
-    tx.now().saturating_add(GOOD_FOR)
+/// A KeyPackage that can be used: it is good for long enough, and not for longer than the DS allows.
+fn parse_good(tx: &Tx<'_>, bytes: &[u8]) -> Option<KeyPackage> {
+    let key_package = mls::parse_key_package(bytes, tx.crypto())?;
+    let lifetime = key_package.life_time();
+    let is_good =
+        lifetime.has_acceptable_range() && lifetime.not_after() >= tx.now().saturating_add(GOOD_FOR);
+    is_good.then_some(key_package)
 }
 
 /// Takes a KeyPackage for a commit, so that no other commit takes it, too.
@@ -102,9 +106,7 @@ pub(crate) fn reserve_key_package(tx: &Tx<'_>, group: &GroupId, leaf_key: &Publi
             |row| row.get(0),
         )
         .optional()?;
-    bytes
-        .and_then(|bytes| mls::parse_key_package(&bytes, tx.crypto(), good(tx)))
-        .ok_or(Error::Damaged("a KeyPackage"))
+    bytes.and_then(|bytes| parse_good(tx, &bytes)).ok_or(Error::Damaged("a KeyPackage"))
 }
 
 /// Gives the KeyPackages back that a group's commit took.

@@ -74,7 +74,7 @@ SELECT today() - day AS days_ago, inactive_queues, their_messages, expired_messa
 -- An expired message makes room.
 UPDATE qs.settings SET group_queue_depth = 2;
 SELECT deliver('g', 'e2', '{1}', '{full}');
-SELECT age(32, 3, 4, 31);
+SELECT age(32, 3, 5, 31);
 SELECT * FROM sweep(-1);
 SELECT * FROM sweep(0);
 SELECT deliver('g', 'e2', '{1}', '{fits}');

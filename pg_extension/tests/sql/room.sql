@@ -41,7 +41,7 @@ SELECT read_up_to(51, 7);
 SELECT deliver('g', 'r1', '{1}', '{fits}'), deliver('g', 'r1', '{1}', '{full}');
 SELECT bytes(51);
 -- A marker that is rolled back was not told.
-SELECT read_up_to(51, 9);
+SELECT read_up_to(51, 10);
 SELECT deliver('g', 'r1', '{1}', '{fits}');
 BEGIN;
 SELECT deliver('g', 'r1', '{1}', '{full}');
@@ -50,11 +50,11 @@ SELECT bytes(51);
 SELECT deliver('g', 'r1', '{1}', '{full}');
 SELECT bytes(51);
 -- An emptied queue counts nothing.
-SELECT read_up_to(51, 11);
+SELECT read_up_to(51, 12);
 UPDATE qs.settings SET group_queue_depth = 10000;
 SELECT deliver('g', 'r1', '{1}', '{x}');
 SELECT * FROM state(51);
-SELECT read_up_to(51, 12);
+SELECT read_up_to(51, 13);
 
 -- Bytes: of what is sealed. Reading and expiry make room.
 UPDATE qs.settings SET group_queue_kib = 1, address_share_percent = 100, handshake_reserve_percent = 0;
@@ -62,7 +62,7 @@ SELECT deliver('g', 'r1', '{1}', ARRAY[repeat('x', 500)]), deliver('h', 'r2', '{
 SELECT * FROM state(51);
 SELECT deliver('g', 'r1', '{1}', '{x}');
 SELECT * FROM state(51);
-SELECT read_up_to(51, 13);
+SELECT read_up_to(51, 14);
 SELECT * FROM state(51);
 SELECT deliver('g', 'r1', '{1}', ARRAY[repeat('x', 400)]), deliver('g', 'r1', '{1}', ARRAY[repeat('x', 400)]);
 UPDATE qs.messages SET enqueued = enqueued - 40 WHERE queue_id = queue(51);
@@ -79,14 +79,14 @@ SELECT * FROM state(51);
 UPDATE qs.settings SET group_queue_kib = 102400, address_share_percent = 75, handshake_reserve_percent = 10;
 
 -- Commits, proposals and Welcomes have a reserve: a CBOR map with an MLSMessage in public framing, or a Welcome.
-SELECT make_queue(52, 'group', 's1 s2');
+SELECT make_queue(52, 'group', 'zs1 zs2');
 UPDATE qs.settings SET group_queue_depth = 2, handshake_reserve_percent = 50, address_share_percent = 100;
-SELECT deliver('g', 's1 s1', '{1,1}', '{x}'), deliver('g', 's1', '{1}', '{\\xa1676d657373616765450001000207}');
-SELECT deliver('g', 's1', '{1}', '{\\xa1676d657373616765450001000107}');
+SELECT deliver('g', 'zs1 zs1', '{1,1}', '{x}'), deliver('g', 'zs1', '{1}', '{\\xa1676d657373616765450001000207}');
+SELECT deliver('g', 'zs1', '{1}', '{\\xa1676d657373616765450001000107}');
 SELECT bytes(52);
-SELECT deliver('g', 's1', '{1}', '{\\xa1676d657373616765450001000107}');
+SELECT deliver('g', 'zs1', '{1}', '{\\xa1676d657373616765450001000107}');
 UPDATE qs.settings SET handshake_reserve_percent = 100;
-SELECT deliver('h', 's2', '{1}', '{\\xa16777656c636f6d6541ff}'), deliver('h', 's2', '{1}', '{\\xa16777656c636f6d6541ff}');
+SELECT deliver('h', 'zs2', '{1}', '{\\xa16777656c636f6d6541ff}'), deliver('h', 'zs2', '{1}', '{\\xa16777656c636f6d6541ff}');
 SELECT bytes(52);
 UPDATE qs.settings SET group_queue_depth = 10000, handshake_reserve_percent = 10, address_share_percent = 75;
 

@@ -52,7 +52,8 @@ pub async fn commit_identity(auth: As, request: Request, payment: Payment) -> Ou
     if body.commit.as_bytes().len() > limits.max_commit_bytes {
         return Err(limits.commit_too_large().into());
     }
-    let validate = || validate(&body.commit, signer, &name, epoch, client.get("eid"), &limits);
+    let eid: &[u8] = client.get("eid");
+    let validate = || validate(&body.commit, signer, &name, epoch, eid, &limits);
     let next = auth.home.compute(validate).await??;
 
     let (outcome, row) = payment
@@ -111,7 +112,7 @@ fn validate(
     }
     let mut eid = TrackedGroup::decode(eid).map_err(Failure::fault)?;
     let before = identity::client_keys(&eid, user)?;
-    match eid.validate_of_member(commit, signer)? {
+    match eid.validate_of_member(commit, signer, identity::LONGEST_LIFETIME)? {
         (_, Handshake::Commit(commit, authenticated_data)) => {
             identity::check_commit(&commit, &authenticated_data, limits.max_leaf_bytes)?;
             eid.merge(*commit)?;

@@ -16,6 +16,10 @@ use crate::{
     mls::{InvalidMls, TrackedGroup},
 };
 
+/// The longest lifetime of a KeyPackage in an EID, in seconds: 21 years. Readers replay the commit that added a client
+/// for as long as the user exists, and refuse it once the KeyPackage has expired.
+pub const LONGEST_LIFETIME: u64 = 21 * 365 * 24 * 60 * 60;
+
 /// The operator's limits of an identity, as `auth.load_client` returns them.
 pub struct Limits {
     pub max_clients: i32,
@@ -52,7 +56,7 @@ impl Limits {
 
     pub fn too_many_clients(&self) -> Problem {
         let detail = format_args!("an identity may grow to at most {} clients", self.max_clients);
-        Problem::with_detail(ProblemType::TooManyMembers, detail)
+        Problem::with_detail(ProblemType::TooManyClients, detail)
     }
 }
 

@@ -171,9 +171,9 @@ impl Lane {
                 let error = DatabaseError::from(error);
                 // A session that lost what was prepared on it, or has it for tables that are others now, is of no use.
                 if error.voids_statements() {
-                    connection.throw_away()
+                    connection.throw_away();
                 } else {
-                    connection.give_back()
+                    connection.give_back();
                 }
                 Err(error)
             }

@@ -75,7 +75,7 @@ pub fn handle(
     let signer = submission.signer;
     let waiting = group.mls.proposals().map_err(Failure::fault)?;
     if *message.sender() == Sender::NewMemberCommit {
-        let Handshake::Commit(commit, voucher) = group.mls.validate(message)? else {
+        let Handshake::Commit(commit, voucher) = group.mls.validate(message, mls::LONGEST_LIFETIME)? else {
             return Err(InvalidMls::Refused("a client that joins by itself must send a commit").into());
         };
         let leaf_key = commit.update_path_leaf_node().map(|leaf| leaf.signature_key().as_slice());
@@ -87,7 +87,7 @@ pub fn handle(
         let leaf = group.mls.joining_leaf(&commit)?;
         return apply(group, *commit, Actor::Joiner(leaf.u32()), &voucher, &waiting, submission, ds);
     }
-    let (sender, handshake) = group.mls.validate_of_member(message, signer)?;
+    let (sender, handshake) = group.mls.validate_of_member(message, signer, mls::LONGEST_LIFETIME)?;
     let sender = Actor::Member(sender.u32());
     match handshake {
         Handshake::Commit(commit, _) => apply(group, *commit, sender, &[], &waiting, submission, ds),
@@ -140,7 +140,7 @@ pub fn propose_removal(
         .and_then(|carried| keys.propose_removal(carried, group.mls.group_id(), group.mls.epoch(), leaf));
     let Some(message) = message else { return Ok(None) };
     let parsed = mls::parse_handshake(&message)?;
-    let Handshake::Proposal(proposal) = group.mls.validate(parsed)? else {
+    let Handshake::Proposal(proposal) = group.mls.validate(parsed, mls::LONGEST_LIFETIME)? else {
         return Ok(None);
     };
     group.mls.keep_proposal(*proposal)?;
@@ -174,17 +174,18 @@ fn try_next_commit(
     let known = waiting.iter().map(proposed).collect::<Result<Vec<_>, _>>().map_err(Failure::fault)?;
     let commit = policy::next_commit(view(group), &known).ok_or(Violation::NoAdminLeft)?;
     let Actor::Member(by) = commit.by else { return Ok(()) };
+    // The committer's own Update is judged along, as if its path brought the same.
+    let own = Proposed { by: commit.by, change: Change::Update };
     let taken: Vec<_> = waiting
         .iter()
-        .zip(&commit.takes)
-        .filter(|(_, taken)| **taken)
+        .zip(known.iter().zip(&commit.takes))
+        .filter(|(_, (proposed, taken))| **taken || **proposed == own)
         .map(|(proposal, _)| proposal)
         .collect();
     let bytes = group.mls.try_commit(LeafNodeIndex::new(by), &taken)?;
     rules.check_size(true, bytes)?;
     rules.check_delivery([(bytes, group.roster.members().len())].into_iter())?;
 
-    // The committer's own Update is judged along, as if its path were the same.
     let leaves = group.mls.leaves_after(waiting)?;
     let record = |leaf, _| {
         let member = group.roster.member(leaf);

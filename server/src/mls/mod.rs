@@ -11,12 +11,13 @@ mod trial;
 use std::collections::BTreeMap;
 
 use openmls::{
-    group::{PublicProcessMessageError, StageCommitError},
+    group::{ProposalValidationError, PublicProcessMessageError, StageCommitError},
     prelude::{
         CredentialType, ExtensionType, Extensions, GroupContext, KeyPackage, LeafNode, LeafNodeIndex,
-        MlsMessageBodyIn, MlsMessageIn, OpenMlsCrypto as _, ProcessedMessage, ProcessedMessageContent,
-        Proposal, ProposalStore, ProposalType, ProtocolVersion, PublicGroup, PublicMessageIn, QueuedProposal,
-        RatchetTreeIn, Sender, StagedCommit, Verifiable as _, group_info::VerifiableGroupInfo,
+        Lifetime, MlsMessageBodyIn, MlsMessageIn, OpenMlsCrypto as _, ProcessedMessage,
+        ProcessedMessageContent, Proposal, ProposalStore, ProposalType, ProtocolVersion, PublicGroup,
+        PublicMessageIn, QueuedProposal, RatchetTreeIn, Sender, StagedCommit, Verifiable as _,
+        group_info::VerifiableGroupInfo,
     },
 };
 use postern_protocol::{
@@ -28,6 +29,10 @@ use tls_codec::{Deserialize as _, Serialize as _, VLBytes};
 
 use crypto::PublicCrypto;
 use storage::GroupStorage;
+
+/// The longest lifetime of a KeyPackage in a group, in seconds: 84 days and an hour (RFC 9420 §7.2 leaves the
+/// limit to the application). Our clients, and openmls, have the same.
+pub const LONGEST_LIFETIME: u64 = (84 * 24 + 1) * 60 * 60;
 
 /// The reason why MLS content was refused. The texts are for the sender's developer: they name the
 /// rule, never a value.
@@ -76,11 +81,7 @@ impl TrackedGroup {
     /// [`InvalidMls`] unless the group is in epoch 0, of a supported ciphersuite, and its
     /// creator the only member.
     pub fn create(group_info: &GroupInfo, ratchet_tree: &RatchetTree) -> Result<Self, InvalidMls> {
-        let MlsMessageBodyIn::GroupInfo(group_info) = parse(group_info.as_bytes(), "GroupInfo")? else {
-            return Err(InvalidMls::Malformed("GroupInfo"));
-        };
-        let ratchet_tree = RatchetTreeIn::tls_deserialize_exact(ratchet_tree.as_bytes())
-            .map_err(|_| InvalidMls::Malformed("ratchet tree"))?;
+        let ratchet_tree = parse_tree(ratchet_tree)?;
         let refused =
             InvalidMls::Refused("a new group must be in epoch 0, with its creator as the only member");
         // Counted before anything is verified. A node above the leaf is refused, too: its key would be nobody's, or one
@@ -88,6 +89,25 @@ impl TrackedGroup {
         if ratchet_tree.nodes().count() != 1 {
             return Err(refused);
         }
+        let tracked = Self::open(group_info, ratchet_tree)?;
+        if tracked.epoch() != 0 || tracked.group.members().count() != 1 {
+            return Err(refused);
+        }
+        for (_, leaf) in tracked.leaves() {
+            encryption_key::check_leaf(tracked.group.ciphersuite(), leaf)?;
+        }
+        Ok(tracked)
+    }
+
+    /// Validates a GroupInfo and the tree of its group, of whatever size and epoch, as a joiner does (RFC 9420
+    /// §12.4.3.1).
+    ///
+    /// # Errors
+    /// [`InvalidMls`].
+    pub fn open(group_info: &GroupInfo, ratchet_tree: RatchetTreeIn) -> Result<Self, InvalidMls> {
+        let MlsMessageBodyIn::GroupInfo(group_info) = parse(group_info.as_bytes(), "GroupInfo")? else {
+            return Err(InvalidMls::Malformed("GroupInfo"));
+        };
         let storage = GroupStorage::default();
         let (group, _) = PublicGroup::from_external(
             &PublicCrypto::VERIFYING,
@@ -97,14 +117,7 @@ impl TrackedGroup {
             ProposalStore::new(),
         )
         .map_err(|error| InvalidMls::Group(error.to_string()))?;
-        let tracked = Self { group, storage };
-        if tracked.epoch() != 0 || tracked.group.members().count() != 1 {
-            return Err(refused);
-        }
-        for (_, leaf) in tracked.leaves() {
-            encryption_key::check_leaf(tracked.group.ciphersuite(), leaf)?;
-        }
-        Ok(tracked)
+        Ok(Self { group, storage })
     }
 
     /// # Errors
@@ -169,6 +182,7 @@ impl TrackedGroup {
         &self,
         message: PublicMessageIn,
         signer: PublicKey,
+        longest_lifetime: u64,
     ) -> Result<(LeafNodeIndex, Handshake), InvalidMls> {
         let Sender::Member(sender) = *message.sender() else {
             return Err(InvalidMls::Refused("the message must come from a member"));
@@ -178,14 +192,15 @@ impl TrackedGroup {
         if leaf.signature_key().as_slice() != signer.as_bytes() {
             return Err(InvalidMls::Refused("the request must be signed with the same key as its message"));
         }
-        Ok((sender, self.validate(message)?))
+        Ok((sender, self.validate(message, longest_lifetime)?))
     }
 
-    /// Validates a handshake message as every member will (RFC 9420 §12).
+    /// Validates a handshake message as every member will (RFC 9420 §12); a KeyPackage in it is valid for
+    /// `longest_lifetime` seconds at most.
     ///
     /// # Errors
     /// [`InvalidMls`], also for some things that openmls accepts but that would break the group.
-    pub fn validate(&self, message: PublicMessageIn) -> Result<Handshake, InvalidMls> {
+    pub fn validate(&self, message: PublicMessageIn, longest_lifetime: u64) -> Result<Handshake, InvalidMls> {
         let path = encryption_key::of_path(&message)?;
         let processed: ProcessedMessage = self
             .group
@@ -195,7 +210,7 @@ impl TrackedGroup {
         match processed.into_content() {
             ProcessedMessageContent::StagedCommitMessage(commit) => {
                 for proposal in commit.queued_proposals() {
-                    self.check_proposal(proposal.proposal())?;
+                    self.check_proposal(proposal.proposal(), longest_lifetime)?;
                 }
                 let suite = self.group.ciphersuite();
                 if let Some(leaf) = commit.update_path_leaf_node() {
@@ -207,7 +222,7 @@ impl TrackedGroup {
                 Ok(Handshake::Commit(commit, authenticated_data))
             }
             ProcessedMessageContent::ProposalMessage(proposal) => {
-                self.check_proposal(proposal.proposal())?;
+                self.check_proposal(proposal.proposal(), longest_lifetime)?;
                 Ok(Handshake::Proposal(proposal))
             }
             _ => Err(InvalidMls::Refused("the message is not a commit or a member's proposal")),
@@ -224,9 +239,12 @@ impl TrackedGroup {
     }
 
     /// Checks a proposal where `openmls` leaves that to its caller.
-    fn check_proposal(&self, proposal: &Proposal) -> Result<(), InvalidMls> {
+    fn check_proposal(&self, proposal: &Proposal, longest_lifetime: u64) -> Result<(), InvalidMls> {
+        let is_too_long = |lifetime: &Lifetime| {
+            lifetime.not_after().saturating_sub(lifetime.not_before()) > longest_lifetime
+        };
         match proposal {
-            Proposal::Add(add) if !add.key_package().life_time().has_acceptable_range() => {
+            Proposal::Add(add) if is_too_long(add.key_package().life_time()) => {
                 Err(InvalidMls::Refused("the KeyPackage's lifetime is too long"))
             }
             Proposal::Add(add) => encryption_key::check_key_package(add.key_package()),
@@ -241,8 +259,9 @@ impl TrackedGroup {
     }
 
     /// Tries the commit by which a member would take proposals along that wait, and judges them by what openmls judges
-    /// commits by. The trial has no path, which is the committer's own matter, and openmls looks at it last. Returns the
-    /// trial's length in bytes.
+    /// commits by. The trial has no path, which is the committer's own matter, and openmls looks at it last; before that
+    /// it objects to an Update of the committer's own, which is judged with the others by then. Returns the trial's
+    /// length in bytes.
     ///
     /// # Errors
     /// [`InvalidMls::Uncommittable`] with openmls's reason.
@@ -250,9 +269,13 @@ impl TrackedGroup {
         let references = proposals.iter().map(|proposal| proposal.proposal_reference_ref().as_slice());
         let commit = trial::commit(self.group_id(), self.epoch(), by.u32(), references);
         match self.group.process_message(&PublicCrypto::TRIAL, parse_handshake(&commit)?) {
-            Ok(_) | Err(PublicProcessMessageError::InvalidCommit(StageCommitError::RequiredPathNotFound)) => {
-                Ok(commit.as_bytes().len())
-            }
+            Ok(_)
+            | Err(PublicProcessMessageError::InvalidCommit(
+                StageCommitError::RequiredPathNotFound
+                | StageCommitError::ProposalValidationError(
+                    ProposalValidationError::CommitterIncludedOwnUpdate,
+                ),
+            )) => Ok(commit.as_bytes().len()),
             Err(error) => Err(InvalidMls::Uncommittable(error.to_string())),
         }
     }
@@ -390,6 +413,15 @@ pub fn parse(bytes: &[u8], what: &'static str) -> Result<MlsMessageBodyIn, Inval
     MlsMessageIn::tls_deserialize_exact(bytes)
         .map(MlsMessageIn::extract)
         .map_err(|_| InvalidMls::Malformed(what))
+}
+
+/// Parses a ratchet tree, which is not verified yet.
+///
+/// # Errors
+/// [`InvalidMls::Malformed`].
+pub fn parse_tree(ratchet_tree: &RatchetTree) -> Result<RatchetTreeIn, InvalidMls> {
+    RatchetTreeIn::tls_deserialize_exact(ratchet_tree.as_bytes())
+        .map_err(|_| InvalidMls::Malformed("ratchet tree"))
 }
 
 /// # Errors

@@ -69,7 +69,7 @@ pub async fn measure(options: &Options, cluster: &Cluster, server: &Server, clie
     let alone = honestly(options, cluster, server, &tokens, &honest).await?;
     print("nothing", &alone);
 
-    let silent = silent_connections(address).await;
+    let silent = silent_connections(address);
     print_next(options, cluster, server, &tokens, &honest, "1,000 silent connections", silent).await?;
 
     let half_sent = half_sent_bodies(address);
@@ -181,7 +181,7 @@ async fn honestly(
     })
 }
 
-async fn silent_connections(address: SocketAddr) -> Attack {
+fn silent_connections(address: SocketAddr) -> Attack {
     let mut attack = JoinSet::new();
     for _ in 0..SILENT_CONNECTIONS {
         attack.spawn(async move {

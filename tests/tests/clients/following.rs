@@ -51,7 +51,7 @@ async fn purge(world: &World) {
     world.admin.query_one(sql, &[]).await.unwrap();
 }
 
-/// A commit whose membership tag is wrong: the DS cannot check it, and members cannot accept it.
+/// A message whose membership tag is wrong: the DS cannot check it, and members cannot accept it.
 fn with_a_wrong_tag(mut submission: Submission) -> Submission {
     let mut body: SubmitMessage = Encoding::Cbor.decode(submission.request.content()).unwrap();
     let mut message = body.message.into_bytes();
@@ -153,6 +153,29 @@ async fn members_that_cannot_accept_a_commit_all_come_back() {
     assert!((1..=3).contains(&texts), "nobody read it twice: {texts}");
     assert_eq!(bob.group_with_id(&group).unsent().unwrap(), 0);
     all_hear_each_other(&[alice, bob, carol, mallory], &group).await;
+}
+
+#[tokio::test]
+async fn a_proposal_that_members_cannot_accept_keeps_nobody_from_committing() {
+    let world = World::builder().pushing().start().await;
+    let line = BadLine::to(world.server().address()).await;
+    let (mut people, group) = group_of(&world, &["alice", "bob", "carol", "mallory"]).await;
+    let options = Options { server: Some(line.url()), ..options() };
+    let mallory = with(people.pop().unwrap(), options);
+    let [alice, bob, carol] = &people[..] else { panic!() };
+    // Her proposal to leave is made, and does not reach the server as it is.
+    line.answer("/messages", 4, b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n");
+    mallory.group_with_id(&group).leave().await.unwrap_err();
+    line.mend();
+    let leave = mallory.group_with_id(&group).outstanding().unwrap().unwrap();
+    mallory.submit(&with_a_wrong_tag(leave)).await.unwrap();
+    mallory.group_with_id(&group).abandon().await.unwrap();
+
+    let epoch = alice.group_with_id(&group).epoch().unwrap();
+    bob.group_with_id(&group).update().await.unwrap();
+    all_hear_each_other(&[alice, bob, carol, &mallory], &group).await;
+    alice.group_with_id(&group).remove(mallory.user()).await.unwrap();
+    assert_eq!(alice.group_with_id(&group).epoch().unwrap(), epoch + 3, "somebody came back, once");
 }
 
 #[tokio::test]

@@ -188,6 +188,29 @@ async fn an_answer_that_is_cut_at_any_byte_costs_a_repeat_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn a_founding_and_a_delivery_may_be_cut_at_any_byte() {
+    let scene = Scene::start().await;
+    let before = scene.world.count("ds.groups").await;
+    let cuts: Vec<usize> = (0..160).step_by(9).collect();
+    for bytes in &cuts {
+        scene.line.cut("POST /ds/groups ", 1, *bytes);
+        scene.alice.create_group(&format!("cut after {bytes}")).await.unwrap();
+        assert_eq!(scene.line.mend(), 1);
+    }
+    assert_eq!(scene.world.count("ds.groups").await, before + cuts.len() as i64);
+
+    let mut heard = Vec::new();
+    let said: Vec<String> = (0..700).step_by(29).map(|bytes| format!("cut after {bytes}")).collect();
+    for (text, bytes) in said.iter().zip((0..700).step_by(29)) {
+        scene.bob.group_with_id(&scene.group).send(text).await.unwrap();
+        scene.line.cut("/dequeue", 1, bytes);
+        heard.extend(texts(scene.alice.sync(Duration::ZERO).await.unwrap()));
+        assert_eq!(scene.line.mend(), 1);
+    }
+    assert_eq!(heard, said);
+}
+
+#[tokio::test]
 async fn a_registration_whose_answer_was_lost_is_taken_up_with_the_same_key() {
     let world = World::builder().start().await;
     let line = BadLine::to(world.server().address()).await;

@@ -163,9 +163,9 @@ async fn half_sent_bodies_take_a_bounded_part_of_the_memory() {
     let taken = memory(&server).saturating_sub(before);
     assert!(taken < 80 * 1024, "they take {taken} kB");
     assert_healthy(&server).await;
-    // A small body finds room, and is read: then its signature is missing.
+    // A small body finds room, and is read: then it is no registration.
     let answer = closed_or_answered(connect(&server, &[posting(1), vec![0xff]].concat()).await).await;
-    assert!(answer.starts_with("HTTP/1.1 401 "), "{answer}");
+    assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
 }
 
 /// The first part of an answer.

@@ -224,12 +224,9 @@ impl Sender {
         let begun = Instant::now();
         let answer = self.0.client.execute(request).await;
         drop(permit);
-        let answer = match answer {
-            Ok(answer) => answer,
-            Err(_) => {
-                host.failed(Instant::now());
-                return Err(Failure::Passing(None));
-            }
+        let Ok(answer) = answer else {
+            host.failed(Instant::now());
+            return Err(Failure::Passing(None));
         };
         host.answered(begun.elapsed());
         let retry_after = || {

@@ -216,6 +216,12 @@ async fn a_commit_that_no_reader_would_follow_is_refused() {
 
     let made = second.commit(Commit { update: true, ..Default::default() });
     world.pay(&identity_commit(&made.commit, &second)).await.assert_ok("a valid one after all");
+
+    // One that they can replay for years is taken.
+    let mut lasting = alice.further_device();
+    lasting.lifetime = Lifetime::new(20 * 365 * 24 * 60 * 60);
+    let made = alice.device.commit(adding(&lasting));
+    world.pay(&identity_commit(&made.commit, &alice.device)).await.assert_ok("a lasting KeyPackage");
     world.close();
 }
 
@@ -266,9 +272,9 @@ async fn a_commit_carries_nothing_but_changes_of_clients_and_no_more_of_it_than_
     };
     limit("max_clients", 2).await;
     let devices = [alice.further_device(), alice.further_device()];
-    refused("two more", &mut alice, adding(&[&devices[0], &devices[1]]), ProblemType::TooManyMembers).await;
+    refused("two more", &mut alice, adding(&[&devices[0], &devices[1]]), ProblemType::TooManyClients).await;
     let second = world.add_device(&mut alice).await;
-    refused("a third", &mut alice, adding(&[&devices[0]]), ProblemType::TooManyMembers).await;
+    refused("a third", &mut alice, adding(&[&devices[0]]), ProblemType::TooManyClients).await;
     limit("max_clients", 1).await;
     let exchange = Commit { remove: vec![second.public_key()], ..adding(&[&devices[0]]) };
     for (what, commit) in [("another in a client's place", exchange), ("an update", update())] {

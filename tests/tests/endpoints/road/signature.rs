@@ -49,10 +49,10 @@ const TAMPERINGS: [(&str, Tampering); 30] = [
         wire.set("content-digest", &content_digest(&wire.body));
     }),
     ("a signature for another domain", |wire, key, _| {
-        wire.sign(key, |input| input.authority = "elsewhere.example".to_owned());
+        wire.sign(key, |input| "elsewhere.example".clone_into(&mut input.authority));
     }),
     ("a signature for the host that leads to the server", |wire, key, _| {
-        wire.sign(key, |input| input.authority = "127.0.0.1".to_owned());
+        wire.sign(key, |input| "127.0.0.1".clone_into(&mut input.authority));
     }),
     ("a signature over another path", |wire, key, _| {
         let target = std::mem::replace(&mut wire.target, "/ds/group-ids".to_owned());

@@ -358,6 +358,10 @@ fn propose(play: &mut Play<'_>, turn: &mut Turn, waits: Waiting) -> Option<Attem
     let again = play.model.leaves(by) || !leaves && play.model.waits(by, Waiting::Updates);
     let last = leaves && !play.model.has_admin(&play.model.admins, &[by]);
     let call = play.group.submit(by, &proposal, None);
+    if leaves && play.model.leaves(by) {
+        // It has the same bytes as the first one, which gets its answer again.
+        return Some(Attempt { call, expected: None, effect: Effect::Repeat });
+    }
     let expected = if again || last { VIOLATION } else { None };
     Some(Attempt { call, expected, effect: Effect::Proposal { by, before, waits } })
 }
