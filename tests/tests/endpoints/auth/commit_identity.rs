@@ -216,12 +216,13 @@ async fn a_commit_that_no_reader_would_follow_is_refused() {
 
     let made = second.commit(Commit { update: true, ..Default::default() });
     world.pay(&identity_commit(&made.commit, &second)).await.assert_ok("a valid one after all");
+    second.merge();
 
     // One that they can replay for years is taken.
     let mut lasting = alice.further_device();
     lasting.lifetime = Lifetime::new(20 * 365 * 24 * 60 * 60);
-    let made = alice.device.commit(adding(&lasting));
-    world.pay(&identity_commit(&made.commit, &alice.device)).await.assert_ok("a lasting KeyPackage");
+    let made = second.commit(adding(&lasting));
+    world.pay(&identity_commit(&made.commit, &second)).await.assert_ok("a lasting KeyPackage");
     world.close();
 }
 
