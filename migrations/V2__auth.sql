@@ -52,8 +52,9 @@ COMMENT ON COLUMN auth.registration_attempts.attempts IS
     'Attempts that were taken in that hour, whatever became of them. Grows, and begins anew with each hour';
 
 CREATE FUNCTION auth.skeleton(name text) RETURNS text
-LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
-RETURN translate(replace(replace(translate(name, '._-', ''), 'rn', 'm'), 'vv', 'w'), '013457i', 'oleastl');
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT translate(replace(replace(translate(name, '._-', ''), 'rn', 'm'), 'vv', 'w'), '013457i', 'oleastl')
+$$;
 COMMENT ON FUNCTION auth.skeleton IS
     'A name without dots, hyphens and underscores, and with one letter for all that look like it (as UTS #39 §4 does): two names with the same skeleton are taken for each other';
 

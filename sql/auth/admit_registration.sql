@@ -15,7 +15,7 @@ CREATE OR REPLACE FUNCTION auth.admit_registration(
     OUT max_leaf_bytes integer)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    all_sources CONSTANT bytea := '';
+    all_sources CONSTANT bytea := '\x'::bytea;
     seconds CONSTANT bigint := floor(extract(epoch FROM now()))::bigint;
     this_hour CONSTANT integer := (seconds / 3600)::integer;
     of_source integer;

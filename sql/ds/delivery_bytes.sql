@@ -12,6 +12,6 @@ BEGIN
         RETURN octet_length(payloads[1])::bigint * cardinality(parts);
     END IF;
     RETURN coalesce((SELECT sum(p.recipients * octet_length(payloads[p.part]))
-                       FROM (SELECT n.part, count(*) AS recipients FROM unnest(parts) AS n (part) GROUP BY n.part) p), 0);
+                       FROM (SELECT n.part, count(*) AS recipients FROM unnest(parts) AS n (part) GROUP BY n.part) p)::bigint, 0);
 END
 $$;

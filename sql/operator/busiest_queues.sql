@@ -21,7 +21,7 @@ DECLARE
     wrapped boolean := false;
     looked integer;
     next_after bytea;
-    best bytea[] := '{}';
+    best bytea[] := ARRAY[]::bytea[];
 BEGIN
     IF number IS NULL OR number NOT BETWEEN 1 AND 1000 OR seconds IS NULL OR seconds NOT BETWEEN 1 AND 60 THEN
         RAISE EXCEPTION 'busiest_queues takes 1 to 1000 queues and 1 to 60 seconds' USING ERRCODE = 'invalid_parameter_value';
@@ -41,7 +41,7 @@ BEGIN
               FROM qs.queues q
              WHERE q.queue_id = ANY (best)
         )
-        SELECT (SELECT count(*)::integer FROM seen), (SELECT s.queue_id FROM seen s ORDER BY s.queue_id DESC LIMIT 1),
+        SELECT (SELECT count(*)::integer FROM seen), (SELECT s.queue_id::bytea FROM seen s ORDER BY s.queue_id DESC LIMIT 1),
                ARRAY(SELECT c.queue_id::bytea FROM candidates c ORDER BY c.waiting DESC, c.queue_id LIMIT number)
           INTO looked, next_after, best;
         IF looked = batch THEN

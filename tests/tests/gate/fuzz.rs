@@ -269,7 +269,7 @@ async fn issuer(gate: &World) -> Issuer {
     Issuer::load(&Home::new(home::Shared { domain, database, master_key, limits, stopping })).await.unwrap()
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn no_damaged_token_is_taken_or_is_a_fault() {
     let gate = World::builder().start().await;
     let (issuer, mut chance) = (issuer(&gate).await, Chance::new().of(0));
