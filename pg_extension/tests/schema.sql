@@ -4,6 +4,8 @@ SET client_min_messages = warning;
 \set ON_ERROR_STOP on
 \ir ../../migrations/V1__foundation.sql
 GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA postern TO postern_owner;
+-- As `postern migrate` does with everything that a superuser's migration made.
+ALTER TABLE operator.settings OWNER TO postern_owner;
 -- For the functions below, which every role of a test calls.
 GRANT USAGE ON SCHEMA public TO PUBLIC;
 
