@@ -37,7 +37,7 @@ const LEAVES: usize = 900;
 const LOOPS_WITH_A_SPENT_TOKEN: usize = 16;
 const HEAVY_DELIVERIES: usize = 8;
 const HEAVY_MEMBERS: usize = 1000;
-const HEAVY_BYTES: usize = 80 * 1024;
+const HEAVY_BYTES: usize = 60 * 1024;
 /// Tokens of each of the senders.
 const HEAVY_TOKENS: usize = 200;
 /// Pause of the honest client between two sends.
@@ -94,14 +94,22 @@ pub async fn measure(options: &Options, cluster: &Cluster, server: &Server, clie
         server,
         &tokens,
         &honest,
-        "16 creations of a group of 900, with a spent token",
+        "16 loops that create a group of 900 with a spent token",
         spent,
     )
     .await?;
 
     let heavy = heavy_deliveries(client, &tokens).await?;
-    print_next(options, cluster, server, &tokens, &honest, "8 deliveries of 80 kB to 999 queues", heavy)
-        .await?;
+    print_next(
+        options,
+        cluster,
+        server,
+        &tokens,
+        &honest,
+        "8 deliveries of 60 kB to 999 queues at a time",
+        heavy,
+    )
+    .await?;
     Ok(())
 }
 
