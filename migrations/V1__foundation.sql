@@ -43,9 +43,9 @@ COMMENT ON ROLE postern_monitor IS 'Reads health and figures through functions o
 
 REVOKE ALL ON SCHEMA public FROM PUBLIC;
 
--- What PostgreSQL lets every role do in a database, and none of ours needs: make large objects, hold advisory locks (the
--- one of `postern migrate`, for ever), notify, write messages of any size into the WAL, run anonymous code. The NOTIFY
--- statement needs no privilege: servers recognise the notifications of the database (QS-9).
+-- Rights that PostgreSQL gives every role of a database, and that none of ours needs: to make large objects, hold
+-- advisory locks (the one of `postern migrate`, for ever), notify, write messages of any size into the WAL, run anonymous
+-- code. The NOTIFY statement needs no privilege: servers recognise the notifications of the database (QS-9).
 DO $$
 DECLARE
     free regprocedure;

@@ -11,7 +11,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// An answer under way.
 pub type Carried<'a> = Pin<Box<dyn Future<Output = Result<http::Response<Vec<u8>>, BoxError>> + Send + 'a>>;
 
-/// What an answer may take. A server, or somebody between, that takes more is not waited for.
+/// Bounds of an answer. A server, or somebody between, that takes more is not waited for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Time for the whole of it, from connecting to the last byte.

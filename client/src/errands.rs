@@ -54,7 +54,7 @@ impl Session {
 
     /// Goes on with what was begun in a group: requests without an answer, what is to be said, leaving.
     async fn go_on(&self, step: &Step<'_>, id: &GroupId) -> Result<()> {
-        // What waits, waits until this device is back.
+        // The rest waits until this device is back.
         let state = self.store.read(|tx| strayed::state(tx, id))?;
         if matches!(state, strayed::State::Follows | strayed::State::Doubtful) {
             self.deliver(step, id, None).await?;

@@ -4,7 +4,7 @@
 
 use postern_api::Request;
 use postern_protocol::{
-    ds::{GroupId, MessageAccepted},
+    ds::{CurrentGroup, GroupId, MessageAccepted},
     mls::DeliveryAddress,
     problem::{Problem, ProblemType},
     qs::QueueKind,
@@ -21,7 +21,7 @@ use crate::{
 /// How often something is tried again because others changed the group first.
 const ATTEMPTS: u32 = 8;
 
-/// What became of an outstanding request.
+/// The fate of an outstanding request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Fate {
     Accepted(MessageAccepted),
@@ -32,7 +32,7 @@ pub(crate) enum Fate {
     Over,
 }
 
-/// What became of each of a group's outstanding requests, in the order in which it showed.
+/// The fates of a group's outstanding requests, in the order in which they showed.
 #[derive(Debug, Default)]
 pub(crate) struct Fates(Vec<(Kind, Fate)>);
 
@@ -259,12 +259,7 @@ impl Session {
     /// Compares a group with what the DS has of it: this device cannot follow where commits are
     /// missing, and cannot commit where the DS waits for a proposal that this device does not have.
     async fn look(&self, step: &Step<'_>, id: &GroupId) -> Result<()> {
-        let (leaf, fetch) = self.store.read(|tx| {
-            let group = GroupState::load(tx, id)?;
-            let fetch = group.fetch_info()?;
-            Ok((group.leaf, fetch))
-        })?;
-        let current = self.api.fetch_group_info(id, &fetch, &leaf).await?;
+        let current = self.fetch_current(id).await?;
         let epoch = GroupState::epoch_of(&current)?;
         // All that led there is in the queue, unless it was lost.
         self.drain(step, QueueKind::Group).await?;
@@ -287,9 +282,19 @@ impl Session {
         if follows || !may_try { Ok(()) } else { self.rejoin(step, id).await }
     }
 
+    /// Fetches a group as the DS has it.
+    pub(crate) async fn fetch_current(&self, id: &GroupId) -> Result<CurrentGroup> {
+        let (leaf, fetch) = self.store.read(|tx| {
+            let group = GroupState::load(tx, id)?;
+            let fetch = group.fetch_info()?;
+            Ok((group.leaf, fetch))
+        })?;
+        self.api.fetch_group_info(id, &fetch, &leaf).await
+    }
+
     /// Comes back into a group by external commit (DS-7), for a client that cannot follow any more.
     pub(crate) async fn rejoin(&self, step: &Step<'_>, id: &GroupId) -> Result<()> {
-        // What can still be read is read: nothing of it can be afterwards.
+        // Messages that can still be read are read now: afterwards none of them can be.
         self.drain(step, QueueKind::Group).await?;
         for _ in 0..ATTEMPTS {
             // The answer to an earlier one may have been lost.
@@ -305,12 +310,7 @@ impl Session {
                     return Ok(());
                 }
             }
-            let (leaf, fetch) = self.store.read(|tx| {
-                let group = GroupState::load(tx, id)?;
-                let fetch = group.fetch_info()?;
-                Ok((group.leaf, fetch))
-            })?;
-            let current = self.api.fetch_group_info(id, &fetch, &leaf).await?;
+            let current = self.fetch_current(id).await?;
             self.store.write(|tx| GroupState::load(tx, id)?.rejoin(tx, &current))?;
         }
         Err(Error::Contended(ATTEMPTS))
@@ -386,12 +386,7 @@ impl Session {
         if error.problem() != Some(ProblemType::GroupExists) {
             return Err(error);
         }
-        let (leaf, fetch) = self.store.read(|tx| {
-            let group = GroupState::load(tx, &submission.group)?;
-            let fetch = group.fetch_info()?;
-            Ok((group.leaf, fetch))
-        })?;
-        match self.api.fetch_group_info(&submission.group, &fetch, &leaf).await {
+        match self.fetch_current(&submission.group).await {
             Ok(_) => Ok(MessageAccepted { epoch: 0, undelivered: 0 }),
             Err(missing) if missing.refusal().is_some() => Err(error),
             Err(open) => Err(open),

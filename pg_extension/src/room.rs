@@ -288,7 +288,7 @@ impl<'a> Room<'a> {
     }
 }
 
-/// What a queue knows of its addresses.
+/// The counts of a queue's addresses.
 #[derive(Default)]
 struct Shares {
     /// Day of the deposits that are counted, in days since 2000.
@@ -302,7 +302,7 @@ struct Shares {
     places: Vec<Place>,
 }
 
-/// What a queue knows of one address.
+/// The counts of one address.
 #[derive(Default)]
 struct Place {
     tag: Tag,

@@ -356,12 +356,7 @@ impl Group {
     /// [`Error::NoAttributesKey`], [`Error::Server`], and as [`Self::members`].
     pub async fn attributes(&self) -> Result<Vec<(PublicKey, Vec<u8>)>> {
         let session = &self.session;
-        let (leaf, fetch) = session.store.read(|tx| {
-            let group = GroupState::load(tx, &self.id)?;
-            let fetch = group.fetch_info()?;
-            Ok((group.leaf, fetch))
-        })?;
-        let current = session.api.fetch_group_info(&self.id, &fetch, &leaf).await?;
+        let current = session.fetch_current(&self.id).await?;
         session.store.read(|tx| GroupState::load(tx, &self.id)?.open_attributes(tx, &current.attributes))
     }
 }

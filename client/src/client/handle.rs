@@ -120,7 +120,7 @@ impl Client {
     pub async fn block_user(&self, user: &UserName) -> Result<()> {
         let session = &self.session;
         if session.store.read(Friendship::load)?.secrets.is_blocked(user) {
-            // What was begun may not be finished.
+            // A creation that was begun may be unfinished.
             let step = session.store.step().await?;
             return session.errands(&step).await;
         }

@@ -54,7 +54,8 @@ pub(super) fn verify(
     let clients = record
         .clients
         .iter()
-        // Of a device that was off for long: it gets another when it is back, and is unknown until then.
+        // The credential of a device that was off for long may be over: the device gets another when it is back, and is unknown
+        // until then.
         .filter(|client| !has_run_out(&client.credential, now))
         .map(|client| {
             let credential = verify_credential(&client.credential, keys, now)?;

@@ -34,7 +34,7 @@ fn send(wake: &Wake) {
     unsafe { direct_function_call::<()>(pg_sys::pg_notify, &[CHANNEL.into_datum(), payload.into_datum()]) };
 }
 
-/// What a notification's payload says: the wake keys of queues, or `*` for everyone; nothing for one that this
+/// The content of a notification's payload: the wake keys of queues, or `*` for everyone; nothing for one that this
 /// database did not send. For looking into; servers open payloads by themselves.
 #[pg_extern]
 fn open_wakeup(payload: &str) -> Option<String> {

@@ -1,4 +1,4 @@
--- What is too old is removed in batches (QS-8).
+-- Rows that are too old are removed in batches (QS-8).
 CREATE FUNCTION today() RETURNS date LANGUAGE sql STABLE RETURN (now() AT TIME ZONE 'UTC')::date;
 TRUNCATE qs.queues, qs.messages;
 -- Until the sweep is over; how many batches that took, in which queues and messages are left.

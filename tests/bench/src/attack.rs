@@ -56,86 +56,76 @@ struct Seen {
     seconds: f64,
 }
 
+/// The honest client, and where it and the attackers are.
+struct Scene<'a> {
+    options: &'a Options,
+    cluster: &'a Cluster,
+    server: &'a Server,
+    tokens: Mutex<Vec<Token>>,
+    group: BenchGroup,
+}
+
 pub async fn measure(options: &Options, cluster: &Cluster, server: &Server, client: &Client) -> Result<()> {
-    let honest = BenchGroup::create(client, 11, options.bytes).await?;
+    let group = BenchGroup::create(client, 11, options.bytes).await?;
     let mut tokens = Vec::new();
     refill(client, &mut tokens, HEAVY_DELIVERIES * HEAVY_TOKENS + 500 * options.seconds as usize).await?;
-    let tokens = Mutex::new(tokens);
-    let address = server.address();
+    let scene = Scene { options, cluster, server, tokens: Mutex::new(tokens), group };
+    let (tokens, address) = (&scene.tokens, server.address());
 
     println!(
         "| next to | send p50 | p99 | failed | server's memory | server CPU | database CPU |\n|---|--:|--:|--:|--:|--:|--:|"
     );
-    let alone = honestly(options, cluster, server, &tokens, &honest).await?;
-    print("nothing", &alone);
-
-    let silent = silent_connections(address);
-    print_next(options, cluster, server, &tokens, &honest, "1,000 silent connections", silent).await?;
-
-    let half_sent = half_sent_bodies(address);
-    print_next(options, cluster, server, &tokens, &honest, "200 half-sent bodies of 1 MB", half_sent).await?;
-
-    let registrations = registrations(server)?;
-    print_next(
-        options,
-        cluster,
-        server,
-        &tokens,
-        &honest,
-        "40 registrations with 900 leaves each",
-        registrations,
-    )
-    .await?;
-
-    let spent = spent_token(client, &tokens).await?;
-    print_next(
-        options,
-        cluster,
-        server,
-        &tokens,
-        &honest,
-        "16 loops that create a group of 900 with a spent token",
-        spent,
-    )
-    .await?;
-
-    let heavy = heavy_deliveries(client, &tokens).await?;
-    print_next(
-        options,
-        cluster,
-        server,
-        &tokens,
-        &honest,
-        "8 deliveries of 60 kB to 999 queues at a time",
-        heavy,
-    )
-    .await?;
-    Ok(())
+    print("nothing", &scene.honestly().await?);
+    scene.next_to("1,000 silent connections", silent_connections(address)).await?;
+    scene.next_to("200 half-sent bodies of 1 MB", half_sent_bodies(address)).await?;
+    scene.next_to("40 registrations with 900 leaves each", registrations(server)?).await?;
+    let spent = spent_token(client, tokens).await?;
+    scene.next_to("16 loops that create a group of 900 with a spent token", spent).await?;
+    let heavy = heavy_deliveries(client, tokens).await?;
+    scene.next_to("8 deliveries of 60 kB to 999 queues at a time", heavy).await
 }
 
 /// The attack goes on until it is dropped.
 type Attack = JoinSet<()>;
 
-async fn print_next(
-    options: &Options,
-    cluster: &Cluster,
-    server: &Server,
-    tokens: &Mutex<Vec<Token>>,
-    honest: &BenchGroup,
-    name: &str,
-    mut attack: Attack,
-) -> Result<()> {
-    tokio::time::sleep(HEAD_START).await;
-    let seen = honestly(options, cluster, server, tokens, honest).await?;
-    print(name, &seen);
-    attack.shutdown().await;
-    let admin = cluster.admin().await;
-    // What is left of the attack in the database ends before the next begins.
-    tokio::time::sleep(HEAD_START).await;
-    admin
-        .batch_execute("TRUNCATE qs.messages; UPDATE qs.queues SET acked_seq = next_seq - 1; CHECKPOINT")
-        .await?;
-    Ok(())
+impl Scene<'_> {
+    /// Measures next to an attack, ends it, and clears up.
+    async fn next_to(&self, name: &str, mut attack: Attack) -> Result<()> {
+        tokio::time::sleep(HEAD_START).await;
+        print(name, &self.honestly().await?);
+        attack.shutdown().await;
+        // What is left of the attack in the database ends before the next begins.
+        tokio::time::sleep(HEAD_START).await;
+        let clear = "TRUNCATE qs.messages; UPDATE qs.queues SET acked_seq = next_seq - 1; CHECKPOINT";
+        Ok(self.cluster.admin().await.batch_execute(clear).await?)
+    }
+
+    async fn honestly(&self) -> Result<Seen> {
+        let before = Costs::read(self.cluster, self.server).await?;
+        let started = Instant::now();
+        let mut sends: Vec<JoinHandle<Option<Duration>>> = Vec::new();
+        while started.elapsed() < Duration::from_secs(2 * self.options.seconds) {
+            let token = self.tokens.lock().expect("nobody panics here").pop().context("out of tokens")?;
+            let (http, message) =
+                (Http::new(self.server.url())?, self.group.message.clone().paid_with(token));
+            sends.push(tokio::spawn(async move {
+                let sent = Instant::now();
+                let answer = tokio::time::timeout(PATIENCE, http.send_once(&message)).await;
+                matches!(answer, Ok(Ok(_))).then(|| sent.elapsed())
+            }));
+            tokio::time::sleep(PACE).await;
+        }
+        let number = sends.len();
+        let latencies: Vec<_> =
+            join_all(sends).await.into_iter().filter_map(|sent| sent.ok().flatten()).collect();
+        Ok(Seen {
+            failed: number - latencies.len(),
+            latencies,
+            memory: resident_bytes(self.server)?,
+            seconds: started.elapsed().as_secs_f64(),
+            costs: Costs::read(self.cluster, self.server).await?.since(&before),
+        })
+    }
 }
 
 fn print(name: &str, seen: &Seen) {
@@ -155,38 +145,6 @@ fn print(name: &str, seen: &Seen) {
         seen.costs.server / seen.seconds,
         seen.costs.database / seen.seconds,
     );
-}
-
-async fn honestly(
-    options: &Options,
-    cluster: &Cluster,
-    server: &Server,
-    tokens: &Mutex<Vec<Token>>,
-    group: &BenchGroup,
-) -> Result<Seen> {
-    let before = Costs::read(cluster, server).await?;
-    let started = Instant::now();
-    let mut sends: Vec<JoinHandle<Option<Duration>>> = Vec::new();
-    while started.elapsed() < Duration::from_secs(2 * options.seconds) {
-        let token = tokens.lock().expect("nobody panics here").pop().context("out of tokens")?;
-        let (http, message) = (Http::new(server.url())?, group.message.clone().paid_with(token));
-        sends.push(tokio::spawn(async move {
-            let sent = Instant::now();
-            let answer = tokio::time::timeout(PATIENCE, http.send_once(&message)).await;
-            matches!(answer, Ok(Ok(_))).then(|| sent.elapsed())
-        }));
-        tokio::time::sleep(PACE).await;
-    }
-    let number = sends.len();
-    let latencies: Vec<_> =
-        join_all(sends).await.into_iter().filter_map(|sent| sent.ok().flatten()).collect();
-    Ok(Seen {
-        failed: number - latencies.len(),
-        latencies,
-        memory: resident_bytes(server)?,
-        seconds: started.elapsed().as_secs_f64(),
-        costs: Costs::read(cluster, server).await?.since(&before),
-    })
 }
 
 fn silent_connections(address: SocketAddr) -> Attack {
