@@ -15,10 +15,7 @@ use clap::{
     Args, ValueEnum,
     builder::{BoolishValueParser, NonEmptyStringValueParser},
 };
-use figment::{
-    Figment,
-    providers::{Format, Serialized, Toml},
-};
+use figment::{Figment, providers::Serialized};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use url::Url;
@@ -360,11 +357,12 @@ impl Config {
         if let Some(path) = Self::file(settings) {
             let text = std::fs::read_to_string(&path)
                 .with_context(|| format!("cannot read the configuration file {}", path.display()))?;
+            let file = parse(&text).map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))?;
             // The file is read on its own first, so that a mistake is reported with its file and key.
-            Figment::from(Toml::string(&text))
+            Figment::from(Serialized::defaults(&file))
                 .extract::<Config>()
                 .map_err(|error| anyhow::anyhow!("{}: {}", path.display(), describe(error)))?;
-            layers = layers.merge(Toml::string(&text));
+            layers = layers.merge(Serialized::defaults(&file));
         }
         let config: Config = layers
             .merge(Serialized::defaults(settings))
@@ -435,6 +433,14 @@ fn is_origin(text: &str) -> bool {
     Url::parse(text).is_ok_and(|url| {
         let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
         url.host_str().is_some_and(|host| text == format!("{}://{host}{port}", url.scheme()))
+    })
+}
+
+/// Reads TOML. An error names the line and not its text, in which there may be a password.
+fn parse(text: &str) -> Result<toml::Table, String> {
+    toml::from_str(text).map_err(|error| {
+        let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+        format!("line {}: {}", before.matches('\n').count() + 1, error.message())
     })
 }
 

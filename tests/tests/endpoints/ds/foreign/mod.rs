@@ -389,7 +389,8 @@ impl Play {
                 self.members[by].proposed = Some(Proposal::Update);
                 self.receive(Some(by), None).await;
             }
-            Operation::AddUser if room => {
+            // A place is left for somebody who joins by external commit.
+            Operation::AddUser if self.members.len() + 1 < MOST_MEMBERS => {
                 let Some(by) = self.pick(|member| member.library == library && member.stays) else {
                     return false;
                 };
@@ -436,6 +437,15 @@ impl Play {
         *self.done.entry((library, operation)).or_default() += 1;
         true
     }
+
+    /// The operations that a library can do and did not do yet.
+    fn missing(&self) -> Vec<(Library, Operation)> {
+        LIBRARIES
+            .into_iter()
+            .flat_map(|library| OPERATIONS_OF_EACH.map(|operation| (library, operation)))
+            .filter(|of| *of != (Library::TsMls, Operation::ProposeUpdate) && !self.done.contains_key(of))
+            .collect()
+    }
 }
 
 /// A leaf of a user's, who may be a new one, and the mailbox where it receives.
@@ -457,17 +467,12 @@ async fn a_group_of_mls_rs_openmls_and_ts_mls_lives_through_this_ds() {
             play.world.restock(40).await;
             done += usize::from(play.step(operation, *library).await);
         }
-        if done >= OPERATIONS {
+        if done >= OPERATIONS && play.missing().is_empty() {
             break;
         }
-        assert!(round < OPERATIONS, "{done} operations only: {:?}", play.done);
+        assert!(round < OPERATIONS, "{done} operations, but none of these: {:?}", play.missing());
     }
     println!("{done} operations, {} members at the end: {:?}", play.members.len(), play.done);
-    for library in LIBRARIES {
-        for operation in OPERATIONS_OF_EACH {
-            let can = (library, operation) != (Library::TsMls, Operation::ProposeUpdate);
-            assert_eq!(play.done.contains_key(&(library, operation)), can, "{library:?}, {operation:?}");
-        }
-    }
+    assert!(!play.done.contains_key(&(Library::TsMls, Operation::ProposeUpdate)), "ts-mls has no such call");
     play.world.close();
 }
