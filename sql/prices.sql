@@ -4,6 +4,7 @@
 WITH listed (endpoint, price) AS (VALUES
     ('auth.commit_identity', 1),
     ('auth.look_up_user', 1),
+    ('auth.make_invite', 1),
     ('auth.publish_contact', 1),
     ('auth.store_credential', 1),
     ('ds.create_group', 1),

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Address, GroupInfo, HpkePublicKey, IssuedCredential, MlsMessage, PublicKey, RatchetTree, Signature,
+    admission::Admission,
     key::{BadSignature, PublishedKey, SigningKey},
     label::Label,
     name::{Domain, UserName},
@@ -19,12 +20,14 @@ pub struct RegisterUser {
     pub name: UserName,
     pub group_info: GroupInfo,
     pub ratchet_tree: RatchetTree,
+    #[serde(default)]
+    pub admission: Admission,
 }
 
 impl RegisterUser {
-    /// The greatest body of the request, in bytes and in any encoding: room for one leaf and a GroupInfo, of which ours
-    /// have 700 together.
-    pub const MAX_BYTES: usize = 8192;
+    /// The greatest body of the request, in bytes and in any encoding: room for an ID token, and for one leaf and a
+    /// GroupInfo, of which ours have 700 together.
+    pub const MAX_BYTES: usize = 16 * 1024;
 }
 
 /// The answer to `POST /as/users` (201) and `POST /as/credentials` (200).

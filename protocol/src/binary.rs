@@ -138,6 +138,8 @@ fixed! {
     SealedPush[61];
     /// SHA-256 of a message.
     MessageDigest[32];
+    /// The hash of an invite's code, see [`crate::admission::InviteCode`].
+    InviteDigest[32];
 }
 
 impl MessageDigest {

@@ -10,6 +10,7 @@ mod random;
 
 pub mod aas;
 pub mod address;
+pub mod admission;
 pub mod auth;
 pub mod chain;
 pub mod credential;
@@ -31,6 +32,6 @@ pub mod wake;
 
 pub use binary::{
     Address, Attributes, ChainHeader, Ciphertext, FriendshipToken, GroupInfo, HpkePublicKey,
-    IssuedCredential, MessageDigest, MlsMessage, P256PublicKey, Payload, PublicKey, PushAuth, QueueId,
+    InviteDigest, IssuedCredential, MessageDigest, MlsMessage, P256PublicKey, Payload, PublicKey, PushAuth, QueueId,
     RatchetTree, SealedPush, SealedSubscription, Signature, StateKey, StockId, Welcome, WrongLength,
 };

@@ -10,6 +10,7 @@ use openmls::prelude::{
 use openmls_traits::OpenMlsProvider as _;
 use postern_protocol::{
     GroupInfo, MlsMessage, PublicKey, RatchetTree, Welcome,
+    admission::Admission,
     auth::{CommitIdentity, RegisterUser},
     key::SigningKey,
     name::UserName,
@@ -61,6 +62,7 @@ pub(crate) fn create(tx: &Tx<'_>, name: &UserName, client: &SigningKey) -> Resul
         name: name.clone(),
         group_info: GroupInfo::new(mls::message_bytes(&group_info)?),
         ratchet_tree: RatchetTree::new(ratchet_tree),
+        admission: Admission::Open,
     };
     Ok((group.group_id().as_slice().to_vec(), user))
 }

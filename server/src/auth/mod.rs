@@ -4,15 +4,19 @@
 pub mod commit_identity;
 mod identity;
 pub mod look_up_user;
+pub mod make_invite;
+mod oidc;
 pub mod publish_contact;
 pub mod published_keys;
 pub mod register_user;
+pub mod registration_terms;
 pub mod sign_credential;
 mod signer;
 
 use std::sync::Arc;
 
-use crate::home::Home;
+use crate::{config::OidcConfig, home::Home};
+pub use oidc::{Oidc, OidcError, Subject};
 use signer::Signer;
 
 /// The state of the AS.
@@ -21,6 +25,8 @@ pub struct As {
     home: Home,
     /// Signs client credentials (AS-2).
     signer: Arc<Signer>,
+    /// The operator's identity provider, if there is one (AS-1).
+    oidc: Option<Arc<Oidc>>,
 }
 
 impl As {
@@ -28,8 +34,9 @@ impl As {
     ///
     /// # Errors
     /// A database that does not answer, keys that do not open under the master key.
-    pub async fn load(home: &Home) -> anyhow::Result<Self> {
-        Ok(Self { home: home.clone(), signer: Arc::new(Signer::load(home).await?) })
+    pub async fn load(home: &Home, oidc: &OidcConfig) -> anyhow::Result<Self> {
+        let oidc = Oidc::load(oidc, home).await?.map(Arc::new);
+        Ok(Self { home: home.clone(), signer: Arc::new(Signer::load(home).await?), oidc })
     }
 
     /// Makes a signing key if none lasts, and loads those in the database.
@@ -40,7 +47,7 @@ impl As {
         self.signer.renew(&self.home).await
     }
 
-    /// Forgets the attempts to register of hours that are over.
+    /// Forgets the attempts to register of hours that are over, and the invites that have expired.
     ///
     /// # Errors
     /// A database that does not answer.
@@ -56,6 +63,7 @@ pub fn outcomes() -> Vec<crate::database::outcome::Declared> {
     vec![
         declared::<commit_identity::CommitIdentityOutcome>(),
         declared::<look_up_user::LookUpUserOutcome>(),
+        declared::<make_invite::MakeInviteOutcome>(),
         declared::<publish_contact::PublishContactOutcome>(),
         declared::<register_user::AdmitRegistrationOutcome>(),
         declared::<register_user::RegisterUserOutcome>(),

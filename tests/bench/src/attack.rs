@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, Result};
 use futures_util::future::join_all;
 use postern_client::{Client, Http, Request, Token};
-use postern_protocol::auth::RegisterUser;
+use postern_protocol::{admission::Admission, auth::RegisterUser};
 use postern_tests_kit::{Cluster, Commit, Party, Server, home};
 use tokio::{
     io::AsyncWriteExt,
@@ -196,6 +196,7 @@ fn registrations(server: &Server) -> Result<Attack> {
         name: name.parse()?,
         group_info: device.group_info(),
         ratchet_tree: device.ratchet_tree(),
+        admission: Admission::Open,
     };
     let mut attack = JoinSet::new();
     for _ in 0..REGISTRATIONS {

@@ -3,6 +3,7 @@
 use openmls::prelude::{Extensions, Lifetime};
 use postern_protocol::{
     MlsMessage,
+    admission::Admission,
     auth::{CommitIdentity, CredentialIssued, RegisterUser, UserRecord},
     name::{Domain, UserName},
 };
@@ -46,6 +47,7 @@ pub fn registration(name: &UserName, device: &Party) -> Call {
         name: name.clone(),
         group_info: device.group_info(),
         ratchet_tree: device.ratchet_tree(),
+        admission: Admission::Open,
     };
     Call::post("/as/users").with(&body).signed_by(&device.key)
 }
@@ -79,7 +81,7 @@ impl World {
     }
 
     pub async fn look_up(&self, name: &UserName) -> UserRecord {
-        self.pay(&Call::get(format!("/as/users/{name}"))).await.decode()
+        self.pay(&Call::get(format!("/as/users/{}", name.path_segment()))).await.decode()
     }
 
     /// Adds a client to a user's EID, by the first one.
