@@ -27,6 +27,8 @@ pub fn for_error(error: &Error) -> &'static str {
 fn for_problem(kind: ProblemType) -> &'static str {
     match kind {
         ProblemType::NameTaken => ". Choose another name",
+        ProblemType::NotAdmitted => ". `register --help` tells how to bring an invite (--invite) or a login (--sign-in)",
+        ProblemType::AccountExists => ". `link-request` adds this device to it",
         ProblemType::TooManyRegistrations => ". The same command goes on in the next hour",
         ProblemType::AllowanceUsedUp => {
             ". The operator sets how many tokens a client gets in a time frame; wait for the next one"

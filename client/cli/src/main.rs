@@ -5,6 +5,7 @@
 mod advice;
 mod commands;
 mod output;
+mod sign_in;
 
 use std::process::ExitCode;
 
