@@ -121,7 +121,11 @@ impl<W: Wallet> Api<W> {
     ///
     /// # Errors
     /// `too-many-invites`, `account-suspended`; and as [`Api::paid`].
-    pub async fn make_invite(&self, invite: &MakeInvite, client: &SigningKey) -> Result<InviteMade, W::Error> {
+    pub async fn make_invite(
+        &self,
+        invite: &MakeInvite,
+        client: &SigningKey,
+    ) -> Result<InviteMade, W::Error> {
         let request = Request::post("/as/invites").cbor(invite).signed_by(client, &self.origin);
         Ok(self.paid(request).await?.decode()?)
     }

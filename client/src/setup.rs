@@ -49,12 +49,8 @@ pub(crate) async fn registration_nonce(
 }
 
 /// Answers by which the key is nobody's, and its registration over: another may begin, of another name, say.
-const REFUSALS: [ProblemType; 4] = [
-    ProblemType::NameTaken,
-    ProblemType::NotAllowed,
-    ProblemType::NotAdmitted,
-    ProblemType::AccountExists,
-];
+const REFUSALS: [ProblemType; 4] =
+    [ProblemType::NameTaken, ProblemType::NotAllowed, ProblemType::NotAdmitted, ProblemType::AccountExists];
 
 /// Registers `name`, which may leave out the server's domain.
 pub(crate) async fn register(

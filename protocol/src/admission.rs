@@ -209,7 +209,9 @@ mod tests {
         for typed in ["0123456789abcdef", "OI23 4567 89AB CDEF", " ol2345678-9abcdef\n"] {
             assert_eq!(typed.parse().as_ref(), Ok(&code), "{typed}");
         }
-        for bad in ["", "0123-4567-89ab-cde", "0123-4567-89ab-cdef0", "u123-4567-89ab-cdef", "0123-4567-89ab-cdeф"] {
+        for bad in
+            ["", "0123-4567-89ab-cde", "0123-4567-89ab-cdef0", "u123-4567-89ab-cdef", "0123-4567-89ab-cdeф"]
+        {
             assert_eq!(bad.parse::<InviteCode>(), Err(AdmissionError::Code), "{bad}");
         }
         assert!("-".repeat(1000).parse::<InviteCode>().is_err());

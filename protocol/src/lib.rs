@@ -31,7 +31,7 @@ pub mod token;
 pub mod wake;
 
 pub use binary::{
-    Address, Attributes, ChainHeader, Ciphertext, FriendshipToken, GroupInfo, HpkePublicKey,
-    InviteDigest, IssuedCredential, MessageDigest, MlsMessage, P256PublicKey, Payload, PublicKey, PushAuth, QueueId,
+    Address, Attributes, ChainHeader, Ciphertext, FriendshipToken, GroupInfo, HpkePublicKey, InviteDigest,
+    IssuedCredential, MessageDigest, MlsMessage, P256PublicKey, Payload, PublicKey, PushAuth, QueueId,
     RatchetTree, SealedPush, SealedSubscription, Signature, StateKey, StockId, Welcome, WrongLength,
 };

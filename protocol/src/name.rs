@@ -50,7 +50,9 @@ pub enum NameError {
     Scripts,
     #[error("a user name has a letter with too many accents")]
     Marks,
-    #[error("a user name that is written from right to left begins with a letter, and has no other letters in it")]
+    #[error(
+        "a user name that is written from right to left begins with a letter, and has no other letters in it"
+    )]
     Direction,
 }
 
@@ -144,7 +146,9 @@ pub fn canonical(local: &str) -> Result<String, NameError> {
         return Err(NameError::Marks);
     }
     match name.detect_restriction_level() {
-        RestrictionLevel::ASCIIOnly | RestrictionLevel::SingleScript | RestrictionLevel::HighlyRestrictive => {}
+        RestrictionLevel::ASCIIOnly
+        | RestrictionLevel::SingleScript
+        | RestrictionLevel::HighlyRestrictive => {}
         // A character is not one for identifiers (UTS #39 §3.1).
         RestrictionLevel::Unrestricted => return Err(NameError::Characters),
         RestrictionLevel::ModeratelyRestrictive | RestrictionLevel::MinimallyRestrictive => {
@@ -189,7 +193,8 @@ fn folded(text: &str) -> String {
 
 fn is_separator(c: char) -> bool {
     // The last ones are the middle dot, the hyphens and apostrophes that UTS #39 allows in identifiers.
-    PUNCTUATION.contains(&c) || matches!(c, '\'' | '\u{b7}' | '\u{58a}' | '\u{2010}' | '\u{2019}' | '\u{2027}' | '\u{30fb}')
+    PUNCTUATION.contains(&c)
+        || matches!(c, '\'' | '\u{b7}' | '\u{58a}' | '\u{2010}' | '\u{2019}' | '\u{2027}' | '\u{30fb}')
 }
 
 /// Digits, and the letter i, as the letters that people put them for. The skeleton has made l of 1 and o of 0.
@@ -397,7 +402,8 @@ mod tests {
         ] {
             assert!(!alike(one, other), "{one} and {other}");
         }
-        let digits: std::collections::BTreeSet<_> = ('0'..='9').map(|digit| skeleton(&digit.to_string())).collect();
+        let digits: std::collections::BTreeSet<_> =
+            ('0'..='9').map(|digit| skeleton(&digit.to_string())).collect();
         assert_eq!(digits.len(), 10, "no two digits are taken for each other");
     }
 

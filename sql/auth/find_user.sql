@@ -1,4 +1,4 @@
--- auth.find_user: finds the account of a name that an operator gives, in any form: ALICE is alice.
+-- auth.find_user: finds the account of a name that an operator gives, in any form: capital letters do not matter, say.
 --
 --   user_name: without @ and domain
 --

@@ -71,7 +71,9 @@ async fn returned(listener: &TcpListener, state: &str) -> anyhow::Result<String>
         let (mut browser, _) = listener.accept().await?;
         // A browser asks for more than it was sent for, such as an icon.
         let Some(answer) = asked(&mut browser).await else { continue };
-        let value = |name: &str| answer.query_pairs().find(|(key, _)| key == name).map(|(_, value)| value.into_owned());
+        let value = |name: &str| {
+            answer.query_pairs().find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
+        };
         if value("state").as_deref() != Some(state) {
             reply(&mut browser, "404 Not Found", "This is not the page that was left open.").await;
             continue;

@@ -189,7 +189,9 @@ fn reason(error: &ClaimsVerificationError) -> &'static str {
         ClaimsVerificationError::Expired(_) => "the ID token has expired",
         ClaimsVerificationError::InvalidAudience(_) => "the ID token is for another audience",
         ClaimsVerificationError::InvalidIssuer(_) => "the ID token is another issuer's",
-        ClaimsVerificationError::InvalidNonce(_) => "the ID token has another nonce: it was made for something else",
+        ClaimsVerificationError::InvalidNonce(_) => {
+            "the ID token has another nonce: it was made for something else"
+        }
         ClaimsVerificationError::SignatureVerification(_) => {
             "the ID token is not signed by a key of the identity provider"
         }

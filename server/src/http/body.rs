@@ -337,9 +337,8 @@ mod tests {
         let counted = sent.clone();
         let body = body.inspect(move |_| *counted.lock().unwrap() += 1);
         let read = bodies.0.bounds;
-        let read = bodies
-            .read_whole(source(1), None, std::pin::pin!(body), Bounds { bytes: 4000, ..read })
-            .await;
+        let read =
+            bodies.read_whole(source(1), None, std::pin::pin!(body), Bounds { bytes: 4000, ..read }).await;
         assert_eq!(read.err().map(|failure| failure.to_string()).as_deref(), Some("The body is too large"));
         assert_eq!(*sent.lock().unwrap(), 5, "the part that is too much is the last one");
     }

@@ -17,11 +17,13 @@ use crate::{
 #[derive(Subcommand)]
 pub enum Command {
     /// Register a new user with this as the first device
-    #[command(long_about = "Register a new user with this as the first device. A server that does not let everybody \
+    #[command(
+        long_about = "Register a new user with this as the first device. A server that does not let everybody \
                       in asks for an invite, or for a login at its identity provider: `register alice --sign-in` \
                       shows the address of the login page, to be opened in a browser on this machine. Where that is \
                       no use, `register alice --print-nonce` shows the nonce with which an ID token has to be \
-                      asked for in another way, and `register alice --id-token FILE` brings the token.")]
+                      asked for in another way, and `register alice --id-token FILE` brings the token."
+    )]
     Register {
         /// alice, or alice@example.org
         name: String,
@@ -71,7 +73,8 @@ impl Proof {
             return Ok(Admission::IdToken(sign_in::id_token(builder, name).await?));
         }
         let Some(file) = &self.id_token else { return Ok(Admission::Open) };
-        let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+        let text =
+            std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
         Ok(Admission::IdToken(text.trim().parse::<IdToken>()?))
     }
 }

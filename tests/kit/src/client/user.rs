@@ -43,11 +43,16 @@ impl User {
 }
 
 pub fn registration(name: &UserName, device: &Party) -> Call {
+    registration_with(name, device, Admission::Open)
+}
+
+/// A registration that brings an invite or an ID token.
+pub fn registration_with(name: &UserName, device: &Party, admission: Admission) -> Call {
     let body = RegisterUser {
         name: name.clone(),
         group_info: device.group_info(),
         ratchet_tree: device.ratchet_tree(),
-        admission: Admission::Open,
+        admission,
     };
     Call::post("/as/users").with(&body).signed_by(&device.key)
 }

@@ -81,7 +81,11 @@ async fn a_user_that_asks_several_servers_at_once_makes_no_more() {
     let replies = join_all(sent.map(|(index, wire)| world.send_to(&world.servers[index % 2], wire))).await;
     let made = replies.iter().filter(|reply| reply.status == StatusCode::CREATED).count();
     assert_eq!((made, world.count("auth.invites").await), (3, 3));
-    assert!(replies.iter().all(|reply| reply.status == StatusCode::CREATED || reply.is_problem("too-many-invites")));
+    assert!(
+        replies
+            .iter()
+            .all(|reply| reply.status == StatusCode::CREATED || reply.is_problem("too-many-invites"))
+    );
     world.close();
 }
 

@@ -282,10 +282,10 @@ async fn no_two_accounts_have_names_that_look_alike() {
         assert_eq!(error.code(), Some(&tokio_postgres::error::SqlState::UNIQUE_VIOLATION), "{name}");
     }
     for name in ["Alice", "jose\u{301}", "аlice", "", ".a", "a😀"] {
-        let error = world.admin.execute("INSERT INTO auth.users (name) VALUES ($1)", &[&name]).await.unwrap_err();
+        let error =
+            world.admin.execute("INSERT INTO auth.users (name) VALUES ($1)", &[&name]).await.unwrap_err();
         assert_eq!(error.code(), Some(&tokio_postgres::error::SqlState::CHECK_VIOLATION), "{name}");
     }
-    world.close();
 }
 
 #[tokio::test]
@@ -295,10 +295,13 @@ async fn of_two_that_race_for_names_that_look_alike_one_wins() {
         let names = [format!("ro-und{round}"), format!("r.ound{round}"), format!("r0und{round}")];
         let wires = names.map(|name| User::new(&name).registration().wire());
         let sent = wires.iter().enumerate();
-        let replies = join_all(sent.map(|(index, wire)| world.send_to(&world.servers[index % 2], wire))).await;
+        let replies =
+            join_all(sent.map(|(index, wire)| world.send_to(&world.servers[index % 2], wire))).await;
         let registered = replies.iter().filter(|reply| reply.status == StatusCode::CREATED).count();
         assert_eq!(registered, 1);
-        assert!(replies.iter().all(|reply| reply.status == StatusCode::CREATED || reply.is_problem("name-taken")));
+        assert!(
+            replies.iter().all(|reply| reply.status == StatusCode::CREATED || reply.is_problem("name-taken"))
+        );
     }
     assert_eq!(world.count("auth.users").await, 5);
     world.close();

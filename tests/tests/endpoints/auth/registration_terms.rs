@@ -34,7 +34,6 @@ async fn a_stranger_is_told_what_a_registration_needs() {
         let set = format!("SELECT operator.set_registration_policy({bad})");
         assert!(operator.execute(&set, &[]).await.is_err(), "{bad}");
     }
-    world.close();
 
     // The provider is told as it is configured; nobody has asked it for anything yet.
     let world = World::builder()

@@ -264,7 +264,8 @@ async fn a_body_that_breaks_off_changes_nothing() {
 async fn small_requests_have_small_bodies_and_are_refused_by_the_length_that_they_announce() {
     let world = World::start().await;
     let entries = every_request(&world).await;
-    let limit = |name: &str| entries.iter().find(|entry| entry.name.starts_with(name)).expect("it is one").max_body;
+    let limit =
+        |name: &str| entries.iter().find(|entry| entry.name.starts_with(name)).expect("it is one").max_body;
     assert_eq!(limit("POST /as/users"), 16 * 1024);
     assert_eq!(limit("POST /qs/deposits"), 64 * 1024);
     assert_eq!(limit("POST /ds/groups/{group_id}/messages"), LIMIT);
