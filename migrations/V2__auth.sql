@@ -88,8 +88,8 @@ COMMENT ON COLUMN auth.users.user_id IS 'Random id, known to this schema and the
 COMMENT ON COLUMN auth.users.name IS
     'User name before @: lower-case ASCII, so that no two names look alike (AS-1). Never changes';
 
--- Transcripts (protocol/src/eid.rs): the database computes them too, so that no server process can write a history that
--- does not follow from the one before.
+-- Transcripts (protocol/src/eid.rs): the database computes them too (auth.following_transcript has the next one), so that
+-- no server process can write a history that does not follow from the one before.
 CREATE FUNCTION auth.founding_transcript(previous_end bytea, group_info bytea, ratchet_tree bytea) RETURNS bytea
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -100,13 +100,6 @@ END
 $$;
 COMMENT ON FUNCTION auth.founding_transcript IS
     'Transcript of epoch 0 of an incarnation: of the end of the one before, or null, and of its GroupInfo and tree (AS-3)';
-CREATE FUNCTION auth.following_transcript(transcript bytea, commit bytea) RETURNS bytea
-LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-    RETURN sha256('Postern EID commit'::bytea || '\x00'::bytea || transcript || commit);
-END
-$$;
-COMMENT ON FUNCTION auth.following_transcript IS 'Transcript after a commit (AS-3)';
 
 CREATE TABLE auth.incarnations (
     user_id uuid REFERENCES auth.users,
