@@ -54,11 +54,6 @@ pub struct CommitIdentity {
     pub state: SignedState,
 }
 
-impl CommitIdentity {
-    /// The greatest GroupInfo of a commit, in bytes, beyond the identity's extensions: ours have some 400.
-    pub const MAX_GROUP_INFO_BYTES: usize = 4096;
-}
-
 /// The answer to `POST /as/eid/commits` (200): the epoch that the commit began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IdentityCommitted {
