@@ -462,5 +462,11 @@ CREATE TYPE auth.admit_reset_outcome AS ENUM ('admitted', 'source_limited', 'ser
 COMMENT ON TYPE auth.admit_reset_outcome IS 'Outcomes of auth.admit_reset';
 CREATE TYPE auth.end_identity_outcome AS ENUM ('ended', 'wrong_proof', 'client_known', 'too_many_resets');
 COMMENT ON TYPE auth.end_identity_outcome IS 'Outcomes of auth.end_identity';
+CREATE TYPE auth.reset_account_outcome AS ENUM ('reset', 'wrong_proof', 'not_ended', 'client_known');
+COMMENT ON TYPE auth.reset_account_outcome IS 'Outcomes of auth.reset_account';
+CREATE TYPE auth.rename_user_outcome AS ENUM (
+    'renamed', 'token_spent', 'unknown_client', 'wrong_proof', 'name_taken', 'too_many_renames', 'wrong_epoch',
+    'too_many_commits', 'too_large');
+COMMENT ON TYPE auth.rename_user_outcome IS 'Outcomes of auth.rename_user';
 CREATE TYPE auth.add_signing_key_outcome AS ENUM ('added', 'exists');
 COMMENT ON TYPE auth.add_signing_key_outcome IS 'Outcomes of auth.add_signing_key';

@@ -66,6 +66,8 @@ GRANT EXECUTE ON FUNCTION auth.replace_recovery_key TO postern_server;
 GRANT EXECUTE ON FUNCTION auth.delete_account TO postern_server;
 GRANT EXECUTE ON FUNCTION auth.admit_reset TO postern_server;
 GRANT EXECUTE ON FUNCTION auth.end_identity TO postern_server;
+GRANT EXECUTE ON FUNCTION auth.reset_account TO postern_server;
+GRANT EXECUTE ON FUNCTION auth.rename_user TO postern_server;
 GRANT EXECUTE ON FUNCTION auth.expire TO postern_server;
 GRANT EXECUTE ON FUNCTION auth.load_signing_keys TO postern_server;
 GRANT EXECUTE ON FUNCTION auth.add_signing_key TO postern_server;

@@ -6,6 +6,7 @@ WITH listed (endpoint, price) AS (VALUES
     ('auth.delete_account', 1),
     ('auth.look_up_user', 1),
     ('auth.publish_contact', 1),
+    ('auth.rename_user', 1),
     ('auth.replace_recovery_key', 1),
     ('auth.store_credential', 1),
     ('ds.create_group', 1),

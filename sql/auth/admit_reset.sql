@@ -5,16 +5,16 @@
 --   source: HMAC of the sender's network address (32 bytes)
 --   name: the part before @
 --
--- Returns admitted, with the account's recovery key, the number and the last transcript of its last incarnation, and
--- whether that one lives; all null if there is no such account; and max_leaf_bytes, the limit of the first client's
--- leaf. source_limited, server_limited: no more attempts are taken in this hour from this address, or from all addresses
+-- Returns admitted, with the account's recovery key, null if there is no such account; the number and the last transcript
+-- of its last incarnation that ended, null if none did; and max_leaf_bytes, the limit of the first client's leaf.
+-- source_limited, server_limited: no more attempts are taken in this hour from this address, or from all addresses
 -- together. With all of them: allowance, the number of attempts in an hour that counted here, and resets_in, the seconds
 -- until the next hour begins.
 -- Called by POST /as/account/end and POST /as/account/reset.
 CREATE OR REPLACE FUNCTION auth.admit_reset(
     source bytea, name text,
     OUT outcome auth.admit_reset_outcome, OUT allowance integer, OUT resets_in integer, OUT max_leaf_bytes integer,
-    OUT recovery_key bytea, OUT incarnation integer, OUT transcript bytea, OUT lives boolean)
+    OUT recovery_key bytea, OUT incarnation integer, OUT transcript bytea)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     all_sources CONSTANT bytea := '\x00'::bytea;
@@ -51,10 +51,10 @@ BEGIN
         RETURN;
     END IF;
     outcome := 'admitted';
-    SELECT u.recovery_key, i.incarnation, i.transcript, i.eid IS NOT NULL
-      INTO recovery_key, incarnation, transcript, lives
+    SELECT u.recovery_key, i.incarnation, i.transcript
+      INTO recovery_key, incarnation, transcript
       FROM auth.users u
-      JOIN auth.incarnations i USING (user_id)
+      LEFT JOIN auth.incarnations i ON i.user_id = u.user_id AND i.eid IS NULL
      WHERE u.name = admit_reset.name
      ORDER BY i.incarnation DESC
      LIMIT 1;

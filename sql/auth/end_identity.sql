@@ -17,6 +17,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     of_user uuid;
     lives boolean;
+    may boolean;
 BEGIN
     SELECT u.user_id INTO of_user
       FROM auth.users u
@@ -36,12 +37,12 @@ BEGIN
      ORDER BY i.incarnation DESC
      LIMIT 1;
     IF lives THEN
-        IF NOT auth.count_change(of_user, 'reset') THEN
+        SELECT m.may, m.allowance, m.resets_in INTO may, allowance, resets_in FROM auth.may_change(of_user, 'reset') m;
+        IF NOT may THEN
             outcome := 'too_many_resets';
-            allowance := (SELECT s.resets_per_month FROM auth.settings s);
-            resets_in := auth.seconds_to_next_month(now());
             RETURN;
         END IF;
+        PERFORM auth.count_change(of_user, 'reset');
         DELETE FROM auth.clients c WHERE c.user_id = of_user;
         UPDATE auth.incarnations i
            SET eid = NULL

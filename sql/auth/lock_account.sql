@@ -4,7 +4,7 @@
 --   client_key: Ed25519 key of the client, verified by the caller
 --   recovery_key: the verifier that the proof was verified with
 --
--- Returns the user, or null if the client is gone; proven: false if the account has another recovery key by now.
+-- Returns the user, or null if the client is gone or not confirmed (AS-4); proven: false if the account has another recovery key by now.
 -- Called by auth.delete_account, auth.rename_user and auth.replace_recovery_key.
 CREATE OR REPLACE FUNCTION auth.lock_account(
     client_key bytea, recovery_key bytea, OUT user_id uuid, OUT proven boolean)
@@ -17,6 +17,6 @@ BEGIN
     SELECT u.user_id, u.recovery_key = lock_account.recovery_key INTO user_id, proven
       FROM auth.clients c
       JOIN auth.users u ON u.user_id = c.user_id
-     WHERE c.client_key = lock_account.client_key;
+     WHERE c.client_key = lock_account.client_key AND c.confirmed;
 END
 $$;
