@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    GroupInfo, IssuedCredential, PublicKey, RatchetTree, Transcript, auth::CommitIdentity, eid::SignedState,
+    GroupInfo, PublicKey, RatchetTree, Transcript, auth::CommitIdentity, eid::SignedState,
     name::UserName, second_proof::SecondProof,
 };
 
@@ -23,7 +23,8 @@ pub struct DeleteAccount {
     pub proof: SecondProof,
 }
 
-/// `PUT /as/account/name`, signed by a client, which makes the commit.
+/// `PUT /as/account/name`, signed by a client, which makes the commit. Answered as that
+/// ([`crate::auth::IdentityCommitted`]).
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RenameUser {
     /// The new name, of the same domain.
@@ -31,15 +32,6 @@ pub struct RenameUser {
     /// An update of the client's own leaf, which gets the new name. Its state is signed under the new name.
     pub commit: CommitIdentity,
     pub proof: SecondProof,
-}
-
-/// The answer to `PUT /as/account/name` (200).
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct UserRenamed {
-    /// The epoch that the commit began.
-    pub epoch: u64,
-    /// The client's credential under the new name.
-    pub credential: IssuedCredential,
 }
 
 /// `POST /as/account/end`, signed by the client that is going to begin the next identity; no token. The present identity

@@ -4,9 +4,10 @@
 //! it does nothing until its own update has confirmed it (AS-4).
 
 use openmls::prelude::{
-    BasicCredential, Credential, ExtensionType, LeafNode, LeafNodeIndex, LeafNodeSource, Lifetime, MlsMessageBodyIn,
+    BasicCredential, Credential, ExtensionType, LeafNode, LeafNodeIndex, Lifetime, MlsMessageBodyIn,
     Proposal, StagedCommit,
 };
+use openmls::treesync::LeafNodeSource;
 use postern_protocol::{
     GroupInfo, PublicKey, RatchetTree, Transcript, TreeHash,
     eid::{EidState, Founding, SignedState},

@@ -5,7 +5,8 @@
 use http::StatusCode;
 use postern_protocol::{
     IssuedCredential, PublicKey,
-    account::{RenameUser, UserRenamed},
+    account::RenameUser,
+    auth::IdentityCommitted,
     problem::{Problem, ProblemType},
     second_proof::Operation,
 };
@@ -80,8 +81,7 @@ pub async fn rename_user(auth: As, request: Request, payment: Payment) -> Outcom
     match outcome {
         RenameUserOutcome::Renamed => {
             let epoch = row.get::<_, i64>("current_epoch") as u64;
-            let credential = auth.signer.issue(body.name.clone(), signer);
-            request.answer(StatusCode::OK, &UserRenamed { epoch, credential })
+            request.answer(StatusCode::OK, &IdentityCommitted { epoch })
         }
         RenameUserOutcome::UnknownClient => Err(ProblemType::NotAllowed.into()),
         RenameUserOutcome::WrongProof => Err(ProblemType::WrongProof.into()),
