@@ -39,6 +39,8 @@ pub struct RenameUser {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct EndIdentity {
     pub name: UserName,
+    /// Seconds since 1970; not older than a signature may be ([`crate::signature::MAX_AGE`]).
+    pub time: u64,
     pub proof: SecondProof,
 }
 

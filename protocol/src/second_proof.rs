@@ -1,8 +1,8 @@
 //! The second proof, which an account's owner shows for what cannot be undone (AS-8, AS-9): the recovery key that was
 //! made at registration. The AS has the public half only, so neither a dump nor a stolen device replaces the owner.
 //!
-//! A proof is for one operation with all that it changes. None is good a second time: a new identity, a new epoch or a
-//! new key is in it, or its account is gone.
+//! A proof is for one operation with all that it changes. None is good a second time: a new identity, a new epoch, a new
+//! key or the time is in it, or its account is gone.
 
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop};
@@ -51,8 +51,9 @@ impl RecoveryKey {
 /// An operation that asks for a second proof, with everything that it changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation<'a> {
-    /// Ends the identity, whose clients are lost; `client` is the one that begins the next.
-    EndIdentity { client: PublicKey },
+    /// Ends the identity, whose clients are lost; `client` is the one that begins the next. `time` is in seconds since
+    /// 1970: what is ended is not known to that client, so the proof is good for some minutes only.
+    EndIdentity { client: PublicKey, time: u64 },
     /// Begins the identity after one that ended.
     ResetAccount { founding: Transcript },
     /// Takes another name with the commit that leads to this state.
@@ -95,7 +96,7 @@ impl SecondProof {
 impl Operation<'_> {
     /// `"Postern second proof" || 0 || len(name) as u16 || name || operation as u8 || content`. The content is, of
     ///
-    /// - operation 1, the end of an identity: the client key;
+    /// - operation 1, the end of an identity: the client key, and the time as u64;
     /// - 2, a reset: the founding transcript;
     /// - 3, a change of name: the state (44 bytes), and the new name in UTF-8;
     /// - 4, deletion: the client key;
@@ -103,7 +104,9 @@ impl Operation<'_> {
     pub fn to_be_signed(&self, user: &UserName) -> Vec<u8> {
         let (length, name) = prefixed(user);
         let (number, content) = match self {
-            Self::EndIdentity { client } => (1, client.as_bytes().to_vec()),
+            Self::EndIdentity { client, time } => {
+                (1, [client.as_bytes().as_slice(), &time.to_be_bytes()].concat())
+            }
             Self::ResetAccount { founding } => (2, founding.as_bytes().to_vec()),
             Self::RenameUser { to, eid } => {
                 (3, [eid.to_bytes().as_slice(), to.to_string().as_bytes()].concat())
@@ -138,7 +141,7 @@ mod tests {
         let eid = EidState { incarnation: 0, epoch: 1, transcript };
         // The contents are alike: only their kind tells them apart.
         let operations = [
-            Operation::EndIdentity { client },
+            Operation::EndIdentity { client, time: 0 },
             Operation::ResetAccount { founding: transcript },
             Operation::RenameUser { to: &bob, eid },
             Operation::DeleteAccount { client },

@@ -49,8 +49,9 @@ pub(crate) async fn reset(
     let (client, user) = (account.client_key(), account.user.clone());
     let prove = |operation: &Operation<'_>| SecondProof::recovery(recovery_key, &user, operation);
     if account.credential.is_none() && account.reset.is_none() {
-        let proof = prove(&Operation::EndIdentity { client: client.public_key() });
-        let ended = http.end_identity(&EndIdentity { name: user.clone(), proof }, &client).await?;
+        let time = store.now();
+        let proof = prove(&Operation::EndIdentity { client: client.public_key(), time });
+        let ended = http.end_identity(&EndIdentity { name: user.clone(), time, proof }, &client).await?;
         account = store.write(|tx| {
             let mut account = Account::load(tx)?;
             let new = eid::create(tx, &user, &client, Some(&ended))?;

@@ -74,7 +74,7 @@ pub struct EidWelcome {
 }
 
 /// The effect that a commit is to have.
-enum Change<'a> {
+pub(super) enum Change<'a> {
     Add(&'a NewDevice),
     Remove(&'a PublicKey),
     /// Renews this device's leaf, by which it confirms that it is the user's (AS-4).
@@ -85,8 +85,8 @@ enum Change<'a> {
 
 /// The commit whose answer is outstanding.
 #[derive(Serialize, Deserialize)]
-struct Outstanding {
-    commit: CommitIdentity,
+pub(super) struct Outstanding {
+    pub commit: CommitIdentity,
     /// The name that the user takes with it, and the owner's proof.
     rename: Option<(UserName, SecondProof)>,
 }
@@ -326,7 +326,7 @@ pub(super) async fn settle(api: &Api, store: &Store, account: &Account) -> Resul
     if error.problem() == Some(ProblemType::WrongEpoch) { Ok(()) } else { Err(error) }
 }
 
-fn outstanding(tx: &Tx<'_>) -> Result<Option<Outstanding>> {
+pub(super) fn outstanding(tx: &Tx<'_>) -> Result<Option<Outstanding>> {
     let body: Option<Vec<u8>> =
         tx.sql().query_row("SELECT body FROM identity_commits", [], |row| row.get(0)).optional()?;
     body.map(|body| decode(&body, "a commit")).transpose()
@@ -338,7 +338,7 @@ fn forget_commit(tx: &Tx<'_>) -> Result<()> {
 }
 
 /// Lets the outstanding commit take effect, which the AS accepted.
-fn accepted(tx: &Tx<'_>, account: &Account, commit: &CommitIdentity) -> Result<()> {
+pub(super) fn accepted(tx: &Tx<'_>, account: &Account, commit: &CommitIdentity) -> Result<()> {
     if outstanding(tx)?.is_none() {
         // A lookup found it in the log meanwhile.
         return Ok(());
@@ -402,7 +402,7 @@ pub(super) fn follow(tx: &Tx<'_>, account: &Account, commits: &[MlsMessage]) -> 
 }
 
 /// Makes a commit, and keeps it until its answer is known.
-fn stage(tx: &Tx<'_>, account: &Account, change: &Change<'_>) -> Result<()> {
+pub(super) fn stage(tx: &Tx<'_>, account: &Account, change: &Change<'_>) -> Result<()> {
     let what = "cannot change the identity";
     let client = account.client_key();
     let own = known::own(tx, &account.user)?;
@@ -479,7 +479,7 @@ fn withdraw_grants(tx: &Tx<'_>, group: &MlsGroup) -> Result<()> {
 }
 
 /// The Welcome for a device that is in the identity by now.
-fn granted(tx: &Tx<'_>, account: &Account, client_key: &PublicKey) -> Result<Option<EidWelcome>> {
+pub(super) fn granted(tx: &Tx<'_>, account: &Account, client_key: &PublicKey) -> Result<Option<EidWelcome>> {
     if index_of(&load(tx, account)?, client_key).is_none() {
         return Ok(None);
     }
@@ -492,7 +492,7 @@ fn granted(tx: &Tx<'_>, account: &Account, client_key: &PublicKey) -> Result<Opt
     welcome.map(|welcome| decode(&welcome, "a grant")).transpose()
 }
 
-fn load(tx: &Tx<'_>, account: &Account) -> Result<MlsGroup> {
+pub(super) fn load(tx: &Tx<'_>, account: &Account) -> Result<MlsGroup> {
     let id = account.eid_group_id.as_deref().ok_or(Error::NotReady)?;
     MlsGroup::load(tx.storage(), &MlsGroupId::from_slice(id))?.ok_or(Error::Damaged("the identity"))
 }
@@ -508,7 +508,11 @@ fn key_of(group: &MlsGroup, index: LeafNodeIndex) -> Option<PublicKey> {
 }
 
 /// The public description of a group's epoch, signed by this device.
-fn describe(tx: &Tx<'_>, group: &MlsGroup, client: &SigningKey) -> Result<(GroupInfo, RatchetTree)> {
+pub(super) fn describe(
+    tx: &Tx<'_>,
+    group: &MlsGroup,
+    client: &SigningKey,
+) -> Result<(GroupInfo, RatchetTree)> {
     let group_info = group
         .export_group_info(tx.crypto(), &LeafSigner(client), false)
         .map_err(Error::mls("cannot describe the identity"))?;

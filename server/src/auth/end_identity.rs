@@ -4,12 +4,14 @@
 use http::StatusCode;
 use postern_protocol::{
     account::{EndIdentity, IdentityEnded},
-    problem::ProblemType,
+    problem::{Problem, ProblemType},
     second_proof::Operation,
+    signature::{MAX_AGE, MAX_CLOCK_SKEW},
 };
 
 use super::{As, identity, lost_account::LostAccount};
 use crate::{
+    clock::now,
     database::{SqlOutcome, outcome},
     http::{Failure, Outcome, Period, RateLimit, Request},
 };
@@ -29,7 +31,12 @@ pub async fn end_identity(auth: As, request: Request) -> Outcome {
     auth.home.expect_local(body.name.domain())?;
     let account = LostAccount::find(&auth, &request, &body.name).await?;
     let signer = request.signer()?;
-    account.prove(&auth, &body.proof, &Operation::EndIdentity { client: signer }).await?;
+    let operation = Operation::EndIdentity { client: signer, time: body.time };
+    account.prove(&auth, &body.proof, &operation).await?;
+    let (oldest, newest) = (now() - MAX_AGE.as_secs(), now() + MAX_CLOCK_SKEW.as_secs());
+    if !(oldest..=newest).contains(&body.time) {
+        return Err(Problem::with_detail(ProblemType::WrongProof, "it is too old, or from the future").into());
+    }
     let row = auth
         .home
         .database
