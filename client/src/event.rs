@@ -80,6 +80,8 @@ pub enum Event {
     IdentityReset { user: UserName },
     /// The AS shows another history of a user's devices than it showed before, or than it shows others.
     IdentitySplit { user: UserName },
+    /// A user, who may be this device's own, has another name; the user is the same (AS-9).
+    Renamed { from: UserName, to: UserName },
     /// A user has another device.
     DeviceAdded { user: UserName, device: PublicKey },
     /// A device is a user's no more.
@@ -129,6 +131,7 @@ impl Event {
             | Self::ContactUnreachable { .. }
             | Self::IdentityReset { .. }
             | Self::IdentitySplit { .. }
+            | Self::Renamed { .. }
             | Self::DeviceAdded { .. }
             | Self::DeviceRemoved { .. }
             | Self::Expired { .. }

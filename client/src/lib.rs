@@ -60,7 +60,7 @@ mod store;
 mod submit;
 mod tokens;
 
-pub use account::{LinkGrant, LinkRequest};
+pub use account::{LinkGrant, LinkRequest, recovery_key_of, recovery_words};
 pub use client::{Client, ClientBuilder, Group, Invited, Refounded};
 #[cfg(feature = "lab")]
 pub use clock::Clock;
@@ -77,6 +77,7 @@ pub use identity::{
 };
 pub use options::Options;
 pub use postern_api as api;
+pub use postern_protocol::second_proof::RecoveryKey;
 #[cfg(feature = "lab")]
 pub use postern_api::{Http, Request, Response, Token};
 #[cfg(feature = "lab")]

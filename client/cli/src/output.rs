@@ -104,6 +104,8 @@ fn describe(client: &Client, event: &Event) -> Result<String> {
         Event::DeviceRemoved { user, device } => {
             format!("{user} has a device less, {}", device_name(device))
         }
+        Event::Renamed { from, to } if to == client.user() => format!("your name is {to} now, and no longer {from}"),
+        Event::Renamed { from, to } => format!("{from} is called {to} now, and is the same user"),
         Event::Expired { messages } => {
             format!("the server deleted {messages} messages that had waited too long for this device")
         }

@@ -31,6 +31,6 @@ pub(crate) use self::{
     claims::heard,
     credential::{obtain_credential, renew_credential, verified},
     devices::{device_named, devices, name_device, upkeep},
-    known::{accept_reset, compare, confirmed, known, own_state, pending_reset, set_verified},
+    known::{accept_reset, compare, confirmed, known, own_state, pending_reset, rename, set_verified},
     lookup::look_up,
 };
