@@ -70,10 +70,17 @@ pub enum Event {
     Broken { group: GroupId, reason: String },
     /// The server had no room for messages to this device: of this group, or of any if none is named.
     Lost { group: Option<GroupId> },
-    /// A user asked to be allowed to add this one to groups.
-    ContactRequested { user: UserName, accepted: bool },
+    /// A user asks to be allowed to add this one to groups (AS-12), and waits for a decision unless the request was
+    /// `accepted` as this client was told to. One that is not `verified` may be from anybody, and cannot be accepted.
+    ContactRequested { user: UserName, verified: bool, accepted: bool },
     /// A user allows this one to add all of their devices to groups.
     ContactAnswered { user: UserName },
+    /// A user does not allow this one to add them to groups.
+    ContactDeclined { user: UserName },
+    /// A contact has another name now (AS-11): a device of theirs says so, and the AS confirms it.
+    ContactRenamed { user: UserName, name: UserName },
+    /// A contact deleted their account (AS-11): a device of theirs said so, and the AS knows nobody of that name.
+    ContactDeleted { user: UserName },
     /// The contact queue of a user's device is gone or full.
     ContactUnreachable { user: UserName },
     /// The server deleted messages before this device fetched them: they had waited for too long.
@@ -118,6 +125,9 @@ impl Event {
             | Self::Lost { group: Some(group) } => Some(group),
             Self::ContactRequested { .. }
             | Self::ContactAnswered { .. }
+            | Self::ContactDeclined { .. }
+            | Self::ContactRenamed { .. }
+            | Self::ContactDeleted { .. }
             | Self::ContactUnreachable { .. }
             | Self::Expired { .. }
             | Self::Lost { group: None }

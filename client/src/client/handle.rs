@@ -7,12 +7,10 @@ use postern_protocol::{PublicKey, ds::GroupId, name::UserName};
 use super::group::Group;
 use crate::{
     clock::Deadline,
-    contact::{self, Friendship},
     error::{Error, Result},
     event::{self, Event, EventId},
     follow::{self, Follower},
     group::{self, GroupSummary},
-    identity::{self, VerifiedUser},
     session::Session,
     tokens::Wallet,
 };
@@ -102,41 +100,6 @@ impl Client {
         Group::new(self.session.clone(), id.clone())
     }
 
-    // Other users
-
-    /// Looks a user up at the AS and verifies the answer (AS-3).
-    ///
-    /// # Errors
-    /// `not-found`, [`Error::Identity`].
-    pub async fn look_up(&self, user: &UserName) -> Result<VerifiedUser> {
-        identity::look_up(&self.session.api, &self.session.store, user).await
-    }
-
-    /// Keeps a user from adding this one's devices to further groups (QS-7). All other contacts,
-    /// and the user's own devices, are told another friendship token.
-    ///
-    /// # Errors
-    /// As [`Self::look_up`], for the user's own name.
-    pub async fn block_user(&self, user: &UserName) -> Result<()> {
-        let session = &self.session;
-        if session.store.read(Friendship::load)?.secrets.is_blocked(user) {
-            // A creation that was begun may be unfinished.
-            let step = session.store.step().await?;
-            return session.errands(&step).await;
-        }
-        let own = self.look_up(self.user()).await?;
-        let step = session.store.step().await?;
-        // One after the other: an earlier rotation is at the QS before the next begins.
-        session.errands(&step).await?;
-        let devices: Vec<_> = own
-            .clients
-            .iter()
-            .filter_map(|client| Some((client.client_key, client.contact.as_ref()?)))
-            .collect();
-        session.store.write(|tx| contact::block(tx, user, &devices))?;
-        session.errands(&step).await
-    }
-
     // Receiving
 
     /// Receives all waiting messages, waits up to `wait` if they yield no event, and takes the events to tell.
@@ -205,7 +168,7 @@ impl Client {
     }
 
     /// Whether something is on its way that a later step has to finish: unanswered
-    /// and unsent messages, groups to come back into, unsent deposits, unanswered contact requests, KeyPackages to fetch or publish,
+    /// and unsent messages, groups to come back into, unread and unsent letters, KeyPackages to fetch or publish,
     /// introductions.
     ///
     /// # Errors
