@@ -7,7 +7,6 @@ use crate::{
     contact::{self, Contact, ReceivedRequest, SafetyNumber},
     error::{Error, Result},
     identity::{self, VerifiedUser},
-    store::Step,
 };
 
 impl Client {
@@ -24,7 +23,7 @@ impl Client {
     /// # Errors
     /// [`Error::Database`].
     pub fn contacts(&self) -> Result<Vec<Contact>> {
-        self.session.store.read(contact::contacts)
+        self.session.store.read(contact::list)
     }
 
     /// Users that ask to be allowed to add this one to groups (AS-12), and wait for a decision: by time.
@@ -63,7 +62,8 @@ impl Client {
     pub async fn accept_contact(&self, user: &UserName) -> Result<()> {
         let session = &self.session;
         let step = session.store.step().await?;
-        self.read_again(&step, user).await?;
+        session.store.write(|tx| contact::read_again(tx, user))?;
+        session.errands(&step).await?;
         let found = self.look_up(user).await?;
         session.store.write(|tx| contact::accept(tx, &found))?;
         session.errands(&step).await
@@ -103,26 +103,20 @@ impl Client {
         session.errands(&step).await
     }
 
-    /// Takes the identity that the AS shows by now for the user's, though it does not go on from the one before: a
-    /// person made sure of it. What was agreed before counts no more, and the user is not verified. False if there was
-    /// nothing to accept.
+    /// Accepts that a user began anew ([`Event::IdentityReset`](crate::Event::IdentityReset)), after a person made sure
+    /// that it is the same user. What was agreed before counts no more, and the user is not verified; letters that wait
+    /// are read with the next step. False if nothing waits for that.
     ///
     /// # Errors
-    /// As [`Self::look_up`].
-    pub async fn accept_reset(&self, user: &UserName) -> Result<bool> {
-        let session = &self.session;
-        let step = session.store.step().await?;
-        let accepted = session.store.write(|tx| identity::accept_reset(tx, user))?;
-        if accepted {
-            self.read_again(&step, user).await?;
-        }
-        Ok(accepted)
-    }
-
-    /// Has the letters of a user read, whom it was not possible to verify before.
-    async fn read_again(&self, step: &Step<'_>, user: &UserName) -> Result<()> {
-        self.session.store.write(|tx| contact::read_again(tx, user))?;
-        self.session.errands(step).await
+    /// [`Error::Database`].
+    pub fn accept_reset(&self, user: &UserName) -> Result<bool> {
+        self.session.store.write(|tx| {
+            let accepted = identity::accept_reset(tx, user)?;
+            if accepted {
+                contact::read_again(tx, user)?;
+            }
+            Ok(accepted)
+        })
     }
 
     /// The number to compare with a user, to know that no server stands between: over the two users' identities as

@@ -11,6 +11,7 @@ use crate::{
     event::{self, Event, EventId},
     follow::{self, Follower},
     group::{self, GroupSummary},
+    identity::{self, Audit, Known},
     session::Session,
     tokens::Wallet,
 };
@@ -98,6 +99,34 @@ impl Client {
     /// it is used.
     pub fn group_with_id(&self, id: &GroupId) -> Group {
         Group::new(self.session.clone(), id.clone())
+    }
+
+    // Other users
+
+    /// Checks the whole history of a user's identity, back to its founder (AS-3). [`Self::look_up`] needs none
+    /// of it.
+    ///
+    /// # Errors
+    /// As [`Self::look_up`]; [`IdentityError::Split`](crate::IdentityError::Split) for a history that does not
+    /// lead to what was seen.
+    pub async fn audit(&self, user: &UserName) -> Result<Audit> {
+        identity::audit(&self.session.api, &self.session.store, user).await
+    }
+
+    /// A user's identity as lookups showed it; `None` if there was none.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub fn known(&self, user: &UserName) -> Result<Option<Known>> {
+        self.session.store.read(|tx| identity::known(tx, user))
+    }
+
+    /// The identity that the AS shows instead of the known one. It is the user's once a person says so.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub fn pending_reset(&self, user: &UserName) -> Result<Option<Known>> {
+        self.session.store.read(|tx| identity::pending_reset(tx, user))
     }
 
     // Receiving

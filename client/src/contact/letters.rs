@@ -112,7 +112,7 @@ fn strangers(tx: &Tx<'_>) -> Result<u64> {
 pub(crate) async fn read_letters(store: &Store, api: &Api, options: &Options) -> Result<()> {
     let users: Vec<UserName> = store.read(|tx| {
         let mut statement = tx.sql().prepare_cached("SELECT DISTINCT user FROM letters WHERE due <= ?1")?;
-        let rows = statement.query_map([integer(tx.now())], |row| row.get(0))?;
+        let rows = statement.query_map([integer(tx.now())], |row| row.get::<_, String>(0))?;
         rows.map(|user| name(&user?)).collect()
     })?;
     for user in users {

@@ -27,7 +27,7 @@ pub struct Contact {
 
 /// All contacts, by name: users that gave or were given a friendship, were asked for it, are blocked, or were
 /// contacts before a reset.
-pub(crate) fn contacts(tx: &Tx<'_>) -> Result<Vec<Contact>> {
+pub(crate) fn list(tx: &Tx<'_>) -> Result<Vec<Contact>> {
     let mut found = BTreeMap::new();
     for user in contacts::users(tx)? {
         let agreed = contacts::find(tx, &user)?;

@@ -24,7 +24,7 @@ pub(crate) use self::{
     handover::{handover, take_over},
     letter::{open_secrets, seal_secrets},
     letters::{read_again, read_letters, receive_letter},
-    list::contacts,
+    list::list,
     news::{tell_contacts_of_end, tell_contacts_of_name, write_news},
     requests::{accept, ask, decline, received},
     rotation::{doubt, rotate_after_removal, settle_friendship},

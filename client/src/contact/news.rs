@@ -56,7 +56,7 @@ pub(super) fn forget(tx: &Tx<'_>, user: &UserName) -> Result<()> {
 pub(crate) async fn write_news(store: &Store, api: &Api) -> Result<()> {
     let users: Vec<UserName> = store.read(|tx| {
         let mut statement = tx.sql().prepare_cached("SELECT DISTINCT user FROM news WHERE due <= ?1")?;
-        let rows = statement.query_map([integer(tx.now())], |row| row.get(0))?;
+        let rows = statement.query_map([integer(tx.now())], |row| row.get::<_, String>(0))?;
         rows.map(|user| name(&user?)).collect()
     })?;
     for user in users {

@@ -59,12 +59,6 @@ pub(crate) fn ask(tx: &Tx<'_>, user: &UserName, devices: &[(PublicKey, &SignedCo
     Ok(())
 }
 
-/// Whether a user was asked, and has neither accepted nor declined.
-pub(super) fn is_asked(tx: &Tx<'_>, user: &UserName) -> Result<bool> {
-    let sql = "SELECT EXISTS (SELECT 1 FROM requests WHERE user = ?1 AND declined = 0)";
-    Ok(tx.sql().query_row(sql, [user.to_string()], |row| row.get(0))?)
-}
-
 /// The users that were asked, and have neither accepted nor declined.
 pub(super) fn asked(tx: &Tx<'_>) -> Result<Vec<UserName>> {
     let mut statement = tx.sql().prepare("SELECT DISTINCT user FROM requests WHERE declined = 0")?;
@@ -253,7 +247,7 @@ fn mark_declined(tx: &Tx<'_>, user: &UserName) -> Result<()> {
 }
 
 /// All users that ask; first those that the AS confirmed.
-pub(super) fn received(tx: &Tx<'_>) -> Result<Vec<ReceivedRequest>> {
+pub(crate) fn received(tx: &Tx<'_>) -> Result<Vec<ReceivedRequest>> {
     let mut statement = tx.sql().prepare(
         "SELECT user, min(time), max(declined) FROM received_requests GROUP BY user ORDER BY min(time), user",
     )?;

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     event::Member,
-    invitations, key_packages,
+    identity, invitations, key_packages,
     mls::{self, LeafSigner},
     store::Tx,
 };

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use clap::Subcommand;
-use postern_client::{Client, Contact, Group, ReceivedRequest, SafetyNumber};
+use postern_client::{Client, Contact, Error, Group, ReceivedRequest, SafetyNumber};
 use postern_protocol::name::UserName;
 use qrcode::{QrCode, render::unicode::Dense1x2};
 use serde_json::json;
@@ -108,14 +108,16 @@ pub async fn run(global: &Global, command: Command) -> anyhow::Result<()> {
             note(&format!("{user} was asked. `follow` tells what {user} decides."));
         }
         Command::Accept { user, reset } => {
-            let began_anew = reset && client.accept_reset(&user).await?;
+            let began_anew = reset && client.accept_reset(&user)?;
             if began_anew {
                 note(&format!("{user} is taken for who the server says now."));
             }
-            let asks = client.contact_requests()?.iter().any(|request| request.user == user);
-            if !began_anew || asks {
-                client.accept_contact(&user).await?;
-                note(&format!("{user} may add you to groups now."));
+            match client.accept_contact(&user).await {
+                Err(Error::NoRequest(_)) if began_anew => {}
+                accepted => {
+                    accepted?;
+                    note(&format!("{user} may add you to groups now."));
+                }
             }
         }
         Command::Decline { user, silent } => {
