@@ -65,8 +65,8 @@ pub use client::{Client, ClientBuilder, Group, Invited, Refounded};
 #[cfg(feature = "lab")]
 pub use clock::Clock;
 pub use contact::{
-    Blocks, Contact, ContactAnswer, ContactRequest, ContactsHandover, Edition, Friend, FriendshipSecrets, Letter,
-    LetterBody, ReceivedRequest, RequestId, SafetyNumber, SharedContact, Stamp,
+    Blocks, Contact, ContactAnswer, ContactRequest, ContactsHandover, Edition, Friend, FriendshipSecrets,
+    Letter, LetterBody, ReceivedRequest, RequestId, SafetyNumber, SharedContact, Stamp,
 };
 pub use display::{safe_json, safe_line, safe_text};
 pub use error::{Error, IdentityError, QueueError, Result};

@@ -85,7 +85,9 @@ impl Session {
                     if self.options.record_deliveries {
                         mailbox::deliveries::record(tx, &queue, &payload)?;
                     }
-                    match tx.attempt(|| take_effect(tx, &self.options, kind, &payload, trees.get(&message.seq))) {
+                    match tx
+                        .attempt(|| take_effect(tx, &self.options, kind, &payload, trees.get(&message.seq)))
+                    {
                         Ok(()) | Err(Rejection::Unread) => {}
                         Err(Rejection::Invalid(reason)) => Event::Ignored { reason }.record(tx)?,
                         Err(Rejection::Doubt { group, reason }) => {

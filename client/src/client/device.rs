@@ -130,7 +130,8 @@ impl Client {
         let session = &self.session;
         let _step = session.store.step().await?;
         let friendship = session.store.read(Friendship::load)?;
-        let stock = RemoveKeyPackages { friendship_token: friendship.token(), stock_id: Some(friendship.stock_id) };
+        let stock =
+            RemoveKeyPackages { friendship_token: friendship.token(), stock_id: Some(friendship.stock_id) };
         let removed = session.api.remove_key_packages(&stock, &friendship.secrets.owner()).await;
         or_repeated(removed, ProblemType::NotFound)?;
         let (group, contact, addresses) = session.store.read(|tx| {

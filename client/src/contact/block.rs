@@ -7,16 +7,12 @@ use postern_protocol::{PublicKey, name::UserName};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    contacts, friendship::{Friendship, FriendshipSecrets},
+    contacts,
+    friendship::{Friendship, FriendshipSecrets},
     news::{self, News},
     requests, rotation,
 };
-use crate::{
-    account::Account,
-    error::Result,
-    identity,
-    store::Tx,
-};
+use crate::{account::Account, error::Result, identity, store::Tx};
 
 /// Decisions about users, the latest of each.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

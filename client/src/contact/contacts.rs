@@ -106,7 +106,8 @@ pub(super) fn given(tx: &Tx<'_>) -> Result<Vec<UserName>> {
 /// Takes over what another device of this user knows later. Returns whether the user was given the friendship, or
 /// refused it, by that.
 pub(super) fn merge(tx: &Tx<'_>, theirs: &SharedContact) -> Result<Option<bool>> {
-    let Some(mut contact) = find_or_new(tx, &theirs.user)?.filter(|own| own.founding == theirs.founding) else {
+    let Some(mut contact) = find_or_new(tx, &theirs.user)?.filter(|own| own.founding == theirs.founding)
+    else {
         return Ok(None);
     };
     if let Some(friend) = &theirs.friend

@@ -261,8 +261,7 @@ mod tests {
         let (alice, bob, eve) = (person("alice"), person("bob"), person("eve"));
         let body = Payload::new(Encoding::Cbor.encode(&LetterBody::Gone));
         let address = &bob.contact.address;
-        let signature =
-            alice.client.sign(&Letter::to_be_signed(address, &alice.credential, &stamp(), &body));
+        let signature = alice.client.sign(&Letter::to_be_signed(address, &alice.credential, &stamp(), &body));
         let letter = Letter { credential: alice.credential.clone(), stamp: stamp(), body, signature };
         let opens = |letter: &Letter| {
             let letter = Encoding::Cbor.encode(letter);

@@ -73,7 +73,9 @@ pub(crate) fn receive_letter(tx: &Tx<'_>, deposit: &Payload, options: &Options) 
         }
         // The lookup of the new name makes it a client of that one.
         LetterBody::Moved(from) if identity::confirmed(tx, &client_key)?.as_ref() != Some(from) => {
-            return Err(Rejection::invalid("a user says to have had a name that is not known to have been its"));
+            return Err(Rejection::invalid(
+                "a user says to have had a name that is not known to have been its",
+            ));
         }
         _ => {}
     }
@@ -178,7 +180,8 @@ async fn ask_about(store: &Store, api: &Api, user: &UserName) -> Result<Sender> 
 }
 
 fn waiting(tx: &Tx<'_>, user: &UserName) -> Result<Vec<WaitingLetter>> {
-    let sql = "SELECT client_key, subject, stamp, body FROM letters WHERE user = ?1 AND due <= ?2 ORDER BY number";
+    let sql =
+        "SELECT client_key, subject, stamp, body FROM letters WHERE user = ?1 AND due <= ?2 ORDER BY number";
     let mut statement = tx.sql().prepare_cached(sql)?;
     let rows = statement
         .query_map(params![user.to_string(), integer(tx.now())], |row| {
@@ -245,7 +248,9 @@ fn take_effect(
             rotation::adopt(tx, secrets)?;
         }
         LetterBody::Answer(_) | LetterBody::Renewal(_) | LetterBody::Secrets(_) => {
-            return Err(Rejection::invalid("a friendship says that it was made later than its sender can know"));
+            return Err(Rejection::invalid(
+                "a friendship says that it was made later than its sender can know",
+            ));
         }
         LetterBody::Decline(request_id) => requests::declined(tx, user, client_key, request_id)?,
         LetterBody::Contact(contact) => {
@@ -335,7 +340,8 @@ pub(super) fn forget_request(tx: &Tx<'_>, user: &UserName) -> Result<bool> {
 
 /// The requests of senders whom the AS has not confirmed, and when they came first.
 pub(super) fn unverified_requests(tx: &Tx<'_>) -> Result<Vec<(UserName, u64)>> {
-    let sql = "SELECT user, min(time) FROM letters WHERE subject = 'request' GROUP BY user ORDER BY min(time)";
+    let sql =
+        "SELECT user, min(time) FROM letters WHERE subject = 'request' GROUP BY user ORDER BY min(time)";
     let mut statement = tx.sql().prepare(sql)?;
     let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
     rows.map(|row| {

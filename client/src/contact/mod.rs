@@ -16,6 +16,16 @@ mod requests;
 mod rotation;
 mod safety_number;
 
+pub use self::{
+    block::Blocks,
+    contacts::SharedContact,
+    friendship::{Edition, Friend, FriendshipSecrets},
+    handover::ContactsHandover,
+    letter::{ContactAnswer, ContactRequest, Letter, LetterBody, RequestId, Stamp},
+    list::Contact,
+    requests::ReceivedRequest,
+    safety_number::SafetyNumber,
+};
 pub(crate) use self::{
     block::{block, unblock},
     contacts::{forget_friend, friend},
@@ -29,14 +39,4 @@ pub(crate) use self::{
     requests::{accept, ask, decline, received},
     rotation::{doubt, rotate_after_removal, settle_friendship},
     safety_number::{compare_code, confirm, show},
-};
-pub use self::{
-    block::Blocks,
-    contacts::SharedContact,
-    handover::ContactsHandover,
-    friendship::{Edition, Friend, FriendshipSecrets},
-    letter::{ContactAnswer, ContactRequest, Letter, LetterBody, RequestId, Stamp},
-    list::Contact,
-    requests::ReceivedRequest,
-    safety_number::SafetyNumber,
 };

@@ -87,8 +87,9 @@ fn write(tx: &Tx<'_>, user: &VerifiedUser) -> Result<()> {
     let account = Account::load(tx)?;
     let own_key = account.client_key().public_key();
     let mut statement = tx.sql().prepare_cached("SELECT news FROM news WHERE user = ?1")?;
-    let rows =
-        statement.query_map([user.name.to_string()], |row| row.get(0))?.collect::<Result<Vec<Vec<u8>>, _>>()?;
+    let rows = statement
+        .query_map([user.name.to_string()], |row| row.get(0))?
+        .collect::<Result<Vec<Vec<u8>>, _>>()?;
     for news in rows {
         let Some(body) = body(tx, &user.name, &decode(&news, "news")?)? else { continue };
         for client in user.clients.iter().filter(|client| client.client_key != own_key) {

@@ -25,7 +25,8 @@ pub(super) fn next(tx: &Tx<'_>) -> Result<Stamp> {
         tx.sql().query_row("SELECT number FROM letter_clock", [], |row| row.get(0)).optional()?;
     let time = tx.now();
     let number = (time << PER_SECOND).max(last.unwrap_or(0) + 1);
-    tx.sql().execute("INSERT OR REPLACE INTO letter_clock (one, number) VALUES (1, ?1)", [integer(number)])?;
+    tx.sql()
+        .execute("INSERT OR REPLACE INTO letter_clock (one, number) VALUES (1, ?1)", [integer(number)])?;
     Ok(Stamp { time, number, eid: identity::own_state(tx)? })
 }
 
@@ -86,7 +87,8 @@ mod tests {
         let now = store.now();
         store
             .write(|tx| {
-                let check = |key, subject, time, number| check(tx, key, subject, &stamp(time, number)).is_ok();
+                let check =
+                    |key, subject, time, number| check(tx, key, subject, &stamp(time, number)).is_ok();
                 assert!(check(&key, "secrets", now, 5));
                 keep(tx, &key, "secrets", &stamp(now, 5))?;
                 assert!(!check(&key, "secrets", now, 5), "again");

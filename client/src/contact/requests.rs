@@ -125,7 +125,8 @@ fn is_request_to(
     client_key: &PublicKey,
     user: &UserName,
 ) -> Result<bool> {
-    let sql = "SELECT EXISTS (SELECT 1 FROM requests WHERE request_id = ?1 AND client_key = ?2 AND user = ?3)";
+    let sql =
+        "SELECT EXISTS (SELECT 1 FROM requests WHERE request_id = ?1 AND client_key = ?2 AND user = ?3)";
     let found = params![request_id.as_bytes(), client_key.as_bytes(), user.to_string()];
     Ok(tx.sql().query_row(sql, found, |row| row.get(0))?)
 }
@@ -148,7 +149,11 @@ pub(super) fn receive(
     let (declined, first): (Option<bool>, Option<u64>) =
         tx.sql().query_row(sql, [user.to_string()], |row| Ok((row.get(0)?, row.get(1)?)))?;
     let is_contact = contacts::is_given(tx, user)?;
-    if !is_contact && declined.is_none() && !options.accept_contacts && open_users(tx)? >= options.waiting_requests {
+    if !is_contact
+        && declined.is_none()
+        && !options.accept_contacts
+        && open_users(tx)? >= options.waiting_requests
+    {
         return Err(Rejection::invalid("more users ask to become contacts than are kept: decide on some"));
     }
     tx.sql().execute(

@@ -80,8 +80,7 @@ pub(super) fn adopt(tx: &Tx<'_>, theirs: &FriendshipSecrets) -> Result<()> {
     let own = friendship.secrets.clone();
     let mut blocks = own.blocks.clone();
     blocks.merge(&theirs.blocks);
-    let newly_blocked: Vec<UserName> =
-        blocks.users().filter(|user| !own.is_blocked(user)).cloned().collect();
+    let newly_blocked: Vec<UserName> = blocks.users().filter(|user| !own.is_blocked(user)).cloned().collect();
     for user in &newly_blocked {
         block::forget_blocked(tx, user)?;
     }
@@ -114,13 +113,16 @@ pub(super) fn adopt(tx: &Tx<'_>, theirs: &FriendshipSecrets) -> Result<()> {
 /// Brings the QS up to date, before KeyPackages are published and anybody is told.
 pub(crate) async fn settle_friendship(store: &Store, api: &Api) -> Result<()> {
     let unknown = store.read(|tx| {
-        Ok(tx.sql().query_row("SELECT EXISTS (SELECT 1 FROM friendship WHERE unknown = 1)", [], |row| row.get(0))?)
+        Ok(tx
+            .sql()
+            .query_row("SELECT EXISTS (SELECT 1 FROM friendship WHERE unknown = 1)", [], |row| row.get(0))?)
     })?;
     if unknown {
         store.write(rotate_after_removal)?;
     }
     let changes = store.read(|tx| {
-        let mut statement = tx.sql().prepare_cached("SELECT id, change FROM friendship_changes ORDER BY id")?;
+        let mut statement =
+            tx.sql().prepare_cached("SELECT id, change FROM friendship_changes ORDER BY id")?;
         let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
         Ok(rows.collect::<Result<Vec<(i64, Vec<u8>)>, _>>()?)
     })?;

@@ -7,7 +7,9 @@ use std::fmt;
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use openmls_traits::{OpenMlsProvider as _, crypto::OpenMlsCrypto as _, types::HashType};
-use postern_protocol::{PublicKey, Transcript, eid::EidState, encoding::Encoding, label::Label, name::UserName};
+use postern_protocol::{
+    PublicKey, Transcript, eid::EidState, encoding::Encoding, label::Label, name::UserName,
+};
 use rusqlite::{OptionalExtension as _, params};
 use serde::{Deserialize, Serialize};
 
@@ -125,8 +127,7 @@ fn number(tx: &Tx<'_>, own: &Shown, theirs: &Shown) -> Result<SafetyNumber> {
 pub(crate) fn confirm(tx: &Tx<'_>, user: &UserName) -> Result<()> {
     let (_, theirs) = both(tx, user)?;
     let sql = "SELECT shown FROM safety_numbers WHERE user = ?1";
-    let shown: Option<Vec<u8>> =
-        tx.sql().query_row(sql, [user.to_string()], |row| row.get(0)).optional()?;
+    let shown: Option<Vec<u8>> = tx.sql().query_row(sql, [user.to_string()], |row| row.get(0)).optional()?;
     let shown: Shown = match shown {
         Some(shown) => decode(&shown, "a safety number")?,
         None => return Err(Error::NothingCompared(user.clone())),
@@ -197,9 +198,8 @@ mod tests {
     fn both_users_see_the_same_sixty_digits_and_anything_else_gives_others() {
         let directory = tempfile::tempdir().unwrap();
         let store = Store::create(directory.path(), &Options::default()).unwrap();
-        let digits = |one: &Shown, other: &Shown| {
-            store.read(|tx| number(tx, one, other)).unwrap().digits().to_owned()
-        };
+        let digits =
+            |one: &Shown, other: &Shown| store.read(|tx| number(tx, one, other)).unwrap().digits().to_owned();
         let (alice, bob) = (identity("alice", 1), identity("bob", 2));
         let number = digits(&alice, &bob);
         assert_eq!(number, digits(&bob, &alice));

@@ -28,7 +28,7 @@ pub(crate) use self::{
     claims::heard,
     credential::{obtain_credential, renew_credential, verified},
     devices::{device_named, devices, name_device, upkeep},
-    known::{accept_reset, compare, confirmed, known, own_state, pending_reset, set_verified},
     handover::{Pin, pins, take_over_pins},
+    known::{accept_reset, compare, confirmed, known, own_state, pending_reset, set_verified},
     lookup::look_up,
 };

@@ -67,10 +67,12 @@ pub enum Command {
         user: UserName,
     },
     /// Show the number to compare with a user
-    #[command(long_about = "Show the number that you and a user see if nobody stands between you. Compare it \
+    #[command(
+        long_about = "Show the number that you and a user see if nobody stands between you. Compare it \
                       in another way: read it to each other, or let the other's client read the code. If \
                       it is the same, run this again with --confirm. It changes when one of you adds or \
-                      removes a device: both look at about the same time.")]
+                      removes a device: both look at about the same time."
+    )]
     Verify {
         /// bob@example.org
         user: UserName,
