@@ -77,8 +77,6 @@ pub enum Event {
     ContactAnswered { user: UserName },
     /// A user does not allow this one to add them to groups.
     ContactDeclined { user: UserName },
-    /// A contact has another name now (AS-11): a device of theirs says so, and the AS confirms it.
-    ContactRenamed { user: UserName, name: UserName },
     /// A contact deleted their account (AS-11): a device of theirs said so, and the AS knows nobody of that name.
     ContactDeleted { user: UserName },
     /// The contact queue of a user's device is gone or full.
@@ -134,7 +132,6 @@ impl Event {
             Self::ContactRequested { .. }
             | Self::ContactAnswered { .. }
             | Self::ContactDeclined { .. }
-            | Self::ContactRenamed { .. }
             | Self::ContactDeleted { .. }
             | Self::ContactUnreachable { .. }
             | Self::IdentityReset { .. }

@@ -93,7 +93,6 @@ fn describe(client: &Client, event: &Event) -> Result<String> {
         ),
         Event::ContactAnswered { user } => format!("{user} may be added to groups now"),
         Event::ContactDeclined { user } => format!("{user} does not want to be added to groups"),
-        Event::ContactRenamed { user, name } => format!("{user} is called {name} now"),
         Event::ContactDeleted { user } => format!("{user} deleted their account"),
         Event::ContactUnreachable { user } => format!("a device of {user} cannot be reached"),
         Event::IdentityReset { user } => format!(
