@@ -1,8 +1,10 @@
 //! The promises of the client library, tried with real clients and a real server.
 
 mod command_line;
+mod contacts;
 mod following;
 mod friendship;
 mod groups;
+mod identities;
 mod lost_answers;
 mod push;
