@@ -357,7 +357,10 @@ fn fill(users: i64) -> Vec<String> {
     let bytes = |number: usize| format!("decode(repeat(md5(n::text), {number}), 'hex')");
     vec![
         "SET synchronous_commit = off".to_owned(),
-        format!("INSERT INTO auth.users (name) SELECT 'user-' || n FROM generate_series(1, {users}) n"),
+        format!(
+            "INSERT INTO auth.users (name, recovery_key)
+             SELECT 'user-' || n, sha256(n::text::bytea) FROM generate_series(1, {users}) n"
+        ),
         format!(
             "INSERT INTO auth.incarnations
                  (user_id, incarnation, group_info, ratchet_tree, founder, epoch, transcript, tree_hash,
