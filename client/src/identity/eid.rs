@@ -29,6 +29,7 @@ use super::{
 };
 use crate::{
     account::{self, Account},
+    contact,
     error::{Error, Result},
     mls::{self, CIPHERSUITE, LeafSigner},
     server::Api,
@@ -364,6 +365,9 @@ fn apply_own(tx: &Tx<'_>, group: &mut MlsGroup) -> Result<()> {
     forget_commit(tx)?;
     for device in &removed {
         known::forget_client(tx, device)?;
+    }
+    if !removed.is_empty() {
+        contact::rotate_after_removal(tx)?;
     }
     Ok(())
 }

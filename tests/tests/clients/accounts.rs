@@ -129,7 +129,7 @@ async fn a_user_who_takes_another_name_is_the_same_to_contacts_and_own_devices()
     assert_eq!(error.problem(), Some(ProblemType::NotFound));
 
     // The user's other device finds out by itself, with the daily look at its own identity.
-    tablet.forget_the_identity_upkeep().unwrap();
+    tablet.forget_the_upkeep().unwrap();
     tablet.receive(Duration::ZERO).await.unwrap();
     let tablet = Client::open(tablet.directory()).unwrap();
     assert_eq!(tablet.user(), &robert);
