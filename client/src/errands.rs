@@ -1,7 +1,10 @@
 //! Errands: tasks that are due without anybody asking, such as answering a contact request or fetching the
 //! KeyPackages of users who are to be added. Every errand is a row in the store until it is done.
 
-use std::{collections::HashSet, time::Duration};
+use std::{
+    collections::{BTreeSet, HashSet},
+    time::Duration,
+};
 
 use postern_protocol::ds::GroupId;
 
@@ -24,19 +27,27 @@ impl Session {
         goes_on(mailbox::revoke_addresses(store, api).await)?;
         goes_on(self.rotate_mailbox_keys(step).await)?;
         goes_on(contact::adopt_secrets(store, api).await)?;
+        goes_on(self.adopt_groups().await)?;
         goes_on(contact::rotate_friendship_token(store, api).await)?;
         goes_on(key_packages::publish_if_due(store, api).await)?;
         goes_on(push::tell_server(store, api).await)?;
         for group in store.read(strayed::due)? {
             goes_on(self.come_back(step, &group).await)?;
         }
+        for group in store.read(group::entries_due)? {
+            goes_on(self.enter(step, &group).await)?;
+        }
         for group in store.read(group::unsettled)? {
             goes_on(self.go_on(step, &group).await)?;
+        }
+        for group in store.read(group::evictions)? {
+            goes_on(self.evict(step, &group).await)?;
         }
         goes_on(self.commit_where_due(step).await)?;
         goes_on(contact::answer_requests(store, api, &self.options).await)?;
         // Before deposits: where a token was replaced, a letter asks for the new one.
         goes_on(key_packages::fetch_key_packages(store, api).await)?;
+        goes_on(self.tell_own_devices().await)?;
         goes_on(contact::deliver_deposits(store, api).await)?;
         for group in store.read(invitations::waiting_groups)? {
             goes_on(self.add_invited(step, &group).await)?;
@@ -49,7 +60,7 @@ impl Session {
 
     /// How long until something is due that nobody asks for.
     pub(crate) fn next_errand(&self) -> Result<Option<Duration>> {
-        self.store.read(strayed::next_due)
+        self.store.read(|tx| Ok([strayed::next_due(tx)?, group::next_entry(tx)?].into_iter().flatten().min()))
     }
 
     /// Goes on with what was begun in a group: requests without an answer, what is to be said, leaving.
@@ -72,6 +83,8 @@ impl Session {
                      OR EXISTS (SELECT 1 FROM outbox) OR EXISTS (SELECT 1 FROM strayed WHERE state IN (1, 2))
                      OR EXISTS (SELECT 1 FROM received_requests) OR EXISTS (SELECT 1 FROM fetches)
                      OR EXISTS (SELECT 1 FROM publications) OR EXISTS (SELECT 1 FROM revocations)
+                     OR EXISTS (SELECT 1 FROM entries) OR EXISTS (SELECT 1 FROM evictions)
+                     OR EXISTS (SELECT 1 FROM received_groups)
                      OR EXISTS (SELECT 1 FROM groups WHERE introduce = 1 AND active = 1)",
                 [],
                 |row| row.get(0),
@@ -94,6 +107,60 @@ impl Session {
             goes_on(done)?;
         }
         Ok(())
+    }
+
+    /// Takes over the groups that other devices of this user sent.
+    async fn adopt_groups(&self) -> Result<()> {
+        if !self.store.read(group::has_received)? {
+            return Ok(());
+        }
+        let own = identity::look_up(&self.api, &self.store, &self.account.user).await?;
+        let devices: Vec<_> = own.clients.iter().map(|client| client.client_key).collect();
+        self.store.write(|tx| {
+            for _ in 0..group::adopt(tx, &devices)? {
+                Event::ignored("groups came that are not from a device of ours").record(tx)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Tells this user's other devices of groups that they are not in.
+    async fn tell_own_devices(&self) -> Result<()> {
+        let due = self.store.read(group::to_tell)?;
+        if due.is_empty() {
+            return Ok(());
+        }
+        let own = identity::look_up(&self.api, &self.store, &self.account.user).await?;
+        self.store.write(|tx| {
+            let devices: BTreeSet<_> = due.iter().map(|(client_key, _)| *client_key).collect();
+            for device in devices {
+                let groups = due.iter().filter(|(client_key, _)| *client_key == device);
+                let groups: Vec<_> = groups.map(|(_, handover)| handover.clone()).collect();
+                let client = own.clients.iter().find(|client| client.client_key == device);
+                let contact = client.and_then(|client| client.contact.as_ref());
+                if let Some(contact) = contact {
+                    contact::write_groups(tx, contact, &groups)?;
+                }
+                for handover in &groups {
+                    group::told(tx, &handover.id, &device, contact.is_some())?;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// Removes devices that were removed from this user from a group.
+    async fn evict(&self, step: &Step<'_>, id: &GroupId) -> Result<()> {
+        // Who the user's leaves are, as far as nobody said it here.
+        let current = self.fetch_current(id).await;
+        if let Ok(current) = &current {
+            self.store.write(|tx| GroupState::load(tx, id)?.learn(tx, &current.attributes))?;
+        }
+        let done = self.commit(step, id, group::evict).await;
+        if done.is_ok() || done.as_ref().is_err_and(|error| error.refusal().is_some()) {
+            self.store.write(|tx| group::evicted(tx, id))?;
+        }
+        done
     }
 
     /// Adds the clients that a group waits for and whose KeyPackages are at hand.

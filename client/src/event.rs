@@ -66,6 +66,12 @@ pub enum Event {
     Returned { group: GroupId, epoch: u64 },
     /// Members that came and went while this device could not follow the group.
     Changed { group: GroupId, epoch: u64, added: Vec<Member>, removed: Vec<Member> },
+    /// While this device could not follow the group, these came in, or became admins, and it cannot tell
+    /// by whose will: a member and the server together may have made them up. This device does not come
+    /// back until its user takes the group as the server has it.
+    Strangers { group: GroupId, strangers: Vec<Member>, admins: Vec<Member>, removed: Vec<Member> },
+    /// Users that are admins and were not when this device last knew, which its user accepted.
+    AdminsFound { group: GroupId, epoch: u64, admins: Vec<Member> },
     /// This device could not come back into a group. It goes on trying, more and more seldom.
     Broken { group: GroupId, reason: String },
     /// The server had no room for messages to this device: of this group, or of any if none is named.
@@ -114,6 +120,8 @@ impl Event {
             | Self::CannotFollow { group, .. }
             | Self::Returned { group, .. }
             | Self::Changed { group, .. }
+            | Self::Strangers { group, .. }
+            | Self::AdminsFound { group, .. }
             | Self::Broken { group, .. }
             | Self::Lost { group: Some(group) } => Some(group),
             Self::ContactRequested { .. }
@@ -147,6 +155,10 @@ impl Event {
             | Self::Removed { by, members, .. }
             | Self::AdminsChanged { by, admins: members, .. } => members.iter_mut().chain([by]).collect(),
             Self::Changed { added, removed, .. } => added.iter_mut().chain(removed).collect(),
+            Self::Strangers { strangers, admins, removed, .. } => {
+                strangers.iter_mut().chain(admins).chain(removed).collect()
+            }
+            Self::AdminsFound { admins, .. } => admins.iter_mut().collect(),
             _ => Vec::new(),
         }
     }

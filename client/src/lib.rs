@@ -61,7 +61,7 @@ mod submit;
 mod tokens;
 
 pub use account::{LinkGrant, LinkRequest};
-pub use client::{Client, ClientBuilder, Group, Invited, Refounded};
+pub use client::{Client, ClientBuilder, Group, Invited, Refounded, Removal};
 #[cfg(feature = "lab")]
 pub use clock::Clock;
 pub use contact::{ContactAnswer, ContactRequest, Friend, FriendshipSecrets, Letter, LetterBody, RequestId};
@@ -71,7 +71,7 @@ pub use event::{Event, EventId, Member};
 pub use follow::Follower;
 #[cfg(feature = "lab")]
 pub use group::Change;
-pub use group::{ApplicationMessage, Content, GroupSummary, RosterEntry};
+pub use group::{ApplicationMessage, Content, Differences, GroupSummary, RosterEntry};
 pub use identity::{IdentityLink, VerifiedClient, VerifiedUser};
 pub use options::Options;
 pub use postern_api as api;

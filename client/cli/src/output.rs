@@ -121,6 +121,14 @@ fn describe(client: &Client, event: &Event) -> Result<String> {
         Event::Changed { added, removed, .. } => {
             format!("meanwhile came: {}; went: {}", list(added), list(removed))
         }
+        Event::Strangers { strangers, admins, removed, .. } => format!(
+            "this device does not come back by itself: it cannot tell who let in {}, and who made these \
+             admins: {}; went: {}. `rejoin` accepts them, `refound` founds another group",
+            list(strangers),
+            list(admins),
+            list(removed)
+        ),
+        Event::AdminsFound { admins, .. } => format!("you accepted as admins: {}", list(admins)),
         Event::Broken { reason, .. } => format!(
             "this device could not come back ({}). It goes on trying; `refound` founds the group anew",
             safe_line(reason)

@@ -37,6 +37,9 @@ pub enum LetterBody {
     Renewal(Friend),
     /// The same, to a device of the sender's own user.
     Secrets(FriendshipSecrets),
+    /// Groups that a device of the sender's own user is to come into: what [`crate::group`] hands over,
+    /// in CBOR.
+    Groups(Payload),
 }
 
 /// "I would like to add you to groups."

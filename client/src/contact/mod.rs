@@ -17,7 +17,7 @@ pub(crate) use self::{
     friends::{forget_friend, friend},
     friendship::Friendship,
     letter::{open_secrets, seal_secrets},
-    own_devices::adopt_secrets,
+    own_devices::{adopt_secrets, write_groups},
     receive::receive_letter,
     requests::{answer_requests, ask},
 };

@@ -1,18 +1,36 @@
 //! Friendships that other devices of this user send after they renewed the user's. Owns the table
 //! `received_secrets`.
 
-use postern_protocol::PublicKey;
+use postern_protocol::{Payload, PublicKey, auth::SignedContact};
 use rusqlite::params;
 
-use super::friendship::{self, FriendshipSecrets};
+use super::{
+    deposits::write_letter,
+    friendship::{self, FriendshipSecrets},
+    letter::LetterBody,
+};
 use crate::{
     account::Account,
     error::Result,
     event::Event,
+    group::GroupHandover,
     identity,
     server::Api,
     store::{Store, Tx, decode, encode},
 };
+
+/// The most groups that one letter tells of.
+const GROUPS_AT_ONCE: usize = 50;
+
+/// Writes to another device of this user what it needs to come into groups.
+pub(crate) fn write_groups(tx: &Tx<'_>, contact: &SignedContact, groups: &[GroupHandover]) -> Result<()> {
+    let account = Account::load(tx)?;
+    for groups in groups.chunks(GROUPS_AT_ONCE) {
+        let body = LetterBody::Groups(Payload::new(encode(&groups)));
+        write_letter(tx, &account, &account.user, contact, &body)?;
+    }
+    Ok(())
+}
 
 /// Keeps what a device sent which says that it is this user's, until the AS was asked.
 pub(super) fn keep_secrets(tx: &Tx<'_>, client_key: &PublicKey, secrets: &FriendshipSecrets) -> Result<()> {

@@ -1,6 +1,6 @@
 //! Letters that arrive in the contact queue.
 
-use postern_protocol::Payload;
+use postern_protocol::{Payload, encoding::Encoding};
 
 use super::{
     friends,
@@ -8,7 +8,14 @@ use super::{
     own_devices,
     requests::{self, ContactSender},
 };
-use crate::{account::Account, error::Rejection, event::Event, identity, invitations, store::Tx};
+use crate::{
+    account::Account,
+    error::Rejection,
+    event::Event,
+    group::{self, GroupHandover},
+    identity, invitations,
+    store::Tx,
+};
 
 /// Lets a deposit take effect.
 pub(crate) fn receive_letter(tx: &Tx<'_>, deposit: &Payload) -> Result<(), Rejection> {
@@ -47,6 +54,15 @@ pub(crate) fn receive_letter(tx: &Tx<'_>, deposit: &Payload) -> Result<(), Rejec
                 return Err(Rejection::invalid("secrets came that are not from a device of ours"));
             }
             own_devices::keep_secrets(tx, &client_key, &secrets)?;
+        }
+        LetterBody::Groups(groups) => {
+            if user != account.user {
+                return Err(Rejection::invalid("groups came that are not from a device of ours"));
+            }
+            let groups: Vec<GroupHandover> = Encoding::Cbor
+                .decode(groups.as_bytes())
+                .map_err(|_| Rejection::invalid("a list of groups is malformed"))?;
+            group::keep_received(tx, &client_key, &groups)?;
         }
     }
     Ok(())

@@ -22,15 +22,25 @@ pub struct ApplicationMessage {
 #[serde(rename_all = "snake_case")]
 pub enum Content {
     Text(String),
-    /// Tells members that were added what they cannot see in the MLS group. Each entry of the
-    /// roster is proved by its own link, so the sender need not be believed.
+    /// Tells members that were added what they cannot see in the MLS group, and the others who was
+    /// added. Each entry of the roster is proved by its own link, so the sender need not be believed.
     Introduction {
         title: String,
+        /// The title's number.
+        titled: u64,
         roster: Vec<RosterEntry>,
         /// Key that opens the attributes of leaves (AES-256, DS-12). Absent where it is not known.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         attributes_key: Option<[u8; 32]>,
     },
+    /// An admin calls the group something else.
+    Title {
+        title: String,
+        /// Greater than that of the title before.
+        titled: u64,
+    },
+    /// Nothing but what comes with every message: who the sender is.
+    Present,
 }
 
 /// A member and its identity link.

@@ -7,7 +7,11 @@ mod changes;
 mod commit;
 mod content;
 mod create;
+mod evict;
 mod fate;
+#[cfg(feature = "lab")]
+mod ghost;
+mod handover;
 mod introduce;
 mod join;
 mod leave;
@@ -30,17 +34,23 @@ pub use self::{
     commit::Change,
     message::{ApplicationMessage, Content, RosterEntry},
     record::GroupSummary,
+    rejoin::Differences,
 };
 pub(crate) use self::{
     commit::add_invited,
+    evict::{evict, evicted, evictions, remove_own_device},
+    handover::{
+        GroupHandover, adopt, entries_due, entry, entry_failed, handover, has_received, keep_received,
+        next_entry, retell, take_over, to_tell, told,
+    },
     introduce::{introduce, waiting_groups},
     join::{join, tree_of_welcome},
     leave::withdraw_invitations,
     links::unconfirmed,
-    members::{claims, members, pending_events},
+    members::{claims, devices_of, members, pending_events},
     outstanding::{Kind, founding, unsettled},
     receive::receive,
-    record::{active, is_leaf_key_in_use, set_successor, successor, summaries, title},
+    record::{active, is_entering, is_leaf_key_in_use, set_successor, successor, summaries, title},
     state::GroupState,
     upkeep::{committed, due},
 };

@@ -7,12 +7,14 @@ pub(crate) mod eid;
 mod known;
 mod link;
 mod lookup;
+mod own_devices;
 mod verify;
 
 pub(crate) use self::{
     credential::{obtain_credential, renew_credential, verified},
     known::confirmed,
     lookup::look_up,
+    own_devices::own_devices,
 };
 pub use self::{
     link::IdentityLink,
