@@ -64,7 +64,10 @@ pub use account::{LinkGrant, LinkRequest};
 pub use client::{Client, ClientBuilder, Group, Invited, Refounded, Removal};
 #[cfg(feature = "lab")]
 pub use clock::Clock;
-pub use contact::{ContactAnswer, ContactRequest, Friend, FriendshipSecrets, Letter, LetterBody, RequestId};
+pub use contact::{
+    Blocks, Contact, ContactAnswer, ContactRequest, ContactsHandover, Edition, Friend, FriendshipSecrets,
+    Letter, LetterBody, ReceivedRequest, RequestId, SafetyNumber, SharedContact, Stamp,
+};
 pub use display::{safe_json, safe_line, safe_text};
 pub use error::{Error, IdentityError, QueueError, Result};
 pub use event::{Event, EventId, Member};
@@ -72,7 +75,9 @@ pub use follow::Follower;
 #[cfg(feature = "lab")]
 pub use group::Change;
 pub use group::{ApplicationMessage, Content, Differences, GroupSummary, RosterEntry};
-pub use identity::{IdentityLink, VerifiedClient, VerifiedUser};
+pub use identity::{
+    Audit, Device, DeviceState, EidWelcome, IdentityLink, Known, Seen, VerifiedClient, VerifiedUser,
+};
 pub use options::Options;
 pub use postern_api as api;
 #[cfg(feature = "lab")]

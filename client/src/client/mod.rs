@@ -1,6 +1,7 @@
 //! The client as its user's program sees it.
 
 mod builder;
+mod contacts;
 mod device;
 mod group;
 mod handle;

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     account::Account,
     error::{Error, Result},
-    identity::IdentityLink,
+    identity::{self, IdentityLink},
     mls::{self, LeafSigner},
     options::Options,
     store::Tx,
@@ -58,7 +58,7 @@ impl GroupState {
         let account = Account::load(tx)?;
         let link =
             IdentityLink::sign(&account.client_key(), account.credential()?, Some(&self.id), &self.leaf);
-        let message = ApplicationMessage { number, link, content };
+        let message = ApplicationMessage { number, link, eid: identity::own_state(tx)?, content };
         let message = self
             .mls
             .create_message(tx, &LeafSigner(&self.leaf), &Encoding::Cbor.encode(&message))

@@ -1,11 +1,13 @@
 //! Groups that this user's devices hand over to each other: with what a device needs to come in by
-//! itself, as the same user. Owns the tables `entries`, `received_groups` and `told_devices`.
+//! itself, as the same user. Owns the tables `entries` and
+//! `told_devices`.
 
 use std::time::Duration;
 
 use postern_protocol::{
-    Address, PublicKey, StateKey,
+    Address, Payload, PublicKey, StateKey,
     ds::{FetchGroupInfo, GroupId},
+    encoding::Encoding,
     key::SigningKey,
     mls::{Pseudonym, UserKey},
 };
@@ -49,6 +51,11 @@ pub(crate) struct PendingEntry {
 }
 
 impl GroupHandover {
+    /// Reads what a letter brought; `None` for anything else.
+    pub(crate) fn decode(handover: &Payload) -> Option<Self> {
+        Encoding::Cbor.decode(handover.as_bytes()).ok()
+    }
+
     /// The request for the group as the DS has it, and the key that signs it.
     pub(crate) fn fetch_info(&self) -> (FetchGroupInfo, SigningKey) {
         (FetchGroupInfo { state_key: self.state_key }, self.user_key())
@@ -263,14 +270,15 @@ enum Need {
 
 fn need(tx: &Tx<'_>, id: &GroupId, client_key: &PublicKey) -> Result<Option<Need>> {
     let sql = "SELECT told, due FROM told_devices WHERE group_id = ?1 AND client_key = ?2";
-    let row: Option<(bool, u64)> = tx
+    let row: Option<(u8, u64)> = tx
         .sql()
         .prepare_cached(sql)?
         .query_row(params![id.to_mls(), client_key.as_bytes()], |row| Ok((row.get(0)?, row.get(1)?)))
         .optional()?;
     Ok(match row {
         None => Some(Need::Group),
-        Some((false, due)) if due <= tx.now() => Some(Need::KeyAgain),
+        Some((0, due)) if due <= tx.now() => Some(Need::Group),
+        Some((2, due)) if due <= tx.now() => Some(Need::KeyAgain),
         Some(_) => None,
     })
 }
@@ -281,7 +289,7 @@ pub(crate) fn retell(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
     let own_key = Account::load(tx)?.client_key().public_key();
     for client_key in identity::own_devices(tx)?.iter().filter(|client_key| **client_key != own_key) {
         tx.sql().execute(
-            "INSERT OR REPLACE INTO told_devices (group_id, client_key, told, due) VALUES (?1, ?2, 0, 0)",
+            "INSERT OR REPLACE INTO told_devices (group_id, client_key, told, due) VALUES (?1, ?2, 2, 0)",
             params![id.to_mls(), client_key.as_bytes()],
         )?;
     }
@@ -291,47 +299,12 @@ pub(crate) fn retell(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
 /// Notes that a device was told of a group, or that it could not be.
 pub(crate) fn told(tx: &Tx<'_>, id: &GroupId, client_key: &PublicKey, told: bool) -> Result<()> {
     tx.sql().execute(
-        "INSERT OR REPLACE INTO told_devices (group_id, client_key, told, due) VALUES (?1, ?2, ?3, ?4)",
+        "INSERT INTO told_devices (group_id, client_key, told, due) VALUES (?1, ?2, ?3, ?4)
+         ON CONFLICT (group_id, client_key) DO UPDATE
+         SET told = CASE WHEN excluded.told = 1 THEN 1 ELSE told END, due = excluded.due",
         params![id.to_mls(), client_key.as_bytes(), told, integer(tx.now().saturating_add(TELL_AGAIN))],
     )?;
     Ok(())
-}
-
-/// Keeps what a device sent which says that it is this user's, until the AS was asked.
-pub(crate) fn keep_received(tx: &Tx<'_>, client_key: &PublicKey, groups: &[GroupHandover]) -> Result<()> {
-    tx.sql().execute(
-        "INSERT INTO received_groups (client_key, groups) VALUES (?1, ?2)",
-        params![client_key.as_bytes(), encode(&groups)],
-    )?;
-    Ok(())
-}
-
-/// Whether anything was received whose sender is not known to be this user's.
-pub(crate) fn has_received(tx: &Tx<'_>) -> Result<bool> {
-    Ok(tx.sql().query_row("SELECT EXISTS (SELECT 1 FROM received_groups)", [], |row| row.get(0))?)
-}
-
-/// Takes over what came from `devices`, which are this user's. Returns how much came from others.
-pub(crate) fn adopt(tx: &Tx<'_>, devices: &[PublicKey]) -> Result<usize> {
-    let mut statement =
-        tx.sql().prepare_cached("DELETE FROM received_groups RETURNING client_key, groups")?;
-    let rows = statement
-        .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
-        .collect::<Result<Vec<([u8; 32], Vec<u8>)>, _>>()?;
-    let mut strangers = 0;
-    for (client_key, groups) in rows {
-        let client_key = PublicKey::new(client_key);
-        if !devices.contains(&client_key) {
-            strangers += 1;
-            continue;
-        }
-        let groups: Vec<GroupHandover> = decode(&groups, "a handover")?;
-        take_over(tx, &groups)?;
-        for handover in &groups {
-            told(tx, &handover.id, &client_key, true)?;
-        }
-    }
-    Ok(strangers)
 }
 
 /// The leaves of this user's devices that are to go: the one that was removed, and those of which nobody

@@ -1,7 +1,7 @@
 //! The plaintext of a private MLS message of a group, in CBOR: the sender, proved to the members
 //! and hidden from the DS, and what they say.
 
-use postern_protocol::PublicKey;
+use postern_protocol::{PublicKey, eid::EidState};
 use serde::{Deserialize, Serialize};
 
 use crate::identity::IdentityLink;
@@ -14,6 +14,9 @@ pub struct ApplicationMessage {
     pub number: u64,
     /// The sender's word that it is a certain client.
     pub link: IdentityLink,
+    /// The identity of the sender's user, as far as the sender knows it: an AS that shows one history to
+    /// some and another to others is found out.
+    pub eid: EidState,
     pub content: Content,
 }
 
@@ -41,6 +44,8 @@ pub enum Content {
     },
     /// Nothing but what comes with every message: who the sender is.
     Present,
+    /// The sender's user ends its account. Members ask the AS.
+    Gone,
 }
 
 /// A member and its identity link.

@@ -2,6 +2,7 @@
 //! effect of those that arrive. All of it happens inside a transaction; [`crate::submit`] talks to
 //! the DS.
 
+mod accounts;
 mod attributes;
 mod changes;
 mod commit;
@@ -30,18 +31,16 @@ pub(crate) mod strayed;
 mod tests;
 mod upkeep;
 
-pub use self::{
-    commit::Change,
-    message::{ApplicationMessage, Content, RosterEntry},
-    record::GroupSummary,
-    rejoin::Differences,
-};
 pub(crate) use self::{
+    accounts::{
+        forget_hint, gone, hints, not_seen_since, renamed, still_there, tell_groups, tell_groups_of_end,
+        was_reset,
+    },
     commit::add_invited,
     evict::{evict, evicted, evictions, remove_own_device},
     handover::{
-        GroupHandover, adopt, entries_due, entry, entry_failed, handover, has_received, keep_received,
-        next_entry, retell, take_over, to_tell, told,
+        GroupHandover, entries_due, entry, entry_failed, handover, next_entry, retell, take_over, to_tell,
+        told,
     },
     introduce::{introduce, waiting_groups},
     join::{join, tree_of_welcome},
@@ -53,4 +52,10 @@ pub(crate) use self::{
     record::{active, is_entering, is_leaf_key_in_use, set_successor, successor, summaries, title},
     state::GroupState,
     upkeep::{committed, due},
+};
+pub use self::{
+    commit::Change,
+    message::{ApplicationMessage, Content, RosterEntry},
+    record::GroupSummary,
+    rejoin::Differences,
 };

@@ -8,7 +8,7 @@ use openmls_traits::OpenMlsProvider as _;
 use postern_protocol::{MlsMessage, PublicKey, ds::GroupId, encoding::Encoding, mls::to_join};
 
 use super::{
-    attributes,
+    accounts, attributes,
     changes::commit_events,
     links,
     message::{ApplicationMessage, Content},
@@ -21,7 +21,7 @@ use super::{
 use crate::{
     error::{Error, Rejection},
     event::{Event, Member},
-    mls,
+    identity, mls,
     store::Tx,
 };
 
@@ -179,6 +179,18 @@ fn receive_content(
     // A false link takes the sender's name, not its message: the MLS signature is good.
     links::shown(tx, &group.id, &sender, &message.link)?;
     links::keep_number(tx, &group.id, &sender, message.number)?;
+    // Only of a client that the AS confirmed: nobody speaks of another's identity.
+    let shown = links::link(tx, &group.id, &sender)?.and_then(|link| link.claim(&group.id, &sender));
+    if let Some(claim) = shown
+        && let Some(user) = identity::confirmed(tx, &claim.client_key)?
+    {
+        identity::heard(tx, &user, &message.eid)?;
+        if claim.user != user {
+            accounts::hint(tx, &user, Some(&claim.user))?;
+        } else if message.content == Content::Gone {
+            accounts::hint(tx, &user, None)?;
+        }
+    }
     match message.content {
         Content::Text(text) => {
             Event::Message { group: group.id.clone(), epoch, sender: Member::unknown(sender), text }
@@ -198,7 +210,7 @@ fn receive_content(
             receive_title(tx, group, epoch, sender, title, titled)?;
         }
         Content::Title { title, titled } => receive_title(tx, group, epoch, sender, title, titled)?,
-        Content::Present => {}
+        Content::Present | Content::Gone => {}
     }
     Ok(())
 }

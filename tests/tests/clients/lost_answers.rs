@@ -12,7 +12,7 @@ use postern_tests_kit::{BadLine, PATIENCE, PushService, World, befriend, joined}
 const ALL_ATTEMPTS: usize = 4;
 
 fn options() -> Options {
-    Options { durable: false, return_after: Duration::ZERO, ..Options::default() }
+    Options { accept_contacts: true, durable: false, return_after: Duration::ZERO, ..Options::default() }
 }
 
 async fn register(world: &World, line: &BadLine, name: &str) -> Result<Client, Error> {

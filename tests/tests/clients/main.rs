@@ -1,6 +1,7 @@
 //! The promises of the client library, tried with real clients and a real server.
 
 mod command_line;
+mod contacts;
 mod following;
 mod friendship;
 mod groups;

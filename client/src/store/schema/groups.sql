@@ -83,18 +83,11 @@ CREATE TABLE entries (
     due INTEGER NOT NULL                -- seconds since 1970: when to try
 ) STRICT;
 
--- Handovers that devices sent which say that they are this user's, until the AS was asked.
-CREATE TABLE received_groups (
-    id INTEGER PRIMARY KEY,
-    client_key BLOB NOT NULL,
-    groups BLOB NOT NULL                -- a list of GroupHandover in CBOR
-) STRICT;
-
 -- This user's devices that were told of a group, or have to be told again.
 CREATE TABLE told_devices (
     group_id BLOB NOT NULL,
     client_key BLOB NOT NULL,
-    told INTEGER NOT NULL,              -- 0: it could not be told yet, or the user's key became another
+    told INTEGER NOT NULL,              -- 1 once it was; 0: it could not be yet, 2: the user's key became another
     due INTEGER NOT NULL,               -- seconds since 1970: when to try again, if it was not told
     PRIMARY KEY (group_id, client_key)
 ) STRICT;
@@ -113,3 +106,14 @@ CREATE TABLE cards (
     sealed BLOB NOT NULL,
     PRIMARY KEY (group_id, leaf_key)
 ) STRICT;
+
+-- Users of members that say to have another name, or to end, until the AS was asked.
+CREATE TABLE member_news (
+    user TEXT PRIMARY KEY,              -- as this device knows it
+    name TEXT,                          -- the new name; null: its account ends
+    tried INTEGER NOT NULL,             -- how often the AS showed nothing of it
+    due INTEGER NOT NULL                -- seconds since 1970: when to ask
+) STRICT;
+
+-- Users of members that the AS knows no more, of which groups were told.
+CREATE TABLE gone_members (user TEXT PRIMARY KEY) STRICT;
