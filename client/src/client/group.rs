@@ -174,7 +174,8 @@ impl Group {
         session.store.write(|tx| {
             let loaded = GroupState::load(tx, &self.id)?;
             if is_own {
-                return group::retell(tx, &self.id);
+                let devices: Vec<_> = devices.iter().map(|(client_key, _)| *client_key).collect();
+                return group::retell(tx, &self.id, &devices);
             }
             if !loaded.is_admin(&loaded.leaf.public_key()) {
                 return Err(Error::NotAdmin);

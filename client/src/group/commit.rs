@@ -130,7 +130,8 @@ impl GroupState {
             self.mls.merge_pending_commit(tx).map_err(Error::mls("cannot apply our own commit"))?;
             record::committed(tx, &self.id)?;
             if user_key != self.own_leaf()?.user_key {
-                handover::retell(tx, &self.id)?;
+                // Those that are in the group: others are to stay out.
+                handover::retell(tx, &self.id, &self.own_clients(tx)?)?;
             }
             if address != self.delivery_address()
                 && let Some(address) = address

@@ -80,7 +80,7 @@ impl GroupState {
     }
 
     /// The clients of this device's user that are in the group, as far as they showed themselves.
-    fn own_clients(&self, tx: &Tx<'_>) -> Result<Vec<PublicKey>> {
+    pub(super) fn own_clients(&self, tx: &Tx<'_>) -> Result<Vec<PublicKey>> {
         let mut clients = Vec::new();
         for leaf_key in self.of_same_users(&[self.leaf.public_key()]) {
             let link = links::link(tx, &self.id, &leaf_key)?;
@@ -135,7 +135,9 @@ impl GroupState {
 pub(crate) fn handover(tx: &Tx<'_>) -> Result<Vec<GroupHandover>> {
     let mut groups = Vec::new();
     for id in record::active(tx)? {
-        groups.extend(GroupState::load(tx, &id)?.handover(tx)?);
+        if !record::is_leaving(tx, &id)? {
+            groups.extend(GroupState::load(tx, &id)?.handover(tx)?);
+        }
     }
     Ok(groups)
 }
@@ -244,6 +246,9 @@ pub(crate) fn to_tell(tx: &Tx<'_>) -> Result<Vec<(PublicKey, GroupHandover)>> {
         return Ok(found);
     }
     for id in record::active(tx)? {
+        if record::is_leaving(tx, &id)? {
+            continue;
+        }
         let mut group = None;
         for client_key in &devices {
             let Some(need) = need(tx, &id, client_key)? else { continue };
@@ -283,11 +288,10 @@ fn need(tx: &Tx<'_>, id: &GroupId, client_key: &PublicKey) -> Result<Option<Need
     })
 }
 
-/// Notes that the user's other devices have to be told of a group again: the user's key in it became
+/// Notes that devices of this user have to be told of a group again: the user's key in it became
 /// another, say.
-pub(crate) fn retell(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
-    let own_key = Account::load(tx)?.client_key().public_key();
-    for client_key in identity::own_devices(tx)?.iter().filter(|client_key| **client_key != own_key) {
+pub(crate) fn retell(tx: &Tx<'_>, id: &GroupId, devices: &[PublicKey]) -> Result<()> {
+    for client_key in devices {
         tx.sql().execute(
             "INSERT OR REPLACE INTO told_devices (group_id, client_key, told, due) VALUES (?1, ?2, 2, 0)",
             params![id.to_mls(), client_key.as_bytes()],

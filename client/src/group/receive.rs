@@ -143,6 +143,8 @@ fn receive_commit(
 ) -> Result<(), Rejection> {
     let by = Member::unknown(by);
     let left = commit.self_removed();
+    let own_user = group.of_same_users(&[group.leaf.public_key()]);
+    let by_own_user = own_user.contains(&by.leaf_key);
     if left {
         let epoch = commit.epoch().as_u64();
         Event::Left { group: group.id.clone(), epoch, by }.record(tx)?;
@@ -157,7 +159,10 @@ fn receive_commit(
         outstanding::forget(tx, &group.id, Kind::Commit)?;
     }
     record::settled(tx, &group.id)?;
-    if left {
+    if left && by_own_user {
+        // Another device of this user wants it so: none brings this one in again.
+        group.quit(tx)?;
+    } else if left {
         group.end(tx)?;
     }
     Ok(())
