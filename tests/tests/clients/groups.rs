@@ -292,6 +292,66 @@ async fn who_is_to_be_removed_and_is_still_here_comes_back_with_another_address(
     hears(&bob, "there you are").await;
 }
 
+#[tokio::test]
+async fn a_device_that_was_removed_from_its_user_is_removed_from_all_groups() {
+    let world = World::builder().pushing().start().await;
+    let ([alice, bob, carol], group) = group_of_three(&world).await;
+    let tablet = world.device(&bob, "tablet").await;
+    receive(&bob).await;
+    joined(&tablet, 1).await;
+    for client in [&bob, &alice, &carol] {
+        receive(client).await;
+        assert_eq!(client.group_with_id(&group).members().unwrap().len(), 4);
+    }
+    bob.remove_device(&tablet.client_key()).await.unwrap();
+    receive(&bob).await;
+    let expected = ["alice", "bob", "carol"].map(|name| format!("{name}@example.localhost"));
+    for client in [&bob, &alice, &carol] {
+        receive(client).await;
+        assert_eq!(names(client, &group), expected, "{}", client.user());
+    }
+    assert!(tablet.group_with_id(&group).rejoin().await.is_err(), "it does not come back, either");
+    bob.group_with_id(&group).send("without it").await.unwrap();
+    hears(&carol, "without it").await;
+    assert_eq!(bob.group_with_id(&group).members().unwrap().len(), 3);
+
+    // A device that comes later has the key that the removed one does not.
+    let phone = world.device(&bob, "phone").await;
+    receive(&bob).await;
+    joined(&phone, 1).await;
+    phone.group_with_id(&group).send("from the phone").await.unwrap();
+    hears(&alice, "from the phone").await;
+}
+
+#[tokio::test]
+async fn devices_that_were_added_apart_come_together_as_one_user() {
+    let world = World::builder().pushing().start().await;
+    let (alice, bob) = (world.person("alice").await, world.person("bob").await);
+    let tablet = world.device(&bob, "tablet").await;
+    let group = alice.create_group("one").await.unwrap().id().clone();
+    befriend(&alice, &bob, &group).await;
+    joined(&bob, 1).await;
+    joined(&tablet, 1).await;
+    for _ in 0..4 {
+        for client in [&alice, &bob, &tablet] {
+            receive(client).await;
+        }
+    }
+    let found = alice.group_with_id(&group);
+    assert_eq!(found.members().unwrap().len(), 3);
+    let bobs = found.removal(bob.user()).unwrap().members;
+    assert_eq!(bobs.len(), 2);
+    assert_eq!(found.removal_of(&bobs[0].leaf_key).unwrap().members.len(), 2, "they have one place");
+    for (speaker, text) in [(&alice, "one"), (&bob, "two"), (&tablet, "three")] {
+        speaker.group_with_id(&group).send(text).await.unwrap();
+        for listener in [&alice, &bob, &tablet] {
+            if listener.client_key() != speaker.client_key() {
+                hears(listener, text).await;
+            }
+        }
+    }
+}
+
 /// Answers that a server gives to somebody who asks for a group, made up by a member.
 fn answer(content: &[u8]) -> Vec<u8> {
     let head = format!(
