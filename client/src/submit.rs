@@ -386,8 +386,10 @@ impl Session {
         let Some(entry) = self.store.write(|tx| group::entry(tx, id))? else { return Ok(()) };
         let queue = self.store.read(|tx| Queue::load(tx, QueueKind::Group))?;
         add_addresses(&self.api, &queue, vec![entry.address], Vec::new()).await?;
-        // Where it is in already, in a place of its own, it leaves that with the same commit.
+        // Where it is in already, in a place of its own, it leaves that with the same commit. What can still be
+        // read there is read now.
         self.settle(step, id).await?;
+        self.drain(step, QueueKind::Group).await?;
         let moves = |tx: &Tx<'_>| match GroupState::load(tx, id) {
             Ok(mut group) if !group.is_leaving() && !group::is_entering(tx, id)? => {
                 group.stage_leaving(tx).map(|()| true)

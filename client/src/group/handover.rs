@@ -95,13 +95,14 @@ impl GroupState {
     fn belongs_beside(&self, tx: &Tx<'_>, handover: &GroupHandover) -> Result<bool> {
         let own = self.own_leaf()?;
         let (admins, devices) = (self.admins()?, identity::own_devices(tx)?);
-        let mut best = (!admins.contains(&own.pseudonym), own.pseudonym);
+        let rank = |pseudonym: Pseudonym| (!admins.contains(&pseudonym), pseudonym);
+        let mut best = rank(own.pseudonym).min(rank(handover.pseudonym));
         let leaves = rules::leaves(&self.mls);
         for leaf in leaves.values() {
             let link = links::link(tx, &self.id, &leaf.leaf_key)?;
             let claim = link.and_then(|link| link.claim(&self.id, &leaf.leaf_key));
             if claim.is_some_and(|claim| devices.contains(&claim.client_key)) {
-                best = best.min((!admins.contains(&leaf.pseudonym), leaf.pseudonym));
+                best = best.min(rank(leaf.pseudonym));
             }
         }
         let has_key =
