@@ -400,6 +400,7 @@ impl Session {
         if self.store.write(moves)?
             && let Some(Fate::Refused(problem)) = self.settle(step, id).await?.of(Kind::Leave)
         {
+            self.store.write(|tx| group::drop_entry(tx, id))?;
             return Err(problem.clone().into());
         }
         for _ in 0..ATTEMPTS {

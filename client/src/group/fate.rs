@@ -92,7 +92,7 @@ impl GroupState {
         if record::is_entering(tx, &self.id)? {
             let moved = record::is_moving(tx, &self.id)?;
             record::entered(tx, &self.id)?;
-            handover::entered(tx, &self.id)?;
+            handover::drop_entry(tx, &self.id)?;
             // The others learn at once who came.
             outbox::push(tx, &self.id, &Content::Present)?;
             return if moved { Ok(()) } else { Event::Joined { group: self.id.clone() }.record(tx) };

@@ -213,8 +213,8 @@ pub(crate) fn entry(tx: &Tx<'_>, id: &GroupId) -> Result<Option<PendingEntry>> {
     Ok(Some(PendingEntry { handover: decode(&handover, "a handover")?, address }))
 }
 
-/// This device is in: nothing is left to do.
-pub(super) fn entered(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
+/// This device is in, or is not to come in: nothing is left to do.
+pub(crate) fn drop_entry(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
     tx.sql().execute("DELETE FROM entries WHERE group_id = ?1", [id.to_mls()])?;
     Ok(())
 }

@@ -76,7 +76,7 @@ pub(crate) fn join(tx: &Tx<'_>, welcome: &Welcome, tree: Option<&WelcomeTree>) -
     let group = staged.into_group(tx).map_err(refused)?;
     rules::policy(&group).map_err(|_| Rejection::invalid("a group has no policy"))?;
     record::insert(tx, &id, "", &leaf_key)?;
-    handover::entered(tx, &id)?;
+    handover::drop_entry(tx, &id)?;
     if let Some(tree) = tree {
         attributes::keep(tx, &id, &tree.attributes)?;
     }

@@ -80,7 +80,7 @@ impl GroupState {
     /// it in again.
     pub(crate) fn quit(&mut self, tx: &Tx<'_>) -> Result<()> {
         self.end(tx)?;
-        handover::entered(tx, &self.id)?;
+        handover::drop_entry(tx, &self.id)?;
         record::block(tx, &self.id)
     }
 
