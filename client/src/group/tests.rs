@@ -14,8 +14,8 @@ use postern_protocol::{
 use tls_codec::Serialize as _;
 
 use super::{
-    Change, Content, Differences, GroupState, RosterEntry, devices_of, entry, handover, introduce, join,
-    members, outbox, pending_events, receive, take_over,
+    Change, Content, Differences, GroupState, RosterEntry, accounts::MemberNews, devices_of, entry, handover,
+    introduce, join, members, outbox, pending_events, receive, take_over,
 };
 use crate::{
     account::Account,
@@ -51,17 +51,23 @@ fn person(name: &str, issuer: &SigningKey) -> Person {
     account.credential = Some(credential.issue(issuer));
     store
         .write(|tx| {
-            // Its identity, of which only the state is told.
-            tx.sql().execute(
-                "INSERT INTO eids (user, pending, founder, founding, incarnation, epoch, transcript,
-                                   public_group, seen, verified)
-                 VALUES (?1, 0, zeroblob(32), zeroblob(32), 0, 0, zeroblob(32), x'', 0, 0)",
-                [user.to_string()],
-            )?;
+            keep_identity(tx, &user, 0);
             account.save(tx)
         })
         .unwrap();
     Person { store, user, _directory: directory }
+}
+
+/// The identity of a user as lookups showed it, begun by some device.
+fn keep_identity(tx: &Tx<'_>, user: &UserName, founder: u8) {
+    tx.sql()
+        .execute(
+            "INSERT INTO eids (user, pending, founder, founding, incarnation, epoch, transcript,
+                               public_group, seen, verified)
+             VALUES (?1, 0, ?2, zeroblob(32), 0, 0, zeroblob(32), x'', 0, 0)",
+            rusqlite::params![user.to_string(), [founder; 32]],
+        )
+        .unwrap();
 }
 
 fn delivery() -> DeliveryAddress {
@@ -935,4 +941,71 @@ fn a_removed_device_of_ones_own_goes_with_the_key_that_it_knows() {
     for other in [&alice, &bob, &mallory] {
         other.receive(&entry).unwrap();
     }
+}
+
+#[test]
+fn what_members_say_of_their_accounts_counts_when_the_as_shows_it() {
+    let issuer = SigningKey::generate();
+    let ([alice, bob, mallory], id) = three(&issuer);
+    let hints = || alice.store.read(super::hints).unwrap();
+    for (speaker, name, founder) in [(&bob, "robert", 1), (&mallory, "alicia", 2)] {
+        let name: UserName = format!("{name}@example.org").parse().unwrap();
+        let mut account = speaker.account();
+        account.user = name.clone();
+        let credential = ClientCredential {
+            user: name.clone(),
+            client_key: account.client_key().public_key(),
+            not_before: 0,
+            not_after: u64::MAX,
+            issuer_key: issuer.public_key(),
+        };
+        account.credential = Some(credential.issue(&issuer));
+        speaker
+            .store
+            .write(|tx| {
+                keep_identity(tx, &name, founder);
+                account.save(tx)
+            })
+            .unwrap();
+        let said = speaker.say(&id, "I am called something else");
+        alice.receive(&said).unwrap();
+        let hint = MemberNews { user: speaker.user.clone(), name: Some(name.clone()) };
+        assert_eq!(hints(), [hint]);
+        // The lookup of the new name shows an identity that began with this device.
+        alice
+            .store
+            .write(|tx| {
+                keep_identity(tx, &speaker.user, 1);
+                keep_identity(tx, &name, founder);
+                super::renamed(tx, &speaker.user, &name)
+            })
+            .unwrap();
+        let told = alice.events().into_iter().any(
+            |event| matches!(event, Event::MemberRenamed { user, name: new, .. } if user == speaker.user && new == name),
+        );
+        assert_eq!(told, founder == 1, "{name}");
+        assert!(hints().is_empty());
+    }
+}
+
+#[test]
+fn the_end_and_the_reset_of_a_members_account_are_told_once_when_the_as_shows_them() {
+    let issuer = SigningKey::generate();
+    let ([alice, bob, mallory], id) = three(&issuer);
+    bob.store.write(super::tell_groups_of_end).unwrap();
+    alice.receive(&bob.send(&id)).unwrap();
+    assert!(alice.events().is_empty(), "the AS was not asked");
+    let hint = MemberNews { user: bob.user.clone(), name: None };
+    assert_eq!(alice.store.read(super::hints).unwrap(), [hint]);
+    for _ in 0..2 {
+        alice.store.write(|tx| super::gone(tx, &bob.user)).unwrap();
+    }
+    alice.store.write(|tx| super::was_reset(tx, &mallory.user)).unwrap();
+    let stranger = "carol@example.org".parse().unwrap();
+    alice.store.write(|tx| super::was_reset(tx, &stranger)).unwrap();
+    let events = alice.events();
+    let [Event::MemberGone { user: gone, .. }, Event::MemberReset { user: reset, .. }] = &events[..] else {
+        panic!("{events:?}")
+    };
+    assert_eq!((gone, reset), (&bob.user, &mallory.user));
 }
