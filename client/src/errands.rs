@@ -174,12 +174,12 @@ impl Session {
                 return found.map(drop);
             }
             match (&found, &hint.name) {
-                (Ok(_), Some(name)) => store.write(|tx| group::renamed(tx, &hint.user, name))?,
                 (Err(error), None) if error.problem() == Some(ProblemType::NotFound) => {
                     store.write(|tx| group::gone(tx, &hint.user))?;
                 }
                 (Ok(_), None) => store.write(|tx| group::still_there(tx, &hint.user))?,
-                (Err(_), _) => store.write(|tx| group::forget_hint(tx, &hint.user))?,
+                // The lookup told of the name, if it is the same user's.
+                (Ok(_), Some(_)) | (Err(_), _) => store.write(|tx| group::forget_hint(tx, &hint.user))?,
             }
         }
         let since = store.now().saturating_sub(self.options.look_up_every.as_secs());

@@ -95,6 +95,8 @@ pub enum Error {
     Push(#[from] PushError),
     #[error("the {0} is damaged or made for something else: make a new one")]
     BadBlob(&'static str),
+    #[error("these are not the 24 words of a recovery key: compare them with those that were written down")]
+    BadRecoveryKey,
     #[error("no device of the user is called {0:?}: `devices` lists them")]
     UnknownDevice(String),
     #[error("several devices match {0:?}: name one by more of its key")]
@@ -259,6 +261,7 @@ const REFUSALS: &[ProblemType] = &[
     ProblemType::UnsupportedMediaType,
     ProblemType::BodyTooLarge,
     ProblemType::NameTaken,
+    ProblemType::WrongProof,
     ProblemType::ForeignDomain,
     ProblemType::InvalidMls,
     ProblemType::PolicyViolation,
@@ -298,6 +301,7 @@ mod tests {
         ProblemType::SignatureUsed,
         ProblemType::BodyTooSlow,
         ProblemType::TooManyRegistrations,
+        ProblemType::TooManyChanges,
         ProblemType::TooManyReservations,
         ProblemType::AllowanceUsedUp,
         ProblemType::Fault,

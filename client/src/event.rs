@@ -90,8 +90,6 @@ pub enum Event {
     ContactAnswered { user: UserName },
     /// A user does not allow this one to add them to groups.
     ContactDeclined { user: UserName },
-    /// A contact has another name now (AS-11): a device of theirs says so, and the AS confirms it.
-    ContactRenamed { user: UserName, name: UserName },
     /// A contact deleted their account (AS-11): a device of theirs said so, and the AS knows nobody of that name.
     ContactDeleted { user: UserName },
     /// The contact queue of a user's device is gone or full.
@@ -100,6 +98,8 @@ pub enum Event {
     IdentityReset { user: UserName },
     /// The AS shows another history of a user's devices than it showed before, or than it shows others.
     IdentitySplit { user: UserName },
+    /// A user, who may be this device's own, has another name; the user is the same (AS-9).
+    Renamed { from: UserName, to: UserName },
     /// A user has another device.
     DeviceAdded { user: UserName, device: PublicKey },
     /// A device is a user's no more.
@@ -152,11 +152,11 @@ impl Event {
             Self::ContactRequested { .. }
             | Self::ContactAnswered { .. }
             | Self::ContactDeclined { .. }
-            | Self::ContactRenamed { .. }
             | Self::ContactDeleted { .. }
             | Self::ContactUnreachable { .. }
             | Self::IdentityReset { .. }
             | Self::IdentitySplit { .. }
+            | Self::Renamed { .. }
             | Self::DeviceAdded { .. }
             | Self::DeviceRemoved { .. }
             | Self::Expired { .. }

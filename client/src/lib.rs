@@ -60,7 +60,7 @@ mod store;
 mod submit;
 mod tokens;
 
-pub use account::{LinkGrant, LinkRequest};
+pub use account::{LinkGrant, LinkRequest, recovery_key_of, recovery_words};
 pub use client::{Client, ClientBuilder, Group, Invited, Refounded, Removal};
 #[cfg(feature = "lab")]
 pub use clock::Clock;
@@ -82,6 +82,7 @@ pub use options::Options;
 pub use postern_api as api;
 #[cfg(feature = "lab")]
 pub use postern_api::{Http, Request, Response, Token};
+pub use postern_protocol::second_proof::RecoveryKey;
 #[cfg(feature = "lab")]
 pub use submit::Submission;
 pub use tokens::Wallet;

@@ -93,7 +93,6 @@ fn describe(client: &Client, event: &Event) -> Result<String> {
         ),
         Event::ContactAnswered { user } => format!("{user} may be added to groups now"),
         Event::ContactDeclined { user } => format!("{user} does not want to be added to groups"),
-        Event::ContactRenamed { user, name } => format!("{user} is called {name} now"),
         Event::ContactDeleted { user } => format!("{user} deleted their account"),
         Event::ContactUnreachable { user } => format!("a device of {user} cannot be reached"),
         Event::IdentityReset { user } => format!(
@@ -108,6 +107,10 @@ fn describe(client: &Client, event: &Event) -> Result<String> {
         Event::DeviceRemoved { user, device } => {
             format!("{user} has a device less, {}", device_name(device))
         }
+        Event::Renamed { from, to } if to == client.user() => {
+            format!("your name is {to} now, and no longer {from}")
+        }
+        Event::Renamed { from, to } => format!("{from} is called {to} now, and is the same user"),
         Event::Expired { messages } => {
             format!("the server deleted {messages} messages that had waited too long for this device")
         }

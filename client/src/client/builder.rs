@@ -5,11 +5,11 @@ use std::{
     sync::Arc,
 };
 
-use postern_protocol::name::UserName;
+use postern_protocol::{name::UserName, second_proof::RecoveryKey};
 
 use super::handle::Client;
 use crate::{
-    account::{LinkGrant, LinkRequest},
+    account::{self, LinkGrant, LinkRequest},
     error::{Error, Result},
     options::Options,
     session::Session,
@@ -96,6 +96,20 @@ impl ClientBuilder {
     /// [`Error::Server`].
     pub async fn register(&self, name: &str) -> Result<Client> {
         let store = setup::register(&self.directory, self.named_server()?, name, &self.options).await?;
+        self.client(store)
+    }
+
+    /// Begins the identity of a user anew who lost all devices (AS-8), with this as the first device, or takes up
+    /// a reset that was interrupted. The devices that were lost are nothing to anybody from then on. Nothing that they
+    /// had is here: no group, no contact, no message and no profile. Contacts and groups see a reset, and have to accept
+    /// it. `name` may leave out the server's domain.
+    ///
+    /// # Errors
+    /// [`Error::NoServer`], [`Error::ClientExists`], [`Error::BadName`], `wrong-proof`, also for a name that nobody
+    /// has, `too-many-changes`, [`Error::Server`].
+    pub async fn reset(&self, name: &str, recovery_key: &RecoveryKey) -> Result<Client> {
+        let server = self.named_server()?;
+        let store = account::reset(&self.directory, server, name, recovery_key, &self.options).await?;
         self.client(store)
     }
 

@@ -2,7 +2,7 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use postern_protocol::{PublicKey, ds::GroupId, name::UserName};
+use postern_protocol::{PublicKey, ds::GroupId, eid::EidState, name::UserName};
 
 use super::group::Group;
 use crate::{
@@ -11,7 +11,7 @@ use crate::{
     event::{self, Event, EventId},
     follow::{self, Follower},
     group::{self, GroupSummary},
-    identity::{self, Audit, Known},
+    identity::{self, Audit, Known, Seen, VerifiedUser},
     session::Session,
     tokens::Wallet,
 };
@@ -119,6 +119,15 @@ impl Client {
     /// [`Error::Database`].
     pub fn known(&self, user: &UserName) -> Result<Option<Known>> {
         self.session.store.read(|tx| identity::known(tx, user))
+    }
+
+    /// Compares a state of a user's identity that somebody else was shown, or the user itself told, with what
+    /// this device was shown. [`Seen::Split`] proves that the AS lied to one of them.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub fn compare(&self, user: &UserName, told: &EidState) -> Result<Seen> {
+        self.session.store.read(|tx| identity::compare(tx, user, told))
     }
 
     /// The identity that the AS shows instead of the known one. It is the user's once a person says so.

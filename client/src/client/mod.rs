@@ -1,5 +1,6 @@
 //! The client as its user's program sees it.
 
+mod account;
 mod builder;
 mod contacts;
 mod device;

@@ -124,12 +124,16 @@ pub(super) fn merge(tx: &Tx<'_>, theirs: &SharedContact) -> Result<Option<bool>>
     Ok(decided)
 }
 
-/// A user has another name now.
-pub(super) fn moved(tx: &Tx<'_>, from: &UserName, to: &UserName) -> Result<()> {
-    if let (Some(contact), Some(founding)) = (stored(tx, from)?, founding(tx, to)?) {
-        save(tx, &SharedContact { user: to.clone(), founding, ..contact })?;
+/// A user has another name now, if the identity is the same: then what was agreed goes on under that name. Returns
+/// whether it is, or there was nothing agreed.
+pub(super) fn moved(tx: &Tx<'_>, from: &UserName, to: &UserName) -> Result<bool> {
+    let Some(contact) = stored(tx, from)? else { return Ok(true) };
+    if founding(tx, to)? != Some(contact.founding) {
+        return Ok(false);
     }
-    forget(tx, from)
+    save(tx, &SharedContact { user: to.clone(), ..contact })?;
+    forget(tx, from)?;
+    Ok(true)
 }
 
 /// Forgets a user.

@@ -4,14 +4,13 @@ use serde::{Deserialize, Serialize};
 
 use super::contacts::{self, SharedContact};
 use crate::{
-    account::Account,
     error::Result,
     identity::{self, Pin},
     store::Tx,
 };
 
-/// What this device knows of other users: what was agreed with contacts, and which identities lookups showed and a
-/// person verified. Whom the user blocks is with the secrets of the friendship.
+/// What this device knows of other users: what was agreed with contacts, and the identities of theirs that lookups showed and
+/// a person verified. Whom the user blocks is with the secrets of the friendship.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ContactsHandover {
     pins: Vec<Pin>,
@@ -20,8 +19,7 @@ pub struct ContactsHandover {
 
 /// What another device of this user is to know.
 pub(crate) fn handover(tx: &Tx<'_>) -> Result<ContactsHandover> {
-    let account = Account::load(tx)?;
-    Ok(ContactsHandover { pins: identity::pins(tx, &account.user)?, contacts: contacts::all(tx)? })
+    Ok(ContactsHandover { pins: identity::pins(tx, &contacts::users(tx)?)?, contacts: contacts::all(tx)? })
 }
 
 /// Takes over what another device of this user knows.

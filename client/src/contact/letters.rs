@@ -1,8 +1,6 @@
 //! Letters that came in. None takes effect before the AS was asked who wrote it: a device that its user removed is
 //! nobody from then on (AS-13), and what a server sends again or keeps back changes nothing. Owns the table `letters`.
 
-use std::collections::HashMap;
-
 use postern_protocol::{Payload, PublicKey, name::UserName, problem::ProblemType};
 use rusqlite::params;
 
@@ -74,12 +72,6 @@ pub(crate) fn receive_letter(tx: &Tx<'_>, deposit: &Payload, options: &Options) 
         {
             return Err(Rejection::invalid("secrets came that are not from a device of ours"));
         }
-        // The lookup of the new name makes it a client of that one.
-        LetterBody::Moved(from) if identity::confirmed(tx, &client_key)?.as_ref() != Some(from) => {
-            return Err(Rejection::invalid(
-                "a user says to have had a name that is not known to have been its",
-            ));
-        }
         _ => {}
     }
     let stranger = identity::confirmed(tx, &client_key)?.as_ref() != Some(&user);
@@ -135,16 +127,9 @@ pub(crate) fn read_again(tx: &Tx<'_>, user: &UserName) -> Result<()> {
 /// Lets the letters of one user take effect.
 async fn read_from(store: &Store, api: &Api, options: &Options, user: &UserName) -> Result<()> {
     let sender = ask_about(store, api, user).await?;
-    let mut former_names = HashMap::new();
-    for letter in store.read(|tx| waiting(tx, user))? {
-        if let LetterBody::Moved(from) = letter.body {
-            let former = ask_about(store, api, &from).await?;
-            former_names.insert(from, former);
-        }
-    }
     store.write(|tx| {
         for letter in waiting(tx, user)? {
-            let fate = match take_effect(tx, user, &sender, &former_names, &letter, options) {
+            let fate = match take_effect(tx, user, &sender, &letter, options) {
                 Ok(fate) => fate,
                 Err(Rejection::Fault(error)) => return Err(error),
                 Err(Rejection::Invalid(reason)) => {
@@ -207,7 +192,6 @@ fn take_effect(
     tx: &Tx<'_>,
     user: &UserName,
     sender: &Sender,
-    former_names: &HashMap<UserName, Sender>,
     letter: &WaitingLetter,
     options: &Options,
 ) -> Result<Fate, Rejection> {
@@ -268,7 +252,16 @@ fn take_effect(
             group::take_over(tx, std::slice::from_ref(&handover))?;
             group::told(tx, &handover.id, client_key, true)?;
         }
-        LetterBody::Moved(from) => return moved(tx, from, user, client_key, former_names.get(from)),
+        // The lookup showed that the identity is the one of the old name, if it is.
+        LetterBody::Moved(from) if contacts::moved(tx, from, user)? => {
+            requests::moved(tx, from, user)?;
+            news::forget(tx, from)?;
+        }
+        LetterBody::Moved(_) => {
+            return Err(Rejection::invalid(
+                "a user says to have had a name that is not known to have been its",
+            ));
+        }
         LetterBody::Gone => {}
     }
     Ok(Fate::Done)
@@ -308,37 +301,6 @@ fn still_there(tx: &Tx<'_>, letter: &WaitingLetter) -> Result<Fate, Rejection> {
         return Err(Rejection::invalid("a user said farewell and is still there"));
     }
     Ok(Fate::Waits(tx.now().saturating_add(HOUR)))
-}
-
-/// A user has another name: a device that was known as the old name's says so, the AS confirms it as the new name's,
-/// and no longer as the old one's.
-fn moved(
-    tx: &Tx<'_>,
-    from: &UserName,
-    to: &UserName,
-    client_key: &PublicKey,
-    former: Option<&Sender>,
-) -> Result<Fate, Rejection> {
-    let is_gone = match former {
-        Some(Sender::Absent) => true,
-        Some(Sender::Found(former)) => !former.clients.iter().any(|client| client.client_key == *client_key),
-        Some(Sender::Doubtful) | None => false,
-    };
-    if !is_gone {
-        return Err(Rejection::invalid("a user says to have had a name that is still in use"));
-    }
-    let (old, new) = (identity::known(tx, from)?, identity::known(tx, to)?);
-    if let (Some(old), Some(new)) = (old, new)
-        && old.verified
-        && (old.founder, old.founding) == (new.founder, new.founding)
-    {
-        identity::set_verified(tx, to, true)?;
-    }
-    contacts::moved(tx, from, to)?;
-    requests::moved(tx, from, to)?;
-    news::forget(tx, from)?;
-    Event::ContactRenamed { user: from.clone(), name: to.clone() }.record(tx)?;
-    Ok(Fate::Done)
 }
 
 /// Forgets a request whose sender was not confirmed. Returns whether there was one.

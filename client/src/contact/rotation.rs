@@ -136,13 +136,18 @@ pub(crate) async fn settle_friendship(store: &Store, api: &Api) -> Result<()> {
                 api.remove_key_packages(&all, &owner).await
             }
         };
-        // Done by an attempt whose answer was lost or by another device, or not there at all.
+        // Done by an attempt whose answer was lost, or by another device.
+        let repeated = answer.as_ref().is_err_and(|error| error.problem() == Some(ProblemType::NotFound));
         let answer = or_repeated(answer, ProblemType::NotFound);
         if answer.as_ref().is_err_and(|error| error.refusal().is_none()) {
             return answer;
         }
         store.write(|tx| {
             tx.sql().execute("DELETE FROM friendship_changes WHERE id = ?1", [id])?;
+            if repeated && matches!(change.request, Request::Rotate(_)) {
+                // The other device may have given it another token than this one did: that shows when it is asked.
+                key_packages::forget_count(tx)?;
+            }
             Ok(())
         })?;
         if let Err(error) = answer {
@@ -167,4 +172,123 @@ fn tell_all(tx: &Tx<'_>) -> Result<()> {
         news::tell(tx, &user, &News::Renewal)?;
     }
     news::tell(tx, &Account::load(tx)?.user, &News::Secrets)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{contact::block, options::Options, store::integer};
+    use postern_protocol::eid::EidState;
+    use rusqlite::params;
+
+    /// A device of Bob's, whose identity is in this epoch.
+    fn device(secrets: &FriendshipSecrets, epoch: u64) -> (tempfile::TempDir, Store) {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::create(directory.path(), &Options::default()).unwrap();
+        store
+            .write(|tx| {
+                Account::new("http://127.0.0.1:1".to_owned(), user("bob"))?.save(tx)?;
+                Friendship::join(secrets.clone()).save(tx)?;
+                at_epoch(tx, epoch)
+            })
+            .unwrap();
+        (directory, store)
+    }
+
+    fn at_epoch(tx: &Tx<'_>, epoch: u64) -> Result<()> {
+        tx.sql().execute(
+            "INSERT OR REPLACE INTO eids
+                 (user, pending, founder, founding, incarnation, epoch, transcript, public_group, seen, verified)
+             VALUES (?1, 0, ?2, ?2, 0, ?3, ?2, x'', 0, 0)",
+            params![user("bob").to_string(), [1_u8; 32], integer(epoch)],
+        )?;
+        Ok(())
+    }
+
+    fn user(name: &str) -> UserName {
+        format!("{name}@example.org").parse().unwrap()
+    }
+
+    fn secrets(store: &Store) -> FriendshipSecrets {
+        store.read(Friendship::load).unwrap().secrets.clone()
+    }
+
+    fn count(store: &Store, rows: &str) -> i64 {
+        let sql = format!("SELECT count(*) FROM {rows}");
+        store.read(|tx| Ok(tx.sql().query_row(&sql, [], |row| row.get(0))?)).unwrap()
+    }
+
+    #[test]
+    fn an_old_letter_with_secrets_rolls_neither_the_friendship_nor_a_block_back() {
+        let old = FriendshipSecrets::generate().unwrap();
+        let (_directory, store) = device(&old, 1);
+        store.write(|tx| block::block(tx, &user("alice"))).unwrap();
+        let new = secrets(&store);
+        assert!(new.friend.replaces(&old.friend) && new.is_blocked(&user("alice")));
+        store.write(|tx| Ok(tx.sql().execute("DELETE FROM news", [])?)).unwrap();
+        store.write(|tx| adopt(tx, &old)).unwrap();
+        let kept = secrets(&store);
+        assert!(kept.friend == new.friend && kept.is_blocked(&user("alice")));
+        assert_eq!(count(&store, "news"), 1, "the device that is behind is told");
+    }
+
+    #[test]
+    fn a_removed_device_with_the_highest_of_numbers_does_not_come_back_into_the_friendship() {
+        let old = FriendshipSecrets::generate().unwrap();
+        let (_directory, store) = device(&old, 1);
+        let mut made_up = old.with_another_token(&at(1)).unwrap();
+        made_up.friend.edition.number = u64::MAX - 1;
+        store
+            .write(|tx| {
+                at_epoch(tx, 2)?;
+                rotate_after_removal(tx)?;
+                adopt(tx, &made_up)
+            })
+            .unwrap();
+        let kept = secrets(&store);
+        assert_ne!(kept.friend.friendship_token, made_up.friend.friendship_token);
+        assert!(!kept.shares_stock_with(&old));
+        assert_eq!(kept.friend.edition.epoch, 2);
+    }
+
+    fn at(epoch: u64) -> EidState {
+        EidState { incarnation: 0, epoch, transcript: postern_protocol::Transcript::new([1; 32]) }
+    }
+
+    #[test]
+    fn two_devices_that_block_at_once_end_with_one_friendship_that_neither_user_has_the_token_of() {
+        let before = FriendshipSecrets::generate().unwrap();
+        let (_one, phone) = device(&before, 1);
+        let (_two, laptop) = device(&before, 1);
+        phone.write(|tx| block::block(tx, &user("alice"))).unwrap();
+        laptop.write(|tx| block::block(tx, &user("carol"))).unwrap();
+        let told = [secrets(&phone), secrets(&laptop)];
+        for _ in 0..3 {
+            let (one, other) = (secrets(&phone), secrets(&laptop));
+            phone.write(|tx| adopt(tx, &other)).unwrap();
+            laptop.write(|tx| adopt(tx, &one)).unwrap();
+        }
+        let (one, other) = (secrets(&phone), secrets(&laptop));
+        assert!(one.friend == other.friend && one.blocks == other.blocks);
+        assert_eq!(one.blocks.users().collect::<Vec<_>>(), [&user("alice"), &user("carol")]);
+        for secrets in told {
+            assert_ne!(
+                one.friend.friendship_token, secrets.friend.friendship_token,
+                "it may be known to one"
+            );
+        }
+    }
+
+    #[test]
+    fn a_device_that_is_told_of_another_friendship_gives_the_old_one_up_and_takes_another_place() {
+        let old = FriendshipSecrets::generate().unwrap();
+        let (_directory, store) = device(&old, 1);
+        let stock = store.read(Friendship::load).unwrap().stock_id;
+        let new = old.replaced(&at(2)).unwrap();
+        store.write(|tx| adopt(tx, &new)).unwrap();
+        let friendship = store.read(Friendship::load).unwrap();
+        assert!(friendship.secrets.shares_stock_with(&new));
+        assert_ne!(friendship.stock_id, stock, "nothing links the two");
+        assert_eq!(count(&store, "friendship_changes"), 1);
+    }
 }

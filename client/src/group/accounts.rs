@@ -9,7 +9,6 @@ use super::{members, message::Content, outbox, record, state::GroupState};
 use crate::{
     error::{Error, Result},
     event::Event,
-    identity,
     store::{Tx, integer},
 };
 
@@ -85,16 +84,9 @@ pub(crate) fn still_there(tx: &Tx<'_>, user: &UserName) -> Result<()> {
     Ok(())
 }
 
-/// A lookup of the new name that a user says to have was made. The user is the same if its identity began
-/// with the same device and in the same way.
-pub(crate) fn renamed(tx: &Tx<'_>, user: &UserName, name: &UserName) -> Result<()> {
+/// A lookup showed the identity of a user under another name.
+pub(crate) fn was_renamed(tx: &Tx<'_>, user: &UserName, name: &UserName) -> Result<()> {
     forget_hint(tx, user)?;
-    let (Some(old), Some(new)) = (identity::known(tx, user)?, identity::known(tx, name)?) else {
-        return Ok(());
-    };
-    if (old.founder, old.founding) != (new.founder, new.founding) {
-        return Event::ignored("a member says to have a name that is another user's").record(tx);
-    }
     let groups = with_member(tx, &[user, name])?;
     groups.into_iter().try_for_each(|group| {
         Event::MemberRenamed { group, user: user.clone(), name: name.clone() }.record(tx)

@@ -33,7 +33,7 @@ mod upkeep;
 
 pub(crate) use self::{
     accounts::{
-        forget_hint, gone, hints, not_seen_since, renamed, still_there, tell_groups, tell_groups_of_end,
+        forget_hint, gone, hints, not_seen_since, still_there, tell_groups, tell_groups_of_end, was_renamed,
         was_reset,
     },
     commit::add_invited,

@@ -51,21 +51,21 @@ fn person(name: &str, issuer: &SigningKey) -> Person {
     account.credential = Some(credential.issue(issuer));
     store
         .write(|tx| {
-            keep_identity(tx, &user, 0);
+            keep_identity(tx, &user);
             account.save(tx)
         })
         .unwrap();
     Person { store, user, _directory: directory }
 }
 
-/// The identity of a user as lookups showed it, begun by some device.
-fn keep_identity(tx: &Tx<'_>, user: &UserName, founder: u8) {
+/// The identity of a user as lookups showed it.
+fn keep_identity(tx: &Tx<'_>, user: &UserName) {
     tx.sql()
         .execute(
             "INSERT INTO eids (user, pending, founder, founding, incarnation, epoch, transcript,
                                public_group, seen, verified)
-             VALUES (?1, 0, ?2, zeroblob(32), 0, 0, zeroblob(32), x'', 0, 0)",
-            rusqlite::params![user.to_string(), [founder; 32]],
+             VALUES (?1, 0, zeroblob(32), zeroblob(32), 0, 0, zeroblob(32), x'', 0, 0)",
+            [user.to_string()],
         )
         .unwrap();
 }
@@ -948,7 +948,7 @@ fn what_members_say_of_their_accounts_counts_when_the_as_shows_it() {
     let issuer = SigningKey::generate();
     let ([alice, bob, mallory], id) = three(&issuer);
     let hints = || alice.store.read(super::hints).unwrap();
-    for (speaker, name, founder) in [(&bob, "robert", 1), (&mallory, "alicia", 2)] {
+    for (speaker, name) in [(&bob, "robert"), (&mallory, "alicia")] {
         let name: UserName = format!("{name}@example.org").parse().unwrap();
         let mut account = speaker.account();
         account.user = name.clone();
@@ -963,7 +963,7 @@ fn what_members_say_of_their_accounts_counts_when_the_as_shows_it() {
         speaker
             .store
             .write(|tx| {
-                keep_identity(tx, &name, founder);
+                keep_identity(tx, &name);
                 account.save(tx)
             })
             .unwrap();
@@ -971,19 +971,12 @@ fn what_members_say_of_their_accounts_counts_when_the_as_shows_it() {
         alice.receive(&said).unwrap();
         let hint = MemberNews { user: speaker.user.clone(), name: Some(name.clone()) };
         assert_eq!(hints(), [hint]);
-        // The lookup of the new name shows an identity that began with this device.
-        alice
-            .store
-            .write(|tx| {
-                keep_identity(tx, &speaker.user, 1);
-                keep_identity(tx, &name, founder);
-                super::renamed(tx, &speaker.user, &name)
-            })
-            .unwrap();
+        // The lookup of the new name shows the same identity.
+        alice.store.write(|tx| super::was_renamed(tx, &speaker.user, &name)).unwrap();
         let told = alice.events().into_iter().any(
             |event| matches!(event, Event::MemberRenamed { user, name: new, .. } if user == speaker.user && new == name),
         );
-        assert_eq!(told, founder == 1, "{name}");
+        assert!(told, "{name}");
         assert!(hints().is_empty());
     }
 }

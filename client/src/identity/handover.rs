@@ -8,10 +8,7 @@ use postern_protocol::{
 use serde::{Deserialize, Serialize};
 
 use super::known::{self, Kept, Which};
-use crate::{
-    error::{Error, Result},
-    store::Tx,
-};
+use crate::{error::Result, store::Tx};
 
 /// A user's identity as it is handed over.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -24,18 +21,21 @@ pub(crate) struct Pin {
     verified: bool,
 }
 
-/// All identities but this user's own.
-pub(crate) fn pins(tx: &Tx<'_>, own: &UserName) -> Result<Vec<Pin>> {
-    let mut statement = tx.sql().prepare("SELECT user FROM eids WHERE pending = 0 AND user <> ?1")?;
-    let users =
-        statement.query_map([own.to_string()], |row| row.get(0))?.collect::<Result<Vec<String>, _>>()?;
+/// The identities of some users.
+pub(crate) fn pins(tx: &Tx<'_>, users: &[UserName]) -> Result<Vec<Pin>> {
     let mut pins = Vec::new();
     for user in users {
-        let user: UserName = user.parse().map_err(|_| Error::Damaged("a user name"))?;
         if let Some(Kept { founding, eid, public_group, seen, verified }) =
-            known::find(tx, &user, Which::Accepted)?
+            known::find(tx, user, Which::Accepted)?
         {
-            pins.push(Pin { user, founding, eid, public_group: Payload::new(public_group), seen, verified });
+            pins.push(Pin {
+                user: user.clone(),
+                founding,
+                eid,
+                public_group: Payload::new(public_group),
+                seen,
+                verified,
+            });
         }
     }
     Ok(pins)

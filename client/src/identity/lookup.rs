@@ -1,6 +1,8 @@
 //! Asking the AS for a user, and what becomes of the answer: what goes on from what was seen is
 //! kept, and what does not waits for a person.
 
+use std::future::Future;
+
 use postern_protocol::{
     PublicKey,
     auth::{AuthenticationKeys, UserRecord},
@@ -14,7 +16,7 @@ use super::{
     verify::{Reader, Shown, VerifiedUser},
 };
 use crate::{
-    account::Account,
+    account::{self, Account},
     error::{Error, IdentityError, Result},
     event::Event,
     group,
@@ -24,6 +26,31 @@ use crate::{
 
 /// How often a lookup is tried again when another one of the same user ended before it.
 const ATTEMPTS: u32 = 5;
+
+/// An AS as a lookup asks it.
+pub(crate) trait Records: Sync {
+    fn keys(&self) -> impl Future<Output = Result<AuthenticationKeys>> + Send;
+
+    /// A user's record, with the commits of an incarnation since an epoch if that is asked for.
+    fn record(
+        &self,
+        name: &UserName,
+        since: Option<(u32, u64)>,
+    ) -> impl Future<Output = Result<UserRecord>> + Send;
+}
+
+impl Records for Api {
+    async fn keys(&self) -> Result<AuthenticationKeys> {
+        Ok(self.http.authentication_keys().await?)
+    }
+
+    async fn record(&self, name: &UserName, since: Option<(u32, u64)>) -> Result<UserRecord> {
+        match since {
+            None => self.look_up_user(name).await,
+            Some((incarnation, after)) => self.look_up_user_since(name, incarnation, after).await,
+        }
+    }
+}
 
 /// A user as lookups showed it before.
 #[derive(PartialEq, Eq)]
@@ -58,18 +85,33 @@ pub(super) struct Found {
 /// # Errors
 /// [`IdentityError::Reset`] and [`IdentityError::Split`] until a person accepts what is shown by now; any
 /// other [`IdentityError`] for a record that is invalid.
-pub(crate) async fn look_up(api: &Api, store: &Store, name: &UserName) -> Result<VerifiedUser> {
+pub(crate) async fn look_up(api: &impl Records, store: &Store, name: &UserName) -> Result<VerifiedUser> {
     Ok(find(api, store, name).await?.user)
 }
 
-pub(super) async fn find(api: &Api, store: &Store, name: &UserName) -> Result<Found> {
+pub(super) async fn find(api: &impl Records, store: &Store, name: &UserName) -> Result<Found> {
     for _ in 0..ATTEMPTS {
-        let before = store.read(|tx| Before::load(tx, name))?;
-        let keys = api.http.authentication_keys().await?;
-        let judged = judge(api, &keys, store.now(), name, &before).await?;
+        let mut before = store.read(|tx| Before::load(tx, name))?;
+        let keys = api.keys().await?;
+        let mut judged = judge(api, &keys, store.now(), name, &before).await?;
+        let mut former = None;
+        if let Judged::First(shown) = &judged
+            && let Some(old) = store.read(|tx| known::named(tx, &shown.founding))?
+        {
+            // The same identity was seen under another name. It goes on from there, or is none.
+            before = store.read(|tx| Before::load(tx, &old))?;
+            judged = judge(api, &keys, store.now(), name, &before).await?;
+            if !matches!(judged, Judged::GoesOn(Which::Accepted, _)) {
+                return Err(IdentityError::OtherUser.into());
+            }
+            former = Some(old);
+        }
         let taken = store.write(|tx| {
-            if Before::load(tx, name)? != before {
+            if Before::load(tx, former.as_ref().unwrap_or(name))? != before {
                 return Ok(None);
+            }
+            if let Some(old) = &former {
+                take_name(tx, old, name)?;
             }
             take(tx, name, &before, judged).map(Some)
         })?;
@@ -95,32 +137,29 @@ impl Before {
 /// Asks the AS and judges the answer. What goes on from the accepted identity is that one, whatever was
 /// shown meanwhile.
 async fn judge(
-    api: &Api,
+    api: &impl Records,
     keys: &AuthenticationKeys,
     now: u64,
     name: &UserName,
     before: &Before,
 ) -> Result<Judged> {
+    let since = |kept: &Kept| Some((kept.eid.incarnation, kept.eid.epoch));
     let reader = Reader { name, keys, now, seen: before.seen() };
     let Some(accepted) = &before.accepted else {
-        return Ok(Judged::First(reader.first(&api.look_up_user(name).await?)?));
+        return Ok(Judged::First(reader.first(&api.record(name, None).await?)?));
     };
-    let mut record = ask_since(api, name, accepted).await?;
+    let mut record = api.record(name, since(accepted)).await?;
     if let Some(shown) = reader.later(&record, accepted)? {
         return Ok(Judged::GoesOn(Which::Accepted, shown));
     }
     let split = !is_reset(accepted, &record);
     if let Some(pending) = &before.pending {
-        record = ask_since(api, name, pending).await?;
+        record = api.record(name, since(pending)).await?;
         if let Some(shown) = reader.later(&record, pending)? {
             return Ok(Judged::GoesOn(Which::Pending, shown));
         }
     }
     Ok(Judged::Another { shown: reader.first(&record)?, split })
-}
-
-async fn ask_since(api: &Api, name: &UserName, kept: &Kept) -> Result<UserRecord> {
-    Ok(api.look_up_user_since(name, kept.eid.incarnation, kept.eid.epoch).await?)
 }
 
 /// Whether a record shows that the known incarnation went on from what was seen, ended, and was followed
@@ -192,6 +231,17 @@ fn take(
             Ok(Err(error))
         }
     }
+}
+
+/// Keeps a user, who may be this device's own, under the name that the user has by now (AS-9).
+fn take_name(tx: &Tx<'_>, from: &UserName, to: &UserName) -> Result<()> {
+    if Account::load(tx)?.user == *from {
+        account::take_name(tx, from, to)?;
+    } else {
+        known::rename(tx, from, to)?;
+        group::was_renamed(tx, from, to)?;
+    }
+    Event::Renamed { from: from.clone(), to: to.clone() }.record(tx)
 }
 
 /// Tells which devices a user has more and less than before.

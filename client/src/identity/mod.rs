@@ -14,8 +14,12 @@ mod link;
 mod lookup;
 mod own_devices;
 mod public_eid;
+#[cfg(test)]
+mod tests;
 mod verify;
 
+#[cfg(feature = "lab")]
+pub(crate) use self::devices::forget_upkeep;
 pub use self::{
     audit::Audit,
     devices::{Device, DeviceState},
@@ -30,7 +34,7 @@ pub(crate) use self::{
     credential::{obtain_credential, renew_credential, verified},
     devices::{device_named, devices, name_device, upkeep},
     handover::{Pin, pins, take_over_pins},
-    known::{accept_reset, compare, confirmed, known, own_state, pending_reset, set_verified},
+    known::{accept_reset, compare, confirmed, known, own_state, pending_reset, rename, set_verified},
     lookup::look_up,
     own_devices::own_devices,
 };

@@ -88,7 +88,6 @@ pub(crate) fn publish_elsewhere(tx: &Tx<'_>, first: bool) -> Result<()> {
 }
 
 /// Makes it time to ask the QS how many are left.
-#[cfg(feature = "lab")]
 pub(crate) fn forget_count(tx: &Tx<'_>) -> Result<()> {
     stock::counted(tx, 0)
 }

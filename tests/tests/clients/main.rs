@@ -5,5 +5,6 @@ mod contacts;
 mod following;
 mod friendship;
 mod groups;
+mod identities;
 mod lost_answers;
 mod push;
