@@ -11,6 +11,8 @@ use postern_protocol::{
     push::PushError,
 };
 
+use crate::group::Differences;
+
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 #[derive(Debug, thiserror::Error)]
@@ -67,6 +69,14 @@ pub enum Error {
     NotAdmin,
     #[error("{0} is not a member of the group")]
     NoSuchMember(String),
+    #[error("this is the group's only admin: name another one first")]
+    LastAdmin,
+    #[error("the members changed meanwhile: look again whom this would remove")]
+    MembersChanged,
+    #[error(
+        "members came in, or became admins, and this device cannot tell by whose will: accept them, or found the group anew"
+    )]
+    Strangers(Box<Differences>),
     #[error("none of the user's devices can be reached yet: each can be once its registration is finished")]
     NoContact,
     #[error("{0} does not ask to be a contact, or it is not verified yet who asks")]

@@ -40,6 +40,7 @@ labels! {
     JOIN "Postern join" "Signature of a user's key over a leaf that enters by external commit.";
     JOINER "Postern joiner" "Tag by which the tree kept for a joiner is found.";
     KEY_PACKAGE_BATCH "Postern key package batch" "Signature of the QS over a batch of KeyPackages.";
+    LEAF_LINK "Postern leaf link" "Signature of a leaf in a group over the key of its client.";
     LINK_SEAL "Postern link seal" "HPKE info of the secrets for a user's new device.";
     PUSH_SUBSCRIPTION "Postern push subscription" "Associated data of a sealed push subscription.";
     QUEUE_OWNER "Postern queue owner" "Signature of a queue's new owner.";

@@ -19,6 +19,7 @@ use crate::{
     account::{self, Account},
     error::{Error, IdentityError, Result},
     event::Event,
+    group,
     server::Api,
     store::{Store, Tx},
 };
@@ -224,6 +225,9 @@ fn take(
                 (name.clone(), if split { IdentityError::Split } else { IdentityError::Reset });
             let event = if split { Event::IdentitySplit { user } } else { Event::IdentityReset { user } };
             event.record(tx)?;
+            if !split {
+                group::was_reset(tx, name)?;
+            }
             Ok(Err(error))
         }
     }
@@ -235,6 +239,7 @@ fn take_name(tx: &Tx<'_>, from: &UserName, to: &UserName) -> Result<()> {
         account::take_name(tx, from, to)?;
     } else {
         known::rename(tx, from, to)?;
+        group::was_renamed(tx, from, to)?;
     }
     Event::Renamed { from: from.clone(), to: to.clone() }.record(tx)
 }

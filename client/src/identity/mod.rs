@@ -12,6 +12,7 @@ mod issuer;
 mod known;
 mod link;
 mod lookup;
+mod own_devices;
 mod public_eid;
 #[cfg(test)]
 mod tests;
@@ -35,4 +36,5 @@ pub(crate) use self::{
     handover::{Pin, pins, take_over_pins},
     known::{accept_reset, compare, confirmed, known, own_state, pending_reset, rename, set_verified},
     lookup::look_up,
+    own_devices::own_devices,
 };

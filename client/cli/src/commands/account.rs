@@ -18,9 +18,11 @@ pub enum Command {
         name: String,
     },
     /// Begin anew as a user who lost all devices, with this as the first device
-    #[command(long_about = "Begin anew as a user who lost all devices, with this as the first device. Reads the \
+    #[command(
+        long_about = "Begin anew as a user who lost all devices, with this as the first device. Reads the \
                       recovery key from stdin. Groups, contacts and messages of the lost devices are not here; \
-                      contacts see that the identity was begun anew, and have to accept it.")]
+                      contacts see that the identity was begun anew, and have to accept it."
+    )]
     Reset {
         /// alice, or alice@example.org
         name: String,
@@ -145,7 +147,8 @@ fn read_recovery_key() -> anyhow::Result<RecoveryKey> {
 /// Shows the recovery key that was made here, and has the client forget it.
 fn show_recovery_key(client: &Client, key: &RecoveryKey, json: bool) -> anyhow::Result<()> {
     let words = recovery_words(key);
-    let line = if json { to_json(&json!({ "recovery_key": words })) } else { format!("Recovery key: {words}") };
+    let line =
+        if json { to_json(&json!({ "recovery_key": words })) } else { format!("Recovery key: {words}") };
     print_line(&line)?;
     note(
         "Write these 24 words down and keep them safe: they are not shown again. Whoever has them can take the account \
