@@ -20,7 +20,15 @@ CREATE TABLE auth.settings (
     max_identity_commit_bytes integer NOT NULL DEFAULT 16384
         CHECK (max_identity_commit_bytes BETWEEN 4096 AND 262144),
     max_identity_leaf_bytes integer NOT NULL DEFAULT 2048 CHECK (max_identity_leaf_bytes BETWEEN 512 AND 65536),
-    history_page_bytes integer NOT NULL DEFAULT 262144 CHECK (history_page_bytes BETWEEN 16384 AND 16777216)
+    history_page_bytes integer NOT NULL DEFAULT 262144 CHECK (history_page_bytes BETWEEN 16384 AND 16777216),
+    reset_attempts_per_source integer NOT NULL DEFAULT 20 CHECK (reset_attempts_per_source >= 0),
+    reset_attempts_per_hour integer NOT NULL DEFAULT 1000 CHECK (reset_attempts_per_hour >= 0),
+    resets_per_month integer NOT NULL DEFAULT 1 CHECK (resets_per_month >= 0),
+    renames_per_month integer NOT NULL DEFAULT 1 CHECK (renames_per_month >= 0),
+    former_name_days integer NOT NULL DEFAULT 365 CHECK (former_name_days BETWEEN 0 AND 3650),
+    client_expiry_days integer NOT NULL DEFAULT 90 CHECK (client_expiry_days BETWEEN 90 AND 3650),
+    account_expiry_days integer NOT NULL DEFAULT 0
+        CHECK (account_expiry_days = 0 OR account_expiry_days BETWEEN 180 AND 36500)
 );
 COMMENT ON TABLE auth.settings IS 'Settings of the AS: one row';
 COMMENT ON COLUMN auth.settings.singleton IS 'Always true: there is one row. Never changes';
@@ -44,18 +52,39 @@ COMMENT ON COLUMN auth.settings.max_identity_leaf_bytes IS
     'Bytes of a new leaf of an EID, and of its GroupContext''s extensions, at most. Changes as the operator likes';
 COMMENT ON COLUMN auth.settings.history_page_bytes IS
     'Bytes of commits after which a page of an EID''s history ends; it has one commit at least. Changes as the operator likes';
+COMMENT ON COLUMN auth.settings.reset_attempts_per_source IS
+    'Attempts to reset an account that are taken from one network address in an hour: an IPv4 address, or an IPv6 network of 64 bits. Changes as the operator likes';
+COMMENT ON COLUMN auth.settings.reset_attempts_per_hour IS
+    'Attempts to reset an account that are taken from all addresses together in an hour. Changes as the operator likes';
+COMMENT ON COLUMN auth.settings.resets_per_month IS
+    'Resets of an account in a month (UTC); 0: none is possible. Changes as the operator likes';
+COMMENT ON COLUMN auth.settings.renames_per_month IS
+    'Changes of a user''s name in a month (UTC); 0: none is possible. Changes as the operator likes';
+COMMENT ON COLUMN auth.settings.former_name_days IS
+    'Days for which nobody else can have the name that a user gave up, rounded up to the end of a month. Changes as the operator likes';
+COMMENT ON COLUMN auth.settings.client_expiry_days IS
+    'Days after which a client that asked for no credential loses its own and its contact, rounded up to the end of a month. Changes as the operator likes';
+COMMENT ON COLUMN auth.settings.account_expiry_days IS
+    'Days after which an account is erased whose clients were all silent; 0: accounts stay. Changes as the operator likes';
 INSERT INTO auth.settings DEFAULT VALUES;
+
+CREATE FUNCTION auth.month(moment timestamptz) RETURNS integer
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT (extract(year FROM moment AT TIME ZONE 'UTC') * 12 + extract(month FROM moment AT TIME ZONE 'UTC'))::integer
+$$;
+COMMENT ON FUNCTION auth.month IS
+    'Number of a month (UTC): year times 12 and month. Days are not kept with accounts, since they would join a user with what its client made on the same day (PRIV-4)';
 
 -- The counts are lost with a crash, and are never in WAL, replicas or base backups.
 CREATE UNLOGGED TABLE auth.registration_attempts (
-    source bytea PRIMARY KEY CHECK (octet_length(source) IN (0, 32)),
+    source bytea PRIMARY KEY CHECK (octet_length(source) IN (0, 1, 32)),
     hour integer NOT NULL,
     attempts integer NOT NULL
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE auth.registration_attempts IS
-    'Attempts to register in the present hour. No row leads to a user, and each goes when its hour is over';
+    'Attempts to register, and to reset an account, in the present hour. No row leads to a user, and each goes when its hour is over';
 COMMENT ON COLUMN auth.registration_attempts.source IS
-    'HMAC of the network address under a key of the server that is not in the database; empty: all addresses together. Never changes';
+    'HMAC of the network address under a key of the server that is not in the database, another for resets; empty: all addresses together; one byte: all addresses together, for resets. Never changes';
 COMMENT ON COLUMN auth.registration_attempts.hour IS 'Hour (hours since 1970) that is counted. Grows';
 COMMENT ON COLUMN auth.registration_attempts.attempts IS
     'Attempts that were taken in that hour, whatever became of them. Grows, and begins anew with each hour';
@@ -85,13 +114,14 @@ CREATE TABLE auth.users (
     skeleton text COLLATE "C" NOT NULL UNIQUE GENERATED ALWAYS AS (postern.skeleton(name)) STORED,
     subject bytea UNIQUE CHECK (octet_length(subject) = 32),
     suspended boolean NOT NULL DEFAULT false,
-    invites integer CHECK (invites >= 0)
+    invites integer CHECK (invites >= 0),
+    recovery_key bytea NOT NULL CHECK (octet_length(recovery_key) = 32)
 );
 COMMENT ON TABLE auth.users IS
     'Accounts of the home domain. The row''s lock orders whatever happens to the account''s identity';
 COMMENT ON COLUMN auth.users.user_id IS 'Random id, known to this schema and the allowances only. Never changes';
 COMMENT ON COLUMN auth.users.name IS
-    'User name before @, in its one form (PRECIS UsernameCaseMapped, RFC 8265; one script, UTS #39) (AS-1). Never changes';
+    'User name before @, in its one form (PRECIS UsernameCaseMapped, RFC 8265; one script, UTS #39) (AS-1). Changes by auth.rename_user only';
 COMMENT ON COLUMN auth.users.skeleton IS
     'Form in which names are compared (UTS #39 §4): no two accounts have names that are taken for each other. Changes with the name';
 COMMENT ON COLUMN auth.users.subject IS
@@ -100,6 +130,8 @@ COMMENT ON COLUMN auth.users.suspended IS
     'Whether the account gets no credentials, no tokens and no invites. Changes as the operator likes';
 COMMENT ON COLUMN auth.users.invites IS
     'Invites that the user can make in auth.settings.invite_days days; null: as many as auth.settings.invites_per_user says. Changes as the operator likes';
+COMMENT ON COLUMN auth.users.recovery_key IS
+    'Ed25519 public key (32 bytes) that verifies the owner''s second proof (AS-8, AS-9); the private half is derived from a secret that only the owner has. Changes by auth.replace_recovery_key only';
 
 CREATE TABLE auth.invites (
     invite uuid PRIMARY KEY DEFAULT gen_random_uuid(),
@@ -131,16 +163,83 @@ COMMENT ON COLUMN auth.subject_keys.singleton IS 'Always true: there is one row.
 COMMENT ON COLUMN auth.subject_keys.sealed_key IS
     'HMAC key of 32 bytes, sealed under the server''s master key. Changes with the master key only';
 
+CREATE TABLE auth.former_names (
+    name text COLLATE "C" PRIMARY KEY,
+    skeleton text COLLATE "C" NOT NULL GENERATED ALWAYS AS (postern.skeleton(name)) STORED,
+    user_id uuid NOT NULL REFERENCES auth.users ON DELETE CASCADE,
+    free integer NOT NULL
+);
+CREATE INDEX former_names_by_skeleton ON auth.former_names (skeleton);
+CREATE INDEX former_names_of_user ON auth.former_names (user_id);
+COMMENT ON TABLE auth.former_names IS
+    'Names that users gave up, which nobody else can have for a time: contacts would take another owner for the first one (AS-9)';
+COMMENT ON COLUMN auth.former_names.name IS 'User name before @, in its one form. Never changes';
+COMMENT ON COLUMN auth.former_names.skeleton IS 'Form in which names are compared. Never changes';
+COMMENT ON COLUMN auth.former_names.user_id IS
+    'Account that had it, which can take it back, and with which it goes. Never changes';
+COMMENT ON COLUMN auth.former_names.free IS 'Month (auth.month) from which on the name is free. Never changes';
+
+CREATE TYPE auth.account_change AS ENUM ('reset', 'rename');
+COMMENT ON TYPE auth.account_change IS 'What an account''s owner can do a few times in a month';
+
+CREATE TABLE auth.account_changes (
+    user_id uuid REFERENCES auth.users ON DELETE CASCADE,
+    kind auth.account_change,
+    month integer NOT NULL,
+    changes integer NOT NULL,
+    PRIMARY KEY (user_id, kind)
+);
+COMMENT ON TABLE auth.account_changes IS
+    'Resets and changes of name in the present month, which are limited (AS-8, AS-9). Rows go when their month is over';
+COMMENT ON COLUMN auth.account_changes.user_id IS 'Account. Never changes';
+COMMENT ON COLUMN auth.account_changes.kind IS 'What was done. Never changes';
+COMMENT ON COLUMN auth.account_changes.month IS 'Month (auth.month) that is counted. Grows';
+COMMENT ON COLUMN auth.account_changes.changes IS 'How often in that month. Grows, and begins anew with each month';
+
+-- The counts are lost with a crash, and are never in WAL, replicas or base backups.
+CREATE UNLOGGED TABLE auth.wrong_proofs (
+    user_id uuid PRIMARY KEY REFERENCES auth.users ON DELETE CASCADE,
+    hour integer NOT NULL,
+    proofs integer NOT NULL
+) WITH (fillfactor = 50);
+COMMENT ON TABLE auth.wrong_proofs IS
+    'Second proofs that did not verify, of the last day: somebody without the recovery key tried to reset, rename or delete an account (AS-8)';
+COMMENT ON COLUMN auth.wrong_proofs.user_id IS 'Account. Never changes';
+COMMENT ON COLUMN auth.wrong_proofs.hour IS 'Hour (hours since 1970) that is counted. Grows';
+COMMENT ON COLUMN auth.wrong_proofs.proofs IS 'Number in that hour. Grows, and begins anew with each hour';
+
+-- Transcripts (protocol/src/eid.rs): the database computes them too (auth.following_transcript has the next one), so that
+-- no server process can write a history that does not follow from the one before.
+CREATE FUNCTION auth.founding_transcript(previous_end bytea, group_info bytea, ratchet_tree bytea) RETURNS bytea
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN sha256('Postern EID founding'::bytea || '\x00'::bytea
+                  || coalesce(previous_end, decode(repeat('00', 32), 'hex'))
+                  || int4send(octet_length(group_info)) || group_info || ratchet_tree);
+END
+$$;
+COMMENT ON FUNCTION auth.founding_transcript IS
+    'Transcript of epoch 0 of an incarnation: of the end of the one before, or null, and of its GroupInfo and tree (AS-3)';
+
 CREATE TABLE auth.incarnations (
     user_id uuid REFERENCES auth.users,
     incarnation integer CHECK (incarnation >= 0),
     previous_end bytea CHECK (octet_length(previous_end) = 32),
     group_info bytea NOT NULL,
     ratchet_tree bytea NOT NULL,
+    founder bytea NOT NULL CHECK (octet_length(founder) = 32),
+    founding bytea NOT NULL
+        GENERATED ALWAYS AS (auth.founding_transcript(previous_end, group_info, ratchet_tree)) STORED,
     epoch bigint NOT NULL CHECK (epoch >= 0),
+    transcript bytea NOT NULL CHECK (octet_length(transcript) = 32),
+    tree_hash bytea NOT NULL CHECK (octet_length(tree_hash) = 32),
+    state_signature bytea NOT NULL CHECK (octet_length(state_signature) = 64),
+    current_group_info bytea,
+    current_ratchet_tree bytea,
     eid bytea,
     PRIMARY KEY (user_id, incarnation),
-    CHECK ((incarnation = 0) = (previous_end IS NULL))
+    CHECK ((incarnation = 0) = (previous_end IS NULL)),
+    CHECK ((epoch = 0) = (current_group_info IS NULL) AND (epoch = 0) = (current_ratchet_tree IS NULL))
 );
 CREATE UNIQUE INDEX one_incarnation_lives ON auth.incarnations (user_id) WHERE eid IS NOT NULL;
 COMMENT ON TABLE auth.incarnations IS
@@ -149,52 +248,76 @@ COMMENT ON COLUMN auth.incarnations.user_id IS 'Account. Never changes';
 COMMENT ON COLUMN auth.incarnations.incarnation IS
     'Number of resets before it: 0 for the identity that was registered. Never changes';
 COMMENT ON COLUMN auth.incarnations.previous_end IS
-    'Link to the end of the incarnation before: SHA-256 of its last commit, or of its GroupInfo if it had none; null for the first. Never changes';
+    'Transcript at the end of the incarnation before; null for the first. Never changes';
 COMMENT ON COLUMN auth.incarnations.group_info IS 'GroupInfo (RFC 9420 §12.4.3) of epoch 0. Never changes';
 COMMENT ON COLUMN auth.incarnations.ratchet_tree IS 'Ratchet tree of epoch 0. Never changes';
+COMMENT ON COLUMN auth.incarnations.founder IS
+    'Ed25519 public key (32 bytes) of the client in epoch 0, which needs nobody''s word to be confirmed (AS-4). Never changes';
+COMMENT ON COLUMN auth.incarnations.founding IS 'Transcript of epoch 0. Never changes';
 COMMENT ON COLUMN auth.incarnations.epoch IS 'Current epoch. Grows by one with each row of auth.eid_log';
+COMMENT ON COLUMN auth.incarnations.transcript IS
+    'SHA-256 of all that happened up to the current epoch (protocol/src/eid.rs). Changes with epoch, to what follows from the logged commit';
+COMMENT ON COLUMN auth.incarnations.tree_hash IS 'Tree hash of the current epoch (RFC 9420 §7.8), for tickets (AS-10). Changes with epoch';
+COMMENT ON COLUMN auth.incarnations.state_signature IS
+    'Ed25519 signature (64 bytes) over the current state by the client that began the epoch (AS-3). Changes with epoch';
+COMMENT ON COLUMN auth.incarnations.current_group_info IS
+    'GroupInfo of the current epoch, by the client that began it; null in epoch 0, where group_info is it. Changes with epoch';
+COMMENT ON COLUMN auth.incarnations.current_ratchet_tree IS
+    'Ratchet tree of the current epoch; null in epoch 0, where ratchet_tree is it. Changes with epoch';
 COMMENT ON COLUMN auth.incarnations.eid IS
     'Public state of the EID''s MLS group in its current epoch (postcard), which validates the next commit. Changes with epoch; null once the incarnation has ended, for ever';
 
 CREATE FUNCTION auth.chain_incarnations() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    previous record;
 BEGIN
     IF new.incarnation > 0 THEN
-        SELECT i.eid IS NULL AS ended,
-               sha256(coalesce((SELECT l.commit FROM auth.eid_log l
-                                 WHERE l.user_id = i.user_id AND l.incarnation = i.incarnation
-                                 ORDER BY l.epoch DESC LIMIT 1), i.group_info)) AS link
-          INTO previous
-          FROM auth.incarnations i
-         WHERE i.user_id = new.user_id AND i.incarnation = new.incarnation - 1;
-        IF NOT FOUND OR NOT previous.ended OR previous.link <> new.previous_end THEN
+        PERFORM FROM auth.incarnations i
+          WHERE i.user_id = new.user_id AND i.incarnation = new.incarnation - 1
+            AND i.eid IS NULL AND i.transcript = new.previous_end;
+        IF NOT FOUND THEN
             RAISE EXCEPTION 'an incarnation is chained to the end of the one before' USING ERRCODE = 'check_violation';
         END IF;
+    END IF;
+    IF new.epoch <> 0 OR new.eid IS NULL
+       OR new.transcript <> auth.founding_transcript(new.previous_end, new.group_info, new.ratchet_tree) THEN
+        RAISE EXCEPTION 'an incarnation begins in epoch 0, with the transcript of its founding'
+            USING ERRCODE = 'check_violation';
     END IF;
     RETURN new;
 END
 $$;
 COMMENT ON FUNCTION auth.chain_incarnations IS
-    'Trigger of auth.incarnations: no incarnation without the end of the one before (AS-8)';
+    'Trigger of auth.incarnations: no incarnation without the end of the one before (AS-8), and none with another transcript than its own (AS-3)';
 CREATE TRIGGER incarnations_are_chained BEFORE INSERT ON auth.incarnations
     FOR EACH ROW EXECUTE FUNCTION auth.chain_incarnations();
 
 CREATE FUNCTION auth.keep_incarnations_in_order() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    same CONSTANT boolean := (new.user_id, new.incarnation, new.previous_end, new.group_info, new.ratchet_tree, new.founder)
+        IS NOT DISTINCT FROM (old.user_id, old.incarnation, old.previous_end, old.group_info, old.ratchet_tree, old.founder);
+    ends CONSTANT boolean := new.eid IS NULL
+        AND (new.epoch, new.transcript, new.tree_hash, new.state_signature, new.current_group_info, new.current_ratchet_tree)
+            IS NOT DISTINCT FROM
+            (old.epoch, old.transcript, old.tree_hash, old.state_signature, old.current_group_info, old.current_ratchet_tree);
 BEGIN
-    IF (new.user_id, new.incarnation, new.previous_end, new.group_info, new.ratchet_tree)
-           IS DISTINCT FROM (old.user_id, old.incarnation, old.previous_end, old.group_info, old.ratchet_tree)
-       OR old.eid IS NULL
-       OR new.epoch <> old.epoch + (new.eid IS NOT NULL)::integer THEN
-        RAISE EXCEPTION 'an identity moves by one epoch, or ends' USING ERRCODE = 'check_violation';
+    IF same AND old.eid IS NOT NULL AND ends THEN
+        RETURN new;
     END IF;
-    RETURN new;
+    IF same AND old.eid IS NOT NULL AND new.eid IS NOT NULL AND new.epoch = old.epoch + 1 THEN
+        PERFORM FROM auth.eid_log l
+          WHERE l.user_id = old.user_id AND l.incarnation = old.incarnation AND l.epoch = old.epoch
+            AND new.transcript = auth.following_transcript(old.transcript, l.commit);
+        IF FOUND THEN
+            RETURN new;
+        END IF;
+    END IF;
+    RAISE EXCEPTION 'an identity moves by one epoch, to the transcript that follows from the logged commit, or ends'
+        USING ERRCODE = 'check_violation';
 END
 $$;
 COMMENT ON FUNCTION auth.keep_incarnations_in_order IS
-    'Trigger of auth.incarnations: a row moves by one epoch, or ends, and then never changes again (AS-3, AS-8)';
+    'Trigger of auth.incarnations: a row moves by one epoch and its commit, or ends, and then never changes again (AS-3, AS-8)';
 CREATE TRIGGER incarnations_stay_in_order BEFORE UPDATE ON auth.incarnations
     FOR EACH ROW EXECUTE FUNCTION auth.keep_incarnations_in_order();
 
@@ -207,30 +330,82 @@ CREATE TABLE auth.eid_log (
     FOREIGN KEY (user_id, incarnation) REFERENCES auth.incarnations
 );
 COMMENT ON TABLE auth.eid_log IS
-    'Every commit to every EID, for readers to replay (AS-3). Rows never change, and go only with their account (AS-9)';
+    'Every commit to every EID, for readers that come back and for audits (AS-3). Rows never change, and go only with their account (AS-9)';
 COMMENT ON COLUMN auth.eid_log.user_id IS 'Account. Never changes';
 COMMENT ON COLUMN auth.eid_log.incarnation IS 'Incarnation of the account. Never changes';
 COMMENT ON COLUMN auth.eid_log.epoch IS 'Epoch that the commit ended. Never changes';
 COMMENT ON COLUMN auth.eid_log.commit IS 'MLSMessage with a PublicMessage (RFC 9420 §6). Never changes';
 
+CREATE FUNCTION auth.log_in_order() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM FROM auth.incarnations i
+      WHERE i.user_id = new.user_id AND i.incarnation = new.incarnation
+        AND CASE tg_when WHEN 'BEFORE' THEN i.epoch = new.epoch AND i.eid IS NOT NULL ELSE i.epoch > new.epoch END;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'a commit is logged in the current epoch of an identity, and ends it'
+            USING ERRCODE = 'check_violation';
+    END IF;
+    RETURN new;
+END
+$$;
+COMMENT ON FUNCTION auth.log_in_order IS
+    'Triggers of auth.eid_log: a commit is of the current epoch when it comes, and of an earlier one when its transaction ends (AS-3)';
+CREATE TRIGGER commits_are_of_the_current_epoch BEFORE INSERT ON auth.eid_log
+    FOR EACH ROW EXECUTE FUNCTION auth.log_in_order();
+CREATE CONSTRAINT TRIGGER commits_end_their_epoch AFTER INSERT ON auth.eid_log
+    DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION auth.log_in_order();
+
 CREATE TABLE auth.clients (
     client_key bytea PRIMARY KEY CHECK (octet_length(client_key) = 32),
     user_id uuid NOT NULL,
     incarnation integer NOT NULL,
-    credential bytea,
-    sealed_contact bytea,
+    confirmed boolean NOT NULL,
+    credential bytea CHECK (credential IS NULL OR confirmed),
+    sealed_contact bytea CHECK (sealed_contact IS NULL OR confirmed),
+    heard integer NOT NULL DEFAULT auth.month(now()),
     FOREIGN KEY (user_id, incarnation) REFERENCES auth.incarnations
 );
 CREATE INDEX clients_of_user ON auth.clients (user_id, incarnation);
+CREATE INDEX clients_by_heard ON auth.clients (heard);
 COMMENT ON TABLE auth.clients IS 'Clients in the current epoch of each account''s EID: a mirror of its tree, by key';
 COMMENT ON COLUMN auth.clients.client_key IS
     'Ed25519 public key (32 bytes): the signature key of the client''s leaf. Never changes';
 COMMENT ON COLUMN auth.clients.user_id IS 'Account. Never changes';
 COMMENT ON COLUMN auth.clients.incarnation IS 'Incarnation of the account. Never changes';
+COMMENT ON COLUMN auth.clients.confirmed IS
+    'False for a client that was added and has not made a commit of its own since (AS-4): it is nothing to others yet. Becomes true once';
 COMMENT ON COLUMN auth.clients.credential IS
     'Client credential that was signed last (AS-2); null until the client asks for one. Changes';
 COMMENT ON COLUMN auth.clients.sealed_contact IS
     'SignedContact of the client (AS-5), sealed under the server''s master key so that no dump joins a name to a queue (PRIV-1); null until the client publishes one. Changes';
+COMMENT ON COLUMN auth.clients.heard IS
+    'Month (auth.month) in which the client was added or asked for a credential last, which tells when it is silent (AS-9). Grows';
+
+CREATE FUNCTION auth.keep_clients_true() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF tg_op = 'INSERT' THEN
+        -- The founder is confirmed at once; everybody else is added by a commit, and the identity has moved then.
+        PERFORM FROM auth.incarnations i
+          WHERE i.user_id = new.user_id AND i.incarnation = new.incarnation AND i.eid IS NOT NULL
+            AND new.confirmed = (i.epoch = 0) AND (i.epoch > 0 OR i.founder = new.client_key);
+        IF FOUND THEN
+            RETURN new;
+        END IF;
+    ELSIF (new.client_key, new.user_id, new.incarnation) = (old.client_key, old.user_id, old.incarnation)
+          AND new.confirmed >= old.confirmed THEN
+        RETURN new;
+    END IF;
+    RAISE EXCEPTION 'a client is an identity''s founder, or is added by a commit and confirmed later'
+        USING ERRCODE = 'check_violation';
+END
+$$;
+COMMENT ON FUNCTION auth.keep_clients_true IS
+    'Trigger of auth.clients: a client belongs to one living incarnation, and nobody but its founder begins confirmed (AS-4)';
+CREATE TRIGGER clients_stay_true BEFORE INSERT OR UPDATE ON auth.clients
+    FOR EACH ROW EXECUTE FUNCTION auth.keep_clients_true();
+ALTER TABLE auth.clients ENABLE ALWAYS TRIGGER clients_stay_true;
 
 -- An account ends as a whole or not at all: its rows go in a transaction in which auth.erase_account names it here, and
 -- in no other. The owner of the tables and a superuser could write here, too, or drop the triggers: this keeps them from
@@ -277,7 +452,34 @@ ALTER TABLE auth.incarnations
     ENABLE ALWAYS TRIGGER incarnations_are_chained, ENABLE ALWAYS TRIGGER incarnations_stay_in_order,
     ENABLE ALWAYS TRIGGER incarnations_go_by_erasure, ENABLE ALWAYS TRIGGER incarnations_are_never_truncated;
 ALTER TABLE auth.eid_log
+    ENABLE ALWAYS TRIGGER commits_are_of_the_current_epoch, ENABLE ALWAYS TRIGGER commits_end_their_epoch,
     ENABLE ALWAYS TRIGGER eid_log_goes_by_erasure, ENABLE ALWAYS TRIGGER eid_log_never_changes;
+
+-- What an erased account leaves is gone soon (PRIV-3): its dead rows leave their pages and indexes with the next
+-- autovacuum, and the daily upkeep overwrites the gap (qs.scrub_deleted). No statistics quote its values.
+ALTER TABLE auth.users SET (
+    vacuum_index_cleanup = on, autovacuum_vacuum_threshold = 0, autovacuum_vacuum_scale_factor = 0);
+ALTER TABLE auth.eid_log SET (
+    vacuum_index_cleanup = on, autovacuum_vacuum_threshold = 0, autovacuum_vacuum_scale_factor = 0);
+ALTER TABLE auth.former_names SET (
+    vacuum_index_cleanup = on, autovacuum_vacuum_threshold = 0, autovacuum_vacuum_scale_factor = 0);
+ALTER TABLE auth.incarnations SET (vacuum_index_cleanup = on, autovacuum_vacuum_scale_factor = 0.01);
+ALTER TABLE auth.clients SET (vacuum_index_cleanup = on, autovacuum_vacuum_scale_factor = 0.01);
+DO $$
+DECLARE
+    told record;
+BEGIN
+    FOR told IN
+        SELECT a.attrelid::regclass AS relation, a.attname
+          FROM pg_class c
+          JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+         WHERE c.relnamespace = 'auth'::regnamespace AND c.relkind = 'r'
+           AND a.atttypid IN ('uuid'::regtype, 'text'::regtype, 'bytea'::regtype)
+    LOOP
+        EXECUTE format('ALTER TABLE %s ALTER COLUMN %I SET STATISTICS 0', told.relation, told.attname);
+    END LOOP;
+END
+$$;
 
 CREATE TABLE auth.signing_keys (
     public_key bytea PRIMARY KEY CHECK (octet_length(public_key) = 32),
@@ -321,5 +523,20 @@ CREATE TYPE auth.publish_contact_outcome AS ENUM ('published', 'token_spent', 'u
 COMMENT ON TYPE auth.publish_contact_outcome IS 'Outcomes of auth.publish_contact';
 CREATE TYPE auth.look_up_user_outcome AS ENUM ('found', 'token_spent', 'unknown_user');
 COMMENT ON TYPE auth.look_up_user_outcome IS 'Outcomes of auth.look_up_user';
+CREATE TYPE auth.replace_recovery_key_outcome AS ENUM ('replaced', 'token_spent', 'unknown_client', 'wrong_proof');
+COMMENT ON TYPE auth.replace_recovery_key_outcome IS 'Outcomes of auth.replace_recovery_key';
+CREATE TYPE auth.delete_account_outcome AS ENUM ('deleted', 'token_spent', 'unknown_client', 'wrong_proof');
+COMMENT ON TYPE auth.delete_account_outcome IS 'Outcomes of auth.delete_account';
+CREATE TYPE auth.admit_reset_outcome AS ENUM ('admitted', 'source_limited', 'server_limited');
+COMMENT ON TYPE auth.admit_reset_outcome IS 'Outcomes of auth.admit_reset';
+CREATE TYPE auth.end_identity_outcome AS ENUM ('ended', 'wrong_proof', 'client_known', 'too_many_resets');
+COMMENT ON TYPE auth.end_identity_outcome IS 'Outcomes of auth.end_identity';
+CREATE TYPE auth.reset_account_outcome AS ENUM (
+    'reset', 'wrong_proof', 'not_ended', 'client_known', 'suspended');
+COMMENT ON TYPE auth.reset_account_outcome IS 'Outcomes of auth.reset_account';
+CREATE TYPE auth.rename_user_outcome AS ENUM (
+    'renamed', 'token_spent', 'unknown_client', 'wrong_proof', 'name_taken', 'too_many_renames', 'wrong_epoch',
+    'too_many_commits', 'too_large', 'suspended');
+COMMENT ON TYPE auth.rename_user_outcome IS 'Outcomes of auth.rename_user';
 CREATE TYPE auth.add_signing_key_outcome AS ENUM ('added', 'exists');
 COMMENT ON TYPE auth.add_signing_key_outcome IS 'Outcomes of auth.add_signing_key';

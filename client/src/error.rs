@@ -6,10 +6,12 @@ use std::path::PathBuf;
 use postern_protocol::{
     chain::ChainError,
     ds::GroupId,
-    name::NameError,
+    name::{NameError, UserName},
     problem::{Problem, ProblemType},
     push::PushError,
 };
+
+use crate::group::Differences;
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -67,8 +69,24 @@ pub enum Error {
     NotAdmin,
     #[error("{0} is not a member of the group")]
     NoSuchMember(String),
+    #[error("this is the group's only admin: name another one first")]
+    LastAdmin,
+    #[error("the members changed meanwhile: look again whom this would remove")]
+    MembersChanged,
+    #[error(
+        "members came in, or became admins, and this device cannot tell by whose will: accept them, or found the group anew"
+    )]
+    Strangers(Box<Differences>),
     #[error("none of the user's devices can be reached yet: each can be once its registration is finished")]
     NoContact,
+    #[error("{0} does not ask to be a contact, or it is not verified yet who asks")]
+    NoRequest(UserName),
+    #[error("{0} is not the user of the number that was shown last: show it and compare it anew")]
+    NothingCompared(UserName),
+    #[error(
+        "the code does not fit: the devices of {0}, or yours, are not what both of you see. Compare after both have received; if it does not fit then, somebody stands between you"
+    )]
+    DifferentIdentity(UserName),
     #[error("this device was not told yet how to read what members keep in the group: receive first")]
     NoAttributesKey,
     #[error("others changed the group {0} times meanwhile: try again when it is quieter")]
@@ -77,6 +95,16 @@ pub enum Error {
     Push(#[from] PushError),
     #[error("the {0} is damaged or made for something else: make a new one")]
     BadBlob(&'static str),
+    #[error("these are not the 24 words of a recovery key: compare them with those that were written down")]
+    BadRecoveryKey,
+    #[error("no device of the user is called {0:?}: `devices` lists them")]
+    UnknownDevice(String),
+    #[error("several devices match {0:?}: name one by more of its key")]
+    AmbiguousDevice(String),
+    #[error("a device cannot remove itself: log it out, or remove it on another one")]
+    OwnDevice,
+    #[error("this device was removed from its user's devices: log it out, and link it anew")]
+    RemovedDevice,
 }
 
 /// The server broke the queue's promise (QS-4, QS-5). Nothing after that place can be trusted.
@@ -94,13 +122,18 @@ pub enum QueueError {
     Malformed { queue: &'static str, seq: u64 },
 }
 
-/// The AS's answer about a user does not hold together (AS-3): the AS, or somebody between, lies.
+/// The AS's answer about a user does not hold together, or not with what it showed before (AS-3): the AS, or
+/// somebody between, lies; or the user began anew.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum IdentityError {
     #[error("the AS answered for another user")]
     OtherUser,
-    #[error("the history of the user's devices is invalid: {0}")]
+    #[error("the user's identity is invalid: {0}")]
     History(&'static str),
+    #[error("no device of the user signed the state that the AS shows")]
+    State,
+    #[error("the AS's word that a user's state is the latest does not hold: {0}")]
+    Ticket(&'static str),
     #[error("a device's credential is not signed by a published key of the AS, or not valid now")]
     Credential,
     #[error("the AS vouches for a device that is not among the user's")]
@@ -113,6 +146,12 @@ pub enum IdentityError {
         "the user's identity was started anew: make sure in another way that it is still the same person"
     )]
     Reset,
+    #[error(
+        "the AS shows another history of the user's devices than before: make sure in another way which is the user's"
+    )]
+    Split,
+    #[error("the user was not looked up yet")]
+    Unknown,
 }
 
 impl Error {
@@ -224,6 +263,7 @@ const REFUSALS: &[ProblemType] = &[
     ProblemType::NameTaken,
     ProblemType::NotAdmitted,
     ProblemType::AccountExists,
+    ProblemType::WrongProof,
     ProblemType::ForeignDomain,
     ProblemType::InvalidMls,
     ProblemType::PolicyViolation,
@@ -265,6 +305,7 @@ mod tests {
         ProblemType::TooManyRegistrations,
         ProblemType::AccountSuspended,
         ProblemType::TooManyInvites,
+        ProblemType::TooManyChanges,
         ProblemType::TooManyReservations,
         ProblemType::AllowanceUsedUp,
         ProblemType::Fault,

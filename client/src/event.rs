@@ -66,16 +66,44 @@ pub enum Event {
     Returned { group: GroupId, epoch: u64 },
     /// Members that came and went while this device could not follow the group.
     Changed { group: GroupId, epoch: u64, added: Vec<Member>, removed: Vec<Member> },
+    /// While this device could not follow the group, these came in, or became admins, and it cannot tell
+    /// by whose will: a member and the server together may have made them up. This device does not come
+    /// back until its user takes the group as the server has it.
+    Strangers { group: GroupId, strangers: Vec<Member>, admins: Vec<Member>, removed: Vec<Member> },
+    /// Users that are admins and were not when this device last knew, which its user accepted.
+    AdminsFound { group: GroupId, epoch: u64, admins: Vec<Member> },
+    /// A member's user began its identity anew, as the AS shows (AS-8). It counts as unknown until a person
+    /// accepts it.
+    MemberReset { group: GroupId, user: UserName },
+    /// A member's user has another name now, as the AS confirms.
+    MemberRenamed { group: GroupId, user: UserName, name: UserName },
+    /// The AS knows a member's user no more: its account ended.
+    MemberGone { group: GroupId, user: UserName },
     /// This device could not come back into a group. It goes on trying, more and more seldom.
     Broken { group: GroupId, reason: String },
     /// The server had no room for messages to this device: of this group, or of any if none is named.
     Lost { group: Option<GroupId> },
-    /// A user asked to be allowed to add this one to groups.
-    ContactRequested { user: UserName, accepted: bool },
+    /// A user asks to be allowed to add this one to groups (AS-12), and waits for a decision unless the request was
+    /// `accepted` as this client was told to. One that is not `verified` may be from anybody, and cannot be accepted.
+    ContactRequested { user: UserName, verified: bool, accepted: bool },
     /// A user allows this one to add all of their devices to groups.
     ContactAnswered { user: UserName },
+    /// A user does not allow this one to add them to groups.
+    ContactDeclined { user: UserName },
+    /// A contact deleted their account (AS-11): a device of theirs said so, and the AS knows nobody of that name.
+    ContactDeleted { user: UserName },
     /// The contact queue of a user's device is gone or full.
     ContactUnreachable { user: UserName },
+    /// A user's identity was begun anew. The user counts as unknown until a person accepts it (AS-8).
+    IdentityReset { user: UserName },
+    /// The AS shows another history of a user's devices than it showed before, or than it shows others.
+    IdentitySplit { user: UserName },
+    /// A user, who may be this device's own, has another name; the user is the same (AS-9).
+    Renamed { from: UserName, to: UserName },
+    /// A user has another device.
+    DeviceAdded { user: UserName, device: PublicKey },
+    /// A device is a user's no more.
+    DeviceRemoved { user: UserName, device: PublicKey },
     /// The server deleted messages before this device fetched them: they had waited for too long.
     /// A group whose commits were among them cannot be followed any more.
     Expired { messages: u64 },
@@ -114,11 +142,23 @@ impl Event {
             | Self::CannotFollow { group, .. }
             | Self::Returned { group, .. }
             | Self::Changed { group, .. }
+            | Self::Strangers { group, .. }
+            | Self::AdminsFound { group, .. }
+            | Self::MemberReset { group, .. }
+            | Self::MemberRenamed { group, .. }
+            | Self::MemberGone { group, .. }
             | Self::Broken { group, .. }
             | Self::Lost { group: Some(group) } => Some(group),
             Self::ContactRequested { .. }
             | Self::ContactAnswered { .. }
+            | Self::ContactDeclined { .. }
+            | Self::ContactDeleted { .. }
             | Self::ContactUnreachable { .. }
+            | Self::IdentityReset { .. }
+            | Self::IdentitySplit { .. }
+            | Self::Renamed { .. }
+            | Self::DeviceAdded { .. }
+            | Self::DeviceRemoved { .. }
             | Self::Expired { .. }
             | Self::Lost { group: None }
             | Self::Ignored { .. } => None,
@@ -147,6 +187,10 @@ impl Event {
             | Self::Removed { by, members, .. }
             | Self::AdminsChanged { by, admins: members, .. } => members.iter_mut().chain([by]).collect(),
             Self::Changed { added, removed, .. } => added.iter_mut().chain(removed).collect(),
+            Self::Strangers { strangers, admins, removed, .. } => {
+                strangers.iter_mut().chain(admins).chain(removed).collect()
+            }
+            Self::AdminsFound { admins, .. } => admins.iter_mut().collect(),
             _ => Vec::new(),
         }
     }

@@ -3,7 +3,7 @@
 
 use postern_api::Http;
 use postern_protocol::{
-    ds::MessageAccepted,
+    ds::{CurrentGroup, MessageAccepted},
     qs::{QueueKind, QueuePayload},
 };
 
@@ -11,7 +11,7 @@ use crate::{
     client::{Client, Group},
     error::{Error, Result},
     group::{Change, GroupState},
-    key_packages,
+    identity, key_packages,
     mailbox::deliveries,
     submit::Submission,
 };
@@ -45,6 +45,14 @@ impl Client {
     /// [`Error::Database`].
     pub fn forget_the_count(&self) -> Result<()> {
         self.session.store.write(key_packages::forget_count)
+    }
+
+    /// Makes it time to look after the user's devices, as if a day had passed.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub fn forget_the_upkeep(&self) -> Result<()> {
+        self.session.store.write(identity::forget_upkeep)
     }
 }
 
@@ -111,6 +119,15 @@ impl Group {
             Some(outstanding) => GroupState::load(tx, &self.id)?.abandon(tx, outstanding.kind),
             None => Ok(()),
         })
+    }
+
+    /// What a server could show of the group if it conspired with this member: with a device in it that
+    /// nobody let in. Nothing changes here.
+    ///
+    /// # Errors
+    /// [`Error::NotMember`].
+    pub fn with_ghost(&self) -> Result<CurrentGroup> {
+        self.session.store.trial(|tx| GroupState::load(tx, &self.id)?.with_ghost(tx))
     }
 
     /// Sends the outstanding message until its fate is known.

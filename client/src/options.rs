@@ -9,8 +9,10 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// Options of a client. They are not kept: give them each time.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Answer contact requests of anyone that is not blocked.
+    /// Accept contact requests of anyone that is not blocked (AS-12): for bots. Otherwise a person decides.
     pub accept_contacts: bool,
+    /// How many users may wait for a person's decision, and how many letters of strangers for the AS to be asked.
+    pub waiting_requests: u64,
     /// Where the server is now, if not where it was at registration.
     pub server: Option<String>,
     /// How long after this device's last commit in a group it renews its keys there. Less than a
@@ -19,12 +21,18 @@ pub struct Options {
     /// How long proposals of others may wait for a commit. Each device's turn comes after a part
     /// of it.
     pub commit_within: Duration,
+    /// How long after it was looked up last a member's user is looked up again: so that members learn of
+    /// a reset or an end that nobody tells (AS-11). Each time costs a token.
+    pub look_up_every: Duration,
     /// How many messages of a group are kept that could not be sent yet, and of how many bytes in all.
     pub unsent_messages: u64,
     pub unsent_bytes: u64,
     /// The unit of the pauses before this device comes back into a group that it cannot follow: the
     /// first is at most so long for each member, the next ones are 30 times as long and more.
     pub return_after: Duration,
+    /// How long after the end of its credential, which is 90 days after its last renewal, another device of the
+    /// user is removed from the user's devices.
+    pub remove_silent_after: Duration,
     /// Wait for the disk with every step, which is usual. Load generators, whose state nobody
     /// misses, turn this off.
     #[cfg(feature = "lab")]
@@ -60,13 +68,16 @@ impl Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
-            accept_contacts: true,
+            accept_contacts: false,
+            waiting_requests: 100,
             server: None,
             update_every: 30 * DAY,
             commit_within: Duration::from_secs(60 * 60),
+            look_up_every: 7 * DAY,
             unsent_messages: 1000,
             unsent_bytes: 8 * 1024 * 1024,
             return_after: Duration::from_secs(1),
+            remove_silent_after: 90 * DAY,
             #[cfg(feature = "lab")]
             durable: true,
             #[cfg(feature = "lab")]

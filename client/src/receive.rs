@@ -4,7 +4,8 @@
 use std::{collections::HashMap, time::Duration};
 
 use postern_protocol::{
-    Address, RatchetTree,
+    Address,
+    ds::WelcomeTree,
     qs::{Dequeue, Dequeued, Lost, QueueKind, QueuePayload},
 };
 
@@ -17,6 +18,7 @@ use crate::{
         strayed::{self, State},
     },
     mailbox::{self, KINDS, Queue},
+    options::Options,
     session::Session,
     store::{Step, Tx},
 };
@@ -84,7 +86,9 @@ impl Session {
                     if self.options.record_deliveries {
                         mailbox::deliveries::record(tx, &queue, &payload)?;
                     }
-                    match tx.attempt(|| take_effect(tx, kind, &payload, trees.get(&message.seq))) {
+                    match tx
+                        .attempt(|| take_effect(tx, &self.options, kind, &payload, trees.get(&message.seq)))
+                    {
                         Ok(()) | Err(Rejection::Unread) => {}
                         Err(Rejection::Invalid(reason)) => Event::Ignored { reason }.record(tx)?,
                         Err(Rejection::Doubt { group, reason }) => {
@@ -128,7 +132,7 @@ impl Session {
 
     /// The trees that belong to the Welcomes of a batch, by sequence number. A Welcome whose
     /// tree is gone is left to be refused.
-    async fn fetch_welcome_trees(&self, dequeued: &Dequeued) -> Result<HashMap<u64, RatchetTree>> {
+    async fn fetch_welcome_trees(&self, dequeued: &Dequeued) -> Result<HashMap<u64, WelcomeTree>> {
         let welcomes = self.store.read(|tx| {
             let mut queue = Queue::load(tx, QueueKind::Group)?;
             let mut welcomes = Vec::new();
@@ -179,14 +183,15 @@ fn lost(tx: &Tx<'_>, kind: QueueKind, address: Option<&Address>) -> Result<()> {
 
 fn take_effect(
     tx: &Tx<'_>,
+    options: &Options,
     kind: QueueKind,
     payload: &QueuePayload,
-    tree: Option<&RatchetTree>,
+    tree: Option<&WelcomeTree>,
 ) -> Result<(), Rejection> {
     match (kind, payload) {
         (QueueKind::Group, QueuePayload::Message(message)) => group::receive(tx, message),
         (QueueKind::Group, QueuePayload::Welcome(welcome)) => group::join(tx, welcome, tree),
-        (QueueKind::Contact, QueuePayload::Deposit(deposit)) => contact::receive_letter(tx, deposit),
+        (QueueKind::Contact, QueuePayload::Deposit(deposit)) => contact::receive_letter(tx, deposit, options),
         (kind, QueuePayload::Lost(Lost { address })) => Ok(lost(tx, kind, address.as_ref())?),
         _ => Err(Rejection::invalid("a message came in by the wrong queue")),
     }

@@ -14,6 +14,7 @@ use postern_protocol::{
     name::UserName,
     problem::ProblemType,
     qs::{CreateQueue, QueueKind},
+    second_proof::RecoveryKey,
 };
 
 use crate::{
@@ -96,14 +97,23 @@ fn begun(store: &Store, server: &str, user: UserName) -> Result<Account> {
         None => store.write(|tx| {
             // Kept before it is sent: a crash in between must not lose the key to the name.
             let mut account = Account::new(server.to_owned(), user)?;
-            let (group_id, registration) = eid::create(tx, &account.user, &account.client_key())?;
-            account.eid_group_id = Some(group_id);
-            account.registration = Some(registration);
+            let new = eid::create(tx, &account.user, &account.client_key(), None)?;
+            account.eid_group_id = Some(new.group_id);
+            let recovery_key = RecoveryKey::generate();
+            account.set_recovery_key(Some(&recovery_key));
+            account.registration = Some(RegisterUser {
+                name: account.user.clone(),
+                group_info: new.group_info,
+                ratchet_tree: new.ratchet_tree,
+                admission: Admission::Open,
+                state: new.state,
+                recovery_key: recovery_key.verifier(),
+            });
             account.save(tx)?;
             Friendship::join(FriendshipSecrets::generate()?).save(tx)?;
             Ok(account)
         }),
-        Some(account) if account.user == user && !account.ready => Ok(account),
+        Some(account) if account.user == user && !account.ready && !account.resets => Ok(account),
         Some(_) => Err(Error::ClientExists(store.directory().to_owned())),
     }
 }
@@ -147,7 +157,8 @@ pub(crate) async fn complete_link(
             let secrets = contact::open_secrets(&grant.friendship, &client_key, &account.contact_key())
                 .ok_or(Error::BadBlob("link grant"))?;
             Friendship::join(secrets).save(tx)?;
-            account.eid_group_id = Some(eid::join(tx, &account.user, &grant.welcome)?);
+            let client_key = account.client_key();
+            account.eid_group_id = Some(eid::join(tx, &account.user, &client_key, &grant.welcome)?);
             account.save(tx)?;
         }
         Ok(account)
@@ -159,11 +170,12 @@ pub(crate) async fn complete_link(
 }
 
 /// Makes credential, queues and contact, as far as they are missing.
-async fn finish(store: &Store, api: &Api, mut account: Account) -> Result<()> {
+pub(crate) async fn finish(store: &Store, api: &Api, mut account: Account) -> Result<()> {
     if account.ready {
         return Ok(());
     }
     if account.credential.is_none() {
+        eid::confirm(api, store, &account).await?;
         account = identity::obtain_credential(store, api, account).await?;
     }
     for kind in KINDS {
@@ -177,7 +189,10 @@ async fn finish(store: &Store, api: &Api, mut account: Account) -> Result<()> {
     key_packages::publish_if_due(store, api).await?;
     api.publish_contact(account.contact()?, &account.client_key()).await?;
     account.ready = true;
-    store.write(|tx| account.save(tx))
+    store.write(|tx| {
+        identity::looked_after(tx)?;
+        account.save(tx)
+    })
 }
 
 /// Each queue has keys of its own, so that nothing links the two (QS-1).
@@ -189,7 +204,7 @@ async fn create_queue(store: &Store, api: &Api, kind: QueueKind) -> Result<()> {
     store.write(|tx| Queue::new(kind, id, owner, hpke).save(tx))
 }
 
-async fn full_name(http: &Http, name: &str) -> Result<UserName> {
+pub(crate) async fn full_name(http: &Http, name: &str) -> Result<UserName> {
     let full = if name.contains('@') {
         name.to_owned()
     } else {

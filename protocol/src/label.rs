@@ -28,6 +28,10 @@ labels! {
     CONTACT "Postern contact" "Signature of a client over its contact.";
     CONTACT_LETTER "Postern contact letter" "Signature of a client over a letter.";
     CONTACT_SEAL "Postern contact seal" "HPKE info of a letter.";
+    EID_COMMIT "Postern EID commit" "Hash by which a commit extends an identity's transcript.";
+    EID_FOUNDING "Postern EID founding" "Hash that an identity's transcript begins with.";
+    EID_STATE "Postern EID state" "Signature of a client over the state of its user's identity.";
+    FRESHNESS_TICKET "Postern freshness ticket" "Signature of the AS over the current state of an identity.";
     FRIENDSHIP_LOOKUP "Postern friendship lookup" "Hash by which a friendship is found.";
     FRIENDSHIP_SEAL "Postern friendship seal" "Key that a friendship's stock keys are sealed under.";
     GROUP_STATE "Postern group state" "Key that a group's state is sealed under.";
@@ -37,10 +41,14 @@ labels! {
     JOIN "Postern join" "Signature of a user's key over a leaf that enters by external commit.";
     JOINER "Postern joiner" "Tag by which the tree kept for a joiner is found.";
     KEY_PACKAGE_BATCH "Postern key package batch" "Signature of the QS over a batch of KeyPackages.";
+    LEAF_LINK "Postern leaf link" "Signature of a leaf in a group over the key of its client.";
     LINK_SEAL "Postern link seal" "HPKE info of the secrets for a user's new device.";
     PUSH_SUBSCRIPTION "Postern push subscription" "Associated data of a sealed push subscription.";
     QUEUE_OWNER "Postern queue owner" "Signature of a queue's new owner.";
     REGISTRATION_NONCE "Postern registration nonce" "Nonce that ties an ID token to a client that registers.";
+    RECOVERY_KEY "Postern recovery key" "Seed of the key that signs for a recovery key.";
+    SECOND_PROOF "Postern second proof" "Signature of a recovery key over what cannot be undone.";
+    SAFETY_NUMBER "Postern safety number" "Hash of a user's identity that people compare.";
     USED_SIGNATURE "Postern used signature" "Hash by which a request's signature is remembered.";
 }
 

@@ -9,12 +9,14 @@ mod hash;
 mod random;
 
 pub mod aas;
+pub mod account;
 pub mod address;
 pub mod admission;
 pub mod auth;
 pub mod chain;
 pub mod credential;
 pub mod ds;
+pub mod eid;
 pub mod encoding;
 pub mod friendship;
 pub mod hpke;
@@ -26,6 +28,7 @@ pub mod problem;
 pub mod push;
 pub mod qs;
 pub mod sealed;
+pub mod second_proof;
 pub mod signature;
 pub mod token;
 pub mod wake;
@@ -33,5 +36,6 @@ pub mod wake;
 pub use binary::{
     Address, Attributes, ChainHeader, Ciphertext, FriendshipToken, GroupInfo, HpkePublicKey, InviteDigest,
     IssuedCredential, MessageDigest, MlsMessage, P256PublicKey, Payload, PublicKey, PushAuth, QueueId,
-    RatchetTree, SealedPush, SealedSubscription, Signature, StateKey, StockId, Welcome, WrongLength,
+    RatchetTree, SealedPush, SealedSubscription, Signature, StateKey, StockId, Transcript, TreeHash, Welcome,
+    WrongLength,
 };

@@ -2,7 +2,10 @@
 //! exceptions that AAS-1 names. The bodies of `large` ones may be as large as the operator lets any be.
 
 use http::Method;
-use postern_protocol::auth::RegisterUser;
+use postern_protocol::{
+    account::{EndIdentity, ResetAccount},
+    auth::RegisterUser,
+};
 
 use crate::{
     aas, about,
@@ -68,8 +71,13 @@ pub fn all() -> Vec<Route<App>> {
         paid!(POST "/as/eid/commits" auth::commit_identity).large(),
         paid!(PUT "/as/contact" auth::publish_contact),
         paid!(POST "/as/invites" auth::make_invite),
+        paid!(PUT "/as/account/name" auth::rename_user).large(),
+        paid!(PUT "/as/account/recovery-key" auth::replace_recovery_key),
+        paid!(DELETE "/as/account" auth::delete_account),
         open!(POST "/as/users" auth::register_user).at_most(RegisterUser::MAX_BYTES),
         open!(GET "/as/registration" auth::registration_terms),
+        open!(POST "/as/account/end" auth::end_identity).at_most(EndIdentity::MAX_BYTES),
+        open!(POST "/as/account/reset" auth::reset_account).at_most(ResetAccount::MAX_BYTES),
         open!(GET "/as/keys" auth::published_keys),
         open!(GET "/qs/keys" qs::published_keys),
         open!(POST "/aas/token-request" aas::issue_tokens),

@@ -10,8 +10,8 @@
 -- needs no invite and no ID token, since its request makes no account, and may repeat one whose answer was lost;
 -- source_limited, server_limited: no more attempts are taken in this hour from this address, or from all addresses
 -- together; not_admitted: the policy asks for an invite, and this is none that is good; name_reserved: the name, or one
--- like it, is the operator's. With all of them: allowance, the number of attempts in an hour that counted here,
--- resets_in, the seconds until the next hour begins, and policy, as auth.settings has it.
+-- like it, is the operator's, or was another user's until lately. With all of them: allowance, the number of attempts in
+-- an hour that counted here, resets_in, the seconds until the next hour begins, and policy, as auth.settings has it.
 -- Called by POST /as/users.
 CREATE OR REPLACE FUNCTION auth.admit_registration(
     source bytea, name text, client_key bytea, invite bytea,
@@ -57,7 +57,10 @@ BEGIN
             IF policy = 'invite' AND NOT is_invited AND NOT is_known THEN
                 outcome := 'not_admitted';
             ELSIF EXISTS (SELECT FROM auth.reserved_names r
-                           WHERE r.skeleton = postern.skeleton(admit_registration.name)) THEN
+                           WHERE r.skeleton = postern.skeleton(admit_registration.name))
+               OR EXISTS (SELECT FROM auth.former_names f
+                           WHERE f.skeleton = postern.skeleton(admit_registration.name))
+            THEN
                 outcome := 'name_reserved';
             ELSE
                 outcome := 'admitted';

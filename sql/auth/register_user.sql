@@ -5,7 +5,10 @@
 --   client_key: Ed25519, verified by the caller
 --   group_info, ratchet_tree: of epoch 0, for readers
 --   eid: the public group, for validation
+--   tree_hash: of that group
+--   state_signature: the client's, over its state
 --   credential: the client's, signed
+--   recovery_key: verifier of the owner's second proof (AS-8)
 --   invite: digest of the invite's code, of which one use is taken; null without one
 --   subject: keyed digest of the login that a verified ID token names; null without one
 --
@@ -15,8 +18,8 @@
 -- name_taken: another account has the name, or one with the same skeleton.
 -- Called by POST /as/users, after auth.admit_registration.
 CREATE OR REPLACE FUNCTION auth.register_user(
-    name text, client_key bytea, group_info bytea, ratchet_tree bytea, eid bytea, INOUT credential bytea,
-    invite bytea, subject bytea,
+    name text, client_key bytea, group_info bytea, ratchet_tree bytea, eid bytea, tree_hash bytea,
+    state_signature bytea, INOUT credential bytea, recovery_key bytea, invite bytea, subject bytea,
     OUT outcome auth.register_user_outcome)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -59,14 +62,19 @@ BEGIN
             outcome := 'not_admitted';
             RETURN;
         END IF;
-        INSERT INTO auth.users AS u (name, subject) VALUES (register_user.name, register_user.subject)
+        INSERT INTO auth.users AS u (name, recovery_key, subject)
+        VALUES (register_user.name, register_user.recovery_key, register_user.subject)
         ON CONFLICT DO NOTHING
         RETURNING u.user_id INTO new_user;
         IF new_user IS NOT NULL THEN
-            INSERT INTO auth.incarnations (user_id, incarnation, group_info, ratchet_tree, epoch, eid)
-            VALUES (new_user, 0, register_user.group_info, register_user.ratchet_tree, 0, register_user.eid);
-            INSERT INTO auth.clients (client_key, user_id, incarnation, credential)
-            VALUES (register_user.client_key, new_user, 0, register_user.credential);
+            INSERT INTO auth.incarnations
+                (user_id, incarnation, group_info, ratchet_tree, founder, epoch, transcript, tree_hash,
+                 state_signature, eid)
+            VALUES (new_user, 0, register_user.group_info, register_user.ratchet_tree, register_user.client_key, 0,
+                    auth.founding_transcript(NULL, register_user.group_info, register_user.ratchet_tree),
+                    register_user.tree_hash, register_user.state_signature, register_user.eid);
+            INSERT INTO auth.clients (client_key, user_id, incarnation, confirmed, credential)
+            VALUES (register_user.client_key, new_user, 0, true, register_user.credential);
             UPDATE auth.invites i SET uses = i.uses - 1 WHERE i.invite = used_invite;
             outcome := 'registered';
             RETURN;

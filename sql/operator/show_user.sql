@@ -18,7 +18,9 @@ BEGIN
       INTO name, suspended, has_login, invites, resets, epoch
       FROM auth.users u
       JOIN auth.incarnations i USING (user_id)
-     WHERE u.user_id = shown AND i.eid IS NOT NULL;
+     WHERE u.user_id = shown
+     ORDER BY i.incarnation DESC
+     LIMIT 1;
     SELECT count(*), count(c.credential) INTO clients, credentials FROM auth.clients c WHERE c.user_id = shown;
     SELECT a.tokens INTO tokens
       FROM aas.allowances a

@@ -12,6 +12,7 @@ pub fn for_error(error: &Error) -> &'static str {
             ". Nothing is lost. Check the server's address (--server) and that the server is running, \
              then try again"
         }
+        Error::BadRecoveryKey => ". They came with `register`, or with `recovery-key --replace`",
         Error::NoServer => ". --server or POSTERN_SERVER names it",
         Error::NoClient(_) => ". `register` makes a client; --state names its directory",
         Error::ClientExists(_) | Error::Busy { .. } => ". --state names the directory",
@@ -19,6 +20,9 @@ pub fn for_error(error: &Error) -> &'static str {
         Error::UnknownGroup(_) | Error::AmbiguousGroup(_) => ". `groups` lists them with their ids",
         Error::CannotFollow => ". `rejoin` comes back at once, `refound` founds the group anew",
         Error::NoSuchMember(_) => ". `members` lists them",
+        Error::LastAdmin => ". `group admins GROUP --add USER` does",
+        Error::MembersChanged => ". `members` lists them",
+        Error::Strangers(_) => ". `rejoin` shows them and asks, `refound` founds another group",
         Error::NoAttributesKey => ". `follow --once` receives",
         _ => "",
     }
@@ -32,6 +36,10 @@ fn for_problem(kind: ProblemType) -> &'static str {
         }
         ProblemType::AccountExists => ". `link-request` adds this device to it",
         ProblemType::TooManyRegistrations => ". The same command goes on in the next hour",
+        ProblemType::WrongProof => {
+            ". Check the name, and that these are the words of this account: `recovery-key --replace` makes others"
+        }
+        ProblemType::TooManyChanges => ". The operator sets how often; the same command goes on later",
         ProblemType::AllowanceUsedUp => {
             ". The operator sets how many tokens a client gets in a time frame; wait for the next one"
         }

@@ -1,7 +1,7 @@
 //! This device among its user's: adding another, waking it, renewing its keys, its end.
 
 use postern_protocol::{
-    P256PublicKey,
+    P256PublicKey, PublicKey,
     admission::{InviteCode, MakeInvite},
     problem::{Problem, ProblemType},
     push::PushSubscription,
@@ -14,10 +14,11 @@ use crate::{
     contact::{self, Friendship},
     error::{Error, Result, or_repeated},
     group::{self, GroupState},
-    identity::eid,
+    identity::{self, Device, eid},
     key_packages,
     mailbox::Queue,
     push,
+    store::Step,
 };
 
 impl Client {
@@ -57,6 +58,44 @@ impl Client {
         let invite = MakeInvite { digest: code.digest() };
         let made = session.api.make_invite(&invite, &session.account.client_key()).await?;
         Ok((code, made.not_after))
+    }
+
+    /// The user's devices, as the AS shows them.
+    ///
+    /// # Errors
+    /// As [`Self::look_up`].
+    pub async fn devices(&self) -> Result<Vec<Device>> {
+        let session = &self.session;
+        identity::devices(&session.api, &session.store, &session.account).await
+    }
+
+    /// One of the user's devices, by its name, its key or the beginning of its key (unpadded base64url).
+    ///
+    /// # Errors
+    /// [`Error::UnknownDevice`], [`Error::AmbiguousDevice`], and as [`Self::devices`].
+    pub async fn device(&self, name: &str) -> Result<Device> {
+        identity::device_named(&self.devices().await?, name).cloned()
+    }
+
+    /// Calls a device something, on this device: no server and no other device learns it. An empty name
+    /// takes the old one away.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub fn name_device(&self, device: &PublicKey, name: &str) -> Result<()> {
+        self.session.store.write(|tx| identity::name_device(tx, device, name))
+    }
+
+    /// Removes a device from the user's: it is nothing to anybody from the next lookup on (AS-13), and is
+    /// let into nothing that is shared among the user's devices.
+    ///
+    /// # Errors
+    /// [`Error::OwnDevice`], and passing ones: call again.
+    pub async fn remove_device(&self, device: &PublicKey) -> Result<()> {
+        let session = &self.session;
+        let step = session.store.step().await?;
+        eid::remove(&session.api, &session.store, &session.account, device).await?;
+        session.errands(&step).await
     }
 
     /// The key for which push subscriptions for this device's server are made (RFC 8292); `None` if
@@ -105,9 +144,20 @@ impl Client {
     /// Passing ones: call again.
     pub async fn log_out(&self) -> Result<()> {
         let session = &self.session;
-        let _step = session.store.step().await?;
+        let step = session.store.step().await?;
+        self.give_up_mailboxes(&step).await?;
+        session.store.write(|tx| {
+            Account::delete(tx)?;
+            Friendship::delete(tx)
+        })
+    }
+
+    /// Gives up everything that this device has at the QS.
+    pub(super) async fn give_up_mailboxes(&self, _: &Step<'_>) -> Result<()> {
+        let session = &self.session;
         let friendship = session.store.read(Friendship::load)?;
-        let stock = RemoveKeyPackages { friendship_token: friendship.token(), stock_id: friendship.stock_id };
+        let stock =
+            RemoveKeyPackages { friendship_token: friendship.token(), stock_id: Some(friendship.stock_id) };
         let removed = session.api.remove_key_packages(&stock, &friendship.secrets.owner()).await;
         or_repeated(removed, ProblemType::NotFound)?;
         let (group, contact, addresses) = session.store.read(|tx| {
@@ -121,10 +171,6 @@ impl Client {
         or_repeated(deleted, ProblemType::NotFound)?;
         let address = vec![session.account.contact_address];
         let deleted = session.api.delete_queue(&contact.id, address, &contact.owner).await;
-        or_repeated(deleted, ProblemType::NotFound)?;
-        session.store.write(|tx| {
-            Account::delete(tx)?;
-            Friendship::delete(tx)
-        })
+        or_repeated(deleted, ProblemType::NotFound)
     }
 }

@@ -1,12 +1,14 @@
 //! The client as its user's program sees it.
 
+mod account;
 mod builder;
+mod contacts;
 mod device;
 mod group;
 mod handle;
 
 pub use self::{
     builder::ClientBuilder,
-    group::{Group, Invited, Refounded},
+    group::{Group, Invited, Refounded, Removal},
     handle::Client,
 };

@@ -3,13 +3,17 @@
 use postern_protocol::{Payload, auth::SignedContact, name::UserName};
 use rusqlite::params;
 
-use super::letter::{self, LetterBody};
+use super::{
+    letter::{self, LetterBody},
+    numbers,
+};
 use crate::{
     account::Account,
     error::{Error, Result},
     event::Event,
+    group::GroupHandover,
     server::Api,
-    store::{Store, Tx, fixed},
+    store::{Store, Tx, encode, fixed},
 };
 
 /// Seals a letter and keeps it until it was deposited.
@@ -20,12 +24,20 @@ pub(super) fn write_letter(
     contact: &SignedContact,
     body: &LetterBody,
 ) -> Result<()> {
-    let payload = letter::seal(contact, &account.client_key(), account.credential()?, body)?;
+    let stamp = numbers::next(tx)?;
+    let payload = letter::seal(contact, &account.client_key(), account.credential()?, stamp, body)?;
     tx.sql().execute(
         "INSERT INTO deposits (user, address, payload) VALUES (?1, ?2, ?3)",
         params![user.to_string(), contact.address.as_bytes(), payload.as_bytes()],
     )?;
     Ok(())
+}
+
+/// Writes to another device of this user what it needs to come into a group.
+pub(crate) fn write_group(tx: &Tx<'_>, contact: &SignedContact, handover: &GroupHandover) -> Result<()> {
+    let account = Account::load(tx)?;
+    let body = LetterBody::Group { group_id: handover.id.clone(), handover: Payload::new(encode(handover)) };
+    write_letter(tx, &account, &account.user, contact, &body)
 }
 
 /// Sends the letters on their way, one after the other.

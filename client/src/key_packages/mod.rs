@@ -7,13 +7,14 @@ mod publish;
 mod stock;
 mod theirs;
 
-#[cfg(feature = "lab")]
-pub(crate) use self::publish::forget_count;
 pub(crate) use self::{
     fetch::fetch_key_packages,
-    publish::publish_if_due,
+    publish::{forget_count, publish_elsewhere, publish_if_due},
     stock::{addresses, drop_expired, holds, used},
-    theirs::{end_reservations, forget_invited, key_package_of, reserve_key_package, use_key_package},
+    theirs::{
+        end_reservations, forget_invited, is_reserved, key_package_of, link_of, reserve_key_package,
+        use_key_package,
+    },
 };
 #[cfg(test)]
 pub(crate) use self::{

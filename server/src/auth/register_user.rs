@@ -11,15 +11,17 @@ use postern_protocol::{
     IssuedCredential, PublicKey,
     admission::{Admission, RegistrationPolicy, registration_nonce},
     auth::{CredentialIssued, RegisterUser},
-    mls::CIPHERSUITE,
     problem::{Problem, ProblemType},
 };
 
-use super::{As, Subject, identity, registration_terms};
+use super::{
+    As, Subject,
+    identity::{Founded, NewIdentity},
+    registration_terms,
+};
 use crate::{
     database::{SqlOutcome, outcome},
     http::{Failure, Outcome, Period, RateLimit, Request},
-    mls::{InvalidMls, TrackedGroup},
 };
 
 /// The purpose for which network addresses are digested.
@@ -62,20 +64,31 @@ pub async fn register_user(auth: As, request: Request) -> Outcome {
     let subject = login(&auth, &body, &admitted, claimed).await?;
     // The signature over the request proves possession of the client's key.
     let signer = request.signer()?;
-    let eid = auth.home.compute(|| validate(&body, signer, admitted.max_leaf_bytes)).await??;
+    let founding = NewIdentity {
+        user: &body.name,
+        group_info: &body.group_info,
+        ratchet_tree: &body.ratchet_tree,
+        state: &body.state,
+        previous: None,
+    };
+    let Founded { eid, tree_hash } =
+        auth.home.compute(|| founding.validate(signer, admitted.max_leaf_bytes)).await??;
     let credential = auth.signer.issue(body.name.clone(), signer);
     let row = auth
         .home
         .database
         .query_one(
-            "SELECT outcome, credential FROM auth.register_user($1, $2, $3, $4, $5, $6, $7, $8)",
+            "SELECT outcome, credential FROM auth.register_user($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
             &[
                 &body.name.local(),
                 &signer.as_bytes().as_slice(),
                 &body.group_info.as_bytes(),
                 &body.ratchet_tree.as_bytes(),
                 &eid,
+                &tree_hash.as_bytes().as_slice(),
+                &body.state.signature.as_bytes(),
                 &credential.as_bytes(),
+                &body.recovery_key.as_bytes().as_slice(),
                 &invite(&body),
                 &subject.as_ref().map(|subject| subject.as_bytes().as_slice()),
             ],
@@ -178,20 +191,4 @@ fn not_admitted(policy: RegistrationPolicy) -> Problem {
         RegistrationPolicy::Oidc => "an ID token of the server's identity provider is needed",
     };
     Problem::with_detail(ProblemType::NotAdmitted, detail)
-}
-
-/// Validates the EID of a new user, and returns its state.
-fn validate(body: &RegisterUser, signer: PublicKey, max_leaf_bytes: usize) -> Result<Vec<u8>, Problem> {
-    let eid = TrackedGroup::create(&body.group_info, &body.ratchet_tree)?;
-    if eid.ciphersuite() != CIPHERSUITE {
-        return Err(InvalidMls::Refused("an identity must have ciphersuite 0x0001").into());
-    }
-    identity::check_context(&eid, max_leaf_bytes)?;
-    for (_, leaf) in eid.leaves() {
-        identity::check_leaf(leaf, max_leaf_bytes)?;
-    }
-    if identity::client_keys(&eid, &body.name)? != [signer] {
-        return Err(ProblemType::NotAllowed.into());
-    }
-    Ok(eid.encode())
 }

@@ -359,7 +359,8 @@ async fn the_database_admits_nobody_whom_the_policy_keeps_out() {
     let world = World::builder().start().await;
     let register = async |name: &str, invite: Option<&[u8]>, subject: Option<&[u8]>| -> String {
         let sql = "SELECT outcome::text FROM auth.register_user(
-                       $1, sha256(convert_to($1, 'UTF8')), 'info', 'tree', 'eid', 'credential', $2, $3)";
+                       $1, sha256(convert_to($1, 'UTF8')), 'info', 'tree', 'eid', sha256(''), sha512(''), 'credential',
+                       sha256(''), $2, $3)";
         world.admin.query_one(sql, &[&name, &invite, &subject]).await.unwrap().get(0)
     };
     let code = codes(&world, "").await.remove(0);
