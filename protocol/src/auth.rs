@@ -93,10 +93,16 @@ pub struct ClientRecord {
 }
 
 /// The answer to `GET /as/keys` (200): the keys that sign client credentials; no token.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AuthenticationKeys {
     pub domain: Domain,
+    /// The domain's root, if it has one: then every credential comes with its certificate of the key that signed it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root: Option<PublicKey>,
     pub keys: Vec<PublishedKey>,
+    /// Keys that signed once, and whose credentials are worth nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub revoked: Vec<PublicKey>,
 }
 
 impl SignedContact {

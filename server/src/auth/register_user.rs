@@ -48,7 +48,7 @@ pub async fn register_user(auth: As, request: Request) -> Outcome {
     // The signature over the request proves possession of the client's key.
     let signer = request.signer()?;
     let eid = auth.home.compute(|| validate(&body, signer, max_leaf_bytes)).await??;
-    let credential = auth.signer.issue(body.name.clone(), signer);
+    let credential = auth.signer.issue(body.name.clone(), signer)?;
     let row = auth
         .home
         .database

@@ -30,7 +30,7 @@ pub async fn sign_credential(auth: As, request: Request, payment: Payment) -> Ou
         .await?
         .ok_or(ProblemType::NotAllowed)?;
     let name = identity::user_name(&client, &auth.home.domain)?;
-    let credential = auth.signer.issue(name, signer);
+    let credential = auth.signer.issue(name, signer)?;
     let (outcome, _) = payment
         .call(
             &auth.home.database,
