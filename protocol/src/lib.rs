@@ -14,6 +14,7 @@ pub mod auth;
 pub mod chain;
 pub mod credential;
 pub mod ds;
+pub mod eid;
 pub mod encoding;
 pub mod friendship;
 pub mod hpke;
@@ -31,6 +32,7 @@ pub mod wake;
 
 pub use binary::{
     Address, Attributes, ChainHeader, Ciphertext, FriendshipToken, GroupInfo, HpkePublicKey,
-    IssuedCredential, IssuerCertificate, MessageDigest, MlsMessage, P256PublicKey, Payload, PublicKey, PushAuth, QueueId,
-    RatchetTree, SealedPush, SealedSubscription, Signature, StateKey, StockId, Welcome, WrongLength,
+    IssuedCredential, IssuerCertificate, MessageDigest, MlsMessage, P256PublicKey, Payload, PublicKey,
+    PushAuth, QueueId, RatchetTree, SealedPush, SealedSubscription, Signature, StateKey, StockId, Transcript,
+    TreeHash, Welcome, WrongLength,
 };

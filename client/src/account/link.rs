@@ -5,10 +5,13 @@
 //! A blob is one line of text: its label, a dot, and CBOR in unpadded base64url.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use postern_protocol::{HpkePublicKey, MlsMessage, Payload, Welcome, encoding::Encoding, name::UserName};
+use postern_protocol::{HpkePublicKey, MlsMessage, Payload, encoding::Encoding, name::UserName};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    identity::EidWelcome,
+};
 
 /// From the new device: "add me to this user". As text, `postern-link-request.` and base64url.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -24,7 +27,7 @@ pub struct LinkRequest {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct LinkGrant {
     pub user: UserName,
-    pub welcome: Welcome,
+    pub welcome: EidWelcome,
     /// The secrets of the user's friendship (QS-6), sealed to the new device.
     pub friendship: Payload,
 }

@@ -1,10 +1,11 @@
-//! Client credentials (AS-2): the AS signs that a key belongs to one of a user's clients. With a root, it signs with a
-//! key that the root certified, and adds the certificate.
+//! Statements that the AS signs: that a key belongs to one of a user's clients (AS-2), and that a state of an identity is
+//! the latest (AS-10). With a root, it signs with a key that the root certified.
 
 use postern_protocol::{
-    IssuedCredential, PublicKey,
+    IssuedCredential, PublicKey, TreeHash,
     auth::AuthenticationKeys,
     credential::{ClientCredential, IssuerStatement},
+    eid::{EidState, FreshnessTicket},
     name::{Domain, UserName},
 };
 
@@ -12,7 +13,10 @@ use crate::{
     clock::{DAY, now, today},
     home::Home,
     http::Failure,
-    keys::{Held, SigningKeys, signing_keys::HeldKey},
+    keys::{
+        Held, SigningKeys,
+        signing_keys::{HeldKey, Keys},
+    },
 };
 
 const CREDENTIAL_LIFETIME: u64 = 90 * DAY;
@@ -37,8 +41,8 @@ impl Signer {
     pub async fn renew(&self, home: &Home) -> anyhow::Result<()> {
         self.root.replace(load_root(home).await?);
         self.keys.renew(&home.database, &home.master_key).await?;
-        if self.signer().is_err() {
-            tracing::error!("no credential can be signed: no key of the AS is valid, or none is certified");
+        if let Err(error) = self.signer(&self.keys.now()) {
+            tracing::error!("no credential can be signed: {error:#}");
         }
         Ok(())
     }
@@ -49,6 +53,7 @@ impl Signer {
             domain: self.domain.clone(),
             root: *self.root.now(),
             keys: keys.published().to_vec(),
+            certificates: keys.certificates().to_vec(),
             revoked: keys.revoked().to_vec(),
         }
     }
@@ -60,7 +65,7 @@ impl Signer {
     pub fn issue(&self, user: UserName, client_key: PublicKey) -> Result<IssuedCredential, Failure> {
         let keys = self.keys.now();
         let root = *self.root.now();
-        let issuer = keys.signer(|key| is_fit(key, root, &self.domain)).map_err(Failure::fault)?;
+        let issuer = self.signer(&keys).map_err(Failure::fault)?;
         let certificate = issuer.certificate.as_ref().filter(|_| root.is_some());
         let certified = certificate
             .zip(root)
@@ -76,9 +81,24 @@ impl Signer {
         Ok(credential.issue_certified(&issuer.key, certificate))
     }
 
-    fn signer(&self) -> anyhow::Result<()> {
+    /// The ticket that this state of the user's identity is the latest (AS-10).
+    ///
+    /// # Errors
+    /// As [`Self::issue`].
+    pub fn ticket(
+        &self,
+        user: UserName,
+        eid: EidState,
+        tree_hash: TreeHash,
+    ) -> Result<FreshnessTicket, Failure> {
+        let keys = self.keys.now();
+        let issuer = self.signer(&keys).map_err(Failure::fault)?;
+        Ok(FreshnessTicket::issue(user, eid, tree_hash, now(), &issuer.key))
+    }
+
+    fn signer<'a>(&self, keys: &'a Keys) -> anyhow::Result<&'a HeldKey> {
         let root = *self.root.now();
-        self.keys.now().signer(|key| is_fit(key, root, &self.domain)).map(drop)
+        keys.signer(|key| is_fit(key, root, &self.domain))
     }
 }
 

@@ -35,8 +35,11 @@ pub struct Keys {
 }
 
 struct SenderKey {
-    /// None for a key that is revoked.
+    public_key: PublicKey,
+    /// None for a key that is revoked, or another process's.
     key: Option<SigningKey>,
+    /// False for a key that is revoked.
+    is_good: bool,
     extension: ExternalSender,
 }
 
@@ -48,6 +51,12 @@ impl ExternalSenderKeys {
     /// A database that does not answer, keys of another master key.
     pub async fn load(home: &Home) -> anyhow::Result<Self> {
         Ok(Self(Held::new(Keys::load(home).await?)))
+    }
+
+    /// The key of another process, which accepts it and signs nothing with it.
+    pub fn of(public_key: PublicKey, home: &Domain) -> Self {
+        let key = SenderKey { public_key, key: None, is_good: true, extension: extension(public_key, home) };
+        Self(Held::new(Keys { keys: vec![key] }))
     }
 
     /// Loads the keys again, after making one if it is due.
@@ -101,10 +110,11 @@ impl Keys {
                 anyhow::Ok(SigningKey::from_seed(seed.as_slice().try_into()?))
             };
             let key = row.get::<_, Option<&[u8]>>("sealed_seed").map(open).transpose()?;
-            keys.push(SenderKey { key, extension: extension(public.try_into()?, &home.domain) });
+            let (public_key, is_good) = (PublicKey::try_from(public)?, key.is_some());
+            keys.push(SenderKey { public_key, key, is_good, extension: extension(public_key, &home.domain) });
         }
         anyhow::ensure!(
-            keys.first().is_some_and(|newest| newest.key.is_some()),
+            keys.first().is_some_and(|newest| newest.is_good),
             "the DS has no external sender key although one was added"
         );
         Ok(Self { keys })
@@ -112,12 +122,12 @@ impl Keys {
 
     /// The key that new groups carry.
     pub fn current(&self) -> PublicKey {
-        self.keys.iter().find_map(|key| key.key.as_ref()).expect("it was loaded with one").public_key()
+        self.keys.first().expect("it was loaded with one").public_key
     }
 
     /// Whether a group may begin with this external sender, or take it: it has a key of the DS that is not revoked.
     pub fn accept(&self, sender: &ExternalSender) -> bool {
-        self.keys.iter().any(|key| key.key.is_some() && key.extension == *sender)
+        self.keys.iter().any(|key| key.is_good && key.extension == *sender)
     }
 
     /// The proposal to remove a leaf, signed with the key that the group carries; none if the DS

@@ -40,6 +40,8 @@ pub struct Keys {
     /// Those that can sign, the newest first.
     signers: Vec<HeldKey>,
     published: Vec<PublishedKey>,
+    /// Those that the operator brought; nobody has verified them.
+    certificates: Vec<IssuerCertificate>,
     revoked: Vec<PublicKey>,
 }
 
@@ -100,7 +102,12 @@ impl Keys {
 
     /// The keys of rows, the newest first. A key that does not open is published, too: another process signs with it.
     fn open(rows: &[Row], master_key: &MasterKeys, service: &str) -> anyhow::Result<Self> {
-        let mut keys = Self { signers: Vec::new(), published: Vec::new(), revoked: Vec::new() };
+        let mut keys = Self {
+            signers: Vec::new(),
+            published: Vec::new(),
+            certificates: Vec::new(),
+            revoked: Vec::new(),
+        };
         let mut closed = None;
         for row in rows {
             let public_key = PublicKey::try_from(row.get::<_, &[u8]>("public_key"))?;
@@ -111,13 +118,13 @@ impl Keys {
             let time = |column| u64::try_from(row.get::<_, i64>(column));
             let validity =
                 PublishedKey { public_key, not_before: time("not_before")?, not_after: time("not_after")? };
+            let certificate: Option<&[u8]> = row.get("certificate");
+            let certificate = certificate.map(|certificate| IssuerCertificate::new(certificate.to_vec()));
             keys.published.push(validity);
+            keys.certificates.extend(certificate.clone());
             match master_key.open(PURPOSE, public_key.as_bytes(), sealed) {
                 Ok(seed) => {
                     let key = SigningKey::from_seed(seed.as_slice().try_into()?);
-                    let certificate: Option<&[u8]> = row.get("certificate");
-                    let certificate =
-                        certificate.map(|certificate| IssuerCertificate::new(certificate.to_vec()));
                     keys.signers.push(HeldKey { key, validity, certificate });
                 }
                 Err(error) => closed = Some(error),
@@ -149,6 +156,11 @@ impl Keys {
 
     pub fn published(&self) -> &[PublishedKey] {
         &self.published
+    }
+
+    /// Certificates of published keys.
+    pub fn certificates(&self) -> &[IssuerCertificate] {
+        &self.certificates
     }
 
     /// Keys whose signatures count no more.
@@ -191,7 +203,8 @@ mod tests {
         let (new, to_come) = (signer(now - 1, now + 100), signer(now + 50, now + 200));
         let (expected, second) = (new.key.public_key(), old.key.public_key());
         let signers = vec![to_come, new, old, ended];
-        let mut keys = Keys { signers, published: Vec::new(), revoked: Vec::new() };
+        let mut keys =
+            Keys { signers, published: Vec::new(), certificates: Vec::new(), revoked: Vec::new() };
         assert_eq!(keys.signer(|_| true).unwrap().key.public_key(), expected);
         let fit = |signer: &HeldKey| signer.key.public_key() != expected;
         assert_eq!(keys.signer(fit).unwrap().key.public_key(), second);

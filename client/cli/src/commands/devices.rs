@@ -1,15 +1,19 @@
-//! Adding a device to a user, in three steps on two devices.
+//! The user's devices: which there are, adding one in three steps on two devices, removing one.
 
 use clap::Subcommand;
-use postern_client::{LinkGrant, LinkRequest};
+use postern_client::{Client, Device, DeviceState, LinkGrant, LinkRequest, safe_line};
 use postern_protocol::name::UserName;
 
 use super::{Global, account::whoami, note, read_stdin};
-use crate::output::print_line;
+use crate::output::{device_name, print_line, to_json};
 
 #[derive(Subcommand)]
-#[expect(clippy::enum_variant_names, reason = "they are the commands' names")]
 pub enum Command {
+    /// List your devices, name one, or remove one
+    Devices {
+        #[command(subcommand)]
+        command: Option<DevicesCommand>,
+    },
     /// On a new device: print a request to be added to a user
     LinkRequest {
         /// alice@example.org
@@ -21,8 +25,40 @@ pub enum Command {
     LinkComplete,
 }
 
+#[derive(Subcommand)]
+pub enum DevicesCommand {
+    /// List your devices: this is the default
+    List,
+    /// Call a device something, for yourself
+    Name {
+        /// Its name, or the beginning of its key
+        device: String,
+        /// The new name; empty for none
+        name: String,
+    },
+    /// Remove a device: nobody takes it for yours any more
+    Remove {
+        /// Its name, or the beginning of its key
+        device: String,
+    },
+}
+
 pub async fn run(global: &Global, command: Command) -> anyhow::Result<()> {
     match command {
+        Command::Devices { command } => {
+            let client = global.open()?;
+            match command.unwrap_or(DevicesCommand::List) {
+                DevicesCommand::List => list(&client, global.json).await?,
+                DevicesCommand::Name { device, name } => {
+                    client.name_device(&client.device(&device).await?.client_key, &name)?;
+                }
+                DevicesCommand::Remove { device } => {
+                    let device = client.device(&device).await?;
+                    client.remove_device(&device.client_key).await?;
+                    note(&format!("{} is not one of your devices any more.", called(&device)));
+                }
+            }
+        }
         Command::LinkRequest { user } => {
             let request = global.builder().request_link(&user)?;
             print_line(&request.to_text())?;
@@ -42,4 +78,27 @@ pub async fn run(global: &Global, command: Command) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+async fn list(client: &Client, json: bool) -> anyhow::Result<()> {
+    for device in client.devices().await? {
+        if json {
+            print_line(&to_json(&serde_json::to_value(&device)?))?;
+            continue;
+        }
+        let state = match device.state {
+            DeviceState::Confirmed => "",
+            DeviceState::Pending => ", was added and did not confirm it",
+            DeviceState::Silent => ", was not in use for long: others do not see it",
+        };
+        let this = if device.this { ", this one" } else { "" };
+        print_line(&format!("{}{state}{this}", called(&device)))?;
+    }
+    Ok(())
+}
+
+/// A device's name, if it has one, and the beginning of its key.
+fn called(device: &Device) -> String {
+    let key = device_name(&device.client_key);
+    device.name.as_ref().map_or(key.clone(), |name| format!("{} ({key})", safe_line(name)))
 }
