@@ -57,6 +57,7 @@ mod server;
 mod session;
 mod setup;
 mod store;
+mod strangers;
 mod submit;
 mod tokens;
 
@@ -66,7 +67,7 @@ pub use client::{Client, ClientBuilder, Group, Invited, Refounded};
 pub use clock::Clock;
 pub use contact::{ContactAnswer, ContactRequest, Friend, FriendshipSecrets, Letter, LetterBody, RequestId};
 pub use display::{safe_json, safe_line, safe_text};
-pub use error::{Error, IdentityError, QueueError, Result};
+pub use error::{Error, IdentityError, IssuerError, QueueError, Result};
 pub use event::{Event, EventId, Member};
 pub use follow::Follower;
 #[cfg(feature = "lab")]
@@ -81,4 +82,4 @@ pub use postern_api as api;
 pub use postern_api::{Http, Request, Response, Token};
 #[cfg(feature = "lab")]
 pub use submit::Submission;
-pub use tokens::Wallet;
+pub use tokens::{DirectoryDigest, Wallet};

@@ -4,8 +4,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Address, GroupInfo, HpkePublicKey, IssuedCredential, IssuerCertificate, MlsMessage, PublicKey, RatchetTree, Signature,
-    Transcript,
+    Address, GroupInfo, HpkePublicKey, IssuedCredential, IssuerCertificate, MlsMessage, PublicKey,
+    RatchetTree, Signature, Transcript,
     eid::{FreshnessTicket, SignedState},
     key::{BadSignature, PublishedKey, SigningKey},
     label::Label,

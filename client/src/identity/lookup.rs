@@ -8,7 +8,7 @@ use postern_protocol::{
 };
 
 use super::{
-    claims, eid,
+    claims, eid, issuer,
     known::{self, Kept, Which},
     public_eid::Leaf,
     verify::{Reader, Shown, VerifiedUser},
@@ -64,7 +64,7 @@ pub(crate) async fn look_up(api: &Api, store: &Store, name: &UserName) -> Result
 pub(super) async fn find(api: &Api, store: &Store, name: &UserName) -> Result<Found> {
     for _ in 0..ATTEMPTS {
         let before = store.read(|tx| Before::load(tx, name))?;
-        let keys = api.http.authentication_keys().await?;
+        let keys = issuer::authentication_keys(store, &api.http).await?;
         let judged = judge(api, &keys, store.now(), name, &before).await?;
         let taken = store.write(|tx| {
             if Before::load(tx, name)? != before {

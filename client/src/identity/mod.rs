@@ -27,6 +27,7 @@ pub(crate) use self::{
     claims::heard,
     credential::{obtain_credential, renew_credential, verified},
     devices::{device_named, devices, name_device, upkeep},
+    issuer::{accept_root, is_revoked},
     known::{accept_reset, compare, confirmed, known, own_state, pending_reset, set_verified},
     lookup::look_up,
 };

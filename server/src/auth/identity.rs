@@ -145,7 +145,9 @@ pub fn check_commit(
 /// `not-allowed` for a commit with proposals.
 pub fn check_confirmation(commit: &StagedCommit) -> Result<(), Problem> {
     if commit.queued_proposals().next().is_some() {
-        return Err(pending("a client that was added must first commit an update of its own, and nothing else"));
+        return Err(pending(
+            "a client that was added must first commit an update of its own, and nothing else",
+        ));
     }
     Ok(())
 }
@@ -169,7 +171,9 @@ pub fn check_new_leaf(leaf: &LeafNode, max_bytes: usize) -> Result<(), Problem> 
 
 fn check_lifetime(lifetime: &Lifetime, now: u64) -> Result<(), Problem> {
     if lifetime.not_before() > now || lifetime.not_after() < now + SHORTEST_LIFETIME {
-        return Err(InvalidMls::Refused("a new leaf of an identity must be valid for 10 years at least").into());
+        return Err(
+            InvalidMls::Refused("a new leaf of an identity must be valid for 10 years at least").into()
+        );
     }
     if lifetime.not_after() - lifetime.not_before() > LONGEST_LIFETIME {
         return Err(InvalidMls::Refused("a leaf of an identity can be valid for 21 years at most").into());
@@ -207,9 +211,9 @@ pub fn check_state(
     if state.eid != expected {
         return Err(InvalidMls::Refused("the signed state is not the one that the request leads to").into());
     }
-    state
-        .verify(user, founding, group_info, key)
-        .map_err(|_| InvalidMls::Refused("the state is not signed by the client that signed the request").into())
+    state.verify(user, founding, group_info, key).map_err(|_| {
+        InvalidMls::Refused("the state is not signed by the client that signed the request").into()
+    })
 }
 
 /// Checks the extensions of a new EID's GroupContext, which no commit changes.

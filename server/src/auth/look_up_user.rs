@@ -29,7 +29,8 @@ pub async fn look_up_user(auth: As, request: Request, payment: Payment) -> Outco
     let name: UserName = request.segment(|segment| segment.replace("%40", "@").parse().ok())?;
     auth.home.expect_local(name.domain())?;
     // What is beyond the database's numbers is beyond every user's.
-    let incarnation = request.query_number("incarnation")?.map(|number| i32::try_from(number).unwrap_or(i32::MAX));
+    let incarnation =
+        request.query_number("incarnation")?.map(|number| i32::try_from(number).unwrap_or(i32::MAX));
     let after = request.query_number("after")?.map(|epoch| i64::try_from(epoch).unwrap_or(i64::MAX));
     let (outcome, row) = payment
         .call(
@@ -70,7 +71,11 @@ fn record(auth: &As, name: UserName, row: &Row) -> Result<UserRecord, Failure> {
         more: row.get("more"),
         clients: clients(auth, row)?,
         ticket: auth.signer.ticket(name.clone(), eid, tree_hash)?,
-        ended: ended.into_iter().map(Transcript::try_from).collect::<Result<_, _>>().map_err(Failure::fault)?,
+        ended: ended
+            .into_iter()
+            .map(Transcript::try_from)
+            .collect::<Result<_, _>>()
+            .map_err(Failure::fault)?,
         name,
     })
 }

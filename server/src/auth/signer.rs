@@ -106,9 +106,9 @@ impl Signer {
 fn is_fit(key: &HeldKey, root: Option<PublicKey>, domain: &Domain) -> bool {
     let Some(root) = root else { return true };
     let certificate = key.certificate.as_ref();
-    certificate.and_then(|certificate| IssuerStatement::verify(certificate, root, now()).ok()).is_some_and(
-        |statement| statement.issuer_key == key.key.public_key() && statement.domain == *domain,
-    )
+    certificate
+        .and_then(|certificate| IssuerStatement::verify(certificate, root, now()).ok())
+        .is_some_and(|statement| statement.issuer_key == key.key.public_key() && statement.domain == *domain)
 }
 
 async fn load_root(home: &Home) -> anyhow::Result<Option<PublicKey>> {

@@ -137,8 +137,9 @@ pub fn propose_removal(
         return Ok(None);
     }
     let carried = group.mls.extensions().external_senders().and_then(|senders| senders.first());
-    let message = carried
-        .and_then(|carried| keys.now().propose_removal(carried, group.mls.group_id(), group.mls.epoch(), leaf));
+    let message = carried.and_then(|carried| {
+        keys.now().propose_removal(carried, group.mls.group_id(), group.mls.epoch(), leaf)
+    });
     let Some(message) = message else { return Ok(None) };
     let parsed = mls::parse_handshake(&message)?;
     let Handshake::Proposal(proposal) = group.mls.validate(parsed, mls::LONGEST_LIFETIME)? else {

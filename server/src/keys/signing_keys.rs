@@ -203,8 +203,7 @@ mod tests {
         let (new, to_come) = (signer(now - 1, now + 100), signer(now + 50, now + 200));
         let (expected, second) = (new.key.public_key(), old.key.public_key());
         let signers = vec![to_come, new, old, ended];
-        let mut keys =
-            Keys { signers, published: Vec::new(), certificates: Vec::new(), revoked: Vec::new() };
+        let mut keys = Keys { signers, published: Vec::new(), certificates: Vec::new(), revoked: Vec::new() };
         assert_eq!(keys.signer(|_| true).unwrap().key.public_key(), expected);
         let fit = |signer: &HeldKey| signer.key.public_key() != expected;
         assert_eq!(keys.signer(fit).unwrap().key.public_key(), second);
