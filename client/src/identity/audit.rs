@@ -10,12 +10,11 @@ use postern_protocol::{
 
 use super::{
     known::{self, Kept, Which},
-    lookup,
+    lookup::{self, Records},
     public_eid::PublicEid,
 };
 use crate::{
     error::{Error, IdentityError, Result},
-    server::Api,
     store::Store,
 };
 
@@ -41,14 +40,14 @@ pub struct Audit {
 ///
 /// # Errors
 /// As [`lookup::look_up`], and [`IdentityError::Split`] for a history that leads elsewhere.
-pub(crate) async fn audit(api: &Api, store: &Store, name: &UserName) -> Result<Audit> {
+pub(crate) async fn audit(api: &impl Records, store: &Store, name: &UserName) -> Result<Audit> {
     lookup::look_up(api, store, name).await?;
     let kept = store.read(|tx| known::find(tx, name, Which::Accepted))?.ok_or(IdentityError::Unknown)?;
     let mut previous_end = None;
     let mut commits = 0;
     let mut ended: Option<Vec<Transcript>> = None;
     for incarnation in 0..kept.eid.incarnation {
-        let record = api.look_up_user_since(name, incarnation, 0).await?;
+        let record = api.record(name, Some((incarnation, 0))).await?;
         let (_, chain) = chain(name, &record, incarnation, previous_end.as_ref(), &record.commits)?;
         let end = chain.last().copied().ok_or(IdentityError::Split)?;
         let claimed = ended.get_or_insert(record.ended).get(incarnation as usize).copied();
@@ -58,7 +57,7 @@ pub(crate) async fn audit(api: &Api, store: &Store, name: &UserName) -> Result<A
         commits += end.epoch;
         previous_end = Some(end.transcript);
     }
-    let record = api.look_up_user_since(name, kept.eid.incarnation, 0).await?;
+    let record = api.record(name, Some((kept.eid.incarnation, 0))).await?;
     // What was committed since the lookup is the next lookup's matter.
     let known = usize::try_from(kept.eid.epoch).ok().and_then(|epoch| record.commits.get(..epoch));
     let known = known.ok_or(IdentityError::RolledBack)?;

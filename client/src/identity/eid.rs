@@ -72,7 +72,7 @@ pub struct EidWelcome {
 }
 
 /// The effect that a commit is to have.
-enum Change<'a> {
+pub(super) enum Change<'a> {
     Add(&'a NewDevice),
     Remove(&'a PublicKey),
     /// Renews this device's leaf, by which it confirms that it is the user's (AS-4).
@@ -80,7 +80,7 @@ enum Change<'a> {
 }
 
 /// The commit whose answer is outstanding.
-type Outstanding = CommitIdentity;
+pub(super) type Outstanding = CommitIdentity;
 
 /// Starts an identity of a user. `ended` has the last transcript of each earlier one, the first first.
 pub(crate) fn create(
@@ -277,7 +277,7 @@ pub(super) async fn settle(api: &Api, store: &Store, account: &Account) -> Resul
     if error.problem() == Some(ProblemType::WrongEpoch) { Ok(()) } else { Err(error) }
 }
 
-fn outstanding(tx: &Tx<'_>) -> Result<Option<Outstanding>> {
+pub(super) fn outstanding(tx: &Tx<'_>) -> Result<Option<Outstanding>> {
     let body: Option<Vec<u8>> =
         tx.sql().query_row("SELECT body FROM identity_commits", [], |row| row.get(0)).optional()?;
     body.map(|body| decode(&body, "a commit")).transpose()
@@ -289,7 +289,7 @@ fn forget_commit(tx: &Tx<'_>) -> Result<()> {
 }
 
 /// Lets the outstanding commit take effect, which the AS accepted.
-fn accepted(tx: &Tx<'_>, account: &Account, commit: &Outstanding) -> Result<()> {
+pub(super) fn accepted(tx: &Tx<'_>, account: &Account, commit: &Outstanding) -> Result<()> {
     if outstanding(tx)?.is_none() {
         // A lookup found it in the log meanwhile.
         return Ok(());
@@ -353,7 +353,7 @@ pub(super) fn follow(tx: &Tx<'_>, account: &Account, commits: &[MlsMessage]) -> 
 }
 
 /// Makes a commit, and keeps it until its answer is known.
-fn stage(tx: &Tx<'_>, account: &Account, change: &Change<'_>) -> Result<()> {
+pub(super) fn stage(tx: &Tx<'_>, account: &Account, change: &Change<'_>) -> Result<()> {
     let what = "cannot change the identity";
     let client = account.client_key();
     let own = known::own(tx, &account.user)?;
@@ -415,7 +415,7 @@ fn withdraw_grants(tx: &Tx<'_>, group: &MlsGroup) -> Result<()> {
 }
 
 /// The Welcome for a device that is in the identity by now.
-fn granted(tx: &Tx<'_>, account: &Account, client_key: &PublicKey) -> Result<Option<EidWelcome>> {
+pub(super) fn granted(tx: &Tx<'_>, account: &Account, client_key: &PublicKey) -> Result<Option<EidWelcome>> {
     if index_of(&load(tx, account)?, client_key).is_none() {
         return Ok(None);
     }
@@ -428,7 +428,7 @@ fn granted(tx: &Tx<'_>, account: &Account, client_key: &PublicKey) -> Result<Opt
     welcome.map(|welcome| decode(&welcome, "a grant")).transpose()
 }
 
-fn load(tx: &Tx<'_>, account: &Account) -> Result<MlsGroup> {
+pub(super) fn load(tx: &Tx<'_>, account: &Account) -> Result<MlsGroup> {
     let id = account.eid_group_id.as_deref().ok_or(Error::NotReady)?;
     MlsGroup::load(tx.storage(), &MlsGroupId::from_slice(id))?.ok_or(Error::Damaged("the identity"))
 }
@@ -444,7 +444,11 @@ fn key_of(group: &MlsGroup, index: LeafNodeIndex) -> Option<PublicKey> {
 }
 
 /// The public description of a group's epoch, signed by this device.
-fn describe(tx: &Tx<'_>, group: &MlsGroup, client: &SigningKey) -> Result<(GroupInfo, RatchetTree)> {
+pub(super) fn describe(
+    tx: &Tx<'_>,
+    group: &MlsGroup,
+    client: &SigningKey,
+) -> Result<(GroupInfo, RatchetTree)> {
     let group_info = group
         .export_group_info(tx.crypto(), &LeafSigner(client), false)
         .map_err(Error::mls("cannot describe the identity"))?;

@@ -1,6 +1,8 @@
 //! Asking the AS for a user, and what becomes of the answer: what goes on from what was seen is
 //! kept, and what does not waits for a person.
 
+use std::future::Future;
+
 use postern_protocol::{
     PublicKey,
     auth::{AuthenticationKeys, UserRecord},
@@ -23,6 +25,32 @@ use crate::{
 
 /// How often a lookup is tried again when another one of the same user ended before it.
 const ATTEMPTS: u32 = 5;
+
+/// An AS as a lookup asks it.
+pub(crate) trait Records: Sync {
+    /// The AS's keys, as this client trusts them.
+    fn keys(&self, store: &Store) -> impl Future<Output = Result<AuthenticationKeys>> + Send;
+
+    /// A user's record, with the commits of an incarnation since an epoch if that is asked for.
+    fn record(
+        &self,
+        name: &UserName,
+        since: Option<(u32, u64)>,
+    ) -> impl Future<Output = Result<UserRecord>> + Send;
+}
+
+impl Records for Api {
+    async fn keys(&self, store: &Store) -> Result<AuthenticationKeys> {
+        issuer::authentication_keys(store, &self.http).await
+    }
+
+    async fn record(&self, name: &UserName, since: Option<(u32, u64)>) -> Result<UserRecord> {
+        match since {
+            None => self.look_up_user(name).await,
+            Some((incarnation, after)) => self.look_up_user_since(name, incarnation, after).await,
+        }
+    }
+}
 
 /// A user as lookups showed it before.
 #[derive(PartialEq, Eq)]
@@ -57,14 +85,14 @@ pub(super) struct Found {
 /// # Errors
 /// [`IdentityError::Reset`] and [`IdentityError::Split`] until a person accepts what is shown by now; any
 /// other [`IdentityError`] for a record that is invalid.
-pub(crate) async fn look_up(api: &Api, store: &Store, name: &UserName) -> Result<VerifiedUser> {
+pub(crate) async fn look_up(api: &impl Records, store: &Store, name: &UserName) -> Result<VerifiedUser> {
     Ok(find(api, store, name).await?.user)
 }
 
-pub(super) async fn find(api: &Api, store: &Store, name: &UserName) -> Result<Found> {
+pub(super) async fn find(api: &impl Records, store: &Store, name: &UserName) -> Result<Found> {
     for _ in 0..ATTEMPTS {
         let before = store.read(|tx| Before::load(tx, name))?;
-        let keys = issuer::authentication_keys(store, &api.http).await?;
+        let keys = api.keys(store).await?;
         let judged = judge(api, &keys, store.now(), name, &before).await?;
         let taken = store.write(|tx| {
             if Before::load(tx, name)? != before {
@@ -94,32 +122,29 @@ impl Before {
 /// Asks the AS and judges the answer. What goes on from the accepted identity is that one, whatever was
 /// shown meanwhile.
 async fn judge(
-    api: &Api,
+    api: &impl Records,
     keys: &AuthenticationKeys,
     now: u64,
     name: &UserName,
     before: &Before,
 ) -> Result<Judged> {
+    let since = |kept: &Kept| Some((kept.eid.incarnation, kept.eid.epoch));
     let reader = Reader { name, keys, now, seen: before.seen() };
     let Some(accepted) = &before.accepted else {
-        return Ok(Judged::First(reader.first(&api.look_up_user(name).await?)?));
+        return Ok(Judged::First(reader.first(&api.record(name, None).await?)?));
     };
-    let mut record = ask_since(api, name, accepted).await?;
+    let mut record = api.record(name, since(accepted)).await?;
     if let Some(shown) = reader.later(&record, accepted)? {
         return Ok(Judged::GoesOn(Which::Accepted, shown));
     }
     let split = !is_reset(accepted, &record);
     if let Some(pending) = &before.pending {
-        record = ask_since(api, name, pending).await?;
+        record = api.record(name, since(pending)).await?;
         if let Some(shown) = reader.later(&record, pending)? {
             return Ok(Judged::GoesOn(Which::Pending, shown));
         }
     }
     Ok(Judged::Another { shown: reader.first(&record)?, split })
-}
-
-async fn ask_since(api: &Api, name: &UserName, kept: &Kept) -> Result<UserRecord> {
-    Ok(api.look_up_user_since(name, kept.eid.incarnation, kept.eid.epoch).await?)
 }
 
 /// Whether a record shows that the known incarnation went on from what was seen, ended, and was followed

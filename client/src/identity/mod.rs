@@ -12,6 +12,8 @@ mod known;
 mod link;
 mod lookup;
 mod public_eid;
+#[cfg(test)]
+mod tests;
 mod verify;
 
 pub use self::{

@@ -3,9 +3,12 @@
 //! own, and carries nothing else, since every reader of the history reads all of it. A client that was added is pending:
 //! it does nothing until its own update has confirmed it (AS-4).
 
-use openmls::prelude::{
-    BasicCredential, ExtensionType, LeafNode, LeafNodeIndex, LeafNodeSource, Lifetime, MlsMessageBodyIn,
-    Proposal, StagedCommit,
+use openmls::{
+    prelude::{
+        BasicCredential, ExtensionType, LeafNode, LeafNodeIndex, Lifetime, MlsMessageBodyIn, Proposal,
+        StagedCommit,
+    },
+    treesync::LeafNodeSource,
 };
 use postern_protocol::{
     GroupInfo, PublicKey, Transcript,
