@@ -269,7 +269,8 @@ async fn an_eid_that_is_not_this_one_client_in_epoch_0_is_refused() {
     let of_alice = || device_of(&name);
     let mut other_name = User::new("bob").device;
     found(&mut other_name);
-    let mut no_name = Party { identity: Vec::new(), ..of_alice() };
+    let mut no_name = of_alice();
+    no_name.identity.clear();
     found(&mut no_name);
     let mut other_suite = of_alice();
     other_suite.suite = Ciphersuite::MLS_128_DHKEMX25519_CHACHA20POLY1305_SHA256_Ed25519;
