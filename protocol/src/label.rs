@@ -44,6 +44,9 @@ labels! {
     LINK_SEAL "Postern link seal" "HPKE info of the secrets for a user's new device.";
     PUSH_SUBSCRIPTION "Postern push subscription" "Associated data of a sealed push subscription.";
     QUEUE_OWNER "Postern queue owner" "Signature of a queue's new owner.";
+    RECOVERY_KEY "Postern recovery key" "Seed of the key that signs for a recovery key.";
+    SECOND_PROOF "Postern second proof" "Signature of a recovery key over what cannot be undone.";
+    SAFETY_NUMBER "Postern safety number" "Hash of a user's identity that people compare.";
     TOKEN_KEY "Postern token key" "Digest of an issuer's token key that friends compare.";
     USED_SIGNATURE "Postern used signature" "Hash by which a request's signature is remembered.";
 }

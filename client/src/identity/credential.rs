@@ -27,7 +27,7 @@ pub(crate) async fn renew_credential(store: &Store, api: &Api) -> Result<()> {
     let account = store.read(Account::load)?;
     let own = account.credential()?;
     let credential = ClientCredential::parse(&own).map_err(|_| Error::Damaged("the credential"))?;
-    let ends_soon = credential.not_after <= store.now() + RENEW_BEFORE;
+    let ends_soon = credential.not_after <= store.now() + RENEW_BEFORE || credential.user != account.user;
     if !ends_soon && !store.read(issuer::is_due)? {
         return Ok(());
     }

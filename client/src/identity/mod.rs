@@ -7,6 +7,7 @@ mod claims;
 mod credential;
 mod devices;
 pub(crate) mod eid;
+mod handover;
 mod issuer;
 mod known;
 mod link;
@@ -16,6 +17,8 @@ mod public_eid;
 mod tests;
 mod verify;
 
+#[cfg(feature = "lab")]
+pub(crate) use self::devices::forget_upkeep;
 pub use self::{
     audit::Audit,
     devices::{Device, DeviceState},
@@ -30,6 +33,7 @@ pub(crate) use self::{
     credential::{obtain_credential, renew_credential, verified},
     devices::{device_named, devices, name_device, upkeep},
     issuer::{accept_root, is_revoked},
-    known::{accept_reset, compare, confirmed, known, own_state, pending_reset, set_verified},
+    known::{accept_reset, compare, confirmed, known, own_state, pending_reset, rename, set_verified},
+    handover::{Pin, pins, take_over_pins},
     lookup::look_up,
 };

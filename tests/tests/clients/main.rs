@@ -1,9 +1,11 @@
 //! The promises of the client library, tried with real clients and a real server.
 
 mod command_line;
+mod contacts;
 mod following;
 mod friendship;
 mod groups;
+mod identities;
 mod issuer;
 mod lost_answers;
 mod push;
