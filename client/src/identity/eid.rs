@@ -3,9 +3,9 @@
 //! Owns the tables `grants` and `identity_commits`.
 
 use openmls::prelude::{
-    Capabilities, CredentialType, GroupId as MlsGroupId, KeyPackage, LeafNodeIndex, LeafNodeParameters, Lifetime,
-    MIXED_PLAINTEXT_WIRE_FORMAT_POLICY, MlsGroup, MlsMessageBodyIn, MlsMessageOut, ProcessedMessageContent,
-    ProtocolVersion, RatchetTreeIn, StagedWelcome,
+    Capabilities, CredentialType, GroupId as MlsGroupId, KeyPackage, LeafNodeIndex, LeafNodeParameters,
+    Lifetime, MIXED_PLAINTEXT_WIRE_FORMAT_POLICY, MlsGroup, MlsMessageBodyIn, MlsMessageOut,
+    ProcessedMessageContent, ProtocolVersion, RatchetTreeIn, StagedWelcome,
 };
 use openmls_traits::OpenMlsProvider as _;
 use postern_protocol::{
@@ -81,7 +81,10 @@ pub(super) enum Change<'a> {
     /// Renews this device's leaf, by which it confirms that it is the user's (AS-4).
     Update,
     /// Gives this device's leaf the user's new name (AS-9).
-    Rename { to: &'a UserName, recovery_key: &'a RecoveryKey },
+    Rename {
+        to: &'a UserName,
+        recovery_key: &'a RecoveryKey,
+    },
 }
 
 /// The commit whose answer is outstanding.

@@ -289,10 +289,7 @@ pub(super) fn named(tx: &Tx<'_>, founding: &Founding) -> Result<Option<UserName>
     let name: Option<String> = tx
         .sql()
         .prepare_cached("SELECT user FROM eids WHERE founder = ?1 AND founding = ?2 AND pending = 0")?
-        .query_row(
-            params![founding.founder.as_bytes(), founding.transcript.as_bytes()],
-            |row| row.get(0),
-        )
+        .query_row(params![founding.founder.as_bytes(), founding.transcript.as_bytes()], |row| row.get(0))
         .optional()?;
     name.map(|name| name.parse().map_err(|_| Error::Damaged("a user name"))).transpose()
 }

@@ -32,8 +32,8 @@ pub(crate) use self::{
     claims::heard,
     credential::{obtain_credential, renew_credential, verified},
     devices::{device_named, devices, name_device, upkeep},
+    handover::{Pin, pins, take_over_pins},
     issuer::{accept_root, is_revoked},
     known::{accept_reset, compare, confirmed, known, own_state, pending_reset, rename, set_verified},
-    handover::{Pin, pins, take_over_pins},
     lookup::look_up,
 };
