@@ -165,8 +165,8 @@ COMMENT ON COLUMN auth.wrong_proofs.user_id IS 'Account. Never changes';
 COMMENT ON COLUMN auth.wrong_proofs.hour IS 'Hour (hours since 1970) that is counted. Grows';
 COMMENT ON COLUMN auth.wrong_proofs.proofs IS 'Number in that hour. Grows, and begins anew with each hour';
 
--- Transcripts (protocol/src/eid.rs): the database computes them too, so that no server process can write a history that
--- does not follow from the one before.
+-- Transcripts (protocol/src/eid.rs): the database computes them too (auth.following_transcript has the next one), so that
+-- no server process can write a history that does not follow from the one before.
 CREATE FUNCTION auth.founding_transcript(previous_end bytea, group_info bytea, ratchet_tree bytea) RETURNS bytea
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -177,13 +177,6 @@ END
 $$;
 COMMENT ON FUNCTION auth.founding_transcript IS
     'Transcript of epoch 0 of an incarnation: of the end of the one before, or null, and of its GroupInfo and tree (AS-3)';
-CREATE FUNCTION auth.following_transcript(transcript bytea, commit bytea) RETURNS bytea
-LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-    RETURN sha256('Postern EID commit'::bytea || '\x00'::bytea || transcript || commit);
-END
-$$;
-COMMENT ON FUNCTION auth.following_transcript IS 'Transcript after a commit (AS-3)';
 
 CREATE TABLE auth.incarnations (
     user_id uuid REFERENCES auth.users,
@@ -418,6 +411,32 @@ ALTER TABLE auth.incarnations
 ALTER TABLE auth.eid_log
     ENABLE ALWAYS TRIGGER commits_are_of_the_current_epoch, ENABLE ALWAYS TRIGGER commits_end_their_epoch,
     ENABLE ALWAYS TRIGGER eid_log_goes_by_erasure, ENABLE ALWAYS TRIGGER eid_log_never_changes;
+
+-- What an erased account leaves is gone soon (PRIV-3): its dead rows leave their pages and indexes with the next
+-- autovacuum, and the daily upkeep overwrites the gap (qs.scrub_deleted). No statistics quote its values.
+ALTER TABLE auth.users SET (
+    vacuum_index_cleanup = on, autovacuum_vacuum_threshold = 0, autovacuum_vacuum_scale_factor = 0);
+ALTER TABLE auth.eid_log SET (
+    vacuum_index_cleanup = on, autovacuum_vacuum_threshold = 0, autovacuum_vacuum_scale_factor = 0);
+ALTER TABLE auth.former_names SET (
+    vacuum_index_cleanup = on, autovacuum_vacuum_threshold = 0, autovacuum_vacuum_scale_factor = 0);
+ALTER TABLE auth.incarnations SET (vacuum_index_cleanup = on, autovacuum_vacuum_scale_factor = 0.01);
+ALTER TABLE auth.clients SET (vacuum_index_cleanup = on, autovacuum_vacuum_scale_factor = 0.01);
+DO $$
+DECLARE
+    told record;
+BEGIN
+    FOR told IN
+        SELECT a.attrelid::regclass AS relation, a.attname
+          FROM pg_class c
+          JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+         WHERE c.relnamespace = 'auth'::regnamespace AND c.relkind = 'r'
+           AND a.atttypid IN ('uuid'::regtype, 'text'::regtype, 'bytea'::regtype)
+    LOOP
+        EXECUTE format('ALTER TABLE %s ALTER COLUMN %I SET STATISTICS 0', told.relation, told.attname);
+    END LOOP;
+END
+$$;
 
 CREATE TABLE auth.signing_keys (
     public_key bytea PRIMARY KEY CHECK (octet_length(public_key) = 32),

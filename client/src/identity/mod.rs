@@ -32,7 +32,7 @@ pub(crate) use self::{
     audit::audit,
     claims::heard,
     credential::{obtain_credential, renew_credential, verified},
-    devices::{device_named, devices, name_device, upkeep},
+    devices::{device_named, devices, looked_after, name_device, upkeep},
     handover::{Pin, pins, take_over_pins},
     known::{accept_reset, compare, confirmed, known, own_state, pending_reset, rename, set_verified},
     lookup::look_up,

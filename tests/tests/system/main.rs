@@ -13,3 +13,4 @@ mod privacy;
 mod relay;
 mod roles;
 mod round_trips;
+mod year;
