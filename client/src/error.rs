@@ -51,6 +51,8 @@ pub enum Error {
     Queue(#[from] QueueError),
     #[error(transparent)]
     Identity(#[from] IdentityError),
+    #[error(transparent)]
+    Issuer(#[from] IssuerError),
     #[error("no group is called {0:?}")]
     UnknownGroup(String),
     #[error("several groups match {0:?}: name one by its id")]
@@ -120,6 +122,24 @@ pub enum QueueError {
     Unsealable { queue: &'static str, seq: u64, reason: ChainError },
     #[error("message {seq} of the {queue} queue is not what a queue holds. Tell the operator")]
     Malformed { queue: &'static str, seq: u64 },
+}
+
+/// Keys that the server publishes are not what everyone sees, or what was seen before (AAS-7, AS-2): the server, or
+/// somebody between, makes keys for this client alone, or the operator changed the root. Nothing is done with them.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum IssuerError {
+    #[error(
+        "the server shows this client other keys than it shows to strangers ({0}): it could tell this user by them. Ask the operator in another way"
+    )]
+    Differ(&'static str),
+    #[error(
+        "the server issues tokens with more keys at a time than it needs: it could tell users by them. Ask the operator in another way"
+    )]
+    TooManyKeys,
+    #[error(
+        "the server's root is another one than before, or gone: ask the operator in another way whether that is so, and accept it then"
+    )]
+    OtherRoot,
 }
 
 /// The AS's answer about a user does not hold together, or not with what it showed before (AS-3): the AS, or

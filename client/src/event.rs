@@ -107,6 +107,12 @@ pub enum Event {
     /// The server deleted messages before this device fetched them: they had waited for too long.
     /// A group whose commits were among them cannot be followed any more.
     Expired { messages: u64 },
+    /// The server shows this device other keys than it shows to strangers, and could tell its user by them
+    /// (AAS-7). `keys` says which. Nothing is done with them.
+    KeysDiffer { keys: String },
+    /// The root of the server's domain is another one than before, or gone. No credential counts until a
+    /// person accepts that.
+    RootChanged,
     /// Something that came in was invalid and had no effect.
     Ignored { reason: String },
 }
@@ -161,6 +167,8 @@ impl Event {
             | Self::DeviceRemoved { .. }
             | Self::Expired { .. }
             | Self::Lost { group: None }
+            | Self::KeysDiffer { .. }
+            | Self::RootChanged
             | Self::Ignored { .. } => None,
         }
     }

@@ -57,6 +57,7 @@ mod server;
 mod session;
 mod setup;
 mod store;
+mod strangers;
 mod submit;
 mod tokens;
 
@@ -69,7 +70,7 @@ pub use contact::{
     Letter, LetterBody, ReceivedRequest, RequestId, SafetyNumber, SharedContact, Stamp,
 };
 pub use display::{safe_json, safe_line, safe_text};
-pub use error::{Error, IdentityError, QueueError, Result};
+pub use error::{Error, IdentityError, IssuerError, QueueError, Result};
 pub use event::{Event, EventId, Member};
 pub use follow::Follower;
 #[cfg(feature = "lab")]
@@ -85,4 +86,4 @@ pub use postern_api::{Http, Request, Response, Token};
 pub use postern_protocol::second_proof::RecoveryKey;
 #[cfg(feature = "lab")]
 pub use submit::Submission;
-pub use tokens::Wallet;
+pub use tokens::{DirectoryDigest, Wallet};

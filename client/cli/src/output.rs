@@ -97,7 +97,7 @@ fn describe(client: &Client, event: &Event) -> Result<String> {
         Event::ContactUnreachable { user } => format!("a device of {user} cannot be reached"),
         Event::IdentityReset { user } => format!(
             "{user} began anew with other devices. Make sure in another way that it is still the same person; \
-             `accept-reset` accepts it"
+             `contacts accept {user} --reset` accepts it"
         ),
         Event::IdentitySplit { user } => format!(
             "the server shows several histories of {user}'s devices: it, or somebody on the way, lies. Compare \
@@ -157,6 +157,16 @@ fn describe(client: &Client, event: &Event) -> Result<String> {
             "this device could not come back ({}). It goes on trying; `refound` founds the group anew",
             safe_line(reason)
         ),
+        Event::KeysDiffer { keys } => format!(
+            "the server shows you other keys than it shows to strangers: {}. It could tell you by them; nothing is \
+             done with them",
+            safe_line(keys)
+        ),
+        Event::RootChanged => {
+            "the server's root is another one than before, or gone. Ask its operator in another \
+             way, and take it with `accept-root` then"
+                .to_owned()
+        }
         Event::Lost { .. } => "the server had no room for something that was sent to this device".to_owned(),
         Event::Ignored { reason } => format!("ignored: {}", safe_line(reason)),
     };

@@ -37,16 +37,16 @@ pub struct As {
 }
 
 impl As {
-    /// Loads the signing keys, after making one if none lasts.
+    /// Loads the signing keys, after making one if it is due, and the root.
     ///
     /// # Errors
     /// A database that does not answer, keys that do not open under the master key.
     pub async fn load(home: &Home, oidc: &OidcConfig) -> anyhow::Result<Self> {
-        let oidc = Oidc::load(oidc, home).await?.map(Arc::new);
+        let oidc = Oidc::new(oidc, home)?.map(Arc::new);
         Ok(Self { home: home.clone(), signer: Arc::new(Signer::load(home).await?), oidc })
     }
 
-    /// Makes a signing key if none lasts, and loads those in the database.
+    /// Makes a signing key if one is due, and loads those in the database, and the root.
     ///
     /// # Errors
     /// As [`Self::load`].
@@ -91,5 +91,6 @@ pub fn outcomes() -> Vec<crate::database::outcome::Declared> {
         declared::<replace_recovery_key::ReplaceRecoveryKeyOutcome>(),
         declared::<reset_account::ResetAccountOutcome>(),
         declared::<sign_credential::StoreCredentialOutcome>(),
+        declared::<crate::keys::signing_keys::AddSigningKeyOutcome>(),
     ]
 }

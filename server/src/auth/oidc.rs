@@ -11,7 +11,6 @@ use std::{
 };
 
 use anyhow::Context as _;
-use aws_lc_rs::{hmac, rand};
 use openidconnect::{
     AsyncHttpClient, ClaimsVerificationError, ClientId, HttpRequest, HttpResponse, IssuerUrl, Nonce,
     SignatureVerificationError,
@@ -22,12 +21,11 @@ use postern_protocol::{
     problem::{Problem, ProblemType},
 };
 use tokio::{sync::Mutex, time::Instant};
-use zeroize::Zeroizing;
 
 use crate::{config::OidcConfig, home::Home, http::Failure};
 
-/// The purpose under which the master key seals the key of the digests.
-const PURPOSE: &str = "AS subject key";
+/// The purpose for which logins are digested.
+const LOGIN: &str = "AS login";
 
 /// Age from which on the provider's keys are fetched again.
 const REFRESH: Duration = Duration::from_secs(60 * 60);
@@ -55,11 +53,11 @@ const ALGORITHMS: [CoreJwsSigningAlgorithm; 9] = [
 
 /// The identity provider.
 pub struct Oidc {
+    home: Home,
     issuer: IssuerUrl,
     client_id: ClientId,
     max_age: i64,
     http: Http,
-    digest_key: hmac::Key,
     keys: Mutex<Keys>,
 }
 
@@ -90,15 +88,15 @@ impl Oidc {
     /// The provider that the configuration names, if it names one. Nothing is asked of it yet.
     ///
     /// # Errors
-    /// A database that does not answer, a key that does not open under the master key.
-    pub async fn load(config: &OidcConfig, home: &Home) -> anyhow::Result<Option<Self>> {
+    /// An issuer that is no URL.
+    pub fn new(config: &OidcConfig, home: &Home) -> anyhow::Result<Option<Self>> {
         let (Some(issuer), Some(client_id)) = (&config.issuer, &config.client_id) else { return Ok(None) };
         Ok(Some(Self {
+            home: home.clone(),
             issuer: IssuerUrl::new(issuer.clone()).context("oidc.issuer is no URL")?,
             client_id: ClientId::new(client_id.clone()),
             max_age: config.max_age_seconds.try_into().unwrap_or(i64::MAX),
             http: Http::new()?,
-            digest_key: digest_key(home).await?,
             keys: Mutex::default(),
         }))
     }
@@ -133,12 +131,10 @@ impl Oidc {
         .map_err(|error| OidcError::Invalid(reason(&error)))
     }
 
+    /// The digest outlives the master key, as that of an account must.
     fn digest(&self, subject: &str) -> Subject {
-        let mut context = hmac::Context::with_key(&self.digest_key);
-        for part in [self.issuer.as_str().as_bytes(), &[0], subject.as_bytes()] {
-            context.update(part);
-        }
-        Subject(context.sign().as_ref().try_into().expect("SHA-256 yields 32 bytes"))
+        let login = [self.issuer.as_str().as_bytes(), &[0], subject.as_bytes()].concat();
+        Subject(self.home.master_key.digest(LOGIN, &login))
     }
 
     /// A verifier with the provider's keys, fetched again if they are older than this.
@@ -204,25 +200,6 @@ fn reason(error: &ClaimsVerificationError) -> &'static str {
 fn unix_time() -> i64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(now.as_secs()).unwrap_or(i64::MAX)
-}
-
-/// The key of the digests, made if there is none. Several processes can do this at once: the database accepts one key.
-async fn digest_key(home: &Home) -> anyhow::Result<hmac::Key> {
-    let load = "SELECT auth.load_subject_key()";
-    let mut sealed: Option<Vec<u8>> = home.database.query_one(load, &[]).await?.get(0);
-    if sealed.is_none() {
-        let mut key = Zeroizing::new([0; 32]);
-        rand::fill(&mut *key).map_err(|_| anyhow::anyhow!("the operating system has no randomness"))?;
-        let made = home.master_key.seal(PURPOSE, &[], &*key);
-        home.database.query_one("SELECT outcome FROM auth.add_subject_key($1)", &[&made]).await?;
-        sealed = home.database.query_one(load, &[]).await?.get(0);
-    }
-    let sealed = sealed.with_context(|| format!("there is no {PURPOSE} although one was added"))?;
-    let key = home
-        .master_key
-        .open(PURPOSE, &[], &sealed)
-        .with_context(|| format!("the {PURPOSE} does not open under this master key"))?;
-    Ok(hmac::Key::new(hmac::HMAC_SHA256, &key))
 }
 
 impl From<OidcError> for Failure {

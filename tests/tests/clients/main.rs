@@ -7,5 +7,6 @@ mod following;
 mod friendship;
 mod groups;
 mod identities;
+mod issuer;
 mod lost_answers;
 mod push;

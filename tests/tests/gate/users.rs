@@ -84,8 +84,9 @@ async fn a_suspended_user_gets_no_tokens_and_no_credentials_and_nobody_else_hear
     world.assert_refuses("a credential", &credential(), ProblemType::AccountSuspended).await;
     let after = world.pay(&Call::get(format!("/as/users/{}", alice.name))).await;
     assert_eq!(after.status, StatusCode::OK);
-    let record =
-        |reply: &postern_tests_kit::Reply| reply.decode::<postern_protocol::auth::UserRecord>().current.group_info;
+    let record = |reply: &postern_tests_kit::Reply| {
+        reply.decode::<postern_protocol::auth::UserRecord>().current.group_info
+    };
     assert_eq!(record(&after), record(&before));
     let taken = world.send(&User::new("alice").registration().wire()).await;
     assert!(taken.is_problem("name-taken"), "{}", taken.text());
