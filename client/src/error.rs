@@ -242,6 +242,7 @@ const REFUSALS: &[ProblemType] = &[
     ProblemType::UnknownTokenKey,
     ProblemType::InvalidTokenRequest,
     ProblemType::NoTokenIssued,
+    ProblemType::RendezvousClosed,
 ];
 
 /// Whether the server refused a request for good.
@@ -262,6 +263,8 @@ mod tests {
         ProblemType::BodyTooSlow,
         ProblemType::TooManyRegistrations,
         ProblemType::TooManyReservations,
+        ProblemType::TooManyRendezvous,
+        ProblemType::TooManyAttempts,
         ProblemType::AllowanceUsedUp,
         ProblemType::Fault,
         ProblemType::Unavailable,

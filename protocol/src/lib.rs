@@ -24,6 +24,7 @@ pub mod name;
 pub mod problem;
 pub mod push;
 pub mod qs;
+pub mod rendezvous;
 pub mod sealed;
 pub mod signature;
 pub mod token;
