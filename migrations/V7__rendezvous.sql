@@ -45,6 +45,8 @@ CREATE UNLOGGED TABLE rendezvous.meetings (
     requests integer NOT NULL DEFAULT 0,
     CHECK (guest_key <> owner_key)
 );
+-- Sealed bytes do not compress.
+ALTER TABLE rendezvous.meetings ALTER from_owner SET STORAGE EXTERNAL, ALTER from_guest SET STORAGE EXTERNAL;
 COMMENT ON TABLE rendezvous.meetings IS
     'Rendezvous under way. A row goes when one side ends the rendezvous, else within a minute after its time';
 COMMENT ON COLUMN rendezvous.meetings.number IS 'Random number, a part of the code that a person types. Never changes';

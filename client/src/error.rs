@@ -49,6 +49,8 @@ pub enum Error {
     Queue(#[from] QueueError),
     #[error(transparent)]
     Identity(#[from] IdentityError),
+    #[error(transparent)]
+    Link(#[from] LinkError),
     #[error("no group is called {0:?}")]
     UnknownGroup(String),
     #[error("several groups match {0:?}: name one by its id")]
@@ -113,6 +115,27 @@ pub enum IdentityError {
         "the user's identity was started anew: make sure in another way that it is still the same person"
     )]
     Reset,
+}
+
+/// Two devices did not come together (AS-7).
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum LinkError {
+    #[error("no device waits under this code: mind the number, and that a code is good for some minutes")]
+    UnknownCode,
+    #[error("somebody tried this code already, and a code is good for one try: begin again with another one")]
+    UsedCode,
+    #[error(
+        "the two devices do not have the same code, or somebody between them guesses at it. Nothing was handed over, and \
+         the code is used up: begin again with another one"
+    )]
+    WrongCode,
+    #[error("the link ended before it was complete: begin again with another code")]
+    Over,
+    #[error(
+        "what arrived is not what the other device sent: somebody between them changes it, or their programs do not \
+         fit together. The link is ended"
+    )]
+    Tampered,
 }
 
 impl Error {

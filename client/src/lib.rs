@@ -47,6 +47,7 @@ mod key_packages;
 #[cfg(feature = "lab")]
 mod lab;
 mod leaf;
+mod link;
 mod mailbox;
 mod mls;
 mod options;
@@ -66,12 +67,13 @@ pub use client::{Client, ClientBuilder, Group, Invited, Refounded};
 pub use clock::Clock;
 pub use contact::{ContactAnswer, ContactRequest, Friend, FriendshipSecrets, Letter, LetterBody, RequestId};
 pub use display::{safe_json, safe_line, safe_text};
-pub use error::{Error, IdentityError, QueueError, Result};
+pub use error::{Error, IdentityError, LinkError, QueueError, Result};
 pub use event::{Event, EventId, Member};
 pub use follow::Follower;
 #[cfg(feature = "lab")]
 pub use group::Change;
 pub use group::{ApplicationMessage, Content, GroupSummary, RosterEntry};
+pub use link::{LinkCode, LinkOffer, MalformedCode};
 pub use identity::{IdentityLink, VerifiedClient, VerifiedUser};
 pub use options::Options;
 pub use postern_api as api;

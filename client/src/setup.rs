@@ -16,10 +16,11 @@ use postern_protocol::{
 
 use crate::{
     account::{Account, LinkGrant, LinkRequest},
-    contact::{self, Friendship, FriendshipSecrets},
+    contact::{Friendship, FriendshipSecrets},
     error::{Error, Result},
     identity::{self, eid},
     key_packages,
+    link::Handover,
     mailbox::{KINDS, Queue, add_addresses},
     options::Options,
     server::Api,
@@ -112,11 +113,7 @@ pub(crate) async fn complete_link(
         }
         if account.eid_group_id.is_none() {
             let client_key = account.client_key().public_key();
-            let secrets = contact::open_secrets(&grant.friendship, &client_key, &account.contact_key())
-                .ok_or(Error::BadBlob("link grant"))?;
-            Friendship::join(secrets).save(tx)?;
-            account.eid_group_id = Some(eid::join(tx, &account.user, &grant.welcome)?);
-            account.save(tx)?;
+            Handover::open(&grant.handover, &client_key, &account.contact_key())?.take_over(tx, &mut account)?;
         }
         Ok(account)
     })?;
@@ -127,7 +124,7 @@ pub(crate) async fn complete_link(
 }
 
 /// Makes credential, queues and contact, as far as they are missing.
-async fn finish(store: &Store, api: &Api, mut account: Account) -> Result<()> {
+pub(crate) async fn finish(store: &Store, api: &Api, mut account: Account) -> Result<()> {
     if account.ready {
         return Ok(());
     }

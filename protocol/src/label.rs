@@ -39,6 +39,9 @@ labels! {
     LINK_SEAL "Postern link seal" "HPKE info of the secrets for a user's new device.";
     PUSH_SUBSCRIPTION "Postern push subscription" "Associated data of a sealed push subscription.";
     QUEUE_OWNER "Postern queue owner" "Signature of a queue's new owner.";
+    RENDEZVOUS_CONFIRMATION "Postern rendezvous confirmation" "Proof of one side of a rendezvous that it has the secret.";
+    RENDEZVOUS_PAYLOAD "Postern rendezvous payload" "Key that the payloads of one side of a rendezvous are sealed under.";
+    RENDEZVOUS_SIDE "Postern rendezvous side" "Identity of one side of a rendezvous in the agreement of a secret.";
     USED_SIGNATURE "Postern used signature" "Hash by which a request's signature is remembered.";
 }
 

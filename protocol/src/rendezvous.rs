@@ -3,9 +3,16 @@
 
 use std::{fmt, str::FromStr};
 
+use aws_lc_rs::constant_time::verify_slices_are_equal;
 use serde::{Deserialize, Serialize};
+use zeroize::{Zeroize, ZeroizeOnDrop};
 
-use crate::Payload;
+use crate::{
+    Payload,
+    hash::{hmac_key, hmac_sha256},
+    label::Label,
+    name::Domain,
+};
 
 /// The number of a rendezvous: six digits, the first of which is not 0. It is random, and free again when the
 /// rendezvous is over.
@@ -65,6 +72,8 @@ pub struct RendezvousCreated {
     pub number: RendezvousNumber,
     /// Minutes that it lives at least, and that it lives again once the guest has come.
     pub minutes: u32,
+    /// Bytes of a payload, at most.
+    pub max_payload_bytes: u32,
 }
 
 /// `POST /rendezvous/{number}/join`, signed by a fresh key, which becomes the guest's: the first that comes, and no
@@ -97,6 +106,65 @@ pub struct PayloadsReceived {
     pub payloads: Vec<Payload>,
 }
 
+/// A side of a rendezvous: the old device makes it, the new one comes as its guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    Owner,
+    Guest,
+}
+
+impl Side {
+    pub const fn other(self) -> Self {
+        match self {
+            Self::Owner => Self::Guest,
+            Self::Guest => Self::Owner,
+        }
+    }
+
+    /// The side's identity in SPAKE2 (RFC 9382 §3.3), which ties an agreement to one rendezvous of one server:
+    /// `"Postern rendezvous side" || 0 || side (0: owner, 1: guest) || number (u32, big endian) || domain`
+    pub fn identity(self, number: RendezvousNumber, domain: &Domain) -> Vec<u8> {
+        let number = number.get().to_be_bytes();
+        Label::RENDEZVOUS_SIDE.followed_by(&[&[self.byte()], &number, domain.as_str().as_bytes()])
+    }
+
+    const fn byte(self) -> u8 {
+        match self {
+            Self::Owner => 0,
+            Self::Guest => 1,
+        }
+    }
+}
+
+/// The keys of one side, which both derive from the secret that they agreed on.
+#[derive(Clone, Zeroize, ZeroizeOnDrop)]
+pub struct SideKeys {
+    /// Proof that the side has the secret: HMAC-SHA256(secret, `"Postern rendezvous confirmation" || 0 || side`).
+    confirmation: [u8; 32],
+    /// Key that the side's payloads are sealed under (AES-256):
+    /// HMAC-SHA256(secret, `"Postern rendezvous payload" || 0 || side`).
+    pub payloads: [u8; 32],
+}
+
+impl SideKeys {
+    pub fn derive(secret: &[u8; 32], side: Side) -> Self {
+        let secret = hmac_key(secret);
+        let derive = |label: Label| hmac_sha256(&secret, &[label.as_bytes(), &[side.byte()]]);
+        let (confirmation, payloads) =
+            (derive(Label::RENDEZVOUS_CONFIRMATION), derive(Label::RENDEZVOUS_PAYLOAD));
+        Self { confirmation, payloads }
+    }
+
+    pub const fn confirmation(&self) -> &[u8; 32] {
+        &self.confirmation
+    }
+
+    /// Whether somebody has the secret. Takes as long for every answer.
+    pub fn is_confirmed_by(&self, confirmation: &[u8]) -> bool {
+        verify_slices_are_equal(&self.confirmation, confirmation).is_ok()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -105,7 +173,8 @@ mod tests {
     fn a_number_has_six_digits() {
         let number: RendezvousNumber = "305718".parse().unwrap();
         assert_eq!((number.get(), number.to_string().as_str()), (305_718, "305718"));
-        for text in ["", "0", "099999", "99999", "1000000", "+30571", "30571 ", "３０５７１８", "0305718"] {
+        for text in ["", "0", "099999", "99999", "1000000", "+30571", "30571 ", "３０５７１８", "0305718"]
+        {
             assert_eq!(text.parse::<RendezvousNumber>(), Err(MalformedNumber), "{text}");
         }
         assert!(serde_json::from_str::<RendezvousNumber>("99999").is_err());

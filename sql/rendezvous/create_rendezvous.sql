@@ -4,12 +4,13 @@
 --   owner_key: Ed25519, of the signer
 --   numbers: random numbers; the first that is free is taken
 --
--- Returns created, with number and minutes; token_spent; full: there are as many as the operator allows at a time, or none
+-- Returns created, with number, minutes and max_payload_bytes; token_spent; full: there are as many as the operator allows at a time, or none
 -- of the numbers is free.
 -- Called by POST /rendezvous.
 CREATE OR REPLACE FUNCTION rendezvous.create_rendezvous(
     issuer_key smallint, nonce bytea, owner_key bytea, numbers integer[],
-    OUT outcome rendezvous.create_rendezvous_outcome, OUT number integer, OUT minutes integer)
+    OUT outcome rendezvous.create_rendezvous_outcome, OUT number integer, OUT minutes integer,
+    OUT max_payload_bytes integer)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     room integer;
@@ -19,7 +20,8 @@ BEGIN
         RETURN;
     END IF;
     -- One at a time, so that the count is right.
-    SELECT s.minutes, s.max_rendezvous INTO minutes, room FROM rendezvous.settings s FOR UPDATE;
+    SELECT s.minutes, s.max_payload_bytes, s.max_rendezvous INTO minutes, max_payload_bytes, room
+      FROM rendezvous.settings s FOR UPDATE;
     IF (SELECT count(*) FROM rendezvous.meetings) < room THEN
         SELECT n.number INTO number
           FROM unnest(numbers) WITH ORDINALITY n (number, place)

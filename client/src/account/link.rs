@@ -5,7 +5,7 @@
 //! A blob is one line of text: its label, a dot, and CBOR in unpadded base64url.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use postern_protocol::{HpkePublicKey, MlsMessage, Payload, Welcome, encoding::Encoding, name::UserName};
+use postern_protocol::{HpkePublicKey, MlsMessage, Payload, encoding::Encoding, name::UserName};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::error::{Error, Result};
@@ -16,7 +16,7 @@ pub struct LinkRequest {
     pub user: UserName,
     /// An `MLSMessage` holding a KeyPackage for the EID; its leaf key is the client key.
     pub key_package: MlsMessage,
-    /// The key that the user's friendship is sealed to.
+    /// The key that the handover is sealed to.
     pub hpke_key: HpkePublicKey,
 }
 
@@ -24,9 +24,8 @@ pub struct LinkRequest {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct LinkGrant {
     pub user: UserName,
-    pub welcome: Welcome,
-    /// The secrets of the user's friendship (QS-6), sealed to the new device.
-    pub friendship: Payload,
+    /// Everything that the user's devices share, sealed to the new device.
+    pub handover: Payload,
 }
 
 impl LinkRequest {

@@ -11,6 +11,7 @@ use super::handle::Client;
 use crate::{
     account::{LinkGrant, LinkRequest},
     error::{Error, Result},
+    link::{self, LinkCode},
     options::Options,
     session::Session,
     setup,
@@ -26,11 +27,12 @@ use crate::{
 /// let alice = Client::builder("state/alice").server("http://127.0.0.1:8008").register("alice").await?;
 /// let alice = Client::builder("state/alice").accept_contacts(false).open()?;
 ///
-/// // A second device, in three steps.
+/// // A second device. A person reads the code on one, and types it on the other.
+/// let offer = alice.offer_link().await?;
+/// let code = offer.code().expect("no device has come yet");
 /// let laptop = Client::builder("state/laptop").server("http://127.0.0.1:8008");
-/// let request = laptop.request_link(alice.user())?;
-/// let grant = alice.approve_link(&request).await?;
-/// let laptop = laptop.complete_link(&grant).await?;
+/// let (added, laptop) = tokio::join!(offer.finish(), laptop.link(&code));
+/// assert_eq!(added?, laptop?.client_key());
 /// # Ok(())
 /// # }
 /// ```
@@ -106,8 +108,20 @@ impl ClientBuilder {
         self.client(Arc::new(Store::open(&self.directory, &self.options)?))
     }
 
-    /// Makes the keys of a new device of `user`, and the request to add it (AS-3): the first of
-    /// three steps, offline. [`Client::approve_link`] is the second.
+    /// Makes this a new device of the user at whose other device the code is shown (AS-7), or goes on with a link that was
+    /// interrupted. [`Client::offer_link`] is the other side.
+    ///
+    /// # Errors
+    /// [`Error::NoServer`], [`Error::ClientExists`], [`Error::Link`], [`Error::Server`]. After a passing error the same code
+    /// goes on, if the two had agreed by then; else it is used up.
+    pub async fn link(&self, code: &LinkCode) -> Result<Client> {
+        let server = self.options.server.as_deref().or(code.server()).ok_or(Error::NoServer)?;
+        let store = link::link(&self.directory, server, code, &self.options).await?;
+        self.client(store)
+    }
+
+    /// Makes the keys of a new device of `user`, and the request to add it (AS-3), where the two cannot meet at the
+    /// server: the first of three steps, offline. [`Client::approve_link`] is the second.
     ///
     /// # Errors
     /// [`Error::NoServer`], [`Error::ClientExists`].

@@ -16,7 +16,6 @@ pub(crate) use self::{
     deposits::deliver_deposits,
     friends::{forget_friend, friend},
     friendship::Friendship,
-    letter::{open_secrets, seal_secrets},
     own_devices::adopt_secrets,
     receive::receive_letter,
     requests::{answer_requests, ask},

@@ -28,16 +28,18 @@ pub async fn create_rendezvous(rendezvous: Rendezvous, request: Request, payment
     let (outcome, row) = payment
         .call(
             &rendezvous.home.database,
-            "SELECT outcome, number, minutes FROM rendezvous.create_rendezvous($1, $2, $3, $4)",
+            "SELECT outcome, number, minutes, max_payload_bytes
+             FROM rendezvous.create_rendezvous($1, $2, $3, $4)",
             &[&owner.as_bytes().as_slice(), &candidates()?],
         )
         .await?;
     match outcome {
         CreateRendezvousOutcome::Created => {
-            let number = u32::try_from(row.get::<_, i32>("number")).map_err(Failure::fault)?;
+            let column = |name| u32::try_from(row.get::<_, i32>(name)).map_err(Failure::fault);
             let created = RendezvousCreated {
-                number: number.try_into().map_err(Failure::fault)?,
-                minutes: u32::try_from(row.get::<_, i32>("minutes")).map_err(Failure::fault)?,
+                number: column("number")?.try_into().map_err(Failure::fault)?,
+                minutes: column("minutes")?,
+                max_payload_bytes: column("max_payload_bytes")?,
             };
             request.answer(StatusCode::CREATED, &created)
         }

@@ -25,12 +25,7 @@ pub async fn end_rendezvous(rendezvous: Rendezvous, request: Request) -> Outcome
         .database
         .query_one(
             "SELECT outcome FROM rendezvous.end_rendezvous($1, $2, $3, $4)",
-            &[
-                &column(number),
-                &key.as_bytes().as_slice(),
-                &digest.as_slice(),
-                &rendezvous.wake(number),
-            ],
+            &[&column(number), &key.as_bytes().as_slice(), &digest.as_slice(), &rendezvous.wake(number)],
         )
         .await?;
     match EndRendezvousOutcome::of(&row)? {

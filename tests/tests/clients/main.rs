@@ -4,5 +4,6 @@ mod command_line;
 mod following;
 mod friendship;
 mod groups;
+mod linking;
 mod lost_answers;
 mod push;

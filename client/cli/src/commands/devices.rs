@@ -1,16 +1,25 @@
-//! Adding a device to a user, in three steps on two devices.
+//! Adding a device to a user: over the server, or where that cannot be, in three steps on two devices.
 
 use clap::Subcommand;
-use postern_client::{LinkGrant, LinkRequest};
+use postern_client::{Client, LinkCode, LinkGrant, LinkRequest};
 use postern_protocol::name::UserName;
+use serde_json::json;
 
 use super::{Global, account::whoami, note, read_stdin};
-use crate::output::print_line;
+use crate::{
+    output::{device_name, print_line, to_json},
+    qr,
+};
 
 #[derive(Subcommand)]
 #[expect(clippy::enum_variant_names, reason = "they are the commands' names")]
 pub enum Command {
-    /// On a new device: print a request to be added to a user
+    /// Add a device: without a code, on a device you have; with the code that it shows, on the new one
+    Link {
+        /// 305718-river-orange, or what a QR picture of the other device says
+        code: Option<LinkCode>,
+    },
+    /// On a new device that cannot use `link`: print a request to be added to a user
     LinkRequest {
         /// alice@example.org
         user: UserName,
@@ -23,6 +32,12 @@ pub enum Command {
 
 pub async fn run(global: &Global, command: Command) -> anyhow::Result<()> {
     match command {
+        Command::Link { code: None } => offer_link(&global.open()?, global.json).await?,
+        Command::Link { code: Some(code) } => {
+            note("Linking: keys, tokens, mailboxes …");
+            let client = global.builder().link(&code).await?;
+            whoami(&client, global.json)?;
+        }
         Command::LinkRequest { user } => {
             let request = global.builder().request_link(&user)?;
             print_line(&request.to_text())?;
@@ -42,4 +57,30 @@ pub async fn run(global: &Global, command: Command) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Shows the code of an offer, and waits for the new device.
+async fn offer_link(client: &Client, json: bool) -> anyhow::Result<()> {
+    let offer = client.offer_link().await?;
+    match offer.code() {
+        None => note("Another device has come already: going on with it."),
+        Some(code) if json => {
+            let uri = code.with_server(client.server());
+            print_line(&to_json(
+                &json!({ "code": code.to_string(), "uri": uri, "seconds": offer.ends_in() }),
+            ))?;
+        }
+        Some(code) => {
+            let minutes = offer.ends_in().div_ceil(60);
+            note(&qr::picture(&code.with_server(client.server()))?);
+            note(&format!("On the new device, within {minutes} minutes and with one try:"));
+            print_line(&format!("postern-client --server {} link {code}", client.server()))?;
+        }
+    }
+    let device = offer.finish().await?;
+    let line = match json {
+        true => to_json(&json!({ "added": device })),
+        false => format!("added the device {}", device_name(&device)),
+    };
+    Ok(print_line(&line)?)
 }

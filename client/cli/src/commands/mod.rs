@@ -25,10 +25,9 @@ Examples:
   postern-client --state alice send climbing 'See you at six'
   postern-client --state alice follow
 
-  A second device:
-  postern-client --state laptop link-request alice@example.localhost > request
-  postern-client --state alice  link-approve  < request > grant
-  postern-client --state laptop link-complete < grant
+  A second device: the first command shows a code for the second one.
+  postern-client --state alice  link
+  postern-client --state laptop link 305718-river-orange
 
 Exit status: 0 done, 1 refused or failed, 2 wrong arguments, 75 the server cannot be reached or
 is not ready: try again later. Set POSTERN_LOG=debug to see more.";
@@ -48,7 +47,7 @@ struct Global {
     /// The directory in which this client keeps its keys and messages; one for each device
     #[arg(long, global = true, env = "POSTERN_STATE", default_value_os_t = default_state(), value_name = "DIR")]
     state: PathBuf,
-    /// The server's address; by default the one given to `register` or `link-request`
+    /// The server's address; by default the one given to `register`, `link` or `link-request`
     #[arg(long, global = true, env = "POSTERN_SERVER", value_name = "URL")]
     server: Option<String>,
     /// Print JSON, one object a line

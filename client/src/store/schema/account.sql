@@ -3,3 +3,9 @@ CREATE TABLE account (
     one INTEGER PRIMARY KEY CHECK (one = 1),
     state BLOB NOT NULL                 -- an Account in CBOR
 ) STRICT;
+
+-- The link under way, by which this device gets another one, or becomes one of a user.
+CREATE TABLE linking (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    state BLOB NOT NULL                 -- a Linking in CBOR
+) STRICT;

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use postern_protocol::{key::SigningKey, problem::ProblemType, rendezvous::RendezvousCreated};
 use postern_tests_kit::World;
+use rand::RngCore;
 use reqwest::StatusCode;
 
 use super::{Meeting, creating, limit};
@@ -19,7 +20,7 @@ async fn every_rendezvous_has_a_number_of_its_own_and_some_minutes() {
     let mut numbers = HashSet::new();
     for _ in 0..30 {
         let created: RendezvousCreated = world.pay(&creating(&SigningKey::generate())).await.decode();
-        assert_eq!(created.minutes, 10);
+        assert_eq!((created.minutes, created.max_payload_bytes), (10, 32_768));
         assert!(numbers.insert(created.number));
     }
     assert_eq!(world.count("rendezvous.meetings").await, 30);
@@ -53,7 +54,7 @@ async fn there_are_as_many_as_the_operator_wants_and_no_more() {
 async fn nothing_is_left_of_a_rendezvous_when_its_minutes_are_over() {
     let world = World::start().await;
     let meeting = Meeting::of_two(&world).await;
-    world.send(&meeting.leaving(&meeting.owner, 0, &[7; 20_000]).wire()).await.assert_ok("a payload");
+    world.send(&meeting.leaving(&meeting.owner, 0, &random(20_000)).wire()).await.assert_ok("a payload");
     let left = "SELECT count(*) FROM rendezvous.meetings";
     let size = "SELECT pg_relation_size('rendezvous.meetings')
                        + (SELECT pg_relation_size(c.reltoastrelid) FROM pg_class c
@@ -93,4 +94,11 @@ async fn a_rendezvous_lives_for_its_minutes_again_once_the_guest_has_come() {
     world.send(&meeting.joining(&meeting.guest).wire()).await.assert_ok("again");
     assert_eq!(world.value::<i32>(left).await, 0, "that is no second coming");
     world.close();
+}
+
+/// Bytes that do not compress, as ciphertext does not.
+fn random(length: usize) -> Vec<u8> {
+    let mut bytes = vec![0; length];
+    rand::rng().fill_bytes(&mut bytes);
+    bytes
 }

@@ -83,7 +83,8 @@ pub fn other_rendezvous(operation: &str) -> Vec<(String, ProblemType)> {
 /// The payloads of an answer, as texts.
 pub fn texts(reply: &Reply) -> Vec<String> {
     let received: PayloadsReceived = reply.decode();
-    let text = |payload: Payload| String::from_utf8(payload.into_bytes()).expect("payloads of tests are text");
+    let text =
+        |payload: Payload| String::from_utf8(payload.into_bytes()).expect("payloads of tests are text");
     received.payloads.into_iter().map(text).collect()
 }
 
