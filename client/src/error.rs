@@ -33,6 +33,14 @@ pub enum Error {
         .directory.display()
     )]
     Busy { directory: PathBuf, seconds: u64 },
+    #[error("{} is in use: end the other processes that have it open", .0.display())]
+    InUse(PathBuf),
+    #[error("the state is encrypted: its passphrase is needed")]
+    PassphraseNeeded,
+    #[error("this is not the passphrase of the state, or its database is damaged")]
+    WrongPassphrase,
+    #[error("the state is not encrypted: open it without a passphrase, or set one first")]
+    NotEncrypted,
     #[error("the state directory cannot be used: {0}")]
     Directory(#[from] std::io::Error),
     #[error("the state database failed: {0}")]

@@ -73,12 +73,13 @@ pub use follow::Follower;
 #[cfg(feature = "lab")]
 pub use group::Change;
 pub use group::{ApplicationMessage, Content, GroupSummary, RosterEntry};
-pub use link::{LinkCode, LinkOffer, MalformedCode};
 pub use identity::{IdentityLink, VerifiedClient, VerifiedUser};
+pub use link::{LinkCode, LinkOffer, MalformedCode};
 pub use options::Options;
 pub use postern_api as api;
 #[cfg(feature = "lab")]
 pub use postern_api::{Http, Request, Response, Token};
+pub use store::Passphrase;
 #[cfg(feature = "lab")]
 pub use submit::Submission;
 pub use tokens::Wallet;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::clock::Clock;
+use crate::{clock::Clock, store::Passphrase};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -13,6 +13,8 @@ pub struct Options {
     pub accept_contacts: bool,
     /// Where the server is now, if not where it was at registration.
     pub server: Option<String>,
+    /// Passphrase under which the state is encrypted; without one, a new client's state is not.
+    pub passphrase: Option<Passphrase>,
     /// How long after this device's last commit in a group it renews its keys there. Less than a
     /// server's patience with members that never commit (90 days, DS-10).
     pub update_every: Duration,
@@ -62,6 +64,7 @@ impl Default for Options {
         Self {
             accept_contacts: true,
             server: None,
+            passphrase: None,
             update_every: 30 * DAY,
             commit_within: Duration::from_secs(60 * 60),
             unsent_messages: 1000,

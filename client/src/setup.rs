@@ -113,7 +113,8 @@ pub(crate) async fn complete_link(
         }
         if account.eid_group_id.is_none() {
             let client_key = account.client_key().public_key();
-            Handover::open(&grant.handover, &client_key, &account.contact_key())?.take_over(tx, &mut account)?;
+            Handover::open(&grant.handover, &client_key, &account.contact_key())?
+                .take_over(tx, &mut account)?;
         }
         Ok(account)
     })?;

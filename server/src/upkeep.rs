@@ -72,9 +72,12 @@ pub fn chores(app: &App) -> Vec<Chore> {
         Chore::every(10 * MINUTE, "forget past attempts to register", auth, |auth: As| async move {
             auth.forget_attempts().await
         }),
-        Chore::every(MINUTE, "delete rendezvous that are over", rendezvous, |rendezvous: Rendezvous| async move {
-            rendezvous.clean_up().await
-        }),
+        Chore::every(
+            MINUTE,
+            "delete rendezvous that are over",
+            rendezvous,
+            |rendezvous: Rendezvous| async move { rendezvous.clean_up().await },
+        ),
         Chore::every(HOUR, "drop expired group ids, groups and Welcome trees", ds, |ds: Ds| async move {
             ds::upkeep::run(&ds).await
         }),

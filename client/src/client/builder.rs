@@ -15,7 +15,7 @@ use crate::{
     options::Options,
     session::Session,
     setup,
-    store::Store,
+    store::{self, Passphrase, Store},
 };
 
 /// Makes or opens the client of a directory.
@@ -89,6 +89,30 @@ impl ClientBuilder {
         self
     }
 
+    /// Opens, or makes, state that is encrypted under a passphrase.
+    #[must_use]
+    pub fn passphrase(mut self, passphrase: Passphrase) -> Self {
+        self.options.passphrase = Some(passphrase);
+        self
+    }
+
+    /// Whether the directory holds state that is encrypted; `None` if it holds none.
+    ///
+    /// # Errors
+    /// [`Error::Directory`].
+    pub fn is_encrypted(&self) -> Result<Option<bool>> {
+        store::is_encrypted(&self.directory)
+    }
+
+    /// Encrypts the state under another passphrase, or under none from now on. [`Self::passphrase`] is the present one.
+    ///
+    /// # Errors
+    /// [`Error::NoClient`], [`Error::InUse`] while a process has it open, [`Error::PassphraseNeeded`],
+    /// [`Error::WrongPassphrase`], [`Error::NotEncrypted`].
+    pub fn change_passphrase(&self, passphrase: Option<&Passphrase>) -> Result<()> {
+        store::reencrypt(&self.directory, &self.options, passphrase)
+    }
+
     /// Registers a new user (AS-1) with this as the first device, or takes up a registration that
     /// was interrupted. `name` may leave out the server's domain.
     ///
@@ -103,7 +127,8 @@ impl ClientBuilder {
     /// Opens the client.
     ///
     /// # Errors
-    /// [`Error::NoClient`], [`Error::NotReady`], [`Error::NewerState`].
+    /// [`Error::NoClient`], [`Error::NotReady`], [`Error::NewerState`], [`Error::PassphraseNeeded`],
+    /// [`Error::WrongPassphrase`], [`Error::NotEncrypted`].
     pub fn open(&self) -> Result<Client> {
         self.client(Arc::new(Store::open(&self.directory, &self.options)?))
     }

@@ -14,6 +14,9 @@ pub enum Command {
     Register {
         /// alice, or alice@example.org
         name: String,
+        /// Ask for a passphrase, under which this device's state is encrypted
+        #[arg(long)]
+        passphrase: bool,
     },
     /// Show which user and device this is
     Whoami,
@@ -31,9 +34,10 @@ pub enum Command {
 
 pub async fn run(global: &Global, command: Command) -> anyhow::Result<()> {
     match command {
-        Command::Register { name } => {
+        Command::Register { name, passphrase } => {
+            let builder = global.new_builder(passphrase)?;
             note("Registering: keys, tokens, mailboxes …");
-            let client = global.builder().register(&name).await?;
+            let client = builder.register(&name).await?;
             whoami(&client, global.json)
         }
         Command::Whoami => whoami(&global.open()?, global.json),

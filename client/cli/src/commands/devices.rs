@@ -18,11 +18,17 @@ pub enum Command {
     Link {
         /// 305718-river-orange, or what a QR picture of the other device says
         code: Option<LinkCode>,
+        /// On the new device: ask for a passphrase, under which its state is encrypted
+        #[arg(long, requires = "code")]
+        passphrase: bool,
     },
     /// On a new device that cannot use `link`: print a request to be added to a user
     LinkRequest {
         /// alice@example.org
         user: UserName,
+        /// Ask for a passphrase, under which this device's state is encrypted
+        #[arg(long)]
+        passphrase: bool,
     },
     /// On a device you have: read such a request from stdin, add the device, print the grant
     LinkApprove,
@@ -32,14 +38,15 @@ pub enum Command {
 
 pub async fn run(global: &Global, command: Command) -> anyhow::Result<()> {
     match command {
-        Command::Link { code: None } => offer_link(&global.open()?, global.json).await?,
-        Command::Link { code: Some(code) } => {
+        Command::Link { code: None, .. } => offer_link(&global.open()?, global.json).await?,
+        Command::Link { code: Some(code), passphrase } => {
+            let builder = global.new_builder(passphrase)?;
             note("Linking: keys, tokens, mailboxes …");
-            let client = global.builder().link(&code).await?;
+            let client = builder.link(&code).await?;
             whoami(&client, global.json)?;
         }
-        Command::LinkRequest { user } => {
-            let request = global.builder().request_link(&user)?;
+        Command::LinkRequest { user, passphrase } => {
+            let request = global.new_builder(passphrase)?.request_link(&user)?;
             print_line(&request.to_text())?;
             note("Give this line to `postern-client link-approve` on a device you have.");
         }
@@ -51,8 +58,9 @@ pub async fn run(global: &Global, command: Command) -> anyhow::Result<()> {
         }
         Command::LinkComplete => {
             let grant = LinkGrant::from_text(&read_stdin("the grant")?)?;
+            let builder = global.builder()?;
             note("Completing: tokens, mailboxes …");
-            let client = global.builder().complete_link(&grant).await?;
+            let client = builder.complete_link(&grant).await?;
             whoami(&client, global.json)?;
         }
     }

@@ -5,6 +5,7 @@ mod contacts;
 mod devices;
 mod groups;
 mod messages;
+mod passphrase;
 mod push;
 
 use std::{
@@ -50,6 +51,10 @@ struct Global {
     /// The server's address; by default the one given to `register`, `link` or `link-request`
     #[arg(long, global = true, env = "POSTERN_SERVER", value_name = "URL")]
     server: Option<String>,
+    /// The file with the passphrase of an encrypted state, in its first line; else POSTERN_PASSPHRASE has it, or it is
+    /// asked for
+    #[arg(long, global = true, env = "POSTERN_PASSPHRASE_FILE", value_name = "FILE")]
+    passphrase_file: Option<PathBuf>,
     /// Print JSON, one object a line
     #[arg(long, global = true)]
     json: bool,
@@ -70,6 +75,9 @@ enum Command {
     Contacts(contacts::Command),
     #[command(flatten)]
     Messages(messages::Command),
+    /// Encrypt this device's state, or not any more
+    #[command(subcommand)]
+    Passphrase(passphrase::Command),
     #[command(flatten)]
     Push(push::Command),
 }
@@ -82,21 +90,36 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Groups(command) => groups::run(&global, command).await,
         Command::Contacts(command) => contacts::run(&global, command).await,
         Command::Messages(command) => messages::run(&global, command).await,
+        Command::Passphrase(command) => passphrase::run(&global, command),
         Command::Push(command) => push::run(&global, command).await,
     }
 }
 
 impl Global {
-    fn builder(&self) -> ClientBuilder {
+    /// The builder of this client, with the passphrase that its state needs.
+    fn builder(&self) -> anyhow::Result<ClientBuilder> {
         let builder = Client::builder(&self.state).accept_contacts(!self.refuse_contacts);
-        match &self.server {
+        let builder = match &self.server {
             Some(server) => builder.server(server),
             None => builder,
-        }
+        };
+        Ok(match passphrase::of(self, &builder)? {
+            Some(passphrase) => builder.passphrase(passphrase),
+            None => builder,
+        })
+    }
+
+    /// The builder of a new client, which asks for a passphrase if it is to.
+    fn new_builder(&self, ask: bool) -> anyhow::Result<ClientBuilder> {
+        let builder = self.builder()?;
+        Ok(match passphrase::of_new(self, &builder, ask)? {
+            Some(passphrase) => builder.passphrase(passphrase),
+            None => builder,
+        })
     }
 
     fn open(&self) -> anyhow::Result<Client> {
-        Ok(self.builder().open()?)
+        Ok(self.builder()?.open()?)
     }
 }
 
