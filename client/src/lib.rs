@@ -41,6 +41,7 @@ mod error;
 mod event;
 mod follow;
 mod group;
+mod history;
 mod identity;
 mod invitations;
 mod key_packages;
@@ -68,7 +69,7 @@ pub use clock::Clock;
 pub use contact::{ContactAnswer, ContactRequest, Friend, FriendshipSecrets, Letter, LetterBody, RequestId};
 pub use display::{safe_json, safe_line, safe_text};
 pub use error::{Error, IdentityError, LinkError, QueueError, Result};
-pub use event::{Event, EventId, Member};
+pub use event::{Event, EventId, HistoryEntry, Member};
 pub use follow::Follower;
 #[cfg(feature = "lab")]
 pub use group::Change;

@@ -24,6 +24,9 @@ pub struct Options {
     /// How many messages of a group are kept that could not be sent yet, and of how many bytes in all.
     pub unsent_messages: u64,
     pub unsent_bytes: u64,
+    /// How many messages and events of each group are kept to be read again
+    /// ([`Group::history`](crate::Group::history)); 0: none.
+    pub history: u64,
     /// The unit of the pauses before this device comes back into a group that it cannot follow: the
     /// first is at most so long for each member, the next ones are 30 times as long and more.
     pub return_after: Duration,
@@ -69,6 +72,7 @@ impl Default for Options {
             commit_within: Duration::from_secs(60 * 60),
             unsent_messages: 1000,
             unsent_bytes: 8 * 1024 * 1024,
+            history: 10_000,
             return_after: Duration::from_secs(1),
             #[cfg(feature = "lab")]
             durable: true,

@@ -89,6 +89,14 @@ impl ClientBuilder {
         self
     }
 
+    /// Keeps so many messages and events of each group to be read again ([`Group::history`](crate::Group::history)): 10,000,
+    /// unless this says something else; 0: none.
+    #[must_use]
+    pub fn keep_history(mut self, number: u64) -> Self {
+        self.options.history = number;
+        self
+    }
+
     /// Opens, or makes, state that is encrypted under a passphrase.
     #[must_use]
     pub fn passphrase(mut self, passphrase: Passphrase) -> Self {

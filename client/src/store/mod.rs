@@ -53,6 +53,7 @@ const BASELINE: &str = concat!(
     include_str!("schema/key_packages.sql"),
     include_str!("schema/push.sql"),
     include_str!("schema/events.sql"),
+    include_str!("schema/history.sql"),
 );
 /// The steps from each version to the next. Once released, a step stays as it is, and a change of
 /// the schema is a further step.
@@ -64,6 +65,8 @@ pub(crate) struct Store {
     connection: Mutex<Connection>,
     crypto: RustCrypto,
     clock: Clock,
+    /// How many events of each group are kept.
+    history: u64,
     step: tokio::sync::Mutex<()>,
     _in_use: InUse,
 }
@@ -84,6 +87,7 @@ pub(crate) struct Tx<'a> {
     storage: SqliteStorageProvider<Cbor, &'a Connection>,
     crypto: &'a RustCrypto,
     clock: Clock,
+    history: u64,
 }
 
 impl Store {
@@ -135,6 +139,7 @@ impl Store {
             connection: Mutex::new(connection),
             crypto: RustCrypto::default(),
             clock: options.clock(),
+            history: options.history,
             step: tokio::sync::Mutex::new(()),
             _in_use: in_use,
         }
@@ -198,11 +203,18 @@ impl Store {
         work(&self.tx(&transaction))
     }
 
+    /// Does away with what deleted rows left in the write-ahead log. In the database they are overwritten when they are
+    /// deleted.
+    pub(crate) fn scrub(&self) -> Result<()> {
+        Ok(self.connection().query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?)
+    }
+
     fn tx<'a>(&'a self, transaction: &'a Transaction<'a>) -> Tx<'a> {
         Tx {
             storage: SqliteStorageProvider::new(transaction),
             crypto: &self.crypto,
             clock: self.clock,
+            history: self.history,
             transaction,
         }
     }
@@ -258,6 +270,11 @@ impl<'a> Tx<'a> {
     /// Seconds since 1970.
     pub(crate) fn now(&self) -> u64 {
         self.clock.now()
+    }
+
+    /// How many events of each group are kept.
+    pub(crate) fn history(&self) -> u64 {
+        self.history
     }
 
     /// Runs `work` so that its changes are undone when it fails, and the transaction

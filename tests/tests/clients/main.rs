@@ -1,5 +1,6 @@
 //! The promises of the client library, tried with real clients and a real server.
 
+mod at_rest;
 mod command_line;
 mod following;
 mod friendship;

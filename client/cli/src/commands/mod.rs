@@ -4,6 +4,7 @@ mod account;
 mod contacts;
 mod devices;
 mod groups;
+mod history;
 mod messages;
 mod passphrase;
 mod push;
@@ -55,6 +56,9 @@ struct Global {
     /// asked for
     #[arg(long, global = true, env = "POSTERN_PASSPHRASE_FILE", value_name = "FILE")]
     passphrase_file: Option<PathBuf>,
+    /// How many messages and events of each group are kept on this device, for `history`; 0 keeps none
+    #[arg(long, global = true, env = "POSTERN_HISTORY", default_value_t = 10_000, value_name = "NUMBER")]
+    keep_history: u64,
     /// Print JSON, one object a line
     #[arg(long, global = true)]
     json: bool,
@@ -75,6 +79,8 @@ enum Command {
     Contacts(contacts::Command),
     #[command(flatten)]
     Messages(messages::Command),
+    /// Show what was said and done in a group, as far as this device keeps it
+    History(history::Command),
     /// Encrypt this device's state, or not any more
     #[command(subcommand)]
     Passphrase(passphrase::Command),
@@ -90,6 +96,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Groups(command) => groups::run(&global, command).await,
         Command::Contacts(command) => contacts::run(&global, command).await,
         Command::Messages(command) => messages::run(&global, command).await,
+        Command::History(command) => history::run(&global, &command),
         Command::Passphrase(command) => passphrase::run(&global, command),
         Command::Push(command) => push::run(&global, command).await,
     }
@@ -98,7 +105,9 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
 impl Global {
     /// The builder of this client, with the passphrase that its state needs.
     fn builder(&self) -> anyhow::Result<ClientBuilder> {
-        let builder = Client::builder(&self.state).accept_contacts(!self.refuse_contacts);
+        let builder = Client::builder(&self.state)
+            .accept_contacts(!self.refuse_contacts)
+            .keep_history(self.keep_history);
         let builder = match &self.server {
             Some(server) => builder.server(server),
             None => builder,
