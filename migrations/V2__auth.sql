@@ -88,16 +88,45 @@ COMMENT ON COLUMN auth.users.user_id IS 'Random id, known to this schema and the
 COMMENT ON COLUMN auth.users.name IS
     'User name before @: lower-case ASCII, so that no two names look alike (AS-1). Never changes';
 
+-- Transcripts (protocol/src/eid.rs): the database computes them too, so that no server process can write a history that
+-- does not follow from the one before.
+CREATE FUNCTION auth.founding_transcript(previous_end bytea, group_info bytea, ratchet_tree bytea) RETURNS bytea
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN sha256('Postern EID founding'::bytea || '\x00'::bytea
+                  || coalesce(previous_end, decode(repeat('00', 32), 'hex'))
+                  || int4send(octet_length(group_info)) || group_info || ratchet_tree);
+END
+$$;
+COMMENT ON FUNCTION auth.founding_transcript IS
+    'Transcript of epoch 0 of an incarnation: of the end of the one before, or null, and of its GroupInfo and tree (AS-3)';
+CREATE FUNCTION auth.following_transcript(transcript bytea, commit bytea) RETURNS bytea
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN sha256('Postern EID commit'::bytea || '\x00'::bytea || transcript || commit);
+END
+$$;
+COMMENT ON FUNCTION auth.following_transcript IS 'Transcript after a commit (AS-3)';
+
 CREATE TABLE auth.incarnations (
     user_id uuid REFERENCES auth.users,
     incarnation integer CHECK (incarnation >= 0),
     previous_end bytea CHECK (octet_length(previous_end) = 32),
     group_info bytea NOT NULL,
     ratchet_tree bytea NOT NULL,
+    founder bytea NOT NULL CHECK (octet_length(founder) = 32),
+    founding bytea NOT NULL
+        GENERATED ALWAYS AS (auth.founding_transcript(previous_end, group_info, ratchet_tree)) STORED,
     epoch bigint NOT NULL CHECK (epoch >= 0),
+    transcript bytea NOT NULL CHECK (octet_length(transcript) = 32),
+    tree_hash bytea NOT NULL CHECK (octet_length(tree_hash) = 32),
+    state_signature bytea NOT NULL CHECK (octet_length(state_signature) = 64),
+    current_group_info bytea,
+    current_ratchet_tree bytea,
     eid bytea,
     PRIMARY KEY (user_id, incarnation),
-    CHECK ((incarnation = 0) = (previous_end IS NULL))
+    CHECK ((incarnation = 0) = (previous_end IS NULL)),
+    CHECK ((epoch = 0) = (current_group_info IS NULL) AND (epoch = 0) = (current_ratchet_tree IS NULL))
 );
 CREATE UNIQUE INDEX one_incarnation_lives ON auth.incarnations (user_id) WHERE eid IS NOT NULL;
 COMMENT ON TABLE auth.incarnations IS
@@ -106,52 +135,76 @@ COMMENT ON COLUMN auth.incarnations.user_id IS 'Account. Never changes';
 COMMENT ON COLUMN auth.incarnations.incarnation IS
     'Number of resets before it: 0 for the identity that was registered. Never changes';
 COMMENT ON COLUMN auth.incarnations.previous_end IS
-    'Link to the end of the incarnation before: SHA-256 of its last commit, or of its GroupInfo if it had none; null for the first. Never changes';
+    'Transcript at the end of the incarnation before; null for the first. Never changes';
 COMMENT ON COLUMN auth.incarnations.group_info IS 'GroupInfo (RFC 9420 §12.4.3) of epoch 0. Never changes';
 COMMENT ON COLUMN auth.incarnations.ratchet_tree IS 'Ratchet tree of epoch 0. Never changes';
+COMMENT ON COLUMN auth.incarnations.founder IS
+    'Ed25519 public key (32 bytes) of the client in epoch 0, which needs nobody''s word to be confirmed (AS-4). Never changes';
+COMMENT ON COLUMN auth.incarnations.founding IS 'Transcript of epoch 0. Never changes';
 COMMENT ON COLUMN auth.incarnations.epoch IS 'Current epoch. Grows by one with each row of auth.eid_log';
+COMMENT ON COLUMN auth.incarnations.transcript IS
+    'SHA-256 of all that happened up to the current epoch (protocol/src/eid.rs). Changes with epoch, to what follows from the logged commit';
+COMMENT ON COLUMN auth.incarnations.tree_hash IS 'Tree hash of the current epoch (RFC 9420 §7.8), for tickets (AS-10). Changes with epoch';
+COMMENT ON COLUMN auth.incarnations.state_signature IS
+    'Ed25519 signature (64 bytes) over the current state by the client that began the epoch (AS-3). Changes with epoch';
+COMMENT ON COLUMN auth.incarnations.current_group_info IS
+    'GroupInfo of the current epoch, by the client that began it; null in epoch 0, where group_info is it. Changes with epoch';
+COMMENT ON COLUMN auth.incarnations.current_ratchet_tree IS
+    'Ratchet tree of the current epoch; null in epoch 0, where ratchet_tree is it. Changes with epoch';
 COMMENT ON COLUMN auth.incarnations.eid IS
     'Public state of the EID''s MLS group in its current epoch (postcard), which validates the next commit. Changes with epoch; null once the incarnation has ended, for ever';
 
 CREATE FUNCTION auth.chain_incarnations() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    previous record;
 BEGIN
     IF new.incarnation > 0 THEN
-        SELECT i.eid IS NULL AS ended,
-               sha256(coalesce((SELECT l.commit FROM auth.eid_log l
-                                 WHERE l.user_id = i.user_id AND l.incarnation = i.incarnation
-                                 ORDER BY l.epoch DESC LIMIT 1), i.group_info)) AS link
-          INTO previous
-          FROM auth.incarnations i
-         WHERE i.user_id = new.user_id AND i.incarnation = new.incarnation - 1;
-        IF NOT FOUND OR NOT previous.ended OR previous.link <> new.previous_end THEN
+        PERFORM FROM auth.incarnations i
+          WHERE i.user_id = new.user_id AND i.incarnation = new.incarnation - 1
+            AND i.eid IS NULL AND i.transcript = new.previous_end;
+        IF NOT FOUND THEN
             RAISE EXCEPTION 'an incarnation is chained to the end of the one before' USING ERRCODE = 'check_violation';
         END IF;
+    END IF;
+    IF new.epoch <> 0 OR new.eid IS NULL
+       OR new.transcript <> auth.founding_transcript(new.previous_end, new.group_info, new.ratchet_tree) THEN
+        RAISE EXCEPTION 'an incarnation begins in epoch 0, with the transcript of its founding'
+            USING ERRCODE = 'check_violation';
     END IF;
     RETURN new;
 END
 $$;
 COMMENT ON FUNCTION auth.chain_incarnations IS
-    'Trigger of auth.incarnations: no incarnation without the end of the one before (AS-8)';
+    'Trigger of auth.incarnations: no incarnation without the end of the one before (AS-8), and none with another transcript than its own (AS-3)';
 CREATE TRIGGER incarnations_are_chained BEFORE INSERT ON auth.incarnations
     FOR EACH ROW EXECUTE FUNCTION auth.chain_incarnations();
 
 CREATE FUNCTION auth.keep_incarnations_in_order() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    same CONSTANT boolean := (new.user_id, new.incarnation, new.previous_end, new.group_info, new.ratchet_tree, new.founder)
+        IS NOT DISTINCT FROM (old.user_id, old.incarnation, old.previous_end, old.group_info, old.ratchet_tree, old.founder);
+    ends CONSTANT boolean := new.eid IS NULL
+        AND (new.epoch, new.transcript, new.tree_hash, new.state_signature, new.current_group_info, new.current_ratchet_tree)
+            IS NOT DISTINCT FROM
+            (old.epoch, old.transcript, old.tree_hash, old.state_signature, old.current_group_info, old.current_ratchet_tree);
 BEGIN
-    IF (new.user_id, new.incarnation, new.previous_end, new.group_info, new.ratchet_tree)
-           IS DISTINCT FROM (old.user_id, old.incarnation, old.previous_end, old.group_info, old.ratchet_tree)
-       OR old.eid IS NULL
-       OR new.epoch <> old.epoch + (new.eid IS NOT NULL)::integer THEN
-        RAISE EXCEPTION 'an identity moves by one epoch, or ends' USING ERRCODE = 'check_violation';
+    IF same AND old.eid IS NOT NULL AND ends THEN
+        RETURN new;
     END IF;
-    RETURN new;
+    IF same AND old.eid IS NOT NULL AND new.eid IS NOT NULL AND new.epoch = old.epoch + 1 THEN
+        PERFORM FROM auth.eid_log l
+          WHERE l.user_id = old.user_id AND l.incarnation = old.incarnation AND l.epoch = old.epoch
+            AND new.transcript = auth.following_transcript(old.transcript, l.commit);
+        IF FOUND THEN
+            RETURN new;
+        END IF;
+    END IF;
+    RAISE EXCEPTION 'an identity moves by one epoch, to the transcript that follows from the logged commit, or ends'
+        USING ERRCODE = 'check_violation';
 END
 $$;
 COMMENT ON FUNCTION auth.keep_incarnations_in_order IS
-    'Trigger of auth.incarnations: a row moves by one epoch, or ends, and then never changes again (AS-3, AS-8)';
+    'Trigger of auth.incarnations: a row moves by one epoch and its commit, or ends, and then never changes again (AS-3, AS-8)';
 CREATE TRIGGER incarnations_stay_in_order BEFORE UPDATE ON auth.incarnations
     FOR EACH ROW EXECUTE FUNCTION auth.keep_incarnations_in_order();
 
@@ -164,18 +217,39 @@ CREATE TABLE auth.eid_log (
     FOREIGN KEY (user_id, incarnation) REFERENCES auth.incarnations
 );
 COMMENT ON TABLE auth.eid_log IS
-    'Every commit to every EID, for readers to replay (AS-3). Rows never change, and go only with their account (AS-9)';
+    'Every commit to every EID, for readers that come back and for audits (AS-3). Rows never change, and go only with their account (AS-9)';
 COMMENT ON COLUMN auth.eid_log.user_id IS 'Account. Never changes';
 COMMENT ON COLUMN auth.eid_log.incarnation IS 'Incarnation of the account. Never changes';
 COMMENT ON COLUMN auth.eid_log.epoch IS 'Epoch that the commit ended. Never changes';
 COMMENT ON COLUMN auth.eid_log.commit IS 'MLSMessage with a PublicMessage (RFC 9420 §6). Never changes';
 
+CREATE FUNCTION auth.log_in_order() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM FROM auth.incarnations i
+      WHERE i.user_id = new.user_id AND i.incarnation = new.incarnation
+        AND CASE tg_when WHEN 'BEFORE' THEN i.epoch = new.epoch AND i.eid IS NOT NULL ELSE i.epoch > new.epoch END;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'a commit is logged in the current epoch of an identity, and ends it'
+            USING ERRCODE = 'check_violation';
+    END IF;
+    RETURN new;
+END
+$$;
+COMMENT ON FUNCTION auth.log_in_order IS
+    'Triggers of auth.eid_log: a commit is of the current epoch when it comes, and of an earlier one when its transaction ends (AS-3)';
+CREATE TRIGGER commits_are_of_the_current_epoch BEFORE INSERT ON auth.eid_log
+    FOR EACH ROW EXECUTE FUNCTION auth.log_in_order();
+CREATE CONSTRAINT TRIGGER commits_end_their_epoch AFTER INSERT ON auth.eid_log
+    DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION auth.log_in_order();
+
 CREATE TABLE auth.clients (
     client_key bytea PRIMARY KEY CHECK (octet_length(client_key) = 32),
     user_id uuid NOT NULL,
     incarnation integer NOT NULL,
-    credential bytea,
-    sealed_contact bytea,
+    confirmed boolean NOT NULL,
+    credential bytea CHECK (credential IS NULL OR confirmed),
+    sealed_contact bytea CHECK (sealed_contact IS NULL OR confirmed),
     FOREIGN KEY (user_id, incarnation) REFERENCES auth.incarnations
 );
 CREATE INDEX clients_of_user ON auth.clients (user_id, incarnation);
@@ -184,10 +258,37 @@ COMMENT ON COLUMN auth.clients.client_key IS
     'Ed25519 public key (32 bytes): the signature key of the client''s leaf. Never changes';
 COMMENT ON COLUMN auth.clients.user_id IS 'Account. Never changes';
 COMMENT ON COLUMN auth.clients.incarnation IS 'Incarnation of the account. Never changes';
+COMMENT ON COLUMN auth.clients.confirmed IS
+    'False for a client that was added and has not made a commit of its own since (AS-4): it is nothing to others yet. Becomes true once';
 COMMENT ON COLUMN auth.clients.credential IS
     'Client credential that was signed last (AS-2); null until the client asks for one. Changes';
 COMMENT ON COLUMN auth.clients.sealed_contact IS
     'SignedContact of the client (AS-5), sealed under the server''s master key so that no dump joins a name to a queue (PRIV-1); null until the client publishes one. Changes';
+
+CREATE FUNCTION auth.keep_clients_true() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF tg_op = 'INSERT' THEN
+        -- The founder is confirmed at once; everybody else is added by a commit, and the identity has moved then.
+        PERFORM FROM auth.incarnations i
+          WHERE i.user_id = new.user_id AND i.incarnation = new.incarnation AND i.eid IS NOT NULL
+            AND new.confirmed = (i.epoch = 0) AND (i.epoch > 0 OR i.founder = new.client_key);
+        IF FOUND THEN
+            RETURN new;
+        END IF;
+    ELSIF (new.client_key, new.user_id, new.incarnation) = (old.client_key, old.user_id, old.incarnation)
+          AND new.confirmed >= old.confirmed THEN
+        RETURN new;
+    END IF;
+    RAISE EXCEPTION 'a client is an identity''s founder, or is added by a commit and confirmed later'
+        USING ERRCODE = 'check_violation';
+END
+$$;
+COMMENT ON FUNCTION auth.keep_clients_true IS
+    'Trigger of auth.clients: a client belongs to one living incarnation, and nobody but its founder begins confirmed (AS-4)';
+CREATE TRIGGER clients_stay_true BEFORE INSERT OR UPDATE ON auth.clients
+    FOR EACH ROW EXECUTE FUNCTION auth.keep_clients_true();
+ALTER TABLE auth.clients ENABLE ALWAYS TRIGGER clients_stay_true;
 
 -- An account ends as a whole or not at all: its rows go in a transaction in which auth.erase_account names it here, and
 -- in no other. The owner of the tables and a superuser could write here, too, or drop the triggers: this keeps them from
@@ -234,6 +335,7 @@ ALTER TABLE auth.incarnations
     ENABLE ALWAYS TRIGGER incarnations_are_chained, ENABLE ALWAYS TRIGGER incarnations_stay_in_order,
     ENABLE ALWAYS TRIGGER incarnations_go_by_erasure, ENABLE ALWAYS TRIGGER incarnations_are_never_truncated;
 ALTER TABLE auth.eid_log
+    ENABLE ALWAYS TRIGGER commits_are_of_the_current_epoch, ENABLE ALWAYS TRIGGER commits_end_their_epoch,
     ENABLE ALWAYS TRIGGER eid_log_goes_by_erasure, ENABLE ALWAYS TRIGGER eid_log_never_changes;
 
 CREATE TABLE auth.signing_keys (

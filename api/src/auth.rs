@@ -24,11 +24,6 @@ const PAGE_BYTES: usize = 20 * 1024 * 1024;
 /// Bytes of commits up to which the history of an identity is read.
 const MAX_HISTORY_BYTES: usize = 64 * 1024 * 1024;
 
-/// The bytes of a page's commits.
-fn size(page: &UserRecord) -> usize {
-    page.commits.iter().map(|commit| commit.as_bytes().len()).sum()
-}
-
 impl Http {
     /// `GET /as/keys`: the home domain, and the keys that credentials are signed with.
     ///
@@ -52,35 +47,43 @@ impl Http {
 }
 
 impl<W: Wallet> Api<W> {
-    /// A user's EID with its whole history, and the user's clients: all pages of it, each for a token.
-    ///
-    /// # Errors
-    /// As [`Api::look_up_user_after`]; [`Error::UnexpectedAnswer`] for a history that does not go on,
-    /// that changes in between, or that has more than 64 MiB.
-    pub async fn look_up_user(&self, name: &UserName) -> Result<UserRecord, W::Error> {
-        let mut record = self.look_up_user_after(name, 0).await?;
-        let mut bytes = size(&record);
-        while record.more {
-            let page = self.look_up_user_after(name, record.commits.len() as u64).await?;
-            bytes += size(&page);
-            let goes_on = !page.commits.is_empty() || !page.more;
-            if !goes_on || page.group_info != record.group_info || bytes > MAX_HISTORY_BYTES {
-                return Err(Error::UnexpectedAnswer("the history of an identity".to_owned()).into());
-            }
-            record.commits.extend(page.commits);
-            (record.more, record.clients) = (page.more, page.clients);
-        }
-        Ok(record)
-    }
-
-    /// `GET /as/users/{name}?after={epoch}`: a user's EID with a page of its history, which begins with
-    /// the commit that ended this epoch, and the user's clients.
+    /// `GET /as/users/{name}`: a user's EID as it is now, and the user's clients, without the EID's history.
     ///
     /// # Errors
     /// `not-found`; and as [`Api::paid`].
-    pub async fn look_up_user_after(&self, name: &UserName, epoch: u64) -> Result<UserRecord, W::Error> {
-        let request = Request::get(format!("/as/users/{name}?after={epoch}")).answered_in(PAGE_BYTES);
+    pub async fn look_up_user(&self, name: &UserName) -> Result<UserRecord, W::Error> {
+        let request = Request::get(format!("/as/users/{name}")).answered_in(PAGE_BYTES);
         Ok(self.paid(request).await?.decode()?)
+    }
+
+    /// The same with the commits of an incarnation since the epoch `after`: all pages of them, each for a
+    /// token. Everything else in the answer is of the last page.
+    ///
+    /// # Errors
+    /// As [`Api::look_up_user`]; [`Error::UnexpectedAnswer`] for a history that does not go on, or that
+    /// has more than 64 MiB.
+    pub async fn look_up_user_since(
+        &self,
+        name: &UserName,
+        incarnation: u32,
+        after: u64,
+    ) -> Result<UserRecord, W::Error> {
+        let (mut commits, mut founding, mut bytes) = (Vec::new(), None, 0);
+        loop {
+            let epoch = after.saturating_add(commits.len() as u64);
+            let path = format!("/as/users/{name}?incarnation={incarnation}&after={epoch}");
+            let mut page: UserRecord =
+                self.paid(Request::get(path).answered_in(PAGE_BYTES)).await?.decode()?;
+            bytes += page.commits.iter().map(|commit| commit.as_bytes().len()).sum::<usize>();
+            if bytes > MAX_HISTORY_BYTES || page.more && page.commits.is_empty() {
+                return Err(Error::UnexpectedAnswer("the history of an identity".to_owned()).into());
+            }
+            commits.append(&mut page.commits);
+            founding = founding.or(page.founding);
+            if !page.more {
+                return Ok(UserRecord { commits, founding, ..page });
+            }
+        }
     }
 
     /// `POST /as/credentials`: a new credential for a client of a user's EID.

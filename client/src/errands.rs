@@ -10,7 +10,7 @@ use crate::{
     error::{Result, goes_on},
     event::Event,
     group::{self, Change, GroupState, strayed},
-    identity, invitations, key_packages, mailbox, push,
+    identity, invitations, key_packages, link, mailbox, push,
     session::Session,
     store::{Step, Tx},
 };
@@ -20,6 +20,8 @@ impl Session {
     pub(crate) async fn errands(&self, step: &Step<'_>) -> Result<()> {
         let (store, api) = (&*self.store, &self.api);
         goes_on(identity::renew_credential(store, api).await)?;
+        goes_on(identity::upkeep(api, store, &self.options).await)?;
+        goes_on(link::remove_absent(self).await)?;
         key_packages::drop_expired(store, group::is_leaf_key_in_use)?;
         goes_on(mailbox::revoke_addresses(store, api).await)?;
         goes_on(self.rotate_mailbox_keys(step).await)?;
@@ -72,6 +74,7 @@ impl Session {
                      OR EXISTS (SELECT 1 FROM outbox) OR EXISTS (SELECT 1 FROM strayed WHERE state IN (1, 2))
                      OR EXISTS (SELECT 1 FROM received_requests) OR EXISTS (SELECT 1 FROM fetches)
                      OR EXISTS (SELECT 1 FROM publications) OR EXISTS (SELECT 1 FROM revocations)
+                     OR EXISTS (SELECT 1 FROM identity_commits) OR EXISTS (SELECT 1 FROM eid_claims)
                      OR EXISTS (SELECT 1 FROM groups WHERE introduce = 1 AND active = 1)",
                 [],
                 |row| row.get(0),

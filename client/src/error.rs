@@ -87,6 +87,14 @@ pub enum Error {
     Push(#[from] PushError),
     #[error("the {0} is damaged or made for something else: make a new one")]
     BadBlob(&'static str),
+    #[error("no device of the user is called {0:?}: `devices` lists them")]
+    UnknownDevice(String),
+    #[error("several devices match {0:?}: name one by more of its key")]
+    AmbiguousDevice(String),
+    #[error("a device cannot remove itself: log it out, or remove it on another one")]
+    OwnDevice,
+    #[error("this device was removed from its user's devices: log it out, and link it anew")]
+    RemovedDevice,
 }
 
 /// The server broke the queue's promise (QS-4, QS-5). Nothing after that place can be trusted.
@@ -104,13 +112,18 @@ pub enum QueueError {
     Malformed { queue: &'static str, seq: u64 },
 }
 
-/// The AS's answer about a user does not hold together (AS-3): the AS, or somebody between, lies.
+/// The AS's answer about a user does not hold together, or not with what it showed before (AS-3): the AS, or
+/// somebody between, lies; or the user began anew.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum IdentityError {
     #[error("the AS answered for another user")]
     OtherUser,
-    #[error("the history of the user's devices is invalid: {0}")]
+    #[error("the user's identity is invalid: {0}")]
     History(&'static str),
+    #[error("no device of the user signed the state that the AS shows")]
+    State,
+    #[error("the AS's word that a user's state is the latest does not hold: {0}")]
+    Ticket(&'static str),
     #[error("a device's credential is not signed by a published key of the AS, or not valid now")]
     Credential,
     #[error("the AS vouches for a device that is not among the user's")]
@@ -123,6 +136,12 @@ pub enum IdentityError {
         "the user's identity was started anew: make sure in another way that it is still the same person"
     )]
     Reset,
+    #[error(
+        "the AS shows another history of the user's devices than before: make sure in another way which is the user's"
+    )]
+    Split,
+    #[error("the user was not looked up yet")]
+    Unknown,
 }
 
 /// Two devices did not come together (AS-7).

@@ -77,6 +77,14 @@ pub enum Event {
     ContactAnswered { user: UserName },
     /// The contact queue of a user's device is gone or full.
     ContactUnreachable { user: UserName },
+    /// A user's identity was begun anew. The user counts as unknown until a person accepts it (AS-8).
+    IdentityReset { user: UserName },
+    /// The AS shows another history of a user's devices than it showed before, or than it shows others.
+    IdentitySplit { user: UserName },
+    /// A user has another device.
+    DeviceAdded { user: UserName, device: PublicKey },
+    /// A device is a user's no more.
+    DeviceRemoved { user: UserName, device: PublicKey },
     /// The server deleted messages before this device fetched them: they had waited for too long.
     /// A group whose commits were among them cannot be followed any more.
     Expired { messages: u64 },
@@ -131,6 +139,10 @@ impl Event {
             Self::ContactRequested { .. }
             | Self::ContactAnswered { .. }
             | Self::ContactUnreachable { .. }
+            | Self::IdentityReset { .. }
+            | Self::IdentitySplit { .. }
+            | Self::DeviceAdded { .. }
+            | Self::DeviceRemoved { .. }
             | Self::Expired { .. }
             | Self::Lost { group: None }
             | Self::Ignored { .. } => None,

@@ -74,7 +74,9 @@ pub use follow::Follower;
 #[cfg(feature = "lab")]
 pub use group::Change;
 pub use group::{ApplicationMessage, Content, GroupSummary, RosterEntry};
-pub use identity::{IdentityLink, VerifiedClient, VerifiedUser};
+pub use identity::{
+    Audit, Device, DeviceState, EidWelcome, IdentityLink, Known, Seen, VerifiedClient, VerifiedUser,
+};
 pub use link::{LinkCode, LinkOffer, MalformedCode};
 pub use options::Options;
 pub use postern_api as api;

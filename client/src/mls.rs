@@ -96,14 +96,13 @@ pub(crate) fn lifetime() -> Lifetime {
 }
 
 /// The configuration of a group: handshakes have public framing, so that servers can check them,
-/// and application messages are private and may be late. A Welcome carries the ratchet tree in EIDs
-/// only; other groups override this when they add members.
+/// and application messages are private and may be late. A Welcome is without the ratchet tree, which the
+/// server has.
 pub(crate) fn join_config() -> MlsGroupJoinConfig {
     MlsGroupJoinConfig::builder()
         .wire_format_policy(MIXED_PLAINTEXT_WIRE_FORMAT_POLICY)
         .padding_size(PADDING)
         .max_past_epochs(MAX_PAST_EPOCHS)
-        .use_ratchet_tree_extension(true)
         .build()
 }
 

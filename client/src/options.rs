@@ -30,6 +30,9 @@ pub struct Options {
     /// The unit of the pauses before this device comes back into a group that it cannot follow: the
     /// first is at most so long for each member, the next ones are 30 times as long and more.
     pub return_after: Duration,
+    /// How long after the end of its credential, which is 90 days after its last renewal, another device of the
+    /// user is removed from the user's devices.
+    pub remove_silent_after: Duration,
     /// Wait for the disk with every step, which is usual. Load generators, whose state nobody
     /// misses, turn this off.
     #[cfg(feature = "lab")]
@@ -74,6 +77,7 @@ impl Default for Options {
             unsent_bytes: 8 * 1024 * 1024,
             history: 10_000,
             return_after: Duration::from_secs(1),
+            remove_silent_after: 90 * DAY,
             #[cfg(feature = "lab")]
             durable: true,
             #[cfg(feature = "lab")]

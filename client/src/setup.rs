@@ -7,6 +7,7 @@ use std::{path::Path, sync::Arc};
 use postern_api::Http;
 use postern_protocol::{
     MlsMessage,
+    auth::RegisterUser,
     chain::HpkePrivateKey,
     key::SigningKey,
     name::UserName,
@@ -43,9 +44,14 @@ pub(crate) async fn register(
         None => store.write(|tx| {
             // Kept before it is sent: a crash in between must not lose the key to the name.
             let mut account = Account::new(server.to_owned(), user)?;
-            let (group_id, registration) = eid::create(tx, &account.user, &account.client_key())?;
-            account.eid_group_id = Some(group_id);
-            account.registration = Some(registration);
+            let new = eid::create(tx, &account.user, &account.client_key(), &[])?;
+            account.eid_group_id = Some(new.group_id);
+            account.registration = Some(RegisterUser {
+                name: account.user.clone(),
+                group_info: new.group_info,
+                ratchet_tree: new.ratchet_tree,
+                state: new.state,
+            });
             account.save(tx)?;
             Friendship::join(FriendshipSecrets::generate()?).save(tx)?;
             Ok(account)
@@ -130,6 +136,7 @@ pub(crate) async fn finish(store: &Store, api: &Api, mut account: Account) -> Re
         return Ok(());
     }
     if account.credential.is_none() {
+        eid::confirm(api, store, &account).await?;
         account = identity::obtain_credential(store, api, account).await?;
     }
     for kind in KINDS {

@@ -5,6 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Address, GroupInfo, HpkePublicKey, IssuedCredential, MlsMessage, PublicKey, RatchetTree, Signature,
+    Transcript,
+    eid::{FreshnessTicket, SignedState},
     key::{BadSignature, PublishedKey, SigningKey},
     label::Label,
     name::{Domain, UserName},
@@ -19,6 +21,8 @@ pub struct RegisterUser {
     pub name: UserName,
     pub group_info: GroupInfo,
     pub ratchet_tree: RatchetTree,
+    /// Epoch 0 of incarnation 0, signed by the client.
+    pub state: SignedState,
 }
 
 impl RegisterUser {
@@ -42,6 +46,10 @@ pub struct SignCredential {}
 pub struct CommitIdentity {
     /// A commit in public framing.
     pub commit: MlsMessage,
+    /// The GroupInfo of the epoch that it begins, signed by the committer's new leaf; without the tree.
+    pub group_info: GroupInfo,
+    /// The state that it leads to, signed by the same client.
+    pub state: SignedState,
 }
 
 /// The answer to `POST /as/eid/commits` (200): the epoch that the commit began.
@@ -67,22 +75,52 @@ pub struct SignedContact {
     pub signature: Signature,
 }
 
-/// The answer to `GET /as/users/{name}?after={epoch}` (200): the public record of a user, for anyone
-/// with a token (AS-5).
+/// The answer to `GET /as/users/{name}?incarnation={number}&after={epoch}` (200): the public record of a user, for
+/// anyone with a token (AS-5).
 ///
-/// `group_info` and `ratchet_tree` are those of the EID's epoch 0. `commits` begin with the one that
-/// ended the epoch `after`, which is 0 if the request does not say it. A reader asks for one page after
-/// the other until there is no `more`, then replays and verifies the whole history of the user's clients.
+/// A reader at its first lookup asks for neither and verifies `current` by itself. Later it asks for what came after the
+/// epoch that it knows, replays the commits, and must arrive at `current` exactly. Of a user with another incarnation by
+/// now, `incarnation` names the one that it knows: the commits are that one's, and lead to the end that `ended` has.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct UserRecord {
     pub name: UserName,
-    pub group_info: GroupInfo,
-    pub ratchet_tree: RatchetTree,
+    /// The incarnation that lives.
+    pub incarnation: u32,
+    pub current: CurrentIdentity,
+    /// Epoch 0 of the incarnation that the request names, for audits: only if it asks for what came `after` 0.
+    pub founding: Option<FoundingIdentity>,
+    /// The commits of that incarnation, in order, from the one that ended the epoch `after`; none if the request does
+    /// not say `after`.
     pub commits: Vec<MlsMessage>,
     /// Whether other commits follow these.
     pub more: bool,
-    /// The clients that have a credential, as of the EID's current epoch.
+    /// The confirmed clients that have a credential, as of the current epoch (AS-4).
     pub clients: Vec<ClientRecord>,
+    /// Says that `current` is the latest (AS-10).
+    pub ticket: FreshnessTicket,
+    /// The last transcript of each earlier incarnation, 0 first (AS-8).
+    pub ended: Vec<Transcript>,
+}
+
+/// The state of an identity in its current epoch, which a reader verifies without its history (AS-3).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CurrentIdentity {
+    /// Of the current epoch, signed by the client that began it; without the tree.
+    pub group_info: GroupInfo,
+    pub ratchet_tree: RatchetTree,
+    /// The transcript of epoch 0 of this incarnation.
+    pub founding: Transcript,
+    /// The key of the client in epoch 0.
+    pub founder: PublicKey,
+    /// Signed by the client that signed `group_info`.
+    pub state: SignedState,
+}
+
+/// Epoch 0 of an identity: the beginning of an audit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FoundingIdentity {
+    pub group_info: GroupInfo,
+    pub ratchet_tree: RatchetTree,
 }
 
 /// The public record of one client of a user.

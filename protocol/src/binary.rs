@@ -136,6 +136,10 @@ fixed! {
     SealedSubscription[1052];
     /// A sealed [`crate::push::AddressPush`].
     SealedPush[61];
+    /// Digest of everything that happened to an incarnation of an identity ([`crate::eid`]).
+    Transcript[32];
+    /// Tree hash of an identity's GroupContext (RFC 9420 §7.8).
+    TreeHash[32];
     /// SHA-256 of a message.
     MessageDigest[32];
 }

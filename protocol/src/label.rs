@@ -28,6 +28,10 @@ labels! {
     CONTACT "Postern contact" "Signature of a client over its contact.";
     CONTACT_LETTER "Postern contact letter" "Signature of a client over a letter.";
     CONTACT_SEAL "Postern contact seal" "HPKE info of a letter.";
+    EID_COMMIT "Postern EID commit" "Hash by which a commit extends an identity's transcript.";
+    EID_FOUNDING "Postern EID founding" "Hash that an identity's transcript begins with.";
+    EID_STATE "Postern EID state" "Signature of a client over the state of its user's identity.";
+    FRESHNESS_TICKET "Postern freshness ticket" "Signature of the AS over the current state of an identity.";
     FRIENDSHIP_LOOKUP "Postern friendship lookup" "Hash by which a friendship is found.";
     FRIENDSHIP_SEAL "Postern friendship seal" "Key that a friendship's stock keys are sealed under.";
     GROUP_STATE "Postern group state" "Key that a group's state is sealed under.";

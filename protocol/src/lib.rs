@@ -14,6 +14,7 @@ pub mod auth;
 pub mod chain;
 pub mod credential;
 pub mod ds;
+pub mod eid;
 pub mod encoding;
 pub mod friendship;
 pub mod hpke;
@@ -33,5 +34,6 @@ pub mod wake;
 pub use binary::{
     Address, Attributes, ChainHeader, Ciphertext, FriendshipToken, GroupInfo, HpkePublicKey,
     IssuedCredential, MessageDigest, MlsMessage, P256PublicKey, Payload, PublicKey, PushAuth, QueueId,
-    RatchetTree, SealedPush, SealedSubscription, Signature, StateKey, StockId, Welcome, WrongLength,
+    RatchetTree, SealedPush, SealedSubscription, Signature, StateKey, StockId, Transcript, TreeHash, Welcome,
+    WrongLength,
 };

@@ -5,10 +5,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 /// The seconds of a day.
 pub const DAY: u64 = 24 * 60 * 60;
 
+/// Seconds since 1970.
+pub fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs()
+}
+
 /// Seconds since 1970, at the start of today (UTC).
 pub fn today() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    now.as_secs() / DAY * DAY
+    now() / DAY * DAY
 }
 
 /// The day since 1970 on which a time in seconds since 1970 falls.

@@ -1,23 +1,29 @@
--- auth.look_up_user: shows a user to anyone with a token (AS-5), with a page of the history of the EID: so the cost of
--- a lookup is bounded, however long the history is.
+-- auth.look_up_user: shows a user to anyone with a token (AS-5). Without `after` it shows the present only, whose cost does
+-- not depend on the length of the history; with it, a page of the history of bounded size.
 --
 --   issuer_key, nonce: the token that pays
 --   name: the part before @
---   after: epoch of the EID that the reader has reached; 0 for the beginning
+--   of_incarnation: the incarnation whose history is asked for; null for the one that lives
+--   after: epoch of that incarnation that the reader has reached; null for no history
 --
--- Returns found, with the EID's epoch 0; commits, in order, from the one that ended the epoch `after`; more, whether
--- others follow these; and the clients that have a credential (key, credential, and sealed contact or null, side by
--- side); token_spent; unknown_user.
+-- Returns found, with the incarnation that lives: incarnation, founder, founding (the transcript of its epoch 0), epoch,
+-- transcript, tree_hash, state_signature, group_info and ratchet_tree of its current epoch; the confirmed clients that
+-- have a credential (key, credential, and sealed contact or null, side by side); ended, the last transcripts of the
+-- incarnations before; commits of the incarnation that was asked for, in order, from the one that ended the epoch
+-- `after`; more, whether others follow these; and, with `after` 0, that incarnation's GroupInfo and tree of epoch 0.
+-- token_spent; unknown_user.
 -- Called by GET /as/users/{name}.
 CREATE OR REPLACE FUNCTION auth.look_up_user(
-    issuer_key smallint, nonce bytea, name text, after bigint,
-    OUT outcome auth.look_up_user_outcome, OUT group_info bytea, OUT ratchet_tree bytea, OUT commits bytea[],
-    OUT more boolean, OUT client_keys bytea[], OUT credentials bytea[], OUT contacts bytea[])
+    issuer_key smallint, nonce bytea, name text, of_incarnation integer, after bigint,
+    OUT outcome auth.look_up_user_outcome, OUT incarnation integer, OUT founder bytea, OUT founding bytea,
+    OUT epoch bigint, OUT transcript bytea, OUT tree_hash bytea, OUT state_signature bytea, OUT group_info bytea,
+    OUT ratchet_tree bytea, OUT client_keys bytea[], OUT credentials bytea[], OUT contacts bytea[], OUT ended bytea[],
+    OUT commits bytea[], OUT more boolean, OUT founding_group_info bytea, OUT founding_ratchet_tree bytea)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     found_user uuid;
-    current_incarnation integer;
-    current_epoch bigint;
+    -- The epoch up to which the history goes, and the bytes that a page of it may have.
+    last_epoch bigint;
     room integer;
     entry record;
 BEGIN
@@ -25,37 +31,59 @@ BEGIN
         outcome := 'token_spent';
         RETURN;
     END IF;
-    -- The lock keeps commits out in between, so that log and clients agree.
-    SELECT u.user_id INTO found_user
+    -- One statement sees one moment: state and clients agree, and no lock holds commits up.
+    SELECT u.user_id, i.incarnation, i.founder, i.founding, i.epoch, i.transcript, i.tree_hash, i.state_signature,
+           coalesce(i.current_group_info, i.group_info),
+           coalesce(i.current_ratchet_tree, i.ratchet_tree), shown.client_keys, shown.credentials, shown.contacts,
+           CASE WHEN i.incarnation = 0 THEN '{}'
+                ELSE ARRAY(SELECT e.transcript FROM auth.incarnations e
+                            WHERE e.user_id = i.user_id AND e.incarnation < i.incarnation
+                            ORDER BY e.incarnation) END
+      INTO found_user, incarnation, founder, founding, epoch, transcript, tree_hash, state_signature, group_info,
+           ratchet_tree, client_keys, credentials, contacts, ended
       FROM auth.users u
-     WHERE u.name = look_up_user.name
-       FOR SHARE;
+      JOIN auth.incarnations i ON i.user_id = u.user_id AND i.eid IS NOT NULL
+     CROSS JOIN LATERAL (
+           SELECT coalesce(array_agg(c.client_key ORDER BY c.client_key), '{}') AS client_keys,
+                  coalesce(array_agg(c.credential ORDER BY c.client_key), '{}') AS credentials,
+                  coalesce(array_agg(c.sealed_contact ORDER BY c.client_key), '{}') AS contacts
+             FROM auth.clients c
+            WHERE c.user_id = i.user_id AND c.incarnation = i.incarnation AND c.credential IS NOT NULL) shown
+     WHERE u.name = look_up_user.name;
     IF NOT FOUND THEN
         outcome := 'unknown_user';
         RETURN;
     END IF;
-    SELECT i.incarnation, i.group_info, i.ratchet_tree, i.epoch, s.history_page_bytes
-      INTO current_incarnation, group_info, ratchet_tree, current_epoch, room
-      FROM auth.incarnations i, auth.settings s
-     WHERE i.user_id = found_user AND i.eid IS NOT NULL;
+    outcome := 'found';
     commits := '{}';
+    more := false;
+    IF look_up_user.after IS NULL THEN
+        RETURN;
+    END IF;
+
+    of_incarnation := coalesce(of_incarnation, incarnation);
+    SELECT CASE WHEN i.incarnation = look_up_user.incarnation THEN look_up_user.epoch ELSE i.epoch END,
+           s.history_page_bytes,
+           CASE look_up_user.after WHEN 0 THEN i.group_info END,
+           CASE look_up_user.after WHEN 0 THEN i.ratchet_tree END
+      INTO last_epoch, room, founding_group_info, founding_ratchet_tree
+      FROM auth.incarnations i, auth.settings s
+     WHERE i.user_id = found_user AND i.incarnation = of_incarnation AND i.incarnation <= look_up_user.incarnation;
     FOR entry IN
         SELECT l.commit, octet_length(l.commit) AS bytes
           FROM auth.eid_log l
-         WHERE l.user_id = found_user AND l.incarnation = current_incarnation AND l.epoch >= look_up_user.after
+         WHERE l.user_id = found_user AND l.incarnation = of_incarnation
+           AND l.epoch >= look_up_user.after AND l.epoch < last_epoch
          ORDER BY l.epoch
     LOOP
         room := room - entry.bytes;
         EXIT WHEN room < 0 AND cardinality(commits) > 0;
         commits := array_append(commits, entry.commit);
     END LOOP;
-    more := look_up_user.after + cardinality(commits) < current_epoch;
-    SELECT coalesce(array_agg(c.client_key ORDER BY c.client_key), '{}'),
-           coalesce(array_agg(c.credential ORDER BY c.client_key), '{}'),
-           coalesce(array_agg(c.sealed_contact ORDER BY c.client_key), '{}')
-      INTO client_keys, credentials, contacts
-      FROM auth.clients c
-     WHERE c.user_id = found_user AND c.credential IS NOT NULL;
-    outcome := 'found';
+    more := coalesce(look_up_user.after < last_epoch - cardinality(commits), false);
+    IF more AND cardinality(commits) = 0 THEN
+        -- The account was erased since the first statement, and its history with it.
+        outcome := 'unknown_user';
+    END IF;
 END
 $$;

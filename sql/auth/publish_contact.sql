@@ -4,7 +4,7 @@
 --   client_key: Ed25519 key of the client, verified by the caller
 --   sealed_contact: sealed by the server under its master key
 --
--- Returns published, token_spent, unknown_client.
+-- Returns published; token_spent; unknown_client, also for one that is not confirmed (AS-4).
 -- Called by PUT /as/contact.
 CREATE OR REPLACE FUNCTION auth.publish_contact(
     issuer_key smallint, nonce bytea, client_key bytea, sealed_contact bytea, OUT outcome auth.publish_contact_outcome)
@@ -16,7 +16,7 @@ BEGIN
     END IF;
     UPDATE auth.clients c
        SET sealed_contact = publish_contact.sealed_contact
-     WHERE c.client_key = publish_contact.client_key;
+     WHERE c.client_key = publish_contact.client_key AND c.confirmed;
     outcome := CASE WHEN FOUND THEN 'published'::auth.publish_contact_outcome ELSE 'unknown_client' END;
 END
 $$;

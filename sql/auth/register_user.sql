@@ -5,14 +5,16 @@
 --   client_key: Ed25519, verified by the caller
 --   group_info, ratchet_tree: of epoch 0, for readers
 --   eid: the public group, for validation
+--   tree_hash: of that group
+--   state_signature: the client's, over its state
 --   credential: the client's, signed
 --
 -- Returns registered, with the credential that counts: the one given, or of a repeat the one that is kept;
 -- client_known: the key is some user's client already, whatever the name; name_taken, to a key that is nobody's.
 -- Called by POST /as/users, after auth.admit_registration.
 CREATE OR REPLACE FUNCTION auth.register_user(
-    name text, client_key bytea, group_info bytea, ratchet_tree bytea, eid bytea, INOUT credential bytea,
-    OUT outcome auth.register_user_outcome)
+    name text, client_key bytea, group_info bytea, ratchet_tree bytea, eid bytea, tree_hash bytea,
+    state_signature bytea, INOUT credential bytea, OUT outcome auth.register_user_outcome)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     known record;
@@ -41,10 +43,14 @@ BEGIN
         ON CONFLICT ON CONSTRAINT users_name_key DO NOTHING
         RETURNING u.user_id INTO new_user;
         IF new_user IS NOT NULL THEN
-            INSERT INTO auth.incarnations (user_id, incarnation, group_info, ratchet_tree, epoch, eid)
-            VALUES (new_user, 0, register_user.group_info, register_user.ratchet_tree, 0, register_user.eid);
-            INSERT INTO auth.clients (client_key, user_id, incarnation, credential)
-            VALUES (register_user.client_key, new_user, 0, register_user.credential);
+            INSERT INTO auth.incarnations
+                (user_id, incarnation, group_info, ratchet_tree, founder, epoch, transcript, tree_hash,
+                 state_signature, eid)
+            VALUES (new_user, 0, register_user.group_info, register_user.ratchet_tree, register_user.client_key, 0,
+                    auth.founding_transcript(NULL, register_user.group_info, register_user.ratchet_tree),
+                    register_user.tree_hash, register_user.state_signature, register_user.eid);
+            INSERT INTO auth.clients (client_key, user_id, incarnation, confirmed, credential)
+            VALUES (register_user.client_key, new_user, 0, true, register_user.credential);
             outcome := 'registered';
             RETURN;
         END IF;

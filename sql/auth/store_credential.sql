@@ -3,7 +3,7 @@
 --   issuer_key, nonce: the token that pays
 --   client_key: Ed25519 key of the client, verified by the caller
 --
--- Returns stored, token_spent, unknown_client.
+-- Returns stored; token_spent; unknown_client, also for one that is not confirmed (AS-4).
 -- Called by POST /as/credentials.
 CREATE OR REPLACE FUNCTION auth.store_credential(
     issuer_key smallint, nonce bytea, client_key bytea, credential bytea, OUT outcome auth.store_credential_outcome)
@@ -15,7 +15,7 @@ BEGIN
     END IF;
     UPDATE auth.clients c
        SET credential = store_credential.credential
-     WHERE c.client_key = store_credential.client_key;
+     WHERE c.client_key = store_credential.client_key AND c.confirmed;
     outcome := CASE WHEN FOUND THEN 'stored'::auth.store_credential_outcome ELSE 'unknown_client' END;
 END
 $$;

@@ -93,6 +93,18 @@ pub fn describe(client: &Client, event: &Event) -> Result<String> {
         }
         Event::ContactAnswered { user } => format!("{user} may be added to groups now"),
         Event::ContactUnreachable { user } => format!("a device of {user} cannot be reached"),
+        Event::IdentityReset { user } => format!(
+            "{user} began anew with other devices. Make sure in another way that it is still the same person; \
+             `accept-reset` accepts it"
+        ),
+        Event::IdentitySplit { user } => format!(
+            "the server shows several histories of {user}'s devices: it, or somebody on the way, lies. Compare \
+             with {user} in another way, and tell the operator"
+        ),
+        Event::DeviceAdded { user, device } => format!("{user} has another device, {}", device_name(device)),
+        Event::DeviceRemoved { user, device } => {
+            format!("{user} has a device less, {}", device_name(device))
+        }
         Event::Expired { messages } => {
             format!("the server deleted {messages} messages that had waited too long for this device")
         }

@@ -1,7 +1,7 @@
 //! This device among its user's: adding another, waking it, renewing its keys, its end.
 
 use postern_protocol::{
-    P256PublicKey,
+    P256PublicKey, PublicKey,
     problem::{Problem, ProblemType},
     push::PushSubscription,
     qs::{QueueKind, RemoveKeyPackages},
@@ -13,6 +13,7 @@ use crate::{
     contact::Friendship,
     error::{Error, Result, or_repeated},
     group::{self, GroupState},
+    identity::{self, Device, eid},
     key_packages,
     link::{self, LinkOffer},
     mailbox::Queue,
@@ -34,7 +35,7 @@ impl Client {
             return Err(Error::BadBlob("link request"));
         }
         let device = link::parse_device(session, request.key_package.as_bytes())?;
-        let handover = link::hand_over(session, &device).await?;
+        let handover = link::hand_over(session, &device, link::EXPECTED).await?;
         let handover = handover.seal(&request.hpke_key, &device.client_key)?;
         Ok(LinkGrant { user: account.user.clone(), handover })
     }
@@ -46,6 +47,44 @@ impl Client {
     /// `too-many-rendezvous`.
     pub async fn offer_link(&self) -> Result<LinkOffer> {
         link::offer(&self.session).await
+    }
+
+    /// The user's devices, as the AS shows them.
+    ///
+    /// # Errors
+    /// As [`Self::look_up`].
+    pub async fn devices(&self) -> Result<Vec<Device>> {
+        let session = &self.session;
+        identity::devices(&session.api, &session.store, &session.account).await
+    }
+
+    /// One of the user's devices, by its name, its key or the beginning of its key (unpadded base64url).
+    ///
+    /// # Errors
+    /// [`Error::UnknownDevice`], [`Error::AmbiguousDevice`], and as [`Self::devices`].
+    pub async fn device(&self, name: &str) -> Result<Device> {
+        identity::device_named(&self.devices().await?, name).cloned()
+    }
+
+    /// Calls a device something, on this device: no server and no other device learns it. An empty name
+    /// takes the old one away.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub fn name_device(&self, device: &PublicKey, name: &str) -> Result<()> {
+        self.session.store.write(|tx| identity::name_device(tx, device, name))
+    }
+
+    /// Removes a device from the user's: it is nothing to anybody from the next lookup on (AS-13), and is
+    /// let into nothing that is shared among the user's devices.
+    ///
+    /// # Errors
+    /// [`Error::OwnDevice`], and passing ones: call again.
+    pub async fn remove_device(&self, device: &PublicKey) -> Result<()> {
+        let session = &self.session;
+        let step = session.store.step().await?;
+        eid::remove(&session.api, &session.store, &session.account, device).await?;
+        session.errands(&step).await
     }
 
     /// The key for which push subscriptions for this device's server are made (RFC 8292); `None` if

@@ -2,7 +2,7 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use postern_protocol::{PublicKey, ds::GroupId, name::UserName};
+use postern_protocol::{PublicKey, ds::GroupId, eid::EidState, name::UserName};
 
 use super::group::Group;
 use crate::{
@@ -12,7 +12,7 @@ use crate::{
     event::{self, Event, EventId},
     follow::{self, Follower},
     group::{self, GroupSummary},
-    identity::{self, VerifiedUser},
+    identity::{self, Audit, Known, Seen, VerifiedUser},
     session::Session,
     tokens::Wallet,
 };
@@ -110,6 +110,50 @@ impl Client {
     /// `not-found`, [`Error::Identity`].
     pub async fn look_up(&self, user: &UserName) -> Result<VerifiedUser> {
         identity::look_up(&self.session.api, &self.session.store, user).await
+    }
+
+    /// Checks the whole history of a user's identity, back to its founder (AS-3). [`Self::look_up`] needs none
+    /// of it.
+    ///
+    /// # Errors
+    /// As [`Self::look_up`]; [`IdentityError::Split`](crate::IdentityError::Split) for a history that does not
+    /// lead to what was seen.
+    pub async fn audit(&self, user: &UserName) -> Result<Audit> {
+        identity::audit(&self.session.api, &self.session.store, user).await
+    }
+
+    /// A user's identity as lookups showed it; `None` if there was none.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub fn known(&self, user: &UserName) -> Result<Option<Known>> {
+        self.session.store.read(|tx| identity::known(tx, user))
+    }
+
+    /// Compares a state of a user's identity that somebody else was shown, or the user itself told, with what
+    /// this device was shown. [`Seen::Split`] proves that the AS lied to one of them.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub fn compare(&self, user: &UserName, told: &EidState) -> Result<Seen> {
+        self.session.store.read(|tx| identity::compare(tx, user, told))
+    }
+
+    /// The identity that the AS shows instead of the known one. It is the user's once a person says so.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub fn pending_reset(&self, user: &UserName) -> Result<Option<Known>> {
+        self.session.store.read(|tx| identity::pending_reset(tx, user))
+    }
+
+    /// Accepts that a user began anew ([`Event::IdentityReset`]), after a person made sure that it is the
+    /// same user. False if nothing waits for that.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub fn accept_reset(&self, user: &UserName) -> Result<bool> {
+        self.session.store.write(|tx| identity::accept_reset(tx, user))
     }
 
     /// Keeps a user from adding this one's devices to further groups (QS-7). All other contacts,

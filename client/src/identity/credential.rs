@@ -2,7 +2,7 @@
 
 use postern_protocol::{IssuedCredential, credential::ClientCredential};
 
-use super::verify;
+use super::issuer;
 use crate::{
     account::Account,
     error::{Error, IdentityError, Result},
@@ -42,11 +42,11 @@ pub(crate) async fn verified(
     credential: IssuedCredential,
     now: u64,
 ) -> Result<IssuedCredential> {
-    let keys = api.http.authentication_keys().await?.keys;
+    let keys = api.http.authentication_keys().await?;
     let is_ours = |found: &ClientCredential| {
         found.user == account.user && found.client_key == account.client_key().public_key()
     };
-    verify::verify_credential(&credential, &keys, now)
+    issuer::verify_credential(&credential, &keys, now)
         .ok()
         .filter(is_ours)
         .ok_or(IdentityError::Credential)?;

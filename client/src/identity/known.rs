@@ -1,56 +1,308 @@
-//! Results of lookups: which client is whose, and how far each user's EID was seen. Owns the
-//! tables `identities` and `eids`.
+//! Users' identities as lookups showed them: how far each was seen, which clients are whose, and
+//! what waits for a person to accept it. Owns the tables `identities`, `eids` and `eid_epochs`.
 
-use postern_protocol::{PublicKey, name::UserName};
-use rusqlite::{OptionalExtension as _, params};
+use postern_protocol::{
+    PublicKey, Transcript,
+    eid::{EidState, Founding},
+    name::UserName,
+};
+use rusqlite::{OptionalExtension as _, Row, params};
 
-use super::verify::{Eid, VerifiedUser};
+use super::public_eid::PublicEid;
 use crate::{
+    account::Account,
     error::{Error, IdentityError, Result},
-    store::{Tx, integer},
+    store::{Tx, fixed, integer},
 };
 
-/// The user whose client this is, if a lookup confirmed it.
+/// A user's identity as the last lookup showed it that a person need not accept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Known {
+    /// The key of the client that began it (Ed25519).
+    pub founder: PublicKey,
+    /// The transcript of its epoch 0.
+    pub founding: Transcript,
+    pub eid: EidState,
+    /// Whether a person compared it with the user, and it was not replaced since.
+    pub verified: bool,
+    /// Whether the AS shows another identity by now, which a person has to accept.
+    pub reset_pending: bool,
+}
+
+/// A state of an identity that somebody told, compared with those that were seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Seen {
+    /// It was seen.
+    Same,
+    /// Its epoch was not seen: the user is unknown, or was known only later.
+    Unknown,
+    /// It is newer than what was seen.
+    Newer,
+    /// The AS showed another history in this epoch.
+    Split,
+}
+
+/// An identity as it is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Kept {
+    pub founding: Founding,
+    pub eid: EidState,
+    /// A [`PublicEid`].
+    pub public_group: Vec<u8>,
+    /// The time of the newest ticket, in seconds since 1970; 0 before the first.
+    pub seen: u64,
+    pub verified: bool,
+}
+
+/// Which of a user's two identities: the accepted one, or the one that waits for a person.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Which {
+    Accepted = 0,
+    Pending = 1,
+}
+
+/// A user's identity; `None` if the user was never looked up.
+pub(crate) fn known(tx: &Tx<'_>, name: &UserName) -> Result<Option<Known>> {
+    let Some(kept) = find(tx, name, Which::Accepted)? else { return Ok(None) };
+    let reset_pending = find(tx, name, Which::Pending)?.is_some();
+    Ok(Some(Known {
+        founder: kept.founding.founder,
+        founding: kept.founding.transcript,
+        eid: kept.eid,
+        verified: kept.verified && !reset_pending,
+        reset_pending,
+    }))
+}
+
+/// The identity that the AS shows instead of the known one, for a person to accept.
+pub(crate) fn pending_reset(tx: &Tx<'_>, name: &UserName) -> Result<Option<Known>> {
+    let kept = find(tx, name, Which::Pending)?;
+    Ok(kept.map(|kept| Known {
+        founder: kept.founding.founder,
+        founding: kept.founding.transcript,
+        eid: kept.eid,
+        verified: false,
+        reset_pending: true,
+    }))
+}
+
+/// The user whose client this is, if the user's last lookup showed it: a client that was removed, has
+/// not confirmed itself or has no valid credential is nobody's, and so are all clients of a user whose
+/// reset was not accepted.
 pub(crate) fn confirmed(tx: &Tx<'_>, client_key: &PublicKey) -> Result<Option<UserName>> {
     let name: Option<String> = tx
         .sql()
-        .prepare_cached("SELECT user FROM identities WHERE client_key = ?1")?
+        .prepare_cached(
+            "SELECT user FROM identities i
+             WHERE client_key = ?1 AND NOT EXISTS (SELECT 1 FROM eids e WHERE e.user = i.user AND e.pending = 1)",
+        )?
         .query_row([client_key.as_bytes()], |row| row.get(0))
         .optional()?;
     name.map(|name| name.parse().map_err(|_| Error::Damaged("a user name"))).transpose()
 }
 
-/// Remembers a user's verified clients, and the EID that they are in.
+/// Compares a state of a user's identity, which one of the user's clients or a contact told, with those
+/// that the AS showed.
+pub(crate) fn compare(tx: &Tx<'_>, name: &UserName, told: &EidState) -> Result<Seen> {
+    let Some(kept) = find(tx, name, Which::Accepted)? else { return Ok(Seen::Unknown) };
+    if told.incarnation != kept.eid.incarnation {
+        let newer = told.incarnation > kept.eid.incarnation;
+        return Ok(if newer { Seen::Newer } else { Seen::Unknown });
+    }
+    if told.epoch > kept.eid.epoch {
+        return Ok(Seen::Newer);
+    }
+    let seen: Option<Vec<u8>> = tx
+        .sql()
+        .prepare_cached("SELECT transcript FROM eid_epochs WHERE user = ?1 AND pending = 0 AND epoch = ?2")?
+        .query_row(params![name.to_string(), integer(told.epoch)], |row| row.get(0))
+        .optional()?;
+    Ok(match seen {
+        None => Seen::Unknown,
+        Some(seen) if seen == told.transcript.as_bytes() => Seen::Same,
+        Some(_) => Seen::Split,
+    })
+}
+
+/// The state of this user's own identity.
 ///
 /// # Errors
-/// [`IdentityError::Reset`] and [`IdentityError::RolledBack`] for an EID that was replaced, or
-/// went back.
-pub(super) fn keep(tx: &Tx<'_>, user: &VerifiedUser, eid: &Eid) -> Result<()> {
-    pin(tx, &user.name, eid)?;
-    for client in &user.clients {
-        tx.sql()
-            .prepare_cached("INSERT OR REPLACE INTO identities (client_key, user) VALUES (?1, ?2)")?
-            .execute(params![client.client_key.as_bytes(), user.name.to_string()])?;
+/// [`Error::NotReady`] before this device is in it.
+pub(crate) fn own_state(tx: &Tx<'_>) -> Result<EidState> {
+    Ok(own(tx, &Account::load(tx)?.user)?.eid)
+}
+
+/// The identity of this device's own user.
+///
+/// # Errors
+/// [`Error::NotReady`] before this device is in it.
+pub(super) fn own(tx: &Tx<'_>, name: &UserName) -> Result<Kept> {
+    find(tx, name, Which::Accepted)?.ok_or(Error::NotReady)
+}
+
+/// Takes the identity that the AS shows by now as the user's: a person said that it is still the same.
+/// False if none waits for that.
+pub(crate) fn accept_reset(tx: &Tx<'_>, name: &UserName) -> Result<bool> {
+    if find(tx, name, Which::Pending)?.is_none() {
+        return Ok(false);
+    }
+    for table in ["eids", "eid_epochs"] {
+        let sql = format!("DELETE FROM {table} WHERE user = ?1 AND pending = 0");
+        tx.sql().execute(&sql, [name.to_string()])?;
+        let sql = format!("UPDATE {table} SET pending = 0 WHERE user = ?1");
+        tx.sql().execute(&sql, [name.to_string()])?;
+    }
+    Ok(true)
+}
+
+/// Remembers that a person compared a user's identity with the user, or takes that back.
+///
+/// # Errors
+/// [`IdentityError::Reset`] while a reset waits for a person, [`IdentityError::Unknown`] before a lookup.
+pub(crate) fn set_verified(tx: &Tx<'_>, name: &UserName, verified: bool) -> Result<()> {
+    if verified && find(tx, name, Which::Pending)?.is_some() {
+        return Err(IdentityError::Reset.into());
+    }
+    let changed = tx.sql().execute(
+        "UPDATE eids SET verified = ?2 WHERE user = ?1 AND pending = 0",
+        params![name.to_string(), verified],
+    )?;
+    if changed == 0 { Err(IdentityError::Unknown.into()) } else { Ok(()) }
+}
+
+/// Remembers that somebody saw another history of a user's identity, and withdraws that it is verified.
+/// False if that was known.
+pub(super) fn mark_split(tx: &Tx<'_>, name: &UserName) -> Result<bool> {
+    let marked = tx.sql().execute(
+        "UPDATE eids SET split = 1, verified = 0 WHERE user = ?1 AND pending = 0 AND split = 0",
+        [name.to_string()],
+    )?;
+    Ok(marked > 0)
+}
+
+pub(super) fn find(tx: &Tx<'_>, name: &UserName, which: Which) -> Result<Option<Kept>> {
+    let found = tx
+        .sql()
+        .prepare_cached(
+            "SELECT founder, founding, incarnation, epoch, transcript, public_group, seen, verified
+             FROM eids WHERE user = ?1 AND pending = ?2",
+        )?
+        .query_row(params![name.to_string(), which as i64], |row| Ok(read(row)))
+        .optional()?;
+    found.transpose()
+}
+
+fn read(row: &Row<'_>) -> Result<Kept> {
+    let bytes = |column| row.get::<_, Vec<u8>>(column);
+    Ok(Kept {
+        founding: Founding {
+            founder: fixed(&bytes("founder")?, "a key")?,
+            transcript: fixed(&bytes("founding")?, "a transcript")?,
+        },
+        eid: EidState {
+            incarnation: row.get("incarnation")?,
+            epoch: row.get("epoch")?,
+            transcript: fixed(&bytes("transcript")?, "a transcript")?,
+        },
+        public_group: bytes("public_group")?,
+        seen: row.get("seen")?,
+        verified: row.get("verified")?,
+    })
+}
+
+/// Keeps an identity in place of what was kept there.
+pub(super) fn replace(tx: &Tx<'_>, name: &UserName, which: Which, kept: &Kept) -> Result<()> {
+    forget(tx, name, which)?;
+    extend(tx, name, which, kept, &[(kept.eid.epoch, kept.eid.transcript)])
+}
+
+/// Keeps an identity that goes on from what was kept, and the transcripts of its epochs since.
+pub(super) fn extend(
+    tx: &Tx<'_>,
+    name: &UserName,
+    which: Which,
+    kept: &Kept,
+    transcripts: &[(u64, Transcript)],
+) -> Result<()> {
+    tx.sql()
+        .prepare_cached(
+            "INSERT INTO eids
+                 (user, pending, founder, founding, incarnation, epoch, transcript, public_group, seen, verified)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
+             ON CONFLICT (user, pending)
+             DO UPDATE SET epoch = excluded.epoch, transcript = excluded.transcript,
+                           public_group = excluded.public_group, seen = excluded.seen",
+        )?
+        .execute(params![
+            name.to_string(),
+            which as i64,
+            kept.founding.founder.as_bytes(),
+            kept.founding.transcript.as_bytes(),
+            kept.eid.incarnation,
+            integer(kept.eid.epoch),
+            kept.eid.transcript.as_bytes(),
+            kept.public_group,
+            integer(kept.seen),
+            kept.verified
+        ])?;
+    keep_transcripts(tx, name, which, transcripts)
+}
+
+/// Keeps transcripts of epochs. Those that are kept stay.
+pub(super) fn keep_transcripts(
+    tx: &Tx<'_>,
+    name: &UserName,
+    which: Which,
+    transcripts: &[(u64, Transcript)],
+) -> Result<()> {
+    let mut statement = tx.sql().prepare_cached(
+        "INSERT OR IGNORE INTO eid_epochs (user, pending, epoch, transcript) VALUES (?1, ?2, ?3, ?4)",
+    )?;
+    for (epoch, transcript) in transcripts {
+        statement.execute(params![name.to_string(), which as i64, integer(*epoch), transcript.as_bytes()])?;
     }
     Ok(())
 }
 
-fn pin(tx: &Tx<'_>, name: &UserName, eid: &Eid) -> Result<()> {
-    let known: Option<(Vec<u8>, u64)> = tx
-        .sql()
-        .prepare_cached("SELECT group_id, epoch FROM eids WHERE user = ?1")?
-        .query_row([name.to_string()], |row| Ok((row.get(0)?, row.get(1)?)))
-        .optional()?;
-    if let Some((group_id, epoch)) = known {
-        if group_id != eid.group_id {
-            return Err(IdentityError::Reset.into());
-        }
-        if eid.epoch < epoch {
-            return Err(IdentityError::RolledBack.into());
-        }
+/// The transcripts of the epochs that were seen.
+pub(super) fn transcripts(tx: &Tx<'_>, name: &UserName, which: Which) -> Result<Vec<(u64, Transcript)>> {
+    let mut statement = tx.sql().prepare_cached(
+        "SELECT epoch, transcript FROM eid_epochs WHERE user = ?1 AND pending = ?2 ORDER BY epoch",
+    )?;
+    let rows = statement
+        .query_map(params![name.to_string(), which as i64], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect::<Result<Vec<(u64, Vec<u8>)>, _>>()?;
+    rows.iter().map(|(epoch, transcript)| Ok((*epoch, fixed(transcript, "a transcript")?))).collect()
+}
+
+/// Forgets an identity.
+pub(super) fn forget(tx: &Tx<'_>, name: &UserName, which: Which) -> Result<()> {
+    for table in ["eids", "eid_epochs"] {
+        let sql = format!("DELETE FROM {table} WHERE user = ?1 AND pending = ?2");
+        tx.sql().execute(&sql, params![name.to_string(), which as i64])?;
     }
-    tx.sql()
-        .prepare_cached("INSERT OR REPLACE INTO eids (user, group_id, epoch) VALUES (?1, ?2, ?3)")?
-        .execute(params![name.to_string(), eid.group_id, integer(eid.epoch)])?;
     Ok(())
+}
+
+/// Keeps these as the clients of a user, and no others.
+pub(super) fn keep_clients(tx: &Tx<'_>, name: &UserName, clients: &[PublicKey]) -> Result<()> {
+    tx.sql().prepare_cached("DELETE FROM identities WHERE user = ?1")?.execute([name.to_string()])?;
+    for client in clients {
+        tx.sql()
+            .prepare_cached("INSERT OR REPLACE INTO identities (client_key, user) VALUES (?1, ?2)")?
+            .execute(params![client.as_bytes(), name.to_string()])?;
+    }
+    Ok(())
+}
+
+/// Takes a client from its user.
+pub(super) fn forget_client(tx: &Tx<'_>, client: &PublicKey) -> Result<()> {
+    tx.sql().execute("DELETE FROM identities WHERE client_key = ?1", [client.as_bytes()])?;
+    Ok(())
+}
+
+impl Kept {
+    pub(super) fn public_eid(&self) -> Result<PublicEid> {
+        PublicEid::decode(&self.public_group).ok_or(Error::Damaged("an identity"))
+    }
 }

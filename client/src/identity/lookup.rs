@@ -1,19 +1,237 @@
-//! Asking the AS for a user.
+//! Asking the AS for a user, and what becomes of the answer: what goes on from what was seen is
+//! kept, and what does not waits for a person.
 
-use postern_protocol::name::UserName;
+use std::future::Future;
+
+use postern_protocol::{
+    PublicKey,
+    auth::{AuthenticationKeys, UserRecord},
+    name::UserName,
+};
 
 use super::{
-    known,
-    verify::{self, VerifiedUser},
+    claims, eid,
+    known::{self, Kept, Which},
+    public_eid::Leaf,
+    verify::{Reader, Shown, VerifiedUser},
 };
-use crate::{error::Result, server::Api, store::Store};
+use crate::{
+    account::Account,
+    error::{Error, IdentityError, Result},
+    event::Event,
+    server::Api,
+    store::{Store, Tx},
+};
 
-/// Asks the AS for a user and verifies the answer: the whole history of the user's
-/// devices, every credential, every contact, and that nothing went back.
-pub(crate) async fn look_up(api: &Api, store: &Store, name: &UserName) -> Result<VerifiedUser> {
-    let record = api.look_up_user(name).await?;
-    let keys = api.http.authentication_keys().await?.keys;
-    let (user, eid) = verify::verify(&record, name, &keys, store.now())?;
-    store.write(|tx| known::keep(tx, &user, &eid))?;
-    Ok(user)
+/// How often a lookup is tried again when another one of the same user ended before it.
+const ATTEMPTS: u32 = 5;
+
+/// An AS as a lookup asks it.
+pub(crate) trait Records: Sync {
+    fn keys(&self) -> impl Future<Output = Result<AuthenticationKeys>> + Send;
+
+    /// A user's record, with the commits of an incarnation since an epoch if that is asked for.
+    fn record(
+        &self,
+        name: &UserName,
+        since: Option<(u32, u64)>,
+    ) -> impl Future<Output = Result<UserRecord>> + Send;
+}
+
+impl Records for Api {
+    async fn keys(&self) -> Result<AuthenticationKeys> {
+        Ok(self.http.authentication_keys().await?)
+    }
+
+    async fn record(&self, name: &UserName, since: Option<(u32, u64)>) -> Result<UserRecord> {
+        match since {
+            None => self.look_up_user(name).await,
+            Some((incarnation, after)) => self.look_up_user_since(name, incarnation, after).await,
+        }
+    }
+}
+
+/// A user as lookups showed it before.
+#[derive(PartialEq, Eq)]
+struct Before {
+    accepted: Option<Kept>,
+    pending: Option<Kept>,
+}
+
+/// A record next to what was seen before.
+enum Judged {
+    /// The user was not known.
+    First(Shown),
+    /// It goes on from an identity that is kept.
+    GoesOn(Which, Shown),
+    /// It is another identity, or (`split`) another history of the known one.
+    Another { shown: Shown, split: bool },
+}
+
+/// A lookup's result: the user, and the ends of the credentials of the user's clients, with the time by
+/// the AS.
+pub(super) struct Found {
+    pub user: VerifiedUser,
+    pub leaves: Vec<Leaf>,
+    pub credentials: Vec<(PublicKey, u64)>,
+    /// Seconds since 1970.
+    pub time: u64,
+}
+
+/// Asks the AS for a user and verifies the answer: the user's devices, every credential, every contact,
+/// and that the identity goes on from what was seen of it before.
+///
+/// # Errors
+/// [`IdentityError::Reset`] and [`IdentityError::Split`] until a person accepts what is shown by now; any
+/// other [`IdentityError`] for a record that is invalid.
+pub(crate) async fn look_up(api: &impl Records, store: &Store, name: &UserName) -> Result<VerifiedUser> {
+    Ok(find(api, store, name).await?.user)
+}
+
+pub(super) async fn find(api: &impl Records, store: &Store, name: &UserName) -> Result<Found> {
+    for _ in 0..ATTEMPTS {
+        let before = store.read(|tx| Before::load(tx, name))?;
+        let keys = api.keys().await?;
+        let judged = judge(api, &keys, store.now(), name, &before).await?;
+        let taken = store.write(|tx| {
+            if Before::load(tx, name)? != before {
+                return Ok(None);
+            }
+            take(tx, name, &before, judged).map(Some)
+        })?;
+        if let Some(taken) = taken {
+            return Ok(taken?);
+        }
+    }
+    Err(Error::Contended(ATTEMPTS))
+}
+
+impl Before {
+    fn load(tx: &Tx<'_>, name: &UserName) -> Result<Self> {
+        let find = |which| known::find(tx, name, which);
+        Ok(Self { accepted: find(Which::Accepted)?, pending: find(Which::Pending)? })
+    }
+
+    /// The time of the newest ticket.
+    fn seen(&self) -> u64 {
+        self.accepted.iter().chain(&self.pending).map(|kept| kept.seen).max().unwrap_or_default()
+    }
+}
+
+/// Asks the AS and judges the answer. What goes on from the accepted identity is that one, whatever was
+/// shown meanwhile.
+async fn judge(
+    api: &impl Records,
+    keys: &AuthenticationKeys,
+    now: u64,
+    name: &UserName,
+    before: &Before,
+) -> Result<Judged> {
+    let since = |kept: &Kept| Some((kept.eid.incarnation, kept.eid.epoch));
+    let reader = Reader { name, keys, now, seen: before.seen() };
+    let Some(accepted) = &before.accepted else {
+        return Ok(Judged::First(reader.first(&api.record(name, None).await?)?));
+    };
+    let mut record = api.record(name, since(accepted)).await?;
+    if let Some(shown) = reader.later(&record, accepted)? {
+        return Ok(Judged::GoesOn(Which::Accepted, shown));
+    }
+    let split = !is_reset(accepted, &record);
+    if let Some(pending) = &before.pending {
+        record = api.record(name, since(pending)).await?;
+        if let Some(shown) = reader.later(&record, pending)? {
+            return Ok(Judged::GoesOn(Which::Pending, shown));
+        }
+    }
+    Ok(Judged::Another { shown: reader.first(&record)?, split })
+}
+
+/// Whether a record shows that the known incarnation went on from what was seen, ended, and was followed
+/// by another (AS-8).
+fn is_reset(known: &Kept, record: &UserRecord) -> bool {
+    let end = record.commits.iter().fold(known.eid, |state, commit| state.followed_by(commit.as_bytes()));
+    let ended =
+        usize::try_from(known.eid.incarnation).ok().and_then(|incarnation| record.ended.get(incarnation));
+    record.incarnation > known.eid.incarnation && ended == Some(&end.transcript)
+}
+
+/// Lets a lookup take effect. What has to be told of a record that is not accepted is kept, too: so it
+/// is a result, and no failure of the transaction.
+fn take(
+    tx: &Tx<'_>,
+    name: &UserName,
+    before: &Before,
+    judged: Judged,
+) -> Result<Result<Found, IdentityError>> {
+    let kept = |shown: &Shown| Kept {
+        founding: shown.founding,
+        eid: shown.user.eid,
+        public_group: shown.public_eid.encode(),
+        seen: shown.time.max(before.seen()),
+        verified: false,
+    };
+    let clients = |shown: &Shown| -> Vec<PublicKey> {
+        shown.user.clients.iter().map(|client| client.client_key).collect()
+    };
+    match judged {
+        Judged::First(shown) => {
+            known::replace(tx, name, Which::Accepted, &kept(&shown))?;
+            known::keep_clients(tx, name, &clients(&shown))?;
+            claims::check(tx, name)?;
+            Ok(Ok(shown.into()))
+        }
+        Judged::GoesOn(Which::Accepted, shown) => {
+            if let Some(accepted) = &before.accepted {
+                tell_of_devices(tx, name, accepted, &shown.leaves)?;
+            }
+            if before.pending.is_some() {
+                // What was shown meanwhile was somebody else's.
+                known::forget(tx, name, Which::Pending)?;
+                Event::IdentitySplit { user: name.clone() }.record(tx)?;
+            }
+            known::extend(tx, name, Which::Accepted, &kept(&shown), &shown.transcripts)?;
+            known::keep_clients(tx, name, &clients(&shown))?;
+            claims::check(tx, name)?;
+            if let Some(account) = Account::find(tx)?.filter(|account| account.user == *name) {
+                eid::follow(tx, &account, &shown.commits)?;
+            }
+            Ok(Ok(shown.into()))
+        }
+        Judged::GoesOn(Which::Pending, shown) => {
+            known::extend(tx, name, Which::Pending, &kept(&shown), &shown.transcripts)?;
+            known::keep_clients(tx, name, &clients(&shown))?;
+            Ok(Err(IdentityError::Reset))
+        }
+        Judged::Another { shown, split } => {
+            known::replace(tx, name, Which::Pending, &kept(&shown))?;
+            known::keep_clients(tx, name, &clients(&shown))?;
+            let (user, error) =
+                (name.clone(), if split { IdentityError::Split } else { IdentityError::Reset });
+            let event = if split { Event::IdentitySplit { user } } else { Event::IdentityReset { user } };
+            event.record(tx)?;
+            Ok(Err(error))
+        }
+    }
+}
+
+/// Tells which devices a user has more and less than before.
+fn tell_of_devices(tx: &Tx<'_>, name: &UserName, before: &Kept, after: &[Leaf]) -> Result<()> {
+    let before = before.public_eid()?.leaves(name, &before.founding.founder)?;
+    let clients = |leaves: &[Leaf]| -> Vec<PublicKey> {
+        leaves.iter().filter(|leaf| !leaf.pending).map(|leaf| leaf.client_key).collect()
+    };
+    let (before, after) = (clients(&before), clients(after));
+    for device in after.iter().filter(|device| !before.contains(device)) {
+        Event::DeviceAdded { user: name.clone(), device: *device }.record(tx)?;
+    }
+    for device in before.iter().filter(|device| !after.contains(device)) {
+        Event::DeviceRemoved { user: name.clone(), device: *device }.record(tx)?;
+    }
+    Ok(())
+}
+
+impl From<Shown> for Found {
+    fn from(shown: Shown) -> Self {
+        Self { user: shown.user, leaves: shown.leaves, credentials: shown.credentials, time: shown.time }
+    }
 }

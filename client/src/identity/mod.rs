@@ -2,19 +2,35 @@
 //! names to each other and to nobody else, users' records from the AS, and this client's own
 //! evolving identity.
 
+mod audit;
+mod claims;
 mod credential;
+mod devices;
 pub(crate) mod eid;
+mod issuer;
 mod known;
 mod link;
 mod lookup;
+mod public_eid;
+#[cfg(test)]
+mod tests;
 mod verify;
 
-pub(crate) use self::{
-    credential::{obtain_credential, renew_credential, verified},
-    known::confirmed,
-    lookup::look_up,
-};
+#[cfg(feature = "lab")]
+pub(crate) use self::devices::forget_upkeep;
 pub use self::{
+    audit::Audit,
+    devices::{Device, DeviceState},
+    eid::EidWelcome,
+    known::{Known, Seen},
     link::IdentityLink,
     verify::{VerifiedClient, VerifiedUser},
+};
+pub(crate) use self::{
+    audit::audit,
+    claims::heard,
+    credential::{obtain_credential, renew_credential, verified},
+    devices::{device_named, devices, name_device, upkeep},
+    known::{accept_reset, compare, confirmed, known, own_state, pending_reset, set_verified},
+    lookup::look_up,
 };

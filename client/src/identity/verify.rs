@@ -1,27 +1,36 @@
-//! Verifying a user's record (AS-3): the whole history of the user's devices, every credential
-//! and every contact.
+//! Verifying a user's record (AS-3): by itself the first time, and later as what followed on the
+//! identity that was seen before. Nothing here asks a server or changes what is kept.
 
-use openmls::prelude::{
-    BasicCredential, MlsMessageBodyIn, ProcessedMessageContent, ProposalStore, PublicGroup, RatchetTreeIn,
-};
-use openmls_rust_crypto::OpenMlsRustCrypto;
-use openmls_traits::OpenMlsProvider as _;
 use postern_protocol::{
-    IssuedCredential, PublicKey,
-    auth::{SignedContact, UserRecord},
+    MlsMessage, PublicKey, Transcript,
+    auth::{AuthenticationKeys, SignedContact, UserRecord},
     credential::ClientCredential,
-    key::PublishedKey,
+    eid::{EidState, Founding},
     name::UserName,
 };
-use tls_codec::Deserialize as _;
 
-use crate::{error::IdentityError, mls};
+use super::{
+    issuer::{is_issuer, verify_credential},
+    known::Kept,
+    public_eid::{Leaf, PublicEid},
+};
+use crate::error::{Error, IdentityError};
+
+/// Seconds for which a ticket is fresh (AS-10): the AS signs one for each answer.
+const FRESH_FOR: u64 = 10 * 60;
+/// Seconds by which the AS's clock and ours may differ, as for signed requests.
+const CLOCK_SKEW: u64 = 300;
+/// Seconds by which a later ticket may be older: it is of a full minute, and processes of one server differ a
+/// little.
+const TICKET_STEP: u64 = 60;
 
 /// A user whose devices were verified (AS-3).
 #[derive(Debug, Clone)]
 pub struct VerifiedUser {
     pub name: UserName,
-    /// The devices that are in the user's EID now.
+    /// The state of the user's identity.
+    pub eid: EidState,
+    /// The devices that are in the user's identity now, confirmed themselves, and have a valid credential.
     pub clients: Vec<VerifiedClient>,
 }
 
@@ -34,236 +43,186 @@ pub struct VerifiedClient {
     pub contact: Option<SignedContact>,
 }
 
-/// The EID that a record ends in.
-pub(super) struct Eid {
-    pub group_id: Vec<u8>,
-    pub epoch: u64,
+/// A record that verified.
+pub(super) struct Shown {
+    pub user: VerifiedUser,
+    pub founding: Founding,
+    pub public_eid: PublicEid,
+    /// Devices in the identity, those that did not confirm themselves included.
+    pub leaves: Vec<Leaf>,
+    /// Transcripts of the epochs since what was seen before.
+    pub transcripts: Vec<(u64, Transcript)>,
+    /// Commits of these epochs.
+    pub commits: Vec<MlsMessage>,
+    /// When the AS said that this is the latest, in seconds since 1970.
+    pub time: u64,
+    /// Ends of the credentials of all clients, in seconds since 1970.
+    pub credentials: Vec<(PublicKey, u64)>,
 }
 
-/// Verifies a user's record, as of `now` (seconds since 1970), with the published keys of the AS.
-pub(super) fn verify(
-    record: &UserRecord,
-    name: &UserName,
-    keys: &[PublishedKey],
-    now: u64,
-) -> Result<(VerifiedUser, Eid), IdentityError> {
-    if record.name != *name {
-        return Err(IdentityError::OtherUser);
+/// The reader of a record.
+pub(super) struct Reader<'a> {
+    pub name: &'a UserName,
+    pub keys: &'a AuthenticationKeys,
+    /// Seconds since 1970.
+    pub now: u64,
+    /// The time of the newest ticket of this user that was seen before the record was asked for.
+    pub seen: u64,
+}
+
+impl Reader<'_> {
+    /// Verifies the identity that a record shows by itself: of a user that is not known, or whose identity
+    /// does not go on from the known one.
+    ///
+    /// # Errors
+    /// [`IdentityError`].
+    pub(super) fn first(&self, record: &UserRecord) -> Result<Shown, IdentityError> {
+        let current = &record.current;
+        let public_eid = PublicEid::open(&current.group_info, &current.ratchet_tree)?;
+        self.shown(record, public_eid, vec![(current.state.eid.epoch, current.state.eid.transcript)])
     }
-    let (eid, devices) = replay(record)?;
-    let clients = record
-        .clients
-        .iter()
-        // The credential of a device that was off for long may be over: the device gets another when it is back, and is unknown
-        // until then.
-        .filter(|client| !has_run_out(&client.credential, now))
-        .map(|client| {
-            let credential = verify_credential(&client.credential, keys, now)?;
-            if credential.user != *name {
+
+    /// Verifies that a record, asked for with what came after the known state, goes on from there. `None` if
+    /// it does not: then it shows another identity, or another history of this one.
+    ///
+    /// # Errors
+    /// [`IdentityError`].
+    pub(super) fn later(&self, record: &UserRecord, kept: &Kept) -> Result<Option<Shown>, Error> {
+        let (current, known) = (&record.current, &kept.eid);
+        if record.incarnation < known.incarnation {
+            return Err(IdentityError::RolledBack.into());
+        }
+        if record.incarnation != known.incarnation || founding(record) != kept.founding {
+            return Ok(None);
+        }
+        if current.state.eid.epoch < known.epoch {
+            return Err(IdentityError::RolledBack.into());
+        }
+        let (mut public_eid, mut state) = (kept.public_eid()?, *known);
+        let mut transcripts = Vec::new();
+        for commit in &record.commits {
+            if let Err(error) = public_eid.follow(self.name, &kept.founding.founder, commit) {
+                tracing::warn!(%error, "an identity does not go on from what was seen of it");
+                return Ok(None);
+            }
+            state = state.followed_by(commit.as_bytes());
+            transcripts.push((state.epoch, state.transcript));
+        }
+        if state != current.state.eid {
+            return Ok(None);
+        }
+        Ok(Some(self.shown(record, public_eid, transcripts)?))
+    }
+
+    fn shown(
+        &self,
+        record: &UserRecord,
+        public_eid: PublicEid,
+        transcripts: Vec<(u64, Transcript)>,
+    ) -> Result<Shown, IdentityError> {
+        if record.name != *self.name {
+            return Err(IdentityError::OtherUser);
+        }
+        let founding = founding(record);
+        self.check_state(record, &founding, &public_eid)?;
+        self.check_ticket(record, &public_eid)?;
+        let leaves = public_eid.leaves(self.name, &founding.founder)?;
+        let (clients, credentials) = self.clients(record, &leaves)?;
+        let user = VerifiedUser { name: record.name.clone(), eid: record.current.state.eid, clients };
+        let (commits, time) = (record.commits.clone(), record.ticket.time);
+        Ok(Shown { user, founding, public_eid, leaves, transcripts, commits, time, credentials })
+    }
+
+    /// Checks that the client which began the current epoch signed this state and GroupInfo, and that both
+    /// are the identity's.
+    fn check_state(
+        &self,
+        record: &UserRecord,
+        founding: &Founding,
+        public_eid: &PublicEid,
+    ) -> Result<(), IdentityError> {
+        let (current, eid) = (&record.current, &record.current.state.eid);
+        let incarnation = usize::try_from(eid.incarnation).map_err(|_| IdentityError::State)?;
+        if eid.incarnation != record.incarnation
+            || record.ended.len() != incarnation
+            || eid.epoch != public_eid.epoch()
+        {
+            return Err(IdentityError::State);
+        }
+        if eid.epoch == 0 {
+            let begun = Transcript::founded(record.ended.last(), &current.group_info, &current.ratchet_tree);
+            if begun != founding.transcript || eid.transcript != begun {
+                return Err(IdentityError::State);
+            }
+        }
+        let leaves = public_eid.leaves(self.name, &founding.founder)?;
+        let signed = |leaf: &&Leaf| {
+            !leaf.pending
+                && current.state.verify(self.name, founding, &current.group_info, leaf.client_key).is_ok()
+        };
+        let signer = leaves.iter().find(signed).ok_or(IdentityError::State)?;
+        public_eid.verify_group_info(&current.group_info, signer)
+    }
+
+    /// Checks the word of the AS that the state is the latest (AS-10).
+    fn check_ticket(&self, record: &UserRecord, public_eid: &PublicEid) -> Result<(), IdentityError> {
+        let ticket = &record.ticket;
+        if ticket.user != *self.name
+            || ticket.eid != record.current.state.eid
+            || ticket.tree_hash != public_eid.tree_hash()?
+        {
+            return Err(IdentityError::Ticket("it is of another state"));
+        }
+        if !is_issuer(self.keys, &ticket.issuer_key, self.now) || ticket.verify().is_err() {
+            return Err(IdentityError::Ticket("no published key of the AS signed it"));
+        }
+        if ticket.time.saturating_add(FRESH_FOR + CLOCK_SKEW) < self.now {
+            return Err(IdentityError::Ticket("it is old"));
+        }
+        if ticket.time.saturating_add(TICKET_STEP) < self.seen {
+            return Err(IdentityError::Ticket("it is older than one that was seen"));
+        }
+        if ticket.time > self.now.saturating_add(CLOCK_SKEW) {
+            return Err(IdentityError::Ticket("it is of a time to come"));
+        }
+        Ok(())
+    }
+
+    /// The clients that have a valid credential, and the ends of all credentials. A client whose credential
+    /// ended is left out, and the others are found: it gets another one when it is back.
+    fn clients(
+        &self,
+        record: &UserRecord,
+        leaves: &[Leaf],
+    ) -> Result<(Vec<VerifiedClient>, Vec<(PublicKey, u64)>), IdentityError> {
+        let (mut clients, mut credentials) = (Vec::new(), Vec::new());
+        for client in &record.clients {
+            let claim = ClientCredential::parse(&client.credential).map_err(|_| IdentityError::Credential)?;
+            if claim.user != *self.name {
                 return Err(IdentityError::OtherUser);
             }
-            if !devices.contains(&credential.client_key) {
+            let leaf = leaves
+                .iter()
+                .find(|leaf| leaf.client_key == claim.client_key)
+                .ok_or(IdentityError::NotADevice)?;
+            if clients.iter().any(|client: &VerifiedClient| client.client_key == claim.client_key) {
                 return Err(IdentityError::NotADevice);
             }
+            credentials.push((claim.client_key, claim.not_after));
+            if claim.not_after < self.now || leaf.pending {
+                continue;
+            }
+            verify_credential(&client.credential, self.keys, self.now)?;
             if let Some(contact) = &client.contact {
-                contact.verify(credential.client_key).map_err(|_| IdentityError::Contact)?;
+                contact.verify(claim.client_key).map_err(|_| IdentityError::Contact)?;
             }
-            Ok(VerifiedClient { client_key: credential.client_key, contact: client.contact.clone() })
-        })
-        .collect::<Result<_, _>>()?;
-    Ok((VerifiedUser { name: name.clone(), clients }, eid))
-}
-
-fn has_run_out(credential: &IssuedCredential, now: u64) -> bool {
-    ClientCredential::parse(credential).is_ok_and(|credential| credential.not_after < now)
-}
-
-/// Verifies that a published key of the AS signed a credential, and that both are valid at `now`.
-pub(super) fn verify_credential(
-    credential: &IssuedCredential,
-    keys: &[PublishedKey],
-    now: u64,
-) -> Result<ClientCredential, IdentityError> {
-    let issuer = ClientCredential::parse(credential).map_err(|_| IdentityError::Credential)?.issuer_key;
-    keys.iter()
-        .find(|key| key.public_key == issuer && key.is_valid_at(now))
-        .ok_or(IdentityError::Credential)?;
-    ClientCredential::verify(credential, issuer, now).map_err(|_| IdentityError::Credential)
-}
-
-/// Follows the EID from epoch 0 through every commit, as a member would, to the keys of the
-/// user's devices.
-fn replay(record: &UserRecord) -> Result<(Eid, Vec<PublicKey>), IdentityError> {
-    let provider = OpenMlsRustCrypto::default();
-    let Some(MlsMessageBodyIn::GroupInfo(group_info)) = mls::parse(record.group_info.as_bytes()) else {
-        return Err(IdentityError::History("no GroupInfo"));
-    };
-    let tree = RatchetTreeIn::tls_deserialize_exact(record.ratchet_tree.as_bytes())
-        .map_err(|_| IdentityError::History("no ratchet tree"))?;
-    let (mut group, _) = PublicGroup::from_external(
-        provider.crypto(),
-        provider.storage(),
-        tree,
-        group_info,
-        ProposalStore::new(),
-    )
-    .map_err(|_| IdentityError::History("its beginning does not verify"))?;
-    if group.group_context().epoch().as_u64() != 0 || group.members().count() != 1 {
-        return Err(IdentityError::History("it does not begin with one device in epoch 0"));
-    }
-    devices(&group, &record.name)?;
-    for commit in &record.commits {
-        let Some(MlsMessageBodyIn::PublicMessage(commit)) = mls::parse(commit.as_bytes()) else {
-            return Err(IdentityError::History("a commit is no public message"));
-        };
-        let staged = match group.process_message(provider.crypto(), commit) {
-            Ok(message) => match message.into_content() {
-                ProcessedMessageContent::StagedCommitMessage(staged) => staged,
-                _ => return Err(IdentityError::History("a message is no commit")),
-            },
-            Err(_) => return Err(IdentityError::History("a commit does not verify")),
-        };
-        group
-            .merge_commit(provider.storage(), *staged)
-            .map_err(|_| IdentityError::History("a commit does not apply"))?;
-        devices(&group, &record.name)?;
-    }
-    let eid =
-        Eid { group_id: group.group_id().as_slice().to_vec(), epoch: group.group_context().epoch().as_u64() };
-    Ok((eid, devices(&group, &record.name)?))
-}
-
-/// Every leaf must be a device of this one user.
-fn devices(group: &PublicGroup, name: &UserName) -> Result<Vec<PublicKey>, IdentityError> {
-    group
-        .members()
-        .map(|member| {
-            let credential = BasicCredential::try_from(member.credential)
-                .map_err(|_| IdentityError::History("a device has another kind of credential"))?;
-            if credential.identity() != name.to_string().as_bytes() {
-                return Err(IdentityError::History("a device is somebody else's"));
-            }
-            mls::public_key(&member.signature_key)
-                .ok_or(IdentityError::History("a device has another kind of key"))
-        })
-        .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{identity::eid, options::Options, store::Store};
-    use postern_protocol::{Address, HpkePublicKey, auth::ClientRecord, key::SigningKey};
-
-    struct World {
-        store: Store,
-        _directory: tempfile::TempDir,
-        issuer: SigningKey,
-        client: SigningKey,
-        name: UserName,
-    }
-
-    const NOW: u64 = 1_000;
-
-    impl World {
-        fn new() -> Self {
-            let directory = tempfile::tempdir().unwrap();
-            Self {
-                store: Store::create(directory.path(), &Options::default()).unwrap(),
-                _directory: directory,
-                issuer: SigningKey::generate(),
-                client: SigningKey::generate(),
-                name: "alice@example.org".parse().unwrap(),
-            }
+            clients.push(VerifiedClient { client_key: claim.client_key, contact: client.contact.clone() });
         }
-
-        fn credential(&self, client_key: PublicKey) -> IssuedCredential {
-            let credential = ClientCredential {
-                user: self.name.clone(),
-                client_key,
-                not_before: 0,
-                not_after: 2 * NOW,
-                issuer_key: self.issuer.public_key(),
-            };
-            credential.issue(&self.issuer)
-        }
-
-        fn record(&self) -> UserRecord {
-            let (_, user) = self.store.write(|tx| eid::create(tx, &self.name, &self.client)).unwrap();
-            let contact = SignedContact::sign(
-                self.name.domain().clone(),
-                Address::new([1; 32]),
-                HpkePublicKey::new([2; 32]),
-                &self.client,
-            );
-            UserRecord {
-                name: user.name,
-                group_info: user.group_info,
-                ratchet_tree: user.ratchet_tree,
-                commits: Vec::new(),
-                more: false,
-                clients: vec![ClientRecord {
-                    credential: self.credential(self.client.public_key()),
-                    contact: Some(contact),
-                }],
-            }
-        }
-
-        fn verify(&self, record: &UserRecord) -> Result<VerifiedUser, IdentityError> {
-            let key =
-                PublishedKey { public_key: self.issuer.public_key(), not_before: 0, not_after: 2 * NOW };
-            verify(record, &self.name, &[key], NOW).map(|(user, _)| user)
-        }
+        Ok((clients, credentials))
     }
+}
 
-    #[test]
-    fn an_honest_record_verifies() {
-        let world = World::new();
-        let user = world.verify(&world.record()).unwrap();
-        assert_eq!(user.clients[0].client_key, world.client.public_key());
-    }
-
-    #[test]
-    fn a_device_whose_credential_ran_out_is_not_in_the_way_of_the_users_others() {
-        let world = World::new();
-        let mut record = world.record();
-        let old = ClientCredential {
-            user: world.name.clone(),
-            client_key: SigningKey::generate().public_key(),
-            not_before: 0,
-            not_after: NOW - 1,
-            issuer_key: world.issuer.public_key(),
-        };
-        record.clients.push(ClientRecord { credential: old.issue(&world.issuer), contact: None });
-        let user = world.verify(&record).unwrap();
-        assert_eq!(user.clients.len(), 1);
-        assert_eq!(user.clients[0].client_key, world.client.public_key());
-    }
-
-    #[test]
-    fn a_device_outside_the_eid_is_refused() {
-        let world = World::new();
-        let mut record = world.record();
-        let ghost = SigningKey::generate();
-        record.clients[0] = ClientRecord { credential: world.credential(ghost.public_key()), contact: None };
-        assert_eq!(world.verify(&record).unwrap_err(), IdentityError::NotADevice);
-    }
-
-    #[test]
-    fn a_substituted_contact_or_issuer_is_refused() {
-        let world = World::new();
-        let mut record = world.record();
-        let other = SigningKey::generate();
-        let contact = SignedContact::sign(
-            world.name.domain().clone(),
-            Address::new([9; 32]),
-            HpkePublicKey::new([9; 32]),
-            &other,
-        );
-        record.clients[0].contact = Some(contact);
-        assert_eq!(world.verify(&record).unwrap_err(), IdentityError::Contact);
-        let record = world.record();
-        let stranger = World { issuer: other, ..world };
-        assert_eq!(stranger.verify(&record).unwrap_err(), IdentityError::Credential);
-    }
+/// The beginning of the identity that a record shows.
+pub(super) fn founding(record: &UserRecord) -> Founding {
+    Founding { founder: record.current.founder, transcript: record.current.founding }
 }

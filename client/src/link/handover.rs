@@ -1,7 +1,7 @@
 //! The content of a handover: everything that a user's devices share. It travels sealed, whichever way a device is added.
 
 use postern_protocol::{
-    HpkePublicKey, Payload, PublicKey, Welcome, chain::HpkePrivateKey, encoding::Encoding, label::Label,
+    HpkePublicKey, Payload, PublicKey, chain::HpkePrivateKey, encoding::Encoding, label::Label,
 };
 use serde::{Deserialize, Serialize};
 
@@ -9,21 +9,21 @@ use crate::{
     account::Account,
     contact::{Friendship, FriendshipSecrets},
     error::{Error, Result},
-    identity::eid,
+    identity::{EidWelcome, eid},
     store::Tx,
 };
 
 /// From a device of the user to a new one that it added to the user's identity.
 #[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct Handover {
-    /// An `MLSMessage` with the Welcome to the user's EID.
-    welcome: Welcome,
+    /// The entry into the user's identity.
+    welcome: EidWelcome,
     friendship: FriendshipSecrets,
 }
 
 impl Handover {
     /// What this device hands over.
-    pub(crate) fn new(tx: &Tx<'_>, welcome: Welcome) -> Result<Self> {
+    pub(crate) fn new(tx: &Tx<'_>, welcome: EidWelcome) -> Result<Self> {
         let friendship = Friendship::load(tx)?.secrets.clone();
         Ok(Self { welcome, friendship })
     }
@@ -52,7 +52,7 @@ impl Handover {
     /// # Errors
     /// [`Error::BadBlob`](crate::Error::BadBlob) for the handover to another device.
     pub(crate) fn take_over(self, tx: &Tx<'_>, account: &mut Account) -> Result<()> {
-        account.eid_group_id = Some(eid::join(tx, &account.user, &self.welcome)?);
+        account.eid_group_id = Some(eid::join(tx, &account.user, &account.client_key(), &self.welcome)?);
         account.save(tx)?;
         Friendship::join(self.friendship).save(tx)
     }

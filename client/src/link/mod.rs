@@ -16,6 +16,7 @@
 //! What comes after the confirmations is sealed under their secret (see [`channel`]). Each step is stored before the
 //! next, with the payloads that the server does not have yet.
 
+mod added;
 mod agreement;
 mod channel;
 mod code;
@@ -27,15 +28,16 @@ use postern_protocol::{MlsMessage, PublicKey, name::UserName};
 use rusqlite::OptionalExtension as _;
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::{
+    added::{EXPECTED, remove_absent},
+    handover::Handover,
+    new_device::link,
+    old_device::{hand_over, offer, parse_device},
+};
 use self::{channel::Channel, code::Words};
 pub use self::{
     code::{LinkCode, MalformedCode},
     old_device::LinkOffer,
-};
-pub(crate) use self::{
-    handover::Handover,
-    new_device::link,
-    old_device::{hand_over, offer, parse_device},
 };
 use crate::{
     error::{LinkError, Result},

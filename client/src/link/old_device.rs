@@ -5,7 +5,7 @@ use std::sync::Arc;
 use postern_protocol::{Payload, PublicKey, key::SigningKey, rendezvous::Side};
 
 use super::{
-    Done, Handover, LinkCode, Linking, Offer, Request, Stage, agreement, channel::Channel, code::Words,
+    Done, Handover, LinkCode, Linking, Offer, Request, Stage, added, agreement, channel::Channel, code::Words,
 };
 use crate::{
     error::{Error, LinkError, Result},
@@ -119,7 +119,10 @@ async fn run(session: &Session, mut linking: Linking) -> Result<PublicKey> {
                     let done: Option<Done> = link.channel.open(&payload)?;
                     done.map(|Done {}| ()).ok_or_else(|| LinkError::Tampered.into())
                 })?;
-                store.write(Linking::delete)?;
+                store.write(|tx| {
+                    added::expect(tx, &device, added::EXPECTED)?;
+                    Linking::delete(tx)
+                })?;
                 linking.channel.end(http).await;
                 return Ok(device);
             }
@@ -165,7 +168,7 @@ async fn take_request(session: &Session, linking: Linking, payload: &Payload) ->
     let request: Option<Request> = linking.channel.clone().open(payload)?;
     let Some(request) = request else { return Err(LinkError::Tampered.into()) };
     let device = parse_device(session, request.key_package.as_bytes())?;
-    let handover = hand_over(session, &device).await?;
+    let handover = hand_over(session, &device, added::UNHEARD_OF).await?;
     linking.go_on(store, |_, link| {
         link.channel.received();
         link.channel.leave_message(&handover)?;
@@ -186,9 +189,10 @@ pub(crate) fn parse_device(session: &Session, key_package: &[u8]) -> Result<NewD
         .ok_or(Error::BadBlob("link request"))
 }
 
-/// Adds a device to the user's identity. Returns what it is to be handed.
-pub(crate) async fn hand_over(session: &Session, device: &NewDevice) -> Result<Handover> {
+/// Adds a device to the user's identity, where it has so many seconds to show up. Returns what it is to be handed.
+pub(crate) async fn hand_over(session: &Session, device: &NewDevice, seconds: u64) -> Result<Handover> {
     let _step = session.store.step().await?;
+    session.store.write(|tx| added::expect(tx, &device.client_key, seconds))?;
     let welcome = eid::add(&session.api, &session.store, &session.account, device).await?;
     session.store.read(|tx| Handover::new(tx, welcome))
 }

@@ -1,18 +1,17 @@
 //! `POST /as/eid/commits` (AS-3): a client adds, updates or removes clients of its user by a commit to the EID group.
-//! The AS accepts exactly one commit per epoch and keeps it in the EID's history for ever. Readers replay all of it, so
-//! a commit has nothing in it that they do not need.
+//! The AS accepts exactly one commit per epoch and keeps it in the EID's history for ever. With it comes what readers need
+//! who do not replay the history: a GroupInfo of the new epoch, and the state that the committer signed.
 
 use http::StatusCode;
 use postern_protocol::{
-    MlsMessage, PublicKey,
+    PublicKey, RatchetTree, TreeHash,
     auth::{CommitIdentity, IdentityCommitted},
-    name::UserName,
     problem::{Problem, ProblemType},
 };
 
 use super::{
     As,
-    identity::{self, Limits},
+    identity::{self, Limits, Standing},
 };
 use crate::{
     database::outcome,
@@ -39,32 +38,38 @@ pub async fn commit_identity(auth: As, request: Request, payment: Payment) -> Ou
         .home
         .database
         .query_opt(
-            "SELECT name, epoch, eid, max_clients, max_commits, max_commit_bytes, max_leaf_bytes
+            "SELECT name, confirmed, incarnation, founder, founding, epoch, transcript, eid, max_clients, max_commits,
+                    max_commit_bytes, max_leaf_bytes
              FROM auth.load_client($1)",
             &[&key],
         )
         .await?
         .ok_or(ProblemType::NotAllowed)?;
-    let name = identity::user_name(&client, &auth.home.domain)?;
+    let standing = Standing::read(&client, &auth.home.domain)?;
     let limits = Limits::read(&client)?;
-    let epoch: i64 = client.get("epoch");
 
     if body.commit.as_bytes().len() > limits.max_commit_bytes {
         return Err(limits.commit_too_large().into());
     }
     let eid: &[u8] = client.get("eid");
-    let validate = || validate(&body.commit, signer, &name, epoch, eid, &limits);
+    let validate = || validate(&body, signer, &standing, eid, &limits);
     let next = auth.home.compute(validate).await??;
 
     let (outcome, row) = payment
         .call(
             &auth.home.database,
-            "SELECT outcome, current_epoch FROM auth.commit_identity($1, $2, $3, $4, $5, $6, $7, $8)",
+            "SELECT outcome, current_epoch
+             FROM auth.commit_identity($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
             &[
                 &key,
-                &epoch,
+                &client.get::<_, i64>("epoch"),
                 &body.commit.as_bytes(),
+                &body.state.eid.transcript.as_bytes().as_slice(),
+                &body.group_info.as_bytes(),
+                &next.ratchet_tree.as_bytes(),
                 &next.eid,
+                &next.tree_hash.as_bytes().as_slice(),
+                &body.state.signature.as_bytes(),
                 &difference(&next.after, &next.before),
                 &difference(&next.before, &next.after),
             ],
@@ -91,39 +96,52 @@ pub async fn commit_identity(auth: As, request: Request, payment: Payment) -> Ou
 struct Next {
     /// Its state.
     eid: Vec<u8>,
+    ratchet_tree: RatchetTree,
+    tree_hash: TreeHash,
     /// The client keys before and after.
     before: Vec<PublicKey>,
     after: Vec<PublicKey>,
 }
 
-/// Validates a commit of `signer` to the EID of `user`, which is in this epoch.
+/// Validates a commit of `signer` to an identity, and what comes with it for readers.
 fn validate(
-    commit: &MlsMessage,
+    body: &CommitIdentity,
     signer: PublicKey,
-    user: &UserName,
-    epoch: i64,
+    standing: &Standing,
     eid: &[u8],
     limits: &Limits,
 ) -> Result<Next, Failure> {
-    let commit = mls::parse_handshake(commit)?;
-    let epoch = u64::try_from(epoch).map_err(Failure::fault)?;
-    if commit.epoch().as_u64() != epoch {
-        return Err(Problem::wrong_epoch(epoch).into());
+    let Standing { user, founding, eid: state, confirmed } = standing;
+    let commit = mls::parse_handshake(&body.commit)?;
+    if commit.epoch().as_u64() != state.epoch {
+        return Err(Problem::wrong_epoch(state.epoch).into());
     }
     let mut eid = TrackedGroup::decode(eid).map_err(Failure::fault)?;
     let before = identity::client_keys(&eid, user)?;
-    match eid.validate_of_member(commit, signer, identity::LONGEST_LIFETIME)? {
-        (_, Handshake::Commit(commit, authenticated_data)) => {
-            identity::check_commit(&commit, &authenticated_data, limits.max_leaf_bytes)?;
-            eid.merge(*commit)?;
-        }
-        (_, Handshake::Proposal(_)) => {
-            let reason = "an EID can be changed only by a commit";
-            return Err(InvalidMls::Refused(reason).into());
-        }
+    let (committer, handshake) = eid.validate_of_member(commit, signer, identity::LONGEST_LIFETIME)?;
+    let Handshake::Commit(commit, authenticated_data) = handshake else {
+        let reason = "an EID can be changed only by a commit";
+        return Err(InvalidMls::Refused(reason).into());
+    };
+    identity::check_commit(&commit, &authenticated_data, limits.max_leaf_bytes)?;
+    if !confirmed {
+        identity::check_confirmation(&commit)?;
     }
+    eid.merge(*commit)?;
     let after = identity::client_keys(&eid, user)?;
-    Ok(Next { eid: eid.encode(), before, after })
+    // Contacts know a client by its key. Another key is another client, which others add and itself confirms.
+    if !after.contains(&signer) {
+        return Err(InvalidMls::Refused("a client of an identity keeps its signature key").into());
+    }
+    let state = (state.followed_by(body.commit.as_bytes()), &body.state);
+    identity::check_state(&eid, (committer, signer), &body.group_info, user, founding, state)?;
+    Ok(Next {
+        tree_hash: eid.tree_hash()?,
+        ratchet_tree: eid.ratchet_tree(),
+        eid: eid.encode(),
+        before,
+        after,
+    })
 }
 
 /// The keys of `these` that are not among `those`.

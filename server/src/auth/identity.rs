@@ -1,10 +1,18 @@
 //! The rules by which an MLS group is an evolving identity (AS-3): every leaf is a client of the one user, has a basic
 //! credential with the user's name, and signs with the client's key. A commit adds clients, removes them, or updates its
-//! own, and carries nothing else, since every reader of the history reads all of it.
+//! own, and carries nothing else, since every reader of the history reads all of it. A client that was added is pending:
+//! it does nothing until its own update has confirmed it (AS-4).
 
-use openmls::prelude::{BasicCredential, LeafNode, Proposal, StagedCommit};
+use openmls::{
+    prelude::{
+        BasicCredential, ExtensionType, LeafNode, LeafNodeIndex, Lifetime, MlsMessageBodyIn, Proposal,
+        StagedCommit,
+    },
+    treesync::LeafNodeSource,
+};
 use postern_protocol::{
-    PublicKey,
+    GroupInfo, PublicKey, Transcript,
+    eid::{EidState, Founding, SignedState},
     name::{Domain, UserName},
     problem::{Problem, ProblemType},
 };
@@ -12,13 +20,62 @@ use tls_codec::Size;
 use tokio_postgres::Row;
 
 use crate::{
+    clock::now,
     http::Failure,
-    mls::{InvalidMls, TrackedGroup},
+    mls::{self, InvalidMls, TrackedGroup},
 };
 
-/// The longest lifetime of a KeyPackage in an EID, in seconds: 21 years. Readers replay the commit that added a client
-/// for as long as the user exists, and refuse it once the KeyPackage has expired.
-pub const LONGEST_LIFETIME: u64 = 21 * 365 * 24 * 60 * 60;
+const YEAR: u64 = 365 * 24 * 60 * 60;
+/// The longest lifetime of a leaf in an EID, in seconds: 21 years.
+pub const LONGEST_LIFETIME: u64 = 21 * YEAR;
+/// The least that a new leaf must have left, in seconds: 10 years. Readers see the leaf, and the commit that added it, for
+/// as long as the client is one, and MLS libraries refuse both once the lifetime is over.
+pub const SHORTEST_LIFETIME: u64 = 10 * YEAR;
+
+/// An identity as it stands, without its MLS group.
+pub struct Standing {
+    pub user: UserName,
+    pub founding: Founding,
+    pub eid: EidState,
+    /// Whether the client that asks is confirmed (AS-4).
+    pub confirmed: bool,
+}
+
+impl Standing {
+    /// Reads the columns of `auth.load_client`.
+    ///
+    /// # Errors
+    /// A fault: the database holds what is no identity.
+    pub fn read(client: &Row, home: &Domain) -> Result<Self, Failure> {
+        Ok(Self {
+            user: user_name(client, home)?,
+            founding: Founding {
+                founder: PublicKey::try_from(client.get::<_, &[u8]>("founder")).map_err(Failure::fault)?,
+                transcript: transcript(client, "founding")?,
+            },
+            eid: eid_state(client)?,
+            confirmed: client.get("confirmed"),
+        })
+    }
+}
+
+/// The state in a row's columns `incarnation`, `epoch` and `transcript`.
+///
+/// # Errors
+/// A fault: the database holds what is no state.
+pub fn eid_state(row: &Row) -> Result<EidState, Failure> {
+    Ok(EidState {
+        incarnation: u32::try_from(row.get::<_, i32>("incarnation")).map_err(Failure::fault)?,
+        epoch: u64::try_from(row.get::<_, i64>("epoch")).map_err(Failure::fault)?,
+        transcript: transcript(row, "transcript")?,
+    })
+}
+
+/// # Errors
+/// A fault: the column holds no transcript.
+pub fn transcript(row: &Row, column: &str) -> Result<Transcript, Failure> {
+    Transcript::try_from(row.get::<_, &[u8]>(column)).map_err(Failure::fault)
+}
 
 /// The operator's limits of an identity, as `auth.load_client` returns them.
 pub struct Limits {
@@ -74,7 +131,7 @@ pub fn check_commit(
     }
     for proposal in commit.queued_proposals() {
         match proposal.proposal() {
-            Proposal::Add(add) => check_leaf(add.key_package().leaf_node(), max_leaf_bytes)?,
+            Proposal::Add(add) => check_new_leaf(add.key_package().leaf_node(), max_leaf_bytes)?,
             Proposal::Remove(_) => {}
             _ => {
                 let reason = "a commit to an EID can only add clients, remove them, and update its own";
@@ -85,10 +142,81 @@ pub fn check_commit(
     commit.update_path_leaf_node().map_or(Ok(()), |leaf| check_leaf(leaf, max_leaf_bytes))
 }
 
+/// Checks that a pending client does nothing but to confirm itself (AS-4).
+///
+/// # Errors
+/// `not-allowed` for a commit with proposals.
+pub fn check_confirmation(commit: &StagedCommit) -> Result<(), Problem> {
+    if commit.queued_proposals().next().is_some() {
+        return Err(pending(
+            "a client that was added must first commit an update of its own, and nothing else",
+        ));
+    }
+    Ok(())
+}
+
+/// `not-allowed` for a pending client.
+pub fn pending(detail: &'static str) -> Problem {
+    Problem::with_detail(ProblemType::NotAllowed, detail)
+}
+
+/// Checks a leaf that no commit has replaced yet.
+///
+/// # Errors
+/// As [`check_leaf`]; `invalid-mls` for a lifetime that is too short for readers, or too long.
+pub fn check_new_leaf(leaf: &LeafNode, max_bytes: usize) -> Result<(), Problem> {
+    check_leaf(leaf, max_bytes)?;
+    let LeafNodeSource::KeyPackage(lifetime) = leaf.leaf_node_source() else {
+        return Err(InvalidMls::Refused("a new leaf of an identity must have a lifetime").into());
+    };
+    check_lifetime(lifetime, now())
+}
+
+fn check_lifetime(lifetime: &Lifetime, now: u64) -> Result<(), Problem> {
+    if lifetime.not_before() > now || lifetime.not_after() < now + SHORTEST_LIFETIME {
+        return Err(
+            InvalidMls::Refused("a new leaf of an identity must be valid for 10 years at least").into()
+        );
+    }
+    if lifetime.not_after() - lifetime.not_before() > LONGEST_LIFETIME {
+        return Err(InvalidMls::Refused("a leaf of an identity can be valid for 21 years at most").into());
+    }
+    Ok(())
+}
+
 /// # Errors
 /// `message-too-large` for a leaf of more bytes, extensions and capabilities included.
 pub fn check_leaf(leaf: &LeafNode, max_bytes: usize) -> Result<(), Problem> {
     expect_at_most(leaf.tls_serialized_len(), "a leaf of an identity", max_bytes)
+}
+
+/// Checks what readers get of an epoch: a GroupInfo by the client that began it, without anything that they do not need,
+/// and the state that the same client signed.
+///
+/// # Errors
+/// `invalid-mls`.
+pub fn check_state(
+    identity: &TrackedGroup,
+    signer: (LeafNodeIndex, PublicKey),
+    group_info: &GroupInfo,
+    user: &UserName,
+    founding: &Founding,
+    (expected, state): (EidState, &SignedState),
+) -> Result<(), Problem> {
+    let (leaf, key) = signer;
+    identity.check_group_info(group_info, leaf)?;
+    let MlsMessageBodyIn::GroupInfo(parsed) = mls::parse(group_info.as_bytes(), "GroupInfo")? else {
+        return Err(InvalidMls::Malformed("GroupInfo").into());
+    };
+    if parsed.extensions().iter().any(|extension| extension.extension_type() != ExtensionType::ExternalPub) {
+        return Err(InvalidMls::Refused("the GroupInfo of an identity can have external_pub only").into());
+    }
+    if state.eid != expected {
+        return Err(InvalidMls::Refused("the signed state is not the one that the request leads to").into());
+    }
+    state.verify(user, founding, group_info, key).map_err(|_| {
+        InvalidMls::Refused("the state is not signed by the client that signed the request").into()
+    })
 }
 
 /// Checks the extensions of a new EID's GroupContext, which no commit changes.
@@ -126,7 +254,7 @@ fn client_key(leaf: &LeafNode, user: &UserName) -> Result<PublicKey, Problem> {
         .map_err(|_| InvalidMls::Refused("signature keys must be Ed25519").into())
 }
 
-/// The name of the user whose client `auth.load_client` found.
+/// The name in a row's column `name`.
 ///
 /// # Errors
 /// A fault: the database holds an invalid name.

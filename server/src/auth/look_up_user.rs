@@ -1,15 +1,18 @@
-//! `GET /as/users/{name}?after={epoch}` (AS-5): answers with a user's EID and a page of its history, and the clients'
-//! credentials and contacts. The reader is anonymous: it shows a token and nothing else.
+//! `GET /as/users/{name}?incarnation={number}&after={epoch}` (AS-5): answers with a user's EID as it is, the clients'
+//! credentials and contacts, a ticket that this is the latest (AS-10), and a page of the history, if it is asked for. The
+//! reader is anonymous: it shows a token and nothing else.
 
 use http::StatusCode;
 use postern_protocol::{
-    GroupInfo, IssuedCredential, MlsMessage, PublicKey, RatchetTree,
-    auth::{ClientRecord, UserRecord},
+    GroupInfo, IssuedCredential, MlsMessage, PublicKey, RatchetTree, Signature, Transcript, TreeHash,
+    auth::{ClientRecord, CurrentIdentity, FoundingIdentity, UserRecord},
+    eid::SignedState,
     name::UserName,
     problem::ProblemType,
 };
+use tokio_postgres::Row;
 
-use super::{As, publish_contact};
+use super::{As, identity, publish_contact};
 use crate::{
     database::outcome,
     http::{Failure, Outcome, Payment, Request},
@@ -25,25 +28,63 @@ outcome! {
 pub async fn look_up_user(auth: As, request: Request, payment: Payment) -> Outcome {
     let name: UserName = request.segment(|segment| segment.replace("%40", "@").parse().ok())?;
     auth.home.expect_local(name.domain())?;
-    let after = i64::try_from(request.query_number("after")?.unwrap_or_default()).unwrap_or(i64::MAX);
+    // What is beyond the database's numbers is beyond every user's.
+    let incarnation =
+        request.query_number("incarnation")?.map(|number| i32::try_from(number).unwrap_or(i32::MAX));
+    let after = request.query_number("after")?.map(|epoch| i64::try_from(epoch).unwrap_or(i64::MAX));
     let (outcome, row) = payment
         .call(
             &auth.home.database,
-            "SELECT outcome, group_info, ratchet_tree, commits, more, client_keys, credentials, contacts
-             FROM auth.look_up_user($1, $2, $3, $4)",
-            &[&name.local(), &after],
+            "SELECT outcome, incarnation, founder, founding, epoch, transcript, tree_hash, state_signature, group_info,
+                    ratchet_tree, client_keys, credentials, contacts, ended, commits, more, founding_group_info,
+                    founding_ratchet_tree
+             FROM auth.look_up_user($1, $2, $3, $4, $5)",
+            &[&name.local(), &incarnation, &after],
         )
         .await?;
     match outcome {
-        LookUpUserOutcome::Found => {}
-        LookUpUserOutcome::UnknownUser => return Err(ProblemType::NotFound.into()),
+        LookUpUserOutcome::Found => request.answer(StatusCode::OK, &record(&auth, name, &row)?),
+        LookUpUserOutcome::UnknownUser => Err(ProblemType::NotFound.into()),
     }
+}
+
+fn record(auth: &As, name: UserName, row: &Row) -> Result<UserRecord, Failure> {
+    let eid = identity::eid_state(row)?;
+    let tree_hash = TreeHash::try_from(row.get::<_, &[u8]>("tree_hash")).map_err(Failure::fault)?;
+    let founding = row.get::<_, Option<Vec<u8>>>("founding_group_info").zip(row.get("founding_ratchet_tree"));
+    let ended: Vec<&[u8]> = row.get("ended");
     let commits: Vec<Vec<u8>> = row.get("commits");
+    Ok(UserRecord {
+        incarnation: eid.incarnation,
+        current: CurrentIdentity {
+            group_info: GroupInfo::new(row.get("group_info")),
+            ratchet_tree: RatchetTree::new(row.get("ratchet_tree")),
+            founding: identity::transcript(row, "founding")?,
+            founder: PublicKey::try_from(row.get::<_, &[u8]>("founder")).map_err(Failure::fault)?,
+            state: SignedState { eid, signature: Signature::new(row.get("state_signature")) },
+        },
+        founding: founding.map(|(group_info, ratchet_tree)| FoundingIdentity {
+            group_info: GroupInfo::new(group_info),
+            ratchet_tree: RatchetTree::new(ratchet_tree),
+        }),
+        commits: commits.into_iter().map(MlsMessage::new).collect(),
+        more: row.get("more"),
+        clients: clients(auth, row)?,
+        ticket: auth.signer.ticket(name.clone(), eid, tree_hash),
+        ended: ended
+            .into_iter()
+            .map(Transcript::try_from)
+            .collect::<Result<_, _>>()
+            .map_err(Failure::fault)?,
+        name,
+    })
+}
+
+fn clients(auth: &As, row: &Row) -> Result<Vec<ClientRecord>, Failure> {
     let keys: Vec<&[u8]> = row.get("client_keys");
     let credentials: Vec<Vec<u8>> = row.get("credentials");
     let contacts: Vec<Option<&[u8]>> = row.get("contacts");
-    let clients = keys
-        .into_iter()
+    keys.into_iter()
         .zip(credentials)
         .zip(contacts)
         .map(|((key, credential), contact)| {
@@ -54,14 +95,5 @@ pub async fn look_up_user(auth: As, request: Request, payment: Payment) -> Outco
                 contact: contact.map(open).transpose()?,
             })
         })
-        .collect::<Result<_, Failure>>()?;
-    let record = UserRecord {
-        name,
-        group_info: GroupInfo::new(row.get("group_info")),
-        ratchet_tree: RatchetTree::new(row.get("ratchet_tree")),
-        commits: commits.into_iter().map(MlsMessage::new).collect(),
-        more: row.get("more"),
-        clients,
-    };
-    request.answer(StatusCode::OK, &record)
+        .collect()
 }

@@ -1,5 +1,5 @@
-//! `POST /as/credentials` (AS-2): signs a credential for a client in its user's EID, such as one
-//! that was just added or whose credential is about to expire.
+//! `POST /as/credentials` (AS-2): signs a credential for a confirmed client in its user's EID (AS-4), such as one that was
+//! just added or whose credential is about to expire.
 
 use http::StatusCode;
 use postern_protocol::{
@@ -26,9 +26,13 @@ pub async fn sign_credential(auth: As, request: Request, payment: Payment) -> Ou
     let client = auth
         .home
         .database
-        .query_opt("SELECT name FROM auth.load_client($1)", &[&key])
+        .query_opt("SELECT name, confirmed FROM auth.load_client($1)", &[&key])
         .await?
         .ok_or(ProblemType::NotAllowed)?;
+    if !client.get::<_, bool>("confirmed") {
+        let detail = "a client that was added gets a credential once it has committed an update of its own";
+        return Err(identity::pending(detail).into());
+    }
     let name = identity::user_name(&client, &auth.home.domain)?;
     let credential = auth.signer.issue(name, signer);
     let (outcome, _) = payment

@@ -1,11 +1,16 @@
-//! Client credentials (AS-2): the AS signs that a key belongs to one of a user's clients.
+//! Statements that the AS signs: that a key belongs to one of a user's clients (AS-2), and that a state of an identity is
+//! the latest (AS-10).
 
 use postern_protocol::{
-    IssuedCredential, PublicKey, credential::ClientCredential, key::PublishedKey, name::UserName,
+    IssuedCredential, PublicKey, TreeHash,
+    credential::ClientCredential,
+    eid::{EidState, FreshnessTicket},
+    key::PublishedKey,
+    name::UserName,
 };
 
 use crate::{
-    clock::{DAY, today},
+    clock::{DAY, now, today},
     home::Home,
     keys::{SigningKeys, signing_keys::Service},
 };
@@ -43,5 +48,10 @@ impl Signer {
             issuer_key: issuer.public_key(),
         };
         credential.issue(issuer)
+    }
+
+    /// The ticket that this state of the user's identity is the latest (AS-10).
+    pub fn ticket(&self, user: UserName, eid: EidState, tree_hash: TreeHash) -> FreshnessTicket {
+        FreshnessTicket::issue(user, eid, tree_hash, now(), self.0.now().current())
     }
 }

@@ -21,7 +21,7 @@ use openmls::{
     },
 };
 use postern_protocol::{
-    GroupInfo, MlsMessage, PublicKey, RatchetTree, Welcome,
+    GroupInfo, MlsMessage, PublicKey, RatchetTree, TreeHash, Welcome,
     mls::{DELIVERY_ADDRESS, GROUP_POLICY},
     problem::{Problem, ProblemType},
 };
@@ -144,6 +144,15 @@ impl TrackedGroup {
 
     pub fn epoch(&self) -> u64 {
         self.group.group_context().epoch().as_u64()
+    }
+
+    /// The tree hash (RFC 9420 §7.8).
+    ///
+    /// # Errors
+    /// [`InvalidMls`] for a ciphersuite whose hashes are not of 32 bytes.
+    pub fn tree_hash(&self) -> Result<TreeHash, InvalidMls> {
+        TreeHash::try_from(self.group.group_context().tree_hash())
+            .map_err(|_| InvalidMls::Refused("the ciphersuite's hashes must have 32 bytes"))
     }
 
     /// The group context's extensions.

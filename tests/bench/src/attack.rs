@@ -11,8 +11,7 @@ use std::{
 use anyhow::{Context, Result};
 use futures_util::future::join_all;
 use postern_client::{Client, Http, Request, Token};
-use postern_protocol::auth::RegisterUser;
-use postern_tests_kit::{Cluster, Commit, Party, Server, home};
+use postern_tests_kit::{Cluster, Commit, Party, Server, home, registration_of};
 use tokio::{
     io::AsyncWriteExt,
     net::TcpStream,
@@ -192,11 +191,7 @@ fn registrations(server: &Server) -> Result<Attack> {
     let others = (1..LEAVES).map(|_| Party::new(name).key_package()).collect();
     device.commit(Commit { add: others, ..Commit::default() });
     device.merge();
-    let body = RegisterUser {
-        name: name.parse()?,
-        group_info: device.group_info(),
-        ratchet_tree: device.ratchet_tree(),
-    };
+    let body = registration_of(&name.parse()?, &device);
     let mut attack = JoinSet::new();
     for _ in 0..REGISTRATIONS {
         let http = Http::new(server.url())?;

@@ -2,7 +2,9 @@
 
 use std::{net::SocketAddr, path::Path, process::Stdio, sync::Arc};
 
-use postern_client::{Client, ClientBuilder, Error, Event, LinkCode, LinkError, Options, api::Http};
+use postern_client::{
+    Client, ClientBuilder, Clock, DeviceState, Error, Event, LinkCode, LinkError, Options, api::Http,
+};
 use postern_protocol::{
     Payload, PublicKey,
     encoding::Encoding,
@@ -287,14 +289,11 @@ async fn a_server_that_changes_what_the_two_leave_for_each_other_is_noticed_by_b
     let world = World::builder().start().await;
     let direct = world.server().url();
     for (place, (what, meddling)) in MEDDLINGS.into_iter().enumerate() {
-        let meddler = Meddler::before(world.server().address(), meddling).await;
-        let url = meddler.url();
         let what_of = |side: &str| format!("{what}, of those for the {side} device");
-        assert_noticed(&what_of("new"), &world, [direct, &url], &format!("new-{place}")).await;
-        // The old device gets two payloads before it hands anything over.
-        if !what.contains("third") {
-            assert_noticed(&what_of("old"), &world, [&url, direct], &format!("old-{place}")).await;
-        }
+        let meddler = Meddler::before(world.server().address(), meddling).await;
+        assert_noticed(&what_of("new"), &world, [direct, &meddler.url()], &format!("new-{place}")).await;
+        let meddler = Meddler::before(world.server().address(), meddling).await;
+        assert_noticed(&what_of("old"), &world, [&meddler.url(), direct], &format!("old-{place}")).await;
     }
 }
 
@@ -444,8 +443,15 @@ async fn the_new_device_goes_on_once_the_two_have_agreed() {
             assert!(first.is_passing(), "{named}, after {spared}: {first}");
             laptop.link(&code).await
         };
-        let old = async { if goes_on { Some(offer.finish().await) } else { None } };
-        let (linked, added) = tokio::join!(new, old);
+        let (linked, added) = if goes_on {
+            let (linked, added) = tokio::join!(new, offer.finish());
+            (linked, Some(added))
+        } else {
+            tokio::select! {
+                linked = new => (linked, None),
+                added = offer.finish() => panic!("{named}, after {spared}: {added:?}"),
+            }
+        };
         if goes_on {
             let linked = linked.unwrap_or_else(|error| panic!("{named}, after {spared}: {error}"));
             assert_eq!(added.unwrap().unwrap(), linked.client_key());
@@ -457,6 +463,48 @@ async fn the_new_device_goes_on_once_the_two_have_agreed() {
         }
     }
     assert_eq!(devices(&alice, &alice).await, devices_of_alice);
+}
+
+#[tokio::test]
+async fn a_device_that_was_added_and_never_came_is_removed_again() {
+    let world = World::builder().start().await;
+    let line = BadLine::to(world.server().address()).await;
+    let alice = world.person("alice").await;
+    let offer = alice.offer_link().await.unwrap();
+    let code = offer.code().unwrap();
+    let laptop = builder(&world, &line.url(), "laptop");
+    let dying = async {
+        // It asked to be added, and never hears that it was.
+        line.cut_after("/receive", 2, ALL_ATTEMPTS);
+        laptop.link(&code).await.err().expect("its line is cut");
+        let pass = "UPDATE rendezvous.meetings SET expires = rendezvous.this_minute() - 1";
+        world.admin.execute(pass, &[]).await.unwrap();
+        world.admin.execute("NOTIFY postern_rendezvous", &[]).await.unwrap();
+    };
+    let (added, ()) = tokio::join!(timeout(PATIENCE, offer.finish()), dying);
+    assert!(matches!(added.unwrap(), Err(Error::Link(LinkError::Over))));
+    let states = async |alice: &Client| {
+        let devices = alice.devices().await.unwrap();
+        devices.iter().map(|device| device.state).collect::<Vec<_>>()
+    };
+    assert_eq!(states(&alice).await, [DeviceState::Confirmed, DeviceState::Pending]);
+    alice.receive(Duration::ZERO).await.unwrap();
+    assert_eq!(states(&alice).await.len(), 2, "it may come yet");
+    let directory = alice.directory().to_owned();
+    drop(alice);
+    let tomorrow = Options { clock: Clock::ahead_by(25 * 60 * 60), ..options() };
+    let alice = Client::builder(directory).options(tomorrow).open().unwrap();
+    alice.receive(Duration::ZERO).await.unwrap();
+    assert_eq!(states(&alice).await, [DeviceState::Confirmed]);
+    // A device that came stays.
+    let [added, linked] = link(&world, &alice, LinkCode::clone, "tablet").await;
+    assert_eq!(added.unwrap(), linked.unwrap());
+    let directory = alice.directory().to_owned();
+    drop(alice);
+    let later = Options { clock: Clock::ahead_by(20 * 24 * 60 * 60), ..options() };
+    let alice = Client::builder(directory).options(later).open().unwrap();
+    alice.receive(Duration::ZERO).await.unwrap();
+    assert_eq!(states(&alice).await, [DeviceState::Confirmed, DeviceState::Confirmed]);
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ mod command_line;
 mod following;
 mod friendship;
 mod groups;
+mod identities;
 mod linking;
 mod lost_answers;
 mod push;

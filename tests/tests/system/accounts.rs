@@ -7,11 +7,14 @@ use tokio_postgres::{Client, error::SqlState};
 /// A user with one client, and one commit to the EID.
 async fn register(admin: &Client, name: &str) {
     let register = "SELECT outcome::text FROM auth.register_user(
-                        $1, sha256(convert_to($1, 'UTF8')), 'group info', 'tree', 'eid', NULL)";
+                        $1, sha256(convert_to($1, 'UTF8')), 'group info', 'tree', 'eid', sha256(''), sha512(''), NULL)";
     let row = admin.query_one(register, &[&name]).await.unwrap();
     assert_eq!(row.get::<_, &str>(0), "registered");
     let commit = "SELECT outcome::text FROM auth.commit_identity(
-                      1::smallint, '', sha256(convert_to($1, 'UTF8')), 0, 'commit', 'eid', '{}', '{}')";
+                      1::smallint, '', sha256(convert_to($1, 'UTF8')), 0, 'commit',
+                      (SELECT auth.following_transcript(i.transcript, 'commit')
+                         FROM auth.incarnations i JOIN auth.users USING (user_id) WHERE name = $1),
+                      'next group info', 'next tree', 'eid', sha256(''), sha512(''), '{}', '{}')";
     let row = admin.query_one(commit, &[&name]).await.unwrap();
     assert_eq!(row.get::<_, &str>(0), "committed");
     admin.execute("SELECT operator.set_allowance(5, $1)", &[&name]).await.unwrap();
@@ -87,35 +90,139 @@ async fn an_account_is_erased_as_a_whole_by_one_function_and_nothing_else() {
 #[tokio::test]
 async fn an_incarnation_is_chained_to_the_end_of_the_one_before_and_one_lives_at_a_time() {
     let (_cluster, admin) = world().await;
-    let next = |end: &str| {
+    let next = |end: &str, transcript: &str| {
         format!(
-            "INSERT INTO auth.incarnations (user_id, incarnation, previous_end, group_info, ratchet_tree, epoch, eid)
-             SELECT user_id, 1, sha256('{end}'), 'group info', 'tree', 0, 'eid' FROM auth.users WHERE name = 'alice'"
+            "INSERT INTO auth.incarnations
+                 (user_id, incarnation, previous_end, group_info, ratchet_tree, founder, epoch, transcript, tree_hash,
+                  state_signature, eid)
+             SELECT user_id, 1, {end}, 'group info', 'tree', sha256('key'), 0, {transcript}, sha256(''), sha512(''), 'eid'
+               FROM auth.incarnations JOIN auth.users USING (user_id) WHERE name = 'alice'"
         )
     };
+    let founded = |end: &str| next(end, &format!("auth.founding_transcript({end}, 'group info', 'tree')"));
     let refused = Some(SqlState::CHECK_VIOLATION);
-    assert_eq!(refusal(&admin, &next("commit")).await, refused, "the first one lives");
-    for change in ["epoch = epoch + 2", "epoch = epoch - 1", "group_info = 'another'", "incarnation = 1"] {
-        let update = format!("UPDATE auth.incarnations SET {change}");
-        assert_eq!(refusal(&admin, &update).await, refused, "{change}");
-    }
+    assert_eq!(refusal(&admin, &founded("transcript")).await, refused, "the first one lives");
 
     admin.batch_execute("UPDATE auth.incarnations SET eid = NULL").await.expect("it ends");
     assert_eq!(refusal(&admin, "UPDATE auth.incarnations SET eid = 'eid'").await, refused, "for ever");
-    assert_eq!(refusal(&admin, &next("another commit")).await, refused, "it follows the last commit");
-    admin.batch_execute(&next("commit")).await.expect("this one does");
+    assert_eq!(refusal(&admin, &founded("founding")).await, refused, "it follows the last state");
+    for transcript in ["transcript", "auth.founding_transcript(NULL, 'group info', 'tree')"] {
+        assert_eq!(refusal(&admin, &next("transcript", transcript)).await, refused, "its own begins anew");
+    }
+    admin.batch_execute(&founded("transcript")).await.expect("this one does");
 
     // Readers get the one that lives.
-    let look_up =
-        "SELECT outcome::text, cardinality(commits) FROM auth.look_up_user(1::smallint, '', 'alice', 0)";
+    let look_up = "SELECT outcome::text, incarnation, cardinality(ended)
+                     FROM auth.look_up_user(1::smallint, '', 'alice', NULL, NULL)";
     let row = admin.query_one(look_up, &[]).await.unwrap();
-    assert_eq!((row.get::<_, &str>(0), row.get::<_, i32>(1)), ("found", 0));
+    assert_eq!((row.get::<_, &str>(0), row.get::<_, i32>(1), row.get::<_, i32>(2)), ("found", 1, 1));
     // Erasing takes them all.
     admin
         .execute("SELECT auth.erase_account(user_id) FROM auth.users WHERE name = 'alice'", &[])
         .await
         .unwrap();
     assert_eq!(rows(&admin).await, [1; 6]);
+}
+
+/// A server process with a fault, or an operator at a prompt, cannot write a history that readers would not follow.
+#[tokio::test]
+async fn the_database_takes_no_step_of_an_identity_but_the_one_that_its_log_has() {
+    let (_cluster, admin) = world().await;
+    let refused = Some(SqlState::CHECK_VIOLATION);
+    let step = |transcript: &str| {
+        format!(
+            "UPDATE auth.incarnations
+                SET epoch = epoch + 1, eid = 'eid', current_group_info = 'info', transcript = {transcript}"
+        )
+    };
+    for change in [
+        "epoch = epoch + 2",
+        "epoch = epoch + 1",
+        "epoch = epoch - 1",
+        "group_info = 'another'",
+        "founder = sha256('another')",
+        "incarnation = 1",
+        "transcript = sha256('another')",
+        "tree_hash = sha256('another')",
+        "state_signature = sha512('another')",
+        "current_ratchet_tree = 'another'",
+        "eid = 'another'",
+        "eid = NULL, transcript = sha256('another')",
+    ] {
+        let update = format!("UPDATE auth.incarnations SET {change}");
+        assert_eq!(refusal(&admin, &update).await, refused, "{change}");
+    }
+    let follows = step("auth.following_transcript(transcript, 'second')");
+    assert_eq!(refusal(&admin, &follows).await, refused, "a commit that is not in the log");
+    let log = |epoch: i64, commit: &str| {
+        format!(
+            "INSERT INTO auth.eid_log (user_id, incarnation, epoch, commit)
+             SELECT user_id, incarnation, {epoch}, '{commit}' FROM auth.incarnations"
+        )
+    };
+    for (what, sql) in [
+        ("a commit without a step", log(1, "second")),
+        ("a commit of a past epoch", log(0, "second")),
+        ("a commit of a later epoch", log(2, "second")),
+        ("a step to another transcript", format!("{}; {}", log(1, "second"), step("sha256('another')"))),
+        ("a step that another commit leads to", format!("{}; {follows}", log(1, "third"))),
+    ] {
+        let code = refusal(&admin, &format!("BEGIN; {sql}; COMMIT")).await;
+        admin.batch_execute("ROLLBACK").await.unwrap();
+        assert!(code == refused || code == Some(SqlState::UNIQUE_VIOLATION), "{what}: {code:?}");
+    }
+    admin
+        .batch_execute(&format!("BEGIN; {}; {follows}; COMMIT", log(1, "second")))
+        .await
+        .expect("a true step");
+    admin.batch_execute("UPDATE auth.incarnations SET eid = NULL").await.expect("it ends");
+    assert_eq!(refusal(&admin, &log(2, "third")).await, refused, "an identity that has ended");
+}
+
+/// AS-4, AS-13
+#[tokio::test]
+async fn the_database_keeps_no_credential_of_a_client_that_is_not_confirmed() {
+    let (_cluster, admin) = world().await;
+    let refused = Some(SqlState::CHECK_VIOLATION);
+    let client = |columns: &str, values: &str| {
+        format!(
+            "INSERT INTO auth.clients (client_key, user_id, incarnation, confirmed{columns})
+             SELECT sha256('a new key'), user_id, 0, {values} FROM auth.users WHERE name = 'alice'"
+        )
+    };
+    assert_eq!(
+        refusal(&admin, &client("", "true")).await,
+        refused,
+        "one that was not there at the beginning"
+    );
+    assert_eq!(refusal(&admin, &client(", credential", "false, 'credential'")).await, refused);
+    assert_eq!(refusal(&admin, &client(", sealed_contact", "false, 'contact'")).await, refused);
+    admin.batch_execute(&client("", "false")).await.expect("a pending one");
+    let key = "sha256('a new key')";
+    for change in ["credential = 'credential'", "sealed_contact = 'contact'", "client_key = sha256('key')"] {
+        let update = format!("UPDATE auth.clients SET {change} WHERE client_key = {key}");
+        assert_eq!(refusal(&admin, &update).await, refused, "{change}");
+    }
+    let store =
+        format!("SELECT outcome::text FROM auth.store_credential(1::smallint, '', {key}, 'credential')");
+    let outcome = async |sql: &str| admin.query_one(sql, &[]).await.unwrap().get::<_, String>(0);
+    assert_eq!(outcome(&store).await, "unknown_client");
+    let publish =
+        format!("SELECT outcome::text FROM auth.publish_contact(1::smallint, '', {key}, 'contact')");
+    assert_eq!(outcome(&publish).await, "unknown_client");
+    admin
+        .batch_execute(&format!("UPDATE auth.clients SET confirmed = true WHERE client_key = {key}"))
+        .await
+        .unwrap();
+    assert_eq!(outcome(&store).await, "stored");
+    let back =
+        format!("UPDATE auth.clients SET confirmed = false, credential = NULL WHERE client_key = {key}");
+    assert_eq!(refusal(&admin, &back).await, refused, "confirmed once, confirmed for ever");
+    // Nobody moves to another account.
+    let moved = format!(
+        "UPDATE auth.clients SET user_id = (SELECT user_id FROM auth.users WHERE name = 'bob') WHERE client_key = {key}"
+    );
+    assert_eq!(refusal(&admin, &moved).await, refused);
 }
 
 /// No serial number or day joins a user with a queue, or two queues (PRIV-4, PRIV-5).

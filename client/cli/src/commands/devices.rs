@@ -1,7 +1,8 @@
-//! Adding a device to a user: over the server, or where that cannot be, in three steps on two devices.
+//! The user's devices: which there are, removing one, and adding one: over the server, or where that cannot be, in three
+//! steps on two devices.
 
 use clap::Subcommand;
-use postern_client::{Client, LinkCode, LinkGrant, LinkRequest};
+use postern_client::{Client, Device, DeviceState, LinkCode, LinkGrant, LinkRequest, safe_line};
 use postern_protocol::name::UserName;
 use serde_json::json;
 
@@ -12,8 +13,12 @@ use crate::{
 };
 
 #[derive(Subcommand)]
-#[expect(clippy::enum_variant_names, reason = "they are the commands' names")]
 pub enum Command {
+    /// List your devices, name one, or remove one
+    Devices {
+        #[command(subcommand)]
+        command: Option<DevicesCommand>,
+    },
     /// Add a device: without a code, on a device you have; with the code that it shows, on the new one
     Link {
         /// 305718-river-orange, or what a QR picture of the other device says
@@ -36,8 +41,40 @@ pub enum Command {
     LinkComplete,
 }
 
+#[derive(Subcommand)]
+pub enum DevicesCommand {
+    /// List your devices: this is the default
+    List,
+    /// Call a device something, for yourself
+    Name {
+        /// Its name, or the beginning of its key
+        device: String,
+        /// The new name; empty for none
+        name: String,
+    },
+    /// Remove a device: nobody takes it for yours any more
+    Remove {
+        /// Its name, or the beginning of its key
+        device: String,
+    },
+}
+
 pub async fn run(global: &Global, command: Command) -> anyhow::Result<()> {
     match command {
+        Command::Devices { command } => {
+            let client = global.open()?;
+            match command.unwrap_or(DevicesCommand::List) {
+                DevicesCommand::List => list(&client, global.json).await?,
+                DevicesCommand::Name { device, name } => {
+                    client.name_device(&client.device(&device).await?.client_key, &name)?;
+                }
+                DevicesCommand::Remove { device } => {
+                    let device = client.device(&device).await?;
+                    client.remove_device(&device.client_key).await?;
+                    note(&format!("{} is not one of your devices any more.", called(&device)));
+                }
+            }
+        }
         Command::Link { code: None, .. } => offer_link(&global.open()?, global.json).await?,
         Command::Link { code: Some(code), passphrase } => {
             let builder = global.new_builder(passphrase)?;
@@ -91,4 +128,27 @@ async fn offer_link(client: &Client, json: bool) -> anyhow::Result<()> {
         false => format!("added the device {}", device_name(&device)),
     };
     Ok(print_line(&line)?)
+}
+
+async fn list(client: &Client, json: bool) -> anyhow::Result<()> {
+    for device in client.devices().await? {
+        if json {
+            print_line(&to_json(&serde_json::to_value(&device)?))?;
+            continue;
+        }
+        let state = match device.state {
+            DeviceState::Confirmed => "",
+            DeviceState::Pending => ", was added and did not confirm it",
+            DeviceState::Silent => ", was not in use for long: others do not see it",
+        };
+        let this = if device.this { ", this one" } else { "" };
+        print_line(&format!("{}{state}{this}", called(&device)))?;
+    }
+    Ok(())
+}
+
+/// A device's name, if it has one, and the beginning of its key.
+fn called(device: &Device) -> String {
+    let key = device_name(&device.client_key);
+    device.name.as_ref().map_or(key.clone(), |name| format!("{} ({key})", safe_line(name)))
 }

@@ -25,5 +25,8 @@ pub use payer::Payer;
 pub use provider::{Spoil, UNUSABLE};
 pub use reply::Reply;
 pub use tokens::{Ask, Asked, Impostor, TokenShape, asking_for_tokens, bytes_of, challenge};
-pub use user::{User, identity_commit, over, random_id, registration};
+pub use user::{
+    User, device_of, identity_commit, identity_commit_of, identity_message, over, random_id, registration,
+    registration_of,
+};
 pub use way::{Answer, Failure, Private, Way, refusal};

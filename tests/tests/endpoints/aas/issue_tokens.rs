@@ -5,7 +5,7 @@ use postern_protocol::{
     problem::ProblemType,
     token::{self, BATCH_REQUEST_MEDIA_TYPE},
 };
-use postern_tests_kit::{Ask, Commit, World, asking_for_tokens, identity_commit};
+use postern_tests_kit::{Ask, Commit, World, asking_for_tokens};
 use reqwest::StatusCode;
 
 use crate::{auth::commit_identity::random_user, road::Valid};
@@ -127,8 +127,8 @@ async fn an_allowance_is_for_a_user_and_a_day_and_then_used_up() {
     world.admin.batch_execute("UPDATE aas.issued SET day = day - 1").await.unwrap();
     issue(&alice.device.key, 100).await;
 
-    let made = alice.device.commit(Commit { remove: vec![second.public_key()], ..Default::default() });
-    world.pay(&identity_commit(&made.commit, &alice.device)).await.assert_ok("removing a client");
+    let removal = Commit { remove: vec![second.public_key()], ..Default::default() };
+    world.commit_identity(&mut alice, removal).await;
     world.assert_refused("a removed client", &of_second.wire(), ProblemType::NotAllowed).await;
     world.close();
 }

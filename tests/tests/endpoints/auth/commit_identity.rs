@@ -1,8 +1,17 @@
-//! `POST /as/eid/commits` (AS-3)
+//! `POST /as/eid/commits` (AS-3, AS-4)
 
+use futures_util::future::join_all;
 use openmls::prelude::{Extension, ExtensionType, Extensions, Lifetime, UnknownExtension};
-use postern_protocol::{MlsMessage, auth::IdentityCommitted, problem::ProblemType};
-use postern_tests_kit::{Commit, Party, User, World, identity_commit, public_application, random_id};
+use postern_protocol::{
+    GroupInfo, MlsMessage, Signature, Transcript,
+    auth::{CommitIdentity, IdentityCommitted},
+    eid::{EidState, SignedState},
+    problem::ProblemType,
+};
+use postern_tests_kit::{
+    Call, Commit, Party, User, World, device_of, identity_commit, identity_commit_of, identity_message,
+    public_application, random_id,
+};
 use rand::RngCore;
 use reqwest::StatusCode;
 
@@ -10,6 +19,7 @@ use crate::road::Valid;
 
 /// The type of an extension that says nothing.
 pub const FILLER: u16 = 0xff00;
+const YEAR: u64 = 365 * 24 * 60 * 60;
 
 pub fn filler(bytes: usize) -> Extension {
     Extension::Unknown(FILLER, UnknownExtension(vec![0; bytes]))
@@ -26,9 +36,26 @@ pub async fn valid(world: &World) -> Valid {
     let made = user.device.commit(Commit { add, ..Default::default() });
     Valid {
         stranger: Some(ProblemType::NotAllowed),
-        cut: vec![("commit", ProblemType::InvalidMls)],
-        ..Valid::new(identity_commit(&made.commit, &user.device), StatusCode::OK)
+        cut: vec![("commit", ProblemType::InvalidMls), ("group_info", ProblemType::InvalidMls)],
+        ..Valid::new(identity_commit(&user, &made, &user.device), StatusCode::OK)
     }
+}
+
+fn update() -> Commit {
+    Commit { update: true, ..Default::default() }
+}
+
+fn adding(devices: &[&Party]) -> Commit {
+    Commit { add: devices.iter().map(|device| device.key_package()).collect(), ..Default::default() }
+}
+
+fn sending(body: &CommitIdentity, by: &Party) -> Call {
+    Call::post("/as/eid/commits").with(body).signed_by(&by.key)
+}
+
+/// The commits of a user since the beginning.
+async fn history(world: &World, user: &User) -> Vec<MlsMessage> {
+    world.look_up_since(&user.name, 0).await.commits
 }
 
 #[tokio::test]
@@ -38,35 +65,101 @@ async fn clients_add_update_and_remove_clients_one_commit_an_epoch_and_readers_s
     let mut second = world.add_device(&mut alice).await;
 
     // Both commit in the same epoch: one is accepted, and the other told where things stand.
-    let first_commit = alice.device.commit(Commit { update: true, ..Default::default() });
+    let first_commit = alice.device.commit(update());
     let third = alice.further_device();
-    let second_commit = second.commit(Commit { add: vec![third.key_package()], ..Default::default() });
+    let second_commit = second.commit(adding(&[&third]));
     let accepted: IdentityCommitted =
-        world.pay(&identity_commit(&first_commit.commit, &alice.device)).await.decode();
-    assert_eq!(accepted.epoch, 2);
-    let late = identity_commit(&second_commit.commit, &second);
+        world.pay(&identity_commit(&alice, &first_commit, &alice.device)).await.decode();
+    assert_eq!(accepted.epoch, 3);
+    let late = identity_commit(&alice, &second_commit, &second);
     world.assert_refuses("the second commit of an epoch", &late, ProblemType::WrongEpoch).await;
-    assert_eq!(world.pay(&late).await.problem("the loser").epoch, Some(2));
-    let repeat = identity_commit(&first_commit.commit, &alice.device);
+    assert_eq!(world.pay(&late).await.problem("the loser").epoch, Some(3));
+    let repeat = identity_commit(&alice, &first_commit, &alice.device);
     world.assert_refuses("the same commit again", &repeat, ProblemType::WrongEpoch).await;
+    alice.moved(&first_commit.commit);
 
     // The loser reads on and commits again.
     alice.device.merge();
     second.forget();
-    let log = world.look_up(&alice.name).await.commits;
-    assert_eq!(log.len(), 2);
-    assert_eq!(second.receive(&log[1]), None);
-    let again = second.commit(Commit { add: vec![third.key_package()], ..Default::default() });
-    world.pay(&identity_commit(&again.commit, &second)).await.assert_ok("once more");
-    second.merge();
-    let removal = second.commit(Commit { remove: vec![alice.device.public_key()], ..Default::default() });
-    world.pay(&identity_commit(&removal.commit, &second)).await.assert_ok("removing the first client");
+    let log = history(&world, &alice).await;
+    assert_eq!(log.len(), 3);
+    assert_eq!(second.receive(&log[2]), None);
+    let again = world.commit_identity_by(&mut alice, &mut second, adding(&[&third])).await;
+    let removal = Commit { remove: vec![alice.device.public_key()], ..Default::default() };
+    let removal = world.commit_identity_by(&mut alice, &mut second, removal).await;
 
     let record = world.look_up(&alice.name).await;
-    assert_eq!(record.commits, [log, vec![again.commit, removal.commit]].concat());
+    assert_eq!(history(&world, &alice).await, [log, vec![again.commit, removal.commit]].concat());
+    assert_eq!(record.current.state.eid, alice.eid, "the AS and the clients have the same transcript");
     assert!(record.clients.is_empty(), "the first client is gone and no other asked for a credential");
-    let gone = identity_commit(&first_commit.commit, &alice.device);
+    let gone = identity_commit(&alice, &first_commit, &alice.device);
     world.assert_refuses("a removed client", &gone, ProblemType::NotAllowed).await;
+    world.close();
+}
+
+#[tokio::test]
+async fn of_clients_that_race_for_an_epoch_at_two_servers_one_wins() {
+    let world = World::builder().servers(2).tokens(300).start().await;
+    let mut alice = world.user("alice").await;
+    let mut second = world.add_device(&mut alice).await;
+    for _ in 0..5 {
+        let made = [alice.device.commit(update()), second.commit(update())];
+        let sent = [(&made[0], &alice.device), (&made[1], &second)];
+        let wires: Vec<_> = (0..6)
+            .map(|number| {
+                let (made, by) = sent[number % 2];
+                identity_commit(&alice, made, by).paid_with(world.token()).wire()
+            })
+            .collect();
+        let sending = wires.iter().enumerate();
+        let replies =
+            join_all(sending.map(|(number, wire)| world.send_to(&world.servers[number / 3], wire))).await;
+        let won: Vec<usize> = (0..6).filter(|number| replies[*number].status == StatusCode::OK).collect();
+        assert_eq!(won.len(), 1, "{replies:?}");
+        for (number, reply) in replies.iter().enumerate().filter(|(number, _)| *number != won[0]) {
+            let problem = reply.problem(&format!("number {number}"));
+            assert_eq!((problem.kind, problem.epoch), (ProblemType::WrongEpoch, Some(alice.eid.epoch + 1)));
+        }
+        let winner = &made[won[0] % 2].commit;
+        alice.moved(winner);
+        let (ahead, behind) =
+            if won[0] % 2 == 0 { (&mut alice.device, &mut second) } else { (&mut second, &mut alice.device) };
+        ahead.merge();
+        behind.forget();
+        behind.receive(winner);
+        assert_eq!(world.look_up(&alice.name).await.current.state.eid, alice.eid);
+    }
+    world.close();
+}
+
+/// AS-4: who adds a client vouches for it, and the client vouches for itself.
+#[tokio::test]
+async fn a_client_that_was_added_commits_nothing_but_its_own_update_before_anything_else() {
+    let world = World::start().await;
+    let mut alice = world.user("alice").await;
+    let third = alice.further_device();
+    let mut second = world.add_pending_device(&mut alice).await;
+    for (what, commit) in [
+        ("adding a client", adding(&[&third])),
+        ("adding a client with an update", Commit { update: true, ..adding(&[&third]) }),
+        ("removing a client", Commit { remove: vec![alice.device.public_key()], ..Default::default() }),
+    ] {
+        let made = second.commit(commit);
+        let call = identity_commit(&alice, &made, &second);
+        world.assert_refuses(what, &call, ProblemType::NotAllowed).await;
+        let refusal = world.pay(&call).await.assert_problem(what, ProblemType::NotAllowed);
+        assert!(refusal.detail.unwrap().contains("an update of its own, and nothing else"), "{what}");
+        second.forget();
+    }
+    // Its update alone confirms it: another client's commit does not.
+    let made = world.commit_identity(&mut alice, update()).await;
+    second.receive(&made.commit);
+    let made = second.commit(adding(&[&third]));
+    let call = identity_commit(&alice, &made, &second);
+    world.assert_refuses("after another's update", &call, ProblemType::NotAllowed).await;
+    second.forget();
+    world.commit_identity_by(&mut alice, &mut second, update()).await;
+    world.commit_identity_by(&mut alice, &mut second, adding(&[&third])).await;
     world.close();
 }
 
@@ -77,152 +170,221 @@ async fn a_commit_that_no_reader_would_follow_is_refused() {
     let mut alice = world.user("alice").await;
     let mut second = world.add_device(&mut alice).await;
     let bob = world.user("bob").await;
-    let adding = |party: &Party| Commit { add: vec![party.key_package()], ..Default::default() };
 
-    let mut unlimited = alice.further_device();
-    unlimited.lifetime = Lifetime::init(0, u64::MAX);
+    let living = |lifetime: Lifetime| {
+        let mut device = alice.further_device();
+        device.lifetime = lifetime;
+        device
+    };
+    let forever = living(Lifetime::init(0, u64::MAX));
+    let short = living(Lifetime::new(10 * YEAR - 24 * 60 * 60));
+    let month = living(Lifetime::new(30 * 24 * 60 * 60));
     for (what, newcomer) in [
         ("another's name in the new leaf", bob.further_device()),
         ("no name in the new leaf", Party::new("")),
-        ("a KeyPackage of unlimited lifetime", unlimited),
+        ("a KeyPackage of unlimited lifetime", forever),
+        ("a KeyPackage of less than ten years", short),
+        ("a KeyPackage as groups have it", month),
     ] {
-        let made = alice.device.commit(adding(&newcomer));
-        world
-            .assert_refuses(what, &identity_commit(&made.commit, &alice.device), ProblemType::InvalidMls)
-            .await;
+        let made = alice.device.commit(adding(&[&newcomer]));
+        let call = identity_commit(&alice, &made, &alice.device);
+        world.assert_refuses(what, &call, ProblemType::InvalidMls).await;
         alice.device.forget();
     }
 
     // Bob's first client as Alice's second.
     let mut stolen = alice.further_device();
     stolen.key = bob.device.key.clone();
-    let made = alice.device.commit(adding(&stolen));
-    world
-        .assert_refuses(
-            "another user's client",
-            &identity_commit(&made.commit, &alice.device),
-            ProblemType::NotAllowed,
-        )
-        .await;
+    let made = alice.device.commit(adding(&[&stolen]));
+    let call = identity_commit(&alice, &made, &alice.device);
+    world.assert_refuses("another user's client", &call, ProblemType::NotAllowed).await;
     alice.device.forget();
 
     let renamed = Commit { identity: Some(bob.name.to_string().into_bytes()), ..Default::default() };
     let made = alice.device.commit(renamed);
-    world
-        .assert_refuses(
-            "a leaf that takes another name",
-            &identity_commit(&made.commit, &alice.device),
-            ProblemType::InvalidMls,
-        )
-        .await;
+    let call = identity_commit(&alice, &made, &alice.device);
+    world.assert_refuses("a leaf that takes another name", &call, ProblemType::InvalidMls).await;
     alice.device.forget();
 
     let second_key = second.key.clone();
     let made = alice.device.commit_to_key(&second_key);
-    world
-        .assert_refuses(
-            "a leaf that takes another's key",
-            &identity_commit(&made.commit, &alice.device),
-            ProblemType::InvalidMls,
-        )
-        .await;
+    let call = identity_commit(&alice, &made, &alice.device);
+    world.assert_refuses("a leaf that takes another's key", &call, ProblemType::InvalidMls).await;
+    alice.device.forget();
+    let made = alice.device.commit_to_key(&alice.further_device().key);
+    let call = identity_commit(&alice, &made, &alice.device);
+    world.assert_refuses("a leaf that takes a fresh key", &call, ProblemType::InvalidMls).await;
+    world.assert_refused_for("a leaf that takes a fresh key", &call, "keeps its signature key").await;
     alice.device.forget();
 
-    let made = alice.device.commit(Commit { update: true, ..Default::default() });
+    let made = alice.device.commit(update());
+    let by_second = identity_commit(&alice, &made, &second);
     world
-        .assert_refuses(
-            "a commit sent by another client of the user",
-            &identity_commit(&made.commit, &second),
-            ProblemType::InvalidMls,
-        )
+        .assert_refuses("a commit sent by another client of the user", &by_second, ProblemType::InvalidMls)
         .await;
     // Bob's EID is in another epoch than Alice's, and that is all that he hears.
-    world
-        .assert_refuses(
-            "a commit sent by another user",
-            &identity_commit(&made.commit, &bob.device),
-            ProblemType::WrongEpoch,
-        )
-        .await;
+    let by_bob = identity_commit(&alice, &made, &bob.device);
+    world.assert_refuses("a commit sent by another user", &by_bob, ProblemType::WrongEpoch).await;
     let mut bytes = made.commit.as_bytes().to_vec();
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
-    world
-        .assert_refuses(
-            "a forged commit",
-            &identity_commit(&MlsMessage::new(bytes), &alice.device),
-            ProblemType::InvalidMls,
-        )
-        .await;
+    let group_info = made.group_info.unwrap();
+    let forged = identity_commit_of(&alice, &MlsMessage::new(bytes), &group_info, &alice.device);
+    let forged = sending(&forged, &alice.device);
+    world.assert_refuses("a forged commit", &forged, ProblemType::InvalidMls).await;
     alice.device.forget();
 
     let proposal = second.propose_update();
-    world.assert_refuses("a proposal", &identity_commit(&proposal, &second), ProblemType::InvalidMls).await;
+    let call = identity_message(&alice, &proposal, &second);
+    world.assert_refuses("a proposal", &call, ProblemType::InvalidMls).await;
     second.forget();
     let removal = second.propose_removal(alice.device.public_key());
-    world
-        .assert_refuses("a proposal of removal", &identity_commit(&removal, &second), ProblemType::InvalidMls)
-        .await;
+    let call = identity_message(&alice, &removal, &second);
+    world.assert_refuses("a proposal of removal", &call, ProblemType::InvalidMls).await;
     second.forget();
     let external = alice.further_device().external_commit(&alice.device);
-    world
-        .assert_refuses(
-            "an external commit",
-            &identity_commit(&external, &alice.device),
-            ProblemType::InvalidMls,
-        )
-        .await;
+    let call = identity_message(&alice, &external, &alice.device);
+    world.assert_refuses("an external commit", &call, ProblemType::InvalidMls).await;
     let spoken = alice.device.say(b"hello");
-    world
-        .assert_refuses(
-            "an application message",
-            &identity_commit(&spoken, &alice.device),
-            ProblemType::InvalidMls,
-        )
-        .await;
-    let spoken = public_application(b"alice", 1, 0);
-    world
-        .assert_refuses(
-            "a public application message",
-            &identity_commit(&spoken, &alice.device),
-            ProblemType::InvalidMls,
-        )
-        .await;
+    let call = identity_message(&alice, &spoken, &alice.device);
+    world.assert_refuses("an application message", &call, ProblemType::InvalidMls).await;
+    let spoken = public_application(b"alice", 2, 0);
+    let call = identity_message(&alice, &spoken, &alice.device);
+    world.assert_refuses("a public application message", &call, ProblemType::InvalidMls).await;
 
     let mut elsewhere = alice.further_device();
     elsewhere.key = alice.device.key.clone();
     elsewhere.found(b"another group", Extensions::empty());
-    elsewhere.commit(Commit { update: true, ..Default::default() });
-    elsewhere.merge();
-    let made = elsewhere.commit(Commit { update: true, ..Default::default() });
-    world
-        .assert_refuses(
-            "a commit to another group",
-            &identity_commit(&made.commit, &alice.device),
-            ProblemType::InvalidMls,
-        )
-        .await;
+    for _ in 0..alice.eid.epoch {
+        elsewhere.commit(update());
+        elsewhere.merge();
+    }
+    let made = elsewhere.commit(update());
+    let call = identity_commit(&alice, &made, &alice.device);
+    world.assert_refuses("a commit to another group", &call, ProblemType::InvalidMls).await;
 
     alice.device.whisper();
-    let made = alice.device.commit(Commit { update: true, ..Default::default() });
-    world
-        .assert_refuses(
-            "a commit in private framing",
-            &identity_commit(&made.commit, &alice.device),
-            ProblemType::InvalidMls,
-        )
-        .await;
+    let made = alice.device.commit(update());
+    let call = identity_commit(&alice, &made, &alice.device);
+    world.assert_refuses("a commit in private framing", &call, ProblemType::InvalidMls).await;
     alice.device.forget();
 
-    let made = second.commit(Commit { update: true, ..Default::default() });
-    world.pay(&identity_commit(&made.commit, &second)).await.assert_ok("a valid one after all");
-
+    world.commit_identity_by(&mut alice, &mut second, update()).await;
     // One that they can replay for years is taken.
     let mut lasting = alice.further_device();
-    lasting.lifetime = Lifetime::new(20 * 365 * 24 * 60 * 60);
-    second.merge();
-    let made = second.commit(adding(&lasting));
-    world.pay(&identity_commit(&made.commit, &second)).await.assert_ok("a lasting KeyPackage");
+    lasting.lifetime = Lifetime::new(10 * YEAR + 60);
+    world.commit_identity_by(&mut alice, &mut second, adding(&[&lasting])).await;
+    world.close();
+}
+
+/// A reader that does not replay the history trusts the word of the client that made the last commit: the AS asks for
+/// it, and for a GroupInfo of the same epoch by the same client.
+#[tokio::test]
+async fn a_commit_comes_with_the_group_info_and_the_signed_state_of_the_epoch_that_it_begins() {
+    let world = World::start().await;
+    world.stock(100).await;
+    let mut alice = world.user("alice").await;
+    let mut second = world.add_device(&mut alice).await;
+    let bob = world.user("bob").await;
+    let old_info = alice.device.group_info();
+    let made = alice.device.commit(update());
+    let info = made.group_info.clone().unwrap();
+    let by_second = second.commit(update()).group_info.unwrap();
+    second.forget();
+    let sign = |eid: EidState| SignedState::sign(&alice.name, &alice.founding, eid, &info, &alice.device.key);
+    let after = alice.eid.followed_by(made.commit.as_bytes());
+    let good = identity_commit_of(&alice, &made.commit, &info, &alice.device);
+    assert_eq!(good.state.eid, after);
+
+    // Signed along with it, so that it is the GroupInfo that is wrong.
+    let with_info = |info: &GroupInfo| identity_commit_of(&alice, &made.commit, info, &alice.device);
+    let mut broken = info.as_bytes().to_vec();
+    *broken.last_mut().unwrap() ^= 1;
+    let named_bob = SignedState::sign(&bob.name, &alice.founding, after, &info, &alice.device.key);
+    let founded_by_bob = SignedState::sign(&alice.name, &bob.founding, after, &info, &alice.device.key);
+    let by_another = SignedState::sign(&alice.name, &alice.founding, after, &info, &second.key);
+    let over_old = SignedState::sign(&alice.name, &alice.founding, after, &old_info, &alice.device.key);
+    let mut damaged = good.state.signature.as_bytes().to_vec();
+    damaged[0] ^= 1;
+    let with_state = |state: SignedState| CommitIdentity { state, ..good.clone() };
+    for (what, body) in [
+        ("the GroupInfo of the epoch before", with_info(&old_info)),
+        ("another client's GroupInfo", with_info(&by_second)),
+        ("a GroupInfo with another signature", with_info(&GroupInfo::new(broken))),
+        ("another group's GroupInfo", with_info(&bob.device.group_info())),
+        ("no GroupInfo", with_info(&GroupInfo::default())),
+        ("the state before", with_state(sign(alice.eid))),
+        ("a later epoch", with_state(sign(EidState { epoch: after.epoch + 1, ..after }))),
+        ("another incarnation", with_state(sign(EidState { incarnation: 1, ..after }))),
+        ("another transcript", with_state(sign(EidState { transcript: Transcript::new([7; 32]), ..after }))),
+        ("a state that another client signed", with_state(by_another)),
+        ("another user's name", with_state(named_bob)),
+        ("another user's founding", with_state(founded_by_bob)),
+        ("a state signed over another GroupInfo", with_state(over_old)),
+        (
+            "a damaged signature",
+            with_state(SignedState { signature: Signature::new(damaged), ..good.state.clone() }),
+        ),
+        ("no signature", with_state(SignedState { signature: Signature::default(), ..good.state.clone() })),
+    ] {
+        world.assert_refuses(what, &sending(&body, &alice.device), ProblemType::InvalidMls).await;
+    }
+    // Readers get the tree beside the GroupInfo, and nothing else that a client would like to tell them in it.
+    alice.device.forget();
+    let made = alice.device.commit(Commit { tree_in_group_info: true, ..update() });
+    let call = identity_commit(&alice, &made, &alice.device);
+    world.assert_refuses("a GroupInfo with the tree", &call, ProblemType::InvalidMls).await;
+    alice.device.forget();
+
+    let made = world.commit_identity(&mut alice, update()).await;
+    let record = world.look_up(&alice.name).await;
+    assert_eq!(record.current.group_info, made.group_info.unwrap());
+    assert_eq!(record.current.ratchet_tree, alice.device.ratchet_tree());
+    world.close();
+}
+
+/// What one user's client signed is worth nothing at another user's identity, in another order, or at another server.
+#[tokio::test]
+async fn commits_that_are_replayed_reordered_of_another_user_or_another_domain_are_refused() {
+    let world = World::start().await;
+    let (mut alice, mut bob) = (world.user("alice").await, world.user("bob").await);
+    // Two of Alice's in order; the second one cannot come first.
+    let beginning = alice.eid;
+    let first = alice.device.commit(update());
+    let first_call = identity_commit(&alice, &first, &alice.device);
+    alice.device.merge();
+    alice.moved(&first.commit);
+    let second = alice.device.commit(update());
+    let second_call = identity_commit(&alice, &second, &alice.device);
+    world.assert_refuses("the second commit first", &second_call, ProblemType::WrongEpoch).await;
+    world.pay(&first_call).await.assert_ok("the first");
+    world.assert_refuses("the first again", &first_call, ProblemType::WrongEpoch).await;
+    // The second commit with a state that forgets the first.
+    let known = alice.eid;
+    alice.eid = EidState { epoch: 1, ..beginning };
+    let skipped = identity_commit(&alice, &second, &alice.device);
+    world.assert_refuses("a transcript without the first", &skipped, ProblemType::InvalidMls).await;
+    alice.eid = known;
+    world.pay(&second_call).await.assert_ok("the second");
+    alice.device.merge();
+    alice.moved(&second.commit);
+
+    // Bob's client cannot speak for Alice's, whatever it signs.
+    world.commit_identity(&mut bob, update()).await;
+    world.commit_identity(&mut bob, update()).await;
+    let made = alice.device.commit(update());
+    let body = identity_commit_of(&alice, &made.commit, made.group_info.as_ref().unwrap(), &alice.device);
+    world
+        .assert_refuses("Alice's commit by Bob", &sending(&body, &bob.device), ProblemType::InvalidMls)
+        .await;
+    let of_bob = identity_commit_of(&bob, &made.commit, made.group_info.as_ref().unwrap(), &bob.device);
+    world.assert_refuses("as Bob's state", &sending(&of_bob, &bob.device), ProblemType::InvalidMls).await;
+    world.assert_refuses("signed by Bob", &sending(&of_bob, &alice.device), ProblemType::InvalidMls).await;
+    // Requests are bound to the domain that they are signed for.
+    let mut elsewhere = sending(&body, &alice.device).paid_with(world.token()).wire();
+    elsewhere.sign(&alice.device.key, |input| "elsewhere.example".clone_into(&mut input.authority));
+    world.assert_refused("for another server", &elsewhere, ProblemType::SignatureRequired).await;
+    world.pay(&sending(&body, &alice.device)).await.assert_ok("Alice's own");
     world.close();
 }
 
@@ -230,19 +392,15 @@ async fn a_commit_that_no_reader_would_follow_is_refused() {
 #[tokio::test]
 async fn a_commit_carries_nothing_but_changes_of_clients_and_no_more_of_it_than_the_operator_allows() {
     let world = World::start().await;
-    let mut alice = User::new("alice");
-    alice.device.extensions.push(ExtensionType::Unknown(FILLER));
-    alice.device.found(&random_id(), Extensions::empty());
+    let mut device = device_of(&User::new("alice").name);
+    device.extensions.push(ExtensionType::Unknown(FILLER));
+    device.found(&random_id(), Extensions::empty());
+    let mut alice = User::with(User::new("alice").name, device);
     world.register(&alice).await;
     let refused = async |what: &str, alice: &mut User, commit: Commit, expected: ProblemType| {
         let made = alice.device.commit(commit);
-        world.assert_refuses(what, &identity_commit(&made.commit, &alice.device), expected).await;
+        world.assert_refuses(what, &identity_commit(alice, &made, &alice.device), expected).await;
         alice.device.forget();
-    };
-    let update = || Commit { update: true, ..Default::default() };
-    let adding = |devices: &[&Party]| Commit {
-        add: devices.iter().map(|device| device.key_package()).collect(),
-        ..Default::default()
     };
     let stuffed = |bytes: usize| {
         let mut device = User::new("alice").further_device();
@@ -257,7 +415,7 @@ async fn a_commit_carries_nothing_but_changes_of_clients_and_no_more_of_it_than_
     {
         alice.device.authenticate(data);
         let made = alice.device.commit(commit);
-        world.assert_refused_for(reason, &identity_commit(&made.commit, &alice.device), reason).await;
+        world.assert_refused_for(reason, &identity_commit(&alice, &made, &alice.device), reason).await;
         alice.device.forget();
     }
     let leaf = Commit { leaf: Some(Extensions::from_vec(vec![filler(2000)]).unwrap()), ..update() };
@@ -278,22 +436,17 @@ async fn a_commit_carries_nothing_but_changes_of_clients_and_no_more_of_it_than_
     refused("a third", &mut alice, adding(&[&devices[0]]), ProblemType::TooManyClients).await;
     limit("max_clients", 1).await;
     let exchange = Commit { remove: vec![second.public_key()], ..adding(&[&devices[0]]) };
-    for (what, commit) in [("another in a client's place", exchange), ("an update", update())] {
-        let made = alice.device.commit(commit);
-        world.pay(&identity_commit(&made.commit, &alice.device)).await.assert_ok(what);
-        alice.device.merge();
+    for commit in [exchange, update()] {
+        world.commit_identity(&mut alice, commit).await;
     }
 
     // A stolen client can use up the commits, and can still be removed.
     limit("max_clients", 3).await;
     let thief = alice.further_device();
-    let made = alice.device.commit(adding(&[&thief]));
-    world.pay(&identity_commit(&made.commit, &alice.device)).await.assert_ok("a further client");
-    alice.device.merge();
-    limit("max_identity_commits", 4).await;
+    world.commit_identity(&mut alice, adding(&[&thief])).await;
+    limit("max_identity_commits", 5).await;
     refused("a commit too many", &mut alice, update(), ProblemType::PolicyViolation).await;
     let removal = Commit { remove: vec![thief.public_key()], ..Default::default() };
-    let made = alice.device.commit(removal);
-    world.pay(&identity_commit(&made.commit, &alice.device)).await.assert_ok("the removal of a client");
+    world.commit_identity(&mut alice, removal).await;
     world.close();
 }

@@ -60,6 +60,10 @@ async fn a_contact_that_its_client_did_not_sign_is_refused() {
     let stranger = SigningKey::generate();
     let unknown = publishing(&contact(&home(), &stranger), &stranger);
     world.assert_refuses("a key that is no client's", &unknown, ProblemType::NotAllowed).await;
+    let mut carol = world.user("carol").await;
+    let pending = world.add_pending_device(&mut carol).await.key;
+    let pending = publishing(&contact(&home(), &pending), &pending);
+    world.assert_refuses("a pending client", &pending, ProblemType::NotAllowed).await;
 
     let valid = publishing(&good, key);
     for field in ["domain", "address", "hpke_key", "signature"] {

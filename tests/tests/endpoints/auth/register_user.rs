@@ -2,18 +2,23 @@
 
 use ciborium::Value;
 use futures_util::future::join_all;
-use openmls::prelude::{Ciphersuite, ExtensionType, Extensions};
+use openmls::prelude::{Ciphersuite, ExtensionType, Extensions, Lifetime};
 use postern_protocol::{
     auth::{AuthenticationKeys, CredentialIssued, RegisterUser},
     credential::ClientCredential,
+    eid::{EidState, Founding, SignedState},
     problem::ProblemType,
 };
-use postern_tests_kit::{Ask, Call, Commit, Party, User, World, now, over, random_id, registration};
+use postern_tests_kit::{
+    Ask, Call, Commit, Party, User, World, device_of, now, over, random_id, registration, registration_of,
+};
 use rand::RngCore;
 use reqwest::StatusCode;
 
 use super::commit_identity::{FILLER, filler};
 use crate::road::Valid;
+
+const YEAR: u64 = 365 * 24 * 60 * 60;
 
 pub fn valid() -> Valid {
     let user = User::new(&format!("user-{:016x}", rand::rng().next_u64()));
@@ -54,17 +59,17 @@ async fn a_name_or_key_that_is_taken_is_refused_and_the_first_user_stays() {
     let known = with_key_of("bob", &alice);
     world.assert_refused("a known client", &known.registration().wire(), ProblemType::NotAllowed).await;
     let after = world.look_up(&alice.name).await;
-    assert_eq!(after.group_info, before.group_info);
+    assert_eq!(after.current, before.current);
     assert_eq!(after.clients[0].credential, before.clients[0].credential);
     world.close();
 }
 
 /// A user of this name whose first client has the key of another user's.
 fn with_key_of(local: &str, other: &User) -> User {
-    let mut user = User::new(local);
-    user.device.key = other.device.key.clone();
-    user.device.found(&random_id(), Extensions::empty());
-    user
+    let mut device = User::new(local).device;
+    device.key = other.device.key.clone();
+    device.found(&random_id(), Extensions::empty());
+    User::with(User::new(local).name, device)
 }
 
 #[tokio::test]
@@ -166,7 +171,7 @@ async fn a_registration_is_small_and_its_size_is_looked_at_before_anything_else(
 
     let limit = "SELECT operator.set_user_limit('max_identity_leaf_bytes', 512)";
     world.admin.execute(limit, &[]).await.unwrap();
-    let mut device = Party::new(alice.name.to_string());
+    let mut device = alice.further_device();
     device.extensions.push(ExtensionType::Unknown(FILLER));
     device.leaf = Extensions::from_vec(vec![filler(400)]).unwrap();
     device.found(&random_id(), Extensions::empty());
@@ -185,7 +190,7 @@ async fn a_registration_is_small_and_its_size_is_looked_at_before_anything_else(
 async fn names_that_are_not_ours_to_give_are_refused() {
     let world = World::start().await;
     let foreign = "alice@elsewhere.example".parse().unwrap();
-    let mut device = Party::new("alice@elsewhere.example");
+    let mut device = device_of(&foreign);
     device.found(&random_id(), Extensions::empty());
     let call = registration(&foreign, &device);
     world.assert_refused("another domain", &call.wire(), ProblemType::ForeignDomain).await;
@@ -221,24 +226,66 @@ async fn names_that_are_not_ours_to_give_are_refused() {
     world.close();
 }
 
+/// Readers take the first client's word for where the identity began.
+#[tokio::test]
+async fn a_registration_has_the_state_of_its_beginning_signed_by_its_client() {
+    let world = World::start().await;
+    let (alice, other) = (User::new("alice"), User::new("alice"));
+    let good = registration_of(&alice.name, &alice.device);
+    let sign = |user: &User, founding: &Founding, eid: EidState, by: &User| {
+        SignedState::sign(&user.name, founding, eid, &good.group_info, &by.device.key)
+    };
+    let at = |eid: EidState| sign(&alice, &alice.founding, eid, &alice);
+    let over_other = SignedState::sign(
+        &alice.name,
+        &alice.founding,
+        alice.eid,
+        &other.device.group_info(),
+        &alice.device.key,
+    );
+    for (what, state) in [
+        ("a later epoch", at(EidState { epoch: 1, ..alice.eid })),
+        ("a later incarnation", at(EidState { incarnation: 1, ..alice.eid })),
+        ("another transcript", at(other.eid)),
+        ("another founding", sign(&alice, &other.founding, alice.eid, &alice)),
+        ("another name", sign(&User::new("bob"), &alice.founding, alice.eid, &alice)),
+        ("another client's signature", sign(&alice, &alice.founding, alice.eid, &other)),
+        ("another GroupInfo", over_other),
+    ] {
+        let call = Call::post("/as/users").with(&RegisterUser { state, ..good.clone() });
+        let wire = call.signed_by(&alice.device.key).wire();
+        world.assert_refused(what, &wire, ProblemType::InvalidMls).await;
+    }
+    world.send(&alice.registration().wire()).await.assert_ok("the valid one after all");
+    world.close();
+}
+
 #[tokio::test]
 async fn an_eid_that_is_not_this_one_client_in_epoch_0_is_refused() {
     let world = World::start().await;
     let name = User::new("alice").name;
     let found = |party: &mut Party| party.found(&random_id(), Extensions::empty());
 
-    let mut other_name = Party::new("bob@home.example");
+    let of_alice = || device_of(&name);
+    let mut other_name = User::new("bob").device;
     found(&mut other_name);
-    let mut no_name = Party::new("");
+    let mut no_name = of_alice();
+    no_name.identity.clear();
     found(&mut no_name);
-    let mut other_suite = Party::new("alice@home.example");
+    let mut other_suite = of_alice();
     other_suite.suite = Ciphersuite::MLS_128_DHKEMX25519_CHACHA20POLY1305_SHA256_Ed25519;
     found(&mut other_suite);
-    let mut expired = Party::new("alice@home.example");
+    let mut expired = of_alice();
     expired.lifetime = over();
     found(&mut expired);
+    let mut short = of_alice();
+    short.lifetime = Lifetime::new(10 * YEAR - 24 * 60 * 60);
+    found(&mut short);
+    let mut long = of_alice();
+    long.lifetime = Lifetime::new(22 * YEAR);
+    found(&mut long);
     let mut grown = User::new("alice").device;
-    grown.commit(Commit { add: vec![Party::new("alice@home.example").key_package()], ..Default::default() });
+    grown.commit(Commit { add: vec![of_alice().key_package()], ..Default::default() });
     grown.merge();
     let mut later = User::new("alice").device;
     later.commit(Commit { update: true, ..Default::default() });
@@ -248,6 +295,8 @@ async fn an_eid_that_is_not_this_one_client_in_epoch_0_is_refused() {
         ("no name in the leaf", &no_name),
         ("another ciphersuite", &other_suite),
         ("a leaf whose lifetime is over", &expired),
+        ("a leaf of less than ten years", &short),
+        ("a leaf of more than 21 years", &long),
         ("two clients", &grown),
         ("epoch 1", &later),
     ] {

@@ -254,13 +254,13 @@ async fn no_identity_has_a_client_with_a_key_that_nobody_can_encrypt_to() {
             let made = alice.device.commit(adding(&further));
             alice.device.repent();
             alice.device.forget();
-            assert_unusable(&world, what, &identity_commit(&made.commit, &alice.device)).await;
+            assert_unusable(&world, what, &identity_commit(&alice, &made, &alice.device)).await;
         }
         alice.device.lie(0, spoil);
         let made = alice.device.commit(update());
         alice.device.repent();
         alice.device.forget();
-        assert_unusable(&world, what, &identity_commit(&made.commit, &alice.device)).await;
+        assert_unusable(&world, what, &identity_commit(&alice, &made, &alice.device)).await;
     }
     world.close();
 }

@@ -1,0 +1,205 @@
+//! An evolving identity as a reader follows it (AS-3): the public state of its MLS group, checked as a
+//! member would check it, and which of its leaves count as the user's clients (AS-4).
+
+use openmls::{
+    prelude::{
+        GroupId, LeafNode, LeafNodeIndex, MlsMessageBodyIn, ProcessedMessageContent, ProposalStore,
+        PublicGroup, RatchetTreeIn, Sender, Verifiable as _, group_info::VerifiableGroupInfo,
+    },
+    treesync::LeafNodeSource,
+};
+use openmls_rust_crypto::OpenMlsRustCrypto;
+use openmls_traits::OpenMlsProvider as _;
+use postern_protocol::{
+    GroupInfo, MlsMessage, Payload, PublicKey, RatchetTree, TreeHash, encoding::Encoding, name::UserName,
+};
+use tls_codec::Deserialize as _;
+
+use crate::{
+    error::IdentityError,
+    mls::{self, CIPHERSUITE},
+};
+
+pub(super) struct PublicEid {
+    /// Keeps the group in memory.
+    provider: OpenMlsRustCrypto,
+    group: PublicGroup,
+}
+
+/// A leaf of an identity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Leaf {
+    pub index: LeafNodeIndex,
+    pub client_key: PublicKey,
+    /// Whether it is as another client added it: its own client has not said yet that it is the user's
+    /// (AS-4).
+    pub pending: bool,
+}
+
+impl PublicEid {
+    /// Verifies a GroupInfo and the tree of its group, of whatever epoch, as a joiner does (RFC 9420
+    /// §12.4.3.1).
+    ///
+    /// # Errors
+    /// [`IdentityError::History`].
+    pub(super) fn open(group_info: &GroupInfo, ratchet_tree: &RatchetTree) -> Result<Self, IdentityError> {
+        let provider = OpenMlsRustCrypto::default();
+        let group_info = parse_group_info(group_info)?;
+        let tree = RatchetTreeIn::tls_deserialize_exact(ratchet_tree.as_bytes())
+            .map_err(|_| IdentityError::History("it has no ratchet tree"))?;
+        let (group, _) = PublicGroup::from_external(
+            provider.crypto(),
+            provider.storage(),
+            tree,
+            group_info,
+            ProposalStore::new(),
+        )
+        .map_err(|error| {
+            tracing::debug!(%error, "an identity does not verify");
+            IdentityError::History("its tree does not verify")
+        })?;
+        if group.ciphersuite() != CIPHERSUITE {
+            return Err(IdentityError::History("it is of another ciphersuite"));
+        }
+        Ok(Self { provider, group })
+    }
+
+    /// Reads what [`Self::encode`] wrote; `None` for anything else.
+    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
+        let (id, entries): (Payload, Vec<(Payload, Payload)>) = Encoding::Cbor.decode(bytes).ok()?;
+        let provider = OpenMlsRustCrypto::default();
+        let entries = entries.into_iter().map(|(key, value)| (key.into_bytes(), value.into_bytes()));
+        *provider.storage().values.write().ok()? = entries.collect();
+        let group = PublicGroup::load(provider.storage(), &GroupId::from_slice(id.as_bytes())).ok()??;
+        Some(Self { provider, group })
+    }
+
+    /// The group's id, and what openmls keeps of it: CBOR.
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let values = self.provider.storage().values.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let entry =
+            |(key, value): (&Vec<u8>, &Vec<u8>)| (Payload::new(key.clone()), Payload::new(value.clone()));
+        let mut entries: Vec<_> = values.iter().map(entry).collect();
+        // The same bytes for the same group.
+        entries.sort_unstable_by(|(one, _), (other, _)| one.as_bytes().cmp(other.as_bytes()));
+        let id = Payload::new(self.group.group_id().as_slice().to_vec());
+        Encoding::Cbor.encode(&(id, entries))
+    }
+
+    pub(super) fn epoch(&self) -> u64 {
+        self.group.group_context().epoch().as_u64()
+    }
+
+    /// # Errors
+    /// [`IdentityError::History`] unless it has 32 bytes.
+    pub(super) fn tree_hash(&self) -> Result<TreeHash, IdentityError> {
+        TreeHash::try_from(self.group.group_context().tree_hash())
+            .map_err(|_| IdentityError::History("its tree hash has another length"))
+    }
+
+    /// Lets a commit take effect that a client of the user made (RFC 9420 §12.4.2).
+    ///
+    /// # Errors
+    /// [`IdentityError::History`] for one that does not verify, and for one that no client of the user may
+    /// make: the group is unusable then.
+    pub(super) fn follow(
+        &mut self,
+        name: &UserName,
+        founder: &PublicKey,
+        commit: &MlsMessage,
+    ) -> Result<(), IdentityError> {
+        let Some(MlsMessageBodyIn::PublicMessage(commit)) = mls::parse(commit.as_bytes()) else {
+            return Err(IdentityError::History("a commit is no public message"));
+        };
+        // Anybody can make an external commit, and openmls takes it from anybody.
+        let Sender::Member(committer) = *commit.sender() else {
+            return Err(IdentityError::History("a commit is from nobody in it"));
+        };
+        let pending =
+            self.leaves(name, founder)?.into_iter().any(|leaf| leaf.index == committer && leaf.pending);
+        let message = self.group.process_message(self.provider.crypto(), commit).map_err(|error| {
+            tracing::debug!(%error, "a commit of an identity does not verify");
+            IdentityError::History("a commit does not verify")
+        })?;
+        let ProcessedMessageContent::StagedCommitMessage(staged) = message.into_content() else {
+            return Err(IdentityError::History("a message is no commit"));
+        };
+        if pending && staged.queued_proposals().next().is_some() {
+            return Err(IdentityError::History("a device that is no client yet changes others"));
+        }
+        self.group
+            .merge_commit(self.provider.storage(), *staged)
+            .map_err(|_| IdentityError::History("a commit does not apply"))?;
+        self.leaves(name, founder).map(drop)
+    }
+
+    /// The leaves, each a client of this one user or about to be one.
+    ///
+    /// # Errors
+    /// [`IdentityError::History`] if a leaf is none, or two have one key.
+    pub(super) fn leaves(&self, name: &UserName, founder: &PublicKey) -> Result<Vec<Leaf>, IdentityError> {
+        let mut leaves: Vec<Leaf> = Vec::new();
+        for member in self.group.members() {
+            if mls::identity(&member.credential).is_none_or(|found| found != name.to_string().as_bytes()) {
+                return Err(IdentityError::History("a device is somebody else's"));
+            }
+            let client_key = mls::public_key(&member.signature_key)
+                .ok_or(IdentityError::History("a device has another kind of key"))?;
+            if leaves.iter().any(|leaf| leaf.client_key == client_key) {
+                return Err(IdentityError::History("two devices have one key"));
+            }
+            let pending = client_key != *founder && self.group.leaf(member.index).is_some_and(is_as_added);
+            leaves.push(Leaf { index: member.index, client_key, pending });
+        }
+        Ok(leaves)
+    }
+
+    /// The one client of epoch 0.
+    ///
+    /// # Errors
+    /// [`IdentityError::History`] for another epoch, and for other than one client of this user.
+    pub(super) fn founder(&self, name: &UserName) -> Result<PublicKey, IdentityError> {
+        let not_begun = IdentityError::History("it does not begin with one device in epoch 0");
+        let mut members = self.group.members();
+        let (Some(first), None, 0) = (members.next(), members.next(), self.epoch()) else {
+            return Err(not_begun);
+        };
+        let founder = mls::public_key(&first.signature_key).ok_or(not_begun)?;
+        self.leaves(name, &founder).map(|_| founder)
+    }
+
+    /// Verifies that a GroupInfo is of this epoch of the group, and that the client behind a leaf signed
+    /// it.
+    ///
+    /// # Errors
+    /// [`IdentityError::State`].
+    pub(super) fn verify_group_info(&self, group_info: &GroupInfo, by: &Leaf) -> Result<(), IdentityError> {
+        let shown = parse_group_info(group_info)?;
+        let expected = VerifiableGroupInfo::new(
+            self.group.group_context().clone(),
+            shown.extensions().clone(),
+            self.group.confirmation_tag().clone(),
+            by.index,
+            shown.signature().clone(),
+        );
+        let leaf = self.group.leaf(by.index).ok_or(IdentityError::State)?;
+        let scheme = CIPHERSUITE.signature_algorithm();
+        let key = leaf.signature_key().clone().into_signature_public_key_enriched(scheme);
+        if expected != shown || shown.verify_no_out(self.provider.crypto(), &key).is_err() {
+            return Err(IdentityError::State);
+        }
+        Ok(())
+    }
+}
+
+/// Whether a leaf came with a KeyPackage and was not updated since.
+pub(super) fn is_as_added(leaf: &LeafNode) -> bool {
+    matches!(leaf.leaf_node_source(), LeafNodeSource::KeyPackage(_))
+}
+
+fn parse_group_info(group_info: &GroupInfo) -> Result<VerifiableGroupInfo, IdentityError> {
+    match mls::parse(group_info.as_bytes()) {
+        Some(MlsMessageBodyIn::GroupInfo(group_info)) => Ok(group_info),
+        _ => Err(IdentityError::History("it has no GroupInfo")),
+    }
+}
