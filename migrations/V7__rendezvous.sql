@@ -10,8 +10,8 @@ COMMENT ON SCHEMA rendezvous IS 'Rendezvous of a user''s old and new device';
 CREATE TABLE rendezvous.settings (
     singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
     minutes integer NOT NULL DEFAULT 10 CHECK (minutes BETWEEN 1 AND 60),
-    max_rendezvous integer NOT NULL DEFAULT 1000 CHECK (max_rendezvous BETWEEN 0 AND 100000),
-    max_payloads integer NOT NULL DEFAULT 40 CHECK (max_payloads BETWEEN 8 AND 1000),
+    max_rendezvous integer NOT NULL DEFAULT 500 CHECK (max_rendezvous BETWEEN 0 AND 100000),
+    max_payloads integer NOT NULL DEFAULT 100 CHECK (max_payloads BETWEEN 8 AND 1000),
     max_payload_bytes integer NOT NULL DEFAULT 32768 CHECK (max_payload_bytes BETWEEN 8192 AND 524288),
     max_requests integer NOT NULL DEFAULT 300 CHECK (max_requests BETWEEN 50 AND 10000),
     attempts_per_source integer NOT NULL DEFAULT 20 CHECK (attempts_per_source >= 0),
