@@ -89,6 +89,13 @@ enum Stage {
     TakenOver,
 }
 
+impl Stage {
+    /// Whether it is one of the old device's.
+    fn is_owners(self) -> bool {
+        !matches!(self, Self::Confirmed | Self::Requested | Self::TakenOver)
+    }
+}
+
 impl Linking {
     fn new(stage: Stage, channel: Channel) -> Self {
         Self { stage, channel, version: 0 }

@@ -151,6 +151,10 @@ const HALF: usize = 33;
 /// Makes this device's keys, unless they were made before, and asks to be added.
 fn request(tx: &Tx<'_>, link: &mut Linking, server: &str, offer: Offer) -> Result<()> {
     let user = offer.user;
+    // A device is linked at its user's home.
+    if user.domain() != link.channel.domain() {
+        return Err(LinkError::Tampered.into());
+    }
     let account = match Account::find(tx)? {
         Some(account) if account.user == user => account,
         _ => Account::new(server.to_owned(), user)?,

@@ -25,7 +25,8 @@ pub struct LinkOffer {
 /// Offers a link, or goes on with the one that is under way.
 pub(crate) async fn offer(session: &Arc<Session>) -> Result<LinkOffer> {
     let now = session.store.now();
-    let under_way = session.store.read(Linking::find)?.filter(|linking| linking.channel.ends > now);
+    let goes_on = |linking: &Linking| linking.stage.is_owners() && linking.channel.ends > now;
+    let under_way = session.store.read(Linking::find)?.filter(goes_on);
     let linking = match under_way {
         Some(linking) => linking,
         None => {
