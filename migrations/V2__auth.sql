@@ -17,7 +17,15 @@ CREATE TABLE auth.settings (
     max_identity_commit_bytes integer NOT NULL DEFAULT 16384
         CHECK (max_identity_commit_bytes BETWEEN 4096 AND 262144),
     max_identity_leaf_bytes integer NOT NULL DEFAULT 2048 CHECK (max_identity_leaf_bytes BETWEEN 512 AND 65536),
-    history_page_bytes integer NOT NULL DEFAULT 262144 CHECK (history_page_bytes BETWEEN 16384 AND 16777216)
+    history_page_bytes integer NOT NULL DEFAULT 262144 CHECK (history_page_bytes BETWEEN 16384 AND 16777216),
+    reset_attempts_per_source integer NOT NULL DEFAULT 20 CHECK (reset_attempts_per_source >= 0),
+    reset_attempts_per_hour integer NOT NULL DEFAULT 1000 CHECK (reset_attempts_per_hour >= 0),
+    resets_per_month integer NOT NULL DEFAULT 1 CHECK (resets_per_month >= 0),
+    renames_per_month integer NOT NULL DEFAULT 1 CHECK (renames_per_month >= 0),
+    former_name_days integer NOT NULL DEFAULT 365 CHECK (former_name_days BETWEEN 0 AND 3650),
+    client_expiry_days integer NOT NULL DEFAULT 90 CHECK (client_expiry_days BETWEEN 90 AND 3650),
+    account_expiry_days integer NOT NULL DEFAULT 0
+        CHECK (account_expiry_days = 0 OR account_expiry_days BETWEEN 180 AND 36500)
 );
 COMMENT ON TABLE auth.settings IS 'Settings of the AS: one row';
 COMMENT ON COLUMN auth.settings.singleton IS 'Always true: there is one row. Never changes';
@@ -35,18 +43,39 @@ COMMENT ON COLUMN auth.settings.max_identity_leaf_bytes IS
     'Bytes of a new leaf of an EID, and of its GroupContext''s extensions, at most. Changes as the operator likes';
 COMMENT ON COLUMN auth.settings.history_page_bytes IS
     'Bytes of commits after which a page of an EID''s history ends; it has one commit at least. Changes as the operator likes';
+COMMENT ON COLUMN auth.settings.reset_attempts_per_source IS
+    'Attempts to reset an account that are taken from one network address in an hour: an IPv4 address, or an IPv6 network of 64 bits. Changes as the operator likes';
+COMMENT ON COLUMN auth.settings.reset_attempts_per_hour IS
+    'Attempts to reset an account that are taken from all addresses together in an hour. Changes as the operator likes';
+COMMENT ON COLUMN auth.settings.resets_per_month IS
+    'Resets of an account in a month (UTC); 0: none is possible. Changes as the operator likes';
+COMMENT ON COLUMN auth.settings.renames_per_month IS
+    'Changes of a user''s name in a month (UTC); 0: none is possible. Changes as the operator likes';
+COMMENT ON COLUMN auth.settings.former_name_days IS
+    'Days for which nobody else can have the name that a user gave up, rounded up to the end of a month. Changes as the operator likes';
+COMMENT ON COLUMN auth.settings.client_expiry_days IS
+    'Days after which a client that asked for no credential loses its own and its contact, rounded up to the end of a month. Changes as the operator likes';
+COMMENT ON COLUMN auth.settings.account_expiry_days IS
+    'Days after which an account is erased whose clients were all silent; 0: accounts stay. Changes as the operator likes';
 INSERT INTO auth.settings DEFAULT VALUES;
+
+CREATE FUNCTION auth.month(moment timestamptz) RETURNS integer
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT (extract(year FROM moment AT TIME ZONE 'UTC') * 12 + extract(month FROM moment AT TIME ZONE 'UTC'))::integer
+$$;
+COMMENT ON FUNCTION auth.month IS
+    'Number of a month (UTC): year times 12 and month. Days are not kept with accounts, since they would join a user with what its client made on the same day (PRIV-4)';
 
 -- The counts are lost with a crash, and are never in WAL, replicas or base backups.
 CREATE UNLOGGED TABLE auth.registration_attempts (
-    source bytea PRIMARY KEY CHECK (octet_length(source) IN (0, 32)),
+    source bytea PRIMARY KEY CHECK (octet_length(source) IN (0, 1, 32)),
     hour integer NOT NULL,
     attempts integer NOT NULL
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE auth.registration_attempts IS
-    'Attempts to register in the present hour. No row leads to a user, and each goes when its hour is over';
+    'Attempts to register, and to reset an account, in the present hour. No row leads to a user, and each goes when its hour is over';
 COMMENT ON COLUMN auth.registration_attempts.source IS
-    'HMAC of the network address under a key of the server that is not in the database; empty: all addresses together. Never changes';
+    'HMAC of the network address under a key of the server that is not in the database, another for resets; empty: all addresses together; one byte: all addresses together, for resets. Never changes';
 COMMENT ON COLUMN auth.registration_attempts.hour IS 'Hour (hours since 1970) that is counted. Grows';
 COMMENT ON COLUMN auth.registration_attempts.attempts IS
     'Attempts that were taken in that hour, whatever became of them. Grows, and begins anew with each hour';
@@ -80,13 +109,61 @@ INSERT INTO auth.reserved_names (name) SELECT unnest(ARRAY[
 CREATE TABLE auth.users (
     user_id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
     name text COLLATE "C" NOT NULL UNIQUE
-        CHECK (name ~ '^[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?$')
+        CHECK (name ~ '^[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?$'),
+    recovery_key bytea NOT NULL CHECK (octet_length(recovery_key) = 32)
 );
 COMMENT ON TABLE auth.users IS
     'Accounts of the home domain. The row''s lock orders whatever happens to the account''s identity';
 COMMENT ON COLUMN auth.users.user_id IS 'Random id, known to this schema and the allowances only. Never changes';
 COMMENT ON COLUMN auth.users.name IS
-    'User name before @: lower-case ASCII, so that no two names look alike (AS-1). Never changes';
+    'User name before @: lower-case ASCII, so that no two names look alike (AS-1). Changes by auth.rename_user only';
+COMMENT ON COLUMN auth.users.recovery_key IS
+    'Ed25519 public key (32 bytes) that verifies the owner''s second proof (AS-8, AS-9); the private half is derived from a secret that only the owner has. Changes by auth.replace_recovery_key only';
+
+CREATE TABLE auth.former_names (
+    name text COLLATE "C" PRIMARY KEY,
+    skeleton text COLLATE "C" NOT NULL GENERATED ALWAYS AS (auth.skeleton(name)) STORED,
+    user_id uuid NOT NULL REFERENCES auth.users ON DELETE CASCADE,
+    free integer NOT NULL
+);
+CREATE INDEX former_names_by_skeleton ON auth.former_names (skeleton);
+CREATE INDEX former_names_of_user ON auth.former_names (user_id);
+COMMENT ON TABLE auth.former_names IS
+    'Names that users gave up, which nobody else can have for a time: contacts would take another owner for the first one (AS-9)';
+COMMENT ON COLUMN auth.former_names.name IS 'User name before @. Never changes';
+COMMENT ON COLUMN auth.former_names.skeleton IS 'Form in which names are compared. Never changes';
+COMMENT ON COLUMN auth.former_names.user_id IS
+    'Account that had it, which can take it back, and with which it goes. Never changes';
+COMMENT ON COLUMN auth.former_names.free IS 'Month (auth.month) from which on the name is free. Never changes';
+
+CREATE TYPE auth.account_change AS ENUM ('reset', 'rename');
+COMMENT ON TYPE auth.account_change IS 'What an account''s owner can do a few times in a month';
+
+CREATE TABLE auth.account_changes (
+    user_id uuid REFERENCES auth.users ON DELETE CASCADE,
+    kind auth.account_change,
+    month integer NOT NULL,
+    changes integer NOT NULL,
+    PRIMARY KEY (user_id, kind)
+);
+COMMENT ON TABLE auth.account_changes IS
+    'Resets and changes of name in the present month, which are limited (AS-8, AS-9). Rows go when their month is over';
+COMMENT ON COLUMN auth.account_changes.user_id IS 'Account. Never changes';
+COMMENT ON COLUMN auth.account_changes.kind IS 'What was done. Never changes';
+COMMENT ON COLUMN auth.account_changes.month IS 'Month (auth.month) that is counted. Grows';
+COMMENT ON COLUMN auth.account_changes.changes IS 'How often in that month. Grows, and begins anew with each month';
+
+-- The counts are lost with a crash, and are never in WAL, replicas or base backups.
+CREATE UNLOGGED TABLE auth.wrong_proofs (
+    user_id uuid PRIMARY KEY REFERENCES auth.users ON DELETE CASCADE,
+    hour integer NOT NULL,
+    proofs integer NOT NULL
+) WITH (fillfactor = 50);
+COMMENT ON TABLE auth.wrong_proofs IS
+    'Second proofs that did not verify, of the last day: somebody without the recovery key tried to reset, rename or delete an account (AS-8)';
+COMMENT ON COLUMN auth.wrong_proofs.user_id IS 'Account. Never changes';
+COMMENT ON COLUMN auth.wrong_proofs.hour IS 'Hour (hours since 1970) that is counted. Grows';
+COMMENT ON COLUMN auth.wrong_proofs.proofs IS 'Number in that hour. Grows, and begins anew with each hour';
 
 -- Transcripts (protocol/src/eid.rs): the database computes them too, so that no server process can write a history that
 -- does not follow from the one before.
@@ -250,9 +327,11 @@ CREATE TABLE auth.clients (
     confirmed boolean NOT NULL,
     credential bytea CHECK (credential IS NULL OR confirmed),
     sealed_contact bytea CHECK (sealed_contact IS NULL OR confirmed),
+    heard integer NOT NULL DEFAULT auth.month(now()),
     FOREIGN KEY (user_id, incarnation) REFERENCES auth.incarnations
 );
 CREATE INDEX clients_of_user ON auth.clients (user_id, incarnation);
+CREATE INDEX clients_by_heard ON auth.clients (heard);
 COMMENT ON TABLE auth.clients IS 'Clients in the current epoch of each account''s EID: a mirror of its tree, by key';
 COMMENT ON COLUMN auth.clients.client_key IS
     'Ed25519 public key (32 bytes): the signature key of the client''s leaf. Never changes';
@@ -264,6 +343,8 @@ COMMENT ON COLUMN auth.clients.credential IS
     'Client credential that was signed last (AS-2); null until the client asks for one. Changes';
 COMMENT ON COLUMN auth.clients.sealed_contact IS
     'SignedContact of the client (AS-5), sealed under the server''s master key so that no dump joins a name to a queue (PRIV-1); null until the client publishes one. Changes';
+COMMENT ON COLUMN auth.clients.heard IS
+    'Month (auth.month) in which the client was added or asked for a credential last, which tells when it is silent (AS-9). Grows';
 
 CREATE FUNCTION auth.keep_clients_true() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -373,5 +454,19 @@ CREATE TYPE auth.publish_contact_outcome AS ENUM ('published', 'token_spent', 'u
 COMMENT ON TYPE auth.publish_contact_outcome IS 'Outcomes of auth.publish_contact';
 CREATE TYPE auth.look_up_user_outcome AS ENUM ('found', 'token_spent', 'unknown_user');
 COMMENT ON TYPE auth.look_up_user_outcome IS 'Outcomes of auth.look_up_user';
+CREATE TYPE auth.replace_recovery_key_outcome AS ENUM ('replaced', 'token_spent', 'unknown_client', 'wrong_proof');
+COMMENT ON TYPE auth.replace_recovery_key_outcome IS 'Outcomes of auth.replace_recovery_key';
+CREATE TYPE auth.delete_account_outcome AS ENUM ('deleted', 'token_spent', 'unknown_client', 'wrong_proof');
+COMMENT ON TYPE auth.delete_account_outcome IS 'Outcomes of auth.delete_account';
+CREATE TYPE auth.admit_reset_outcome AS ENUM ('admitted', 'source_limited', 'server_limited');
+COMMENT ON TYPE auth.admit_reset_outcome IS 'Outcomes of auth.admit_reset';
+CREATE TYPE auth.end_identity_outcome AS ENUM ('ended', 'wrong_proof', 'client_known', 'too_many_resets');
+COMMENT ON TYPE auth.end_identity_outcome IS 'Outcomes of auth.end_identity';
+CREATE TYPE auth.reset_account_outcome AS ENUM ('reset', 'wrong_proof', 'not_ended', 'client_known');
+COMMENT ON TYPE auth.reset_account_outcome IS 'Outcomes of auth.reset_account';
+CREATE TYPE auth.rename_user_outcome AS ENUM (
+    'renamed', 'token_spent', 'unknown_client', 'wrong_proof', 'name_taken', 'too_many_renames', 'wrong_epoch',
+    'too_many_commits', 'too_large');
+COMMENT ON TYPE auth.rename_user_outcome IS 'Outcomes of auth.rename_user';
 CREATE TYPE auth.add_signing_key_outcome AS ENUM ('added', 'exists');
 COMMENT ON TYPE auth.add_signing_key_outcome IS 'Outcomes of auth.add_signing_key';

@@ -51,6 +51,7 @@ GRANT EXECUTE ON FUNCTION operator.set_rendezvous_limit TO postern_operator;
 GRANT EXECUTE ON FUNCTION operator.reserved_names TO postern_operator, postern_monitor;
 GRANT EXECUTE ON FUNCTION operator.reserve_name TO postern_operator;
 GRANT EXECUTE ON FUNCTION operator.release_name TO postern_operator;
+GRANT EXECUTE ON FUNCTION operator.wrong_proofs TO postern_operator;
 
 -- auth
 GRANT EXECUTE ON FUNCTION auth.admit_registration TO postern_server;
@@ -61,6 +62,15 @@ GRANT EXECUTE ON FUNCTION auth.store_credential TO postern_server;
 GRANT EXECUTE ON FUNCTION auth.commit_identity TO postern_server;
 GRANT EXECUTE ON FUNCTION auth.publish_contact TO postern_server;
 GRANT EXECUTE ON FUNCTION auth.look_up_user TO postern_server;
+GRANT EXECUTE ON FUNCTION auth.load_account TO postern_server;
+GRANT EXECUTE ON FUNCTION auth.count_wrong_proof TO postern_server;
+GRANT EXECUTE ON FUNCTION auth.replace_recovery_key TO postern_server;
+GRANT EXECUTE ON FUNCTION auth.delete_account TO postern_server;
+GRANT EXECUTE ON FUNCTION auth.admit_reset TO postern_server;
+GRANT EXECUTE ON FUNCTION auth.end_identity TO postern_server;
+GRANT EXECUTE ON FUNCTION auth.reset_account TO postern_server;
+GRANT EXECUTE ON FUNCTION auth.rename_user TO postern_server;
+GRANT EXECUTE ON FUNCTION auth.expire TO postern_server;
 GRANT EXECUTE ON FUNCTION auth.load_signing_keys TO postern_server;
 GRANT EXECUTE ON FUNCTION auth.add_signing_key TO postern_server;
 

@@ -3,8 +3,11 @@
 -- list is applied again with all functions: prices that the operator changed stay, endpoints that are gone are removed.
 WITH listed (endpoint, price) AS (VALUES
     ('auth.commit_identity', 1),
+    ('auth.delete_account', 1),
     ('auth.look_up_user', 1),
     ('auth.publish_contact', 1),
+    ('auth.rename_user', 1),
+    ('auth.replace_recovery_key', 1),
     ('auth.store_credential', 1),
     ('ds.create_group', 1),
     ('ds.delete_group', 1),

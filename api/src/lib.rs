@@ -22,6 +22,7 @@
 //! ```
 
 mod aas;
+mod account;
 mod auth;
 mod ds;
 mod error;

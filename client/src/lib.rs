@@ -62,11 +62,14 @@ mod store;
 mod submit;
 mod tokens;
 
-pub use account::{LinkGrant, LinkRequest};
+pub use account::{LinkGrant, LinkRequest, recovery_key_of, recovery_words};
 pub use client::{Client, ClientBuilder, Group, Invited, Refounded};
 #[cfg(feature = "lab")]
 pub use clock::Clock;
-pub use contact::{ContactAnswer, ContactRequest, Friend, FriendshipSecrets, Letter, LetterBody, RequestId};
+pub use contact::{
+    Blocks, Contact, ContactAnswer, ContactRequest, ContactsHandover, Edition, Friend, FriendshipSecrets,
+    Letter, LetterBody, ReceivedRequest, RequestId, SafetyNumber, SharedContact, Stamp,
+};
 pub use display::{safe_json, safe_line, safe_text};
 pub use error::{Error, IdentityError, LinkError, QueueError, Result};
 pub use event::{Event, EventId, HistoryEntry, Member};
@@ -80,6 +83,7 @@ pub use identity::{
 pub use link::{LinkCode, LinkOffer, MalformedCode};
 pub use options::Options;
 pub use postern_api as api;
+pub use postern_protocol::second_proof::RecoveryKey;
 #[cfg(feature = "lab")]
 pub use postern_api::{Http, Request, Response, Token};
 pub use store::Passphrase;

@@ -13,6 +13,7 @@ use postern_protocol::{
     name::UserName,
     problem::ProblemType,
     qs::{CreateQueue, QueueKind},
+    second_proof::RecoveryKey,
 };
 
 use crate::{
@@ -44,19 +45,22 @@ pub(crate) async fn register(
         None => store.write(|tx| {
             // Kept before it is sent: a crash in between must not lose the key to the name.
             let mut account = Account::new(server.to_owned(), user)?;
-            let new = eid::create(tx, &account.user, &account.client_key(), &[])?;
+            let new = eid::create(tx, &account.user, &account.client_key(), None)?;
             account.eid_group_id = Some(new.group_id);
+            let recovery_key = RecoveryKey::generate();
+            account.set_recovery_key(Some(&recovery_key));
             account.registration = Some(RegisterUser {
                 name: account.user.clone(),
                 group_info: new.group_info,
                 ratchet_tree: new.ratchet_tree,
                 state: new.state,
+                recovery_key: recovery_key.verifier(),
             });
             account.save(tx)?;
             Friendship::join(FriendshipSecrets::generate()?).save(tx)?;
             Ok(account)
         })?,
-        Some(account) if account.user == user && !account.ready => account,
+        Some(account) if account.user == user && !account.ready && !account.resets => account,
         Some(_) => return Err(Error::ClientExists(directory.to_owned())),
     };
     let api = session::api(&store, http, &account);
@@ -162,7 +166,7 @@ async fn create_queue(store: &Store, api: &Api, kind: QueueKind) -> Result<()> {
     store.write(|tx| Queue::new(kind, id, owner, hpke).save(tx))
 }
 
-async fn full_name(http: &Http, name: &str) -> Result<UserName> {
+pub(crate) async fn full_name(http: &Http, name: &str) -> Result<UserName> {
     let full = if name.contains('@') {
         name.to_owned()
     } else {

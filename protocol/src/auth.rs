@@ -23,6 +23,8 @@ pub struct RegisterUser {
     pub ratchet_tree: RatchetTree,
     /// Epoch 0 of incarnation 0, signed by the client.
     pub state: SignedState,
+    /// The verifier of the account's recovery key (AS-8).
+    pub recovery_key: PublicKey,
 }
 
 impl RegisterUser {

@@ -10,7 +10,7 @@ use crate::{
     hash::sha256,
     key::{BadSignature, SigningKey},
     label::Label,
-    name::UserName,
+    name::{UserName, prefixed},
 };
 
 impl Transcript {
@@ -71,7 +71,7 @@ impl EidState {
 }
 
 /// What stays the same through an incarnation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Founding {
     /// Key of the client in epoch 0.
     pub founder: PublicKey,
@@ -187,13 +187,6 @@ impl FreshnessTicket {
             self.issuer_key.as_bytes(),
         ])
     }
-}
-
-/// A name and its length, for what is signed.
-fn prefixed(user: &UserName) -> ([u8; 2], String) {
-    let name = user.to_string();
-    let length = u16::try_from(name.len()).expect("a name has less than 64 KiB");
-    (length.to_be_bytes(), name)
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ mod hash;
 mod random;
 
 pub mod aas;
+pub mod account;
 pub mod address;
 pub mod auth;
 pub mod chain;
@@ -27,6 +28,7 @@ pub mod push;
 pub mod qs;
 pub mod rendezvous;
 pub mod sealed;
+pub mod second_proof;
 pub mod signature;
 pub mod token;
 pub mod wake;

@@ -44,6 +44,13 @@ impl UserName {
     }
 }
 
+/// A name and its length, for what is signed.
+pub(crate) fn prefixed(user: &UserName) -> ([u8; 2], String) {
+    let name = user.to_string();
+    let length = u16::try_from(name.len()).expect("a name has less than 64 KiB");
+    (length.to_be_bytes(), name)
+}
+
 impl FromStr for Domain {
     type Err = NameError;
     fn from_str(text: &str) -> Result<Self, NameError> {

@@ -80,6 +80,12 @@ problems! {
     TooManyRegistrations "too-many-registrations" TOO_MANY_REQUESTS
         "There are too many registrations"
         "The server takes a limited number of attempts to register in an hour, from one network address and in all. The same request is as good in the next hour (Retry-After).";
+    WrongProof "wrong-proof" FORBIDDEN
+        "The second proof is wrong"
+        "What cannot be undone asks for the account's recovery key besides a client. The proof is not by that key, or for another request; a reset hears the same for a name that nobody has.";
+    TooManyChanges "too-many-changes" TOO_MANY_REQUESTS
+        "The account was changed too often"
+        "An account can be reset, and change its name, a limited number of times in a month (Retry-After); attempts to reset accounts are also limited by the hour.";
     ForeignDomain "foreign-domain" UNPROCESSABLE_ENTITY
         "The domain is not this server's"
         "The name, group or address belongs to another domain. Send the request to that domain's server.";

@@ -70,7 +70,7 @@ pub fn chores(app: &App) -> Vec<Chore> {
             aas.drop_retired_keys().await
         }),
         Chore::every(10 * MINUTE, "forget past attempts to register", auth, |auth: As| async move {
-            auth.forget_attempts().await
+            auth.forget_counts().await
         }),
         Chore::every(
             MINUTE,
@@ -78,6 +78,7 @@ pub fn chores(app: &App) -> Vec<Chore> {
             rendezvous,
             |rendezvous: Rendezvous| async move { rendezvous.clean_up().await },
         ),
+        Chore::every(HOUR, "expire silent clients", auth, |auth: As| async move { auth.expire().await }),
         Chore::every(HOUR, "drop expired group ids, groups and Welcome trees", ds, |ds: Ds| async move {
             ds::upkeep::run(&ds).await
         }),

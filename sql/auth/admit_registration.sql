@@ -6,7 +6,7 @@
 --
 -- Returns admitted, with max_leaf_bytes, the limit of the first client's leaf; source_limited, server_limited: no more
 -- attempts are taken in this hour from this address, or from all addresses together; name_reserved: the name, or one
--- like it, is the operator's. With all of them: allowance, the number of attempts in an hour that counted here, and
+-- like it, is the operator's, or was another user's until lately. With all of them: allowance, the number of attempts in an hour that counted here, and
 -- resets_in, the seconds until the next hour begins.
 -- Called by POST /as/users.
 CREATE OR REPLACE FUNCTION auth.admit_registration(
@@ -46,6 +46,8 @@ BEGIN
         IF auth.count_attempt(all_sources, this_hour, server_allowance) THEN
             outcome := CASE WHEN EXISTS (SELECT FROM auth.reserved_names r
                                           WHERE r.skeleton = auth.skeleton(admit_registration.name))
+                              OR EXISTS (SELECT FROM auth.former_names f
+                                          WHERE f.skeleton = auth.skeleton(admit_registration.name))
                             THEN 'name_reserved'::auth.admit_registration_outcome ELSE 'admitted' END;
             RETURN;
         END IF;

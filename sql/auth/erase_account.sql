@@ -4,9 +4,9 @@
 --
 --   user_id: which account
 --
--- The name is free afterwards. The caller asks for a second proof before.
+-- The name is free afterwards, and so are its former ones. The caller asks for a second proof before.
 -- Returns false if there is no such account.
--- Granted to nobody yet.
+-- Called by auth.delete_account and auth.expire.
 CREATE OR REPLACE FUNCTION auth.erase_account(user_id uuid) RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -20,7 +20,7 @@ BEGIN
     DELETE FROM auth.clients c WHERE c.user_id = erase_account.user_id;
     DELETE FROM auth.eid_log l WHERE l.user_id = erase_account.user_id;
     DELETE FROM auth.incarnations i WHERE i.user_id = erase_account.user_id;
-    -- The user's row in aas.takers, with what refers to that, goes by its foreign key.
+    -- Whatever else refers to the user goes by its foreign key: in this schema, and in aas.takers with what refers to that.
     DELETE FROM auth.users u WHERE u.user_id = erase_account.user_id;
     DELETE FROM auth.erasures e WHERE e.user_id = erase_account.user_id;
     RETURN true;

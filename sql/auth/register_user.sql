@@ -8,13 +8,14 @@
 --   tree_hash: of that group
 --   state_signature: the client's, over its state
 --   credential: the client's, signed
+--   recovery_key: verifier of the owner's second proof (AS-8)
 --
 -- Returns registered, with the credential that counts: the one given, or of a repeat the one that is kept;
 -- client_known: the key is some user's client already, whatever the name; name_taken, to a key that is nobody's.
 -- Called by POST /as/users, after auth.admit_registration.
 CREATE OR REPLACE FUNCTION auth.register_user(
     name text, client_key bytea, group_info bytea, ratchet_tree bytea, eid bytea, tree_hash bytea,
-    state_signature bytea, INOUT credential bytea, OUT outcome auth.register_user_outcome)
+    state_signature bytea, INOUT credential bytea, recovery_key bytea, OUT outcome auth.register_user_outcome)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     known record;
@@ -39,7 +40,7 @@ BEGIN
             END IF;
             RETURN;
         END IF;
-        INSERT INTO auth.users AS u (name) VALUES (register_user.name)
+        INSERT INTO auth.users AS u (name, recovery_key) VALUES (register_user.name, register_user.recovery_key)
         ON CONFLICT ON CONSTRAINT users_name_key DO NOTHING
         RETURNING u.user_id INTO new_user;
         IF new_user IS NOT NULL THEN

@@ -14,7 +14,7 @@ BEGIN
         RETURN;
     END IF;
     UPDATE auth.clients c
-       SET credential = store_credential.credential
+       SET credential = store_credential.credential, heard = auth.month(now())
      WHERE c.client_key = store_credential.client_key AND c.confirmed;
     outcome := CASE WHEN FOUND THEN 'stored'::auth.store_credential_outcome ELSE 'unknown_client' END;
 END

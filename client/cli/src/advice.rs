@@ -12,6 +12,7 @@ pub fn for_error(error: &Error) -> &'static str {
             ". Nothing is lost. Check the server's address (--server) and that the server is running, \
              then try again"
         }
+        Error::BadRecoveryKey => ". They came with `register`, or with `recovery-key --replace`",
         Error::NoServer => ". --server or POSTERN_SERVER names it",
         Error::NoClient(_) => ". `register` makes a client; --state names its directory",
         Error::ClientExists(_) | Error::Busy { .. } => ". --state names the directory",
@@ -33,6 +34,10 @@ fn for_problem(kind: ProblemType) -> &'static str {
     match kind {
         ProblemType::NameTaken => ". Choose another name",
         ProblemType::TooManyRegistrations => ". The same command goes on in the next hour",
+        ProblemType::WrongProof => {
+            ". Check the name, and that these are the words of this account: `recovery-key --replace` makes others"
+        }
+        ProblemType::TooManyChanges => ". The operator sets how often; the same command goes on later",
         ProblemType::AllowanceUsedUp => {
             ". The operator sets how many tokens a client gets in a time frame; wait for the next one"
         }

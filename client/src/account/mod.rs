@@ -2,19 +2,31 @@
 //! that a crash in the middle of it is taken up where it happened. Owns the table `account`.
 
 mod link;
+mod recovery;
+mod rename;
+mod reset;
 
 use postern_protocol::{
     Address, IssuedCredential,
+    account::ResetAccount,
     auth::{RegisterUser, SignedContact},
     chain::HpkePrivateKey,
     key::SigningKey,
     name::UserName,
+    second_proof::RecoveryKey,
 };
 use rusqlite::OptionalExtension as _;
 use serde::{Deserialize, Serialize};
-use zeroize::ZeroizeOnDrop;
+use zeroize::{Zeroize as _, ZeroizeOnDrop};
 
-pub use self::link::{LinkGrant, LinkRequest};
+pub(crate) use self::{
+    rename::{follow as follow_rename, take_name, was_renamed},
+    reset::reset,
+};
+pub use self::{
+    link::{LinkGrant, LinkRequest},
+    recovery::{recovery_key_of, recovery_words},
+};
 use crate::{
     error::{Error, Result},
     store::{Tx, decode, encode},
@@ -40,6 +52,13 @@ pub(crate) struct Account {
     /// The registration of the user, until it was accepted.
     #[zeroize(skip)]
     pub registration: Option<RegisterUser>,
+    /// Whether this client begins its user's identity anew (AS-8).
+    pub resets: bool,
+    /// The request by which it does, until it was accepted.
+    #[zeroize(skip)]
+    pub reset: Option<ResetAccount>,
+    /// The recovery key that was made here, until its owner has seen it.
+    recovery_key: Option<[u8; 32]>,
     /// Whether queues and contact are made: nothing is left to do.
     #[zeroize(skip)]
     pub ready: bool,
@@ -57,6 +76,9 @@ impl Account {
             eid_group_id: None,
             credential: None,
             registration: None,
+            resets: false,
+            reset: None,
+            recovery_key: None,
             ready: false,
         })
     }
@@ -74,6 +96,17 @@ impl Account {
         let hpke_key = self.contact_key().public_key().map_err(Error::mls("cannot use a key"))?;
         let domain = self.user.domain().clone();
         Ok(SignedContact::sign(domain, self.contact_address, hpke_key, &self.client_key()))
+    }
+
+    /// The recovery key that its owner has not seen yet.
+    pub(crate) fn recovery_key(&self) -> Option<RecoveryKey> {
+        self.recovery_key.map(RecoveryKey::from_bytes)
+    }
+
+    /// Keeps a recovery key until its owner has seen it.
+    pub(crate) fn set_recovery_key(&mut self, key: Option<&RecoveryKey>) {
+        self.recovery_key.zeroize();
+        self.recovery_key = key.map(|key| *key.as_bytes());
     }
 
     pub(crate) fn credential(&self) -> Result<IssuedCredential> {

@@ -5,11 +5,11 @@ use std::{
     sync::Arc,
 };
 
-use postern_protocol::name::UserName;
+use postern_protocol::{name::UserName, second_proof::RecoveryKey};
 
 use super::handle::Client;
 use crate::{
-    account::{LinkGrant, LinkRequest},
+    account::{self, LinkGrant, LinkRequest},
     error::{Error, Result},
     link::{self, LinkCode},
     options::Options,
@@ -25,7 +25,7 @@ use crate::{
 /// use postern_client::Client;
 ///
 /// let alice = Client::builder("state/alice").server("http://127.0.0.1:8008").register("alice").await?;
-/// let alice = Client::builder("state/alice").accept_contacts(false).open()?;
+/// let alice = Client::builder("state/alice").open()?;
 ///
 /// // A second device. A person reads the code on one, and types it on the other.
 /// let offer = alice.offer_link().await?;
@@ -74,7 +74,8 @@ impl ClientBuilder {
         self
     }
 
-    /// Whether to answer contact requests of anyone that is not blocked, which is usual.
+    /// Whether to accept contact requests of anyone that is not blocked, as a bot does. Usually a person decides:
+    /// [`Client::contact_requests`].
     #[must_use]
     pub fn accept_contacts(mut self, accept: bool) -> Self {
         self.options.accept_contacts = accept;
@@ -129,6 +130,20 @@ impl ClientBuilder {
     /// [`Error::Server`].
     pub async fn register(&self, name: &str) -> Result<Client> {
         let store = setup::register(&self.directory, self.named_server()?, name, &self.options).await?;
+        self.client(store)
+    }
+
+    /// Begins the identity of a user anew who lost all devices (AS-8), with this as the first device, or takes up
+    /// a reset that was interrupted. The devices that were lost are nothing to anybody from then on. Nothing that they
+    /// had is here: no group, no contact, no message and no profile. Contacts and groups see a reset, and have to accept
+    /// it. `name` may leave out the server's domain.
+    ///
+    /// # Errors
+    /// [`Error::NoServer`], [`Error::ClientExists`], [`Error::BadName`], `wrong-proof`, also for a name that nobody
+    /// has, `too-many-changes`, [`Error::Server`].
+    pub async fn reset(&self, name: &str, recovery_key: &RecoveryKey) -> Result<Client> {
+        let server = self.named_server()?;
+        let store = account::reset(&self.directory, server, name, recovery_key, &self.options).await?;
         self.client(store)
     }
 

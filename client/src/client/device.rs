@@ -18,6 +18,7 @@ use crate::{
     link::{self, LinkOffer},
     mailbox::Queue,
     push,
+    store::Step,
 };
 
 impl Client {
@@ -133,9 +134,20 @@ impl Client {
     /// Passing ones: call again.
     pub async fn log_out(&self) -> Result<()> {
         let session = &self.session;
-        let _step = session.store.step().await?;
+        let step = session.store.step().await?;
+        self.give_up_mailboxes(&step).await?;
+        session.store.write(|tx| {
+            Account::delete(tx)?;
+            Friendship::delete(tx)
+        })
+    }
+
+    /// Gives up everything that this device has at the QS.
+    pub(super) async fn give_up_mailboxes(&self, _: &Step<'_>) -> Result<()> {
+        let session = &self.session;
         let friendship = session.store.read(Friendship::load)?;
-        let stock = RemoveKeyPackages { friendship_token: friendship.token(), stock_id: friendship.stock_id };
+        let stock =
+            RemoveKeyPackages { friendship_token: friendship.token(), stock_id: Some(friendship.stock_id) };
         let removed = session.api.remove_key_packages(&stock, &friendship.secrets.owner()).await;
         or_repeated(removed, ProblemType::NotFound)?;
         let (group, contact, addresses) = session.store.read(|tx| {
@@ -149,10 +161,6 @@ impl Client {
         or_repeated(deleted, ProblemType::NotFound)?;
         let address = vec![session.account.contact_address];
         let deleted = session.api.delete_queue(&contact.id, address, &contact.owner).await;
-        or_repeated(deleted, ProblemType::NotFound)?;
-        session.store.write(|tx| {
-            Account::delete(tx)?;
-            Friendship::delete(tx)
-        })
+        or_repeated(deleted, ProblemType::NotFound)
     }
 }

@@ -1,6 +1,8 @@
 //! The client as its user's program sees it.
 
+mod account;
 mod builder;
+mod contacts;
 mod device;
 mod group;
 mod handle;

@@ -26,7 +26,7 @@ pub(crate) async fn renew_credential(store: &Store, api: &Api) -> Result<()> {
     let account = store.read(Account::load)?;
     let credential =
         ClientCredential::parse(&account.credential()?).map_err(|_| Error::Damaged("the credential"))?;
-    if credential.not_after > store.now() + RENEW_BEFORE {
+    if credential.not_after > store.now() + RENEW_BEFORE && credential.user == account.user {
         return Ok(());
     }
     obtain_credential(store, api, account).await.map(drop)

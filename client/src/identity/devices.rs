@@ -1,13 +1,13 @@
 //! The user's own devices: which there are, what they are called, and what is done for them unasked. Owns
 //! the tables `device_names` and `identity_upkeep`.
 
-use postern_protocol::PublicKey;
+use postern_protocol::{PublicKey, problem::ProblemType};
 use rusqlite::{OptionalExtension as _, params};
 use serde::Serialize;
 
 use super::{claims, eid, lookup};
 use crate::{
-    account::Account,
+    account::{self, Account},
     error::{Error, Result, goes_on},
     options::Options,
     server::Api,
@@ -115,7 +115,15 @@ pub(crate) async fn upkeep(api: &Api, store: &Store, options: &Options) -> Resul
     if store.read(last_upkeep)?.is_some_and(|last| (last..last.saturating_add(UPKEEP_EVERY)).contains(&now)) {
         return Ok(());
     }
-    let found = lookup::find(api, store, &account.user).await?;
+    let found = match lookup::find(api, store, &account.user).await {
+        // Another device of the user may have taken another name for it.
+        Err(error)
+            if error.problem() == Some(ProblemType::NotFound) && account::follow_rename(api, store).await? =>
+        {
+            return Ok(());
+        }
+        found => found?,
+    };
     // By the AS's time: a device whose clock is wrong does not remove the others.
     let long_ago = found.time.saturating_sub(options.remove_silent_after.as_secs());
     let this = account.client_key().public_key();

@@ -3,18 +3,20 @@
 //! Owns the tables `grants` and `identity_commits`.
 
 use openmls::prelude::{
-    Capabilities, CredentialType, GroupId as MlsGroupId, KeyPackage, LeafNodeIndex, Lifetime,
+    Capabilities, CredentialType, GroupId as MlsGroupId, KeyPackage, LeafNodeIndex, LeafNodeParameters, Lifetime,
     MIXED_PLAINTEXT_WIRE_FORMAT_POLICY, MlsGroup, MlsMessageBodyIn, MlsMessageOut, ProcessedMessageContent,
     ProtocolVersion, RatchetTreeIn, StagedWelcome,
 };
 use openmls_traits::OpenMlsProvider as _;
 use postern_protocol::{
     GroupInfo, MlsMessage, PublicKey, RatchetTree, Transcript, Welcome,
+    account::{IdentityEnded, RenameUser},
     auth::CommitIdentity,
     eid::{EidState, Founding, SignedState},
     key::SigningKey,
     name::UserName,
     problem::ProblemType,
+    second_proof::{Operation, RecoveryKey, SecondProof},
 };
 use rusqlite::{OptionalExtension as _, params};
 use serde::{Deserialize, Serialize};
@@ -26,7 +28,8 @@ use super::{
     public_eid::{PublicEid, is_as_added},
 };
 use crate::{
-    account::Account,
+    account::{self, Account},
+    contact,
     error::{Error, Result},
     mls::{self, CIPHERSUITE, LeafSigner},
     server::Api,
@@ -77,17 +80,24 @@ pub(super) enum Change<'a> {
     Remove(&'a PublicKey),
     /// Renews this device's leaf, by which it confirms that it is the user's (AS-4).
     Update,
+    /// Gives this device's leaf the user's new name (AS-9).
+    Rename { to: &'a UserName, recovery_key: &'a RecoveryKey },
 }
 
 /// The commit whose answer is outstanding.
-pub(super) type Outstanding = CommitIdentity;
+#[derive(Serialize, Deserialize)]
+pub(super) struct Outstanding {
+    pub commit: CommitIdentity,
+    /// The name that the user takes with it, and the owner's proof.
+    rename: Option<(UserName, SecondProof)>,
+}
 
-/// Starts an identity of a user. `ended` has the last transcript of each earlier one, the first first.
+/// Starts an identity of a user: the first one, or the next after one that ended.
 pub(crate) fn create(
     tx: &Tx<'_>,
     name: &UserName,
     client: &SigningKey,
-    ended: &[Transcript],
+    previous: Option<&IdentityEnded>,
 ) -> Result<NewIdentity> {
     let signer = LeafSigner(client);
     let group = MlsGroup::builder()
@@ -98,9 +108,10 @@ pub(crate) fn create(
         .build(tx, &signer, mls::credential(name.to_string().into_bytes(), client.public_key()))
         .map_err(Error::mls("cannot create the identity"))?;
     let (group_info, ratchet_tree) = describe(tx, &group, client)?;
-    let transcript = Transcript::founded(ended.last(), &group_info, &ratchet_tree);
+    let previous_end = previous.map(|ended| &ended.transcript);
+    let transcript = Transcript::founded(previous_end, &group_info, &ratchet_tree);
     let founding = Founding { founder: client.public_key(), transcript };
-    let incarnation = u32::try_from(ended.len()).map_err(|_| Error::Damaged("the ended identities"))?;
+    let incarnation = previous.map_or(0, |ended| ended.incarnation.saturating_add(1));
     let eid = EidState::founded(incarnation, transcript);
     let state = SignedState::sign(name, &founding, eid, &group_info, client);
     known::replace(tx, name, Which::Accepted, &kept(&founding, eid, &group_info, &ratchet_tree)?)?;
@@ -202,6 +213,25 @@ pub(crate) async fn remove(api: &Api, store: &Store, account: &Account, device: 
     .await
 }
 
+/// Gives the user another name (AS-9).
+///
+/// # Errors
+/// `name-taken`, `wrong-proof`, `too-many-changes`, and passing ones.
+pub(crate) async fn rename(
+    api: &Api,
+    store: &Store,
+    account: &Account,
+    to: &UserName,
+    recovery_key: &RecoveryKey,
+) -> Result<()> {
+    commit(api, store, account, |tx| {
+        // The account has the new name once the AS accepted it.
+        let renamed = Account::load(tx)?.user == *to;
+        Ok(if renamed { Next::Done(()) } else { Next::Commit(Change::Rename { to, recovery_key }) })
+    })
+    .await
+}
+
 /// Makes this device a client of its user by an update of its own (AS-4), unless it is one: a device that
 /// was added asks for it, or it was added behind its back.
 pub(crate) async fn confirm(api: &Api, store: &Store, account: &Account) -> Result<()> {
@@ -256,13 +286,33 @@ async fn commit<'a, T>(
 
 /// Sends the outstanding commit, the same bytes each time, until its fate is known.
 pub(super) async fn settle(api: &Api, store: &Store, account: &Account) -> Result<()> {
-    let Some(commit) = store.read(outstanding)? else { return Ok(()) };
-    let answer = api.commit_identity(&commit, &account.client_key()).await;
+    let Some(Outstanding { commit, rename }) = store.read(outstanding)? else { return Ok(()) };
+    let client = account.client_key();
+    let answer = match rename.clone() {
+        None => api.commit_identity(&commit, &client).await,
+        Some((name, proof)) => {
+            api.rename_user(&RenameUser { name, commit: commit.clone(), proof }, &client).await
+        }
+    };
     let error = match answer {
-        Ok(_) => return store.write(|tx| accepted(tx, account, &commit)),
-        Err(error) if error.refusal().is_none() => return Err(error),
+        Ok(_) => {
+            return store.write(|tx| {
+                accepted(tx, account, &commit)?;
+                rename.map_or(Ok(()), |(to, _)| account::take_name(tx, &account.user, &to))
+            });
+        }
+        // The month's changes of name are used up, or nobody knows what became of it.
+        Err(error) if error.refusal().is_none() && error.problem() != Some(ProblemType::TooManyChanges) => {
+            return Err(error);
+        }
         Err(error) => error,
     };
+    if let Some((to, _)) = &rename
+        && account::was_renamed(api, store, to).await?
+    {
+        // It was accepted, with the answer lost.
+        return Ok(());
+    }
     // It may have been accepted, with the answer lost: then it is in the log.
     lookup::look_up(api, store, &account.user).await?;
     store.write(|tx| {
@@ -289,7 +339,7 @@ fn forget_commit(tx: &Tx<'_>) -> Result<()> {
 }
 
 /// Lets the outstanding commit take effect, which the AS accepted.
-pub(super) fn accepted(tx: &Tx<'_>, account: &Account, commit: &Outstanding) -> Result<()> {
+pub(super) fn accepted(tx: &Tx<'_>, account: &Account, commit: &CommitIdentity) -> Result<()> {
     if outstanding(tx)?.is_none() {
         // A lookup found it in the log meanwhile.
         return Ok(());
@@ -315,6 +365,9 @@ fn apply_own(tx: &Tx<'_>, group: &mut MlsGroup) -> Result<()> {
     forget_commit(tx)?;
     for device in &removed {
         known::forget_client(tx, device)?;
+    }
+    if !removed.is_empty() {
+        contact::rotate_after_removal(tx)?;
     }
     Ok(())
 }
@@ -360,13 +413,21 @@ pub(super) fn stage(tx: &Tx<'_>, account: &Account, change: &Change<'_>) -> Resu
     let mut group = load(tx, account)?;
     let removed = match change {
         Change::Remove(device) => index_of(&group, device),
-        Change::Add(_) | Change::Update => None,
+        Change::Add(_) | Change::Update | Change::Rename { .. } => None,
     };
     let tree = group.export_ratchet_tree();
     let mut builder = group.commit_builder().force_self_update(true).propose_removals(removed);
     if let Change::Add(device) = change {
         builder = builder.propose_adds([device.key_package.clone()]);
     }
+    let user = match change {
+        Change::Rename { to, .. } => *to,
+        Change::Add(_) | Change::Remove(_) | Change::Update => &account.user,
+    };
+    // A leaf that was made before the user took another name takes it over with its next update.
+    let credential = mls::credential(user.to_string().into_bytes(), client.public_key());
+    let leaf = LeafNodeParameters::builder().with_credential_with_key(credential).build();
+    builder = builder.leaf_node_parameters(leaf);
     // The AS keeps the tree, and a new device gets it with its Welcome.
     let (commit, welcome, group_info) = builder
         .load_psks(tx.storage())
@@ -399,8 +460,15 @@ pub(super) fn stage(tx: &Tx<'_>, account: &Account, change: &Change<'_>) -> Resu
             params![device.client_key.as_bytes(), encode(&welcome)],
         )?;
     }
-    let state = SignedState::sign(&account.user, &own.founding, eid, &group_info, &client);
-    let commit = Outstanding { commit, group_info, state };
+    let state = SignedState::sign(user, &own.founding, eid, &group_info, &client);
+    let rename = match change {
+        Change::Rename { to, recovery_key } => {
+            let operation = Operation::RenameUser { to, eid };
+            Some(((*to).clone(), SecondProof::recovery(recovery_key, &account.user, &operation)))
+        }
+        Change::Add(_) | Change::Remove(_) | Change::Update => None,
+    };
+    let commit = Outstanding { commit: CommitIdentity { commit, group_info, state }, rename };
     tx.sql().execute("INSERT INTO identity_commits (one, body) VALUES (1, ?1)", [encode(&commit)])?;
     Ok(())
 }

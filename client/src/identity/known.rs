@@ -284,6 +284,29 @@ pub(super) fn forget(tx: &Tx<'_>, name: &UserName, which: Which) -> Result<()> {
     Ok(())
 }
 
+/// The user that an identity was seen as.
+pub(super) fn named(tx: &Tx<'_>, founding: &Founding) -> Result<Option<UserName>> {
+    let name: Option<String> = tx
+        .sql()
+        .prepare_cached("SELECT user FROM eids WHERE founder = ?1 AND founding = ?2 AND pending = 0")?
+        .query_row(
+            params![founding.founder.as_bytes(), founding.transcript.as_bytes()],
+            |row| row.get(0),
+        )
+        .optional()?;
+    name.map(|name| name.parse().map_err(|_| Error::Damaged("a user name"))).transpose()
+}
+
+/// Keeps under another name what was seen of a user, in place of anybody who had that one (AS-9).
+pub(crate) fn rename(tx: &Tx<'_>, from: &UserName, to: &UserName) -> Result<()> {
+    for table in ["eids", "eid_epochs", "identities", "eid_claims"] {
+        tx.sql().execute(&format!("DELETE FROM {table} WHERE user = ?1"), [to.to_string()])?;
+        let sql = format!("UPDATE {table} SET user = ?2 WHERE user = ?1");
+        tx.sql().execute(&sql, [from.to_string(), to.to_string()])?;
+    }
+    Ok(())
+}
+
 /// Keeps these as the clients of a user, and no others.
 pub(super) fn keep_clients(tx: &Tx<'_>, name: &UserName, clients: &[PublicKey]) -> Result<()> {
     tx.sql().prepare_cached("DELETE FROM identities WHERE user = ?1")?.execute([name.to_string()])?;

@@ -16,7 +16,7 @@ use super::{
     verify::{Reader, Shown, VerifiedUser},
 };
 use crate::{
-    account::Account,
+    account::{self, Account},
     error::{Error, IdentityError, Result},
     event::Event,
     server::Api,
@@ -90,12 +90,27 @@ pub(crate) async fn look_up(api: &impl Records, store: &Store, name: &UserName) 
 
 pub(super) async fn find(api: &impl Records, store: &Store, name: &UserName) -> Result<Found> {
     for _ in 0..ATTEMPTS {
-        let before = store.read(|tx| Before::load(tx, name))?;
+        let mut before = store.read(|tx| Before::load(tx, name))?;
         let keys = api.keys().await?;
-        let judged = judge(api, &keys, store.now(), name, &before).await?;
+        let mut judged = judge(api, &keys, store.now(), name, &before).await?;
+        let mut former = None;
+        if let Judged::First(shown) = &judged
+            && let Some(old) = store.read(|tx| known::named(tx, &shown.founding))?
+        {
+            // The same identity was seen under another name. It goes on from there, or is none.
+            before = store.read(|tx| Before::load(tx, &old))?;
+            judged = judge(api, &keys, store.now(), name, &before).await?;
+            if !matches!(judged, Judged::GoesOn(Which::Accepted, _)) {
+                return Err(IdentityError::OtherUser.into());
+            }
+            former = Some(old);
+        }
         let taken = store.write(|tx| {
-            if Before::load(tx, name)? != before {
+            if Before::load(tx, former.as_ref().unwrap_or(name))? != before {
                 return Ok(None);
+            }
+            if let Some(old) = &former {
+                take_name(tx, old, name)?;
             }
             take(tx, name, &before, judged).map(Some)
         })?;
@@ -212,6 +227,16 @@ fn take(
             Ok(Err(error))
         }
     }
+}
+
+/// Keeps a user, who may be this device's own, under the name that the user has by now (AS-9).
+fn take_name(tx: &Tx<'_>, from: &UserName, to: &UserName) -> Result<()> {
+    if Account::load(tx)?.user == *from {
+        account::take_name(tx, from, to)?;
+    } else {
+        known::rename(tx, from, to)?;
+    }
+    Event::Renamed { from: from.clone(), to: to.clone() }.record(tx)
 }
 
 /// Tells which devices a user has more and less than before.

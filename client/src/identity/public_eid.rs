@@ -133,15 +133,19 @@ impl PublicEid {
         self.leaves(name, founder).map(drop)
     }
 
-    /// The leaves, each a client of this one user or about to be one.
+    /// The leaves, each a client of this one user or about to be one. A leaf has the name that the user had when its
+    /// client updated it last, which may be another by now (AS-9): whose identity it is, is said by its signed state.
     ///
     /// # Errors
-    /// [`IdentityError::History`] if a leaf is none, or two have one key.
+    /// [`IdentityError::History`] if a leaf is of another domain, or two have one key.
     pub(super) fn leaves(&self, name: &UserName, founder: &PublicKey) -> Result<Vec<Leaf>, IdentityError> {
         let mut leaves: Vec<Leaf> = Vec::new();
         for member in self.group.members() {
-            if mls::identity(&member.credential).is_none_or(|found| found != name.to_string().as_bytes()) {
-                return Err(IdentityError::History("a device is somebody else's"));
+            let named = mls::identity(&member.credential)
+                .and_then(|found| String::from_utf8(found).ok()?.parse().ok())
+                .is_some_and(|found: UserName| found.domain() == name.domain());
+            if !named {
+                return Err(IdentityError::History("a device is of another domain"));
             }
             let client_key = mls::public_key(&member.signature_key)
                 .ok_or(IdentityError::History("a device has another kind of key"))?;

@@ -6,6 +6,7 @@ use openmls::prelude::{LeafNodeParameters, MlsGroup, MlsMessageBodyIn, RatchetTr
 use openmls_traits::OpenMlsProvider as _;
 use postern_protocol::{
     Address, GroupInfo, HpkePublicKey, IssuedCredential, MlsMessage, PublicKey, RatchetTree, Transcript,
+    account::IdentityEnded,
     auth::{
         AuthenticationKeys, ClientRecord, CommitIdentity, CurrentIdentity, FoundingIdentity, SignedContact,
         UserRecord,
@@ -82,7 +83,7 @@ impl Device {
     fn make(&self, change: &Change<'_>) -> CommitIdentity {
         self.write(|tx| {
             eid::stage(tx, &self.account, change)?;
-            Ok(eid::outstanding(tx)?.expect("it was made"))
+            Ok(eid::outstanding(tx)?.expect("it was made").commit)
         })
     }
 
@@ -281,7 +282,11 @@ fn now() -> u64 {
 
 fn found(device: &mut Device, ended: &[Transcript]) -> Log {
     let (name, key) = (device.account.user.clone(), device.key());
-    let new = device.write(|tx| eid::create(tx, &name, &key, ended));
+    let previous = ended.last().map(|transcript| {
+        let incarnation = u32::try_from(ended.len() - 1).unwrap();
+        IdentityEnded { incarnation, transcript: *transcript }
+    });
+    let new = device.write(|tx| eid::create(tx, &name, &key, previous.as_ref()));
     device.enter(new.group_id);
     Log {
         founding: FoundingIdentity {

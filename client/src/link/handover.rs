@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     account::Account,
-    contact::{Friendship, FriendshipSecrets},
+    contact::{self, ContactsHandover, Friendship, FriendshipSecrets},
     error::{Error, Result},
     identity::{EidWelcome, eid},
     store::Tx,
@@ -19,13 +19,14 @@ pub(crate) struct Handover {
     /// The entry into the user's identity.
     welcome: EidWelcome,
     friendship: FriendshipSecrets,
+    contacts: ContactsHandover,
 }
 
 impl Handover {
     /// What this device hands over.
     pub(crate) fn new(tx: &Tx<'_>, welcome: EidWelcome) -> Result<Self> {
         let friendship = Friendship::load(tx)?.secrets.clone();
-        Ok(Self { welcome, friendship })
+        Ok(Self { welcome, friendship, contacts: contact::handover(tx)? })
     }
 
     /// Seals it for the new device, whose client key this is, where no channel does that.
@@ -54,6 +55,7 @@ impl Handover {
     pub(crate) fn take_over(self, tx: &Tx<'_>, account: &mut Account) -> Result<()> {
         account.eid_group_id = Some(eid::join(tx, &account.user, &account.client_key(), &self.welcome)?);
         account.save(tx)?;
-        Friendship::join(self.friendship).save(tx)
+        Friendship::join(self.friendship).save(tx)?;
+        contact::take_over(tx, self.contacts)
     }
 }

@@ -30,28 +30,28 @@ pub(crate) async fn link(
     let http = Http::new(server)?;
     let store = Arc::new(Store::create(directory, options)?);
     let step = store.step().await?;
-    let account = store.read(Account::find)?;
-    let linked = account.as_ref().is_some_and(|account| account.eid_group_id.is_some());
-    let account = match account {
-        Some(account) if account.ready || account.registration.is_some() => {
-            return Err(Error::ClientExists(directory.to_owned()));
-        }
-        Some(account) if linked => {
-            if let Some(linking) = store.read(Linking::find)? {
-                say_done(&store, &http, linking).await?;
-            }
+    let (account, linking) = store.read(|tx| Ok((Account::find(tx)?, Linking::find(tx)?)))?;
+    let taken_over = linking.filter(|linking| linking.stage == Stage::TakenOver);
+    let account = match (account, taken_over) {
+        (Some(account), Some(linking)) if !account.ready => {
+            say_done(&store, &http, linking).await?;
             account
         }
-        _ => match meet(&store, &http, server, code).await {
-            Err(error @ (Error::Link(_) | Error::BadBlob(_))) => {
-                give_up(&store, &http).await?;
-                return Err(error);
+        // It asked to be added, at most.
+        (account, _) if account.as_ref().is_none_or(|account| account.eid_group_id.is_none()) => {
+            match meet(&store, &http, server, code).await {
+                Err(error @ (Error::Link(_) | Error::BadBlob(_))) => {
+                    give_up(&store, &http).await?;
+                    return Err(error);
+                }
+                account => account?,
             }
-            account => account?,
-        },
+        }
+        _ => return Err(Error::ClientExists(directory.to_owned())),
     };
     let api = session::api(&store, http, &account);
     setup::finish(&store, &api, account).await?;
+    store.write(Linking::delete)?;
     drop(step);
     Ok(store)
 }
@@ -178,7 +178,7 @@ fn take_over(tx: &Tx<'_>, link: &mut Linking, handover: Handover) -> Result<()> 
 /// identity.
 async fn say_done(store: &Store, http: &Http, linking: Linking) -> Result<()> {
     match linking.flush(store, http).await {
-        Ok(_) | Err(Error::Link(_)) => store.write(Linking::delete),
+        Ok(_) | Err(Error::Link(_)) => Ok(()),
         Err(error) => Err(error),
     }
 }

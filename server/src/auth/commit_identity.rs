@@ -8,6 +8,7 @@ use postern_protocol::{
     auth::{CommitIdentity, IdentityCommitted},
     problem::{Problem, ProblemType},
 };
+use tokio_postgres::Row;
 
 use super::{
     As,
@@ -34,17 +35,7 @@ outcome! {
 pub async fn commit_identity(auth: As, request: Request, payment: Payment) -> Outcome {
     let (signer, body) = request.signed_body::<CommitIdentity>()?;
     let key = signer.as_bytes().as_slice();
-    let client = auth
-        .home
-        .database
-        .query_opt(
-            "SELECT name, confirmed, incarnation, founder, founding, epoch, transcript, eid, max_clients, max_commits,
-                    max_commit_bytes, max_leaf_bytes
-             FROM auth.load_client($1)",
-            &[&key],
-        )
-        .await?
-        .ok_or(ProblemType::NotAllowed)?;
+    let client = load(&auth, signer).await?;
     let standing = Standing::read(&client, &auth.home.domain)?;
     let limits = Limits::read(&client)?;
 
@@ -52,7 +43,7 @@ pub async fn commit_identity(auth: As, request: Request, payment: Payment) -> Ou
         return Err(limits.commit_too_large().into());
     }
     let eid: &[u8] = client.get("eid");
-    let validate = || validate(&body, signer, &standing, eid, &limits);
+    let validate = || validate(&body, Purpose::Change, signer, &standing, eid, &limits);
     let next = auth.home.compute(validate).await??;
 
     let (outcome, row) = payment
@@ -92,20 +83,46 @@ pub async fn commit_identity(auth: As, request: Request, payment: Payment) -> Ou
     }
 }
 
+/// What a commit to an identity is made for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// Other clients, or other keys of the committer's leaf.
+    Change,
+    /// The user's new name, in the committer's leaf (AS-9).
+    Rename,
+}
+
+/// The row of `auth.load_client` for a client.
+///
+/// # Errors
+/// `not-allowed` for a key that is no client's.
+pub async fn load(auth: &As, client: PublicKey) -> Result<Row, Failure> {
+    let sql = "SELECT name, confirmed, incarnation, founder, founding, epoch, transcript, eid, max_clients,
+                      max_commits, max_commit_bytes, max_leaf_bytes
+               FROM auth.load_client($1)";
+    let row = auth.home.database.query_opt(sql, &[&client.as_bytes().as_slice()]).await?;
+    Ok(row.ok_or(ProblemType::NotAllowed)?)
+}
+
 /// An EID after a commit.
-struct Next {
+pub struct Next {
     /// Its state.
-    eid: Vec<u8>,
-    ratchet_tree: RatchetTree,
-    tree_hash: TreeHash,
+    pub eid: Vec<u8>,
+    pub ratchet_tree: RatchetTree,
+    pub tree_hash: TreeHash,
     /// The client keys before and after.
-    before: Vec<PublicKey>,
-    after: Vec<PublicKey>,
+    pub before: Vec<PublicKey>,
+    pub after: Vec<PublicKey>,
 }
 
 /// Validates a commit of `signer` to an identity, and what comes with it for readers.
-fn validate(
+///
+/// # Errors
+/// `invalid-mls`, `message-too-large`, `wrong-epoch`; `not-allowed` for a pending client that does more than confirm
+/// itself.
+pub fn validate(
     body: &CommitIdentity,
+    purpose: Purpose,
     signer: PublicKey,
     standing: &Standing,
     eid: &[u8],
@@ -117,7 +134,7 @@ fn validate(
         return Err(Problem::wrong_epoch(state.epoch).into());
     }
     let mut eid = TrackedGroup::decode(eid).map_err(Failure::fault)?;
-    let before = identity::client_keys(&eid, user)?;
+    let (before, mut names) = (identity::client_keys(&eid)?, identity::names(&eid));
     let (committer, handshake) = eid.validate_of_member(commit, signer, identity::LONGEST_LIFETIME)?;
     let Handshake::Commit(commit, authenticated_data) = handshake else {
         let reason = "an EID can be changed only by a commit";
@@ -127,8 +144,16 @@ fn validate(
     if !confirmed {
         identity::check_confirmation(&commit)?;
     }
+    if purpose == Purpose::Rename {
+        if commit.queued_proposals().next().is_some() {
+            let reason = "a change of name must be an update of the client's own leaf, and nothing else";
+            return Err(InvalidMls::Refused(reason).into());
+        }
+        names.retain(|(leaf, _)| *leaf != committer);
+    }
     eid.merge(*commit)?;
-    let after = identity::client_keys(&eid, user)?;
+    identity::check_names(&eid, &names, user)?;
+    let after = identity::client_keys(&eid)?;
     // Contacts know a client by its key. Another key is another client, which others add and itself confirms.
     if !after.contains(&signer) {
         return Err(InvalidMls::Refused("a client of an identity keeps its signature key").into());

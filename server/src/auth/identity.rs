@@ -1,18 +1,19 @@
 //! The rules by which an MLS group is an evolving identity (AS-3): every leaf is a client of the one user, has a basic
-//! credential with the user's name, and signs with the client's key. A commit adds clients, removes them, or updates its
+//! credential with the name that the user had when the leaf was made, and signs with the client's key. A commit adds clients, removes them, or updates its
 //! own, and carries nothing else, since every reader of the history reads all of it. A client that was added is pending:
 //! it does nothing until its own update has confirmed it (AS-4).
 
 use openmls::{
     prelude::{
-        BasicCredential, ExtensionType, LeafNode, LeafNodeIndex, Lifetime, MlsMessageBodyIn, Proposal,
+        BasicCredential, Credential, ExtensionType, LeafNode, LeafNodeIndex, Lifetime, MlsMessageBodyIn, Proposal,
         StagedCommit,
     },
     treesync::LeafNodeSource,
 };
 use postern_protocol::{
-    GroupInfo, PublicKey, Transcript,
+    GroupInfo, PublicKey, RatchetTree, Transcript, TreeHash,
     eid::{EidState, Founding, SignedState},
+    mls::CIPHERSUITE,
     name::{Domain, UserName},
     problem::{Problem, ProblemType},
 };
@@ -75,6 +76,57 @@ pub fn eid_state(row: &Row) -> Result<EidState, Failure> {
 /// A fault: the column holds no transcript.
 pub fn transcript(row: &Row, column: &str) -> Result<Transcript, Failure> {
     Transcript::try_from(row.get::<_, &[u8]>(column)).map_err(Failure::fault)
+}
+
+/// Epoch 0 of a new identity, as a request brings it.
+pub struct NewIdentity<'a> {
+    pub user: &'a UserName,
+    pub group_info: &'a GroupInfo,
+    pub ratchet_tree: &'a RatchetTree,
+    pub state: &'a SignedState,
+    /// The number and the last transcript of the incarnation before; `None` for the first.
+    pub previous: Option<(u32, Transcript)>,
+}
+
+/// A new identity that is valid.
+pub struct Founded {
+    /// The public state of its MLS group.
+    pub eid: Vec<u8>,
+    pub tree_hash: TreeHash,
+}
+
+impl NewIdentity<'_> {
+    /// The transcript of its epoch 0.
+    pub fn transcript(&self) -> Transcript {
+        let previous_end = self.previous.as_ref().map(|(_, end)| end);
+        Transcript::founded(previous_end, self.group_info, self.ratchet_tree)
+    }
+
+    /// Validates that it has one client, whose key is `signer`.
+    ///
+    /// # Errors
+    /// `invalid-mls`, `message-too-large`; `not-allowed` for the client of another key.
+    pub fn validate(&self, signer: PublicKey, max_leaf_bytes: usize) -> Result<Founded, Problem> {
+        let eid = TrackedGroup::create(self.group_info, self.ratchet_tree)?;
+        if eid.ciphersuite() != CIPHERSUITE {
+            return Err(InvalidMls::Refused("an identity must have ciphersuite 0x0001").into());
+        }
+        check_context(&eid, max_leaf_bytes)?;
+        for (_, leaf) in eid.leaves() {
+            check_new_leaf(leaf, max_leaf_bytes)?;
+        }
+        check_names(&eid, &[], self.user)?;
+        if client_keys(&eid)? != [signer] {
+            return Err(ProblemType::NotAllowed.into());
+        }
+        let transcript = self.transcript();
+        let founding = Founding { founder: signer, transcript };
+        let incarnation = self.previous.map_or(0, |(number, _)| number + 1);
+        let state = (EidState::founded(incarnation, transcript), self.state);
+        let founder = (LeafNodeIndex::new(0), signer);
+        check_state(&eid, founder, self.group_info, self.user, &founding, state)?;
+        Ok(Founded { eid: eid.encode(), tree_hash: eid.tree_hash()? })
+    }
 }
 
 /// The operator's limits of an identity, as `auth.load_client` returns them.
@@ -239,19 +291,38 @@ fn expect_at_most(bytes: usize, what: &str, max_bytes: usize) -> Result<(), Prob
 /// The signature keys of the EID's leaves, one for each client.
 ///
 /// # Errors
-/// A problem if a leaf is not one of `user`'s clients.
-pub fn client_keys(identity: &TrackedGroup, user: &UserName) -> Result<Vec<PublicKey>, Problem> {
-    identity.leaves().map(|(_, leaf)| client_key(leaf, user)).collect()
+/// `invalid-mls` for a key of another kind.
+pub fn client_keys(identity: &TrackedGroup) -> Result<Vec<PublicKey>, Problem> {
+    let key = |(_, leaf): (_, &LeafNode)| {
+        PublicKey::try_from(leaf.signature_key().as_slice())
+            .map_err(|_| InvalidMls::Refused("signature keys must be Ed25519").into())
+    };
+    identity.leaves().map(key).collect()
 }
 
-fn client_key(leaf: &LeafNode, user: &UserName) -> Result<PublicKey, Problem> {
-    let credential = BasicCredential::try_from(leaf.credential().clone()).ok();
-    if credential.is_none_or(|found| found.identity() != user.to_string().as_bytes()) {
-        let reason = "the credential of every leaf must be a basic one with the user's name";
-        return Err(InvalidMls::Refused(reason).into());
+/// A leaf and its credential.
+pub type Named = (LeafNodeIndex, Credential);
+
+/// The leaves and their credentials.
+pub fn names(identity: &TrackedGroup) -> Vec<Named> {
+    identity.leaves().map(|(index, leaf)| (index, leaf.credential().clone())).collect()
+}
+
+/// Checks that each leaf has the user's name, or the credential that it had `before`: a user who takes another name keeps
+/// its clients, and their leaves take the name over one by one (AS-9).
+///
+/// # Errors
+/// `invalid-mls` for another name.
+pub fn check_names(identity: &TrackedGroup, before: &[Named], user: &UserName) -> Result<(), Problem> {
+    for leaf in names(identity) {
+        let named = BasicCredential::try_from(leaf.1.clone())
+            .is_ok_and(|credential| credential.identity() == user.to_string().as_bytes());
+        if !named && !before.contains(&leaf) {
+            let reason = "the credential of every new leaf must be a basic one with the user's name";
+            return Err(InvalidMls::Refused(reason).into());
+        }
     }
-    PublicKey::try_from(leaf.signature_key().as_slice())
-        .map_err(|_| InvalidMls::Refused("signature keys must be Ed25519").into())
+    Ok(())
 }
 
 /// The name in a row's column `name`.

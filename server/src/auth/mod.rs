@@ -2,11 +2,18 @@
 //! only service that knows a name.
 
 pub mod commit_identity;
+pub mod delete_account;
+pub mod end_identity;
 mod identity;
 pub mod look_up_user;
+mod lost_account;
+mod owner;
 pub mod publish_contact;
 pub mod published_keys;
 pub mod register_user;
+pub mod rename_user;
+pub mod replace_recovery_key;
+pub mod reset_account;
 pub mod sign_credential;
 mod signer;
 
@@ -40,12 +47,21 @@ impl As {
         self.signer.renew(&self.home).await
     }
 
-    /// Forgets the attempts to register of hours that are over.
+    /// Forgets what was counted in times that are over, and frees names that were given up long ago.
     ///
     /// # Errors
     /// A database that does not answer.
-    pub async fn forget_attempts(&self) -> anyhow::Result<()> {
+    pub async fn forget_counts(&self) -> anyhow::Result<()> {
         self.home.database.query_one("SELECT auth.clean_up()", &[]).await?;
+        Ok(())
+    }
+
+    /// Takes credentials and contacts from clients that were silent for long, and erases accounts that all were (AS-9).
+    ///
+    /// # Errors
+    /// A database that does not answer.
+    pub async fn expire(&self) -> anyhow::Result<()> {
+        while self.home.database.query_one("SELECT auth.expire()", &[]).await?.get(0) {}
         Ok(())
     }
 }
@@ -55,10 +71,16 @@ pub fn outcomes() -> Vec<crate::database::outcome::Declared> {
     use crate::database::outcome::declared;
     vec![
         declared::<commit_identity::CommitIdentityOutcome>(),
+        declared::<delete_account::DeleteAccountOutcome>(),
+        declared::<end_identity::EndIdentityOutcome>(),
         declared::<look_up_user::LookUpUserOutcome>(),
+        declared::<lost_account::AdmitResetOutcome>(),
         declared::<publish_contact::PublishContactOutcome>(),
         declared::<register_user::AdmitRegistrationOutcome>(),
         declared::<register_user::RegisterUserOutcome>(),
+        declared::<rename_user::RenameUserOutcome>(),
+        declared::<replace_recovery_key::ReplaceRecoveryKeyOutcome>(),
+        declared::<reset_account::ResetAccountOutcome>(),
         declared::<sign_credential::StoreCredentialOutcome>(),
     ]
 }

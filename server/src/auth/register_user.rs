@@ -6,20 +6,19 @@
 //! that would otherwise have been accepted, and a key that is a client's already gets the same answer for every name.
 
 use http::StatusCode;
-use openmls::prelude::LeafNodeIndex;
 use postern_protocol::{
-    IssuedCredential, PublicKey, Transcript, TreeHash,
+    IssuedCredential,
     auth::{CredentialIssued, RegisterUser},
-    eid::{EidState, Founding},
-    mls::CIPHERSUITE,
-    problem::{Problem, ProblemType},
+    problem::ProblemType,
 };
 
-use super::{As, identity};
+use super::{
+    As,
+    identity::{Founded, NewIdentity},
+};
 use crate::{
     database::{SqlOutcome, outcome},
     http::{Failure, Outcome, Period, RateLimit, Request},
-    mls::{InvalidMls, TrackedGroup},
 };
 
 /// The purpose for which network addresses are digested.
@@ -49,13 +48,21 @@ pub async fn register_user(auth: As, request: Request) -> Outcome {
     let max_leaf_bytes = admit(&auth, &request, &body).await?;
     // The signature over the request proves possession of the client's key.
     let signer = request.signer()?;
-    let (eid, tree_hash) = auth.home.compute(|| validate(&body, signer, max_leaf_bytes)).await??;
+    let founding = NewIdentity {
+        user: &body.name,
+        group_info: &body.group_info,
+        ratchet_tree: &body.ratchet_tree,
+        state: &body.state,
+        previous: None,
+    };
+    let Founded { eid, tree_hash } =
+        auth.home.compute(|| founding.validate(signer, max_leaf_bytes)).await??;
     let credential = auth.signer.issue(body.name.clone(), signer);
     let row = auth
         .home
         .database
         .query_one(
-            "SELECT outcome, credential FROM auth.register_user($1, $2, $3, $4, $5, $6, $7, $8)",
+            "SELECT outcome, credential FROM auth.register_user($1, $2, $3, $4, $5, $6, $7, $8, $9)",
             &[
                 &body.name.local(),
                 &signer.as_bytes().as_slice(),
@@ -65,6 +72,7 @@ pub async fn register_user(auth: As, request: Request) -> Outcome {
                 &tree_hash.as_bytes().as_slice(),
                 &body.state.signature.as_bytes(),
                 &credential.as_bytes(),
+                &body.recovery_key.as_bytes().as_slice(),
             ],
         )
         .await?;
@@ -103,35 +111,4 @@ async fn admit(auth: &As, request: &Request, body: &RegisterUser) -> Result<usiz
         }
         AdmitRegistrationOutcome::NameReserved => Err(ProblemType::NameTaken.into()),
     }
-}
-
-/// Validates the EID of a new user, and returns its state and tree hash.
-fn validate(
-    body: &RegisterUser,
-    signer: PublicKey,
-    max_leaf_bytes: usize,
-) -> Result<(Vec<u8>, TreeHash), Problem> {
-    let eid = TrackedGroup::create(&body.group_info, &body.ratchet_tree)?;
-    if eid.ciphersuite() != CIPHERSUITE {
-        return Err(InvalidMls::Refused("an identity must have ciphersuite 0x0001").into());
-    }
-    identity::check_context(&eid, max_leaf_bytes)?;
-    for (_, leaf) in eid.leaves() {
-        identity::check_new_leaf(leaf, max_leaf_bytes)?;
-    }
-    if identity::client_keys(&eid, &body.name)? != [signer] {
-        return Err(ProblemType::NotAllowed.into());
-    }
-    let transcript = Transcript::founded(None, &body.group_info, &body.ratchet_tree);
-    let founding = Founding { founder: signer, transcript };
-    let state = (EidState::founded(0, transcript), &body.state);
-    identity::check_state(
-        &eid,
-        (LeafNodeIndex::new(0), signer),
-        &body.group_info,
-        &body.name,
-        &founding,
-        state,
-    )?;
-    Ok((eid.encode(), eid.tree_hash()?))
 }

@@ -6,9 +6,10 @@ use http::{HeaderMap, HeaderName, HeaderValue, header::RETRY_AFTER};
 pub(super) const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 pub(super) const LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 
-/// The time for which an allowance is one: a day or an hour of UTC.
+/// The time for which an allowance is one: a month, a day or an hour of UTC.
 #[derive(Debug, Clone, Copy)]
 pub enum Period {
+    Month,
     Day,
     Hour,
 }
@@ -27,6 +28,8 @@ impl Period {
     /// The policy's name, and the period in seconds.
     const fn policy(self) -> (&'static str, i32) {
         match self {
+            // The longest: no window of the header is a month.
+            Self::Month => ("monthly", 31 * 24 * 60 * 60),
             Self::Day => ("daily", 24 * 60 * 60),
             Self::Hour => ("hourly", 60 * 60),
         }

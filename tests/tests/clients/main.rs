@@ -2,6 +2,7 @@
 
 mod at_rest;
 mod command_line;
+mod contacts;
 mod following;
 mod friendship;
 mod groups;

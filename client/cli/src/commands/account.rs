@@ -1,11 +1,13 @@
-//! This device: its registration, who it is, its tokens and mailboxes, and its end.
+//! This device and its user's account: registration, reset, who it is, its tokens and mailboxes, name, and end.
+
+use std::io::IsTerminal as _;
 
 use anyhow::Context as _;
 use clap::Subcommand;
-use postern_client::Client;
+use postern_client::{Client, RecoveryKey, recovery_key_of, recovery_words};
 use serde_json::json;
 
-use super::{Global, note};
+use super::{Global, note, read_stdin};
 use crate::output::{device_name, print_line, to_json};
 
 #[derive(Subcommand)]
@@ -18,6 +20,32 @@ pub enum Command {
         #[arg(long)]
         passphrase: bool,
     },
+    /// Begin anew as a user who lost all devices, with this as the first device
+    #[command(
+        long_about = "Begin anew as a user who lost all devices, with this as the first device. Reads the \
+                      recovery key from stdin. Groups, contacts and messages of the lost devices are not here; \
+                      contacts see that the identity was begun anew, and have to accept it."
+    )]
+    Reset {
+        /// alice, or alice@example.org
+        name: String,
+        /// Ask for a passphrase, under which this device's state is encrypted
+        #[arg(long)]
+        passphrase: bool,
+    },
+    /// Show the recovery key, once; with --replace, make another one
+    RecoveryKey {
+        /// Read the old key from stdin, and make another in its place
+        #[arg(long)]
+        replace: bool,
+    },
+    /// Take another name; reads the recovery key from stdin
+    Rename {
+        /// alice, or alice@example.org
+        name: String,
+    },
+    /// Delete the account with everything that the server has of it; reads the recovery key from stdin
+    DeleteAccount,
     /// Show which user and device this is
     Whoami,
     /// Show how many tokens are at hand
@@ -38,7 +66,50 @@ pub async fn run(global: &Global, command: Command) -> anyhow::Result<()> {
             let builder = global.new_builder(passphrase)?;
             note("Registering: keys, tokens, mailboxes …");
             let client = builder.register(&name).await?;
+            let Some(key) = client.recovery_key()? else { return whoami(&client, global.json) };
+            if global.json {
+                let words = recovery_words(&key);
+                let (user, device, server) = (client.user(), client.client_key(), client.server());
+                let line = json!({ "user": user, "device": device, "server": server, "recovery_key": words });
+                print_line(&to_json(&line))?;
+                return Ok(client.forget_recovery_key()?);
+            }
+            whoami(&client, false)?;
+            show_recovery_key(&client, &key, false)
+        }
+        Command::Reset { name, passphrase } => {
+            let builder = global.new_builder(passphrase)?;
+            let key = read_recovery_key()?;
+            note("Beginning anew: keys, tokens, mailboxes …");
+            let client = builder.reset(&name, &key).await?;
+            note(
+                "The lost devices are nothing to anybody any more. Groups, contacts and messages are not here: ask to be \
+                 invited again. Contacts are told that your identity was begun anew.",
+            );
             whoami(&client, global.json)
+        }
+        Command::RecoveryKey { replace } => {
+            let client = global.open()?;
+            let key = if replace {
+                client.replace_recovery_key(&read_recovery_key()?).await?
+            } else {
+                client.recovery_key()?.context(
+                    "the recovery key was shown already; `recovery-key --replace` makes another one",
+                )?
+            };
+            show_recovery_key(&client, &key, global.json)
+        }
+        Command::Rename { name } => {
+            let client = global.open()?.rename(&name, &read_recovery_key()?).await?;
+            whoami(&client, global.json)
+        }
+        Command::DeleteAccount => {
+            let client = global.open()?;
+            client.delete_account(&read_recovery_key()?).await?;
+            drop(client);
+            remove_state(global)?;
+            note("The server has nothing left of the account, and nothing is left here.");
+            Ok(())
         }
         Command::Whoami => whoami(&global.open()?, global.json),
         Command::Tokens { fetch } => {
@@ -59,12 +130,39 @@ pub async fn run(global: &Global, command: Command) -> anyhow::Result<()> {
             let client = global.open()?;
             client.log_out().await?;
             drop(client);
-            std::fs::remove_dir_all(&global.state)
-                .with_context(|| format!("cannot delete {}", global.state.display()))?;
+            remove_state(global)?;
             note("This device has nothing left at the server, and nothing here.");
             Ok(())
         }
     }
+}
+
+fn remove_state(global: &Global) -> anyhow::Result<()> {
+    std::fs::remove_dir_all(&global.state)
+        .with_context(|| format!("cannot delete {}", global.state.display()))
+}
+
+/// The 24 words, from stdin; a terminal does not show them.
+fn read_recovery_key() -> anyhow::Result<RecoveryKey> {
+    let words = if std::io::stdin().is_terminal() {
+        rpassword::prompt_password("Recovery key (24 words): ").context("cannot read the recovery key")?
+    } else {
+        read_stdin("the recovery key")?
+    };
+    Ok(recovery_key_of(&words)?)
+}
+
+/// Shows the recovery key that was made here, and has the client forget it.
+fn show_recovery_key(client: &Client, key: &RecoveryKey, json: bool) -> anyhow::Result<()> {
+    let words = recovery_words(key);
+    let line =
+        if json { to_json(&json!({ "recovery_key": words })) } else { format!("Recovery key: {words}") };
+    print_line(&line)?;
+    note(
+        "Write these 24 words down and keep them safe: they are not shown again. Whoever has them can take the account \
+         over; without them nobody can if all devices are lost.",
+    );
+    Ok(client.forget_recovery_key()?)
 }
 
 /// Shows which user and device a client is.

@@ -26,6 +26,7 @@ Examples:
   postern-client --state alice invite climbing bob@example.localhost
   postern-client --state alice send climbing 'See you at six'
   postern-client --state alice follow
+  postern-client --state bob   contacts accept alice@example.localhost
 
   A second device: the first command shows a code for the second one.
   postern-client --state alice  link
@@ -62,9 +63,9 @@ struct Global {
     /// Print JSON, one object a line
     #[arg(long, global = true)]
     json: bool,
-    /// Refuse all requests to add this device to groups
+    /// Accept everyone that asks to be a contact, as a bot does
     #[arg(long, global = true)]
-    refuse_contacts: bool,
+    accept_contacts: bool,
 }
 
 #[derive(Subcommand)]
@@ -76,7 +77,12 @@ enum Command {
     #[command(flatten)]
     Groups(groups::Command),
     #[command(flatten)]
-    Contacts(contacts::Command),
+    Invitations(contacts::Invitation),
+    /// Other users: who may add you to groups, and who is who
+    Contacts {
+        #[command(subcommand)]
+        command: Option<contacts::Command>,
+    },
     #[command(flatten)]
     Messages(messages::Command),
     /// Show what was said and done in a group, as far as this device keeps it
@@ -94,7 +100,8 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Account(command) => account::run(&global, command).await,
         Command::Devices(command) => devices::run(&global, command).await,
         Command::Groups(command) => groups::run(&global, command).await,
-        Command::Contacts(command) => contacts::run(&global, command).await,
+        Command::Invitations(command) => contacts::run_invitation(&global, command).await,
+        Command::Contacts { command } => contacts::run(&global, command.unwrap_or_default()).await,
         Command::Messages(command) => messages::run(&global, command).await,
         Command::History(command) => history::run(&global, &command),
         Command::Passphrase(command) => passphrase::run(&global, command),
@@ -106,7 +113,7 @@ impl Global {
     /// The builder of this client, with the passphrase that its state needs.
     fn builder(&self) -> anyhow::Result<ClientBuilder> {
         let builder = Client::builder(&self.state)
-            .accept_contacts(!self.refuse_contacts)
+            .accept_contacts(self.accept_contacts)
             .keep_history(self.keep_history);
         let builder = match &self.server {
             Some(server) => builder.server(server),

@@ -47,7 +47,7 @@ CREATE TABLE grants (
 -- The commit of this user's EID whose answer is outstanding. The bytes are kept until it is known.
 CREATE TABLE identity_commits (
     one INTEGER PRIMARY KEY CHECK (one = 1),
-    body BLOB NOT NULL                  -- a CommitIdentity in CBOR
+    body BLOB NOT NULL                  -- an Outstanding in CBOR
 ) STRICT;
 
 -- When this user's own devices were looked after last, in seconds since 1970.

@@ -2,10 +2,11 @@
 
 use openmls::prelude::{Extensions, Lifetime};
 use postern_protocol::{
-    GroupInfo, MlsMessage, Transcript,
+    GroupInfo, MessageDigest, MlsMessage, Transcript,
     auth::{CommitIdentity, CredentialIssued, RegisterUser, UserRecord},
     eid::{EidState, Founding, SignedState},
     name::{Domain, UserName},
+    second_proof::RecoveryKey,
 };
 use rand::RngCore;
 
@@ -23,6 +24,8 @@ pub struct User {
     pub founding: Founding,
     /// The state that the AS has of it.
     pub eid: EidState,
+    /// The secret of the second proof.
+    pub recovery_key: RecoveryKey,
 }
 
 impl User {
@@ -43,7 +46,8 @@ impl User {
     pub fn with(name: UserName, device: Party) -> Self {
         let body = registration_of(&name, &device);
         let founding = Founding { founder: device.public_key(), transcript: body.state.eid.transcript };
-        Self { name, device, founding, eid: body.state.eid }
+        let recovery_key = recovery_key_of(&device);
+        Self { name, device, founding, eid: body.state.eid, recovery_key }
     }
 
     pub fn registration(&self) -> Call {
@@ -85,7 +89,13 @@ pub fn registration_of(name: &UserName, device: &Party) -> RegisterUser {
     let founding = Founding { founder: device.public_key(), transcript };
     let eid = EidState::founded(0, transcript);
     let state = SignedState::sign(name, &founding, eid, &group_info, &device.key);
-    RegisterUser { name: name.clone(), group_info, ratchet_tree, state }
+    let recovery_key = recovery_key_of(device).verifier();
+    RegisterUser { name: name.clone(), group_info, ratchet_tree, state, recovery_key }
+}
+
+/// The recovery key of a user with this first client.
+pub fn recovery_key_of(first: &Party) -> RecoveryKey {
+    RecoveryKey::from_bytes(*MessageDigest::of(first.key.seed()).as_bytes())
 }
 
 /// A commit to a user's EID by one of its clients.

@@ -1,8 +1,12 @@
 //! The Authentication Service.
 
 pub mod commit_identity;
+pub mod delete_account;
 pub mod look_up_user;
 pub mod publish_contact;
 pub mod published_keys;
 pub mod register_user;
+pub mod rename_user;
+pub mod replace_recovery_key;
+pub mod reset_account;
 pub mod sign_credential;

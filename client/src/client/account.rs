@@ -1,0 +1,127 @@
+//! The account as a whole: its recovery key, another name, and its end (AS-8, AS-9).
+
+use std::sync::Arc;
+
+use postern_protocol::{
+    name::UserName,
+    problem::ProblemType,
+    second_proof::{Operation, RecoveryKey, SecondProof},
+};
+
+use super::handle::Client;
+use crate::{
+    account::Account,
+    contact::Friendship,
+    error::{Error, Result, goes_on, or_repeated},
+    group,
+    identity::{self, eid},
+    session::Session,
+};
+
+impl Client {
+    /// The recovery key that was made here, as long as nobody said that its owner has seen it
+    /// ([`Self::forget_recovery_key`]). With it the owner resets the account after losing all devices, renames it and
+    /// deletes it. No server has it.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub fn recovery_key(&self) -> Result<Option<RecoveryKey>> {
+        Ok(self.session.store.read(Account::load)?.recovery_key())
+    }
+
+    /// Forgets the recovery key, which its owner has seen and written down: it cannot be shown again.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub fn forget_recovery_key(&self) -> Result<()> {
+        self.session.store.write(|tx| {
+            let mut account = Account::load(tx)?;
+            account.set_recovery_key(None);
+            account.save(tx)
+        })
+    }
+
+    /// Makes another recovery key in place of the old one, which is worth nothing then. The new one is kept until its
+    /// owner has seen it ([`Self::forget_recovery_key`]).
+    ///
+    /// # Errors
+    /// `wrong-proof`, and passing ones: call again, with the same old key.
+    pub async fn replace_recovery_key(&self, old: &RecoveryKey) -> Result<RecoveryKey> {
+        let store = &self.session.store;
+        let _step = store.step().await?;
+        // Where an answer was lost, the new key of that time is the AS's, or becomes it.
+        let kept = store.read(Account::load)?.recovery_key().filter(|kept| kept != old);
+        let new = kept.unwrap_or_else(RecoveryKey::generate);
+        store.write(|tx| {
+            let mut account = Account::load(tx)?;
+            account.set_recovery_key(Some(&new));
+            account.save(tx)
+        })?;
+        let replaced = self.put_recovery_key(old, &new).await;
+        if replaced.as_ref().is_err_and(|error| error.problem() == Some(ProblemType::WrongProof)) {
+            // It is the AS's already if it proves itself.
+            self.put_recovery_key(&new, &new).await?;
+        } else {
+            replaced?;
+        }
+        Ok(new)
+    }
+
+    async fn put_recovery_key(&self, old: &RecoveryKey, new: &RecoveryKey) -> Result<()> {
+        let account = self.session.store.read(Account::load)?;
+        let operation = Operation::ReplaceRecoveryKey { recovery_key: new.verifier() };
+        let proof = SecondProof::recovery(old, &account.user, &operation);
+        self.session.api.replace_recovery_key(new.verifier(), proof, &account.client_key()).await
+    }
+
+    /// Gives the user another name of the same domain, which may be left out. It is the same user to all that knew
+    /// it: they are told. Returns the client under its new name; the old one is of no more use.
+    ///
+    /// # Errors
+    /// [`Error::BadName`], `name-taken`, `wrong-proof`, `too-many-changes`, and passing ones: call again.
+    pub async fn rename(&self, name: &str, recovery_key: &RecoveryKey) -> Result<Self> {
+        let Session { store, api, options, .. } = &*self.session;
+        {
+            let _step = store.step().await?;
+            let account = store.read(Account::load)?;
+            let name = if name.contains('@') {
+                name.to_owned()
+            } else {
+                format!("{name}@{}", account.user.domain())
+            };
+            let name: UserName = name.parse().map_err(Error::BadName)?;
+            eid::rename(api, store, &account, &name, recovery_key).await?;
+            // Under the new name.
+            identity::renew_credential(store, api).await?;
+        }
+        Ok(Self { session: Arc::new(Session::open(store.clone(), options.clone())?) })
+    }
+
+    /// Deletes the user's account: leaves all groups as far as it can, gives up this device's mailboxes and KeyPackages,
+    /// and has the AS erase all that it has of the user. The user's other devices are nobody's then; what they have at
+    /// the server expires. This is no client any more; its directory may be deleted.
+    ///
+    /// # Errors
+    /// `wrong-proof`, before anything is changed; passing ones: call again.
+    pub async fn delete_account(&self, recovery_key: &RecoveryKey) -> Result<()> {
+        let session = &self.session;
+        // Whether the key is right has to be known first. It is replaced by itself.
+        let proven = self.put_recovery_key(recovery_key, recovery_key).await;
+        or_repeated(proven, ProblemType::NotAllowed)?;
+        for group in session.store.read(group::active)? {
+            goes_on(self.group_with_id(&group).leave().await)?;
+        }
+        let step = session.store.step().await?;
+        self.give_up_mailboxes(&step).await?;
+        let account = session.store.read(Account::load)?;
+        let client = account.client_key();
+        let operation = Operation::DeleteAccount { client: client.public_key() };
+        let proof = SecondProof::recovery(recovery_key, &account.user, &operation);
+        // No client any more: an earlier attempt, whose answer was lost, erased the account.
+        or_repeated(session.api.delete_account(proof, &client).await, ProblemType::NotAllowed)?;
+        session.store.write(|tx| {
+            Account::delete(tx)?;
+            Friendship::delete(tx)
+        })
+    }
+}

@@ -1,0 +1,62 @@
+-- auth.admit_reset: counts an attempt to reset an account, says whether it may go on (AS-8), and finds the account's
+-- recovery key. This comes before anything dear is done for a stranger. Registrations are counted apart: a flood of them
+-- keeps nobody from an account.
+--
+--   source: HMAC of the sender's network address (32 bytes)
+--   name: the part before @
+--
+-- Returns admitted, with the account's recovery key, null if there is no such account; the number and the last transcript
+-- of its last incarnation that ended, null if none did; and max_leaf_bytes, the limit of the first client's leaf.
+-- source_limited, server_limited: no more attempts are taken in this hour from this address, or from all addresses
+-- together. With all of them: allowance, the number of attempts in an hour that counted here, and resets_in, the seconds
+-- until the next hour begins.
+-- Called by POST /as/account/end and POST /as/account/reset.
+CREATE OR REPLACE FUNCTION auth.admit_reset(
+    source bytea, name text,
+    OUT outcome auth.admit_reset_outcome, OUT allowance integer, OUT resets_in integer, OUT max_leaf_bytes integer,
+    OUT recovery_key bytea, OUT incarnation integer, OUT transcript bytea)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    all_sources CONSTANT bytea := '\x00'::bytea;
+    seconds CONSTANT bigint := floor(extract(epoch FROM now()))::bigint;
+    this_hour CONSTANT integer := (seconds / 3600)::integer;
+    of_source integer;
+    of_all integer;
+    server_allowance integer;
+BEGIN
+    resets_in := 3600 - (seconds % 3600)::integer;
+    SELECT s.reset_attempts_per_source, s.reset_attempts_per_hour, s.max_identity_leaf_bytes
+      INTO allowance, server_allowance, max_leaf_bytes
+      FROM auth.settings s;
+    -- As auth.admit_registration does: a flood of refusals locks nothing and writes nothing.
+    SELECT coalesce(max(a.attempts) FILTER (WHERE a.source = admit_reset.source), 0),
+           coalesce(max(a.attempts) FILTER (WHERE a.source = all_sources), 0)
+      INTO of_source, of_all
+      FROM auth.registration_attempts a
+     WHERE a.source IN (admit_reset.source, all_sources) AND a.hour = this_hour;
+    IF of_source >= allowance THEN
+        outcome := 'source_limited';
+        RETURN;
+    END IF;
+    IF of_all >= server_allowance THEN
+        outcome := 'server_limited';
+    ELSIF NOT auth.count_attempt(admit_reset.source, this_hour, allowance) THEN
+        outcome := 'source_limited';
+        RETURN;
+    ELSIF NOT auth.count_attempt(all_sources, this_hour, server_allowance) THEN
+        outcome := 'server_limited';
+    END IF;
+    IF outcome = 'server_limited' THEN
+        allowance := server_allowance;
+        RETURN;
+    END IF;
+    outcome := 'admitted';
+    SELECT u.recovery_key, i.incarnation, i.transcript
+      INTO recovery_key, incarnation, transcript
+      FROM auth.users u
+      LEFT JOIN auth.incarnations i ON i.user_id = u.user_id AND i.eid IS NULL
+     WHERE u.name = admit_reset.name
+     ORDER BY i.incarnation DESC
+     LIMIT 1;
+END
+$$;

@@ -1,0 +1,53 @@
+-- auth.end_identity: ends the living identity of an account whose clients are lost (AS-8). All clients go with their
+-- credentials and contacts. Until auth.reset_account begins the next identity, a lookup finds nobody.
+--
+--   name: the part before @
+--   recovery_key: the verifier that the caller verified the second proof with
+--   client_key: of the client that is going to begin the next identity, verified by the caller
+--
+-- Returns ended, also if it ended before, with the incarnation and its last transcript; wrong_proof: there is no such
+-- account, or it has another recovery key by now; client_known: the key is some user's client; too_many_resets: the
+-- month's are used up, with allowance and resets_in, the seconds until the next month (UTC) begins.
+-- Called by POST /as/account/end, after auth.admit_reset.
+CREATE OR REPLACE FUNCTION auth.end_identity(
+    name text, recovery_key bytea, client_key bytea,
+    OUT outcome auth.end_identity_outcome, OUT incarnation integer, OUT transcript bytea,
+    OUT allowance integer, OUT resets_in integer)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    of_user uuid;
+    lives boolean;
+    may boolean;
+BEGIN
+    SELECT u.user_id INTO of_user
+      FROM auth.users u
+     WHERE u.name = end_identity.name AND u.recovery_key = end_identity.recovery_key
+       FOR UPDATE;
+    IF NOT FOUND THEN
+        outcome := 'wrong_proof';
+        RETURN;
+    END IF;
+    IF EXISTS (SELECT FROM auth.clients c WHERE c.client_key = end_identity.client_key) THEN
+        outcome := 'client_known';
+        RETURN;
+    END IF;
+    SELECT i.incarnation, i.transcript, i.eid IS NOT NULL INTO incarnation, transcript, lives
+      FROM auth.incarnations i
+     WHERE i.user_id = of_user
+     ORDER BY i.incarnation DESC
+     LIMIT 1;
+    IF lives THEN
+        SELECT m.may, m.allowance, m.resets_in INTO may, allowance, resets_in FROM auth.may_change(of_user, 'reset') m;
+        IF NOT may THEN
+            outcome := 'too_many_resets';
+            RETURN;
+        END IF;
+        PERFORM auth.count_change(of_user, 'reset');
+        DELETE FROM auth.clients c WHERE c.user_id = of_user;
+        UPDATE auth.incarnations i
+           SET eid = NULL
+         WHERE i.user_id = of_user AND i.incarnation = end_identity.incarnation;
+    END IF;
+    outcome := 'ended';
+END
+$$;

@@ -1,0 +1,58 @@
+//! `DELETE /as/account` (AS-9)
+
+use postern_protocol::{
+    account::DeleteAccount,
+    problem::ProblemType,
+    second_proof::{Operation, RecoveryKey, SecondProof},
+};
+use postern_tests_kit::{Ask, Call, User, World};
+use reqwest::{Method, StatusCode};
+
+use super::commit_identity::random_user;
+use crate::road::Valid;
+
+pub fn deleting(user: &User, key: &RecoveryKey) -> Call {
+    let client = user.device.public_key();
+    let proof = SecondProof::recovery(key, &user.name, &Operation::DeleteAccount { client });
+    Call::new(Method::DELETE, "/as/account").with(&DeleteAccount { proof }).signed_by(&user.device.key)
+}
+
+pub async fn valid(world: &World) -> Valid {
+    let user = random_user(world).await;
+    let stranger = Some(ProblemType::NotAllowed);
+    Valid { stranger, ..Valid::new(deleting(&user, &user.recovery_key), StatusCode::NO_CONTENT) }
+}
+
+#[tokio::test]
+async fn an_account_is_deleted_by_a_client_with_the_owners_proof_and_its_name_is_free() {
+    let world = World::start().await;
+    let (mut alice, bob) = (world.user("alice").await, world.user("bob").await);
+    let pending = world.add_pending_device(&mut alice).await;
+    let tokens = world.tokens(0, &alice.device.key, &Ask::batch(world.token_key(), 1)).await;
+    let valid = deleting(&alice, &alice.recovery_key);
+    let by = |key| Call { signer: Some(key), ..valid.clone() };
+    let wrong = ProblemType::WrongProof;
+    for (what, call, expected) in [
+        ("no key of the owner", deleting(&alice, &RecoveryKey::generate()), wrong),
+        ("another client's proof", by(bob.device.key.clone()), wrong),
+        ("a client that is not confirmed", by(pending.key.clone()), ProblemType::NotAllowed),
+        ("without a proof", valid.without("proof"), ProblemType::MalformedBody),
+    ] {
+        world.assert_refuses(what, &call, expected).await;
+    }
+    assert_eq!(world.count("aas.takers t JOIN auth.users u USING (user_id) WHERE u.name = 'alice'").await, 1);
+
+    // The tokens that the user has are anybody's.
+    let call = valid.clone().paid_with(tokens[0].clone());
+    world.send(&call.wire()).await.assert_ok("the owner's client");
+    for table in ["auth.users", "auth.incarnations", "auth.clients"] {
+        assert_eq!(world.count(table).await, 2, "{table}: the banker's and Bob's");
+    }
+    assert_eq!(world.count("auth.eid_log").await, 0);
+    assert_eq!(world.count("aas.takers").await, 1, "the banker");
+    world.pay(&Call::get(format!("/as/users/{}", alice.name))).await.assert_problem("gone", ProblemType::NotFound);
+    world.assert_refuses("a repeat", &valid, ProblemType::NotAllowed).await;
+    world.register(&User::new("alice")).await;
+    world.assert_refuses("the old client", &valid, ProblemType::NotAllowed).await;
+    world.close();
+}
