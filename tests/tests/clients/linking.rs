@@ -23,7 +23,7 @@ use tokio::{
 const ALL_ATTEMPTS: usize = 4;
 
 fn options() -> Options {
-    Options { durable: false, ..Options::default() }
+    Options { accept_contacts: true, durable: false, ..Options::default() }
 }
 
 fn builder(world: &World, server: &str, name: &str) -> ClientBuilder {
