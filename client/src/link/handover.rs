@@ -9,6 +9,7 @@ use crate::{
     account::Account,
     contact::{self, ContactsHandover, Friendship, FriendshipSecrets},
     error::{Error, Result},
+    group::{self, GroupHandover},
     identity::{EidWelcome, eid},
     store::Tx,
 };
@@ -20,13 +21,14 @@ pub(crate) struct Handover {
     welcome: EidWelcome,
     friendship: FriendshipSecrets,
     contacts: ContactsHandover,
+    groups: Vec<GroupHandover>,
 }
 
 impl Handover {
     /// What this device hands over.
     pub(crate) fn new(tx: &Tx<'_>, welcome: EidWelcome) -> Result<Self> {
         let friendship = Friendship::load(tx)?.secrets.clone();
-        Ok(Self { welcome, friendship, contacts: contact::handover(tx)? })
+        Ok(Self { welcome, friendship, contacts: contact::handover(tx)?, groups: group::handover(tx)? })
     }
 
     /// Seals it for the new device, whose client key this is, where no channel does that.
@@ -56,6 +58,7 @@ impl Handover {
         account.eid_group_id = Some(eid::join(tx, &account.user, &account.client_key(), &self.welcome)?);
         account.save(tx)?;
         Friendship::join(self.friendship).save(tx)?;
-        contact::take_over(tx, self.contacts)
+        contact::take_over(tx, self.contacts)?;
+        group::take_over(tx, &self.groups)
     }
 }

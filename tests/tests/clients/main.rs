@@ -1,5 +1,6 @@
 //! The promises of the client library, tried with real clients and a real server.
 
+mod accounts;
 mod at_rest;
 mod command_line;
 mod contacts;
@@ -7,6 +8,7 @@ mod following;
 mod friendship;
 mod groups;
 mod identities;
+mod issuer;
 mod linking;
 mod lost_answers;
 mod push;
