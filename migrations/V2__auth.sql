@@ -469,7 +469,7 @@ CREATE TABLE auth.signing_keys (
     not_before date NOT NULL,
     not_after date NOT NULL CHECK (not_after >= not_before),
     revoked date,
-    certificate bytea CHECK (service = 'as'),
+    certificate bytea CHECK (certificate IS NULL OR service = 'as'),
     CHECK ((sealed_seed IS NULL) = (revoked IS NOT NULL))
 );
 COMMENT ON TABLE auth.signing_keys IS
