@@ -33,7 +33,7 @@ pub(crate) use self::{
     friendship::Friendship,
     handover::{handover, take_over},
     letter::{open_secrets, seal_secrets},
-    letters::{read_again, read_letters, receive_letter},
+    letters::{moved, read_again, read_letters, receive_letter},
     list::list,
     news::{tell_contacts_of_end, tell_contacts_of_name, write_news},
     requests::{accept, ask, decline, received},
