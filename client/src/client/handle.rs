@@ -11,7 +11,7 @@ use crate::{
     event::{self, Event, EventId},
     follow::{self, Follower},
     group::{self, GroupSummary},
-    identity::{self, Audit, Known, Seen, VerifiedUser},
+    identity::{self, Audit, Known, Seen},
     session::Session,
     tokens::Wallet,
 };
