@@ -57,11 +57,12 @@ mod server;
 mod session;
 mod setup;
 mod store;
+mod strangers;
 mod submit;
 mod tokens;
 
 pub use account::{LinkGrant, LinkRequest, recovery_key_of, recovery_words};
-pub use client::{Client, ClientBuilder, Group, Invited, Refounded};
+pub use client::{Client, ClientBuilder, Group, Invited, Refounded, Removal};
 #[cfg(feature = "lab")]
 pub use clock::Clock;
 pub use contact::{
@@ -69,20 +70,20 @@ pub use contact::{
     Letter, LetterBody, ReceivedRequest, RequestId, SafetyNumber, SharedContact, Stamp,
 };
 pub use display::{safe_json, safe_line, safe_text};
-pub use error::{Error, IdentityError, QueueError, Result};
+pub use error::{Error, IdentityError, IssuerError, QueueError, Result};
 pub use event::{Event, EventId, Member};
 pub use follow::Follower;
 #[cfg(feature = "lab")]
 pub use group::Change;
-pub use group::{ApplicationMessage, Content, GroupSummary, RosterEntry};
+pub use group::{ApplicationMessage, Content, Differences, GroupSummary, RosterEntry};
 pub use identity::{
     Audit, Device, DeviceState, EidWelcome, IdentityLink, Known, Seen, VerifiedClient, VerifiedUser,
 };
 pub use options::Options;
 pub use postern_api as api;
-pub use postern_protocol::second_proof::RecoveryKey;
 #[cfg(feature = "lab")]
 pub use postern_api::{Http, Request, Response, Token};
+pub use postern_protocol::second_proof::RecoveryKey;
 #[cfg(feature = "lab")]
 pub use submit::Submission;
-pub use tokens::Wallet;
+pub use tokens::{DirectoryDigest, Wallet};

@@ -78,7 +78,7 @@ pub(crate) async fn register(
                 return Err(error.into());
             }
         };
-        account.credential = Some(identity::verified(&api, &account, credential, store.now()).await?);
+        account.credential = Some(identity::verified(&store, &api, &account, credential).await?);
         store.write(|tx| account.save(tx))?;
     }
     finish(&store, &api, account).await?;

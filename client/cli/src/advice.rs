@@ -20,6 +20,9 @@ pub fn for_error(error: &Error) -> &'static str {
         Error::UnknownGroup(_) | Error::AmbiguousGroup(_) => ". `groups` lists them with their ids",
         Error::CannotFollow => ". `rejoin` comes back at once, `refound` founds the group anew",
         Error::NoSuchMember(_) => ". `members` lists them",
+        Error::LastAdmin => ". `group admins GROUP --add USER` does",
+        Error::MembersChanged => ". `members` lists them",
+        Error::Strangers(_) => ". `rejoin` shows them and asks, `refound` founds another group",
         Error::NoAttributesKey => ". `follow --once` receives",
         _ => "",
     }

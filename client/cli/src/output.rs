@@ -107,7 +107,9 @@ fn describe(client: &Client, event: &Event) -> Result<String> {
         Event::DeviceRemoved { user, device } => {
             format!("{user} has a device less, {}", device_name(device))
         }
-        Event::Renamed { from, to } if to == client.user() => format!("your name is {to} now, and no longer {from}"),
+        Event::Renamed { from, to } if to == client.user() => {
+            format!("your name is {to} now, and no longer {from}")
+        }
         Event::Renamed { from, to } => format!("{from} is called {to} now, and is the same user"),
         Event::Expired { messages } => {
             format!("the server deleted {messages} messages that had waited too long for this device")
@@ -138,10 +140,33 @@ fn describe(client: &Client, event: &Event) -> Result<String> {
         Event::Changed { added, removed, .. } => {
             format!("meanwhile came: {}; went: {}", list(added), list(removed))
         }
+        Event::Strangers { strangers, admins, removed, .. } => format!(
+            "this device does not come back by itself: it cannot tell who let in {}, and who made these \
+             admins: {}; went: {}. `rejoin` accepts them, `refound` founds another group",
+            list(strangers),
+            list(admins),
+            list(removed)
+        ),
+        Event::MemberReset { user, .. } => format!(
+            "{user} began anew, with other devices: whoever it is counts as unknown until you accept it"
+        ),
+        Event::MemberRenamed { user, name, .. } => format!("{user} is called {name} now"),
+        Event::MemberGone { user, .. } => format!("{user} deleted the account"),
+        Event::AdminsFound { admins, .. } => format!("you accepted as admins: {}", list(admins)),
         Event::Broken { reason, .. } => format!(
             "this device could not come back ({}). It goes on trying; `refound` founds the group anew",
             safe_line(reason)
         ),
+        Event::KeysDiffer { keys } => format!(
+            "the server shows you other keys than it shows to strangers: {}. It could tell you by them; nothing is \
+             done with them",
+            safe_line(keys)
+        ),
+        Event::RootChanged => {
+            "the server's root is another one than before, or gone. Ask its operator in another \
+             way, and take it with `accept-root` then"
+                .to_owned()
+        }
         Event::Lost { .. } => "the server had no room for something that was sent to this device".to_owned(),
         Event::Ignored { reason } => format!("ignored: {}", safe_line(reason)),
     };

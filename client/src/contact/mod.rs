@@ -29,7 +29,7 @@ pub use self::{
 pub(crate) use self::{
     block::{block, unblock},
     contacts::{forget_friend, friend},
-    deposits::deliver_deposits,
+    deposits::{deliver_deposits, write_group},
     friendship::Friendship,
     handover::{handover, take_over},
     letter::{open_secrets, seal_secrets},

@@ -122,7 +122,8 @@ pub(crate) async fn upkeep(api: &Api, store: &Store, options: &Options) -> Resul
     let found = match lookup::find(api, store, &account.user).await {
         // Another device of the user may have taken another name for it.
         Err(error)
-            if error.problem() == Some(ProblemType::NotFound) && account::follow_rename(api, store).await? =>
+            if error.problem() == Some(ProblemType::NotFound)
+                && account::follow_rename(api, store).await? =>
         {
             return Ok(());
         }

@@ -7,7 +7,8 @@ use tokio_postgres::{Client, error::SqlState};
 /// A user with one client, and one commit to the EID.
 async fn register(admin: &Client, name: &str) {
     let register = "SELECT outcome::text FROM auth.register_user(
-                        $1, sha256(convert_to($1, 'UTF8')), 'group info', 'tree', 'eid', sha256(''), sha512(''), NULL)";
+                        $1, sha256(convert_to($1, 'UTF8')), 'group info', 'tree', 'eid', sha256(''), sha512(''), NULL,
+                        sha256(''))";
     let row = admin.query_one(register, &[&name]).await.unwrap();
     assert_eq!(row.get::<_, &str>(0), "registered");
     let commit = "SELECT outcome::text FROM auth.commit_identity(
@@ -240,7 +241,10 @@ async fn no_account_and_no_queue_tells_when_it_was_made() {
         );
         admin.query(&sql, &[]).await.unwrap().iter().map(|row| row.get(0)).collect()
     };
-    assert_eq!(columns("a.attidentity <> ''").await, ["aas.issuer_keys.issuer_key"]);
+    assert_eq!(
+        columns("a.attidentity <> ''").await,
+        ["aas.issuer_keys.issuer_key", "qs.application_server_keys.number"]
+    );
     // The columns that are left expire by the day, or count per day; keys are no users.
     let dated = columns("format_type(a.atttypid, NULL) ~ 'date|time'").await;
     let kept = [
@@ -253,6 +257,7 @@ async fn no_account_and_no_queue_tells_when_it_was_made() {
         "aas.token_use.day",
         "auth.signing_keys.not_after",
         "auth.signing_keys.not_before",
+        "auth.signing_keys.revoked",
         "qs.friendships.last_active",
         "qs.key_packages.expires",
         "qs.messages.enqueued",

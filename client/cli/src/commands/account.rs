@@ -18,9 +18,11 @@ pub enum Command {
         name: String,
     },
     /// Begin anew as a user who lost all devices, with this as the first device
-    #[command(long_about = "Begin anew as a user who lost all devices, with this as the first device. Reads the \
+    #[command(
+        long_about = "Begin anew as a user who lost all devices, with this as the first device. Reads the \
                       recovery key from stdin. Groups, contacts and messages of the lost devices are not here; \
-                      contacts see that the identity was begun anew, and have to accept it.")]
+                      contacts see that the identity was begun anew, and have to accept it."
+    )]
     Reset {
         /// alice, or alice@example.org
         name: String,
@@ -48,6 +50,8 @@ pub enum Command {
     },
     /// Renew the keys of this device's mailboxes
     RenewMailboxes,
+    /// Accept that the root of the server's domain changed, as its operator told you in another way
+    AcceptRoot,
     /// Delete this device's mailboxes and keys, at the server and here
     LogOut,
 }
@@ -116,6 +120,11 @@ pub async fn run(global: &Global, command: Command) -> anyhow::Result<()> {
             note("Keys of the mailboxes renewed.");
             Ok(())
         }
+        Command::AcceptRoot => {
+            global.open()?.accept_root()?;
+            note("The root that the server shows next is the one from then on.");
+            Ok(())
+        }
         Command::LogOut => {
             let client = global.open()?;
             client.log_out().await?;
@@ -145,7 +154,8 @@ fn read_recovery_key() -> anyhow::Result<RecoveryKey> {
 /// Shows the recovery key that was made here, and has the client forget it.
 fn show_recovery_key(client: &Client, key: &RecoveryKey, json: bool) -> anyhow::Result<()> {
     let words = recovery_words(key);
-    let line = if json { to_json(&json!({ "recovery_key": words })) } else { format!("Recovery key: {words}") };
+    let line =
+        if json { to_json(&json!({ "recovery_key": words })) } else { format!("Recovery key: {words}") };
     print_line(&line)?;
     note(
         "Write these 24 words down and keep them safe: they are not shown again. Whoever has them can take the account \
