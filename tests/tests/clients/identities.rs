@@ -114,7 +114,7 @@ impl Liar {
 }
 
 fn options() -> Options {
-    Options { durable: false, ..Options::default() }
+    Options { accept_contacts: true, durable: false, ..Options::default() }
 }
 
 fn group_info(bytes: &GroupInfo) -> VerifiableGroupInfo {
