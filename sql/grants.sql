@@ -1,7 +1,7 @@
 -- This list says which role may execute which function (OPS-3). It is applied after all functions, as postern_owner; a
 -- function that is not in it can be executed by its owner only. Tables are granted to nobody.
 
-GRANT USAGE ON SCHEMA postern, auth, aas, ds, qs, operator TO postern_server;
+GRANT USAGE ON SCHEMA postern, auth, aas, ds, qs, rendezvous, operator TO postern_server;
 GRANT USAGE ON SCHEMA operator TO postern_operator, postern_monitor;
 
 -- postern
@@ -12,8 +12,23 @@ GRANT EXECUTE ON FUNCTION operator.claim_home_domain TO postern_server;
 GRANT EXECUTE ON FUNCTION operator.current_home_domain TO postern_server, postern_operator, postern_monitor;
 GRANT EXECUTE ON FUNCTION operator.current_key_version TO postern_server;
 GRANT EXECUTE ON FUNCTION operator.current_schema_state TO postern_server, postern_operator, postern_monitor;
+GRANT EXECUTE ON FUNCTION operator.claim_master_key TO postern_server;
+GRANT EXECUTE ON FUNCTION operator.current_master_key TO postern_server, postern_operator, postern_monitor;
+GRANT EXECUTE ON FUNCTION operator.load_digest_key TO postern_server;
 GRANT EXECUTE ON FUNCTION operator.rotate_issuer_keys TO postern_operator;
 GRANT EXECUTE ON FUNCTION operator.issuer_keys TO postern_operator, postern_monitor;
+GRANT EXECUTE ON FUNCTION operator.signing_keys TO postern_operator, postern_monitor;
+GRANT EXECUTE ON FUNCTION operator.rotate_signing_keys TO postern_operator;
+GRANT EXECUTE ON FUNCTION operator.revoke_signing_key TO postern_operator;
+GRANT EXECUTE ON FUNCTION operator.signing_key_rotation TO postern_operator, postern_monitor;
+GRANT EXECUTE ON FUNCTION operator.set_signing_key_rotation TO postern_operator;
+GRANT EXECUTE ON FUNCTION operator.certify_signing_key TO postern_operator;
+GRANT EXECUTE ON FUNCTION operator.root_key TO postern_operator, postern_monitor;
+GRANT EXECUTE ON FUNCTION operator.set_root_key TO postern_operator;
+GRANT EXECUTE ON FUNCTION operator.sender_keys TO postern_operator, postern_monitor;
+GRANT EXECUTE ON FUNCTION operator.rotate_sender_keys TO postern_operator;
+GRANT EXECUTE ON FUNCTION operator.application_server_keys TO postern_operator, postern_monitor;
+GRANT EXECUTE ON FUNCTION operator.rotate_application_server_keys TO postern_operator;
 GRANT EXECUTE ON FUNCTION operator.set_allowance TO postern_operator;
 GRANT EXECUTE ON FUNCTION operator.set_new_user_allowance TO postern_operator;
 GRANT EXECUTE ON FUNCTION operator.set_homeserver_allowance TO postern_operator;
@@ -46,6 +61,8 @@ GRANT EXECUTE ON FUNCTION operator.allow_ciphersuite TO postern_operator;
 GRANT EXECUTE ON FUNCTION operator.forbid_ciphersuite TO postern_operator;
 GRANT EXECUTE ON FUNCTION operator.user_limits TO postern_operator, postern_monitor;
 GRANT EXECUTE ON FUNCTION operator.set_user_limit TO postern_operator;
+GRANT EXECUTE ON FUNCTION operator.rendezvous_limits TO postern_operator, postern_monitor;
+GRANT EXECUTE ON FUNCTION operator.set_rendezvous_limit TO postern_operator;
 GRANT EXECUTE ON FUNCTION operator.reserved_names TO postern_operator, postern_monitor;
 GRANT EXECUTE ON FUNCTION operator.reserve_name TO postern_operator;
 GRANT EXECUTE ON FUNCTION operator.release_name TO postern_operator;
@@ -71,6 +88,9 @@ GRANT EXECUTE ON FUNCTION auth.rename_user TO postern_server;
 GRANT EXECUTE ON FUNCTION auth.expire TO postern_server;
 GRANT EXECUTE ON FUNCTION auth.load_signing_keys TO postern_server;
 GRANT EXECUTE ON FUNCTION auth.add_signing_key TO postern_server;
+GRANT EXECUTE ON FUNCTION auth.due_signing_keys TO postern_server;
+GRANT EXECUTE ON FUNCTION auth.drop_signing_keys TO postern_server;
+GRANT EXECUTE ON FUNCTION auth.load_root_key TO postern_server;
 
 -- aas
 GRANT EXECUTE ON FUNCTION aas.settle_token TO postern_server;
@@ -107,7 +127,7 @@ GRANT EXECUTE ON FUNCTION qs.rotate_keys TO postern_server;
 GRANT EXECUTE ON FUNCTION qs.set_push_policy TO postern_server;
 GRANT EXECUTE ON FUNCTION qs.subscribe_push TO postern_server;
 GRANT EXECUTE ON FUNCTION qs.drop_push_subscription TO postern_server;
-GRANT EXECUTE ON FUNCTION qs.load_application_server_key TO postern_server;
+GRANT EXECUTE ON FUNCTION qs.load_application_server_keys TO postern_server;
 GRANT EXECUTE ON FUNCTION qs.add_application_server_key TO postern_server;
 GRANT EXECUTE ON FUNCTION qs.delete_queue TO postern_server;
 GRANT EXECUTE ON FUNCTION qs.deposit TO postern_server;
@@ -122,3 +142,12 @@ GRANT EXECUTE ON FUNCTION qs.count_key_packages TO postern_server;
 GRANT EXECUTE ON FUNCTION qs.remove_key_packages TO postern_server;
 GRANT EXECUTE ON FUNCTION qs.load_stocks TO postern_server;
 GRANT EXECUTE ON FUNCTION qs.rotate_friendship_token TO postern_server;
+
+-- rendezvous
+GRANT EXECUTE ON FUNCTION rendezvous.create_rendezvous TO postern_server;
+GRANT EXECUTE ON FUNCTION rendezvous.join_rendezvous TO postern_server;
+GRANT EXECUTE ON FUNCTION rendezvous.leave_payload TO postern_server;
+GRANT EXECUTE ON FUNCTION rendezvous.receive_payloads TO postern_server;
+GRANT EXECUTE ON FUNCTION rendezvous.next_payloads TO postern_server;
+GRANT EXECUTE ON FUNCTION rendezvous.end_rendezvous TO postern_server;
+GRANT EXECUTE ON FUNCTION rendezvous.clean_up TO postern_server;

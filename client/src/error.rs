@@ -35,6 +35,14 @@ pub enum Error {
         .directory.display()
     )]
     Busy { directory: PathBuf, seconds: u64 },
+    #[error("{} is in use: end the other processes that have it open", .0.display())]
+    InUse(PathBuf),
+    #[error("the state is encrypted: its passphrase is needed")]
+    PassphraseNeeded,
+    #[error("this is not the passphrase of the state, or its database is damaged")]
+    WrongPassphrase,
+    #[error("the state is not encrypted: open it without a passphrase, or set one first")]
+    NotEncrypted,
     #[error("the state directory cannot be used: {0}")]
     Directory(#[from] std::io::Error),
     #[error("the state database failed: {0}")]
@@ -51,6 +59,10 @@ pub enum Error {
     Queue(#[from] QueueError),
     #[error(transparent)]
     Identity(#[from] IdentityError),
+    #[error(transparent)]
+    Issuer(#[from] IssuerError),
+    #[error(transparent)]
+    Link(#[from] LinkError),
     #[error("no group is called {0:?}")]
     UnknownGroup(String),
     #[error("several groups match {0:?}: name one by its id")]
@@ -122,6 +134,24 @@ pub enum QueueError {
     Malformed { queue: &'static str, seq: u64 },
 }
 
+/// Keys that the server publishes are not what everyone sees, or what was seen before (AAS-7, AS-2): the server, or
+/// somebody between, makes keys for this client alone, or the operator changed the root. Nothing is done with them.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum IssuerError {
+    #[error(
+        "the server shows this client other keys than it shows to strangers ({0}): it could tell this user by them. Ask the operator in another way"
+    )]
+    Differ(&'static str),
+    #[error(
+        "the server issues tokens with more keys at a time than it needs: it could tell users by them. Ask the operator in another way"
+    )]
+    TooManyKeys,
+    #[error(
+        "the server's root is another one than before, or gone: ask the operator in another way whether that is so, and accept it then"
+    )]
+    OtherRoot,
+}
+
 /// The AS's answer about a user does not hold together, or not with what it showed before (AS-3): the AS, or
 /// somebody between, lies; or the user began anew.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -152,6 +182,27 @@ pub enum IdentityError {
     Split,
     #[error("the user was not looked up yet")]
     Unknown,
+}
+
+/// Two devices did not come together (AS-7).
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum LinkError {
+    #[error("no device waits under this code: mind the number, and that a code is good for some minutes")]
+    UnknownCode,
+    #[error("somebody tried this code already, and a code is good for one try: begin again with another one")]
+    UsedCode,
+    #[error(
+        "the two devices do not have the same code, or somebody between them guesses at it. Nothing was handed over, and \
+         the code is used up: begin again with another one"
+    )]
+    WrongCode,
+    #[error("the link ended before it was complete: begin again with another code")]
+    Over,
+    #[error(
+        "what arrived is not what the other device sent: somebody between them changes it, or their programs do not \
+         fit together. The link is ended"
+    )]
+    Tampered,
 }
 
 impl Error {
@@ -282,6 +333,7 @@ const REFUSALS: &[ProblemType] = &[
     ProblemType::UnknownTokenKey,
     ProblemType::InvalidTokenRequest,
     ProblemType::NoTokenIssued,
+    ProblemType::RendezvousClosed,
 ];
 
 /// Whether the server refused a request for good.
@@ -303,6 +355,8 @@ mod tests {
         ProblemType::TooManyRegistrations,
         ProblemType::TooManyChanges,
         ProblemType::TooManyReservations,
+        ProblemType::TooManyRendezvous,
+        ProblemType::TooManyAttempts,
         ProblemType::AllowanceUsedUp,
         ProblemType::Fault,
         ProblemType::Unavailable,

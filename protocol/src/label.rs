@@ -37,6 +37,7 @@ labels! {
     GROUP_STATE "Postern group state" "Key that a group's state is sealed under.";
     GROUP_BLOB "Postern group blob" "Associated data of a group's sealed state.";
     IDENTITY_LINK "Postern identity link" "Signature of a client over the key of its leaf in a group.";
+    ISSUER_CERTIFICATE "Postern issuer certificate" "Signature of a domain's root over a key that signs its client credentials.";
     JOIN "Postern join" "Signature of a user's key over a leaf that enters by external commit.";
     JOINER "Postern joiner" "Tag by which the tree kept for a joiner is found.";
     KEY_PACKAGE_BATCH "Postern key package batch" "Signature of the QS over a batch of KeyPackages.";
@@ -46,7 +47,11 @@ labels! {
     QUEUE_OWNER "Postern queue owner" "Signature of a queue's new owner.";
     RECOVERY_KEY "Postern recovery key" "Seed of the key that signs for a recovery key.";
     SECOND_PROOF "Postern second proof" "Signature of a recovery key over what cannot be undone.";
+    RENDEZVOUS_CONFIRMATION "Postern rendezvous confirmation" "Proof of one side of a rendezvous that it has the secret.";
+    RENDEZVOUS_PAYLOAD "Postern rendezvous payload" "Key that the payloads of one side of a rendezvous are sealed under.";
+    RENDEZVOUS_SIDE "Postern rendezvous side" "Identity of one side of a rendezvous in the agreement of a secret.";
     SAFETY_NUMBER "Postern safety number" "Hash of a user's identity that people compare.";
+    TOKEN_KEY "Postern token key" "Digest of an issuer's token key that friends compare.";
     USED_SIGNATURE "Postern used signature" "Hash by which a request's signature is remembered.";
 }
 

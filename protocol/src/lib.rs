@@ -26,6 +26,7 @@ pub mod name;
 pub mod problem;
 pub mod push;
 pub mod qs;
+pub mod rendezvous;
 pub mod sealed;
 pub mod second_proof;
 pub mod signature;
@@ -34,7 +35,7 @@ pub mod wake;
 
 pub use binary::{
     Address, Attributes, ChainHeader, Ciphertext, FriendshipToken, GroupInfo, HpkePublicKey,
-    IssuedCredential, MessageDigest, MlsMessage, P256PublicKey, Payload, PublicKey, PushAuth, QueueId,
-    RatchetTree, SealedPush, SealedSubscription, Signature, StateKey, StockId, Transcript, TreeHash, Welcome,
-    WrongLength,
+    IssuedCredential, IssuerCertificate, MessageDigest, MlsMessage, P256PublicKey, Payload, PublicKey,
+    PushAuth, QueueId, RatchetTree, SealedPush, SealedSubscription, Signature, StateKey, StockId, Transcript,
+    TreeHash, Welcome, WrongLength,
 };

@@ -71,7 +71,8 @@ pub fn device_name(client_key: &PublicKey) -> String {
     client_key.to_base64url().chars().take(8).collect()
 }
 
-fn describe(client: &Client, event: &Event) -> Result<String> {
+/// An event in a line for people.
+pub fn describe(client: &Client, event: &Event) -> Result<String> {
     let prefix = match event.group() {
         Some(group) => format!("[{}] ", group_name(client, group)?),
         None => String::new(),
@@ -157,6 +158,16 @@ fn describe(client: &Client, event: &Event) -> Result<String> {
             "this device could not come back ({}). It goes on trying; `refound` founds the group anew",
             safe_line(reason)
         ),
+        Event::KeysDiffer { keys } => format!(
+            "the server shows you other keys than it shows to strangers: {}. It could tell you by them; nothing is \
+             done with them",
+            safe_line(keys)
+        ),
+        Event::RootChanged => {
+            "the server's root is another one than before, or gone. Ask its operator in another \
+             way, and take it with `accept-root` then"
+                .to_owned()
+        }
         Event::Lost { .. } => "the server had no room for something that was sent to this device".to_owned(),
         Event::Ignored { reason } => format!("ignored: {}", safe_line(reason)),
     };

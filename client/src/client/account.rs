@@ -114,9 +114,10 @@ impl Client {
             goes_on(self.group_with_id(&group).leave().await)?;
         }
         let step = session.store.step().await?;
-        session.store.write(contact::tell_contacts_of_end)?;
-        goes_on(contact::write_news(&session.store, &session.api).await)?;
-        goes_on(contact::deliver_deposits(&session.store, &session.api).await)?;
+        let (store, api) = (&*session.store, &session.api);
+        store.write(contact::tell_contacts_of_end)?;
+        goes_on(contact::write_news(store, api).await)?;
+        goes_on(contact::deliver_deposits(store, api).await)?;
         self.give_up_mailboxes(&step).await?;
         let account = session.store.read(Account::load)?;
         let client = account.client_key();

@@ -57,6 +57,9 @@ pub(crate) fn receive_letter(tx: &Tx<'_>, deposit: &Payload, options: &Options) 
     let account = Account::load(tx)?;
     let letter = letter::open(deposit, &account.contact_address, &account.contact_key())
         .ok_or_else(|| Rejection::invalid("a deposit is no letter to us"))?;
+    if identity::is_revoked(tx, &letter.sender.issuer_key)? {
+        return Err(Rejection::invalid("a letter's credential was signed by a key that the server revoked"));
+    }
     let (client_key, user) = (letter.sender.client_key, letter.sender.user);
     if Friendship::load(tx)?.secrets.is_blocked(&user) {
         return Ok(());

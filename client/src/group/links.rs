@@ -6,7 +6,7 @@ use rusqlite::{OptionalExtension as _, params};
 use super::message::RosterEntry;
 use crate::{
     error::{Error, Result},
-    identity::IdentityLink,
+    identity::{self, IdentityLink},
     store::{Tx, decode, encode, integer},
 };
 
@@ -42,6 +42,9 @@ fn keep(
     let Some(credential) = link.claim(group, leaf_key) else {
         return Ok(());
     };
+    if identity::is_revoked(tx, &credential.issuer_key)? {
+        return Ok(());
+    }
     let sql = format!(
         "INSERT INTO links (group_id, leaf_key, client_key, link, last_number)
          VALUES (?1, ?2, ?3, ?4, 0)

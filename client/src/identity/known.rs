@@ -315,6 +315,12 @@ pub(super) fn keep_clients(tx: &Tx<'_>, name: &UserName, clients: &[PublicKey]) 
     Ok(())
 }
 
+/// Forgets which clients are whose: the next lookup of each user tells again.
+pub(super) fn doubt_all(tx: &Tx<'_>) -> Result<()> {
+    tx.sql().execute("DELETE FROM identities", [])?;
+    Ok(())
+}
+
 /// Takes a client from its user.
 pub(super) fn forget_client(tx: &Tx<'_>, client: &PublicKey) -> Result<()> {
     tx.sql().execute("DELETE FROM identities WHERE client_key = ?1", [client.as_bytes()])?;

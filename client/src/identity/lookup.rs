@@ -10,7 +10,7 @@ use postern_protocol::{
 };
 
 use super::{
-    claims, eid,
+    claims, eid, issuer,
     known::{self, Kept, Which},
     public_eid::Leaf,
     verify::{Reader, Shown, VerifiedUser},
@@ -30,7 +30,8 @@ const ATTEMPTS: u32 = 5;
 
 /// An AS as a lookup asks it.
 pub(crate) trait Records: Sync {
-    fn keys(&self) -> impl Future<Output = Result<AuthenticationKeys>> + Send;
+    /// The AS's keys, as this client trusts them.
+    fn keys(&self, store: &Store) -> impl Future<Output = Result<AuthenticationKeys>> + Send;
 
     /// A user's record, with the commits of an incarnation since an epoch if that is asked for.
     fn record(
@@ -41,8 +42,8 @@ pub(crate) trait Records: Sync {
 }
 
 impl Records for Api {
-    async fn keys(&self) -> Result<AuthenticationKeys> {
-        Ok(self.http.authentication_keys().await?)
+    async fn keys(&self, store: &Store) -> Result<AuthenticationKeys> {
+        issuer::authentication_keys(store, &self.http).await
     }
 
     async fn record(&self, name: &UserName, since: Option<(u32, u64)>) -> Result<UserRecord> {
@@ -93,7 +94,7 @@ pub(crate) async fn look_up(api: &impl Records, store: &Store, name: &UserName) 
 pub(super) async fn find(api: &impl Records, store: &Store, name: &UserName) -> Result<Found> {
     for _ in 0..ATTEMPTS {
         let mut before = store.read(|tx| Before::load(tx, name))?;
-        let keys = api.keys().await?;
+        let keys = api.keys(store).await?;
         let mut judged = judge(api, &keys, store.now(), name, &before).await?;
         let mut former = None;
         if let Judged::First(shown) = &judged

@@ -70,7 +70,7 @@ fn record(auth: &As, name: UserName, row: &Row) -> Result<UserRecord, Failure> {
         commits: commits.into_iter().map(MlsMessage::new).collect(),
         more: row.get("more"),
         clients: clients(auth, row)?,
-        ticket: auth.signer.ticket(name.clone(), eid, tree_hash),
+        ticket: auth.signer.ticket(name.clone(), eid, tree_hash)?,
         ended: ended
             .into_iter()
             .map(Transcript::try_from)

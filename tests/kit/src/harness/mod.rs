@@ -14,6 +14,7 @@ mod process;
 mod push_service;
 mod relay;
 mod server;
+mod two_faces;
 mod wait;
 
 pub use binaries::{binary, extension_dir, in_tree};
@@ -27,4 +28,5 @@ pub use pgbouncer::PgBouncer;
 pub use push_service::{PushService, Pushed, UserAgent};
 pub use relay::PostgresRelay;
 pub use server::{PUSH_CONTACT, Server, ServerBuilder, postern};
+pub use two_faces::TwoFaces;
 pub use wait::{PATIENCE, eventually};
