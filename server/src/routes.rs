@@ -1,5 +1,6 @@
 //! The routes of the server, one line each, with name and door: `paid` endpoints ask for a token, `open` ones are the
-//! exceptions that AAS-1 names. The bodies of `large` ones may be as large as the operator lets any be.
+//! exceptions that AAS-1 names, and a rendezvous, which was paid for when it was made (AS-7). The bodies of `large` ones
+//! may be as large as the operator lets any be.
 
 use http::Method;
 use postern_protocol::{
@@ -12,7 +13,7 @@ use crate::{
     app::App,
     auth, ds,
     http::{Door, Route},
-    qs,
+    qs, rendezvous,
 };
 
 macro_rules! open {
@@ -74,6 +75,11 @@ pub fn all() -> Vec<Route<App>> {
         paid!(PUT "/as/account/name" auth::rename_user).large(),
         paid!(PUT "/as/account/recovery-key" auth::replace_recovery_key),
         paid!(DELETE "/as/account" auth::delete_account),
+        paid!(POST "/rendezvous" rendezvous::create_rendezvous),
+        open!(POST "/rendezvous/{number}/join" rendezvous::join_rendezvous),
+        open!(POST "/rendezvous/{number}/payloads" rendezvous::leave_payload).large(),
+        open!(POST "/rendezvous/{number}/receive" rendezvous::receive_payloads),
+        open!(DELETE "/rendezvous/{number}" rendezvous::end_rendezvous),
         open!(POST "/as/users" auth::register_user).at_most(RegisterUser::MAX_BYTES),
         open!(GET "/as/registration" auth::registration_terms),
         open!(POST "/as/account/end" auth::end_identity).at_most(EndIdentity::MAX_BYTES),

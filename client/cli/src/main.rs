@@ -5,6 +5,7 @@
 mod advice;
 mod commands;
 mod output;
+mod qr;
 mod sign_in;
 
 use std::process::ExitCode;

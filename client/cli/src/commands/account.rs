@@ -29,6 +29,9 @@ pub enum Command {
         name: String,
         #[command(flatten)]
         proof: Proof,
+        /// Ask for a passphrase, under which this device's state is encrypted
+        #[arg(long)]
+        passphrase: bool,
     },
     /// Make an invite, by which somebody can register at this server
     MakeInvite,
@@ -41,6 +44,9 @@ pub enum Command {
     Reset {
         /// alice, or alice@example.org
         name: String,
+        /// Ask for a passphrase, under which this device's state is encrypted
+        #[arg(long)]
+        passphrase: bool,
     },
     /// Show the recovery key, once; with --replace, make another one
     RecoveryKey {
@@ -106,14 +112,14 @@ impl Proof {
 
 pub async fn run(global: &Global, command: Command) -> anyhow::Result<()> {
     match command {
-        Command::Register { name, proof } if proof.print_nonce => {
-            let nonce = global.builder().registration_nonce(&name).await?;
+        Command::Register { name, proof, passphrase } if proof.print_nonce => {
+            let nonce = global.new_builder(passphrase)?.registration_nonce(&name).await?;
             note("Ask for an ID token with this nonce, and bring it with --id-token:");
             let line = if global.json { to_json(&json!({ "nonce": nonce })) } else { nonce };
             Ok(print_line(&line)?)
         }
-        Command::Register { name, proof } => {
-            let builder = global.builder();
+        Command::Register { name, proof, passphrase } => {
+            let builder = global.new_builder(passphrase)?;
             let admission = proof.admission(&builder, &name).await?;
             note("Registering: keys, tokens, mailboxes …");
             let client = builder.admission(admission).register(&name).await?;
@@ -132,17 +138,17 @@ pub async fn run(global: &Global, command: Command) -> anyhow::Result<()> {
             let (code, not_after) = global.open()?.make_invite().await?;
             let days = not_after.saturating_sub(now()).div_ceil(24 * 60 * 60);
             note(&format!("Good for one registration, and for {days} days: `register NAME --invite {code}`"));
-            let (code, not_after) = (code.to_string(), not_after);
             let line = match global.json {
-                true => to_json(&json!({ "invite": code, "not_after": not_after })),
-                false => code,
+                true => to_json(&json!({ "invite": code.to_string(), "not_after": not_after })),
+                false => code.to_string(),
             };
             Ok(print_line(&line)?)
         }
-        Command::Reset { name } => {
+        Command::Reset { name, passphrase } => {
+            let builder = global.new_builder(passphrase)?;
             let key = read_recovery_key()?;
             note("Beginning anew: keys, tokens, mailboxes …");
-            let client = global.builder().reset(&name, &key).await?;
+            let client = builder.reset(&name, &key).await?;
             note(
                 "The lost devices are nothing to anybody any more. Groups, contacts and messages are not here: ask to be \
                  invited again. Contacts are told that your identity was begun anew.",
