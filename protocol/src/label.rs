@@ -37,8 +37,8 @@ labels! {
     GROUP_STATE "Postern group state" "Key that a group's state is sealed under.";
     GROUP_BLOB "Postern group blob" "Associated data of a group's sealed state.";
     IDENTITY_LINK "Postern identity link" "Signature of a client over the key of its leaf in a group.";
-    INVITE "Postern invite" "Hash by which an invite is found.";
     ISSUER_CERTIFICATE "Postern issuer certificate" "Signature of a domain's root over a key that signs its client credentials.";
+    INVITE "Postern invite" "Hash by which an invite is found.";
     JOIN "Postern join" "Signature of a user's key over a leaf that enters by external commit.";
     JOINER "Postern joiner" "Tag by which the tree kept for a joiner is found.";
     KEY_PACKAGE_BATCH "Postern key package batch" "Signature of the QS over a batch of KeyPackages.";

@@ -99,13 +99,6 @@ impl ClientBuilder {
         self
     }
 
-    /// The invite or ID token that a registration brings, where the server does not let everybody in.
-    #[must_use]
-    pub fn admission(mut self, admission: Admission) -> Self {
-        self.admission = admission;
-        self
-    }
-
     /// Keeps so many messages and events of each group to be read again ([`Group::history`](crate::Group::history)): 10,000,
     /// unless this says something else; 0: none.
     #[must_use]
@@ -136,6 +129,13 @@ impl ClientBuilder {
     /// [`Error::WrongPassphrase`], [`Error::NotEncrypted`].
     pub fn change_passphrase(&self, passphrase: Option<&Passphrase>) -> Result<()> {
         store::reencrypt(&self.directory, &self.options, passphrase)
+    }
+
+    /// The invite or ID token that a registration brings, where the server does not let everybody in.
+    #[must_use]
+    pub fn admission(mut self, admission: Admission) -> Self {
+        self.admission = admission;
+        self
     }
 
     /// What a registration at the server needs.

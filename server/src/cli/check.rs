@@ -171,8 +171,8 @@ async fn items(report: &mut Report, config: &Config, database: &Database) {
     report.line("wake-ups", flatten(wake_ups(database).await));
     report.line("role", flatten(role(database).await));
     report.line("home domain", flatten(home_domain(database, &config.domain).await));
-    report.line("registration", flatten(registration(database, config).await));
     report.line("secrets", flatten(secrets(database, config).await));
+    report.line("registration", flatten(registration(database, config).await));
 }
 
 /// Checks that the database's secrets are sealed under the configured master key.

@@ -27,11 +27,11 @@ pub enum Command {
     Register {
         /// alice, or alice@example.org
         name: String,
-        #[command(flatten)]
-        proof: Proof,
         /// Ask for a passphrase, under which this device's state is encrypted
         #[arg(long)]
         passphrase: bool,
+        #[command(flatten)]
+        proof: Proof,
     },
     /// Make an invite, by which somebody can register at this server
     MakeInvite,
@@ -138,9 +138,10 @@ pub async fn run(global: &Global, command: Command) -> anyhow::Result<()> {
             let (code, not_after) = global.open()?.make_invite().await?;
             let days = not_after.saturating_sub(now()).div_ceil(24 * 60 * 60);
             note(&format!("Good for one registration, and for {days} days: `register NAME --invite {code}`"));
+            let (code, not_after) = (code.to_string(), not_after);
             let line = match global.json {
-                true => to_json(&json!({ "invite": code.to_string(), "not_after": not_after })),
-                false => code.to_string(),
+                true => to_json(&json!({ "invite": code, "not_after": not_after })),
+                false => code,
             };
             Ok(print_line(&line)?)
         }
