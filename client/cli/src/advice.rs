@@ -1,7 +1,7 @@
 //! Advice for a person at a command line: what to do about an error, in terms of commands and
 //! options. The library says what happened.
 
-use postern_client::{Error, api};
+use postern_client::{Error, IdentityError, api};
 use postern_protocol::problem::ProblemType;
 
 /// Sentences that follow an error's own text; empty if that says all there is.
@@ -28,6 +28,9 @@ pub fn for_error(error: &Error) -> &'static str {
         Error::LastAdmin => ". `group admins GROUP --add USER` does",
         Error::MembersChanged => ". `members` lists them",
         Error::Strangers(_) => ". `rejoin` shows them and asks, `refound` founds another group",
+        Error::NoRequest(_) => ". `contacts requests` lists those that ask",
+        Error::NothingCompared(_) => ". `contacts verify` shows it",
+        Error::Identity(IdentityError::Reset) => ". `contacts accept USER --reset` accepts it then",
         Error::NoAttributesKey => ". `follow --once` receives",
         _ => "",
     }
@@ -36,6 +39,10 @@ pub fn for_error(error: &Error) -> &'static str {
 fn for_problem(kind: ProblemType) -> &'static str {
     match kind {
         ProblemType::NameTaken => ". Choose another name",
+        ProblemType::NotAdmitted => {
+            ". `register --help` tells how to bring an invite (--invite) or a login (--sign-in)"
+        }
+        ProblemType::AccountExists => ". `link-request` adds this device to it",
         ProblemType::TooManyRegistrations => ". The same command goes on in the next hour",
         ProblemType::WrongProof => {
             ". Check the name, and that these are the words of this account: `recovery-key --replace` makes others"

@@ -98,7 +98,7 @@ pub fn describe(client: &Client, event: &Event) -> Result<String> {
         Event::ContactUnreachable { user } => format!("a device of {user} cannot be reached"),
         Event::IdentityReset { user } => format!(
             "{user} began anew with other devices. Make sure in another way that it is still the same person; \
-             `accept-reset` accepts it"
+             `contacts accept {user} --reset` accepts it"
         ),
         Event::IdentitySplit { user } => format!(
             "the server shows several histories of {user}'s devices: it, or somebody on the way, lies. Compare \

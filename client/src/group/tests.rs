@@ -600,15 +600,15 @@ fn three(issuer: &SigningKey) -> ([Person; 3], GroupId) {
     bob.receive(&alice.add(&id, &[mallory])).unwrap();
     alice.store.write(|tx| introduce(tx, &GroupState::load(tx, &id)?)).unwrap();
     let introduction = alice.send(&id);
+    for other in [bob, mallory] {
+        other.receive(&introduction).unwrap();
+    }
     for speaker in &people {
         let said = speaker.say(&id, "here");
         for listener in people.iter().filter(|listener| listener.user != speaker.user) {
             listener.knows(&[speaker]);
             listener.receive(&said).unwrap();
         }
-    }
-    for other in [bob, mallory] {
-        other.receive(&introduction).unwrap();
     }
     people.iter().for_each(|person| drop(person.events()));
     (people, id)
