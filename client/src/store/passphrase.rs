@@ -239,21 +239,21 @@ mod tests {
         let store = Store::create(path, &Options::default()).unwrap();
         keep(&store);
         drop(store);
-        let plain = || Options::default();
         for (from, to) in [(None, Some("one")), (Some("one"), Some("two")), (Some("two"), None)] {
-            let options = from.map_or_else(plain, under);
+            let options = from.map_or_else(Options::default, under);
             let wrong = reencrypt(path, &under("wrong"), to.map(passphrase).as_ref());
             assert!(matches!(wrong, Err(Error::WrongPassphrase | Error::NotEncrypted)), "{wrong:?}");
             reencrypt(path, &options, to.map(passphrase).as_ref()).unwrap();
             if from.is_some() {
                 assert!(Store::open(path, &options).is_err(), "the old one opens nothing");
             }
-            let store = Store::open(path, &to.map_or_else(plain, under)).unwrap();
+            let store = Store::open(path, &to.map_or_else(Options::default, under)).unwrap();
             assert_eq!(kept(&store), 200);
             // The numbers of events go on.
             keep(&store);
             let sql = "DELETE FROM events WHERE id > 200";
-            store.write(|tx| Ok(assert_eq!(tx.sql().execute(sql, [])?, 200))).unwrap();
+            let deleted = store.write(|tx| Ok(tx.sql().execute(sql, [])?)).unwrap();
+            assert_eq!(deleted, 200);
             drop(store);
             assert_eq!(files_with(path, SECRET).is_empty(), to.is_some());
             assert!(!path.join(COPY).exists());

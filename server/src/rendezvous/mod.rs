@@ -42,7 +42,7 @@ impl Rendezvous {
     /// The text by which servers know a rendezvous in notifications, which any user of the database can hear.
     fn wake(&self, number: RendezvousNumber) -> String {
         let digest = self.home.master_key.digest(WAKE, &number.get().to_be_bytes());
-        digest[..16].iter().map(|byte| format!("{byte:02x}")).collect()
+        hex::encode(&digest[..16])
     }
 }
 
