@@ -3,6 +3,7 @@
 
 use postern_protocol::{
     IssuedCredential,
+    admission::{InviteMade, MakeInvite, RegistrationTerms},
     auth::{
         AuthenticationKeys, CommitIdentity, CredentialIssued, IdentityCommitted, PublishContact,
         RegisterUser, SignCredential, SignedContact, UserRecord,
@@ -33,11 +34,19 @@ impl Http {
         self.send(&Request::get("/as/keys")).await?.decode()
     }
 
+    /// `GET /as/registration`: what a registration needs.
+    ///
+    /// # Errors
+    /// As [`Http::send`].
+    pub async fn registration_terms(&self) -> Result<RegistrationTerms> {
+        self.send(&Request::get("/as/registration")).await?.decode()
+    }
+
     /// `POST /as/users`: a new user with a first client, and the client's credential. Nothing can
     /// pay for it yet. The same request again, after an answer was lost, gets the same credential.
     ///
     /// # Errors
-    /// `name-taken`, `too-many-registrations`; `not-allowed` if the key is a client's and this is not
+    /// `name-taken`, `not-admitted`, `account-exists`, `too-many-registrations`; `not-allowed` if the key is a client's and this is not
     /// the request that made it one; and as [`Http::send`].
     pub async fn register_user(&self, user: &RegisterUser, client: &SigningKey) -> Result<IssuedCredential> {
         let answer =
@@ -52,7 +61,7 @@ impl<W: Wallet> Api<W> {
     /// # Errors
     /// `not-found`; and as [`Api::paid`].
     pub async fn look_up_user(&self, name: &UserName) -> Result<UserRecord, W::Error> {
-        let request = Request::get(format!("/as/users/{name}")).answered_in(PAGE_BYTES);
+        let request = Request::get(format!("/as/users/{}", name.path_segment())).answered_in(PAGE_BYTES);
         Ok(self.paid(request).await?.decode()?)
     }
 
@@ -71,6 +80,7 @@ impl<W: Wallet> Api<W> {
         let (mut commits, mut founding, mut bytes) = (Vec::new(), None, 0);
         loop {
             let epoch = after.saturating_add(commits.len() as u64);
+            let name = name.path_segment();
             let path = format!("/as/users/{name}?incarnation={incarnation}&after={epoch}");
             let mut page: UserRecord =
                 self.paid(Request::get(path).answered_in(PAGE_BYTES)).await?.decode()?;
@@ -106,6 +116,20 @@ impl<W: Wallet> Api<W> {
         client: &SigningKey,
     ) -> Result<IdentityCommitted, W::Error> {
         let request = Request::post("/as/eid/commits").cbor(commit).signed_by(client, &self.origin);
+        Ok(self.paid(request).await?.decode()?)
+    }
+
+    /// `POST /as/invites`: lets somebody register by the code of this digest (AS-1). The same request again makes no
+    /// second invite.
+    ///
+    /// # Errors
+    /// `too-many-invites`, `account-suspended`; and as [`Api::paid`].
+    pub async fn make_invite(
+        &self,
+        invite: &MakeInvite,
+        client: &SigningKey,
+    ) -> Result<InviteMade, W::Error> {
+        let request = Request::post("/as/invites").cbor(invite).signed_by(client, &self.origin);
         Ok(self.paid(request).await?.decode()?)
     }
 

@@ -149,7 +149,7 @@ fn read_stdin(what: &str) -> anyhow::Result<String> {
 }
 
 /// Progress goes to stderr: stdout is for what programs read.
-fn note(text: &str) {
+pub fn note(text: &str) {
     eprintln!("{text}");
 }
 
