@@ -5,7 +5,7 @@ use postern_protocol::{credential::ClientCredential, name::UserName};
 use super::Account;
 use crate::{
     error::{Error, Result, goes_on},
-    group, identity,
+    group, identity, key_packages,
     server::Api,
     store::{Store, Tx},
 };
@@ -16,6 +16,8 @@ pub(crate) fn take_name(tx: &Tx<'_>, from: &UserName, to: &UserName) -> Result<(
     account.user = to.clone();
     account.save(tx)?;
     group::tell_groups(tx)?;
+    // The packages in stock name the user as it was called.
+    key_packages::publish_again(tx)?;
     identity::rename(tx, from, to)
 }
 

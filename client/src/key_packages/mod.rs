@@ -9,7 +9,7 @@ mod theirs;
 
 pub(crate) use self::{
     fetch::fetch_key_packages,
-    publish::{forget_count, publish_elsewhere, publish_if_due},
+    publish::{forget_count, publish_again, publish_elsewhere, publish_if_due},
     stock::{addresses, drop_expired, holds, used},
     theirs::{
         end_reservations, forget_invited, is_reserved, key_package_of, link_of, reserve_key_package,

@@ -87,6 +87,12 @@ pub(crate) fn publish_elsewhere(tx: &Tx<'_>, first: bool) -> Result<()> {
     if first { stock::unpublished(tx) } else { stock::publish_anew(tx) }
 }
 
+/// Publishes with the next errands what takes the place of all that is there.
+pub(crate) fn publish_again(tx: &Tx<'_>) -> Result<()> {
+    stock::give_up(tx)?;
+    stock::publish_anew(tx)
+}
+
 /// Makes it time to ask the QS how many are left.
 pub(crate) fn forget_count(tx: &Tx<'_>) -> Result<()> {
     stock::counted(tx, 0)

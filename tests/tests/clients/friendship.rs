@@ -34,7 +34,8 @@ async fn one_answer_lets_all_devices_of_a_user_be_added_to_this_group_and_the_ne
     for device in [&bob, &tablet] {
         let events =
             device.sync_until(PATIENCE, |event| matches!(event, Event::Message { .. })).await.unwrap();
-        let Some(Event::Message { sender, text, .. }) = events.last() else { panic!("{events:?}") };
+        let message = events.iter().find(|event| matches!(event, Event::Message { .. }));
+        let Some(Event::Message { sender, text, .. }) = message else { panic!("{events:?}") };
         assert_eq!((sender.user.as_ref(), sender.verified), (Some(alice.user()), true));
         assert_eq!(text, "you are all in");
     }
@@ -131,6 +132,10 @@ async fn who_is_blocked_cannot_add_again_and_everyone_else_can() {
     bob.block_user(alice.user()).await.unwrap();
     tablet.receive(std::time::Duration::ZERO).await.unwrap();
     carol.receive(std::time::Duration::ZERO).await.unwrap();
+    for device in [&bob, &tablet] {
+        // What she asked before is told.
+        device.sync(std::time::Duration::ZERO).await.unwrap();
+    }
 
     let group = alice.create_group("after").await.unwrap().id().clone();
     let invited = alice.group_with_id(&group).invite(bob.user()).await.unwrap();
