@@ -163,7 +163,8 @@ COMMENT ON FUNCTION operator.raise_key_version IS
 CREATE TABLE operator.master_key (
     singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
     key_id bytea CHECK (octet_length(key_id) = 8),
-    previous_id bytea CHECK (octet_length(previous_id) = 8 AND key_id IS NOT NULL AND previous_id <> key_id)
+    previous_id bytea CHECK (
+        previous_id IS NULL OR octet_length(previous_id) = 8 AND key_id IS NOT NULL AND previous_id <> key_id)
 );
 COMMENT ON TABLE operator.master_key IS
     'Master key under which servers seal their secrets: one row. The key itself is not in the database';

@@ -293,8 +293,9 @@ COMMENT ON COLUMN auth.eid_log.incarnation IS 'Incarnation of the account. Never
 COMMENT ON COLUMN auth.eid_log.epoch IS 'Epoch that the commit ended. Never changes';
 COMMENT ON COLUMN auth.eid_log.commit IS 'MLSMessage with a PublicMessage (RFC 9420 §6). Never changes';
 
+-- SECURITY DEFINER: at the end of a transaction nobody acts for its functions' owner any more.
 CREATE FUNCTION auth.log_in_order() RETURNS trigger
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     PERFORM FROM auth.incarnations i
       WHERE i.user_id = new.user_id AND i.incarnation = new.incarnation
@@ -469,7 +470,7 @@ CREATE TABLE auth.signing_keys (
     not_before date NOT NULL,
     not_after date NOT NULL CHECK (not_after >= not_before),
     revoked date,
-    certificate bytea CHECK (service = 'as'),
+    certificate bytea CHECK (certificate IS NULL OR service = 'as'),
     CHECK ((sealed_seed IS NULL) = (revoked IS NOT NULL))
 );
 COMMENT ON TABLE auth.signing_keys IS

@@ -26,6 +26,7 @@ pub mod name;
 pub mod problem;
 pub mod push;
 pub mod qs;
+pub mod rendezvous;
 pub mod sealed;
 pub mod second_proof;
 pub mod signature;

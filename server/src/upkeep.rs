@@ -17,6 +17,7 @@ use crate::{
     home::Home,
     keys::KeyVersion,
     qs::{self, Qs},
+    rendezvous::Rendezvous,
 };
 
 /// Time within which a process takes over changed keys of which it was not notified.
@@ -28,7 +29,7 @@ const HOUR: Duration = Duration::from_secs(60 * 60);
 
 /// The table of chores.
 pub fn chores(app: &App) -> Vec<Chore> {
-    let App { about: home, auth, aas, ds, qs } = app;
+    let App { about: home, auth, aas, ds, qs, rendezvous } = app;
     let version = KeyVersion::new(&home.database);
     vec![
         Chore::every(KEYS, "look for changed keys", &version, |version: KeyVersion| async move {
@@ -80,6 +81,12 @@ pub fn chores(app: &App) -> Vec<Chore> {
         Chore::every(10 * MINUTE, "forget past attempts to register", auth, |auth: As| async move {
             auth.forget_counts().await
         }),
+        Chore::every(
+            MINUTE,
+            "delete rendezvous that are over",
+            rendezvous,
+            |rendezvous: Rendezvous| async move { rendezvous.clean_up().await },
+        ),
         Chore::every(HOUR, "expire silent clients", auth, |auth: As| async move { auth.expire().await }),
         Chore::every(HOUR, "drop expired group ids, groups and Welcome trees", ds, |ds: Ds| async move {
             ds::upkeep::run(&ds).await

@@ -1,7 +1,7 @@
 //! Advice for a person at a command line: what to do about an error, in terms of commands and
 //! options. The library says what happened.
 
-use postern_client::{Error, api};
+use postern_client::{Error, IdentityError, api};
 use postern_protocol::problem::ProblemType;
 
 /// Sentences that follow an error's own text; empty if that says all there is.
@@ -16,12 +16,20 @@ pub fn for_error(error: &Error) -> &'static str {
         Error::NoServer => ". --server or POSTERN_SERVER names it",
         Error::NoClient(_) => ". `register` makes a client; --state names its directory",
         Error::ClientExists(_) | Error::Busy { .. } => ". --state names the directory",
-        Error::NotReady => ". `register` and `link-complete` go on where they were interrupted",
+        Error::NotReady => ". `register`, `link` and `link-complete` go on where they were interrupted",
         Error::UnknownGroup(_) | Error::AmbiguousGroup(_) => ". `groups` lists them with their ids",
         Error::CannotFollow => ". `rejoin` comes back at once, `refound` founds the group anew",
+        Error::PassphraseNeeded | Error::WrongPassphrase => {
+            ". --passphrase-file or POSTERN_PASSPHRASE gives it, or a terminal at which it is typed"
+        }
+        Error::NotEncrypted => ". `passphrase change` encrypts it",
+        Error::Link(_) => ". `link` on a device you have shows another code",
         Error::NoSuchMember(_) | Error::MembersChanged => ". `members` lists them",
         Error::LastAdmin => ". `group admins GROUP --add USER` does",
         Error::Strangers(_) => ". `rejoin` shows them and asks, `refound` founds another group",
+        Error::NoRequest(_) => ". `contacts requests` lists those that ask",
+        Error::NothingCompared(_) => ". `contacts verify` shows it",
+        Error::Identity(IdentityError::Reset) => ". `contacts accept USER --reset` accepts it then",
         Error::NoAttributesKey => ". `follow --once` receives",
         _ => "",
     }

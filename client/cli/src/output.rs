@@ -71,7 +71,8 @@ pub fn device_name(client_key: &PublicKey) -> String {
     client_key.to_base64url().chars().take(8).collect()
 }
 
-fn describe(client: &Client, event: &Event) -> Result<String> {
+/// An event in a line for people.
+pub fn describe(client: &Client, event: &Event) -> Result<String> {
     let prefix = match event.group() {
         Some(group) => format!("[{}] ", group_name(client, group)?),
         None => String::new(),
@@ -97,7 +98,7 @@ fn describe(client: &Client, event: &Event) -> Result<String> {
         Event::ContactUnreachable { user } => format!("a device of {user} cannot be reached"),
         Event::IdentityReset { user } => format!(
             "{user} began anew with other devices. Make sure in another way that it is still the same person; \
-             `accept-reset` accepts it"
+             `contacts accept {user} --reset` accepts it"
         ),
         Event::IdentitySplit { user } => format!(
             "the server shows several histories of {user}'s devices: it, or somebody on the way, lies. Compare \

@@ -256,10 +256,7 @@ fn take_effect(
             group::told(tx, &handover.id, client_key)?;
         }
         // The lookup showed that the identity is the one of the old name, if it is.
-        LetterBody::Moved(from) if contacts::moved(tx, from, user)? => {
-            requests::moved(tx, from, user)?;
-            news::forget(tx, from)?;
-        }
+        LetterBody::Moved(from) if moved(tx, from, user)? => {}
         LetterBody::Moved(_) => {
             return Err(Rejection::invalid(
                 "a user says to have had a name that is not known to have been its",
@@ -304,6 +301,17 @@ fn still_there(tx: &Tx<'_>, letter: &WaitingLetter) -> Result<Fate, Rejection> {
         return Err(Rejection::invalid("a user said farewell and is still there"));
     }
     Ok(Fate::Waits(tx.now().saturating_add(HOUR)))
+}
+
+/// A user has another name now, if the identity is the same: what was agreed and asked goes on under that name.
+/// Returns whether it is.
+pub(crate) fn moved(tx: &Tx<'_>, from: &UserName, to: &UserName) -> Result<bool> {
+    if !contacts::moved(tx, from, to)? {
+        return Ok(false);
+    }
+    requests::moved(tx, from, to)?;
+    news::forget(tx, from)?;
+    Ok(true)
 }
 
 /// Forgets a request whose sender was not confirmed. Returns whether there was one.

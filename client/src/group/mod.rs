@@ -46,7 +46,7 @@ pub(crate) use self::{
     join::{join, tree_of_welcome},
     leave::withdraw_invitations,
     links::unconfirmed,
-    members::{claims, devices_of, members, pending_events},
+    members::{claims, devices_of, history, members, pending_events},
     outstanding::{Kind, founding, unsettled},
     receive::receive,
     record::{active, is_entering, is_leaf_key_in_use, set_successor, successor, summaries, title},

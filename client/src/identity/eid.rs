@@ -302,7 +302,9 @@ pub(super) async fn settle(api: &Api, store: &Store, account: &Account) -> Resul
         Ok(_) => {
             return store.write(|tx| {
                 accepted(tx, account, &commit)?;
-                rename.map_or(Ok(()), |(to, _)| account::take_name(tx, &account.user, &to))
+                let Some((to, _)) = rename else { return Ok(()) };
+                account::take_name(tx, &account.user, &to)?;
+                contact::tell_contacts_of_name(tx, &account.user)
             });
         }
         // The month's changes of name are used up, or nobody knows what became of it.
@@ -315,7 +317,7 @@ pub(super) async fn settle(api: &Api, store: &Store, account: &Account) -> Resul
         && account::was_renamed(api, store, to).await?
     {
         // It was accepted, with the answer lost.
-        return Ok(());
+        return store.write(|tx| contact::tell_contacts_of_name(tx, &account.user));
     }
     // It may have been accepted, with the answer lost: then it is in the log.
     lookup::look_up(api, store, &account.user).await?;
@@ -405,7 +407,8 @@ pub(super) fn follow(tx: &Tx<'_>, account: &Account, commits: &[MlsMessage]) -> 
                 group
                     .merge_staged_commit(tx, *staged)
                     .map_err(Error::mls("cannot apply a commit of another device"))?;
-                for device in &removed {
+                let this = account.client_key().public_key();
+                for device in removed.iter().filter(|device| **device != this) {
                     group::remove_own_device(tx, device)?;
                 }
             }

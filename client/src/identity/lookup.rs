@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     account::{self, Account},
+    contact,
     error::{Error, IdentityError, Result},
     event::Event,
     group,
@@ -240,6 +241,7 @@ fn take_name(tx: &Tx<'_>, from: &UserName, to: &UserName) -> Result<()> {
         account::take_name(tx, from, to)?;
     } else {
         known::rename(tx, from, to)?;
+        contact::moved(tx, from, to)?;
         group::was_renamed(tx, from, to)?;
     }
     Event::Renamed { from: from.clone(), to: to.clone() }.record(tx)

@@ -106,3 +106,30 @@ async fn a_server_that_is_spoken_to_in_clear_over_the_network_is_warned_of() {
         );
     }
 }
+
+#[tokio::test]
+async fn devices_are_listed_named_and_removed() {
+    let world = World::builder().start().await;
+    let alice = world.person("alice").await;
+    let laptop = world.device(&alice, "laptop").await;
+    let (home, url) = (alice.directory().to_owned(), world.server().url());
+    let keys = [alice.client_key(), laptop.client_key()].map(|key| key.to_base64url());
+    drop(alice);
+    let listed = async || {
+        let listed = run(&home, url, &["devices"]).await;
+        assert!(listed.status.success(), "{}", text(&listed.stderr));
+        let mut lines: Vec<_> = text(&listed.stdout).lines().map(str::to_owned).collect();
+        lines.sort_by_key(|line| line.contains("this one"));
+        lines
+    };
+    let [this, other] = keys.each_ref().map(|key| &key[..8]);
+    assert_eq!(listed().await, [other.to_owned(), format!("{this}, this one")]);
+    let named = run(&home, url, &["devices", "name", other, "work\u{1b}[2J"]).await;
+    assert!(named.status.success(), "{}", text(&named.stderr));
+    assert_eq!(listed().await[0], format!("work\\u{{1b}}[2J ({other})"));
+    let unknown = run(&home, url, &["devices", "remove", "nothing"]).await;
+    assert_eq!(unknown.status.code(), Some(1));
+    let removed = run(&home, url, &["devices", "remove", other]).await;
+    assert!(removed.status.success(), "{}", text(&removed.stderr));
+    assert_eq!(listed().await, [format!("{this}, this one")]);
+}

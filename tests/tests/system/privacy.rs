@@ -132,7 +132,7 @@ fn is_of_users(row: &Row) -> bool {
 
 /// Many users, whose devices and groups would show by their numbers what two users hide.
 #[tokio::test]
-async fn a_dump_of_fifty_users_with_three_devices_and_forty_groups_joins_no_user_to_anything() {
+async fn a_dump_of_fifty_accounts_with_three_devices_and_forty_groups_joins_no_user_to_anything() {
     const USERS: usize = 50;
     const GROUPS: usize = 40;
     let world = World::builder().start().await;

@@ -152,8 +152,11 @@ impl Year {
 }
 
 #[tokio::test]
-async fn a_year_passes_week_by_week_without_a_restart() {
-    let Some(clock) = MovedClock::enter("year::a_year_passes_week_by_week_without_a_restart") else { return };
+async fn accounts_live_through_a_year_week_by_week_without_a_restart() {
+    let Some(clock) = MovedClock::enter("year::accounts_live_through_a_year_week_by_week_without_a_restart")
+    else {
+        return;
+    };
     let year = Year::begin(clock).await;
     let first = year.keys().await;
     for week in 1..=DAYS / 7 {
@@ -177,8 +180,11 @@ async fn a_year_passes_week_by_week_without_a_restart() {
 }
 
 #[tokio::test]
-async fn a_year_passes_in_one_leap_without_a_restart() {
-    let Some(clock) = MovedClock::enter("year::a_year_passes_in_one_leap_without_a_restart") else { return };
+async fn accounts_live_through_a_year_in_one_leap_without_a_restart() {
+    let Some(clock) = MovedClock::enter("year::accounts_live_through_a_year_in_one_leap_without_a_restart")
+    else {
+        return;
+    };
     let year = Year::begin(clock).await;
     let first = year.keys().await;
     year.move_to_day(DAYS).await;

@@ -16,6 +16,9 @@ pub enum Command {
     Register {
         /// alice, or alice@example.org
         name: String,
+        /// Ask for a passphrase, under which this device's state is encrypted
+        #[arg(long)]
+        passphrase: bool,
     },
     /// Begin anew as a user who lost all devices, with this as the first device
     #[command(
@@ -26,6 +29,9 @@ pub enum Command {
     Reset {
         /// alice, or alice@example.org
         name: String,
+        /// Ask for a passphrase, under which this device's state is encrypted
+        #[arg(long)]
+        passphrase: bool,
     },
     /// Show the recovery key, once; with --replace, make another one
     RecoveryKey {
@@ -58,9 +64,10 @@ pub enum Command {
 
 pub async fn run(global: &Global, command: Command) -> anyhow::Result<()> {
     match command {
-        Command::Register { name } => {
+        Command::Register { name, passphrase } => {
+            let builder = global.new_builder(passphrase)?;
             note("Registering: keys, tokens, mailboxes …");
-            let client = global.builder().register(&name).await?;
+            let client = builder.register(&name).await?;
             let Some(key) = client.recovery_key()? else { return whoami(&client, global.json) };
             if global.json {
                 let words = recovery_words(&key);
@@ -72,10 +79,11 @@ pub async fn run(global: &Global, command: Command) -> anyhow::Result<()> {
             whoami(&client, false)?;
             show_recovery_key(&client, &key, false)
         }
-        Command::Reset { name } => {
+        Command::Reset { name, passphrase } => {
+            let builder = global.new_builder(passphrase)?;
             let key = read_recovery_key()?;
             note("Beginning anew: keys, tokens, mailboxes …");
-            let client = global.builder().reset(&name, &key).await?;
+            let client = builder.reset(&name, &key).await?;
             note(
                 "The lost devices are nothing to anybody any more. Groups, contacts and messages are not here: ask to be \
                  invited again. Contacts are told that your identity was begun anew.",
