@@ -34,7 +34,8 @@ async fn one_answer_lets_all_devices_of_a_user_be_added_to_this_group_and_the_ne
     for device in [&bob, &tablet] {
         let events =
             device.sync_until(PATIENCE, |event| matches!(event, Event::Message { .. })).await.unwrap();
-        let Some(Event::Message { sender, text, .. }) = events.last() else { panic!("{events:?}") };
+        let said = events.iter().find(|event| matches!(event, Event::Message { .. }));
+        let Some(Event::Message { sender, text, .. }) = said else { panic!("{events:?}") };
         assert_eq!((sender.user.as_ref(), sender.verified), (Some(alice.user()), true));
         assert_eq!(text, "you are all in");
     }
