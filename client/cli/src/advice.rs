@@ -24,9 +24,8 @@ pub fn for_error(error: &Error) -> &'static str {
         }
         Error::NotEncrypted => ". `passphrase change` encrypts it",
         Error::Link(_) => ". `link` on a device you have shows another code",
-        Error::NoSuchMember(_) => ". `members` lists them",
+        Error::NoSuchMember(_) | Error::MembersChanged => ". `members` lists them",
         Error::LastAdmin => ". `group admins GROUP --add USER` does",
-        Error::MembersChanged => ". `members` lists them",
         Error::Strangers(_) => ". `rejoin` shows them and asks, `refound` founds another group",
         Error::NoRequest(_) => ". `contacts requests` lists those that ask",
         Error::NothingCompared(_) => ". `contacts verify` shows it",

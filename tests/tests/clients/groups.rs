@@ -161,7 +161,7 @@ async fn a_second_device_of_a_plain_member_comes_into_all_groups_by_itself_as_th
     for client in [&alice, &bob, &carol] {
         receive(client).await;
     }
-    let expected = ["alice", "bob", "bob", "carol"].map(|name| format!("{name}@example.localhost"));
+    let expected = ["alice", "bob", "bob", "carol"].map(|name| format!("{name}@home.example"));
     for client in [&alice, &bob, &carol, &tablet] {
         receive(client).await;
         assert_eq!(names(client, &group), expected, "{} needs no introduction", client.user());
@@ -193,7 +193,7 @@ async fn a_second_device_of_a_plain_member_comes_into_all_groups_by_itself_as_th
     assert_eq!(removal.members.len(), 2);
     group.remove_all(&removal).await.unwrap();
     receive(&carol).await;
-    assert_eq!(names(&carol, group.id()), ["alice@example.localhost", "carol@example.localhost"]);
+    assert_eq!(names(&carol, group.id()), ["alice@home.example", "carol@home.example"]);
     for client in [&bob, &tablet] {
         receive(client).await;
         assert!(matches!(client.group_with_id(group.id()).epoch(), Err(Error::NotMember)));
@@ -305,7 +305,7 @@ async fn a_device_that_was_removed_from_its_user_is_removed_from_all_groups() {
     }
     bob.remove_device(&tablet.client_key()).await.unwrap();
     receive(&bob).await;
-    let expected = ["alice", "bob", "carol"].map(|name| format!("{name}@example.localhost"));
+    let expected = ["alice", "bob", "carol"].map(|name| format!("{name}@home.example"));
     for client in [&bob, &alice, &carol] {
         receive(client).await;
         assert_eq!(names(client, &group), expected, "{}", client.user());
