@@ -162,6 +162,9 @@ COMMENT ON TABLE auth.subject_keys IS 'Key of the digests in auth.users.subject:
 COMMENT ON COLUMN auth.subject_keys.singleton IS 'Always true: there is one row. Never changes';
 COMMENT ON COLUMN auth.subject_keys.sealed_key IS
     'HMAC key of 32 bytes, sealed under the server''s master key. Changes with the master key only';
+CREATE TRIGGER subject_keys_are_sealed BEFORE INSERT OR UPDATE OF sealed_key ON auth.subject_keys
+    FOR EACH ROW EXECUTE FUNCTION operator.check_seal('sealed_key', 'AS subject key', '');
+ALTER TABLE auth.subject_keys ENABLE ALWAYS TRIGGER subject_keys_are_sealed;
 
 CREATE TABLE auth.former_names (
     name text COLLATE "C" PRIMARY KEY,
