@@ -135,8 +135,10 @@ pub fn canonical(local: &str) -> Result<String, NameError> {
     if local.is_empty() || local.len() > 4 * MAX_BYTES {
         return Err(NameError::Length);
     }
+    // The library has small letters one by one; a sigma at the end of a word has another (RFC 8265 §3.3.2).
+    let small = local.to_lowercase();
     // One application of the rules may make what another would change (RFC 8264 §7).
-    let name = stabilize(local, |text| UsernameCaseMapped::enforce(text)).map_err(|error| match error {
+    let name = stabilize(small.as_str(), |text| UsernameCaseMapped::enforce(text)).map_err(|error| match error {
         PrecisError::Invalid => NameError::Direction,
         _ => NameError::Characters,
     })?;
