@@ -138,10 +138,11 @@ pub fn canonical(local: &str) -> Result<String, NameError> {
     // The library has small letters one by one; a sigma at the end of a word has another (RFC 8265 §3.3.2).
     let small = local.to_lowercase();
     // One application of the rules may make what another would change (RFC 8264 §7).
-    let name = stabilize(small.as_str(), |text| UsernameCaseMapped::enforce(text)).map_err(|error| match error {
-        PrecisError::Invalid => NameError::Direction,
-        _ => NameError::Characters,
-    })?;
+    let name =
+        stabilize(small.as_str(), |text| UsernameCaseMapped::enforce(text)).map_err(|error| match error {
+            PrecisError::Invalid => NameError::Direction,
+            _ => NameError::Characters,
+        })?;
     if name.chars().count() > MAX_CHARACTERS || name.len() > MAX_BYTES {
         return Err(NameError::Length);
     }

@@ -14,11 +14,18 @@ BEGIN
     SELECT c.identity_column INTO STRICT identity_column
       FROM operator.sealed_columns() c
      WHERE c.place = seal_anew.place AND c.value_column = seal_anew.value_column;
-    EXECUTE format(
-        'UPDATE %3$s t SET %2$I = r.anew FROM unnest($1, $2, $3) r (identity, sealed, anew)
-          WHERE %1$s = r.identity AND t.%2$I = r.sealed',
-        CASE identity_column WHEN '' THEN '''''::bytea' ELSE format('t.%I', identity_column) END,
-        seal_anew.value_column, seal_anew.place)
-    USING seal_anew.identities, seal_anew.sealed, seal_anew.anew;
+    -- A table without one has one row.
+    IF identity_column = '' THEN
+        EXECUTE format(
+            'UPDATE %2$s t SET %1$I = r.anew FROM unnest($1, $2, $3) r (identity, sealed, anew) WHERE t.%1$I = r.sealed',
+            seal_anew.value_column, seal_anew.place)
+        USING seal_anew.identities, seal_anew.sealed, seal_anew.anew;
+    ELSE
+        EXECUTE format(
+            'UPDATE %2$s t SET %1$I = r.anew FROM unnest($1, $2, $3) r (identity, sealed, anew)
+              WHERE t.%3$I = r.identity AND t.%1$I = r.sealed',
+            seal_anew.value_column, seal_anew.place, identity_column)
+        USING seal_anew.identities, seal_anew.sealed, seal_anew.anew;
+    END IF;
 END
 $$;

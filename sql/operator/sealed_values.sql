@@ -16,14 +16,30 @@ BEGIN
     SELECT c.identity_column INTO STRICT identity_column
       FROM operator.sealed_columns() c
      WHERE c.place = sealed_values.place AND c.value_column = sealed_values.value_column;
-    RETURN QUERY EXECUTE format(
-        'SELECT r.identity, CASE WHEN substr(r.value, 1, 8) <> m.key_id THEN r.value END
-           FROM (SELECT %1$s AS identity, t.%2$I AS value FROM %3$s t
-                  WHERE t.%2$I IS NOT NULL AND ($1 IS NULL OR %1$s > $1) ORDER BY %1$s LIMIT $2) r,
-                operator.master_key m
-          ORDER BY r.identity',
-        CASE identity_column WHEN '' THEN '''''::bytea' ELSE format('t.%I', identity_column) END,
-        sealed_values.value_column, sealed_values.place)
-    USING sealed_values.after, sealed_values.number;
+    -- A table without one has one row.
+    IF identity_column = '' THEN
+        FOR identity, value IN EXECUTE format(
+            'SELECT ''''::bytea, CASE WHEN substr(t.%1$I, 1, 8) <> m.key_id THEN t.%1$I END
+               FROM %2$s t, operator.master_key m
+              WHERE t.%1$I IS NOT NULL AND $1 IS NULL
+              LIMIT $2',
+            sealed_values.value_column, sealed_values.place)
+        USING sealed_values.after, sealed_values.number
+        LOOP
+            RETURN NEXT;
+        END LOOP;
+    ELSE
+        FOR identity, value IN EXECUTE format(
+            'SELECT r.identity, CASE WHEN substr(r.value, 1, 8) <> m.key_id THEN r.value END
+               FROM (SELECT t.%3$I AS identity, t.%1$I AS value FROM %2$s t
+                      WHERE t.%1$I IS NOT NULL AND ($1 IS NULL OR t.%3$I > $1) ORDER BY t.%3$I LIMIT $2) r,
+                    operator.master_key m
+              ORDER BY r.identity',
+            sealed_values.value_column, sealed_values.place, identity_column)
+        USING sealed_values.after, sealed_values.number
+        LOOP
+            RETURN NEXT;
+        END LOOP;
+    END IF;
 END
 $$;
