@@ -19,7 +19,7 @@ mod tests;
 mod verify;
 
 #[cfg(feature = "lab")]
-pub(crate) use self::devices::forget_upkeep;
+pub(crate) use self::{devices::forget_upkeep, issuer::forget_look};
 pub use self::{
     audit::Audit,
     devices::{Device, DeviceState},
