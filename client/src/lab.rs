@@ -54,6 +54,14 @@ impl Client {
     pub fn forget_the_upkeep(&self) -> Result<()> {
         self.session.store.write(identity::forget_upkeep)
     }
+
+    /// Makes it time to look at the keys that credentials are signed with, as if an hour had passed.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub fn forget_the_look(&self) -> Result<()> {
+        self.session.store.write(identity::forget_look)
+    }
 }
 
 impl Group {

@@ -43,7 +43,8 @@ impl Published for AuthenticationKeys {
     }
 }
 
-/// The ways on which the server takes this client for a stranger. A neighbour's relay will be another (FED-7).
+/// New ways on which the server takes this client for a stranger, once: a connection that asks again is known by that.
+/// A neighbour's relay will be another (FED-7).
 fn ways(http: &Http) -> Result<Vec<Http>> {
     Ok(vec![http.apart()?])
 }
@@ -54,12 +55,11 @@ fn ways(http: &Http) -> Result<Vec<Http>> {
 /// # Errors
 /// [`IssuerError::Differ`], which is an event, too.
 pub(crate) async fn compare<T: Published>(store: &Store, http: &Http, shown: T) -> Result<T> {
-    let ways = ways(http)?;
     let mut shown = shown;
     for pause in PAUSES.map(Some).into_iter().chain([None]) {
         let mut agree = true;
-        for way in &ways {
-            agree &= T::ask(way).await? == shown;
+        for way in ways(http)? {
+            agree &= T::ask(&way).await? == shown;
         }
         if agree {
             return Ok(shown);

@@ -48,6 +48,13 @@ pub(super) fn looked(tx: &Tx<'_>) -> Result<()> {
     Ok(())
 }
 
+/// Makes the next look at the AS's keys due.
+#[cfg(feature = "lab")]
+pub(crate) fn forget_look(tx: &Tx<'_>) -> Result<()> {
+    tx.sql().execute("UPDATE issuers SET looked = 0", [])?;
+    Ok(())
+}
+
 /// Accepts whatever root the AS shows next: a person decided so.
 pub(crate) fn accept_root(tx: &Tx<'_>) -> Result<()> {
     tx.sql().execute("DELETE FROM issuers", [])?;

@@ -18,8 +18,6 @@ mod public_eid;
 mod tests;
 mod verify;
 
-#[cfg(feature = "lab")]
-pub(crate) use self::devices::forget_upkeep;
 pub use self::{
     audit::Audit,
     devices::{Device, DeviceState},
@@ -39,3 +37,5 @@ pub(crate) use self::{
     lookup::look_up,
     own_devices::own_devices,
 };
+#[cfg(feature = "lab")]
+pub(crate) use self::{devices::forget_upkeep, issuer::forget_look};

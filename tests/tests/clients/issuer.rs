@@ -174,7 +174,7 @@ async fn what_a_revoked_key_signed_counts_for_nobody_until_its_client_has_anothe
     .await;
     assert_eq!(seen(&bob), 1, "himself");
     // An old letter or link of hers has no effect; a new one has, once she has another credential.
-    let alice = later(alice, 2 * HOUR);
+    alice.forget_the_look().unwrap();
     alice.receive(Duration::ZERO).await.unwrap();
     assert_eq!(bob.look_up(alice.user()).await.unwrap().clients.len(), 1);
     assert_eq!(seen(&bob), 2);
@@ -205,7 +205,7 @@ async fn clients_insist_on_a_root_that_they_saw_until_their_user_accepts_another
         found.is_ok_and(|user| user.clients.is_empty()).then_some(())
     })
     .await;
-    let bob = later(bob, 2 * HOUR);
+    bob.forget_the_look().unwrap();
     bob.receive(Duration::ZERO).await.unwrap();
     assert_eq!(alice.look_up(bob.user()).await.unwrap().clients.len(), 1);
 

@@ -2,7 +2,7 @@
 //! services are renewed, rotated and revoked; a root certifies the AS's. What one process makes, or the operator changes,
 //! every other one uses within seconds.
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 use postern_protocol::{
     IssuerCertificate, PublicKey,
@@ -22,6 +22,15 @@ use postern_tests_kit::{
 use reqwest::StatusCode;
 
 const DAY: u64 = 24 * 60 * 60;
+
+/// Waits as [`eventually`] does, with looks that cost a token each: three a second.
+async fn eventually_paid<T>(what: &str, look: impl AsyncFn() -> Option<T>) -> T {
+    eventually(what, async || {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        look().await
+    })
+    .await
+}
 
 /// Lets days pass for the signing keys.
 async fn pass_days(world: &World, days: i32) {
@@ -101,7 +110,7 @@ async fn signing_keys_are_published_before_they_sign_overlap_and_go_in_running_p
 
     pass_days(&world, 3).await;
     for server in [0, 1] {
-        eventually("the new key signs", async || {
+        eventually_paid("the new key signs", async || {
             (credential_by(&world, server, &alice).await.issuer_key == new.public_key).then_some(())
         })
         .await;
@@ -203,7 +212,7 @@ fn bytes(sql_hex: &str) -> Vec<u8> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_offline_root_certifies_the_keys_that_sign_credentials() {
-    let world = World::builder().servers(2).tokens(100).start().await;
+    let world = World::builder().servers(2).tokens(200).start().await;
     let operator = world.cluster.connect_as("postern_operator").await;
     let alice = world.user("alice").await;
     let first = credential_by(&world, 0, &alice).await.issuer_key;
@@ -251,7 +260,7 @@ async fn an_offline_root_certifies_the_keys_that_sign_credentials() {
     assert_eq!(credential_by(&world, 0, &alice).await.issuer_key, first);
     operator.execute(certify, &[&sign(&second).await]).await.unwrap();
     for server in [0, 1] {
-        eventually("the certified one signs", async || {
+        eventually_paid("the certified one signs", async || {
             (credential_by(&world, server, &alice).await.issuer_key == second).then_some(())
         })
         .await;
@@ -269,7 +278,7 @@ async fn an_offline_root_certifies_the_keys_that_sign_credentials() {
     let mut forged = sign(&second).await;
     *forged.last_mut().unwrap() ^= 1;
     operator.execute(certify, &[&forged]).await.unwrap();
-    eventually("the server signs with the first again", async || {
+    eventually_paid("the server signs with the first again", async || {
         (credential_by(&world, 0, &alice).await.issuer_key == first).then_some(())
     })
     .await;
@@ -302,7 +311,7 @@ async fn a_new_external_sender_key_is_for_new_groups_and_the_old_one_goes_on_in_
         let call = world.paid(Call::post("/ds/group-ids")).wire();
         world.send_to(&world.servers[server], &call).await.decode()
     };
-    let reserved = eventually("one server has a new key", async || {
+    let reserved = eventually_paid("one server has a new key", async || {
         let reserved = reserve(&world, 0).await;
         (reserved.server_key != old).then_some(reserved)
     })
@@ -332,7 +341,7 @@ async fn a_new_external_sender_key_is_for_new_groups_and_the_old_one_goes_on_in_
 
     // A revoked key signs nothing, and begins no group; an old group goes on.
     operator.execute("SELECT operator.rotate_sender_keys(revoke => true)", &[]).await.unwrap();
-    let newest = eventually("there is another key", async || {
+    let newest = eventually_paid("there is another key", async || {
         let newest = reserve(&world, 1).await;
         (newest.server_key != reserved.server_key && newest.server_key != old).then_some(newest)
     })
