@@ -11,7 +11,7 @@ use crate::{
     client::{Client, Group},
     error::{Error, Result},
     group::{Change, GroupState},
-    identity, key_packages,
+    identity, key_packages, link,
     mailbox::deliveries,
     submit::Submission,
 };
@@ -53,6 +53,15 @@ impl Client {
     /// [`Error::Database`].
     pub fn forget_the_upkeep(&self) -> Result<()> {
         self.session.store.write(identity::forget_upkeep)
+    }
+
+    /// Brings the end of the time that added devices have to show up nearer by so many seconds, as if they had
+    /// passed. The clock stays, since the AS's answers are of the present.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub fn pass_time_for_added_devices(&self, seconds: u64) -> Result<()> {
+        self.session.store.write(|tx| link::pass_time(tx, seconds))
     }
 }
 
