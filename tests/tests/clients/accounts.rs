@@ -2,7 +2,9 @@
 
 use std::{fs, path::Path, time::Duration};
 
-use postern_client::{Client, Error, Event, IdentityError, Member, RecoveryKey, recovery_key_of, recovery_words};
+use postern_client::{
+    Client, Error, Event, IdentityError, Member, RecoveryKey, recovery_key_of, recovery_words,
+};
 use postern_protocol::{name::UserName, problem::ProblemType};
 use postern_tests_kit::{User, World, befriend, eventually};
 
