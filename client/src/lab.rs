@@ -11,7 +11,7 @@ use crate::{
     client::{Client, Group},
     error::{Error, Result},
     group::{Change, GroupState},
-    identity, key_packages,
+    identity, key_packages, link,
     mailbox::deliveries,
     submit::Submission,
 };
@@ -55,12 +55,22 @@ impl Client {
         self.session.store.write(identity::forget_upkeep)
     }
 
+<<<<<<< HEAD
     /// Makes it time to look at the keys that credentials are signed with, as if an hour had passed.
     ///
     /// # Errors
     /// [`Error::Database`].
     pub fn forget_the_look(&self) -> Result<()> {
         self.session.store.write(identity::forget_look)
+=======
+    /// Brings the end of the time that added devices have to show up nearer by so many seconds, as if they had
+    /// passed. The clock stays, since the AS's answers are of the present.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub fn pass_time_for_added_devices(&self, seconds: u64) -> Result<()> {
+        self.session.store.write(|tx| link::pass_time(tx, seconds))
+>>>>>>> account
     }
 }
 

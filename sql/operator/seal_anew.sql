@@ -17,14 +17,14 @@ BEGIN
     -- A table without one has one row.
     IF identity_column = '' THEN
         EXECUTE format(
-            'UPDATE %2$s t SET %1$I = r.anew FROM unnest($1, $2, $3) r (identity, sealed, anew) WHERE t.%1$I = r.sealed',
-            seal_anew.value_column, seal_anew.place)
+            'UPDATE %s t SET %I = r.anew FROM unnest($1, $2, $3) r (identity, sealed, anew) WHERE t.%I = r.sealed',
+            seal_anew.place, seal_anew.value_column, seal_anew.value_column)
         USING seal_anew.identities, seal_anew.sealed, seal_anew.anew;
     ELSE
         EXECUTE format(
-            'UPDATE %2$s t SET %1$I = r.anew FROM unnest($1, $2, $3) r (identity, sealed, anew)
-              WHERE t.%3$I = r.identity AND t.%1$I = r.sealed',
-            seal_anew.value_column, seal_anew.place, identity_column)
+            'UPDATE %s t SET %I = r.anew FROM unnest($1, $2, $3) r (identity, sealed, anew)
+              WHERE t.%I = r.identity AND t.%I = r.sealed',
+            seal_anew.place, seal_anew.value_column, identity_column, seal_anew.value_column)
         USING seal_anew.identities, seal_anew.sealed, seal_anew.anew;
     END IF;
 END

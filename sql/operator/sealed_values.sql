@@ -19,9 +19,9 @@ BEGIN
     -- A table without one has one row.
     IF identity_column = '' THEN
         FOR identity, value IN EXECUTE format(
-            'SELECT ''''::bytea, CASE WHEN substr(t.%1$I, 1, 8) <> m.key_id THEN t.%1$I END
-               FROM %2$s t, operator.master_key m
-              WHERE t.%1$I IS NOT NULL AND $1 IS NULL
+            'SELECT ''''::bytea, CASE WHEN substr(r.value, 1, 8) <> m.key_id THEN r.value END
+               FROM (SELECT t.%I AS value FROM %s t) r, operator.master_key m
+              WHERE r.value IS NOT NULL AND $1 IS NULL
               LIMIT $2',
             sealed_values.value_column, sealed_values.place)
         USING sealed_values.after, sealed_values.number
@@ -31,11 +31,11 @@ BEGIN
     ELSE
         FOR identity, value IN EXECUTE format(
             'SELECT r.identity, CASE WHEN substr(r.value, 1, 8) <> m.key_id THEN r.value END
-               FROM (SELECT t.%3$I AS identity, t.%1$I AS value FROM %2$s t
-                      WHERE t.%1$I IS NOT NULL AND ($1 IS NULL OR t.%3$I > $1) ORDER BY t.%3$I LIMIT $2) r,
+               FROM (SELECT t.%I AS identity, t.%I AS value FROM %s t
+                      WHERE t.%I IS NOT NULL AND ($1 IS NULL OR t.%I > $1) ORDER BY 1 LIMIT $2) r,
                     operator.master_key m
               ORDER BY r.identity',
-            sealed_values.value_column, sealed_values.place, identity_column)
+            identity_column, sealed_values.value_column, sealed_values.place, sealed_values.value_column, identity_column)
         USING sealed_values.after, sealed_values.number
         LOOP
             RETURN NEXT;

@@ -29,6 +29,8 @@ use postern_protocol::{MlsMessage, PublicKey, name::UserName};
 use rusqlite::OptionalExtension as _;
 use serde::{Deserialize, Serialize};
 
+#[cfg(feature = "lab")]
+pub(crate) use self::added::pass_time;
 pub(crate) use self::{
     added::{EXPECTED, remove_absent},
     handover::Handover,

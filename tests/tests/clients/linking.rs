@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, path::Path, process::Stdio, sync::Arc};
 
 use postern_client::{
-    Client, ClientBuilder, Clock, DeviceState, Error, Event, LinkCode, LinkError, Options, api::Http,
+    Client, ClientBuilder, DeviceState, Error, Event, LinkCode, LinkError, Options, api::Http,
 };
 use postern_protocol::{
     Payload, PublicKey,
@@ -21,6 +21,8 @@ use tokio::{
 
 /// The client's own attempts at one request.
 const ALL_ATTEMPTS: usize = 4;
+
+const HOUR: u64 = 60 * 60;
 
 fn options() -> Options {
     Options { accept_contacts: true, durable: false, ..Options::default() }
@@ -100,7 +102,8 @@ async fn the_code_makes_a_device_of_the_user_that_contacts_find_and_add() {
     }
     sailing.send("ahoy").await.unwrap();
     let said = |event: &Event| matches!(event, Event::Message { text, .. } if text == "ahoy");
-    assert!(laptop.sync_until(PATIENCE, said).await.unwrap().iter().any(said));
+    let events = laptop.sync_until(PATIENCE, said).await.unwrap();
+    assert!(events.iter().any(said), "{events:?}");
     assert_eq!(world.count("rendezvous.meetings").await, 0, "nothing is left of it (PRIV-3)");
     // It can add others itself.
     let [added, linked] = link(&world, &laptop, LinkCode::clone, "tablet").await;
@@ -302,10 +305,11 @@ async fn a_server_that_changes_what_the_two_leave_for_each_other_is_noticed_by_b
     let direct = world.server().url();
     for (place, (what, meddling)) in MEDDLINGS.into_iter().enumerate() {
         let what_of = |side: &str| format!("{what}, of those for the {side} device");
+        let name_of = |side: &str| format!("side-{side}-{place}");
         let meddler = Meddler::before(world.server().address(), meddling).await;
-        assert_noticed(&what_of("new"), &world, [direct, &meddler.url()], &format!("new-{place}")).await;
+        assert_noticed(&what_of("new"), &world, [direct, &meddler.url()], &name_of("new")).await;
         let meddler = Meddler::before(world.server().address(), meddling).await;
-        assert_noticed(&what_of("old"), &world, [&meddler.url(), direct], &format!("old-{place}")).await;
+        assert_noticed(&what_of("old"), &world, [&meddler.url(), direct], &name_of("old")).await;
     }
 }
 
@@ -502,19 +506,16 @@ async fn a_device_that_was_added_and_never_came_is_removed_again() {
     assert_eq!(states(&alice).await, [DeviceState::Confirmed, DeviceState::Pending]);
     alice.receive(Duration::ZERO).await.unwrap();
     assert_eq!(states(&alice).await.len(), 2, "it may come yet");
-    let directory = alice.directory().to_owned();
-    drop(alice);
-    let tomorrow = Options { clock: Clock::ahead_by(25 * 60 * 60), ..options() };
-    let alice = Client::builder(directory).options(tomorrow).open().unwrap();
+    alice.pass_time_for_added_devices(23 * HOUR).unwrap();
+    alice.receive(Duration::ZERO).await.unwrap();
+    assert_eq!(states(&alice).await.len(), 2, "it has a day");
+    alice.pass_time_for_added_devices(2 * HOUR).unwrap();
     alice.receive(Duration::ZERO).await.unwrap();
     assert_eq!(states(&alice).await, [DeviceState::Confirmed]);
     // A device that came stays.
     let [added, linked] = link(&world, &alice, LinkCode::clone, "tablet").await;
     assert_eq!(added.unwrap(), linked.unwrap());
-    let directory = alice.directory().to_owned();
-    drop(alice);
-    let later = Options { clock: Clock::ahead_by(20 * 24 * 60 * 60), ..options() };
-    let alice = Client::builder(directory).options(later).open().unwrap();
+    alice.pass_time_for_added_devices(20 * 24 * HOUR).unwrap();
     alice.receive(Duration::ZERO).await.unwrap();
     assert_eq!(states(&alice).await, [DeviceState::Confirmed, DeviceState::Confirmed]);
 }
