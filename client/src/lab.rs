@@ -55,14 +55,14 @@ impl Client {
         self.session.store.write(identity::forget_upkeep)
     }
 
-<<<<<<< HEAD
     /// Makes it time to look at the keys that credentials are signed with, as if an hour had passed.
     ///
     /// # Errors
     /// [`Error::Database`].
     pub fn forget_the_look(&self) -> Result<()> {
         self.session.store.write(identity::forget_look)
-=======
+    }
+
     /// Brings the end of the time that added devices have to show up nearer by so many seconds, as if they had
     /// passed. The clock stays, since the AS's answers are of the present.
     ///
@@ -70,7 +70,6 @@ impl Client {
     /// [`Error::Database`].
     pub fn pass_time_for_added_devices(&self, seconds: u64) -> Result<()> {
         self.session.store.write(|tx| link::pass_time(tx, seconds))
->>>>>>> account
     }
 }
 
