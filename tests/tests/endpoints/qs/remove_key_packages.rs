@@ -13,6 +13,7 @@ pub async fn valid(world: &World) -> Valid {
     Valid {
         stranger: Some(ProblemType::NotFound),
         cut: vec![("friendship_token", ProblemType::MalformedBody)],
+        optional: &["stock_id"],
         ..Valid::new(friendship.removing(Some(stock_id)), StatusCode::NO_CONTENT)
     }
 }
