@@ -37,6 +37,8 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 const MAX_ANSWER_BYTES: usize = 256 * 1024;
 /// Seconds that the provider's clock may be ahead.
 const MAX_CLOCK_SKEW: i64 = 60;
+/// Says, inside the library's error, that a token is too old or of the future.
+const WRONG_AGE: &str = "not of this time";
 
 /// Signatures that are taken: those by a private key of the provider's.
 const ALGORITHMS: [CoreJwsSigningAlgorithm; 9] = [
@@ -167,7 +169,7 @@ impl Oidc {
             let age = unix_time() - issued.timestamp();
             match (-MAX_CLOCK_SKEW..=max_age).contains(&age) {
                 true => Ok(()),
-                false => Err("not of this time".to_owned()),
+                false => Err(WRONG_AGE.to_owned()),
             }
         }))
     }
@@ -182,6 +184,10 @@ impl Subject {
 /// The reason of a refusal, without anything of the token.
 fn reason(error: &ClaimsVerificationError) -> &'static str {
     match error {
+        // The library reports with one variant that a token has ended and what our check of its age says.
+        ClaimsVerificationError::Expired(why) if why.contains(WRONG_AGE) => {
+            "the ID token was issued too long ago, or in the future"
+        }
         ClaimsVerificationError::Expired(_) => "the ID token has expired",
         ClaimsVerificationError::InvalidAudience(_) => "the ID token is for another audience",
         ClaimsVerificationError::InvalidIssuer(_) => "the ID token is another issuer's",
@@ -191,8 +197,6 @@ fn reason(error: &ClaimsVerificationError) -> &'static str {
         ClaimsVerificationError::SignatureVerification(_) => {
             "the ID token is not signed by a key of the identity provider"
         }
-        // The age is the only check of ours that has no variant.
-        ClaimsVerificationError::Other(_) => "the ID token was issued too long ago, or in the future",
         _ => "the ID token is not of a kind that is taken here",
     }
 }

@@ -122,8 +122,11 @@ async fn of_clients_that_race_for_an_epoch_at_two_servers_one_wins() {
         }
         let winner = &made[won[0] % 2].commit;
         alice.moved(winner);
-        let (ahead, behind) =
-            if won[0] % 2 == 0 { (&mut alice.device, &mut second) } else { (&mut second, &mut alice.device) };
+        let (ahead, behind) = if won[0].is_multiple_of(2) {
+            (&mut alice.device, &mut second)
+        } else {
+            (&mut second, &mut alice.device)
+        };
         ahead.merge();
         behind.forget();
         behind.receive(winner);

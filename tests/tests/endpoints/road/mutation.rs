@@ -72,7 +72,7 @@ async fn no_damage_to_a_request_is_a_fault_or_changes_anything_unless_accepted()
     let mut rng = StdRng::seed_from_u64(SEED);
     let mut answers: HashMap<u16, usize> = HashMap::new();
     for entry in every_request(&world).await {
-        world.stock(BODIES + HEADERS).await;
+        world.restock(BODIES + HEADERS).await;
         let mut before = world.snapshot().await;
         for number in 0..BODIES + HEADERS {
             let in_body = number < BODIES;

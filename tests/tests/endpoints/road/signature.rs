@@ -130,7 +130,7 @@ fn leave_out(input: &mut Input, component: &str) {
 #[tokio::test]
 async fn a_signed_route_takes_nothing_but_a_fresh_signature_over_this_very_request() {
     let world = World::start().await;
-    world.stock(500).await;
+    world.restock(1000).await;
     let other = SigningKey::generate();
     let mut signed_routes = 0;
     for entry in every_request(&world).await {
