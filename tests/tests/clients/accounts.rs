@@ -129,7 +129,7 @@ async fn a_user_who_takes_another_name_is_the_same_to_contacts_and_own_devices()
     assert!(events.contains(&renamed), "{events:?}");
     assert!(!events.iter().any(|event| matches!(event, Event::IdentityReset { .. })), "{events:?}");
     assert_eq!(alice.known(&old).unwrap(), None);
-    assert_eq!(alice.known(&robert).unwrap().unwrap().founder, before.clients[0].client_key);
+    assert_eq!(alice.known(&robert).unwrap().unwrap().founder, bob.client_key());
     let error = alice.look_up(&old).await.unwrap_err();
     assert_eq!(error.problem(), Some(ProblemType::NotFound));
 

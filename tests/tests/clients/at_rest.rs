@@ -120,10 +120,13 @@ async fn a_passphrase_is_not_changed_under_a_process_that_runs() {
     let file = world.homes.path().join("passphrase");
     fs::write(&file, "one").unwrap();
     let change = ["passphrase", "change", "--new-file", file.to_str().unwrap()];
-    let following = alice.command(&[], &["follow"]).spawn().unwrap();
+    let mut following = alice.command(&[], &["follow"]).spawn().unwrap();
     let busy = async {
-        // Until it has started, there is nobody.
+        // Until it has started, there is nobody; and if it was too late, it found a passphrase and ended.
         loop {
+            if following.try_wait().unwrap().is_some() {
+                following = alice.command(&[], &["follow"]).spawn().unwrap();
+            }
             let output = alice.run(&[], &change).await;
             if !output.status.success() {
                 return String::from_utf8(output.stderr).unwrap();
