@@ -1,4 +1,4 @@
-//! What was said and done in groups, kept on this device to be read again: as many messages and events of each group as
+//! The history of groups, kept on this device to be read again: as many messages and events of each group as
 //! [`Options::history`](crate::Options::history) says, until the user has them forgotten. Owns the tables `history` and
 //! `history_off`.
 

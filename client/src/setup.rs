@@ -31,7 +31,7 @@ use crate::{
     store::Store,
 };
 
-/// What a registration at the server needs.
+/// The proof that a registration at the server needs.
 pub(crate) async fn registration_terms(server: &str) -> Result<RegistrationTerms> {
     Ok(Http::new(server)?.registration_terms().await?)
 }

@@ -19,56 +19,39 @@ CREATE OR REPLACE FUNCTION auth.admit_registration(
     OUT max_leaf_bytes integer, OUT policy text, OUT is_known boolean)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    all_sources CONSTANT bytea := '\x'::bytea;
-    seconds CONSTANT bigint := floor(extract(epoch FROM now()))::bigint;
-    this_hour CONSTANT integer := (seconds / 3600)::integer;
-    of_source integer;
-    of_all integer;
-    server_allowance integer;
+    limits record;
+    attempt record;
     is_invited boolean;
 BEGIN
-    resets_in := 3600 - (seconds % 3600)::integer;
     SELECT s.registrations_per_source, s.registrations_per_hour, s.max_identity_leaf_bytes, s.registration_policy
-      INTO allowance, server_allowance, max_leaf_bytes, policy
+      INTO limits
       FROM auth.settings s;
-    -- A flood of refusals locks nothing and writes nothing. Each address has a row only while all together have attempts
-    -- left, which bounds the table.
-    SELECT coalesce(max(a.attempts) FILTER (WHERE a.source = admit_registration.source), 0),
-           coalesce(max(a.attempts) FILTER (WHERE a.source = all_sources), 0)
-      INTO of_source, of_all
-      FROM auth.registration_attempts a
-     WHERE a.source IN (admit_registration.source, all_sources) AND a.hour = this_hour;
-    IF of_source >= allowance THEN
-        outcome := 'source_limited';
+    max_leaf_bytes := limits.max_identity_leaf_bytes;
+    policy := limits.registration_policy;
+    SELECT * INTO attempt
+      FROM auth.admit_attempt(
+          admit_registration.source, '\x'::bytea, limits.registrations_per_source, limits.registrations_per_hour);
+    allowance := attempt.allowance;
+    resets_in := attempt.resets_in;
+    IF attempt.limited IS NOT NULL THEN
+        outcome := attempt.limited::auth.admit_registration_outcome;
         RETURN;
     END IF;
-    IF of_all < server_allowance THEN
-        -- The common row is locked last, by every transaction.
-        IF NOT auth.count_attempt(admit_registration.source, this_hour, allowance) THEN
-            outcome := 'source_limited';
-            RETURN;
-        END IF;
-        IF auth.count_attempt(all_sources, this_hour, server_allowance) THEN
-            is_invited := EXISTS (SELECT FROM auth.invites i
-                                   WHERE i.digest = admit_registration.invite AND i.uses > 0
-                                     AND i.expires >= (now() AT TIME ZONE 'UTC')::date);
-            -- A request that is repeated while the first one uses the invite up is known by now.
-            is_known := EXISTS (SELECT FROM auth.clients c WHERE c.client_key = admit_registration.client_key);
-            IF policy = 'invite' AND NOT is_invited AND NOT is_known THEN
-                outcome := 'not_admitted';
-            ELSIF EXISTS (SELECT FROM auth.reserved_names r
-                           WHERE r.skeleton = postern.skeleton(admit_registration.name))
-               OR EXISTS (SELECT FROM auth.former_names f
-                           WHERE f.skeleton = postern.skeleton(admit_registration.name))
-            THEN
-                outcome := 'name_reserved';
-            ELSE
-                outcome := 'admitted';
-            END IF;
-            RETURN;
-        END IF;
+    is_invited := EXISTS (SELECT FROM auth.invites i
+                           WHERE i.digest = admit_registration.invite AND i.uses > 0
+                             AND i.expires >= (now() AT TIME ZONE 'UTC')::date);
+    -- A request that is repeated while the first one uses the invite up is known by now.
+    is_known := EXISTS (SELECT FROM auth.clients c WHERE c.client_key = admit_registration.client_key);
+    IF policy = 'invite' AND NOT is_invited AND NOT is_known THEN
+        outcome := 'not_admitted';
+    ELSIF EXISTS (SELECT FROM auth.reserved_names r
+                   WHERE r.skeleton = postern.skeleton(admit_registration.name))
+       OR EXISTS (SELECT FROM auth.former_names f
+                   WHERE f.skeleton = postern.skeleton(admit_registration.name))
+    THEN
+        outcome := 'name_reserved';
+    ELSE
+        outcome := 'admitted';
     END IF;
-    outcome := 'server_limited';
-    allowance := server_allowance;
 END
 $$;

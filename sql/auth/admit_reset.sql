@@ -17,37 +17,19 @@ CREATE OR REPLACE FUNCTION auth.admit_reset(
     OUT recovery_key bytea, OUT incarnation integer, OUT transcript bytea)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    all_sources CONSTANT bytea := '\x00'::bytea;
-    seconds CONSTANT bigint := floor(extract(epoch FROM now()))::bigint;
-    this_hour CONSTANT integer := (seconds / 3600)::integer;
-    of_source integer;
-    of_all integer;
-    server_allowance integer;
+    limits record;
+    attempt record;
 BEGIN
-    resets_in := 3600 - (seconds % 3600)::integer;
-    SELECT s.reset_attempts_per_source, s.reset_attempts_per_hour, s.max_identity_leaf_bytes
-      INTO allowance, server_allowance, max_leaf_bytes
+    SELECT s.reset_attempts_per_source, s.reset_attempts_per_hour, s.max_identity_leaf_bytes INTO limits
       FROM auth.settings s;
-    -- As auth.admit_registration does: a flood of refusals locks nothing and writes nothing.
-    SELECT coalesce(max(a.attempts) FILTER (WHERE a.source = admit_reset.source), 0),
-           coalesce(max(a.attempts) FILTER (WHERE a.source = all_sources), 0)
-      INTO of_source, of_all
-      FROM auth.registration_attempts a
-     WHERE a.source IN (admit_reset.source, all_sources) AND a.hour = this_hour;
-    IF of_source >= allowance THEN
-        outcome := 'source_limited';
-        RETURN;
-    END IF;
-    IF of_all >= server_allowance THEN
-        outcome := 'server_limited';
-    ELSIF NOT auth.count_attempt(admit_reset.source, this_hour, allowance) THEN
-        outcome := 'source_limited';
-        RETURN;
-    ELSIF NOT auth.count_attempt(all_sources, this_hour, server_allowance) THEN
-        outcome := 'server_limited';
-    END IF;
-    IF outcome = 'server_limited' THEN
-        allowance := server_allowance;
+    max_leaf_bytes := limits.max_identity_leaf_bytes;
+    SELECT * INTO attempt
+      FROM auth.admit_attempt(
+          admit_reset.source, '\x00'::bytea, limits.reset_attempts_per_source, limits.reset_attempts_per_hour);
+    allowance := attempt.allowance;
+    resets_in := attempt.resets_in;
+    IF attempt.limited IS NOT NULL THEN
+        outcome := attempt.limited::auth.admit_reset_outcome;
         RETURN;
     END IF;
     outcome := 'admitted';

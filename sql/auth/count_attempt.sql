@@ -1,11 +1,11 @@
--- auth.count_attempt: counts one attempt to register in an hour, unless the hour's are used up.
+-- auth.count_attempt: counts one attempt of a stranger in an hour, unless the hour's are used up.
 --
---   source: HMAC of a network address, or empty for all together
+--   source: HMAC of a network address, or the row of all addresses together
 --   hour: hours since 1970
 --   allowance: attempts in an hour
 --
 -- Returns false if they are used up.
--- Called by auth.admit_registration.
+-- Called by auth.admit_attempt.
 CREATE OR REPLACE FUNCTION auth.count_attempt(source bytea, hour integer, allowance integer) RETURNS boolean
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN

@@ -138,7 +138,7 @@ impl ClientBuilder {
         self
     }
 
-    /// What a registration at the server needs.
+    /// The proof that a registration at the server needs.
     ///
     /// # Errors
     /// [`Error::NoServer`], [`Error::Server`].

@@ -254,7 +254,7 @@ impl Group {
             let loaded = GroupState::load(tx, &self.id)?;
             let own = loaded.leaf.public_key();
             let whole = loaded.of_same_users(&[*leaf_key]);
-            // Of its own user a device removes single ones.
+            // A device removes single ones of its own user.
             let removed = if whole.contains(&own) { vec![*leaf_key] } else { whole };
             let mut members = group::members(tx, &loaded)?;
             members.retain(|member| removed.contains(&member.leaf_key) && member.leaf_key != own);

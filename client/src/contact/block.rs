@@ -23,7 +23,7 @@ pub struct Blocks(BTreeMap<UserName, Block>);
 struct Block {
     /// Seconds since 1970.
     time: u64,
-    /// Of two decisions at one time, the one to block counts.
+    /// The decision to block counts, of two at one time.
     blocked: bool,
     /// First client of the user's identity, if it was known: it stays when the user takes another name.
     founder: Option<PublicKey>,

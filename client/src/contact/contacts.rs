@@ -13,7 +13,7 @@ use crate::{
     store::{Tx, decode, encode, integer},
 };
 
-/// What a user and this one agreed on.
+/// An agreement of a user with this one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SharedContact {
     pub user: UserName,
@@ -29,7 +29,7 @@ pub struct SharedContact {
 
 const COLUMNS: &str = "user, founding, friend, given, decided";
 
-/// What holds of a user now; `None` if nothing does.
+/// The agreement that holds with a user now; `None` if none does.
 pub(super) fn find(tx: &Tx<'_>, user: &UserName) -> Result<Option<SharedContact>> {
     let contact = stored(tx, user)?;
     let founding = founding(tx, user)?;
@@ -142,7 +142,7 @@ pub(super) fn forget(tx: &Tx<'_>, user: &UserName) -> Result<()> {
     Ok(())
 }
 
-/// What holds of a user, or nothing yet; `None` for a user of whom no identity is known that a person need not accept.
+/// The agreement that holds with a user, or an empty one; `None` for a user of whom no identity is known that a person need not accept.
 fn find_or_new(tx: &Tx<'_>, user: &UserName) -> Result<Option<SharedContact>> {
     let new =
         |founding| SharedContact { user: user.clone(), founding, friend: None, given: false, decided: 0 };

@@ -9,7 +9,7 @@ use crate::{
     store::Tx,
 };
 
-/// What this device knows of other users: what was agreed with contacts, and the identities of theirs that lookups showed and
+/// Knowledge of other users that this device has: agreements with contacts, and the identities of theirs that lookups showed and
 /// a person verified. Whom the user blocks is with the secrets of the friendship.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ContactsHandover {

@@ -36,16 +36,16 @@ struct WaitingLetter {
     body: LetterBody,
 }
 
-/// What the AS says about the user that a letter is from.
+/// The AS's word about the user that a letter is from.
 enum Sender {
     Found(VerifiedUser),
     /// There is no such user.
     Absent,
-    /// What it says does not hold together, or a person has to accept it first, or it refuses to say anything.
+    /// Its word does not hold together, or a person has to accept it first, or it refuses to say anything.
     Doubtful,
 }
 
-/// What became of a letter.
+/// The fate of a letter.
 enum Fate {
     Done,
     /// It waits until this time (seconds since 1970).

@@ -26,7 +26,7 @@ const ROUNDS: usize = 5200;
 const GROUPS: usize = 6;
 const CODE: &str = "postern-safety-number.";
 
-/// What this user and another compare.
+/// The digits and bytes that this user and another compare.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SafetyNumber {
     digits: String,

@@ -98,7 +98,7 @@ fn user_keys<'a>(leaves: impl IntoIterator<Item = &'a Leaf>) -> HashMap<Pseudony
 /// that somebody be removed, and an admin stays.
 ///
 /// # Errors
-/// What the server did by letting it pass.
+/// The server's fault, if it lets this pass.
 pub(super) fn check_proposal(group: &MlsGroup, queued: &QueuedProposal) -> Result<(), &'static str> {
     match (queued.sender(), queued.proposal()) {
         (Sender::Member(leaf), Proposal::Update(update)) => {
@@ -127,7 +127,7 @@ pub(super) fn check_proposal(group: &MlsGroup, queued: &QueuedProposal) -> Resul
 /// Checks a commit by the rights of those that made its parts, and by the group that it leads to.
 ///
 /// # Errors
-/// What the server did by letting it pass.
+/// The server's fault, if it lets this pass.
 pub(super) fn check_commit(
     group: &MlsGroup,
     commit: &StagedCommit,

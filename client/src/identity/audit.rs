@@ -58,7 +58,7 @@ pub(crate) async fn audit(api: &impl Records, store: &Store, name: &UserName) ->
         previous_end = Some(end.transcript);
     }
     let record = api.record(name, Some((kept.eid.incarnation, 0))).await?;
-    // What was committed since the lookup is the next lookup's matter.
+    // Commits since the lookup are the next lookup's matter.
     let known = usize::try_from(kept.eid.epoch).ok().and_then(|epoch| record.commits.get(..epoch));
     let known = known.ok_or(IdentityError::RolledBack)?;
     let (founder, chain) = chain(name, &record, kept.eid.incarnation, previous_end.as_ref(), known)?;

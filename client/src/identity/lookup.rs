@@ -203,7 +203,7 @@ fn take(
                 tell_of_devices(tx, name, accepted, &shown.leaves)?;
             }
             if before.pending.is_some() {
-                // What was shown meanwhile was somebody else's.
+                // The records shown meanwhile were somebody else's.
                 known::forget(tx, name, Which::Pending)?;
                 Event::IdentitySplit { user: name.clone() }.record(tx)?;
             }

@@ -83,7 +83,7 @@ pub async fn commit_identity(auth: As, request: Request, payment: Payment) -> Ou
     }
 }
 
-/// What a commit to an identity is made for.
+/// The purpose of a commit to an identity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
     /// Other clients, or other keys of the committer's leaf.

@@ -11,7 +11,7 @@ use postern_protocol::{
 use super::{As, owner::Owner};
 use crate::{
     database::{SqlOutcome, outcome},
-    http::{Failure, Period, RateLimit, Request},
+    http::{Failure, RateLimit, Request},
 };
 
 /// The purpose for which network addresses are digested. It is another than that of registrations, which are counted
@@ -58,9 +58,7 @@ impl LostAccount {
         match AdmitResetOutcome::of(&row)? {
             AdmitResetOutcome::Admitted => {}
             AdmitResetOutcome::SourceLimited | AdmitResetOutcome::ServerLimited => {
-                let (allowance, resets_in) = (row.get("allowance"), row.get("resets_in"));
-                let limit = RateLimit { period: Period::Hour, allowance, remaining: 0, resets_in };
-                return Err(Failure::Limited(ProblemType::TooManyChanges.into(), limit));
+                return Err(Failure::Limited(ProblemType::TooManyChanges.into(), RateLimit::used_up(&row)));
             }
         }
         let ended = match row.get::<_, Option<&[u8]>>("transcript") {

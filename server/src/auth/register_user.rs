@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     database::{SqlOutcome, outcome},
-    http::{Failure, Outcome, Period, RateLimit, Request},
+    http::{Failure, Outcome, RateLimit, Request},
 };
 
 /// The purpose for which network addresses are digested.
@@ -140,9 +140,7 @@ async fn admit(
         }
         AdmitRegistrationOutcome::NotAdmitted => Err(not_admitted(policy).into()),
         AdmitRegistrationOutcome::SourceLimited | AdmitRegistrationOutcome::ServerLimited => {
-            let (allowance, resets_in) = (row.get("allowance"), row.get("resets_in"));
-            let limit = RateLimit { period: Period::Hour, allowance, remaining: 0, resets_in };
-            Err(Failure::Limited(ProblemType::TooManyRegistrations.into(), limit))
+            Err(Failure::Limited(ProblemType::TooManyRegistrations.into(), RateLimit::used_up(&row)))
         }
         AdmitRegistrationOutcome::NameReserved => Err(ProblemType::NameTaken.into()),
     }

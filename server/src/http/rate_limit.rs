@@ -2,6 +2,7 @@
 //! draft-ietf-httpapi-ratelimit-headers-10. The endpoint decides what is limited.
 
 use http::{HeaderMap, HeaderName, HeaderValue, header::RETRY_AFTER};
+use tokio_postgres::Row;
 
 pub(super) const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 pub(super) const LIMIT: HeaderName = HeaderName::from_static("ratelimit");
@@ -37,6 +38,12 @@ impl Period {
 }
 
 impl RateLimit {
+    /// An hour's allowance of which nothing is left. The row's columns `allowance` and `resets_in` have the numbers.
+    pub fn used_up(row: &Row) -> Self {
+        let (allowance, resets_in) = (row.get("allowance"), row.get("resets_in"));
+        Self { period: Period::Hour, allowance, remaining: 0, resets_in }
+    }
+
     pub(super) fn write(self, headers: &mut HeaderMap) {
         let (name, window) = self.period.policy();
         let policy = format!("\"{name}\";q={};w={window}", self.allowance);

@@ -7,7 +7,7 @@ use postern_protocol::{problem::ProblemType, rendezvous::JoinRendezvous, signatu
 use super::{Rendezvous, column, number};
 use crate::{
     database::{SqlOutcome, outcome},
-    http::{Answer, Failure, Outcome, Period, RateLimit, Request},
+    http::{Answer, Failure, Outcome, RateLimit, Request},
 };
 
 /// The purpose for which network addresses are digested.
@@ -46,9 +46,7 @@ pub async fn join_rendezvous(rendezvous: Rendezvous, request: Request) -> Outcom
     match JoinRendezvousOutcome::of(&row)? {
         JoinRendezvousOutcome::Joined => Ok(Answer::empty(StatusCode::NO_CONTENT)),
         JoinRendezvousOutcome::SourceLimited | JoinRendezvousOutcome::ServerLimited => {
-            let (allowance, resets_in) = (row.get("allowance"), row.get("resets_in"));
-            let limit = RateLimit { period: Period::Hour, allowance, remaining: 0, resets_in };
-            Err(Failure::Limited(ProblemType::TooManyAttempts.into(), limit))
+            Err(Failure::Limited(ProblemType::TooManyAttempts.into(), RateLimit::used_up(&row)))
         }
         JoinRendezvousOutcome::SignatureUsed => Err(ProblemType::SignatureUsed.into()),
         JoinRendezvousOutcome::Unknown => Err(ProblemType::NotFound.into()),

@@ -1,4 +1,4 @@
-//! What was said and done in a group, as this device keeps it.
+//! The history of a group, as this device keeps it.
 
 use clap::Args;
 use postern_client::{Client, HistoryEntry};

@@ -149,13 +149,18 @@ impl State {
         };
         let change = Arc::clone(change);
         drop(rewrites);
-        let end = answer.windows(4).position(|four| four == b"\r\n\r\n").expect("it has a head") + 4;
-        let body = change(answer[end..].to_vec());
-        let head = String::from_utf8_lossy(&answer[..end - 2]).into_owned();
-        let kept = head.lines().filter(|line| !line.to_ascii_lowercase().starts_with("content-length:"));
-        let head: String = kept.map(|line| format!("{line}\r\n")).collect();
-        [format!("{head}content-length: {}\r\n\r\n", body.len()).into_bytes(), body].concat()
+        with_body(&answer, &*change)
     }
+}
+
+/// The answer with the body that `change` makes of its own, and the length of that.
+pub(super) fn with_body(answer: &[u8], change: &dyn Fn(Vec<u8>) -> Vec<u8>) -> Vec<u8> {
+    let end = answer.windows(4).position(|four| four == b"\r\n\r\n").expect("it has a head") + 4;
+    let body = change(answer[end..].to_vec());
+    let head = String::from_utf8_lossy(&answer[..end - 2]).into_owned();
+    let kept = head.lines().filter(|line| !line.to_ascii_lowercase().starts_with("content-length:"));
+    let head: String = kept.map(|line| format!("{line}\r\n")).collect();
+    [format!("{head}content-length: {}\r\n\r\n", body.len()).into_bytes(), body].concat()
 }
 
 async fn accept(listener: TcpListener, server: SocketAddr, state: Arc<State>) {

@@ -1,6 +1,6 @@
 //! Node programs under `tests/node`, for clients that others wrote in JavaScript.
 
-use std::process::Command;
+use std::{fs::File, process::Command};
 
 use super::in_tree;
 
@@ -15,6 +15,9 @@ pub fn node(directory: &str) -> Command {
         runs(Command::new("node").arg("--version")),
         "this test runs clients written in JavaScript, and there is no `node`: `make setup` installs it"
     );
+    // Tests are processes of their own, and one of those that need the packages installs them.
+    let packages = File::open(directory.join("package-lock.json")).expect("the packages are named");
+    packages.lock().expect("a file can be locked");
     if !directory.join("node_modules/.package-lock.json").exists() {
         let install = ["ci", "--no-audit", "--no-fund", "--ignore-scripts"];
         assert!(
@@ -23,6 +26,7 @@ pub fn node(directory: &str) -> Command {
             directory.display()
         );
     }
+    drop(packages);
     let mut command = Command::new("node");
     // Node 18, Debian 12's, has it only when asked.
     command.arg("--experimental-global-webcrypto").current_dir(&directory);

@@ -12,7 +12,7 @@ use tokio::{
     sync::watch,
 };
 
-use super::cut::message;
+use super::cut::{message, with_body};
 
 /// Changes the body of an answer.
 type Lie = Arc<dyn Fn(Vec<u8>) -> Vec<u8> + Send + Sync>;
@@ -102,22 +102,13 @@ async fn connection(client: TcpStream, server: SocketAddr, state: &State) -> std
     let mut is_stranger = true;
     while let Some((head, request)) = message(&mut from_client).await? {
         to_server.write_all(&request).await?;
-        let Some((answer_head, answer)) = message(&mut from_server).await? else { break };
+        let Some((_, answer)) = message(&mut from_server).await? else { break };
         let answer = match state.lie(&head, is_stranger) {
-            Some(lie) => changed(&answer_head, &answer, &*lie),
+            Some(lie) => with_body(&answer, &*lie),
             None => answer,
         };
         to_client.write_all(&answer).await?;
         is_stranger = false;
     }
     Ok(())
-}
-
-/// The answer with another body, and the length of that.
-fn changed(head: &str, answer: &[u8], lie: &dyn Fn(Vec<u8>) -> Vec<u8>) -> Vec<u8> {
-    let body = lie(answer[head.len()..].to_vec());
-    let lines = head.trim_end().lines();
-    let kept = lines.filter(|line| !line.to_ascii_lowercase().starts_with("content-length:"));
-    let head = kept.collect::<Vec<_>>().join("\r\n");
-    [format!("{head}\r\ncontent-length: {}\r\n\r\n", body.len()).into_bytes(), body].concat()
 }
