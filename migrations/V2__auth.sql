@@ -419,6 +419,32 @@ ALTER TABLE auth.eid_log
     ENABLE ALWAYS TRIGGER commits_are_of_the_current_epoch, ENABLE ALWAYS TRIGGER commits_end_their_epoch,
     ENABLE ALWAYS TRIGGER eid_log_goes_by_erasure, ENABLE ALWAYS TRIGGER eid_log_never_changes;
 
+-- What an erased account leaves is gone soon (PRIV-3): its dead rows leave their pages and indexes with the next
+-- autovacuum, and the daily upkeep overwrites the gap (qs.scrub_deleted). No statistics quote its values.
+ALTER TABLE auth.users SET (
+    vacuum_index_cleanup = on, autovacuum_vacuum_threshold = 0, autovacuum_vacuum_scale_factor = 0);
+ALTER TABLE auth.eid_log SET (
+    vacuum_index_cleanup = on, autovacuum_vacuum_threshold = 0, autovacuum_vacuum_scale_factor = 0);
+ALTER TABLE auth.former_names SET (
+    vacuum_index_cleanup = on, autovacuum_vacuum_threshold = 0, autovacuum_vacuum_scale_factor = 0);
+ALTER TABLE auth.incarnations SET (vacuum_index_cleanup = on, autovacuum_vacuum_scale_factor = 0.01);
+ALTER TABLE auth.clients SET (vacuum_index_cleanup = on, autovacuum_vacuum_scale_factor = 0.01);
+DO $$
+DECLARE
+    told record;
+BEGIN
+    FOR told IN
+        SELECT a.attrelid::regclass AS relation, a.attname
+          FROM pg_class c
+          JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+         WHERE c.relnamespace = 'auth'::regnamespace AND c.relkind = 'r'
+           AND a.atttypid IN ('uuid'::regtype, 'text'::regtype, 'bytea'::regtype)
+    LOOP
+        EXECUTE format('ALTER TABLE %s ALTER COLUMN %I SET STATISTICS 0', told.relation, told.attname);
+    END LOOP;
+END
+$$;
+
 CREATE TABLE auth.signing_keys (
     public_key bytea PRIMARY KEY CHECK (octet_length(public_key) = 32),
     service text NOT NULL CHECK (service IN ('as', 'qs')),

@@ -185,6 +185,13 @@ COMMENT ON COLUMN aas.token_use.endpoint IS 'Name of the API function. Never cha
 COMMENT ON COLUMN aas.token_use.price IS 'Tokens that each request cost. Never changes';
 COMMENT ON COLUMN aas.token_use.requests IS 'Requests with a good token. Grows';
 
+-- An erased account's rows leave their pages with the next autovacuum, and no statistics quote its ids (PRIV-3).
+ALTER TABLE aas.takers SET (vacuum_index_cleanup = on, autovacuum_vacuum_scale_factor = 0.01);
+ALTER TABLE aas.takers ALTER COLUMN taker SET STATISTICS 0, ALTER COLUMN user_id SET STATISTICS 0;
+ALTER TABLE aas.issued ALTER COLUMN taker SET STATISTICS 0;
+ALTER TABLE aas.requests ALTER COLUMN taker SET STATISTICS 0;
+ALTER TABLE aas.allowances ALTER COLUMN taker SET STATISTICS 0;
+
 -- Outcomes of API functions, success first. A refusal is an answer and not an exception, so that the token stays spent.
 CREATE TYPE aas.settle_token_outcome AS ENUM ('spent', 'token_spent');
 COMMENT ON TYPE aas.settle_token_outcome IS 'Outcomes of aas.settle_token';

@@ -277,7 +277,7 @@ COMMENT ON COLUMN qs.sweep.position IS 'Queue id that was looked at last; null: 
 COMMENT ON COLUMN qs.sweep.scrub_day IS
     'Day (UTC) on which the traces of deleted messages were overwritten last. Grows';
 COMMENT ON COLUMN qs.sweep.scrub_block IS
-    'Number of the next page of qs.messages to overwrite; null: the day''s scrub is finished. Changes';
+    'Number of the next page of qs.messages, and of the tables of accounts, to overwrite; null: the day''s scrub is finished. Changes';
 INSERT INTO qs.sweep DEFAULT VALUES;
 
 CREATE TABLE qs.removed (

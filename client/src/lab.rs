@@ -11,7 +11,7 @@ use crate::{
     client::{Client, Group},
     error::{Error, Result},
     group::{Change, GroupState},
-    key_packages,
+    identity, key_packages,
     mailbox::deliveries,
     submit::Submission,
 };
@@ -45,6 +45,14 @@ impl Client {
     /// [`Error::Database`].
     pub fn forget_the_count(&self) -> Result<()> {
         self.session.store.write(key_packages::forget_count)
+    }
+
+    /// Makes it time to look after the user's own devices, as if a day had passed.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub fn forget_the_identity_upkeep(&self) -> Result<()> {
+        self.session.store.write(identity::forget_upkeep)
     }
 }
 

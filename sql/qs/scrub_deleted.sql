@@ -1,5 +1,5 @@
--- qs.scrub_deleted: overwrites the bytes that deleted messages left on disk, one small batch of pages (PRIV-3): once a
--- day, of all messages that autovacuum has taken off their pages by then.
+-- qs.scrub_deleted: overwrites the bytes that deleted messages, and erased accounts, left on disk, one small batch of
+-- pages (PRIV-3, AS-9): once a day, of all rows that autovacuum has taken off their pages by then.
 --
 --   today: UTC
 --
@@ -23,12 +23,21 @@ BEGIN
         outcome := 'done';
         RETURN;
     END IF;
-    -- The table and its TOAST table go side by side; one comes to its end before the other.
-    SELECT bool_or(postern.scrub(t.oid, sweep.scrub_block, pages)) INTO goes_on
-      FROM (SELECT c.oid FROM pg_class c WHERE c.oid = 'qs.messages'::regclass
-            UNION ALL
-            SELECT c.reltoastrelid FROM pg_class c
-             WHERE c.oid = 'qs.messages'::regclass AND c.reltoastrelid <> 0) t;
+    -- All go side by side; one comes to its end before the other. Of messages, no index has more than numbers.
+    WITH tables (oid) AS (
+        SELECT c.oid FROM pg_class c
+         WHERE c.relkind = 'r'
+           AND (c.relnamespace = 'auth'::regnamespace
+                OR c.oid IN ('qs.messages'::regclass, 'aas.takers'::regclass, 'aas.allowances'::regclass,
+                             'aas.issued'::regclass, 'aas.requests'::regclass))
+    ), stored (oid) AS (
+        SELECT t.oid FROM tables t
+        UNION ALL
+        SELECT c.reltoastrelid FROM tables t JOIN pg_class c USING (oid) WHERE c.reltoastrelid <> 0
+        UNION ALL
+        SELECT i.indexrelid FROM tables t JOIN pg_index i ON i.indrelid = t.oid WHERE t.oid <> 'qs.messages'::regclass
+    )
+    SELECT bool_or(postern.scrub(s.oid, sweep.scrub_block, pages)) INTO goes_on FROM stored s;
     UPDATE qs.sweep w
        SET scrub_day = today, scrub_block = CASE WHEN goes_on THEN sweep.scrub_block + pages END
      WHERE w.singleton;

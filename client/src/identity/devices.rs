@@ -139,6 +139,13 @@ pub(crate) async fn upkeep(api: &Api, store: &Store, options: &Options) -> Resul
     })
 }
 
+/// Makes it time for [`upkeep`].
+#[cfg(feature = "lab")]
+pub(crate) fn forget_upkeep(tx: &Tx<'_>) -> Result<()> {
+    tx.sql().execute("DELETE FROM identity_upkeep", [])?;
+    Ok(())
+}
+
 fn last_upkeep(tx: &Tx<'_>) -> Result<Option<u64>> {
     Ok(tx.sql().query_row("SELECT done FROM identity_upkeep", [], |row| row.get(0)).optional()?)
 }

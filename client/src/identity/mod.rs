@@ -16,6 +16,8 @@ mod public_eid;
 mod tests;
 mod verify;
 
+#[cfg(feature = "lab")]
+pub(crate) use self::devices::forget_upkeep;
 pub use self::{
     audit::Audit,
     devices::{Device, DeviceState},

@@ -1,5 +1,6 @@
 //! The promises of the client library, tried with real clients and a real server.
 
+mod accounts;
 mod command_line;
 mod following;
 mod friendship;

@@ -7,7 +7,8 @@ use tokio_postgres::{Client, error::SqlState};
 /// A user with one client, and one commit to the EID.
 async fn register(admin: &Client, name: &str) {
     let register = "SELECT outcome::text FROM auth.register_user(
-                        $1, sha256(convert_to($1, 'UTF8')), 'group info', 'tree', 'eid', sha256(''), sha512(''), NULL)";
+                        $1, sha256(convert_to($1, 'UTF8')), 'group info', 'tree', 'eid', sha256(''), sha512(''), NULL,
+                        sha256(''))";
     let row = admin.query_one(register, &[&name]).await.unwrap();
     assert_eq!(row.get::<_, &str>(0), "registered");
     let commit = "SELECT outcome::text FROM auth.commit_identity(
