@@ -244,6 +244,8 @@ const REFUSALS: &[ProblemType] = &[
     ProblemType::BodyTooLarge,
     ProblemType::NameTaken,
     ProblemType::WrongProof,
+    ProblemType::InvalidProfile,
+    ProblemType::ProfileOutdated,
     ProblemType::ForeignDomain,
     ProblemType::InvalidMls,
     ProblemType::PolicyViolation,

@@ -24,6 +24,7 @@ pub mod label;
 pub mod mls;
 pub mod name;
 pub mod problem;
+pub mod profile;
 pub mod push;
 pub mod qs;
 pub mod sealed;
@@ -34,7 +35,7 @@ pub mod wake;
 
 pub use binary::{
     Address, Attributes, ChainHeader, Ciphertext, FriendshipToken, GroupInfo, HpkePublicKey,
-    IssuedCredential, MessageDigest, MlsMessage, P256PublicKey, Payload, PublicKey, PushAuth, QueueId,
+    IssuedCredential, LookupSecret, MessageDigest, MlsMessage, P256PublicKey, Payload, PublicKey, PushAuth, QueueId,
     RatchetTree, SealedPush, SealedSubscription, Signature, StateKey, StockId, Transcript, TreeHash, Welcome,
     WrongLength,
 };

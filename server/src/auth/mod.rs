@@ -4,12 +4,14 @@
 pub mod commit_identity;
 pub mod delete_account;
 pub mod end_identity;
+pub mod fetch_picture;
 mod identity;
 pub mod look_up_user;
 mod lost_account;
 mod owner;
 pub mod publish_contact;
 pub mod published_keys;
+pub mod put_profile;
 pub mod register_user;
 pub mod rename_user;
 pub mod replace_recovery_key;
@@ -73,9 +75,11 @@ pub fn outcomes() -> Vec<crate::database::outcome::Declared> {
         declared::<commit_identity::CommitIdentityOutcome>(),
         declared::<delete_account::DeleteAccountOutcome>(),
         declared::<end_identity::EndIdentityOutcome>(),
+        declared::<fetch_picture::FetchPictureOutcome>(),
         declared::<look_up_user::LookUpUserOutcome>(),
         declared::<lost_account::AdmitResetOutcome>(),
         declared::<publish_contact::PublishContactOutcome>(),
+        declared::<put_profile::PutProfileOutcome>(),
         declared::<register_user::AdmitRegistrationOutcome>(),
         declared::<register_user::RegisterUserOutcome>(),
         declared::<rename_user::RenameUserOutcome>(),
