@@ -70,9 +70,12 @@ client phone create-group climbing | shown
 client phone invite climbing "$bob"
 client phone invite climbing "$alice"
 
-step "4. Her laptop is in it at once; Bob's device allows it, and the phone adds him."
+step "4. Her laptop is in it at once; Bob is asked, he accepts, and the phone adds him."
 client laptop follow --once | shown
-client bob follow --once | shown
+asked=$(client bob follow --once)
+shown <<<"$asked"
+must_have "$asked" "$alice asks to add you"
+client bob contacts accept "$alice"
 client phone follow --once | shown
 client bob follow --once | shown
 client laptop follow --once | shown

@@ -72,3 +72,44 @@ impl Transport for Direct {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpListener,
+    };
+
+    use super::*;
+
+    /// A server whose answers have a body of so many bytes, and say so or do not.
+    async fn answering(bytes: usize, announced: bool) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("there is a port");
+        let url = format!("http://{}/", listener.local_addr().expect("it has an address"));
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let _ = stream.read(&mut [0; 4096]).await;
+                let length = if announced { format!("content-length: {bytes}\r\n") } else { String::new() };
+                let head = format!("HTTP/1.1 200 OK\r\nconnection: close\r\n{length}\r\n");
+                let _ = stream.write_all(&[head.as_bytes(), &vec![b'a'; bytes]].concat()).await;
+            }
+        });
+        url
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_read_up_to_its_limit_whether_or_not_it_says_how_long_it_is() {
+        let transport = Direct::new().expect("TLS is there");
+        let limits = Limits { time: Duration::from_secs(20), bytes: 100_000 };
+        for (bytes, announced, fits) in
+            [(100_000, true, true), (100_000, false, true), (100_001, true, false), (300_000, false, false)]
+        {
+            let url = answering(bytes, announced).await;
+            let request = http::Request::get(url).body(Vec::new()).expect("it is a request");
+            match transport.carry(request, limits).await {
+                Ok(answer) => assert!(fits && answer.body().len() == bytes, "{bytes}, {announced}"),
+                Err(error) => assert!(!fits && error.is::<TooLong>(), "{bytes}, {announced}: {error}"),
+            }
+        }
+    }
+}

@@ -1,4 +1,4 @@
-//! Errands: tasks that are due without anybody asking, such as answering a contact request or fetching the
+//! Errands: tasks that are due without anybody asking, such as reading a letter or fetching the
 //! KeyPackages of users who are to be added. Every errand is a row in the store until it is done.
 
 use std::{collections::HashSet, time::Duration};
@@ -12,7 +12,7 @@ use crate::{
     group::{self, Change, GroupState, strayed},
     identity, invitations, key_packages, mailbox, push,
     session::Session,
-    store::{Step, Tx},
+    store::{Step, Tx, integer},
 };
 
 impl Session {
@@ -24,8 +24,8 @@ impl Session {
         key_packages::drop_expired(store, group::is_leaf_key_in_use)?;
         goes_on(mailbox::revoke_addresses(store, api).await)?;
         goes_on(self.rotate_mailbox_keys(step).await)?;
-        goes_on(contact::adopt_secrets(store, api).await)?;
-        goes_on(contact::rotate_friendship_token(store, api).await)?;
+        goes_on(contact::read_letters(store, api, &self.options).await)?;
+        goes_on(contact::settle_friendship(store, api).await)?;
         goes_on(key_packages::publish_if_due(store, api).await)?;
         goes_on(push::tell_server(store, api).await)?;
         for group in store.read(strayed::due)? {
@@ -35,9 +35,9 @@ impl Session {
             goes_on(self.go_on(step, &group).await)?;
         }
         goes_on(self.commit_where_due(step).await)?;
-        goes_on(contact::answer_requests(store, api, &self.options).await)?;
         // Before deposits: where a token was replaced, a letter asks for the new one.
         goes_on(key_packages::fetch_key_packages(store, api).await)?;
+        goes_on(contact::write_news(store, api).await)?;
         goes_on(contact::deliver_deposits(store, api).await)?;
         for group in store.read(invitations::waiting_groups)? {
             goes_on(self.add_invited(step, &group).await)?;
@@ -71,11 +71,12 @@ impl Session {
             Ok(tx.sql().query_row(
                 "SELECT EXISTS (SELECT 1 FROM submissions) OR EXISTS (SELECT 1 FROM deposits)
                      OR EXISTS (SELECT 1 FROM outbox) OR EXISTS (SELECT 1 FROM strayed WHERE state IN (1, 2))
-                     OR EXISTS (SELECT 1 FROM received_requests) OR EXISTS (SELECT 1 FROM fetches)
+                     OR EXISTS (SELECT 1 FROM letters WHERE due <= ?1) OR EXISTS (SELECT 1 FROM fetches)
+                     OR EXISTS (SELECT 1 FROM news WHERE due <= ?1) OR EXISTS (SELECT 1 FROM friendship_changes)
                      OR EXISTS (SELECT 1 FROM publications) OR EXISTS (SELECT 1 FROM revocations)
                      OR EXISTS (SELECT 1 FROM identity_commits) OR EXISTS (SELECT 1 FROM eid_claims)
                      OR EXISTS (SELECT 1 FROM groups WHERE introduce = 1 AND active = 1)",
-                [],
+                [integer(tx.now())],
                 |row| row.get(0),
             )?)
         })

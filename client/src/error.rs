@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use postern_protocol::{
     chain::ChainError,
     ds::GroupId,
-    name::NameError,
+    name::{NameError, UserName},
     problem::{Problem, ProblemType},
     push::PushError,
 };
@@ -69,6 +69,14 @@ pub enum Error {
     NoSuchMember(String),
     #[error("none of the user's devices can be reached yet: each can be once its registration is finished")]
     NoContact,
+    #[error("{0} does not ask to be a contact, or it is not verified yet who asks")]
+    NoRequest(UserName),
+    #[error("{0} is not the user of the number that was shown last: show it and compare it anew")]
+    NothingCompared(UserName),
+    #[error(
+        "the code does not fit: the devices of {0}, or yours, are not what both of you see. Compare after both have received; if it does not fit then, somebody stands between you"
+    )]
+    DifferentIdentity(UserName),
     #[error("this device was not told yet how to read what members keep in the group: receive first")]
     NoAttributesKey,
     #[error("others changed the group {0} times meanwhile: try again when it is quieter")]

@@ -70,10 +70,15 @@ pub enum Event {
     Broken { group: GroupId, reason: String },
     /// The server had no room for messages to this device: of this group, or of any if none is named.
     Lost { group: Option<GroupId> },
-    /// A user asked to be allowed to add this one to groups.
-    ContactRequested { user: UserName, accepted: bool },
+    /// A user asks to be allowed to add this one to groups (AS-12), and waits for a decision unless the request was
+    /// `accepted` as this client was told to. One that is not `verified` may be from anybody, and cannot be accepted.
+    ContactRequested { user: UserName, verified: bool, accepted: bool },
     /// A user allows this one to add all of their devices to groups.
     ContactAnswered { user: UserName },
+    /// A user does not allow this one to add them to groups.
+    ContactDeclined { user: UserName },
+    /// A contact deleted their account (AS-11): a device of theirs said so, and the AS knows nobody of that name.
+    ContactDeleted { user: UserName },
     /// The contact queue of a user's device is gone or full.
     ContactUnreachable { user: UserName },
     /// A user's identity was begun anew. The user counts as unknown until a person accepts it (AS-8).
@@ -128,6 +133,8 @@ impl Event {
             | Self::Lost { group: Some(group) } => Some(group),
             Self::ContactRequested { .. }
             | Self::ContactAnswered { .. }
+            | Self::ContactDeclined { .. }
+            | Self::ContactDeleted { .. }
             | Self::ContactUnreachable { .. }
             | Self::IdentityReset { .. }
             | Self::IdentitySplit { .. }

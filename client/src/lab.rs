@@ -47,11 +47,11 @@ impl Client {
         self.session.store.write(key_packages::forget_count)
     }
 
-    /// Makes it time to look after the user's own devices, as if a day had passed.
+    /// Makes it time to look after the user's devices, as if a day had passed.
     ///
     /// # Errors
     /// [`Error::Database`].
-    pub fn forget_the_identity_upkeep(&self) -> Result<()> {
+    pub fn forget_the_upkeep(&self) -> Result<()> {
         self.session.store.write(identity::forget_upkeep)
     }
 }

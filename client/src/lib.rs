@@ -64,7 +64,10 @@ pub use account::{LinkGrant, LinkRequest, recovery_key_of, recovery_words};
 pub use client::{Client, ClientBuilder, Group, Invited, Refounded};
 #[cfg(feature = "lab")]
 pub use clock::Clock;
-pub use contact::{ContactAnswer, ContactRequest, Friend, FriendshipSecrets, Letter, LetterBody, RequestId};
+pub use contact::{
+    Blocks, Contact, ContactAnswer, ContactRequest, ContactsHandover, Edition, Friend, FriendshipSecrets,
+    Letter, LetterBody, ReceivedRequest, RequestId, SafetyNumber, SharedContact, Stamp,
+};
 pub use display::{safe_json, safe_line, safe_text};
 pub use error::{Error, IdentityError, QueueError, Result};
 pub use event::{Event, EventId, Member};

@@ -9,8 +9,10 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// Options of a client. They are not kept: give them each time.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Answer contact requests of anyone that is not blocked.
+    /// Accept contact requests of anyone that is not blocked (AS-12): for bots. Otherwise a person decides.
     pub accept_contacts: bool,
+    /// How many users may wait for a person's decision, and how many letters of strangers for the AS to be asked.
+    pub waiting_requests: u64,
     /// Where the server is now, if not where it was at registration.
     pub server: Option<String>,
     /// How long after this device's last commit in a group it renews its keys there. Less than a
@@ -63,7 +65,8 @@ impl Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
-            accept_contacts: true,
+            accept_contacts: false,
+            waiting_requests: 100,
             server: None,
             update_every: 30 * DAY,
             commit_within: Duration::from_secs(60 * 60),

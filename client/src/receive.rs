@@ -17,6 +17,7 @@ use crate::{
         strayed::{self, State},
     },
     mailbox::{self, KINDS, Queue},
+    options::Options,
     session::Session,
     store::{Step, Tx},
 };
@@ -84,7 +85,9 @@ impl Session {
                     if self.options.record_deliveries {
                         mailbox::deliveries::record(tx, &queue, &payload)?;
                     }
-                    match tx.attempt(|| take_effect(tx, kind, &payload, trees.get(&message.seq))) {
+                    match tx
+                        .attempt(|| take_effect(tx, &self.options, kind, &payload, trees.get(&message.seq)))
+                    {
                         Ok(()) | Err(Rejection::Unread) => {}
                         Err(Rejection::Invalid(reason)) => Event::Ignored { reason }.record(tx)?,
                         Err(Rejection::Doubt { group, reason }) => {
@@ -179,6 +182,7 @@ fn lost(tx: &Tx<'_>, kind: QueueKind, address: Option<&Address>) -> Result<()> {
 
 fn take_effect(
     tx: &Tx<'_>,
+    options: &Options,
     kind: QueueKind,
     payload: &QueuePayload,
     tree: Option<&RatchetTree>,
@@ -186,7 +190,7 @@ fn take_effect(
     match (kind, payload) {
         (QueueKind::Group, QueuePayload::Message(message)) => group::receive(tx, message),
         (QueueKind::Group, QueuePayload::Welcome(welcome)) => group::join(tx, welcome, tree),
-        (QueueKind::Contact, QueuePayload::Deposit(deposit)) => contact::receive_letter(tx, deposit),
+        (QueueKind::Contact, QueuePayload::Deposit(deposit)) => contact::receive_letter(tx, deposit, options),
         (kind, QueuePayload::Lost(Lost { address })) => Ok(lost(tx, kind, address.as_ref())?),
         _ => Err(Rejection::invalid("a message came in by the wrong queue")),
     }

@@ -71,7 +71,7 @@ impl EidState {
 }
 
 /// What stays the same through an incarnation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Founding {
     /// Key of the client in epoch 0.
     pub founder: PublicKey,

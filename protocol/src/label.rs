@@ -48,6 +48,7 @@ labels! {
     PROFILE "Postern profile" "Signature of a client over its user's profile.";
     RECOVERY_KEY "Postern recovery key" "Seed of the key that signs for a recovery key.";
     SECOND_PROOF "Postern second proof" "Signature of a recovery key over what cannot be undone.";
+    SAFETY_NUMBER "Postern safety number" "Hash of a user's identity that people compare.";
     USED_SIGNATURE "Postern used signature" "Hash by which a request's signature is remembered.";
 }
 

@@ -245,11 +245,14 @@ pub struct CountKeyPackages {
 }
 
 /// `POST /qs/key-packages/remove`, signed by the friendship key: deletes a client's stock, and with the
-/// last stock the friendship. 204.
+/// last stock the friendship; or all of it at once. 204.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RemoveKeyPackages {
     pub friendship_token: FriendshipToken,
-    pub stock_id: StockId,
+    /// The stocks of all clients, and the friendship, if absent: its user takes another one, of which a
+    /// client that was removed knows nothing (AS-13).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stock_id: Option<StockId>,
 }
 
 /// `POST /qs/key-packages/rotate`, signed by the friendship key: replaces the token, so that contacts

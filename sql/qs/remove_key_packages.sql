@@ -1,10 +1,10 @@
--- qs.remove_key_packages: removes a client's stock of KeyPackages; the friendship goes with the last stock (QS-6,
--- PRIV-3).
+-- qs.remove_key_packages: removes a client's stock of KeyPackages, or those of all clients; the friendship goes with
+-- the last stock (QS-6, PRIV-3, AS-13).
 --
 --   issuer_key, nonce: the token that pays
 --   lookup: of the friendship token, 32 bytes
 --   signer: Ed25519 key, verified by the caller
---   stock_id: 16 bytes
+--   stock_id: 16 bytes; null: all stocks
 --
 -- Returns removed: also when there was nothing; token_spent; unknown_friendship: also for another signer than its
 -- owner.
@@ -30,7 +30,8 @@ BEGIN
         RETURN;
     END IF;
     DELETE FROM qs.stocks s
-     WHERE s.friendship_id = friendship AND s.stock_id = remove_key_packages.stock_id;
+     WHERE s.friendship_id = friendship
+       AND (remove_key_packages.stock_id IS NULL OR s.stock_id = remove_key_packages.stock_id);
     DELETE FROM qs.friendships f
      WHERE f.friendship_id = friendship
        AND NOT EXISTS (SELECT FROM qs.stocks s WHERE s.friendship_id = friendship);

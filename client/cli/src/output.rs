@@ -84,13 +84,16 @@ fn describe(client: &Client, event: &Event) -> Result<String> {
         Event::Removed { by, members, .. } => format!("{by} removed {}", list(members)),
         Event::Updated { by, .. } => format!("{by} renewed its keys"),
         Event::Left { by, .. } => format!("{by} removed you"),
-        Event::ContactRequested { user, accepted: true } => {
-            format!("{user} may add you to groups now")
-        }
-        Event::ContactRequested { user, .. } => {
-            format!("{user} wanted to add you to a group, and was refused")
-        }
+        Event::ContactRequested { user, accepted: true, .. } => format!("{user} may add you to groups now"),
+        Event::ContactRequested { user, verified: false, .. } => format!(
+            "somebody who says to be {user} asks to add you to groups; the server does not confirm who it is"
+        ),
+        Event::ContactRequested { user, .. } => format!(
+            "{user} asks to add you to groups: `contacts accept {user}`, or `contacts decline {user}`"
+        ),
         Event::ContactAnswered { user } => format!("{user} may be added to groups now"),
+        Event::ContactDeclined { user } => format!("{user} does not want to be added to groups"),
+        Event::ContactDeleted { user } => format!("{user} deleted their account"),
         Event::ContactUnreachable { user } => format!("a device of {user} cannot be reached"),
         Event::IdentityReset { user } => format!(
             "{user} began anew with other devices. Make sure in another way that it is still the same person; \

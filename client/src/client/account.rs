@@ -11,7 +11,7 @@ use postern_protocol::{
 use super::handle::Client;
 use crate::{
     account::Account,
-    contact::Friendship,
+    contact::{self, Friendship},
     error::{Error, Result, goes_on, or_repeated},
     group,
     identity::{self, eid},
@@ -112,6 +112,10 @@ impl Client {
             goes_on(self.group_with_id(&group).leave().await)?;
         }
         let step = session.store.step().await?;
+        let (store, api) = (&*session.store, &session.api);
+        store.write(contact::tell_contacts_of_end)?;
+        goes_on(contact::write_news(store, api).await)?;
+        goes_on(contact::deliver_deposits(store, api).await)?;
         self.give_up_mailboxes(&step).await?;
         let account = session.store.read(Account::load)?;
         let client = account.client_key();

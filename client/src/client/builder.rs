@@ -24,7 +24,7 @@ use crate::{
 /// use postern_client::Client;
 ///
 /// let alice = Client::builder("state/alice").server("http://127.0.0.1:8008").register("alice").await?;
-/// let alice = Client::builder("state/alice").accept_contacts(false).open()?;
+/// let alice = Client::builder("state/alice").open()?;
 ///
 /// // A second device, in three steps.
 /// let laptop = Client::builder("state/laptop").server("http://127.0.0.1:8008");
@@ -72,7 +72,8 @@ impl ClientBuilder {
         self
     }
 
-    /// Whether to answer contact requests of anyone that is not blocked, which is usual.
+    /// Whether to accept contact requests of anyone that is not blocked, as a bot does. Usually a person decides:
+    /// [`Client::contact_requests`].
     #[must_use]
     pub fn accept_contacts(mut self, accept: bool) -> Self {
         self.options.accept_contacts = accept;

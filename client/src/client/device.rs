@@ -141,7 +141,8 @@ impl Client {
     pub(super) async fn give_up_mailboxes(&self, _: &Step<'_>) -> Result<()> {
         let session = &self.session;
         let friendship = session.store.read(Friendship::load)?;
-        let stock = RemoveKeyPackages { friendship_token: friendship.token(), stock_id: friendship.stock_id };
+        let stock =
+            RemoveKeyPackages { friendship_token: friendship.token(), stock_id: Some(friendship.stock_id) };
         let removed = session.api.remove_key_packages(&stock, &friendship.secrets.owner()).await;
         or_repeated(removed, ProblemType::NotFound)?;
         let (group, contact, addresses) = session.store.read(|tx| {

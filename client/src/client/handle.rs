@@ -2,17 +2,16 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use postern_protocol::{PublicKey, ds::GroupId, name::UserName};
+use postern_protocol::{PublicKey, ds::GroupId, eid::EidState, name::UserName};
 
 use super::group::Group;
 use crate::{
     clock::Deadline,
-    contact::{self, Friendship},
     error::{Error, Result},
     event::{self, Event, EventId},
     follow::{self, Follower},
     group::{self, GroupSummary},
-    identity::{self, Audit, Known, VerifiedUser},
+    identity::{self, Audit, Known, Seen, VerifiedUser},
     session::Session,
     tokens::Wallet,
 };
@@ -104,14 +103,6 @@ impl Client {
 
     // Other users
 
-    /// Looks a user up at the AS and verifies the answer (AS-3).
-    ///
-    /// # Errors
-    /// `not-found`, [`Error::Identity`].
-    pub async fn look_up(&self, user: &UserName) -> Result<VerifiedUser> {
-        identity::look_up(&self.session.api, &self.session.store, user).await
-    }
-
     /// Checks the whole history of a user's identity, back to its founder (AS-3). [`Self::look_up`] needs none
     /// of it.
     ///
@@ -130,46 +121,21 @@ impl Client {
         self.session.store.read(|tx| identity::known(tx, user))
     }
 
+    /// Compares a state of a user's identity that somebody else was shown, or the user itself told, with what
+    /// this device was shown. [`Seen::Split`] proves that the AS lied to one of them.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub fn compare(&self, user: &UserName, told: &EidState) -> Result<Seen> {
+        self.session.store.read(|tx| identity::compare(tx, user, told))
+    }
+
     /// The identity that the AS shows instead of the known one. It is the user's once a person says so.
     ///
     /// # Errors
     /// [`Error::Database`].
     pub fn pending_reset(&self, user: &UserName) -> Result<Option<Known>> {
         self.session.store.read(|tx| identity::pending_reset(tx, user))
-    }
-
-    /// Accepts that a user began anew ([`Event::IdentityReset`]), after a person made sure that it is the
-    /// same user. False if nothing waits for that.
-    ///
-    /// # Errors
-    /// [`Error::Database`].
-    pub fn accept_reset(&self, user: &UserName) -> Result<bool> {
-        self.session.store.write(|tx| identity::accept_reset(tx, user))
-    }
-
-    /// Keeps a user from adding this one's devices to further groups (QS-7). All other contacts,
-    /// and the user's own devices, are told another friendship token.
-    ///
-    /// # Errors
-    /// As [`Self::look_up`], for the user's own name.
-    pub async fn block_user(&self, user: &UserName) -> Result<()> {
-        let session = &self.session;
-        if session.store.read(Friendship::load)?.secrets.is_blocked(user) {
-            // A creation that was begun may be unfinished.
-            let step = session.store.step().await?;
-            return session.errands(&step).await;
-        }
-        let own = self.look_up(self.user()).await?;
-        let step = session.store.step().await?;
-        // One after the other: an earlier rotation is at the QS before the next begins.
-        session.errands(&step).await?;
-        let devices: Vec<_> = own
-            .clients
-            .iter()
-            .filter_map(|client| Some((client.client_key, client.contact.as_ref()?)))
-            .collect();
-        session.store.write(|tx| contact::block(tx, user, &devices))?;
-        session.errands(&step).await
     }
 
     // Receiving
@@ -240,7 +206,7 @@ impl Client {
     }
 
     /// Whether something is on its way that a later step has to finish: unanswered
-    /// and unsent messages, groups to come back into, unsent deposits, unanswered contact requests, KeyPackages to fetch or publish,
+    /// and unsent messages, groups to come back into, unread and unsent letters, KeyPackages to fetch or publish,
     /// introductions.
     ///
     /// # Errors

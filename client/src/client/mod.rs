@@ -2,6 +2,7 @@
 
 mod account;
 mod builder;
+mod contacts;
 mod device;
 mod group;
 mod handle;

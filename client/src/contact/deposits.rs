@@ -3,7 +3,10 @@
 use postern_protocol::{Payload, auth::SignedContact, name::UserName};
 use rusqlite::params;
 
-use super::letter::{self, LetterBody};
+use super::{
+    letter::{self, LetterBody},
+    numbers,
+};
 use crate::{
     account::Account,
     error::{Error, Result},
@@ -20,7 +23,8 @@ pub(super) fn write_letter(
     contact: &SignedContact,
     body: &LetterBody,
 ) -> Result<()> {
-    let payload = letter::seal(contact, &account.client_key(), account.credential()?, body)?;
+    let stamp = numbers::next(tx)?;
+    let payload = letter::seal(contact, &account.client_key(), account.credential()?, stamp, body)?;
     tx.sql().execute(
         "INSERT INTO deposits (user, address, payload) VALUES (?1, ?2, ?3)",
         params![user.to_string(), contact.address.as_bytes(), payload.as_bytes()],

@@ -1,21 +1,26 @@
 //! A user's friendship (QS-6): lets contacts add all of the user's devices to groups. The QS hands
 //! KeyPackages out to holders of the friendship token. It cannot read which device is behind each:
-//! that is attached, sealed under the friendship's link key, which no server ever sees. Owns the
-//! table `friendship`.
+//! that is attached, sealed under the friendship's link key, which no server ever sees.
+//!
+//! Another friendship takes the place of the old one when a user is blocked (another token) or a device is
+//! removed (other keys, too). Each has an [`Edition`], so that everybody who hears of two knows which is the later
+//! one, however late and in whatever order. Owns the table `friendship`.
 //!
 //! An attachment is `nonce (12) || AES-256-GCM(len (u16, big endian) || IdentityLink in CBOR ||
 //! zeros up to a multiple of 512 bytes)`, aad = the leaf key of its KeyPackage. The padding is
 //! there because a name's length is known by the length of a credential.
 
-use std::{collections::BTreeSet, fmt};
+use std::fmt;
 
 use postern_protocol::{
-    FriendshipToken, Payload, PublicKey, StockId, encoding::Encoding, key::SigningKey, name::UserName,
+    FriendshipToken, Payload, PublicKey, StockId, eid::EidState, encoding::Encoding, key::SigningKey,
+    name::UserName,
 };
 use rusqlite::OptionalExtension as _;
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
+use super::block::Blocks;
 use crate::{
     error::{Error, Result},
     identity::IdentityLink,
@@ -23,9 +28,22 @@ use crate::{
     store::{Tx, decode, encode},
 };
 
+/// Place of a friendship among those of its user. The point in the life of the user's identity comes first: what a
+/// removed device made up, however high its number, is of an earlier one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Edition {
+    /// Incarnation and epoch of the user's identity when it was made.
+    pub incarnation: u32,
+    pub epoch: u64,
+    /// Greater than that of the friendship before.
+    pub number: u64,
+}
+
 /// The part of a user's friendship that contacts hold.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
 pub struct Friend {
+    #[zeroize(skip)]
+    pub edition: Edition,
     /// Fetches one KeyPackage of each of the user's devices (32 bytes).
     pub friendship_token: FriendshipToken,
     /// Opens the attachments of the KeyPackages (AES-256).
@@ -40,7 +58,7 @@ pub struct FriendshipSecrets {
     owner_seed: [u8; 32],
     /// Users that are not to have it.
     #[zeroize(skip)]
-    blocked: BTreeSet<UserName>,
+    pub(super) blocks: Blocks,
 }
 
 /// The user's friendship, and this device's place in it.
@@ -51,12 +69,29 @@ pub(crate) struct Friendship {
     pub stock_id: StockId,
 }
 
+impl Edition {
+    /// The edition after this one, made at a point in the life of the user's identity.
+    fn next(self, eid: &EidState) -> Self {
+        let made = (eid.incarnation, eid.epoch).max((self.incarnation, self.epoch));
+        Self { incarnation: made.0, epoch: made.1, number: self.number.saturating_add(1) }
+    }
+
+    /// Whether the friendship was made by this point in the life of its user's identity.
+    pub(super) fn is_by(&self, eid: &EidState) -> bool {
+        (self.incarnation, self.epoch) <= (eid.incarnation, eid.epoch)
+    }
+}
+
 impl FriendshipSecrets {
     pub(crate) fn generate() -> Result<Self> {
+        Self::of(Edition::default(), Blocks::default())
+    }
+
+    fn of(edition: Edition, blocks: Blocks) -> Result<Self> {
         Ok(Self {
-            friend: Friend { friendship_token: fresh_token()?, link_key: rand::random() },
+            friend: Friend { edition, friendship_token: fresh_token()?, link_key: rand::random() },
             owner_seed: *SigningKey::generate().seed(),
-            blocked: BTreeSet::new(),
+            blocks,
         })
     }
 
@@ -66,15 +101,25 @@ impl FriendshipSecrets {
 
     /// The same friendship under another token. The link key stays, as the attachments in stock are
     /// sealed under it: with the old token alone there is nothing to open.
-    pub(super) fn without(&self, user: &UserName) -> Result<Self> {
+    pub(super) fn with_another_token(&self, eid: &EidState) -> Result<Self> {
         let mut renewed = self.clone();
         renewed.friend.friendship_token = fresh_token()?;
-        renewed.blocked.insert(user.clone());
+        renewed.friend.edition = self.friend.edition.next(eid);
         Ok(renewed)
     }
 
+    /// Another friendship, of which nothing can be told from the old one's keys. Whom the user blocks stays blocked.
+    pub(super) fn replaced(&self, eid: &EidState) -> Result<Self> {
+        Self::of(self.friend.edition.next(eid), self.blocks.clone())
+    }
+
     pub(crate) fn is_blocked(&self, user: &UserName) -> bool {
-        self.blocked.contains(user)
+        self.blocks.contains(user)
+    }
+
+    /// Whether both have the same owner and link key: then what is in stock for one is good for the other.
+    pub(super) fn shares_stock_with(&self, other: &Self) -> bool {
+        self.owner_seed == other.owner_seed && self.friend.link_key == other.friend.link_key
     }
 }
 
@@ -113,6 +158,13 @@ impl Friendship {
 }
 
 impl Friend {
+    /// Whether this is to take the other one's place. Of two of one edition, which devices made that did not know of
+    /// each other, everybody picks the same.
+    pub(super) fn replaces(&self, other: &Self) -> bool {
+        let rank = |friend: &Self| (friend.edition, *friend.friendship_token.as_bytes());
+        rank(self) > rank(other)
+    }
+
     pub(crate) fn seal_link(&self, leaf_key: &PublicKey, link: &IdentityLink) -> Result<Payload> {
         sealed::seal(&self.link_key, leaf_key, &Encoding::Cbor.encode(link)).map(Payload::new)
     }
@@ -122,15 +174,6 @@ impl Friend {
         let link = sealed::open(&self.link_key, leaf_key, attachment.as_bytes())?;
         Encoding::Cbor.decode(&link).ok()
     }
-}
-
-/// Takes over another friendship, at the place that this device had in the old one.
-pub(super) fn replace(tx: &Tx<'_>, secrets: FriendshipSecrets) -> Result<()> {
-    let mut friendship = Friendship::join(secrets);
-    if let Some(old) = Friendship::find(tx)? {
-        friendship.stock_id = old.stock_id;
-    }
-    friendship.save(tx)
 }
 
 /// Shows nothing of its content.
@@ -154,7 +197,7 @@ fn fresh_token() -> Result<FriendshipToken> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use postern_protocol::{IssuedCredential, Signature};
+    use postern_protocol::{IssuedCredential, Signature, Transcript};
 
     #[test]
     fn friends_read_who_is_behind_a_key_package_and_a_names_length_does_not_show() {
@@ -171,5 +214,33 @@ mod tests {
         assert_eq!(other.friend.open_link(&leaf_key, &sealed), None);
         let longer = friend.seal_link(&leaf_key, &link(260)).unwrap();
         assert_eq!(sealed.as_bytes().len(), longer.as_bytes().len());
+    }
+
+    fn at(epoch: u64) -> EidState {
+        EidState { incarnation: 0, epoch, transcript: Transcript::new([1; 32]) }
+    }
+
+    #[test]
+    fn a_later_friendship_replaces_an_earlier_one_and_no_number_makes_up_for_an_earlier_epoch() {
+        let first = FriendshipSecrets::generate().unwrap();
+        let second = first.with_another_token(&at(3)).unwrap();
+        assert!(second.friend.replaces(&first.friend) && !first.friend.replaces(&second.friend));
+        assert!(second.shares_stock_with(&first));
+        let mut made_up = second.friend.clone();
+        made_up.edition.number = u64::MAX;
+        let after_removal = second.replaced(&at(4)).unwrap();
+        assert!(after_removal.friend.replaces(&made_up));
+        assert!(!after_removal.shares_stock_with(&second));
+        assert_ne!(after_removal.friend.link_key, second.friend.link_key);
+        assert_ne!(after_removal.owner().public_key(), second.owner().public_key());
+        assert!(after_removal.friend.edition.is_by(&at(4)) && !after_removal.friend.edition.is_by(&at(3)));
+    }
+
+    #[test]
+    fn of_two_friendships_made_at_once_everybody_takes_the_same() {
+        let before = FriendshipSecrets::generate().unwrap();
+        let [one, two] = [at(1), at(1)].map(|eid| before.with_another_token(&eid).unwrap());
+        assert_ne!(one.friend.replaces(&two.friend), two.friend.replaces(&one.friend));
+        assert!(!one.friend.replaces(&one.friend));
     }
 }

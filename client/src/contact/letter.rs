@@ -6,11 +6,15 @@
 
 use postern_protocol::{
     Address, HpkePublicKey, IssuedCredential, Payload, PublicKey, Signature, auth::SignedContact,
-    chain::HpkePrivateKey, credential::ClientCredential, encoding::Encoding, key::SigningKey, label::Label,
+    chain::HpkePrivateKey, credential::ClientCredential, eid::EidState, encoding::Encoding, key::SigningKey,
+    label::Label, name::UserName,
 };
 use serde::{Deserialize, Serialize};
 
-use super::friendship::{Friend, FriendshipSecrets};
+use super::{
+    contacts::SharedContact,
+    friendship::{Friend, FriendshipSecrets},
+};
 use crate::error::{Error, Result};
 
 /// From one client to another, signed by its sender for this receiver.
@@ -18,11 +22,22 @@ use crate::error::{Error, Result};
 pub struct Letter {
     /// The sender's, as the AS issued it.
     pub credential: IssuedCredential,
+    pub stamp: Stamp,
     /// A [`LetterBody`] in CBOR.
     pub body: Payload,
-    /// By the sender's client key, over
-    /// `"Postern contact letter" || 0 || receiver's address || body`.
+    /// By the sender's client key, over [`Letter::to_be_signed`].
     pub signature: Signature,
+}
+
+/// When a letter was written: what keeps an old one from being taken for a new one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stamp {
+    /// Seconds since 1970, by the sender's clock.
+    pub time: u64,
+    /// Greater than that of every earlier letter of this sender.
+    pub number: u64,
+    /// The sender's user's identity, as far as the sender knows it.
+    pub eid: EidState,
 }
 
 /// The content of a letter.
@@ -33,10 +48,18 @@ pub enum LetterBody {
     Request(ContactRequest),
     /// "You may."
     Answer(ContactAnswer),
+    /// "You may not."
+    Decline(RequestId),
     /// "This is our friendship now", to contacts that had it before.
     Renewal(Friend),
-    /// The same, to a device of the sender's own user.
+    /// "I was called this before": the credential has the new name.
+    Moved(UserName),
+    /// "My account ends."
+    Gone,
+    /// "This is our friendship now, and whom we block", to a device of the sender's own user.
     Secrets(FriendshipSecrets),
+    /// "This is what we agreed with a contact", to a device of the sender's own user.
+    Contact(SharedContact),
 }
 
 /// "I would like to add you to groups."
@@ -63,7 +86,47 @@ pub type RequestId = postern_protocol::QueueId;
 #[derive(Debug, Clone)]
 pub(super) struct OpenedLetter {
     pub sender: ClientCredential,
+    pub stamp: Stamp,
     pub body: LetterBody,
+}
+
+impl Letter {
+    /// `"Postern contact letter" || 0 || receiver's address || time as u64 || number as u64 || incarnation as u32 ||
+    /// epoch as u64 || transcript || len(credential) as u32 || credential || body`, numbers big-endian.
+    ///
+    /// # Panics
+    /// If the credential has more than 4 GiB.
+    pub fn to_be_signed(
+        receiver: &Address,
+        credential: &IssuedCredential,
+        stamp: &Stamp,
+        body: &Payload,
+    ) -> Vec<u8> {
+        let length = u32::try_from(credential.as_bytes().len()).expect("a credential has less than 4 GiB");
+        Label::CONTACT_LETTER.followed_by(&[
+            receiver.as_bytes(),
+            &stamp.time.to_be_bytes(),
+            &stamp.number.to_be_bytes(),
+            &stamp.eid.to_bytes(),
+            &length.to_be_bytes(),
+            credential.as_bytes(),
+            body.as_bytes(),
+        ])
+    }
+}
+
+impl LetterBody {
+    /// Letters of one subject replace each other: the later one says all that counts.
+    pub(super) fn subject(&self) -> String {
+        match self {
+            Self::Request(_) => "request".to_owned(),
+            Self::Answer(_) | Self::Decline(_) => "answer".to_owned(),
+            Self::Renewal(_) => "renewal".to_owned(),
+            Self::Moved(_) | Self::Gone => "account".to_owned(),
+            Self::Secrets(_) => "secrets".to_owned(),
+            Self::Contact(contact) => format!("contact {}", contact.user),
+        }
+    }
 }
 
 /// Signs and seals a letter to a contact.
@@ -71,11 +134,12 @@ pub(super) fn seal(
     to: &SignedContact,
     client: &SigningKey,
     credential: IssuedCredential,
+    stamp: Stamp,
     body: &LetterBody,
 ) -> Result<Payload> {
     let body = Payload::new(Encoding::Cbor.encode(body));
-    let signature = client.sign(&to_be_signed(&to.address, &body));
-    let letter = Encoding::Cbor.encode(&Letter { credential, body, signature });
+    let signature = client.sign(&Letter::to_be_signed(&to.address, &credential, &stamp, &body));
+    let letter = Encoding::Cbor.encode(&Letter { credential, stamp, body, signature });
     Ok(Payload::new(seal_to(&to.hpke_key, Label::CONTACT_SEAL.as_bytes(), to.address.as_bytes(), &letter)?))
 }
 
@@ -84,13 +148,14 @@ pub(super) fn open(payload: &Payload, address: &Address, private: &HpkePrivateKe
     let letter = private.open(Label::CONTACT_SEAL.as_bytes(), address.as_bytes(), payload.as_bytes()).ok()?;
     let letter: Letter = Encoding::Cbor.decode(&letter).ok()?;
     let sender = ClientCredential::parse(&letter.credential).ok()?;
-    sender.client_key.verify(&to_be_signed(address, &letter.body), &letter.signature).ok()?;
+    let signed = Letter::to_be_signed(address, &letter.credential, &letter.stamp, &letter.body);
+    sender.client_key.verify(&signed, &letter.signature).ok()?;
     let body: LetterBody = Encoding::Cbor.decode(letter.body.as_bytes()).ok()?;
     let answerable = match &body {
         LetterBody::Request(request) => is_of(&request.contact, sender.client_key),
         _ => true,
     };
-    answerable.then_some(OpenedLetter { sender, body })
+    answerable.then_some(OpenedLetter { sender, stamp: letter.stamp, body })
 }
 
 /// Seals the friendship for a device that is being added to the user; `client_key` is the
@@ -122,14 +187,10 @@ fn is_of(contact: &SignedContact, client: PublicKey) -> bool {
     contact.verify(client).is_ok()
 }
 
-fn to_be_signed(receiver: &Address, body: &Payload) -> Vec<u8> {
-    Label::CONTACT_LETTER.followed_by(&[receiver.as_bytes(), body.as_bytes()])
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use postern_protocol::name::Domain;
+    use postern_protocol::{Transcript, name::Domain};
 
     struct Person {
         client: SigningKey,
@@ -165,12 +226,20 @@ mod tests {
         })
     }
 
+    fn stamp() -> Stamp {
+        Stamp { time: 1, number: 2, eid: EidState::founded(0, Transcript::new([3; 32])) }
+    }
+
+    fn sealed(to: &Person, by: &Person, credential: &IssuedCredential, body: &LetterBody) -> Payload {
+        seal(&to.contact, &by.client, credential.clone(), stamp(), body).unwrap()
+    }
+
     #[test]
     fn only_the_receiver_reads_a_letter_and_knows_who_wrote_it() {
         let (alice, bob, eve) = (person("alice"), person("bob"), person("eve"));
-        let sealed = seal(&bob.contact, &alice.client, alice.credential.clone(), &request(&alice)).unwrap();
+        let sealed = sealed(&bob, &alice, &alice.credential, &request(&alice));
         let letter = open(&sealed, &bob.contact.address, &bob.hpke).unwrap();
-        assert_eq!(letter.sender.client_key, alice.client.public_key());
+        assert_eq!((letter.sender.client_key, letter.stamp), (alice.client.public_key(), stamp()));
         assert!(open(&sealed, &bob.contact.address, &eve.hpke).is_none());
         assert!(open(&sealed, &eve.contact.address, &bob.hpke).is_none());
         let mut damaged = sealed.into_bytes();
@@ -181,11 +250,36 @@ mod tests {
     #[test]
     fn a_letter_cannot_be_passed_on_or_taken_over() {
         let (alice, bob, eve) = (person("alice"), person("bob"), person("eve"));
-        let in_alices_name =
-            seal(&bob.contact, &eve.client, alice.credential.clone(), &request(&alice)).unwrap();
+        let in_alices_name = sealed(&bob, &eve, &alice.credential, &request(&alice));
         assert!(open(&in_alices_name, &bob.contact.address, &bob.hpke).is_none());
-        let with_alices_contact =
-            seal(&bob.contact, &eve.client, eve.credential.clone(), &request(&alice)).unwrap();
+        let with_alices_contact = sealed(&bob, &eve, &eve.credential, &request(&alice));
         assert!(open(&with_alices_contact, &bob.contact.address, &bob.hpke).is_none());
+    }
+
+    #[test]
+    fn no_part_of_a_letter_can_be_exchanged() {
+        let (alice, bob, eve) = (person("alice"), person("bob"), person("eve"));
+        let body = Payload::new(Encoding::Cbor.encode(&LetterBody::Gone));
+        let address = &bob.contact.address;
+        let signature = alice.client.sign(&Letter::to_be_signed(address, &alice.credential, &stamp(), &body));
+        let letter = Letter { credential: alice.credential.clone(), stamp: stamp(), body, signature };
+        let opens = |letter: &Letter| {
+            let letter = Encoding::Cbor.encode(letter);
+            let info = Label::CONTACT_SEAL.as_bytes();
+            let sealed = seal_to(&bob.contact.hpke_key, info, address.as_bytes(), &letter).unwrap();
+            open(&Payload::new(sealed), address, &bob.hpke).is_some()
+        };
+        assert!(opens(&letter));
+        let elsewhere = EidState::founded(1, Transcript::new([3; 32]));
+        for stamp in [
+            Stamp { time: 2, ..stamp() },
+            Stamp { number: 3, ..stamp() },
+            Stamp { eid: elsewhere, ..stamp() },
+        ] {
+            assert!(!opens(&Letter { stamp, ..letter.clone() }));
+        }
+        let another = Payload::new(Encoding::Cbor.encode(&LetterBody::Decline(RequestId::new([1; 16]))));
+        assert!(!opens(&Letter { body: another, ..letter.clone() }));
+        assert!(!opens(&Letter { credential: eve.credential, ..letter }));
     }
 }

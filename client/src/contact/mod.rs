@@ -1,27 +1,42 @@
-//! First contact (QS-2) and friendships (QS-6): a client that wants to add a user to groups asks
+//! First contact (QS-2, AS-12) and friendships (QS-6): a client that wants to add a user to groups asks
 //! the user's devices through their contact queues, and gets the user's friendship through its
-//! own. Nobody between sees more than a sealed deposit.
+//! own, if the user accepts. Nobody between sees more than a sealed deposit.
 
 mod block;
+mod contacts;
 mod deposits;
-mod friends;
 mod friendship;
+mod handover;
 mod letter;
-mod own_devices;
-mod receive;
+mod letters;
+mod list;
+mod news;
+mod numbers;
 mod requests;
+mod rotation;
+mod safety_number;
 
-pub(crate) use self::{
-    block::{block, rotate_friendship_token},
-    deposits::deliver_deposits,
-    friends::{forget_friend, friend},
-    friendship::Friendship,
-    letter::{open_secrets, seal_secrets},
-    own_devices::adopt_secrets,
-    receive::receive_letter,
-    requests::{answer_requests, ask},
-};
 pub use self::{
-    friendship::{Friend, FriendshipSecrets},
-    letter::{ContactAnswer, ContactRequest, Letter, LetterBody, RequestId},
+    block::Blocks,
+    contacts::SharedContact,
+    friendship::{Edition, Friend, FriendshipSecrets},
+    handover::ContactsHandover,
+    letter::{ContactAnswer, ContactRequest, Letter, LetterBody, RequestId, Stamp},
+    list::Contact,
+    requests::ReceivedRequest,
+    safety_number::SafetyNumber,
+};
+pub(crate) use self::{
+    block::{block, unblock},
+    contacts::{forget_friend, friend},
+    deposits::deliver_deposits,
+    friendship::Friendship,
+    handover::{handover, take_over},
+    letter::{open_secrets, seal_secrets},
+    letters::{read_again, read_letters, receive_letter},
+    list::list,
+    news::{tell_contacts_of_end, tell_contacts_of_name, write_news},
+    requests::{accept, ask, decline, received},
+    rotation::{doubt, rotate_after_removal, settle_friendship},
+    safety_number::{compare_code, confirm, show},
 };

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     event::Member,
-    invitations, key_packages,
+    identity, invitations, key_packages,
     mls::{self, LeafSigner},
     store::Tx,
 };
@@ -120,7 +120,10 @@ impl GroupState {
 pub(crate) fn add_invited(tx: &Tx<'_>, group: &GroupState) -> Result<Option<Change>> {
     let mut leaf_keys = Vec::new();
     for client_key in invitations::of_group(tx, &group.id)? {
-        leaf_keys.extend(key_packages::key_package_of(tx, &client_key)?);
+        // A device may have been removed since it was invited (AS-13).
+        if identity::confirmed(tx, &client_key)?.is_some() {
+            leaf_keys.extend(key_packages::key_package_of(tx, &client_key)?);
+        }
     }
     Ok((!leaf_keys.is_empty()).then_some(Change::Add(leaf_keys)))
 }

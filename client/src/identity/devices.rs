@@ -150,6 +150,13 @@ fn last_upkeep(tx: &Tx<'_>) -> Result<Option<u64>> {
     Ok(tx.sql().query_row("SELECT done FROM identity_upkeep", [], |row| row.get(0)).optional()?)
 }
 
+/// Makes the next look at the user's devices due.
+#[cfg(feature = "lab")]
+pub(crate) fn forget_upkeep(tx: &Tx<'_>) -> Result<()> {
+    tx.sql().execute("DELETE FROM identity_upkeep", [])?;
+    Ok(())
+}
+
 fn name_of(tx: &Tx<'_>, device: &PublicKey) -> Result<Option<String>> {
     Ok(tx
         .sql()

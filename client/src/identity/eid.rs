@@ -29,6 +29,7 @@ use super::{
 };
 use crate::{
     account::{self, Account},
+    contact,
     error::{Error, Result},
     mls::{self, CIPHERSUITE, LeafSigner},
     server::Api,
@@ -297,7 +298,9 @@ pub(super) async fn settle(api: &Api, store: &Store, account: &Account) -> Resul
         Ok(_) => {
             return store.write(|tx| {
                 accepted(tx, account, &commit)?;
-                rename.map_or(Ok(()), |(to, _)| account::take_name(tx, &account.user, &to))
+                let Some((to, _)) = rename else { return Ok(()) };
+                account::take_name(tx, &account.user, &to)?;
+                contact::tell_contacts_of_name(tx, &account.user)
             });
         }
         // The month's changes of name are used up, or nobody knows what became of it.
@@ -310,7 +313,7 @@ pub(super) async fn settle(api: &Api, store: &Store, account: &Account) -> Resul
         && account::was_renamed(api, store, to).await?
     {
         // It was accepted, with the answer lost.
-        return Ok(());
+        return store.write(|tx| contact::tell_contacts_of_name(tx, &account.user));
     }
     // It may have been accepted, with the answer lost: then it is in the log.
     lookup::look_up(api, store, &account.user).await?;
@@ -364,6 +367,9 @@ fn apply_own(tx: &Tx<'_>, group: &mut MlsGroup) -> Result<()> {
     forget_commit(tx)?;
     for device in &removed {
         known::forget_client(tx, device)?;
+    }
+    if !removed.is_empty() {
+        contact::rotate_after_removal(tx)?;
     }
     Ok(())
 }

@@ -7,6 +7,7 @@ mod claims;
 mod credential;
 mod devices;
 pub(crate) mod eid;
+mod handover;
 mod issuer;
 mod known;
 mod link;
@@ -32,5 +33,6 @@ pub(crate) use self::{
     credential::{obtain_credential, renew_credential, verified},
     devices::{device_named, devices, name_device, upkeep},
     known::{accept_reset, compare, confirmed, known, own_state, pending_reset, rename, set_verified},
+    handover::{Pin, pins, take_over_pins},
     lookup::look_up,
 };

@@ -7,11 +7,9 @@ mod publish;
 mod stock;
 mod theirs;
 
-#[cfg(feature = "lab")]
-pub(crate) use self::publish::forget_count;
 pub(crate) use self::{
     fetch::fetch_key_packages,
-    publish::publish_if_due,
+    publish::{forget_count, publish_elsewhere, publish_if_due},
     stock::{addresses, drop_expired, holds, used},
     theirs::{end_reservations, forget_invited, key_package_of, reserve_key_package, use_key_package},
 };

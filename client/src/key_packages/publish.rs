@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     account::Account,
-    contact::Friendship,
+    contact::{self, Friendship},
     error::{Error, Result},
     mailbox::{Queue, add_addresses, fresh_address},
     server::Api,
@@ -69,7 +69,7 @@ pub(crate) async fn publish_if_due(store: &Store, api: &Api) -> Result<()> {
     match api.publish_key_packages(&body, &friendship.secrets.owner()).await {
         // The next run starts anew. The other device's letter is read by then, if there is one.
         Err(error) if error.problem() == Some(ProblemType::NotFound) && last.is_some() => {
-            return store.write(stock::unpublished);
+            return store.write(contact::doubt);
         }
         Err(error) if error.refusal().is_some() => {
             store.write(stock::refused)?;
@@ -80,8 +80,14 @@ pub(crate) async fn publish_if_due(store: &Store, api: &Api) -> Result<()> {
     store.write(stock::published)
 }
 
+/// Publishes with the next errands under another friendship: `first`, which this device made and nobody published under
+/// yet, or one that another device did.
+pub(crate) fn publish_elsewhere(tx: &Tx<'_>, first: bool) -> Result<()> {
+    stock::give_up(tx)?;
+    if first { stock::unpublished(tx) } else { stock::publish_anew(tx) }
+}
+
 /// Makes it time to ask the QS how many are left.
-#[cfg(feature = "lab")]
 pub(crate) fn forget_count(tx: &Tx<'_>) -> Result<()> {
     stock::counted(tx, 0)
 }

@@ -101,6 +101,12 @@ pub(super) fn unpublished(tx: &Tx<'_>) -> Result<()> {
     Ok(())
 }
 
+/// Makes it time to publish again.
+pub(super) fn publish_anew(tx: &Tx<'_>) -> Result<()> {
+    tx.sql().execute("UPDATE stock_state SET published = 0", [])?;
+    Ok(())
+}
+
 /// Notes when the QS was asked how many packages are left; 0: as if long ago.
 pub(super) fn counted(tx: &Tx<'_>, at: u64) -> Result<()> {
     tx.sql().execute("UPDATE stock_state SET counted = ?1", [integer(at)])?;

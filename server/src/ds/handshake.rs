@@ -53,8 +53,6 @@ pub struct Next {
     pub joiners: Vec<Joiner>,
     /// Joiners that no longer need the tree of their Welcome, with the epoch that added them.
     pub caught_up: Vec<(u64, PublicKey)>,
-    /// Leaves whose removal the DS had proposed, and that are still there: an external commit took no notice.
-    pub lapsed: Vec<u32>,
 }
 
 pub struct Joiner {
@@ -106,14 +104,7 @@ pub fn handle(
             check_committable(&group, submission.rules, ds)?;
             group.proposals.push(submission.message.clone());
             let recipients = others(&group.roster, sender, &HashSet::new());
-            Ok(Next {
-                group,
-                is_commit: false,
-                recipients,
-                joiners: Vec::new(),
-                caught_up: Vec::new(),
-                lapsed: Vec::new(),
-            })
+            Ok(Next { group, is_commit: false, recipients, joiners: Vec::new(), caught_up: Vec::new() })
         }
     }
 }
@@ -289,21 +280,11 @@ fn apply(
         _ => HashSet::new(),
     };
     let recipients = others(&group.roster, by, &replaced);
-    let lapsed = group
-        .roster
-        .members()
-        .iter()
-        .filter(|member| member.record.removal_proposed)
-        .filter(|member| {
-            roster.member(member.leaf).is_some_and(|next| next.record.since == member.record.since)
-        })
-        .map(|member| member.leaf)
-        .collect();
     let mut group = Group { group_info: group_info.clone(), proposals: Vec::new(), roster, policy, ..group };
     let stays = |leaf| group.roster.member(leaf).is_some_and(|member| member.record.since < epoch);
     group.attributes.retain(|leaf, _| stays(*leaf));
     group.attach(submission.attributes, |of| of.leaf == committer || of.record.since == epoch)?;
-    Ok(Next { group, is_commit: true, recipients, joiners, caught_up, lapsed })
+    Ok(Next { group, is_commit: true, recipients, joiners, caught_up })
 }
 
 fn view(group: &Group) -> View<'_> {

@@ -69,10 +69,7 @@ pub async fn submit_message(ds: Ds, request: Request, payment: Payment) -> Outco
                 // A commit shows that a member is active, who can commit removals.
                 let active_since = day(today()).saturating_sub(loaded.rules.inactive_days);
                 let committed_before = step.roster.is_some().then_some(active_since);
-                let mut due = step.lapsed;
-                due.extend(propose_removal::due(&step.members, &gone, committed_before));
-                due.sort_unstable();
-                due.dedup();
+                let due = propose_removal::due(&step.members, &gone, committed_before);
                 if !due.is_empty() {
                     propose_removal::propose(&ds, &group_id, &message.body.state_key, due);
                 }
@@ -188,8 +185,6 @@ struct Step {
     caught_up: Vec<Vec<u8>>,
     /// The members after the message.
     members: Roster,
-    /// Leaves whose removal the DS has to propose anew.
-    lapsed: Vec<u32>,
 }
 
 impl Step {
@@ -323,7 +318,6 @@ fn validate_handshake(
     step.deliver(&message.payload(), body.urgency.unwrap_or(Urgency::VeryLow), next.recipients);
     let tag = |(epoch, key_of): &(u64, PublicKey)| joiner_tag(key, *epoch, key_of);
     step.caught_up = next.caught_up.iter().map(tag).collect();
-    step.lapsed = next.lapsed;
     if !next.is_commit {
         step.replace(stored.seal_proposal(key, &next.group));
         step.members = next.group.roster;

@@ -1,4 +1,5 @@
-//! `POST /qs/key-packages/remove` (QS-6): removes the KeyPackages of a client that goes.
+//! `POST /qs/key-packages/remove` (QS-6): removes the KeyPackages of a client that goes, or of all
+//! clients of a user that takes another friendship.
 
 use http::StatusCode;
 use postern_protocol::{problem::ProblemType, qs::RemoveKeyPackages};
@@ -25,7 +26,7 @@ pub async fn remove_key_packages(qs: Qs, request: Request, payment: Payment) -> 
             &[
                 &body.friendship_token.lookup().as_slice(),
                 &signer.as_bytes().as_slice(),
-                &body.stock_id.as_bytes().as_slice(),
+                &body.stock_id.as_ref().map(|stock_id| stock_id.as_bytes().as_slice()),
             ],
         )
         .await?;

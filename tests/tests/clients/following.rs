@@ -13,7 +13,7 @@ use postern_protocol::{
 use postern_tests_kit::{BadLine, PATIENCE, World, befriend, joined};
 
 fn options() -> Options {
-    Options { durable: false, return_after: Duration::ZERO, ..Options::default() }
+    Options { accept_contacts: true, durable: false, return_after: Duration::ZERO, ..Options::default() }
 }
 
 fn with(client: Client, options: Options) -> Client {

@@ -14,7 +14,7 @@ fn with(client: Client, options: Options) -> Client {
 }
 
 fn eager() -> Options {
-    Options { durable: false, commit_within: Duration::ZERO, ..Options::default() }
+    Options { accept_contacts: true, durable: false, commit_within: Duration::ZERO, ..Options::default() }
 }
 
 /// A client that waits for others to do it.

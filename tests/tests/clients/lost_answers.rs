@@ -5,14 +5,18 @@
 use std::time::Duration;
 
 use postern_client::{Client, Error, Event, Group, Options};
-use postern_protocol::{ds::GroupId, problem::ProblemType, qs::QueueKind};
+use postern_protocol::{
+    ds::GroupId,
+    problem::{Problem, ProblemType},
+    qs::QueueKind,
+};
 use postern_tests_kit::{BadLine, PATIENCE, PushService, World, befriend, joined};
 
 /// The client's own attempts at one request.
 const ALL_ATTEMPTS: usize = 4;
 
 fn options() -> Options {
-    Options { durable: false, return_after: Duration::ZERO, ..Options::default() }
+    Options { accept_contacts: true, durable: false, return_after: Duration::ZERO, ..Options::default() }
 }
 
 async fn register(world: &World, line: &BadLine, name: &str) -> Result<Client, Error> {
@@ -220,7 +224,14 @@ async fn a_registration_whose_answer_was_lost_is_taken_up_with_the_same_key() {
         assert_eq!(line.mend(), times);
         if times == ALL_ATTEMPTS {
             assert!(first.err().expect("there is no answer").is_passing());
-            // The account exists by now. Tokens cannot be had yet, which says nothing about the key.
+            // The account exists by now. A refusal for now says nothing about the key.
+            let body = Problem::new(ProblemType::TooManyRegistrations).to_json();
+            let head = format!("HTTP/1.1 429 Too Many Requests\r\ncontent-length: {}\r\n\r\n", body.len());
+            line.answer("POST /as/users", 100, &[head.as_bytes(), &body].concat());
+            let error = register(&world, &line, name).await.err().expect("it is refused for now");
+            assert_eq!(error.problem(), Some(ProblemType::TooManyRegistrations));
+            line.mend();
+            // Neither does a lack of tokens.
             let away = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n";
             line.answer("POST /aas/token-request", 100, away);
             let error = register(&world, &line, name).await.err().expect("there are no tokens");

@@ -2,8 +2,10 @@
 
 mod accounts;
 mod command_line;
+mod contacts;
 mod following;
 mod friendship;
 mod groups;
+mod identities;
 mod lost_answers;
 mod push;

@@ -24,6 +24,7 @@ Examples:
   postern-client --state alice invite climbing bob@example.localhost
   postern-client --state alice send climbing 'See you at six'
   postern-client --state alice follow
+  postern-client --state bob   contacts accept alice@example.localhost
 
   A second device:
   postern-client --state laptop link-request alice@example.localhost > request
@@ -54,9 +55,9 @@ struct Global {
     /// Print JSON, one object a line
     #[arg(long, global = true)]
     json: bool,
-    /// Refuse all requests to add this device to groups
+    /// Accept everyone that asks to be a contact, as a bot does
     #[arg(long, global = true)]
-    refuse_contacts: bool,
+    accept_contacts: bool,
 }
 
 #[derive(Subcommand)]
@@ -68,7 +69,12 @@ enum Command {
     #[command(flatten)]
     Groups(groups::Command),
     #[command(flatten)]
-    Contacts(contacts::Command),
+    Invitations(contacts::Invitation),
+    /// Other users: who may add you to groups, and who is who
+    Contacts {
+        #[command(subcommand)]
+        command: Option<contacts::Command>,
+    },
     #[command(flatten)]
     Messages(messages::Command),
     #[command(flatten)]
@@ -81,7 +87,8 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Account(command) => account::run(&global, command).await,
         Command::Devices(command) => devices::run(&global, command).await,
         Command::Groups(command) => groups::run(&global, command).await,
-        Command::Contacts(command) => contacts::run(&global, command).await,
+        Command::Invitations(command) => contacts::run_invitation(&global, command).await,
+        Command::Contacts { command } => contacts::run(&global, command.unwrap_or_default()).await,
         Command::Messages(command) => messages::run(&global, command).await,
         Command::Push(command) => push::run(&global, command).await,
     }
@@ -89,7 +96,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
 
 impl Global {
     fn builder(&self) -> ClientBuilder {
-        let builder = Client::builder(&self.state).accept_contacts(!self.refuse_contacts);
+        let builder = Client::builder(&self.state).accept_contacts(self.accept_contacts);
         match &self.server {
             Some(server) => builder.server(server),
             None => builder,

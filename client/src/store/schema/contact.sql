@@ -1,33 +1,77 @@
 -- This user's friendship, which all of its devices share, and this device's place in it.
 CREATE TABLE friendship (
     one INTEGER PRIMARY KEY CHECK (one = 1),
-    friendship BLOB NOT NULL            -- a Friendship in CBOR
+    friendship BLOB NOT NULL,           -- a Friendship in CBOR
+    unknown INTEGER NOT NULL DEFAULT 0  -- 1: the QS does not know it any more
 ) STRICT;
 
--- A friendship token that is on its way to replace another.
-CREATE TABLE rotations (
-    one INTEGER PRIMARY KEY CHECK (one = 1),
-    rotation BLOB NOT NULL              -- a RotateFriendshipToken in CBOR
+-- Changes of this user's friendships that the QS is to be asked for, in order.
+CREATE TABLE friendship_changes (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    change BLOB NOT NULL                -- a Change in CBOR
 ) STRICT;
 
--- Friendships that devices sent which say that they are this user's, until the AS was asked.
-CREATE TABLE received_secrets (client_key BLOB PRIMARY KEY, secrets BLOB NOT NULL) STRICT;
+-- What this user and others agreed on.
+CREATE TABLE contacts (
+    user TEXT PRIMARY KEY,
+    founding BLOB NOT NULL,             -- transcript of epoch 0 of the user's identity that it holds for
+    friend BLOB,                        -- a Friend in CBOR: the friendship that the user gave to this one
+    given INTEGER NOT NULL,             -- 1: the user was given this one's
+    decided INTEGER NOT NULL            -- when that was decided, in seconds since 1970; 0: never
+) STRICT;
 
--- Friendships that users gave to this one.
-CREATE TABLE friends (user TEXT PRIMARY KEY, friend BLOB NOT NULL) STRICT;
-
--- Clients that this device gave the user's friendship, and where they hear of another.
-CREATE TABLE given (client_key BLOB PRIMARY KEY, user TEXT NOT NULL, contact BLOB NOT NULL) STRICT;
-
--- Contact requests of this device that were not answered yet.
+-- Contact requests of this device.
 CREATE TABLE requests (
-    request_id BLOB PRIMARY KEY,
-    client_key BLOB NOT NULL,           -- the client that was asked
-    user TEXT NOT NULL
+    client_key BLOB PRIMARY KEY,        -- the client that was asked
+    request_id BLOB NOT NULL,
+    user TEXT NOT NULL,
+    declined INTEGER NOT NULL           -- 1: it was declined, and may be accepted all the same
 ) STRICT;
 
--- Contact requests of others that were not answered yet.
-CREATE TABLE received_requests (request_id BLOB PRIMARY KEY, request BLOB NOT NULL) STRICT;
+-- Contact requests of others, verified, that wait for a person.
+CREATE TABLE received_requests (
+    client_key BLOB PRIMARY KEY,        -- the client that asks
+    user TEXT NOT NULL,
+    request_id BLOB NOT NULL,
+    contact BLOB NOT NULL,              -- a SignedContact in CBOR: where the answer goes
+    time INTEGER NOT NULL,              -- when the user asked first, in seconds since 1970
+    declined INTEGER NOT NULL           -- 1: a person declined it
+) STRICT;
+
+-- Letters that came in and whose senders the AS has to confirm; of each sender and subject the last one.
+CREATE TABLE letters (
+    client_key BLOB NOT NULL,           -- the sender
+    subject TEXT NOT NULL,
+    user TEXT NOT NULL,                 -- the user that the sender says it belongs to
+    number INTEGER NOT NULL,
+    time INTEGER NOT NULL,              -- seconds since 1970, by the sender's clock
+    stamp BLOB NOT NULL,                -- a Stamp in CBOR
+    body BLOB NOT NULL,                 -- a LetterBody in CBOR
+    stranger INTEGER NOT NULL,          -- 1: no lookup had confirmed the sender when it came
+    due INTEGER NOT NULL,               -- when the AS is asked (again), in seconds since 1970
+    shown INTEGER NOT NULL DEFAULT 0,   -- 1: it was told that it is here and not verified
+    PRIMARY KEY (client_key, subject)
+) STRICT;
+
+-- The last letter that was read of each sender and subject, until it would be too old.
+CREATE TABLE letter_numbers (
+    client_key BLOB NOT NULL,
+    subject TEXT NOT NULL,
+    number INTEGER NOT NULL,
+    time INTEGER NOT NULL,              -- seconds since 1970, by the sender's clock
+    PRIMARY KEY (client_key, subject)
+) STRICT;
+
+-- The number of this device's last letter.
+CREATE TABLE letter_clock (one INTEGER PRIMARY KEY CHECK (one = 1), number INTEGER NOT NULL) STRICT;
+
+-- News for contacts and for this user's other devices, until letters are written.
+CREATE TABLE news (
+    user TEXT NOT NULL,
+    news BLOB NOT NULL,                 -- a News in CBOR
+    due INTEGER NOT NULL,               -- when to try (again), in seconds since 1970
+    PRIMARY KEY (user, news)
+) STRICT;
 
 -- Sealed letters on their way to contact queues.
 CREATE TABLE deposits (
@@ -35,4 +79,10 @@ CREATE TABLE deposits (
     user TEXT NOT NULL,
     address BLOB NOT NULL,
     payload BLOB NOT NULL
+) STRICT;
+
+-- Identities of users as the safety number showed them last.
+CREATE TABLE safety_numbers (
+    user TEXT PRIMARY KEY,
+    shown BLOB NOT NULL                 -- a Shown in CBOR
 ) STRICT;

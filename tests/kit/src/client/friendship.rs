@@ -44,7 +44,8 @@ impl Friendship {
         Call::post("/qs/key-packages/count").with(&body).signed_by(&self.key)
     }
 
-    pub fn removing(&self, stock_id: StockId) -> Call {
+    /// Removes a client's stock, or those of all clients.
+    pub fn removing(&self, stock_id: Option<StockId>) -> Call {
         let body = RemoveKeyPackages { friendship_token: self.token, stock_id };
         Call::post("/qs/key-packages/remove").with(&body).signed_by(&self.key)
     }

@@ -33,9 +33,14 @@ struct Rule {
     instead: Option<Vec<u8>>,
 }
 
-#[derive(Debug, Default)]
+/// An answer's body, changed on the way.
+type Rewrite = dyn Fn(Vec<u8>) -> Vec<u8> + Send + Sync;
+
+#[derive(Default)]
 struct State {
     rule: Mutex<Option<Rule>>,
+    /// The changes of bodies, each with the text in the head of the requests that it is for.
+    rewrites: Mutex<Vec<(String, Arc<Rewrite>)>>,
     /// The first line of every request, in order.
     requests: Mutex<Vec<String>>,
     cuts: AtomicUsize,
@@ -79,6 +84,14 @@ impl BadLine {
         self.rule(Rule { named: named.to_owned(), spared: 0, times, bytes: usize::MAX, instead });
     }
 
+    /// Changes the bodies of all answers to requests whose head contains `named`, as a server would that lies,
+    /// until [`BadLine::mend`]. An earlier change of the same name ends.
+    pub fn rewrite(&self, named: &str, change: impl Fn(Vec<u8>) -> Vec<u8> + Send + Sync + 'static) {
+        let mut rewrites = self.state.rewrites.lock().expect("no panic holds it");
+        rewrites.retain(|(other, _)| other != named);
+        rewrites.push((named.to_owned(), Arc::new(change)));
+    }
+
     fn rule(&self, rule: Rule) {
         self.state.cuts.store(0, Ordering::SeqCst);
         *self.state.rule.lock().expect("no panic holds it") = Some(rule);
@@ -87,6 +100,7 @@ impl BadLine {
     /// Passes everything again. Returns how many answers were cut, or given.
     pub fn mend(&self) -> usize {
         *self.state.rule.lock().expect("no panic holds it") = None;
+        self.state.rewrites.lock().expect("no panic holds it").clear();
         self.state.away.send_replace(false);
         self.state.cuts.swap(0, Ordering::SeqCst)
     }
@@ -126,6 +140,24 @@ impl State {
     }
 }
 
+impl State {
+    /// The answer to a request with this head, as it is passed on.
+    fn rewritten(&self, head: &str, answer: Vec<u8>) -> Vec<u8> {
+        let rewrites = self.rewrites.lock().expect("no panic holds it");
+        let Some((_, change)) = rewrites.iter().find(|(named, _)| head.contains(named)) else {
+            return answer;
+        };
+        let change = Arc::clone(change);
+        drop(rewrites);
+        let end = answer.windows(4).position(|four| four == b"\r\n\r\n").expect("it has a head") + 4;
+        let body = change(answer[end..].to_vec());
+        let head = String::from_utf8_lossy(&answer[..end - 2]).into_owned();
+        let kept = head.lines().filter(|line| !line.to_ascii_lowercase().starts_with("content-length:"));
+        let head: String = kept.map(|line| format!("{line}\r\n")).collect();
+        [format!("{head}content-length: {}\r\n\r\n", body.len()).into_bytes(), body].concat()
+    }
+}
+
 async fn accept(listener: TcpListener, server: SocketAddr, state: Arc<State>) {
     while let Ok((client, _)) = listener.accept().await {
         let state = Arc::clone(&state);
@@ -162,7 +194,7 @@ async fn connection(client: TcpStream, server: SocketAddr, state: &State) -> std
                 let passed = answer.len().min(rule.bytes);
                 return to_client.write_all(&answer[..passed]).await;
             }
-            None => to_client.write_all(&answer).await?,
+            None => to_client.write_all(&state.rewritten(&head, answer)).await?,
         }
     }
 }

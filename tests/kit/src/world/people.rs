@@ -11,9 +11,10 @@ impl World {
         self.person_at(self.server(), name).await
     }
 
-    /// The same by another server. The person's state need not survive the test's own crash.
+    /// The same by another server. The person accepts whoever asks. The state need not survive the test's own crash.
     pub async fn person_at(&self, server: &Server, name: &str) -> Client {
-        let options = Options { durable: false, record_deliveries: true, ..Options::default() };
+        let options =
+            Options { accept_contacts: true, durable: false, record_deliveries: true, ..Options::default() };
         let registered = Client::builder(self.homes.path().join(name))
             .server(server.url())
             .options(options)
@@ -30,7 +31,8 @@ impl World {
             .request_link(of.user())
             .expect("it can be asked for");
         let grant = of.approve_link(&request).await.expect("it can be approved");
-        Client::builder(home).complete_link(&grant).await.expect("it is a device now")
+        let builder = Client::builder(home).accept_contacts(true);
+        builder.complete_link(&grant).await.expect("it is a device now")
     }
 
     /// Two people in a group that the first one made.

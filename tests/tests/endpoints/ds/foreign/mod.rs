@@ -406,14 +406,15 @@ impl Play {
                 let user = self.members[whom].leaf.pseudonym;
                 let clients = self.members.iter().filter(|member| member.leaf.pseudonym == user);
                 // Not every library commits a removal together with a proposal of the removed one.
-                if clients.clone().any(|client| client.stays || client.proposed.is_some()) {
+                if clients.clone().any(|client| client.proposed.is_some()) {
                     return false;
                 }
                 let remove = clients.map(|client| client.leaf.key.public_key()).collect();
                 self.commit(by, &Change { remove, ..Default::default() }).await;
             }
             Operation::JoinExternally if room => {
-                let of = self.rng.random_range(0..self.members.len());
+                // Of a user who can be removed with all clients: else the group fills up with those that cannot.
+                let Some(of) = self.pick(|member| !member.stays) else { return false };
                 let of = self.members[of].leaf.clone();
                 let mut client = self.client(library, Some(&of)).await;
                 let current = self.group_info(&of.user).await;

@@ -1,0 +1,186 @@
+//! Contacts: users that gave this one their friendship, and users that were given this one's. All devices of this user
+//! know of both. What was agreed holds for one identity of the user, which its founding names: after a reset it counts
+//! for nothing, and the user is no contact until a person decides anew (AS-11). Owns the table `contacts`.
+
+use postern_protocol::{Transcript, name::UserName};
+use rusqlite::{OptionalExtension as _, Row, params};
+use serde::{Deserialize, Serialize};
+
+use super::friendship::Friend;
+use crate::{
+    error::{Error, Result},
+    identity,
+    store::{Tx, decode, encode, integer},
+};
+
+/// What a user and this one agreed on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SharedContact {
+    pub user: UserName,
+    /// Transcript of epoch 0 of the identity that it holds for.
+    pub founding: Transcript,
+    /// The friendship that the user gave to this one.
+    pub friend: Option<Friend>,
+    /// Whether the user was given this one's.
+    pub given: bool,
+    /// When that was decided: seconds since 1970; 0: never.
+    pub decided: u64,
+}
+
+const COLUMNS: &str = "user, founding, friend, given, decided";
+
+/// What holds of a user now; `None` if nothing does.
+pub(super) fn find(tx: &Tx<'_>, user: &UserName) -> Result<Option<SharedContact>> {
+    let contact = stored(tx, user)?;
+    let founding = founding(tx, user)?;
+    Ok(contact.filter(|contact| Some(contact.founding) == founding))
+}
+
+fn stored(tx: &Tx<'_>, user: &UserName) -> Result<Option<SharedContact>> {
+    let sql = format!("SELECT {COLUMNS} FROM contacts WHERE user = ?1");
+    let row = tx.sql().query_row(&sql, [user.to_string()], columns).optional()?;
+    row.map(read).transpose()
+}
+
+/// All users of whom something holds.
+pub(super) fn all(tx: &Tx<'_>) -> Result<Vec<SharedContact>> {
+    let mut statement = tx.sql().prepare(&format!("SELECT {COLUMNS} FROM contacts ORDER BY user"))?;
+    let rows = statement.query_map([], columns)?.collect::<Result<Vec<_>, _>>()?;
+    let mut contacts = Vec::new();
+    for row in rows {
+        let contact = read(row)?;
+        if Some(contact.founding) == founding(tx, &contact.user)? {
+            contacts.push(contact);
+        }
+    }
+    Ok(contacts)
+}
+
+/// All users of whom something held once.
+pub(super) fn users(tx: &Tx<'_>) -> Result<Vec<UserName>> {
+    let mut statement = tx.sql().prepare("SELECT user FROM contacts")?;
+    let rows = statement.query_map([], |row| row.get(0))?.collect::<Result<Vec<String>, _>>()?;
+    rows.iter().map(|user| user.parse().map_err(|_| Error::Damaged("a user name"))).collect()
+}
+
+/// The friendship that a user gave to this one.
+pub(crate) fn friend(tx: &Tx<'_>, user: &UserName) -> Result<Option<Friend>> {
+    Ok(find(tx, user)?.and_then(|contact| contact.friend))
+}
+
+/// Keeps a friendship that a user gave to this one, unless a later one is known. Returns whether it was news.
+pub(super) fn keep_friend(tx: &Tx<'_>, user: &UserName, friend: &Friend) -> Result<bool> {
+    let Some(mut contact) = find_or_new(tx, user)? else { return Ok(false) };
+    if contact.friend.as_ref().is_some_and(|known| !friend.replaces(known)) {
+        return Ok(false);
+    }
+    contact.friend = Some(friend.clone());
+    save(tx, &contact)?;
+    Ok(true)
+}
+
+/// Forgets a friendship that is good for nothing any more.
+pub(crate) fn forget_friend(tx: &Tx<'_>, user: &UserName) -> Result<()> {
+    tx.sql().execute("UPDATE contacts SET friend = NULL WHERE user = ?1", [user.to_string()])?;
+    Ok(())
+}
+
+/// Decides whether a user has this one's friendship.
+pub(super) fn decide(tx: &Tx<'_>, user: &UserName, given: bool) -> Result<()> {
+    let Some(mut contact) = find_or_new(tx, user)? else { return Ok(()) };
+    contact.given = given;
+    contact.decided = tx.now().max(contact.decided.saturating_add(1));
+    save(tx, &contact)
+}
+
+/// Whether a user was given this one's friendship.
+pub(super) fn is_given(tx: &Tx<'_>, user: &UserName) -> Result<bool> {
+    Ok(find(tx, user)?.is_some_and(|contact| contact.given))
+}
+
+/// The users that were given this one's friendship.
+pub(super) fn given(tx: &Tx<'_>) -> Result<Vec<UserName>> {
+    Ok(all(tx)?.into_iter().filter(|contact| contact.given).map(|contact| contact.user).collect())
+}
+
+/// Takes over what another device of this user knows later. Returns whether the user was given the friendship, or
+/// refused it, by that.
+pub(super) fn merge(tx: &Tx<'_>, theirs: &SharedContact) -> Result<Option<bool>> {
+    let Some(mut contact) = find_or_new(tx, &theirs.user)?.filter(|own| own.founding == theirs.founding)
+    else {
+        return Ok(None);
+    };
+    if let Some(friend) = &theirs.friend
+        && contact.friend.as_ref().is_none_or(|known| friend.replaces(known))
+    {
+        contact.friend = Some(friend.clone());
+    }
+    let decided = (theirs.decided > contact.decided).then_some(theirs.given);
+    if let Some(given) = decided {
+        contact.given = given;
+        contact.decided = theirs.decided;
+    }
+    save(tx, &contact)?;
+    Ok(decided)
+}
+
+/// A user has another name now, if the identity is the same: then what was agreed goes on under that name. Returns
+/// whether it is, or there was nothing agreed.
+pub(super) fn moved(tx: &Tx<'_>, from: &UserName, to: &UserName) -> Result<bool> {
+    let Some(contact) = stored(tx, from)? else { return Ok(true) };
+    if founding(tx, to)? != Some(contact.founding) {
+        return Ok(false);
+    }
+    save(tx, &SharedContact { user: to.clone(), ..contact })?;
+    forget(tx, from)?;
+    Ok(true)
+}
+
+/// Forgets a user.
+pub(super) fn forget(tx: &Tx<'_>, user: &UserName) -> Result<()> {
+    tx.sql().execute("DELETE FROM contacts WHERE user = ?1", [user.to_string()])?;
+    Ok(())
+}
+
+/// What holds of a user, or nothing yet; `None` for a user of whom no identity is known that a person need not accept.
+fn find_or_new(tx: &Tx<'_>, user: &UserName) -> Result<Option<SharedContact>> {
+    let new =
+        |founding| SharedContact { user: user.clone(), founding, friend: None, given: false, decided: 0 };
+    Ok(find(tx, user)?.or(founding(tx, user)?.map(new)))
+}
+
+fn save(tx: &Tx<'_>, contact: &SharedContact) -> Result<()> {
+    tx.sql().execute(
+        "INSERT OR REPLACE INTO contacts (user, founding, friend, given, decided) VALUES (?1, ?2, ?3, ?4, ?5)",
+        params![
+            contact.user.to_string(),
+            contact.founding.as_bytes(),
+            contact.friend.as_ref().map(encode),
+            contact.given,
+            integer(contact.decided)
+        ],
+    )?;
+    Ok(())
+}
+
+/// The founding of a user's identity; `None` while none is known, or a reset waits for a person.
+fn founding(tx: &Tx<'_>, user: &UserName) -> Result<Option<Transcript>> {
+    let known = identity::known(tx, user)?;
+    Ok(known.filter(|known| !known.reset_pending).map(|known| known.founding))
+}
+
+type Columns = (String, [u8; 32], Option<Vec<u8>>, bool, u64);
+
+fn columns(row: &Row<'_>) -> rusqlite::Result<Columns> {
+    Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?))
+}
+
+fn read((user, founding, friend, given, decided): Columns) -> Result<SharedContact> {
+    Ok(SharedContact {
+        user: user.parse().map_err(|_| Error::Damaged("a user name"))?,
+        founding: Transcript::new(founding),
+        friend: friend.map(|friend| decode(&friend, "a friendship")).transpose()?,
+        given,
+        decided,
+    })
+}

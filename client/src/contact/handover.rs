@@ -1,0 +1,32 @@
+//! Contacts for a new device of this user (AS-7).
+
+use serde::{Deserialize, Serialize};
+
+use super::contacts::{self, SharedContact};
+use crate::{
+    error::Result,
+    identity::{self, Pin},
+    store::Tx,
+};
+
+/// What this device knows of other users: what was agreed with contacts, and the identities of theirs that lookups showed and
+/// a person verified. Whom the user blocks is with the secrets of the friendship.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ContactsHandover {
+    pins: Vec<Pin>,
+    contacts: Vec<SharedContact>,
+}
+
+/// What another device of this user is to know.
+pub(crate) fn handover(tx: &Tx<'_>) -> Result<ContactsHandover> {
+    Ok(ContactsHandover { pins: identity::pins(tx, &contacts::users(tx)?)?, contacts: contacts::all(tx)? })
+}
+
+/// Takes over what another device of this user knows.
+pub(crate) fn take_over(tx: &Tx<'_>, handover: ContactsHandover) -> Result<()> {
+    identity::take_over_pins(tx, handover.pins)?;
+    for contact in &handover.contacts {
+        contacts::merge(tx, contact)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,137 @@
+//! News for contacts and for this user's other devices, until letters are written. They go to the devices that a user
+//! has by then: the AS is asked first, so that a removed device hears nothing (AS-13). Owns the table `news`.
+
+use postern_protocol::{name::UserName, problem::ProblemType};
+use rusqlite::params;
+use serde::{Deserialize, Serialize};
+
+use super::{contacts, deposits::write_letter, friendship::Friendship, letter::LetterBody};
+use crate::{
+    account::Account,
+    error::{Error, Result, goes_on},
+    identity::{self, VerifiedUser},
+    server::Api,
+    store::{Store, Tx, decode, encode, integer},
+};
+
+/// Seconds before a user is looked up again whose record does not hold together, or whose reset nobody accepted.
+const RETRY_AFTER: u64 = 24 * 60 * 60;
+
+/// Something that all devices of a user are to be told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum News {
+    /// To a contact: there is another friendship.
+    Renewal,
+    /// To a contact: this user had another name before.
+    Moved(UserName),
+    /// To a contact: this user's account ends.
+    Gone,
+    /// To this user's other devices: there is another friendship, or a user is blocked or not any more.
+    Secrets,
+    /// To this user's other devices: something was agreed with a contact.
+    Contact(UserName),
+}
+
+/// Has a user told something.
+pub(super) fn tell(tx: &Tx<'_>, user: &UserName, news: &News) -> Result<()> {
+    tx.sql().execute(
+        "INSERT OR REPLACE INTO news (user, news, due) VALUES (?1, ?2, 0)",
+        params![user.to_string(), encode(news)],
+    )?;
+    Ok(())
+}
+
+/// Has this user's other devices told what was agreed with a contact.
+pub(super) fn tell_own_devices(tx: &Tx<'_>, contact: &UserName) -> Result<()> {
+    tell(tx, &Account::load(tx)?.user, &News::Contact(contact.clone()))
+}
+
+/// Has a user told nothing any more.
+pub(super) fn forget(tx: &Tx<'_>, user: &UserName) -> Result<()> {
+    tx.sql().execute("DELETE FROM news WHERE user = ?1", [user.to_string()])?;
+    Ok(())
+}
+
+/// Writes the letters that are due.
+pub(crate) async fn write_news(store: &Store, api: &Api) -> Result<()> {
+    let users: Vec<UserName> = store.read(|tx| {
+        let mut statement = tx.sql().prepare_cached("SELECT DISTINCT user FROM news WHERE due <= ?1")?;
+        let rows = statement.query_map([integer(tx.now())], |row| row.get::<_, String>(0))?;
+        rows.map(|user| name(&user?)).collect()
+    })?;
+    for user in users {
+        goes_on(write_to(store, api, &user).await)?;
+    }
+    Ok(())
+}
+
+async fn write_to(store: &Store, api: &Api, user: &UserName) -> Result<()> {
+    match identity::look_up(api, store, user).await {
+        Ok(found) => store.write(|tx| write(tx, &found)),
+        Err(error) if error.problem() == Some(ProblemType::NotFound) => store.write(|tx| forget(tx, user)),
+        Err(error) if error.refusal().is_some() || matches!(error, Error::Identity(_)) => {
+            store.write(|tx| {
+                let due = integer(tx.now().saturating_add(RETRY_AFTER));
+                tx.sql()
+                    .execute("UPDATE news SET due = ?1 WHERE user = ?2", params![due, user.to_string()])?;
+                Ok(())
+            })?;
+            Err(error)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Writes all news of a user to each of the user's devices but this one.
+fn write(tx: &Tx<'_>, user: &VerifiedUser) -> Result<()> {
+    let account = Account::load(tx)?;
+    let own_key = account.client_key().public_key();
+    let mut statement = tx.sql().prepare_cached("SELECT news FROM news WHERE user = ?1")?;
+    let rows = statement
+        .query_map([user.name.to_string()], |row| row.get(0))?
+        .collect::<Result<Vec<Vec<u8>>, _>>()?;
+    for news in rows {
+        let Some(body) = body(tx, &user.name, &decode(&news, "news")?)? else { continue };
+        for client in user.clients.iter().filter(|client| client.client_key != own_key) {
+            if let Some(contact) = &client.contact {
+                write_letter(tx, &account, &user.name, contact, &body)?;
+            }
+        }
+    }
+    forget(tx, &user.name)
+}
+
+/// What is to be said now; `None` if it is not true any more.
+fn body(tx: &Tx<'_>, to: &UserName, news: &News) -> Result<Option<LetterBody>> {
+    Ok(match news {
+        News::Renewal if contacts::is_given(tx, to)? => {
+            Some(LetterBody::Renewal(Friendship::load(tx)?.secrets.friend.clone()))
+        }
+        News::Renewal => None,
+        News::Moved(from) => Some(LetterBody::Moved(from.clone())),
+        News::Gone => Some(LetterBody::Gone),
+        News::Secrets => Some(LetterBody::Secrets(Friendship::load(tx)?.secrets.clone())),
+        News::Contact(user) => contacts::find(tx, user)?.map(LetterBody::Contact),
+    })
+}
+
+/// Has every contact told that this user was called something else before.
+pub(crate) fn tell_contacts_of_name(tx: &Tx<'_>, before: &UserName) -> Result<()> {
+    tell_contacts(tx, &News::Moved(before.clone()))
+}
+
+/// Has every contact told that this user's account ends. The letters count once the AS knows the user no more.
+pub(crate) fn tell_contacts_of_end(tx: &Tx<'_>) -> Result<()> {
+    tell_contacts(tx, &News::Gone)
+}
+
+fn tell_contacts(tx: &Tx<'_>, news: &News) -> Result<()> {
+    contacts::all(tx)?
+        .iter()
+        .filter(|contact| contact.given || contact.friend.is_some())
+        .try_for_each(|contact| tell(tx, &contact.user, news))
+}
+
+fn name(user: &str) -> Result<UserName> {
+    user.parse().map_err(|_| Error::Damaged("a user name"))
+}

@@ -1,0 +1,53 @@
+//! What this device knows of others' identities, for a new device of this user (AS-7): it need not believe the AS anew.
+
+use postern_protocol::{
+    Payload,
+    eid::{EidState, Founding},
+    name::UserName,
+};
+use serde::{Deserialize, Serialize};
+
+use super::known::{self, Kept, Which};
+use crate::{error::Result, store::Tx};
+
+/// A user's identity as it is handed over.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Pin {
+    user: UserName,
+    founding: Founding,
+    eid: EidState,
+    public_group: Payload,
+    seen: u64,
+    verified: bool,
+}
+
+/// The identities of some users.
+pub(crate) fn pins(tx: &Tx<'_>, users: &[UserName]) -> Result<Vec<Pin>> {
+    let mut pins = Vec::new();
+    for user in users {
+        if let Some(Kept { founding, eid, public_group, seen, verified }) =
+            known::find(tx, user, Which::Accepted)?
+        {
+            pins.push(Pin {
+                user: user.clone(),
+                founding,
+                eid,
+                public_group: Payload::new(public_group),
+                seen,
+                verified,
+            });
+        }
+    }
+    Ok(pins)
+}
+
+/// Takes over what another device of this user knows, of users that this one does not know yet.
+pub(crate) fn take_over_pins(tx: &Tx<'_>, pins: Vec<Pin>) -> Result<()> {
+    for Pin { user, founding, eid, public_group, seen, verified } in pins {
+        if known::find(tx, &user, Which::Accepted)?.is_none() {
+            let kept = Kept { founding, eid, public_group: public_group.into_bytes(), seen, verified };
+            known::replace(tx, &user, Which::Accepted, &kept)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,401 @@
+//! First contact (AS-12), removed devices (AS-13), and knowing that somebody is who they seem to be. Real clients, a real
+//! server, and letters that a server keeps back or sends again.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use postern_client::{Client, Clock, Contact, Error, Event, Options};
+use postern_protocol::{
+    PublicKey,
+    name::UserName,
+    qs::{QueueKind, QueuePayload},
+};
+use postern_tests_kit::{PATIENCE, World, befriend, depositing, joined};
+
+/// Somebody that decides on requests in person.
+fn shy() -> Options {
+    Options { durable: false, record_deliveries: true, ..Options::default() }
+}
+
+/// The same client, acting otherwise.
+fn with(client: Client, options: Options) -> Client {
+    let directory = client.directory().to_owned();
+    drop(client);
+    Client::builder(directory).options(options).open().unwrap()
+}
+
+async fn shy_person(world: &World, name: &str) -> Client {
+    with(world.person(name).await, shy())
+}
+
+async fn sync(client: &Client) -> Vec<Event> {
+    client.sync(Duration::ZERO).await.unwrap()
+}
+
+async fn until(client: &Client, what: impl Fn(&Event) -> bool) -> Vec<Event> {
+    let events = client.sync_until(PATIENCE, &what).await.unwrap();
+    assert!(events.iter().any(what), "{events:?}");
+    events
+}
+
+fn asks(user: &UserName) -> impl Fn(&Event) -> bool {
+    move |event| matches!(event, Event::ContactRequested { user: found, verified: true, accepted: false } if found == user)
+}
+
+fn answers(user: &UserName) -> impl Fn(&Event) -> bool {
+    move |event| matches!(event, Event::ContactAnswered { user: found } if found == user)
+}
+
+fn declines(user: &UserName) -> impl Fn(&Event) -> bool {
+    move |event| matches!(event, Event::ContactDeclined { user: found } if found == user)
+}
+
+fn is_ignored(events: &[Event], why: &str) -> bool {
+    events.iter().any(|event| matches!(event, Event::Ignored { reason } if reason.contains(why)))
+}
+
+fn is_about_contacts(event: &Event) -> bool {
+    matches!(
+        event,
+        Event::ContactRequested { .. }
+            | Event::ContactAnswered { .. }
+            | Event::ContactDeclined { .. }
+            | Event::Ignored { .. }
+    )
+}
+
+fn contact(client: &Client, user: &UserName) -> Option<Contact> {
+    client.contacts().unwrap().into_iter().find(|contact| contact.user == *user)
+}
+
+/// The letters that a client's contact queue delivered so far.
+fn letters(client: &Client) -> Vec<Vec<u8>> {
+    let delivered = client.deliveries(QueueKind::Contact).unwrap();
+    delivered
+        .into_iter()
+        .filter_map(|(_, payload)| match payload {
+            QueuePayload::Deposit(deposit) => Some(deposit.into_bytes()),
+            _ => None,
+        })
+        .collect()
+}
+
+/// A server puts a letter into a client's contact queue again.
+async fn send_again(world: &World, to: &Client, letter: &[u8]) {
+    let found = to.look_up(to.user()).await.unwrap();
+    let client = found.clients.into_iter().find(|client| client.client_key == to.client_key()).unwrap();
+    world.stock(1).await;
+    world.pay(&depositing(client.contact.unwrap().address, letter)).await.assert_ok("a deposit");
+}
+
+#[tokio::test]
+async fn a_person_accepts_a_request_declines_it_or_lets_it_lie_and_nobody_is_answered_unasked() {
+    let world = World::builder().start().await;
+    let alice = shy_person(&world, "alice").await;
+    let [bob, carol, dave] = [
+        shy_person(&world, "bob").await,
+        shy_person(&world, "carol").await,
+        shy_person(&world, "dave").await,
+    ];
+
+    // Bob lets it lie for a while.
+    let group = alice.create_group("climbing").await.unwrap();
+    let invited = group.invite(bob.user()).await.unwrap();
+    assert_eq!((invited.members, invited.waiting), (0, 1));
+    until(&bob, asks(alice.user())).await;
+    let requests = bob.contact_requests().unwrap();
+    let [request] = &requests[..] else { panic!("{requests:?}") };
+    assert_eq!((&request.user, request.verified, request.declined), (alice.user(), true, false));
+    assert!(sync(&bob).await.is_empty() && !sync(&alice).await.iter().any(is_about_contacts));
+    assert!(contact(&alice, bob.user()).unwrap().asked);
+    assert!(bob.contacts().unwrap().is_empty());
+
+    bob.accept_contact(alice.user()).await.unwrap();
+    until(&alice, |event| matches!(event, Event::Added { .. })).await;
+    joined(&bob, 1).await;
+    assert!(bob.contact_requests().unwrap().is_empty());
+    let (of_alice, of_bob) = (contact(&alice, bob.user()).unwrap(), contact(&bob, alice.user()).unwrap());
+    assert!(of_alice.may_be_added && !of_alice.may_add && !of_alice.asked, "{of_alice:?}");
+    assert!(of_bob.may_add && !of_bob.may_be_added, "it is not mutual: Bob did not ask, {of_bob:?}");
+    assert!(matches!(bob.accept_contact(carol.user()).await, Err(Error::NoRequest(_))), "she did not ask");
+
+    // Carol says no, Dave says nothing.
+    for other in [&carol, &dave] {
+        alice.ask_contact(other.user()).await.unwrap();
+        until(other, asks(alice.user())).await;
+        other.decline_contact(alice.user(), other.user() == dave.user()).await.unwrap();
+    }
+    until(&alice, declines(carol.user())).await;
+    assert!(!contact(&alice, carol.user()).is_some_and(|contact| contact.asked));
+    assert!(!sync(&alice).await.iter().any(is_about_contacts), "nothing came from Dave");
+    assert!(contact(&alice, dave.user()).unwrap().asked);
+
+    // Who asks again and again is not shown again, and may be accepted all the same.
+    for _ in 0..3 {
+        alice.ask_contact(carol.user()).await.unwrap();
+        assert!(!sync(&carol).await.iter().any(is_about_contacts));
+    }
+    let requests = carol.contact_requests().unwrap();
+    assert!(requests.len() == 1 && requests[0].declined, "{requests:?}");
+    carol.accept_contact(alice.user()).await.unwrap();
+    until(&alice, answers(carol.user())).await;
+    world.close();
+}
+
+#[tokio::test]
+async fn repeated_requests_do_not_pile_up_and_those_of_many_strangers_are_bounded() {
+    let world = World::builder().start().await;
+    let bob = with(world.person("bob").await, Options { waiting_requests: 2, ..shy() });
+    let alice = shy_person(&world, "alice").await;
+    for _ in 0..3 {
+        alice.ask_contact(bob.user()).await.unwrap();
+    }
+    let events = sync(&bob).await;
+    assert_eq!(events.iter().filter(|event| asks(alice.user())(event)).count(), 1, "{events:?}");
+    assert_eq!(bob.contact_requests().unwrap().len(), 1);
+
+    for name in ["carol", "dave", "eve"] {
+        let stranger = shy_person(&world, name).await;
+        stranger.ask_contact(bob.user()).await.unwrap();
+        let events = sync(&bob).await;
+        let is_full = is_ignored(&events, "more users ask");
+        assert_eq!(is_full, name != "carol", "{name}: {events:?}");
+    }
+    assert_eq!(bob.contact_requests().unwrap().len(), 2);
+
+    // Who was asked before is not kept out by strangers.
+    alice.ask_contact(bob.user()).await.unwrap();
+    assert!(sync(&bob).await.is_empty());
+    bob.accept_contact(alice.user()).await.unwrap();
+    until(&alice, answers(bob.user())).await;
+    // Strangers in one batch, before the AS can be asked about any of them.
+    let fred = with(world.person("fred").await, Options { waiting_requests: 1, ..shy() });
+    for name in ["gina", "hank"] {
+        shy_person(&world, name).await.ask_contact(fred.user()).await.unwrap();
+    }
+    let events = sync(&fred).await;
+    assert!(is_ignored(&events, "more letters of strangers"), "{events:?}");
+    assert_eq!(fred.contact_requests().unwrap().len(), 1);
+    world.close();
+}
+
+#[tokio::test]
+async fn a_user_is_blocked_and_unblocked_on_all_devices_and_gets_nothing_back_by_that() {
+    let world = World::builder().start().await;
+    let alice = shy_person(&world, "alice").await;
+    let phone = shy_person(&world, "bob").await;
+    let tablet = with(world.device(&phone, "tablet").await, shy());
+    alice.ask_contact(phone.user()).await.unwrap();
+    until(&tablet, asks(alice.user())).await;
+    sync(&phone).await;
+    tablet.accept_contact(alice.user()).await.unwrap();
+    until(&alice, answers(phone.user())).await;
+    sync(&phone).await;
+    assert!(phone.contact_requests().unwrap().is_empty(), "the phone knows what was decided on the tablet");
+    assert!(contact(&phone, alice.user()).unwrap().may_add);
+
+    phone.block_user(alice.user()).await.unwrap();
+    sync(&tablet).await;
+    for device in [&phone, &tablet] {
+        let alice = contact(device, alice.user()).unwrap();
+        assert!(alice.blocked && !alice.may_add, "{alice:?}");
+    }
+    let group = alice.create_group("after").await.unwrap();
+    assert_eq!(group.invite(phone.user()).await.unwrap().members, 0, "the token is worth nothing");
+    for device in [&phone, &tablet] {
+        assert!(!sync(device).await.iter().any(is_about_contacts), "what she asks vanishes");
+        assert!(device.contact_requests().unwrap().is_empty());
+    }
+
+    tablet.unblock_user(alice.user()).await.unwrap();
+    sync(&phone).await;
+    for device in [&phone, &tablet] {
+        assert!(!contact(device, alice.user()).is_some_and(|alice| alice.blocked || alice.may_add));
+    }
+    assert_eq!(group.invite(phone.user()).await.unwrap().members, 0, "she has nothing of him");
+    for device in [&phone, &tablet] {
+        until(device, asks(alice.user())).await;
+    }
+    phone.accept_contact(alice.user()).await.unwrap();
+    until(&alice, |event| matches!(event, Event::Added { .. })).await;
+    assert_eq!(group.members().unwrap().len(), 3, "both of his devices");
+    world.close();
+}
+
+#[tokio::test]
+async fn a_request_whose_sender_the_server_does_not_confirm_is_shown_as_that_and_cannot_be_accepted() {
+    let world = World::builder().start().await;
+    let alice = shy_person(&world, "alice").await;
+    let bob = shy_person(&world, "bob").await;
+    alice.ask_contact(bob.user()).await.unwrap();
+    let rename = |to: &str| format!("UPDATE auth.users SET name = '{to}' WHERE name LIKE 'alice%'");
+    world.admin.batch_execute(&rename("alice-is-hidden")).await.unwrap();
+    let events = sync(&bob).await;
+    let unverified =
+        |event: &Event| matches!(event, Event::ContactRequested { verified: false, accepted: false, .. });
+    assert!(events.iter().any(unverified), "{events:?}");
+    let requests = bob.contact_requests().unwrap();
+    assert!(requests.len() == 1 && !requests[0].verified, "{requests:?}");
+    bob.accept_contact(alice.user()).await.unwrap_err();
+    assert!(bob.contacts().unwrap().is_empty());
+    assert!(sync(&bob).await.is_empty(), "it is told once");
+
+    // The server confirms her again: then it counts.
+    world.admin.batch_execute(&rename("alice")).await.unwrap();
+    bob.accept_contact(alice.user()).await.unwrap();
+    until(&alice, answers(bob.user())).await;
+    assert!(contact(&bob, alice.user()).unwrap().may_add);
+    world.close();
+}
+
+#[tokio::test]
+async fn letters_that_a_server_sends_again_change_nothing() {
+    let world = World::builder().tokens(20).start().await;
+    let [alice, carol] = [shy_person(&world, "alice").await, shy_person(&world, "carol").await];
+    let phone = world.person("bob").await;
+    let tablet = with(world.device(&phone, "tablet").await, shy());
+    for friend in [&alice, &carol] {
+        friend.ask_contact(phone.user()).await.unwrap();
+        until(&phone, |event| matches!(event, Event::ContactRequested { accepted: true, .. })).await;
+        until(friend, answers(phone.user())).await;
+    }
+    sync(&tablet).await;
+    let before = letters(&tablet).len();
+    phone.block_user(alice.user()).await.unwrap();
+    sync(&tablet).await;
+    let old_secrets = letters(&tablet)[before..].to_vec();
+    let old_renewal = {
+        sync(&carol).await;
+        letters(&carol).pop().expect("Carol was told another token")
+    };
+    phone.unblock_user(alice.user()).await.unwrap();
+    phone.block_user(carol.user()).await.unwrap();
+    phone.unblock_user(carol.user()).await.unwrap();
+    carol.ask_contact(phone.user()).await.unwrap();
+    until(&phone, |event| matches!(event, Event::ContactRequested { accepted: true, .. })).await;
+    until(&carol, answers(phone.user())).await;
+    sync(&tablet).await;
+    assert!(!contact(&tablet, alice.user()).is_some_and(|alice| alice.blocked));
+
+    assert!(!old_secrets.is_empty());
+    for letter in &old_secrets {
+        send_again(&world, &tablet, letter).await;
+    }
+    let events = sync(&tablet).await;
+    assert!(is_ignored(&events, "came again"), "{events:?}");
+    assert!(!contact(&tablet, alice.user()).is_some_and(|alice| alice.blocked), "no list goes back");
+    send_again(&world, &carol, &old_renewal).await;
+    let events = sync(&carol).await;
+    assert!(is_ignored(&events, "came again"), "{events:?}");
+    let invited = carol.create_group("later").await.unwrap().invite(phone.user()).await.unwrap();
+    assert_eq!((invited.members, invited.waiting), (2, 0), "she has the token of now");
+    world.close();
+}
+
+#[tokio::test]
+async fn letters_of_another_time_are_refused() {
+    let world = World::builder().start().await;
+    let bob = shy_person(&world, "bob").await;
+    const DAY: i64 = 24 * 60 * 60;
+    for (name, ahead, why) in [("early", 2 * 60 * 60, "of the future"), ("late", -63 * DAY, "too old")] {
+        let sender = with(world.person(name).await, Options { clock: Clock::ahead_by(ahead), ..shy() });
+        sender.ask_contact(bob.user()).await.unwrap();
+        let events = sync(&bob).await;
+        assert!(is_ignored(&events, why), "{name}: {events:?}");
+        assert!(bob.contact_requests().unwrap().is_empty());
+    }
+    let sender = with(world.person("near").await, Options { clock: Clock::ahead_by(10 * 60), ..shy() });
+    sender.ask_contact(bob.user()).await.unwrap();
+    until(&bob, asks(sender.user())).await;
+    world.close();
+}
+
+/// Owner keys and lookups of all friendships at the QS.
+async fn friendships(world: &World) -> BTreeSet<Vec<u8>> {
+    let rows = world.admin.query("SELECT owner_key, lookup FROM qs.friendships", &[]).await.unwrap();
+    rows.iter().flat_map(|row| [row.get(0), row.get(1)]).collect()
+}
+
+#[tokio::test]
+async fn a_removed_device_is_nothing_to_contacts_and_has_no_part_in_the_friendship() {
+    let world = World::builder().tokens(20).start().await;
+    let bob = world.person("bob").await;
+    let phone = world.person("alice").await;
+    let tablet = world.device(&phone, "tablet").await;
+    let stolen = world.device(&phone, "stolen").await;
+    befriend(&bob, &phone, bob.create_group("before").await.unwrap().id()).await;
+    for device in [&tablet, &stolen] {
+        sync(device).await;
+    }
+    let before = friendships(&world).await;
+
+    phone.remove_device(&stolen.client_key()).await.unwrap();
+    sync(&tablet).await;
+    sync(&bob).await;
+    let after = friendships(&world).await;
+    assert_eq!(before.intersection(&after).count(), 2, "Bob's own; all of Alice's is new");
+    let alices = "qs.stocks s JOIN qs.friendships f USING (friendship_id)
+                  GROUP BY f.friendship_id HAVING count(*) = 2";
+    assert_eq!(world.count(&format!("(SELECT FROM {alices}) two")).await, 1, "phone and tablet");
+
+    // It goes on: it says that the friendship is another, asks, and publishes.
+    let carol = shy_person(&world, "carol").await;
+    let _ = stolen.block_user(&"nobody@example.org".parse().unwrap()).await;
+    let _ = stolen.ask_contact(carol.user()).await;
+    for _ in 0..2 {
+        let _ = stolen.sync(Duration::ZERO).await;
+    }
+    let events = sync(&bob).await;
+    assert!(is_ignored(&events, "not any more"), "the renewal of a device that is nobody's: {events:?}");
+    for device in [&phone, &tablet] {
+        sync(device).await;
+        assert!(!device.contacts().unwrap().iter().any(|contact| contact.blocked), "it decides nothing");
+    }
+    let events = sync(&carol).await;
+    assert!(
+        !events.iter().any(|event| matches!(event, Event::ContactRequested { verified: true, .. })),
+        "{events:?}"
+    );
+    assert!(carol.contact_requests().unwrap().is_empty());
+
+    let group = bob.create_group("after").await.unwrap();
+    let invited = group.invite(phone.user()).await.unwrap();
+    assert_eq!((invited.members, invited.waiting), (2, 0), "phone and tablet");
+    let members: BTreeSet<PublicKey> =
+        group.members().unwrap().iter().filter_map(|member| member.client_key).collect();
+    assert!(!members.contains(&stolen.client_key()));
+    world.close();
+}
+
+#[tokio::test]
+async fn two_people_see_one_safety_number_and_what_they_verified_stays_so_while_devices_come_and_go() {
+    let world = World::builder().start().await;
+    let [alice, bob, carol] = [
+        shy_person(&world, "alice").await,
+        shy_person(&world, "bob").await,
+        shy_person(&world, "carol").await,
+    ];
+    let ours = alice.safety_number(bob.user()).await.unwrap();
+    let theirs = bob.safety_number(alice.user()).await.unwrap();
+    assert_eq!(ours.digits(), theirs.digits());
+    assert_ne!(ours.digits(), alice.safety_number(carol.user()).await.unwrap().digits());
+    bob.confirm_safety_number(carol.user()).expect_err("nothing was shown");
+    bob.confirm_safety_number(alice.user()).unwrap();
+    alice.compare_safety_code(bob.user(), theirs.code()).await.unwrap();
+    for (one, other) in [(&alice, &bob), (&bob, &alice)] {
+        assert!(one.known(other.user()).unwrap().unwrap().verified);
+    }
+    let other = carol.safety_number(alice.user()).await.unwrap();
+    assert!(matches!(alice.compare_safety_code(bob.user(), other.code()).await, Err(Error::BadBlob(_))));
+
+    // A device of Bob's comes and goes: the number is another one, the same for both, and he stays verified.
+    let tablet = world.device(&bob, "tablet").await;
+    let more = alice.safety_number(bob.user()).await.unwrap();
+    assert_ne!(more.digits(), ours.digits());
+    assert_eq!(more.digits(), bob.safety_number(alice.user()).await.unwrap().digits());
+    bob.remove_device(&tablet.client_key()).await.unwrap();
+    assert_ne!(alice.safety_number(bob.user()).await.unwrap().digits(), more.digits());
+    assert!(alice.known(bob.user()).unwrap().unwrap().verified);
+    // A code of earlier is good as long as it is a part of what both saw since.
+    alice.compare_safety_code(bob.user(), theirs.code()).await.unwrap();
+    world.close();
+}
