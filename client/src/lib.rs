@@ -50,6 +50,7 @@ mod leaf;
 mod mailbox;
 mod mls;
 mod options;
+mod profile;
 mod push;
 mod receive;
 mod sealed;
@@ -85,4 +86,5 @@ pub use postern_protocol::second_proof::RecoveryKey;
 pub use postern_api::{Http, Request, Response, Token};
 #[cfg(feature = "lab")]
 pub use submit::Submission;
+pub use profile::{ForContacts, ProfileChange, UserProfile};
 pub use tokens::Wallet;

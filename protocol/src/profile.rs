@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use crate::{
-    LookupSecret, MessageDigest, Payload, PublicKey, Signature, Transcript,
+    LookupSecret, MessageDigest, Payload, PublicKey, Signature, Transcript, WrongLength,
     hash::{hmac_key, hmac_sha256, sha256},
     key::{BadSignature, SigningKey},
     label::Label,
@@ -95,6 +95,13 @@ impl ProfileKey {
     /// `HMAC-SHA256(key, "Postern lookup secret" || 0)`.
     pub fn lookup_secret(&self) -> LookupSecret {
         LookupSecret::new(hmac_sha256(&hmac_key(&self.0), &[Label::LOOKUP_SECRET.as_bytes()]))
+    }
+}
+
+impl TryFrom<&[u8]> for ProfileKey {
+    type Error = WrongLength;
+    fn try_from(bytes: &[u8]) -> Result<Self, WrongLength> {
+        bytes.try_into().map(Self).map_err(|_| WrongLength { expected: 32, found: bytes.len() })
     }
 }
 

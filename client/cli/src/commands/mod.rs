@@ -5,6 +5,7 @@ mod contacts;
 mod devices;
 mod groups;
 mod messages;
+mod profile;
 mod push;
 
 use std::{
@@ -78,6 +79,8 @@ enum Command {
     #[command(flatten)]
     Messages(messages::Command),
     #[command(flatten)]
+    Profile(profile::Command),
+    #[command(flatten)]
     Push(push::Command),
 }
 
@@ -90,6 +93,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Invitations(command) => contacts::run_invitation(&global, command).await,
         Command::Contacts { command } => contacts::run(&global, command.unwrap_or_default()).await,
         Command::Messages(command) => messages::run(&global, command).await,
+        Command::Profile(command) => profile::run(&global, command).await,
         Command::Push(command) => push::run(&global, command).await,
     }
 }

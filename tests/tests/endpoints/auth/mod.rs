@@ -5,6 +5,7 @@ pub mod delete_account;
 pub mod look_up_user;
 pub mod publish_contact;
 pub mod published_keys;
+pub mod put_profile;
 pub mod register_user;
 pub mod rename_user;
 pub mod replace_recovery_key;
