@@ -1,7 +1,7 @@
 -- This list says which role may execute which function (OPS-3). It is applied after all functions, as postern_owner; a
 -- function that is not in it can be executed by its owner only. Tables are granted to nobody.
 
-GRANT USAGE ON SCHEMA postern, auth, aas, ds, qs, operator TO postern_server;
+GRANT USAGE ON SCHEMA postern, auth, aas, ds, qs, rendezvous, operator TO postern_server;
 GRANT USAGE ON SCHEMA operator TO postern_operator, postern_monitor;
 
 -- postern
@@ -46,6 +46,8 @@ GRANT EXECUTE ON FUNCTION operator.allow_ciphersuite TO postern_operator;
 GRANT EXECUTE ON FUNCTION operator.forbid_ciphersuite TO postern_operator;
 GRANT EXECUTE ON FUNCTION operator.user_limits TO postern_operator, postern_monitor;
 GRANT EXECUTE ON FUNCTION operator.set_user_limit TO postern_operator;
+GRANT EXECUTE ON FUNCTION operator.rendezvous_limits TO postern_operator, postern_monitor;
+GRANT EXECUTE ON FUNCTION operator.set_rendezvous_limit TO postern_operator;
 GRANT EXECUTE ON FUNCTION operator.reserved_names TO postern_operator, postern_monitor;
 GRANT EXECUTE ON FUNCTION operator.reserve_name TO postern_operator;
 GRANT EXECUTE ON FUNCTION operator.release_name TO postern_operator;
@@ -125,3 +127,12 @@ GRANT EXECUTE ON FUNCTION qs.count_key_packages TO postern_server;
 GRANT EXECUTE ON FUNCTION qs.remove_key_packages TO postern_server;
 GRANT EXECUTE ON FUNCTION qs.load_stocks TO postern_server;
 GRANT EXECUTE ON FUNCTION qs.rotate_friendship_token TO postern_server;
+
+-- rendezvous
+GRANT EXECUTE ON FUNCTION rendezvous.create_rendezvous TO postern_server;
+GRANT EXECUTE ON FUNCTION rendezvous.join_rendezvous TO postern_server;
+GRANT EXECUTE ON FUNCTION rendezvous.leave_payload TO postern_server;
+GRANT EXECUTE ON FUNCTION rendezvous.receive_payloads TO postern_server;
+GRANT EXECUTE ON FUNCTION rendezvous.next_payloads TO postern_server;
+GRANT EXECUTE ON FUNCTION rendezvous.end_rendezvous TO postern_server;
+GRANT EXECUTE ON FUNCTION rendezvous.clean_up TO postern_server;

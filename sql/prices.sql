@@ -30,7 +30,8 @@ WITH listed (endpoint, price) AS (VALUES
     ('qs.rotate_friendship_token', 1),
     ('qs.rotate_keys', 1),
     ('qs.set_push_policy', 1),
-    ('qs.subscribe_push', 1)
+    ('qs.subscribe_push', 1),
+    ('rendezvous.create_rendezvous', 1)
 ), gone AS (
     DELETE FROM aas.prices p WHERE NOT EXISTS (SELECT FROM listed l WHERE l.endpoint = p.endpoint)
 )

@@ -60,10 +60,19 @@ alice=$(client phone --json register "alice-$run" | sed 's/.*"user":"\([^"]*\)".
 bob=$(client bob --json register "bob-$run" | sed 's/.*"user":"\([^"]*\)".*/\1/')
 printf '%s\n' "$alice" "$bob" | shown
 
-step "2. Alice adds her laptop: request and grant travel between the two by hand."
-client laptop link-request "$alice" >"$work/request"
-client phone link-approve <"$work/request" >"$work/grant"
-client laptop link-complete <"$work/grant" | shown
+step "2. Alice adds her laptop: she types the code there that her phone shows."
+client phone --json link >"$work/code" &
+waiting=$!
+deadline=$((SECONDS + 15))
+until code=$(grep -o '"code":"[^"]*"' "$work/code"); do
+    ((SECONDS < deadline)) || { echo "demo: the phone shows no code" >&2; exit 1; }
+    sleep 0.1
+done
+code=$(cut -d'"' -f4 <<<"$code")
+shown <<<"$code"
+client laptop link "$code" | shown
+wait "$waiting"
+waiting=
 
 step "3. Alice creates a group on her phone and invites Bob and her own laptop."
 client phone create-group climbing | shown

@@ -30,6 +30,7 @@ mod health;
 mod http;
 mod payment;
 mod qs;
+mod rendezvous;
 mod request;
 mod transport;
 

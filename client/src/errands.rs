@@ -10,7 +10,7 @@ use crate::{
     error::{Result, goes_on},
     event::Event,
     group::{self, Change, GroupState, strayed},
-    identity, invitations, key_packages, mailbox, push,
+    identity, invitations, key_packages, link, mailbox, push,
     session::Session,
     store::{Step, Tx, integer},
 };
@@ -21,6 +21,7 @@ impl Session {
         let (store, api) = (&*self.store, &self.api);
         goes_on(identity::renew_credential(store, api).await)?;
         goes_on(identity::upkeep(api, store, &self.options).await)?;
+        goes_on(link::remove_absent(self).await)?;
         key_packages::drop_expired(store, group::is_leaf_key_in_use)?;
         goes_on(mailbox::revoke_addresses(store, api).await)?;
         goes_on(self.rotate_mailbox_keys(step).await)?;

@@ -33,6 +33,14 @@ pub enum Error {
         .directory.display()
     )]
     Busy { directory: PathBuf, seconds: u64 },
+    #[error("{} is in use: end the other processes that have it open", .0.display())]
+    InUse(PathBuf),
+    #[error("the state is encrypted: its passphrase is needed")]
+    PassphraseNeeded,
+    #[error("this is not the passphrase of the state, or its database is damaged")]
+    WrongPassphrase,
+    #[error("the state is not encrypted: open it without a passphrase, or set one first")]
+    NotEncrypted,
     #[error("the state directory cannot be used: {0}")]
     Directory(#[from] std::io::Error),
     #[error("the state database failed: {0}")]
@@ -49,6 +57,8 @@ pub enum Error {
     Queue(#[from] QueueError),
     #[error(transparent)]
     Identity(#[from] IdentityError),
+    #[error(transparent)]
+    Link(#[from] LinkError),
     #[error("no group is called {0:?}")]
     UnknownGroup(String),
     #[error("several groups match {0:?}: name one by its id")]
@@ -146,6 +156,27 @@ pub enum IdentityError {
     Split,
     #[error("the user was not looked up yet")]
     Unknown,
+}
+
+/// Two devices did not come together (AS-7).
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum LinkError {
+    #[error("no device waits under this code: mind the number, and that a code is good for some minutes")]
+    UnknownCode,
+    #[error("somebody tried this code already, and a code is good for one try: begin again with another one")]
+    UsedCode,
+    #[error(
+        "the two devices do not have the same code, or somebody between them guesses at it. Nothing was handed over, and \
+         the code is used up: begin again with another one"
+    )]
+    WrongCode,
+    #[error("the link ended before it was complete: begin again with another code")]
+    Over,
+    #[error(
+        "what arrived is not what the other device sent: somebody between them changes it, or their programs do not \
+         fit together. The link is ended"
+    )]
+    Tampered,
 }
 
 impl Error {
@@ -278,6 +309,7 @@ const REFUSALS: &[ProblemType] = &[
     ProblemType::UnknownTokenKey,
     ProblemType::InvalidTokenRequest,
     ProblemType::NoTokenIssued,
+    ProblemType::RendezvousClosed,
 ];
 
 /// Whether the server refused a request for good.
@@ -299,6 +331,8 @@ mod tests {
         ProblemType::TooManyRegistrations,
         ProblemType::TooManyChanges,
         ProblemType::TooManyReservations,
+        ProblemType::TooManyRendezvous,
+        ProblemType::TooManyAttempts,
         ProblemType::AllowanceUsedUp,
         ProblemType::Fault,
         ProblemType::Unavailable,

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     error::{Error, Result},
+    history,
     store::{Tx, integer},
 };
 
@@ -100,6 +101,17 @@ pub enum Event {
     Ignored { reason: String },
 }
 
+/// A message or event of a group that was kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct HistoryEntry {
+    /// When this device got it, in seconds since 1970.
+    pub time: u64,
+    /// The same in this computer's time zone: `2026-11-29 18:04`.
+    pub local_time: String,
+    /// What this device said itself is an [`Event::Message`], too.
+    pub event: Event,
+}
+
 /// The place of an event in the order of telling.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct EventId(u64);
@@ -154,12 +166,31 @@ impl Event {
         Self::Ignored { reason: reason.into() }
     }
 
-    /// Keeps the event to be told.
+    /// Keeps the event to be told, and one of a group in the group's history.
     pub(crate) fn record(&self, tx: &Tx<'_>) -> Result<()> {
-        // JSON, because CBOR's byte strings do not survive an internally tagged enum.
-        let event = serde_json::to_string(self).map_err(|_| Error::Damaged("an event"))?;
+        let event = self.to_json()?;
+        if let Some(group) = self.group() {
+            history::keep(tx, group, &event)?;
+        }
         tx.sql().prepare_cached("INSERT INTO events (event) VALUES (?1)")?.execute([event])?;
         Ok(())
+    }
+
+    /// Keeps the event of a group in the group's history.
+    pub(crate) fn remember(&self, tx: &Tx<'_>) -> Result<()> {
+        match self.group() {
+            Some(group) => history::keep(tx, group, &self.to_json()?),
+            None => Ok(()),
+        }
+    }
+
+    /// JSON, because CBOR's byte strings do not survive an internally tagged enum.
+    fn to_json(&self) -> Result<String> {
+        serde_json::to_string(self).map_err(|_| Error::Damaged("an event"))
+    }
+
+    pub(crate) fn from_json(event: &str) -> Result<Self> {
+        serde_json::from_str(event).map_err(|_| Error::Damaged("an event"))
     }
 
     pub(crate) fn members_mut(&mut self) -> Vec<&mut Member> {
@@ -183,12 +214,7 @@ pub(crate) fn pending(tx: &Tx<'_>) -> Result<Vec<(EventId, Event)>> {
     let rows = statement
         .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
         .collect::<Result<Vec<(u64, String)>, _>>()?;
-    rows.into_iter()
-        .map(|(id, event)| {
-            let event = serde_json::from_str(&event).map_err(|_| Error::Damaged("an event"))?;
-            Ok((EventId(id), event))
-        })
-        .collect()
+    rows.into_iter().map(|(id, event)| Ok((EventId(id), Event::from_json(&event)?))).collect()
 }
 
 /// Forgets events that were told.

@@ -41,12 +41,14 @@ mod error;
 mod event;
 mod follow;
 mod group;
+mod history;
 mod identity;
 mod invitations;
 mod key_packages;
 #[cfg(feature = "lab")]
 mod lab;
 mod leaf;
+mod link;
 mod mailbox;
 mod mls;
 mod options;
@@ -70,8 +72,8 @@ pub use contact::{
     Letter, LetterBody, ReceivedRequest, RequestId, SafetyNumber, SharedContact, Stamp,
 };
 pub use display::{safe_json, safe_line, safe_text};
-pub use error::{Error, IdentityError, QueueError, Result};
-pub use event::{Event, EventId, Member};
+pub use error::{Error, IdentityError, LinkError, QueueError, Result};
+pub use event::{Event, EventId, HistoryEntry, Member};
 pub use follow::Follower;
 #[cfg(feature = "lab")]
 pub use group::Change;
@@ -79,11 +81,13 @@ pub use group::{ApplicationMessage, Content, GroupSummary, RosterEntry};
 pub use identity::{
     Audit, Device, DeviceState, EidWelcome, IdentityLink, Known, Seen, VerifiedClient, VerifiedUser,
 };
+pub use link::{LinkCode, LinkOffer, MalformedCode};
 pub use options::Options;
 pub use postern_api as api;
 pub use postern_protocol::second_proof::RecoveryKey;
 #[cfg(feature = "lab")]
 pub use postern_api::{Http, Request, Response, Token};
+pub use store::Passphrase;
 #[cfg(feature = "lab")]
 pub use submit::Submission;
 pub use profile::{ForContacts, ProfileChange, UserProfile};

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::clock::Clock;
+use crate::{clock::Clock, store::Passphrase};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -15,6 +15,8 @@ pub struct Options {
     pub waiting_requests: u64,
     /// Where the server is now, if not where it was at registration.
     pub server: Option<String>,
+    /// Passphrase under which the state is encrypted; without one, a new client's state is not.
+    pub passphrase: Option<Passphrase>,
     /// How long after this device's last commit in a group it renews its keys there. Less than a
     /// server's patience with members that never commit (90 days, DS-10).
     pub update_every: Duration,
@@ -24,6 +26,9 @@ pub struct Options {
     /// How many messages of a group are kept that could not be sent yet, and of how many bytes in all.
     pub unsent_messages: u64,
     pub unsent_bytes: u64,
+    /// How many messages and events of each group are kept to be read again
+    /// ([`Group::history`](crate::Group::history)); 0: none.
+    pub history: u64,
     /// The unit of the pauses before this device comes back into a group that it cannot follow: the
     /// first is at most so long for each member, the next ones are 30 times as long and more.
     pub return_after: Duration,
@@ -68,10 +73,12 @@ impl Default for Options {
             accept_contacts: false,
             waiting_requests: 100,
             server: None,
+            passphrase: None,
             update_every: 30 * DAY,
             commit_within: Duration::from_secs(60 * 60),
             unsent_messages: 1000,
             unsent_bytes: 8 * 1024 * 1024,
+            history: 10_000,
             return_after: Duration::from_secs(1),
             remove_silent_after: 90 * DAY,
             #[cfg(feature = "lab")]

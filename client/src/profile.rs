@@ -54,6 +54,10 @@ pub struct ProfileChange {
     pub discoverable: Option<bool>,
 }
 
+/// Keys of profiles, as the user's devices share them: of contacts, and the own one.
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct ProfileKeys(Vec<(UserName, ProfileKey)>);
+
 /// A row of the table.
 #[derive(Default)]
 struct Kept {
@@ -80,6 +84,25 @@ pub(crate) fn keep_key(tx: &Tx<'_>, user: &UserName, key: &ProfileKey) -> Result
         params![user.to_string(), key.as_bytes()],
     )?;
     Ok(())
+}
+
+/// The keys that this device has, for a new one of the user.
+pub(crate) fn handover(tx: &Tx<'_>) -> Result<ProfileKeys> {
+    key(tx)?;
+    let mut statement = tx.sql().prepare("SELECT user, key FROM profiles WHERE key IS NOT NULL ORDER BY user")?;
+    let rows = statement
+        .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect::<Result<Vec<(String, Vec<u8>)>, _>>()?;
+    let entry = |(user, key): &(String, Vec<u8>)| {
+        let user = user.parse().map_err(|_| Error::Damaged("a user name"))?;
+        Ok((user, fixed(key, "a profile key")?))
+    };
+    rows.iter().map(entry).collect::<Result<_>>().map(ProfileKeys)
+}
+
+/// Takes over what another device of the user handed over.
+pub(crate) fn take_over(tx: &Tx<'_>, keys: &ProfileKeys) -> Result<()> {
+    keys.0.iter().try_for_each(|(user, key)| keep_key(tx, user, key))
 }
 
 /// The secret to show when a user is looked up, who may be hidden from others.

@@ -18,10 +18,11 @@ use postern_protocol::{
 
 use crate::{
     account::{Account, LinkGrant, LinkRequest},
-    contact::{self, Friendship, FriendshipSecrets},
+    contact::{Friendship, FriendshipSecrets},
     error::{Error, Result},
     identity::{self, eid},
     key_packages,
+    link::Handover,
     mailbox::{KINDS, Queue, add_addresses},
     options::Options,
     server::Api,
@@ -122,12 +123,8 @@ pub(crate) async fn complete_link(
         }
         if account.eid_group_id.is_none() {
             let client_key = account.client_key().public_key();
-            let secrets = contact::open_secrets(&grant.friendship, &client_key, &account.contact_key())
-                .ok_or(Error::BadBlob("link grant"))?;
-            Friendship::join(secrets).save(tx)?;
-            let client_key = account.client_key();
-            account.eid_group_id = Some(eid::join(tx, &account.user, &client_key, &grant.welcome)?);
-            account.save(tx)?;
+            Handover::open(&grant.handover, &client_key, &account.contact_key())?
+                .take_over(tx, &mut account)?;
         }
         Ok(account)
     })?;

@@ -48,6 +48,9 @@ labels! {
     PROFILE "Postern profile" "Signature of a client over its user's profile.";
     RECOVERY_KEY "Postern recovery key" "Seed of the key that signs for a recovery key.";
     SECOND_PROOF "Postern second proof" "Signature of a recovery key over what cannot be undone.";
+    RENDEZVOUS_CONFIRMATION "Postern rendezvous confirmation" "Proof of one side of a rendezvous that it has the secret.";
+    RENDEZVOUS_PAYLOAD "Postern rendezvous payload" "Key that the payloads of one side of a rendezvous are sealed under.";
+    RENDEZVOUS_SIDE "Postern rendezvous side" "Identity of one side of a rendezvous in the agreement of a secret.";
     SAFETY_NUMBER "Postern safety number" "Hash of a user's identity that people compare.";
     USED_SIGNATURE "Postern used signature" "Hash by which a request's signature is remembered.";
 }

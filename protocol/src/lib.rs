@@ -27,6 +27,7 @@ pub mod problem;
 pub mod profile;
 pub mod push;
 pub mod qs;
+pub mod rendezvous;
 pub mod sealed;
 pub mod second_proof;
 pub mod signature;

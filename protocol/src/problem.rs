@@ -158,6 +158,15 @@ problems! {
     NoTokenIssued "no-token-issued" BAD_REQUEST
         "No token of the batch can be issued"
         "Every request of the batch names a key that does not issue, or has a blinded message that cannot be read. Nothing was taken from the allowance.";
+    TooManyRendezvous "too-many-rendezvous" TOO_MANY_REQUESTS
+        "There are too many rendezvous"
+        "The server keeps a limited number of rendezvous at a time, for everyone together. Each is over within minutes: try again later (Retry-After).";
+    TooManyAttempts "too-many-attempts" TOO_MANY_REQUESTS
+        "There are too many attempts to join a rendezvous"
+        "The server takes a limited number of attempts to join a rendezvous in an hour, from one network address and in all. The same request is as good in the next hour (Retry-After).";
+    RendezvousClosed "rendezvous-closed" CONFLICT
+        "The rendezvous takes no more"
+        "Another key has joined the rendezvous, the place of the payload is not the next one, or the number of payloads or requests of a rendezvous is used up. Begin another rendezvous.";
     Fault "fault" INTERNAL_SERVER_ERROR
         "The server failed"
         "The fault is the server's. Nothing was changed and the token is unspent: send the request again with the same token, signed anew.";

@@ -11,6 +11,7 @@ use crate::{
     ds::Ds,
     home::Home,
     qs::{Qs, push::Pusher},
+    rendezvous::Rendezvous,
 };
 
 #[derive(Clone)]
@@ -20,6 +21,7 @@ pub struct App {
     pub aas: Aas,
     pub ds: Ds,
     pub qs: Qs,
+    pub rendezvous: Rendezvous,
 }
 
 impl App {
@@ -35,11 +37,16 @@ impl App {
             aas: Aas::load(home).await?,
             ds: Ds::load(home, pusher.clone()).await?,
             qs: Qs::load(home, pusher).await?,
+            rendezvous: Rendezvous::new(home),
         })
     }
 
     /// The parts that listen for the database's notifications.
-    pub fn subscribers(&self) -> [Arc<dyn Subscriber>; 2] {
-        [Arc::new(self.qs.wakeups.clone()), Arc::new(self.aas.clone())]
+    pub fn subscribers(&self) -> [Arc<dyn Subscriber>; 3] {
+        [
+            Arc::new(self.qs.wakeups.clone()),
+            Arc::new(self.aas.clone()),
+            Arc::new(self.rendezvous.bell.clone()),
+        ]
     }
 }

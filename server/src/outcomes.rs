@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::{
     aas, auth, cli,
     database::{migrate, outcome::Declared},
-    ds, http, qs,
+    ds, http, qs, rendezvous,
 };
 
 /// The labels of every outcome type, from `CREATE TYPE schema.function_outcome AS ENUM ('a', 'b')`
@@ -49,6 +49,7 @@ fn outcomes_are_the_same_in_rust_and_in_the_database() {
         ds::outcomes(),
         http::outcomes(),
         qs::outcomes(),
+        rendezvous::outcomes(),
     ];
     let mut expected = in_migrations();
     for Declared { name, labels } in declared.into_iter().flatten() {

@@ -1,5 +1,5 @@
 //! The routes of the server, one line each, with name and door: `paid` endpoints ask for a token, `open` ones are the
-//! exceptions that AAS-1 names.
+//! exceptions that AAS-1 names, and a rendezvous, which was paid for when it was made (AS-7).
 
 use http::Method;
 
@@ -8,7 +8,7 @@ use crate::{
     app::App,
     auth, ds,
     http::{Door, Route},
-    qs,
+    qs, rendezvous,
 };
 
 macro_rules! open {
@@ -71,6 +71,11 @@ pub fn all() -> Vec<Route<App>> {
         paid!(PUT "/as/account/name" auth::rename_user),
         paid!(PUT "/as/account/recovery-key" auth::replace_recovery_key),
         paid!(DELETE "/as/account" auth::delete_account),
+        paid!(POST "/rendezvous" rendezvous::create_rendezvous),
+        open!(POST "/rendezvous/{number}/join" rendezvous::join_rendezvous),
+        open!(POST "/rendezvous/{number}/payloads" rendezvous::leave_payload),
+        open!(POST "/rendezvous/{number}/receive" rendezvous::receive_payloads),
+        open!(DELETE "/rendezvous/{number}" rendezvous::end_rendezvous),
         open!(POST "/as/users" auth::register_user),
         open!(POST "/as/account/end" auth::end_identity),
         open!(POST "/as/account/reset" auth::reset_account),

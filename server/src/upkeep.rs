@@ -16,6 +16,7 @@ use crate::{
     ds::{self, Ds},
     keys::KeyVersion,
     qs::{self, Qs},
+    rendezvous::Rendezvous,
 };
 
 /// Time within which a process takes over changed keys of which it was not notified.
@@ -27,7 +28,7 @@ const HOUR: Duration = Duration::from_secs(60 * 60);
 
 /// The table of chores.
 pub fn chores(app: &App) -> Vec<Chore> {
-    let App { about: home, auth, aas, ds, qs } = app;
+    let App { about: home, auth, aas, ds, qs, rendezvous } = app;
     let (auth_keys_changed, batch_keys_changed) = (Arc::<Notify>::default(), Arc::<Notify>::default());
     let changed = [aas.issuer_keys_changed(), auth_keys_changed.clone(), batch_keys_changed.clone()];
     vec![
@@ -72,11 +73,12 @@ pub fn chores(app: &App) -> Vec<Chore> {
             auth.forget_counts().await
         }),
         Chore::every(
-            HOUR,
-            "expire silent clients",
-            auth,
-            |auth: As| async move { auth.expire().await },
+            MINUTE,
+            "delete rendezvous that are over",
+            rendezvous,
+            |rendezvous: Rendezvous| async move { rendezvous.clean_up().await },
         ),
+        Chore::every(HOUR, "expire silent clients", auth, |auth: As| async move { auth.expire().await }),
         Chore::every(HOUR, "drop expired group ids, groups and Welcome trees", ds, |ds: Ds| async move {
             ds::upkeep::run(&ds).await
         }),

@@ -16,9 +16,14 @@ pub fn for_error(error: &Error) -> &'static str {
         Error::NoServer => ". --server or POSTERN_SERVER names it",
         Error::NoClient(_) => ". `register` makes a client; --state names its directory",
         Error::ClientExists(_) | Error::Busy { .. } => ". --state names the directory",
-        Error::NotReady => ". `register` and `link-complete` go on where they were interrupted",
+        Error::NotReady => ". `register`, `link` and `link-complete` go on where they were interrupted",
         Error::UnknownGroup(_) | Error::AmbiguousGroup(_) => ". `groups` lists them with their ids",
         Error::CannotFollow => ". `rejoin` comes back at once, `refound` founds the group anew",
+        Error::PassphraseNeeded | Error::WrongPassphrase => {
+            ". --passphrase-file or POSTERN_PASSPHRASE gives it, or a terminal at which it is typed"
+        }
+        Error::NotEncrypted => ". `passphrase change` encrypts it",
+        Error::Link(_) => ". `link` on a device you have shows another code",
         Error::NoSuchMember(_) => ". `members` lists them",
         Error::NoAttributesKey => ". `follow --once` receives",
         _ => "",

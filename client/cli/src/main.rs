@@ -5,6 +5,7 @@
 mod advice;
 mod commands;
 mod output;
+mod qr;
 
 use std::process::ExitCode;
 

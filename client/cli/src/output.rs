@@ -71,7 +71,8 @@ pub fn device_name(client_key: &PublicKey) -> String {
     client_key.to_base64url().chars().take(8).collect()
 }
 
-fn describe(client: &Client, event: &Event) -> Result<String> {
+/// An event in a line for people.
+pub fn describe(client: &Client, event: &Event) -> Result<String> {
     let prefix = match event.group() {
         Some(group) => format!("[{}] ", group_name(client, group)?),
         None => String::new(),

@@ -8,10 +8,7 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use postern_protocol::{HpkePublicKey, MlsMessage, Payload, encoding::Encoding, name::UserName};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::{
-    error::{Error, Result},
-    identity::EidWelcome,
-};
+use crate::error::{Error, Result};
 
 /// From the new device: "add me to this user". As text, `postern-link-request.` and base64url.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -19,7 +16,7 @@ pub struct LinkRequest {
     pub user: UserName,
     /// An `MLSMessage` holding a KeyPackage for the EID; its leaf key is the client key.
     pub key_package: MlsMessage,
-    /// The key that the user's friendship is sealed to.
+    /// The key that the handover is sealed to.
     pub hpke_key: HpkePublicKey,
 }
 
@@ -27,9 +24,8 @@ pub struct LinkRequest {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct LinkGrant {
     pub user: UserName,
-    pub welcome: EidWelcome,
-    /// The secrets of the user's friendship (QS-6), sealed to the new device.
-    pub friendship: Payload,
+    /// Everything that the user's devices share, sealed to the new device.
+    pub handover: Payload,
 }
 
 impl LinkRequest {

@@ -11,10 +11,11 @@ use super::handle::Client;
 use crate::{
     account::{self, LinkGrant, LinkRequest},
     error::{Error, Result},
+    link::{self, LinkCode},
     options::Options,
     session::Session,
     setup,
-    store::Store,
+    store::{self, Passphrase, Store},
 };
 
 /// Makes or opens the client of a directory.
@@ -26,11 +27,12 @@ use crate::{
 /// let alice = Client::builder("state/alice").server("http://127.0.0.1:8008").register("alice").await?;
 /// let alice = Client::builder("state/alice").open()?;
 ///
-/// // A second device, in three steps.
+/// // A second device. A person reads the code on one, and types it on the other.
+/// let offer = alice.offer_link().await?;
+/// let code = offer.code().expect("no device has come yet");
 /// let laptop = Client::builder("state/laptop").server("http://127.0.0.1:8008");
-/// let request = laptop.request_link(alice.user())?;
-/// let grant = alice.approve_link(&request).await?;
-/// let laptop = laptop.complete_link(&grant).await?;
+/// let (added, laptop) = tokio::join!(offer.finish(), laptop.link(&code));
+/// assert_eq!(added?, laptop?.client_key());
 /// # Ok(())
 /// # }
 /// ```
@@ -88,6 +90,38 @@ impl ClientBuilder {
         self
     }
 
+    /// Keeps so many messages and events of each group to be read again ([`Group::history`](crate::Group::history)): 10,000,
+    /// unless this says something else; 0: none.
+    #[must_use]
+    pub fn keep_history(mut self, number: u64) -> Self {
+        self.options.history = number;
+        self
+    }
+
+    /// Opens, or makes, state that is encrypted under a passphrase.
+    #[must_use]
+    pub fn passphrase(mut self, passphrase: Passphrase) -> Self {
+        self.options.passphrase = Some(passphrase);
+        self
+    }
+
+    /// Whether the directory holds state that is encrypted; `None` if it holds none.
+    ///
+    /// # Errors
+    /// [`Error::Directory`].
+    pub fn is_encrypted(&self) -> Result<Option<bool>> {
+        store::is_encrypted(&self.directory)
+    }
+
+    /// Encrypts the state under another passphrase, or under none from now on. [`Self::passphrase`] is the present one.
+    ///
+    /// # Errors
+    /// [`Error::NoClient`], [`Error::InUse`] while a process has it open, [`Error::PassphraseNeeded`],
+    /// [`Error::WrongPassphrase`], [`Error::NotEncrypted`].
+    pub fn change_passphrase(&self, passphrase: Option<&Passphrase>) -> Result<()> {
+        store::reencrypt(&self.directory, &self.options, passphrase)
+    }
+
     /// Registers a new user (AS-1) with this as the first device, or takes up a registration that
     /// was interrupted. `name` may leave out the server's domain.
     ///
@@ -116,13 +150,26 @@ impl ClientBuilder {
     /// Opens the client.
     ///
     /// # Errors
-    /// [`Error::NoClient`], [`Error::NotReady`], [`Error::NewerState`].
+    /// [`Error::NoClient`], [`Error::NotReady`], [`Error::NewerState`], [`Error::PassphraseNeeded`],
+    /// [`Error::WrongPassphrase`], [`Error::NotEncrypted`].
     pub fn open(&self) -> Result<Client> {
         self.client(Arc::new(Store::open(&self.directory, &self.options)?))
     }
 
-    /// Makes the keys of a new device of `user`, and the request to add it (AS-3): the first of
-    /// three steps, offline. [`Client::approve_link`] is the second.
+    /// Makes this a new device of the user at whose other device the code is shown (AS-7), or goes on with a link that was
+    /// interrupted. [`Client::offer_link`] is the other side.
+    ///
+    /// # Errors
+    /// [`Error::NoServer`], [`Error::ClientExists`], [`Error::Link`], [`Error::Server`]. After a passing error the same code
+    /// goes on, if the two had agreed by then; else it is used up.
+    pub async fn link(&self, code: &LinkCode) -> Result<Client> {
+        let server = self.options.server.as_deref().or(code.server()).ok_or(Error::NoServer)?;
+        let store = link::link(&self.directory, server, code, &self.options).await?;
+        self.client(store)
+    }
+
+    /// Makes the keys of a new device of `user`, and the request to add it (AS-3), where the two cannot meet at the
+    /// server: the first of three steps, offline. [`Client::approve_link`] is the second.
     ///
     /// # Errors
     /// [`Error::NoServer`], [`Error::ClientExists`].

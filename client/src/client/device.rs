@@ -10,18 +10,19 @@ use postern_protocol::{
 use super::handle::Client;
 use crate::{
     account::{Account, LinkGrant, LinkRequest},
-    contact::{self, Friendship},
+    contact::Friendship,
     error::{Error, Result, or_repeated},
     group::{self, GroupState},
     identity::{self, Device, eid},
     key_packages,
+    link::{self, LinkOffer},
     mailbox::Queue,
     push,
     store::Step,
 };
 
 impl Client {
-    /// Approves a new device of this user (AS-3): the second of three steps, between
+    /// Approves a new device of this user (AS-3), where the two cannot meet at the server: the second of three steps, between
     /// [`ClientBuilder::request_link`](crate::ClientBuilder::request_link) and
     /// [`ClientBuilder::complete_link`](crate::ClientBuilder::complete_link) on the new device.
     /// Asking again for the same request adds nothing and grants the same.
@@ -34,15 +35,19 @@ impl Client {
         if request.user != account.user {
             return Err(Error::BadBlob("link request"));
         }
-        let _step = session.store.step().await?;
-        let device = session
-            .store
-            .read(|tx| Ok(eid::parse_device(tx, &account.user, request.key_package.as_bytes())))?
-            .ok_or(Error::BadBlob("link request"))?;
-        let welcome = eid::add(&session.api, &session.store, account, &device).await?;
-        let secrets = session.store.read(Friendship::load)?.secrets.clone();
-        let friendship = contact::seal_secrets(&request.hpke_key, &device.client_key, &secrets)?;
-        Ok(LinkGrant { user: account.user.clone(), welcome, friendship })
+        let device = link::parse_device(session, request.key_package.as_bytes())?;
+        let handover = link::hand_over(session, &device, link::EXPECTED).await?;
+        let handover = handover.seal(&request.hpke_key, &device.client_key)?;
+        Ok(LinkGrant { user: account.user.clone(), handover })
+    }
+
+    /// Offers to add a new device over a rendezvous at the server (AS-7), for which a person types the offer's code there
+    /// ([`ClientBuilder::link`](crate::ClientBuilder::link)); or goes on with an offer that was interrupted.
+    ///
+    /// # Errors
+    /// `too-many-rendezvous`.
+    pub async fn offer_link(&self) -> Result<LinkOffer> {
+        link::offer(&self.session).await
     }
 
     /// The user's devices, as the AS shows them.

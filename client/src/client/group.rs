@@ -14,9 +14,9 @@ use postern_protocol::{PublicKey, credential::ClientCredential, ds::GroupId, nam
 use crate::{
     contact,
     error::{Error, Result},
-    event::Member,
+    event::{HistoryEntry, Member},
     group::{self, Change, GroupState},
-    identity, invitations, key_packages, push,
+    history, identity, invitations, key_packages, push,
     session::Session,
 };
 
@@ -127,6 +127,32 @@ impl Group {
     pub async fn deliver_own(&self, number: Option<u64>) -> Result<()> {
         let step = self.session.store.step().await?;
         self.session.deliver(&step, &self.id, number).await
+    }
+
+    /// The last messages and events of the group that this device keeps, so many, oldest first: of its own messages those
+    /// that the server accepted. How many are kept, [`Options::history`](crate::Options::history) says.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub fn history(&self, number: u64) -> Result<Vec<HistoryEntry>> {
+        self.session.store.read(|tx| group::history(tx, &self.id, number))
+    }
+
+    /// Deletes all that this device keeps of the group's history. What was not told yet is told all the same.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub fn forget_history(&self) -> Result<()> {
+        self.session.store.write(|tx| history::forget(tx, &self.id))?;
+        self.session.store.scrub()
+    }
+
+    /// Sets whether this device keeps what comes in this group from now on: usually it does.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub fn keep_history(&self, kept: bool) -> Result<()> {
+        self.session.store.write(|tx| history::set_kept(tx, &self.id, kept))
     }
 
     /// How many messages of this device are kept: the server has not accepted them yet.

@@ -158,27 +158,6 @@ pub(super) fn open(payload: &Payload, address: &Address, private: &HpkePrivateKe
     answerable.then_some(OpenedLetter { sender, stamp: letter.stamp, body })
 }
 
-/// Seals the friendship for a device that is being added to the user; `client_key` is the
-/// device's.
-pub(crate) fn seal_secrets(
-    to: &HpkePublicKey,
-    client_key: &PublicKey,
-    secrets: &FriendshipSecrets,
-) -> Result<Payload> {
-    let secrets = Encoding::Cbor.encode(secrets);
-    Ok(Payload::new(seal_to(to, Label::LINK_SEAL.as_bytes(), client_key.as_bytes(), &secrets)?))
-}
-
-/// Opens what [`seal_secrets`] made; `None` for anything else.
-pub(crate) fn open_secrets(
-    sealed: &Payload,
-    client_key: &PublicKey,
-    private: &HpkePrivateKey,
-) -> Option<FriendshipSecrets> {
-    let secrets = private.open(Label::LINK_SEAL.as_bytes(), client_key.as_bytes(), sealed.as_bytes()).ok()?;
-    Encoding::Cbor.decode(&secrets).ok()
-}
-
 fn seal_to(key: &HpkePublicKey, info: &[u8], aad: &[u8], plaintext: &[u8]) -> Result<Vec<u8>> {
     key.seal(info, aad, plaintext).map_err(|_| Error::BadBlob("contact"))
 }

@@ -32,7 +32,6 @@ pub(crate) use self::{
     deposits::deliver_deposits,
     friendship::Friendship,
     handover::{handover, take_over},
-    letter::{open_secrets, seal_secrets},
     letters::{read_again, read_letters, receive_letter},
     list::list,
     news::{tell_contacts_of_end, tell_contacts_of_name, write_news},

@@ -6,13 +6,18 @@ use postern_protocol::{
 };
 
 use super::{
+    message::Content,
     outbox,
     outstanding::{self, Kind, Outstanding},
     record,
     state::GroupState,
     strayed,
 };
-use crate::{error::Result, event::Event, store::Tx};
+use crate::{
+    error::Result,
+    event::{Event, Member},
+    store::Tx,
+};
 
 impl GroupState {
     /// The request of the group that is to be sent first of those whose answer is outstanding.
@@ -44,12 +49,20 @@ impl GroupState {
         match kind {
             Kind::Commit => self.confirm_commit(tx),
             Kind::Message => {
+                self.remember_said(tx)?;
                 outbox::sent(tx, &self.id)?;
                 outstanding::forget(tx, &self.id, kind)
             }
             Kind::Rejoin => self.came_back(tx),
             Kind::Creation | Kind::Leave => outstanding::forget(tx, &self.id, kind),
         }
+    }
+
+    /// Keeps in the history what this device said.
+    fn remember_said(&self, tx: &Tx<'_>) -> Result<()> {
+        let Some((_, Content::Text(text))) = outbox::first(tx, &self.id)? else { return Ok(()) };
+        let sender = Member::unknown(self.leaf.public_key());
+        Event::Message { group: self.id.clone(), epoch: self.epoch(), sender, text }.remember(tx)
     }
 
     /// The DS refused an outstanding request: it never happened.

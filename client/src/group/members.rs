@@ -6,7 +6,8 @@ use super::{links, record, state::GroupState};
 use crate::{
     account::Account,
     error::{Error, Result},
-    event::{self, Event, EventId, Member},
+    event::{self, Event, EventId, HistoryEntry, Member},
+    history::{self, Kept},
     identity,
     store::Tx,
 };
@@ -29,13 +30,30 @@ pub(crate) fn claims(tx: &Tx<'_>, group: &GroupState) -> Result<Vec<(PublicKey, 
 pub(crate) fn pending_events(tx: &Tx<'_>) -> Result<Vec<(EventId, Event)>> {
     let mut pending = event::pending(tx)?;
     for (_, event) in &mut pending {
-        if let Some(group) = event.group().cloned() {
-            for member in event.members_mut() {
-                *member = resolve(tx, &group, member.leaf_key)?;
-            }
-        }
+        name_members(tx, event)?;
     }
     Ok(pending)
+}
+
+/// The last messages and events that are kept of a group, oldest first, with the members in them as far as they are known
+/// by now.
+pub(crate) fn history(tx: &Tx<'_>, id: &GroupId, number: u64) -> Result<Vec<HistoryEntry>> {
+    let kept = history::last(tx, id, number)?;
+    let entry = |Kept { time, local_time, event }| {
+        let mut event = Event::from_json(&event)?;
+        name_members(tx, &mut event)?;
+        Ok(HistoryEntry { time, local_time, event })
+    };
+    kept.into_iter().map(entry).collect()
+}
+
+/// Names the members in an event.
+fn name_members(tx: &Tx<'_>, event: &mut Event) -> Result<()> {
+    let Some(group) = event.group().cloned() else { return Ok(()) };
+    for member in event.members_mut() {
+        *member = resolve(tx, &group, member.leaf_key)?;
+    }
+    Ok(())
 }
 
 /// The device behind a leaf, as far as it is known.

@@ -37,7 +37,7 @@ pub(crate) use self::{
     join::{join, tree_of_welcome},
     leave::withdraw_invitations,
     links::unconfirmed,
-    members::{claims, members, pending_events},
+    members::{claims, history, members, pending_events},
     outstanding::{Kind, founding, unsettled},
     receive::receive,
     record::{active, is_leaf_key_in_use, set_successor, successor, summaries, title},

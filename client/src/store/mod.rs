@@ -6,6 +6,7 @@
 //! `schema/` says what the tables mean. Each is written by one module, which it is named for or
 //! which names it.
 
+mod passphrase;
 mod value;
 
 use std::{
@@ -22,7 +23,11 @@ use openmls_traits::OpenMlsProvider;
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 use rusqlite_migration::{M, MigrationDefinitionError, Migrations, SchemaVersion};
 
-pub(crate) use self::value::{decode, encode, fixed, integer};
+pub use self::passphrase::Passphrase;
+pub(crate) use self::{
+    passphrase::{is_encrypted, reencrypt},
+    value::{decode, encode, fixed, integer},
+};
 use crate::{
     clock::{Clock, Deadline},
     error::{Error, Result},
@@ -32,6 +37,7 @@ use crate::{
 
 const DATABASE: &str = "client.sqlite";
 const LOCK: &str = "lock";
+const IN_USE: &str = "in-use";
 /// How long a step waits for the step of another process.
 const LOCK_PATIENCE: Duration = Duration::from_secs(60);
 const LOCK_INTERVAL: Duration = Duration::from_millis(20);
@@ -48,6 +54,7 @@ const BASELINE: &str = concat!(
     include_str!("schema/profile.sql"),
     include_str!("schema/push.sql"),
     include_str!("schema/events.sql"),
+    include_str!("schema/history.sql"),
 );
 /// The steps from each version to the next. Once released, a step stays as it is, and a change of
 /// the schema is a further step.
@@ -59,8 +66,14 @@ pub(crate) struct Store {
     connection: Mutex<Connection>,
     crypto: RustCrypto,
     clock: Clock,
+    /// How many events of each group are kept.
+    history: u64,
     step: tokio::sync::Mutex<()>,
+    _in_use: InUse,
 }
+
+/// The right to have the store open: shared by all that have, or of one that puts another file in its place.
+pub(crate) struct InUse(#[expect(dead_code, reason = "it is locked as long as it is open")] File);
 
 /// The right to take a step: held while a batch is processed or a message is sent, never
 /// while waiting for messages. So `follow` and `send` of one user run side by side.
@@ -75,6 +88,7 @@ pub(crate) struct Tx<'a> {
     storage: SqliteStorageProvider<Cbor, &'a Connection>,
     crypto: &'a RustCrypto,
     clock: Clock,
+    history: u64,
 }
 
 impl Store {
@@ -91,39 +105,44 @@ impl Store {
             _ => {}
         }
         let path = directory.join(DATABASE);
+        let in_use = InUse::shared(directory)?;
         OpenOptions::new().create(true).append(true).mode(0o600).open(&path)?;
         let mut connection = connect(&path, options)?;
         SqliteStorageProvider::<Cbor, _>::new(&mut connection)
             .run_migrations()
             .map_err(|_| Error::Damaged("the schema of the MLS state"))?;
         migrate(&mut connection, &MIGRATIONS)?;
-        Ok(Self::new(directory, connection, options))
+        Ok(Self::new(directory, connection, in_use, options))
     }
 
     /// Opens the store of a directory.
     ///
     /// # Errors
-    /// [`Error::NoClient`], [`Error::NewerState`], [`Error::Damaged`], [`Error::Database`].
+    /// [`Error::NoClient`], [`Error::NewerState`], [`Error::Damaged`], [`Error::Database`],
+    /// [`Error::PassphraseNeeded`], [`Error::WrongPassphrase`], [`Error::NotEncrypted`].
     pub(crate) fn open(directory: &Path, options: &Options) -> Result<Self> {
         let path = directory.join(DATABASE);
         if !path.exists() {
             return Err(Error::NoClient(directory.to_owned()));
         }
+        let in_use = InUse::shared(directory)?;
         let mut connection = connect(&path, options)?;
         if MIGRATIONS.current_version(&connection).map_err(unmigrated)? == SchemaVersion::NoneSet {
             return Err(Error::Damaged("the version of the state"));
         }
         migrate(&mut connection, &MIGRATIONS)?;
-        Ok(Self::new(directory, connection, options))
+        Ok(Self::new(directory, connection, in_use, options))
     }
 
-    fn new(directory: &Path, connection: Connection, options: &Options) -> Self {
+    fn new(directory: &Path, connection: Connection, in_use: InUse, options: &Options) -> Self {
         Self {
             directory: directory.to_owned(),
             connection: Mutex::new(connection),
             crypto: RustCrypto::default(),
             clock: options.clock(),
+            history: options.history,
             step: tokio::sync::Mutex::new(()),
+            _in_use: in_use,
         }
     }
 
@@ -185,11 +204,18 @@ impl Store {
         work(&self.tx(&transaction))
     }
 
+    /// Does away with what deleted rows left in the write-ahead log. In the database they are overwritten when they are
+    /// deleted.
+    pub(crate) fn scrub(&self) -> Result<()> {
+        Ok(self.connection().query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?)
+    }
+
     fn tx<'a>(&'a self, transaction: &'a Transaction<'a>) -> Tx<'a> {
         Tx {
             storage: SqliteStorageProvider::new(transaction),
             crypto: &self.crypto,
             clock: self.clock,
+            history: self.history,
             transaction,
         }
     }
@@ -197,6 +223,43 @@ impl Store {
     /// A panic in another task leaves the connection usable: its transaction rolled back.
     fn connection(&self) -> MutexGuard<'_, Connection> {
         self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl InUse {
+    /// # Errors
+    /// [`Error::Busy`] when somebody is putting another file in its place for long.
+    fn shared(directory: &Path) -> Result<Self> {
+        let file = Self::file(directory)?;
+        let deadline = Deadline::after(LOCK_PATIENCE);
+        while let Err(error) = file.try_lock_shared() {
+            match error {
+                TryLockError::Error(error) => return Err(error.into()),
+                TryLockError::WouldBlock if deadline.is_over() => {
+                    return Err(Error::Busy {
+                        directory: directory.to_owned(),
+                        seconds: LOCK_PATIENCE.as_secs(),
+                    });
+                }
+                TryLockError::WouldBlock => std::thread::sleep(LOCK_INTERVAL),
+            }
+        }
+        Ok(Self(file))
+    }
+
+    /// # Errors
+    /// [`Error::InUse`].
+    fn alone(directory: &Path) -> Result<Self> {
+        let file = Self::file(directory)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Self(file)),
+            Err(TryLockError::WouldBlock) => Err(Error::InUse(directory.to_owned())),
+            Err(TryLockError::Error(error)) => Err(error.into()),
+        }
+    }
+
+    fn file(directory: &Path) -> Result<File> {
+        Ok(OpenOptions::new().create(true).append(true).mode(0o600).open(directory.join(IN_USE))?)
     }
 }
 
@@ -208,6 +271,11 @@ impl<'a> Tx<'a> {
     /// Seconds since 1970.
     pub(crate) fn now(&self) -> u64 {
         self.clock.now()
+    }
+
+    /// How many events of each group are kept.
+    pub(crate) fn history(&self) -> u64 {
+        self.history
     }
 
     /// Runs `work` so that its changes are undone when it fails, and the transaction
@@ -244,6 +312,7 @@ impl<'a> OpenMlsProvider for Tx<'a> {
 
 fn connect(path: &Path, options: &Options) -> Result<Connection> {
     let connection = Connection::open(path)?;
+    passphrase::unlock(&connection, path, options.passphrase.as_ref())?;
     connection.busy_timeout(LOCK_PATIENCE)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", if options.durable() { "FULL" } else { "OFF" })?;

@@ -257,7 +257,7 @@ async fn role(database: &Database) -> Result<Finding, DatabaseError> {
                     has_function_privilege('operator.claim_home_domain(text)', 'EXECUTE'),
                     (SELECT string_agg(c.oid::regclass::text, ', ')
                        FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-                      WHERE n.nspname IN ('postern', 'auth', 'aas', 'ds', 'qs', 'federation', 'operator')
+                      WHERE n.nspname IN ('postern', 'auth', 'aas', 'ds', 'qs', 'rendezvous', 'federation', 'operator')
                         AND (c.relkind IN ('r', 'p', 'v', 'm')
                              AND (has_table_privilege(c.oid, 'SELECT, INSERT, UPDATE, DELETE, TRUNCATE')
                                   OR has_any_column_privilege(c.oid, 'SELECT, INSERT, UPDATE'))

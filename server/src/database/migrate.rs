@@ -144,7 +144,7 @@ impl Release {
         transaction.batch_execute(&comments.join(";")).await.context("cannot comment on functions")?;
         transaction
             .batch_execute(
-                "REVOKE ALL ON ALL FUNCTIONS IN SCHEMA auth, aas, ds, qs, federation, operator
+                "REVOKE ALL ON ALL FUNCTIONS IN SCHEMA auth, aas, ds, qs, rendezvous, federation, operator
                      FROM PUBLIC, postern_server, postern_operator, postern_monitor;
                  REVOKE ALL ON ALL FUNCTIONS IN SCHEMA postern FROM postern_server, postern_operator, postern_monitor",
             )
@@ -265,7 +265,7 @@ async fn adopt(client: &mut Client) -> anyhow::Result<()> {
              UNION ALL
              SELECT 'GRANT USAGE ON SCHEMA postern TO postern_owner WITH GRANT OPTION'
              UNION ALL
-             (WITH ours AS (SELECT oid FROM pg_namespace WHERE nspname IN ('auth', 'aas', 'ds', 'qs', 'federation', 'operator')),
+             (WITH ours AS (SELECT oid FROM pg_namespace WHERE nspname IN ('auth', 'aas', 'ds', 'qs', 'rendezvous', 'federation', 'operator')),
                    owner AS (SELECT oid FROM pg_roles WHERE rolname = 'postern_owner')
               SELECT format('ALTER %s %s OWNER TO postern_owner',
                             CASE c.relkind WHEN 'S' THEN 'SEQUENCE' WHEN 'v' THEN 'VIEW'
@@ -306,7 +306,7 @@ async fn drop_obsolete(transaction: &Transaction<'_>) -> anyhow::Result<()> {
             "SELECT string_agg(p.oid::regprocedure::text, ', ')
                FROM pg_proc p
               WHERE p.pronamespace IN (SELECT oid FROM pg_namespace
-                                        WHERE nspname IN ('auth', 'aas', 'ds', 'qs', 'federation', 'operator'))
+                                        WHERE nspname IN ('auth', 'aas', 'ds', 'qs', 'rendezvous', 'federation', 'operator'))
                 AND p.xmin <> pg_current_xact_id()::xid
                 AND NOT EXISTS (SELECT FROM pg_depend d
                                  WHERE d.refclassid = 'pg_proc'::regclass AND d.refobjid = p.oid

@@ -206,6 +206,7 @@ impl<S: Clone + Send + Sync + 'static> Server<S> {
             }
             // Reservations become free when groups are created, and by the hourly upkeep.
             ProblemType::TooManyReservations => Some((header::RETRY_AFTER, HeaderValue::from(60 * 60))),
+            ProblemType::TooManyRendezvous => Some((header::RETRY_AFTER, HeaderValue::from(60))),
             ProblemType::Unavailable => Some((header::RETRY_AFTER, HeaderValue::from(1))),
             _ => limit.map(RateLimit::retry_after),
         };

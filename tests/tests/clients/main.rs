@@ -1,11 +1,13 @@
 //! The promises of the client library, tried with real clients and a real server.
 
 mod accounts;
+mod at_rest;
 mod command_line;
 mod contacts;
 mod following;
 mod friendship;
 mod groups;
 mod identities;
+mod linking;
 mod lost_answers;
 mod push;

@@ -6,4 +6,5 @@ mod auth;
 mod ds;
 mod health;
 mod qs;
+mod rendezvous;
 mod road;

@@ -336,6 +336,7 @@ async fn every_limit_is_in_a_table_with_its_default() {
     for (page, limits) in [
         ("docs/operate/mailboxes.md", "SELECT name, value FROM operator.queue_limits()"),
         ("docs/operate/users.md", "SELECT name, value FROM operator.user_limits()"),
+        ("docs/operate/rendezvous.md", "SELECT name, value FROM operator.rendezvous_limits()"),
         (
             "docs/operate/groups.md",
             "SELECT name, value FROM operator.group_limits()

@@ -196,7 +196,7 @@ async fn api_functions_run_as_their_owner_and_find_only_their_own_names() {
         &cluster.admin().await,
         "SELECT p.oid::regprocedure::text
            FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
-          WHERE n.nspname IN ('auth', 'aas', 'ds', 'qs', 'federation', 'operator')
+          WHERE n.nspname IN ('auth', 'aas', 'ds', 'qs', 'rendezvous', 'federation', 'operator')
             AND (p.proowner <> 'postern_owner'::regrole
                  OR p.proacl IS NULL
                  OR has_function_privilege('postern_server', p.oid, 'EXECUTE') AND NOT p.prosecdef
@@ -212,12 +212,12 @@ async fn everything_belongs_to_postern_owner_and_says_what_it_is() {
     let admin = cluster.admin().await;
     let foreign = "SELECT c.oid::regclass::text
                      FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-                    WHERE n.nspname IN ('auth', 'aas', 'ds', 'qs', 'federation', 'operator')
+                    WHERE n.nspname IN ('auth', 'aas', 'ds', 'qs', 'rendezvous', 'federation', 'operator')
                       AND c.relkind IN ('r', 'p', 'v', 'm', 'S', 'i', 'I')
                       AND c.relowner <> 'postern_owner'::regrole";
     assert_eq!(names(&admin, foreign).await, Vec::<String>::new());
     let silent = "WITH ours AS (SELECT oid, nspname FROM pg_namespace
-                                 WHERE nspname IN ('auth', 'aas', 'ds', 'qs', 'federation', 'operator')),
+                                 WHERE nspname IN ('auth', 'aas', 'ds', 'qs', 'rendezvous', 'federation', 'operator')),
                        tables AS (SELECT c.oid FROM pg_class c JOIN ours n ON n.oid = c.relnamespace
                                    WHERE c.relkind IN ('r', 'p', 'v', 'm') AND NOT c.relispartition)
                   SELECT n.nspname::text FROM ours n WHERE obj_description(n.oid, 'pg_namespace') IS NULL

@@ -16,14 +16,22 @@ pub enum Command {
     Register {
         /// alice, or alice@example.org
         name: String,
+        /// Ask for a passphrase, under which this device's state is encrypted
+        #[arg(long)]
+        passphrase: bool,
     },
     /// Begin anew as a user who lost all devices, with this as the first device
-    #[command(long_about = "Begin anew as a user who lost all devices, with this as the first device. Reads the \
+    #[command(
+        long_about = "Begin anew as a user who lost all devices, with this as the first device. Reads the \
                       recovery key from stdin. Groups, contacts and messages of the lost devices are not here; \
-                      contacts see that the identity was begun anew, and have to accept it.")]
+                      contacts see that the identity was begun anew, and have to accept it."
+    )]
     Reset {
         /// alice, or alice@example.org
         name: String,
+        /// Ask for a passphrase, under which this device's state is encrypted
+        #[arg(long)]
+        passphrase: bool,
     },
     /// Show the recovery key, once; with --replace, make another one
     RecoveryKey {
@@ -54,9 +62,10 @@ pub enum Command {
 
 pub async fn run(global: &Global, command: Command) -> anyhow::Result<()> {
     match command {
-        Command::Register { name } => {
+        Command::Register { name, passphrase } => {
+            let builder = global.new_builder(passphrase)?;
             note("Registering: keys, tokens, mailboxes …");
-            let client = global.builder().register(&name).await?;
+            let client = builder.register(&name).await?;
             let Some(key) = client.recovery_key()? else { return whoami(&client, global.json) };
             if global.json {
                 let words = recovery_words(&key);
@@ -68,10 +77,11 @@ pub async fn run(global: &Global, command: Command) -> anyhow::Result<()> {
             whoami(&client, false)?;
             show_recovery_key(&client, &key, false)
         }
-        Command::Reset { name } => {
+        Command::Reset { name, passphrase } => {
+            let builder = global.new_builder(passphrase)?;
             let key = read_recovery_key()?;
             note("Beginning anew: keys, tokens, mailboxes …");
-            let client = global.builder().reset(&name, &key).await?;
+            let client = builder.reset(&name, &key).await?;
             note(
                 "The lost devices are nothing to anybody any more. Groups, contacts and messages are not here: ask to be \
                  invited again. Contacts are told that your identity was begun anew.",
@@ -145,7 +155,8 @@ fn read_recovery_key() -> anyhow::Result<RecoveryKey> {
 /// Shows the recovery key that was made here, and has the client forget it.
 fn show_recovery_key(client: &Client, key: &RecoveryKey, json: bool) -> anyhow::Result<()> {
     let words = recovery_words(key);
-    let line = if json { to_json(&json!({ "recovery_key": words })) } else { format!("Recovery key: {words}") };
+    let line =
+        if json { to_json(&json!({ "recovery_key": words })) } else { format!("Recovery key: {words}") };
     print_line(&line)?;
     note(
         "Write these 24 words down and keep them safe: they are not shown again. Whoever has them can take the account \

@@ -1,11 +1,16 @@
-//! The user's devices: which there are, adding one in three steps on two devices, removing one.
+//! The user's devices: which there are, removing one, and adding one: over the server, or where that cannot be, in three
+//! steps on two devices.
 
 use clap::Subcommand;
-use postern_client::{Client, Device, DeviceState, LinkGrant, LinkRequest, safe_line};
+use postern_client::{Client, Device, DeviceState, LinkCode, LinkGrant, LinkRequest, safe_line};
 use postern_protocol::name::UserName;
+use serde_json::json;
 
 use super::{Global, account::whoami, note, read_stdin};
-use crate::output::{device_name, print_line, to_json};
+use crate::{
+    output::{device_name, print_line, to_json},
+    qr,
+};
 
 #[derive(Subcommand)]
 pub enum Command {
@@ -14,10 +19,21 @@ pub enum Command {
         #[command(subcommand)]
         command: Option<DevicesCommand>,
     },
-    /// On a new device: print a request to be added to a user
+    /// Add a device: without a code, on a device you have; with the code that it shows, on the new one
+    Link {
+        /// 305718-river-orange, or what a QR picture of the other device says
+        code: Option<LinkCode>,
+        /// On the new device: ask for a passphrase, under which its state is encrypted
+        #[arg(long, requires = "code")]
+        passphrase: bool,
+    },
+    /// On a new device that cannot use `link`: print a request to be added to a user
     LinkRequest {
         /// alice@example.org
         user: UserName,
+        /// Ask for a passphrase, under which this device's state is encrypted
+        #[arg(long)]
+        passphrase: bool,
     },
     /// On a device you have: read such a request from stdin, add the device, print the grant
     LinkApprove,
@@ -59,8 +75,15 @@ pub async fn run(global: &Global, command: Command) -> anyhow::Result<()> {
                 }
             }
         }
-        Command::LinkRequest { user } => {
-            let request = global.builder().request_link(&user)?;
+        Command::Link { code: None, .. } => offer_link(&global.open()?, global.json).await?,
+        Command::Link { code: Some(code), passphrase } => {
+            let builder = global.new_builder(passphrase)?;
+            note("Linking: keys, tokens, mailboxes …");
+            let client = builder.link(&code).await?;
+            whoami(&client, global.json)?;
+        }
+        Command::LinkRequest { user, passphrase } => {
+            let request = global.new_builder(passphrase)?.request_link(&user)?;
             print_line(&request.to_text())?;
             note("Give this line to `postern-client link-approve` on a device you have.");
         }
@@ -72,12 +95,39 @@ pub async fn run(global: &Global, command: Command) -> anyhow::Result<()> {
         }
         Command::LinkComplete => {
             let grant = LinkGrant::from_text(&read_stdin("the grant")?)?;
+            let builder = global.builder()?;
             note("Completing: tokens, mailboxes …");
-            let client = global.builder().complete_link(&grant).await?;
+            let client = builder.complete_link(&grant).await?;
             whoami(&client, global.json)?;
         }
     }
     Ok(())
+}
+
+/// Shows the code of an offer, and waits for the new device.
+async fn offer_link(client: &Client, json: bool) -> anyhow::Result<()> {
+    let offer = client.offer_link().await?;
+    match offer.code() {
+        None => note("Another device has come already: going on with it."),
+        Some(code) if json => {
+            let uri = code.with_server(client.server());
+            print_line(&to_json(
+                &json!({ "code": code.to_string(), "uri": uri, "seconds": offer.ends_in() }),
+            ))?;
+        }
+        Some(code) => {
+            let minutes = offer.ends_in().div_ceil(60);
+            note(&qr::picture(&code.with_server(client.server()))?);
+            note(&format!("On the new device, within {minutes} minutes and with one try:"));
+            print_line(&format!("postern-client --server {} link {code}", client.server()))?;
+        }
+    }
+    let device = offer.finish().await?;
+    let line = match json {
+        true => to_json(&json!({ "added": device })),
+        false => format!("added the device {}", device_name(&device)),
+    };
+    Ok(print_line(&line)?)
 }
 
 async fn list(client: &Client, json: bool) -> anyhow::Result<()> {

@@ -4,8 +4,10 @@ mod account;
 mod contacts;
 mod devices;
 mod groups;
+mod history;
 mod messages;
 mod profile;
+mod passphrase;
 mod push;
 
 use std::{
@@ -27,10 +29,9 @@ Examples:
   postern-client --state alice follow
   postern-client --state bob   contacts accept alice@example.localhost
 
-  A second device:
-  postern-client --state laptop link-request alice@example.localhost > request
-  postern-client --state alice  link-approve  < request > grant
-  postern-client --state laptop link-complete < grant
+  A second device: the first command shows a code for the second one.
+  postern-client --state alice  link
+  postern-client --state laptop link 305718-river-orange
 
 Exit status: 0 done, 1 refused or failed, 2 wrong arguments, 75 the server cannot be reached or
 is not ready: try again later. Set POSTERN_LOG=debug to see more.";
@@ -50,9 +51,16 @@ struct Global {
     /// The directory in which this client keeps its keys and messages; one for each device
     #[arg(long, global = true, env = "POSTERN_STATE", default_value_os_t = default_state(), value_name = "DIR")]
     state: PathBuf,
-    /// The server's address; by default the one given to `register` or `link-request`
+    /// The server's address; by default the one given to `register`, `link` or `link-request`
     #[arg(long, global = true, env = "POSTERN_SERVER", value_name = "URL")]
     server: Option<String>,
+    /// The file with the passphrase of an encrypted state, in its first line; else POSTERN_PASSPHRASE has it, or it is
+    /// asked for
+    #[arg(long, global = true, env = "POSTERN_PASSPHRASE_FILE", value_name = "FILE")]
+    passphrase_file: Option<PathBuf>,
+    /// How many messages and events of each group are kept on this device, for `history`; 0 keeps none
+    #[arg(long, global = true, env = "POSTERN_HISTORY", default_value_t = 10_000, value_name = "NUMBER")]
+    keep_history: u64,
     /// Print JSON, one object a line
     #[arg(long, global = true)]
     json: bool,
@@ -78,6 +86,11 @@ enum Command {
     },
     #[command(flatten)]
     Messages(messages::Command),
+    /// Show what was said and done in a group, as far as this device keeps it
+    History(history::Command),
+    /// Encrypt this device's state, or not any more
+    #[command(subcommand)]
+    Passphrase(passphrase::Command),
     #[command(flatten)]
     Profile(profile::Command),
     #[command(flatten)]
@@ -94,21 +107,39 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Contacts { command } => contacts::run(&global, command.unwrap_or_default()).await,
         Command::Messages(command) => messages::run(&global, command).await,
         Command::Profile(command) => profile::run(&global, command).await,
+        Command::History(command) => history::run(&global, &command),
+        Command::Passphrase(command) => passphrase::run(&global, command),
         Command::Push(command) => push::run(&global, command).await,
     }
 }
 
 impl Global {
-    fn builder(&self) -> ClientBuilder {
-        let builder = Client::builder(&self.state).accept_contacts(self.accept_contacts);
-        match &self.server {
+    /// The builder of this client, with the passphrase that its state needs.
+    fn builder(&self) -> anyhow::Result<ClientBuilder> {
+        let builder = Client::builder(&self.state)
+            .accept_contacts(self.accept_contacts)
+            .keep_history(self.keep_history);
+        let builder = match &self.server {
             Some(server) => builder.server(server),
             None => builder,
-        }
+        };
+        Ok(match passphrase::of(self, &builder)? {
+            Some(passphrase) => builder.passphrase(passphrase),
+            None => builder,
+        })
+    }
+
+    /// The builder of a new client, which asks for a passphrase if it is to.
+    fn new_builder(&self, ask: bool) -> anyhow::Result<ClientBuilder> {
+        let builder = self.builder()?;
+        Ok(match passphrase::of_new(self, &builder, ask)? {
+            Some(passphrase) => builder.passphrase(passphrase),
+            None => builder,
+        })
     }
 
     fn open(&self) -> anyhow::Result<Client> {
-        Ok(self.builder().open()?)
+        Ok(self.builder()?.open()?)
     }
 }
 

@@ -58,6 +58,8 @@ pub async fn lift_limits(admin: &Connection) {
                SELECT operator.set_user_limit('registrations_per_hour', 1000000000);
                SELECT operator.set_user_limit('reset_attempts_per_source', 1000000000);
                SELECT operator.set_user_limit('reset_attempts_per_hour', 1000000000);
+               SELECT operator.set_rendezvous_limit('attempts_per_source', 1000000000);
+               SELECT operator.set_rendezvous_limit('attempts_per_hour', 1000000000);
                SELECT operator.set_new_user_allowance(2000000000)";
     admin.batch_execute(sql).await.expect("the operator may");
 }

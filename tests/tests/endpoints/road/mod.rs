@@ -15,7 +15,7 @@ use postern_server::{app::App, http::Route, routes};
 use postern_tests_kit::{Call, World};
 use reqwest::{Method, StatusCode};
 
-use crate::{aas, auth, ds, health, qs};
+use crate::{aas, auth, ds, health, qs, rendezvous};
 
 /// A request that the server accepts, with facts about similar ones that it refuses.
 pub struct Valid {
@@ -121,6 +121,11 @@ async fn valid_requests(world: &World, route: &Route<App>) -> Vec<Valid> {
         ("DELETE", "/as/account") => vec![auth::delete_account::valid(world).await],
         ("POST", "/as/account/end") => vec![auth::reset_account::valid_end(world).await],
         ("POST", "/as/account/reset") => vec![auth::reset_account::valid(world).await],
+        ("POST", "/rendezvous") => vec![rendezvous::create_rendezvous::valid()],
+        ("POST", "/rendezvous/{number}/join") => vec![rendezvous::join_rendezvous::valid(world).await],
+        ("POST", "/rendezvous/{number}/payloads") => rendezvous::leave_payload::valid(world).await,
+        ("POST", "/rendezvous/{number}/receive") => rendezvous::receive_payloads::valid(world).await,
+        ("DELETE", "/rendezvous/{number}") => rendezvous::end_rendezvous::valid(world).await,
         ("POST", "/as/users") => vec![auth::register_user::valid()],
         ("GET", "/as/keys") => vec![auth::published_keys::valid()],
         ("POST", "/aas/token-request") => vec![aas::issue_tokens::valid(world).await],

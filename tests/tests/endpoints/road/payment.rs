@@ -163,7 +163,7 @@ async fn api_functions(world: &World) -> String {
         .value(
             "SELECT string_agg(p.oid::regprocedure::text, ', ')
                FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
-              WHERE n.nspname IN ('auth', 'aas', 'ds', 'qs', 'federation')
+              WHERE n.nspname IN ('auth', 'aas', 'ds', 'qs', 'rendezvous', 'federation')
                 AND has_function_privilege('postern_server', p.oid, 'EXECUTE')",
         )
         .await

@@ -1,0 +1,57 @@
+//! `POST /rendezvous/{number}/join` (AS-7): makes the key that signed the request the guest of a rendezvous. It is open,
+//! since a new device has no tokens yet; attempts are limited, and each rendezvous has one guest in its life.
+
+use http::StatusCode;
+use postern_protocol::{problem::ProblemType, rendezvous::JoinRendezvous, signature::Verified};
+
+use super::{Rendezvous, column, number};
+use crate::{
+    database::{SqlOutcome, outcome},
+    http::{Answer, Failure, Outcome, Period, RateLimit, Request},
+};
+
+/// The purpose for which network addresses are digested.
+const SOURCE: &str = "rendezvous source";
+
+outcome! {
+    pub JoinRendezvousOutcome: "rendezvous.join_rendezvous_outcome" {
+        Joined = "joined",
+        SourceLimited = "source_limited",
+        ServerLimited = "server_limited",
+        SignatureUsed = "signature_used",
+        Unknown = "unknown",
+        Closed = "closed",
+    }
+}
+
+pub async fn join_rendezvous(rendezvous: Rendezvous, request: Request) -> Outcome {
+    let number = number(&request)?;
+    let Verified { key, digest } = request.verify()?;
+    let JoinRendezvous {} = request.body()?;
+    let home = &rendezvous.home;
+    let source = home.master_key.digest(SOURCE, request.source().address().to_string().as_bytes());
+    let row = home
+        .database
+        .query_one(
+            "SELECT outcome, allowance, resets_in FROM rendezvous.join_rendezvous($1, $2, $3, $4, $5)",
+            &[
+                &source.as_slice(),
+                &column(number),
+                &key.as_bytes().as_slice(),
+                &digest.as_slice(),
+                &rendezvous.wake(number),
+            ],
+        )
+        .await?;
+    match JoinRendezvousOutcome::of(&row)? {
+        JoinRendezvousOutcome::Joined => Ok(Answer::empty(StatusCode::NO_CONTENT)),
+        JoinRendezvousOutcome::SourceLimited | JoinRendezvousOutcome::ServerLimited => {
+            let (allowance, resets_in) = (row.get("allowance"), row.get("resets_in"));
+            let limit = RateLimit { period: Period::Hour, allowance, remaining: 0, resets_in };
+            Err(Failure::Limited(ProblemType::TooManyAttempts.into(), limit))
+        }
+        JoinRendezvousOutcome::SignatureUsed => Err(ProblemType::SignatureUsed.into()),
+        JoinRendezvousOutcome::Unknown => Err(ProblemType::NotFound.into()),
+        JoinRendezvousOutcome::Closed => Err(ProblemType::RendezvousClosed.into()),
+    }
+}

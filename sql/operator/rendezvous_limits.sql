@@ -1,0 +1,12 @@
+-- operator.rendezvous_limits: lists every limit of rendezvous, its value, and its meaning.
+--
+-- Called by the operator and by monitoring; by operator.set_rendezvous_limit.
+CREATE OR REPLACE FUNCTION operator.rendezvous_limits()
+RETURNS TABLE (name text, value integer, meaning text)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT a.attname::text, (to_jsonb(s) ->> a.attname)::integer, col_description(a.attrelid, a.attnum)
+      FROM rendezvous.settings s
+      JOIN pg_attribute a ON a.attrelid = 'rendezvous.settings'::regclass AND a.attnum > 0 AND NOT a.attisdropped
+                         AND a.atttypid = 'integer'::regtype
+     ORDER BY a.attnum
+$$;

@@ -1,0 +1,75 @@
+-- rendezvous.join_rendezvous: makes a key the guest of a rendezvous, after counting the attempt (AS-7). A rendezvous has
+-- one guest in its life: whoever guesses numbers or codes tries each once.
+--
+--   source: HMAC of the sender's network address (32 bytes)
+--   number: of the rendezvous
+--   guest_key: Ed25519, of the signer
+--   signature: digest of the request's signature, verified by the caller
+--   wake: text by which servers know the rendezvous in notifications
+--
+-- Returns joined, to the guest also again; source_limited, server_limited: no more attempts are taken in this hour from
+-- this address, or from all addresses together, with allowance, the number of attempts in an hour that counted here, and
+-- resets_in, the seconds until the next hour begins; signature_used; unknown; closed: another key came before, or this one
+-- is the owner's, or too many requests were made.
+-- Called by POST /rendezvous/{number}/join.
+CREATE OR REPLACE FUNCTION rendezvous.join_rendezvous(
+    source bytea, number integer, guest_key bytea, signature bytea, wake text,
+    OUT outcome rendezvous.join_rendezvous_outcome, OUT allowance integer, OUT resets_in integer)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    all_sources CONSTANT bytea := '\x'::bytea;
+    seconds CONSTANT bigint := floor(extract(epoch FROM now()))::bigint;
+    this_hour CONSTANT integer := (seconds / 3600)::integer;
+    of_source integer;
+    of_all integer;
+    settings record;
+    meeting record;
+BEGIN
+    IF aas.is_signature_used(signature) THEN
+        outcome := 'signature_used';
+        RETURN;
+    END IF;
+    resets_in := 3600 - (seconds % 3600)::integer;
+    SELECT s.* INTO settings FROM rendezvous.settings s;
+    -- A flood of refusals locks nothing and writes nothing. Each address has a row only while all together have attempts
+    -- left, which bounds the table.
+    SELECT coalesce(max(a.attempts) FILTER (WHERE a.source = join_rendezvous.source), 0),
+           coalesce(max(a.attempts) FILTER (WHERE a.source = all_sources), 0)
+      INTO of_source, of_all
+      FROM rendezvous.attempts a
+     WHERE a.source IN (join_rendezvous.source, all_sources) AND a.hour = this_hour;
+    IF of_source >= settings.attempts_per_source
+       OR of_all < settings.attempts_per_hour
+          AND NOT rendezvous.count_attempt(join_rendezvous.source, this_hour, settings.attempts_per_source) THEN
+        outcome := 'source_limited';
+        allowance := settings.attempts_per_source;
+        RETURN;
+    ELSIF of_all >= settings.attempts_per_hour
+          -- The common row is locked last, by every transaction.
+          OR NOT rendezvous.count_attempt(all_sources, this_hour, settings.attempts_per_hour) THEN
+        outcome := 'server_limited';
+        allowance := settings.attempts_per_hour;
+        RETURN;
+    END IF;
+    SELECT m.owner_key, m.guest_key, m.requests INTO meeting
+      FROM rendezvous.meetings m
+     WHERE m.number = join_rendezvous.number AND m.expires >= rendezvous.this_minute()
+       FOR UPDATE;
+    IF NOT FOUND THEN
+        outcome := 'unknown';
+    ELSIF meeting.owner_key = join_rendezvous.guest_key OR meeting.guest_key <> join_rendezvous.guest_key
+          OR meeting.requests >= settings.max_requests THEN
+        outcome := 'closed';
+    ELSIF NOT aas.use_signature(signature) THEN
+        outcome := 'signature_used';
+    ELSE
+        UPDATE rendezvous.meetings m
+           SET guest_key = join_rendezvous.guest_key, requests = m.requests + 1,
+               expires = CASE WHEN m.guest_key IS NULL THEN rendezvous.this_minute() + settings.minutes
+                              ELSE m.expires END
+         WHERE m.number = join_rendezvous.number;
+        PERFORM pg_notify('postern_rendezvous', wake);
+        outcome := 'joined';
+    END IF;
+END
+$$;
