@@ -59,6 +59,8 @@ bench: build ## sends, deliveries, wake-ups and tokens per second, beside the fl
 	$(RELEASE)/postern-bench --queues --rounds 3 --seconds 2
 	$(RELEASE)/postern-bench --scale 10000 1000000 --rounds 11 --seconds 3
 	$(RELEASE)/postern-bench --groups --members 2,10,100,1000,5000 --rounds 11
+	$(RELEASE)/postern-bench --identities --rounds 3
+	$(RELEASE)/postern-bench --users 10000 1000000 --rounds 5
 	$(RELEASE)/postern-bench --waiters 10000 --rounds 3
 	$(RELEASE)/postern-bench --attack --seconds 4
 

@@ -160,6 +160,62 @@ $$;
 COMMENT ON FUNCTION operator.raise_key_version IS
     'Trigger of the tables of keys that server processes keep in memory: raises operator.key_version';
 
+CREATE TABLE operator.master_key (
+    singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
+    key_id bytea CHECK (octet_length(key_id) = 8),
+    previous_id bytea CHECK (
+        previous_id IS NULL OR octet_length(previous_id) = 8 AND key_id IS NOT NULL AND previous_id <> key_id)
+);
+COMMENT ON TABLE operator.master_key IS
+    'Master key under which servers seal their secrets: one row. The key itself is not in the database';
+COMMENT ON COLUMN operator.master_key.singleton IS 'Always true: there is one row. Never changes';
+COMMENT ON COLUMN operator.master_key.key_id IS
+    'Id of the key (8 bytes derived from it), with which every value begins that is sealed under it; null until the first server starts. Changes when the operator changes the key';
+COMMENT ON COLUMN operator.master_key.previous_id IS
+    'Id of the key that it replaces, as long as values may be sealed under that; null: there is no change under way. Changes with it';
+INSERT INTO operator.master_key DEFAULT VALUES;
+-- Server processes keep the key in memory.
+CREATE TRIGGER master_key_changed AFTER UPDATE ON operator.master_key
+    FOR EACH STATEMENT EXECUTE FUNCTION operator.raise_key_version();
+ALTER TABLE operator.master_key ENABLE ALWAYS TRIGGER master_key_changed;
+
+CREATE FUNCTION operator.check_seal() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    sealed bytea;
+BEGIN
+    EXECUTE format('SELECT ($1).%I', tg_argv[0]) INTO sealed USING new;
+    PERFORM FROM operator.master_key m
+      WHERE m.key_id <> substr(sealed, 1, 8) AND m.previous_id IS DISTINCT FROM substr(sealed, 1, 8);
+    IF FOUND THEN
+        RAISE EXCEPTION '%.% is to be sealed under the present master key', tg_table_schema, tg_table_name
+            USING ERRCODE = 'object_not_in_prerequisite_state';
+    END IF;
+    RETURN new;
+END
+$$;
+COMMENT ON FUNCTION operator.check_seal IS
+    'Trigger of each column whose values are sealed under the master key: refuses those of another key. Its arguments are the column, the purpose for which servers seal it, and the column with the value''s identity, empty if there is none: by them `postern master-key change` finds and seals the values anew';
+
+CREATE TABLE operator.digest_key (
+    singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
+    sealed_key bytea NOT NULL
+);
+COMMENT ON TABLE operator.digest_key IS
+    'Key by which servers digest what the database is not to have: one row once the first server starts. It outlives the master key, because a digest cannot be made anew';
+COMMENT ON COLUMN operator.digest_key.singleton IS 'Always true: there is one row. Never changes';
+COMMENT ON COLUMN operator.digest_key.sealed_key IS
+    '32 random bytes, sealed under the server''s master key. The bytes never change; the seal does with the master key';
+CREATE TRIGGER digest_key_is_sealed BEFORE INSERT OR UPDATE OF sealed_key ON operator.digest_key
+    FOR EACH ROW EXECUTE FUNCTION operator.check_seal('sealed_key', 'digest key', '');
+ALTER TABLE operator.digest_key ENABLE ALWAYS TRIGGER digest_key_is_sealed;
+
 -- Outcomes of API functions, success first.
 CREATE TYPE operator.claim_home_domain_outcome AS ENUM ('claimed', 'same', 'different', 'invalid');
 COMMENT ON TYPE operator.claim_home_domain_outcome IS 'Outcomes of operator.claim_home_domain';
+CREATE TYPE operator.claim_master_key_outcome AS ENUM ('claimed', 'same', 'different');
+COMMENT ON TYPE operator.claim_master_key_outcome IS 'Outcomes of operator.claim_master_key';
+CREATE TYPE operator.begin_master_key_change_outcome AS ENUM ('begun', 'under_way', 'ended', 'different');
+COMMENT ON TYPE operator.begin_master_key_change_outcome IS 'Outcomes of operator.begin_master_key_change';
+CREATE TYPE operator.end_master_key_change_outcome AS ENUM ('ended', 'unfinished');
+COMMENT ON TYPE operator.end_master_key_change_outcome IS 'Outcomes of operator.end_master_key_change';

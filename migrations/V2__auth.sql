@@ -201,8 +201,8 @@ COMMENT ON COLUMN auth.wrong_proofs.user_id IS 'Account. Never changes';
 COMMENT ON COLUMN auth.wrong_proofs.hour IS 'Hour (hours since 1970) that is counted. Grows';
 COMMENT ON COLUMN auth.wrong_proofs.proofs IS 'Number in that hour. Grows, and begins anew with each hour';
 
--- Transcripts (protocol/src/eid.rs): the database computes them too, so that no server process can write a history that
--- does not follow from the one before.
+-- Transcripts (protocol/src/eid.rs): the database computes them too (auth.following_transcript has the next one), so that
+-- no server process can write a history that does not follow from the one before.
 CREATE FUNCTION auth.founding_transcript(previous_end bytea, group_info bytea, ratchet_tree bytea) RETURNS bytea
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -213,13 +213,6 @@ END
 $$;
 COMMENT ON FUNCTION auth.founding_transcript IS
     'Transcript of epoch 0 of an incarnation: of the end of the one before, or null, and of its GroupInfo and tree (AS-3)';
-CREATE FUNCTION auth.following_transcript(transcript bytea, commit bytea) RETURNS bytea
-LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-    RETURN sha256('Postern EID commit'::bytea || '\x00'::bytea || transcript || commit);
-END
-$$;
-COMMENT ON FUNCTION auth.following_transcript IS 'Transcript after a commit (AS-3)';
 
 CREATE TABLE auth.incarnations (
     user_id uuid REFERENCES auth.users,
@@ -381,6 +374,9 @@ COMMENT ON COLUMN auth.clients.sealed_contact IS
     'SignedContact of the client (AS-5), sealed under the server''s master key so that no dump joins a name to a queue (PRIV-1); null until the client publishes one. Changes';
 COMMENT ON COLUMN auth.clients.heard IS
     'Month (auth.month) in which the client was added or asked for a credential last, which tells when it is silent (AS-9). Grows';
+CREATE TRIGGER contacts_are_sealed BEFORE INSERT OR UPDATE OF sealed_contact ON auth.clients
+    FOR EACH ROW EXECUTE FUNCTION operator.check_seal('sealed_contact', 'AS contact', 'client_key');
+ALTER TABLE auth.clients ENABLE ALWAYS TRIGGER contacts_are_sealed;
 
 CREATE FUNCTION auth.keep_clients_true() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -483,25 +479,59 @@ BEGIN
 END
 $$;
 
+CREATE TABLE auth.key_settings (
+    singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
+    signing_days integer NOT NULL DEFAULT 365 CHECK (signing_days BETWEEN 1 AND 3650),
+    -- A successor is published up to two days before its not_before, and credentials last for 90 days.
+    overlap_days integer NOT NULL DEFAULT 100 CHECK (overlap_days BETWEEN 93 AND 1825),
+    root_key bytea CHECK (octet_length(root_key) = 32),
+    CONSTRAINT key_settings_overlap CHECK (signing_days >= 2 * overlap_days)
+);
+COMMENT ON TABLE auth.key_settings IS 'Settings of the signing keys of AS and QS: one row';
+COMMENT ON COLUMN auth.key_settings.singleton IS 'Always true: there is one row. Never changes';
+COMMENT ON COLUMN auth.key_settings.signing_days IS
+    'Days for which a signing key is valid. Changes as the operator likes';
+COMMENT ON COLUMN auth.key_settings.overlap_days IS
+    'The last of these days, in which its successor is valid, too: what the key signed has ended before they have. Changes as the operator likes';
+COMMENT ON COLUMN auth.key_settings.root_key IS
+    'Ed25519 public key (32 bytes) of the domain''s offline root, which certifies the keys of the AS; null: there is no root. Changes as the operator likes, but clients insist on the root that they saw';
+INSERT INTO auth.key_settings DEFAULT VALUES;
+CREATE TRIGGER root_key_changed AFTER UPDATE OF root_key ON auth.key_settings
+    FOR EACH STATEMENT EXECUTE FUNCTION operator.raise_key_version();
+ALTER TABLE auth.key_settings ENABLE ALWAYS TRIGGER root_key_changed;
+
 CREATE TABLE auth.signing_keys (
     public_key bytea PRIMARY KEY CHECK (octet_length(public_key) = 32),
     service text NOT NULL CHECK (service IN ('as', 'qs')),
-    sealed_seed bytea NOT NULL,
+    sealed_seed bytea,
     not_before date NOT NULL,
-    not_after date NOT NULL CHECK (not_after > not_before)
+    not_after date NOT NULL CHECK (not_after >= not_before),
+    revoked date,
+    certificate bytea CHECK (service = 'as'),
+    CHECK ((sealed_seed IS NULL) = (revoked IS NOT NULL))
 );
 COMMENT ON TABLE auth.signing_keys IS
-    'Keys that services sign with: client credentials (AS-2), batches of KeyPackages (QS-6). The newest valid key of a service signs; all are published';
+    'Keys that services sign with: client credentials (AS-2), batches of KeyPackages (QS-6). The newest valid key of a service signs; all are published. A row goes when its validity is over';
 COMMENT ON COLUMN auth.signing_keys.public_key IS 'Ed25519 public key (32 bytes). Never changes';
 COMMENT ON COLUMN auth.signing_keys.service IS
     'Service that signs with it. as: Authentication Service. qs: Queuing Service. Never changes';
-COMMENT ON COLUMN auth.signing_keys.sealed_seed IS 'Private seed, sealed under the server''s master key. Never changes';
-COMMENT ON COLUMN auth.signing_keys.not_before IS 'First day (UTC) of validity. Never changes';
-COMMENT ON COLUMN auth.signing_keys.not_after IS 'Last day (UTC) of validity. Never changes';
+COMMENT ON COLUMN auth.signing_keys.sealed_seed IS
+    'Private seed, sealed under the server''s master key; null once the key is revoked. The seed never changes; the seal does with the master key';
+COMMENT ON COLUMN auth.signing_keys.not_before IS
+    'First day (UTC) of validity. Comes nearer when the key before it is revoked';
+COMMENT ON COLUMN auth.signing_keys.not_after IS
+    'Last day (UTC) of validity. Comes nearer when the operator rotates keys';
+COMMENT ON COLUMN auth.signing_keys.revoked IS
+    'Day (UTC) on which the operator revoked it: nothing that it signed counts; null: it is good. Set once, then never changes';
+COMMENT ON COLUMN auth.signing_keys.certificate IS
+    'Certificate by the domain''s root (protocol/src/credential.rs); null: there is none. Changes as the operator likes';
+CREATE TRIGGER signing_keys_are_sealed BEFORE INSERT OR UPDATE OF sealed_seed ON auth.signing_keys
+    FOR EACH ROW EXECUTE FUNCTION operator.check_seal('sealed_seed', 'signing key', 'public_key');
 -- Server processes keep the keys in memory: any change, however it is made, tells them.
 CREATE TRIGGER signing_keys_changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON auth.signing_keys
     FOR EACH STATEMENT EXECUTE FUNCTION operator.raise_key_version();
-ALTER TABLE auth.signing_keys ENABLE ALWAYS TRIGGER signing_keys_changed;
+ALTER TABLE auth.signing_keys
+    ENABLE ALWAYS TRIGGER signing_keys_are_sealed, ENABLE ALWAYS TRIGGER signing_keys_changed;
 
 -- Outcomes of API functions, success first. A refusal is an answer and not an exception, so that the token stays spent.
 CREATE TYPE auth.admit_registration_outcome AS ENUM ('admitted', 'source_limited', 'server_limited', 'name_reserved');
@@ -536,5 +566,5 @@ CREATE TYPE auth.put_profile_outcome AS ENUM ('kept', 'token_spent', 'unknown_cl
 COMMENT ON TYPE auth.put_profile_outcome IS 'Outcomes of auth.put_profile';
 CREATE TYPE auth.fetch_picture_outcome AS ENUM ('found', 'token_spent', 'unknown_picture');
 COMMENT ON TYPE auth.fetch_picture_outcome IS 'Outcomes of auth.fetch_picture';
-CREATE TYPE auth.add_signing_key_outcome AS ENUM ('added', 'exists');
+CREATE TYPE auth.add_signing_key_outcome AS ENUM ('added', 'not_due');
 COMMENT ON TYPE auth.add_signing_key_outcome IS 'Outcomes of auth.add_signing_key';

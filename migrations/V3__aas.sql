@@ -10,7 +10,9 @@ CREATE TABLE aas.settings (
     issuing_days integer NOT NULL DEFAULT 30 CHECK (issuing_days BETWEEN 10 AND 365),
     -- A successor is published up to two days before its not_before.
     overlap_days integer NOT NULL DEFAULT 7 CHECK (overlap_days BETWEEN 3 AND 9),
-    redeeming_days integer NOT NULL DEFAULT 60 CHECK (redeeming_days BETWEEN 1 AND 365)
+    redeeming_days integer NOT NULL DEFAULT 60 CHECK (redeeming_days BETWEEN 1 AND 365),
+    -- So that two keys of a type issue at a time, and never a third, by which a client could be told from others.
+    CONSTRAINT settings_two_keys CHECK (issuing_days >= 2 * overlap_days)
 );
 COMMENT ON TABLE aas.settings IS 'Defaults of the AAS: one row';
 COMMENT ON COLUMN aas.settings.singleton IS 'Always true: there is one row. Never changes';
@@ -48,16 +50,20 @@ COMMENT ON COLUMN aas.issuer_keys.public_key IS 'Public key in the encoding of i
 COMMENT ON COLUMN aas.issuer_keys.truncated_key_id IS
     'Last byte of the token key id, which is SHA-256 of the public key. Never changes';
 COMMENT ON COLUMN aas.issuer_keys.sealed_seed IS
-    'Seed of the private key (type 2: the private key itself, PKCS #8), sealed under the server''s master key. Never changes';
-COMMENT ON COLUMN aas.issuer_keys.not_before IS 'First day (UTC) on which clients are told to use it. Never changes';
+    'Seed of the private key (type 2: the private key itself, PKCS #8), sealed under the server''s master key. The seal changes with the master key';
+COMMENT ON COLUMN aas.issuer_keys.not_before IS
+    'First day (UTC) on which clients are told to use it. Comes nearer when the operator rotates keys';
 COMMENT ON COLUMN aas.issuer_keys.not_after IS
     'Day (UTC) from which on it issues no more. Comes nearer when the operator rotates keys';
 COMMENT ON COLUMN aas.issuer_keys.retires IS
     'Day (UTC) from which on its tokens are worth nothing. Comes nearer when the operator revokes keys';
+CREATE TRIGGER issuer_keys_are_sealed BEFORE INSERT OR UPDATE OF sealed_seed ON aas.issuer_keys
+    FOR EACH ROW EXECUTE FUNCTION operator.check_seal('sealed_seed', 'AAS issuer key', 'public_key');
 -- Server processes keep the keys in memory: any change, however it is made, tells them.
 CREATE TRIGGER issuer_keys_changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON aas.issuer_keys
     FOR EACH STATEMENT EXECUTE FUNCTION operator.raise_key_version();
-ALTER TABLE aas.issuer_keys ENABLE ALWAYS TRIGGER issuer_keys_changed;
+ALTER TABLE aas.issuer_keys
+    ENABLE ALWAYS TRIGGER issuer_keys_are_sealed, ENABLE ALWAYS TRIGGER issuer_keys_changed;
 
 -- The length is checked by a type, because PostgreSQL reads a table's CHECK constraints anew for each statement.
 CREATE DOMAIN aas.nonce AS bytea CHECK (octet_length(VALUE) = 32);

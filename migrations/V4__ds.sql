@@ -144,14 +144,26 @@ COMMENT ON COLUMN ds.welcome_trees.expires IS
 CREATE TABLE ds.sender_keys (
     number integer PRIMARY KEY GENERATED ALWAYS AS IDENTITY,
     public_key bytea NOT NULL UNIQUE CHECK (octet_length(public_key) = 32),
-    sealed_seed bytea NOT NULL
+    sealed_seed bytea,
+    replaced boolean NOT NULL DEFAULT false,
+    CHECK (sealed_seed IS NOT NULL OR replaced)
 );
 COMMENT ON TABLE ds.sender_keys IS
     'Keys with which the DS proposes removals as MLS external sender (DS-10). Rows stay as long as groups carry them';
 COMMENT ON COLUMN ds.sender_keys.number IS 'Serial number; new groups carry the last key. Never changes';
 COMMENT ON COLUMN ds.sender_keys.public_key IS
     'Ed25519 public key (32 bytes), in the group context of each group that began with it. Never changes';
-COMMENT ON COLUMN ds.sender_keys.sealed_seed IS 'Private seed, sealed under the server''s master key. Never changes';
+COMMENT ON COLUMN ds.sender_keys.sealed_seed IS
+    'Private seed, sealed under the server''s master key; null once the key is revoked. The seed never changes; the seal does with the master key';
+COMMENT ON COLUMN ds.sender_keys.replaced IS
+    'Whether the operator replaced it: it is for groups that carry it already. Set once, then never changes';
+CREATE TRIGGER sender_keys_are_sealed BEFORE INSERT OR UPDATE OF sealed_seed ON ds.sender_keys
+    FOR EACH ROW EXECUTE FUNCTION operator.check_seal('sealed_seed', 'DS external sender key', 'public_key');
+-- Server processes keep the keys in memory: any change, however it is made, tells them.
+CREATE TRIGGER sender_keys_changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON ds.sender_keys
+    FOR EACH STATEMENT EXECUTE FUNCTION operator.raise_key_version();
+ALTER TABLE ds.sender_keys
+    ENABLE ALWAYS TRIGGER sender_keys_are_sealed, ENABLE ALWAYS TRIGGER sender_keys_changed;
 
 -- Outcomes of API functions, success first. A refusal is an answer and not an exception, so that the token stays spent.
 CREATE TYPE ds.reserve_group_id_outcome AS ENUM ('reserved', 'token_spent', 'full');
@@ -169,5 +181,5 @@ CREATE TYPE ds.fetch_group_info_outcome AS ENUM ('found', 'token_spent', 'unknow
 COMMENT ON TYPE ds.fetch_group_info_outcome IS 'Outcomes of ds.fetch_group_info';
 CREATE TYPE ds.fetch_welcome_tree_outcome AS ENUM ('found', 'token_spent', 'unknown_joiner');
 COMMENT ON TYPE ds.fetch_welcome_tree_outcome IS 'Outcomes of ds.fetch_welcome_tree';
-CREATE TYPE ds.add_sender_key_outcome AS ENUM ('added', 'exists');
+CREATE TYPE ds.add_sender_key_outcome AS ENUM ('added', 'not_due');
 COMMENT ON TYPE ds.add_sender_key_outcome IS 'Outcomes of ds.add_sender_key';

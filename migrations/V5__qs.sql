@@ -193,17 +193,30 @@ COMMENT ON COLUMN qs.push_subscriptions.subscription IS
     'Endpoint and keys, padded, under a key that the queue''s addresses carry (12 + 1024 + 16 bytes). Changes';
 
 CREATE TABLE qs.application_server_keys (
-    singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
-    public_key bytea NOT NULL CHECK (octet_length(public_key) = 65),
-    sealed_private_key bytea NOT NULL
+    number integer PRIMARY KEY GENERATED ALWAYS AS IDENTITY,
+    public_key bytea NOT NULL UNIQUE CHECK (octet_length(public_key) = 65),
+    sealed_private_key bytea NOT NULL,
+    replaced boolean NOT NULL DEFAULT false
 );
 COMMENT ON TABLE qs.application_server_keys IS
-    'Key by which push services know this server (RFC 8292): one row. Subscriptions are made for it, so it stays';
-COMMENT ON COLUMN qs.application_server_keys.singleton IS 'Always true: there is one row. Never changes';
+    'Keys by which push services know this server (RFC 8292). Subscriptions are made for one of them; a row goes when the operator revokes it';
+COMMENT ON COLUMN qs.application_server_keys.number IS
+    'Serial number; the last key is published for new subscriptions. Never changes';
 COMMENT ON COLUMN qs.application_server_keys.public_key IS
     'P-256 public key, an uncompressed point (65 bytes). Never changes';
 COMMENT ON COLUMN qs.application_server_keys.sealed_private_key IS
-    'Private key in PKCS #8, sealed under the server''s master key. Never changes';
+    'Private key in PKCS #8, sealed under the server''s master key. The key never changes; the seal does with the master key';
+COMMENT ON COLUMN qs.application_server_keys.replaced IS
+    'Whether the operator replaced it: it is for subscriptions that were made for it already. Set once, then never changes';
+CREATE TRIGGER application_server_keys_are_sealed
+    BEFORE INSERT OR UPDATE OF sealed_private_key ON qs.application_server_keys FOR EACH ROW
+    EXECUTE FUNCTION operator.check_seal('sealed_private_key', 'QS application server key', 'public_key');
+-- Server processes keep the keys in memory: any change, however it is made, tells them.
+CREATE TRIGGER application_server_keys_changed
+    AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON qs.application_server_keys
+    FOR EACH STATEMENT EXECUTE FUNCTION operator.raise_key_version();
+ALTER TABLE qs.application_server_keys
+    ENABLE ALWAYS TRIGGER application_server_keys_are_sealed, ENABLE ALWAYS TRIGGER application_server_keys_changed;
 
 -- A change to anything of a friendship locks its row; fetches share the lock.
 CREATE TABLE qs.friendships (
@@ -335,7 +348,7 @@ CREATE TYPE qs.start_upkeep_outcome AS ENUM ('done', 'started', 'no_worker');
 COMMENT ON TYPE qs.start_upkeep_outcome IS 'Outcomes of qs.start_upkeep';
 CREATE TYPE qs.keep_up_outcome AS ENUM ('more', 'done', 'busy');
 COMMENT ON TYPE qs.keep_up_outcome IS 'Outcomes of qs.keep_up, qs.remove_expired and qs.scrub_deleted';
-CREATE TYPE qs.add_application_server_key_outcome AS ENUM ('added', 'exists');
+CREATE TYPE qs.add_application_server_key_outcome AS ENUM ('added', 'not_due');
 COMMENT ON TYPE qs.add_application_server_key_outcome IS 'Outcomes of qs.add_application_server_key';
 CREATE TYPE qs.drop_push_subscription_outcome AS ENUM ('dropped', 'none');
 COMMENT ON TYPE qs.drop_push_subscription_outcome IS 'Outcomes of qs.drop_push_subscription';

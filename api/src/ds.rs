@@ -1,7 +1,6 @@
 //! Calls to the Delivery Service: groups. Requests are signed with the leaf key of a member.
 
 use postern_protocol::{
-    RatchetTree,
     ds::{
         CreateGroup, CurrentGroup, DeleteGroup, FetchGroupInfo, FetchWelcomeTree, GroupId, GroupIdReserved,
         MAX_ATTRIBUTES, MessageAccepted, SubmitMessage, WelcomeTree,
@@ -110,7 +109,8 @@ impl<W: Wallet> Api<W> {
         Ok(self.paid(request).await?.decode()?)
     }
 
-    /// `POST /ds/groups/{group_id}/welcome-tree`: the ratchet tree that a Welcome leaves out.
+    /// `POST /ds/groups/{group_id}/welcome-tree`: the ratchet tree that a Welcome leaves
+    /// out, and the attributes of its leaves.
     ///
     /// # Errors
     /// `not-found`; and as [`Api::paid`].
@@ -119,11 +119,11 @@ impl<W: Wallet> Api<W> {
         group: &GroupId,
         fetch: &FetchWelcomeTree,
         leaf: &SigningKey,
-    ) -> Result<RatchetTree, W::Error> {
+    ) -> Result<WelcomeTree, W::Error> {
         let request =
             Request::post(of_group(group, "/welcome-tree")).cbor(fetch).signed_by(leaf, &self.origin);
         let request = request.answered_in(GROUP_BYTES);
-        Ok(self.paid(request).await?.decode::<WelcomeTree>()?.ratchet_tree)
+        Ok(self.paid(request).await?.decode()?)
     }
 }
 

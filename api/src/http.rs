@@ -56,6 +56,15 @@ impl Http {
         Ok(Self { base, transport: Arc::new(transport) })
     }
 
+    /// The same server as a stranger sees it: on connections of their own, which nothing joins with this one's.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`] when they cannot be set up.
+    pub fn apart(&self) -> Result<Self> {
+        let transport = self.transport.apart()?.unwrap_or_else(|| self.transport.clone());
+        Ok(Self { base: self.base.clone(), transport })
+    }
+
     /// The server's URL.
     pub fn server(&self) -> &str {
         self.base.as_str()

@@ -1,7 +1,7 @@
 //! The way of a complete request to the server, and of its answer back: direct, or another that
 //! hides the sender.
 
-use std::{fmt, future::Future, pin::Pin, time::Duration};
+use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use crate::error::{BoxError, Error, Result};
 
@@ -33,6 +33,15 @@ pub struct TooLong(pub usize);
 /// there is no answer within the limits; [`TooLong`] tells of the one for which there is.
 pub trait Transport: fmt::Debug + Send + Sync + 'static {
     fn carry(&self, request: http::Request<Vec<u8>>, limits: Limits) -> Carried<'_>;
+
+    /// Another way to the server, on which nothing tells that it is the same sender's: neither a connection nor a
+    /// session of TLS. `None`: this way has no sender that the server could tell.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`] when it cannot be set up.
+    fn apart(&self) -> Result<Option<Arc<dyn Transport>>> {
+        Ok(None)
+    }
 }
 
 /// Straight to the server, over TLS where its URL says so.
@@ -54,6 +63,10 @@ impl Direct {
 }
 
 impl Transport for Direct {
+    fn apart(&self) -> Result<Option<Arc<dyn Transport>>> {
+        Ok(Some(Arc::new(Self::new()?)))
+    }
+
     fn carry(&self, request: http::Request<Vec<u8>>, limits: Limits) -> Carried<'_> {
         Box::pin(async move {
             let mut request = reqwest::Request::try_from(request)?;

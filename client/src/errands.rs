@@ -3,11 +3,11 @@
 
 use std::{collections::HashSet, time::Duration};
 
-use postern_protocol::ds::GroupId;
+use postern_protocol::{ds::GroupId, problem::ProblemType};
 
 use crate::{
     contact,
-    error::{Result, goes_on},
+    error::{Error, Result, goes_on},
     event::Event,
     group::{self, Change, GroupState, strayed},
     identity, invitations, key_packages, link, mailbox, push,
@@ -32,12 +32,19 @@ impl Session {
         for group in store.read(strayed::due)? {
             goes_on(self.come_back(step, &group).await)?;
         }
+        for group in store.read(group::entries_due)? {
+            goes_on(self.enter(step, &group).await)?;
+        }
         for group in store.read(group::unsettled)? {
             goes_on(self.go_on(step, &group).await)?;
+        }
+        for group in store.read(group::evictions)? {
+            goes_on(self.evict(step, &group).await)?;
         }
         goes_on(self.commit_where_due(step).await)?;
         // Before deposits: where a token was replaced, a letter asks for the new one.
         goes_on(key_packages::fetch_key_packages(store, api).await)?;
+        goes_on(self.tell_own_devices().await)?;
         goes_on(contact::write_news(store, api).await)?;
         goes_on(contact::deliver_deposits(store, api).await)?;
         for group in store.read(invitations::waiting_groups)? {
@@ -46,12 +53,13 @@ impl Session {
         for group in store.read(group::waiting_groups)? {
             goes_on(self.introduce(step, &group).await)?;
         }
+        goes_on(self.ask_about_members().await)?;
         goes_on(self.confirm_identities().await)
     }
 
     /// How long until something is due that nobody asks for.
     pub(crate) fn next_errand(&self) -> Result<Option<Duration>> {
-        self.store.read(strayed::next_due)
+        self.store.read(|tx| Ok([strayed::next_due(tx)?, group::next_entry(tx)?].into_iter().flatten().min()))
     }
 
     /// Goes on with what was begun in a group: requests without an answer, what is to be said, leaving.
@@ -75,6 +83,7 @@ impl Session {
                      OR EXISTS (SELECT 1 FROM letters WHERE due <= ?1) OR EXISTS (SELECT 1 FROM fetches)
                      OR EXISTS (SELECT 1 FROM news WHERE due <= ?1) OR EXISTS (SELECT 1 FROM friendship_changes)
                      OR EXISTS (SELECT 1 FROM publications) OR EXISTS (SELECT 1 FROM revocations)
+                     OR EXISTS (SELECT 1 FROM entries) OR EXISTS (SELECT 1 FROM evictions)
                      OR EXISTS (SELECT 1 FROM identity_commits) OR EXISTS (SELECT 1 FROM eid_claims)
                      OR EXISTS (SELECT 1 FROM groups WHERE introduce = 1 AND active = 1)",
                 [integer(tx.now())],
@@ -100,6 +109,40 @@ impl Session {
         Ok(())
     }
 
+    /// Tells this user's other devices of groups that they are not in.
+    async fn tell_own_devices(&self) -> Result<()> {
+        let due = self.store.read(group::to_tell)?;
+        if due.is_empty() {
+            return Ok(());
+        }
+        let own = identity::look_up(&self.api, &self.store, &self.account.user).await?;
+        self.store.write(|tx| {
+            for (device, handover) in &due {
+                let client = own.clients.iter().find(|client| client.client_key == *device);
+                let contact = client.and_then(|client| client.contact.as_ref());
+                if let Some(contact) = contact {
+                    contact::write_group(tx, contact, handover)?;
+                }
+                group::told(tx, &handover.id, device, contact.is_some())?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Removes devices that were removed from this user from a group.
+    async fn evict(&self, step: &Step<'_>, id: &GroupId) -> Result<()> {
+        // Who the user's leaves are, as far as nobody said it here.
+        let current = self.fetch_current(id).await;
+        if let Ok(current) = &current {
+            self.store.write(|tx| GroupState::load(tx, id)?.learn(tx, &current.attributes))?;
+        }
+        let done = self.commit(step, id, group::evict).await;
+        if done.is_ok() || done.as_ref().is_err_and(|error| error.refusal().is_some()) {
+            self.store.write(|tx| group::evicted(tx, id))?;
+        }
+        done
+    }
+
     /// Adds the clients that a group waits for and whose KeyPackages are at hand.
     async fn add_invited(&self, step: &Step<'_>, id: &GroupId) -> Result<()> {
         let added = self.commit(step, id, group::add_invited).await;
@@ -119,6 +162,37 @@ impl Session {
     async fn introduce(&self, step: &Step<'_>, id: &GroupId) -> Result<()> {
         self.store.write(|tx| group::introduce(tx, &GroupState::load(tx, id)?))?;
         self.deliver(step, id, None).await
+    }
+
+    /// Asks the AS about members that say to be called something else, or to end, and from time to time
+    /// about all others (AS-11).
+    async fn ask_about_members(&self) -> Result<()> {
+        let (store, api) = (&*self.store, &self.api);
+        for hint in store.read(group::hints)? {
+            let asked = hint.name.as_ref().unwrap_or(&hint.user);
+            let found = identity::look_up(api, store, asked).await;
+            if found.as_ref().is_err_and(Error::is_passing) {
+                return found.map(drop);
+            }
+            match (&found, &hint.name) {
+                (Err(error), None) if error.problem() == Some(ProblemType::NotFound) => {
+                    store.write(|tx| group::gone(tx, &hint.user))?;
+                }
+                (Ok(_), None) => store.write(|tx| group::still_there(tx, &hint.user))?,
+                // The lookup told of the name, if it is the same user's.
+                (Ok(_), Some(_)) | (Err(_), _) => store.write(|tx| group::forget_hint(tx, &hint.user))?,
+            }
+        }
+        let since = store.now().saturating_sub(self.options.look_up_every.as_secs());
+        for user in store.read(|tx| group::not_seen_since(tx, since))? {
+            match identity::look_up(api, store, &user).await {
+                Err(error) if error.problem() == Some(ProblemType::NotFound) => {
+                    store.write(|tx| group::gone(tx, &user))?;
+                }
+                found => goes_on(found.map(drop))?,
+            }
+        }
+        Ok(())
     }
 
     /// Asks the AS about members that were not confirmed yet, each client once a run.

@@ -11,6 +11,8 @@ use postern_protocol::{
     push::PushError,
 };
 
+use crate::group::Differences;
+
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +60,8 @@ pub enum Error {
     #[error(transparent)]
     Identity(#[from] IdentityError),
     #[error(transparent)]
+    Issuer(#[from] IssuerError),
+    #[error(transparent)]
     Link(#[from] LinkError),
     #[error("no group is called {0:?}")]
     UnknownGroup(String),
@@ -77,6 +81,14 @@ pub enum Error {
     NotAdmin,
     #[error("{0} is not a member of the group")]
     NoSuchMember(String),
+    #[error("this is the group's only admin: name another one first")]
+    LastAdmin,
+    #[error("the members changed meanwhile: look again whom this would remove")]
+    MembersChanged,
+    #[error(
+        "members came in, or became admins, and this device cannot tell by whose will: accept them, or found the group anew"
+    )]
+    Strangers(Box<Differences>),
     #[error("none of the user's devices can be reached yet: each can be once its registration is finished")]
     NoContact,
     #[error("{0} does not ask to be a contact, or it is not verified yet who asks")]
@@ -124,6 +136,24 @@ pub enum QueueError {
     Unsealable { queue: &'static str, seq: u64, reason: ChainError },
     #[error("message {seq} of the {queue} queue is not what a queue holds. Tell the operator")]
     Malformed { queue: &'static str, seq: u64 },
+}
+
+/// Keys that the server publishes are not what everyone sees, or what was seen before (AAS-7, AS-2): the server, or
+/// somebody between, makes keys for this client alone, or the operator changed the root. Nothing is done with them.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum IssuerError {
+    #[error(
+        "the server shows this client other keys than it shows to strangers ({0}): it could tell this user by them. Ask the operator in another way"
+    )]
+    Differ(&'static str),
+    #[error(
+        "the server issues tokens with more keys at a time than it needs: it could tell users by them. Ask the operator in another way"
+    )]
+    TooManyKeys,
+    #[error(
+        "the server's root is another one than before, or gone: ask the operator in another way whether that is so, and accept it then"
+    )]
+    OtherRoot,
 }
 
 /// The AS's answer about a user does not hold together, or not with what it showed before (AS-3): the AS, or

@@ -67,6 +67,19 @@ pub enum Event {
     Returned { group: GroupId, epoch: u64 },
     /// Members that came and went while this device could not follow the group.
     Changed { group: GroupId, epoch: u64, added: Vec<Member>, removed: Vec<Member> },
+    /// While this device could not follow the group, these came in, or became admins, and it cannot tell
+    /// by whose will: a member and the server together may have made them up. This device does not come
+    /// back until its user takes the group as the server has it.
+    Strangers { group: GroupId, strangers: Vec<Member>, admins: Vec<Member>, removed: Vec<Member> },
+    /// Users that are admins and were not when this device last knew, which its user accepted.
+    AdminsFound { group: GroupId, epoch: u64, admins: Vec<Member> },
+    /// A member's user began its identity anew, as the AS shows (AS-8). It counts as unknown until a person
+    /// accepts it.
+    MemberReset { group: GroupId, user: UserName },
+    /// A member's user has another name now, as the AS confirms.
+    MemberRenamed { group: GroupId, user: UserName, name: UserName },
+    /// The AS knows a member's user no more: its account ended.
+    MemberGone { group: GroupId, user: UserName },
     /// This device could not come back into a group. It goes on trying, more and more seldom.
     Broken { group: GroupId, reason: String },
     /// The server had no room for messages to this device: of this group, or of any if none is named.
@@ -97,6 +110,12 @@ pub enum Event {
     /// The server deleted messages before this device fetched them: they had waited for too long.
     /// A group whose commits were among them cannot be followed any more.
     Expired { messages: u64 },
+    /// The server shows this device other keys than it shows to strangers, and could tell its user by them
+    /// (AAS-7). `keys` says which. Nothing is done with them.
+    KeysDiffer { keys: String },
+    /// The root of the server's domain is another one than before, or gone. No credential counts until a
+    /// person accepts that.
+    RootChanged,
     /// Something that came in was invalid and had no effect.
     Ignored { reason: String },
 }
@@ -143,6 +162,11 @@ impl Event {
             | Self::CannotFollow { group, .. }
             | Self::Returned { group, .. }
             | Self::Changed { group, .. }
+            | Self::Strangers { group, .. }
+            | Self::AdminsFound { group, .. }
+            | Self::MemberReset { group, .. }
+            | Self::MemberRenamed { group, .. }
+            | Self::MemberGone { group, .. }
             | Self::Broken { group, .. }
             | Self::Lost { group: Some(group) } => Some(group),
             Self::ContactRequested { .. }
@@ -158,6 +182,8 @@ impl Event {
             | Self::DeviceRemoved { .. }
             | Self::Expired { .. }
             | Self::Lost { group: None }
+            | Self::KeysDiffer { .. }
+            | Self::RootChanged
             | Self::Ignored { .. } => None,
         }
     }
@@ -203,6 +229,10 @@ impl Event {
             | Self::Removed { by, members, .. }
             | Self::AdminsChanged { by, admins: members, .. } => members.iter_mut().chain([by]).collect(),
             Self::Changed { added, removed, .. } => added.iter_mut().chain(removed).collect(),
+            Self::Strangers { strangers, admins, removed, .. } => {
+                strangers.iter_mut().chain(admins).chain(removed).collect()
+            }
+            Self::AdminsFound { admins, .. } => admins.iter_mut().collect(),
             _ => Vec::new(),
         }
     }

@@ -3,7 +3,7 @@
 
 use postern_api::Http;
 use postern_protocol::{
-    ds::MessageAccepted,
+    ds::{CurrentGroup, MessageAccepted},
     qs::{QueueKind, QueuePayload},
 };
 
@@ -119,6 +119,15 @@ impl Group {
             Some(outstanding) => GroupState::load(tx, &self.id)?.abandon(tx, outstanding.kind),
             None => Ok(()),
         })
+    }
+
+    /// What a server could show of the group if it conspired with this member: with a device in it that
+    /// nobody let in. Nothing changes here.
+    ///
+    /// # Errors
+    /// [`Error::NotMember`].
+    pub fn with_ghost(&self) -> Result<CurrentGroup> {
+        self.session.store.trial(|tx| GroupState::load(tx, &self.id)?.with_ghost(tx))
     }
 
     /// Sends the outstanding message until its fate is known.

@@ -1,5 +1,5 @@
-//! Leaves of this device: their private keys, and the extensions that each has. Owns the table
-//! `leaf_keys`.
+//! Leaves of this device: their private keys, the keys of its user in groups, and the extensions that
+//! each leaf has. Owns the table `leaf_keys`.
 
 use openmls::prelude::{Extension, Extensions, LeafNode, UnknownExtension};
 use postern_protocol::{
@@ -14,12 +14,9 @@ use crate::{
     store::Tx,
 };
 
-/// The extensions of a new leaf: where messages go, and a key to act by for the user, which has
-/// this one device in the group.
-pub(crate) fn extensions(tx: &Tx<'_>, delivery: &DeliveryAddress) -> Result<Extensions<LeafNode>> {
-    let user = SigningKey::generate();
-    keep_key(tx, &user)?;
-    let user_key = UserKey { generation: 0, public_key: user.public_key() };
+/// The extensions of a leaf: where messages go, and the key by which the user acts in the group, which
+/// all of the user's devices have.
+pub(crate) fn extensions(delivery: &DeliveryAddress, user_key: &UserKey) -> Result<Extensions<LeafNode>> {
     Extensions::from_vec(vec![
         Extension::Unknown(DELIVERY_ADDRESS, UnknownExtension(delivery.to_bytes())),
         Extension::Unknown(USER_KEY, UnknownExtension(user_key.to_bytes())),
@@ -27,9 +24,17 @@ pub(crate) fn extensions(tx: &Tx<'_>, delivery: &DeliveryAddress) -> Result<Exte
     .map_err(Error::mls("cannot make a leaf"))
 }
 
+/// Makes a key of the user for one group, and keeps its private half.
+pub(crate) fn new_user_key(tx: &Tx<'_>, generation: u32) -> Result<UserKey> {
+    let key = SigningKey::generate();
+    keep_key(tx, &key)?;
+    Ok(UserKey { generation, public_key: key.public_key() })
+}
+
+/// Keeps a private key; one that is here already stays.
 pub(crate) fn keep_key(tx: &Tx<'_>, key: &SigningKey) -> Result<()> {
     tx.sql().execute(
-        "INSERT INTO leaf_keys (public_key, seed) VALUES (?1, ?2)",
+        "INSERT OR IGNORE INTO leaf_keys (public_key, seed) VALUES (?1, ?2)",
         params![key.public_key().as_bytes(), key.seed()],
     )?;
     Ok(())
@@ -40,7 +45,7 @@ pub(crate) fn forget_key(tx: &Tx<'_>, public_key: &PublicKey) -> Result<()> {
     Ok(())
 }
 
-/// The private key of a leaf; `None` for one that is not this device's.
+/// The private key of a leaf, or of the user in a group; `None` for one that is not here.
 pub(crate) fn key(tx: &Tx<'_>, public_key: &PublicKey) -> Result<Option<SigningKey>> {
     Ok(tx
         .sql()

@@ -60,11 +60,12 @@ mod server;
 mod session;
 mod setup;
 mod store;
+mod strangers;
 mod submit;
 mod tokens;
 
 pub use account::{LinkGrant, LinkRequest, recovery_key_of, recovery_words};
-pub use client::{Client, ClientBuilder, Group, Invited, Refounded};
+pub use client::{Client, ClientBuilder, Group, Invited, Refounded, Removal};
 #[cfg(feature = "lab")]
 pub use clock::Clock;
 pub use contact::{
@@ -72,23 +73,23 @@ pub use contact::{
     Letter, LetterBody, ReceivedRequest, RequestId, SafetyNumber, SharedContact, Stamp,
 };
 pub use display::{safe_json, safe_line, safe_text};
-pub use error::{Error, IdentityError, LinkError, QueueError, Result};
+pub use error::{Error, IdentityError, IssuerError, LinkError, QueueError, Result};
 pub use event::{Event, EventId, HistoryEntry, Member};
 pub use follow::Follower;
 #[cfg(feature = "lab")]
 pub use group::Change;
-pub use group::{ApplicationMessage, Content, GroupSummary, RosterEntry};
+pub use group::{ApplicationMessage, Content, Differences, GroupSummary, RosterEntry};
 pub use identity::{
     Audit, Device, DeviceState, EidWelcome, IdentityLink, Known, Seen, VerifiedClient, VerifiedUser,
 };
 pub use link::{LinkCode, LinkOffer, MalformedCode};
 pub use options::Options;
 pub use postern_api as api;
-pub use postern_protocol::second_proof::RecoveryKey;
 #[cfg(feature = "lab")]
 pub use postern_api::{Http, Request, Response, Token};
+pub use postern_protocol::second_proof::RecoveryKey;
 pub use store::Passphrase;
 #[cfg(feature = "lab")]
 pub use submit::Submission;
 pub use profile::{ForContacts, ProfileChange, UserProfile};
-pub use tokens::Wallet;
+pub use tokens::{DirectoryDigest, Wallet};

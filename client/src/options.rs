@@ -23,6 +23,9 @@ pub struct Options {
     /// How long proposals of others may wait for a commit. Each device's turn comes after a part
     /// of it.
     pub commit_within: Duration,
+    /// How long after it was looked up last a member's user is looked up again: so that members learn of
+    /// a reset or an end that nobody tells (AS-11). Each time costs a token.
+    pub look_up_every: Duration,
     /// How many messages of a group are kept that could not be sent yet, and of how many bytes in all.
     pub unsent_messages: u64,
     pub unsent_bytes: u64,
@@ -76,6 +79,7 @@ impl Default for Options {
             passphrase: None,
             update_every: 30 * DAY,
             commit_within: Duration::from_secs(60 * 60),
+            look_up_every: 7 * DAY,
             unsent_messages: 1000,
             unsent_bytes: 8 * 1024 * 1024,
             history: 10_000,

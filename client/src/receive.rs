@@ -4,7 +4,8 @@
 use std::{collections::HashMap, time::Duration};
 
 use postern_protocol::{
-    Address, RatchetTree,
+    Address,
+    ds::WelcomeTree,
     qs::{Dequeue, Dequeued, Lost, QueueKind, QueuePayload},
 };
 
@@ -131,7 +132,7 @@ impl Session {
 
     /// The trees that belong to the Welcomes of a batch, by sequence number. A Welcome whose
     /// tree is gone is left to be refused.
-    async fn fetch_welcome_trees(&self, dequeued: &Dequeued) -> Result<HashMap<u64, RatchetTree>> {
+    async fn fetch_welcome_trees(&self, dequeued: &Dequeued) -> Result<HashMap<u64, WelcomeTree>> {
         let welcomes = self.store.read(|tx| {
             let mut queue = Queue::load(tx, QueueKind::Group)?;
             let mut welcomes = Vec::new();
@@ -185,7 +186,7 @@ fn take_effect(
     options: &Options,
     kind: QueueKind,
     payload: &QueuePayload,
-    tree: Option<&RatchetTree>,
+    tree: Option<&WelcomeTree>,
 ) -> Result<(), Rejection> {
     match (kind, payload) {
         (QueueKind::Group, QueuePayload::Message(message)) => group::receive(tx, message),

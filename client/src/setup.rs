@@ -79,7 +79,7 @@ pub(crate) async fn register(
                 return Err(error.into());
             }
         };
-        account.credential = Some(identity::verified(&api, &account, credential, store.now()).await?);
+        account.credential = Some(identity::verified(&store, &api, &account, credential).await?);
         store.write(|tx| account.save(tx))?;
     }
     finish(&store, &api, account).await?;
@@ -154,7 +154,10 @@ pub(crate) async fn finish(store: &Store, api: &Api, mut account: Account) -> Re
     key_packages::publish_if_due(store, api).await?;
     api.publish_contact(account.contact()?, &account.client_key()).await?;
     account.ready = true;
-    store.write(|tx| account.save(tx))
+    store.write(|tx| {
+        identity::looked_after(tx)?;
+        account.save(tx)
+    })
 }
 
 /// Each queue has keys of its own, so that nothing links the two (QS-1).

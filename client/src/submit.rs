@@ -4,15 +4,18 @@
 
 use postern_api::Request;
 use postern_protocol::{
-    ds::{CurrentGroup, GroupId, MessageAccepted},
+    Address,
+    ds::{CurrentGroup, DeleteGroup, GroupId, MessageAccepted},
     mls::DeliveryAddress,
     problem::{Problem, ProblemType},
     qs::QueueKind,
 };
 
 use crate::{
-    error::{Error, Result},
-    group::{self, Change, GroupState, Kind, strayed},
+    error::{Error, Result, goes_on, or_repeated},
+    event::Event,
+    group::{self, Change, Differences, GroupState, Kind, strayed},
+    identity,
     mailbox::{self, Queue, add_addresses, fresh_address},
     session::Session,
     store::{Step, Tx},
@@ -78,16 +81,11 @@ impl Session {
     /// Makes a group with an id that the DS reserved, and keeps its founding; in place of another
     /// group, if one is named.
     pub(crate) async fn prepare_group(&self, title: &str, in_place_of: Option<&GroupId>) -> Result<GroupId> {
-        let address = fresh_address()?;
-        let queue = self.store.read(|tx| Queue::load(tx, QueueKind::Group))?;
-        let reserved = async {
-            add_addresses(&self.api, &queue, vec![address], Vec::new()).await?;
-            self.api.reserve_group_id().await
-        };
-        let reserved = match reserved.await {
+        let address = self.new_address().await?;
+        let reserved = match self.api.reserve_group_id().await {
             Ok(reserved) => reserved,
             Err(error) => {
-                // It may exist, and leads to no group.
+                // It leads to no group.
                 self.store.write(|tx| mailbox::revoke_later(tx, &address))?;
                 return Err(error);
             }
@@ -205,7 +203,8 @@ impl Session {
                 return Ok(());
             }
             self.send_outbox(step, id).await?;
-            self.be_current(step, id).await?;
+            // The whole user leaves: first its other devices, by this one.
+            self.commit(step, id, |_, group| Ok(group.without_own_devices())).await?;
             self.store.write(|tx| {
                 let mut group = GroupState::load(tx, id)?;
                 if group.has_to_leave(tx)? { group.stage_leaving(tx) } else { Ok(()) }
@@ -220,14 +219,27 @@ impl Session {
     /// # Errors
     /// [`Error::CannotFollow`].
     async fn be_current(&self, step: &Step<'_>, id: &GroupId) -> Result<()> {
-        let (state, may_try) =
-            self.store.read(|tx| Ok((strayed::state(tx, id)?, strayed::may_try(tx, id)?)))?;
-        match state {
-            strayed::State::Follows | strayed::State::Doubtful => Ok(()),
-            strayed::State::Strayed if may_try => self.come_back(step, id).await.map_err(|error| {
+        if self.store.read(|tx| group::is_entering(tx, id))? {
+            self.enter(step, id).await?;
+        }
+        let state = |tx: &Tx<'_>| {
+            let is_to_go = GroupState::load(tx, id)?.is_to_go();
+            Ok((strayed::state(tx, id)?, strayed::may_try(tx, id)?, is_to_go))
+        };
+        let tries = match self.store.read(state)? {
+            (strayed::State::Follows, ..) | (strayed::State::Doubtful, _, false) => return Ok(()),
+            (strayed::State::Doubtful, ..) => true,
+            (strayed::State::Strayed, may_try, _) => may_try,
+            (strayed::State::ByHand, ..) => false,
+        };
+        if tries {
+            self.come_back(step, id).await.map_err(|error| {
                 // It was no refusal of what the caller wants.
                 if error.is_final() { Error::CannotFollow } else { error }
-            }),
+            })?;
+        }
+        match self.store.read(|tx| strayed::state(tx, id))? {
+            strayed::State::Follows | strayed::State::Doubtful => Ok(()),
             strayed::State::Strayed | strayed::State::ByHand => Err(Error::CannotFollow),
         }
     }
@@ -240,8 +252,21 @@ impl Session {
     pub(crate) async fn come_back(&self, step: &Step<'_>, id: &GroupId) -> Result<()> {
         let done = match self.store.read(|tx| strayed::state(tx, id))? {
             strayed::State::Doubtful => self.look(step, id).await,
-            _ => self.rejoin(step, id).await,
+            _ => self.rejoin(step, id, &Differences::default()).await,
         };
+        if let Err(Error::Strangers(differences)) = &done {
+            // Not silently: a person decides whether to take the group as it is now.
+            return self.store.write(|tx| {
+                strayed::leave_to_person(tx, id)?;
+                Event::Strangers {
+                    group: id.clone(),
+                    strangers: differences.strangers.clone(),
+                    admins: differences.admins.clone(),
+                    removed: differences.removed.clone(),
+                }
+                .record(tx)
+            });
+        }
         if let Err(error) = &done
             && error.is_final()
         {
@@ -270,32 +295,61 @@ impl Session {
             };
             let follows = group.epoch() > epoch
                 || group.epoch() == epoch && group.pending_proposals() >= current.proposals.len();
-            if follows {
-                strayed::clear(tx, id)?;
-            } else {
-                let state = (strayed::State::Strayed, group.size());
-                strayed::note(tx, id, state, "messages of the group were lost", &self.options)?;
-            }
-            Ok(follows)
+            let reason = match follows {
+                true if !group.is_to_go() => {
+                    strayed::clear(tx, id)?;
+                    return Ok(true);
+                }
+                true => "the server wants to remove this device, which is still in use",
+                false => "messages of the group were lost",
+            };
+            strayed::note(tx, id, (strayed::State::Strayed, group.size()), reason, &self.options)?;
+            Ok(false)
         })?;
         let may_try = self.store.read(|tx| strayed::may_try(tx, id))?;
-        if follows || !may_try { Ok(()) } else { self.rejoin(step, id).await }
+        if follows || !may_try { Ok(()) } else { self.rejoin(step, id, &Differences::default()).await }
     }
 
-    /// Fetches a group as the DS has it.
+    /// Fetches a group as the DS has it: with the key of this device's leaf, or if that is in it no more,
+    /// with the user's.
     pub(crate) async fn fetch_current(&self, id: &GroupId) -> Result<CurrentGroup> {
-        let (leaf, fetch) = self.store.read(|tx| {
+        let (leaf, user, fetch) = self.store.read(|tx| {
             let group = GroupState::load(tx, id)?;
-            let fetch = group.fetch_info()?;
-            Ok((group.leaf, fetch))
+            let (user, fetch) = (group.private_user_key(tx)?, group.fetch_info()?);
+            Ok((group.leaf, user, fetch))
         })?;
-        self.api.fetch_group_info(id, &fetch, &leaf).await
+        match (self.api.fetch_group_info(id, &fetch, &leaf).await, user) {
+            (Err(error), Some(user)) if error.problem() == Some(ProblemType::NotAllowed) => {
+                self.api.fetch_group_info(id, &fetch, &user).await
+            }
+            (answer, _) => answer,
+        }
     }
 
     /// Comes back into a group by external commit (DS-7), for a client that cannot follow any more.
-    pub(crate) async fn rejoin(&self, step: &Step<'_>, id: &GroupId) -> Result<()> {
+    ///
+    /// # Errors
+    /// [`Error::Strangers`] where the group differs by more than a person accepted.
+    pub(crate) async fn rejoin(&self, step: &Step<'_>, id: &GroupId, accepted: &Differences) -> Result<()> {
         // Messages that can still be read are read now: afterwards none of them can be.
         self.drain(step, QueueKind::Group).await?;
+        // The address of before may be gone, or known to lead to a device that is to be removed.
+        let address = self.new_address().await?;
+        let done = self.rejoin_at(step, id, accepted, address).await;
+        self.store.write(|tx| match GroupState::load(tx, id) {
+            Ok(group) if group.delivery_address() == Some(address) => Ok(()),
+            _ => mailbox::revoke_later(tx, &address),
+        })?;
+        done
+    }
+
+    async fn rejoin_at(
+        &self,
+        step: &Step<'_>,
+        id: &GroupId,
+        accepted: &Differences,
+        address: Address,
+    ) -> Result<()> {
         for _ in 0..ATTEMPTS {
             // The answer to an earlier one may have been lost.
             if self.store.read(|tx| GroupState::awaits(tx, id, Kind::Rejoin))? {
@@ -311,9 +365,115 @@ impl Session {
                 }
             }
             let current = self.fetch_current(id).await?;
-            self.store.write(|tx| GroupState::load(tx, id)?.rejoin(tx, &current))?;
+            let unknown =
+                self.store.read(|tx| GroupState::load(tx, id)?.unconfirmed_strangers(tx, &current))?;
+            for user in unknown {
+                goes_on(identity::look_up(&self.api, &self.store, &user).await.map(drop))?;
+            }
+            self.store.write(|tx| GroupState::load(tx, id)?.rejoin(tx, &current, accepted, address))?;
         }
         Err(Error::Contended(ATTEMPTS))
+    }
+
+    /// Comes into a group that another device of this user handed over (DS-7).
+    ///
+    /// # Errors
+    /// Refusals are kept for a later attempt.
+    pub(crate) async fn enter(&self, step: &Step<'_>, id: &GroupId) -> Result<()> {
+        if self.store.read(|tx| strayed::state(tx, id))? != strayed::State::Follows {
+            return Ok(());
+        }
+        let Some(entry) = self.store.write(|tx| group::entry(tx, id))? else { return Ok(()) };
+        let queue = self.store.read(|tx| Queue::load(tx, QueueKind::Group))?;
+        add_addresses(&self.api, &queue, vec![entry.address], Vec::new()).await?;
+        // Where it is in already, in a place of its own, it leaves that with the same commit. What can still be
+        // read there is read now.
+        self.settle(step, id).await?;
+        self.drain(step, QueueKind::Group).await?;
+        let moves = |tx: &Tx<'_>| match GroupState::load(tx, id) {
+            Ok(mut group) if !group.is_leaving() && !group::is_entering(tx, id)? => {
+                group.stage_leaving(tx).map(|()| true)
+            }
+            Ok(_) | Err(Error::NotMember | Error::UnknownGroup(_)) => Ok(false),
+            Err(error) => Err(error),
+        };
+        if self.store.write(moves)?
+            && let Some(Fate::Refused(problem)) = self.settle(step, id).await?.of(Kind::Leave)
+        {
+            self.store.write(|tx| group::drop_entry(tx, id))?;
+            return Err(problem.clone().into());
+        }
+        for _ in 0..ATTEMPTS {
+            if self.store.read(|tx| GroupState::awaits(tx, id, Kind::Rejoin))? {
+                match self.settle(step, id).await?.of(Kind::Rejoin) {
+                    Some(Fate::Accepted(_)) => return Ok(()),
+                    Some(Fate::Refused(problem)) => return Err(problem.clone().into()),
+                    Some(Fate::Late | Fate::Over) | None => {}
+                }
+                if !self.store.read(|tx| group::is_entering(tx, id))? {
+                    return Ok(());
+                }
+            }
+            let (fetch, user) = entry.handover.fetch_info();
+            let current = match self.api.fetch_group_info(id, &fetch, &user).await {
+                // The group is gone, or this user is in it no more, or with another key: another device
+                // says if there is a way.
+                Err(error) if error.refusal().is_some() => {
+                    self.store.write(|tx| group::entry_failed(tx, id))?;
+                    return Err(error);
+                }
+                current => current?,
+            };
+            self.store.write(|tx| GroupState::enter(tx, &entry, &current))?;
+        }
+        Err(Error::Contended(ATTEMPTS))
+    }
+
+    /// Has messages of a group go to another address.
+    pub(crate) async fn renew_address(&self, step: &Step<'_>, id: &GroupId) -> Result<()> {
+        let delivery = DeliveryAddress { domain: id.domain().clone(), address: self.new_address().await? };
+        let done = self
+            .commit(step, id, |_, group| {
+                let is_new = group.delivery_address() != Some(delivery.address);
+                Ok(is_new.then(|| Change::Address(delivery.clone())))
+            })
+            .await;
+        if done.as_ref().is_err_and(Error::is_final) {
+            self.store.write(|tx| mailbox::revoke_later(tx, &delivery.address))?;
+        }
+        done
+    }
+
+    /// Makes an address that leads to this device's group queue.
+    async fn new_address(&self) -> Result<Address> {
+        let address = fresh_address()?;
+        let queue = self.store.read(|tx| Queue::load(tx, QueueKind::Group))?;
+        if let Err(error) = add_addresses(&self.api, &queue, vec![address], Vec::new()).await {
+            // It may exist, and leads to no group.
+            self.store.write(|tx| mailbox::revoke_later(tx, &address))?;
+            return Err(error);
+        }
+        Ok(address)
+    }
+
+    /// Ends a group for everyone (DS-11): removes all others, who learn of it, and then the group.
+    pub(crate) async fn delete_group(&self, step: &Step<'_>, id: &GroupId) -> Result<()> {
+        self.commit(step, id, |_, group| {
+            let own = group.leaf.public_key();
+            if !group.is_admin(&own) {
+                return Err(Error::NotAdmin);
+            }
+            let others: Vec<_> = group.leaf_keys().filter(|leaf_key| *leaf_key != own).collect();
+            Ok((!others.is_empty()).then_some(Change::Remove(others)))
+        })
+        .await?;
+        let (leaf, deletion) = self.store.read(|tx| {
+            let group = GroupState::load(tx, id)?;
+            let deletion = DeleteGroup { state_key: group.fetch_info()?.state_key };
+            Ok((group.leaf, deletion))
+        })?;
+        or_repeated(self.api.delete_group(id, &deletion, &leaf).await, ProblemType::NotFound)?;
+        self.store.write(|tx| GroupState::load(tx, id)?.quit(tx))
     }
 
     /// Sends a group's outstanding requests, one after the other, until their fates are known.

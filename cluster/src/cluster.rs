@@ -36,6 +36,7 @@ pub struct ClusterOptions {
     data_dir: PathBuf,
     extension_dir: PathBuf,
     settings: Settings,
+    environment: Vec<(String, String)>,
 }
 
 /// A running private cluster. Dropping it leaves the cluster running; the next start takes it over.
@@ -50,7 +51,7 @@ impl ClusterOptions {
     /// `extension_dir` holds postern.control, postern--*.sql and `<PostgreSQL major>/postern.so`.
     pub fn new(data_dir: &Path, extension_dir: &Path) -> Self {
         let (data_dir, extension_dir) = (data_dir.to_owned(), extension_dir.to_owned());
-        Self { data_dir, extension_dir, settings: Settings::default() }
+        Self { data_dir, extension_dir, settings: Settings::default(), environment: Vec::new() }
     }
 
     /// Takes so much shared memory, in megabytes, instead of what fits the machine: for one of several clusters.
@@ -62,6 +63,12 @@ impl ClusterOptions {
     /// Adds a line of postgresql.conf, which wins over ours.
     pub fn with_setting(mut self, line: impl Into<String>) -> Self {
         self.settings.further.push(line.into());
+        self
+    }
+
+    /// Gives PostgreSQL an environment variable. It gets none of ours.
+    pub fn with_variable(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
         self
     }
 
@@ -86,7 +93,7 @@ impl PrivateCluster {
         installation.expect_executable(&cluster.user)?;
         cluster.make_cluster_if_missing(&installation)?;
         settings::write(&options.settings, &cluster.dir, &cluster.user)?;
-        cluster.start_postmaster(&installation)?;
+        cluster.start_postmaster(&installation, &options.environment)?;
         Ok(cluster)
     }
 
@@ -221,7 +228,11 @@ impl PrivateCluster {
         Ok(())
     }
 
-    fn start_postmaster(&self, installation: &Installation) -> anyhow::Result<()> {
+    fn start_postmaster(
+        &self,
+        installation: &Installation,
+        environment: &[(String, String)],
+    ) -> anyhow::Result<()> {
         let log = self.dir.log();
         if fs::metadata(&log).is_ok_and(|log| log.len() > LOG_KEEP_BYTES) {
             fs::rename(&log, log.with_extension("log.old"))?;
@@ -229,6 +240,7 @@ impl PrivateCluster {
         self.user.make_file(&log)?;
         let output = self
             .program(installation, "pg_ctl")
+            .envs(environment.iter().map(|(name, value)| (name, value)))
             .args(["start", "--wait", "--silent", "--timeout", START_WITHIN_SECONDS, "--pgdata"])
             .arg(self.dir.cluster())
             .arg("--log")

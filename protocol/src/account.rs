@@ -4,8 +4,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    GroupInfo, PublicKey, RatchetTree, Transcript, auth::CommitIdentity, eid::SignedState,
-    name::UserName, second_proof::SecondProof,
+    GroupInfo, PublicKey, RatchetTree, Transcript, auth::CommitIdentity, eid::SignedState, name::UserName,
+    second_proof::SecondProof,
 };
 
 /// `PUT /as/account/recovery-key`, signed by a client. 204.

@@ -4,8 +4,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Address, GroupInfo, HpkePublicKey, IssuedCredential, MlsMessage, PublicKey, RatchetTree, Signature,
-    Transcript,
+    Address, GroupInfo, HpkePublicKey, IssuedCredential, IssuerCertificate, MlsMessage, PublicKey,
+    RatchetTree, Signature, Transcript,
     eid::{FreshnessTicket, SignedState},
     key::{BadSignature, PublishedKey, SigningKey},
     label::Label,
@@ -136,10 +136,19 @@ pub struct ClientRecord {
 }
 
 /// The answer to `GET /as/keys` (200): the keys that sign client credentials; no token.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AuthenticationKeys {
     pub domain: Domain,
+    /// The domain's root, if it has one: then every credential comes with its certificate of the key that signed it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root: Option<PublicKey>,
     pub keys: Vec<PublishedKey>,
+    /// The root's certificates of these keys, as far as it certified them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub certificates: Vec<IssuerCertificate>,
+    /// Keys that signed once, and whose credentials are worth nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub revoked: Vec<PublicKey>,
 }
 
 impl SignedContact {

@@ -167,6 +167,8 @@ variable! {
     Welcome;
     /// A serialised [`crate::credential::ClientCredential`], signed by the AS.
     IssuedCredential;
+    /// A serialised [`crate::credential::IssuerStatement`], signed by a domain's root.
+    IssuerCertificate;
     /// An Ed25519 signature.
     Signature;
     /// Bytes from one client to another, opaque to the server.

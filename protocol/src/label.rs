@@ -37,9 +37,11 @@ labels! {
     GROUP_STATE "Postern group state" "Key that a group's state is sealed under.";
     GROUP_BLOB "Postern group blob" "Associated data of a group's sealed state.";
     IDENTITY_LINK "Postern identity link" "Signature of a client over the key of its leaf in a group.";
+    ISSUER_CERTIFICATE "Postern issuer certificate" "Signature of a domain's root over a key that signs its client credentials.";
     JOIN "Postern join" "Signature of a user's key over a leaf that enters by external commit.";
     JOINER "Postern joiner" "Tag by which the tree kept for a joiner is found.";
     KEY_PACKAGE_BATCH "Postern key package batch" "Signature of the QS over a batch of KeyPackages.";
+    LEAF_LINK "Postern leaf link" "Signature of a leaf in a group over the key of its client.";
     LINK_SEAL "Postern link seal" "HPKE info of the secrets for a user's new device.";
     PUSH_SUBSCRIPTION "Postern push subscription" "Associated data of a sealed push subscription.";
     QUEUE_OWNER "Postern queue owner" "Signature of a queue's new owner.";
@@ -52,6 +54,7 @@ labels! {
     RENDEZVOUS_PAYLOAD "Postern rendezvous payload" "Key that the payloads of one side of a rendezvous are sealed under.";
     RENDEZVOUS_SIDE "Postern rendezvous side" "Identity of one side of a rendezvous in the agreement of a secret.";
     SAFETY_NUMBER "Postern safety number" "Hash of a user's identity that people compare.";
+    TOKEN_KEY "Postern token key" "Digest of an issuer's token key that friends compare.";
     USED_SIGNATURE "Postern used signature" "Hash by which a request's signature is remembered.";
 }
 

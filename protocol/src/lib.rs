@@ -36,7 +36,7 @@ pub mod wake;
 
 pub use binary::{
     Address, Attributes, ChainHeader, Ciphertext, FriendshipToken, GroupInfo, HpkePublicKey,
-    IssuedCredential, LookupSecret, MessageDigest, MlsMessage, P256PublicKey, Payload, PublicKey, PushAuth, QueueId,
-    RatchetTree, SealedPush, SealedSubscription, Signature, StateKey, StockId, Transcript, TreeHash, Welcome,
-    WrongLength,
+    IssuedCredential, IssuerCertificate, LookupSecret, MessageDigest, MlsMessage, P256PublicKey, Payload, PublicKey,
+    PushAuth, QueueId, RatchetTree, SealedPush, SealedSubscription, Signature, StateKey, StockId, Transcript,
+    TreeHash, Welcome, WrongLength,
 };

@@ -1,4 +1,4 @@
-//! The clock: the database keeps dates only (PRIV-4), and this module makes them.
+//! The clock. The database keeps dates only (PRIV-4), and this module makes them.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 

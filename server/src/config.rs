@@ -20,6 +20,8 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
+use crate::keys::master_key;
+
 /// Stands for all origins in [`Config::allowed_origins`].
 pub const ANY_ORIGIN: &str = "*";
 
@@ -39,6 +41,8 @@ pub struct Config {
     /// The file with the master key. Without it the key comes from the environment, or with `embedded` from the data
     /// directory.
     pub master_key_file: Option<PathBuf>,
+    /// The file with the key that is to take the master key's place. It need not exist before that.
+    pub next_master_key_file: Option<PathBuf>,
     pub database: DatabaseConfig,
     /// Run a private PostgreSQL cluster in `data_dir` instead of connecting to `database`.
     pub embedded: bool,
@@ -56,7 +60,7 @@ pub struct Config {
 pub struct DatabaseConfig {
     /// Connection string for the role `postern_server`.
     pub url: Option<ConnectionString>,
-    /// Connection string for a superuser: only `migrate` uses it.
+    /// Connection string for a superuser: only `migrate` and `master-key change` use it.
     pub admin_url: Option<ConnectionString>,
     /// Connections for requests; one for chores and one that listens come on top.
     pub pool_size: usize,
@@ -232,6 +236,7 @@ impl Default for Config {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8008)),
             allowed_origins: vec![ANY_ORIGIN.to_owned()],
             master_key_file: None,
+            next_master_key_file: None,
             database: DatabaseConfig::default(),
             embedded: false,
             data_dir: default_data_dir(),
@@ -371,9 +376,18 @@ impl Config {
         config.validated()
     }
 
-    /// The master key's file with `embedded`, if no other place is configured.
-    pub fn embedded_master_key_file(&self) -> PathBuf {
-        self.data_dir.join("master.key")
+    /// The master key's file: the one that is configured, else with `embedded` one in the data directory, unless the
+    /// environment has the key.
+    pub fn master_key_file(&self) -> Option<PathBuf> {
+        let own = self.embedded && std::env::var_os(master_key::ENVIRONMENT).is_none();
+        self.master_key_file.clone().or_else(|| own.then(|| self.data_dir.join("master.key")))
+    }
+
+    /// The file with the key that is to take the master key's place: the one that is configured, else with `embedded`
+    /// one in the data directory.
+    pub fn next_master_key_file(&self) -> Option<PathBuf> {
+        let own = || self.embedded.then(|| self.data_dir.join("next-master.key"));
+        self.next_master_key_file.clone().or_else(own)
     }
 
     fn validated(mut self) -> anyhow::Result<Self> {
@@ -508,6 +522,12 @@ pub struct Settings {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub master_key_file: Option<PathBuf>,
 
+    /// File with the key that is to take the master key's place, from `postern master-key change` on; it need not exist
+    /// before [default: none; with --embedded <data-dir>/next-master.key]
+    #[arg(long, value_name = "FILE", env = "POSTERN_NEXT_MASTER_KEY_FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next_master_key_file: Option<PathBuf>,
+
     /// Run a private PostgreSQL cluster in the data directory, started and stopped with this command [default: false]
     #[arg(long, env = "POSTERN_EMBEDDED", num_args = 0..=1, require_equals = true, default_missing_value = "true",
           value_name = "true|false", value_parser = BoolishValueParser::new())]
@@ -549,7 +569,8 @@ pub struct DatabaseSettings {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub url: Option<ConnectionString>,
 
-    /// Connection string for a superuser; only migrate uses it [default: none; with --embedded the private cluster]
+    /// Connection string for a superuser; only migrate and master-key change use it [default: none; with --embedded the
+    /// private cluster]
     #[arg(
         long = "database-admin-url",
         value_name = "URL",

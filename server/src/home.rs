@@ -13,7 +13,7 @@ use crate::{
     compute::{Compute, Overloaded},
     config::Limits,
     database::Database,
-    keys::MasterKey,
+    keys::MasterKeys,
 };
 
 /// Seconds for which a client may use its copy of published keys.
@@ -30,7 +30,7 @@ pub struct Shared {
     /// The domain after `@` in the names of this server's users (OPS-2).
     pub domain: Domain,
     pub database: Database,
-    pub master_key: MasterKey,
+    pub master_key: MasterKeys,
     pub limits: Limits,
     /// True once the server shuts down, when long-polls answer without waiting longer.
     pub stopping: watch::Receiver<bool>,

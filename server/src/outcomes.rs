@@ -32,13 +32,8 @@ fn in_migrations() -> BTreeMap<String, BTreeSet<String>> {
 }
 
 /// Outcomes that the server does not read: after these calls it does the same, whether the row was
-/// added or dropped now or before.
-const NOT_READ: [&str; 4] = [
-    "auth.add_signing_key_outcome",
-    "ds.add_sender_key_outcome",
-    "qs.add_application_server_key_outcome",
-    "qs.drop_push_subscription_outcome",
-];
+/// dropped now or before.
+const NOT_READ: [&str; 1] = ["qs.drop_push_subscription_outcome"];
 
 #[test]
 fn outcomes_are_the_same_in_rust_and_in_the_database() {

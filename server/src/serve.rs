@@ -11,7 +11,7 @@ use crate::{
     database::{Database, listener},
     home::{self, Home},
     http::{self, Origins, server},
-    keys::MasterKey,
+    keys::MasterKeys,
     routes, upkeep,
 };
 
@@ -22,7 +22,7 @@ use crate::{
 pub async fn run(
     config: Config,
     database: Database,
-    master_key: MasterKey,
+    master_key: MasterKeys,
     shutdown: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
     let (stop, stopping) = watch::channel(false);

@@ -14,6 +14,7 @@ use crate::{
     app::App,
     auth::As,
     ds::{self, Ds},
+    home::Home,
     keys::KeyVersion,
     qs::{self, Qs},
     rendezvous::Rendezvous,
@@ -29,15 +30,15 @@ const HOUR: Duration = Duration::from_secs(60 * 60);
 /// The table of chores.
 pub fn chores(app: &App) -> Vec<Chore> {
     let App { about: home, auth, aas, ds, qs, rendezvous } = app;
-    let (auth_keys_changed, batch_keys_changed) = (Arc::<Notify>::default(), Arc::<Notify>::default());
-    let changed = [aas.issuer_keys_changed(), auth_keys_changed.clone(), batch_keys_changed.clone()];
+    let version = KeyVersion::new(&home.database);
     vec![
-        Chore::every(
-            KEYS,
-            "look for changed keys",
-            &KeyVersion::new(&home.database, changed.to_vec()),
-            |version: KeyVersion| async move { version.compare().await },
-        ),
+        Chore::every(KEYS, "look for changed keys", &version, |version: KeyVersion| async move {
+            version.compare().await
+        }),
+        Chore::every(HOUR, "take over another master key", home, |home: Home| async move {
+            home.master_key.renew(&home.database).await
+        })
+        .when(version.changed(Arc::default())),
         Chore::every(
             MINUTE,
             "record the use of tokens",
@@ -51,18 +52,26 @@ pub fn chores(app: &App) -> Vec<Chore> {
             aas,
             |aas: Aas| async move { aas.renew_issuer_keys().await },
         )
-        .when(aas.issuer_keys_changed()),
+        .when(version.changed(aas.issuer_keys_changed())),
         Chore::every(HOUR, "renew the keys of the AS", auth, |auth: As| async move {
             auth.renew_signing_keys().await
         })
-        .when(auth_keys_changed),
+        .when(version.changed(Arc::default())),
         Chore::every(
             HOUR,
             "renew the keys of the QS",
             qs,
             |qs: Qs| async move { qs.renew_signing_keys().await },
         )
-        .when(batch_keys_changed),
+        .when(version.changed(Arc::default())),
+        Chore::every(HOUR, "renew the keys for push services", qs, |qs: Qs| async move {
+            qs.renew_push_keys().await
+        })
+        .when(version.changed(Arc::default())),
+        Chore::every(HOUR, "renew the keys of the DS", ds, |ds: Ds| async move {
+            ds.renew_external_sender_keys().await
+        })
+        .when(version.changed(Arc::default())),
         Chore::every(10 * MINUTE, "forget stale signatures", aas, |aas: Aas| async move {
             aas.forget_signatures().await
         }),

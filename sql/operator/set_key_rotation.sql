@@ -18,6 +18,6 @@ BEGIN
            redeeming_days = coalesce(set_key_rotation.redeeming_days, s.redeeming_days);
 EXCEPTION WHEN check_violation THEN
     RAISE EXCEPTION 'issuer keys cannot be used like that'
-        USING HINT = 'They issue for 10 to 365 days, overlap for 3 to 9, and redeem for 1 to 365 more.';
+        USING HINT = 'They issue for 10 to 365 days, overlap for 3 to 9 and half of that at most, and redeem for 1 to 365 more.';
 END
 $$;

@@ -1,7 +1,7 @@
 //! Advice for a person at a command line: what to do about an error, in terms of commands and
 //! options. The library says what happened.
 
-use postern_client::{Error, api};
+use postern_client::{Error, IdentityError, api};
 use postern_protocol::problem::ProblemType;
 
 /// Sentences that follow an error's own text; empty if that says all there is.
@@ -25,6 +25,12 @@ pub fn for_error(error: &Error) -> &'static str {
         Error::NotEncrypted => ". `passphrase change` encrypts it",
         Error::Link(_) => ". `link` on a device you have shows another code",
         Error::NoSuchMember(_) => ". `members` lists them",
+        Error::LastAdmin => ". `group admins GROUP --add USER` does",
+        Error::MembersChanged => ". `members` lists them",
+        Error::Strangers(_) => ". `rejoin` shows them and asks, `refound` founds another group",
+        Error::NoRequest(_) => ". `contacts requests` lists those that ask",
+        Error::NothingCompared(_) => ". `contacts verify` shows it",
+        Error::Identity(IdentityError::Reset) => ". `contacts accept USER --reset` accepts it then",
         Error::NoAttributesKey => ". `follow --once` receives",
         _ => "",
     }

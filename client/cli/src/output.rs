@@ -98,7 +98,7 @@ pub fn describe(client: &Client, event: &Event) -> Result<String> {
         Event::ContactUnreachable { user } => format!("a device of {user} cannot be reached"),
         Event::IdentityReset { user } => format!(
             "{user} began anew with other devices. Make sure in another way that it is still the same person; \
-             `accept-reset` accepts it"
+             `contacts accept {user} --reset` accepts it"
         ),
         Event::IdentitySplit { user } => format!(
             "the server shows several histories of {user}'s devices: it, or somebody on the way, lies. Compare \
@@ -108,7 +108,9 @@ pub fn describe(client: &Client, event: &Event) -> Result<String> {
         Event::DeviceRemoved { user, device } => {
             format!("{user} has a device less, {}", device_name(device))
         }
-        Event::Renamed { from, to } if to == client.user() => format!("your name is {to} now, and no longer {from}"),
+        Event::Renamed { from, to } if to == client.user() => {
+            format!("your name is {to} now, and no longer {from}")
+        }
         Event::Renamed { from, to } => format!("{from} is called {to} now, and is the same user"),
         Event::DisplayName { user, display_name } => {
             format!("{user} calls itself {}", safe_line(display_name))
@@ -142,10 +144,33 @@ pub fn describe(client: &Client, event: &Event) -> Result<String> {
         Event::Changed { added, removed, .. } => {
             format!("meanwhile came: {}; went: {}", list(added), list(removed))
         }
+        Event::Strangers { strangers, admins, removed, .. } => format!(
+            "this device does not come back by itself: it cannot tell who let in {}, and who made these \
+             admins: {}; went: {}. `rejoin` accepts them, `refound` founds another group",
+            list(strangers),
+            list(admins),
+            list(removed)
+        ),
+        Event::MemberReset { user, .. } => format!(
+            "{user} began anew, with other devices: whoever it is counts as unknown until you accept it"
+        ),
+        Event::MemberRenamed { user, name, .. } => format!("{user} is called {name} now"),
+        Event::MemberGone { user, .. } => format!("{user} deleted the account"),
+        Event::AdminsFound { admins, .. } => format!("you accepted as admins: {}", list(admins)),
         Event::Broken { reason, .. } => format!(
             "this device could not come back ({}). It goes on trying; `refound` founds the group anew",
             safe_line(reason)
         ),
+        Event::KeysDiffer { keys } => format!(
+            "the server shows you other keys than it shows to strangers: {}. It could tell you by them; nothing is \
+             done with them",
+            safe_line(keys)
+        ),
+        Event::RootChanged => {
+            "the server's root is another one than before, or gone. Ask its operator in another \
+             way, and take it with `accept-root` then"
+                .to_owned()
+        }
         Event::Lost { .. } => "the server had no room for something that was sent to this device".to_owned(),
         Event::Ignored { reason } => format!("ignored: {}", safe_line(reason)),
     };

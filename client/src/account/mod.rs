@@ -19,13 +19,13 @@ use rusqlite::OptionalExtension as _;
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize as _, ZeroizeOnDrop};
 
-pub(crate) use self::{
-    rename::{follow as follow_rename, take_name, was_renamed},
-    reset::reset,
-};
 pub use self::{
     link::{LinkGrant, LinkRequest},
     recovery::{recovery_key_of, recovery_words},
+};
+pub(crate) use self::{
+    rename::{follow as follow_rename, take_name, was_renamed},
+    reset::reset,
 };
 use crate::{
     error::{Error, Result},

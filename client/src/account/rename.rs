@@ -5,7 +5,7 @@ use postern_protocol::{credential::ClientCredential, name::UserName};
 use super::Account;
 use crate::{
     error::{Error, Result, goes_on},
-    identity,
+    group, identity,
     server::Api,
     store::{Store, Tx},
 };
@@ -15,6 +15,7 @@ pub(crate) fn take_name(tx: &Tx<'_>, from: &UserName, to: &UserName) -> Result<(
     let mut account = Account::load(tx)?;
     account.user = to.clone();
     account.save(tx)?;
+    group::tell_groups(tx)?;
     identity::rename(tx, from, to)
 }
 

@@ -84,7 +84,7 @@ pub(crate) async fn reset(
                 return Err(error.into());
             }
         };
-        account.credential = Some(identity::verified(&api, &account, credential, store.now()).await?);
+        account.credential = Some(identity::verified(&store, &api, &account, credential).await?);
         store.write(|tx| account.save(tx))?;
     }
     setup::finish(&store, &api, account).await?;

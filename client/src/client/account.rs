@@ -134,7 +134,9 @@ impl Client {
         // Whether the key is right has to be known first. It is replaced by itself.
         let proven = self.put_recovery_key(recovery_key, recovery_key).await;
         or_repeated(proven, ProblemType::NotAllowed)?;
+        session.store.write(group::tell_groups_of_end)?;
         for group in session.store.read(group::active)? {
+            goes_on(self.group_with_id(&group).deliver().await)?;
             goes_on(self.group_with_id(&group).leave().await)?;
         }
         let step = session.store.step().await?;

@@ -3,19 +3,18 @@
 use std::{
     collections::{BTreeSet, HashSet},
     fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
 };
 
-use postern_protocol::{PublicKey, credential::ClientCredential, ds::GroupId, name::UserName, push::Urgency};
+use postern_protocol::{
+    PublicKey, credential::ClientCredential, ds::GroupId, mls::Pseudonym, name::UserName, push::Urgency,
+};
 
 use crate::{
     contact,
     error::{Error, Result},
     event::{HistoryEntry, Member},
-    group::{self, Change, GroupState},
+    group::{self, Change, Differences, GroupState},
     history, identity, invitations, key_packages, push,
     session::Session,
 };
@@ -38,6 +37,12 @@ pub struct Invited {
     pub members: usize,
     /// Those that were asked and have not answered yet.
     pub waiting: usize,
+}
+
+/// The devices that a removal removes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Removal {
+    pub members: Vec<Member>,
 }
 
 /// A group that was founded anew.
@@ -171,9 +176,9 @@ impl Group {
         self.session.store.read(|tx| Ok(GroupState::outstanding(tx, &self.id)?.is_some()))
     }
 
-    /// Invites all devices of a user, this user's other devices by the user's own name. They are
-    /// added at once if the user allowed it before; else the user is asked, and they are
-    /// added when the answer of one of them is received.
+    /// Invites all devices of a user. They are added at once if the user allowed it before; else the user
+    /// is asked, and they are added when the answer of one of them is received. This user's other devices
+    /// come in by themselves, as the same user: by the user's own name they are told once more.
     ///
     /// # Errors
     /// [`Error::NotAdmin`], [`Error::NoContact`], `not-found` for an unknown user,
@@ -182,6 +187,7 @@ impl Group {
         let session = &self.session;
         let found = identity::look_up(&session.api, &session.store, user).await?;
         let step = session.store.step().await?;
+        let is_own = *user == session.account.user;
         let devices: Vec<_> = found
             .clients
             .iter()
@@ -193,6 +199,10 @@ impl Group {
         }
         session.store.write(|tx| {
             let loaded = GroupState::load(tx, &self.id)?;
+            if is_own {
+                let devices: Vec<_> = devices.iter().map(|(client_key, _)| *client_key).collect();
+                return group::retell(tx, &self.id, &devices);
+            }
             if !loaded.is_admin(&loaded.leaf.public_key()) {
                 return Err(Error::NotAdmin);
             }
@@ -210,7 +220,7 @@ impl Group {
             if missing.is_empty() {
                 return Ok(());
             }
-            if *user == session.account.user || contact::friend(tx, user)?.is_some() {
+            if contact::friend(tx, user)?.is_some() {
                 return invitations::want_key_packages(tx, user);
             }
             contact::ask(tx, user, &missing)
@@ -223,42 +233,160 @@ impl Group {
         })
     }
 
-    /// Removes all devices of a user.
+    /// The devices that [`Self::remove`] would remove: those of which the AS confirmed that they are the
+    /// user's, and all that share their place in the group, since users are removed whole. What a member
+    /// merely says of itself does not count.
     ///
     /// # Errors
-    /// [`Error::NoSuchMember`], `policy-violation` unless this device is an admin, and as
-    /// [`Self::send`].
-    pub async fn remove(&self, user: &UserName) -> Result<()> {
-        let found = AtomicBool::new(false);
-        let session = &self.session;
-        let step = session.store.step().await?;
-        session
-            .commit(&step, &self.id, |tx, group| {
-                let own = group.leaf.public_key();
-                let leaf_keys: Vec<_> = group::claims(tx, group)?
-                    .into_iter()
-                    .filter(|(leaf_key, claim)| *leaf_key != own && claim.user == *user)
-                    .map(|(leaf_key, _)| leaf_key)
-                    .collect();
-                found.fetch_or(!leaf_keys.is_empty(), Ordering::Relaxed);
-                Ok((!leaf_keys.is_empty()).then_some(Change::Remove(leaf_keys)))
-            })
-            .await?;
-        if found.into_inner() { Ok(()) } else { Err(Error::NoSuchMember(user.to_string())) }
+    /// [`Error::NoSuchMember`], and as [`Self::members`].
+    pub fn removal(&self, user: &UserName) -> Result<Removal> {
+        let members =
+            self.session.store.read(|tx| group::devices_of(tx, &GroupState::load(tx, &self.id)?, user))?;
+        if members.is_empty() { Err(Error::NoSuchMember(user.to_string())) } else { Ok(Removal { members }) }
     }
 
-    /// Removes one device, by its leaf key.
+    /// The device of a leaf key, and all that share its place in the group: what removing it would remove.
     ///
     /// # Errors
-    /// As [`Self::remove`].
-    pub async fn remove_device(&self, leaf_key: PublicKey) -> Result<()> {
+    /// [`Error::NoSuchMember`], and as [`Self::members`].
+    pub fn removal_of(&self, leaf_key: &PublicKey) -> Result<Removal> {
+        self.session.store.read(|tx| {
+            let loaded = GroupState::load(tx, &self.id)?;
+            let own = loaded.leaf.public_key();
+            let whole = loaded.of_same_users(&[*leaf_key]);
+            // Of its own user a device removes single ones.
+            let removed = if whole.contains(&own) { vec![*leaf_key] } else { whole };
+            let mut members = group::members(tx, &loaded)?;
+            members.retain(|member| removed.contains(&member.leaf_key) && member.leaf_key != own);
+            if members.is_empty() {
+                Err(Error::NoSuchMember("the device".to_owned()))
+            } else {
+                Ok(Removal { members })
+            }
+        })
+    }
+
+    /// Removes a user, by the identity that the AS confirmed: see [`Self::removal`].
+    ///
+    /// # Errors
+    /// As [`Self::remove_all`].
+    pub async fn remove(&self, user: &UserName) -> Result<()> {
+        self.remove_all(&self.removal(user)?).await
+    }
+
+    /// Removes exactly these devices, as far as they are members yet.
+    ///
+    /// # Errors
+    /// [`Error::MembersChanged`] when that would leave some of a user's devices in, `policy-violation`
+    /// unless this device is an admin or they are its user's own, and as [`Self::send`].
+    pub async fn remove_all(&self, removal: &Removal) -> Result<()> {
+        let named: Vec<_> = removal.members.iter().map(|member| member.leaf_key).collect();
         let step = self.session.store.step().await?;
         self.session
             .commit(&step, &self.id, |_, group| {
-                let is_member = group.leaf_keys().any(|key| key == leaf_key);
-                Ok(is_member.then(|| Change::Remove(vec![leaf_key])))
+                let mut present = named.clone();
+                present.retain(|leaf_key| group.leaf_keys().any(|member| member == *leaf_key));
+                let own = group.of_same_users(&[group.leaf.public_key()]);
+                let others: Vec<_> = present.iter().filter(|it| !own.contains(it)).copied().collect();
+                if group.of_same_users(&others).iter().any(|leaf_key| !present.contains(leaf_key)) {
+                    return Err(Error::MembersChanged);
+                }
+                Ok((!present.is_empty()).then_some(Change::Remove(present)))
             })
             .await
+    }
+
+    /// The devices whose users may add and remove others and change the group (DS-6).
+    ///
+    /// # Errors
+    /// As [`Self::members`].
+    pub fn admins(&self) -> Result<Vec<Member>> {
+        self.session.store.read(|tx| {
+            let loaded = GroupState::load(tx, &self.id)?;
+            let mut members = group::members(tx, &loaded)?;
+            members.retain(|member| loaded.is_admin(&member.leaf_key));
+            Ok(members)
+        })
+    }
+
+    /// Makes a user an admin, by the identity that the AS confirmed.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchMember`], [`Error::NotAdmin`], and as [`Self::send`].
+    pub async fn name_admin(&self, user: &UserName) -> Result<()> {
+        self.change_admins(user, |admins, of_user| admins.union(of_user).copied().collect()).await
+    }
+
+    /// Takes a user's rights of an admin.
+    ///
+    /// # Errors
+    /// As [`Self::name_admin`], and [`Error::LastAdmin`].
+    pub async fn dismiss_admin(&self, user: &UserName) -> Result<()> {
+        self.change_admins(user, |admins, of_user| admins.difference(of_user).copied().collect()).await
+    }
+
+    async fn change_admins(
+        &self,
+        user: &UserName,
+        change: impl Fn(&BTreeSet<Pseudonym>, &BTreeSet<Pseudonym>) -> BTreeSet<Pseudonym>,
+    ) -> Result<()> {
+        let step = self.session.store.step().await?;
+        let is_own = *user == self.session.account.user;
+        self.session
+            .commit(&step, &self.id, |tx, loaded| {
+                let own = loaded.leaf.public_key();
+                if !loaded.is_admin(&own) {
+                    return Err(Error::NotAdmin);
+                }
+                let devices = group::devices_of(tx, loaded, user)?;
+                let mut devices: Vec<_> = devices.iter().map(|member| member.leaf_key).collect();
+                devices.extend(is_own.then_some(own));
+                if devices.is_empty() {
+                    return Err(Error::NoSuchMember(user.to_string()));
+                }
+                let before: BTreeSet<_> = loaded.admins()?.into_iter().collect();
+                let after = change(&before, &loaded.pseudonyms(&devices));
+                let members: Vec<_> = loaded.leaf_keys().collect();
+                if loaded.pseudonyms(&members).is_disjoint(&after) {
+                    return Err(Error::LastAdmin);
+                }
+                Ok((before != after).then(|| Change::Admins(after.into_iter().collect())))
+            })
+            .await
+    }
+
+    /// Calls the group something else, for all members.
+    ///
+    /// # Errors
+    /// [`Error::NotAdmin`], and as [`Self::send`].
+    pub async fn rename(&self, title: &str) -> Result<()> {
+        let session = &self.session;
+        let number = session.store.write(|tx| GroupState::load(tx, &self.id)?.call(tx, title))?;
+        self.deliver_own(Some(number)).await
+    }
+
+    /// Ends the group for everyone (DS-11): all others are removed, and learn of it, then the group is
+    /// deleted. When this was interrupted, the next call goes on.
+    ///
+    /// # Errors
+    /// [`Error::NotAdmin`], and as [`Self::send`].
+    pub async fn delete(&self) -> Result<()> {
+        let session = &self.session;
+        let step = session.store.step().await?;
+        session.delete_group(&step, &self.id).await?;
+        session.errands(&step).await
+    }
+
+    /// Has messages of the group go to another address of this device (DS-11). The old one leads nowhere
+    /// from then on.
+    ///
+    /// # Errors
+    /// As [`Self::send`].
+    pub async fn renew_address(&self) -> Result<()> {
+        let session = &self.session;
+        let step = session.store.step().await?;
+        session.renew_address(&step, &self.id).await?;
+        session.errands(&step).await
     }
 
     /// Renews this device's keys (post-compromise security).
@@ -270,15 +398,18 @@ impl Group {
         self.session.commit(&step, &self.id, |_, _| Ok(Some(Change::Update))).await
     }
 
-    /// Leaves: with the next commit of another member, which has to come before anybody says
-    /// anything. The last admin cannot. What was said before is sent first. After a passing error, or
-    /// when the proposal lapsed, the next step goes on with it.
+    /// Leaves, with all devices of this user: with the next commit of another member, which has to come
+    /// before anybody says anything. The last admin names another first. What was said before is sent
+    /// first. After a passing error, or when the proposal lapsed, the next step goes on with it.
     ///
     /// # Errors
-    /// As [`Self::deliver`], and what the server refuses.
+    /// [`Error::LastAdmin`], as [`Self::deliver`], and what the server refuses.
     pub async fn leave(&self) -> Result<()> {
         let step = self.session.store.step().await?;
-        self.session.store.write(|tx| GroupState::load(tx, &self.id)?.want_to_leave(tx))?;
+        self.session.store.write(|tx| {
+            let group = GroupState::load(tx, &self.id)?;
+            if group.is_last_admin()? { Err(Error::LastAdmin) } else { group.want_to_leave(tx) }
+        })?;
         self.session.leave(&step, &self.id).await
     }
 
@@ -289,10 +420,20 @@ impl Group {
     /// [`Event::CannotFollow`]: crate::Event::CannotFollow
     ///
     /// # Errors
-    /// As [`Self::send`].
+    /// [`Error::Strangers`] where members or admins are there that this device does not know: with
+    /// [`Self::rejoin_accepting`] its user accepts them. As [`Self::send`].
     pub async fn rejoin(&self) -> Result<()> {
+        self.rejoin_accepting(&Differences::default()).await
+    }
+
+    /// Comes back into a group that differs from what this device knew of it by no more than a person
+    /// accepted.
+    ///
+    /// # Errors
+    /// As [`Self::rejoin`].
+    pub async fn rejoin_accepting(&self, accepted: &Differences) -> Result<()> {
         let step = self.session.store.step().await?;
-        self.session.rejoin(&step, &self.id).await
+        self.session.rejoin(&step, &self.id, accepted).await
     }
 
     /// Founds the group anew, for one that is beyond repair (DS-13): another group with the same title
@@ -346,7 +487,7 @@ impl Group {
     pub async fn block(&self) -> Result<()> {
         let session = &self.session;
         let step = session.store.step().await?;
-        session.store.write(|tx| GroupState::load(tx, &self.id)?.end(tx))?;
+        session.store.write(|tx| GroupState::load(tx, &self.id)?.quit(tx))?;
         session.errands(&step).await
     }
 
@@ -366,7 +507,7 @@ impl Group {
     }
 
     /// Replaces the attributes of this device's leaf (DS-12), which the group's members find at the
-    /// server and nobody else can read: 1,534 bytes at most. Nothing is said of it in the group.
+    /// server and nobody else can read: 500 bytes at most. Nothing is said of it in the group.
     ///
     /// # Errors
     /// [`Error::NoAttributesKey`] until a newcomer was told how, `message-too-large`, and as
@@ -383,7 +524,11 @@ impl Group {
     pub async fn attributes(&self) -> Result<Vec<(PublicKey, Vec<u8>)>> {
         let session = &self.session;
         let current = session.fetch_current(&self.id).await?;
-        session.store.read(|tx| GroupState::load(tx, &self.id)?.open_attributes(tx, &current.attributes))
+        session.store.write(|tx| {
+            let group = GroupState::load(tx, &self.id)?;
+            group.learn(tx, &current.attributes)?;
+            group.open_attributes(tx, &current.attributes)
+        })
     }
 }
 

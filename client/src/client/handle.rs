@@ -11,9 +11,9 @@ use crate::{
     event::{self, Event, EventId},
     follow::{self, Follower},
     group::{self, GroupSummary},
-    identity::{self, Audit, Known, Seen, VerifiedUser},
+    identity::{self, Audit, Known, Seen},
     session::Session,
-    tokens::Wallet,
+    tokens::{self, DirectoryDigest, Wallet},
 };
 
 /// A client: one device of one user.
@@ -136,6 +136,35 @@ impl Client {
     /// [`Error::Database`].
     pub fn pending_reset(&self, user: &UserName) -> Result<Option<Known>> {
         self.session.store.read(|tx| identity::pending_reset(tx, user))
+    }
+
+    /// The key that this device's tokens are issued with, for a friend of the same server to compare (AAS-7);
+    /// `None` before the first tokens.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub fn directory_digest(&self) -> Result<Option<DirectoryDigest>> {
+        self.session.store.read(tokens::directory_digest)
+    }
+
+    /// Compares the key that a friend of the same server has with those that this device saw. [`Seen::Split`] means
+    /// that the server made a key for one of the two.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub fn compare_directory(&self, theirs: &DirectoryDigest) -> Result<Seen> {
+        self.session.store.read(|tx| tokens::compare_directory(tx, theirs))
+    }
+
+    /// Accepts whatever root the server's domain has now ([`IssuerError::OtherRoot`]): the operator confirmed in another
+    /// way that it changed.
+    ///
+    /// [`IssuerError::OtherRoot`]: crate::IssuerError::OtherRoot
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub fn accept_root(&self) -> Result<()> {
+        self.session.store.write(identity::accept_root)
     }
 
     // Receiving

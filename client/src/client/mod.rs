@@ -9,6 +9,6 @@ mod handle;
 
 pub use self::{
     builder::ClientBuilder,
-    group::{Group, Invited, Refounded},
+    group::{Group, Invited, Refounded, Removal},
     handle::Client,
 };

@@ -11,8 +11,9 @@ use crate::{
     account::Account,
     error::{Error, Result},
     event::Event,
+    group::GroupHandover,
     server::Api,
-    store::{Store, Tx, fixed},
+    store::{Store, Tx, encode, fixed},
 };
 
 /// Seals a letter and keeps it until it was deposited.
@@ -30,6 +31,13 @@ pub(super) fn write_letter(
         params![user.to_string(), contact.address.as_bytes(), payload.as_bytes()],
     )?;
     Ok(())
+}
+
+/// Writes to another device of this user what it needs to come into a group.
+pub(crate) fn write_group(tx: &Tx<'_>, contact: &SignedContact, handover: &GroupHandover) -> Result<()> {
+    let account = Account::load(tx)?;
+    let body = LetterBody::Group { group_id: handover.id.clone(), handover: Payload::new(encode(handover)) };
+    write_letter(tx, &account, &account.user, contact, &body)
 }
 
 /// Sends the letters on their way, one after the other.

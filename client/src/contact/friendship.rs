@@ -207,6 +207,7 @@ mod tests {
         let link = |length| IdentityLink {
             credential: IssuedCredential::new(vec![7; length]),
             signature: Signature::new(vec![8; 64]),
+            leaf_signature: Signature::new(vec![9; 64]),
         };
         let sealed = friend.seal_link(&leaf_key, &link(200)).unwrap();
         assert_eq!(friend.open_link(&leaf_key, &sealed), Some(link(200)));

@@ -6,8 +6,8 @@
 
 use postern_protocol::{
     Address, HpkePublicKey, IssuedCredential, Payload, PublicKey, Signature, auth::SignedContact,
-    chain::HpkePrivateKey, credential::ClientCredential, eid::EidState, encoding::Encoding, key::SigningKey,
-    label::Label, name::UserName,
+    chain::HpkePrivateKey, credential::ClientCredential, ds::GroupId, eid::EidState, encoding::Encoding,
+    key::SigningKey, label::Label, name::UserName,
 };
 use serde::{Deserialize, Serialize};
 
@@ -60,6 +60,9 @@ pub enum LetterBody {
     Secrets(FriendshipSecrets),
     /// "This is what we agreed with a contact", to a device of the sender's own user.
     Contact(SharedContact),
+    /// A group that a device of the sender's own user is to come into: what [`crate::group`] hands over,
+    /// in CBOR.
+    Group { group_id: GroupId, handover: Payload },
 }
 
 /// "I would like to add you to groups."
@@ -125,6 +128,7 @@ impl LetterBody {
             Self::Moved(_) | Self::Gone => "account".to_owned(),
             Self::Secrets(_) => "secrets".to_owned(),
             Self::Contact(contact) => format!("contact {}", contact.user),
+            Self::Group { group_id, .. } => format!("group {}", group_id.to_base64url()),
         }
     }
 }

@@ -14,6 +14,7 @@ use crate::{
     account::Account,
     error::{Error, Rejection, Result, goes_on},
     event::Event,
+    group::{self, GroupHandover},
     identity::{self, Seen, VerifiedUser},
     options::Options,
     server::Api,
@@ -56,6 +57,9 @@ pub(crate) fn receive_letter(tx: &Tx<'_>, deposit: &Payload, options: &Options) 
     let account = Account::load(tx)?;
     let letter = letter::open(deposit, &account.contact_address, &account.contact_key())
         .ok_or_else(|| Rejection::invalid("a deposit is no letter to us"))?;
+    if identity::is_revoked(tx, &letter.sender.issuer_key)? {
+        return Err(Rejection::invalid("a letter's credential was signed by a key that the server revoked"));
+    }
     let (client_key, user) = (letter.sender.client_key, letter.sender.user);
     if Friendship::load(tx)?.secrets.is_blocked(&user) {
         return Ok(());
@@ -66,7 +70,9 @@ pub(crate) fn receive_letter(tx: &Tx<'_>, deposit: &Payload, options: &Options) 
         LetterBody::Request(request) if request.contact.domain != *account.user.domain() => {
             return Err(Rejection::invalid("a contact request is from another domain"));
         }
-        LetterBody::Secrets(_) | LetterBody::Contact(_) if user != account.user => {
+        LetterBody::Secrets(_) | LetterBody::Contact(_) | LetterBody::Group { .. }
+            if user != account.user =>
+        {
             return Err(Rejection::invalid("secrets came that are not from a device of ours"));
         }
         _ => {}
@@ -243,11 +249,14 @@ fn take_effect(
             }
             requests::wanted(tx, &contact.user)?;
         }
-        // The lookup showed that the identity is the one of the old name, if it is.
-        LetterBody::Moved(from) if contacts::moved(tx, from, user)? => {
-            requests::moved(tx, from, user)?;
-            news::forget(tx, from)?;
+        LetterBody::Group { handover, .. } => {
+            let handover = GroupHandover::decode(handover)
+                .ok_or_else(|| Rejection::invalid("a group that was handed over is malformed"))?;
+            group::take_over(tx, std::slice::from_ref(&handover))?;
+            group::told(tx, &handover.id, client_key, true)?;
         }
+        // The lookup showed that the identity is the one of the old name, if it is.
+        LetterBody::Moved(from) if moved(tx, from, user)? => {}
         LetterBody::Moved(_) => {
             return Err(Rejection::invalid(
                 "a user says to have had a name that is not known to have been its",
@@ -292,6 +301,17 @@ fn still_there(tx: &Tx<'_>, letter: &WaitingLetter) -> Result<Fate, Rejection> {
         return Err(Rejection::invalid("a user said farewell and is still there"));
     }
     Ok(Fate::Waits(tx.now().saturating_add(HOUR)))
+}
+
+/// A user has another name now, if the identity is the same: what was agreed and asked goes on under that name.
+/// Returns whether it is.
+pub(crate) fn moved(tx: &Tx<'_>, from: &UserName, to: &UserName) -> Result<bool> {
+    if !contacts::moved(tx, from, to)? {
+        return Ok(false);
+    }
+    requests::moved(tx, from, to)?;
+    news::forget(tx, from)?;
+    Ok(true)
 }
 
 /// Forgets a request whose sender was not confirmed. Returns whether there was one.

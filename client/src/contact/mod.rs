@@ -29,10 +29,10 @@ pub use self::{
 pub(crate) use self::{
     block::{block, unblock},
     contacts::{forget_friend, friend},
-    deposits::deliver_deposits,
+    deposits::{deliver_deposits, write_group},
     friendship::Friendship,
     handover::{handover, take_over},
-    letters::{read_again, read_letters, receive_letter},
+    letters::{moved, read_again, read_letters, receive_letter},
     list::list,
     news::{tell_contacts_of_end, tell_contacts_of_name, write_news},
     requests::{accept, ask, decline, received},

@@ -1,16 +1,40 @@
-//! Attributes of leaves (DS-12): what members keep at the DS for each other to read.
+//! Attributes of leaves (DS-12): what members keep at the DS for each other to read. Each leaf's is a
+//! card that says which client it is, so that those who come in know everyone at once. Owns the table
+//! `cards`.
 
-use postern_protocol::{Attributes, PublicKey, ds::LeafAttributes};
+use postern_protocol::{
+    Attributes, Payload, PublicKey,
+    credential::ClientCredential,
+    ds::{GroupId, LeafAttributes, MAX_ATTRIBUTES},
+    problem::ProblemType,
+};
+use rusqlite::params;
+use serde::{Deserialize, Serialize};
 
-use super::{record, state::GroupState};
+use super::{links, record, state::GroupState};
 use crate::{
+    account::Account,
     error::{Error, Result},
-    sealed,
-    store::Tx,
+    identity::IdentityLink,
+    key_packages, sealed,
+    store::{Tx, decode, encode},
 };
 
+/// The most bytes of an application's attributes: the rest of a card has room beside them.
+const MOST_CONTENT: usize = 500;
+/// The most cards of added leaves that come with one commit. Others show themselves by what they say.
+const CARDS_AT_ONCE: usize = 64;
+
+/// The attributes of a leaf.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Card {
+    pub link: IdentityLink,
+    /// The application's.
+    pub content: Payload,
+}
+
 impl GroupState {
-    /// The attributes of leaves, by leaf key, as far as they open.
+    /// The application's attributes of leaves, by leaf key, as far as they open and are not empty.
     ///
     /// # Errors
     /// [`Error::NoAttributesKey`].
@@ -19,22 +43,103 @@ impl GroupState {
         tx: &Tx<'_>,
         kept: &[LeafAttributes],
     ) -> Result<Vec<(PublicKey, Vec<u8>)>> {
-        let key = record::attributes_key(tx, &self.id)?.ok_or(Error::NoAttributesKey)?;
-        let open = |of: &LeafAttributes| {
-            let content = sealed::open(&key, &of.leaf_key, of.attributes.as_bytes())?;
-            Some((of.leaf_key, content))
-        };
-        Ok(kept.iter().filter_map(open).collect())
+        let cards = self.cards(tx, kept)?.ok_or(Error::NoAttributesKey)?;
+        let contents = cards.into_iter().map(|(leaf_key, card)| (leaf_key, card.content.into_bytes()));
+        Ok(contents.filter(|(_, content)| !content.is_empty()).collect())
     }
 
-    /// Attributes of this device's leaf, sealed for the group's members.
+    /// Learns from cards who the members are.
+    pub(crate) fn learn(&self, tx: &Tx<'_>, kept: &[LeafAttributes]) -> Result<()> {
+        for (leaf_key, card) in self.cards(tx, kept)?.unwrap_or_default() {
+            if self.member(&leaf_key).is_some() {
+                links::told(tx, &self.id, &leaf_key, &card.link)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The clients that leaves are, as their cards prove.
+    pub(super) fn claims_of(
+        &self,
+        tx: &Tx<'_>,
+        kept: &[LeafAttributes],
+    ) -> Result<Vec<(PublicKey, ClientCredential)>> {
+        let cards = self.cards(tx, kept)?.unwrap_or_default().into_iter();
+        Ok(cards
+            .filter_map(|(leaf_key, card)| Some((leaf_key, card.link.claim(&self.id, &leaf_key)?)))
+            .collect())
+    }
+
+    /// The cards of leaves, as far as they open. `None` while this device has no key for them.
+    fn cards(&self, tx: &Tx<'_>, kept: &[LeafAttributes]) -> Result<Option<Vec<(PublicKey, Card)>>> {
+        let Some(key) = record::attributes_key(tx, &self.id)? else { return Ok(None) };
+        let open = |of: &LeafAttributes| {
+            let content = sealed::open(&key, &of.leaf_key, of.attributes.as_bytes())?;
+            Some((of.leaf_key, decode(&content, "a card").ok()?))
+        };
+        Ok(Some(kept.iter().filter_map(open).collect()))
+    }
+
+    /// The cards that go with a commit: this device's own, and those of the leaves that it adds. None
+    /// while this device has no key for them.
+    pub(super) fn cards_for_commit(&self, tx: &Tx<'_>, added: &[PublicKey]) -> Result<Vec<LeafAttributes>> {
+        let Some(key) = record::attributes_key(tx, &self.id)? else { return Ok(Vec::new()) };
+        let account = Account::load(tx)?;
+        let link =
+            IdentityLink::sign(&account.client_key(), account.credential()?, Some(&self.id), &self.leaf);
+        let own = Card { link, content: Payload::new(record::attributes(tx, &self.id)?) };
+        let mut cards = vec![(self.leaf.public_key(), own)];
+        for leaf_key in added.iter().take(CARDS_AT_ONCE) {
+            if let Some(link) = key_packages::link_of(tx, leaf_key)? {
+                cards.push((*leaf_key, Card { link, content: Payload::default() }));
+            }
+        }
+        let mut attributes = Vec::new();
+        for (leaf_key, card) in cards {
+            let sealed = sealed::seal(&key, &leaf_key, &encode(&card))?;
+            // A card that is too large is left out: the commit is worth more.
+            if sealed.len() <= MAX_ATTRIBUTES {
+                attributes.push(LeafAttributes { leaf_key, attributes: Attributes::new(sealed) });
+            }
+        }
+        Ok(attributes)
+    }
+
+    /// Replaces the application's attributes, which the next commit brings.
     ///
     /// # Errors
-    /// [`Error::NoAttributesKey`].
-    pub(super) fn seal_attributes(&self, tx: &Tx<'_>, content: &[u8]) -> Result<LeafAttributes> {
-        let leaf_key = self.leaf.public_key();
-        let key = record::attributes_key(tx, &self.id)?.ok_or(Error::NoAttributesKey)?;
-        let attributes = Attributes::new(sealed::seal(&key, &leaf_key, content)?);
-        Ok(LeafAttributes { leaf_key, attributes })
+    /// [`Error::NoAttributesKey`], `message-too-large`.
+    pub(super) fn set_attributes(&self, tx: &Tx<'_>, content: &[u8]) -> Result<()> {
+        if content.len() > MOST_CONTENT {
+            return Err(postern_protocol::problem::Problem::from(ProblemType::MessageTooLarge).into());
+        }
+        if record::attributes_key(tx, &self.id)?.is_none() {
+            return Err(Error::NoAttributesKey);
+        }
+        record::set_attributes(tx, &self.id, content)
     }
+}
+
+/// Keeps cards until the key that opens them was told.
+pub(super) fn keep(tx: &Tx<'_>, id: &GroupId, kept: &[LeafAttributes]) -> Result<()> {
+    for of in kept {
+        tx.sql()
+            .prepare_cached("INSERT OR REPLACE INTO cards (group_id, leaf_key, sealed) VALUES (?1, ?2, ?3)")?
+            .execute(params![id.to_mls(), of.leaf_key.as_bytes(), of.attributes.as_bytes()])?;
+    }
+    Ok(())
+}
+
+/// Takes the cards that were kept.
+pub(super) fn take(tx: &Tx<'_>, id: &GroupId) -> Result<Vec<LeafAttributes>> {
+    let mut statement =
+        tx.sql().prepare_cached("DELETE FROM cards WHERE group_id = ?1 RETURNING leaf_key, sealed")?;
+    let rows = statement
+        .query_map([id.to_mls()], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect::<Result<Vec<([u8; 32], Vec<u8>)>, _>>()?;
+    let kept = rows.into_iter().map(|(leaf_key, sealed)| LeafAttributes {
+        leaf_key: PublicKey::new(leaf_key),
+        attributes: Attributes::new(sealed),
+    });
+    Ok(kept.collect())
 }

@@ -1,24 +1,28 @@
 //! Making a commit, and its fate.
 
-use openmls::prelude::{LeafNodeIndex, MlsMessageOut};
+use openmls::prelude::{
+    Extension, Extensions, GroupContext, LeafNodeIndex, LeafNodeParameters, MlsMessageOut, QueuedProposal,
+    Sender, UnknownExtension,
+};
 use openmls_traits::OpenMlsProvider as _;
 use postern_protocol::{
     GroupInfo, MlsMessage, PublicKey, Welcome,
     ds::{GroupId, SubmitMessage},
     encoding::Encoding,
+    mls::{DeliveryAddress, GROUP_POLICY, GroupPolicy, Pseudonym},
 };
 
 use super::{
     changes::{added_leaf_keys, commit_events},
-    links,
+    handover, links,
     outstanding::{self, Kind, Outstanding},
-    record,
+    record, rules,
     state::GroupState,
 };
 use crate::{
     error::{Error, Result},
     event::Member,
-    identity, invitations, key_packages,
+    identity, invitations, key_packages, leaf, mailbox,
     mls::{self, LeafSigner},
     store::Tx,
 };
@@ -28,12 +32,17 @@ use crate::{
 pub enum Change {
     /// Adds the owners of KeyPackages at hand, by leaf key.
     Add(Vec<PublicKey>),
-    /// Removes members, by leaf key.
+    /// Removes members, by leaf key. With a device of our own user goes the key that it knows: the
+    /// commit brings another.
     Remove(Vec<PublicKey>),
     /// Renews our own keys.
     Update,
     /// The same, and replaces the attributes of our leaf.
     SetAttributes(Vec<u8>),
+    /// Makes these users the admins.
+    Admins(Vec<Pseudonym>),
+    /// Has messages to us go to another address.
+    Address(DeliveryAddress),
 }
 
 impl GroupState {
@@ -44,11 +53,29 @@ impl GroupState {
         let state_key = self.state_key()?;
         let signer = LeafSigner(&self.leaf);
         let removed = self.removed_by(change)?;
-        let attributes = match change {
-            Change::SetAttributes(content) => vec![self.seal_attributes(tx, content)?],
-            _ => Vec::new(),
+        if let Change::SetAttributes(content) = change {
+            self.set_attributes(tx, content)?;
+        }
+        let added: &[PublicKey] = if let Change::Add(leaf_keys) = change { leaf_keys } else { &[] };
+        let attributes = self.cards_for_commit(tx, added)?;
+        let leaf_node = self.leaf_node_for(tx, change, &removed)?;
+        let context = match change {
+            Change::Admins(admins) => Some(self.context_with(admins)?),
+            _ => None,
         };
+        let allowed: Vec<_> = self
+            .mls
+            .pending_proposals()
+            .filter(|queued| rules::check_proposal(&self.mls, queued).is_ok())
+            .map(|queued| queued.proposal_reference_ref().clone())
+            .collect();
+        let own = Sender::Member(self.mls.own_leaf_index());
+        let is_own = |queued: &QueuedProposal| *queued.sender() == own;
         let mut builder = self.mls.commit_builder();
+        if let Some(leaf_node) = leaf_node {
+            builder = builder.leaf_node_parameters(leaf_node);
+        }
+        builder = builder.force_self_update(!matches!(change, Change::Add(_)));
         match change {
             Change::Add(leaf_keys) => {
                 let key_packages = leaf_keys
@@ -58,7 +85,10 @@ impl GroupState {
                 builder = builder.propose_adds(key_packages);
             }
             Change::Remove(_) => builder = builder.propose_removals(removed),
-            Change::Update | Change::SetAttributes(_) => builder = builder.force_self_update(true),
+            Change::Admins(_) | Change::Update | Change::SetAttributes(_) | Change::Address(_) => {}
+        }
+        if let Some(context) = context {
+            builder = builder.propose_group_context_extensions(context).map_err(Error::mls(what))?;
         }
         // Joiners get the tree from the DS, which keeps it anyway.
         let (commit, welcome, group_info) = builder
@@ -66,7 +96,9 @@ impl GroupState {
             .map_err(Error::mls(what))?
             .create_group_info(true)
             .use_ratchet_tree_extension(false)
-            .build(tx.rand(), tx.crypto(), &signer, |_| true)
+            .build(tx.rand(), tx.crypto(), &signer, |queued| {
+                is_own(queued) || allowed.contains(queued.proposal_reference_ref())
+            })
             .map_err(Error::mls(what))?
             .stage_commit(tx)
             .map_err(Error::mls(what))?
@@ -94,8 +126,19 @@ impl GroupState {
             for leaf_key in added_leaf_keys(commit) {
                 welcome_member(tx, &self.id, &leaf_key)?;
             }
+            let (address, user_key) = (self.delivery_address(), self.own_leaf()?.user_key);
             self.mls.merge_pending_commit(tx).map_err(Error::mls("cannot apply our own commit"))?;
             record::committed(tx, &self.id)?;
+            if user_key != self.own_leaf()?.user_key {
+                // Those that are in the group: others are to stay out.
+                handover::retell(tx, &self.id, &self.own_clients(tx)?)?;
+            }
+            if address != self.delivery_address()
+                && let Some(address) = address
+                && !key_packages::holds(tx, &self.leaf.public_key())?
+            {
+                mailbox::revoke_later(tx, &address)?;
+            }
         }
         outstanding::forget(tx, &self.id, Kind::Commit)
     }
@@ -104,6 +147,43 @@ impl GroupState {
     pub(super) fn drop_commit(&mut self, tx: &Tx<'_>) -> Result<()> {
         self.mls.clear_pending_commit(tx.storage()).map_err(Error::mls("cannot drop our own commit"))?;
         outstanding::forget(tx, &self.id, Kind::Commit)
+    }
+
+    /// The changes of our own leaf that a commit brings besides new keys.
+    fn leaf_node_for(
+        &self,
+        tx: &Tx<'_>,
+        change: &Change,
+        removed: &[LeafNodeIndex],
+    ) -> Result<Option<LeafNodeParameters>> {
+        let own = self.own_leaf()?;
+        let is_ours = |index: &LeafNodeIndex| {
+            let member = self.mls.member_at(*index);
+            member.is_some_and(|member| rules::pseudonym(&member.credential) == Some(own.pseudonym))
+        };
+        let address = own.address.ok_or(Error::Damaged("the own address"))?;
+        let user_key = own.user_key.ok_or(Error::Damaged("the own user key"))?;
+        let extensions = match change {
+            Change::Address(delivery) => leaf::extensions(delivery, &user_key)?,
+            Change::Remove(_) if removed.iter().any(is_ours) => {
+                let generation = self.user_key().map_or(user_key.generation, |key| key.generation);
+                let next = leaf::new_user_key(tx, generation.saturating_add(1))?;
+                let domain = self.id.domain().clone();
+                leaf::extensions(&DeliveryAddress { domain, address }, &next)?
+            }
+            _ => return Ok(None),
+        };
+        Ok(Some(LeafNodeParameters::builder().with_extensions(extensions).build()))
+    }
+
+    /// The group context with other admins.
+    pub(super) fn context_with(&self, admins: &[Pseudonym]) -> Result<Extensions<GroupContext>> {
+        let policy = GroupPolicy { admins: admins.to_vec(), ..rules::policy(&self.mls)? };
+        let mut context = self.mls.extensions().clone();
+        context
+            .add_or_replace(Extension::Unknown(GROUP_POLICY, UnknownExtension(policy.to_bytes())))
+            .map_err(Error::mls("cannot change the group's policy"))?;
+        Ok(context)
     }
 
     fn removed_by(&self, change: &Change) -> Result<Vec<LeafNodeIndex>> {
@@ -135,6 +215,7 @@ pub(super) fn welcome_member(tx: &Tx<'_>, group: &GroupId, leaf_key: &PublicKey)
     let Some((client_key, link)) = key_packages::use_key_package(tx, leaf_key)? else { return Ok(()) };
     record::introduce(tx, group)?;
     links::told(tx, group, leaf_key, &link)?;
+    links::newcomer(tx, group, leaf_key)?;
     invitations::end(tx, group, &client_key)?;
     if let Some(user) = invitations::waits_for_client(tx, &client_key)?
         && key_packages::key_package_of(tx, &client_key)?.is_none()

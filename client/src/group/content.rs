@@ -12,7 +12,7 @@ use super::{
 use crate::{
     account::Account,
     error::{Error, Result},
-    identity::IdentityLink,
+    identity::{self, IdentityLink},
     mls::{self, LeafSigner},
     options::Options,
     store::Tx,
@@ -24,11 +24,28 @@ impl GroupState {
     /// # Errors
     /// [`Error::OutboxFull`], [`Error::Leaving`].
     pub(crate) fn say(&self, tx: &Tx<'_>, text: String, options: &Options) -> Result<u64> {
-        if self.is_leaving() || record::is_leaving(tx, &self.id)? {
+        if record::is_leaving(tx, &self.id)? || self.has_proposed_to_leave() {
             return Err(Error::Leaving);
         }
         outbox::check_room(tx, &self.id, text.len(), options)?;
         outbox::push(tx, &self.id, &Content::Text(text))
+    }
+
+    /// Calls the group something else, and returns the number of the message that says so.
+    ///
+    /// # Errors
+    /// [`Error::NotAdmin`], [`Error::Leaving`].
+    pub(crate) fn call(&self, tx: &Tx<'_>, title: &str) -> Result<u64> {
+        if !self.is_admin(&self.leaf.public_key()) {
+            return Err(Error::NotAdmin);
+        }
+        if record::is_leaving(tx, &self.id)? {
+            return Err(Error::Leaving);
+        }
+        let (_, titled) = record::numbered_title(tx, &self.id)?;
+        let titled = titled.saturating_add(1);
+        record::retitle(tx, &self.id, title, titled)?;
+        outbox::push(tx, &self.id, &Content::Title { title: title.to_owned(), titled })
     }
 
     /// Encrypts the oldest message of the outbox, and keeps that until the DS's answer is known. False
@@ -39,13 +56,9 @@ impl GroupState {
         }
         let Some((number, content)) = outbox::first(tx, &self.id)? else { return Ok(false) };
         let account = Account::load(tx)?;
-        let link = IdentityLink::sign(
-            &account.client_key(),
-            account.credential()?,
-            Some(&self.id),
-            &self.leaf.public_key(),
-        );
-        let message = ApplicationMessage { number, link, content };
+        let link =
+            IdentityLink::sign(&account.client_key(), account.credential()?, Some(&self.id), &self.leaf);
+        let message = ApplicationMessage { number, link, eid: identity::own_state(tx)?, content };
         let message = self
             .mls
             .create_message(tx, &LeafSigner(&self.leaf), &Encoding::Cbor.encode(&message))

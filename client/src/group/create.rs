@@ -64,26 +64,28 @@ impl GroupState {
             .with_capabilities(mls::capabilities())
             .lifetime(mls::lifetime())
             .with_group_context_extensions(context)
-            .with_leaf_node_extensions(leaf::extensions(tx, delivery)?)
+            .with_leaf_node_extensions(leaf::extensions(delivery, &leaf::new_user_key(tx, 0)?)?)
             .map_err(Error::mls(what))?
             .build(tx, &signer, mls::credential(pseudonym.0.to_vec(), key.public_key()))
             .map_err(Error::mls(what))?;
         let group_info = group.export_group_info(tx.crypto(), &signer, false).map_err(Error::mls(what))?;
+        leaf::keep_key(tx, &key)?;
+        record::insert(tx, &id, "", &key.public_key())?;
+        record::retitle(tx, &id, title, 1)?;
+        record::keep_attributes_key(tx, &id, &rand::random())?;
+        let founded = Self { id: id.clone(), leaf: key, mls: group };
         let create = CreateGroup {
             group_id: id.clone(),
             state_key: policy.state_key(),
             group_info: GroupInfo::new(mls::message_bytes(&group_info)?),
             ratchet_tree: RatchetTree::new(
-                group.export_ratchet_tree().tls_serialize_detached().map_err(Error::mls(what))?,
+                founded.mls.export_ratchet_tree().tls_serialize_detached().map_err(Error::mls(what))?,
             ),
-            attributes: Vec::new(),
+            attributes: founded.cards_for_commit(tx, &[])?,
         };
-        leaf::keep_key(tx, &key)?;
-        record::insert(tx, &id, title, &key.public_key())?;
-        record::keep_attributes_key(tx, &id, &rand::random())?;
         let body = Encoding::Cbor.encode(&create);
         outstanding::keep(tx, &id, &Outstanding { kind: Kind::Creation, epoch: 0, body })?;
-        Ok(Self { id, leaf: key, mls: group })
+        Ok(founded)
     }
 
     /// Forgets a group that the DS refused to make.

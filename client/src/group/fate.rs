@@ -6,6 +6,7 @@ use postern_protocol::{
 };
 
 use super::{
+    handover,
     message::Content,
     outbox,
     outstanding::{self, Kind, Outstanding},
@@ -79,6 +80,10 @@ impl GroupState {
                 outbox::refuse(tx, &self.id, problem)?;
                 outstanding::forget(tx, &self.id, kind)
             }
+            Kind::Rejoin if record::is_entering(tx, &self.id)? => {
+                handover::entry_failed(tx, &self.id)?;
+                self.end(tx)
+            }
             Kind::Rejoin => outstanding::forget(tx, &self.id, kind),
         }
     }
@@ -96,6 +101,14 @@ impl GroupState {
     pub(super) fn came_back(&mut self, tx: &Tx<'_>) -> Result<()> {
         outstanding::forget(tx, &self.id, Kind::Rejoin)?;
         record::committed(tx, &self.id)?;
+        if record::is_entering(tx, &self.id)? {
+            let moved = record::is_moving(tx, &self.id)?;
+            record::entered(tx, &self.id)?;
+            handover::drop_entry(tx, &self.id)?;
+            // The others learn at once who came.
+            outbox::push(tx, &self.id, &Content::Present)?;
+            return if moved { Ok(()) } else { Event::Joined { group: self.id.clone() }.record(tx) };
+        }
         strayed::back(tx, &self.id)?;
         Event::Returned { group: self.id.clone(), epoch: self.epoch() }.record(tx)
     }

@@ -2,14 +2,14 @@
 
 use openmls::prelude::{MlsMessageBodyIn, ProcessedWelcome, RatchetTreeIn, StagedWelcome, WelcomeError};
 use postern_protocol::{
-    RatchetTree, Welcome,
-    ds::{FetchWelcomeTree, GroupId},
+    Welcome,
+    ds::{FetchWelcomeTree, GroupId, WelcomeTree},
     key::SigningKey,
     mls::{GROUP_POLICY, GroupPolicy},
 };
 use tls_codec::Deserialize as _;
 
-use super::{record, rules, state::GroupState};
+use super::{attributes, handover, record, rules, state::GroupState};
 use crate::{
     error::{Error, Rejection},
     event::Event,
@@ -36,9 +36,9 @@ pub(crate) fn tree_of_welcome(
     Some((id, fetch, leaf::key(tx, &leaf_key).ok()??))
 }
 
-/// Lets a Welcome take effect. The tree is what the DS has for it, unless the Welcome itself
-/// carries it.
-pub(crate) fn join(tx: &Tx<'_>, welcome: &Welcome, tree: Option<&RatchetTree>) -> Result<(), Rejection> {
+/// Lets a Welcome take effect. The tree, with the attributes of its leaves, is what the DS has for it,
+/// unless the Welcome itself carries it.
+pub(crate) fn join(tx: &Tx<'_>, welcome: &Welcome, tree: Option<&WelcomeTree>) -> Result<(), Rejection> {
     let Some(MlsMessageBodyIn::Welcome(welcome)) = mls::parse(welcome.as_bytes()) else {
         return Err(Rejection::invalid("a Welcome is malformed"));
     };
@@ -52,7 +52,7 @@ pub(crate) fn join(tx: &Tx<'_>, welcome: &Welcome, tree: Option<&RatchetTree>) -
         // There may be members that have not committed since they were added long ago.
         .skip_lifetime_validation();
     if let Some(tree) = tree {
-        let tree = RatchetTreeIn::tls_deserialize_exact(tree.as_bytes());
+        let tree = RatchetTreeIn::tls_deserialize_exact(tree.ratchet_tree.as_bytes());
         joining =
             joining.with_ratchet_tree(tree.map_err(|_| Rejection::invalid("a Welcome's tree is malformed"))?);
     }
@@ -61,6 +61,8 @@ pub(crate) fn join(tx: &Tx<'_>, welcome: &Welcome, tree: Option<&RatchetTree>) -
         .map_err(|_| Rejection::invalid("a Welcome is for a group that is not Postern's"))?;
     match GroupState::find(tx, &id) {
         Ok(None) | Err(Error::NotMember) => {}
+        // Another device of ours was in before, and this one was on its way.
+        Ok(Some(mut group)) if record::is_entering(tx, &id)? => group.end(tx)?,
         Ok(Some(_)) => return Err(Rejection::invalid("a Welcome is for a group this client is in already")),
         Err(error) => return Err(error.into()),
     }
@@ -74,6 +76,10 @@ pub(crate) fn join(tx: &Tx<'_>, welcome: &Welcome, tree: Option<&RatchetTree>) -
     let group = staged.into_group(tx).map_err(refused)?;
     rules::policy(&group).map_err(|_| Rejection::invalid("a group has no policy"))?;
     record::insert(tx, &id, "", &leaf_key)?;
+    handover::drop_entry(tx, &id)?;
+    if let Some(tree) = tree {
+        attributes::keep(tx, &id, &tree.attributes)?;
+    }
     key_packages::used(tx, &leaf_key)?;
     Ok(Event::Joined { group: id }.record(tx)?)
 }

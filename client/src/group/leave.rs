@@ -5,9 +5,9 @@ use openmls_traits::OpenMlsProvider as _;
 use postern_protocol::{ds::GroupId, encoding::Encoding};
 
 use super::{
-    outbox,
+    Change, handover, outbox,
     outstanding::{self, Kind, Outstanding},
-    record,
+    record, rules,
     state::GroupState,
     strayed,
 };
@@ -28,6 +28,24 @@ impl GroupState {
     /// Whether this device wants to leave and has not proposed it in the present epoch.
     pub(crate) fn has_to_leave(&self, tx: &Tx<'_>) -> Result<bool> {
         Ok(record::is_leaving(tx, &self.id)? && !self.is_leaving())
+    }
+
+    /// The change that takes this user's other devices out of the group before this one leaves. `None` if
+    /// there are none.
+    pub(crate) fn without_own_devices(&self) -> Option<Change> {
+        let own = self.leaf.public_key();
+        let mut others = self.of_same_users(&[own]);
+        others.retain(|leaf_key| *leaf_key != own);
+        (!others.is_empty()).then_some(Change::Remove(others))
+    }
+
+    /// Whether this device's user is the only admin: another has to be named before it leaves.
+    pub(crate) fn is_last_admin(&self) -> Result<bool> {
+        let own = self.own_leaf()?.pseudonym;
+        let admins = self.admins()?;
+        let leaves = rules::leaves(&self.mls);
+        let others = leaves.values().any(|it| it.pseudonym != own && admins.contains(&it.pseudonym));
+        Ok(admins.contains(&own) && !others)
     }
 
     /// Makes the proposal to leave, which another member has to commit, and keeps it until the DS's
@@ -58,20 +76,37 @@ impl GroupState {
         outstanding::forget(tx, &self.id, Kind::Leave)
     }
 
+    /// Ends this client's part in the group by its user's will: none of the user's other devices brings
+    /// it in again.
+    pub(crate) fn quit(&mut self, tx: &Tx<'_>) -> Result<()> {
+        self.end(tx)?;
+        handover::drop_entry(tx, &self.id)?;
+        record::block(tx, &self.id)
+    }
+
     /// Ends this client's part in the group. Nothing of it is kept that could open its
     /// messages, and its address leads nowhere any more.
     pub(crate) fn end(&mut self, tx: &Tx<'_>) -> Result<()> {
-        let address = self.delivery_address();
         outstanding::forget_all(tx, &self.id)?;
         outbox::give_up(tx, &self.id)?;
         strayed::forget(tx, &self.id)?;
         self.mls.delete(tx.storage())?;
         record::deactivate(tx, &self.id)?;
         invitations::end_all(tx, &self.id)?;
+        self.forget_place(tx)
+    }
+
+    /// Forgets the keys of this device's leaf, and has its address lead nowhere.
+    pub(super) fn forget_place(&self, tx: &Tx<'_>) -> Result<()> {
+        let address = self.delivery_address();
+        let user_key = self.own_leaf().ok().and_then(|own| own.user_key);
         let leaf_key = self.leaf.public_key();
         // A last-resort KeyPackage serves other groups, with its key and address.
         if !key_packages::holds(tx, &leaf_key)? && !record::is_leaf_key_in_use(tx, &leaf_key)? {
             leaf::forget_key(tx, &leaf_key)?;
+            if let Some(key) = user_key {
+                leaf::forget_key(tx, &key.public_key)?;
+            }
             if let Some(address) = address {
                 mailbox::revoke_later(tx, &address)?;
             }

@@ -3,13 +3,14 @@
 use postern_protocol::{PublicKey, credential::ClientCredential, ds::GroupId, name::UserName};
 use rusqlite::{OptionalExtension as _, params};
 
+use super::message::RosterEntry;
 use crate::{
     error::{Error, Result},
-    identity::IdentityLink,
+    identity::{self, IdentityLink},
     store::{Tx, decode, encode, integer},
 };
 
-/// The link that a member showed.
+/// The link of a leaf and its client.
 pub(super) fn link(tx: &Tx<'_>, group: &GroupId, leaf_key: &PublicKey) -> Result<Option<IdentityLink>> {
     let link: Option<Option<Vec<u8>>> = tx
         .sql()
@@ -19,17 +20,16 @@ pub(super) fn link(tx: &Tx<'_>, group: &GroupId, leaf_key: &PublicKey) -> Result
     link.flatten().map(|link| decode(&link, "an identity link")).transpose()
 }
 
-/// Keeps a link that a member itself showed, if its client signed it for this leaf. A member that has
-/// shown which client it is stays that client.
+/// Keeps a link that a member itself showed, if both keys signed it. A leaf stays its client's; the
+/// credential may be a newer one.
 pub(super) fn shown(tx: &Tx<'_>, group: &GroupId, leaf_key: &PublicKey, link: &IdentityLink) -> Result<()> {
-    keep(tx, group, leaf_key, link, "links.shown = 0 OR links.client_key = excluded.client_key", true)
+    keep(tx, group, leaf_key, link, "links.client_key IS NULL OR links.client_key = excluded.client_key")
 }
 
-/// Keeps a link that another told of a member, if its client signed it for this leaf and no other link
-/// is known. It says that the client knows the leaf, but not that the leaf is the client's: anybody
-/// can sign the leaf key of another.
+/// Keeps a link that another told of a member, if both keys signed it and no other link is known:
+/// what was known is never overwritten.
 pub(super) fn told(tx: &Tx<'_>, group: &GroupId, leaf_key: &PublicKey, link: &IdentityLink) -> Result<()> {
-    keep(tx, group, leaf_key, link, "links.client_key IS NULL", false)
+    keep(tx, group, leaf_key, link, "links.client_key IS NULL")
 }
 
 fn keep(
@@ -38,26 +38,50 @@ fn keep(
     leaf_key: &PublicKey,
     link: &IdentityLink,
     replaces: &str,
-    shown: bool,
 ) -> Result<()> {
     let Some(credential) = link.claim(group, leaf_key) else {
         return Ok(());
     };
+    if identity::is_revoked(tx, &credential.issuer_key)? {
+        return Ok(());
+    }
     let sql = format!(
-        "INSERT INTO links (group_id, leaf_key, client_key, link, shown, last_number)
-         VALUES (?1, ?2, ?3, ?4, ?5, 0)
+        "INSERT INTO links (group_id, leaf_key, client_key, link, last_number)
+         VALUES (?1, ?2, ?3, ?4, 0)
          ON CONFLICT (group_id, leaf_key)
-         DO UPDATE SET client_key = excluded.client_key, link = excluded.link, shown = excluded.shown
+         DO UPDATE SET client_key = excluded.client_key, link = excluded.link
          WHERE {replaces}"
     );
     tx.sql().prepare_cached(&sql)?.execute(params![
         group.to_mls(),
         leaf_key.as_bytes(),
         credential.client_key.as_bytes(),
-        encode(link),
-        shown
+        encode(link)
     ])?;
     Ok(())
+}
+
+/// Notes a member that this device added: the others are to be told who it is.
+pub(super) fn newcomer(tx: &Tx<'_>, group: &GroupId, leaf_key: &PublicKey) -> Result<()> {
+    let sql = "UPDATE links SET newcomer = 1 WHERE group_id = ?1 AND leaf_key = ?2";
+    tx.sql().execute(sql, params![group.to_mls(), leaf_key.as_bytes()])?;
+    Ok(())
+}
+
+/// Takes the members that this device added and nobody was told of yet.
+pub(super) fn take_newcomers(tx: &Tx<'_>, group: &GroupId) -> Result<Vec<RosterEntry>> {
+    let mut statement = tx.sql().prepare_cached(
+        "UPDATE links SET newcomer = 0 WHERE group_id = ?1 AND newcomer = 1 RETURNING leaf_key, link",
+    )?;
+    let rows = statement
+        .query_map([group.to_mls()], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect::<Result<Vec<([u8; 32], Vec<u8>)>, _>>()?;
+    rows.into_iter()
+        .map(|(leaf_key, link)| {
+            let link = decode(&link, "an identity link")?;
+            Ok(RosterEntry { leaf_key: PublicKey::new(leaf_key), link })
+        })
+        .collect()
 }
 
 /// The number of a member's last message; 0 before the first.

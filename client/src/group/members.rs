@@ -1,6 +1,6 @@
 //! Members of a group, as far as they are known.
 
-use postern_protocol::{PublicKey, credential::ClientCredential, ds::GroupId};
+use postern_protocol::{PublicKey, credential::ClientCredential, ds::GroupId, name::UserName};
 
 use super::{links, record, state::GroupState};
 use crate::{
@@ -17,7 +17,23 @@ pub(crate) fn members(tx: &Tx<'_>, group: &GroupState) -> Result<Vec<Member>> {
     group.leaf_keys().map(|leaf_key| resolve(tx, &group.id, leaf_key)).collect()
 }
 
-/// The members that introduced themselves: their leaf keys, and the clients they say they are.
+/// All devices of a user that the AS confirmed to be the user's, and with them whatever else is in the
+/// same place: users are removed whole. This device is not among them, and of its own user only what was
+/// confirmed.
+pub(crate) fn devices_of(tx: &Tx<'_>, group: &GroupState, user: &UserName) -> Result<Vec<Member>> {
+    let own = group.leaf.public_key();
+    let mut members = members(tx, group)?;
+    let is_theirs =
+        |member: &Member| member.verified && member.user.as_ref() == Some(user) && member.leaf_key != own;
+    let named: Vec<_> = members.iter().filter(|it| is_theirs(it)).map(|it| it.leaf_key).collect();
+    let ours = group.of_same_users(&[own]);
+    let others: Vec<_> = named.iter().filter(|leaf_key| !ours.contains(leaf_key)).copied().collect();
+    let whole = group.of_same_users(&others);
+    members.retain(|member| named.contains(&member.leaf_key) || whole.contains(&member.leaf_key));
+    Ok(members)
+}
+
+/// The members that introduced themselves: their leaf keys, and the clients they are.
 pub(crate) fn claims(tx: &Tx<'_>, group: &GroupState) -> Result<Vec<(PublicKey, ClientCredential)>> {
     let mut claims = Vec::new();
     for leaf_key in group.leaf_keys() {
@@ -56,22 +72,23 @@ fn name_members(tx: &Tx<'_>, event: &mut Event) -> Result<()> {
     Ok(())
 }
 
-/// The device behind a leaf, as far as it is known.
-fn resolve(tx: &Tx<'_>, group: &GroupId, leaf_key: PublicKey) -> Result<Member> {
+/// The device behind a leaf, as far as it is known. What the AS confirmed counts before what the
+/// device says: its user may be called something else by now.
+pub(super) fn resolve(tx: &Tx<'_>, group: &GroupId, leaf_key: PublicKey) -> Result<Member> {
     let Some(claim) = claim(tx, group, &leaf_key)? else {
         return Ok(Member::unknown(leaf_key));
     };
-    let confirmed = identity::confirmed(tx, &claim.client_key)?;
     let is_own = record::is_own(tx, group, &leaf_key)?;
+    let confirmed = identity::confirmed(tx, &claim.client_key)?;
     Ok(Member {
         leaf_key,
         client_key: Some(claim.client_key),
-        verified: is_own || confirmed.as_ref() == Some(&claim.user),
-        user: Some(claim.user),
+        verified: is_own || confirmed.is_some(),
+        user: Some(confirmed.unwrap_or(claim.user)),
     })
 }
 
-/// The client that the member behind a leaf says it is; its own signature on that was checked.
+/// The client that the member behind a leaf is; that both keys signed it was checked.
 fn claim(tx: &Tx<'_>, group: &GroupId, leaf_key: &PublicKey) -> Result<Option<ClientCredential>> {
     let credential = if record::is_own(tx, group, leaf_key)? {
         Account::load(tx)?.credential()?

@@ -1,7 +1,7 @@
 //! The plaintext of a private MLS message of a group, in CBOR: the sender, proved to the members
 //! and hidden from the DS, and what they say.
 
-use postern_protocol::PublicKey;
+use postern_protocol::{PublicKey, eid::EidState};
 use serde::{Deserialize, Serialize};
 
 use crate::identity::IdentityLink;
@@ -14,6 +14,9 @@ pub struct ApplicationMessage {
     pub number: u64,
     /// The sender's word that it is a certain client.
     pub link: IdentityLink,
+    /// The identity of the sender's user, as far as the sender knows it: an AS that shows one history to
+    /// some and another to others is found out.
+    pub eid: EidState,
     pub content: Content,
 }
 
@@ -22,15 +25,27 @@ pub struct ApplicationMessage {
 #[serde(rename_all = "snake_case")]
 pub enum Content {
     Text(String),
-    /// Tells members that were added what they cannot see in the MLS group. Each entry of the
-    /// roster is proved by its own link, so the sender need not be believed.
+    /// Tells members that were added what they cannot see in the MLS group, and the others who was
+    /// added. Each entry of the roster is proved by its own link, so the sender need not be believed.
     Introduction {
         title: String,
+        /// The title's number.
+        titled: u64,
         roster: Vec<RosterEntry>,
         /// Key that opens the attributes of leaves (AES-256, DS-12). Absent where it is not known.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         attributes_key: Option<[u8; 32]>,
     },
+    /// An admin calls the group something else.
+    Title {
+        title: String,
+        /// Greater than that of the title before.
+        titled: u64,
+    },
+    /// Nothing but what comes with every message: who the sender is.
+    Present,
+    /// The sender's user ends its account. Members ask the AS.
+    Gone,
 }
 
 /// A member and its identity link.

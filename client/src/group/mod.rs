@@ -2,12 +2,17 @@
 //! effect of those that arrive. All of it happens inside a transaction; [`crate::submit`] talks to
 //! the DS.
 
+mod accounts;
 mod attributes;
 mod changes;
 mod commit;
 mod content;
 mod create;
+mod evict;
 mod fate;
+#[cfg(feature = "lab")]
+mod ghost;
+mod handover;
 mod introduce;
 mod join;
 mod leave;
@@ -26,21 +31,31 @@ pub(crate) mod strayed;
 mod tests;
 mod upkeep;
 
-pub use self::{
-    commit::Change,
-    message::{ApplicationMessage, Content, RosterEntry},
-    record::GroupSummary,
-};
 pub(crate) use self::{
+    accounts::{
+        forget_hint, gone, hints, not_seen_since, still_there, tell_groups, tell_groups_of_end, was_renamed,
+        was_reset,
+    },
     commit::add_invited,
+    evict::{evict, evicted, evictions, remove_own_device},
+    handover::{
+        GroupHandover, drop_entry, entries_due, entry, entry_failed, handover, next_entry, retell, take_over,
+        to_tell, told,
+    },
     introduce::{introduce, waiting_groups},
     join::{join, tree_of_welcome},
     leave::withdraw_invitations,
     links::unconfirmed,
-    members::{claims, history, members, pending_events},
+    members::{claims, devices_of, history, members, pending_events},
     outstanding::{Kind, founding, unsettled},
     receive::receive,
-    record::{active, is_leaf_key_in_use, set_successor, successor, summaries, title},
+    record::{active, is_entering, is_leaf_key_in_use, set_successor, successor, summaries, title},
     state::GroupState,
     upkeep::{committed, due},
+};
+pub use self::{
+    commit::Change,
+    message::{ApplicationMessage, Content, RosterEntry},
+    record::GroupSummary,
+    rejoin::Differences,
 };

@@ -8,18 +8,20 @@ use openmls_traits::OpenMlsProvider as _;
 use postern_protocol::{MlsMessage, PublicKey, ds::GroupId, encoding::Encoding, mls::to_join};
 
 use super::{
+    accounts, attributes,
     changes::commit_events,
     links,
     message::{ApplicationMessage, Content},
     outstanding::{self, Kind},
-    record, rules,
+    record,
+    rules::{self, Committer},
     state::GroupState,
     strayed,
 };
 use crate::{
     error::{Error, Rejection},
     event::{Event, Member},
-    mls,
+    identity, mls,
     store::Tx,
 };
 
@@ -101,11 +103,8 @@ fn receive_in(tx: &Tx<'_>, mut group: GroupState, message: ProtocolMessage) -> R
             receive_content(tx, &group, epoch, key(&sender.signature_key)?, &message.into_bytes())
         }
         (ProcessedMessageContent::StagedCommitMessage(commit), Some(sender)) => {
-            let policy = rules::policy(&group.mls)?;
-            if !commit.queued_proposals().all(|queued| rules::is_allowed(&group.mls, &policy, queued)) {
-                let reason = "the server let a member that is no admin change the group";
-                return Err(strays(true, reason.to_owned()));
-            }
+            rules::check_commit(&group.mls, &commit, &Committer::Member(sender.index))
+                .map_err(|reason| strays(true, reason.to_owned()))?;
             receive_commit(tx, group, key(&sender.signature_key)?, *commit)
         }
         (ProcessedMessageContent::StagedCommitMessage(commit), None) => {
@@ -114,15 +113,21 @@ fn receive_in(tx: &Tx<'_>, mut group: GroupState, message: ProtocolMessage) -> R
                 .ok_or_else(|| Rejection::invalid("who joins brings a leaf"))?;
             let leaf_key = key(leaf.signature_key().as_slice())?;
             let signed = to_join(&group.id, epoch, &leaf_key);
-            if !rules::may_enter(&group.mls, &commit, leaf, &signed, voucher) {
-                let reason = "the server let somebody in whom nobody vouched for";
-                return Err(strays(true, reason.to_owned()));
-            }
+            rules::check_commit(&group.mls, &commit, &Committer::Joiner { signed: &signed, voucher })
+                .map_err(|reason| strays(true, reason.to_owned()))?;
             receive_commit(tx, group, leaf_key, *commit)
         }
         // One of the server's asks that somebody be removed; members are to commit it.
         (ProcessedMessageContent::ProposalMessage(proposal), _) => {
+            rules::check_proposal(&group.mls, &proposal).map_err(Rejection::invalid)?;
             group.mls.store_pending_proposal(tx.storage(), *proposal)?;
+            if group.is_to_go() {
+                // This device is here: it looks, and comes back. With that, the proposal lapses.
+                strayed::doubt(tx, &id)?;
+            }
+            if group.is_only_one_to_commit() {
+                return Ok(record::urgent(tx, &id)?);
+            }
             Ok(record::proposed(tx, &id)?)
         }
         (ProcessedMessageContent::OwnPendingCommit, _) => Ok(group.confirm_commit(tx)?),
@@ -138,6 +143,8 @@ fn receive_commit(
 ) -> Result<(), Rejection> {
     let by = Member::unknown(by);
     let left = commit.self_removed();
+    let own_user = group.of_same_users(&[group.leaf.public_key()]);
+    let by_own_user = own_user.contains(&by.leaf_key);
     if left {
         let epoch = commit.epoch().as_u64();
         Event::Left { group: group.id.clone(), epoch, by }.record(tx)?;
@@ -152,7 +159,10 @@ fn receive_commit(
         outstanding::forget(tx, &group.id, Kind::Commit)?;
     }
     record::settled(tx, &group.id)?;
-    if left {
+    if left && by_own_user {
+        // Another device of this user wants it so: none brings this one in again.
+        group.quit(tx)?;
+    } else if left {
         group.end(tx)?;
     }
     Ok(())
@@ -174,30 +184,64 @@ fn receive_content(
     // A false link takes the sender's name, not its message: the MLS signature is good.
     links::shown(tx, &group.id, &sender, &message.link)?;
     links::keep_number(tx, &group.id, &sender, message.number)?;
+    // Only of a client that the AS confirmed: nobody speaks of another's identity.
+    let shown = links::link(tx, &group.id, &sender)?.and_then(|link| link.claim(&group.id, &sender));
+    if let Some(claim) = shown
+        && let Some(user) = identity::confirmed(tx, &claim.client_key)?
+    {
+        identity::heard(tx, &user, &message.eid)?;
+        if claim.user != user {
+            accounts::hint(tx, &user, Some(&claim.user))?;
+        } else if message.content == Content::Gone {
+            accounts::hint(tx, &user, None)?;
+        }
+    }
     match message.content {
         Content::Text(text) => {
             Event::Message { group: group.id.clone(), epoch, sender: Member::unknown(sender), text }
                 .record(tx)?;
         }
-        Content::Introduction { title, roster, attributes_key } => {
+        Content::Introduction { title, titled, roster, attributes_key } => {
             for entry in roster {
                 links::told(tx, &group.id, &entry.leaf_key, &entry.link)?;
             }
             // Title and key are one for all members: only admins give them.
-            if !group.is_admin(&sender) {
-                if !title.is_empty() && title != record::title(tx, &group.id)? {
-                    let by = Member::unknown(sender);
-                    Event::TitleProposed { group: group.id.clone(), epoch, by, title }.record(tx)?;
-                }
-                return Ok(());
-            }
-            if let Some(key) = attributes_key {
+            if let Some(key) = attributes_key
+                && group.is_admin(&sender)
+            {
                 record::keep_attributes_key(tx, &group.id, &key)?;
+                group.learn(tx, &attributes::take(tx, &group.id)?)?;
             }
-            if record::retitle(tx, &group.id, &title)? {
-                Event::Titled { group: group.id.clone(), title }.record(tx)?;
-            }
+            receive_title(tx, group, epoch, sender, title, titled)?;
         }
+        Content::Title { title, titled } => receive_title(tx, group, epoch, sender, title, titled)?,
+        Content::Present | Content::Gone => {}
+    }
+    Ok(())
+}
+
+/// Takes a title from an admin. That of another member is shown as its own, and changes nothing.
+fn receive_title(
+    tx: &Tx<'_>,
+    group: &GroupState,
+    epoch: u64,
+    sender: PublicKey,
+    title: String,
+    titled: u64,
+) -> Result<(), Rejection> {
+    let id = &group.id;
+    if title.is_empty() {
+        return Ok(());
+    }
+    if !group.is_admin(&sender) {
+        if title != record::title(tx, id)? {
+            let by = Member::unknown(sender);
+            Event::TitleProposed { group: id.clone(), epoch, by, title }.record(tx)?;
+        }
+        return Ok(());
+    }
+    if record::retitle(tx, id, &title, titled)? {
+        Event::Titled { group: id.clone(), title }.record(tx)?;
     }
     Ok(())
 }

@@ -35,12 +35,50 @@ pub(super) fn insert(tx: &Tx<'_>, id: &GroupId, title: &str, leaf_key: &PublicKe
         "INSERT INTO groups (group_id, title, leaf_key, active, introduce, next_number, committed)
          VALUES (?1, ?2, ?3, 1, 0, 1, ?4)
          ON CONFLICT (group_id) DO UPDATE
-         SET title = excluded.title, leaf_key = excluded.leaf_key, active = 1, introduce = 0,
-             committed = excluded.committed, attributes_key = NULL, proposed = NULL, leaving = 0,
-             successor = NULL",
+         SET title = excluded.title, titled = 0, leaf_key = excluded.leaf_key, active = 1, entering = 0,
+             blocked = 0, introduce = 0, committed = excluded.committed, attributes_key = NULL,
+             attributes = x'', proposed = NULL, leaving = 0, successor = NULL",
         params![id.to_mls(), title, leaf_key.as_bytes(), integer(tx.now())],
     )?;
     Ok(())
+}
+
+/// Notes that this device is on its way into the group, or `moves` in it from one place to another.
+pub(super) fn set_entering(tx: &Tx<'_>, id: &GroupId, moves: bool) -> Result<()> {
+    let entering = if moves { 2 } else { 1 };
+    tx.sql()
+        .execute("UPDATE groups SET entering = ?2 WHERE group_id = ?1", params![id.to_mls(), entering])?;
+    Ok(())
+}
+
+/// Notes that this device is in the group.
+pub(super) fn entered(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
+    tx.sql().execute("UPDATE groups SET entering = 0 WHERE group_id = ?1", [id.to_mls()])?;
+    Ok(())
+}
+
+/// Whether this device is on its way from one place in the group to another.
+pub(super) fn is_moving(tx: &Tx<'_>, id: &GroupId) -> Result<bool> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM groups WHERE group_id = ?1 AND active = 1 AND entering = 2)";
+    Ok(tx.sql().query_row(sql, [id.to_mls()], |row| row.get(0))?)
+}
+
+/// Whether the DS has not accepted yet that this device comes in.
+pub(crate) fn is_entering(tx: &Tx<'_>, id: &GroupId) -> Result<bool> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM groups WHERE group_id = ?1 AND active = 1 AND entering > 0)";
+    Ok(tx.sql().prepare_cached(sql)?.query_row([id.to_mls()], |row| row.get(0))?)
+}
+
+/// Notes that this device is out by its user's will, and is not to come in again by itself.
+pub(super) fn block(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
+    tx.sql().execute("UPDATE groups SET blocked = 1 WHERE group_id = ?1", [id.to_mls()])?;
+    Ok(())
+}
+
+/// Whether this device left the group by its user's will.
+pub(super) fn is_blocked(tx: &Tx<'_>, id: &GroupId) -> Result<bool> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM groups WHERE group_id = ?1 AND blocked = 1)";
+    Ok(tx.sql().query_row(sql, [id.to_mls()], |row| row.get(0))?)
 }
 
 /// The membership is over.
@@ -68,6 +106,12 @@ pub(super) fn find(tx: &Tx<'_>, id: &GroupId) -> Result<Option<(PublicKey, bool)
 pub(crate) fn title(tx: &Tx<'_>, id: &GroupId) -> Result<String> {
     let sql = "SELECT title FROM groups WHERE group_id = ?1";
     Ok(tx.sql().query_row(sql, [id.to_mls()], |row| row.get(0))?)
+}
+
+/// The title and its number; empty and 0 until it was told.
+pub(super) fn numbered_title(tx: &Tx<'_>, id: &GroupId) -> Result<(String, u64)> {
+    let sql = "SELECT title, titled FROM groups WHERE group_id = ?1";
+    Ok(tx.sql().query_row(sql, [id.to_mls()], |row| Ok((row.get(0)?, row.get(1)?)))?)
 }
 
 /// Notes that this device wants to leave, or that it does not any more.
@@ -123,12 +167,12 @@ pub(crate) fn summaries(tx: &Tx<'_>) -> Result<Vec<GroupSummary>> {
 
 /// The groups that this device is in.
 pub(crate) fn active(tx: &Tx<'_>) -> Result<Vec<GroupId>> {
-    ids(tx, "SELECT group_id FROM groups WHERE active = 1")
+    ids(tx, "SELECT group_id FROM groups WHERE active = 1 AND entering = 0")
 }
 
 /// The groups whose new members wait for an introduction by this device.
 pub(super) fn unintroduced(tx: &Tx<'_>) -> Result<Vec<GroupId>> {
-    ids(tx, "SELECT group_id FROM groups WHERE introduce = 1 AND active = 1")
+    ids(tx, "SELECT group_id FROM groups WHERE introduce = 1 AND active = 1 AND entering = 0")
 }
 
 /// Notes that this device added members.
@@ -137,16 +181,22 @@ pub(super) fn introduce(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
     Ok(())
 }
 
-/// Ends the wait for an introduction: the title that it tells. `None` if nobody waits.
-pub(super) fn introduced(tx: &Tx<'_>, id: &GroupId) -> Result<Option<String>> {
-    let sql = "UPDATE groups SET introduce = 0 WHERE group_id = ?1 AND introduce = 1 RETURNING title";
-    Ok(tx.sql().query_row(sql, [id.to_mls()], |row| row.get(0)).optional()?)
+/// Ends the wait for an introduction. False if nobody waits.
+pub(super) fn introduced(tx: &Tx<'_>, id: &GroupId) -> Result<bool> {
+    let sql = "UPDATE groups SET introduce = 0 WHERE group_id = ?1 AND introduce = 1";
+    Ok(tx.sql().execute(sql, [id.to_mls()])? == 1)
 }
 
-/// Sets the title. False if it was that before.
-pub(super) fn retitle(tx: &Tx<'_>, id: &GroupId, title: &str) -> Result<bool> {
-    let sql = "UPDATE groups SET title = ?2 WHERE group_id = ?1 AND title <> ?2";
-    Ok(tx.sql().execute(sql, params![id.to_mls(), title])? == 1)
+/// Sets the title if its number is greater than the one before; of two with one number, which two
+/// admins gave at once, the greater text counts, everywhere. False if the group is called as before.
+pub(super) fn retitle(tx: &Tx<'_>, id: &GroupId, title: &str, number: u64) -> Result<bool> {
+    let (old, old_number) = numbered_title(tx, id)?;
+    if (number, title) <= (old_number, old.as_str()) {
+        return Ok(false);
+    }
+    let sql = "UPDATE groups SET title = ?2, titled = ?3 WHERE group_id = ?1";
+    tx.sql().execute(sql, params![id.to_mls(), title, integer(number)])?;
+    Ok(title != old)
 }
 
 /// The number of this device's next application message, which no other message gets.
@@ -167,6 +217,12 @@ pub(super) fn committed(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
     Ok(())
 }
 
+/// Something waits for a commit that nobody else can make: it is this device's turn.
+pub(super) fn urgent(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
+    tx.sql().execute("UPDATE groups SET proposed = 0 WHERE group_id = ?1", [id.to_mls()])?;
+    Ok(())
+}
+
 /// Something waits for a commit, from now on if nothing did before.
 pub(super) fn proposed(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
     let sql = "UPDATE groups SET proposed = ifnull(proposed, ?2) WHERE group_id = ?1";
@@ -183,9 +239,9 @@ pub(super) fn settled(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
 /// When this device's turn comes in each group that it is in.
 pub(super) fn turns(tx: &Tx<'_>) -> Result<Vec<Turn>> {
     type Row = (Vec<u8>, [u8; 32], u64, Option<u64>);
-    let mut statement = tx
-        .sql()
-        .prepare_cached("SELECT group_id, leaf_key, committed, proposed FROM groups WHERE active = 1")?;
+    let mut statement = tx.sql().prepare_cached(
+        "SELECT group_id, leaf_key, committed, proposed FROM groups WHERE active = 1 AND entering = 0",
+    )?;
     let rows = statement
         .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?
         .collect::<Result<Vec<Row>, _>>()?;
@@ -209,6 +265,18 @@ pub(super) fn keep_attributes_key(tx: &Tx<'_>, id: &GroupId, key: &[u8; 32]) -> 
 pub(super) fn attributes_key(tx: &Tx<'_>, id: &GroupId) -> Result<Option<[u8; 32]>> {
     let sql = "SELECT attributes_key FROM groups WHERE group_id = ?1";
     Ok(tx.sql().query_row(sql, [id.to_mls()], |row| row.get(0))?)
+}
+
+/// The application's attributes of this device's leaf.
+pub(super) fn attributes(tx: &Tx<'_>, id: &GroupId) -> Result<Vec<u8>> {
+    let sql = "SELECT attributes FROM groups WHERE group_id = ?1";
+    Ok(tx.sql().query_row(sql, [id.to_mls()], |row| row.get(0))?)
+}
+
+pub(super) fn set_attributes(tx: &Tx<'_>, id: &GroupId, content: &[u8]) -> Result<()> {
+    tx.sql()
+        .execute("UPDATE groups SET attributes = ?2 WHERE group_id = ?1", params![id.to_mls(), content])?;
+    Ok(())
 }
 
 fn ids(tx: &Tx<'_>, sql: &str) -> Result<Vec<GroupId>> {

@@ -1,98 +1,279 @@
-//! Coming back into a group (DS-7).
+//! Coming into a group by external commit (DS-7): back into one that this device cannot follow, or for
+//! the first time as another device of its user.
 
-use openmls::prelude::{CredentialWithKey, LeafNodeParameters, MlsGroup, MlsMessageBodyIn, RatchetTreeIn};
+use std::collections::{BTreeSet, HashMap};
+
+use openmls::prelude::{
+    Extensions, LeafNode, LeafNodeIndex, LeafNodeParameters, MlsGroup, MlsMessageBodyIn, RatchetTreeIn,
+    Sender,
+};
 use openmls_traits::OpenMlsProvider as _;
 use postern_protocol::{
-    GroupInfo, MlsMessage, PublicKey,
-    ds::{CurrentGroup, SubmitMessage},
+    Address, GroupInfo, MlsMessage, Signature, StateKey,
+    ds::{CurrentGroup, GroupId, SubmitMessage},
     encoding::Encoding,
+    key::SigningKey,
+    mls::{DeliveryAddress, Pseudonym, to_join},
+    name::UserName,
 };
 use tls_codec::Deserialize as _;
 
 use super::{
     commit,
+    handover::PendingEntry,
+    links, members,
     outstanding::{self, Kind, Outstanding},
-    rules,
+    record, rules,
     state::GroupState,
 };
 use crate::{
     error::{Error, Result},
     event::{Event, Member},
+    identity, key_packages, leaf, mailbox,
     mls::{self, LeafSigner},
     store::Tx,
 };
+
+const UNEXPECTED: &str = "the group info or tree is malformed";
+
+/// How a group differs at the server from what this device knew of it.
+#[derive(Debug, Clone, Default)]
+pub struct Differences {
+    /// Devices that nobody who was known let in as far as this device can tell: a member, or the server,
+    /// may have made them up.
+    pub strangers: Vec<Member>,
+    /// Devices that are admins' now and were not.
+    pub admins: Vec<Member>,
+    /// Further devices of members that were known, and this user's own: the AS confirmed whose they are.
+    pub added: Vec<Member>,
+    /// Devices that are no members any more.
+    pub removed: Vec<Member>,
+    /// Users that may add and remove others now and could not before.
+    promoted: BTreeSet<Pseudonym>,
+}
+
+impl Differences {
+    /// Whether nothing of it needs a person's consent.
+    fn is_harmless(&self) -> bool {
+        self.strangers.is_empty() && self.promoted.is_empty()
+    }
+
+    /// Whether a person who consented to the other consented to all of this.
+    fn is_within(&self, accepted: &Self) -> bool {
+        let knows = |member: &Member| accepted.strangers.iter().any(|it| it.leaf_key == member.leaf_key);
+        self.strangers.iter().all(knows) && self.promoted.is_subset(&accepted.promoted)
+    }
+}
+
+/// An external commit, and what it starts from.
+struct Entry<'a> {
+    state_key: StateKey,
+    leaf: &'a SigningKey,
+    pseudonym: Pseudonym,
+    extensions: Extensions<LeafNode>,
+    user_key: Option<SigningKey>,
+    /// A leaf whose `SelfRemove` waits, which the commit takes along.
+    leaving: Option<LeafNodeIndex>,
+}
 
 impl GroupState {
     /// Makes the external commit by which this client comes back in its own place, and keeps it until
     /// the DS's answer is known. What this client knew of the group is replaced. A commit that was
     /// outstanding never happened. Proposals that wait are left out, and lapse: whether members could
-    /// verify them does not show here (DS-13). What was said stays in the outbox under its number, and a wish to
-    /// leave stays, too.
-    pub(crate) fn rejoin(self, tx: &Tx<'_>, current: &CurrentGroup) -> Result<()> {
-        let what = "cannot come back";
-        let unexpected = || Error::unexpected("the group info or tree is malformed");
-        let Some(MlsMessageBodyIn::GroupInfo(info)) = mls::parse(current.group_info.as_bytes()) else {
-            return Err(unexpected());
-        };
-        let epoch = info.epoch().as_u64();
-        let tree = RatchetTreeIn::tls_deserialize_exact(current.ratchet_tree.as_bytes());
-        let before: Vec<_> = self.leaf_keys().collect();
-        let leaf = self.mls.own_leaf_node().ok_or(Error::Damaged("the own leaf"))?;
-        let credential = CredentialWithKey {
-            credential: leaf.credential().clone(),
-            signature_key: leaf.signature_key().clone(),
-        };
-        let parameters = LeafNodeParameters::builder()
-            .with_capabilities(mls::capabilities())
-            .with_extensions(leaf.extensions().clone())
-            .build();
-        let state_key = self.state_key()?;
-        let (mls, bundle) = MlsGroup::external_commit_builder()
-            .with_ratchet_tree(tree.map_err(|_| unexpected())?)
-            .with_config(mls::join_config())
-            .skip_lifetime_validation()
-            .build_group(tx, info, credential)
-            .map_err(Error::mls(what))?
-            .leaf_node_parameters(parameters)
-            .load_psks(tx.storage())
-            .map_err(Error::mls(what))?
-            .create_group_info(true)
-            .use_ratchet_tree_extension(false)
-            .build(tx.rand(), tx.crypto(), &LeafSigner(&self.leaf), |_| true)
-            .map_err(Error::mls(what))?
-            .finalize(tx)
-            .map_err(Error::mls(what))?;
-        if rules::policy(&mls)?.state_key() != state_key {
-            return Err(unexpected());
+    /// verify them does not show here (DS-13). What was said stays in the outbox under its number, and a
+    /// wish to leave stays, too. Messages go to `address` from then on, and the one of before leads nowhere.
+    ///
+    /// # Errors
+    /// [`Error::Strangers`] where the group differs by more than a person accepted.
+    pub(crate) fn rejoin(
+        self,
+        tx: &Tx<'_>,
+        current: &CurrentGroup,
+        accepted: &Differences,
+        address: Address,
+    ) -> Result<()> {
+        let own = self.own_leaf()?;
+        let user_key = own.user_key.ok_or(Error::Damaged("the own user key"))?;
+        if let Some(old) = own.address.filter(|old| *old != address)
+            && !key_packages::holds(tx, &self.leaf.public_key())?
+        {
+            mailbox::revoke_later(tx, &old)?;
         }
-        let (commit, _, group_info) = bundle.into_messages();
-        let group_info = group_info.as_ref().map(mls::message_bytes).transpose()?;
-        let submission = SubmitMessage {
-            state_key,
-            message: MlsMessage::new(mls::message_bytes(&commit)?),
-            group_info: group_info.map(GroupInfo::new),
-            welcome: None,
-            urgency: None,
-            attributes: Vec::new(),
+        let delivery = DeliveryAddress { domain: self.id.domain().clone(), address };
+        // The newest of which this device has the private half.
+        let mut vouching = None;
+        for key in [self.user_key(), own.user_key].into_iter().flatten() {
+            if vouching.is_none() {
+                vouching = leaf::key(tx, &key.public_key)?;
+            }
+        }
+        let entry = Entry {
+            state_key: self.state_key()?,
+            leaf: &self.leaf,
+            pseudonym: own.pseudonym,
+            extensions: leaf::extensions(&delivery, &user_key)?,
+            user_key: vouching,
+            leaving: None,
         };
-        let group = Self { mls, ..self };
-        let after: Vec<_> = group.leaf_keys().collect();
+        let (mls, submission, epoch) = entry.commit(tx, &self.id, current)?;
+        let (before, before_policy) = (rules::leaves(&self.mls), rules::policy(&self.mls)?);
+        let group = Self { mls, id: self.id.clone(), leaf: self.leaf.clone() };
+        group.learn(tx, &current.attributes)?;
+        let after = rules::leaves(&group.mls);
+        if !record::is_entering(tx, &group.id)? {
+            let differences = group.compare(tx, &before, &before_policy.admins, &after)?;
+            if !differences.is_harmless() && !differences.is_within(accepted) {
+                return Err(Error::Strangers(Box::new(differences)));
+            }
+            if !(differences.added.is_empty()
+                && differences.removed.is_empty()
+                && differences.strangers.is_empty())
+            {
+                let added = [differences.added, differences.strangers].concat();
+                let (id, removed) = (group.id.clone(), differences.removed);
+                Event::Changed { group: id, epoch, added, removed }.record(tx)?;
+            }
+            if !differences.promoted.is_empty() {
+                let admins = differences.admins;
+                Event::AdminsFound { group: group.id.clone(), epoch, admins }.record(tx)?;
+            }
+        }
         // A commit whose answer was lost may have added them.
-        for leaf_key in &after {
-            commit::welcome_member(tx, &group.id, leaf_key)?;
+        for leaf_key in group.leaf_keys() {
+            commit::welcome_member(tx, &group.id, &leaf_key)?;
         }
-        outstanding::forget_all(tx, &group.id)?;
-        let body = Encoding::Cbor.encode(&submission);
-        outstanding::keep(tx, &group.id, &Outstanding { kind: Kind::Rejoin, epoch, body })?;
-        let missing = |of: &[PublicKey], others: &[PublicKey]| -> Vec<Member> {
-            let missing = of.iter().filter(|leaf_key| !others.contains(leaf_key));
-            missing.copied().map(Member::unknown).collect()
+        group.keep_entry(tx, submission, epoch)
+    }
+
+    /// Makes the external commit by which this device comes into a group that another of its user's
+    /// handed over, and keeps it until the DS's answer is known. If it is in the group already, as a user
+    /// of its own, the commit takes its `SelfRemove` along: it is in one place only.
+    pub(crate) fn enter(tx: &Tx<'_>, entry: &PendingEntry, current: &CurrentGroup) -> Result<()> {
+        let PendingEntry { handover, address } = entry;
+        let id = handover.id.clone();
+        let old = match Self::find(tx, &id) {
+            Err(Error::NotMember) => None,
+            found => found?,
         };
-        let (added, removed) = (missing(&after, &before), missing(&before, &after));
-        if added.is_empty() && removed.is_empty() {
-            return Ok(());
+        // A place of its own that it leaves, and not an attempt that came too late.
+        let moves = old.is_some() && (!record::is_entering(tx, &id)? || record::is_moving(tx, &id)?);
+        let leaving = match &old {
+            Some(old) if !record::is_entering(tx, &id)? => Some(old.mls.own_leaf_index()),
+            _ => None,
+        };
+        let content = if moves { record::attributes(tx, &id)? } else { Vec::new() };
+        let (leaf, user) = (SigningKey::generate(), handover.user_key());
+        leaf::keep_key(tx, &leaf)?;
+        leaf::keep_key(tx, &user)?;
+        let delivery = DeliveryAddress { domain: id.domain().clone(), address: *address };
+        let entry = Entry {
+            state_key: handover.state_key,
+            leaf: &leaf,
+            pseudonym: handover.pseudonym,
+            extensions: leaf::extensions(&delivery, &handover.public_user_key())?,
+            user_key: Some(user),
+            leaving,
+        };
+        record::insert(tx, &id, "", &leaf.public_key())?;
+        record::set_entering(tx, &id, moves)?;
+        match old {
+            Some(old) if leaving.is_some() => old.forget_place(tx)?,
+            Some(old) => leaf::forget_key(tx, &old.leaf.public_key())?,
+            None => {}
         }
-        Event::Changed { group: group.id, epoch, added, removed }.record(tx)
+        record::retitle(tx, &id, &handover.title, handover.titled)?;
+        record::set_attributes(tx, &id, &content)?;
+        if let Some(key) = handover.attributes_key {
+            record::keep_attributes_key(tx, &id, &key)?;
+        }
+        let (mls, submission, epoch) = entry.commit(tx, &id, current)?;
+        let group = Self { mls, id, leaf };
+        group.learn(tx, &current.attributes)?;
+        group.keep_entry(tx, submission, epoch)
+    }
+
+    fn keep_entry(&self, tx: &Tx<'_>, submission: SubmitMessage, epoch: u64) -> Result<()> {
+        let submission = SubmitMessage { attributes: self.cards_for_commit(tx, &[])?, ..submission };
+        outstanding::forget_all(tx, &self.id)?;
+        let body = Encoding::Cbor.encode(&submission);
+        outstanding::keep(tx, &self.id, &Outstanding { kind: Kind::Rejoin, epoch, body })
+    }
+
+    /// Compares the group with what was known of it. A device is no stranger if it is the same that was
+    /// here before, in its user's place, or if the AS confirmed that it belongs to the user that another
+    /// device in that place belongs to.
+    fn compare(
+        &self,
+        tx: &Tx<'_>,
+        before: &HashMap<u32, rules::Leaf>,
+        admins: &[Pseudonym],
+        after: &HashMap<u32, rules::Leaf>,
+    ) -> Result<Differences> {
+        let mut differences = Differences::default();
+        let policy = rules::policy(&self.mls)?;
+        differences.promoted = policy.admins.iter().filter(|it| !admins.contains(it)).copied().collect();
+        let mut leaves: Vec<_> = after.iter().collect();
+        leaves.sort_by_key(|(index, _)| **index);
+        for (_, leaf) in leaves {
+            let member = members::resolve(tx, &self.id, leaf.leaf_key)?;
+            if differences.promoted.contains(&leaf.pseudonym) {
+                differences.admins.push(member.clone());
+            }
+            let was = before.values().find(|old| old.leaf_key == leaf.leaf_key);
+            if was.is_some_and(|old| old.pseudonym == leaf.pseudonym) {
+                continue;
+            }
+            // A commit of this device whose answer was lost may have added it.
+            let is_invited = key_packages::is_reserved(tx, &self.id, &leaf.leaf_key)?;
+            if was.is_none() && (is_invited || self.is_further_device(tx, before, leaf, &member)?) {
+                differences.added.push(member);
+            } else {
+                differences.strangers.push(member);
+            }
+        }
+        let mut gone: Vec<_> = before.iter().collect();
+        gone.sort_by_key(|(index, _)| **index);
+        for (_, leaf) in gone {
+            if !after.values().any(|new| new.leaf_key == leaf.leaf_key) {
+                differences.removed.push(members::resolve(tx, &self.id, leaf.leaf_key)?);
+            }
+        }
+        Ok(differences)
+    }
+
+    /// Whether a new leaf is a further device of a user that was known in the same place.
+    fn is_further_device(
+        &self,
+        tx: &Tx<'_>,
+        before: &HashMap<u32, rules::Leaf>,
+        leaf: &rules::Leaf,
+        member: &Member,
+    ) -> Result<bool> {
+        let Some(user) = member.user.as_ref().filter(|_| member.verified) else { return Ok(false) };
+        for old in before.values().filter(|old| old.pseudonym == leaf.pseudonym) {
+            let known = members::resolve(tx, &self.id, old.leaf_key)?;
+            if known.verified && known.user.as_ref() == Some(user) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// The clients that devices which this one does not know say they are, and that the AS did not
+    /// confirm yet.
+    pub(crate) fn unconfirmed_strangers(
+        &self,
+        tx: &Tx<'_>,
+        current: &CurrentGroup,
+    ) -> Result<BTreeSet<UserName>> {
+        let mut users = BTreeSet::new();
+        for (leaf_key, claim) in self.claims_of(tx, &current.attributes)? {
+            let is_new = self.member(&leaf_key).is_none() && links::link(tx, &self.id, &leaf_key)?.is_none();
+            if is_new && identity::confirmed(tx, &claim.client_key)?.is_none() {
+                users.insert(claim.user);
+            }
+        }
+        Ok(users)
     }
 
     /// The epoch that the group has at the DS.
@@ -102,7 +283,68 @@ impl GroupState {
     pub(crate) fn epoch_of(current: &CurrentGroup) -> Result<u64> {
         match mls::parse(current.group_info.as_bytes()) {
             Some(MlsMessageBodyIn::GroupInfo(info)) => Ok(info.epoch().as_u64()),
-            _ => Err(Error::unexpected("the group info is malformed")),
+            _ => Err(Error::unexpected(UNEXPECTED)),
         }
+    }
+}
+
+impl Entry<'_> {
+    /// Makes the external commit: the group as it will be, the request, and the epoch it starts from.
+    fn commit(
+        self,
+        tx: &Tx<'_>,
+        id: &GroupId,
+        current: &CurrentGroup,
+    ) -> Result<(MlsGroup, SubmitMessage, u64)> {
+        let what = "cannot come into the group";
+        let unexpected = || Error::unexpected(UNEXPECTED);
+        let Some(MlsMessageBodyIn::GroupInfo(info)) = mls::parse(current.group_info.as_bytes()) else {
+            return Err(unexpected());
+        };
+        let epoch = info.epoch().as_u64();
+        let tree = RatchetTreeIn::tls_deserialize_exact(current.ratchet_tree.as_bytes());
+        let leaf_key = self.leaf.public_key();
+        let voucher = self.user_key.map(|key| key.sign(&to_join(id, epoch, &leaf_key)));
+        let parameters = LeafNodeParameters::builder()
+            .with_capabilities(mls::capabilities())
+            .with_extensions(self.extensions)
+            .build();
+        let leaving = self.leaving.map(Sender::Member);
+        let taken = current.proposals.iter().filter_map(|message| match mls::parse(message.as_bytes()) {
+            Some(MlsMessageBodyIn::PublicMessage(message)) => Some(message),
+            _ => None,
+        });
+        let taken = taken.filter(|message| leaving.as_ref() == Some(message.sender()));
+        let (mls, bundle) = MlsGroup::external_commit_builder()
+            .with_proposals(taken.collect())
+            .with_ratchet_tree(tree.map_err(|_| unexpected())?)
+            .with_config(mls::join_config())
+            .with_aad(voucher.map(Signature::into_bytes).unwrap_or_default())
+            .skip_lifetime_validation()
+            .build_group(tx, info, mls::credential(self.pseudonym.0.to_vec(), leaf_key))
+            .map_err(Error::mls(what))?
+            .leaf_node_parameters(parameters)
+            .load_psks(tx.storage())
+            .map_err(Error::mls(what))?
+            .create_group_info(true)
+            .use_ratchet_tree_extension(false)
+            .build(tx.rand(), tx.crypto(), &LeafSigner(self.leaf), |_| true)
+            .map_err(Error::mls(what))?
+            .finalize(tx)
+            .map_err(Error::mls(what))?;
+        if mls.group_id().as_slice() != id.to_mls() || rules::policy(&mls)?.state_key() != self.state_key {
+            return Err(unexpected());
+        }
+        let (commit, _, group_info) = bundle.into_messages();
+        let group_info = group_info.as_ref().map(mls::message_bytes).transpose()?;
+        let submission = SubmitMessage {
+            state_key: self.state_key,
+            message: MlsMessage::new(mls::message_bytes(&commit)?),
+            group_info: group_info.map(GroupInfo::new),
+            welcome: None,
+            urgency: None,
+            attributes: Vec::new(),
+        };
+        Ok((mls, submission, epoch))
     }
 }

@@ -1,71 +1,314 @@
 //! The rules of DS-3, DS-6 and DS-7 as a member checks them: a DS that lets others in, or lets
-//! members do what the policy forbids, is noticed. Pure functions.
+//! members do what the policy forbids, is noticed. Proposals are judged before they are stored and
+//! before they are committed, a commit by the group that it leads to. Pure functions; `policy.rs` of
+//! the server has the same rules.
+
+use std::collections::{HashMap, HashSet};
 
 use openmls::prelude::{
-    BasicCredential, Credential, LeafNode, MlsGroup, Proposal, QueuedProposal, Sender, StagedCommit,
+    BasicCredential, Credential, Extensions, GroupContext, LeafNode, LeafNodeIndex, MlsGroup, Proposal,
+    QueuedProposal, Sender, StagedCommit,
 };
 use postern_protocol::{
-    Signature,
-    mls::{GROUP_POLICY, GroupPolicy, USER_KEY, UserKey},
+    Address, PublicKey, Signature,
+    mls::{DELIVERY_ADDRESS, DeliveryAddress, GROUP_POLICY, GroupPolicy, Pseudonym, USER_KEY, UserKey},
 };
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    mls,
+};
 
-pub(super) fn policy(group: &MlsGroup) -> Result<GroupPolicy> {
-    group
-        .extensions()
-        .unknown(GROUP_POLICY)
-        .and_then(|extension| GroupPolicy::from_bytes(&extension.0).ok())
-        .ok_or(Error::Damaged("the policy of a group"))
+/// The sender of a commit.
+pub(super) enum Committer<'a> {
+    Member(LeafNodeIndex),
+    /// A client from outside, and the voucher of its user's key over `signed`.
+    Joiner {
+        signed: &'a [u8],
+        voucher: Vec<u8>,
+    },
 }
 
-pub(super) fn is_admin(policy: &GroupPolicy, credential: &Credential) -> bool {
-    BasicCredential::try_from(credential.clone())
-        .is_ok_and(|basic| policy.admins.iter().any(|admin| admin.0 == basic.identity()))
+/// A member as far as rules depend on it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Leaf {
+    pub leaf_key: PublicKey,
+    pub pseudonym: Pseudonym,
+    pub address: Option<Address>,
+    pub user_key: Option<UserKey>,
 }
 
-/// Whether the policy lets its sender make a proposal.
-pub(super) fn is_allowed(group: &MlsGroup, policy: &GroupPolicy, queued: &QueuedProposal) -> bool {
-    let by = match queued.sender() {
-        Sender::Member(leaf) => group.member_at(*leaf),
-        // The server asks that somebody be removed, and nothing else.
-        Sender::External(_) => return matches!(queued.proposal(), Proposal::Remove(_)),
-        _ => None,
-    };
-    let Some(by) = by else { return false };
-    let is_own = |credential: &Credential| *credential == by.credential;
-    match queued.proposal() {
-        _ if is_admin(policy, &by.credential) => true,
-        Proposal::Add(add) => is_own(add.key_package().leaf_node().credential()),
-        Proposal::Remove(remove) => {
-            group.member_at(remove.removed()).is_some_and(|removed| is_own(&removed.credential))
-        }
-        Proposal::GroupContextExtensions(_) => false,
-        _ => true,
+impl Leaf {
+    /// `None` for a leaf that no member of a group of Postern has.
+    pub(super) fn of(node: &LeafNode) -> Option<Self> {
+        let extension = |kind| node.extensions().unknown(kind);
+        let address = extension(DELIVERY_ADDRESS).and_then(|it| DeliveryAddress::from_bytes(&it.0).ok());
+        Some(Self {
+            leaf_key: mls::public_key(node.signature_key().as_slice())?,
+            pseudonym: pseudonym(node.credential())?,
+            address: address.map(|delivery| delivery.address),
+            user_key: extension(USER_KEY).and_then(|it| UserKey::from_bytes(&it.0).ok()),
+        })
     }
 }
 
-/// Whether a leaf may come in by external commit. A user's key has vouched for a client of the
-/// user's in the group (`voucher`, a signature over `signed`), or the leaf takes its own old place
-/// with the same key.
-pub(super) fn may_enter(
+pub(super) fn policy(group: &MlsGroup) -> Result<GroupPolicy> {
+    policy_in(group.extensions()).ok_or(Error::Damaged("the policy of a group"))
+}
+
+pub(super) fn policy_in(extensions: &Extensions<GroupContext>) -> Option<GroupPolicy> {
+    GroupPolicy::from_bytes(&extensions.unknown(GROUP_POLICY)?.0).ok()
+}
+
+pub(super) fn pseudonym(credential: &Credential) -> Option<Pseudonym> {
+    let basic = BasicCredential::try_from(credential.clone()).ok()?;
+    basic.identity().try_into().ok().map(Pseudonym)
+}
+
+pub(super) fn is_admin(policy: &GroupPolicy, credential: &Credential) -> bool {
+    pseudonym(credential).is_some_and(|pseudonym| policy.admins.contains(&pseudonym))
+}
+
+/// All leaves of a group, by their indexes.
+pub(super) fn leaves(group: &MlsGroup) -> HashMap<u32, Leaf> {
+    let leaf = |index: LeafNodeIndex| Some((index.u32(), Leaf::of(group.public_group().leaf(index)?)?));
+    group.members().filter_map(|member| leaf(member.index)).collect()
+}
+
+/// The key by which a user's clients act for the user: that of the highest generation.
+pub(super) fn user_key<'a>(
+    leaves: impl IntoIterator<Item = &'a Leaf>,
+    pseudonym: Pseudonym,
+) -> Option<UserKey> {
+    user_keys(leaves).remove(&pseudonym)
+}
+
+fn user_keys<'a>(leaves: impl IntoIterator<Item = &'a Leaf>) -> HashMap<Pseudonym, UserKey> {
+    let mut keys: HashMap<Pseudonym, UserKey> = HashMap::new();
+    for leaf in leaves {
+        let Some(key) = leaf.user_key else { continue };
+        if keys.get(&leaf.pseudonym).is_none_or(|found| found.generation < key.generation) {
+            keys.insert(leaf.pseudonym, key);
+        }
+    }
+    keys
+}
+
+/// Whether a proposal may wait for a commit: members send Updates and `SelfRemove`s, the server asks
+/// that somebody be removed, and an admin stays.
+///
+/// # Errors
+/// What the server did by letting it pass.
+pub(super) fn check_proposal(group: &MlsGroup, queued: &QueuedProposal) -> Result<(), &'static str> {
+    match (queued.sender(), queued.proposal()) {
+        (Sender::Member(leaf), Proposal::Update(update)) => {
+            check_new_leaf(group, *leaf, update.leaf_node())?;
+        }
+        (Sender::Member(_), Proposal::SelfRemove) | (Sender::External(_), Proposal::Remove(_)) => {}
+        (Sender::External(_), _) => return Err("the server proposes what it may not"),
+        _ => return Err("the server let a member propose what only a commit may contain"),
+    }
+    let mut staying = leaves(group);
+    let removed = |queued: &QueuedProposal| match (queued.sender(), queued.proposal()) {
+        (Sender::Member(leaf), Proposal::SelfRemove) => Some(leaf.u32()),
+        (_, Proposal::Remove(remove)) => Some(remove.removed().u32()),
+        _ => None,
+    };
+    for leaf in group.pending_proposals().chain([queued]).filter_map(removed) {
+        staying.remove(&leaf);
+    }
+    let policy = policy(group).map_err(|_| "the group has no policy")?;
+    if staying.values().any(|leaf| policy.admins.contains(&leaf.pseudonym)) {
+        return Ok(());
+    }
+    Err("what the server let pass would leave the group without an admin")
+}
+
+/// Checks a commit by the rights of those that made its parts, and by the group that it leads to.
+///
+/// # Errors
+/// What the server did by letting it pass.
+pub(super) fn check_commit(
     group: &MlsGroup,
     commit: &StagedCommit,
-    leaf: &LeafNode,
+    by: &Committer<'_>,
+) -> Result<(), &'static str> {
+    let before_policy = policy(group).map_err(|_| "the group has no policy")?;
+    let after_policy = policy_in(commit.group_context().extensions())
+        .ok_or("the server let a member take the group's policy away")?;
+    let before = leaves(group);
+    let mut after = before.clone();
+    for queued in commit.queued_proposals() {
+        check_right(&before_policy, &before, queued)?;
+        match (queued.sender(), queued.proposal()) {
+            (_, Proposal::Remove(remove)) => drop(after.remove(&remove.removed().u32())),
+            (Sender::Member(leaf), Proposal::SelfRemove) => drop(after.remove(&leaf.u32())),
+            (Sender::Member(leaf), Proposal::Update(update)) => {
+                check_new_leaf(group, *leaf, update.leaf_node())?;
+                after.extend(Leaf::of(update.leaf_node()).map(|new| (leaf.u32(), new)));
+            }
+            _ => {}
+        }
+    }
+    let added =
+        commit.add_proposals().filter_map(|add| Leaf::of(add.add_proposal().key_package().leaf_node()));
+    let mut after_all: Vec<Leaf> = Vec::new();
+    let path = commit.update_path_leaf_node();
+    let own = match by {
+        Committer::Member(leaf) => {
+            if let Some(path) = path {
+                check_new_leaf(group, *leaf, path)?;
+                after.extend(Leaf::of(path).map(|new| (leaf.u32(), new)));
+            }
+            before.get(&leaf.u32()).ok_or("the server let a stranger commit")?.pseudonym
+        }
+        Committer::Joiner { signed, voucher } => {
+            let leaf = path.and_then(Leaf::of).ok_or("the server let somebody in that has no leaf")?;
+            check_joiner(&before, commit, &leaf, signed, voucher)?;
+            let pseudonym = leaf.pseudonym;
+            after_all.push(leaf);
+            pseudonym
+        }
+    };
+    after_all.extend(after.into_values().chain(added));
+    check_after(&before_policy, &before, &after_policy, &after_all)?;
+    check_whole_users(&before, commit, own, &after_all)?;
+
+    let removes_own_client = matches!(by, Committer::Member(_))
+        && commit.remove_proposals().any(|remove| {
+            let removed = before.get(&remove.remove_proposal().removed().u32());
+            matches!(remove.sender(), Sender::Member(_))
+                && removed.is_some_and(|removed| removed.pseudonym == own)
+        });
+    let generation = |key: Option<UserKey>| key.map(|key| key.generation);
+    let (old, new) = (user_key(before.values(), own), user_key(&after_all, own));
+    if removes_own_client && generation(new) <= generation(old) {
+        return Err("the server let somebody remove an own device and keep the key that it knows");
+    }
+    Ok(())
+}
+
+/// Checks that a member had the right to a part of a commit.
+fn check_right(
+    policy: &GroupPolicy,
+    before: &HashMap<u32, Leaf>,
+    queued: &QueuedProposal,
+) -> Result<(), &'static str> {
+    const NO_ADMIN: &str = "the server let a member that is no admin change the group";
+    let by = match queued.sender() {
+        Sender::Member(leaf) => before.get(&leaf.u32()).ok_or("the server let a stranger propose")?,
+        Sender::External(_) if matches!(queued.proposal(), Proposal::Remove(_)) => return Ok(()),
+        Sender::External(_) => return Err("the server proposes what it may not"),
+        // Parts of an external commit are for `check_joiner`.
+        _ => return Ok(()),
+    };
+    let is_admin = policy.admins.contains(&by.pseudonym);
+    match queued.proposal() {
+        Proposal::Add(add) => {
+            let added = pseudonym(add.key_package().leaf_node().credential())
+                .ok_or("the server let a member add somebody without a pseudonym")?;
+            let is_taken =
+                policy.admins.contains(&added) || before.values().any(|leaf| leaf.pseudonym == added);
+            match (added == by.pseudonym, is_admin, is_taken) {
+                (true, ..) | (false, true, false) => Ok(()),
+                (false, true, true) => Err("the server let an admin add somebody as another member"),
+                (false, false, _) => Err(NO_ADMIN),
+            }
+        }
+        Proposal::Remove(remove) => {
+            let removed = before.get(&remove.removed().u32());
+            let is_own = removed.is_some_and(|removed| removed.pseudonym == by.pseudonym);
+            if is_own || is_admin { Ok(()) } else { Err(NO_ADMIN) }
+        }
+        Proposal::GroupContextExtensions(_) if !is_admin => Err(NO_ADMIN),
+        Proposal::GroupContextExtensions(_) | Proposal::Update(_) | Proposal::SelfRemove => Ok(()),
+        _ => Err("the server let a member propose what is not done here"),
+    }
+}
+
+/// Checks that a leaf comes in as one of its user's: a key of the user vouched for it, or it takes its
+/// own old place with the same key.
+fn check_joiner(
+    before: &HashMap<u32, Leaf>,
+    commit: &StagedCommit,
+    leaf: &Leaf,
     signed: &[u8],
-    voucher: Vec<u8>,
-) -> bool {
-    let leaves = group.members().filter_map(|member| group.public_group().leaf(member.index));
-    let of_user: Vec<_> = leaves.filter(|found| found.credential() == leaf.credential()).collect();
-    let removes_others = commit.remove_proposals().any(|remove| {
-        let removed = group.public_group().leaf(remove.remove_proposal().removed());
-        removed.is_none_or(|removed| removed.credential() != leaf.credential())
-    });
-    let comes_back = of_user.iter().any(|old| old.signature_key() == leaf.signature_key());
-    let user_key = of_user
-        .iter()
-        .filter_map(|found| UserKey::from_bytes(&found.extensions().unknown(USER_KEY)?.0).ok())
-        .max_by_key(|key| key.generation);
-    let vouched = user_key.is_some_and(|key| key.public_key.verify(signed, &Signature::new(voucher)).is_ok());
-    !removes_others && (comes_back || vouched)
+    voucher: &[u8],
+) -> Result<(), &'static str> {
+    for remove in commit.remove_proposals() {
+        let removed = before.get(&remove.remove_proposal().removed().u32());
+        if removed.is_none_or(|removed| removed.pseudonym != leaf.pseudonym) {
+            return Err("the server let somebody in that removes another member");
+        }
+    }
+    let comes_back =
+        before.values().any(|old| old.pseudonym == leaf.pseudonym && old.leaf_key == leaf.leaf_key);
+    let vouched = user_key(before.values(), leaf.pseudonym)
+        .is_some_and(|key| key.public_key.verify(signed, &Signature::new(voucher.to_vec())).is_ok());
+    if comes_back || vouched { Ok(()) } else { Err("the server let somebody in whom nobody vouched for") }
+}
+
+/// Checks that a member's new leaf is the same user's, on the same key.
+fn check_new_leaf(group: &MlsGroup, index: LeafNodeIndex, new: &LeafNode) -> Result<(), &'static str> {
+    let old = group.public_group().leaf(index).ok_or("the server let a stranger change a leaf")?;
+    if old.credential() == new.credential() {
+        return Ok(());
+    }
+    // Pseudonyms are what admins are named by.
+    Err("the server let a member take another pseudonym")
+}
+
+/// Checks that another user is removed whole: a device left behind would know the user's key, and let
+/// the others in again.
+fn check_whole_users(
+    before: &HashMap<u32, Leaf>,
+    commit: &StagedCommit,
+    own: Pseudonym,
+    after: &[Leaf],
+) -> Result<(), &'static str> {
+    for remove in commit.remove_proposals() {
+        let removed = before.get(&remove.remove_proposal().removed().u32());
+        let Some(user) = removed.map(|removed| removed.pseudonym) else { continue };
+        let by_member = matches!(remove.sender(), Sender::Member(_));
+        if by_member && user != own && after.iter().any(|leaf| leaf.pseudonym == user) {
+            return Err("the server let an admin remove a part of a user");
+        }
+    }
+    Ok(())
+}
+
+/// Checks the group that a commit leads to.
+fn check_after(
+    before_policy: &GroupPolicy,
+    before: &HashMap<u32, Leaf>,
+    after_policy: &GroupPolicy,
+    after: &[Leaf],
+) -> Result<(), &'static str> {
+    if before_policy.state_secret != after_policy.state_secret {
+        return Err("the server let a member change the group's secret");
+    }
+    if !after.iter().any(|leaf| after_policy.admins.contains(&leaf.pseudonym)) {
+        return Err("the server let the last admin go");
+    }
+    let mut addresses = HashSet::new();
+    if !after.iter().filter_map(|leaf| leaf.address).all(|address| addresses.insert(address)) {
+        return Err("the server let two members have one address");
+    }
+    let mut keys = HashMap::new();
+    for leaf in after {
+        if let Some(key) = leaf.user_key
+            && *keys.entry((leaf.pseudonym, key.generation)).or_insert(key.public_key) != key.public_key
+        {
+            return Err("the server let a user have two keys");
+        }
+    }
+    // The key of a removed device counts no longer, unless one that stays has it, too.
+    let kept: HashSet<_> = after.iter().map(|leaf| leaf.leaf_key).collect();
+    let new = user_keys(after);
+    for (user, old) in user_keys(before.values().filter(|leaf| kept.contains(&leaf.leaf_key))) {
+        if !new.get(&user).is_some_and(|new| new.generation > old.generation || *new == old) {
+            return Err("the server let a member take a user's key back");
+        }
+    }
+    Ok(())
 }

@@ -1,12 +1,14 @@
 //! A group this client is a member of, loaded for one transaction.
 
+use std::collections::{BTreeSet, HashSet};
+
 use openmls::prelude::{GroupId as MlsGroupId, MlsGroup, Proposal, Sender};
 use openmls_traits::OpenMlsProvider as _;
 use postern_protocol::{
     Address, MlsMessage, PublicKey, StateKey,
     ds::{FetchGroupInfo, GroupId, SubmitMessage},
     key::SigningKey,
-    mls::{DELIVERY_ADDRESS, DeliveryAddress},
+    mls::{DELIVERY_ADDRESS, DeliveryAddress, Pseudonym, UserKey},
 };
 
 use super::{record, rules};
@@ -70,6 +72,39 @@ impl GroupState {
         self.mls.pending_proposals().count()
     }
 
+    /// This device's leaf.
+    pub(super) fn own_leaf(&self) -> Result<rules::Leaf> {
+        self.mls.own_leaf_node().and_then(rules::Leaf::of).ok_or(Error::Damaged("the own leaf"))
+    }
+
+    /// The key by which this device's user acts in the group.
+    pub(super) fn user_key(&self) -> Option<UserKey> {
+        let own = self.own_leaf().ok()?;
+        rules::user_key(rules::leaves(&self.mls).values(), own.pseudonym)
+    }
+
+    /// The leaf keys of all devices of the users that these are devices of.
+    pub(crate) fn of_same_users(&self, leaf_keys: &[PublicKey]) -> Vec<PublicKey> {
+        let leaves = rules::leaves(&self.mls);
+        let of = |leaf: &&rules::Leaf| leaf_keys.contains(&leaf.leaf_key);
+        let users: HashSet<_> = leaves.values().filter(of).map(|leaf| leaf.pseudonym).collect();
+        let all = self.leaf_keys().filter(|leaf_key| {
+            leaves.values().any(|leaf| leaf.leaf_key == *leaf_key && users.contains(&leaf.pseudonym))
+        });
+        all.collect()
+    }
+
+    /// The pseudonyms of members.
+    pub(crate) fn pseudonyms(&self, leaf_keys: &[PublicKey]) -> BTreeSet<Pseudonym> {
+        let leaves = rules::leaves(&self.mls);
+        leaves.values().filter(|leaf| leaf_keys.contains(&leaf.leaf_key)).map(|leaf| leaf.pseudonym).collect()
+    }
+
+    /// The users that may add and remove others.
+    pub(crate) fn admins(&self) -> Result<Vec<Pseudonym>> {
+        Ok(rules::policy(&self.mls)?.admins)
+    }
+
     /// Where this device's messages of the group go.
     pub(crate) fn delivery_address(&self) -> Option<Address> {
         let extension = self.mls.own_leaf_node()?.extensions().unknown(DELIVERY_ADDRESS)?;
@@ -88,12 +123,38 @@ impl GroupState {
 
     /// Whether the next commit of another member removes this one.
     pub(crate) fn is_leaving(&self) -> bool {
+        self.has_proposed_to_leave() || self.is_to_go()
+    }
+
+    /// Whether this device's own proposal to leave waits.
+    pub(super) fn has_proposed_to_leave(&self) -> bool {
+        let own = Sender::Member(self.mls.own_leaf_index());
+        self.mls
+            .pending_proposals()
+            .any(|queued| matches!(queued.proposal(), Proposal::SelfRemove) && *queued.sender() == own)
+    }
+
+    /// Whether the server proposed to remove this device, which waits for a commit.
+    pub(crate) fn is_to_go(&self) -> bool {
         let own = self.mls.own_leaf_index();
-        self.mls.pending_proposals().any(|queued| match queued.proposal() {
-            Proposal::SelfRemove => *queued.sender() == Sender::Member(own),
-            Proposal::Remove(remove) => remove.removed() == own,
-            _ => false,
-        })
+        self.mls
+            .pending_proposals()
+            .any(|queued| matches!(queued.proposal(), Proposal::Remove(remove) if remove.removed() == own))
+    }
+
+    /// Whether what waits removes all other members, so that nobody else can commit it.
+    pub(super) fn is_only_one_to_commit(&self) -> bool {
+        let own = self.mls.own_leaf_index();
+        let removed: HashSet<_> = self
+            .mls
+            .pending_proposals()
+            .filter_map(|queued| match (queued.proposal(), queued.sender()) {
+                (Proposal::Remove(remove), _) => Some(remove.removed()),
+                (Proposal::SelfRemove, Sender::Member(leaf)) => Some(*leaf),
+                _ => None,
+            })
+            .collect();
+        !removed.contains(&own) && self.mls.members().all(|it| it.index == own || removed.contains(&it.index))
     }
 
     pub(super) fn state_key(&self) -> Result<StateKey> {

@@ -61,6 +61,12 @@ pub(crate) fn note(
     Event::CannotFollow { group: id.clone(), by_hand: state == State::ByHand, reason }.record(tx)
 }
 
+/// Leaves it to a person whether this device takes a group as the server has it.
+pub(crate) fn leave_to_person(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
+    let attempts = find(tx, id)?.map_or(0, |row| row.attempts);
+    put(tx, id, &Row { state: State::ByHand, since: tx.now(), attempts, due: tx.now() })
+}
+
 /// Notes that something of a group may have been lost.
 pub(crate) fn doubt(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
     let row = find(tx, id)?;

@@ -48,6 +48,11 @@ pub(super) fn check(tx: &Tx<'_>, name: &UserName) -> Result<()> {
         Seen::Newer | Seen::Split => report_split(tx, name)?,
         Seen::Same | Seen::Unknown => {}
     }
+    forget(tx, name)
+}
+
+/// Forgets what was told of a user whom the AS does not show: the lookup's failure says more.
+pub(super) fn forget(tx: &Tx<'_>, name: &UserName) -> Result<()> {
     tx.sql().execute("DELETE FROM eid_claims WHERE user = ?1", [name.to_string()])?;
     Ok(())
 }

@@ -16,20 +16,26 @@ const RENEW_BEFORE: u64 = 30 * 24 * 60 * 60;
 /// Has the AS sign the client's key, and keeps what it signed.
 pub(crate) async fn obtain_credential(store: &Store, api: &Api, mut account: Account) -> Result<Account> {
     let credential = api.sign_credential(&account.client_key()).await?;
-    account.credential = Some(verified(api, &account, credential, store.now()).await?);
+    account.credential = Some(verified(store, api, &account, credential).await?);
     store.write(|tx| account.save(tx))?;
     Ok(account)
 }
 
-/// Has the AS sign a new credential long before the old one ends.
+/// Has the AS sign a new credential long before the old one ends, and when the key that signed the old one is good no
+/// more: once an hour it looks.
 pub(crate) async fn renew_credential(store: &Store, api: &Api) -> Result<()> {
     let account = store.read(Account::load)?;
-    let credential =
-        ClientCredential::parse(&account.credential()?).map_err(|_| Error::Damaged("the credential"))?;
-    if credential.not_after > store.now() + RENEW_BEFORE && credential.user == account.user {
+    let own = account.credential()?;
+    let credential = ClientCredential::parse(&own).map_err(|_| Error::Damaged("the credential"))?;
+    let ends_soon = credential.not_after <= store.now() + RENEW_BEFORE || credential.user != account.user;
+    if !ends_soon && !store.read(issuer::is_due)? {
         return Ok(());
     }
-    obtain_credential(store, api, account).await.map(drop)
+    let keys = issuer::authentication_keys(store, &api.http).await?;
+    if ends_soon || issuer::is_worthless(&own, &keys, store.now()) {
+        obtain_credential(store, api, account).await?;
+    }
+    store.write(issuer::looked)
 }
 
 /// A credential of this client's that others will accept.
@@ -37,16 +43,16 @@ pub(crate) async fn renew_credential(store: &Store, api: &Api) -> Result<()> {
 /// # Errors
 /// [`IdentityError::Credential`].
 pub(crate) async fn verified(
+    store: &Store,
     api: &Api,
     account: &Account,
     credential: IssuedCredential,
-    now: u64,
 ) -> Result<IssuedCredential> {
-    let keys = api.http.authentication_keys().await?;
+    let keys = issuer::authentication_keys(store, &api.http).await?;
     let is_ours = |found: &ClientCredential| {
         found.user == account.user && found.client_key == account.client_key().public_key()
     };
-    issuer::verify_credential(&credential, &keys, now)
+    issuer::verify_credential(&credential, &keys, store.now())
         .ok()
         .filter(is_ours)
         .ok_or(IdentityError::Credential)?;

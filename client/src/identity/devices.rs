@@ -109,7 +109,11 @@ pub(crate) async fn upkeep(api: &Api, store: &Store, options: &Options) -> Resul
     let account = store.read(Account::load)?;
     goes_on(eid::settle(api, store, &account).await)?;
     for user in store.read(claims::claimed)? {
-        goes_on(lookup::look_up(api, store, &user).await)?;
+        let found = lookup::look_up(api, store, &user).await;
+        if found.as_ref().is_err_and(|error| !error.is_passing()) {
+            store.write(|tx| claims::forget(tx, &user))?;
+        }
+        goes_on(found)?;
     }
     let now = store.now();
     if store.read(last_upkeep)?.is_some_and(|last| (last..last.saturating_add(UPKEEP_EVERY)).contains(&now)) {
@@ -118,7 +122,8 @@ pub(crate) async fn upkeep(api: &Api, store: &Store, options: &Options) -> Resul
     let found = match lookup::find(api, store, &account.user).await {
         // Another device of the user may have taken another name for it.
         Err(error)
-            if error.problem() == Some(ProblemType::NotFound) && account::follow_rename(api, store).await? =>
+            if error.problem() == Some(ProblemType::NotFound)
+                && account::follow_rename(api, store).await? =>
         {
             return Ok(());
         }
@@ -132,11 +137,14 @@ pub(crate) async fn upkeep(api: &Api, store: &Store, options: &Options) -> Resul
             goes_on(eid::remove(api, store, &account, &device).await)?;
         }
     }
-    store.write(|tx| {
-        tx.sql()
-            .execute("INSERT OR REPLACE INTO identity_upkeep (one, done) VALUES (1, ?1)", [integer(now)])?;
-        Ok(())
-    })
+    store.write(looked_after)
+}
+
+/// Keeps that the user's devices were looked after now: the next time is a day later.
+pub(crate) fn looked_after(tx: &Tx<'_>) -> Result<()> {
+    let sql = "INSERT OR REPLACE INTO identity_upkeep (one, done) VALUES (1, ?1)";
+    tx.sql().execute(sql, [integer(tx.now())])?;
+    Ok(())
 }
 
 /// Makes it time for [`upkeep`].

@@ -3,9 +3,9 @@
 //! Owns the tables `grants` and `identity_commits`.
 
 use openmls::prelude::{
-    Capabilities, CredentialType, GroupId as MlsGroupId, KeyPackage, LeafNodeIndex, LeafNodeParameters, Lifetime,
-    MIXED_PLAINTEXT_WIRE_FORMAT_POLICY, MlsGroup, MlsMessageBodyIn, MlsMessageOut, ProcessedMessageContent,
-    ProtocolVersion, RatchetTreeIn, StagedWelcome,
+    Capabilities, CredentialType, GroupId as MlsGroupId, KeyPackage, LeafNodeIndex, LeafNodeParameters,
+    Lifetime, MIXED_PLAINTEXT_WIRE_FORMAT_POLICY, MlsGroup, MlsMessageBodyIn, MlsMessageOut,
+    ProcessedMessageContent, ProtocolVersion, RatchetTreeIn, StagedWelcome,
 };
 use openmls_traits::OpenMlsProvider as _;
 use postern_protocol::{
@@ -31,6 +31,7 @@ use crate::{
     account::{self, Account},
     contact,
     error::{Error, Result},
+    group,
     mls::{self, CIPHERSUITE, LeafSigner},
     server::Api,
     store::{Store, Tx, decode, encode},
@@ -81,7 +82,10 @@ pub(super) enum Change<'a> {
     /// Renews this device's leaf, by which it confirms that it is the user's (AS-4).
     Update,
     /// Gives this device's leaf the user's new name (AS-9).
-    Rename { to: &'a UserName, recovery_key: &'a RecoveryKey },
+    Rename {
+        to: &'a UserName,
+        recovery_key: &'a RecoveryKey,
+    },
 }
 
 /// The commit whose answer is outstanding.
@@ -367,6 +371,7 @@ fn apply_own(tx: &Tx<'_>, group: &mut MlsGroup) -> Result<()> {
     forget_commit(tx)?;
     for device in &removed {
         known::forget_client(tx, device)?;
+        group::remove_own_device(tx, device)?;
     }
     if !removed.is_empty() {
         contact::rotate_after_removal(tx)?;
@@ -396,9 +401,15 @@ pub(super) fn follow(tx: &Tx<'_>, account: &Account, commits: &[MlsMessage]) -> 
             ProcessedMessageContent::StagedCommitMessage(staged) => {
                 withdraw_grants(tx, &group)?;
                 forget_commit(tx)?;
+                let removed = staged.remove_proposals();
+                let removed: Vec<_> =
+                    removed.filter_map(|remove| key_of(&group, remove.remove_proposal().removed())).collect();
                 group
                     .merge_staged_commit(tx, *staged)
                     .map_err(Error::mls("cannot apply a commit of another device"))?;
+                for device in &removed {
+                    group::remove_own_device(tx, device)?;
+                }
             }
             ProcessedMessageContent::OwnPendingCommit => apply_own(tx, &mut group)?,
             _ => return Err(Error::unexpected("an identity log with no commit in it")),

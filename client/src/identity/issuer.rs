@@ -1,27 +1,241 @@
-//! The AS's keys: which credentials and tickets are its.
+//! The AS's keys, as this client trusts them: which credentials and tickets are its (AS-2). A root that was seen once
+//! stays the root, and a key that was revoked once stays revoked, whatever the server shows later. Owns the tables
+//! `issuers` and `revoked_issuers`.
 
+use postern_api::Http;
 use postern_protocol::{
-    IssuedCredential, PublicKey, auth::AuthenticationKeys, credential::ClientCredential, key::PublishedKey,
+    IssuedCredential, PublicKey,
+    auth::AuthenticationKeys,
+    credential::{ClientCredential, IssuerStatement},
+};
+use rusqlite::{OptionalExtension as _, params};
+
+use super::known;
+use crate::{
+    error::{Error, IdentityError, IssuerError, Result},
+    event::Event,
+    store::{Store, Tx, decode, encode, fixed, integer},
+    strangers,
 };
 
-use crate::error::IdentityError;
+/// Seconds between two looks at the AS's keys that nobody asks for: an hour, for which copies of them may be kept.
+const LOOK_EVERY: u64 = 60 * 60;
 
-/// Verifies that a published key of the AS signed a credential, and that both are valid at `now`.
+/// Asks for the AS's keys. Those that are new are compared with what strangers see (AAS-7).
+///
+/// # Errors
+/// [`Error::Issuer`] when the server shows others to strangers, or another root than it did.
+pub(crate) async fn authentication_keys(store: &Store, http: &Http) -> Result<AuthenticationKeys> {
+    let shown = http.authentication_keys().await?;
+    if store.read(seen)?.as_ref() == Some(&shown) {
+        return store.read(|tx| trusted(tx, shown));
+    }
+    let shown = strangers::compare(store, http, shown).await?;
+    store.write(|tx| take(tx, shown))?
+}
+
+/// Whether it is time to look at the AS's keys.
+pub(super) fn is_due(tx: &Tx<'_>) -> Result<bool> {
+    let looked: Option<u64> =
+        tx.sql().query_row("SELECT looked FROM issuers", [], |row| row.get(0)).optional()?;
+    let now = tx.now();
+    Ok(looked.is_none_or(|looked| !(looked..looked.saturating_add(LOOK_EVERY)).contains(&now)))
+}
+
+/// Notes that it was looked at the AS's keys.
+pub(super) fn looked(tx: &Tx<'_>) -> Result<()> {
+    tx.sql().execute("UPDATE issuers SET looked = ?1", [integer(tx.now())])?;
+    Ok(())
+}
+
+/// Accepts whatever root the AS shows next: a person decided so.
+pub(crate) fn accept_root(tx: &Tx<'_>) -> Result<()> {
+    tx.sql().execute("DELETE FROM issuers", [])?;
+    Ok(())
+}
+
+/// Whether the AS revoked a key of its own, as far as this client was told.
+pub(crate) fn is_revoked(tx: &Tx<'_>, issuer: &PublicKey) -> Result<bool> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM revoked_issuers WHERE public_key = ?1)";
+    Ok(tx.sql().prepare_cached(sql)?.query_row([issuer.as_bytes()], |row| row.get(0))?)
+}
+
+/// Verifies that a published key of the AS signed a credential, that both are valid at `now`, and that the root
+/// certified the key if there is one.
 pub(super) fn verify_credential(
     credential: &IssuedCredential,
     keys: &AuthenticationKeys,
     now: u64,
 ) -> Result<ClientCredential, IdentityError> {
-    let issuer = ClientCredential::parse(credential).map_err(|_| IdentityError::Credential)?.issuer_key;
-    if !is_issuer(keys, &issuer, now) {
+    let claim = ClientCredential::parse(credential).map_err(|_| IdentityError::Credential)?;
+    let issuer = claim.issuer_key;
+    let is_good = *claim.user.domain() == keys.domain
+        && is_issuer(keys, &issuer, now)
+        && !is_worthless(credential, keys, now);
+    if !is_good {
         return Err(IdentityError::Credential);
     }
     ClientCredential::verify(credential, issuer, now).map_err(|_| IdentityError::Credential)
 }
 
-/// Whether this is a key of the AS that signs at `now`.
+/// Whether a credential, which may have been good once, is worth nothing: the key that signed it was revoked, or the
+/// domain has a root now that did not certify it. Its client gets another.
+pub(super) fn is_worthless(credential: &IssuedCredential, keys: &AuthenticationKeys, now: u64) -> bool {
+    let Ok(claim) = ClientCredential::parse(credential) else { return true };
+    keys.revoked.contains(&claim.issuer_key)
+        || keys.root.is_some_and(|root| ClientCredential::verify_chain(credential, root, now).is_err())
+}
+
+/// Whether this is a key of the AS that signs at `now`: published, not revoked, and certified if there is a root.
 pub(super) fn is_issuer(keys: &AuthenticationKeys, key: &PublicKey, now: u64) -> bool {
-    keys.keys
-        .iter()
-        .any(|published: &PublishedKey| published.public_key == *key && published.is_valid_at(now))
+    let is_certified = |root| {
+        keys.certificates.iter().any(|certificate| {
+            IssuerStatement::verify(certificate, root, now)
+                .is_ok_and(|statement| statement.issuer_key == *key && statement.domain == keys.domain)
+        })
+    };
+    keys.keys.iter().any(|published| published.public_key == *key && published.is_valid_at(now))
+        && !keys.revoked.contains(key)
+        && keys.root.is_none_or(is_certified)
+}
+
+/// The keys as they were shown last.
+fn seen(tx: &Tx<'_>) -> Result<Option<AuthenticationKeys>> {
+    let keys: Option<Vec<u8>> =
+        tx.sql().query_row("SELECT keys FROM issuers", [], |row| row.get(0)).optional()?;
+    keys.map(|keys| decode(&keys, "the AS's keys")).transpose()
+}
+
+/// Keeps keys that are the same for everyone. What has to be told of those that are refused is kept, too: so a refusal is
+/// a result, and no failure of the transaction.
+fn take(tx: &Tx<'_>, shown: AuthenticationKeys) -> Result<Result<AuthenticationKeys>> {
+    let before = seen(tx)?;
+    if before.as_ref().is_some_and(|before| before.domain != shown.domain) {
+        return Ok(Err(Error::unexpected("the keys of another domain")));
+    }
+    if before.is_some_and(|before| before.root.is_some() && before.root != shown.root) {
+        Event::RootChanged.record(tx)?;
+        return Ok(Err(IssuerError::OtherRoot.into()));
+    }
+    for key in &shown.revoked {
+        let sql = "INSERT OR IGNORE INTO revoked_issuers (public_key) VALUES (?1)";
+        if tx.sql().execute(sql, [key.as_bytes()])? > 0 {
+            // It may have vouched for any of them: the next lookup says.
+            known::doubt_all(tx)?;
+        }
+    }
+    // The own credential may be worth nothing now.
+    tx.sql().execute(
+        "INSERT OR REPLACE INTO issuers (one, keys, looked) VALUES (1, ?1, 0)",
+        params![encode(&shown)],
+    )?;
+    trusted(tx, shown).map(Ok)
+}
+
+/// Keys that were shown, and those besides that were revoked before.
+fn trusted(tx: &Tx<'_>, shown: AuthenticationKeys) -> Result<AuthenticationKeys> {
+    let mut statement = tx.sql().prepare_cached("SELECT public_key FROM revoked_issuers")?;
+    let revoked = statement.query_map([], |row| row.get(0))?.collect::<Result<Vec<Vec<u8>>, _>>()?;
+    let revoked = revoked.iter().map(|key| fixed(key, "a key")).collect::<Result<_>>()?;
+    Ok(AuthenticationKeys { revoked, ..shown })
+}
+
+#[cfg(test)]
+mod tests {
+    use postern_protocol::key::{PublishedKey, SigningKey};
+
+    use super::*;
+    use crate::{event, options::Options};
+
+    const NOW: u64 = 1_000;
+
+    fn keys(issuers: &[&SigningKey]) -> AuthenticationKeys {
+        let published = |key: &&SigningKey| PublishedKey {
+            public_key: key.public_key(),
+            not_before: 0,
+            not_after: 2 * NOW,
+        };
+        AuthenticationKeys {
+            domain: "example.org".parse().unwrap(),
+            root: None,
+            keys: issuers.iter().map(published).collect(),
+            certificates: Vec::new(),
+            revoked: Vec::new(),
+        }
+    }
+
+    fn credential(issuer: &SigningKey) -> ClientCredential {
+        ClientCredential {
+            user: "alice@example.org".parse().unwrap(),
+            client_key: SigningKey::generate().public_key(),
+            not_before: 0,
+            not_after: 2 * NOW,
+            issuer_key: issuer.public_key(),
+        }
+    }
+
+    #[test]
+    fn a_credential_counts_under_a_key_that_is_published_valid_and_not_revoked() {
+        let (issuer, other) = (SigningKey::generate(), SigningKey::generate());
+        let issued = credential(&issuer).issue(&issuer);
+        let verify = |keys: &AuthenticationKeys| verify_credential(&issued, keys, NOW);
+        assert!(verify(&keys(&[&other, &issuer])).is_ok());
+        let refused = Err(IdentityError::Credential);
+        assert_eq!(verify(&keys(&[&other])), refused);
+        let revoked = AuthenticationKeys { revoked: vec![issuer.public_key()], ..keys(&[&issuer]) };
+        assert_eq!(verify(&revoked), refused);
+        assert!(is_worthless(&issued, &revoked, NOW) && !is_issuer(&revoked, &issuer.public_key(), NOW));
+        let elsewhere = AuthenticationKeys { domain: "example.com".parse().unwrap(), ..keys(&[&issuer]) };
+        assert_eq!(verify(&elsewhere), refused);
+        assert_eq!(verify_credential(&issued, &keys(&[&issuer]), 2 * NOW + 1), refused);
+    }
+
+    #[test]
+    fn with_a_root_nothing_counts_that_it_did_not_certify() {
+        let (issuer, root) = (SigningKey::generate(), SigningKey::generate());
+        let statement = IssuerStatement {
+            domain: "example.org".parse().unwrap(),
+            issuer_key: issuer.public_key(),
+            root_key: root.public_key(),
+            not_before: 0,
+            not_after: 2 * NOW,
+        };
+        let certificate = statement.certify(&root);
+        let bare = AuthenticationKeys { root: Some(root.public_key()), ..keys(&[&issuer]) };
+        let certified = AuthenticationKeys { certificates: vec![certificate.clone()], ..bare.clone() };
+        let with = credential(&issuer).issue_certified(&issuer, Some(&certificate));
+        let without = credential(&issuer).issue(&issuer);
+        assert!(verify_credential(&with, &certified, NOW).is_ok());
+        assert!(verify_credential(&without, &certified, NOW).is_err());
+        assert!(is_worthless(&without, &certified, NOW));
+        assert!(is_issuer(&certified, &issuer.public_key(), NOW));
+        assert!(!is_issuer(&bare, &issuer.public_key(), NOW));
+        assert!(verify_credential(&with, &bare, NOW).is_err());
+    }
+
+    #[test]
+    fn a_root_stays_until_a_person_accepts_another_and_what_was_revoked_stays_so() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::create(directory.path(), &Options::default()).unwrap();
+        let (issuer, old, root) = (SigningKey::generate(), SigningKey::generate(), SigningKey::generate());
+        let take = |shown: &AuthenticationKeys| store.write(|tx| take(tx, shown.clone())).unwrap();
+        let plain = keys(&[&issuer]);
+        let rooted = AuthenticationKeys {
+            root: Some(root.public_key()),
+            revoked: vec![old.public_key()],
+            ..plain.clone()
+        };
+        assert!(take(&plain).is_ok(), "there is no root");
+        assert_eq!(take(&rooted).unwrap().root, rooted.root, "it is the first one");
+        let other = AuthenticationKeys { root: Some(old.public_key()), ..rooted.clone() };
+        for changed in [&plain, &other] {
+            assert!(matches!(take(changed), Err(Error::Issuer(IssuerError::OtherRoot))));
+        }
+        let told = store.read(event::pending).unwrap();
+        assert!(told.iter().all(|(_, event)| *event == Event::RootChanged) && !told.is_empty());
+        store.write(accept_root).unwrap();
+        let taken = take(&AuthenticationKeys { revoked: Vec::new(), ..other.clone() }).unwrap();
+        assert_eq!((taken.root, taken.revoked), (other.root, vec![old.public_key()]));
+        assert!(store.read(|tx| is_revoked(tx, &old.public_key())).unwrap());
+    }
 }

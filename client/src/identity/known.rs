@@ -290,10 +290,7 @@ pub(super) fn named(tx: &Tx<'_>, founding: &Founding) -> Result<Option<UserName>
     let name: Option<String> = tx
         .sql()
         .prepare_cached("SELECT user FROM eids WHERE founder = ?1 AND founding = ?2 AND pending = 0")?
-        .query_row(
-            params![founding.founder.as_bytes(), founding.transcript.as_bytes()],
-            |row| row.get(0),
-        )
+        .query_row(params![founding.founder.as_bytes(), founding.transcript.as_bytes()], |row| row.get(0))
         .optional()?;
     name.map(|name| name.parse().map_err(|_| Error::Damaged("a user name"))).transpose()
 }
@@ -316,6 +313,12 @@ pub(super) fn keep_clients(tx: &Tx<'_>, name: &UserName, clients: &[PublicKey]) 
             .prepare_cached("INSERT OR REPLACE INTO identities (client_key, user) VALUES (?1, ?2)")?
             .execute(params![client.as_bytes(), name.to_string()])?;
     }
+    Ok(())
+}
+
+/// Forgets which clients are whose: the next lookup of each user tells again.
+pub(super) fn doubt_all(tx: &Tx<'_>) -> Result<()> {
+    tx.sql().execute("DELETE FROM identities", [])?;
     Ok(())
 }
 

@@ -10,15 +10,17 @@ use postern_protocol::{
 };
 
 use super::{
-    claims, eid,
+    claims, eid, issuer,
     known::{self, Kept, Which},
     public_eid::Leaf,
     verify::{Reader, Shown, VerifiedUser},
 };
 use crate::{
     account::{self, Account},
+    contact,
     error::{Error, IdentityError, Result},
     event::Event,
+    group,
     profile,
     server::Api,
     store::{Store, Tx},
@@ -29,7 +31,8 @@ const ATTEMPTS: u32 = 5;
 
 /// An AS as a lookup asks it.
 pub(crate) trait Records: Sync {
-    fn keys(&self) -> impl Future<Output = Result<AuthenticationKeys>> + Send;
+    /// The AS's keys, as this client trusts them.
+    fn keys(&self, store: &Store) -> impl Future<Output = Result<AuthenticationKeys>> + Send;
 
     /// A user's record, with the commits of an incarnation since an epoch if that is asked for.
     fn record(
@@ -40,8 +43,8 @@ pub(crate) trait Records: Sync {
 }
 
 impl Records for Api {
-    async fn keys(&self) -> Result<AuthenticationKeys> {
-        Ok(self.http.authentication_keys().await?)
+    async fn keys(&self, store: &Store) -> Result<AuthenticationKeys> {
+        issuer::authentication_keys(store, &self.http).await
     }
 
     async fn record(&self, name: &UserName, since: Option<(u32, u64)>) -> Result<UserRecord> {
@@ -96,7 +99,7 @@ pub(crate) async fn look_up(api: &impl Records, store: &Store, name: &UserName) 
 pub(super) async fn find(api: &impl Records, store: &Store, name: &UserName) -> Result<Found> {
     for _ in 0..ATTEMPTS {
         let mut before = store.read(|tx| Before::load(tx, name))?;
-        let keys = api.keys().await?;
+        let keys = api.keys(store).await?;
         let mut judged = judge(api, &keys, store.now(), name, &before).await?;
         let mut former = None;
         if let Judged::First(shown) = &judged
@@ -231,6 +234,9 @@ fn take(
                 (name.clone(), if split { IdentityError::Split } else { IdentityError::Reset });
             let event = if split { Event::IdentitySplit { user } } else { Event::IdentityReset { user } };
             event.record(tx)?;
+            if !split {
+                group::was_reset(tx, name)?;
+            }
             Ok(Err(error))
         }
     }
@@ -242,6 +248,8 @@ fn take_name(tx: &Tx<'_>, from: &UserName, to: &UserName) -> Result<()> {
         account::take_name(tx, from, to)?;
     } else {
         known::rename(tx, from, to)?;
+        contact::moved(tx, from, to)?;
+        group::was_renamed(tx, from, to)?;
     }
     Event::Renamed { from: from.clone(), to: to.clone() }.record(tx)
 }

@@ -12,6 +12,7 @@ mod issuer;
 mod known;
 mod link;
 mod lookup;
+mod own_devices;
 mod public_eid;
 #[cfg(test)]
 mod tests;
@@ -31,8 +32,10 @@ pub(crate) use self::{
     audit::audit,
     claims::heard,
     credential::{obtain_credential, renew_credential, verified},
-    devices::{device_named, devices, name_device, upkeep},
-    known::{accept_reset, compare, confirmed, known, own_state, pending_reset, rename, set_verified},
+    devices::{device_named, devices, looked_after, name_device, upkeep},
     handover::{Pin, pins, take_over_pins},
+    issuer::{accept_root, is_revoked},
+    known::{accept_reset, compare, confirmed, known, own_state, pending_reset, rename, set_verified},
     lookup::look_up,
+    own_devices::own_devices,
 };

@@ -262,9 +262,15 @@ impl As {
 }
 
 impl Records for As {
-    async fn keys(&self) -> Result<AuthenticationKeys> {
+    async fn keys(&self, _: &Store) -> Result<AuthenticationKeys> {
         let key = PublishedKey { public_key: self.issuer.public_key(), not_before: 0, not_after: FAR };
-        Ok(AuthenticationKeys { domain: self.name.domain().clone(), keys: vec![key] })
+        Ok(AuthenticationKeys {
+            domain: self.name.domain().clone(),
+            root: None,
+            keys: vec![key],
+            certificates: Vec::new(),
+            revoked: Vec::new(),
+        })
     }
 
     async fn record(&self, _: &UserName, since: Option<(u32, u64)>) -> Result<UserRecord> {

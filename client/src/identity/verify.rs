@@ -11,7 +11,7 @@ use postern_protocol::{
 };
 
 use super::{
-    issuer::{is_issuer, verify_credential},
+    issuer::{is_issuer, is_worthless, verify_credential},
     known::Kept,
     public_eid::{Leaf, PublicEid},
 };
@@ -192,7 +192,8 @@ impl Reader<'_> {
     }
 
     /// The clients that have a valid credential, and the ends of all credentials. A client whose credential
-    /// ended is left out, and the others are found: it gets another one when it is back.
+    /// ended, or was signed by a key that is good no more, is left out, and the others are found: it gets
+    /// another one when it is back.
     fn clients(
         &self,
         record: &UserRecord,
@@ -213,7 +214,10 @@ impl Reader<'_> {
                 return Err(IdentityError::NotADevice);
             }
             credentials.push((claim.client_key, claim.not_after));
-            if claim.not_after < self.now || leaf.pending {
+            if claim.not_after < self.now
+                || leaf.pending
+                || is_worthless(&client.credential, self.keys, self.now)
+            {
                 continue;
             }
             verify_credential(&client.credential, self.keys, self.now)?;

@@ -11,7 +11,10 @@ pub(crate) use self::{
     fetch::fetch_key_packages,
     publish::{forget_count, publish_elsewhere, publish_if_due},
     stock::{addresses, drop_expired, holds, used},
-    theirs::{end_reservations, forget_invited, key_package_of, reserve_key_package, use_key_package},
+    theirs::{
+        end_reservations, forget_invited, is_reserved, key_package_of, link_of, reserve_key_package,
+        use_key_package,
+    },
 };
 #[cfg(test)]
 pub(crate) use self::{

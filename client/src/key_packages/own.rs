@@ -44,7 +44,7 @@ pub(crate) fn make_key_package(
     let mut builder = KeyPackage::builder()
         .key_package_lifetime(mls::lifetime())
         .leaf_node_capabilities(mls::capabilities())
-        .leaf_node_extensions(leaf::extensions(tx, delivery)?);
+        .leaf_node_extensions(leaf::extensions(delivery, &leaf::new_user_key(tx, 0)?)?);
     if last_resort {
         builder = builder.mark_as_last_resort();
     }
@@ -54,7 +54,7 @@ pub(crate) fn make_key_package(
     leaf::keep_key(tx, &key)?;
     let key_package = bundle.key_package();
     let message = MlsMessageOut::from(key_package.clone());
-    let link = IdentityLink::sign(&account.client_key(), account.credential()?, None, &leaf_key);
+    let link = IdentityLink::sign(&account.client_key(), account.credential()?, None, &key);
     Ok(OwnKeyPackage {
         package: StockedKeyPackage {
             key_package: MlsMessage::new(mls::message_bytes(&message)?),

@@ -45,8 +45,7 @@ pub(crate) fn open_key_package(
     let address = leaf.extensions().unknown(DELIVERY_ADDRESS)?;
     DeliveryAddress::from_bytes(&address.0).ok()?;
     let link = friend.open_link(&leaf_key, &stocked.attachment)?;
-    let client = ClientCredential::parse(&link.credential).ok()?;
-    client.client_key.verify(&IdentityLink::to_be_signed(None, &leaf_key), &link.signature).ok()?;
+    let client = link.claim_for(None, &leaf_key)?;
     Some(FriendsKeyPackage { client, leaf_key, key_package: stocked.key_package.clone(), link })
 }
 
@@ -107,6 +106,23 @@ pub(crate) fn reserve_key_package(tx: &Tx<'_>, group: &GroupId, leaf_key: &Publi
         )
         .optional()?;
     bytes.and_then(|bytes| parse_good(tx, &bytes)).ok_or(Error::Damaged("a KeyPackage"))
+}
+
+/// Whether a group's outstanding commit uses a KeyPackage.
+pub(crate) fn is_reserved(tx: &Tx<'_>, group: &GroupId, leaf_key: &PublicKey) -> Result<bool> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM key_packages WHERE leaf_key = ?1 AND reserved_for = ?2)";
+    Ok(tx.sql().query_row(sql, params![leaf_key.as_bytes(), group.to_mls()], |row| row.get(0))?)
+}
+
+/// The link that came with a KeyPackage at hand.
+pub(crate) fn link_of(tx: &Tx<'_>, leaf_key: &PublicKey) -> Result<Option<IdentityLink>> {
+    let link: Option<Vec<u8>> = tx
+        .sql()
+        .query_row("SELECT link FROM key_packages WHERE leaf_key = ?1", [leaf_key.as_bytes()], |row| {
+            row.get(0)
+        })
+        .optional()?;
+    link.map(|link| decode(&link, "an identity link")).transpose()
 }
 
 /// Gives the KeyPackages back that a group's commit took.

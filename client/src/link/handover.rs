@@ -9,6 +9,7 @@ use crate::{
     account::Account,
     contact::{self, ContactsHandover, Friendship, FriendshipSecrets},
     error::{Error, Result},
+    group::{self, GroupHandover},
     identity::{EidWelcome, eid},
     profile::{self, ProfileKeys},
     store::Tx,
@@ -21,6 +22,7 @@ pub(crate) struct Handover {
     welcome: EidWelcome,
     friendship: FriendshipSecrets,
     contacts: ContactsHandover,
+    groups: Vec<GroupHandover>,
     profiles: ProfileKeys,
 }
 
@@ -28,7 +30,13 @@ impl Handover {
     /// What this device hands over.
     pub(crate) fn new(tx: &Tx<'_>, welcome: EidWelcome) -> Result<Self> {
         let friendship = Friendship::load(tx)?.secrets.clone();
-        Ok(Self { welcome, friendship, contacts: contact::handover(tx)?, profiles: profile::handover(tx)? })
+        Ok(Self {
+            welcome,
+            friendship,
+            contacts: contact::handover(tx)?,
+            groups: group::handover(tx)?,
+            profiles: profile::handover(tx)?,
+        })
     }
 
     /// Seals it for the new device, whose client key this is, where no channel does that.
@@ -59,6 +67,7 @@ impl Handover {
         account.save(tx)?;
         Friendship::join(self.friendship).save(tx)?;
         contact::take_over(tx, self.contacts)?;
+        group::take_over(tx, &self.groups)?;
         profile::take_over(tx, &self.profiles)
     }
 }

@@ -24,6 +24,7 @@ mod handover;
 mod new_device;
 mod old_device;
 
+use postern_api::Http;
 use postern_protocol::{MlsMessage, PublicKey, name::UserName};
 use rusqlite::OptionalExtension as _;
 use serde::{Deserialize, Serialize};
@@ -40,7 +41,7 @@ pub use self::{
     old_device::LinkOffer,
 };
 use crate::{
-    error::{LinkError, Result},
+    error::{Error, LinkError, Result},
     store::{Store, Tx, decode, encode},
 };
 
@@ -60,6 +61,24 @@ struct Request {
 /// From the new device: "I have it all".
 #[derive(Serialize, Deserialize)]
 struct Done {}
+
+/// Whether a link cannot go on after this error: neither will the server be back, nor another process be done.
+fn ends_it(error: &Error) -> bool {
+    !error.is_passing() && !matches!(error, Error::Database(_) | Error::Directory(_) | Error::Busy { .. })
+}
+
+/// Ends a link that cannot go on, at the server, too.
+async fn give_up(store: &Store, http: &Http) -> Result<()> {
+    let left = store.write(|tx| {
+        let left = Linking::find(tx)?;
+        Linking::delete(tx)?;
+        Ok(left)
+    })?;
+    if let Some(left) = left {
+        left.channel.end(http).await;
+    }
+    Ok(())
+}
 
 /// A link under way, on either device.
 #[derive(Clone, Serialize, Deserialize)]
@@ -131,7 +150,7 @@ impl Linking {
     }
 
     /// Sends what the server does not have yet.
-    async fn flush(mut self, store: &Store, http: &postern_api::Http) -> Result<Self> {
+    async fn flush(mut self, store: &Store, http: &Http) -> Result<Self> {
         while let Some(sent) = self.channel.send(http).await? {
             self = self.go_on(store, |_, current| {
                 current.channel.sent(&sent);

@@ -5,7 +5,9 @@ use std::{path::Path, sync::Arc};
 use postern_api::Http;
 use postern_protocol::{MlsMessage, key::SigningKey, name::Domain, problem::ProblemType, rendezvous::Side};
 
-use super::{Done, Handover, LinkCode, Linking, Offer, Request, Stage, agreement, channel::Channel};
+use super::{
+    Done, Handover, LinkCode, Linking, Offer, Request, Stage, agreement, channel::Channel, ends_it, give_up,
+};
 use crate::{
     account::Account,
     error::{Error, LinkError, Result},
@@ -40,7 +42,8 @@ pub(crate) async fn link(
         // It asked to be added, at most.
         (account, _) if account.as_ref().is_none_or(|account| account.eid_group_id.is_none()) => {
             match meet(&store, &http, server, code).await {
-                Err(error @ (Error::Link(_) | Error::BadBlob(_))) => {
+                // The keys of this device stay, for the case that the old one added them.
+                Err(error) if ends_it(&error) => {
                     give_up(&store, &http).await?;
                     return Err(error);
                 }
@@ -54,19 +57,6 @@ pub(crate) async fn link(
     store.write(Linking::delete)?;
     drop(step);
     Ok(store)
-}
-
-/// Ends a link that cannot go on. The keys of this device stay, for the case that the old one added them.
-async fn give_up(store: &Store, http: &Http) -> Result<()> {
-    let left = store.write(|tx| {
-        let left = Linking::find(tx)?;
-        Linking::delete(tx)?;
-        Ok(left)
-    })?;
-    if let Some(left) = left {
-        left.channel.end(http).await;
-    }
-    Ok(())
 }
 
 /// From the code to everything that the old device hands over.

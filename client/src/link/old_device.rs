@@ -5,7 +5,8 @@ use std::sync::Arc;
 use postern_protocol::{Payload, PublicKey, key::SigningKey, rendezvous::Side};
 
 use super::{
-    Done, Handover, LinkCode, Linking, Offer, Request, Stage, added, agreement, channel::Channel, code::Words,
+    Done, Handover, LinkCode, Linking, Offer, Request, Stage, added, agreement, channel::Channel,
+    code::Words, ends_it, give_up,
 };
 use crate::{
     error::{Error, LinkError, Result},
@@ -61,25 +62,16 @@ impl LinkOffer {
     /// Waits for the new device, and adds it. Returns its client key (Ed25519).
     ///
     /// # Errors
-    /// [`LinkError`](crate::LinkError): then the code is used up, and nothing was handed over, or the device that was
-    /// added is removed again unless it shows up within a day. Passing errors lose nothing: offer again.
+    /// [`LinkError`](crate::LinkError), and refusals of the server: then the code is used up, and nothing was handed over,
+    /// or the device that was added is removed again unless it shows up within a day. Passing errors lose nothing: offer
+    /// again.
     pub async fn finish(self) -> Result<PublicKey> {
         let Self { session, linking } = self;
-        let http = &session.api.http;
-        match run(&session, linking).await {
-            Err(error @ (Error::Link(_) | Error::BadBlob(_))) => {
-                let left = session.store.write(|tx| {
-                    let left = Linking::find(tx)?;
-                    Linking::delete(tx)?;
-                    Ok(left)
-                })?;
-                if let Some(left) = left {
-                    left.channel.end(http).await;
-                }
-                Err(error)
-            }
-            done => done,
+        let done = run(&session, linking).await;
+        if done.as_ref().is_err_and(ends_it) {
+            give_up(&session.store, &session.api.http).await?;
         }
+        done
     }
 
     /// Withdraws the offer: nobody can use the code any more.

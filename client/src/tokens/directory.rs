@@ -1,7 +1,28 @@
 //! The keys that tokens are issued under.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE};
+use postern_api::Http;
 use postern_protocol::{aas::IssuerDirectory, token::TOKEN_TYPE};
+
+use super::pins;
+use crate::{error::Result, store::Store, strangers};
+
+/// Asks for the issuer directory. One with keys that are not known is compared with what strangers see, and so is any
+/// once a day (AAS-7).
+///
+/// # Errors
+/// [`Error::Issuer`](crate::Error::Issuer) when strangers see other keys, or there are too many.
+pub(super) async fn trusted(store: &Store, http: &Http) -> Result<IssuerDirectory> {
+    let shown = http.issuer_directory().await?;
+    pins::check_number(&shown)?;
+    if store.read(|tx| pins::is_known(tx, &shown))? {
+        return Ok(shown);
+    }
+    let shown = strangers::compare(store, http, shown).await?;
+    pins::check_number(&shown)?;
+    store.write(|tx| pins::keep(tx, &shown))?;
+    Ok(shown)
+}
 
 /// The keys of our token type, with the time from which on they are used (seconds since 1970).
 pub(super) fn token_keys(directory: &IssuerDirectory) -> impl Iterator<Item = (u64, Vec<u8>)> {

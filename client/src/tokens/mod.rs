@@ -5,8 +5,12 @@
 
 mod batch;
 mod directory;
+mod pins;
 mod table;
 mod wallet;
 
-pub(crate) use self::wallet::Owner;
-pub use self::wallet::Wallet;
+pub use self::{pins::DirectoryDigest, wallet::Wallet};
+pub(crate) use self::{
+    pins::{compare_directory, directory_digest},
+    wallet::Owner,
+};

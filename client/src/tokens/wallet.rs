@@ -4,6 +4,7 @@ use std::sync::{Arc, Weak};
 
 use postern_api::{Http, Token};
 use postern_protocol::{
+    aas::IssuerDirectory,
     key::SigningKey,
     name::Domain,
     problem::ProblemType,
@@ -14,7 +15,7 @@ use voprf::Ristretto255;
 
 use super::{
     batch::Batch,
-    directory::{current_key, token_keys},
+    directory::{self, current_key, token_keys},
     table,
 };
 use crate::{
@@ -89,7 +90,7 @@ impl Wallet {
     ///
     /// # Errors
     /// [`Error::Server`]: refusals, and an unexpected answer for a batch whose proof does not verify
-    /// under the published key.
+    /// under the published key. [`Error::Issuer`] when the published keys are not those that everyone sees.
     pub async fn fetch(&self, number: u16) -> Result<()> {
         let _fetching = self.0.fetching.lock().await;
         self.0.fetch(number).await
@@ -119,7 +120,7 @@ impl postern_api::Wallet for Wallet {
 
     /// Drops tokens of issuer keys that are not published any more: they pay for nothing.
     async fn drop_stale(&self, _: &Domain) -> Result<()> {
-        let directory = self.0.http.issuer_directory().await?;
+        let directory = directory::trusted(&self.0.store, &self.0.http).await?;
         let keys: Vec<[u8; 32]> = token_keys(&directory).map(|(_, key)| token::token_key_id(&key)).collect();
         self.0.store.write(|tx| table::drop_all_but(tx, &keys))
     }
@@ -127,29 +128,28 @@ impl postern_api::Wallet for Wallet {
 
 impl Purse {
     async fn fetch(&self, number: u16) -> Result<()> {
+        let directory = directory::trusted(&self.store, &self.http).await?;
         if let Some(batch) = self.store.read(table::outstanding)? {
             // Its tokens are paid for.
-            match self.obtain(&batch).await {
+            match self.obtain(&directory, &batch).await {
                 Ok(()) if batch.number() >= usize::from(number) => return Ok(()),
                 Err(error) if !never_answered(&error) => return Err(error),
                 _ => {}
             }
         }
-        let directory = self.http.issuer_directory().await?;
         let issuer_key = current_key(&directory, self.store.now())
             .ok_or_else(|| Error::unexpected("no token key of type 0x0005"))?;
         let batch = Batch::new(issuer_key, number);
         self.store.write(|tx| table::keep_request(tx, &batch))?;
-        self.obtain(&batch).await
+        self.obtain(&directory, &batch).await
     }
 
     /// Asks for a batch that was kept, and puts its tokens in its place.
-    async fn obtain(&self, batch: &Batch) -> Result<()> {
+    async fn obtain(&self, directory: &IssuerDirectory, batch: &Batch) -> Result<()> {
         let (request, state) = batch.request(&self.owner.domain)?;
-        let directory = self.http.issuer_directory().await?;
         let answer = self
             .http
-            .issue_tokens(&directory, MEDIA_TYPES, request, &self.owner.client_key, &self.owner.domain)
+            .issue_tokens(directory, MEDIA_TYPES, request, &self.owner.client_key, &self.owner.domain)
             .await
             .map_err(Error::from);
         let answer = match answer {

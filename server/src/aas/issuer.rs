@@ -2,10 +2,7 @@
 //! are due according to the database. The database also decides which requests get tokens, and whether a token was
 //! spent.
 
-use std::{
-    sync::{Arc, PoisonError, RwLock},
-    time::Duration,
-};
+use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use http::HeaderValue;
@@ -13,7 +10,7 @@ use postern_protocol::{
     name::Domain,
     token::{self, TOKEN_TYPES, Token, TokenType},
 };
-use tokio::{sync::Mutex, task::spawn_blocking, time::Instant};
+use tokio::task::spawn_blocking;
 
 use super::{
     issuer_key::IssuerKey,
@@ -24,10 +21,9 @@ use crate::{
     database::{DatabaseError, SqlOutcome, outcome},
     home::{Home, PUBLISHED_MAX_AGE},
     http::{Failure, RedeemedToken},
+    keys::Held,
 };
 
-/// Least time between two reloads for unknown keys: anyone can present a token that names one.
-const RELOAD_INTERVAL: Duration = Duration::from_secs(1);
 /// Tokens of type 0x0001 that are verified at once.
 const VERIFYING: usize = 1;
 /// Attempts at a new key: truncated key ids of a token type must differ. With a handful of keys, a
@@ -45,17 +41,10 @@ outcome! {
 pub struct Issuer {
     home: Home,
     challenge_digests: Vec<(TokenType, [u8; 32])>,
-    ring: RwLock<Arc<KeyRing>>,
-    reload: Mutex<Reload>,
+    ring: Held<KeyRing>,
     /// Verifies tokens whose verification takes milliseconds: anyone can show false ones, which must not take the
     /// permits of requests that are paid for.
     verifying: Compute,
-}
-
-/// The last reload for an unknown key: when it began, and whether it failed.
-struct Reload {
-    begun: Instant,
-    failed: bool,
 }
 
 impl Issuer {
@@ -70,8 +59,7 @@ impl Issuer {
         let issuer = Self {
             home: home.clone(),
             challenge_digests,
-            ring: RwLock::default(),
-            reload: Mutex::new(Reload { begun: Instant::now(), failed: false }),
+            ring: Held::new(KeyRing::default()),
             verifying: Compute::new(VERIFYING, home.limits.compute_wait()),
         };
         issuer.make_due_keys().await?;
@@ -81,7 +69,7 @@ impl Issuer {
 
     /// The keys as they are now.
     pub fn ring(&self) -> Arc<KeyRing> {
-        self.ring.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.ring.now()
     }
 
     /// Replaces the ring by the keys in the database.
@@ -93,7 +81,7 @@ impl Issuer {
                      FROM aas.load_issuer_keys()";
         let rows = self.home.database.query(sql, &[]).await?;
         let ring = KeyRing::open(&rows, &self.home.master_key, &self.ring())?;
-        *self.ring.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(ring);
+        self.ring.replace(ring);
         Ok(())
     }
 
@@ -139,26 +127,7 @@ impl Issuer {
 
     /// Looks something up in the ring, and if it is not there, once more after a reload.
     pub async fn find<T>(&self, look_up: impl Fn(&KeyRing) -> Option<T>) -> Result<Option<T>, DatabaseError> {
-        if let Some(found) = look_up(&self.ring()) {
-            return Ok(Some(found));
-        }
-        let asked = Instant::now();
-        let mut reload = self.reload.lock().await;
-        // One reload is enough for all that waited for it.
-        if reload.begun < asked && reload.begun.elapsed() >= RELOAD_INTERVAL {
-            *reload = Reload { begun: Instant::now(), failed: true };
-            match self.reload().await.map_err(anyhow::Error::downcast::<DatabaseError>) {
-                Ok(()) => {}
-                Err(Ok(error)) => return Err(error),
-                Err(Err(error)) => tracing::error!("cannot load the issuer keys: {error:#}"),
-            }
-            reload.failed = false;
-        }
-        let found = look_up(&self.ring());
-        if found.is_none() && reload.failed {
-            return Err(DatabaseError::Pool("the issuer keys could not be loaded a moment ago"));
-        }
-        Ok(found)
+        self.ring.find(look_up, self.reload()).await
     }
 
     /// Verifies a token: it must be for this server's challenge, and issued with one of its keys.

@@ -1,10 +1,7 @@
 //! The issuer's keys at one moment. The clock decides which of them issue, redeem or are offered. A
 //! ring never changes; a newer one replaces it.
 
-use std::{
-    sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::sync::Arc;
 
 use anyhow::Context;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE};
@@ -15,7 +12,7 @@ use postern_protocol::{
 use tokio_postgres::Row;
 
 use super::issuer_key::IssuerKey;
-use crate::keys::MasterKey;
+use crate::{clock::now, keys::MasterKeys};
 
 /// The purpose under which the master key seals issuer keys.
 pub const PURPOSE: &str = "AAS issuer key";
@@ -39,7 +36,7 @@ pub struct RingKey {
 impl KeyRing {
     /// Makes a ring of the keys that `aas.load_issuer_keys` returned; keys that `previous` has open are not opened
     /// again. Keys of unknown token types are skipped: a newer program on the same database may have made them.
-    pub fn open(rows: &[Row], master_key: &MasterKey, previous: &Self) -> anyhow::Result<Self> {
+    pub fn open(rows: &[Row], master_key: &MasterKeys, previous: &Self) -> anyhow::Result<Self> {
         let mut keys = Vec::new();
         for row in rows {
             let number: i32 = row.get("token_type");
@@ -116,9 +113,4 @@ impl KeyRing {
         };
         TOKEN_TYPES.into_iter().flat_map(of_type).collect()
     }
-}
-
-/// Seconds since 1970.
-fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

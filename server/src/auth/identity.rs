@@ -5,8 +5,8 @@
 
 use openmls::{
     prelude::{
-        BasicCredential, Credential, ExtensionType, LeafNode, LeafNodeIndex, Lifetime, MlsMessageBodyIn, Proposal,
-        StagedCommit,
+        BasicCredential, Credential, ExtensionType, LeafNode, LeafNodeIndex, Lifetime, MlsMessageBodyIn,
+        Proposal, StagedCommit,
     },
     treesync::LeafNodeSource,
 };

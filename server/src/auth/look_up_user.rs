@@ -82,7 +82,7 @@ fn record(auth: &As, name: UserName, row: &Row) -> Result<UserRecord, Failure> {
         more: row.get("more"),
         profile: row.get::<_, Option<&[u8]>>("profile").map(put_profile::open).transpose()?,
         clients: clients(auth, row)?,
-        ticket: auth.signer.ticket(name.clone(), eid, tree_hash),
+        ticket: auth.signer.ticket(name.clone(), eid, tree_hash)?,
         ended: ended
             .into_iter()
             .map(Transcript::try_from)

@@ -33,7 +33,7 @@ pub struct As {
 }
 
 impl As {
-    /// Loads the signing keys, after making one if none lasts.
+    /// Loads the signing keys, after making one if it is due, and the root.
     ///
     /// # Errors
     /// A database that does not answer, keys that do not open under the master key.
@@ -41,7 +41,7 @@ impl As {
         Ok(Self { home: home.clone(), signer: Arc::new(Signer::load(home).await?) })
     }
 
-    /// Makes a signing key if none lasts, and loads those in the database.
+    /// Makes a signing key if one is due, and loads those in the database, and the root.
     ///
     /// # Errors
     /// As [`Self::load`].
@@ -86,5 +86,6 @@ pub fn outcomes() -> Vec<crate::database::outcome::Declared> {
         declared::<replace_recovery_key::ReplaceRecoveryKeyOutcome>(),
         declared::<reset_account::ResetAccountOutcome>(),
         declared::<sign_credential::StoreCredentialOutcome>(),
+        declared::<crate::keys::signing_keys::AddSigningKeyOutcome>(),
     ]
 }

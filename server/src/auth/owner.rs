@@ -32,7 +32,8 @@ impl Owner {
             )
             .await?
             .ok_or(ProblemType::NotAllowed)?;
-        let recovery_key = PublicKey::try_from(row.get::<_, &[u8]>("recovery_key")).map_err(Failure::fault)?;
+        let recovery_key =
+            PublicKey::try_from(row.get::<_, &[u8]>("recovery_key")).map_err(Failure::fault)?;
         Ok(Self { user: identity::user_name(&row, &auth.home.domain)?, recovery_key })
     }
 

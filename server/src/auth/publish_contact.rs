@@ -14,7 +14,7 @@ use super::As;
 use crate::{
     database::outcome,
     http::{Answer, Failure, Outcome, Payment, Request},
-    keys::MasterKey,
+    keys::MasterKeys,
 };
 
 const PURPOSE: &str = "AS contact";
@@ -43,7 +43,7 @@ pub async fn publish_contact(auth: As, request: Request, payment: Payment) -> Ou
     }
 }
 
-fn seal(master_key: &MasterKey, client: PublicKey, contact: &SignedContact) -> Vec<u8> {
+fn seal(master_key: &MasterKeys, client: PublicKey, contact: &SignedContact) -> Vec<u8> {
     master_key.seal(PURPOSE, client.as_bytes(), &Encoding::Cbor.encode(contact))
 }
 
@@ -51,7 +51,7 @@ fn seal(master_key: &MasterKey, client: PublicKey, contact: &SignedContact) -> V
 ///
 /// # Errors
 /// A fault: the master key is another one, or the row was changed.
-pub fn open(master_key: &MasterKey, client: PublicKey, sealed: &[u8]) -> Result<SignedContact, Failure> {
+pub fn open(master_key: &MasterKeys, client: PublicKey, sealed: &[u8]) -> Result<SignedContact, Failure> {
     let contact = master_key.open(PURPOSE, client.as_bytes(), sealed).map_err(Failure::fault)?;
     Encoding::Cbor.decode(&contact).map_err(Failure::fault)
 }

@@ -1,12 +1,10 @@
-//! `GET /as/keys` (AS-2): answers with the keys that sign client credentials.
+//! `GET /as/keys` (AS-2): answers with the keys that sign client credentials, those that are revoked, and the root.
 
 use http::StatusCode;
-use postern_protocol::auth::AuthenticationKeys;
 
 use super::As;
 use crate::http::{Outcome, Request};
 
 pub async fn published_keys(auth: As, request: Request) -> Outcome {
-    let keys = AuthenticationKeys { domain: auth.home.domain.clone(), keys: auth.signer.published() };
-    Ok(request.answer(StatusCode::OK, &keys)?.public())
+    Ok(request.answer(StatusCode::OK, &auth.signer.published())?.public())
 }

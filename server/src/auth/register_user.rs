@@ -57,7 +57,7 @@ pub async fn register_user(auth: As, request: Request) -> Outcome {
     };
     let Founded { eid, tree_hash } =
         auth.home.compute(|| founding.validate(signer, max_leaf_bytes)).await??;
-    let credential = auth.signer.issue(body.name.clone(), signer);
+    let credential = auth.signer.issue(body.name.clone(), signer)?;
     let row = auth
         .home
         .database

@@ -55,7 +55,7 @@ pub async fn rename_user(auth: As, request: Request, payment: Payment) -> Outcom
 
     // The database keeps those of confirmed clients.
     let issue = |client: &PublicKey| auth.signer.issue(body.name.clone(), *client);
-    let credentials: Vec<IssuedCredential> = next.after.iter().map(issue).collect();
+    let credentials: Vec<IssuedCredential> = next.after.iter().map(issue).collect::<Result<_, _>>()?;
     let (outcome, row) = payment
         .call(
             &auth.home.database,

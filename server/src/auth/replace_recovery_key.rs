@@ -26,11 +26,7 @@ pub async fn replace_recovery_key(auth: As, request: Request, payment: Payment) 
         .call(
             &auth.home.database,
             "SELECT outcome FROM auth.replace_recovery_key($1, $2, $3, $4, $5)",
-            &[
-                &signer.as_bytes().as_slice(),
-                &owner.verifier(),
-                &body.recovery_key.as_bytes().as_slice(),
-            ],
+            &[&signer.as_bytes().as_slice(), &owner.verifier(), &body.recovery_key.as_bytes().as_slice()],
         )
         .await?;
     match outcome {

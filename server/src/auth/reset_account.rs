@@ -47,7 +47,7 @@ pub async fn reset_account(auth: As, request: Request) -> Outcome {
     let max_leaf_bytes = account.max_leaf_bytes;
     let Founded { eid, tree_hash } =
         auth.home.compute(|| founding.validate(signer, max_leaf_bytes)).await??;
-    let credential = auth.signer.issue(body.name.clone(), signer);
+    let credential = auth.signer.issue(body.name.clone(), signer)?;
     let row = auth
         .home
         .database

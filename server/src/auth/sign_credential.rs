@@ -34,7 +34,7 @@ pub async fn sign_credential(auth: As, request: Request, payment: Payment) -> Ou
         return Err(identity::pending(detail).into());
     }
     let name = identity::user_name(&client, &auth.home.domain)?;
-    let credential = auth.signer.issue(name, signer);
+    let credential = auth.signer.issue(name, signer)?;
     let (outcome, _) = payment
         .call(
             &auth.home.database,

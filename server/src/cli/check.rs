@@ -12,7 +12,10 @@ use crate::{
         Database, DatabaseError,
         migrate::{self, SchemaState},
     },
-    keys::master_key::{self, MasterKey},
+    keys::{
+        master_key::{self, MasterKey},
+        master_keys::Sources as KeySources,
+    },
 };
 
 /// The result of one check: the state of a thing, or the problem with it and how to mend that.
@@ -82,15 +85,11 @@ fn describe(sources: &Sources) -> String {
 fn master_key(config: &Config) -> Finding {
     let mend = "a file that only the server's user can read, with the output of `openssl rand -hex 32`";
     let well = |path: &Path| format!("{}, readable by its owner only", path.display());
-    let own = config.embedded_master_key_file();
-    match &config.master_key_file {
-        None if config.embedded && std::env::var_os(master_key::ENVIRONMENT).is_none() => {
-            match own.exists() {
-                true => MasterKey::from_file(&own).map(|_| well(&own)),
-                false => Ok(format!("none yet: the first start makes {}", own.display())),
-            }
+    match config.master_key_file() {
+        Some(own) if config.embedded && config.master_key_file.is_none() && !own.exists() => {
+            Ok(format!("none yet: the first start makes {}", own.display()))
         }
-        Some(path) => MasterKey::from_file(path).map(|_| well(path)),
+        Some(path) => MasterKey::from_file(&path).map(|_| well(&path)),
         None => MasterKey::load(None).map(|_| format!("from {}", master_key::ENVIRONMENT)),
     }
     .map_err(|error| problem(error, mend))
@@ -172,6 +171,32 @@ async fn items(report: &mut Report, config: &Config, database: &Database) {
     report.line("wake-ups", flatten(wake_ups(database).await));
     report.line("role", flatten(role(database).await));
     report.line("home domain", flatten(home_domain(database, &config.domain).await));
+    report.line("secrets", flatten(secrets(database, config).await));
+}
+
+/// Checks that the database's secrets are sealed under the configured master key.
+async fn secrets(database: &Database, config: &Config) -> Result<Finding, DatabaseError> {
+    let row =
+        database.query_one("SELECT key_id, previous_id FROM operator.current_master_key()", &[]).await?;
+    let (current, previous): (Option<&[u8]>, Option<&[u8]>) = (row.get(0), row.get(1));
+    let Some(current) = current else { return Ok(Ok("none yet: the first start makes them".to_owned())) };
+    let sources = KeySources::of(config);
+    let held: Vec<_> = sources.key().into_iter().chain(sources.next_key().ok().flatten()).collect();
+    let is_held = |id: &[u8]| held.iter().any(|key| key.id().as_bytes() == id);
+    Ok(match previous {
+        _ if !is_held(current) => Err(problem(
+            "they are sealed under another master key",
+            "configure that one; if it was changed, the new one",
+        )),
+        Some(previous) => Err(problem(
+            match is_held(previous) {
+                true => "a change of the master key is under way",
+                false => "a change of the master key is under way, and the old one is not here",
+            },
+            "run `postern master-key change` to its end, with the old key and the new one",
+        )),
+        None => Ok("sealed under the master key".to_owned()),
+    })
 }
 
 /// A query that failed is a problem like any other.

@@ -1,9 +1,11 @@
-//! The command line: `postern serve`, `migrate` and `check`. It puts configuration, database and server together
+//! The command line: `postern serve`, `migrate`, `check`, `master-key` and `root`. It puts configuration, database and server together
 //! and turns signals into a shutdown; the work itself is done by the modules it calls.
 
 mod check;
+mod master_key;
 mod migrate;
 mod private_cluster;
+mod root;
 mod serve;
 mod sources;
 
@@ -20,6 +22,7 @@ Examples:
   postern migrate --domain example.org --database-admin-url postgresql://postgres@db/postern
   postern serve --config /etc/postern.toml --listen 127.0.0.1:8008
   postern check --config /etc/postern.toml               finds problems, and says how to mend them
+  postern master-key change --config /etc/postern.toml   seals the database's secrets under another master key
 
 A setting comes from the configuration file (TOML), from the environment variable shown with it, or from the flag; the
 later of these wins. docs/operate/configure.md has the names in the file: --database-url is `url` in [database].";
@@ -43,6 +46,12 @@ enum Command {
     /// Check the configuration and the database, and say how to mend each problem
     #[command(after_help = EXAMPLES)]
     Check(Settings),
+    /// Change the master key
+    #[command(subcommand)]
+    MasterKey(master_key::Command),
+    /// Make the domain's root, and certify signing keys of the AS with it; offline
+    #[command(subcommand)]
+    Root(root::Command),
 }
 
 pub fn main() -> ExitCode {
@@ -56,6 +65,8 @@ pub fn main() -> ExitCode {
         match cli.command {
             Command::Serve(settings) => serve::run(Config::load(&settings)?).await,
             Command::Migrate(settings) => migrate::run(Config::load(&settings)?).await,
+            Command::MasterKey(command) => master_key::run(command).await,
+            Command::Root(command) => root::run(&command),
             Command::Check(settings) => {
                 let sources = Sources::of(&settings, &Cli::command(), matches.subcommand());
                 return Ok(match check::run(&settings, &sources).await {
@@ -78,7 +89,13 @@ fn failure(error: &anyhow::Error) -> ExitCode {
 
 #[cfg(test)]
 pub fn outcomes() -> Vec<crate::database::outcome::Declared> {
-    vec![crate::database::outcome::declared::<serve::ClaimHomeDomainOutcome>()]
+    use crate::database::outcome::declared;
+    vec![
+        declared::<master_key::BeginMasterKeyChangeOutcome>(),
+        declared::<master_key::EndMasterKeyChangeOutcome>(),
+        declared::<serve::ClaimHomeDomainOutcome>(),
+        declared::<crate::keys::master_keys::ClaimMasterKeyOutcome>(),
+    ]
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use super::{migrate::admin_url, private_cluster};
 use crate::{
     config::Config,
     database::{Database, SqlOutcome, migrate, outcome},
-    keys::master_key::{self, MasterKey},
+    keys::{MasterKey, MasterKeys, master_keys::Sources},
     serve, telemetry,
 };
 
@@ -40,7 +40,6 @@ async fn serve_with_database(config: Config, shutdown: Shutdown) -> anyhow::Resu
     if config.embedded {
         migrate::run(admin_url(&config)?).await?;
     }
-    let master_key = master_key(&config)?;
     let url = config.database.url.as_ref().context(
         "there is no connection string for the database: give --database-url URL, or --embedded for a private cluster in the data directory",
     )?;
@@ -54,6 +53,14 @@ async fn serve_with_database(config: Config, shutdown: Shutdown) -> anyhow::Resu
     }
     migrate::expect_current(&database).await?;
     claim_home_domain(&database, &config.domain).await?;
+    let sources = Sources::of(&config);
+    // A private cluster gets a key of its own at the first start.
+    if config.embedded
+        && let Some(file) = config.master_key_file()
+    {
+        MasterKey::from_file_or_new(&file)?;
+    }
+    let master_key = MasterKeys::load(&database, sources).await?;
     serve::run(config, database, master_key, shutdown.requested()).await
 }
 
@@ -71,16 +78,6 @@ async fn claim_home_domain(database: &Database, domain: &str) -> anyhow::Result<
         ClaimHomeDomainOutcome::Invalid => bail!(
             "{domain} is not a domain name: it takes at least two labels of letters, digits and inner hyphens (an international name in its xn-- form)"
         ),
-    }
-}
-
-/// Loads the master key from its configured place; a private cluster gets a key of its own at the first start.
-fn master_key(config: &Config) -> Result<MasterKey, master_key::MasterKeyError> {
-    match &config.master_key_file {
-        None if config.embedded && std::env::var_os(master_key::ENVIRONMENT).is_none() => {
-            MasterKey::from_file_or_new(&config.embedded_master_key_file())
-        }
-        file => MasterKey::load(file.as_deref()),
     }
 }
 

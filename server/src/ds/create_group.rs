@@ -5,7 +5,11 @@ use aws_lc_rs::digest::{SHA256, digest};
 use http::StatusCode;
 use postern_protocol::{ds::CreateGroup, encoding::Encoding, problem::ProblemType};
 
-use super::{Ds, group::Group, stored};
+use super::{
+    Ds,
+    group::{Group, OTHER_SENDER},
+    stored,
+};
 use crate::{
     database::outcome,
     http::{Answer, Outcome, Payment, Request},
@@ -23,7 +27,13 @@ outcome! {
 pub async fn create_group(ds: Ds, request: Request, payment: Payment) -> Outcome {
     let (signer, body) = request.signed_body::<CreateGroup>()?;
     ds.home.expect_local(body.group_id.domain())?;
-    let mut group = ds.home.compute(|| validate(&ds, &body)).await??;
+    let mut group = match ds.home.compute(|| validate(&ds, &body)).await? {
+        // The id may have been reserved at a process that has a newer key.
+        Err(error) if is_other_sender(&error) && ds.external_sender_keys.look_again(&ds.home).await? => {
+            ds.home.compute(|| validate(&ds, &body)).await??
+        }
+        validated => validated?,
+    };
     if group.roster.by_key(signer).is_none() {
         return Err(ProblemType::NotAllowed.into());
     }
@@ -48,6 +58,10 @@ pub async fn create_group(ds: Ds, request: Request, payment: Payment) -> Outcome
         CreateGroupOutcome::CiphersuiteForbidden => Err(ProblemType::CiphersuiteForbidden.into()),
         CreateGroupOutcome::NotReserved => Err(ProblemType::GroupExists.into()),
     }
+}
+
+fn is_other_sender(error: &InvalidMls) -> bool {
+    matches!((error, OTHER_SENDER), (InvalidMls::Refused(found), InvalidMls::Refused(other)) if *found == other)
 }
 
 fn validate(ds: &Ds, body: &CreateGroup) -> Result<Group, InvalidMls> {

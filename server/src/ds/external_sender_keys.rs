@@ -2,61 +2,136 @@
 //! proposals of the DS are signed with it. A key lasts as long as the groups that carry it; the database keeps it sealed
 //! under the master key.
 
+use std::sync::Arc;
+
 use anyhow::Context;
 use openmls::prelude::{BasicCredential, Credential, ExternalSender};
 use postern_protocol::{MlsMessage, PublicKey, key::SigningKey, name::Domain};
 use tls_codec::{Serialize as _, TlsSerialize, TlsSize, VLBytes};
 
-use crate::home::Home;
+use crate::{
+    database::{DatabaseError, SqlOutcome, outcome},
+    home::Home,
+    keys::Held,
+};
 
+/// The purpose under which the master key seals these keys.
 const PURPOSE: &str = "DS external sender key";
 
-/// All keys that groups of this server carry, the newest first.
-pub struct ExternalSenderKeys {
-    keys: Vec<SigningKey>,
-    extensions: Vec<ExternalSender>,
+outcome! {
+    pub AddSenderKeyOutcome: "ds.add_sender_key_outcome" {
+        Added = "added",
+        NotDue = "not_due",
+    }
+}
+
+/// The keys in the memory of this process.
+pub struct ExternalSenderKeys(Held<Keys>);
+
+/// All keys that groups of this server may carry, at one moment.
+pub struct Keys {
+    /// The newest first.
+    keys: Vec<SenderKey>,
+}
+
+struct SenderKey {
+    public_key: PublicKey,
+    /// None for a key that is revoked, or another process's.
+    key: Option<SigningKey>,
+    /// False for a key that is revoked.
+    is_good: bool,
+    extension: ExternalSender,
 }
 
 impl ExternalSenderKeys {
-    /// Loads the keys, after making one if there is none. Several processes can do this at once:
-    /// the database accepts one first key.
+    /// Loads the keys, after making one if it is due. Several processes can do this at once: the database accepts one
+    /// new key.
+    ///
+    /// # Errors
+    /// A database that does not answer, keys of another master key.
     pub async fn load(home: &Home) -> anyhow::Result<Self> {
-        let load = "SELECT public_key, sealed_seed FROM ds.load_sender_keys()";
+        Ok(Self(Held::new(Keys::load(home).await?)))
+    }
+
+    /// The key of another process, which accepts it and signs nothing with it.
+    pub fn of(public_key: PublicKey, home: &Domain) -> Self {
+        let key = SenderKey { public_key, key: None, is_good: true, extension: extension(public_key, home) };
+        Self(Held::new(Keys { keys: vec![key] }))
+    }
+
+    /// Loads the keys again, after making one if it is due.
+    ///
+    /// # Errors
+    /// As [`Self::load`]; the keys stay as they are.
+    pub async fn renew(&self, home: &Home) -> anyhow::Result<()> {
+        self.0.replace(Keys::load(home).await?);
+        Ok(())
+    }
+
+    /// The keys as they are now.
+    pub fn now(&self) -> Arc<Keys> {
+        self.0.now()
+    }
+
+    /// Looks for keys that another process made, and returns whether there is one; not more than once a second.
+    ///
+    /// # Errors
+    /// A database that does not answer.
+    pub async fn look_again(&self, home: &Home) -> Result<bool, DatabaseError> {
+        let known = self.now().current();
+        let newer = |keys: &Keys| (keys.current() != known).then_some(());
+        Ok(self.0.find(newer, self.renew(home)).await?.is_some())
+    }
+}
+
+impl Keys {
+    async fn load(home: &Home) -> anyhow::Result<Self> {
+        let load = "SELECT public_key, sealed_seed, replaced FROM ds.load_sender_keys()";
         let mut rows = home.database.query(load, &[]).await?;
-        if rows.is_empty() {
+        if rows.iter().all(|row| row.get("replaced")) {
             let key = SigningKey::generate();
             let public = key.public_key();
             let sealed = home.master_key.seal(PURPOSE, public.as_bytes(), key.seed());
-            home.database
-                .query_one("SELECT ds.add_sender_key($1, $2)", &[&public.as_bytes().as_slice(), &sealed])
-                .await?;
+            let add = "SELECT outcome FROM ds.add_sender_key($1, $2)";
+            let row = home.database.query_one(add, &[&public.as_bytes().as_slice(), &sealed]).await?;
+            if AddSenderKeyOutcome::of(&row)? == AddSenderKeyOutcome::Added {
+                tracing::info!("made a new external sender key");
+            }
             rows = home.database.query(load, &[]).await?;
         }
         let mut keys = Vec::new();
         for row in &rows {
-            let seed = home
-                .master_key
-                .open(PURPOSE, row.get("public_key"), row.get("sealed_seed"))
-                .context("the DS's external sender key does not open under this master key")?;
-            keys.push(SigningKey::from_seed(seed.as_slice().try_into()?));
+            let public: &[u8] = row.get("public_key");
+            let open = |sealed: &[u8]| {
+                let seed = home
+                    .master_key
+                    .open(PURPOSE, public, sealed)
+                    .context("the DS's external sender key does not open under this master key")?;
+                anyhow::Ok(SigningKey::from_seed(seed.as_slice().try_into()?))
+            };
+            let key = row.get::<_, Option<&[u8]>>("sealed_seed").map(open).transpose()?;
+            let (public_key, is_good) = (PublicKey::try_from(public)?, key.is_some());
+            keys.push(SenderKey { public_key, key, is_good, extension: extension(public_key, &home.domain) });
         }
-        anyhow::ensure!(!keys.is_empty(), "the DS has no external sender key although one was added");
-        let extensions = keys.iter().map(|key| extension(key.public_key(), &home.domain)).collect();
-        Ok(Self { keys, extensions })
+        anyhow::ensure!(
+            keys.first().is_some_and(|newest| newest.is_good),
+            "the DS has no external sender key although one was added"
+        );
+        Ok(Self { keys })
     }
 
     /// The key that new groups carry.
     pub fn current(&self) -> PublicKey {
-        self.keys[0].public_key()
+        self.keys.first().expect("it was loaded with one").public_key
     }
 
-    /// The external senders, one for each key, as groups carry them in their context.
-    pub fn extensions(&self) -> &[ExternalSender] {
-        &self.extensions
+    /// Whether a group may begin with this external sender, or take it: it has a key of the DS that is not revoked.
+    pub fn accept(&self, sender: &ExternalSender) -> bool {
+        self.keys.iter().any(|key| key.is_good && key.extension == *sender)
     }
 
     /// The proposal to remove a leaf, signed with the key that the group carries; none if the DS
-    /// does not have that key.
+    /// does not have that key, or has revoked it.
     pub fn propose_removal(
         &self,
         carried: &ExternalSender,
@@ -64,8 +139,8 @@ impl ExternalSenderKeys {
         epoch: u64,
         leaf: u32,
     ) -> Option<MlsMessage> {
-        let place = self.extensions.iter().position(|extension| extension == carried)?;
-        Some(propose_removal(&self.keys[place], group_id, epoch, leaf))
+        let key = self.keys.iter().find(|key| key.extension == *carried)?.key.as_ref()?;
+        Some(propose_removal(key, group_id, epoch, leaf))
     }
 }
 

@@ -14,6 +14,7 @@ use postern_protocol::{
 use serde::{Deserialize, Serialize};
 
 use super::{
+    external_sender_keys::ExternalSenderKeys,
     policy::Violation,
     roster::{LeafRecord, Member, Roster},
 };
@@ -23,8 +24,8 @@ use crate::mls::{CorruptGroup, InvalidMls, TrackedGroup};
 #[derive(Clone, Copy)]
 pub struct DeliveryService<'a> {
     pub home: &'a Domain,
-    /// The DS as external sender, once for each of its keys: each group carries one of these.
-    pub external_senders: &'a [ExternalSender],
+    /// The DS as external sender: each group carries one of its keys.
+    pub external_sender_keys: &'a ExternalSenderKeys,
     /// Days since 1970.
     pub today: u32,
 }
@@ -69,7 +70,8 @@ impl Group {
         if creator.user_key.is_none() {
             return Err(InvalidMls::Refused("the creator's leaf lacks a user key (0xf0a3)"));
         }
-        let policy = policy(mls.extensions(), ds.external_senders)?;
+        let keys = ds.external_sender_keys.now();
+        let policy = policy(mls.extensions(), |sender| keys.accept(sender))?;
         Ok(Self {
             mls,
             group_info: group_info.clone(),
@@ -92,7 +94,8 @@ impl Group {
             found.map_or(LeafRecord::new(None, 0, 0), |place| records[place].1)
         };
         let roster = Roster::of(mls.leaves(), ds.home, record).map_err(|_| CorruptGroup)?;
-        let policy = policy(mls.extensions(), ds.external_senders).map_err(|_| CorruptGroup)?;
+        // The external sender was right when it was taken, whatever became of its key since.
+        let policy = policy(mls.extensions(), |_| true).map_err(|_| CorruptGroup)?;
         let leaves = roster.members().iter().map(|member| member.leaf);
         let attributes =
             leaves.zip(attributes).filter(|(_, attributes)| !attributes.as_bytes().is_empty()).collect();
@@ -163,13 +166,18 @@ pub fn decode_welcome_tree(content: &[u8]) -> Result<WelcomeTree, CorruptGroup> 
     Ok(WelcomeTree { ratchet_tree, attributes })
 }
 
-/// The group's policy, from a context that must be as every group's is here.
+/// A group has another external sender than this server, or one of a key that is not in use.
+pub const OTHER_SENDER: InvalidMls =
+    InvalidMls::Refused("the group must have this server as its only external sender");
+
+/// The group's policy, from a context that must be as every group's is here: `accept` says which external sender is
+/// this server.
 ///
 /// # Errors
 /// [`InvalidMls`] if the context lacks the policy, the required capabilities or this server as external sender.
 pub fn policy(
     context: &Extensions<GroupContext>,
-    external_senders: &[ExternalSender],
+    accept: impl Fn(&ExternalSender) -> bool,
 ) -> Result<GroupPolicy, InvalidMls> {
     const NO_POLICY: InvalidMls = InvalidMls::Refused("the group context lacks a valid policy (0xf0a1)");
     const NOT_REQUIRED: InvalidMls =
@@ -186,7 +194,7 @@ pub fn policy(
         return Err(NOT_REQUIRED);
     }
     match context.external_senders().map(Vec::as_slice) {
-        Some([sender]) if external_senders.contains(sender) => Ok(policy),
-        _ => Err(InvalidMls::Refused("the group must have this server as its only external sender")),
+        Some([sender]) if accept(sender) => Ok(policy),
+        _ => Err(OTHER_SENDER),
     }
 }

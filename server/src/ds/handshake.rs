@@ -5,7 +5,8 @@
 use std::collections::HashSet;
 
 use openmls::prelude::{
-    KeyPackage, LeafNodeIndex, Proposal, PublicMessageIn, QueuedProposal, Sender, StagedCommit,
+    ExternalSender, KeyPackage, LeafNodeIndex, Proposal, PublicMessageIn, QueuedProposal, Sender,
+    StagedCommit,
 };
 use postern_protocol::{
     Address, GroupInfo, MlsMessage, PublicKey, Signature, Welcome,
@@ -127,8 +128,9 @@ pub fn propose_removal(
         return Ok(None);
     }
     let carried = group.mls.extensions().external_senders().and_then(|senders| senders.first());
-    let message = carried
-        .and_then(|carried| keys.propose_removal(carried, group.mls.group_id(), group.mls.epoch(), leaf));
+    let message = carried.and_then(|carried| {
+        keys.now().propose_removal(carried, group.mls.group_id(), group.mls.epoch(), leaf)
+    });
     let Some(message) = message else { return Ok(None) };
     let parsed = mls::parse_handshake(&message)?;
     let Handshake::Proposal(proposal) = group.mls.validate(parsed, mls::LONGEST_LIFETIME)? else {
@@ -230,6 +232,7 @@ fn apply(
     if !added.is_empty() {
         submission.rules.check_ciphersuite(group.mls.ciphersuite())?;
     }
+    let carried = group.mls.extensions().external_senders().cloned().unwrap_or_default();
     group.mls.merge(commit)?;
     let epoch = group.mls.epoch();
     let added = added.iter().map(leaf_key_and_expiry).collect::<Result<Vec<_>, _>>()?;
@@ -249,7 +252,10 @@ fn apply(
         LeafRecord { removal_proposed: false, ..old }
     };
     let roster = Roster::of(group.mls.leaves(), ds.home, record)?;
-    let policy = group::policy(group.mls.extensions(), ds.external_senders)?;
+    // A group keeps the key that it began with, or takes one that is in use.
+    let keys = ds.external_sender_keys.now();
+    let accept = |sender: &ExternalSender| carried.contains(sender) || keys.accept(sender);
+    let policy = group::policy(group.mls.extensions(), accept)?;
     if let Actor::Joiner(leaf) = by {
         let user = roster.member(leaf).and_then(|joiner| group.roster.user_key(joiner.pseudonym));
         content.vouchers.extend(user.map(|user| user.public_key).filter(|user| {

@@ -43,7 +43,7 @@ pub struct Ds {
 }
 
 impl Ds {
-    /// Loads the external sender keys, after making one if there is none.
+    /// Loads the external sender keys, after making one if it is due.
     ///
     /// # Errors
     /// A database that does not answer, keys that do not open under the master key.
@@ -52,11 +52,19 @@ impl Ds {
         Ok(Self { home: home.clone(), external_sender_keys, pusher })
     }
 
+    /// Makes an external sender key if one is due, and loads those in the database.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub async fn renew_external_sender_keys(&self) -> anyhow::Result<()> {
+        self.external_sender_keys.renew(&self.home).await
+    }
+
     /// The facts on which the validity of a group depends, as of today.
     fn now(&self) -> DeliveryService<'_> {
         DeliveryService {
             home: &self.home.domain,
-            external_senders: self.external_sender_keys.extensions(),
+            external_sender_keys: &self.external_sender_keys,
             today: day(today()),
         }
     }
@@ -80,6 +88,7 @@ pub fn outcomes() -> Vec<crate::database::outcome::Declared> {
     vec![
         declared::<create_group::CreateGroupOutcome>(),
         declared::<delete_group::DeleteGroupOutcome>(),
+        declared::<external_sender_keys::AddSenderKeyOutcome>(),
         declared::<fetch_group_info::FetchGroupInfoOutcome>(),
         declared::<fetch_welcome_tree::FetchWelcomeTreeOutcome>(),
         declared::<propose_removal::ProposeRemovalOutcome>(),

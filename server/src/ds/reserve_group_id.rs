@@ -30,7 +30,7 @@ pub async fn reserve_group_id(ds: Ds, request: Request, payment: Payment) -> Out
             let group_id = GroupId::new(id, ds.home.domain.clone());
             request.answer(
                 StatusCode::CREATED,
-                &GroupIdReserved { group_id, server_key: ds.external_sender_keys.current() },
+                &GroupIdReserved { group_id, server_key: ds.external_sender_keys.now().current() },
             )
         }
         ReserveGroupIdOutcome::Full => Err(ProblemType::TooManyReservations.into()),

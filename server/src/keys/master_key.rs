@@ -12,7 +12,7 @@ use std::{
 
 use aws_lc_rs::{aead::AES_256_GCM, hkdf, hmac, rand};
 use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD};
-use postern_protocol::sealed::SealingKey;
+use postern_protocol::sealed::{NONCE_LEN, SealingKey};
 use zeroize::Zeroizing;
 
 /// The environment variable that may hold the key itself.
@@ -20,8 +20,34 @@ pub const ENVIRONMENT: &str = "POSTERN_MASTER_KEY";
 
 const KEY_LEN: usize = 32;
 
+/// The purpose for which a key's id is derived.
+const ID: &str = "master key id";
+
 #[derive(Clone)]
-pub struct MasterKey(Zeroizing<[u8; KEY_LEN]>);
+pub struct MasterKey {
+    key: Zeroizing<[u8; KEY_LEN]>,
+    id: MasterKeyId,
+}
+
+/// The id of a master key, with which every value begins that is sealed under it. It tells nothing of the key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MasterKeyId([u8; Self::LEN]);
+
+impl MasterKeyId {
+    pub const LEN: usize = 8;
+
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The id of the key that a value is sealed under.
+    pub fn of(sealed: &[u8]) -> Option<Self> {
+        sealed.first_chunk().map(|id| Self(*id))
+    }
+}
+
+/// A digest key, from which a key for each purpose is derived.
+pub struct DigestKey(Zeroizing<[u8; KEY_LEN]>);
 
 #[derive(Debug, thiserror::Error)]
 pub enum MasterKeyError {
@@ -46,7 +72,14 @@ pub struct OpenError;
 
 impl MasterKey {
     pub fn from_bytes(bytes: [u8; KEY_LEN]) -> Self {
-        Self(Zeroizing::new(bytes))
+        let key = Zeroizing::new(bytes);
+        let derived = subkey(&key, ID);
+        let id = MasterKeyId::of(&*derived).expect("a key is longer than its id");
+        Self { key, id }
+    }
+
+    pub fn id(&self) -> MasterKeyId {
+        self.id
     }
 
     /// Reads the key from `file` if one is given, else from the environment.
@@ -79,7 +112,7 @@ impl MasterKey {
                 fill_random(&mut *bytes);
                 let text = Zeroizing::new(STANDARD_NO_PAD.encode(*bytes) + "\n");
                 file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(unwritable)?;
-                Ok(Self(bytes))
+                Ok(Self::from_bytes(*bytes))
             }
             Err(error) if error.kind() == ErrorKind::AlreadyExists => Self::from_file(path),
             Err(error) => Err(unwritable(error)),
@@ -95,41 +128,71 @@ impl MasterKey {
             let decoded = Zeroizing::new(STANDARD_NO_PAD.decode(text.trim_end_matches('=')).ok()?);
             bytes.copy_from_slice(decoded.get(..).filter(|decoded| decoded.len() == KEY_LEN)?);
         }
-        Some(Self(bytes))
+        Some(Self::from_bytes(*bytes))
     }
 
-    /// Seals for `purpose` (a constant of the code) with `aad` (the row's identity) into an envelope (see
-    /// [`postern_protocol::sealed`]).
+    /// Seals for `purpose` (a constant of the code) with `aad` (the row's identity) into the key's id and an envelope
+    /// (see [`postern_protocol::sealed`]).
     pub fn seal(&self, purpose: &str, aad: &[u8], plaintext: &[u8]) -> Vec<u8> {
-        self.sealing_key(purpose).seal(aad, plaintext).expect("the system's random number generator works")
+        let mut sealed = self.id.as_bytes().to_vec();
+        sealed.extend_from_slice(&[0; NONCE_LEN]);
+        sealed.extend_from_slice(plaintext);
+        self.sealing_key(purpose)
+            .seal_in_place(aad, &mut sealed, MasterKeyId::LEN)
+            .expect("the system's random number generator works");
+        sealed
     }
 
     /// The inverse of [`MasterKey::seal`].
+    ///
+    /// # Errors
+    /// [`OpenError`], also for a value of another key.
     pub fn open(&self, purpose: &str, aad: &[u8], sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, OpenError> {
-        self.sealing_key(purpose).open(aad, sealed).map(Zeroizing::new).map_err(|_| OpenError)
-    }
-
-    /// The keyed digest (HMAC-SHA256) of `bytes` for `purpose` (a constant of the code): equal bytes have equal digests,
-    /// and nobody without the master key finds the bytes by trying all of them.
-    pub fn digest(&self, purpose: &str, bytes: &[u8]) -> [u8; KEY_LEN] {
-        let key = hmac::Key::new(hmac::HMAC_SHA256, &*self.subkey(purpose));
-        hmac::sign(&key, bytes).as_ref().try_into().expect("SHA-256 yields 32 bytes")
+        let envelope = sealed.strip_prefix(self.id.as_bytes()).ok_or(OpenError)?;
+        self.sealing_key(purpose).open(aad, envelope).map(Zeroizing::new).map_err(|_| OpenError)
     }
 
     fn sealing_key(&self, purpose: &str) -> SealingKey {
-        SealingKey::new(&self.subkey(purpose)).expect("any 32 bytes are a key")
+        SealingKey::new(&subkey(&self.key, purpose)).expect("any 32 bytes are a key")
+    }
+}
+
+impl DigestKey {
+    pub fn generate() -> Self {
+        let mut key = Zeroizing::new([0; KEY_LEN]);
+        fill_random(&mut *key);
+        Self(key)
     }
 
-    fn subkey(&self, purpose: &str) -> Zeroizing<[u8; KEY_LEN]> {
-        let info = [purpose.as_bytes()];
-        let secret = hkdf::Salt::new(hkdf::HKDF_SHA256, &[]).extract(&*self.0);
-        let mut key = Zeroizing::new([0; KEY_LEN]);
-        secret
-            .expand(&info, &AES_256_GCM)
-            .and_then(|subkey| subkey.fill(&mut *key))
-            .expect("HKDF-SHA256 yields 32 bytes");
-        key
+    pub fn as_bytes(&self) -> &[u8] {
+        &*self.0
     }
+
+    /// The keyed digest (HMAC-SHA256) of `bytes` for `purpose` (a constant of the code): equal bytes have equal digests,
+    /// and nobody without the key finds the bytes by trying all of them.
+    pub fn digest(&self, purpose: &str, bytes: &[u8]) -> [u8; KEY_LEN] {
+        let key = hmac::Key::new(hmac::HMAC_SHA256, &*subkey(&self.0, purpose));
+        hmac::sign(&key, bytes).as_ref().try_into().expect("SHA-256 yields 32 bytes")
+    }
+}
+
+impl TryFrom<&[u8]> for DigestKey {
+    type Error = OpenError;
+
+    fn try_from(bytes: &[u8]) -> Result<Self, OpenError> {
+        bytes.try_into().map(|key| Self(Zeroizing::new(key))).map_err(|_| OpenError)
+    }
+}
+
+fn subkey(key: &[u8; KEY_LEN], purpose: &str) -> Zeroizing<[u8; KEY_LEN]> {
+    let info = [purpose.as_bytes()];
+    let secret = hkdf::Salt::new(hkdf::HKDF_SHA256, &[]).extract(key);
+    let mut derived = Zeroizing::new([0; KEY_LEN]);
+    secret
+        .expand(&info, &AES_256_GCM)
+        .and_then(|subkey| subkey.fill(&mut *derived))
+        .expect("HKDF-SHA256 yields 32 bytes");
+    derived
 }
 
 fn fill_random(bytes: &mut [u8]) {
@@ -139,7 +202,7 @@ fn fill_random(bytes: &mut [u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use postern_protocol::sealed::{NONCE_LEN, OVERHEAD};
+    use postern_protocol::sealed::OVERHEAD;
     use std::os::unix::fs::PermissionsExt;
 
     const HEX: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
@@ -151,11 +214,11 @@ mod tests {
     #[test]
     fn hex_and_base64_spell_the_same_key() {
         let expected: Vec<u8> = (0..32).collect();
-        assert_eq!(key().0.as_slice(), expected);
+        assert_eq!(key().key.as_slice(), expected);
         for text in
             ["AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=", " AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8\n"]
         {
-            assert_eq!(MasterKey::parse(text).unwrap().0.as_slice(), expected);
+            assert_eq!(MasterKey::parse(text).unwrap().key.as_slice(), expected);
         }
     }
 
@@ -169,12 +232,14 @@ mod tests {
     #[test]
     fn sealed_bytes_open_only_with_the_same_key_purpose_and_row() {
         let sealed = key().seal("issuer key", b"row 1", b"secret");
-        assert_eq!(sealed.len(), 6 + OVERHEAD);
+        assert_eq!(sealed.len(), MasterKeyId::LEN + 6 + OVERHEAD);
+        assert_eq!(MasterKeyId::of(&sealed), Some(key().id()));
+        assert_ne!(MasterKey::from_bytes([1; 32]).id(), key().id());
         assert_eq!(key().open("issuer key", b"row 1", &sealed).unwrap().as_slice(), b"secret");
         assert!(key().open("signing key", b"row 1", &sealed).is_err());
         assert!(key().open("issuer key", b"row 2", &sealed).is_err());
         assert!(MasterKey::from_bytes([1; 32]).open("issuer key", b"row 1", &sealed).is_err());
-        for cut in [0, 5, NONCE_LEN, sealed.len() - 1] {
+        for cut in [0, 5, MasterKeyId::LEN, MasterKeyId::LEN + NONCE_LEN, sealed.len() - 1] {
             assert!(key().open("issuer key", b"row 1", &sealed[..cut]).is_err());
         }
     }
@@ -186,12 +251,13 @@ mod tests {
 
     #[test]
     fn a_digest_is_of_its_key_purpose_and_bytes_only() {
-        let digest = key().digest("source", b"192.0.2.1");
-        assert_eq!(key().digest("source", b"192.0.2.1"), digest);
+        let key = DigestKey::generate();
+        let digest = key.digest("source", b"192.0.2.1");
+        assert_eq!(DigestKey::try_from(key.as_bytes()).unwrap().digest("source", b"192.0.2.1"), digest);
         for other in [
-            key().digest("source", b"192.0.2.2"),
-            key().digest("queue", b"192.0.2.1"),
-            MasterKey::from_bytes([1; 32]).digest("source", b"192.0.2.1"),
+            key.digest("source", b"192.0.2.2"),
+            key.digest("queue", b"192.0.2.1"),
+            DigestKey::generate().digest("source", b"192.0.2.1"),
         ] {
             assert_ne!(other, digest);
         }
@@ -204,7 +270,7 @@ mod tests {
         let made = MasterKey::from_file_or_new(&path).unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
         let read = MasterKey::from_file_or_new(&path).unwrap();
-        assert_eq!(made.0, read.0);
+        assert_eq!(made.key, read.key);
     }
 
     #[test]

@@ -1,125 +1,213 @@
-//! Keys that services sign with. A server process that finds no key that lasts makes one; keys are
-//! in the database, sealed under the master key, and published with their validity. A process keeps them in memory, and
-//! loads them again when they changed.
+//! Keys that services sign with. A server process that finds one due makes it; keys are in the database, sealed under
+//! the master key, and published with their validity before they sign. The clock decides which of them signs: a key that
+//! ended, or has not begun, signs nothing, however long it has been in memory.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
 use anyhow::Context;
 use postern_protocol::{
-    PublicKey,
+    IssuerCertificate, PublicKey,
     key::{PublishedKey, SigningKey},
 };
 use tokio_postgres::Row;
 
-use super::master_key::MasterKey;
+use super::{Held, MasterKeys};
 use crate::{
-    clock::{DAY, today},
-    database::Database,
+    clock::now,
+    database::{Database, SqlOutcome, outcome},
+    home::PUBLISHED_MAX_AGE,
 };
 
-const KEY_LIFETIME: u64 = 365 * DAY;
+/// The purpose under which the master key seals signing keys.
+const PURPOSE: &str = "signing key";
 
-/// A service that has signing keys.
-pub struct Service {
-    /// The service's name in the database.
-    pub name: &'static str,
-    /// The purpose under which the master key seals the keys.
-    pub purpose: &'static str,
-    /// Seconds. A new key is made when the newest has less than this left, so that everything that
-    /// the old one signed expires before the old one does.
-    pub overlap: u64,
+outcome! {
+    pub AddSigningKeyOutcome: "auth.add_signing_key_outcome" {
+        Added = "added",
+        NotDue = "not_due",
+    }
 }
 
 /// A service's keys in the memory of this process.
 pub struct SigningKeys {
-    service: Service,
-    keys: RwLock<Arc<Keys>>,
+    /// The service's name in the database.
+    service: &'static str,
+    held: Held<Keys>,
 }
 
 /// A service's keys at one moment.
 pub struct Keys {
-    current: SigningKey,
+    /// Those that can sign, the newest first.
+    signers: Vec<HeldKey>,
     published: Vec<PublishedKey>,
+    /// Those that the operator brought; nobody has verified them.
+    certificates: Vec<IssuerCertificate>,
+    revoked: Vec<PublicKey>,
+}
+
+/// A key that can sign in its time.
+pub struct HeldKey {
+    pub key: SigningKey,
+    pub validity: PublishedKey,
+    /// The certificate that the operator brought for it; nobody has verified it.
+    pub certificate: Option<IssuerCertificate>,
 }
 
 impl SigningKeys {
-    /// Loads a service's keys, after making one if none lasts.
+    /// Loads a service's keys, after making one if it is due. Several processes can do this at once: the database
+    /// accepts one new key.
     ///
     /// # Errors
     /// A database that does not answer, keys of another master key.
-    pub async fn load(database: &Database, master_key: &MasterKey, service: Service) -> anyhow::Result<Self> {
-        let keys = RwLock::new(Arc::new(Keys::load(database, master_key, &service).await?));
-        Ok(Self { service, keys })
+    pub async fn load(
+        database: &Database,
+        master_key: &MasterKeys,
+        service: &'static str,
+    ) -> anyhow::Result<Self> {
+        let held = Held::new(Keys::load(database, master_key, service).await?);
+        Ok(Self { service, held })
     }
 
-    /// Loads the keys again, after making one if none lasts.
+    /// Loads the keys again, after making one if it is due, and drops those that ended.
     ///
     /// # Errors
     /// As [`Self::load`]; the keys stay as they are.
-    pub async fn renew(&self, database: &Database, master_key: &MasterKey) -> anyhow::Result<()> {
-        let keys = Arc::new(Keys::load(database, master_key, &self.service).await?);
-        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = keys;
+    pub async fn renew(&self, database: &Database, master_key: &MasterKeys) -> anyhow::Result<()> {
+        self.held.replace(Keys::load(database, master_key, self.service).await?);
+        database.query_one("SELECT auth.drop_signing_keys()", &[]).await?;
         Ok(())
     }
 
     /// The keys as they are now.
     pub fn now(&self) -> Arc<Keys> {
-        self.keys.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.held.now()
     }
 }
 
 impl Keys {
-    /// Loads the keys, after making one if none lasts. Several processes can do this at once: the database accepts one
-    /// new key.
-    async fn load(database: &Database, master_key: &MasterKey, service: &Service) -> anyhow::Result<Self> {
-        let mut rows = load_rows(database, service).await?;
-        if rows.first().is_none_or(|row| validity(row).1 < today() + service.overlap) {
-            let key = SigningKey::generate();
-            let public = key.public_key();
-            let sealed = master_key.seal(service.purpose, public.as_bytes(), key.seed());
-            let days = i32::try_from(KEY_LIFETIME / DAY)?;
-            database
-                .query_one(
-                    "SELECT auth.add_signing_key($1, $2, $3, $4)",
-                    &[&public.as_bytes().as_slice(), &sealed, &days, &service.name],
-                )
-                .await?;
-            rows = load_rows(database, service).await?;
+    async fn load(
+        database: &Database,
+        master_key: &MasterKeys,
+        service: &'static str,
+    ) -> anyhow::Result<Self> {
+        let due = "SELECT service FROM auth.due_signing_keys($1)";
+        if !database.query(due, &[&[service].as_slice()]).await?.is_empty() {
+            add(database, master_key, service).await?;
         }
-        let newest = rows.first().context("there is no signing key although one was added")?;
-        let public: &[u8] = newest.get("public_key");
-        let seed = master_key
-            .open(service.purpose, public, newest.get("sealed_seed"))
-            .with_context(|| format!("the {} does not open under this master key", service.purpose))?;
-        let current = SigningKey::from_seed(seed.as_slice().try_into()?);
-        let published = rows
-            .iter()
-            .map(|row| {
-                let (not_before, not_after) = validity(row);
-                let public_key = PublicKey::try_from(row.get::<_, &[u8]>("public_key"))?;
-                Ok(PublishedKey { public_key, not_before, not_after })
-            })
-            .collect::<anyhow::Result<_>>()?;
-        Ok(Self { current, published })
+        let load = "SELECT public_key, sealed_seed, not_before, not_after, certificate
+                      FROM auth.load_signing_keys($1)";
+        let rows = database.query(load, &[&service]).await?;
+        Self::open(&rows, master_key, service)
     }
 
-    /// The key that signs.
-    pub fn current(&self) -> &SigningKey {
-        &self.current
+    /// The keys of rows, the newest first. A key that does not open is published, too: another process signs with it.
+    fn open(rows: &[Row], master_key: &MasterKeys, service: &str) -> anyhow::Result<Self> {
+        let mut keys = Self {
+            signers: Vec::new(),
+            published: Vec::new(),
+            certificates: Vec::new(),
+            revoked: Vec::new(),
+        };
+        let mut closed = None;
+        for row in rows {
+            let public_key = PublicKey::try_from(row.get::<_, &[u8]>("public_key"))?;
+            let Some(sealed) = row.get::<_, Option<&[u8]>>("sealed_seed") else {
+                keys.revoked.push(public_key);
+                continue;
+            };
+            let time = |column| u64::try_from(row.get::<_, i64>(column));
+            let validity =
+                PublishedKey { public_key, not_before: time("not_before")?, not_after: time("not_after")? };
+            let certificate: Option<&[u8]> = row.get("certificate");
+            let certificate = certificate.map(|certificate| IssuerCertificate::new(certificate.to_vec()));
+            keys.published.push(validity);
+            keys.certificates.extend(certificate.clone());
+            match master_key.open(PURPOSE, public_key.as_bytes(), sealed) {
+                Ok(seed) => {
+                    let key = SigningKey::from_seed(seed.as_slice().try_into()?);
+                    keys.signers.push(HeldKey { key, validity, certificate });
+                }
+                Err(error) => closed = Some(error),
+            }
+        }
+        match closed {
+            Some(error) if keys.signers.is_empty() => {
+                Err(error).with_context(|| format!("no signing key of service {service} opens"))
+            }
+            Some(error) => {
+                tracing::warn!("a signing key of service {service} does not open: {error}");
+                Ok(keys)
+            }
+            None => Ok(keys),
+        }
+    }
+
+    /// The newest of the keys that are valid now and that `is_fit`.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn signer(&self, is_fit: impl Fn(&HeldKey) -> bool) -> anyhow::Result<&HeldKey> {
+        let now = now();
+        self.signers
+            .iter()
+            .find(|signer| signer.validity.is_valid_at(now) && is_fit(signer))
+            .context("no signing key is valid now")
     }
 
     pub fn published(&self) -> &[PublishedKey] {
         &self.published
     }
+
+    /// Certificates of published keys.
+    pub fn certificates(&self) -> &[IssuerCertificate] {
+        &self.certificates
+    }
+
+    /// Keys whose signatures count no more.
+    pub fn revoked(&self) -> &[PublicKey] {
+        &self.revoked
+    }
 }
 
-async fn load_rows(database: &Database, service: &Service) -> anyhow::Result<Vec<Row>> {
-    let sql = "SELECT public_key, sealed_seed, not_before, not_after FROM auth.load_signing_keys($1)";
-    Ok(database.query(sql, &[&service.name]).await?)
+async fn add(database: &Database, master_key: &MasterKeys, service: &str) -> anyhow::Result<()> {
+    let key = SigningKey::generate();
+    let public = key.public_key();
+    let sealed = master_key.seal(PURPOSE, public.as_bytes(), key.seed());
+    let row = database
+        .query_one(
+            "SELECT outcome FROM auth.add_signing_key($1, $2, $3, $4)",
+            &[&public.as_bytes().as_slice(), &sealed, &service, &i32::try_from(PUBLISHED_MAX_AGE)?],
+        )
+        .await?;
+    match AddSigningKeyOutcome::of(&row)? {
+        AddSigningKeyOutcome::Added => tracing::info!("made a new signing key for service {service}"),
+        AddSigningKeyOutcome::NotDue => {}
+    }
+    Ok(())
 }
 
-/// Not before and not after, in seconds since 1970.
-fn validity(row: &Row) -> (u64, u64) {
-    let seconds = |column| u64::try_from(row.get::<_, i64>(column)).unwrap_or_default();
-    (seconds("not_before"), seconds("not_after"))
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn signer(not_before: u64, not_after: u64) -> HeldKey {
+        let key = SigningKey::generate();
+        let validity = PublishedKey { public_key: key.public_key(), not_before, not_after };
+        HeldKey { key, validity, certificate: None }
+    }
+
+    #[test]
+    fn a_key_signs_in_its_time_only_and_the_newest_first() {
+        let now = now();
+        let (ended, old) = (signer(0, now - 1), signer(0, now + 100));
+        let (new, to_come) = (signer(now - 1, now + 100), signer(now + 50, now + 200));
+        let (expected, second) = (new.key.public_key(), old.key.public_key());
+        let signers = vec![to_come, new, old, ended];
+        let mut keys = Keys { signers, published: Vec::new(), certificates: Vec::new(), revoked: Vec::new() };
+        assert_eq!(keys.signer(|_| true).unwrap().key.public_key(), expected);
+        let fit = |signer: &HeldKey| signer.key.public_key() != expected;
+        assert_eq!(keys.signer(fit).unwrap().key.public_key(), second);
+        keys.signers = vec![signer(now + 50, now + 200), signer(0, now - 1)];
+        assert!(keys.signer(|_| true).is_err());
+    }
 }

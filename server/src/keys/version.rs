@@ -2,7 +2,7 @@
 //! is heard sooner where it is notified; this finds it where no notification arrives.
 
 use std::sync::{
-    Arc,
+    Arc, Mutex, PoisonError,
     atomic::{AtomicI64, Ordering},
 };
 
@@ -21,13 +21,20 @@ struct Shared {
     database: Database,
     seen: AtomicI64,
     /// Notified when the keys changed.
-    changed: Vec<Arc<Notify>>,
+    changed: Mutex<Vec<Arc<Notify>>>,
 }
 
 impl KeyVersion {
-    /// Notifies all of `changed` whenever the keys changed.
-    pub fn new(database: &Database, changed: Vec<Arc<Notify>>) -> Self {
-        Self(Arc::new(Shared { database: database.clone(), seen: AtomicI64::new(NONE), changed }))
+    pub fn new(database: &Database) -> Self {
+        let shared =
+            Shared { database: database.clone(), seen: AtomicI64::new(NONE), changed: Mutex::default() };
+        Self(Arc::new(shared))
+    }
+
+    /// Notifies `changed` whenever the keys changed, and returns it.
+    pub fn changed(&self, changed: Arc<Notify>) -> Arc<Notify> {
+        self.0.changed.lock().unwrap_or_else(PoisonError::into_inner).push(changed.clone());
+        changed
     }
 
     /// Compares the version with the last one.
@@ -39,7 +46,8 @@ impl KeyVersion {
         let version = row.get(0);
         // The keys were loaded before the first comparison, perhaps before a change.
         if self.0.seen.swap(version, Ordering::Relaxed) != version {
-            self.0.changed.iter().for_each(|changed| changed.notify_one());
+            let changed = self.0.changed.lock().unwrap_or_else(PoisonError::into_inner);
+            changed.iter().for_each(|changed| changed.notify_one());
         }
         Ok(())
     }

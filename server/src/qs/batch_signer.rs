@@ -1,21 +1,12 @@
 //! Batches of KeyPackages (QS-6): the QS signs which packages it gave out together, and when.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use postern_protocol::{
     key::PublishedKey,
     name::Domain,
     qs::{KeyPackageBatch, StockedKeyPackage},
 };
 
-use crate::{
-    clock::DAY,
-    home::Home,
-    keys::{SigningKeys, signing_keys::Service},
-};
-
-/// A batch is used within minutes; the overlap is for servers that run on with the old key.
-const QS: Service = Service { name: "qs", purpose: "QS signing key", overlap: 90 * DAY };
+use crate::{clock::now, home::Home, http::Failure, keys::SigningKeys};
 
 pub struct BatchSigner(SigningKeys);
 
@@ -23,7 +14,7 @@ impl BatchSigner {
     /// # Errors
     /// As [`SigningKeys::load`].
     pub async fn load(home: &Home) -> anyhow::Result<Self> {
-        Ok(Self(SigningKeys::load(&home.database, &home.master_key, QS).await?))
+        Ok(Self(SigningKeys::load(&home.database, &home.master_key, "qs").await?))
     }
 
     /// # Errors
@@ -36,8 +27,15 @@ impl BatchSigner {
         self.0.now().published().to_vec()
     }
 
-    pub fn sign(&self, domain: &Domain, key_packages: Vec<StockedKeyPackage>) -> KeyPackageBatch {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        KeyPackageBatch::sign(domain, now, key_packages, self.0.now().current())
+    /// # Errors
+    /// A fault: no key is valid now.
+    pub fn sign(
+        &self,
+        domain: &Domain,
+        key_packages: Vec<StockedKeyPackage>,
+    ) -> Result<KeyPackageBatch, Failure> {
+        let keys = self.0.now();
+        let signer = keys.signer(|_| true).map_err(Failure::fault)?;
+        Ok(KeyPackageBatch::sign(domain, now(), key_packages, &signer.key))
     }
 }

@@ -51,7 +51,7 @@ pub async fn fetch_key_packages(qs: Qs, request: Request, payment: Payment) -> O
             open(&friendship_token, stock_id, sealed_key, last_resort, package)
         })
         .collect::<Result<_, _>>()?;
-    request.answer(StatusCode::OK, &qs.batch_signer.sign(&qs.home.domain, key_packages))
+    request.answer(StatusCode::OK, &qs.batch_signer.sign(&qs.home.domain, key_packages)?)
 }
 
 fn open(

@@ -40,7 +40,7 @@ pub struct Qs {
 }
 
 impl Qs {
-    /// Loads the signing keys, after making one if none lasts.
+    /// Loads the signing keys, after making one if it is due.
     ///
     /// # Errors
     /// A database that does not answer, keys that do not open under the master key.
@@ -49,12 +49,20 @@ impl Qs {
         Ok(Self { home: home.clone(), batch_signer, wakeups: Wakeups::default(), pusher })
     }
 
-    /// Makes a signing key if none lasts, and loads those in the database.
+    /// Makes a signing key if one is due, and loads those in the database.
     ///
     /// # Errors
     /// As [`Self::load`].
     pub async fn renew_signing_keys(&self) -> anyhow::Result<()> {
         self.batch_signer.renew(&self.home).await
+    }
+
+    /// Makes a key for push services if one is due, and loads those in the database.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub async fn renew_push_keys(&self) -> anyhow::Result<()> {
+        self.pusher.renew_keys().await
     }
 }
 
@@ -70,6 +78,7 @@ pub fn outcomes() -> Vec<crate::database::outcome::Declared> {
         declared::<dequeue::DequeueOutcome>(),
         declared::<fetch_key_packages::FetchKeyPackagesOutcome>(),
         declared::<publish_key_packages::PublishKeyPackagesOutcome>(),
+        declared::<push::AddApplicationServerKeyOutcome>(),
         declared::<remove_key_packages::RemoveKeyPackagesOutcome>(),
         declared::<revoke_addresses::RevokeAddressesOutcome>(),
         declared::<rotate_friendship_token::RotateFriendshipTokenOutcome>(),

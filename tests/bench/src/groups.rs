@@ -5,12 +5,13 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use openmls::prelude::{BasicCredential, Credential, ExternalSender, ProcessedMessageContent};
+use openmls::prelude::ProcessedMessageContent;
 use postern_client::Client;
 use postern_protocol::ds::{CreateGroup, SubmitMessage};
 use postern_server::{
     clock::{day, today},
     ds::{
+        external_sender_keys::ExternalSenderKeys,
         group::{DeliveryService, Group},
         handshake::{self, Submission},
         roster::Roster,
@@ -196,7 +197,7 @@ async fn deliver_seconds(client: &Client, admin: &Connection) -> Result<f64> {
 /// The server's view of a group, in this process.
 struct Mirror {
     rules: Rules,
-    senders: Vec<ExternalSender>,
+    senders: ExternalSenderKeys,
     domain: postern_protocol::name::Domain,
     epoch: u64,
     roster: Vec<u8>,
@@ -206,9 +207,7 @@ struct Mirror {
 impl Mirror {
     fn new(founder: &Founder, creation: &CreateGroup, rules: Rules) -> Result<Self> {
         let domain = founder.id.domain().clone();
-        let name = BasicCredential::new(domain.as_str().as_bytes().to_vec());
-        let key = founder.server_key.as_bytes().as_slice().into();
-        let senders = vec![ExternalSender::new(key, Credential::from(name))];
+        let senders = ExternalSenderKeys::of(founder.server_key, &domain);
         let mut mirror = Self { rules, senders, domain, epoch: 0, roster: Vec::new(), tree: Vec::new() };
         let group = Group::create(&creation.group_info, &creation.ratchet_tree, mirror.ds())?;
         mirror.keep(founder, &group);
@@ -216,7 +215,7 @@ impl Mirror {
     }
 
     fn ds(&self) -> DeliveryService<'_> {
-        DeliveryService { home: &self.domain, external_senders: &self.senders, today: day(today()) }
+        DeliveryService { home: &self.domain, external_sender_keys: &self.senders, today: day(today()) }
     }
 
     fn blob<'a>(&self, founder: &'a Founder, kind: Kind) -> BlobId<'a> {

@@ -11,6 +11,7 @@ mod floor;
 mod gate;
 mod group;
 mod groups;
+mod identities;
 mod queues;
 mod soak;
 mod tokens;
@@ -63,6 +64,12 @@ struct Options {
     /// Measure few queues next to many instead
     #[arg(long, num_args = 2, value_names = ["FEW", "MANY"])]
     scale: Vec<i64>,
+    /// Measure registrations, lookups and commits of identities instead
+    #[arg(long)]
+    identities: bool,
+    /// Measure lookups among few users next to many instead
+    #[arg(long, num_args = 2, value_names = ["FEW", "MANY"])]
+    users: Vec<i64>,
     /// Measure what so many waiting long-polls cost instead
     #[arg(long, value_name = "N")]
     waiters: Option<usize>,
@@ -86,6 +93,9 @@ async fn main() -> Result<()> {
     if let [few, many] = options.scale[..] {
         return queues::scale(&options, few, many).await;
     }
+    if let [few, many] = options.users[..] {
+        return identities::scale(&options, few, many).await;
+    }
     let mut cluster = Cluster::start().await;
     if options.groups {
         return groups::measure(&options, &mut cluster).await;
@@ -108,6 +118,9 @@ async fn main() -> Result<()> {
 
     if let Some(waiters) = options.waiters {
         return waiters::measure(&options, waiters, &cluster, &sending, &client).await;
+    }
+    if options.identities {
+        return identities::measure(&options, &cluster, &sending, &client).await;
     }
     if options.attack {
         return attack::measure(&options, &cluster, &sending, &client).await;

@@ -399,3 +399,74 @@ async fn two_people_see_one_safety_number_and_what_they_verified_stays_so_while_
     alice.compare_safety_code(bob.user(), theirs.code()).await.unwrap();
     world.close();
 }
+
+#[tokio::test]
+async fn contacts_hear_of_another_name_and_of_an_end_and_go_on_or_not() {
+    let world = World::builder().start().await;
+    let [alice, bob] = [shy_person(&world, "alice").await, shy_person(&world, "bob").await];
+    bob.ask_contact(alice.user()).await.unwrap();
+    until(&alice, asks(bob.user())).await;
+    alice.accept_contact(bob.user()).await.unwrap();
+    until(&bob, answers(alice.user())).await;
+    let number = alice.safety_number(bob.user()).await.unwrap();
+    bob.compare_safety_code(alice.user(), number.code()).await.unwrap();
+
+    let key = alice.recovery_key().unwrap().expect("it was not shown yet");
+    let before = alice.user().clone();
+    let alicia = alice.rename("alicia", &key).await.unwrap();
+    sync(&alicia).await;
+    let renamed = |event: &Event| matches!(event, Event::Renamed { from, to } if *from == before && to == alicia.user());
+    let events = until(&bob, renamed).await;
+    assert!(
+        !events
+            .iter()
+            .any(|event| matches!(event, Event::IdentityReset { .. } | Event::IdentitySplit { .. }))
+    );
+    assert!(contact(&bob, &before).is_none());
+    let known = contact(&bob, alicia.user()).expect("what was agreed goes on");
+    assert!(known.may_be_added && known.verified, "{known:?}");
+    let invited = bob.create_group("climbing").await.unwrap().invite(alicia.user()).await.unwrap();
+    assert_eq!((invited.members, invited.waiting), (1, 0), "she need not be asked");
+
+    alicia.delete_account(&key).await.unwrap();
+    let deleted = |event: &Event| matches!(event, Event::ContactDeleted { user } if user == alicia.user());
+    until(&bob, deleted).await;
+    assert!(contact(&bob, alicia.user()).is_none());
+    world.close();
+}
+
+#[tokio::test]
+async fn a_contact_that_began_anew_is_no_contact_until_a_person_accepts() {
+    let world = World::builder().start().await;
+    let [alice, bob] = [shy_person(&world, "alice").await, shy_person(&world, "bob").await];
+    for (one, other) in [(&alice, &bob), (&bob, &alice)] {
+        one.ask_contact(other.user()).await.unwrap();
+        until(other, asks(one.user())).await;
+        other.accept_contact(one.user()).await.unwrap();
+        until(one, answers(other.user())).await;
+    }
+    let number = alice.safety_number(bob.user()).await.unwrap();
+    bob.compare_safety_code(alice.user(), number.code()).await.unwrap();
+    let key = alice.recovery_key().unwrap().unwrap();
+    let anew = Client::builder(world.homes.path().join("anew")).server(world.server().url()).options(shy());
+    let anew = anew.reset("alice", &key).await.unwrap();
+    assert!(anew.contacts().unwrap().is_empty());
+    anew.ask_contact(bob.user()).await.unwrap();
+
+    let reset = |event: &Event| matches!(event, Event::IdentityReset { user } if user == alice.user());
+    let events = until(&bob, reset).await;
+    assert!(!events.iter().any(asks(alice.user())), "it is not known who asks: {events:?}");
+    let known = contact(&bob, alice.user()).unwrap();
+    assert!(known.reset && !known.may_add && !known.may_be_added && !known.verified, "{known:?}");
+    assert!(matches!(bob.accept_contact(alice.user()).await, Err(Error::Identity(_))));
+    assert!(matches!(bob.safety_number(alice.user()).await, Err(Error::Identity(_))));
+
+    assert!(bob.accept_reset(alice.user()).unwrap());
+    until(&bob, asks(alice.user())).await;
+    assert!(contact(&bob, alice.user()).is_none(), "nothing of before holds");
+    bob.accept_contact(alice.user()).await.unwrap();
+    until(&anew, answers(bob.user())).await;
+    let known = contact(&bob, alice.user()).unwrap();
+    assert!(known.may_add && !known.may_be_added && !known.verified, "{known:?}");
+    world.close();
+}

@@ -1,10 +1,11 @@
-//! Members' work for a group that nobody asks for (DS-10), and the attributes that they keep in it (DS-12).
+//! Members' work for a group that nobody asks for (DS-10), the attributes that they keep in it (DS-12), the devices of
+//! one user in it, its admins, and its end.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use postern_client::{Client, Error, Event, Options};
-use postern_protocol::ds::GroupId;
-use postern_tests_kit::{PATIENCE, World, befriend, joined};
+use postern_protocol::{ds::GroupId, encoding::Encoding};
+use postern_tests_kit::{BadLine, PATIENCE, World, befriend, eventually, joined};
 
 /// The same device, as it acts with these options.
 fn with(client: Client, options: Options) -> Client {
@@ -131,4 +132,257 @@ async fn what_members_keep_beside_their_leaves_they_alone_can_read_and_it_goes_w
     let dump = world.admin.query_one("SELECT tree FROM ds.groups", &[]).await.unwrap();
     let tree: Vec<u8> = dump.get(0);
     assert!(!tree.windows(10).any(|part| part == b"likes rope"));
+}
+
+fn names(client: &Client, group: &GroupId) -> Vec<String> {
+    let members = client.group_with_id(group).members().unwrap();
+    let mut names: Vec<_> = members.iter().map(ToString::to_string).collect();
+    names.sort();
+    names
+}
+
+async fn hears(client: &Client, said: &str) {
+    let heard = |event: &Event| matches!(event, Event::Message { text, .. } if text == said);
+    let events = client.sync_until(PATIENCE, heard).await.unwrap();
+    assert!(events.iter().any(heard), "{} hears {said}: {events:?}", client.user());
+}
+
+#[tokio::test]
+async fn a_second_device_of_a_plain_member_comes_into_all_groups_by_itself_as_the_same_user() {
+    let world = World::builder().pushing().start().await;
+    let ([alice, bob, carol], group) = group_of_three(&world).await;
+    let other = alice.create_group("other").await.unwrap().id().clone();
+    alice.group_with_id(&other).invite(bob.user()).await.unwrap();
+    joined(&bob, 1).await;
+
+    let tablet = world.device(&bob, "tablet").await;
+    receive(&bob).await;
+    joined(&tablet, 2).await;
+    for client in [&alice, &bob, &carol] {
+        receive(client).await;
+    }
+    let expected = ["alice", "bob", "bob", "carol"].map(|name| format!("{name}@example.localhost"));
+    for client in [&alice, &bob, &carol, &tablet] {
+        receive(client).await;
+        assert_eq!(names(client, &group), expected, "{} needs no introduction", client.user());
+    }
+    tablet.group_with_id(&group).send("from the tablet").await.unwrap();
+    for client in [&alice, &bob, &carol] {
+        hears(client, "from the tablet").await;
+    }
+    carol.group_with_id(&group).send("to all").await.unwrap();
+    for client in [&bob, &tablet] {
+        hears(client, "to all").await;
+    }
+    let titles: Vec<_> = tablet.groups().unwrap().into_iter().map(|found| found.title).collect();
+    assert_eq!(titles.len(), 2);
+    assert!(titles.contains(&"three".to_owned()) && titles.contains(&"other".to_owned()), "{titles:?}");
+
+    // A group that one of Bob's devices makes later is the other's, too, and both may do what Bob may.
+    let own = bob.create_group("own").await.unwrap().id().clone();
+    receive(&bob).await;
+    joined(&tablet, 1).await;
+    tablet.group_with_id(&own).rename("ours").await.unwrap();
+    let titled = |event: &Event| matches!(event, Event::Titled { title, .. } if title == "ours");
+    assert!(bob.sync_until(PATIENCE, titled).await.unwrap().iter().any(titled));
+
+    // Bob is removed whole, by his name, and nobody else is.
+    let group = alice.group_with_id(&group);
+    let removal = group.removal(bob.user()).unwrap();
+    assert!(removal.members.iter().all(|member| member.user.as_ref() == Some(bob.user())));
+    assert_eq!(removal.members.len(), 2);
+    group.remove_all(&removal).await.unwrap();
+    receive(&carol).await;
+    assert_eq!(names(&carol, group.id()), ["alice@example.localhost", "carol@example.localhost"]);
+    for client in [&bob, &tablet] {
+        receive(client).await;
+        assert!(matches!(client.group_with_id(group.id()).epoch(), Err(Error::NotMember)));
+    }
+}
+
+#[tokio::test]
+async fn a_device_that_left_a_group_is_not_brought_in_again_by_the_users_others() {
+    let world = World::builder().pushing().start().await;
+    let (alice, bob, group) = world.friends(["alice", "bob"], "noise").await;
+    let tablet = world.device(&bob, "tablet").await;
+    receive(&bob).await;
+    joined(&tablet, 1).await;
+    tablet.group_with_id(&group).block().await.unwrap();
+    bob.group_with_id(&group).invite(bob.user()).await.unwrap();
+    receive(&tablet).await;
+    assert!(matches!(tablet.group_with_id(&group).epoch(), Err(Error::NotMember)));
+    receive(&alice).await;
+}
+
+#[tokio::test]
+async fn an_admin_names_another_and_leaves_and_the_other_renames_and_deletes_the_group() {
+    let world = World::builder().pushing().start().await;
+    let ([alice, bob, carol], group) = group_of_three(&world).await;
+    let of = |client: &Client| client.group_with_id(&group);
+    assert!(matches!(of(&alice).leave().await, Err(Error::LastAdmin)));
+    assert!(matches!(of(&alice).dismiss_admin(alice.user()).await, Err(Error::LastAdmin)));
+    assert!(matches!(of(&bob).name_admin(bob.user()).await, Err(Error::NotAdmin)));
+    assert!(matches!(of(&bob).rename("his").await, Err(Error::NotAdmin)));
+    assert!(matches!(of(&bob).delete().await, Err(Error::NotAdmin)));
+
+    of(&alice).name_admin(bob.user()).await.unwrap();
+    let changed = |event: &Event| matches!(event, Event::AdminsChanged { admins, .. } if admins.len() == 2);
+    for client in [&bob, &carol] {
+        assert!(client.sync_until(PATIENCE, changed).await.unwrap().iter().any(changed));
+    }
+    of(&alice).leave().await.unwrap();
+    let bob = with(bob, eager());
+    receive(&bob).await;
+    receive(&alice).await;
+    let of = |client: &Client| client.group_with_id(&group);
+    assert!(matches!(of(&alice).epoch(), Err(Error::NotMember)));
+    of(&bob).rename("his").await.unwrap();
+    let titled = |event: &Event| matches!(event, Event::Titled { title, .. } if title == "his");
+    assert!(carol.sync_until(PATIENCE, titled).await.unwrap().iter().any(titled));
+
+    of(&bob).delete().await.unwrap();
+    assert_eq!(world.count("ds.groups").await, 0);
+    receive(&carol).await;
+    for client in [&bob, &carol] {
+        assert!(matches!(of(client).epoch(), Err(Error::NotMember)), "{}", client.user());
+    }
+}
+
+#[tokio::test]
+async fn messages_follow_a_device_to_another_address() {
+    let world = World::builder().pushing().start().await;
+    let (alice, bob, group) = world.friends(["alice", "bob"], "here").await;
+    receive(&bob).await;
+    let addresses = world.count("qs.addresses").await;
+    bob.group_with_id(&group).renew_address().await.unwrap();
+    assert_eq!(world.count("qs.addresses").await, addresses, "the old one leads nowhere");
+    receive(&alice).await;
+    alice.group_with_id(&group).send("found you").await.unwrap();
+    hears(&bob, "found you").await;
+}
+
+#[tokio::test]
+async fn who_is_to_be_removed_and_is_still_here_comes_back_with_another_address() {
+    let world = World::builder().pushing().start().await;
+    let (alice, bob, group) = world.friends(["alice", "bob"], "here").await;
+    let fast = Options { return_after: Duration::ZERO, ..patient() };
+    let (alice, bob) = (with(alice, fast.clone()), with(bob, fast));
+    receive(&alice).await;
+    let lookups = async || -> BTreeSet<Vec<u8>> {
+        let rows = world.admin.query("SELECT lookup FROM qs.addresses", &[]).await.unwrap();
+        rows.iter().map(|row| row.get(0)).collect()
+    };
+    let before = lookups().await;
+    bob.group_with_id(&group).renew_address().await.unwrap();
+    receive(&alice).await;
+    let address = lookups().await.difference(&before).next().unwrap().clone();
+    // The address that Bob has in the group goes, which the DS sees when it delivers: it proposes to remove him.
+    let gone = world.admin.execute("DELETE FROM qs.addresses WHERE lookup = $1", &[&address]).await.unwrap();
+    assert_eq!(gone, 1);
+    let revision = async || -> i32 {
+        world.admin.query_one("SELECT revision FROM ds.groups", &[]).await.unwrap().get("revision")
+    };
+    let proposed = revision().await;
+    alice.group_with_id(&group).send("where are you?").await.unwrap();
+    eventually("his removal is proposed", async || (revision().await > proposed).then_some(())).await;
+    bob.group_with_id(&group).update().await.unwrap();
+    receive(&alice).await;
+    assert_eq!(names(&alice, &group).len(), 2);
+    alice.group_with_id(&group).send("there you are").await.unwrap();
+    hears(&bob, "there you are").await;
+}
+
+#[tokio::test]
+async fn a_device_that_was_removed_from_its_user_is_removed_from_all_groups() {
+    let world = World::builder().pushing().start().await;
+    let ([alice, bob, carol], group) = group_of_three(&world).await;
+    let tablet = world.device(&bob, "tablet").await;
+    receive(&bob).await;
+    joined(&tablet, 1).await;
+    for client in [&bob, &alice, &carol] {
+        receive(client).await;
+        assert_eq!(client.group_with_id(&group).members().unwrap().len(), 4);
+    }
+    bob.remove_device(&tablet.client_key()).await.unwrap();
+    receive(&bob).await;
+    let expected = ["alice", "bob", "carol"].map(|name| format!("{name}@example.localhost"));
+    for client in [&bob, &alice, &carol] {
+        receive(client).await;
+        assert_eq!(names(client, &group), expected, "{}", client.user());
+    }
+    assert!(tablet.group_with_id(&group).rejoin().await.is_err(), "it does not come back, either");
+    bob.group_with_id(&group).send("without it").await.unwrap();
+    hears(&carol, "without it").await;
+    assert_eq!(bob.group_with_id(&group).members().unwrap().len(), 3);
+
+    // A device that comes later has the key that the removed one does not.
+    let phone = world.device(&bob, "phone").await;
+    receive(&bob).await;
+    joined(&phone, 1).await;
+    phone.group_with_id(&group).send("from the phone").await.unwrap();
+    hears(&alice, "from the phone").await;
+}
+
+#[tokio::test]
+async fn devices_that_were_added_apart_come_together_as_one_user() {
+    let world = World::builder().pushing().start().await;
+    let (alice, bob) = (world.person("alice").await, world.person("bob").await);
+    let tablet = world.device(&bob, "tablet").await;
+    let group = alice.create_group("one").await.unwrap().id().clone();
+    befriend(&alice, &bob, &group).await;
+    joined(&bob, 1).await;
+    joined(&tablet, 1).await;
+    for _ in 0..4 {
+        for client in [&alice, &bob, &tablet] {
+            receive(client).await;
+        }
+    }
+    let found = alice.group_with_id(&group);
+    assert_eq!(found.members().unwrap().len(), 3);
+    let bobs = found.removal(bob.user()).unwrap().members;
+    assert_eq!(bobs.len(), 2);
+    assert_eq!(found.removal_of(&bobs[0].leaf_key).unwrap().members.len(), 2, "they have one place");
+    for (speaker, text) in [(&alice, "one"), (&bob, "two"), (&tablet, "three")] {
+        speaker.group_with_id(&group).send(text).await.unwrap();
+        for listener in [&alice, &bob, &tablet] {
+            if listener.client_key() != speaker.client_key() {
+                hears(listener, text).await;
+            }
+        }
+    }
+}
+
+/// Answers that a server gives to somebody who asks for a group, made up by a member.
+fn answer(content: &[u8]) -> Vec<u8> {
+    let head = format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: application/cbor\r\ncontent-length: {}\r\n\r\n",
+        content.len()
+    );
+    [head.as_bytes(), content].concat()
+}
+
+#[tokio::test]
+async fn a_ghost_in_what_a_server_shows_of_a_group_does_not_come_in_unseen() {
+    let world = World::builder().pushing().start().await;
+    let line = BadLine::to(world.server().address()).await;
+    let ([alice, bob, carol], group) = group_of_three(&world).await;
+    let mallory = carol;
+    let bob = with(bob, Options { server: Some(line.url()), return_after: Duration::ZERO, ..patient() });
+    receive(&bob).await;
+    let shown = mallory.group_with_id(&group).with_ghost().unwrap();
+    line.answer("/group-info", 1, &answer(&Encoding::Cbor.encode(&shown)));
+    let Err(Error::Strangers(differences)) = bob.group_with_id(&group).rejoin().await else {
+        panic!("the ghost is in")
+    };
+    let strangers: Vec<_> = differences.strangers.iter().map(ToString::to_string).collect();
+    assert_eq!(strangers.len(), 1, "{strangers:?}");
+    assert_eq!(line.mend(), 1);
+
+    // The person did not accept it, and asks again: this time the server shows the truth.
+    assert_eq!(names(&bob, &group).len(), 3);
+    bob.group_with_id(&group).rejoin().await.unwrap();
+    assert_eq!(names(&bob, &group).len(), 3);
+    receive(&alice).await;
+    alice.group_with_id(&group).send("just us").await.unwrap();
+    hears(&bob, "just us").await;
 }

@@ -23,7 +23,7 @@ use tokio::{
 const ALL_ATTEMPTS: usize = 4;
 
 fn options() -> Options {
-    Options { durable: false, ..Options::default() }
+    Options { accept_contacts: true, durable: false, ..Options::default() }
 }
 
 fn builder(world: &World, server: &str, name: &str) -> ClientBuilder {
@@ -80,6 +80,18 @@ async fn the_code_makes_a_device_of_the_user_that_contacts_find_and_add() {
     assert_eq!(added.unwrap(), laptop.client_key());
     assert_eq!(laptop.user(), alice.user());
     assert_eq!(devices(&alice, &bob).await, 2);
+    // It comes into the user's groups by itself, and knows the user's contacts.
+    joined(&laptop, 1).await;
+    let climbing = laptop.group("climbing").unwrap();
+    climbing.send("from the laptop").await.unwrap();
+    let said = |event: &Event| matches!(event, Event::Message { text, .. } if text == "from the laptop");
+    let events = bob.sync_until(PATIENCE, said).await.unwrap();
+    let of_alice = |event: &Event| match event {
+        Event::Message { sender, .. } => sender.user.as_ref() == Some(alice.user()) && sender.verified,
+        _ => false,
+    };
+    assert!(events.iter().any(of_alice), "{events:?}");
+    assert!(laptop.contacts().unwrap().iter().any(|contact| contact.user == *bob.user()));
     // The user's friendship was handed over: what the new device publishes can be fetched by contacts.
     let sailing = bob.create_group("sailing").await.unwrap();
     befriend(&bob, &alice, sailing.id()).await;

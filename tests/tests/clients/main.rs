@@ -8,6 +8,7 @@ mod following;
 mod friendship;
 mod groups;
 mod identities;
+mod issuer;
 mod linking;
 mod lost_answers;
 mod push;

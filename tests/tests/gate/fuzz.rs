@@ -2,7 +2,11 @@
 //! panics, nothing is a fault of ours, nothing changes unless it is accepted, and nothing is accepted that was not
 //! issued. Most inputs go straight to the code that reads them; some thousands go over HTTP.
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    fs::{self, Permissions},
+    os::unix::fs::PermissionsExt as _,
+};
 
 use base64::{
     Engine as _,
@@ -18,7 +22,7 @@ use postern_server::{
     config::{ConnectionString, DatabaseConfig, Limits},
     database::Database,
     home::{self, Home},
-    keys::MasterKey,
+    keys::{MasterKeys, master_keys::Sources},
 };
 use postern_tests_kit::{Ask, Asked, Call, Chance, World, home};
 use privacypass::amortized_tokens::AmortizedBatchTokenResponse;
@@ -262,10 +266,13 @@ async fn asks(gate: &World) -> Vec<Ask> {
 async fn issuer(gate: &World) -> Issuer {
     let database =
         Database::new(&ConnectionString::new(gate.cluster.server_url()), &DatabaseConfig::default()).unwrap();
-    let key = hex::decode(gate.cluster.master_key()).unwrap().try_into().unwrap();
     let (_, stopping) = tokio::sync::watch::channel(false);
-    let (domain, master_key) = (home(), MasterKey::from_bytes(key));
-    let limits = Limits::default();
+    let file = gate.homes.path().join("master.key");
+    fs::write(&file, gate.cluster.master_key()).unwrap();
+    fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
+    let sources = Sources { file: Some(file), next_file: None };
+    let master_key = MasterKeys::load(&database, sources).await.unwrap();
+    let (domain, limits) = (home(), Limits::default());
     Issuer::load(&Home::new(home::Shared { domain, database, master_key, limits, stopping })).await.unwrap()
 }
 

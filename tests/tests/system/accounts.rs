@@ -241,7 +241,10 @@ async fn no_account_and_no_queue_tells_when_it_was_made() {
         );
         admin.query(&sql, &[]).await.unwrap().iter().map(|row| row.get(0)).collect()
     };
-    assert_eq!(columns("a.attidentity <> ''").await, ["aas.issuer_keys.issuer_key"]);
+    assert_eq!(
+        columns("a.attidentity <> ''").await,
+        ["aas.issuer_keys.issuer_key", "qs.application_server_keys.number"]
+    );
     // The columns that are left expire by the day, or count per day; keys are no users.
     let dated = columns("format_type(a.atttypid, NULL) ~ 'date|time'").await;
     let kept = [
@@ -254,6 +257,7 @@ async fn no_account_and_no_queue_tells_when_it_was_made() {
         "aas.token_use.day",
         "auth.signing_keys.not_after",
         "auth.signing_keys.not_before",
+        "auth.signing_keys.revoked",
         "qs.friendships.last_active",
         "qs.key_packages.expires",
         "qs.messages.enqueued",

@@ -486,8 +486,8 @@ async fn a_server_comes_back_to_its_database_after_a_crash() {
 
 #[tokio::test]
 async fn help_names_every_setting_with_its_environment_variable() {
-    for command in ["serve", "migrate", "check"] {
-        let help = text(&run(postern().args([command, "--help"])).await);
+    for command in ["serve", "migrate", "check", "master-key change"] {
+        let help = text(&run(postern().args(command.split(' ')).arg("--help")).await);
         for setting in ["--config", "--domain", "--embedded", "--max-body-bytes", "--log-format"] {
             assert!(help.contains(setting), "{setting} in:\n{help}");
         }

@@ -1,13 +1,17 @@
 //! A stolen dump tells little (PRIV-1, PRIV-2): one taken in the middle of a conversation
 //! is searched for names next to, or joinable with, groups, queues and tokens.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
+use futures_util::stream::{self, StreamExt as _};
 use postern_client::Client;
 use postern_protocol::{Address, StateKey};
 use postern_tests_kit::{
     World,
-    dump::{Row, contains, is_telling, rows, spellings},
+    dump::{Row, contains, is_telling, joined_tables, rows, spellings},
 };
 
 /// All 32 byte strings within a value: whatever it is made of, an address in it is found.
@@ -21,6 +25,9 @@ struct Conversation {
     world: World,
     dump: Vec<Row>,
 }
+
+/// Tables that know to which user tokens were issued.
+const ISSUED: [&str; 4] = ["aas.takers", "aas.issued", "aas.requests", "aas.allowances"];
 
 /// Too long to be in a ciphertext by chance.
 const NAMES: [&str; 2] = ["alexandrina", "bartholomew"];
@@ -55,11 +62,7 @@ async fn a_dump_names_users_at_the_authentication_service_only() {
 async fn a_dump_joins_no_user_to_a_group_a_queue_or_a_token() {
     let conversation = conversation().await;
     // Tokens are issued to users under their names: both know the user's id.
-    let issued = ["aas.takers", "aas.issued", "aas.requests", "aas.allowances"];
-    let (users, others): (Vec<&Row>, Vec<&Row>) = conversation
-        .dump
-        .iter()
-        .partition(|row| row.schema() == "auth" || issued.contains(&row.table.as_str()));
+    let (users, others): (Vec<&Row>, Vec<&Row>) = conversation.dump.iter().partition(|row| is_of_users(row));
     for table in ["aas.spent_1", "ds.groups", "qs.addresses", "qs.messages", "qs.queues"] {
         assert!(others.iter().any(|row| row.table == table), "{table} has rows to search");
     }
@@ -120,6 +123,71 @@ async fn a_dump_joins_no_user_to_a_group_a_queue_or_a_token() {
         for value in &row.values {
             assert!(!windows(value).any(leads_to_queue), "{} holds an address", row.table);
         }
+    }
+}
+
+fn is_of_users(row: &Row) -> bool {
+    row.schema() == "auth" || ISSUED.contains(&row.table.as_str())
+}
+
+/// Many users, whose devices and groups would show by their numbers what two users hide.
+#[tokio::test]
+async fn a_dump_of_fifty_accounts_with_three_devices_and_forty_groups_joins_no_user_to_anything() {
+    const USERS: usize = 50;
+    const GROUPS: usize = 40;
+    let world = World::builder().start().await;
+    let people: Vec<[Client; 3]> = stream::iter(0..USERS)
+        .map(async |number| {
+            let first = world.person(&format!("somebody-{number}")).await;
+            let second = world.device(&first, &format!("somebody-{number}-2")).await;
+            let third = world.device(&first, &format!("somebody-{number}-3")).await;
+            [first, second, third]
+        })
+        .buffered(8)
+        .collect()
+        .await;
+    stream::iter(0..GROUPS)
+        .for_each_concurrent(8, async |number| {
+            let [host, ..] = &people[number];
+            let [guest, ..] = &people[(number + 1 + number % 7) % USERS];
+            let group = host.create_group(&format!("group {number}")).await.expect("a group can be made");
+            group.invite(guest.user()).await.expect("somebody can be invited");
+        })
+        .await;
+    // Each device takes its turn: requests, answers, Welcomes, and a word to wait in the queues.
+    for _ in 0..4 {
+        stream::iter(people.iter().flatten())
+            .for_each_concurrent(8, async |device| {
+                device.sync(Duration::ZERO).await.expect("a device can sync");
+            })
+            .await;
+    }
+    let mut heard = 0;
+    for (number, [host, ..]) in people.iter().enumerate().take(GROUPS) {
+        let group = host.group(&format!("group {number}")).expect("it is there");
+        heard += usize::from(group.members().expect("it can be read").len() > 1);
+        group.send(SAID).await.expect("it can be said");
+    }
+    assert!(heard > GROUPS / 2, "{heard} of {GROUPS} groups have members");
+
+    let dump = rows(&world.cluster.dump().await);
+    let count = |table: &str| dump.iter().filter(|row| row.table == table).count();
+    assert!(count("auth.users") >= USERS && count("auth.clients") >= 3 * USERS);
+    assert!(
+        count("ds.groups") == GROUPS && count("qs.queues") >= 2 * 3 * USERS && count("qs.messages") > GROUPS
+    );
+    let of_services = ["qs", "ds", "aas"];
+    let (users, others): (Vec<&Row>, Vec<&Row>) = dump
+        .iter()
+        .filter(|row| is_of_users(row) || of_services.contains(&row.schema()))
+        .partition(|row| is_of_users(row));
+    let joined = joined_tables(&users, &others);
+    assert!(joined.is_empty(), "{joined:?}");
+    // An address at the AS would lead to its queue by its hash.
+    let lookups: BTreeSet<&[u8]> =
+        others.iter().filter(|row| row.table == "qs.addresses").map(|row| row.values[0].as_slice()).collect();
+    for value in users.iter().flat_map(|row| &row.values) {
+        assert!(!windows(value).any(|address| lookups.contains(address.lookup().as_slice())));
     }
 }
 

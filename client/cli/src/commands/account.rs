@@ -56,6 +56,8 @@ pub enum Command {
     },
     /// Renew the keys of this device's mailboxes
     RenewMailboxes,
+    /// Accept that the root of the server's domain changed, as its operator told you in another way
+    AcceptRoot,
     /// Delete this device's mailboxes and keys, at the server and here
     LogOut,
 }
@@ -124,6 +126,11 @@ pub async fn run(global: &Global, command: Command) -> anyhow::Result<()> {
         Command::RenewMailboxes => {
             global.open()?.renew_mailbox_keys().await?;
             note("Keys of the mailboxes renewed.");
+            Ok(())
+        }
+        Command::AcceptRoot => {
+            global.open()?.accept_root()?;
+            note("The root that the server shows next is the one from then on.");
             Ok(())
         }
         Command::LogOut => {

@@ -1,8 +1,10 @@
 //! Groups: making them, looking at them, changing who is in them, leaving them.
 
+use std::io::IsTerminal as _;
+
 use clap::Subcommand;
-use postern_client::safe_line;
-use postern_protocol::name::UserName;
+use postern_client::{Error, Group, Member, safe_line};
+use postern_protocol::{PublicKey, name::UserName};
 use serde_json::json;
 
 use super::{Global, note};
@@ -14,32 +16,45 @@ pub enum Command {
     CreateGroup { title: String },
     /// List groups
     Groups,
-    /// List the devices in a group
+    /// The group itself: its admins, its title, its end
+    #[command(subcommand)]
+    Group(GroupCommand),
+    /// List the devices in a group, by the names that the server confirmed
     Members {
         /// Title or id of the group
         group: String,
     },
-    /// Remove all devices of a user from a group (admins only)
+    /// Remove a user from a group (admins only), after naming the devices that go
     Remove {
         /// Title or id of the group
         group: String,
         /// bob@example.org
-        user: UserName,
+        #[arg(required_unless_present = "member")]
+        user: Option<UserName>,
+        /// Instead, a member whose name is not known: the key that `members` shows, or its beginning
+        #[arg(long, value_name = "KEY", conflicts_with = "user")]
+        member: Option<String>,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
     },
     /// Renew this device's keys in a group
     Update {
         /// Title or id of the group
         group: String,
     },
-    /// Leave a group; it takes effect with the next message or change of another member
+    /// Leave a group with all your devices; it takes effect with the next message or change of another member
     Leave {
         /// Title or id of the group
         group: String,
     },
-    /// Come back into a group that this device cannot follow, without waiting until it does so by itself
+    /// Come back into a group that this device cannot follow, after naming members that it does not know
     Rejoin {
         /// Title or id of the group
         group: String,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
     },
     /// Found a group anew that nobody can follow, with its title and members, and leave the old one
     Refound {
@@ -50,6 +65,35 @@ pub enum Command {
     BlockGroup {
         /// Title or id of the group
         group: String,
+    },
+}
+
+#[derive(Subcommand)]
+pub enum GroupCommand {
+    /// List the admins, make users admins, or admins members like others (admins only)
+    Admins {
+        /// Title or id of the group
+        group: String,
+        /// bob@example.org
+        #[arg(long, value_name = "USER")]
+        add: Vec<UserName>,
+        /// bob@example.org
+        #[arg(long, value_name = "USER")]
+        remove: Vec<UserName>,
+    },
+    /// Call the group something else (admins only)
+    Rename {
+        /// Title or id of the group
+        group: String,
+        title: String,
+    },
+    /// Remove everyone and delete the group (admins only)
+    Delete {
+        /// Title or id of the group
+        group: String,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
     },
 }
 
@@ -85,17 +129,25 @@ pub async fn run(global: &Global, command: Command) -> anyhow::Result<()> {
                 } else {
                     let admin = if admin { ", admin" } else { "" };
                     let own = if own { ", this device" } else { "" };
-                    let device = member.client_key.map(|key| device_name(&key)).unwrap_or_default();
-                    format!("{member} {device}{admin}{own}")
+                    format!("{}{admin}{own}", describe(&member))
                 };
                 print_line(&line)?;
             }
         }
-        Command::Remove { group, user } => {
+        Command::Group(command) => run_group(global, command).await?,
+        Command::Remove { group, user, member, yes } => {
             let client = global.open()?;
             let group = client.group(&group)?;
-            group.remove(&user).await?;
-            note(&format!("Removed {user} from {}.", group_name(&client, group.id())?));
+            let removal = match (&user, member) {
+                (Some(user), _) => group.removal(user)?,
+                (None, member) => group.removal_of(&leaf_key(&group, &member.unwrap_or_default())?)?,
+            };
+            let name = group_name(&client, group.id())?;
+            note(&format!("This removes from {name}:"));
+            removal.members.iter().for_each(|member| note(&format!("  {}", describe(member))));
+            confirm(yes)?;
+            group.remove_all(&removal).await?;
+            note(&format!("Removed {} devices from {name}.", removal.members.len()));
         }
         Command::Update { group } => {
             let client = global.open()?;
@@ -114,10 +166,19 @@ pub async fn run(global: &Global, command: Command) -> anyhow::Result<()> {
             }
             note(&format!("Leaving {}.", group_name(&client, group.id())?));
         }
-        Command::Rejoin { group } => {
+        Command::Rejoin { group, yes } => {
             let client = global.open()?;
             let group = client.group(&group)?;
-            group.rejoin().await?;
+            let mut done = group.rejoin().await;
+            while let Err(Error::Strangers(differences)) = done {
+                note("Nobody whom this device knows is known to have let these in:");
+                differences.strangers.iter().for_each(|it| note(&format!("  {}", describe(it))));
+                note("These are admins now:");
+                differences.admins.iter().for_each(|it| note(&format!("  {}", describe(it))));
+                confirm(yes)?;
+                done = group.rejoin_accepting(&differences).await;
+            }
+            done?;
             note(&format!("Back in {}.", group_name(&client, group.id())?));
         }
         Command::Refound { group } => {
@@ -151,5 +212,75 @@ pub async fn run(global: &Global, command: Command) -> anyhow::Result<()> {
             note(&format!("Nothing comes from {} any more.", group_name(&client, group.id())?));
         }
     }
+    Ok(())
+}
+
+async fn run_group(global: &Global, command: GroupCommand) -> anyhow::Result<()> {
+    let client = global.open()?;
+    match command {
+        GroupCommand::Admins { group, add, remove } => {
+            let group = client.group(&group)?;
+            for user in &add {
+                group.name_admin(user).await?;
+            }
+            for user in &remove {
+                group.dismiss_admin(user).await?;
+            }
+            for member in group.admins()? {
+                let line =
+                    if global.json { to_json(&json!({ "member": member })) } else { describe(&member) };
+                print_line(&line)?;
+            }
+        }
+        GroupCommand::Rename { group, title } => {
+            let group = client.group(&group)?;
+            group.rename(&title).await?;
+            note(&format!("The group is called {}.", group_name(&client, group.id())?));
+        }
+        GroupCommand::Delete { group, yes } => {
+            let group = client.group(&group)?;
+            let name = group_name(&client, group.id())?;
+            let own = client.client_key();
+            note(&format!("This removes from {name}, and deletes it:"));
+            let members = group.members()?.into_iter().filter(|member| member.client_key != Some(own));
+            members.for_each(|member| note(&format!("  {}", describe(&member))));
+            confirm(yes)?;
+            group.delete().await?;
+            note(&format!("Deleted {name}."));
+        }
+    }
+    Ok(())
+}
+
+/// A member by its name and device, or where the name is not known, by its key in the group.
+fn describe(member: &Member) -> String {
+    match member.client_key {
+        Some(client_key) => format!("{member} {}", device_name(&client_key)),
+        None => format!("{member} {}", device_name(&member.leaf_key)),
+    }
+}
+
+/// The key in the group of the one member that `members` shows by it, or by its client's.
+fn leaf_key(group: &Group, beginning: &str) -> anyhow::Result<PublicKey> {
+    let is_it = |key: PublicKey| !beginning.is_empty() && key.to_base64url().starts_with(beginning);
+    let mut found = group.members()?;
+    found.retain(|member| is_it(member.leaf_key) || member.client_key.is_some_and(is_it));
+    match found.as_slice() {
+        [member] => Ok(member.leaf_key),
+        [] => anyhow::bail!("no member has the key {}", safe_line(beginning)),
+        _ => anyhow::bail!("several members have keys that begin with {}", safe_line(beginning)),
+    }
+}
+
+/// Asks at a terminal whether to go on; elsewhere `--yes` says so.
+fn confirm(yes: bool) -> anyhow::Result<()> {
+    if yes {
+        return Ok(());
+    }
+    anyhow::ensure!(std::io::stdin().is_terminal(), "nothing was changed: --yes goes on without asking");
+    note("Go on? [y/N]");
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer)?;
+    anyhow::ensure!(matches!(answer.trim(), "y" | "Y" | "yes"), "nothing was changed");
     Ok(())
 }

@@ -1,4 +1,5 @@
--- Private keys of leaves: of groups, of KeyPackages in stock, and of the user in each.
+-- Private keys of leaves: of groups, of KeyPackages in stock, and of the user in each. The user's are
+-- the same on all of its devices.
 CREATE TABLE leaf_keys (public_key BLOB PRIMARY KEY, seed BLOB NOT NULL) STRICT;
 
 -- Groups that this device is or was in. Their MLS state is openmls's.
@@ -6,10 +7,15 @@ CREATE TABLE groups (
     group_id BLOB PRIMARY KEY,          -- the MLS group id
     title TEXT NOT NULL,                -- empty until it was told
     leaf_key BLOB NOT NULL,             -- the public key of this device's leaf
+    titled INTEGER NOT NULL DEFAULT 0,  -- number of the title: a greater one replaces it
     active INTEGER NOT NULL,            -- 1 while this device is a member
+    entering INTEGER NOT NULL DEFAULT 0, -- until the DS accepted the external commit that brings this device in: 1,
+                                        -- or 2 if it was in before, as a user of its own
+    blocked INTEGER NOT NULL DEFAULT 0, -- 1 if this device left without telling, and is not to come in again by itself
     introduce INTEGER NOT NULL,         -- 1 while members added by this device wait for an introduction
     next_number INTEGER NOT NULL,       -- of this device's next application message
     attributes_key BLOB,                -- opens attributes of leaves; null until it was told
+    attributes BLOB NOT NULL DEFAULT x'', -- the application's, of this device's leaf
     committed INTEGER NOT NULL,         -- seconds since 1970: this device's last commit, or its coming in
     proposed INTEGER,                   -- seconds since 1970: since when proposals of others wait
     leaving INTEGER NOT NULL DEFAULT 0, -- 1 from when this device wants to leave until it is out, or was refused
@@ -46,13 +52,13 @@ CREATE TABLE strayed (
     broken INTEGER NOT NULL             -- 1 once the user was told that it cannot come back
 ) STRICT;
 
--- Clients that members say they are, and the number of each member's last message.
+-- Clients that members are, as both keys signed, and the number of each member's last message.
 CREATE TABLE links (
     group_id BLOB NOT NULL,
     leaf_key BLOB NOT NULL,
     client_key BLOB,                    -- that the link names; null without one
     link BLOB,                          -- an IdentityLink in CBOR
-    shown INTEGER NOT NULL DEFAULT 0,   -- 1 if the member itself showed the link; 0 if somebody told it of the member
+    newcomer INTEGER NOT NULL DEFAULT 0, -- 1 while others are to be told of a member that this device added
     last_number INTEGER NOT NULL,
     PRIMARY KEY (group_id, leaf_key)
 ) STRICT;
@@ -67,3 +73,47 @@ CREATE TABLE invitations (
 
 -- Users whose KeyPackages are to be fetched for that.
 CREATE TABLE fetches (user TEXT PRIMARY KEY) STRICT;
+
+-- Groups of this user that this device is to enter by external commit, until it is in.
+CREATE TABLE entries (
+    group_id BLOB PRIMARY KEY,          -- the MLS group id
+    handover BLOB NOT NULL,             -- a GroupHandover in CBOR
+    address BLOB,                       -- where its messages are to go; null until the address was made
+    attempts INTEGER NOT NULL,          -- that failed for good
+    due INTEGER NOT NULL                -- seconds since 1970: when to try
+) STRICT;
+
+-- This user's devices that were told of a group, or have to be told again.
+CREATE TABLE told_devices (
+    group_id BLOB NOT NULL,
+    client_key BLOB NOT NULL,
+    told INTEGER NOT NULL,              -- 1 once it was; 0: it could not be yet, 2: the user's key became another
+    due INTEGER NOT NULL,               -- seconds since 1970: when to try again, if it was not told
+    PRIMARY KEY (group_id, client_key)
+) STRICT;
+
+-- Removed devices of this user that may be in groups yet.
+CREATE TABLE evictions (
+    group_id BLOB NOT NULL,
+    client_key BLOB NOT NULL,
+    PRIMARY KEY (group_id, client_key)
+) STRICT;
+
+-- Attributes of leaves that came with a Welcome, until the key that opens them was told.
+CREATE TABLE cards (
+    group_id BLOB NOT NULL,
+    leaf_key BLOB NOT NULL,
+    sealed BLOB NOT NULL,
+    PRIMARY KEY (group_id, leaf_key)
+) STRICT;
+
+-- Users of members that say to have another name, or to end, until the AS was asked.
+CREATE TABLE member_news (
+    user TEXT PRIMARY KEY,              -- as this device knows it
+    name TEXT,                          -- the new name; null: its account ends
+    tried INTEGER NOT NULL,             -- how often the AS showed nothing of it
+    due INTEGER NOT NULL                -- seconds since 1970: when to ask
+) STRICT;
+
+-- Users of members that the AS knows no more, of which groups were told.
+CREATE TABLE gone_members (user TEXT PRIMARY KEY) STRICT;

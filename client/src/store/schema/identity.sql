@@ -52,3 +52,13 @@ CREATE TABLE identity_commits (
 
 -- When this user's own devices were looked after last, in seconds since 1970.
 CREATE TABLE identity_upkeep (one INTEGER PRIMARY KEY CHECK (one = 1), done INTEGER NOT NULL) STRICT;
+
+-- The AS's keys as they were shown last, and when this device looked at them by itself.
+CREATE TABLE issuers (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    keys BLOB NOT NULL,                 -- AuthenticationKeys in CBOR; their root stays
+    looked INTEGER NOT NULL             -- seconds since 1970
+) STRICT;
+
+-- Keys that the AS revoked: nothing counts that they signed.
+CREATE TABLE revoked_issuers (public_key BLOB PRIMARY KEY) STRICT;

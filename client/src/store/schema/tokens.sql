@@ -10,3 +10,15 @@ CREATE TABLE token_requests (
     issuer_key BLOB NOT NULL,           -- the issuer's public key
     secrets BLOB NOT NULL               -- for each token a nonce (32) and a blind (32)
 ) STRICT;
+
+-- Keys that tokens are issued with, as everyone sees them.
+CREATE TABLE token_keys (
+    token_type INTEGER NOT NULL,
+    token_key TEXT NOT NULL,            -- as the directory has it
+    not_before INTEGER NOT NULL,        -- seconds since 1970
+    live INTEGER NOT NULL,              -- 1 while the directory has it
+    PRIMARY KEY (token_type, token_key)
+) STRICT;
+
+-- When this device compared them with what strangers see, in seconds since 1970.
+CREATE TABLE directory_checks (one INTEGER PRIMARY KEY CHECK (one = 1), checked INTEGER NOT NULL) STRICT;

@@ -30,7 +30,8 @@ use url::Url;
 use web_push_native::{Auth, WebPushBuilder, p256::PublicKey};
 
 use crate::{config::PushConfig, home::Home};
-use application_server::ApplicationServer;
+pub use application_server::AddApplicationServerKeyOutcome;
+use application_server::{ApplicationServerKey, ApplicationServerKeys};
 use hosts::{Host, Hosts, Standing};
 
 /// Time for which a push service keeps a push that its user agent does not fetch: the longest that
@@ -58,7 +59,7 @@ pub struct Pusher(Option<Sender>);
 struct Sender(Arc<Shared>);
 
 struct Shared {
-    application_server: ApplicationServer,
+    application_server_keys: ApplicationServerKeys,
     local_endpoints: bool,
     client: reqwest::Client,
     home: Home,
@@ -76,6 +77,8 @@ struct Shared {
 enum Failure {
     /// The subscription has ended, or never was valid.
     Gone,
+    /// The subscription was made for another key.
+    OtherKey,
     /// The push service refuses the push for good.
     Refused(StatusCode),
     /// The push service may accept it later, perhaps after the time that it named.
@@ -98,7 +101,7 @@ impl Pusher {
             client = client.https_only(true).dns_resolver(Arc::new(endpoint::PublicAddresses));
         }
         Ok(Self(Some(Sender(Arc::new(Shared {
-            application_server: ApplicationServer::load(contact, home).await?,
+            application_server_keys: ApplicationServerKeys::load(contact, home).await?,
             local_endpoints: config.local_endpoints,
             client: client.build().context("cannot make the HTTP client for pushes")?,
             home: home.clone(),
@@ -116,7 +119,18 @@ impl Pusher {
 
     /// The key that subscriptions are made for (RFC 8292 §4).
     pub fn public_key(&self) -> Option<P256PublicKey> {
-        self.0.as_ref().map(|sender| sender.0.application_server.public_key())
+        self.0.as_ref().and_then(|sender| sender.0.application_server_keys.published())
+    }
+
+    /// Makes a key for push services if one is due, and loads those in the database.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub async fn renew_keys(&self) -> anyhow::Result<()> {
+        match &self.0 {
+            Some(sender) => sender.0.application_server_keys.renew(&sender.0.home).await,
+            None => Ok(()),
+        }
     }
 
     /// Sends, some time soon, the pushes that a committed delivery made due: the column `pushes` of its row, in the
@@ -215,8 +229,24 @@ impl Sender {
         due
     }
 
+    /// Sends a push once for each of this server's keys, until the push service takes one.
     async fn attempt(&self, push: &Push, host: &Host) -> Result<(), Failure> {
-        let mut request = self.request(push).map_err(|_| Failure::Gone)?;
+        for key in self.0.application_server_keys.now() {
+            match self.attempt_with(push, host, &key).await {
+                Err(Failure::OtherKey) => {}
+                sent => return sent,
+            }
+        }
+        Err(Failure::Gone)
+    }
+
+    async fn attempt_with(
+        &self,
+        push: &Push,
+        host: &Host,
+        key: &ApplicationServerKey,
+    ) -> Result<(), Failure> {
+        let mut request = self.request(push, key).map_err(|_| Failure::Gone)?;
         let permit = self.0.hosts.permit(host).await.map_err(|pause| Failure::Passing(Some(pause)))?;
         if host.standing() != Standing::Proven {
             *request.timeout_mut() = Some(UNPROVEN_TIMEOUT);
@@ -235,10 +265,8 @@ impl Sender {
         };
         match answer.status() {
             status if status.is_success() => Ok(()),
-            // 401 and 403: the subscription was made for another server's key.
-            StatusCode::NOT_FOUND | StatusCode::GONE | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-                Err(Failure::Gone)
-            }
+            StatusCode::NOT_FOUND | StatusCode::GONE => Err(Failure::Gone),
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(Failure::OtherKey),
             StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT => {
                 Err(Failure::Passing(retry_after()))
             }
@@ -260,7 +288,7 @@ impl Sender {
 
     /// # Errors
     /// As [`Self::open`], and a subscription that nothing can be encrypted to.
-    fn request(&self, push: &Push) -> anyhow::Result<reqwest::Request> {
+    fn request(&self, push: &Push, key: &ApplicationServerKey) -> anyhow::Result<reqwest::Request> {
         let (url, subscription) = self.open(push)?;
         let user_agent = PublicKey::from_sec1_bytes(subscription.p256dh.as_bytes())?;
         let auth = Auth::clone_from_slice(subscription.auth.as_bytes());
@@ -272,7 +300,7 @@ impl Sender {
         let headers = request.headers_mut();
         headers.insert("urgency", HeaderValue::from_static(push.urgency.as_str()));
         headers.insert("topic", HeaderValue::from_static(TOPIC));
-        headers.insert(AUTHORIZATION, self.0.application_server.authorization(&url)?);
+        headers.insert(AUTHORIZATION, self.0.application_server_keys.authorization(key, &url)?);
         Ok(request)
     }
 
@@ -289,7 +317,7 @@ impl Sender {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Gone => f.write_str("the subscription is over"),
+            Self::Gone | Self::OtherKey => f.write_str("the subscription is over"),
             Self::Refused(status) => write!(f, "the push service answers {status}"),
             Self::Passing(_) => f.write_str("the push service does not answer"),
             Self::TooMany => f.write_str("too many wait for push services that do not answer"),

@@ -40,6 +40,7 @@ pub struct Cluster {
     running: Option<PrivateCluster>,
     dir: DataDir,
     master_key: String,
+    environment: Vec<(&'static str, String)>,
 }
 
 impl DataDir {
@@ -94,8 +95,13 @@ impl Drop for DataDir {
 
 impl Cluster {
     pub async fn start() -> Self {
+        Self::start_with(Vec::new()).await
+    }
+
+    /// One whose PostgreSQL has these environment variables.
+    pub async fn start_with(environment: Vec<(&'static str, String)>) -> Self {
         let dir = DataDir::migrated().await;
-        let mut cluster = Self { running: None, dir, master_key: random_key() };
+        let mut cluster = Self { running: None, dir, master_key: random_key(), environment };
         cluster.restart().await;
         cluster
     }
@@ -106,6 +112,10 @@ impl Cluster {
         self.running = None;
         let options =
             ClusterOptions::new(self.dir.path(), &extension_dir()).with_shared_buffers(SHARED_BUFFERS);
+        let options = self
+            .environment
+            .iter()
+            .fold(options, |options, (name, value)| options.with_variable(name, value));
         let started =
             spawn_blocking(move || PrivateCluster::start(&options)).await.expect("starting does not panic");
         self.running = Some(started.unwrap_or_else(|error| panic!("the cluster does not start: {error:#}")));

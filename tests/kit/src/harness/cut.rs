@@ -200,7 +200,7 @@ async fn connection(client: TcpStream, server: SocketAddr, state: &State) -> std
 }
 
 /// The head of an HTTP/1.1 message, and the whole of it; `None` at the end. Its body has a length, or there is none.
-async fn message(from: &mut OwnedReadHalf) -> std::io::Result<Option<(String, Vec<u8>)>> {
+pub(super) async fn message(from: &mut OwnedReadHalf) -> std::io::Result<Option<(String, Vec<u8>)>> {
     let mut bytes = Vec::new();
     let end = loop {
         if let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") {

@@ -1,5 +1,7 @@
 //! A dump in SQL, row by row, for tests that search one.
 
+use std::collections::{BTreeSet, HashMap};
+
 use base64::{
     Engine as _,
     engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD},
@@ -60,6 +62,33 @@ pub fn joins<'a>(one: &[&'a Row], other: &[&'a Row]) -> Vec<(&'a str, &'a str)> 
     found
 }
 
+/// The same pairs of tables, each once, among many rows: it looks at every place of every value once, and finds there the
+/// values of the other side by their first bytes.
+pub fn joined_tables<'a>(one: &[&'a Row], other: &[&'a Row]) -> BTreeSet<(&'a str, &'a str)> {
+    let mut joined = BTreeSet::new();
+    for (one, other, turned) in [(one, other, false), (other, one, true)] {
+        let mut parts: HashMap<&[u8], BTreeSet<(&[u8], &str)>> = HashMap::new();
+        for row in one {
+            for value in row.values.iter().filter(|value| is_telling(value)) {
+                parts.entry(&value[..TELLING]).or_default().insert((value, &row.table));
+            }
+        }
+        for row in other {
+            for value in &row.values {
+                for place in 0..(value.len() + 1).saturating_sub(TELLING) {
+                    let Some(found) = parts.get(&value[place..place + TELLING]) else { continue };
+                    let held = found.iter().filter(|(part, _)| value[place..].starts_with(part));
+                    joined.extend(held.map(|(_, table)| match turned {
+                        false => (*table, row.table.as_str()),
+                        true => (row.table.as_str(), *table),
+                    }));
+                }
+            }
+        }
+    }
+    joined
+}
+
 pub fn contains(value: &[u8], part: &[u8]) -> bool {
     value.windows(part.len()).any(|window| window == part)
 }
@@ -72,4 +101,26 @@ pub fn spellings(value: &[u8]) -> [String; 3] {
 /// Whether a value is a date: those are equal by chance.
 pub fn is_date(value: &[u8]) -> bool {
     value.len() == 10 && value[4] == b'-' && value[7] == b'-'
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_are_joined_by_a_value_within_another_and_by_no_short_one_or_date() {
+        let row = |table: &str, values: &[&[u8]]| Row {
+            table: table.to_owned(),
+            values: values.iter().map(|value| value.to_vec()).collect(),
+        };
+        let (user, queue) = (
+            row("auth.users", &[b"a random id", b"short", b"2026-11-29"]),
+            row("qs.queues", &[b"short", b"2026-11-29", b"something else"]),
+        );
+        assert!(joined_tables(&[&user], &[&queue]).is_empty());
+        let holds = row("ds.groups", &[b"before a random id behind"]);
+        assert_eq!(joined_tables(&[&user], &[&holds, &queue]), [("auth.users", "ds.groups")].into());
+        assert_eq!(joined_tables(&[&holds], &[&user]), [("ds.groups", "auth.users")].into());
+        assert_eq!(joins(&[&user], &[&holds]).len(), 1, "as the search that compares each with each");
+    }
 }

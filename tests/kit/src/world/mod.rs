@@ -18,7 +18,8 @@ use tokio::sync::OnceCell;
 use tokio_postgres::{Client as Connection, types::FromSql};
 
 use crate::{
-    Call, Cluster, Mailbox, Payer, PostgresRelay, Private, Reply, Server, Way, Wire, eventually, home,
+    Call, Cluster, Mailbox, MovedClock, Payer, PostgresRelay, Private, Reply, Server, Way, Wire, eventually,
+    home,
 };
 
 pub use people::{befriend, joined};
@@ -49,6 +50,7 @@ pub struct WorldBuilder {
     tokens: usize,
     strict: bool,
     settings: Vec<(String, String)>,
+    environment: Vec<(&'static str, String)>,
 }
 
 /// Lifts the limits that keep strangers and new users small: tests register more users, and take more tokens, within a
@@ -91,13 +93,22 @@ impl WorldBuilder {
         self
     }
 
+    /// Lets PostgreSQL and the servers go by a clock that the test moves.
+    pub fn by(mut self, clock: &MovedClock) -> Self {
+        self.environment = clock.calendar();
+        for (name, value) in clock.calendar_and_timers() {
+            self = self.setting(name, &value);
+        }
+        self
+    }
+
     /// Has so many tokens at hand, of a user called `banker`.
     pub fn tokens(self, tokens: usize) -> Self {
         Self { tokens, ..self }
     }
 
     pub async fn start(self) -> World {
-        let cluster = Cluster::start().await;
+        let cluster = Cluster::start_with(self.environment).await;
         let relay = self.relay.then(|| PostgresRelay::start(&cluster));
         let mut servers = Vec::new();
         for _ in 0..self.servers {
@@ -139,6 +150,7 @@ impl World {
             tokens: 0,
             strict: false,
             settings: Vec::new(),
+            environment: Vec::new(),
         }
     }
 

@@ -50,7 +50,10 @@ async fn an_account_is_deleted_by_a_client_with_the_owners_proof_and_its_name_is
     }
     assert_eq!(world.count("auth.eid_log").await, 0);
     assert_eq!(world.count("aas.takers").await, 1, "the banker");
-    world.pay(&Call::get(format!("/as/users/{}", alice.name))).await.assert_problem("gone", ProblemType::NotFound);
+    world
+        .pay(&Call::get(format!("/as/users/{}", alice.name)))
+        .await
+        .assert_problem("gone", ProblemType::NotFound);
     world.assert_refuses("a repeat", &valid, ProblemType::NotAllowed).await;
     world.register(&User::new("alice")).await;
     world.assert_refuses("the old client", &valid, ProblemType::NotAllowed).await;

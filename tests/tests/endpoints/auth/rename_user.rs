@@ -61,7 +61,8 @@ async fn a_user_takes_another_name_with_all_clients_and_goes_on_as_the_same() {
     let before = world.look_up(&alice.name).await;
     let alicia = name("alicia");
     let made = taking(&mut alice.device, &alicia);
-    let accepted: IdentityCommitted = world.pay(&renaming(&alice, &alicia, &made, &alice.device)).await.decode();
+    let accepted: IdentityCommitted =
+        world.pay(&renaming(&alice, &alicia, &made, &alice.device)).await.decode();
     assert_eq!(accepted.epoch, alice.eid.epoch + 1);
     alice.moved(&made.commit);
     alice.device.merge();
@@ -89,7 +90,8 @@ async fn a_user_takes_another_name_with_all_clients_and_goes_on_as_the_same() {
     let refused = postern_tests_kit::identity_commit(&alice, &made, &second);
     world.assert_refused_for("a client of the old name", &refused, "the user's name").await;
     second.forget();
-    let taking = Commit { update: true, identity: Some(alice.name.to_string().into_bytes()), ..Default::default() };
+    let taking =
+        Commit { update: true, identity: Some(alice.name.to_string().into_bytes()), ..Default::default() };
     world.commit_identity_by(&mut alice, &mut second, taking).await;
     world.close();
 }
@@ -109,10 +111,15 @@ async fn a_name_is_changed_by_the_owners_proof_and_a_client_that_signs_the_ident
     let wrong = ProblemType::WrongProof;
     for (what, call, expected) in [
         ("no key", renaming_with(&alice, &alicia, commit.clone(), &alice.device, &bob.recovery_key), wrong),
-        ("a proof for another name", {
-            let body = with(&alicia, &commit).with_field("name", ciborium::Value::from(other.to_string()));
-            body.signed_by(&alice.device.key)
-        }, wrong),
+        (
+            "a proof for another name",
+            {
+                let body =
+                    with(&alicia, &commit).with_field("name", ciborium::Value::from(other.to_string()));
+                body.signed_by(&alice.device.key)
+            },
+            wrong,
+        ),
         ("another user's client", with(&alicia, &commit).signed_by(&bob.device.key), wrong),
         ("a state under the old name", with(&alicia, &under(&alice.name)), ProblemType::InvalidMls),
         ("a leaf of another name", with(&other, &under(&other)), ProblemType::InvalidMls),

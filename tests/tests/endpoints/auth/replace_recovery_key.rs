@@ -38,8 +38,7 @@ async fn a_recovery_key_is_replaced_by_its_own_word_and_worth_nothing_then() {
         world.assert_refuses(what, &replacing(&alice, key, &new), wrong).await;
     }
     let for_bob = User { name: bob.name.clone(), ..User::new("alice") };
-    let of_another =
-        Call { signer: Some(alice.device.key.clone()), ..replacing(&for_bob, old, &new) };
+    let of_another = Call { signer: Some(alice.device.key.clone()), ..replacing(&for_bob, old, &new) };
     world.assert_refuses("a proof for another account", &of_another, wrong).await;
 
     world.pay(&replacing(&alice, old, &new)).await.assert_ok("the old key's word");

@@ -14,9 +14,7 @@ use postern_protocol::{
     problem::ProblemType,
     second_proof::{Operation, RecoveryKey, SecondProof},
 };
-use postern_tests_kit::{
-    Ask, Call, Commit, Party, User, World, device_of, identity_commit, now, random_id,
-};
+use postern_tests_kit::{Ask, Call, Commit, Party, User, World, device_of, identity_commit, now, random_id};
 use reqwest::StatusCode;
 
 use super::{commit_identity::random_user, publish_contact, sign_credential};
@@ -88,7 +86,10 @@ async fn a_user_who_lost_all_clients_begins_anew_chained_to_the_end_and_no_old_c
     assert_eq!(ended, IdentityEnded { incarnation: 0, transcript: alice.eid.transcript });
 
     // In between nobody is there, nobody can come back, and the name is not free.
-    assert_eq!(world.count("auth.clients c JOIN auth.users u USING (user_id) WHERE u.name = 'alice'").await, 0);
+    assert_eq!(
+        world.count("auth.clients c JOIN auth.users u USING (user_id) WHERE u.name = 'alice'").await,
+        0
+    );
     let lookup = Call::get(format!("/as/users/{}", alice.name));
     world.pay(&lookup).await.assert_problem("no identity lives", ProblemType::NotFound);
     let made = alice.device.commit(Commit { update: true, ..Default::default() });
@@ -171,7 +172,11 @@ async fn nobody_without_the_recovery_key_ends_or_begins_an_identity_and_nobody_l
         ("another number", resetting(&alice.name, key, &skipping, &device), ProblemType::InvalidMls),
         ("another client", valid.clone().signed_by(&client), ProblemType::NotAllowed),
         ("another name", resetting(&nobody, key, &ended, &successor(&nobody)), wrong),
-        ("another's leaf", resetting(&alice.name, key, &ended, &successor(&mallory.name)), ProblemType::InvalidMls),
+        (
+            "another's leaf",
+            resetting(&alice.name, key, &ended, &successor(&mallory.name)),
+            ProblemType::InvalidMls,
+        ),
     ] {
         world.assert_refused(what, &call.wire(), expected).await;
     }
@@ -194,7 +199,9 @@ async fn of_clients_that_race_to_begin_anew_one_wins() {
     let sent = wires.iter().enumerate();
     let replies = join_all(sent.map(|(number, wire)| world.send_to(&world.servers[number % 2], wire))).await;
     assert_eq!(replies.iter().filter(|reply| reply.status == StatusCode::CREATED).count(), 1);
-    assert!(replies.iter().all(|reply| reply.status == StatusCode::CREATED || reply.is_problem("not-allowed")));
+    assert!(
+        replies.iter().all(|reply| reply.status == StatusCode::CREATED || reply.is_problem("not-allowed"))
+    );
     world.close();
 }
 
@@ -222,7 +229,10 @@ async fn an_account_is_reset_once_a_month_and_attempts_are_counted_apart_from_re
     // A flood of registrations keeps nobody from an account, and one of resets has its own bound.
     let fill = "UPDATE auth.settings SET registrations_per_source = 0, registrations_per_hour = 0";
     world.admin.execute(fill, &[]).await.unwrap();
-    world.send(&resetting(&alice.name, &alice.recovery_key, &ended, &device).wire()).await.assert_ok("the owner");
+    world
+        .send(&resetting(&alice.name, &alice.recovery_key, &ended, &device).wire())
+        .await
+        .assert_ok("the owner");
     let wrong = ending(&alice.name, &RecoveryKey::generate(), &device.key);
     let mut refused = 0;
     for _ in 0..25 {

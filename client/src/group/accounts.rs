@@ -1,0 +1,140 @@
+//! What becomes of the accounts of members (AS-11): a reset, another name, an end. A member's message is
+//! a hint; the AS's record proves it, and each group that the user is in is told once. Owns the tables
+//! `member_news` and `gone_members`.
+
+use postern_protocol::{ds::GroupId, name::UserName};
+use rusqlite::params;
+
+use super::{members, message::Content, outbox, record, state::GroupState};
+use crate::{
+    error::{Error, Result},
+    event::Event,
+    store::{Tx, integer},
+};
+
+/// Seconds between two looks for the end of an account that its device told of.
+const LOOK_AGAIN: u64 = 60 * 60;
+/// How often the AS is asked whether an account ended before the hint is dropped.
+const PATIENCE: u32 = 48;
+/// The most users that are looked up again in one go.
+const AT_ONCE: usize = 5;
+
+/// A hint of a member.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct MemberNews {
+    /// The user as this device knows it.
+    pub user: UserName,
+    /// The name that it has now; `None` if its account ends.
+    pub name: Option<UserName>,
+}
+
+/// Says in all groups who this device is: its user has another name, say.
+pub(crate) fn tell_groups(tx: &Tx<'_>) -> Result<()> {
+    record::active(tx)?.iter().try_for_each(|id| outbox::push(tx, id, &Content::Present).map(drop))
+}
+
+/// Says in all groups that this device's user ends its account.
+pub(crate) fn tell_groups_of_end(tx: &Tx<'_>) -> Result<()> {
+    record::active(tx)?.iter().try_for_each(|id| outbox::push(tx, id, &Content::Gone).map(drop))
+}
+
+/// Notes that a client of a user says that the user has another name, or ends.
+pub(super) fn hint(tx: &Tx<'_>, user: &UserName, name: Option<&UserName>) -> Result<()> {
+    tx.sql().execute(
+        "INSERT INTO member_news (user, name, tried, due) VALUES (?1, ?2, 0, 0)
+         ON CONFLICT (user) DO UPDATE SET name = excluded.name, tried = 0, due = 0",
+        params![user.to_string(), name.map(ToString::to_string)],
+    )?;
+    Ok(())
+}
+
+/// The hints that it is time to ask the AS about.
+pub(crate) fn hints(tx: &Tx<'_>) -> Result<Vec<MemberNews>> {
+    let mut statement = tx.sql().prepare_cached("SELECT user, name FROM member_news WHERE due <= ?1")?;
+    let rows = statement
+        .query_map([integer(tx.now())], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect::<Result<Vec<(String, Option<String>)>, _>>()?;
+    rows.into_iter()
+        .map(|(user, name)| {
+            Ok(MemberNews { user: parse(&user)?, name: name.as_deref().map(parse).transpose()? })
+        })
+        .collect()
+}
+
+/// The AS does not know a user any more that is a member of groups.
+pub(crate) fn gone(tx: &Tx<'_>, user: &UserName) -> Result<()> {
+    forget_hint(tx, user)?;
+    let sql = "INSERT OR IGNORE INTO gone_members (user) VALUES (?1)";
+    if tx.sql().execute(sql, [user.to_string()])? == 0 {
+        return Ok(());
+    }
+    tell(tx, user, |group| Event::MemberGone { group, user: user.clone() })
+}
+
+/// The AS still knows a user that says that it ends.
+pub(crate) fn still_there(tx: &Tx<'_>, user: &UserName) -> Result<()> {
+    tx.sql().execute(
+        "UPDATE member_news SET tried = tried + 1, due = ?2 WHERE user = ?1",
+        params![user.to_string(), integer(tx.now().saturating_add(LOOK_AGAIN))],
+    )?;
+    tx.sql().execute(
+        "DELETE FROM member_news WHERE user = ?1 AND tried > ?2",
+        params![user.to_string(), PATIENCE],
+    )?;
+    Ok(())
+}
+
+/// A lookup showed the identity of a user under another name.
+pub(crate) fn was_renamed(tx: &Tx<'_>, user: &UserName, name: &UserName) -> Result<()> {
+    forget_hint(tx, user)?;
+    let groups = with_member(tx, &[user, name])?;
+    groups.into_iter().try_for_each(|group| {
+        Event::MemberRenamed { group, user: user.clone(), name: name.clone() }.record(tx)
+    })
+}
+
+/// The AS shows that a user's identity was begun anew.
+pub(crate) fn was_reset(tx: &Tx<'_>, user: &UserName) -> Result<()> {
+    tell(tx, user, |group| Event::MemberReset { group, user: user.clone() })
+}
+
+pub(crate) fn forget_hint(tx: &Tx<'_>, user: &UserName) -> Result<()> {
+    tx.sql().execute("DELETE FROM member_news WHERE user = ?1", [user.to_string()])?;
+    Ok(())
+}
+
+/// Members' users whom the AS was not asked about since a time (seconds since 1970), some of them.
+pub(crate) fn not_seen_since(tx: &Tx<'_>, time: u64) -> Result<Vec<UserName>> {
+    let mut statement = tx.sql().prepare_cached(
+        "SELECT DISTINCT i.user FROM links l
+           JOIN groups g ON g.group_id = l.group_id AND g.active = 1
+           JOIN identities i ON i.client_key = l.client_key
+           JOIN eids e ON e.user = i.user AND e.pending = 0
+          WHERE e.seen < ?1 AND NOT EXISTS (SELECT 1 FROM gone_members m WHERE m.user = i.user)
+          ORDER BY e.seen LIMIT ?2",
+    )?;
+    let rows = statement
+        .query_map(params![integer(time), AT_ONCE], |row| row.get(0))?
+        .collect::<Result<Vec<String>, _>>()?;
+    rows.iter().map(|user| parse(user)).collect()
+}
+
+fn tell(tx: &Tx<'_>, user: &UserName, event: impl Fn(GroupId) -> Event) -> Result<()> {
+    with_member(tx, &[user])?.into_iter().try_for_each(|group| event(group).record(tx))
+}
+
+/// The groups that one of these users is in, as far as its devices showed themselves.
+fn with_member(tx: &Tx<'_>, users: &[&UserName]) -> Result<Vec<GroupId>> {
+    let mut groups = Vec::new();
+    for id in record::active(tx)? {
+        let claims = members::claims(tx, &GroupState::load(tx, &id)?)?;
+        if claims.iter().any(|(_, claim)| users.contains(&&claim.user)) {
+            groups.push(id);
+        }
+    }
+    Ok(groups)
+}
+
+fn parse(user: &str) -> Result<UserName> {
+    user.parse().map_err(|_| Error::Damaged("a user name"))
+}

@@ -1,0 +1,55 @@
+//! A group as a member and a server could make it up together: with a device in it that nobody let in.
+//! For programs that test clients.
+
+use openmls::prelude::KeyPackage;
+use openmls_traits::OpenMlsProvider as _;
+use postern_protocol::{
+    Address, GroupInfo, RatchetTree,
+    ds::CurrentGroup,
+    key::SigningKey,
+    mls::{DeliveryAddress, Pseudonym},
+};
+use tls_codec::Serialize as _;
+
+use super::state::GroupState;
+use crate::{
+    error::{Error, Result},
+    leaf,
+    mls::{self, CIPHERSUITE, LeafSigner},
+    store::Tx,
+};
+
+impl GroupState {
+    /// What a server would show if it had taken a commit of this member that adds a ghost. For a trial
+    /// only: this device goes on as if it had been accepted.
+    pub(crate) fn with_ghost(mut self, tx: &Tx<'_>) -> Result<CurrentGroup> {
+        let what = "cannot make up a group";
+        let (key, pseudonym) = (SigningKey::generate(), Pseudonym::random());
+        let address = Address::generate().map_err(Error::mls(what))?;
+        let delivery = DeliveryAddress { domain: self.id.domain().clone(), address };
+        let ghost = KeyPackage::builder()
+            .key_package_lifetime(mls::lifetime())
+            .leaf_node_capabilities(mls::capabilities())
+            .leaf_node_extensions(leaf::extensions(&delivery, &leaf::new_user_key(tx, 0)?)?)
+            .build(
+                CIPHERSUITE,
+                tx,
+                &LeafSigner(&key),
+                mls::credential(pseudonym.0.to_vec(), key.public_key()),
+            )
+            .map_err(Error::mls(what))?;
+        let signer = LeafSigner(&self.leaf);
+        self.mls
+            .add_members(tx, &signer, std::slice::from_ref(ghost.key_package()))
+            .map_err(Error::mls(what))?;
+        self.mls.merge_pending_commit(tx).map_err(Error::mls(what))?;
+        let info = self.mls.export_group_info(tx.crypto(), &signer, false).map_err(Error::mls(what))?;
+        let tree = self.mls.export_ratchet_tree().tls_serialize_detached().map_err(Error::mls(what))?;
+        Ok(CurrentGroup {
+            group_info: GroupInfo::new(mls::message_bytes(&info)?),
+            ratchet_tree: RatchetTree::new(tree),
+            proposals: Vec::new(),
+            attributes: Vec::new(),
+        })
+    }
+}

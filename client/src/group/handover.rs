@@ -1,0 +1,338 @@
+//! Groups that this user's devices hand over to each other: with what a device needs to come in by
+//! itself, as the same user. Owns the tables `entries` and
+//! `told_devices`.
+
+use std::time::Duration;
+
+use postern_protocol::{
+    Address, Payload, PublicKey, StateKey,
+    ds::{FetchGroupInfo, GroupId},
+    encoding::Encoding,
+    key::SigningKey,
+    mls::{Pseudonym, UserKey},
+};
+use rusqlite::{OptionalExtension as _, params};
+use serde::{Deserialize, Serialize};
+
+use super::{links, record, rules, state::GroupState};
+use crate::{
+    account::Account,
+    error::{Error, Result},
+    identity, leaf, mailbox,
+    store::{Tx, decode, encode, fixed, integer},
+};
+
+/// Seconds before a device that could not be told is looked for again.
+const TELL_AGAIN: u64 = 10 * 60;
+/// The longest pause between two attempts to come into a group, in seconds.
+const LONGEST_PAUSE: u64 = 24 * 60 * 60;
+
+/// What a further device of this user needs to come into a group by external commit (DS-7).
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct GroupHandover {
+    pub id: GroupId,
+    pub state_key: StateKey,
+    pub title: String,
+    /// The title's number.
+    pub titled: u64,
+    /// The user's in this group.
+    pub pseudonym: Pseudonym,
+    /// The generation of the user's key.
+    generation: u32,
+    user_seed: [u8; 32],
+    /// Key that opens the attributes of leaves (AES-256), if it is known.
+    pub attributes_key: Option<[u8; 32]>,
+}
+
+/// A group that this device is to come into.
+pub(crate) struct PendingEntry {
+    pub handover: GroupHandover,
+    pub address: Address,
+}
+
+impl GroupHandover {
+    /// Reads what a letter brought; `None` for anything else.
+    pub(crate) fn decode(handover: &Payload) -> Option<Self> {
+        Encoding::Cbor.decode(handover.as_bytes()).ok()
+    }
+
+    /// The request for the group as the DS has it, and the key that signs it.
+    pub(crate) fn fetch_info(&self) -> (FetchGroupInfo, SigningKey) {
+        (FetchGroupInfo { state_key: self.state_key }, self.user_key())
+    }
+
+    pub(super) fn user_key(&self) -> SigningKey {
+        SigningKey::from_seed(self.user_seed)
+    }
+
+    pub(super) fn public_user_key(&self) -> UserKey {
+        UserKey { generation: self.generation, public_key: self.user_key().public_key() }
+    }
+}
+
+impl GroupState {
+    /// The private half of the user's key in the group, if this device has it.
+    pub(crate) fn private_user_key(&self, tx: &Tx<'_>) -> Result<Option<SigningKey>> {
+        match self.user_key() {
+            Some(key) => leaf::key(tx, &key.public_key),
+            None => Ok(None),
+        }
+    }
+
+    /// The clients of this device's user that are in the group, as far as they showed themselves.
+    pub(super) fn own_clients(&self, tx: &Tx<'_>) -> Result<Vec<PublicKey>> {
+        let mut clients = Vec::new();
+        for leaf_key in self.of_same_users(&[self.leaf.public_key()]) {
+            let link = links::link(tx, &self.id, &leaf_key)?;
+            clients.extend(link.and_then(|it| it.claim(&self.id, &leaf_key)).map(|claim| claim.client_key));
+        }
+        Ok(clients)
+    }
+
+    /// Whether this device, which was added to the group as a user of its own, is to be in the place of
+    /// the one that handed the group over: of an admin's, or of that with the smallest pseudonym, so that
+    /// all of the user's devices come together in one.
+    fn belongs_beside(&self, tx: &Tx<'_>, handover: &GroupHandover) -> Result<bool> {
+        let own = self.own_leaf()?;
+        let (admins, devices) = (self.admins()?, identity::own_devices(tx)?);
+        let rank = |pseudonym: Pseudonym| (!admins.contains(&pseudonym), pseudonym);
+        let mut best = rank(own.pseudonym).min(rank(handover.pseudonym));
+        let leaves = rules::leaves(&self.mls);
+        for leaf in leaves.values() {
+            let link = links::link(tx, &self.id, &leaf.leaf_key)?;
+            let claim = link.and_then(|link| link.claim(&self.id, &leaf.leaf_key));
+            if claim.is_some_and(|claim| devices.contains(&claim.client_key)) {
+                best = best.min(rank(leaf.pseudonym));
+            }
+        }
+        let has_key =
+            rules::user_key(leaves.values(), handover.pseudonym) == Some(handover.public_user_key());
+        Ok(best.1 == handover.pseudonym
+            && has_key
+            && !self.is_leaving()
+            && !record::is_leaving(tx, &self.id)?)
+    }
+
+    /// What another device of this user needs to come in. `None` while this device does not have the
+    /// user's key: another one made it.
+    fn handover(&self, tx: &Tx<'_>) -> Result<Option<GroupHandover>> {
+        let Some(user_key) = self.user_key() else { return Ok(None) };
+        let Some(key) = leaf::key(tx, &user_key.public_key)? else { return Ok(None) };
+        let (title, titled) = record::numbered_title(tx, &self.id)?;
+        Ok(Some(GroupHandover {
+            id: self.id.clone(),
+            state_key: self.state_key()?,
+            title,
+            titled,
+            pseudonym: self.own_leaf()?.pseudonym,
+            generation: user_key.generation,
+            user_seed: *key.seed(),
+            attributes_key: record::attributes_key(tx, &self.id)?,
+        }))
+    }
+}
+
+/// What a further device of this user needs to come into its groups.
+pub(crate) fn handover(tx: &Tx<'_>) -> Result<Vec<GroupHandover>> {
+    let mut groups = Vec::new();
+    for id in record::active(tx)? {
+        if !record::is_leaving(tx, &id)? {
+            groups.extend(GroupState::load(tx, &id)?.handover(tx)?);
+        }
+    }
+    Ok(groups)
+}
+
+/// Takes over what another device of this user has: comes into groups that are new to this one, one
+/// after the other, and keeps the user's key of the others. A group that this device left by its user's
+/// will stays left.
+pub(crate) fn take_over(tx: &Tx<'_>, groups: &[GroupHandover]) -> Result<()> {
+    for handover in groups {
+        match GroupState::find(tx, &handover.id) {
+            Ok(Some(_)) if record::is_entering(tx, &handover.id)? => renew_entry(tx, handover)?,
+            Ok(Some(group)) if group.own_leaf()?.pseudonym == handover.pseudonym => {
+                leaf::keep_key(tx, &handover.user_key())?;
+                if let Some(key) = handover.attributes_key {
+                    record::keep_attributes_key(tx, &handover.id, &key)?;
+                }
+            }
+            Ok(Some(group)) if group.belongs_beside(tx, handover)? => renew_entry(tx, handover)?,
+            Ok(Some(_)) => {}
+            Ok(None) | Err(Error::NotMember) if record::is_blocked(tx, &handover.id)? => {}
+            Ok(None) | Err(Error::NotMember) => renew_entry(tx, handover)?,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Has this device come into a group, with the user's key as it is now.
+fn renew_entry(tx: &Tx<'_>, handover: &GroupHandover) -> Result<()> {
+    tx.sql().execute(
+        "INSERT INTO entries (group_id, handover, attempts, due) VALUES (?1, ?2, 0, ?3)
+         ON CONFLICT (group_id) DO UPDATE SET handover = excluded.handover, due = excluded.due",
+        params![handover.id.to_mls(), encode(handover), integer(tx.now())],
+    )?;
+    Ok(())
+}
+
+/// The groups that it is time to come into.
+pub(crate) fn entries_due(tx: &Tx<'_>) -> Result<Vec<GroupId>> {
+    let mut statement =
+        tx.sql().prepare_cached("SELECT group_id FROM entries WHERE due <= ?1 ORDER BY rowid")?;
+    let ids = statement.query_map([integer(tx.now())], |row| row.get(0))?;
+    let ids = ids.collect::<Result<Vec<Vec<u8>>, _>>()?;
+    ids.iter().map(|id| GroupId::from_mls(id).map_err(|_| Error::Damaged("a group id"))).collect()
+}
+
+/// How long it is until the next time comes.
+pub(crate) fn next_entry(tx: &Tx<'_>) -> Result<Option<Duration>> {
+    let due: Option<u64> = tx.sql().query_row("SELECT min(due) FROM entries", [], |row| row.get(0))?;
+    Ok(due.map(|due| Duration::from_secs(due.saturating_sub(tx.now()))))
+}
+
+/// A group that this device is to come into, with the address that its messages are to go to, which is
+/// made here. `None` if it is in by now.
+pub(crate) fn entry(tx: &Tx<'_>, id: &GroupId) -> Result<Option<PendingEntry>> {
+    let row: Option<(Vec<u8>, Option<Vec<u8>>)> = tx
+        .sql()
+        .query_row("SELECT handover, address FROM entries WHERE group_id = ?1", [id.to_mls()], |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })
+        .optional()?;
+    let Some((handover, address)) = row else { return Ok(None) };
+    let address = match address {
+        Some(address) => fixed(&address, "an address")?,
+        None => {
+            let address = mailbox::fresh_address()?;
+            let sql = "UPDATE entries SET address = ?2 WHERE group_id = ?1";
+            tx.sql().execute(sql, params![id.to_mls(), address.as_bytes()])?;
+            address
+        }
+    };
+    Ok(Some(PendingEntry { handover: decode(&handover, "a handover")?, address }))
+}
+
+/// This device is in, or is not to come in: nothing is left to do.
+pub(crate) fn drop_entry(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
+    tx.sql().execute("DELETE FROM entries WHERE group_id = ?1", [id.to_mls()])?;
+    Ok(())
+}
+
+/// An attempt failed for good; another one, with another address, comes later.
+pub(crate) fn entry_failed(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
+    let sql = "SELECT attempts, address FROM entries WHERE group_id = ?1";
+    let row: Option<(u32, Option<Vec<u8>>)> =
+        tx.sql().query_row(sql, [id.to_mls()], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+    let Some((attempts, address)) = row else { return Ok(()) };
+    if let Some(address) = address {
+        mailbox::revoke_later(tx, &fixed(&address, "an address")?)?;
+    }
+    let pause = 60u64.saturating_mul(4u64.saturating_pow(attempts)).min(LONGEST_PAUSE);
+    tx.sql().execute(
+        "UPDATE entries SET address = NULL, attempts = attempts + 1, due = ?2 WHERE group_id = ?1",
+        params![id.to_mls(), integer(tx.now().saturating_add(pause))],
+    )?;
+    Ok(())
+}
+
+/// The groups that devices of this user have to be told of. A device that is in one has it already,
+/// until the user's key there becomes another.
+pub(crate) fn to_tell(tx: &Tx<'_>) -> Result<Vec<(PublicKey, GroupHandover)>> {
+    let mut found = Vec::new();
+    let own_key = Account::load(tx)?.client_key().public_key();
+    let mut devices = identity::own_devices(tx)?;
+    devices.retain(|client_key| *client_key != own_key);
+    if devices.is_empty() {
+        return Ok(found);
+    }
+    for id in record::active(tx)? {
+        if record::is_leaving(tx, &id)? {
+            continue;
+        }
+        let mut group = None;
+        for client_key in &devices {
+            let Some(need) = need(tx, &id, client_key)? else { continue };
+            if group.is_none() {
+                let loaded = GroupState::load(tx, &id)?;
+                group = Some((loaded.own_clients(tx)?, loaded.handover(tx)?));
+            }
+            let Some((present, Some(handover))) = &group else { break };
+            if need == Need::KeyAgain || !present.contains(client_key) {
+                found.push((*client_key, handover.clone()));
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// What a device has to be told of a group.
+#[derive(PartialEq, Eq)]
+enum Need {
+    Group,
+    /// The user's key, which became another.
+    KeyAgain,
+}
+
+fn need(tx: &Tx<'_>, id: &GroupId, client_key: &PublicKey) -> Result<Option<Need>> {
+    let sql = "SELECT told, due FROM told_devices WHERE group_id = ?1 AND client_key = ?2";
+    let row: Option<(u8, u64)> = tx
+        .sql()
+        .prepare_cached(sql)?
+        .query_row(params![id.to_mls(), client_key.as_bytes()], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    Ok(match row {
+        None => Some(Need::Group),
+        Some((0, due)) if due <= tx.now() => Some(Need::Group),
+        Some((2, due)) if due <= tx.now() => Some(Need::KeyAgain),
+        Some(_) => None,
+    })
+}
+
+/// Notes that devices of this user have to be told of a group again: the user's key in it became
+/// another, say.
+pub(crate) fn retell(tx: &Tx<'_>, id: &GroupId, devices: &[PublicKey]) -> Result<()> {
+    for client_key in devices {
+        tx.sql().execute(
+            "INSERT OR REPLACE INTO told_devices (group_id, client_key, told, due) VALUES (?1, ?2, 2, 0)",
+            params![id.to_mls(), client_key.as_bytes()],
+        )?;
+    }
+    Ok(())
+}
+
+/// Notes that a device was told of a group, or that it could not be.
+pub(crate) fn told(tx: &Tx<'_>, id: &GroupId, client_key: &PublicKey, told: bool) -> Result<()> {
+    tx.sql().execute(
+        "INSERT INTO told_devices (group_id, client_key, told, due) VALUES (?1, ?2, ?3, ?4)
+         ON CONFLICT (group_id, client_key) DO UPDATE
+         SET told = CASE WHEN excluded.told = 1 THEN 1 ELSE told END, due = excluded.due",
+        params![id.to_mls(), client_key.as_bytes(), told, integer(tx.now().saturating_add(TELL_AGAIN))],
+    )?;
+    Ok(())
+}
+
+/// The leaves of this user's devices that are to go: the one that was removed, and those of which nobody
+/// knows whose they are.
+pub(super) fn own_leaves_to_go(
+    tx: &Tx<'_>,
+    group: &GroupState,
+    removed: &[PublicKey],
+) -> Result<Vec<PublicKey>> {
+    let own = group.leaf.public_key();
+    let devices = identity::own_devices(tx)?;
+    let mut leaves = Vec::new();
+    for leaf_key in group.of_same_users(&[own]) {
+        if leaf_key == own {
+            continue;
+        }
+        let client = match links::link(tx, &group.id, &leaf_key)? {
+            Some(link) => link.claim(&group.id, &leaf_key).map(|claim| claim.client_key),
+            None => None,
+        };
+        if client.is_none_or(|client| removed.contains(&client) || !devices.contains(&client)) {
+            leaves.push(leaf_key);
+        }
+    }
+    Ok(leaves)
+}
