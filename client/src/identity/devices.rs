@@ -147,13 +147,6 @@ pub(crate) fn looked_after(tx: &Tx<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Makes it time for [`upkeep`].
-#[cfg(feature = "lab")]
-pub(crate) fn forget_upkeep(tx: &Tx<'_>) -> Result<()> {
-    tx.sql().execute("DELETE FROM identity_upkeep", [])?;
-    Ok(())
-}
-
 fn last_upkeep(tx: &Tx<'_>) -> Result<Option<u64>> {
     Ok(tx.sql().query_row("SELECT done FROM identity_upkeep", [], |row| row.get(0)).optional()?)
 }
