@@ -12,6 +12,9 @@ CREATE TABLE auth.settings (
     singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
     registrations_per_source integer NOT NULL DEFAULT 20 CHECK (registrations_per_source >= 0),
     registrations_per_hour integer NOT NULL DEFAULT 1000 CHECK (registrations_per_hour >= 0),
+    registration_policy text NOT NULL DEFAULT 'open' CHECK (registration_policy IN ('open', 'invite', 'oidc')),
+    invites_per_user integer NOT NULL DEFAULT 0 CHECK (invites_per_user >= 0),
+    invite_days integer NOT NULL DEFAULT 14 CHECK (invite_days BETWEEN 1 AND 365),
     max_clients integer NOT NULL DEFAULT 32 CHECK (max_clients BETWEEN 1 AND 256),
     max_identity_commits integer NOT NULL DEFAULT 10000 CHECK (max_identity_commits > 0),
     max_identity_commit_bytes integer NOT NULL DEFAULT 16384
@@ -38,6 +41,12 @@ COMMENT ON COLUMN auth.settings.registrations_per_source IS
     'Attempts to register that are taken from one network address in an hour: an IPv4 address, or an IPv6 network of 64 bits. Changes as the operator likes';
 COMMENT ON COLUMN auth.settings.registrations_per_hour IS
     'Attempts to register that are taken from all addresses together in an hour; 0 closes registration. Changes as the operator likes';
+COMMENT ON COLUMN auth.settings.registration_policy IS
+    'Strangers that can register. open: all. invite: those with an invite of auth.invites. oidc: those with an ID token of the identity provider that the servers'' configuration names. Changes as the operator likes';
+COMMENT ON COLUMN auth.settings.invites_per_user IS
+    'Invites that a user can make in invite_days days, unless auth.users.invites says otherwise. Changes as the operator likes';
+COMMENT ON COLUMN auth.settings.invite_days IS
+    'Days for which an invite that a user made is good, and after which the user can make another in its place. Changes as the operator likes';
 COMMENT ON COLUMN auth.settings.max_clients IS
     'Clients that a user may come to have; a user with more keeps them. Changes as the operator likes';
 COMMENT ON COLUMN auth.settings.max_identity_commits IS
@@ -95,21 +104,14 @@ COMMENT ON COLUMN auth.registration_attempts.hour IS 'Hour (hours since 1970) th
 COMMENT ON COLUMN auth.registration_attempts.attempts IS
     'Attempts that were taken in that hour, whatever became of them. Grows, and begins anew with each hour';
 
-CREATE FUNCTION auth.skeleton(name text) RETURNS text
-LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT translate(replace(replace(translate(name, '._-', ''), 'rn', 'm'), 'vv', 'w'), '013457i', 'oleastl')
-$$;
-COMMENT ON FUNCTION auth.skeleton IS
-    'A name without dots, hyphens and underscores, and with one letter for all that look like it (as UTS #39 §4 does): two names with the same skeleton are taken for each other';
-
 CREATE TABLE auth.reserved_names (
-    name text COLLATE "C" PRIMARY KEY CHECK (name ~ '^[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?$'),
-    skeleton text COLLATE "C" NOT NULL GENERATED ALWAYS AS (auth.skeleton(name)) STORED
+    name text COLLATE "C" PRIMARY KEY CHECK (name IS NOT DISTINCT FROM postern.user_name(name)),
+    skeleton text COLLATE "C" NOT NULL GENERATED ALWAYS AS (postern.skeleton(name)) STORED
 );
 CREATE INDEX reserved_names_by_skeleton ON auth.reserved_names (skeleton);
 COMMENT ON TABLE auth.reserved_names IS
     'Names that nobody can register, since others would believe that they speak for the server. A user who has one keeps it';
-COMMENT ON COLUMN auth.reserved_names.name IS 'User name before @. Never changes';
+COMMENT ON COLUMN auth.reserved_names.name IS 'User name before @, in its one form. Never changes';
 COMMENT ON COLUMN auth.reserved_names.skeleton IS
     'Form in which names are compared, so that post-master and adm1n are not free either. Never changes';
 -- The names of RFC 2142, those whose owners get certificates for a domain (CA/B Baseline Requirements §3.2.2.4.4), and
@@ -123,21 +125,62 @@ INSERT INTO auth.reserved_names (name) SELECT unnest(ARRAY[
 
 CREATE TABLE auth.users (
     user_id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
-    name text COLLATE "C" NOT NULL UNIQUE
-        CHECK (name ~ '^[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?$'),
+    name text COLLATE "C" NOT NULL UNIQUE CHECK (name IS NOT DISTINCT FROM postern.user_name(name)),
+    skeleton text COLLATE "C" NOT NULL UNIQUE GENERATED ALWAYS AS (postern.skeleton(name)) STORED,
+    subject bytea UNIQUE CHECK (octet_length(subject) = 32),
+    suspended boolean NOT NULL DEFAULT false,
+    invites integer CHECK (invites >= 0),
     recovery_key bytea NOT NULL CHECK (octet_length(recovery_key) = 32)
 );
 COMMENT ON TABLE auth.users IS
     'Accounts of the home domain. The row''s lock orders whatever happens to the account''s identity';
 COMMENT ON COLUMN auth.users.user_id IS 'Random id, known to this schema and the allowances only. Never changes';
 COMMENT ON COLUMN auth.users.name IS
-    'User name before @: lower-case ASCII, so that no two names look alike (AS-1). Changes by auth.rename_user only';
+    'User name before @, in its one form (PRECIS UsernameCaseMapped, RFC 8265; one script, UTS #39) (AS-1). Changes by auth.rename_user only';
+COMMENT ON COLUMN auth.users.skeleton IS
+    'Form in which names are compared (UTS #39 §4): no two accounts have names that are taken for each other. Changes with the name';
+COMMENT ON COLUMN auth.users.subject IS
+    'Keyed digest of the login at the identity provider with which the account was registered: one account for each; null without one. Never changes';
+COMMENT ON COLUMN auth.users.suspended IS
+    'Whether the account gets no credentials, no tokens and no invites. Changes as the operator likes';
+COMMENT ON COLUMN auth.users.invites IS
+    'Invites that the user can make in auth.settings.invite_days days; null: as many as auth.settings.invites_per_user says. Changes as the operator likes';
 COMMENT ON COLUMN auth.users.recovery_key IS
     'Ed25519 public key (32 bytes) that verifies the owner''s second proof (AS-8, AS-9); the private half is derived from a secret that only the owner has. Changes by auth.replace_recovery_key only';
 
+CREATE TABLE auth.invites (
+    invite uuid PRIMARY KEY DEFAULT gen_random_uuid(),
+    digest bytea NOT NULL UNIQUE CHECK (octet_length(digest) = 32),
+    uses integer NOT NULL CHECK (uses >= 0),
+    expires date NOT NULL,
+    note text,
+    made_by uuid REFERENCES auth.users ON DELETE CASCADE
+);
+CREATE INDEX invites_of_user ON auth.invites (made_by) WHERE made_by IS NOT NULL;
+CREATE INDEX invites_by_expiry ON auth.invites (expires);
+COMMENT ON TABLE auth.invites IS
+    'Invites by which strangers register (AS-1). None tells who registered by it. A row goes when the invite has expired, used up or not';
+COMMENT ON COLUMN auth.invites.invite IS 'Random id, by which the operator revokes it. Never changes';
+COMMENT ON COLUMN auth.invites.digest IS
+    'SHA-256 of a label and the code, which is nowhere in the database. Never changes';
+COMMENT ON COLUMN auth.invites.uses IS 'Registrations that are left. Falls';
+COMMENT ON COLUMN auth.invites.expires IS 'Last day (UTC) on which it is good. Never changes';
+COMMENT ON COLUMN auth.invites.note IS 'Note of the operator who made it; null without one. Never changes';
+COMMENT ON COLUMN auth.invites.made_by IS 'User who made it; null: the operator did. Never changes';
+
+-- The digests of logins outlast a change of the master key, which only seals this one.
+CREATE TABLE auth.subject_keys (
+    singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
+    sealed_key bytea NOT NULL
+);
+COMMENT ON TABLE auth.subject_keys IS 'Key of the digests in auth.users.subject: one row, or none before the first server with an identity provider';
+COMMENT ON COLUMN auth.subject_keys.singleton IS 'Always true: there is one row. Never changes';
+COMMENT ON COLUMN auth.subject_keys.sealed_key IS
+    'HMAC key of 32 bytes, sealed under the server''s master key. Changes with the master key only';
+
 CREATE TABLE auth.former_names (
     name text COLLATE "C" PRIMARY KEY,
-    skeleton text COLLATE "C" NOT NULL GENERATED ALWAYS AS (auth.skeleton(name)) STORED,
+    skeleton text COLLATE "C" NOT NULL GENERATED ALWAYS AS (postern.skeleton(name)) STORED,
     user_id uuid NOT NULL REFERENCES auth.users ON DELETE CASCADE,
     free integer NOT NULL
 );
@@ -145,7 +188,7 @@ CREATE INDEX former_names_by_skeleton ON auth.former_names (skeleton);
 CREATE INDEX former_names_of_user ON auth.former_names (user_id);
 COMMENT ON TABLE auth.former_names IS
     'Names that users gave up, which nobody else can have for a time: contacts would take another owner for the first one (AS-9)';
-COMMENT ON COLUMN auth.former_names.name IS 'User name before @. Never changes';
+COMMENT ON COLUMN auth.former_names.name IS 'User name before @, in its one form. Never changes';
 COMMENT ON COLUMN auth.former_names.skeleton IS 'Form in which names are compared. Never changes';
 COMMENT ON COLUMN auth.former_names.user_id IS
     'Account that had it, which can take it back, and with which it goes. Never changes';
@@ -329,8 +372,9 @@ COMMENT ON COLUMN auth.eid_log.incarnation IS 'Incarnation of the account. Never
 COMMENT ON COLUMN auth.eid_log.epoch IS 'Epoch that the commit ended. Never changes';
 COMMENT ON COLUMN auth.eid_log.commit IS 'MLSMessage with a PublicMessage (RFC 9420 §6). Never changes';
 
+-- SECURITY DEFINER: at the end of a transaction nobody acts for its functions' owner any more.
 CREATE FUNCTION auth.log_in_order() RETURNS trigger
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     PERFORM FROM auth.incarnations i
       WHERE i.user_id = new.user_id AND i.incarnation = new.incarnation
@@ -507,7 +551,7 @@ CREATE TABLE auth.signing_keys (
     not_before date NOT NULL,
     not_after date NOT NULL CHECK (not_after >= not_before),
     revoked date,
-    certificate bytea CHECK (service = 'as'),
+    certificate bytea CHECK (certificate IS NULL OR service = 'as'),
     CHECK ((sealed_seed IS NULL) = (revoked IS NOT NULL))
 );
 COMMENT ON TABLE auth.signing_keys IS
@@ -534,11 +578,18 @@ ALTER TABLE auth.signing_keys
     ENABLE ALWAYS TRIGGER signing_keys_are_sealed, ENABLE ALWAYS TRIGGER signing_keys_changed;
 
 -- Outcomes of API functions, success first. A refusal is an answer and not an exception, so that the token stays spent.
-CREATE TYPE auth.admit_registration_outcome AS ENUM ('admitted', 'source_limited', 'server_limited', 'name_reserved');
+CREATE TYPE auth.admit_registration_outcome AS ENUM (
+    'admitted', 'source_limited', 'server_limited', 'not_admitted', 'name_reserved');
 COMMENT ON TYPE auth.admit_registration_outcome IS 'Outcomes of auth.admit_registration';
-CREATE TYPE auth.register_user_outcome AS ENUM ('registered', 'name_taken', 'client_known');
+CREATE TYPE auth.register_user_outcome AS ENUM (
+    'registered', 'name_taken', 'client_known', 'not_admitted', 'subject_known');
 COMMENT ON TYPE auth.register_user_outcome IS 'Outcomes of auth.register_user';
-CREATE TYPE auth.store_credential_outcome AS ENUM ('stored', 'token_spent', 'unknown_client');
+CREATE TYPE auth.make_invite_outcome AS ENUM (
+    'made', 'token_spent', 'unknown_client', 'suspended', 'too_many_invites');
+COMMENT ON TYPE auth.make_invite_outcome IS 'Outcomes of auth.make_invite';
+CREATE TYPE auth.add_subject_key_outcome AS ENUM ('added', 'exists');
+COMMENT ON TYPE auth.add_subject_key_outcome IS 'Outcomes of auth.add_subject_key';
+CREATE TYPE auth.store_credential_outcome AS ENUM ('stored', 'token_spent', 'unknown_client', 'suspended');
 COMMENT ON TYPE auth.store_credential_outcome IS 'Outcomes of auth.store_credential';
 CREATE TYPE auth.commit_identity_outcome AS ENUM (
     'committed', 'token_spent', 'wrong_epoch', 'unknown_client', 'client_known', 'too_many_clients', 'too_many_commits',
@@ -556,11 +607,12 @@ CREATE TYPE auth.admit_reset_outcome AS ENUM ('admitted', 'source_limited', 'ser
 COMMENT ON TYPE auth.admit_reset_outcome IS 'Outcomes of auth.admit_reset';
 CREATE TYPE auth.end_identity_outcome AS ENUM ('ended', 'wrong_proof', 'client_known', 'too_many_resets');
 COMMENT ON TYPE auth.end_identity_outcome IS 'Outcomes of auth.end_identity';
-CREATE TYPE auth.reset_account_outcome AS ENUM ('reset', 'wrong_proof', 'not_ended', 'client_known');
+CREATE TYPE auth.reset_account_outcome AS ENUM (
+    'reset', 'wrong_proof', 'not_ended', 'client_known', 'suspended');
 COMMENT ON TYPE auth.reset_account_outcome IS 'Outcomes of auth.reset_account';
 CREATE TYPE auth.rename_user_outcome AS ENUM (
     'renamed', 'token_spent', 'unknown_client', 'wrong_proof', 'name_taken', 'too_many_renames', 'wrong_epoch',
-    'too_many_commits', 'too_large');
+    'too_many_commits', 'too_large', 'suspended');
 COMMENT ON TYPE auth.rename_user_outcome IS 'Outcomes of auth.rename_user';
 CREATE TYPE auth.put_profile_outcome AS ENUM ('kept', 'token_spent', 'unknown_client', 'outdated', 'no_picture');
 COMMENT ON TYPE auth.put_profile_outcome IS 'Outcomes of auth.put_profile';

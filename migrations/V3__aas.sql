@@ -201,9 +201,9 @@ ALTER TABLE aas.allowances ALTER COLUMN taker SET STATISTICS 0;
 -- Outcomes of API functions, success first. A refusal is an answer and not an exception, so that the token stays spent.
 CREATE TYPE aas.settle_token_outcome AS ENUM ('spent', 'token_spent');
 COMMENT ON TYPE aas.settle_token_outcome IS 'Outcomes of aas.settle_token';
-CREATE TYPE aas.admit_signer_outcome AS ENUM ('admitted', 'unknown_signer', 'signature_used');
+CREATE TYPE aas.admit_signer_outcome AS ENUM ('admitted', 'unknown_signer', 'signature_used', 'suspended');
 COMMENT ON TYPE aas.admit_signer_outcome IS 'Outcomes of aas.admit_signer';
-CREATE TYPE aas.take_allowance_outcome AS ENUM ('granted', 'used_up', 'unknown_signer');
+CREATE TYPE aas.take_allowance_outcome AS ENUM ('granted', 'used_up', 'unknown_signer', 'suspended');
 COMMENT ON TYPE aas.take_allowance_outcome IS 'Outcomes of aas.take_allowance and aas.take';
 CREATE TYPE aas.add_issuer_key_outcome AS ENUM ('added', 'not_due', 'collides');
 COMMENT ON TYPE aas.add_issuer_key_outcome IS 'Outcomes of aas.add_issuer_key';

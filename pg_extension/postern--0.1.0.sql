@@ -62,6 +62,22 @@ AS 'MODULE_PATHNAME', 'chains_wrapper';
 COMMENT ON FUNCTION @extschema@.chains() IS
     'Counts the chains of the whole cluster in shared memory: how many there is room for (postern.max_chains), how many are kept, and how many had to make room for others since PostgreSQL started; all zero when postern is not in shared_preload_libraries, and then every message starts a chain';
 
+-- Names (AS-1)
+
+CREATE FUNCTION @extschema@.user_name(name text)
+RETURNS text
+LANGUAGE c STRICT IMMUTABLE PARALLEL SAFE
+AS 'MODULE_PATHNAME', 'user_name_wrapper';
+COMMENT ON FUNCTION @extschema@.user_name(text) IS
+    'Returns the one form of the part of a user name before the @ (PRECIS UsernameCaseMapped, RFC 8265; one script, UTS #39 §5.2); null for what is none';
+
+CREATE FUNCTION @extschema@.skeleton(name text)
+RETURNS text
+LANGUAGE c STRICT IMMUTABLE PARALLEL SAFE
+AS 'MODULE_PATHNAME', 'skeleton_wrapper';
+COMMENT ON FUNCTION @extschema@.skeleton(text) IS
+    'Returns the form in which such names are compared (UTS #39 §4, without case, dots, hyphens and underscores): two names with the same skeleton are taken for each other. A version whose Unicode tables differ computes the stored skeletons anew';
+
 -- Wake-ups (QS-9)
 
 CREATE FUNCTION @extschema@.wake_secret()
@@ -119,6 +135,8 @@ REVOKE ALL ON FUNCTION
     @extschema@.seal_addresses(bytea[], bytea),
     @extschema@.forget_chain(bytea),
     @extschema@.chains(),
+    @extschema@.user_name(text),
+    @extschema@.skeleton(text),
     @extschema@.wake_secret(),
     @extschema@.open_wakeup(text),
     @extschema@.wake_all(),

@@ -66,12 +66,27 @@ GRANT EXECUTE ON FUNCTION operator.set_rendezvous_limit TO postern_operator;
 GRANT EXECUTE ON FUNCTION operator.reserved_names TO postern_operator, postern_monitor;
 GRANT EXECUTE ON FUNCTION operator.reserve_name TO postern_operator;
 GRANT EXECUTE ON FUNCTION operator.release_name TO postern_operator;
+GRANT EXECUTE ON FUNCTION operator.registration_policy TO postern_operator, postern_monitor;
+GRANT EXECUTE ON FUNCTION operator.set_registration_policy TO postern_operator;
+GRANT EXECUTE ON FUNCTION operator.make_invites TO postern_operator;
+GRANT EXECUTE ON FUNCTION operator.invites TO postern_operator;
+GRANT EXECUTE ON FUNCTION operator.revoke_invite TO postern_operator;
+GRANT EXECUTE ON FUNCTION operator.set_user_invites TO postern_operator;
+GRANT EXECUTE ON FUNCTION operator.users TO postern_operator;
+GRANT EXECUTE ON FUNCTION operator.show_user TO postern_operator;
+GRANT EXECUTE ON FUNCTION operator.suspend_user TO postern_operator;
+GRANT EXECUTE ON FUNCTION operator.unsuspend_user TO postern_operator;
+GRANT EXECUTE ON FUNCTION operator.delete_user TO postern_operator;
 GRANT EXECUTE ON FUNCTION operator.wrong_proofs TO postern_operator;
 
 -- auth
 GRANT EXECUTE ON FUNCTION auth.admit_registration TO postern_server;
 GRANT EXECUTE ON FUNCTION auth.clean_up TO postern_server;
 GRANT EXECUTE ON FUNCTION auth.register_user TO postern_server;
+GRANT EXECUTE ON FUNCTION auth.registration_terms TO postern_server;
+GRANT EXECUTE ON FUNCTION auth.make_invite TO postern_server;
+GRANT EXECUTE ON FUNCTION auth.load_subject_key TO postern_server;
+GRANT EXECUTE ON FUNCTION auth.add_subject_key TO postern_server;
 GRANT EXECUTE ON FUNCTION auth.load_client TO postern_server;
 GRANT EXECUTE ON FUNCTION auth.store_credential TO postern_server;
 GRANT EXECUTE ON FUNCTION auth.commit_identity TO postern_server;

@@ -3,6 +3,7 @@
 
 use postern_protocol::{
     IssuedCredential, LookupSecret, Payload,
+    admission::{InviteMade, MakeInvite, RegistrationTerms},
     auth::{
         AuthenticationKeys, CommitIdentity, CredentialIssued, IdentityCommitted, PublishContact,
         RegisterUser, SignCredential, SignedContact, UserRecord,
@@ -36,11 +37,19 @@ impl Http {
         self.send(&Request::get("/as/keys")).await?.decode()
     }
 
+    /// `GET /as/registration`: what a registration needs.
+    ///
+    /// # Errors
+    /// As [`Http::send`].
+    pub async fn registration_terms(&self) -> Result<RegistrationTerms> {
+        self.send(&Request::get("/as/registration")).await?.decode()
+    }
+
     /// `POST /as/users`: a new user with a first client, and the client's credential. Nothing can
     /// pay for it yet. The same request again, after an answer was lost, gets the same credential.
     ///
     /// # Errors
-    /// `name-taken`, `too-many-registrations`; `not-allowed` if the key is a client's and this is not
+    /// `name-taken`, `not-admitted`, `account-exists`, `too-many-registrations`; `not-allowed` if the key is a client's and this is not
     /// the request that made it one; and as [`Http::send`].
     pub async fn register_user(&self, user: &RegisterUser, client: &SigningKey) -> Result<IssuedCredential> {
         let answer =
@@ -61,7 +70,8 @@ impl<W: Wallet> Api<W> {
         secret: Option<&LookupSecret>,
     ) -> Result<UserRecord, W::Error> {
         let query = secret.map(|secret| format!("?contact={}", secret.to_base64url())).unwrap_or_default();
-        let request = Request::get(format!("/as/users/{name}{query}")).answered_in(PAGE_BYTES);
+        let request =
+            Request::get(format!("/as/users/{}{query}", name.path_segment())).answered_in(PAGE_BYTES);
         Ok(self.paid(request).await?.decode()?)
     }
 
@@ -75,7 +85,8 @@ impl<W: Wallet> Api<W> {
         secret: Option<&LookupSecret>,
     ) -> Result<Payload, W::Error> {
         let query = secret.map(|secret| format!("?contact={}", secret.to_base64url())).unwrap_or_default();
-        let request = Request::get(format!("/as/users/{name}/picture{query}")).answered_in(PICTURE_BYTES);
+        let request = Request::get(format!("/as/users/{}/picture{query}", name.path_segment()))
+            .answered_in(PICTURE_BYTES);
         Ok(self.paid(request).await?.decode::<UserPicture>()?.picture)
     }
 
@@ -104,7 +115,9 @@ impl<W: Wallet> Api<W> {
         let (mut commits, mut founding, mut bytes) = (Vec::new(), None, 0);
         loop {
             let epoch = after.saturating_add(commits.len() as u64);
-            let secret = secret.map(|secret| format!("&contact={}", secret.to_base64url())).unwrap_or_default();
+            let secret =
+                secret.map(|secret| format!("&contact={}", secret.to_base64url())).unwrap_or_default();
+            let name = name.path_segment();
             let path = format!("/as/users/{name}?incarnation={incarnation}&after={epoch}{secret}");
             let mut page: UserRecord =
                 self.paid(Request::get(path).answered_in(PAGE_BYTES)).await?.decode()?;
@@ -140,6 +153,20 @@ impl<W: Wallet> Api<W> {
         client: &SigningKey,
     ) -> Result<IdentityCommitted, W::Error> {
         let request = Request::post("/as/eid/commits").cbor(commit).signed_by(client, &self.origin);
+        Ok(self.paid(request).await?.decode()?)
+    }
+
+    /// `POST /as/invites`: lets somebody register by the code of this digest (AS-1). The same request again makes no
+    /// second invite.
+    ///
+    /// # Errors
+    /// `too-many-invites`, `account-suspended`; and as [`Api::paid`].
+    pub async fn make_invite(
+        &self,
+        invite: &MakeInvite,
+        client: &SigningKey,
+    ) -> Result<InviteMade, W::Error> {
+        let request = Request::post("/as/invites").cbor(invite).signed_by(client, &self.origin);
         Ok(self.paid(request).await?.decode()?)
     }
 

@@ -120,10 +120,13 @@ impl Session {
             for (device, handover) in &due {
                 let client = own.clients.iter().find(|client| client.client_key == *device);
                 let contact = client.and_then(|client| client.contact.as_ref());
-                if let Some(contact) = contact {
-                    contact::write_group(tx, contact, handover)?;
+                match contact {
+                    Some(contact) => {
+                        contact::write_group(tx, contact, handover)?;
+                        group::told(tx, &handover.id, device)?;
+                    }
+                    None => group::not_told(tx, &handover.id, device)?,
                 }
-                group::told(tx, &handover.id, device, contact.is_some())?;
             }
             Ok(())
         })

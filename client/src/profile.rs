@@ -89,7 +89,8 @@ pub(crate) fn keep_key(tx: &Tx<'_>, user: &UserName, key: &ProfileKey) -> Result
 /// The keys that this device has, for a new one of the user.
 pub(crate) fn handover(tx: &Tx<'_>) -> Result<ProfileKeys> {
     key(tx)?;
-    let mut statement = tx.sql().prepare("SELECT user, key FROM profiles WHERE key IS NOT NULL ORDER BY user")?;
+    let mut statement =
+        tx.sql().prepare("SELECT user, key FROM profiles WHERE key IS NOT NULL ORDER BY user")?;
     let rows = statement
         .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
         .collect::<Result<Vec<(String, Vec<u8>)>, _>>()?;
@@ -119,7 +120,10 @@ pub(crate) fn profile(tx: &Tx<'_>, user: &UserName) -> Result<UserProfile> {
         display_name: profile.display_name.clone(),
         text: profile.text.clone(),
         picture: profile.picture,
-        for_contacts: kept.key.zip(founding).and_then(|(key, founding)| open(&key, &founding, &profile.sealed)),
+        for_contacts: kept
+            .key
+            .zip(founding)
+            .and_then(|(key, founding)| open(&key, &founding, &profile.sealed)),
     })
 }
 
@@ -333,9 +337,7 @@ mod tests {
 
         fn see(&self, shown: &SignedProfile, incarnation: u32) {
             let clients = [self.phone.public_key()];
-            self.store
-                .write(|tx| seen(tx, &self.bob, shown, &self.founding, incarnation, &clients))
-                .unwrap();
+            self.store.write(|tx| seen(tx, &self.bob, shown, &self.founding, incarnation, &clients)).unwrap();
         }
 
         fn name(&self) -> String {

@@ -20,9 +20,7 @@ pub(crate) fn seal_for(key: &[u8; 32], aad: &[u8], content: &[u8]) -> Result<Vec
     let mut plaintext = length.to_be_bytes().to_vec();
     plaintext.extend_from_slice(content);
     plaintext.resize(plaintext.len().next_multiple_of(BLOCK), 0);
-    SealingKey::new(key)
-        .and_then(|key| key.seal(aad, &plaintext))
-        .map_err(Error::mls("cannot seal"))
+    SealingKey::new(key).and_then(|key| key.seal(aad, &plaintext)).map_err(Error::mls("cannot seal"))
 }
 
 /// `None` for anything but what [`seal`] made with this key for this leaf.

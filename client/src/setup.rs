@@ -7,6 +7,7 @@ use std::{path::Path, sync::Arc};
 use postern_api::Http;
 use postern_protocol::{
     MlsMessage,
+    admission::{Admission, RegistrationTerms, registration_nonce as nonce_for},
     auth::RegisterUser,
     chain::HpkePrivateKey,
     key::SigningKey,
@@ -30,47 +31,51 @@ use crate::{
     store::Store,
 };
 
+/// What a registration at the server needs.
+pub(crate) async fn registration_terms(server: &str) -> Result<RegistrationTerms> {
+    Ok(Http::new(server)?.registration_terms().await?)
+}
+
+/// The nonce for the ID token of a registration of `name`, whose keys are made if there are none.
+pub(crate) async fn registration_nonce(
+    directory: &Path,
+    server: &str,
+    name: &str,
+    options: &Options,
+) -> Result<String> {
+    let user = full_name(&Http::new(server)?, name).await?;
+    let store = Store::create(directory, options)?;
+    let _step = store.step().await?;
+    let account = begun(&store, server, user)?;
+    Ok(nonce_for(account.user.domain(), &account.client_key().public_key()))
+}
+
+/// Answers by which the key is nobody's, and its registration over: another may begin, of another name, say.
+const REFUSALS: [ProblemType; 4] =
+    [ProblemType::NameTaken, ProblemType::NotAllowed, ProblemType::NotAdmitted, ProblemType::AccountExists];
+
 /// Registers `name`, which may leave out the server's domain.
 pub(crate) async fn register(
     directory: &Path,
     server: &str,
     name: &str,
+    admission: Admission,
     options: &Options,
 ) -> Result<Arc<Store>> {
     let http = Http::new(server)?;
     let user = full_name(&http, name).await?;
     let store = Arc::new(Store::create(directory, options)?);
     let step = store.step().await?;
-    let mut account = match store.read(Account::find)? {
-        None => store.write(|tx| {
-            // Kept before it is sent: a crash in between must not lose the key to the name.
-            let mut account = Account::new(server.to_owned(), user)?;
-            let new = eid::create(tx, &account.user, &account.client_key(), None)?;
-            account.eid_group_id = Some(new.group_id);
-            let recovery_key = RecoveryKey::generate();
-            account.set_recovery_key(Some(&recovery_key));
-            account.registration = Some(RegisterUser {
-                name: account.user.clone(),
-                group_info: new.group_info,
-                ratchet_tree: new.ratchet_tree,
-                state: new.state,
-                recovery_key: recovery_key.verifier(),
-            });
-            account.save(tx)?;
-            Friendship::join(FriendshipSecrets::generate()?).save(tx)?;
-            Ok(account)
-        })?,
-        Some(account) if account.user == user && !account.ready && !account.resets => account,
-        Some(_) => return Err(Error::ClientExists(directory.to_owned())),
-    };
+    let mut account = begun(&store, server, user)?;
     let api = session::api(&store, http, &account);
     if let Some(registration) = account.registration.take() {
+        let registration = RegisterUser { admission, ..registration };
         // The same key and name again get the same answer: whether an earlier one was lost, nobody has
-        // to know. The key is given up only when the AS says that the name is not its.
+        // to know. The key is given up only when the AS says that it has no account.
         let credential = match api.http.register_user(&registration, &account.client_key()).await {
             Ok(credential) => credential,
             Err(error) => {
-                if matches!(error.problem(), Some(ProblemType::NameTaken | ProblemType::NotAllowed)) {
+                if error.problem().is_some_and(|kind| REFUSALS.contains(&kind)) {
                     store.write(|tx| {
                         eid::delete(tx)?;
                         Friendship::delete(tx)
@@ -85,6 +90,33 @@ pub(crate) async fn register(
     finish(&store, &api, account).await?;
     drop(step);
     Ok(store)
+}
+
+/// The account whose registration begins in this directory, or began there.
+fn begun(store: &Store, server: &str, user: UserName) -> Result<Account> {
+    match store.read(Account::find)? {
+        None => store.write(|tx| {
+            // Kept before it is sent: a crash in between must not lose the key to the name.
+            let mut account = Account::new(server.to_owned(), user)?;
+            let new = eid::create(tx, &account.user, &account.client_key(), None)?;
+            account.eid_group_id = Some(new.group_id);
+            let recovery_key = RecoveryKey::generate();
+            account.set_recovery_key(Some(&recovery_key));
+            account.registration = Some(RegisterUser {
+                name: account.user.clone(),
+                group_info: new.group_info,
+                ratchet_tree: new.ratchet_tree,
+                admission: Admission::Open,
+                state: new.state,
+                recovery_key: recovery_key.verifier(),
+            });
+            account.save(tx)?;
+            Friendship::join(FriendshipSecrets::generate()?).save(tx)?;
+            Ok(account)
+        }),
+        Some(account) if account.user == user && !account.ready && !account.resets => Ok(account),
+        Some(_) => Err(Error::ClientExists(store.directory().to_owned())),
+    }
 }
 
 /// Makes the keys of a new device of `name`, and its request to be added. Offline.

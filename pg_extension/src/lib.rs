@@ -10,6 +10,7 @@ mod checks;
 mod deliver;
 mod gucs;
 mod hints;
+mod names;
 mod plan;
 mod prices;
 mod push;

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Address, GroupInfo, HpkePublicKey, IssuedCredential, IssuerCertificate, MlsMessage, PublicKey,
     RatchetTree, Signature, Transcript,
+    admission::Admission,
     eid::{FreshnessTicket, SignedState},
     key::{BadSignature, PublishedKey, SigningKey},
     label::Label,
@@ -22,6 +23,8 @@ pub struct RegisterUser {
     pub name: UserName,
     pub group_info: GroupInfo,
     pub ratchet_tree: RatchetTree,
+    #[serde(default)]
+    pub admission: Admission,
     /// Epoch 0 of incarnation 0, signed by the client.
     pub state: SignedState,
     /// The verifier of the account's recovery key (AS-8).
@@ -29,9 +32,9 @@ pub struct RegisterUser {
 }
 
 impl RegisterUser {
-    /// The greatest body of the request, in bytes and in any encoding: room for one leaf and a GroupInfo, of which ours
-    /// have 700 together.
-    pub const MAX_BYTES: usize = 8192;
+    /// The greatest body of the request, in bytes and in any encoding: room for an ID token, and for one leaf and a
+    /// GroupInfo, of which ours have 700 together.
+    pub const MAX_BYTES: usize = 16 * 1024;
 }
 
 /// The answer to `POST /as/users` (201) and `POST /as/credentials` (200).

@@ -144,6 +144,8 @@ fixed! {
     MessageDigest[32];
     /// The secret by which a user's contacts look up a user whom others cannot (AS-6).
     LookupSecret[32];
+    /// The hash of an invite's code, see [`crate::admission::InviteCode`].
+    InviteDigest[32];
 }
 
 impl MessageDigest {

@@ -38,6 +38,7 @@ labels! {
     GROUP_BLOB "Postern group blob" "Associated data of a group's sealed state.";
     IDENTITY_LINK "Postern identity link" "Signature of a client over the key of its leaf in a group.";
     ISSUER_CERTIFICATE "Postern issuer certificate" "Signature of a domain's root over a key that signs its client credentials.";
+    INVITE "Postern invite" "Hash by which an invite is found.";
     JOIN "Postern join" "Signature of a user's key over a leaf that enters by external commit.";
     JOINER "Postern joiner" "Tag by which the tree kept for a joiner is found.";
     KEY_PACKAGE_BATCH "Postern key package batch" "Signature of the QS over a batch of KeyPackages.";
@@ -48,6 +49,7 @@ labels! {
     LOOKUP_DIGEST "Postern lookup digest" "Hash by which the AS knows a lookup secret.";
     LOOKUP_SECRET "Postern lookup secret" "Secret that a profile key gives for lookups.";
     PROFILE "Postern profile" "Signature of a client over its user's profile.";
+    REGISTRATION_NONCE "Postern registration nonce" "Nonce that ties an ID token to a client that registers.";
     RECOVERY_KEY "Postern recovery key" "Seed of the key that signs for a recovery key.";
     SECOND_PROOF "Postern second proof" "Signature of a recovery key over what cannot be undone.";
     RENDEZVOUS_CONFIRMATION "Postern rendezvous confirmation" "Proof of one side of a rendezvous that it has the secret.";

@@ -11,6 +11,7 @@ mod random;
 pub mod aas;
 pub mod account;
 pub mod address;
+pub mod admission;
 pub mod auth;
 pub mod chain;
 pub mod credential;
@@ -35,8 +36,8 @@ pub mod token;
 pub mod wake;
 
 pub use binary::{
-    Address, Attributes, ChainHeader, Ciphertext, FriendshipToken, GroupInfo, HpkePublicKey,
-    IssuedCredential, IssuerCertificate, LookupSecret, MessageDigest, MlsMessage, P256PublicKey, Payload, PublicKey,
-    PushAuth, QueueId, RatchetTree, SealedPush, SealedSubscription, Signature, StateKey, StockId, Transcript,
-    TreeHash, Welcome, WrongLength,
+    Address, Attributes, ChainHeader, Ciphertext, FriendshipToken, GroupInfo, HpkePublicKey, InviteDigest,
+    IssuedCredential, IssuerCertificate, LookupSecret, MessageDigest, MlsMessage, P256PublicKey, Payload,
+    PublicKey, PushAuth, QueueId, RatchetTree, SealedPush, SealedSubscription, Signature, StateKey, StockId,
+    Transcript, TreeHash, Welcome, WrongLength,
 };

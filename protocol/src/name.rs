@@ -1,19 +1,59 @@
-//! Names: a home domain (OPS-2) and a user's `name@domain` (AS-1). Both are lower-case ASCII by
-//! construction, which leaves no room for Unicode confusables (UTS #39).
+//! Names: a home domain (OPS-2) and a user's `name@domain` (AS-1).
+//!
+//! A user name is Unicode in the one form that PRECIS makes of what people type (`UsernameCaseMapped`, RFC 8265 §3.3):
+//! lower case, usual width, NFC. UTS #39 keeps names apart that look alike: the letters of a name are of one script, or
+//! of scripts that are written together (§5.2, *highly restrictive*), and each name has a skeleton (§4), which no two
+//! accounts of a server share. Domains are lower-case ASCII.
 
 use std::{fmt, str::FromStr};
 
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use precis_profiles::{
+    UsernameCaseMapped,
+    precis_core::{
+        Error as PrecisError,
+        profile::{PrecisFastInvocation, stabilize},
+    },
+};
 use serde::{Deserialize, Serialize};
+use unicode_normalization::{UnicodeNormalization, char::is_combining_mark};
+use unicode_security::{RestrictionLevel, RestrictionLevelDetection};
 
-/// Text that is no domain or user name.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+/// The most characters of a user name before the `@`.
+pub const MAX_CHARACTERS: usize = 64;
+/// The most bytes of them in UTF-8.
+pub const MAX_BYTES: usize = 255;
+
+/// Marks such as accents that one letter can have (UTS #39 §5.4).
+const MAX_MARKS: usize = 4;
+/// The punctuation that a user name can have.
+const PUNCTUATION: [char; 3] = ['.', '-', '_'];
+/// Characters that are not percent-encoded in the segment of a path (RFC 3986 §3.3).
+const IN_PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'@');
+
+/// Text that is no domain or user name. The messages quote nothing of it.
+#[derive(Debug, Clone, Copy, thiserror::Error, PartialEq, Eq)]
 pub enum NameError {
     #[error("a domain is a fully qualified name of lower-case ASCII labels, such as chat.example.org")]
     Domain,
+    #[error("a user name ends with '@' and the home domain, such as alice@example.org")]
+    NoDomain,
+    #[error("a user name has 1 to {MAX_CHARACTERS} characters before the '@', of at most {MAX_BYTES} bytes")]
+    Length,
     #[error(
-        "a user name is 1 to 64 of a-z, 0-9, '.', '-', '_' (a letter or digit first and last), '@' and the home domain"
+        "a user name consists of letters and digits, and '.', '-' and '_' between them: no spaces, symbols, ligatures or emoji"
     )]
-    User,
+    Characters,
+    #[error(
+        "the letters of a user name have to be of one script, so that nobody takes it for another name: Latin, say, or Cyrillic, and not both"
+    )]
+    Scripts,
+    #[error("a user name has a letter with too many accents")]
+    Marks,
+    #[error(
+        "a user name that is written from right to left begins with a letter, and has no other letters in it"
+    )]
+    Direction,
 }
 
 /// A fully qualified domain name of at most 253 bytes (RFC 1035 §2.3), without the final dot.
@@ -21,7 +61,8 @@ pub enum NameError {
 #[serde(try_from = "String", into = "String")]
 pub struct Domain(String);
 
-/// The name of a user, `local@domain`, which only the AS knows. The local part has 1 to 64 bytes.
+/// The name of a user, `local@domain`, which only the AS knows. It is in its one form, whatever form it was read from:
+/// equal names are equal bytes.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct UserName {
@@ -41,6 +82,14 @@ impl UserName {
     }
     pub fn domain(&self) -> &Domain {
         &self.domain
+    }
+    /// See [`skeleton`].
+    pub fn skeleton(&self) -> String {
+        skeleton(&self.local)
+    }
+    /// The name as the segment of a URL's path, percent-encoded (RFC 3986 §2.1).
+    pub fn path_segment(&self) -> String {
+        utf8_percent_encode(&self.to_string(), IN_PATH).to_string()
     }
 }
 
@@ -72,17 +121,98 @@ impl FromStr for Domain {
 impl FromStr for UserName {
     type Err = NameError;
     fn from_str(text: &str) -> Result<Self, NameError> {
-        let (local, domain) = text.split_once('@').ok_or(NameError::User)?;
-        let alphanumeric = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
-        let bytes = local.as_bytes();
-        let valid = (1..=64).contains(&bytes.len())
-            && bytes.iter().all(|b| alphanumeric(b) || matches!(b, b'.' | b'-' | b'_'))
-            && bytes.first().is_some_and(alphanumeric)
-            && bytes.last().is_some_and(alphanumeric);
-        if !valid {
-            return Err(NameError::User);
+        let (local, domain) = text.split_once('@').ok_or(NameError::NoDomain)?;
+        Ok(Self { local: canonical(local)?, domain: domain.to_ascii_lowercase().parse()? })
+    }
+}
+
+/// The one form of the part of a user name before the `@`.
+///
+/// # Errors
+/// [`NameError`], for what is no such part.
+pub fn canonical(local: &str) -> Result<String, NameError> {
+    // PRECIS makes nothing much shorter.
+    if local.is_empty() || local.len() > 4 * MAX_BYTES {
+        return Err(NameError::Length);
+    }
+    // One application of the rules may make what another would change (RFC 8264 §7).
+    let name = stabilize(local, |text| UsernameCaseMapped::enforce(text)).map_err(|error| match error {
+        PrecisError::Invalid => NameError::Direction,
+        _ => NameError::Characters,
+    })?;
+    if name.chars().count() > MAX_CHARACTERS || name.len() > MAX_BYTES {
+        return Err(NameError::Length);
+    }
+    let is_ours = |c: char| !c.is_ascii() || c.is_ascii_alphanumeric() || PUNCTUATION.contains(&c);
+    let begins = name.starts_with(|c: char| c.is_alphanumeric() && !is_combining_mark(c));
+    let ends = name.ends_with(|c: char| c.is_alphanumeric() || is_combining_mark(c));
+    if !(name.chars().all(is_ours) && begins && ends) {
+        return Err(NameError::Characters);
+    }
+    if has_too_many_marks(&name) {
+        return Err(NameError::Marks);
+    }
+    match name.detect_restriction_level() {
+        RestrictionLevel::ASCIIOnly
+        | RestrictionLevel::SingleScript
+        | RestrictionLevel::HighlyRestrictive => {}
+        // A character is not one for identifiers (UTS #39 §3.1).
+        RestrictionLevel::Unrestricted => return Err(NameError::Characters),
+        RestrictionLevel::ModeratelyRestrictive | RestrictionLevel::MinimallyRestrictive => {
+            return Err(NameError::Scripts);
         }
-        Ok(Self { local: local.to_owned(), domain: domain.parse()? })
+    }
+    Ok(name.into_owned())
+}
+
+/// Whether a letter has more than [`MAX_MARKS`] marks, or the same one twice (UTS #39 §5.4).
+fn has_too_many_marks(name: &str) -> bool {
+    let mut marks = Vec::new();
+    name.nfd().any(|c| {
+        if !is_combining_mark(c) {
+            marks.clear();
+            return false;
+        }
+        let again = marks.contains(&c);
+        marks.push(c);
+        again || marks.len() > MAX_MARKS
+    })
+}
+
+/// The skeleton of the part of a user name before the `@`, in its one form: names with the same skeleton are taken for
+/// each other. It is that of UTS #39 §4 without case, without punctuation, and with one letter for more that look alike
+/// in names: `adm1n`, `a-d-m-i-n` and `аdmin` (with a Cyrillic а) have the skeleton of `admin`.
+pub fn skeleton(local: &str) -> String {
+    // Prototypes have capital letters, such as O for the digit 0, which may have prototypes of their own.
+    let mut text = folded(local);
+    for _ in 0..2 {
+        text = folded(&unicode_security::skeleton(&text).collect::<String>());
+    }
+    let plain = text.chars().filter(|c| !is_separator(*c)).map(look_alike).collect::<String>();
+    plain.replace('w', "vv")
+}
+
+/// The text without the difference of capital and small letters, each character by itself: ß is ss, and the final ς is
+/// σ.
+fn folded(text: &str) -> String {
+    text.chars().flat_map(char::to_uppercase).flat_map(char::to_lowercase).collect()
+}
+
+fn is_separator(c: char) -> bool {
+    // The last ones are the middle dot, the hyphens and apostrophes that UTS #39 allows in identifiers.
+    PUNCTUATION.contains(&c)
+        || matches!(c, '\'' | '\u{b7}' | '\u{58a}' | '\u{2010}' | '\u{2019}' | '\u{2027}' | '\u{30fb}')
+}
+
+/// Digits, and the letter i, as the letters that people put them for. The skeleton has made l of 1 and o of 0.
+fn look_alike(c: char) -> char {
+    match c {
+        '3' => 'e',
+        '4' => 'a',
+        '5' => 's',
+        '7' => 't',
+        'i' => 'l',
+        _ => c,
     }
 }
 
@@ -151,20 +281,143 @@ mod tests {
         }
     }
 
+    fn alike(one: &str, other: &str) -> bool {
+        skeleton(&canonical(one).unwrap()) == skeleton(&canonical(other).unwrap())
+    }
+
     #[test]
-    fn user_names_leave_no_room_for_confusables() {
-        for good in ["alice@example.org", "a.b-c_1@example.org"] {
-            assert_eq!(good.parse::<UserName>().unwrap().to_string(), good);
-        }
-        for bad in [
-            "Alice@example.org",
-            "аlice@example.org",
-            ".a@example.org",
-            "@example.org",
-            "alice",
-            "a b@example.org",
+    fn a_user_name_has_one_form_whatever_is_typed() {
+        for (typed, name) in [
+            ("alice", "alice"),
+            ("a.b-c_1", "a.b-c_1"),
+            ("Alice", "alice"),
+            ("ALİCE", "ali\u{307}ce"),
+            ("ＡＬＩＣＥ１", "alice1"),
+            ("jose\u{301}", "josé"),
+            ("JOSÉ", "josé"),
+            ("Straße", "straße"),
+            ("ẞ", "ß"),
+            ("ΝΊΚΟΣ", "νίκος"),
+            ("Иван.Петров", "иван.петров"),
+            ("王小明", "王小明"),
+            ("さくら", "さくら"),
+            ("ｶﾅ", "カナ"),
+            ("김철수", "김철수"),
+            ("कुमार", "कुमार"),
+            ("राजेश_1", "राजेश_1"),
+            ("דניאל", "דניאל"),
+            ("محمد", "محمد"),
+            ("paral·lel", "paral·lel"),
+            ("7of9", "7of9"),
         ] {
-            assert!(bad.parse::<UserName>().is_err(), "{bad}");
+            assert_eq!(canonical(typed).as_deref(), Ok(name), "{typed}");
+            assert_eq!(canonical(name).as_deref(), Ok(name), "{name} again");
         }
+        let name: UserName = "ALICE@Chat.Example.ORG".parse().unwrap();
+        assert_eq!(name.to_string(), "alice@chat.example.org");
+    }
+
+    #[test]
+    fn what_is_no_user_name_is_refused_with_its_reason() {
+        let long = "a".repeat(MAX_CHARACTERS + 1);
+        let heavy = "語".repeat(MAX_BYTES / 3 + 1);
+        for (text, reason) in [
+            ("", NameError::Length),
+            (long.as_str(), NameError::Length),
+            (heavy.as_str(), NameError::Length),
+            ("a b", NameError::Characters),
+            ("a\u{a0}b", NameError::Characters),
+            (".a", NameError::Characters),
+            ("a.", NameError::Characters),
+            ("-", NameError::Characters),
+            ("a/b", NameError::Characters),
+            ("a%b", NameError::Characters),
+            ("a'b", NameError::Characters),
+            ("a:b", NameError::Characters),
+            ("a＠b", NameError::Characters),
+            ("a\0b", NameError::Characters),
+            ("ﬁsh", NameError::Characters),
+            ("ǆ", NameError::Characters),
+            ("²", NameError::Characters),
+            ("Ⅳ", NameError::Characters),
+            ("alice😀", NameError::Characters),
+            ("❤", NameError::Characters),
+            ("\u{301}a", NameError::Characters),
+            ("ali\u{200d}ce", NameError::Characters),
+            ("क्\u{200d}ष", NameError::Characters),
+            ("a\u{200b}b", NameError::Characters),
+            ("a\u{ad}b", NameError::Characters),
+            ("a\u{202e}b", NameError::Characters),
+            ("\u{feff}a", NameError::Characters),
+            ("a·b", NameError::Characters),
+            ("\u{e000}", NameError::Characters),
+            // With a Cyrillic а; with a Greek ο; in two scripts that nobody writes together.
+            ("аlice", NameError::Scripts),
+            ("bοb", NameError::Scripts),
+            ("αб", NameError::Scripts),
+            ("alice한さ", NameError::Scripts),
+            ("a\u{301}\u{301}", NameError::Marks),
+            ("a\u{300}\u{302}\u{303}\u{304}\u{306}", NameError::Marks),
+            ("1דניאל", NameError::Direction),
+        ] {
+            assert_eq!(canonical(text), Err(reason), "{text:?}");
+        }
+        for (text, reason) in [
+            ("alice", NameError::NoDomain),
+            ("", NameError::NoDomain),
+            ("@example.org", NameError::Length),
+            ("alice@", NameError::Domain),
+            ("alice@localhost", NameError::Domain),
+            ("alice@bücher.example", NameError::Domain),
+            ("alice@example.org@example.org", NameError::Domain),
+        ] {
+            assert_eq!(text.parse::<UserName>(), Err(reason), "{text}");
+        }
+        assert!("a".repeat(MAX_CHARACTERS).parse::<UserName>().is_err(), "no domain");
+        assert_eq!(canonical(&"語".repeat(MAX_CHARACTERS)).map(|name| name.len()), Ok(3 * MAX_CHARACTERS));
+        assert_eq!(canonical(&"𐌰".repeat(MAX_CHARACTERS)), Err(NameError::Length), "256 bytes");
+    }
+
+    #[test]
+    fn names_that_look_alike_have_one_skeleton() {
+        for (one, other) in [
+            ("admin", "adm1n"),
+            ("admin", "a-d.m_i-n"),
+            ("admin", "adrnin"),
+            ("webmaster", "vvebmaster"),
+            ("webmaster", "WEBMASTER"),
+            ("root", "r00t"),
+            ("support", "5upport"),
+            ("mailer-daemon", "mailerdaemon"),
+            ("administrator", "adm1n1strat0r"),
+            ("paypal", "paypa1"),
+            ("apple", "аррӏе"),
+            ("scope", "ѕсоре"),
+            ("strasse", "straße"),
+            ("νικος", "νικοσ"),
+            ("paral·lel", "parallel"),
+        ] {
+            assert!(alike(one, other), "{one} and {other}");
+        }
+        for (one, other) in [
+            ("adam", "admin"),
+            ("josé", "jose"),
+            ("иван", "ivan"),
+            ("martin", "admin"),
+            ("user-1", "user-2"),
+            ("user-10", "user-11"),
+        ] {
+            assert!(!alike(one, other), "{one} and {other}");
+        }
+        let digits: std::collections::BTreeSet<_> =
+            ('0'..='9').map(|digit| skeleton(&digit.to_string())).collect();
+        assert_eq!(digits.len(), 10, "no two digits are taken for each other");
+    }
+
+    #[test]
+    fn a_name_in_a_path_is_percent_encoded() {
+        let segment = |name: &str| name.parse::<UserName>().unwrap().path_segment();
+        assert_eq!(segment("josé@example.org"), "jos%C3%A9@example.org");
+        assert_eq!(segment("a.b-c_1@example.org"), "a.b-c_1@example.org");
     }
 }

@@ -76,7 +76,19 @@ problems! {
         "A body has a bounded time in all, and must not stop coming. Send the request again over a better connection.";
     NameTaken "name-taken" CONFLICT
         "The user name is taken"
-        "Another user has this name, or the operator keeps it or one like it. Choose another one.";
+        "Another user has this name or one that looks like it, or the operator keeps it. Choose another one.";
+    NotAdmitted "not-admitted" FORBIDDEN
+        "The registration is not admitted"
+        "The operator lets only those register who bring an invite, or an ID token of the server's identity provider (OpenID Connect): this request brings none, or one that is unknown, used up, expired, or for another client. `detail` says what is asked for.";
+    AccountExists "account-exists" CONFLICT
+        "The login has an account"
+        "The login of the ID token has an account already, under whatever name: there is one for each. Add a client to that account instead.";
+    AccountSuspended "account-suspended" FORBIDDEN
+        "The account is suspended"
+        "The operator has suspended the user: its clients get no tokens, no credentials and no invites. Ask the operator.";
+    TooManyInvites "too-many-invites" FORBIDDEN
+        "No more invites can be made"
+        "A user can make a limited number of invites in the time for which one is good, or none. Used ones count. Try again when an earlier one has expired.";
     TooManyRegistrations "too-many-registrations" TOO_MANY_REQUESTS
         "There are too many registrations"
         "The server takes a limited number of attempts to register in an hour, from one network address and in all. The same request is as good in the next hour (Retry-After).";

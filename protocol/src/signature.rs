@@ -125,11 +125,7 @@ pub fn verify(target: Target<'_>, headers: &HeaderMap, body: &[u8]) -> Result<Ve
     if params.alg.as_deref().is_some_and(|alg| alg != "ed25519") {
         return Err(SignatureError::UnknownKey);
     }
-    let key = params
-        .keyid
-        .as_deref()
-        .and_then(|keyid| PublicKey::from_base64url(keyid).ok())
-        .ok_or(SignatureError::UnknownKey)?;
+    let key = key_of(params)?;
     if !params.created.is_some_and(is_fresh) || params.is_expired() {
         return Err(SignatureError::NotFresh);
     }
@@ -144,6 +140,19 @@ pub fn verify(target: Target<'_>, headers: &HeaderMap, body: &[u8]) -> Result<Ve
     key.verify(base.as_bytes(), &signature).map_err(|_| SignatureError::Invalid)?;
     let digest = sha256(&[Label::USED_SIGNATURE.as_bytes(), signature.as_bytes()]);
     Ok(Verified { key, digest })
+}
+
+/// The key by which a request claims to be signed. Anybody can claim it: nothing is verified.
+///
+/// # Errors
+/// [`SignatureError`] for a request without a signature, or with a malformed one.
+pub fn claimed_key(headers: &HeaderMap) -> Result<PublicKey, SignatureError> {
+    key_of(parse(headers)?.signature_params())
+}
+
+fn key_of(params: &HttpSignatureParams) -> Result<PublicKey, SignatureError> {
+    let keyid = params.keyid.as_deref();
+    keyid.and_then(|keyid| PublicKey::from_base64url(keyid).ok()).ok_or(SignatureError::UnknownKey)
 }
 
 /// The normal form of a path or query (RFC 9110 §4.2.3, RFC 3986 §6.2.2), in which equivalent ones are

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::{
     aas::Aas,
     auth::As,
-    config::PushConfig,
+    config::{OidcConfig, PushConfig},
     database::listener::Subscriber,
     ds::Ds,
     home::Home,
@@ -29,11 +29,11 @@ impl App {
     ///
     /// # Errors
     /// A database that does not answer, keys that do not open under the master key.
-    pub async fn load(home: &Home, push: &PushConfig) -> anyhow::Result<Self> {
+    pub async fn load(home: &Home, push: &PushConfig, oidc: &OidcConfig) -> anyhow::Result<Self> {
         let pusher = Pusher::load(push, home).await?;
         Ok(Self {
             about: home.clone(),
-            auth: As::load(home).await?,
+            auth: As::load(home, oidc).await?,
             aas: Aas::load(home).await?,
             ds: Ds::load(home, pusher.clone()).await?,
             qs: Qs::load(home, pusher).await?,

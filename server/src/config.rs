@@ -18,7 +18,7 @@ use clap::{
 use figment::{Figment, providers::Serialized};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
-use url::Url;
+use url::{Host, Url};
 
 use crate::keys::master_key;
 
@@ -52,6 +52,7 @@ pub struct Config {
     pub limits: Limits,
     pub proxy: ProxyConfig,
     pub push: PushConfig,
+    pub oidc: OidcConfig,
     pub log: LogConfig,
 }
 
@@ -153,6 +154,18 @@ pub struct PushConfig {
     pub at_once_per_host: usize,
 }
 
+/// The operator's identity provider (OpenID Connect, AS-1).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct OidcConfig {
+    /// The URL of the issuer. Without it there is no identity provider.
+    pub issuer: Option<String>,
+    /// The client id that ID tokens are for: a public client of the provider's, without a secret.
+    pub client_id: Option<String>,
+    /// Age up to which ID tokens are taken, in seconds.
+    pub max_age_seconds: u64,
+}
+
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LogConfig {
@@ -244,6 +257,7 @@ impl Default for Config {
             limits: Limits::default(),
             proxy: ProxyConfig::default(),
             push: PushConfig::default(),
+            oidc: OidcConfig::default(),
             log: LogConfig::default(),
         }
     }
@@ -252,6 +266,12 @@ impl Default for Config {
 impl Default for PushConfig {
     fn default() -> Self {
         Self { contact: None, local_endpoints: false, at_once: 64, at_once_per_host: 32 }
+    }
+}
+
+impl Default for OidcConfig {
+    fn default() -> Self {
+        Self { issuer: None, client_id: None, max_age_seconds: 15 * 60 }
     }
 }
 
@@ -437,8 +457,25 @@ impl Config {
         {
             bail!("push.contact must be a mailto: or https: URI");
         }
+        if self.oidc.issuer.is_some() != self.oidc.client_id.is_some() {
+            bail!("oidc.issuer and oidc.client_id go together: set both, or neither");
+        }
+        if self.oidc.issuer.as_deref().is_some_and(|issuer| !is_issuer(issuer)) {
+            bail!("oidc.issuer must be an https: URL (http: on this machine only)");
+        }
         Ok(self)
     }
+}
+
+/// Whether a text is the URL of an issuer whose keys nobody on the way can replace.
+fn is_issuer(text: &str) -> bool {
+    Url::parse(text).is_ok_and(|url| match (url.scheme(), url.host()) {
+        ("https", Some(_)) => true,
+        ("http", Some(Host::Domain(name))) => name == "localhost",
+        ("http", Some(Host::Ipv4(address))) => address.is_loopback(),
+        ("http", Some(Host::Ipv6(address))) => address.is_loopback(),
+        _ => false,
+    })
 }
 
 /// Whether a text is an origin as browsers write it: scheme, host, and a port that is not the scheme's own. The scheme
@@ -555,6 +592,9 @@ pub struct Settings {
 
     #[command(flatten)]
     pub push: PushSettings,
+
+    #[command(flatten)]
+    pub oidc: OidcSettings,
 
     #[command(flatten)]
     pub log: LogSettings,
@@ -747,6 +787,27 @@ pub struct PushSettings {
     #[arg(long = "push-at-once-per-host", value_name = "N", env = "POSTERN_PUSH_AT_ONCE_PER_HOST")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub at_once_per_host: Option<usize>,
+}
+
+#[derive(Debug, Clone, Default, Args, Serialize)]
+#[command(next_help_heading = "Identity provider")]
+pub struct OidcSettings {
+    /// Issuer of ID tokens (OpenID Connect) by which users log in to register: its URL, such as
+    /// https://login.example.org [default: none]
+    #[arg(long = "oidc-issuer", value_name = "URL", env = "POSTERN_OIDC_ISSUER")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub issuer: Option<String>,
+
+    /// Client id that the ID tokens are for: a public client, with the redirect URI http://127.0.0.1/ on any port
+    /// [default: none]
+    #[arg(long = "oidc-client-id", value_name = "ID", env = "POSTERN_OIDC_CLIENT_ID")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_id: Option<String>,
+
+    /// Age up to which an ID token is taken, in seconds [default: 900]
+    #[arg(long = "oidc-max-age-seconds", value_name = "SECONDS", env = "POSTERN_OIDC_MAX_AGE_SECONDS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_age_seconds: Option<u64>,
 }
 
 #[derive(Debug, Clone, Default, Args, Serialize)]

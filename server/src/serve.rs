@@ -30,7 +30,7 @@ pub async fn run(
     let origins = Origins::new(&config.allowed_origins);
     let limits = config.limits;
     let home = Home::new(home::Shared { domain, database, master_key, limits, stopping });
-    let app = App::load(&home, &config.push).await?;
+    let app = App::load(&home, &config.push, &config.oidc).await?;
     let filter = http::filter(&home, Arc::new(app.aas.clone()), app.clone(), routes::all(), origins);
 
     server::allow_many_connections();

@@ -4,13 +4,19 @@
 --   signer_key: Ed25519 key, verified by the caller
 --   signature: digest of the request's signature
 --
--- Returns admitted; unknown_signer: no client, and no homeserver that is trusted; signature_used.
+-- Returns admitted; unknown_signer: no client, and no homeserver that is trusted; suspended: the operator has suspended
+-- the client's user; signature_used.
 -- Called by POST /aas/token-request.
 CREATE OR REPLACE FUNCTION aas.admit_signer(signer_key bytea, signature bytea, OUT outcome aas.admit_signer_outcome)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    signer record;
 BEGIN
-    IF NOT EXISTS (SELECT FROM aas.find_signer(signer_key) s WHERE num_nonnulls(s.user_id, s.domain) = 1) THEN
+    SELECT s.user_id, s.domain, s.suspended INTO signer FROM aas.find_signer(signer_key) s;
+    IF num_nonnulls(signer.user_id, signer.domain) = 0 THEN
         outcome := 'unknown_signer';
+    ELSIF signer.suspended THEN
+        outcome := 'suspended';
     ELSIF aas.use_signature(signature) THEN
         outcome := 'admitted';
     ELSE

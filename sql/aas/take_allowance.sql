@@ -5,8 +5,8 @@
 --   digest: SHA-256 of the request: its repeat, after an answer was lost, takes nothing
 --   token_types, numbers: how many tokens of which type
 --
--- Returns granted; used_up: nothing was taken; unknown_signer: no client, and no homeserver that is trusted. With the
--- first two, of the allowance that is nearest its end: allowance and remaining (tokens), and resets_in (seconds until
+-- Returns granted; used_up: nothing was taken; unknown_signer: no client, and no homeserver that is trusted; suspended:
+-- the operator has suspended the client's user. With the first two, of the allowance that is nearest its end: allowance and remaining (tokens), and resets_in (seconds until
 -- the next day begins).
 -- Called by POST /aas/token-request, after aas.admit_signer.
 CREATE OR REPLACE FUNCTION aas.take_allowance(
@@ -16,10 +16,14 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     of_user uuid;
     of_domain text;
+    is_suspended boolean;
 BEGIN
-    SELECT s.user_id, s.domain INTO of_user, of_domain FROM aas.find_signer(signer_key) s;
+    SELECT s.user_id, s.domain, s.suspended INTO of_user, of_domain, is_suspended FROM aas.find_signer(signer_key) s;
     IF num_nonnulls(of_user, of_domain) = 0 THEN
         outcome := 'unknown_signer';
+        RETURN;
+    ELSIF is_suspended THEN
+        outcome := 'suspended';
         RETURN;
     END IF;
     INSERT INTO aas.takers (user_id, domain) VALUES (of_user, of_domain) ON CONFLICT DO NOTHING;

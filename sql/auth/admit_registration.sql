@@ -2,17 +2,21 @@
 -- anything dear is done for a stranger, and tells nothing about existing users.
 --
 --   source: HMAC of the sender's network address (32 bytes)
---   name: the part before @
+--   name: the part before @, in its one form
+--   client_key: Ed25519 key that the request claims to be signed by; not verified
+--   invite: digest of the invite's code; null without one
 --
--- Returns admitted, with max_leaf_bytes, the limit of the first client's leaf; source_limited, server_limited: no more
--- attempts are taken in this hour from this address, or from all addresses together; name_reserved: the name, or one
--- like it, is the operator's, or was another user's until lately. With all of them: allowance, the number of attempts in an hour that counted here, and
--- resets_in, the seconds until the next hour begins.
+-- Returns admitted, with max_leaf_bytes, the limit of the first client's leaf, and is_known: the key is a client's, and
+-- needs no invite and no ID token, since its request makes no account, and may repeat one whose answer was lost;
+-- source_limited, server_limited: no more attempts are taken in this hour from this address, or from all addresses
+-- together; not_admitted: the policy asks for an invite, and this is none that is good; name_reserved: the name, or one
+-- like it, is the operator's, or was another user's until lately. With all of them: allowance, the number of attempts in
+-- an hour that counted here, resets_in, the seconds until the next hour begins, and policy, as auth.settings has it.
 -- Called by POST /as/users.
 CREATE OR REPLACE FUNCTION auth.admit_registration(
-    source bytea, name text,
+    source bytea, name text, client_key bytea, invite bytea,
     OUT outcome auth.admit_registration_outcome, OUT allowance integer, OUT resets_in integer,
-    OUT max_leaf_bytes integer)
+    OUT max_leaf_bytes integer, OUT policy text, OUT is_known boolean)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     all_sources CONSTANT bytea := '\x'::bytea;
@@ -21,10 +25,11 @@ DECLARE
     of_source integer;
     of_all integer;
     server_allowance integer;
+    is_invited boolean;
 BEGIN
     resets_in := 3600 - (seconds % 3600)::integer;
-    SELECT s.registrations_per_source, s.registrations_per_hour, s.max_identity_leaf_bytes
-      INTO allowance, server_allowance, max_leaf_bytes
+    SELECT s.registrations_per_source, s.registrations_per_hour, s.max_identity_leaf_bytes, s.registration_policy
+      INTO allowance, server_allowance, max_leaf_bytes, policy
       FROM auth.settings s;
     -- A flood of refusals locks nothing and writes nothing. Each address has a row only while all together have attempts
     -- left, which bounds the table.
@@ -44,11 +49,22 @@ BEGIN
             RETURN;
         END IF;
         IF auth.count_attempt(all_sources, this_hour, server_allowance) THEN
-            outcome := CASE WHEN EXISTS (SELECT FROM auth.reserved_names r
-                                          WHERE r.skeleton = auth.skeleton(admit_registration.name))
-                              OR EXISTS (SELECT FROM auth.former_names f
-                                          WHERE f.skeleton = auth.skeleton(admit_registration.name))
-                            THEN 'name_reserved'::auth.admit_registration_outcome ELSE 'admitted' END;
+            is_invited := EXISTS (SELECT FROM auth.invites i
+                                   WHERE i.digest = admit_registration.invite AND i.uses > 0
+                                     AND i.expires >= (now() AT TIME ZONE 'UTC')::date);
+            -- A request that is repeated while the first one uses the invite up is known by now.
+            is_known := EXISTS (SELECT FROM auth.clients c WHERE c.client_key = admit_registration.client_key);
+            IF policy = 'invite' AND NOT is_invited AND NOT is_known THEN
+                outcome := 'not_admitted';
+            ELSIF EXISTS (SELECT FROM auth.reserved_names r
+                           WHERE r.skeleton = postern.skeleton(admit_registration.name))
+               OR EXISTS (SELECT FROM auth.former_names f
+                           WHERE f.skeleton = postern.skeleton(admit_registration.name))
+            THEN
+                outcome := 'name_reserved';
+            ELSE
+                outcome := 'admitted';
+            END IF;
             RETURN;
         END IF;
     END IF;

@@ -1,4 +1,5 @@
--- auth.clean_up: forgets what was counted in times that are over, and frees the names that users gave up long ago.
+-- auth.clean_up: forgets what was counted in times that are over and the invites that have expired, and frees the names
+-- that users gave up long ago.
 --
 -- Called by each server process every few minutes.
 CREATE OR REPLACE FUNCTION auth.clean_up() RETURNS void
@@ -7,4 +8,5 @@ LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     DELETE FROM auth.wrong_proofs w WHERE w.hour < floor(extract(epoch FROM now()) / 3600)::integer - 24;
     DELETE FROM auth.account_changes c WHERE c.month < auth.month(now());
     DELETE FROM auth.former_names f WHERE f.free <= auth.month(now());
+    DELETE FROM auth.invites i WHERE i.expires < (now() AT TIME ZONE 'UTC')::date;
 $$;

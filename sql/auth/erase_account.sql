@@ -6,7 +6,7 @@
 --
 -- The name is free afterwards, and so are its former ones. The caller asks for a second proof before.
 -- Returns false if there is no such account.
--- Called by auth.delete_account and auth.expire.
+-- Called by auth.delete_account, auth.expire and operator.delete_user.
 CREATE OR REPLACE FUNCTION auth.erase_account(user_id uuid) RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN

@@ -1,7 +1,7 @@
 -- auth.register_user: registers a name with its first client and its EID in epoch 0 (AS-1, AS-3). The same request of
 -- the same client again, whose answer was lost, is answered in the same way and changes nothing.
 --
---   name: the part before @
+--   name: the part before @, in its one form
 --   client_key: Ed25519, verified by the caller
 --   group_info, ratchet_tree: of epoch 0, for readers
 --   eid: the public group, for validation
@@ -9,19 +9,27 @@
 --   state_signature: the client's, over its state
 --   credential: the client's, signed
 --   recovery_key: verifier of the owner's second proof (AS-8)
+--   invite: digest of the invite's code, of which one use is taken; null without one
+--   subject: keyed digest of the login that a verified ID token names; null without one
 --
 -- Returns registered, with the credential that counts: the one given, or of a repeat the one that is kept;
--- client_known: the key is some user's client already, whatever the name; name_taken, to a key that is nobody's.
+-- client_known: the key is some user's client already, whatever the name; to a key that is nobody's: not_admitted: the
+-- policy asks for an invite or a login, and this is none that is good; subject_known: the login has an account;
+-- name_taken: another account has the name, or one with the same skeleton.
 -- Called by POST /as/users, after auth.admit_registration.
 CREATE OR REPLACE FUNCTION auth.register_user(
     name text, client_key bytea, group_info bytea, ratchet_tree bytea, eid bytea, tree_hash bytea,
-    state_signature bytea, INOUT credential bytea, recovery_key bytea, OUT outcome auth.register_user_outcome)
+    state_signature bytea, INOUT credential bytea, recovery_key bytea, invite bytea, subject bytea,
+    OUT outcome auth.register_user_outcome)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     known record;
+    policy text;
+    used_invite uuid;
     new_user uuid;
 BEGIN
-    -- A repeat may meet its first request under way: it waits for it at the name, and then looks again.
+    SELECT s.registration_policy INTO policy FROM auth.settings s;
+    -- A repeat may meet its first request under way: it waits for it at the invite or the name, and then looks again.
     FOR attempt IN 1..2 LOOP
         SELECT c.credential,
                u.name = register_user.name AND i.incarnation = 0 AND i.group_info = register_user.group_info
@@ -40,8 +48,23 @@ BEGIN
             END IF;
             RETURN;
         END IF;
-        INSERT INTO auth.users AS u (name, recovery_key) VALUES (register_user.name, register_user.recovery_key)
-        ON CONFLICT ON CONSTRAINT users_name_key DO NOTHING
+        IF policy = 'invite' THEN
+            -- Who comes by the same invite waits here, and then sees what is left of it.
+            SELECT i.invite INTO used_invite
+              FROM auth.invites i
+             WHERE i.digest = register_user.invite AND i.uses > 0 AND i.expires >= (now() AT TIME ZONE 'UTC')::date
+               FOR UPDATE;
+            IF NOT FOUND THEN
+                outcome := 'not_admitted';
+                CONTINUE;
+            END IF;
+        ELSIF policy = 'oidc' AND register_user.subject IS NULL THEN
+            outcome := 'not_admitted';
+            RETURN;
+        END IF;
+        INSERT INTO auth.users AS u (name, recovery_key, subject)
+        VALUES (register_user.name, register_user.recovery_key, register_user.subject)
+        ON CONFLICT DO NOTHING
         RETURNING u.user_id INTO new_user;
         IF new_user IS NOT NULL THEN
             INSERT INTO auth.incarnations
@@ -52,11 +75,13 @@ BEGIN
                     register_user.tree_hash, register_user.state_signature, register_user.eid);
             INSERT INTO auth.clients (client_key, user_id, incarnation, confirmed, credential)
             VALUES (register_user.client_key, new_user, 0, true, register_user.credential);
+            UPDATE auth.invites i SET uses = i.uses - 1 WHERE i.invite = used_invite;
             outcome := 'registered';
             RETURN;
         END IF;
+        outcome := CASE WHEN EXISTS (SELECT FROM auth.users u WHERE u.subject = register_user.subject)
+                        THEN 'subject_known'::auth.register_user_outcome ELSE 'name_taken' END;
     END LOOP;
-    outcome := 'name_taken';
 EXCEPTION WHEN unique_violation THEN
     -- The key became a client's under another name meanwhile.
     outcome := 'client_known';

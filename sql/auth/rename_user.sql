@@ -9,7 +9,7 @@
 --   client_keys, credentials: the confirmed clients and what they get, side by side
 --
 -- Returns renamed, with current_epoch after the commit; token_spent; unknown_client; wrong_proof: the account has another
--- recovery key by now; name_taken: it is another user's or was lately, is the operator's, or is the user's own;
+-- recovery key by now; suspended: the operator has suspended the user; name_taken: it is another user's or was lately, is the operator's, or is the user's own;
 -- too_many_renames: the month's are used up, with allowance and resets_in, the seconds until the next month (UTC) begins;
 -- wrong_epoch, with current_epoch; too_many_commits, too_large: by the operator's limits.
 -- Called by PUT /as/account/name.
@@ -36,11 +36,16 @@ BEGIN
     ELSIF NOT account.proven THEN
         outcome := 'wrong_proof';
         RETURN;
+    ELSIF EXISTS (SELECT FROM auth.users u WHERE u.user_id = account.user_id AND u.suspended) THEN
+        outcome := 'suspended';
+        RETURN;
     END IF;
-    IF EXISTS (SELECT FROM auth.users u WHERE u.name = rename_user.name)
-       OR EXISTS (SELECT FROM auth.reserved_names r WHERE r.skeleton = auth.skeleton(rename_user.name))
+    IF EXISTS (SELECT FROM auth.users u
+                WHERE u.name = rename_user.name
+                   OR u.skeleton = postern.skeleton(rename_user.name) AND u.user_id <> account.user_id)
+       OR EXISTS (SELECT FROM auth.reserved_names r WHERE r.skeleton = postern.skeleton(rename_user.name))
        OR EXISTS (SELECT FROM auth.former_names f
-                   WHERE f.skeleton = auth.skeleton(rename_user.name) AND f.user_id <> account.user_id) THEN
+                   WHERE f.skeleton = postern.skeleton(rename_user.name) AND f.user_id <> account.user_id) THEN
         outcome := 'name_taken';
         RETURN;
     END IF;

@@ -12,7 +12,7 @@
 --
 -- Returns reset, with the credential that counts: the one given, or of a repeat the one that is kept; wrong_proof: there
 -- is no such account, or it has another recovery key by now; not_ended: an identity lives, or the last one ended
--- otherwise; client_known: the key is some user's client.
+-- otherwise; client_known: the key is some user's client; suspended: the operator has suspended the user.
 -- Called by POST /as/account/reset, after auth.admit_reset.
 CREATE OR REPLACE FUNCTION auth.reset_account(
     name text, recovery_key bytea, client_key bytea, previous_end bytea, group_info bytea, ratchet_tree bytea,
@@ -21,15 +21,19 @@ CREATE OR REPLACE FUNCTION auth.reset_account(
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     of_user uuid;
+    is_suspended boolean;
     last record;
     known record;
 BEGIN
-    SELECT u.user_id INTO of_user
+    SELECT u.user_id, u.suspended INTO of_user, is_suspended
       FROM auth.users u
      WHERE u.name = reset_account.name AND u.recovery_key = reset_account.recovery_key
        FOR UPDATE;
     IF NOT FOUND THEN
         outcome := 'wrong_proof';
+        RETURN;
+    ELSIF is_suspended THEN
+        outcome := 'suspended';
         RETURN;
     END IF;
     SELECT c.credential,

@@ -8,7 +8,7 @@
 CREATE OR REPLACE FUNCTION operator.release_name(name text) RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    DELETE FROM auth.reserved_names r WHERE r.name = release_name.name;
+    DELETE FROM auth.reserved_names r WHERE r.name = postern.user_name(release_name.name);
     RETURN FOUND;
 END
 $$;

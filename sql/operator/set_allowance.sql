@@ -18,10 +18,7 @@ BEGIN
         RAISE EXCEPTION 'an allowance is a user''s or a domain''s, not both';
     END IF;
     IF user_name IS NOT NULL THEN
-        SELECT u.user_id INTO of_user FROM auth.users u WHERE u.name = user_name;
-        IF NOT FOUND THEN
-            RAISE EXCEPTION 'there is no user of that name' USING HINT = 'Give the name without @ and domain.';
-        END IF;
+        of_user := auth.find_user(user_name);
     ELSIF domain IS NULL AND token_type IS NULL THEN
         IF tokens IS NULL THEN
             RAISE EXCEPTION 'the default allowance has to be a number';

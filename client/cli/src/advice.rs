@@ -39,6 +39,10 @@ pub fn for_error(error: &Error) -> &'static str {
 fn for_problem(kind: ProblemType) -> &'static str {
     match kind {
         ProblemType::NameTaken => ". Choose another name",
+        ProblemType::NotAdmitted => {
+            ". `register --help` tells how to bring an invite (--invite) or a login (--sign-in)"
+        }
+        ProblemType::AccountExists => ". `link-request` adds this device to it",
         ProblemType::TooManyRegistrations => ". The same command goes on in the next hour",
         ProblemType::WrongProof => {
             ". Check the name, and that these are the words of this account: `recovery-key --replace` makes others"

@@ -6,6 +6,7 @@ mod advice;
 mod commands;
 mod output;
 mod qr;
+mod sign_in;
 
 use std::process::ExitCode;
 

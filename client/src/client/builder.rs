@@ -5,7 +5,11 @@ use std::{
     sync::Arc,
 };
 
-use postern_protocol::{name::UserName, second_proof::RecoveryKey};
+use postern_protocol::{
+    admission::{Admission, RegistrationTerms},
+    name::UserName,
+    second_proof::RecoveryKey,
+};
 
 use super::handle::Client;
 use crate::{
@@ -40,12 +44,17 @@ use crate::{
 pub struct ClientBuilder {
     directory: PathBuf,
     options: Options,
+    admission: Admission,
 }
 
 impl Client {
     /// Starts with the directory in which the client keeps its state, or is to keep it.
     pub fn builder(directory: impl AsRef<Path>) -> ClientBuilder {
-        ClientBuilder { directory: directory.as_ref().to_owned(), options: Options::default() }
+        ClientBuilder {
+            directory: directory.as_ref().to_owned(),
+            options: Options::default(),
+            admission: Admission::Open,
+        }
     }
 
     /// Registers a new user with default options: see [`ClientBuilder::register`].
@@ -122,14 +131,40 @@ impl ClientBuilder {
         store::reencrypt(&self.directory, &self.options, passphrase)
     }
 
-    /// Registers a new user (AS-1) with this as the first device, or takes up a registration that
-    /// was interrupted. `name` may leave out the server's domain.
+    /// The invite or ID token that a registration brings, where the server does not let everybody in.
+    #[must_use]
+    pub fn admission(mut self, admission: Admission) -> Self {
+        self.admission = admission;
+        self
+    }
+
+    /// What a registration at the server needs.
     ///
     /// # Errors
-    /// [`Error::NoServer`], [`Error::ClientExists`], [`Error::BadName`], `name-taken`,
-    /// [`Error::Server`].
+    /// [`Error::NoServer`], [`Error::Server`].
+    pub async fn registration_terms(&self) -> Result<RegistrationTerms> {
+        setup::registration_terms(self.named_server()?).await
+    }
+
+    /// The nonce that the ID token of a registration has to have, made for this device's key: which is
+    /// made if there is none, and kept for [`Self::register`] with the same name.
+    ///
+    /// # Errors
+    /// [`Error::NoServer`], [`Error::ClientExists`], [`Error::BadName`], [`Error::Server`].
+    pub async fn registration_nonce(&self, name: &str) -> Result<String> {
+        setup::registration_nonce(&self.directory, self.named_server()?, name, &self.options).await
+    }
+
+    /// Registers a new user (AS-1) with this as the first device, or takes up a registration that
+    /// was interrupted. `name` may leave out the server's domain, and is taken in its one form: Alice
+    /// becomes alice.
+    ///
+    /// # Errors
+    /// [`Error::NoServer`], [`Error::ClientExists`], [`Error::BadName`], `name-taken`, `not-admitted`,
+    /// `account-exists`, [`Error::Server`].
     pub async fn register(&self, name: &str) -> Result<Client> {
-        let store = setup::register(&self.directory, self.named_server()?, name, &self.options).await?;
+        let (server, admission) = (self.named_server()?, self.admission.clone());
+        let store = setup::register(&self.directory, server, name, admission, &self.options).await?;
         self.client(store)
     }
 

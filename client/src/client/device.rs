@@ -2,6 +2,7 @@
 
 use postern_protocol::{
     P256PublicKey, PublicKey,
+    admission::{InviteCode, MakeInvite},
     problem::{Problem, ProblemType},
     push::PushSubscription,
     qs::{QueueKind, RemoveKeyPackages},
@@ -48,6 +49,20 @@ impl Client {
     /// `too-many-rendezvous`.
     pub async fn offer_link(&self) -> Result<LinkOffer> {
         link::offer(&self.session).await
+    }
+
+    /// Makes an invite for one registration at this user's server (AS-1), and returns its code and its end,
+    /// in seconds since 1970. The server does not learn the code before somebody registers by it.
+    ///
+    /// # Errors
+    /// `too-many-invites`, `account-suspended`.
+    pub async fn make_invite(&self) -> Result<(InviteCode, u64)> {
+        let session = &self.session;
+        let _step = session.store.step().await?;
+        let code = InviteCode::generate();
+        let invite = MakeInvite { digest: code.digest() };
+        let made = session.api.make_invite(&invite, &session.account.client_key()).await?;
+        Ok((code, made.not_after))
     }
 
     /// The user's devices, as the AS shows them.

@@ -135,7 +135,7 @@ impl Friendship {
         Self::find(tx)?.ok_or(Error::NotReady)
     }
 
-    fn find(tx: &Tx<'_>) -> Result<Option<Self>> {
+    pub(super) fn find(tx: &Tx<'_>) -> Result<Option<Self>> {
         let friendship: Option<Vec<u8>> =
             tx.sql().query_row("SELECT friendship FROM friendship", [], |row| row.get(0)).optional()?;
         friendship.map(|friendship| decode(&friendship, "the friendship")).transpose()

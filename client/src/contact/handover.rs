@@ -19,7 +19,7 @@ pub struct ContactsHandover {
 
 /// What another device of this user is to know.
 pub(crate) fn handover(tx: &Tx<'_>) -> Result<ContactsHandover> {
-    Ok(ContactsHandover { pins: identity::pins(tx, &contacts::users(tx)?)?, contacts: contacts::all(tx)? })
+    Ok(ContactsHandover { pins: identity::pins(tx, contacts::users(tx)?)?, contacts: contacts::all(tx)? })
 }
 
 /// Takes over what another device of this user knows.

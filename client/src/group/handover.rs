@@ -22,9 +22,9 @@ use crate::{
     store::{Tx, decode, encode, fixed, integer},
 };
 
-/// Seconds before a device that could not be told is looked for again.
+/// Seconds before a device that could not be told is looked for again, the first time.
 const TELL_AGAIN: u64 = 10 * 60;
-/// The longest pause between two attempts to come into a group, in seconds.
+/// The longest pause between two attempts, in seconds.
 const LONGEST_PAUSE: u64 = 24 * 60 * 60;
 
 /// What a further device of this user needs to come into a group by external commit (DS-7).
@@ -294,20 +294,34 @@ fn need(tx: &Tx<'_>, id: &GroupId, client_key: &PublicKey) -> Result<Option<Need
 pub(crate) fn retell(tx: &Tx<'_>, id: &GroupId, devices: &[PublicKey]) -> Result<()> {
     for client_key in devices {
         tx.sql().execute(
-            "INSERT OR REPLACE INTO told_devices (group_id, client_key, told, due) VALUES (?1, ?2, 2, 0)",
+            "INSERT OR REPLACE INTO told_devices (group_id, client_key, told, tries, due)
+             VALUES (?1, ?2, 2, 0, 0)",
             params![id.to_mls(), client_key.as_bytes()],
         )?;
     }
     Ok(())
 }
 
-/// Notes that a device was told of a group, or that it could not be.
-pub(crate) fn told(tx: &Tx<'_>, id: &GroupId, client_key: &PublicKey, told: bool) -> Result<()> {
+/// Notes that a device was told of a group.
+pub(crate) fn told(tx: &Tx<'_>, id: &GroupId, client_key: &PublicKey) -> Result<()> {
     tx.sql().execute(
-        "INSERT INTO told_devices (group_id, client_key, told, due) VALUES (?1, ?2, ?3, ?4)
-         ON CONFLICT (group_id, client_key) DO UPDATE
-         SET told = CASE WHEN excluded.told = 1 THEN 1 ELSE told END, due = excluded.due",
-        params![id.to_mls(), client_key.as_bytes(), told, integer(tx.now().saturating_add(TELL_AGAIN))],
+        "INSERT OR REPLACE INTO told_devices (group_id, client_key, told, tries, due) VALUES (?1, ?2, 1, 0, 0)",
+        params![id.to_mls(), client_key.as_bytes()],
+    )?;
+    Ok(())
+}
+
+/// Notes that a device could not be told of a group: it is not set up yet. It is tried again, more and
+/// more seldom.
+pub(crate) fn not_told(tx: &Tx<'_>, id: &GroupId, client_key: &PublicKey) -> Result<()> {
+    let key = params![id.to_mls(), client_key.as_bytes()];
+    let sql = "INSERT INTO told_devices (group_id, client_key, told, tries, due) VALUES (?1, ?2, 0, 1, 0)
+               ON CONFLICT (group_id, client_key) DO UPDATE SET tries = tries + 1 RETURNING tries";
+    let tries: u32 = tx.sql().query_row(sql, key, |row| row.get(0))?;
+    let pause = TELL_AGAIN.saturating_mul(2u64.saturating_pow(tries - 1)).min(LONGEST_PAUSE);
+    tx.sql().execute(
+        "UPDATE told_devices SET due = ?3 WHERE group_id = ?1 AND client_key = ?2",
+        params![id.to_mls(), client_key.as_bytes(), integer(tx.now().saturating_add(pause))],
     )?;
     Ok(())
 }

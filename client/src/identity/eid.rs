@@ -407,7 +407,8 @@ pub(super) fn follow(tx: &Tx<'_>, account: &Account, commits: &[MlsMessage]) -> 
                 group
                     .merge_staged_commit(tx, *staged)
                     .map_err(Error::mls("cannot apply a commit of another device"))?;
-                for device in &removed {
+                let this = account.client_key().public_key();
+                for device in removed.iter().filter(|device| **device != this) {
                     group::remove_own_device(tx, device)?;
                 }
             }

@@ -1,5 +1,7 @@
 //! What this device knows of others' identities, for a new device of this user (AS-7): it need not believe the AS anew.
 
+use std::collections::BTreeSet;
+
 use postern_protocol::{
     Payload,
     eid::{EidState, Founding},
@@ -8,7 +10,10 @@ use postern_protocol::{
 use serde::{Deserialize, Serialize};
 
 use super::known::{self, Kept, Which};
-use crate::{error::Result, store::Tx};
+use crate::{
+    error::{Error, Result},
+    store::Tx,
+};
 
 /// A user's identity as it is handed over.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -21,21 +26,20 @@ pub(crate) struct Pin {
     verified: bool,
 }
 
-/// The identities of some users.
-pub(crate) fn pins(tx: &Tx<'_>, users: &[UserName]) -> Result<Vec<Pin>> {
+/// The identities of some users, and of those that a person verified.
+pub(crate) fn pins(tx: &Tx<'_>, users: Vec<UserName>) -> Result<Vec<Pin>> {
+    let mut statement = tx.sql().prepare("SELECT user FROM eids WHERE pending = 0 AND verified = 1")?;
+    let verified = statement.query_map([], |row| row.get(0))?.collect::<Result<Vec<String>, _>>()?;
+    let mut users: BTreeSet<UserName> = users.into_iter().collect();
+    for user in verified {
+        users.insert(user.parse().map_err(|_| Error::Damaged("a user name"))?);
+    }
     let mut pins = Vec::new();
     for user in users {
         if let Some(Kept { founding, eid, public_group, seen, verified }) =
-            known::find(tx, user, Which::Accepted)?
+            known::find(tx, &user, Which::Accepted)?
         {
-            pins.push(Pin {
-                user: user.clone(),
-                founding,
-                eid,
-                public_group: Payload::new(public_group),
-                seen,
-                verified,
-            });
+            pins.push(Pin { user, founding, eid, public_group: Payload::new(public_group), seen, verified });
         }
     }
     Ok(pins)

@@ -20,8 +20,7 @@ use crate::{
     contact,
     error::{Error, IdentityError, Result},
     event::Event,
-    group,
-    profile,
+    group, profile,
     server::Api,
     store::{Store, Tx},
 };

@@ -29,6 +29,7 @@ use super::{
 };
 use crate::{
     account::Account,
+    contact::{Friendship, FriendshipSecrets},
     error::{Error, IdentityError, Result},
     event::{self, Event},
     mls::{self, CIPHERSUITE, LeafSigner},
@@ -55,7 +56,12 @@ impl Device {
         let directory = tempfile::tempdir().unwrap();
         let store = Store::create(directory.path(), &Options::default()).unwrap();
         let account = Account::new("http://127.0.0.1".to_owned(), name.clone()).unwrap();
-        store.write(|tx| account.save(tx)).unwrap();
+        store
+            .write(|tx| {
+                account.save(tx)?;
+                Friendship::join(FriendshipSecrets::generate()?).save(tx)
+            })
+            .unwrap();
         Self { store, account, _directory: directory }
     }
 

@@ -24,6 +24,7 @@ outcome! {
         Admitted = "admitted",
         UnknownSigner = "unknown_signer",
         SignatureUsed = "signature_used",
+        Suspended = "suspended",
     }
 }
 
@@ -32,6 +33,7 @@ outcome! {
         Granted = "granted",
         UsedUp = "used_up",
         UnknownSigner = "unknown_signer",
+        Suspended = "suspended",
     }
 }
 
@@ -67,6 +69,7 @@ async fn admit(aas: &Aas, signer_key: &[u8], signature: &[u8]) -> Result<(), Fai
         AdmitSignerOutcome::Admitted => Ok(()),
         AdmitSignerOutcome::UnknownSigner => Err(ProblemType::NotAllowed.into()),
         AdmitSignerOutcome::SignatureUsed => Err(ProblemType::SignatureUsed.into()),
+        AdmitSignerOutcome::Suspended => Err(ProblemType::AccountSuspended.into()),
     }
 }
 
@@ -96,6 +99,7 @@ async fn take_allowance(
         TakeAllowanceOutcome::Granted => Ok(limit()),
         TakeAllowanceOutcome::UsedUp => Err(Failure::Limited(ProblemType::AllowanceUsedUp.into(), limit())),
         TakeAllowanceOutcome::UnknownSigner => Err(ProblemType::NotAllowed.into()),
+        TakeAllowanceOutcome::Suspended => Err(ProblemType::AccountSuspended.into()),
     }
 }
 

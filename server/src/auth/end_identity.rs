@@ -26,7 +26,6 @@ outcome! {
 }
 
 pub async fn end_identity(auth: As, request: Request) -> Outcome {
-    request.expect_at_most(EndIdentity::MAX_BYTES)?;
     let body: EndIdentity = request.body()?;
     auth.home.expect_local(body.name.domain())?;
     let account = LostAccount::find(&auth, &request, &body.name).await?;

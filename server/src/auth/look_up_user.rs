@@ -4,7 +4,8 @@
 
 use http::StatusCode;
 use postern_protocol::{
-    GroupInfo, IssuedCredential, LookupSecret, MessageDigest, MlsMessage, PublicKey, RatchetTree, Signature, Transcript, TreeHash,
+    GroupInfo, IssuedCredential, LookupSecret, MessageDigest, MlsMessage, PublicKey, RatchetTree, Signature,
+    Transcript, TreeHash,
     auth::{ClientRecord, CurrentIdentity, FoundingIdentity, UserRecord},
     eid::SignedState,
     name::UserName,

@@ -8,11 +8,14 @@ pub mod fetch_picture;
 mod identity;
 pub mod look_up_user;
 mod lost_account;
+pub mod make_invite;
+mod oidc;
 mod owner;
 pub mod publish_contact;
 pub mod published_keys;
 pub mod put_profile;
 pub mod register_user;
+pub mod registration_terms;
 pub mod rename_user;
 pub mod replace_recovery_key;
 pub mod reset_account;
@@ -21,7 +24,8 @@ mod signer;
 
 use std::sync::Arc;
 
-use crate::home::Home;
+use crate::{config::OidcConfig, home::Home};
+pub use oidc::{Oidc, OidcError, Subject};
 use signer::Signer;
 
 /// The state of the AS.
@@ -30,6 +34,8 @@ pub struct As {
     home: Home,
     /// Signs client credentials (AS-2).
     signer: Arc<Signer>,
+    /// The operator's identity provider, if there is one (AS-1).
+    oidc: Option<Arc<Oidc>>,
 }
 
 impl As {
@@ -37,8 +43,9 @@ impl As {
     ///
     /// # Errors
     /// A database that does not answer, keys that do not open under the master key.
-    pub async fn load(home: &Home) -> anyhow::Result<Self> {
-        Ok(Self { home: home.clone(), signer: Arc::new(Signer::load(home).await?) })
+    pub async fn load(home: &Home, oidc: &OidcConfig) -> anyhow::Result<Self> {
+        let oidc = Oidc::load(oidc, home).await?.map(Arc::new);
+        Ok(Self { home: home.clone(), signer: Arc::new(Signer::load(home).await?), oidc })
     }
 
     /// Makes a signing key if one is due, and loads those in the database, and the root.
@@ -49,7 +56,8 @@ impl As {
         self.signer.renew(&self.home).await
     }
 
-    /// Forgets what was counted in times that are over, and frees names that were given up long ago.
+    /// Forgets what was counted in times that are over and the invites that have expired, and frees names that were
+    /// given up long ago.
     ///
     /// # Errors
     /// A database that does not answer.
@@ -78,6 +86,7 @@ pub fn outcomes() -> Vec<crate::database::outcome::Declared> {
         declared::<fetch_picture::FetchPictureOutcome>(),
         declared::<look_up_user::LookUpUserOutcome>(),
         declared::<lost_account::AdmitResetOutcome>(),
+        declared::<make_invite::MakeInviteOutcome>(),
         declared::<publish_contact::PublishContactOutcome>(),
         declared::<put_profile::PutProfileOutcome>(),
         declared::<register_user::AdmitRegistrationOutcome>(),

@@ -1,20 +1,23 @@
 //! `POST /as/users` (AS-1): registers a user name with its first client. It is open, since tokens are for registered
 //! clients, and is the only open endpoint with which anybody can change something. So what is cheap comes first: size,
-//! form, and one SQL call that counts the attempt; a signature or tree is looked at only when that lets it through.
+//! form, and one SQL call that counts the attempt and looks at the invite; then comes the ID token, if the policy asks
+//! for one; a signature or tree is looked at only when these let it through.
 //!
 //! The answers tell a stranger about names only by the attempt to register one: `name-taken` comes last, to a request
 //! that would otherwise have been accepted, and a key that is a client's already gets the same answer for every name.
 
 use http::StatusCode;
 use postern_protocol::{
-    IssuedCredential,
+    IssuedCredential, PublicKey,
+    admission::{Admission, RegistrationPolicy, registration_nonce},
     auth::{CredentialIssued, RegisterUser},
-    problem::ProblemType,
+    problem::{Problem, ProblemType},
 };
 
 use super::{
-    As,
+    As, Subject,
     identity::{Founded, NewIdentity},
+    registration_terms,
 };
 use crate::{
     database::{SqlOutcome, outcome},
@@ -29,6 +32,7 @@ outcome! {
         Admitted = "admitted",
         SourceLimited = "source_limited",
         ServerLimited = "server_limited",
+        NotAdmitted = "not_admitted",
         NameReserved = "name_reserved",
     }
 }
@@ -38,14 +42,26 @@ outcome! {
         Registered = "registered",
         NameTaken = "name_taken",
         ClientKnown = "client_known",
+        NotAdmitted = "not_admitted",
+        SubjectKnown = "subject_known",
     }
 }
 
+/// A stranger that may go on.
+struct Admitted {
+    policy: RegistrationPolicy,
+    /// Whether the key that the request claims is a client's already: the request makes no account.
+    is_known: bool,
+    /// The limit of a leaf's bytes.
+    max_leaf_bytes: usize,
+}
+
 pub async fn register_user(auth: As, request: Request) -> Outcome {
-    request.expect_at_most(RegisterUser::MAX_BYTES)?;
     let body: RegisterUser = request.body()?;
     auth.home.expect_local(body.name.domain())?;
-    let max_leaf_bytes = admit(&auth, &request, &body).await?;
+    let claimed = request.claimed_signer();
+    let admitted = admit(&auth, &request, &body, claimed.as_ref().ok()).await?;
+    let subject = login(&auth, &body, &admitted, claimed).await?;
     // The signature over the request proves possession of the client's key.
     let signer = request.signer()?;
     let founding = NewIdentity {
@@ -56,13 +72,13 @@ pub async fn register_user(auth: As, request: Request) -> Outcome {
         previous: None,
     };
     let Founded { eid, tree_hash } =
-        auth.home.compute(|| founding.validate(signer, max_leaf_bytes)).await??;
+        auth.home.compute(|| founding.validate(signer, admitted.max_leaf_bytes)).await??;
     let credential = auth.signer.issue(body.name.clone(), signer)?;
     let row = auth
         .home
         .database
         .query_one(
-            "SELECT outcome, credential FROM auth.register_user($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+            "SELECT outcome, credential FROM auth.register_user($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
             &[
                 &body.name.local(),
                 &signer.as_bytes().as_slice(),
@@ -73,6 +89,8 @@ pub async fn register_user(auth: As, request: Request) -> Outcome {
                 &body.state.signature.as_bytes(),
                 &credential.as_bytes(),
                 &body.recovery_key.as_bytes().as_slice(),
+                &invite(&body),
+                &subject.as_ref().map(|subject| subject.as_bytes().as_slice()),
             ],
         )
         .await?;
@@ -83,27 +101,44 @@ pub async fn register_user(auth: As, request: Request) -> Outcome {
         }
         RegisterUserOutcome::NameTaken => Err(ProblemType::NameTaken.into()),
         RegisterUserOutcome::ClientKnown => Err(ProblemType::NotAllowed.into()),
+        RegisterUserOutcome::NotAdmitted => Err(not_admitted(admitted.policy).into()),
+        RegisterUserOutcome::SubjectKnown => Err(ProblemType::AccountExists.into()),
     }
 }
 
-/// Counts the attempt, and returns the limit of a leaf's bytes.
+/// Counts the attempt, and looks at the policy and the invite.
 ///
 /// # Errors
-/// `too-many-registrations`; `name-taken` for a reserved name.
-async fn admit(auth: &As, request: &Request, body: &RegisterUser) -> Result<usize, Failure> {
+/// `too-many-registrations`; `not-admitted`; `name-taken` for a reserved name.
+async fn admit(
+    auth: &As,
+    request: &Request,
+    body: &RegisterUser,
+    claimed: Option<&PublicKey>,
+) -> Result<Admitted, Failure> {
     let source = auth.home.master_key.digest(SOURCE, request.source().address().to_string().as_bytes());
     let row = auth
         .home
         .database
         .query_one(
-            "SELECT outcome, allowance, resets_in, max_leaf_bytes FROM auth.admit_registration($1, $2)",
-            &[&source.as_slice(), &body.name.local()],
+            "SELECT outcome, allowance, resets_in, max_leaf_bytes, policy, is_known
+             FROM auth.admit_registration($1, $2, $3, $4)",
+            &[
+                &source.as_slice(),
+                &body.name.local(),
+                &claimed.map(|key| key.as_bytes().as_slice()),
+                &invite(body),
+            ],
         )
         .await?;
+    let policy = registration_terms::policy(row.get("policy"))?;
     match AdmitRegistrationOutcome::of(&row)? {
         AdmitRegistrationOutcome::Admitted => {
-            usize::try_from(row.get::<_, i32>("max_leaf_bytes")).map_err(Failure::fault)
+            let max_leaf_bytes =
+                usize::try_from(row.get::<_, i32>("max_leaf_bytes")).map_err(Failure::fault)?;
+            Ok(Admitted { policy, is_known: row.get("is_known"), max_leaf_bytes })
         }
+        AdmitRegistrationOutcome::NotAdmitted => Err(not_admitted(policy).into()),
         AdmitRegistrationOutcome::SourceLimited | AdmitRegistrationOutcome::ServerLimited => {
             let (allowance, resets_in) = (row.get("allowance"), row.get("resets_in"));
             let limit = RateLimit { period: Period::Hour, allowance, remaining: 0, resets_in };
@@ -111,4 +146,49 @@ async fn admit(auth: &As, request: &Request, body: &RegisterUser) -> Result<usiz
         }
         AdmitRegistrationOutcome::NameReserved => Err(ProblemType::NameTaken.into()),
     }
+}
+
+/// The login that the request's ID token proves. A token is for the key by which the request claims to be signed, and
+/// that is verified next: a stolen one registers nobody else.
+///
+/// # Errors
+/// `not-admitted`; a provider that does not answer.
+async fn login(
+    auth: &As,
+    body: &RegisterUser,
+    admitted: &Admitted,
+    claimed: Result<PublicKey, Problem>,
+) -> Result<Option<Subject>, Failure> {
+    let token = match &body.admission {
+        _ if admitted.is_known => return Ok(None),
+        Admission::IdToken(token) => token,
+        Admission::Open | Admission::Invite(_) if admitted.policy == RegistrationPolicy::Oidc => {
+            return Err(not_admitted(admitted.policy).into());
+        }
+        Admission::Open | Admission::Invite(_) => return Ok(None),
+    };
+    let Some(oidc) = &auth.oidc else {
+        let detail = "this server has no identity provider";
+        return Err(Problem::with_detail(ProblemType::NotAdmitted, detail).into());
+    };
+    let nonce = registration_nonce(&auth.home.domain, &claimed?);
+    Ok(Some(oidc.verify(token, &nonce).await?))
+}
+
+/// The digest of the invite's code, if the request brings one.
+fn invite(body: &RegisterUser) -> Option<Vec<u8>> {
+    match &body.admission {
+        Admission::Invite(code) => Some(code.digest().as_bytes().to_vec()),
+        Admission::Open | Admission::IdToken(_) => None,
+    }
+}
+
+fn not_admitted(policy: RegistrationPolicy) -> Problem {
+    let detail = match policy {
+        // It was another one a moment ago.
+        RegistrationPolicy::Open => "the policy has changed: try again",
+        RegistrationPolicy::Invite => "an invite is needed that is neither used up nor expired",
+        RegistrationPolicy::Oidc => "an ID token of the server's identity provider is needed",
+    };
+    Problem::with_detail(ProblemType::NotAdmitted, detail)
 }

@@ -32,6 +32,7 @@ outcome! {
         WrongEpoch = "wrong_epoch",
         TooManyCommits = "too_many_commits",
         TooLarge = "too_large",
+        Suspended = "suspended",
     }
 }
 
@@ -85,6 +86,7 @@ pub async fn rename_user(auth: As, request: Request, payment: Payment) -> Outcom
         }
         RenameUserOutcome::UnknownClient => Err(ProblemType::NotAllowed.into()),
         RenameUserOutcome::WrongProof => Err(ProblemType::WrongProof.into()),
+        RenameUserOutcome::Suspended => Err(ProblemType::AccountSuspended.into()),
         RenameUserOutcome::NameTaken => Err(ProblemType::NameTaken.into()),
         RenameUserOutcome::TooManyRenames => {
             let (allowance, resets_in) = (row.get("allowance"), row.get("resets_in"));

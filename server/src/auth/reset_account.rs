@@ -23,11 +23,11 @@ outcome! {
         WrongProof = "wrong_proof",
         NotEnded = "not_ended",
         ClientKnown = "client_known",
+        Suspended = "suspended",
     }
 }
 
 pub async fn reset_account(auth: As, request: Request) -> Outcome {
-    request.expect_at_most(ResetAccount::MAX_BYTES)?;
     let body: ResetAccount = request.body()?;
     auth.home.expect_local(body.name.domain())?;
     let account = LostAccount::find(&auth, &request, &body.name).await?;
@@ -73,6 +73,7 @@ pub async fn reset_account(auth: As, request: Request) -> Outcome {
             request.answer(StatusCode::CREATED, &CredentialIssued { credential })
         }
         ResetAccountOutcome::WrongProof => Err(ProblemType::WrongProof.into()),
+        ResetAccountOutcome::Suspended => Err(ProblemType::AccountSuspended.into()),
         ResetAccountOutcome::NotEnded | ResetAccountOutcome::ClientKnown => {
             Err(ProblemType::NotAllowed.into())
         }

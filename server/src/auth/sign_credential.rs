@@ -17,6 +17,7 @@ outcome! {
     pub StoreCredentialOutcome: "auth.store_credential_outcome", paid {
         Stored = "stored",
         UnknownClient = "unknown_client",
+        Suspended = "suspended",
     }
 }
 
@@ -45,5 +46,6 @@ pub async fn sign_credential(auth: As, request: Request, payment: Payment) -> Ou
     match outcome {
         StoreCredentialOutcome::Stored => request.answer(StatusCode::OK, &CredentialIssued { credential }),
         StoreCredentialOutcome::UnknownClient => Err(ProblemType::NotAllowed.into()),
+        StoreCredentialOutcome::Suspended => Err(ProblemType::AccountSuspended.into()),
     }
 }

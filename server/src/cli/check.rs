@@ -172,6 +172,7 @@ async fn items(report: &mut Report, config: &Config, database: &Database) {
     report.line("role", flatten(role(database).await));
     report.line("home domain", flatten(home_domain(database, &config.domain).await));
     report.line("secrets", flatten(secrets(database, config).await));
+    report.line("registration", flatten(registration(database, config).await));
 }
 
 /// Checks that the database's secrets are sealed under the configured master key.
@@ -301,6 +302,20 @@ async fn role(database: &Database) -> Result<Finding, DatabaseError> {
             "revoke that, or connect as postern_server",
         )),
         None => Ok(format!("{name} executes the API functions and reaches no table")),
+    })
+}
+
+/// Checks that those can register whom the policy lets (AS-1).
+async fn registration(database: &Database, config: &Config) -> Result<Finding, DatabaseError> {
+    let row = database.query_one("SELECT auth.registration_terms()", &[]).await?;
+    let policy: String = row.get(0);
+    Ok(match (policy.as_str(), &config.oidc.issuer) {
+        ("oidc", None) => Err(problem(
+            "the policy is oidc, and no identity provider is configured: nobody can register",
+            "set oidc.issuer and oidc.client_id, or another policy with operator.set_registration_policy",
+        )),
+        ("oidc", Some(issuer)) => Ok(format!("{policy}, by {issuer}")),
+        _ => Ok(policy),
     })
 }
 

@@ -92,8 +92,8 @@ impl Bodies {
         Self(Arc::new(Shared { bounds, budget, share, held: Mutex::default() }))
     }
 
-    /// Reads a body to its end, whether or not its length was announced. One that announces too much is refused before
-    /// anything is read.
+    /// Reads a body of at most so many bytes to its end, whether or not its length was announced. One that announces too
+    /// much is refused before anything is read.
     ///
     /// # Errors
     /// `body-too-large`, `body-too-slow`, `malformed-request` for a body that ends early; a lack of memory for it.
@@ -102,13 +102,15 @@ impl Bodies {
         source: SourceAddress,
         announced: Option<u64>,
         body: S,
+        max_bytes: u64,
     ) -> Result<Body, Failure>
     where
         S: Stream<Item = Result<B, warp::Error>> + Send + 'static,
         B: Buf + Send + 'static,
     {
         let mut body: Pin<Box<S>> = Box::pin(body);
-        let whole = self.read_whole(source, announced, body.as_mut()).await;
+        let bounds = Bounds { bytes: self.0.bounds.bytes.min(max_bytes), ..self.0.bounds };
+        let whole = self.read_whole(source, announced, body.as_mut(), bounds).await;
         if matches!(&whole, Err(Failure::Refused(problem)) if problem.kind == ProblemType::BodyTooLarge) {
             tokio::spawn(timeout(LINGER, discard(body)));
         }
@@ -120,10 +122,10 @@ impl Bodies {
         source: SourceAddress,
         announced: Option<u64>,
         mut body: Pin<&mut impl Stream<Item = Result<B, warp::Error>>>,
+        bounds: Bounds,
     ) -> Result<Body, Failure> {
-        let bounds = self.0.bounds;
         let too_large = || {
-            let detail = format_args!("a body can have at most {} bytes", bounds.bytes);
+            let detail = format_args!("a body can have at most {} bytes here", bounds.bytes);
             Problem::with_detail(ProblemType::BodyTooLarge, detail)
         };
         if announced.is_some_and(|length| length > bounds.bytes) {
@@ -293,7 +295,7 @@ mod tests {
         body: impl Stream<Item = Result<Bytes, warp::Error>> + Send + 'static,
     ) -> Result<usize, String> {
         let bodies = Bodies::within(bounds, 1_000_000);
-        let read = bodies.read(source(1), None, body).await;
+        let read = bodies.read(source(1), None, body, u64::MAX).await;
         let length = read.map(|body| body.len()).map_err(|failure| failure.to_string());
         assert!(bodies.held().is_empty());
         length
@@ -320,16 +322,33 @@ mod tests {
     #[tokio::test]
     async fn a_length_beyond_the_limit_is_refused_before_anything_is_read() {
         let headers = HeaderMap::from_iter([(header::CONTENT_LENGTH, "100001".parse().unwrap())]);
+        for (announced, most) in [(announced(&headers), u64::MAX), (Some(1001), 1000)] {
+            let bodies = Bodies::within(LAX, 1_000_000);
+            let read = bodies.read(source(1), announced, parts(2, 1000, HOUR), most).await;
+            let refused = read.err().map(|failure| failure.to_string());
+            assert_eq!(refused.as_deref(), Some("The body is too large"));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_route_that_takes_little_reads_no_more_than_that() {
+        let bodies = Bodies::within(LAX, 1_000_000);
+        let (sent, body) = (Arc::new(Mutex::new(0)), parts(50, 1000, Duration::ZERO));
+        let counted = sent.clone();
+        let body = body.inspect(move |_| *counted.lock().unwrap() += 1);
+        let read = bodies.0.bounds;
         let read =
-            Bodies::within(LAX, 1_000_000).read(source(1), announced(&headers), parts(2, 1000, HOUR)).await;
+            bodies.read_whole(source(1), None, std::pin::pin!(body), Bounds { bytes: 4000, ..read }).await;
         assert_eq!(read.err().map(|failure| failure.to_string()).as_deref(), Some("The body is too large"));
+        assert_eq!(*sent.lock().unwrap(), 5, "the part that is too much is the last one");
     }
 
     #[tokio::test]
     async fn all_bodies_share_a_budget_and_a_source_has_a_part_of_it() {
         let bodies = Bodies::within(LAX, 1_000_000);
         let read = async |last: u8, number| {
-            let body = bodies.read(source(last), None, parts(number, 6_000, Duration::ZERO)).await;
+            let body = parts(number, 6_000, Duration::ZERO);
+            let body = bodies.read(source(last), None, body, u64::MAX).await;
             body.map_err(|failure| failure.to_string())
         };
         let hold = |last| read(last, 13);

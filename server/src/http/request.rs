@@ -109,18 +109,6 @@ impl Request {
         })
     }
 
-    /// Checks that the body is not larger than this endpoint's bodies are, before anything is made of it.
-    ///
-    /// # Errors
-    /// `body-too-large`.
-    pub fn expect_at_most(&self, bytes: usize) -> Result<(), Problem> {
-        if self.body.len() > bytes {
-            let detail = format_args!("a body can have at most {bytes} bytes here");
-            return Err(Problem::with_detail(ProblemType::BodyTooLarge, detail));
-        }
-        Ok(())
-    }
-
     /// The body in a format of another standard, and the index of its media type in `media_types`.
     pub fn one_of(&self, media_types: &[&str]) -> Result<(usize, &[u8]), Problem> {
         let found = self.content_type()?.and_then(|value| value.split(';').next()).map(str::trim);
@@ -150,6 +138,15 @@ impl Request {
     /// The key that signed the request.
     pub fn signer(&self) -> Result<PublicKey, Problem> {
         self.verify().map(|verified| verified.key)
+    }
+
+    /// The key by which the request claims to be signed, before anything is verified.
+    ///
+    /// # Errors
+    /// `signature-required` for a request that has no well-formed signature.
+    pub fn claimed_signer(&self) -> Result<PublicKey, Problem> {
+        signature::claimed_key(&self.raw.headers)
+            .map_err(|error| Problem::with_detail(ProblemType::SignatureRequired, error))
     }
 
     /// The key that signed the request, and the digest by which the signature is remembered if nothing pays for the

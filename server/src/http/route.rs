@@ -1,4 +1,4 @@
-//! A route: a name, a method, a path and the door to its endpoint.
+//! A route: a name, a method, a path, the size of its bodies, and the door to its endpoint.
 
 use futures_util::future::BoxFuture;
 use http::Method;
@@ -11,6 +11,9 @@ pub enum Door<S> {
     Paid(fn(&S, Request, Payment) -> BoxFuture<'static, Outcome>),
 }
 
+/// The most bytes of a body, where a route says nothing else.
+const USUAL_BODY: u64 = 64 * 1024;
+
 pub struct Route<S> {
     /// The name, `service.function`. For a paid endpoint this is the API function that spends the token, and the key of
     /// its price.
@@ -19,9 +22,30 @@ pub struct Route<S> {
     /// Segments in braces are parameters.
     pub path: &'static str,
     pub door: Door<S>,
+    /// Bytes of its largest body, if the operator's `limits.max_body_bytes` does not bound that more closely.
+    max_body: u64,
 }
 
 impl<S> Route<S> {
+    pub fn new(name: &'static str, method: Method, path: &'static str, door: Door<S>) -> Self {
+        Self { name, method, path, door, max_body: USUAL_BODY }
+    }
+
+    /// The route with bodies of at most so many bytes.
+    pub fn at_most(self, bytes: usize) -> Self {
+        Self { max_body: bytes as u64, ..self }
+    }
+
+    /// The route with bodies as large as the operator lets any be.
+    pub fn large(self) -> Self {
+        Self { max_body: u64::MAX, ..self }
+    }
+
+    /// Bytes of the largest body that the route takes, when any has so many at most.
+    pub fn max_body(&self, of_any: u64) -> u64 {
+        self.max_body.min(of_any)
+    }
+
     /// Whether the endpoint asks for a token (AAS-1).
     pub fn is_paid(&self) -> bool {
         matches!(self.door, Door::Paid(_))

@@ -91,7 +91,8 @@ impl<S: Clone + Send + Sync + 'static> Server<S> {
                 let announced = body::announced(&headers);
                 let raw = RawRequest { method, authority, path, segments, query, headers, source, signature };
                 let (name, door, bodies) = (route.name, route.door, self.bodies.clone());
-                let body = async move { bodies.read(source, announced, body).await };
+                let max_body = route.max_body(self.home.limits.max_body_bytes);
+                let body = async move { bodies.read(source, announced, body, max_body).await };
                 self.clone().enter(name, door, raw, body).await
             }
         };

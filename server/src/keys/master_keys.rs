@@ -53,6 +53,8 @@ struct HeldMasterKeys {
     keys: Vec<MasterKey>,
     /// The one that seals.
     current: MasterKeyId,
+    /// The one that the database was seen to be sealed under last.
+    wanted: MasterKeyId,
     read: Instant,
 }
 
@@ -114,7 +116,7 @@ impl MasterKeys {
             );
         }
         let sealed: Vec<u8> = database.query_one("SELECT operator.load_digest_key()", &[]).await?.get(0);
-        let held = HeldMasterKeys { keys, current, read: Instant::now() };
+        let held = HeldMasterKeys { keys, current, wanted: current, read: Instant::now() };
         let digest_key = held.open(DIGEST_KEY, &[], &sealed).context("the digest key does not open")?;
         let digest_key = DigestKey::try_from(digest_key.as_slice())?;
         Ok(Self(Arc::new(Shared { sources, held: RwLock::new(held), digest_key })))
@@ -126,21 +128,24 @@ impl MasterKeys {
     /// A database that does not answer; a key that this process does not have: it goes on with the one before.
     pub async fn renew(&self, database: &Database) -> anyhow::Result<()> {
         let row = database.query_one("SELECT key_id FROM operator.current_master_key()", &[]).await?;
-        let current = MasterKeyId::of(row.get("key_id")).context("a master key's id is too short")?;
-        if !self.has(current) {
-            self.read()?;
+        let wanted = MasterKeyId::of(row.get("key_id")).context("a master key's id is too short")?;
+        if self.want(wanted) {
+            return Ok(());
         }
-        let mut held = self.0.held.write().unwrap_or_else(PoisonError::into_inner);
-        if held.keys.iter().all(|key| key.id() != current) {
+        self.read()?;
+        if !self.has(wanted) {
             bail!(
                 "the master key was changed, and this server does not have the new one: put it into the file of the master key, or the one of the next"
             );
         }
-        if held.current != current {
-            tracing::info!("the master key is another one from now on");
-            held.current = current;
-        }
         Ok(())
+    }
+
+    /// Seals with this key from now on, or as soon as it is held; returns whether it is.
+    fn want(&self, wanted: MasterKeyId) -> bool {
+        let mut held = self.0.held.write().unwrap_or_else(PoisonError::into_inner);
+        held.wanted = wanted;
+        held.take_over()
     }
 
     /// Seals with the current key: see [`MasterKey::seal`].
@@ -190,11 +195,22 @@ impl MasterKeys {
                 held.keys.push(key);
             }
         }
+        held.take_over();
         Ok(())
     }
 }
 
 impl HeldMasterKeys {
+    /// Seals with the wanted key, if it is held; returns whether it is.
+    fn take_over(&mut self) -> bool {
+        let is_held = self.keys.iter().any(|key| key.id() == self.wanted);
+        if is_held && self.current != self.wanted {
+            tracing::info!("the master key is another one from now on");
+            self.current = self.wanted;
+        }
+        is_held
+    }
+
     fn open(&self, purpose: &str, aad: &[u8], sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, OpenError> {
         let id = MasterKeyId::of(sealed).ok_or(OpenError)?;
         let key = self.keys.iter().find(|key| key.id() == id).ok_or(OpenError)?;

@@ -29,7 +29,7 @@ use crate::{
 const SILENT_CONNECTIONS: usize = 1000;
 const HALF_SENT_BODIES: usize = 200;
 /// Bytes that a half-sent body has sent, of those that it announced.
-const HALF_SENT: (usize, usize) = (1_000_000, 1_040_000);
+const HALF_SENT: (usize, usize) = (15_000, 16_000);
 const REGISTRATIONS: usize = 40;
 /// Leaves of the EID that a registration shows: some 300 kB of tree.
 const LEAVES: usize = 900;

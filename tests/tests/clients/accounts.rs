@@ -33,7 +33,11 @@ async fn a_recovery_key_is_shown_until_it_is_written_down_and_no_longer() {
     let world = World::builder().start().await;
     let alice = world.person("alice").await;
     let first = alice.recovery_key().unwrap().expect("made at registration");
-    assert_eq!(Client::open(alice.directory()).unwrap().recovery_key().unwrap(), Some(first), "after a crash, too");
+    assert_eq!(
+        Client::open(alice.directory()).unwrap().recovery_key().unwrap(),
+        Some(first),
+        "after a crash, too"
+    );
     let key = written_down(&alice);
     assert_eq!(alice.recovery_key().unwrap(), None);
     let new = alice.replace_recovery_key(&key).await.unwrap();
@@ -60,7 +64,8 @@ async fn a_contact_sees_a_reset_as_a_reset_and_the_lost_device_is_nothing_any_mo
     let error = alice.look_up(bob.user()).await.unwrap_err();
     assert!(matches!(error, Error::Identity(IdentityError::Reset)), "{error}");
     let events = alice.sync(Duration::ZERO).await.unwrap();
-    let resets = events.iter().filter(|event| matches!(event, Event::IdentityReset { user } if user == bob.user()));
+    let resets =
+        events.iter().filter(|event| matches!(event, Event::IdentityReset { user } if user == bob.user()));
     assert_eq!(resets.count(), 1, "{events:?}");
     let known = alice.known(bob.user()).unwrap().unwrap();
     assert!(known.reset_pending && !known.verified);
@@ -174,8 +179,12 @@ async fn nothing_is_left_of_a_deleted_account_in_a_dump_or_in_the_tables_files()
         .await
         .unwrap()
         .get(0);
-    let id: String =
-        world.admin.query_one("SELECT user_id::text FROM auth.users WHERE name = $1", &[&name]).await.unwrap().get(0);
+    let id: String = world
+        .admin
+        .query_one("SELECT user_id::text FROM auth.users WHERE name = $1", &[&name])
+        .await
+        .unwrap()
+        .get(0);
     let eid = bob.known(bob.user()).unwrap().unwrap();
     let parts = [
         ("the name", name.as_bytes().to_vec()),
@@ -194,7 +203,10 @@ async fn nothing_is_left_of_a_deleted_account_in_a_dump_or_in_the_tables_files()
     };
     let before = files().await;
     for (what, _) in &parts {
-        assert!(before.iter().any(|place| place.starts_with(what)), "the search finds {what} where it is: {before:?}");
+        assert!(
+            before.iter().any(|place| place.starts_with(what)),
+            "the search finds {what} where it is: {before:?}"
+        );
     }
 
     let error = bob.delete_account(&RecoveryKey::generate()).await.unwrap_err();
@@ -211,7 +223,12 @@ async fn nothing_is_left_of_a_deleted_account_in_a_dump_or_in_the_tables_files()
     assert!(members.iter().all(|member| member.client_key != Some(bob.client_key())), "he left");
 
     let dump = world.cluster.dump().await;
-    for text in [name.to_owned(), id, hex::encode(bob.client_key().as_bytes()), hex::encode(tablet.client_key().as_bytes())] {
+    for text in [
+        name.to_owned(),
+        id,
+        hex::encode(bob.client_key().as_bytes()),
+        hex::encode(tablet.client_key().as_bytes()),
+    ] {
         assert!(!dump.contains(&text), "{text} is in the dump");
     }
     eventually("the daily upkeep has been there", async || {
@@ -247,7 +264,8 @@ async fn a_profile_is_shown_to_everybody_its_inner_part_to_who_has_the_key_and_i
     let seen = alice.profile(bob.user()).unwrap();
     assert_eq!((seen.display_name.as_str(), seen.for_contacts), ("Bob", None));
     assert_eq!(bob.profile(bob.user()).unwrap().for_contacts, Some(for_contacts));
-    let named = |name: &str| ProfileChange { display_name: Some(name.to_owned()), ..ProfileChange::default() };
+    let named =
+        |name: &str| ProfileChange { display_name: Some(name.to_owned()), ..ProfileChange::default() };
     bob.change_profile(&named("Robert")).await.unwrap();
     assert_eq!(alice.profile(bob.user()).unwrap().display_name, "Bob", "until the next lookup");
     alice.look_up(bob.user()).await.unwrap();

@@ -117,6 +117,8 @@ async fn a_person_accepts_a_request_declines_it_or_lets_it_lie_and_nobody_is_ans
     assert!(of_alice.may_be_added && !of_alice.may_add && !of_alice.asked, "{of_alice:?}");
     assert!(of_bob.may_add && !of_bob.may_be_added, "it is not mutual: Bob did not ask, {of_bob:?}");
     assert!(matches!(bob.accept_contact(carol.user()).await, Err(Error::NoRequest(_))), "she did not ask");
+    let tablet = world.device(&bob, "bobs-tablet").await;
+    assert!(contact(&tablet, alice.user()).unwrap().may_add, "a new device knows whom he accepted");
 
     // Carol says no, Dave says nothing.
     for other in [&carol, &dave] {
@@ -389,6 +391,7 @@ async fn two_people_see_one_safety_number_and_what_they_verified_stays_so_while_
 
     // A device of Bob's comes and goes: the number is another one, the same for both, and he stays verified.
     let tablet = world.device(&bob, "tablet").await;
+    assert!(tablet.known(alice.user()).unwrap().unwrap().verified, "the new device knows whom he verified");
     let more = alice.safety_number(bob.user()).await.unwrap();
     assert_ne!(more.digits(), ours.digits());
     assert_eq!(more.digits(), bob.safety_number(alice.user()).await.unwrap().digits());

@@ -18,7 +18,7 @@ use postern_protocol::{
     name::UserName,
     problem::ProblemType,
 };
-use postern_tests_kit::{BadLine, Commit, User, World, device_of, identity_commit, now};
+use postern_tests_kit::{BadLine, Commit, User, World, befriend, device_of, identity_commit, joined, now};
 use tls_codec::Deserialize as _;
 
 /// The end of keys and credentials that the liar makes.
@@ -43,16 +43,17 @@ impl Liar {
         let key = PublishedKey { public_key: self.key.public_key(), not_before: 0, not_after: FAR };
         self.line.rewrite("GET /as/keys", move |body| {
             let mut keys: AuthenticationKeys = Encoding::Cbor.decode(&body).expect("they are keys");
-            keys.keys.push(key.clone());
+            keys.keys.push(key);
             Encoding::Cbor.encode(&keys)
         });
     }
 
     /// Changes the records of all users.
-    fn lie(&self, change: impl Fn(&mut UserRecord) + Send + Sync + 'static) {
+    fn lie(&self, change: impl FnMut(&mut UserRecord) + Send + 'static) {
+        let change = Mutex::new(change);
         self.line.rewrite("GET /as/users/", move |body| {
             let Ok(mut record) = Encoding::Cbor.decode::<UserRecord>(&body) else { return body };
-            change(&mut record);
+            (change.lock().unwrap())(&mut record);
             Encoding::Cbor.encode(&record)
         });
     }
@@ -114,7 +115,7 @@ impl Liar {
 }
 
 fn options() -> Options {
-    Options { durable: false, ..Options::default() }
+    Options { accept_contacts: true, durable: false, ..Options::default() }
 }
 
 fn group_info(bytes: &GroupInfo) -> VerifiableGroupInfo {
@@ -306,6 +307,38 @@ async fn two_readers_that_were_shown_two_histories_find_out_when_they_compare() 
     assert_eq!(carol.compare(&alice.name, &carols).unwrap(), Seen::Same);
     let begun = EidState::founded(0, alice.founding.transcript);
     assert_eq!(bob.compare(&alice.name, &begun).unwrap(), Seen::Same, "it split after this");
+}
+
+#[tokio::test]
+async fn a_change_that_the_server_keeps_back_is_missed_when_the_user_says_something() {
+    let world = World::builder().tokens(5).start().await;
+    let liar = Liar::at(&world).await;
+    let alice = world.person("alice").await;
+    let carol = liar.deceives(world.person("carol").await);
+    let group = alice.create_group("quarry").await.unwrap().id().clone();
+    befriend(&alice, &carol, &group).await;
+    joined(&carol, 1).await;
+    carol.look_up(alice.user()).await.unwrap();
+
+    let mut old = world.look_up(alice.user()).await;
+    let key = liar.key.clone();
+    let name = alice.user().clone();
+    liar.lie(move |record| {
+        if record.name == name {
+            let ticket = &mut old.ticket;
+            *ticket = FreshnessTicket::issue(name.clone(), ticket.eid, ticket.tree_hash, now(), &key);
+            *record = old.clone();
+        }
+    });
+    world.device(&alice, "laptop").await;
+    assert_eq!(keys(&carol.look_up(alice.user()).await.unwrap()), [alice.client_key()], "nothing shows it");
+    alice.group_with_id(&group).send("hello").await.unwrap();
+    let mut told = Vec::new();
+    for _ in 0..3 {
+        told.extend(events(&carol).await);
+    }
+    assert_eq!(splits(&told), 1, "{told:?}");
+    assert!(told.iter().any(|event| matches!(event, Event::Message { .. })));
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! The gate (AAS-1 to AAS-6): keys and their rotation, allowances, issuance in every format of the standards, and
 //! what of all that can be joined.
 
+mod admission;
 mod allowances;
 mod door;
 mod double_spend;
@@ -13,5 +14,6 @@ mod operator;
 mod redemption;
 mod registration;
 mod unlinkability;
+mod users;
 mod vectors;
 mod wallet;

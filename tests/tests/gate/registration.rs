@@ -100,7 +100,8 @@ async fn all_addresses_together_have_a_limit_and_each_has_its_own() {
                     count(*) FILTER (WHERE outcome = 'source_limited'),
                     count(*) FILTER (WHERE outcome = 'server_limited')
                FROM generate_series(1, {number}) n,
-                    LATERAL auth.admit_registration(sha256(convert_to({address}, 'UTF8')), 'user-' || n)"
+                    LATERAL auth.admit_registration(
+                        sha256(convert_to({address}, 'UTF8')), 'user-' || n, NULL, NULL)"
         );
         let row = world.admin.query_one(&sql, &[]).await.unwrap();
         [0, 1, 2].map(|column| row.get::<_, i64>(column))
@@ -231,7 +232,13 @@ async fn names_that_people_take_for_the_operators_are_reserved_until_the_operato
     assert!(
         ask("SELECT count(*) > 40 AND bool_or(name = 'the-president') FROM operator.reserved_names()").await
     );
-    for bad in ["'Admin'", "'a@home.example'", "''", "NULL"] {
+    // A name is reserved in its one form, in any script.
+    assert!(!ask("SELECT operator.reserve_name('ADMIN')").await);
+    assert!(ask("SELECT operator.reserve_name('Кассир')").await);
+    assert_eq!(answer("кассир").await.slug(), "name-taken");
+    assert!(ask("SELECT operator.release_name('КАССИР')").await);
+    answer("кассир").await.assert_ok("a released name");
+    for bad in ["'a@home.example'", "'аdmin'", "'a😀'", "''", "NULL"] {
         assert!(
             operator.execute(&format!("SELECT operator.reserve_name({bad})"), &[]).await.is_err(),
             "{bad}"

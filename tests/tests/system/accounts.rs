@@ -8,7 +8,7 @@ use tokio_postgres::{Client, error::SqlState};
 async fn register(admin: &Client, name: &str) {
     let register = "SELECT outcome::text FROM auth.register_user(
                         $1, sha256(convert_to($1, 'UTF8')), 'group info', 'tree', 'eid', sha256(''), sha512(''), NULL,
-                        sha256(''))";
+                        sha256(''), NULL, NULL)";
     let row = admin.query_one(register, &[&name]).await.unwrap();
     assert_eq!(row.get::<_, &str>(0), "registered");
     let commit = "SELECT outcome::text FROM auth.commit_identity(
@@ -255,6 +255,7 @@ async fn no_account_and_no_queue_tells_when_it_was_made() {
         "aas.issuer_keys.retires",
         "aas.requests.day",
         "aas.token_use.day",
+        "auth.invites.expires",
         "auth.signing_keys.not_after",
         "auth.signing_keys.not_before",
         "auth.signing_keys.revoked",

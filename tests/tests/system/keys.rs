@@ -343,8 +343,7 @@ async fn a_new_external_sender_key_is_for_new_groups_and_the_old_one_goes_on_in_
     let call = creation(&newest.group_id, policy.state_key(), &late.party);
     let refused = world.send_to(&world.servers[1], &world.paid(call).wire()).await;
     refused.assert_problem("a group with a revoked key", ProblemType::InvalidMls);
-    let removal = Commit { remove: vec![group.key(1)], ..Commit::default() };
-    let (_, commit) = group.make(0, removal);
+    let (_, commit) = group.make(0, Commit { update: true, ..Commit::default() });
     world.pay(&commit).await.assert_ok("a commit to a group with a revoked key");
     let sql = "SELECT count(*), count(*) FILTER (WHERE replaced), count(*) FILTER (WHERE revoked)
                  FROM operator.sender_keys()";

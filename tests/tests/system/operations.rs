@@ -250,6 +250,10 @@ async fn check_finds_what_is_wrong_with_the_database() {
     assert_problem(&mut check(&cluster), "role", "operator.settings").await;
     admin.batch_execute("REVOKE SELECT ON operator.settings FROM postern_server").await.unwrap();
 
+    admin.batch_execute("SELECT operator.set_registration_policy('oidc')").await.unwrap();
+    assert_problem(&mut check(&cluster), "registration", "no identity provider").await;
+    admin.batch_execute("SELECT operator.set_registration_policy('open')").await.unwrap();
+
     admin.batch_execute("UPDATE operator.settings SET home_domain = 'other.example'").await.unwrap();
     assert_problem(&mut check(&cluster), "home domain", "the home of other.example").await;
 

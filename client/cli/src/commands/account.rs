@@ -1,25 +1,40 @@
 //! This device and its user's account: registration, reset, who it is, its tokens and mailboxes, name, and end.
 
-use std::io::IsTerminal as _;
+use std::{io::IsTerminal as _, path::PathBuf};
 
 use anyhow::Context as _;
-use clap::Subcommand;
-use postern_client::{Client, RecoveryKey, recovery_key_of, recovery_words};
+use clap::{Args, Subcommand};
+use postern_client::{Client, ClientBuilder, RecoveryKey, recovery_key_of, recovery_words};
+use postern_protocol::admission::{Admission, IdToken, InviteCode};
 use serde_json::json;
 
 use super::{Global, note, read_stdin};
-use crate::output::{device_name, print_line, to_json};
+use crate::{
+    output::{device_name, print_line, to_json},
+    sign_in,
+};
 
 #[derive(Subcommand)]
 pub enum Command {
     /// Register a new user with this as the first device
+    #[command(
+        long_about = "Register a new user with this as the first device. A server that does not let everybody \
+                      in asks for an invite, or for a login at its identity provider: `register alice --sign-in` \
+                      shows the address of the login page, to be opened in a browser on this machine. Where that is \
+                      no use, `register alice --print-nonce` shows the nonce with which an ID token has to be \
+                      asked for in another way, and `register alice --id-token FILE` brings the token."
+    )]
     Register {
         /// alice, or alice@example.org
         name: String,
         /// Ask for a passphrase, under which this device's state is encrypted
         #[arg(long)]
         passphrase: bool,
+        #[command(flatten)]
+        proof: Proof,
     },
+    /// Make an invite, by which somebody can register at this server
+    MakeInvite,
     /// Begin anew as a user who lost all devices, with this as the first device
     #[command(
         long_about = "Begin anew as a user who lost all devices, with this as the first device. Reads the \
@@ -62,12 +77,52 @@ pub enum Command {
     LogOut,
 }
 
+/// The proof by which a server lets somebody in.
+#[derive(Args)]
+#[group(multiple = false)]
+pub struct Proof {
+    /// The code of an invite
+    #[arg(long, value_name = "CODE")]
+    invite: Option<InviteCode>,
+    /// Log in at the server's identity provider, in a browser on this machine
+    #[arg(long)]
+    sign_in: bool,
+    /// A file with an ID token of the identity provider
+    #[arg(long, value_name = "FILE")]
+    id_token: Option<PathBuf>,
+    /// Show the nonce that such an ID token has to have, and register nobody yet
+    #[arg(long)]
+    print_nonce: bool,
+}
+
+impl Proof {
+    async fn admission(&self, builder: &ClientBuilder, name: &str) -> anyhow::Result<Admission> {
+        if let Some(code) = &self.invite {
+            return Ok(Admission::Invite(code.clone()));
+        }
+        if self.sign_in {
+            return Ok(Admission::IdToken(sign_in::id_token(builder, name).await?));
+        }
+        let Some(file) = &self.id_token else { return Ok(Admission::Open) };
+        let text =
+            std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+        Ok(Admission::IdToken(text.trim().parse::<IdToken>()?))
+    }
+}
+
 pub async fn run(global: &Global, command: Command) -> anyhow::Result<()> {
     match command {
-        Command::Register { name, passphrase } => {
+        Command::Register { name, proof, passphrase } if proof.print_nonce => {
+            let nonce = global.new_builder(passphrase)?.registration_nonce(&name).await?;
+            note("Ask for an ID token with this nonce, and bring it with --id-token:");
+            let line = if global.json { to_json(&json!({ "nonce": nonce })) } else { nonce };
+            Ok(print_line(&line)?)
+        }
+        Command::Register { name, proof, passphrase } => {
             let builder = global.new_builder(passphrase)?;
+            let admission = proof.admission(&builder, &name).await?;
             note("Registering: keys, tokens, mailboxes …");
-            let client = builder.register(&name).await?;
+            let client = builder.admission(admission).register(&name).await?;
             let Some(key) = client.recovery_key()? else { return whoami(&client, global.json) };
             if global.json {
                 let words = recovery_words(&key);
@@ -78,6 +133,17 @@ pub async fn run(global: &Global, command: Command) -> anyhow::Result<()> {
             }
             whoami(&client, false)?;
             show_recovery_key(&client, &key, false)
+        }
+        Command::MakeInvite => {
+            let (code, not_after) = global.open()?.make_invite().await?;
+            let days = not_after.saturating_sub(now()).div_ceil(24 * 60 * 60);
+            note(&format!("Good for one registration, and for {days} days: `register NAME --invite {code}`"));
+            let (code, not_after) = (code.to_string(), not_after);
+            let line = match global.json {
+                true => to_json(&json!({ "invite": code, "not_after": not_after })),
+                false => code,
+            };
+            Ok(print_line(&line)?)
         }
         Command::Reset { name, passphrase } => {
             let builder = global.new_builder(passphrase)?;
@@ -142,6 +208,12 @@ pub async fn run(global: &Global, command: Command) -> anyhow::Result<()> {
             Ok(())
         }
     }
+}
+
+/// Seconds since 1970.
+fn now() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.map_or(0, |now| now.as_secs())
 }
 
 fn remove_state(global: &Global) -> anyhow::Result<()> {

@@ -6,8 +6,8 @@ mod devices;
 mod groups;
 mod history;
 mod messages;
-mod profile;
 mod passphrase;
+mod profile;
 mod push;
 
 use std::{
@@ -153,7 +153,7 @@ fn read_stdin(what: &str) -> anyhow::Result<String> {
 }
 
 /// Progress goes to stderr: stdout is for what programs read.
-fn note(text: &str) {
+pub fn note(text: &str) {
     eprintln!("{text}");
 }
 

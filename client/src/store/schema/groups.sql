@@ -88,6 +88,7 @@ CREATE TABLE told_devices (
     group_id BLOB NOT NULL,
     client_key BLOB NOT NULL,
     told INTEGER NOT NULL,              -- 1 once it was; 0: it could not be yet, 2: the user's key became another
+    tries INTEGER NOT NULL,             -- how often it could not be told
     due INTEGER NOT NULL,               -- seconds since 1970: when to try again, if it was not told
     PRIMARY KEY (group_id, client_key)
 ) STRICT;

@@ -27,6 +27,6 @@ pub use reply::Reply;
 pub use tokens::{Ask, Asked, Impostor, TokenShape, asking_for_tokens, bytes_of, challenge};
 pub use user::{
     User, device_of, identity_commit, identity_commit_of, identity_message, over, random_id, registration,
-    registration_of,
+    registration_of, registration_with,
 };
 pub use way::{Answer, Failure, Private, Way, refusal};

@@ -3,6 +3,7 @@
 use openmls::prelude::{Extensions, Lifetime};
 use postern_protocol::{
     GroupInfo, MessageDigest, MlsMessage, Transcript,
+    admission::Admission,
     auth::{CommitIdentity, CredentialIssued, RegisterUser, UserRecord},
     eid::{EidState, Founding, SignedState},
     name::{Domain, UserName},
@@ -79,7 +80,13 @@ pub fn device_of(name: &UserName) -> Party {
 }
 
 pub fn registration(name: &UserName, device: &Party) -> Call {
-    Call::post("/as/users").with(&registration_of(name, device)).signed_by(&device.key)
+    registration_with(name, device, Admission::Open)
+}
+
+/// A registration that brings an invite or an ID token.
+pub fn registration_with(name: &UserName, device: &Party, admission: Admission) -> Call {
+    let body = RegisterUser { admission, ..registration_of(name, device) };
+    Call::post("/as/users").with(&body).signed_by(&device.key)
 }
 
 /// The registration of a user whose EID this client founded.
@@ -90,7 +97,14 @@ pub fn registration_of(name: &UserName, device: &Party) -> RegisterUser {
     let eid = EidState::founded(0, transcript);
     let state = SignedState::sign(name, &founding, eid, &group_info, &device.key);
     let recovery_key = recovery_key_of(device).verifier();
-    RegisterUser { name: name.clone(), group_info, ratchet_tree, state, recovery_key }
+    RegisterUser {
+        name: name.clone(),
+        group_info,
+        ratchet_tree,
+        admission: Admission::Open,
+        state,
+        recovery_key,
+    }
 }
 
 /// The recovery key of a user with this first client.
@@ -146,12 +160,12 @@ impl World {
     }
 
     pub async fn look_up(&self, name: &UserName) -> UserRecord {
-        self.pay(&Call::get(format!("/as/users/{name}"))).await.decode()
+        self.pay(&Call::get(format!("/as/users/{}", name.path_segment()))).await.decode()
     }
 
     /// With the commits since an epoch.
     pub async fn look_up_since(&self, name: &UserName, epoch: u64) -> UserRecord {
-        self.pay(&Call::get(format!("/as/users/{name}?after={epoch}"))).await.decode()
+        self.pay(&Call::get(format!("/as/users/{}?after={epoch}", name.path_segment()))).await.decode()
     }
 
     /// A commit to the EID by the user's first client, which is accepted.

@@ -90,7 +90,9 @@ async fn a_profile_is_shown_as_a_client_signed_it_and_goes_on_from_version_to_ve
 
     let outdated = ProblemType::ProfileOutdated;
     for version in [0, 1] {
-        world.assert_refuses("no later version", &putting(&alice, profile(version, "Ann"), None), outdated).await;
+        world
+            .assert_refuses("no later version", &putting(&alice, profile(version, "Ann"), None), outdated)
+            .await;
     }
     // The picture need not be sent again, and goes when the profile names none.
     let renamed = Profile { version: 5, display_name: "Ann".into(), ..first };
@@ -120,7 +122,11 @@ async fn a_profile_of_somebody_else_or_of_more_than_a_profile_is_refused() {
     for (what, call, expected) in [
         ("another user's profile", of_bob.signed_by(&alice.device.key), invalid),
         ("a pending client", valid.clone().signed_by(&pending.key), ProblemType::NotAllowed),
-        ("another incarnation", putting(&alice, Profile { incarnation: 1, ..profile(1, "Alice") }, None), invalid),
+        (
+            "another incarnation",
+            putting(&alice, Profile { incarnation: 1, ..profile(1, "Alice") }, None),
+            invalid,
+        ),
         ("a long name", putting(&alice, profile(1, &long), None), large),
         ("a long text", putting(&alice, Profile { text: long.clone(), ..profile(1, "Alice") }, None), large),
         ("a name with a control character", putting(&alice, profile(1, "Al\u{1b}ice"), None), invalid),
@@ -130,16 +136,20 @@ async fn a_profile_of_somebody_else_or_of_more_than_a_profile_is_refused() {
         ("a picture of many pixels", with(&png(5000, 64), link(&png(5000, 64))), invalid),
         ("a picture that is not named", putting(&alice, profile(1, "Alice"), Some(&picture)), invalid),
         ("a large picture", with(&vec![0; 200_000], link(&picture)), large),
-        ("another signature", {
-            let (_, value) = valid.fields().remove(0);
-            let mut fields = value.into_map().unwrap();
-            for (name, value) in &mut fields {
-                if name.as_text() == Some("signature") {
-                    *value = Value::Bytes(vec![0; 64]);
+        (
+            "another signature",
+            {
+                let (_, value) = valid.fields().remove(0);
+                let mut fields = value.into_map().unwrap();
+                for (name, value) in &mut fields {
+                    if name.as_text() == Some("signature") {
+                        *value = Value::Bytes(vec![0; 64]);
+                    }
                 }
-            }
-            valid.with_field("profile", Value::Map(fields))
-        }, invalid),
+                valid.with_field("profile", Value::Map(fields))
+            },
+            invalid,
+        ),
     ] {
         world.assert_refuses(what, &call, expected).await;
     }
@@ -163,7 +173,8 @@ async fn a_user_who_hides_is_unknown_to_all_but_contacts() {
     world.pay(&call).await.assert_ok("hiding");
     for path in ["", "/picture"] {
         let of = |user: &str, secret: Option<LookupSecret>| {
-            let query = secret.map(|secret| format!("?contact={}", secret.to_base64url())).unwrap_or_default();
+            let query =
+                secret.map(|secret| format!("?contact={}", secret.to_base64url())).unwrap_or_default();
             Call::get(format!("/as/users/{user}@home.example{path}{query}"))
         };
         let other = ProfileKey::generate().lookup_secret();

@@ -4,7 +4,7 @@ use ciborium::Value;
 use futures_util::future::join_all;
 use openmls::prelude::{Ciphersuite, ExtensionType, Extensions, Lifetime};
 use postern_protocol::{
-    auth::{AuthenticationKeys, CredentialIssued, RegisterUser},
+    auth::{AuthenticationKeys, CredentialIssued, RegisterUser, UserRecord},
     credential::ClientCredential,
     eid::{EidState, Founding, SignedState},
     problem::ProblemType,
@@ -25,7 +25,7 @@ pub fn valid() -> Valid {
     Valid {
         stranger: Some(ProblemType::NotAllowed),
         cut: vec![("group_info", ProblemType::InvalidMls), ("ratchet_tree", ProblemType::InvalidMls)],
-        max_body: RegisterUser::MAX_BYTES,
+        optional: &["admission"],
         ..Valid::new(user.registration(), StatusCode::CREATED)
     }
 }
@@ -201,9 +201,15 @@ async fn names_that_are_not_ours_to_give_are_refused() {
         "alice",
         "@home.example",
         "alice@",
-        "Alice@home.example",
-        "alïce@home.example",
+        // With a Cyrillic а; a ligature; a joiner; an emoji; marks that stand on nothing or one on the other.
         "аlice@home.example",
+        "aﬁ@home.example",
+        "ali\u{200d}ce@home.example",
+        "alice😀@home.example",
+        "\u{301}alice@home.example",
+        "ali\u{301}\u{301}ce@home.example",
+        "1דניאל@home.example",
+        "ali\u{202e}ce@home.example",
         "-alice@home.example",
         "alice.@home.example",
         "al ice@home.example",
@@ -211,11 +217,13 @@ async fn names_that_are_not_ours_to_give_are_refused() {
         "al\0ice@home.example",
         "alice@@home.example",
         "alice@home.example@home.example",
-        "alice@HOME.example",
         "alice@home.example.",
         "alice@localhost",
         "alice@127.0.0.1",
+        "alice@höme.example",
         &format!("{}@home.example", "a".repeat(65)),
+        &format!("{}@home.example", "語".repeat(65)),
+        &format!("{}@home.example", "\u{20000}".repeat(64)),
         &format!("alice@{}", "a.".repeat(200)),
         "alice/../bob@home.example",
         "alice%40home.example",
@@ -223,6 +231,87 @@ async fn names_that_are_not_ours_to_give_are_refused() {
         let wire = valid.with_field("name", Value::from(name)).wire();
         world.assert_refused(name, &wire, ProblemType::MalformedBody).await;
     }
+    world.close();
+}
+
+/// PRECIS UsernameCaseMapped: every form that a person may type is the one name.
+#[tokio::test]
+async fn a_name_is_registered_and_found_in_its_one_form() {
+    let world = World::start().await;
+    for (typed, name) in [
+        ("Alice@HOME.example", "alice@home.example"),
+        ("ＢＯＢ@home.example", "bob@home.example"),
+        ("JOSE\u{301}@home.example", "josé@home.example"),
+        ("Иван@home.example", "иван@home.example"),
+        ("王小明@home.example", "王小明@home.example"),
+        ("ｶﾅ@home.example", "カナ@home.example"),
+        ("दिनेश@home.example", "दिनेश@home.example"),
+        ("דניאל@home.example", "דניאל@home.example"),
+    ] {
+        let user = User::new(typed.split_once('@').unwrap().0);
+        assert_eq!(user.name.to_string(), name);
+        let typed_name = user.registration().with_field("name", Value::from(typed));
+        let issued: CredentialIssued = world.send(&typed_name.wire()).await.decode();
+        assert_eq!(ClientCredential::parse(&issued.credential).unwrap().user, user.name);
+        let encoded = |text: &str| text.bytes().map(|byte| format!("%{byte:02x}")).collect::<String>();
+        for path in [encoded(name), encoded(typed), encoded(name).to_uppercase(), user.name.path_segment()] {
+            let record: UserRecord = world.pay(&Call::get(format!("/as/users/{path}"))).await.decode();
+            assert_eq!(record.name, user.name, "{path}");
+        }
+    }
+    world.close();
+}
+
+/// The database refuses the second of two names that look alike, whatever the server lets pass.
+#[tokio::test]
+async fn no_two_accounts_have_names_that_look_alike() {
+    let world = World::start().await;
+    for name in ["alice", "scope", "josé", "иван", "paul-1"] {
+        world.user(name).await;
+    }
+    let (count, mut refused) = (world.count("auth.users").await, Vec::new());
+    for name in
+        ["a.lice", "al1ce", "al-ice", "ALICE", "ѕсоре", "5cope", "jo-sé", "и.ван", "paull", "paul1", "pauli"]
+    {
+        let call = User::new(name).registration();
+        world.assert_refused(name, &call.wire(), ProblemType::NameTaken).await;
+        refused.push(name);
+    }
+    for name in ["jose", "ivan", "alicia", "scopes", "paul-2"] {
+        world.user(name).await;
+    }
+    assert_eq!(world.count("auth.users").await, count + 5);
+    for name in refused {
+        let insert = "INSERT INTO auth.users (name, recovery_key) VALUES (postern.user_name($1), sha256(''))";
+        let error = world.admin.execute(insert, &[&name]).await.expect_err("the database refuses it");
+        assert_eq!(error.code(), Some(&tokio_postgres::error::SqlState::UNIQUE_VIOLATION), "{name}");
+    }
+    for name in ["Alice", "jose\u{301}", "аlice", "", ".a", "a😀"] {
+        let error = world
+            .admin
+            .execute("INSERT INTO auth.users (name, recovery_key) VALUES ($1, sha256(''))", &[&name])
+            .await
+            .unwrap_err();
+        assert_eq!(error.code(), Some(&tokio_postgres::error::SqlState::CHECK_VIOLATION), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn of_two_that_race_for_names_that_look_alike_one_wins() {
+    let world = World::builder().servers(2).start().await;
+    for round in 0..5 {
+        let names = [format!("ro-und{round}"), format!("r.ound{round}"), format!("r0und{round}")];
+        let wires = names.map(|name| User::new(&name).registration().wire());
+        let sent = wires.iter().enumerate();
+        let replies =
+            join_all(sent.map(|(index, wire)| world.send_to(&world.servers[index % 2], wire))).await;
+        let registered = replies.iter().filter(|reply| reply.status == StatusCode::CREATED).count();
+        assert_eq!(registered, 1);
+        assert!(
+            replies.iter().all(|reply| reply.status == StatusCode::CREATED || reply.is_problem("name-taken"))
+        );
+    }
+    assert_eq!(world.count("auth.users").await, 5);
     world.close();
 }
 

@@ -57,7 +57,7 @@ pub async fn valid_end(world: &World) -> Valid {
     let user = random_user(world).await;
     let call = ending(&user.name, &user.recovery_key, &SigningKey::generate());
     let stranger = Some(ProblemType::WrongProof);
-    Valid { stranger, max_body: EndIdentity::MAX_BYTES, ..Valid::new(call, StatusCode::OK) }
+    Valid { stranger, ..Valid::new(call, StatusCode::OK) }
 }
 
 pub async fn valid(world: &World) -> Valid {
@@ -69,7 +69,6 @@ pub async fn valid(world: &World) -> Valid {
         stranger: Some(ProblemType::NotAllowed),
         // Another beginning than the proof is for.
         cut: vec![("group_info", ProblemType::WrongProof), ("ratchet_tree", ProblemType::WrongProof)],
-        max_body: ResetAccount::MAX_BYTES,
         ..Valid::new(call, StatusCode::CREATED)
     }
 }

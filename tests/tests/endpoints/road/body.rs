@@ -14,7 +14,8 @@ use tokio::{
 
 use super::{Entry, every_request};
 
-const LIMIT: usize = 1024 * 1024;
+/// Bytes of the largest body of any route.
+pub const LIMIT: usize = 1024 * 1024;
 
 fn with_body(call: &Call, body: Vec<u8>) -> Call {
     Call { body, ..call.clone() }
@@ -93,7 +94,7 @@ async fn a_cut_lengthened_or_hostile_body_is_refused() {
             bodies.push(("nothing (null)".to_owned(), with_body(valid, vec![0xf6])));
         }
         for (kind, call) in bodies {
-            let too_large = call.body.len() > entry.valid.max_body;
+            let too_large = call.body.len() > entry.max_body;
             let expected = if too_large { ProblemType::BodyTooLarge } else { malformed(entry) };
             let wire = entry.with(&world, call).wire();
             world.assert_refused(&format!("{}, {kind}", entry.name), &wire, expected).await;
@@ -208,8 +209,8 @@ async fn send_raw(world: &World, wire: &Wire, chunked: bool) -> (StatusCode, Pro
 async fn an_oversized_body_is_refused_whether_or_not_it_says_how_long_it_is() {
     let world = World::start().await;
     for entry in every_request(&world).await.iter().filter(|entry| entry.valid.call.content_type.is_some()) {
-        for (length, chunked) in
-            [(LIMIT + 1, false), (LIMIT + 1, true), (8 * LIMIT, false), (8 * LIMIT, true)]
+        let most = entry.max_body;
+        for (length, chunked) in [(most + 1, false), (most + 1, true), (8 * LIMIT, false), (8 * LIMIT, true)]
         {
             let what =
                 format!("{} with {length} bytes{}", entry.name, if chunked { ", chunked" } else { "" });
@@ -253,6 +254,34 @@ async fn a_body_that_breaks_off_changes_nothing() {
         read.expect("the server does not wait for more").expect("the connection ends");
         world.snapshot().await.assert_same(&before, &entry.name);
         entry.assert_accepted(&world).await;
+    }
+    world.close();
+}
+
+/// A body that is too large for its route is refused before any of it is read: nobody keeps the server's memory busy with
+/// what no endpoint takes.
+#[tokio::test]
+async fn small_requests_have_small_bodies_and_are_refused_by_the_length_that_they_announce() {
+    let world = World::start().await;
+    let entries = every_request(&world).await;
+    let limit =
+        |name: &str| entries.iter().find(|entry| entry.name.starts_with(name)).expect("it is one").max_body;
+    assert_eq!(limit("POST /as/users"), 16 * 1024);
+    assert_eq!(limit("POST /qs/deposits"), 64 * 1024);
+    assert_eq!(limit("POST /ds/groups/{group_id}/messages"), LIMIT);
+    for entry in entries.iter().filter(|entry| entry.valid.call.content_type.is_some()) {
+        let wire = entry.paid(&world).wire();
+        let mut head = format!("{} {} HTTP/1.1\r\nhost: postern\r\n", wire.method, wire.target);
+        for (name, value) in &wire.headers {
+            head += &format!("{name}: {}\r\n", value.to_str().expect("it is text"));
+        }
+        head += &format!("content-length: {}\r\n\r\n", entry.max_body + 1);
+        let mut connection = TcpStream::connect(world.server().address()).await.expect("it listens");
+        connection.write_all(head.as_bytes()).await.expect("it takes the head");
+        let mut answer = [0; 64];
+        let length = timeout(PATIENCE, connection.read(&mut answer)).await.expect("it is answered").unwrap();
+        let answer = String::from_utf8_lossy(&answer[..length]).into_owned();
+        assert!(answer.starts_with("HTTP/1.1 413 "), "{}: {answer}", entry.name);
     }
     world.close();
 }

@@ -26,8 +26,6 @@ pub struct Valid {
     pub stranger: Option<ProblemType>,
     /// Fields that are byte strings, and the problem when one is cut by a byte.
     pub cut: Vec<(&'static str, ProblemType)>,
-    /// Bytes of the largest body, where the endpoint takes less than others.
-    pub max_body: usize,
     /// Fields that may be absent.
     pub optional: &'static [&'static str],
     /// Other targets: well-formed ones of things that do not exist or are elsewhere, and malformed ones.
@@ -36,8 +34,7 @@ pub struct Valid {
 
 impl Valid {
     pub fn new(call: Call, status: StatusCode) -> Self {
-        let max_body = usize::MAX;
-        Self { call, status, stranger: None, cut: Vec::new(), max_body, optional: &[], targets: Vec::new() }
+        Self { call, status, stranger: None, cut: Vec::new(), optional: &[], targets: Vec::new() }
     }
 }
 
@@ -47,6 +44,8 @@ struct Entry {
     paid: bool,
     /// Its name in the price list.
     endpoint: Option<&'static str>,
+    /// Bytes of the largest body.
+    max_body: usize,
     valid: Valid,
 }
 
@@ -79,9 +78,10 @@ async fn every_request(world: &World) -> Vec<Entry> {
     let mut entries = Vec::new();
     for route in routes::all() {
         let endpoint = route.is_paid().then_some(route.name);
+        let max_body = route.max_body(body::LIMIT as u64) as usize;
         for (number, valid) in valid_requests(world, &route).await.into_iter().enumerate() {
             let name = format!("{} {} ({number})", route.method, route.path);
-            entries.push(Entry { name, paid: endpoint.is_some(), endpoint, valid });
+            entries.push(Entry { name, paid: endpoint.is_some(), endpoint, max_body, valid });
         }
     }
     entries
@@ -116,6 +116,8 @@ async fn valid_requests(world: &World, route: &Route<App>) -> Vec<Valid> {
         ("PUT", "/as/contact") => vec![auth::publish_contact::valid(world).await],
         ("PUT", "/as/profile") => vec![auth::put_profile::valid(world).await],
         ("GET", "/as/users/{name}/picture") => vec![auth::put_profile::valid_picture(world).await],
+        ("POST", "/as/invites") => vec![auth::make_invite::valid(world).await],
+        ("GET", "/as/registration") => vec![auth::registration_terms::valid()],
         ("PUT", "/as/account/name") => vec![auth::rename_user::valid(world).await],
         ("PUT", "/as/account/recovery-key") => vec![auth::replace_recovery_key::valid(world).await],
         ("DELETE", "/as/account") => vec![auth::delete_account::valid(world).await],
