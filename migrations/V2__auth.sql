@@ -28,7 +28,12 @@ CREATE TABLE auth.settings (
     former_name_days integer NOT NULL DEFAULT 365 CHECK (former_name_days BETWEEN 0 AND 3650),
     client_expiry_days integer NOT NULL DEFAULT 90 CHECK (client_expiry_days BETWEEN 90 AND 3650),
     account_expiry_days integer NOT NULL DEFAULT 0
-        CHECK (account_expiry_days = 0 OR account_expiry_days BETWEEN 180 AND 36500)
+        CHECK (account_expiry_days = 0 OR account_expiry_days BETWEEN 180 AND 36500),
+    max_display_name_bytes integer NOT NULL DEFAULT 128 CHECK (max_display_name_bytes BETWEEN 16 AND 1024),
+    max_profile_text_bytes integer NOT NULL DEFAULT 1024 CHECK (max_profile_text_bytes BETWEEN 0 AND 16384),
+    max_sealed_profile_bytes integer NOT NULL DEFAULT 8192 CHECK (max_sealed_profile_bytes BETWEEN 0 AND 16384),
+    max_picture_bytes integer NOT NULL DEFAULT 131072 CHECK (max_picture_bytes BETWEEN 0 AND 524288),
+    max_picture_pixels integer NOT NULL DEFAULT 1024 CHECK (max_picture_pixels BETWEEN 16 AND 8192)
 );
 COMMENT ON TABLE auth.settings IS 'Settings of the AS: one row';
 COMMENT ON COLUMN auth.settings.singleton IS 'Always true: there is one row. Never changes';
@@ -66,6 +71,16 @@ COMMENT ON COLUMN auth.settings.client_expiry_days IS
     'Days after which a client that asked for no credential loses its own and its contact, rounded up to the end of a month. Changes as the operator likes';
 COMMENT ON COLUMN auth.settings.account_expiry_days IS
     'Days after which an account is erased whose clients were all silent; 0: accounts stay. Changes as the operator likes';
+COMMENT ON COLUMN auth.settings.max_display_name_bytes IS
+    'Bytes of a display name, at most. Changes as the operator likes';
+COMMENT ON COLUMN auth.settings.max_profile_text_bytes IS
+    'Bytes of a profile''s text, at most. Changes as the operator likes';
+COMMENT ON COLUMN auth.settings.max_sealed_profile_bytes IS
+    'Bytes of a profile''s part for contacts, at most. Changes as the operator likes';
+COMMENT ON COLUMN auth.settings.max_picture_bytes IS
+    'Bytes of a profile''s picture, at most; 0: no pictures. Changes as the operator likes';
+COMMENT ON COLUMN auth.settings.max_picture_pixels IS
+    'Pixels of a picture''s longer side, at most. Changes as the operator likes';
 INSERT INTO auth.settings DEFAULT VALUES;
 
 CREATE FUNCTION auth.month(moment timestamptz) RETURNS integer
@@ -185,6 +200,27 @@ COMMENT ON COLUMN auth.account_changes.user_id IS 'Account. Never changes';
 COMMENT ON COLUMN auth.account_changes.kind IS 'What was done. Never changes';
 COMMENT ON COLUMN auth.account_changes.month IS 'Month (auth.month) that is counted. Grows';
 COMMENT ON COLUMN auth.account_changes.changes IS 'How often in that month. Grows, and begins anew with each month';
+
+CREATE TABLE auth.profiles (
+    user_id uuid PRIMARY KEY REFERENCES auth.users ON DELETE CASCADE,
+    incarnation integer NOT NULL,
+    version bigint NOT NULL CHECK (version >= 0),
+    profile bytea,
+    picture bytea,
+    discoverable boolean NOT NULL,
+    lookup bytea NOT NULL CHECK (octet_length(lookup) = 32)
+);
+COMMENT ON TABLE auth.profiles IS 'Profiles of users that have one (AS-6)';
+COMMENT ON COLUMN auth.profiles.user_id IS 'Account. Never changes';
+COMMENT ON COLUMN auth.profiles.incarnation IS
+    'Incarnation of the account that the profile is of; a later one begins without. Grows';
+COMMENT ON COLUMN auth.profiles.version IS 'Version of the profile. Grows within an incarnation';
+COMMENT ON COLUMN auth.profiles.profile IS
+    'SignedProfile in CBOR, signed by a client; null since the incarnation ended. Changes';
+COMMENT ON COLUMN auth.profiles.picture IS 'Picture that the profile names, if it names one. Changes';
+COMMENT ON COLUMN auth.profiles.discoverable IS
+    'False for a user whom only those can look up who show the lookup secret. Changes';
+COMMENT ON COLUMN auth.profiles.lookup IS 'Labelled SHA-256 of the lookup secret (32 bytes). Changes';
 
 -- The counts are lost with a crash, and are never in WAL, replicas or base backups.
 CREATE UNLOGGED TABLE auth.wrong_proofs (
@@ -457,6 +493,8 @@ ALTER TABLE auth.eid_log SET (
     vacuum_index_cleanup = on, autovacuum_vacuum_threshold = 0, autovacuum_vacuum_scale_factor = 0);
 ALTER TABLE auth.former_names SET (
     vacuum_index_cleanup = on, autovacuum_vacuum_threshold = 0, autovacuum_vacuum_scale_factor = 0);
+ALTER TABLE auth.profiles SET (
+    vacuum_index_cleanup = on, autovacuum_vacuum_threshold = 0, autovacuum_vacuum_scale_factor = 0);
 ALTER TABLE auth.incarnations SET (vacuum_index_cleanup = on, autovacuum_vacuum_scale_factor = 0.01);
 ALTER TABLE auth.clients SET (vacuum_index_cleanup = on, autovacuum_vacuum_scale_factor = 0.01);
 DO $$
@@ -564,5 +602,9 @@ CREATE TYPE auth.rename_user_outcome AS ENUM (
     'renamed', 'token_spent', 'unknown_client', 'wrong_proof', 'name_taken', 'too_many_renames', 'wrong_epoch',
     'too_many_commits', 'too_large', 'suspended');
 COMMENT ON TYPE auth.rename_user_outcome IS 'Outcomes of auth.rename_user';
+CREATE TYPE auth.put_profile_outcome AS ENUM ('kept', 'token_spent', 'unknown_client', 'outdated', 'no_picture');
+COMMENT ON TYPE auth.put_profile_outcome IS 'Outcomes of auth.put_profile';
+CREATE TYPE auth.fetch_picture_outcome AS ENUM ('found', 'token_spent', 'unknown_picture');
+COMMENT ON TYPE auth.fetch_picture_outcome IS 'Outcomes of auth.fetch_picture';
 CREATE TYPE auth.add_signing_key_outcome AS ENUM ('added', 'not_due');
 COMMENT ON TYPE auth.add_signing_key_outcome IS 'Outcomes of auth.add_signing_key';

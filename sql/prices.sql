@@ -4,9 +4,11 @@
 WITH listed (endpoint, price) AS (VALUES
     ('auth.commit_identity', 1),
     ('auth.delete_account', 1),
+    ('auth.fetch_picture', 1),
     ('auth.look_up_user', 1),
     ('auth.make_invite', 1),
     ('auth.publish_contact', 1),
+    ('auth.put_profile', 1),
     ('auth.rename_user', 1),
     ('auth.replace_recovery_key', 1),
     ('auth.store_credential', 1),

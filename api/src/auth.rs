@@ -2,7 +2,7 @@
 //! contacts. Requests are signed with the client key.
 
 use postern_protocol::{
-    IssuedCredential,
+    IssuedCredential, LookupSecret, Payload,
     admission::{InviteMade, MakeInvite, RegistrationTerms},
     auth::{
         AuthenticationKeys, CommitIdentity, CredentialIssued, IdentityCommitted, PublishContact,
@@ -10,6 +10,7 @@ use postern_protocol::{
     },
     key::SigningKey,
     name::UserName,
+    profile::{PutProfile, UserPicture},
 };
 
 use crate::{
@@ -22,6 +23,8 @@ use crate::{
 /// The most bytes of a page of a user's record: the greatest page that an operator may set, and the
 /// commit that ends it.
 const PAGE_BYTES: usize = 20 * 1024 * 1024;
+/// The most bytes of an answer with a picture: the greatest that an operator may allow, and a rest.
+const PICTURE_BYTES: usize = 600 * 1024;
 /// Bytes of commits up to which the history of an identity is read.
 const MAX_HISTORY_BYTES: usize = 64 * 1024 * 1024;
 
@@ -56,13 +59,44 @@ impl Http {
 }
 
 impl<W: Wallet> Api<W> {
-    /// `GET /as/users/{name}`: a user's EID as it is now, and the user's clients, without the EID's history.
+    /// `GET /as/users/{name}`: a user's EID as it is now, and the user's clients, without the EID's history. With the
+    /// lookup secret, which contacts have, also of a user whom others cannot look up.
     ///
     /// # Errors
     /// `not-found`; and as [`Api::paid`].
-    pub async fn look_up_user(&self, name: &UserName) -> Result<UserRecord, W::Error> {
-        let request = Request::get(format!("/as/users/{}", name.path_segment())).answered_in(PAGE_BYTES);
+    pub async fn look_up_user(
+        &self,
+        name: &UserName,
+        secret: Option<&LookupSecret>,
+    ) -> Result<UserRecord, W::Error> {
+        let query = secret.map(|secret| format!("?contact={}", secret.to_base64url())).unwrap_or_default();
+        let request =
+            Request::get(format!("/as/users/{}{query}", name.path_segment())).answered_in(PAGE_BYTES);
         Ok(self.paid(request).await?.decode()?)
+    }
+
+    /// `GET /as/users/{name}/picture`: the picture of a user's profile, under the same terms.
+    ///
+    /// # Errors
+    /// `not-found`; and as [`Api::paid`].
+    pub async fn fetch_picture(
+        &self,
+        name: &UserName,
+        secret: Option<&LookupSecret>,
+    ) -> Result<Payload, W::Error> {
+        let query = secret.map(|secret| format!("?contact={}", secret.to_base64url())).unwrap_or_default();
+        let request = Request::get(format!("/as/users/{}/picture{query}", name.path_segment()))
+            .answered_in(PICTURE_BYTES);
+        Ok(self.paid(request).await?.decode::<UserPicture>()?.picture)
+    }
+
+    /// `PUT /as/profile`: the next version of the profile of the client's user.
+    ///
+    /// # Errors
+    /// `invalid-profile`, `profile-outdated`, `body-too-large`; and as [`Api::paid`].
+    pub async fn put_profile(&self, profile: &PutProfile, client: &SigningKey) -> Result<(), W::Error> {
+        let request = Request::put("/as/profile").cbor(profile).signed_by(client, &self.origin);
+        self.paid(request).await.map(drop)
     }
 
     /// The same with the commits of an incarnation since the epoch `after`: all pages of them, each for a
@@ -74,14 +108,17 @@ impl<W: Wallet> Api<W> {
     pub async fn look_up_user_since(
         &self,
         name: &UserName,
+        secret: Option<&LookupSecret>,
         incarnation: u32,
         after: u64,
     ) -> Result<UserRecord, W::Error> {
         let (mut commits, mut founding, mut bytes) = (Vec::new(), None, 0);
         loop {
             let epoch = after.saturating_add(commits.len() as u64);
+            let secret =
+                secret.map(|secret| format!("&contact={}", secret.to_base64url())).unwrap_or_default();
             let name = name.path_segment();
-            let path = format!("/as/users/{name}?incarnation={incarnation}&after={epoch}");
+            let path = format!("/as/users/{name}?incarnation={incarnation}&after={epoch}{secret}");
             let mut page: UserRecord =
                 self.paid(Request::get(path).answered_in(PAGE_BYTES)).await?.decode()?;
             bytes += page.commits.iter().map(|commit| commit.as_bytes().len()).sum::<usize>();

@@ -109,6 +109,10 @@ pub enum Error {
     BadBlob(&'static str),
     #[error("these are not the 24 words of a recovery key: compare them with those that were written down")]
     BadRecoveryKey,
+    #[error("the picture is no PNG, JPEG or WebP, or not the one that the profile names")]
+    BadPicture,
+    #[error("{0} is too long")]
+    TooLong(&'static str),
     #[error("no device of the user is called {0:?}: `devices` lists them")]
     UnknownDevice(String),
     #[error("several devices match {0:?}: name one by more of its key")]
@@ -315,6 +319,8 @@ const REFUSALS: &[ProblemType] = &[
     ProblemType::NotAdmitted,
     ProblemType::AccountExists,
     ProblemType::WrongProof,
+    ProblemType::InvalidProfile,
+    ProblemType::ProfileOutdated,
     ProblemType::ForeignDomain,
     ProblemType::InvalidMls,
     ProblemType::PolicyViolation,

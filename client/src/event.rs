@@ -101,6 +101,8 @@ pub enum Event {
     IdentitySplit { user: UserName },
     /// A user, who may be this device's own, has another name; the user is the same (AS-9).
     Renamed { from: UserName, to: UserName },
+    /// A user shows another name to everybody; empty: none any more. The user name is the same (AS-11).
+    DisplayName { user: UserName, display_name: String },
     /// A user has another device.
     DeviceAdded { user: UserName, device: PublicKey },
     /// A device is a user's no more.
@@ -175,6 +177,7 @@ impl Event {
             | Self::IdentityReset { .. }
             | Self::IdentitySplit { .. }
             | Self::Renamed { .. }
+            | Self::DisplayName { .. }
             | Self::DeviceAdded { .. }
             | Self::DeviceRemoved { .. }
             | Self::Expired { .. }

@@ -52,6 +52,7 @@ mod link;
 mod mailbox;
 mod mls;
 mod options;
+mod profile;
 mod push;
 mod receive;
 mod sealed;
@@ -87,6 +88,7 @@ pub use postern_api as api;
 #[cfg(feature = "lab")]
 pub use postern_api::{Http, Request, Response, Token};
 pub use postern_protocol::second_proof::RecoveryKey;
+pub use profile::{ForContacts, ProfileChange, UserProfile};
 pub use store::Passphrase;
 #[cfg(feature = "lab")]
 pub use submit::Submission;

@@ -11,6 +11,7 @@ use crate::{
     key::{BadSignature, PublishedKey, SigningKey},
     label::Label,
     name::{Domain, UserName},
+    profile::SignedProfile,
 };
 
 /// `POST /as/users`, signed by the first client's key; no token (AS-1).
@@ -105,6 +106,8 @@ pub struct UserRecord {
     pub ticket: FreshnessTicket,
     /// The last transcript of each earlier incarnation, 0 first (AS-8).
     pub ended: Vec<Transcript>,
+    /// The profile, if the user has one in this incarnation (AS-6).
+    pub profile: Option<SignedProfile>,
 }
 
 /// The state of an identity in its current epoch, which a reader verifies without its history (AS-3).

@@ -142,6 +142,8 @@ fixed! {
     TreeHash[32];
     /// SHA-256 of a message.
     MessageDigest[32];
+    /// The secret by which a user's contacts look up a user whom others cannot (AS-6).
+    LookupSecret[32];
     /// The hash of an invite's code, see [`crate::admission::InviteCode`].
     InviteDigest[32];
 }

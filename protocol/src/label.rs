@@ -46,6 +46,9 @@ labels! {
     LINK_SEAL "Postern link seal" "HPKE info of the secrets for a user's new device.";
     PUSH_SUBSCRIPTION "Postern push subscription" "Associated data of a sealed push subscription.";
     QUEUE_OWNER "Postern queue owner" "Signature of a queue's new owner.";
+    LOOKUP_DIGEST "Postern lookup digest" "Hash by which the AS knows a lookup secret.";
+    LOOKUP_SECRET "Postern lookup secret" "Secret that a profile key gives for lookups.";
+    PROFILE "Postern profile" "Signature of a client over its user's profile.";
     REGISTRATION_NONCE "Postern registration nonce" "Nonce that ties an ID token to a client that registers.";
     RECOVERY_KEY "Postern recovery key" "Seed of the key that signs for a recovery key.";
     SECOND_PROOF "Postern second proof" "Signature of a recovery key over what cannot be undone.";

@@ -25,6 +25,7 @@ pub mod label;
 pub mod mls;
 pub mod name;
 pub mod problem;
+pub mod profile;
 pub mod push;
 pub mod qs;
 pub mod rendezvous;
@@ -36,7 +37,7 @@ pub mod wake;
 
 pub use binary::{
     Address, Attributes, ChainHeader, Ciphertext, FriendshipToken, GroupInfo, HpkePublicKey, InviteDigest,
-    IssuedCredential, IssuerCertificate, MessageDigest, MlsMessage, P256PublicKey, Payload, PublicKey,
-    PushAuth, QueueId, RatchetTree, SealedPush, SealedSubscription, Signature, StateKey, StockId, Transcript,
-    TreeHash, Welcome, WrongLength,
+    IssuedCredential, IssuerCertificate, LookupSecret, MessageDigest, MlsMessage, P256PublicKey, Payload,
+    PublicKey, PushAuth, QueueId, RatchetTree, SealedPush, SealedSubscription, Signature, StateKey, StockId,
+    Transcript, TreeHash, Welcome, WrongLength,
 };

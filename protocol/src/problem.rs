@@ -95,6 +95,12 @@ problems! {
     WrongProof "wrong-proof" FORBIDDEN
         "The second proof is wrong"
         "What cannot be undone asks for the account's recovery key besides a client. The proof is not by that key, or for another request; a reset hears the same for a name that nobody has.";
+    InvalidProfile "invalid-profile" UNPROCESSABLE_ENTITY
+        "The profile is invalid"
+        "The profile is signed for another identity or by another client, its text has control characters, or its picture is no PNG, JPEG or WebP of the size that it says. `detail` says which.";
+    ProfileOutdated "profile-outdated" CONFLICT
+        "The profile was changed meanwhile"
+        "The server has a profile of the same or a later version, made by another client of the user. Look it up, and make the change anew.";
     TooManyChanges "too-many-changes" TOO_MANY_REQUESTS
         "The account was changed too often"
         "An account can be reset, and change its name, a limited number of times in a month (Retry-After); attempts to reset accounts are also limited by the hour.";

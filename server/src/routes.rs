@@ -71,6 +71,8 @@ pub fn all() -> Vec<Route<App>> {
         paid!(POST "/as/credentials" auth::sign_credential calls store_credential),
         paid!(POST "/as/eid/commits" auth::commit_identity).large(),
         paid!(PUT "/as/contact" auth::publish_contact),
+        paid!(GET "/as/users/{name}/picture" auth::fetch_picture),
+        paid!(PUT "/as/profile" auth::put_profile).large(),
         paid!(POST "/as/invites" auth::make_invite),
         paid!(PUT "/as/account/name" auth::rename_user).large(),
         paid!(PUT "/as/account/recovery-key" auth::replace_recovery_key),

@@ -44,6 +44,8 @@ BEGIN
         END IF;
         PERFORM auth.count_change(of_user, 'reset');
         DELETE FROM auth.clients c WHERE c.user_id = of_user;
+        -- A client signed it that is gone. Who can look the user up stays as it was.
+        UPDATE auth.profiles p SET profile = NULL, picture = NULL WHERE p.user_id = of_user;
         UPDATE auth.incarnations i
            SET eid = NULL
          WHERE i.user_id = of_user AND i.incarnation = end_identity.incarnation;

@@ -5,6 +5,8 @@
 --   name: the part before @
 --   of_incarnation: the incarnation whose history is asked for; null for the one that lives
 --   after: epoch of that incarnation that the reader has reached; null for no history
+--   lookup: digest of the lookup secret that the reader shows; null without one. A user whom nobody else can look up is
+--     unknown to all others, by the same statement (AS-6)
 --
 -- Returns found, with the incarnation that lives: incarnation, founder, founding (the transcript of its epoch 0), epoch,
 -- transcript, tree_hash, state_signature, group_info and ratchet_tree of its current epoch; the confirmed clients that
@@ -14,11 +16,12 @@
 -- token_spent; unknown_user.
 -- Called by GET /as/users/{name}.
 CREATE OR REPLACE FUNCTION auth.look_up_user(
-    issuer_key smallint, nonce bytea, name text, of_incarnation integer, after bigint,
+    issuer_key smallint, nonce bytea, name text, of_incarnation integer, after bigint, lookup bytea,
     OUT outcome auth.look_up_user_outcome, OUT incarnation integer, OUT founder bytea, OUT founding bytea,
     OUT epoch bigint, OUT transcript bytea, OUT tree_hash bytea, OUT state_signature bytea, OUT group_info bytea,
     OUT ratchet_tree bytea, OUT client_keys bytea[], OUT credentials bytea[], OUT contacts bytea[], OUT ended bytea[],
-    OUT commits bytea[], OUT more boolean, OUT founding_group_info bytea, OUT founding_ratchet_tree bytea)
+    OUT commits bytea[], OUT more boolean, OUT founding_group_info bytea, OUT founding_ratchet_tree bytea,
+    OUT profile bytea)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     found_user uuid;
@@ -38,18 +41,21 @@ BEGIN
            CASE WHEN i.incarnation = 0 THEN '{}'
                 ELSE ARRAY(SELECT e.transcript FROM auth.incarnations e
                             WHERE e.user_id = i.user_id AND e.incarnation < i.incarnation
-                            ORDER BY e.incarnation) END
+                            ORDER BY e.incarnation) END,
+           CASE WHEN p.incarnation = i.incarnation THEN p.profile END
       INTO found_user, incarnation, founder, founding, epoch, transcript, tree_hash, state_signature, group_info,
-           ratchet_tree, client_keys, credentials, contacts, ended
+           ratchet_tree, client_keys, credentials, contacts, ended, profile
       FROM auth.users u
       JOIN auth.incarnations i ON i.user_id = u.user_id AND i.eid IS NOT NULL
+      LEFT JOIN auth.profiles p ON p.user_id = u.user_id
      CROSS JOIN LATERAL (
            SELECT coalesce(array_agg(c.client_key ORDER BY c.client_key), '{}') AS client_keys,
                   coalesce(array_agg(c.credential ORDER BY c.client_key), '{}') AS credentials,
                   coalesce(array_agg(c.sealed_contact ORDER BY c.client_key), '{}') AS contacts
              FROM auth.clients c
             WHERE c.user_id = i.user_id AND c.incarnation = i.incarnation AND c.credential IS NOT NULL) shown
-     WHERE u.name = look_up_user.name;
+     WHERE u.name = look_up_user.name
+       AND (coalesce(p.discoverable, true) OR p.lookup = look_up_user.lookup);
     IF NOT FOUND THEN
         outcome := 'unknown_user';
         RETURN;

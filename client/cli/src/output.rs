@@ -112,6 +112,9 @@ pub fn describe(client: &Client, event: &Event) -> Result<String> {
             format!("your name is {to} now, and no longer {from}")
         }
         Event::Renamed { from, to } => format!("{from} is called {to} now, and is the same user"),
+        Event::DisplayName { user, display_name } => {
+            format!("{user} calls itself {}", safe_line(display_name))
+        }
         Event::Expired { messages } => {
             format!("the server deleted {messages} messages that had waited too long for this device")
         }

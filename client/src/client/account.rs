@@ -15,6 +15,7 @@ use crate::{
     error::{Error, Result, goes_on, or_repeated},
     group,
     identity::{self, eid},
+    profile::{self, ProfileChange, UserProfile},
     session::Session,
 };
 
@@ -72,6 +73,31 @@ impl Client {
         let operation = Operation::ReplaceRecoveryKey { recovery_key: new.verifier() };
         let proof = SecondProof::recovery(old, &account.user, &operation);
         self.session.api.replace_recovery_key(new.verifier(), proof, &account.client_key()).await
+    }
+
+    /// What is known of a user's profile: of this client's own user, or of one that was looked up (AS-6).
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub fn profile(&self, user: &UserName) -> Result<UserProfile> {
+        self.session.store.read(|tx| profile::profile(tx, user))
+    }
+
+    /// Changes this user's profile. What the change leaves out stays.
+    ///
+    /// # Errors
+    /// [`Error::BadPicture`], [`Error::TooLong`], `body-too-large`, `invalid-profile`, and passing ones.
+    pub async fn change_profile(&self, change: &ProfileChange) -> Result<()> {
+        let _step = self.session.store.step().await?;
+        profile::change(&self.session.api, &self.session.store, change).await
+    }
+
+    /// The picture of a user's profile as it is known; `None` if it has none.
+    ///
+    /// # Errors
+    /// [`Error::BadPicture`] if the server shows another one, `not-found`.
+    pub async fn picture(&self, user: &UserName) -> Result<Option<Vec<u8>>> {
+        profile::picture(&self.session.api, &self.session.store, user).await
     }
 
     /// Gives the user another name of the same domain, which may be left out. It is the same user to all that knew

@@ -12,6 +12,7 @@ use super::public_eid::PublicEid;
 use crate::{
     account::Account,
     error::{Error, IdentityError, Result},
+    profile,
     store::{Tx, fixed, integer},
 };
 
@@ -301,7 +302,7 @@ pub(crate) fn rename(tx: &Tx<'_>, from: &UserName, to: &UserName) -> Result<()> 
         let sql = format!("UPDATE {table} SET user = ?2 WHERE user = ?1");
         tx.sql().execute(&sql, [from.to_string(), to.to_string()])?;
     }
-    Ok(())
+    profile::rename(tx, from, to)
 }
 
 /// Keeps these as the clients of a user, and no others.

@@ -20,7 +20,7 @@ use crate::{
     contact,
     error::{Error, IdentityError, Result},
     event::Event,
-    group,
+    group, profile,
     server::Api,
     store::{Store, Tx},
 };
@@ -47,9 +47,13 @@ impl Records for Api {
     }
 
     async fn record(&self, name: &UserName, since: Option<(u32, u64)>) -> Result<UserRecord> {
+        // Who has a user's profile key can look up the user also where others cannot.
+        let secret = self.wallet.store().read(|tx| profile::lookup_secret(tx, name))?;
         match since {
-            None => self.look_up_user(name).await,
-            Some((incarnation, after)) => self.look_up_user_since(name, incarnation, after).await,
+            None => self.look_up_user(name, secret.as_ref()).await,
+            Some((incarnation, after)) => {
+                self.look_up_user_since(name, secret.as_ref(), incarnation, after).await
+            }
         }
     }
 }
@@ -196,6 +200,7 @@ fn take(
             known::replace(tx, name, Which::Accepted, &kept(&shown))?;
             known::keep_clients(tx, name, &clients(&shown))?;
             claims::check(tx, name)?;
+            see_profile(tx, name, &shown)?;
             Ok(Ok(shown.into()))
         }
         Judged::GoesOn(Which::Accepted, shown) => {
@@ -210,6 +215,7 @@ fn take(
             known::extend(tx, name, Which::Accepted, &kept(&shown), &shown.transcripts)?;
             known::keep_clients(tx, name, &clients(&shown))?;
             claims::check(tx, name)?;
+            see_profile(tx, name, &shown)?;
             if let Some(account) = Account::find(tx)?.filter(|account| account.user == *name) {
                 eid::follow(tx, &account, &shown.commits)?;
             }
@@ -245,6 +251,14 @@ fn take_name(tx: &Tx<'_>, from: &UserName, to: &UserName) -> Result<()> {
         group::was_renamed(tx, from, to)?;
     }
     Event::Renamed { from: from.clone(), to: to.clone() }.record(tx)
+}
+
+/// Takes note of the profile of a user whose identity is accepted.
+fn see_profile(tx: &Tx<'_>, name: &UserName, shown: &Shown) -> Result<()> {
+    let Some(signed) = &shown.profile else { return Ok(()) };
+    let clients: Vec<PublicKey> =
+        shown.leaves.iter().filter(|leaf| !leaf.pending).map(|leaf| leaf.client_key).collect();
+    profile::seen(tx, name, signed, &shown.founding.transcript, shown.user.eid.incarnation, &clients)
 }
 
 /// Tells which devices a user has more and less than before.

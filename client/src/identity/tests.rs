@@ -251,6 +251,7 @@ impl As {
             |of| if of == incarnation { Some(&self.log) } else { Some(&self.ended.get(of as usize)?.0) };
         let asked = since.and_then(|(of, after)| Some((log(of)?, after)));
         UserRecord {
+            profile: None,
             name: self.name.clone(),
             incarnation,
             current: self.log.current.clone(),

@@ -7,6 +7,7 @@ use postern_protocol::{
     credential::ClientCredential,
     eid::{EidState, Founding},
     name::UserName,
+    profile::SignedProfile,
 };
 
 use super::{
@@ -54,6 +55,7 @@ pub(super) struct Shown {
     pub transcripts: Vec<(u64, Transcript)>,
     /// Commits of these epochs.
     pub commits: Vec<MlsMessage>,
+    pub profile: Option<SignedProfile>,
     /// When the AS said that this is the latest, in seconds since 1970.
     pub time: u64,
     /// Ends of the credentials of all clients, in seconds since 1970.
@@ -130,7 +132,8 @@ impl Reader<'_> {
         let (clients, credentials) = self.clients(record, &leaves)?;
         let user = VerifiedUser { name: record.name.clone(), eid: record.current.state.eid, clients };
         let (commits, time) = (record.commits.clone(), record.ticket.time);
-        Ok(Shown { user, founding, public_eid, leaves, transcripts, commits, time, credentials })
+        let profile = record.profile.clone();
+        Ok(Shown { user, founding, public_eid, leaves, transcripts, commits, profile, time, credentials })
     }
 
     /// Checks that the client which began the current epoch signed this state and GroupInfo, and that both

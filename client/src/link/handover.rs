@@ -11,6 +11,7 @@ use crate::{
     error::{Error, Result},
     group::{self, GroupHandover},
     identity::{EidWelcome, eid},
+    profile::{self, ProfileKeys},
     store::Tx,
 };
 
@@ -22,13 +23,20 @@ pub(crate) struct Handover {
     friendship: FriendshipSecrets,
     contacts: ContactsHandover,
     groups: Vec<GroupHandover>,
+    profiles: ProfileKeys,
 }
 
 impl Handover {
     /// What this device hands over.
     pub(crate) fn new(tx: &Tx<'_>, welcome: EidWelcome) -> Result<Self> {
         let friendship = Friendship::load(tx)?.secrets.clone();
-        Ok(Self { welcome, friendship, contacts: contact::handover(tx)?, groups: group::handover(tx)? })
+        Ok(Self {
+            welcome,
+            friendship,
+            contacts: contact::handover(tx)?,
+            groups: group::handover(tx)?,
+            profiles: profile::handover(tx)?,
+        })
     }
 
     /// Seals it for the new device, whose client key this is, where no channel does that.
@@ -59,6 +67,7 @@ impl Handover {
         account.save(tx)?;
         Friendship::join(self.friendship).save(tx)?;
         contact::take_over(tx, self.contacts)?;
-        group::take_over(tx, &self.groups)
+        group::take_over(tx, &self.groups)?;
+        profile::take_over(tx, &self.profiles)
     }
 }

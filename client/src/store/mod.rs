@@ -51,6 +51,7 @@ const BASELINE: &str = concat!(
     include_str!("schema/contact.sql"),
     include_str!("schema/groups.sql"),
     include_str!("schema/key_packages.sql"),
+    include_str!("schema/profile.sql"),
     include_str!("schema/push.sql"),
     include_str!("schema/events.sql"),
     include_str!("schema/history.sql"),

@@ -48,6 +48,11 @@ pub(crate) struct Owner {
 }
 
 impl Wallet {
+    /// The store that the tokens are in, with everything else that the client keeps.
+    pub(crate) fn store(&self) -> &Store {
+        &self.0.store
+    }
+
     pub(crate) fn new(store: Arc<Store>, http: Http, owner: Owner) -> Self {
         Self(Arc::new(Purse { store, http, owner, fetching: tokio::sync::Mutex::new(()) }))
     }

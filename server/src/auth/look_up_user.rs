@@ -1,10 +1,11 @@
-//! `GET /as/users/{name}?incarnation={number}&after={epoch}` (AS-5): answers with a user's EID as it is, the clients'
+//! `GET /as/users/{name}?incarnation={number}&after={epoch}&contact={secret}` (AS-5): answers with a user's EID as it is, the clients'
 //! credentials and contacts, a ticket that this is the latest (AS-10), and a page of the history, if it is asked for. The
 //! reader is anonymous: it shows a token and nothing else.
 
 use http::StatusCode;
 use postern_protocol::{
-    GroupInfo, IssuedCredential, MlsMessage, PublicKey, RatchetTree, Signature, Transcript, TreeHash,
+    GroupInfo, IssuedCredential, LookupSecret, MessageDigest, MlsMessage, PublicKey, RatchetTree, Signature,
+    Transcript, TreeHash,
     auth::{ClientRecord, CurrentIdentity, FoundingIdentity, UserRecord},
     eid::SignedState,
     name::UserName,
@@ -12,7 +13,7 @@ use postern_protocol::{
 };
 use tokio_postgres::Row;
 
-use super::{As, identity, publish_contact};
+use super::{As, identity, publish_contact, put_profile};
 use crate::{
     database::outcome,
     http::{Failure, Outcome, Payment, Request},
@@ -26,8 +27,8 @@ outcome! {
 }
 
 pub async fn look_up_user(auth: As, request: Request, payment: Payment) -> Outcome {
-    let name: UserName = request.segment(|segment| segment.replace("%40", "@").parse().ok())?;
-    auth.home.expect_local(name.domain())?;
+    let (name, lookup) = target(&auth, &request)?;
+    let lookup = lookup.as_ref().map(|digest| digest.as_bytes().as_slice());
     // What is beyond the database's numbers is beyond every user's.
     let incarnation =
         request.query_number("incarnation")?.map(|number| i32::try_from(number).unwrap_or(i32::MAX));
@@ -37,15 +38,26 @@ pub async fn look_up_user(auth: As, request: Request, payment: Payment) -> Outco
             &auth.home.database,
             "SELECT outcome, incarnation, founder, founding, epoch, transcript, tree_hash, state_signature, group_info,
                     ratchet_tree, client_keys, credentials, contacts, ended, commits, more, founding_group_info,
-                    founding_ratchet_tree
-             FROM auth.look_up_user($1, $2, $3, $4, $5)",
-            &[&name.local(), &incarnation, &after],
+                    founding_ratchet_tree, profile
+             FROM auth.look_up_user($1, $2, $3, $4, $5, $6)",
+            &[&name.local(), &incarnation, &after, &lookup],
         )
         .await?;
     match outcome {
         LookUpUserOutcome::Found => request.answer(StatusCode::OK, &record(&auth, name, &row)?),
         LookUpUserOutcome::UnknownUser => Err(ProblemType::NotFound.into()),
     }
+}
+
+/// The user that a request names, and the digest of the lookup secret that it shows.
+///
+/// # Errors
+/// `malformed-request`; `foreign-domain` for a user of another homeserver.
+pub fn target(auth: &As, request: &Request) -> Result<(UserName, Option<MessageDigest>), Failure> {
+    let name: UserName = request.segment(|segment| segment.replace("%40", "@").parse().ok())?;
+    auth.home.expect_local(name.domain())?;
+    let secret = request.query_value("contact", |text| LookupSecret::from_base64url(text).ok())?;
+    Ok((name, secret.map(|secret| secret.digest())))
 }
 
 fn record(auth: &As, name: UserName, row: &Row) -> Result<UserRecord, Failure> {
@@ -69,6 +81,7 @@ fn record(auth: &As, name: UserName, row: &Row) -> Result<UserRecord, Failure> {
         }),
         commits: commits.into_iter().map(MlsMessage::new).collect(),
         more: row.get("more"),
+        profile: row.get::<_, Option<&[u8]>>("profile").map(put_profile::open).transpose()?,
         clients: clients(auth, row)?,
         ticket: auth.signer.ticket(name.clone(), eid, tree_hash)?,
         ended: ended

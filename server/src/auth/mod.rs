@@ -4,6 +4,7 @@
 pub mod commit_identity;
 pub mod delete_account;
 pub mod end_identity;
+pub mod fetch_picture;
 mod identity;
 pub mod look_up_user;
 mod lost_account;
@@ -12,6 +13,7 @@ mod oidc;
 mod owner;
 pub mod publish_contact;
 pub mod published_keys;
+pub mod put_profile;
 pub mod register_user;
 pub mod registration_terms;
 pub mod rename_user;
@@ -81,10 +83,12 @@ pub fn outcomes() -> Vec<crate::database::outcome::Declared> {
         declared::<commit_identity::CommitIdentityOutcome>(),
         declared::<delete_account::DeleteAccountOutcome>(),
         declared::<end_identity::EndIdentityOutcome>(),
+        declared::<fetch_picture::FetchPictureOutcome>(),
         declared::<look_up_user::LookUpUserOutcome>(),
         declared::<lost_account::AdmitResetOutcome>(),
         declared::<make_invite::MakeInviteOutcome>(),
         declared::<publish_contact::PublishContactOutcome>(),
+        declared::<put_profile::PutProfileOutcome>(),
         declared::<register_user::AdmitRegistrationOutcome>(),
         declared::<register_user::RegisterUserOutcome>(),
         declared::<rename_user::RenameUserOutcome>(),

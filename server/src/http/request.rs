@@ -84,13 +84,27 @@ impl Request {
     /// # Errors
     /// `malformed-request` for what is no number, and for two of them.
     pub fn query_number(&self, name: &str) -> Result<Option<u64>, Problem> {
+        self.query_value(name, |value| {
+            let is_number = value.bytes().all(|byte| byte.is_ascii_digit());
+            value.parse().ok().filter(|_| is_number)
+        })
+    }
+
+    /// The value that the query gives as `name=…`; `None` if it gives none. Other parameters are ignored.
+    ///
+    /// # Errors
+    /// `malformed-request` for what is no such value, and for two of them.
+    pub fn query_value<T>(
+        &self,
+        name: &str,
+        parse: impl FnOnce(&str) -> Option<T>,
+    ) -> Result<Option<T>, Problem> {
         let query = self.raw.query.as_deref().unwrap_or_default();
         let mut values = query.split('&').filter_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
         let (value, another) = (values.next(), values.next());
         let Some(value) = value else { return Ok(None) };
-        let is_number = another.is_none() && value.bytes().all(|byte| byte.is_ascii_digit());
-        value.parse().ok().filter(|_| is_number).map(Some).ok_or_else(|| {
-            let detail = format_args!("the query's {name} must be one number");
+        parse(value).filter(|_| another.is_none()).map(Some).ok_or_else(|| {
+            let detail = format_args!("the query's {name} is malformed, or there are two");
             Problem::with_detail(ProblemType::MalformedRequest, detail)
         })
     }

@@ -93,6 +93,7 @@ impl Liar {
             state,
         };
         UserRecord {
+            profile: None,
             name: user.name.clone(),
             incarnation: 0,
             founding: None,

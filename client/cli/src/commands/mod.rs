@@ -7,6 +7,7 @@ mod groups;
 mod history;
 mod messages;
 mod passphrase;
+mod profile;
 mod push;
 
 use std::{
@@ -91,6 +92,8 @@ enum Command {
     #[command(subcommand)]
     Passphrase(passphrase::Command),
     #[command(flatten)]
+    Profile(profile::Command),
+    #[command(flatten)]
     Push(push::Command),
 }
 
@@ -103,6 +106,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Invitations(command) => contacts::run_invitation(&global, command).await,
         Command::Contacts { command } => contacts::run(&global, command.unwrap_or_default()).await,
         Command::Messages(command) => messages::run(&global, command).await,
+        Command::Profile(command) => profile::run(&global, command).await,
         Command::History(command) => history::run(&global, &command),
         Command::Passphrase(command) => passphrase::run(&global, command),
         Command::Push(command) => push::run(&global, command).await,

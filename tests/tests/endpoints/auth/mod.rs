@@ -6,6 +6,7 @@ pub mod look_up_user;
 pub mod make_invite;
 pub mod publish_contact;
 pub mod published_keys;
+pub mod put_profile;
 pub mod register_user;
 pub mod registration_terms;
 pub mod rename_user;

@@ -114,6 +114,8 @@ async fn valid_requests(world: &World, route: &Route<App>) -> Vec<Valid> {
         ("POST", "/as/credentials") => vec![auth::sign_credential::valid(world).await],
         ("POST", "/as/eid/commits") => vec![auth::commit_identity::valid(world).await],
         ("PUT", "/as/contact") => vec![auth::publish_contact::valid(world).await],
+        ("PUT", "/as/profile") => vec![auth::put_profile::valid(world).await],
+        ("GET", "/as/users/{name}/picture") => vec![auth::put_profile::valid_picture(world).await],
         ("POST", "/as/invites") => vec![auth::make_invite::valid(world).await],
         ("GET", "/as/registration") => vec![auth::registration_terms::valid()],
         ("PUT", "/as/account/name") => vec![auth::rename_user::valid(world).await],

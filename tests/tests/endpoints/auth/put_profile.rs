@@ -1,0 +1,192 @@
+//! `PUT /as/profile` and `GET /as/users/{name}/picture` (AS-6)
+
+use ciborium::Value;
+use postern_protocol::{
+    LookupSecret, MessageDigest, Payload,
+    problem::ProblemType,
+    profile::{PictureFormat, PictureLink, Profile, ProfileKey, PutProfile, SignedProfile, UserPicture},
+};
+use postern_tests_kit::{Call, User, World};
+use reqwest::StatusCode;
+
+use super::commit_identity::random_user;
+use crate::road::Valid;
+
+/// A PNG's beginning, which says that it has so many pixels.
+fn png(width: u32, height: u32) -> Vec<u8> {
+    let size = [width.to_be_bytes(), height.to_be_bytes()].concat();
+    [b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR".as_slice(), &size, &[8, 6, 0, 0, 0, 0, 0, 0, 0], &[0; 16]].concat()
+}
+
+fn link(picture: &[u8]) -> PictureLink {
+    PictureLink {
+        format: PictureFormat::Png,
+        bytes: picture.len() as u32,
+        digest: MessageDigest::of(picture),
+    }
+}
+
+fn profile(version: u64, name: &str) -> Profile {
+    Profile {
+        incarnation: 0,
+        version,
+        display_name: name.to_owned(),
+        text: "climbs\non Sundays".to_owned(),
+        picture: None,
+        sealed: Payload::new(b"sealed".into()),
+    }
+}
+
+fn putting(user: &User, profile: Profile, picture: Option<&[u8]>) -> Call {
+    let body = PutProfile {
+        profile: SignedProfile::sign(&user.founding.transcript, profile, &user.device.key),
+        picture: picture.map(|picture| Payload::new(picture.to_vec())),
+        discoverable: true,
+        lookup: MessageDigest::new([7; 32]),
+    };
+    Call::put("/as/profile").with(&body).signed_by(&user.device.key)
+}
+
+fn fetching(user: &User) -> Call {
+    Call::get(format!("/as/users/{}/picture", user.name))
+}
+
+pub async fn valid(world: &World) -> Valid {
+    let user = random_user(world).await;
+    Valid {
+        stranger: Some(ProblemType::NotAllowed),
+        cut: vec![("lookup", ProblemType::MalformedBody)],
+        optional: &["picture"],
+        ..Valid::new(putting(&user, profile(1, "Alice"), None), StatusCode::NO_CONTENT)
+    }
+}
+
+pub async fn valid_picture(world: &World) -> Valid {
+    let (user, picture) = (random_user(world).await, png(64, 64));
+    let with = Profile { picture: Some(link(&picture)), ..profile(1, "Alice") };
+    world.pay(&putting(&user, with, Some(&picture))).await.assert_ok("a profile");
+    let malformed = ProblemType::MalformedRequest;
+    let targets = vec![
+        ("/as/users/nobody@home.example/picture".to_owned(), ProblemType::NotFound),
+        ("/as/users/alice@elsewhere.example/picture".to_owned(), ProblemType::ForeignDomain),
+        (format!("/as/users/{}/picture?contact=AAAA", user.name), malformed),
+    ];
+    Valid { targets, ..Valid::new(fetching(&user), StatusCode::OK) }
+}
+
+#[tokio::test]
+async fn a_profile_is_shown_as_a_client_signed_it_and_goes_on_from_version_to_version() {
+    let world = World::start().await;
+    let alice = world.user("alice").await;
+    assert_eq!(world.look_up(&alice.name).await.profile, None);
+    let picture = png(300, 200);
+    let first = Profile { picture: Some(link(&picture)), ..profile(1, "Alice") };
+    world.pay(&putting(&alice, first.clone(), Some(&picture))).await.assert_ok("a profile");
+    let shown = world.look_up(&alice.name).await.profile.unwrap();
+    assert_eq!(shown.profile, first);
+    assert_eq!(shown.verify(&alice.founding.transcript), Ok(()));
+    let fetched: UserPicture = world.pay(&fetching(&alice)).await.decode();
+    assert_eq!(fetched.picture.as_bytes(), picture);
+
+    let outdated = ProblemType::ProfileOutdated;
+    for version in [0, 1] {
+        world
+            .assert_refuses("no later version", &putting(&alice, profile(version, "Ann"), None), outdated)
+            .await;
+    }
+    // The picture need not be sent again, and goes when the profile names none.
+    let renamed = Profile { version: 5, display_name: "Ann".into(), ..first };
+    world.pay(&putting(&alice, renamed.clone(), None)).await.assert_ok("the same picture");
+    world.pay(&fetching(&alice)).await.assert_ok("the picture is kept");
+    world.pay(&putting(&alice, profile(6, "Ann"), None)).await.assert_ok("no picture");
+    world.pay(&fetching(&alice)).await.assert_problem("none is left", ProblemType::NotFound);
+    let again = putting(&alice, Profile { version: 7, ..renamed }, None);
+    world.assert_refuses("a picture that the server has not", &again, ProblemType::InvalidProfile).await;
+    world.close();
+}
+
+#[tokio::test]
+async fn a_profile_of_somebody_else_or_of_more_than_a_profile_is_refused() {
+    let world = World::start().await;
+    let (mut alice, bob) = (world.user("alice").await, world.user("bob").await);
+    let pending = world.add_pending_device(&mut alice).await;
+    let (invalid, large) = (ProblemType::InvalidProfile, ProblemType::BodyTooLarge);
+    let valid = putting(&alice, profile(1, "Alice"), None);
+    let of_bob = putting(&bob, profile(1, "Bob"), None);
+    let picture = png(64, 64);
+    let with = |picture: &[u8], link: PictureLink| {
+        putting(&alice, Profile { picture: Some(link), ..profile(1, "Alice") }, Some(picture))
+    };
+    let jpeg = PictureLink { format: PictureFormat::Jpeg, ..link(&picture) };
+    let long = "x".repeat(2000);
+    for (what, call, expected) in [
+        ("another user's profile", of_bob.signed_by(&alice.device.key), invalid),
+        ("a pending client", valid.clone().signed_by(&pending.key), ProblemType::NotAllowed),
+        (
+            "another incarnation",
+            putting(&alice, Profile { incarnation: 1, ..profile(1, "Alice") }, None),
+            invalid,
+        ),
+        ("a long name", putting(&alice, profile(1, &long), None), large),
+        ("a long text", putting(&alice, Profile { text: long.clone(), ..profile(1, "Alice") }, None), large),
+        ("a name with a control character", putting(&alice, profile(1, "Al\u{1b}ice"), None), invalid),
+        ("a picture that is none", with(b"no picture", link(b"no picture")), invalid),
+        ("a picture of another format", with(&picture, jpeg), invalid),
+        ("another picture", with(&picture, link(&png(65, 64))), invalid),
+        ("a picture of many pixels", with(&png(5000, 64), link(&png(5000, 64))), invalid),
+        ("a picture that is not named", putting(&alice, profile(1, "Alice"), Some(&picture)), invalid),
+        ("a large picture", with(&vec![0; 200_000], link(&picture)), large),
+        (
+            "another signature",
+            {
+                let (_, value) = valid.fields().remove(0);
+                let mut fields = value.into_map().unwrap();
+                for (name, value) in &mut fields {
+                    if name.as_text() == Some("signature") {
+                        *value = Value::Bytes(vec![0; 64]);
+                    }
+                }
+                valid.with_field("profile", Value::Map(fields))
+            },
+            invalid,
+        ),
+    ] {
+        world.assert_refuses(what, &call, expected).await;
+    }
+    world.pay(&valid).await.assert_ok("the valid one after all");
+    world.close();
+}
+
+#[tokio::test]
+async fn a_user_who_hides_is_unknown_to_all_but_contacts() {
+    let world = World::start().await;
+    let alice = world.user("alice").await;
+    let (key, picture) = (ProfileKey::generate(), png(64, 64));
+    let profile = Profile { picture: Some(link(&picture)), ..profile(1, "Alice") };
+    let body = PutProfile {
+        profile: SignedProfile::sign(&alice.founding.transcript, profile, &alice.device.key),
+        picture: Some(Payload::new(picture)),
+        discoverable: false,
+        lookup: key.lookup_secret().digest(),
+    };
+    let call = Call::put("/as/profile").with(&body).signed_by(&alice.device.key);
+    world.pay(&call).await.assert_ok("hiding");
+    for path in ["", "/picture"] {
+        let of = |user: &str, secret: Option<LookupSecret>| {
+            let query =
+                secret.map(|secret| format!("?contact={}", secret.to_base64url())).unwrap_or_default();
+            Call::get(format!("/as/users/{user}@home.example{path}{query}"))
+        };
+        let other = ProfileKey::generate().lookup_secret();
+        for secret in [None, Some(other)] {
+            let [hidden, unknown] = [of("alice", secret), of("nobody", secret)];
+            let [hidden, unknown] = [world.pay(&hidden).await, world.pay(&unknown).await];
+            hidden.assert_problem("hidden", ProblemType::NotFound);
+            assert_eq!((hidden.status, hidden.text()), (unknown.status, unknown.text()));
+        }
+        world.pay(&of("alice", Some(key.lookup_secret()))).await.assert_ok("a contact");
+    }
+    let dump = world.cluster.dump().await;
+    assert!(!dump.contains(&hex::encode(key.lookup_secret().as_bytes())), "the AS does not keep the secret");
+    world.close();
+}
