@@ -249,7 +249,7 @@ fn validate_application(
     let roster = group.stored.open_roster(&message.body.state_key)?;
     let sender = roster.by_key(signer).ok_or(ProblemType::NotAllowed)?;
     let current = group.stored.epoch();
-    group.rules.check_epoch(message.epoch, current)?;
+    group.rules.check_epoch(message.epoch, current, roster.readable_since())?;
     let could_read = |since: u64| since <= message.epoch;
     if !could_read(sender.record.since) {
         return Err(Problem::outside_epochs(current, group.rules.past_epochs).into());
