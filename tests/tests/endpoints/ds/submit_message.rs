@@ -1524,7 +1524,11 @@ async fn no_message_is_taken_that_a_client_missed_which_came_in_by_itself_meanwh
     group.party(2).merge();
     submit(&world, &again).await;
     for member in [0, 2, 3] {
-        assert_eq!(world.receive(&mut group.members[member]).await, [b"to the new leaf".to_vec()], "{member}");
+        assert_eq!(
+            world.receive(&mut group.members[member]).await,
+            [b"to the new leaf".to_vec()],
+            "{member}"
+        );
     }
     world.assert_refuses("its own commit changes nothing", &before, late).await;
 
