@@ -132,15 +132,20 @@ impl Session {
         })
     }
 
-    /// Removes devices that were removed from this user from a group.
+    /// Shuts devices that were removed from this user out of a group.
     async fn evict(&self, step: &Step<'_>, id: &GroupId) -> Result<()> {
         // Who the user's leaves are, as far as nobody said it here.
         let current = self.fetch_current(id).await;
         if let Ok(current) = &current {
             self.store.write(|tx| GroupState::load(tx, id)?.learn(tx, &current.attributes))?;
         }
-        let done = self.commit(step, id, group::evict).await;
-        if done.is_ok() || done.as_ref().is_err_and(|error| error.refusal().is_some()) {
+        let mut done = self.commit(step, id, group::evict).await;
+        if done.is_ok() {
+            // Those that were users of their own went; the user's key is another matter.
+            done = self.commit(step, id, group::evict).await;
+        }
+        let is_over = |error: &Error| error.refusal().is_some() || matches!(error, Error::NotMember);
+        if done.as_ref().err().is_none_or(is_over) {
             self.store.write(|tx| group::evicted(tx, id))?;
         }
         done
