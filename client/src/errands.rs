@@ -191,11 +191,12 @@ impl Session {
                 (Ok(_), Some(_)) | (Err(_), _) => store.write(|tx| group::forget_hint(tx, &hint.user))?,
             }
         }
-        let since = store.now().saturating_sub(self.options.look_up_every.as_secs());
+        let pause = self.options.look_up_every.as_secs();
+        let since = store.now().saturating_sub(pause);
         for user in store.read(|tx| group::not_seen_since(tx, since))? {
             match identity::look_up(api, store, &user).await {
                 Err(error) if error.problem() == Some(ProblemType::NotFound) => {
-                    store.write(|tx| group::gone(tx, &user))?;
+                    store.write(|tx| group::not_shown(tx, &user, tx.now().saturating_add(pause)))?;
                 }
                 found => goes_on(found.map(drop))?,
             }

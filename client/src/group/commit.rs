@@ -173,11 +173,12 @@ impl GroupState {
             member.is_some_and(|member| rules::pseudonym(&member.credential) == Some(own.pseudonym))
         };
         let address = own.address.ok_or(Error::Damaged("the own address"))?;
-        let next = match change {
-            Change::Remove(_) if removed.iter().any(is_ours) => self.next_user_key(tx)?,
-            Change::UserKey => self.next_user_key(tx)?,
-            _ => self.user_key_here(tx)?,
+        let needs_another = match change {
+            Change::Remove(_) => removed.iter().any(is_ours),
+            Change::UserKey => true,
+            _ => false,
         };
+        let next = if needs_another { self.next_user_key(tx)? } else { self.user_key_here(tx)? };
         let delivery = match change {
             Change::Address(delivery) => delivery.clone(),
             _ if own.user_key == Some(next) => return Ok(None),

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use postern_client::{Client, Error, Event, Options};
+use postern_client::{Client, Error, Event, Options, ProfileChange};
 use postern_protocol::{ds::GroupId, encoding::Encoding};
 use postern_tests_kit::{BadLine, PATIENCE, World, befriend, eventually, joined};
 
@@ -329,7 +329,8 @@ async fn a_removed_device_does_not_come_into_a_group_with_the_key_that_it_was_to
     let world = World::builder().pushing().start().await;
     let ([alice, bob, carol], group) = group_of_three(&world).await;
     let tablet = world.device(&bob, "tablet").await;
-    // It gets none any more.
+    assert!(tablet.group_with_id(&group).epoch().is_err(), "it is not in yet");
+    // It gets no tokens any more.
     tablet.wallet().fetch(50).await.unwrap();
     bob.remove_device(&tablet.client_key()).await.unwrap();
     receive(&bob).await;
@@ -492,6 +493,12 @@ async fn members_hear_in_their_groups_of_another_name_of_a_reset_and_of_an_end()
     // Nobody tells of a reset: she looks.
     let alice = with(alice, Options { look_up_every: Duration::ZERO, ..patient() });
     let of_group = |event: &Event| event.group() == Some(&group);
+    // Somebody that she does not find is not gone: he hides for a while.
+    for discoverable in [Some(false), Some(true)] {
+        bob.change_profile(&ProfileChange { discoverable, ..ProfileChange::default() }).await.unwrap();
+        let events = alice.sync(Duration::ZERO).await.unwrap();
+        assert!(!events.iter().any(|event| matches!(event, Event::MemberGone { .. })), "{events:?}");
+    }
     let key = bob.recovery_key().unwrap().expect("it was not shown yet");
     let before = bob.user().clone();
     let robert = bob.rename("robert", &key).await.unwrap();

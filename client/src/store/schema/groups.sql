@@ -118,5 +118,9 @@ CREATE TABLE member_news (
     due INTEGER NOT NULL                -- seconds since 1970: when to ask
 ) STRICT;
 
--- Users of members that the AS knows no more, of which groups were told.
-CREATE TABLE gone_members (user TEXT PRIMARY KEY) STRICT;
+-- Users of members that the AS does not show any more.
+CREATE TABLE gone_members (
+    user TEXT PRIMARY KEY,
+    told INTEGER NOT NULL,              -- 1 once groups were told of the end that a device of the user had announced
+    due INTEGER NOT NULL                -- seconds since 1970: when to look again, before that
+) STRICT;
