@@ -571,7 +571,7 @@ fn who_reads_too_late_that_somebody_was_added_cannot_follow_and_does_not_blame_t
         .unwrap();
     bob.receive(&commit).unwrap();
     assert_eq!(bob.epoch(&id), 3, "in time");
-    std::thread::sleep(std::time::Duration::from_millis(2100));
+    std::thread::sleep(Duration::from_millis(2100));
     let late = carol.store.write(|tx| Ok(tx.attempt(|| receive(tx, &commit)))).unwrap();
     assert!(matches!(late, Err(Rejection::Stray { by_hand: false, members: 3, .. })), "{late:?}");
     assert_eq!(carol.epoch(&id), 2);
