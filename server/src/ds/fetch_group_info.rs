@@ -34,7 +34,7 @@ pub async fn fetch_group_info(ds: Ds, request: Request, payment: Payment) -> Out
         FetchGroupInfoOutcome::UnknownGroup => return Err(ProblemType::NotFound.into()),
     }
     let stored = StoredGroup::of(&group_id, &row, "tree")?;
-    let group = stored.open_group(&body.state_key, ds.now())?;
+    let group = ds.home.compute(|| stored.open_group(&body.state_key, ds.now())).await??;
     // A removed member still knows the state key.
     if !group.roster.knows(signer) {
         return Err(ProblemType::NotAllowed.into());

@@ -32,6 +32,7 @@ pub async fn fetch_welcome_tree(ds: Ds, request: Request, payment: Payment) -> O
         FetchWelcomeTreeOutcome::Found => {}
         FetchWelcomeTreeOutcome::UnknownJoiner => return Err(ProblemType::NotFound.into()),
     }
-    let tree = StoredGroup::open_welcome_tree(&group_id, body.epoch, &body.state_key, row.get("tree"))?;
+    let open = || StoredGroup::open_welcome_tree(&group_id, body.epoch, &body.state_key, row.get("tree"));
+    let tree = ds.home.compute(open).await??;
     request.answer(StatusCode::OK, &tree)
 }

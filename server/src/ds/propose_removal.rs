@@ -62,14 +62,18 @@ async fn propose_one(ds: &Ds, group_id: &GroupId, key: &StateKey, leaf: u32) -> 
         else {
             return Ok(());
         };
-        let group = match stored.open_group(key, ds.now()) {
-            Ok(group) => group,
+        let removal = || match stored.open_group(key, ds.now()) {
+            Ok(group) => {
+                let keys = &ds.external_sender_keys;
+                handshake::propose_removal(group, leaf, &rules, keys, ds.now()).map_err(Failure::fault)
+            }
             // The group was replaced by another one.
-            Err(OpenError::WrongKey) => return Ok(()),
-            Err(error) => return Err(error.into()),
+            Err(OpenError::WrongKey) => Ok(None),
+            Err(error) => Err(error.into()),
         };
-        let proposed = handshake::propose_removal(group, leaf, &rules, &ds.external_sender_keys, ds.now());
-        let Some((group, proposal)) = proposed.map_err(Failure::fault)? else { return Ok(()) };
+        // The next message of the group asks for the removal again.
+        let Ok(proposed) = ds.home.compute(removal).await else { return Ok(()) };
+        let Some((group, proposal)) = proposed? else { return Ok(()) };
         let recipients: Vec<&[u8]> =
             group.roster.members().iter().map(|member| member.address.as_bytes().as_slice()).collect();
         let payload = Encoding::Cbor.encode(&QueuePayload::Message(proposal));

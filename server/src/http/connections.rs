@@ -1,11 +1,12 @@
 //! The connections that are open, and which of them may go when there are too many: the one that has waited longest
-//! without a request. So silent connections keep nobody out, however many there are.
+//! without a request. So silent connections keep nobody out, however many there are. Answers that nobody reads take
+//! memory: when they take too much, the connection goes that leaves most of them unread.
 
 use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -24,6 +25,10 @@ pub struct Connections(Arc<Shared>);
 struct Shared {
     most: usize,
     most_of_source: usize,
+    /// Bytes that the answers of all connections may take.
+    most_unread: usize,
+    /// Bytes that they take.
+    unread: AtomicUsize,
     open: Mutex<Open>,
 }
 
@@ -53,16 +58,38 @@ pub struct Activity {
     requests: AtomicUsize,
     /// The moment since which there are none, and whether there were any before.
     idle: Mutex<(Instant, bool)>,
+    unread: Mutex<Unread>,
+    /// Bytes of answers that the peer took.
+    taken: AtomicU64,
+    /// Notified when there is an answer to read where there was none.
+    answered: Notify,
     /// Notified when the connection has to go for another.
     evicted: Notify,
 }
 
-/// A request that is not answered yet.
+/// The answers that are not read yet.
+#[derive(Default)]
+struct Unread {
+    bytes: usize,
+    number: usize,
+    /// The moment since which there are some.
+    since: Option<Instant>,
+}
+
+/// A request whose answer is not read yet.
 pub struct Underway(Arc<Activity>);
 
+/// An answer that is not read yet.
+pub struct Reading {
+    connections: Connections,
+    underway: Underway,
+    bytes: usize,
+}
+
 impl Connections {
-    pub fn new(most: usize, most_of_source: usize) -> Self {
-        Self(Arc::new(Shared { most, most_of_source, open: Mutex::default() }))
+    pub fn new(most: usize, most_of_source: usize, most_unread: usize) -> Self {
+        let unread = AtomicUsize::new(0);
+        Self(Arc::new(Shared { most, most_of_source, most_unread, unread, open: Mutex::default() }))
     }
 
     /// Makes room for a new connection. `None`: there is none, as every connection has a request under way.
@@ -76,6 +103,15 @@ impl Connections {
         open.next += 1;
         open.connections.insert(number, Place { source: None, activity: Arc::clone(&activity) });
         Some(Connection { connections: self.clone(), number, activity })
+    }
+
+    /// Notes that a request has an answer of so many bytes, which counts until the result is dropped.
+    pub fn answered(&self, underway: Underway, bytes: usize) -> Reading {
+        underway.0.leave_unread(bytes);
+        if self.0.unread.fetch_add(bytes, Ordering::Relaxed) + bytes > self.0.most_unread {
+            self.open().evict_readers(self.0.most_unread);
+        }
+        Reading { connections: self.clone(), underway, bytes }
     }
 
     fn open(&self) -> MutexGuard<'_, Open> {
@@ -94,6 +130,20 @@ impl Open {
             place.activity.evicted.notify_one();
         }
         true
+    }
+
+    /// Tells those connections to go that leave most unread, until the others leave no more than so many bytes.
+    fn evict_readers(&mut self, most: usize) {
+        let unread = |place: &Place| place.activity.unread().bytes;
+        let mut left: usize = self.connections.values().map(unread).sum();
+        while left > most {
+            let places = self.connections.iter().map(|(number, place)| (unread(place), *number));
+            let Some((bytes, number)) = places.max() else { return };
+            left = left.saturating_sub(bytes);
+            if let Some(place) = self.remove(number) {
+                place.activity.evicted.notify_one();
+            }
+        }
     }
 
     fn remove(&mut self, number: u64) -> Option<Place> {
@@ -124,6 +174,11 @@ impl Connection {
         true
     }
 
+    /// All connections.
+    pub fn all(&self) -> &Connections {
+        &self.connections
+    }
+
     pub fn activity(&self) -> &Arc<Activity> {
         &self.activity
     }
@@ -137,11 +192,17 @@ impl Drop for Connection {
 
 impl Activity {
     fn new() -> Self {
-        let idle = Mutex::new((Instant::now(), false));
-        Self { requests: AtomicUsize::new(0), idle, evicted: Notify::new() }
+        Self {
+            requests: AtomicUsize::new(0),
+            idle: Mutex::new((Instant::now(), false)),
+            unread: Mutex::default(),
+            taken: AtomicU64::new(0),
+            answered: Notify::new(),
+            evicted: Notify::new(),
+        }
     }
 
-    /// Notes that a request's header has come; until the result is dropped the request is under way.
+    /// Notes that a request's header has come; until its answer was read the request is under way.
     pub fn request(self: &Arc<Self>) -> Underway {
         self.requests.fetch_add(1, Ordering::Relaxed);
         Underway(Arc::clone(self))
@@ -153,6 +214,36 @@ impl Activity {
 
     fn idle(&self) -> MutexGuard<'_, (Instant, bool)> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn unread(&self) -> MutexGuard<'_, Unread> {
+        self.unread.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn leave_unread(&self, bytes: usize) {
+        let mut unread = self.unread();
+        unread.bytes += bytes;
+        unread.number += 1;
+        if unread.since.is_none() {
+            unread.since = Some(Instant::now());
+            self.answered.notify_one();
+        }
+    }
+
+    /// Returns when the peer took less than `least` bytes of its answers in `window`, with some to read all the time.
+    pub async fn stalled(&self, window: Duration, least: u64) {
+        loop {
+            let begun = Instant::now();
+            let before = self.taken.load(Ordering::Relaxed);
+            sleep_until(begun + window).await;
+            let Some(since) = self.unread().since else {
+                self.answered.notified().await;
+                continue;
+            };
+            if since <= begun && self.taken.load(Ordering::Relaxed) - before < least {
+                return;
+            }
+        }
     }
 
     /// Returns when the connection has to go for another.
@@ -183,6 +274,25 @@ impl Drop for Underway {
     }
 }
 
+impl Reading {
+    /// Notes that the peer took so many bytes of the answer.
+    pub fn taken(&self, bytes: usize) {
+        self.underway.0.taken.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        self.connections.0.unread.fetch_sub(self.bytes, Ordering::Relaxed);
+        let mut unread = self.underway.0.unread();
+        unread.bytes -= self.bytes;
+        unread.number -= 1;
+        if unread.number == 0 {
+            unread.since = None;
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -198,7 +308,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_longest_idle_connection_makes_room_and_one_with_a_request_does_not() {
-        let connections = Connections::new(3, 3);
+        let connections = Connections::new(3, 3, 100);
         let open: Vec<_> = (0..3).map(|_| connections.admit().expect("there is room")).collect();
         let busy = open[0].activity().request();
         let fourth = connections.admit().expect("the second one is idle");
@@ -214,7 +324,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_source_with_too_many_connections_loses_one_of_its_own() {
-        let connections = Connections::new(10, 2);
+        let connections = Connections::new(10, 2, 100);
         let admit = |from| {
             let connection = connections.admit().expect("there is room");
             (connection.belongs_to(source(from)), connection)
@@ -231,7 +341,7 @@ mod tests {
     #[tokio::test]
     async fn a_connection_expires_without_a_request_and_not_during_one() {
         let (first, next) = (Duration::from_millis(50), Duration::from_millis(200));
-        let connections = Connections::new(2, 2);
+        let connections = Connections::new(2, 2, 100);
         let silent = connections.admit().expect("there is room");
         assert!(!silent.activity().expired(first, next).await);
 
@@ -243,5 +353,51 @@ mod tests {
         let answered = Instant::now();
         assert!(used.activity().expired(first, next).await);
         assert!(answered.elapsed() >= next);
+    }
+
+    #[tokio::test]
+    async fn the_connection_that_leaves_most_unread_makes_room_for_other_answers() {
+        let connections = Connections::new(10, 10, 100);
+        let open: Vec<_> = (0..3).map(|_| connections.admit().expect("there is room")).collect();
+        let answer = |of: usize, bytes| connections.answered(open[of].activity().request(), bytes);
+        let evicted = || open.iter().map(is_evicted).collect::<Vec<_>>();
+        let small = answer(0, 30);
+        drop(answer(0, 70));
+        let large = [answer(1, 30), answer(1, 40)];
+        assert_eq!(evicted(), [false; 3], "there are 100 bytes to read");
+        let third = answer(2, 31);
+        open[1].activity().evicted().await;
+        assert_eq!(evicted(), [false, true, false]);
+        let fourth = answer(0, 39);
+        assert_eq!(evicted(), [false, true, false], "the answers of the second one are gone with it");
+        drop((small, large, third, fourth));
+        assert_eq!(connections.0.unread.load(Ordering::Relaxed), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_reads_too_slowly_has_stalled() {
+        let connections = Connections::new(1, 1, 1000);
+        let connection = connections.admit().expect("there is room");
+        let activity = Arc::clone(connection.activity());
+        let second = Duration::from_secs(1);
+        let stalled = |of: u32| {
+            let activity = Arc::clone(&activity);
+            async move { tokio::time::timeout(of * second, activity.stalled(second, 10)).await.is_ok() }
+        };
+        assert!(!stalled(20).await, "there is nothing to read");
+        let reading = connections.answered(activity.request(), 500);
+        let pace = |bytes| {
+            let reading = &reading;
+            async move {
+                for _ in 0..20 {
+                    reading.taken(bytes);
+                    sleep_until(Instant::now() + second / 4).await;
+                }
+            }
+        };
+        let (fast, ()) = tokio::join!(stalled(5), pace(3));
+        assert!(!fast);
+        let (slow, ()) = tokio::join!(stalled(5), pace(2));
+        assert!(slow);
     }
 }

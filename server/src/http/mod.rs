@@ -18,6 +18,7 @@ mod router;
 pub mod server;
 mod shown;
 mod source;
+mod unread;
 
 pub use answer::{Answer, Failure, Outcome};
 pub use cors::Origins;
