@@ -123,7 +123,7 @@ async fn a_peer_that_reads_none_of_its_answers_loses_its_connection() {
     let server = Server::start(&cluster).await;
     let socket = TcpSocket::new_v4().expect("there are sockets");
     socket.set_recv_buffer_size(4096).expect("it can be small");
-    let connection = socket.connect(server.address().parse().unwrap()).await.expect("the server listens");
+    let connection = socket.connect(server.address()).await.expect("the server listens");
     let requests = b"GET /as/keys HTTP/1.1\r\nhost: x\r\n\r\n".repeat(100);
     let begun = Instant::now();
     let closed = async {
