@@ -228,7 +228,7 @@ pub(crate) fn entry_failed(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
     if let Some(address) = address {
         mailbox::revoke_later(tx, &fixed(&address, "an address")?)?;
     }
-    let pause = 60u64.saturating_mul(4u64.saturating_pow(attempts)).min(LONGEST_PAUSE);
+    let pause = 4u64.saturating_pow(attempts).min(LONGEST_PAUSE);
     tx.sql().execute(
         "UPDATE entries SET address = NULL, attempts = attempts + 1, due = ?2 WHERE group_id = ?1",
         params![id.to_mls(), integer(tx.now().saturating_add(pause))],

@@ -10,6 +10,7 @@ mod body;
 mod connections;
 mod cors;
 mod gate;
+mod memory;
 mod payment;
 mod rate_limit;
 mod request;

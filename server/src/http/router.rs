@@ -1,9 +1,9 @@
 //! The router: it makes one warp filter of the routes, and leads each request through its door.
 
-use std::{convert::Infallible, sync::Arc};
+use std::{convert::Infallible, panic::AssertUnwindSafe, sync::Arc};
 
 use bytes::Buf;
-use futures_util::Stream;
+use futures_util::{FutureExt, Stream};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use postern_protocol::{problem::ProblemType, signature::normalized, token};
 use tokio::sync::oneshot;
@@ -179,9 +179,12 @@ impl<S: Clone + Send + Sync + 'static> Server<S> {
                 let _ = gone.await;
                 payment.settled().await;
             };
+            // A panic is a fault as others are, so that its request is not good again.
+            let handled = AssertUnwindSafe(handled).catch_unwind();
             let outcome = tokio::select! {
                 biased;
-                outcome = handled => outcome,
+                outcome = handled => outcome
+                    .unwrap_or_else(|_| Err(Failure::fault(anyhow::anyhow!("an endpoint panicked")))),
                 () = nobody => return None,
             };
             Some(payment.settle(&self.home.database, self.gate.as_ref(), outcome).await)
