@@ -710,7 +710,7 @@ pub struct LimitSettings {
     pub idle_timeout_seconds: Option<u64>,
 
     /// Most connections at a time; beyond it, the one goes that has waited longest without a request [default: the
-    /// limit of open files less 128]
+    /// limit of open files less 128, 32768 at most]
     #[arg(long, value_name = "N", env = "POSTERN_MAX_CONNECTIONS")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_connections: Option<usize>,

@@ -1,12 +1,14 @@
 //! The connections that are open, and which of them may go when there are too many: the one that has waited longest
-//! without a request. So silent connections keep nobody out, however many there are. Answers that nobody reads take
-//! memory: when they take too much, the connection goes that leaves most of them unread.
+//! without a request, else one whose requests are still arriving, of the source with most connections. So connections
+//! that are silent or slow keep nobody out, however many there are. Answers that nobody reads take memory: when they take
+//! too much, the connection goes that leaves most of them unread.
 
 use std::{
+    cmp::Reverse,
     collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -54,8 +56,10 @@ pub struct Connection {
 
 /// What a connection is doing.
 pub struct Activity {
-    /// Requests that are not answered yet.
+    /// Requests whose answers are not read yet.
     requests: AtomicUsize,
+    /// Those of them whose bodies are not here yet.
+    arriving: AtomicUsize,
     /// The moment since which there are none, and whether there were any before.
     idle: Mutex<(Instant, bool)>,
     unread: Mutex<Unread>,
@@ -79,6 +83,15 @@ struct Unread {
 /// A request whose answer is not read yet.
 pub struct Underway(Arc<Activity>);
 
+/// A request whose body is not here yet. Cheap to clone.
+#[derive(Clone)]
+pub struct Arrival(Arc<Arriving>);
+
+struct Arriving {
+    activity: Arc<Activity>,
+    is_over: AtomicBool,
+}
+
 /// An answer that is not read yet.
 pub struct Reading {
     connections: Connections,
@@ -92,7 +105,7 @@ impl Connections {
         Self(Arc::new(Shared { most, most_of_source, most_unread, unread, open: Mutex::default() }))
     }
 
-    /// Makes room for a new connection. `None`: there is none, as every connection has a request under way.
+    /// Makes room for a new connection. `None`: there is none, as the server works on a request of every connection.
     pub fn admit(&self) -> Option<Connection> {
         let mut open = self.open();
         if open.connections.len() >= self.0.most && !open.evict(|_| true) {
@@ -120,11 +133,18 @@ impl Connections {
 }
 
 impl Open {
-    /// Tells the idle connection to go that has been one for longest. Returns false if there is none.
+    /// Tells the connection to go that has been idle for longest, or else the oldest one whose requests are still
+    /// arriving, of the source that has most connections. Returns false if there is neither.
     fn evict(&mut self, which: impl Fn(&Place) -> bool) -> bool {
-        let idle = self.connections.iter().filter(|(_, place)| which(place));
-        let idle = idle.filter_map(|(number, place)| Some((place.activity.idle_since()?, *number)));
-        let Some((_, number)) = idle.min() else { return false };
+        let places = || self.connections.iter().filter(|(_, place)| which(place));
+        let idle = places().filter_map(|(number, place)| Some((place.activity.idle_since()?, *number)));
+        let of_source = |place: &Place| place.source.and_then(|source| self.of_source.get(&source).copied());
+        let arriving = || {
+            let arriving = places().filter(|(_, place)| place.activity.is_arriving());
+            arriving.map(|(number, place)| (Reverse(of_source(place)), *number)).min()
+        };
+        let number = idle.min().map(|(_, number)| number);
+        let Some(number) = number.or_else(|| arriving().map(|(_, number)| number)) else { return false };
         // It is not open any more for those that count, although its task has yet to end.
         if let Some(place) = self.remove(number) {
             place.activity.evicted.notify_one();
@@ -161,7 +181,8 @@ impl Open {
 }
 
 impl Connection {
-    /// Counts the connection for its source. Returns false if that has too many, each with a request under way.
+    /// Counts the connection for its source. Returns false if that has too many, each with a request that the server works
+    /// on.
     pub fn belongs_to(&self, source: SourceAddress) -> bool {
         let mut open = self.connections.open();
         let number = open.of_source.get(&source).copied().unwrap_or_default();
@@ -194,6 +215,7 @@ impl Activity {
     fn new() -> Self {
         Self {
             requests: AtomicUsize::new(0),
+            arriving: AtomicUsize::new(0),
             idle: Mutex::new((Instant::now(), false)),
             unread: Mutex::default(),
             taken: AtomicU64::new(0),
@@ -206,6 +228,18 @@ impl Activity {
     pub fn request(self: &Arc<Self>) -> Underway {
         self.requests.fetch_add(1, Ordering::Relaxed);
         Underway(Arc::clone(self))
+    }
+
+    /// Notes that the body of a request is not here yet.
+    pub fn arrival(self: &Arc<Self>) -> Arrival {
+        self.arriving.fetch_add(1, Ordering::Relaxed);
+        Arrival(Arc::new(Arriving { activity: Arc::clone(self), is_over: AtomicBool::new(false) }))
+    }
+
+    /// Whether there are requests, and none of them is here with its body.
+    fn is_arriving(&self) -> bool {
+        let arriving = self.arriving.load(Ordering::Relaxed);
+        arriving > 0 && arriving == self.requests.load(Ordering::Relaxed)
     }
 
     fn idle_since(&self) -> Option<Instant> {
@@ -274,6 +308,27 @@ impl Drop for Underway {
     }
 }
 
+impl Arrival {
+    /// Notes that the body is here, or refused.
+    pub fn is_over(&self) {
+        self.0.end();
+    }
+}
+
+impl Arriving {
+    fn end(&self) {
+        if !self.is_over.swap(true, Ordering::Relaxed) {
+            self.activity.arriving.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Arriving {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
 impl Reading {
     /// Notes that the peer took so many bytes of the answer.
     pub fn taken(&self, bytes: usize) {
@@ -339,6 +394,25 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_connection_whose_requests_are_still_arriving_makes_room_of_the_source_that_has_most() {
+        let connections = Connections::new(4, 4, 100);
+        let open: Vec<_> = (0..4).map(|_| connections.admit().expect("there is room")).collect();
+        for (connection, from) in open.iter().zip([1, 2, 2, 2]) {
+            assert!(connection.belongs_to(source(from)));
+        }
+        let requests: Vec<_> = open.iter().map(|connection| connection.activity().request()).collect();
+        let arrivals: Vec<_> = open.iter().map(|connection| connection.activity().arrival()).collect();
+        arrivals[1].is_over();
+        let evicted = || open.iter().map(is_evicted).collect::<Vec<_>>();
+        let fifth = connections.admit().expect("the third one's request is arriving, and its source has most");
+        assert_eq!(evicted(), [false, false, true, false]);
+        let _busy = fifth.activity().request();
+        arrivals.iter().for_each(Arrival::is_over);
+        assert!(connections.admit().is_none(), "the server works on all");
+        drop((requests, arrivals));
+    }
+
+    #[tokio::test]
     async fn a_connection_expires_without_a_request_and_not_during_one() {
         let (first, next) = (Duration::from_millis(50), Duration::from_millis(200));
         let connections = Connections::new(2, 2, 100);
@@ -374,28 +448,28 @@ mod tests {
         assert_eq!(connections.0.unread.load(Ordering::Relaxed), 0);
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_peer_that_reads_too_slowly_has_stalled() {
         let connections = Connections::new(1, 1, 1000);
         let connection = connections.admit().expect("there is room");
         let activity = Arc::clone(connection.activity());
-        let second = Duration::from_secs(1);
+        let window = Duration::from_millis(200);
         let stalled = |of: u32| {
             let activity = Arc::clone(&activity);
-            async move { tokio::time::timeout(of * second, activity.stalled(second, 10)).await.is_ok() }
+            async move { tokio::time::timeout(of * window, activity.stalled(window, 100)).await.is_ok() }
         };
-        assert!(!stalled(20).await, "there is nothing to read");
+        assert!(!stalled(5).await, "there is nothing to read");
         let reading = connections.answered(activity.request(), 500);
         let pace = |bytes| {
             let reading = &reading;
             async move {
                 for _ in 0..20 {
                     reading.taken(bytes);
-                    sleep_until(Instant::now() + second / 4).await;
+                    sleep_until(Instant::now() + window / 4).await;
                 }
             }
         };
-        let (fast, ()) = tokio::join!(stalled(5), pace(3));
+        let (fast, ()) = tokio::join!(stalled(5), pace(100));
         assert!(!fast);
         let (slow, ()) = tokio::join!(stalled(5), pace(2));
         assert!(slow);

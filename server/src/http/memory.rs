@@ -84,7 +84,8 @@ impl Budget {
     pub fn new(bytes: u64, largest: u64) -> Self {
         let units = |bytes| usize::try_from(bytes).unwrap_or(usize::MAX).div_ceil(UNIT);
         let free = units(bytes);
-        let share = (free / SHARES).max(Units::of_number(units(largest)).large.min(free));
+        let largest = Units::of_number(units(largest));
+        let share = (free / SHARES).max(largest.small).max(largest.large).min(free);
         let state = Mutex::new(State { free, next: 0, sources: HashMap::new() });
         Self(Arc::new(Shared { share, state, freed: Notify::new() }))
     }
@@ -162,8 +163,11 @@ impl Memory {
             let source = state.sources.get_mut(&self.source);
             let arriving = source.and_then(|source| source.arriving.remove(&self.number));
             drop(state);
-            self.place = Place::Nowhere;
-            self.place = Place::Whole(arriving.ok_or_else(evicted)?.units);
+            let Some(arriving) = arriving else {
+                self.place = Place::Nowhere;
+                return Err(evicted());
+            };
+            self.place = Place::Whole(arriving.units);
         }
         Ok(())
     }
@@ -292,7 +296,7 @@ mod tests {
         assert!(is_unused(&budget, 1_000_000));
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn the_largest_holder_makes_room_with_its_oldest_body_for_who_holds_less() {
         let budget = Budget::new(100 * KIB as u64, 10 * KIB as u64);
         let mut flood = Vec::new();
@@ -313,7 +317,7 @@ mod tests {
         assert!(is_unused(&budget, 100 * KIB));
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_body_waits_for_memory_that_becomes_free() {
         let budget = Budget::new(20 * KIB as u64, 10 * KIB as u64);
         let mut first = body(&budget, 1, 10 * KIB).await.expect("there is room");

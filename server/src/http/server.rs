@@ -37,6 +37,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const RESERVED_FILES: u64 = 128;
 /// Part of the connections that one source can have, unless it is configured.
 const SHARES: usize = 4;
+/// Most connections, unless they are configured: some gigabyte of memory when all are used.
+const MOST_CONNECTIONS: usize = 32 * 1024;
 /// Time that an HTTP/2 connection that has to end has for its last answers.
 const FAREWELL: Duration = Duration::from_secs(120);
 /// Time without a word after which a peer is asked for a sign of life.
@@ -126,7 +128,8 @@ pub fn allow_many_connections() {
 fn most_connections(limits: &Limits) -> (usize, usize) {
     let files = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft);
     let most = files.saturating_sub(RESERVED_FILES).max(files / 4).max(1);
-    let most = limits.max_connections.unwrap_or(usize::try_from(most).unwrap_or(usize::MAX));
+    let most = usize::try_from(most).map_or(MOST_CONNECTIONS, |most| most.min(MOST_CONNECTIONS));
+    let most = limits.max_connections.unwrap_or(most);
     (most, limits.max_connections_per_source.unwrap_or((most / SHARES).max(1)))
 }
 
@@ -176,6 +179,7 @@ impl Listener {
             let underway = activity.request();
             let source = peer.source(request.headers(), &shared.settings.proxies);
             request.extensions_mut().insert(source);
+            request.extensions_mut().insert(activity.arrival());
             let answer = filter.call(request);
             let connections = connections.clone();
             async move {
