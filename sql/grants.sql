@@ -114,6 +114,7 @@ GRANT EXECUTE ON FUNCTION aas.is_token_spent TO postern_server;
 GRANT EXECUTE ON FUNCTION aas.use_signature TO postern_server;
 GRANT EXECUTE ON FUNCTION aas.forget_signatures TO postern_server;
 GRANT EXECUTE ON FUNCTION aas.admit_signer TO postern_server;
+GRANT EXECUTE ON FUNCTION aas.count_refusal TO postern_server;
 GRANT EXECUTE ON FUNCTION aas.take_allowance TO postern_server;
 GRANT EXECUTE ON FUNCTION aas.load_issuer_keys TO postern_server;
 GRANT EXECUTE ON FUNCTION aas.due_issuer_keys TO postern_server;

@@ -1,9 +1,13 @@
 //! Chores: everything that a server process does by the clock, in one table. The database ensures that several
-//! processes do each thing once. A chore that fails is logged, and tried again soon, then less and less often.
+//! processes do each thing once. A chore that fails, or panics, is logged and tried again soon, then less and less often,
+//! but for each of its turns.
 
-use std::{sync::Arc, time::Duration};
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
-use futures_util::future::{BoxFuture, pending};
+use futures_util::{
+    FutureExt,
+    future::{BoxFuture, pending},
+};
 use tokio::{
     sync::Notify,
     time::{Instant, MissedTickBehavior, interval_at, sleep},
@@ -131,6 +135,11 @@ impl Chore {
         Self { called: Some(called), ..self }
     }
 
+    /// The pause after a failure that followed this one.
+    fn next_pause(&self, pause: Duration) -> Duration {
+        pause.saturating_mul(2).min(self.every.max(RETRY))
+    }
+
     /// Does the chore at each of its turns, for ever.
     pub async fn keep(self) {
         let mut turns = interval_at(Instant::now() + self.first, self.every);
@@ -154,7 +163,9 @@ impl Chore {
                 () = called => {}
                 () = again => {}
             }
-            retry = match ((self.turn)().await, retry) {
+            let done = AssertUnwindSafe(async { (self.turn)().await }).catch_unwind().await;
+            let done = done.unwrap_or_else(|_| Err(anyhow::anyhow!("it panicked")));
+            retry = match (done, retry) {
                 (Ok(()), _) => None,
                 (Err(error), None) => {
                     tracing::warn!("could not {}: {error:#}", self.name);
@@ -162,9 +173,44 @@ impl Chore {
                 }
                 (Err(error), Some(pause)) => {
                     tracing::debug!("could not {} again: {error:#}", self.name);
-                    Some(2 * pause)
+                    Some(self.next_pause(pause))
                 }
             };
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        iter,
+        sync::atomic::{AtomicUsize, Ordering},
+    };
+
+    use tokio::time::timeout;
+
+    use super::*;
+
+    #[test]
+    fn a_chore_that_fails_for_days_is_tried_at_each_of_its_turns() {
+        for every in [KEYS, MINUTE, HOUR] {
+            let chore = Chore::every(every, "test", &(), |()| async { Ok(()) });
+            let mut pauses = iter::successors(Some(RETRY), |pause| Some(chore.next_pause(*pause)));
+            assert_eq!(pauses.nth(10_000), Some(every));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_chore_goes_on_after_failures_and_panics() {
+        let turns = Arc::new(AtomicUsize::new(0));
+        let chore = Chore::every(Duration::from_millis(1), "test", &turns, |turns: Arc<AtomicUsize>| async move {
+            match turns.fetch_add(1, Ordering::Relaxed) % 3 {
+                0 => panic!("a fault of the chore"),
+                1 => anyhow::bail!("a failure"),
+                _ => Ok(()),
+            }
+        });
+        timeout(Duration::from_secs(1), chore.keep()).await.expect_err("it never ends");
+        assert!(turns.load(Ordering::Relaxed) > 10);
     }
 }
