@@ -14,8 +14,8 @@ use crate::{
     http::{Answer, Outcome, Payment, Request},
 };
 
-/// The most addresses that one request may name.
-const MAX_AT_ONCE: usize = 1000;
+/// The most addresses that one request may name: in the database they are as large as a long message (AAS-8).
+const MAX_AT_ONCE: usize = 256;
 
 outcome! {
     pub AddAddressesOutcome: "qs.add_addresses_outcome", paid {

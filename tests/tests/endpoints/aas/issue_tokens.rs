@@ -104,18 +104,16 @@ async fn after_a_hundred_refusals_in_a_day_nothing_is_computed_for_the_signer_an
     let mut body = Ask::batch(world.token_key(), 10).body;
     let element = body.len() - 32;
     body[element..].fill(0xff);
-    let by = |user: &User| {
-        asking_for_tokens(&user.device.key, BATCH_REQUEST_MEDIA_TYPE, body.clone()).wire()
-    };
+    let by = |key: &SigningKey| asking_for_tokens(key, BATCH_REQUEST_MEDIA_TYPE, body.clone()).wire();
     for _ in 0..100 {
-        world.send(&by(&alice)).await.assert_problem("an invalid one", ProblemType::InvalidTokenRequest);
+        world.send(&by(&alice.device.key)).await.assert_problem("an invalid one", ProblemType::InvalidTokenRequest);
     }
-    let reply = world.send(&by(&alice)).await;
+    let reply = world.send(&by(&alice.device.key)).await;
     reply.assert_problem("one too many", ProblemType::AllowanceUsedUp);
     assert!(reply.header("ratelimit").starts_with(r#""daily";r=0;t="#), "{}", reply.header("ratelimit"));
-    world.send(&by(&bob)).await.assert_problem("another's", ProblemType::InvalidTokenRequest);
+    world.send(&by(&bob.device.key)).await.assert_problem("another's", ProblemType::InvalidTokenRequest);
     world.admin.execute("UPDATE aas.refusals SET day = day - 1", &[]).await.unwrap();
-    world.send(&by(&alice)).await.assert_problem("the next day", ProblemType::InvalidTokenRequest);
+    world.send(&by(&alice.device.key)).await.assert_problem("the next day", ProblemType::InvalidTokenRequest);
     world.close();
 }
 
