@@ -95,11 +95,11 @@ COMMENT ON TABLE ds.groups IS 'Groups: their members and messages are sealed (DS
 COMMENT ON COLUMN ds.groups.group_id IS 'Random part of the group id (16 bytes). Never changes';
 COMMENT ON COLUMN ds.groups.epoch IS
     'Epoch of the group (RFC 9420 §2). Grows by one with each commit, and by nothing else';
-COMMENT ON COLUMN ds.groups.revision IS 'Number of proposals kept in this epoch. Grows; zero after each commit';
+COMMENT ON COLUMN ds.groups.revision IS 'Number of times that proposals came in this epoch. Grows; zero after each commit';
 COMMENT ON COLUMN ds.groups.last_commit IS
     'SHA-256 of the commit that began this epoch, or of the request that created the group, by which a repeat is recognised (DS-4). Changes with epoch';
 COMMENT ON COLUMN ds.groups.roster IS
-    'State that an application message needs (leaves, keys, addresses), padded and sealed under the group''s state key. Changes with epoch';
+    'State that an application message needs (leaves, keys, addresses), padded and sealed under the group''s state key. Changes with epoch, and when somebody is to go';
 COMMENT ON COLUMN ds.groups.tree IS
     'State that a commit needs (the group''s public state), padded and sealed under the group''s state key. Changes with epoch and revision';
 COMMENT ON COLUMN ds.groups.last_used IS

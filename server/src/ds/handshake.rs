@@ -46,14 +46,24 @@ pub struct Submission<'a> {
 /// The result of a handshake message: the group's next state and the recipients.
 pub struct Next {
     pub group: Group,
-    /// False for a proposal, which leaves the epoch as it is.
-    pub is_commit: bool,
+    pub effect: Effect,
     /// Addresses for the message: every member before it but the sender.
     pub recipients: Vec<Address>,
     /// Recipients of the Welcome.
     pub joiners: Vec<Joiner>,
     /// Joiners that no longer need the tree of their Welcome, with the epoch that added them.
     pub caught_up: Vec<(u64, PublicKey)>,
+}
+
+/// The effect of a handshake message on the group's state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effect {
+    /// An epoch begins.
+    Commit,
+    /// One more proposal waits.
+    Proposal,
+    /// One more proposal waits, which removes its sender: the roster knows of it, too.
+    Leave,
 }
 
 pub struct Joiner {
@@ -104,27 +114,51 @@ pub fn handle(
             group.mls.keep_proposal(*proposal)?;
             check_committable(&group, submission.rules, ds)?;
             group.proposals.push(submission.message.clone());
+            let effect = match proposed.removes() {
+                Some(leaf) => {
+                    group.roster.note_proposed_removal(leaf);
+                    Effect::Leave
+                }
+                None => Effect::Proposal,
+            };
             let recipients = others(&group.roster, sender, &HashSet::new());
-            Ok(Next { group, is_commit: false, recipients, joiners: Vec::new(), caught_up: Vec::new() })
+            Ok(Next { group, effect, recipients, joiners: Vec::new(), caught_up: Vec::new() })
         }
     }
 }
 
-/// Proposes a leaf's removal on the DS's behalf: returns the group with the proposal, and the
-/// proposal. `None` if the leaf does not exist, the removal is pending already, or no member could
-/// commit it, because the group would lose its last admin, say.
-pub fn propose_removal(
-    mut group: Group,
+/// Proposes the removal of leaves on the DS's behalf, and returns the proposals, which wait in the group now, and the
+/// leaves that cannot be removed in this epoch: those that are not there, are to go anyway, or whose removal no member
+/// could commit, because the group would lose its last admin, say.
+pub fn propose_removals(
+    group: &mut Group,
+    leaves: &[u32],
+    rules: &Rules,
+    keys: &ExternalSenderKeys,
+    ds: DeliveryService<'_>,
+) -> anyhow::Result<(Vec<MlsMessage>, Vec<u32>)> {
+    let (mut proposals, mut impossible) = (Vec::new(), Vec::new());
+    for leaf in leaves {
+        match propose_removal(group, *leaf, rules, keys, ds)? {
+            Some(proposal) => proposals.push(proposal),
+            None => impossible.push(*leaf),
+        }
+    }
+    Ok((proposals, impossible))
+}
+
+fn propose_removal(
+    group: &mut Group,
     leaf: u32,
     rules: &Rules,
     keys: &ExternalSenderKeys,
     ds: DeliveryService<'_>,
-) -> anyhow::Result<Option<(Group, MlsMessage)>> {
+) -> anyhow::Result<Option<MlsMessage>> {
     let waiting = group.mls.proposals()?;
     let waiting = waiting.iter().map(proposed).collect::<Result<Vec<_>, _>>()?;
     let removal = Proposed { by: Actor::Server, change: Change::Remove(leaf) };
     let exists = group.roster.member(leaf).is_some();
-    if !exists || policy::check_proposal(view(&group), &waiting, removal).is_err() {
+    if !exists || policy::check_proposal(view(group), &waiting, removal).is_err() {
         return Ok(None);
     }
     let carried = group.mls.extensions().external_senders().and_then(|senders| senders.first());
@@ -136,13 +170,15 @@ pub fn propose_removal(
     let Handshake::Proposal(proposal) = group.mls.validate(parsed, mls::LONGEST_LIFETIME)? else {
         return Ok(None);
     };
+    let reference = proposal.proposal_reference_ref().clone();
     group.mls.keep_proposal(*proposal)?;
-    if check_committable(&group, rules, ds).is_err() {
+    if check_committable(group, rules, ds).is_err() {
+        group.mls.drop_proposal(&reference)?;
         return Ok(None);
     }
     group.proposals.push(message.clone());
     group.roster.note_proposed_removal(leaf);
-    Ok(Some((group, message)))
+    Ok(Some(message))
 }
 
 /// Checks that members can commit what waits, the last proposal included. The next commit has to include all of it, so
@@ -290,7 +326,7 @@ fn apply(
     let stays = |leaf| group.roster.member(leaf).is_some_and(|member| member.record.since < epoch);
     group.attributes.retain(|leaf, _| stays(*leaf));
     group.attach(submission.attributes, |of| of.leaf == committer || of.record.since == epoch)?;
-    Ok(Next { group, is_commit: true, recipients, joiners, caught_up })
+    Ok(Next { group, effect: Effect::Commit, recipients, joiners, caught_up })
 }
 
 fn view(group: &Group) -> View<'_> {

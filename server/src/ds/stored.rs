@@ -143,7 +143,7 @@ impl StoredGroup {
         NextState { roster: None, tree: sealed::seal(key, tree, &group.encode()) }
     }
 
-    /// Seals the state after a proposal of the DS, which the roster remembers, too.
+    /// Seals the state after proposals that remove leaves, which the roster remembers, too.
     pub fn seal_removal(&self, key: &StateKey, group: &Group) -> NextState {
         let roster = sealed::seal(key, self.id(Kind::Roster, 0), &group.roster.encode());
         NextState { roster: Some(roster), ..self.seal_proposal(key, group) }

@@ -11,6 +11,7 @@ mod trial;
 use std::collections::BTreeMap;
 
 use openmls::{
+    ciphersuite::hash_ref::ProposalRef,
     group::{ProposalValidationError, PublicProcessMessageError, StageCommitError},
     prelude::{
         CredentialType, ExtensionType, Extensions, GroupContext, KeyPackage, LeafNode, LeafNodeIndex,
@@ -375,6 +376,16 @@ impl TrackedGroup {
     pub fn keep_proposal(&mut self, proposal: QueuedProposal) -> Result<(), InvalidMls> {
         self.group
             .add_proposal(&self.storage, proposal)
+            .map_err(|error| InvalidMls::Message(error.to_string()))
+    }
+
+    /// Drops a proposal that was kept.
+    ///
+    /// # Errors
+    /// [`InvalidMls`] when it cannot be dropped.
+    pub fn drop_proposal(&mut self, reference: &ProposalRef) -> Result<(), InvalidMls> {
+        self.group
+            .remove_proposal(&self.storage, reference)
             .map_err(|error| InvalidMls::Message(error.to_string()))
     }
 }

@@ -1281,6 +1281,90 @@ async fn who_takes_no_messages_any_more_is_removed_by_the_next_commit() {
     world.close();
 }
 
+/// As their owners would by revoking them.
+async fn revoke_addresses(world: &World, group: &Group, members: &[usize]) {
+    let delete =
+        "DELETE FROM qs.addresses WHERE lookup = (SELECT lookup FROM postern.seal_addresses($1, $2))";
+    for member in members {
+        let gone = &group.members[*member];
+        let address = vec![gone.address.as_bytes().as_slice()];
+        let queue = gone.mailbox.id.as_bytes().as_slice();
+        assert_eq!(world.admin.execute(delete, &[&address, &queue]).await.expect("a superuser can"), 1);
+    }
+}
+
+/// How often groups were read since the last call.
+fn loads(world: &World) -> usize {
+    world.relay().take_statements().iter().filter(|text| text.contains("ds.load_group")).count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_who_are_gone_are_proposed_at_once_and_who_leaves_anyway_costs_nothing_more() {
+    let world = World::builder().relay().start().await;
+    world.stock(200).await;
+    let mut group = world.group(6).await;
+    // They leave, and nobody commits it.
+    for leaver in [2, 3] {
+        let leaving = group.party(leaver).self_remove();
+        submit(&world, &group.submit(leaver, &leaving, None)).await;
+    }
+    revoke_addresses(&world, &group, &[2, 3]).await;
+    world.receive(&mut group.members[1]).await;
+    loads(&world);
+    for _ in 0..5 {
+        let spoken = group.party(1).say(b"is everybody there?");
+        assert_eq!(submit(&world, &group.submit(1, &spoken, None)).await.undelivered, 2);
+    }
+    assert_eq!(loads(&world), 5, "each message reads the group, and nobody else does");
+
+    revoke_addresses(&world, &group, &[4, 5]).await;
+    let spoken = group.party(1).say(b"and you two?");
+    assert_eq!(submit(&world, &group.submit(1, &spoken, None)).await.undelivered, 4);
+    while group.party(0).evictions < 2 {
+        world.await_message(&mut group.members[0]).await;
+    }
+    assert_eq!(loads(&world), 2, "the message, and the tree once for both removals");
+    world.receive(&mut group.members[1]).await;
+    let (_, call) = group.make(1, update());
+    submit(&world, &call).await;
+    group.party(1).merge();
+    world.receive(&mut group.members[0]).await;
+    assert_eq!(group.party(0).member_keys().len(), 2);
+    assert_eq!(group.party(0).epoch_authenticator(), group.party(1).epoch_authenticator());
+    world.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removal_that_cannot_be_proposed_is_tried_once_in_an_epoch() {
+    let world = World::builder().relay().start().await;
+    world.stock(200).await;
+    let mut group = world.group(2).await;
+    revoke_addresses(&world, &group, &[0]).await;
+    loads(&world);
+    let spoken = group.party(1).say(b"is the last admin there?");
+    assert_eq!(submit(&world, &group.submit(1, &spoken, None)).await.undelivered, 1);
+    let tried = async |what: &str, by: usize| {
+        let mut read = 0;
+        let two = eventually(what, async || {
+            read += loads(&world);
+            (read >= by).then_some(read)
+        });
+        assert_eq!(two.await, by, "{what}");
+    };
+    tried("a message, and an attempt", 2).await;
+    for _ in 0..4 {
+        let spoken = group.party(1).say(b"hello?");
+        submit(&world, &group.submit(1, &spoken, None)).await;
+    }
+    assert_eq!(loads(&world), 4, "no further attempt");
+    let (_, call) = group.make(1, update());
+    submit(&world, &call).await;
+    group.party(1).merge();
+    tried("a commit, and an attempt in its epoch", 2).await;
+    assert_eq!(group.party(1).evictions, 0);
+    world.close();
+}
+
 pub fn attributes(of: PublicKey, content: &[u8]) -> LeafAttributes {
     LeafAttributes { leaf_key: of, attributes: Attributes::new(content.to_vec()) }
 }
