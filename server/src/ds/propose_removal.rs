@@ -154,7 +154,8 @@ async fn propose_all(ds: &Ds, group_id: &GroupId, key: &StateKey, leaves: &[u32]
         let Some(next) = next else { return Ok(()) };
         let recipients: Vec<&[u8]> =
             group.roster.members().iter().map(|member| member.address.as_bytes().as_slice()).collect();
-        let payloads = proposals.into_iter().map(|proposal| Encoding::Cbor.encode(&QueuePayload::Message(proposal)));
+        let payloads =
+            proposals.into_iter().map(|proposal| Encoding::Cbor.encode(&QueuePayload::Message(proposal)));
         let payloads: Vec<Vec<u8>> = payloads.collect();
         let delivered = payloads.iter().map(Vec::len).sum::<usize>() * recipients.len();
         let bytes = delivered + next.tree.len() + next.roster.as_ref().map_or(0, Vec::len);
