@@ -12,7 +12,12 @@ CREATE TABLE ds.settings (
     max_authenticated_data_bytes integer NOT NULL DEFAULT 1024 CHECK (max_authenticated_data_bytes >= 64),
     max_delivery_bytes integer NOT NULL DEFAULT 134217728 CHECK (max_delivery_bytes >= 65536),
     past_epochs integer NOT NULL DEFAULT 3 CHECK (past_epochs BETWEEN 0 AND 5),
-    max_reservations integer NOT NULL DEFAULT 1000000 CHECK (max_reservations > 0)
+    max_reservations integer NOT NULL DEFAULT 1000000 CHECK (max_reservations > 0),
+    -- A group that is as large as it may be can go on: a commit has 83 bytes for each member, and 8,192 more, in the worst
+    -- case with X25519 (server/src/mls/path.rs). With larger keys groups grow less.
+    CONSTRAINT commits_of_the_largest_group_fit CHECK (max_commit_bytes >= 83 * max_members + 8192),
+    CONSTRAINT deliveries_of_the_largest_group_fit
+        CHECK (max_delivery_bytes >= max_members::bigint * (83 * max_members + 8192))
 );
 COMMENT ON TABLE ds.settings IS 'Settings of the DS: one row';
 COMMENT ON COLUMN ds.settings.singleton IS 'Always true: there is one row. Never changes';

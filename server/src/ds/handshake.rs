@@ -26,6 +26,7 @@ use crate::{
     mls::{
         self, Handshake, InvalidMls,
         leaf::{pseudonym, signature_key},
+        path,
     },
 };
 
@@ -212,8 +213,7 @@ fn try_next_commit(
         .map(|(proposal, _)| proposal)
         .collect();
     let bytes = group.mls.try_commit(LeafNodeIndex::new(by), &taken)?;
-    rules.check_size(true, bytes)?;
-    rules.check_delivery([(bytes, group.roster.members().len())].into_iter())?;
+    check_path(group, group.roster.members().len(), bytes, waiting, rules)?;
 
     let leaves = group.mls.leaves_after(waiting)?;
     let record = |leaf, _| {
@@ -226,6 +226,27 @@ fn try_next_commit(
     judge(group, &known, &commit, after, rules)
 }
 
+/// Checks that a member can commit what waits, with a path, for so many recipients; `bytes` are those of the commit without
+/// the path. The path itself is looked at only where the longest that there can be is too long: in a group that grew
+/// before the operator lowered a limit.
+fn check_path(
+    group: &Group,
+    recipients: usize,
+    bytes: usize,
+    waiting: &[QueuedProposal],
+    rules: &Rules,
+) -> Result<(), Failure> {
+    let check = |path: usize| {
+        rules.check_size(true, bytes + path)?;
+        rules.check_delivery([(bytes + path, recipients)].into_iter())
+    };
+    if check(path::longest(group.mls.suite(), recipients)).is_ok() {
+        return Ok(());
+    }
+    let paths = group.mls.paths(waiting).map_err(Failure::fault)?;
+    Ok(check(paths.into_values().min().unwrap_or_default())?)
+}
+
 /// Judges a commit by the group that it leads to: one that came, or one that a member could make.
 fn judge(
     before: &Group,
@@ -234,7 +255,8 @@ fn judge(
     after: View<'_>,
     rules: &Rules,
 ) -> Result<(), Failure> {
-    rules.check_members(before.roster.members().len(), after.roster.members().len())?;
+    let members = (before.roster.members().len(), after.roster.members().len());
+    rules.check_members(before.mls.suite(), members.0, members.1)?;
     rules.check_clients(&before.roster, after.roster)?;
     policy::check_commit(view(before), waiting, commit, after)?;
     Ok(())
@@ -301,6 +323,9 @@ fn apply(
     }
     let after = View { policy: &policy, roster: &roster };
     judge(&group, &known, &content, after, submission.rules)?;
+    if !added.is_empty() {
+        check_path(&group, roster.members().len(), path::FRAME, &[], submission.rules)?;
+    }
 
     let group_info = submission
         .group_info

@@ -4,8 +4,8 @@ use std::cell::Cell;
 
 use ciborium::Value;
 use openmls::prelude::{
-    ApplicationIdExtension, Extension, ExtensionType, Extensions, Lifetime, RequiredCapabilitiesExtension,
-    UnknownExtension,
+    ApplicationIdExtension, Ciphersuite, Extension, ExtensionType, Extensions, Lifetime,
+    RequiredCapabilitiesExtension, UnknownExtension,
 };
 use postern_protocol::{
     Attributes, MlsMessage, PublicKey, StateKey,
@@ -22,7 +22,7 @@ use postern_tests_kit::{
 };
 use reqwest::StatusCode;
 
-use super::targets;
+use super::{library::Library, targets};
 use crate::road::Valid;
 
 /// An application message, a commit that adds a member, and a proposal.
@@ -1168,6 +1168,7 @@ async fn what_one_request_puts_into_all_queues_together_is_bounded() {
     let too_large = ProblemType::DeliveryTooLarge;
     let spoken = group.party(1).say(&[7; 40_000]);
     let spoken = group.submit(1, &spoken, None);
+    set_limit(&world, "max_members", 7).await;
     set_limit(&world, "max_delivery_bytes", 65_536).await;
     world.assert_refuses("80,000 bytes in two queues", &spoken, too_large).await;
     let detail = world.pay(&spoken).await.problem("words").detail.unwrap();
@@ -1502,11 +1503,96 @@ async fn a_group_grows_to_the_operators_limit_and_one_beyond_it_goes_on_and_grow
     assert_eq!(names, expected);
     assert!(limits.iter().all(|row| !row.get::<_, &str>("meaning").is_empty()));
     operator.execute("SELECT operator.set_group_limit('max_members', NULL)", &[]).await.unwrap_err();
-    for wrong in ["'max_members', 1", "'past_epochs', 6", "'abandoned_days', 5", "'x', 1"] {
+    // A group that is as large as it may be has to fit into the others.
+    for wrong in [
+        "'max_members', 1",
+        "'max_members', 1500",
+        "'max_commit_bytes', 50000",
+        "'max_delivery_bytes', 65536",
+        "'past_epochs', 6",
+        "'abandoned_days', 5",
+        "'x', 1",
+    ] {
         let refused = operator.execute(&format!("SELECT operator.set_group_limit({wrong})"), &[]).await;
         let hint = refused.unwrap_err().as_db_error().and_then(|error| error.hint().map(str::to_owned));
         assert!(hint.is_some(), "{wrong}");
     }
+}
+
+#[tokio::test]
+async fn a_group_grows_no_larger_than_that_its_members_can_commit_whoever_leaves() {
+    let suite = Ciphersuite::MLS_256_XWING_CHACHA20POLY1305_SHA256_Ed25519;
+    let world = World::start().await;
+    world.stock(300).await;
+    let operator = world.cluster.connect_as("postern_operator").await;
+    operator.batch_execute("SELECT operator.allow_ciphersuite(77)").await.unwrap();
+    // Room for seven members whose keys are small.
+    set_limit(&world, "max_members", 7).await;
+    set_limit(&world, "max_delivery_bytes", 65_536).await;
+    let person = async || {
+        let mut person = world.candidate().await;
+        person.party.set_suite(suite, Library::Libcrux.crypto());
+        person
+    };
+    let mut group = world.group_by(person().await).await;
+    for _ in 0..3 {
+        // All by the admin, and without a path: the nodes between the leaves stay blank.
+        let newcomer = person().await;
+        world.add(&mut group, vec![newcomer]).await;
+        for member in 1..group.members.len() - 1 {
+            world.receive(&mut group.members[member]).await;
+        }
+    }
+    let newcomer = person().await;
+    let (_, call) = group.make(0, adding(&[&newcomer.party]));
+    world.assert_refuses("a fifth member", &call, ProblemType::TooManyMembers).await;
+    let detail = world.pay(&call).await.problem("a fifth member").detail.unwrap();
+    assert!(detail.contains("at most 4 members with this ciphersuite"), "{detail}");
+    group.party(0).forget();
+    let mut client = world.further_client(&group.members[1]).await;
+    client.party.set_suite(suite, Library::Libcrux.crypto());
+    let users = client.party.user.clone();
+    let made = client.party.join_externally(&world.group_info(&group, &users).await, Some(&users));
+    let call = group.submit_commit(&client.party.key, &made);
+    world.assert_refuses("a client that joins by itself", &call, ProblemType::TooManyMembers).await;
+
+    for leaver in [3, 2] {
+        let renewed = group.party(0).propose_update();
+        submit(&world, &group.submit(0, &renewed, None)).await;
+        let leaving = group.party(leaver).self_remove();
+        submit(&world, &group.submit(leaver, &leaving, None)).await;
+        world.receive(&mut group.members[1]).await;
+        let (_, call) = group.make(1, update());
+        submit(&world, &call).await;
+        group.party(1).merge();
+        for member in (0..leaver).filter(|member| *member != 1) {
+            world.receive(&mut group.members[member]).await;
+        }
+    }
+    assert_eq!(group.party(0).member_keys().len(), 2);
+    world.close();
+}
+
+#[tokio::test]
+async fn nothing_waits_in_a_group_whose_commits_a_lowered_limit_does_not_let_through() {
+    let world = World::start().await;
+    world.stock(400).await;
+    let mut group = world.group(30).await;
+    set_limit(&world, "max_members", 7).await;
+    set_limit(&world, "max_delivery_bytes", 65_536).await;
+    let too_large = ProblemType::DeliveryTooLarge;
+    assert_commit_refused(&world, "a commit", &mut group, 1, update(), too_large).await;
+    let leaving = group.party(2).self_remove();
+    let leaving = group.submit(2, &leaving, None);
+    world.assert_refuses("a leaver that nobody could let go", &leaving, too_large).await;
+    let spoken = group.party(3).say(b"what now?");
+    submit(&world, &group.submit(3, &spoken, None)).await;
+    set_limit(&world, "max_delivery_bytes", 200_000).await;
+    submit(&world, &leaving).await;
+    world.receive(&mut group.members[1]).await;
+    let (_, call) = group.make(1, update());
+    submit(&world, &call).await;
+    world.close();
 }
 
 #[tokio::test]
@@ -1523,6 +1609,7 @@ async fn messages_and_commits_have_a_size_each() {
     let crowd = adding(&crowd.iter().collect::<Vec<_>>());
     let (made, call) = group.make(0, crowd);
     let bytes = i32::try_from(made.commit.as_bytes().len()).unwrap();
+    set_limit(&world, "max_members", 100).await;
     set_limit(&world, "max_commit_bytes", bytes - 1).await;
     world.assert_refuses("a commit", &call, large).await;
     set_limit(&world, "max_commit_bytes", bytes).await;
