@@ -91,8 +91,6 @@ pub fn outcomes() -> Vec<crate::database::outcome::Declared> {
         declared::<create_group::CreateGroupOutcome>(),
         declared::<delete_group::DeleteGroupOutcome>(),
         declared::<external_sender_keys::AddSenderKeyOutcome>(),
-        declared::<fetch_group_info::FetchGroupInfoOutcome>(),
-        declared::<fetch_welcome_tree::FetchWelcomeTreeOutcome>(),
         declared::<propose_removal::ProposeRemovalOutcome>(),
         declared::<reserve_group_id::ReserveGroupIdOutcome>(),
         declared::<submit_message::SubmitMessageOutcome>(),

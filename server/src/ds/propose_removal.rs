@@ -15,7 +15,6 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::{
     Ds, handshake,
     roster::Roster,
-    sealed::Kind,
     stored::{LoadedGroup, OpenError},
 };
 use crate::{
@@ -131,7 +130,7 @@ pub fn propose(ds: &Ds, group_id: &GroupId, epoch: u64, key: &StateKey, due: &[u
 async fn propose_all(ds: &Ds, group_id: &GroupId, key: &StateKey, leaves: &[u32]) -> Result<(), Failure> {
     for _ in 0..ATTEMPTS {
         let Some(LoadedGroup { stored, rules, .. }) =
-            LoadedGroup::load(&ds.home, group_id, Kind::Tree).await?
+            LoadedGroup::load_unpaid(&ds.home, group_id).await?
         else {
             return Ok(());
         };

@@ -53,14 +53,14 @@ pub async fn submit_message(ds: Ds, request: Request, payment: Payment) -> Outco
     let message = Submitted::parse(&group_id, body)?;
     let mut current = message.epoch;
     for _ in 0..ATTEMPTS {
-        let loaded = LoadedGroup::load(&ds.home, &group_id, message.needs()).await?;
+        let loaded = LoadedGroup::load(&ds.home, &payment, &group_id, message.needs()).await?;
         let loaded = loaded.ok_or(ProblemType::NotFound)?;
         current = loaded.stored.epoch();
         if message.began(&loaded) {
             let accepted = MessageAccepted { epoch: current, undelivered: 0 };
             return request.answer(StatusCode::OK, &accepted);
         }
-        let Some(step) = validate(&ds, &group_id, &message, &loaded, signer).await? else {
+        let Some(step) = validate(&ds, &payment, &group_id, &message, &loaded, signer).await? else {
             let accepted = MessageAccepted { epoch: current, undelivered: 0 };
             return request.answer(StatusCode::OK, &accepted);
         };
@@ -218,6 +218,7 @@ impl Step {
 /// Validates a message; `None` for a proposal that waits already.
 async fn validate(
     ds: &Ds,
+    payment: &Payment,
     group_id: &GroupId,
     message: &Submitted,
     group: &LoadedGroup,
@@ -229,7 +230,7 @@ async fn validate(
         // Trees of large groups keep a core busy for milliseconds.
         Content::Handshake(handshake) => {
             let validate = || validate_handshake(ds.now(), group_id, message, handshake, group, signer);
-            ds.home.compute(validate).await?
+            payment.compute(&ds.home, validate).await?
         }
     }?;
     if let Some(step) = &step {
