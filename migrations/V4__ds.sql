@@ -12,7 +12,12 @@ CREATE TABLE ds.settings (
     max_authenticated_data_bytes integer NOT NULL DEFAULT 1024 CHECK (max_authenticated_data_bytes >= 64),
     max_delivery_bytes integer NOT NULL DEFAULT 134217728 CHECK (max_delivery_bytes >= 65536),
     past_epochs integer NOT NULL DEFAULT 3 CHECK (past_epochs BETWEEN 0 AND 5),
-    max_reservations integer NOT NULL DEFAULT 1000000 CHECK (max_reservations > 0)
+    max_reservations integer NOT NULL DEFAULT 1000000 CHECK (max_reservations > 0),
+    -- A group that is as large as it may be can go on: a commit has 83 bytes for each member, and 8,192 more, in the worst
+    -- case with X25519 (server/src/mls/path.rs). With larger keys groups grow less.
+    CONSTRAINT commits_of_the_largest_group_fit CHECK (max_commit_bytes >= 83 * max_members + 8192),
+    CONSTRAINT deliveries_of_the_largest_group_fit
+        CHECK (max_delivery_bytes >= max_members::bigint * (83 * max_members + 8192))
 );
 COMMENT ON TABLE ds.settings IS 'Settings of the DS: one row';
 COMMENT ON COLUMN ds.settings.singleton IS 'Always true: there is one row. Never changes';
@@ -95,11 +100,11 @@ COMMENT ON TABLE ds.groups IS 'Groups: their members and messages are sealed (DS
 COMMENT ON COLUMN ds.groups.group_id IS 'Random part of the group id (16 bytes). Never changes';
 COMMENT ON COLUMN ds.groups.epoch IS
     'Epoch of the group (RFC 9420 §2). Grows by one with each commit, and by nothing else';
-COMMENT ON COLUMN ds.groups.revision IS 'Number of proposals kept in this epoch. Grows; zero after each commit';
+COMMENT ON COLUMN ds.groups.revision IS 'Number of times that proposals came in this epoch. Grows; zero after each commit';
 COMMENT ON COLUMN ds.groups.last_commit IS
     'SHA-256 of the commit that began this epoch, or of the request that created the group, by which a repeat is recognised (DS-4). Changes with epoch';
 COMMENT ON COLUMN ds.groups.roster IS
-    'State that an application message needs (leaves, keys, addresses), padded and sealed under the group''s state key. Changes with epoch';
+    'State that an application message needs (leaves, keys, addresses), padded and sealed under the group''s state key. Changes with epoch, and when somebody is to go';
 COMMENT ON COLUMN ds.groups.tree IS
     'State that a commit needs (the group''s public state), padded and sealed under the group''s state key. Changes with epoch and revision';
 COMMENT ON COLUMN ds.groups.last_used IS
@@ -177,9 +182,5 @@ CREATE TYPE ds.propose_removal_outcome AS ENUM ('proposed', 'stale');
 COMMENT ON TYPE ds.propose_removal_outcome IS 'Outcomes of ds.propose_removal';
 CREATE TYPE ds.delete_group_outcome AS ENUM ('deleted', 'token_spent', 'wrong_epoch');
 COMMENT ON TYPE ds.delete_group_outcome IS 'Outcomes of ds.delete_group';
-CREATE TYPE ds.fetch_group_info_outcome AS ENUM ('found', 'token_spent', 'unknown_group');
-COMMENT ON TYPE ds.fetch_group_info_outcome IS 'Outcomes of ds.fetch_group_info';
-CREATE TYPE ds.fetch_welcome_tree_outcome AS ENUM ('found', 'token_spent', 'unknown_joiner');
-COMMENT ON TYPE ds.fetch_welcome_tree_outcome IS 'Outcomes of ds.fetch_welcome_tree';
 CREATE TYPE ds.add_sender_key_outcome AS ENUM ('added', 'not_due');
 COMMENT ON TYPE ds.add_sender_key_outcome IS 'Outcomes of ds.add_sender_key';

@@ -6,7 +6,8 @@
 --   group_id: 16 bytes
 --   epoch, revision: of the state that the message was validated on
 --   commit_digest: SHA-256 of a commit, else null
---   roster, tree: the sealed next state: both for a commit, the tree for a proposal, neither for an application message
+--   roster, tree: the sealed next state: both for a commit, and for a proposal by which a leaf goes; the tree for another
+--     proposal; neither for an application message
 --   addresses, parts, payloads, urgencies: what to deliver where, as in postern.deliver
 --   welcome_tree, joiners: of a commit that adds members, for ds.welcome_trees
 --   expires: last day (days since 1970) of the welcome_tree
@@ -74,7 +75,7 @@ BEGIN
         RETURN;
     END IF;
 
-    IF submit_message.roster IS NOT NULL THEN
+    IF commit_digest IS NOT NULL THEN
         UPDATE ds.groups g
            SET epoch = g.epoch + 1, revision = 0, last_commit = commit_digest,
                roster = submit_message.roster, tree = submit_message.tree, last_used = today
@@ -82,7 +83,8 @@ BEGIN
         current_epoch := current_epoch + 1;
     ELSIF changes THEN
         UPDATE ds.groups g
-           SET revision = g.revision + 1, tree = submit_message.tree, last_used = today
+           SET revision = g.revision + 1, tree = submit_message.tree, last_used = today,
+               roster = coalesce(submit_message.roster, g.roster)
          WHERE g.group_id = submit_message.group_id;
     ELSIF stored.last_used < today THEN
         -- The first message of a day that needs not wait writes the day: two sharers of the row would deadlock.
