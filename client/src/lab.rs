@@ -71,6 +71,14 @@ impl Client {
     pub fn pass_time_for_added_devices(&self, seconds: u64) -> Result<()> {
         self.session.store.write(|tx| link::pass_time(tx, seconds))
     }
+
+    /// Lets all that this device saw of the user's other devices be so many seconds longer ago, as if they had passed.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub fn pass_time_for_silent_devices(&self, seconds: u64) -> Result<()> {
+        self.session.store.write(|tx| identity::pass_time(tx, seconds))
+    }
 }
 
 impl Group {

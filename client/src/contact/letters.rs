@@ -207,7 +207,7 @@ fn take_effect(
     if !found.clients.iter().any(|client| client.client_key == *client_key) {
         return Err(Rejection::invalid("a letter is from a device that is not its user's, or not any more"));
     }
-    match identity::heard(tx, user, &letter.stamp.eid)? {
+    match identity::heard(tx, user, client_key, &letter.stamp.eid)? {
         Seen::Same | Seen::Unknown => {}
         Seen::Newer => {
             return Err(Rejection::invalid("the server keeps back what a letter's sender knows of itself"));

@@ -189,7 +189,7 @@ fn receive_content(
     if let Some(claim) = shown
         && let Some(user) = identity::confirmed(tx, &claim.client_key)?
     {
-        identity::heard(tx, &user, &message.eid)?;
+        identity::heard(tx, &user, &claim.client_key, &message.eid)?;
         if claim.user != user {
             accounts::hint(tx, &user, Some(&claim.user))?;
         } else if message.content == Content::Gone {

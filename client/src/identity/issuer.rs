@@ -10,7 +10,7 @@ use postern_protocol::{
 };
 use rusqlite::{OptionalExtension as _, params};
 
-use super::known;
+use super::{known, verify::CLOCK_SKEW};
 use crate::{
     error::{Error, IdentityError, IssuerError, Result},
     event::Event,
@@ -68,7 +68,7 @@ pub(crate) fn is_revoked(tx: &Tx<'_>, issuer: &PublicKey) -> Result<bool> {
 }
 
 /// Verifies that a published key of the AS signed a credential, that both are valid at `now`, and that the root
-/// certified the key if there is one.
+/// certified the key if there is one. A credential may begin a little later: clocks differ, and it begins at midnight.
 pub(super) fn verify_credential(
     credential: &IssuedCredential,
     keys: &AuthenticationKeys,
@@ -76,6 +76,7 @@ pub(super) fn verify_credential(
 ) -> Result<ClientCredential, IdentityError> {
     let claim = ClientCredential::parse(credential).map_err(|_| IdentityError::Credential)?;
     let issuer = claim.issuer_key;
+    let now = claim.not_before.clamp(now, now.saturating_add(CLOCK_SKEW));
     let is_good = *claim.user.domain() == keys.domain
         && is_issuer(keys, &issuer, now)
         && !is_worthless(credential, keys, now);
