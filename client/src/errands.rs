@@ -132,15 +132,20 @@ impl Session {
         })
     }
 
-    /// Removes devices that were removed from this user from a group.
+    /// Shuts devices that were removed from this user out of a group.
     async fn evict(&self, step: &Step<'_>, id: &GroupId) -> Result<()> {
         // Who the user's leaves are, as far as nobody said it here.
         let current = self.fetch_current(id).await;
         if let Ok(current) = &current {
             self.store.write(|tx| GroupState::load(tx, id)?.learn(tx, &current.attributes))?;
         }
-        let done = self.commit(step, id, group::evict).await;
-        if done.is_ok() || done.as_ref().is_err_and(|error| error.refusal().is_some()) {
+        let mut done = self.commit(step, id, group::evict).await;
+        if done.is_ok() {
+            // Those that were users of their own went; the user's key is another matter.
+            done = self.commit(step, id, group::evict).await;
+        }
+        let is_over = |error: &Error| error.refusal().is_some() || matches!(error, Error::NotMember);
+        if done.as_ref().err().is_none_or(is_over) {
             self.store.write(|tx| group::evicted(tx, id))?;
         }
         done
@@ -186,11 +191,12 @@ impl Session {
                 (Ok(_), Some(_)) | (Err(_), _) => store.write(|tx| group::forget_hint(tx, &hint.user))?,
             }
         }
-        let since = store.now().saturating_sub(self.options.look_up_every.as_secs());
+        let pause = self.options.look_up_every.as_secs();
+        let since = store.now().saturating_sub(pause);
         for user in store.read(|tx| group::not_seen_since(tx, since))? {
             match identity::look_up(api, store, &user).await {
                 Err(error) if error.problem() == Some(ProblemType::NotFound) => {
-                    store.write(|tx| group::gone(tx, &user))?;
+                    store.write(|tx| group::not_shown(tx, &user, tx.now().saturating_add(pause)))?;
                 }
                 found => goes_on(found.map(drop))?,
             }

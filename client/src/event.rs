@@ -78,7 +78,7 @@ pub enum Event {
     MemberReset { group: GroupId, user: UserName },
     /// A member's user has another name now, as the AS confirms.
     MemberRenamed { group: GroupId, user: UserName, name: UserName },
-    /// The AS knows a member's user no more: its account ended.
+    /// A member's user ended its account: a device of it said so, and the AS knows nobody of that name.
     MemberGone { group: GroupId, user: UserName },
     /// This device could not come back into a group. It goes on trying, more and more seldom.
     Broken { group: GroupId, reason: String },

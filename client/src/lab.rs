@@ -127,7 +127,7 @@ impl Group {
         let step = self.session.store.step().await?;
         match self.session.outstanding(&self.id)? {
             Some(submission) => {
-                let accepted = MessageAccepted { epoch: submission.epoch, undelivered: 0 };
+                let accepted = MessageAccepted::in_epoch(submission.epoch);
                 self.session.accepted(&step, &submission, &accepted).await
             }
             None => Ok(()),

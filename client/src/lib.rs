@@ -65,7 +65,7 @@ mod submit;
 mod tokens;
 
 pub use account::{LinkGrant, LinkRequest, recovery_key_of, recovery_words};
-pub use client::{Client, ClientBuilder, Group, Invited, Refounded, Removal};
+pub use client::{Client, ClientBuilder, Group, Invited, Refounded, Removal, StillIn};
 #[cfg(feature = "lab")]
 pub use clock::Clock;
 pub use contact::{

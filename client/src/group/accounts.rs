@@ -61,14 +61,27 @@ pub(crate) fn hints(tx: &Tx<'_>) -> Result<Vec<MemberNews>> {
         .collect()
 }
 
-/// The AS does not know a user any more that is a member of groups.
+/// The AS does not know a user any more of whom a device said that the account ends.
 pub(crate) fn gone(tx: &Tx<'_>, user: &UserName) -> Result<()> {
     forget_hint(tx, user)?;
-    let sql = "INSERT OR IGNORE INTO gone_members (user) VALUES (?1)";
+    let sql = "INSERT INTO gone_members (user, told, due) VALUES (?1, 1, 0)
+               ON CONFLICT (user) DO UPDATE SET told = 1 WHERE told = 0";
     if tx.sql().execute(sql, [user.to_string()])? == 0 {
         return Ok(());
     }
     tell(tx, user, |group| Event::MemberGone { group, user: user.clone() })
+}
+
+/// The AS does not show a user of whom nobody said anything. The account may have ended, or be hidden from those that are
+/// no contacts, or be called something else, which its devices are yet to say: it is looked for again, at this time
+/// (seconds since 1970).
+pub(crate) fn not_shown(tx: &Tx<'_>, user: &UserName, due: u64) -> Result<()> {
+    tx.sql().execute(
+        "INSERT INTO gone_members (user, told, due) VALUES (?1, 0, ?2)
+         ON CONFLICT (user) DO UPDATE SET due = excluded.due WHERE told = 0",
+        params![user.to_string(), integer(due)],
+    )?;
+    Ok(())
 }
 
 /// The AS still knows a user that says that it ends.
@@ -110,11 +123,12 @@ pub(crate) fn not_seen_since(tx: &Tx<'_>, time: u64) -> Result<Vec<UserName>> {
            JOIN groups g ON g.group_id = l.group_id AND g.active = 1
            JOIN identities i ON i.client_key = l.client_key
            JOIN eids e ON e.user = i.user AND e.pending = 0
-          WHERE e.seen < ?1 AND NOT EXISTS (SELECT 1 FROM gone_members m WHERE m.user = i.user)
+          WHERE e.seen < ?1 AND NOT EXISTS
+              (SELECT 1 FROM gone_members m WHERE m.user = i.user AND (m.told = 1 OR m.due > ?3))
           ORDER BY e.seen LIMIT ?2",
     )?;
     let rows = statement
-        .query_map(params![integer(time), AT_ONCE], |row| row.get(0))?
+        .query_map(params![integer(time), AT_ONCE, integer(tx.now())], |row| row.get(0))?
         .collect::<Result<Vec<String>, _>>()?;
     rows.iter().map(|user| parse(user)).collect()
 }

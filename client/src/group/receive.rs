@@ -159,10 +159,12 @@ fn receive_commit(
         outstanding::forget(tx, &group.id, Kind::Commit)?;
     }
     record::settled(tx, &group.id)?;
-    if left && by_own_user {
+    if !left {
+        group.follow_user_key(tx)?;
+    } else if by_own_user {
         // Another device of this user wants it so: none brings this one in again.
         group.quit(tx)?;
-    } else if left {
+    } else {
         group.end(tx)?;
     }
     Ok(())

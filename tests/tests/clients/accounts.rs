@@ -1,13 +1,13 @@
 //! What people do with their account as a whole (AS-8, AS-9). Real clients, a real server.
 
-use std::{fs, path::Path, time::Duration};
+use std::{collections::BTreeSet, fs, path::Path, time::Duration};
 
 use postern_client::{
-    Client, Error, Event, ForContacts, IdentityError, Member, ProfileChange, RecoveryKey, recovery_key_of,
-    recovery_words,
+    Client, Error, Event, ForContacts, IdentityError, Member, ProfileChange, RecoveryKey, StillIn,
+    recovery_key_of, recovery_words,
 };
 use postern_protocol::{name::UserName, problem::ProblemType};
-use postern_tests_kit::{User, World, befriend, eventually};
+use postern_tests_kit::{User, World, befriend, eventually, joined};
 
 /// The recovery key as its owner wrote it down.
 fn written_down(client: &Client) -> RecoveryKey {
@@ -212,8 +212,12 @@ async fn nothing_is_left_of_a_deleted_account_in_a_dump_or_in_the_tables_files()
     let error = bob.delete_account(&RecoveryKey::generate()).await.unwrap_err();
     assert_eq!(error.problem(), Some(ProblemType::WrongProof));
     assert!(bob.groups().unwrap()[0].active, "nothing is given up before the key is known to be right");
-    bob.delete_account(&key).await.unwrap();
+    let still_in = bob.delete_account(&key).await.unwrap();
     assert!(Client::open(bob.directory()).is_err(), "it is no client any more");
+    assert!(
+        still_in.iter().all(|it| it.group == group),
+        "his tablet, if he heard that it is there: {still_in:?}"
+    );
     let gone = tablet.devices().await.unwrap_err();
     assert!(gone.problem().is_some(), "{gone}");
     // His other device is a member yet, whose turn to commit may come first: unless she says something, which has to
@@ -252,6 +256,90 @@ async fn nothing_is_left_of_a_deleted_account_in_a_dump_or_in_the_tables_files()
     })
     .await;
     world.register(&User::new(name)).await;
+}
+
+#[tokio::test]
+async fn who_deletes_an_account_is_in_no_group_any_more_and_leaves_none_without_an_admin() {
+    let world = World::builder().pushing().start().await;
+    let (alice, bob, carol) =
+        (world.person("alice").await, world.person("bob").await, world.person("carol").await);
+    let tablet = world.device(&bob, "tablet").await;
+    let receive = async |client: &Client| client.receive(Duration::ZERO).await.unwrap();
+    // A group of his own, and one with others.
+    let alone = bob.create_group("alone").await.unwrap().id().clone();
+    let his = bob.create_group("his").await.unwrap().id().clone();
+    befriend(&bob, &carol, &his).await;
+    joined(&carol, 1).await;
+    befriend(&bob, &alice, &his).await;
+    joined(&alice, 1).await;
+    joined(&tablet, 2).await;
+    for client in [&bob, &tablet, &alice, &carol, &bob] {
+        receive(client).await;
+    }
+    assert_eq!(alice.group_with_id(&his).members().unwrap().len(), 4);
+
+    tablet.wallet().fetch(20).await.unwrap();
+    let still_in = bob.delete_account(&written_down(&bob)).await.unwrap();
+    assert_eq!(still_in, []);
+    assert_eq!(world.count("ds.groups").await, 1, "nobody else was in the other");
+    for client in [&carol, &alice, &carol] {
+        receive(client).await;
+        client.group_with_id(&his).update().await.unwrap();
+    }
+    receive(&alice).await;
+    let names = |members: Vec<Member>| members.iter().map(ToString::to_string).collect::<BTreeSet<_>>();
+    let his_group = alice.group_with_id(&his);
+    let expected = ["alice", "carol"].map(|name| format!("{name}@home.example"));
+    assert_eq!(names(his_group.members().unwrap()), BTreeSet::from(expected), "his tablet went with him");
+    // She was there before Alice was.
+    assert_eq!(names(his_group.admins().unwrap()), BTreeSet::from(["carol@home.example".to_owned()]));
+    carol.group_with_id(&his).rename("hers").await.unwrap();
+    // It is nobody's device, and its errands fail.
+    tablet.receive(Duration::ZERO).await.ok();
+    for group in [&alone, &his] {
+        assert!(
+            matches!(tablet.group_with_id(group).epoch(), Err(Error::NotMember)),
+            "his tablet is in none"
+        );
+    }
+}
+
+#[tokio::test]
+async fn devices_that_were_added_apart_go_with_the_account_where_it_may_and_are_told_of_where_not() {
+    let world = World::builder().pushing().start().await;
+    let (alice, bob) = (world.person("alice").await, world.person("bob").await);
+    let _tablet = world.device(&bob, "tablet").await;
+    let receive = async |client: &Client| client.receive(Duration::ZERO).await.unwrap();
+    // Alice adds both, and the tablet is off: it does not come into his place.
+    let led = alice.create_group("he is an admin").await.unwrap();
+    befriend(&alice, &bob, led.id()).await;
+    joined(&bob, 1).await;
+    let other = alice.create_group("he is none").await.unwrap();
+    other.invite(bob.user()).await.unwrap();
+    joined(&bob, 1).await;
+    for client in [&alice, &bob, &alice] {
+        receive(client).await;
+    }
+    led.name_admin(bob.user()).await.unwrap();
+    receive(&bob).await;
+    for group in [&led, &other] {
+        assert_eq!(group.members().unwrap().len(), 3);
+        assert_eq!(
+            bob.group_with_id(group.id()).removal(bob.user()).unwrap().members.len(),
+            1,
+            "he knows it"
+        );
+    }
+
+    let still_in = bob.delete_account(&written_down(&bob)).await.unwrap();
+    let [StillIn { group, title, reason }] = &still_in[..] else { panic!("{still_in:?}") };
+    assert_eq!((group, title.as_str()), (other.id(), "he is none"));
+    assert!(reason.ends_with(": 1"), "{reason}");
+    receive(&alice).await;
+    for (group, members) in [(&led, 1), (&other, 2)] {
+        group.update().await.unwrap();
+        assert_eq!(group.members().unwrap().len(), members);
+    }
 }
 
 #[tokio::test]
