@@ -10,7 +10,7 @@ use crate::{
     error::{Error, Result, goes_on},
     event::Event,
     group::{self, Change, GroupState, strayed},
-    identity, invitations, key_packages, link, mailbox, push,
+    identity, invitations, key_packages, link, mailbox, profile, push,
     session::Session,
     store::{Step, Tx, integer},
 };
@@ -27,6 +27,8 @@ impl Session {
         goes_on(self.rotate_mailbox_keys(step).await)?;
         goes_on(contact::read_letters(store, api, &self.options).await)?;
         goes_on(contact::settle_friendship(store, api).await)?;
+        // Before contacts are told the key: then the profile opens with it.
+        goes_on(profile::settle(api, store).await)?;
         goes_on(key_packages::publish_if_due(store, api).await)?;
         goes_on(push::tell_server(store, api).await)?;
         for group in store.read(strayed::due)? {
@@ -190,7 +192,7 @@ impl Session {
         for user in store.read(|tx| group::not_seen_since(tx, since))? {
             match identity::look_up(api, store, &user).await {
                 Err(error) if error.problem() == Some(ProblemType::NotFound) => {
-                    store.write(|tx| group::gone(tx, &user))?;
+                    store.write(|tx| group::missed(tx, &user))?;
                 }
                 found => goes_on(found.map(drop))?,
             }

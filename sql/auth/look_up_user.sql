@@ -5,8 +5,8 @@
 --   name: the part before @
 --   of_incarnation: the incarnation whose history is asked for; null for the one that lives
 --   after: epoch of that incarnation that the reader has reached; null for no history
---   lookup: digest of the lookup secret that the reader shows; null without one. A user whom nobody else can look up is
---     unknown to all others, by the same statement (AS-6)
+--   lookup: digest of the lookup secret that the reader shows; null without one. A user that is not discoverable is in
+--     neither of the two indexes for a reader with another one, as a name that nobody has (AS-5)
 --
 -- Returns found, with the incarnation that lives: incarnation, founder, founding (the transcript of its epoch 0), epoch,
 -- transcript, tree_hash, state_signature, group_info and ratchet_tree of its current epoch; the confirmed clients that
@@ -42,10 +42,14 @@ BEGIN
                 ELSE ARRAY(SELECT e.transcript FROM auth.incarnations e
                             WHERE e.user_id = i.user_id AND e.incarnation < i.incarnation
                             ORDER BY e.incarnation) END,
-           CASE WHEN p.incarnation = i.incarnation THEN p.profile END
+           p.profile
       INTO found_user, incarnation, founder, founding, epoch, transcript, tree_hash, state_signature, group_info,
            ratchet_tree, client_keys, credentials, contacts, ended, profile
-      FROM auth.users u
+      FROM (SELECT o.user_id FROM auth.users o WHERE o.shown_name = look_up_user.name
+             UNION ALL
+            SELECT o.user_id FROM auth.users o
+             WHERE o.lookup = look_up_user.lookup AND o.name = look_up_user.name
+             LIMIT 1) u
       JOIN auth.incarnations i ON i.user_id = u.user_id AND i.eid IS NOT NULL
       LEFT JOIN auth.profiles p ON p.user_id = u.user_id
      CROSS JOIN LATERAL (
@@ -53,9 +57,7 @@ BEGIN
                   coalesce(array_agg(c.credential ORDER BY c.client_key), '{}') AS credentials,
                   coalesce(array_agg(c.sealed_contact ORDER BY c.client_key), '{}') AS contacts
              FROM auth.clients c
-            WHERE c.user_id = i.user_id AND c.incarnation = i.incarnation AND c.credential IS NOT NULL) shown
-     WHERE u.name = look_up_user.name
-       AND (coalesce(p.discoverable, true) OR p.lookup = look_up_user.lookup);
+            WHERE c.user_id = i.user_id AND c.incarnation = i.incarnation AND c.credential IS NOT NULL) shown;
     IF NOT FOUND THEN
         outcome := 'unknown_user';
         RETURN;

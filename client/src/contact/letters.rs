@@ -1,7 +1,7 @@
 //! Letters that came in. None takes effect before the AS was asked who wrote it: a device that its user removed is
 //! nobody from then on (AS-13), and what a server sends again or keeps back changes nothing. Owns the table `letters`.
 
-use postern_protocol::{Payload, PublicKey, name::UserName, problem::ProblemType};
+use postern_protocol::{LookupSecret, Payload, PublicKey, name::UserName, problem::ProblemType};
 use rusqlite::params;
 
 use super::{
@@ -17,6 +17,7 @@ use crate::{
     group::{self, GroupHandover},
     identity::{self, Seen, VerifiedUser},
     options::Options,
+    profile,
     server::Api,
     store::{Store, Tx, decode, encode, fixed, integer},
 };
@@ -27,6 +28,8 @@ const DAY: u64 = 24 * HOUR;
 const UNVERIFIED_FOR: u64 = 30 * DAY;
 /// Seconds for which the farewell of a user waits that the AS still knows.
 const FAREWELL_FOR: u64 = 2 * DAY;
+/// The most secrets of letters that are tried when their user is looked up.
+const SECRETS_AT_ONCE: usize = 3;
 
 /// A letter that waits for the AS to be asked about its sender.
 struct WaitingLetter {
@@ -82,11 +85,12 @@ pub(crate) fn receive_letter(tx: &Tx<'_>, deposit: &Payload, options: &Options) 
         return Err(Rejection::invalid("more letters of strangers wait than are kept"));
     }
     tx.sql().execute(
-        "INSERT INTO letters (client_key, subject, user, number, time, stamp, body, stranger, due)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 0)
+        "INSERT INTO letters (client_key, subject, user, number, time, stamp, body, stranger, lookup, due)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, 0)
          ON CONFLICT (client_key, subject)
          DO UPDATE SET user = excluded.user, number = excluded.number, time = excluded.time,
-                       stamp = excluded.stamp, body = excluded.body, stranger = excluded.stranger, due = 0
+                       stamp = excluded.stamp, body = excluded.body, stranger = excluded.stranger,
+                       lookup = excluded.lookup, due = 0
          WHERE excluded.number > letters.number",
         params![
             client_key.as_bytes(),
@@ -96,10 +100,24 @@ pub(crate) fn receive_letter(tx: &Tx<'_>, deposit: &Payload, options: &Options) 
             integer(letter.stamp.time),
             encode(&letter.stamp),
             encode(&letter.body),
-            stranger
+            stranger,
+            letter.lookup.as_ref().map(|secret| secret.as_bytes().as_slice())
         ],
     )?;
     Ok(())
+}
+
+/// The secrets by which a user can be looked up, as letters say that wait: first those of senders that were confirmed, and
+/// not so many that they cost more than they are worth.
+pub(crate) fn secrets_in_letters(tx: &Tx<'_>, user: &UserName) -> Result<Vec<LookupSecret>> {
+    let mut statement = tx.sql().prepare_cached(
+        "SELECT lookup FROM letters WHERE user = ?1 AND lookup IS NOT NULL
+         GROUP BY lookup ORDER BY min(stranger), max(number) DESC LIMIT ?2",
+    )?;
+    let secrets = statement
+        .query_map(params![user.to_string(), SECRETS_AT_ONCE], |row| row.get::<_, [u8; 32]>(0))?
+        .collect::<Result<Vec<_>, _>>()?;
+    Ok(secrets.into_iter().map(LookupSecret::new).collect())
 }
 
 /// The number of letters that wait and are of senders that no lookup had confirmed when they came.
@@ -261,6 +279,11 @@ fn take_effect(
             return Err(Rejection::invalid(
                 "a user says to have had a name that is not known to have been its",
             ));
+        }
+        // The lookup showed it.
+        LetterBody::Profile(version) if profile::version(tx, user)? >= *version => {}
+        LetterBody::Profile(_) => {
+            return Err(Rejection::invalid("the server keeps back a user's profile"));
         }
         LetterBody::Gone => {}
     }

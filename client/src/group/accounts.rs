@@ -1,4 +1,4 @@
-//! What becomes of the accounts of members (AS-11): a reset, another name, an end. A member's message is
+//! What becomes of the accounts of members (AS-11): a reset, another name or display name, an end. A member's message is
 //! a hint; the AS's record proves it, and each group that the user is in is told once. Owns the tables
 //! `member_news` and `gone_members`.
 
@@ -16,6 +16,8 @@ use crate::{
 const LOOK_AGAIN: u64 = 60 * 60;
 /// How often the AS is asked whether an account ended before the hint is dropped.
 const PATIENCE: u32 = 48;
+/// Seconds after which a user counts as gone whom the AS knew nothing of twice.
+const MISSED_FOR: u64 = 3 * 24 * 60 * 60;
 /// The most users that are looked up again in one go.
 const AT_ONCE: usize = 5;
 
@@ -33,6 +35,13 @@ pub(crate) fn tell_groups(tx: &Tx<'_>) -> Result<()> {
     record::active(tx)?.iter().try_for_each(|id| outbox::push(tx, id, &Content::Present).map(drop))
 }
 
+/// Gives all groups the key to the profile of this device's user: members with a message, those that come later with the
+/// card that a commit brings.
+pub(crate) fn give_profile_key(tx: &Tx<'_>) -> Result<()> {
+    tell_groups(tx)?;
+    record::commit_everywhere(tx)
+}
+
 /// Says in all groups that this device's user ends its account.
 pub(crate) fn tell_groups_of_end(tx: &Tx<'_>) -> Result<()> {
     record::active(tx)?.iter().try_for_each(|id| outbox::push(tx, id, &Content::Gone).map(drop))
@@ -44,6 +53,26 @@ pub(super) fn hint(tx: &Tx<'_>, user: &UserName, name: Option<&UserName>) -> Res
         "INSERT INTO member_news (user, name, tried, due) VALUES (?1, ?2, 0, 0)
          ON CONFLICT (user) DO UPDATE SET name = excluded.name, tried = 0, due = 0",
         params![user.to_string(), name.map(ToString::to_string)],
+    )?;
+    Ok(())
+}
+
+/// Has the AS asked about a user of whom something new was told, or may be shown by now.
+pub(super) fn look_again(tx: &Tx<'_>, user: &UserName) -> Result<()> {
+    tx.sql().execute(
+        "INSERT OR IGNORE INTO member_news (user, name, tried, due) VALUES (?1, ?1, 0, 0)",
+        [user.to_string()],
+    )?;
+    Ok(())
+}
+
+/// The AS knows nobody of a member's name, and no device of the user said that it ends. The user may have ended all the
+/// same; or may be shown to holders of a key only that is on its way to this device (AS-6). It is told as gone if the AS
+/// knows nothing days later.
+pub(crate) fn missed(tx: &Tx<'_>, user: &UserName) -> Result<()> {
+    tx.sql().execute(
+        "INSERT OR IGNORE INTO member_news (user, name, tried, due) VALUES (?1, NULL, ?2, ?3)",
+        params![user.to_string(), PATIENCE, integer(tx.now().saturating_add(MISSED_FOR))],
     )?;
     Ok(())
 }
@@ -98,6 +127,15 @@ pub(crate) fn was_reset(tx: &Tx<'_>, user: &UserName) -> Result<()> {
     tell(tx, user, |group| Event::MemberReset { group, user: user.clone() })
 }
 
+/// The AS shows another display name of a user, or its key came.
+pub(crate) fn shows_name(tx: &Tx<'_>, user: &UserName, display_name: &str) -> Result<()> {
+    tell(tx, user, |group| Event::MemberDisplayName {
+        group,
+        user: user.clone(),
+        display_name: display_name.to_owned(),
+    })
+}
+
 pub(crate) fn forget_hint(tx: &Tx<'_>, user: &UserName) -> Result<()> {
     tx.sql().execute("DELETE FROM member_news WHERE user = ?1", [user.to_string()])?;
     Ok(())
@@ -111,6 +149,7 @@ pub(crate) fn not_seen_since(tx: &Tx<'_>, time: u64) -> Result<Vec<UserName>> {
            JOIN identities i ON i.client_key = l.client_key
            JOIN eids e ON e.user = i.user AND e.pending = 0
           WHERE e.seen < ?1 AND NOT EXISTS (SELECT 1 FROM gone_members m WHERE m.user = i.user)
+            AND NOT EXISTS (SELECT 1 FROM member_news n WHERE n.user = i.user)
           ORDER BY e.seen LIMIT ?2",
     )?;
     let rows = statement

@@ -3,10 +3,11 @@
 use postern_protocol::{PublicKey, credential::ClientCredential, ds::GroupId, name::UserName};
 use rusqlite::{OptionalExtension as _, params};
 
-use super::message::RosterEntry;
+use super::{accounts, message::RosterEntry};
 use crate::{
     error::{Error, Result},
     identity::{self, IdentityLink},
+    profile::{self, SharedProfileKey, Source},
     store::{Tx, decode, encode, integer},
 };
 
@@ -30,6 +31,27 @@ pub(super) fn shown(tx: &Tx<'_>, group: &GroupId, leaf_key: &PublicKey, link: &I
 /// what was known is never overwritten.
 pub(super) fn told(tx: &Tx<'_>, group: &GroupId, leaf_key: &PublicKey, link: &IdentityLink) -> Result<()> {
     keep(tx, group, leaf_key, link, "links.client_key IS NULL")
+}
+
+/// Keeps the key to the profile of a member's user that somebody told, if both keys signed the link.
+pub(super) fn told_profile_key(
+    tx: &Tx<'_>,
+    group: &GroupId,
+    leaf_key: &PublicKey,
+    link: &IdentityLink,
+    profile_key: Option<&SharedProfileKey>,
+) -> Result<()> {
+    let Some((claim, shared)) = link.claim(group, leaf_key).zip(profile_key) else { return Ok(()) };
+    if profile::keep_key(tx, &claim.user, shared, Source::Told)? {
+        accounts::look_again(tx, &claim.user)?;
+    }
+    Ok(())
+}
+
+/// The key to the profile of the user that a link names, if this device has it.
+pub(super) fn profile_key(tx: &Tx<'_>, link: &IdentityLink) -> Result<Option<SharedProfileKey>> {
+    let claim = ClientCredential::parse(&link.credential).map_err(|_| Error::Damaged("a credential"))?;
+    profile::key_of(tx, &claim.user)
 }
 
 fn keep(
@@ -79,7 +101,8 @@ pub(super) fn take_newcomers(tx: &Tx<'_>, group: &GroupId) -> Result<Vec<RosterE
     rows.into_iter()
         .map(|(leaf_key, link)| {
             let link = decode(&link, "an identity link")?;
-            Ok(RosterEntry { leaf_key: PublicKey::new(leaf_key), link })
+            let profile_key = profile_key(tx, &link)?;
+            Ok(RosterEntry { leaf_key: PublicKey::new(leaf_key), link, profile_key })
         })
         .collect()
 }

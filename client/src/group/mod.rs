@@ -33,8 +33,8 @@ mod upkeep;
 
 pub(crate) use self::{
     accounts::{
-        forget_hint, gone, hints, not_seen_since, still_there, tell_groups, tell_groups_of_end, was_renamed,
-        was_reset,
+        forget_hint, give_profile_key, gone, hints, missed, not_seen_since, shows_name, still_there,
+        tell_groups, tell_groups_of_end, was_renamed, was_reset,
     },
     commit::add_invited,
     evict::{evict, evicted, evictions, remove_own_device},

@@ -453,7 +453,7 @@ fn a_member_that_is_no_admin_changes_neither_title_nor_names_nor_keys_of_others(
         &Content::Introduction {
             title: "Mallory's".to_owned(),
             titled: 9,
-            roster: vec![RosterEntry { leaf_key: alices, link }],
+            roster: vec![RosterEntry { leaf_key: alices, link, profile_key: None }],
             attributes_key: Some([6; 32]),
         },
     );
@@ -625,8 +625,9 @@ fn a_member_takes_no_other_members_name_and_is_removed_alone() {
         other.receive(&addition).unwrap();
     }
     let taken = [alice.leaf(&id), carol.leaf(&id)];
-    let roster =
-        taken.map(|leaf_key| RosterEntry { leaf_key, link: claim_to(&mallory, &id, &leaf_key) }).to_vec();
+    let entry =
+        |leaf_key| RosterEntry { leaf_key, link: claim_to(&mallory, &id, &leaf_key), profile_key: None };
+    let roster = taken.map(entry).to_vec();
     mallory
         .push(&id, &Content::Introduction { title: String::new(), titled: 0, roster, attributes_key: None });
     bob.receive(&mallory.send(&id)).unwrap();
