@@ -88,7 +88,7 @@ pub use postern_api as api;
 #[cfg(feature = "lab")]
 pub use postern_api::{Http, Request, Response, Token};
 pub use postern_protocol::second_proof::RecoveryKey;
-pub use profile::{ForContacts, ProfileChange, UserProfile};
+pub use profile::{ForContacts, ProfileChange, SharedProfileKey, UserProfile};
 pub use store::Passphrase;
 #[cfg(feature = "lab")]
 pub use submit::Submission;

@@ -93,13 +93,14 @@ impl Client {
         self.session.store.read(|tx| profile::profile(tx, user))
     }
 
-    /// Changes this user's profile. What the change leaves out stays.
+    /// Changes this user's profile, and tells contacts. What the change leaves out stays.
     ///
     /// # Errors
     /// [`Error::BadPicture`], [`Error::TooLong`], `body-too-large`, `invalid-profile`, and passing ones.
     pub async fn change_profile(&self, change: &ProfileChange) -> Result<()> {
-        let _step = self.session.store.step().await?;
-        profile::change(&self.session.api, &self.session.store, change).await
+        let step = self.session.store.step().await?;
+        profile::change(&self.session.api, &self.session.store, change).await?;
+        self.session.errands(&step).await
     }
 
     /// The picture of a user's profile as it is known; `None` if it has none.

@@ -5,7 +5,7 @@ use postern_protocol::{PublicKey, problem::ProblemType};
 use rusqlite::{OptionalExtension as _, params};
 use serde::Serialize;
 
-use super::{claims, eid, lookup, silence};
+use super::{claims, eid, known, lookup, silence};
 use crate::{
     account::{self, Account},
     error::{Error, Result, goes_on},
@@ -134,7 +134,10 @@ pub(crate) async fn upkeep(api: &Api, store: &Store, options: &Options) -> Resul
     for device in store.write(|tx| silence::watch(tx, &found, &this, patience))? {
         goes_on(eid::remove(api, store, &account, &device).await)?;
     }
-    store.write(looked_after)
+    store.write(|tx| {
+        known::forget_strangers(tx)?;
+        looked_after(tx)
+    })
 }
 
 /// Keeps that the user's devices were looked after now: the next time is a day later.

@@ -390,9 +390,12 @@ fn apply_own(tx: &Tx<'_>, group: &mut MlsGroup) -> Result<()> {
     for device in &removed {
         known::forget_client(tx, device)?;
         group::remove_own_device(tx, device)?;
+        group::was_removed(tx, device)?;
     }
     if !removed.is_empty() {
         contact::rotate_after_removal(tx)?;
+        // Where the device is a user of its own, others have to remove it: they look, now that they hear of a newer state.
+        group::tell_groups(tx)?;
     }
     Ok(())
 }

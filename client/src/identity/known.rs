@@ -19,6 +19,12 @@ use crate::{
 /// The tables with a row, or more, for each of a user's two identities.
 const TABLES: [&str; 3] = ["eids", "eid_epochs", "identities"];
 
+/// How many of the last epochs of an identity this device remembers. By default an AS takes as many commits.
+const EPOCHS_KEPT: i64 = 10_000;
+
+/// Seconds for which a user stays known with whom this one has nothing to do: a quarter of a year.
+const STRANGERS_KEPT: u64 = 91 * 24 * 60 * 60;
+
 /// A user's identity as the last lookup showed it that a person need not accept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Known {
@@ -280,6 +286,12 @@ pub(super) fn keep_transcripts(
     for (epoch, transcript) in transcripts {
         statement.execute(params![name.to_string(), which as i64, integer(*epoch), transcript.as_bytes()])?;
     }
+    tx.sql()
+        .prepare_cached(
+            "DELETE FROM eid_epochs WHERE user = ?1 AND pending = ?2 AND epoch <= -?3 +
+                 (SELECT max(epoch) FROM eid_epochs WHERE user = ?1 AND pending = ?2)",
+        )?
+        .execute(params![name.to_string(), which as i64, EPOCHS_KEPT])?;
     Ok(())
 }
 
@@ -362,6 +374,47 @@ pub(super) fn has_client_of_another(
 /// Forgets which clients are whose: the next lookup of each user tells again.
 pub(super) fn doubt_all(tx: &Tx<'_>) -> Result<()> {
     tx.sql().execute("DELETE FROM identities", [])?;
+    Ok(())
+}
+
+/// Whether a client is in a user's identity, confirmed or not, as the last lookup showed it; `None` of a user who is not
+/// known, or whose reset was not accepted.
+pub(crate) fn has_device(tx: &Tx<'_>, name: &UserName, client: &PublicKey) -> Result<Option<bool>> {
+    if find(tx, name, Which::Pending)?.is_some() {
+        return Ok(None);
+    }
+    let Some(kept) = find(tx, name, Which::Accepted)? else { return Ok(None) };
+    let leaves = kept.public_eid()?.leaves(name)?;
+    Ok(Some(leaves.iter().any(|leaf| leaf.client_key == *client)))
+}
+
+/// Forgets users that this one has nothing to do with any more: no contacts, nobody in a group, nobody who asks or was
+/// asked, nobody whom a person verified or a reset of whom waits; and that were not looked up for long.
+pub(super) fn forget_strangers(tx: &Tx<'_>) -> Result<()> {
+    let own = Account::load(tx)?.user.to_string();
+    let mut statement = tx.sql().prepare_cached(
+        "SELECT e.user FROM eids e
+          WHERE e.pending = 0 AND e.verified = 0 AND e.user <> ?1 AND e.seen < ?2
+            AND NOT EXISTS (SELECT 1 FROM eids p WHERE p.user = e.user AND p.pending = 1)
+            AND NOT EXISTS (SELECT 1 FROM contacts c WHERE c.user = e.user)
+            AND NOT EXISTS (SELECT 1 FROM requests r WHERE r.user = e.user)
+            AND NOT EXISTS (SELECT 1 FROM received_requests r WHERE r.user = e.user)
+            AND NOT EXISTS (SELECT 1 FROM letters l WHERE l.user = e.user)
+            AND NOT EXISTS (SELECT 1 FROM news n WHERE n.user = e.user)
+            AND NOT EXISTS (SELECT 1 FROM invitations i WHERE i.user = e.user)
+            AND NOT EXISTS (SELECT 1 FROM fetches f WHERE f.user = e.user)
+            AND NOT EXISTS (SELECT 1 FROM identities i JOIN links l ON l.client_key = i.client_key
+                             WHERE i.user = e.user)",
+    )?;
+    let long_ago = integer(tx.now().saturating_sub(STRANGERS_KEPT));
+    let users = statement.query_map(params![own, long_ago], |row| row.get(0))?;
+    for user in users.collect::<Result<Vec<String>, _>>()? {
+        for table in
+            ["eids", "eid_epochs", "identities", "eid_claims", "safety_numbers", "gone_members", "profiles"]
+        {
+            tx.sql().execute(&format!("DELETE FROM {table} WHERE user = ?1"), [&user])?;
+        }
+    }
     Ok(())
 }
 

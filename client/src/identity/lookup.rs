@@ -7,6 +7,7 @@ use postern_protocol::{
     PublicKey,
     auth::{AuthenticationKeys, UserRecord},
     name::UserName,
+    problem::ProblemType,
 };
 
 use super::{
@@ -47,12 +48,18 @@ impl Records for Api {
     }
 
     async fn record(&self, name: &UserName, since: Option<(u32, u64)>) -> Result<UserRecord> {
-        // Who has a user's profile key can look up the user also where others cannot.
-        let secret = self.wallet.store().read(|tx| profile::lookup_secret(tx, name))?;
-        match since {
-            None => self.look_up_user(name, secret.as_ref()).await,
-            Some((incarnation, after)) => {
-                self.look_up_user_since(name, secret.as_ref(), incarnation, after).await
+        let secrets = self.wallet.store().read(|tx| profile::lookup_secrets(tx, name))?;
+        let mut secrets = secrets.iter();
+        loop {
+            let secret = secrets.next();
+            let answer = match since {
+                None => self.look_up_user(name, secret).await,
+                Some((incarnation, after)) => self.look_up_user_since(name, secret, incarnation, after).await,
+            };
+            match answer {
+                // Unknown to those that show this secret: perhaps not to those that show the next one.
+                Err(error) if error.problem() == Some(ProblemType::NotFound) && secrets.len() > 0 => {}
+                answer => return answer,
             }
         }
     }
@@ -207,12 +214,13 @@ fn take(
     if known::has_client_of_another(tx, name, judged.shown().credentials.iter().map(|(client, _)| *client))? {
         return Ok(Err(IdentityError::OtherUser));
     }
+    group::reappeared(tx, name)?;
     match judged {
         Judged::First(shown) => {
             known::replace(tx, name, Which::Accepted, &kept(&shown))?;
             known::keep_clients(tx, name, Which::Accepted, &clients(&shown))?;
             claims::check(tx, name)?;
-            see_profile(tx, name, &shown)?;
+            see_profile(tx, name, &shown, true)?;
             Ok(Ok(shown.into()))
         }
         Judged::GoesOn(Which::Accepted, shown) => {
@@ -228,7 +236,7 @@ fn take(
             known::extend(tx, name, Which::Accepted, &kept(&shown), &shown.transcripts)?;
             known::keep_clients(tx, name, Which::Accepted, &clients(&shown))?;
             claims::check(tx, name)?;
-            see_profile(tx, name, &shown)?;
+            see_profile(tx, name, &shown, false)?;
             if let Some(account) = Account::find(tx)?.filter(|account| account.user == *name) {
                 eid::follow(tx, &account, &shown.commits)?;
             }
@@ -267,12 +275,12 @@ fn take_name(tx: &Tx<'_>, from: &UserName, to: &UserName) -> Result<()> {
     Event::Renamed { from: from.clone(), to: to.clone() }.record(tx)
 }
 
-/// Takes note of the profile of a user whose identity is accepted.
-fn see_profile(tx: &Tx<'_>, name: &UserName, shown: &Shown) -> Result<()> {
+/// Takes note of the profile of a user whose identity is accepted, and may be `new`.
+fn see_profile(tx: &Tx<'_>, name: &UserName, shown: &Shown, is_new: bool) -> Result<()> {
     let Some(signed) = &shown.profile else { return Ok(()) };
     let clients: Vec<PublicKey> =
         shown.leaves.iter().filter(|leaf| leaf.counts(&shown.names)).map(|leaf| leaf.client_key).collect();
-    profile::seen(tx, name, signed, &shown.founding.transcript, shown.user.eid.incarnation, &clients)
+    profile::seen(tx, name, signed, &shown.founding.transcript, &clients, is_new)
 }
 
 /// Tells which devices a user has more and less than before.
@@ -287,6 +295,7 @@ fn tell_of_devices(tx: &Tx<'_>, name: &UserName, before: &Kept, shown: &Shown) -
     }
     for device in before.iter().filter(|device| !after.contains(device)) {
         Event::DeviceRemoved { user: name.clone(), device: *device }.record(tx)?;
+        group::was_removed(tx, device)?;
     }
     Ok(())
 }

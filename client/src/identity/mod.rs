@@ -33,8 +33,10 @@ pub(crate) use self::{
     credential::{obtain_credential, renew_credential, verified},
     devices::{device_named, devices, forget_upkeep, looked_after, name_device, upkeep},
     handover::{Pin, pins, take_over_pins},
-    issuer::{accept_root, is_revoked},
-    known::{accept_reset, compare, confirmed, known, own_state, pending_reset, rename, set_verified},
+    issuer::{accept_root, is_revoked, vouches},
+    known::{
+        accept_reset, compare, confirmed, has_device, known, own_state, pending_reset, rename, set_verified,
+    },
     lookup::look_up,
     own_devices::own_devices,
 };

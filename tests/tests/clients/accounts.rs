@@ -3,8 +3,7 @@
 use std::{collections::BTreeSet, fs, path::Path, time::Duration};
 
 use postern_client::{
-    Client, Error, Event, ForContacts, IdentityError, Member, ProfileChange, RecoveryKey, StillIn,
-    recovery_key_of, recovery_words,
+    Client, Error, Event, IdentityError, Member, RecoveryKey, StillIn, recovery_key_of, recovery_words,
 };
 use postern_protocol::{name::UserName, problem::ProblemType};
 use postern_tests_kit::{User, World, befriend, eventually, joined};
@@ -340,54 +339,4 @@ async fn devices_that_were_added_apart_go_with_the_account_where_it_may_and_are_
         group.update().await.unwrap();
         assert_eq!(group.members().unwrap().len(), members);
     }
-}
-
-#[tokio::test]
-async fn a_profile_is_shown_to_everybody_its_inner_part_to_who_has_the_key_and_its_changes_are_told() {
-    let world = World::builder().start().await;
-    let (alice, bob) = (world.person("alice").await, world.person("bob").await);
-    let for_contacts = ForContacts { display_name: "Bobby".into(), text: "at the crag".into() };
-    let change = ProfileChange {
-        display_name: Some("Bob".into()),
-        for_contacts: Some(for_contacts.clone()),
-        ..ProfileChange::default()
-    };
-    bob.change_profile(&change).await.unwrap();
-    alice.look_up(bob.user()).await.unwrap();
-    let seen = alice.profile(bob.user()).unwrap();
-    assert_eq!((seen.display_name.as_str(), seen.for_contacts), ("Bob", None));
-    assert_eq!(bob.profile(bob.user()).unwrap().for_contacts, Some(for_contacts));
-    let named =
-        |name: &str| ProfileChange { display_name: Some(name.to_owned()), ..ProfileChange::default() };
-    bob.change_profile(&named("Robert")).await.unwrap();
-    assert_eq!(alice.profile(bob.user()).unwrap().display_name, "Bob", "until the next lookup");
-    alice.look_up(bob.user()).await.unwrap();
-    let told = Event::DisplayName { user: bob.user().clone(), display_name: "Robert".into() };
-    assert!(alice.sync(Duration::ZERO).await.unwrap().contains(&told));
-
-    // An old profile that the server shows again, and one that it changed, are not taken.
-    let keep = "CREATE TABLE old AS SELECT profile, version FROM auth.profiles";
-    world.admin.batch_execute(keep).await.unwrap();
-    bob.change_profile(&named("Rob")).await.unwrap();
-    alice.look_up(bob.user()).await.unwrap();
-    world.admin.batch_execute("UPDATE auth.profiles p SET profile = o.profile FROM old o").await.unwrap();
-    alice.look_up(bob.user()).await.unwrap();
-    assert_eq!(alice.profile(bob.user()).unwrap().display_name, "Rob", "no older one");
-
-    // Another device of the user changes what the first one made.
-    let tablet = world.device(&bob, "tablet").await;
-    bob.change_profile(&named("Bert")).await.unwrap();
-    let text = ProfileChange { text: Some("climbs".into()), ..ProfileChange::default() };
-    tablet.change_profile(&text).await.unwrap();
-    alice.look_up(bob.user()).await.unwrap();
-    let seen = alice.profile(bob.user()).unwrap();
-    assert_eq!((seen.display_name.as_str(), seen.text.as_str()), ("Bert", "climbs"));
-
-    // He hides: a stranger finds nobody, and he finds himself.
-    let hide = ProfileChange { discoverable: Some(false), ..ProfileChange::default() };
-    bob.change_profile(&hide).await.unwrap();
-    let carol = world.person("carol").await;
-    let error = carol.look_up(bob.user()).await.unwrap_err();
-    assert_eq!(error.problem(), Some(ProblemType::NotFound));
-    bob.look_up(bob.user()).await.unwrap();
 }

@@ -9,7 +9,8 @@ CREATE TABLE identities (
 CREATE UNIQUE INDEX identities_have_one_user ON identities (client_key) WHERE pending = 0;
 CREATE INDEX identities_by_client ON identities (client_key);
 
--- Identities of users as far as they were seen: what is shown later extends them.
+-- Identities of users as far as they were seen: what is shown later extends them. Users that this one has nothing to do
+-- with any more are forgotten.
 CREATE TABLE eids (
     user TEXT NOT NULL,
     pending INTEGER NOT NULL CHECK (pending IN (0, 1)), -- 1: does not extend the other, and waits for a person
@@ -26,7 +27,7 @@ CREATE TABLE eids (
     PRIMARY KEY (user, pending)
 ) STRICT;
 
--- Transcripts of the epochs of these identities that were seen.
+-- Transcripts of the epochs of these identities that were seen: of each the last 10,000.
 CREATE TABLE eid_epochs (
     user TEXT NOT NULL,
     pending INTEGER NOT NULL,
@@ -45,7 +46,7 @@ CREATE TABLE eid_claims (
     PRIMARY KEY (user, client_key)
 ) STRICT;
 
--- Names that this device's user gave to the user's devices. No server sees them.
+-- Names that this device's user gave to the user's devices: as many as the user liked. No server sees them.
 CREATE TABLE device_names (client_key BLOB PRIMARY KEY, name TEXT NOT NULL) STRICT;
 
 -- Welcomes to this user's EID, for devices that this one added.
@@ -77,5 +78,6 @@ CREATE TABLE issuers (
     looked INTEGER NOT NULL             -- seconds since 1970
 ) STRICT;
 
--- Keys that the AS revoked: nothing counts that they signed.
+-- Keys that the AS published and revoked: nothing counts that they signed. Those of other keys never did, and are not
+-- here. The last 256.
 CREATE TABLE revoked_issuers (public_key BLOB PRIMARY KEY) STRICT;
