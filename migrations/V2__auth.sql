@@ -31,9 +31,11 @@ CREATE TABLE auth.settings (
         CHECK (account_expiry_days = 0 OR account_expiry_days BETWEEN 180 AND 36500),
     max_display_name_bytes integer NOT NULL DEFAULT 128 CHECK (max_display_name_bytes BETWEEN 16 AND 1024),
     max_profile_text_bytes integer NOT NULL DEFAULT 1024 CHECK (max_profile_text_bytes BETWEEN 0 AND 16384),
-    max_sealed_profile_bytes integer NOT NULL DEFAULT 8192 CHECK (max_sealed_profile_bytes BETWEEN 0 AND 16384),
+    max_sealed_profile_bytes integer NOT NULL DEFAULT 8192 CHECK (max_sealed_profile_bytes BETWEEN 1024 AND 16384),
     max_picture_bytes integer NOT NULL DEFAULT 131072 CHECK (max_picture_bytes BETWEEN 0 AND 524288),
-    max_picture_pixels integer NOT NULL DEFAULT 1024 CHECK (max_picture_pixels BETWEEN 16 AND 8192)
+    max_picture_pixels integer NOT NULL DEFAULT 1024 CHECK (max_picture_pixels BETWEEN 16 AND 8192),
+    -- The history of an identity is kept as long as its account: 1 GiB at most.
+    CONSTRAINT settings_identity_history CHECK (max_identity_commits::bigint * max_identity_commit_bytes <= 1073741824)
 );
 COMMENT ON TABLE auth.settings IS 'Settings of the AS: one row';
 COMMENT ON COLUMN auth.settings.singleton IS 'Always true: there is one row. Never changes';
@@ -130,8 +132,11 @@ CREATE TABLE auth.users (
     subject bytea UNIQUE CHECK (octet_length(subject) = 32),
     suspended boolean NOT NULL DEFAULT false,
     invites integer CHECK (invites >= 0),
-    recovery_key bytea NOT NULL CHECK (octet_length(recovery_key) = 32)
+    recovery_key bytea NOT NULL CHECK (octet_length(recovery_key) = 32),
+    lookup bytea CHECK (octet_length(lookup) = 32),
+    shown_name text COLLATE "C" UNIQUE GENERATED ALWAYS AS (CASE WHEN lookup IS NULL THEN name END) STORED
 );
+CREATE INDEX users_by_lookup ON auth.users (lookup) WHERE lookup IS NOT NULL;
 COMMENT ON TABLE auth.users IS
     'Accounts of the home domain. The row''s lock orders whatever happens to the account''s identity';
 COMMENT ON COLUMN auth.users.user_id IS 'Random id, known to this schema and the allowances only. Never changes';
@@ -147,6 +152,10 @@ COMMENT ON COLUMN auth.users.invites IS
     'Invites that the user can make in auth.settings.invite_days days; null: as many as auth.settings.invites_per_user says. Changes as the operator likes';
 COMMENT ON COLUMN auth.users.recovery_key IS
     'Ed25519 public key (32 bytes) that verifies the owner''s second proof (AS-8, AS-9); the private half is derived from a secret that only the owner has. Changes by auth.replace_recovery_key only';
+COMMENT ON COLUMN auth.users.lookup IS
+    'Labelled SHA-256 (32 bytes) of the secret by which alone the account can be looked up; null: everybody can. Changes by auth.put_profile, and ends with an identity';
+COMMENT ON COLUMN auth.users.shown_name IS
+    'Name by which everybody can look the account up; null if not everybody can: then a lookup finds as much in this index as for a name that nobody has (AS-5). Changes with name and lookup';
 
 CREATE TABLE auth.invites (
     invite uuid PRIMARY KEY DEFAULT gen_random_uuid(),
@@ -203,24 +212,16 @@ COMMENT ON COLUMN auth.account_changes.changes IS 'How often in that month. Grow
 
 CREATE TABLE auth.profiles (
     user_id uuid PRIMARY KEY REFERENCES auth.users ON DELETE CASCADE,
-    incarnation integer NOT NULL,
-    version bigint NOT NULL CHECK (version >= 0),
-    profile bytea,
-    picture bytea,
-    discoverable boolean NOT NULL,
-    lookup bytea NOT NULL CHECK (octet_length(lookup) = 32)
+    version bigint NOT NULL CHECK (version > 0),
+    profile bytea NOT NULL,
+    picture bytea
 );
-COMMENT ON TABLE auth.profiles IS 'Profiles of users that have one (AS-6)';
+COMMENT ON TABLE auth.profiles IS
+    'Profiles of users that have one (AS-6). A row goes with the identity that it is of';
 COMMENT ON COLUMN auth.profiles.user_id IS 'Account. Never changes';
-COMMENT ON COLUMN auth.profiles.incarnation IS
-    'Incarnation of the account that the profile is of; a later one begins without. Grows';
-COMMENT ON COLUMN auth.profiles.version IS 'Version of the profile. Grows within an incarnation';
-COMMENT ON COLUMN auth.profiles.profile IS
-    'SignedProfile in CBOR, signed by a client; null since the incarnation ended. Changes';
+COMMENT ON COLUMN auth.profiles.version IS 'Version of the profile. Grows';
+COMMENT ON COLUMN auth.profiles.profile IS 'SignedProfile in CBOR, signed by a client. Changes';
 COMMENT ON COLUMN auth.profiles.picture IS 'Picture that the profile names, if it names one. Changes';
-COMMENT ON COLUMN auth.profiles.discoverable IS
-    'False for a user whom only those can look up who show the lookup secret. Changes';
-COMMENT ON COLUMN auth.profiles.lookup IS 'Labelled SHA-256 of the lookup secret (32 bytes). Changes';
 
 -- The counts are lost with a crash, and are never in WAL, replicas or base backups.
 CREATE UNLOGGED TABLE auth.wrong_proofs (
@@ -585,7 +586,7 @@ CREATE TYPE auth.commit_identity_outcome AS ENUM (
 COMMENT ON TYPE auth.commit_identity_outcome IS 'Outcomes of auth.commit_identity';
 CREATE TYPE auth.publish_contact_outcome AS ENUM ('published', 'token_spent', 'unknown_client');
 COMMENT ON TYPE auth.publish_contact_outcome IS 'Outcomes of auth.publish_contact';
-CREATE TYPE auth.look_up_user_outcome AS ENUM ('found', 'token_spent', 'unknown_user');
+CREATE TYPE auth.look_up_user_outcome AS ENUM ('found', 'token_spent', 'identity_ended', 'unknown_user');
 COMMENT ON TYPE auth.look_up_user_outcome IS 'Outcomes of auth.look_up_user';
 CREATE TYPE auth.replace_recovery_key_outcome AS ENUM ('replaced', 'token_spent', 'unknown_client', 'wrong_proof');
 COMMENT ON TYPE auth.replace_recovery_key_outcome IS 'Outcomes of auth.replace_recovery_key';

@@ -78,7 +78,10 @@ pub enum Event {
     MemberReset { group: GroupId, user: UserName },
     /// A member's user has another name now, as the AS confirms.
     MemberRenamed { group: GroupId, user: UserName, name: UserName },
-    /// The AS knows a member's user no more: its account ended.
+    /// A member's user shows another name to members, as the AS confirms; empty: none any more. Its user name is the
+    /// same.
+    MemberDisplayName { group: GroupId, user: UserName, display_name: String },
+    /// A member's user ended its account: a device of it said so, and the AS knows nobody of that name.
     MemberGone { group: GroupId, user: UserName },
     /// This device could not come back into a group. It goes on trying, more and more seldom.
     Broken { group: GroupId, reason: String },
@@ -101,7 +104,8 @@ pub enum Event {
     IdentitySplit { user: UserName },
     /// A user, who may be this device's own, has another name; the user is the same (AS-9).
     Renamed { from: UserName, to: UserName },
-    /// A user shows another name to everybody; empty: none any more. The user name is the same (AS-11).
+    /// A user shows another name, to everybody or to those that have the profile key; empty: none any more. The user name
+    /// is the same (AS-11).
     DisplayName { user: UserName, display_name: String },
     /// A user has another device.
     DeviceAdded { user: UserName, device: PublicKey },
@@ -166,6 +170,7 @@ impl Event {
             | Self::AdminsFound { group, .. }
             | Self::MemberReset { group, .. }
             | Self::MemberRenamed { group, .. }
+            | Self::MemberDisplayName { group, .. }
             | Self::MemberGone { group, .. }
             | Self::Broken { group, .. }
             | Self::Lost { group: Some(group) } => Some(group),

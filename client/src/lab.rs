@@ -71,6 +71,14 @@ impl Client {
     pub fn pass_time_for_added_devices(&self, seconds: u64) -> Result<()> {
         self.session.store.write(|tx| link::pass_time(tx, seconds))
     }
+
+    /// Lets all that this device saw of the user's other devices be so many seconds longer ago, as if they had passed.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub fn pass_time_for_silent_devices(&self, seconds: u64) -> Result<()> {
+        self.session.store.write(|tx| identity::pass_time(tx, seconds))
+    }
 }
 
 impl Group {
@@ -119,7 +127,7 @@ impl Group {
         let step = self.session.store.step().await?;
         match self.session.outstanding(&self.id)? {
             Some(submission) => {
-                let accepted = MessageAccepted { epoch: submission.epoch, undelivered: 0 };
+                let accepted = MessageAccepted::in_epoch(submission.epoch);
                 self.session.accepted(&step, &submission, &accepted).await
             }
             None => Ok(()),

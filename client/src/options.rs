@@ -35,8 +35,8 @@ pub struct Options {
     /// The unit of the pauses before this device comes back into a group that it cannot follow: the
     /// first is at most so long for each member, the next ones are 30 times as long and more.
     pub return_after: Duration,
-    /// How long after the end of its credential, which is 90 days after its last renewal, another device of the
-    /// user is removed from the user's devices.
+    /// How long another device of the user has to be silent before it is removed from the user's devices: from the end of
+    /// its credential, which is 60 to 90 days after it was in use last, or from when this device first saw that.
     pub remove_silent_after: Duration,
     /// Wait for the disk with every step, which is usual. Load generators, whose state nobody
     /// misses, turn this off.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use postern_protocol::{
+    ds::GroupId,
     name::UserName,
     problem::ProblemType,
     second_proof::{Operation, RecoveryKey, SecondProof},
@@ -18,6 +19,15 @@ use crate::{
     profile::{self, ProfileChange, UserProfile},
     session::Session,
 };
+
+/// A group that a user whose account ended is not wholly out of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StillIn {
+    pub group: GroupId,
+    /// Empty if this device was never told.
+    pub title: String,
+    pub reason: String,
+}
 
 impl Client {
     /// The recovery key that was made here, as long as nobody said that its owner has seen it
@@ -83,13 +93,14 @@ impl Client {
         self.session.store.read(|tx| profile::profile(tx, user))
     }
 
-    /// Changes this user's profile. What the change leaves out stays.
+    /// Changes this user's profile, and tells contacts. What the change leaves out stays.
     ///
     /// # Errors
     /// [`Error::BadPicture`], [`Error::TooLong`], `body-too-large`, `invalid-profile`, and passing ones.
     pub async fn change_profile(&self, change: &ProfileChange) -> Result<()> {
-        let _step = self.session.store.step().await?;
-        profile::change(&self.session.api, &self.session.store, change).await
+        let step = self.session.store.step().await?;
+        profile::change(&self.session.api, &self.session.store, change).await?;
+        self.session.errands(&step).await
     }
 
     /// The picture of a user's profile as it is known; `None` if it has none.
@@ -123,23 +134,37 @@ impl Client {
         Ok(Self { session: Arc::new(Session::open(store.clone(), options.clone())?) })
     }
 
-    /// Deletes the user's account: leaves all groups as far as it can, gives up this device's mailboxes and KeyPackages,
-    /// and has the AS erase all that it has of the user. The user's other devices are nobody's then; what they have at
-    /// the server expires. This is no client any more; its directory may be deleted.
+    /// Deletes the user's account: leaves all groups with all devices, gives up this device's mailboxes and KeyPackages,
+    /// and has the AS erase all that it has of the user. A group in which nobody else is left is deleted, and a last
+    /// admin makes another user one: of those whose identity is confirmed the one that is there the longest. The user's
+    /// other devices are nobody's then; what they have at the server expires. This is no client any more; its directory
+    /// may be deleted. Returns the groups that the user is not wholly out of.
     ///
     /// # Errors
     /// `wrong-proof`, before anything is changed; passing ones: call again.
-    pub async fn delete_account(&self, recovery_key: &RecoveryKey) -> Result<()> {
+    pub async fn delete_account(&self, recovery_key: &RecoveryKey) -> Result<Vec<StillIn>> {
         let session = &self.session;
         // Whether the key is right has to be known first. It is replaced by itself.
         let proven = self.put_recovery_key(recovery_key, recovery_key).await;
         or_repeated(proven, ProblemType::NotAllowed)?;
-        session.store.write(group::tell_groups_of_end)?;
-        for group in session.store.read(group::active)? {
-            goes_on(self.group_with_id(&group).deliver().await)?;
-            goes_on(self.group_with_id(&group).leave().await)?;
-        }
         let step = session.store.step().await?;
+        session.store.write(group::tell_groups_of_end)?;
+        let mut still_in = Vec::new();
+        for group in session.store.read(group::active)? {
+            let title = session.store.read(|tx| group::title(tx, &group))?;
+            let reason = match session.leave_for_good(&step, &group).await {
+                Ok(0) | Err(Error::NotMember) => continue,
+                Ok(devices) => format!(
+                    "other devices of yours are users of their own there and stay until the server removes them: {devices}"
+                ),
+                Err(error) => {
+                    let reason = format!("this device could not leave: {error}");
+                    goes_on::<()>(Err(error))?;
+                    reason
+                }
+            };
+            still_in.push(StillIn { group, title, reason });
+        }
         let (store, api) = (&*session.store, &session.api);
         store.write(contact::tell_contacts_of_end)?;
         goes_on(contact::write_news(store, api).await)?;
@@ -154,6 +179,7 @@ impl Client {
         session.store.write(|tx| {
             Account::delete(tx)?;
             Friendship::delete(tx)
-        })
+        })?;
+        Ok(still_in)
     }
 }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::friendship::Friend;
 use crate::{
     error::{Error, Result},
-    identity,
+    identity, profile,
     store::{Tx, decode, encode, integer},
 };
 
@@ -160,6 +160,9 @@ fn save(tx: &Tx<'_>, contact: &SharedContact) -> Result<()> {
             integer(contact.decided)
         ],
     )?;
+    if let Some(friend) = &contact.friend {
+        profile::keep_key(tx, &contact.user, &friend.shared_profile_key(), profile::Source::User)?;
+    }
     Ok(())
 }
 

@@ -1,7 +1,7 @@
 //! Letters that came in. None takes effect before the AS was asked who wrote it: a device that its user removed is
 //! nobody from then on (AS-13), and what a server sends again or keeps back changes nothing. Owns the table `letters`.
 
-use postern_protocol::{Payload, PublicKey, name::UserName, problem::ProblemType};
+use postern_protocol::{LookupSecret, Payload, PublicKey, name::UserName};
 use rusqlite::params;
 
 use super::{
@@ -17,6 +17,7 @@ use crate::{
     group::{self, GroupHandover},
     identity::{self, Seen, VerifiedUser},
     options::Options,
+    profile,
     server::Api,
     store::{Store, Tx, decode, encode, fixed, integer},
 };
@@ -27,6 +28,8 @@ const DAY: u64 = 24 * HOUR;
 const UNVERIFIED_FOR: u64 = 30 * DAY;
 /// Seconds for which the farewell of a user waits that the AS still knows.
 const FAREWELL_FOR: u64 = 2 * DAY;
+/// The most secrets of letters that are tried when their user is looked up.
+const SECRETS_AT_ONCE: usize = 3;
 
 /// A letter that waits for the AS to be asked about its sender.
 struct WaitingLetter {
@@ -82,11 +85,12 @@ pub(crate) fn receive_letter(tx: &Tx<'_>, deposit: &Payload, options: &Options) 
         return Err(Rejection::invalid("more letters of strangers wait than are kept"));
     }
     tx.sql().execute(
-        "INSERT INTO letters (client_key, subject, user, number, time, stamp, body, stranger, due)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 0)
+        "INSERT INTO letters (client_key, subject, user, number, time, stamp, body, stranger, lookup, due)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, 0)
          ON CONFLICT (client_key, subject)
          DO UPDATE SET user = excluded.user, number = excluded.number, time = excluded.time,
-                       stamp = excluded.stamp, body = excluded.body, stranger = excluded.stranger, due = 0
+                       stamp = excluded.stamp, body = excluded.body, stranger = excluded.stranger,
+                       lookup = excluded.lookup, due = 0
          WHERE excluded.number > letters.number",
         params![
             client_key.as_bytes(),
@@ -96,10 +100,24 @@ pub(crate) fn receive_letter(tx: &Tx<'_>, deposit: &Payload, options: &Options) 
             integer(letter.stamp.time),
             encode(&letter.stamp),
             encode(&letter.body),
-            stranger
+            stranger,
+            letter.lookup.as_ref().map(|secret| secret.as_bytes().as_slice())
         ],
     )?;
     Ok(())
+}
+
+/// The secrets by which a user can be looked up, as letters say that wait: first those of senders that were confirmed, and
+/// not so many that they cost more than they are worth.
+pub(crate) fn secrets_in_letters(tx: &Tx<'_>, user: &UserName) -> Result<Vec<LookupSecret>> {
+    let mut statement = tx.sql().prepare_cached(
+        "SELECT lookup FROM letters WHERE user = ?1 AND lookup IS NOT NULL
+         GROUP BY lookup ORDER BY min(stranger), max(number) DESC LIMIT ?2",
+    )?;
+    let secrets = statement
+        .query_map(params![user.to_string(), SECRETS_AT_ONCE], |row| row.get::<_, [u8; 32]>(0))?
+        .collect::<Result<Vec<_>, _>>()?;
+    Ok(secrets.into_iter().map(LookupSecret::new).collect())
 }
 
 /// The number of letters that wait and are of senders that no lookup had confirmed when they came.
@@ -160,7 +178,7 @@ async fn read_from(store: &Store, api: &Api, options: &Options, user: &UserName)
 async fn ask_about(store: &Store, api: &Api, user: &UserName) -> Result<Sender> {
     match identity::look_up(api, store, user).await {
         Ok(found) => Ok(Sender::Found(found)),
-        Err(error) if error.problem() == Some(ProblemType::NotFound) => Ok(Sender::Absent),
+        Err(error) if error.is_of_nobody() => Ok(Sender::Absent),
         Err(error) if error.refusal().is_some() || matches!(error, Error::Identity(_)) => {
             tracing::warn!(%error, "the sender of a letter cannot be verified");
             Ok(Sender::Doubtful)
@@ -201,13 +219,14 @@ fn take_effect(
     let found = match sender {
         Sender::Found(found) => found,
         Sender::Absent if matches!(letter.body, LetterBody::Gone) => return ended(tx, user, letter),
+        Sender::Doubtful if matches!(letter.body, LetterBody::Gone) => return still_there(tx, letter),
         Sender::Absent | Sender::Doubtful => return unverified(tx, user, letter),
     };
     let client_key = &letter.client_key;
     if !found.clients.iter().any(|client| client.client_key == *client_key) {
         return Err(Rejection::invalid("a letter is from a device that is not its user's, or not any more"));
     }
-    match identity::heard(tx, user, &letter.stamp.eid)? {
+    match identity::heard(tx, user, client_key, &letter.stamp.eid)? {
         Seen::Same | Seen::Unknown => {}
         Seen::Newer => {
             return Err(Rejection::invalid("the server keeps back what a letter's sender knows of itself"));
@@ -262,6 +281,11 @@ fn take_effect(
                 "a user says to have had a name that is not known to have been its",
             ));
         }
+        // The lookup showed it.
+        LetterBody::Profile(version) if profile::version(tx, user)? >= *version => {}
+        LetterBody::Profile(_) => {
+            return Err(Rejection::invalid("the server keeps back a user's profile"));
+        }
         LetterBody::Gone => {}
     }
     Ok(Fate::Done)
@@ -286,6 +310,17 @@ fn unverified(tx: &Tx<'_>, user: &UserName, letter: &WaitingLetter) -> Result<Fa
 fn ended(tx: &Tx<'_>, user: &UserName, letter: &WaitingLetter) -> Result<Fate, Rejection> {
     if identity::confirmed(tx, &letter.client_key)?.as_ref() != Some(user) {
         return Err(Rejection::invalid("a farewell is from a device that is not known to be its user's"));
+    }
+    // The device was there at the end, as far as this one knows how long the identity went on.
+    let told = &letter.stamp.eid;
+    let last = identity::known(tx, user)?.map(|known| known.eid.epoch);
+    let was_last = match identity::compare(tx, user, told)? {
+        Seen::Same => Some(told.epoch) == last,
+        Seen::Newer => true,
+        Seen::Unknown | Seen::Split => false,
+    };
+    if !was_last {
+        return Err(Rejection::invalid("a farewell is from a device that does not know its user's last devices"));
     }
     numbers::check(tx, &letter.client_key, &letter.subject, &letter.stamp)?;
     numbers::keep(tx, &letter.client_key, &letter.subject, &letter.stamp)?;

@@ -10,12 +10,18 @@ use crate::{
     account::Account,
     error::{Error, Result, goes_on},
     identity::{self, VerifiedUser},
+    profile,
     server::Api,
     store::{Store, Tx, decode, encode, integer},
 };
 
 /// Seconds before a user is looked up again whose record does not hold together, or whose reset nobody accepted.
 const RETRY_AFTER: u64 = 24 * 60 * 60;
+/// Seconds before a user is looked up again whom the AS does not know.
+const MISSED_RETRY: u64 = 60 * 60;
+/// How often the AS may know nobody of a name before its news are dropped: a user whom not everybody can look up may have
+/// another key, which is on its way.
+const MISSES: u32 = 3;
 
 /// Something that all devices of a user are to be told.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +32,8 @@ pub(super) enum News {
     Moved(UserName),
     /// To a contact: this user's account ends.
     Gone,
+    /// To a contact: this user's profile changed.
+    Profile,
     /// To this user's other devices: there is another friendship, or a user is blocked or not any more.
     Secrets,
     /// To this user's other devices: something was agreed with a contact.
@@ -68,7 +76,7 @@ pub(crate) async fn write_news(store: &Store, api: &Api) -> Result<()> {
 async fn write_to(store: &Store, api: &Api, user: &UserName) -> Result<()> {
     match identity::look_up(api, store, user).await {
         Ok(found) => store.write(|tx| write(tx, &found)),
-        Err(error) if error.problem() == Some(ProblemType::NotFound) => store.write(|tx| forget(tx, user)),
+        Err(error) if error.problem() == Some(ProblemType::NotFound) => store.write(|tx| missed(tx, user)),
         Err(error) if error.refusal().is_some() || matches!(error, Error::Identity(_)) => {
             store.write(|tx| {
                 let due = integer(tx.now().saturating_add(RETRY_AFTER));
@@ -80,6 +88,16 @@ async fn write_to(store: &Store, api: &Api, user: &UserName) -> Result<()> {
         }
         Err(error) => Err(error),
     }
+}
+
+/// Tries again in an hour where the AS knows nobody of that name, until that has been so for some times.
+fn missed(tx: &Tx<'_>, user: &UserName) -> Result<()> {
+    let due = integer(tx.now().saturating_add(MISSED_RETRY));
+    let sql = "UPDATE news SET due = ?2, missed = missed + 1 WHERE user = ?1";
+    tx.sql().execute(sql, params![user.to_string(), due])?;
+    let sql = "DELETE FROM news WHERE user = ?1 AND missed >= ?2";
+    tx.sql().execute(sql, params![user.to_string(), MISSES])?;
+    Ok(())
 }
 
 /// Writes all news of a user to each of the user's devices but this one.
@@ -110,6 +128,7 @@ fn body(tx: &Tx<'_>, to: &UserName, news: &News) -> Result<Option<LetterBody>> {
         News::Renewal => None,
         News::Moved(from) => Some(LetterBody::Moved(from.clone())),
         News::Gone => Some(LetterBody::Gone),
+        News::Profile => Some(LetterBody::Profile(profile::own_version(tx)?)),
         News::Secrets => Some(LetterBody::Secrets(Friendship::load(tx)?.secrets.clone())),
         News::Contact(user) => contacts::find(tx, user)?.map(LetterBody::Contact),
     })
@@ -125,10 +144,18 @@ pub(crate) fn tell_contacts_of_end(tx: &Tx<'_>) -> Result<()> {
     tell_contacts(tx, &News::Gone)
 }
 
+/// Has every contact told that this user's profile changed.
+pub(crate) fn tell_contacts_of_profile(tx: &Tx<'_>) -> Result<()> {
+    tell_contacts(tx, &News::Profile)
+}
+
+/// Users that are blocked are none: a letter shows by what secret its sender can be looked up.
 fn tell_contacts(tx: &Tx<'_>, news: &News) -> Result<()> {
+    let Some(friendship) = Friendship::find(tx)? else { return Ok(()) };
     contacts::all(tx)?
         .iter()
         .filter(|contact| contact.given || contact.friend.is_some())
+        .filter(|contact| !friendship.secrets.is_blocked(&contact.user))
         .try_for_each(|contact| tell(tx, &contact.user, news))
 }
 

@@ -155,6 +155,7 @@ pub(crate) fn take_over(tx: &Tx<'_>, groups: &[GroupHandover]) -> Result<()> {
                 if let Some(key) = handover.attributes_key {
                     record::keep_attributes_key(tx, &handover.id, &key)?;
                 }
+                group.follow_user_key(tx)?;
             }
             Ok(Some(group)) if group.belongs_beside(tx, handover)? => renew_entry(tx, handover)?,
             Ok(Some(_)) => {}
@@ -300,6 +301,16 @@ pub(crate) fn retell(tx: &Tx<'_>, id: &GroupId, devices: &[PublicKey]) -> Result
         )?;
     }
     Ok(())
+}
+
+/// The devices of this user that were told of a group and did not show themselves in it yet.
+pub(super) fn on_their_way(tx: &Tx<'_>, id: &GroupId) -> Result<Vec<PublicKey>> {
+    let mut statement = tx.sql().prepare_cached(
+        "SELECT t.client_key FROM told_devices t WHERE t.group_id = ?1 AND t.told = 1 AND NOT EXISTS
+             (SELECT 1 FROM links l WHERE l.group_id = t.group_id AND l.client_key = t.client_key)",
+    )?;
+    let keys = statement.query_map([id.to_mls()], |row| row.get(0))?.collect::<Result<Vec<Vec<u8>>, _>>()?;
+    keys.iter().map(|key| fixed(key, "a key")).collect()
 }
 
 /// Notes that a device was told of a group.

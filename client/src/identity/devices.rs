@@ -5,7 +5,7 @@ use postern_protocol::{PublicKey, problem::ProblemType};
 use rusqlite::{OptionalExtension as _, params};
 use serde::Serialize;
 
-use super::{claims, eid, lookup};
+use super::{claims, eid, known, lookup, silence};
 use crate::{
     account::{self, Account},
     error::{Error, Result, goes_on},
@@ -103,8 +103,8 @@ pub(crate) fn device_named<'a>(devices: &'a [Device], name: &str) -> Result<&'a 
 }
 
 /// Finishes what was begun in the user's identity, and asks the AS for users of whom newer states were
-/// told than it showed. Once a day it follows the own identity, and removes devices whose credential ended
-/// long ago.
+/// told than it showed. Once a day it follows the own identity, takes the user's present name, and removes devices that were
+/// silent for long.
 pub(crate) async fn upkeep(api: &Api, store: &Store, options: &Options) -> Result<()> {
     let account = store.read(Account::load)?;
     goes_on(eid::settle(api, store, &account).await)?;
@@ -129,15 +129,15 @@ pub(crate) async fn upkeep(api: &Api, store: &Store, options: &Options) -> Resul
         }
         found => found?,
     };
-    // By the AS's time: a device whose clock is wrong does not remove the others.
-    let long_ago = found.time.saturating_sub(options.remove_silent_after.as_secs());
-    let this = account.client_key().public_key();
-    for (device, end) in found.credentials {
-        if end < long_ago && device != this {
-            goes_on(eid::remove(api, store, &account, &device).await)?;
-        }
+    goes_on(eid::take_name(api, store, &account).await)?;
+    let (this, patience) = (account.client_key().public_key(), options.remove_silent_after.as_secs());
+    for device in store.write(|tx| silence::watch(tx, &found, &this, patience))? {
+        goes_on(eid::remove(api, store, &account, &device).await)?;
     }
-    store.write(looked_after)
+    store.write(|tx| {
+        known::forget_strangers(tx)?;
+        looked_after(tx)
+    })
 }
 
 /// Keeps that the user's devices were looked after now: the next time is a day later.
@@ -152,7 +152,6 @@ fn last_upkeep(tx: &Tx<'_>) -> Result<Option<u64>> {
 }
 
 /// Makes the next look at the user's devices due.
-#[cfg(feature = "lab")]
 pub(crate) fn forget_upkeep(tx: &Tx<'_>) -> Result<()> {
     tx.sql().execute("DELETE FROM identity_upkeep", [])?;
     Ok(())

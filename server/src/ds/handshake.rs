@@ -303,9 +303,9 @@ fn apply(
         }
         let comes_in = by == Actor::Joiner(leaf);
         let old = group.roster.member(leaf).filter(|_| !comes_in).map(|member| member.record);
-        let Some(old) = old else { return LeafRecord::new(None, ds.today, epoch) };
+        let Some(old) = old else { return LeafRecord::of_joiner(ds.today, epoch) };
         if leaf == committer || updated.contains(&leaf) {
-            return LeafRecord::new(None, ds.today, old.since);
+            return old.renewed(ds.today);
         }
         LeafRecord { removal_proposed: false, ..old }
     };

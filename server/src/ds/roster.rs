@@ -38,12 +38,25 @@ pub struct LeafRecord {
     pub removal_proposed: bool,
     /// The epoch in which the leaf came in: its client cannot read messages of an earlier one.
     pub since: u64,
+    /// True if the client came in by external commit. It may have been a member before, under a leaf whose keys it has
+    /// no more: its old place, or one that it had as a user of its own.
+    pub by_itself: bool,
 }
 
 impl LeafRecord {
-    /// The record of a leaf that comes in with an epoch.
+    /// The record of a leaf that somebody brings in with an epoch.
     pub fn new(joined: Option<u64>, today: u32, since: u64) -> Self {
-        Self { joined, active: today, removal_proposed: false, since }
+        Self { joined, active: today, removal_proposed: false, since, by_itself: false }
+    }
+
+    /// The record of a leaf that comes in with an epoch by external commit.
+    pub fn of_joiner(today: u32, since: u64) -> Self {
+        Self { by_itself: true, ..Self::new(None, today, since) }
+    }
+
+    /// The record of a leaf with new keys.
+    pub fn renewed(self, today: u32) -> Self {
+        Self { joined: None, active: today, removal_proposed: false, ..self }
     }
 }
 
@@ -94,6 +107,13 @@ impl Roster {
 
     pub fn by_key(&self, key: PublicKey) -> Option<&Member> {
         self.members.iter().find(|member| member.signature_key == key)
+    }
+
+    /// The first epoch of which application messages are taken: that with which the last client came in by itself.
+    /// Messages of earlier epochs it could read if it was a member then, and cannot now.
+    pub fn readable_since(&self) -> u64 {
+        let came_in = self.members.iter().filter(|member| member.record.by_itself);
+        came_in.map(|member| member.record.since).max().unwrap_or_default()
     }
 
     /// Whether a key is a leaf's, or the one by which a user's clients act now. A client that was removed knows the

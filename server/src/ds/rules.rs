@@ -155,15 +155,17 @@ impl Rules {
         allowed.then_some(()).ok_or_else(|| ProblemType::CiphersuiteForbidden.into())
     }
 
-    /// Checks that an application message of `epoch` is still accepted in the current one.
+    /// Checks that an application message of `epoch` is still accepted in the current one, and that it is of none
+    /// before `readable_since`.
     ///
     /// # Errors
-    /// A problem that tells both numbers.
-    pub fn check_epoch(&self, epoch: u64, current: u64) -> Result<(), Problem> {
+    /// A problem that tells the current epoch and how many before it are accepted.
+    pub fn check_epoch(&self, epoch: u64, current: u64, readable_since: u64) -> Result<(), Problem> {
+        let past_epochs = self.past_epochs.min(current.saturating_sub(readable_since));
         let age = current.checked_sub(epoch);
-        age.filter(|age| *age <= self.past_epochs)
+        age.filter(|age| *age <= past_epochs)
             .map(drop)
-            .ok_or_else(|| Problem::outside_epochs(current, self.past_epochs))
+            .ok_or_else(|| Problem::outside_epochs(current, past_epochs))
     }
 }
 
@@ -238,10 +240,19 @@ mod tests {
 
     #[test]
     fn epochs_of_the_window_are_taken_and_neither_older_nor_future_ones() {
-        let taken = |epoch| rules().check_epoch(epoch, 7).is_ok();
+        let taken = |epoch| rules().check_epoch(epoch, 7, 0).is_ok();
         assert_eq!([4, 5, 6, 7, 8, u64::MAX].map(taken), [false, true, true, true, false, false]);
-        assert!(rules().check_epoch(0, 0).is_ok());
-        let problem = rules().check_epoch(4, 7).unwrap_err();
+        assert!(rules().check_epoch(0, 0, 0).is_ok());
+        let problem = rules().check_epoch(4, 7, 0).unwrap_err();
         assert_eq!((problem.epoch, problem.past_epochs), (Some(7), Some(2)));
+    }
+
+    #[test]
+    fn no_epoch_is_taken_of_which_a_member_lost_the_keys() {
+        let taken = |epoch| rules().check_epoch(epoch, 7, 6).is_ok();
+        assert_eq!([4, 5, 6, 7, 8].map(taken), [false, false, true, true, false]);
+        let problem = rules().check_epoch(5, 7, 6).unwrap_err();
+        assert_eq!((problem.epoch, problem.past_epochs), (Some(7), Some(1)));
+        assert!(rules().check_epoch(7, 7, 7).is_ok() && rules().check_epoch(6, 7, 7).is_err());
     }
 }

@@ -18,7 +18,7 @@ use postern_protocol::{
 
 use super::{
     Ds,
-    group::{DeliveryService, Group},
+    group::{self, DeliveryService, Group},
     handshake::{self, Effect, Submission},
     policy::Violation,
     propose_removal,
@@ -57,12 +57,10 @@ pub async fn submit_message(ds: Ds, request: Request, payment: Payment) -> Outco
         let loaded = loaded.ok_or(ProblemType::NotFound)?;
         current = loaded.stored.epoch();
         if message.began(&loaded) {
-            let accepted = MessageAccepted { epoch: current, undelivered: 0 };
-            return request.answer(StatusCode::OK, &accepted);
+            return request.answer(StatusCode::OK, &MessageAccepted::in_epoch(current));
         }
         let Some(step) = validate(&ds, &payment, &group_id, &message, &loaded, signer).await? else {
-            let accepted = MessageAccepted { epoch: current, undelivered: 0 };
-            return request.answer(StatusCode::OK, &accepted);
+            return request.answer(StatusCode::OK, &MessageAccepted::in_epoch(current));
         };
         match write(&ds, &payment, &group_id, &message, &loaded, &step).await? {
             Written::Accepted(accepted, gone) => {
@@ -184,6 +182,8 @@ struct Step {
     caught_up: Vec<Vec<u8>>,
     /// The members after the message.
     members: Roster,
+    /// The key that the group is to have as external sender after a commit, if it has an older one.
+    server_key: Option<PublicKey>,
 }
 
 impl Step {
@@ -230,7 +230,16 @@ async fn validate(
         // Trees of large groups keep a core busy for milliseconds.
         Content::Handshake(handshake) => {
             let validate = || validate_handshake(ds.now(), group_id, message, handshake, group, signer);
-            payment.compute(&ds.home, validate).await?
+            match payment.compute(&ds.home, validate).await? {
+                // The group may get a key that another process made.
+                Err(Failure::Refused(problem))
+                    if group::is_other_sender(&problem)
+                        && ds.external_sender_keys.look_again(&ds.home).await? =>
+                {
+                    payment.compute(&ds.home, validate).await?
+                }
+                validated => validated,
+            }
         }
     }?;
     if let Some(step) = &step {
@@ -249,7 +258,7 @@ fn validate_application(
     let roster = group.stored.open_roster(&message.body.state_key)?;
     let sender = roster.by_key(signer).ok_or(ProblemType::NotAllowed)?;
     let current = group.stored.epoch();
-    group.rules.check_epoch(message.epoch, current)?;
+    group.rules.check_epoch(message.epoch, current, roster.readable_since())?;
     let could_read = |since: u64| since <= message.epoch;
     if !could_read(sender.record.since) {
         return Err(Problem::outside_epochs(current, group.rules.past_epochs).into());
@@ -329,6 +338,8 @@ fn validate_handshake(
         return Ok(Some(step));
     }
     step.is_commit = true;
+    let carried = next.group.mls.extensions().external_senders().and_then(|senders| senders.first());
+    step.server_key = carried.and_then(|carried| ds.external_sender_keys.now().successor_of(carried));
     if let Some(welcome) = &body.welcome {
         let epoch = next.group.mls.epoch();
         step.welcome_tree = Some(stored::seal_welcome_tree(key, group_id, &next.group));
@@ -392,7 +403,8 @@ async fn write(
             let undelivered = u32::try_from(row.get::<_, i32>("undelivered")).map_err(Failure::fault)?;
             let gone = row.get::<_, Vec<&[u8]>>("gone").into_iter();
             let gone = gone.map(Address::try_from).collect::<Result<_, _>>().map_err(Failure::fault)?;
-            Ok(Written::Accepted(MessageAccepted { epoch: epoch()?, undelivered }, gone))
+            let accepted = MessageAccepted { epoch: epoch()?, undelivered, server_key: step.server_key };
+            Ok(Written::Accepted(accepted, gone))
         }
         SubmitMessageOutcome::WrongEpoch => Ok(Written::WrongEpoch(epoch()?)),
         SubmitMessageOutcome::Stale => Ok(Written::Stale),

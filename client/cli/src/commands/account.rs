@@ -4,7 +4,7 @@ use std::{io::IsTerminal as _, path::PathBuf};
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
-use postern_client::{Client, ClientBuilder, RecoveryKey, recovery_key_of, recovery_words};
+use postern_client::{Client, ClientBuilder, RecoveryKey, StillIn, recovery_key_of, recovery_words};
 use postern_protocol::admission::{Admission, IdToken, InviteCode};
 use serde_json::json;
 
@@ -173,8 +173,12 @@ pub async fn run(global: &Global, command: Command) -> anyhow::Result<()> {
         }
         Command::DeleteAccount => {
             let client = global.open()?;
-            client.delete_account(&read_recovery_key()?).await?;
+            let still_in = client.delete_account(&read_recovery_key()?).await?;
             drop(client);
+            for StillIn { group, title, reason } in still_in {
+                let name = if title.is_empty() { group.to_base64url() } else { title };
+                note(&format!("Not wholly out of the group {name}: {reason}"));
+            }
             remove_state(global)?;
             note("The server has nothing left of the account, and nothing is left here.");
             Ok(())

@@ -48,6 +48,7 @@ CREATE TABLE letters (
     stamp BLOB NOT NULL,                -- a Stamp in CBOR
     body BLOB NOT NULL,                 -- a LetterBody in CBOR
     stranger INTEGER NOT NULL,          -- 1: no lookup had confirmed the sender when it came
+    lookup BLOB,                        -- secret by which the user can be looked up; null: the letter has none
     due INTEGER NOT NULL,               -- when the AS is asked (again), in seconds since 1970
     shown INTEGER NOT NULL DEFAULT 0,   -- 1: it was told that it is here and not verified
     PRIMARY KEY (client_key, subject)
@@ -70,6 +71,7 @@ CREATE TABLE news (
     user TEXT NOT NULL,
     news BLOB NOT NULL,                 -- a News in CBOR
     due INTEGER NOT NULL,               -- when to try (again), in seconds since 1970
+    missed INTEGER NOT NULL DEFAULT 0,  -- how often the AS knew nobody of that name
     PRIMARY KEY (user, news)
 ) STRICT;
 

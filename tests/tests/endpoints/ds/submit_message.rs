@@ -1668,6 +1668,78 @@ async fn a_message_that_commits_overtook_is_taken_for_some_epochs() {
 }
 
 #[tokio::test]
+async fn no_message_is_taken_that_a_client_missed_which_came_in_by_itself_meanwhile() {
+    let world = World::start().await;
+    world.stock(200).await;
+    let mut group = world.group(4).await;
+    let late = ProblemType::WrongEpoch;
+    let say = |group: &mut Group, text: &[u8]| {
+        let said = group.party(1).say(text);
+        group.submit(1, &said, None)
+    };
+    let before = say(&mut group, b"to the old leaf");
+    let current = world.group_info(&group, &group.members[2].party.key).await;
+    let made = group.party(2).join_externally(&current, None);
+    let call = group.submit_commit(&group.members[2].party.key, &made);
+    assert_eq!(submit(&world, &call).await.epoch, 2);
+    group.party(2).merge();
+    world.assert_refuses("before somebody came back", &before, late).await;
+    let problem = world.pay(&before).await.problem("before somebody came back");
+    assert_eq!((problem.epoch, problem.past_epochs), (Some(2), Some(0)));
+
+    // Encrypted again, it reaches everybody, also after further commits, of the one that came back, too.
+    for member in [0, 1, 3] {
+        world.receive(&mut group.members[member]).await;
+    }
+    let again = say(&mut group, b"to the new leaf");
+    let (_, call) = group.make(2, update());
+    assert_eq!(submit(&world, &call).await.epoch, 3);
+    group.party(2).merge();
+    submit(&world, &again).await;
+    for member in [0, 2, 3] {
+        assert_eq!(
+            world.receive(&mut group.members[member]).await,
+            [b"to the new leaf".to_vec()],
+            "{member}"
+        );
+    }
+    world.assert_refuses("its own commit changes nothing", &before, late).await;
+
+    // A device that was added as a user of its own moves to its user's place: who it was does not show.
+    world.receive(&mut group.members[1]).await;
+    let before = say(&mut group, b"to the old place");
+    let leaving = group.party(3).self_remove();
+    submit(&world, &group.submit(3, &leaving, None)).await;
+    let mut moved = world.further_client(&group.members[1]).await;
+    let users = moved.party.user.clone();
+    let current = world.group_info(&group, &users).await;
+    assert_eq!(current.proposals, [leaving]);
+    let made = moved.party.join_externally(&current, Some(&users));
+    assert_eq!(submit(&world, &group.submit_commit(&moved.party.key, &made)).await.epoch, 4);
+    moved.party.merge();
+    world.assert_refuses("before somebody moved", &before, late).await;
+    group.members.push(moved);
+    // Another may have committed its proposal to leave before: then it joins as any new client does.
+    world.receive(&mut group.members[1]).await;
+    let before = say(&mut group, b"to the one that was out");
+    let mut joiner = world.further_client(&group.members[1]).await;
+    let made = joiner.party.join_externally(&world.group_info(&group, &users).await, Some(&users));
+    assert_eq!(submit(&world, &group.submit_commit(&joiner.party.key, &made)).await.epoch, 5);
+    world.assert_refuses("before somebody joined", &before, late).await;
+
+    // Once these clients are gone, nobody missed anything.
+    joiner.party.merge();
+    world.receive(&mut group.members[0]).await;
+    let whole = vec![group.key(2), group.key(1), group.key(4), joiner.party.public_key()];
+    let spoken = group.party(0).say(b"nobody else is here");
+    let spoken = group.submit(0, &spoken, None);
+    let (_, call) = group.make(0, Commit { remove: whole, ..Default::default() });
+    assert_eq!(submit(&world, &call).await.epoch, 6);
+    submit(&world, &spoken).await;
+    world.close();
+}
+
+#[tokio::test]
 async fn a_commit_that_is_accepted_while_a_message_is_does_not_cost_the_message() {
     let world = World::start().await;
     let mut group = world.group(2).await;
