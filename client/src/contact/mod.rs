@@ -32,7 +32,7 @@ pub(crate) use self::{
     deposits::{deliver_deposits, write_group},
     friendship::Friendship,
     handover::{handover, take_over},
-    letters::{moved, read_again, read_letters, receive_letter},
+    letters::{has_new_issuer, moved, read_again, read_letters, receive_letter},
     list::list,
     news::{tell_contacts_of_end, tell_contacts_of_name, write_news},
     requests::{accept, ask, decline, received},

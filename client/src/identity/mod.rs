@@ -32,7 +32,7 @@ pub(crate) use self::{
     credential::{obtain_credential, renew_credential, verified},
     devices::{device_named, devices, looked_after, name_device, upkeep},
     handover::{Pin, pins, take_over_pins},
-    issuer::{accept_root, is_revoked},
+    issuer::{accept_root, authentication_keys, is_revoked, vouches, was_seen},
     known::{accept_reset, compare, confirmed, known, own_state, pending_reset, rename, set_verified},
     lookup::look_up,
     own_devices::own_devices,

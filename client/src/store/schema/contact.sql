@@ -49,7 +49,7 @@ CREATE TABLE letters (
     body BLOB NOT NULL,                 -- a LetterBody in CBOR
     stranger INTEGER NOT NULL,          -- 1: no lookup had confirmed the sender when it came
     due INTEGER NOT NULL,               -- when the AS is asked (again), in seconds since 1970
-    shown INTEGER NOT NULL DEFAULT 0,   -- 1: it was told that it is here and not verified
+    unconfirmed INTEGER NOT NULL DEFAULT 0, -- 1: a request that the AS did not confirm, and that was told as such
     PRIMARY KEY (client_key, subject)
 ) STRICT;
 
