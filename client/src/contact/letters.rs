@@ -2,6 +2,8 @@
 //! nobody from then on (AS-13), and what a server sends again or keeps back changes nothing. Anybody can put letters into
 //! a contact queue: those of strangers are kept only with a credential that the AS signed. Owns the table `letters`.
 
+use std::collections::BTreeSet;
+
 use postern_protocol::{Payload, PublicKey, name::UserName, problem::ProblemType};
 use rusqlite::params;
 
@@ -161,6 +163,11 @@ pub(crate) fn read_again(tx: &Tx<'_>, user: &UserName) -> Result<()> {
 /// Lets the letters of one user take effect.
 async fn read_from(store: &Store, api: &Api, options: &Options, user: &UserName) -> Result<()> {
     let sender = ask_about(store, api, user).await?;
+    if matches!(sender, Sender::Found(_)) {
+        for contact in store.read(|tx| told_of(tx, user))? {
+            goes_on(identity::look_up(api, store, &contact).await)?;
+        }
+    }
     store.write(|tx| {
         for letter in waiting(tx, user)? {
             let fate = match take_effect(tx, user, &sender, &letter, options) {
@@ -186,6 +193,19 @@ async fn read_from(store: &Store, api: &Api, options: &Options, user: &UserName)
         }
         Ok(())
     })
+}
+
+/// The users of whom letters of this user's other devices tell more than is known here.
+fn told_of(tx: &Tx<'_>, user: &UserName) -> Result<BTreeSet<UserName>> {
+    let mut users = BTreeSet::new();
+    for letter in waiting(tx, user)? {
+        if let LetterBody::Contact(contact) = letter.body
+            && contact.is_ahead(identity::known(tx, &contact.user)?.as_ref())
+        {
+            users.insert(contact.user);
+        }
+    }
+    Ok(users)
 }
 
 async fn ask_about(store: &Store, api: &Api, user: &UserName) -> Result<Sender> {
@@ -265,21 +285,24 @@ fn take_effect(
             }
             contacts::keep_friend(tx, user, friend)?;
         }
-        LetterBody::Secrets(secrets) if secrets.friend.edition.is_by(&letter.stamp.eid) => {
-            rotation::adopt(tx, secrets)?;
+        LetterBody::Secrets(secrets) if secrets.is_by(&letter.stamp.eid) => {
+            rotation::adopt(tx, secrets, letter.stamp.time)?;
         }
-        LetterBody::Answer(_) | LetterBody::Renewal(_) | LetterBody::Secrets(_) => {
-            return Err(Rejection::invalid(
-                "a friendship says that it was made later than its sender can know",
-            ));
-        }
-        LetterBody::Decline(request_id) => requests::declined(tx, user, client_key, request_id)?,
-        LetterBody::Contact(contact) => {
-            if let Some(given) = contacts::merge(tx, contact)? {
+        LetterBody::Contact(contact) if contact.is_by(&letter.stamp.eid) => {
+            if let Some(given) = contacts::merge(tx, contact, letter.stamp.time)? {
                 requests::decided(tx, &contact.user, given)?;
             }
             requests::wanted(tx, &contact.user)?;
         }
+        LetterBody::Answer(_)
+        | LetterBody::Renewal(_)
+        | LetterBody::Secrets(_)
+        | LetterBody::Contact(_) => {
+            return Err(Rejection::invalid(
+                "a letter says that something was decided later than its sender can know",
+            ));
+        }
+        LetterBody::Decline(request_id) => requests::declined(tx, user, client_key, request_id)?,
         LetterBody::Group { handover, .. } => {
             let handover = GroupHandover::decode(handover)
                 .ok_or_else(|| Rejection::invalid("a group that was handed over is malformed"))?;

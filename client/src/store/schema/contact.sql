@@ -17,7 +17,7 @@ CREATE TABLE contacts (
     founding BLOB NOT NULL,             -- transcript of epoch 0 of the user's identity that it holds for
     friend BLOB,                        -- a Friend in CBOR: the friendship that the user gave to this one
     given INTEGER NOT NULL,             -- 1: the user was given this one's
-    decided INTEGER NOT NULL            -- when that was decided, in seconds since 1970; 0: never
+    decided BLOB                        -- an Edition in CBOR: when that was decided; NULL: never
 ) STRICT;
 
 -- Contact requests of this device.
