@@ -193,6 +193,27 @@ COMMENT ON COLUMN auth.former_names.user_id IS
     'Account that had it, which can take it back, and with which it goes. Never changes';
 COMMENT ON COLUMN auth.former_names.free IS 'Month (auth.month) from which on the name is free. Never changes';
 
+-- AFTER: a name that is taken while its owner gives it up waits for that at the unique indexes of auth.users, and sees here
+-- what became of it.
+CREATE FUNCTION auth.keep_names_free() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF auth.is_name_kept(new.skeleton, new.user_id) THEN
+        RAISE EXCEPTION 'a name is reserved, or was another user''s until lately'
+            USING ERRCODE = 'unique_violation', CONSTRAINT = 'names_are_free';
+    END IF;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION auth.keep_names_free IS
+    'Triggers of auth.users: nobody takes a name that is the operator''s or was another user''s until lately, whenever that became so (AS-1, AS-9)';
+CREATE TRIGGER names_are_free AFTER INSERT ON auth.users
+    FOR EACH ROW EXECUTE FUNCTION auth.keep_names_free();
+CREATE TRIGGER new_names_are_free AFTER UPDATE OF name ON auth.users
+    FOR EACH ROW WHEN (new.name <> old.name) EXECUTE FUNCTION auth.keep_names_free();
+ALTER TABLE auth.users
+    ENABLE ALWAYS TRIGGER names_are_free, ENABLE ALWAYS TRIGGER new_names_are_free;
+
 CREATE TYPE auth.account_change AS ENUM ('reset', 'rename');
 COMMENT ON TYPE auth.account_change IS 'What an account''s owner can do a few times in a month';
 
@@ -225,13 +246,14 @@ COMMENT ON COLUMN auth.profiles.picture IS 'Picture that the profile names, if i
 
 -- The counts are lost with a crash, and are never in WAL, replicas or base backups.
 CREATE UNLOGGED TABLE auth.wrong_proofs (
-    user_id uuid PRIMARY KEY REFERENCES auth.users ON DELETE CASCADE,
+    account uuid PRIMARY KEY,
     hour integer NOT NULL,
     proofs integer NOT NULL
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE auth.wrong_proofs IS
     'Second proofs that did not verify, of the last day: somebody without the recovery key tried to reset, rename or delete an account (AS-8)';
-COMMENT ON COLUMN auth.wrong_proofs.user_id IS 'Account. Never changes';
+COMMENT ON COLUMN auth.wrong_proofs.account IS
+    'Account, or a digest of a name that nobody has, so that both are counted in the same way and the time of an answer tells nothing. Never changes';
 COMMENT ON COLUMN auth.wrong_proofs.hour IS 'Hour (hours since 1970) that is counted. Grows';
 COMMENT ON COLUMN auth.wrong_proofs.proofs IS 'Number in that hour. Grows, and begins anew with each hour';
 
@@ -264,11 +286,14 @@ CREATE TABLE auth.incarnations (
     current_group_info bytea,
     current_ratchet_tree bytea,
     eid bytea,
+    ended integer,
     PRIMARY KEY (user_id, incarnation),
     CHECK ((incarnation = 0) = (previous_end IS NULL)),
+    CHECK ((eid IS NULL) = (ended IS NOT NULL)),
     CHECK ((epoch = 0) = (current_group_info IS NULL) AND (epoch = 0) = (current_ratchet_tree IS NULL))
 );
 CREATE UNIQUE INDEX one_incarnation_lives ON auth.incarnations (user_id) WHERE eid IS NOT NULL;
+CREATE INDEX incarnations_by_end ON auth.incarnations (ended) WHERE ended IS NOT NULL;
 COMMENT ON TABLE auth.incarnations IS
     'Identities (EIDs) of each account, one after the other: all have ended but the last (AS-8). Rows never go, except with the account';
 COMMENT ON COLUMN auth.incarnations.user_id IS 'Account. Never changes';
@@ -293,6 +318,8 @@ COMMENT ON COLUMN auth.incarnations.current_ratchet_tree IS
     'Ratchet tree of the current epoch; null in epoch 0, where ratchet_tree is it. Changes with epoch';
 COMMENT ON COLUMN auth.incarnations.eid IS
     'Public state of the EID''s MLS group in its current epoch (postcard), which validates the next commit. Changes with epoch; null once the incarnation has ended, for ever';
+COMMENT ON COLUMN auth.incarnations.ended IS
+    'Month (auth.month) in which it ended, which tells when an account is abandoned that was not begun anew (AS-9); null while it lives. Set once, then never changes';
 
 CREATE FUNCTION auth.chain_incarnations() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -329,6 +356,7 @@ DECLARE
             (old.epoch, old.transcript, old.tree_hash, old.state_signature, old.current_group_info, old.current_ratchet_tree);
 BEGIN
     IF same AND old.eid IS NOT NULL AND ends THEN
+        new.ended := auth.month(now());
         RETURN new;
     END IF;
     IF same AND old.eid IS NOT NULL AND new.eid IS NOT NULL AND new.epoch = old.epoch + 1 THEN

@@ -11,8 +11,10 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 pub struct Options {
     /// Accept contact requests of anyone that is not blocked (AS-12): for bots. Otherwise a person decides.
     pub accept_contacts: bool,
-    /// How many users may wait for a person's decision, and how many letters of strangers for the AS to be asked.
+    /// How many users may wait for a person's decision, and how many strangers for the AS to be asked about them.
     pub waiting_requests: u64,
+    /// How many users may wait for the AS to confirm that there is a user of that name.
+    pub unconfirmed_requests: u64,
     /// Where the server is now, if not where it was at registration.
     pub server: Option<String>,
     /// Passphrase under which the state is encrypted; without one, a new client's state is not.
@@ -75,6 +77,7 @@ impl Default for Options {
         Self {
             accept_contacts: false,
             waiting_requests: 100,
+            unconfirmed_requests: 20,
             server: None,
             passphrase: None,
             update_every: 30 * DAY,

@@ -11,12 +11,13 @@ use postern_protocol::{
 
 use crate::{
     contact,
-    error::{Rejection, Result},
+    error::{Rejection, Result, goes_on},
     event::Event,
     group::{
         self, GroupState,
         strayed::{self, State},
     },
+    identity,
     mailbox::{self, KINDS, Queue},
     options::Options,
     session::Session,
@@ -61,7 +62,10 @@ impl Session {
     pub(crate) async fn process(&self, _: &Step<'_>, kind: QueueKind, dequeued: &Dequeued) -> Result<()> {
         let trees = match kind {
             QueueKind::Group => self.fetch_welcome_trees(dequeued).await?,
-            QueueKind::Contact => HashMap::new(),
+            QueueKind::Contact => {
+                self.meet_issuers(dequeued).await?;
+                HashMap::new()
+            }
         };
         self.store
             .write(|tx| {
@@ -135,23 +139,30 @@ impl Session {
         self.rotate_mailbox_keys(step).await
     }
 
+    /// Asks for the AS's keys if a letter of a batch has a credential by one that was not seen: letters are judged by
+    /// them.
+    async fn meet_issuers(&self, dequeued: &Dequeued) -> Result<()> {
+        let new = self.store.read(|tx| {
+            let payloads = open_all(tx, QueueKind::Contact, dequeued)?;
+            let deposits = payloads.iter().filter_map(|(_, payload)| match payload {
+                QueuePayload::Deposit(deposit) => Some(deposit),
+                _ => None,
+            });
+            contact::has_new_issuer(tx, deposits)
+        })?;
+        if new {
+            goes_on(identity::authentication_keys(&self.store, &self.api.http).await)?;
+        }
+        Ok(())
+    }
+
     /// The trees that belong to the Welcomes of a batch, by sequence number. A Welcome whose
     /// tree is gone is left to be refused.
     async fn fetch_welcome_trees(&self, dequeued: &Dequeued) -> Result<HashMap<u64, WelcomeTree>> {
-        let welcomes = self.store.read(|tx| {
-            let mut queue = Queue::load(tx, QueueKind::Group)?;
-            let mut welcomes = Vec::new();
-            for message in &dequeued.messages {
-                match queue.open(message) {
-                    Ok(Some(QueuePayload::Welcome(welcome))) => welcomes.push((message.seq, welcome)),
-                    Ok(_) => {}
-                    Err(_) => break,
-                }
-            }
-            Ok(welcomes)
-        })?;
+        let payloads = self.store.read(|tx| open_all(tx, QueueKind::Group, dequeued))?;
         let mut trees = HashMap::new();
-        for (seq, welcome) in welcomes {
+        for (seq, payload) in payloads {
+            let QueuePayload::Welcome(welcome) = payload else { continue };
             let needed = self.store.trial(|tx| Ok(group::tree_of_welcome(tx, &welcome)))?;
             let Some((id, fetch, leaf)) = needed else { continue };
             match self.api.fetch_welcome_tree(&id, &fetch, &leaf).await {
@@ -162,6 +173,21 @@ impl Session {
         }
         Ok(trees)
     }
+}
+
+/// The payloads of a batch by their sequence numbers, up to the place where the server broke the queue's promise.
+/// Nothing of the queue changes by it.
+fn open_all(tx: &Tx<'_>, kind: QueueKind, dequeued: &Dequeued) -> Result<Vec<(u64, QueuePayload)>> {
+    let mut queue = Queue::load(tx, kind)?;
+    let mut payloads = Vec::new();
+    for message in &dequeued.messages {
+        match queue.open(message) {
+            Ok(Some(payload)) => payloads.push((message.seq, payload)),
+            Ok(None) => {}
+            Err(_) => break,
+        }
+    }
+    Ok(payloads)
 }
 
 pub(crate) fn is_empty(dequeued: &Dequeued) -> bool {

@@ -141,12 +141,27 @@ impl Client {
     /// may be deleted. Returns the groups that the user is not wholly out of.
     ///
     /// # Errors
-    /// `wrong-proof`, before anything is changed; passing ones: call again.
+    /// `wrong-proof`, and `not-allowed` for a device that was removed from its user, before anything is changed; passing
+    /// ones: call again.
     pub async fn delete_account(&self, recovery_key: &RecoveryKey) -> Result<Vec<StillIn>> {
         let session = &self.session;
         // Whether the key is right has to be known first. It is replaced by itself.
-        let proven = self.put_recovery_key(recovery_key, recovery_key).await;
-        or_repeated(proven, ProblemType::NotAllowed)?;
+        match self.put_recovery_key(recovery_key, recovery_key).await {
+            Err(error) if error.problem() == Some(ProblemType::NotAllowed) => {
+                // An earlier attempt, whose answer was lost, erased the account, and everybody was told. Otherwise this
+                // device is nobody's, and tells nobody anything.
+                let found = identity::look_up(&session.api, &session.store, self.user()).await;
+                return match found {
+                    Err(found) if found.problem() == Some(ProblemType::NotFound) => {
+                        self.forget_account()?;
+                        Ok(Vec::new())
+                    }
+                    Err(found) if found.is_passing() => Err(found),
+                    _ => Err(error),
+                };
+            }
+            proven => proven?,
+        }
         let step = session.store.step().await?;
         session.store.write(group::tell_groups_of_end)?;
         let mut still_in = Vec::new();
@@ -176,10 +191,14 @@ impl Client {
         let proof = SecondProof::recovery(recovery_key, &account.user, &operation);
         // No client any more: an earlier attempt, whose answer was lost, erased the account.
         or_repeated(session.api.delete_account(proof, &client).await, ProblemType::NotAllowed)?;
-        session.store.write(|tx| {
+        self.forget_account()?;
+        Ok(still_in)
+    }
+
+    fn forget_account(&self) -> Result<()> {
+        self.session.store.write(|tx| {
             Account::delete(tx)?;
             Friendship::delete(tx)
-        })?;
-        Ok(still_in)
+        })
     }
 }

@@ -93,6 +93,8 @@ pub type RequestId = postern_protocol::QueueId;
 /// A letter whose sender's signature was checked. Whether the AS vouches for the sender was not.
 #[derive(Debug, Clone)]
 pub(super) struct OpenedLetter {
+    pub credential: IssuedCredential,
+    /// As the credential says.
     pub sender: ClientCredential,
     pub stamp: Stamp,
     pub lookup: Option<LookupSecret>,
@@ -175,7 +177,8 @@ pub(super) fn open(payload: &Payload, address: &Address, private: &HpkePrivateKe
         LetterBody::Request(request) => is_of(&request.contact, sender.client_key),
         _ => true,
     };
-    answerable.then_some(OpenedLetter { sender, stamp: letter.stamp, lookup, body })
+    let credential = letter.credential;
+    answerable.then_some(OpenedLetter { credential, sender, stamp: letter.stamp, lookup, body })
 }
 
 fn seal_to(key: &HpkePublicKey, info: &[u8], aad: &[u8], plaintext: &[u8]) -> Result<Vec<u8>> {

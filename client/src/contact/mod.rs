@@ -32,7 +32,7 @@ pub(crate) use self::{
     deposits::{deliver_deposits, write_group},
     friendship::Friendship,
     handover::{handover, take_over},
-    letters::{moved, read_again, read_letters, receive_letter, secrets_in_letters},
+    letters::{has_new_issuer, moved, read_again, read_letters, receive_letter, secrets_in_letters},
     list::list,
     news::{tell_contacts_of_end, tell_contacts_of_name, tell_contacts_of_profile, write_news},
     requests::{accept, ask, decline, received},

@@ -1,11 +1,17 @@
-//! News for contacts and for this user's other devices, until letters are written. They go to the devices that a user
+//! News for contacts and for this user's other devices, and answers to those that asked, until letters are written. They go to the devices that a user
 //! has by then: the AS is asked first, so that a removed device hears nothing (AS-13). Owns the table `news`.
 
-use postern_protocol::{name::UserName, problem::ProblemType};
+use postern_protocol::{PublicKey, name::UserName, problem::ProblemType};
 use rusqlite::params;
 use serde::{Deserialize, Serialize};
 
-use super::{contacts, deposits::write_letter, friendship::Friendship, letter::LetterBody};
+use super::{
+    contacts,
+    deposits::write_letter,
+    friendship::Friendship,
+    letter::{ContactAnswer, LetterBody},
+    requests::DeviceRequest,
+};
 use crate::{
     account::Account,
     error::{Error, Result, goes_on},
@@ -26,6 +32,10 @@ const MISSES: u32 = 3;
 /// Something that all devices of a user are to be told.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum News {
+    /// To a device that asked: its user may add this one to groups.
+    Answer(DeviceRequest),
+    /// To a device that asked: its user may not.
+    Decline(DeviceRequest),
     /// To a contact: there is another friendship.
     Renewal,
     /// To a contact: this user had another name before.
@@ -52,6 +62,13 @@ pub(super) fn tell(tx: &Tx<'_>, user: &UserName, news: &News) -> Result<()> {
 /// Has this user's other devices told what was agreed with a contact.
 pub(super) fn tell_own_devices(tx: &Tx<'_>, contact: &UserName) -> Result<()> {
     tell(tx, &Account::load(tx)?.user, &News::Contact(contact.clone()))
+}
+
+/// Has a user not told what is not true any more.
+pub(super) fn withdraw(tx: &Tx<'_>, user: &UserName, news: &News) -> Result<()> {
+    let sql = "DELETE FROM news WHERE user = ?1 AND news = ?2";
+    tx.sql().execute(sql, params![user.to_string(), encode(news)])?;
+    Ok(())
 }
 
 /// Has a user told nothing any more.
@@ -100,16 +117,24 @@ fn missed(tx: &Tx<'_>, user: &UserName) -> Result<()> {
     Ok(())
 }
 
-/// Writes all news of a user to each of the user's devices but this one.
+/// Writes all news of a user to each of the user's devices but this one, and answers to those that asked.
 fn write(tx: &Tx<'_>, user: &VerifiedUser) -> Result<()> {
     let account = Account::load(tx)?;
     let own_key = account.client_key().public_key();
+    let is_device = |key: &PublicKey| user.clients.iter().any(|client| client.client_key == *key);
     let mut statement = tx.sql().prepare_cached("SELECT news FROM news WHERE user = ?1")?;
     let rows = statement
         .query_map([user.name.to_string()], |row| row.get(0))?
         .collect::<Result<Vec<Vec<u8>>, _>>()?;
     for news in rows {
-        let Some(body) = body(tx, &user.name, &decode(&news, "news")?)? else { continue };
+        let news = decode(&news, "news")?;
+        let Some(body) = body(tx, &user.name, &news)? else { continue };
+        if let News::Answer(asked) | News::Decline(asked) = &news {
+            if is_device(&asked.client_key) {
+                write_letter(tx, &account, &user.name, &asked.contact, &body)?;
+            }
+            continue;
+        }
         for client in user.clients.iter().filter(|client| client.client_key != own_key) {
             if let Some(contact) = &client.contact {
                 write_letter(tx, &account, &user.name, contact, &body)?;
@@ -122,10 +147,15 @@ fn write(tx: &Tx<'_>, user: &VerifiedUser) -> Result<()> {
 /// What is to be said now; `None` if it is not true any more.
 fn body(tx: &Tx<'_>, to: &UserName, news: &News) -> Result<Option<LetterBody>> {
     Ok(match news {
+        News::Answer(asked) if contacts::is_given(tx, to)? => {
+            let friend = Friendship::load(tx)?.secrets.friend.clone();
+            Some(LetterBody::Answer(ContactAnswer { request_id: asked.request_id, friend }))
+        }
+        News::Decline(asked) => Some(LetterBody::Decline(asked.request_id)),
         News::Renewal if contacts::is_given(tx, to)? => {
             Some(LetterBody::Renewal(Friendship::load(tx)?.secrets.friend.clone()))
         }
-        News::Renewal => None,
+        News::Answer(_) | News::Renewal => None,
         News::Moved(from) => Some(LetterBody::Moved(from.clone())),
         News::Gone => Some(LetterBody::Gone),
         News::Profile => Some(LetterBody::Profile(profile::own_version(tx)?)),

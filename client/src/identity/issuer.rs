@@ -64,6 +64,13 @@ pub(crate) fn accept_root(tx: &Tx<'_>) -> Result<()> {
     Ok(())
 }
 
+/// Whether the AS was seen to sign with a key, or to revoke it.
+pub(crate) fn was_seen(tx: &Tx<'_>, issuer: &PublicKey) -> Result<bool> {
+    let published = seen(tx)?
+        .is_some_and(|keys| keys.keys.iter().any(|published| published.public_key == *issuer));
+    Ok(published || is_revoked(tx, issuer)?)
+}
+
 /// Whether a credential that somebody sends was good at a time (seconds since 1970), under the AS's keys as they were
 /// shown last. Whether its client is still its user's, a lookup says.
 pub(crate) fn vouches(tx: &Tx<'_>, credential: &IssuedCredential, at: u64) -> Result<bool> {

@@ -81,15 +81,15 @@ impl LostAccount {
     /// Verifies the owner's proof.
     ///
     /// # Errors
-    /// `wrong-proof`, also for a name that nobody has.
+    /// `wrong-proof`, also for a name that nobody has: that takes the same work, and is counted in the same way.
     pub async fn prove(
         &self,
         auth: &As,
         proof: &SecondProof,
         operation: &Operation<'_>,
     ) -> Result<(), Failure> {
-        self.owner.prove(auth, proof, operation).await?;
+        let is_proven = self.owner.is_proven(proof, operation);
         // For some messages anybody can sign for the key that stands for nobody's, a point of small order.
-        if self.exists { Ok(()) } else { Err(ProblemType::WrongProof.into()) }
+        if is_proven && self.exists { Ok(()) } else { Err(self.owner.refuse(auth).await?) }
     }
 }

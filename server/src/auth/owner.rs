@@ -47,12 +47,18 @@ impl Owner {
         proof: &SecondProof,
         operation: &Operation<'_>,
     ) -> Result<(), Failure> {
-        if proof.verify(self.recovery_key, &self.user, operation).is_ok() {
-            return Ok(());
-        }
+        if self.is_proven(proof, operation) { Ok(()) } else { Err(self.refuse(auth).await?) }
+    }
+
+    pub fn is_proven(&self, proof: &SecondProof, operation: &Operation<'_>) -> bool {
+        proof.verify(self.recovery_key, &self.user, operation).is_ok()
+    }
+
+    /// Counts a wrong proof, whether anybody has the name or not.
+    pub async fn refuse(&self, auth: &As) -> Result<Failure, Failure> {
         let sql = "SELECT auth.count_wrong_proof($1)";
         auth.home.database.query_one(sql, &[&self.user.local()]).await?;
-        Err(ProblemType::WrongProof.into())
+        Ok(ProblemType::WrongProof.into())
     }
 
     /// The verifier as the database compares it.

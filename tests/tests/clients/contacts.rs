@@ -1,11 +1,23 @@
 //! First contact (AS-12), removed devices (AS-13), and knowing that somebody is who they seem to be. Real clients, a real
 //! server, and letters that a server keeps back or sends again.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
-use postern_client::{Client, Clock, Contact, Error, Event, Options};
+use postern_client::{
+    Client, Clock, Contact, ContactRequest, Error, Event, Letter, LetterBody, Options, RequestId, Stamp,
+};
 use postern_protocol::{
-    PublicKey,
+    Address, Payload, PublicKey, Transcript,
+    auth::SignedContact,
+    chain::HpkePrivateKey,
+    credential::ClientCredential,
+    eid::EidState,
+    encoding::Encoding,
+    key::SigningKey,
+    label::Label,
     name::UserName,
     qs::{QueueKind, QueuePayload},
 };
@@ -79,12 +91,43 @@ fn letters(client: &Client) -> Vec<Vec<u8>> {
         .collect()
 }
 
+/// The contact that a client published.
+async fn published(of: &Client) -> SignedContact {
+    let found = of.look_up(of.user()).await.unwrap();
+    let client = found.clients.into_iter().find(|client| client.client_key == of.client_key()).unwrap();
+    client.contact.unwrap()
+}
+
 /// A server puts a letter into a client's contact queue again.
 async fn send_again(world: &World, to: &Client, letter: &[u8]) {
-    let found = to.look_up(to.user()).await.unwrap();
-    let client = found.clients.into_iter().find(|client| client.client_key == to.client_key()).unwrap();
+    put(world, &published(to).await, letter).await;
+}
+
+/// Anybody puts something into a contact queue.
+async fn put(world: &World, to: &SignedContact, letter: &[u8]) {
     world.stock(1).await;
-    world.pay(&depositing(client.contact.unwrap().address, letter)).await.assert_ok("a deposit");
+    world.pay(&depositing(to.address, letter)).await.assert_ok("a deposit");
+}
+
+/// A request in a user's name, with a credential that this key signed.
+fn forged(to: &SignedContact, name: &str, issuer: &SigningKey) -> Vec<u8> {
+    let (client, hpke) = (SigningKey::generate(), HpkePrivateKey::generate().unwrap());
+    let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    let credential = ClientCredential {
+        user: name.parse().unwrap(),
+        client_key: client.public_key(),
+        not_before: time - 1000,
+        not_after: time + 1000,
+        issuer_key: issuer.public_key(),
+    };
+    let address = Address::generate().unwrap();
+    let contact = SignedContact::sign(to.domain.clone(), address, hpke.public_key().unwrap(), &client);
+    let request = LetterBody::Request(ContactRequest { request_id: RequestId::new([1; 16]), contact });
+    let (credential, body) = (credential.issue(issuer), Payload::new(Encoding::Cbor.encode(&request)));
+    let stamp = Stamp { time, number: 1, eid: EidState::founded(0, Transcript::new([3; 32])) };
+    let signature = client.sign(&Letter::to_be_signed(&to.address, &credential, &stamp, &body));
+    let letter = Encoding::Cbor.encode(&Letter { credential, stamp, body, signature });
+    to.hpke_key.seal(Label::CONTACT_SEAL.as_bytes(), to.address.as_bytes(), &letter).unwrap()
 }
 
 #[tokio::test]
@@ -246,6 +289,49 @@ async fn a_request_whose_sender_the_server_does_not_confirm_is_shown_as_that_and
     bob.accept_contact(alice.user()).await.unwrap();
     until(&alice, answers(bob.user())).await;
     assert!(contact(&bob, alice.user()).unwrap().may_add);
+    world.close();
+}
+
+#[tokio::test]
+async fn forged_letters_are_shown_to_nobody_and_keep_no_request_out() {
+    let world = World::builder().start().await;
+    let alice = shy_person(&world, "alice").await;
+    let bob = with(world.person("bob").await, Options { waiting_requests: 2, ..shy() });
+    let to = published(&bob).await;
+    let issuer = SigningKey::generate();
+    let domain = bob.user().domain();
+    for name in ["nobody-1", "nobody-2", "nobody-3", "alice"] {
+        put(&world, &to, &forged(&to, &format!("{name}@{domain}"), &issuer)).await;
+    }
+    put(&world, &to, &forged(&to, "nobody@elsewhere.example", &issuer)).await;
+    alice.ask_contact(bob.user()).await.unwrap();
+    let events = sync(&bob).await;
+    let requested = events.iter().filter(|event| matches!(event, Event::ContactRequested { .. })).count();
+    assert!(requested == 1 && events.iter().any(asks(alice.user())), "{events:?}");
+    assert!(is_ignored(&events, "none that the server signed"), "{events:?}");
+    let requests = bob.contact_requests().unwrap();
+    assert!(requests.len() == 1 && requests[0].user == *alice.user(), "{requests:?}");
+    world.close();
+}
+
+#[tokio::test]
+async fn requests_that_the_server_does_not_confirm_take_no_place_from_those_that_it_does() {
+    let world = World::builder().start().await;
+    let options = Options { waiting_requests: 1, unconfirmed_requests: 1, ..shy() };
+    let bob = with(world.person("bob").await, options);
+    for (name, is_shown) in [("gina", true), ("hank", false)] {
+        shy_person(&world, name).await.ask_contact(bob.user()).await.unwrap();
+        let hide = format!("UPDATE auth.users SET name = '{name}-is-hidden' WHERE name = '{name}'");
+        world.admin.batch_execute(&hide).await.unwrap();
+        let events = sync(&bob).await;
+        let unverified = |event: &Event| matches!(event, Event::ContactRequested { verified: false, .. });
+        assert_eq!(events.iter().any(unverified), is_shown, "{name}: {events:?}");
+        assert_eq!(is_ignored(&events, "whom the server does not confirm"), !is_shown, "{name}: {events:?}");
+    }
+    let alice = shy_person(&world, "alice").await;
+    alice.ask_contact(bob.user()).await.unwrap();
+    until(&bob, asks(alice.user())).await;
+    assert_eq!(bob.contact_requests().unwrap().len(), 2);
     world.close();
 }
 
