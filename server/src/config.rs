@@ -164,7 +164,7 @@ pub struct OidcConfig {
     pub issuer: Option<String>,
     /// The client id that ID tokens are for: a public client of the provider's, without a secret.
     pub client_id: Option<String>,
-    /// Age up to which ID tokens are taken, in seconds.
+    /// Age up to which ID tokens are taken, and, as an owner's proof, logins, in seconds.
     pub max_age_seconds: u64,
 }
 
@@ -815,7 +815,7 @@ pub struct OidcSettings {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client_id: Option<String>,
 
-    /// Age up to which an ID token is taken, in seconds [default: 900]
+    /// Age up to which an ID token is taken, and, as an owner's proof, its login, in seconds [default: 900]
     #[arg(long = "oidc-max-age-seconds", value_name = "SECONDS", env = "POSTERN_OIDC_MAX_AGE_SECONDS")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_age_seconds: Option<u64>,
