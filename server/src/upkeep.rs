@@ -203,13 +203,14 @@ mod tests {
     #[tokio::test]
     async fn a_chore_goes_on_after_failures_and_panics() {
         let turns = Arc::new(AtomicUsize::new(0));
-        let chore = Chore::every(Duration::from_millis(1), "test", &turns, |turns: Arc<AtomicUsize>| async move {
-            match turns.fetch_add(1, Ordering::Relaxed) % 3 {
-                0 => panic!("a fault of the chore"),
-                1 => anyhow::bail!("a failure"),
-                _ => Ok(()),
-            }
-        });
+        let chore =
+            Chore::every(Duration::from_millis(1), "test", &turns, |turns: Arc<AtomicUsize>| async move {
+                match turns.fetch_add(1, Ordering::Relaxed) % 3 {
+                    0 => panic!("a fault of the chore"),
+                    1 => anyhow::bail!("a failure"),
+                    _ => Ok(()),
+                }
+            });
         timeout(Duration::from_secs(1), chore.keep()).await.expect_err("it never ends");
         assert!(turns.load(Ordering::Relaxed) > 10);
     }

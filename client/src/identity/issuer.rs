@@ -66,8 +66,8 @@ pub(crate) fn accept_root(tx: &Tx<'_>) -> Result<()> {
 
 /// Whether the AS was seen to sign with a key, or to revoke it.
 pub(crate) fn was_seen(tx: &Tx<'_>, issuer: &PublicKey) -> Result<bool> {
-    let published = seen(tx)?
-        .is_some_and(|keys| keys.keys.iter().any(|published| published.public_key == *issuer));
+    let published =
+        seen(tx)?.is_some_and(|keys| keys.keys.iter().any(|published| published.public_key == *issuer));
     Ok(published || is_revoked(tx, issuer)?)
 }
 
@@ -275,6 +275,9 @@ mod tests {
         let taken = take(&AuthenticationKeys { revoked: Vec::new(), ..other.clone() }).unwrap();
         assert_eq!((taken.root, taken.revoked), (other.root, vec![old.public_key()]));
         assert!(store.read(|tx| is_revoked(tx, &old.public_key())).unwrap());
-        assert!(!store.read(|tx| is_revoked(tx, &stranger)).unwrap(), "it never signed anything that counted");
+        assert!(
+            !store.read(|tx| is_revoked(tx, &stranger)).unwrap(),
+            "it never signed anything that counted"
+        );
     }
 }

@@ -93,7 +93,10 @@ async fn admit(aas: &Aas, signer_key: &[u8], signature: &[u8]) -> Result<(), Fai
             let detail = "too many of today's requests were refused";
             let problem = Problem::with_detail(ProblemType::AllowanceUsedUp, detail);
             let (allowance, resets_in) = (row.get("allowance"), row.get("resets_in"));
-            Err(Failure::Limited(problem, RateLimit { period: Period::Day, allowance, remaining: 0, resets_in }))
+            Err(Failure::Limited(
+                problem,
+                RateLimit { period: Period::Day, allowance, remaining: 0, resets_in },
+            ))
         }
     }
 }

@@ -63,8 +63,7 @@ impl Database {
         let lane = |size, statement, lock| Lane::new(&config, size, settings.wait(), statement, lock);
         // Less than the statement's, so that one that only waits is refused as one that waits.
         let lock = |statement: Duration| statement * 4 / 5;
-        let (statement, heavy_statement) =
-            (settings.statement_timeout(), settings.heavy_statement_timeout());
+        let (statement, heavy_statement) = (settings.statement_timeout(), settings.heavy_statement_timeout());
         Ok(Self {
             lanes: Arc::new(Lanes {
                 light: lane(light, statement, LIGHT_LOCK_TIMEOUT.min(lock(statement)))?,

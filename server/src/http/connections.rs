@@ -404,7 +404,8 @@ mod tests {
         let arrivals: Vec<_> = open.iter().map(|connection| connection.activity().arrival()).collect();
         arrivals[1].is_over();
         let evicted = || open.iter().map(is_evicted).collect::<Vec<_>>();
-        let fifth = connections.admit().expect("the third one's request is arriving, and its source has most");
+        let fifth =
+            connections.admit().expect("the third one's request is arriving, and its source has most");
         assert_eq!(evicted(), [false, false, true, false]);
         let _busy = fifth.activity().request();
         arrivals.iter().for_each(Arrival::is_over);

@@ -135,7 +135,8 @@ impl Memory {
         let held = held.unwrap_or_default();
         let all = of_source.plus(units).less(held);
         let share = self.budget.0.share;
-        if (all.large > share && units.large > held.large) || (all.small > share && units.small > held.small) {
+        if (all.large > share && units.large > held.large) || (all.small > share && units.small > held.small)
+        {
             return Err(Failure::Overloaded("the bodies of one source take too much memory"));
         }
         let more = units.less(held).number();
@@ -215,7 +216,9 @@ impl State {
     fn evict(&mut self, needed: usize, most: usize) {
         while self.free < needed {
             let holders = self.sources.iter_mut().filter(|(_, source)| !source.arriving.is_empty());
-            let Some((address, source)) = holders.max_by_key(|(_, source)| source.units.number()) else { return };
+            let Some((address, source)) = holders.max_by_key(|(_, source)| source.units.number()) else {
+                return;
+            };
             if source.units.number() <= most {
                 return;
             }
@@ -251,10 +254,7 @@ impl Units {
     }
 
     fn less(self, other: Self) -> Self {
-        Self {
-            small: self.small.saturating_sub(other.small),
-            large: self.large.saturating_sub(other.large),
-        }
+        Self { small: self.small.saturating_sub(other.small), large: self.large.saturating_sub(other.large) }
     }
 }
 

@@ -106,7 +106,10 @@ async fn after_a_hundred_refusals_in_a_day_nothing_is_computed_for_the_signer_an
     body[element..].fill(0xff);
     let by = |key: &SigningKey| asking_for_tokens(key, BATCH_REQUEST_MEDIA_TYPE, body.clone()).wire();
     for _ in 0..100 {
-        world.send(&by(&alice.device.key)).await.assert_problem("an invalid one", ProblemType::InvalidTokenRequest);
+        world
+            .send(&by(&alice.device.key))
+            .await
+            .assert_problem("an invalid one", ProblemType::InvalidTokenRequest);
     }
     let reply = world.send(&by(&alice.device.key)).await;
     reply.assert_problem("one too many", ProblemType::AllowanceUsedUp);
