@@ -23,7 +23,8 @@ outcome! {
 
 pub async fn delete_group(ds: Ds, request: Request, payment: Payment) -> Outcome {
     let (group_id, signer, body) = request.home_group::<DeleteGroup>(&ds.home)?;
-    let loaded = LoadedGroup::load(&ds.home, &payment, &group_id, Kind::Tree).await?.ok_or(ProblemType::NotFound)?;
+    let loaded =
+        LoadedGroup::load(&ds.home, &payment, &group_id, Kind::Tree).await?.ok_or(ProblemType::NotFound)?;
     let open = || loaded.stored.open_group(&body.state_key, ds.now());
     let group = payment.compute(&ds.home, open).await??;
     let sender = group.roster.by_key(signer).ok_or(ProblemType::NotAllowed)?;

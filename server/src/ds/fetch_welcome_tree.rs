@@ -20,8 +20,7 @@ pub async fn fetch_welcome_tree(ds: Ds, request: Request, payment: Payment) -> O
         .await?
         .ok_or(ProblemType::NotFound)?;
     let answer = || {
-        let tree =
-            StoredGroup::open_welcome_tree(&group_id, body.epoch, &body.state_key, row.get("tree"))?;
+        let tree = StoredGroup::open_welcome_tree(&group_id, body.epoch, &body.state_key, row.get("tree"))?;
         request.answer(StatusCode::OK, &tree)
     };
     payment.compute(&ds.home, answer).await?

@@ -129,8 +129,7 @@ pub fn propose(ds: &Ds, group_id: &GroupId, epoch: u64, key: &StateKey, due: &[u
 
 async fn propose_all(ds: &Ds, group_id: &GroupId, key: &StateKey, leaves: &[u32]) -> Result<(), Failure> {
     for _ in 0..ATTEMPTS {
-        let Some(LoadedGroup { stored, rules, .. }) =
-            LoadedGroup::load_unpaid(&ds.home, group_id).await?
+        let Some(LoadedGroup { stored, rules, .. }) = LoadedGroup::load_unpaid(&ds.home, group_id).await?
         else {
             return Ok(());
         };

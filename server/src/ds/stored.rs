@@ -95,8 +95,7 @@ impl LoadedGroup {
     /// A database that does not answer.
     pub async fn load_unpaid(home: &Home, group_id: &GroupId) -> Result<Option<Self>, Failure> {
         let nobody: (Option<i16>, Option<&[u8]>) = (None, None);
-        let parameters: [&(dyn ToSql + Sync); 4] =
-            [&nobody.0, &nobody.1, &group_id.id().as_slice(), &true];
+        let parameters: [&(dyn ToSql + Sync); 4] = [&nobody.0, &nobody.1, &group_id.id().as_slice(), &true];
         Self::of(group_id, home.database.query_opt(LOAD, &parameters).await?)
     }
 

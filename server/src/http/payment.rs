@@ -52,7 +52,8 @@ struct Inner {
 
 impl Payment {
     pub fn new(token: RedeemedToken, endpoint: &'static str, signature: UsedSignature, id: TokenId) -> Self {
-        let (turn, looked_up, settled) = (Mutex::default(), AtomicBool::new(false), watch::Sender::new(false));
+        let (turn, looked_up, settled) =
+            (Mutex::default(), AtomicBool::new(false), watch::Sender::new(false));
         Self(Arc::new(Inner { token, endpoint, signature, id, turn, looked_up, settled }))
     }
 
