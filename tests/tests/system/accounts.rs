@@ -114,7 +114,7 @@ async fn an_incarnation_is_chained_to_the_end_of_the_one_before_and_one_lives_at
 
     // Readers get the one that lives.
     let look_up = "SELECT outcome::text, incarnation, cardinality(ended)
-                     FROM auth.look_up_user(1::smallint, '', 'alice', NULL, NULL)";
+                     FROM auth.look_up_user(1::smallint, '', 'alice', NULL, NULL, NULL)";
     let row = admin.query_one(look_up, &[]).await.unwrap();
     assert_eq!((row.get::<_, &str>(0), row.get::<_, i32>(1), row.get::<_, i32>(2)), ("found", 1, 1));
     // Erasing takes them all.
