@@ -11,6 +11,7 @@ CREATE TABLE ds.settings (
     max_commit_bytes integer NOT NULL DEFAULT 524288 CHECK (max_commit_bytes >= 16384),
     max_authenticated_data_bytes integer NOT NULL DEFAULT 1024 CHECK (max_authenticated_data_bytes >= 64),
     max_delivery_bytes integer NOT NULL DEFAULT 134217728 CHECK (max_delivery_bytes >= 65536),
+    max_awaited_bytes integer NOT NULL DEFAULT 67108864 CHECK (max_awaited_bytes >= 1048576),
     past_epochs integer NOT NULL DEFAULT 3 CHECK (past_epochs BETWEEN 0 AND 5),
     max_reservations integer NOT NULL DEFAULT 1000000 CHECK (max_reservations > 0),
     -- A group that is as large as it may be can go on: a commit has 83 bytes for each member, and 8,192 more, in the worst
@@ -37,6 +38,8 @@ COMMENT ON COLUMN ds.settings.max_authenticated_data_bytes IS
     'Bytes of any message''s authenticated data, at most. Changes as the operator likes';
 COMMENT ON COLUMN ds.settings.max_delivery_bytes IS
     'Bytes that one request may take in all queues together, at most. Changes as the operator likes';
+COMMENT ON COLUMN ds.settings.max_awaited_bytes IS
+    'Bytes of the trees that are kept for a group''s members who were added and have not joined yet, at most. Changes as the operator likes';
 COMMENT ON COLUMN ds.settings.past_epochs IS
     'Epochs after its own in which an application message is still taken. Changes as the operator likes';
 COMMENT ON COLUMN ds.settings.max_reservations IS
@@ -176,7 +179,7 @@ COMMENT ON TYPE ds.reserve_group_id_outcome IS 'Outcomes of ds.reserve_group_id'
 CREATE TYPE ds.create_group_outcome AS ENUM ('created', 'token_spent', 'ciphersuite_forbidden', 'not_reserved');
 COMMENT ON TYPE ds.create_group_outcome IS 'Outcomes of ds.create_group';
 CREATE TYPE ds.submit_message_outcome AS ENUM (
-    'accepted', 'token_spent', 'unknown_group', 'wrong_epoch', 'too_large', 'stale');
+    'accepted', 'token_spent', 'unknown_group', 'wrong_epoch', 'too_large', 'too_many_awaited', 'stale');
 COMMENT ON TYPE ds.submit_message_outcome IS 'Outcomes of ds.submit_message';
 CREATE TYPE ds.propose_removal_outcome AS ENUM ('proposed', 'stale');
 COMMENT ON TYPE ds.propose_removal_outcome IS 'Outcomes of ds.propose_removal';

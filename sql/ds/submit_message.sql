@@ -16,7 +16,8 @@
 -- Returns accepted, with current_epoch (after the message), undelivered (the number of addresses that took nothing),
 -- gone (the addresses that never will) and pushes (as postern.take_pushes); token_spent; unknown_group; wrong_epoch:
 -- current_epoch is another one; too_large: the payloads take more bytes in all queues together than
--- ds.settings.max_delivery_bytes; stale: the group changed within the epoch, or under an application message, so validate
+-- ds.settings.max_delivery_bytes; too_many_awaited: the trees for joiners who have not shown up take more bytes than
+-- max_awaited_bytes; stale: the group changed within the epoch, or under an application message, so validate
 -- again. Stale is the one refusal that spends no token, because it is nobody's fault.
 -- Called by POST /ds/groups/{group_id}/messages.
 CREATE OR REPLACE FUNCTION ds.submit_message(
@@ -72,6 +73,14 @@ BEGIN
 
     IF ds.delivery_bytes(parts, payloads) > (SELECT s.max_delivery_bytes FROM ds.settings s) THEN
         outcome := 'too_large';
+        RETURN;
+    END IF;
+    IF submit_message.welcome_tree IS NOT NULL
+       AND octet_length(submit_message.welcome_tree)
+           + (SELECT coalesce(sum(octet_length(t.tree)), 0) FROM ds.welcome_trees t
+               WHERE t.group_id = submit_message.group_id AND NOT t.joiners <@ settled)
+           > (SELECT s.max_awaited_bytes FROM ds.settings s) THEN
+        outcome := 'too_many_awaited';
         RETURN;
     END IF;
 

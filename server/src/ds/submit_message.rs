@@ -45,6 +45,7 @@ outcome! {
         Stale = "stale",
         UnknownGroup = "unknown_group",
         TooLarge = "too_large",
+        TooManyAwaited = "too_many_awaited",
     }
 }
 
@@ -414,6 +415,11 @@ async fn write(
             let detail =
                 format_args!("{bytes} bytes in {} queues: the limit was lowered", step.addresses.len());
             Err(Problem::with_detail(ProblemType::DeliveryTooLarge, detail).into())
+        }
+        SubmitMessageOutcome::TooManyAwaited => {
+            let detail =
+                "too many members were added who have not joined yet: the group grows once they have";
+            Err(Problem::with_detail(ProblemType::TooManyMembers, detail).into())
         }
     }
 }

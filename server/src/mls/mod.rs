@@ -376,6 +376,11 @@ impl TrackedGroup {
         if group_info.extensions().ratchet_tree().is_some() {
             return Err(InvalidMls::Refused("a GroupInfo must not contain the ratchet tree"));
         }
+        // The context has its own bounds, and everything else a length that is known: so has the GroupInfo, which is
+        // stored for whoever comes.
+        if group_info.extensions().iter().any(|other| other.extension_type() != ExtensionType::ExternalPub) {
+            return Err(InvalidMls::Refused("a GroupInfo can have the extension external_pub only"));
+        }
         let Some(external_pub) = group_info.extensions().external_pub() else {
             return Err(InvalidMls::Refused(
                 "a GroupInfo must contain external_pub, so that others can join",

@@ -541,6 +541,9 @@ async fn a_commit_brings_the_group_info_of_the_epoch_it_begins() {
     world.assert_refuses("a forged signature", &call, refused).await;
     let with_tree = Commit { tree_in_group_info: true, ..update() };
     assert_commit_refused(&world, "with the ratchet tree", &mut group, 1, with_tree, refused).await;
+    let info_extensions = vec![Extension::Unknown(0xf0aa, UnknownExtension(vec![7; 1000]))];
+    let with_more = Commit { info_extensions, ..update() };
+    assert_commit_refused(&world, "with what nobody needs", &mut group, 1, with_more, refused).await;
     let spoken = group.party(1).say(b"hello");
     let with_info = Made { commit: spoken, ..made.clone() };
     let call = group.submit_commit(&group.members[1].party.key, &with_info);
@@ -1497,6 +1500,7 @@ async fn a_group_grows_to_the_operators_limit_and_one_beyond_it_goes_on_and_grow
         "max_commit_bytes",
         "max_authenticated_data_bytes",
         "max_delivery_bytes",
+        "max_awaited_bytes",
         "past_epochs",
         "max_reservations",
     ];
@@ -1592,6 +1596,35 @@ async fn nothing_waits_in_a_group_whose_commits_a_lowered_limit_does_not_let_thr
     world.receive(&mut group.members[1]).await;
     let (_, call) = group.make(1, update());
     submit(&world, &call).await;
+    world.close();
+}
+
+#[tokio::test]
+async fn the_trees_for_members_who_do_not_join_are_bounded() {
+    let world = World::start().await;
+    world.stock(200).await;
+    let mut group = world.group(2).await;
+    let newcomers: Vec<_> = (0..3).map(|_| Party::newcomer()).collect();
+    let (_, call) = group.make(0, adding(&[&newcomers[0]]));
+    submit(&world, &call).await;
+    group.party(0).merge();
+    set_limit(&world, "max_awaited_bytes", 1024 * 1024).await;
+    let grow =
+        "UPDATE ds.welcome_trees SET tree = tree || convert_to(repeat('x', $1 - octet_length(tree)), 'UTF8')";
+    world.admin.execute(grow, &[&(1024 * 1024 - 1000)]).await.expect("as if the group were large");
+    let full = ProblemType::TooManyMembers;
+    let (_, call) = group.make(0, adding(&[&newcomers[1]]));
+    world.assert_refuses("one more who is to be awaited", &call, full).await;
+    let detail = world.pay(&call).await.problem("one more").detail.unwrap();
+    assert!(detail.contains("have not joined yet"), "{detail}");
+    group.party(0).forget();
+    let (_, call) = group.make(0, update());
+    assert_eq!(submit(&world, &call).await.epoch, 3, "nobody else is kept from anything");
+    group.party(0).merge();
+    // The one who never came goes, and another comes.
+    let remove = vec![newcomers[0].public_key()];
+    let (_, call) = group.make(0, Commit { remove, ..adding(&[&newcomers[2]]) });
+    assert_eq!(submit(&world, &call).await.epoch, 4);
     world.close();
 }
 
