@@ -167,6 +167,7 @@ pub(crate) fn accept_reset(tx: &Tx<'_>, name: &UserName) -> Result<bool> {
         tx.sql().execute(&sql, [name.to_string()])?;
     }
     forget(tx, name, Which::Pending)?;
+    profile::forget(tx, name)?;
     Ok(true)
 }
 

@@ -3,7 +3,7 @@
 CREATE TABLE identities (
     client_key BLOB NOT NULL,
     user TEXT NOT NULL,
-    pending INTEGER NOT NULL CHECK (pending IN (0, 1)), -- of which of the user's two identities it is one
+    pending INTEGER NOT NULL DEFAULT 0 CHECK (pending IN (0, 1)), -- of which of the user's two identities it is one
     PRIMARY KEY (user, pending, client_key)
 ) STRICT;
 CREATE UNIQUE INDEX identities_have_one_user ON identities (client_key) WHERE pending = 0;
@@ -20,7 +20,7 @@ CREATE TABLE eids (
     epoch INTEGER NOT NULL,
     transcript BLOB NOT NULL,
     public_group BLOB NOT NULL,         -- a PublicEid
-    former BLOB NOT NULL,               -- names that the user had when it was seen, as far as a leaf has one: CBOR
+    former BLOB NOT NULL DEFAULT x'80', -- names that the user had when it was seen, as far as a leaf has one: CBOR
     seen INTEGER NOT NULL,              -- the time of the newest freshness ticket, in seconds since 1970
     verified INTEGER NOT NULL CHECK (verified IN (0, 1)), -- compared with the user by a person
     split BLOB,                         -- the state of another history that was told last: an EidState's bytes
