@@ -40,6 +40,7 @@ pub fn for_error(error: &Error) -> &'static str {
 
 fn for_problem(kind: ProblemType) -> &'static str {
     match kind {
+        ProblemType::NotFound => ". If you named a user: nobody here has that name",
         ProblemType::NameTaken => ". Choose another name",
         ProblemType::NotAdmitted => {
             ". `register --help` tells how to bring an invite (--invite) or a login (--sign-in)"

@@ -203,7 +203,7 @@ async fn devices_are_listed_named_and_removed() {
     let removed = run(&home, url, &["devices", "remove", other]).await;
     assert!(removed.status.success(), "{}", text(&removed.stderr));
     assert_eq!(listed().await, [format!("{this}, this one")]);
-    assert!(refused(&run(&home, url, &["devices", "remove", this]).await).contains("this device"));
+    assert!(refused(&run(&home, url, &["devices", "remove", this]).await).contains("cannot remove itself"));
 
     // One that was added and never came.
     let tablet = world.homes.path().join("tablet");
@@ -226,7 +226,7 @@ async fn devices_are_listed_named_and_removed() {
     let audited = done(&run(&home, url, &["--json", "devices", "audit", "alice@home.example"]).await);
     assert!(audited.contains("\"changes\":5"), "{audited}");
     let unknown = run(&home, url, &["devices", "audit", "nobody@home.example"]).await;
-    assert!(refused(&unknown).contains("not-found"), "{}", text(&unknown.stderr));
+    assert!(refused(&unknown).contains("nobody here has that name"), "{}", text(&unknown.stderr));
 }
 
 /// The words that `register` or `recovery-key` shows.
@@ -253,20 +253,20 @@ async fn an_account_is_renamed_reset_and_deleted_by_the_words_that_were_written_
         let mistyped = refused(&run_with(state, url, arguments, "abandon art").await);
         assert!(mistyped.contains("24 words"), "{arguments:?}: {mistyped}");
         let wrong = refused(&run_with(state, url, arguments, &other).await);
-        assert!(wrong.contains("wrong-proof") && wrong.contains("--sign-in"), "{arguments:?}: {wrong}");
+        assert!(wrong.contains("second proof is wrong") && wrong.contains("--sign-in"), "{arguments:?}: {wrong}");
         let login = refused(&run(state, url, &[arguments, &["--sign-in"]].concat()).await);
         assert!(login.contains("no identity provider"), "{arguments:?}: {login}");
     }
     let words = words_in(&done(&run_with(&phone, url, &["recovery-key", "--replace"], &first).await));
     assert_ne!(words, first);
     let stale = refused(&run_with(&phone, url, &["rename", "alicia"], &first).await);
-    assert!(stale.contains("wrong-proof"), "{stale}");
+    assert!(stale.contains("second proof is wrong"), "{stale}");
     let taken = refused(&run_with(&phone, url, &["rename", "bob"], &words).await);
-    assert!(taken.contains("name-taken"), "{taken}");
+    assert!(taken.contains("user name is taken"), "{taken}");
     let renamed = done(&run_with(&phone, url, &["rename", "alicia"], &words).await);
     assert!(renamed.starts_with("alicia@home.example on "), "{renamed}");
     let again = refused(&run_with(&phone, url, &["rename", "alison"], &words).await);
-    assert!(again.contains("too-many-changes"), "{again}");
+    assert!(again.contains("changed too often"), "{again}");
 
     // All devices are lost. The tablet has begun another reset already, and cannot be somebody else's.
     let another = refused(&run_with(&tablet, url, &["reset", "alicia"], &words).await);
@@ -316,7 +316,7 @@ async fn a_login_stands_in_for_the_words_where_logins_let_people_in() {
     assert!(unasked.contains("--replace"), "{unasked}");
 
     let thief = refused(&run_signed_in(&tablet, url, &["reset", "alicia"], &mut provider, "mallory").await);
-    assert!(thief.contains("wrong-proof"), "{thief}");
+    assert!(thief.contains("second proof is wrong"), "{thief}");
     let reset = done(&run_signed_in(&tablet, url, &["reset", "alicia"], &mut provider, "alice").await);
     assert!(reset.starts_with("alicia@home.example on "), "{reset}");
     done(&run_signed_in(&tablet, url, &["delete-account"], &mut provider, "alice").await);
@@ -365,7 +365,7 @@ async fn groups_and_contacts_are_managed_and_what_is_refused_is_told() {
     // Carol asks; Bob declines, blocks, unblocks and accepts.
     assert!(refused(&run(&of_bob, url, &["contacts", "accept", c]).await).contains("contacts requests"));
     assert!(
-        refused(&run(&of_bob, url, &["contacts", "ask", "nobody@home.example"]).await).contains("not-found")
+        refused(&run(&of_bob, url, &["contacts", "ask", "nobody@home.example"]).await).contains("nobody here")
     );
     done(&run(&of_carol, url, &["contacts", "ask", b]).await);
     done(&run(&of_bob, url, &["follow", "--once"]).await);
