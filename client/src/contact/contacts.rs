@@ -6,7 +6,7 @@ use postern_protocol::{Transcript, name::UserName};
 use rusqlite::{OptionalExtension as _, Row, params};
 use serde::{Deserialize, Serialize};
 
-use super::friendship::Friend;
+use super::{friendship::Friend, looks};
 use crate::{
     error::{Error, Result},
     identity,
@@ -25,6 +25,12 @@ pub struct SharedContact {
     pub given: bool,
     /// When that was decided: seconds since 1970; 0: never.
     pub decided: u64,
+}
+
+impl SharedContact {
+    fn new(user: &UserName, founding: Transcript) -> Self {
+        Self { user: user.clone(), founding, friend: None, given: false, decided: 0 }
+    }
 }
 
 const COLUMNS: &str = "user, founding, friend, given, decided";
@@ -103,13 +109,16 @@ pub(super) fn given(tx: &Tx<'_>) -> Result<Vec<UserName>> {
     Ok(all(tx)?.into_iter().filter(|contact| contact.given).map(|contact| contact.user).collect())
 }
 
-/// Takes over what another device of this user knows later. Returns whether the user was given the friendship, or
+/// Takes over what another device of this user knows later. Where this one does not know the user's identity yet, it
+/// counts once a lookup shows the one that it holds for. Returns whether the user was given the friendship, or
 /// refused it, by that.
 pub(super) fn merge(tx: &Tx<'_>, theirs: &SharedContact) -> Result<Option<bool>> {
-    let Some(mut contact) = find_or_new(tx, &theirs.user)?.filter(|own| own.founding == theirs.founding)
-    else {
+    let is_other = |known: identity::Known| known.reset_pending || known.founding != theirs.founding;
+    if identity::known(tx, &theirs.user)?.is_some_and(is_other) {
         return Ok(None);
-    };
+    }
+    let own = stored(tx, &theirs.user)?.filter(|own| own.founding == theirs.founding);
+    let mut contact = own.unwrap_or_else(|| SharedContact::new(&theirs.user, theirs.founding));
     if let Some(friend) = &theirs.friend
         && contact.friend.as_ref().is_none_or(|known| friend.replaces(known))
     {
@@ -139,13 +148,12 @@ pub(super) fn moved(tx: &Tx<'_>, from: &UserName, to: &UserName) -> Result<bool>
 /// Forgets a user.
 pub(super) fn forget(tx: &Tx<'_>, user: &UserName) -> Result<()> {
     tx.sql().execute("DELETE FROM contacts WHERE user = ?1", [user.to_string()])?;
-    Ok(())
+    looks::forget(tx, user)
 }
 
 /// The agreement that holds with a user, or an empty one; `None` for a user of whom no identity is known that a person need not accept.
 fn find_or_new(tx: &Tx<'_>, user: &UserName) -> Result<Option<SharedContact>> {
-    let new =
-        |founding| SharedContact { user: user.clone(), founding, friend: None, given: false, decided: 0 };
+    let new = |founding| SharedContact::new(user, founding);
     Ok(find(tx, user)?.or(founding(tx, user)?.map(new)))
 }
 

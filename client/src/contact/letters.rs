@@ -5,10 +5,11 @@ use postern_protocol::{Payload, PublicKey, name::UserName, problem::ProblemType}
 use rusqlite::params;
 
 use super::{
-    contacts,
+    contacts::{self, SharedContact},
     friendship::Friendship,
     letter::{self, LetterBody, Stamp},
-    news, numbers, requests, rotation,
+    news::{self, News},
+    numbers, requests, rotation,
 };
 use crate::{
     account::Account,
@@ -70,7 +71,11 @@ pub(crate) fn receive_letter(tx: &Tx<'_>, deposit: &Payload, options: &Options) 
         LetterBody::Request(request) if request.contact.domain != *account.user.domain() => {
             return Err(Rejection::invalid("a contact request is from another domain"));
         }
-        LetterBody::Secrets(_) | LetterBody::Contact(_) | LetterBody::Group { .. }
+        LetterBody::Secrets(_)
+        | LetterBody::Contact(_)
+        | LetterBody::Missed
+        | LetterBody::Contacts { .. }
+        | LetterBody::Group { .. }
             if user != account.user =>
         {
             return Err(Rejection::invalid("secrets came that are not from a device of ours"));
@@ -243,11 +248,13 @@ fn take_effect(
             ));
         }
         LetterBody::Decline(request_id) => requests::declined(tx, user, client_key, request_id)?,
-        LetterBody::Contact(contact) => {
-            if let Some(given) = contacts::merge(tx, contact)? {
-                requests::decided(tx, &contact.user, given)?;
-            }
-            requests::wanted(tx, &contact.user)?;
+        LetterBody::Contact(contact) => agreed(tx, contact)?,
+        LetterBody::Contacts { contacts, .. } => {
+            contacts.iter().try_for_each(|contact| agreed(tx, contact))?;
+        }
+        LetterBody::Missed => {
+            news::tell(tx, user, &News::Shared(*client_key))?;
+            group::retell_all(tx, client_key)?;
         }
         LetterBody::Group { handover, .. } => {
             let handover = GroupHandover::decode(handover)
@@ -265,6 +272,14 @@ fn take_effect(
         LetterBody::Gone => {}
     }
     Ok(Fate::Done)
+}
+
+/// Another device of this user agreed something with a contact.
+fn agreed(tx: &Tx<'_>, contact: &SharedContact) -> Result<()> {
+    if let Some(given) = contacts::merge(tx, contact)? {
+        requests::decided(tx, &contact.user, given)?;
+    }
+    requests::wanted(tx, &contact.user)
 }
 
 /// A sender whom the AS does not confirm may be confirmed later: its request waits, and is shown as what it is.

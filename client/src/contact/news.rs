@@ -1,7 +1,7 @@
 //! News for contacts and for this user's other devices, until letters are written. They go to the devices that a user
 //! has by then: the AS is asked first, so that a removed device hears nothing (AS-13). Owns the table `news`.
 
-use postern_protocol::{name::UserName, problem::ProblemType};
+use postern_protocol::{PublicKey, name::UserName, problem::ProblemType};
 use rusqlite::params;
 use serde::{Deserialize, Serialize};
 
@@ -9,7 +9,7 @@ use super::{contacts, deposits::write_letter, friendship::Friendship, letter::Le
 use crate::{
     account::Account,
     error::{Error, Result, goes_on},
-    identity::{self, VerifiedUser},
+    identity::{self, VerifiedClient, VerifiedUser},
     server::Api,
     store::{Store, Tx, decode, encode, integer},
 };
@@ -17,7 +17,10 @@ use crate::{
 /// Seconds before a user is looked up again whose record does not hold together, or whose reset nobody accepted.
 const RETRY_AFTER: u64 = 24 * 60 * 60;
 
-/// Something that all devices of a user are to be told.
+/// Contacts in one letter. A deposit has 16 KiB at most, and the longest names fill a kilobyte with what was agreed.
+const CONTACTS: usize = 12;
+
+/// Something that devices of a user are to be told.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum News {
     /// To a contact: there is another friendship.
@@ -30,6 +33,10 @@ pub(super) enum News {
     Secrets,
     /// To this user's other devices: something was agreed with a contact.
     Contact(UserName),
+    /// To this user's other devices: letters did not reach this one.
+    Missed,
+    /// To one of this user's other devices, which missed letters: what all of them share.
+    Shared(PublicKey),
 }
 
 /// Has a user told something.
@@ -44,6 +51,12 @@ pub(super) fn tell(tx: &Tx<'_>, user: &UserName, news: &News) -> Result<()> {
 /// Has this user's other devices told what was agreed with a contact.
 pub(super) fn tell_own_devices(tx: &Tx<'_>, contact: &UserName) -> Result<()> {
     tell(tx, &Account::load(tx)?.user, &News::Contact(contact.clone()))
+}
+
+/// Letters to this device are gone, or were not written. What contacts say is asked for when it is needed; this user's other
+/// devices are asked now.
+pub(crate) fn missed_letters(tx: &Tx<'_>) -> Result<()> {
+    tell(tx, &Account::load(tx)?.user, &News::Missed)
 }
 
 /// Has a user told nothing any more.
@@ -91,28 +104,45 @@ fn write(tx: &Tx<'_>, user: &VerifiedUser) -> Result<()> {
         .query_map([user.name.to_string()], |row| row.get(0))?
         .collect::<Result<Vec<Vec<u8>>, _>>()?;
     for news in rows {
-        let Some(body) = body(tx, &user.name, &decode(&news, "news")?)? else { continue };
-        for client in user.clients.iter().filter(|client| client.client_key != own_key) {
-            if let Some(contact) = &client.contact {
-                write_letter(tx, &account, &user.name, contact, &body)?;
+        let news: News = decode(&news, "news")?;
+        let is_meant = |client: &&VerifiedClient| match &news {
+            News::Shared(device) => client.client_key == *device,
+            _ => client.client_key != own_key,
+        };
+        let bodies = bodies(tx, &user.name, &news)?;
+        for contact in user.clients.iter().filter(is_meant).filter_map(|client| client.contact.as_ref()) {
+            for body in &bodies {
+                write_letter(tx, &account, &user.name, contact, body)?;
             }
         }
     }
     forget(tx, &user.name)
 }
 
-/// What is to be said now; `None` if it is not true any more.
-fn body(tx: &Tx<'_>, to: &UserName, news: &News) -> Result<Option<LetterBody>> {
+/// What is to be said now; nothing if it is not true any more.
+fn bodies(tx: &Tx<'_>, to: &UserName, news: &News) -> Result<Vec<LetterBody>> {
     Ok(match news {
         News::Renewal if contacts::is_given(tx, to)? => {
-            Some(LetterBody::Renewal(Friendship::load(tx)?.secrets.friend.clone()))
+            vec![LetterBody::Renewal(Friendship::load(tx)?.secrets.friend.clone())]
         }
-        News::Renewal => None,
-        News::Moved(from) => Some(LetterBody::Moved(from.clone())),
-        News::Gone => Some(LetterBody::Gone),
-        News::Secrets => Some(LetterBody::Secrets(Friendship::load(tx)?.secrets.clone())),
-        News::Contact(user) => contacts::find(tx, user)?.map(LetterBody::Contact),
+        News::Renewal => Vec::new(),
+        News::Moved(from) => vec![LetterBody::Moved(from.clone())],
+        News::Gone => vec![LetterBody::Gone],
+        News::Secrets => vec![secrets(tx)?],
+        News::Contact(user) => contacts::find(tx, user)?.map(LetterBody::Contact).into_iter().collect(),
+        News::Missed => vec![LetterBody::Missed],
+        News::Shared(_) => {
+            let contacts = contacts::all(tx)?;
+            let parts = (0..).zip(contacts.chunks(CONTACTS));
+            let parts =
+                parts.map(|(part, contacts)| LetterBody::Contacts { part, contacts: contacts.to_vec() });
+            [secrets(tx)?].into_iter().chain(parts).collect()
+        }
     })
+}
+
+fn secrets(tx: &Tx<'_>) -> Result<LetterBody> {
+    Ok(LetterBody::Secrets(Friendship::load(tx)?.secrets.clone()))
 }
 
 /// Has every contact told that this user was called something else before.

@@ -219,6 +219,12 @@ pub(crate) fn drop_entry(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
     Ok(())
 }
 
+/// The queue that addresses were made for is gone: the groups that this device is to come into get others.
+pub(crate) fn forget_entry_addresses(tx: &Tx<'_>) -> Result<()> {
+    tx.sql().execute("UPDATE entries SET address = NULL", [])?;
+    Ok(())
+}
+
 /// An attempt failed for good; another one, with another address, comes later.
 pub(crate) fn entry_failed(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
     let sql = "SELECT attempts, address FROM entries WHERE group_id = ?1";
@@ -300,6 +306,11 @@ pub(crate) fn retell(tx: &Tx<'_>, id: &GroupId, devices: &[PublicKey]) -> Result
         )?;
     }
     Ok(())
+}
+
+/// Notes that a device of this user, which missed letters, has to be told of every group again.
+pub(crate) fn retell_all(tx: &Tx<'_>, device: &PublicKey) -> Result<()> {
+    record::active(tx)?.iter().try_for_each(|id| retell(tx, id, &[*device]))
 }
 
 /// Notes that a device was told of a group.

@@ -18,6 +18,8 @@ mod public_eid;
 mod tests;
 mod verify;
 
+#[cfg(feature = "lab")]
+pub(crate) use self::issuer::forget_look;
 pub use self::{
     audit::Audit,
     devices::{Device, DeviceState},
@@ -30,12 +32,10 @@ pub(crate) use self::{
     audit::audit,
     claims::heard,
     credential::{obtain_credential, renew_credential, verified},
-    devices::{device_named, devices, looked_after, name_device, upkeep},
+    devices::{device_named, devices, look_after_devices, looked_after, name_device, upkeep},
     handover::{Pin, pins, take_over_pins},
     issuer::{accept_root, is_revoked},
     known::{accept_reset, compare, confirmed, known, own_state, pending_reset, rename, set_verified},
     lookup::look_up,
     own_devices::own_devices,
 };
-#[cfg(feature = "lab")]
-pub(crate) use self::{devices::forget_upkeep, issuer::forget_look};

@@ -50,6 +50,9 @@ CREATE TABLE identity_commits (
     body BLOB NOT NULL                  -- an Outstanding in CBOR
 ) STRICT;
 
+-- This user's other devices that the AS shows no credential of, and since when.
+CREATE TABLE silent_devices (client_key BLOB PRIMARY KEY, since INTEGER NOT NULL) STRICT;
+
 -- When this user's own devices were looked after last, in seconds since 1970.
 CREATE TABLE identity_upkeep (one INTEGER PRIMARY KEY CHECK (one = 1), done INTEGER NOT NULL) STRICT;
 

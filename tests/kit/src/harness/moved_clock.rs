@@ -34,19 +34,14 @@ impl MovedClock {
         None
     }
 
-    /// The environment of a program whose calendar it moves, and whose timers go on as they do.
+    /// The environment of a program whose calendar it moves. Its timers go on as they do: nothing that is under way ends
+    /// by a leap.
     pub fn calendar(&self) -> Vec<(&'static str, String)> {
-        let mut environment = self.calendar_and_timers();
-        environment.push(("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned()));
-        environment
-    }
-
-    /// The environment of a program whose timers expire, too: a server does its chores by them.
-    pub fn calendar_and_timers(&self) -> Vec<(&'static str, String)> {
         vec![
             ("LD_PRELOAD", self.library.clone()),
             (FILE, self.file.to_str().expect("its name is text").to_owned()),
             ("FAKETIME_NO_CACHE", "1".to_owned()),
+            ("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned()),
         ]
     }
 
