@@ -65,6 +65,10 @@ pub enum LetterBody {
     Secrets(FriendshipSecrets),
     /// "This is what we agreed with a contact", to a device of the sender's own user.
     Contact(SharedContact),
+    /// "Letters did not reach me: what do our user's devices share?", to a device of the sender's own user.
+    Missed,
+    /// "These are our contacts", some of them, to a device of the sender's own user that missed letters.
+    Contacts { part: u32, contacts: Vec<SharedContact> },
     /// A group that a device of the sender's own user is to come into: what [`crate::group`] hands over,
     /// in CBOR.
     Group { group_id: GroupId, handover: Payload },
@@ -142,6 +146,8 @@ impl LetterBody {
             Self::Profile(_) => "profile".to_owned(),
             Self::Secrets(_) => "secrets".to_owned(),
             Self::Contact(contact) => format!("contact {}", contact.user),
+            Self::Missed => "missed".to_owned(),
+            Self::Contacts { part, .. } => format!("contacts {part}"),
             Self::Group { group_id, .. } => format!("group {}", group_id.to_base64url()),
         }
     }

@@ -8,10 +8,11 @@ use postern_protocol::{LookupSecret, Payload, PublicKey, name::UserName};
 use rusqlite::params;
 
 use super::{
-    contacts,
+    contacts::{self, SharedContact},
     friendship::Friendship,
     letter::{self, LetterBody, Stamp},
-    news, numbers, requests, rotation,
+    news::{self, News},
+    numbers, requests, rotation,
 };
 use crate::{
     account::Account,
@@ -91,7 +92,11 @@ pub(crate) fn receive_letter(tx: &Tx<'_>, deposit: &Payload, options: &Options) 
         LetterBody::Request(request) if request.contact.domain != *account.user.domain() => {
             return Err(Rejection::invalid("a contact request is from another domain"));
         }
-        LetterBody::Secrets(_) | LetterBody::Contact(_) | LetterBody::Group { .. }
+        LetterBody::Secrets(_)
+        | LetterBody::Contact(_)
+        | LetterBody::Missed
+        | LetterBody::Contacts { .. }
+        | LetterBody::Group { .. }
             if user != account.user =>
         {
             return Err(Rejection::invalid("secrets came that are not from a device of ours"));
@@ -214,10 +219,15 @@ async fn read_from(store: &Store, api: &Api, options: &Options, user: &UserName)
 fn told_of(tx: &Tx<'_>, user: &UserName) -> Result<BTreeSet<UserName>> {
     let mut users = BTreeSet::new();
     for letter in waiting(tx, user)? {
-        if let LetterBody::Contact(contact) = letter.body
-            && contact.is_ahead(identity::known(tx, &contact.user)?.as_ref())
-        {
-            users.insert(contact.user);
+        let told = match letter.body {
+            LetterBody::Contact(contact) => vec![contact],
+            LetterBody::Contacts { contacts, .. } => contacts,
+            _ => Vec::new(),
+        };
+        for contact in told {
+            if contact.is_ahead(identity::known(tx, &contact.user)?.as_ref()) {
+                users.insert(contact.user);
+            }
         }
     }
     Ok(users)
@@ -305,10 +315,16 @@ fn take_effect(
             rotation::adopt(tx, secrets, letter.stamp.time)?;
         }
         LetterBody::Contact(contact) if contact.is_by(&letter.stamp.eid) => {
-            if let Some(given) = contacts::merge(tx, contact, letter.stamp.time)? {
-                requests::decided(tx, &contact.user, given)?;
-            }
-            requests::wanted(tx, &contact.user)?;
+            agreed(tx, contact, letter.stamp.time)?
+        }
+        LetterBody::Contacts { contacts, .. }
+            if contacts.iter().all(|contact| contact.is_by(&letter.stamp.eid)) =>
+        {
+            contacts.iter().try_for_each(|contact| agreed(tx, contact, letter.stamp.time))?;
+        }
+        LetterBody::Missed => {
+            news::tell(tx, user, &News::Shared(*client_key))?;
+            group::retell_all(tx, client_key)?;
         }
         LetterBody::Answer(_) | LetterBody::Renewal(_) | LetterBody::Secrets(_) | LetterBody::Contact(_) => {
             return Err(Rejection::invalid(
@@ -337,6 +353,14 @@ fn take_effect(
         LetterBody::Gone => {}
     }
     Ok(Fate::Done)
+}
+
+/// Another device of this user agreed something with a contact.
+fn agreed(tx: &Tx<'_>, contact: &SharedContact, written: u64) -> Result<()> {
+    if let Some(given) = contacts::merge(tx, contact, written)? {
+        requests::decided(tx, &contact.user, given)?;
+    }
+    requests::wanted(tx, &contact.user)
 }
 
 /// A sender whom the AS does not confirm may be confirmed later: its request waits, and is shown as what it is.

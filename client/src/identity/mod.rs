@@ -31,7 +31,7 @@ pub(crate) use self::{
     audit::audit,
     claims::heard,
     credential::{obtain_credential, renew_credential, verified},
-    devices::{device_named, devices, forget_upkeep, looked_after, name_device, upkeep},
+    devices::{device_named, devices, look_after_devices, looked_after, name_device, upkeep},
     handover::{Pin, pins, take_over_pins},
     issuer::{accept_root, authentication_keys, is_revoked, vouches, was_seen},
     known::{

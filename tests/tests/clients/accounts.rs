@@ -416,3 +416,59 @@ async fn devices_that_were_added_apart_go_with_the_account_where_it_may_and_are_
         assert_eq!(group.members().unwrap().len(), members);
     }
 }
+
+/// Lets months pass in which a device asked for no credential, and the AS does its chore.
+async fn silent_for(world: &World, device: &Client, months: i32) {
+    let sql = "UPDATE auth.clients SET heard = heard - $1 WHERE client_key = $2";
+    let key = device.client_key();
+    let silent = world.admin.execute(sql, &[&months, &key.as_bytes().as_slice()]).await.unwrap();
+    assert_eq!(silent, 1);
+    let more: bool = world.value("SELECT auth.expire()").await;
+    assert!(!more);
+}
+
+#[tokio::test]
+async fn a_silent_device_is_nobodys_until_it_is_back_and_nothing_is_left_to_an_account_whose_devices_all_were()
+ {
+    let world = World::builder().start().await;
+    let (alice, bob) = (world.person("alice").await, world.person("bob").await);
+    let phone = world.device(&alice, "alices-phone").await;
+    let shown = async || bob.look_up(alice.user()).await.unwrap().clients;
+    let of_phone = async || shown().await.into_iter().find(|client| client.client_key == phone.client_key());
+    let before = of_phone().await.expect("it is one of hers").contact.expect("it has one").address;
+    silent_for(&world, &phone, 2).await;
+    assert_eq!(shown().await.len(), 2, "not before its credential ends");
+
+    silent_for(&world, &phone, 2).await;
+    assert!(of_phone().await.is_none());
+    assert_eq!(shown().await.len(), 1, "her other device is as it was");
+    let kept = "SELECT count(*) FROM auth.clients WHERE num_nonnulls(credential, sealed_contact) = 2";
+    assert_eq!(world.value::<i64>(kept).await, 2, "Alice's and Bob's");
+    // It is back, and looks after itself.
+    phone.forget_the_upkeep().unwrap();
+    phone.sync(Duration::ZERO).await.unwrap();
+    let after = of_phone().await.expect("it is one of hers again").contact.expect("it has one").address;
+    assert_eq!(before, after, "its mailbox was there");
+
+    // One of two devices is in use: the account stays, whatever the operator set.
+    world.admin.batch_execute("SELECT operator.set_user_limit('account_expiry_days', 180)").await.unwrap();
+    silent_for(&world, &phone, 8).await;
+    assert_eq!(shown().await.len(), 1);
+    silent_for(&world, &alice, 8).await;
+    let refused = |error: Error| error.problem();
+    assert_eq!(bob.look_up(alice.user()).await.map_err(refused).unwrap_err(), Some(ProblemType::NotFound));
+    for device in [&alice, &phone] {
+        let tokens = device.wallet().fetch(10).await.map_err(refused);
+        assert_eq!(tokens.unwrap_err(), Some(ProblemType::NotAllowed), "no tokens");
+        let invite = device.make_invite().await.map_err(refused);
+        assert_eq!(
+            invite.unwrap_err(),
+            Some(ProblemType::NotAllowed),
+            "no invite, with tokens that it has left"
+        );
+    }
+    assert_eq!(world.count("auth.users").await, 1);
+    assert!(!world.cluster.dump().await.contains("alice"), "nothing is left");
+    world.person_at(world.server(), "al1ce").await;
+    world.close();
+}

@@ -83,6 +83,16 @@ CREATE TABLE deposits (
     payload BLOB NOT NULL
 ) STRICT;
 
+-- When contacts are looked up next that nobody asks for, in seconds since 1970.
+CREATE TABLE contact_turn (one INTEGER PRIMARY KEY CHECK (one = 1), due INTEGER NOT NULL) STRICT;
+
+-- The last time that each contact's turn came, and whether the AS knew it then.
+CREATE TABLE contact_looks (
+    user TEXT PRIMARY KEY,
+    looked INTEGER NOT NULL,            -- seconds since 1970
+    missing INTEGER NOT NULL            -- 1: the AS knows nobody of that name, which was told
+) STRICT;
+
 -- Identities of users as the safety number showed them last.
 CREATE TABLE safety_numbers (
     user TEXT PRIMARY KEY,
