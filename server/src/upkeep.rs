@@ -302,7 +302,7 @@ mod tests {
         let chore = Chore { leapt: Some(calendar.leapt.subscribe()), ..chore.after(HOUR) };
         let keeping = tokio::spawn(chore.keep());
         calendar.look();
-        tokio::time::timeout(MINUTE, turns.notified()).await.expect("its turn came");
+        timeout(MINUTE, turns.notified()).await.expect("its turn came");
         keeping.abort();
     }
 }

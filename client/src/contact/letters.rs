@@ -326,7 +326,11 @@ fn take_effect(
             news::tell(tx, user, &News::Shared(*client_key))?;
             group::retell_all(tx, client_key)?;
         }
-        LetterBody::Answer(_) | LetterBody::Renewal(_) | LetterBody::Secrets(_) | LetterBody::Contact(_) => {
+        LetterBody::Answer(_)
+        | LetterBody::Renewal(_)
+        | LetterBody::Secrets(_)
+        | LetterBody::Contact(_)
+        | LetterBody::Contacts { .. } => {
             return Err(Rejection::invalid(
                 "a letter says that something was decided later than its sender can know",
             ));

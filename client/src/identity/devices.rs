@@ -1,8 +1,6 @@
 //! The user's own devices: which there are, what they are called, and what is done for them unasked. Owns
 //! the tables `device_names`, `silent_devices` and `identity_upkeep`.
 
-use std::collections::HashMap;
-
 use postern_protocol::{PublicKey, problem::ProblemType, qs::QueueKind};
 use rusqlite::{OptionalExtension as _, params};
 use serde::Serialize;
