@@ -233,6 +233,12 @@ pub(super) fn committed(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
     Ok(())
 }
 
+/// Makes it time for this device to commit in all of its groups.
+pub(super) fn commit_everywhere(tx: &Tx<'_>) -> Result<()> {
+    tx.sql().execute("UPDATE groups SET committed = 0 WHERE active = 1", [])?;
+    Ok(())
+}
+
 /// Something waits for a commit that nobody else can make: it is this device's turn.
 pub(super) fn urgent(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
     tx.sql().execute("UPDATE groups SET proposed = 0 WHERE group_id = ?1", [id.to_mls()])?;

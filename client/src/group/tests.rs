@@ -455,7 +455,7 @@ fn a_member_that_is_no_admin_changes_neither_title_nor_names_nor_keys_of_others(
         &Content::Introduction {
             title: "Mallory's".to_owned(),
             titled: 9,
-            roster: vec![RosterEntry { leaf_key: alices, link }],
+            roster: vec![RosterEntry { leaf_key: alices, link, profile_key: None }],
             attributes_key: Some([6; 32]),
         },
     );
@@ -627,8 +627,9 @@ fn a_member_takes_no_other_members_name_and_is_removed_alone() {
         other.receive(&addition).unwrap();
     }
     let taken = [alice.leaf(&id), carol.leaf(&id)];
-    let roster =
-        taken.map(|leaf_key| RosterEntry { leaf_key, link: claim_to(&mallory, &id, &leaf_key) }).to_vec();
+    let entry =
+        |leaf_key| RosterEntry { leaf_key, link: claim_to(&mallory, &id, &leaf_key), profile_key: None };
+    let roster = taken.map(entry).to_vec();
     mallory
         .push(&id, &Content::Introduction { title: String::new(), titled: 0, roster, attributes_key: None });
     bob.receive(&mallory.send(&id)).unwrap();
@@ -1053,8 +1054,21 @@ fn the_end_and_the_reset_of_a_members_account_are_told_once_when_the_as_shows_th
     assert!(alice.events().is_empty(), "the AS was not asked");
     let hint = MemberNews { user: bob.user.clone(), name: None };
     assert_eq!(alice.store.read(super::hints).unwrap(), [hint]);
+    // Nobody has the name, but that may be between an end and a reset.
+    let is_absent = || alice.store.write(|tx| super::absent(tx, &bob.user)).unwrap();
+    let days_pass = || {
+        let sql = "UPDATE member_news SET absent = absent - 3 * 24 * 60 * 60, due = 0";
+        alice.store.write(|tx| Ok(tx.sql().execute(sql, [])?)).unwrap();
+    };
+    is_absent();
+    assert!(alice.store.read(super::hints).unwrap().is_empty(), "not at once again");
+    days_pass();
+    alice.store.write(|tx| super::reappeared(tx, &bob.user)).unwrap();
+    is_absent();
+    assert!(alice.events().is_empty(), "the user was there again");
     for _ in 0..2 {
-        alice.store.write(|tx| super::gone(tx, &bob.user)).unwrap();
+        days_pass();
+        is_absent();
     }
     alice.store.write(|tx| super::was_reset(tx, &mallory.user)).unwrap();
     let stranger = "carol@example.org".parse().unwrap();

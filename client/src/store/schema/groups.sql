@@ -53,7 +53,8 @@ CREATE TABLE strayed (
     broken INTEGER NOT NULL             -- 1 once the user was told that it cannot come back
 ) STRICT;
 
--- Clients that members are, as both keys signed, and the number of each member's last message.
+-- Clients that members are, as both keys signed, and the number of each member's last message. Of members that left,
+-- whom the history names, a thousand at most.
 CREATE TABLE links (
     group_id BLOB NOT NULL,
     leaf_key BLOB NOT NULL,
@@ -102,6 +103,15 @@ CREATE TABLE evictions (
     PRIMARY KEY (group_id, client_key)
 ) STRICT;
 
+-- Clients that are no clients of their users any more, in groups where a leaf is one by its link, until none is. Of each
+-- group not more than it has links.
+CREATE TABLE outcasts (
+    group_id BLOB NOT NULL,
+    client_key BLOB NOT NULL,
+    due INTEGER NOT NULL,               -- seconds since 1970: when to remove them, or to look whether somebody did
+    PRIMARY KEY (group_id, client_key)
+) STRICT;
+
 -- Attributes of leaves that came with a Welcome, until the key that opens them was told.
 CREATE TABLE cards (
     group_id BLOB NOT NULL,
@@ -115,12 +125,13 @@ CREATE TABLE member_news (
     user TEXT PRIMARY KEY,              -- as this device knows it
     name TEXT,                          -- the new name; null: its account ends
     tried INTEGER NOT NULL,             -- how often the AS showed nothing of it
+    absent INTEGER,                     -- seconds since 1970: since when the AS knows nobody of the name; null: it knows one
     due INTEGER NOT NULL                -- seconds since 1970: when to ask
 ) STRICT;
 
--- Users of members that the AS does not show any more.
+-- Users of members that the AS does not show any more. Each is in eids, and goes with it.
 CREATE TABLE gone_members (
     user TEXT PRIMARY KEY,
     told INTEGER NOT NULL,              -- 1 once groups were told of the end that a device of the user had announced
-    due INTEGER NOT NULL                -- seconds since 1970: when to look again, before that
+    due INTEGER NOT NULL                -- seconds since 1970: when to look again
 ) STRICT;
