@@ -10,7 +10,7 @@ use postern_protocol::{
 use crate::{
     client::{Client, Group},
     error::{Error, Result},
-    group::{Change, GroupState},
+    group::{self, Change, GroupState},
     identity, key_packages, link,
     mailbox::deliveries,
     submit::Submission,
@@ -78,6 +78,14 @@ impl Client {
     /// [`Error::Database`].
     pub fn pass_time_for_silent_devices(&self, seconds: u64) -> Result<()> {
         self.session.store.write(|tx| identity::pass_time(tx, seconds))
+    }
+
+    /// Lets so many seconds pass for members whose account the AS does not know any more.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub fn pass_time_for_gone_members(&self, seconds: u64) -> Result<()> {
+        self.session.store.write(|tx| group::pass_time(tx, seconds))
     }
 }
 

@@ -98,6 +98,14 @@ pub(crate) fn absent(tx: &Tx<'_>, user: &UserName) -> Result<()> {
     }
 }
 
+/// Lets all that the AS did not show for users whose end was told of be so many seconds longer ago.
+#[cfg(feature = "lab")]
+pub(crate) fn pass_time(tx: &Tx<'_>, seconds: u64) -> Result<()> {
+    let sql = "UPDATE member_news SET absent = absent - ?1, due = max(due - ?1, 0) WHERE absent IS NOT NULL";
+    tx.sql().execute(sql, [integer(seconds)])?;
+    Ok(())
+}
+
 /// A lookup showed a user, who is not gone then.
 pub(crate) fn reappeared(tx: &Tx<'_>, user: &UserName) -> Result<()> {
     tx.sql().execute("DELETE FROM gone_members WHERE user = ?1", [user.to_string()])?;

@@ -41,7 +41,7 @@ pub enum Change {
     Update,
     /// Renews our own keys, and the one by which our user acts in the group.
     UserKey,
-    /// The same, and replaces the attributes of our leaf.
+    /// Renews our own keys, and replaces the attributes of our leaf.
     SetAttributes(Vec<u8>),
     /// Makes these users the admins.
     Admins(Vec<Pseudonym>),

@@ -32,6 +32,8 @@ pub(crate) mod strayed;
 mod tests;
 mod upkeep;
 
+#[cfg(feature = "lab")]
+pub(crate) use self::accounts::pass_time;
 pub(crate) use self::{
     accounts::{
         absent, forget_hint, give_profile_key, hints, not_seen_since, not_shown, reappeared, shows_name,

@@ -515,6 +515,11 @@ async fn members_hear_in_their_groups_of_another_name_of_a_reset_and_of_an_end()
         of_group(event) && matches!(event, Event::MemberGone { user, .. } if user == robert.user())
     };
     for client in [&alice, &carol] {
+        for _ in 0..2 {
+            let events = client.sync(Duration::ZERO).await.unwrap();
+            assert!(!events.iter().any(gone), "he may begin anew: {events:?}");
+        }
+        client.pass_time_for_gone_members(2 * 24 * 60 * 60).unwrap();
         let events = client.sync_until(PATIENCE, gone).await.unwrap();
         assert_eq!(events.iter().filter(|event| gone(event)).count(), 1, "{}: {events:?}", client.user());
     }
