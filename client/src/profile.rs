@@ -199,12 +199,10 @@ pub(crate) fn claimed(tx: &Tx<'_>, user: &UserName, incarnation: u32, version: u
     Ok(true)
 }
 
-/// Forgets the key to a user's profile, and what was told of it, because a person accepted another identity of the user.
-pub(crate) fn forget_key(tx: &Tx<'_>, user: &UserName) -> Result<()> {
-    tx.sql().execute(
-        "UPDATE profiles SET key = NULL, told = 0, version = 0, claimed = 0 WHERE user = ?1",
-        [user.to_string()],
-    )?;
+/// Forgets a user's profile, the key to it, and what was told of it, because a person accepted another identity of that
+/// name: it may be somebody else's.
+pub(crate) fn forget(tx: &Tx<'_>, user: &UserName) -> Result<()> {
+    tx.sql().execute("DELETE FROM profiles WHERE user = ?1", [user.to_string()])?;
     Ok(())
 }
 
@@ -276,6 +274,8 @@ pub(crate) fn seen(
     }
     let order = |signed: &SignedProfile| (signed.profile.incarnation, signed.profile.version);
     match &before.signed {
+        // Whatever number a device gave it that was removed since: it holds nobody else up.
+        Some(before) if !clients.contains(&before.client) => {}
         Some(before) if order(before) > order(shown) => {
             tracing::warn!("the server shows an older profile of a user than before");
             return save(tx, user, &kept);
@@ -403,6 +403,14 @@ fn make(
 ) -> Result<(PutProfile, Option<SharedProfileKey>)> {
     let own = identity::known(tx, &account.user)?.ok_or(Error::NotReady)?;
     let (current, kept) = (own_key(tx)?.ok_or(Error::NotReady)?, find(tx, &account.user)?);
+    // That of a device that was removed says nothing of what the AS has.
+    let own_version = match &kept.signed {
+        Some(signed) if identity::has_device(tx, &account.user, &signed.client)? == Some(true) => {
+            signed.profile.version
+        }
+        _ => 0,
+    };
+    let version = own_version.max(kept.version);
     let before = kept.signed.map(|signed| signed.profile);
     let before = before.filter(|profile| profile.incarnation == own.eid.incarnation);
     let text = |change: &Option<String>, before: Option<&String>| {
@@ -417,11 +425,12 @@ fn make(
             (seal(&current.key, &own.founding, &content)?, Some(current.clone()))
         }
     };
-    let seen = before.as_ref().map_or(0, |before| before.version).max(kept.version);
     let discoverable = change.discoverable.or(before.as_ref().map(|before| before.discoverable));
     let profile = Profile {
         incarnation: own.eid.incarnation,
-        version: seen.saturating_add(1),
+        version: version
+            .checked_add(1)
+            .ok_or(Error::unexpected("a profile of the last version that there is"))?,
         discoverable: discoverable.unwrap_or(true),
         display_name: text(&change.display_name, before.as_ref().map(|before| &before.display_name)),
         text: text(&change.text, before.as_ref().map(|before| &before.text)),
@@ -641,6 +650,30 @@ mod tests {
         assert_eq!((world.name().as_str(), world.changes()), ("Robert", 2));
     }
 
+    #[test]
+    fn the_last_version_that_there_is_holds_nobody_up_once_its_device_was_removed() {
+        let mut world = World::new();
+        world.see(&world.signed(0, 1, "Bob"), 0);
+        world.see(&world.signed(0, u64::MAX, "Mallory"), 0);
+        assert_eq!(world.name(), "Mallory", "the device was Bob's");
+        world.phone = SigningKey::generate();
+        world.see(&world.signed(0, 2, "Bob"), 0);
+        assert_eq!((world.name().as_str(), world.changes()), ("Bob", 2));
+        world.see(&world.signed(0, 1, "Bobby"), 0);
+        assert_eq!(world.name(), "Bob", "of devices that are there no version goes back");
+    }
+
+    #[test]
+    fn another_identity_of_the_name_begins_without_a_profile() {
+        let mut world = World::new();
+        world.see(&world.signed(0, 7, "Bob"), 0);
+        world.store.write(|tx| forget(tx, &world.bob)).unwrap();
+        assert_eq!(world.name(), "");
+        world.founding = Transcript::new([2; 32]);
+        world.see(&world.signed(0, 1, "Bartholomew"), 0);
+        assert_eq!(world.name(), "Bartholomew");
+    }
+
     fn key(epoch: u64) -> SharedProfileKey {
         let edition = Edition { incarnation: 0, epoch, number: 1 };
         SharedProfileKey { edition, key: ProfileKey::generate() }
@@ -658,7 +691,7 @@ mod tests {
         let secrets = world.store.read(|tx| lookup_secrets(tx, &world.bob)).unwrap();
         assert_eq!(secrets, [third.key.lookup_secret()]);
         // After a reset editions begin anew.
-        world.store.write(|tx| forget_key(tx, &world.bob)).unwrap();
+        world.store.write(|tx| forget(tx, &world.bob)).unwrap();
         assert!(world.told(&first, Source::User));
     }
 

@@ -13,7 +13,7 @@
 -- have a credential (key, credential, and sealed contact or null, side by side); ended, the last transcripts of the
 -- incarnations before; commits of the incarnation that was asked for, in order, from the one that ended the epoch
 -- `after`; more, whether others follow these; and, with `after` 0, that incarnation's GroupInfo and tree of epoch 0.
--- token_spent; unknown_user.
+-- token_spent; identity_ended: no identity of the user lives until its owner begins the next one (AS-8); unknown_user.
 -- Called by GET /as/users/{name}.
 CREATE OR REPLACE FUNCTION auth.look_up_user(
     issuer_key smallint, nonce bytea, name text, of_incarnation integer, after bigint, lookup bytea,
@@ -59,7 +59,12 @@ BEGIN
              FROM auth.clients c
             WHERE c.user_id = i.user_id AND c.incarnation = i.incarnation AND c.credential IS NOT NULL) shown;
     IF NOT FOUND THEN
-        outcome := 'unknown_user';
+        -- For those who may see the user, an end that a reset follows is none of the account.
+        outcome := CASE
+            WHEN EXISTS (SELECT FROM auth.users o
+                          WHERE o.shown_name = look_up_user.name
+                             OR o.lookup = look_up_user.lookup AND o.name = look_up_user.name)
+            THEN 'identity_ended' ELSE 'unknown_user' END;
         RETURN;
     END IF;
     outcome := 'found';

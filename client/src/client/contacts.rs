@@ -7,7 +7,6 @@ use crate::{
     contact::{self, Contact, ReceivedRequest, SafetyNumber},
     error::{Error, Result},
     identity::{self, VerifiedUser},
-    profile,
 };
 
 impl Client {
@@ -114,7 +113,6 @@ impl Client {
         self.session.store.write(|tx| {
             let accepted = identity::accept_reset(tx, user)?;
             if accepted {
-                profile::forget_key(tx, user)?;
                 contact::read_again(tx, user)?;
             }
             Ok(accepted)

@@ -162,10 +162,13 @@ fn receive_commit(
         outstanding::forget(tx, &group.id, Kind::Commit)?;
     }
     record::settled(tx, &group.id)?;
-    if left && by_own_user {
+    if !left {
+        links::forget_departed(tx, &group)?;
+        group.follow_user_key(tx)?;
+    } else if by_own_user {
         // Another device of this user wants it so: none brings this one in again.
         group.quit(tx)?;
-    } else if left {
+    } else {
         group.end(tx)?;
     }
     Ok(())
@@ -193,7 +196,7 @@ fn receive_content(
     if let Some(claim) = shown
         && let Some(user) = identity::confirmed(tx, &claim.client_key)?
     {
-        identity::heard(tx, &user, &message.eid)?;
+        identity::heard(tx, &user, &claim.client_key, &message.eid)?;
         receive_profile(tx, &user, &message)?;
         if claim.user != user {
             accounts::hint(tx, &user, Some(&claim.user))?;

@@ -37,7 +37,7 @@ pub(super) fn insert(tx: &Tx<'_>, id: &GroupId, title: &str, leaf_key: &PublicKe
          ON CONFLICT (group_id) DO UPDATE
          SET title = excluded.title, titled = 0, leaf_key = excluded.leaf_key, active = 1, entering = 0,
              blocked = 0, introduce = 0, committed = excluded.committed, attributes_key = NULL,
-             attributes = x'', proposed = NULL, leaving = 0, successor = NULL",
+             attributes = x'', proposed = NULL, leaving = 0, successor = NULL, server_key = NULL",
         params![id.to_mls(), title, leaf_key.as_bytes(), integer(tx.now())],
     )?;
     Ok(())
@@ -139,6 +139,22 @@ pub(crate) fn successor(tx: &Tx<'_>, id: &GroupId) -> Result<Option<GroupId>> {
                 WHERE g.group_id = ?1";
     let successor: Option<Vec<u8>> = tx.sql().query_row(sql, [id.to_mls()], |row| row.get(0)).optional()?;
     successor.map(|id| id_of(&id)).transpose()
+}
+
+/// Notes the external sender's key that the server wants the group to have; `None`: the one that it has.
+pub(super) fn set_server_key(tx: &Tx<'_>, id: &GroupId, key: Option<&PublicKey>) -> Result<()> {
+    let key = key.map(PublicKey::as_bytes);
+    tx.sql()
+        .prepare_cached("UPDATE groups SET server_key = ?2 WHERE group_id = ?1")?
+        .execute(params![id.to_mls(), key])?;
+    Ok(())
+}
+
+/// The external sender's key that the server wants the group to have.
+pub(super) fn server_key(tx: &Tx<'_>, id: &GroupId) -> Result<Option<PublicKey>> {
+    let sql = "SELECT server_key FROM groups WHERE group_id = ?1";
+    let key: Option<[u8; 32]> = tx.sql().prepare_cached(sql)?.query_row([id.to_mls()], |row| row.get(0))?;
+    Ok(key.map(PublicKey::new))
 }
 
 /// Whether a leaf is this device's.
