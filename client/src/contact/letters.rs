@@ -315,7 +315,7 @@ fn take_effect(
             rotation::adopt(tx, secrets, letter.stamp.time)?;
         }
         LetterBody::Contact(contact) if contact.is_by(&letter.stamp.eid) => {
-            agreed(tx, contact, letter.stamp.time)?
+            agreed(tx, contact, letter.stamp.time)?;
         }
         LetterBody::Contacts { contacts, .. }
             if contacts.iter().all(|contact| contact.is_by(&letter.stamp.eid)) =>
