@@ -365,7 +365,7 @@ async fn groups_and_contacts_are_managed_and_what_is_refused_is_told() {
     // Carol asks; Bob declines, blocks, unblocks and accepts.
     assert!(refused(&run(&of_bob, url, &["contacts", "accept", c]).await).contains("contacts requests"));
     assert!(
-        refused(&run(&of_bob, url, &["contacts", "ask", "nobody@home.example"]).await).contains("nobody here")
+        refused(&run(&of_bob, url, &["contacts", "ask", "nobody@home.example"]).await).contains("does not exist")
     );
     done(&run(&of_carol, url, &["contacts", "ask", b]).await);
     done(&run(&of_bob, url, &["follow", "--once"]).await);
