@@ -31,9 +31,11 @@ CREATE TABLE auth.settings (
         CHECK (account_expiry_days = 0 OR account_expiry_days BETWEEN 180 AND 36500),
     max_display_name_bytes integer NOT NULL DEFAULT 128 CHECK (max_display_name_bytes BETWEEN 16 AND 1024),
     max_profile_text_bytes integer NOT NULL DEFAULT 1024 CHECK (max_profile_text_bytes BETWEEN 0 AND 16384),
-    max_sealed_profile_bytes integer NOT NULL DEFAULT 8192 CHECK (max_sealed_profile_bytes BETWEEN 0 AND 16384),
+    max_sealed_profile_bytes integer NOT NULL DEFAULT 8192 CHECK (max_sealed_profile_bytes BETWEEN 1024 AND 16384),
     max_picture_bytes integer NOT NULL DEFAULT 131072 CHECK (max_picture_bytes BETWEEN 0 AND 524288),
-    max_picture_pixels integer NOT NULL DEFAULT 1024 CHECK (max_picture_pixels BETWEEN 16 AND 8192)
+    max_picture_pixels integer NOT NULL DEFAULT 1024 CHECK (max_picture_pixels BETWEEN 16 AND 8192),
+    -- The history of an identity is kept as long as its account: 1 GiB at most.
+    CONSTRAINT settings_identity_history CHECK (max_identity_commits::bigint * max_identity_commit_bytes <= 1073741824)
 );
 COMMENT ON TABLE auth.settings IS 'Settings of the AS: one row';
 COMMENT ON COLUMN auth.settings.singleton IS 'Always true: there is one row. Never changes';
@@ -116,8 +118,11 @@ CREATE TABLE auth.users (
     subject bytea UNIQUE CHECK (octet_length(subject) = 32),
     suspended boolean NOT NULL DEFAULT false,
     invites integer CHECK (invites >= 0),
-    recovery_key bytea NOT NULL CHECK (octet_length(recovery_key) = 32)
+    recovery_key bytea NOT NULL CHECK (octet_length(recovery_key) = 32),
+    lookup bytea CHECK (octet_length(lookup) = 32),
+    shown_name text COLLATE "C" UNIQUE GENERATED ALWAYS AS (CASE WHEN lookup IS NULL THEN name END) STORED
 );
+CREATE INDEX users_by_lookup ON auth.users (lookup) WHERE lookup IS NOT NULL;
 COMMENT ON TABLE auth.users IS
     'Accounts of the home domain. The row''s lock orders whatever happens to the account''s identity';
 COMMENT ON COLUMN auth.users.user_id IS 'Random id, known to this schema and the allowances only. Never changes';
@@ -133,6 +138,10 @@ COMMENT ON COLUMN auth.users.invites IS
     'Invites that the user can make in auth.settings.invite_days days; null: as many as auth.settings.invites_per_user says. Changes as the operator likes';
 COMMENT ON COLUMN auth.users.recovery_key IS
     'Ed25519 public key (32 bytes) that verifies the owner''s second proof (AS-8, AS-9); the private half is derived from a secret that only the owner has. Changes by auth.replace_recovery_key only';
+COMMENT ON COLUMN auth.users.lookup IS
+    'Labelled SHA-256 (32 bytes) of the secret by which alone the account can be looked up; null: everybody can. Changes by auth.put_profile, and ends with an identity';
+COMMENT ON COLUMN auth.users.shown_name IS
+    'Name by which everybody can look the account up; null if not everybody can: then a lookup finds as much in this index as for a name that nobody has (AS-5). Changes with name and lookup';
 
 CREATE TABLE auth.invites (
     invite uuid PRIMARY KEY DEFAULT gen_random_uuid(),
@@ -170,6 +179,27 @@ COMMENT ON COLUMN auth.former_names.user_id IS
     'Account that had it, which can take it back, and with which it goes. Never changes';
 COMMENT ON COLUMN auth.former_names.free IS 'Month (auth.month) from which on the name is free. Never changes';
 
+-- AFTER: a name that is taken while its owner gives it up waits for that at the unique indexes of auth.users, and sees here
+-- what became of it.
+CREATE FUNCTION auth.keep_names_free() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF auth.is_name_kept(new.skeleton, new.user_id) THEN
+        RAISE EXCEPTION 'a name is reserved, or was another user''s until lately'
+            USING ERRCODE = 'unique_violation', CONSTRAINT = 'names_are_free';
+    END IF;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION auth.keep_names_free IS
+    'Triggers of auth.users: nobody takes a name that is the operator''s or was another user''s until lately, whenever that became so (AS-1, AS-9)';
+CREATE TRIGGER names_are_free AFTER INSERT ON auth.users
+    FOR EACH ROW EXECUTE FUNCTION auth.keep_names_free();
+CREATE TRIGGER new_names_are_free AFTER UPDATE OF name ON auth.users
+    FOR EACH ROW WHEN (new.name <> old.name) EXECUTE FUNCTION auth.keep_names_free();
+ALTER TABLE auth.users
+    ENABLE ALWAYS TRIGGER names_are_free, ENABLE ALWAYS TRIGGER new_names_are_free;
+
 CREATE TYPE auth.account_change AS ENUM ('reset', 'rename');
 COMMENT ON TYPE auth.account_change IS 'What an account''s owner can do a few times in a month';
 
@@ -189,34 +219,27 @@ COMMENT ON COLUMN auth.account_changes.changes IS 'How often in that month. Grow
 
 CREATE TABLE auth.profiles (
     user_id uuid PRIMARY KEY REFERENCES auth.users ON DELETE CASCADE,
-    incarnation integer NOT NULL,
-    version bigint NOT NULL CHECK (version >= 0),
-    profile bytea,
-    picture bytea,
-    discoverable boolean NOT NULL,
-    lookup bytea NOT NULL CHECK (octet_length(lookup) = 32)
+    version bigint NOT NULL CHECK (version > 0),
+    profile bytea NOT NULL,
+    picture bytea
 );
-COMMENT ON TABLE auth.profiles IS 'Profiles of users that have one (AS-6)';
+COMMENT ON TABLE auth.profiles IS
+    'Profiles of users that have one (AS-6). A row goes with the identity that it is of';
 COMMENT ON COLUMN auth.profiles.user_id IS 'Account. Never changes';
-COMMENT ON COLUMN auth.profiles.incarnation IS
-    'Incarnation of the account that the profile is of; a later one begins without. Grows';
-COMMENT ON COLUMN auth.profiles.version IS 'Version of the profile. Grows within an incarnation';
-COMMENT ON COLUMN auth.profiles.profile IS
-    'SignedProfile in CBOR, signed by a client; null since the incarnation ended. Changes';
+COMMENT ON COLUMN auth.profiles.version IS 'Version of the profile. Grows';
+COMMENT ON COLUMN auth.profiles.profile IS 'SignedProfile in CBOR, signed by a client. Changes';
 COMMENT ON COLUMN auth.profiles.picture IS 'Picture that the profile names, if it names one. Changes';
-COMMENT ON COLUMN auth.profiles.discoverable IS
-    'False for a user whom only those can look up who show the lookup secret. Changes';
-COMMENT ON COLUMN auth.profiles.lookup IS 'Labelled SHA-256 of the lookup secret (32 bytes). Changes';
 
 -- The counts are lost with a crash, and are never in WAL, replicas or base backups.
 CREATE UNLOGGED TABLE auth.wrong_proofs (
-    user_id uuid PRIMARY KEY REFERENCES auth.users ON DELETE CASCADE,
+    account uuid PRIMARY KEY,
     hour integer NOT NULL,
     proofs integer NOT NULL
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE auth.wrong_proofs IS
     'Second proofs that did not verify, of the last day: somebody who is not the owner tried to reset, rename or delete an account (AS-8)';
-COMMENT ON COLUMN auth.wrong_proofs.user_id IS 'Account. Never changes';
+COMMENT ON COLUMN auth.wrong_proofs.account IS
+    'Account, or a digest of a name that nobody has, so that both are counted in the same way and the time of an answer tells nothing. Never changes';
 COMMENT ON COLUMN auth.wrong_proofs.hour IS 'Hour (hours since 1970) that is counted. Grows';
 COMMENT ON COLUMN auth.wrong_proofs.proofs IS 'Number in that hour. Grows, and begins anew with each hour';
 
@@ -273,11 +296,14 @@ CREATE TABLE auth.incarnations (
     current_group_info bytea,
     current_ratchet_tree bytea,
     eid bytea,
+    ended integer,
     PRIMARY KEY (user_id, incarnation),
     CHECK ((incarnation = 0) = (previous_end IS NULL)),
+    CHECK ((eid IS NULL) = (ended IS NOT NULL)),
     CHECK ((epoch = 0) = (current_group_info IS NULL) AND (epoch = 0) = (current_ratchet_tree IS NULL))
 );
 CREATE UNIQUE INDEX one_incarnation_lives ON auth.incarnations (user_id) WHERE eid IS NOT NULL;
+CREATE INDEX incarnations_by_end ON auth.incarnations (ended) WHERE ended IS NOT NULL;
 COMMENT ON TABLE auth.incarnations IS
     'Identities (EIDs) of each account, one after the other: all have ended but the last (AS-8). Rows never go, except with the account';
 COMMENT ON COLUMN auth.incarnations.user_id IS 'Account. Never changes';
@@ -302,6 +328,8 @@ COMMENT ON COLUMN auth.incarnations.current_ratchet_tree IS
     'Ratchet tree of the current epoch; null in epoch 0, where ratchet_tree is it. Changes with epoch';
 COMMENT ON COLUMN auth.incarnations.eid IS
     'Public state of the EID''s MLS group in its current epoch (postcard), which validates the next commit. Changes with epoch; null once the incarnation has ended, for ever';
+COMMENT ON COLUMN auth.incarnations.ended IS
+    'Month (auth.month) in which it ended, which tells when an account is abandoned that was not begun anew (AS-9); null while it lives. Set once, then never changes';
 
 CREATE FUNCTION auth.chain_incarnations() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -338,6 +366,7 @@ DECLARE
             (old.epoch, old.transcript, old.tree_hash, old.state_signature, old.current_group_info, old.current_ratchet_tree);
 BEGIN
     IF same AND old.eid IS NOT NULL AND ends THEN
+        new.ended := auth.month(now());
         RETURN new;
     END IF;
     IF same AND old.eid IS NOT NULL AND new.eid IS NOT NULL AND new.epoch = old.epoch + 1 THEN
@@ -595,7 +624,7 @@ CREATE TYPE auth.commit_identity_outcome AS ENUM (
 COMMENT ON TYPE auth.commit_identity_outcome IS 'Outcomes of auth.commit_identity';
 CREATE TYPE auth.publish_contact_outcome AS ENUM ('published', 'token_spent', 'unknown_client');
 COMMENT ON TYPE auth.publish_contact_outcome IS 'Outcomes of auth.publish_contact';
-CREATE TYPE auth.look_up_user_outcome AS ENUM ('found', 'token_spent', 'unknown_user');
+CREATE TYPE auth.look_up_user_outcome AS ENUM ('found', 'token_spent', 'identity_ended', 'unknown_user');
 COMMENT ON TYPE auth.look_up_user_outcome IS 'Outcomes of auth.look_up_user';
 CREATE TYPE auth.replace_recovery_key_outcome AS ENUM ('replaced', 'token_spent', 'unknown_client', 'wrong_proof');
 COMMENT ON TYPE auth.replace_recovery_key_outcome IS 'Outcomes of auth.replace_recovery_key';

@@ -226,6 +226,12 @@ impl Error {
         }
     }
 
+    /// Whether the AS knows nobody of the name that it was asked about: not even somebody whose identity ended and who may
+    /// begin the next one.
+    pub(crate) fn is_of_nobody(&self) -> bool {
+        self.refusal().is_some_and(|problem| problem.kind == ProblemType::NotFound && !problem.identity_ended)
+    }
+
     /// Whether trying again later may help without anything being changed.
     pub fn is_passing(&self) -> bool {
         matches!(self, Self::Server(error) if error.is_passing())

@@ -47,8 +47,10 @@ BEGIN
         END IF;
         PERFORM auth.count_change(of_user, 'reset');
         DELETE FROM auth.clients c WHERE c.user_id = of_user;
-        -- A client signed it that is gone. Who can look the user up stays as it was.
-        UPDATE auth.profiles p SET profile = NULL, picture = NULL WHERE p.user_id = of_user;
+        -- A client signed the profile that is gone. The key to it, which also shows the user to contacts, is lost with
+        -- the clients: nobody could see the next identity if everybody could not.
+        DELETE FROM auth.profiles p WHERE p.user_id = of_user;
+        UPDATE auth.users u SET lookup = NULL WHERE u.user_id = of_user AND u.lookup IS NOT NULL;
         UPDATE auth.incarnations i
            SET eid = NULL
          WHERE i.user_id = of_user AND i.incarnation = end_identity.incarnation;

@@ -44,9 +44,7 @@ BEGIN
     IF EXISTS (SELECT FROM auth.users u
                 WHERE u.name = rename_user.name
                    OR u.skeleton = postern.skeleton(rename_user.name) AND u.user_id <> account.user_id)
-       OR EXISTS (SELECT FROM auth.reserved_names r WHERE r.skeleton = postern.skeleton(rename_user.name))
-       OR EXISTS (SELECT FROM auth.former_names f
-                   WHERE f.skeleton = postern.skeleton(rename_user.name) AND f.user_id <> account.user_id) THEN
+       OR auth.is_name_kept(postern.skeleton(rename_user.name), account.user_id) THEN
         outcome := 'name_taken';
         RETURN;
     END IF;

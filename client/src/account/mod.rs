@@ -154,3 +154,10 @@ impl Account {
         Ok(())
     }
 }
+
+/// Takes another address for first contact: the old one leads nowhere any more.
+pub(crate) fn renew_contact_address(tx: &Tx<'_>) -> Result<()> {
+    let mut account = Account::load(tx)?;
+    account.contact_address = Address::generate().map_err(Error::mls("cannot make an address"))?;
+    account.save(tx)
+}

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use postern_protocol::{
     account::DeleteAccount,
+    ds::GroupId,
     name::UserName,
     problem::ProblemType,
     second_proof::{Operation, RecoveryKey},
@@ -19,6 +20,15 @@ use crate::{
     profile::{self, ProfileChange, UserProfile},
     session::Session,
 };
+
+/// A group that a user whose account ended is not wholly out of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StillIn {
+    pub group: GroupId,
+    /// Empty if this device was never told.
+    pub title: String,
+    pub reason: String,
+}
 
 impl Client {
     /// The recovery key that was made here, as long as nobody said that its owner has seen it
@@ -118,13 +128,14 @@ impl Client {
         self.session.store.read(|tx| profile::profile(tx, user))
     }
 
-    /// Changes this user's profile. What the change leaves out stays.
+    /// Changes this user's profile, and tells contacts. What the change leaves out stays.
     ///
     /// # Errors
     /// [`Error::BadPicture`], [`Error::TooLong`], `body-too-large`, `invalid-profile`, and passing ones.
     pub async fn change_profile(&self, change: &ProfileChange) -> Result<()> {
-        let _step = self.session.store.step().await?;
-        profile::change(&self.session.api, &self.session.store, change).await
+        let step = self.session.store.step().await?;
+        profile::change(&self.session.api, &self.session.store, change).await?;
+        self.session.errands(&step).await
     }
 
     /// The picture of a user's profile as it is known; `None` if it has none.
@@ -163,23 +174,53 @@ impl Client {
         self.nonce(&Operation::RenameUser { to: &new_name(&account, name)?, eid })
     }
 
-    /// Deletes the user's account: leaves all groups as far as it can, gives up this device's mailboxes and KeyPackages,
-    /// and has the AS erase all that it has of the user. The user's other devices are nobody's then; what they have at
-    /// the server expires. This is no client any more; its directory may be deleted.
+    /// Deletes the user's account: leaves all groups with all devices, gives up this device's mailboxes and KeyPackages,
+    /// and has the AS erase all that it has of the user. A group in which nobody else is left is deleted, and a last
+    /// admin makes another user one: of those whose identity is confirmed the one that is there the longest. The user's
+    /// other devices are nobody's then; what they have at the server expires. This is no client any more; its directory
+    /// may be deleted. Returns the groups that the user is not wholly out of.
     ///
     /// # Errors
-    /// `wrong-proof`, before anything is changed; passing ones: call again.
-    pub async fn delete_account(&self, proof: impl Into<OwnerProof<'_>>) -> Result<()> {
+    /// `wrong-proof`, and `not-allowed` for a device that was removed from its user, before anything is changed; passing
+    /// ones: call again.
+    pub async fn delete_account(&self, proof: impl Into<OwnerProof<'_>>) -> Result<Vec<StillIn>> {
         let session = &self.session;
         let proof = proof.into();
         // Whether the proof is right has to be known first.
-        or_repeated(self.ask_for_deletion(proof, true).await, ProblemType::NotAllowed)?;
-        session.store.write(group::tell_groups_of_end)?;
-        for group in session.store.read(group::active)? {
-            goes_on(self.group_with_id(&group).deliver().await)?;
-            goes_on(self.group_with_id(&group).leave().await)?;
+        match self.ask_for_deletion(proof, true).await {
+            Err(error) if error.problem() == Some(ProblemType::NotAllowed) => {
+                // An earlier attempt, whose answer was lost, erased the account, and everybody was told. Otherwise this
+                // device is nobody's, and tells nobody anything.
+                let found = identity::look_up(&session.api, &session.store, self.user()).await;
+                return match found {
+                    Err(found) if found.problem() == Some(ProblemType::NotFound) => {
+                        self.forget_account()?;
+                        Ok(Vec::new())
+                    }
+                    Err(found) if found.is_passing() => Err(found),
+                    _ => Err(error),
+                };
+            }
+            proven => proven?,
         }
         let step = session.store.step().await?;
+        session.store.write(group::tell_groups_of_end)?;
+        let mut still_in = Vec::new();
+        for group in session.store.read(group::active)? {
+            let title = session.store.read(|tx| group::title(tx, &group))?;
+            let reason = match session.leave_for_good(&step, &group).await {
+                Ok(0) | Err(Error::NotMember) => continue,
+                Ok(devices) => format!(
+                    "other devices of yours are users of their own there and stay until the server removes them: {devices}"
+                ),
+                Err(error) => {
+                    let reason = format!("this device could not leave: {error}");
+                    goes_on::<()>(Err(error))?;
+                    reason
+                }
+            };
+            still_in.push(StillIn { group, title, reason });
+        }
         let (store, api) = (&*session.store, &session.api);
         store.write(contact::tell_contacts_of_end)?;
         goes_on(contact::write_news(store, api).await)?;
@@ -187,7 +228,12 @@ impl Client {
         self.give_up_mailboxes(&step).await?;
         // No client any more: an earlier attempt, whose answer was lost, erased the account.
         or_repeated(self.ask_for_deletion(proof, false).await, ProblemType::NotAllowed)?;
-        session.store.write(|tx| {
+        self.forget_account()?;
+        Ok(still_in)
+    }
+
+    fn forget_account(&self) -> Result<()> {
+        self.session.store.write(|tx| {
             Account::delete(tx)?;
             Friendship::delete(tx)
         })

@@ -88,7 +88,7 @@ impl LostAccount {
     /// Verifies the owner's proof.
     ///
     /// # Errors
-    /// `wrong-proof`, also for a name that nobody has.
+    /// `wrong-proof`, also for a name that nobody has: that takes the same work, and is counted in the same way.
     pub async fn prove(
         &self,
         auth: &As,
@@ -96,8 +96,11 @@ impl LostAccount {
         operation: &Operation<'_>,
         client: PublicKey,
     ) -> Result<VerifiedProof, Failure> {
-        let verified = self.owner.prove(auth, proof, operation, client).await?;
-        // For some messages anybody can sign for the key that stands for nobody's, a point of small order.
-        if self.exists { Ok(verified) } else { Err(ProblemType::WrongProof.into()) }
+        let verified = match self.owner.verify(auth, proof, operation, client).await {
+            // For some messages anybody can sign for the key that stands for nobody's, a point of small order.
+            Ok(_) if !self.exists => Err(ProblemType::WrongProof.into()),
+            verified => verified,
+        };
+        self.owner.counted(auth, verified).await
     }
 }

@@ -65,24 +65,52 @@ impl Owner {
         operation: &Operation<'_>,
         client: PublicKey,
     ) -> Result<VerifiedProof, Failure> {
-        let refused = match proof {
+        self.counted(auth, self.verify(auth, proof, operation, client).await).await
+    }
+
+    /// Verifies the owner's proof, and counts nothing.
+    ///
+    /// # Errors
+    /// `wrong-proof`; a provider that does not answer.
+    pub async fn verify(
+        &self,
+        auth: &As,
+        proof: &SecondProof,
+        operation: &Operation<'_>,
+        client: PublicKey,
+    ) -> Result<VerifiedProof, Failure> {
+        match proof {
             SecondProof::Recovery(signature) => {
-                if operation.verify_recovery(self.recovery_key, &self.user, signature).is_ok() {
-                    return Ok(VerifiedProof::recovery(self.recovery_key));
-                }
-                ProblemType::WrongProof.into()
+                let verified = operation.verify_recovery(self.recovery_key, &self.user, signature);
+                verified.map_err(|_| ProblemType::WrongProof)?;
+                Ok(VerifiedProof::recovery(self.recovery_key))
             }
             SecondProof::IdToken(token) => {
                 match self.log_in(auth, token, &operation.nonce(&self.user, &client)).await {
-                    Ok(login) => return Ok(VerifiedProof::id_token(&login, &operation.use_of(token))),
-                    Err(OidcError::Invalid(reason)) => Problem::with_detail(ProblemType::WrongProof, reason),
-                    Err(unavailable) => return Err(unavailable.into()),
+                    Ok(login) => Ok(VerifiedProof::id_token(&login, &operation.use_of(token))),
+                    Err(OidcError::Invalid(reason)) => {
+                        Err(Problem::with_detail(ProblemType::WrongProof, reason).into())
+                    }
+                    Err(unavailable) => Err(unavailable.into()),
                 }
             }
-        };
-        let sql = "SELECT auth.count_wrong_proof($1)";
-        auth.home.database.query_one(sql, &[&self.user.local()]).await?;
-        Err(refused.into())
+        }
+    }
+
+    /// Counts a wrong proof, whether anybody has the name or not.
+    ///
+    /// # Errors
+    /// Those of the verification, or a database that does not answer.
+    pub async fn counted(
+        &self,
+        auth: &As,
+        verified: Result<VerifiedProof, Failure>,
+    ) -> Result<VerifiedProof, Failure> {
+        if let Err(Failure::Refused(_)) = &verified {
+            let sql = "SELECT auth.count_wrong_proof($1)";
+            auth.home.database.query_one(sql, &[&self.user.local()]).await?;
+        }
+        verified
     }
 
     async fn log_in(&self, auth: &As, token: &IdToken, nonce: &str) -> Result<Login, OidcError> {

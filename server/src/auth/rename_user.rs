@@ -52,7 +52,7 @@ pub async fn rename_user(auth: As, request: Request, payment: Payment) -> Outcom
     let eid: &[u8] = client.get("eid");
     let validate =
         || commit_identity::validate(&body.commit, Purpose::Rename, signer, &standing, eid, &limits);
-    let next = auth.home.compute(validate).await??;
+    let next = payment.compute(&auth.home, validate).await??;
 
     // The database keeps those of confirmed clients.
     let issue = |client: &PublicKey| auth.signer.issue(body.name.clone(), *client);

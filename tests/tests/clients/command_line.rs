@@ -253,7 +253,10 @@ async fn an_account_is_renamed_reset_and_deleted_by_the_words_that_were_written_
         let mistyped = refused(&run_with(state, url, arguments, "abandon art").await);
         assert!(mistyped.contains("24 words"), "{arguments:?}: {mistyped}");
         let wrong = refused(&run_with(state, url, arguments, &other).await);
-        assert!(wrong.contains("second proof is wrong") && wrong.contains("--sign-in"), "{arguments:?}: {wrong}");
+        assert!(
+            wrong.contains("second proof is wrong") && wrong.contains("--sign-in"),
+            "{arguments:?}: {wrong}"
+        );
         let login = refused(&run(state, url, &[arguments, &["--sign-in"]].concat()).await);
         assert!(login.contains("no identity provider"), "{arguments:?}: {login}");
     }
@@ -365,7 +368,8 @@ async fn groups_and_contacts_are_managed_and_what_is_refused_is_told() {
     // Carol asks; Bob declines, blocks, unblocks and accepts.
     assert!(refused(&run(&of_bob, url, &["contacts", "accept", c]).await).contains("contacts requests"));
     assert!(
-        refused(&run(&of_bob, url, &["contacts", "ask", "nobody@home.example"]).await).contains("does not exist")
+        refused(&run(&of_bob, url, &["contacts", "ask", "nobody@home.example"]).await)
+            .contains("nobody here")
     );
     done(&run(&of_carol, url, &["contacts", "ask", b]).await);
     done(&run(&of_bob, url, &["follow", "--once"]).await);

@@ -140,9 +140,21 @@ async fn everything_that_shows_something_answers_the_operator_and_the_monitor_as
         names.push(name);
     }
     for expected in [
-        "users", "invites", "registration_policy", "reserved_names", "user_limits", "wrong_proofs", "signing_keys",
-        "signing_key_rotation", "root_key", "sender_keys", "application_server_keys", "issuer_keys",
-        "current_master_key", "allowances", "rendezvous_limits",
+        "users",
+        "invites",
+        "registration_policy",
+        "reserved_names",
+        "user_limits",
+        "wrong_proofs",
+        "signing_keys",
+        "signing_key_rotation",
+        "root_key",
+        "sender_keys",
+        "application_server_keys",
+        "issuer_keys",
+        "current_master_key",
+        "allowances",
+        "rendezvous_limits",
     ] {
         assert!(names.iter().any(|name| name == expected), "{expected} is not among {names:?}");
     }

@@ -4,7 +4,9 @@ use std::{io::IsTerminal as _, path::PathBuf};
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
-use postern_client::{Client, ClientBuilder, OwnerProof, RecoveryKey, recovery_key_of, recovery_words};
+use postern_client::{
+    Client, ClientBuilder, OwnerProof, RecoveryKey, StillIn, recovery_key_of, recovery_words,
+};
 use postern_protocol::admission::{Admission, IdToken, InviteCode};
 use serde_json::json;
 
@@ -278,8 +280,12 @@ pub async fn run(global: &Global, command: Command) -> anyhow::Result<()> {
             let at = at_server_of(global, &client);
             let shown = login.proof(global, &at, async || client.deletion_nonce()).await?;
             let Some(proof) = shown.proof() else { return Ok(()) };
-            client.delete_account(proof).await?;
+            let still_in = client.delete_account(proof).await?;
             drop(client);
+            for StillIn { group, title, reason } in still_in {
+                let name = if title.is_empty() { group.to_base64url() } else { title };
+                note(&format!("Not wholly out of the group {name}: {reason}"));
+            }
             remove_state(global)?;
             note("The server has nothing left of the account, and nothing is left here.");
             Ok(())

@@ -102,7 +102,8 @@ async fn a_user_who_lost_all_clients_begins_anew_chained_to_the_end_and_no_old_c
         0
     );
     let lookup = Call::get(format!("/as/users/{}", alice.name));
-    world.pay(&lookup).await.assert_problem("no identity lives", ProblemType::NotFound);
+    let problem = world.pay(&lookup).await.assert_problem("no identity lives", ProblemType::NotFound);
+    assert!(problem.identity_ended, "the user is not unknown");
     let made = alice.device.commit(Commit { update: true, ..Default::default() });
     let commit = identity_commit(&alice, &made, &alice.device);
     world.assert_refuses("an old client's commit", &commit, ProblemType::NotAllowed).await;
