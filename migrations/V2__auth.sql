@@ -92,20 +92,6 @@ $$;
 COMMENT ON FUNCTION auth.month IS
     'Number of a month (UTC): year times 12 and month. Days are not kept with accounts, since they would join a user with what its client made on the same day (PRIV-4)';
 
--- The counts are lost with a crash, and are never in WAL, replicas or base backups.
-CREATE UNLOGGED TABLE auth.registration_attempts (
-    source bytea PRIMARY KEY CHECK (octet_length(source) IN (0, 1, 32)),
-    hour integer NOT NULL,
-    attempts integer NOT NULL
-) WITH (fillfactor = 50);
-COMMENT ON TABLE auth.registration_attempts IS
-    'Attempts to register, and to reset an account, in the present hour. No row leads to a user, and each goes when its hour is over';
-COMMENT ON COLUMN auth.registration_attempts.source IS
-    'HMAC of the network address under a key of the server that is not in the database, another for resets; empty: all addresses together; one byte: all addresses together, for resets. Never changes';
-COMMENT ON COLUMN auth.registration_attempts.hour IS 'Hour (hours since 1970) that is counted. Grows';
-COMMENT ON COLUMN auth.registration_attempts.attempts IS
-    'Attempts that were taken in that hour, whatever became of them. Grows, and begins anew with each hour';
-
 CREATE TABLE auth.reserved_names (
     name text COLLATE "C" PRIMARY KEY CHECK (name IS NOT DISTINCT FROM postern.user_name(name)),
     skeleton text COLLATE "C" NOT NULL GENERATED ALWAYS AS (postern.skeleton(name)) STORED
@@ -145,7 +131,7 @@ COMMENT ON COLUMN auth.users.name IS
 COMMENT ON COLUMN auth.users.skeleton IS
     'Form in which names are compared (UTS #39 §4): no two accounts have names that are taken for each other. Changes with the name';
 COMMENT ON COLUMN auth.users.subject IS
-    'Keyed digest of the login at the identity provider with which the account was registered: one account for each; null without one. Never changes';
+    'Keyed digest of the login at the identity provider with which the account was registered: one account for each; null without one. Under the policy oidc a recent login is a second proof (AS-8, AS-9). Never changes';
 COMMENT ON COLUMN auth.users.suspended IS
     'Whether the account gets no credentials, no tokens and no invites. Changes as the operator likes';
 COMMENT ON COLUMN auth.users.invites IS
@@ -193,6 +179,27 @@ COMMENT ON COLUMN auth.former_names.user_id IS
     'Account that had it, which can take it back, and with which it goes. Never changes';
 COMMENT ON COLUMN auth.former_names.free IS 'Month (auth.month) from which on the name is free. Never changes';
 
+-- AFTER: a name that is taken while its owner gives it up waits for that at the unique indexes of auth.users, and sees here
+-- what became of it.
+CREATE FUNCTION auth.keep_names_free() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF auth.is_name_kept(new.skeleton, new.user_id) THEN
+        RAISE EXCEPTION 'a name is reserved, or was another user''s until lately'
+            USING ERRCODE = 'unique_violation', CONSTRAINT = 'names_are_free';
+    END IF;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION auth.keep_names_free IS
+    'Triggers of auth.users: nobody takes a name that is the operator''s or was another user''s until lately, whenever that became so (AS-1, AS-9)';
+CREATE TRIGGER names_are_free AFTER INSERT ON auth.users
+    FOR EACH ROW EXECUTE FUNCTION auth.keep_names_free();
+CREATE TRIGGER new_names_are_free AFTER UPDATE OF name ON auth.users
+    FOR EACH ROW WHEN (new.name <> old.name) EXECUTE FUNCTION auth.keep_names_free();
+ALTER TABLE auth.users
+    ENABLE ALWAYS TRIGGER names_are_free, ENABLE ALWAYS TRIGGER new_names_are_free;
+
 CREATE TYPE auth.account_change AS ENUM ('reset', 'rename');
 COMMENT ON TYPE auth.account_change IS 'What an account''s owner can do a few times in a month';
 
@@ -225,15 +232,40 @@ COMMENT ON COLUMN auth.profiles.picture IS 'Picture that the profile names, if i
 
 -- The counts are lost with a crash, and are never in WAL, replicas or base backups.
 CREATE UNLOGGED TABLE auth.wrong_proofs (
-    user_id uuid PRIMARY KEY REFERENCES auth.users ON DELETE CASCADE,
+    account uuid PRIMARY KEY,
     hour integer NOT NULL,
     proofs integer NOT NULL
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE auth.wrong_proofs IS
-    'Second proofs that did not verify, of the last day: somebody without the recovery key tried to reset, rename or delete an account (AS-8)';
-COMMENT ON COLUMN auth.wrong_proofs.user_id IS 'Account. Never changes';
+    'Second proofs that did not verify, of the last day: somebody who is not the owner tried to reset, rename or delete an account (AS-8)';
+COMMENT ON COLUMN auth.wrong_proofs.account IS
+    'Account, or a digest of a name that nobody has, so that both are counted in the same way and the time of an answer tells nothing. Never changes';
 COMMENT ON COLUMN auth.wrong_proofs.hour IS 'Hour (hours since 1970) that is counted. Grows';
 COMMENT ON COLUMN auth.wrong_proofs.proofs IS 'Number in that hour. Grows, and begins anew with each hour';
+
+-- Logged: a crash must not make a token good again.
+CREATE TABLE auth.used_id_tokens (
+    digest bytea PRIMARY KEY CHECK (octet_length(digest) = 32),
+    hour integer NOT NULL
+);
+CREATE INDEX used_id_tokens_by_hour ON auth.used_id_tokens (hour);
+COMMENT ON TABLE auth.used_id_tokens IS
+    'ID tokens that proved something for an account''s owner, which none does twice (AS-8, AS-9). No row leads to a user';
+COMMENT ON COLUMN auth.used_id_tokens.digest IS
+    'SHA-256 of a label, the operation, and the signed part of the token. Never changes';
+COMMENT ON COLUMN auth.used_id_tokens.hour IS
+    'Hour (hours since 1970) in which the token is good no more, and after which the row goes. Never changes';
+
+CREATE TYPE auth.verified_proof AS (recovery_key bytea, login bytea, id_token bytea, id_token_hour integer);
+COMMENT ON TYPE auth.verified_proof IS
+    'Second proof that a server verified (AS-8, AS-9): by the recovery key, or by an ID token of the login';
+COMMENT ON COLUMN auth.verified_proof.recovery_key IS 'Verifier of the recovery key; null for an ID token';
+COMMENT ON COLUMN auth.verified_proof.login IS
+    'Keyed digest of the login, as auth.users.subject is; null for a recovery key';
+COMMENT ON COLUMN auth.verified_proof.id_token IS
+    'Digest of the token and what it proves, as in auth.used_id_tokens; null for a recovery key';
+COMMENT ON COLUMN auth.verified_proof.id_token_hour IS
+    'Hour (hours since 1970) in which the token is good no more; null for a recovery key';
 
 -- Transcripts (protocol/src/eid.rs): the database computes them too (auth.following_transcript has the next one), so that
 -- no server process can write a history that does not follow from the one before.
@@ -264,11 +296,14 @@ CREATE TABLE auth.incarnations (
     current_group_info bytea,
     current_ratchet_tree bytea,
     eid bytea,
+    ended integer,
     PRIMARY KEY (user_id, incarnation),
     CHECK ((incarnation = 0) = (previous_end IS NULL)),
+    CHECK ((eid IS NULL) = (ended IS NOT NULL)),
     CHECK ((epoch = 0) = (current_group_info IS NULL) AND (epoch = 0) = (current_ratchet_tree IS NULL))
 );
 CREATE UNIQUE INDEX one_incarnation_lives ON auth.incarnations (user_id) WHERE eid IS NOT NULL;
+CREATE INDEX incarnations_by_end ON auth.incarnations (ended) WHERE ended IS NOT NULL;
 COMMENT ON TABLE auth.incarnations IS
     'Identities (EIDs) of each account, one after the other: all have ended but the last (AS-8). Rows never go, except with the account';
 COMMENT ON COLUMN auth.incarnations.user_id IS 'Account. Never changes';
@@ -293,6 +328,8 @@ COMMENT ON COLUMN auth.incarnations.current_ratchet_tree IS
     'Ratchet tree of the current epoch; null in epoch 0, where ratchet_tree is it. Changes with epoch';
 COMMENT ON COLUMN auth.incarnations.eid IS
     'Public state of the EID''s MLS group in its current epoch (postcard), which validates the next commit. Changes with epoch; null once the incarnation has ended, for ever';
+COMMENT ON COLUMN auth.incarnations.ended IS
+    'Month (auth.month) in which it ended, which tells when an account is abandoned that was not begun anew (AS-9); null while it lives. Set once, then never changes';
 
 CREATE FUNCTION auth.chain_incarnations() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -329,6 +366,7 @@ DECLARE
             (old.epoch, old.transcript, old.tree_hash, old.state_signature, old.current_group_info, old.current_ratchet_tree);
 BEGIN
     IF same AND old.eid IS NOT NULL AND ends THEN
+        new.ended := auth.month(now());
         RETURN new;
     END IF;
     IF same AND old.eid IS NOT NULL AND new.eid IS NOT NULL AND new.epoch = old.epoch + 1 THEN
@@ -590,7 +628,7 @@ CREATE TYPE auth.look_up_user_outcome AS ENUM ('found', 'token_spent', 'identity
 COMMENT ON TYPE auth.look_up_user_outcome IS 'Outcomes of auth.look_up_user';
 CREATE TYPE auth.replace_recovery_key_outcome AS ENUM ('replaced', 'token_spent', 'unknown_client', 'wrong_proof');
 COMMENT ON TYPE auth.replace_recovery_key_outcome IS 'Outcomes of auth.replace_recovery_key';
-CREATE TYPE auth.delete_account_outcome AS ENUM ('deleted', 'token_spent', 'unknown_client', 'wrong_proof');
+CREATE TYPE auth.delete_account_outcome AS ENUM ('deleted', 'token_spent', 'unknown_client', 'wrong_proof', 'proven');
 COMMENT ON TYPE auth.delete_account_outcome IS 'Outcomes of auth.delete_account';
 CREATE TYPE auth.admit_reset_outcome AS ENUM ('admitted', 'source_limited', 'server_limited');
 COMMENT ON TYPE auth.admit_reset_outcome IS 'Outcomes of auth.admit_reset';

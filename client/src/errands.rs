@@ -6,6 +6,7 @@ use std::{collections::HashSet, time::Duration};
 use postern_protocol::{ds::GroupId, problem::ProblemType};
 
 use crate::{
+    account::Account,
     contact,
     error::{Error, Result, goes_on},
     event::Event,
@@ -52,6 +53,7 @@ impl Session {
         goes_on(self.tell_own_devices().await)?;
         goes_on(contact::write_news(store, api).await)?;
         goes_on(contact::deliver_deposits(store, api).await)?;
+        goes_on(contact::look_after_contacts(store, api, &self.options).await)?;
         for group in store.read(invitations::waiting_groups)? {
             goes_on(self.add_invited(step, &group).await)?;
         }
@@ -121,7 +123,8 @@ impl Session {
         if due.is_empty() {
             return Ok(());
         }
-        let own = identity::look_up(&self.api, &self.store, &self.account.user).await?;
+        let user = self.store.read(Account::load)?.user.clone();
+        let own = identity::look_up(&self.api, &self.store, &user).await?;
         self.store.write(|tx| {
             for (device, handover) in &due {
                 let client = own.clients.iter().find(|client| client.client_key == *device);

@@ -77,7 +77,7 @@ pub enum Error {
         "{messages} messages of this device wait to be sent in this group, and no more can be kept: try again when the server can be reached"
     )]
     OutboxFull { messages: u64 },
-    #[error("only admins of the group add others, and this device is not one: ask an admin")]
+    #[error("only admins of the group do this, and this device is not one: ask an admin")]
     NotAdmin,
     #[error("{0} is not a member of the group")]
     NoSuchMember(String),

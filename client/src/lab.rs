@@ -52,7 +52,7 @@ impl Client {
     /// # Errors
     /// [`Error::Database`].
     pub fn forget_the_upkeep(&self) -> Result<()> {
-        self.session.store.write(identity::forget_upkeep)
+        self.session.store.write(identity::look_after_devices)
     }
 
     /// Makes it time to look at the keys that credentials are signed with, as if an hour had passed.

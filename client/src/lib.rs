@@ -64,7 +64,7 @@ mod strangers;
 mod submit;
 mod tokens;
 
-pub use account::{LinkGrant, LinkRequest, recovery_key_of, recovery_words};
+pub use account::{LinkGrant, LinkRequest, OwnerProof, recovery_key_of, recovery_words};
 pub use client::{Client, ClientBuilder, Group, Invited, Refounded, Removal, StillIn};
 #[cfg(feature = "lab")]
 pub use clock::Clock;

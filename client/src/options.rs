@@ -11,8 +11,10 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 pub struct Options {
     /// Accept contact requests of anyone that is not blocked (AS-12): for bots. Otherwise a person decides.
     pub accept_contacts: bool,
-    /// How many users may wait for a person's decision, and how many letters of strangers for the AS to be asked.
+    /// How many users may wait for a person's decision, and how many strangers for the AS to be asked about them.
     pub waiting_requests: u64,
+    /// How many users may wait for the AS to confirm that there is a user of that name.
+    pub unconfirmed_requests: u64,
     /// Where the server is now, if not where it was at registration.
     pub server: Option<String>,
     /// Passphrase under which the state is encrypted; without one, a new client's state is not.
@@ -26,6 +28,9 @@ pub struct Options {
     /// How long after it was looked up last a member's user is looked up again: so that members learn of
     /// a reset or an end that nobody tells (AS-11). Each time costs a token.
     pub look_up_every: Duration,
+    /// How long it is about until a contact is looked up again: so that a reset or an end shows that no letter tells of
+    /// (AS-11). Each time costs a token. The times are spread, so that the server does not see contacts together.
+    pub look_up_contacts_every: Duration,
     /// How many messages of a group are kept that could not be sent yet, and of how many bytes in all.
     pub unsent_messages: u64,
     pub unsent_bytes: u64,
@@ -75,11 +80,13 @@ impl Default for Options {
         Self {
             accept_contacts: false,
             waiting_requests: 100,
+            unconfirmed_requests: 20,
             server: None,
             passphrase: None,
             update_every: 30 * DAY,
             commit_within: Duration::from_secs(60 * 60),
             look_up_every: 7 * DAY,
+            look_up_contacts_every: DAY,
             unsent_messages: 1000,
             unsent_bytes: 8 * 1024 * 1024,
             history: 10_000,

@@ -428,7 +428,9 @@ fn make(
     let discoverable = change.discoverable.or(before.as_ref().map(|before| before.discoverable));
     let profile = Profile {
         incarnation: own.eid.incarnation,
-        version: version.checked_add(1).ok_or(Error::unexpected("a profile of the last version that there is"))?,
+        version: version
+            .checked_add(1)
+            .ok_or(Error::unexpected("a profile of the last version that there is"))?,
         discoverable: discoverable.unwrap_or(true),
         display_name: text(&change.display_name, before.as_ref().map(|before| &before.display_name)),
         text: text(&change.text, before.as_ref().map(|before| &before.text)),

@@ -10,15 +10,17 @@ use postern_protocol::{
 };
 
 use crate::{
-    contact,
-    error::{Rejection, Result},
+    account, contact,
+    error::{Rejection, Result, goes_on},
     event::Event,
     group::{
         self, GroupState,
         strayed::{self, State},
     },
+    identity, key_packages,
     mailbox::{self, KINDS, Queue},
     options::Options,
+    push,
     session::Session,
     store::{Step, Tx},
 };
@@ -37,14 +39,30 @@ impl Session {
         self.api.dequeue(&queue.id, &dequeue, &queue.owner).await
     }
 
-    /// Processes all that a queue holds now.
+    /// Processes all that a queue holds now. A queue that is gone is replaced, once; a server that repeats what came before
+    /// holds nothing.
     pub(crate) async fn drain(&self, step: &Step<'_>, kind: QueueKind) -> Result<()> {
+        let position = || self.store.read(|tx| Ok(Queue::load(tx, kind)?.position));
+        let mut gone = false;
         loop {
-            let dequeued = self.poll(kind, Duration::ZERO).await?;
+            let before = position()?;
+            let dequeued = match self.poll(kind, Duration::ZERO).await {
+                Err(error) if mailbox::is_gone(&error) && !gone => {
+                    gone = true;
+                    if !mailbox::is_under_new_keys(&self.store, &self.api, kind).await? {
+                        self.replace_mailbox(step, kind).await?;
+                    }
+                    continue;
+                }
+                dequeued => dequeued?,
+            };
             if is_empty(&dequeued) {
                 return Ok(());
             }
             self.process(step, kind, &dequeued).await?;
+            if position()? == before {
+                return Ok(());
+            }
         }
     }
 
@@ -56,7 +74,10 @@ impl Session {
     pub(crate) async fn process(&self, _: &Step<'_>, kind: QueueKind, dequeued: &Dequeued) -> Result<()> {
         let trees = match kind {
             QueueKind::Group => self.fetch_welcome_trees(dequeued).await?,
-            QueueKind::Contact => HashMap::new(),
+            QueueKind::Contact => {
+                self.meet_issuers(dequeued).await?;
+                HashMap::new()
+            }
         };
         self.store
             .write(|tx| {
@@ -68,8 +89,11 @@ impl Session {
                 };
                 if expired > 0 {
                     Event::Expired { messages: expired }.record(tx)?;
-                    if kind == QueueKind::Group {
-                        group::active(tx)?.iter().try_for_each(|id| strayed::doubt(tx, id))?;
+                    match kind {
+                        QueueKind::Group => {
+                            group::active(tx)?.iter().try_for_each(|id| strayed::doubt(tx, id))?;
+                        }
+                        QueueKind::Contact => contact::missed_letters(tx)?,
                     }
                 }
                 for message in &dequeued.messages {
@@ -108,6 +132,29 @@ impl Session {
             .map_or(Ok(()), |error| Err(error.into()))
     }
 
+    /// Makes another queue in place of one that is gone, and has everything made anew that led there: this device comes
+    /// back into its groups, publishes KeyPackages and its contact, and asks its user's others what it missed.
+    async fn replace_mailbox(&self, _: &Step<'_>, kind: QueueKind) -> Result<()> {
+        let options = &self.options;
+        mailbox::replace_queue(&self.store, &self.api, kind, |tx, before| {
+            Event::MailboxReplaced { kind }.record(tx)?;
+            push::queue_replaced(tx, before)?;
+            if kind == QueueKind::Contact {
+                account::renew_contact_address(tx)?;
+                identity::look_after_devices(tx)?;
+                return contact::missed_letters(tx);
+            }
+            key_packages::publish_again(tx)?;
+            group::forget_entry_addresses(tx)?;
+            for id in group::active(tx)? {
+                let state = (State::Strayed, GroupState::load(tx, &id)?.size());
+                strayed::note(tx, &id, state, "the mailbox that its messages came to is gone", options)?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
     /// Replaces the keys of mailboxes as far as new ones are made. Everything that was sealed to
     /// the keys before the old ones is read by then.
     pub(crate) async fn rotate_mailbox_keys(&self, step: &Step<'_>) -> Result<()> {
@@ -130,23 +177,30 @@ impl Session {
         self.rotate_mailbox_keys(step).await
     }
 
+    /// Asks for the AS's keys if a letter of a batch has a credential by one that was not seen: letters are judged by
+    /// them.
+    async fn meet_issuers(&self, dequeued: &Dequeued) -> Result<()> {
+        let new = self.store.read(|tx| {
+            let payloads = open_all(tx, QueueKind::Contact, dequeued)?;
+            let deposits = payloads.iter().filter_map(|(_, payload)| match payload {
+                QueuePayload::Deposit(deposit) => Some(deposit),
+                _ => None,
+            });
+            contact::has_new_issuer(tx, deposits)
+        })?;
+        if new {
+            goes_on(identity::authentication_keys(&self.store, &self.api.http).await)?;
+        }
+        Ok(())
+    }
+
     /// The trees that belong to the Welcomes of a batch, by sequence number. A Welcome whose
     /// tree is gone is left to be refused.
     async fn fetch_welcome_trees(&self, dequeued: &Dequeued) -> Result<HashMap<u64, WelcomeTree>> {
-        let welcomes = self.store.read(|tx| {
-            let mut queue = Queue::load(tx, QueueKind::Group)?;
-            let mut welcomes = Vec::new();
-            for message in &dequeued.messages {
-                match queue.open(message) {
-                    Ok(Some(QueuePayload::Welcome(welcome))) => welcomes.push((message.seq, welcome)),
-                    Ok(_) => {}
-                    Err(_) => break,
-                }
-            }
-            Ok(welcomes)
-        })?;
+        let payloads = self.store.read(|tx| open_all(tx, QueueKind::Group, dequeued))?;
         let mut trees = HashMap::new();
-        for (seq, welcome) in welcomes {
+        for (seq, payload) in payloads {
+            let QueuePayload::Welcome(welcome) = payload else { continue };
             let needed = self.store.trial(|tx| Ok(group::tree_of_welcome(tx, &welcome)))?;
             let Some((id, fetch, leaf)) = needed else { continue };
             match self.api.fetch_welcome_tree(&id, &fetch, &leaf).await {
@@ -159,6 +213,21 @@ impl Session {
     }
 }
 
+/// The payloads of a batch by their sequence numbers, up to the place where the server broke the queue's promise.
+/// Nothing of the queue changes by it.
+fn open_all(tx: &Tx<'_>, kind: QueueKind, dequeued: &Dequeued) -> Result<Vec<(u64, QueuePayload)>> {
+    let mut queue = Queue::load(tx, kind)?;
+    let mut payloads = Vec::new();
+    for message in &dequeued.messages {
+        match queue.open(message) {
+            Ok(Some(payload)) => payloads.push((message.seq, payload)),
+            Ok(None) => {}
+            Err(_) => break,
+        }
+    }
+    Ok(payloads)
+}
+
 pub(crate) fn is_empty(dequeued: &Dequeued) -> bool {
     dequeued.messages.is_empty() && dequeued.expired_up_to.is_none()
 }
@@ -167,6 +236,9 @@ pub(crate) fn is_empty(dequeued: &Dequeued) -> bool {
 /// QS-11). Whether a group can be followed without them shows when the DS is asked.
 fn lost(tx: &Tx<'_>, kind: QueueKind, address: Option<&Address>) -> Result<()> {
     let mut groups = Vec::new();
+    if kind == QueueKind::Contact {
+        contact::missed_letters(tx)?;
+    }
     if kind == QueueKind::Group {
         for id in group::active(tx)? {
             if address.is_none() || GroupState::load(tx, &id)?.delivery_address().as_ref() == address {

@@ -2,11 +2,16 @@
 //!
 //! A user name is Unicode in the one form that PRECIS makes of what people type (`UsernameCaseMapped`, RFC 8265 §3.3):
 //! lower case, usual width, NFC. UTS #39 keeps names apart that look alike: the letters of a name are of one script, or
-//! of scripts that are written together (§5.2, *highly restrictive*), and each name has a skeleton (§4), which no two
-//! accounts of a server share. Domains are lower-case ASCII.
+//! of scripts that are written together (§5.2, *highly restrictive*), its digits of one kind (§5.3), nothing in it is
+//! hidden (§5.4), and each name has a skeleton (§4), which no two accounts of a server share. So `асе`, all Cyrillic, is a
+//! name, and keeps everybody else from `ace`. Domains are lower-case ASCII.
 
 use std::{fmt, str::FromStr};
 
+use icu_properties::{
+    CodePointMapData, CodePointSetData,
+    props::{GeneralCategory, SoftDotted},
+};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use precis_profiles::{
     UsernameCaseMapped,
@@ -16,7 +21,10 @@ use precis_profiles::{
     },
 };
 use serde::{Deserialize, Serialize};
-use unicode_normalization::{UnicodeNormalization, char::is_combining_mark};
+use unicode_normalization::{
+    UnicodeNormalization,
+    char::{canonical_combining_class, is_combining_mark},
+};
 use unicode_security::{RestrictionLevel, RestrictionLevelDetection};
 
 /// The most characters of a user name before the `@`.
@@ -26,6 +34,9 @@ pub const MAX_BYTES: usize = 255;
 
 /// Marks such as accents that one letter can have (UTS #39 §5.4).
 const MAX_MARKS: usize = 4;
+const DOT_ABOVE: char = '\u{307}';
+/// Canonical combining class of marks that are drawn above a letter.
+const CLASS_ABOVE: u8 = 230;
 /// The punctuation that a user name can have.
 const PUNCTUATION: [char; 3] = ['.', '-', '_'];
 /// Characters that are not percent-encoded in the segment of a path (RFC 3986 §3.3).
@@ -48,8 +59,12 @@ pub enum NameError {
         "the letters of a user name have to be of one script, so that nobody takes it for another name: Latin, say, or Cyrillic, and not both"
     )]
     Scripts,
-    #[error("a user name has a letter with too many accents")]
+    #[error(
+        "a user name has an accent that cannot be told: on no letter, twice on one, more than {MAX_MARKS} on one, or a dot on a letter such as i"
+    )]
     Marks,
+    #[error("the digits of a user name have to be of one kind, such as 0 to 9")]
+    Digits,
     #[error(
         "a user name that is written from right to left begins with a letter, and has no other letters in it"
     )]
@@ -152,8 +167,11 @@ pub fn canonical(local: &str) -> Result<String, NameError> {
     if !(name.chars().all(is_ours) && begins && ends) {
         return Err(NameError::Characters);
     }
-    if has_too_many_marks(&name) {
+    if has_too_many_marks(&name) || has_hidden_marks(&name) {
         return Err(NameError::Marks);
+    }
+    if has_mixed_digits(&name) {
+        return Err(NameError::Digits);
     }
     match name.detect_restriction_level() {
         RestrictionLevel::ASCIIOnly
@@ -182,6 +200,45 @@ fn has_too_many_marks(name: &str) -> bool {
     })
 }
 
+/// Whether a mark is not seen (UTS #39 §5.4): one that is drawn on no letter, or a dot on a letter that has one anyway, or
+/// that is taken for such a letter, as ICU's `USPOOF_HIDDEN_OVERLAY` finds it.
+fn has_hidden_marks(name: &str) -> bool {
+    let (mut on_letter, mut on_dot) = (false, false);
+    name.nfd().any(|c| {
+        let is_hidden = if is_combining_mark(c) {
+            !on_letter || on_dot && c == DOT_ABOVE
+        } else {
+            on_letter = c.is_alphabetic();
+            false
+        };
+        // Marks in other places, such as an ogonek, change nothing above the letter.
+        if matches!(canonical_combining_class(c), 0 | CLASS_ABOVE) {
+            on_dot = hides_a_dot(c);
+        }
+        is_hidden
+    })
+}
+
+/// Whether a dot above this character is drawn in place of its own, or makes it another that has one.
+fn hides_a_dot(c: char) -> bool {
+    let is_dotted =
+        |c: char| matches!(c, 'ı' | 'ȷ' | 'l') || CodePointSetData::new::<SoftDotted>().contains(c);
+    is_dotted(c) || unicode_security::skeleton(c.encode_utf8(&mut [0; 4])).last().is_some_and(is_dotted)
+}
+
+/// Whether there are digits of two decimal systems (UTS #39 §5.3), of which one may look like another digit of the other.
+fn has_mixed_digits(name: &str) -> bool {
+    let is_digit =
+        |c: &char| CodePointMapData::<GeneralCategory>::new().get(*c) == GeneralCategory::DecimalNumber;
+    // The ten of a system follow each other.
+    let zero = |digit: char| {
+        let before = |distance| char::from_u32(u32::from(digit).saturating_sub(distance)).filter(is_digit);
+        (1..10).map_while(before).last().unwrap_or(digit)
+    };
+    let mut zeros = name.chars().filter(is_digit).map(zero);
+    zeros.next().is_some_and(|first| zeros.any(|other| other != first))
+}
+
 /// The skeleton of the part of a user name before the `@`, in its one form: names with the same skeleton are taken for
 /// each other. It is that of UTS #39 §4 without case, without punctuation, and with one letter for more that look alike
 /// in names: `adm1n`, `a-d-m-i-n` and `аdmin` (with a Cyrillic а) have the skeleton of `admin`.
@@ -202,9 +259,12 @@ fn folded(text: &str) -> String {
 }
 
 fn is_separator(c: char) -> bool {
-    // The last ones are the middle dot, the hyphens and apostrophes that UTS #39 allows in identifiers.
+    // The last ones are the dots, the hyphens and apostrophes that UTS #39 allows in identifiers.
     PUNCTUATION.contains(&c)
-        || matches!(c, '\'' | '\u{b7}' | '\u{58a}' | '\u{2010}' | '\u{2019}' | '\u{2027}' | '\u{30fb}')
+        || matches!(
+            c,
+            '\'' | '\u{b7}' | '\u{58a}' | '\u{f0b}' | '\u{2010}' | '\u{2019}' | '\u{2027}' | '\u{30fb}'
+        )
 }
 
 /// Digits, and the letter i, as the letters that people put them for. The skeleton has made l of 1 and o of 0.
@@ -272,6 +332,8 @@ impl From<UserName> for String {
 
 #[cfg(test)]
 mod tests {
+    use icu_properties::props::DefaultIgnorableCodePoint;
+
     use super::*;
 
     #[test]
@@ -294,7 +356,6 @@ mod tests {
             ("alice", "alice"),
             ("a.b-c_1", "a.b-c_1"),
             ("Alice", "alice"),
-            ("ALİCE", "ali\u{307}ce"),
             ("ＡＬＩＣＥ１", "alice1"),
             ("jose\u{301}", "josé"),
             ("JOSÉ", "josé"),
@@ -312,6 +373,13 @@ mod tests {
             ("محمد", "محمد"),
             ("paral·lel", "paral·lel"),
             ("7of9", "7of9"),
+            ("राजेश२०२६", "राजेश२०२६"),
+            ("Łukasz", "łukasz"),
+            ("Żaneta", "żaneta"),
+            ("Įvė", "įvė"),
+            ("Nguyễn", "nguyễn"),
+            ("Їжак", "їжак"),
+            ("Сара", "сара"),
         ] {
             assert_eq!(canonical(typed).as_deref(), Ok(name), "{typed}");
             assert_eq!(canonical(name).as_deref(), Ok(name), "{name} again");
@@ -361,6 +429,21 @@ mod tests {
             ("alice한さ", NameError::Scripts),
             ("a\u{301}\u{301}", NameError::Marks),
             ("a\u{300}\u{302}\u{303}\u{304}\u{306}", NameError::Marks),
+            // A dot that is there already, or that makes another letter of it.
+            ("ALİCE", NameError::Marks),
+            ("ali\u{307}ce", NameError::Marks),
+            ("admi\u{307}n", NameError::Marks),
+            ("aliı\u{307}", NameError::Marks),
+            ("j\u{307}", NameError::Marks),
+            ("al\u{307}i", NameError::Marks),
+            ("i\u{328}\u{307}", NameError::Marks),
+            ("мі\u{307}ша", NameError::Marks),
+            ("νι\u{307}κος", NameError::Marks),
+            // On no letter.
+            ("a.\u{323}b", NameError::Marks),
+            ("a_\u{331}b", NameError::Marks),
+            ("a1\u{307}b", NameError::Marks),
+            ("राजेश१2", NameError::Digits),
             ("1דניאל", NameError::Direction),
         ] {
             assert_eq!(canonical(text), Err(reason), "{text:?}");
@@ -399,12 +482,17 @@ mod tests {
             ("strasse", "straße"),
             ("νικος", "νικοσ"),
             ("paral·lel", "parallel"),
+            ("alıce", "alice"),
+            ("сара", "capa"),
+            ("асе", "ace"),
+            ("şah", "șah"),
         ] {
             assert!(alike(one, other), "{one} and {other}");
         }
         for (one, other) in [
             ("adam", "admin"),
             ("josé", "jose"),
+            ("ali\u{323}ce", "alice"),
             ("иван", "ivan"),
             ("martin", "admin"),
             ("user-1", "user-2"),
@@ -415,6 +503,14 @@ mod tests {
         let digits: std::collections::BTreeSet<_> =
             ('0'..='9').map(|digit| skeleton(&digit.to_string())).collect();
         assert_eq!(digits.len(), 10, "no two digits are taken for each other");
+    }
+
+    #[test]
+    fn nothing_that_is_drawn_as_nothing_is_in_a_name() {
+        let ignorable = CodePointSetData::new::<DefaultIgnorableCodePoint>();
+        for c in ignorable.iter_ranges().flatten().filter_map(char::from_u32) {
+            assert!(canonical(&format!("ali{c}ce")).is_err(), "{c:?}");
+        }
     }
 
     #[test]

@@ -94,7 +94,7 @@ problems! {
         "The server takes a limited number of attempts to register in an hour, from one network address and in all. The same request is as good in the next hour (Retry-After).";
     WrongProof "wrong-proof" FORBIDDEN
         "The second proof is wrong"
-        "What cannot be undone asks for the account's recovery key besides a client. The proof is not by that key, or for another request; a reset hears the same for a name that nobody has.";
+        "What cannot be undone asks for the account's recovery key besides a client, or for a recent login where the operator lets people in by one. The proof is not by that key, not by that login, or for another request, or its ID token was used before: `detail` says what is wrong with an ID token. A reset hears the same for a name that nobody has.";
     InvalidProfile "invalid-profile" UNPROCESSABLE_ENTITY
         "The profile is invalid"
         "The profile is signed for another identity or by another client, its text has control characters, or its picture is no PNG, JPEG or WebP of the size that it says. `detail` says which.";

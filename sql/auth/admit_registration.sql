@@ -3,7 +3,8 @@
 --
 --   source: HMAC of the sender's network address (32 bytes)
 --   name: the part before @, in its one form
---   client_key: Ed25519 key that the request claims to be signed by; not verified
+--   client_key: Ed25519 key that signed the request, verified by the caller; null if none did: whether a key is a
+--     client's is told to nobody else
 --   invite: digest of the invite's code; null without one
 --
 -- Returns admitted, with max_leaf_bytes, the limit of the first client's leaf, and is_known: the key is a client's, and
@@ -29,8 +30,8 @@ BEGIN
     max_leaf_bytes := limits.max_identity_leaf_bytes;
     policy := limits.registration_policy;
     SELECT * INTO attempt
-      FROM auth.admit_attempt(
-          admit_registration.source, '\x'::bytea, limits.registrations_per_source, limits.registrations_per_hour);
+      FROM operator.admit_attempt(
+          'registration', admit_registration.source, limits.registrations_per_source, limits.registrations_per_hour);
     allowance := attempt.allowance;
     resets_in := attempt.resets_in;
     IF attempt.limited IS NOT NULL THEN
@@ -44,11 +45,7 @@ BEGIN
     is_known := EXISTS (SELECT FROM auth.clients c WHERE c.client_key = admit_registration.client_key);
     IF policy = 'invite' AND NOT is_invited AND NOT is_known THEN
         outcome := 'not_admitted';
-    ELSIF EXISTS (SELECT FROM auth.reserved_names r
-                   WHERE r.skeleton = postern.skeleton(admit_registration.name))
-       OR EXISTS (SELECT FROM auth.former_names f
-                   WHERE f.skeleton = postern.skeleton(admit_registration.name))
-    THEN
+    ELSIF auth.is_name_kept(postern.skeleton(admit_registration.name), NULL) THEN
         outcome := 'name_reserved';
     ELSE
         outcome := 'admitted';

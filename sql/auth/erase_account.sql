@@ -17,6 +17,7 @@ BEGIN
     END IF;
     INSERT INTO auth.erasures (user_id, transaction_id)
     VALUES (erase_account.user_id, pg_current_xact_id());
+    DELETE FROM auth.wrong_proofs w WHERE w.account = erase_account.user_id;
     DELETE FROM auth.clients c WHERE c.user_id = erase_account.user_id;
     DELETE FROM auth.eid_log l WHERE l.user_id = erase_account.user_id;
     DELETE FROM auth.incarnations i WHERE i.user_id = erase_account.user_id;

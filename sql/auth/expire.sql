@@ -1,6 +1,6 @@
 -- auth.expire: takes credential and contact from clients that were silent for long (AS-9), and erases accounts all of
--- whose clients were, if the operator wants that; so many at a time. A silent client stays in its user's EID, and is a
--- client like any other again as soon as it asks for a credential.
+-- whose clients were, or whose identity ended so long ago without another, if the operator wants that; so many at a time. A
+-- silent client stays in its user's EID, and is a client like any other again as soon as it asks for a credential.
 --
 -- Returns true if there may be more.
 -- Called by each server process hourly, until it returns false.
@@ -13,7 +13,8 @@ DECLARE
     account_month integer;
     silent integer;
     abandoned uuid[];
-    user_id uuid;
+    abandoned_user uuid;
+    erased integer := 0;
 BEGIN
     SELECT auth.month(now() - make_interval(days => s.client_expiry_days)),
            auth.month(now() - make_interval(days => nullif(s.account_expiry_days, 0)))
@@ -27,14 +28,20 @@ BEGIN
      WHERE c.client_key = gone.client_key;
     GET DIAGNOSTICS silent = ROW_COUNT;
     abandoned := ARRAY(
-        SELECT DISTINCT c.user_id
-          FROM auth.clients c
-         WHERE c.heard < account_month
-           AND NOT EXISTS (SELECT FROM auth.clients o WHERE o.user_id = c.user_id AND o.heard >= account_month)
+        SELECT s.user_id
+          FROM (SELECT c.user_id FROM auth.clients c WHERE c.heard < account_month
+                UNION
+                SELECT i.user_id FROM auth.incarnations i WHERE i.ended < account_month) s
+         WHERE auth.is_abandoned(s.user_id, account_month)
          LIMIT batch);
-    FOREACH user_id IN ARRAY abandoned LOOP
-        PERFORM auth.erase_account(user_id);
+    FOREACH abandoned_user IN ARRAY abandoned LOOP
+        -- A client that asks for a credential meanwhile has locked its row, and is seen once that is done.
+        PERFORM FROM auth.users u WHERE u.user_id = abandoned_user FOR UPDATE;
+        PERFORM FROM auth.clients c WHERE c.user_id = abandoned_user FOR UPDATE;
+        IF auth.is_abandoned(abandoned_user, account_month) AND auth.erase_account(abandoned_user) THEN
+            erased := erased + 1;
+        END IF;
     END LOOP;
-    RETURN batch IN (silent, cardinality(abandoned));
+    RETURN batch IN (silent, erased);
 END
 $$;

@@ -15,7 +15,8 @@
 -- Returns registered, with the credential that counts: the one given, or of a repeat the one that is kept;
 -- client_known: the key is some user's client already, whatever the name; to a key that is nobody's: not_admitted: the
 -- policy asks for an invite or a login, and this is none that is good; subject_known: the login has an account;
--- name_taken: another account has the name, or one with the same skeleton.
+-- name_taken: another account has the name, or one with the same skeleton; or it is kept (auth.is_name_kept) since the
+-- attempt was admitted.
 -- Called by POST /as/users, after auth.admit_registration.
 CREATE OR REPLACE FUNCTION auth.register_user(
     name text, client_key bytea, group_info bytea, ratchet_tree bytea, eid bytea, tree_hash bytea,
@@ -27,6 +28,7 @@ DECLARE
     policy text;
     used_invite uuid;
     new_user uuid;
+    violated text;
 BEGIN
     SELECT s.registration_policy INTO policy FROM auth.settings s;
     -- A repeat may meet its first request under way: it waits for it at the invite or the name, and then looks again.
@@ -83,7 +85,8 @@ BEGIN
                         THEN 'subject_known'::auth.register_user_outcome ELSE 'name_taken' END;
     END LOOP;
 EXCEPTION WHEN unique_violation THEN
-    -- The key became a client's under another name meanwhile.
-    outcome := 'client_known';
+    GET STACKED DIAGNOSTICS violated = CONSTRAINT_NAME;
+    -- Else the key became a client's under another name meanwhile.
+    outcome := CASE violated WHEN 'names_are_free' THEN 'name_taken'::auth.register_user_outcome ELSE 'client_known' END;
 END
 $$;

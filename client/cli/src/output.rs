@@ -95,6 +95,9 @@ pub fn describe(client: &Client, event: &Event) -> Result<String> {
         Event::ContactAnswered { user } => format!("{user} may be added to groups now"),
         Event::ContactDeclined { user } => format!("{user} does not want to be added to groups"),
         Event::ContactDeleted { user } => format!("{user} deleted their account"),
+        Event::ContactMissing { user } => format!(
+            "the server knows no {user} any more: the account was deleted, or has another name, or hides from you"
+        ),
         Event::ContactUnreachable { user } => format!("a device of {user} cannot be reached"),
         Event::IdentityReset { user } => format!(
             "{user} began anew with other devices. Make sure in another way that it is still the same person; \
@@ -118,6 +121,11 @@ pub fn describe(client: &Client, event: &Event) -> Result<String> {
         Event::Expired { messages } => {
             format!("the server deleted {messages} messages that had waited too long for this device")
         }
+        Event::MailboxReplaced { kind } => format!(
+            "the server gave up this device's {} mailbox, which nobody read for long: it has another one now, and comes \
+             back into its groups",
+            kind.as_str()
+        ),
         Event::TitleProposed { by, title, .. } => {
             format!("{by}, who is no admin, calls the group {}", safe_line(title))
         }

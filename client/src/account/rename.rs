@@ -19,7 +19,7 @@ pub(crate) fn take_name(tx: &Tx<'_>, from: &UserName, to: &UserName) -> Result<(
     // The packages in stock name the user as it was called.
     key_packages::publish_again(tx)?;
     // This device's leaf has the old name yet, if another one took the new one.
-    identity::forget_upkeep(tx)?;
+    identity::look_after_devices(tx)?;
     identity::rename(tx, from, to)
 }
 

@@ -1,18 +1,22 @@
 //! Users that are blocked (QS-7), as all devices of this user know it: what each device decided is kept with its
-//! time, and the later decision about a user counts. So lists of two devices, old ones too, merge into the same.
+//! edition, and the later decision about a user counts. So lists of two devices, old ones too, merge into the same, and
+//! what a device decided that was removed since can be decided anew.
 
 use std::collections::BTreeMap;
 
-use postern_protocol::{PublicKey, name::UserName};
+use postern_protocol::{PublicKey, eid::EidState, name::UserName};
 use serde::{Deserialize, Serialize};
 
 use super::{
     contacts,
-    friendship::{Friendship, FriendshipSecrets},
+    friendship::{Edition, Friendship, FriendshipSecrets},
     news::{self, News},
     requests, rotation,
 };
 use crate::{account::Account, error::Result, identity, store::Tx};
+
+/// Decisions that are kept. With more, the earliest go: first those to block no longer.
+const MAX_DECISIONS: usize = 1000;
 
 /// Decisions about users, the latest of each.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,9 +25,8 @@ pub struct Blocks(BTreeMap<UserName, Block>);
 /// A decision to block a user, or to do so no longer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 struct Block {
-    /// Seconds since 1970.
-    time: u64,
-    /// The decision to block counts, of two at one time.
+    decided: Edition,
+    /// The decision to block counts, of two of one edition.
     blocked: bool,
     /// First client of the user's identity, if it was known: it stays when the user takes another name.
     founder: Option<PublicKey>,
@@ -44,23 +47,50 @@ impl Blocks {
     }
 
     /// Decides about a user, after everything that was decided before.
-    fn decide(&mut self, user: &UserName, blocked: bool, founder: Option<PublicKey>, now: u64) {
+    fn decide(
+        &mut self,
+        user: &UserName,
+        blocked: bool,
+        founder: Option<PublicKey>,
+        eid: &EidState,
+        now: u64,
+    ) {
         let before = self.0.get(user).copied();
-        let time = before.map_or(now, |before| now.max(before.time.saturating_add(1)));
+        let decided = before.map(|before| before.decided).unwrap_or_default().decided(eid, now);
         let founder = founder.or_else(|| before.and_then(|before| before.founder));
-        self.0.insert(user.clone(), Block { time, blocked, founder });
+        self.0.insert(user.clone(), Block { decided, blocked, founder });
+        self.bound();
     }
 
-    /// Takes over the later decisions of another list. Returns whether there were any.
-    pub(super) fn merge(&mut self, others: &Self) -> bool {
-        let mut changed = false;
-        for (user, block) in &others.0 {
+    /// Takes over the later decisions of another list, which was written at a time (seconds since 1970). Those of a time to
+    /// come are none.
+    pub(super) fn merge(&mut self, others: &Self, written: u64) {
+        for (user, block) in others.0.iter().filter(|(_, block)| block.decided.is_timely(written)) {
             if self.0.get(user).is_none_or(|own| block > own) {
                 self.0.insert(user.clone(), *block);
-                changed = true;
             }
         }
-        changed
+        self.bound();
+    }
+
+    /// Whether there are decisions here that another list has not got.
+    pub(super) fn has_later_than(&self, others: &Self) -> bool {
+        self.0.iter().any(|(user, block)| others.0.get(user).is_none_or(|theirs| block > theirs))
+    }
+
+    /// Whether all decisions were made by this point in the life of the user's identity.
+    pub(super) fn are_by(&self, eid: &EidState) -> bool {
+        self.0.values().all(|block| block.decided.is_by(eid))
+    }
+
+    fn bound(&mut self) {
+        let Some(over) = self.0.len().checked_sub(MAX_DECISIONS).filter(|over| *over > 0) else { return };
+        let mut order: Vec<_> =
+            self.0.iter().map(|(user, block)| (block.blocked, block.decided, user.clone())).collect();
+        order.sort_unstable();
+        for (_, _, user) in order.into_iter().take(over) {
+            self.0.remove(&user);
+        }
     }
 }
 
@@ -72,7 +102,7 @@ pub(crate) fn block(tx: &Tx<'_>, user: &UserName) -> Result<()> {
         return Ok(());
     }
     let founder = identity::known(tx, user)?.map(|known| known.founder);
-    secrets.blocks.decide(user, true, founder, tx.now());
+    secrets.blocks.decide(user, true, founder, &identity::own_state(tx)?, tx.now());
     forget_blocked(tx, user)?;
     rotation::take_another_token(tx, &secrets)
 }
@@ -83,7 +113,7 @@ pub(crate) fn unblock(tx: &Tx<'_>, user: &UserName) -> Result<()> {
     if !friendship.secrets.is_blocked(user) {
         return Ok(());
     }
-    friendship.secrets.blocks.decide(user, false, None, tx.now());
+    friendship.secrets.blocks.decide(user, false, None, &identity::own_state(tx)?, tx.now());
     friendship.save(tx)?;
     news::tell(tx, &Account::load(tx)?.user, &News::Secrets)
 }
@@ -107,24 +137,34 @@ pub(super) fn is_blocked(tx: &Tx<'_>, secrets: &FriendshipSecrets, user: &UserNa
 
 #[cfg(test)]
 mod tests {
+    use postern_protocol::Transcript;
+
     use super::*;
+    use crate::contact::numbers::MAX_AHEAD;
 
     fn user(name: &str) -> UserName {
         format!("{name}@example.org").parse().unwrap()
+    }
+
+    fn at(epoch: u64) -> EidState {
+        EidState { incarnation: 0, epoch, transcript: Transcript::new([1; 32]) }
     }
 
     #[test]
     fn decisions_of_two_devices_merge_into_the_same_and_an_old_list_undoes_nothing() {
         let (alice, bob) = (user("alice"), user("bob"));
         let mut old = Blocks::default();
-        old.decide(&alice, true, None, 10);
+        old.decide(&alice, true, None, &at(1), 10);
         let (mut phone, mut laptop) = (old.clone(), old.clone());
-        phone.decide(&alice, false, None, 20);
-        laptop.decide(&bob, true, None, 15);
-        assert!(phone.merge(&laptop) && laptop.merge(&phone));
+        phone.decide(&alice, false, None, &at(1), 20);
+        laptop.decide(&bob, true, None, &at(1), 15);
+        assert!(phone.has_later_than(&laptop) && laptop.has_later_than(&phone));
+        phone.merge(&laptop, 30);
+        laptop.merge(&phone, 30);
         assert_eq!(phone, laptop);
         assert_eq!(phone.users().collect::<Vec<_>>(), [&bob]);
-        assert!(!phone.merge(&old), "nothing in it is news");
+        assert!(!old.has_later_than(&phone), "nothing in it is news");
+        phone.merge(&old, 30);
         assert!(!phone.contains(&alice) && phone.contains(&bob));
     }
 
@@ -132,12 +172,52 @@ mod tests {
     fn the_last_decision_counts_though_a_clock_went_back() {
         let (alice, founder) = (user("alice"), PublicKey::new([7; 32]));
         let mut blocks = Blocks::default();
-        blocks.decide(&alice, true, Some(founder), 100);
+        blocks.decide(&alice, true, Some(founder), &at(1), 100);
         assert!(blocks.contains_founder(&founder));
         let before = blocks.clone();
-        blocks.decide(&alice, false, None, 50);
-        assert!(!blocks.contains_founder(&founder));
-        assert!(!blocks.merge(&before));
+        blocks.decide(&alice, false, None, &at(1), 50);
+        assert!(!blocks.contains_founder(&founder) && !before.has_later_than(&blocks));
+        blocks.merge(&before, 100);
         assert!(!blocks.contains(&alice));
+    }
+
+    #[test]
+    fn a_decision_of_a_time_to_come_binds_nobody_and_one_of_a_removed_device_can_be_undone() {
+        let alice = user("alice");
+        let made_up = |epoch, number| {
+            let decided = Edition { incarnation: 0, epoch, number };
+            Blocks([(alice.clone(), Block { decided, blocked: true, founder: None })].into())
+        };
+        let now = 1_000_000;
+        let (mut phone, mut laptop) = (Blocks::default(), Blocks::default());
+        phone.merge(&made_up(1, u64::MAX), now);
+        assert!(!phone.contains(&alice));
+        assert!(!made_up(u64::MAX, now).are_by(&at(1)) && made_up(1, now).are_by(&at(1)));
+        // The highest that is taken, just before the device is removed.
+        for blocks in [&mut phone, &mut laptop] {
+            blocks.merge(&made_up(1, now + MAX_AHEAD), now);
+            assert!(blocks.contains(&alice));
+        }
+        phone.decide(&alice, false, None, &at(2), now + 1);
+        laptop.merge(&phone, now + 1);
+        laptop.merge(&made_up(1, now + MAX_AHEAD), now + 1);
+        assert_eq!(phone, laptop);
+        assert!(!phone.contains(&alice));
+        // A device whose clock was wrong decides anew, and is heard.
+        let mut wrong = made_up(2, u64::MAX);
+        wrong.decide(&alice, true, None, &at(2), now + 2);
+        laptop.merge(&wrong, now + 2);
+        assert!(laptop.contains(&alice));
+    }
+
+    #[test]
+    fn a_list_is_bounded_and_keeps_the_latest_blocks() {
+        let mut blocks = Blocks::default();
+        for number in 0..MAX_DECISIONS as u64 + 2 {
+            blocks.decide(&user(&format!("user-{number}")), number > 0, None, &at(1), number);
+        }
+        assert_eq!(blocks.0.len(), MAX_DECISIONS);
+        assert!(!blocks.0.contains_key(&user("user-0")) && !blocks.0.contains_key(&user("user-1")));
+        assert!(blocks.contains(&user("user-2")));
     }
 }

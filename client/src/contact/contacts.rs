@@ -2,15 +2,19 @@
 //! know of both. What was agreed holds for one identity of the user, which its founding names: after a reset it counts
 //! for nothing, and the user is no contact until a person decides anew (AS-11). Owns the table `contacts`.
 
-use postern_protocol::{Transcript, name::UserName};
+use postern_protocol::{Transcript, eid::EidState, name::UserName};
 use rusqlite::{OptionalExtension as _, Row, params};
 use serde::{Deserialize, Serialize};
 
-use super::friendship::Friend;
+use super::{
+    friendship::{Edition, Friend},
+    looks,
+};
 use crate::{
     error::{Error, Result},
-    identity, profile,
-    store::{Tx, decode, encode, integer},
+    identity::{self, Known},
+    profile,
+    store::{Tx, decode, encode},
 };
 
 /// An agreement of a user with this one.
@@ -23,8 +27,24 @@ pub struct SharedContact {
     pub friend: Option<Friend>,
     /// Whether the user was given this one's.
     pub given: bool,
-    /// When that was decided: seconds since 1970; 0: never.
-    pub decided: u64,
+    /// When that was decided; `None`: never.
+    pub decided: Option<Edition>,
+}
+
+impl SharedContact {
+    fn new(user: &UserName, founding: Transcript) -> Self {
+        Self { user: user.clone(), founding, friend: None, given: false, decided: None }
+    }
+
+    /// Whether it was decided by this point in the life of the identity of the user whose devices share it.
+    pub(super) fn is_by(&self, eid: &EidState) -> bool {
+        self.decided.is_none_or(|decided| decided.is_by(eid))
+    }
+
+    /// Whether it tells more of the user than is known: then the AS is asked first.
+    pub(super) fn is_ahead(&self, known: Option<&Known>) -> bool {
+        known.is_none_or(|known| self.friend.as_ref().is_some_and(|friend| !friend.edition.is_by(&known.eid)))
+    }
 }
 
 const COLUMNS: &str = "user, founding, friend, given, decided";
@@ -89,7 +109,8 @@ pub(crate) fn forget_friend(tx: &Tx<'_>, user: &UserName) -> Result<()> {
 pub(super) fn decide(tx: &Tx<'_>, user: &UserName, given: bool) -> Result<()> {
     let Some(mut contact) = find_or_new(tx, user)? else { return Ok(()) };
     contact.given = given;
-    contact.decided = tx.now().max(contact.decided.saturating_add(1));
+    let before = contact.decided.unwrap_or_default();
+    contact.decided = Some(before.decided(&identity::own_state(tx)?, tx.now()));
     save(tx, &contact)
 }
 
@@ -103,19 +124,25 @@ pub(super) fn given(tx: &Tx<'_>) -> Result<Vec<UserName>> {
     Ok(all(tx)?.into_iter().filter(|contact| contact.given).map(|contact| contact.user).collect())
 }
 
-/// Takes over what another device of this user knows later. Returns whether the user was given the friendship, or
-/// refused it, by that.
-pub(super) fn merge(tx: &Tx<'_>, theirs: &SharedContact) -> Result<Option<bool>> {
-    let Some(mut contact) = find_or_new(tx, &theirs.user)?.filter(|own| own.founding == theirs.founding)
-    else {
+/// Takes over what another device of this user knows later, and wrote at a time (seconds since 1970). What is of a time or a
+/// point to come is none. Where this one does not know the user's identity yet, it counts once a lookup shows the one that
+/// it holds for. Returns whether the user was given the friendship, or refused it, by that.
+pub(super) fn merge(tx: &Tx<'_>, theirs: &SharedContact, written: u64) -> Result<Option<bool>> {
+    let known = identity::known(tx, &theirs.user)?;
+    if known.as_ref().is_some_and(|known| known.reset_pending || known.founding != theirs.founding) {
         return Ok(None);
-    };
+    }
+    let own = stored(tx, &theirs.user)?.filter(|own| own.founding == theirs.founding);
+    let mut contact = own.unwrap_or_else(|| SharedContact::new(&theirs.user, theirs.founding));
     if let Some(friend) = &theirs.friend
+        && !theirs.is_ahead(known.as_ref())
         && contact.friend.as_ref().is_none_or(|known| friend.replaces(known))
     {
         contact.friend = Some(friend.clone());
     }
-    let decided = (theirs.decided > contact.decided).then_some(theirs.given);
+    let is_later =
+        theirs.decided > contact.decided && theirs.decided.is_some_and(|decided| decided.is_timely(written));
+    let decided = is_later.then_some(theirs.given);
     if let Some(given) = decided {
         contact.given = given;
         contact.decided = theirs.decided;
@@ -139,13 +166,12 @@ pub(super) fn moved(tx: &Tx<'_>, from: &UserName, to: &UserName) -> Result<bool>
 /// Forgets a user.
 pub(super) fn forget(tx: &Tx<'_>, user: &UserName) -> Result<()> {
     tx.sql().execute("DELETE FROM contacts WHERE user = ?1", [user.to_string()])?;
-    Ok(())
+    looks::forget(tx, user)
 }
 
 /// The agreement that holds with a user, or an empty one; `None` for a user of whom no identity is known that a person need not accept.
 fn find_or_new(tx: &Tx<'_>, user: &UserName) -> Result<Option<SharedContact>> {
-    let new =
-        |founding| SharedContact { user: user.clone(), founding, friend: None, given: false, decided: 0 };
+    let new = |founding| SharedContact::new(user, founding);
     Ok(find(tx, user)?.or(founding(tx, user)?.map(new)))
 }
 
@@ -157,7 +183,7 @@ fn save(tx: &Tx<'_>, contact: &SharedContact) -> Result<()> {
             contact.founding.as_bytes(),
             contact.friend.as_ref().map(encode),
             contact.given,
-            integer(contact.decided)
+            contact.decided.as_ref().map(encode)
         ],
     )?;
     if let Some(friend) = &contact.friend {
@@ -172,7 +198,7 @@ fn founding(tx: &Tx<'_>, user: &UserName) -> Result<Option<Transcript>> {
     Ok(known.filter(|known| !known.reset_pending).map(|known| known.founding))
 }
 
-type Columns = (String, [u8; 32], Option<Vec<u8>>, bool, u64);
+type Columns = (String, [u8; 32], Option<Vec<u8>>, bool, Option<Vec<u8>>);
 
 fn columns(row: &Row<'_>) -> rusqlite::Result<Columns> {
     Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?))
@@ -184,6 +210,6 @@ fn read((user, founding, friend, given, decided): Columns) -> Result<SharedConta
         founding: Transcript::new(founding),
         friend: friend.map(|friend| decode(&friend, "a friendship")).transpose()?,
         given,
-        decided,
+        decided: decided.map(|decided| decode(&decided, "a decision")).transpose()?,
     })
 }

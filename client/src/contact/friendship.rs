@@ -20,7 +20,7 @@ use rusqlite::OptionalExtension as _;
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-use super::block::Blocks;
+use super::{block::Blocks, numbers::MAX_AHEAD};
 use crate::{
     error::{Error, Result},
     identity::IdentityLink,
@@ -29,14 +29,15 @@ use crate::{
     store::{Tx, decode, encode},
 };
 
-/// Place of a friendship among those of its user. The point in the life of the user's identity comes first: what a
-/// removed device made up, however high its number, is of an earlier one.
+/// Place of something that a user's devices agree on among what they agreed on before: of a friendship, or of a decision
+/// about another user. The point in the life of the user's identity comes first: what a removed device made up, however
+/// high its number, is of an earlier one.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Edition {
     /// Incarnation and epoch of the user's identity when it was made.
     pub incarnation: u32,
     pub epoch: u64,
-    /// Greater than that of the friendship before.
+    /// Greater than that of the one before of the same point. Of a decision: seconds since 1970 when it was made, or more.
     pub number: u64,
 }
 
@@ -76,13 +77,28 @@ pub(crate) struct Friendship {
 impl Edition {
     /// The edition after this one, made at a point in the life of the user's identity.
     fn next(self, eid: &EidState) -> Self {
-        let made = (eid.incarnation, eid.epoch).max((self.incarnation, self.epoch));
-        Self { incarnation: made.0, epoch: made.1, number: self.number.saturating_add(1) }
+        let before = (self.incarnation, self.epoch);
+        let made = (eid.incarnation, eid.epoch).max(before);
+        let number = if made == before { self.number.saturating_add(1) } else { 0 };
+        Self { incarnation: made.0, epoch: made.1, number }
     }
 
-    /// Whether the friendship was made by this point in the life of its user's identity.
+    /// The edition of a decision that is made now (seconds since 1970), after one of this edition. What a wrong clock made
+    /// of the future is not gone on from: other devices do not take it.
+    pub(super) fn decided(self, eid: &EidState, now: u64) -> Self {
+        let before = if self.is_timely(now) { self } else { Self { number: now, ..self } };
+        let next = before.next(eid);
+        Self { number: next.number.max(now), ..next }
+    }
+
+    /// Whether it was made by this point in the life of its user's identity.
     pub(crate) fn is_by(&self, eid: &EidState) -> bool {
         (self.incarnation, self.epoch) <= (eid.incarnation, eid.epoch)
+    }
+
+    /// Whether a decision of this edition can be known at a time (seconds since 1970).
+    pub(super) fn is_timely(&self, time: u64) -> bool {
+        self.number <= time.saturating_add(MAX_AHEAD)
     }
 }
 
@@ -125,6 +141,11 @@ impl FriendshipSecrets {
 
     pub(crate) fn is_blocked(&self, user: &UserName) -> bool {
         self.blocks.contains(user)
+    }
+
+    /// Whether all of it was made by this point in the life of its user's identity.
+    pub(super) fn is_by(&self, eid: &EidState) -> bool {
+        self.friend.edition.is_by(eid) && self.blocks.are_by(eid)
     }
 
     /// Whether both have the same owner and link key: then what is in stock for one is good for the other.
@@ -245,6 +266,7 @@ mod tests {
         made_up.edition.number = u64::MAX;
         let after_removal = second.replaced(&at(4)).unwrap();
         assert!(after_removal.friend.replaces(&made_up));
+        assert_eq!(made_up.edition.next(&at(4)).number, 0, "no number of before goes on");
         assert!(!after_removal.shares_stock_with(&second));
         assert_ne!(after_removal.friend.link_key, second.friend.link_key);
         let keys = [&first, &second, &after_removal].map(|secrets| secrets.friend.profile_key.clone());

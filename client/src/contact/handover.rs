@@ -26,7 +26,7 @@ pub(crate) fn handover(tx: &Tx<'_>) -> Result<ContactsHandover> {
 pub(crate) fn take_over(tx: &Tx<'_>, handover: ContactsHandover) -> Result<()> {
     identity::take_over_pins(tx, handover.pins)?;
     for contact in &handover.contacts {
-        contacts::merge(tx, contact)?;
+        contacts::merge(tx, contact, tx.now())?;
     }
     Ok(())
 }

@@ -65,6 +65,10 @@ pub enum LetterBody {
     Secrets(FriendshipSecrets),
     /// "This is what we agreed with a contact", to a device of the sender's own user.
     Contact(SharedContact),
+    /// "Letters did not reach me: what do our user's devices share?", to a device of the sender's own user.
+    Missed,
+    /// "These are our contacts", some of them, to a device of the sender's own user that missed letters.
+    Contacts { part: u32, contacts: Vec<SharedContact> },
     /// A group that a device of the sender's own user is to come into: what [`crate::group`] hands over,
     /// in CBOR.
     Group { group_id: GroupId, handover: Payload },
@@ -93,6 +97,8 @@ pub type RequestId = postern_protocol::QueueId;
 /// A letter whose sender's signature was checked. Whether the AS vouches for the sender was not.
 #[derive(Debug, Clone)]
 pub(super) struct OpenedLetter {
+    pub credential: IssuedCredential,
+    /// As the credential says.
     pub sender: ClientCredential,
     pub stamp: Stamp,
     pub lookup: Option<LookupSecret>,
@@ -140,6 +146,8 @@ impl LetterBody {
             Self::Profile(_) => "profile".to_owned(),
             Self::Secrets(_) => "secrets".to_owned(),
             Self::Contact(contact) => format!("contact {}", contact.user),
+            Self::Missed => "missed".to_owned(),
+            Self::Contacts { part, .. } => format!("contacts {part}"),
             Self::Group { group_id, .. } => format!("group {}", group_id.to_base64url()),
         }
     }
@@ -175,7 +183,8 @@ pub(super) fn open(payload: &Payload, address: &Address, private: &HpkePrivateKe
         LetterBody::Request(request) => is_of(&request.contact, sender.client_key),
         _ => true,
     };
-    answerable.then_some(OpenedLetter { sender, stamp: letter.stamp, lookup, body })
+    let credential = letter.credential;
+    answerable.then_some(OpenedLetter { credential, sender, stamp: letter.stamp, lookup, body })
 }
 
 fn seal_to(key: &HpkePublicKey, info: &[u8], aad: &[u8], plaintext: &[u8]) -> Result<Vec<u8>> {

@@ -1,14 +1,18 @@
 //! Letters that came in. None takes effect before the AS was asked who wrote it: a device that its user removed is
-//! nobody from then on (AS-13), and what a server sends again or keeps back changes nothing. Owns the table `letters`.
+//! nobody from then on (AS-13), and what a server sends again or keeps back changes nothing. Anybody can put letters into
+//! a contact queue: those of strangers are kept only with a credential that the AS signed. Owns the table `letters`.
+
+use std::collections::BTreeSet;
 
 use postern_protocol::{LookupSecret, Payload, PublicKey, name::UserName};
 use rusqlite::params;
 
 use super::{
-    contacts,
+    contacts::{self, SharedContact},
     friendship::Friendship,
     letter::{self, LetterBody, Stamp},
-    news, numbers, requests, rotation,
+    news::{self, News},
+    numbers, requests, rotation,
 };
 use crate::{
     account::Account,
@@ -26,6 +30,8 @@ const HOUR: u64 = 60 * 60;
 const DAY: u64 = 24 * HOUR;
 /// Seconds for which a request of a sender waits whom the AS does not confirm.
 const UNVERIFIED_FOR: u64 = 30 * DAY;
+/// Letters of one user that are kept of clients that no lookup confirmed.
+const OF_ONE_STRANGER: u64 = 32;
 /// Seconds for which the farewell of a user waits that the AS still knows.
 const FAREWELL_FOR: u64 = 2 * DAY;
 /// The most secrets of letters that are tried when their user is looked up.
@@ -55,14 +61,27 @@ enum Fate {
     Waits(u64),
 }
 
+/// Whether the AS's keys have to be asked for before some deposits are received: one says that it is from a client whose
+/// credential a key signed that was not seen yet.
+pub(crate) fn has_new_issuer<'a>(tx: &Tx<'_>, deposits: impl Iterator<Item = &'a Payload>) -> Result<bool> {
+    let account = Account::load(tx)?;
+    let key = account.contact_key();
+    for deposit in deposits {
+        if let Some(letter) = letter::open(deposit, &account.contact_address, &key)
+            && letter.sender.user.domain() == account.user.domain()
+            && !identity::was_seen(tx, &letter.sender.issuer_key)?
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Keeps a deposit until its sender is known. What strangers send is bounded.
 pub(crate) fn receive_letter(tx: &Tx<'_>, deposit: &Payload, options: &Options) -> Result<(), Rejection> {
     let account = Account::load(tx)?;
     let letter = letter::open(deposit, &account.contact_address, &account.contact_key())
         .ok_or_else(|| Rejection::invalid("a deposit is no letter to us"))?;
-    if identity::is_revoked(tx, &letter.sender.issuer_key)? {
-        return Err(Rejection::invalid("a letter's credential was signed by a key that the server revoked"));
-    }
     let (client_key, user) = (letter.sender.client_key, letter.sender.user);
     if Friendship::load(tx)?.secrets.is_blocked(&user) {
         return Ok(());
@@ -73,7 +92,11 @@ pub(crate) fn receive_letter(tx: &Tx<'_>, deposit: &Payload, options: &Options) 
         LetterBody::Request(request) if request.contact.domain != *account.user.domain() => {
             return Err(Rejection::invalid("a contact request is from another domain"));
         }
-        LetterBody::Secrets(_) | LetterBody::Contact(_) | LetterBody::Group { .. }
+        LetterBody::Secrets(_)
+        | LetterBody::Contact(_)
+        | LetterBody::Missed
+        | LetterBody::Contacts { .. }
+        | LetterBody::Group { .. }
             if user != account.user =>
         {
             return Err(Rejection::invalid("secrets came that are not from a device of ours"));
@@ -81,8 +104,17 @@ pub(crate) fn receive_letter(tx: &Tx<'_>, deposit: &Payload, options: &Options) 
         _ => {}
     }
     let stranger = identity::confirmed(tx, &client_key)?.as_ref() != Some(&user);
-    if stranger && strangers(tx)? >= options.waiting_requests {
-        return Err(Rejection::invalid("more letters of strangers wait than are kept"));
+    if stranger {
+        // It may have waited in the queue for longer than the credential lasted.
+        let written = letter.stamp.time;
+        let at = letter.sender.not_before.min(written.saturating_add(numbers::MAX_AHEAD)).max(written);
+        if !identity::vouches(tx, &letter.credential, at)? {
+            return Err(Rejection::invalid("a letter's credential is none that the server signed"));
+        }
+        let (others, own) = strangers(tx, &user)?;
+        if others >= options.waiting_requests || own >= OF_ONE_STRANGER {
+            return Err(Rejection::invalid("more letters of strangers wait than are kept"));
+        }
     }
     tx.sql().execute(
         "INSERT INTO letters (client_key, subject, user, number, time, stamp, body, stranger, lookup, due)
@@ -120,10 +152,13 @@ pub(crate) fn secrets_in_letters(tx: &Tx<'_>, user: &UserName) -> Result<Vec<Loo
     Ok(secrets.into_iter().map(LookupSecret::new).collect())
 }
 
-/// The number of letters that wait and are of senders that no lookup had confirmed when they came.
-fn strangers(tx: &Tx<'_>) -> Result<u64> {
-    let sql = "SELECT count(*) FROM letters WHERE stranger = 1";
-    Ok(tx.sql().query_row(sql, [], |row| row.get(0))?)
+/// The number of other users whose letters wait for the first lookup, and of letters of this user: both of clients that
+/// no lookup had confirmed when the letters came.
+fn strangers(tx: &Tx<'_>, user: &UserName) -> Result<(u64, u64)> {
+    let sql = "SELECT count(DISTINCT user) FILTER (WHERE user <> ?1 AND unconfirmed = 0),
+                      count(*) FILTER (WHERE user = ?1)
+                 FROM letters WHERE stranger = 1";
+    Ok(tx.sql().query_row(sql, [user.to_string()], |row| Ok((row.get(0)?, row.get(1)?)))?)
 }
 
 /// Lets the letters take effect that wait, after one lookup of each user that they are from.
@@ -148,6 +183,11 @@ pub(crate) fn read_again(tx: &Tx<'_>, user: &UserName) -> Result<()> {
 /// Lets the letters of one user take effect.
 async fn read_from(store: &Store, api: &Api, options: &Options, user: &UserName) -> Result<()> {
     let sender = ask_about(store, api, user).await?;
+    if matches!(sender, Sender::Found(_)) {
+        for contact in store.read(|tx| told_of(tx, user))? {
+            goes_on(identity::look_up(api, store, &contact).await)?;
+        }
+    }
     store.write(|tx| {
         for letter in waiting(tx, user)? {
             let fate = match take_effect(tx, user, &sender, &letter, options) {
@@ -173,6 +213,24 @@ async fn read_from(store: &Store, api: &Api, options: &Options, user: &UserName)
         }
         Ok(())
     })
+}
+
+/// The users of whom letters of this user's other devices tell more than is known here.
+fn told_of(tx: &Tx<'_>, user: &UserName) -> Result<BTreeSet<UserName>> {
+    let mut users = BTreeSet::new();
+    for letter in waiting(tx, user)? {
+        let told = match letter.body {
+            LetterBody::Contact(contact) => vec![contact],
+            LetterBody::Contacts { contacts, .. } => contacts,
+            _ => Vec::new(),
+        };
+        for contact in told {
+            if contact.is_ahead(identity::known(tx, &contact.user)?.as_ref()) {
+                users.insert(contact.user);
+            }
+        }
+    }
+    Ok(users)
 }
 
 async fn ask_about(store: &Store, api: &Api, user: &UserName) -> Result<Sender> {
@@ -220,7 +278,7 @@ fn take_effect(
         Sender::Found(found) => found,
         Sender::Absent if matches!(letter.body, LetterBody::Gone) => return ended(tx, user, letter),
         Sender::Doubtful if matches!(letter.body, LetterBody::Gone) => return still_there(tx, letter),
-        Sender::Absent | Sender::Doubtful => return unverified(tx, user, letter),
+        Sender::Absent | Sender::Doubtful => return unverified(tx, user, letter, options),
     };
     let client_key = &letter.client_key;
     if !found.clients.iter().any(|client| client.client_key == *client_key) {
@@ -253,21 +311,31 @@ fn take_effect(
             }
             contacts::keep_friend(tx, user, friend)?;
         }
-        LetterBody::Secrets(secrets) if secrets.friend.edition.is_by(&letter.stamp.eid) => {
-            rotation::adopt(tx, secrets)?;
+        LetterBody::Secrets(secrets) if secrets.is_by(&letter.stamp.eid) => {
+            rotation::adopt(tx, secrets, letter.stamp.time)?;
         }
-        LetterBody::Answer(_) | LetterBody::Renewal(_) | LetterBody::Secrets(_) => {
+        LetterBody::Contact(contact) if contact.is_by(&letter.stamp.eid) => {
+            agreed(tx, contact, letter.stamp.time)?
+        }
+        LetterBody::Contacts { contacts, .. }
+            if contacts.iter().all(|contact| contact.is_by(&letter.stamp.eid)) =>
+        {
+            contacts.iter().try_for_each(|contact| agreed(tx, contact, letter.stamp.time))?;
+        }
+        LetterBody::Missed => {
+            news::tell(tx, user, &News::Shared(*client_key))?;
+            group::retell_all(tx, client_key)?;
+        }
+        LetterBody::Answer(_)
+        | LetterBody::Renewal(_)
+        | LetterBody::Secrets(_)
+        | LetterBody::Contact(_)
+        | LetterBody::Contacts { .. } => {
             return Err(Rejection::invalid(
-                "a friendship says that it was made later than its sender can know",
+                "a letter says that something was decided later than its sender can know",
             ));
         }
         LetterBody::Decline(request_id) => requests::declined(tx, user, client_key, request_id)?,
-        LetterBody::Contact(contact) => {
-            if let Some(given) = contacts::merge(tx, contact)? {
-                requests::decided(tx, &contact.user, given)?;
-            }
-            requests::wanted(tx, &contact.user)?;
-        }
         LetterBody::Group { handover, .. } => {
             let handover = GroupHandover::decode(handover)
                 .ok_or_else(|| Rejection::invalid("a group that was handed over is malformed"))?;
@@ -291,18 +359,41 @@ fn take_effect(
     Ok(Fate::Done)
 }
 
+/// Another device of this user agreed something with a contact.
+fn agreed(tx: &Tx<'_>, contact: &SharedContact, written: u64) -> Result<()> {
+    if let Some(given) = contacts::merge(tx, contact, written)? {
+        requests::decided(tx, &contact.user, given)?;
+    }
+    requests::wanted(tx, &contact.user)
+}
+
 /// A sender whom the AS does not confirm may be confirmed later: its request waits, and is shown as what it is.
-fn unverified(tx: &Tx<'_>, user: &UserName, letter: &WaitingLetter) -> Result<Fate, Rejection> {
+/// They have a quota of their own, and take no place from those whom the AS confirms.
+fn unverified(
+    tx: &Tx<'_>,
+    user: &UserName,
+    letter: &WaitingLetter,
+    options: &Options,
+) -> Result<Fate, Rejection> {
     let first = letter.stamp.time;
     if !matches!(letter.body, LetterBody::Request(_)) || first.saturating_add(UNVERIFIED_FOR) < tx.now() {
         return Err(Rejection::invalid("a letter is from a user whom the server does not confirm"));
     }
-    let sql = "UPDATE letters SET shown = 1 WHERE user = ?1 AND subject = ?2 AND shown = 0";
-    let news = tx.sql().execute(sql, params![user.to_string(), letter.subject])?;
-    if news > 0 {
+    let sql = "SELECT count(DISTINCT user), count(*) FILTER (WHERE user = ?1)
+                 FROM letters WHERE unconfirmed = 1";
+    let (users, own): (u64, u64) =
+        tx.sql().query_row(sql, [user.to_string()], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    if own == 0 {
+        if users >= options.unconfirmed_requests {
+            return Err(Rejection::invalid("more users ask whom the server does not confirm than are kept"));
+        }
         Event::ContactRequested { user: user.clone(), verified: false, accepted: false }.record(tx)?;
     }
-    Ok(Fate::Waits(tx.now().saturating_add(DAY)))
+    let sql = "UPDATE letters SET unconfirmed = 1 WHERE client_key = ?1 AND subject = ?2";
+    tx.sql().execute(sql, params![letter.client_key.as_bytes(), letter.subject])?;
+    // Each time costs a token: after a day, then after two, and so on.
+    let next = tx.now().saturating_add(DAY.max(tx.now().saturating_sub(first)));
+    Ok(Fate::Waits(next.min(first.saturating_add(UNVERIFIED_FOR + 1))))
 }
 
 /// A user says farewell and the AS knows nobody of that name any more: the account was deleted (AS-9). The letter is
@@ -320,7 +411,9 @@ fn ended(tx: &Tx<'_>, user: &UserName, letter: &WaitingLetter) -> Result<Fate, R
         Seen::Unknown | Seen::Split => false,
     };
     if !was_last {
-        return Err(Rejection::invalid("a farewell is from a device that does not know its user's last devices"));
+        return Err(Rejection::invalid(
+            "a farewell is from a device that does not know its user's last devices",
+        ));
     }
     numbers::check(tx, &letter.client_key, &letter.subject, &letter.stamp)?;
     numbers::keep(tx, &letter.client_key, &letter.subject, &letter.stamp)?;
@@ -357,8 +450,7 @@ pub(super) fn forget_request(tx: &Tx<'_>, user: &UserName) -> Result<bool> {
 
 /// The requests of senders whom the AS has not confirmed, and when they came first.
 pub(super) fn unverified_requests(tx: &Tx<'_>) -> Result<Vec<(UserName, u64)>> {
-    let sql =
-        "SELECT user, min(time) FROM letters WHERE subject = 'request' GROUP BY user ORDER BY min(time)";
+    let sql = "SELECT user, min(time) FROM letters WHERE unconfirmed = 1 GROUP BY user ORDER BY min(time)";
     let mut statement = tx.sql().prepare(sql)?;
     let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
     rows.map(|row| {

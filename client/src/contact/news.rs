@@ -1,15 +1,21 @@
-//! News for contacts and for this user's other devices, until letters are written. They go to the devices that a user
+//! News for contacts and for this user's other devices, and answers to those that asked, until letters are written. They go to the devices that a user
 //! has by then: the AS is asked first, so that a removed device hears nothing (AS-13). Owns the table `news`.
 
-use postern_protocol::{name::UserName, problem::ProblemType};
+use postern_protocol::{PublicKey, name::UserName, problem::ProblemType};
 use rusqlite::params;
 use serde::{Deserialize, Serialize};
 
-use super::{contacts, deposits::write_letter, friendship::Friendship, letter::LetterBody};
+use super::{
+    contacts,
+    deposits::write_letter,
+    friendship::Friendship,
+    letter::{ContactAnswer, LetterBody},
+    requests::DeviceRequest,
+};
 use crate::{
     account::Account,
     error::{Error, Result, goes_on},
-    identity::{self, VerifiedUser},
+    identity::{self, VerifiedClient, VerifiedUser},
     profile,
     server::Api,
     store::{Store, Tx, decode, encode, integer},
@@ -23,9 +29,16 @@ const MISSED_RETRY: u64 = 60 * 60;
 /// another key, which is on its way.
 const MISSES: u32 = 3;
 
-/// Something that all devices of a user are to be told.
+/// Contacts in one letter. A deposit has 16 KiB at most, and the longest names fill a kilobyte with what was agreed.
+const CONTACTS: usize = 12;
+
+/// Something that devices of a user are to be told.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum News {
+    /// To a device that asked: its user may add this one to groups.
+    Answer(DeviceRequest),
+    /// To a device that asked: its user may not.
+    Decline(DeviceRequest),
     /// To a contact: there is another friendship.
     Renewal,
     /// To a contact: this user had another name before.
@@ -38,6 +51,10 @@ pub(super) enum News {
     Secrets,
     /// To this user's other devices: something was agreed with a contact.
     Contact(UserName),
+    /// To this user's other devices: letters did not reach this one.
+    Missed,
+    /// To one of this user's other devices, which missed letters: what all of them share.
+    Shared(PublicKey),
 }
 
 /// Has a user told something.
@@ -52,6 +69,19 @@ pub(super) fn tell(tx: &Tx<'_>, user: &UserName, news: &News) -> Result<()> {
 /// Has this user's other devices told what was agreed with a contact.
 pub(super) fn tell_own_devices(tx: &Tx<'_>, contact: &UserName) -> Result<()> {
     tell(tx, &Account::load(tx)?.user, &News::Contact(contact.clone()))
+}
+
+/// Has a user not told what is not true any more.
+pub(super) fn withdraw(tx: &Tx<'_>, user: &UserName, news: &News) -> Result<()> {
+    let sql = "DELETE FROM news WHERE user = ?1 AND news = ?2";
+    tx.sql().execute(sql, params![user.to_string(), encode(news)])?;
+    Ok(())
+}
+
+/// Letters to this device are gone, or were not written. What contacts say is asked for when it is needed; this user's other
+/// devices are asked now.
+pub(crate) fn missed_letters(tx: &Tx<'_>) -> Result<()> {
+    tell(tx, &Account::load(tx)?.user, &News::Missed)
 }
 
 /// Has a user told nothing any more.
@@ -100,38 +130,69 @@ fn missed(tx: &Tx<'_>, user: &UserName) -> Result<()> {
     Ok(())
 }
 
-/// Writes all news of a user to each of the user's devices but this one.
+/// Writes all news of a user to each of the user's devices but this one, and answers to those that asked.
 fn write(tx: &Tx<'_>, user: &VerifiedUser) -> Result<()> {
     let account = Account::load(tx)?;
     let own_key = account.client_key().public_key();
+    let is_device = |key: &PublicKey| user.clients.iter().any(|client| client.client_key == *key);
     let mut statement = tx.sql().prepare_cached("SELECT news FROM news WHERE user = ?1")?;
     let rows = statement
         .query_map([user.name.to_string()], |row| row.get(0))?
         .collect::<Result<Vec<Vec<u8>>, _>>()?;
     for news in rows {
-        let Some(body) = body(tx, &user.name, &decode(&news, "news")?)? else { continue };
-        for client in user.clients.iter().filter(|client| client.client_key != own_key) {
-            if let Some(contact) = &client.contact {
-                write_letter(tx, &account, &user.name, contact, &body)?;
+        let news: News = decode(&news, "news")?;
+        let bodies = bodies(tx, &user.name, &news)?;
+        if let News::Answer(asked) | News::Decline(asked) = &news {
+            if is_device(&asked.client_key) {
+                for body in &bodies {
+                    write_letter(tx, &account, &user.name, &asked.contact, body)?;
+                }
+            }
+            continue;
+        }
+        let is_meant = |client: &&VerifiedClient| match &news {
+            News::Shared(device) => client.client_key == *device,
+            _ => client.client_key != own_key,
+        };
+        for contact in user.clients.iter().filter(is_meant).filter_map(|client| client.contact.as_ref()) {
+            for body in &bodies {
+                write_letter(tx, &account, &user.name, contact, body)?;
             }
         }
     }
     forget(tx, &user.name)
 }
 
-/// What is to be said now; `None` if it is not true any more.
-fn body(tx: &Tx<'_>, to: &UserName, news: &News) -> Result<Option<LetterBody>> {
+/// What is to be said now; nothing if it is not true any more.
+fn bodies(tx: &Tx<'_>, to: &UserName, news: &News) -> Result<Vec<LetterBody>> {
     Ok(match news {
-        News::Renewal if contacts::is_given(tx, to)? => {
-            Some(LetterBody::Renewal(Friendship::load(tx)?.secrets.friend.clone()))
+        News::Answer(asked) if contacts::is_given(tx, to)? => {
+            let friend = Friendship::load(tx)?.secrets.friend.clone();
+            vec![LetterBody::Answer(ContactAnswer { request_id: asked.request_id, friend })]
         }
-        News::Renewal => None,
-        News::Moved(from) => Some(LetterBody::Moved(from.clone())),
-        News::Gone => Some(LetterBody::Gone),
-        News::Profile => Some(LetterBody::Profile(profile::own_version(tx)?)),
-        News::Secrets => Some(LetterBody::Secrets(Friendship::load(tx)?.secrets.clone())),
-        News::Contact(user) => contacts::find(tx, user)?.map(LetterBody::Contact),
+        News::Decline(asked) => vec![LetterBody::Decline(asked.request_id)],
+        News::Renewal if contacts::is_given(tx, to)? => {
+            vec![LetterBody::Renewal(Friendship::load(tx)?.secrets.friend.clone())]
+        }
+        News::Answer(_) | News::Renewal => Vec::new(),
+        News::Moved(from) => vec![LetterBody::Moved(from.clone())],
+        News::Gone => vec![LetterBody::Gone],
+        News::Profile => vec![LetterBody::Profile(profile::own_version(tx)?)],
+        News::Secrets => vec![secrets(tx)?],
+        News::Contact(user) => contacts::find(tx, user)?.map(LetterBody::Contact).into_iter().collect(),
+        News::Missed => vec![LetterBody::Missed],
+        News::Shared(_) => {
+            let contacts = contacts::all(tx)?;
+            let parts = (0..).zip(contacts.chunks(CONTACTS));
+            let parts =
+                parts.map(|(part, contacts)| LetterBody::Contacts { part, contacts: contacts.to_vec() });
+            [secrets(tx)?].into_iter().chain(parts).collect()
+        }
     })
+}
+
+fn secrets(tx: &Tx<'_>) -> Result<LetterBody> {
+    Ok(LetterBody::Secrets(Friendship::load(tx)?.secrets.clone()))
 }
 
 /// Has every contact told that this user was called something else before.

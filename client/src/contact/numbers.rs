@@ -15,7 +15,7 @@ const DAY: u64 = 24 * 60 * 60;
 /// Seconds after which a letter is too old. It waits in a queue for 60 days at most (`operator.settings.message_days`).
 pub(super) const MAX_AGE: u64 = 62 * DAY;
 /// Seconds by which a letter may be ahead of this device's clock. Servers take requests of clocks that are off by 300 s.
-const MAX_AHEAD: u64 = 60 * 60;
+pub(super) const MAX_AHEAD: u64 = 60 * 60;
 /// Numbers for each second of the clock. They follow the clock so that they tell nobody how many letters others got.
 const PER_SECOND: u32 = 20;
 

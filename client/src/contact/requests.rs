@@ -3,6 +3,7 @@
 
 use postern_protocol::{PublicKey, auth::SignedContact, name::UserName};
 use rusqlite::params;
+use serde::{Deserialize, Serialize};
 
 use super::{
     block, contacts,
@@ -19,7 +20,7 @@ use crate::{
     identity::VerifiedUser,
     invitations,
     options::Options,
-    store::{Tx, decode, encode, integer},
+    store::{Tx, decode, encode, fixed, integer},
 };
 
 /// Seconds after which a request that nobody decided on lapses, and one that was declined may be shown again.
@@ -38,10 +39,12 @@ pub struct ReceivedRequest {
 }
 
 /// A request of one device.
-struct Row {
-    client_key: Vec<u8>,
-    request_id: RequestId,
-    contact: SignedContact,
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct DeviceRequest {
+    pub client_key: PublicKey,
+    pub request_id: RequestId,
+    /// Where the answer goes.
+    pub contact: SignedContact,
 }
 
 /// Asks devices of a user for the user's friendship.
@@ -178,19 +181,17 @@ pub(super) fn receive(
     Ok(())
 }
 
-/// Gives a user the friendship: answers all of the user's devices that asked. The user's current devices are those of
-/// a fresh lookup.
+/// Gives a user the friendship, if one of the user's current devices asked: those of a fresh lookup.
 ///
 /// # Errors
 /// [`Error::NoRequest`] if none of them asked.
 pub(crate) fn accept(tx: &Tx<'_>, user: &VerifiedUser) -> Result<()> {
     let rows = rows(tx, &user.name)?;
     for row in &rows {
-        let is_current =
-            user.clients.iter().any(|client| client.client_key.as_bytes().as_slice() == row.client_key);
+        let is_current = user.clients.iter().any(|client| client.client_key == row.client_key);
         if !is_current {
             let sql = "DELETE FROM received_requests WHERE client_key = ?1";
-            tx.sql().execute(sql, [&row.client_key])?;
+            tx.sql().execute(sql, [row.client_key.as_bytes()])?;
         }
     }
     if self::rows(tx, &user.name)?.is_empty() {
@@ -199,22 +200,21 @@ pub(crate) fn accept(tx: &Tx<'_>, user: &VerifiedUser) -> Result<()> {
     answer(tx, &user.name)
 }
 
-/// Answers all requests of a user, and remembers that the user has the friendship.
+/// Answers all requests of a user's devices, of those that are the user's by then, and remembers that the user has the
+/// friendship.
 pub(super) fn answer(tx: &Tx<'_>, user: &UserName) -> Result<()> {
     let rows = rows(tx, user)?;
     if rows.is_empty() {
         return Ok(());
     }
-    let account = Account::load(tx)?;
-    let friend = Friendship::load(tx)?.secrets.friend.clone();
     for row in rows {
-        let answer = ContactAnswer { request_id: row.request_id, friend: friend.clone() };
-        write_letter(tx, &account, user, &row.contact, &LetterBody::Answer(answer))?;
+        news::withdraw(tx, user, &News::Decline(row.clone()))?;
+        news::tell(tx, user, &News::Answer(row))?;
     }
     forget_received(tx, user)?;
     if !contacts::is_given(tx, user)? {
         contacts::decide(tx, user, true)?;
-        news::tell(tx, &account.user, &News::Contact(user.clone()))?;
+        news::tell_own_devices(tx, user)?;
     }
     Ok(())
 }
@@ -231,9 +231,8 @@ pub(crate) fn decline(tx: &Tx<'_>, user: &UserName, silently: bool) -> Result<()
         return if unverified { Ok(()) } else { Err(Error::NoRequest(user.clone())) };
     }
     if !silently {
-        let account = Account::load(tx)?;
         for row in rows {
-            write_letter(tx, &account, user, &row.contact, &LetterBody::Decline(row.request_id))?;
+            news::tell(tx, user, &News::Decline(row))?;
         }
     }
     mark_declined(tx, user)?;
@@ -306,7 +305,7 @@ fn open_users(tx: &Tx<'_>) -> Result<u64> {
     Ok(tx.sql().query_row(sql, [], |row| row.get(0))?)
 }
 
-fn rows(tx: &Tx<'_>, user: &UserName) -> Result<Vec<Row>> {
+fn rows(tx: &Tx<'_>, user: &UserName) -> Result<Vec<DeviceRequest>> {
     let sql = "SELECT client_key, request_id, contact FROM received_requests WHERE user = ?1";
     let mut statement = tx.sql().prepare_cached(sql)?;
     let rows = statement
@@ -314,8 +313,11 @@ fn rows(tx: &Tx<'_>, user: &UserName) -> Result<Vec<Row>> {
         .collect::<Result<Vec<(Vec<u8>, [u8; 16], Vec<u8>)>, _>>()?;
     rows.into_iter()
         .map(|(client_key, request_id, contact)| {
-            let request_id = RequestId::new(request_id);
-            Ok(Row { client_key, request_id, contact: decode(&contact, "a contact")? })
+            Ok(DeviceRequest {
+                client_key: fixed(&client_key, "a key")?,
+                request_id: RequestId::new(request_id),
+                contact: decode(&contact, "a contact")?,
+            })
         })
         .collect()
 }

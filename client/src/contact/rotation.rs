@@ -76,12 +76,12 @@ pub(crate) fn doubt(tx: &Tx<'_>) -> Result<()> {
 }
 
 /// Takes over what another device of this user knows: decisions to block, and a friendship that is later than this
-/// device's. Where this device is ahead it tells the others.
-pub(super) fn adopt(tx: &Tx<'_>, theirs: &FriendshipSecrets) -> Result<()> {
+/// device's. Where this device is ahead it tells the others. `written` is the time of their letter (seconds since 1970).
+pub(super) fn adopt(tx: &Tx<'_>, theirs: &FriendshipSecrets, written: u64) -> Result<()> {
     let mut friendship = Friendship::load(tx)?;
     let own = friendship.secrets.clone();
     let mut blocks = own.blocks.clone();
-    blocks.merge(&theirs.blocks);
+    blocks.merge(&theirs.blocks, written);
     let newly_blocked: Vec<UserName> = blocks.users().filter(|user| !own.is_blocked(user)).cloned().collect();
     for user in &newly_blocked {
         block::forget_blocked(tx, user)?;
@@ -93,7 +93,7 @@ pub(super) fn adopt(tx: &Tx<'_>, theirs: &FriendshipSecrets) -> Result<()> {
         .filter(|user| if adopted { !theirs.is_blocked(user) } else { !own.is_blocked(user) })
         .collect();
     let leaked = !told.is_empty();
-    let blocks_are_news = blocks != theirs.blocks;
+    let blocks_are_news = blocks.has_later_than(&theirs.blocks);
     if adopted && theirs.shares_stock_with(&own) {
         friendship.secrets = theirs.clone();
     } else if adopted {
@@ -228,7 +228,7 @@ mod tests {
         let new = secrets(&store);
         assert!(new.friend.replaces(&old.friend) && new.is_blocked(&user("alice")));
         store.write(|tx| Ok(tx.sql().execute("DELETE FROM news", [])?)).unwrap();
-        store.write(|tx| adopt(tx, &old)).unwrap();
+        store.write(|tx| adopt(tx, &old, tx.now())).unwrap();
         let kept = secrets(&store);
         assert!(kept.friend == new.friend && kept.is_blocked(&user("alice")));
         assert_eq!(count(&store, "news"), 1, "the device that is behind is told");
@@ -244,7 +244,7 @@ mod tests {
             .write(|tx| {
                 at_epoch(tx, 2)?;
                 rotate_after_removal(tx)?;
-                adopt(tx, &made_up)
+                adopt(tx, &made_up, tx.now())
             })
             .unwrap();
         let kept = secrets(&store);
@@ -267,8 +267,8 @@ mod tests {
         let told = [secrets(&phone), secrets(&laptop)];
         for _ in 0..3 {
             let (one, other) = (secrets(&phone), secrets(&laptop));
-            phone.write(|tx| adopt(tx, &other)).unwrap();
-            laptop.write(|tx| adopt(tx, &one)).unwrap();
+            phone.write(|tx| adopt(tx, &other, tx.now())).unwrap();
+            laptop.write(|tx| adopt(tx, &one, tx.now())).unwrap();
         }
         let (one, other) = (secrets(&phone), secrets(&laptop));
         assert!(one.friend == other.friend && one.blocks == other.blocks);
@@ -287,7 +287,7 @@ mod tests {
         let (_directory, store) = device(&old, 1);
         let stock = store.read(Friendship::load).unwrap().stock_id;
         let new = old.replaced(&at(2)).unwrap();
-        store.write(|tx| adopt(tx, &new)).unwrap();
+        store.write(|tx| adopt(tx, &new, tx.now())).unwrap();
         let friendship = store.read(Friendship::load).unwrap();
         assert!(friendship.secrets.shares_stock_with(&new));
         assert_ne!(friendship.stock_id, stock, "nothing links the two");

@@ -87,7 +87,8 @@ pub(crate) fn hints(tx: &Tx<'_>) -> Result<Vec<MemberNews>> {
 /// told: the device may have been a thief's, and the user about to begin anew.
 pub(crate) fn absent(tx: &Tx<'_>, user: &UserName) -> Result<()> {
     let now = tx.now();
-    let sql = "UPDATE member_news SET absent = coalesce(absent, ?2), due = ?3 WHERE user = ?1 RETURNING absent";
+    let sql =
+        "UPDATE member_news SET absent = coalesce(absent, ?2), due = ?3 WHERE user = ?1 RETURNING absent";
     let due = integer(now.saturating_add(ABSENT_AGAIN));
     let key = params![user.to_string(), integer(now), due];
     let since: Option<u64> = tx.sql().query_row(sql, key, |row| row.get(0)).optional()?;

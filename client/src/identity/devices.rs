@@ -1,14 +1,20 @@
 //! The user's own devices: which there are, what they are called, and what is done for them unasked. Owns
-//! the tables `device_names` and `identity_upkeep`.
+//! the tables `device_names`, `silent_devices` and `identity_upkeep`.
 
-use postern_protocol::{PublicKey, problem::ProblemType};
+use postern_protocol::{PublicKey, problem::ProblemType, qs::QueueKind};
 use rusqlite::{OptionalExtension as _, params};
 use serde::Serialize;
 
-use super::{claims, eid, known, lookup, silence};
+use super::{
+    claims, credential, eid, known,
+    lookup::{self, Found},
+    silence,
+};
 use crate::{
     account::{self, Account},
+    contact,
     error::{Error, Result, goes_on},
+    mailbox::{Queue, add_addresses},
     options::Options,
     server::Api,
     store::{Store, Tx, integer},
@@ -130,6 +136,7 @@ pub(crate) async fn upkeep(api: &Api, store: &Store, options: &Options) -> Resul
         found => found?,
     };
     goes_on(eid::take_name(api, store, &account).await)?;
+    show_itself(api, store, &found).await?;
     let (this, patience) = (account.client_key().public_key(), options.remove_silent_after.as_secs());
     for device in store.write(|tx| silence::watch(tx, &found, &this, patience))? {
         goes_on(eid::remove(api, store, &account, &device).await)?;
@@ -138,6 +145,35 @@ pub(crate) async fn upkeep(api: &Api, store: &Store, options: &Options) -> Resul
         known::forget_strangers(tx)?;
         looked_after(tx)
     })
+}
+
+/// Has the AS show this device with its credential and contact where it does not: it takes both from a device that was
+/// silent for long (AS-9), and the contact becomes another with the mailbox that it leads to.
+async fn show_itself(api: &Api, store: &Store, found: &Found) -> Result<()> {
+    let (account, queue) = store.read(|tx| Ok((Account::load(tx)?, Queue::load(tx, QueueKind::Contact)?)))?;
+    let this = account.client_key().public_key();
+    if !found.leaves.iter().any(|leaf| leaf.client_key == this && !leaf.pending) {
+        return Ok(());
+    }
+    let (own, address) =
+        (found.user.clients.iter().find(|client| client.client_key == this), account.contact_address);
+    if own.is_none() {
+        credential::obtain_credential(store, api, account.clone()).await?;
+    }
+    let contact = own.and_then(|own| own.contact.as_ref());
+    if contact.is_some_and(|contact| contact.address == address) {
+        return Ok(());
+    }
+    add_addresses(api, &queue, vec![address], Vec::new()).await?;
+    api.publish_contact(account.contact()?, &account.client_key()).await?;
+    // Whoever wrote to this user's devices meanwhile could not write to this one.
+    store.write(contact::missed_letters)
+}
+
+/// Makes the next look at the user's devices due.
+pub(crate) fn look_after_devices(tx: &Tx<'_>) -> Result<()> {
+    tx.sql().execute("DELETE FROM identity_upkeep", [])?;
+    Ok(())
 }
 
 /// Keeps that the user's devices were looked after now: the next time is a day later.
@@ -149,12 +185,6 @@ pub(crate) fn looked_after(tx: &Tx<'_>) -> Result<()> {
 
 fn last_upkeep(tx: &Tx<'_>) -> Result<Option<u64>> {
     Ok(tx.sql().query_row("SELECT done FROM identity_upkeep", [], |row| row.get(0)).optional()?)
-}
-
-/// Makes the next look at the user's devices due.
-pub(crate) fn forget_upkeep(tx: &Tx<'_>) -> Result<()> {
-    tx.sql().execute("DELETE FROM identity_upkeep", [])?;
-    Ok(())
 }
 
 fn name_of(tx: &Tx<'_>, device: &PublicKey) -> Result<Option<String>> {

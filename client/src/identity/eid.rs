@@ -16,7 +16,7 @@ use postern_protocol::{
     key::SigningKey,
     name::UserName,
     problem::ProblemType,
-    second_proof::{Operation, RecoveryKey, SecondProof},
+    second_proof::{Operation, SecondProof},
 };
 use rusqlite::{OptionalExtension as _, params};
 use serde::{Deserialize, Serialize};
@@ -28,7 +28,7 @@ use super::{
     public_eid::{PublicEid, is_as_added},
 };
 use crate::{
-    account::{self, Account},
+    account::{self, Account, OwnerProof},
     contact,
     error::{Error, Result},
     group,
@@ -84,7 +84,7 @@ pub(super) enum Change<'a> {
     /// Gives this device's leaf the user's new name (AS-9).
     Rename {
         to: &'a UserName,
-        recovery_key: &'a RecoveryKey,
+        proof: OwnerProof<'a>,
     },
 }
 
@@ -226,12 +226,12 @@ pub(crate) async fn rename(
     store: &Store,
     account: &Account,
     to: &UserName,
-    recovery_key: &RecoveryKey,
+    proof: OwnerProof<'_>,
 ) -> Result<()> {
     commit(api, store, account, |tx| {
         // The account has the new name once the AS accepted it.
         let renamed = Account::load(tx)?.user == *to;
-        Ok(if renamed { Next::Done(()) } else { Next::Commit(Change::Rename { to, recovery_key }) })
+        Ok(if renamed { Next::Done(()) } else { Next::Commit(Change::Rename { to, proof }) })
     })
     .await
 }
@@ -497,9 +497,9 @@ pub(super) fn stage(tx: &Tx<'_>, account: &Account, change: &Change<'_>) -> Resu
     }
     let state = SignedState::sign(user, &own.founding, eid, &group_info, &client);
     let rename = match change {
-        Change::Rename { to, recovery_key } => {
+        Change::Rename { to, proof } => {
             let operation = Operation::RenameUser { to, eid };
-            Some(((*to).clone(), SecondProof::recovery(recovery_key, &account.user, &operation)))
+            Some(((*to).clone(), proof.of(&account.user, &operation)))
         }
         Change::Add(_) | Change::Remove(_) | Change::Update => None,
     };

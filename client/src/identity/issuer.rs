@@ -64,6 +64,13 @@ pub(crate) fn accept_root(tx: &Tx<'_>) -> Result<()> {
     Ok(())
 }
 
+/// Whether the AS was seen to sign with a key, or to revoke it.
+pub(crate) fn was_seen(tx: &Tx<'_>, issuer: &PublicKey) -> Result<bool> {
+    let published =
+        seen(tx)?.is_some_and(|keys| keys.keys.iter().any(|published| published.public_key == *issuer));
+    Ok(published || is_revoked(tx, issuer)?)
+}
+
 /// Whether a credential that somebody sends was good at a time (seconds since 1970), under the AS's keys as they were
 /// shown last. Whether its client is still its user's, a lookup says.
 pub(crate) fn vouches(tx: &Tx<'_>, credential: &IssuedCredential, at: u64) -> Result<bool> {
@@ -268,6 +275,9 @@ mod tests {
         let taken = take(&AuthenticationKeys { revoked: Vec::new(), ..other.clone() }).unwrap();
         assert_eq!((taken.root, taken.revoked), (other.root, vec![old.public_key()]));
         assert!(store.read(|tx| is_revoked(tx, &old.public_key())).unwrap());
-        assert!(!store.read(|tx| is_revoked(tx, &stranger)).unwrap(), "it never signed anything that counted");
+        assert!(
+            !store.read(|tx| is_revoked(tx, &stranger)).unwrap(),
+            "it never signed anything that counted"
+        );
     }
 }

@@ -31,9 +31,9 @@ pub(crate) use self::{
     audit::audit,
     claims::heard,
     credential::{obtain_credential, renew_credential, verified},
-    devices::{device_named, devices, forget_upkeep, looked_after, name_device, upkeep},
+    devices::{device_named, devices, look_after_devices, looked_after, name_device, upkeep},
     handover::{Pin, pins, take_over_pins},
-    issuer::{accept_root, is_revoked, vouches},
+    issuer::{accept_root, authentication_keys, is_revoked, vouches, was_seen},
     known::{
         accept_reset, compare, confirmed, has_device, known, own_state, pending_reset, rename, set_verified,
     },

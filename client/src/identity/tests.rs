@@ -764,7 +764,8 @@ async fn the_word_of_a_removed_device_counts_for_nothing() {
     server.accept(&phone, &removal);
     // Bob has not heard of that yet.
     let seen = bob.write(|tx| known::known(tx, &alice())).unwrap().eid;
-    for told in [EidState { epoch: 1_000_000, ..seen }, EidState { transcript: Transcript::new([7; 32]), ..seen }]
+    for told in
+        [EidState { epoch: 1_000_000, ..seen }, EidState { transcript: Transcript::new([7; 32]), ..seen }]
     {
         bob.write(|tx| claims::heard(tx, &alice(), &laptop.public_key(), &told));
         assert_eq!(bob.write(claims::claimed), [alice()]);
@@ -776,9 +777,7 @@ async fn the_word_of_a_removed_device_counts_for_nothing() {
     // It does not hide what the user's other device says.
     let ahead = EidState { epoch: 9, ..seen };
     bob.write(|tx| claims::heard(tx, &alice(), &phone.public_key(), &ahead));
-    bob.write(|tx| {
-        claims::heard(tx, &alice(), &laptop.public_key(), &EidState { epoch: 1_000_000, ..seen })
-    });
+    bob.write(|tx| claims::heard(tx, &alice(), &laptop.public_key(), &EidState { epoch: 1_000_000, ..seen }));
     for _ in 0..2 {
         sees(&server, &bob).await.unwrap();
     }
@@ -848,7 +847,8 @@ async fn a_leaf_with_a_former_name_counts_for_those_who_saw_the_user_have_it() {
     server.link(&phone, &mut laptop);
     sees(&server, &bob).await.unwrap();
     let alicia: UserName = "alicia@example.org".parse().unwrap();
-    let rename = Change::Rename { to: &alicia, recovery_key: &RecoveryKey::generate() };
+    let key = RecoveryKey::generate();
+    let rename = Change::Rename { to: &alicia, proof: (&key).into() };
     let commit = phone.make(&rename);
     server.accept(&phone, &commit);
     server.name = alicia.clone();
@@ -856,9 +856,14 @@ async fn a_leaf_with_a_former_name_counts_for_those_who_saw_the_user_have_it() {
     server.vouch_for(&phone);
     server.vouch_for(&laptop);
     let carol = Device::new(&"carol@example.org".parse().unwrap());
-    let seen_by = async |reader: &Device| look_up(&server, &reader.store, &alicia).await.unwrap().clients.len();
+    let seen_by =
+        async |reader: &Device| look_up(&server, &reader.store, &alicia).await.unwrap().clients.len();
     assert_eq!((seen_by(&bob).await, seen_by(&bob).await, seen_by(&carol).await), (2, 2, 1));
-    assert_eq!(bob.events(), [Event::Renamed { from: alice(), to: alicia.clone() }], "no device is new or gone");
+    assert_eq!(
+        bob.events(),
+        [Event::Renamed { from: alice(), to: alicia.clone() }],
+        "no device is new or gone"
+    );
     assert_eq!(bob.write(|tx| confirmed(tx, &laptop.public_key())), Some(alicia.clone()));
 
     // The laptop follows, and takes the name with its next update.

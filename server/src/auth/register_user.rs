@@ -1,7 +1,7 @@
 //! `POST /as/users` (AS-1): registers a user name with its first client. It is open, since tokens are for registered
 //! clients, and is the only open endpoint with which anybody can change something. So what is cheap comes first: size,
-//! form, and one SQL call that counts the attempt and looks at the invite; then comes the ID token, if the policy asks
-//! for one; a signature or tree is looked at only when these let it through.
+//! form, one signature, and one SQL call that counts the attempt and looks at the invite; then comes the ID token, if the
+//! policy asks for one; a tree is looked at only when these let it through.
 //!
 //! The answers tell a stranger about names only by the attempt to register one: `name-taken` comes last, to a request
 //! that would otherwise have been accepted, and a key that is a client's already gets the same answer for every name.
@@ -50,7 +50,7 @@ outcome! {
 /// A stranger that may go on.
 struct Admitted {
     policy: RegistrationPolicy,
-    /// Whether the key that the request claims is a client's already: the request makes no account.
+    /// Whether the key that signed the request is a client's already: the request makes no account.
     is_known: bool,
     /// The limit of a leaf's bytes.
     max_leaf_bytes: usize,
@@ -59,11 +59,12 @@ struct Admitted {
 pub async fn register_user(auth: As, request: Request) -> Outcome {
     let body: RegisterUser = request.body()?;
     auth.home.expect_local(body.name.domain())?;
-    let claimed = request.claimed_signer();
-    let admitted = admit(&auth, &request, &body, claimed.as_ref().ok()).await?;
-    let subject = login(&auth, &body, &admitted, claimed).await?;
-    // The signature over the request proves possession of the client's key.
-    let signer = request.signer()?;
+    // The signature over the request proves possession of the client's key: whether that is a client's already is told to
+    // nobody else. What is wrong with it, a request hears only where it would be taken otherwise.
+    let verified = request.signer();
+    let admitted = admit(&auth, &request, &body, verified.as_ref().ok()).await?;
+    let subject = login(&auth, &body, &admitted, request.claimed_signer()).await?;
+    let signer = verified?;
     let founding = NewIdentity {
         user: &body.name,
         group_info: &body.group_info,
@@ -114,7 +115,7 @@ async fn admit(
     auth: &As,
     request: &Request,
     body: &RegisterUser,
-    claimed: Option<&PublicKey>,
+    signer: Option<&PublicKey>,
 ) -> Result<Admitted, Failure> {
     let source = auth.home.master_key.digest(SOURCE, request.source().address().to_string().as_bytes());
     let row = auth
@@ -126,7 +127,7 @@ async fn admit(
             &[
                 &source.as_slice(),
                 &body.name.local(),
-                &claimed.map(|key| key.as_bytes().as_slice()),
+                &signer.map(|key| key.as_bytes().as_slice()),
                 &invite(body),
             ],
         )
@@ -146,8 +147,8 @@ async fn admit(
     }
 }
 
-/// The login that the request's ID token proves. A token is for the key by which the request claims to be signed, and
-/// that is verified next: a stolen one registers nobody else.
+/// The login that the request's ID token proves. A token is for the key by which the request claims to be signed, which
+/// comes to nothing if it did not: a stolen one registers nobody else.
 ///
 /// # Errors
 /// `not-admitted`; a provider that does not answer.
@@ -170,7 +171,7 @@ async fn login(
         return Err(Problem::with_detail(ProblemType::NotAdmitted, detail).into());
     };
     let nonce = registration_nonce(&auth.home.domain, &claimed?);
-    Ok(Some(oidc.verify(token, &nonce).await?))
+    Ok(Some(oidc.verify(token, &nonce).await?.subject))
 }
 
 /// The digest of the invite's code, if the request brings one.

@@ -34,7 +34,7 @@ pub struct LeafRecord {
     pub joined: Option<u64>,
     /// Day (since 1970) of the leaf's last commit, or of its addition.
     pub active: u32,
-    /// True if the DS proposed the leaf's removal in this epoch.
+    /// True if a proposal waits that removes the leaf, its own or the DS's.
     pub removal_proposed: bool,
     /// The epoch in which the leaf came in: its client cannot read messages of an earlier one.
     pub since: u64,
@@ -116,10 +116,11 @@ impl Roster {
         came_in.map(|member| member.record.since).max().unwrap_or_default()
     }
 
-    /// Whether a key is a leaf's or a user's.
+    /// Whether a key is a leaf's, or the one by which a user's clients act now. A client that was removed knows the
+    /// earlier ones, which the leaves of its user have until they commit.
     pub fn knows(&self, key: PublicKey) -> bool {
-        let is_users = |member: &Member| member.user_key.is_some_and(|user| user.public_key == key);
-        self.members.iter().any(|member| member.signature_key == key || is_users(member))
+        let is_users = |user: Option<UserKey>| user.is_some_and(|user| user.public_key == key);
+        self.by_key(key).is_some() || self.users().into_values().any(is_users)
     }
 
     pub fn has(&self, pseudonym: Pseudonym) -> bool {
@@ -144,7 +145,7 @@ impl Roster {
         users
     }
 
-    /// Notes that the DS proposed to remove a leaf.
+    /// Notes that a proposal waits that removes a leaf.
     pub fn note_proposed_removal(&mut self, leaf: u32) {
         if let Some(member) = self.members.iter_mut().find(|member| member.leaf == leaf) {
             member.record.removal_proposed = true;

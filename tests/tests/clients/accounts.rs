@@ -5,8 +5,8 @@ use std::{collections::BTreeSet, fs, path::Path, time::Duration};
 use postern_client::{
     Client, Error, Event, IdentityError, Member, RecoveryKey, StillIn, recovery_key_of, recovery_words,
 };
-use postern_protocol::{name::UserName, problem::ProblemType};
-use postern_tests_kit::{User, World, befriend, eventually, joined};
+use postern_protocol::{admission::Admission, name::UserName, problem::ProblemType};
+use postern_tests_kit::{IdentityProvider, User, World, befriend, eventually, joined};
 
 /// The recovery key as its owner wrote it down.
 fn written_down(client: &Client) -> RecoveryKey {
@@ -95,7 +95,7 @@ async fn a_reset_that_was_interrupted_goes_on_with_the_same_client() {
     // The hour's attempts are used up in the middle.
     let close = "SELECT operator.set_user_limit('reset_attempts_per_hour', $1)";
     world.admin.execute(close, &[&1]).await.unwrap();
-    world.admin.execute("DELETE FROM auth.registration_attempts", &[]).await.unwrap();
+    world.admin.execute("DELETE FROM operator.attempts", &[]).await.unwrap();
     let error = refused(reset(&world, "bob", "new-phone", &key).await);
     assert_eq!(error.problem(), Some(ProblemType::TooManyChanges));
     assert_eq!(world.count("auth.clients").await, 0, "ended, and not begun anew");
@@ -103,6 +103,82 @@ async fn a_reset_that_was_interrupted_goes_on_with_the_same_client() {
     let again = reset(&world, "bob", "new-phone", &key).await.unwrap();
     assert_eq!(world.count("auth.incarnations").await, 2);
     assert_eq!(again.devices().await.unwrap().len(), 1);
+}
+
+/// Somebody who registers by a login of the same name.
+async fn logged_in(world: &World, provider: &mut IdentityProvider, name: &str) -> Client {
+    let builder = Client::builder(world.homes.path().join(name)).server(world.server().url());
+    let nonce = builder.registration_nonce(name).await.unwrap();
+    let token = provider.log_in(name, &nonce);
+    builder.admission(Admission::IdToken(token)).register(name).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_does_what_the_recovery_key_does_where_logins_let_people_in() {
+    let mut provider = IdentityProvider::start();
+    let world = World::builder()
+        .setting("POSTERN_OIDC_ISSUER", provider.issuer())
+        .setting("POSTERN_OIDC_CLIENT_ID", IdentityProvider::CLIENT)
+        .start()
+        .await;
+    world.admin.execute("SELECT operator.set_registration_policy('oidc')", &[]).await.unwrap();
+    let bob = logged_in(&world, &mut provider, "bob").await;
+    let wrong = |error: &Error| error.problem() == Some(ProblemType::WrongProof);
+
+    let first = bob.recovery_key().unwrap();
+    let nonce = bob.recovery_key_nonce().unwrap();
+    assert_eq!(bob.recovery_key_nonce().unwrap(), nonce, "the key is kept that it is made of");
+    let error = bob.replace_recovery_key(&provider.log_in_anew("mallory", &nonce)).await.unwrap_err();
+    assert!(wrong(&error), "{error}");
+    assert_eq!(bob.recovery_key().unwrap(), first, "what is shown is the key that holds");
+    let token = provider.log_in_anew("bob", &nonce);
+    let new = bob.replace_recovery_key(&token).await.unwrap();
+    assert_eq!(bob.recovery_key().unwrap(), Some(new.clone()));
+    assert_ne!(bob.recovery_key_nonce().unwrap(), nonce);
+
+    let token = provider.log_in_anew("bob", &bob.rename_nonce("robert").unwrap());
+    let error = refused(bob.rename("bert", &token).await);
+    assert!(wrong(&error), "{error}");
+    let bob = bob.rename("robert", &token).await.unwrap();
+    assert_eq!(bob.user().to_string(), "robert@home.example");
+
+    // A reset that was interrupted for longer than a login is good goes on with another one.
+    let builder = Client::builder(world.homes.path().join("new-phone")).server(world.server().url());
+    let nonce = builder.reset_nonce("robert").await.unwrap();
+    let close = "SELECT operator.set_user_limit('reset_attempts_per_hour', $1)";
+    world.admin.execute(close, &[&1]).await.unwrap();
+    world.admin.execute("DELETE FROM operator.attempts", &[]).await.unwrap();
+    let token = provider.log_in_anew("bob", &nonce);
+    let error = refused(builder.reset("robert", &token).await);
+    assert_eq!(error.problem(), Some(ProblemType::TooManyChanges));
+    world.admin.execute(close, &[&1_000_000]).await.unwrap();
+    let error = refused(builder.reset("robert", &provider.log_in_anew("mallory", &nonce)).await);
+    assert!(wrong(&error), "{error}");
+    let bob = builder.reset("robert", &provider.log_in_anew("bob", &nonce)).await.unwrap();
+    assert_eq!(bob.devices().await.unwrap().len(), 1);
+
+    let group = bob.create_group("one").await.unwrap().id().clone();
+    let nonce = bob.deletion_nonce().unwrap();
+    let error = bob.delete_account(&provider.log_in_anew("mallory", &nonce)).await.unwrap_err();
+    assert!(wrong(&error), "{error}");
+    assert!(bob.group_with_id(&group).members().is_ok(), "nothing is given up");
+    assert!(bob.groups().unwrap()[0].active, "nothing is given up");
+    bob.delete_account(&provider.log_in_anew("bob", &nonce)).await.unwrap();
+    assert_eq!(world.count("auth.users").await, 0);
+    world.close();
+}
+
+#[tokio::test]
+async fn a_wrong_recovery_key_leaves_the_one_that_is_shown_as_it_is() {
+    let world = World::builder().start().await;
+    let alice = world.person("alice").await;
+    let key = written_down(&alice);
+    let error = alice.replace_recovery_key(&RecoveryKey::generate()).await.unwrap_err();
+    assert_eq!(error.problem(), Some(ProblemType::WrongProof));
+    assert_eq!(alice.recovery_key().unwrap(), None, "no key is shown that is not the account's");
+    let new = alice.replace_recovery_key(&key).await.unwrap();
+    assert_eq!(written_down(&alice), new);
+    world.close();
 }
 
 #[tokio::test]
@@ -339,4 +415,60 @@ async fn devices_that_were_added_apart_go_with_the_account_where_it_may_and_are_
         group.update().await.unwrap();
         assert_eq!(group.members().unwrap().len(), members);
     }
+}
+
+/// Lets months pass in which a device asked for no credential, and the AS does its chore.
+async fn silent_for(world: &World, device: &Client, months: i32) {
+    let sql = "UPDATE auth.clients SET heard = heard - $1 WHERE client_key = $2";
+    let key = device.client_key();
+    let silent = world.admin.execute(sql, &[&months, &key.as_bytes().as_slice()]).await.unwrap();
+    assert_eq!(silent, 1);
+    let more: bool = world.value("SELECT auth.expire()").await;
+    assert!(!more);
+}
+
+#[tokio::test]
+async fn a_silent_device_is_nobodys_until_it_is_back_and_nothing_is_left_to_an_account_whose_devices_all_were()
+ {
+    let world = World::builder().start().await;
+    let (alice, bob) = (world.person("alice").await, world.person("bob").await);
+    let phone = world.device(&alice, "alices-phone").await;
+    let shown = async || bob.look_up(alice.user()).await.unwrap().clients;
+    let of_phone = async || shown().await.into_iter().find(|client| client.client_key == phone.client_key());
+    let before = of_phone().await.expect("it is one of hers").contact.expect("it has one").address;
+    silent_for(&world, &phone, 2).await;
+    assert_eq!(shown().await.len(), 2, "not before its credential ends");
+
+    silent_for(&world, &phone, 2).await;
+    assert!(of_phone().await.is_none());
+    assert_eq!(shown().await.len(), 1, "her other device is as it was");
+    let kept = "SELECT count(*) FROM auth.clients WHERE num_nonnulls(credential, sealed_contact) = 2";
+    assert_eq!(world.value::<i64>(kept).await, 2, "Alice's and Bob's");
+    // It is back, and looks after itself.
+    phone.forget_the_upkeep().unwrap();
+    phone.sync(Duration::ZERO).await.unwrap();
+    let after = of_phone().await.expect("it is one of hers again").contact.expect("it has one").address;
+    assert_eq!(before, after, "its mailbox was there");
+
+    // One of two devices is in use: the account stays, whatever the operator set.
+    world.admin.batch_execute("SELECT operator.set_user_limit('account_expiry_days', 180)").await.unwrap();
+    silent_for(&world, &phone, 8).await;
+    assert_eq!(shown().await.len(), 1);
+    silent_for(&world, &alice, 8).await;
+    let refused = |error: Error| error.problem();
+    assert_eq!(bob.look_up(alice.user()).await.map_err(refused).unwrap_err(), Some(ProblemType::NotFound));
+    for device in [&alice, &phone] {
+        let tokens = device.wallet().fetch(10).await.map_err(refused);
+        assert_eq!(tokens.unwrap_err(), Some(ProblemType::NotAllowed), "no tokens");
+        let invite = device.make_invite().await.map_err(refused);
+        assert_eq!(
+            invite.unwrap_err(),
+            Some(ProblemType::NotAllowed),
+            "no invite, with tokens that it has left"
+        );
+    }
+    assert_eq!(world.count("auth.users").await, 1);
+    assert!(!world.cluster.dump().await.contains("alice"), "nothing is left");
+    world.person_at(world.server(), "al1ce").await;
+    world.close();
 }

@@ -365,15 +365,13 @@ async fn devices_that_were_added_apart_come_together_as_one_user() {
         let bobs = found.removal(bob.user()).unwrap().members;
         bobs.len() == 2 && found.removal_of(&bobs[0].leaf_key).unwrap().members.len() == 2
     };
-    for _ in 0..40 {
+    let together = async || {
         for client in [&alice, &bob, &tablet] {
             receive(client).await;
         }
-        if in_one_place() {
-            break;
-        }
-    }
-    assert!(in_one_place());
+        in_one_place().then_some(())
+    };
+    eventually("the devices come together", together).await;
     assert_eq!(found.members().unwrap().len(), 3);
     for (speaker, text) in [(&alice, "one"), (&bob, "two"), (&tablet, "three")] {
         speaker.group_with_id(&group).send(text).await.unwrap();

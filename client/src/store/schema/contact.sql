@@ -17,7 +17,7 @@ CREATE TABLE contacts (
     founding BLOB NOT NULL,             -- transcript of epoch 0 of the user's identity that it holds for
     friend BLOB,                        -- a Friend in CBOR: the friendship that the user gave to this one
     given INTEGER NOT NULL,             -- 1: the user was given this one's
-    decided INTEGER NOT NULL            -- when that was decided, in seconds since 1970; 0: never
+    decided BLOB                        -- an Edition in CBOR: when that was decided; NULL: never
 ) STRICT;
 
 -- Contact requests of this device.
@@ -50,7 +50,7 @@ CREATE TABLE letters (
     stranger INTEGER NOT NULL,          -- 1: no lookup had confirmed the sender when it came
     lookup BLOB,                        -- secret by which the user can be looked up; null: the letter has none
     due INTEGER NOT NULL,               -- when the AS is asked (again), in seconds since 1970
-    shown INTEGER NOT NULL DEFAULT 0,   -- 1: it was told that it is here and not verified
+    unconfirmed INTEGER NOT NULL DEFAULT 0, -- 1: a request that the AS did not confirm, and that was told as such
     PRIMARY KEY (client_key, subject)
 ) STRICT;
 
@@ -81,6 +81,16 @@ CREATE TABLE deposits (
     user TEXT NOT NULL,
     address BLOB NOT NULL,
     payload BLOB NOT NULL
+) STRICT;
+
+-- When contacts are looked up next that nobody asks for, in seconds since 1970.
+CREATE TABLE contact_turn (one INTEGER PRIMARY KEY CHECK (one = 1), due INTEGER NOT NULL) STRICT;
+
+-- The last time that each contact's turn came, and whether the AS knew it then.
+CREATE TABLE contact_looks (
+    user TEXT PRIMARY KEY,
+    looked INTEGER NOT NULL,            -- seconds since 1970
+    missing INTEGER NOT NULL            -- 1: the AS knows nobody of that name, which was told
 ) STRICT;
 
 -- Identities of users as the safety number showed them last.
