@@ -221,9 +221,8 @@ fn has_hidden_marks(name: &str) -> bool {
 
 /// Whether a dot above this character is drawn in place of its own, or makes it another that has one.
 fn hides_a_dot(c: char) -> bool {
-    let is_dotted = |c: char| {
-        matches!(c, 'ı' | 'ȷ' | 'l') || CodePointSetData::new::<SoftDotted>().contains(c)
-    };
+    let is_dotted =
+        |c: char| matches!(c, 'ı' | 'ȷ' | 'l') || CodePointSetData::new::<SoftDotted>().contains(c);
     is_dotted(c) || unicode_security::skeleton(c.encode_utf8(&mut [0; 4])).last().is_some_and(is_dotted)
 }
 

@@ -129,8 +129,8 @@ pub(super) fn merge(tx: &Tx<'_>, theirs: &SharedContact, written: u64) -> Result
     {
         contact.friend = Some(friend.clone());
     }
-    let is_later = theirs.decided > contact.decided
-        && theirs.decided.is_some_and(|decided| decided.is_timely(written));
+    let is_later =
+        theirs.decided > contact.decided && theirs.decided.is_some_and(|decided| decided.is_timely(written));
     let decided = is_later.then_some(theirs.given);
     if let Some(given) = decided {
         contact.given = given;

@@ -59,10 +59,7 @@ enum Fate {
 
 /// Whether the AS's keys have to be asked for before some deposits are received: one says that it is from a client whose
 /// credential a key signed that was not seen yet.
-pub(crate) fn has_new_issuer<'a>(
-    tx: &Tx<'_>,
-    deposits: impl Iterator<Item = &'a Payload>,
-) -> Result<bool> {
+pub(crate) fn has_new_issuer<'a>(tx: &Tx<'_>, deposits: impl Iterator<Item = &'a Payload>) -> Result<bool> {
     let account = Account::load(tx)?;
     let key = account.contact_key();
     for deposit in deposits {
@@ -294,10 +291,7 @@ fn take_effect(
             }
             requests::wanted(tx, &contact.user)?;
         }
-        LetterBody::Answer(_)
-        | LetterBody::Renewal(_)
-        | LetterBody::Secrets(_)
-        | LetterBody::Contact(_) => {
+        LetterBody::Answer(_) | LetterBody::Renewal(_) | LetterBody::Secrets(_) | LetterBody::Contact(_) => {
             return Err(Rejection::invalid(
                 "a letter says that something was decided later than its sender can know",
             ));
@@ -391,8 +385,7 @@ pub(super) fn forget_request(tx: &Tx<'_>, user: &UserName) -> Result<bool> {
 
 /// The requests of senders whom the AS has not confirmed, and when they came first.
 pub(super) fn unverified_requests(tx: &Tx<'_>) -> Result<Vec<(UserName, u64)>> {
-    let sql =
-        "SELECT user, min(time) FROM letters WHERE unconfirmed = 1 GROUP BY user ORDER BY min(time)";
+    let sql = "SELECT user, min(time) FROM letters WHERE unconfirmed = 1 GROUP BY user ORDER BY min(time)";
     let mut statement = tx.sql().prepare(sql)?;
     let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
     rows.map(|row| {

@@ -188,8 +188,7 @@ pub(super) fn receive(
 pub(crate) fn accept(tx: &Tx<'_>, user: &VerifiedUser) -> Result<()> {
     let rows = rows(tx, &user.name)?;
     for row in &rows {
-        let is_current =
-            user.clients.iter().any(|client| client.client_key == row.client_key);
+        let is_current = user.clients.iter().any(|client| client.client_key == row.client_key);
         if !is_current {
             let sql = "DELETE FROM received_requests WHERE client_key = ?1";
             tx.sql().execute(sql, [row.client_key.as_bytes()])?;

@@ -63,8 +63,8 @@ pub(crate) fn accept_root(tx: &Tx<'_>) -> Result<()> {
 
 /// Whether the AS was seen to sign with a key, or to revoke it.
 pub(crate) fn was_seen(tx: &Tx<'_>, issuer: &PublicKey) -> Result<bool> {
-    let published = seen(tx)?
-        .is_some_and(|keys| keys.keys.iter().any(|published| published.public_key == *issuer));
+    let published =
+        seen(tx)?.is_some_and(|keys| keys.keys.iter().any(|published| published.public_key == *issuer));
     Ok(published || is_revoked(tx, issuer)?)
 }
 
