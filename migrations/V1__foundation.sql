@@ -127,6 +127,27 @@ CREATE TRIGGER home_domain_stays BEFORE DELETE OR TRUNCATE ON operator.settings
 ALTER TABLE operator.settings
     ENABLE ALWAYS TRIGGER home_domain_is_immutable, ENABLE ALWAYS TRIGGER home_domain_stays;
 
+CREATE TYPE operator.attempt AS ENUM ('registration', 'reset', 'rendezvous');
+COMMENT ON TYPE operator.attempt IS
+    'What strangers can attempt a few times in an hour: to register, to reset an account (AS-8), to join a rendezvous (AS-7)';
+
+-- The counts are lost with a crash, and are never in WAL, replicas or base backups.
+CREATE UNLOGGED TABLE operator.attempts (
+    kind operator.attempt,
+    source bytea CHECK (octet_length(source) IN (0, 32)),
+    hour integer NOT NULL,
+    attempts integer NOT NULL,
+    PRIMARY KEY (kind, source)
+) WITH (fillfactor = 50);
+COMMENT ON TABLE operator.attempts IS
+    'Attempts of strangers in the present hour, each kind apart. No row leads to a user or rendezvous, and each goes when its hour is over';
+COMMENT ON COLUMN operator.attempts.kind IS 'What is attempted. Never changes';
+COMMENT ON COLUMN operator.attempts.source IS
+    'HMAC of the network address under a key of the server that is not in the database, another for each kind; empty: all addresses together. Never changes';
+COMMENT ON COLUMN operator.attempts.hour IS 'Hour (hours since 1970) that is counted. Grows';
+COMMENT ON COLUMN operator.attempts.attempts IS
+    'Attempts that were taken in that hour, whatever became of them. Grows, and begins anew with each hour';
+
 CREATE TABLE operator.schema_state (
     singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
     migration integer NOT NULL,

@@ -31,9 +31,11 @@ CREATE TABLE auth.settings (
         CHECK (account_expiry_days = 0 OR account_expiry_days BETWEEN 180 AND 36500),
     max_display_name_bytes integer NOT NULL DEFAULT 128 CHECK (max_display_name_bytes BETWEEN 16 AND 1024),
     max_profile_text_bytes integer NOT NULL DEFAULT 1024 CHECK (max_profile_text_bytes BETWEEN 0 AND 16384),
-    max_sealed_profile_bytes integer NOT NULL DEFAULT 8192 CHECK (max_sealed_profile_bytes BETWEEN 0 AND 16384),
+    max_sealed_profile_bytes integer NOT NULL DEFAULT 8192 CHECK (max_sealed_profile_bytes BETWEEN 1024 AND 16384),
     max_picture_bytes integer NOT NULL DEFAULT 131072 CHECK (max_picture_bytes BETWEEN 0 AND 524288),
-    max_picture_pixels integer NOT NULL DEFAULT 1024 CHECK (max_picture_pixels BETWEEN 16 AND 8192)
+    max_picture_pixels integer NOT NULL DEFAULT 1024 CHECK (max_picture_pixels BETWEEN 16 AND 8192),
+    -- The history of an identity is kept as long as its account: 1 GiB at most.
+    CONSTRAINT settings_identity_history CHECK (max_identity_commits::bigint * max_identity_commit_bytes <= 1073741824)
 );
 COMMENT ON TABLE auth.settings IS 'Settings of the AS: one row';
 COMMENT ON COLUMN auth.settings.singleton IS 'Always true: there is one row. Never changes';
@@ -90,20 +92,6 @@ $$;
 COMMENT ON FUNCTION auth.month IS
     'Number of a month (UTC): year times 12 and month. Days are not kept with accounts, since they would join a user with what its client made on the same day (PRIV-4)';
 
--- The counts are lost with a crash, and are never in WAL, replicas or base backups.
-CREATE UNLOGGED TABLE auth.registration_attempts (
-    source bytea PRIMARY KEY CHECK (octet_length(source) IN (0, 1, 32)),
-    hour integer NOT NULL,
-    attempts integer NOT NULL
-) WITH (fillfactor = 50);
-COMMENT ON TABLE auth.registration_attempts IS
-    'Attempts to register, and to reset an account, in the present hour. No row leads to a user, and each goes when its hour is over';
-COMMENT ON COLUMN auth.registration_attempts.source IS
-    'HMAC of the network address under a key of the server that is not in the database, another for resets; empty: all addresses together; one byte: all addresses together, for resets. Never changes';
-COMMENT ON COLUMN auth.registration_attempts.hour IS 'Hour (hours since 1970) that is counted. Grows';
-COMMENT ON COLUMN auth.registration_attempts.attempts IS
-    'Attempts that were taken in that hour, whatever became of them. Grows, and begins anew with each hour';
-
 CREATE TABLE auth.reserved_names (
     name text COLLATE "C" PRIMARY KEY CHECK (name IS NOT DISTINCT FROM postern.user_name(name)),
     skeleton text COLLATE "C" NOT NULL GENERATED ALWAYS AS (postern.skeleton(name)) STORED
@@ -130,8 +118,11 @@ CREATE TABLE auth.users (
     subject bytea UNIQUE CHECK (octet_length(subject) = 32),
     suspended boolean NOT NULL DEFAULT false,
     invites integer CHECK (invites >= 0),
-    recovery_key bytea NOT NULL CHECK (octet_length(recovery_key) = 32)
+    recovery_key bytea NOT NULL CHECK (octet_length(recovery_key) = 32),
+    lookup bytea CHECK (octet_length(lookup) = 32),
+    shown_name text COLLATE "C" UNIQUE GENERATED ALWAYS AS (CASE WHEN lookup IS NULL THEN name END) STORED
 );
+CREATE INDEX users_by_lookup ON auth.users (lookup) WHERE lookup IS NOT NULL;
 COMMENT ON TABLE auth.users IS
     'Accounts of the home domain. The row''s lock orders whatever happens to the account''s identity';
 COMMENT ON COLUMN auth.users.user_id IS 'Random id, known to this schema and the allowances only. Never changes';
@@ -140,13 +131,17 @@ COMMENT ON COLUMN auth.users.name IS
 COMMENT ON COLUMN auth.users.skeleton IS
     'Form in which names are compared (UTS #39 §4): no two accounts have names that are taken for each other. Changes with the name';
 COMMENT ON COLUMN auth.users.subject IS
-    'Keyed digest of the login at the identity provider with which the account was registered: one account for each; null without one. Never changes';
+    'Keyed digest of the login at the identity provider with which the account was registered: one account for each; null without one. Under the policy oidc a recent login is a second proof (AS-8, AS-9). Never changes';
 COMMENT ON COLUMN auth.users.suspended IS
     'Whether the account gets no credentials, no tokens and no invites. Changes as the operator likes';
 COMMENT ON COLUMN auth.users.invites IS
     'Invites that the user can make in auth.settings.invite_days days; null: as many as auth.settings.invites_per_user says. Changes as the operator likes';
 COMMENT ON COLUMN auth.users.recovery_key IS
     'Ed25519 public key (32 bytes) that verifies the owner''s second proof (AS-8, AS-9); the private half is derived from a secret that only the owner has. Changes by auth.replace_recovery_key only';
+COMMENT ON COLUMN auth.users.lookup IS
+    'Labelled SHA-256 (32 bytes) of the secret by which alone the account can be looked up; null: everybody can. Changes by auth.put_profile, and ends with an identity';
+COMMENT ON COLUMN auth.users.shown_name IS
+    'Name by which everybody can look the account up; null if not everybody can: then a lookup finds as much in this index as for a name that nobody has (AS-5). Changes with name and lookup';
 
 CREATE TABLE auth.invites (
     invite uuid PRIMARY KEY DEFAULT gen_random_uuid(),
@@ -224,24 +219,16 @@ COMMENT ON COLUMN auth.account_changes.changes IS 'How often in that month. Grow
 
 CREATE TABLE auth.profiles (
     user_id uuid PRIMARY KEY REFERENCES auth.users ON DELETE CASCADE,
-    incarnation integer NOT NULL,
-    version bigint NOT NULL CHECK (version >= 0),
-    profile bytea,
-    picture bytea,
-    discoverable boolean NOT NULL,
-    lookup bytea NOT NULL CHECK (octet_length(lookup) = 32)
+    version bigint NOT NULL CHECK (version > 0),
+    profile bytea NOT NULL,
+    picture bytea
 );
-COMMENT ON TABLE auth.profiles IS 'Profiles of users that have one (AS-6)';
+COMMENT ON TABLE auth.profiles IS
+    'Profiles of users that have one (AS-6). A row goes with the identity that it is of';
 COMMENT ON COLUMN auth.profiles.user_id IS 'Account. Never changes';
-COMMENT ON COLUMN auth.profiles.incarnation IS
-    'Incarnation of the account that the profile is of; a later one begins without. Grows';
-COMMENT ON COLUMN auth.profiles.version IS 'Version of the profile. Grows within an incarnation';
-COMMENT ON COLUMN auth.profiles.profile IS
-    'SignedProfile in CBOR, signed by a client; null since the incarnation ended. Changes';
+COMMENT ON COLUMN auth.profiles.version IS 'Version of the profile. Grows';
+COMMENT ON COLUMN auth.profiles.profile IS 'SignedProfile in CBOR, signed by a client. Changes';
 COMMENT ON COLUMN auth.profiles.picture IS 'Picture that the profile names, if it names one. Changes';
-COMMENT ON COLUMN auth.profiles.discoverable IS
-    'False for a user whom only those can look up who show the lookup secret. Changes';
-COMMENT ON COLUMN auth.profiles.lookup IS 'Labelled SHA-256 of the lookup secret (32 bytes). Changes';
 
 -- The counts are lost with a crash, and are never in WAL, replicas or base backups.
 CREATE UNLOGGED TABLE auth.wrong_proofs (
@@ -250,11 +237,35 @@ CREATE UNLOGGED TABLE auth.wrong_proofs (
     proofs integer NOT NULL
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE auth.wrong_proofs IS
-    'Second proofs that did not verify, of the last day: somebody without the recovery key tried to reset, rename or delete an account (AS-8)';
+    'Second proofs that did not verify, of the last day: somebody who is not the owner tried to reset, rename or delete an account (AS-8)';
 COMMENT ON COLUMN auth.wrong_proofs.account IS
     'Account, or a digest of a name that nobody has, so that both are counted in the same way and the time of an answer tells nothing. Never changes';
 COMMENT ON COLUMN auth.wrong_proofs.hour IS 'Hour (hours since 1970) that is counted. Grows';
 COMMENT ON COLUMN auth.wrong_proofs.proofs IS 'Number in that hour. Grows, and begins anew with each hour';
+
+-- Logged: a crash must not make a token good again.
+CREATE TABLE auth.used_id_tokens (
+    digest bytea PRIMARY KEY CHECK (octet_length(digest) = 32),
+    hour integer NOT NULL
+);
+CREATE INDEX used_id_tokens_by_hour ON auth.used_id_tokens (hour);
+COMMENT ON TABLE auth.used_id_tokens IS
+    'ID tokens that proved something for an account''s owner, which none does twice (AS-8, AS-9). No row leads to a user';
+COMMENT ON COLUMN auth.used_id_tokens.digest IS
+    'SHA-256 of a label, the operation, and the signed part of the token. Never changes';
+COMMENT ON COLUMN auth.used_id_tokens.hour IS
+    'Hour (hours since 1970) in which the token is good no more, and after which the row goes. Never changes';
+
+CREATE TYPE auth.verified_proof AS (recovery_key bytea, login bytea, id_token bytea, id_token_hour integer);
+COMMENT ON TYPE auth.verified_proof IS
+    'Second proof that a server verified (AS-8, AS-9): by the recovery key, or by an ID token of the login';
+COMMENT ON COLUMN auth.verified_proof.recovery_key IS 'Verifier of the recovery key; null for an ID token';
+COMMENT ON COLUMN auth.verified_proof.login IS
+    'Keyed digest of the login, as auth.users.subject is; null for a recovery key';
+COMMENT ON COLUMN auth.verified_proof.id_token IS
+    'Digest of the token and what it proves, as in auth.used_id_tokens; null for a recovery key';
+COMMENT ON COLUMN auth.verified_proof.id_token_hour IS
+    'Hour (hours since 1970) in which the token is good no more; null for a recovery key';
 
 -- Transcripts (protocol/src/eid.rs): the database computes them too (auth.following_transcript has the next one), so that
 -- no server process can write a history that does not follow from the one before.
@@ -613,11 +624,11 @@ CREATE TYPE auth.commit_identity_outcome AS ENUM (
 COMMENT ON TYPE auth.commit_identity_outcome IS 'Outcomes of auth.commit_identity';
 CREATE TYPE auth.publish_contact_outcome AS ENUM ('published', 'token_spent', 'unknown_client');
 COMMENT ON TYPE auth.publish_contact_outcome IS 'Outcomes of auth.publish_contact';
-CREATE TYPE auth.look_up_user_outcome AS ENUM ('found', 'token_spent', 'unknown_user');
+CREATE TYPE auth.look_up_user_outcome AS ENUM ('found', 'token_spent', 'identity_ended', 'unknown_user');
 COMMENT ON TYPE auth.look_up_user_outcome IS 'Outcomes of auth.look_up_user';
 CREATE TYPE auth.replace_recovery_key_outcome AS ENUM ('replaced', 'token_spent', 'unknown_client', 'wrong_proof');
 COMMENT ON TYPE auth.replace_recovery_key_outcome IS 'Outcomes of auth.replace_recovery_key';
-CREATE TYPE auth.delete_account_outcome AS ENUM ('deleted', 'token_spent', 'unknown_client', 'wrong_proof');
+CREATE TYPE auth.delete_account_outcome AS ENUM ('deleted', 'token_spent', 'unknown_client', 'wrong_proof', 'proven');
 COMMENT ON TYPE auth.delete_account_outcome IS 'Outcomes of auth.delete_account';
 CREATE TYPE auth.admit_reset_outcome AS ENUM ('admitted', 'source_limited', 'server_limited');
 COMMENT ON TYPE auth.admit_reset_outcome IS 'Outcomes of auth.admit_reset';

@@ -166,6 +166,17 @@ COMMENT ON COLUMN aas.requests.day IS
     'Day (UTC) on which it was counted, which tells when the row may go. Never changes';
 COMMENT ON COLUMN aas.requests.repeats IS 'Number of repeats. Grows';
 
+CREATE TABLE aas.refusals (
+    taker uuid PRIMARY KEY REFERENCES aas.takers ON DELETE CASCADE,
+    day date NOT NULL,
+    number integer NOT NULL CHECK (number > 0)
+);
+COMMENT ON TABLE aas.refusals IS
+    'Token requests that were refused after the server had worked on them. Who has too many of them in a day is refused before';
+COMMENT ON COLUMN aas.refusals.taker IS 'Taker. Never changes';
+COMMENT ON COLUMN aas.refusals.day IS 'Day (UTC) of the last one, which tells when the row may go. Grows';
+COMMENT ON COLUMN aas.refusals.number IS 'Their number on that day';
+
 CREATE TABLE aas.issued_in_all (
     day date NOT NULL,
     token_type integer NOT NULL,
@@ -201,7 +212,8 @@ ALTER TABLE aas.allowances ALTER COLUMN taker SET STATISTICS 0;
 -- Outcomes of API functions, success first. A refusal is an answer and not an exception, so that the token stays spent.
 CREATE TYPE aas.settle_token_outcome AS ENUM ('spent', 'token_spent');
 COMMENT ON TYPE aas.settle_token_outcome IS 'Outcomes of aas.settle_token';
-CREATE TYPE aas.admit_signer_outcome AS ENUM ('admitted', 'unknown_signer', 'signature_used', 'suspended');
+CREATE TYPE aas.admit_signer_outcome AS ENUM (
+    'admitted', 'unknown_signer', 'signature_used', 'suspended', 'refused_too_often');
 COMMENT ON TYPE aas.admit_signer_outcome IS 'Outcomes of aas.admit_signer';
 CREATE TYPE aas.take_allowance_outcome AS ENUM ('granted', 'used_up', 'unknown_signer', 'suspended');
 COMMENT ON TYPE aas.take_allowance_outcome IS 'Outcomes of aas.take_allowance and aas.take';

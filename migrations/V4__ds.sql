@@ -11,8 +11,14 @@ CREATE TABLE ds.settings (
     max_commit_bytes integer NOT NULL DEFAULT 524288 CHECK (max_commit_bytes >= 16384),
     max_authenticated_data_bytes integer NOT NULL DEFAULT 1024 CHECK (max_authenticated_data_bytes >= 64),
     max_delivery_bytes integer NOT NULL DEFAULT 134217728 CHECK (max_delivery_bytes >= 65536),
+    max_awaited_bytes integer NOT NULL DEFAULT 67108864 CHECK (max_awaited_bytes >= 1048576),
     past_epochs integer NOT NULL DEFAULT 3 CHECK (past_epochs BETWEEN 0 AND 5),
-    max_reservations integer NOT NULL DEFAULT 1000000 CHECK (max_reservations > 0)
+    max_reservations integer NOT NULL DEFAULT 1000000 CHECK (max_reservations > 0),
+    -- A group that is as large as it may be can go on: a commit has 83 bytes for each member, and 8,192 more, in the worst
+    -- case with X25519 (server/src/mls/path.rs). With larger keys groups grow less.
+    CONSTRAINT commits_of_the_largest_group_fit CHECK (max_commit_bytes >= 83 * max_members + 8192),
+    CONSTRAINT deliveries_of_the_largest_group_fit
+        CHECK (max_delivery_bytes >= max_members::bigint * (83 * max_members + 8192))
 );
 COMMENT ON TABLE ds.settings IS 'Settings of the DS: one row';
 COMMENT ON COLUMN ds.settings.singleton IS 'Always true: there is one row. Never changes';
@@ -32,6 +38,8 @@ COMMENT ON COLUMN ds.settings.max_authenticated_data_bytes IS
     'Bytes of any message''s authenticated data, at most. Changes as the operator likes';
 COMMENT ON COLUMN ds.settings.max_delivery_bytes IS
     'Bytes that one request may take in all queues together, at most. Changes as the operator likes';
+COMMENT ON COLUMN ds.settings.max_awaited_bytes IS
+    'Bytes of the trees that are kept for a group''s members who were added and have not joined yet, at most. Changes as the operator likes';
 COMMENT ON COLUMN ds.settings.past_epochs IS
     'Epochs after its own in which an application message is still taken. Changes as the operator likes';
 COMMENT ON COLUMN ds.settings.max_reservations IS
@@ -95,11 +103,11 @@ COMMENT ON TABLE ds.groups IS 'Groups: their members and messages are sealed (DS
 COMMENT ON COLUMN ds.groups.group_id IS 'Random part of the group id (16 bytes). Never changes';
 COMMENT ON COLUMN ds.groups.epoch IS
     'Epoch of the group (RFC 9420 §2). Grows by one with each commit, and by nothing else';
-COMMENT ON COLUMN ds.groups.revision IS 'Number of proposals kept in this epoch. Grows; zero after each commit';
+COMMENT ON COLUMN ds.groups.revision IS 'Number of times that proposals came in this epoch. Grows; zero after each commit';
 COMMENT ON COLUMN ds.groups.last_commit IS
     'SHA-256 of the commit that began this epoch, or of the request that created the group, by which a repeat is recognised (DS-4). Changes with epoch';
 COMMENT ON COLUMN ds.groups.roster IS
-    'State that an application message needs (leaves, keys, addresses), padded and sealed under the group''s state key. Changes with epoch';
+    'State that an application message needs (leaves, keys, addresses), padded and sealed under the group''s state key. Changes with epoch, and when somebody is to go';
 COMMENT ON COLUMN ds.groups.tree IS
     'State that a commit needs (the group''s public state), padded and sealed under the group''s state key. Changes with epoch and revision';
 COMMENT ON COLUMN ds.groups.last_used IS
@@ -171,15 +179,11 @@ COMMENT ON TYPE ds.reserve_group_id_outcome IS 'Outcomes of ds.reserve_group_id'
 CREATE TYPE ds.create_group_outcome AS ENUM ('created', 'token_spent', 'ciphersuite_forbidden', 'not_reserved');
 COMMENT ON TYPE ds.create_group_outcome IS 'Outcomes of ds.create_group';
 CREATE TYPE ds.submit_message_outcome AS ENUM (
-    'accepted', 'token_spent', 'unknown_group', 'wrong_epoch', 'too_large', 'stale');
+    'accepted', 'token_spent', 'unknown_group', 'wrong_epoch', 'too_large', 'too_many_awaited', 'stale');
 COMMENT ON TYPE ds.submit_message_outcome IS 'Outcomes of ds.submit_message';
 CREATE TYPE ds.propose_removal_outcome AS ENUM ('proposed', 'stale');
 COMMENT ON TYPE ds.propose_removal_outcome IS 'Outcomes of ds.propose_removal';
 CREATE TYPE ds.delete_group_outcome AS ENUM ('deleted', 'token_spent', 'wrong_epoch');
 COMMENT ON TYPE ds.delete_group_outcome IS 'Outcomes of ds.delete_group';
-CREATE TYPE ds.fetch_group_info_outcome AS ENUM ('found', 'token_spent', 'unknown_group');
-COMMENT ON TYPE ds.fetch_group_info_outcome IS 'Outcomes of ds.fetch_group_info';
-CREATE TYPE ds.fetch_welcome_tree_outcome AS ENUM ('found', 'token_spent', 'unknown_joiner');
-COMMENT ON TYPE ds.fetch_welcome_tree_outcome IS 'Outcomes of ds.fetch_welcome_tree';
 CREATE TYPE ds.add_sender_key_outcome AS ENUM ('added', 'not_due');
 COMMENT ON TYPE ds.add_sender_key_outcome IS 'Outcomes of ds.add_sender_key';

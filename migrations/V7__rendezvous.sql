@@ -66,19 +66,6 @@ CREATE TRIGGER sides_stay BEFORE UPDATE ON rendezvous.meetings
     EXECUTE FUNCTION operator.refuse_change('a side of a rendezvous');
 ALTER TABLE rendezvous.meetings ENABLE ALWAYS TRIGGER sides_stay;
 
-CREATE UNLOGGED TABLE rendezvous.attempts (
-    source bytea PRIMARY KEY CHECK (octet_length(source) IN (0, 32)),
-    hour integer NOT NULL,
-    attempts integer NOT NULL
-) WITH (fillfactor = 50);
-COMMENT ON TABLE rendezvous.attempts IS
-    'Attempts to join a rendezvous in the present hour. No row leads to a rendezvous, and each goes when its hour is over';
-COMMENT ON COLUMN rendezvous.attempts.source IS
-    'HMAC of the network address under a key of the server that is not in the database; empty: all addresses together. Never changes';
-COMMENT ON COLUMN rendezvous.attempts.hour IS 'Hour (hours since 1970) that is counted. Grows';
-COMMENT ON COLUMN rendezvous.attempts.attempts IS
-    'Attempts that were taken in that hour, whatever became of them. Grows, and begins anew with each hour';
-
 -- Outcomes of API functions, success first.
 CREATE TYPE rendezvous.create_rendezvous_outcome AS ENUM ('created', 'token_spent', 'full');
 COMMENT ON TYPE rendezvous.create_rendezvous_outcome IS 'Outcomes of rendezvous.create_rendezvous';

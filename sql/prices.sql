@@ -1,5 +1,5 @@
--- The price list (AAS-5) has every API function that asks for a token, and its price in tokens, 0 or 1, until
--- operator.set_price says something else. A call of a function that asks for a token and is not here is a fault. The
+-- The price list (AAS-5) has every endpoint that asks for a token, and its price in tokens, 0 or 1, until
+-- operator.set_price says something else. A token that is to be spent for an endpoint that is not here is a fault. The
 -- list is applied again with all functions: prices that the operator changed stay, endpoints that are gone are removed.
 WITH listed (endpoint, price) AS (VALUES
     ('auth.commit_identity', 1),

@@ -52,7 +52,7 @@ impl<W: Wallet> Api<W> {
         Ok(self.paid(request).await?.decode()?)
     }
 
-    /// `PUT /as/account/recovery-key`: another recovery key, by the word of the old one.
+    /// `PUT /as/account/recovery-key`: another recovery key, by the word of the old one or a login.
     ///
     /// # Errors
     /// `wrong-proof`; and as [`Api::paid`].
@@ -68,13 +68,12 @@ impl<W: Wallet> Api<W> {
         self.paid(request).await.map(drop)
     }
 
-    /// `DELETE /as/account`: erases the account of the client's user.
+    /// `DELETE /as/account`: erases the account of the client's user, or has the proof verified only.
     ///
     /// # Errors
     /// `wrong-proof`; `not-allowed` if the key is no client's, as after an earlier request; and as [`Api::paid`].
-    pub async fn delete_account(&self, proof: SecondProof, client: &SigningKey) -> Result<(), W::Error> {
-        let request =
-            Request::delete("/as/account").cbor(&DeleteAccount { proof }).signed_by(client, &self.origin);
+    pub async fn delete_account(&self, delete: &DeleteAccount, client: &SigningKey) -> Result<(), W::Error> {
+        let request = Request::delete("/as/account").cbor(delete).signed_by(client, &self.origin);
         self.paid(request).await.map(drop)
     }
 }

@@ -27,6 +27,8 @@ const PAUSES: ExponentialBuilder = ExponentialBuilder::new()
 pub struct Http {
     base: Url,
     transport: Arc<dyn Transport>,
+    /// Whether each try has a way of its own.
+    apart: bool,
 }
 
 impl Http {
@@ -53,16 +55,13 @@ impl Http {
                  queues this is, and can use its tokens. Use https, unless the way is protected otherwise"
             );
         }
-        Ok(Self { base, transport: Arc::new(transport) })
+        Ok(Self { base, transport: Arc::new(transport), apart: false })
     }
 
-    /// The same server as a stranger sees it: on connections of their own, which nothing joins with this one's.
-    ///
-    /// # Errors
-    /// [`Error::Unreachable`] when they cannot be set up.
-    pub fn apart(&self) -> Result<Self> {
-        let transport = self.transport.apart()?.unwrap_or_else(|| self.transport.clone());
-        Ok(Self { base: self.base.clone(), transport })
+    /// The same server as a stranger sees it: each try of a request goes on a connection of its own, which nothing joins
+    /// with this one's or with another try's. Who asks again on a connection is a stranger no more.
+    pub fn apart(&self) -> Self {
+        Self { apart: true, ..self.clone() }
     }
 
     /// The server's URL.
@@ -97,7 +96,9 @@ impl Http {
             .filter(|url| url.origin() == self.base.origin())
             .ok_or_else(|| Error::UnexpectedAnswer("a URL on another server".to_owned()))?;
         let complete = request.complete(&url)?;
-        let answer = self.transport.carry(complete, request.limits()).await.map_err(no_answer)?;
+        let transport = if self.apart { self.transport.apart()? } else { None };
+        let transport = transport.as_ref().unwrap_or(&self.transport);
+        let answer = transport.carry(complete, request.limits()).await.map_err(no_answer)?;
         let (head, body) = answer.into_parts();
         if head.status.is_success() {
             let content_type = head

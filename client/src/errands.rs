@@ -6,11 +6,12 @@ use std::{collections::HashSet, time::Duration};
 use postern_protocol::{ds::GroupId, problem::ProblemType};
 
 use crate::{
+    account::Account,
     contact,
     error::{Error, Result, goes_on},
     event::Event,
     group::{self, Change, GroupState, strayed},
-    identity, invitations, key_packages, link, mailbox, push,
+    identity, invitations, key_packages, link, mailbox, profile, push,
     session::Session,
     store::{Step, Tx, integer},
 };
@@ -27,6 +28,8 @@ impl Session {
         goes_on(self.rotate_mailbox_keys(step).await)?;
         goes_on(contact::read_letters(store, api, &self.options).await)?;
         goes_on(contact::settle_friendship(store, api).await)?;
+        // Before contacts are told the key: then the profile opens with it.
+        goes_on(profile::settle(api, store).await)?;
         goes_on(key_packages::publish_if_due(store, api).await)?;
         goes_on(push::tell_server(store, api).await)?;
         for group in store.read(strayed::due)? {
@@ -41,12 +44,16 @@ impl Session {
         for group in store.read(group::evictions)? {
             goes_on(self.evict(step, &group).await)?;
         }
+        for group in store.read(group::with_outcasts)? {
+            goes_on(self.cast_out(step, &group).await)?;
+        }
         goes_on(self.commit_where_due(step).await)?;
         // Before deposits: where a token was replaced, a letter asks for the new one.
         goes_on(key_packages::fetch_key_packages(store, api).await)?;
         goes_on(self.tell_own_devices().await)?;
         goes_on(contact::write_news(store, api).await)?;
         goes_on(contact::deliver_deposits(store, api).await)?;
+        goes_on(contact::look_after_contacts(store, api, &self.options).await)?;
         for group in store.read(invitations::waiting_groups)? {
             goes_on(self.add_invited(step, &group).await)?;
         }
@@ -84,6 +91,7 @@ impl Session {
                      OR EXISTS (SELECT 1 FROM news WHERE due <= ?1) OR EXISTS (SELECT 1 FROM friendship_changes)
                      OR EXISTS (SELECT 1 FROM publications) OR EXISTS (SELECT 1 FROM revocations)
                      OR EXISTS (SELECT 1 FROM entries) OR EXISTS (SELECT 1 FROM evictions)
+                     OR EXISTS (SELECT 1 FROM outcasts WHERE due <= ?1)
                      OR EXISTS (SELECT 1 FROM identity_commits) OR EXISTS (SELECT 1 FROM eid_claims)
                      OR EXISTS (SELECT 1 FROM groups WHERE introduce = 1 AND active = 1)",
                 [integer(tx.now())],
@@ -115,7 +123,8 @@ impl Session {
         if due.is_empty() {
             return Ok(());
         }
-        let own = identity::look_up(&self.api, &self.store, &self.account.user).await?;
+        let user = self.store.read(Account::load)?.user.clone();
+        let own = identity::look_up(&self.api, &self.store, &user).await?;
         self.store.write(|tx| {
             for (device, handover) in &due {
                 let client = own.clients.iter().find(|client| client.client_key == *device);
@@ -132,16 +141,31 @@ impl Session {
         })
     }
 
-    /// Removes devices that were removed from this user from a group.
+    /// Shuts devices that were removed from this user out of a group.
     async fn evict(&self, step: &Step<'_>, id: &GroupId) -> Result<()> {
         // Who the user's leaves are, as far as nobody said it here.
         let current = self.fetch_current(id).await;
         if let Ok(current) = &current {
             self.store.write(|tx| GroupState::load(tx, id)?.learn(tx, &current.attributes))?;
         }
-        let done = self.commit(step, id, group::evict).await;
-        if done.is_ok() || done.as_ref().is_err_and(|error| error.refusal().is_some()) {
+        let mut done = self.commit(step, id, group::evict).await;
+        if done.is_ok() {
+            // Those that were users of their own went; the user's key is another matter.
+            done = self.commit(step, id, group::evict).await;
+        }
+        let is_over = |error: &Error| error.refusal().is_some() || matches!(error, Error::NotMember);
+        if done.as_ref().err().is_none_or(is_over) {
             self.store.write(|tx| group::evicted(tx, id))?;
+        }
+        done
+    }
+
+    /// Removes members from a group that are no devices of their users any more.
+    async fn cast_out(&self, step: &Step<'_>, id: &GroupId) -> Result<()> {
+        let done = self.commit(step, id, group::cast_out).await;
+        let is_over = |error: &Error| error.refusal().is_some() || matches!(error, Error::NotMember);
+        if done.as_ref().err().is_none_or(is_over) {
+            self.store.write(|tx| group::look_for_outcasts_again(tx, id))?;
         }
         done
     }
@@ -178,19 +202,23 @@ impl Session {
                 return found.map(drop);
             }
             match (&found, &hint.name) {
+                (Err(error), None) if error.is_of_nobody() => {
+                    store.write(|tx| group::absent(tx, &hint.user))?;
+                }
                 (Err(error), None) if error.problem() == Some(ProblemType::NotFound) => {
-                    store.write(|tx| group::gone(tx, &hint.user))?;
+                    store.write(|tx| group::still_there(tx, &hint.user))?;
                 }
                 (Ok(_), None) => store.write(|tx| group::still_there(tx, &hint.user))?,
                 // The lookup told of the name, if it is the same user's.
                 (Ok(_), Some(_)) | (Err(_), _) => store.write(|tx| group::forget_hint(tx, &hint.user))?,
             }
         }
-        let since = store.now().saturating_sub(self.options.look_up_every.as_secs());
+        let pause = self.options.look_up_every.as_secs();
+        let since = store.now().saturating_sub(pause);
         for user in store.read(|tx| group::not_seen_since(tx, since))? {
             match identity::look_up(api, store, &user).await {
                 Err(error) if error.problem() == Some(ProblemType::NotFound) => {
-                    store.write(|tx| group::gone(tx, &user))?;
+                    store.write(|tx| group::not_shown(tx, &user, tx.now().saturating_add(pause)))?;
                 }
                 found => goes_on(found.map(drop))?,
             }
@@ -200,11 +228,18 @@ impl Session {
 
     /// Asks the AS about members that were not confirmed yet, each client once a run.
     async fn confirm_identities(&self) -> Result<()> {
-        let mut asked = HashSet::new();
+        let (mut asked, mut shown) = (HashSet::new(), HashSet::new());
         for (client_key, user) in self.store.read(group::unconfirmed)? {
             let first = self.doubted().insert(client_key);
             if first && asked.insert(user.clone()) {
-                goes_on(identity::look_up(&self.api, &self.store, &user).await.map(drop))?;
+                let found = identity::look_up(&self.api, &self.store, &user).await;
+                if found.is_ok() {
+                    shown.insert(user.clone());
+                }
+                goes_on(found.map(drop))?;
+            }
+            if first && shown.contains(&user) {
+                self.store.write(|tx| group::doubt(tx, &user, &client_key))?;
             }
         }
         Ok(())

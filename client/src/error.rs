@@ -77,7 +77,7 @@ pub enum Error {
         "{messages} messages of this device wait to be sent in this group, and no more can be kept: try again when the server can be reached"
     )]
     OutboxFull { messages: u64 },
-    #[error("only admins of the group add others, and this device is not one: ask an admin")]
+    #[error("only admins of the group do this, and this device is not one: ask an admin")]
     NotAdmin,
     #[error("{0} is not a member of the group")]
     NoSuchMember(String),
@@ -224,6 +224,12 @@ impl Error {
             Self::Server(postern_api::Error::Refused(problem)) if is_refusal(problem.kind) => Some(problem),
             _ => None,
         }
+    }
+
+    /// Whether the AS knows nobody of the name that it was asked about: not even somebody whose identity ended and who may
+    /// begin the next one.
+    pub(crate) fn is_of_nobody(&self) -> bool {
+        self.refusal().is_some_and(|problem| problem.kind == ProblemType::NotFound && !problem.identity_ended)
     }
 
     /// Whether trying again later may help without anything being changed.

@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use postern_protocol::{PublicKey, ds::GroupId, name::UserName};
+use postern_protocol::{PublicKey, ds::GroupId, name::UserName, qs::QueueKind};
 use rusqlite::OptionalExtension as _;
 use serde::{Deserialize, Serialize};
 
@@ -78,10 +78,16 @@ pub enum Event {
     MemberReset { group: GroupId, user: UserName },
     /// A member's user has another name now, as the AS confirms.
     MemberRenamed { group: GroupId, user: UserName, name: UserName },
-    /// The AS knows a member's user no more: its account ended.
+    /// A member's user shows another name to members, as the AS confirms; empty: none any more. Its user name is the
+    /// same.
+    MemberDisplayName { group: GroupId, user: UserName, display_name: String },
+    /// A member's user ended its account: a device of it said so, and the AS knows nobody of that name.
     MemberGone { group: GroupId, user: UserName },
     /// This device could not come back into a group. It goes on trying, more and more seldom.
     Broken { group: GroupId, reason: String },
+    /// The server gave up a mailbox of this device, with whatever waited in it: nobody fetched it for long. Another one takes
+    /// its place, and this device comes back into its groups.
+    MailboxReplaced { kind: QueueKind },
     /// The server had no room for messages to this device: of this group, or of any if none is named.
     Lost { group: Option<GroupId> },
     /// A user asks to be allowed to add this one to groups (AS-12), and waits for a decision unless the request was
@@ -93,6 +99,9 @@ pub enum Event {
     ContactDeclined { user: UserName },
     /// A contact deleted their account (AS-11): a device of theirs said so, and the AS knows nobody of that name.
     ContactDeleted { user: UserName },
+    /// The AS knows nobody of a contact's name any more: the account was deleted, or has another name of which this device
+    /// was not told, or the contact hides from this user.
+    ContactMissing { user: UserName },
     /// The contact queue of a user's device is gone or full.
     ContactUnreachable { user: UserName },
     /// A user's identity was begun anew. The user counts as unknown until a person accepts it (AS-8).
@@ -101,7 +110,8 @@ pub enum Event {
     IdentitySplit { user: UserName },
     /// A user, who may be this device's own, has another name; the user is the same (AS-9).
     Renamed { from: UserName, to: UserName },
-    /// A user shows another name to everybody; empty: none any more. The user name is the same (AS-11).
+    /// A user shows another name, to everybody or to those that have the profile key; empty: none any more. The user name
+    /// is the same (AS-11).
     DisplayName { user: UserName, display_name: String },
     /// A user has another device.
     DeviceAdded { user: UserName, device: PublicKey },
@@ -166,6 +176,7 @@ impl Event {
             | Self::AdminsFound { group, .. }
             | Self::MemberReset { group, .. }
             | Self::MemberRenamed { group, .. }
+            | Self::MemberDisplayName { group, .. }
             | Self::MemberGone { group, .. }
             | Self::Broken { group, .. }
             | Self::Lost { group: Some(group) } => Some(group),
@@ -173,6 +184,7 @@ impl Event {
             | Self::ContactAnswered { .. }
             | Self::ContactDeclined { .. }
             | Self::ContactDeleted { .. }
+            | Self::ContactMissing { .. }
             | Self::ContactUnreachable { .. }
             | Self::IdentityReset { .. }
             | Self::IdentitySplit { .. }
@@ -181,6 +193,7 @@ impl Event {
             | Self::DeviceAdded { .. }
             | Self::DeviceRemoved { .. }
             | Self::Expired { .. }
+            | Self::MailboxReplaced { .. }
             | Self::Lost { group: None }
             | Self::KeysDiffer { .. }
             | Self::RootChanged

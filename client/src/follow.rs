@@ -4,7 +4,14 @@ use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use postern_protocol::qs::Dequeued;
 
-use crate::{clock::Deadline, error::Result, event, mailbox::KINDS, receive::is_empty, session::Session};
+use crate::{
+    clock::Deadline,
+    error::Result,
+    event,
+    mailbox::{self, KINDS},
+    receive::is_empty,
+    session::Session,
+};
 
 /// The longest wait to ask a server for: proxies cut connections that are silent for long.
 const LONGEST_POLL: Duration = Duration::from_secs(50);
@@ -49,7 +56,15 @@ impl Follower {
             answer = group => (1, answer),
         };
         self.polls[index] = None;
-        let dequeued = answer?;
+        let dequeued = match answer {
+            Err(error) if mailbox::is_gone(&error) => {
+                let step = session.store.step().await?;
+                session.drain(&step, KINDS[index]).await?;
+                session.errands(&step).await?;
+                return Ok(true);
+            }
+            dequeued => dequeued?,
+        };
         if is_empty(&dequeued) {
             return Ok(false);
         }

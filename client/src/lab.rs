@@ -52,7 +52,7 @@ impl Client {
     /// # Errors
     /// [`Error::Database`].
     pub fn forget_the_upkeep(&self) -> Result<()> {
-        self.session.store.write(identity::forget_upkeep)
+        self.session.store.write(identity::look_after_devices)
     }
 
     /// Makes it time to look at the keys that credentials are signed with, as if an hour had passed.
@@ -70,6 +70,14 @@ impl Client {
     /// [`Error::Database`].
     pub fn pass_time_for_added_devices(&self, seconds: u64) -> Result<()> {
         self.session.store.write(|tx| link::pass_time(tx, seconds))
+    }
+
+    /// Lets all that this device saw of the user's other devices be so many seconds longer ago, as if they had passed.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub fn pass_time_for_silent_devices(&self, seconds: u64) -> Result<()> {
+        self.session.store.write(|tx| identity::pass_time(tx, seconds))
     }
 }
 
@@ -119,7 +127,7 @@ impl Group {
         let step = self.session.store.step().await?;
         match self.session.outstanding(&self.id)? {
             Some(submission) => {
-                let accepted = MessageAccepted { epoch: submission.epoch, undelivered: 0 };
+                let accepted = MessageAccepted::in_epoch(submission.epoch);
                 self.session.accepted(&step, &submission, &accepted).await
             }
             None => Ok(()),

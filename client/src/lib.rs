@@ -64,8 +64,8 @@ mod strangers;
 mod submit;
 mod tokens;
 
-pub use account::{LinkGrant, LinkRequest, recovery_key_of, recovery_words};
-pub use client::{Client, ClientBuilder, Group, Invited, Refounded, Removal};
+pub use account::{LinkGrant, LinkRequest, OwnerProof, recovery_key_of, recovery_words};
+pub use client::{Client, ClientBuilder, Group, Invited, Refounded, Removal, StillIn};
 #[cfg(feature = "lab")]
 pub use clock::Clock;
 pub use contact::{
@@ -88,7 +88,7 @@ pub use postern_api as api;
 #[cfg(feature = "lab")]
 pub use postern_api::{Http, Request, Response, Token};
 pub use postern_protocol::second_proof::RecoveryKey;
-pub use profile::{ForContacts, ProfileChange, UserProfile};
+pub use profile::{ForContacts, ProfileChange, SharedProfileKey, UserProfile};
 pub use store::Passphrase;
 #[cfg(feature = "lab")]
 pub use submit::Submission;

@@ -28,6 +28,9 @@ pub struct Options {
     /// How long after it was looked up last a member's user is looked up again: so that members learn of
     /// a reset or an end that nobody tells (AS-11). Each time costs a token.
     pub look_up_every: Duration,
+    /// How long it is about until a contact is looked up again: so that a reset or an end shows that no letter tells of
+    /// (AS-11). Each time costs a token. The times are spread, so that the server does not see contacts together.
+    pub look_up_contacts_every: Duration,
     /// How many messages of a group are kept that could not be sent yet, and of how many bytes in all.
     pub unsent_messages: u64,
     pub unsent_bytes: u64,
@@ -37,8 +40,8 @@ pub struct Options {
     /// The unit of the pauses before this device comes back into a group that it cannot follow: the
     /// first is at most so long for each member, the next ones are 30 times as long and more.
     pub return_after: Duration,
-    /// How long after the end of its credential, which is 90 days after its last renewal, another device of the
-    /// user is removed from the user's devices.
+    /// How long another device of the user has to be silent before it is removed from the user's devices: from the end of
+    /// its credential, which is 60 to 90 days after it was in use last, or from when this device first saw that.
     pub remove_silent_after: Duration,
     /// Wait for the disk with every step, which is usual. Load generators, whose state nobody
     /// misses, turn this off.
@@ -83,6 +86,7 @@ impl Default for Options {
             update_every: 30 * DAY,
             commit_within: Duration::from_secs(60 * 60),
             look_up_every: 7 * DAY,
+            look_up_contacts_every: DAY,
             unsent_messages: 1000,
             unsent_bytes: 8 * 1024 * 1024,
             history: 10_000,

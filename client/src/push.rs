@@ -48,6 +48,22 @@ pub(crate) fn subscribe(tx: &Tx<'_>, kind: QueueKind, subscription: Option<&Push
     Ok(())
 }
 
+/// Another queue took the place of this one: it gets the subscription, under a key of its own, and its addresses their
+/// policies.
+pub(crate) fn queue_replaced(tx: &Tx<'_>, before: &Queue) -> Result<()> {
+    let kind = before.kind;
+    let sql = "DELETE FROM push_subscriptions WHERE kind = ?1 RETURNING push_key, subscription";
+    let columns = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?));
+    let row: Option<(Vec<u8>, Option<Vec<u8>>)> =
+        tx.sql().query_row(sql, [kind.as_str()], columns).optional()?;
+    // The QS knows of none of them; those of the other queue are told again.
+    tx.sql().execute("DELETE FROM pushed_addresses", [])?;
+    let Some((key, Some(sealed))) = row else { return Ok(()) };
+    let sealed = fixed(&sealed, "a push subscription")?;
+    let subscription = PushSubscription::open(&before.id, &key_of(&key)?, &sealed)?;
+    subscribe(tx, kind, Some(&subscription))
+}
+
 /// Notes from which urgency on a group's messages are to be pushed; none: never.
 pub(crate) fn set_policy(tx: &Tx<'_>, group: &GroupId, at_least: Option<Urgency>) -> Result<()> {
     let sql = "INSERT OR REPLACE INTO push_policies (group_id, at_least) VALUES (?1, ?2)";

@@ -10,16 +10,17 @@ use postern_protocol::{
 };
 
 use crate::{
-    contact,
+    account, contact,
     error::{Rejection, Result, goes_on},
     event::Event,
     group::{
         self, GroupState,
         strayed::{self, State},
     },
-    identity,
+    identity, key_packages,
     mailbox::{self, KINDS, Queue},
     options::Options,
+    push,
     session::Session,
     store::{Step, Tx},
 };
@@ -38,14 +39,30 @@ impl Session {
         self.api.dequeue(&queue.id, &dequeue, &queue.owner).await
     }
 
-    /// Processes all that a queue holds now.
+    /// Processes all that a queue holds now. A queue that is gone is replaced, once; a server that repeats what came before
+    /// holds nothing.
     pub(crate) async fn drain(&self, step: &Step<'_>, kind: QueueKind) -> Result<()> {
+        let position = || self.store.read(|tx| Ok(Queue::load(tx, kind)?.position));
+        let mut gone = false;
         loop {
-            let dequeued = self.poll(kind, Duration::ZERO).await?;
+            let before = position()?;
+            let dequeued = match self.poll(kind, Duration::ZERO).await {
+                Err(error) if mailbox::is_gone(&error) && !gone => {
+                    gone = true;
+                    if !mailbox::is_under_new_keys(&self.store, &self.api, kind).await? {
+                        self.replace_mailbox(step, kind).await?;
+                    }
+                    continue;
+                }
+                dequeued => dequeued?,
+            };
             if is_empty(&dequeued) {
                 return Ok(());
             }
             self.process(step, kind, &dequeued).await?;
+            if position()? == before {
+                return Ok(());
+            }
         }
     }
 
@@ -72,8 +89,11 @@ impl Session {
                 };
                 if expired > 0 {
                     Event::Expired { messages: expired }.record(tx)?;
-                    if kind == QueueKind::Group {
-                        group::active(tx)?.iter().try_for_each(|id| strayed::doubt(tx, id))?;
+                    match kind {
+                        QueueKind::Group => {
+                            group::active(tx)?.iter().try_for_each(|id| strayed::doubt(tx, id))?;
+                        }
+                        QueueKind::Contact => contact::missed_letters(tx)?,
                     }
                 }
                 for message in &dequeued.messages {
@@ -110,6 +130,29 @@ impl Session {
                 Ok(broken)
             })?
             .map_or(Ok(()), |error| Err(error.into()))
+    }
+
+    /// Makes another queue in place of one that is gone, and has everything made anew that led there: this device comes
+    /// back into its groups, publishes KeyPackages and its contact, and asks its user's others what it missed.
+    async fn replace_mailbox(&self, _: &Step<'_>, kind: QueueKind) -> Result<()> {
+        let options = &self.options;
+        mailbox::replace_queue(&self.store, &self.api, kind, |tx, before| {
+            Event::MailboxReplaced { kind }.record(tx)?;
+            push::queue_replaced(tx, before)?;
+            if kind == QueueKind::Contact {
+                account::renew_contact_address(tx)?;
+                identity::look_after_devices(tx)?;
+                return contact::missed_letters(tx);
+            }
+            key_packages::publish_again(tx)?;
+            group::forget_entry_addresses(tx)?;
+            for id in group::active(tx)? {
+                let state = (State::Strayed, GroupState::load(tx, &id)?.size());
+                strayed::note(tx, &id, state, "the mailbox that its messages came to is gone", options)?;
+            }
+            Ok(())
+        })
+        .await
     }
 
     /// Replaces the keys of mailboxes as far as new ones are made. Everything that was sealed to
@@ -193,6 +236,9 @@ pub(crate) fn is_empty(dequeued: &Dequeued) -> bool {
 /// QS-11). Whether a group can be followed without them shows when the DS is asked.
 fn lost(tx: &Tx<'_>, kind: QueueKind, address: Option<&Address>) -> Result<()> {
     let mut groups = Vec::new();
+    if kind == QueueKind::Contact {
+        contact::missed_letters(tx)?;
+    }
     if kind == QueueKind::Group {
         for id in group::active(tx)? {
             if address.is_none() || GroupState::load(tx, &id)?.delivery_address().as_ref() == address {

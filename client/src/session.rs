@@ -21,7 +21,7 @@ pub(crate) struct Session {
     pub store: Arc<Store>,
     pub api: Api,
     pub options: Options,
-    /// As it was when the client was opened: user, keys and contact address stay.
+    /// As it was when the client was opened: its keys stay.
     pub account: Account,
     doubted: Mutex<HashSet<PublicKey>>,
 }

@@ -9,11 +9,9 @@ use postern_protocol::{
     MlsMessage,
     admission::{Admission, RegistrationTerms, registration_nonce as nonce_for},
     auth::RegisterUser,
-    chain::HpkePrivateKey,
-    key::SigningKey,
     name::UserName,
     problem::ProblemType,
-    qs::{CreateQueue, QueueKind},
+    qs::QueueKind,
     second_proof::RecoveryKey,
 };
 
@@ -24,7 +22,7 @@ use crate::{
     identity::{self, eid},
     key_packages,
     link::Handover,
-    mailbox::{KINDS, Queue, add_addresses},
+    mailbox::{self, KINDS, Queue, add_addresses},
     options::Options,
     server::Api,
     session,
@@ -177,7 +175,7 @@ pub(crate) async fn finish(store: &Store, api: &Api, mut account: Account) -> Re
     }
     for kind in KINDS {
         if store.read(|tx| Queue::find(tx, kind))?.is_none() {
-            create_queue(store, api, kind).await?;
+            mailbox::create_queue(store, api, kind).await?;
         }
     }
     let contact_queue = store.read(|tx| Queue::load(tx, QueueKind::Contact))?;
@@ -190,15 +188,6 @@ pub(crate) async fn finish(store: &Store, api: &Api, mut account: Account) -> Re
         identity::looked_after(tx)?;
         account.save(tx)
     })
-}
-
-/// Each queue has keys of its own, so that nothing links the two (QS-1).
-async fn create_queue(store: &Store, api: &Api, kind: QueueKind) -> Result<()> {
-    let owner = SigningKey::generate();
-    let hpke = HpkePrivateKey::generate().map_err(Error::mls("cannot make a key"))?;
-    let hpke_key = hpke.public_key().map_err(Error::mls("cannot make a key"))?;
-    let id = api.create_queue(&CreateQueue { kind, hpke_key }, &owner).await?;
-    store.write(|tx| Queue::new(kind, id, owner, hpke).save(tx))
 }
 
 pub(crate) async fn full_name(http: &Http, name: &str) -> Result<UserName> {

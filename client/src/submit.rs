@@ -213,6 +213,31 @@ impl Session {
         Err(Error::Contended(ATTEMPTS))
     }
 
+    /// Takes this user out of a group as far as this device can, because its account ends: a group in which nobody else
+    /// is left is deleted, and a last admin names another. Returns how many of the user's devices stay in: those that
+    /// were added as users of their own, where this one may not remove them.
+    pub(crate) async fn leave_for_good(&self, step: &Step<'_>, id: &GroupId) -> Result<usize> {
+        // Who the user's leaves are, as far as nobody said it here.
+        match self.fetch_current(id).await {
+            Ok(current) => self.store.write(|tx| GroupState::load(tx, id)?.learn(tx, &current.attributes))?,
+            error => goes_on(error)?,
+        }
+        self.commit(step, id, proposals_of_others).await?;
+        self.commit(step, id, |tx, group| group.without_places_apart(tx)).await?;
+        if self.store.read(|tx| Ok(GroupState::load(tx, id)?.is_alone()))? {
+            self.delete_group(step, id).await?;
+            return Ok(0);
+        }
+        self.commit(step, id, |tx, group| group.succession(tx)).await?;
+        let staying = self.store.write(|tx| {
+            let group = GroupState::load(tx, id)?;
+            group.want_to_leave(tx)?;
+            Ok(group.places_apart(tx)?.len())
+        })?;
+        self.leave(step, id).await?;
+        Ok(staying)
+    }
+
     /// Makes sure that this device follows the group; where it does not, tries to come back unless it
     /// did so lately.
     ///
@@ -541,13 +566,13 @@ impl Session {
     /// the group was made and the answer lost; or that the reservation is over. The group itself tells.
     async fn submit_creation(&self, submission: &Submission) -> Result<MessageAccepted> {
         let Err(error) = self.api.paid(submission.request.clone()).await else {
-            return Ok(MessageAccepted { epoch: 0, undelivered: 0 });
+            return Ok(MessageAccepted::in_epoch(0));
         };
         if error.problem() != Some(ProblemType::GroupExists) {
             return Err(error);
         }
         match self.fetch_current(&submission.group).await {
-            Ok(_) => Ok(MessageAccepted { epoch: 0, undelivered: 0 }),
+            Ok(_) => Ok(MessageAccepted::in_epoch(0)),
             Err(missing) if missing.refusal().is_some() => Err(error),
             Err(open) => Err(open),
         }

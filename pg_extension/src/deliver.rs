@@ -331,6 +331,7 @@ impl<'a> Delivery<'a> {
         let mut messages = messages.add();
         let mut wake_keys = Vec::with_capacity(letters.len());
         let mut dangling = Vec::new();
+        let mut repeats = Vec::new();
         for (queue_id, letters) in letters {
             let Some(queue) = queues.lock(queue_id) else {
                 // A queue is older than its addresses, so this one was deleted.
@@ -342,7 +343,13 @@ impl<'a> Delivery<'a> {
             }
             let mut room = queue.room(&policy);
             let mut entries = Vec::with_capacity(letters.len());
-            for &index in &letters {
+            for (position, &index) in letters.iter().enumerate() {
+                let part = self.letters[index].part;
+                // A member with several of a victim's addresses as its own leaves' puts a payload into the queue once.
+                if let Some(&first) = letters[..position].iter().find(|&&at| self.letters[at].part == part) {
+                    repeats.push((index, first));
+                    continue;
+                }
                 let letter = &mut self.letters[index];
                 let is_handshake = || {
                     *self.handshakes[letter.part].get_or_init(|| {
@@ -389,6 +396,9 @@ impl<'a> Delivery<'a> {
             wake_keys.push(wake::key(&queue_id));
         }
         messages.finish();
+        for (index, first) in repeats {
+            self.letters[index].fate = self.letters[first].fate;
+        }
         wake::collect(&wake_keys);
         self.drop_addresses(&dangling)
     }

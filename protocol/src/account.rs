@@ -4,8 +4,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    GroupInfo, PublicKey, RatchetTree, Transcript, auth::CommitIdentity, eid::SignedState, name::UserName,
-    second_proof::SecondProof,
+    GroupInfo, PublicKey, RatchetTree, Transcript, admission::MAX_ID_TOKEN_BYTES, auth::CommitIdentity,
+    eid::SignedState, name::UserName, second_proof::SecondProof,
 };
 
 /// `PUT /as/account/recovery-key`, signed by a client. 204.
@@ -13,7 +13,7 @@ use crate::{
 pub struct ReplaceRecoveryKey {
     /// The verifier of the new recovery key.
     pub recovery_key: PublicKey,
-    /// By the old one.
+    /// By the old one, or by a login.
     pub proof: SecondProof,
 }
 
@@ -21,6 +21,8 @@ pub struct ReplaceRecoveryKey {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct DeleteAccount {
     pub proof: SecondProof,
+    /// Whether the proof is only to be verified: nothing is erased, and no ID token is used up.
+    pub rehearsal: bool,
 }
 
 /// `PUT /as/account/name`, signed by a client, which makes the commit. Answered as that
@@ -67,10 +69,10 @@ pub struct ResetAccount {
 
 impl EndIdentity {
     /// The greatest body of the request, in bytes and in any encoding.
-    pub const MAX_BYTES: usize = 2048;
+    pub const MAX_BYTES: usize = 2048 + MAX_ID_TOKEN_BYTES;
 }
 
 impl ResetAccount {
     /// The greatest body of the request, in bytes and in any encoding: as for a registration.
-    pub const MAX_BYTES: usize = 8192;
+    pub const MAX_BYTES: usize = 8192 + MAX_ID_TOKEN_BYTES;
 }

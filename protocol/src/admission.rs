@@ -118,6 +118,11 @@ impl IdToken {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// Header and claims, as they are signed (RFC 7515 §5.1).
+    pub fn signed_part(&self) -> &str {
+        self.0.rsplit_once('.').map_or(self.as_str(), |(signed, _)| signed)
+    }
 }
 
 impl FromStr for InviteCode {

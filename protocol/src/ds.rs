@@ -137,6 +137,17 @@ pub struct MessageAccepted {
     /// for this group.
     #[serde(default)]
     pub undelivered: u32,
+    /// After a commit: the key that the group is to have as its external sender, if it has an older one of the server's
+    /// (DS-10). An admin's client replaces it with its next commit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server_key: Option<PublicKey>,
+}
+
+impl MessageAccepted {
+    /// The answer to a message that nobody misses.
+    pub fn in_epoch(epoch: u64) -> Self {
+        Self { epoch, undelivered: 0, server_key: None }
+    }
 }
 
 /// `DELETE /ds/groups/{group_id}`, signed by the leaf of an admin's last or only clients

@@ -52,11 +52,13 @@ labels! {
     REGISTRATION_NONCE "Postern registration nonce" "Nonce that ties an ID token to a client that registers.";
     RECOVERY_KEY "Postern recovery key" "Seed of the key that signs for a recovery key.";
     SECOND_PROOF "Postern second proof" "Signature of a recovery key over what cannot be undone.";
+    SECOND_PROOF_NONCE "Postern second proof nonce" "Nonce that ties an ID token to what it proves for an account's owner.";
     RENDEZVOUS_CONFIRMATION "Postern rendezvous confirmation" "Proof of one side of a rendezvous that it has the secret.";
     RENDEZVOUS_PAYLOAD "Postern rendezvous payload" "Key that the payloads of one side of a rendezvous are sealed under.";
     RENDEZVOUS_SIDE "Postern rendezvous side" "Identity of one side of a rendezvous in the agreement of a secret.";
     SAFETY_NUMBER "Postern safety number" "Hash of a user's identity that people compare.";
     TOKEN_KEY "Postern token key" "Digest of an issuer's token key that friends compare.";
+    USED_ID_TOKEN "Postern used ID token" "Hash by which an ID token is remembered that was an owner's proof.";
     USED_SIGNATURE "Postern used signature" "Hash by which a request's signature is remembered.";
 }
 

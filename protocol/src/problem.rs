@@ -94,7 +94,7 @@ problems! {
         "The server takes a limited number of attempts to register in an hour, from one network address and in all. The same request is as good in the next hour (Retry-After).";
     WrongProof "wrong-proof" FORBIDDEN
         "The second proof is wrong"
-        "What cannot be undone asks for the account's recovery key besides a client. The proof is not by that key, or for another request; a reset hears the same for a name that nobody has.";
+        "What cannot be undone asks for the account's recovery key besides a client, or for a recent login where the operator lets people in by one. The proof is not by that key, not by that login, or for another request, or its ID token was used before: `detail` says what is wrong with an ID token. A reset hears the same for a name that nobody has.";
     InvalidProfile "invalid-profile" UNPROCESSABLE_ENTITY
         "The profile is invalid"
         "The profile is signed for another identity or by another client, its text has control characters, or its picture is no PNG, JPEG or WebP of the size that it says. `detail` says which.";
@@ -208,6 +208,8 @@ pub struct Problem {
     /// With [`ProblemType::WrongEpoch`], of an application message: for how many epochs after
     /// its own it would have been taken.
     pub past_epochs: Option<u64>,
+    /// With [`ProblemType::NotFound`], of a user: the identity ended, and its owner has not begun the next one.
+    pub identity_ended: bool,
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -216,11 +218,13 @@ struct Extensions {
     epoch: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     past_epochs: Option<u64>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    identity_ended: bool,
 }
 
 impl Problem {
     pub fn new(kind: ProblemType) -> Self {
-        Self { kind, detail: None, epoch: None, past_epochs: None }
+        Self { kind, detail: None, epoch: None, past_epochs: None, identity_ended: false }
     }
 
     pub fn with_detail(kind: ProblemType, detail: impl fmt::Display) -> Self {
@@ -236,6 +240,11 @@ impl Problem {
         Self { past_epochs: Some(past_epochs), ..Self::wrong_epoch(current) }
     }
 
+    /// The problem of a lookup between the end of a user's identity and the beginning of the next one (AS-8).
+    pub fn identity_ended() -> Self {
+        Self { identity_ended: true, ..Self::new(ProblemType::NotFound) }
+    }
+
     /// The body, as `application/problem+json`.
     ///
     /// # Panics
@@ -247,8 +256,11 @@ impl Problem {
             .with_status(self.kind.status())
             .with_title(self.kind.title());
         details.detail.clone_from(&self.detail);
-        let details =
-            details.with_extensions(Extensions { epoch: self.epoch, past_epochs: self.past_epochs });
+        let details = details.with_extensions(Extensions {
+            epoch: self.epoch,
+            past_epochs: self.past_epochs,
+            identity_ended: self.identity_ended,
+        });
         serde_json::to_vec(&details).expect("problem details are JSON")
     }
 
@@ -257,8 +269,8 @@ impl Problem {
         let details: ProblemDetails<Extensions> = serde_json::from_slice(body).ok()?;
         let kind =
             Uri::from(details.r#type?).path().strip_prefix("/problems/").and_then(ProblemType::from_slug)?;
-        let Extensions { epoch, past_epochs } = details.extensions;
-        Some(Self { kind, detail: details.detail, epoch, past_epochs })
+        let Extensions { epoch, past_epochs, identity_ended } = details.extensions;
+        Some(Self { kind, detail: details.detail, epoch, past_epochs, identity_ended })
     }
 }
 
@@ -290,7 +302,7 @@ mod tests {
             let problem = Problem::with_detail(*kind, "because");
             assert_eq!(Problem::from_json(&problem.to_json()), Some(problem));
         }
-        for conflict in [Problem::wrong_epoch(7), Problem::outside_epochs(7, 3)] {
+        for conflict in [Problem::wrong_epoch(7), Problem::outside_epochs(7, 3), Problem::identity_ended()] {
             assert_eq!(Problem::from_json(&conflict.to_json()), Some(conflict));
         }
     }

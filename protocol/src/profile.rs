@@ -25,8 +25,10 @@ pub struct ProfileKey([u8; 32]);
 pub struct Profile {
     /// Incarnation of the user's identity.
     pub incarnation: u32,
-    /// Grows with each change within an incarnation.
+    /// Grows with each change within an incarnation, from 1.
     pub version: u64,
+    /// Whether anybody can look the user up; else only those that show the lookup secret.
+    pub discoverable: bool,
     /// The name to show, in UTF-8; may be empty.
     pub display_name: String,
     pub text: String,
@@ -68,10 +70,14 @@ pub struct PutProfile {
     pub profile: SignedProfile,
     /// The picture, unless the AS has it.
     pub picture: Option<Payload>,
-    /// Whether anybody can look the user up; else only those who show the lookup secret.
-    pub discoverable: bool,
-    /// [`LookupSecret::digest`].
-    pub lookup: MessageDigest,
+    /// [`LookupSecret::digest`] of a user that is not discoverable.
+    pub lookup: Option<MessageDigest>,
+}
+
+impl PutProfile {
+    /// Bytes of the largest request: the greatest parts that an operator can allow
+    /// (`auth.settings`), and a rest.
+    pub const MAX_BYTES: usize = 600 * 1024;
 }
 
 /// The answer to `GET /as/users/{name}/picture` (200).
@@ -131,9 +137,9 @@ impl SignedProfile {
         self.client.verify(&message, &self.signature)
     }
 
-    /// `"Postern profile" || 0 || founding transcript || incarnation as u32 || version as u64 || len(display name) as u16 ||
-    /// display name || len(text) as u16 || text || picture || sealed`, where the picture is a zero byte without one, else
-    /// `format as u8 || bytes as u32 || digest`. `None` for parts that are too long.
+    /// `"Postern profile" || 0 || founding transcript || incarnation as u32 || version as u64 || discoverable as u8 ||
+    /// len(display name) as u16 || display name || len(text) as u16 || text || picture || sealed`, where the picture is a
+    /// zero byte without one, else `format as u8 || bytes as u32 || digest`. `None` for parts that are too long.
     pub fn to_be_signed(founding: &Transcript, profile: &Profile) -> Option<Vec<u8>> {
         let length = |text: &str| u16::try_from(text.len()).ok().map(u16::to_be_bytes);
         let picture = profile.picture.map_or_else(
@@ -147,6 +153,7 @@ impl SignedProfile {
             founding.as_bytes(),
             &profile.incarnation.to_be_bytes(),
             &profile.version.to_be_bytes(),
+            &[u8::from(profile.discoverable)],
             &length(&profile.display_name)?,
             profile.display_name.as_bytes(),
             &length(&profile.text)?,
@@ -172,6 +179,7 @@ mod tests {
         Profile {
             incarnation: 0,
             version: 1,
+            discoverable: true,
             display_name: "Alice".into(),
             text: "climbs".into(),
             picture: Some(PictureLink {
@@ -195,6 +203,7 @@ mod tests {
         for forged in [
             Profile { incarnation: 1, ..profile() },
             Profile { version: 2, ..profile() },
+            Profile { discoverable: false, ..profile() },
             Profile { display_name: "Alic".into(), text: "eclimbs".into(), ..profile() },
             Profile { text: "climb".into(), sealed: Payload::new(b"ssealed".into()), ..profile() },
             Profile { picture: None, ..profile() },

@@ -1,16 +1,20 @@
 //! The second proof, which an account's owner shows for what cannot be undone (AS-8, AS-9): the recovery key that was
-//! made at registration. The AS has the public half only, so neither a dump nor a stolen device replaces the owner.
+//! made at registration, or, where the operator lets those in who have a login at an identity provider, that login. The AS
+//! has the public half of the key only, so neither a dump nor a stolen device replaces the owner.
 //!
-//! A proof is for one operation with all that it changes. None is good a second time: a new identity, a new epoch, a new
-//! key or the time is in it, or its account is gone.
+//! A proof by the recovery key is for one operation with all that it changes. None is good a second time: a new identity, a
+//! new epoch, a new key or the time is in it, or its account is gone. An ID token is for one operation by one client, whose
+//! signature covers the rest of the request; it is recent, and the AS remembers it for as long as it would be good.
 
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use crate::{
     PublicKey, Signature, Transcript,
+    admission::IdToken,
     eid::EidState,
-    hash::{hmac_key, hmac_sha256},
+    hash::{hmac_key, hmac_sha256, sha256},
     key::{BadSignature, SigningKey},
     label::Label,
     name::{UserName, prefixed},
@@ -70,26 +74,14 @@ pub enum Operation<'a> {
 pub enum SecondProof {
     /// By the key of [`RecoveryKey::verifier`], over [`Operation::to_be_signed`].
     Recovery(Signature),
+    /// By a recent login with which the account was registered, whose `nonce` is [`Operation::nonce`].
+    IdToken(IdToken),
 }
 
 impl SecondProof {
     /// The proof of a recovery key for an operation on the account of `user`.
     pub fn recovery(key: &RecoveryKey, user: &UserName, operation: &Operation<'_>) -> Self {
         Self::Recovery(key.signing_key().sign(&operation.to_be_signed(user)))
-    }
-
-    /// Verifies the proof of the recovery key with this verifier.
-    ///
-    /// # Errors
-    /// [`BadSignature`].
-    pub fn verify(
-        &self,
-        verifier: PublicKey,
-        user: &UserName,
-        operation: &Operation<'_>,
-    ) -> Result<(), BadSignature> {
-        let Self::Recovery(signature) = self;
-        verifier.verify(&operation.to_be_signed(user), signature)
     }
 }
 
@@ -103,18 +95,62 @@ impl Operation<'_> {
     /// - 5, another recovery key: its verifier.
     pub fn to_be_signed(&self, user: &UserName) -> Vec<u8> {
         let (length, name) = prefixed(user);
-        let (number, content) = match self {
+        let content = match self {
             Self::EndIdentity { client, time } => {
-                (1, [client.as_bytes().as_slice(), &time.to_be_bytes()].concat())
+                [client.as_bytes().as_slice(), &time.to_be_bytes()].concat()
             }
-            Self::ResetAccount { founding } => (2, founding.as_bytes().to_vec()),
-            Self::RenameUser { to, eid } => {
-                (3, [eid.to_bytes().as_slice(), to.to_string().as_bytes()].concat())
-            }
-            Self::DeleteAccount { client } => (4, client.as_bytes().to_vec()),
-            Self::ReplaceRecoveryKey { recovery_key } => (5, recovery_key.as_bytes().to_vec()),
+            Self::ResetAccount { founding } => founding.as_bytes().to_vec(),
+            Self::RenameUser { to, eid } => [eid.to_bytes().as_slice(), to.to_string().as_bytes()].concat(),
+            Self::DeleteAccount { client } => client.as_bytes().to_vec(),
+            Self::ReplaceRecoveryKey { recovery_key } => recovery_key.as_bytes().to_vec(),
         };
-        Label::SECOND_PROOF.followed_by(&[&length, name.as_bytes(), &[number], &content])
+        Label::SECOND_PROOF.followed_by(&[&length, name.as_bytes(), &[self.number()], &content])
+    }
+
+    /// Verifies the proof of the recovery key with this verifier.
+    ///
+    /// # Errors
+    /// [`BadSignature`].
+    pub fn verify_recovery(
+        &self,
+        verifier: PublicKey,
+        user: &UserName,
+        signature: &Signature,
+    ) -> Result<(), BadSignature> {
+        verifier.verify(&self.to_be_signed(user), signature)
+    }
+
+    /// The `nonce` of an ID token that proves the operation to the AS, in a request that `client` signs: the SHA-256 of
+    /// `"Postern second proof nonce" || 0 || len(name) as u16 || name || client key || operation as u8 || content`, in
+    /// unpadded base64url. The content is that of a change of name, the new one, and of another recovery key, its verifier.
+    /// The two requests of a reset have one nonce, that of operation 1: nobody logs in twice for them.
+    pub fn nonce(&self, user: &UserName, client: &PublicKey) -> String {
+        let (length, name) = prefixed(user);
+        let (number, content) = match self {
+            Self::EndIdentity { .. } | Self::ResetAccount { .. } => (1, Vec::new()),
+            Self::RenameUser { to, .. } => (self.number(), to.to_string().into_bytes()),
+            Self::DeleteAccount { .. } => (self.number(), Vec::new()),
+            Self::ReplaceRecoveryKey { recovery_key } => (self.number(), recovery_key.as_bytes().to_vec()),
+        };
+        let label = Label::SECOND_PROOF_NONCE.as_bytes();
+        let parts: [&[u8]; 6] = [label, &length, name.as_bytes(), client.as_bytes(), &[number], &content];
+        URL_SAFE_NO_PAD.encode(sha256(&parts))
+    }
+
+    /// The digest by which the AS remembers that an ID token proved the operation:
+    /// `SHA-256("Postern used ID token" || 0 || operation as u8 || signed part of the token)`.
+    pub fn use_of(&self, token: &IdToken) -> [u8; 32] {
+        sha256(&[Label::USED_ID_TOKEN.as_bytes(), &[self.number()], token.signed_part().as_bytes()])
+    }
+
+    const fn number(&self) -> u8 {
+        match self {
+            Self::EndIdentity { .. } => 1,
+            Self::ResetAccount { .. } => 2,
+            Self::RenameUser { .. } => 3,
+            Self::DeleteAccount { .. } => 4,
+            Self::ReplaceRecoveryKey { .. } => 5,
+        }
     }
 }
 
@@ -133,6 +169,13 @@ mod tests {
         text.parse().unwrap()
     }
 
+    fn signature(key: &RecoveryKey, user: &UserName, operation: &Operation<'_>) -> Signature {
+        match SecondProof::recovery(key, user, operation) {
+            SecondProof::Recovery(signature) => signature,
+            SecondProof::IdToken(_) => unreachable!("it is a signature"),
+        }
+    }
+
     #[test]
     fn a_proof_holds_for_its_key_user_and_operation_only() {
         let (key, other) = (RecoveryKey::generate(), RecoveryKey::generate());
@@ -148,24 +191,69 @@ mod tests {
             Operation::ReplaceRecoveryKey { recovery_key: client },
         ];
         for operation in &operations {
-            let proof = SecondProof::recovery(&key, &alice, operation);
-            assert_eq!(proof.verify(key.verifier(), &alice, operation), Ok(()));
-            assert!(proof.verify(other.verifier(), &alice, operation).is_err());
-            assert!(proof.verify(key.verifier(), &bob, operation).is_err());
+            let proof = signature(&key, &alice, operation);
+            assert_eq!(operation.verify_recovery(key.verifier(), &alice, &proof), Ok(()));
+            assert!(operation.verify_recovery(other.verifier(), &alice, &proof).is_err());
+            assert!(operation.verify_recovery(key.verifier(), &bob, &proof).is_err());
             let others = operations.iter().filter(|other| *other != operation);
             assert!(others.clone().count() == 4);
             for other in others {
-                assert!(proof.verify(key.verifier(), &alice, other).is_err(), "{operation:?} {other:?}");
+                let verified = other.verify_recovery(key.verifier(), &alice, &proof);
+                assert!(verified.is_err(), "{operation:?} {other:?}");
             }
         }
-        let renaming = SecondProof::recovery(&key, &alice, &operations[2]);
+        let renaming = signature(&key, &alice, &operations[2]);
         let carol = name("carol@example.org");
         for other in [
             Operation::RenameUser { to: &carol, eid },
             Operation::RenameUser { to: &bob, eid: EidState { epoch: 2, ..eid } },
         ] {
-            assert!(renaming.verify(key.verifier(), &alice, &other).is_err());
+            assert!(other.verify_recovery(key.verifier(), &alice, &renaming).is_err());
         }
+    }
+
+    #[test]
+    fn a_nonce_is_of_one_operation_by_one_client_of_one_user() {
+        let (alice, bob) = (name("alice@example.org"), name("bob@example.org"));
+        let (client, other) = (PublicKey::new([1; 32]), PublicKey::new([2; 32]));
+        let transcript = Transcript::new([1; 32]);
+        let eid = EidState { incarnation: 0, epoch: 1, transcript };
+        let reset = [
+            Operation::EndIdentity { client, time: 0 },
+            Operation::EndIdentity { client, time: 1 },
+            Operation::ResetAccount { founding: transcript },
+        ];
+        assert!(
+            reset.iter().all(|operation| operation.nonce(&alice, &client) == reset[0].nonce(&alice, &client))
+        );
+        let operations = [
+            reset[0],
+            Operation::RenameUser { to: &bob, eid },
+            Operation::RenameUser { to: &alice, eid },
+            Operation::DeleteAccount { client },
+            Operation::ReplaceRecoveryKey { recovery_key: client },
+            Operation::ReplaceRecoveryKey { recovery_key: other },
+        ];
+        let nonces = operations.iter().flat_map(|operation| {
+            [(&alice, &client), (&alice, &other), (&bob, &client)].map(|(user, by)| operation.nonce(user, by))
+        });
+        let distinct: std::collections::BTreeSet<_> = nonces.collect();
+        assert_eq!(distinct.len(), 3 * operations.len());
+        // Another epoch changes nothing: who logged in need not do it again when another device was faster.
+        let later = Operation::RenameUser { to: &bob, eid: EidState { epoch: 2, ..eid } };
+        assert_eq!(later.nonce(&alice, &client), operations[1].nonce(&alice, &client));
+    }
+
+    #[test]
+    fn a_token_is_remembered_by_what_is_signed_of_it_and_by_its_operation() {
+        let [token, resigned, other]: [IdToken; 3] =
+            ["e30.e30.c2ln", "e30.e30.bmFn", "e30.e31.c2ln"].map(|token| token.parse().unwrap());
+        let end = Operation::EndIdentity { client: PublicKey::new([1; 32]), time: 0 };
+        let reset = Operation::ResetAccount { founding: Transcript::new([1; 32]) };
+        // There is more than one ECDSA signature that says the same.
+        assert_eq!(end.use_of(&token), end.use_of(&resigned));
+        assert_ne!(end.use_of(&token), end.use_of(&other));
+        assert_ne!(end.use_of(&token), reset.use_of(&token));
     }
 
     #[test]

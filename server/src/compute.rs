@@ -28,6 +28,15 @@ impl Compute {
         let _permit = permit.expect("the semaphore is never closed");
         Ok(block_in_place(work))
     }
+
+    /// Does work that nobody waits for, if there is a permit.
+    ///
+    /// # Errors
+    /// [`Overloaded`].
+    pub fn run_if_idle<T>(&self, work: impl FnOnce() -> T) -> Result<T, Overloaded> {
+        let _permit = self.permits.try_acquire().map_err(|_| Overloaded)?;
+        Ok(block_in_place(work))
+    }
 }
 
 #[cfg(test)]
@@ -75,8 +84,10 @@ mod tests {
         });
         begun.await.expect("it begins");
         assert!(compute.run(|| panic!("there is no permit")).await.is_err());
+        assert!(compute.run_if_idle(|| panic!("there is no permit")).is_err());
         end.send(()).expect("it still runs");
         assert!(long.await.expect("it does not panic").is_ok());
         assert!(compute.run(|| ()).await.is_ok(), "the permit is there again");
+        assert!(compute.run_if_idle(|| ()).is_ok());
     }
 }

@@ -88,10 +88,12 @@ pub struct Limits {
     pub max_header_bytes: u64,
     /// Time that a request's body may take, in seconds.
     pub body_timeout_seconds: u64,
-    /// Bytes that a body must bring in each second, on average over ten.
+    /// Bytes that a body must bring in each second, and that a peer must read of its answers, on average over ten.
     pub body_bytes_per_second: u64,
     /// Memory for the bodies of all requests at a time, in bytes.
     pub bodies_bytes: u64,
+    /// Memory for answers that are not read yet, in bytes.
+    pub answers_bytes: u64,
     /// Time that a connection may wait without a request, in seconds.
     pub idle_timeout_seconds: u64,
     /// Most connections at a time. Without it, they follow from the limit of open files.
@@ -162,7 +164,7 @@ pub struct OidcConfig {
     pub issuer: Option<String>,
     /// The client id that ID tokens are for: a public client of the provider's, without a secret.
     pub client_id: Option<String>,
-    /// Age up to which ID tokens are taken, in seconds.
+    /// Age up to which ID tokens are taken, and, as an owner's proof, logins, in seconds.
     pub max_age_seconds: u64,
 }
 
@@ -319,6 +321,7 @@ impl Default for Limits {
             body_timeout_seconds: 120,
             body_bytes_per_second: 1024,
             bodies_bytes: 64 * 1024 * 1024,
+            answers_bytes: 256 * 1024 * 1024,
             idle_timeout_seconds: 60,
             max_connections: None,
             max_connections_per_source: None,
@@ -427,6 +430,7 @@ impl Config {
             ("limits.max_body_bytes", self.limits.max_body_bytes),
             ("limits.header_timeout_seconds", self.limits.header_timeout_seconds),
             ("limits.body_timeout_seconds", self.limits.body_timeout_seconds),
+            ("limits.answers_bytes", self.limits.answers_bytes),
             ("limits.idle_timeout_seconds", self.limits.idle_timeout_seconds),
             ("limits.max_connections", self.limits.max_connections.unwrap_or(1) as u64),
             ("limits.max_connections_per_source", self.limits.max_connections_per_source.unwrap_or(1) as u64),
@@ -683,7 +687,8 @@ pub struct LimitSettings {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub body_timeout_seconds: Option<u64>,
 
-    /// Bytes that a body must bring in each second, on average over ten seconds [default: 1024]
+    /// Bytes that the body of a request must bring, and that the peer must read of answers, in each second, on average
+    /// over ten seconds [default: 1024]
     #[arg(long, value_name = "BYTES", env = "POSTERN_BODY_BYTES_PER_SECOND")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub body_bytes_per_second: Option<u64>,
@@ -693,13 +698,19 @@ pub struct LimitSettings {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bodies_bytes: Option<u64>,
 
+    /// Memory for answers that are not read yet, in bytes; beyond it, the connection goes that leaves most of them unread
+    /// [default: 268435456]
+    #[arg(long, value_name = "BYTES", env = "POSTERN_ANSWERS_BYTES")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub answers_bytes: Option<u64>,
+
     /// Time that a connection may wait without a request, in seconds [default: 60]
     #[arg(long, value_name = "SECONDS", env = "POSTERN_IDLE_TIMEOUT_SECONDS")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub idle_timeout_seconds: Option<u64>,
 
     /// Most connections at a time; beyond it, the one goes that has waited longest without a request [default: the
-    /// limit of open files less 128]
+    /// limit of open files less 128, 32768 at most]
     #[arg(long, value_name = "N", env = "POSTERN_MAX_CONNECTIONS")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_connections: Option<usize>,
@@ -804,7 +815,7 @@ pub struct OidcSettings {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client_id: Option<String>,
 
-    /// Age up to which an ID token is taken, in seconds [default: 900]
+    /// Age up to which an ID token is taken, and, as an owner's proof, its login, in seconds [default: 900]
     #[arg(long = "oidc-max-age-seconds", value_name = "SECONDS", env = "POSTERN_OIDC_MAX_AGE_SECONDS")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_age_seconds: Option<u64>,

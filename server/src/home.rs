@@ -59,6 +59,14 @@ impl Home {
         self.compute.run(work).await
     }
 
+    /// Does such work that nobody waits for, if there is not too much of it already.
+    ///
+    /// # Errors
+    /// [`Overloaded`].
+    pub fn compute_if_idle<T>(&self, work: impl FnOnce() -> T) -> Result<T, Overloaded> {
+        self.compute.run_if_idle(work)
+    }
+
     /// The homeserver of a domain that a request names.
     pub fn of(&self, domain: &Domain) -> Homeserver {
         if self.domain == *domain { Homeserver::Local } else { Homeserver::Remote }

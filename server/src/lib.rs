@@ -22,6 +22,7 @@ pub mod mls;
 #[cfg(test)]
 mod outcomes;
 pub mod qs;
+pub mod recent;
 pub mod rendezvous;
 pub mod routes;
 pub mod serve;

@@ -6,6 +6,7 @@ use http::Method;
 use postern_protocol::{
     account::{EndIdentity, ResetAccount},
     auth::RegisterUser,
+    profile::PutProfile,
 };
 
 use crate::{
@@ -72,7 +73,7 @@ pub fn all() -> Vec<Route<App>> {
         paid!(POST "/as/eid/commits" auth::commit_identity).large(),
         paid!(PUT "/as/contact" auth::publish_contact),
         paid!(GET "/as/users/{name}/picture" auth::fetch_picture),
-        paid!(PUT "/as/profile" auth::put_profile).large(),
+        paid!(PUT "/as/profile" auth::put_profile).at_most(PutProfile::MAX_BYTES),
         paid!(POST "/as/invites" auth::make_invite),
         paid!(PUT "/as/account/name" auth::rename_user).large(),
         paid!(PUT "/as/account/recovery-key" auth::replace_recovery_key),

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use anyhow::Context;
-use tokio::{net::TcpListener, sync::watch, task::JoinSet};
+use anyhow::{Context, ensure};
+use tokio::{net::TcpListener, select, sync::watch, task::JoinSet};
 
 use crate::{
     app::App,
@@ -48,8 +48,17 @@ pub async fn run(
         background.spawn(chore.keep());
     }
     let settings = server::Settings { limits: home.limits.clone(), proxies: config.proxy };
+    // Without one of its tasks a server would go wrong in silence: it ends, so that it is started again.
+    let mut lacks_task = false;
+    let shutdown = async {
+        select! {
+            () = shutdown => {}
+            _ = background.join_next() => lacks_task = true,
+        }
+    };
     server::serve(listener, filter, settings, &stop, shutdown).await;
     background.abort_all();
+    ensure!(!lacks_task, "a background task of the server ended");
     if let Err(error) = app.aas.record_uses().await {
         tracing::warn!("the last minute's use of tokens is lost: {error:#}");
     }

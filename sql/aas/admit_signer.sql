@@ -5,18 +5,31 @@
 --   signature: digest of the request's signature
 --
 -- Returns admitted; unknown_signer: no client, and no homeserver that is trusted; suspended: the operator has suspended
--- the client's user; signature_used.
+-- the client's user; signature_used; refused_too_often: so many requests of the taker were refused today that no more are
+-- taken, with allowance, their number, and resets_in, the seconds until the next day begins.
 -- Called by POST /aas/token-request.
-CREATE OR REPLACE FUNCTION aas.admit_signer(signer_key bytea, signature bytea, OUT outcome aas.admit_signer_outcome)
+CREATE OR REPLACE FUNCTION aas.admit_signer(
+    signer_key bytea, signature bytea,
+    OUT outcome aas.admit_signer_outcome, OUT allowance integer, OUT resets_in integer)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
+    refusals CONSTANT integer := 100;
+    today CONSTANT date := (now() AT TIME ZONE 'UTC')::date;
     signer record;
 BEGIN
+    allowance := refusals;
+    resets_in := ceil(extract(epoch FROM (today + 1) - (now() AT TIME ZONE 'UTC')))::integer;
     SELECT s.user_id, s.domain, s.suspended INTO signer FROM aas.find_signer(signer_key) s;
     IF num_nonnulls(signer.user_id, signer.domain) = 0 THEN
         outcome := 'unknown_signer';
     ELSIF signer.suspended THEN
         outcome := 'suspended';
+    ELSIF EXISTS (SELECT FROM aas.refusals r
+                    JOIN aas.takers t USING (taker)
+                   WHERE (t.user_id = signer.user_id OR t.domain = signer.domain)
+                     AND r.day = today AND r.number >= refusals)
+    THEN
+        outcome := 'refused_too_often';
     ELSIF aas.use_signature(signature) THEN
         outcome := 'admitted';
     ELSE

@@ -3,7 +3,8 @@
 --
 -- The drop locks aas.spent against everyone for the milliseconds that it takes. (DETACH CONCURRENTLY would not, but is
 -- impossible in a function, and the server's role executes functions only.) So it waits for the lock for a moment only,
--- during which spending requests queue up behind it.
+-- during which spending requests queue up behind it. Keys are locked first, as aas.add_issuer_key does: each of the two
+-- would wait for the other else.
 --
 -- Returns dropped; none: there is none; busy: try again later.
 -- Called by each server process hourly, until it says none.
@@ -12,12 +13,17 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock
 DECLARE
     retired smallint;
 BEGIN
+    PERFORM FROM aas.issuer_keys k WHERE k.retires < (now() AT TIME ZONE 'UTC')::date;
+    IF NOT FOUND THEN
+        outcome := 'none';
+        RETURN;
+    END IF;
+    LOCK TABLE aas.issuer_keys IN SHARE ROW EXCLUSIVE MODE;
     SELECT k.issuer_key INTO retired
       FROM aas.issuer_keys k
      WHERE k.retires < (now() AT TIME ZONE 'UTC')::date
      ORDER BY k.issuer_key
-     LIMIT 1
-       FOR UPDATE SKIP LOCKED;
+     LIMIT 1;
     IF NOT FOUND THEN
         outcome := 'none';
         RETURN;

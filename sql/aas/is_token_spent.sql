@@ -2,10 +2,13 @@
 --
 --   issuer_key, nonce: the token, as aas.spend_token takes it
 --
--- Called for tokens that were shown before, and to tell a spent token from a used signature.
+-- Called before anything dear is done for a token, by functions that load what it is for as well, and to tell a spent
+-- token from a used signature. Not LANGUAGE sql: that would be parsed and planned at each call.
 CREATE OR REPLACE FUNCTION aas.is_token_spent(issuer_key smallint, nonce bytea) RETURNS boolean
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-    SELECT EXISTS (SELECT FROM aas.spent s
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN EXISTS (SELECT FROM aas.spent s
                     WHERE s.issuer_key = is_token_spent.issuer_key
-                      AND s.nonce = substr(is_token_spent.nonce, 1, 32))
+                      AND s.nonce = substr(is_token_spent.nonce, 1, 32));
+END
 $$;

@@ -30,8 +30,8 @@ BEGIN
     max_leaf_bytes := limits.max_identity_leaf_bytes;
     policy := limits.registration_policy;
     SELECT * INTO attempt
-      FROM auth.admit_attempt(
-          admit_registration.source, '\x'::bytea, limits.registrations_per_source, limits.registrations_per_hour);
+      FROM operator.admit_attempt(
+          'registration', admit_registration.source, limits.registrations_per_source, limits.registrations_per_hour);
     allowance := attempt.allowance;
     resets_in := attempt.resets_in;
     IF attempt.limited IS NOT NULL THEN

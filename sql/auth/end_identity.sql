@@ -2,15 +2,15 @@
 -- credentials and contacts. Until auth.reset_account begins the next identity, a lookup finds nobody.
 --
 --   name: the part before @
---   recovery_key: the verifier that the caller verified the second proof with
+--   proof: the second proof, verified by the caller
 --   client_key: of the client that is going to begin the next identity, verified by the caller
 --
 -- Returns ended, also if it ended before, with the incarnation and its last transcript; wrong_proof: there is no such
--- account, or it has another recovery key by now; client_known: the key is some user's client; too_many_resets: the
+-- account, the proof does not hold any more, or its ID token was used; client_known: the key is some user's client; too_many_resets: the
 -- month's are used up, with allowance and resets_in, the seconds until the next month (UTC) begins.
 -- Called by POST /as/account/end, after auth.admit_reset.
 CREATE OR REPLACE FUNCTION auth.end_identity(
-    name text, recovery_key bytea, client_key bytea,
+    name text, proof auth.verified_proof, client_key bytea,
     OUT outcome auth.end_identity_outcome, OUT incarnation integer, OUT transcript bytea,
     OUT allowance integer, OUT resets_in integer)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -21,9 +21,9 @@ DECLARE
 BEGIN
     SELECT u.user_id INTO of_user
       FROM auth.users u
-     WHERE u.name = end_identity.name AND u.recovery_key = end_identity.recovery_key
+     WHERE u.name = end_identity.name
        FOR UPDATE;
-    IF NOT FOUND THEN
+    IF NOT FOUND OR NOT auth.is_proven(of_user, proof) THEN
         outcome := 'wrong_proof';
         RETURN;
     END IF;
@@ -41,11 +41,16 @@ BEGIN
         IF NOT may THEN
             outcome := 'too_many_resets';
             RETURN;
+        ELSIF NOT auth.use_id_token(proof) THEN
+            outcome := 'wrong_proof';
+            RETURN;
         END IF;
         PERFORM auth.count_change(of_user, 'reset');
         DELETE FROM auth.clients c WHERE c.user_id = of_user;
-        -- A client signed it that is gone. Who can look the user up stays as it was.
-        UPDATE auth.profiles p SET profile = NULL, picture = NULL WHERE p.user_id = of_user;
+        -- A client signed the profile that is gone. The key to it, which also shows the user to contacts, is lost with
+        -- the clients: nobody could see the next identity if everybody could not.
+        DELETE FROM auth.profiles p WHERE p.user_id = of_user;
+        UPDATE auth.users u SET lookup = NULL WHERE u.user_id = of_user AND u.lookup IS NOT NULL;
         UPDATE auth.incarnations i
            SET eid = NULL
          WHERE i.user_id = of_user AND i.incarnation = end_identity.incarnation;

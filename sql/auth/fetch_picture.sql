@@ -16,9 +16,12 @@ BEGIN
         RETURN;
     END IF;
     SELECT p.picture INTO picture
-      FROM auth.users u
-      JOIN auth.profiles p USING (user_id)
-     WHERE u.name = fetch_picture.name AND (p.discoverable OR p.lookup = fetch_picture.lookup);
+      FROM (SELECT o.user_id FROM auth.users o WHERE o.shown_name = fetch_picture.name
+             UNION ALL
+            SELECT o.user_id FROM auth.users o
+             WHERE o.lookup = fetch_picture.lookup AND o.name = fetch_picture.name
+             LIMIT 1) u
+      JOIN auth.profiles p USING (user_id);
     outcome := CASE WHEN picture IS NULL THEN 'unknown_picture'::auth.fetch_picture_outcome ELSE 'found' END;
 END
 $$;

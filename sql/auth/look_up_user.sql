@@ -5,15 +5,15 @@
 --   name: the part before @
 --   of_incarnation: the incarnation whose history is asked for; null for the one that lives
 --   after: epoch of that incarnation that the reader has reached; null for no history
---   lookup: digest of the lookup secret that the reader shows; null without one. A user whom nobody else can look up is
---     unknown to all others, by the same statement (AS-6)
+--   lookup: digest of the lookup secret that the reader shows; null without one. A user that is not discoverable is in
+--     neither of the two indexes for a reader with another one, as a name that nobody has (AS-5)
 --
 -- Returns found, with the incarnation that lives: incarnation, founder, founding (the transcript of its epoch 0), epoch,
 -- transcript, tree_hash, state_signature, group_info and ratchet_tree of its current epoch; the confirmed clients that
 -- have a credential (key, credential, and sealed contact or null, side by side); ended, the last transcripts of the
 -- incarnations before; commits of the incarnation that was asked for, in order, from the one that ended the epoch
 -- `after`; more, whether others follow these; and, with `after` 0, that incarnation's GroupInfo and tree of epoch 0.
--- token_spent; unknown_user.
+-- token_spent; identity_ended: no identity of the user lives until its owner begins the next one (AS-8); unknown_user.
 -- Called by GET /as/users/{name}.
 CREATE OR REPLACE FUNCTION auth.look_up_user(
     issuer_key smallint, nonce bytea, name text, of_incarnation integer, after bigint, lookup bytea,
@@ -42,10 +42,14 @@ BEGIN
                 ELSE ARRAY(SELECT e.transcript FROM auth.incarnations e
                             WHERE e.user_id = i.user_id AND e.incarnation < i.incarnation
                             ORDER BY e.incarnation) END,
-           CASE WHEN p.incarnation = i.incarnation THEN p.profile END
+           p.profile
       INTO found_user, incarnation, founder, founding, epoch, transcript, tree_hash, state_signature, group_info,
            ratchet_tree, client_keys, credentials, contacts, ended, profile
-      FROM auth.users u
+      FROM (SELECT o.user_id FROM auth.users o WHERE o.shown_name = look_up_user.name
+             UNION ALL
+            SELECT o.user_id FROM auth.users o
+             WHERE o.lookup = look_up_user.lookup AND o.name = look_up_user.name
+             LIMIT 1) u
       JOIN auth.incarnations i ON i.user_id = u.user_id AND i.eid IS NOT NULL
       LEFT JOIN auth.profiles p ON p.user_id = u.user_id
      CROSS JOIN LATERAL (
@@ -53,11 +57,14 @@ BEGIN
                   coalesce(array_agg(c.credential ORDER BY c.client_key), '{}') AS credentials,
                   coalesce(array_agg(c.sealed_contact ORDER BY c.client_key), '{}') AS contacts
              FROM auth.clients c
-            WHERE c.user_id = i.user_id AND c.incarnation = i.incarnation AND c.credential IS NOT NULL) shown
-     WHERE u.name = look_up_user.name
-       AND (coalesce(p.discoverable, true) OR p.lookup = look_up_user.lookup);
+            WHERE c.user_id = i.user_id AND c.incarnation = i.incarnation AND c.credential IS NOT NULL) shown;
     IF NOT FOUND THEN
-        outcome := 'unknown_user';
+        -- For those who may see the user, an end that a reset follows is none of the account.
+        outcome := CASE
+            WHEN EXISTS (SELECT FROM auth.users o
+                          WHERE o.shown_name = look_up_user.name
+                             OR o.lookup = look_up_user.lookup AND o.name = look_up_user.name)
+            THEN 'identity_ended' ELSE 'unknown_user' END;
         RETURN;
     END IF;
     outcome := 'found';

@@ -6,18 +6,20 @@
 --   profile: signed, as readers get it
 --   picture_digest: SHA-256 of the picture that the profile names; null: it names none
 --   picture: that picture; null: it is the one that is kept
---   discoverable, lookup: who can look the user up
+--   lookup: digest of the secret by which alone the user can be looked up; null: everybody can
 --
--- Returns kept; token_spent; unknown_client, also for one of another incarnation; outdated: the profile that is kept has
--- this version or a later one; no_picture: the picture that is kept is another one.
+-- Returns kept; token_spent; unknown_client, also for one of another incarnation; outdated: the version does not follow
+-- that of the profile that is kept, or skips more than a million, so that no client can use up all numbers; no_picture:
+-- the picture that is kept is another one.
 -- Called by PUT /as/profile.
 CREATE OR REPLACE FUNCTION auth.put_profile(
     issuer_key smallint, nonce bytea, client_key bytea, incarnation integer, version bigint, profile bytea,
-    picture_digest bytea, picture bytea, discoverable boolean, lookup bytea, OUT outcome auth.put_profile_outcome)
+    picture_digest bytea, picture bytea, lookup bytea, OUT outcome auth.put_profile_outcome)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     of_user uuid;
-    kept record;
+    kept_version bigint;
+    kept_picture bytea;
 BEGIN
     IF NOT aas.spend_token('auth.put_profile', issuer_key, nonce) THEN
         outcome := 'token_spent';
@@ -34,26 +36,27 @@ BEGIN
         outcome := 'unknown_client';
         RETURN;
     END IF;
-    SELECT p.incarnation, p.version, p.picture INTO kept FROM auth.profiles p WHERE p.user_id = of_user;
-    IF kept.incarnation = put_profile.incarnation AND kept.version >= put_profile.version THEN
+    SELECT p.version, p.picture INTO kept_version, kept_picture FROM auth.profiles p WHERE p.user_id = of_user;
+    IF version - coalesce(kept_version, 0) NOT BETWEEN 1 AND 1000000 THEN
         outcome := 'outdated';
         RETURN;
     END IF;
     IF picture_digest IS NULL THEN
         picture := NULL;
     ELSIF picture IS NULL THEN
-        picture := kept.picture;
+        picture := kept_picture;
         IF picture IS NULL OR sha256(picture) <> picture_digest THEN
             outcome := 'no_picture';
             RETURN;
         END IF;
     END IF;
-    INSERT INTO auth.profiles AS p (user_id, incarnation, version, profile, picture, discoverable, lookup)
-    VALUES (of_user, put_profile.incarnation, put_profile.version, put_profile.profile, put_profile.picture,
-            put_profile.discoverable, put_profile.lookup)
+    INSERT INTO auth.profiles AS p (user_id, version, profile, picture)
+    VALUES (of_user, put_profile.version, put_profile.profile, put_profile.picture)
     ON CONFLICT ON CONSTRAINT profiles_pkey DO UPDATE
-       SET incarnation = excluded.incarnation, version = excluded.version, profile = excluded.profile,
-           picture = excluded.picture, discoverable = excluded.discoverable, lookup = excluded.lookup;
+       SET version = excluded.version, profile = excluded.profile, picture = excluded.picture;
+    UPDATE auth.users u
+       SET lookup = put_profile.lookup
+     WHERE u.user_id = of_user AND u.lookup IS DISTINCT FROM put_profile.lookup;
     outcome := 'kept';
 END
 $$;

@@ -3,18 +3,18 @@
 --
 --   issuer_key, nonce: the token that pays
 --   client_key: Ed25519 key of the committer, verified by the caller
---   recovery_key: the verifier that the caller verified the second proof with
+--   proof: the second proof, verified by the caller
 --   name: the new one, without @domain
 --   epoch to state_signature: the commit, as auth.append_commit takes it
 --   client_keys, credentials: the confirmed clients and what they get, side by side
 --
--- Returns renamed, with current_epoch after the commit; token_spent; unknown_client; wrong_proof: the account has another
--- recovery key by now; suspended: the operator has suspended the user; name_taken: it is another user's or was lately, is the operator's, or is the user's own;
+-- Returns renamed, with current_epoch after the commit; token_spent; unknown_client; wrong_proof: the proof does not hold any
+-- more, or its ID token was used; suspended: the operator has suspended the user; name_taken: it is another user's or was lately, is the operator's, or is the user's own;
 -- too_many_renames: the month's are used up, with allowance and resets_in, the seconds until the next month (UTC) begins;
 -- wrong_epoch, with current_epoch; too_many_commits, too_large: by the operator's limits.
 -- Called by PUT /as/account/name.
 CREATE OR REPLACE FUNCTION auth.rename_user(
-    issuer_key smallint, nonce bytea, client_key bytea, recovery_key bytea, name text,
+    issuer_key smallint, nonce bytea, client_key bytea, proof auth.verified_proof, name text,
     epoch bigint, commit bytea, transcript bytea, group_info bytea, ratchet_tree bytea, eid bytea, tree_hash bytea,
     state_signature bytea, client_keys bytea[], credentials bytea[],
     OUT outcome auth.rename_user_outcome, OUT current_epoch bigint, OUT allowance integer, OUT resets_in integer)
@@ -29,11 +29,12 @@ BEGIN
         RETURN;
     END IF;
     SELECT a.user_id, a.proven INTO account
-      FROM auth.lock_account(rename_user.client_key, rename_user.recovery_key) a;
+      FROM auth.lock_account(rename_user.client_key, rename_user.proof) a;
     IF account.user_id IS NULL THEN
         outcome := 'unknown_client';
         RETURN;
-    ELSIF NOT account.proven THEN
+    ELSIF NOT account.proven
+          OR EXISTS (SELECT FROM auth.used_id_tokens t WHERE t.digest = (rename_user.proof).id_token) THEN
         outcome := 'wrong_proof';
         RETURN;
     ELSIF EXISTS (SELECT FROM auth.users u WHERE u.user_id = account.user_id AND u.suspended) THEN
@@ -64,6 +65,8 @@ BEGIN
             outcome := appended.outcome::text::auth.rename_user_outcome;
             RETURN;
         END IF;
+        -- The account is locked: nobody used it meanwhile.
+        PERFORM auth.use_id_token(proof);
         PERFORM auth.count_change(account.user_id, 'rename');
         SELECT u.name INTO old_name FROM auth.users u WHERE u.user_id = account.user_id;
         DELETE FROM auth.former_names f WHERE f.name = rename_user.name;

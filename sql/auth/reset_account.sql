@@ -2,7 +2,7 @@
 -- client again, whose answer was lost, is answered in the same way and changes nothing.
 --
 --   name: the part before @
---   recovery_key: the verifier that the caller verified the second proof with
+--   proof: the second proof, verified by the caller
 --   client_key: Ed25519, verified by the caller
 --   previous_end: last transcript of the incarnation that ended, which the new one is chained to
 --   group_info, ratchet_tree: of epoch 0, for readers
@@ -11,11 +11,11 @@
 --   credential: the client's, signed
 --
 -- Returns reset, with the credential that counts: the one given, or of a repeat the one that is kept; wrong_proof: there
--- is no such account, or it has another recovery key by now; not_ended: an identity lives, or the last one ended
+-- is no such account, the proof does not hold any more, or its ID token was used; not_ended: an identity lives, or the last one ended
 -- otherwise; client_known: the key is some user's client; suspended: the operator has suspended the user.
 -- Called by POST /as/account/reset, after auth.admit_reset.
 CREATE OR REPLACE FUNCTION auth.reset_account(
-    name text, recovery_key bytea, client_key bytea, previous_end bytea, group_info bytea, ratchet_tree bytea,
+    name text, proof auth.verified_proof, client_key bytea, previous_end bytea, group_info bytea, ratchet_tree bytea,
     eid bytea, tree_hash bytea, state_signature bytea, INOUT credential bytea,
     OUT outcome auth.reset_account_outcome)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -27,9 +27,9 @@ DECLARE
 BEGIN
     SELECT u.user_id, u.suspended INTO of_user, is_suspended
       FROM auth.users u
-     WHERE u.name = reset_account.name AND u.recovery_key = reset_account.recovery_key
+     WHERE u.name = reset_account.name
        FOR UPDATE;
-    IF NOT FOUND THEN
+    IF NOT FOUND OR NOT auth.is_proven(of_user, proof) THEN
         outcome := 'wrong_proof';
         RETURN;
     ELSIF is_suspended THEN
@@ -59,6 +59,9 @@ BEGIN
      LIMIT 1;
     IF last.lives OR last.transcript <> reset_account.previous_end THEN
         outcome := 'not_ended';
+        RETURN;
+    ELSIF NOT auth.use_id_token(proof) THEN
+        outcome := 'wrong_proof';
         RETURN;
     END IF;
     INSERT INTO auth.incarnations

@@ -6,7 +6,8 @@
 --   group_id: 16 bytes
 --   epoch, revision: of the state that the message was validated on
 --   commit_digest: SHA-256 of a commit, else null
---   roster, tree: the sealed next state: both for a commit, the tree for a proposal, neither for an application message
+--   roster, tree: the sealed next state: both for a commit, and for a proposal by which a leaf goes; the tree for another
+--     proposal; neither for an application message
 --   addresses, parts, payloads, urgencies: what to deliver where, as in postern.deliver
 --   welcome_tree, joiners: of a commit that adds members, for ds.welcome_trees
 --   expires: last day (days since 1970) of the welcome_tree
@@ -15,7 +16,8 @@
 -- Returns accepted, with current_epoch (after the message), undelivered (the number of addresses that took nothing),
 -- gone (the addresses that never will) and pushes (as postern.take_pushes); token_spent; unknown_group; wrong_epoch:
 -- current_epoch is another one; too_large: the payloads take more bytes in all queues together than
--- ds.settings.max_delivery_bytes; stale: the group changed within the epoch, or under an application message, so validate
+-- ds.settings.max_delivery_bytes; too_many_awaited: the trees for joiners who have not shown up take more bytes than
+-- max_awaited_bytes; stale: the group changed within the epoch, or under an application message, so validate
 -- again. Stale is the one refusal that spends no token, because it is nobody's fault.
 -- Called by POST /ds/groups/{group_id}/messages.
 CREATE OR REPLACE FUNCTION ds.submit_message(
@@ -73,8 +75,16 @@ BEGIN
         outcome := 'too_large';
         RETURN;
     END IF;
+    IF submit_message.welcome_tree IS NOT NULL
+       AND octet_length(submit_message.welcome_tree)
+           + (SELECT coalesce(sum(octet_length(t.tree)), 0) FROM ds.welcome_trees t
+               WHERE t.group_id = submit_message.group_id AND NOT t.joiners <@ settled)
+           > (SELECT s.max_awaited_bytes FROM ds.settings s) THEN
+        outcome := 'too_many_awaited';
+        RETURN;
+    END IF;
 
-    IF submit_message.roster IS NOT NULL THEN
+    IF commit_digest IS NOT NULL THEN
         UPDATE ds.groups g
            SET epoch = g.epoch + 1, revision = 0, last_commit = commit_digest,
                roster = submit_message.roster, tree = submit_message.tree, last_used = today
@@ -82,7 +92,8 @@ BEGIN
         current_epoch := current_epoch + 1;
     ELSIF changes THEN
         UPDATE ds.groups g
-           SET revision = g.revision + 1, tree = submit_message.tree, last_used = today
+           SET revision = g.revision + 1, tree = submit_message.tree, last_used = today,
+               roster = coalesce(submit_message.roster, g.roster)
          WHERE g.group_id = submit_message.group_id;
     ELSIF stored.last_used < today THEN
         -- The first message of a day that needs not wait writes the day: two sharers of the row would deadlock.

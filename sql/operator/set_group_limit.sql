@@ -1,5 +1,6 @@
--- operator.set_group_limit: changes a limit of groups. Takes effect with the next request, on every server, and takes
--- nothing away: a group that is too large by a new limit goes on, and grows no more.
+-- operator.set_group_limit: changes a limit of groups. Takes effect with the next request, on every server. A group that
+-- has more members than a new limit goes on, and grows no more. Limits that the commits of a group of max_members would
+-- exceed are refused: raise max_commit_bytes and max_delivery_bytes before max_members, and lower them after it.
 --
 --   name: one of operator.group_limits()
 --

@@ -1,7 +1,8 @@
 -- qs.dequeue: acknowledges the messages that the owner of a queue has, and returns the next ones (QS-4).
 --
 --   issuer_key, nonce: the token that pays
---   after: the last sequence number that the owner has; everything up to it is deleted
+--   after: the last sequence number that the owner has; everything up to it is deleted, unless a delivery has the queue
+--     locked
 --
 -- The other arguments are as in qs.next_messages.
 -- Returns what qs.next_messages does, or with empty arrays token_spent; after_too_large: a number that was never given
@@ -36,19 +37,22 @@ BEGIN
         RETURN;
     END IF;
 
-    -- Deliveries lock the row, so a look that changes nothing leaves it alone.
+    -- Deliveries lock the row, so a look that changes nothing leaves it alone, and one that finds it locked does not wait:
+    -- the owner's next request acknowledges the same and more.
     IF after > queue.acked_seq OR today > queue.last_active THEN
-        -- What it counts depends on the row, and so is right also after a wait for another's acknowledgement.
-        UPDATE qs.queues q
-           SET acked_seq = greatest(q.acked_seq, after), last_active = today,
-               waiting_bytes = greatest(0, q.waiting_bytes - (
-                   SELECT coalesce(sum(octet_length(m.ciphertext)), 0)
-                     FROM qs.messages m
-                    WHERE m.queue_id = dequeue.queue_id
-                      AND m.seq > greatest(q.acked_seq, q.expired_seq) AND m.seq <= after))
-         WHERE q.queue_id = dequeue.queue_id;
-        DELETE FROM qs.messages m
-         WHERE m.queue_id = dequeue.queue_id AND m.seq <= after;
+        PERFORM FROM qs.queues q WHERE q.queue_id = dequeue.queue_id FOR NO KEY UPDATE SKIP LOCKED;
+        IF FOUND THEN
+            UPDATE qs.queues q
+               SET acked_seq = greatest(q.acked_seq, after), last_active = today,
+                   waiting_bytes = greatest(0, q.waiting_bytes - (
+                       SELECT coalesce(sum(octet_length(m.ciphertext)), 0)
+                         FROM qs.messages m
+                        WHERE m.queue_id = dequeue.queue_id
+                          AND m.seq > greatest(q.acked_seq, q.expired_seq) AND m.seq <= after))
+             WHERE q.queue_id = dequeue.queue_id;
+            DELETE FROM qs.messages m
+             WHERE m.queue_id = dequeue.queue_id AND m.seq <= after;
+        END IF;
     END IF;
 
     SELECT n.* INTO outcome, seqs, chains, chain_indexes, chain_headers, ciphertexts, expired_up_to

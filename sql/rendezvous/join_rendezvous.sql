@@ -17,38 +17,22 @@ CREATE OR REPLACE FUNCTION rendezvous.join_rendezvous(
     OUT outcome rendezvous.join_rendezvous_outcome, OUT allowance integer, OUT resets_in integer)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    all_sources CONSTANT bytea := '\x'::bytea;
-    seconds CONSTANT bigint := floor(extract(epoch FROM now()))::bigint;
-    this_hour CONSTANT integer := (seconds / 3600)::integer;
-    of_source integer;
-    of_all integer;
     settings record;
+    attempt record;
     meeting record;
 BEGIN
     IF aas.is_signature_used(signature) THEN
         outcome := 'signature_used';
         RETURN;
     END IF;
-    resets_in := 3600 - (seconds % 3600)::integer;
     SELECT s.* INTO settings FROM rendezvous.settings s;
-    -- A flood of refusals locks nothing and writes nothing. Each address has a row only while all together have attempts
-    -- left, which bounds the table.
-    SELECT coalesce(max(a.attempts) FILTER (WHERE a.source = join_rendezvous.source), 0),
-           coalesce(max(a.attempts) FILTER (WHERE a.source = all_sources), 0)
-      INTO of_source, of_all
-      FROM rendezvous.attempts a
-     WHERE a.source IN (join_rendezvous.source, all_sources) AND a.hour = this_hour;
-    IF of_source >= settings.attempts_per_source
-       OR of_all < settings.attempts_per_hour
-          AND NOT rendezvous.count_attempt(join_rendezvous.source, this_hour, settings.attempts_per_source) THEN
-        outcome := 'source_limited';
-        allowance := settings.attempts_per_source;
-        RETURN;
-    ELSIF of_all >= settings.attempts_per_hour
-          -- The common row is locked last, by every transaction.
-          OR NOT rendezvous.count_attempt(all_sources, this_hour, settings.attempts_per_hour) THEN
-        outcome := 'server_limited';
-        allowance := settings.attempts_per_hour;
+    SELECT * INTO attempt
+      FROM operator.admit_attempt(
+          'rendezvous', join_rendezvous.source, settings.attempts_per_source, settings.attempts_per_hour);
+    resets_in := attempt.resets_in;
+    IF attempt.limited IS NOT NULL THEN
+        outcome := attempt.limited::rendezvous.join_rendezvous_outcome;
+        allowance := attempt.allowance;
         RETURN;
     END IF;
     SELECT m.owner_key, m.guest_key, m.requests INTO meeting

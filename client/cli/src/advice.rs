@@ -29,6 +29,9 @@ pub fn for_error(error: &Error) -> &'static str {
         Error::Strangers(_) => ". `rejoin` shows them and asks, `refound` founds another group",
         Error::NoRequest(_) => ". `contacts requests` lists those that ask",
         Error::NothingCompared(_) => ". `contacts verify` shows it",
+        Error::Identity(IdentityError::Split) => {
+            ". Compare with the user in another way (`contacts verify`), and tell the operator"
+        }
         Error::Identity(IdentityError::Reset) => ". `contacts accept USER --reset` accepts it then",
         Error::NoAttributesKey => ". `follow --once` receives",
         _ => "",
@@ -37,6 +40,7 @@ pub fn for_error(error: &Error) -> &'static str {
 
 fn for_problem(kind: ProblemType) -> &'static str {
     match kind {
+        ProblemType::NotFound => ". If you named a user: nobody here has that name",
         ProblemType::NameTaken => ". Choose another name",
         ProblemType::NotAdmitted => {
             ". `register --help` tells how to bring an invite (--invite) or a login (--sign-in)"
@@ -44,7 +48,8 @@ fn for_problem(kind: ProblemType) -> &'static str {
         ProblemType::AccountExists => ". `link-request` adds this device to it",
         ProblemType::TooManyRegistrations => ". The same command goes on in the next hour",
         ProblemType::WrongProof => {
-            ". Check the name, and that these are the words of this account: `recovery-key --replace` makes others"
+            ". Check the name, and that these are the words of this account, or the login that it was registered with: \
+             --sign-in brings one, and `recovery-key --replace` makes other words"
         }
         ProblemType::TooManyChanges => ". The operator sets how often; the same command goes on later",
         ProblemType::AllowanceUsedUp => {

@@ -95,6 +95,9 @@ pub fn describe(client: &Client, event: &Event) -> Result<String> {
         Event::ContactAnswered { user } => format!("{user} may be added to groups now"),
         Event::ContactDeclined { user } => format!("{user} does not want to be added to groups"),
         Event::ContactDeleted { user } => format!("{user} deleted their account"),
+        Event::ContactMissing { user } => format!(
+            "the server knows no {user} any more: the account was deleted, or has another name, or hides from you"
+        ),
         Event::ContactUnreachable { user } => format!("a device of {user} cannot be reached"),
         Event::IdentityReset { user } => format!(
             "{user} began anew with other devices. Make sure in another way that it is still the same person; \
@@ -113,11 +116,16 @@ pub fn describe(client: &Client, event: &Event) -> Result<String> {
         }
         Event::Renamed { from, to } => format!("{from} is called {to} now, and is the same user"),
         Event::DisplayName { user, display_name } => {
-            format!("{user} calls itself {}", safe_line(display_name))
+            format!("{user} calls itself {}", name_shown(display_name))
         }
         Event::Expired { messages } => {
             format!("the server deleted {messages} messages that had waited too long for this device")
         }
+        Event::MailboxReplaced { kind } => format!(
+            "the server gave up this device's {} mailbox, which nobody read for long: it has another one now, and comes \
+             back into its groups",
+            kind.as_str()
+        ),
         Event::TitleProposed { by, title, .. } => {
             format!("{by}, who is no admin, calls the group {}", safe_line(title))
         }
@@ -155,6 +163,9 @@ pub fn describe(client: &Client, event: &Event) -> Result<String> {
             "{user} began anew, with other devices: whoever it is counts as unknown until you accept it"
         ),
         Event::MemberRenamed { user, name, .. } => format!("{user} is called {name} now"),
+        Event::MemberDisplayName { user, display_name, .. } => {
+            format!("{user} calls itself {}", name_shown(display_name))
+        }
         Event::MemberGone { user, .. } => format!("{user} deleted the account"),
         Event::AdminsFound { admins, .. } => format!("you accepted as admins: {}", list(admins)),
         Event::Broken { reason, .. } => format!(
@@ -175,6 +186,14 @@ pub fn describe(client: &Client, event: &Event) -> Result<String> {
         Event::Ignored { reason } => format!("ignored: {}", safe_line(reason)),
     };
     Ok(prefix + &what)
+}
+
+/// A display name, marked as one: what a person calls itself is no user name.
+pub fn name_shown(display_name: &str) -> String {
+    match safe_line(display_name) {
+        name if name.is_empty() => "nothing any more".to_owned(),
+        name => format!("\u{201c}{name}\u{201d}"),
+    }
 }
 
 fn list(members: &[Member]) -> String {

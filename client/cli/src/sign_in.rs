@@ -1,6 +1,6 @@
 //! A login at the server's identity provider from a terminal (OpenID Connect Core 1.0 §3.1, RFC 8252): a person opens the
 //! login page in a browser on this machine, and the provider leads the browser back to a port here. The ID token that
-//! comes of it is for one registration by this device.
+//! comes of it is for one registration by this device, or for one thing that its user's account needs a proof for.
 
 use std::{fmt, pin::Pin, time::Duration};
 
@@ -8,7 +8,7 @@ use anyhow::{Context as _, bail};
 use openidconnect::{
     AsyncHttpClient, AuthorizationCode, ClientId, CsrfToken, HttpRequest, HttpResponse, IssuerUrl, Nonce,
     PkceCodeChallenge, RedirectUrl, TokenResponse as _,
-    core::{CoreAuthenticationFlow, CoreClient, CoreProviderMetadata},
+    core::{CoreAuthPrompt, CoreAuthenticationFlow, CoreClient, CoreProviderMetadata},
     url::Url,
 };
 use postern_client::{
@@ -32,11 +32,19 @@ const LIMITS: Limits = Limits { time: Duration::from_secs(30), bytes: 256 * 1024
 const REQUEST_BYTES: usize = 16 * 1024;
 const REQUEST_TIME: Duration = Duration::from_secs(10);
 
-/// Has a person log in, and returns the ID token for the registration of `name` in the builder's directory.
-pub async fn id_token(builder: &ClientBuilder, name: &str) -> anyhow::Result<IdToken> {
+/// Whether a session that a browser has with the provider is enough.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Login {
+    /// For a registration.
+    AnySession,
+    /// For what cannot be undone: the person logs in, and the ID token tells when.
+    Anew,
+}
+
+/// Has a person log in at the provider of the builder's server, and returns the ID token with this nonce.
+pub async fn id_token(builder: &ClientBuilder, nonce: String, login: Login) -> anyhow::Result<IdToken> {
     let provider = builder.registration_terms().await?.identity_provider;
-    let provider = provider.context("this server has no identity provider: nobody logs in to register")?;
-    let nonce = builder.registration_nonce(name).await?;
+    let provider = provider.context("this server has no identity provider to log in at")?;
     let way = Way(Direct::new().map_err(postern_client::Error::from)?);
     let metadata = CoreProviderMetadata::discover_async(IssuerUrl::new(provider.issuer)?, &way)
         .await
@@ -48,10 +56,14 @@ pub async fn id_token(builder: &ClientBuilder, name: &str) -> anyhow::Result<IdT
         .set_redirect_uri(RedirectUrl::new(here)?);
     let (challenge, verifier) = PkceCodeChallenge::new_random_sha256();
     let flow = CoreAuthenticationFlow::AuthorizationCode;
-    let (page, state, _) = client
+    let request = client
         .authorize_url(flow, CsrfToken::new_random, move || Nonce::new(nonce))
-        .set_pkce_challenge(challenge)
-        .url();
+        .set_pkce_challenge(challenge);
+    let (page, state, _) = match login {
+        Login::AnySession => request,
+        Login::Anew => request.add_prompt(CoreAuthPrompt::Login).set_max_age(PATIENCE),
+    }
+    .url();
     note(&format!("Open this page in a browser on this machine, and log in:\n\n    {page}\n"));
     let code = timeout(PATIENCE, returned(&listener, state.secret())).await.context("nobody logged in")??;
     let answer = client

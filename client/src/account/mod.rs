@@ -2,6 +2,7 @@
 //! that a crash in the middle of it is taken up where it happened. Owns the table `account`.
 
 mod link;
+mod proof;
 mod recovery;
 mod rename;
 mod reset;
@@ -21,11 +22,12 @@ use zeroize::{Zeroize as _, ZeroizeOnDrop};
 
 pub use self::{
     link::{LinkGrant, LinkRequest},
+    proof::OwnerProof,
     recovery::{recovery_key_of, recovery_words},
 };
 pub(crate) use self::{
     rename::{follow as follow_rename, take_name, was_renamed},
-    reset::reset,
+    reset::{nonce as reset_nonce, reset},
 };
 use crate::{
     error::{Error, Result},
@@ -59,6 +61,8 @@ pub(crate) struct Account {
     pub reset: Option<ResetAccount>,
     /// The recovery key that was made here, until its owner has seen it.
     recovery_key: Option<[u8; 32]>,
+    /// The one that is to take its place, until the AS has its verifier.
+    next_recovery_key: Option<[u8; 32]>,
     /// Whether queues and contact are made: nothing is left to do.
     #[zeroize(skip)]
     pub ready: bool,
@@ -79,6 +83,7 @@ impl Account {
             resets: false,
             reset: None,
             recovery_key: None,
+            next_recovery_key: None,
             ready: false,
         })
     }
@@ -107,6 +112,16 @@ impl Account {
     pub(crate) fn set_recovery_key(&mut self, key: Option<&RecoveryKey>) {
         self.recovery_key.zeroize();
         self.recovery_key = key.map(|key| *key.as_bytes());
+    }
+
+    /// The recovery key that is to take the place of the account's.
+    pub(crate) fn next_recovery_key(&self) -> Option<RecoveryKey> {
+        self.next_recovery_key.map(RecoveryKey::from_bytes)
+    }
+
+    pub(crate) fn set_next_recovery_key(&mut self, key: Option<&RecoveryKey>) {
+        self.next_recovery_key.zeroize();
+        self.next_recovery_key = key.map(|key| *key.as_bytes());
     }
 
     pub(crate) fn credential(&self) -> Result<IssuedCredential> {
@@ -138,4 +153,11 @@ impl Account {
         tx.sql().execute("DELETE FROM account", [])?;
         Ok(())
     }
+}
+
+/// Takes another address for first contact: the old one leads nowhere any more.
+pub(crate) fn renew_contact_address(tx: &Tx<'_>) -> Result<()> {
+    let mut account = Account::load(tx)?;
+    account.contact_address = Address::generate().map_err(Error::mls("cannot make an address"))?;
+    account.save(tx)
 }

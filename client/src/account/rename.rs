@@ -18,6 +18,8 @@ pub(crate) fn take_name(tx: &Tx<'_>, from: &UserName, to: &UserName) -> Result<(
     group::tell_groups(tx)?;
     // The packages in stock name the user as it was called.
     key_packages::publish_again(tx)?;
+    // This device's leaf has the old name yet, if another one took the new one.
+    identity::look_after_devices(tx)?;
     identity::rename(tx, from, to)
 }
 

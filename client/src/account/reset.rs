@@ -7,11 +7,12 @@ use postern_api::Http;
 use postern_protocol::{
     account::{EndIdentity, ResetAccount},
     eid::EidState,
+    name::UserName,
     problem::ProblemType,
-    second_proof::{Operation, RecoveryKey, SecondProof},
+    second_proof::Operation,
 };
 
-use super::Account;
+use super::{Account, OwnerProof};
 use crate::{
     contact::{Friendship, FriendshipSecrets},
     error::{Error, Result},
@@ -22,36 +23,36 @@ use crate::{
     store::Store,
 };
 
+/// The nonce for the ID token of a reset of `name`, whose keys are made if there are none.
+pub(crate) async fn nonce(directory: &Path, server: &str, name: &str, options: &Options) -> Result<String> {
+    let user = full_name(&Http::new(server)?, name).await?;
+    let store = Store::create(directory, options)?;
+    let _step = store.step().await?;
+    let account = begun(&store, server, user)?;
+    let client = account.client_key().public_key();
+    // The time is in no nonce: the token has its own.
+    Ok(Operation::EndIdentity { client, time: store.now() }.nonce(&account.user, &client))
+}
+
 /// Begins the identity of `name` anew; the name may leave out the server's domain. Takes up a reset that was interrupted.
 pub(crate) async fn reset(
     directory: &Path,
     server: &str,
     name: &str,
-    recovery_key: &RecoveryKey,
+    proof: OwnerProof<'_>,
     options: &Options,
 ) -> Result<Arc<Store>> {
     let http = Http::new(server)?;
     let user = full_name(&http, name).await?;
     let store = Arc::new(Store::create(directory, options)?);
     let step = store.step().await?;
-    let mut account = match store.read(Account::find)? {
-        None => store.write(|tx| {
-            // Kept before anything ends: the key is the one that begins the next identity.
-            let mut account = Account::new(server.to_owned(), user)?;
-            account.resets = true;
-            account.save(tx)?;
-            Friendship::join(FriendshipSecrets::generate()?).save(tx)?;
-            Ok(account)
-        })?,
-        Some(account) if account.user == user && !account.ready && account.resets => account,
-        Some(_) => return Err(Error::ClientExists(directory.to_owned())),
-    };
+    let mut account = begun(&store, server, user)?;
     let (client, user) = (account.client_key(), account.user.clone());
-    let prove = |operation: &Operation<'_>| SecondProof::recovery(recovery_key, &user, operation);
     if account.credential.is_none() && account.reset.is_none() {
         let time = store.now();
-        let proof = prove(&Operation::EndIdentity { client: client.public_key(), time });
-        let ended = http.end_identity(&EndIdentity { name: user.clone(), time, proof }, &client).await?;
+        let proof_of_end = proof.of(&user, &Operation::EndIdentity { client: client.public_key(), time });
+        let end = EndIdentity { name: user.clone(), time, proof: proof_of_end };
+        let ended = http.end_identity(&end, &client).await?;
         account = store.write(|tx| {
             let mut account = Account::load(tx)?;
             let new = eid::create(tx, &user, &client, Some(&ended))?;
@@ -62,20 +63,22 @@ pub(crate) async fn reset(
                 group_info: new.group_info,
                 ratchet_tree: new.ratchet_tree,
                 state: new.state,
-                proof: prove(&Operation::ResetAccount { founding }),
+                proof: proof.of(&user, &Operation::ResetAccount { founding }),
             });
             account.save(tx)?;
             Ok(account)
         })?;
     }
     let api = session::api(&store, http, &account);
-    if let Some(request) = account.reset.take() {
-        // The same request again gets the same answer, as a registration does.
+    if let Some(mut request) = account.reset.take() {
+        // The same request again gets the same answer, as a registration does. A login may be too long ago by now.
+        let founding = request.state.eid.transcript;
+        request.proof = proof.of(&user, &Operation::ResetAccount { founding });
         let credential = match api.http.reset_account(&request, &client).await {
             Ok(credential) => credential,
             Err(error) => {
                 if error.problem() == Some(ProblemType::NotAllowed) {
-                    // Another client was faster, with the same recovery key. The next attempt ends what that began.
+                    // Another client was faster, with the same proof. The next attempt ends what that began.
                     store.write(|tx| {
                         eid::delete(tx)?;
                         Friendship::delete(tx)
@@ -90,4 +93,20 @@ pub(crate) async fn reset(
     setup::finish(&store, &api, account).await?;
     drop(step);
     Ok(store)
+}
+
+/// The account whose reset begins in this directory, or began there.
+fn begun(store: &Store, server: &str, user: UserName) -> Result<Account> {
+    match store.read(Account::find)? {
+        None => store.write(|tx| {
+            // Kept before anything ends: the key is the one that begins the next identity.
+            let mut account = Account::new(server.to_owned(), user)?;
+            account.resets = true;
+            account.save(tx)?;
+            Friendship::join(FriendshipSecrets::generate()?).save(tx)?;
+            Ok(account)
+        }),
+        Some(account) if account.user == user && !account.ready && account.resets => Ok(account),
+        Some(_) => Err(Error::ClientExists(store.directory().to_owned())),
+    }
 }

@@ -8,12 +8,11 @@ use std::{
 use postern_protocol::{
     admission::{Admission, RegistrationTerms},
     name::UserName,
-    second_proof::RecoveryKey,
 };
 
 use super::handle::Client;
 use crate::{
-    account::{self, LinkGrant, LinkRequest},
+    account::{self, LinkGrant, LinkRequest, OwnerProof},
     error::{Error, Result},
     link::{self, LinkCode},
     options::Options,
@@ -168,6 +167,15 @@ impl ClientBuilder {
         self.client(store)
     }
 
+    /// The nonce that the ID token of a reset has to have ([`OwnerProof::IdToken`]), made for this device's key: which is
+    /// made if there is none, and kept for [`Self::reset`] with the same name.
+    ///
+    /// # Errors
+    /// [`Error::NoServer`], [`Error::ClientExists`], [`Error::BadName`], [`Error::Server`].
+    pub async fn reset_nonce(&self, name: &str) -> Result<String> {
+        account::reset_nonce(&self.directory, self.named_server()?, name, &self.options).await
+    }
+
     /// Begins the identity of a user anew who lost all devices (AS-8), with this as the first device, or takes up
     /// a reset that was interrupted. The devices that were lost are nothing to anybody from then on. Nothing that they
     /// had is here: no group, no contact, no message and no profile. Contacts and groups see a reset, and have to accept
@@ -176,9 +184,9 @@ impl ClientBuilder {
     /// # Errors
     /// [`Error::NoServer`], [`Error::ClientExists`], [`Error::BadName`], `wrong-proof`, also for a name that nobody
     /// has, `too-many-changes`, [`Error::Server`].
-    pub async fn reset(&self, name: &str, recovery_key: &RecoveryKey) -> Result<Client> {
+    pub async fn reset(&self, name: &str, proof: impl Into<OwnerProof<'_>>) -> Result<Client> {
         let server = self.named_server()?;
-        let store = account::reset(&self.directory, server, name, recovery_key, &self.options).await?;
+        let store = account::reset(&self.directory, server, name, proof.into(), &self.options).await?;
         self.client(store)
     }
 

@@ -8,6 +8,7 @@ mod group;
 mod handle;
 
 pub use self::{
+    account::StillIn,
     builder::ClientBuilder,
     group::{Group, Invited, Refounded, Removal},
     handle::Client,

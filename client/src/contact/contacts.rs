@@ -6,10 +6,14 @@ use postern_protocol::{Transcript, eid::EidState, name::UserName};
 use rusqlite::{OptionalExtension as _, Row, params};
 use serde::{Deserialize, Serialize};
 
-use super::friendship::{Edition, Friend};
+use super::{
+    friendship::{Edition, Friend},
+    looks,
+};
 use crate::{
     error::{Error, Result},
     identity::{self, Known},
+    profile,
     store::{Tx, decode, encode},
 };
 
@@ -28,6 +32,10 @@ pub struct SharedContact {
 }
 
 impl SharedContact {
+    fn new(user: &UserName, founding: Transcript) -> Self {
+        Self { user: user.clone(), founding, friend: None, given: false, decided: None }
+    }
+
     /// Whether it was decided by this point in the life of the identity of the user whose devices share it.
     pub(super) fn is_by(&self, eid: &EidState) -> bool {
         self.decided.is_none_or(|decided| decided.is_by(eid))
@@ -117,14 +125,17 @@ pub(super) fn given(tx: &Tx<'_>) -> Result<Vec<UserName>> {
 }
 
 /// Takes over what another device of this user knows later, and wrote at a time (seconds since 1970). What is of a time or a
-/// point to come is none. Returns whether the user was given the friendship, or refused it, by that.
+/// point to come is none. Where this one does not know the user's identity yet, it counts once a lookup shows the one that
+/// it holds for. Returns whether the user was given the friendship, or refused it, by that.
 pub(super) fn merge(tx: &Tx<'_>, theirs: &SharedContact, written: u64) -> Result<Option<bool>> {
-    let Some(mut contact) = find_or_new(tx, &theirs.user)?.filter(|own| own.founding == theirs.founding)
-    else {
+    let known = identity::known(tx, &theirs.user)?;
+    if known.as_ref().is_some_and(|known| known.reset_pending || known.founding != theirs.founding) {
         return Ok(None);
-    };
+    }
+    let own = stored(tx, &theirs.user)?.filter(|own| own.founding == theirs.founding);
+    let mut contact = own.unwrap_or_else(|| SharedContact::new(&theirs.user, theirs.founding));
     if let Some(friend) = &theirs.friend
-        && !theirs.is_ahead(identity::known(tx, &theirs.user)?.as_ref())
+        && !theirs.is_ahead(known.as_ref())
         && contact.friend.as_ref().is_none_or(|known| friend.replaces(known))
     {
         contact.friend = Some(friend.clone());
@@ -155,13 +166,12 @@ pub(super) fn moved(tx: &Tx<'_>, from: &UserName, to: &UserName) -> Result<bool>
 /// Forgets a user.
 pub(super) fn forget(tx: &Tx<'_>, user: &UserName) -> Result<()> {
     tx.sql().execute("DELETE FROM contacts WHERE user = ?1", [user.to_string()])?;
-    Ok(())
+    looks::forget(tx, user)
 }
 
 /// The agreement that holds with a user, or an empty one; `None` for a user of whom no identity is known that a person need not accept.
 fn find_or_new(tx: &Tx<'_>, user: &UserName) -> Result<Option<SharedContact>> {
-    let new =
-        |founding| SharedContact { user: user.clone(), founding, friend: None, given: false, decided: None };
+    let new = |founding| SharedContact::new(user, founding);
     Ok(find(tx, user)?.or(founding(tx, user)?.map(new)))
 }
 
@@ -176,6 +186,9 @@ fn save(tx: &Tx<'_>, contact: &SharedContact) -> Result<()> {
             contact.decided.as_ref().map(encode)
         ],
     )?;
+    if let Some(friend) = &contact.friend {
+        profile::keep_key(tx, &contact.user, &friend.shared_profile_key(), profile::Source::User)?;
+    }
     Ok(())
 }
 

@@ -12,6 +12,7 @@ use crate::{
     error::{Error, Result},
     event::Event,
     group::GroupHandover,
+    profile,
     server::Api,
     store::{Store, Tx, encode, fixed},
 };
@@ -25,7 +26,12 @@ pub(super) fn write_letter(
     body: &LetterBody,
 ) -> Result<()> {
     let stamp = numbers::next(tx)?;
-    let payload = letter::seal(contact, &account.client_key(), account.credential()?, stamp, body)?;
+    // Somebody who is declined learns nothing by it.
+    let lookup = match body {
+        LetterBody::Decline(_) => None,
+        _ => profile::own_lookup_secret(tx)?,
+    };
+    let payload = letter::seal(contact, &account.client_key(), account.credential()?, stamp, lookup, body)?;
     tx.sql().execute(
         "INSERT INTO deposits (user, address, payload) VALUES (?1, ?2, ?3)",
         params![user.to_string(), contact.address.as_bytes(), payload.as_bytes()],

@@ -14,7 +14,7 @@ use std::fmt;
 
 use postern_protocol::{
     FriendshipToken, Payload, PublicKey, StockId, eid::EidState, encoding::Encoding, key::SigningKey,
-    name::UserName,
+    name::UserName, profile::ProfileKey,
 };
 use rusqlite::OptionalExtension as _;
 use serde::{Deserialize, Serialize};
@@ -24,6 +24,7 @@ use super::{block::Blocks, numbers::MAX_AHEAD};
 use crate::{
     error::{Error, Result},
     identity::IdentityLink,
+    profile::SharedProfileKey,
     sealed,
     store::{Tx, decode, encode},
 };
@@ -49,6 +50,9 @@ pub struct Friend {
     pub friendship_token: FriendshipToken,
     /// Opens the attachments of the KeyPackages (AES-256).
     pub link_key: [u8; 32],
+    /// Opens the user's profile for contacts. A new one comes with each edition, so that nobody keeps it that is blocked
+    /// or removed (AS-6).
+    pub profile_key: ProfileKey,
 }
 
 /// The part of a user's friendship that only the user's devices hold.
@@ -88,7 +92,7 @@ impl Edition {
     }
 
     /// Whether it was made by this point in the life of its user's identity.
-    pub(super) fn is_by(&self, eid: &EidState) -> bool {
+    pub(crate) fn is_by(&self, eid: &EidState) -> bool {
         (self.incarnation, self.epoch) <= (eid.incarnation, eid.epoch)
     }
 
@@ -105,7 +109,12 @@ impl FriendshipSecrets {
 
     fn of(edition: Edition, blocks: Blocks) -> Result<Self> {
         Ok(Self {
-            friend: Friend { edition, friendship_token: fresh_token()?, link_key: rand::random() },
+            friend: Friend {
+                edition,
+                friendship_token: fresh_token()?,
+                link_key: rand::random(),
+                profile_key: ProfileKey::generate(),
+            },
             owner_seed: *SigningKey::generate().seed(),
             blocks,
         })
@@ -115,11 +124,12 @@ impl FriendshipSecrets {
         SigningKey::from_seed(self.owner_seed)
     }
 
-    /// The same friendship under another token. The link key stays, as the attachments in stock are
-    /// sealed under it: with the old token alone there is nothing to open.
+    /// The same friendship under another token, with another profile key. The link key stays, as the attachments in stock
+    /// are sealed under it: with the old token alone there is nothing to open.
     pub(super) fn with_another_token(&self, eid: &EidState) -> Result<Self> {
         let mut renewed = self.clone();
         renewed.friend.friendship_token = fresh_token()?;
+        renewed.friend.profile_key = ProfileKey::generate();
         renewed.friend.edition = self.friend.edition.next(eid);
         Ok(renewed)
     }
@@ -156,7 +166,7 @@ impl Friendship {
         Self::find(tx)?.ok_or(Error::NotReady)
     }
 
-    pub(super) fn find(tx: &Tx<'_>) -> Result<Option<Self>> {
+    pub(crate) fn find(tx: &Tx<'_>) -> Result<Option<Self>> {
         let friendship: Option<Vec<u8>> =
             tx.sql().query_row("SELECT friendship FROM friendship", [], |row| row.get(0)).optional()?;
         friendship.map(|friendship| decode(&friendship, "the friendship")).transpose()
@@ -180,10 +190,14 @@ impl Friendship {
 
 impl Friend {
     /// Whether this is to take the other one's place. Of two of one edition, which devices made that did not know of
-    /// each other, everybody picks the same.
+    /// each other, everybody picks the same, whether it has the whole or the profile key only.
     pub(super) fn replaces(&self, other: &Self) -> bool {
-        let rank = |friend: &Self| (friend.edition, *friend.friendship_token.as_bytes());
-        rank(self) > rank(other)
+        self.shared_profile_key().replaces(&other.shared_profile_key())
+    }
+
+    /// The profile key, as members of groups get it, too.
+    pub(crate) fn shared_profile_key(&self) -> SharedProfileKey {
+        SharedProfileKey { edition: self.edition, key: self.profile_key.clone() }
     }
 
     pub(crate) fn seal_link(&self, leaf_key: &PublicKey, link: &IdentityLink) -> Result<Payload> {
@@ -255,6 +269,8 @@ mod tests {
         assert_eq!(made_up.edition.next(&at(4)).number, 0, "no number of before goes on");
         assert!(!after_removal.shares_stock_with(&second));
         assert_ne!(after_removal.friend.link_key, second.friend.link_key);
+        let keys = [&first, &second, &after_removal].map(|secrets| secrets.friend.profile_key.clone());
+        assert!(keys[0] != keys[1] && keys[1] != keys[2], "nobody keeps the key to the profile");
         assert_ne!(after_removal.owner().public_key(), second.owner().public_key());
         assert!(after_removal.friend.edition.is_by(&at(4)) && !after_removal.friend.edition.is_by(&at(3)));
     }

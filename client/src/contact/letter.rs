@@ -5,9 +5,9 @@
 //! data.
 
 use postern_protocol::{
-    Address, HpkePublicKey, IssuedCredential, Payload, PublicKey, Signature, auth::SignedContact,
-    chain::HpkePrivateKey, credential::ClientCredential, ds::GroupId, eid::EidState, encoding::Encoding,
-    key::SigningKey, label::Label, name::UserName,
+    Address, HpkePublicKey, IssuedCredential, LookupSecret, Payload, PublicKey, Signature,
+    auth::SignedContact, chain::HpkePrivateKey, credential::ClientCredential, ds::GroupId, eid::EidState,
+    encoding::Encoding, key::SigningKey, label::Label, name::UserName,
 };
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +23,9 @@ pub struct Letter {
     /// The sender's, as the AS issued it.
     pub credential: IssuedCredential,
     pub stamp: Stamp,
+    /// Secret by which the receiver can look the sender's user up, if not everybody can (AS-5).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lookup: Option<LookupSecret>,
     /// A [`LetterBody`] in CBOR.
     pub body: Payload,
     /// By the sender's client key, over [`Letter::to_be_signed`].
@@ -56,10 +59,16 @@ pub enum LetterBody {
     Moved(UserName),
     /// "My account ends."
     Gone,
+    /// "My profile is of this version now": the AS has it.
+    Profile(u64),
     /// "This is our friendship now, and whom we block", to a device of the sender's own user.
     Secrets(FriendshipSecrets),
     /// "This is what we agreed with a contact", to a device of the sender's own user.
     Contact(SharedContact),
+    /// "Letters did not reach me: what do our user's devices share?", to a device of the sender's own user.
+    Missed,
+    /// "These are our contacts", some of them, to a device of the sender's own user that missed letters.
+    Contacts { part: u32, contacts: Vec<SharedContact> },
     /// A group that a device of the sender's own user is to come into: what [`crate::group`] hands over,
     /// in CBOR.
     Group { group_id: GroupId, handover: Payload },
@@ -92,12 +101,14 @@ pub(super) struct OpenedLetter {
     /// As the credential says.
     pub sender: ClientCredential,
     pub stamp: Stamp,
+    pub lookup: Option<LookupSecret>,
     pub body: LetterBody,
 }
 
 impl Letter {
     /// `"Postern contact letter" || 0 || receiver's address || time as u64 || number as u64 || incarnation as u32 ||
-    /// epoch as u64 || transcript || len(credential) as u32 || credential || body`, numbers big-endian.
+    /// epoch as u64 || transcript || len(credential) as u32 || credential || len(lookup) as u8 || lookup || body`, numbers
+    /// big-endian.
     ///
     /// # Panics
     /// If the credential has more than 4 GiB.
@@ -105,9 +116,11 @@ impl Letter {
         receiver: &Address,
         credential: &IssuedCredential,
         stamp: &Stamp,
+        lookup: Option<&LookupSecret>,
         body: &Payload,
     ) -> Vec<u8> {
         let length = u32::try_from(credential.as_bytes().len()).expect("a credential has less than 4 GiB");
+        let lookup = lookup.map(|secret| secret.as_bytes().as_slice()).unwrap_or_default();
         Label::CONTACT_LETTER.followed_by(&[
             receiver.as_bytes(),
             &stamp.time.to_be_bytes(),
@@ -115,6 +128,8 @@ impl Letter {
             &stamp.eid.to_bytes(),
             &length.to_be_bytes(),
             credential.as_bytes(),
+            if lookup.is_empty() { &[0] } else { &[32] },
+            lookup,
             body.as_bytes(),
         ])
     }
@@ -128,8 +143,11 @@ impl LetterBody {
             Self::Answer(_) | Self::Decline(_) => "answer".to_owned(),
             Self::Renewal(_) => "renewal".to_owned(),
             Self::Moved(_) | Self::Gone => "account".to_owned(),
+            Self::Profile(_) => "profile".to_owned(),
             Self::Secrets(_) => "secrets".to_owned(),
             Self::Contact(contact) => format!("contact {}", contact.user),
+            Self::Missed => "missed".to_owned(),
+            Self::Contacts { part, .. } => format!("contacts {part}"),
             Self::Group { group_id, .. } => format!("group {}", group_id.to_base64url()),
         }
     }
@@ -141,11 +159,13 @@ pub(super) fn seal(
     client: &SigningKey,
     credential: IssuedCredential,
     stamp: Stamp,
+    lookup: Option<LookupSecret>,
     body: &LetterBody,
 ) -> Result<Payload> {
     let body = Payload::new(Encoding::Cbor.encode(body));
-    let signature = client.sign(&Letter::to_be_signed(&to.address, &credential, &stamp, &body));
-    let letter = Encoding::Cbor.encode(&Letter { credential, stamp, body, signature });
+    let signed = Letter::to_be_signed(&to.address, &credential, &stamp, lookup.as_ref(), &body);
+    let signature = client.sign(&signed);
+    let letter = Encoding::Cbor.encode(&Letter { credential, stamp, lookup, body, signature });
     Ok(Payload::new(seal_to(&to.hpke_key, Label::CONTACT_SEAL.as_bytes(), to.address.as_bytes(), &letter)?))
 }
 
@@ -154,14 +174,17 @@ pub(super) fn open(payload: &Payload, address: &Address, private: &HpkePrivateKe
     let letter = private.open(Label::CONTACT_SEAL.as_bytes(), address.as_bytes(), payload.as_bytes()).ok()?;
     let letter: Letter = Encoding::Cbor.decode(&letter).ok()?;
     let sender = ClientCredential::parse(&letter.credential).ok()?;
-    let signed = Letter::to_be_signed(address, &letter.credential, &letter.stamp, &letter.body);
+    let lookup = letter.lookup;
+    let signed =
+        Letter::to_be_signed(address, &letter.credential, &letter.stamp, lookup.as_ref(), &letter.body);
     sender.client_key.verify(&signed, &letter.signature).ok()?;
     let body: LetterBody = Encoding::Cbor.decode(letter.body.as_bytes()).ok()?;
     let answerable = match &body {
         LetterBody::Request(request) => is_of(&request.contact, sender.client_key),
         _ => true,
     };
-    answerable.then_some(OpenedLetter { credential: letter.credential, sender, stamp: letter.stamp, body })
+    let credential = letter.credential;
+    answerable.then_some(OpenedLetter { credential, sender, stamp: letter.stamp, lookup, body })
 }
 
 fn seal_to(key: &HpkePublicKey, info: &[u8], aad: &[u8], plaintext: &[u8]) -> Result<Vec<u8>> {
@@ -215,8 +238,12 @@ mod tests {
         Stamp { time: 1, number: 2, eid: EidState::founded(0, Transcript::new([3; 32])) }
     }
 
+    fn secret() -> LookupSecret {
+        LookupSecret::new([4; 32])
+    }
+
     fn sealed(to: &Person, by: &Person, credential: &IssuedCredential, body: &LetterBody) -> Payload {
-        seal(&to.contact, &by.client, credential.clone(), stamp(), body).unwrap()
+        seal(&to.contact, &by.client, credential.clone(), stamp(), Some(secret()), body).unwrap()
     }
 
     #[test]
@@ -246,8 +273,10 @@ mod tests {
         let (alice, bob, eve) = (person("alice"), person("bob"), person("eve"));
         let body = Payload::new(Encoding::Cbor.encode(&LetterBody::Gone));
         let address = &bob.contact.address;
-        let signature = alice.client.sign(&Letter::to_be_signed(address, &alice.credential, &stamp(), &body));
-        let letter = Letter { credential: alice.credential.clone(), stamp: stamp(), body, signature };
+        let lookup = Some(secret());
+        let signed = Letter::to_be_signed(address, &alice.credential, &stamp(), lookup.as_ref(), &body);
+        let (credential, signature) = (alice.credential.clone(), alice.client.sign(&signed));
+        let letter = Letter { credential, stamp: stamp(), lookup, body, signature };
         let opens = |letter: &Letter| {
             let letter = Encoding::Cbor.encode(letter);
             let info = Label::CONTACT_SEAL.as_bytes();
@@ -262,6 +291,9 @@ mod tests {
             Stamp { eid: elsewhere, ..stamp() },
         ] {
             assert!(!opens(&Letter { stamp, ..letter.clone() }));
+        }
+        for lookup in [None, Some(LookupSecret::new([5; 32]))] {
+            assert!(!opens(&Letter { lookup, ..letter.clone() }));
         }
         let another = Payload::new(Encoding::Cbor.encode(&LetterBody::Decline(RequestId::new([1; 16]))));
         assert!(!opens(&Letter { body: another, ..letter.clone() }));

@@ -4,14 +4,15 @@
 
 use std::collections::BTreeSet;
 
-use postern_protocol::{Payload, PublicKey, name::UserName, problem::ProblemType};
+use postern_protocol::{LookupSecret, Payload, PublicKey, name::UserName};
 use rusqlite::params;
 
 use super::{
-    contacts,
+    contacts::{self, SharedContact},
     friendship::Friendship,
     letter::{self, LetterBody, Stamp},
-    news, numbers, requests, rotation,
+    news::{self, News},
+    numbers, requests, rotation,
 };
 use crate::{
     account::Account,
@@ -20,6 +21,7 @@ use crate::{
     group::{self, GroupHandover},
     identity::{self, Seen, VerifiedUser},
     options::Options,
+    profile,
     server::Api,
     store::{Store, Tx, decode, encode, fixed, integer},
 };
@@ -32,6 +34,8 @@ const UNVERIFIED_FOR: u64 = 30 * DAY;
 const OF_ONE_STRANGER: u64 = 32;
 /// Seconds for which the farewell of a user waits that the AS still knows.
 const FAREWELL_FOR: u64 = 2 * DAY;
+/// The most secrets of letters that are tried when their user is looked up.
+const SECRETS_AT_ONCE: usize = 3;
 
 /// A letter that waits for the AS to be asked about its sender.
 struct WaitingLetter {
@@ -88,7 +92,11 @@ pub(crate) fn receive_letter(tx: &Tx<'_>, deposit: &Payload, options: &Options) 
         LetterBody::Request(request) if request.contact.domain != *account.user.domain() => {
             return Err(Rejection::invalid("a contact request is from another domain"));
         }
-        LetterBody::Secrets(_) | LetterBody::Contact(_) | LetterBody::Group { .. }
+        LetterBody::Secrets(_)
+        | LetterBody::Contact(_)
+        | LetterBody::Missed
+        | LetterBody::Contacts { .. }
+        | LetterBody::Group { .. }
             if user != account.user =>
         {
             return Err(Rejection::invalid("secrets came that are not from a device of ours"));
@@ -109,11 +117,12 @@ pub(crate) fn receive_letter(tx: &Tx<'_>, deposit: &Payload, options: &Options) 
         }
     }
     tx.sql().execute(
-        "INSERT INTO letters (client_key, subject, user, number, time, stamp, body, stranger, due)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 0)
+        "INSERT INTO letters (client_key, subject, user, number, time, stamp, body, stranger, lookup, due)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, 0)
          ON CONFLICT (client_key, subject)
          DO UPDATE SET user = excluded.user, number = excluded.number, time = excluded.time,
-                       stamp = excluded.stamp, body = excluded.body, stranger = excluded.stranger, due = 0
+                       stamp = excluded.stamp, body = excluded.body, stranger = excluded.stranger,
+                       lookup = excluded.lookup, due = 0
          WHERE excluded.number > letters.number",
         params![
             client_key.as_bytes(),
@@ -123,10 +132,24 @@ pub(crate) fn receive_letter(tx: &Tx<'_>, deposit: &Payload, options: &Options) 
             integer(letter.stamp.time),
             encode(&letter.stamp),
             encode(&letter.body),
-            stranger
+            stranger,
+            letter.lookup.as_ref().map(|secret| secret.as_bytes().as_slice())
         ],
     )?;
     Ok(())
+}
+
+/// The secrets by which a user can be looked up, as letters say that wait: first those of senders that were confirmed, and
+/// not so many that they cost more than they are worth.
+pub(crate) fn secrets_in_letters(tx: &Tx<'_>, user: &UserName) -> Result<Vec<LookupSecret>> {
+    let mut statement = tx.sql().prepare_cached(
+        "SELECT lookup FROM letters WHERE user = ?1 AND lookup IS NOT NULL
+         GROUP BY lookup ORDER BY min(stranger), max(number) DESC LIMIT ?2",
+    )?;
+    let secrets = statement
+        .query_map(params![user.to_string(), SECRETS_AT_ONCE], |row| row.get::<_, [u8; 32]>(0))?
+        .collect::<Result<Vec<_>, _>>()?;
+    Ok(secrets.into_iter().map(LookupSecret::new).collect())
 }
 
 /// The number of other users whose letters wait for the first lookup, and of letters of this user: both of clients that
@@ -196,10 +219,15 @@ async fn read_from(store: &Store, api: &Api, options: &Options, user: &UserName)
 fn told_of(tx: &Tx<'_>, user: &UserName) -> Result<BTreeSet<UserName>> {
     let mut users = BTreeSet::new();
     for letter in waiting(tx, user)? {
-        if let LetterBody::Contact(contact) = letter.body
-            && contact.is_ahead(identity::known(tx, &contact.user)?.as_ref())
-        {
-            users.insert(contact.user);
+        let told = match letter.body {
+            LetterBody::Contact(contact) => vec![contact],
+            LetterBody::Contacts { contacts, .. } => contacts,
+            _ => Vec::new(),
+        };
+        for contact in told {
+            if contact.is_ahead(identity::known(tx, &contact.user)?.as_ref()) {
+                users.insert(contact.user);
+            }
         }
     }
     Ok(users)
@@ -208,7 +236,7 @@ fn told_of(tx: &Tx<'_>, user: &UserName) -> Result<BTreeSet<UserName>> {
 async fn ask_about(store: &Store, api: &Api, user: &UserName) -> Result<Sender> {
     match identity::look_up(api, store, user).await {
         Ok(found) => Ok(Sender::Found(found)),
-        Err(error) if error.problem() == Some(ProblemType::NotFound) => Ok(Sender::Absent),
+        Err(error) if error.is_of_nobody() => Ok(Sender::Absent),
         Err(error) if error.refusal().is_some() || matches!(error, Error::Identity(_)) => {
             tracing::warn!(%error, "the sender of a letter cannot be verified");
             Ok(Sender::Doubtful)
@@ -249,13 +277,14 @@ fn take_effect(
     let found = match sender {
         Sender::Found(found) => found,
         Sender::Absent if matches!(letter.body, LetterBody::Gone) => return ended(tx, user, letter),
+        Sender::Doubtful if matches!(letter.body, LetterBody::Gone) => return still_there(tx, letter),
         Sender::Absent | Sender::Doubtful => return unverified(tx, user, letter, options),
     };
     let client_key = &letter.client_key;
     if !found.clients.iter().any(|client| client.client_key == *client_key) {
         return Err(Rejection::invalid("a letter is from a device that is not its user's, or not any more"));
     }
-    match identity::heard(tx, user, &letter.stamp.eid)? {
+    match identity::heard(tx, user, client_key, &letter.stamp.eid)? {
         Seen::Same | Seen::Unknown => {}
         Seen::Newer => {
             return Err(Rejection::invalid("the server keeps back what a letter's sender knows of itself"));
@@ -286,12 +315,22 @@ fn take_effect(
             rotation::adopt(tx, secrets, letter.stamp.time)?;
         }
         LetterBody::Contact(contact) if contact.is_by(&letter.stamp.eid) => {
-            if let Some(given) = contacts::merge(tx, contact, letter.stamp.time)? {
-                requests::decided(tx, &contact.user, given)?;
-            }
-            requests::wanted(tx, &contact.user)?;
+            agreed(tx, contact, letter.stamp.time)?
         }
-        LetterBody::Answer(_) | LetterBody::Renewal(_) | LetterBody::Secrets(_) | LetterBody::Contact(_) => {
+        LetterBody::Contacts { contacts, .. }
+            if contacts.iter().all(|contact| contact.is_by(&letter.stamp.eid)) =>
+        {
+            contacts.iter().try_for_each(|contact| agreed(tx, contact, letter.stamp.time))?;
+        }
+        LetterBody::Missed => {
+            news::tell(tx, user, &News::Shared(*client_key))?;
+            group::retell_all(tx, client_key)?;
+        }
+        LetterBody::Answer(_)
+        | LetterBody::Renewal(_)
+        | LetterBody::Secrets(_)
+        | LetterBody::Contact(_)
+        | LetterBody::Contacts { .. } => {
             return Err(Rejection::invalid(
                 "a letter says that something was decided later than its sender can know",
             ));
@@ -310,9 +349,22 @@ fn take_effect(
                 "a user says to have had a name that is not known to have been its",
             ));
         }
+        // The lookup showed it.
+        LetterBody::Profile(version) if profile::version(tx, user)? >= *version => {}
+        LetterBody::Profile(_) => {
+            return Err(Rejection::invalid("the server keeps back a user's profile"));
+        }
         LetterBody::Gone => {}
     }
     Ok(Fate::Done)
+}
+
+/// Another device of this user agreed something with a contact.
+fn agreed(tx: &Tx<'_>, contact: &SharedContact, written: u64) -> Result<()> {
+    if let Some(given) = contacts::merge(tx, contact, written)? {
+        requests::decided(tx, &contact.user, given)?;
+    }
+    requests::wanted(tx, &contact.user)
 }
 
 /// A sender whom the AS does not confirm may be confirmed later: its request waits, and is shown as what it is.
@@ -349,6 +401,19 @@ fn unverified(
 fn ended(tx: &Tx<'_>, user: &UserName, letter: &WaitingLetter) -> Result<Fate, Rejection> {
     if identity::confirmed(tx, &letter.client_key)?.as_ref() != Some(user) {
         return Err(Rejection::invalid("a farewell is from a device that is not known to be its user's"));
+    }
+    // The device was there at the end, as far as this one knows how long the identity went on.
+    let told = &letter.stamp.eid;
+    let last = identity::known(tx, user)?.map(|known| known.eid.epoch);
+    let was_last = match identity::compare(tx, user, told)? {
+        Seen::Same => Some(told.epoch) == last,
+        Seen::Newer => true,
+        Seen::Unknown | Seen::Split => false,
+    };
+    if !was_last {
+        return Err(Rejection::invalid(
+            "a farewell is from a device that does not know its user's last devices",
+        ));
     }
     numbers::check(tx, &letter.client_key, &letter.subject, &letter.stamp)?;
     numbers::keep(tx, &letter.client_key, &letter.subject, &letter.stamp)?;

@@ -10,6 +10,7 @@ mod handover;
 mod letter;
 mod letters;
 mod list;
+mod looks;
 mod news;
 mod numbers;
 mod requests;
@@ -32,9 +33,12 @@ pub(crate) use self::{
     deposits::{deliver_deposits, write_group},
     friendship::Friendship,
     handover::{handover, take_over},
-    letters::{has_new_issuer, moved, read_again, read_letters, receive_letter},
+    letters::{has_new_issuer, moved, read_again, read_letters, receive_letter, secrets_in_letters},
     list::list,
-    news::{tell_contacts_of_end, tell_contacts_of_name, write_news},
+    looks::look_after_contacts,
+    news::{
+        missed_letters, tell_contacts_of_end, tell_contacts_of_name, tell_contacts_of_profile, write_news,
+    },
     requests::{accept, ask, decline, received},
     rotation::{doubt, rotate_after_removal, settle_friendship},
     safety_number::{compare_code, confirm, show},

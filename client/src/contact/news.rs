@@ -15,15 +15,24 @@ use super::{
 use crate::{
     account::Account,
     error::{Error, Result, goes_on},
-    identity::{self, VerifiedUser},
+    identity::{self, VerifiedClient, VerifiedUser},
+    profile,
     server::Api,
     store::{Store, Tx, decode, encode, integer},
 };
 
 /// Seconds before a user is looked up again whose record does not hold together, or whose reset nobody accepted.
 const RETRY_AFTER: u64 = 24 * 60 * 60;
+/// Seconds before a user is looked up again whom the AS does not know.
+const MISSED_RETRY: u64 = 60 * 60;
+/// How often the AS may know nobody of a name before its news are dropped: a user whom not everybody can look up may have
+/// another key, which is on its way.
+const MISSES: u32 = 3;
 
-/// Something that all devices of a user are to be told.
+/// Contacts in one letter. A deposit has 16 KiB at most, and the longest names fill a kilobyte with what was agreed.
+const CONTACTS: usize = 12;
+
+/// Something that devices of a user are to be told.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum News {
     /// To a device that asked: its user may add this one to groups.
@@ -36,10 +45,16 @@ pub(super) enum News {
     Moved(UserName),
     /// To a contact: this user's account ends.
     Gone,
+    /// To a contact: this user's profile changed.
+    Profile,
     /// To this user's other devices: there is another friendship, or a user is blocked or not any more.
     Secrets,
     /// To this user's other devices: something was agreed with a contact.
     Contact(UserName),
+    /// To this user's other devices: letters did not reach this one.
+    Missed,
+    /// To one of this user's other devices, which missed letters: what all of them share.
+    Shared(PublicKey),
 }
 
 /// Has a user told something.
@@ -61,6 +76,12 @@ pub(super) fn withdraw(tx: &Tx<'_>, user: &UserName, news: &News) -> Result<()> 
     let sql = "DELETE FROM news WHERE user = ?1 AND news = ?2";
     tx.sql().execute(sql, params![user.to_string(), encode(news)])?;
     Ok(())
+}
+
+/// Letters to this device are gone, or were not written. What contacts say is asked for when it is needed; this user's other
+/// devices are asked now.
+pub(crate) fn missed_letters(tx: &Tx<'_>) -> Result<()> {
+    tell(tx, &Account::load(tx)?.user, &News::Missed)
 }
 
 /// Has a user told nothing any more.
@@ -85,7 +106,7 @@ pub(crate) async fn write_news(store: &Store, api: &Api) -> Result<()> {
 async fn write_to(store: &Store, api: &Api, user: &UserName) -> Result<()> {
     match identity::look_up(api, store, user).await {
         Ok(found) => store.write(|tx| write(tx, &found)),
-        Err(error) if error.problem() == Some(ProblemType::NotFound) => store.write(|tx| forget(tx, user)),
+        Err(error) if error.problem() == Some(ProblemType::NotFound) => store.write(|tx| missed(tx, user)),
         Err(error) if error.refusal().is_some() || matches!(error, Error::Identity(_)) => {
             store.write(|tx| {
                 let due = integer(tx.now().saturating_add(RETRY_AFTER));
@@ -99,6 +120,16 @@ async fn write_to(store: &Store, api: &Api, user: &UserName) -> Result<()> {
     }
 }
 
+/// Tries again in an hour where the AS knows nobody of that name, until that has been so for some times.
+fn missed(tx: &Tx<'_>, user: &UserName) -> Result<()> {
+    let due = integer(tx.now().saturating_add(MISSED_RETRY));
+    let sql = "UPDATE news SET due = ?2, missed = missed + 1 WHERE user = ?1";
+    tx.sql().execute(sql, params![user.to_string(), due])?;
+    let sql = "DELETE FROM news WHERE user = ?1 AND missed >= ?2";
+    tx.sql().execute(sql, params![user.to_string(), MISSES])?;
+    Ok(())
+}
+
 /// Writes all news of a user to each of the user's devices but this one, and answers to those that asked.
 fn write(tx: &Tx<'_>, user: &VerifiedUser) -> Result<()> {
     let account = Account::load(tx)?;
@@ -109,40 +140,59 @@ fn write(tx: &Tx<'_>, user: &VerifiedUser) -> Result<()> {
         .query_map([user.name.to_string()], |row| row.get(0))?
         .collect::<Result<Vec<Vec<u8>>, _>>()?;
     for news in rows {
-        let news = decode(&news, "news")?;
-        let Some(body) = body(tx, &user.name, &news)? else { continue };
+        let news: News = decode(&news, "news")?;
+        let bodies = bodies(tx, &user.name, &news)?;
         if let News::Answer(asked) | News::Decline(asked) = &news {
             if is_device(&asked.client_key) {
-                write_letter(tx, &account, &user.name, &asked.contact, &body)?;
+                for body in &bodies {
+                    write_letter(tx, &account, &user.name, &asked.contact, body)?;
+                }
             }
             continue;
         }
-        for client in user.clients.iter().filter(|client| client.client_key != own_key) {
-            if let Some(contact) = &client.contact {
-                write_letter(tx, &account, &user.name, contact, &body)?;
+        let is_meant = |client: &&VerifiedClient| match &news {
+            News::Shared(device) => client.client_key == *device,
+            _ => client.client_key != own_key,
+        };
+        for contact in user.clients.iter().filter(is_meant).filter_map(|client| client.contact.as_ref()) {
+            for body in &bodies {
+                write_letter(tx, &account, &user.name, contact, body)?;
             }
         }
     }
     forget(tx, &user.name)
 }
 
-/// What is to be said now; `None` if it is not true any more.
-fn body(tx: &Tx<'_>, to: &UserName, news: &News) -> Result<Option<LetterBody>> {
+/// What is to be said now; nothing if it is not true any more.
+fn bodies(tx: &Tx<'_>, to: &UserName, news: &News) -> Result<Vec<LetterBody>> {
     Ok(match news {
         News::Answer(asked) if contacts::is_given(tx, to)? => {
             let friend = Friendship::load(tx)?.secrets.friend.clone();
-            Some(LetterBody::Answer(ContactAnswer { request_id: asked.request_id, friend }))
+            vec![LetterBody::Answer(ContactAnswer { request_id: asked.request_id, friend })]
         }
-        News::Decline(asked) => Some(LetterBody::Decline(asked.request_id)),
+        News::Decline(asked) => vec![LetterBody::Decline(asked.request_id)],
         News::Renewal if contacts::is_given(tx, to)? => {
-            Some(LetterBody::Renewal(Friendship::load(tx)?.secrets.friend.clone()))
+            vec![LetterBody::Renewal(Friendship::load(tx)?.secrets.friend.clone())]
         }
-        News::Answer(_) | News::Renewal => None,
-        News::Moved(from) => Some(LetterBody::Moved(from.clone())),
-        News::Gone => Some(LetterBody::Gone),
-        News::Secrets => Some(LetterBody::Secrets(Friendship::load(tx)?.secrets.clone())),
-        News::Contact(user) => contacts::find(tx, user)?.map(LetterBody::Contact),
+        News::Answer(_) | News::Renewal => Vec::new(),
+        News::Moved(from) => vec![LetterBody::Moved(from.clone())],
+        News::Gone => vec![LetterBody::Gone],
+        News::Profile => vec![LetterBody::Profile(profile::own_version(tx)?)],
+        News::Secrets => vec![secrets(tx)?],
+        News::Contact(user) => contacts::find(tx, user)?.map(LetterBody::Contact).into_iter().collect(),
+        News::Missed => vec![LetterBody::Missed],
+        News::Shared(_) => {
+            let contacts = contacts::all(tx)?;
+            let parts = (0..).zip(contacts.chunks(CONTACTS));
+            let parts =
+                parts.map(|(part, contacts)| LetterBody::Contacts { part, contacts: contacts.to_vec() });
+            [secrets(tx)?].into_iter().chain(parts).collect()
+        }
     })
+}
+
+fn secrets(tx: &Tx<'_>) -> Result<LetterBody> {
+    Ok(LetterBody::Secrets(Friendship::load(tx)?.secrets.clone()))
 }
 
 /// Has every contact told that this user was called something else before.
@@ -155,10 +205,18 @@ pub(crate) fn tell_contacts_of_end(tx: &Tx<'_>) -> Result<()> {
     tell_contacts(tx, &News::Gone)
 }
 
+/// Has every contact told that this user's profile changed.
+pub(crate) fn tell_contacts_of_profile(tx: &Tx<'_>) -> Result<()> {
+    tell_contacts(tx, &News::Profile)
+}
+
+/// Users that are blocked are none: a letter shows by what secret its sender can be looked up.
 fn tell_contacts(tx: &Tx<'_>, news: &News) -> Result<()> {
+    let Some(friendship) = Friendship::find(tx)? else { return Ok(()) };
     contacts::all(tx)?
         .iter()
         .filter(|contact| contact.given || contact.friend.is_some())
+        .filter(|contact| !friendship.secrets.is_blocked(&contact.user))
         .try_for_each(|contact| tell(tx, &contact.user, news))
 }
 

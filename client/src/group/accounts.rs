@@ -1,9 +1,9 @@
-//! What becomes of the accounts of members (AS-11): a reset, another name, an end. A member's message is
+//! What becomes of the accounts of members (AS-11): a reset, another name or display name, an end. A member's message is
 //! a hint; the AS's record proves it, and each group that the user is in is told once. Owns the tables
 //! `member_news` and `gone_members`.
 
 use postern_protocol::{ds::GroupId, name::UserName};
-use rusqlite::params;
+use rusqlite::{OptionalExtension as _, params};
 
 use super::{members, message::Content, outbox, record, state::GroupState};
 use crate::{
@@ -16,6 +16,12 @@ use crate::{
 const LOOK_AGAIN: u64 = 60 * 60;
 /// How often the AS is asked whether an account ended before the hint is dropped.
 const PATIENCE: u32 = 48;
+/// Seconds for which the AS has to know nobody of the name of a user whose device told of the end.
+const GONE_AFTER: u64 = 2 * 24 * 60 * 60;
+/// Seconds between two looks meanwhile.
+const ABSENT_AGAIN: u64 = 12 * 60 * 60;
+/// Seconds after which a user is looked up again who was told as gone.
+const GONE_AGAIN: u64 = 30 * 24 * 60 * 60;
 /// The most users that are looked up again in one go.
 const AT_ONCE: usize = 5;
 
@@ -33,6 +39,13 @@ pub(crate) fn tell_groups(tx: &Tx<'_>) -> Result<()> {
     record::active(tx)?.iter().try_for_each(|id| outbox::push(tx, id, &Content::Present).map(drop))
 }
 
+/// Gives all groups the key to the profile of this device's user: members with a message, those that come later with the
+/// card that a commit brings.
+pub(crate) fn give_profile_key(tx: &Tx<'_>) -> Result<()> {
+    tell_groups(tx)?;
+    record::commit_everywhere(tx)
+}
+
 /// Says in all groups that this device's user ends its account.
 pub(crate) fn tell_groups_of_end(tx: &Tx<'_>) -> Result<()> {
     record::active(tx)?.iter().try_for_each(|id| outbox::push(tx, id, &Content::Gone).map(drop))
@@ -44,6 +57,15 @@ pub(super) fn hint(tx: &Tx<'_>, user: &UserName, name: Option<&UserName>) -> Res
         "INSERT INTO member_news (user, name, tried, due) VALUES (?1, ?2, 0, 0)
          ON CONFLICT (user) DO UPDATE SET name = excluded.name, tried = 0, due = 0",
         params![user.to_string(), name.map(ToString::to_string)],
+    )?;
+    Ok(())
+}
+
+/// Has the AS asked about a user of whom something new was told, or may be shown by now.
+pub(super) fn look_again(tx: &Tx<'_>, user: &UserName) -> Result<()> {
+    tx.sql().execute(
+        "INSERT OR IGNORE INTO member_news (user, name, tried, due) VALUES (?1, ?1, 0, 0)",
+        [user.to_string()],
     )?;
     Ok(())
 }
@@ -61,20 +83,55 @@ pub(crate) fn hints(tx: &Tx<'_>) -> Result<Vec<MemberNews>> {
         .collect()
 }
 
-/// The AS does not know a user any more that is a member of groups.
-pub(crate) fn gone(tx: &Tx<'_>, user: &UserName) -> Result<()> {
+/// The AS knows nobody of the name of a user of whom a device said that the account ends. Once that was so for days, it is
+/// told: the device may have been a thief's, and the user about to begin anew.
+pub(crate) fn absent(tx: &Tx<'_>, user: &UserName) -> Result<()> {
+    let now = tx.now();
+    let sql =
+        "UPDATE member_news SET absent = coalesce(absent, ?2), due = ?3 WHERE user = ?1 RETURNING absent";
+    let due = integer(now.saturating_add(ABSENT_AGAIN));
+    let key = params![user.to_string(), integer(now), due];
+    let since: Option<u64> = tx.sql().query_row(sql, key, |row| row.get(0)).optional()?;
+    match since {
+        Some(since) if since.saturating_add(GONE_AFTER) <= now => gone(tx, user),
+        _ => Ok(()),
+    }
+}
+
+/// A lookup showed a user, who is not gone then.
+pub(crate) fn reappeared(tx: &Tx<'_>, user: &UserName) -> Result<()> {
+    tx.sql().execute("DELETE FROM gone_members WHERE user = ?1", [user.to_string()])?;
+    tx.sql().execute("UPDATE member_news SET absent = NULL WHERE user = ?1", [user.to_string()])?;
+    Ok(())
+}
+
+fn gone(tx: &Tx<'_>, user: &UserName) -> Result<()> {
     forget_hint(tx, user)?;
-    let sql = "INSERT OR IGNORE INTO gone_members (user) VALUES (?1)";
-    if tx.sql().execute(sql, [user.to_string()])? == 0 {
+    let sql = "INSERT INTO gone_members (user, told, due) VALUES (?1, 1, ?2)
+               ON CONFLICT (user) DO UPDATE SET told = 1, due = excluded.due WHERE told = 0";
+    let due = integer(tx.now().saturating_add(GONE_AGAIN));
+    if tx.sql().execute(sql, params![user.to_string(), due])? == 0 {
         return Ok(());
     }
     tell(tx, user, |group| Event::MemberGone { group, user: user.clone() })
 }
 
+/// The AS does not show a user of whom nobody said anything. The account may have ended, or be hidden from those that are
+/// no contacts, or be called something else, which its devices are yet to say: it is looked for again, at this time
+/// (seconds since 1970).
+pub(crate) fn not_shown(tx: &Tx<'_>, user: &UserName, due: u64) -> Result<()> {
+    tx.sql().execute(
+        "INSERT INTO gone_members (user, told, due) VALUES (?1, 0, ?2)
+         ON CONFLICT (user) DO UPDATE SET due = excluded.due",
+        params![user.to_string(), integer(due)],
+    )?;
+    Ok(())
+}
+
 /// The AS still knows a user that says that it ends.
 pub(crate) fn still_there(tx: &Tx<'_>, user: &UserName) -> Result<()> {
     tx.sql().execute(
-        "UPDATE member_news SET tried = tried + 1, due = ?2 WHERE user = ?1",
+        "UPDATE member_news SET tried = tried + 1, absent = NULL, due = ?2 WHERE user = ?1",
         params![user.to_string(), integer(tx.now().saturating_add(LOOK_AGAIN))],
     )?;
     tx.sql().execute(
@@ -98,6 +155,15 @@ pub(crate) fn was_reset(tx: &Tx<'_>, user: &UserName) -> Result<()> {
     tell(tx, user, |group| Event::MemberReset { group, user: user.clone() })
 }
 
+/// The AS shows another display name of a user, or its key came.
+pub(crate) fn shows_name(tx: &Tx<'_>, user: &UserName, display_name: &str) -> Result<()> {
+    tell(tx, user, |group| Event::MemberDisplayName {
+        group,
+        user: user.clone(),
+        display_name: display_name.to_owned(),
+    })
+}
+
 pub(crate) fn forget_hint(tx: &Tx<'_>, user: &UserName) -> Result<()> {
     tx.sql().execute("DELETE FROM member_news WHERE user = ?1", [user.to_string()])?;
     Ok(())
@@ -110,11 +176,13 @@ pub(crate) fn not_seen_since(tx: &Tx<'_>, time: u64) -> Result<Vec<UserName>> {
            JOIN groups g ON g.group_id = l.group_id AND g.active = 1
            JOIN identities i ON i.client_key = l.client_key
            JOIN eids e ON e.user = i.user AND e.pending = 0
-          WHERE e.seen < ?1 AND NOT EXISTS (SELECT 1 FROM gone_members m WHERE m.user = i.user)
+          WHERE e.seen < ?1 AND NOT EXISTS
+              (SELECT 1 FROM gone_members m WHERE m.user = i.user AND m.due > ?3)
+             AND NOT EXISTS (SELECT 1 FROM member_news n WHERE n.user = i.user)
           ORDER BY e.seen LIMIT ?2",
     )?;
     let rows = statement
-        .query_map(params![integer(time), AT_ONCE], |row| row.get(0))?
+        .query_map(params![integer(time), AT_ONCE, integer(tx.now())], |row| row.get(0))?
         .collect::<Result<Vec<String>, _>>()?;
     rows.iter().map(|user| parse(user)).collect()
 }

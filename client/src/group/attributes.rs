@@ -16,7 +16,9 @@ use crate::{
     account::Account,
     error::{Error, Result},
     identity::IdentityLink,
-    key_packages, sealed,
+    key_packages,
+    profile::{self, SharedProfileKey},
+    sealed,
     store::{Tx, decode, encode},
 };
 
@@ -29,6 +31,9 @@ const CARDS_AT_ONCE: usize = 64;
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Card {
     pub link: IdentityLink,
+    /// The key to the profile of the leaf's user (AS-6). Absent where it is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile_key: Option<SharedProfileKey>,
     /// The application's.
     pub content: Payload,
 }
@@ -53,6 +58,8 @@ impl GroupState {
         for (leaf_key, card) in self.cards(tx, kept)?.unwrap_or_default() {
             if self.member(&leaf_key).is_some() {
                 links::told(tx, &self.id, &leaf_key, &card.link)?;
+                let profile_key = card.profile_key.as_ref();
+                links::told_profile_key(tx, &self.id, &leaf_key, &card.link, profile_key)?;
             }
         }
         Ok(())
@@ -87,11 +94,13 @@ impl GroupState {
         let account = Account::load(tx)?;
         let link =
             IdentityLink::sign(&account.client_key(), account.credential()?, Some(&self.id), &self.leaf);
-        let own = Card { link, content: Payload::new(record::attributes(tx, &self.id)?) };
+        let content = Payload::new(record::attributes(tx, &self.id)?);
+        let own = Card { link, profile_key: profile::own_key(tx)?, content };
         let mut cards = vec![(self.leaf.public_key(), own)];
         for leaf_key in added.iter().take(CARDS_AT_ONCE) {
             if let Some(link) = key_packages::link_of(tx, leaf_key)? {
-                cards.push((*leaf_key, Card { link, content: Payload::default() }));
+                let profile_key = links::profile_key(tx, &link)?;
+                cards.push((*leaf_key, Card { link, profile_key, content: Payload::default() }));
             }
         }
         let mut attributes = Vec::new();

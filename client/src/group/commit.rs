@@ -9,11 +9,12 @@ use postern_protocol::{
     GroupInfo, MlsMessage, PublicKey, Welcome,
     ds::{GroupId, SubmitMessage},
     encoding::Encoding,
-    mls::{DeliveryAddress, GROUP_POLICY, GroupPolicy, Pseudonym},
+    mls::{DeliveryAddress, GROUP_POLICY, GroupPolicy, Pseudonym, UserKey},
 };
 
 use super::{
     changes::{added_leaf_keys, commit_events},
+    create::external_sender,
     handover, links,
     outstanding::{self, Kind, Outstanding},
     record, rules,
@@ -35,8 +36,11 @@ pub enum Change {
     /// Removes members, by leaf key. With a device of our own user goes the key that it knows: the
     /// commit brings another.
     Remove(Vec<PublicKey>),
-    /// Renews our own keys.
+    /// Renews our own keys, and puts the server's present key in place of the group's external sender if that is for
+    /// us to do.
     Update,
+    /// Renews our own keys, and the one by which our user acts in the group.
+    UserKey,
     /// The same, and replaces the attributes of our leaf.
     SetAttributes(Vec<u8>),
     /// Makes these users the admins.
@@ -61,6 +65,7 @@ impl GroupState {
         let leaf_node = self.leaf_node_for(tx, change, &removed)?;
         let context = match change {
             Change::Admins(admins) => Some(self.context_with(admins)?),
+            Change::Update => self.context_with_server_key(tx)?,
             _ => None,
         };
         let allowed: Vec<_> = self
@@ -85,7 +90,11 @@ impl GroupState {
                 builder = builder.propose_adds(key_packages);
             }
             Change::Remove(_) => builder = builder.propose_removals(removed),
-            Change::Admins(_) | Change::Update | Change::SetAttributes(_) | Change::Address(_) => {}
+            Change::Admins(_)
+            | Change::Update
+            | Change::UserKey
+            | Change::SetAttributes(_)
+            | Change::Address(_) => {}
         }
         if let Some(context) = context {
             builder = builder.propose_group_context_extensions(context).map_err(Error::mls(what))?;
@@ -130,8 +139,10 @@ impl GroupState {
             self.mls.merge_pending_commit(tx).map_err(Error::mls("cannot apply our own commit"))?;
             record::committed(tx, &self.id)?;
             if user_key != self.own_leaf()?.user_key {
-                // Those that are in the group: others are to stay out.
-                handover::retell(tx, &self.id, &self.own_clients(tx)?)?;
+                // Those that are in the group, or on their way: others are to stay out.
+                let mut devices = self.own_clients(tx)?;
+                devices.extend(handover::on_their_way(tx, &self.id)?);
+                handover::retell(tx, &self.id, &devices)?;
             }
             if address != self.delivery_address()
                 && let Some(address) = address
@@ -162,18 +173,43 @@ impl GroupState {
             member.is_some_and(|member| rules::pseudonym(&member.credential) == Some(own.pseudonym))
         };
         let address = own.address.ok_or(Error::Damaged("the own address"))?;
-        let user_key = own.user_key.ok_or(Error::Damaged("the own user key"))?;
-        let extensions = match change {
-            Change::Address(delivery) => leaf::extensions(delivery, &user_key)?,
-            Change::Remove(_) if removed.iter().any(is_ours) => {
-                let generation = self.user_key().map_or(user_key.generation, |key| key.generation);
-                let next = leaf::new_user_key(tx, generation.saturating_add(1))?;
-                let domain = self.id.domain().clone();
-                leaf::extensions(&DeliveryAddress { domain, address }, &next)?
-            }
-            _ => return Ok(None),
+        let needs_another = match change {
+            Change::Remove(_) => removed.iter().any(is_ours),
+            Change::UserKey => true,
+            _ => false,
         };
+        let next = if needs_another { self.next_user_key(tx)? } else { self.user_key_here(tx)? };
+        let delivery = match change {
+            Change::Address(delivery) => delivery.clone(),
+            _ if own.user_key == Some(next) => return Ok(None),
+            _ => DeliveryAddress { domain: self.id.domain().clone(), address },
+        };
+        let extensions = leaf::extensions(&delivery, &next)?;
         Ok(Some(LeafNodeParameters::builder().with_extensions(extensions).build()))
+    }
+
+    /// Another key of our user, in the place of that of the highest generation.
+    fn next_user_key(&self, tx: &Tx<'_>) -> Result<UserKey> {
+        let generation = self.user_key().map_or(0, |key| key.generation.saturating_add(1));
+        leaf::new_user_key(tx, generation)
+    }
+
+    /// The user's newest key of which this device has the private half: another device may have made one that this one
+    /// was not told yet.
+    pub(super) fn user_key_here(&self, tx: &Tx<'_>) -> Result<UserKey> {
+        if let Some(newest) = self.user_key()
+            && leaf::key(tx, &newest.public_key)?.is_some()
+        {
+            return Ok(newest);
+        }
+        self.own_leaf()?.user_key.ok_or(Error::Damaged("the own user key"))
+    }
+
+    /// Has this device's leaf take the user's newest key soon, once this device knows it. With the leaves that have it
+    /// goes the newest key, and an older one in this leaf, which a removed device may know, would count again.
+    pub(super) fn follow_user_key(&self, tx: &Tx<'_>) -> Result<()> {
+        let is_behind = Some(self.user_key_here(tx)?) != self.own_leaf()?.user_key;
+        if is_behind { record::proposed(tx, &self.id) } else { Ok(()) }
     }
 
     /// The group context with other admins.
@@ -184,6 +220,35 @@ impl GroupState {
             .add_or_replace(Extension::Unknown(GROUP_POLICY, UnknownExtension(policy.to_bytes())))
             .map_err(Error::mls("cannot change the group's policy"))?;
         Ok(context)
+    }
+
+    /// The group context with the server's present key as external sender; `None` if it is there, is not known to be
+    /// another one, or another member has to put it there.
+    fn context_with_server_key(&self, tx: &Tx<'_>) -> Result<Option<Extensions<GroupContext>>> {
+        let Some(server_key) = self.due_server_key(tx)? else { return Ok(None) };
+        let mut context = self.mls.extensions().clone();
+        context
+            .add_or_replace(Extension::ExternalSenders(vec![external_sender(&self.id, server_key)]))
+            .map_err(Error::mls("cannot change the group's external sender"))?;
+        Ok(Some(context))
+    }
+
+    /// The server's present key, which is for this device to put in place of the group's external sender.
+    fn due_server_key(&self, tx: &Tx<'_>) -> Result<Option<PublicKey>> {
+        let wanted = record::server_key(tx, &self.id)?;
+        let carried = self.mls.extensions().external_senders();
+        let is_new = |key: &PublicKey| {
+            let wanted = external_sender(&self.id, *key);
+            carried.is_none_or(|senders| !senders.contains(&wanted))
+        };
+        Ok(wanted.filter(|key| is_new(key) && self.is_admin(&self.leaf.public_key())))
+    }
+
+    /// Notes which key the server wants the group to have as external sender. If it has another one and this device is
+    /// an admin's, its turn to commit comes soon.
+    pub(super) fn want_server_key(&self, tx: &Tx<'_>, server_key: Option<&PublicKey>) -> Result<()> {
+        record::set_server_key(tx, &self.id, server_key)?;
+        if self.due_server_key(tx)?.is_some() { record::proposed(tx, &self.id) } else { Ok(()) }
     }
 
     fn removed_by(&self, change: &Change) -> Result<Vec<LeafNodeIndex>> {

@@ -15,6 +15,7 @@ use crate::{
     identity::{self, IdentityLink},
     mls::{self, LeafSigner},
     options::Options,
+    profile,
     store::Tx,
 };
 
@@ -58,7 +59,14 @@ impl GroupState {
         let account = Account::load(tx)?;
         let link =
             IdentityLink::sign(&account.client_key(), account.credential()?, Some(&self.id), &self.leaf);
-        let message = ApplicationMessage { number, link, eid: identity::own_state(tx)?, content };
+        let message = ApplicationMessage {
+            number,
+            link,
+            eid: identity::own_state(tx)?,
+            profile_key: profile::own_key(tx)?,
+            profile_version: profile::own_version(tx)?,
+            content,
+        };
         let message = self
             .mls
             .create_message(tx, &LeafSigner(&self.leaf), &Encoding::Cbor.encode(&message))

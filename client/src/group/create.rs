@@ -7,8 +7,8 @@ use openmls::prelude::{
 };
 use openmls_traits::OpenMlsProvider as _;
 use postern_protocol::{
-    GroupInfo, RatchetTree,
-    ds::{CreateGroup, GroupIdReserved, MAX_PAST_EPOCHS},
+    GroupInfo, PublicKey, RatchetTree,
+    ds::{CreateGroup, GroupId, GroupIdReserved, MAX_PAST_EPOCHS},
     encoding::Encoding,
     key::SigningKey,
     mls::{DeliveryAddress, GROUP_POLICY, GroupPolicy, Pseudonym},
@@ -29,6 +29,12 @@ use crate::{
     store::Tx,
 };
 
+/// The server as the group's external sender: with it, the server proposes removals (DS-10).
+pub(super) fn external_sender(id: &GroupId, server_key: PublicKey) -> ExternalSender {
+    let server = mls::credential(id.domain().as_str().as_bytes().to_vec(), server_key);
+    ExternalSender::new(server.signature_key, server.credential)
+}
+
 impl GroupState {
     /// Makes a group with this client as its one member and admin, and keeps its founding until the
     /// DS's answer is known.
@@ -40,7 +46,6 @@ impl GroupState {
     ) -> Result<Self> {
         let what = "cannot create the group";
         let id = reserved.group_id.clone();
-        let server = mls::credential(id.domain().as_str().as_bytes().to_vec(), reserved.server_key);
         let key = SigningKey::generate();
         let pseudonym = Pseudonym::random();
         let policy = GroupPolicy::new(pseudonym);
@@ -51,7 +56,7 @@ impl GroupState {
                 &[],
             )),
             Extension::Unknown(GROUP_POLICY, UnknownExtension(policy.to_bytes())),
-            Extension::ExternalSenders(vec![ExternalSender::new(server.signature_key, server.credential)]),
+            Extension::ExternalSenders(vec![external_sender(&id, reserved.server_key)]),
         ])
         .map_err(Error::mls(what))?;
         let signer = LeafSigner(&key);

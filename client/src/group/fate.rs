@@ -48,13 +48,19 @@ impl GroupState {
             Event::Undelivered { group: self.id.clone(), members: accepted.undelivered }.record(tx)?;
         }
         match kind {
-            Kind::Commit => self.confirm_commit(tx),
+            Kind::Commit => {
+                self.confirm_commit(tx)?;
+                self.want_server_key(tx, accepted.server_key.as_ref())
+            }
             Kind::Message => {
                 self.remember_said(tx)?;
                 outbox::sent(tx, &self.id)?;
                 outstanding::forget(tx, &self.id, kind)
             }
-            Kind::Rejoin => self.came_back(tx),
+            Kind::Rejoin => {
+                self.came_back(tx)?;
+                self.want_server_key(tx, accepted.server_key.as_ref())
+            }
             Kind::Creation | Kind::Leave => outstanding::forget(tx, &self.id, kind),
         }
     }
@@ -70,7 +76,11 @@ impl GroupState {
     pub(crate) fn refused(&mut self, tx: &Tx<'_>, kind: Kind, problem: &Problem) -> Result<()> {
         match kind {
             Kind::Creation => self.forget(tx, problem),
-            Kind::Commit => self.drop_commit(tx),
+            Kind::Commit => {
+                // It may have brought a key that the server revoked meanwhile.
+                record::set_server_key(tx, &self.id, None)?;
+                self.drop_commit(tx)
+            }
             Kind::Leave => {
                 Event::StillIn { group: self.id.clone(), reason: problem.to_string() }.record(tx)?;
                 record::set_leaving(tx, &self.id, false)?;

@@ -155,6 +155,7 @@ pub(crate) fn take_over(tx: &Tx<'_>, groups: &[GroupHandover]) -> Result<()> {
                 if let Some(key) = handover.attributes_key {
                     record::keep_attributes_key(tx, &handover.id, &key)?;
                 }
+                group.follow_user_key(tx)?;
             }
             Ok(Some(group)) if group.belongs_beside(tx, handover)? => renew_entry(tx, handover)?,
             Ok(Some(_)) => {}
@@ -219,6 +220,12 @@ pub(crate) fn drop_entry(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
     Ok(())
 }
 
+/// The queue that addresses were made for is gone: the groups that this device is to come into get others.
+pub(crate) fn forget_entry_addresses(tx: &Tx<'_>) -> Result<()> {
+    tx.sql().execute("UPDATE entries SET address = NULL", [])?;
+    Ok(())
+}
+
 /// An attempt failed for good; another one, with another address, comes later.
 pub(crate) fn entry_failed(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
     let sql = "SELECT attempts, address FROM entries WHERE group_id = ?1";
@@ -228,7 +235,7 @@ pub(crate) fn entry_failed(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
     if let Some(address) = address {
         mailbox::revoke_later(tx, &fixed(&address, "an address")?)?;
     }
-    let pause = 60u64.saturating_mul(4u64.saturating_pow(attempts)).min(LONGEST_PAUSE);
+    let pause = 4u64.saturating_pow(attempts).min(LONGEST_PAUSE);
     tx.sql().execute(
         "UPDATE entries SET address = NULL, attempts = attempts + 1, due = ?2 WHERE group_id = ?1",
         params![id.to_mls(), integer(tx.now().saturating_add(pause))],
@@ -300,6 +307,21 @@ pub(crate) fn retell(tx: &Tx<'_>, id: &GroupId, devices: &[PublicKey]) -> Result
         )?;
     }
     Ok(())
+}
+
+/// The devices of this user that were told of a group and did not show themselves in it yet.
+pub(super) fn on_their_way(tx: &Tx<'_>, id: &GroupId) -> Result<Vec<PublicKey>> {
+    let mut statement = tx.sql().prepare_cached(
+        "SELECT t.client_key FROM told_devices t WHERE t.group_id = ?1 AND t.told = 1 AND NOT EXISTS
+             (SELECT 1 FROM links l WHERE l.group_id = t.group_id AND l.client_key = t.client_key)",
+    )?;
+    let keys = statement.query_map([id.to_mls()], |row| row.get(0))?.collect::<Result<Vec<Vec<u8>>, _>>()?;
+    keys.iter().map(|key| fixed(key, "a key")).collect()
+}
+
+/// Notes that a device of this user, which missed letters, has to be told of every group again.
+pub(crate) fn retell_all(tx: &Tx<'_>, device: &PublicKey) -> Result<()> {
+    record::active(tx)?.iter().try_for_each(|id| retell(tx, id, &[*device]))
 }
 
 /// Notes that a device was told of a group.

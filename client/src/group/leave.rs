@@ -2,10 +2,10 @@
 
 use openmls::prelude::{Proposal, QueuedProposal, Sender};
 use openmls_traits::OpenMlsProvider as _;
-use postern_protocol::{ds::GroupId, encoding::Encoding};
+use postern_protocol::{PublicKey, ds::GroupId, encoding::Encoding};
 
 use super::{
-    Change, handover, outbox,
+    Change, evict, handover, members, outbox,
     outstanding::{self, Kind, Outstanding},
     record, rules,
     state::GroupState,
@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    invitations, key_packages, leaf, mailbox,
+    identity, invitations, key_packages, leaf, mailbox,
     mls::{self, LeafSigner},
     store::Tx,
 };
@@ -37,6 +37,42 @@ impl GroupState {
         let mut others = self.of_same_users(&[own]);
         others.retain(|leaf_key| *leaf_key != own);
         (!others.is_empty()).then_some(Change::Remove(others))
+    }
+
+    /// The change that takes devices of this user out of the group that were added as users of their own. `None` if
+    /// there are none, or this device may not.
+    pub(crate) fn without_places_apart(&self, tx: &Tx<'_>) -> Result<Option<Change>> {
+        let leaves = self.places_apart(tx)?;
+        let may = !leaves.is_empty() && self.is_admin(&self.leaf.public_key());
+        Ok(may.then_some(Change::Remove(leaves)))
+    }
+
+    /// The leaves of this user's devices that were added as users of their own.
+    pub(crate) fn places_apart(&self, tx: &Tx<'_>) -> Result<Vec<PublicKey>> {
+        evict::places_of(tx, self, &identity::own_devices(tx)?)
+    }
+
+    /// Whether nobody but this user is in the group.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.of_same_users(&[self.leaf.public_key()]).len() == self.size()
+    }
+
+    /// The change by which the last admin makes another user the one admin: of those whose identity the AS confirmed,
+    /// or else of all, the one in the first place of the tree. Places are given from the first on, so that is the
+    /// member that is there the longest, unless a place became free. `None` if there is another admin, or nobody.
+    pub(crate) fn succession(&self, tx: &Tx<'_>) -> Result<Option<Change>> {
+        if !self.is_last_admin()? {
+            return Ok(None);
+        }
+        let own = self.own_leaf()?.pseudonym;
+        let mut candidates = Vec::new();
+        for (place, leaf) in rules::leaves(&self.mls) {
+            if leaf.pseudonym != own {
+                let is_confirmed = members::resolve(tx, &self.id, leaf.leaf_key)?.verified;
+                candidates.push((!is_confirmed, place, leaf.pseudonym));
+            }
+        }
+        Ok(candidates.into_iter().min().map(|(.., successor)| Change::Admins(vec![successor])))
     }
 
     /// Whether this device's user is the only admin: another has to be named before it leaves.

@@ -1,12 +1,15 @@
 //! Links that members showed, and the number of each one's last message. Owns the table `links`.
 
+use std::collections::HashSet;
+
 use postern_protocol::{PublicKey, credential::ClientCredential, ds::GroupId, name::UserName};
 use rusqlite::{OptionalExtension as _, params};
 
-use super::message::RosterEntry;
+use super::{accounts, message::RosterEntry, state::GroupState};
 use crate::{
     error::{Error, Result},
     identity::{self, IdentityLink},
+    profile::{self, SharedProfileKey, Source},
     store::{Tx, decode, encode, integer},
 };
 
@@ -30,6 +33,27 @@ pub(super) fn shown(tx: &Tx<'_>, group: &GroupId, leaf_key: &PublicKey, link: &I
 /// what was known is never overwritten.
 pub(super) fn told(tx: &Tx<'_>, group: &GroupId, leaf_key: &PublicKey, link: &IdentityLink) -> Result<()> {
     keep(tx, group, leaf_key, link, "links.client_key IS NULL")
+}
+
+/// Keeps the key to the profile of a member's user that somebody told, if both keys signed the link.
+pub(super) fn told_profile_key(
+    tx: &Tx<'_>,
+    group: &GroupId,
+    leaf_key: &PublicKey,
+    link: &IdentityLink,
+    profile_key: Option<&SharedProfileKey>,
+) -> Result<()> {
+    let Some((claim, shared)) = link.claim(group, leaf_key).zip(profile_key) else { return Ok(()) };
+    if profile::keep_key(tx, &claim.user, shared, Source::Told)? {
+        accounts::look_again(tx, &claim.user)?;
+    }
+    Ok(())
+}
+
+/// The key to the profile of the user that a link names, if this device has it.
+pub(super) fn profile_key(tx: &Tx<'_>, link: &IdentityLink) -> Result<Option<SharedProfileKey>> {
+    let claim = ClientCredential::parse(&link.credential).map_err(|_| Error::Damaged("a credential"))?;
+    profile::key_of(tx, &claim.user)
 }
 
 fn keep(
@@ -79,7 +103,8 @@ pub(super) fn take_newcomers(tx: &Tx<'_>, group: &GroupId) -> Result<Vec<RosterE
     rows.into_iter()
         .map(|(leaf_key, link)| {
             let link = decode(&link, "an identity link")?;
-            Ok(RosterEntry { leaf_key: PublicKey::new(leaf_key), link })
+            let profile_key = profile_key(tx, &link)?;
+            Ok(RosterEntry { leaf_key: PublicKey::new(leaf_key), link, profile_key })
         })
         .collect()
 }
@@ -101,6 +126,39 @@ pub(super) fn keep_number(tx: &Tx<'_>, group: &GroupId, leaf_key: &PublicKey, nu
              ON CONFLICT (group_id, leaf_key) DO UPDATE SET last_number = excluded.last_number",
         )?
         .execute(params![group.to_mls(), leaf_key.as_bytes(), integer(number)])?;
+    Ok(())
+}
+
+/// The most links of a group that are kept of leaves that are not in it any more: the history names them.
+const DEPARTED: usize = 1000;
+
+/// The links that name a client.
+pub(super) fn of_client(tx: &Tx<'_>, client_key: &PublicKey) -> Result<Vec<IdentityLink>> {
+    let sql = "SELECT link FROM links WHERE client_key = ?1 AND link IS NOT NULL";
+    let mut statement = tx.sql().prepare_cached(sql)?;
+    let rows = statement
+        .query_map([client_key.as_bytes()], |row| row.get(0))?
+        .collect::<Result<Vec<Vec<u8>>, _>>()?;
+    rows.iter().map(|link| decode(link, "an identity link")).collect()
+}
+
+/// Forgets links of leaves that are not in the group any more, where there are too many: the oldest ones.
+pub(super) fn forget_departed(tx: &Tx<'_>, group: &GroupState) -> Result<()> {
+    let id = group.id.to_mls();
+    let kept: usize =
+        tx.sql().query_row("SELECT count(*) FROM links WHERE group_id = ?1", [&id], |row| row.get(0))?;
+    if kept <= group.size().saturating_add(DEPARTED) {
+        return Ok(());
+    }
+    let present: HashSet<PublicKey> = group.leaf_keys().collect();
+    let mut statement =
+        tx.sql().prepare("SELECT leaf_key FROM links WHERE group_id = ?1 ORDER BY rowid DESC")?;
+    let leaf_keys = statement.query_map([&id], |row| row.get(0))?.collect::<Result<Vec<[u8; 32]>, _>>()?;
+    let departed = leaf_keys.into_iter().map(PublicKey::new).filter(|leaf_key| !present.contains(leaf_key));
+    for leaf_key in departed.skip(DEPARTED) {
+        let sql = "DELETE FROM links WHERE group_id = ?1 AND leaf_key = ?2";
+        tx.sql().execute(sql, params![id, leaf_key.as_bytes()])?;
+    }
     Ok(())
 }
 

@@ -4,7 +4,7 @@
 use postern_protocol::{PublicKey, eid::EidState};
 use serde::{Deserialize, Serialize};
 
-use crate::identity::IdentityLink;
+use crate::{identity::IdentityLink, profile::SharedProfileKey};
 
 /// The plaintext of a private message.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,6 +17,11 @@ pub struct ApplicationMessage {
     /// The identity of the sender's user, as far as the sender knows it: an AS that shows one history to
     /// some and another to others is found out.
     pub eid: EidState,
+    /// The key to the profile of the sender's user (AS-6). Absent where it is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile_key: Option<SharedProfileKey>,
+    /// The version of that profile, as far as the sender knows it; 0: none. Members ask the AS for a later one.
+    pub profile_version: u64,
     pub content: Content,
 }
 
@@ -53,4 +58,7 @@ pub enum Content {
 pub struct RosterEntry {
     pub leaf_key: PublicKey,
     pub link: IdentityLink,
+    /// The key to the profile of the member's user, if the sender knows it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile_key: Option<SharedProfileKey>,
 }

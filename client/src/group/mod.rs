@@ -20,6 +20,7 @@ mod links;
 mod members;
 mod message;
 mod outbox;
+mod outcasts;
 mod outstanding;
 mod receive;
 mod record;
@@ -33,20 +34,21 @@ mod upkeep;
 
 pub(crate) use self::{
     accounts::{
-        forget_hint, gone, hints, not_seen_since, still_there, tell_groups, tell_groups_of_end, was_renamed,
-        was_reset,
+        absent, forget_hint, give_profile_key, hints, not_seen_since, not_shown, reappeared, shows_name,
+        still_there, tell_groups, tell_groups_of_end, was_renamed, was_reset,
     },
     commit::add_invited,
     evict::{evict, evicted, evictions, remove_own_device},
     handover::{
-        GroupHandover, drop_entry, entries_due, entry, entry_failed, handover, next_entry, not_told, retell,
-        take_over, to_tell, told,
+        GroupHandover, drop_entry, entries_due, entry, entry_failed, forget_entry_addresses, handover,
+        next_entry, not_told, retell, retell_all, take_over, to_tell, told,
     },
     introduce::{introduce, waiting_groups},
     join::{join, tree_of_welcome},
     leave::withdraw_invitations,
     links::unconfirmed,
     members::{claims, devices_of, history, members, pending_events},
+    outcasts::{cast_out, doubt, look_for_outcasts_again, was_removed, with_outcasts},
     outstanding::{Kind, founding, unsettled},
     receive::receive,
     record::{active, is_entering, is_leaf_key_in_use, set_successor, successor, summaries, title},

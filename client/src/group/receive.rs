@@ -5,7 +5,9 @@ use openmls::prelude::{
     StagedCommit, ValidationError,
 };
 use openmls_traits::OpenMlsProvider as _;
-use postern_protocol::{MlsMessage, PublicKey, ds::GroupId, encoding::Encoding, mls::to_join};
+use postern_protocol::{
+    MlsMessage, PublicKey, ds::GroupId, encoding::Encoding, mls::to_join, name::UserName,
+};
 
 use super::{
     accounts, attributes,
@@ -22,6 +24,7 @@ use crate::{
     error::{Error, Rejection},
     event::{Event, Member},
     identity, mls,
+    profile::{self, SharedProfileKey, Source},
     store::Tx,
 };
 
@@ -159,10 +162,13 @@ fn receive_commit(
         outstanding::forget(tx, &group.id, Kind::Commit)?;
     }
     record::settled(tx, &group.id)?;
-    if left && by_own_user {
+    if !left {
+        links::forget_departed(tx, &group)?;
+        group.follow_user_key(tx)?;
+    } else if by_own_user {
         // Another device of this user wants it so: none brings this one in again.
         group.quit(tx)?;
-    } else if left {
+    } else {
         group.end(tx)?;
     }
     Ok(())
@@ -185,16 +191,20 @@ fn receive_content(
     links::shown(tx, &group.id, &sender, &message.link)?;
     links::keep_number(tx, &group.id, &sender, message.number)?;
     // Only of a client that the AS confirmed: nobody speaks of another's identity.
-    let shown = links::link(tx, &group.id, &sender)?.and_then(|link| link.claim(&group.id, &sender));
+    let link = links::link(tx, &group.id, &sender)?;
+    let shown = link.as_ref().and_then(|link| link.claim(&group.id, &sender));
     if let Some(claim) = shown
         && let Some(user) = identity::confirmed(tx, &claim.client_key)?
     {
-        identity::heard(tx, &user, &message.eid)?;
+        identity::heard(tx, &user, &claim.client_key, &message.eid)?;
+        receive_profile(tx, &user, &message)?;
         if claim.user != user {
             accounts::hint(tx, &user, Some(&claim.user))?;
         } else if message.content == Content::Gone {
             accounts::hint(tx, &user, None)?;
         }
+    } else if let Some(link) = &link {
+        links::told_profile_key(tx, &group.id, &sender, link, message.profile_key.as_ref())?;
     }
     match message.content {
         Content::Text(text) => {
@@ -204,6 +214,8 @@ fn receive_content(
         Content::Introduction { title, titled, roster, attributes_key } => {
             for entry in roster {
                 links::told(tx, &group.id, &entry.leaf_key, &entry.link)?;
+                let profile_key = entry.profile_key.as_ref();
+                links::told_profile_key(tx, &group.id, &entry.leaf_key, &entry.link, profile_key)?;
             }
             // Title and key are one for all members: only admins give them.
             if let Some(key) = attributes_key
@@ -216,6 +228,19 @@ fn receive_content(
         }
         Content::Title { title, titled } => receive_title(tx, group, epoch, sender, title, titled)?,
         Content::Present | Content::Gone => {}
+    }
+    Ok(())
+}
+
+/// Takes what a device of a user says of the user's profile: the key, if it was made by the time that the device knows of,
+/// and a hint that the AS has a later version.
+fn receive_profile(tx: &Tx<'_>, user: &UserName, message: &ApplicationMessage) -> Result<(), Rejection> {
+    let of_its_time = |key: &&SharedProfileKey| key.edition.is_by(&message.eid);
+    if let Some(key) = message.profile_key.as_ref().filter(of_its_time) {
+        profile::keep_key(tx, user, key, Source::User)?;
+    }
+    if profile::claimed(tx, user, message.eid.incarnation, message.profile_version)? {
+        accounts::look_again(tx, user)?;
     }
     Ok(())
 }

@@ -37,7 +37,7 @@ pub(super) fn insert(tx: &Tx<'_>, id: &GroupId, title: &str, leaf_key: &PublicKe
          ON CONFLICT (group_id) DO UPDATE
          SET title = excluded.title, titled = 0, leaf_key = excluded.leaf_key, active = 1, entering = 0,
              blocked = 0, introduce = 0, committed = excluded.committed, attributes_key = NULL,
-             attributes = x'', proposed = NULL, leaving = 0, successor = NULL",
+             attributes = x'', proposed = NULL, leaving = 0, successor = NULL, server_key = NULL",
         params![id.to_mls(), title, leaf_key.as_bytes(), integer(tx.now())],
     )?;
     Ok(())
@@ -141,6 +141,22 @@ pub(crate) fn successor(tx: &Tx<'_>, id: &GroupId) -> Result<Option<GroupId>> {
     successor.map(|id| id_of(&id)).transpose()
 }
 
+/// Notes the external sender's key that the server wants the group to have; `None`: the one that it has.
+pub(super) fn set_server_key(tx: &Tx<'_>, id: &GroupId, key: Option<&PublicKey>) -> Result<()> {
+    let key = key.map(PublicKey::as_bytes);
+    tx.sql()
+        .prepare_cached("UPDATE groups SET server_key = ?2 WHERE group_id = ?1")?
+        .execute(params![id.to_mls(), key])?;
+    Ok(())
+}
+
+/// The external sender's key that the server wants the group to have.
+pub(super) fn server_key(tx: &Tx<'_>, id: &GroupId) -> Result<Option<PublicKey>> {
+    let sql = "SELECT server_key FROM groups WHERE group_id = ?1";
+    let key: Option<[u8; 32]> = tx.sql().prepare_cached(sql)?.query_row([id.to_mls()], |row| row.get(0))?;
+    Ok(key.map(PublicKey::new))
+}
+
 /// Whether a leaf is this device's.
 pub(super) fn is_own(tx: &Tx<'_>, id: &GroupId, leaf_key: &PublicKey) -> Result<bool> {
     Ok(tx
@@ -214,6 +230,12 @@ pub(super) fn take_number(tx: &Tx<'_>, id: &GroupId) -> Result<u64> {
 pub(super) fn committed(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
     let sql = "UPDATE groups SET committed = ?2, proposed = NULL WHERE group_id = ?1";
     tx.sql().prepare_cached(sql)?.execute(params![id.to_mls(), integer(tx.now())])?;
+    Ok(())
+}
+
+/// Makes it time for this device to commit in all of its groups.
+pub(super) fn commit_everywhere(tx: &Tx<'_>) -> Result<()> {
+    tx.sql().execute("UPDATE groups SET committed = 0 WHERE active = 1", [])?;
     Ok(())
 }
 

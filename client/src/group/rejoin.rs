@@ -93,26 +93,19 @@ impl GroupState {
         address: Address,
     ) -> Result<()> {
         let own = self.own_leaf()?;
-        let user_key = own.user_key.ok_or(Error::Damaged("the own user key"))?;
         if let Some(old) = own.address.filter(|old| *old != address)
             && !key_packages::holds(tx, &self.leaf.public_key())?
         {
             mailbox::revoke_later(tx, &old)?;
         }
         let delivery = DeliveryAddress { domain: self.id.domain().clone(), address };
-        // The newest of which this device has the private half.
-        let mut vouching = None;
-        for key in [self.user_key(), own.user_key].into_iter().flatten() {
-            if vouching.is_none() {
-                vouching = leaf::key(tx, &key.public_key)?;
-            }
-        }
+        let user_key = self.user_key_here(tx)?;
         let entry = Entry {
             state_key: self.state_key()?,
             leaf: &self.leaf,
             pseudonym: own.pseudonym,
             extensions: leaf::extensions(&delivery, &user_key)?,
-            user_key: vouching,
+            user_key: leaf::key(tx, &user_key.public_key)?,
             leaving: None,
         };
         let (mls, submission, epoch) = entry.commit(tx, &self.id, current)?;

@@ -1,5 +1,7 @@
 //! Clients without a server: what one sends is handed to the others by the test.
 
+use std::time::Duration;
+
 use openmls::prelude::{Extensions, GroupContext, KeyPackage, LeafNodeParameters, Lifetime};
 use openmls_traits::OpenMlsProvider as _;
 use postern_protocol::{
@@ -128,7 +130,7 @@ impl Person {
 
     /// The DS accepts what is outstanding.
     fn confirm(&self, id: &GroupId) {
-        let accepted = MessageAccepted { epoch: 0, undelivered: 0 };
+        let accepted = MessageAccepted::in_epoch(0);
         self.store
             .write(|tx| match GroupState::outstanding(tx, id)? {
                 Some(request) => GroupState::load(tx, id)?.confirm(tx, request.kind, &accepted),
@@ -453,7 +455,7 @@ fn a_member_that_is_no_admin_changes_neither_title_nor_names_nor_keys_of_others(
         &Content::Introduction {
             title: "Mallory's".to_owned(),
             titled: 9,
-            roster: vec![RosterEntry { leaf_key: alices, link }],
+            roster: vec![RosterEntry { leaf_key: alices, link, profile_key: None }],
             attributes_key: Some([6; 32]),
         },
     );
@@ -569,7 +571,7 @@ fn who_reads_too_late_that_somebody_was_added_cannot_follow_and_does_not_blame_t
         .unwrap();
     bob.receive(&commit).unwrap();
     assert_eq!(bob.epoch(&id), 3, "in time");
-    std::thread::sleep(std::time::Duration::from_millis(2100));
+    std::thread::sleep(Duration::from_millis(2100));
     let late = carol.store.write(|tx| Ok(tx.attempt(|| receive(tx, &commit)))).unwrap();
     assert!(matches!(late, Err(Rejection::Stray { by_hand: false, members: 3, .. })), "{late:?}");
     assert_eq!(carol.epoch(&id), 2);
@@ -625,8 +627,9 @@ fn a_member_takes_no_other_members_name_and_is_removed_alone() {
         other.receive(&addition).unwrap();
     }
     let taken = [alice.leaf(&id), carol.leaf(&id)];
-    let roster =
-        taken.map(|leaf_key| RosterEntry { leaf_key, link: claim_to(&mallory, &id, &leaf_key) }).to_vec();
+    let entry =
+        |leaf_key| RosterEntry { leaf_key, link: claim_to(&mallory, &id, &leaf_key), profile_key: None };
+    let roster = taken.map(entry).to_vec();
     mallory
         .push(&id, &Content::Introduction { title: String::new(), titled: 0, roster, attributes_key: None });
     bob.receive(&mallory.send(&id)).unwrap();
@@ -944,6 +947,67 @@ fn a_removed_device_of_ones_own_goes_with_the_key_that_it_knows() {
 }
 
 #[test]
+fn what_a_removed_device_was_told_lets_nobody_in_though_it_never_came() {
+    let issuer = SigningKey::generate();
+    let ([alice, bob, mallory], id) = three(&issuer);
+    let known = bob.store.read(handover).unwrap();
+    let tablet = device_of(&bob, &issuer).account().client_key().public_key();
+    bob.store.write(|tx| super::remove_own_device(tx, &tablet)).unwrap();
+    let evict = || bob.store.read(|tx| super::evict(tx, &GroupState::load(tx, &id)?)).unwrap();
+    let change = evict().expect("it may know the key");
+    assert!(matches!(change, Change::UserKey), "{change:?}");
+    let commit = bob.stage(&id, &change);
+    bob.confirm(&id);
+    assert!(evict().is_none(), "once");
+    for other in [&alice, &mallory] {
+        other.receive(&commit.message).unwrap();
+    }
+    let ghost = device_of(&bob, &issuer);
+    ghost.store.write(|tx| take_over(tx, &known)).unwrap();
+    ghost.store.write(|tx| GroupState::enter(tx, &entry(tx, &id)?.unwrap(), &alice.shown(&id))).unwrap();
+    assert!(alice.receive(&ghost.outstanding(&id).unwrap().message).unwrap_err().contains("vouched"));
+}
+
+#[test]
+fn another_device_takes_the_users_new_key_into_its_leaf_soon() {
+    let issuer = SigningKey::generate();
+    let ([alice, bob, mallory], id) = three(&issuer);
+    let laptop = device_of(&bob, &issuer);
+    let entry = bring_in(&laptop, &bob, &id, &bob.shown(&id));
+    for other in [&alice, &bob, &mallory] {
+        other.receive(&entry).unwrap();
+    }
+    let at_once = Options { commit_within: Duration::ZERO, ..Options::default() };
+    let is_due = || laptop.store.read(|tx| Ok(super::due(tx, &at_once)?.contains(&id))).unwrap();
+    let key = |of: &Person| of.store.read(|tx| Ok(own_leaf(&GroupState::load(tx, &id)?).user_key)).unwrap();
+    for told_before in [false, true] {
+        let commit = bob.stage(&id, &Change::UserKey);
+        bob.confirm(&id);
+        assert_ne!(key(&laptop), key(&bob));
+        let told = bob.store.read(handover).unwrap();
+        if told_before {
+            laptop.store.write(|tx| take_over(tx, &told)).unwrap();
+        }
+        assert!(!is_due(), "it does not know the key, or not of the commit");
+        for other in [&alice, &mallory, &laptop] {
+            other.receive(&commit.message).unwrap();
+        }
+        if !told_before {
+            assert!(!is_due(), "it does not know the key");
+            laptop.store.write(|tx| take_over(tx, &told)).unwrap();
+        }
+        assert!(is_due());
+        let update = laptop.stage(&id, &Change::Update);
+        laptop.confirm(&id);
+        for other in [&alice, &bob, &mallory] {
+            other.receive(&update.message).unwrap();
+        }
+        assert_eq!(key(&laptop), key(&bob));
+        assert!(!is_due());
+    }
+}
+
+#[test]
 fn what_members_say_of_their_accounts_counts_when_the_as_shows_it() {
     let issuer = SigningKey::generate();
     let ([alice, bob, mallory], id) = three(&issuer);
@@ -990,8 +1054,21 @@ fn the_end_and_the_reset_of_a_members_account_are_told_once_when_the_as_shows_th
     assert!(alice.events().is_empty(), "the AS was not asked");
     let hint = MemberNews { user: bob.user.clone(), name: None };
     assert_eq!(alice.store.read(super::hints).unwrap(), [hint]);
+    // Nobody has the name, but that may be between an end and a reset.
+    let is_absent = || alice.store.write(|tx| super::absent(tx, &bob.user)).unwrap();
+    let days_pass = || {
+        let sql = "UPDATE member_news SET absent = absent - 3 * 24 * 60 * 60, due = 0";
+        alice.store.write(|tx| Ok(tx.sql().execute(sql, [])?)).unwrap();
+    };
+    is_absent();
+    assert!(alice.store.read(super::hints).unwrap().is_empty(), "not at once again");
+    days_pass();
+    alice.store.write(|tx| super::reappeared(tx, &bob.user)).unwrap();
+    is_absent();
+    assert!(alice.events().is_empty(), "the user was there again");
     for _ in 0..2 {
-        alice.store.write(|tx| super::gone(tx, &bob.user)).unwrap();
+        days_pass();
+        is_absent();
     }
     alice.store.write(|tx| super::was_reset(tx, &mallory.user)).unwrap();
     let stranger = "carol@example.org".parse().unwrap();

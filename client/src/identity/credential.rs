@@ -5,6 +5,7 @@ use postern_protocol::{IssuedCredential, credential::ClientCredential};
 use super::issuer;
 use crate::{
     account::Account,
+    contact,
     error::{Error, IdentityError, Result},
     server::Api,
     store::Store,
@@ -32,6 +33,10 @@ pub(crate) async fn renew_credential(store: &Store, api: &Api) -> Result<()> {
         return Ok(());
     }
     let keys = issuer::authentication_keys(store, &api.http).await?;
+    if credential.not_after < store.now() {
+        // It was nobody's device meanwhile, to which nobody wrote.
+        store.write(contact::missed_letters)?;
+    }
     if ends_soon || issuer::is_worthless(&own, &keys, store.now()) {
         obtain_credential(store, api, account).await?;
     }

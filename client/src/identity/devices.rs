@@ -1,14 +1,20 @@
 //! The user's own devices: which there are, what they are called, and what is done for them unasked. Owns
-//! the tables `device_names` and `identity_upkeep`.
+//! the tables `device_names`, `silent_devices` and `identity_upkeep`.
 
-use postern_protocol::{PublicKey, problem::ProblemType};
+use postern_protocol::{PublicKey, problem::ProblemType, qs::QueueKind};
 use rusqlite::{OptionalExtension as _, params};
 use serde::Serialize;
 
-use super::{claims, eid, lookup};
+use super::{
+    claims, credential, eid, known,
+    lookup::{self, Found},
+    silence,
+};
 use crate::{
     account::{self, Account},
+    contact,
     error::{Error, Result, goes_on},
+    mailbox::{Queue, add_addresses},
     options::Options,
     server::Api,
     store::{Store, Tx, integer},
@@ -103,8 +109,8 @@ pub(crate) fn device_named<'a>(devices: &'a [Device], name: &str) -> Result<&'a 
 }
 
 /// Finishes what was begun in the user's identity, and asks the AS for users of whom newer states were
-/// told than it showed. Once a day it follows the own identity, and removes devices whose credential ended
-/// long ago.
+/// told than it showed. Once a day it follows the own identity, takes the user's present name, and removes devices that were
+/// silent for long.
 pub(crate) async fn upkeep(api: &Api, store: &Store, options: &Options) -> Result<()> {
     let account = store.read(Account::load)?;
     goes_on(eid::settle(api, store, &account).await)?;
@@ -129,15 +135,45 @@ pub(crate) async fn upkeep(api: &Api, store: &Store, options: &Options) -> Resul
         }
         found => found?,
     };
-    // By the AS's time: a device whose clock is wrong does not remove the others.
-    let long_ago = found.time.saturating_sub(options.remove_silent_after.as_secs());
-    let this = account.client_key().public_key();
-    for (device, end) in found.credentials {
-        if end < long_ago && device != this {
-            goes_on(eid::remove(api, store, &account, &device).await)?;
-        }
+    goes_on(eid::take_name(api, store, &account).await)?;
+    show_itself(api, store, &found).await?;
+    let (this, patience) = (account.client_key().public_key(), options.remove_silent_after.as_secs());
+    for device in store.write(|tx| silence::watch(tx, &found, &this, patience))? {
+        goes_on(eid::remove(api, store, &account, &device).await)?;
     }
-    store.write(looked_after)
+    store.write(|tx| {
+        known::forget_strangers(tx)?;
+        looked_after(tx)
+    })
+}
+
+/// Has the AS show this device with its credential and contact where it does not: it takes both from a device that was
+/// silent for long (AS-9), and the contact becomes another with the mailbox that it leads to.
+async fn show_itself(api: &Api, store: &Store, found: &Found) -> Result<()> {
+    let (account, queue) = store.read(|tx| Ok((Account::load(tx)?, Queue::load(tx, QueueKind::Contact)?)))?;
+    let this = account.client_key().public_key();
+    if !found.leaves.iter().any(|leaf| leaf.client_key == this && !leaf.pending) {
+        return Ok(());
+    }
+    let (own, address) =
+        (found.user.clients.iter().find(|client| client.client_key == this), account.contact_address);
+    if own.is_none() {
+        credential::obtain_credential(store, api, account.clone()).await?;
+    }
+    let contact = own.and_then(|own| own.contact.as_ref());
+    if contact.is_some_and(|contact| contact.address == address) {
+        return Ok(());
+    }
+    add_addresses(api, &queue, vec![address], Vec::new()).await?;
+    api.publish_contact(account.contact()?, &account.client_key()).await?;
+    // Whoever wrote to this user's devices meanwhile could not write to this one.
+    store.write(contact::missed_letters)
+}
+
+/// Makes the next look at the user's devices due.
+pub(crate) fn look_after_devices(tx: &Tx<'_>) -> Result<()> {
+    tx.sql().execute("DELETE FROM identity_upkeep", [])?;
+    Ok(())
 }
 
 /// Keeps that the user's devices were looked after now: the next time is a day later.
@@ -149,13 +185,6 @@ pub(crate) fn looked_after(tx: &Tx<'_>) -> Result<()> {
 
 fn last_upkeep(tx: &Tx<'_>) -> Result<Option<u64>> {
     Ok(tx.sql().query_row("SELECT done FROM identity_upkeep", [], |row| row.get(0)).optional()?)
-}
-
-/// Makes the next look at the user's devices due.
-#[cfg(feature = "lab")]
-pub(crate) fn forget_upkeep(tx: &Tx<'_>) -> Result<()> {
-    tx.sql().execute("DELETE FROM identity_upkeep", [])?;
-    Ok(())
 }
 
 fn name_of(tx: &Tx<'_>, device: &PublicKey) -> Result<Option<String>> {

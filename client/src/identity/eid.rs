@@ -16,7 +16,7 @@ use postern_protocol::{
     key::SigningKey,
     name::UserName,
     problem::ProblemType,
-    second_proof::{Operation, RecoveryKey, SecondProof},
+    second_proof::{Operation, SecondProof},
 };
 use rusqlite::{OptionalExtension as _, params};
 use serde::{Deserialize, Serialize};
@@ -28,7 +28,7 @@ use super::{
     public_eid::{PublicEid, is_as_added},
 };
 use crate::{
-    account::{self, Account},
+    account::{self, Account, OwnerProof},
     contact,
     error::{Error, Result},
     group,
@@ -84,7 +84,7 @@ pub(super) enum Change<'a> {
     /// Gives this device's leaf the user's new name (AS-9).
     Rename {
         to: &'a UserName,
-        recovery_key: &'a RecoveryKey,
+        proof: OwnerProof<'a>,
     },
 }
 
@@ -180,7 +180,7 @@ pub(crate) fn join(
     let founding = Founding { founder: welcome.founder, transcript: welcome.founding };
     let kept = kept(&founding, welcome.eid, &group_info, &ratchet_tree)?;
     let public_eid = kept.public_eid()?;
-    if public_eid.epoch() != welcome.eid.epoch || public_eid.leaves(name, &founding.founder).is_err() {
+    if public_eid.epoch() != welcome.eid.epoch || public_eid.leaves(name).is_err() {
         return Err(damaged());
     }
     known::replace(tx, name, Which::Accepted, &kept)?;
@@ -226,12 +226,12 @@ pub(crate) async fn rename(
     store: &Store,
     account: &Account,
     to: &UserName,
-    recovery_key: &RecoveryKey,
+    proof: OwnerProof<'_>,
 ) -> Result<()> {
     commit(api, store, account, |tx| {
         // The account has the new name once the AS accepted it.
         let renamed = Account::load(tx)?.user == *to;
-        Ok(if renamed { Next::Done(()) } else { Next::Commit(Change::Rename { to, recovery_key }) })
+        Ok(if renamed { Next::Done(()) } else { Next::Commit(Change::Rename { to, proof }) })
     })
     .await
 }
@@ -248,10 +248,28 @@ pub(crate) async fn confirm(api: &Api, store: &Store, account: &Account) -> Resu
 
 /// Whether this device was added to the identity and did not confirm that.
 pub(super) fn is_pending(tx: &Tx<'_>, account: &Account) -> Result<bool> {
-    let founder = known::own(tx, &account.user)?.founding.founder;
     let group = load(tx, account)?;
-    let as_added = group.own_leaf_node().is_some_and(is_as_added);
-    Ok(as_added && founder != account.client_key().public_key())
+    Ok(group.epoch().as_u64() > 0 && group.own_leaf_node().is_some_and(is_as_added))
+}
+
+/// Gives this device's leaf the user's present name, if it has another one yet (AS-9): who sees the user for the first
+/// time does not count the leaf before.
+pub(super) async fn take_name(api: &Api, store: &Store, account: &Account) -> Result<()> {
+    if !store.read(|tx| has_former_name(tx, account))? {
+        return Ok(());
+    }
+    commit(api, store, account, |tx| {
+        let update = has_former_name(tx, account)?;
+        Ok(if update { Next::Commit(Change::Update) } else { Next::Done(()) })
+    })
+    .await
+}
+
+fn has_former_name(tx: &Tx<'_>, account: &Account) -> Result<bool> {
+    let group = load(tx, account)?;
+    let leaf = group.own_leaf_node().filter(|leaf| !is_as_added(leaf));
+    let name = leaf.and_then(|leaf| mls::identity(leaf.credential()));
+    Ok(group.is_active() && name.is_some_and(|name| name != account.user.to_string().as_bytes()))
 }
 
 /// The step that a device sees to be necessary in the identity as it is now.
@@ -352,7 +370,7 @@ pub(super) fn accepted(tx: &Tx<'_>, account: &Account, commit: &CommitIdentity) 
     }
     let before = known::own(tx, &account.user)?;
     let mut public_eid = before.public_eid()?;
-    public_eid.follow(&account.user, &before.founding.founder, &commit.commit)?;
+    public_eid.follow(&account.user, &commit.commit)?;
     let eid = before.eid.followed_by(commit.commit.as_bytes());
     let kept = Kept { eid, public_group: public_eid.encode(), ..before };
     known::extend(tx, &account.user, Which::Accepted, &kept, &[(eid.epoch, eid.transcript)])?;
@@ -372,9 +390,12 @@ fn apply_own(tx: &Tx<'_>, group: &mut MlsGroup) -> Result<()> {
     for device in &removed {
         known::forget_client(tx, device)?;
         group::remove_own_device(tx, device)?;
+        group::was_removed(tx, device)?;
     }
     if !removed.is_empty() {
         contact::rotate_after_removal(tx)?;
+        // Where the device is a user of its own, others have to remove it: they look, now that they hear of a newer state.
+        group::tell_groups(tx)?;
     }
     Ok(())
 }
@@ -476,9 +497,9 @@ pub(super) fn stage(tx: &Tx<'_>, account: &Account, change: &Change<'_>) -> Resu
     }
     let state = SignedState::sign(user, &own.founding, eid, &group_info, &client);
     let rename = match change {
-        Change::Rename { to, recovery_key } => {
+        Change::Rename { to, proof } => {
             let operation = Operation::RenameUser { to, eid };
-            Some(((*to).clone(), SecondProof::recovery(recovery_key, &account.user, &operation)))
+            Some(((*to).clone(), proof.of(&account.user, &operation)))
         }
         Change::Add(_) | Change::Remove(_) | Change::Update => None,
     };
@@ -551,7 +572,7 @@ fn kept(
     ratchet_tree: &RatchetTree,
 ) -> Result<Kept> {
     let public_group = PublicEid::open(group_info, ratchet_tree)?.encode();
-    Ok(Kept { founding: *founding, eid, public_group, seen: 0, verified: true })
+    Ok(Kept { founding: *founding, eid, public_group, former: Vec::new(), seen: 0, verified: true })
 }
 
 fn lifetime() -> Lifetime {

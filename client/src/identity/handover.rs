@@ -22,6 +22,7 @@ pub(crate) struct Pin {
     founding: Founding,
     eid: EidState,
     public_group: Payload,
+    former: Vec<UserName>,
     seen: u64,
     verified: bool,
 }
@@ -36,10 +37,11 @@ pub(crate) fn pins(tx: &Tx<'_>, users: Vec<UserName>) -> Result<Vec<Pin>> {
     }
     let mut pins = Vec::new();
     for user in users {
-        if let Some(Kept { founding, eid, public_group, seen, verified }) =
+        if let Some(Kept { founding, eid, public_group, former, seen, verified }) =
             known::find(tx, &user, Which::Accepted)?
         {
-            pins.push(Pin { user, founding, eid, public_group: Payload::new(public_group), seen, verified });
+            let public_group = Payload::new(public_group);
+            pins.push(Pin { user, founding, eid, public_group, former, seen, verified });
         }
     }
     Ok(pins)
@@ -47,9 +49,10 @@ pub(crate) fn pins(tx: &Tx<'_>, users: Vec<UserName>) -> Result<Vec<Pin>> {
 
 /// Takes over what another device of this user knows, of users that this one does not know yet.
 pub(crate) fn take_over_pins(tx: &Tx<'_>, pins: Vec<Pin>) -> Result<()> {
-    for Pin { user, founding, eid, public_group, seen, verified } in pins {
+    for Pin { user, founding, eid, public_group, former, seen, verified } in pins {
         if known::find(tx, &user, Which::Accepted)?.is_none() {
-            let kept = Kept { founding, eid, public_group: public_group.into_bytes(), seen, verified };
+            let public_group = public_group.into_bytes();
+            let kept = Kept { founding, eid, public_group, former, seen, verified };
             known::replace(tx, &user, Which::Accepted, &kept)?;
         }
     }

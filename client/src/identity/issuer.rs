@@ -10,7 +10,7 @@ use postern_protocol::{
 };
 use rusqlite::{OptionalExtension as _, params};
 
-use super::known;
+use super::{known, verify::CLOCK_SKEW};
 use crate::{
     error::{Error, IdentityError, IssuerError, Result},
     event::Event,
@@ -20,6 +20,9 @@ use crate::{
 
 /// Seconds between two looks at the AS's keys that nobody asks for: an hour, for which copies of them may be kept.
 const LOOK_EVERY: u64 = 60 * 60;
+
+/// The most revoked keys that are remembered when the AS does not list them any more.
+const REVOKED_KEPT: i64 = 256;
 
 /// Asks for the AS's keys. Those that are new are compared with what strangers see (AAS-7).
 ///
@@ -77,12 +80,15 @@ pub(crate) fn vouches(tx: &Tx<'_>, credential: &IssuedCredential, at: u64) -> Re
 
 /// Whether the AS revoked a key of its own, as far as this client was told.
 pub(crate) fn is_revoked(tx: &Tx<'_>, issuer: &PublicKey) -> Result<bool> {
+    if seen(tx)?.is_some_and(|keys| keys.revoked.contains(issuer)) {
+        return Ok(true);
+    }
     let sql = "SELECT EXISTS (SELECT 1 FROM revoked_issuers WHERE public_key = ?1)";
     Ok(tx.sql().prepare_cached(sql)?.query_row([issuer.as_bytes()], |row| row.get(0))?)
 }
 
 /// Verifies that a published key of the AS signed a credential, that both are valid at `now`, and that the root
-/// certified the key if there is one.
+/// certified the key if there is one. A credential may begin a little later: clocks differ, and it begins at midnight.
 pub(super) fn verify_credential(
     credential: &IssuedCredential,
     keys: &AuthenticationKeys,
@@ -90,6 +96,7 @@ pub(super) fn verify_credential(
 ) -> Result<ClientCredential, IdentityError> {
     let claim = ClientCredential::parse(credential).map_err(|_| IdentityError::Credential)?;
     let issuer = claim.issuer_key;
+    let now = claim.not_before.clamp(now, now.saturating_add(CLOCK_SKEW));
     let is_good = *claim.user.domain() == keys.domain
         && is_issuer(keys, &issuer, now)
         && !is_worthless(credential, keys, now);
@@ -134,17 +141,25 @@ fn take(tx: &Tx<'_>, shown: AuthenticationKeys) -> Result<Result<AuthenticationK
     if before.as_ref().is_some_and(|before| before.domain != shown.domain) {
         return Ok(Err(Error::unexpected("the keys of another domain")));
     }
-    if before.is_some_and(|before| before.root.is_some() && before.root != shown.root) {
+    if before.as_ref().is_some_and(|before| before.root.is_some() && before.root != shown.root) {
         Event::RootChanged.record(tx)?;
         return Ok(Err(IssuerError::OtherRoot.into()));
     }
-    for key in &shown.revoked {
+    // Nothing counted that another key signed: it need not be remembered.
+    let was_published = |key: &&PublicKey| {
+        before.as_ref().is_some_and(|keys| keys.keys.iter().any(|published| published.public_key == **key))
+    };
+    for key in shown.revoked.iter().filter(was_published) {
         let sql = "INSERT OR IGNORE INTO revoked_issuers (public_key) VALUES (?1)";
         if tx.sql().execute(sql, [key.as_bytes()])? > 0 {
             // It may have vouched for any of them: the next lookup says.
             known::doubt_all(tx)?;
         }
     }
+    tx.sql().execute(
+        "DELETE FROM revoked_issuers WHERE rowid <= (SELECT max(rowid) FROM revoked_issuers) - ?1",
+        [REVOKED_KEPT],
+    )?;
     // The own credential may be worth nothing now.
     tx.sql().execute(
         "INSERT OR REPLACE INTO issuers (one, keys, looked) VALUES (1, ?1, 0)",
@@ -157,7 +172,8 @@ fn take(tx: &Tx<'_>, shown: AuthenticationKeys) -> Result<Result<AuthenticationK
 fn trusted(tx: &Tx<'_>, shown: AuthenticationKeys) -> Result<AuthenticationKeys> {
     let mut statement = tx.sql().prepare_cached("SELECT public_key FROM revoked_issuers")?;
     let revoked = statement.query_map([], |row| row.get(0))?.collect::<Result<Vec<Vec<u8>>, _>>()?;
-    let revoked = revoked.iter().map(|key| fixed(key, "a key")).collect::<Result<_>>()?;
+    let mut revoked: Vec<PublicKey> = revoked.iter().map(|key| fixed(key, "a key")).collect::<Result<_>>()?;
+    revoked.extend(shown.revoked.iter().filter(|key| !revoked.contains(key)).copied().collect::<Vec<_>>());
     Ok(AuthenticationKeys { revoked, ..shown })
 }
 
@@ -240,11 +256,12 @@ mod tests {
         let store = Store::create(directory.path(), &Options::default()).unwrap();
         let (issuer, old, root) = (SigningKey::generate(), SigningKey::generate(), SigningKey::generate());
         let take = |shown: &AuthenticationKeys| store.write(|tx| take(tx, shown.clone())).unwrap();
-        let plain = keys(&[&issuer]);
+        let plain = keys(&[&issuer, &old]);
+        let stranger = SigningKey::generate().public_key();
         let rooted = AuthenticationKeys {
             root: Some(root.public_key()),
-            revoked: vec![old.public_key()],
-            ..plain.clone()
+            revoked: vec![stranger, old.public_key()],
+            ..keys(&[&issuer])
         };
         assert!(take(&plain).is_ok(), "there is no root");
         assert_eq!(take(&rooted).unwrap().root, rooted.root, "it is the first one");
@@ -258,5 +275,9 @@ mod tests {
         let taken = take(&AuthenticationKeys { revoked: Vec::new(), ..other.clone() }).unwrap();
         assert_eq!((taken.root, taken.revoked), (other.root, vec![old.public_key()]));
         assert!(store.read(|tx| is_revoked(tx, &old.public_key())).unwrap());
+        assert!(
+            !store.read(|tx| is_revoked(tx, &stranger)).unwrap(),
+            "it never signed anything that counted"
+        );
     }
 }

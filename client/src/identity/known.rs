@@ -13,8 +13,17 @@ use crate::{
     account::Account,
     error::{Error, IdentityError, Result},
     profile,
-    store::{Tx, fixed, integer},
+    store::{Tx, decode, encode, fixed, integer},
 };
+
+/// The tables with a row, or more, for each of a user's two identities.
+const TABLES: [&str; 3] = ["eids", "eid_epochs", "identities"];
+
+/// How many of the last epochs of an identity this device remembers. By default an AS takes as many commits.
+const EPOCHS_KEPT: i64 = 10_000;
+
+/// Seconds for which a user stays known with whom this one has nothing to do: a quarter of a year.
+const STRANGERS_KEPT: u64 = 91 * 24 * 60 * 60;
 
 /// A user's identity as the last lookup showed it that a person need not accept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +59,8 @@ pub(super) struct Kept {
     pub eid: EidState,
     /// A [`PublicEid`].
     pub public_group: Vec<u8>,
+    /// Names that the user had when this device saw it, as far as a leaf still has one.
+    pub former: Vec<UserName>,
     /// The time of the newest ticket, in seconds since 1970; 0 before the first.
     pub seen: u64,
     pub verified: bool,
@@ -95,7 +106,8 @@ pub(crate) fn confirmed(tx: &Tx<'_>, client_key: &PublicKey) -> Result<Option<Us
         .sql()
         .prepare_cached(
             "SELECT user FROM identities i
-             WHERE client_key = ?1 AND NOT EXISTS (SELECT 1 FROM eids e WHERE e.user = i.user AND e.pending = 1)",
+             WHERE client_key = ?1 AND pending = 0
+               AND NOT EXISTS (SELECT 1 FROM eids e WHERE e.user = i.user AND e.pending = 1)",
         )?
         .query_row([client_key.as_bytes()], |row| row.get(0))
         .optional()?;
@@ -147,12 +159,15 @@ pub(crate) fn accept_reset(tx: &Tx<'_>, name: &UserName) -> Result<bool> {
     if find(tx, name, Which::Pending)?.is_none() {
         return Ok(false);
     }
-    for table in ["eids", "eid_epochs"] {
+    for table in TABLES {
         let sql = format!("DELETE FROM {table} WHERE user = ?1 AND pending = 0");
         tx.sql().execute(&sql, [name.to_string()])?;
-        let sql = format!("UPDATE {table} SET pending = 0 WHERE user = ?1");
+        // A client that became another user's meanwhile stays that one's.
+        let sql = format!("UPDATE OR IGNORE {table} SET pending = 0 WHERE user = ?1");
         tx.sql().execute(&sql, [name.to_string()])?;
     }
+    forget(tx, name, Which::Pending)?;
+    profile::forget(tx, name)?;
     Ok(true)
 }
 
@@ -165,27 +180,34 @@ pub(crate) fn set_verified(tx: &Tx<'_>, name: &UserName, verified: bool) -> Resu
         return Err(IdentityError::Reset.into());
     }
     let changed = tx.sql().execute(
-        "UPDATE eids SET verified = ?2 WHERE user = ?1 AND pending = 0",
+        "UPDATE eids SET verified = ?2, split = iif(?2, NULL, split) WHERE user = ?1 AND pending = 0",
         params![name.to_string(), verified],
     )?;
     if changed == 0 { Err(IdentityError::Unknown.into()) } else { Ok(()) }
 }
 
-/// Remembers that somebody saw another history of a user's identity, and withdraws that it is verified.
-/// False if that was known.
-pub(super) fn mark_split(tx: &Tx<'_>, name: &UserName) -> Result<bool> {
+/// Remembers the state of another history of a user's identity that somebody saw, and withdraws that the user is
+/// verified. False if this state was the last one that was remembered.
+pub(super) fn mark_split(tx: &Tx<'_>, name: &UserName, told: &EidState) -> Result<bool> {
+    doubt(tx, name)?;
     let marked = tx.sql().execute(
-        "UPDATE eids SET split = 1, verified = 0 WHERE user = ?1 AND pending = 0 AND split = 0",
-        [name.to_string()],
+        "UPDATE eids SET split = ?2 WHERE user = ?1 AND pending = 0 AND split IS NOT ?2",
+        params![name.to_string(), told.to_bytes()],
     )?;
     Ok(marked > 0)
+}
+
+/// Withdraws that a user is verified.
+pub(super) fn doubt(tx: &Tx<'_>, name: &UserName) -> Result<()> {
+    tx.sql().execute("UPDATE eids SET verified = 0 WHERE user = ?1 AND pending = 0", [name.to_string()])?;
+    Ok(())
 }
 
 pub(super) fn find(tx: &Tx<'_>, name: &UserName, which: Which) -> Result<Option<Kept>> {
     let found = tx
         .sql()
         .prepare_cached(
-            "SELECT founder, founding, incarnation, epoch, transcript, public_group, seen, verified
+            "SELECT founder, founding, incarnation, epoch, transcript, public_group, former, seen, verified
              FROM eids WHERE user = ?1 AND pending = ?2",
         )?
         .query_row(params![name.to_string(), which as i64], |row| Ok(read(row)))
@@ -206,6 +228,7 @@ fn read(row: &Row<'_>) -> Result<Kept> {
             transcript: fixed(&bytes("transcript")?, "a transcript")?,
         },
         public_group: bytes("public_group")?,
+        former: decode(&bytes("former")?, "names")?,
         seen: row.get("seen")?,
         verified: row.get("verified")?,
     })
@@ -228,11 +251,12 @@ pub(super) fn extend(
     tx.sql()
         .prepare_cached(
             "INSERT INTO eids
-                 (user, pending, founder, founding, incarnation, epoch, transcript, public_group, seen, verified)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
+                 (user, pending, founder, founding, incarnation, epoch, transcript, public_group, former, seen,
+                  verified)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)
              ON CONFLICT (user, pending)
              DO UPDATE SET epoch = excluded.epoch, transcript = excluded.transcript,
-                           public_group = excluded.public_group, seen = excluded.seen",
+                           public_group = excluded.public_group, former = excluded.former, seen = excluded.seen",
         )?
         .execute(params![
             name.to_string(),
@@ -243,6 +267,7 @@ pub(super) fn extend(
             integer(kept.eid.epoch),
             kept.eid.transcript.as_bytes(),
             kept.public_group,
+            encode(&kept.former),
             integer(kept.seen),
             kept.verified
         ])?;
@@ -262,6 +287,12 @@ pub(super) fn keep_transcripts(
     for (epoch, transcript) in transcripts {
         statement.execute(params![name.to_string(), which as i64, integer(*epoch), transcript.as_bytes()])?;
     }
+    tx.sql()
+        .prepare_cached(
+            "DELETE FROM eid_epochs WHERE user = ?1 AND pending = ?2 AND epoch <= -?3 +
+                 (SELECT max(epoch) FROM eid_epochs WHERE user = ?1 AND pending = ?2)",
+        )?
+        .execute(params![name.to_string(), which as i64, EPOCHS_KEPT])?;
     Ok(())
 }
 
@@ -278,7 +309,7 @@ pub(super) fn transcripts(tx: &Tx<'_>, name: &UserName, which: Which) -> Result<
 
 /// Forgets an identity.
 pub(super) fn forget(tx: &Tx<'_>, name: &UserName, which: Which) -> Result<()> {
-    for table in ["eids", "eid_epochs"] {
+    for table in TABLES {
         let sql = format!("DELETE FROM {table} WHERE user = ?1 AND pending = ?2");
         tx.sql().execute(&sql, params![name.to_string(), which as i64])?;
     }
@@ -302,23 +333,89 @@ pub(crate) fn rename(tx: &Tx<'_>, from: &UserName, to: &UserName) -> Result<()> 
         let sql = format!("UPDATE {table} SET user = ?2 WHERE user = ?1");
         tx.sql().execute(&sql, [from.to_string(), to.to_string()])?;
     }
+    if let Some(kept) = find(tx, to, Which::Accepted)? {
+        let former: Vec<_> = kept.former.iter().chain([from]).filter(|name| *name != to).collect();
+        let sql = "UPDATE eids SET former = ?2 WHERE user = ?1 AND pending = 0";
+        tx.sql().execute(sql, params![to.to_string(), encode(&former)])?;
+    }
     profile::rename(tx, from, to)
 }
 
-/// Keeps these as the clients of a user, and no others.
-pub(super) fn keep_clients(tx: &Tx<'_>, name: &UserName, clients: &[PublicKey]) -> Result<()> {
-    tx.sql().prepare_cached("DELETE FROM identities WHERE user = ?1")?.execute([name.to_string()])?;
+/// Keeps these as the clients of one of a user's identities, and no others.
+pub(super) fn keep_clients(tx: &Tx<'_>, name: &UserName, which: Which, clients: &[PublicKey]) -> Result<()> {
+    tx.sql()
+        .prepare_cached("DELETE FROM identities WHERE user = ?1 AND pending = ?2")?
+        .execute(params![name.to_string(), which as i64])?;
     for client in clients {
         tx.sql()
-            .prepare_cached("INSERT OR REPLACE INTO identities (client_key, user) VALUES (?1, ?2)")?
-            .execute(params![client.as_bytes(), name.to_string()])?;
+            .prepare_cached("INSERT INTO identities (client_key, user, pending) VALUES (?1, ?2, ?3)")?
+            .execute(params![client.as_bytes(), name.to_string(), which as i64])?;
     }
     Ok(())
+}
+
+/// Whether one of these clients is another user's, whose identity a person need not accept. Of two users with one client
+/// the AS lies about the second, at least.
+pub(super) fn has_client_of_another(
+    tx: &Tx<'_>,
+    name: &UserName,
+    clients: impl IntoIterator<Item = PublicKey>,
+) -> Result<bool> {
+    let mut statement = tx.sql().prepare_cached(
+        "SELECT EXISTS (SELECT 1 FROM identities WHERE client_key = ?1 AND pending = 0 AND user <> ?2)",
+    )?;
+    for client in clients {
+        if statement.query_row(params![client.as_bytes(), name.to_string()], |row| row.get(0))? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Forgets which clients are whose: the next lookup of each user tells again.
 pub(super) fn doubt_all(tx: &Tx<'_>) -> Result<()> {
     tx.sql().execute("DELETE FROM identities", [])?;
+    Ok(())
+}
+
+/// Whether a client is in a user's identity, confirmed or not, as the last lookup showed it; `None` of a user who is not
+/// known, or whose reset was not accepted.
+pub(crate) fn has_device(tx: &Tx<'_>, name: &UserName, client: &PublicKey) -> Result<Option<bool>> {
+    if find(tx, name, Which::Pending)?.is_some() {
+        return Ok(None);
+    }
+    let Some(kept) = find(tx, name, Which::Accepted)? else { return Ok(None) };
+    let leaves = kept.public_eid()?.leaves(name)?;
+    Ok(Some(leaves.iter().any(|leaf| leaf.client_key == *client)))
+}
+
+/// Forgets users that this one has nothing to do with any more: no contacts, nobody in a group, nobody who asks or was
+/// asked, nobody whom a person verified or a reset of whom waits; and that were not looked up for long.
+pub(super) fn forget_strangers(tx: &Tx<'_>) -> Result<()> {
+    let own = Account::load(tx)?.user.to_string();
+    let mut statement = tx.sql().prepare_cached(
+        "SELECT e.user FROM eids e
+          WHERE e.pending = 0 AND e.verified = 0 AND e.user <> ?1 AND e.seen < ?2
+            AND NOT EXISTS (SELECT 1 FROM eids p WHERE p.user = e.user AND p.pending = 1)
+            AND NOT EXISTS (SELECT 1 FROM contacts c WHERE c.user = e.user)
+            AND NOT EXISTS (SELECT 1 FROM requests r WHERE r.user = e.user)
+            AND NOT EXISTS (SELECT 1 FROM received_requests r WHERE r.user = e.user)
+            AND NOT EXISTS (SELECT 1 FROM letters l WHERE l.user = e.user)
+            AND NOT EXISTS (SELECT 1 FROM news n WHERE n.user = e.user)
+            AND NOT EXISTS (SELECT 1 FROM invitations i WHERE i.user = e.user)
+            AND NOT EXISTS (SELECT 1 FROM fetches f WHERE f.user = e.user)
+            AND NOT EXISTS (SELECT 1 FROM identities i JOIN links l ON l.client_key = i.client_key
+                             WHERE i.user = e.user)",
+    )?;
+    let long_ago = integer(tx.now().saturating_sub(STRANGERS_KEPT));
+    let users = statement.query_map(params![own, long_ago], |row| row.get(0))?;
+    for user in users.collect::<Result<Vec<String>, _>>()? {
+        for table in
+            ["eids", "eid_epochs", "identities", "eid_claims", "safety_numbers", "gone_members", "profiles"]
+        {
+            tx.sql().execute(&format!("DELETE FROM {table} WHERE user = ?1"), [&user])?;
+        }
+    }
     Ok(())
 }
 

@@ -7,6 +7,7 @@ use postern_protocol::{
     PublicKey,
     auth::{AuthenticationKeys, UserRecord},
     name::UserName,
+    problem::ProblemType,
 };
 
 use super::{
@@ -47,12 +48,18 @@ impl Records for Api {
     }
 
     async fn record(&self, name: &UserName, since: Option<(u32, u64)>) -> Result<UserRecord> {
-        // Who has a user's profile key can look up the user also where others cannot.
-        let secret = self.wallet.store().read(|tx| profile::lookup_secret(tx, name))?;
-        match since {
-            None => self.look_up_user(name, secret.as_ref()).await,
-            Some((incarnation, after)) => {
-                self.look_up_user_since(name, secret.as_ref(), incarnation, after).await
+        let secrets = self.wallet.store().read(|tx| profile::lookup_secrets(tx, name))?;
+        let mut secrets = secrets.iter();
+        loop {
+            let secret = secrets.next();
+            let answer = match since {
+                None => self.look_up_user(name, secret).await,
+                Some((incarnation, after)) => self.look_up_user_since(name, secret, incarnation, after).await,
+            };
+            match answer {
+                // Unknown to those that show this secret: perhaps not to those that show the next one.
+                Err(error) if error.problem() == Some(ProblemType::NotFound) && secrets.len() > 0 => {}
+                answer => return answer,
             }
         }
     }
@@ -75,11 +82,11 @@ enum Judged {
     Another { shown: Shown, split: bool },
 }
 
-/// A lookup's result: the user, and the ends of the credentials of the user's clients, with the time by
-/// the AS.
+/// A lookup's result.
 pub(super) struct Found {
     pub user: VerifiedUser,
     pub leaves: Vec<Leaf>,
+    /// Ends of credentials that the AS signed of the user's clients, in seconds since 1970.
     pub credentials: Vec<(PublicKey, u64)>,
     /// Seconds since 1970.
     pub time: u64,
@@ -99,14 +106,14 @@ pub(super) async fn find(api: &impl Records, store: &Store, name: &UserName) -> 
     for _ in 0..ATTEMPTS {
         let mut before = store.read(|tx| Before::load(tx, name))?;
         let keys = api.keys(store).await?;
-        let mut judged = judge(api, &keys, store.now(), name, &before).await?;
+        let mut judged = judge(api, &keys, store.now(), (name, None), &before).await?;
         let mut former = None;
         if let Judged::First(shown) = &judged
             && let Some(old) = store.read(|tx| known::named(tx, &shown.founding))?
         {
             // The same identity was seen under another name. It goes on from there, or is none.
             before = store.read(|tx| Before::load(tx, &old))?;
-            judged = judge(api, &keys, store.now(), name, &before).await?;
+            judged = judge(api, &keys, store.now(), (name, Some(&old)), &before).await?;
             if !matches!(judged, Judged::GoesOn(Which::Accepted, _)) {
                 return Err(IdentityError::OtherUser.into());
             }
@@ -128,6 +135,14 @@ pub(super) async fn find(api: &impl Records, store: &Store, name: &UserName) -> 
     Err(Error::Contended(ATTEMPTS))
 }
 
+impl Judged {
+    fn shown(&self) -> &Shown {
+        match self {
+            Self::First(shown) | Self::GoesOn(_, shown) | Self::Another { shown, .. } => shown,
+        }
+    }
+}
+
 impl Before {
     fn load(tx: &Tx<'_>, name: &UserName) -> Result<Self> {
         let find = |which| known::find(tx, name, which);
@@ -141,16 +156,16 @@ impl Before {
 }
 
 /// Asks the AS and judges the answer. What goes on from the accepted identity is that one, whatever was
-/// shown meanwhile.
+/// shown meanwhile. The user is asked for by its present name, and `was` kept under another one.
 async fn judge(
     api: &impl Records,
     keys: &AuthenticationKeys,
     now: u64,
-    name: &UserName,
+    (name, was): (&UserName, Option<&UserName>),
     before: &Before,
 ) -> Result<Judged> {
     let since = |kept: &Kept| Some((kept.eid.incarnation, kept.eid.epoch));
-    let reader = Reader { name, keys, now, seen: before.seen() };
+    let reader = Reader { name, was, keys, now, seen: before.seen() };
     let Some(accepted) = &before.accepted else {
         return Ok(Judged::First(reader.first(&api.record(name, None).await?)?));
     };
@@ -189,33 +204,39 @@ fn take(
         founding: shown.founding,
         eid: shown.user.eid,
         public_group: shown.public_eid.encode(),
+        former: shown.former_names(),
         seen: shown.time.max(before.seen()),
         verified: false,
     };
     let clients = |shown: &Shown| -> Vec<PublicKey> {
         shown.user.clients.iter().map(|client| client.client_key).collect()
     };
+    if known::has_client_of_another(tx, name, judged.shown().credentials.iter().map(|(client, _)| *client))? {
+        return Ok(Err(IdentityError::OtherUser));
+    }
+    group::reappeared(tx, name)?;
     match judged {
         Judged::First(shown) => {
             known::replace(tx, name, Which::Accepted, &kept(&shown))?;
-            known::keep_clients(tx, name, &clients(&shown))?;
+            known::keep_clients(tx, name, Which::Accepted, &clients(&shown))?;
             claims::check(tx, name)?;
-            see_profile(tx, name, &shown)?;
+            see_profile(tx, name, &shown, true)?;
             Ok(Ok(shown.into()))
         }
         Judged::GoesOn(Which::Accepted, shown) => {
             if let Some(accepted) = &before.accepted {
-                tell_of_devices(tx, name, accepted, &shown.leaves)?;
+                tell_of_devices(tx, name, accepted, &shown)?;
             }
             if before.pending.is_some() {
                 // The records shown meanwhile were somebody else's.
                 known::forget(tx, name, Which::Pending)?;
+                known::doubt(tx, name)?;
                 Event::IdentitySplit { user: name.clone() }.record(tx)?;
             }
             known::extend(tx, name, Which::Accepted, &kept(&shown), &shown.transcripts)?;
-            known::keep_clients(tx, name, &clients(&shown))?;
+            known::keep_clients(tx, name, Which::Accepted, &clients(&shown))?;
             claims::check(tx, name)?;
-            see_profile(tx, name, &shown)?;
+            see_profile(tx, name, &shown, false)?;
             if let Some(account) = Account::find(tx)?.filter(|account| account.user == *name) {
                 eid::follow(tx, &account, &shown.commits)?;
             }
@@ -223,12 +244,13 @@ fn take(
         }
         Judged::GoesOn(Which::Pending, shown) => {
             known::extend(tx, name, Which::Pending, &kept(&shown), &shown.transcripts)?;
-            known::keep_clients(tx, name, &clients(&shown))?;
+            known::keep_clients(tx, name, Which::Pending, &clients(&shown))?;
             Ok(Err(IdentityError::Reset))
         }
         Judged::Another { shown, split } => {
             known::replace(tx, name, Which::Pending, &kept(&shown))?;
-            known::keep_clients(tx, name, &clients(&shown))?;
+            known::keep_clients(tx, name, Which::Pending, &clients(&shown))?;
+            known::doubt(tx, name)?;
             let (user, error) =
                 (name.clone(), if split { IdentityError::Split } else { IdentityError::Reset });
             let event = if split { Event::IdentitySplit { user } } else { Event::IdentityReset { user } };
@@ -253,26 +275,27 @@ fn take_name(tx: &Tx<'_>, from: &UserName, to: &UserName) -> Result<()> {
     Event::Renamed { from: from.clone(), to: to.clone() }.record(tx)
 }
 
-/// Takes note of the profile of a user whose identity is accepted.
-fn see_profile(tx: &Tx<'_>, name: &UserName, shown: &Shown) -> Result<()> {
+/// Takes note of the profile of a user whose identity is accepted, and may be `new`.
+fn see_profile(tx: &Tx<'_>, name: &UserName, shown: &Shown, is_new: bool) -> Result<()> {
     let Some(signed) = &shown.profile else { return Ok(()) };
     let clients: Vec<PublicKey> =
-        shown.leaves.iter().filter(|leaf| !leaf.pending).map(|leaf| leaf.client_key).collect();
-    profile::seen(tx, name, signed, &shown.founding.transcript, shown.user.eid.incarnation, &clients)
+        shown.leaves.iter().filter(|leaf| leaf.counts(&shown.names)).map(|leaf| leaf.client_key).collect();
+    profile::seen(tx, name, signed, &shown.founding.transcript, &clients, is_new)
 }
 
 /// Tells which devices a user has more and less than before.
-fn tell_of_devices(tx: &Tx<'_>, name: &UserName, before: &Kept, after: &[Leaf]) -> Result<()> {
-    let before = before.public_eid()?.leaves(name, &before.founding.founder)?;
+fn tell_of_devices(tx: &Tx<'_>, name: &UserName, before: &Kept, shown: &Shown) -> Result<()> {
+    let leaves = before.public_eid()?.leaves(name)?;
     let clients = |leaves: &[Leaf]| -> Vec<PublicKey> {
-        leaves.iter().filter(|leaf| !leaf.pending).map(|leaf| leaf.client_key).collect()
+        leaves.iter().filter(|leaf| leaf.counts(&shown.names)).map(|leaf| leaf.client_key).collect()
     };
-    let (before, after) = (clients(&before), clients(after));
+    let (before, after) = (clients(&leaves), clients(&shown.leaves));
     for device in after.iter().filter(|device| !before.contains(device)) {
         Event::DeviceAdded { user: name.clone(), device: *device }.record(tx)?;
     }
     for device in before.iter().filter(|device| !after.contains(device)) {
         Event::DeviceRemoved { user: name.clone(), device: *device }.record(tx)?;
+        group::was_removed(tx, device)?;
     }
     Ok(())
 }

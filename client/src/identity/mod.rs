@@ -14,6 +14,7 @@ mod link;
 mod lookup;
 mod own_devices;
 mod public_eid;
+mod silence;
 #[cfg(test)]
 mod tests;
 mod verify;
@@ -30,12 +31,14 @@ pub(crate) use self::{
     audit::audit,
     claims::heard,
     credential::{obtain_credential, renew_credential, verified},
-    devices::{device_named, devices, looked_after, name_device, upkeep},
+    devices::{device_named, devices, look_after_devices, looked_after, name_device, upkeep},
     handover::{Pin, pins, take_over_pins},
     issuer::{accept_root, authentication_keys, is_revoked, vouches, was_seen},
-    known::{accept_reset, compare, confirmed, known, own_state, pending_reset, rename, set_verified},
+    known::{
+        accept_reset, compare, confirmed, has_device, known, own_state, pending_reset, rename, set_verified,
+    },
     lookup::look_up,
     own_devices::own_devices,
 };
 #[cfg(feature = "lab")]
-pub(crate) use self::{devices::forget_upkeep, issuer::forget_look};
+pub(crate) use self::{issuer::forget_look, silence::pass_time};

@@ -27,13 +27,23 @@ pub(super) struct PublicEid {
 }
 
 /// A leaf of an identity.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Leaf {
     pub index: LeafNodeIndex,
     pub client_key: PublicKey,
+    /// The name that the user had when the leaf's client made it.
+    pub name: UserName,
     /// Whether it is as another client added it: its own client has not said yet that it is the user's
     /// (AS-4).
     pub pending: bool,
+}
+
+impl Leaf {
+    /// Whether its client says that it is a client of a user with one of these names. The leaf of anybody can be put into
+    /// anybody's tree, but only its own client gives it a name.
+    pub(super) fn counts(&self, names: &[UserName]) -> bool {
+        !self.pending && names.contains(&self.name)
+    }
 }
 
 impl PublicEid {
@@ -102,12 +112,7 @@ impl PublicEid {
     /// # Errors
     /// [`IdentityError::History`] for one that does not verify, and for one that no client of the user may
     /// make: the group is unusable then.
-    pub(super) fn follow(
-        &mut self,
-        name: &UserName,
-        founder: &PublicKey,
-        commit: &MlsMessage,
-    ) -> Result<(), IdentityError> {
+    pub(super) fn follow(&mut self, name: &UserName, commit: &MlsMessage) -> Result<(), IdentityError> {
         let Some(MlsMessageBodyIn::PublicMessage(commit)) = mls::parse(commit.as_bytes()) else {
             return Err(IdentityError::History("a commit is no public message"));
         };
@@ -115,8 +120,7 @@ impl PublicEid {
         let Sender::Member(committer) = *commit.sender() else {
             return Err(IdentityError::History("a commit is from nobody in it"));
         };
-        let pending =
-            self.leaves(name, founder)?.into_iter().any(|leaf| leaf.index == committer && leaf.pending);
+        let pending = self.leaves(name)?.into_iter().any(|leaf| leaf.index == committer && leaf.pending);
         let message = self.group.process_message(self.provider.crypto(), commit).map_err(|error| {
             tracing::debug!(%error, "a commit of an identity does not verify");
             IdentityError::History("a commit does not verify")
@@ -130,30 +134,28 @@ impl PublicEid {
         self.group
             .merge_commit(self.provider.storage(), *staged)
             .map_err(|_| IdentityError::History("a commit does not apply"))?;
-        self.leaves(name, founder).map(drop)
+        self.leaves(name).map(drop)
     }
 
-    /// The leaves, each a client of this one user or about to be one. A leaf has the name that the user had when its
-    /// client updated it last, which may be another by now (AS-9): whose identity it is, is said by its signed state.
+    /// The leaves. A leaf has the name that the user had when its client updated it last, which may be another by now
+    /// (AS-9). In epoch 0 nobody is pending: there is the founder alone ([`Self::founder`]).
     ///
     /// # Errors
     /// [`IdentityError::History`] if a leaf is of another domain, or two have one key.
-    pub(super) fn leaves(&self, name: &UserName, founder: &PublicKey) -> Result<Vec<Leaf>, IdentityError> {
+    pub(super) fn leaves(&self, name: &UserName) -> Result<Vec<Leaf>, IdentityError> {
         let mut leaves: Vec<Leaf> = Vec::new();
         for member in self.group.members() {
-            let named = mls::identity(&member.credential)
-                .and_then(|found| String::from_utf8(found).ok()?.parse().ok())
-                .is_some_and(|found: UserName| found.domain() == name.domain());
-            if !named {
-                return Err(IdentityError::History("a device is of another domain"));
-            }
+            let leaf_name = mls::identity(&member.credential)
+                .and_then(|found| String::from_utf8(found).ok()?.parse::<UserName>().ok())
+                .filter(|found| found.domain() == name.domain())
+                .ok_or(IdentityError::History("a device is of another domain"))?;
             let client_key = mls::public_key(&member.signature_key)
                 .ok_or(IdentityError::History("a device has another kind of key"))?;
             if leaves.iter().any(|leaf| leaf.client_key == client_key) {
                 return Err(IdentityError::History("two devices have one key"));
             }
-            let pending = client_key != *founder && self.group.leaf(member.index).is_some_and(is_as_added);
-            leaves.push(Leaf { index: member.index, client_key, pending });
+            let pending = self.epoch() > 0 && self.group.leaf(member.index).is_some_and(is_as_added);
+            leaves.push(Leaf { index: member.index, client_key, name: leaf_name, pending });
         }
         Ok(leaves)
     }
@@ -169,7 +171,7 @@ impl PublicEid {
             return Err(not_begun);
         };
         let founder = mls::public_key(&first.signature_key).ok_or(not_begun)?;
-        self.leaves(name, &founder).map(|_| founder)
+        self.leaves(name).map(|_| founder)
     }
 
     /// Verifies that a GroupInfo is of this epoch of the group, and that the client behind a leaf signed

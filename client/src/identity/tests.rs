@@ -15,6 +15,7 @@ use postern_protocol::{
     eid::{EidState, Founding, FreshnessTicket, SignedState},
     key::{PublishedKey, SigningKey},
     name::UserName,
+    second_proof::RecoveryKey,
 };
 use tls_codec::{Deserialize as _, Serialize as _};
 
@@ -24,8 +25,9 @@ use super::{
     claims,
     eid::{self, Change, EidWelcome},
     known::{self, Which, accept_reset, compare, confirmed, own_state, set_verified},
-    lookup::{Records, look_up},
+    lookup::{self, Records, look_up},
     public_eid::PublicEid,
+    silence,
 };
 use crate::{
     account::Account,
@@ -178,7 +180,7 @@ impl As {
         self.log.current.state = commit.state.clone();
         self.log.current.ratchet_tree = by.described().1;
         let leaves = PublicEid::open(&self.log.current.group_info, &self.log.current.ratchet_tree).unwrap();
-        let leaves = leaves.leaves(&self.name, &self.log.current.founder).unwrap();
+        let leaves = leaves.leaves(&self.name).unwrap();
         self.clients.retain(|client| {
             let client = ClientCredential::parse(&client.credential).unwrap();
             leaves.iter().any(|leaf| leaf.client_key == client.client_key)
@@ -212,7 +214,7 @@ impl As {
             let before = known::own(tx, &account.user)?;
             let commit = self.log.commits.last().unwrap();
             let mut public_eid = before.public_eid()?;
-            public_eid.follow(&account.user, &before.founding.founder, commit)?;
+            public_eid.follow(&account.user, commit)?;
             let eid = before.eid.followed_by(commit.as_bytes());
             let kept = known::Kept { eid, public_group: public_eid.encode(), ..before };
             known::extend(tx, &account.user, Which::Accepted, &kept, &[(eid.epoch, eid.transcript)])?;
@@ -729,16 +731,238 @@ async fn two_histories_show_themselves_to_readers_that_compare() {
     let early = EidState::founded(0, server.log.current.founding);
     assert_eq!(bob.write(|tx| compare(tx, &alice(), &early)), Seen::Same, "every epoch is kept");
 
-    // Told by Alice's own phone in a message, twice.
+    // Told by Alice's own phone in a message, again and again.
+    let is_verified = || bob.write(|tx| known::known(tx, &alice())).unwrap().verified;
+    let told = |told: EidState| bob.write(|tx| claims::heard(tx, &alice(), &phone.public_key(), &told));
     bob.write(|tx| set_verified(tx, &alice(), true));
     for _ in 0..2 {
-        assert_eq!(bob.write(|tx| claims::heard(tx, &alice(), &carols)), Seen::Split);
+        assert_eq!(told(carols), Seen::Split);
+        sees(&server, &bob).await.unwrap();
+        assert_eq!((splits(&bob), is_verified()), (1, false), "told once");
     }
-    assert_eq!(splits(&bob), 1);
-    assert!(!bob.write(|tx| known::known(tx, &alice())).unwrap().verified);
+    let again = EidState { transcript: Transcript::new([7; 32]), ..bobs };
+    bob.write(|tx| set_verified(tx, &alice(), true));
+    assert_eq!((told(again), is_verified()), (Seen::Split, true));
+    sees(&server, &bob).await.unwrap();
+    assert_eq!((splits(&bob), is_verified()), (2, false), "another one is another matter");
+    bob.write(|tx| set_verified(tx, &alice(), true));
+    told(again);
+    sees(&server, &bob).await.unwrap();
+    assert_eq!((splits(&bob), is_verified()), (3, false), "a person had said that it is settled");
     // What the one was shown is no way on for the other.
     server.update(&phone);
     assert_eq!(refusal(&server, &carol).await, IdentityError::Split);
+}
+
+#[tokio::test]
+async fn the_word_of_a_removed_device_counts_for_nothing() {
+    let (phone, mut server, bob) = world();
+    let mut laptop = Device::new(&alice());
+    server.link(&phone, &mut laptop);
+    sees(&server, &bob).await.unwrap();
+    let removal = phone.make(&Change::Remove(&laptop.public_key()));
+    server.accept(&phone, &removal);
+    // Bob has not heard of that yet.
+    let seen = bob.write(|tx| known::known(tx, &alice())).unwrap().eid;
+    for told in
+        [EidState { epoch: 1_000_000, ..seen }, EidState { transcript: Transcript::new([7; 32]), ..seen }]
+    {
+        bob.write(|tx| claims::heard(tx, &alice(), &laptop.public_key(), &told));
+        assert_eq!(bob.write(claims::claimed), [alice()]);
+        for _ in 0..3 {
+            sees(&server, &bob).await.unwrap();
+        }
+        assert_eq!((splits(&bob), bob.write(claims::claimed)), (0, vec![]));
+    }
+    // It does not hide what the user's other device says.
+    let ahead = EidState { epoch: 9, ..seen };
+    bob.write(|tx| claims::heard(tx, &alice(), &phone.public_key(), &ahead));
+    bob.write(|tx| claims::heard(tx, &alice(), &laptop.public_key(), &EidState { epoch: 1_000_000, ..seen }));
+    for _ in 0..2 {
+        sees(&server, &bob).await.unwrap();
+    }
+    assert_eq!(splits(&bob), 1);
+}
+
+/// Eve with another user's device in her identity: every KeyPackage is public.
+fn with_stolen_device(device: &Device) -> As {
+    let mut eve = Device::new(&"eve@example.org".parse().unwrap());
+    let mut server = As::with(&mut eve);
+    let request = device.request();
+    let key_package = eve.write(|tx| Ok(mls::parse_key_package(&request, tx.crypto()))).unwrap();
+    let stolen = eid::NewDevice { client_key: device.public_key(), key_package };
+    let commit = eve.make(&Change::Add(&stolen));
+    server.accept(&eve, &commit);
+    let (current, name) = (&mut server.log.current, server.name.clone());
+    current.founder = device.public_key();
+    let founding = Founding { founder: current.founder, transcript: current.founding };
+    current.state = SignedState::sign(&name, &founding, current.state.eid, &current.group_info, &eve.key());
+    server.vouch_for(device);
+    server
+}
+
+#[tokio::test]
+async fn a_device_of_one_user_is_not_shown_as_anothers() {
+    let (phone, mut server, bob) = world();
+    let mut laptop = Device::new(&alice());
+    server.link(&phone, &mut laptop);
+    let eves = with_stolen_device(&laptop);
+    let eve = eves.name.clone();
+    // To a reader who does not know whose it is, it is nobody's: it never said that it is Eve's.
+    let found = look_up(&eves, &bob.store, &eve).await.unwrap();
+    assert!(found.clients.iter().all(|client| client.client_key != laptop.public_key()));
+    assert_eq!(bob.write(|tx| confirmed(tx, &laptop.public_key())), None);
+
+    let carol = Device::new(&"carol@example.org".parse().unwrap());
+    sees(&server, &carol).await.unwrap();
+    let refused = look_up(&eves, &carol.store, &eve).await;
+    assert!(matches!(refused, Err(Error::Identity(IdentityError::OtherUser))), "{refused:?}");
+    assert!(is_confirmed(&carol, &laptop));
+    assert_eq!(carol.write(|tx| known::known(tx, &eve)), None);
+    // While the AS shows another Alice, her devices are nobody else's either.
+    let mut thief = Device::new(&alice());
+    let forged = As { issuer: server.issuer.clone(), ..As::with(&mut thief) };
+    assert_eq!(refusal(&forged, &carol).await, IdentityError::Credential, "the thief has another issuer");
+    let mut forged = forged;
+    forged.clients.clear();
+    forged.vouch_for(&thief);
+    assert_eq!(refusal(&forged, &carol).await, IdentityError::Split);
+    let refused = look_up(&eves, &carol.store, &eve).await;
+    assert!(matches!(refused, Err(Error::Identity(IdentityError::OtherUser))), "{refused:?}");
+    sees(&server, &carol).await.unwrap();
+    assert!(is_confirmed(&carol, &laptop));
+}
+
+#[tokio::test]
+async fn an_identity_begins_with_its_founder_alone() {
+    let (_phone, server, bob) = world();
+    server.lie(|record| record.current.founder = PublicKey::new([9; 32]));
+    assert_eq!(refusal(&server, &bob).await, IdentityError::State);
+}
+
+#[tokio::test]
+async fn a_leaf_with_a_former_name_counts_for_those_who_saw_the_user_have_it() {
+    let (phone, mut server, bob) = world();
+    let mut laptop = Device::new(&alice());
+    server.link(&phone, &mut laptop);
+    sees(&server, &bob).await.unwrap();
+    let alicia: UserName = "alicia@example.org".parse().unwrap();
+    let key = RecoveryKey::generate();
+    let rename = Change::Rename { to: &alicia, proof: (&key).into() };
+    let commit = phone.make(&rename);
+    server.accept(&phone, &commit);
+    server.name = alicia.clone();
+    server.clients.clear();
+    server.vouch_for(&phone);
+    server.vouch_for(&laptop);
+    let carol = Device::new(&"carol@example.org".parse().unwrap());
+    let seen_by =
+        async |reader: &Device| look_up(&server, &reader.store, &alicia).await.unwrap().clients.len();
+    assert_eq!((seen_by(&bob).await, seen_by(&bob).await, seen_by(&carol).await), (2, 2, 1));
+    assert_eq!(
+        bob.events(),
+        [Event::Renamed { from: alice(), to: alicia.clone() }],
+        "no device is new or gone"
+    );
+    assert_eq!(bob.write(|tx| confirmed(tx, &laptop.public_key())), Some(alicia.clone()));
+
+    // The laptop follows, and takes the name with its next update.
+    look_up(&server, &laptop.store, &alicia).await.unwrap();
+    laptop.account = laptop.store.read(Account::load).unwrap();
+    assert_eq!(laptop.account.user, alicia);
+    server.update(&laptop);
+    let seen = look_up(&server, &carol.store, &alicia).await.unwrap();
+    assert_eq!(seen.clients.len(), 2);
+    look_up(&server, &bob.store, &alicia).await.unwrap();
+    assert_eq!(bob.write(|tx| known::own(tx, &alicia)).former, [], "no leaf has the old name");
+}
+
+#[tokio::test]
+async fn a_credential_may_begin_a_little_later_than_the_readers_clock_says() {
+    for (later, is_good) in [(200, true), (3_600, false)] {
+        let (phone, mut server, bob) = world();
+        server.clients[0].credential = ClientCredential {
+            user: alice(),
+            client_key: phone.public_key(),
+            not_before: now() + later,
+            not_after: FAR,
+            issuer_key: server.issuer.public_key(),
+        }
+        .issue(&server.issuer);
+        assert_eq!(sees(&server, &bob).await.is_ok(), is_good, "{later}");
+    }
+}
+
+#[tokio::test]
+async fn silence_is_what_this_device_saw_and_no_forged_credential() {
+    const DAY: u64 = 24 * 60 * 60;
+    let (phone, mut server, _) = world();
+    let mut laptop = Device::new(&alice());
+    server.link(&phone, &mut laptop);
+    let look = async |server: &As| {
+        let found = lookup::find(server, &phone.store, &alice()).await.unwrap();
+        phone.write(|tx| silence::watch(tx, &found, &phone.public_key(), 90 * DAY))
+    };
+    let with_end = |server: &As, end| server.credential(laptop.public_key(), end);
+    let passes = |days: u64| phone.write(|tx| silence::pass_time(tx, days * DAY));
+    server.clients[1].credential = with_end(&server, now() + 90 * DAY);
+    assert_eq!(look(&server).await, []);
+
+    // A credential that ended long ago, and that nobody signed, beside the good one or in its place.
+    let forged = ClientCredential {
+        user: alice(),
+        client_key: laptop.public_key(),
+        not_before: 0,
+        not_after: 1,
+        issuer_key: server.issuer.public_key(),
+    }
+    .issue(&SigningKey::generate());
+    let forged = ClientRecord { credential: forged, contact: None };
+    let beside = forged.clone();
+    server.lie(move |record| record.clients.push(beside.clone()));
+    let refused = lookup::find(&server, &phone.store, &alice()).await.map(|found| found.user);
+    assert!(matches!(refused, Err(Error::Identity(IdentityError::NotADevice))), "{refused:?}");
+    server.lie(move |record| record.clients[1] = forged.clone());
+    assert_eq!(look(&server).await, []);
+    // One that ended, and that the AS did sign, is older than another that was seen.
+    let old = with_end(&server, now() - 200 * DAY);
+    server.lie(move |record| record.clients[1].credential = old.clone());
+    assert_eq!(look(&server).await, []);
+
+    // The AS shows none any more, and the last one that was seen has not ended for long.
+    server.be_honest();
+    let last = server.clients.pop().unwrap();
+    assert_eq!(look(&server).await, []);
+    passes(170);
+    assert_eq!(look(&server).await, [], "its credential ended 80 days ago");
+    server.clients.push(last.clone());
+    assert_eq!(look(&server).await, [], "it was here again");
+    server.clients.pop();
+    assert_eq!(look(&server).await, []);
+    passes(91);
+    assert_eq!(look(&server).await, [], "the end of its credential was put off");
+    passes(95);
+    assert_eq!(look(&server).await, [laptop.public_key()]);
+    server.clients.push(last);
+    assert_eq!(look(&server).await, []);
+}
+
+#[tokio::test]
+async fn a_device_that_was_away_itself_gives_the_others_time() {
+    const DAY: u64 = 24 * 60 * 60;
+    let (phone, mut server, _) = world();
+    let mut laptop = Device::new(&alice());
+    server.link(&phone, &mut laptop);
+    let look = async |server: &As| {
+        let found = lookup::find(server, &phone.store, &alice()).await.unwrap();
+        phone.write(|tx| silence::watch(tx, &found, &phone.public_key(), 90 * DAY))
+    };
+    assert_eq!(look(&server).await, []);
+    phone.write(|tx| silence::pass_time(tx, FAR));
+    server.clients.pop();
+    assert_eq!(look(&server).await, [], "it may come tomorrow");
+    phone.write(|tx| silence::pass_time(tx, 91 * DAY));
+    assert_eq!(look(&server).await, [laptop.public_key()]);
 }
 
 /// The same device at the same moment, as if it went two ways.
@@ -759,7 +983,7 @@ async fn a_newer_state_that_the_as_keeps_back_is_found() {
     let old = server.log.clone();
     server.update(&phone);
     let told = phone.write(own_state);
-    assert_eq!(bob.write(|tx| claims::heard(tx, &alice(), &told)), Seen::Newer);
+    assert_eq!(bob.write(|tx| claims::heard(tx, &alice(), &phone.public_key(), &told)), Seen::Newer);
     assert_eq!(bob.write(claims::claimed), [alice()]);
     let new = std::mem::replace(&mut server.log, old);
     for expected in [0, 1] {
@@ -770,7 +994,7 @@ async fn a_newer_state_that_the_as_keeps_back_is_found() {
 
     // An honest AS shows it.
     server.log = new;
-    bob.write(|tx| claims::heard(tx, &alice(), &told));
+    bob.write(|tx| claims::heard(tx, &alice(), &phone.public_key(), &told));
     sees(&server, &bob).await.unwrap();
     assert_eq!((splits(&bob), bob.write(claims::claimed)), (1, vec![]));
     assert_eq!(bob.write(|tx| compare(tx, &alice(), &told)), Seen::Same);

@@ -1,6 +1,8 @@
 //! Verifying a user's record (AS-3): by itself the first time, and later as what followed on the
 //! identity that was seen before. Nothing here asks a server or changes what is kept.
 
+use std::collections::HashSet;
+
 use postern_protocol::{
     MlsMessage, PublicKey, Transcript,
     auth::{AuthenticationKeys, SignedContact, UserRecord},
@@ -20,7 +22,7 @@ use crate::error::{Error, IdentityError};
 /// Seconds for which a ticket is fresh (AS-10): the AS signs one for each answer.
 const FRESH_FOR: u64 = 10 * 60;
 /// Seconds by which the AS's clock and ours may differ, as for signed requests.
-const CLOCK_SKEW: u64 = 300;
+pub(super) const CLOCK_SKEW: u64 = 300;
 /// Seconds by which a later ticket may be older: it is of a full minute, and processes of one server differ a
 /// little.
 const TICKET_STEP: u64 = 60;
@@ -31,7 +33,8 @@ pub struct VerifiedUser {
     pub name: UserName,
     /// The state of the user's identity.
     pub eid: EidState,
-    /// The devices that are in the user's identity now, confirmed themselves, and have a valid credential.
+    /// The devices that are in the user's identity now, confirmed themselves under a name that this device saw the user
+    /// have, and have a valid credential.
     pub clients: Vec<VerifiedClient>,
 }
 
@@ -58,13 +61,28 @@ pub(super) struct Shown {
     pub profile: Option<SignedProfile>,
     /// When the AS said that this is the latest, in seconds since 1970.
     pub time: u64,
-    /// Ends of the credentials of all clients, in seconds since 1970.
+    /// Ends of credentials that the AS signed of clients in the identity, in seconds since 1970: of those that ended, too.
     pub credentials: Vec<(PublicKey, u64)>,
+    /// Names that this device saw the user have. The first is the present one.
+    pub names: Vec<UserName>,
+}
+
+impl Shown {
+    /// Names that the user had before and that a leaf has yet.
+    pub(super) fn former_names(&self) -> Vec<UserName> {
+        let mut former: Vec<UserName> = self.names.iter().skip(1).cloned().collect();
+        former.sort_unstable();
+        former.dedup();
+        former.retain(|name| *name != self.user.name && self.leaves.iter().any(|leaf| leaf.name == *name));
+        former
+    }
 }
 
 /// The reader of a record.
 pub(super) struct Reader<'a> {
     pub name: &'a UserName,
+    /// The name under which the known identity is kept, if it is another.
+    pub was: Option<&'a UserName>,
     pub keys: &'a AuthenticationKeys,
     /// Seconds since 1970.
     pub now: u64,
@@ -81,7 +99,8 @@ impl Reader<'_> {
     pub(super) fn first(&self, record: &UserRecord) -> Result<Shown, IdentityError> {
         let current = &record.current;
         let public_eid = PublicEid::open(&current.group_info, &current.ratchet_tree)?;
-        self.shown(record, public_eid, vec![(current.state.eid.epoch, current.state.eid.transcript)])
+        let transcripts = vec![(current.state.eid.epoch, current.state.eid.transcript)];
+        self.shown(record, public_eid, transcripts, &[])
     }
 
     /// Verifies that a record, asked for with what came after the known state, goes on from there. `None` if
@@ -103,7 +122,7 @@ impl Reader<'_> {
         let (mut public_eid, mut state) = (kept.public_eid()?, *known);
         let mut transcripts = Vec::new();
         for commit in &record.commits {
-            if let Err(error) = public_eid.follow(self.name, &kept.founding.founder, commit) {
+            if let Err(error) = public_eid.follow(self.name, commit) {
                 tracing::warn!(%error, "an identity does not go on from what was seen of it");
                 return Ok(None);
             }
@@ -113,7 +132,7 @@ impl Reader<'_> {
         if state != current.state.eid {
             return Ok(None);
         }
-        Ok(Some(self.shown(record, public_eid, transcripts)?))
+        Ok(Some(self.shown(record, public_eid, transcripts, &kept.former)?))
     }
 
     fn shown(
@@ -121,6 +140,7 @@ impl Reader<'_> {
         record: &UserRecord,
         public_eid: PublicEid,
         transcripts: Vec<(u64, Transcript)>,
+        former: &[UserName],
     ) -> Result<Shown, IdentityError> {
         if record.name != *self.name {
             return Err(IdentityError::OtherUser);
@@ -128,12 +148,25 @@ impl Reader<'_> {
         let founding = founding(record);
         self.check_state(record, &founding, &public_eid)?;
         self.check_ticket(record, &public_eid)?;
-        let leaves = public_eid.leaves(self.name, &founding.founder)?;
-        let (clients, credentials) = self.clients(record, &leaves)?;
+        let leaves = public_eid.leaves(self.name)?;
+        let mut names = vec![self.name.clone()];
+        names.extend(self.was.into_iter().chain(former).cloned());
+        let (clients, credentials) = self.clients(record, &leaves, &names)?;
         let user = VerifiedUser { name: record.name.clone(), eid: record.current.state.eid, clients };
         let (commits, time) = (record.commits.clone(), record.ticket.time);
         let profile = record.profile.clone();
-        Ok(Shown { user, founding, public_eid, leaves, transcripts, commits, profile, time, credentials })
+        Ok(Shown {
+            user,
+            founding,
+            public_eid,
+            leaves,
+            transcripts,
+            commits,
+            profile,
+            time,
+            credentials,
+            names,
+        })
     }
 
     /// Checks that the client which began the current epoch signed this state and GroupInfo, and that both
@@ -154,11 +187,12 @@ impl Reader<'_> {
         }
         if eid.epoch == 0 {
             let begun = Transcript::founded(record.ended.last(), &current.group_info, &current.ratchet_tree);
-            if begun != founding.transcript || eid.transcript != begun {
+            let founder = public_eid.founder(self.name)?;
+            if begun != founding.transcript || eid.transcript != begun || founder != founding.founder {
                 return Err(IdentityError::State);
             }
         }
-        let leaves = public_eid.leaves(self.name, &founding.founder)?;
+        let leaves = public_eid.leaves(self.name)?;
         let signed = |leaf: &&Leaf| {
             !leaf.pending
                 && current.state.verify(self.name, founding, &current.group_info, leaf.client_key).is_ok()
@@ -191,15 +225,16 @@ impl Reader<'_> {
         Ok(())
     }
 
-    /// The clients that have a valid credential, and the ends of all credentials. A client whose credential
-    /// ended, or was signed by a key that is good no more, is left out, and the others are found: it gets
+    /// The clients that have a valid credential, and the ends of all credentials that the AS signed. A client whose
+    /// credential ended, or was signed by a key that is good no more, is left out, and the others are found: it gets
     /// another one when it is back.
     fn clients(
         &self,
         record: &UserRecord,
         leaves: &[Leaf],
+        names: &[UserName],
     ) -> Result<(Vec<VerifiedClient>, Vec<(PublicKey, u64)>), IdentityError> {
-        let (mut clients, mut credentials) = (Vec::new(), Vec::new());
+        let (mut clients, mut credentials, mut claimed) = (Vec::new(), Vec::new(), HashSet::new());
         for client in &record.clients {
             let claim = ClientCredential::parse(&client.credential).map_err(|_| IdentityError::Credential)?;
             if claim.user != *self.name {
@@ -210,17 +245,24 @@ impl Reader<'_> {
                 .iter()
                 .find(|leaf| leaf.client_key == claim.client_key)
                 .ok_or(IdentityError::NotADevice)?;
-            if clients.iter().any(|client: &VerifiedClient| client.client_key == claim.client_key) {
+            if !claimed.insert(claim.client_key) {
                 return Err(IdentityError::NotADevice);
             }
-            credentials.push((claim.client_key, claim.not_after));
-            if claim.not_after < self.now
-                || leaf.pending
-                || is_worthless(&client.credential, self.keys, self.now)
-            {
+            if claim.not_after < self.now {
+                // The key that signed it may be published no more: then nobody vouches for its end.
+                if verify_credential(&client.credential, self.keys, claim.not_after).is_ok() {
+                    credentials.push((claim.client_key, claim.not_after));
+                }
+                continue;
+            }
+            if is_worthless(&client.credential, self.keys, self.now) {
                 continue;
             }
             verify_credential(&client.credential, self.keys, self.now)?;
+            credentials.push((claim.client_key, claim.not_after));
+            if !leaf.counts(names) {
+                continue;
+            }
             if let Some(contact) = &client.contact {
                 contact.verify(claim.client_key).map_err(|_| IdentityError::Contact)?;
             }

@@ -187,5 +187,5 @@ pub(crate) async fn hand_over(session: &Session, device: &NewDevice, seconds: u6
     let _step = session.store.step().await?;
     session.store.write(|tx| added::expect(tx, &device.client_key, seconds))?;
     let welcome = eid::add(&session.api, &session.store, &session.account, device).await?;
-    session.store.write(|tx| Handover::new(tx, welcome))
+    session.store.read(|tx| Handover::new(tx, welcome))
 }

@@ -19,6 +19,12 @@ pub(crate) fn record(tx: &Tx<'_>, queue: &Queue, payload: &QueuePayload) -> Resu
     Ok(())
 }
 
+/// Forgets what a queue delivered: another one took its place, which counts anew.
+pub(super) fn forget(tx: &Tx<'_>, kind: QueueKind) -> Result<()> {
+    tx.sql().execute("DELETE FROM deliveries WHERE kind = ?1", [kind.as_str()])?;
+    Ok(())
+}
+
 /// All that was kept of a queue, in order, by sequence number.
 pub(crate) fn all(tx: &Tx<'_>, kind: QueueKind) -> Result<Vec<(u64, QueuePayload)>> {
     let mut statement =

@@ -6,9 +6,11 @@ mod addresses;
 pub(crate) mod deliveries;
 mod key_rotation;
 mod queue;
+mod replace;
 
 pub(crate) use self::{
     addresses::{add_addresses, fresh_address, revoke_addresses, revoke_later},
     key_rotation::{finish_rotation, prepare_rotation, prepared_rotation},
     queue::{KINDS, Queue},
+    replace::{create_queue, is_gone, is_under_new_keys, replace_queue},
 };

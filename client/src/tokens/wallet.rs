@@ -86,6 +86,11 @@ impl Wallet {
         self.0.store.read(table::count)
     }
 
+    /// Whether few tokens are at hand: those are for what cannot wait.
+    pub(crate) fn is_low(&self) -> Result<bool> {
+        Ok(self.count()? <= LOW)
+    }
+
     /// Fetches `number` tokens, one of [`BATCH_SIZES`].
     ///
     /// # Errors

@@ -12,12 +12,17 @@ SELECT deliver('g', 'a1 a2', '{1,1}', '{again}');
 SELECT * FROM messages(1);
 
 -- Several parts and two addresses of one queue: in the order given, without gaps.
-SELECT deliver('g', 'a1 a2 b1 a1', '{1,2,3,3}', '{x,xx,xxx}');
+SELECT deliver('g', 'a1 a2 b1 a1', '{1,2,3,4}', '{x,xx,xxx,yyy}');
 SELECT * FROM messages(1);
 SELECT * FROM messages(2);
 SELECT next_seq, acked_seq, last_chain FROM qs.queues WHERE queue_id = queue(1);
 -- Every ciphertext differs, also of equal payloads.
 SELECT count(*) = count(DISTINCT ciphertext) FROM qs.messages;
+
+-- A payload that comes by several addresses of a queue is in it once, and the sender is not told.
+SELECT make_queue(8, 'group', 'a8 b8');
+SELECT deliver('g', 'a8 b8 a8', '{1,1,1}', '{once}');
+SELECT seq FROM messages(8);
 
 -- An address is bound to the first (domain, group) that used it.
 SELECT deliver('other', 'a1 a2', '{1,1}', '{no}');
@@ -39,7 +44,7 @@ SELECT lookup IS NOT NULL AND binding IS NULL FROM qs.addresses WHERE lookup =
 -- A full queue takes nothing, the others do; letters to one queue go in as long as there is room.
 UPDATE qs.settings SET group_queue_depth = 8;
 SELECT count(*) FROM messages(1);
-SELECT deliver('g', 'a1 a2 b1', '{1,1,1}', '{too many}');
+SELECT deliver('g', 'a1 a2 b1', '{1,1,2}', '{too many,too much}');
 SELECT deliver('g', 'a1 a2', '{1,1}', '{fits}');
 SELECT deliver('g', 'a1 a2', '{1,1}', '{full}');
 UPDATE qs.settings SET group_queue_depth = 10000;
@@ -161,7 +166,7 @@ ALTER TABLE qs.messages ALTER chain_index TYPE integer;
 -- A column that came later gets its default, or nothing, if it may.
 ALTER TABLE qs.messages ADD later text NOT NULL DEFAULT 'then', ADD none integer, ADD CONSTRAINT here CHECK (tableoid = 'qs.messages'::regclass);
 ALTER TABLE qs.messages ALTER later SET DEFAULT 'now ' || (1 + 1);
-SELECT deliver('g', 'a5 a5', '{1,1}', '{x}');
+SELECT deliver('g', 'a5 a5', '{1,2}', '{x,x}');
 SELECT later, none, count(*) FROM qs.messages WHERE queue_id = queue(5) GROUP BY 1, 2 ORDER BY 1;
 ALTER TABLE qs.messages DROP later, DROP none, DROP CONSTRAINT here, ADD required integer;
 UPDATE qs.messages SET required = 0;

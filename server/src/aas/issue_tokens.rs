@@ -8,11 +8,14 @@
 
 use aws_lc_rs::digest::{self, SHA256};
 use http::StatusCode;
-use postern_protocol::{problem::ProblemType, signature::Verified};
+use postern_protocol::{
+    problem::{Problem, ProblemType},
+    signature::Verified,
+};
 
 use super::{
     Aas,
-    token_request::{Format, Issuable, TokenRequest},
+    token_request::{Format, Issuable, Issued, TokenRequest},
 };
 use crate::{
     database::{SqlOutcome, outcome},
@@ -25,6 +28,7 @@ outcome! {
         UnknownSigner = "unknown_signer",
         SignatureUsed = "signature_used",
         Suspended = "suspended",
+        RefusedTooOften = "refused_too_often",
     }
 }
 
@@ -45,7 +49,24 @@ pub async fn issue_tokens(aas: Aas, request: Request) -> Outcome {
     let parsed = TokenRequest::parse(format, body)?;
     admit(&aas, signer.as_bytes(), &digest).await?;
 
-    let keys = parsed.keys();
+    let issued = issue(&aas, signer.as_bytes(), parsed, &request_digest(format, body)).await;
+    if let Err(Failure::Refused(_) | Failure::Limited(..)) = &issued {
+        let sql = "SELECT aas.count_refusal($1)";
+        aas.home.database.query_one(sql, &[&signer.as_bytes().as_slice()]).await?;
+    }
+    let (issued, limit) = issued?;
+    let status = if issued.partial { StatusCode::PARTIAL_CONTENT } else { StatusCode::OK };
+    Ok(Answer::bytes(format.response_media_type(), issued.response).status(status).limited(limit))
+}
+
+/// Issues the tokens that were asked for, if the allowance has them.
+async fn issue(
+    aas: &Aas,
+    signer_key: &[u8],
+    request: TokenRequest,
+    digest: &[u8],
+) -> Result<(Issued, RateLimit), Failure> {
+    let keys = request.keys();
     let known = aas.issuer.find(|ring| {
         let ring = keys.iter().all(|(kind, id)| ring.issuing(*kind, *id).is_some());
         ring.then_some(())
@@ -53,23 +74,30 @@ pub async fn issue_tokens(aas: Aas, request: Request) -> Outcome {
     // The check refuses keys that the ring still does not have.
     known.await?;
     let ring = aas.issuer.ring();
-    let issuable = aas.home.compute(|| parsed.check(&ring)).await??;
-
-    let limit = take_allowance(&aas, signer.as_bytes(), &issuable, &request_digest(format, body)).await?;
+    let issuable = aas.home.compute(|| request.check(&ring)).await??;
+    let limit = take_allowance(aas, signer_key, &issuable, digest).await?;
     let issued = aas.home.compute(|| issuable.issue()).await??;
-    let status = if issued.partial { StatusCode::PARTIAL_CONTENT } else { StatusCode::OK };
-    Ok(Answer::bytes(format.response_media_type(), issued.response).status(status).limited(limit))
+    Ok((issued, limit))
 }
 
 /// Lets a signer that may have tokens in, once for each signature.
 async fn admit(aas: &Aas, signer_key: &[u8], signature: &[u8]) -> Result<(), Failure> {
-    let sql = "SELECT outcome FROM aas.admit_signer($1, $2)";
+    let sql = "SELECT outcome, allowance, resets_in FROM aas.admit_signer($1, $2)";
     let row = aas.home.database.query_one(sql, &[&signer_key, &signature]).await?;
     match AdmitSignerOutcome::of(&row)? {
         AdmitSignerOutcome::Admitted => Ok(()),
         AdmitSignerOutcome::UnknownSigner => Err(ProblemType::NotAllowed.into()),
         AdmitSignerOutcome::SignatureUsed => Err(ProblemType::SignatureUsed.into()),
         AdmitSignerOutcome::Suspended => Err(ProblemType::AccountSuspended.into()),
+        AdmitSignerOutcome::RefusedTooOften => {
+            let detail = "too many of today's requests were refused";
+            let problem = Problem::with_detail(ProblemType::AllowanceUsedUp, detail);
+            let (allowance, resets_in) = (row.get("allowance"), row.get("resets_in"));
+            Err(Failure::Limited(
+                problem,
+                RateLimit { period: Period::Day, allowance, remaining: 0, resets_in },
+            ))
+        }
     }
 }
 

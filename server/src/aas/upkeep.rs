@@ -35,7 +35,7 @@ impl Aas {
     /// # Errors
     /// A database that does not answer.
     pub async fn forget_signatures(&self) -> anyhow::Result<()> {
-        self.home.database.query_one("SELECT aas.forget_signatures()", &[]).await?;
+        self.home.database.for_chores().query_one("SELECT aas.forget_signatures()", &[]).await?;
         Ok(())
     }
 

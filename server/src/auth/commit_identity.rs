@@ -44,7 +44,7 @@ pub async fn commit_identity(auth: As, request: Request, payment: Payment) -> Ou
     }
     let eid: &[u8] = client.get("eid");
     let validate = || validate(&body, Purpose::Change, signer, &standing, eid, &limits);
-    let next = auth.home.compute(validate).await??;
+    let next = payment.compute(&auth.home, validate).await??;
 
     let (outcome, row) = payment
         .call(

@@ -31,7 +31,7 @@ pub async fn end_identity(auth: As, request: Request) -> Outcome {
     let account = LostAccount::find(&auth, &request, &body.name).await?;
     let signer = request.signer()?;
     let operation = Operation::EndIdentity { client: signer, time: body.time };
-    account.prove(&auth, &body.proof, &operation).await?;
+    let proof = account.prove(&auth, &body.proof, &operation, signer).await?;
     let (oldest, newest) = (now() - MAX_AGE.as_secs(), now() + MAX_CLOCK_SKEW.as_secs());
     if !(oldest..=newest).contains(&body.time) {
         return Err(Problem::with_detail(ProblemType::WrongProof, "it is too old, or from the future").into());
@@ -40,8 +40,16 @@ pub async fn end_identity(auth: As, request: Request) -> Outcome {
         .home
         .database
         .query_one(
-            "SELECT outcome, incarnation, transcript, allowance, resets_in FROM auth.end_identity($1, $2, $3)",
-            &[&body.name.local(), &account.owner.verifier(), &signer.as_bytes().as_slice()],
+            "SELECT outcome, incarnation, transcript, allowance, resets_in
+             FROM auth.end_identity($1, ROW($2, $3, $4, $5)::auth.verified_proof, $6)",
+            &[
+                &body.name.local(),
+                &proof.recovery_key,
+                &proof.login,
+                &proof.id_token,
+                &proof.id_token_hour,
+                &signer.as_bytes().as_slice(),
+            ],
         )
         .await?;
     match EndIdentityOutcome::of(&row)? {

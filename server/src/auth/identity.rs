@@ -4,10 +4,7 @@
 //! it does nothing until its own update has confirmed it (AS-4).
 
 use openmls::{
-    prelude::{
-        BasicCredential, Credential, ExtensionType, LeafNode, LeafNodeIndex, Lifetime, MlsMessageBodyIn,
-        Proposal, StagedCommit,
-    },
+    prelude::{BasicCredential, Credential, LeafNode, LeafNodeIndex, Lifetime, Proposal, StagedCommit},
     treesync::LeafNodeSource,
 };
 use postern_protocol::{
@@ -23,7 +20,7 @@ use tokio_postgres::Row;
 use crate::{
     clock::now,
     http::Failure,
-    mls::{self, InvalidMls, TrackedGroup},
+    mls::{InvalidMls, TrackedGroup},
 };
 
 const YEAR: u64 = 365 * 24 * 60 * 60;
@@ -257,12 +254,6 @@ pub fn check_state(
 ) -> Result<(), Problem> {
     let (leaf, key) = signer;
     identity.check_group_info(group_info, leaf)?;
-    let MlsMessageBodyIn::GroupInfo(parsed) = mls::parse(group_info.as_bytes(), "GroupInfo")? else {
-        return Err(InvalidMls::Malformed("GroupInfo").into());
-    };
-    if parsed.extensions().iter().any(|extension| extension.extension_type() != ExtensionType::ExternalPub) {
-        return Err(InvalidMls::Refused("the GroupInfo of an identity can have external_pub only").into());
-    }
     if state.eid != expected {
         return Err(InvalidMls::Refused("the signed state is not the one that the request leads to").into());
     }

@@ -9,7 +9,7 @@ use postern_protocol::{
     auth::{ClientRecord, CurrentIdentity, FoundingIdentity, UserRecord},
     eid::SignedState,
     name::UserName,
-    problem::ProblemType,
+    problem::{Problem, ProblemType},
 };
 use tokio_postgres::Row;
 
@@ -22,6 +22,7 @@ use crate::{
 outcome! {
     pub LookUpUserOutcome: "auth.look_up_user_outcome", paid {
         Found = "found",
+        IdentityEnded = "identity_ended",
         UnknownUser = "unknown_user",
     }
 }
@@ -45,6 +46,7 @@ pub async fn look_up_user(auth: As, request: Request, payment: Payment) -> Outco
         .await?;
     match outcome {
         LookUpUserOutcome::Found => request.answer(StatusCode::OK, &record(&auth, name, &row)?),
+        LookUpUserOutcome::IdentityEnded => Err(Problem::identity_ended().into()),
         LookUpUserOutcome::UnknownUser => Err(ProblemType::NotFound.into()),
     }
 }

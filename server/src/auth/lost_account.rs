@@ -8,7 +8,10 @@ use postern_protocol::{
     second_proof::{Operation, SecondProof},
 };
 
-use super::{As, owner::Owner};
+use super::{
+    As,
+    owner::{self, Owner, VerifiedProof},
+};
 use crate::{
     database::{SqlOutcome, outcome},
     http::{Failure, RateLimit, Request},
@@ -50,7 +53,7 @@ impl LostAccount {
             .home
             .database
             .query_one(
-                "SELECT outcome, allowance, resets_in, max_leaf_bytes, recovery_key, incarnation, transcript
+                "SELECT outcome, allowance, resets_in, max_leaf_bytes, recovery_key, login, incarnation, transcript
                  FROM auth.admit_reset($1, $2)",
                 &[&source.as_slice(), &name.local()],
             )
@@ -72,7 +75,11 @@ impl LostAccount {
         let recovery_key = found.transpose().map_err(Failure::fault)?;
         Ok(Self {
             exists: recovery_key.is_some(),
-            owner: Owner { user: name.clone(), recovery_key: recovery_key.unwrap_or(NOBODY) },
+            owner: Owner {
+                user: name.clone(),
+                recovery_key: recovery_key.unwrap_or(NOBODY),
+                login: owner::login(&row)?,
+            },
             ended,
             max_leaf_bytes: usize::try_from(row.get::<_, i32>("max_leaf_bytes")).map_err(Failure::fault)?,
         })
@@ -87,9 +94,13 @@ impl LostAccount {
         auth: &As,
         proof: &SecondProof,
         operation: &Operation<'_>,
-    ) -> Result<(), Failure> {
-        let is_proven = self.owner.is_proven(proof, operation);
-        // For some messages anybody can sign for the key that stands for nobody's, a point of small order.
-        if is_proven && self.exists { Ok(()) } else { Err(self.owner.refuse(auth).await?) }
+        client: PublicKey,
+    ) -> Result<VerifiedProof, Failure> {
+        let verified = match self.owner.verify(auth, proof, operation, client).await {
+            // For some messages anybody can sign for the key that stands for nobody's, a point of small order.
+            Ok(_) if !self.exists => Err(ProblemType::WrongProof.into()),
+            verified => verified,
+        };
+        self.owner.counted(auth, verified).await
     }
 }

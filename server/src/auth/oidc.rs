@@ -1,9 +1,11 @@
-//! Logins at the operator's identity provider (OpenID Connect Core 1.0): an ID token proves one to the AS (AS-1). Whoever
-//! asks for the proof says which nonce the token must have, and so what it was made for.
+//! Logins at the operator's identity provider (OpenID Connect Core 1.0): an ID token proves one to the AS, for a
+//! registration (AS-1) or as the second proof of an account's owner (AS-8, AS-9). The caller says which nonce the token must
+//! have, and so what it was made for.
 //!
 //! The provider's keys are fetched when the first token comes, and again when they are old or do not fit a token.
 
 use std::{
+    array::TryFromSliceError,
     pin::Pin,
     str::FromStr as _,
     sync::Arc,
@@ -75,6 +77,15 @@ struct Keys {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Subject([u8; 32]);
 
+/// What an ID token proves.
+pub struct Login {
+    pub subject: Subject,
+    /// Time at which a person logged in (`auth_time`), in seconds since 1970; none if the token does not tell it.
+    time: Option<i64>,
+    /// Time from which on the token is good no more, in seconds since 1970.
+    pub expires: i64,
+}
+
 /// The reason why an ID token proves nothing.
 #[derive(Debug, thiserror::Error)]
 pub enum OidcError {
@@ -115,13 +126,17 @@ impl Oidc {
     ///
     /// # Errors
     /// [`OidcError`].
-    pub async fn verify(&self, id_token: &IdToken, nonce: &str) -> Result<Subject, OidcError> {
+    pub async fn verify(&self, id_token: &IdToken, nonce: &str) -> Result<Login, OidcError> {
         let token = CoreIdToken::from_str(id_token.as_str())
             .map_err(|_| OidcError::Invalid("the ID token is malformed"))?;
         let nonce = Nonce::new(nonce.to_owned());
         let verifier = self.verifier(REFRESH).await?;
         let verify = |verifier: &CoreIdTokenVerifier<'_>| {
-            token.claims(verifier, &nonce).map(|claims| self.digest(claims.subject().as_str()))
+            token.claims(verifier, &nonce).map(|claims| Login {
+                subject: self.digest(claims.subject().as_str()),
+                time: claims.auth_time().map(|time| time.timestamp()),
+                expires: claims.expiration().timestamp(),
+            })
         };
         match verify(&verifier) {
             // The provider may have other keys by now.
@@ -131,6 +146,24 @@ impl Oidc {
             verified => verified,
         }
         .map_err(|error| OidcError::Invalid(reason(&error)))
+    }
+
+    /// Verifies an ID token as [`Self::verify`] does, and that a person logged in for it lately: an open session at the
+    /// provider, which whoever has a device of the user's may have, proves nothing.
+    ///
+    /// # Errors
+    /// [`OidcError`].
+    pub async fn verify_recent(&self, id_token: &IdToken, nonce: &str) -> Result<Login, OidcError> {
+        let login = self.verify(id_token, nonce).await?;
+        match login.time {
+            Some(time) if is_recent(time, self.max_age) => Ok(login),
+            Some(_) => {
+                Err(OidcError::Invalid("the login was too long ago, or is of the future: log in again"))
+            }
+            None => Err(OidcError::Invalid(
+                "the ID token does not tell when its user logged in (max_age asks for it)",
+            )),
+        }
     }
 
     /// The digest outlives the master key, as that of an account must.
@@ -166,8 +199,7 @@ impl Oidc {
             metadata.jwks().clone(),
         );
         Ok(verifier.set_allowed_algs(ALGORITHMS).set_issue_time_verifier_fn(move |issued| {
-            let age = unix_time() - issued.timestamp();
-            match (-MAX_CLOCK_SKEW..=max_age).contains(&age) {
+            match is_recent(issued.timestamp(), max_age) {
                 true => Ok(()),
                 false => Err(WRONG_AGE.to_owned()),
             }
@@ -178,6 +210,13 @@ impl Oidc {
 impl Subject {
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0
+    }
+}
+
+impl TryFrom<&[u8]> for Subject {
+    type Error = TryFromSliceError;
+    fn try_from(digest: &[u8]) -> Result<Self, TryFromSliceError> {
+        digest.try_into().map(Self)
     }
 }
 
@@ -199,6 +238,11 @@ fn reason(error: &ClaimsVerificationError) -> &'static str {
         }
         _ => "the ID token is not of a kind that is taken here",
     }
+}
+
+/// Whether a time, in seconds since 1970, is at most so many seconds ago, by a clock that may be ahead a little.
+fn is_recent(time: i64, max_age: i64) -> bool {
+    (-MAX_CLOCK_SKEW..=max_age).contains(&(unix_time() - time))
 }
 
 fn unix_time() -> i64 {

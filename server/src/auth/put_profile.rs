@@ -51,7 +51,7 @@ pub async fn put_profile(auth: As, request: Request, payment: Payment) -> Outcom
     let (outcome, _) = payment
         .call(
             &auth.home.database,
-            "SELECT outcome FROM auth.put_profile($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+            "SELECT outcome FROM auth.put_profile($1, $2, $3, $4, $5, $6, $7, $8, $9)",
             &[
                 &key,
                 &row.get::<_, i32>("incarnation"),
@@ -59,8 +59,7 @@ pub async fn put_profile(auth: As, request: Request, payment: Payment) -> Outcom
                 &Encoding::Cbor.encode(&body.profile),
                 &digest.as_ref().map(<[u8; 32]>::as_slice),
                 &body.picture.as_ref().map(|picture| picture.as_bytes()),
-                &body.discoverable,
-                &body.lookup.as_bytes().as_slice(),
+                &body.lookup.as_ref().map(|digest| digest.as_bytes().as_slice()),
             ],
         )
         .await?;
@@ -106,6 +105,9 @@ impl Terms {
         }
         if body.profile.verify(&self.founding).is_err() {
             return Err(invalid("its signature does not verify"));
+        }
+        if profile.discoverable == body.lookup.is_some() {
+            return Err(invalid("a lookup secret is for a user that is not discoverable"));
         }
         if profile.display_name.chars().any(char::is_control) {
             return Err(invalid("a display name has no control characters"));

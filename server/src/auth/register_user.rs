@@ -171,7 +171,7 @@ async fn login(
         return Err(Problem::with_detail(ProblemType::NotAdmitted, detail).into());
     };
     let nonce = registration_nonce(&auth.home.domain, &claimed?);
-    Ok(Some(oidc.verify(token, &nonce).await?))
+    Ok(Some(oidc.verify(token, &nonce).await?.subject))
 }
 
 /// The digest of the invite's code, if the request brings one.

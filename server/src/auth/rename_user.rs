@@ -41,7 +41,7 @@ pub async fn rename_user(auth: As, request: Request, payment: Payment) -> Outcom
     auth.home.expect_local(body.name.domain())?;
     let owner = Owner::of_client(&auth, signer).await?;
     let operation = Operation::RenameUser { to: &body.name, eid: body.commit.state.eid };
-    owner.prove(&auth, &body.proof, &operation).await?;
+    let proof = owner.prove(&auth, &body.proof, &operation, signer).await?;
     let key = signer.as_bytes().as_slice();
     let client = commit_identity::load(&auth, signer).await?;
     let limits = Limits::read(&client)?;
@@ -52,7 +52,7 @@ pub async fn rename_user(auth: As, request: Request, payment: Payment) -> Outcom
     let eid: &[u8] = client.get("eid");
     let validate =
         || commit_identity::validate(&body.commit, Purpose::Rename, signer, &standing, eid, &limits);
-    let next = auth.home.compute(validate).await??;
+    let next = payment.compute(&auth.home, validate).await??;
 
     // The database keeps those of confirmed clients.
     let issue = |client: &PublicKey| auth.signer.issue(body.name.clone(), *client);
@@ -61,10 +61,14 @@ pub async fn rename_user(auth: As, request: Request, payment: Payment) -> Outcom
         .call(
             &auth.home.database,
             "SELECT outcome, current_epoch, allowance, resets_in
-             FROM auth.rename_user($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
+             FROM auth.rename_user($1, $2, $3, ROW($4, $5, $6, $7)::auth.verified_proof, $8, $9, $10, $11, $12, $13,
+                                   $14, $15, $16, $17, $18)",
             &[
                 &key,
-                &owner.verifier(),
+                &proof.recovery_key,
+                &proof.login,
+                &proof.id_token,
+                &proof.id_token_hour,
                 &body.name.local(),
                 &client.get::<_, i64>("epoch"),
                 &body.commit.commit.as_bytes(),

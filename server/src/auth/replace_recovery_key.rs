@@ -1,4 +1,4 @@
-//! `PUT /as/account/recovery-key` (AS-8): gives an account another recovery key, by the word of the old one.
+//! `PUT /as/account/recovery-key` (AS-8): gives an account another recovery key, by the word of the old one or a login.
 
 use http::StatusCode;
 use postern_protocol::{account::ReplaceRecoveryKey, problem::ProblemType, second_proof::Operation};
@@ -21,12 +21,20 @@ pub async fn replace_recovery_key(auth: As, request: Request, payment: Payment) 
     let (signer, body) = request.signed_body::<ReplaceRecoveryKey>()?;
     let owner = Owner::of_client(&auth, signer).await?;
     let operation = Operation::ReplaceRecoveryKey { recovery_key: body.recovery_key };
-    owner.prove(&auth, &body.proof, &operation).await?;
+    let proof = owner.prove(&auth, &body.proof, &operation, signer).await?;
     let (outcome, _) = payment
         .call(
             &auth.home.database,
-            "SELECT outcome FROM auth.replace_recovery_key($1, $2, $3, $4, $5)",
-            &[&signer.as_bytes().as_slice(), &owner.verifier(), &body.recovery_key.as_bytes().as_slice()],
+            "SELECT outcome
+             FROM auth.replace_recovery_key($1, $2, $3, ROW($4, $5, $6, $7)::auth.verified_proof, $8)",
+            &[
+                &signer.as_bytes().as_slice(),
+                &proof.recovery_key,
+                &proof.login,
+                &proof.id_token,
+                &proof.id_token_hour,
+                &body.recovery_key.as_bytes().as_slice(),
+            ],
         )
         .await?;
     match outcome {

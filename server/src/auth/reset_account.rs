@@ -40,7 +40,7 @@ pub async fn reset_account(auth: As, request: Request) -> Outcome {
         previous: account.ended,
     };
     let operation = Operation::ResetAccount { founding: founding.transcript() };
-    account.prove(&auth, &body.proof, &operation).await?;
+    let proof = account.prove(&auth, &body.proof, &operation, signer).await?;
     let Some((_, previous_end)) = account.ended else {
         return Err(ProblemType::NotAllowed.into());
     };
@@ -52,10 +52,15 @@ pub async fn reset_account(auth: As, request: Request) -> Outcome {
         .home
         .database
         .query_one(
-            "SELECT outcome, credential FROM auth.reset_account($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+            "SELECT outcome, credential
+             FROM auth.reset_account(
+                 $1, ROW($2, $3, $4, $5)::auth.verified_proof, $6, $7, $8, $9, $10, $11, $12, $13)",
             &[
                 &body.name.local(),
-                &account.owner.verifier(),
+                &proof.recovery_key,
+                &proof.login,
+                &proof.id_token,
+                &proof.id_token_hour,
                 &signer.as_bytes().as_slice(),
                 &previous_end.as_bytes().as_slice(),
                 &body.group_info.as_bytes(),

@@ -120,6 +120,7 @@ mod tests {
             ("--body-timeout-seconds", limits.body_timeout_seconds.to_string()),
             ("--body-bytes-per-second", limits.body_bytes_per_second.to_string()),
             ("--bodies-bytes", limits.bodies_bytes.to_string()),
+            ("--answers-bytes", limits.answers_bytes.to_string()),
             ("--idle-timeout-seconds", limits.idle_timeout_seconds.to_string()),
             ("--http2-streams", limits.http2_streams.to_string()),
             ("--http2-ping-seconds", limits.http2_ping_seconds.to_string()),

@@ -66,6 +66,11 @@ impl DatabaseError {
         self.code().is_some_and(|code| repeats.contains(code))
     }
 
+    /// Whether the call waited for a lock for too long. Nothing of it happened.
+    pub fn met_a_lock(&self) -> bool {
+        self.code() == Some(&SqlState::LOCK_NOT_AVAILABLE)
+    }
+
     /// Whether what was prepared on the session is of no use any more: it is gone, or for tables that changed.
     pub fn voids_statements(&self) -> bool {
         let voids = [SqlState::INVALID_SQL_STATEMENT_NAME, SqlState::FEATURE_NOT_SUPPORTED];

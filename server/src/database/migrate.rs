@@ -9,7 +9,10 @@ use anyhow::{Context, anyhow, bail};
 use aws_lc_rs::digest::{self, SHA256};
 use include_dir::{Dir, include_dir};
 use refinery::{Migration, Runner};
-use tokio_postgres::{Client, NoTls, Transaction, error::ErrorPosition};
+use tokio_postgres::{
+    Client, NoTls, Transaction,
+    error::{ErrorPosition, SqlState},
+};
 
 use super::{Database, DatabaseError};
 use crate::config::ConnectionString;
@@ -28,6 +31,11 @@ const HISTORY: &str = "public.refinery_schema_history";
 
 /// The advisory lock held while migrating, so that a second process waits and then finds nothing to do.
 const LOCK: i64 = 0x706f_7374_6572_6e00; // "postern"
+
+/// Says what to do about a lock that did not come.
+const LOCKED: &str = "another session holds a lock, which did not come within 10 seconds; the step that needs it changed \
+                      nothing. End that session (pg_locks and pg_blocking_pids tell which it is), or wait until it is \
+                      done, and run `postern migrate` again";
 
 /// The migrations and functions of one version of this program.
 #[derive(Clone)]
@@ -95,12 +103,19 @@ impl Release {
         )?;
         // A statement that waits for a lock makes everyone behind it wait: better to fail, and be tried again.
         client.batch_execute("SET lock_timeout = '10s'").await?;
-        update_extension(&client).await.context("cannot update the extension")?;
-        let migrations = self.apply_migrations(&mut client).await?;
-        adopt(&mut client)
+        self.apply(&mut client).await.map_err(|error| match waited_in_vain(&error) {
+            true => error.context(LOCKED),
+            false => error,
+        })
+    }
+
+    async fn apply(&self, client: &mut Client) -> anyhow::Result<Report> {
+        update_extension(client).await.context("cannot update the extension")?;
+        let migrations = self.apply_migrations(client).await?;
+        adopt(client)
             .await
             .context("cannot make postern_owner the owner of the objects that migrations created")?;
-        let functions_changed = self.apply_functions(&mut client, !migrations.is_empty()).await?;
+        let functions_changed = self.apply_functions(client, !migrations.is_empty()).await?;
         Ok(Report { migrations, functions_changed })
     }
 
@@ -125,8 +140,11 @@ impl Release {
     async fn apply_functions(&self, client: &mut Client, migrated: bool) -> anyhow::Result<bool> {
         let transaction = client.transaction().await?;
         let (migration, hash) = self.state();
-        let found = transaction.query_opt("SELECT functions_hash FROM operator.schema_state", &[]).await?;
-        let unchanged = found.is_some_and(|row| row.get::<_, &[u8]>(0) == hash);
+        let found =
+            transaction.query_opt("SELECT migration, functions_hash FROM operator.schema_state", &[]).await?;
+        // The migrations of an earlier run may be there that came no further.
+        let unchanged =
+            found.is_some_and(|row| row.get::<_, i32>(0) >= migration && row.get::<_, &[u8]>(1) == hash);
         if unchanged && !migrated {
             return Ok(false);
         }
@@ -324,7 +342,23 @@ async fn drop_obsolete(transaction: &Transaction<'_>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// An error with the file and line where it arose.
+/// An error of PostgreSQL's with the file and line where it arose.
+#[derive(Debug, thiserror::Error)]
+#[error("{text}")]
+struct Located {
+    text: String,
+    code: SqlState,
+}
+
+/// Whether a lock did not come in time.
+fn waited_in_vain(error: &anyhow::Error) -> bool {
+    let code = error.chain().find_map(|error| {
+        let located = error.downcast_ref::<Located>().map(|located| &located.code);
+        located.or_else(|| postgres_error(error)?.code())
+    });
+    code == Some(&SqlState::LOCK_NOT_AVAILABLE)
+}
+
 fn located(path: &str, text: &str, error: &tokio_postgres::Error) -> anyhow::Error {
     let Some(error) = error.as_db_error() else {
         return anyhow!("{path}: {error}");
@@ -338,7 +372,7 @@ fn located(path: &str, text: &str, error: &tokio_postgres::Error) -> anyhow::Err
         _ => String::new(),
     };
     let hint = error.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
-    anyhow!("{path}{line}: {}{hint}", error.message())
+    Located { text: format!("{path}{line}: {}{hint}", error.message()), code: error.code().clone() }.into()
 }
 
 /// The texts of all migrations.

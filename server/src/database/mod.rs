@@ -21,12 +21,22 @@ use pool::Lane;
 
 /// Time that PostgreSQL works on a statement of a chore: nobody waits for it, and some delete what years left.
 const CHORE_STATEMENT_TIMEOUT: Duration = Duration::from_secs(10 * 60);
+/// Time that a light call waits for a lock before it waits among the heavy ones, whose locks these are.
+const LIGHT_LOCK_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// The server's connections to PostgreSQL. Cheap to clone.
 #[derive(Clone)]
 pub struct Database {
     lanes: Arc<Lanes>,
-    lane: fn(&Lanes) -> &Lane,
+    kind: Kind,
+}
+
+/// A kind of call.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Light,
+    Heavy,
+    Chore,
 }
 
 /// Connections for each kind of call: the dear ones cannot take those of the others.
@@ -50,32 +60,33 @@ impl Database {
         let config = session::config(url)?;
         let heavy = (settings.pool_size / 4).max(1);
         let light = settings.pool_size.saturating_sub(heavy).max(1);
-        let lane = |size, statement| Lane::new(&config, size, settings.wait(), statement);
+        let lane = |size, statement, lock| Lane::new(&config, size, settings.wait(), statement, lock);
+        // Less than the statement's, so that one that only waits is refused as one that waits.
+        let lock = |statement: Duration| statement * 4 / 5;
+        let (statement, heavy_statement) = (settings.statement_timeout(), settings.heavy_statement_timeout());
         Ok(Self {
             lanes: Arc::new(Lanes {
-                light: lane(light, settings.statement_timeout())?,
-                heavy: lane(heavy, settings.heavy_statement_timeout())?,
-                chores: lane(1, CHORE_STATEMENT_TIMEOUT)?,
+                light: lane(light, statement, LIGHT_LOCK_TIMEOUT.min(lock(statement)))?,
+                heavy: lane(heavy, heavy_statement, lock(heavy_statement))?,
+                chores: lane(1, CHORE_STATEMENT_TIMEOUT, lock(CHORE_STATEMENT_TIMEOUT))?,
                 heavy_bytes: settings.heavy_bytes,
-                settings: session::settings(settings.statement_timeout()),
+                settings: session::settings(statement, lock(statement)),
                 config,
             }),
-            lane: |lanes| &lanes.light,
+            kind: Kind::Light,
         })
     }
 
     /// The same database, for calls that write so many bytes: large ones have connections of their own, a quarter of
     /// all, and take longer before they are given up.
     pub fn for_bytes(&self, bytes: u64) -> Self {
-        match bytes >= self.lanes.heavy_bytes {
-            true => Self { lanes: self.lanes.clone(), lane: |lanes| &lanes.heavy },
-            false => self.clone(),
-        }
+        let kind = if bytes >= self.lanes.heavy_bytes { Kind::Heavy } else { self.kind };
+        Self { lanes: self.lanes.clone(), kind }
     }
 
     /// The same database, for work by the clock, which may take minutes: it has a connection of its own.
     pub fn for_chores(&self) -> Self {
-        Self { lanes: self.lanes.clone(), lane: |lanes| &lanes.chores }
+        Self { lanes: self.lanes.clone(), kind: Kind::Chore }
     }
 
     /// One call of a set-returning API function: one round trip once the connection knows the statement. A transaction
@@ -89,7 +100,22 @@ impl Database {
         sql: &str,
         parameters: &[&(dyn ToSql + Sync)],
     ) -> Result<Vec<Row>, DatabaseError> {
-        (self.lane)(&self.lanes).query(sql, parameters).await
+        match self.lane().query(sql, parameters).await {
+            // A light call that meets a lock waits for it among the heavy ones: locks that last are theirs, and all
+            // other light calls go on.
+            Err(error) if error.met_a_lock() && self.kind == Kind::Light => {
+                self.lanes.heavy.query(sql, parameters).await
+            }
+            result => result,
+        }
+    }
+
+    fn lane(&self) -> &Lane {
+        match self.kind {
+            Kind::Light => &self.lanes.light,
+            Kind::Heavy => &self.lanes.heavy,
+            Kind::Chore => &self.lanes.chores,
+        }
     }
 
     /// [`Database::query`] for a function that returns at most one row.

@@ -95,7 +95,8 @@ impl Connect for Start {
 }
 
 impl Lane {
-    /// Prepares a lane for statements that PostgreSQL works on for as long as `statement`.
+    /// Prepares a lane for statements that PostgreSQL works on for as long as `statement`, and that wait for a lock for as
+    /// long as `lock`.
     ///
     /// # Errors
     /// None but a lack of a runtime.
@@ -104,8 +105,9 @@ impl Lane {
         size: usize,
         wait: Duration,
         statement: Duration,
+        lock: Duration,
     ) -> Result<Self, DatabaseError> {
-        let start = Start { settings: session::settings(statement) };
+        let start = Start { settings: session::settings(statement, lock) };
         let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
         let suspects = Suspects::default();
         let check = suspects.clone();

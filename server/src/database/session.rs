@@ -49,11 +49,12 @@ pub fn config(url: &ConnectionString) -> Result<Config, DatabaseError> {
     Ok(config)
 }
 
-/// The statements that a session starts with; `statement` is the longest that PostgreSQL works on one.
+/// The statements that a session starts with; `statement` is the longest that PostgreSQL works on one, and `lock` the
+/// longest that one waits for a lock.
 ///
 /// They are statements and not `options` of the connection, which a pooler in session mode does not pass on.
-pub fn settings(statement: Duration) -> String {
-    let statement = statement.as_millis();
+pub fn settings(statement: Duration, lock: Duration) -> String {
+    let (statement, lock) = (statement.as_millis(), lock.as_millis());
     format!(
         "SET default_transaction_isolation = 'read committed';
          SET default_transaction_read_only = off;
@@ -66,8 +67,7 @@ pub fn settings(statement: Duration) -> String {
          SET client_min_messages = warning;
          SET idle_session_timeout = 0;
          SET statement_timeout = {statement};
-         -- Less, so that a statement that only waits is refused as one that waits.
-         SET lock_timeout = {};
+         SET lock_timeout = {lock};
          SET idle_in_transaction_session_timeout = {statement};
          -- A server that is gone without a word keeps no locks.
          SET client_connection_check_interval = '5s';
@@ -75,7 +75,6 @@ pub fn settings(statement: Duration) -> String {
          SET tcp_keepalives_interval = 5;
          SET tcp_keepalives_count = 2;
          SET tcp_user_timeout = '10s'",
-        statement * 4 / 5,
     )
 }
 

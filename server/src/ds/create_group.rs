@@ -27,10 +27,10 @@ outcome! {
 pub async fn create_group(ds: Ds, request: Request, payment: Payment) -> Outcome {
     let (signer, body) = request.signed_body::<CreateGroup>()?;
     ds.home.expect_local(body.group_id.domain())?;
-    let mut group = match ds.home.compute(|| validate(&ds, &body)).await? {
+    let mut group = match payment.compute(&ds.home, || validate(&ds, &body)).await? {
         // The id may have been reserved at a process that has a newer key.
         Err(error) if is_other_sender(&error) && ds.external_sender_keys.look_again(&ds.home).await? => {
-            ds.home.compute(|| validate(&ds, &body)).await??
+            payment.compute(&ds.home, || validate(&ds, &body)).await??
         }
         validated => validated?,
     };

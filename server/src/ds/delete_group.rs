@@ -23,8 +23,10 @@ outcome! {
 
 pub async fn delete_group(ds: Ds, request: Request, payment: Payment) -> Outcome {
     let (group_id, signer, body) = request.home_group::<DeleteGroup>(&ds.home)?;
-    let loaded = LoadedGroup::load(&ds.home, &group_id, Kind::Tree).await?.ok_or(ProblemType::NotFound)?;
-    let group = ds.home.compute(|| loaded.stored.open_group(&body.state_key, ds.now())).await??;
+    let loaded =
+        LoadedGroup::load(&ds.home, &payment, &group_id, Kind::Tree).await?.ok_or(ProblemType::NotFound)?;
+    let open = || loaded.stored.open_group(&body.state_key, ds.now());
+    let group = payment.compute(&ds.home, open).await??;
     let sender = group.roster.by_key(signer).ok_or(ProblemType::NotAllowed)?;
     policy::check_deletion(View { policy: &group.policy, roster: &group.roster }, sender.leaf)?;
     let (outcome, _) = payment

@@ -1,6 +1,6 @@
-//! The keys of the DS as external sender (RFC 9420 §12.1.8, DS-10): every group carries one from its creation, and
-//! proposals of the DS are signed with it. A key lasts as long as the groups that carry it; the database keeps it sealed
-//! under the master key.
+//! The keys of the DS as external sender (RFC 9420 §12.1.8, DS-10): every group carries one from its creation, until an
+//! admin's client puts a newer one in its place, and proposals of the DS are signed with it. A key lasts as long as the
+//! groups that carry it; the database keeps it sealed under the master key.
 
 use std::sync::Arc;
 
@@ -123,6 +123,13 @@ impl Keys {
     /// The key that new groups carry.
     pub fn current(&self) -> PublicKey {
         self.keys.first().expect("it was loaded with one").public_key
+    }
+
+    /// The key that a group is to have in place of the one that it carries; none if that is the current one, or made by
+    /// another process since these keys were loaded.
+    pub fn successor_of(&self, carried: &ExternalSender) -> Option<PublicKey> {
+        let is_older = self.keys.iter().skip(1).any(|key| key.extension == *carried);
+        is_older.then(|| self.current())
     }
 
     /// Whether a group may begin with this external sender, or take it: it has a key of the DS that is not revoked.

@@ -7,43 +7,26 @@ use postern_protocol::{
     problem::ProblemType,
 };
 
-use super::{Ds, stored::StoredGroup};
-use crate::{
-    database::outcome,
-    http::{Outcome, Payment, Request},
-};
-
-outcome! {
-    pub FetchGroupInfoOutcome: "ds.fetch_group_info_outcome", paid {
-        Found = "found",
-        UnknownGroup = "unknown_group",
-    }
-}
+use super::{Ds, sealed::Kind, stored::LoadedGroup};
+use crate::http::{Outcome, Payment, Request};
 
 pub async fn fetch_group_info(ds: Ds, request: Request, payment: Payment) -> Outcome {
     let (group_id, signer, body) = request.home_group::<FetchGroupInfo>(&ds.home)?;
-    let (outcome, row) = payment
-        .call(
-            &ds.home.database,
-            "SELECT outcome, epoch, revision, tree FROM ds.fetch_group_info($1, $2, $3)",
-            &[&group_id.id().as_slice()],
-        )
-        .await?;
-    match outcome {
-        FetchGroupInfoOutcome::Found => {}
-        FetchGroupInfoOutcome::UnknownGroup => return Err(ProblemType::NotFound.into()),
-    }
-    let stored = StoredGroup::of(&group_id, &row, "tree")?;
-    let group = stored.open_group(&body.state_key, ds.now())?;
-    // A removed member still knows the state key.
-    if !group.roster.knows(signer) {
-        return Err(ProblemType::NotAllowed.into());
-    }
-    let current = CurrentGroup {
-        ratchet_tree: group.mls.ratchet_tree(),
-        attributes: group.leaf_attributes(),
-        group_info: group.group_info,
-        proposals: group.proposals,
+    let loaded = LoadedGroup::load(&ds.home, &payment, &group_id, Kind::Tree).await?;
+    let loaded = loaded.ok_or(ProblemType::NotFound)?;
+    let answer = || {
+        let group = loaded.stored.open_group(&body.state_key, ds.now())?;
+        // A removed member still knows the state key.
+        if !group.roster.knows(signer) {
+            return Err(ProblemType::NotAllowed.into());
+        }
+        let current = CurrentGroup {
+            ratchet_tree: group.mls.ratchet_tree(),
+            attributes: group.leaf_attributes(),
+            group_info: group.group_info,
+            proposals: group.proposals,
+        };
+        request.answer(StatusCode::OK, &current)
     };
-    request.answer(StatusCode::OK, &current)
+    payment.compute(&ds.home, answer).await?
 }

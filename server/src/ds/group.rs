@@ -170,6 +170,11 @@ pub fn decode_welcome_tree(content: &[u8]) -> Result<WelcomeTree, CorruptGroup> 
 pub const OTHER_SENDER: InvalidMls =
     InvalidMls::Refused("the group must have this server as its only external sender");
 
+/// Whether a message was refused because of [`OTHER_SENDER`].
+pub fn is_other_sender(problem: &Problem) -> bool {
+    problem.detail == Some(OTHER_SENDER.to_string())
+}
+
 /// The group's policy, from a context that must be as every group's is here: `accept` says which external sender is
 /// this server.
 ///

@@ -26,6 +26,7 @@ use crate::{
     mls::{
         self, Handshake, InvalidMls,
         leaf::{pseudonym, signature_key},
+        path,
     },
 };
 
@@ -46,14 +47,24 @@ pub struct Submission<'a> {
 /// The result of a handshake message: the group's next state and the recipients.
 pub struct Next {
     pub group: Group,
-    /// False for a proposal, which leaves the epoch as it is.
-    pub is_commit: bool,
+    pub effect: Effect,
     /// Addresses for the message: every member before it but the sender.
     pub recipients: Vec<Address>,
     /// Recipients of the Welcome.
     pub joiners: Vec<Joiner>,
     /// Joiners that no longer need the tree of their Welcome, with the epoch that added them.
     pub caught_up: Vec<(u64, PublicKey)>,
+}
+
+/// The effect of a handshake message on the group's state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effect {
+    /// An epoch begins.
+    Commit,
+    /// One more proposal waits.
+    Proposal,
+    /// One more proposal waits, which removes its sender: the roster knows of it, too.
+    Leave,
 }
 
 pub struct Joiner {
@@ -104,27 +115,51 @@ pub fn handle(
             group.mls.keep_proposal(*proposal)?;
             check_committable(&group, submission.rules, ds)?;
             group.proposals.push(submission.message.clone());
+            let effect = match proposed.removes() {
+                Some(leaf) => {
+                    group.roster.note_proposed_removal(leaf);
+                    Effect::Leave
+                }
+                None => Effect::Proposal,
+            };
             let recipients = others(&group.roster, sender, &HashSet::new());
-            Ok(Next { group, is_commit: false, recipients, joiners: Vec::new(), caught_up: Vec::new() })
+            Ok(Next { group, effect, recipients, joiners: Vec::new(), caught_up: Vec::new() })
         }
     }
 }
 
-/// Proposes a leaf's removal on the DS's behalf: returns the group with the proposal, and the
-/// proposal. `None` if the leaf does not exist, the removal is pending already, or no member could
-/// commit it, because the group would lose its last admin, say.
-pub fn propose_removal(
-    mut group: Group,
+/// Proposes the removal of leaves on the DS's behalf, and returns the proposals, which wait in the group now, and the
+/// leaves that cannot be removed in this epoch: those that are not there, are to go anyway, or whose removal no member
+/// could commit, because the group would lose its last admin, say.
+pub fn propose_removals(
+    group: &mut Group,
+    leaves: &[u32],
+    rules: &Rules,
+    keys: &ExternalSenderKeys,
+    ds: DeliveryService<'_>,
+) -> anyhow::Result<(Vec<MlsMessage>, Vec<u32>)> {
+    let (mut proposals, mut impossible) = (Vec::new(), Vec::new());
+    for leaf in leaves {
+        match propose_removal(group, *leaf, rules, keys, ds)? {
+            Some(proposal) => proposals.push(proposal),
+            None => impossible.push(*leaf),
+        }
+    }
+    Ok((proposals, impossible))
+}
+
+fn propose_removal(
+    group: &mut Group,
     leaf: u32,
     rules: &Rules,
     keys: &ExternalSenderKeys,
     ds: DeliveryService<'_>,
-) -> anyhow::Result<Option<(Group, MlsMessage)>> {
+) -> anyhow::Result<Option<MlsMessage>> {
     let waiting = group.mls.proposals()?;
     let waiting = waiting.iter().map(proposed).collect::<Result<Vec<_>, _>>()?;
     let removal = Proposed { by: Actor::Server, change: Change::Remove(leaf) };
     let exists = group.roster.member(leaf).is_some();
-    if !exists || policy::check_proposal(view(&group), &waiting, removal).is_err() {
+    if !exists || policy::check_proposal(view(group), &waiting, removal).is_err() {
         return Ok(None);
     }
     let carried = group.mls.extensions().external_senders().and_then(|senders| senders.first());
@@ -136,13 +171,15 @@ pub fn propose_removal(
     let Handshake::Proposal(proposal) = group.mls.validate(parsed, mls::LONGEST_LIFETIME)? else {
         return Ok(None);
     };
+    let reference = proposal.proposal_reference_ref().clone();
     group.mls.keep_proposal(*proposal)?;
-    if check_committable(&group, rules, ds).is_err() {
+    if check_committable(group, rules, ds).is_err() {
+        group.mls.drop_proposal(&reference)?;
         return Ok(None);
     }
     group.proposals.push(message.clone());
     group.roster.note_proposed_removal(leaf);
-    Ok(Some((group, message)))
+    Ok(Some(message))
 }
 
 /// Checks that members can commit what waits, the last proposal included. The next commit has to include all of it, so
@@ -176,8 +213,7 @@ fn try_next_commit(
         .map(|(proposal, _)| proposal)
         .collect();
     let bytes = group.mls.try_commit(LeafNodeIndex::new(by), &taken)?;
-    rules.check_size(true, bytes)?;
-    rules.check_delivery([(bytes, group.roster.members().len())].into_iter())?;
+    check_path(group, group.roster.members().len(), bytes, waiting, rules)?;
 
     let leaves = group.mls.leaves_after(waiting)?;
     let record = |leaf, _| {
@@ -190,6 +226,27 @@ fn try_next_commit(
     judge(group, &known, &commit, after, rules)
 }
 
+/// Checks that a member can commit what waits, with a path, for so many recipients; `bytes` are those of the commit without
+/// the path. The path itself is looked at only where the longest that there can be is too long: in a group that grew
+/// before the operator lowered a limit.
+fn check_path(
+    group: &Group,
+    recipients: usize,
+    bytes: usize,
+    waiting: &[QueuedProposal],
+    rules: &Rules,
+) -> Result<(), Failure> {
+    let check = |path: usize| {
+        rules.check_size(true, bytes + path)?;
+        rules.check_delivery([(bytes + path, recipients)].into_iter())
+    };
+    if check(path::longest(group.mls.suite(), recipients)).is_ok() {
+        return Ok(());
+    }
+    let paths = group.mls.paths(waiting).map_err(Failure::fault)?;
+    Ok(check(paths.into_values().min().unwrap_or_default())?)
+}
+
 /// Judges a commit by the group that it leads to: one that came, or one that a member could make.
 fn judge(
     before: &Group,
@@ -198,7 +255,8 @@ fn judge(
     after: View<'_>,
     rules: &Rules,
 ) -> Result<(), Failure> {
-    rules.check_members(before.roster.members().len(), after.roster.members().len())?;
+    let members = (before.roster.members().len(), after.roster.members().len());
+    rules.check_members(before.mls.suite(), members.0, members.1)?;
     rules.check_clients(&before.roster, after.roster)?;
     policy::check_commit(view(before), waiting, commit, after)?;
     Ok(())
@@ -245,9 +303,9 @@ fn apply(
         }
         let comes_in = by == Actor::Joiner(leaf);
         let old = group.roster.member(leaf).filter(|_| !comes_in).map(|member| member.record);
-        let Some(old) = old else { return LeafRecord::new(None, ds.today, epoch) };
+        let Some(old) = old else { return LeafRecord::of_joiner(ds.today, epoch) };
         if leaf == committer || updated.contains(&leaf) {
-            return LeafRecord::new(None, ds.today, old.since);
+            return old.renewed(ds.today);
         }
         LeafRecord { removal_proposed: false, ..old }
     };
@@ -265,6 +323,9 @@ fn apply(
     }
     let after = View { policy: &policy, roster: &roster };
     judge(&group, &known, &content, after, submission.rules)?;
+    if !added.is_empty() {
+        check_path(&group, roster.members().len(), path::FRAME, &[], submission.rules)?;
+    }
 
     let group_info = submission
         .group_info
@@ -290,7 +351,7 @@ fn apply(
     let stays = |leaf| group.roster.member(leaf).is_some_and(|member| member.record.since < epoch);
     group.attributes.retain(|leaf, _| stays(*leaf));
     group.attach(submission.attributes, |of| of.leaf == committer || of.record.since == epoch)?;
-    Ok(Next { group, is_commit: true, recipients, joiners, caught_up })
+    Ok(Next { group, effect: Effect::Commit, recipients, joiners, caught_up })
 }
 
 fn view(group: &Group) -> View<'_> {

@@ -38,6 +38,8 @@ pub struct Ds {
     home: Home,
     /// Proposes removals in groups (DS-10).
     external_sender_keys: Arc<ExternalSenderKeys>,
+    /// The removals that this process is about to propose, and those that it could not.
+    removals: Arc<propose_removal::Removals>,
     /// Wakes sleeping devices that a message was delivered to (QS-10).
     pusher: Pusher,
 }
@@ -49,7 +51,7 @@ impl Ds {
     /// A database that does not answer, keys that do not open under the master key.
     pub async fn load(home: &Home, pusher: Pusher) -> anyhow::Result<Self> {
         let external_sender_keys = Arc::new(ExternalSenderKeys::load(home).await?);
-        Ok(Self { home: home.clone(), external_sender_keys, pusher })
+        Ok(Self { home: home.clone(), external_sender_keys, removals: Arc::default(), pusher })
     }
 
     /// Makes an external sender key if one is due, and loads those in the database.
@@ -89,8 +91,6 @@ pub fn outcomes() -> Vec<crate::database::outcome::Declared> {
         declared::<create_group::CreateGroupOutcome>(),
         declared::<delete_group::DeleteGroupOutcome>(),
         declared::<external_sender_keys::AddSenderKeyOutcome>(),
-        declared::<fetch_group_info::FetchGroupInfoOutcome>(),
-        declared::<fetch_welcome_tree::FetchWelcomeTreeOutcome>(),
         declared::<propose_removal::ProposeRemovalOutcome>(),
         declared::<reserve_group_id::ReserveGroupIdOutcome>(),
         declared::<submit_message::SubmitMessageOutcome>(),

@@ -145,7 +145,7 @@ pub struct Commit {
 
 impl Proposed {
     /// The leaf that a commit of the proposal removes.
-    fn removes(self) -> Option<u32> {
+    pub fn removes(self) -> Option<u32> {
         match (self.change, self.by) {
             (Change::Remove(leaf), _) | (Change::SelfRemove, Actor::Member(leaf)) => Some(leaf),
             _ => None,

@@ -34,16 +34,29 @@ pub struct LeafRecord {
     pub joined: Option<u64>,
     /// Day (since 1970) of the leaf's last commit, or of its addition.
     pub active: u32,
-    /// True if the DS proposed the leaf's removal in this epoch.
+    /// True if a proposal waits that removes the leaf, its own or the DS's.
     pub removal_proposed: bool,
     /// The epoch in which the leaf came in: its client cannot read messages of an earlier one.
     pub since: u64,
+    /// True if the client came in by external commit. It may have been a member before, under a leaf whose keys it has
+    /// no more: its old place, or one that it had as a user of its own.
+    pub by_itself: bool,
 }
 
 impl LeafRecord {
-    /// The record of a leaf that comes in with an epoch.
+    /// The record of a leaf that somebody brings in with an epoch.
     pub fn new(joined: Option<u64>, today: u32, since: u64) -> Self {
-        Self { joined, active: today, removal_proposed: false, since }
+        Self { joined, active: today, removal_proposed: false, since, by_itself: false }
+    }
+
+    /// The record of a leaf that comes in with an epoch by external commit.
+    pub fn of_joiner(today: u32, since: u64) -> Self {
+        Self { by_itself: true, ..Self::new(None, today, since) }
+    }
+
+    /// The record of a leaf with new keys.
+    pub fn renewed(self, today: u32) -> Self {
+        Self { joined: None, active: today, removal_proposed: false, ..self }
     }
 }
 
@@ -96,10 +109,18 @@ impl Roster {
         self.members.iter().find(|member| member.signature_key == key)
     }
 
-    /// Whether a key is a leaf's or a user's.
+    /// The first epoch of which application messages are taken: that with which the last client came in by itself.
+    /// Messages of earlier epochs it could read if it was a member then, and cannot now.
+    pub fn readable_since(&self) -> u64 {
+        let came_in = self.members.iter().filter(|member| member.record.by_itself);
+        came_in.map(|member| member.record.since).max().unwrap_or_default()
+    }
+
+    /// Whether a key is a leaf's, or the one by which a user's clients act now. A client that was removed knows the
+    /// earlier ones, which the leaves of its user have until they commit.
     pub fn knows(&self, key: PublicKey) -> bool {
-        let is_users = |member: &Member| member.user_key.is_some_and(|user| user.public_key == key);
-        self.members.iter().any(|member| member.signature_key == key || is_users(member))
+        let is_users = |user: Option<UserKey>| user.is_some_and(|user| user.public_key == key);
+        self.by_key(key).is_some() || self.users().into_values().any(is_users)
     }
 
     pub fn has(&self, pseudonym: Pseudonym) -> bool {
@@ -124,7 +145,7 @@ impl Roster {
         users
     }
 
-    /// Notes that the DS proposed to remove a leaf.
+    /// Notes that a proposal waits that removes a leaf.
     pub fn note_proposed_removal(&mut self, leaf: u32) {
         if let Some(member) = self.members.iter_mut().find(|member| member.leaf == leaf) {
             member.record.removal_proposed = true;

@@ -1,6 +1,7 @@
 //! The operator's rules for groups. The database keeps them and returns them with each group that
 //! is read, so that a change holds at once and on every server.
 
+use openmls::prelude::Ciphersuite;
 use postern_protocol::{
     mls::Pseudonym,
     problem::{Problem, ProblemType},
@@ -8,7 +9,7 @@ use postern_protocol::{
 use tokio_postgres::Row;
 
 use super::roster::Roster;
-use crate::http::Failure;
+use crate::{http::Failure, mls::path};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rules {
@@ -121,10 +122,30 @@ impl Rules {
     ///
     /// # Errors
     /// A problem if a group with `before` members cannot have `after`.
-    pub fn check_members(&self, before: usize, after: usize) -> Result<(), Problem> {
-        let detail = || format!("a group can have at most {} members", self.max_members);
-        at_most(after, self.max_members.max(before))
-            .ok_or_else(|| Problem::with_detail(ProblemType::TooManyMembers, detail()))
+    pub fn check_members(&self, suite: Ciphersuite, before: usize, after: usize) -> Result<(), Problem> {
+        if after <= before {
+            return Ok(());
+        }
+        let most = self.most_members(suite);
+        let detail = || {
+            let reason = if most < self.max_members {
+                " with this ciphersuite: commits of a larger one could exceed the operator's limits"
+            } else {
+                ""
+            };
+            format!("a group can have at most {most} members{reason}")
+        };
+        at_most(after, most).ok_or_else(|| Problem::with_detail(ProblemType::TooManyMembers, detail()))
+    }
+
+    /// The members that a group grows to: as many as the operator allows, and no more than can go on whatever becomes of
+    /// their tree. Any of them can commit, also if all nodes between the leaves are blank (DS-13).
+    fn most_members(&self, suite: Ciphersuite) -> usize {
+        let fits = |members: &usize| {
+            let bytes = path::largest_commit(suite, *members);
+            bytes <= self.max_commit && bytes as u64 * *members as u64 <= self.max_delivery
+        };
+        (1..=self.max_members).rev().find(fits).unwrap_or(1)
     }
 
     /// # Errors
@@ -134,15 +155,17 @@ impl Rules {
         allowed.then_some(()).ok_or_else(|| ProblemType::CiphersuiteForbidden.into())
     }
 
-    /// Checks that an application message of `epoch` is still accepted in the current one.
+    /// Checks that an application message of `epoch` is still accepted in the current one, and that it is of none
+    /// before `readable_since`.
     ///
     /// # Errors
-    /// A problem that tells both numbers.
-    pub fn check_epoch(&self, epoch: u64, current: u64) -> Result<(), Problem> {
+    /// A problem that tells the current epoch and how many before it are accepted.
+    pub fn check_epoch(&self, epoch: u64, current: u64, readable_since: u64) -> Result<(), Problem> {
+        let past_epochs = self.past_epochs.min(current.saturating_sub(readable_since));
         let age = current.checked_sub(epoch);
-        age.filter(|age| *age <= self.past_epochs)
+        age.filter(|age| *age <= past_epochs)
             .map(drop)
-            .ok_or_else(|| Problem::outside_epochs(current, self.past_epochs))
+            .ok_or_else(|| Problem::outside_epochs(current, past_epochs))
     }
 }
 
@@ -154,6 +177,9 @@ fn at_most(number: usize, limit: usize) -> Option<()> {
 mod tests {
     use super::*;
 
+    const SMALL_KEYS: Ciphersuite = Ciphersuite::MLS_128_DHKEMX25519_AES128GCM_SHA256_Ed25519;
+    const LARGE_KEYS: Ciphersuite = Ciphersuite::MLS_256_XWING_CHACHA20POLY1305_SHA256_Ed25519;
+
     fn rules() -> Rules {
         Rules {
             inactive_days: 90,
@@ -161,9 +187,9 @@ mod tests {
             max_members: 10,
             max_clients: 2,
             max_message: 100,
-            max_commit: 1000,
+            max_commit: 16_384,
             max_authenticated_data: 64,
-            max_delivery: 1000,
+            max_delivery: 100_000,
             message_days: 30,
             ciphersuites: vec![1],
         }
@@ -171,18 +197,38 @@ mod tests {
 
     #[test]
     fn a_group_that_is_too_large_may_stay_and_shrink_and_not_grow() {
-        let allowed = |before, after| rules().check_members(before, after).is_ok();
+        let allowed = |before, after| rules().check_members(SMALL_KEYS, before, after).is_ok();
         assert!(allowed(9, 10) && !allowed(10, 11) && !allowed(1, 11));
         assert!(allowed(12, 12) && allowed(12, 11) && !allowed(12, 13));
     }
 
     #[test]
+    fn a_group_grows_no_larger_than_its_members_could_commit_in() {
+        let rules = Rules { max_members: 5000, ..rules() };
+        for suite in [SMALL_KEYS, LARGE_KEYS] {
+            let most = rules.most_members(suite);
+            let delivered = |members| path::largest_commit(suite, members) * members;
+            assert!(delivered(most) <= 100_000 && delivered(most + 1) > 100_000, "{most}");
+            assert!(rules.check_members(suite, most - 1, most).is_ok());
+            let problem = rules.check_members(suite, most, most + 1).unwrap_err();
+            let detail = format!(
+                "a group can have at most {most} members with this ciphersuite: commits of a larger one could exceed the operator's limits"
+            );
+            assert_eq!((problem.kind, problem.detail), (ProblemType::TooManyMembers, Some(detail)));
+        }
+        let rules = Rules { max_delivery: u64::MAX, ..rules };
+        let most = rules.most_members(LARGE_KEYS);
+        assert!(path::largest_commit(LARGE_KEYS, most) <= 16_384);
+        assert!(path::largest_commit(LARGE_KEYS, most + 1) > 16_384);
+    }
+
+    #[test]
     fn a_delivery_is_as_large_as_its_payloads_in_all_queues_together() {
         let allowed = |parts: &[(usize, usize)]| rules().check_delivery(parts.iter().copied()).is_ok();
-        assert!(allowed(&[(100, 10)]) && allowed(&[(1, 500), (50, 10)]) && allowed(&[]));
-        assert!(!allowed(&[(100, 10), (1, 1)]) && !allowed(&[(usize::MAX / 4, 2)]));
-        let problem = rules().check_delivery([(500, 3)].into_iter()).unwrap_err();
-        let detail = "it would take 1500 bytes in 3 queues, and one request can take 1000 bytes";
+        assert!(allowed(&[(10_000, 10)]) && allowed(&[(100, 500), (5_000, 10)]) && allowed(&[]));
+        assert!(!allowed(&[(10_000, 10), (1, 1)]) && !allowed(&[(usize::MAX / 4, 2)]));
+        let problem = rules().check_delivery([(50_000, 3)].into_iter()).unwrap_err();
+        let detail = "it would take 150000 bytes in 3 queues, and one request can take 100000 bytes";
         assert_eq!(problem.detail.as_deref(), Some(detail));
     }
 
@@ -194,10 +240,19 @@ mod tests {
 
     #[test]
     fn epochs_of_the_window_are_taken_and_neither_older_nor_future_ones() {
-        let taken = |epoch| rules().check_epoch(epoch, 7).is_ok();
+        let taken = |epoch| rules().check_epoch(epoch, 7, 0).is_ok();
         assert_eq!([4, 5, 6, 7, 8, u64::MAX].map(taken), [false, true, true, true, false, false]);
-        assert!(rules().check_epoch(0, 0).is_ok());
-        let problem = rules().check_epoch(4, 7).unwrap_err();
+        assert!(rules().check_epoch(0, 0, 0).is_ok());
+        let problem = rules().check_epoch(4, 7, 0).unwrap_err();
         assert_eq!((problem.epoch, problem.past_epochs), (Some(7), Some(2)));
+    }
+
+    #[test]
+    fn no_epoch_is_taken_of_which_a_member_lost_the_keys() {
+        let taken = |epoch| rules().check_epoch(epoch, 7, 6).is_ok();
+        assert_eq!([4, 5, 6, 7, 8].map(taken), [false, false, true, true, false]);
+        let problem = rules().check_epoch(5, 7, 6).unwrap_err();
+        assert_eq!((problem.epoch, problem.past_epochs), (Some(7), Some(1)));
+        assert!(rules().check_epoch(7, 7, 7).is_ok() && rules().check_epoch(6, 7, 7).is_err());
     }
 }

@@ -6,7 +6,7 @@ use postern_protocol::{
     ds::{GroupId, WelcomeTree},
     problem::ProblemType,
 };
-use tokio_postgres::Row;
+use tokio_postgres::{Row, types::ToSql};
 
 use super::{
     group::{self, DeliveryService, Group},
@@ -14,7 +14,11 @@ use super::{
     rules::Rules,
     sealed::{self, BlobId, Kind, WrongKey},
 };
-use crate::{home::Home, http::Failure, mls::CorruptGroup};
+use crate::{
+    home::Home,
+    http::{Failure, Payment},
+    mls::CorruptGroup,
+};
 
 /// One of a group's sealed blobs, with the epoch and revision that it holds.
 pub struct StoredGroup {
@@ -64,25 +68,41 @@ impl From<OpenError> for Failure {
     }
 }
 
+/// Reads a group for a message, or for the DS itself, which shows no token.
+const LOAD: &str = "SELECT spent, epoch, revision, last_commit, state, inactive_days, max_members, max_clients,
+                           max_message_bytes, max_commit_bytes, max_authenticated_data_bytes, max_delivery_bytes,
+                           past_epochs, message_days, ciphersuites
+                      FROM ds.load_group($1, $2, $3, $4)";
+
 impl LoadedGroup {
-    /// Loads a group with the blob of a kind, roster or tree; none if it does not exist.
+    /// Loads a group for a request, with the blob of a kind, roster or tree; none if it does not exist.
+    ///
+    /// # Errors
+    /// `token-spent`, or a database that does not answer.
+    pub async fn load(
+        home: &Home,
+        payment: &Payment,
+        group_id: &GroupId,
+        kind: Kind,
+    ) -> Result<Option<Self>, Failure> {
+        let parameters: [&(dyn ToSql + Sync); 2] = [&group_id.id().as_slice(), &(kind == Kind::Tree)];
+        Self::of(group_id, payment.load(&home.database, LOAD, &parameters).await?)
+    }
+
+    /// Loads a group with its tree for the DS's own purposes; none if it does not exist.
     ///
     /// # Errors
     /// A database that does not answer.
-    pub async fn load(home: &Home, group_id: &GroupId, kind: Kind) -> Result<Option<Self>, Failure> {
-        let row = home
-            .database
-            .query_opt(
-                "SELECT epoch, revision, last_commit, state, inactive_days, max_members, max_clients,
-                        max_message_bytes, max_commit_bytes, max_authenticated_data_bytes, max_delivery_bytes,
-                        past_epochs, message_days, ciphersuites
-                 FROM ds.load_group($1, $2)",
-                &[&group_id.id().as_slice(), &(kind == Kind::Tree)],
-            )
-            .await?;
+    pub async fn load_unpaid(home: &Home, group_id: &GroupId) -> Result<Option<Self>, Failure> {
+        let nobody: (Option<i16>, Option<&[u8]>) = (None, None);
+        let parameters: [&(dyn ToSql + Sync); 4] = [&nobody.0, &nobody.1, &group_id.id().as_slice(), &true];
+        Self::of(group_id, home.database.query_opt(LOAD, &parameters).await?)
+    }
+
+    fn of(group_id: &GroupId, row: Option<Row>) -> Result<Option<Self>, Failure> {
         row.map(|row| {
             Ok(Self {
-                stored: StoredGroup::of(group_id, &row, "state")?,
+                stored: StoredGroup::of(group_id, &row)?,
                 last_commit: row.get("last_commit"),
                 rules: Rules::of(&row)?,
             })
@@ -92,16 +112,12 @@ impl LoadedGroup {
 }
 
 impl StoredGroup {
-    /// Reads a row with the columns `epoch` and `revision`, and the blob in a column that is named.
-    ///
-    /// # Errors
-    /// A fault: the database holds an epoch below zero.
-    pub fn of(group_id: &GroupId, row: &Row, blob: &str) -> Result<Self, Failure> {
+    fn of(group_id: &GroupId, row: &Row) -> Result<Self, Failure> {
         Ok(Self {
             group_id: group_id.clone(),
             epoch: u64::try_from(row.get::<_, i64>("epoch")).map_err(Failure::fault)?,
             revision: row.get("revision"),
-            blob: row.get(blob),
+            blob: row.get("state"),
         })
     }
 
@@ -143,7 +159,7 @@ impl StoredGroup {
         NextState { roster: None, tree: sealed::seal(key, tree, &group.encode()) }
     }
 
-    /// Seals the state after a proposal of the DS, which the roster remembers, too.
+    /// Seals the state after proposals that remove leaves, which the roster remembers, too.
     pub fn seal_removal(&self, key: &StateKey, group: &Group) -> NextState {
         let roster = sealed::seal(key, self.id(Kind::Roster, 0), &group.roster.encode());
         NextState { roster: Some(roster), ..self.seal_proposal(key, group) }

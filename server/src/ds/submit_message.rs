@@ -18,8 +18,8 @@ use postern_protocol::{
 
 use super::{
     Ds,
-    group::{DeliveryService, Group},
-    handshake::{self, Submission},
+    group::{self, DeliveryService, Group},
+    handshake::{self, Effect, Submission},
     policy::Violation,
     propose_removal,
     roster::Roster,
@@ -45,6 +45,7 @@ outcome! {
         Stale = "stale",
         UnknownGroup = "unknown_group",
         TooLarge = "too_large",
+        TooManyAwaited = "too_many_awaited",
     }
 }
 
@@ -53,26 +54,22 @@ pub async fn submit_message(ds: Ds, request: Request, payment: Payment) -> Outco
     let message = Submitted::parse(&group_id, body)?;
     let mut current = message.epoch;
     for _ in 0..ATTEMPTS {
-        let loaded = LoadedGroup::load(&ds.home, &group_id, message.needs()).await?;
+        let loaded = LoadedGroup::load(&ds.home, &payment, &group_id, message.needs()).await?;
         let loaded = loaded.ok_or(ProblemType::NotFound)?;
         current = loaded.stored.epoch();
         if message.began(&loaded) {
-            let accepted = MessageAccepted { epoch: current, undelivered: 0 };
-            return request.answer(StatusCode::OK, &accepted);
+            return request.answer(StatusCode::OK, &MessageAccepted::in_epoch(current));
         }
-        let Some(step) = validate(&ds, &group_id, &message, &loaded, signer).await? else {
-            let accepted = MessageAccepted { epoch: current, undelivered: 0 };
-            return request.answer(StatusCode::OK, &accepted);
+        let Some(step) = validate(&ds, &payment, &group_id, &message, &loaded, signer).await? else {
+            return request.answer(StatusCode::OK, &MessageAccepted::in_epoch(current));
         };
         match write(&ds, &payment, &group_id, &message, &loaded, &step).await? {
             Written::Accepted(accepted, gone) => {
                 // A commit shows that a member is active, who can commit removals.
                 let active_since = day(today()).saturating_sub(loaded.rules.inactive_days);
-                let committed_before = step.roster.is_some().then_some(active_since);
+                let committed_before = step.is_commit.then_some(active_since);
                 let due = propose_removal::due(&step.members, &gone, committed_before);
-                if !due.is_empty() {
-                    propose_removal::propose(&ds, &group_id, &message.body.state_key, due);
-                }
+                propose_removal::propose(&ds, &group_id, accepted.epoch, &message.body.state_key, &due);
                 return request.answer(StatusCode::OK, &accepted);
             }
             Written::WrongEpoch(current) => return Err(Problem::wrong_epoch(current).into()),
@@ -167,8 +164,9 @@ impl Submitted {
 /// A validated message: the state to store, and the payloads with their recipients.
 #[derive(Default)]
 struct Step {
-    /// The sealed roster and tree of the next epoch for a commit, the tree alone for a
-    /// proposal, neither for an application message.
+    is_commit: bool,
+    /// The sealed roster and tree of the next epoch for a commit, those of the next revision for a proposal by which a
+    /// leaf goes, the tree alone for another one, neither for an application message.
     roster: Option<Vec<u8>>,
     tree: Option<Vec<u8>>,
     addresses: Vec<Address>,
@@ -185,6 +183,8 @@ struct Step {
     caught_up: Vec<Vec<u8>>,
     /// The members after the message.
     members: Roster,
+    /// The key that the group is to have as external sender after a commit, if it has an older one.
+    server_key: Option<PublicKey>,
 }
 
 impl Step {
@@ -219,6 +219,7 @@ impl Step {
 /// Validates a message; `None` for a proposal that waits already.
 async fn validate(
     ds: &Ds,
+    payment: &Payment,
     group_id: &GroupId,
     message: &Submitted,
     group: &LoadedGroup,
@@ -230,7 +231,16 @@ async fn validate(
         // Trees of large groups keep a core busy for milliseconds.
         Content::Handshake(handshake) => {
             let validate = || validate_handshake(ds.now(), group_id, message, handshake, group, signer);
-            ds.home.compute(validate).await?
+            match payment.compute(&ds.home, validate).await? {
+                // The group may get a key that another process made.
+                Err(Failure::Refused(problem))
+                    if group::is_other_sender(&problem)
+                        && ds.external_sender_keys.look_again(&ds.home).await? =>
+                {
+                    payment.compute(&ds.home, validate).await?
+                }
+                validated => validated,
+            }
         }
     }?;
     if let Some(step) = &step {
@@ -249,7 +259,7 @@ fn validate_application(
     let roster = group.stored.open_roster(&message.body.state_key)?;
     let sender = roster.by_key(signer).ok_or(ProblemType::NotAllowed)?;
     let current = group.stored.epoch();
-    group.rules.check_epoch(message.epoch, current)?;
+    group.rules.check_epoch(message.epoch, current, roster.readable_since())?;
     let could_read = |since: u64| since <= message.epoch;
     if !could_read(sender.record.since) {
         return Err(Problem::outside_epochs(current, group.rules.past_epochs).into());
@@ -318,12 +328,19 @@ fn validate_handshake(
     step.deliver(&message.payload(), body.urgency.unwrap_or(Urgency::VeryLow), next.recipients);
     let tag = |(epoch, key_of): &(u64, PublicKey)| joiner_tag(key, *epoch, key_of);
     step.caught_up = next.caught_up.iter().map(tag).collect();
-    if !next.is_commit {
-        step.replace(stored.seal_proposal(key, &next.group));
+    let sealed = match next.effect {
+        Effect::Commit => stored::seal_epoch(key, group_id, &next.group),
+        Effect::Proposal => stored.seal_proposal(key, &next.group),
+        Effect::Leave => stored.seal_removal(key, &next.group),
+    };
+    step.replace(sealed);
+    if next.effect != Effect::Commit {
         step.members = next.group.roster;
         return Ok(Some(step));
     }
-    step.replace(stored::seal_epoch(key, group_id, &next.group));
+    step.is_commit = true;
+    let carried = next.group.mls.extensions().external_senders().and_then(|senders| senders.first());
+    step.server_key = carried.and_then(|carried| ds.external_sender_keys.now().successor_of(carried));
     if let Some(welcome) = &body.welcome {
         let epoch = next.group.mls.epoch();
         step.welcome_tree = Some(stored::seal_welcome_tree(key, group_id, &next.group));
@@ -355,7 +372,7 @@ async fn write(
 ) -> Result<Written, Failure> {
     let addresses: Vec<&[u8]> = step.addresses.iter().map(|address| address.as_bytes().as_slice()).collect();
     let payloads: Vec<&[u8]> = step.payloads.iter().map(Vec::as_slice).collect();
-    let commit = step.roster.is_some().then_some(message.digest.as_slice());
+    let commit = step.is_commit.then_some(message.digest.as_slice());
     let (outcome, row) = payment
         .call(
             &ds.home.database.for_bytes(step.bytes()),
@@ -387,7 +404,8 @@ async fn write(
             let undelivered = u32::try_from(row.get::<_, i32>("undelivered")).map_err(Failure::fault)?;
             let gone = row.get::<_, Vec<&[u8]>>("gone").into_iter();
             let gone = gone.map(Address::try_from).collect::<Result<_, _>>().map_err(Failure::fault)?;
-            Ok(Written::Accepted(MessageAccepted { epoch: epoch()?, undelivered }, gone))
+            let accepted = MessageAccepted { epoch: epoch()?, undelivered, server_key: step.server_key };
+            Ok(Written::Accepted(accepted, gone))
         }
         SubmitMessageOutcome::WrongEpoch => Ok(Written::WrongEpoch(epoch()?)),
         SubmitMessageOutcome::Stale => Ok(Written::Stale),
@@ -397,6 +415,11 @@ async fn write(
             let detail =
                 format_args!("{bytes} bytes in {} queues: the limit was lowered", step.addresses.len());
             Err(Problem::with_detail(ProblemType::DeliveryTooLarge, detail).into())
+        }
+        SubmitMessageOutcome::TooManyAwaited => {
+            let detail =
+                "too many members were added who have not joined yet: the group grows once they have";
+            Err(Problem::with_detail(ProblemType::TooManyMembers, detail).into())
         }
     }
 }

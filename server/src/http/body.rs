@@ -1,37 +1,26 @@
 //! The bodies of requests. Each is read within bounds of size, time and rate, and all that are held at a moment share one
-//! budget of memory, of which one source gets a part: half-sent bodies take neither memory nor the server's attention
-//! from others (OPS-9).
+//! budget of memory: half-sent bodies take neither memory nor the server's attention from others (OPS-9).
 
-use std::{
-    collections::HashMap,
-    pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Buf;
 use futures_util::{Stream, StreamExt};
 use http::{HeaderMap, header};
 use postern_protocol::problem::{Problem, ProblemType};
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
+    select,
     time::{Instant, timeout, timeout_at},
 };
 
-use super::{answer::Failure, source::SourceAddress};
+use super::{
+    answer::Failure,
+    memory::{Budget, Memory},
+    source::SourceAddress,
+};
 use crate::config::Limits;
 
 /// Time within which a body must grow by what the least rate asks for.
 const WINDOW: Duration = Duration::from_secs(10);
-/// Time that a body waits for memory that others hold.
-const WAIT: Duration = Duration::from_secs(2);
-/// Unit of the budget, in bytes.
-const UNIT: usize = 1024;
-/// Units by which a body's part of the budget grows. The first of them counts for no source: small bodies get through
-/// where large ones of the same source took its share.
-const STEP: usize = 16;
-/// Part of the budget that one source can hold.
-const SHARES: usize = 4;
 /// Time for which the rest of a body that was refused is read, and what may come in it: a client that is still sending
 /// would not read the refusal.
 const LINGER: Duration = Duration::from_secs(2);
@@ -43,10 +32,7 @@ pub struct Bodies(Arc<Shared>);
 
 struct Shared {
     bounds: Bounds,
-    budget: Arc<Semaphore>,
-    /// Units that each source may hold.
-    share: usize,
-    held: Mutex<HashMap<SourceAddress, usize>>,
+    budget: Budget,
 }
 
 /// The bounds of each body.
@@ -66,14 +52,6 @@ pub struct Body {
     _memory: Memory,
 }
 
-/// A part of the budget.
-struct Memory {
-    bodies: Bodies,
-    source: SourceAddress,
-    units: usize,
-    permit: Option<OwnedSemaphorePermit>,
-}
-
 impl Bodies {
     pub fn new(limits: &Limits) -> Self {
         let least = limits.body_bytes_per_second.saturating_mul(WINDOW.as_secs());
@@ -84,12 +62,7 @@ impl Bodies {
     }
 
     fn within(bounds: Bounds, budget: u64) -> Self {
-        let units = |bytes| usize::try_from(bytes).unwrap_or(usize::MAX).div_ceil(UNIT);
-        let whole = units(budget).min(Semaphore::MAX_PERMITS);
-        // The largest body must fit.
-        let share = (whole / SHARES).max(units(bounds.bytes).next_multiple_of(STEP).min(whole));
-        let budget = Arc::new(Semaphore::new(whole));
-        Self(Arc::new(Shared { bounds, budget, share, held: Mutex::default() }))
+        Self(Arc::new(Shared { bounds, budget: Budget::new(budget, bounds.bytes) }))
     }
 
     /// Reads a body of at most so many bytes to its end, whether or not its length was announced. One that announces too
@@ -131,10 +104,15 @@ impl Bodies {
         if announced.is_some_and(|length| length > bounds.bytes) {
             return Err(too_large().into());
         }
-        let mut memory = Memory { bodies: self.clone(), source, units: 0, permit: None };
+        let mut memory = self.0.budget.for_body(source);
         let mut bytes = Vec::new();
         let mut pace = Pace::new(bounds);
-        while let Some(chunk) = pace.next(body.as_mut()).await? {
+        loop {
+            let chunk = select! {
+                chunk = pace.next(body.as_mut()) => chunk?,
+                evicted = memory.evicted() => return Err(evicted),
+            };
+            let Some(chunk) = chunk else { break };
             let mut chunk = chunk
                 .map_err(|_| Problem::with_detail(ProblemType::MalformedRequest, "the body ended early"))?;
             if (bytes.len() + chunk.remaining()) as u64 > bounds.bytes {
@@ -149,11 +127,8 @@ impl Bodies {
                 chunk.advance(length);
             }
         }
+        memory.complete()?;
         Ok(Body { bytes, _memory: memory })
-    }
-
-    fn held(&self) -> MutexGuard<'_, HashMap<SourceAddress, usize>> {
-        self.0.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -162,54 +137,6 @@ impl std::ops::Deref for Body {
 
     fn deref(&self) -> &[u8] {
         &self.bytes
-    }
-}
-
-impl Memory {
-    /// Units that count for the source.
-    fn counted(&self) -> usize {
-        self.units.saturating_sub(STEP)
-    }
-
-    /// Takes as much more of the budget as so many bytes need.
-    async fn grow_to(&mut self, bytes: usize) -> Result<(), Failure> {
-        let units = bytes.div_ceil(UNIT).next_multiple_of(STEP);
-        let more = units.saturating_sub(self.units);
-        if more == 0 {
-            return Ok(());
-        }
-        let counted = units.saturating_sub(STEP) - self.counted();
-        if counted > 0 {
-            let mut held = self.bodies.held();
-            let of_source = held.entry(self.source).or_default();
-            if *of_source + counted > self.bodies.0.share {
-                return Err(Failure::Overloaded("the bodies of one source take too much memory"));
-            }
-            *of_source += counted;
-        }
-        self.units = units;
-        let more = u32::try_from(more).map_err(Failure::fault)?;
-        let permit = timeout(WAIT, self.bodies.0.budget.clone().acquire_many_owned(more)).await;
-        let Ok(Ok(permit)) = permit else {
-            return Err(Failure::Overloaded("the bodies of all requests take too much memory"));
-        };
-        match &mut self.permit {
-            Some(held) => held.merge(permit),
-            None => self.permit = Some(permit),
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Memory {
-    fn drop(&mut self) {
-        let mut held = self.bodies.held();
-        if let Some(of_source) = held.get_mut(&self.source) {
-            *of_source = of_source.saturating_sub(self.counted());
-            if *of_source == 0 {
-                held.remove(&self.source);
-            }
-        }
     }
 }
 
@@ -265,6 +192,8 @@ async fn discard<B: Buf>(mut body: Pin<Box<impl Stream<Item = Result<B, warp::Er
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use bytes::Bytes;
     use futures_util::stream;
 
@@ -296,9 +225,7 @@ mod tests {
     ) -> Result<usize, String> {
         let bodies = Bodies::within(bounds, 1_000_000);
         let read = bodies.read(source(1), None, body, u64::MAX).await;
-        let length = read.map(|body| body.len()).map_err(|failure| failure.to_string());
-        assert!(bodies.held().is_empty());
-        length
+        read.map(|body| body.len()).map_err(|failure| failure.to_string())
     }
 
     #[tokio::test]
@@ -341,30 +268,5 @@ mod tests {
             bodies.read_whole(source(1), None, std::pin::pin!(body), Bounds { bytes: 4000, ..read }).await;
         assert_eq!(read.err().map(|failure| failure.to_string()).as_deref(), Some("The body is too large"));
         assert_eq!(*sent.lock().unwrap(), 5, "the part that is too much is the last one");
-    }
-
-    #[tokio::test]
-    async fn all_bodies_share_a_budget_and_a_source_has_a_part_of_it() {
-        let bodies = Bodies::within(LAX, 1_000_000);
-        let read = async |last: u8, number| {
-            let body = parts(number, 6_000, Duration::ZERO);
-            let body = bodies.read(source(last), None, body, u64::MAX).await;
-            body.map_err(|failure| failure.to_string())
-        };
-        let hold = |last| read(last, 13);
-        let mut held = Vec::new();
-        for last in 1..=4 {
-            for _ in 0..3 {
-                held.push(hold(last).await.expect("there is room"));
-            }
-            if last == 1 {
-                assert!(hold(1).await.is_err_and(|text| text.contains("of one source")));
-                read(1, 2).await.expect("a small one gets through");
-            }
-        }
-        assert!(hold(6).await.is_err_and(|text| text.contains("of all requests")));
-        held.clear();
-        assert!(bodies.held().is_empty());
-        hold(1).await.expect("there is room again");
     }
 }

@@ -1,11 +1,14 @@
 //! The connections that are open, and which of them may go when there are too many: the one that has waited longest
-//! without a request. So silent connections keep nobody out, however many there are.
+//! without a request, else one whose requests are still arriving, of the source with most connections. So connections
+//! that are silent or slow keep nobody out, however many there are. Answers that nobody reads take memory: when they take
+//! too much, the connection goes that leaves most of them unread.
 
 use std::{
+    cmp::Reverse,
     collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -24,6 +27,10 @@ pub struct Connections(Arc<Shared>);
 struct Shared {
     most: usize,
     most_of_source: usize,
+    /// Bytes that the answers of all connections may take.
+    most_unread: usize,
+    /// Bytes that they take.
+    unread: AtomicUsize,
     open: Mutex<Open>,
 }
 
@@ -49,23 +56,56 @@ pub struct Connection {
 
 /// What a connection is doing.
 pub struct Activity {
-    /// Requests that are not answered yet.
+    /// Requests whose answers are not read yet.
     requests: AtomicUsize,
+    /// Those of them whose bodies are not here yet.
+    arriving: AtomicUsize,
     /// The moment since which there are none, and whether there were any before.
     idle: Mutex<(Instant, bool)>,
+    unread: Mutex<Unread>,
+    /// Bytes of answers that the peer took.
+    taken: AtomicU64,
+    /// Notified when there is an answer to read where there was none.
+    answered: Notify,
     /// Notified when the connection has to go for another.
     evicted: Notify,
 }
 
-/// A request that is not answered yet.
+/// The answers that are not read yet.
+#[derive(Default)]
+struct Unread {
+    bytes: usize,
+    number: usize,
+    /// The moment since which there are some.
+    since: Option<Instant>,
+}
+
+/// A request whose answer is not read yet.
 pub struct Underway(Arc<Activity>);
 
+/// A request whose body is not here yet. Cheap to clone.
+#[derive(Clone)]
+pub struct Arrival(Arc<Arriving>);
+
+struct Arriving {
+    activity: Arc<Activity>,
+    is_over: AtomicBool,
+}
+
+/// An answer that is not read yet.
+pub struct Reading {
+    connections: Connections,
+    underway: Underway,
+    bytes: usize,
+}
+
 impl Connections {
-    pub fn new(most: usize, most_of_source: usize) -> Self {
-        Self(Arc::new(Shared { most, most_of_source, open: Mutex::default() }))
+    pub fn new(most: usize, most_of_source: usize, most_unread: usize) -> Self {
+        let unread = AtomicUsize::new(0);
+        Self(Arc::new(Shared { most, most_of_source, most_unread, unread, open: Mutex::default() }))
     }
 
-    /// Makes room for a new connection. `None`: there is none, as every connection has a request under way.
+    /// Makes room for a new connection. `None`: there is none, as the server works on a request of every connection.
     pub fn admit(&self) -> Option<Connection> {
         let mut open = self.open();
         if open.connections.len() >= self.0.most && !open.evict(|_| true) {
@@ -78,22 +118,52 @@ impl Connections {
         Some(Connection { connections: self.clone(), number, activity })
     }
 
+    /// Notes that a request has an answer of so many bytes, which counts until the result is dropped.
+    pub fn answered(&self, underway: Underway, bytes: usize) -> Reading {
+        underway.0.leave_unread(bytes);
+        if self.0.unread.fetch_add(bytes, Ordering::Relaxed) + bytes > self.0.most_unread {
+            self.open().evict_readers(self.0.most_unread);
+        }
+        Reading { connections: self.clone(), underway, bytes }
+    }
+
     fn open(&self) -> MutexGuard<'_, Open> {
         self.0.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Open {
-    /// Tells the idle connection to go that has been one for longest. Returns false if there is none.
+    /// Tells the connection to go that has been idle for longest, or else the oldest one whose requests are still
+    /// arriving, of the source that has most connections. Returns false if there is neither.
     fn evict(&mut self, which: impl Fn(&Place) -> bool) -> bool {
-        let idle = self.connections.iter().filter(|(_, place)| which(place));
-        let idle = idle.filter_map(|(number, place)| Some((place.activity.idle_since()?, *number)));
-        let Some((_, number)) = idle.min() else { return false };
+        let places = || self.connections.iter().filter(|(_, place)| which(place));
+        let idle = places().filter_map(|(number, place)| Some((place.activity.idle_since()?, *number)));
+        let of_source = |place: &Place| place.source.and_then(|source| self.of_source.get(&source).copied());
+        let arriving = || {
+            let arriving = places().filter(|(_, place)| place.activity.is_arriving());
+            arriving.map(|(number, place)| (Reverse(of_source(place)), *number)).min()
+        };
+        let number = idle.min().map(|(_, number)| number);
+        let Some(number) = number.or_else(|| arriving().map(|(_, number)| number)) else { return false };
         // It is not open any more for those that count, although its task has yet to end.
         if let Some(place) = self.remove(number) {
             place.activity.evicted.notify_one();
         }
         true
+    }
+
+    /// Tells those connections to go that leave most unread, until the others leave no more than so many bytes.
+    fn evict_readers(&mut self, most: usize) {
+        let unread = |place: &Place| place.activity.unread().bytes;
+        let mut left: usize = self.connections.values().map(unread).sum();
+        while left > most {
+            let places = self.connections.iter().map(|(number, place)| (unread(place), *number));
+            let Some((bytes, number)) = places.max() else { return };
+            left = left.saturating_sub(bytes);
+            if let Some(place) = self.remove(number) {
+                place.activity.evicted.notify_one();
+            }
+        }
     }
 
     fn remove(&mut self, number: u64) -> Option<Place> {
@@ -111,7 +181,8 @@ impl Open {
 }
 
 impl Connection {
-    /// Counts the connection for its source. Returns false if that has too many, each with a request under way.
+    /// Counts the connection for its source. Returns false if that has too many, each with a request that the server works
+    /// on.
     pub fn belongs_to(&self, source: SourceAddress) -> bool {
         let mut open = self.connections.open();
         let number = open.of_source.get(&source).copied().unwrap_or_default();
@@ -122,6 +193,11 @@ impl Connection {
         place.source = Some(source);
         *open.of_source.entry(source).or_default() += 1;
         true
+    }
+
+    /// All connections.
+    pub fn all(&self) -> &Connections {
+        &self.connections
     }
 
     pub fn activity(&self) -> &Arc<Activity> {
@@ -137,14 +213,33 @@ impl Drop for Connection {
 
 impl Activity {
     fn new() -> Self {
-        let idle = Mutex::new((Instant::now(), false));
-        Self { requests: AtomicUsize::new(0), idle, evicted: Notify::new() }
+        Self {
+            requests: AtomicUsize::new(0),
+            arriving: AtomicUsize::new(0),
+            idle: Mutex::new((Instant::now(), false)),
+            unread: Mutex::default(),
+            taken: AtomicU64::new(0),
+            answered: Notify::new(),
+            evicted: Notify::new(),
+        }
     }
 
-    /// Notes that a request's header has come; until the result is dropped the request is under way.
+    /// Notes that a request's header has come; until its answer was read the request is under way.
     pub fn request(self: &Arc<Self>) -> Underway {
         self.requests.fetch_add(1, Ordering::Relaxed);
         Underway(Arc::clone(self))
+    }
+
+    /// Notes that the body of a request is not here yet.
+    pub fn arrival(self: &Arc<Self>) -> Arrival {
+        self.arriving.fetch_add(1, Ordering::Relaxed);
+        Arrival(Arc::new(Arriving { activity: Arc::clone(self), is_over: AtomicBool::new(false) }))
+    }
+
+    /// Whether there are requests, and none of them is here with its body.
+    fn is_arriving(&self) -> bool {
+        let arriving = self.arriving.load(Ordering::Relaxed);
+        arriving > 0 && arriving == self.requests.load(Ordering::Relaxed)
     }
 
     fn idle_since(&self) -> Option<Instant> {
@@ -153,6 +248,36 @@ impl Activity {
 
     fn idle(&self) -> MutexGuard<'_, (Instant, bool)> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn unread(&self) -> MutexGuard<'_, Unread> {
+        self.unread.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn leave_unread(&self, bytes: usize) {
+        let mut unread = self.unread();
+        unread.bytes += bytes;
+        unread.number += 1;
+        if unread.since.is_none() {
+            unread.since = Some(Instant::now());
+            self.answered.notify_one();
+        }
+    }
+
+    /// Returns when the peer took less than `least` bytes of its answers in `window`, with some to read all the time.
+    pub async fn stalled(&self, window: Duration, least: u64) {
+        loop {
+            let begun = Instant::now();
+            let before = self.taken.load(Ordering::Relaxed);
+            sleep_until(begun + window).await;
+            let Some(since) = self.unread().since else {
+                self.answered.notified().await;
+                continue;
+            };
+            if since <= begun && self.taken.load(Ordering::Relaxed) - before < least {
+                return;
+            }
+        }
     }
 
     /// Returns when the connection has to go for another.
@@ -183,6 +308,46 @@ impl Drop for Underway {
     }
 }
 
+impl Arrival {
+    /// Notes that the body is here, or refused.
+    pub fn is_over(&self) {
+        self.0.end();
+    }
+}
+
+impl Arriving {
+    fn end(&self) {
+        if !self.is_over.swap(true, Ordering::Relaxed) {
+            self.activity.arriving.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Arriving {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+impl Reading {
+    /// Notes that the peer took so many bytes of the answer.
+    pub fn taken(&self, bytes: usize) {
+        self.underway.0.taken.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        self.connections.0.unread.fetch_sub(self.bytes, Ordering::Relaxed);
+        let mut unread = self.underway.0.unread();
+        unread.bytes -= self.bytes;
+        unread.number -= 1;
+        if unread.number == 0 {
+            unread.since = None;
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -198,7 +363,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_longest_idle_connection_makes_room_and_one_with_a_request_does_not() {
-        let connections = Connections::new(3, 3);
+        let connections = Connections::new(3, 3, 100);
         let open: Vec<_> = (0..3).map(|_| connections.admit().expect("there is room")).collect();
         let busy = open[0].activity().request();
         let fourth = connections.admit().expect("the second one is idle");
@@ -214,7 +379,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_source_with_too_many_connections_loses_one_of_its_own() {
-        let connections = Connections::new(10, 2);
+        let connections = Connections::new(10, 2, 100);
         let admit = |from| {
             let connection = connections.admit().expect("there is room");
             (connection.belongs_to(source(from)), connection)
@@ -229,9 +394,29 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_connection_whose_requests_are_still_arriving_makes_room_of_the_source_that_has_most() {
+        let connections = Connections::new(4, 4, 100);
+        let open: Vec<_> = (0..4).map(|_| connections.admit().expect("there is room")).collect();
+        for (connection, from) in open.iter().zip([1, 2, 2, 2]) {
+            assert!(connection.belongs_to(source(from)));
+        }
+        let requests: Vec<_> = open.iter().map(|connection| connection.activity().request()).collect();
+        let arrivals: Vec<_> = open.iter().map(|connection| connection.activity().arrival()).collect();
+        arrivals[1].is_over();
+        let evicted = || open.iter().map(is_evicted).collect::<Vec<_>>();
+        let fifth =
+            connections.admit().expect("the third one's request is arriving, and its source has most");
+        assert_eq!(evicted(), [false, false, true, false]);
+        let _busy = fifth.activity().request();
+        arrivals.iter().for_each(Arrival::is_over);
+        assert!(connections.admit().is_none(), "the server works on all");
+        drop((requests, arrivals));
+    }
+
+    #[tokio::test]
     async fn a_connection_expires_without_a_request_and_not_during_one() {
         let (first, next) = (Duration::from_millis(50), Duration::from_millis(200));
-        let connections = Connections::new(2, 2);
+        let connections = Connections::new(2, 2, 100);
         let silent = connections.admit().expect("there is room");
         assert!(!silent.activity().expired(first, next).await);
 
@@ -243,5 +428,51 @@ mod tests {
         let answered = Instant::now();
         assert!(used.activity().expired(first, next).await);
         assert!(answered.elapsed() >= next);
+    }
+
+    #[tokio::test]
+    async fn the_connection_that_leaves_most_unread_makes_room_for_other_answers() {
+        let connections = Connections::new(10, 10, 100);
+        let open: Vec<_> = (0..3).map(|_| connections.admit().expect("there is room")).collect();
+        let answer = |of: usize, bytes| connections.answered(open[of].activity().request(), bytes);
+        let evicted = || open.iter().map(is_evicted).collect::<Vec<_>>();
+        let small = answer(0, 30);
+        drop(answer(0, 70));
+        let large = [answer(1, 30), answer(1, 40)];
+        assert_eq!(evicted(), [false; 3], "there are 100 bytes to read");
+        let third = answer(2, 31);
+        open[1].activity().evicted().await;
+        assert_eq!(evicted(), [false, true, false]);
+        let fourth = answer(0, 39);
+        assert_eq!(evicted(), [false, true, false], "the answers of the second one are gone with it");
+        drop((small, large, third, fourth));
+        assert_eq!(connections.0.unread.load(Ordering::Relaxed), 0);
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_reads_too_slowly_has_stalled() {
+        let connections = Connections::new(1, 1, 1000);
+        let connection = connections.admit().expect("there is room");
+        let activity = Arc::clone(connection.activity());
+        let window = Duration::from_millis(200);
+        let stalled = |of: u32| {
+            let activity = Arc::clone(&activity);
+            async move { tokio::time::timeout(of * window, activity.stalled(window, 100)).await.is_ok() }
+        };
+        assert!(!stalled(5).await, "there is nothing to read");
+        let reading = connections.answered(activity.request(), 500);
+        let pace = |bytes| {
+            let reading = &reading;
+            async move {
+                for _ in 0..20 {
+                    reading.taken(bytes);
+                    sleep_until(Instant::now() + window / 4).await;
+                }
+            }
+        };
+        let (fast, ()) = tokio::join!(stalled(5), pace(100));
+        assert!(!fast);
+        let (slow, ()) = tokio::join!(stalled(5), pace(2));
+        assert!(slow);
     }
 }

@@ -10,6 +10,7 @@ mod body;
 mod connections;
 mod cors;
 mod gate;
+mod memory;
 mod payment;
 mod rate_limit;
 mod request;
@@ -18,6 +19,7 @@ mod router;
 pub mod server;
 mod shown;
 mod source;
+mod unread;
 
 pub use answer::{Answer, Failure, Outcome};
 pub use cors::Origins;

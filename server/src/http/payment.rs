@@ -3,7 +3,10 @@
 //! the token goes the signature of the request: where the database spends no token, it uses the signature up instead.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -17,7 +20,10 @@ use super::{
     request::UsedSignature,
     shown::{Fate, ShownTokens, TokenId, Turn},
 };
-use crate::database::{Database, DatabaseError, SqlOutcome, outcome};
+use crate::{
+    database::{Database, DatabaseError, SqlOutcome, outcome},
+    home::Home,
+};
 
 /// Time for which the answer to a fault waits until its request's signature is used up. A database that does not answer
 /// is likely to be the fault.
@@ -38,18 +44,21 @@ struct Inner {
     id: TokenId,
     /// The token's turn, from the time when the request is read until the database has decided.
     turn: Mutex<Option<Turn>>,
+    /// True once the database has said that the token is unspent.
+    looked_up: AtomicBool,
     /// True once the database has decided.
     settled: watch::Sender<bool>,
 }
 
 impl Payment {
     pub fn new(token: RedeemedToken, endpoint: &'static str, signature: UsedSignature, id: TokenId) -> Self {
-        let (turn, settled) = (Mutex::default(), watch::Sender::new(false));
-        Self(Arc::new(Inner { token, endpoint, signature, id, turn, settled }))
+        let (turn, looked_up, settled) =
+            (Mutex::default(), AtomicBool::new(false), watch::Sender::new(false));
+        Self(Arc::new(Inner { token, endpoint, signature, id, turn, looked_up, settled }))
     }
 
-    /// Waits until no other request with this token is under way, and looks whether it is spent by now, before anything
-    /// is computed for it.
+    /// Waits until no other request with this token is under way, and looks whether it is spent by now if it was seen
+    /// before.
     ///
     /// # Errors
     /// `token-spent`, or a database that does not answer.
@@ -57,17 +66,46 @@ impl Payment {
         let turn = shown.turn(self.0.id).await;
         let fate = turn.fate();
         *self.turn() = Some(turn);
-        let spent = match fate {
-            None => false,
-            Some(Fate::Spent) => true,
+        match fate {
+            None => Ok(()),
+            Some(Fate::Spent) => self.look_up(true),
             // At a free endpoint it stayed unspent.
-            Some(Fate::Settled) => self.is_spent(database).await?,
-        };
-        if spent {
-            self.settle_as(Fate::Spent);
-            return Err(ProblemType::TokenSpent.into());
+            Some(Fate::Settled) => self.look_up(self.is_spent(database).await?),
         }
-        Ok(())
+    }
+
+    /// Calls an API function that reads what the request is about, and says in its column `spent` whether the token is
+    /// spent: then nothing is done for it. The function takes the token's two columns first (`$1`, `$2`), then
+    /// `parameters`, and returns one row at most.
+    ///
+    /// # Errors
+    /// `token-spent`, or a database that does not answer.
+    pub async fn load(
+        &self,
+        database: &Database,
+        sql: &'static str,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<Option<Row>, Failure> {
+        let nonce = self.0.token.nonce.as_slice();
+        let mut all: Vec<&(dyn ToSql + Sync)> = vec![&self.0.token.issuer_key, &nonce];
+        all.extend_from_slice(parameters);
+        let row = database.query_opt(sql, &all).await?;
+        if let Some(row) = &row {
+            self.look_up(row.get("spent"))?;
+        }
+        Ok(row)
+    }
+
+    /// Does work that keeps a core busy for milliseconds, unless the token is spent, which the database is asked if it
+    /// has not said so yet: other processes, and this one before its start, spent tokens that this one has not seen.
+    ///
+    /// # Errors
+    /// `token-spent`, a database that does not answer, or too much such work.
+    pub async fn compute<T>(&self, home: &Home, work: impl FnOnce() -> T) -> Result<T, Failure> {
+        if !self.0.looked_up.load(Ordering::Relaxed) {
+            self.look_up(self.is_spent(&home.database).await?)?;
+        }
+        Ok(home.compute(work).await?)
     }
 
     /// Calls an API function that spends the token along with what it does. The function takes the token's two
@@ -130,6 +168,16 @@ impl Payment {
 
     fn is_settled(&self) -> bool {
         *self.0.settled.borrow()
+    }
+
+    /// Takes note of what the database said about the token.
+    fn look_up(&self, is_spent: bool) -> Result<(), Failure> {
+        if is_spent {
+            self.settle_as(Fate::Spent);
+            return Err(ProblemType::TokenSpent.into());
+        }
+        self.0.looked_up.store(true, Ordering::Relaxed);
+        Ok(())
     }
 
     fn settle_as(&self, fate: Fate) {

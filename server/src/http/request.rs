@@ -100,10 +100,15 @@ impl Request {
         parse: impl FnOnce(&str) -> Option<T>,
     ) -> Result<Option<T>, Problem> {
         let query = self.raw.query.as_deref().unwrap_or_default();
-        let mut values = query.split('&').filter_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
+        // Signatures cover the normal form, so an encoded parameter is the same as one that needs no encoding.
+        let decoded = |text| percent_decode_str(text).decode_utf8_lossy();
+        let mut values = query.split('&').filter_map(|pair| {
+            let (found, value) = pair.split_once('=')?;
+            (decoded(found) == name).then(|| decoded(value))
+        });
         let (value, another) = (values.next(), values.next());
         let Some(value) = value else { return Ok(None) };
-        parse(value).filter(|_| another.is_none()).map(Some).ok_or_else(|| {
+        parse(&value).filter(|_| another.is_none()).map(Some).ok_or_else(|| {
             let detail = format_args!("the query's {name} is malformed, or there are two");
             Problem::with_detail(ProblemType::MalformedRequest, detail)
         })

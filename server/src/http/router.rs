@@ -1,9 +1,9 @@
 //! The router: it makes one warp filter of the routes, and leads each request through its door.
 
-use std::{convert::Infallible, sync::Arc};
+use std::{convert::Infallible, panic::AssertUnwindSafe, sync::Arc};
 
 use bytes::Buf;
-use futures_util::Stream;
+use futures_util::{FutureExt, Stream};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use postern_protocol::{problem::ProblemType, signature::normalized, token};
 use tokio::sync::oneshot;
@@ -12,6 +12,7 @@ use warp::{Filter, filters::BoxedFilter, path::FullPath};
 use super::{
     answer::{Failure, Outcome, Response, problem_response},
     body::{self, Bodies, Body},
+    connections::Arrival,
     cors::Origins,
     gate::Gate,
     payment::Payment,
@@ -50,10 +51,11 @@ pub fn filter<S: Clone + Send + Sync + 'static>(
         .and(warp::query::raw().map(Some).or(warp::any().map(|| None)).unify())
         .and(warp::header::headers_cloned())
         .and(warp::ext::get::<SourceAddress>())
+        .and(warp::ext::get::<Arrival>())
         .and(warp::body::stream())
-        .then(move |method, path, query, headers, source, body| {
+        .then(move |method, path, query, headers, source, arrival, body| {
             let server = server.clone();
-            async move { server.respond(method, path, query, headers, source, body).await }
+            async move { server.respond(method, path, query, headers, source, arrival, body).await }
         })
         .boxed()
 }
@@ -75,6 +77,7 @@ impl<S: Clone + Send + Sync + 'static> Server<S> {
         query: Option<String>,
         headers: HeaderMap,
         source: SourceAddress,
+        arrival: Arrival,
         body: impl Stream<Item = Result<B, warp::Error>> + Send + 'static,
     ) -> warp::reply::Response {
         let origin = headers.get(header::ORIGIN).cloned();
@@ -92,7 +95,11 @@ impl<S: Clone + Send + Sync + 'static> Server<S> {
                 let raw = RawRequest { method, authority, path, segments, query, headers, source, signature };
                 let (name, door, bodies) = (route.name, route.door, self.bodies.clone());
                 let max_body = route.max_body(self.home.limits.max_body_bytes);
-                let body = async move { bodies.read(source, announced, body, max_body).await };
+                let body = async move {
+                    let body = bodies.read(source, announced, body, max_body).await;
+                    arrival.is_over();
+                    body
+                };
                 self.clone().enter(name, door, raw, body).await
             }
         };
@@ -179,9 +186,12 @@ impl<S: Clone + Send + Sync + 'static> Server<S> {
                 let _ = gone.await;
                 payment.settled().await;
             };
+            // A panic is a fault as others are, so that its request is not good again.
+            let handled = AssertUnwindSafe(handled).catch_unwind();
             let outcome = tokio::select! {
                 biased;
-                outcome = handled => outcome,
+                outcome = handled => outcome
+                    .unwrap_or_else(|_| Err(Failure::fault(anyhow::anyhow!("an endpoint panicked")))),
                 () = nobody => return None,
             };
             Some(payment.settle(&self.home.database, self.gate.as_ref(), outcome).await)

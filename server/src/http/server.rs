@@ -2,7 +2,7 @@
 //! requests under way finish, no new ones are accepted. From its first byte on, a connection has a time for everything
 //! that it has to send (OPS-9), and when there are too many, one goes that does nothing. The router handles the requests.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
 use http::Request;
 use hyper::{
@@ -27,6 +27,7 @@ use warp::filters::BoxedFilter;
 use super::{
     connections::{Connection, Connections},
     source::Peer,
+    unread::Unread,
 };
 use crate::config::{Limits, ProxyConfig};
 
@@ -36,6 +37,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const RESERVED_FILES: u64 = 128;
 /// Part of the connections that one source can have, unless it is configured.
 const SHARES: usize = 4;
+/// Most connections, unless they are configured: some gigabyte of memory when all are used.
+const MOST_CONNECTIONS: usize = 32 * 1024;
 /// Time that an HTTP/2 connection that has to end has for its last answers.
 const FAREWELL: Duration = Duration::from_secs(120);
 /// Time without a word after which a peer is asked for a sign of life.
@@ -44,6 +47,9 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 /// HTTP/2 flow control, in bytes: what a peer may send before the server has room for it, on a stream and in all.
 const STREAM_WINDOW: u32 = 64 * 1024;
 const CONNECTION_WINDOW: u32 = 256 * 1024;
+
+/// Time within which a peer must read as much of its answers as the least rate asks for.
+const WINDOW: Duration = Duration::from_secs(10);
 
 type Filter = BoxedFilter<(warp::reply::Response,)>;
 
@@ -73,7 +79,8 @@ pub async fn serve(
     let grace = settings.limits.shutdown_grace();
     let (most, most_of_source) = most_connections(&settings.limits);
     tracing::debug!("at most {most} connections, {most_of_source} of one source");
-    let connections = Connections::new(most, most_of_source);
+    let most_unread = usize::try_from(settings.limits.answers_bytes).unwrap_or(usize::MAX);
+    let connections = Connections::new(most, most_of_source, most_unread);
     let (end, ending) = watch::channel(false);
     let server = server(&settings.limits);
     let shared = Arc::new(Listener { settings, server, filter, ending });
@@ -121,7 +128,8 @@ pub fn allow_many_connections() {
 fn most_connections(limits: &Limits) -> (usize, usize) {
     let files = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft);
     let most = files.saturating_sub(RESERVED_FILES).max(files / 4).max(1);
-    let most = limits.max_connections.unwrap_or(usize::try_from(most).unwrap_or(usize::MAX));
+    let most = usize::try_from(most).map_or(MOST_CONNECTIONS, |most| most.min(MOST_CONNECTIONS));
+    let most = limits.max_connections.unwrap_or(most);
     (most, limits.max_connections_per_source.unwrap_or((most / SHARES).max(1)))
 }
 
@@ -165,16 +173,19 @@ impl Listener {
         }
 
         let (shared, activity) = (Arc::clone(&self), Arc::clone(connection.activity()));
+        let connections = connection.all().clone();
         let filter = TowerToHyperService::new(warp::service(self.filter.clone()));
         let service = service_fn(move |mut request: Request<Incoming>| {
             let underway = activity.request();
             let source = peer.source(request.headers(), &shared.settings.proxies);
             request.extensions_mut().insert(source);
+            request.extensions_mut().insert(activity.arrival());
             let answer = filter.call(request);
+            let connections = connections.clone();
             async move {
-                let answer = answer.await;
-                drop(underway);
-                answer
+                let answer = answer.await?;
+                let reading = |bytes| connections.answered(underway, bytes);
+                Ok::<_, Infallible>(Unread::answer(answer, reading))
             }
         });
         let serving = self.server.serve_connection(TokioIo::new(stream), service);
@@ -183,6 +194,9 @@ impl Listener {
         select! {
             ended = serving.as_mut() => return log(ended),
             () = activity.evicted() => return,
+            () = activity.stalled(WINDOW, limits.body_bytes_per_second.saturating_mul(WINDOW.as_secs())) => {
+                return tracing::debug!("a connection ended: its peer does not read");
+            }
             had_requests = activity.expired(limits.header_timeout(), limits.idle_timeout()) => if !had_requests {
                 return;
             },

@@ -4,13 +4,15 @@
 //! at any time.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     hash::{BuildHasher as _, RandomState},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use postern_protocol::token::Token;
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
+
+use crate::recent::Recent;
 
 /// A token in this memory: a hash of key id and nonce under a secret of the process. Nobody can make two tokens with one
 /// hash, and by chance two of 100,000 have one in one of 10^9 processes.
@@ -34,36 +36,9 @@ pub struct ShownTokens {
 struct Memory {
     /// The tokens of requests under way that are not settled. Whoever holds a token's lock may go on.
     under_way: HashMap<TokenId, Arc<AsyncMutex<()>>>,
-    settled: Recent,
+    settled: Recent<TokenId>,
     /// Apart from the settled ones, so that the tokens of honest clients do not push these out.
-    spent: Recent,
-}
-
-/// The last tokens that were added, between half and all of the capacity.
-struct Recent {
-    half: usize,
-    newer: HashSet<TokenId>,
-    older: HashSet<TokenId>,
-}
-
-impl Recent {
-    fn new(capacity: usize) -> Self {
-        Self { half: capacity / 2, newer: HashSet::new(), older: HashSet::new() }
-    }
-
-    fn contains(&self, token: TokenId) -> bool {
-        self.newer.contains(&token) || self.older.contains(&token)
-    }
-
-    fn insert(&mut self, token: TokenId) {
-        if self.half == 0 {
-            return;
-        }
-        if self.newer.len() >= self.half {
-            self.older = std::mem::take(&mut self.newer);
-        }
-        self.newer.insert(token);
-    }
+    spent: Recent<TokenId>,
 }
 
 impl ShownTokens {
@@ -81,10 +56,10 @@ impl ShownTokens {
     /// The fate of a token, as far as it is remembered.
     pub fn fate(&self, token: TokenId) -> Option<Fate> {
         let memory = self.memory();
-        if memory.spent.contains(token) {
+        if memory.spent.contains(&token) {
             Some(Fate::Spent)
         } else {
-            memory.settled.contains(token).then_some(Fate::Settled)
+            memory.settled.contains(&token).then_some(Fate::Settled)
         }
     }
 

@@ -14,7 +14,7 @@ use super::InvalidMls;
 
 /// Bytes that a leaf may have: every joiner reads it, and every commit writes it. Ours have some 400, and those of
 /// post-quantum groups 1,500.
-const MAX_LEAF: usize = 4 * 1024;
+pub const MAX_LEAF: usize = 4 * 1024;
 
 pub struct Leaf {
     /// The user's pseudonym, which all of its clients have.

@@ -5,16 +5,18 @@
 pub mod crypto;
 mod encryption_key;
 pub mod leaf;
+pub mod path;
 pub mod storage;
 mod trial;
 
 use std::collections::BTreeMap;
 
 use openmls::{
+    ciphersuite::hash_ref::ProposalRef,
     group::{ProposalValidationError, PublicProcessMessageError, StageCommitError},
     prelude::{
-        CredentialType, ExtensionType, Extensions, GroupContext, KeyPackage, LeafNode, LeafNodeIndex,
-        Lifetime, MlsMessageBodyIn, MlsMessageIn, OpenMlsCrypto as _, ProcessedMessage,
+        Ciphersuite, CredentialType, ExtensionType, Extensions, GroupContext, KeyPackage, LeafNode,
+        LeafNodeIndex, Lifetime, MlsMessageBodyIn, MlsMessageIn, OpenMlsCrypto as _, ProcessedMessage,
         ProcessedMessageContent, Proposal, ProposalStore, ProposalType, ProtocolVersion, PublicGroup,
         PublicMessageIn, QueuedProposal, RatchetTreeIn, Sender, StagedCommit, Verifiable as _,
         group_info::VerifiableGroupInfo,
@@ -28,6 +30,7 @@ use postern_protocol::{
 use tls_codec::{Deserialize as _, Serialize as _, VLBytes};
 
 use crypto::PublicCrypto;
+use path::Tree;
 use storage::GroupStorage;
 
 /// The longest lifetime of a KeyPackage in a group, in seconds: 84 days and an hour (RFC 9420 §7.2 leaves the
@@ -135,7 +138,11 @@ impl TrackedGroup {
 
     /// The ciphersuite's number (RFC 9420 §17.1).
     pub fn ciphersuite(&self) -> u16 {
-        self.group.ciphersuite().into()
+        self.suite().into()
+    }
+
+    pub fn suite(&self) -> Ciphersuite {
+        self.group.ciphersuite()
     }
 
     pub fn group_id(&self) -> &[u8] {
@@ -268,8 +275,8 @@ impl TrackedGroup {
     }
 
     /// Tries the commit by which a member would take proposals along that wait, and judges them by what openmls judges
-    /// commits by. The trial has no path, which is the committer's own matter, and openmls looks at it last; before that
-    /// it objects to an Update of the committer's own, which is judged with the others by then. Returns the trial's
+    /// commits by. The trial has no path, whose length is that of [`Self::paths`], and openmls looks at it last; before
+    /// that it objects to an Update of the committer's own, which is judged with the others by then. Returns the trial's
     /// length in bytes.
     ///
     /// # Errors
@@ -287,6 +294,31 @@ impl TrackedGroup {
             )) => Ok(commit.as_bytes().len()),
             Err(error) => Err(InvalidMls::Uncommittable(error.to_string())),
         }
+    }
+
+    /// The bytes of the path by which each member that stays would commit these proposals.
+    ///
+    /// # Errors
+    /// [`CorruptGroup`].
+    pub fn paths(
+        &self,
+        proposals: &[QueuedProposal],
+    ) -> Result<BTreeMap<LeafNodeIndex, usize>, CorruptGroup> {
+        let mut tree = Tree::of(&self.group)?;
+        for proposal in proposals {
+            if let (Proposal::Update(update), Sender::Member(leaf)) = (proposal.proposal(), proposal.sender())
+            {
+                tree.update(*leaf, update.leaf_node());
+            }
+        }
+        for proposal in proposals {
+            match (proposal.proposal(), proposal.sender()) {
+                (Proposal::Remove(remove), _) => tree.remove(remove.removed()),
+                (Proposal::SelfRemove, Sender::Member(leaf)) => tree.remove(*leaf),
+                _ => {}
+            }
+        }
+        Ok(tree.paths())
     }
 
     /// The leaves, by index, that a commit of these proposals leads to, before its path.
@@ -344,6 +376,11 @@ impl TrackedGroup {
         if group_info.extensions().ratchet_tree().is_some() {
             return Err(InvalidMls::Refused("a GroupInfo must not contain the ratchet tree"));
         }
+        // The context has its own bounds, and everything else a length that is known: so has the GroupInfo, which is
+        // stored for whoever comes.
+        if group_info.extensions().iter().any(|other| other.extension_type() != ExtensionType::ExternalPub) {
+            return Err(InvalidMls::Refused("a GroupInfo can have the extension external_pub only"));
+        }
         let Some(external_pub) = group_info.extensions().external_pub() else {
             return Err(InvalidMls::Refused(
                 "a GroupInfo must contain external_pub, so that others can join",
@@ -375,6 +412,16 @@ impl TrackedGroup {
     pub fn keep_proposal(&mut self, proposal: QueuedProposal) -> Result<(), InvalidMls> {
         self.group
             .add_proposal(&self.storage, proposal)
+            .map_err(|error| InvalidMls::Message(error.to_string()))
+    }
+
+    /// Drops a proposal that was kept.
+    ///
+    /// # Errors
+    /// [`InvalidMls`] when it cannot be dropped.
+    pub fn drop_proposal(&mut self, reference: &ProposalRef) -> Result<(), InvalidMls> {
+        self.group
+            .remove_proposal(&self.storage, reference)
             .map_err(|error| InvalidMls::Message(error.to_string()))
     }
 }

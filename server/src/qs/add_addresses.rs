@@ -14,8 +14,10 @@ use crate::{
     http::{Answer, Outcome, Payment, Request},
 };
 
-/// The most addresses that one request may name.
-const MAX_AT_ONCE: usize = 1000;
+/// The most addresses that one request may add: in the database they are as large as a long message (AAS-8).
+const MAX_ADDED: usize = 256;
+/// The most addresses that other requests may name.
+pub const MAX_NAMED: usize = 1000;
 
 outcome! {
     pub AddAddressesOutcome: "qs.add_addresses_outcome", paid {
@@ -29,7 +31,7 @@ outcome! {
 pub async fn add_addresses(qs: Qs, request: Request, payment: Payment) -> Outcome {
     let queue_id = request.segment(|segment| QueueId::from_base64url(segment).ok())?;
     let (signer, body) = request.signed_body::<AddAddresses>()?;
-    check_number(body.addresses.len() + body.last_resort.len())?;
+    check_number(body.addresses.len() + body.last_resort.len(), MAX_ADDED)?;
     let (outcome, _) = payment
         .call(
             &qs.home.database,
@@ -51,12 +53,12 @@ pub async fn add_addresses(qs: Qs, request: Request, payment: Payment) -> Outcom
 }
 
 /// # Errors
-/// `too-many-addresses` if there are more than `MAX_AT_ONCE`.
-pub fn check_number(addresses: usize) -> Result<(), Problem> {
-    if addresses <= MAX_AT_ONCE {
+/// `too-many-addresses` if there are more than `most`.
+pub fn check_number(addresses: usize, most: usize) -> Result<(), Problem> {
+    if addresses <= most {
         return Ok(());
     }
-    let detail = format_args!("a request can name at most {MAX_AT_ONCE} addresses");
+    let detail = format_args!("a request can name at most {most} addresses");
     Err(Problem::with_detail(ProblemType::TooManyAddresses, detail))
 }
 

@@ -44,7 +44,8 @@ pub async fn publish_key_packages(qs: Qs, request: Request, payment: Payment) ->
     check_size(&body)?;
     let (lookup, stock_id, create) = (body.friendship_token.lookup(), body.stock_id, body.create);
     // Three signatures each are verified.
-    let sealed = qs.home.compute(|| Stock::validate(&body, &qs.home.domain)?.seal(&body)).await??;
+    let seal = || Stock::validate(&body, &qs.home.domain)?.seal(&body);
+    let sealed = payment.compute(&qs.home, seal).await??;
     let (last_resort, last_resort_expires) = sealed.last_resort.unzip();
     let (outcome, row) = payment
         .call(

@@ -10,7 +10,7 @@ use postern_protocol::{
 
 use super::{
     Qs,
-    add_addresses::{address_bytes, check_number},
+    add_addresses::{MAX_NAMED, address_bytes, check_number},
 };
 use crate::{
     database::outcome,
@@ -28,7 +28,7 @@ outcome! {
 pub async fn revoke_addresses(qs: Qs, request: Request, payment: Payment) -> Outcome {
     let queue_id = request.segment(|segment| QueueId::from_base64url(segment).ok())?;
     let (signer, body) = request.signed_body::<RevokeAddresses>()?;
-    check_number(body.addresses.len())?;
+    check_number(body.addresses.len(), MAX_NAMED)?;
     let (outcome, _) = payment
         .call(
             &qs.home.database,

@@ -85,9 +85,9 @@ pub async fn measure(options: &Options, cluster: &mut Cluster) -> Result<()> {
         "ALTER SYSTEM SET track_functions = 'all'",
         "SELECT operator.set_allowance(2000000000)",
         "SELECT operator.set_new_user_allowance(2000000000)",
-        "SELECT operator.set_group_limit('max_members', 5000)",
         "SELECT operator.set_group_limit('max_commit_bytes', 1000000)",
         "SELECT operator.set_group_limit('max_delivery_bytes', 2147483647)",
+        "SELECT operator.set_group_limit('max_members', 5000)",
     ] {
         cluster.admin().await.execute(setup, &[]).await?;
     }

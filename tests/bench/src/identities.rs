@@ -191,8 +191,9 @@ async fn beside_a_select(options: &Options, cluster: &Cluster, requests: f64) ->
     let key: i16 =
         admin.query_one("SELECT issuer_key FROM aas.issuer_keys ORDER BY 1 LIMIT 1", &[]).await?.get(0);
     let select = script(&format!("SELECT record FROM floor.records WHERE name = {name}"))?;
-    let look_up =
-        script(&format!("SELECT * FROM auth.look_up_user({key}::smallint, {nonce}, {name}, NULL, NULL)"))?;
+    let look_up = script(&format!(
+        "SELECT * FROM auth.look_up_user({key}::smallint, {nonce}, {name}, NULL, NULL, NULL)"
+    ))?;
     let mut rates = [Vec::new(), Vec::new(), Vec::new()];
     for _ in 0..options.rounds {
         for (number, (file, price)) in [(&select, 1), (&look_up, 0), (&look_up, 1)].into_iter().enumerate() {
@@ -329,7 +330,7 @@ pub async fn scale(options: &Options, few: i64, many: i64) -> Result<()> {
         writeln!(
             script,
             "\\set number random(1, {users})\n\
-             SELECT * FROM auth.look_up_user(1::smallint, '', 'user-' || :number, NULL, NULL);"
+             SELECT * FROM auth.look_up_user(1::smallint, '', 'user-' || :number, NULL, NULL, NULL);"
         )?;
         sides.push((users, cluster, script, Vec::new()));
     }

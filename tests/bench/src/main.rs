@@ -110,7 +110,7 @@ async fn main() -> Result<()> {
     let admin = cluster.admin().await;
     lift_limits(&admin).await;
     admin.execute("SELECT operator.set_allowance(2000000000)", &[]).await?;
-    for limit in ["'max_members', 5000", "'max_delivery_bytes', 2147483647"] {
+    for limit in ["'max_delivery_bytes', 2147483647", "'max_members', 5000"] {
         admin.execute(&format!("SELECT operator.set_group_limit({limit})"), &[]).await?;
     }
     let directory = tempfile::tempdir()?;

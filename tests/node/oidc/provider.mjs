@@ -74,8 +74,8 @@ async function browse(url) {
 }
 
 const questions = {
-    // The ID token of a login with this nonce.
-    async login({ subject, nonce }) {
+    // The ID token of a login with this nonce; with a maximum age it tells when that was.
+    async login({ subject, nonce, max_age: maxAge }) {
         const verifier = base64url(randomBytes(32));
         const query = new URLSearchParams({
             client_id: CLIENT,
@@ -87,6 +87,7 @@ const questions = {
             code_challenge: createHash('sha256').update(verifier).digest('base64url'),
             code_challenge_method: 'S256',
         });
+        if (maxAge !== undefined) query.set('max_age', maxAge);
         const code = (await browse(`${issuer}/auth?${query}`)).searchParams.get('code');
         const body = new URLSearchParams({
             client_id: CLIENT, redirect_uri: REDIRECT, grant_type: 'authorization_code', code, code_verifier: verifier,

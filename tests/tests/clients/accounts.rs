@@ -1,13 +1,12 @@
 //! What people do with their account as a whole (AS-8, AS-9). Real clients, a real server.
 
-use std::{fs, path::Path, time::Duration};
+use std::{collections::BTreeSet, fs, path::Path, time::Duration};
 
 use postern_client::{
-    Client, Error, Event, ForContacts, IdentityError, Member, ProfileChange, RecoveryKey, recovery_key_of,
-    recovery_words,
+    Client, Error, Event, IdentityError, Member, RecoveryKey, StillIn, recovery_key_of, recovery_words,
 };
-use postern_protocol::{name::UserName, problem::ProblemType};
-use postern_tests_kit::{User, World, befriend, eventually};
+use postern_protocol::{admission::Admission, name::UserName, problem::ProblemType};
+use postern_tests_kit::{IdentityProvider, User, World, befriend, eventually, joined};
 
 /// The recovery key as its owner wrote it down.
 fn written_down(client: &Client) -> RecoveryKey {
@@ -96,7 +95,7 @@ async fn a_reset_that_was_interrupted_goes_on_with_the_same_client() {
     // The hour's attempts are used up in the middle.
     let close = "SELECT operator.set_user_limit('reset_attempts_per_hour', $1)";
     world.admin.execute(close, &[&1]).await.unwrap();
-    world.admin.execute("DELETE FROM auth.registration_attempts", &[]).await.unwrap();
+    world.admin.execute("DELETE FROM operator.attempts", &[]).await.unwrap();
     let error = refused(reset(&world, "bob", "new-phone", &key).await);
     assert_eq!(error.problem(), Some(ProblemType::TooManyChanges));
     assert_eq!(world.count("auth.clients").await, 0, "ended, and not begun anew");
@@ -104,6 +103,82 @@ async fn a_reset_that_was_interrupted_goes_on_with_the_same_client() {
     let again = reset(&world, "bob", "new-phone", &key).await.unwrap();
     assert_eq!(world.count("auth.incarnations").await, 2);
     assert_eq!(again.devices().await.unwrap().len(), 1);
+}
+
+/// Somebody who registers by a login of the same name.
+async fn logged_in(world: &World, provider: &mut IdentityProvider, name: &str) -> Client {
+    let builder = Client::builder(world.homes.path().join(name)).server(world.server().url());
+    let nonce = builder.registration_nonce(name).await.unwrap();
+    let token = provider.log_in(name, &nonce);
+    builder.admission(Admission::IdToken(token)).register(name).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_does_what_the_recovery_key_does_where_logins_let_people_in() {
+    let mut provider = IdentityProvider::start();
+    let world = World::builder()
+        .setting("POSTERN_OIDC_ISSUER", provider.issuer())
+        .setting("POSTERN_OIDC_CLIENT_ID", IdentityProvider::CLIENT)
+        .start()
+        .await;
+    world.admin.execute("SELECT operator.set_registration_policy('oidc')", &[]).await.unwrap();
+    let bob = logged_in(&world, &mut provider, "bob").await;
+    let wrong = |error: &Error| error.problem() == Some(ProblemType::WrongProof);
+
+    let first = bob.recovery_key().unwrap();
+    let nonce = bob.recovery_key_nonce().unwrap();
+    assert_eq!(bob.recovery_key_nonce().unwrap(), nonce, "the key is kept that it is made of");
+    let error = bob.replace_recovery_key(&provider.log_in_anew("mallory", &nonce)).await.unwrap_err();
+    assert!(wrong(&error), "{error}");
+    assert_eq!(bob.recovery_key().unwrap(), first, "what is shown is the key that holds");
+    let token = provider.log_in_anew("bob", &nonce);
+    let new = bob.replace_recovery_key(&token).await.unwrap();
+    assert_eq!(bob.recovery_key().unwrap(), Some(new.clone()));
+    assert_ne!(bob.recovery_key_nonce().unwrap(), nonce);
+
+    let token = provider.log_in_anew("bob", &bob.rename_nonce("robert").unwrap());
+    let error = refused(bob.rename("bert", &token).await);
+    assert!(wrong(&error), "{error}");
+    let bob = bob.rename("robert", &token).await.unwrap();
+    assert_eq!(bob.user().to_string(), "robert@home.example");
+
+    // A reset that was interrupted for longer than a login is good goes on with another one.
+    let builder = Client::builder(world.homes.path().join("new-phone")).server(world.server().url());
+    let nonce = builder.reset_nonce("robert").await.unwrap();
+    let close = "SELECT operator.set_user_limit('reset_attempts_per_hour', $1)";
+    world.admin.execute(close, &[&1]).await.unwrap();
+    world.admin.execute("DELETE FROM operator.attempts", &[]).await.unwrap();
+    let token = provider.log_in_anew("bob", &nonce);
+    let error = refused(builder.reset("robert", &token).await);
+    assert_eq!(error.problem(), Some(ProblemType::TooManyChanges));
+    world.admin.execute(close, &[&1_000_000]).await.unwrap();
+    let error = refused(builder.reset("robert", &provider.log_in_anew("mallory", &nonce)).await);
+    assert!(wrong(&error), "{error}");
+    let bob = builder.reset("robert", &provider.log_in_anew("bob", &nonce)).await.unwrap();
+    assert_eq!(bob.devices().await.unwrap().len(), 1);
+
+    let group = bob.create_group("one").await.unwrap().id().clone();
+    let nonce = bob.deletion_nonce().unwrap();
+    let error = bob.delete_account(&provider.log_in_anew("mallory", &nonce)).await.unwrap_err();
+    assert!(wrong(&error), "{error}");
+    assert!(bob.group_with_id(&group).members().is_ok(), "nothing is given up");
+    assert!(bob.groups().unwrap()[0].active, "nothing is given up");
+    bob.delete_account(&provider.log_in_anew("bob", &nonce)).await.unwrap();
+    assert_eq!(world.count("auth.users").await, 0);
+    world.close();
+}
+
+#[tokio::test]
+async fn a_wrong_recovery_key_leaves_the_one_that_is_shown_as_it_is() {
+    let world = World::builder().start().await;
+    let alice = world.person("alice").await;
+    let key = written_down(&alice);
+    let error = alice.replace_recovery_key(&RecoveryKey::generate()).await.unwrap_err();
+    assert_eq!(error.problem(), Some(ProblemType::WrongProof));
+    assert_eq!(alice.recovery_key().unwrap(), None, "no key is shown that is not the account's");
+    let new = alice.replace_recovery_key(&key).await.unwrap();
+    assert_eq!(written_down(&alice), new);
+    world.close();
 }
 
 #[tokio::test]
@@ -212,8 +287,12 @@ async fn nothing_is_left_of_a_deleted_account_in_a_dump_or_in_the_tables_files()
     let error = bob.delete_account(&RecoveryKey::generate()).await.unwrap_err();
     assert_eq!(error.problem(), Some(ProblemType::WrongProof));
     assert!(bob.groups().unwrap()[0].active, "nothing is given up before the key is known to be right");
-    bob.delete_account(&key).await.unwrap();
+    let still_in = bob.delete_account(&key).await.unwrap();
     assert!(Client::open(bob.directory()).is_err(), "it is no client any more");
+    assert!(
+        still_in.iter().all(|it| it.group == group),
+        "his tablet, if he heard that it is there: {still_in:?}"
+    );
     let gone = tablet.devices().await.unwrap_err();
     assert!(gone.problem().is_some(), "{gone}");
     // His other device is a member yet, whose turn to commit may come first: unless she says something, which has to
@@ -255,51 +334,141 @@ async fn nothing_is_left_of_a_deleted_account_in_a_dump_or_in_the_tables_files()
 }
 
 #[tokio::test]
-async fn a_profile_is_shown_to_everybody_its_inner_part_to_who_has_the_key_and_its_changes_are_told() {
+async fn who_deletes_an_account_is_in_no_group_any_more_and_leaves_none_without_an_admin() {
+    let world = World::builder().pushing().start().await;
+    let (alice, bob, carol) =
+        (world.person("alice").await, world.person("bob").await, world.person("carol").await);
+    let tablet = world.device(&bob, "tablet").await;
+    let receive = async |client: &Client| client.receive(Duration::ZERO).await.unwrap();
+    // A group of his own, and one with others.
+    let alone = bob.create_group("alone").await.unwrap().id().clone();
+    let his = bob.create_group("his").await.unwrap().id().clone();
+    befriend(&bob, &carol, &his).await;
+    joined(&carol, 1).await;
+    befriend(&bob, &alice, &his).await;
+    joined(&alice, 1).await;
+    joined(&tablet, 2).await;
+    for client in [&bob, &tablet, &alice, &carol, &bob] {
+        receive(client).await;
+    }
+    assert_eq!(alice.group_with_id(&his).members().unwrap().len(), 4);
+
+    tablet.wallet().fetch(20).await.unwrap();
+    let still_in = bob.delete_account(&written_down(&bob)).await.unwrap();
+    assert_eq!(still_in, []);
+    assert_eq!(world.count("ds.groups").await, 1, "nobody else was in the other");
+    for client in [&carol, &alice, &carol] {
+        receive(client).await;
+        client.group_with_id(&his).update().await.unwrap();
+    }
+    receive(&alice).await;
+    let names = |members: Vec<Member>| members.iter().map(ToString::to_string).collect::<BTreeSet<_>>();
+    let his_group = alice.group_with_id(&his);
+    let expected = ["alice", "carol"].map(|name| format!("{name}@home.example"));
+    assert_eq!(names(his_group.members().unwrap()), BTreeSet::from(expected), "his tablet went with him");
+    // She was there before Alice was.
+    assert_eq!(names(his_group.admins().unwrap()), BTreeSet::from(["carol@home.example".to_owned()]));
+    carol.group_with_id(&his).rename("hers").await.unwrap();
+    // It is nobody's device, and its errands fail.
+    tablet.receive(Duration::ZERO).await.ok();
+    for group in [&alone, &his] {
+        assert!(
+            matches!(tablet.group_with_id(group).epoch(), Err(Error::NotMember)),
+            "his tablet is in none"
+        );
+    }
+}
+
+#[tokio::test]
+async fn devices_that_were_added_apart_go_with_the_account_where_it_may_and_are_told_of_where_not() {
+    let world = World::builder().pushing().start().await;
+    let (alice, bob) = (world.person("alice").await, world.person("bob").await);
+    let _tablet = world.device(&bob, "tablet").await;
+    let receive = async |client: &Client| client.receive(Duration::ZERO).await.unwrap();
+    // Alice adds both, and the tablet is off: it does not come into his place.
+    let led = alice.create_group("he is an admin").await.unwrap();
+    befriend(&alice, &bob, led.id()).await;
+    joined(&bob, 1).await;
+    let other = alice.create_group("he is none").await.unwrap();
+    other.invite(bob.user()).await.unwrap();
+    joined(&bob, 1).await;
+    for client in [&alice, &bob, &alice] {
+        receive(client).await;
+    }
+    led.name_admin(bob.user()).await.unwrap();
+    receive(&bob).await;
+    for group in [&led, &other] {
+        assert_eq!(group.members().unwrap().len(), 3);
+        assert_eq!(
+            bob.group_with_id(group.id()).removal(bob.user()).unwrap().members.len(),
+            1,
+            "he knows it"
+        );
+    }
+
+    let still_in = bob.delete_account(&written_down(&bob)).await.unwrap();
+    let [StillIn { group, title, reason }] = &still_in[..] else { panic!("{still_in:?}") };
+    assert_eq!((group, title.as_str()), (other.id(), "he is none"));
+    assert!(reason.ends_with(": 1"), "{reason}");
+    receive(&alice).await;
+    for (group, members) in [(&led, 1), (&other, 2)] {
+        group.update().await.unwrap();
+        assert_eq!(group.members().unwrap().len(), members);
+    }
+}
+
+/// Lets months pass in which a device asked for no credential, and the AS does its chore.
+async fn silent_for(world: &World, device: &Client, months: i32) {
+    let sql = "UPDATE auth.clients SET heard = heard - $1 WHERE client_key = $2";
+    let key = device.client_key();
+    let silent = world.admin.execute(sql, &[&months, &key.as_bytes().as_slice()]).await.unwrap();
+    assert_eq!(silent, 1);
+    let more: bool = world.value("SELECT auth.expire()").await;
+    assert!(!more);
+}
+
+#[tokio::test]
+async fn a_silent_device_is_nobodys_until_it_is_back_and_nothing_is_left_to_an_account_whose_devices_all_were()
+ {
     let world = World::builder().start().await;
     let (alice, bob) = (world.person("alice").await, world.person("bob").await);
-    let for_contacts = ForContacts { display_name: "Bobby".into(), text: "at the crag".into() };
-    let change = ProfileChange {
-        display_name: Some("Bob".into()),
-        for_contacts: Some(for_contacts.clone()),
-        ..ProfileChange::default()
-    };
-    bob.change_profile(&change).await.unwrap();
-    alice.look_up(bob.user()).await.unwrap();
-    let seen = alice.profile(bob.user()).unwrap();
-    assert_eq!((seen.display_name.as_str(), seen.for_contacts), ("Bob", None));
-    assert_eq!(bob.profile(bob.user()).unwrap().for_contacts, Some(for_contacts));
-    let named =
-        |name: &str| ProfileChange { display_name: Some(name.to_owned()), ..ProfileChange::default() };
-    bob.change_profile(&named("Robert")).await.unwrap();
-    assert_eq!(alice.profile(bob.user()).unwrap().display_name, "Bob", "until the next lookup");
-    alice.look_up(bob.user()).await.unwrap();
-    let told = Event::DisplayName { user: bob.user().clone(), display_name: "Robert".into() };
-    assert!(alice.sync(Duration::ZERO).await.unwrap().contains(&told));
+    let phone = world.device(&alice, "alices-phone").await;
+    let shown = async || bob.look_up(alice.user()).await.unwrap().clients;
+    let of_phone = async || shown().await.into_iter().find(|client| client.client_key == phone.client_key());
+    let before = of_phone().await.expect("it is one of hers").contact.expect("it has one").address;
+    silent_for(&world, &phone, 2).await;
+    assert_eq!(shown().await.len(), 2, "not before its credential ends");
 
-    // An old profile that the server shows again, and one that it changed, are not taken.
-    let keep = "CREATE TABLE old AS SELECT profile, version FROM auth.profiles";
-    world.admin.batch_execute(keep).await.unwrap();
-    bob.change_profile(&named("Rob")).await.unwrap();
-    alice.look_up(bob.user()).await.unwrap();
-    world.admin.batch_execute("UPDATE auth.profiles p SET profile = o.profile FROM old o").await.unwrap();
-    alice.look_up(bob.user()).await.unwrap();
-    assert_eq!(alice.profile(bob.user()).unwrap().display_name, "Rob", "no older one");
+    silent_for(&world, &phone, 2).await;
+    assert!(of_phone().await.is_none());
+    assert_eq!(shown().await.len(), 1, "her other device is as it was");
+    let kept = "SELECT count(*) FROM auth.clients WHERE num_nonnulls(credential, sealed_contact) = 2";
+    assert_eq!(world.value::<i64>(kept).await, 2, "Alice's and Bob's");
+    // It is back, and looks after itself.
+    phone.forget_the_upkeep().unwrap();
+    phone.sync(Duration::ZERO).await.unwrap();
+    let after = of_phone().await.expect("it is one of hers again").contact.expect("it has one").address;
+    assert_eq!(before, after, "its mailbox was there");
 
-    // Another device of the user changes what the first one made.
-    let tablet = world.device(&bob, "tablet").await;
-    bob.change_profile(&named("Bert")).await.unwrap();
-    let text = ProfileChange { text: Some("climbs".into()), ..ProfileChange::default() };
-    tablet.change_profile(&text).await.unwrap();
-    alice.look_up(bob.user()).await.unwrap();
-    let seen = alice.profile(bob.user()).unwrap();
-    assert_eq!((seen.display_name.as_str(), seen.text.as_str()), ("Bert", "climbs"));
-
-    // He hides: a stranger finds nobody, and he finds himself.
-    let hide = ProfileChange { discoverable: Some(false), ..ProfileChange::default() };
-    bob.change_profile(&hide).await.unwrap();
-    let carol = world.person("carol").await;
-    let error = carol.look_up(bob.user()).await.unwrap_err();
-    assert_eq!(error.problem(), Some(ProblemType::NotFound));
-    bob.look_up(bob.user()).await.unwrap();
+    // One of two devices is in use: the account stays, whatever the operator set.
+    world.admin.batch_execute("SELECT operator.set_user_limit('account_expiry_days', 180)").await.unwrap();
+    silent_for(&world, &phone, 8).await;
+    assert_eq!(shown().await.len(), 1);
+    silent_for(&world, &alice, 8).await;
+    let refused = |error: Error| error.problem();
+    assert_eq!(bob.look_up(alice.user()).await.map_err(refused).unwrap_err(), Some(ProblemType::NotFound));
+    for device in [&alice, &phone] {
+        let tokens = device.wallet().fetch(10).await.map_err(refused);
+        assert_eq!(tokens.unwrap_err(), Some(ProblemType::NotAllowed), "no tokens");
+        let invite = device.make_invite().await.map_err(refused);
+        assert_eq!(
+            invite.unwrap_err(),
+            Some(ProblemType::NotAllowed),
+            "no invite, with tokens that it has left"
+        );
+    }
+    assert_eq!(world.count("auth.users").await, 1);
+    assert!(!world.cluster.dump().await.contains("alice"), "nothing is left");
+    world.person_at(world.server(), "al1ce").await;
+    world.close();
 }

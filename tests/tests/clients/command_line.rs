@@ -8,7 +8,7 @@ use std::{
 
 use postern_tests_kit::{BadLine, IdentityProvider, World, befriend, binary, joined};
 use tokio::{
-    io::{AsyncBufReadExt, BufReader},
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
     process::Command,
 };
 
@@ -24,6 +24,74 @@ async fn run(state: &Path, server: &str, arguments: &[&str]) -> Output {
         .output()
         .await
         .unwrap()
+}
+
+/// The same, with something on stdin.
+async fn run_with(state: &Path, server: &str, arguments: &[&str], input: &str) -> Output {
+    let mut child = Command::new(binary("postern-client"))
+        .env_clear()
+        .arg("--state")
+        .arg(state)
+        .args(["--server", server])
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(input.as_bytes()).await.unwrap();
+    child.wait_with_output().await.unwrap()
+}
+
+/// The same, with a login in a browser by this subject.
+async fn run_signed_in(
+    state: &Path,
+    server: &str,
+    arguments: &[&str],
+    provider: &mut IdentityProvider,
+    subject: &str,
+) -> Output {
+    let mut child = Command::new(binary("postern-client"))
+        .env_clear()
+        .arg("--state")
+        .arg(state)
+        .args(["--server", server])
+        .args(arguments)
+        .arg("--sign-in")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let page = loop {
+        let line = lines.next_line().await.unwrap().expect("it shows the page");
+        if line.trim().starts_with(provider.issuer()) {
+            break line.trim().to_owned();
+        }
+    };
+    assert!(provider.open(&page, subject).contains("logged in"));
+    let mut rest = Vec::new();
+    while let Some(line) = lines.next_line().await.unwrap() {
+        rest.extend_from_slice(line.as_bytes());
+        rest.push(b'\n');
+    }
+    Output { stderr: rest, ..child.wait_with_output().await.unwrap() }
+}
+
+/// What a command shows that does what it is to.
+#[track_caller]
+fn done(output: &Output) -> String {
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    text(&output.stdout)
+}
+
+/// The reason that a command gives which does not.
+#[track_caller]
+fn refused(output: &Output) -> String {
+    assert_eq!(output.status.code(), Some(1), "{} {}", text(&output.stdout), text(&output.stderr));
+    text(&output.stderr)
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -135,6 +203,240 @@ async fn devices_are_listed_named_and_removed() {
     let removed = run(&home, url, &["devices", "remove", other]).await;
     assert!(removed.status.success(), "{}", text(&removed.stderr));
     assert_eq!(listed().await, [format!("{this}, this one")]);
+    assert!(refused(&run(&home, url, &["devices", "remove", this]).await).contains("cannot remove itself"));
+
+    // One that was added and never came.
+    let tablet = world.homes.path().join("tablet");
+    let request = done(&run(&tablet, url, &["link-request", "alice@home.example"]).await);
+    done(&run_with(&home, url, &["link-approve"], &request).await);
+    let pending = listed().await[0].clone();
+    assert!(pending.ends_with(", was added and did not confirm it"), "{pending}");
+    done(&run(&home, url, &["devices", "remove", pending.split(',').next().unwrap()]).await);
+    assert_eq!(listed().await, [format!("{this}, this one")]);
+
+    // The history has all of it: two were added, one of them confirmed that, both were removed.
+    let audited = done(&run(&home, url, &["devices", "audit"]).await);
+    assert_eq!(
+        audited,
+        format!("alice@home.example: the history holds. Begun by {this}, resets: 0, changes: 5\n")
+    );
+    let bob = world.person("bob").await;
+    let home = bob.directory().to_owned();
+    drop(bob);
+    let audited = done(&run(&home, url, &["--json", "devices", "audit", "alice@home.example"]).await);
+    assert!(audited.contains("\"changes\":5"), "{audited}");
+    let unknown = run(&home, url, &["devices", "audit", "nobody@home.example"]).await;
+    assert!(refused(&unknown).contains("nobody here has that name"), "{}", text(&unknown.stderr));
+}
+
+/// The words that `register` or `recovery-key` shows.
+fn words_in(shown: &str) -> String {
+    let words = shown.lines().find_map(|line| line.strip_prefix("Recovery key: "));
+    words.unwrap_or_else(|| panic!("no words in {shown}")).to_owned()
+}
+
+#[tokio::test]
+async fn an_account_is_renamed_reset_and_deleted_by_the_words_that_were_written_down() {
+    let world = World::builder().start().await;
+    let url = world.server().url();
+    let [phone, tablet] = ["phone", "tablet"].map(|name| world.homes.path().join(name));
+    let first = words_in(&done(&run(&phone, url, &["register", "alice"]).await));
+    world.person("bob").await;
+    assert!(refused(&run(&phone, url, &["recovery-key"]).await).contains("--replace"));
+    let other = "abandon ".repeat(23) + "art";
+    for (arguments, state) in [
+        (&["recovery-key", "--replace"][..], &phone),
+        (&["rename", "alicia"], &phone),
+        (&["delete-account"], &phone),
+        (&["reset", "alice"], &tablet),
+    ] {
+        let mistyped = refused(&run_with(state, url, arguments, "abandon art").await);
+        assert!(mistyped.contains("24 words"), "{arguments:?}: {mistyped}");
+        let wrong = refused(&run_with(state, url, arguments, &other).await);
+        assert!(
+            wrong.contains("second proof is wrong") && wrong.contains("--sign-in"),
+            "{arguments:?}: {wrong}"
+        );
+        let login = refused(&run(state, url, &[arguments, &["--sign-in"]].concat()).await);
+        assert!(login.contains("no identity provider"), "{arguments:?}: {login}");
+    }
+    let words = words_in(&done(&run_with(&phone, url, &["recovery-key", "--replace"], &first).await));
+    assert_ne!(words, first);
+    let stale = refused(&run_with(&phone, url, &["rename", "alicia"], &first).await);
+    assert!(stale.contains("second proof is wrong"), "{stale}");
+    let taken = refused(&run_with(&phone, url, &["rename", "bob"], &words).await);
+    assert!(taken.contains("user name is taken"), "{taken}");
+    let renamed = done(&run_with(&phone, url, &["rename", "alicia"], &words).await);
+    assert!(renamed.starts_with("alicia@home.example on "), "{renamed}");
+    let again = refused(&run_with(&phone, url, &["rename", "alison"], &words).await);
+    assert!(again.contains("changed too often"), "{again}");
+
+    // All devices are lost. The tablet has begun another reset already, and cannot be somebody else's.
+    let another = refused(&run_with(&tablet, url, &["reset", "alicia"], &words).await);
+    assert!(another.contains("--state"), "{another}");
+    let laptop = world.homes.path().join("laptop");
+    let reset = done(&run_with(&laptop, url, &["reset", "alicia"], &words).await);
+    assert!(reset.starts_with("alicia@home.example on "), "{reset}");
+    assert!(done(&run(&laptop, url, &["devices", "audit"]).await).contains("resets: 1"));
+    done(&run_with(&laptop, url, &["delete-account"], &words).await);
+    assert!(!laptop.exists(), "nothing is left here");
+    assert_eq!(world.count("auth.users WHERE name = 'alicia'").await, 0);
+    assert!(refused(&run(&laptop, url, &["whoami"]).await).contains("register"));
+    world.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_stands_in_for_the_words_where_logins_let_people_in() {
+    let mut provider = IdentityProvider::start();
+    let world = World::builder()
+        .setting("POSTERN_OIDC_ISSUER", provider.issuer())
+        .setting("POSTERN_OIDC_CLIENT_ID", IdentityProvider::CLIENT)
+        .start()
+        .await;
+    policy(&world, "oidc").await;
+    let url = world.server().url();
+    let [phone, tablet, file] = ["phone", "tablet", "token"].map(|name| world.homes.path().join(name));
+    done(&run_signed_in(&phone, url, &["register", "alice"], &mut provider, "alice").await);
+
+    // A token from elsewhere, which has to tell when its user logged in, and is good for what it was asked for.
+    let nonce = done(&run(&phone, url, &["rename", "alicia", "--print-nonce"]).await);
+    let bring = |token: postern_protocol::admission::IdToken| {
+        std::fs::write(&file, token.as_str()).unwrap();
+        ["--id-token", file.to_str().unwrap()]
+    };
+    let session = bring(provider.log_in("alice", nonce.trim()));
+    let refusal = refused(&run(&phone, url, &[&["rename", "alicia"], &session[..]].concat()).await);
+    assert!(refusal.contains("max_age"), "{refusal}");
+    let token = bring(provider.log_in_anew("alice", nonce.trim()));
+    let other = refused(&run(&phone, url, &[&["delete-account"], &token[..]].concat()).await);
+    assert!(other.contains("another nonce"), "{other}");
+    let renamed = done(&run(&phone, url, &[&["rename", "alicia"], &token[..]].concat()).await);
+    assert!(renamed.starts_with("alicia@home.example on "), "{renamed}");
+
+    let replaced = run_signed_in(&phone, url, &["recovery-key", "--replace"], &mut provider, "alice").await;
+    assert_eq!(words_in(&done(&replaced)).split(' ').count(), 24);
+    let unasked = refused(&run(&phone, url, &["recovery-key", "--print-nonce"]).await);
+    assert!(unasked.contains("--replace"), "{unasked}");
+
+    let thief = refused(&run_signed_in(&tablet, url, &["reset", "alicia"], &mut provider, "mallory").await);
+    assert!(thief.contains("second proof is wrong"), "{thief}");
+    let reset = done(&run_signed_in(&tablet, url, &["reset", "alicia"], &mut provider, "alice").await);
+    assert!(reset.starts_with("alicia@home.example on "), "{reset}");
+    done(&run_signed_in(&tablet, url, &["delete-account"], &mut provider, "alice").await);
+    assert_eq!(world.count("auth.users").await, 0);
+    world.close();
+}
+
+#[tokio::test]
+async fn groups_and_contacts_are_managed_and_what_is_refused_is_told() {
+    let world = World::builder().start().await;
+    let (alice, bob, _) = world.friends(["alice", "bob"], "quarry").await;
+    let carol = world.person("carol").await;
+    let url = world.server().url();
+    let [of_alice, of_bob, of_carol] = [&alice, &bob, &carol].map(|client| client.directory().to_owned());
+    drop((alice, bob, carol));
+    let (a, b) = ("alice@home.example", "bob@home.example");
+    let c = "carol@home.example";
+
+    let admins = done(&run(&of_alice, url, &["group", "admins", "quarry"]).await);
+    assert!(admins.lines().count() == 1 && admins.contains(a), "{admins}");
+    done(&run(&of_bob, url, &["follow", "--once"]).await);
+    assert!(refused(&run(&of_bob, url, &["group", "rename", "quarry", "cliff"]).await).contains("admin"));
+    assert!(refused(&run(&of_bob, url, &["group", "admins", "quarry", "--add", b]).await).contains("admin"));
+    assert!(refused(&run(&of_bob, url, &["group", "delete", "quarry", "--yes"]).await).contains("admin"));
+    assert!(
+        refused(&run(&of_alice, url, &["group", "admins", "quarry", "--add", c]).await).contains("member")
+    );
+    let admins = done(&run(&of_alice, url, &["group", "admins", "quarry", "--add", b]).await);
+    assert_eq!(admins.lines().count(), 2, "{admins}");
+    let admins = done(&run(&of_alice, url, &["group", "admins", "quarry", "--remove", b]).await);
+    assert_eq!(admins.lines().count(), 1, "{admins}");
+    done(&run(&of_alice, url, &["group", "rename", "quarry", "cliff"]).await);
+    assert!(done(&run(&of_alice, url, &["groups"]).await).contains("cliff"));
+    done(&run(&of_alice, url, &["send", "cliff", "on the record"]).await);
+    done(&run(&of_bob, url, &["follow", "--once"]).await);
+    assert!(done(&run(&of_bob, url, &["history", "cliff"]).await).contains("on the record"));
+    done(&run(&of_bob, url, &["history", "cliff", "--forget"]).await);
+    assert_eq!(done(&run(&of_bob, url, &["history", "cliff"]).await), "");
+    let unsure = refused(&run(&of_alice, url, &["group", "delete", "cliff"]).await);
+    assert!(unsure.contains(b) && unsure.contains("--yes"), "{unsure}");
+    done(&run(&of_alice, url, &["group", "delete", "cliff", "--yes"]).await);
+    done(&run(&of_bob, url, &["follow", "--once"]).await);
+    assert!(done(&run(&of_bob, url, &["groups"]).await).contains("(left)"));
+    assert!(refused(&run(&of_bob, url, &["history", "summit"]).await).contains("`groups`"));
+
+    // Carol asks; Bob declines, blocks, unblocks and accepts.
+    assert!(refused(&run(&of_bob, url, &["contacts", "accept", c]).await).contains("contacts requests"));
+    assert!(
+        refused(&run(&of_bob, url, &["contacts", "ask", "nobody@home.example"]).await)
+            .contains("nobody here")
+    );
+    done(&run(&of_carol, url, &["contacts", "ask", b]).await);
+    done(&run(&of_bob, url, &["follow", "--once"]).await);
+    assert!(done(&run(&of_bob, url, &["contacts", "requests"]).await).contains(c));
+    done(&run(&of_bob, url, &["contacts", "decline", c]).await);
+    assert!(done(&run(&of_carol, url, &["follow", "--once"]).await).contains("does not want"));
+    done(&run(&of_bob, url, &["contacts", "block", c]).await);
+    let listed = done(&run(&of_bob, url, &["contacts", "list"]).await);
+    assert!(listed.lines().any(|line| line.starts_with(c) && line.contains("blocked")), "{listed}");
+    done(&run(&of_bob, url, &["contacts", "unblock", c]).await);
+    done(&run(&of_carol, url, &["contacts", "ask", b]).await);
+    done(&run(&of_bob, url, &["follow", "--once"]).await);
+    done(&run(&of_bob, url, &["contacts", "accept", c]).await);
+    let listed = done(&run(&of_bob, url, &["contacts"]).await);
+    assert!(listed.lines().any(|line| line.starts_with(c) && line.contains("may add you")), "{listed}");
+
+    // The number to compare.
+    let nothing = refused(&run(&of_bob, url, &["contacts", "verify", c, "--confirm"]).await);
+    assert!(nothing.contains("contacts verify"), "{nothing}");
+    let number = |shown: &str| -> serde_json::Value { serde_json::from_str(shown).unwrap() };
+    let shown = [(&of_bob, c), (&of_carol, b)];
+    let [bobs, carols] = shown.map(|(home, user)| async move {
+        done(&run(home, url, &["--json", "contacts", "verify", user]).await)
+    });
+    let (bobs, carols) = (number(&bobs.await), number(&carols.await));
+    assert_eq!(bobs["number"], carols["number"]);
+    let code = carols["code"].as_str().unwrap();
+    let wrong = refused(&run(&of_bob, url, &["contacts", "verify", c, "--code", "something else"]).await);
+    assert!(!wrong.is_empty());
+    done(&run(&of_bob, url, &["contacts", "verify", c, "--code", code]).await);
+    done(&run(&of_carol, url, &["contacts", "verify", b, "--confirm"]).await);
+    for (home, user) in shown {
+        let listed = done(&run(home, url, &["contacts"]).await);
+        assert!(listed.lines().any(|line| line.starts_with(user) && line.contains("verified")), "{listed}");
+    }
+    world.close();
+}
+
+/// The commands that a help text lists.
+fn commands_in(help: &str) -> Vec<String> {
+    let lines = help.lines().skip_while(|line| *line != "Commands:").skip(1);
+    let listed = lines.take_while(|line| !line.is_empty());
+    let names = listed.filter_map(|line| line.strip_prefix("  ")?.split(' ').next().map(str::to_owned));
+    names.filter(|name| !name.is_empty() && name != "help").collect()
+}
+
+#[tokio::test]
+async fn every_command_says_what_it_does_and_has_a_line_in_the_manual() {
+    let manual = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/client.md")).unwrap();
+    let (_, manual) = manual.split_once("## Commands of our client").unwrap();
+    let state = Path::new("/nonexistent");
+    let mut commands: Vec<Vec<String>> = vec![Vec::new()];
+    let mut leaves = 0;
+    while let Some(command) = commands.pop() {
+        let arguments: Vec<&str> = command.iter().map(String::as_str).chain(["--help"]).collect();
+        let help = done(&run(state, "http://127.0.0.1:1", &arguments).await);
+        let about = help.lines().next().unwrap_or_default();
+        assert!(about.len() > 15 && !about.starts_with("Usage:"), "{command:?}: {help}");
+        let below = commands_in(&help);
+        if below.is_empty() {
+            let name = command.join(" ");
+            assert!(manual.contains(&format!("`{name}`")), "{name} is not in docs/client.md");
+            leaves += 1;
+        }
+        commands.extend(below.into_iter().map(|name| [command.clone(), vec![name]].concat()));
+    }
+    assert!(leaves > 40, "{leaves}");
 }
 
 async fn policy(world: &World, policy: &str) {
@@ -195,28 +497,8 @@ async fn somebody_registers_with_a_login_in_a_browser_or_with_a_token_from_elsew
     policy(&world, "oidc").await;
     let url = world.server().url();
     let [alice, bob] = ["alice", "bob"].map(|name| world.homes.path().join(name));
-    let mut child = Command::new(binary("postern-client"))
-        .env_clear()
-        .arg("--state")
-        .arg(&alice)
-        .args(["--server", url, "register", "alice", "--sign-in"])
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-    let page = loop {
-        let line = lines.next_line().await.unwrap().expect("it shows the page");
-        if line.trim().starts_with(provider.issuer()) {
-            break line.trim().to_owned();
-        }
-    };
-    assert!(provider.open(&page, "subject-1").contains("logged in"));
-    let output = child.wait_with_output().await.unwrap();
-    assert!(output.status.success(), "{:?}", lines.next_line().await);
-    assert!(text(&output.stdout).contains("alice@home.example"), "{}", text(&output.stdout));
+    let output = run_signed_in(&alice, url, &["register", "alice"], &mut provider, "subject-1").await;
+    assert!(done(&output).contains("alice@home.example"), "{}", text(&output.stdout));
 
     let nonce = run(&bob, url, &["register", "bob", "--print-nonce"]).await;
     let nonce = text(&nonce.stdout).trim().to_owned();

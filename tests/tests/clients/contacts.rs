@@ -127,8 +127,8 @@ fn forged(to: &SignedContact, name: &str, issuer: &SigningKey) -> Vec<u8> {
     let request = LetterBody::Request(ContactRequest { request_id: RequestId::new([1; 16]), contact });
     let (credential, body) = (credential.issue(issuer), Payload::new(Encoding::Cbor.encode(&request)));
     let stamp = Stamp { time, number: 1, eid: EidState::founded(0, Transcript::new([3; 32])) };
-    let signature = client.sign(&Letter::to_be_signed(&to.address, &credential, &stamp, &body));
-    let letter = Encoding::Cbor.encode(&Letter { credential, stamp, body, signature });
+    let signature = client.sign(&Letter::to_be_signed(&to.address, &credential, &stamp, None, &body));
+    let letter = Encoding::Cbor.encode(&Letter { credential, stamp, lookup: None, body, signature });
     to.hpke_key.seal(Label::CONTACT_SEAL.as_bytes(), to.address.as_bytes(), &letter).unwrap()
 }
 
@@ -615,4 +615,112 @@ async fn a_contact_that_began_anew_is_no_contact_until_a_person_accepts() {
     let known = contact(&bob, alice.user()).unwrap();
     assert!(known.may_add && !known.may_be_added && !known.verified, "{known:?}");
     world.close();
+}
+
+/// Looks contacts up whenever it can.
+fn watchful() -> Options {
+    Options { look_up_contacts_every: Duration::ZERO, ..shy() }
+}
+
+#[tokio::test]
+async fn a_contacts_reset_and_end_show_within_a_day_though_nothing_tells_of_them() {
+    let world = World::builder().start().await;
+    let [alice, bob] = [shy_person(&world, "alice").await, shy_person(&world, "bob").await];
+    bob.ask_contact(alice.user()).await.unwrap();
+    until(&alice, asks(bob.user())).await;
+    alice.accept_contact(bob.user()).await.unwrap();
+    until(&bob, answers(alice.user())).await;
+
+    let key = alice.recovery_key().unwrap().unwrap();
+    let anew = Client::builder(world.homes.path().join("anew")).server(world.server().url()).options(shy());
+    anew.reset("alice", &key).await.unwrap();
+    let spent = "SELECT count(*) FROM aas.spent";
+    let before: i64 = world.value(spent).await;
+    let events = sync(&bob).await;
+    assert!(events.is_empty(), "her turn has not come: {events:?}");
+    let usual = world.value::<i64>(spent).await - before;
+    // A day later.
+    let bob = with(bob, watchful());
+    let before: i64 = world.value(spent).await;
+    let events = sync(&bob).await;
+    let reset = |event: &Event| matches!(event, Event::IdentityReset { user } if user == alice.user());
+    assert!(events.iter().any(reset), "{events:?}");
+    assert_eq!(world.value::<i64>(spent).await - before, usual + 1, "a look costs a token");
+
+    assert!(bob.accept_reset(alice.user()).unwrap());
+    bob.ask_contact(alice.user()).await.unwrap();
+    let missing = |event: &Event| matches!(event, Event::ContactMissing { user } if user == alice.user());
+    world.admin.batch_execute("SELECT operator.delete_user('alice')").await.unwrap();
+    assert!(!sync(&bob).await.iter().any(missing), "nothing was agreed with her new identity");
+    world.close();
+}
+
+#[tokio::test]
+async fn a_contact_that_the_server_knows_no_more_is_told_of_once() {
+    let world = World::builder().start().await;
+    let [alice, bob] = [shy_person(&world, "alice").await, shy_person(&world, "bob").await];
+    bob.ask_contact(alice.user()).await.unwrap();
+    until(&alice, asks(bob.user())).await;
+    alice.accept_contact(bob.user()).await.unwrap();
+    until(&bob, answers(alice.user())).await;
+    world.admin.batch_execute("SELECT operator.delete_user('alice')").await.unwrap();
+    assert!(sync(&bob).await.is_empty());
+    let bob = with(bob, watchful());
+    let missing = |event: &Event| matches!(event, Event::ContactMissing { user } if user == alice.user());
+    assert!(sync(&bob).await.iter().any(missing));
+    assert!(!sync(&bob).await.iter().any(missing), "once");
+    world.close();
+}
+
+/// A device whose letters are gone: they waited in its mailbox for too long, or it lost the mailbox itself.
+async fn misses_letters(gone: &str) {
+    let world = World::builder().start().await;
+    let [alice, carol] = [shy_person(&world, "alice").await, shy_person(&world, "carol").await];
+    let laptop = shy_person(&world, "bob").await;
+    let before = "CREATE TABLE others AS SELECT queue_id FROM qs.queues";
+    world.admin.batch_execute(before).await.unwrap();
+    let phone = with(world.device(&laptop, "phone").await, shy());
+    for device in [&laptop, &phone] {
+        sync(device).await;
+    }
+    laptop.ask_contact(alice.user()).await.unwrap();
+    until(&alice, asks(laptop.user())).await;
+    alice.accept_contact(laptop.user()).await.unwrap();
+    until(&laptop, answers(alice.user())).await;
+    laptop.block_user(carol.user()).await.unwrap();
+    let group = laptop.create_group("climbing").await.unwrap().id().clone();
+    sync(&laptop).await;
+    world.admin.batch_execute(gone).await.unwrap();
+    let told = sync(&phone).await;
+    let noticed = |event: &Event| matches!(event, Event::Expired { .. } | Event::MailboxReplaced { .. });
+    assert!(told.iter().any(noticed), "{told:?}");
+    assert!(contact(&phone, alice.user()).is_none() && contact(&phone, carol.user()).is_none());
+
+    sync(&laptop).await;
+    let joined = |event: &Event| matches!(event, Event::Joined { group: found } if *found == group);
+    until(&phone, joined).await;
+    assert!(contact(&phone, carol.user()).unwrap().blocked);
+    phone.look_up(alice.user()).await.unwrap();
+    assert!(contact(&phone, alice.user()).expect("they agreed").may_be_added);
+    let invited = phone.group_with_id(&group).invite(alice.user()).await.unwrap();
+    assert_eq!((invited.members, invited.waiting), (1, 0), "the phone may add her");
+    world.close();
+}
+
+const OF_THE_PHONE: &str = "queue_id NOT IN (SELECT queue_id FROM others)";
+
+#[tokio::test]
+async fn a_device_whose_letters_expired_asks_its_users_others_what_they_share() {
+    misses_letters(&format!(
+        "UPDATE qs.messages SET enqueued = enqueued - 100 WHERE {OF_THE_PHONE};
+         UPDATE qs.sweep SET day = 'epoch', position = NULL;
+         SELECT qs.keep_up()"
+    ))
+    .await;
+}
+
+#[tokio::test]
+async fn a_device_whose_mailboxes_are_gone_makes_others_and_asks_what_it_missed() {
+    misses_letters(&format!("SELECT operator.drop_queue(queue_id) FROM qs.queues WHERE {OF_THE_PHONE}"))
+        .await;
 }

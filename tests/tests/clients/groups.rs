@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use postern_client::{Client, Error, Event, Options};
+use postern_client::{Client, Error, Event, Options, ProfileChange};
 use postern_protocol::{ds::GroupId, encoding::Encoding};
 use postern_tests_kit::{BadLine, PATIENCE, World, befriend, eventually, joined};
 
@@ -323,6 +323,34 @@ async fn a_device_that_was_removed_from_its_user_is_removed_from_all_groups() {
     hears(&alice, "from the phone").await;
 }
 
+/// A device that was told of a group and removed from its user before it came in.
+#[tokio::test]
+async fn a_removed_device_does_not_come_into_a_group_with_the_key_that_it_was_told() {
+    let world = World::builder().pushing().start().await;
+    let ([alice, bob, carol], group) = group_of_three(&world).await;
+    let tablet = world.device(&bob, "tablet").await;
+    assert!(tablet.group_with_id(&group).epoch().is_err(), "it is not in yet");
+    // It gets no tokens any more.
+    tablet.wallet().fetch(50).await.unwrap();
+    bob.remove_device(&tablet.client_key()).await.unwrap();
+    receive(&bob).await;
+    for _ in 0..3 {
+        // Its errands fail one after the other.
+        tablet.receive(Duration::ZERO).await.ok();
+    }
+    let expected = ["alice", "bob", "carol"].map(|name| format!("{name}@home.example"));
+    for client in [&alice, &carol, &bob] {
+        receive(client).await;
+        assert_eq!(names(client, &group), expected, "{}", client.user());
+    }
+    bob.group_with_id(&group).send("still here").await.unwrap();
+    hears(&carol, "still here").await;
+    // Another device does, with the key that it is told now.
+    let phone = world.device(&bob, "phone").await;
+    receive(&bob).await;
+    joined(&phone, 1).await;
+}
+
 #[tokio::test]
 async fn devices_that_were_added_apart_come_together_as_one_user() {
     let world = World::builder().pushing().start().await;
@@ -337,15 +365,13 @@ async fn devices_that_were_added_apart_come_together_as_one_user() {
         let bobs = found.removal(bob.user()).unwrap().members;
         bobs.len() == 2 && found.removal_of(&bobs[0].leaf_key).unwrap().members.len() == 2
     };
-    for _ in 0..40 {
+    let together = async || {
         for client in [&alice, &bob, &tablet] {
             receive(client).await;
         }
-        if in_one_place() {
-            break;
-        }
-    }
-    assert!(in_one_place());
+        in_one_place().then_some(())
+    };
+    eventually("the devices come together", together).await;
     assert_eq!(found.members().unwrap().len(), 3);
     for (speaker, text) in [(&alice, "one"), (&bob, "two"), (&tablet, "three")] {
         speaker.group_with_id(&group).send(text).await.unwrap();
@@ -390,4 +416,115 @@ async fn a_ghost_in_what_a_server_shows_of_a_group_does_not_come_in_unseen() {
     receive(&alice).await;
     alice.group_with_id(&group).send("just us").await.unwrap();
     hears(&bob, "just us").await;
+}
+
+#[tokio::test]
+async fn what_was_said_while_another_came_back_is_said_again_in_the_epoch_that_it_can_read() {
+    let world = World::builder().pushing().start().await;
+    let ([alice, bob, carol], group) = group_of_three(&world).await;
+    bob.group_with_id(&group).prepare_text("to all").await.unwrap();
+    carol.group_with_id(&group).rejoin().await.unwrap();
+    bob.group_with_id(&group).settle().await.unwrap();
+    assert_eq!(bob.group_with_id(&group).unsent().unwrap(), 0);
+    for client in [&alice, &carol] {
+        let events = client.sync(Duration::ZERO).await.unwrap();
+        let heard = |event: &&Event| matches!(event, Event::Message { text, .. } if text == "to all");
+        assert_eq!(events.iter().filter(heard).count(), 1, "{}: {events:?}", client.user());
+    }
+}
+
+#[tokio::test]
+async fn an_admin_gives_an_old_group_the_key_with_which_the_server_proposes_now() {
+    let world = World::builder().pushing().start().await;
+    let ([alice, bob, carol], group) = group_of_three(&world).await;
+    let of = |client: &Client| client.group_with_id(&group);
+    let operator = world.cluster.connect_as("postern_operator").await;
+    operator.execute("SELECT operator.rotate_sender_keys(revoke => true)", &[]).await.unwrap();
+    eventually("there is another key", async || {
+        (world.count("ds.sender_keys WHERE NOT replaced").await == 1).then_some(())
+    })
+    .await;
+    // A member that is no admin hears of it, and leaves it to those that may.
+    let bob = with(bob, eager());
+    of(&bob).update().await.unwrap();
+    receive(&bob).await;
+    let epoch = of(&bob).epoch().unwrap();
+    receive(&alice).await;
+    let alice = with(alice, eager());
+    of(&alice).update().await.unwrap();
+    receive(&alice).await;
+    for client in [&alice, &bob, &carol] {
+        receive(client).await;
+        assert_eq!(of(client).epoch().unwrap(), epoch + 2, "{}", client.user());
+    }
+    receive(&alice).await;
+    assert_eq!(of(&alice).epoch().unwrap(), epoch + 2, "once");
+
+    // With the old one, which is revoked, the server could not propose that Carol goes, who has no mailbox any more.
+    let alice = with(alice, patient());
+    let lookups = async || -> BTreeSet<Vec<u8>> {
+        let rows = world.admin.query("SELECT lookup FROM qs.addresses", &[]).await.unwrap();
+        rows.iter().map(|row| row.get(0)).collect()
+    };
+    let before = lookups().await;
+    of(&carol).renew_address().await.unwrap();
+    receive(&alice).await;
+    let address = lookups().await.difference(&before).next().unwrap().clone();
+    let gone = world.admin.execute("DELETE FROM qs.addresses WHERE lookup = $1", &[&address]).await.unwrap();
+    assert_eq!(gone, 1);
+    of(&alice).send("where are you?").await.unwrap();
+    eventually("her removal is proposed", async || {
+        let sql = "SELECT revision FROM ds.groups";
+        let revision: i32 = world.admin.query_one(sql, &[]).await.unwrap().get("revision");
+        (revision > 0).then_some(())
+    })
+    .await;
+    receive(&alice).await;
+    of(&alice).update().await.unwrap();
+    assert_eq!(of(&alice).members().unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn members_hear_in_their_groups_of_another_name_of_a_reset_and_of_an_end() {
+    let world = World::builder().pushing().start().await;
+    let ([alice, bob, carol], group) = group_of_three(&world).await;
+    // Nobody tells of a reset: she looks.
+    let alice = with(alice, Options { look_up_every: Duration::ZERO, ..patient() });
+    let of_group = |event: &Event| event.group() == Some(&group);
+    // Somebody that she does not find is not gone: he hides for a while.
+    for discoverable in [Some(false), Some(true)] {
+        bob.change_profile(&ProfileChange { discoverable, ..ProfileChange::default() }).await.unwrap();
+        let events = alice.sync(Duration::ZERO).await.unwrap();
+        assert!(!events.iter().any(|event| matches!(event, Event::MemberGone { .. })), "{events:?}");
+    }
+    let key = bob.recovery_key().unwrap().expect("it was not shown yet");
+    let before = bob.user().clone();
+    let robert = bob.rename("robert", &key).await.unwrap();
+    receive(&robert).await;
+    let renamed = |event: &Event| {
+        of_group(event)
+            && matches!(event, Event::MemberRenamed { user, name, .. } if *user == before && name == robert.user())
+    };
+    for client in [&alice, &carol] {
+        let events = client.sync_until(PATIENCE, renamed).await.unwrap();
+        assert_eq!(events.iter().filter(|event| renamed(event)).count(), 1, "{}: {events:?}", client.user());
+    }
+
+    robert.delete_account(&key).await.unwrap();
+    let gone = |event: &Event| {
+        of_group(event) && matches!(event, Event::MemberGone { user, .. } if user == robert.user())
+    };
+    for client in [&alice, &carol] {
+        let events = client.sync_until(PATIENCE, gone).await.unwrap();
+        assert_eq!(events.iter().filter(|event| gone(event)).count(), 1, "{}: {events:?}", client.user());
+    }
+
+    let key = carol.recovery_key().unwrap().unwrap();
+    let anew = Client::builder(world.homes.path().join("anew")).server(world.server().url());
+    anew.options(patient()).reset("carol", &key).await.unwrap();
+    let reset = |event: &Event| {
+        of_group(event) && matches!(event, Event::MemberReset { user, .. } if user == carol.user())
+    };
+    let events = alice.sync_until(PATIENCE, reset).await.unwrap();
+    assert_eq!(events.iter().filter(|event| reset(event)).count(), 1, "{events:?}");
 }

@@ -23,6 +23,7 @@ use tls_codec::Deserialize as _;
 
 /// The end of keys and credentials that the liar makes.
 const FAR: u64 = 4_000_000_000;
+const DAY: u64 = 24 * 60 * 60;
 
 /// A server that lies about users, and has a signing key of the AS's to do so.
 struct Liar {
@@ -442,21 +443,88 @@ async fn a_device_that_was_silent_for_long_hides_nobody_else_and_is_removed_by_a
             }
         });
     };
-    silent_since(80);
+    let look = async || {
+        alice.forget_the_upkeep().unwrap();
+        alice.receive(Duration::ZERO).await.unwrap();
+        alice.devices().await.unwrap()
+    };
+    look().await;
+    silent_since(200);
     assert_eq!(keys(&bob.look_up(alice.user()).await.unwrap()), [alice.client_key()]);
-    alice.forget_the_upkeep().unwrap();
-    alice.receive(Duration::ZERO).await.unwrap();
-    let devices = alice.devices().await.unwrap();
-    assert_eq!(devices.len(), 2, "it may come back");
+    let devices = look().await;
+    assert_eq!(devices.len(), 2, "she saw a credential that has not ended");
     assert_eq!(devices.iter().filter(|device| device.state == DeviceState::Silent).count(), 1);
+    alice.pass_time_for_silent_devices(170 * DAY).unwrap();
+    assert_eq!(look().await.len(), 2, "it may come back");
 
-    silent_since(100);
+    alice.pass_time_for_silent_devices(20 * DAY).unwrap();
     alice.receive(Duration::ZERO).await.unwrap();
     assert_eq!(alice.devices().await.unwrap().len(), 2, "once a day is enough");
-    alice.forget_the_upkeep().unwrap();
-    alice.receive(Duration::ZERO).await.unwrap();
-    assert_eq!(alice.devices().await.unwrap().len(), 1);
+    assert_eq!(look().await.len(), 1);
     assert_eq!(keys(&bob.look_up(alice.user()).await.unwrap()), [alice.client_key()]);
+}
+
+#[tokio::test]
+async fn a_credential_that_a_server_made_up_removes_no_device() {
+    let world = World::builder().start().await;
+    let liar = Liar::at(&world).await;
+    let alice = world.person("alice").await;
+    let laptop = world.device(&alice, "laptop").await;
+    let alice = liar.deceives(alice);
+    let look = async || {
+        alice.forget_the_upkeep().unwrap();
+        drop(alice.receive(Duration::ZERO).await);
+    };
+    look().await;
+    let forger = SigningKey::generate();
+    let ended = ClientCredential {
+        user: alice.user().clone(),
+        client_key: laptop.client_key(),
+        not_before: 0,
+        not_after: 1,
+        issuer_key: liar.key.public_key(),
+    };
+    let unsigned = ClientRecord { credential: ended.issue(&forger), contact: None };
+    let signed = liar.credential(alice.user(), laptop.client_key(), 1);
+    for forged in [unsigned, signed] {
+        for beside in [true, false] {
+            let forged = forged.clone();
+            liar.lie(move |record| {
+                let key = forged.credential_key();
+                record.clients.retain(|client| beside || client.credential_key() != key);
+                record.clients.push(forged.clone());
+            });
+            look().await;
+        }
+    }
+    liar.be_honest();
+    assert_eq!(alice.devices().await.unwrap().len(), 2);
+    assert_eq!(keys(&alice.look_up(alice.user()).await.unwrap()).len(), 2);
+    world.close();
+}
+
+#[tokio::test]
+async fn a_removed_device_is_out_of_groups_where_it_was_a_user_of_its_own() {
+    let world = World::builder().start().await;
+    let (alice, bob) = (world.person("alice").await, world.person("bob").await);
+    let laptop = world.device(&alice, "laptop").await;
+    let group = bob.create_group("climbing").await.unwrap().id().clone();
+    // The laptop is off: it is added as a user of its own, and does not move.
+    befriend(&bob, &alice, &group).await;
+    joined(&alice, 1).await;
+    let devices = || {
+        let members = bob.group_with_id(&group).members().unwrap();
+        members.into_iter().filter_map(|member| member.client_key).collect::<Vec<_>>()
+    };
+    assert!(devices().contains(&laptop.client_key()));
+    alice.remove_device(&laptop.client_key()).await.unwrap();
+    alice.receive(Duration::ZERO).await.unwrap();
+    bob.receive(Duration::ZERO).await.unwrap();
+    let left = devices();
+    assert_eq!(left.len(), 2, "{left:?}");
+    assert!(!left.contains(&laptop.client_key()));
+    assert!(!bob.has_errands().unwrap(), "nothing is left to do");
+    world.close();
 }
 
 #[tokio::test]

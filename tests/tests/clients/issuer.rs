@@ -121,6 +121,35 @@ async fn a_key_that_only_this_client_sees_is_not_used_and_its_user_is_told() {
     assert_eq!(bob.compare_directory(&theirs).unwrap(), Seen::Split);
 }
 
+/// A stranger's request that is repeated on its connection is no stranger's any more: so each try has its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_stumbles_before_it_lies_is_found_out_too() {
+    let world = World::builder().start().await;
+    let proxy = TwoFaces::of(world.server().address()).await;
+    let bob = world.person("bob").await;
+    let alice = through(world.person("alice").await, &proxy.url());
+    alice.wallet().fetch(1).await.expect("the two faces are one");
+    alice.look_up(bob.user()).await.expect("the two faces are one");
+
+    proxy.lie(DIRECTORY_PATH, with_own_key());
+    for stumbles in [1, 3] {
+        proxy.stumble(DIRECTORY_PATH, stumbles);
+        let refused = alice.wallet().fetch(1).await.unwrap_err();
+        assert!(differ(&refused), "{refused}");
+    }
+    proxy.repent();
+    proxy.lie("/as/keys", with_own_signing_key);
+    proxy.stumble("/as/keys", 1);
+    let refused = alice.look_up(bob.user()).await.unwrap_err();
+    assert!(differ(&refused), "{refused}");
+    // One that answers no stranger at all proves nothing, and is believed as little.
+    proxy.stumble("/as/keys", usize::MAX);
+    alice.look_up(bob.user()).await.expect_err("nobody vouches for these keys");
+    proxy.repent();
+    proxy.stumble("", 0);
+    alice.look_up(bob.user()).await.expect("it is honest again");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_of_the_as_that_only_this_client_sees_vouch_for_nobody() {
     let world = World::builder().start().await;

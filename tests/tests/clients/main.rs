@@ -11,4 +11,5 @@ mod identities;
 mod issuer;
 mod linking;
 mod lost_answers;
+mod profiles;
 mod push;

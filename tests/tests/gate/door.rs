@@ -2,8 +2,16 @@
 
 use std::time::Duration;
 
-use postern_protocol::{auth::SignCredential, qs::QueueKind, token::TokenType};
-use postern_tests_kit::{Ask, Call, Wire, World, depositing, eventually};
+use postern_protocol::{
+    auth::SignCredential,
+    mls::{GroupPolicy, Pseudonym},
+    problem::ProblemType,
+    qs::QueueKind,
+    token::TokenType,
+};
+use postern_tests_kit::{
+    Ask, Call, Commit, Party, Wire, World, creation, depositing, eventually, policy_extensions,
+};
 use reqwest::StatusCode;
 use tokio::{io::AsyncWriteExt as _, net::TcpStream};
 
@@ -32,6 +40,44 @@ async fn a_token_that_the_database_called_spent_ends_at_the_door() {
         assert!(!reply.header("www-authenticate").is_empty(), "it says where to get another one");
     }
     assert_eq!(statements(&world), Vec::<String>::new());
+    world.close();
+}
+
+/// The other process has not seen the token, nor would this one if it were started again.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_computed_for_a_token_that_another_process_spent() {
+    let world = World::builder().relay().servers(2).tokens(100).start().await;
+    let mut group = world.group(2).await;
+    let mut founder = Party::newcomer();
+    let id = world.reserve().await;
+    let pseudonym = Pseudonym(founder.identity.as_slice().try_into().expect("it is one"));
+    let policy = GroupPolicy::new(pseudonym);
+    founder.found(&id.to_mls(), policy_extensions(&policy, &world.server_key()));
+    let joiner = Party::newcomer();
+    let add = vec![joiner.key_package()];
+    let (_, addition) = group.make(0, Commit { add, ..Commit::default() });
+    world.pay(&addition).await.assert_ok("an addition");
+    group.party(0).merge();
+    let member = &group.members[0].party.key;
+    let calls = [
+        ("the group's start", creation(&id, policy.state_key(), &founder)),
+        ("its GroupInfo", group.ask_for_info(member)),
+        ("a joiner's tree", group.ask_for_tree(2, &joiner.key)),
+        ("its end", group.deletion(0)),
+        ("a commit", group.make(0, Commit { update: true, ..Commit::default() }).1),
+    ];
+    for (what, call) in calls {
+        let token = world.token();
+        assert_eq!(world.spend(0, &token).await.status, StatusCode::CREATED);
+        statements(&world);
+        let reply = world.send_to(&world.servers[1], &call.paid_with(token).wire()).await;
+        reply.assert_problem(what, ProblemType::TokenSpent);
+        // What would be computed is not even read, and the token is not brought to the database again.
+        let asked = statements(&world);
+        assert_eq!(asked.len(), 1, "{what}: {asked:?}");
+        let looks = ["is_token_spent", "ds.load_group", "ds.load_welcome_tree"];
+        assert!(looks.iter().any(|look| asked[0].contains(look)), "{what}: {asked:?}");
+    }
     world.close();
 }
 

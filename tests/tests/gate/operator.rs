@@ -111,3 +111,58 @@ async fn key_rotation_is_set_and_read_and_holds_for_the_next_key() {
                     WHERE not_before <= (now() AT TIME ZONE 'UTC')::date";
     assert_eq!(gate.value::<i32>(overlap).await, 4, "the old ones go on for the overlap");
 }
+
+/// What shows something is asked for with no argument, and answers those whom the list of privileges names.
+#[tokio::test]
+async fn everything_that_shows_something_answers_the_operator_and_the_monitor_as_far_as_they_may() {
+    let world = World::builder().pushing().tokens(10).start().await;
+    let showing = world
+        .admin
+        .query(
+            "SELECT p.proname::text, has_function_privilege('postern_operator', p.oid, 'EXECUTE'),
+                    has_function_privilege('postern_monitor', p.oid, 'EXECUTE')
+               FROM pg_proc p
+              WHERE p.pronamespace = 'operator'::regnamespace AND p.provolatile = 's'
+                AND p.pronargs = p.pronargdefaults",
+            &[],
+        )
+        .await
+        .unwrap();
+    let operator = world.cluster.connect_as("postern_operator").await;
+    let monitor = world.cluster.connect_as("postern_monitor").await;
+    let mut names = Vec::new();
+    for row in &showing {
+        let name: String = row.get(0);
+        for (client, may) in [(&operator, row.get::<_, bool>(1)), (&monitor, row.get(2))] {
+            let answer = client.query(&format!("SELECT * FROM operator.{name}()"), &[]).await;
+            assert_eq!(answer.is_ok(), may, "{name}: {answer:?}");
+        }
+        names.push(name);
+    }
+    for expected in [
+        "users",
+        "invites",
+        "registration_policy",
+        "reserved_names",
+        "user_limits",
+        "wrong_proofs",
+        "signing_keys",
+        "signing_key_rotation",
+        "root_key",
+        "sender_keys",
+        "application_server_keys",
+        "issuer_keys",
+        "current_master_key",
+        "allowances",
+        "rendezvous_limits",
+    ] {
+        assert!(names.iter().any(|name| name == expected), "{expected} is not among {names:?}");
+    }
+    // The keys of each service are shown, and the master key by its id, while nothing replaces it.
+    for keys in ["signing_keys", "sender_keys", "application_server_keys", "issuer_keys"] {
+        assert!(world.count(&format!("operator.{keys}()")).await > 0, "{keys}");
+    }
+    let shown = "SELECT key_id IS NOT NULL AND previous_id IS NULL FROM operator.current_master_key()";
+    assert!(monitor.query_one(shown, &[]).await.unwrap().get::<_, bool>(0));
+    world.close();
+}

@@ -30,7 +30,7 @@ async fn set(world: &World, limit: &str, value: i32) {
 
 /// Lets an hour pass for what was counted.
 async fn pass_an_hour(world: &World) {
-    world.admin.execute("UPDATE auth.registration_attempts SET hour = hour - 1", &[]).await.unwrap();
+    world.admin.execute("UPDATE operator.attempts SET hour = hour - 1", &[]).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -52,7 +52,7 @@ async fn one_address_registers_a_few_users_an_hour_however_many_servers_it_asks_
     assert!(PER_SOURCE as i32 * tokens <= 40_000);
 
     // A refusal writes nothing.
-    let counted: i64 = world.value("SELECT sum(attempts) FROM auth.registration_attempts").await;
+    let counted: i64 = world.value("SELECT sum(attempts) FROM operator.attempts").await;
     assert_eq!(counted, 2 * PER_SOURCE as i64, "the address's, and all together");
     pass_an_hour(&world).await;
     assert_eq!(registered(&register(&world, "later", 30).await), PER_SOURCE);
@@ -110,7 +110,7 @@ async fn all_addresses_together_have_a_limit_and_each_has_its_own() {
     assert_eq!(others(30, "'another'").await, [20, 10, 0]);
     set(&world, "registrations_per_hour", 100).await;
     assert_eq!(others(100, "n::text").await, [60, 0, 40], "40 were there before");
-    let rows = world.count("auth.registration_attempts").await;
+    let rows = world.count("operator.attempts").await;
     assert_eq!(rows, 63, "an address leaves no trace once all attempts are used up");
     let reply = register(&world, "user", 1).await.remove(0);
     assert_eq!(reply.slug(), "too-many-registrations");
@@ -170,7 +170,7 @@ async fn behind_a_proxy_each_client_has_a_limit_of_its_own_if_the_operator_says_
 async fn no_address_is_kept_and_no_count_longer_than_its_hour() {
     let world = World::builder().strict().start().await;
     world.user("alice").await;
-    assert_eq!(world.count("auth.registration_attempts").await, 2);
+    assert_eq!(world.count("operator.attempts").await, 2);
     let dump = world.cluster.dump().await;
     let digest = "SELECT encode(sha256(convert_to('127.0.0.1', 'UTF8')), 'hex')";
     let digest: String = world.value(digest).await;
@@ -178,11 +178,11 @@ async fn no_address_is_kept_and_no_count_longer_than_its_hour() {
         assert!(!dump.contains(address), "{address}");
     }
     world.admin.execute("SELECT auth.clean_up()", &[]).await.unwrap();
-    assert_eq!(world.count("auth.registration_attempts").await, 2, "the hour is not over");
+    assert_eq!(world.count("operator.attempts").await, 2, "the hour is not over");
     pass_an_hour(&world).await;
     let server = Server::start(&world.cluster).await;
     eventually("a server cleans up when it starts", async || {
-        (world.count("auth.registration_attempts").await == 0).then_some(())
+        (world.count("operator.attempts").await == 0).then_some(())
     })
     .await;
     drop(server);

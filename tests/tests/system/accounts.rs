@@ -114,7 +114,7 @@ async fn an_incarnation_is_chained_to_the_end_of_the_one_before_and_one_lives_at
 
     // Readers get the one that lives.
     let look_up = "SELECT outcome::text, incarnation, cardinality(ended)
-                     FROM auth.look_up_user(1::smallint, '', 'alice', NULL, NULL)";
+                     FROM auth.look_up_user(1::smallint, '', 'alice', NULL, NULL, NULL)";
     let row = admin.query_one(look_up, &[]).await.unwrap();
     assert_eq!((row.get::<_, &str>(0), row.get::<_, i32>(1), row.get::<_, i32>(2)), ("found", 1, 1));
     // Erasing takes them all.
@@ -253,6 +253,7 @@ async fn no_account_and_no_queue_tells_when_it_was_made() {
         "aas.issuer_keys.not_after",
         "aas.issuer_keys.not_before",
         "aas.issuer_keys.retires",
+        "aas.refusals.day",
         "aas.requests.day",
         "aas.token_use.day",
         "auth.invites.expires",
@@ -268,4 +269,41 @@ async fn no_account_and_no_queue_tells_when_it_was_made() {
         "qs.sweep.scrub_day",
     ];
     assert_eq!(dated, kept);
+}
+
+#[tokio::test]
+async fn accounts_expire_so_many_at_a_time_and_only_where_all_clients_are_silent() {
+    let (_cluster, admin) = world().await;
+    let crowd = "SELECT count(*) FROM generate_series(1, 1001) n, auth.register_user(
+                     'user' || n, sha256(convert_to('user' || n, 'UTF8')), 'group info', 'tree', 'eid', sha256(''),
+                     sha512(''), NULL, sha256(''), NULL, NULL)";
+    admin.execute(crowd, &[]).await.unwrap();
+    let expire = async || -> bool { admin.query_one("SELECT auth.expire()", &[]).await.unwrap().get(0) };
+    let left = async || rows(&admin).await[5];
+    admin.batch_execute("UPDATE auth.clients SET heard = heard - 100").await.expect("months can pass");
+    assert!(!expire().await);
+    assert_eq!(left().await, 1003, "accounts stay, unless the operator says otherwise");
+
+    admin.batch_execute("SELECT operator.set_user_limit('account_expiry_days', 180)").await.unwrap();
+    // Alice and Bob were here in the last half year.
+    let heard = "UPDATE auth.clients c SET heard = auth.month(now()) - 5
+                   FROM auth.users u WHERE u.user_id = c.user_id AND u.name IN ('alice', 'bob')";
+    admin.batch_execute(heard).await.unwrap();
+    assert!(expire().await, "there are more");
+    assert_eq!(left().await, 3);
+    assert!(!expire().await);
+    assert_eq!(rows(&admin).await, [2; 6]);
+
+    let refused = async |limit: &str, days: i32| {
+        refusal(&admin, &format!("SELECT operator.set_user_limit('{limit}', {days})")).await.is_some()
+    };
+    for (limit, days, is_refused) in [
+        // A credential is good for 90 days, and nobody loses it before.
+        ("client_expiry_days", 89, true),
+        ("client_expiry_days", 90, false),
+        ("account_expiry_days", 179, true),
+        ("account_expiry_days", 0, false),
+    ] {
+        assert_eq!(refused(limit, days).await, is_refused, "{limit} {days}");
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    io::ErrorKind,
     net::Ipv4Addr,
     time::{Duration, Instant},
 };
@@ -12,8 +13,8 @@ use postern_tests_kit::{Call, Cluster, Private, Server, Way, World, eventually};
 use reqwest::StatusCode;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-    time::timeout,
+    net::{TcpSocket, TcpStream},
+    time::{sleep, timeout},
 };
 
 /// Far longer than what is to happen at once takes on a busy machine, and shorter than any bound of the server.
@@ -114,6 +115,31 @@ async fn a_body_that_stalls_is_refused_and_one_that_announces_too_much_is_refuse
     assert!(answer.starts_with(b"HTTP/1.1 408 "), "{}", String::from_utf8_lossy(&answer));
     assert!(String::from_utf8_lossy(&answer).contains(ProblemType::BodyTooSlow.slug()));
     assert!(begun.elapsed() < Duration::from_secs(15), "after {:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn a_peer_that_reads_none_of_its_answers_loses_its_connection() {
+    let cluster = Cluster::start().await;
+    let server = Server::start(&cluster).await;
+    let socket = TcpSocket::new_v4().expect("there are sockets");
+    socket.set_recv_buffer_size(4096).expect("it can be small");
+    let connection = socket.connect(server.address()).await.expect("the server listens");
+    let requests = b"GET /as/keys HTTP/1.1\r\nhost: x\r\n\r\n".repeat(100);
+    let begun = Instant::now();
+    let closed = async {
+        loop {
+            timeout(AT_ONCE, connection.writable()).await.ok();
+            match connection.try_write(&requests) {
+                Err(error) if error.kind() != ErrorKind::WouldBlock => return,
+                // The server reads no request while its answers to others find no room.
+                Err(_) => sleep(Duration::from_millis(100)).await,
+                Ok(_) => {}
+            }
+        }
+    };
+    timeout(Duration::from_secs(40), closed).await.expect("the server closes the connection");
+    assert!(begun.elapsed() > Duration::from_secs(9), "after {:?}", begun.elapsed());
+    assert_healthy(&server).await;
 }
 
 #[tokio::test]

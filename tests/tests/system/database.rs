@@ -132,9 +132,18 @@ async fn a_statement_that_waits_for_too_long_is_refused_and_its_token_is_unspent
 
 #[tokio::test(flavor = "multi_thread")]
 async fn heavy_deliveries_leave_connections_to_others() {
-    // Every delivery counts as a heavy one.
+    // Every delivery counts as a heavy one. Reading goes on, delivering waits.
+    others_go_on_while_deliveries_wait("1", "LOCK TABLE qs.queues IN EXCLUSIVE MODE").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn light_deliveries_that_meet_a_lock_leave_connections_to_others() {
+    others_go_on_while_deliveries_wait("1000000000", "SELECT FROM qs.queues FOR UPDATE").await;
+}
+
+async fn others_go_on_while_deliveries_wait(heavy_bytes: &str, lock_all: &str) {
     let world = World::builder()
-        .setting("POSTERN_DATABASE_HEAVY_BYTES", "1")
+        .setting("POSTERN_DATABASE_HEAVY_BYTES", heavy_bytes)
         .setting("POSTERN_DATABASE_POOL_SIZE", "4")
         .start()
         .await;
@@ -148,8 +157,7 @@ async fn heavy_deliveries_leave_connections_to_others() {
     }
     let mut locking = world.cluster.admin().await;
     let lock = locking.transaction().await.unwrap();
-    // Reading goes on, delivering waits.
-    lock.batch_execute("LOCK TABLE qs.queues IN EXCLUSIVE MODE").await.unwrap();
+    lock.batch_execute(lock_all).await.unwrap();
     let sending = join_all(tokens.into_iter().map(|token| {
         let (http, request) = (alice.http(), message.request.clone().paid_with(token));
         async move { http.send_once(&request).await.is_ok() }

@@ -8,7 +8,7 @@ use postern_protocol::{
     IssuerCertificate, PublicKey,
     auth::{AuthenticationKeys, CredentialIssued, SignCredential},
     credential::ClientCredential,
-    ds::GroupIdReserved,
+    ds::{GroupIdReserved, MessageAccepted},
     key::PublishedKey,
     mls::{GroupPolicy, Pseudonym},
     problem::ProblemType,
@@ -16,8 +16,8 @@ use postern_protocol::{
     qs::{KeyPackageBatch, QueueKind, QueuingKeys},
 };
 use postern_tests_kit::{
-    Call, Commit, Friendship, PushService, Server, User, World, creation, depositing, eventually, fetching,
-    fresh_stock, now, packages, policy_extensions, postern,
+    Call, Commit, Friendship, Group, PushService, Server, User, World, creation, depositing, eventually,
+    fetching, fresh_stock, now, packages, policy_extensions, postern,
 };
 use reqwest::StatusCode;
 
@@ -301,7 +301,8 @@ async fn a_root_that_others_can_read_is_not_used() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_new_external_sender_key_is_for_new_groups_and_the_old_one_goes_on_in_old_ones() {
+async fn a_new_external_sender_key_is_for_new_groups_and_the_old_one_goes_on_in_old_ones_until_they_take_it()
+{
     let mut world = World::builder().servers(2).tokens(200).start().await;
     let operator = world.cluster.connect_as("postern_operator").await;
     let mut group = world.group(2).await;
@@ -329,7 +330,8 @@ async fn a_new_external_sender_key_is_for_new_groups_and_the_old_one_goes_on_in_
     for server in [0, 1] {
         let (_, commit) = group.make(0, Commit { update: true, ..Commit::default() });
         let call = world.paid(commit).wire();
-        world.send_to(&world.servers[server], &call).await.assert_ok("a commit to an old group");
+        let accepted: MessageAccepted = world.send_to(&world.servers[server], &call).await.decode();
+        assert_eq!(accepted.server_key, Some(reserved.server_key), "it is told the new key");
         group.party(0).merge();
     }
     let gone = group.members[1].mailbox.deleting(vec![group.members[1].address]);
@@ -354,6 +356,18 @@ async fn a_new_external_sender_key_is_for_new_groups_and_the_old_one_goes_on_in_
     refused.assert_problem("a group with a revoked key", ProblemType::InvalidMls);
     let (_, commit) = group.make(0, Commit { update: true, ..Commit::default() });
     world.pay(&commit).await.assert_ok("a commit to a group with a revoked key");
+    group.party(0).merge();
+    // It takes the new one, also at a server that has not heard of it, and a revoked one no more.
+    let taking = |group: &mut Group, key: &PublicKey| {
+        let context = Some(policy_extensions(&group.policy, key));
+        group.make(0, Commit { context, ..Commit::default() }).1
+    };
+    let commit = taking(&mut group, &newest.server_key);
+    let accepted: MessageAccepted = world.pay(&commit).await.decode();
+    assert_eq!(accepted.server_key, None, "it has it");
+    group.party(0).merge();
+    let commit = taking(&mut group, &reserved.server_key);
+    world.pay(&commit).await.assert_problem("a revoked key", ProblemType::InvalidMls);
     let sql = "SELECT count(*), count(*) FILTER (WHERE replaced), count(*) FILTER (WHERE revoked)
                  FROM operator.sender_keys()";
     let row = operator.query_one(sql, &[]).await.unwrap();

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use postern_client::{Client, Event};
-use postern_protocol::{ds::GroupId, problem::ProblemType};
+use postern_protocol::{ds::GroupId, qs::QueueKind};
 use postern_tests_kit::{Cluster, PATIENCE, Server, World, eventually};
 use tokio_postgres::types::FromSql;
 
@@ -42,6 +42,14 @@ impl Conversation {
     async fn bob_reads(&self, last: &str) -> Vec<Event> {
         let is_last = |event: &Event| matches!(event, Event::Message { text, .. } if text == last);
         self.bob.sync_until(PATIENCE, is_last).await.unwrap()
+    }
+
+    /// Bob notices that his group queue is gone, and goes on with another one.
+    async fn bob_comes_back(&self) {
+        let is_back = |event: &Event| matches!(event, Event::Returned { .. });
+        let events = self.bob.sync_until(PATIENCE, is_back).await.unwrap();
+        let replaced = |event: &Event| matches!(event, Event::MailboxReplaced { kind: QueueKind::Group });
+        assert!(events.iter().any(is_back) && events.iter().any(replaced), "{events:?}");
     }
 
     async fn value<T: for<'a> FromSql<'a>>(&self, sql: &str) -> T {
@@ -123,13 +131,12 @@ async fn queues_whose_owners_do_not_come_are_removed_with_all_they_hold() {
     })
     .await;
     assert_eq!(talk.waiting().await, 0);
-    let refused = talk.bob.receive(Duration::ZERO).await.unwrap_err();
-    assert_eq!(refused.problem(), Some(ProblemType::NotFound));
+    talk.bob_comes_back().await;
     let removed = "SELECT inactive_queues * 10 + their_messages FROM operator.removed_messages()";
     assert_eq!(talk.value::<i64>(removed).await, 12);
     // Nobody who still has a queue is harmed.
     talk.say(&["three"]).await;
-    talk.alice.receive(Duration::ZERO).await.unwrap();
+    assert_eq!(texts(&talk.bob_reads("three").await), ["three"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -197,8 +204,9 @@ async fn an_operator_sees_how_full_mailboxes_are_and_empties_or_removes_one() {
     talk.say(&["one more"]).await;
     let drop = "SELECT operator.drop_queue($1)";
     assert_eq!(operator.query_one(drop, &[&queue]).await.unwrap().get::<_, i64>(0), 1);
-    let refused = talk.bob.receive(Duration::ZERO).await.unwrap_err();
-    assert_eq!(refused.problem(), Some(ProblemType::NotFound));
+    talk.bob_comes_back().await;
+    talk.say(&["and another"]).await;
+    assert_eq!(texts(&talk.bob_reads("and another").await), ["and another"]);
     for call in [purge, drop] {
         assert!(operator.query_one(call, &[&queue]).await.is_err(), "{call}: there is none any more");
     }

@@ -70,7 +70,7 @@ async fn a_change_of_the_master_key_that_was_killed_goes_on_and_servers_serve_al
     let alice = world.person("alice").await;
     assert_all_serve(&world, &format!("{}", alice.user())).await;
     // A count that is kept by a digest.
-    let attempts = "SELECT attempts FROM auth.registration_attempts WHERE octet_length(source) > 0";
+    let attempts = "SELECT attempts FROM operator.attempts WHERE octet_length(source) > 0";
     let before: i32 = world.value(attempts).await;
     let columns: i64 = world.count("operator.sealed_columns()").await;
     assert!(columns >= 6, "{columns}");

@@ -5,6 +5,7 @@ use std::{
     os::unix::fs::{MetadataExt, PermissionsExt},
     path::Path,
     process::Output,
+    time::Instant,
 };
 
 use nix::sys::signal::Signal;
@@ -364,6 +365,61 @@ async fn changed_functions_are_applied_as_a_whole_and_old_ones_go() {
     assert!(row.get::<_, bool>(1), "what a trigger uses stays");
     assert!(!row.get::<_, bool>(2), "what grants.sql does not grant is revoked");
     assert_healthy(&server).await;
+}
+
+#[tokio::test]
+async fn a_lock_that_another_session_holds_ends_a_migration_in_time_and_unharmed() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin().await;
+    let server = Server::start(&cluster).await;
+    let state = async || {
+        let sql = "SELECT (SELECT count(*) FROM public.refinery_schema_history), migration,
+                          to_regclass('auth.more')::text, functions_hash
+                     FROM operator.schema_state";
+        let row = admin.query_one(sql, &[]).await.unwrap();
+        let state: (i64, i32, Option<String>, Vec<u8>) = (row.get(0), row.get(1), row.get(2), row.get(3));
+        state
+    };
+    let release = Release::embedded()
+        .with_migration(
+            "V1000__more",
+            "CREATE TABLE auth.more (); ALTER TABLE auth.users ADD COLUMN more text",
+        )
+        .unwrap();
+    let url = ConnectionString::new(cluster.admin_url());
+    let migrate = async || {
+        let begun = Instant::now();
+        let report = release.migrate(&url).await;
+        (report.map_err(|error| format!("{error:#}")), begun.elapsed())
+    };
+    let before = state().await;
+    // A back-up reads; then somebody looks at the state of the schema.
+    for (lock, migrated) in [
+        ("LOCK TABLE auth.users IN ACCESS SHARE MODE", 0),
+        ("SELECT FROM operator.schema_state FOR UPDATE", 1),
+    ] {
+        let mut holder = cluster.admin().await;
+        let holder = holder.transaction().await.unwrap();
+        holder.batch_execute(lock).await.unwrap();
+        let (report, time) = migrate().await;
+        let said = report.err().expect("it ends");
+        for part in ["another session holds a lock", "postern migrate", "lock timeout"] {
+            assert!(said.contains(part), "{said}");
+        }
+        assert!((8..40).contains(&time.as_secs()), "{time:?}");
+        let after = state().await;
+        assert_eq!((after.0, after.1), (before.0 + migrated, before.1), "each step is whole or not there");
+        assert_eq!(after.2.is_some(), migrated == 1);
+        assert_eq!(after.3, before.3);
+        holder.rollback().await.unwrap();
+        assert_healthy(&server).await;
+    }
+    // What was done is not done again, and what is missing is.
+    let (report, _) = migrate().await;
+    assert_eq!(report.unwrap().to_string(), "functions updated");
+    assert_eq!(state().await.1, 1000);
+    let (report, _) = migrate().await;
+    assert_eq!(report.unwrap().to_string(), "the database is up to date");
 }
 
 /// Makes PostgreSQL offer the next version of the extension, which has one function more; returns its number.

@@ -4,7 +4,9 @@ use std::{io::IsTerminal as _, path::PathBuf};
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
-use postern_client::{Client, ClientBuilder, RecoveryKey, recovery_key_of, recovery_words};
+use postern_client::{
+    Client, ClientBuilder, OwnerProof, RecoveryKey, StillIn, recovery_key_of, recovery_words,
+};
 use postern_protocol::admission::{Admission, IdToken, InviteCode};
 use serde_json::json;
 
@@ -38,8 +40,9 @@ pub enum Command {
     /// Begin anew as a user who lost all devices, with this as the first device
     #[command(
         long_about = "Begin anew as a user who lost all devices, with this as the first device. Reads the \
-                      recovery key from stdin. Groups, contacts and messages of the lost devices are not here; \
-                      contacts see that the identity was begun anew, and have to accept it."
+                      recovery key from stdin; where the server lets people in by a login, --sign-in does instead. \
+                      Groups, contacts and messages of the lost devices are not here; contacts see that the \
+                      identity was begun anew, and have to accept it."
     )]
     Reset {
         /// alice, or alice@example.org
@@ -47,20 +50,45 @@ pub enum Command {
         /// Ask for a passphrase, under which this device's state is encrypted
         #[arg(long)]
         passphrase: bool,
+        #[command(flatten)]
+        login: Login,
     },
     /// Show the recovery key, once; with --replace, make another one
+    #[command(
+        long_about = "Show the recovery key that was made on this device, as long as it was not shown before. With \
+                      --replace, make another one in its place: by the old one, read from stdin, or, where the \
+                      server lets people in by a login, by --sign-in. The old one is worth nothing then."
+    )]
     RecoveryKey {
         /// Read the old key from stdin, and make another in its place
         #[arg(long)]
         replace: bool,
+        #[command(flatten)]
+        login: Login,
     },
     /// Take another name; reads the recovery key from stdin
+    #[command(
+        long_about = "Take another name at the same server. Reads the recovery key from stdin; where the server lets \
+                      people in by a login, --sign-in does instead. Contacts and groups are told, and see the same \
+                      user; nobody else gets the old name for a time."
+    )]
     Rename {
         /// alice, or alice@example.org
         name: String,
+        #[command(flatten)]
+        login: Login,
     },
     /// Delete the account with everything that the server has of it; reads the recovery key from stdin
-    DeleteAccount,
+    #[command(
+        long_about = "Delete the account with everything that the server has of it, and this device's state. Reads \
+                      the recovery key from stdin; where the server lets people in by a login, --sign-in does \
+                      instead. This device leaves all groups first, and tells contacts. Nothing brings the account \
+                      back; its name is free for others."
+    )]
+    DeleteAccount {
+        #[command(flatten)]
+        login: Login,
+    },
     /// Show which user and device this is
     Whoami,
     /// Show how many tokens are at hand
@@ -79,18 +107,25 @@ pub enum Command {
 
 /// The proof by which a server lets somebody in.
 #[derive(Args)]
-#[group(multiple = false)]
 pub struct Proof {
     /// The code of an invite
-    #[arg(long, value_name = "CODE")]
+    #[arg(long, value_name = "CODE", conflicts_with_all = ["sign_in", "id_token", "print_nonce"])]
     invite: Option<InviteCode>,
+    #[command(flatten)]
+    login: Login,
+}
+
+/// A login at the server's identity provider.
+#[derive(Args)]
+#[group(multiple = false)]
+pub struct Login {
     /// Log in at the server's identity provider, in a browser on this machine
     #[arg(long)]
     sign_in: bool,
     /// A file with an ID token of the identity provider
     #[arg(long, value_name = "FILE")]
     id_token: Option<PathBuf>,
-    /// Show the nonce that such an ID token has to have, and register nobody yet
+    /// Show the nonce that such an ID token has to have, and do nothing else yet
     #[arg(long)]
     print_nonce: bool,
 }
@@ -100,23 +135,81 @@ impl Proof {
         if let Some(code) = &self.invite {
             return Ok(Admission::Invite(code.clone()));
         }
-        if self.sign_in {
-            return Ok(Admission::IdToken(sign_in::id_token(builder, name).await?));
+        if self.login.sign_in {
+            let nonce = builder.registration_nonce(name).await?;
+            let token = sign_in::id_token(builder, nonce, sign_in::Login::AnySession).await?;
+            return Ok(Admission::IdToken(token));
         }
-        let Some(file) = &self.id_token else { return Ok(Admission::Open) };
+        Ok(self.login.from_file()?.map_or(Admission::Open, Admission::IdToken))
+    }
+}
+
+/// What an account's owner shows.
+enum Shown {
+    RecoveryKey(RecoveryKey),
+    IdToken(IdToken),
+    /// Nothing yet: the nonce was asked for.
+    Nonce,
+}
+
+impl Login {
+    fn is_asked_for(&self) -> bool {
+        self.sign_in || self.print_nonce || self.id_token.is_some()
+    }
+
+    /// The ID token in the file that was named.
+    fn from_file(&self) -> anyhow::Result<Option<IdToken>> {
+        let Some(file) = &self.id_token else { return Ok(None) };
         let text =
             std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
-        Ok(Admission::IdToken(text.trim().parse::<IdToken>()?))
+        Ok(Some(text.trim().parse()?))
     }
+
+    /// The owner's proof, which is the recovery key unless a login was asked for; `nonce` is that of the ID token.
+    async fn proof(
+        &self,
+        global: &Global,
+        builder: &ClientBuilder,
+        nonce: impl AsyncFnOnce() -> postern_client::Result<String>,
+    ) -> anyhow::Result<Shown> {
+        if self.print_nonce {
+            print_nonce(global, nonce().await?, "with the time of the login (max_age), ")?;
+            return Ok(Shown::Nonce);
+        }
+        if self.sign_in {
+            return Ok(Shown::IdToken(
+                sign_in::id_token(builder, nonce().await?, sign_in::Login::Anew).await?,
+            ));
+        }
+        Ok(match self.from_file()? {
+            Some(token) => Shown::IdToken(token),
+            None => Shown::RecoveryKey(read_recovery_key()?),
+        })
+    }
+}
+
+impl Shown {
+    /// The proof; none if only the nonce was asked for.
+    fn proof(&self) -> Option<OwnerProof<'_>> {
+        match self {
+            Self::RecoveryKey(key) => Some(key.into()),
+            Self::IdToken(token) => Some(token.into()),
+            Self::Nonce => None,
+        }
+    }
+}
+
+fn print_nonce(global: &Global, nonce: String, how: &str) -> anyhow::Result<()> {
+    note(&format!("Ask for an ID token with this nonce, {how}and bring it with --id-token:"));
+    let line = if global.json { to_json(&json!({ "nonce": nonce })) } else { nonce };
+    Ok(print_line(&line)?)
 }
 
 pub async fn run(global: &Global, command: Command) -> anyhow::Result<()> {
     match command {
-        Command::Register { name, proof, passphrase } if proof.print_nonce => {
+        Command::Register { name, proof, passphrase } if proof.login.print_nonce => {
             let nonce = global.new_builder(passphrase)?.registration_nonce(&name).await?;
-            note("Ask for an ID token with this nonce, and bring it with --id-token:");
-            let line = if global.json { to_json(&json!({ "nonce": nonce })) } else { nonce };
-            Ok(print_line(&line)?)
+            print_nonce(global, nonce, "")
         }
         Command::Register { name, proof, passphrase } => {
             let builder = global.new_builder(passphrase)?;
@@ -145,21 +238,29 @@ pub async fn run(global: &Global, command: Command) -> anyhow::Result<()> {
             };
             Ok(print_line(&line)?)
         }
-        Command::Reset { name, passphrase } => {
+        Command::Reset { name, passphrase, login } => {
             let builder = global.new_builder(passphrase)?;
-            let key = read_recovery_key()?;
+            let shown = login.proof(global, &builder, async || builder.reset_nonce(&name).await).await?;
+            let Some(proof) = shown.proof() else { return Ok(()) };
             note("Beginning anew: keys, tokens, mailboxes …");
-            let client = builder.reset(&name, &key).await?;
+            let client = builder.reset(&name, proof).await?;
             note(
                 "The lost devices are nothing to anybody any more. Groups, contacts and messages are not here: ask to be \
                  invited again. Contacts are told that your identity was begun anew.",
             );
             whoami(&client, global.json)
         }
-        Command::RecoveryKey { replace } => {
+        Command::RecoveryKey { replace, login } => {
+            anyhow::ensure!(
+                replace || !login.is_asked_for(),
+                "a login makes another recovery key: with --replace"
+            );
             let client = global.open()?;
             let key = if replace {
-                client.replace_recovery_key(&read_recovery_key()?).await?
+                let at = at_server_of(global, &client);
+                let shown = login.proof(global, &at, async || client.recovery_key_nonce()).await?;
+                let Some(proof) = shown.proof() else { return Ok(()) };
+                client.replace_recovery_key(proof).await?
             } else {
                 client.recovery_key()?.context(
                     "the recovery key was shown already; `recovery-key --replace` makes another one",
@@ -167,14 +268,24 @@ pub async fn run(global: &Global, command: Command) -> anyhow::Result<()> {
             };
             show_recovery_key(&client, &key, global.json)
         }
-        Command::Rename { name } => {
-            let client = global.open()?.rename(&name, &read_recovery_key()?).await?;
-            whoami(&client, global.json)
-        }
-        Command::DeleteAccount => {
+        Command::Rename { name, login } => {
             let client = global.open()?;
-            client.delete_account(&read_recovery_key()?).await?;
+            let at = at_server_of(global, &client);
+            let shown = login.proof(global, &at, async || client.rename_nonce(&name)).await?;
+            let Some(proof) = shown.proof() else { return Ok(()) };
+            whoami(&client.rename(&name, proof).await?, global.json)
+        }
+        Command::DeleteAccount { login } => {
+            let client = global.open()?;
+            let at = at_server_of(global, &client);
+            let shown = login.proof(global, &at, async || client.deletion_nonce()).await?;
+            let Some(proof) = shown.proof() else { return Ok(()) };
+            let still_in = client.delete_account(proof).await?;
             drop(client);
+            for StillIn { group, title, reason } in still_in {
+                let name = if title.is_empty() { group.to_base64url() } else { title };
+                note(&format!("Not wholly out of the group {name}: {reason}"));
+            }
             remove_state(global)?;
             note("The server has nothing left of the account, and nothing is left here.");
             Ok(())
@@ -208,6 +319,11 @@ pub async fn run(global: &Global, command: Command) -> anyhow::Result<()> {
             Ok(())
         }
     }
+}
+
+/// A builder that knows the server of a client that is there already.
+fn at_server_of(global: &Global, client: &Client) -> ClientBuilder {
+    Client::builder(&global.state).server(client.server())
 }
 
 /// Seconds since 1970.

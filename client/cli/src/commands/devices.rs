@@ -2,7 +2,7 @@
 //! steps on two devices.
 
 use clap::Subcommand;
-use postern_client::{Client, Device, DeviceState, LinkCode, LinkGrant, LinkRequest, safe_line};
+use postern_client::{Audit, Client, Device, DeviceState, LinkCode, LinkGrant, LinkRequest, safe_line};
 use postern_protocol::name::UserName;
 use serde_json::json;
 
@@ -14,7 +14,7 @@ use crate::{
 
 #[derive(Subcommand)]
 pub enum Command {
-    /// List your devices, name one, or remove one
+    /// List your devices, name one, remove one, or check their history
     Devices {
         #[command(subcommand)]
         command: Option<DevicesCommand>,
@@ -53,9 +53,23 @@ pub enum DevicesCommand {
         name: String,
     },
     /// Remove a device: nobody takes it for yours any more
+    #[command(
+        long_about = "Remove a device: nobody takes it for yours any more, and it is in your groups no more. A device that \
+                      was added and never confirmed it is removed like this, too."
+    )]
     Remove {
         /// Its name, or the beginning of its key
         device: String,
+    },
+    /// Check the whole history of your devices, or of another user's, back to the first one
+    #[command(
+        long_about = "Fetch the whole history of a user's devices, back to the first one and through every reset, and \
+                      check that it leads to what this device was shown of it before. Other commands check what is new; \
+                      this one finds out whether the server rewrote what is old."
+    )]
+    Audit {
+        /// bob@example.org; by default yourself
+        user: Option<UserName>,
     },
 }
 
@@ -67,6 +81,10 @@ pub async fn run(global: &Global, command: Command) -> anyhow::Result<()> {
                 DevicesCommand::List => list(&client, global.json).await?,
                 DevicesCommand::Name { device, name } => {
                     client.name_device(&client.device(&device).await?.client_key, &name)?;
+                }
+                DevicesCommand::Audit { user } => {
+                    let user = user.unwrap_or_else(|| client.user().clone());
+                    print_line(&show_audit(&user, &client.audit(&user).await?, global.json))?;
                 }
                 DevicesCommand::Remove { device } => {
                     let device = client.device(&device).await?;
@@ -145,6 +163,17 @@ async fn list(client: &Client, json: bool) -> anyhow::Result<()> {
         print_line(&format!("{}{state}{this}", called(&device)))?;
     }
     Ok(())
+}
+
+fn show_audit(user: &UserName, audit: &Audit, json: bool) -> String {
+    let Audit { incarnations, commits, founder, eid } = audit;
+    if json {
+        return to_json(&json!({
+            "user": user, "founder": founder, "resets": incarnations - 1, "changes": commits, "eid": eid,
+        }));
+    }
+    let began = device_name(founder);
+    format!("{user}: the history holds. Begun by {began}, resets: {}, changes: {commits}", incarnations - 1)
 }
 
 /// A device's name, if it has one, and the beginning of its key.

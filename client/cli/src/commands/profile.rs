@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::Context as _;
-use clap::Subcommand;
+use clap::{Subcommand, builder::BoolishValueParser};
 use postern_client::{ForContacts, ProfileChange, UserProfile, safe_line, safe_text};
 use postern_protocol::name::UserName;
 use serde_json::json;
@@ -45,8 +45,8 @@ pub enum Profile {
         /// The text that contacts and groups see
         #[arg(long, value_name = "TEXT")]
         contact_text: Option<String>,
-        /// Whether everybody can look you up, or contacts only
-        #[arg(long, value_name = "true|false")]
+        /// Whether everybody can look you up, or contacts and members of your groups only
+        #[arg(long, value_name = "yes|no", value_parser = BoolishValueParser::new())]
         discoverable: Option<bool>,
     },
 }
@@ -98,6 +98,9 @@ fn show(user: &UserName, profile: &UserProfile) -> anyhow::Result<()> {
     }
     if let Some(picture) = profile.picture {
         print_line(&format!("a picture of {} bytes", picture.bytes))?;
+    }
+    if !profile.discoverable {
+        print_line("only contacts and members of groups can look this user up")?;
     }
     if let Some(part) = &profile.for_contacts {
         print_line(&format!("to contacts: {}", safe_line(&part.display_name)))?;

@@ -48,6 +48,7 @@ CREATE TABLE letters (
     stamp BLOB NOT NULL,                -- a Stamp in CBOR
     body BLOB NOT NULL,                 -- a LetterBody in CBOR
     stranger INTEGER NOT NULL,          -- 1: no lookup had confirmed the sender when it came
+    lookup BLOB,                        -- secret by which the user can be looked up; null: the letter has none
     due INTEGER NOT NULL,               -- when the AS is asked (again), in seconds since 1970
     unconfirmed INTEGER NOT NULL DEFAULT 0, -- 1: a request that the AS did not confirm, and that was told as such
     PRIMARY KEY (client_key, subject)
@@ -70,6 +71,7 @@ CREATE TABLE news (
     user TEXT NOT NULL,
     news BLOB NOT NULL,                 -- a News in CBOR
     due INTEGER NOT NULL,               -- when to try (again), in seconds since 1970
+    missed INTEGER NOT NULL DEFAULT 0,  -- how often the AS knew nobody of that name
     PRIMARY KEY (user, news)
 ) STRICT;
 
@@ -79,6 +81,16 @@ CREATE TABLE deposits (
     user TEXT NOT NULL,
     address BLOB NOT NULL,
     payload BLOB NOT NULL
+) STRICT;
+
+-- When contacts are looked up next that nobody asks for, in seconds since 1970.
+CREATE TABLE contact_turn (one INTEGER PRIMARY KEY CHECK (one = 1), due INTEGER NOT NULL) STRICT;
+
+-- The last time that each contact's turn came, and whether the AS knew it then.
+CREATE TABLE contact_looks (
+    user TEXT PRIMARY KEY,
+    looked INTEGER NOT NULL,            -- seconds since 1970
+    missing INTEGER NOT NULL            -- 1: the AS knows nobody of that name, which was told
 ) STRICT;
 
 -- Identities of users as the safety number showed them last.

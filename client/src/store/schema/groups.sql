@@ -19,7 +19,8 @@ CREATE TABLE groups (
     committed INTEGER NOT NULL,         -- seconds since 1970: this device's last commit, or its coming in
     proposed INTEGER,                   -- seconds since 1970: since when proposals of others wait
     leaving INTEGER NOT NULL DEFAULT 0, -- 1 from when this device wants to leave until it is out, or was refused
-    successor BLOB                      -- the MLS group id of the group that was founded in place of this one
+    successor BLOB,                     -- the MLS group id of the group that was founded in place of this one
+    server_key BLOB                     -- the external sender's key that the server wants the group to have; null: its present one
 ) STRICT;
 
 -- Requests to the DS whose answer is outstanding: of each group one of a kind at most. The bytes are
@@ -52,7 +53,8 @@ CREATE TABLE strayed (
     broken INTEGER NOT NULL             -- 1 once the user was told that it cannot come back
 ) STRICT;
 
--- Clients that members are, as both keys signed, and the number of each member's last message.
+-- Clients that members are, as both keys signed, and the number of each member's last message. Of members that left,
+-- whom the history names, a thousand at most.
 CREATE TABLE links (
     group_id BLOB NOT NULL,
     leaf_key BLOB NOT NULL,
@@ -93,10 +95,20 @@ CREATE TABLE told_devices (
     PRIMARY KEY (group_id, client_key)
 ) STRICT;
 
--- Removed devices of this user that may be in groups yet.
+-- Removed devices of this user that may be in groups yet, or know the user's keys there.
 CREATE TABLE evictions (
     group_id BLOB NOT NULL,
     client_key BLOB NOT NULL,
+    generation INTEGER NOT NULL,        -- of the user's key in the group when the device was removed
+    PRIMARY KEY (group_id, client_key)
+) STRICT;
+
+-- Clients that are no clients of their users any more, in groups where a leaf is one by its link, until none is. Of each
+-- group not more than it has links.
+CREATE TABLE outcasts (
+    group_id BLOB NOT NULL,
+    client_key BLOB NOT NULL,
+    due INTEGER NOT NULL,               -- seconds since 1970: when to remove them, or to look whether somebody did
     PRIMARY KEY (group_id, client_key)
 ) STRICT;
 
@@ -113,8 +125,13 @@ CREATE TABLE member_news (
     user TEXT PRIMARY KEY,              -- as this device knows it
     name TEXT,                          -- the new name; null: its account ends
     tried INTEGER NOT NULL,             -- how often the AS showed nothing of it
+    absent INTEGER,                     -- seconds since 1970: since when the AS knows nobody of the name; null: it knows one
     due INTEGER NOT NULL                -- seconds since 1970: when to ask
 ) STRICT;
 
--- Users of members that the AS knows no more, of which groups were told.
-CREATE TABLE gone_members (user TEXT PRIMARY KEY) STRICT;
+-- Users of members that the AS does not show any more. Each is in eids, and goes with it.
+CREATE TABLE gone_members (
+    user TEXT PRIMARY KEY,
+    told INTEGER NOT NULL,              -- 1 once groups were told of the end that a device of the user had announced
+    due INTEGER NOT NULL                -- seconds since 1970: when to look again
+) STRICT;

@@ -1,9 +1,16 @@
 -- Clients of users, as the latest lookup showed them: those in the user's EID that confirmed themselves
--- (AS-4) and have a credential.
-CREATE TABLE identities (client_key BLOB PRIMARY KEY, user TEXT NOT NULL) STRICT;
-CREATE INDEX identities_of_user ON identities (user);
+-- (AS-4) and have a credential. Of each identity in eids as many as the AS lets an EID have.
+CREATE TABLE identities (
+    client_key BLOB NOT NULL,
+    user TEXT NOT NULL,
+    pending INTEGER NOT NULL DEFAULT 0 CHECK (pending IN (0, 1)), -- of which of the user's two identities it is one
+    PRIMARY KEY (user, pending, client_key)
+) STRICT;
+CREATE UNIQUE INDEX identities_have_one_user ON identities (client_key) WHERE pending = 0;
+CREATE INDEX identities_by_client ON identities (client_key);
 
--- Identities of users as far as they were seen: what is shown later extends them.
+-- Identities of users as far as they were seen: what is shown later extends them. Users that this one has nothing to do
+-- with any more are forgotten.
 CREATE TABLE eids (
     user TEXT NOT NULL,
     pending INTEGER NOT NULL CHECK (pending IN (0, 1)), -- 1: does not extend the other, and waits for a person
@@ -13,13 +20,14 @@ CREATE TABLE eids (
     epoch INTEGER NOT NULL,
     transcript BLOB NOT NULL,
     public_group BLOB NOT NULL,         -- a PublicEid
+    former BLOB NOT NULL DEFAULT x'80', -- names that the user had when it was seen, as far as a leaf has one: CBOR
     seen INTEGER NOT NULL,              -- the time of the newest freshness ticket, in seconds since 1970
     verified INTEGER NOT NULL CHECK (verified IN (0, 1)), -- compared with the user by a person
-    split INTEGER NOT NULL DEFAULT 0 CHECK (split IN (0, 1)), -- somebody saw another history of it, which was told
+    split BLOB,                         -- the state of another history that was told last: an EidState's bytes
     PRIMARY KEY (user, pending)
 ) STRICT;
 
--- Transcripts of the epochs of these identities that were seen.
+-- Transcripts of the epochs of these identities that were seen: of each the last 10,000.
 CREATE TABLE eid_epochs (
     user TEXT NOT NULL,
     pending INTEGER NOT NULL,
@@ -28,14 +36,17 @@ CREATE TABLE eid_epochs (
     PRIMARY KEY (user, pending, epoch)
 ) STRICT, WITHOUT ROWID;
 
--- States of users' identities that their clients told, and that are newer than any that the AS showed.
+-- States of users' identities that their clients told, and that are newer than any that the AS showed or of another
+-- history, until the AS was asked. Of each client in identities one at most.
 CREATE TABLE eid_claims (
-    user TEXT PRIMARY KEY,
+    user TEXT NOT NULL,
+    client_key BLOB NOT NULL,           -- the client that told it
     state BLOB NOT NULL,                -- an EidState in CBOR
-    tried INTEGER NOT NULL              -- lookups since that did not show it
+    tried INTEGER NOT NULL,             -- lookups since that did not show it
+    PRIMARY KEY (user, client_key)
 ) STRICT;
 
--- Names that this device's user gave to the user's devices. No server sees them.
+-- Names that this device's user gave to the user's devices: as many as the user liked. No server sees them.
 CREATE TABLE device_names (client_key BLOB PRIMARY KEY, name TEXT NOT NULL) STRICT;
 
 -- Welcomes to this user's EID, for devices that this one added.
@@ -50,6 +61,13 @@ CREATE TABLE identity_commits (
     body BLOB NOT NULL                  -- an Outstanding in CBOR
 ) STRICT;
 
+-- This user's other devices, as this one saw them itself: as many as are in the own EID.
+CREATE TABLE watched_devices (
+    client_key BLOB PRIMARY KEY,
+    ends INTEGER NOT NULL,              -- the latest end of a credential of it that verified, in seconds since 1970; 0: none
+    silent INTEGER                      -- since when looks showed no valid credential of it; null: the last one did
+) STRICT;
+
 -- When this user's own devices were looked after last, in seconds since 1970.
 CREATE TABLE identity_upkeep (one INTEGER PRIMARY KEY CHECK (one = 1), done INTEGER NOT NULL) STRICT;
 
@@ -60,5 +78,6 @@ CREATE TABLE issuers (
     looked INTEGER NOT NULL             -- seconds since 1970
 ) STRICT;
 
--- Keys that the AS revoked: nothing counts that they signed.
+-- Keys that the AS published and revoked: nothing counts that they signed. Those of other keys never did, and are not
+-- here. The last 256.
 CREATE TABLE revoked_issuers (public_key BLOB PRIMARY KEY) STRICT;

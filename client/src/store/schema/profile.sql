@@ -1,7 +1,10 @@
 -- Profiles of users, this device's own among them.
 CREATE TABLE profiles (
     user TEXT PRIMARY KEY,
-    key BLOB,                           -- 32 bytes, if the user gave it; the own one from when it is needed
-    profile BLOB,                       -- the newest that was seen: a SignedProfile in CBOR; null: none
-    hidden INTEGER NOT NULL DEFAULT 0 CHECK (hidden IN (0, 1)) -- 1: the own user can be looked up by contacts only
+    key BLOB,                           -- a SharedProfileKey in CBOR; of the own user: that the profile at the AS is under
+    told INTEGER NOT NULL,              -- 1: somebody else told the key
+    profile BLOB,                       -- the newest that counts: a SignedProfile in CBOR; null: none
+    for_contacts BLOB,                  -- its ForContacts in CBOR, or that of the last one that opened; null: none
+    version INTEGER NOT NULL,           -- that the AS showed last, whether it counts or not; 0: none
+    claimed INTEGER NOT NULL            -- the greatest that a device of the user told, and that was asked for
 ) STRICT;

@@ -235,6 +235,60 @@ mod tests {
         assert!(goes(&hosts, &other).await.is_some());
     }
 
+    #[tokio::test]
+    async fn a_host_that_is_left_alone_gets_no_push_and_then_a_few_until_it_answers() {
+        let hosts = hosts(64);
+        let host = hosts.get("host").unwrap();
+        (0..PATIENCE).for_each(|_| host.failed(Instant::now()));
+        let pause = hosts.permit(&host).await.err().expect("it is left alone");
+        assert!(pause > FIRST_PAUSE / 2 && pause <= FIRST_PAUSE, "{pause:?}");
+        // The pause is over: a few find out whether it answers, and the others wait for what they find.
+        host.state().closed_until = Some(Instant::now());
+        let mut probes = Vec::new();
+        for _ in 0..10 {
+            probes.extend(goes(&hosts, &host).await);
+        }
+        assert_eq!(probes.len(), PROBES);
+        host.failed(Instant::now());
+        let pause = hosts.permit(&host).await.err().expect("one failure is enough now");
+        assert!(pause > FIRST_PAUSE && pause <= FIRST_PAUSE * 2, "{pause:?}");
+        drop(probes);
+        assert!(hosts.permit(&host).await.is_err(), "it is left alone though nothing is under way");
+        host.state().closed_until = Some(Instant::now());
+        let probe = goes(&hosts, &host).await.expect("it is tried again");
+        drop(probe);
+        host.answered(Duration::ZERO);
+        let mut under_way = Vec::new();
+        for _ in 0..10 {
+            under_way.extend(goes(&hosts, &host).await);
+        }
+        assert_eq!(under_way.len(), 10, "it is as good as any");
+    }
+
+    #[tokio::test]
+    async fn a_push_that_waits_while_others_find_out_that_its_host_fails_does_not_go() {
+        // For a place at the host, and for one among all.
+        for at_once in [64, 1] {
+            let hosts = hosts(at_once);
+            let (host, other) = (hosts.get("host").unwrap(), hosts.get("other").unwrap());
+            let mut under_way = Vec::new();
+            if at_once == 1 {
+                under_way.extend(goes(&hosts, &other).await);
+            } else {
+                for _ in 0..PROBES {
+                    under_way.extend(goes(&hosts, &host).await);
+                }
+            }
+            assert!(!under_way.is_empty());
+            let mut waiting = std::pin::pin!(hosts.permit(&host));
+            let early = tokio::time::timeout(Duration::from_millis(20), &mut waiting).await;
+            assert!(early.is_err(), "it waits");
+            (0..PATIENCE).for_each(|_| host.failed(Instant::now()));
+            drop(under_way);
+            assert!(waiting.await.is_err(), "it is left alone, too");
+        }
+    }
+
     #[test]
     fn so_many_hosts_are_remembered_and_the_proven_ones_longest() {
         let hosts = hosts(1);

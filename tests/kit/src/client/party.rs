@@ -49,8 +49,9 @@ pub struct Commit {
     pub leaf: Option<Extensions<LeafNode>>,
     /// Without the proposals that wait.
     pub alone: bool,
-    /// As the DS does not want it.
+    /// In the GroupInfo, where the DS does not want them.
     pub tree_in_group_info: bool,
+    pub info_extensions: Vec<Extension>,
 }
 
 /// A commit that was made and not merged.
@@ -274,7 +275,8 @@ impl Party {
         let bundle = builder
             .load_psks(provider.storage())
             .expect("there are none")
-            .create_group_info(true)
+            .create_group_info_with_extensions(commit.info_extensions)
+            .expect("neither the tree nor external_pub is among them")
             .use_ratchet_tree_extension(commit.tree_in_group_info)
             .build(provider.rand(), provider.crypto(), &Ed25519(key), |_| true)
             .expect("the commit can be made")

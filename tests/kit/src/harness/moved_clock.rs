@@ -1,72 +1,73 @@
-//! A clock that a test moves, for PostgreSQL, the servers and the test's own process: months pass in seconds. It is
-//! Debian's libfaketime, preloaded into each program, which reads the offset from a file whenever a program asks for the
-//! time.
+//! A clock that a test moves, for PostgreSQL, the servers and the test's own process: months pass in seconds. A few lines
+//! of C are preloaded into each program, and add to the calendar what a file says. (libfaketime takes a lock where
+//! PostgreSQL, in a signal handler, waits for it for ever.)
 
 use std::{
-    fs,
-    os::unix::fs::PermissionsExt,
+    fs::{File, OpenOptions, Permissions},
+    io::Write as _,
+    os::unix::fs::{FileExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
 };
 
-const LIBRARY: &str = "faketime/libfaketimeMT.so.1";
-const FILE: &str = "FAKETIME_TIMESTAMP_FILE";
+use tempfile::NamedTempFile;
+
+const SOURCE: &str = include_str!("moved_clock.c");
+const LIBRARY: &str = "LD_PRELOAD";
+const FILE: &str = "MOVED_CLOCK";
+const DAY: i64 = 24 * 60 * 60;
 
 pub struct MovedClock {
+    /// Holds the seconds by which the clock is ahead, as an `i64`.
     file: PathBuf,
-    library: String,
+    library: PathBuf,
 }
 
 impl MovedClock {
     /// Runs this test of this name, as `cargo test` knows it, in a further process, which goes by the clock: there it
     /// returns the clock. Here it returns none, once the test is over.
     pub fn enter(test: &str) -> Option<Self> {
-        if let (Some(file), Ok(library)) = (std::env::var_os(FILE), std::env::var("LD_PRELOAD")) {
-            return Some(Self { file: file.into(), library });
+        if let (Some(file), Some(library)) = (std::env::var_os(FILE), std::env::var_os(LIBRARY)) {
+            return Some(Self { file: file.into(), library: library.into() });
         }
-        // Other users read it: PostgreSQL runs as one.
-        let file = tempfile::NamedTempFile::new().expect("/tmp is writable");
-        let clock = Self { file: file.path().to_owned(), library: library() };
-        clock.set("+0");
+        let (file, library) = (readable_by_all(), readable_by_all());
+        compile(library.path());
+        let clock = Self { file: file.path().to_owned(), library: library.path().to_owned() };
+        clock.move_to_day(0);
         let mut child = Command::new(std::env::current_exe().expect("it is a program"));
         child.args([test, "--exact", "--nocapture"]).envs(clock.calendar());
         assert!(child.status().expect("it runs").success(), "{test} failed under a moved clock");
         None
     }
 
-    /// The environment of a program whose calendar it moves, and whose timers go on as they do.
+    /// The environment of a program whose calendar it moves. Its timers go on as they do: nothing that is under way ends
+    /// by a leap.
     pub fn calendar(&self) -> Vec<(&'static str, String)> {
-        let mut environment = self.calendar_and_timers();
-        environment.push(("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned()));
-        environment
-    }
-
-    /// The environment of a program whose timers expire, too: a server does its chores by them.
-    pub fn calendar_and_timers(&self) -> Vec<(&'static str, String)> {
-        vec![
-            ("LD_PRELOAD", self.library.clone()),
-            (FILE, self.file.to_str().expect("its name is text").to_owned()),
-            ("FAKETIME_NO_CACHE", "1".to_owned()),
-        ]
+        let text = |path: &Path| path.to_str().expect("its name is text").to_owned();
+        vec![(LIBRARY, text(&self.library)), (FILE, text(&self.file))]
     }
 
     /// Lets so many days pass, since the beginning of the test.
     pub fn move_to_day(&self, day: u32) {
-        self.set(&format!("+{day}d"));
-    }
-
-    /// Nobody ever reads half of it.
-    fn set(&self, offset: &str) {
-        let new = self.file.with_extension("new");
-        fs::write(&new, offset).expect("/tmp is writable");
-        fs::set_permissions(&new, fs::Permissions::from_mode(0o644)).expect("it is ours");
-        fs::rename(&new, &self.file).expect("it can be renamed");
+        let ahead = i64::from(day) * DAY;
+        let file: File = OpenOptions::new().write(true).open(&self.file).expect("it is ours");
+        file.write_all_at(&ahead.to_ne_bytes(), 0).expect("/tmp is writable");
     }
 }
 
-fn library() -> String {
-    let places = fs::read_dir("/usr/lib").expect("it is there").filter_map(|entry| Some(entry.ok()?.path()));
-    let found = places.map(|place| place.join(LIBRARY)).find(|library| library.exists());
-    let found = found.unwrap_or_else(|| panic!("{LIBRARY} is missing: .ci/setup tests"));
-    Path::to_str(&found).expect("its name is text").to_owned()
+/// PostgreSQL runs as another user.
+fn readable_by_all() -> NamedTempFile {
+    let file = NamedTempFile::new().expect("/tmp is writable");
+    file.as_file().set_permissions(Permissions::from_mode(0o644)).expect("it is ours");
+    file
+}
+
+fn compile(library: &Path) {
+    let mut compiler = Command::new("cc");
+    compiler.args(["-x", "c", "-O2", "-Wall", "-Werror", "-shared", "-fPIC", "-o"]).arg(library).arg("-");
+    let mut compiler = compiler.stdin(Stdio::piped()).spawn().expect("a C compiler is installed: .ci/setup");
+    let mut input = compiler.stdin.take().expect("it was piped");
+    input.write_all(SOURCE.as_bytes()).expect("it reads");
+    drop(input);
+    assert!(compiler.wait().expect("it was started").success(), "the clock does not compile");
 }

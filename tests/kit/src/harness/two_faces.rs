@@ -28,8 +28,12 @@ pub struct TwoFaces {
 struct State {
     /// Text in the first line of the requests whose answers are changed, whether strangers' are, too, and the change.
     lies: Mutex<Vec<(String, bool, Lie)>>,
+    /// Text in the first line of strangers' requests that are not answered yet, and how many of them.
+    stumbles: Mutex<(String, usize)>,
     closed: watch::Sender<bool>,
 }
+
+const STUMBLE: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n";
 
 impl TwoFaces {
     pub async fn of(server: SocketAddr) -> Self {
@@ -54,6 +58,12 @@ impl TwoFaces {
         self.add(named, true, lie);
     }
 
+    /// Answers so many requests of strangers with 503, as a server in trouble does: a client that repeats one on the same
+    /// connection is a stranger no more.
+    pub fn stumble(&self, named: &str, times: usize) {
+        *self.state.stumbles.lock().expect("no panic holds it") = (named.to_owned(), times);
+    }
+
     fn add(&self, named: &str, to_all: bool, lie: impl Fn(Vec<u8>) -> Vec<u8> + Send + Sync + 'static) {
         let mut lies = self.state.lies.lock().expect("no panic holds it");
         lies.push((named.to_owned(), to_all, Arc::new(lie)));
@@ -73,6 +83,15 @@ impl Drop for TwoFaces {
 }
 
 impl State {
+    fn stumbles(&self, head: &str, is_stranger: bool) -> bool {
+        let mut stumbles = self.stumbles.lock().expect("no panic holds it");
+        let (named, times) = &mut *stumbles;
+        let does =
+            is_stranger && *times > 0 && head.lines().next().is_some_and(|line| line.contains(&*named));
+        *times -= usize::from(does);
+        does
+    }
+
     fn lie(&self, head: &str, is_stranger: bool) -> Option<Lie> {
         let line = head.lines().next().unwrap_or_default();
         let lies = self.lies.lock().expect("no panic holds it");
@@ -101,6 +120,11 @@ async fn connection(client: TcpStream, server: SocketAddr, state: &State) -> std
     let (mut from_server, mut to_server) = TcpStream::connect(server).await?.into_split();
     let mut is_stranger = true;
     while let Some((head, request)) = message(&mut from_client).await? {
+        if state.stumbles(&head, is_stranger) {
+            to_client.write_all(STUMBLE).await?;
+            is_stranger = false;
+            continue;
+        }
         to_server.write_all(&request).await?;
         let Some((_, answer)) = message(&mut from_server).await? else { break };
         let answer = match state.lie(&head, is_stranger) {

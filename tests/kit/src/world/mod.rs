@@ -96,7 +96,7 @@ impl WorldBuilder {
     /// Lets PostgreSQL and the servers go by a clock that the test moves.
     pub fn by(mut self, clock: &MovedClock) -> Self {
         self.environment = clock.calendar();
-        for (name, value) in clock.calendar_and_timers() {
+        for (name, value) in clock.calendar() {
             self = self.setting(name, &value);
         }
         self

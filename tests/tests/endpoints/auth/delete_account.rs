@@ -1,5 +1,6 @@
 //! `DELETE /as/account` (AS-9)
 
+use ciborium::Value;
 use postern_protocol::{
     account::DeleteAccount,
     problem::ProblemType,
@@ -13,8 +14,17 @@ use crate::road::Valid;
 
 pub fn deleting(user: &User, key: &RecoveryKey) -> Call {
     let client = user.device.public_key();
-    let proof = SecondProof::recovery(key, &user.name, &Operation::DeleteAccount { client });
-    Call::new(Method::DELETE, "/as/account").with(&DeleteAccount { proof }).signed_by(&user.device.key)
+    deleting_with(user, SecondProof::recovery(key, &user.name, &Operation::DeleteAccount { client }))
+}
+
+pub fn deleting_with(user: &User, proof: SecondProof) -> Call {
+    let body = DeleteAccount { proof, rehearsal: false };
+    Call::new(Method::DELETE, "/as/account").with(&body).signed_by(&user.device.key)
+}
+
+/// The same, and nothing is to be erased.
+pub fn rehearsing(call: &Call) -> Call {
+    call.with_field("rehearsal", Value::from(true))
 }
 
 pub async fn valid(world: &World) -> Valid {
@@ -40,6 +50,11 @@ async fn an_account_is_deleted_by_a_client_with_the_owners_proof_and_its_name_is
     ] {
         world.assert_refuses(what, &call, expected).await;
     }
+    let wrong_one = rehearsing(&deleting(&alice, &RecoveryKey::generate()));
+    world.assert_refuses("a rehearsal with another key", &wrong_one, wrong).await;
+    let before = world.snapshot().await;
+    world.pay(&rehearsing(&valid)).await.assert_ok("a rehearsal");
+    world.snapshot().await.assert_same(&before, "a rehearsal");
     assert_eq!(world.count("aas.takers t JOIN auth.users u USING (user_id) WHERE u.name = 'alice'").await, 1);
 
     // The tokens that the user has are anybody's.

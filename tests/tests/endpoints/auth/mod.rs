@@ -12,4 +12,5 @@ pub mod registration_terms;
 pub mod rename_user;
 pub mod replace_recovery_key;
 pub mod reset_account;
+mod second_proof;
 pub mod sign_credential;

@@ -6,7 +6,7 @@ use postern_protocol::{
     problem::ProblemType,
     profile::{PictureFormat, PictureLink, Profile, ProfileKey, PutProfile, SignedProfile, UserPicture},
 };
-use postern_tests_kit::{Call, User, World};
+use postern_tests_kit::{Call, Reply, User, World};
 use reqwest::StatusCode;
 
 use super::commit_identity::random_user;
@@ -30,6 +30,7 @@ fn profile(version: u64, name: &str) -> Profile {
     Profile {
         incarnation: 0,
         version,
+        discoverable: true,
         display_name: name.to_owned(),
         text: "climbs\non Sundays".to_owned(),
         picture: None,
@@ -41,8 +42,7 @@ fn putting(user: &User, profile: Profile, picture: Option<&[u8]>) -> Call {
     let body = PutProfile {
         profile: SignedProfile::sign(&user.founding.transcript, profile, &user.device.key),
         picture: picture.map(|picture| Payload::new(picture.to_vec())),
-        discoverable: true,
-        lookup: MessageDigest::new([7; 32]),
+        lookup: None,
     };
     Call::put("/as/profile").with(&body).signed_by(&user.device.key)
 }
@@ -55,8 +55,7 @@ pub async fn valid(world: &World) -> Valid {
     let user = random_user(world).await;
     Valid {
         stranger: Some(ProblemType::NotAllowed),
-        cut: vec![("lookup", ProblemType::MalformedBody)],
-        optional: &["picture"],
+        optional: &["picture", "lookup"],
         ..Valid::new(putting(&user, profile(1, "Alice"), None), StatusCode::NO_CONTENT)
     }
 }
@@ -102,6 +101,8 @@ async fn a_profile_is_shown_as_a_client_signed_it_and_goes_on_from_version_to_ve
     world.pay(&fetching(&alice)).await.assert_problem("none is left", ProblemType::NotFound);
     let again = putting(&alice, Profile { version: 7, ..renamed }, None);
     world.assert_refuses("a picture that the server has not", &again, ProblemType::InvalidProfile).await;
+    let far = putting(&alice, profile(u64::MAX >> 1, "Ann"), None);
+    world.assert_refuses("a version that nothing could follow", &far, outdated).await;
     world.close();
 }
 
@@ -157,20 +158,35 @@ async fn a_profile_of_somebody_else_or_of_more_than_a_profile_is_refused() {
     world.close();
 }
 
+/// The call by which a user hides from all but those that have the key.
+fn hiding(user: &User, profile: Profile, picture: &[u8], key: &ProfileKey) -> Call {
+    let body = PutProfile {
+        profile: SignedProfile::sign(&user.founding.transcript, profile, &user.device.key),
+        picture: Some(Payload::new(picture.to_vec())),
+        lookup: Some(key.lookup_secret().digest()),
+    };
+    Call::put("/as/profile").with(&body).signed_by(&user.device.key)
+}
+
+/// All headers of an answer but the moment.
+fn headers(reply: &Reply) -> Vec<(String, Vec<u8>)> {
+    let all = reply.headers.iter().filter(|(name, _)| *name != "date");
+    all.map(|(name, value)| (name.to_string(), value.as_bytes().to_vec())).collect()
+}
+
 #[tokio::test]
 async fn a_user_who_hides_is_unknown_to_all_but_contacts() {
     let world = World::start().await;
     let alice = world.user("alice").await;
     let (key, picture) = (ProfileKey::generate(), png(64, 64));
-    let profile = Profile { picture: Some(link(&picture)), ..profile(1, "Alice") };
-    let body = PutProfile {
-        profile: SignedProfile::sign(&alice.founding.transcript, profile, &alice.device.key),
-        picture: Some(Payload::new(picture)),
-        discoverable: false,
-        lookup: key.lookup_secret().digest(),
-    };
-    let call = Call::put("/as/profile").with(&body).signed_by(&alice.device.key);
-    world.pay(&call).await.assert_ok("hiding");
+    let hidden = Profile { picture: Some(link(&picture)), discoverable: false, ..profile(1, "Alice") };
+    let hiding = hiding(&alice, hidden, &picture, &key);
+    let unsaid = putting(&alice, profile(1, "Alice"), None);
+    let unsaid = unsaid.with_field("lookup", Value::Bytes(vec![7; 32])).signed_by(&alice.device.key);
+    world
+        .assert_refuses("a secret that the profile does not tell of", &unsaid, ProblemType::InvalidProfile)
+        .await;
+    world.pay(&hiding).await.assert_ok("hiding");
     for path in ["", "/picture"] {
         let of = |user: &str, secret: Option<LookupSecret>| {
             let query =
@@ -182,11 +198,85 @@ async fn a_user_who_hides_is_unknown_to_all_but_contacts() {
             let [hidden, unknown] = [of("alice", secret), of("nobody", secret)];
             let [hidden, unknown] = [world.pay(&hidden).await, world.pay(&unknown).await];
             hidden.assert_problem("hidden", ProblemType::NotFound);
-            assert_eq!((hidden.status, hidden.text()), (unknown.status, unknown.text()));
+            assert_eq!((hidden.status, &hidden.body), (unknown.status, &unknown.body));
+            assert_eq!(headers(&hidden), headers(&unknown));
         }
         world.pay(&of("alice", Some(key.lookup_secret()))).await.assert_ok("a contact");
     }
     let dump = world.cluster.dump().await;
     assert!(!dump.contains(&hex::encode(key.lookup_secret().as_bytes())), "the AS does not keep the secret");
+    world.close();
+}
+
+/// Blocks of tables and indexes that the lookup of a name reads.
+async fn blocks_read(world: &World, name: &str, digest: &[u8]) -> i64 {
+    let mut blocks = 0;
+    // The last of some calls: by then plans and pages are as they stay.
+    for _ in 0..10 {
+        let call = format!(
+            "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON)
+             SELECT * FROM auth.look_up_user(1::smallint, '', '{name}', NULL, NULL, '\\x{}')",
+            hex::encode(digest)
+        );
+        let row = world.admin.query_one(&call, &[]).await.unwrap();
+        let plan: serde_json::Value = row.get(0);
+        let plan = &plan[0]["Plan"];
+        let count = |key: &str| plan[key].as_i64().expect("blocks are counted");
+        blocks = count("Shared Hit Blocks") + count("Shared Read Blocks");
+    }
+    blocks
+}
+
+#[tokio::test]
+async fn the_database_does_the_same_for_a_name_that_nobody_has_and_for_a_user_who_hides() {
+    let world = World::start().await;
+    let (alice, bob) = (world.user("alice").await, world.user("bob").await);
+    let (key, picture) = (ProfileKey::generate(), png(64, 64));
+    let hidden = Profile { picture: Some(link(&picture)), discoverable: false, ..profile(1, "Alice") };
+    world.pay(&hiding(&alice, hidden, &picture, &key)).await.assert_ok("hiding");
+    let others = "INSERT INTO auth.users (name, recovery_key, lookup)
+                  SELECT 'user-' || n, sha256(''), CASE WHEN n % 2 = 0 THEN sha256(n::text::bytea) END
+                    FROM generate_series(1, 5000) n";
+    world.admin.batch_execute(others).await.unwrap();
+    world.admin.batch_execute("VACUUM ANALYZE auth.users").await.unwrap();
+    world.admin.execute("SELECT operator.set_price('auth.look_up_user', 0)", &[]).await.unwrap();
+    let (wrong, right) = (ProfileKey::generate().lookup_secret().digest(), key.lookup_secret().digest());
+    let unknown = blocks_read(&world, "nobody", wrong.as_bytes()).await;
+    assert_eq!(blocks_read(&world, "alice", wrong.as_bytes()).await, unknown);
+    assert!(blocks_read(&world, "alice", right.as_bytes()).await > unknown, "with her secret there is more");
+    assert!(blocks_read(&world, bob.name.local(), wrong.as_bytes()).await > unknown);
+    world.close();
+}
+
+/// Figures for docs/benchmarks.md, by `cargo nextest run --run-ignored only -E 'test(measure_lookups)' --no-capture`.
+#[tokio::test]
+#[ignore = "it measures, and asserts nothing"]
+async fn measure_lookups_of_names_that_nobody_has_of_users_who_hide_and_of_others() {
+    const ROUNDS: usize = 1000;
+    let world = World::start().await;
+    let (alice, bob) = (world.user("alice").await, world.user("bob").await);
+    let (key, picture) = (ProfileKey::generate(), png(64, 64));
+    let hidden = Profile { picture: Some(link(&picture)), discoverable: false, ..profile(1, "Alice") };
+    world.pay(&hiding(&alice, hidden, &picture, &key)).await.assert_ok("hiding");
+    world.pay(&putting(&bob, profile(1, "Bob"), None)).await.assert_ok("a profile");
+    world.restock(4 * ROUNDS).await;
+    let names = ["nobody", "alice", bob.name.local()];
+    let mut times = names.map(|_| Vec::new());
+    for round in 0..ROUNDS + 50 {
+        for place in 0..names.len() {
+            let which = (round + place) % names.len();
+            let call = world.paid(Call::get(format!("/as/users/{}@home.example", names[which]))).wire();
+            let began = std::time::Instant::now();
+            world.send(&call).await;
+            if round >= 50 {
+                times[which].push(began.elapsed().as_micros());
+            }
+        }
+    }
+    for (name, mut times) in ["unknown", "hidden", "known"].into_iter().zip(times) {
+        times.sort_unstable();
+        let at = |share: usize| times[times.len() * share / 100];
+        println!("{name}: median {} µs, quartiles {} and {} µs", at(50), at(25), at(75));
+    }
     world.close();
 }

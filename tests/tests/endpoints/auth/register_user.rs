@@ -166,8 +166,8 @@ async fn a_registration_is_small_and_its_size_is_looked_at_before_anything_else(
     for (what, call) in [("a large tree", large), ("a large tree without a signature", unsigned)] {
         world.assert_refused(what, &call.wire(), ProblemType::BodyTooLarge).await;
     }
-    assert_eq!(world.count("auth.registration_attempts").await, 2, "the banker's, and all together");
-    assert_eq!(world.value::<i32>("SELECT max(attempts) FROM auth.registration_attempts").await, 1);
+    assert_eq!(world.count("operator.attempts").await, 2, "the banker's, and all together");
+    assert_eq!(world.value::<i32>("SELECT max(attempts) FROM operator.attempts").await, 1);
 
     let limit = "SELECT operator.set_user_limit('max_identity_leaf_bytes', 512)";
     world.admin.execute(limit, &[]).await.unwrap();

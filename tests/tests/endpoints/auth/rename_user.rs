@@ -16,17 +16,17 @@ use reqwest::StatusCode;
 use super::commit_identity::random_user;
 use crate::road::Valid;
 
-fn name(local: &str) -> UserName {
+pub fn name(local: &str) -> UserName {
     format!("{local}@home.example").parse().unwrap()
 }
 
 /// An update of the device's own leaf, which gets this name.
-fn taking(device: &mut Party, to: &UserName) -> Made {
+pub fn taking(device: &mut Party, to: &UserName) -> Made {
     let identity = Some(to.to_string().into_bytes());
     device.commit(Commit { update: true, identity, ..Default::default() })
 }
 
-fn commit_of(user: &User, to: &UserName, made: &Made, by: &Party) -> CommitIdentity {
+pub fn commit_of(user: &User, to: &UserName, made: &Made, by: &Party) -> CommitIdentity {
     let group_info = made.group_info.clone().unwrap();
     let eid = user.eid.followed_by(made.commit.as_bytes());
     let state = SignedState::sign(to, &user.founding, eid, &group_info, &by.key);
@@ -36,6 +36,10 @@ fn commit_of(user: &User, to: &UserName, made: &Made, by: &Party) -> CommitIdent
 fn renaming_with(user: &User, to: &UserName, commit: CommitIdentity, by: &Party, key: &RecoveryKey) -> Call {
     let operation = Operation::RenameUser { to, eid: commit.state.eid };
     let proof = SecondProof::recovery(key, &user.name, &operation);
+    proven_renaming(to, commit, by, proof)
+}
+
+pub fn proven_renaming(to: &UserName, commit: CommitIdentity, by: &Party, proof: SecondProof) -> Call {
     let body = RenameUser { name: to.clone(), commit, proof };
     Call::put("/as/account/name").with(&body).signed_by(&by.key)
 }

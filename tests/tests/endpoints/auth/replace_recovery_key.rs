@@ -13,7 +13,12 @@ use crate::road::Valid;
 
 pub fn replacing(user: &User, old: &RecoveryKey, new: &RecoveryKey) -> Call {
     let recovery_key = new.verifier();
-    let proof = SecondProof::recovery(old, &user.name, &Operation::ReplaceRecoveryKey { recovery_key });
+    let operation = Operation::ReplaceRecoveryKey { recovery_key };
+    replacing_with(user, new, SecondProof::recovery(old, &user.name, &operation))
+}
+
+pub fn replacing_with(user: &User, new: &RecoveryKey, proof: SecondProof) -> Call {
+    let recovery_key = new.verifier();
     Call::put("/as/account/recovery-key")
         .with(&ReplaceRecoveryKey { recovery_key, proof })
         .signed_by(&user.device.key)

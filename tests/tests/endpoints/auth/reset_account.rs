@@ -22,7 +22,10 @@ use crate::road::Valid;
 
 fn ending_at(time: u64, name: &UserName, key: &RecoveryKey, client: &SigningKey) -> Call {
     let operation = Operation::EndIdentity { client: client.public_key(), time };
-    let proof = SecondProof::recovery(key, name, &operation);
+    ending_with(time, name, client, SecondProof::recovery(key, name, &operation))
+}
+
+pub fn ending_with(time: u64, name: &UserName, client: &SigningKey, proof: SecondProof) -> Call {
     Call::post("/as/account/end").with(&EndIdentity { name: name.clone(), time, proof }).signed_by(client)
 }
 
@@ -31,19 +34,28 @@ fn ending(name: &UserName, key: &RecoveryKey, client: &SigningKey) -> Call {
 }
 
 /// The first client of a user's next identity.
-fn successor(name: &UserName) -> Party {
+pub fn successor(name: &UserName) -> Party {
     let mut device = device_of(name);
     device.found(&random_id(), Extensions::empty());
     device
 }
 
 fn resetting(name: &UserName, key: &RecoveryKey, ended: &IdentityEnded, device: &Party) -> Call {
+    resetting_with(name, ended, device, |operation| SecondProof::recovery(key, name, operation))
+}
+
+pub fn resetting_with(
+    name: &UserName,
+    ended: &IdentityEnded,
+    device: &Party,
+    prove: impl Fn(&Operation<'_>) -> SecondProof,
+) -> Call {
     let (group_info, ratchet_tree) = (device.group_info(), device.ratchet_tree());
     let transcript = Transcript::founded(Some(&ended.transcript), &group_info, &ratchet_tree);
     let founding = Founding { founder: device.public_key(), transcript };
     let eid = EidState::founded(ended.incarnation + 1, transcript);
     let state = SignedState::sign(name, &founding, eid, &group_info, &device.key);
-    let proof = SecondProof::recovery(key, name, &Operation::ResetAccount { founding: transcript });
+    let proof = prove(&Operation::ResetAccount { founding: transcript });
     Call::post("/as/account/reset")
         .with(&ResetAccount { name: name.clone(), group_info, ratchet_tree, state, proof })
         .signed_by(&device.key)
@@ -108,7 +120,8 @@ async fn a_user_who_lost_all_clients_begins_anew_chained_to_the_end_and_no_old_c
         0
     );
     let lookup = Call::get(format!("/as/users/{}", alice.name));
-    world.pay(&lookup).await.assert_problem("no identity lives", ProblemType::NotFound);
+    let problem = world.pay(&lookup).await.assert_problem("no identity lives", ProblemType::NotFound);
+    assert!(problem.identity_ended, "the user is not unknown");
     let made = alice.device.commit(Commit { update: true, ..Default::default() });
     let commit = identity_commit(&alice, &made, &alice.device);
     world.assert_refuses("an old client's commit", &commit, ProblemType::NotAllowed).await;
@@ -260,7 +273,7 @@ async fn an_account_is_reset_once_a_month_and_attempts_are_counted_apart_from_re
     let reply = world.send(&wrong.wire()).await;
     assert_eq!(reply.header("ratelimit-policy"), r#""hourly";q=20;w=3600"#);
     world.admin.execute("SELECT operator.set_user_limit('resets_per_month', 0)", &[]).await.unwrap();
-    world.admin.execute("UPDATE auth.registration_attempts SET hour = hour - 1", &[]).await.unwrap();
+    world.admin.execute("UPDATE operator.attempts SET hour = hour - 1", &[]).await.unwrap();
     let closed = ending(&alice.name, &alice.recovery_key, &SigningKey::generate());
     world.send(&closed.wire()).await.assert_problem("no resets at all", ProblemType::TooManyChanges);
     world.close();

@@ -1,7 +1,7 @@
 //! `POST /ds/groups/{group_id}/group-info` (DS-7, DS-8)
 
 use ciborium::Value;
-use postern_protocol::{StateKey, ds::GroupId, problem::ProblemType};
+use postern_protocol::{StateKey, ds::GroupId, key::SigningKey, problem::ProblemType};
 use postern_tests_kit::{Commit, World, home, random_id};
 use reqwest::StatusCode;
 
@@ -54,5 +54,32 @@ async fn members_and_their_users_get_the_group_as_it_is_and_nobody_else() {
     world.pay(&group.submit(1, &renewed, None)).await.assert_ok("a proposal");
     let current = world.group_info(&group, &group.members[0].party.key).await;
     assert_eq!(current.proposals, [renewed]);
+    world.close();
+}
+
+#[tokio::test]
+async fn a_removed_client_does_not_get_the_group_by_a_key_that_another_leaf_of_its_user_still_has() {
+    let world = World::start().await;
+    world.stock(200).await;
+    let mut group = world.group(2).await;
+    let further =
+        vec![world.further_client(&group.members[1]).await, world.further_client(&group.members[1]).await];
+    world.add_by(&mut group, 1, further).await;
+    world.receive(&mut group.members[2]).await;
+    let old = group.members[1].party.user.clone();
+    world.group_info(&group, &old).await;
+
+    let address = group.members[2].address;
+    let remover = group.party(2);
+    (remover.user, remover.generation) = (SigningKey::generate(), 1);
+    let leaf = Some(remover.leaf_at(&home(), address));
+    let removal = Commit { remove: vec![group.key(1)], leaf, ..Default::default() };
+    let (_, call) = group.make(2, removal);
+    world.pay(&call).await.assert_ok("a client removes another of its user");
+    group.party(2).merge();
+    world.assert_refuses("the user's old key", &group.ask_for_info(&old), ProblemType::NotAllowed).await;
+    for signer in [&group.members[2].party.user, &group.members[2].party.key, &group.members[3].party.key] {
+        world.group_info(&group, signer).await;
+    }
     world.close();
 }

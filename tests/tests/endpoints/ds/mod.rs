@@ -11,6 +11,7 @@ mod foreign;
 mod fuzz;
 pub mod library;
 mod model;
+mod paths;
 pub mod reserve_group_id;
 pub mod submit_message;
 mod vectors;

@@ -1,9 +1,11 @@
 //! `POST /ds/groups/{group_id}/messages` (DS-2 to DS-5, DS-7)
 
+use std::cell::Cell;
+
 use ciborium::Value;
 use openmls::prelude::{
-    ApplicationIdExtension, Extension, ExtensionType, Extensions, Lifetime, RequiredCapabilitiesExtension,
-    UnknownExtension,
+    ApplicationIdExtension, Ciphersuite, Extension, ExtensionType, Extensions, Lifetime,
+    RequiredCapabilitiesExtension, UnknownExtension,
 };
 use postern_protocol::{
     Attributes, MlsMessage, PublicKey, StateKey,
@@ -20,7 +22,7 @@ use postern_tests_kit::{
 };
 use reqwest::StatusCode;
 
-use super::targets;
+use super::{library::Library, targets};
 use crate::road::Valid;
 
 /// An application message, a commit that adds a member, and a proposal.
@@ -539,6 +541,9 @@ async fn a_commit_brings_the_group_info_of_the_epoch_it_begins() {
     world.assert_refuses("a forged signature", &call, refused).await;
     let with_tree = Commit { tree_in_group_info: true, ..update() };
     assert_commit_refused(&world, "with the ratchet tree", &mut group, 1, with_tree, refused).await;
+    let info_extensions = vec![Extension::Unknown(0xf0aa, UnknownExtension(vec![7; 1000]))];
+    let with_more = Commit { info_extensions, ..update() };
+    assert_commit_refused(&world, "with what nobody needs", &mut group, 1, with_more, refused).await;
     let spoken = group.party(1).say(b"hello");
     let with_info = Made { commit: spoken, ..made.clone() };
     let call = group.submit_commit(&group.members[1].party.key, &with_info);
@@ -1166,6 +1171,7 @@ async fn what_one_request_puts_into_all_queues_together_is_bounded() {
     let too_large = ProblemType::DeliveryTooLarge;
     let spoken = group.party(1).say(&[7; 40_000]);
     let spoken = group.submit(1, &spoken, None);
+    set_limit(&world, "max_members", 7).await;
     set_limit(&world, "max_delivery_bytes", 65_536).await;
     world.assert_refuses("80,000 bytes in two queues", &spoken, too_large).await;
     let detail = world.pay(&spoken).await.problem("words").detail.unwrap();
@@ -1278,6 +1284,90 @@ async fn who_takes_no_messages_any_more_is_removed_by_the_next_commit() {
     group.party(2).merge();
     let (_, call) = group.make(2, update());
     assert_eq!(submit(&world, &call).await.epoch, 4, "no proposal stands in the way");
+    world.close();
+}
+
+/// As their owners would by revoking them.
+async fn revoke_addresses(world: &World, group: &Group, members: &[usize]) {
+    let delete =
+        "DELETE FROM qs.addresses WHERE lookup = (SELECT lookup FROM postern.seal_addresses($1, $2))";
+    for member in members {
+        let gone = &group.members[*member];
+        let address = vec![gone.address.as_bytes().as_slice()];
+        let queue = gone.mailbox.id.as_bytes().as_slice();
+        assert_eq!(world.admin.execute(delete, &[&address, &queue]).await.expect("a superuser can"), 1);
+    }
+}
+
+/// How often groups were read since the last call.
+fn loads(world: &World) -> usize {
+    world.relay().take_statements().iter().filter(|text| text.contains("ds.load_group")).count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_who_are_gone_are_proposed_at_once_and_who_leaves_anyway_costs_nothing_more() {
+    let world = World::builder().relay().start().await;
+    world.stock(200).await;
+    let mut group = world.group(6).await;
+    // They leave, and nobody commits it.
+    for leaver in [2, 3] {
+        let leaving = group.party(leaver).self_remove();
+        submit(&world, &group.submit(leaver, &leaving, None)).await;
+    }
+    revoke_addresses(&world, &group, &[2, 3]).await;
+    world.receive(&mut group.members[1]).await;
+    loads(&world);
+    for _ in 0..5 {
+        let spoken = group.party(1).say(b"is everybody there?");
+        assert_eq!(submit(&world, &group.submit(1, &spoken, None)).await.undelivered, 2);
+    }
+    assert_eq!(loads(&world), 5, "each message reads the group, and nobody else does");
+
+    revoke_addresses(&world, &group, &[4, 5]).await;
+    let spoken = group.party(1).say(b"and you two?");
+    assert_eq!(submit(&world, &group.submit(1, &spoken, None)).await.undelivered, 4);
+    while group.party(0).evictions < 2 {
+        world.await_message(&mut group.members[0]).await;
+    }
+    assert_eq!(loads(&world), 2, "the message, and the tree once for both removals");
+    world.receive(&mut group.members[1]).await;
+    let (_, call) = group.make(1, update());
+    submit(&world, &call).await;
+    group.party(1).merge();
+    world.receive(&mut group.members[0]).await;
+    assert_eq!(group.party(0).member_keys().len(), 2);
+    assert_eq!(group.party(0).epoch_authenticator(), group.party(1).epoch_authenticator());
+    world.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removal_that_cannot_be_proposed_is_tried_once_in_an_epoch() {
+    let world = World::builder().relay().start().await;
+    world.stock(200).await;
+    let mut group = world.group(2).await;
+    revoke_addresses(&world, &group, &[0]).await;
+    loads(&world);
+    let spoken = group.party(1).say(b"is the last admin there?");
+    assert_eq!(submit(&world, &group.submit(1, &spoken, None)).await.undelivered, 1);
+    let attempted = async |what: &str| {
+        let read = Cell::new(0);
+        let look = async || {
+            read.set(read.get() + loads(&world));
+            (read.get() >= 2).then_some(read.get())
+        };
+        assert_eq!(eventually(what, look).await, 2, "{what}");
+    };
+    attempted("a message, and an attempt").await;
+    for _ in 0..4 {
+        let spoken = group.party(1).say(b"hello?");
+        submit(&world, &group.submit(1, &spoken, None)).await;
+    }
+    assert_eq!(loads(&world), 4, "no further attempt");
+    let (_, call) = group.make(1, update());
+    submit(&world, &call).await;
+    group.party(1).merge();
+    attempted("a commit, and an attempt in its epoch").await;
+    assert_eq!(group.party(1).evictions, 0);
     world.close();
 }
 
@@ -1410,17 +1500,132 @@ async fn a_group_grows_to_the_operators_limit_and_one_beyond_it_goes_on_and_grow
         "max_commit_bytes",
         "max_authenticated_data_bytes",
         "max_delivery_bytes",
+        "max_awaited_bytes",
         "past_epochs",
         "max_reservations",
     ];
     assert_eq!(names, expected);
     assert!(limits.iter().all(|row| !row.get::<_, &str>("meaning").is_empty()));
     operator.execute("SELECT operator.set_group_limit('max_members', NULL)", &[]).await.unwrap_err();
-    for wrong in ["'max_members', 1", "'past_epochs', 6", "'abandoned_days', 5", "'x', 1"] {
+    // A group that is as large as it may be has to fit into the others.
+    for wrong in [
+        "'max_members', 1",
+        "'max_members', 1500",
+        "'max_commit_bytes', 50000",
+        "'max_delivery_bytes', 65536",
+        "'past_epochs', 6",
+        "'abandoned_days', 5",
+        "'x', 1",
+    ] {
         let refused = operator.execute(&format!("SELECT operator.set_group_limit({wrong})"), &[]).await;
         let hint = refused.unwrap_err().as_db_error().and_then(|error| error.hint().map(str::to_owned));
         assert!(hint.is_some(), "{wrong}");
     }
+}
+
+#[tokio::test]
+async fn a_group_grows_no_larger_than_that_its_members_can_commit_whoever_leaves() {
+    let suite = Ciphersuite::MLS_256_XWING_CHACHA20POLY1305_SHA256_Ed25519;
+    let world = World::start().await;
+    world.stock(300).await;
+    let operator = world.cluster.connect_as("postern_operator").await;
+    operator.batch_execute("SELECT operator.allow_ciphersuite(77)").await.unwrap();
+    // Room for seven members whose keys are small.
+    set_limit(&world, "max_members", 7).await;
+    set_limit(&world, "max_delivery_bytes", 65_536).await;
+    let person = async || {
+        let mut person = world.candidate().await;
+        person.party.set_suite(suite, Library::Libcrux.crypto());
+        person
+    };
+    let mut group = world.group_by(person().await).await;
+    for _ in 0..3 {
+        // All by the admin, and without a path: the nodes between the leaves stay blank.
+        let newcomer = person().await;
+        world.add(&mut group, vec![newcomer]).await;
+        for member in 1..group.members.len() - 1 {
+            world.receive(&mut group.members[member]).await;
+        }
+    }
+    let newcomer = person().await;
+    let (_, call) = group.make(0, adding(&[&newcomer.party]));
+    world.assert_refuses("a fifth member", &call, ProblemType::TooManyMembers).await;
+    let detail = world.pay(&call).await.problem("a fifth member").detail.unwrap();
+    assert!(detail.contains("at most 4 members with this ciphersuite"), "{detail}");
+    group.party(0).forget();
+    let mut client = world.further_client(&group.members[1]).await;
+    client.party.set_suite(suite, Library::Libcrux.crypto());
+    let users = client.party.user.clone();
+    let made = client.party.join_externally(&world.group_info(&group, &users).await, Some(&users));
+    let call = group.submit_commit(&client.party.key, &made);
+    world.assert_refuses("a client that joins by itself", &call, ProblemType::TooManyMembers).await;
+
+    for leaver in [3, 2] {
+        let renewed = group.party(0).propose_update();
+        submit(&world, &group.submit(0, &renewed, None)).await;
+        let leaving = group.party(leaver).self_remove();
+        submit(&world, &group.submit(leaver, &leaving, None)).await;
+        world.receive(&mut group.members[1]).await;
+        let (_, call) = group.make(1, update());
+        submit(&world, &call).await;
+        group.party(1).merge();
+        for member in (0..leaver).filter(|member| *member != 1) {
+            world.receive(&mut group.members[member]).await;
+        }
+    }
+    assert_eq!(group.party(0).member_keys().len(), 2);
+    world.close();
+}
+
+#[tokio::test]
+async fn nothing_waits_in_a_group_whose_commits_a_lowered_limit_does_not_let_through() {
+    let world = World::start().await;
+    world.stock(400).await;
+    let mut group = world.group(30).await;
+    set_limit(&world, "max_members", 7).await;
+    set_limit(&world, "max_delivery_bytes", 65_536).await;
+    let too_large = ProblemType::DeliveryTooLarge;
+    assert_commit_refused(&world, "a commit", &mut group, 1, update(), too_large).await;
+    let leaving = group.party(2).self_remove();
+    let leaving = group.submit(2, &leaving, None);
+    world.assert_refuses("a leaver that nobody could let go", &leaving, too_large).await;
+    let spoken = group.party(3).say(b"what now?");
+    submit(&world, &group.submit(3, &spoken, None)).await;
+    set_limit(&world, "max_delivery_bytes", 200_000).await;
+    submit(&world, &leaving).await;
+    world.receive(&mut group.members[1]).await;
+    let (_, call) = group.make(1, update());
+    submit(&world, &call).await;
+    world.close();
+}
+
+#[tokio::test]
+async fn the_trees_for_members_who_do_not_join_are_bounded() {
+    let world = World::start().await;
+    world.stock(200).await;
+    let mut group = world.group(2).await;
+    let newcomers: Vec<_> = (0..3).map(|_| Party::newcomer()).collect();
+    let (_, call) = group.make(0, adding(&[&newcomers[0]]));
+    submit(&world, &call).await;
+    group.party(0).merge();
+    set_limit(&world, "max_awaited_bytes", 1024 * 1024).await;
+    let grow =
+        "UPDATE ds.welcome_trees SET tree = tree || convert_to(repeat('x', $1 - octet_length(tree)), 'UTF8')";
+    world.admin.execute(grow, &[&(1024 * 1024 - 1000)]).await.expect("as if the group were large");
+    let full = ProblemType::TooManyMembers;
+    let (_, call) = group.make(0, adding(&[&newcomers[1]]));
+    world.assert_refuses("one more who is to be awaited", &call, full).await;
+    let detail = world.pay(&call).await.problem("one more").detail.unwrap();
+    assert!(detail.contains("have not joined yet"), "{detail}");
+    group.party(0).forget();
+    let (_, call) = group.make(0, update());
+    assert_eq!(submit(&world, &call).await.epoch, 3, "nobody else is kept from anything");
+    group.party(0).merge();
+    // The one who never came goes, and another comes.
+    let remove = vec![newcomers[0].public_key()];
+    let (_, call) = group.make(0, Commit { remove, ..adding(&[&newcomers[2]]) });
+    assert_eq!(submit(&world, &call).await.epoch, 4);
+    world.close();
 }
 
 #[tokio::test]
@@ -1437,6 +1642,7 @@ async fn messages_and_commits_have_a_size_each() {
     let crowd = adding(&crowd.iter().collect::<Vec<_>>());
     let (made, call) = group.make(0, crowd);
     let bytes = i32::try_from(made.commit.as_bytes().len()).unwrap();
+    set_limit(&world, "max_members", 100).await;
     set_limit(&world, "max_commit_bytes", bytes - 1).await;
     world.assert_refuses("a commit", &call, large).await;
     set_limit(&world, "max_commit_bytes", bytes).await;
@@ -1491,6 +1697,78 @@ async fn a_message_that_commits_overtook_is_taken_for_some_epochs() {
     set_limit(&world, "past_epochs", 1).await;
     submit(&world, &spoken).await;
     assert_eq!(world.receive(&mut group.members[0]).await, [b"hello".to_vec()]);
+    world.close();
+}
+
+#[tokio::test]
+async fn no_message_is_taken_that_a_client_missed_which_came_in_by_itself_meanwhile() {
+    let world = World::start().await;
+    world.stock(200).await;
+    let mut group = world.group(4).await;
+    let late = ProblemType::WrongEpoch;
+    let say = |group: &mut Group, text: &[u8]| {
+        let said = group.party(1).say(text);
+        group.submit(1, &said, None)
+    };
+    let before = say(&mut group, b"to the old leaf");
+    let current = world.group_info(&group, &group.members[2].party.key).await;
+    let made = group.party(2).join_externally(&current, None);
+    let call = group.submit_commit(&group.members[2].party.key, &made);
+    assert_eq!(submit(&world, &call).await.epoch, 2);
+    group.party(2).merge();
+    world.assert_refuses("before somebody came back", &before, late).await;
+    let problem = world.pay(&before).await.problem("before somebody came back");
+    assert_eq!((problem.epoch, problem.past_epochs), (Some(2), Some(0)));
+
+    // Encrypted again, it reaches everybody, also after further commits, of the one that came back, too.
+    for member in [0, 1, 3] {
+        world.receive(&mut group.members[member]).await;
+    }
+    let again = say(&mut group, b"to the new leaf");
+    let (_, call) = group.make(2, update());
+    assert_eq!(submit(&world, &call).await.epoch, 3);
+    group.party(2).merge();
+    submit(&world, &again).await;
+    for member in [0, 2, 3] {
+        assert_eq!(
+            world.receive(&mut group.members[member]).await,
+            [b"to the new leaf".to_vec()],
+            "{member}"
+        );
+    }
+    world.assert_refuses("its own commit changes nothing", &before, late).await;
+
+    // A device that was added as a user of its own moves to its user's place: who it was does not show.
+    world.receive(&mut group.members[1]).await;
+    let before = say(&mut group, b"to the old place");
+    let leaving = group.party(3).self_remove();
+    submit(&world, &group.submit(3, &leaving, None)).await;
+    let mut moved = world.further_client(&group.members[1]).await;
+    let users = moved.party.user.clone();
+    let current = world.group_info(&group, &users).await;
+    assert_eq!(current.proposals, [leaving]);
+    let made = moved.party.join_externally(&current, Some(&users));
+    assert_eq!(submit(&world, &group.submit_commit(&moved.party.key, &made)).await.epoch, 4);
+    moved.party.merge();
+    world.assert_refuses("before somebody moved", &before, late).await;
+    group.members.push(moved);
+    // Another may have committed its proposal to leave before: then it joins as any new client does.
+    world.receive(&mut group.members[1]).await;
+    let before = say(&mut group, b"to the one that was out");
+    let mut joiner = world.further_client(&group.members[1]).await;
+    let made = joiner.party.join_externally(&world.group_info(&group, &users).await, Some(&users));
+    assert_eq!(submit(&world, &group.submit_commit(&joiner.party.key, &made)).await.epoch, 5);
+    world.assert_refuses("before somebody joined", &before, late).await;
+
+    // Once these clients are gone, nobody missed anything.
+    joiner.party.merge();
+    world.receive(&mut group.members[0]).await;
+    let whole = vec![group.key(2), group.key(1), group.key(4), joiner.party.public_key()];
+    let spoken = group.party(0).say(b"nobody else is here");
+    let spoken = group.submit(0, &spoken, None);
+    let (_, call) = group.make(0, Commit { remove: whole, ..Default::default() });
+    assert_eq!(submit(&world, &call).await.epoch, 6);
+    submit(&world, &spoken).await;
     world.close();
 }
 

@@ -64,13 +64,13 @@ async fn addresses_are_added_all_or_none_and_each_once_for_ever() {
 }
 
 #[tokio::test]
-async fn a_request_has_at_most_a_thousand_addresses_and_a_queue_as_many_as_the_operator_lets_it() {
+async fn a_request_adds_at_most_256_addresses_and_a_queue_has_as_many_as_the_operator_lets_it() {
     let world = World::start().await;
     let mailbox = world.mailbox(QueueKind::Group).await;
     let many = |number| (0..number).map(|_| fresh_address()).collect::<Vec<_>>();
-    world.assert_refuses("1001 at once", &mailbox.adding(many(1001)), ProblemType::TooManyAddresses).await;
-    world.pay(&mailbox.adding(many(1000))).await.assert_ok("1000 at once");
-    world.admin.batch_execute("UPDATE qs.settings SET addresses_per_queue = 1002").await.unwrap();
+    world.assert_refuses("257 at once", &mailbox.adding(many(257)), ProblemType::TooManyAddresses).await;
+    world.pay(&mailbox.adding(many(256))).await.assert_ok("256 at once");
+    world.admin.batch_execute("UPDATE qs.settings SET addresses_per_queue = 258").await.unwrap();
     world
         .assert_refuses("more than a queue has", &mailbox.adding(many(3)), ProblemType::TooManyAddresses)
         .await;

@@ -1,6 +1,6 @@
 //! `POST /qs/queues/{queue_id}/dequeue` (QS-4)
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use postern_protocol::{
     Address, Payload,
@@ -66,6 +66,28 @@ async fn messages_come_in_order_without_gaps_until_they_are_acknowledged() {
     assert_eq!(world.read(&mut mailbox).await.len(), 3);
     assert!(world.read(&mut mailbox).await.is_empty());
     assert_eq!(world.value::<i64>("SELECT count(*) FROM qs.messages").await, 0);
+    world.close();
+}
+
+#[tokio::test]
+async fn an_acknowledgement_does_not_wait_for_a_delivery_and_comes_again_with_the_next() {
+    let world = World::start().await;
+    let mailbox = world.mailbox(QueueKind::Contact).await;
+    let address = world.address(&mailbox).await;
+    for payload in [b"one", b"two"] {
+        world.pay(&depositing(address, payload)).await.assert_ok("a deposit");
+    }
+    let kept = "SELECT count(*) FROM qs.messages";
+    let mut delivering = world.cluster.admin().await;
+    let delivery = delivering.transaction().await.unwrap();
+    delivery.batch_execute("SELECT FROM qs.queues FOR UPDATE").await.unwrap();
+    let begun = Instant::now();
+    assert_eq!(seqs(&world.pay(&mailbox.asking(1)).await.decode()), [2]);
+    assert!(begun.elapsed() < Duration::from_millis(200), "after {:?}", begun.elapsed());
+    assert_eq!(world.value::<i64>(kept).await, 2);
+    delivery.rollback().await.unwrap();
+    assert_eq!(seqs(&world.pay(&mailbox.asking(1)).await.decode()), [2]);
+    assert_eq!(world.value::<i64>(kept).await, 1);
     world.close();
 }
 

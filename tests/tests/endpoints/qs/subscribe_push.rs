@@ -1,7 +1,14 @@
 //! `PUT /qs/queues/{queue_id}/push-subscription` (QS-10), and the pushes that follow
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
+use futures_util::future::join_all;
 use postern_protocol::{
     Address, P256PublicKey, SealedSubscription,
     problem::ProblemType,
@@ -255,6 +262,39 @@ async fn contact(world: &World, service: &PushService, endpoint: Option<String>)
     let policy = policy(address, Urgency::Normal, &key);
     world.pay(&mailbox.setting_push_policy(vec![policy])).await.assert_ok("a policy");
     address
+}
+
+#[tokio::test]
+async fn a_host_that_never_answers_is_left_alone_after_a_few_tries() {
+    let world = World::start().await;
+    let service = PushService::start().await;
+    let silent = tokio::net::TcpListener::bind("127.0.0.2:0").await.unwrap();
+    let endpoint = format!("http://{}/never", silent.local_addr().unwrap());
+    let tries = Arc::new(AtomicUsize::new(0));
+    let counting = tokio::spawn({
+        let tries = Arc::clone(&tries);
+        async move {
+            let mut held = Vec::new();
+            while let Ok((connection, _)) = silent.accept().await {
+                tries.fetch_add(1, Ordering::Relaxed);
+                held.push(connection);
+            }
+        }
+    });
+    let mut deposits = Vec::new();
+    for _ in 0..4 {
+        let address = contact(&world, &service, Some(endpoint.clone())).await;
+        deposits.push(world.paid(depositing(address, b"hello")).wire());
+    }
+    for reply in join_all(deposits.iter().map(|wire| world.send(wire))).await {
+        reply.assert_ok("a deposit");
+    }
+    eventually("each is tried", async || (tries.load(Ordering::Relaxed) == 4).then_some(())).await;
+    // They fail after five seconds, and would be tried again within the next two.
+    tokio::time::sleep(Duration::from_secs(9)).await;
+    assert_eq!(tries.load(Ordering::Relaxed), 4, "it is left alone");
+    counting.abort();
+    world.close();
 }
 
 #[tokio::test]

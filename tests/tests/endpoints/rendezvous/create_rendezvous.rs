@@ -26,7 +26,7 @@ async fn every_rendezvous_has_a_number_of_its_own_and_some_minutes() {
     assert_eq!(world.count("rendezvous.meetings").await, 30);
     // What was left between two devices is not for back-ups.
     let logged = "SELECT count(*) FROM pg_class c
-                   WHERE c.oid IN ('rendezvous.meetings'::regclass, 'rendezvous.attempts'::regclass)
+                   WHERE c.oid IN ('rendezvous.meetings'::regclass, 'operator.attempts'::regclass)
                      AND c.relpersistence <> 'u'";
     assert_eq!(world.value::<i64>(logged).await, 0);
     world.close();

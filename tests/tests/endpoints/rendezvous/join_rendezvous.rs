@@ -83,10 +83,10 @@ async fn attempts_to_join_are_limited_from_one_address_and_in_all() {
     refused.assert_problem("the fifth in all", ProblemType::TooManyAttempts);
     assert_eq!(refused.header("ratelimit-policy"), "\"hourly\";q=4;w=3600");
     // Another hour.
-    world.admin.execute("UPDATE rendezvous.attempts SET hour = hour - 1", &[]).await.unwrap();
+    world.admin.execute("UPDATE operator.attempts SET hour = hour - 1", &[]).await.unwrap();
     world.send(&call.wire()).await.assert_ok("the guest");
-    world.admin.execute("UPDATE rendezvous.attempts SET hour = hour - 1", &[]).await.unwrap();
+    world.admin.execute("UPDATE operator.attempts SET hour = hour - 1", &[]).await.unwrap();
     world.admin.execute("SELECT rendezvous.clean_up()", &[]).await.unwrap();
-    assert_eq!(world.count("rendezvous.attempts").await, 0);
+    assert_eq!(world.count("operator.attempts WHERE kind = 'rendezvous'").await, 0);
     world.close();
 }

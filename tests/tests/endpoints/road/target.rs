@@ -99,6 +99,27 @@ async fn equivalent_percent_encodings_lead_to_the_same_endpoint() {
     world.close();
 }
 
+/// RFC 3986 §6.2.2.2: the parameters that the server knows, too.
+#[tokio::test]
+async fn a_parameter_of_a_query_is_the_same_in_every_encoding() {
+    let world = World::start().await;
+    let alice = world.person("alice").await;
+    let path = format!("/as/users/{}", alice.user().local());
+    for (query, expected) in [
+        ("after=0", true),
+        ("%61fter=0", true),
+        ("aft%65r=%30", true),
+        ("%61fter=x", false),
+        ("Xafter=0", true),
+    ] {
+        let reply = world.pay(&Call::get(format!("{path}?{query}"))).await;
+        assert_eq!(reply.status.is_success(), expected, "{query}: {reply:?}");
+    }
+    let asked = async |query: &str| world.pay(&Call::get(format!("{path}?{query}"))).await.body.len();
+    assert!(asked("%61fter=0").await > asked("Xafter=0").await, "it has the history");
+    world.close();
+}
+
 #[tokio::test]
 async fn a_query_is_signed_and_otherwise_ignored() {
     let world = World::start().await;

@@ -243,7 +243,8 @@ fn say(play: &mut Play<'_>, turn: &mut Turn) -> Option<Attempt> {
     }
     let said = play.group.party(turn.by).say(b"something");
     let call = play.group.submit(turn.by, &said, None);
-    Some(Attempt { call, expected: None, effect: Effect::Words { by: turn.by } })
+    let (expected, readers) = play.model.words(turn.by, play.model.epoch);
+    Some(Attempt { call, expected, effect: Effect::Words { by: turn.by, readers } })
 }
 
 fn update_leaf(play: &mut Play<'_>, turn: &mut Turn, alone: bool) -> Option<Attempt> {
@@ -491,16 +492,14 @@ fn commit_late(play: &mut Play<'_>, turn: &mut Turn) -> Option<Attempt> {
 }
 
 fn say_late(play: &mut Play<'_>, turn: &mut Turn) -> Option<Attempt> {
-    if let Some((who, said, epoch)) = play.late_words.take()
-        && epoch < play.model.epoch
-    {
-        return wrong(play, who, &alone(said), play.model.late(who));
+    if play.late_words.is_empty() {
+        return None;
     }
-    if play.model.waiting.is_empty() {
-        let said = play.group.party(turn.by).say(b"something");
-        play.late_words = Some((turn.by, said, play.model.epoch));
-    }
-    None
+    let place = turn.rng.random_range(0..play.late_words.len());
+    let (by, said, epoch) = play.late_words.remove(place);
+    let call = play.group.submit(by, &said, None);
+    let (expected, readers) = play.model.words(by, epoch);
+    Some(Attempt { call, expected, effect: Effect::Words { by, readers } })
 }
 
 fn join_late(play: &mut Play<'_>, turn: &mut Turn) -> Option<Attempt> {

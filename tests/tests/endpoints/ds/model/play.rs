@@ -9,7 +9,7 @@ use postern_tests_kit::{Call, Commit, Group, Made, Member, Party, World, home};
 use rand::{SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
 
 use super::{
-    Expected, GROUPS, Model, Waiting,
+    Expected, GROUPS, Model, PAST_EPOCHS, Waiting,
     operations::{Needs, OPERATIONS},
 };
 
@@ -36,11 +36,11 @@ pub struct Play<'a> {
     pub group: Group,
     pub model: Model,
     pub users: usize,
-    /// A commit that was made and not sent, by whom, and in which epoch; the same of an application message, and of
-    /// what an external commit starts from.
+    /// A commit that was made and not sent, by whom, and in which epoch; the same of what an external commit starts from.
     pub late: Option<(usize, Made, u64)>,
-    pub late_words: Option<(usize, MlsMessage, u64)>,
     pub late_info: Option<(CurrentGroup, u64)>,
+    /// Words of the last few epochs that were not sent, by whom, and in which epoch.
+    pub late_words: Vec<(usize, MlsMessage, u64)>,
     /// The commit that began the epoch.
     pub last: Option<Call>,
     /// The last proposal that was accepted, by whom, and in which epoch.
@@ -85,9 +85,10 @@ pub struct Attempt {
 pub enum Effect {
     /// It is wrong, and leaves nothing behind.
     Nothing,
-    /// An application message.
+    /// An application message, and those that read it.
     Words {
         by: usize,
+        readers: Vec<usize>,
     },
     Proposal {
         by: usize,
@@ -179,8 +180,8 @@ impl<'a> Play<'a> {
             model: Model::new(USERS),
             users: USERS,
             late: None,
-            late_words: None,
             late_info: None,
+            late_words: Vec::new(),
             last: None,
             last_proposal: None,
             keys,
@@ -200,6 +201,7 @@ impl<'a> Play<'a> {
         let mut rng = StdRng::seed_from_u64(step.choice);
         let members = self.model.members();
         let Some(by) = members.choose(&mut rng).copied() else { return };
+        self.think(by);
         // A step asks for a few dozen tokens at most, in each group.
         self.world.restock(GROUPS * 50).await;
         let user = self.model.user[by];
@@ -237,6 +239,18 @@ impl<'a> Play<'a> {
         }
     }
 
+    /// Makes words that somebody may say later, in each epoch in which anything may be said.
+    fn think(&mut self, by: usize) {
+        const MOST: u64 = PAST_EPOCHS + 1;
+        let epoch = self.model.epoch;
+        self.late_words.retain(|(.., made)| made + MOST >= epoch);
+        let is_new = self.late_words.iter().all(|(.., made)| *made < epoch);
+        if is_new && self.model.waiting.is_empty() {
+            let said = self.group.party(by).say(b"something");
+            self.late_words.push((by, said, epoch));
+        }
+    }
+
     async fn send(&mut self, name: &'static str, Attempt { call, expected, effect }: Attempt) {
         let Model { epoch, waiting, .. } = &self.model;
         let what = format!("{name} in epoch {epoch} of {}, {waiting:?} waiting", self.name);
@@ -254,7 +268,12 @@ impl<'a> Play<'a> {
         self.accepted.insert(name);
         match effect {
             Effect::Nothing => panic!("{what}: what the model accepts has an effect"),
-            Effect::Words { by } => self.follow(&[by]).await,
+            Effect::Words { by, readers } => {
+                let mut read = self.follow(&[by]).await;
+                read.retain(|(_, words)| *words > 0);
+                let each_once: Vec<_> = readers.into_iter().map(|reader| (reader, 1)).collect();
+                assert_eq!(read, each_once, "{what}: who reads it");
+            }
             Effect::Proposal { by, waits, .. } => {
                 self.model.waiting.push((by, waits));
                 self.last_proposal = Some((by, call, self.model.epoch));
@@ -269,7 +288,7 @@ impl<'a> Play<'a> {
             Effect::Join { mut client, of, lapses } => {
                 client.party.merge();
                 self.model.entered(lapses);
-                self.model.add(self.model.user[of]);
+                self.model.add(self.model.user[of], true);
                 self.group.members.push(client);
                 self.last = Some(call);
                 self.follow(&[self.group.members.len() - 1]).await;
@@ -278,6 +297,7 @@ impl<'a> Play<'a> {
                 self.last = Some(call);
                 self.group.party(by).merge();
                 self.model.entered(lapses);
+                self.model.returned(by);
                 // The messages in its queue are of before.
                 self.world.read(&mut self.group.members[by].mailbox).await;
                 self.follow(&[by]).await;
@@ -305,8 +325,9 @@ impl<'a> Play<'a> {
                 };
                 self.world.join(&self.group, self.model.epoch, &mut newcomer).await;
                 self.group.members.push(newcomer);
-                self.model.add(user);
-                return self.follow(&[by, self.group.members.len() - 1]).await;
+                self.model.add(user, false);
+                self.follow(&[by, self.group.members.len() - 1]).await;
+                return;
             }
             Done::Rekeyed { new, .. } => self.rekey(by, &new),
             Done::Governed { admins, policy } => (self.model.admins, self.group.policy) = (admins, policy),
@@ -340,8 +361,8 @@ impl<'a> Play<'a> {
         }
     }
 
-    /// Everybody but these takes in what was accepted.
-    async fn follow(&mut self, but: &[usize]) {
+    /// Everybody but these takes in what was accepted. Returns the number of application messages that each of them read.
+    async fn follow(&mut self, but: &[usize]) -> Vec<(usize, usize)> {
         // Also who has just been removed.
         let followers = self
             .group
@@ -349,7 +370,10 @@ impl<'a> Play<'a> {
             .iter_mut()
             .enumerate()
             .filter(|(number, member)| !but.contains(number) && member.party.is_active());
-        join_all(followers.map(|(_, member)| self.world.receive(member))).await;
+        let world = self.world;
+        let read =
+            followers.map(|(number, member)| async move { (number, world.receive(member).await.len()) });
+        let read = join_all(read).await;
         let expected = self.model.members();
         let epoch = self.model.epoch;
         for member in 0..self.group.members.len() {
@@ -357,6 +381,7 @@ impl<'a> Play<'a> {
             assert_eq!(active, expected.contains(&member), "member {member} in epoch {epoch}");
             assert!(!active || self.group.party(member).epoch() == epoch, "member {member} in epoch {epoch}");
         }
+        read
     }
 
     /// Whatever was accepted, some member can commit next (DS-13).

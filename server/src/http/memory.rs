@@ -1,0 +1,336 @@
+//! The memory for the bodies of all requests, of which one source gets a part. When nothing is left, the source that
+//! holds most gives up the body that it has been sending for longest: no number of half-sent bodies keeps others out
+//! (OPS-9).
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    sync::Notify,
+    time::{Instant, timeout_at},
+};
+
+use super::{answer::Failure, source::SourceAddress};
+
+/// Time that a body waits for memory that others hold.
+const WAIT: Duration = Duration::from_secs(2);
+/// Unit of the budget, in bytes.
+const UNIT: usize = 1024;
+/// Units of a body that count as small, and by which it grows beyond them. Both kinds have bounds of their own, so that
+/// small bodies get through where large ones of the same source took its share.
+const STEP: usize = 16;
+/// Part of the budget that one source can hold.
+const SHARES: usize = 4;
+
+/// The budget. Cheap to clone.
+#[derive(Clone)]
+pub struct Budget(Arc<Shared>);
+
+struct Shared {
+    /// Units of each kind that a source may hold.
+    share: usize,
+    state: Mutex<State>,
+    /// Notified when units become free.
+    freed: Notify,
+}
+
+struct State {
+    free: usize,
+    next: u64,
+    sources: HashMap<SourceAddress, Source>,
+}
+
+#[derive(Default)]
+struct Source {
+    units: Units,
+    /// The bodies that are not whole yet, the oldest first.
+    arriving: BTreeMap<u64, Arriving>,
+}
+
+struct Arriving {
+    units: Units,
+    /// Notified when the body is given up.
+    evicted: Arc<Notify>,
+}
+
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+struct Units {
+    small: usize,
+    large: usize,
+}
+
+/// The part of the budget that one body holds, until it is dropped.
+pub struct Memory {
+    budget: Budget,
+    source: SourceAddress,
+    number: u64,
+    place: Place,
+    evicted: Arc<Notify>,
+}
+
+/// The place in which a body's units are counted.
+enum Place {
+    /// None: it has no units yet, or was evicted.
+    Nowhere,
+    Arriving,
+    Whole(Units),
+}
+
+impl Budget {
+    /// A budget of so many bytes, in which the largest body has to fit.
+    pub fn new(bytes: u64, largest: u64) -> Self {
+        let units = |bytes| usize::try_from(bytes).unwrap_or(usize::MAX).div_ceil(UNIT);
+        let free = units(bytes);
+        let largest = Units::of_number(units(largest));
+        let share = (free / SHARES).max(largest.small).max(largest.large).min(free);
+        let state = Mutex::new(State { free, next: 0, sources: HashMap::new() });
+        Self(Arc::new(Shared { share, state, freed: Notify::new() }))
+    }
+
+    /// The memory for a body of a source, which holds nothing yet.
+    pub fn for_body(&self, source: SourceAddress) -> Memory {
+        let mut state = self.state();
+        let number = state.next;
+        state.next += 1;
+        Memory { budget: self.clone(), source, number, place: Place::Nowhere, evicted: Arc::default() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Memory {
+    /// Takes as much more of the budget as so many bytes need.
+    ///
+    /// # Errors
+    /// A lack of memory, or a body that gave way to others.
+    pub async fn grow_to(&mut self, bytes: usize) -> Result<(), Failure> {
+        let units = Units::of_number(bytes.div_ceil(UNIT));
+        let end = Instant::now() + WAIT;
+        let budget = self.budget.clone();
+        loop {
+            let freed = budget.0.freed.notified();
+            tokio::pin!(freed);
+            freed.as_mut().enable();
+            if self.try_grow_to(units)? {
+                return Ok(());
+            }
+            if timeout_at(end, freed).await.is_err() {
+                return Err(Failure::Overloaded("the bodies of all requests take too much memory"));
+            }
+        }
+    }
+
+    /// Returns false if there is no room now.
+    fn try_grow_to(&mut self, units: Units) -> Result<bool, Failure> {
+        let mut state = self.budget.state();
+        let (held, of_source) = state.held(self.source, self.number);
+        if matches!(self.place, Place::Arriving) && held.is_none() {
+            return Err(evicted());
+        }
+        let held = held.unwrap_or_default();
+        let all = of_source.plus(units).less(held);
+        let share = self.budget.0.share;
+        if (all.large > share && units.large > held.large) || (all.small > share && units.small > held.small)
+        {
+            return Err(Failure::Overloaded("the bodies of one source take too much memory"));
+        }
+        let more = units.less(held).number();
+        if state.free < more {
+            state.evict(more, all.number());
+        }
+        if state.free < more {
+            return Ok(false);
+        }
+        state.free -= more;
+        let source = state.sources.entry(self.source).or_default();
+        source.units = all;
+        source.arriving.insert(self.number, Arriving { units, evicted: self.evicted.clone() });
+        self.place = Place::Arriving;
+        Ok(true)
+    }
+
+    /// Notes that the body is whole: it is not given up any more.
+    ///
+    /// # Errors
+    /// A body that gave way to others.
+    pub fn complete(&mut self) -> Result<(), Failure> {
+        if matches!(self.place, Place::Arriving) {
+            let mut state = self.budget.state();
+            let source = state.sources.get_mut(&self.source);
+            let arriving = source.and_then(|source| source.arriving.remove(&self.number));
+            drop(state);
+            let Some(arriving) = arriving else {
+                self.place = Place::Nowhere;
+                return Err(evicted());
+            };
+            self.place = Place::Whole(arriving.units);
+        }
+        Ok(())
+    }
+
+    /// Returns when the body has to give way to others.
+    pub async fn evicted(&self) -> Failure {
+        self.evicted.notified().await;
+        evicted()
+    }
+}
+
+fn evicted() -> Failure {
+    Failure::Overloaded("the body gave way to those of others")
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        let mut state = self.budget.state();
+        let units = match self.place {
+            Place::Nowhere => return,
+            Place::Arriving => {
+                let source = state.sources.get_mut(&self.source);
+                let Some(arriving) = source.and_then(|source| source.arriving.remove(&self.number)) else {
+                    return;
+                };
+                arriving.units
+            }
+            Place::Whole(units) => units,
+        };
+        state.give_back(self.source, units);
+        drop(state);
+        self.budget.0.freed.notify_waiters();
+    }
+}
+
+impl State {
+    /// The units of a body that is arriving, and of its source in all.
+    fn held(&self, source: SourceAddress, number: u64) -> (Option<Units>, Units) {
+        let Some(source) = self.sources.get(&source) else { return (None, Units::default()) };
+        (source.arriving.get(&number).map(|arriving| arriving.units), source.units)
+    }
+
+    /// Frees as much as is needed, of sources that hold more than the one that needs it will: of the one that holds most,
+    /// the body that has been arriving for longest.
+    fn evict(&mut self, needed: usize, most: usize) {
+        while self.free < needed {
+            let holders = self.sources.iter_mut().filter(|(_, source)| !source.arriving.is_empty());
+            let Some((address, source)) = holders.max_by_key(|(_, source)| source.units.number()) else {
+                return;
+            };
+            if source.units.number() <= most {
+                return;
+            }
+            let address = *address;
+            let Some((_, arriving)) = source.arriving.pop_first() else { return };
+            arriving.evicted.notify_one();
+            self.give_back(address, arriving.units);
+        }
+    }
+
+    fn give_back(&mut self, source: SourceAddress, units: Units) {
+        self.free += units.number();
+        if let Some(of_source) = self.sources.get_mut(&source) {
+            of_source.units = of_source.units.less(units);
+            if of_source.units == Units::default() {
+                self.sources.remove(&source);
+            }
+        }
+    }
+}
+
+impl Units {
+    fn of_number(units: usize) -> Self {
+        Self { small: units.min(STEP), large: units.saturating_sub(STEP).next_multiple_of(STEP) }
+    }
+
+    fn number(self) -> usize {
+        self.small + self.large
+    }
+
+    fn plus(self, other: Self) -> Self {
+        Self { small: self.small + other.small, large: self.large + other.large }
+    }
+
+    fn less(self, other: Self) -> Self {
+        Self { small: self.small.saturating_sub(other.small), large: self.large.saturating_sub(other.large) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KIB: usize = 1024;
+
+    fn source(last: u8) -> SourceAddress {
+        SourceAddress::of([192, 0, 2, last].into())
+    }
+
+    /// A body of a source that arrives, with so many bytes of it.
+    async fn body(budget: &Budget, last: u8, bytes: usize) -> Result<Memory, String> {
+        let mut memory = budget.for_body(source(last));
+        memory.grow_to(bytes).await.map_err(|failure| failure.to_string())?;
+        Ok(memory)
+    }
+
+    fn is_unused(budget: &Budget, bytes: usize) -> bool {
+        let state = budget.state();
+        state.sources.is_empty() && state.free == bytes.div_ceil(UNIT)
+    }
+
+    #[tokio::test]
+    async fn a_source_has_a_part_for_small_bodies_and_one_for_the_rest_of_large_ones() {
+        let budget = Budget::new(1_000_000, 100_000);
+        let mut held = Vec::new();
+        for _ in 0..3 {
+            held.push(body(&budget, 1, 90_000).await.expect("there is room"));
+        }
+        assert!(body(&budget, 1, 90_000).await.is_err_and(|text| text.contains("of one source")));
+        for _ in 0..10 {
+            held.push(body(&budget, 1, 12_000).await.expect("small ones get through"));
+        }
+        held.push(body(&budget, 2, 90_000).await.expect("others get through"));
+        held.clear();
+        assert!(is_unused(&budget, 1_000_000));
+    }
+
+    #[tokio::test]
+    async fn the_largest_holder_makes_room_with_its_oldest_body_for_who_holds_less() {
+        let budget = Budget::new(100 * KIB as u64, 10 * KIB as u64);
+        let mut flood = Vec::new();
+        for last in 1..=4 {
+            for _ in 0..25 {
+                flood.push(body(&budget, last, 1).await.expect("there is room"));
+            }
+        }
+        let honest = body(&budget, 5, 10 * KIB).await.expect("ten bodies give way");
+        let told = flood.iter_mut().filter_map(|memory| memory.complete().err()).count();
+        assert_eq!(told, 10);
+        assert!(flood[0].complete().is_ok(), "it is not arriving any more");
+        let flood_of_one: Vec<_> = flood.drain(90..).collect();
+        assert!(body(&budget, 6, 20 * KIB).await.is_err(), "whole bodies do not give way");
+        drop(flood);
+        body(&budget, 6, 20 * KIB).await.expect("there is room");
+        drop((honest, flood_of_one));
+        assert!(is_unused(&budget, 100 * KIB));
+    }
+
+    #[tokio::test]
+    async fn a_body_waits_for_memory_that_becomes_free() {
+        let budget = Budget::new(20 * KIB as u64, 10 * KIB as u64);
+        let mut first = body(&budget, 1, 10 * KIB).await.expect("there is room");
+        let mut second = body(&budget, 2, 10 * KIB).await.expect("there is room");
+        first.complete().unwrap();
+        second.complete().unwrap();
+        let (third, ()) = tokio::join!(body(&budget, 3, 10 * KIB), async {
+            tokio::time::sleep(WAIT / 2).await;
+            drop(first);
+        });
+        let third = third.expect("there is room again");
+        assert!(body(&budget, 4, 10 * KIB).await.is_err_and(|text| text.contains("of all requests")));
+        drop((second, third));
+        assert!(is_unused(&budget, 20 * KIB));
+    }
+}
