@@ -86,6 +86,24 @@ pub async fn valid(world: &World) -> Valid {
 }
 
 #[tokio::test]
+async fn a_wrong_proof_for_a_name_that_nobody_has_is_answered_and_counted_like_one_for_a_users() {
+    let world = World::start().await;
+    let alice = world.user("alice").await;
+    let nobody = User::new("nobody-at-all");
+    for (rows, user) in [&alice, &nobody].into_iter().enumerate() {
+        for _ in 0..3 {
+            let call = ending(&user.name, &RecoveryKey::generate(), &SigningKey::generate());
+            world.send(&call.wire()).await.assert_problem("a wrong proof", ProblemType::WrongProof);
+        }
+        let counted = "auth.wrong_proofs WHERE proofs = 3";
+        assert_eq!(world.count(counted).await, rows as i64 + 1, "{}", user.name);
+    }
+    let shown = world.admin.query("SELECT user_name FROM operator.wrong_proofs()", &[]).await.unwrap();
+    assert_eq!(shown.iter().map(|row| row.get::<_, String>(0)).collect::<Vec<_>>(), ["alice"]);
+    world.close();
+}
+
+#[tokio::test]
 async fn a_user_who_lost_all_clients_begins_anew_chained_to_the_end_and_no_old_client_is_left() {
     let world = World::start().await;
     let mut alice = world.user("alice").await;
