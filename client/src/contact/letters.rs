@@ -340,7 +340,9 @@ fn take_effect(
             let handover = GroupHandover::decode(handover)
                 .ok_or_else(|| Rejection::invalid("a group that was handed over is malformed"))?;
             group::take_over(tx, std::slice::from_ref(&handover))?;
-            group::told(tx, &handover.id, client_key)?;
+            if group::follows(tx, &handover)? {
+                group::told(tx, &handover.id, client_key)?;
+            }
         }
         // The lookup showed that the identity is the one of the old name, if it is.
         LetterBody::Moved(from) if moved(tx, from, user)? => {}

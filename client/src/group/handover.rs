@@ -167,6 +167,17 @@ pub(crate) fn take_over(tx: &Tx<'_>, groups: &[GroupHandover]) -> Result<()> {
     Ok(())
 }
 
+/// Whether this device is, or is to come, where the one is that handed a group over. Otherwise that one is to come here,
+/// and has to be told.
+pub(crate) fn follows(tx: &Tx<'_>, handover: &GroupHandover) -> Result<bool> {
+    Ok(match GroupState::find(tx, &handover.id) {
+        Ok(Some(group)) => {
+            group.own_leaf()?.pseudonym == handover.pseudonym || record::is_entering(tx, &handover.id)?
+        }
+        _ => true,
+    })
+}
+
 /// Has this device come into a group, with the user's key as it is now.
 fn renew_entry(tx: &Tx<'_>, handover: &GroupHandover) -> Result<()> {
     tx.sql().execute(

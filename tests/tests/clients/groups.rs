@@ -331,7 +331,7 @@ async fn a_removed_device_does_not_come_into_a_group_with_the_key_that_it_was_to
     let tablet = world.device(&bob, "tablet").await;
     assert!(tablet.group_with_id(&group).epoch().is_err(), "it is not in yet");
     // It gets no tokens any more.
-    tablet.wallet().fetch(50).await.unwrap();
+    tablet.wallet().fetch(100).await.unwrap();
     bob.remove_device(&tablet.client_key()).await.unwrap();
     receive(&bob).await;
     for _ in 0..3 {
