@@ -172,10 +172,17 @@ pub(crate) fn take_over(tx: &Tx<'_>, groups: &[GroupHandover]) -> Result<()> {
 pub(crate) fn follows(tx: &Tx<'_>, handover: &GroupHandover) -> Result<bool> {
     Ok(match GroupState::find(tx, &handover.id) {
         Ok(Some(group)) => {
-            group.own_leaf()?.pseudonym == handover.pseudonym || record::is_entering(tx, &handover.id)?
+            group.own_leaf()?.pseudonym == handover.pseudonym
+                || record::is_entering(tx, &handover.id)?
+                || is_due_to_enter(tx, &handover.id)?
         }
         _ => true,
     })
+}
+
+fn is_due_to_enter(tx: &Tx<'_>, id: &GroupId) -> Result<bool> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM entries WHERE group_id = ?1)";
+    Ok(tx.sql().prepare_cached(sql)?.query_row([id.to_mls()], |row| row.get(0))?)
 }
 
 /// Has this device come into a group, with the user's key as it is now.
