@@ -272,6 +272,9 @@ async fn an_account_is_reset_once_a_month_and_attempts_are_counted_apart_from_re
     assert!(refused >= 5, "{refused}");
     let reply = world.send(&wrong.wire()).await;
     assert_eq!(reply.header("ratelimit-policy"), r#""hourly";q=20;w=3600"#);
+    // The right proof is not limited by the wrong ones of others, but by what an account may do.
+    let right = world.send(&ending(&alice.name, &alice.recovery_key, &SigningKey::generate()).wire()).await;
+    assert_eq!(right.header("ratelimit-policy"), r#""monthly";q=1;w=2678400"#);
     world.admin.execute("SELECT operator.set_user_limit('resets_per_month', 0)", &[]).await.unwrap();
     world.admin.execute("UPDATE operator.attempts SET hour = hour - 1", &[]).await.unwrap();
     let closed = ending(&alice.name, &alice.recovery_key, &SigningKey::generate());
