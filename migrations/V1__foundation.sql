@@ -127,9 +127,9 @@ CREATE TRIGGER home_domain_stays BEFORE DELETE OR TRUNCATE ON operator.settings
 ALTER TABLE operator.settings
     ENABLE ALWAYS TRIGGER home_domain_is_immutable, ENABLE ALWAYS TRIGGER home_domain_stays;
 
-CREATE TYPE operator.attempt AS ENUM ('registration', 'reset', 'rendezvous');
+CREATE TYPE operator.attempt AS ENUM ('registration', 'reset', 'rendezvous', 'token_request');
 COMMENT ON TYPE operator.attempt IS
-    'What strangers can attempt a few times in an hour: to register, to reset an account (AS-8), to join a rendezvous (AS-7)';
+    'What can be attempted a few times in an hour: by strangers, to register, to reset an account (AS-8), to join a rendezvous (AS-7); by signers, to ask for tokens in vain (AAS-8)';
 
 -- The counts are lost with a crash, and are never in WAL, replicas or base backups.
 CREATE UNLOGGED TABLE operator.attempts (
@@ -140,10 +140,10 @@ CREATE UNLOGGED TABLE operator.attempts (
     PRIMARY KEY (kind, source)
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE operator.attempts IS
-    'Attempts of strangers in the present hour, each kind apart. No row leads to a user or rendezvous, and each goes when its hour is over';
+    'Attempts in the present hour, each kind apart. No row leads to a user or rendezvous, and each goes when its hour is over';
 COMMENT ON COLUMN operator.attempts.kind IS 'What is attempted. Never changes';
 COMMENT ON COLUMN operator.attempts.source IS
-    'HMAC of the network address under a key of the server that is not in the database, another for each kind; empty: all addresses together. Never changes';
+    'HMAC of the network address, or of a signer''s key, under a key of the server that is not in the database, another for each kind; empty: all together. Never changes';
 COMMENT ON COLUMN operator.attempts.hour IS 'Hour (hours since 1970) that is counted. Grows';
 COMMENT ON COLUMN operator.attempts.attempts IS
     'Attempts that were taken in that hour, whatever became of them. Grows, and begins anew with each hour';

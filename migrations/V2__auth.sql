@@ -630,8 +630,8 @@ CREATE TYPE auth.replace_recovery_key_outcome AS ENUM ('replaced', 'token_spent'
 COMMENT ON TYPE auth.replace_recovery_key_outcome IS 'Outcomes of auth.replace_recovery_key';
 CREATE TYPE auth.delete_account_outcome AS ENUM ('deleted', 'token_spent', 'unknown_client', 'wrong_proof', 'proven');
 COMMENT ON TYPE auth.delete_account_outcome IS 'Outcomes of auth.delete_account';
-CREATE TYPE auth.admit_reset_outcome AS ENUM ('admitted', 'source_limited', 'server_limited');
-COMMENT ON TYPE auth.admit_reset_outcome IS 'Outcomes of auth.admit_reset';
+CREATE TYPE auth.count_wrong_reset_outcome AS ENUM ('counted', 'source_limited', 'server_limited');
+COMMENT ON TYPE auth.count_wrong_reset_outcome IS 'Outcomes of auth.count_wrong_reset';
 CREATE TYPE auth.end_identity_outcome AS ENUM ('ended', 'wrong_proof', 'client_known', 'too_many_resets');
 COMMENT ON TYPE auth.end_identity_outcome IS 'Outcomes of auth.end_identity';
 CREATE TYPE auth.reset_account_outcome AS ENUM (

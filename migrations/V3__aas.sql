@@ -166,17 +166,6 @@ COMMENT ON COLUMN aas.requests.day IS
     'Day (UTC) on which it was counted, which tells when the row may go. Never changes';
 COMMENT ON COLUMN aas.requests.repeats IS 'Number of repeats. Grows';
 
-CREATE TABLE aas.refusals (
-    taker uuid PRIMARY KEY REFERENCES aas.takers ON DELETE CASCADE,
-    day date NOT NULL,
-    number integer NOT NULL CHECK (number > 0)
-);
-COMMENT ON TABLE aas.refusals IS
-    'Token requests that were refused after the server had worked on them. Who has too many of them in a day is refused before';
-COMMENT ON COLUMN aas.refusals.taker IS 'Taker. Never changes';
-COMMENT ON COLUMN aas.refusals.day IS 'Day (UTC) of the last one, which tells when the row may go. Grows';
-COMMENT ON COLUMN aas.refusals.number IS 'Their number on that day';
-
 CREATE TABLE aas.issued_in_all (
     day date NOT NULL,
     token_type integer NOT NULL,

@@ -286,17 +286,17 @@ pub(crate) fn seen(
     }
     kept.signed = Some(shown.clone());
     if is_own(tx, user)? {
-        // Under an older key it is to be sealed again.
-        kept.key = own_key(tx)?.filter(|own| open(&own.key, founding, &shown.profile.sealed).is_some());
+        // Under the older one it is to be sealed again.
+        let mut keys = own_key(tx)?.into_iter().chain(before.key.clone());
+        kept.key = keys.find(|shared| open(&shared.key, founding, &shown.profile.sealed).is_some());
     }
     take_effect(tx, user, &before, kept, !is_new)
 }
 
 /// Keeps a row, with the part for contacts if the key opens it, and tells of another name to show.
 fn take_effect(tx: &Tx<'_>, user: &UserName, before: &Kept, mut kept: Kept, tell: bool) -> Result<()> {
-    let key = if is_own(tx, user)? { own_key(tx)? } else { kept.key.clone() };
     let founding = identity::known(tx, user)?.map(|known| known.founding);
-    if let (Some(shared), Some(founding), Some(signed)) = (key, founding, &kept.signed)
+    if let (Some(shared), Some(founding), Some(signed)) = (&kept.key, founding, &kept.signed)
         && let Some(content) = open(&shared.key, &founding, &signed.profile.sealed)
     {
         kept.for_contacts = Some(content);

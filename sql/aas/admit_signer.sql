@@ -3,31 +3,31 @@
 --
 --   signer_key: Ed25519 key, verified by the caller
 --   signature: digest of the request's signature
+--   source: HMAC of the signer's key (32 bytes)
 --
 -- Returns admitted; unknown_signer: no client, and no homeserver that is trusted; suspended: the operator has suspended
--- the client's user; signature_used; refused_too_often: so many requests of the taker were refused today that no more are
--- taken, with allowance, their number, and resets_in, the seconds until the next day begins.
+-- the client's user; signature_used; refused_too_often: so many requests of the signer were refused in this hour that no
+-- more are taken, with allowance, their number, and resets_in, the seconds until the next hour begins.
 -- Called by POST /aas/token-request.
 CREATE OR REPLACE FUNCTION aas.admit_signer(
-    signer_key bytea, signature bytea,
+    signer_key bytea, signature bytea, source bytea,
     OUT outcome aas.admit_signer_outcome, OUT allowance integer, OUT resets_in integer)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     refusals CONSTANT integer := 100;
-    today CONSTANT date := (now() AT TIME ZONE 'UTC')::date;
+    seconds CONSTANT bigint := floor(extract(epoch FROM now()))::bigint;
     signer record;
 BEGIN
     allowance := refusals;
-    resets_in := ceil(extract(epoch FROM (today + 1) - (now() AT TIME ZONE 'UTC')))::integer;
+    resets_in := 3600 - (seconds % 3600)::integer;
     SELECT s.user_id, s.domain, s.suspended INTO signer FROM aas.find_signer(signer_key) s;
     IF num_nonnulls(signer.user_id, signer.domain) = 0 THEN
         outcome := 'unknown_signer';
     ELSIF signer.suspended THEN
         outcome := 'suspended';
-    ELSIF EXISTS (SELECT FROM aas.refusals r
-                    JOIN aas.takers t USING (taker)
-                   WHERE (t.user_id = signer.user_id OR t.domain = signer.domain)
-                     AND r.day = today AND r.number >= refusals)
+    ELSIF EXISTS (SELECT FROM operator.attempts a
+                   WHERE a.kind = 'token_request' AND a.source = admit_signer.source
+                     AND a.hour = (seconds / 3600)::integer AND a.attempts >= refusals)
     THEN
         outcome := 'refused_too_often';
     ELSIF aas.use_signature(signature) THEN

@@ -1,10 +1,10 @@
 -- aas.clean_up: forgets which taker took how many tokens before yesterday (UTC), except for the sum, and the requests
--- of those days; and which requests were refused before today.
+-- of those days; and which requests were refused in hours that are over.
 --
 -- Called by each server process hourly.
 CREATE OR REPLACE FUNCTION aas.clean_up() RETURNS void
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-    DELETE FROM aas.refusals r WHERE r.day < (now() AT TIME ZONE 'UTC')::date;
+    SELECT operator.forget_attempts('token_request');
     DELETE FROM aas.requests r WHERE r.day < (now() AT TIME ZONE 'UTC')::date - 1;
     WITH gone AS (
         DELETE FROM aas.issued i WHERE i.day < (now() AT TIME ZONE 'UTC')::date - 1

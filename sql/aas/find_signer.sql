@@ -3,7 +3,7 @@
 --
 --   signer_key: Ed25519 key, verified by the caller
 --
--- Called by aas.admit_signer, aas.take_allowance and aas.count_refusal.
+-- Called by aas.admit_signer and aas.take_allowance.
 CREATE OR REPLACE FUNCTION aas.find_signer(signer_key bytea, OUT user_id uuid, OUT domain text, OUT suspended boolean)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT c.user_id, NULL, u.suspended

@@ -47,8 +47,10 @@ BEGIN
            ratchet_tree, client_keys, credentials, contacts, ended, profile
       FROM (SELECT o.user_id FROM auth.users o WHERE o.shown_name = look_up_user.name
              UNION ALL
-            SELECT o.user_id FROM auth.users o
-             WHERE o.lookup = look_up_user.lookup AND o.name = look_up_user.name
+            SELECT o.user_id
+              -- OFFSET keeps the name out of the search: by the index of names a row would be read, and take time.
+              FROM (SELECT h.user_id, h.name FROM auth.users h WHERE h.lookup = look_up_user.lookup OFFSET 0) o
+             WHERE o.name = look_up_user.name
              LIMIT 1) u
       JOIN auth.incarnations i ON i.user_id = u.user_id AND i.eid IS NOT NULL
       LEFT JOIN auth.profiles p ON p.user_id = u.user_id

@@ -7,7 +7,7 @@
 --
 -- Returns limited: source_limited, server_limited, or null for an attempt that may go on; allowance, the number of
 -- attempts in an hour that counted here; and resets_in, the seconds until the next hour begins.
--- Called by auth.admit_registration, auth.admit_reset and rendezvous.join_rendezvous.
+-- Called by auth.admit_registration, auth.count_wrong_reset and rendezvous.join_rendezvous.
 CREATE OR REPLACE FUNCTION operator.admit_attempt(
     kind operator.attempt, source bytea, per_source integer, per_hour integer,
     OUT limited text, OUT allowance integer, OUT resets_in integer)

@@ -6,7 +6,7 @@
 --   allowance: attempts in an hour
 --
 -- Returns false if they are used up.
--- Called by operator.admit_attempt.
+-- Called by operator.admit_attempt and aas.count_refusal.
 CREATE OR REPLACE FUNCTION operator.count_attempt(
     kind operator.attempt, source bytea, hour integer, allowance integer) RETURNS boolean
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$

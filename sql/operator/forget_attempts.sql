@@ -2,7 +2,7 @@
 --
 --   kinds: what was attempted
 --
--- Called by auth.clean_up and rendezvous.clean_up.
+-- Called by aas.clean_up, auth.clean_up and rendezvous.clean_up.
 CREATE OR REPLACE FUNCTION operator.forget_attempts(VARIADIC kinds operator.attempt[]) RETURNS void
 LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
     DELETE FROM operator.attempts a

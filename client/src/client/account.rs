@@ -193,7 +193,7 @@ impl Client {
                 // device is nobody's, and tells nobody anything.
                 let found = identity::look_up(&session.api, &session.store, self.user()).await;
                 return match found {
-                    Err(found) if found.problem() == Some(ProblemType::NotFound) => {
+                    Err(found) if found.is_of_nobody() => {
                         self.forget_account()?;
                         Ok(Vec::new())
                     }

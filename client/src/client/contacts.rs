@@ -84,7 +84,7 @@ impl Client {
     /// devices, are told another friendship token.
     ///
     /// # Errors
-    /// [`Error::Server`].
+    /// [`Error::TooLong`] if so many are blocked that another one would be unblocked by it, [`Error::Server`].
     pub async fn block_user(&self, user: &UserName) -> Result<()> {
         let session = &self.session;
         let step = session.store.step().await?;

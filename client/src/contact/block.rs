@@ -13,10 +13,16 @@ use super::{
     news::{self, News},
     requests, rotation,
 };
-use crate::{account::Account, error::Result, identity, store::Tx};
+use crate::{
+    account::Account,
+    error::{Error, Result},
+    identity,
+    store::{Tx, encode},
+};
 
-/// Decisions that are kept. With more, the earliest go: first those to block no longer.
-const MAX_DECISIONS: usize = 1000;
+/// Bytes of the decisions that are kept, in CBOR: they travel in one letter, which has 16 KiB at most. With more, the earliest
+/// go: first those to block no longer.
+const MAX_BYTES: usize = 12 * 1024;
 
 /// Decisions about users, the latest of each.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -84,11 +90,9 @@ impl Blocks {
     }
 
     fn bound(&mut self) {
-        let Some(over) = self.0.len().checked_sub(MAX_DECISIONS).filter(|over| *over > 0) else { return };
-        let mut order: Vec<_> =
-            self.0.iter().map(|(user, block)| (block.blocked, block.decided, user.clone())).collect();
-        order.sort_unstable();
-        for (_, _, user) in order.into_iter().take(over) {
+        while encode(self).len() > MAX_BYTES {
+            let earliest = self.0.iter().min_by_key(|(user, block)| (block.blocked, block.decided, *user));
+            let Some(user) = earliest.map(|(user, _)| user.clone()) else { return };
             self.0.remove(&user);
         }
     }
@@ -96,13 +100,20 @@ impl Blocks {
 
 /// Blocks a user: takes another friendship token, and tells everyone but that user. Nothing that the user was given
 /// or asks for is left.
+///
+/// # Errors
+/// [`Error::TooLong`] if that would unblock another user.
 pub(crate) fn block(tx: &Tx<'_>, user: &UserName) -> Result<()> {
     let mut secrets = Friendship::load(tx)?.secrets.clone();
     if secrets.is_blocked(user) {
         return Ok(());
     }
     let founder = identity::known(tx, user)?.map(|known| known.founder);
+    let before = secrets.blocks.clone();
     secrets.blocks.decide(user, true, founder, &identity::own_state(tx)?, tx.now());
+    if before.users().any(|user| !secrets.is_blocked(user)) {
+        return Err(Error::TooLong("the list of blocked users"));
+    }
     forget_blocked(tx, user)?;
     rotation::take_another_token(tx, &secrets)
 }
@@ -213,11 +224,15 @@ mod tests {
     #[test]
     fn a_list_is_bounded_and_keeps_the_latest_blocks() {
         let mut blocks = Blocks::default();
-        for number in 0..MAX_DECISIONS as u64 + 2 {
-            blocks.decide(&user(&format!("user-{number}")), number > 0, None, &at(1), number);
+        let all = 300;
+        for number in 0..all {
+            let founder = Some(PublicKey::new([7; 32]));
+            blocks.decide(&user(&format!("user-{number}")), number != all - 2, founder, &at(1), number);
         }
-        assert_eq!(blocks.0.len(), MAX_DECISIONS);
-        assert!(!blocks.0.contains_key(&user("user-0")) && !blocks.0.contains_key(&user("user-1")));
-        assert!(blocks.contains(&user("user-2")));
+        let kept = blocks.0.len() as u64;
+        assert!((80..all).contains(&kept) && encode(&blocks).len() <= MAX_BYTES, "{kept}");
+        assert!(blocks.contains(&user("user-299")) && !blocks.contains(&user("user-0")));
+        assert!(!blocks.0.contains_key(&user("user-298")), "nobody is unblocked for it");
+        assert_eq!(blocks.users().count() as u64, kept);
     }
 }

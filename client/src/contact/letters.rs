@@ -315,7 +315,7 @@ fn take_effect(
             rotation::adopt(tx, secrets, letter.stamp.time)?;
         }
         LetterBody::Contact(contact) if contact.is_by(&letter.stamp.eid) => {
-            agreed(tx, contact, letter.stamp.time)?
+            agreed(tx, contact, letter.stamp.time)?;
         }
         LetterBody::Contacts { contacts, .. }
             if contacts.iter().all(|contact| contact.is_by(&letter.stamp.eid)) =>
@@ -340,7 +340,9 @@ fn take_effect(
             let handover = GroupHandover::decode(handover)
                 .ok_or_else(|| Rejection::invalid("a group that was handed over is malformed"))?;
             group::take_over(tx, std::slice::from_ref(&handover))?;
-            group::told(tx, &handover.id, client_key)?;
+            if group::follows(tx, &handover)? {
+                group::told(tx, &handover.id, client_key)?;
+            }
         }
         // The lookup showed that the identity is the one of the old name, if it is.
         LetterBody::Moved(from) if moved(tx, from, user)? => {}

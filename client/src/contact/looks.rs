@@ -124,7 +124,7 @@ mod tests {
                 for number in 0..contacts {
                     tx.sql().execute(
                         "INSERT OR IGNORE INTO contacts (user, founding, friend, given, decided)
-                         VALUES (?1, x'01', NULL, 1, 0)",
+                         VALUES (?1, x'01', NULL, 1, NULL)",
                         [user(number).to_string()],
                     )?;
                 }

@@ -167,6 +167,24 @@ pub(crate) fn take_over(tx: &Tx<'_>, groups: &[GroupHandover]) -> Result<()> {
     Ok(())
 }
 
+/// Whether this device is, or is to come, where the one is that handed a group over. Otherwise that one is to come here,
+/// and has to be told.
+pub(crate) fn follows(tx: &Tx<'_>, handover: &GroupHandover) -> Result<bool> {
+    Ok(match GroupState::find(tx, &handover.id) {
+        Ok(Some(group)) => {
+            group.own_leaf()?.pseudonym == handover.pseudonym
+                || record::is_entering(tx, &handover.id)?
+                || is_due_to_enter(tx, &handover.id)?
+        }
+        _ => true,
+    })
+}
+
+fn is_due_to_enter(tx: &Tx<'_>, id: &GroupId) -> Result<bool> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM entries WHERE group_id = ?1)";
+    Ok(tx.sql().prepare_cached(sql)?.query_row([id.to_mls()], |row| row.get(0))?)
+}
+
 /// Has this device come into a group, with the user's key as it is now.
 fn renew_entry(tx: &Tx<'_>, handover: &GroupHandover) -> Result<()> {
     tx.sql().execute(

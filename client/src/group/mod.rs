@@ -42,8 +42,8 @@ pub(crate) use self::{
     commit::add_invited,
     evict::{evict, evicted, evictions, remove_own_device},
     handover::{
-        GroupHandover, drop_entry, entries_due, entry, entry_failed, forget_entry_addresses, handover,
-        next_entry, not_told, retell, retell_all, take_over, to_tell, told,
+        GroupHandover, drop_entry, entries_due, entry, entry_failed, follows, forget_entry_addresses,
+        handover, next_entry, not_told, retell, retell_all, take_over, to_tell, told,
     },
     introduce::{introduce, waiting_groups},
     join::{join, tree_of_welcome},

@@ -532,14 +532,14 @@ fn what_is_said_is_sent_in_order_under_one_number_each_and_kept_up_to_a_bound() 
     assert!(!bob.store.write(|tx| GroupState::load(tx, &id)?.stage_message(tx)).unwrap());
 }
 
-/// A KeyPackage that ends in a second.
+/// A KeyPackage that ends in five seconds.
 fn ending_key_package(of: &Person) -> KeyPackage {
     let now = of.store.now();
     of.store
         .write(|tx| {
             let key = SigningKey::generate();
             let bundle = KeyPackage::builder()
-                .key_package_lifetime(Lifetime::init(now - 10, now + 1))
+                .key_package_lifetime(Lifetime::init(now - 10, now + 5))
                 .leaf_node_capabilities(mls::capabilities())
                 .leaf_node_extensions(leaf::extensions(&delivery(), &leaf::new_user_key(tx, 0)?)?)
                 .build(CIPHERSUITE, tx, &LeafSigner(&key), mls::credential(vec![7; 16], key.public_key()))
@@ -571,7 +571,7 @@ fn who_reads_too_late_that_somebody_was_added_cannot_follow_and_does_not_blame_t
         .unwrap();
     bob.receive(&commit).unwrap();
     assert_eq!(bob.epoch(&id), 3, "in time");
-    std::thread::sleep(Duration::from_millis(2100));
+    std::thread::sleep(Duration::from_millis(6100));
     let late = carol.store.write(|tx| Ok(tx.attempt(|| receive(tx, &commit)))).unwrap();
     assert!(matches!(late, Err(Rejection::Stray { by_hand: false, members: 3, .. })), "{late:?}");
     assert_eq!(carol.epoch(&id), 2);

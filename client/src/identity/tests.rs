@@ -1078,6 +1078,25 @@ fn the_key_package_of_a_new_device_outlives_its_readers_patience() {
     assert!(begun > 100 * 24 * 60 * 60, "a reader's clock may be behind: {begun} s");
 }
 
+#[tokio::test]
+async fn users_that_this_one_has_nothing_to_do_with_are_forgotten_after_a_while() {
+    let (phone, server, bob) = world();
+    sees(&server, &bob).await.unwrap();
+    let is_known = || {
+        bob.write(known::forget_strangers);
+        bob.write(|tx| known::known(tx, &alice())).is_some()
+    };
+    let long_ago = || bob.write(|tx| Ok(tx.sql().execute("UPDATE eids SET seen = 1", [])?));
+    assert!(is_known(), "it was asked about her just now");
+    bob.write(|tx| set_verified(tx, &alice(), true));
+    long_ago();
+    assert!(is_known(), "a person verified her");
+    bob.write(|tx| set_verified(tx, &alice(), false));
+    assert!(!is_known());
+    assert!(!is_confirmed(&bob, &phone));
+    assert_eq!(bob.write(|tx| known::transcripts(tx, &alice(), Which::Accepted)), []);
+}
+
 #[test]
 fn an_identity_survives_its_bytes() {
     let mut phone = Device::new(&alice());

@@ -82,8 +82,8 @@ UPDATE qs.settings SET group_queue_depth = 10000;
 
 -- Many queues, in batches, and those in between are left alone.
 SELECT count(make_queue(n, 'group', 'm' || n)) FROM generate_series(1000, 3500) n;
-SELECT deliver('g', string_agg(a, ' '), array_agg(1::smallint), '{x}')
-  FROM (SELECT 'm' || n AS a FROM generate_series(1000, 3500) n, generate_series(1, 2)) a;
+SELECT deliver('g', string_agg(a, ' '), array_agg(part), '{x,x}')
+  FROM (SELECT 'm' || n AS a, part::smallint FROM generate_series(1000, 3500) n, generate_series(1, 2) part) a;
 UPDATE qs.messages m SET enqueued = today() - 40 FROM generate_series(1000, 3500) n
  WHERE n % 5 <> 0 AND m.queue_id = queue(n);
 UPDATE qs.queues q SET last_active = today() - 100 FROM generate_series(1000, 3500) n

@@ -81,7 +81,7 @@ UPDATE qs.settings SET group_queue_kib = 102400, address_share_percent = 75, han
 -- Commits, proposals and Welcomes have a reserve: a CBOR map with an MLSMessage in public framing, or a Welcome.
 SELECT make_queue(52, 'group', 'zs1 zs2');
 UPDATE qs.settings SET group_queue_depth = 2, handshake_reserve_percent = 50, address_share_percent = 100;
-SELECT deliver('g', 'zs1 zs1', '{1,1}', '{x}'), deliver('g', 'zs1', '{1}', '{\\xa1676d657373616765450001000207}');
+SELECT deliver('g', 'zs1 zs1', '{1,2}', '{x,x}'), deliver('g', 'zs1', '{1}', '{\\xa1676d657373616765450001000207}');
 SELECT deliver('g', 'zs1', '{1}', '{\\xa1676d657373616765450001000107}');
 SELECT bytes(52);
 SELECT deliver('g', 'zs1', '{1}', '{\\xa1676d657373616765450001000107}');

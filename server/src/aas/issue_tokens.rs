@@ -22,6 +22,9 @@ use crate::{
     http::{Answer, Failure, Outcome, Period, RateLimit, Request},
 };
 
+/// The purpose for which signers' keys are digested, so that refusals are counted.
+const SOURCE: &str = "AAS refused signer";
+
 outcome! {
     pub AdmitSignerOutcome: "aas.admit_signer_outcome" {
         Admitted = "admitted",
@@ -47,12 +50,13 @@ pub async fn issue_tokens(aas: Aas, request: Request) -> Outcome {
     let format = Format::ALL[index];
     let Verified { key: signer, digest } = request.verify()?;
     let parsed = TokenRequest::parse(format, body)?;
-    admit(&aas, signer.as_bytes(), &digest).await?;
+    let source = aas.home.master_key.digest(SOURCE, signer.as_bytes());
+    admit(&aas, signer.as_bytes(), &digest, &source).await?;
 
     let issued = issue(&aas, signer.as_bytes(), parsed, &request_digest(format, body)).await;
     if let Err(Failure::Refused(_) | Failure::Limited(..)) = &issued {
         let sql = "SELECT aas.count_refusal($1)";
-        aas.home.database.query_one(sql, &[&signer.as_bytes().as_slice()]).await?;
+        aas.home.database.query_one(sql, &[&source.as_slice()]).await?;
     }
     let (issued, limit) = issued?;
     let status = if issued.partial { StatusCode::PARTIAL_CONTENT } else { StatusCode::OK };
@@ -81,22 +85,18 @@ async fn issue(
 }
 
 /// Lets a signer that may have tokens in, once for each signature.
-async fn admit(aas: &Aas, signer_key: &[u8], signature: &[u8]) -> Result<(), Failure> {
-    let sql = "SELECT outcome, allowance, resets_in FROM aas.admit_signer($1, $2)";
-    let row = aas.home.database.query_one(sql, &[&signer_key, &signature]).await?;
+async fn admit(aas: &Aas, signer_key: &[u8], signature: &[u8], source: &[u8; 32]) -> Result<(), Failure> {
+    let sql = "SELECT outcome, allowance, resets_in FROM aas.admit_signer($1, $2, $3)";
+    let row = aas.home.database.query_one(sql, &[&signer_key, &signature, &source.as_slice()]).await?;
     match AdmitSignerOutcome::of(&row)? {
         AdmitSignerOutcome::Admitted => Ok(()),
         AdmitSignerOutcome::UnknownSigner => Err(ProblemType::NotAllowed.into()),
         AdmitSignerOutcome::SignatureUsed => Err(ProblemType::SignatureUsed.into()),
         AdmitSignerOutcome::Suspended => Err(ProblemType::AccountSuspended.into()),
         AdmitSignerOutcome::RefusedTooOften => {
-            let detail = "too many of today's requests were refused";
+            let detail = "too many requests of this hour were refused";
             let problem = Problem::with_detail(ProblemType::AllowanceUsedUp, detail);
-            let (allowance, resets_in) = (row.get("allowance"), row.get("resets_in"));
-            Err(Failure::Limited(
-                problem,
-                RateLimit { period: Period::Day, allowance, remaining: 0, resets_in },
-            ))
+            Err(Failure::Limited(problem, RateLimit::used_up(&row)))
         }
     }
 }

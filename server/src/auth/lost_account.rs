@@ -1,5 +1,5 @@
 //! An account whose clients are lost (AS-8), as both requests of a reset find it. They are open, since tokens are for
-//! clients. So, as at a registration, what is cheap comes first: size, form, and one SQL call that counts the attempt.
+//! clients: the owner's proof is verified first, which is cheap, and wrong ones are counted and limited.
 
 use postern_protocol::{
     PublicKey, Transcript,
@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     database::{SqlOutcome, outcome},
-    http::{Failure, RateLimit, Request},
+    http::{Failure, RateLimit, Request, SourceAddress},
 };
 
 /// The purpose for which network addresses are digested. It is another than that of registrations, which are counted
@@ -24,8 +24,8 @@ const SOURCE: &str = "AS reset source";
 const NOBODY: PublicKey = PublicKey::new([0; 32]);
 
 outcome! {
-    pub AdmitResetOutcome: "auth.admit_reset_outcome" {
-        Admitted = "admitted",
+    pub CountWrongResetOutcome: "auth.count_wrong_reset_outcome" {
+        Counted = "counted",
         SourceLimited = "source_limited",
         ServerLimited = "server_limited",
     }
@@ -33,6 +33,7 @@ outcome! {
 
 pub struct LostAccount {
     pub owner: Owner,
+    source: SourceAddress,
     /// False for a name that nobody has.
     exists: bool,
     /// The number and the last transcript of the last incarnation that ended.
@@ -42,28 +43,20 @@ pub struct LostAccount {
 }
 
 impl LostAccount {
-    /// Counts the attempt, and finds the account.
+    /// Finds the account that a request is about; one that nobody has takes as long.
     ///
     /// # Errors
-    /// `too-many-changes`: too many attempts in this hour.
+    /// A database that does not answer.
     pub async fn find(auth: &As, request: &Request, name: &UserName) -> Result<Self, Failure> {
-        let address = request.source().address().to_string();
-        let source = auth.home.master_key.digest(SOURCE, address.as_bytes());
         let row = auth
             .home
             .database
             .query_one(
-                "SELECT outcome, allowance, resets_in, max_leaf_bytes, recovery_key, login, incarnation, transcript
-                 FROM auth.admit_reset($1, $2)",
-                &[&source.as_slice(), &name.local()],
+                "SELECT max_leaf_bytes, recovery_key, login, incarnation, transcript
+                 FROM auth.find_lost_account($1)",
+                &[&name.local()],
             )
             .await?;
-        match AdmitResetOutcome::of(&row)? {
-            AdmitResetOutcome::Admitted => {}
-            AdmitResetOutcome::SourceLimited | AdmitResetOutcome::ServerLimited => {
-                return Err(Failure::Limited(ProblemType::TooManyChanges.into(), RateLimit::used_up(&row)));
-            }
-        }
         let ended = match row.get::<_, Option<&[u8]>>("transcript") {
             Some(transcript) => Some((
                 u32::try_from(row.get::<_, i32>("incarnation")).map_err(Failure::fault)?,
@@ -74,6 +67,7 @@ impl LostAccount {
         let found = row.get::<_, Option<&[u8]>>("recovery_key").map(PublicKey::try_from);
         let recovery_key = found.transpose().map_err(Failure::fault)?;
         Ok(Self {
+            source: request.source(),
             exists: recovery_key.is_some(),
             owner: Owner {
                 user: name.clone(),
@@ -88,7 +82,8 @@ impl LostAccount {
     /// Verifies the owner's proof.
     ///
     /// # Errors
-    /// `wrong-proof`, also for a name that nobody has: that takes the same work, and is counted in the same way.
+    /// `wrong-proof`, also for a name that nobody has: that takes the same work, and is counted in the same way;
+    /// `too-many-changes` after too many of them in this hour.
     pub async fn prove(
         &self,
         auth: &As,
@@ -101,6 +96,22 @@ impl LostAccount {
             Ok(_) if !self.exists => Err(ProblemType::WrongProof.into()),
             verified => verified,
         };
+        if let Err(Failure::Refused(_)) = &verified {
+            self.count(auth).await?;
+        }
         self.owner.counted(auth, verified).await
+    }
+
+    /// Counts a wrong proof for the network address that it came from.
+    async fn count(&self, auth: &As) -> Result<(), Failure> {
+        let source = auth.home.master_key.digest(SOURCE, self.source.address().to_string().as_bytes());
+        let sql = "SELECT outcome, allowance, resets_in FROM auth.count_wrong_reset($1)";
+        let row = auth.home.database.query_one(sql, &[&source.as_slice()]).await?;
+        match CountWrongResetOutcome::of(&row)? {
+            CountWrongResetOutcome::Counted => Ok(()),
+            CountWrongResetOutcome::SourceLimited | CountWrongResetOutcome::ServerLimited => {
+                Err(Failure::Limited(ProblemType::TooManyChanges.into(), RateLimit::used_up(&row)))
+            }
+        }
     }
 }

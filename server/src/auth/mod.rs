@@ -85,7 +85,7 @@ pub fn outcomes() -> Vec<crate::database::outcome::Declared> {
         declared::<end_identity::EndIdentityOutcome>(),
         declared::<fetch_picture::FetchPictureOutcome>(),
         declared::<look_up_user::LookUpUserOutcome>(),
-        declared::<lost_account::AdmitResetOutcome>(),
+        declared::<lost_account::CountWrongResetOutcome>(),
         declared::<make_invite::MakeInviteOutcome>(),
         declared::<publish_contact::PublishContactOutcome>(),
         declared::<put_profile::PutProfileOutcome>(),

@@ -353,7 +353,7 @@ async fn who_deletes_an_account_is_in_no_group_any_more_and_leaves_none_without_
     }
     assert_eq!(alice.group_with_id(&his).members().unwrap().len(), 4);
 
-    tablet.wallet().fetch(10).await.unwrap();
+    tablet.wallet().fetch(100).await.unwrap();
     let still_in = bob.delete_account(&written_down(&bob)).await.unwrap();
     assert_eq!(still_in, []);
     assert_eq!(world.count("ds.groups").await, 1, "nobody else was in the other");

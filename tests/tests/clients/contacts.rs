@@ -19,7 +19,9 @@ use postern_protocol::{
     key::SigningKey,
     label::Label,
     name::UserName,
+    problem::ProblemType,
     qs::{QueueKind, QueuePayload},
+    second_proof::RecoveryKey,
 };
 use postern_tests_kit::{PATIENCE, World, befriend, depositing, joined};
 
@@ -448,6 +450,64 @@ async fn a_removed_device_is_nothing_to_contacts_and_has_no_part_in_the_friendsh
     let members: BTreeSet<PublicKey> =
         group.members().unwrap().iter().filter_map(|member| member.client_key).collect();
     assert!(!members.contains(&stolen.client_key()));
+    world.close();
+}
+
+#[tokio::test]
+async fn a_removed_device_deletes_no_account_and_tells_nobody_that_it_ended() {
+    let world = World::builder().tokens(20).start().await;
+    let bob = world.person("bob").await;
+    let phone = world.person("alice").await;
+    let stolen = world.device(&phone, "stolen").await;
+    befriend(&bob, &phone, bob.create_group("climbing").await.unwrap().id()).await;
+    for device in [&stolen, &phone] {
+        sync(device).await;
+    }
+    phone.ask_contact(bob.user()).await.unwrap();
+    sync(&bob).await;
+    sync(&phone).await;
+    sync(&stolen).await;
+    phone.remove_device(&stolen.client_key()).await.unwrap();
+
+    let error = stolen.delete_account(&RecoveryKey::generate()).await.unwrap_err();
+    assert_eq!(error.problem(), Some(ProblemType::NotAllowed));
+    phone.look_up(phone.user()).await.expect("the account is there");
+    for _ in 0..2 {
+        let events = sync(&bob).await;
+        assert!(
+            !events
+                .iter()
+                .any(|event| matches!(event, Event::MemberGone { .. } | Event::ContactDeleted { .. })),
+            "{events:?}"
+        );
+    }
+    assert!(contact(&bob, phone.user()).is_some());
+    world.close();
+}
+
+#[tokio::test]
+async fn what_one_device_accepts_no_other_device_answers_to_a_removed_one() {
+    let world = World::builder().tokens(20).start().await;
+    let alice = shy_person(&world, "alice").await;
+    let stolen = with(world.device(&alice, "stolen").await, shy());
+    let phone = shy_person(&world, "bob").await;
+    let tablet = with(world.device(&phone, "tablet").await, shy());
+    for device in [&stolen, &alice] {
+        device.ask_contact(phone.user()).await.unwrap();
+    }
+    for device in [&phone, &tablet] {
+        until(device, asks(alice.user())).await;
+    }
+    alice.remove_device(&stolen.client_key()).await.unwrap();
+    let _ = stolen.sync(Duration::ZERO).await;
+    let before = letters(&stolen).len();
+
+    tablet.accept_contact(alice.user()).await.unwrap();
+    sync(&phone).await;
+    assert!(contact(&phone, alice.user()).unwrap().may_add, "the phone knows what was decided");
+    until(&alice, answers(phone.user())).await;
+    let _ = stolen.sync(Duration::ZERO).await;
+    assert_eq!(letters(&stolen).len(), before, "nobody writes to it");
     world.close();
 }
 

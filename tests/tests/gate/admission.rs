@@ -76,6 +76,13 @@ async fn by_invitation_those_register_who_have_one_that_is_good() {
     let again: CredentialIssued = world.send(&call.wire()).await.decode();
     assert_eq!(again.credential, first.credential);
     assert_eq!(world.send(&invited(&User::new("bob"), &code).wire()).await.slug(), "not-admitted");
+    // Whether a key is a client's is told to those who have it: others hear the same of every key.
+    for user in [&alice, &User::new("bob")] {
+        let mut claimed = user.registration().wire();
+        claimed.set("signature", &format!("sig=:{}==:", "A".repeat(86)));
+        assert_eq!(world.send(&claimed).await.slug(), "not-admitted", "{}", user.name);
+    }
+    world.send(&alice.registration().wire()).await.assert_problem("its own key", ProblemType::NotAllowed);
 
     // Nothing tells who came by which, and no code is anywhere.
     let dump = world.cluster.dump().await;

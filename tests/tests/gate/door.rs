@@ -53,7 +53,7 @@ async fn nothing_is_computed_for_a_token_that_another_process_spent() {
     let pseudonym = Pseudonym(founder.identity.as_slice().try_into().expect("it is one"));
     let policy = GroupPolicy::new(pseudonym);
     founder.found(&id.to_mls(), policy_extensions(&policy, &world.server_key()));
-    let joiner = Party::newcomer();
+    let joiner = world.candidate().await.party;
     let add = vec![joiner.key_package()];
     let (_, addition) = group.make(0, Commit { add, ..Commit::default() });
     world.pay(&addition).await.assert_ok("an addition");

@@ -5,6 +5,7 @@ mod admission;
 mod allowances;
 mod door;
 mod double_spend;
+mod expiry;
 mod foreign_client;
 mod fuzz;
 mod homeservers;

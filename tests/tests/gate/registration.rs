@@ -189,6 +189,43 @@ async fn no_address_is_kept_and_no_count_longer_than_its_hour() {
     world.close();
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_its_owner_gives_up_while_somebody_takes_it_is_nobodys() {
+    let world = World::builder().start().await;
+    world.user("alice").await;
+    world.user("bob").await;
+    // Names are given up and kept in one transaction. The registration was admitted before its end, and waits for it.
+    let giving_up = world.cluster.admin().await;
+    let give_up = "BEGIN;
+        INSERT INTO auth.former_names (name, user_id, free)
+        SELECT name, user_id, auth.month(now()) + 12 FROM auth.users WHERE name = 'alice';
+        UPDATE auth.users SET name = 'alicia' WHERE name = 'alice'";
+    giving_up.batch_execute(give_up).await.unwrap();
+    let (eve, end) = (User::new("alice").registration().wire(), async {
+        eventually("the registration waits", async || {
+            let waits = world.count("pg_locks WHERE NOT granted AND locktype = 'transactionid'").await;
+            (waits > 0).then_some(())
+        })
+        .await;
+        giving_up.batch_execute("COMMIT").await.unwrap();
+    });
+    let (reply, ()) = tokio::join!(world.send(&eve), end);
+    assert_eq!(reply.slug(), "name-taken");
+    assert_eq!(world.count("auth.users WHERE name = 'alice'").await, 0);
+
+    // The database keeps such names however they are taken.
+    world.admin.execute("SELECT operator.reserve_name('the-president')", &[]).await.unwrap();
+    for name in ["alice", "a1ice", "adm1n", "thepresident"] {
+        let sql = format!("UPDATE auth.users SET name = '{name}' WHERE name = 'bob'");
+        let error = world.admin.batch_execute(&sql).await.unwrap_err();
+        let constraint = error.as_db_error().and_then(|error| error.constraint());
+        assert_eq!(constraint, Some("names_are_free"), "{name}");
+    }
+    let back = "UPDATE auth.users SET name = 'al-ice' WHERE name = 'alicia'";
+    world.admin.batch_execute(back).await.expect("its owner takes it back");
+    world.close();
+}
+
 #[tokio::test]
 async fn names_that_people_take_for_the_operators_are_reserved_until_the_operator_releases_them() {
     let world = World::builder().start().await;

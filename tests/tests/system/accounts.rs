@@ -253,7 +253,6 @@ async fn no_account_and_no_queue_tells_when_it_was_made() {
         "aas.issuer_keys.not_after",
         "aas.issuer_keys.not_before",
         "aas.issuer_keys.retires",
-        "aas.refusals.day",
         "aas.requests.day",
         "aas.token_use.day",
         "auth.invites.expires",

@@ -27,7 +27,7 @@ struct Conversation {
 }
 
 /// Tables that know to which user tokens were issued.
-const ISSUED: [&str; 5] = ["aas.takers", "aas.issued", "aas.requests", "aas.refusals", "aas.allowances"];
+const ISSUED: [&str; 4] = ["aas.takers", "aas.issued", "aas.requests", "aas.allowances"];
 
 /// Too long to be in a ciphertext by chance.
 const NAMES: [&str; 2] = ["alexandrina", "bartholomew"];

@@ -14,7 +14,7 @@ use crate::output::{device_name, group_name, print_line, short, tell, to_json};
 pub enum Command {
     /// Create a group; only its members learn the title
     CreateGroup { title: String },
-    /// List groups
+    /// List the groups that this device is in
     Groups,
     /// The group itself: its admins, its title, its end
     #[command(subcommand)]

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use crate::World;
 
 /// A digest for each table of the services but those that move by themselves: aas.spent and aas.used_signatures, where
-/// the door keeps what was shown; aas.token_use and qs.sweep, which move by the clock; aas.refusals and auth.wrong_proofs,
-/// which count what is refused, too.
+/// the door keeps what was shown; aas.token_use and qs.sweep, which move by the clock; auth.wrong_proofs, which counts what
+/// is refused, too.
 #[derive(PartialEq, Eq)]
 pub struct Snapshot(BTreeMap<String, String>);
 
@@ -16,7 +16,7 @@ const TABLES: &str = "
       FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
      WHERE n.nspname IN ('auth', 'aas', 'ds', 'qs', 'rendezvous', 'federation') AND c.relkind IN ('r', 'p') AND NOT c.relispartition
         AND c.oid NOT IN ('aas.spent'::regclass, 'aas.used_signatures'::regclass, 'aas.token_use'::regclass,
-                          'aas.refusals'::regclass, 'qs.sweep'::regclass, 'auth.wrong_proofs'::regclass)
+                          'qs.sweep'::regclass, 'auth.wrong_proofs'::regclass)
      ORDER BY 1";
 
 impl World {

@@ -98,7 +98,7 @@ async fn a_strangers_token_request_is_refused_before_its_elements_are_looked_at(
 
 /// AAS-8: who asks again and again for what is refused is refused before the elements are looked at.
 #[tokio::test]
-async fn after_a_hundred_refusals_in_a_day_nothing_is_computed_for_the_signer_any_more() {
+async fn after_a_hundred_refusals_in_an_hour_nothing_is_computed_for_the_signer_any_more() {
     let world = World::start().await;
     let (alice, bob) = (world.user("alice").await, world.user("bob").await);
     let mut body = Ask::batch(world.token_key(), 10).body;
@@ -113,10 +113,13 @@ async fn after_a_hundred_refusals_in_a_day_nothing_is_computed_for_the_signer_an
     }
     let reply = world.send(&by(&alice.device.key)).await;
     reply.assert_problem("one too many", ProblemType::AllowanceUsedUp);
-    assert!(reply.header("ratelimit").starts_with(r#""daily";r=0;t="#), "{}", reply.header("ratelimit"));
+    assert!(reply.header("ratelimit").starts_with(r#""hourly";r=0;t="#), "{}", reply.header("ratelimit"));
     world.send(&by(&bob.device.key)).await.assert_problem("another's", ProblemType::InvalidTokenRequest);
-    world.admin.execute("UPDATE aas.refusals SET day = day - 1", &[]).await.unwrap();
-    world.send(&by(&alice.device.key)).await.assert_problem("the next day", ProblemType::InvalidTokenRequest);
+    world.admin.execute("UPDATE operator.attempts SET hour = hour - 1", &[]).await.unwrap();
+    world
+        .send(&by(&alice.device.key))
+        .await
+        .assert_problem("the next hour", ProblemType::InvalidTokenRequest);
     world.close();
 }
 

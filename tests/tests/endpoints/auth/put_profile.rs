@@ -78,7 +78,8 @@ async fn a_profile_is_shown_as_a_client_signed_it_and_goes_on_from_version_to_ve
     let world = World::start().await;
     let alice = world.user("alice").await;
     assert_eq!(world.look_up(&alice.name).await.profile, None);
-    let picture = png(300, 200);
+    // More than most requests may have.
+    let picture = [png(300, 200), vec![0; 100_000]].concat();
     let first = Profile { picture: Some(link(&picture)), ..profile(1, "Alice") };
     world.pay(&putting(&alice, first.clone(), Some(&picture))).await.assert_ok("a profile");
     let shown = world.look_up(&alice.name).await.profile.unwrap();

@@ -86,6 +86,24 @@ pub async fn valid(world: &World) -> Valid {
 }
 
 #[tokio::test]
+async fn a_wrong_proof_for_a_name_that_nobody_has_is_answered_and_counted_like_one_for_a_users() {
+    let world = World::start().await;
+    let alice = world.user("alice").await;
+    let nobody = User::new("nobody-at-all");
+    for (rows, user) in [&alice, &nobody].into_iter().enumerate() {
+        for _ in 0..3 {
+            let call = ending(&user.name, &RecoveryKey::generate(), &SigningKey::generate());
+            world.send(&call.wire()).await.assert_problem("a wrong proof", ProblemType::WrongProof);
+        }
+        let counted = "auth.wrong_proofs WHERE proofs = 3";
+        assert_eq!(world.count(counted).await, rows as i64 + 1, "{}", user.name);
+    }
+    let shown = world.admin.query("SELECT user_name FROM operator.wrong_proofs()", &[]).await.unwrap();
+    assert_eq!(shown.iter().map(|row| row.get::<_, String>(0)).collect::<Vec<_>>(), ["alice"]);
+    world.close();
+}
+
+#[tokio::test]
 async fn a_user_who_lost_all_clients_begins_anew_chained_to_the_end_and_no_old_client_is_left() {
     let world = World::start().await;
     let mut alice = world.user("alice").await;
@@ -254,6 +272,9 @@ async fn an_account_is_reset_once_a_month_and_attempts_are_counted_apart_from_re
     assert!(refused >= 5, "{refused}");
     let reply = world.send(&wrong.wire()).await;
     assert_eq!(reply.header("ratelimit-policy"), r#""hourly";q=20;w=3600"#);
+    // The right proof is not limited by the wrong ones of others, but by what an account may do.
+    let right = world.send(&ending(&alice.name, &alice.recovery_key, &SigningKey::generate()).wire()).await;
+    assert_eq!(right.header("ratelimit-policy"), r#""monthly";q=1;w=2678400"#);
     world.admin.execute("SELECT operator.set_user_limit('resets_per_month', 0)", &[]).await.unwrap();
     world.admin.execute("UPDATE operator.attempts SET hour = hour - 1", &[]).await.unwrap();
     let closed = ending(&alice.name, &alice.recovery_key, &SigningKey::generate());

@@ -1508,6 +1508,7 @@ async fn a_group_grows_to_the_operators_limit_and_one_beyond_it_goes_on_and_grow
     assert!(limits.iter().all(|row| !row.get::<_, &str>("meaning").is_empty()));
     operator.execute("SELECT operator.set_group_limit('max_members', NULL)", &[]).await.unwrap_err();
     // A group that is as large as it may be has to fit into the others.
+    set_limit(&world, "max_members", 1000).await;
     for wrong in [
         "'max_members', 1",
         "'max_members', 1500",
@@ -1604,7 +1605,11 @@ async fn the_trees_for_members_who_do_not_join_are_bounded() {
     let world = World::start().await;
     world.stock(200).await;
     let mut group = world.group(2).await;
-    let newcomers: Vec<_> = (0..3).map(|_| Party::newcomer()).collect();
+    // With mailboxes, or the DS would want them removed again.
+    let mut newcomers = Vec::new();
+    for _ in 0..3 {
+        newcomers.push(world.candidate().await.party);
+    }
     let (_, call) = group.make(0, adding(&[&newcomers[0]]));
     submit(&world, &call).await;
     group.party(0).merge();
