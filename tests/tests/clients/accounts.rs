@@ -92,14 +92,12 @@ async fn a_reset_that_was_interrupted_goes_on_with_the_same_client() {
     let world = World::builder().start().await;
     let bob = world.person("bob").await;
     let key = written_down(&bob);
-    // The hour's attempts are used up in the middle.
-    let close = "SELECT operator.set_user_limit('reset_attempts_per_hour', $1)";
-    world.admin.execute(close, &[&1]).await.unwrap();
-    world.admin.execute("DELETE FROM operator.attempts", &[]).await.unwrap();
+    // A suspended user's identity can be ended, and the next one not be begun.
+    world.admin.execute("SELECT operator.suspend_user('bob')", &[]).await.unwrap();
     let error = refused(reset(&world, "bob", "new-phone", &key).await);
-    assert_eq!(error.problem(), Some(ProblemType::TooManyChanges));
+    assert_eq!(error.problem(), Some(ProblemType::AccountSuspended));
     assert_eq!(world.count("auth.clients").await, 0, "ended, and not begun anew");
-    world.admin.execute(close, &[&1_000_000]).await.unwrap();
+    world.admin.execute("SELECT operator.unsuspend_user('bob')", &[]).await.unwrap();
     let again = reset(&world, "bob", "new-phone", &key).await.unwrap();
     assert_eq!(world.count("auth.incarnations").await, 2);
     assert_eq!(again.devices().await.unwrap().len(), 1);
@@ -145,13 +143,11 @@ async fn a_login_does_what_the_recovery_key_does_where_logins_let_people_in() {
     // A reset that was interrupted for longer than a login is good goes on with another one.
     let builder = Client::builder(world.homes.path().join("new-phone")).server(world.server().url());
     let nonce = builder.reset_nonce("robert").await.unwrap();
-    let close = "SELECT operator.set_user_limit('reset_attempts_per_hour', $1)";
-    world.admin.execute(close, &[&1]).await.unwrap();
-    world.admin.execute("DELETE FROM operator.attempts", &[]).await.unwrap();
+    world.admin.execute("SELECT operator.suspend_user('robert')", &[]).await.unwrap();
     let token = provider.log_in_anew("bob", &nonce);
     let error = refused(builder.reset("robert", &token).await);
-    assert_eq!(error.problem(), Some(ProblemType::TooManyChanges));
-    world.admin.execute(close, &[&1_000_000]).await.unwrap();
+    assert_eq!(error.problem(), Some(ProblemType::AccountSuspended));
+    world.admin.execute("SELECT operator.unsuspend_user('robert')", &[]).await.unwrap();
     let error = refused(builder.reset("robert", &provider.log_in_anew("mallory", &nonce)).await);
     assert!(wrong(&error), "{error}");
     let bob = builder.reset("robert", &provider.log_in_anew("bob", &nonce)).await.unwrap();
