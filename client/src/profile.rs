@@ -321,10 +321,11 @@ pub(crate) fn rename(tx: &Tx<'_>, from: &UserName, to: &UserName) -> Result<()> 
 /// Changes this user's profile at the AS, and has contacts told. Where another device changed it meanwhile, the change is
 /// made to that one.
 pub(crate) async fn change(api: &Api, store: &Store, change: &ProfileChange) -> Result<()> {
-    let (account, link) = (store.read(Account::load)?, change.picture.as_deref().map(link).transpose()?);
+    let account = store.read(Account::load)?;
+    let picture = change.picture.as_deref().map_or(Ok(NextPicture::Same), NextPicture::of)?;
     for _ in 0..ATTEMPTS {
         let before = store.read(|tx| find(tx, &account.user))?.signed;
-        if let Some(put) = put(api, store, &account, change, link).await? {
+        if let Some(put) = put(api, store, &account, change, picture).await? {
             return store.write(|tx| {
                 contact::tell_contacts_of_profile(tx)?;
                 let hides = !put.discoverable && before.is_none_or(|before| before.profile.discoverable);
@@ -347,7 +348,7 @@ pub(crate) async fn settle(api: &Api, store: &Store) -> Result<()> {
         if !store.read(|tx| is_due(tx, &account))? {
             return Ok(());
         }
-        if put(api, store, &account, &ProfileChange::default(), None).await?.is_some() {
+        if put(api, store, &account, &ProfileChange::default(), NextPicture::Same).await?.is_some() {
             return store.write(group::give_profile_key);
         }
     }
@@ -373,9 +374,9 @@ async fn put(
     store: &Store,
     account: &Account,
     change: &ProfileChange,
-    link: Option<Option<PictureLink>>,
+    picture: NextPicture,
 ) -> Result<Option<Profile>> {
-    let (put, key) = store.read(|tx| make(tx, account, change, link))?;
+    let (put, key) = store.read(|tx| make(tx, account, change, picture))?;
     match api.put_profile(&put, &account.client_key()).await {
         Ok(()) => store.write(|tx| {
             let before = find(tx, &account.user)?;
@@ -394,12 +395,12 @@ async fn put(
 }
 
 /// The next version of this user's profile, and the key that its part for contacts is under; `None` if that is one that
-/// this device does not have. `link` is of a new picture, or of none.
+/// this device does not have.
 fn make(
     tx: &Tx<'_>,
     account: &Account,
     change: &ProfileChange,
-    link: Option<Option<PictureLink>>,
+    picture: NextPicture,
 ) -> Result<(PutProfile, Option<SharedProfileKey>)> {
     let own = identity::known(tx, &account.user)?.ok_or(Error::NotReady)?;
     let (current, kept) = (own_key(tx)?.ok_or(Error::NotReady)?, find(tx, &account.user)?);
@@ -434,7 +435,11 @@ fn make(
         discoverable: discoverable.unwrap_or(true),
         display_name: text(&change.display_name, before.as_ref().map(|before| &before.display_name)),
         text: text(&change.text, before.as_ref().map(|before| &before.text)),
-        picture: link.unwrap_or_else(|| before.as_ref().and_then(|before| before.picture)),
+        picture: match picture {
+            NextPicture::Same => before.as_ref().and_then(|before| before.picture),
+            NextPicture::None => None,
+            NextPicture::New(link) => Some(link),
+        },
         sealed,
     };
     if profile.display_name.len() > postern_protocol::profile::MAX_PART
@@ -451,22 +456,32 @@ fn make(
     Ok((put, key))
 }
 
-/// The link to a picture, of what its content says that it is; none to an empty one.
-///
-/// # Errors
-/// [`Error::BadPicture`].
-fn link(picture: &[u8]) -> Result<Option<PictureLink>> {
-    if picture.is_empty() {
-        return Ok(None);
+/// The picture of a profile's next version.
+#[derive(Clone, Copy)]
+enum NextPicture {
+    Same,
+    None,
+    New(PictureLink),
+}
+
+impl NextPicture {
+    /// A picture of what its content says that it is; none for an empty one.
+    ///
+    /// # Errors
+    /// [`Error::BadPicture`].
+    fn of(picture: &[u8]) -> Result<Self> {
+        if picture.is_empty() {
+            return Ok(Self::None);
+        }
+        let format = match imagesize::image_type(picture) {
+            Ok(imagesize::ImageType::Png) => PictureFormat::Png,
+            Ok(imagesize::ImageType::Jpeg) => PictureFormat::Jpeg,
+            Ok(imagesize::ImageType::Webp) => PictureFormat::Webp,
+            _ => return Err(Error::BadPicture),
+        };
+        let bytes = u32::try_from(picture.len()).map_err(|_| Error::BadPicture)?;
+        Ok(Self::New(PictureLink { format, bytes, digest: MessageDigest::of(picture) }))
     }
-    let format = match imagesize::image_type(picture) {
-        Ok(imagesize::ImageType::Png) => PictureFormat::Png,
-        Ok(imagesize::ImageType::Jpeg) => PictureFormat::Jpeg,
-        Ok(imagesize::ImageType::Webp) => PictureFormat::Webp,
-        _ => return Err(Error::BadPicture),
-    };
-    let bytes = u32::try_from(picture.len()).map_err(|_| Error::BadPicture)?;
-    Ok(Some(PictureLink { format, bytes, digest: MessageDigest::of(picture) }))
 }
 
 /// The picture that a profile names, as the AS shows it.

@@ -4,7 +4,7 @@
 -- Called by each server process hourly.
 CREATE OR REPLACE FUNCTION aas.clean_up() RETURNS void
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-    SELECT operator.forget_attempts('token_request');
+    SELECT operator.forget_attempts('{token_request}');
     DELETE FROM aas.requests r WHERE r.day < (now() AT TIME ZONE 'UTC')::date - 1;
     WITH gone AS (
         DELETE FROM aas.issued i WHERE i.day < (now() AT TIME ZONE 'UTC')::date - 1

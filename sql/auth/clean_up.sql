@@ -4,7 +4,7 @@
 -- Called by each server process every few minutes.
 CREATE OR REPLACE FUNCTION auth.clean_up() RETURNS void
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-    SELECT operator.forget_attempts('registration', 'reset');
+    SELECT operator.forget_attempts('{registration,reset}');
     DELETE FROM auth.wrong_proofs w WHERE w.hour < floor(extract(epoch FROM now()) / 3600)::integer - 24;
     DELETE FROM auth.used_id_tokens t WHERE t.hour < floor(extract(epoch FROM now()) / 3600)::integer;
     DELETE FROM auth.account_changes c WHERE c.month < auth.month(now());

@@ -6,7 +6,7 @@ CREATE OR REPLACE FUNCTION rendezvous.clean_up() RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     DELETE FROM rendezvous.meetings m WHERE m.expires < rendezvous.this_minute();
-    PERFORM operator.forget_attempts('rendezvous');
+    PERFORM operator.forget_attempts('{rendezvous}');
     IF pg_relation_size('rendezvous.meetings') > 0 AND NOT EXISTS (SELECT FROM rendezvous.meetings) THEN
         BEGIN
             LOCK TABLE rendezvous.meetings IN ACCESS EXCLUSIVE MODE NOWAIT;

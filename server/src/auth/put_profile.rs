@@ -4,7 +4,7 @@
 use http::StatusCode;
 use imagesize::ImageType;
 use postern_protocol::{
-    MessageDigest, PublicKey, Transcript,
+    MessageDigest, Payload, PublicKey, Transcript,
     encoding::Encoding,
     problem::{Problem, ProblemType},
     profile::{PictureFormat, PictureLink, PutProfile, SignedProfile},
@@ -58,7 +58,7 @@ pub async fn put_profile(auth: As, request: Request, payment: Payment) -> Outcom
                 &version,
                 &Encoding::Cbor.encode(&body.profile),
                 &digest.as_ref().map(<[u8; 32]>::as_slice),
-                &body.picture.as_ref().map(|picture| picture.as_bytes()),
+                &body.picture.as_ref().map(Payload::as_bytes),
                 &body.lookup.as_ref().map(|digest| digest.as_bytes().as_slice()),
             ],
         )
@@ -95,7 +95,7 @@ impl Terms {
 
     fn check(&self, body: &PutProfile, signer: PublicKey) -> Result<(), Problem> {
         let SignedProfile { profile, client, .. } = &body.profile;
-        let picture = body.picture.as_ref().map(|picture| picture.as_bytes());
+        let picture = body.picture.as_ref().map(Payload::as_bytes);
         expect_at_most("a display name", profile.display_name.len(), self.max_display_name_bytes)?;
         expect_at_most("a profile's text", profile.text.len(), self.max_text_bytes)?;
         expect_at_most("the part for contacts", profile.sealed.as_bytes().len(), self.max_sealed_bytes)?;
