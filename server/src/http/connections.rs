@@ -88,6 +88,7 @@ pub struct Underway(Arc<Activity>);
 pub struct Arrival(Arc<Arriving>);
 
 struct Arriving {
+    source: SourceAddress,
     activity: Arc<Activity>,
     is_over: AtomicBool,
 }
@@ -230,10 +231,11 @@ impl Activity {
         Underway(Arc::clone(self))
     }
 
-    /// Notes that the body of a request is not here yet.
-    pub fn arrival(self: &Arc<Self>) -> Arrival {
+    /// Notes that the body of a request of a source is not here yet.
+    pub fn arrival(self: &Arc<Self>, source: SourceAddress) -> Arrival {
         self.arriving.fetch_add(1, Ordering::Relaxed);
-        Arrival(Arc::new(Arriving { activity: Arc::clone(self), is_over: AtomicBool::new(false) }))
+        let (activity, is_over) = (Arc::clone(self), AtomicBool::new(false));
+        Arrival(Arc::new(Arriving { source, activity, is_over }))
     }
 
     /// Whether there are requests, and none of them is here with its body.
@@ -309,6 +311,11 @@ impl Drop for Underway {
 }
 
 impl Arrival {
+    /// The source of the request.
+    pub fn source(&self) -> SourceAddress {
+        self.0.source
+    }
+
     /// Notes that the body is here, or refused.
     pub fn is_over(&self) {
         self.0.end();
@@ -401,7 +408,8 @@ mod tests {
             assert!(connection.belongs_to(source(from)));
         }
         let requests: Vec<_> = open.iter().map(|connection| connection.activity().request()).collect();
-        let arrivals: Vec<_> = open.iter().map(|connection| connection.activity().arrival()).collect();
+        let arrivals: Vec<_> =
+            open.iter().map(|connection| connection.activity().arrival(source(1))).collect();
         arrivals[1].is_over();
         let evicted = || open.iter().map(is_evicted).collect::<Vec<_>>();
         let fifth =

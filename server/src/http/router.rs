@@ -20,7 +20,6 @@ use super::{
     request::{RawRequest, UsedSignature},
     route::{Door, Route},
     shown::{Fate, ShownTokens},
-    source::SourceAddress,
 };
 use crate::home::Home;
 
@@ -50,12 +49,11 @@ pub fn filter<S: Clone + Send + Sync + 'static>(
         .and(warp::path::full())
         .and(warp::query::raw().map(Some).or(warp::any().map(|| None)).unify())
         .and(warp::header::headers_cloned())
-        .and(warp::ext::get::<SourceAddress>())
         .and(warp::ext::get::<Arrival>())
         .and(warp::body::stream())
-        .then(move |method, path, query, headers, source, arrival, body| {
+        .then(move |method, path, query, headers, arrival, body| {
             let server = server.clone();
-            async move { server.respond(method, path, query, headers, source, arrival, body).await }
+            async move { server.respond(method, path, query, headers, arrival, body).await }
         })
         .boxed()
 }
@@ -76,7 +74,6 @@ impl<S: Clone + Send + Sync + 'static> Server<S> {
         path: FullPath,
         query: Option<String>,
         headers: HeaderMap,
-        source: SourceAddress,
         arrival: Arrival,
         body: impl Stream<Item = Result<B, warp::Error>> + Send + 'static,
     ) -> warp::reply::Response {
@@ -91,7 +88,7 @@ impl<S: Clone + Send + Sync + 'static> Server<S> {
             Found::Route(route, segments) => {
                 let authority = self.home.domain.clone();
                 let (method, signature) = (method.clone(), UsedSignature::default());
-                let announced = body::announced(&headers);
+                let (announced, source) = (body::announced(&headers), arrival.source());
                 let raw = RawRequest { method, authority, path, segments, query, headers, source, signature };
                 let (name, door, bodies) = (route.name, route.door, self.bodies.clone());
                 let max_body = route.max_body(self.home.limits.max_body_bytes);

@@ -178,8 +178,7 @@ impl Listener {
         let service = service_fn(move |mut request: Request<Incoming>| {
             let underway = activity.request();
             let source = peer.source(request.headers(), &shared.settings.proxies);
-            request.extensions_mut().insert(source);
-            request.extensions_mut().insert(activity.arrival());
+            request.extensions_mut().insert(activity.arrival(source));
             let answer = filter.call(request);
             let connections = connections.clone();
             async move {
