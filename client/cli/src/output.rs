@@ -115,7 +115,7 @@ pub fn describe(client: &Client, event: &Event) -> Result<String> {
             format!("your name is {to} now, and no longer {from}")
         }
         Event::Renamed { from, to } => format!("{from} is called {to} now, and is the same user"),
-        Event::DisplayName { user, display_name } => {
+        Event::DisplayName { user, display_name } | Event::MemberDisplayName { user, display_name, .. } => {
             format!("{user} calls itself {}", name_shown(display_name))
         }
         Event::Expired { messages } => {
@@ -163,9 +163,6 @@ pub fn describe(client: &Client, event: &Event) -> Result<String> {
             "{user} began anew, with other devices: whoever it is counts as unknown until you accept it"
         ),
         Event::MemberRenamed { user, name, .. } => format!("{user} is called {name} now"),
-        Event::MemberDisplayName { user, display_name, .. } => {
-            format!("{user} calls itself {}", name_shown(display_name))
-        }
         Event::MemberGone { user, .. } => format!("{user} deleted the account"),
         Event::AdminsFound { admins, .. } => format!("you accepted as admins: {}", list(admins)),
         Event::Broken { reason, .. } => format!(

@@ -140,7 +140,7 @@ impl Proof {
             let token = sign_in::id_token(builder, nonce, sign_in::Login::AnySession).await?;
             return Ok(Admission::IdToken(token));
         }
-        Ok(self.login.from_file()?.map_or(Admission::Open, Admission::IdToken))
+        Ok(self.login.given_in_file()?.map_or(Admission::Open, Admission::IdToken))
     }
 }
 
@@ -158,7 +158,7 @@ impl Login {
     }
 
     /// The ID token in the file that was named.
-    fn from_file(&self) -> anyhow::Result<Option<IdToken>> {
+    fn given_in_file(&self) -> anyhow::Result<Option<IdToken>> {
         let Some(file) = &self.id_token else { return Ok(None) };
         let text =
             std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
@@ -181,7 +181,7 @@ impl Login {
                 sign_in::id_token(builder, nonce().await?, sign_in::Login::Anew).await?,
             ));
         }
-        Ok(match self.from_file()? {
+        Ok(match self.given_in_file()? {
             Some(token) => Shown::IdToken(token),
             None => Shown::RecoveryKey(read_recovery_key()?),
         })
