@@ -62,11 +62,11 @@ BEGIN
             WHERE c.user_id = i.user_id AND c.incarnation = i.incarnation AND c.credential IS NOT NULL) shown;
     IF NOT FOUND THEN
         -- For those who may see the user, an end that a reset follows is none of the account.
-        outcome := CASE
+        outcome := (CASE
             WHEN EXISTS (SELECT FROM auth.users o
                           WHERE o.shown_name = look_up_user.name
                              OR o.lookup = look_up_user.lookup AND o.name = look_up_user.name)
-            THEN 'identity_ended' ELSE 'unknown_user' END;
+            THEN 'identity_ended' ELSE 'unknown_user' END)::auth.look_up_user_outcome;
         RETURN;
     END IF;
     outcome := 'found';
