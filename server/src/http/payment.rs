@@ -33,6 +33,11 @@ outcome! {
     pub SettleTokenOutcome: "aas.settle_token_outcome", paid { Spent = "spent" }
 }
 
+/// Whether a request failed through no fault of its own.
+fn is_fault(outcome: &Outcome) -> bool {
+    matches!(outcome, Err(Failure::Fault(_) | Failure::Unavailable(_) | Failure::Overloaded(_)))
+}
+
 #[derive(Clone)]
 pub struct Payment(Arc<Inner>);
 
@@ -142,17 +147,19 @@ impl Payment {
     /// Spends the token of a request that ended without an SQL call of its own, unless the fault was ours: then the
     /// token stays good, and the request is signed anew.
     pub async fn settle(&self, database: &Database, gate: &dyn Gate, outcome: Outcome) -> Outcome {
-        let fault =
-            matches!(outcome, Err(Failure::Fault(_) | Failure::Unavailable(_) | Failure::Overloaded(_)));
-        if fault && !self.is_settled() {
-            self.use_signature(database).await;
-        }
-        if fault {
+        let outcome = match outcome {
+            outcome if is_fault(&outcome) || self.is_settled() => outcome,
+            outcome => {
+                let sql = "SELECT outcome FROM aas.settle_token($1, $2, $3)";
+                let spent = self.call(database, sql, &[&self.0.endpoint]).await;
+                spent.and_then(|(SettleTokenOutcome::Spent, _)| outcome)
+            }
+        };
+        if is_fault(&outcome) {
+            if !self.is_settled() {
+                self.use_signature(database).await;
+            }
             return outcome;
-        }
-        if !self.is_settled() {
-            let sql = "SELECT outcome FROM aas.settle_token($1, $2, $3)";
-            let (SettleTokenOutcome::Spent, _) = self.call(database, sql, &[&self.0.endpoint]).await?;
         }
         if !outcome.as_ref().is_err_and(Failure::is_unpaid) {
             gate.count(self.0.endpoint);

@@ -21,7 +21,8 @@ async fn names(world: &World) -> Vec<String> {
 
 /// An owner ends the identity, and does not begin the next one.
 async fn end(world: &World, user: &User) {
-    let sql = "SELECT auth.end_identity($1, recovery_key, $2) FROM auth.users WHERE name = $1";
+    let sql = "SELECT auth.end_identity($1, ROW(recovery_key, NULL, NULL, NULL)::auth.verified_proof, $2)
+                 FROM auth.users WHERE name = $1";
     let successor = SigningKey::generate().public_key();
     world.admin.execute(sql, &[&user.name.local(), &successor.as_bytes().as_slice()]).await.unwrap();
 }

@@ -164,5 +164,4 @@ async fn everything_that_shows_something_answers_the_operator_and_the_monitor_as
     }
     let shown = "SELECT key_id IS NOT NULL AND previous_id IS NULL FROM operator.current_master_key()";
     assert!(monitor.query_one(shown, &[]).await.unwrap().get::<_, bool>(0));
-    world.close();
 }

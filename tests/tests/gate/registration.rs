@@ -223,7 +223,6 @@ async fn a_name_that_its_owner_gives_up_while_somebody_takes_it_is_nobodys() {
     }
     let back = "UPDATE auth.users SET name = 'al-ice' WHERE name = 'alicia'";
     world.admin.batch_execute(back).await.expect("its owner takes it back");
-    world.close();
 }
 
 #[tokio::test]
