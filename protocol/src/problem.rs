@@ -103,7 +103,7 @@ problems! {
         "The server has a profile of the same or a later version, made by another client of the user. Look it up, and make the change anew.";
     TooManyChanges "too-many-changes" TOO_MANY_REQUESTS
         "The account was changed too often"
-        "An account can be reset, and change its name, a limited number of times in a month (Retry-After); attempts to reset accounts are also limited by the hour.";
+        "An account can be reset, and change its name, a limited number of times in a month (Retry-After); attempts to reset accounts with wrong proofs are limited by the hour.";
     ForeignDomain "foreign-domain" UNPROCESSABLE_ENTITY
         "The domain is not this server's"
         "The name, group or address belongs to another domain. Send the request to that domain's server.";

@@ -21,7 +21,7 @@ use pool::Lane;
 
 /// Time that PostgreSQL works on a statement of a chore: nobody waits for it, and some delete what years left.
 const CHORE_STATEMENT_TIMEOUT: Duration = Duration::from_secs(10 * 60);
-/// Time that a light call waits for a lock before it waits among the heavy ones, whose locks these are.
+/// Time that a light call waits for a lock before it waits apart from the others.
 const LIGHT_LOCK_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// The server's connections to PostgreSQL. Cheap to clone.
@@ -42,6 +42,8 @@ enum Kind {
 /// Connections for each kind of call: the dear ones cannot take those of the others.
 struct Lanes {
     light: Lane,
+    /// For light calls that met a lock.
+    waiting: Lane,
     heavy: Lane,
     chores: Lane,
     /// Bytes that a call writes from which on it is a heavy one.
@@ -59,7 +61,7 @@ impl Database {
     pub fn new(url: &ConnectionString, settings: &DatabaseConfig) -> Result<Self, DatabaseError> {
         let config = session::config(url)?;
         let heavy = (settings.pool_size / 4).max(1);
-        let light = settings.pool_size.saturating_sub(heavy).max(1);
+        let light = settings.pool_size.saturating_sub(2 * heavy).max(1);
         let lane = |size, statement, lock| Lane::new(&config, size, settings.wait(), statement, lock);
         // Less than the statement's, so that one that only waits is refused as one that waits.
         let lock = |statement: Duration| statement * 4 / 5;
@@ -67,6 +69,7 @@ impl Database {
         Ok(Self {
             lanes: Arc::new(Lanes {
                 light: lane(light, statement, LIGHT_LOCK_TIMEOUT.min(lock(statement)))?,
+                waiting: lane(heavy, statement, lock(statement))?,
                 heavy: lane(heavy, heavy_statement, lock(heavy_statement))?,
                 chores: lane(1, CHORE_STATEMENT_TIMEOUT, lock(CHORE_STATEMENT_TIMEOUT))?,
                 heavy_bytes: settings.heavy_bytes,
@@ -101,10 +104,9 @@ impl Database {
         parameters: &[&(dyn ToSql + Sync)],
     ) -> Result<Vec<Row>, DatabaseError> {
         match self.lane().query(sql, parameters).await {
-            // A light call that meets a lock waits for it among the heavy ones: locks that last are theirs, and all
-            // other light calls go on.
+            // Those that wait for a lock have connections of their own, so that all others go on.
             Err(error) if error.met_a_lock() && self.kind == Kind::Light => {
-                self.lanes.heavy.query(sql, parameters).await
+                self.lanes.waiting.query(sql, parameters).await
             }
             result => result,
         }

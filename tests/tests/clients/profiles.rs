@@ -217,6 +217,11 @@ async fn contacts_and_members_find_a_user_that_strangers_do_not_also_under_the_n
     let grace = world.person("grace").await;
     befriend(&alice, &grace, &group).await;
     joined(&grace, 1).await;
+    for _ in 0..3 {
+        for client in [&bob, &tablet, &alice] {
+            sync(client).await;
+        }
+    }
     hears_nothing_wrong(&grace, bob.user(), &group).await;
     sync(&dave).await;
     assert!(!is_found(&dave, bob.user()).await, "his key is an old one");

@@ -2,7 +2,6 @@
 
 use std::{
     fs,
-    io::ErrorKind,
     net::Ipv4Addr,
     time::{Duration, Instant},
 };
@@ -13,8 +12,8 @@ use postern_tests_kit::{Call, Cluster, Private, Server, Way, World, eventually};
 use reqwest::StatusCode;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpSocket, TcpStream},
-    time::{sleep, timeout},
+    net::TcpStream,
+    time::timeout,
 };
 
 /// Far longer than what is to happen at once takes on a busy machine, and shorter than any bound of the server.
@@ -120,25 +119,16 @@ async fn a_body_that_stalls_is_refused_and_one_that_announces_too_much_is_refuse
 #[tokio::test]
 async fn a_peer_that_reads_none_of_its_answers_loses_its_connection() {
     let cluster = Cluster::start().await;
-    let server = Server::start(&cluster).await;
-    let socket = TcpSocket::new_v4().expect("there are sockets");
-    socket.set_recv_buffer_size(4096).expect("it can be small");
-    let connection = socket.connect(server.address()).await.expect("the server listens");
-    let requests = b"GET /as/keys HTTP/1.1\r\nhost: x\r\n\r\n".repeat(100);
+    let server = Server::builder(&cluster).env("POSTERN_HTTP2_PING_SECONDS", "300").start().await;
+    // Its settings (RFC 9113 §6.5.2): the server may send nothing on a stream. Then a request.
+    let settings = [0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0];
+    let headers = [&[0, 0, 15, 1, 5, 0, 0, 0, 1, 0x82, 0x86, 4, 8][..], b"/as/keys", &[1, 1, b'x']].concat();
     let begun = Instant::now();
-    let closed = async {
-        loop {
-            timeout(AT_ONCE, connection.writable()).await.ok();
-            match connection.try_write(&requests) {
-                Err(error) if error.kind() != ErrorKind::WouldBlock => return,
-                // The server reads no request while its answers to others find no room.
-                Err(_) => sleep(Duration::from_millis(100)).await,
-                Ok(_) => {}
-            }
-        }
-    };
-    timeout(Duration::from_secs(40), closed).await.expect("the server closes the connection");
+    let connection = connect(&server, &[HTTP2_PREFACE, &settings, &headers].concat()).await;
+    let answer = closed(connection, Duration::from_secs(30)).await;
     assert!(begun.elapsed() > Duration::from_secs(9), "after {:?}", begun.elapsed());
+    let has_frame = |kind| answer.windows(6).any(|frame| frame[0] == kind && frame[2..] == [0, 0, 0, 1]);
+    assert!(has_frame(1), "the answer's header is there");
     assert_healthy(&server).await;
 }
 

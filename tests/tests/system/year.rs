@@ -128,6 +128,7 @@ impl Year {
             }
         }
         // A stranger, who starts from the present.
+        world.stock(10).await;
         let record: UserRecord = world.look_up(alice.name()).await;
         assert!(record.ticket.time > u64::from(DAYS - 1) * 24 * 60 * 60);
         let issuers: BTreeSet<_> = record
