@@ -16,6 +16,8 @@ use crate::{
 const LOOK_AGAIN: u64 = 60 * 60;
 /// How often the AS is asked whether an account ended before the hint is dropped.
 const PATIENCE: u32 = 48;
+/// How often something new of a user whom the AS did not show has it asked at once.
+const EAGER: u32 = 3;
 /// Seconds for which the AS has to know nobody of the name of a user whose device told of the end.
 const GONE_AFTER: u64 = 2 * 24 * 60 * 60;
 /// Seconds between two looks meanwhile.
@@ -61,11 +63,13 @@ pub(super) fn hint(tx: &Tx<'_>, user: &UserName, name: Option<&UserName>) -> Res
     Ok(())
 }
 
-/// Has the AS asked about a user of whom something new was told, or may be shown by now.
+/// Has the AS asked about a user of whom something new was told, or may be shown by now: at once, also if it was asked in
+/// vain shortly before, but not as often as a member likes.
 pub(super) fn look_again(tx: &Tx<'_>, user: &UserName) -> Result<()> {
     tx.sql().execute(
-        "INSERT OR IGNORE INTO member_news (user, name, tried, due) VALUES (?1, ?1, 0, 0)",
-        [user.to_string()],
+        "INSERT INTO member_news (user, name, tried, due) VALUES (?1, ?1, 0, 0)
+         ON CONFLICT (user) DO UPDATE SET due = iif(tried < ?2, 0, due)",
+        params![user.to_string(), EAGER],
     )?;
     Ok(())
 }

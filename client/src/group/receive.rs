@@ -236,10 +236,12 @@ fn receive_content(
 /// and a hint that the AS has a later version.
 fn receive_profile(tx: &Tx<'_>, user: &UserName, message: &ApplicationMessage) -> Result<(), Rejection> {
     let of_its_time = |key: &&SharedProfileKey| key.edition.is_by(&message.eid);
+    let mut is_news = profile::claimed(tx, user, message.eid.incarnation, message.profile_version)?;
     if let Some(key) = message.profile_key.as_ref().filter(of_its_time) {
-        profile::keep_key(tx, user, key, Source::User)?;
+        // A user whom not everybody can look up may be found with it.
+        is_news |= profile::keep_key(tx, user, key, Source::User)?;
     }
-    if profile::claimed(tx, user, message.eid.incarnation, message.profile_version)? {
+    if is_news {
         accounts::look_again(tx, user)?;
     }
     Ok(())
