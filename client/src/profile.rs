@@ -175,7 +175,8 @@ pub(crate) fn keep_key(
     let before = find(tx, user)?;
     let told = source == Source::Told;
     let is_news = before.key.as_ref().is_none_or(|known| match before.told {
-        true => !told || known != shared,
+        // Of a user's devices some may have said it before the key became another one.
+        true => !told || shared.replaces(known),
         false => !told && shared.replaces(known),
     });
     if is_news {
