@@ -151,8 +151,7 @@ impl Payment {
             outcome if is_fault(&outcome) || self.is_settled() => outcome,
             outcome => {
                 let sql = "SELECT outcome FROM aas.settle_token($1, $2, $3)";
-                let spent = self.call(database, sql, &[&self.0.endpoint]).await;
-                spent.and_then(|(SettleTokenOutcome::Spent, _)| outcome)
+                self.call::<SettleTokenOutcome>(database, sql, &[&self.0.endpoint]).await.and(outcome)
             }
         };
         if is_fault(&outcome) {
