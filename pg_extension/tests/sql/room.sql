@@ -132,7 +132,7 @@ SELECT count(DISTINCT octet_length(shares)) <= 5 AS few_sizes, count(*) > 0 AS s
 SELECT make_queue(56, 'group', 'w1');
 UPDATE qs.settings SET group_queue_depth = 2;
 UPDATE qs.queues SET shares = (SELECT shares FROM qs.queues WHERE queue_id = queue(55)) WHERE queue_id = queue(56);
-SELECT deliver('g', 'w1 w1 w1', '{1,1,1}', '{x}');
+SELECT deliver('g', 'w1 w1 w1', '{1,2,3}', '{x,x,x}');
 SELECT bytes(56);
 UPDATE qs.settings SET group_queue_depth = 10000;
 
