@@ -1,6 +1,6 @@
 //! A clock that a test moves, for PostgreSQL, the servers and the test's own process: months pass in seconds. A few lines
-//! of C are preloaded into each program, and add to the calendar what a file says. (libfaketime takes a lock where
-//! PostgreSQL, in a signal handler, waits for it for ever.)
+//! of C are preloaded into each program, and add to the calendar what a file says. (Under libfaketime PostgreSQL hung: it
+//! takes a lock that a signal handler may wait for.)
 
 use std::{
     fs::{File, OpenOptions, Permissions},
