@@ -143,7 +143,7 @@ impl Session {
 
     /// Shuts devices that were removed from this user out of a group.
     async fn evict(&self, step: &Step<'_>, id: &GroupId) -> Result<()> {
-        // Who the user's leaves are, as far as nobody said it here.
+        // The DS has the cards of leaves of which no member told this device.
         let current = self.fetch_current(id).await;
         if let Ok(current) = &current {
             self.store.write(|tx| GroupState::load(tx, id)?.learn(tx, &current.attributes))?;
@@ -153,8 +153,7 @@ impl Session {
             // Those that were users of their own went; the user's key is another matter.
             done = self.commit(step, id, group::evict).await;
         }
-        let is_over = |error: &Error| error.refusal().is_some() || matches!(error, Error::NotMember);
-        if done.as_ref().err().is_none_or(is_over) {
+        if is_over(&done) {
             self.store.write(|tx| group::evicted(tx, id))?;
         }
         done
@@ -163,8 +162,7 @@ impl Session {
     /// Removes members from a group that are no devices of their users any more.
     async fn cast_out(&self, step: &Step<'_>, id: &GroupId) -> Result<()> {
         let done = self.commit(step, id, group::cast_out).await;
-        let is_over = |error: &Error| error.refusal().is_some() || matches!(error, Error::NotMember);
-        if done.as_ref().err().is_none_or(is_over) {
+        if is_over(&done) {
             self.store.write(|tx| group::look_for_outcasts_again(tx, id))?;
         }
         done
@@ -244,4 +242,10 @@ impl Session {
         }
         Ok(())
     }
+}
+
+/// Whether there is nothing more to try in a group: it was done, refused, or this device is out.
+fn is_over(done: &Result<()>) -> bool {
+    let is_final = |error: &Error| error.refusal().is_some() || matches!(error, Error::NotMember);
+    done.as_ref().err().is_none_or(is_final)
 }

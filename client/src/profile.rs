@@ -175,7 +175,7 @@ pub(crate) fn keep_key(
     let before = find(tx, user)?;
     let told = source == Source::Told;
     let is_news = before.key.as_ref().is_none_or(|known| match before.told {
-        // Of a user's devices some may have said it before the key became another one.
+        // Some of a user's devices may have said it before the key became another one.
         true => !told || shared.replaces(known),
         false => !told && shared.replaces(known),
     });
@@ -242,7 +242,7 @@ pub(crate) fn lookup_secrets(tx: &Tx<'_>, user: &UserName) -> Result<Vec<LookupS
     Ok(secrets)
 }
 
-/// What is known of a user's profile.
+/// The profile of a user as far as it is known.
 pub(crate) fn profile(tx: &Tx<'_>, user: &UserName) -> Result<UserProfile> {
     Ok(find(tx, user)?.profile())
 }

@@ -217,7 +217,7 @@ impl Session {
     /// is left is deleted, and a last admin names another. Returns how many of the user's devices stay in: those that
     /// were added as users of their own, where this one may not remove them.
     pub(crate) async fn leave_for_good(&self, step: &Step<'_>, id: &GroupId) -> Result<usize> {
-        // Who the user's leaves are, as far as nobody said it here.
+        // The DS has the cards of leaves of which no member told this device.
         match self.fetch_current(id).await {
             Ok(current) => self.store.write(|tx| GroupState::load(tx, id)?.learn(tx, &current.attributes))?,
             error => goes_on(error)?,

@@ -6,7 +6,7 @@ use postern_protocol::{
     second_proof::{Operation, RecoveryKey, SecondProof},
 };
 
-/// What an account's owner shows for what cannot be undone: the recovery key, or, where the server's policy is a login at
+/// The proof that an account's owner shows for what cannot be undone: the recovery key, or, where the server's policy is a login at
 /// its identity provider, an ID token with the nonce of what is to be done.
 #[derive(Debug, Clone, Copy)]
 pub enum OwnerProof<'a> {

@@ -120,7 +120,7 @@ impl Client {
         Ok(operation.nonce(&account.user, &account.client_key().public_key()))
     }
 
-    /// What is known of a user's profile: of this client's own user, or of one that was looked up (AS-6).
+    /// The profile of a user as far as it is known: of this client's own user, or of one that was looked up (AS-6).
     ///
     /// # Errors
     /// [`Error::Database`].

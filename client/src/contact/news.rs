@@ -1,5 +1,6 @@
-//! News for contacts and for this user's other devices, and answers to those that asked, until letters are written. They go to the devices that a user
-//! has by then: the AS is asked first, so that a removed device hears nothing (AS-13). Owns the table `news`.
+//! News for contacts and for this user's other devices, and answers to those that asked, until letters are written. They
+//! go to the devices that a user has by then: the AS is asked first, so that a removed device hears nothing (AS-13). Owns
+//! the table `news`.
 
 use postern_protocol::{PublicKey, name::UserName, problem::ProblemType};
 use rusqlite::params;
@@ -163,7 +164,7 @@ fn write(tx: &Tx<'_>, user: &VerifiedUser) -> Result<()> {
     forget(tx, &user.name)
 }
 
-/// What is to be said now; nothing if it is not true any more.
+/// The letters' contents that say it now; none if it is not true any more.
 fn bodies(tx: &Tx<'_>, to: &UserName, news: &News) -> Result<Vec<LetterBody>> {
     Ok(match news {
         News::Answer(asked) if contacts::is_given(tx, to)? => {

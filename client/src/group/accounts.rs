@@ -1,4 +1,4 @@
-//! What becomes of the accounts of members (AS-11): a reset, another name or display name, an end. A member's message is
+//! The fate of members' accounts (AS-11): a reset, another name or display name, an end. A member's message is
 //! a hint; the AS's record proves it, and each group that the user is in is told once. Owns the tables
 //! `member_news` and `gone_members`.
 

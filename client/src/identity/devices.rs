@@ -166,7 +166,7 @@ async fn show_itself(api: &Api, store: &Store, found: &Found) -> Result<()> {
     }
     add_addresses(api, &queue, vec![address], Vec::new()).await?;
     api.publish_contact(account.contact()?, &account.client_key()).await?;
-    // Whoever wrote to this user's devices meanwhile could not write to this one.
+    // Letters to this user's devices could not be written to this one meanwhile.
     store.write(contact::missed_letters)
 }
 

@@ -77,7 +77,7 @@ struct Keys {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Subject([u8; 32]);
 
-/// What an ID token proves.
+/// A login that an ID token proves.
 pub struct Login {
     pub subject: Subject,
     /// Time at which a person logged in (`auth_time`), in seconds since 1970; none if the token does not tell it.

@@ -28,7 +28,7 @@ struct Lengths {
 
 impl Lengths {
     fn of(suite: Ciphersuite) -> Self {
-        // Of a key and of the secret that its KEM sends along.
+        // The lengths of a key and of the secret that its KEM sends along.
         let (key, kem_output) = match suite.hpke_kem_algorithm() {
             HpkeKemType::DhKem25519 => (32, 32),
             // No supported ciphersuite has another one.

@@ -114,11 +114,7 @@ async fn logged_in(world: &World, provider: &mut IdentityProvider, name: &str) -
 #[tokio::test(flavor = "multi_thread")]
 async fn a_login_does_what_the_recovery_key_does_where_logins_let_people_in() {
     let mut provider = IdentityProvider::start();
-    let world = World::builder()
-        .setting("POSTERN_OIDC_ISSUER", provider.issuer())
-        .setting("POSTERN_OIDC_CLIENT_ID", IdentityProvider::CLIENT)
-        .start()
-        .await;
+    let world = World::builder().logins_at(&provider).start().await;
     world.admin.execute("SELECT operator.set_registration_policy('oidc')", &[]).await.unwrap();
     let bob = logged_in(&world, &mut provider, "bob").await;
     let wrong = |error: &Error| error.problem() == Some(ProblemType::WrongProof);

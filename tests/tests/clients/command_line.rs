@@ -80,7 +80,7 @@ async fn run_signed_in(
     Output { stderr: rest, ..child.wait_with_output().await.unwrap() }
 }
 
-/// What a command shows that does what it is to.
+/// The output of a command that does its work.
 #[track_caller]
 fn done(output: &Output) -> String {
     assert!(output.status.success(), "{}", text(&output.stderr));
@@ -288,11 +288,7 @@ async fn an_account_is_renamed_reset_and_deleted_by_the_words_that_were_written_
 #[tokio::test(flavor = "multi_thread")]
 async fn a_login_stands_in_for_the_words_where_logins_let_people_in() {
     let mut provider = IdentityProvider::start();
-    let world = World::builder()
-        .setting("POSTERN_OIDC_ISSUER", provider.issuer())
-        .setting("POSTERN_OIDC_CLIENT_ID", IdentityProvider::CLIENT)
-        .start()
-        .await;
+    let world = World::builder().logins_at(&provider).start().await;
     policy(&world, "oidc").await;
     let url = world.server().url();
     let [phone, tablet, file] = ["phone", "tablet", "token"].map(|name| world.homes.path().join(name));
@@ -489,11 +485,7 @@ async fn somebody_registers_by_an_invite_and_invites_somebody_else() {
 #[tokio::test(flavor = "multi_thread")]
 async fn somebody_registers_with_a_login_in_a_browser_or_with_a_token_from_elsewhere() {
     let mut provider = IdentityProvider::start();
-    let world = World::builder()
-        .setting("POSTERN_OIDC_ISSUER", provider.issuer())
-        .setting("POSTERN_OIDC_CLIENT_ID", IdentityProvider::CLIENT)
-        .start()
-        .await;
+    let world = World::builder().logins_at(&provider).start().await;
     policy(&world, "oidc").await;
     let url = world.server().url();
     let [alice, bob] = ["alice", "bob"].map(|name| world.homes.path().join(name));

@@ -132,6 +132,16 @@ fn forged(to: &SignedContact, name: &str, issuer: &SigningKey) -> Vec<u8> {
     to.hpke_key.seal(Label::CONTACT_SEAL.as_bytes(), to.address.as_bytes(), &letter).unwrap()
 }
 
+/// Alice, who accepted Bob's request.
+async fn contacts_of_each_other(world: &World) -> [Client; 2] {
+    let [alice, bob] = [shy_person(world, "alice").await, shy_person(world, "bob").await];
+    bob.ask_contact(alice.user()).await.unwrap();
+    until(&alice, asks(bob.user())).await;
+    alice.accept_contact(bob.user()).await.unwrap();
+    until(&bob, answers(alice.user())).await;
+    [alice, bob]
+}
+
 #[tokio::test]
 async fn a_person_accepts_a_request_declines_it_or_lets_it_lie_and_nobody_is_answered_unasked() {
     let world = World::builder().start().await;
@@ -549,11 +559,7 @@ async fn two_people_see_one_safety_number_and_what_they_verified_stays_so_while_
 #[tokio::test]
 async fn contacts_hear_of_another_name_and_of_an_end_and_go_on_or_not() {
     let world = World::builder().start().await;
-    let [alice, bob] = [shy_person(&world, "alice").await, shy_person(&world, "bob").await];
-    bob.ask_contact(alice.user()).await.unwrap();
-    until(&alice, asks(bob.user())).await;
-    alice.accept_contact(bob.user()).await.unwrap();
-    until(&bob, answers(alice.user())).await;
+    let [alice, bob] = contacts_of_each_other(&world).await;
     let number = alice.safety_number(bob.user()).await.unwrap();
     bob.compare_safety_code(alice.user(), number.code()).await.unwrap();
 
@@ -625,11 +631,7 @@ fn watchful() -> Options {
 #[tokio::test]
 async fn a_contacts_reset_and_end_show_within_a_day_though_nothing_tells_of_them() {
     let world = World::builder().start().await;
-    let [alice, bob] = [shy_person(&world, "alice").await, shy_person(&world, "bob").await];
-    bob.ask_contact(alice.user()).await.unwrap();
-    until(&alice, asks(bob.user())).await;
-    alice.accept_contact(bob.user()).await.unwrap();
-    until(&bob, answers(alice.user())).await;
+    let [alice, bob] = contacts_of_each_other(&world).await;
 
     let key = alice.recovery_key().unwrap().unwrap();
     let anew = Client::builder(world.homes.path().join("anew")).server(world.server().url()).options(shy());
@@ -658,11 +660,7 @@ async fn a_contacts_reset_and_end_show_within_a_day_though_nothing_tells_of_them
 #[tokio::test]
 async fn a_contact_that_the_server_knows_no_more_is_told_of_once() {
     let world = World::builder().start().await;
-    let [alice, bob] = [shy_person(&world, "alice").await, shy_person(&world, "bob").await];
-    bob.ask_contact(alice.user()).await.unwrap();
-    until(&alice, asks(bob.user())).await;
-    alice.accept_contact(bob.user()).await.unwrap();
-    until(&bob, answers(alice.user())).await;
+    let [alice, bob] = contacts_of_each_other(&world).await;
     world.admin.batch_execute("SELECT operator.delete_user('alice')").await.unwrap();
     assert!(sync(&bob).await.is_empty());
     let bob = with(bob, watchful());

@@ -173,12 +173,7 @@ async fn the_operator_makes_invites_and_sees_what_is_left_of_them() {
 
 /// A world whose servers know this provider.
 async fn world_with(provider: &IdentityProvider) -> World {
-    let world = World::builder()
-        .servers(2)
-        .setting("POSTERN_OIDC_ISSUER", provider.issuer())
-        .setting("POSTERN_OIDC_CLIENT_ID", IdentityProvider::CLIENT)
-        .start()
-        .await;
+    let world = World::builder().servers(2).logins_at(provider).start().await;
     policy(&world, "oidc").await;
     world
 }

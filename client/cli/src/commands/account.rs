@@ -144,7 +144,7 @@ impl Proof {
     }
 }
 
-/// What an account's owner shows.
+/// The proof that an account's owner shows.
 enum Shown {
     RecoveryKey(RecoveryKey),
     IdToken(IdToken),

@@ -18,8 +18,8 @@ use tokio::sync::OnceCell;
 use tokio_postgres::{Client as Connection, types::FromSql};
 
 use crate::{
-    Call, Cluster, Mailbox, MovedClock, Payer, PostgresRelay, Private, Reply, Server, Way, Wire, eventually,
-    home,
+    Call, Cluster, IdentityProvider, Mailbox, MovedClock, Payer, PostgresRelay, Private, Reply, Server, Way,
+    Wire, eventually, home,
 };
 
 pub use people::{befriend, joined};
@@ -91,6 +91,12 @@ impl WorldBuilder {
     pub fn setting(mut self, name: &str, value: &str) -> Self {
         self.settings.push((name.to_owned(), value.to_owned()));
         self
+    }
+
+    /// Lets the servers know the identity provider.
+    pub fn logins_at(self, provider: &IdentityProvider) -> Self {
+        self.setting("POSTERN_OIDC_ISSUER", provider.issuer())
+            .setting("POSTERN_OIDC_CLIENT_ID", IdentityProvider::CLIENT)
     }
 
     /// Lets PostgreSQL and the servers go by a clock that the test moves.

@@ -249,36 +249,3 @@ async fn the_database_does_the_same_for_a_name_that_nobody_has_and_for_a_user_wh
     assert!(blocks_read(&world, bob.name.local(), wrong.as_bytes()).await > unknown);
     world.close();
 }
-
-/// Figures for docs/benchmarks.md, by `cargo nextest run --run-ignored only -E 'test(measure_lookups)' --no-capture`.
-#[tokio::test]
-#[ignore = "it measures, and asserts nothing"]
-async fn measure_lookups_of_names_that_nobody_has_of_users_who_hide_and_of_others() {
-    const ROUNDS: usize = 1000;
-    let world = World::start().await;
-    let (alice, bob) = (world.user("alice").await, world.user("bob").await);
-    let (key, picture) = (ProfileKey::generate(), png(64, 64));
-    let hidden = Profile { picture: Some(link(&picture)), discoverable: false, ..profile(1, "Alice") };
-    world.pay(&hiding(&alice, hidden, &picture, &key)).await.assert_ok("hiding");
-    world.pay(&putting(&bob, profile(1, "Bob"), None)).await.assert_ok("a profile");
-    world.restock(4 * ROUNDS).await;
-    let names = ["nobody", "alice", bob.name.local()];
-    let mut times = names.map(|_| Vec::new());
-    for round in 0..ROUNDS + 50 {
-        for place in 0..names.len() {
-            let which = (round + place) % names.len();
-            let call = world.paid(Call::get(format!("/as/users/{}@home.example", names[which]))).wire();
-            let began = std::time::Instant::now();
-            world.send(&call).await;
-            if round >= 50 {
-                times[which].push(began.elapsed().as_micros());
-            }
-        }
-    }
-    for (name, mut times) in ["unknown", "hidden", "known"].into_iter().zip(times) {
-        times.sort_unstable();
-        let at = |share: usize| times[times.len() * share / 100];
-        println!("{name}: median {} µs, quartiles {} and {} µs", at(50), at(25), at(75));
-    }
-    world.close();
-}

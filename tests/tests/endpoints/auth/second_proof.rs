@@ -31,13 +31,7 @@ async fn policy(world: &World, policy: &str) {
 
 /// A world that lets in who has a login. Its banker came before.
 async fn world_with(provider: &IdentityProvider) -> World {
-    let world = World::builder()
-        .servers(2)
-        .tokens(300)
-        .setting("POSTERN_OIDC_ISSUER", provider.issuer())
-        .setting("POSTERN_OIDC_CLIENT_ID", IdentityProvider::CLIENT)
-        .start()
-        .await;
+    let world = World::builder().servers(2).tokens(300).logins_at(provider).start().await;
     policy(&world, "oidc").await;
     world
 }
