@@ -4,7 +4,7 @@
 DOMAIN ?= example.localhost
 PGRX_PG_CONFIG_PATH ?= /usr/bin/pg_config
 export PGRX_PG_CONFIG_PATH
-# Who names another PostgreSQL to build for means it for tests and runs, too.
+# Another PostgreSQL that is named to build for is meant for tests and runs, too.
 ifneq ($(PGRX_PG_CONFIG_PATH),/usr/bin/pg_config)
 export PG_CONFIG ?= $(PGRX_PG_CONFIG_PATH)
 endif
@@ -15,10 +15,10 @@ MAJOR = $(shell $(PGRX_PG_CONFIG_PATH) --version 2>/dev/null | sed 's/^PostgreSQ
 CARGO_FLAGS = --release --workspace --locked \
 	$(if $(filter-out 15,$(MAJOR)),--no-default-features --features postern-extension/pg$(MAJOR))
 
-.PHONY: help run demo test lint bench build setup clean
+.PHONY: help run demo demo-federation test test-package test-majors some-tests lint bench soak record build deb setup clean
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 24
 
 run: build ## build, and serve DOMAIN (example.localhost) with a private PostgreSQL
 	@echo
@@ -30,6 +30,10 @@ run: build ## build, and serve DOMAIN (example.localhost) with a private Postgre
 
 demo: build ## two users, three devices, a group, a removed member: each step told in a line
 	@tests/demo.sh
+
+demo-federation: build ## two servers, a user of each: they talk, also while one server is away; each step told in a line
+	@.ci/setup demo
+	@tests/demo_federation.sh
 
 test: build ## all tests: SQL tests in the extension, unit tests, end-to-end tests
 	@.ci/setup tests
@@ -43,6 +47,18 @@ test: build ## all tests: SQL tests in the extension, unit tests, end-to-end tes
 	fi; \
 	exit $$status
 
+test-package: build ## the packages on an empty Debian: installed, set up, used, upgraded, purged (needs root)
+	@.ci/setup packages
+	@packaging/trial $(RELEASE)
+
+test-majors: build ## PostgreSQL 16, 17 and 18: the extension's tests and some of the others on each, and upgrades to each
+	@.ci/setup tests
+	@.ci/test-majors $(MAJORS)
+
+# For .ci/test-majors: end-to-end tests by parts of their names.
+some-tests:
+	@cargo test --quiet $(CARGO_FLAGS) --no-fail-fast --test clients --test gate --test promises --test system -- $(TESTS)
+
 lint: build ## formatting, compiler and clippy warnings, unused dependencies, SQL (plpgsql_check, pgspot)
 	@.ci/setup lint
 	@status=0; \
@@ -52,7 +68,7 @@ lint: build ## formatting, compiler and clippy warnings, unused dependencies, SQ
 	.ci/lint-sql || status=1; \
 	exit $$status
 
-bench: build ## sends, deliveries, wake-ups and tokens per second, beside the floor for the same rows
+bench: build ## sends, deliveries, wake-ups and tokens per second, compared with the floor for the same rows
 	$(RELEASE)/postern-bench --members 2,11,101,1001 --concurrency 1 --rounds 3 --seconds 2
 	$(RELEASE)/postern-bench --members 2,11,101,1001 --concurrency 16 --rounds 3 --seconds 2
 	$(RELEASE)/postern-bench --tokens
@@ -61,8 +77,19 @@ bench: build ## sends, deliveries, wake-ups and tokens per second, beside the fl
 	$(RELEASE)/postern-bench --groups --members 2,10,100,1000,5000 --rounds 11
 	$(RELEASE)/postern-bench --identities --rounds 3
 	$(RELEASE)/postern-bench --users 10000 1000000 --rounds 5
+	$(RELEASE)/postern-bench --pipe --rounds 11
 	$(RELEASE)/postern-bench --waiters 10000 --rounds 3
 	$(RELEASE)/postern-bench --attack --seconds 4
+	$(RELEASE)/postern-bench --scrape 1000000 --rounds 5 --seconds 2
+	$(RELEASE)/postern-bench --neighbours 100000 --members 2,10,100,1000 --rounds 3 --seconds 2
+	$(RELEASE)/postern-bench --bad-neighbours --rounds 7 --seconds 2
+
+soak: SECONDS ?= 600
+soak: build ## a day of messages, upkeep, key rotations and vacuums in SECONDS (600): sizes, memory and logs stay as they are
+	$(RELEASE)/postern-bench --soak $(SECONDS)
+
+record: build ## write what this release has in the database to sql/releases: once, when it is tagged
+	POSTERN_RECORD_RELEASE=1 cargo test $(CARGO_FLAGS) --test system what_servers_of_the_release_before_call
 
 build: setup ## the programs and the staged extension, in target/release
 	cargo build $(CARGO_FLAGS)
@@ -70,6 +97,10 @@ build: setup ## the programs and the staged extension, in target/release
 	@for script in $(RELEASE)/extension/postern--*.sql; do \
 		[ -e "pg_extension/$${script##*/}" ] || rm -f "$$script"; done
 	@install -C -m 644 pg_extension/postern.control pg_extension/postern--*.sql $(RELEASE)/extension/
+
+deb: build ## Debian packages of the server and of the client, in target/deb
+	@.ci/setup packages
+	@packaging/deb/build $(RELEASE) target/deb
 
 setup: ## install what is missing (Debian packages); does nothing when all is there
 	@.ci/setup

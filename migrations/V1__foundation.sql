@@ -2,66 +2,23 @@
 -- A superuser runs each migration in one transaction. `postern migrate` then hands everything in our schemas to
 -- postern_owner, so no migration has to.
 
+-- `postern migrate` makes the roles before, and each time anew what a dump that somebody restores by hand may lack: their
+-- settings in this database, and what every role of a database may do (server/src/database/roles.rs). This is for the
+-- extension's tests, which have the migrations alone.
 DO $$
 DECLARE
     role text;
-    setting text;
 BEGIN
     -- Roles belong to the whole cluster: another database of it may have made them already.
-    FOREACH role IN ARRAY ARRAY['postern_owner', 'postern_server', 'postern_operator', 'postern_monitor'] LOOP
+    FOREACH role IN ARRAY ARRAY['postern_owner', 'postern_server', 'postern_operator', 'postern_monitor', 'postern_backup'] LOOP
         BEGIN
             EXECUTE format('CREATE ROLE %I NOLOGIN', role);
         EXCEPTION WHEN duplicate_object THEN
             NULL;
         END;
     END LOOP;
-    ALTER ROLE postern_server LOGIN;
-
-    EXECUTE format('REVOKE ALL ON DATABASE %I FROM PUBLIC', current_database());
-    EXECUTE format('GRANT CONNECT ON DATABASE %I TO postern_server, postern_operator, postern_monitor',
-                   current_database());
-    FOREACH setting IN ARRAY ARRAY[
-        -- Names are always qualified, so nothing is found by accident.
-        'search_path = pg_catalog',
-        -- A server that is frozen in a transaction must not hold its locks for long.
-        'idle_in_transaction_session_timeout = ''30s''',
-        -- The server's statements are planned once, and by index. A backend whose plans were made while the tables
-        -- were small must not read them whole when they are large; and deliveries lock queues in the order in which
-        -- their ids are joined, which a hash would shuffle. These are settings of the role and not SET clauses of the
-        -- functions, because a SET clause costs a delivery to 10 queues a fifth of its time.
-        'plan_cache_mode = force_generic_plan', 'enable_seqscan = off', 'enable_hashjoin = off', 'enable_mergejoin = off'
-    ] LOOP
-        EXECUTE format('ALTER ROLE postern_server IN DATABASE %I SET %s', current_database(), setting);
-    END LOOP;
 END
 $$;
-
-COMMENT ON ROLE postern_owner IS 'Owns everything of Postern; nobody logs in as it';
-COMMENT ON ROLE postern_server IS 'The Postern server: executes API functions, listens, and nothing else';
-COMMENT ON ROLE postern_operator IS 'Manages Postern through the functions of schema operator';
-COMMENT ON ROLE postern_monitor IS 'Reads health and figures through functions of schema operator';
-
-REVOKE ALL ON SCHEMA public FROM PUBLIC;
-
--- Rights that PostgreSQL gives every role of a database, and that none of ours needs: to make large objects, hold
--- advisory locks (the one of `postern migrate`, for ever), notify, write messages of any size into the WAL, run anonymous
--- code. The NOTIFY statement needs no privilege: servers recognise the notifications of the database (QS-9).
-DO $$
-DECLARE
-    free regprocedure;
-BEGIN
-    FOR free IN
-        SELECT p.oid FROM pg_proc p
-         WHERE p.pronamespace = 'pg_catalog'::regnamespace
-           AND p.proname ~ '^(lo_\w+|loread|lowrite|pg_(try_)?advisory_\w+|pg_notify|pg_logical_emit_message)$'
-    LOOP
-        EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', free);
-    END LOOP;
-END
-$$;
-REVOKE USAGE ON LANGUAGE plpgsql, sql FROM PUBLIC;
-GRANT USAGE ON LANGUAGE plpgsql, sql TO postern_owner;
-GRANT EXECUTE ON FUNCTION pg_catalog.pg_notify TO postern_owner;
 
 CREATE SCHEMA postern;
 CREATE SCHEMA auth AUTHORIZATION postern_owner;
@@ -106,7 +63,8 @@ CREATE TABLE operator.settings (
     home_domain operator.domain_name,
     ciphersuites integer[] NOT NULL DEFAULT '{1,3}'
         CHECK (1 = ANY (ciphersuites) AND ciphersuites <@ '{1,3,77,79}' AND array_position(ciphersuites, NULL) IS NULL),
-    message_days integer NOT NULL DEFAULT 30 CHECK (message_days BETWEEN 1 AND 60)
+    message_days integer NOT NULL DEFAULT 30 CHECK (message_days BETWEEN 1 AND 60),
+    figure_days integer NOT NULL DEFAULT 730 CHECK (figure_days BETWEEN 31 AND 36500)
 );
 COMMENT ON TABLE operator.settings IS 'Settings that more than one service reads: one row. A service''s own are in its schema';
 COMMENT ON COLUMN operator.settings.singleton IS 'Always true: there is one row. Never changes';
@@ -116,6 +74,8 @@ COMMENT ON COLUMN operator.settings.ciphersuites IS
     'MLS ciphersuites (RFC 9420 §17.1) allowed for new groups, members and KeyPackages; 1 is always among them. 77 and 79 are post-quantum, under numbers that other libraries may use for other suites (DS-3), so neither is allowed by default. Changes as the operator likes';
 COMMENT ON COLUMN operator.settings.message_days IS
     'Whole days (UTC) that a message waits for its reader; it may stay longer, as long as messages of its chain do. No more than 60, because KeyPackages are valid for 84 and have to outlast the messages that add them. Changes as the operator likes';
+COMMENT ON COLUMN operator.settings.figure_days IS
+    'Whole days (UTC) for which figures of a day are kept: tokens that were issued, requests that they paid for, messages that were removed unread. Changes as the operator likes';
 INSERT INTO operator.settings DEFAULT VALUES;
 
 CREATE TRIGGER home_domain_is_immutable BEFORE UPDATE ON operator.settings
@@ -127,10 +87,14 @@ CREATE TRIGGER home_domain_stays BEFORE DELETE OR TRUNCATE ON operator.settings
 ALTER TABLE operator.settings
     ENABLE ALWAYS TRIGGER home_domain_is_immutable, ENABLE ALWAYS TRIGGER home_domain_stays;
 
-CREATE TYPE operator.attempt AS ENUM ('registration', 'reset', 'rendezvous', 'token_request');
+CREATE TYPE operator.attempt AS ENUM ('registration', 'reset', 'rendezvous', 'token_request', 'introduction');
 COMMENT ON TYPE operator.attempt IS
-    'What can be attempted a few times in an hour: by strangers, to register, to reset an account (AS-8), to join a rendezvous (AS-7); by signers, to ask for tokens in vain (AAS-8)';
+    'What can be attempted a few times in an hour: by strangers, to register, to reset an account (AS-8), to join a rendezvous (AS-7), to introduce a homeserver (FED-1); by signers, to ask for tokens in vain (AAS-8)';
 
+-- Tables from which something goes that is to be forgotten have an autovacuum_vacuum_threshold of 0, here and below:
+-- PostgreSQL would wait for fifty dead rows before it takes them off their pages, and on a small server they may never come
+-- (PRIV-3). Where rows change with every use there is a scale factor, too, since dead rows never wait long there.
+--
 -- The counts are lost with a crash, and are never in WAL, replicas or base backups.
 CREATE UNLOGGED TABLE operator.attempts (
     kind operator.attempt,
@@ -138,12 +102,12 @@ CREATE UNLOGGED TABLE operator.attempts (
     hour integer NOT NULL,
     attempts integer NOT NULL,
     PRIMARY KEY (kind, source)
-) WITH (fillfactor = 50);
+) WITH (fillfactor = 50, autovacuum_vacuum_threshold = 0, autovacuum_vacuum_scale_factor = 0);
 COMMENT ON TABLE operator.attempts IS
     'Attempts in the present hour, each kind apart. No row leads to a user or rendezvous, and each goes when its hour is over';
 COMMENT ON COLUMN operator.attempts.kind IS 'What is attempted. Never changes';
 COMMENT ON COLUMN operator.attempts.source IS
-    'HMAC of the network address, or of a signer''s key, under a key of the server that is not in the database, another for each kind; empty: all together. Never changes';
+    'HMAC of the network address, of a network that it is in, or of a signer''s key, under a key of the server that is not in the database, another for each kind; empty: all together. Never changes';
 COMMENT ON COLUMN operator.attempts.hour IS 'Hour (hours since 1970) that is counted. Grows';
 COMMENT ON COLUMN operator.attempts.attempts IS
     'Attempts that were taken in that hour, whatever became of them. Grows, and begins anew with each hour';
@@ -152,6 +116,8 @@ CREATE TABLE operator.schema_state (
     singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
     migration integer NOT NULL,
     functions_hash bytea NOT NULL CHECK (octet_length(functions_hash) = 32),
+    release text NOT NULL,
+    previous text,
     applied date NOT NULL
 );
 COMMENT ON TABLE operator.schema_state IS 'Version of Postern that this schema is of: one row, written by `postern migrate`';
@@ -159,6 +125,9 @@ COMMENT ON COLUMN operator.schema_state.singleton IS 'Always true: there is one 
 COMMENT ON COLUMN operator.schema_state.migration IS 'Number of the last migration. Grows';
 COMMENT ON COLUMN operator.schema_state.functions_hash IS
     'SHA-256 of the files of sql/ that were applied last: they are applied again when it differs. Changes with them';
+COMMENT ON COLUMN operator.schema_state.release IS 'Release of Postern that migrated last, such as 0.1.0. Changes with each';
+COMMENT ON COLUMN operator.schema_state.previous IS
+    'Release before it, whose servers may go on for now (OPS-6): functions that only these call are kept; null: there is none. Changes with each release';
 COMMENT ON COLUMN operator.schema_state.applied IS 'Day (UTC) of the last change. Changes with it';
 
 CREATE TABLE operator.key_version (
@@ -180,6 +149,104 @@ END
 $$;
 COMMENT ON FUNCTION operator.raise_key_version IS
     'Trigger of the tables of keys that server processes keep in memory: raises operator.key_version';
+
+CREATE FUNCTION operator.origin() RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    -- The control file learns of a timeline only with the next checkpoint.
+    SELECT s.system_identifier || '/' || CASE WHEN NOT pg_is_in_recovery()
+                                              THEN left(pg_walfile_name(pg_current_wal_lsn()), 8) END
+                             || '/' || d.oid
+      FROM pg_control_system() s
+      JOIN pg_database d ON d.datname = current_database()
+$$;
+COMMENT ON FUNCTION operator.origin IS
+    'The database cluster, its timeline and the database''s oid: another cluster, or another database of one, was restored from a dump; another timeline begins with a recovery up to a point in time, or with the promotion of a standby (QS-12)';
+
+CREATE TABLE operator.generation (
+    singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
+    -- A number has 31 bits, so that those of messages have 53.
+    number bigint NOT NULL DEFAULT 0 CHECK (number BETWEEN 0 AND 2147483647),
+    origin text NOT NULL DEFAULT operator.origin(),
+    begun date,
+    decided bigint NOT NULL DEFAULT 0,
+    waited boolean NOT NULL DEFAULT false,
+    followed text
+);
+COMMENT ON TABLE operator.generation IS
+    'Generation of this database: one row. A restore to an earlier state begins another, so that no number that was given out in the lost time is given out again (QS-12)';
+COMMENT ON COLUMN operator.generation.singleton IS 'Always true: there is one row. Never changes';
+COMMENT ON COLUMN operator.generation.number IS
+    'Number of the generation: seconds since 2020 when it began, or more, so that it is greater than any of a time that was lost; 0: nothing was restored yet. Grows';
+COMMENT ON COLUMN operator.generation.origin IS
+    'Cluster, timeline and oid that the operator last said are this database''s, by beginning a generation or keeping it. Changes with that';
+COMMENT ON COLUMN operator.generation.begun IS 'Day (UTC) on which it began; null: with the database. Changes with number';
+COMMENT ON COLUMN operator.generation.decided IS
+    'Number of the operator''s last decision about the generation, as number is made; 0: there was none. Grows with each';
+COMMENT ON COLUMN operator.generation.waited IS
+    'Whether each commit waited for each standby when a server looked last: one that is promoted then has everything. Changes with the standbys';
+COMMENT ON COLUMN operator.generation.followed IS
+    'Cluster, timeline and oid, as origin, of which waited tells: whatever waited says, the promotions up to there had everything; null: no server has looked. Changes with each promotion that had everything';
+INSERT INTO operator.generation DEFAULT VALUES;
+
+CREATE TABLE operator.witnesses (
+    witness bytea PRIMARY KEY CHECK (octet_length(witness) = 16),
+    mark bytea NOT NULL CHECK (octet_length(mark) = 16),
+    noted bigint NOT NULL
+) WITH (autovacuum_vacuum_threshold = 0, autovacuum_vacuum_scale_factor = 0);
+COMMENT ON TABLE operator.witnesses IS
+    'Marks of server processes, which each keeps in a file outside of the database, too: a database that was put back to an earlier state has earlier ones (QS-12)';
+COMMENT ON COLUMN operator.witnesses.witness IS 'Id of the file: random bytes. Never changes';
+COMMENT ON COLUMN operator.witnesses.mark IS 'Random bytes. Changes every minute while a process with this file runs';
+COMMENT ON COLUMN operator.witnesses.noted IS
+    'Place in the order in which marks were noted: those of which the last mark is oldest go when there are too many. Grows with each mark';
+
+CREATE TABLE operator.days (
+    day date PRIMARY KEY
+);
+COMMENT ON TABLE operator.days IS
+    'The last three days on which something was to expire: a clock that is ahead for some hours brings no more than two that are none (operator.note_day)';
+COMMENT ON COLUMN operator.days.day IS
+    'Day (UTC), by the clock of the database. Never changes; a row goes when three are later, or when an earlier day comes';
+
+CREATE TABLE operator.calendar (
+    singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
+    day date NOT NULL DEFAULT (now() AT TIME ZONE 'UTC')::date
+);
+COMMENT ON TABLE operator.calendar IS
+    'The newest day that the database knows: one row. What comes while a clock is behind has this date, and does not expire when the clock is right again';
+COMMENT ON COLUMN operator.calendar.singleton IS 'Always true: there is one row. Never changes';
+COMMENT ON COLUMN operator.calendar.day IS
+    'Day (UTC) up to which things expire, or did: a clock that is behind leaves it for three days. Grows, but for that (operator.note_day)';
+INSERT INTO operator.calendar DEFAULT VALUES;
+-- Backends keep the day of deliveries in memory.
+CREATE TRIGGER calendar_changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON operator.calendar
+    FOR EACH STATEMENT EXECUTE FUNCTION postern.forget();
+ALTER TABLE operator.calendar ENABLE ALWAYS TRIGGER calendar_changed;
+
+CREATE FUNCTION operator.today() RETURNS date
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN greatest((now() AT TIME ZONE 'UTC')::date, (SELECT c.day FROM operator.calendar c));
+END
+$$;
+COMMENT ON FUNCTION operator.today IS
+    'The day (UTC) with which a row is dated that is to expire some days later: today, or the newest known day if the clock is behind that. The extension dates messages in the same way (pg_extension/src/queues.rs)';
+
+CREATE TABLE operator.last_backup (
+    singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
+    day date,
+    since date NOT NULL DEFAULT (now() AT TIME ZONE 'UTC')::date,
+    warn_days integer NOT NULL DEFAULT 2 CHECK (warn_days BETWEEN 1 AND 366)
+);
+COMMENT ON TABLE operator.last_backup IS 'Last backup of this database: one row, of which operator.health tells (OPS-5)';
+COMMENT ON COLUMN operator.last_backup.singleton IS 'Always true: there is one row. Never changes';
+COMMENT ON COLUMN operator.last_backup.day IS
+    'Day (UTC) on which a backup succeeded last; null: none did. Changes with each';
+COMMENT ON COLUMN operator.last_backup.since IS
+    'Day (UTC) on which this database was made: where no backup ever succeeded, operator.health counts from there. Never changes';
+COMMENT ON COLUMN operator.last_backup.warn_days IS
+    'Days without a backup after which operator.health warns; after seven times as many it is a problem. Changes by the operator';
+INSERT INTO operator.last_backup DEFAULT VALUES;
 
 CREATE TABLE operator.master_key (
     singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
@@ -230,6 +297,14 @@ COMMENT ON COLUMN operator.digest_key.sealed_key IS
 CREATE TRIGGER digest_key_is_sealed BEFORE INSERT OR UPDATE OF sealed_key ON operator.digest_key
     FOR EACH ROW EXECUTE FUNCTION operator.check_seal('sealed_key', 'digest key', '');
 ALTER TABLE operator.digest_key ENABLE ALWAYS TRIGGER digest_key_is_sealed;
+
+CREATE TYPE operator.takes_changes_outcome AS ENUM ('yes', 'standby', 'commits_wait');
+COMMENT ON TYPE operator.takes_changes_outcome IS 'Outcomes of operator.takes_changes';
+CREATE TYPE operator.note_mark_outcome AS ENUM ('noted', 'behind');
+COMMENT ON TYPE operator.note_mark_outcome IS 'Outcomes of operator.note_mark';
+CREATE TYPE operator.health_outcome AS ENUM ('ok', 'warning', 'problem');
+COMMENT ON TYPE operator.health_outcome IS
+    'Verdicts of operator.health. warning: somebody should look, within days. problem: something does not work, or is about to stop';
 
 -- Outcomes of API functions, success first.
 CREATE TYPE operator.claim_home_domain_outcome AS ENUM ('claimed', 'same', 'different', 'invalid');

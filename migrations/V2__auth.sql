@@ -12,6 +12,8 @@ CREATE TABLE auth.settings (
     singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
     registrations_per_source integer NOT NULL DEFAULT 20 CHECK (registrations_per_source >= 0),
     registrations_per_hour integer NOT NULL DEFAULT 1000 CHECK (registrations_per_hour >= 0),
+    network_factor integer NOT NULL DEFAULT 4 CHECK (network_factor BETWEEN 1 AND 256),
+    new_sources_percent integer NOT NULL DEFAULT 50 CHECK (new_sources_percent BETWEEN 0 AND 100),
     registration_policy text NOT NULL DEFAULT 'open' CHECK (registration_policy IN ('open', 'invite', 'oidc')),
     invites_per_user integer NOT NULL DEFAULT 0 CHECK (invites_per_user >= 0),
     invite_days integer NOT NULL DEFAULT 14 CHECK (invite_days BETWEEN 1 AND 365),
@@ -43,6 +45,10 @@ COMMENT ON COLUMN auth.settings.registrations_per_source IS
     'Attempts to register that are taken from one network address in an hour: an IPv4 address, or an IPv6 network of 64 bits. Changes as the operator likes';
 COMMENT ON COLUMN auth.settings.registrations_per_hour IS
     'Attempts to register that are taken from all addresses together in an hour; 0 closes registration. Changes as the operator likes';
+COMMENT ON COLUMN auth.settings.network_factor IS
+    'How many times as many attempts are taken from a network as from the next narrower one: an IPv4 network of 24 bits, after addresses; IPv6 networks of 56 and 48 bits, after those of 64. Changes as the operator likes';
+COMMENT ON COLUMN auth.settings.new_sources_percent IS
+    'Part of the attempts of all addresses together, in percent, that is left to those of whose network (24 bits of IPv4, 48 of IPv6) none came in the hour. Changes as the operator likes';
 COMMENT ON COLUMN auth.settings.registration_policy IS
     'Strangers that can register. open: all. invite: those with an invite of auth.invites. oidc: those with an ID token of the identity provider that the servers'' configuration names. Changes as the operator likes';
 COMMENT ON COLUMN auth.settings.invites_per_user IS
@@ -232,14 +238,14 @@ COMMENT ON COLUMN auth.profiles.picture IS 'Picture that the profile names, if i
 
 -- The counts are lost with a crash, and are never in WAL, replicas or base backups.
 CREATE UNLOGGED TABLE auth.wrong_proofs (
-    account uuid PRIMARY KEY,
+    name_digest bytea PRIMARY KEY CHECK (octet_length(name_digest) = 32),
     hour integer NOT NULL,
     proofs integer NOT NULL
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE auth.wrong_proofs IS
     'Second proofs that did not verify, of the last day: somebody who is not the owner tried to reset, rename or delete an account (AS-8)';
-COMMENT ON COLUMN auth.wrong_proofs.account IS
-    'Account, or a digest of a name that nobody has, so that both are counted in the same way and the time of an answer tells nothing. Never changes';
+COMMENT ON COLUMN auth.wrong_proofs.name_digest IS
+    'SHA-256 of the name before @ that was attacked, whether anybody has it or not: so both are counted in the same way, and the time of an answer tells nothing. Never changes';
 COMMENT ON COLUMN auth.wrong_proofs.hour IS 'Hour (hours since 1970) that is counted. Grows';
 COMMENT ON COLUMN auth.wrong_proofs.proofs IS 'Number in that hour. Grows, and begins anew with each hour';
 
@@ -366,7 +372,7 @@ DECLARE
             (old.epoch, old.transcript, old.tree_hash, old.state_signature, old.current_group_info, old.current_ratchet_tree);
 BEGIN
     IF same AND old.eid IS NOT NULL AND ends THEN
-        new.ended := auth.month(now());
+        new.ended := auth.month(operator.today()::timestamp AT TIME ZONE 'UTC');
         RETURN new;
     END IF;
     IF same AND old.eid IS NOT NULL AND new.eid IS NOT NULL AND new.epoch = old.epoch + 1 THEN
@@ -429,7 +435,7 @@ CREATE TABLE auth.clients (
     confirmed boolean NOT NULL,
     credential bytea CHECK (credential IS NULL OR confirmed),
     sealed_contact bytea CHECK (sealed_contact IS NULL OR confirmed),
-    heard integer NOT NULL DEFAULT auth.month(now()),
+    heard integer NOT NULL DEFAULT auth.month(operator.today()::timestamp AT TIME ZONE 'UTC'),
     FOREIGN KEY (user_id, incarnation) REFERENCES auth.incarnations
 );
 CREATE INDEX clients_of_user ON auth.clients (user_id, incarnation);
@@ -524,22 +530,21 @@ ALTER TABLE auth.eid_log
     ENABLE ALWAYS TRIGGER commits_are_of_the_current_epoch, ENABLE ALWAYS TRIGGER commits_end_their_epoch,
     ENABLE ALWAYS TRIGGER eid_log_goes_by_erasure, ENABLE ALWAYS TRIGGER eid_log_never_changes;
 
--- What an erased account leaves is gone soon (PRIV-3): its dead rows leave their pages and indexes with the next
--- autovacuum, and the daily upkeep overwrites the gap (qs.scrub_deleted). No statistics quote its values.
-ALTER TABLE auth.users SET (
-    vacuum_index_cleanup = on, autovacuum_vacuum_threshold = 0, autovacuum_vacuum_scale_factor = 0);
-ALTER TABLE auth.eid_log SET (
-    vacuum_index_cleanup = on, autovacuum_vacuum_threshold = 0, autovacuum_vacuum_scale_factor = 0);
-ALTER TABLE auth.former_names SET (
-    vacuum_index_cleanup = on, autovacuum_vacuum_threshold = 0, autovacuum_vacuum_scale_factor = 0);
-ALTER TABLE auth.profiles SET (
-    vacuum_index_cleanup = on, autovacuum_vacuum_threshold = 0, autovacuum_vacuum_scale_factor = 0);
-ALTER TABLE auth.incarnations SET (vacuum_index_cleanup = on, autovacuum_vacuum_scale_factor = 0.01);
-ALTER TABLE auth.clients SET (vacuum_index_cleanup = on, autovacuum_vacuum_scale_factor = 0.01);
+-- An erased account is gone soon from the files, too (PRIV-3): its dead rows leave their pages and indexes with the next
+-- autovacuum, and the daily upkeep overwrites the gap (qs.scrub_deleted). PostgreSQL's own threshold of fifty dead rows may
+-- never be reached where few people are: here one is enough. No statistics quote values of these tables.
 DO $$
 DECLARE
+    relation regclass;
     told record;
 BEGIN
+    FOR relation IN
+        SELECT c.oid::regclass FROM pg_class c WHERE c.relnamespace = 'auth'::regnamespace AND c.relkind = 'r'
+    LOOP
+        EXECUTE format(
+            'ALTER TABLE %s SET (vacuum_index_cleanup = on, autovacuum_vacuum_threshold = 0, '
+            'autovacuum_vacuum_scale_factor = 0)', relation);
+    END LOOP;
     FOR told IN
         SELECT a.attrelid::regclass AS relation, a.attname
           FROM pg_class c
@@ -560,7 +565,7 @@ CREATE TABLE auth.key_settings (
     root_key bytea CHECK (octet_length(root_key) = 32),
     CONSTRAINT key_settings_overlap CHECK (signing_days >= 2 * overlap_days)
 );
-COMMENT ON TABLE auth.key_settings IS 'Settings of the signing keys of AS and QS: one row';
+COMMENT ON TABLE auth.key_settings IS 'Settings of all signing keys: one row';
 COMMENT ON COLUMN auth.key_settings.singleton IS 'Always true: there is one row. Never changes';
 COMMENT ON COLUMN auth.key_settings.signing_days IS
     'Days for which a signing key is valid. Changes as the operator likes';
@@ -575,19 +580,23 @@ ALTER TABLE auth.key_settings ENABLE ALWAYS TRIGGER root_key_changed;
 
 CREATE TABLE auth.signing_keys (
     public_key bytea PRIMARY KEY CHECK (octet_length(public_key) = 32),
-    service text NOT NULL CHECK (service IN ('as', 'qs')),
+    service text NOT NULL CHECK (service IN ('as', 'qs', 'federation')),
     sealed_seed bytea,
     not_before date NOT NULL,
     not_after date NOT NULL CHECK (not_after >= not_before),
     revoked date,
     certificate bytea CHECK (certificate IS NULL OR service = 'as'),
+    endorsed_by bytea CHECK (octet_length(endorsed_by) = 32),
+    endorsement bytea CHECK (octet_length(endorsement) = 64),
+    CHECK ((endorsed_by IS NULL) = (endorsement IS NULL)),
+    CHECK (endorsed_by IS NULL OR service = 'federation'),
     CHECK ((sealed_seed IS NULL) = (revoked IS NOT NULL))
-);
+) WITH (autovacuum_vacuum_threshold = 0, autovacuum_vacuum_scale_factor = 0);
 COMMENT ON TABLE auth.signing_keys IS
-    'Keys that services sign with: client credentials (AS-2), batches of KeyPackages (QS-6). The newest valid key of a service signs; all are published. A row goes when its validity is over';
+    'Keys that services sign with: client credentials (AS-2), batches of KeyPackages (QS-6), what this homeserver says to others (FED-1). The newest valid key of a service signs; all are published. A row goes when its validity is over, of a server key two years later';
 COMMENT ON COLUMN auth.signing_keys.public_key IS 'Ed25519 public key (32 bytes). Never changes';
 COMMENT ON COLUMN auth.signing_keys.service IS
-    'Service that signs with it. as: Authentication Service. qs: Queuing Service. Never changes';
+    'Service that signs with it. as: Authentication Service. qs: Queuing Service. federation: the homeserver itself. Never changes';
 COMMENT ON COLUMN auth.signing_keys.sealed_seed IS
     'Private seed, sealed under the server''s master key; null once the key is revoked. The seed never changes; the seal does with the master key';
 COMMENT ON COLUMN auth.signing_keys.not_before IS
@@ -598,6 +607,10 @@ COMMENT ON COLUMN auth.signing_keys.revoked IS
     'Day (UTC) on which the operator revoked it: nothing that it signed counts; null: it is good. Set once, then never changes';
 COMMENT ON COLUMN auth.signing_keys.certificate IS
     'Certificate by the domain''s root (protocol/src/credential.rs); null: there is none. Changes as the operator likes';
+COMMENT ON COLUMN auth.signing_keys.endorsed_by IS
+    'Key of the homeserver that was before this one, and endorsed it; null: this is the first, or no server key. Never changes';
+COMMENT ON COLUMN auth.signing_keys.endorsement IS
+    'Signature (64 bytes) of that key over this one (protocol/src/federation/description.rs). Never changes';
 CREATE TRIGGER signing_keys_are_sealed BEFORE INSERT OR UPDATE OF sealed_seed ON auth.signing_keys
     FOR EACH ROW EXECUTE FUNCTION operator.check_seal('sealed_seed', 'signing key', 'public_key');
 -- Server processes keep the keys in memory: any change, however it is made, tells them.

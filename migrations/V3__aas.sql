@@ -7,6 +7,8 @@ CREATE TABLE aas.settings (
     daily_allowance integer NOT NULL DEFAULT 10000 CHECK (daily_allowance >= 0),
     new_user_allowance integer NOT NULL DEFAULT 2000 CHECK (new_user_allowance > 0),
     homeserver_allowance integer NOT NULL DEFAULT 1000000 CHECK (homeserver_allowance >= 0),
+    new_homeserver_allowance integer NOT NULL DEFAULT 1000 CHECK (new_homeserver_allowance > 0),
+    refusals_per_hour integer NOT NULL DEFAULT 100 CHECK (refusals_per_hour > 0),
     issuing_days integer NOT NULL DEFAULT 30 CHECK (issuing_days BETWEEN 10 AND 365),
     -- A successor is published up to two days before its not_before.
     overlap_days integer NOT NULL DEFAULT 7 CHECK (overlap_days BETWEEN 3 AND 9),
@@ -21,6 +23,10 @@ COMMENT ON COLUMN aas.settings.new_user_allowance IS
     'Tokens that a user may have on the first day (UTC) on which it takes some; each such day adds as many, up to daily_allowance. Changes as the operator likes';
 COMMENT ON COLUMN aas.settings.homeserver_allowance IS
     'Tokens that a federated domain may have per day (UTC). Changes as the operator likes';
+COMMENT ON COLUMN aas.settings.new_homeserver_allowance IS
+    'Tokens that a federated domain may have per day (UTC) that took no delivery before that day; ten times as many after each day since, up to homeserver_allowance. Changes as the operator likes';
+COMMENT ON COLUMN aas.settings.refusals_per_hour IS
+    'Token requests of one client that are refused in an hour after the server has worked on them; then it takes none. Changes as the operator likes';
 COMMENT ON COLUMN aas.settings.issuing_days IS 'Days for which an issuer key issues. Changes as the operator likes';
 COMMENT ON COLUMN aas.settings.overlap_days IS
     'Days for which an issuer key still issues after its successor was made. Changes as the operator likes';
@@ -40,7 +46,7 @@ CREATE TABLE aas.issuer_keys (
     CONSTRAINT issuer_keys_validity CHECK (not_before <= not_after AND not_after <= retires),
     -- Requests name their key by its type and one byte (RFC 9578 §5.1).
     CONSTRAINT issuer_keys_truncated UNIQUE (token_type, truncated_key_id)
-);
+) WITH (autovacuum_vacuum_threshold = 0, autovacuum_vacuum_scale_factor = 0);
 COMMENT ON TABLE aas.issuer_keys IS
     'Keys that tokens are issued with (RFC 9578): all are published or redeemed. A row goes with its partition of aas.spent';
 COMMENT ON COLUMN aas.issuer_keys.issuer_key IS 'Short name of the key, by which spent tokens are filed. Never changes';
@@ -87,7 +93,7 @@ COMMENT ON DOMAIN aas.signature_digest IS 'SHA-256 of a label and a request''s s
 CREATE TABLE aas.used_signatures (
     digest aas.signature_digest PRIMARY KEY,
     span smallint NOT NULL DEFAULT (extract(epoch FROM now())::bigint / 600 % 6)::smallint
-);
+) WITH (autovacuum_vacuum_threshold = 0, autovacuum_vacuum_scale_factor = 0.05);
 CREATE INDEX used_signatures_by_span ON aas.used_signatures (span);
 COMMENT ON TABLE aas.used_signatures IS
     'Signatures of requests that spent no token: such a request is good once (AAS-4). Rows never change';
@@ -113,7 +119,7 @@ CREATE TABLE aas.takers (
     domain operator.domain_name UNIQUE,
     days integer NOT NULL DEFAULT 0 CHECK (days >= 0),
     CHECK (num_nonnulls(user_id, domain) = 1)
-);
+) WITH (vacuum_index_cleanup = on, autovacuum_vacuum_threshold = 0, autovacuum_vacuum_scale_factor = 0);
 COMMENT ON TABLE aas.takers IS
     'Users (by their clients) and domains (by their homeservers) that asked for tokens or have an allowance of their own. The row''s lock orders the requests of one taker';
 COMMENT ON COLUMN aas.takers.taker IS 'Random id. Never changes';
@@ -126,9 +132,9 @@ CREATE TABLE aas.allowances (
     taker uuid REFERENCES aas.takers ON DELETE CASCADE,
     token_type integer CHECK (token_type BETWEEN 1 AND 65535),
     tokens integer NOT NULL CHECK (tokens >= 0),
-    UNIQUE NULLS NOT DISTINCT (taker, token_type),
+    CONSTRAINT allowances_taker_token_type_key UNIQUE NULLS NOT DISTINCT (taker, token_type),
     CHECK (num_nonnulls(taker, token_type) >= 1)
-);
+) WITH (autovacuum_vacuum_threshold = 0, autovacuum_vacuum_scale_factor = 0);
 COMMENT ON TABLE aas.allowances IS 'Allowances other than the defaults of aas.settings';
 COMMENT ON COLUMN aas.allowances.taker IS 'Taker; null: each taker that has no allowance of its own. Never changes';
 COMMENT ON COLUMN aas.allowances.token_type IS
@@ -141,7 +147,7 @@ CREATE TABLE aas.issued (
     token_type integer NOT NULL,
     tokens integer NOT NULL CHECK (tokens > 0),
     PRIMARY KEY (taker, day, token_type)
-) WITH (fillfactor = 70);
+) WITH (fillfactor = 70, autovacuum_vacuum_threshold = 0, autovacuum_vacuum_scale_factor = 0);
 COMMENT ON TABLE aas.issued IS 'Tokens that each taker took of the allowance of today and yesterday (AAS-2)';
 COMMENT ON COLUMN aas.issued.taker IS 'Taker. Never changes';
 COMMENT ON COLUMN aas.issued.day IS
@@ -156,7 +162,7 @@ CREATE TABLE aas.requests (
     day date NOT NULL,
     repeats smallint NOT NULL DEFAULT 0,
     PRIMARY KEY (taker, digest)
-) WITH (fillfactor = 90);
+) WITH (fillfactor = 90, autovacuum_vacuum_threshold = 0, autovacuum_vacuum_scale_factor = 0);
 CREATE INDEX requests_by_day ON aas.requests (day);
 COMMENT ON TABLE aas.requests IS
     'Token requests of today and yesterday: the repeat of one, after its answer was lost, is free';
@@ -191,8 +197,7 @@ COMMENT ON COLUMN aas.token_use.endpoint IS 'Name of the API function. Never cha
 COMMENT ON COLUMN aas.token_use.price IS 'Tokens that each request cost. Never changes';
 COMMENT ON COLUMN aas.token_use.requests IS 'Requests with a good token. Grows';
 
--- An erased account's rows leave their pages with the next autovacuum, and no statistics quote its ids (PRIV-3).
-ALTER TABLE aas.takers SET (vacuum_index_cleanup = on, autovacuum_vacuum_scale_factor = 0.01);
+-- No statistics quote the ids of an erased account (PRIV-3).
 ALTER TABLE aas.takers ALTER COLUMN taker SET STATISTICS 0, ALTER COLUMN user_id SET STATISTICS 0;
 ALTER TABLE aas.issued ALTER COLUMN taker SET STATISTICS 0;
 ALTER TABLE aas.requests ALTER COLUMN taker SET STATISTICS 0;
@@ -202,9 +207,9 @@ ALTER TABLE aas.allowances ALTER COLUMN taker SET STATISTICS 0;
 CREATE TYPE aas.settle_token_outcome AS ENUM ('spent', 'token_spent');
 COMMENT ON TYPE aas.settle_token_outcome IS 'Outcomes of aas.settle_token';
 CREATE TYPE aas.admit_signer_outcome AS ENUM (
-    'admitted', 'unknown_signer', 'signature_used', 'suspended', 'refused_too_often');
+    'admitted', 'unknown_signer', 'blocked', 'signature_used', 'suspended', 'refused_too_often');
 COMMENT ON TYPE aas.admit_signer_outcome IS 'Outcomes of aas.admit_signer';
-CREATE TYPE aas.take_allowance_outcome AS ENUM ('granted', 'used_up', 'unknown_signer', 'suspended');
+CREATE TYPE aas.take_allowance_outcome AS ENUM ('granted', 'used_up', 'unknown_signer', 'blocked', 'suspended');
 COMMENT ON TYPE aas.take_allowance_outcome IS 'Outcomes of aas.take_allowance and aas.take';
 CREATE TYPE aas.add_issuer_key_outcome AS ENUM ('added', 'not_due', 'collides');
 COMMENT ON TYPE aas.add_issuer_key_outcome IS 'Outcomes of aas.add_issuer_key';

@@ -1,5 +1,5 @@
 -- Delivery Service (DS): groups, as sealed state under keys that only their members hold (DS-9). Nothing here refers to
--- a queue: a group's members may have theirs in another database.
+-- a queue: a group's members may have theirs in another database, or at another homeserver.
 
 CREATE TABLE ds.settings (
     singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
@@ -7,6 +7,7 @@ CREATE TABLE ds.settings (
     abandoned_days integer NOT NULL DEFAULT 365 CHECK (abandoned_days BETWEEN 1 AND 3650),
     max_members integer NOT NULL DEFAULT 1000 CHECK (max_members BETWEEN 2 AND 5000),
     max_clients integer NOT NULL DEFAULT 16 CHECK (max_clients > 0),
+    max_domains integer NOT NULL DEFAULT 50 CHECK (max_domains > 0),
     max_message_bytes integer NOT NULL DEFAULT 65536 CHECK (max_message_bytes >= 1024),
     max_commit_bytes integer NOT NULL DEFAULT 524288 CHECK (max_commit_bytes >= 16384),
     max_authenticated_data_bytes integer NOT NULL DEFAULT 1024 CHECK (max_authenticated_data_bytes >= 64),
@@ -30,6 +31,8 @@ COMMENT ON COLUMN ds.settings.max_members IS
     'Leaves that a group may grow to; a larger one shrinks or stays. Changes as the operator likes';
 COMMENT ON COLUMN ds.settings.max_clients IS
     'Leaves that one user may have in a group; a user that has more keeps them. Changes as the operator likes';
+COMMENT ON COLUMN ds.settings.max_domains IS
+    'Other domains of which a group may have members; one with members of more keeps them. Changes as the operator likes';
 COMMENT ON COLUMN ds.settings.max_message_bytes IS
     'Bytes of an application message or a proposal, at most. Changes as the operator likes';
 COMMENT ON COLUMN ds.settings.max_commit_bytes IS
@@ -50,7 +53,7 @@ CREATE TABLE ds.reservations (
     group_id bytea PRIMARY KEY CHECK (octet_length(group_id) = 16),
     shard smallint NOT NULL,
     reserved date NOT NULL
-);
+) WITH (autovacuum_vacuum_threshold = 0, autovacuum_vacuum_scale_factor = 0);
 COMMENT ON TABLE ds.reservations IS 'Group ids that were handed out and have no group yet (DS-1)';
 COMMENT ON COLUMN ds.reservations.group_id IS 'Random part of the group id (16 bytes). Never changes';
 COMMENT ON COLUMN ds.reservations.shard IS 'Row of ds.reservation_counts that counts it. Never changes';
@@ -95,7 +98,7 @@ CREATE TABLE ds.groups (
     roster bytea NOT NULL,
     tree bytea NOT NULL,
     last_used date NOT NULL
-) WITH (fillfactor = 80);
+) WITH (fillfactor = 80, autovacuum_vacuum_threshold = 0, autovacuum_vacuum_scale_factor = 0.02);
 -- Sealed bytes do not compress, and an application message reads the roster only.
 ALTER TABLE ds.groups ALTER roster SET STORAGE EXTERNAL, ALTER tree SET STORAGE EXTERNAL;
 CREATE INDEX groups_last_used ON ds.groups (last_used);
@@ -136,7 +139,7 @@ CREATE TABLE ds.welcome_trees (
     tree bytea NOT NULL,
     expires date NOT NULL,
     PRIMARY KEY (group_id, epoch)
-);
+) WITH (autovacuum_vacuum_threshold = 0, autovacuum_vacuum_scale_factor = 0);
 ALTER TABLE ds.welcome_trees ALTER tree SET STORAGE EXTERNAL;
 CREATE INDEX welcome_trees_expires ON ds.welcome_trees (expires);
 COMMENT ON TABLE ds.welcome_trees IS
@@ -155,7 +158,7 @@ CREATE TABLE ds.sender_keys (
     sealed_seed bytea,
     replaced boolean NOT NULL DEFAULT false,
     CHECK (sealed_seed IS NOT NULL OR replaced)
-);
+) WITH (autovacuum_vacuum_threshold = 0, autovacuum_vacuum_scale_factor = 0);
 COMMENT ON TABLE ds.sender_keys IS
     'Keys with which the DS proposes removals as MLS external sender (DS-10). Rows stay as long as groups carry them';
 COMMENT ON COLUMN ds.sender_keys.number IS 'Serial number; new groups carry the last key. Never changes';
@@ -176,10 +179,12 @@ ALTER TABLE ds.sender_keys
 -- Outcomes of API functions, success first. A refusal is an answer and not an exception, so that the token stays spent.
 CREATE TYPE ds.reserve_group_id_outcome AS ENUM ('reserved', 'token_spent', 'full');
 COMMENT ON TYPE ds.reserve_group_id_outcome IS 'Outcomes of ds.reserve_group_id';
-CREATE TYPE ds.create_group_outcome AS ENUM ('created', 'token_spent', 'ciphersuite_forbidden', 'not_reserved');
+CREATE TYPE ds.create_group_outcome AS ENUM (
+    'created', 'token_spent', 'ciphersuite_forbidden', 'homeserver_blocked', 'not_reserved');
 COMMENT ON TYPE ds.create_group_outcome IS 'Outcomes of ds.create_group';
 CREATE TYPE ds.submit_message_outcome AS ENUM (
-    'accepted', 'token_spent', 'unknown_group', 'wrong_epoch', 'too_large', 'too_many_awaited', 'stale');
+    'accepted', 'token_spent', 'unknown_group', 'wrong_epoch', 'too_large', 'too_many_awaited', 'homeserver_blocked',
+    'stale');
 COMMENT ON TYPE ds.submit_message_outcome IS 'Outcomes of ds.submit_message';
 CREATE TYPE ds.propose_removal_outcome AS ENUM ('proposed', 'stale');
 COMMENT ON TYPE ds.propose_removal_outcome IS 'Outcomes of ds.propose_removal';

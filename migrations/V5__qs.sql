@@ -23,6 +23,7 @@ CREATE TABLE qs.settings (
     addresses_per_queue integer NOT NULL DEFAULT 10000 CHECK (addresses_per_queue > 0),
     last_resort_addresses_per_queue integer NOT NULL DEFAULT 16 CHECK (last_resort_addresses_per_queue >= 0),
     queue_days integer NOT NULL DEFAULT 90 CHECK (queue_days BETWEEN 1 AND 3650),
+    address_days integer NOT NULL DEFAULT 450 CHECK (address_days BETWEEN 180 AND 3650),
     key_packages_per_stock integer NOT NULL DEFAULT 100 CHECK (key_packages_per_stock > 0),
     stocks_per_friendship integer NOT NULL DEFAULT 32 CHECK (stocks_per_friendship > 0)
 );
@@ -54,6 +55,8 @@ COMMENT ON COLUMN qs.settings.last_resort_addresses_per_queue IS
     'Addresses that do not bind, of those that a queue has at most. Changes as the operator likes';
 COMMENT ON COLUMN qs.settings.queue_days IS
     'Whole days (UTC) that a queue is kept without a request of its owner. Changes as the operator likes';
+COMMENT ON COLUMN qs.settings.address_days IS
+    'Whole days (UTC) that an address is kept at least, though neither its owner nor a delivery used it; 90 more than queue_days if that is more, so that none goes before its queue. Changes as the operator likes';
 COMMENT ON COLUMN qs.settings.key_packages_per_stock IS
     'KeyPackages that a stock has at most, its last resort not counted. Changes as the operator likes';
 COMMENT ON COLUMN qs.settings.stocks_per_friendship IS
@@ -88,6 +91,7 @@ CREATE TABLE qs.queues (
     next_seq qs.counter NOT NULL DEFAULT 1,
     acked_seq qs.counter NOT NULL DEFAULT 0,
     expired_seq qs.counter NOT NULL DEFAULT 0,
+    skipped qs.counter NOT NULL DEFAULT 0,
     last_chain qs.counter NOT NULL DEFAULT 0,
     address_count qs.counter NOT NULL DEFAULT 0,
     last_resort_count qs.counter NOT NULL DEFAULT 0,
@@ -96,21 +100,23 @@ CREATE TABLE qs.queues (
     shares bytea NOT NULL DEFAULT '',
     last_active date NOT NULL,
     CONSTRAINT queues_order CHECK (next_seq > acked_seq AND next_seq > expired_seq)
-) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.05);
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_threshold = 0);
 COMMENT ON TABLE qs.queues IS
     'Pseudonymous mailboxes (QS-1). A transaction that updates several rows locks them in the order of queue_id';
 COMMENT ON COLUMN qs.queues.queue_id IS 'Queue id, chosen at random by the server. Never changes';
 COMMENT ON COLUMN qs.queues.kind IS 'Kind of the queue. Never changes';
 COMMENT ON COLUMN qs.queues.owner_key IS 'Ed25519 public key that signs the owner''s requests. Changes when the owner rotates it';
 COMMENT ON COLUMN qs.queues.hpke_key IS 'X25519 public key that new chains are sealed to. Changes when the owner rotates it';
-COMMENT ON COLUMN qs.queues.next_seq IS 'Sequence number of the next message; from 1, without gaps. Grows';
+COMMENT ON COLUMN qs.queues.next_seq IS 'Sequence number of the next message; from 1, without gaps but those that a new generation makes (QS-12). Grows';
 COMMENT ON COLUMN qs.queues.acked_seq IS
     'Sequence number up to which messages were acknowledged by the owner and deleted. Grows';
 COMMENT ON COLUMN qs.queues.expired_seq IS
     'Sequence number up to which messages that were not acknowledged were deleted, because they were too old or the operator purged the queue. Grows';
+COMMENT ON COLUMN qs.queues.skipped IS
+    'Numbers among those that are neither acknowledged nor expired that no message has, because a restore began a generation while messages waited (QS-12); 0 for nearly all. Changes';
 COMMENT ON COLUMN qs.queues.last_chain IS
     'Number of the chain that was started last; 0: none. Grows, so that no number comes twice';
-COMMENT ON COLUMN qs.queues.address_count IS 'Number of the queue''s addresses; nothing here tells which they are. Changes';
+COMMENT ON COLUMN qs.queues.address_count IS 'Number of the queue''s addresses, with those that were not renewed for qs.settings.address_days; nothing here tells which they are. Changes';
 COMMENT ON COLUMN qs.queues.last_resort_count IS 'Number of the queue''s addresses that do not bind. Changes';
 COMMENT ON COLUMN qs.queues.waiting_bytes IS
     'Bytes of the messages that wait, sealed; zero is written at the latest by the first delivery to the emptied queue. Changes';
@@ -121,16 +127,25 @@ COMMENT ON COLUMN qs.queues.shares IS
 COMMENT ON COLUMN qs.queues.last_active IS
     'Day (UTC) of the owner''s last request, because inactive queues expire by days (QS-8). Grows';
 
+CREATE FUNCTION qs.season(day date) RETURNS integer
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT (day - date '2000-01-01') / 90
+$$;
+COMMENT ON FUNCTION qs.season IS
+    'Number of a season: 90 days, counted from 2000. Days are not kept with addresses, since they would join those that one client made on the same day (PRIV-4). The extension counts in the same way (pg_extension/src/queues.rs)';
+
 CREATE TABLE qs.addresses (
     lookup bytea PRIMARY KEY CHECK (octet_length(lookup) = 32),
     sealed_queue_id bytea NOT NULL CHECK (octet_length(sealed_queue_id) = 32),
     binding bytea CHECK (octet_length(binding) = 32),
     last_resort boolean NOT NULL DEFAULT false,
+    season integer NOT NULL DEFAULT qs.season(operator.today()),
     sealed_push bytea CHECK (octet_length(sealed_push) = 61),
     -- A last-resort KeyPackage is given to several inviters, and its address with it: bound to the first group that
     -- uses it, it would be worthless in the others.
     CONSTRAINT addresses_last_resort_unbound CHECK (NOT (last_resort AND binding IS NOT NULL))
-) WITH (fillfactor = 90);
+) WITH (fillfactor = 90, autovacuum_vacuum_threshold = 0, autovacuum_vacuum_scale_factor = 0.01);
+CREATE INDEX addresses_by_season ON qs.addresses (season);
 COMMENT ON TABLE qs.addresses IS
     'Addresses that lead a sender to a queue (QS-3). Without the address itself, which is not stored, a row names no queue and no sender (PRIV-1)';
 COMMENT ON COLUMN qs.addresses.lookup IS 'Labelled SHA-256 of the address (32 bytes). Never changes';
@@ -140,6 +155,8 @@ COMMENT ON COLUMN qs.addresses.binding IS
     'Keyed hash (32 bytes) of the domain and group that used the address first; null before. Set once';
 COMMENT ON COLUMN qs.addresses.last_resort IS
     'Whether it belongs to a last-resort KeyPackage, so that it never binds and every group may use it (QS-6). Never changes';
+COMMENT ON COLUMN qs.addresses.season IS
+    'Season (qs.season) in which its owner named it, or a delivery used it, last: nothing else tells that its queue is gone. Grows';
 COMMENT ON COLUMN qs.addresses.sealed_push IS
     'Least urgency of a message that is pushed, and key of the push subscription, under a key derived from the address (12 + 33 + 16 bytes; QS-10); null: nothing is pushed. Changes';
 
@@ -151,15 +168,17 @@ CREATE TABLE qs.messages (
     chain_index integer NOT NULL,
     chain_header qs.chain_header,
     ciphertext bytea NOT NULL,
-    enqueued date NOT NULL DEFAULT (now() AT TIME ZONE 'UTC')::date,
+    enqueued date NOT NULL DEFAULT operator.today(),
     PRIMARY KEY (queue_id, seq)
 ) WITH (
     -- Up to a page a message stays in its row: half the writes of one in the TOAST table.
     toast_tuple_target = 8160,
     -- All that is inserted is deleted soon, so dead rows tell when to vacuum, not inserts.
     autovacuum_vacuum_insert_threshold = -1,
+    autovacuum_vacuum_threshold = 0,
     autovacuum_vacuum_scale_factor = 0.05,
     toast.autovacuum_vacuum_insert_threshold = -1,
+    toast.autovacuum_vacuum_threshold = 0,
     toast.autovacuum_vacuum_scale_factor = 0.05,
     -- The table is as large as the deliveries between two vacuums, so vacuum must not fall behind: throttled as by
     -- default, it took half a minute for one minute's deliveries.
@@ -185,7 +204,7 @@ COMMENT ON COLUMN qs.messages.enqueued IS
 CREATE TABLE qs.push_subscriptions (
     queue_id bytea PRIMARY KEY CHECK (octet_length(queue_id) = 16),
     subscription bytea NOT NULL CHECK (octet_length(subscription) = 1052)
-);
+) WITH (autovacuum_vacuum_threshold = 0, autovacuum_vacuum_scale_factor = 0);
 COMMENT ON TABLE qs.push_subscriptions IS
     'Push subscriptions (RFC 8030) of queues, as bytes that only the queues'' addresses open (QS-10). A row goes with the queue';
 COMMENT ON COLUMN qs.push_subscriptions.queue_id IS 'Queue. Never changes';
@@ -197,7 +216,7 @@ CREATE TABLE qs.application_server_keys (
     public_key bytea NOT NULL UNIQUE CHECK (octet_length(public_key) = 65),
     sealed_private_key bytea NOT NULL,
     replaced boolean NOT NULL DEFAULT false
-);
+) WITH (autovacuum_vacuum_threshold = 0, autovacuum_vacuum_scale_factor = 0);
 COMMENT ON TABLE qs.application_server_keys IS
     'Keys by which push services know this server (RFC 8292). Subscriptions are made for one of them; a row goes when the operator revokes it';
 COMMENT ON COLUMN qs.application_server_keys.number IS
@@ -224,7 +243,7 @@ CREATE TABLE qs.friendships (
     lookup bytea NOT NULL UNIQUE CHECK (octet_length(lookup) = 32),
     owner_key bytea NOT NULL CHECK (octet_length(owner_key) = 32),
     last_active date NOT NULL
-) WITH (fillfactor = 90);
+) WITH (fillfactor = 90, autovacuum_vacuum_threshold = 0, autovacuum_vacuum_scale_factor = 0.01);
 CREATE INDEX friendships_by_last_active ON qs.friendships (last_active);
 COMMENT ON TABLE qs.friendships IS
     'Users with KeyPackages here, each under the pseudonym of a friendship token (QS-6). Joined to no queue, no address and no name';
@@ -242,7 +261,7 @@ CREATE TABLE qs.stocks (
     ciphersuite integer NOT NULL,
     sealed_key bytea NOT NULL CHECK (octet_length(sealed_key) = 60),
     PRIMARY KEY (friendship_id, stock_id)
-) WITH (fillfactor = 90);
+) WITH (fillfactor = 90, autovacuum_vacuum_threshold = 0, autovacuum_vacuum_scale_factor = 0.01);
 COMMENT ON TABLE qs.stocks IS
     'Clients of a friendship, once for each ciphersuite that they have KeyPackages of (QS-6)';
 COMMENT ON COLUMN qs.stocks.friendship_id IS 'Friendship. Never changes';
@@ -262,7 +281,7 @@ CREATE TABLE qs.key_packages (
     sealed bytea NOT NULL,
     PRIMARY KEY (friendship_id, stock_id, number),
     FOREIGN KEY (friendship_id, stock_id) REFERENCES qs.stocks ON DELETE CASCADE
-) WITH (autovacuum_vacuum_scale_factor = 0.05);
+) WITH (autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_threshold = 0);
 ALTER TABLE qs.key_packages ALTER COLUMN sealed SET STORAGE EXTERNAL;
 COMMENT ON TABLE qs.key_packages IS 'KeyPackages in stock. A row goes when it is handed out';
 COMMENT ON COLUMN qs.key_packages.friendship_id IS 'Friendship. Never changes';
@@ -328,6 +347,9 @@ CREATE TYPE qs.delete_queue_outcome AS ENUM ('deleted', 'token_spent', 'unknown_
 COMMENT ON TYPE qs.delete_queue_outcome IS 'Outcomes of qs.delete_queue';
 CREATE TYPE qs.deposit_outcome AS ENUM ('deposited', 'token_spent', 'undeliverable');
 COMMENT ON TYPE qs.deposit_outcome IS 'Outcomes of qs.deposit';
+CREATE TYPE qs.receive_deliveries_outcome AS ENUM (
+    'received', 'token_spent', 'unknown_homeserver', 'blocked', 'gap', 'too_large');
+COMMENT ON TYPE qs.receive_deliveries_outcome IS 'Outcomes of qs.receive_deliveries';
 CREATE TYPE qs.dequeue_outcome AS ENUM ('ok', 'token_spent', 'unknown_queue', 'after_too_large');
 COMMENT ON TYPE qs.dequeue_outcome IS 'Outcomes of qs.dequeue and qs.next_messages';
 CREATE TYPE qs.publish_key_packages_outcome AS ENUM (

@@ -1,7 +1,7 @@
 -- Rendezvous: mailboxes of a few minutes, in which a user's old and new device meet (AS-7). Nothing here refers to a
 -- user: an owner is a key that was made for one rendezvous, and paid with a token.
 --
--- What lies in a rendezvous is never in WAL, replicas or base backups, and a crash of PostgreSQL ends all of them: the two
+-- The content of a rendezvous is never in WAL, replicas or base backups, and a crash of PostgreSQL ends all of them: the two
 -- devices begin anew.
 
 CREATE SCHEMA rendezvous AUTHORIZATION postern_owner;
@@ -15,7 +15,9 @@ CREATE TABLE rendezvous.settings (
     max_payload_bytes integer NOT NULL DEFAULT 32768 CHECK (max_payload_bytes BETWEEN 8192 AND 524288),
     max_requests integer NOT NULL DEFAULT 300 CHECK (max_requests BETWEEN 50 AND 10000),
     attempts_per_source integer NOT NULL DEFAULT 20 CHECK (attempts_per_source >= 0),
-    attempts_per_hour integer NOT NULL DEFAULT 1000 CHECK (attempts_per_hour >= 0)
+    attempts_per_hour integer NOT NULL DEFAULT 1000 CHECK (attempts_per_hour >= 0),
+    network_factor integer NOT NULL DEFAULT 4 CHECK (network_factor BETWEEN 1 AND 256),
+    new_sources_percent integer NOT NULL DEFAULT 50 CHECK (new_sources_percent BETWEEN 0 AND 100)
 );
 COMMENT ON TABLE rendezvous.settings IS 'Settings of rendezvous: one row';
 COMMENT ON COLUMN rendezvous.settings.singleton IS 'Always true: there is one row. Never changes';
@@ -33,6 +35,10 @@ COMMENT ON COLUMN rendezvous.settings.attempts_per_source IS
     'Attempts to join a rendezvous that are taken from one network address in an hour: an IPv4 address, or an IPv6 network of 64 bits. Changes as the operator likes';
 COMMENT ON COLUMN rendezvous.settings.attempts_per_hour IS
     'Attempts to join a rendezvous that are taken from all addresses together in an hour. Changes as the operator likes';
+COMMENT ON COLUMN rendezvous.settings.network_factor IS
+    'How many times as many attempts are taken from a network as from the next narrower one: an IPv4 network of 24 bits, after addresses; IPv6 networks of 56 and 48 bits, after those of 64. Changes as the operator likes';
+COMMENT ON COLUMN rendezvous.settings.new_sources_percent IS
+    'Part of the attempts of all addresses together, in percent, that is left to those of whose network (24 bits of IPv4, 48 of IPv6) none came in the hour. Changes as the operator likes';
 INSERT INTO rendezvous.settings DEFAULT VALUES;
 
 CREATE UNLOGGED TABLE rendezvous.meetings (
@@ -44,7 +50,7 @@ CREATE UNLOGGED TABLE rendezvous.meetings (
     from_guest bytea[] NOT NULL DEFAULT '{}',
     requests integer NOT NULL DEFAULT 0,
     CHECK (guest_key <> owner_key)
-);
+) WITH (autovacuum_vacuum_threshold = 0, autovacuum_vacuum_scale_factor = 0);
 -- Sealed bytes do not compress.
 ALTER TABLE rendezvous.meetings ALTER from_owner SET STORAGE EXTERNAL, ALTER from_guest SET STORAGE EXTERNAL;
 COMMENT ON TABLE rendezvous.meetings IS

@@ -30,6 +30,15 @@ AS 'MODULE_PATHNAME', 'deliver_wrapper';
 COMMENT ON FUNCTION @extschema@.deliver(text, bytea, bytea[], smallint[], bytea[], smallint[]) IS
     'Delivers payloads[parts[i]], of urgency urgencies[parts[i]] (0 = very-low to 3 = high), to the queue behind addresses[i]. Returns nothing if all were delivered, else for each address 0 = delivered, 1 = gone (unknown, revoked, its queue deleted, or another group''s), 2 = no room at present, of which the owner is told in the queue (QS-11). With a group_id it reaches only group queues, to whose addresses (domain, group_id) is bound on first use unless they are last_resort; without one only contact queues. Addresses of deleted queues are dropped. At most one call in a transaction: it locks the queues in order';
 
+CREATE FUNCTION @extschema@.deliver_groups(
+    domain text, group_ids bytea[], groups smallint[], addresses bytea[], parts smallint[], payloads bytea[],
+    urgencies smallint[])
+RETURNS smallint[]
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'deliver_groups_wrapper';
+COMMENT ON FUNCTION @extschema@.deliver_groups(text, bytea[], smallint[], bytea[], smallint[], bytea[], smallint[]) IS
+    'Does for several groups of a domain what deliver() does for one: what goes to addresses[i] is of the group group_ids[groups[i]]. A queue gets its messages in the order of i. Groups that no address is of may be null';
+
 CREATE FUNCTION @extschema@.take_pushes()
 RETURNS bytea[]
 LANGUAGE c VOLATILE PARALLEL UNSAFE
@@ -127,10 +136,26 @@ AS 'MODULE_PATHNAME', 'scrub_wrapper';
 COMMENT ON FUNCTION @extschema@.scrub(regclass, bigint, integer) IS
     'Overwrites what deleted rows left between the rows of so many pages of a table, once VACUUM has taken them off. Returns false when there are no more pages';
 
+-- Its owner is a superuser, since nobody else reads files: these, and nothing that a caller names.
+CREATE FUNCTION @extschema@.recoveries(OUT timeline integer, OUT reason text) RETURNS SETOF record
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT h.parts[1]::integer, h.parts[2]
+      FROM regexp_matches(
+               CASE WHEN NOT pg_is_in_recovery()
+                    THEN pg_read_file('pg_wal/' || left(pg_walfile_name(pg_current_wal_lsn()), 8) || '.history',
+                                      0, 1048576, true) END,
+               '^\s*(\d+)\s+\S+\s+(.*)$', 'gn') AS h (parts)
+$$;
+COMMENT ON FUNCTION @extschema@.recoveries() IS
+    'Lists the timelines before this one, and why each ended, in PostgreSQL''s words: no recovery target specified is a promotion, or a recovery up to the newest WAL';
+
 REVOKE ALL ON FUNCTION
+    @extschema@.recoveries(),
     @extschema@.spend_token(text, smallint, bytea),
     @extschema@.forget(),
     @extschema@.deliver(text, bytea, bytea[], smallint[], bytea[], smallint[]),
+    @extschema@.deliver_groups(text, bytea[], smallint[], bytea[], smallint[], bytea[], smallint[]),
     @extschema@.take_pushes(),
     @extschema@.seal_addresses(bytea[], bytea),
     @extschema@.forget_chain(bytea),

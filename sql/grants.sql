@@ -1,19 +1,33 @@
 -- This list says which role may execute which function (OPS-3). It is applied after all functions, as postern_owner; a
 -- function that is not in it can be executed by its owner only. Tables are granted to nobody.
 
-GRANT USAGE ON SCHEMA postern, auth, aas, ds, qs, rendezvous, operator TO postern_server;
-GRANT USAGE ON SCHEMA operator TO postern_operator, postern_monitor;
+GRANT USAGE ON SCHEMA postern, auth, aas, ds, qs, rendezvous, federation, operator TO postern_server;
+GRANT USAGE ON SCHEMA operator TO postern_operator, postern_monitor, postern_backup;
 
 -- postern
 GRANT EXECUTE ON FUNCTION postern.wake_secret TO postern_server;
 
 -- operator
 GRANT EXECUTE ON FUNCTION operator.claim_home_domain TO postern_server;
-GRANT EXECUTE ON FUNCTION operator.current_home_domain TO postern_server, postern_operator, postern_monitor;
+GRANT EXECUTE ON FUNCTION operator.body_limits TO postern_server;
+GRANT EXECUTE ON FUNCTION operator.current_home_domain TO postern_server, postern_operator, postern_monitor, postern_backup;
 GRANT EXECUTE ON FUNCTION operator.current_key_version TO postern_server;
-GRANT EXECUTE ON FUNCTION operator.current_schema_state TO postern_server, postern_operator, postern_monitor;
+GRANT EXECUTE ON FUNCTION operator.current_generation TO postern_server, postern_operator, postern_monitor, postern_backup;
+GRANT EXECUTE ON FUNCTION operator.current_mark TO postern_server;
+GRANT EXECUTE ON FUNCTION operator.note_mark TO postern_server;
+GRANT EXECUTE ON FUNCTION operator.takes_changes TO postern_server;
+GRANT EXECUTE ON FUNCTION operator.note_standbys TO postern_server;
+GRANT EXECUTE ON FUNCTION operator.begin_generation TO postern_operator;
+GRANT EXECUTE ON FUNCTION operator.keep_generation TO postern_operator;
+GRANT EXECUTE ON FUNCTION operator.note_backup TO postern_operator, postern_backup;
+GRANT EXECUTE ON FUNCTION operator.set_backup_warning TO postern_operator;
+GRANT EXECUTE ON FUNCTION operator.standbys TO postern_server, postern_operator, postern_monitor;
+GRANT EXECUTE ON FUNCTION operator.current_schema_state TO postern_server, postern_operator, postern_monitor, postern_backup;
+GRANT EXECUTE ON FUNCTION operator.health TO postern_server, postern_operator, postern_monitor;
+GRANT EXECUTE ON FUNCTION operator.figures TO postern_server, postern_operator, postern_monitor;
+GRANT EXECUTE ON FUNCTION operator.counts TO postern_server, postern_operator, postern_monitor;
 GRANT EXECUTE ON FUNCTION operator.claim_master_key TO postern_server;
-GRANT EXECUTE ON FUNCTION operator.current_master_key TO postern_server, postern_operator, postern_monitor;
+GRANT EXECUTE ON FUNCTION operator.current_master_key TO postern_server, postern_operator, postern_monitor, postern_backup;
 GRANT EXECUTE ON FUNCTION operator.load_digest_key TO postern_server;
 GRANT EXECUTE ON FUNCTION operator.rotate_issuer_keys TO postern_operator;
 GRANT EXECUTE ON FUNCTION operator.issuer_keys TO postern_operator, postern_monitor;
@@ -32,7 +46,10 @@ GRANT EXECUTE ON FUNCTION operator.rotate_application_server_keys TO postern_ope
 GRANT EXECUTE ON FUNCTION operator.set_allowance TO postern_operator;
 GRANT EXECUTE ON FUNCTION operator.set_new_user_allowance TO postern_operator;
 GRANT EXECUTE ON FUNCTION operator.set_homeserver_allowance TO postern_operator;
+GRANT EXECUTE ON FUNCTION operator.set_new_homeserver_allowance TO postern_operator;
 GRANT EXECUTE ON FUNCTION operator.allowances TO postern_operator;
+GRANT EXECUTE ON FUNCTION operator.refusals_per_hour TO postern_operator, postern_monitor;
+GRANT EXECUTE ON FUNCTION operator.set_refusals_per_hour TO postern_operator;
 GRANT EXECUTE ON FUNCTION operator.set_key_rotation TO postern_operator;
 GRANT EXECUTE ON FUNCTION operator.key_rotation TO postern_operator, postern_monitor;
 GRANT EXECUTE ON FUNCTION operator.set_price TO postern_operator;
@@ -42,6 +59,24 @@ GRANT EXECUTE ON FUNCTION operator.tokens_issued TO postern_operator, postern_mo
 GRANT EXECUTE ON FUNCTION operator.trust_homeserver_key TO postern_operator;
 GRANT EXECUTE ON FUNCTION operator.distrust_homeserver_key TO postern_operator;
 GRANT EXECUTE ON FUNCTION operator.homeserver_keys TO postern_operator, postern_monitor;
+GRANT EXECUTE ON FUNCTION operator.accept_homeserver_keys TO postern_operator;
+GRANT EXECUTE ON FUNCTION operator.homeservers TO postern_operator, postern_monitor;
+GRANT EXECUTE ON FUNCTION operator.federation_policy TO postern_operator, postern_monitor;
+GRANT EXECUTE ON FUNCTION operator.set_federation_policy TO postern_operator;
+GRANT EXECUTE ON FUNCTION operator.domain_rules TO postern_operator, postern_monitor;
+GRANT EXECUTE ON FUNCTION operator.allow_domain TO postern_operator;
+GRANT EXECUTE ON FUNCTION operator.block_domain TO postern_operator;
+GRANT EXECUTE ON FUNCTION operator.drop_domain_rule TO postern_operator;
+GRANT EXECUTE ON FUNCTION operator.gateway_keys TO postern_operator, postern_monitor;
+GRANT EXECUTE ON FUNCTION operator.rotate_gateway_keys TO postern_operator;
+GRANT EXECUTE ON FUNCTION operator.federation_limits TO postern_operator, postern_monitor;
+GRANT EXECUTE ON FUNCTION operator.set_federation_limit TO postern_operator;
+GRANT EXECUTE ON FUNCTION operator.neighbours TO postern_server, postern_operator, postern_monitor;
+GRANT EXECUTE ON FUNCTION operator.retry_now TO postern_operator;
+GRANT EXECUTE ON FUNCTION operator.drop_queued TO postern_operator;
+GRANT EXECUTE ON FUNCTION operator.set_aside TO postern_operator, postern_monitor;
+GRANT EXECUTE ON FUNCTION operator.retry_set_aside TO postern_operator;
+GRANT EXECUTE ON FUNCTION operator.drop_set_aside TO postern_operator;
 GRANT EXECUTE ON FUNCTION operator.queue_depths TO postern_operator, postern_monitor;
 GRANT EXECUTE ON FUNCTION operator.busiest_queues TO postern_operator;
 GRANT EXECUTE ON FUNCTION operator.purge_queue TO postern_operator;
@@ -52,6 +87,8 @@ GRANT EXECUTE ON FUNCTION operator.removed_messages TO postern_operator, postern
 GRANT EXECUTE ON FUNCTION operator.upkeep TO postern_operator, postern_monitor;
 GRANT EXECUTE ON FUNCTION operator.wakeups TO postern_operator, postern_monitor;
 GRANT EXECUTE ON FUNCTION operator.groups TO postern_operator, postern_monitor;
+GRANT EXECUTE ON FUNCTION operator.largest_groups TO postern_operator;
+GRANT EXECUTE ON FUNCTION operator.drop_group TO postern_operator;
 GRANT EXECUTE ON FUNCTION operator.group_expiry TO postern_operator, postern_monitor;
 GRANT EXECUTE ON FUNCTION operator.set_group_expiry TO postern_operator;
 GRANT EXECUTE ON FUNCTION operator.group_limits TO postern_operator, postern_monitor;
@@ -135,6 +172,7 @@ GRANT EXECUTE ON FUNCTION ds.clean_up TO postern_server;
 GRANT EXECUTE ON FUNCTION ds.load_sender_keys TO postern_server;
 GRANT EXECUTE ON FUNCTION ds.add_sender_key TO postern_server;
 GRANT EXECUTE ON FUNCTION ds.propose_removal TO postern_server;
+GRANT EXECUTE ON FUNCTION ds.forget_gone TO postern_server;
 
 -- qs
 GRANT EXECUTE ON FUNCTION qs.create_queue TO postern_server;
@@ -148,6 +186,7 @@ GRANT EXECUTE ON FUNCTION qs.load_application_server_keys TO postern_server;
 GRANT EXECUTE ON FUNCTION qs.add_application_server_key TO postern_server;
 GRANT EXECUTE ON FUNCTION qs.delete_queue TO postern_server;
 GRANT EXECUTE ON FUNCTION qs.deposit TO postern_server;
+GRANT EXECUTE ON FUNCTION qs.receive_deliveries TO postern_server;
 GRANT EXECUTE ON FUNCTION qs.dequeue TO postern_server;
 GRANT EXECUTE ON FUNCTION qs.next_messages TO postern_server;
 GRANT EXECUTE ON FUNCTION qs.queues_with_messages TO postern_server;
@@ -168,3 +207,38 @@ GRANT EXECUTE ON FUNCTION rendezvous.receive_payloads TO postern_server;
 GRANT EXECUTE ON FUNCTION rendezvous.next_payloads TO postern_server;
 GRANT EXECUTE ON FUNCTION rendezvous.end_rendezvous TO postern_server;
 GRANT EXECUTE ON FUNCTION rendezvous.clean_up TO postern_server;
+
+-- federation
+GRANT EXECUTE ON FUNCTION federation.relays_for_others TO postern_server;
+GRANT EXECUTE ON FUNCTION federation.find_homeserver TO postern_server;
+GRANT EXECUTE ON FUNCTION federation.is_proven TO postern_server;
+GRANT EXECUTE ON FUNCTION federation.show_homeserver TO postern_server;
+GRANT EXECUTE ON FUNCTION federation.choose_description TO postern_server;
+GRANT EXECUTE ON FUNCTION federation.signing_domain TO postern_server;
+GRANT EXECUTE ON FUNCTION federation.introduce_server TO postern_server;
+GRANT EXECUTE ON FUNCTION federation.admit_relay TO postern_server;
+GRANT EXECUTE ON FUNCTION federation.relay_request TO postern_server;
+GRANT EXECUTE ON FUNCTION federation.relay_token_request TO postern_server;
+GRANT EXECUTE ON FUNCTION federation.keep_homeserver TO postern_server;
+GRANT EXECUTE ON FUNCTION federation.note_failed_look TO postern_server;
+GRANT EXECUTE ON FUNCTION federation.due_gateway_key TO postern_server;
+GRANT EXECUTE ON FUNCTION federation.add_gateway_key TO postern_server;
+GRANT EXECUTE ON FUNCTION federation.load_gateway_keys TO postern_server;
+GRANT EXECUTE ON FUNCTION federation.clean_up TO postern_server;
+GRANT EXECUTE ON FUNCTION federation.claim_lane TO postern_server;
+GRANT EXECUTE ON FUNCTION federation.extend_leases TO postern_server;
+GRANT EXECUTE ON FUNCTION federation.find_due TO postern_server;
+GRANT EXECUTE ON FUNCTION federation.expire_deliveries TO postern_server;
+GRANT EXECUTE ON FUNCTION federation.retry_refused TO postern_server;
+GRANT EXECUTE ON FUNCTION federation.settle_lane TO postern_server;
+GRANT EXECUTE ON FUNCTION federation.compare_lane TO postern_server;
+GRANT EXECUTE ON FUNCTION federation.note_failed_attempt TO postern_server;
+GRANT EXECUTE ON FUNCTION federation.note_refusal TO postern_server;
+GRANT EXECUTE ON FUNCTION federation.put_off TO postern_server;
+GRANT EXECUTE ON FUNCTION federation.note_taken TO postern_server;
+GRANT EXECUTE ON FUNCTION federation.take_token TO postern_server;
+GRANT EXECUTE ON FUNCTION federation.claim_refill TO postern_server;
+GRANT EXECUTE ON FUNCTION federation.end_refill TO postern_server;
+GRANT EXECUTE ON FUNCTION federation.put_off_refill TO postern_server;
+GRANT EXECUTE ON FUNCTION federation.keep_tokens TO postern_server;
+GRANT EXECUTE ON FUNCTION federation.drop_tokens TO postern_server;

@@ -4,50 +4,12 @@
 # throw-away directory. Ends with status 0 when everything was as it should be.
 set -euo pipefail
 
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-programs=${POSTERN_PROGRAMS:-$root/target/release}
-work=$(mktemp -d "${TMPDIR:-/tmp}/postern-demo.XXXXXX")
-chmod 711 "$work" # PostgreSQL runs as another user when root starts it.
-server_pid=
-waiting=
-
-clean_up() {
-    local status=$?
-    for pid in $waiting $server_pid; do
-        kill "$pid" 2>/dev/null || true
-        wait "$pid" 2>/dev/null || true
-    done
-    if ((status != 0)); then
-        echo "demo: failed (status $status)" >&2
-        [[ -s $work/server.log ]] && tail -n 20 "$work/server.log" >&2
-    fi
-    rm -rf "$work"
-}
-trap clean_up EXIT
-trap 'exit 130' INT TERM
-
-step() { printf '\n%s\n' "$*"; }
-client() { "$programs/postern-client" --state "$work/$1" "${@:2}" 2>>"$work/client.log"; }
-shown() { sed 's/^/    /'; }
-must_have() { grep -qF -- "$2" <<<"$1" || { echo "demo: expected “$2”, got: $1" >&2; cat "$work/client.log" >&2; exit 1; }; }
-must_not_have() { ! grep -qF -- "$2" <<<"$1" || { echo "demo: “$2” should not be in: $1" >&2; exit 1; }; }
-must_fail() { ! client "$@" >/dev/null || { echo "demo: should have failed: $*" >&2; exit 1; }; }
-
-start_server() {
-    "$programs/postern" serve --embedded --domain example.localhost --listen 127.0.0.1:0 \
-        --data-dir "$work/server" >"$work/server.log" 2>&1 &
-    server_pid=$!
-    local deadline=$((SECONDS + 120))
-    until POSTERN_SERVER=$(grep -om1 'http://[0-9.:]*' "$work/server.log"); do
-        kill -0 "$server_pid" 2>/dev/null || { echo "demo: the server ended" >&2; exit 1; }
-        ((SECONDS < deadline)) || { echo "demo: the server did not start in time" >&2; exit 1; }
-        sleep 0.2
-    done
-}
+source "$(dirname "${BASH_SOURCE[0]}")/demo_lib.sh"
 
 if [[ -z ${POSTERN_SERVER:-} ]]; then
     step "Starting a server with a PostgreSQL of its own …"
-    start_server
+    start_server server --domain example.localhost --listen 127.0.0.1:0 --data-dir "$work/server"
+    POSTERN_SERVER=$server_url
 fi
 export POSTERN_SERVER
 echo "    $POSTERN_SERVER"
@@ -63,7 +25,7 @@ printf '%s\n' "$alice" "$bob" | shown
 step "2. Alice adds her laptop: she types the code there that her phone shows."
 client phone --json link >"$work/code" &
 waiting=$!
-deadline=$((SECONDS + 15))
+deadline=$((SECONDS + 60))
 until code=$(grep -o '"code":"[^"]*"' "$work/code"); do
     ((SECONDS < deadline)) || { echo "demo: the phone shows no code" >&2; exit 1; }
     sleep 0.1
@@ -109,7 +71,7 @@ step "6. A message comes while somebody waits for it (long-poll)."
 waiting=$!
 sleep 0.5
 client bob send climbing "Are you there?"
-deadline=$((SECONDS + 15))
+deadline=$((SECONDS + 60))
 until grep -qF "Are you there?" "$work/waiting"; do
     ((SECONDS < deadline)) || { echo "demo: the long-poll did not return" >&2; exit 1; }
     sleep 0.1

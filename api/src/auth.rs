@@ -60,7 +60,7 @@ impl Http {
 
 impl<W: Wallet> Api<W> {
     /// `GET /as/users/{name}`: a user's EID as it is now, and the user's clients, without the EID's history. With the
-    /// lookup secret, which contacts have, also of a user whom others cannot look up.
+    /// lookup secret, which contacts have, also of a user that others cannot look up.
     ///
     /// # Errors
     /// `not-found`; and as [`Api::paid`].
@@ -69,10 +69,8 @@ impl<W: Wallet> Api<W> {
         name: &UserName,
         secret: Option<&LookupSecret>,
     ) -> Result<UserRecord, W::Error> {
-        let query = secret.map(|secret| format!("?contact={}", secret.to_base64url())).unwrap_or_default();
-        let request =
-            Request::get(format!("/as/users/{}{query}", name.path_segment())).answered_in(PAGE_BYTES);
-        Ok(self.paid(request).await?.decode()?)
+        let request = Request::get(format!("/as/users/{}", name.path_segment())).answered_in(PAGE_BYTES);
+        Ok(self.paid(request.showing(secret)).await?.decode()?)
     }
 
     /// `GET /as/users/{name}/picture`: the picture of a user's profile, under the same terms.
@@ -84,9 +82,8 @@ impl<W: Wallet> Api<W> {
         name: &UserName,
         secret: Option<&LookupSecret>,
     ) -> Result<Payload, W::Error> {
-        let query = secret.map(|secret| format!("?contact={}", secret.to_base64url())).unwrap_or_default();
-        let request = Request::get(format!("/as/users/{}/picture{query}", name.path_segment()))
-            .answered_in(PICTURE_BYTES);
+        let path = format!("/as/users/{}/picture", name.path_segment());
+        let request = Request::get(path).answered_in(PICTURE_BYTES).showing(secret);
         Ok(self.paid(request).await?.decode::<UserPicture>()?.picture)
     }
 
@@ -115,12 +112,10 @@ impl<W: Wallet> Api<W> {
         let (mut commits, mut founding, mut bytes) = (Vec::new(), None, 0);
         loop {
             let epoch = after.saturating_add(commits.len() as u64);
-            let secret =
-                secret.map(|secret| format!("&contact={}", secret.to_base64url())).unwrap_or_default();
             let name = name.path_segment();
-            let path = format!("/as/users/{name}?incarnation={incarnation}&after={epoch}{secret}");
-            let mut page: UserRecord =
-                self.paid(Request::get(path).answered_in(PAGE_BYTES)).await?.decode()?;
+            let path = format!("/as/users/{name}?incarnation={incarnation}&after={epoch}");
+            let request = Request::get(path).answered_in(PAGE_BYTES).showing(secret);
+            let mut page: UserRecord = self.paid(request).await?.decode()?;
             bytes += page.commits.iter().map(|commit| commit.as_bytes().len()).sum::<usize>();
             if bytes > MAX_HISTORY_BYTES || page.more && page.commits.is_empty() {
                 return Err(Error::UnexpectedAnswer("the history of an identity".to_owned()).into());

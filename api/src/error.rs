@@ -25,6 +25,49 @@ pub enum Error {
         "the server's answer is not what the protocol says ({0}): is this a Postern server of this version?"
     )]
     UnexpectedAnswer(String),
+    /// The request for the homeserver of another domain did not get to its services, or no answer came back.
+    #[error("{side}: {problem}")]
+    Relay { side: Side, problem: Problem },
+    /// A request for the homeserver of another domain was not sent: there is no token for the relay, or no key of the
+    /// gateway.
+    #[error("the request was not sent: {0}")]
+    Unsent(#[source] BoxError),
+}
+
+/// The part of the way to another domain's homeserver that failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// The own homeserver, which is the relay, does not hand the request on.
+    Relay,
+    /// The other homeserver is not found, is not the one that it was, or does not answer.
+    Pipe,
+    /// The other homeserver does not take what comes by this relay.
+    Gateway,
+}
+
+impl std::fmt::Display for Side {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Relay => "the own homeserver does not hand the request on",
+            Self::Pipe => "the other domain's homeserver is out of reach",
+            Self::Gateway => "the other domain's homeserver does not take the request from this one",
+        })
+    }
+}
+
+impl Side {
+    /// The part of the way that a relay's problem tells of.
+    pub(crate) fn of(problem: &Problem) -> Self {
+        match problem.kind {
+            ProblemType::HomeserverUnknown | ProblemType::HomeserverUnreachable => Self::Pipe,
+            ProblemType::HomeserverRefused | ProblemType::GatewayKeyUnknown => Self::Gateway,
+            // With a detail it is the other one's operator who does so, or the other one that has a fault.
+            ProblemType::HomeserverBlocked | ProblemType::Unavailable if problem.detail.is_some() => {
+                Self::Gateway
+            }
+            _ => Self::Relay,
+        }
+    }
 }
 
 impl Error {
@@ -36,8 +79,9 @@ impl Error {
         }
     }
 
-    /// Whether the same request may succeed later. Then it may be sent again with the same
-    /// token: what changed nothing spent nothing, and what was accepted is recognised.
+    /// Whether the same request may succeed at any moment: the server, or the way to it, failed. The way from there to
+    /// another domain's homeserver is not meant: what fails there does for longer. Then it may be sent again with the
+    /// same token: what changed nothing spent nothing, and what was accepted is recognised.
     pub fn is_passing(&self) -> bool {
         matches!(self, Self::Unreachable(_))
             // Somebody on the way sent the request twice: each sending is signed anew.

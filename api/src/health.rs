@@ -9,12 +9,20 @@ use crate::{
 };
 
 impl Http {
-    /// `GET /health`: succeeds when the server reaches its database.
+    /// `GET /health`: succeeds when the server answers at all.
     ///
     /// # Errors
     /// As [`Http::send`].
     pub async fn health(&self) -> Result<()> {
         self.send(&Request::get("/health")).await.map(drop)
+    }
+
+    /// `GET /ready`: succeeds when the server can serve requests: its database answers, and it is not stopping.
+    ///
+    /// # Errors
+    /// As [`Http::send`].
+    pub async fn ready(&self) -> Result<()> {
+        self.send(&Request::get("/ready")).await.map(drop)
     }
 
     /// `GET /problems/{slug}`: what a problem's `type` refers to (RFC 9457 §3.1.1), as text.

@@ -6,11 +6,11 @@ use std::{sync::Arc, time::Duration};
 
 use backon::{ExponentialBuilder, Retryable as _};
 use http::header::CONTENT_TYPE;
-use postern_protocol::problem::{Problem, ProblemType};
 use url::{Host, Url};
 
 use crate::{
     error::{BoxError, Error, Result},
+    rate_limit::{self, RateLimit},
     request::{Request, Response},
     transport::{Direct, TooLong, Transport},
 };
@@ -83,11 +83,19 @@ impl Http {
             .await
     }
 
-    /// Sends once and takes whatever comes.
+    /// Sends once, and takes no refusal.
     ///
     /// # Errors
     /// As [`Self::send`].
     pub async fn send_once(&self, request: &Request) -> Result<Response> {
+        self.exchange(request).await?.accepted()
+    }
+
+    /// Sends once and takes whatever answer comes.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`] if there is none, and [`Error::UnexpectedAnswer`] for one that is too long.
+    pub async fn exchange(&self, request: &Request) -> Result<Response> {
         let url = self
             .base
             .join(request.path())
@@ -100,30 +108,23 @@ impl Http {
         let transport = transport.as_ref().unwrap_or(&self.transport);
         let answer = transport.carry(complete, request.limits()).await.map_err(no_answer)?;
         let (head, body) = answer.into_parts();
-        if head.status.is_success() {
-            let content_type = head
-                .headers
-                .get(CONTENT_TYPE)
-                .and_then(|value| value.to_str().ok())
-                .unwrap_or_default()
-                .to_owned();
-            return Ok(Response { status: head.status, content_type, body });
-        }
-        Err(match Problem::from_json(&body) {
-            Some(problem) => problem.into(),
-            // A proxy before the server answers in its own words.
-            None if head.status.is_server_error() => Problem::new(ProblemType::Unavailable).into(),
-            None => Error::UnexpectedAnswer(format!("status {} without problem details", head.status)),
+        let content_type = head.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        Ok(Response {
+            status: head.status,
+            content_type: content_type.unwrap_or_default().to_owned(),
+            rate_limit: RateLimit::of(&head.headers),
+            retry_after: rate_limit::retry_after(&head.headers),
+            body,
         })
     }
 }
 
-/// An answer that is too long comes again as long.
+/// An answer that is too long comes again as long. A transport may know itself what failed.
 fn no_answer(error: BoxError) -> Error {
-    match error.downcast_ref::<TooLong>() {
-        Some(too_long) => Error::UnexpectedAnswer(too_long.to_string()),
-        None => Error::Unreachable(error),
+    if let Some(too_long) = error.downcast_ref::<TooLong>() {
+        return Error::UnexpectedAnswer(too_long.to_string());
     }
+    error.downcast().map_or_else(Error::Unreachable, |error| *error)
 }
 
 /// Whether what is said to a server in clear stays on this machine (RFC 6761 §6.3).

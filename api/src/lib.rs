@@ -5,8 +5,8 @@
 //! - [`Http`] sends a [`Request`] to one server, and again after a passing fault. Its methods
 //!   call the endpoints that nothing pays for.
 //! - [`Api`] adds a [`Wallet`], which pays: its methods call all other endpoints.
-//! - [`Transport`] carries a complete request to the server: directly ([`Direct`]), or in
-//!   another way that a caller brings.
+//! - [`Transport`] carries a complete request to the server: directly ([`Direct`]), sealed
+//!   through another server ([`Relayed`]), or in another way that a caller brings.
 //!
 //! ```no_run
 //! # async fn example() -> postern_api::Result<()> {
@@ -26,16 +26,21 @@ mod account;
 mod auth;
 mod ds;
 mod error;
+mod federation;
 mod health;
 mod http;
 mod payment;
 mod qs;
+mod rate_limit;
+mod relayed;
 mod rendezvous;
 mod request;
 mod transport;
 
-pub use error::{BoxError, Error, Result};
+pub use error::{BoxError, Error, Result, Side};
 pub use http::Http;
 pub use payment::{Api, Token, Wallet};
+pub use rate_limit::RateLimit;
+pub use relayed::{Gateway, Keys, Relayed};
 pub use request::{Request, Response};
 pub use transport::{Carried, Direct, Limits, TooLong, Transport};

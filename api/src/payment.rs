@@ -64,22 +64,42 @@ impl<W: Wallet> Api<W> {
     /// # Errors
     /// Refusals of the server, and errors of the network ([`Http::send`]) and of the wallet.
     pub async fn paid(&self, request: Request) -> Result<Response, W::Error> {
+        self.pay(request, true).await.map_err(|error| match error {
+            PayError::Request(error) => error.into(),
+            PayError::Wallet(error) => error,
+        })
+    }
+
+    /// As [`Self::paid`]; after a passing fault it sends again only if it may. It may not what leads on to another
+    /// homeserver: if that one has a fault the token is spent all the same, and would be found so.
+    pub(crate) async fn pay(&self, request: Request, again: bool) -> Result<Response, PayError<W::Error>> {
         let mut attempt = 1;
         loop {
-            let token = self.wallet.take(&self.origin).await?;
-            let error = match self.http.send(&request.clone().paid_with(token)).await {
+            let token = self.wallet.take(&self.origin).await.map_err(PayError::Wallet)?;
+            let request = request.clone().paid_with(token);
+            let answer =
+                if again { self.http.send(&request).await } else { self.http.send_once(&request).await };
+            let error = match answer {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,
             };
             match error.problem() {
                 Some(ProblemType::TokenSpent) => {}
-                Some(ProblemType::TokenRequired) => self.wallet.drop_stale(&self.origin).await?,
-                _ => return Err(error.into()),
+                Some(ProblemType::TokenRequired) => {
+                    self.wallet.drop_stale(&self.origin).await.map_err(PayError::Wallet)?;
+                }
+                _ => return Err(PayError::Request(error)),
             }
             if attempt == TOKENS_PER_REQUEST {
-                return Err(error.into());
+                return Err(PayError::Request(error));
             }
             attempt += 1;
         }
     }
+}
+
+/// The reason why a request that is paid for has no answer.
+pub(crate) enum PayError<E> {
+    Request(Error),
+    Wallet(E),
 }

@@ -1,4 +1,4 @@
-//! A request to one endpoint, before it is signed, and a successful answer.
+//! A request to one endpoint, before it is signed, and an answer.
 
 use std::time::Duration;
 
@@ -7,9 +7,12 @@ use http::{
     header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue},
 };
 use postern_protocol::{
+    LookupSecret,
     encoding::Encoding,
     key::SigningKey,
     name::Domain,
+    problem::{Problem, ProblemType},
+    profile::LOOKUP_SECRET,
     signature::{self, Target},
     token,
 };
@@ -19,6 +22,7 @@ use url::Url;
 use crate::{
     error::{Error, Result},
     payment::Token,
+    rate_limit::RateLimit,
     transport::Limits,
 };
 
@@ -41,14 +45,19 @@ pub struct Request {
     /// The key, and the home domain of the server that the signature is for.
     signer: Option<(SigningKey, Domain)>,
     token: Option<Token>,
+    lookup: Option<LookupSecret>,
 }
 
-/// A 2xx answer.
+/// An answer: a 2xx one, unless it is that of [`Http::exchange`](crate::Http::exchange).
 #[derive(Debug, Clone)]
 pub struct Response {
     pub status: StatusCode,
     /// The media type, with its parameters; empty if there is none.
     pub content_type: String,
+    /// The rest of the sender's allowance, if the server says so.
+    pub rate_limit: Option<RateLimit>,
+    /// The time after which the request may be made again, if the server says so.
+    pub retry_after: Option<Duration>,
     pub body: Vec<u8>,
 }
 
@@ -81,6 +90,7 @@ impl Request {
             most_bytes: MOST_BYTES,
             signer: None,
             token: None,
+            lookup: None,
         }
     }
 
@@ -116,10 +126,22 @@ impl Request {
         Self { token: Some(token), ..self }
     }
 
+    /// Shows a hidden user's lookup secret, in a header: no proxy's log has it, as it would have a path.
+    #[must_use]
+    pub fn showing(self, secret: Option<&LookupSecret>) -> Self {
+        Self { lookup: secret.copied(), ..self }
+    }
+
     /// Allows the server `wait` longer for the answer, as an endpoint needs that waits itself.
     #[must_use]
     pub fn waiting(self, wait: Duration) -> Self {
         Self { timeout: TIMEOUT + wait, ..self }
+    }
+
+    /// Allows so much time for the answer, where that is another one than usual.
+    #[must_use]
+    pub fn within(self, timeout: Duration) -> Self {
+        Self { timeout, ..self }
     }
 
     /// Allows the answer so many bytes, where that is more than usual.
@@ -161,6 +183,9 @@ impl Request {
         if let Some(token) = &self.token {
             headers.insert(AUTHORIZATION, token::authorization(token.as_bytes()));
         }
+        if let Some(secret) = &self.lookup {
+            headers.insert(LOOKUP_SECRET, secret.header_value());
+        }
         if let Some((key, origin)) = &self.signer {
             let (method, authority) = (&self.method, origin.as_str());
             let target = Target { method, authority, path: url.path(), query: url.query() };
@@ -171,6 +196,27 @@ impl Request {
 }
 
 impl Response {
+    /// The problem for which the server refused the request; `None` if it did not, or a proxy before the server answered in
+    /// its own words.
+    pub fn problem(&self) -> Option<Problem> {
+        (!self.status.is_success()).then(|| Problem::from_json(&self.body))?
+    }
+
+    /// The answer, if it is a 2xx one.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] and [`Error::UnexpectedAnswer`].
+    pub fn accepted(self) -> Result<Self> {
+        if self.status.is_success() {
+            return Ok(self);
+        }
+        Err(match self.problem() {
+            Some(problem) => problem.into(),
+            None if self.status.is_server_error() => Problem::new(ProblemType::Unavailable).into(),
+            None => Error::UnexpectedAnswer(format!("status {} without problem details", self.status)),
+        })
+    }
+
     /// The body as one of the protocol's types.
     ///
     /// # Errors

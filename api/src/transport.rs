@@ -34,8 +34,8 @@ pub struct TooLong(pub usize);
 pub trait Transport: fmt::Debug + Send + Sync + 'static {
     fn carry(&self, request: http::Request<Vec<u8>>, limits: Limits) -> Carried<'_>;
 
-    /// Another way to the server, on which nothing tells that it is the same sender's: neither a connection nor a
-    /// session of TLS. `None`: this way has no sender that the server could tell.
+    /// Another way to the server, on which nothing tells that it is the same sender's: no connection and no session of
+    /// TLS. `None`: this way has no sender that the server could tell.
     ///
     /// # Errors
     /// [`Error::Unreachable`] when it cannot be set up.
@@ -49,6 +49,8 @@ pub trait Transport: fmt::Debug + Send + Sync + 'static {
 pub struct Direct(reqwest::Client);
 
 impl Direct {
+    /// A way with connections of its own.
+    ///
     /// # Errors
     /// [`Error::Unreachable`] when TLS cannot be set up.
     pub fn new() -> Result<Self> {

@@ -3,15 +3,17 @@
 
 use std::{collections::HashSet, time::Duration};
 
-use postern_protocol::{ds::GroupId, problem::ProblemType};
+use postern_protocol::{Address, ds::GroupId, problem::ProblemType, qs::QueueKind};
 
 use crate::{
     account::Account,
-    contact,
+    contact, elsewhere,
     error::{Error, Result, goes_on},
     event::Event,
     group::{self, Change, GroupState, strayed},
-    identity, invitations, key_packages, link, mailbox, profile, push,
+    identity, invitations, key_packages, link,
+    mailbox::{self, KINDS},
+    profile, push,
     session::Session,
     store::{Step, Tx, integer},
 };
@@ -25,6 +27,7 @@ impl Session {
         goes_on(link::remove_absent(self).await)?;
         key_packages::drop_expired(store, group::is_leaf_key_in_use)?;
         goes_on(mailbox::revoke_addresses(store, api).await)?;
+        goes_on(self.renew_addresses().await)?;
         goes_on(self.rotate_mailbox_keys(step).await)?;
         goes_on(contact::read_letters(store, api, &self.options).await)?;
         goes_on(contact::settle_friendship(store, api).await)?;
@@ -32,6 +35,7 @@ impl Session {
         goes_on(profile::settle(api, store).await)?;
         goes_on(key_packages::publish_if_due(store, api).await)?;
         goes_on(push::tell_server(store, api).await)?;
+        goes_on(self.join_late().await)?;
         for group in store.read(strayed::due)? {
             goes_on(self.come_back(step, &group).await)?;
         }
@@ -54,6 +58,8 @@ impl Session {
         goes_on(contact::write_news(store, api).await)?;
         goes_on(contact::deliver_deposits(store, api).await)?;
         goes_on(contact::look_after_contacts(store, api, &self.options).await)?;
+        goes_on(elsewhere::compare_keys(store, api).await)?;
+        store.write(contact::forget_met)?;
         for group in store.read(invitations::waiting_groups)? {
             goes_on(self.add_invited(step, &group).await)?;
         }
@@ -62,6 +68,18 @@ impl Session {
         }
         goes_on(self.ask_about_members().await)?;
         goes_on(self.confirm_identities().await)
+    }
+
+    /// Renews the addresses that this device keeps, at each queue where it is time.
+    async fn renew_addresses(&self) -> Result<()> {
+        let (store, api) = (&*self.store, &self.api);
+        for kind in KINDS {
+            if store.read(|tx| mailbox::is_renewal_due(tx, kind))? {
+                let kept = store.read(|tx| kept_addresses(tx, kind))?;
+                mailbox::renew_addresses(store, api, kind, &kept).await?;
+            }
+        }
+        Ok(())
     }
 
     /// How long until something is due that nobody asks for.
@@ -73,7 +91,7 @@ impl Session {
     async fn go_on(&self, step: &Step<'_>, id: &GroupId) -> Result<()> {
         // The rest waits until this device is back.
         let state = self.store.read(|tx| strayed::state(tx, id))?;
-        if matches!(state, strayed::State::Follows | strayed::State::Doubtful) {
+        if matches!(state, strayed::State::Follows | strayed::State::Doubtful | strayed::State::Behind) {
             self.deliver(step, id, None).await?;
             self.leave(step, id).await?;
         }
@@ -89,9 +107,9 @@ impl Session {
                      OR EXISTS (SELECT 1 FROM outbox) OR EXISTS (SELECT 1 FROM strayed WHERE state IN (1, 2))
                      OR EXISTS (SELECT 1 FROM letters WHERE due <= ?1) OR EXISTS (SELECT 1 FROM fetches)
                      OR EXISTS (SELECT 1 FROM news WHERE due <= ?1) OR EXISTS (SELECT 1 FROM friendship_changes)
-                     OR EXISTS (SELECT 1 FROM publications) OR EXISTS (SELECT 1 FROM revocations)
+                     OR EXISTS (SELECT 1 FROM publications) OR EXISTS (SELECT 1 FROM revocations WHERE done IS NULL)
                      OR EXISTS (SELECT 1 FROM entries) OR EXISTS (SELECT 1 FROM evictions)
-                     OR EXISTS (SELECT 1 FROM outcasts WHERE due <= ?1)
+                     OR EXISTS (SELECT 1 FROM outcasts WHERE due <= ?1) OR EXISTS (SELECT 1 FROM welcomes)
                      OR EXISTS (SELECT 1 FROM identity_commits) OR EXISTS (SELECT 1 FROM eid_claims)
                      OR EXISTS (SELECT 1 FROM groups WHERE introduce = 1 AND active = 1)",
                 [integer(tx.now())],
@@ -143,14 +161,10 @@ impl Session {
 
     /// Shuts devices that were removed from this user out of a group.
     async fn evict(&self, step: &Step<'_>, id: &GroupId) -> Result<()> {
-        // The DS has the cards of leaves of which no member told this device.
-        let current = self.fetch_current(id).await;
-        if let Ok(current) = &current {
-            self.store.write(|tx| GroupState::load(tx, id)?.learn(tx, &current.attributes))?;
-        }
+        self.learn_cards(id).await?;
         let mut done = self.commit(step, id, group::evict).await;
         if done.is_ok() {
-            // Those that were users of their own went; the user's key is another matter.
+            // Devices that were users of their own went; the user's key is another matter.
             done = self.commit(step, id, group::evict).await;
         }
         if is_over(&done) {
@@ -197,7 +211,8 @@ impl Session {
             let asked = hint.name.as_ref().unwrap_or(&hint.user);
             let found = identity::look_up(api, store, asked).await;
             if found.as_ref().is_err_and(Error::is_passing) {
-                return found.map(drop);
+                goes_on(found)?;
+                continue;
             }
             match (&found, &hint.name) {
                 (Err(error), None) if error.is_of_nobody() => {
@@ -231,8 +246,10 @@ impl Session {
             let first = self.doubted().insert(client_key);
             if first && asked.insert(user.clone()) {
                 let found = identity::look_up(&self.api, &self.store, &user).await;
-                if found.is_ok() {
-                    shown.insert(user.clone());
+                match &found {
+                    Ok(_) => drop(shown.insert(user.clone())),
+                    Err(error) if error.is_passing() => drop(self.doubted().remove(&client_key)),
+                    Err(_) => {}
                 }
                 goes_on(found.map(drop))?;
             }
@@ -248,4 +265,16 @@ impl Session {
 fn is_over(done: &Result<()>) -> bool {
     let is_final = |error: &Error| error.refusal().is_some() || matches!(error, Error::NotMember);
     done.as_ref().err().is_none_or(is_final)
+}
+
+/// The addresses by which others reach a queue for as long as this device is in use. Those of KeyPackages are not among
+/// them: they outlast the KeyPackages without it.
+fn kept_addresses(tx: &Tx<'_>, kind: QueueKind) -> Result<Vec<Address>> {
+    match kind {
+        QueueKind::Contact => Ok(vec![Account::load(tx)?.contact_address]),
+        QueueKind::Group => {
+            let address = |id: &GroupId| Ok(GroupState::load(tx, id)?.delivery_address());
+            group::active(tx)?.iter().filter_map(|id| address(id).transpose()).collect()
+        }
+    }
 }

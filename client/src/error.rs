@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use postern_protocol::{
     chain::ChainError,
     ds::GroupId,
-    name::{NameError, UserName},
+    federation::DescriptionError,
+    name::{Domain, NameError, UserName},
     problem::{Problem, ProblemType},
     push::PushError,
 };
@@ -19,7 +20,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub enum Error {
     /// The server refused a request, cannot be reached, or answered what it should not.
     #[error(transparent)]
-    Server(#[from] postern_api::Error),
+    Server(postern_api::Error),
     #[error("{0}")]
     BadName(NameError),
     #[error("no server is named: give its address, such as https://chat.example.org")]
@@ -62,6 +63,8 @@ pub enum Error {
     #[error(transparent)]
     Issuer(#[from] IssuerError),
     #[error(transparent)]
+    Homeserver(#[from] HomeserverError),
+    #[error(transparent)]
     Link(#[from] LinkError),
     #[error("no group is called {0:?}")]
     UnknownGroup(String),
@@ -73,6 +76,16 @@ pub enum Error {
     Leaving,
     #[error("this device cannot follow the group any more, and tries to come back by itself later")]
     CannotFollow,
+    /// The group is at another homeserver, whose changes are on their way here.
+    #[error(
+        "others changed the group, and their changes are on the way here from another homeserver: what was said is kept \
+         and sent after them"
+    )]
+    Behind,
+    /// No key issues tokens at the time of this machine: its clock is wrong, or the homeserver's, or the keys are about to be
+    /// made. It passes by itself once that is mended.
+    #[error("no key of the homeserver issues tokens now: its clock may be wrong, or this machine's")]
+    NoTokenKey,
     #[error(
         "{messages} messages of this device wait to be sent in this group, and no more can be kept: try again when the server can be reached"
     )]
@@ -151,9 +164,22 @@ pub enum IssuerError {
     )]
     TooManyKeys,
     #[error(
-        "the server's root is another one than before, or gone: ask the operator in another way whether that is so, and accept it then"
+        "the root of {0} is another one than before, or gone: ask its operator in another way whether that is so, and accept it then"
     )]
-    OtherRoot,
+    OtherRoot(Domain),
+}
+
+/// The homeserver of another domain is not known to be the one that it was (FED-1). Nothing is sent there.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum HomeserverError {
+    #[error(
+        "the keys of {0}'s homeserver are others than before, and none of those vouches for them: it lost them, or somebody between, as the own homeserver, passes for it. Ask a friend there, or its operator, in another way, and accept them then"
+    )]
+    KeysDiffer(Domain),
+    #[error("the description of {0}'s homeserver is not accepted: {1}")]
+    Description(Domain, DescriptionError),
+    #[error("{0}'s homeserver does not relay for people of other domains: nothing was sent")]
+    NoRelay(Domain),
 }
 
 /// The AS's answer about a user does not hold together, or not with what it showed before (AS-3): the AS, or
@@ -232,13 +258,35 @@ impl Error {
         self.refusal().is_some_and(|problem| problem.kind == ProblemType::NotFound && !problem.identity_ended)
     }
 
-    /// Whether trying again later may help without anything being changed.
+    /// Whether trying again later may help without anything being changed: the server, or another domain's, is away, or the
+    /// answers to a request and its repeats were lost, each of which had spent its token.
     pub fn is_passing(&self) -> bool {
+        let lost = self.problem() == Some(ProblemType::TokenSpent);
+        self.server_is_away()
+            || self.another_is_away()
+            || lost
+            || matches!(self, Self::Behind | Self::NoTokenKey)
+    }
+
+    /// Whether the server cannot be reached: then nothing else can be done there, either.
+    pub(crate) fn server_is_away(&self) -> bool {
         matches!(self, Self::Server(error) if error.is_passing())
     }
 
-    /// Whether trying the same again changes nothing: neither the network is away, nor are tokens
-    /// missing, nor this device's state unusable.
+    /// Whether the homeserver of another domain is away, or does not answer as it should.
+    pub(crate) fn another_is_away(&self) -> bool {
+        use ProblemType::{
+            GatewayKeyUnknown, HomeserverRefused, HomeserverUnknown, HomeserverUnreachable, Unavailable,
+        };
+        let Self::Server(postern_api::Error::Relay { problem, .. }) = self else { return false };
+        matches!(
+            problem.kind,
+            GatewayKeyUnknown | HomeserverRefused | HomeserverUnknown | HomeserverUnreachable | Unavailable
+        )
+    }
+
+    /// Whether trying the same again changes nothing: the network is there, tokens are at hand, and this device's state
+    /// is usable.
     pub(crate) fn is_final(&self) -> bool {
         let unexpected = matches!(self, Self::Server(postern_api::Error::UnexpectedAnswer(_)));
         self.refusal().is_some() || unexpected || matches!(self, Self::Mls { .. } | Self::Contended(_))
@@ -251,6 +299,19 @@ impl Error {
     /// `what` came instead of what the protocol says.
     pub(crate) fn unexpected(what: impl Into<String>) -> Self {
         Self::Server(postern_api::Error::UnexpectedAnswer(what.into()))
+    }
+}
+
+impl From<postern_api::Error> for Error {
+    /// An error of this library comes back as itself: it was in the way of a request.
+    fn from(error: postern_api::Error) -> Self {
+        match error {
+            postern_api::Error::Unsent(error) => match error.downcast() {
+                Ok(error) => *error,
+                Err(error) => Self::Server(postern_api::Error::Unsent(error)),
+            },
+            error => Self::Server(error),
+        }
     }
 }
 
@@ -297,11 +358,12 @@ pub(crate) fn or_repeated(answer: Result<()>, kind: ProblemType) -> Result<()> {
     }
 }
 
-/// Lets the next errand run after one that was refused; stops when the server cannot be reached.
+/// Lets the next errand run after one that was refused, or that has to do with a homeserver of another domain which is
+/// away; stops when the own server cannot be reached.
 pub(crate) fn goes_on<T>(result: Result<T>) -> Result<()> {
     match result {
         Ok(_) => Ok(()),
-        Err(error) if error.is_passing() || matches!(error, Error::Database(_) | Error::Queue(_)) => {
+        Err(error) if error.server_is_away() || matches!(error, Error::Database(_) | Error::Queue(_)) => {
             Err(error)
         }
         Err(error) => {
@@ -328,6 +390,7 @@ const REFUSALS: &[ProblemType] = &[
     ProblemType::InvalidProfile,
     ProblemType::ProfileOutdated,
     ProblemType::ForeignDomain,
+    ProblemType::HomeserverBlocked,
     ProblemType::InvalidMls,
     ProblemType::PolicyViolation,
     ProblemType::WrongEpoch,
@@ -335,6 +398,7 @@ const REFUSALS: &[ProblemType] = &[
     ProblemType::CiphersuiteForbidden,
     ProblemType::TooManyMembers,
     ProblemType::TooManyClients,
+    ProblemType::TooManyDomains,
     ProblemType::DeliveryTooLarge,
     ProblemType::MessageTooLarge,
     ProblemType::QueueExists,
@@ -374,6 +438,11 @@ mod tests {
         ProblemType::TooManyRendezvous,
         ProblemType::TooManyAttempts,
         ProblemType::AllowanceUsedUp,
+        ProblemType::HomeserverUnknown,
+        ProblemType::HomeserverUnreachable,
+        ProblemType::HomeserverRefused,
+        ProblemType::GatewayKeyUnknown,
+        ProblemType::DeliveryGap,
         ProblemType::Fault,
         ProblemType::Unavailable,
     ];

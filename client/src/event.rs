@@ -3,7 +3,12 @@
 
 use std::fmt;
 
-use postern_protocol::{PublicKey, ds::GroupId, name::UserName, qs::QueueKind};
+use postern_protocol::{
+    PublicKey,
+    ds::GroupId,
+    name::{Domain, UserName},
+    qs::QueueKind,
+};
 use rusqlite::OptionalExtension as _;
 use serde::{Deserialize, Serialize};
 
@@ -83,11 +88,18 @@ pub enum Event {
     MemberDisplayName { group: GroupId, user: UserName, display_name: String },
     /// A member's user ended its account: a device of it said so, and the AS knows nobody of that name.
     MemberGone { group: GroupId, user: UserName },
+    /// The AS has shown nobody of a member's name for a month, and no device of the user said why: the account was ended by
+    /// the operator or was silent for too long, or has another name of which this device was not told, or hides.
+    MemberMissing { group: GroupId, user: UserName },
     /// This device could not come back into a group. It goes on trying, more and more seldom.
     Broken { group: GroupId, reason: String },
-    /// The server gave up a mailbox of this device, with whatever waited in it: nobody fetched it for long. Another one takes
-    /// its place, and this device comes back into its groups.
+    /// The server has a mailbox of this device no more, with whatever waited in it: nobody fetched it for long, or the
+    /// server was restored to an earlier state. Another one takes its place, and this device comes back into its
+    /// groups.
     MailboxReplaced { kind: QueueKind },
+    /// The server was restored to an earlier state: what came to this mailbox in the lost time is gone, and what this
+    /// device did in it. This device tells the server again, and comes back into groups that it is ahead of.
+    Restored { kind: QueueKind },
     /// The server had no room for messages to this device: of this group, or of any if none is named.
     Lost { group: Option<GroupId> },
     /// A user asks to be allowed to add this one to groups (AS-12), and waits for a decision unless the request was
@@ -123,9 +135,12 @@ pub enum Event {
     /// The server shows this device other keys than it shows to strangers, and could tell its user by them
     /// (AAS-7). `keys` says which. Nothing is done with them.
     KeysDiffer { keys: String },
-    /// The root of the server's domain is another one than before, or gone. No credential counts until a
+    /// The root of a domain is another one than before, or gone. No credential of it counts until a
     /// person accepts that.
-    RootChanged,
+    RootChanged { domain: Domain },
+    /// The homeserver of another domain shows keys that none of those before vouches for: it lost them, or somebody, as
+    /// the own homeserver, passes for it. Nothing is sent there until a person accepts them (FED-1).
+    HomeserverKeysDiffer { domain: Domain },
     /// Something that came in was invalid and had no effect.
     Ignored { reason: String },
 }
@@ -137,7 +152,7 @@ pub struct HistoryEntry {
     pub time: u64,
     /// The same in this computer's time zone: `2026-11-29 18:04`.
     pub local_time: String,
-    /// What this device said itself is an [`Event::Message`], too.
+    /// A message, of this device's own, too ([`Event::Message`]), or another event.
     pub event: Event,
 }
 
@@ -178,6 +193,7 @@ impl Event {
             | Self::MemberRenamed { group, .. }
             | Self::MemberDisplayName { group, .. }
             | Self::MemberGone { group, .. }
+            | Self::MemberMissing { group, .. }
             | Self::Broken { group, .. }
             | Self::Lost { group: Some(group) } => Some(group),
             Self::ContactRequested { .. }
@@ -194,9 +210,11 @@ impl Event {
             | Self::DeviceRemoved { .. }
             | Self::Expired { .. }
             | Self::MailboxReplaced { .. }
+            | Self::Restored { .. }
             | Self::Lost { group: None }
             | Self::KeysDiffer { .. }
-            | Self::RootChanged
+            | Self::RootChanged { .. }
+            | Self::HomeserverKeysDiffer { .. }
             | Self::Ignored { .. } => None,
         }
     }

@@ -9,7 +9,6 @@ use crate::{
     error::Result,
     event,
     mailbox::{self, KINDS},
-    receive::is_empty,
     session::Session,
 };
 
@@ -65,7 +64,7 @@ impl Follower {
             }
             dequeued => dequeued?,
         };
-        if is_empty(&dequeued) {
+        if dequeued.is_empty() {
             return Ok(false);
         }
         let step = session.store.step().await?;

@@ -12,7 +12,7 @@ use crate::{
     error::{Error, Result},
     group::{self, Change, GroupState},
     identity, key_packages, link,
-    mailbox::deliveries,
+    mailbox::{self, deliveries},
     submit::Submission,
 };
 
@@ -27,7 +27,7 @@ impl Client {
     /// # Errors
     /// [`Error::Server`].
     pub async fn submit(&self, submission: &Submission) -> Result<MessageAccepted> {
-        self.session.api.submit_request(submission.request.clone()).await
+        self.session.ds(&submission.group)?.submit_request(submission.request.clone()).await
     }
 
     /// All that a queue delivered so far, in order, by sequence number. Kept with
@@ -45,6 +45,14 @@ impl Client {
     /// [`Error::Database`].
     pub fn forget_the_count(&self) -> Result<()> {
         self.session.store.write(key_packages::forget_count)
+    }
+
+    /// Makes it time to renew the addresses of both queues, as if two months had passed.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub fn forget_the_renewals(&self) -> Result<()> {
+        self.session.store.write(mailbox::forget_renewals)
     }
 
     /// Makes it time to look after the user's devices, as if a day had passed.
@@ -154,7 +162,7 @@ impl Group {
         })
     }
 
-    /// What a server could show of the group if it conspired with this member: with a device in it that
+    /// The group as a server could show it if it conspired with this member: with a device in it that
     /// nobody let in. Nothing changes here.
     ///
     /// # Errors

@@ -36,6 +36,7 @@ mod client;
 mod clock;
 mod contact;
 mod display;
+mod elsewhere;
 mod errands;
 mod error;
 mod event;
@@ -73,7 +74,7 @@ pub use contact::{
     Letter, LetterBody, ReceivedRequest, RequestId, SafetyNumber, SharedContact, Stamp,
 };
 pub use display::{safe_json, safe_line, safe_text};
-pub use error::{Error, IdentityError, IssuerError, LinkError, QueueError, Result};
+pub use error::{Error, HomeserverError, IdentityError, IssuerError, LinkError, QueueError, Result};
 pub use event::{Event, EventId, HistoryEntry, Member};
 pub use follow::Follower;
 #[cfg(feature = "lab")]

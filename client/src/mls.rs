@@ -6,7 +6,7 @@ use openmls::prelude::{
     BasicCredential, Capabilities, Ciphersuite, Credential, CredentialType, CredentialWithKey, ExtensionType,
     KeyPackage, KeyPackageIn, Lifetime, MIXED_PLAINTEXT_WIRE_FORMAT_POLICY, MlsGroupJoinConfig,
     MlsMessageBodyIn, MlsMessageIn, MlsMessageOut, OpenMlsCrypto, ProposalType, ProtocolVersion,
-    SignatureScheme,
+    SenderRatchetConfiguration, SignatureScheme,
 };
 use openmls_sqlite_storage::Codec;
 use openmls_traits::signatures::{Signer, SignerError};
@@ -95,6 +95,17 @@ pub(crate) fn lifetime() -> Lifetime {
     Lifetime::new(KEY_PACKAGE_LIFETIME)
 }
 
+/// Messages of a sender in an epoch that may come after later ones, and still be opened and shown: what waited for another
+/// homeserver may come late.
+pub(crate) const LATE_MESSAGES: u32 = 63;
+/// Messages of a sender in an epoch that may be missing before the next one that is opened, as openmls has it.
+const LOST_MESSAGES: u32 = 1000;
+
+/// The keys of a sender's messages that are kept: of those only that did not come.
+pub(crate) fn late_messages() -> SenderRatchetConfiguration {
+    SenderRatchetConfiguration::new(LATE_MESSAGES, LOST_MESSAGES)
+}
+
 /// The configuration of a group: handshakes have public framing, so that servers can check them,
 /// and application messages are private and may be late. A Welcome is without the ratchet tree, which the
 /// server has.
@@ -103,6 +114,7 @@ pub(crate) fn join_config() -> MlsGroupJoinConfig {
         .wire_format_policy(MIXED_PLAINTEXT_WIRE_FORMAT_POLICY)
         .padding_size(PADDING)
         .max_past_epochs(MAX_PAST_EPOCHS)
+        .sender_ratchet_configuration(late_messages())
         .build()
 }
 

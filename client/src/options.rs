@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use postern_protocol::name::Domain;
+
 use crate::{clock::Clock, store::Passphrase};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -17,6 +19,11 @@ pub struct Options {
     pub unconfirmed_requests: u64,
     /// Where the server is now, if not where it was at registration.
     pub server: Option<String>,
+    /// The domain of a neighbour whose homeserver relays what this client asks its own one, which sees no address of it
+    /// then (FED-7). Tokens, registration and the meeting of devices go there directly.
+    pub relay: Option<Domain>,
+    /// Where that homeserver is, if not where its description says.
+    pub relay_server: Option<String>,
     /// Passphrase under which the state is encrypted; without one, a new client's state is not.
     pub passphrase: Option<Passphrase>,
     /// How long after this device's last commit in a group it renews its keys there. Less than a
@@ -82,6 +89,8 @@ impl Default for Options {
             waiting_requests: 100,
             unconfirmed_requests: 20,
             server: None,
+            relay: None,
+            relay_server: None,
             passphrase: None,
             update_every: 30 * DAY,
             commit_within: Duration::from_secs(60 * 60),

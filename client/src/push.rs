@@ -64,6 +64,13 @@ pub(crate) fn queue_replaced(tx: &Tx<'_>, before: &Queue) -> Result<()> {
     subscribe(tx, kind, Some(&subscription))
 }
 
+/// Has the QS told again of a queue's subscription and of all policies: it was restored to an earlier state.
+pub(crate) fn tell_again(tx: &Tx<'_>, kind: QueueKind) -> Result<()> {
+    tx.sql().execute("UPDATE push_subscriptions SET told = 0 WHERE kind = ?1", [kind.as_str()])?;
+    tx.sql().execute("DELETE FROM pushed_addresses", [])?;
+    Ok(())
+}
+
 /// Notes from which urgency on a group's messages are to be pushed; none: never.
 pub(crate) fn set_policy(tx: &Tx<'_>, group: &GroupId, at_least: Option<Urgency>) -> Result<()> {
     let sql = "INSERT OR REPLACE INTO push_policies (group_id, at_least) VALUES (?1, ?2)";

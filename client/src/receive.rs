@@ -4,14 +4,14 @@
 use std::{collections::HashMap, time::Duration};
 
 use postern_protocol::{
-    Address,
+    Address, Welcome,
     ds::WelcomeTree,
     qs::{Dequeue, Dequeued, Lost, QueueKind, QueuePayload},
 };
 
 use crate::{
-    account, contact,
-    error::{Rejection, Result, goes_on},
+    account, contact, elsewhere,
+    error::{Error, Rejection, Result, goes_on},
     event::Event,
     group::{
         self, GroupState,
@@ -56,7 +56,7 @@ impl Session {
                 }
                 dequeued => dequeued?,
             };
-            if is_empty(&dequeued) {
+            if dequeued.is_empty() {
                 return Ok(());
             }
             self.process(step, kind, &dequeued).await?;
@@ -83,12 +83,15 @@ impl Session {
             .write(|tx| {
                 let mut queue = Queue::load(tx, kind)?;
                 let mut broken = None;
-                let expired = match queue.skip_expired(dequeued.expired_up_to) {
-                    Ok(expired) => expired,
+                let skipped = match queue.skip(dequeued) {
+                    Ok(skipped) => skipped,
                     Err(error) => return Ok(Some(error)),
                 };
-                if expired > 0 {
-                    Event::Expired { messages: expired }.record(tx)?;
+                if skipped.restored {
+                    restored(tx, kind)?;
+                }
+                if skipped.expired > 0 {
+                    Event::Expired { messages: skipped.expired }.record(tx)?;
                     match kind {
                         QueueKind::Group => {
                             group::active(tx)?.iter().try_for_each(|id| strayed::doubt(tx, id))?;
@@ -110,9 +113,8 @@ impl Session {
                     if self.options.record_deliveries {
                         mailbox::deliveries::record(tx, &queue, &payload)?;
                     }
-                    match tx
-                        .attempt(|| take_effect(tx, &self.options, kind, &payload, trees.get(&message.seq)))
-                    {
+                    let tree = trees.get(&message.seq);
+                    match tx.attempt(|| take_effect(tx, &self.options, kind, &payload, tree)) {
                         Ok(()) | Err(Rejection::Unread) => {}
                         Err(Rejection::Invalid(reason)) => Event::Ignored { reason }.record(tx)?,
                         Err(Rejection::Doubt { group, reason }) => {
@@ -141,8 +143,8 @@ impl Session {
             push::queue_replaced(tx, before)?;
             if kind == QueueKind::Contact {
                 account::renew_contact_address(tx)?;
-                identity::look_after_devices(tx)?;
-                return contact::missed_letters(tx);
+                // With the next look the new contact is published, and letters that did not come are asked for.
+                return identity::look_after_devices(tx);
             }
             key_packages::publish_again(tx)?;
             group::forget_entry_addresses(tx)?;
@@ -180,36 +182,90 @@ impl Session {
     /// Asks for the AS's keys if a letter of a batch has a credential by one that was not seen: letters are judged by
     /// them.
     async fn meet_issuers(&self, dequeued: &Dequeued) -> Result<()> {
-        let new = self.store.read(|tx| {
+        let new = self.store.write(|tx| {
             let payloads = open_all(tx, QueueKind::Contact, dequeued)?;
             let deposits = payloads.iter().filter_map(|(_, payload)| match payload {
                 QueuePayload::Deposit(deposit) => Some(deposit),
                 _ => None,
             });
-            contact::has_new_issuer(tx, deposits)
+            contact::with_new_issuers(tx, deposits)
         })?;
-        if new {
-            goes_on(identity::authentication_keys(&self.store, &self.api.http).await)?;
+        for domain in new {
+            let api = elsewhere::api_for(&self.api, &domain)?;
+            goes_on(identity::authentication_keys(&self.store, &api).await)?;
         }
         Ok(())
     }
 
-    /// The trees that belong to the Welcomes of a batch, by sequence number. A Welcome whose
-    /// tree is gone is left to be refused.
-    async fn fetch_welcome_trees(&self, dequeued: &Dequeued) -> Result<HashMap<u64, WelcomeTree>> {
+    /// The trees that belong to the Welcomes of a batch, as far as they are there, by sequence number.
+    async fn fetch_welcome_trees(&self, dequeued: &Dequeued) -> Result<HashMap<u64, Tree>> {
         let payloads = self.store.read(|tx| open_all(tx, QueueKind::Group, dequeued))?;
         let mut trees = HashMap::new();
         for (seq, payload) in payloads {
             let QueuePayload::Welcome(welcome) = payload else { continue };
-            let needed = self.store.trial(|tx| Ok(group::tree_of_welcome(tx, &welcome)))?;
-            let Some((id, fetch, leaf)) = needed else { continue };
-            match self.api.fetch_welcome_tree(&id, &fetch, &leaf).await {
-                Ok(tree) => drop(trees.insert(seq, tree)),
-                Err(error) if error.refusal().is_none() => return Err(error),
-                Err(error) => tracing::warn!(%error, "the server does not have the tree of a Welcome"),
-            }
+            trees.insert(seq, self.fetch_welcome_tree(&welcome).await?);
         }
         Ok(trees)
+    }
+
+    /// Asks a group's DS for the tree that belongs to a Welcome.
+    async fn fetch_welcome_tree(&self, welcome: &Welcome) -> Result<Tree> {
+        let needed = self.store.trial(|tx| Ok(group::tree_of_welcome(tx, welcome)))?;
+        let Some((id, fetch, leaf)) = needed else { return Ok(Tree::Missing) };
+        let error = match self.ds(&id)?.fetch_welcome_tree(&id, &fetch, &leaf).await {
+            Ok(tree) => return Ok(Tree::Fetched(tree)),
+            Err(error) => error,
+        };
+        if error.refusal().is_some() {
+            tracing::warn!(%error, "the server does not have the tree of a Welcome");
+            return Ok(Tree::Missing);
+        }
+        let is_elsewhere = *id.domain() != self.api.origin;
+        if is_elsewhere && !error.server_is_away() && !matches!(error, Error::Database(_)) {
+            tracing::warn!(%error, "the tree of a Welcome is out of reach");
+            return Ok(Tree::OutOfReach);
+        }
+        Err(error)
+    }
+
+    /// Joins by the Welcomes that had to wait for their trees.
+    pub(crate) async fn join_late(&self) -> Result<()> {
+        for welcome in self.store.read(group::late_welcomes)? {
+            let tree = self.fetch_welcome_tree(&welcome).await?;
+            self.store.write(|tx| {
+                if matches!(tree, Tree::OutOfReach) {
+                    return group::join_later(tx, &welcome);
+                }
+                match group::join_at_last(tx, &welcome, tree.fetched()) {
+                    Ok(()) | Err(Rejection::Unread) => Ok(()),
+                    Err(Rejection::Fault(error)) => Err(error),
+                    Err(
+                        Rejection::Invalid(reason)
+                        | Rejection::Doubt { reason, .. }
+                        | Rejection::Stray { reason, .. },
+                    ) => Event::Ignored { reason }.record(tx),
+                }
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// The tree that belongs to a Welcome, as far as it is there.
+enum Tree {
+    Fetched(WelcomeTree),
+    /// The DS has none, or the Welcome is not for us: it is left to be refused.
+    Missing,
+    /// The DS is at another homeserver, which cannot be asked now. What came besides does not wait for it.
+    OutOfReach,
+}
+
+impl Tree {
+    fn fetched(&self) -> Option<&WelcomeTree> {
+        match self {
+            Self::Fetched(tree) => Some(tree),
+            Self::Missing | Self::OutOfReach => None,
+        }
     }
 }
 
@@ -217,6 +273,9 @@ impl Session {
 /// Nothing of the queue changes by it.
 fn open_all(tx: &Tx<'_>, kind: QueueKind, dequeued: &Dequeued) -> Result<Vec<(u64, QueuePayload)>> {
     let mut queue = Queue::load(tx, kind)?;
+    if queue.skip(dequeued).is_err() {
+        return Ok(Vec::new());
+    }
     let mut payloads = Vec::new();
     for message in &dequeued.messages {
         match queue.open(message) {
@@ -228,8 +287,21 @@ fn open_all(tx: &Tx<'_>, kind: QueueKind, dequeued: &Dequeued) -> Result<Vec<(u6
     Ok(payloads)
 }
 
-pub(crate) fn is_empty(dequeued: &Dequeued) -> bool {
-    dequeued.messages.is_empty() && dequeued.expired_up_to.is_none()
+/// The server was restored to an earlier state (QS-12): what came to a queue since is lost, and what this device told the
+/// server since, too. It is told again.
+fn restored(tx: &Tx<'_>, kind: QueueKind) -> Result<()> {
+    Event::Restored { kind }.record(tx)?;
+    mailbox::forget_renewals(tx)?;
+    push::tell_again(tx, kind)?;
+    if kind == QueueKind::Contact {
+        contact::missed_letters(tx)?;
+        // With the next look the contact is published where the AS has another one.
+        return identity::look_after_devices(tx);
+    }
+    mailbox::revoke_again(tx)?;
+    // KeyPackages that were handed out are in stock once more.
+    key_packages::publish_again(tx)?;
+    group::active(tx)?.iter().try_for_each(|id| strayed::doubt(tx, id))
 }
 
 /// Messages to an address of a queue, or to any of them, were not put in, or did not stay (QS-8,
@@ -258,11 +330,16 @@ fn take_effect(
     options: &Options,
     kind: QueueKind,
     payload: &QueuePayload,
-    tree: Option<&WelcomeTree>,
+    tree: Option<&Tree>,
 ) -> Result<(), Rejection> {
     match (kind, payload) {
         (QueueKind::Group, QueuePayload::Message(message)) => group::receive(tx, message),
-        (QueueKind::Group, QueuePayload::Welcome(welcome)) => group::join(tx, welcome, tree),
+        (QueueKind::Group, QueuePayload::Welcome(welcome)) if matches!(tree, Some(Tree::OutOfReach)) => {
+            Ok(group::join_later(tx, welcome)?)
+        }
+        (QueueKind::Group, QueuePayload::Welcome(welcome)) => {
+            group::join(tx, welcome, tree.and_then(Tree::fetched)).map(drop)
+        }
         (QueueKind::Contact, QueuePayload::Deposit(deposit)) => contact::receive_letter(tx, deposit, options),
         (kind, QueuePayload::Lost(Lost { address })) => Ok(lost(tx, kind, address.as_ref())?),
         _ => Err(Rejection::invalid("a message came in by the wrong queue")),

@@ -1,9 +1,9 @@
-//! What the server shows to strangers (AAS-7): keys that it publishes are the same for everyone, or a server could make
-//! some for one user, and tell the user by them. So what this client was shown on connections that name it is compared
-//! with what it shows on a connection of its own, by a request that is the same for everyone.
+//! Comparison with what the server shows to strangers (AAS-7): keys that it publishes are the same for everyone, or it
+//! could make some for one user, and tell the user by them. So what this client was shown on connections that name it
+//! is compared with what it shows on a connection of its own, by a request that is the same for everyone.
 //!
 //! A server that tells a stranger by the network address, or by the moment, is not found out like that. Friends compare,
-//! too ([`crate::tokens::directory_digest`]).
+//! too ([`crate::tokens::directory_digest`]), and a neighbour's homeserver tells what it was shown ([`crate::elsewhere`]).
 
 use std::{future::Future, time::Duration};
 
@@ -43,12 +43,6 @@ impl Published for AuthenticationKeys {
     }
 }
 
-/// Ways on which the server takes this client for a stranger, with each try of a request anew: a connection that asks again
-/// is known by that. A neighbour's relay will be another (FED-7).
-fn ways(http: &Http) -> Vec<Http> {
-    vec![http.apart()]
-}
-
 /// Compares what this client was shown with what strangers are, and returns it. Where they differ, keys may just be
 /// changing: it asks both again a few times.
 ///
@@ -57,11 +51,8 @@ fn ways(http: &Http) -> Vec<Http> {
 pub(crate) async fn compare<T: Published>(store: &Store, http: &Http, shown: T) -> Result<T> {
     let mut shown = shown;
     for pause in PAUSES.map(Some).into_iter().chain([None]) {
-        let mut agree = true;
-        for way in ways(http) {
-            agree &= T::ask(&way).await? == shown;
-        }
-        if agree {
+        // Anew each time: a connection that asks again is known by that.
+        if T::ask(&http.apart()).await? == shown {
             return Ok(shown);
         }
         if let Some(seconds) = pause {

@@ -1,57 +1,82 @@
-//! The cluster's life: made, started, joined, stopped.
+//! The cluster's life: made, started, joined, started again, stopped.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, File},
     io::{self, Write},
-    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
-    time::{Duration, Instant},
+    process::Stdio,
 };
 
 use anyhow::{Context, bail, ensure};
-use nix::{
-    errno::Errno,
-    fcntl::Flock,
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
+use nix::fcntl::Flock;
 
 use crate::{
-    ADMIN, DATABASE, SERVER,
-    data_dir::DataDir,
+    ADMIN, Condition, DATABASE, SERVER,
+    data_dir::{CLUSTER, DataDir, VERSION_FILE},
     installation::Installation,
     messages,
     postgresql::SystemPostgres,
     settings::{self, Settings},
+    upgrade,
     user::ClusterUser,
 };
 
-const START_WITHIN_SECONDS: &str = "60";
-const STOP_WITHIN: Duration = Duration::from_secs(60);
-const LOG_KEEP_BYTES: u64 = 16 * 1024 * 1024;
+/// The name of a cluster that is not whole yet.
+pub(crate) const NEW: &str = "new";
+/// The file in a data directory that says that a restore makes its cluster. Until that has succeeded, nobody else starts the
+/// cluster or makes another one: an empty homeserver of the same domain would be open to strangers.
+const RESTORING: &str = "restoring";
 
 #[derive(Debug, Clone)]
 pub struct ClusterOptions {
-    data_dir: PathBuf,
-    extension_dir: PathBuf,
-    settings: Settings,
+    pub(crate) data_dir: PathBuf,
+    pub(crate) extension_dir: PathBuf,
+    pub(crate) settings: Settings,
     environment: Vec<(String, String)>,
+    /// Whether a start makes a cluster where there is none.
+    make: bool,
 }
 
 /// A running private cluster. Dropping it leaves the cluster running; the next start takes it over.
 pub struct PrivateCluster {
     dir: DataDir,
     user: ClusterUser,
-    /// None: another process runs the cluster, we only use it.
-    lock: Option<Flock<File>>,
+    /// None: another process runs the cluster, or any command that uses it; we only use it.
+    own: Option<Own>,
+    /// The lock of a command, which uses the cluster. Without it, and with no cluster of our own, we only look.
+    command: Option<Flock<File>>,
+}
+
+/// A private cluster, as files and processes show it.
+pub enum Look {
+    /// The data directory holds no cluster.
+    Missing,
+    Stopped(Stopped),
+    /// PostgreSQL runs, or is about to.
+    Running(PrivateCluster),
+}
+
+/// A private cluster that does not run.
+#[derive(Debug)]
+pub struct Stopped {
+    /// PostgreSQL's major version.
+    pub major: u32,
+    /// The reason why it would not start, as far as files show it.
+    pub obstacle: Option<anyhow::Error>,
+}
+
+/// A cluster that this process runs.
+struct Own {
+    _lock: Flock<File>,
+    pg_ctl: PathBuf,
+    environment: Vec<(String, String)>,
 }
 
 impl ClusterOptions {
     /// `extension_dir` holds postern.control, postern--*.sql and `<PostgreSQL major>/postern.so`.
     pub fn new(data_dir: &Path, extension_dir: &Path) -> Self {
         let (data_dir, extension_dir) = (data_dir.to_owned(), extension_dir.to_owned());
-        Self { data_dir, extension_dir, settings: Settings::default(), environment: Vec::new() }
+        Self { data_dir, extension_dir, settings: Settings::default(), environment: Vec::new(), make: true }
     }
 
     /// Takes so much shared memory, in megabytes, instead of what fits the machine: for one of several clusters.
@@ -72,9 +97,78 @@ impl ClusterOptions {
         self
     }
 
-    /// Whether there is a cluster in the data directory; a start would make one.
+    /// Says whether a start makes a cluster where there is none, which it does without being told. Where there was one
+    /// before, its disk may not be mounted, and an empty cluster in its place would be another homeserver of the same
+    /// domain.
+    pub fn with_making(mut self, make: bool) -> Self {
+        self.make = make;
+        self
+    }
+
+    /// Whether there is a cluster in the data directory, or what an upgrade left of one. Where there is none, a start
+    /// makes one, unless that is ruled out.
     pub fn cluster_exists(&self) -> bool {
-        self.data_dir.join(crate::data_dir::CLUSTER).exists()
+        upgrade::is_cluster_in(&self.data_dir)
+            || !upgrade::kept(&self.data_dir).is_ok_and(|kept| kept.is_empty())
+    }
+
+    /// Refuses a data directory with a cluster, unless a restore that did not succeed left it.
+    ///
+    /// # Errors
+    /// Its name.
+    pub fn expect_place_for_restore(&self) -> anyhow::Result<()> {
+        if !self.cluster_exists() || self.data_dir.join(RESTORING).exists() {
+            return Ok(());
+        }
+        let names = upgrade::clusters(&self.data_dir)?;
+        bail!(
+            "there is a cluster in {} already ({}), and a restore overwrites nothing: choose another --data-dir, or move that one away",
+            self.data_dir.display(),
+            names.join(", ")
+        )
+    }
+
+    /// Refuses a place into which a restore did not succeed yet.
+    pub(crate) fn expect_restored(&self) -> anyhow::Result<()> {
+        let mark = self.data_dir.join(RESTORING);
+        ensure!(
+            !mark.exists(),
+            "a restore into {} did not come to its end: run it again. For a homeserver without it, remove {}, and {CLUSTER} beside it",
+            self.data_dir.display(),
+            mark.display()
+        );
+        Ok(())
+    }
+
+    /// Refuses a data directory that this user cannot look into: a cluster there would be taken for none.
+    fn expect_readable(&self) -> anyhow::Result<()> {
+        let version = fs::metadata(self.data_dir.join(CLUSTER).join(VERSION_FILE));
+        ensure!(
+            version.err().is_none_or(|error| error.kind() != io::ErrorKind::PermissionDenied),
+            "this user cannot look into {}: do it as root, or as the user that runs the server",
+            self.data_dir.display()
+        );
+        Ok(())
+    }
+
+    /// Refuses to make a cluster where one is missing. Nothing was made by then, not even the data directory.
+    fn expect_cluster(&self) -> anyhow::Result<()> {
+        self.expect_restored()?;
+        if upgrade::is_cluster_in(&self.data_dir) {
+            return Ok(());
+        }
+        let dir = self.data_dir.display();
+        if let Some(kept) = upgrade::kept(&self.data_dir)?.last() {
+            bail!(
+                "there is no cluster in {dir}, but {}, which an upgrade kept: if nothing newer is elsewhere, rename that to {CLUSTER}",
+                kept.display()
+            );
+        }
+        ensure!(
+            self.make,
+            "there is no private cluster in {dir}, where one was before (create_cluster = false): is its disk mounted? `postern restore` makes one of a backup, `postern setup --new-cluster` an empty one"
+        );
+        Ok(())
     }
 }
 
@@ -82,35 +176,164 @@ impl PrivateCluster {
     /// Starts the cluster, after making it if there is none. Takes over a cluster whose server was killed.
     ///
     /// # Errors
-    /// Another process runs the cluster; PostgreSQL or the extension is missing, or does not start.
+    /// There is no cluster and none is to be made; another process runs the cluster; PostgreSQL or the extension is
+    /// missing, or does not start.
     pub fn start(options: &ClusterOptions) -> anyhow::Result<Self> {
-        let cluster = Self::locked(&options.data_dir)?;
+        options.expect_cluster()?;
+        let (user, dir, lock) = locked(&options.data_dir)?;
+        // A restore may have begun and ended meanwhile.
+        options.expect_restored()?;
+        let is_used = dir.without_commands()?.is_none();
+        Self::start_locked(options, user, dir, lock, is_used)
+    }
+
+    /// Starts the cluster of a restore, which is made if there is none, and returns whether it was. Nobody else starts it
+    /// until [`PrivateCluster::end_restore`].
+    ///
+    /// # Errors
+    /// There is a cluster that no restore made; another process runs it; PostgreSQL or the extension is missing, or does
+    /// not start.
+    pub fn start_restore(options: &ClusterOptions) -> anyhow::Result<(Self, bool)> {
+        let (user, dir, lock) = locked(&options.data_dir)?;
+        options.expect_place_for_restore()?;
+        let makes = !options.cluster_exists();
+        let (mark, place) = (dir.path().join(RESTORING), dir.path().to_owned());
+        let write = || File::create(&mark)?.sync_all().and_then(|()| File::open(&place)?.sync_all());
+        write().with_context(|| format!("cannot write {}", mark.display()))?;
+        let (cluster, going, postmaster) = (dir.cluster(), dir.beside_cluster(NEW), dir.postmaster());
+        match Self::start_locked(options, user, dir, lock, false) {
+            Ok(started) => Ok((started, makes)),
+            Err(error) if makes && cluster.exists() => {
+                // Nothing of it was there before, and what does not start could not be looked at by the next restore.
+                postmaster.stop()?;
+                delete(&cluster, &going)?;
+                Err(error)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Lets others start the cluster: the restore has succeeded.
+    ///
+    /// # Errors
+    /// Its mark cannot be removed.
+    pub fn end_restore(&self) -> anyhow::Result<()> {
+        let mark = self.dir.path().join(RESTORING);
+        let remove = || fs::remove_file(&mark).and_then(|()| File::open(self.dir.path())?.sync_all());
+        remove().with_context(|| format!("cannot remove {}", mark.display()))
+    }
+
+    /// Stops the cluster of a restore that failed, and deletes it, before anybody else can come in. The next restore begins
+    /// anew.
+    ///
+    /// # Errors
+    /// PostgreSQL does not stop, or something cannot be deleted.
+    pub fn remove(self) -> anyhow::Result<()> {
+        self.own()?;
+        self.dir.postmaster().stop()?;
+        delete(&self.dir.cluster(), &self.dir.beside_cluster(NEW))
+    }
+
+    /// `is_used`: a command uses the cluster, and began while no server ran. It goes on: all that it needs is PostgreSQL,
+    /// which it started as we would.
+    fn start_locked(
+        options: &ClusterOptions,
+        user: ClusterUser,
+        dir: DataDir,
+        lock: Flock<File>,
+        is_used: bool,
+    ) -> anyhow::Result<Self> {
+        if is_used
+            && dir.postmaster().condition() == Condition::Ready
+            && let Some(major) = dir.cluster_major()?
+        {
+            let postgres = SystemPostgres::find(&options.extension_dir, Some(major))?;
+            let installation = Installation::new(dir.installation(), &postgres);
+            // After an upgrade meanwhile the database needs the new one, and the command begins anew.
+            if installation.is_current(&postgres, &options.extension_dir) {
+                let pg_ctl = installation.program("pg_ctl");
+                let own = Own { _lock: lock, pg_ctl, environment: options.environment.clone() };
+                return Ok(Self { dir, user, own: Some(own), command: None });
+            }
+        }
         // A postmaster that a killed server left may have older programs and settings.
-        cluster.stop_postmaster()?;
-        let postgres = SystemPostgres::find(&options.extension_dir, cluster.dir.cluster_major()?)?;
-        let installation = Installation::new(cluster.dir.installation(), &postgres);
+        dir.postmaster().stop()?;
+        upgrade::finish(&dir)?;
+        let major = dir.cluster_major()?;
+        let postgres = SystemPostgres::find(&options.extension_dir, major)?;
+        if let Some(major) = major
+            && let Some(newer) = SystemPostgres::newer(&options.extension_dir, major)
+        {
+            tracing::info!(
+                "the private cluster is PostgreSQL {major}'s, and PostgreSQL {} is here: `postern upgrade-cluster` changes to it",
+                newer.major
+            );
+        }
+        let installation = Installation::new(dir.installation(), &postgres);
         installation.install(&postgres, &options.extension_dir)?;
-        installation.expect_executable(&cluster.user)?;
-        cluster.make_cluster_if_missing(&installation)?;
-        settings::write(&options.settings, &cluster.dir, &cluster.user)?;
-        cluster.start_postmaster(&installation, &options.environment)?;
+        installation.expect_executable(&user)?;
+        make_if_missing(&dir, &user, &installation)?;
+        settings::write(&options.settings, &dir.cluster(), dir.socket_dir(), &user)?;
+        let own = Own {
+            _lock: lock,
+            pg_ctl: installation.program("pg_ctl"),
+            environment: options.environment.clone(),
+        };
+        let cluster = Self { dir, user, own: Some(own), command: None };
+        cluster.start_postmaster(&|| true)?;
         Ok(cluster)
     }
 
-    /// Like [`PrivateCluster::start`], but uses the cluster of another process if one runs it already.
+    /// Like [`PrivateCluster::start`], but for a command: it uses the cluster of another process if one runs it already,
+    /// and lets a server that starts meanwhile take over the one that it started. It stops that one if nobody uses it
+    /// any more.
     ///
     /// # Errors
     /// As for [`PrivateCluster::start`].
     pub fn start_or_join(options: &ClusterOptions) -> anyhow::Result<Self> {
+        options.expect_cluster()?;
         let user = ClusterUser::find()?;
         let dir = DataDir::prepare(&options.data_dir, &user)?;
+        let is_used = dir.without_commands()?.is_none();
+        let command = Some(dir.share()?);
         match dir.lock()? {
-            None => Ok(Self { dir, user, lock: None }),
+            None => Ok(Self { dir, user, own: None, command }),
             Some(lock) => {
-                drop(lock);
-                Self::start(options)
+                options.expect_restored()?;
+                let started = Self::start_locked(options, user, dir, lock, is_used)?;
+                // A server may run it from here on.
+                Ok(Self { own: None, command, ..started })
             }
         }
+    }
+
+    /// Looks at the cluster, and changes nothing: neither a file nor a lock, and no process. One that runs can be used as
+    /// long as it does; [`PrivateCluster::stop`] leaves it alone.
+    ///
+    /// # Errors
+    /// This user cannot look into the data directory, or there is only what an upgrade kept.
+    pub fn look(options: &ClusterOptions) -> anyhow::Result<Look> {
+        options.expect_readable()?;
+        options.expect_restored()?;
+        if !options.cluster_exists() {
+            return Ok(Look::Missing);
+        }
+        options.expect_cluster()?;
+        let dir = DataDir::existing(&options.data_dir)?;
+        if dir.is_in_use() {
+            return Ok(Look::Running(Self { dir, user: ClusterUser::find()?, own: None, command: None }));
+        }
+        let major = upgrade::major_in(&dir)?.context("the cluster went away meanwhile")?;
+        let obstacle = SystemPostgres::find(&options.extension_dir, Some(major)).err();
+        Ok(Look::Stopped(Stopped { major, obstacle }))
+    }
+
+    /// Makes the data directory if there is none, as the cluster's user needs it.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn prepare(data_dir: &Path) -> anyhow::Result<()> {
+        DataDir::prepare(data_dir, &ClusterUser::find()?).map(|_| ())
     }
 
     /// Stops the cluster that a process left running in this data directory.
@@ -118,19 +341,37 @@ impl PrivateCluster {
     /// # Errors
     /// Another process runs the cluster, or PostgreSQL does not stop.
     pub fn stop_in(data_dir: &Path) -> anyhow::Result<()> {
-        Self::locked(data_dir)?.stop()
+        let (_, dir, _lock) = locked(data_dir)?;
+        dir.postmaster().stop()
     }
 
-    fn locked(data_dir: &Path) -> anyhow::Result<Self> {
-        let user = ClusterUser::find()?;
-        let dir = DataDir::prepare(data_dir, &user)?;
-        let Some(lock) = dir.lock()? else {
-            bail!(
-                "another `postern` runs the private cluster in {}: stop it first, or choose another --data-dir",
-                dir.path().display()
-            );
-        };
-        Ok(Self { dir, user, lock: Some(lock) })
+    /// The state of PostgreSQL now.
+    pub fn condition(&self) -> Condition {
+        self.dir.postmaster().condition()
+    }
+
+    /// Starts PostgreSQL again, after it ended by itself; does nothing if it runs. Returns when it takes sessions, or once
+    /// `go_on` says no: it is stopped then.
+    ///
+    /// # Errors
+    /// Another process runs the cluster; a session outlives its postmaster; PostgreSQL does not start.
+    pub fn start_again(&self, go_on: &dyn Fn() -> bool) -> anyhow::Result<()> {
+        let postmaster = self.dir.postmaster();
+        if postmaster.pid().is_some() {
+            return Ok(());
+        }
+        postmaster.clear()?;
+        self.start_postmaster(go_on)
+    }
+
+    /// Ends PostgreSQL without waiting for anything: for one that does not answer any more. What was committed is
+    /// recovered at its next start.
+    ///
+    /// # Errors
+    /// Another process runs the cluster, or a process of PostgreSQL stays.
+    pub fn kill(&self) -> anyhow::Result<()> {
+        self.own()?;
+        self.dir.postmaster().kill()
     }
 
     /// Connection string, as a key=value list, for the role that the server uses.
@@ -161,143 +402,135 @@ impl PrivateCluster {
     }
 
     /// Ends all sessions and stops the cluster; nothing committed is lost. Does nothing for a cluster that another
-    /// process runs.
+    /// process runs or uses, or that was only looked at.
     ///
     /// # Errors
     /// PostgreSQL does not stop.
     pub fn stop(self) -> anyhow::Result<()> {
-        match self.lock {
-            Some(_) => self.stop_postmaster(),
-            None => Ok(()),
+        if self.own.is_some() {
+            return self.dir.postmaster().stop();
         }
+        let Some(command) = self.command else { return Ok(()) };
+        // The last one that leaves stops it: no server runs it, and no other command uses it.
+        drop(command);
+        let Some(lock) = self.dir.lock()? else { return Ok(()) };
+        let Some(commands) = self.dir.without_commands()? else { return Ok(()) };
+        let stopped = self.dir.postmaster().stop();
+        // A command that waits for the second one finds the first one free.
+        drop(lock);
+        drop(commands);
+        stopped
     }
 
-    fn make_cluster_if_missing(&self, installation: &Installation) -> anyhow::Result<()> {
-        let cluster = self.dir.cluster();
-        if cluster.join("PG_VERSION").exists() {
-            return Ok(());
-        }
-        // Made under another name, so that the remains of an interruption are never taken for a cluster.
-        let new = cluster.with_extension("new");
-        if new.exists() {
-            fs::remove_dir_all(&new).with_context(|| format!("cannot remove {}", new.display()))?;
-        }
-        self.user.make_dir(&new)?;
-        let initdb = self
-            .program(installation, "initdb")
-            .arg("--pgdata")
-            .arg(&new)
-            .args([
-                "--username",
-                ADMIN,
-                "--auth=peer",
-                "--encoding=UTF8",
-                "--data-checksums",
-                "--no-instructions",
-            ])
-            // Byte order: no index depends on the version of a locale library.
-            .args(["--lc-collate=C", "--lc-ctype=C.UTF-8", "--lc-messages=C"])
-            .args(["--lc-monetary=C", "--lc-numeric=C", "--lc-time=C"])
-            .output()
-            .context("cannot run initdb")?;
-        ensure!(initdb.status.success(), "initdb failed: {}", messages(&initdb));
-
-        let mut single = self
-            .program(installation, "postgres")
-            .args(["--single", "-c", "exit_on_error=true", "-D"])
-            .arg(&new)
-            .arg("postgres")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .context("cannot run postgres")?;
-        if let Some(mut input) = single.stdin.take() {
-            writeln!(input, "CREATE DATABASE {DATABASE}")?;
-        }
-        let single = single.wait_with_output()?;
-        ensure!(single.status.success(), "cannot create the database: {}", messages(&single));
-
-        let mut settings = OpenOptions::new()
-            .append(true)
-            .custom_flags(nix::libc::O_NOFOLLOW)
-            .open(new.join("postgresql.conf"))?;
-        writeln!(settings, "\n{}", settings::INCLUDE)?;
-        settings.sync_all()?;
-        fs::rename(&new, &cluster)?;
-        Ok(())
+    fn own(&self) -> anyhow::Result<&Own> {
+        self.own.as_ref().context("another process runs the private cluster")
     }
 
-    fn start_postmaster(
-        &self,
-        installation: &Installation,
-        environment: &[(String, String)],
-    ) -> anyhow::Result<()> {
-        let log = self.dir.log();
-        if fs::metadata(&log).is_ok_and(|log| log.len() > LOG_KEEP_BYTES) {
-            fs::rename(&log, log.with_extension("log.old"))?;
-        }
-        self.user.make_file(&log)?;
-        let output = self
-            .program(installation, "pg_ctl")
-            .envs(environment.iter().map(|(name, value)| (name, value)))
-            .args(["start", "--wait", "--silent", "--timeout", START_WITHIN_SECONDS, "--pgdata"])
-            .arg(self.dir.cluster())
-            .arg("--log")
-            .arg(&log)
-            .output()
-            .context("cannot run pg_ctl")?;
-        ensure!(
-            output.status.success(),
-            "PostgreSQL does not start: {}\nthe end of {}:\n{}",
-            messages(&output),
-            log.display(),
-            last_lines(&log, 5)
+    fn start_postmaster(&self, go_on: &dyn Fn() -> bool) -> anyhow::Result<()> {
+        let Own { pg_ctl, environment, .. } = self.own()?;
+        self.dir.postmaster().start(&self.user, pg_ctl, environment, &self.dir.log(), "", go_on)
+    }
+}
+
+/// The data directory, for this process alone.
+pub(crate) fn locked(data_dir: &Path) -> anyhow::Result<(ClusterUser, DataDir, Flock<File>)> {
+    let user = ClusterUser::find()?;
+    let dir = DataDir::prepare(data_dir, &user)?;
+    let Some(lock) = dir.lock()? else {
+        bail!(
+            "another `postern` runs the private cluster in {}: stop it first, or choose another --data-dir",
+            dir.path().display()
         );
-        Ok(())
-    }
+    };
+    Ok((user, dir, lock))
+}
 
-    fn stop_postmaster(&self) -> anyhow::Result<()> {
-        if let Some(pid) = self.dir.postmaster() {
-            // PostgreSQL's "fast" shutdown.
-            match kill(Pid::from_raw(pid as i32), Signal::SIGINT) {
-                Ok(()) | Err(Errno::ESRCH) => {}
-                Err(error) => bail!("cannot stop PostgreSQL (process {pid}): {error}"),
-            }
-        }
-        // Also after a crash: sessions outlive their postmaster for a moment, and a new one started meanwhile would
-        // destroy the cluster.
-        let deadline = Instant::now() + STOP_WITHIN;
-        while let Some(pid) = self.dir.processes().first() {
-            ensure!(Instant::now() < deadline, "PostgreSQL (process {pid}) does not stop");
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        // A crash leaves these: PostgreSQL would refuse to start if another process has the number in them by now.
-        for stale in self.dir.lock_files() {
-            match fs::remove_file(&stale) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(error)
-                        .with_context(|| format!("cannot remove the stale {}", stale.display()));
-                }
-                _ => {}
-            }
-        }
-        Ok(())
+fn make_if_missing(dir: &DataDir, user: &ClusterUser, installation: &Installation) -> anyhow::Result<()> {
+    let cluster = dir.cluster();
+    if cluster.join(VERSION_FILE).exists() {
+        return Ok(());
     }
+    // Made under another name, so that the remains of an interruption are never taken for a cluster.
+    let new = dir.beside_cluster(NEW);
+    init(dir, &new, user, installation, &["--data-checksums"])?;
+    execute(&new, user, installation, "postgres", &format!("CREATE DATABASE {DATABASE}"))
+        .context("cannot create the database")?;
+    settings::include(&new)?;
+    fs::rename(&new, &cluster)?;
+    Ok(())
+}
 
-    fn program(&self, installation: &Installation, name: &str) -> Command {
-        self.user.command(&installation.program(name))
+/// Deletes one of PostgreSQL's data directories, under a name that no half of it is taken for a cluster by: what is left of it is
+/// deleted when another one is made.
+pub(crate) fn delete(cluster: &Path, going: &Path) -> anyhow::Result<()> {
+    let delete = || {
+        if going.exists() {
+            fs::remove_dir_all(going)?;
+        }
+        fs::rename(cluster, going)?;
+        fs::remove_dir_all(going)
+    };
+    delete().with_context(|| format!("cannot remove {}", cluster.display()))
+}
+
+/// Executes a statement in a database of a cluster that is stopped.
+pub(crate) fn execute(
+    data: &Path,
+    user: &ClusterUser,
+    installation: &Installation,
+    database: &str,
+    statement: &str,
+) -> anyhow::Result<()> {
+    let mut single = user
+        .command(&installation.program("postgres"))
+        .args(["--single", "-c", "exit_on_error=true", "-c", "shared_preload_libraries="])
+        .args(["-c", "synchronous_standby_names=", "-c", "archive_mode=off", "-D"])
+        .arg(data)
+        .arg(database)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("cannot run postgres")?;
+    if let Some(mut input) = single.stdin.take() {
+        writeln!(input, "{statement}")?;
     }
+    let single = single.wait_with_output()?;
+    ensure!(single.status.success(), "{}", messages(&single));
+    Ok(())
+}
+
+/// Makes one of PostgreSQL's data directories, in place of one that is there, with no database of ours.
+pub(crate) fn init(
+    dir: &DataDir,
+    data: &Path,
+    user: &ClusterUser,
+    installation: &Installation,
+    more: &[&str],
+) -> anyhow::Result<()> {
+    if data.exists() {
+        // A PostgreSQL that an interrupted attempt left may be at work in it.
+        dir.postmaster_in(data).stop()?;
+        fs::remove_dir_all(data).with_context(|| format!("cannot remove {}", data.display()))?;
+    }
+    user.make_dir(data)?;
+    let initdb = user
+        .command(&installation.program("initdb"))
+        .arg("--pgdata")
+        .arg(data)
+        .args(["--username", ADMIN, "--auth=peer", "--encoding=UTF8", "--no-instructions"])
+        // Byte order: no index depends on the version of a locale library.
+        .args(["--lc-collate=C", "--lc-ctype=C.UTF-8", "--lc-messages=C"])
+        .args(["--lc-monetary=C", "--lc-numeric=C", "--lc-time=C"])
+        .args(more)
+        .output()
+        .context("cannot run initdb")?;
+    ensure!(initdb.status.success(), "initdb failed: {}", messages(&initdb));
+    Ok(())
 }
 
 fn quoted_for_conninfo(text: &str) -> String {
     format!("'{}'", text.replace('\\', r"\\").replace('\'', r"\'"))
-}
-
-fn last_lines(path: &Path, count: usize) -> String {
-    let text = fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
-    let lines: Vec<&str> = text.lines().collect();
-    lines[lines.len().saturating_sub(count)..].join("\n")
 }
 
 #[cfg(test)]

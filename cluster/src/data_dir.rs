@@ -1,9 +1,12 @@
-//! The places of one data directory, its lock, and the processes that work in it.
+//! The places of one data directory, and its lock.
 
 use std::{
     fs::{self, File, OpenOptions},
     io,
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::unix::{
+        fs::{DirBuilderExt, OpenOptionsExt},
+        net::UnixStream,
+    },
     path::{Path, PathBuf},
 };
 
@@ -14,15 +17,19 @@ use nix::{
     fcntl::{Flock, FlockArg},
 };
 
-use crate::user::ClusterUser;
+use crate::{
+    postmaster::{Postmaster, SOCKET_NAME, pid_in},
+    user::ClusterUser,
+};
 
 /// PostgreSQL's data directory, in ours.
 pub const CLUSTER: &str = "cluster";
+/// The file with PostgreSQL's major version, in its data directory.
+pub const VERSION_FILE: &str = "PG_VERSION";
 const LOG: &str = "postgres.log";
 
 /// The length of a socket's address, without the final zero.
 const SOCKET_PATH_MAX: usize = 107;
-const SOCKET_NAME: &str = ".s.PGSQL.5432";
 
 pub struct DataDir {
     path: PathBuf,
@@ -40,9 +47,15 @@ impl DataDir {
                 .create(path)
                 .with_context(|| format!("cannot make the data directory {}", path.display()))?;
         }
+        let dir = Self::existing(path)?;
+        user.make_dir(&dir.socket_dir)?;
+        Ok(dir)
+    }
+
+    /// One that is there, and stays as it is.
+    pub fn existing(path: &Path) -> anyhow::Result<Self> {
         let path = path.canonicalize().with_context(|| path.display().to_string())?;
         let socket_dir = socket_dir(&path);
-        user.make_dir(&socket_dir)?;
         Ok(Self { path, socket_dir })
     }
 
@@ -66,9 +79,23 @@ impl DataDir {
         &self.socket_dir
     }
 
-    /// None if another process holds it.
+    /// The lock of the process that runs the cluster. None if another process holds it.
     pub fn lock(&self) -> anyhow::Result<Option<Flock<File>>> {
-        let path = self.path.join("lock");
+        self.lock_of("lock", FlockArg::LockExclusiveNonblock)
+    }
+
+    /// The lock of a command that uses the cluster, with or without a server on it.
+    pub fn share(&self) -> anyhow::Result<Flock<File>> {
+        self.lock_of("lock.commands", FlockArg::LockShared)?.context("the lock of commands was refused")
+    }
+
+    /// The lock against commands that use the cluster. None if there are any.
+    pub fn without_commands(&self) -> anyhow::Result<Option<Flock<File>>> {
+        self.lock_of("lock.commands", FlockArg::LockExclusiveNonblock)
+    }
+
+    fn lock_of(&self, name: &str, kind: FlockArg) -> anyhow::Result<Option<Flock<File>>> {
+        let path = self.path.join(name);
         let file = OpenOptions::new()
             .write(true)
             .create(true)
@@ -76,39 +103,47 @@ impl DataDir {
             .mode(0o600)
             .open(&path)
             .with_context(|| format!("cannot open {}", path.display()))?;
-        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        match Flock::lock(file, kind) {
             Ok(lock) => Ok(Some(lock)),
             Err((_, Errno::EWOULDBLOCK)) => Ok(None),
             Err((_, error)) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
         }
     }
 
-    /// The version of the cluster, if there is one.
+    /// PostgreSQL's major version of the cluster, if there is one.
     pub fn cluster_major(&self) -> anyhow::Result<Option<u32>> {
-        let path = self.cluster().join("PG_VERSION");
-        match fs::read_to_string(&path) {
-            Ok(text) => Ok(Some(text.trim().parse().with_context(|| path.display().to_string())?)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
-        }
+        major_of(&self.cluster())
     }
 
-    /// The running postmaster.
-    pub fn postmaster(&self) -> Option<u32> {
-        postmaster(&self.path)
+    /// Whether PostgreSQL runs, also where its process is another user's, or has privileges that this one has not and
+    /// cannot be looked at: then it takes connections.
+    pub fn is_in_use(&self) -> bool {
+        self.postmaster().pid().is_some() || UnixStream::connect(self.socket_dir.join(SOCKET_NAME)).is_ok()
     }
 
-    /// PostgreSQL's processes.
-    pub fn processes(&self) -> Vec<u32> {
-        let cluster = self.cluster();
-        let all = fs::read_dir("/proc").into_iter().flatten();
-        let pids = all.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-        pids.filter(|pid| is_postgres_in(&cluster, *pid)).collect()
+    /// PostgreSQL in the cluster.
+    pub fn postmaster(&self) -> Postmaster {
+        self.postmaster_in(&self.cluster())
     }
 
-    /// The files with a postmaster's number.
-    pub fn lock_files(&self) -> [PathBuf; 2] {
-        [postmaster_pid_file(&self.cluster()), self.socket_dir.join(format!("{SOCKET_NAME}.lock"))]
+    /// PostgreSQL in a data directory of another name ([`DataDir::beside_cluster`]).
+    pub fn postmaster_in(&self, data: &Path) -> Postmaster {
+        Postmaster::new(data.to_owned(), self.socket_dir.clone())
+    }
+
+    /// PostgreSQL's data directory under another name, in ours: one that is made, or one that an upgrade kept.
+    pub fn beside_cluster(&self, name: &str) -> PathBuf {
+        self.path.join(format!("{CLUSTER}.{name}"))
+    }
+}
+
+/// PostgreSQL's major version of one of its data directories, if that is one.
+pub fn major_of(cluster: &Path) -> anyhow::Result<Option<u32>> {
+    let path = cluster.join(VERSION_FILE);
+    match fs::read_to_string(&path) {
+        Ok(text) => Ok(Some(text.trim().parse().with_context(|| path.display().to_string())?)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
     }
 }
 
@@ -117,24 +152,9 @@ pub fn log_file(data_dir: &Path) -> PathBuf {
     data_dir.join(LOG)
 }
 
-/// The process id of the postmaster that runs in a data directory. A process that got a dead postmaster's number
-/// does not count.
+/// The process id of the postmaster that runs in a data directory.
 pub fn postmaster(data_dir: &Path) -> Option<u32> {
-    let cluster = data_dir.join(CLUSTER);
-    let text = fs::read_to_string(postmaster_pid_file(&cluster)).ok()?;
-    let pid = text.lines().next()?.trim().parse().ok()?;
-    is_postgres_in(&cluster, pid).then_some(pid)
-}
-
-fn postmaster_pid_file(cluster: &Path) -> PathBuf {
-    cluster.join("postmaster.pid")
-}
-
-/// Whether a process is one of this cluster's: their working directory is PostgreSQL's data directory.
-fn is_postgres_in(cluster: &Path, pid: u32) -> bool {
-    fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|dir| dir == cluster)
-        // Not an administrator's shell.
-        && fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim_end() == "postgres")
+    pid_in(&data_dir.join(CLUSTER))
 }
 
 /// The socket's directory: in the data directory, unless that makes the socket's address too long; then in a short

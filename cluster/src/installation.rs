@@ -13,7 +13,7 @@ use anyhow::{Context, bail};
 
 use crate::{
     messages,
-    postgresql::{PROGRAMS, SystemPostgres},
+    postgresql::{PROGRAMS, SystemPostgres, extension},
     user::ClusterUser,
 };
 
@@ -33,21 +33,16 @@ impl Installation {
         self.bin.join(name)
     }
 
+    /// The directory of the programs.
+    pub fn bin(&self) -> &Path {
+        &self.bin
+    }
+
     /// Copies or links the system's PostgreSQL and our extension, where they changed.
     pub fn install(&self, postgres: &SystemPostgres, extension_dir: &Path) -> anyhow::Result<()> {
+        self.install_postgres(postgres, &PROGRAMS)?;
         let extensions = self.share.join("extension");
-        for dir in [&self.bin, &self.library, &extensions] {
-            fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
-        }
-        for program in PROGRAMS {
-            copy_if_changed(&postgres.bin.join(program), &self.program(program))?;
-        }
-        link_entries(&postgres.library, &self.library)?;
-        link_entries(&postgres.share, &self.share)?;
-        link_entries(&postgres.share.join("extension"), &extensions)?;
-
-        let module = extension_dir.join(postgres.major.to_string()).join("postern.so");
-        copy_if_changed(&module, &self.library.join("postern.so"))?;
+        copy_if_changed(&extension(extension_dir, postgres.major), &self.library.join("postern.so"))?;
         for entry in fs::read_dir(extension_dir).with_context(|| extension_dir.display().to_string())? {
             let path = entry?.path();
             let name = path.file_name().unwrap_or_default();
@@ -56,6 +51,32 @@ impl Installation {
             }
         }
         Ok(())
+    }
+
+    /// Whether the copies are of the system's present PostgreSQL and of our present extension.
+    pub fn is_current(&self, postgres: &SystemPostgres, extension_dir: &Path) -> bool {
+        let library = is_copy(&extension(extension_dir, postgres.major), &self.library.join("postern.so"));
+        let programs = PROGRAMS.iter().all(|name| is_copy(&postgres.bin.join(name), &self.program(name)));
+        let scripts = fs::read_dir(extension_dir).into_iter().flatten().flatten().all(|entry| {
+            let path = entry.path();
+            let is_ours = entry.file_name().to_string_lossy().starts_with("postern") && path.is_file();
+            !is_ours || is_copy(&path, &self.share.join("extension").join(entry.file_name()))
+        });
+        library && programs && scripts
+    }
+
+    /// Copies or links the system's PostgreSQL with these of its programs, where it changed.
+    pub fn install_postgres(&self, postgres: &SystemPostgres, programs: &[&str]) -> anyhow::Result<()> {
+        let extensions = self.share.join("extension");
+        for dir in [&self.bin, &self.library, &extensions] {
+            fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        }
+        for program in programs {
+            copy_if_changed(&postgres.bin.join(program), &self.program(program))?;
+        }
+        link_entries(&postgres.library, &self.library)?;
+        link_entries(&postgres.share, &self.share)?;
+        link_entries(&postgres.share.join("extension"), &extensions)
     }
 
     /// The other user must be able to reach its programs; under /root, for one, it cannot.
@@ -82,14 +103,18 @@ impl Installation {
     }
 }
 
+/// Whether a file is the copy of another one, as it is now.
+fn is_copy(from: &Path, to: &Path) -> bool {
+    let seen = |path: &Path| fs::metadata(path).and_then(|file| Ok((file.len(), file.modified()?))).ok();
+    seen(from).is_some_and(|source| seen(to) == Some(source))
+}
+
 /// Copies to a new name and renames: overwriting a library in place crashes every session that maps it.
 fn copy_if_changed(from: &Path, to: &Path) -> anyhow::Result<()> {
     let context = || format!("cannot copy {} to {}", from.display(), to.display());
     let source = fs::metadata(from).with_context(context)?;
     let modified = source.modified().with_context(context)?;
-    if fs::metadata(to)
-        .is_ok_and(|copy| copy.len() == source.len() && copy.modified().is_ok_and(|m| m == modified))
-    {
+    if is_copy(from, to) {
         return Ok(());
     }
     let new = to.with_added_extension("new");

@@ -7,6 +7,7 @@
 //! <data dir>/lock           held by the process that runs the cluster
 //!            installation/  programs, links and the extension, laid out as in the system
 //!            cluster/       PostgreSQL's data directory
+//!            cluster.15/    what an upgrade from PostgreSQL 15 kept
 //!            run/           the socket
 //!            postgres.log
 //! ```
@@ -15,13 +16,18 @@ mod cluster;
 mod data_dir;
 mod installation;
 mod postgresql;
+mod postmaster;
 mod settings;
+mod upgrade;
 mod user;
 
 use std::process::Output;
 
-pub use cluster::{ClusterOptions, PrivateCluster};
+pub use cluster::{ClusterOptions, Look, PrivateCluster, Stopped};
 pub use data_dir::{log_file, postmaster};
+pub use postgresql::{dump_programs, installed_version};
+pub use postmaster::{Condition, SOCKET_NAME};
+pub use upgrade::{Upgraded, drop_kept, upgrade};
 
 /// The superuser's role.
 pub const ADMIN: &str = "postern_admin";

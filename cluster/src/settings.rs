@@ -1,16 +1,19 @@
 //! Settings and access rules, which belong to this version of the program and are written anew at each start.
 
-use std::fs;
-
-use nix::{
-    sys::sysinfo::sysinfo,
-    unistd::{Uid, User},
+use std::{
+    fs::{self, OpenOptions},
+    io::Write,
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
 };
 
-use crate::{ADMIN, DATABASE, SERVER, data_dir::DataDir, user::ClusterUser};
+use anyhow::Context;
+use nix::sys::sysinfo::sysinfo;
+
+use crate::{ADMIN, DATABASE, SERVER, user::ClusterUser};
 
 /// The line by which PostgreSQL's own configuration file takes ours in.
-pub const INCLUDE: &str = "include 'postern.conf' # written anew at each start; ALTER SYSTEM overrides it";
+const INCLUDE: &str = "include 'postern.conf' # written anew at each start; ALTER SYSTEM overrides it";
 
 /// A control group's limit: a number of bytes, or `max`.
 const MEMORY_LIMIT: &str = "/sys/fs/cgroup/memory.max";
@@ -25,7 +28,19 @@ pub struct Settings {
     pub further: Vec<String>,
 }
 
-pub fn write(settings: &Settings, dir: &DataDir, user: &ClusterUser) -> anyhow::Result<()> {
+/// Lets PostgreSQL's own configuration file take ours in, which has to be written before the next start.
+pub fn include(data: &Path) -> anyhow::Result<()> {
+    let path = data.join("postgresql.conf");
+    let include = || {
+        let mut file = OpenOptions::new().append(true).custom_flags(nix::libc::O_NOFOLLOW).open(&path)?;
+        writeln!(file, "\n{INCLUDE}")?;
+        file.sync_all()
+    };
+    include().with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// Writes them into one of PostgreSQL's data directories.
+pub fn write(settings: &Settings, data: &Path, sockets: &Path, user: &ClusterUser) -> anyhow::Result<()> {
     let text = format!(
         "listen_addresses = ''\n\
          unix_socket_directories = {sockets}\n\
@@ -34,7 +49,7 @@ pub fn write(settings: &Settings, dir: &DataDir, user: &ClusterUser) -> anyhow::
          max_worker_processes = 32\n\
          # PostgreSQL's default is 128 MB, however large the machine.\n\
          shared_buffers = {shared_buffers}MB\n\
-         # What was acknowledged is to be gone soon, and its room used again.\n\
+         # Messages that were acknowledged are to be gone soon, and their room used again.\n\
          autovacuum_naptime = 10\n\
          timezone = 'UTC'\n\
          log_timezone = 'UTC'\n\
@@ -51,7 +66,7 @@ pub fn write(settings: &Settings, dir: &DataDir, user: &ClusterUser) -> anyhow::
          {further}\n",
         shared_buffers = settings.shared_buffers_megabytes.map_or_else(shared_buffers_megabytes, Ok)?,
         // A list: the one entry in double quotes, the whole in single ones.
-        sockets = quoted(&format!("\"{}\"", dir.socket_dir().display().to_string().replace('"', "\"\""))),
+        sockets = quoted(&format!("\"{}\"", sockets.display().to_string().replace('"', "\"\""))),
         further = settings.further.join("\n"),
     );
     let rules = format!(
@@ -60,14 +75,14 @@ pub fn write(settings: &Settings, dir: &DataDir, user: &ClusterUser) -> anyhow::
          local replication {ADMIN} peer map=postern\n\
          local {DATABASE} {SERVER} peer map=postern\n"
     );
-    let mut names = vec![user.name().to_owned()];
-    names.extend(User::from_uid(Uid::effective())?.map(|user| user.name).filter(|name| name != user.name()));
+    // Root could become the cluster's user, so it need not.
+    let names = [user.name(), "root"];
     let map: String = names
         .iter()
         .flat_map(|name| [ADMIN, SERVER].map(|role| format!("postern \"{name}\" {role}\n")))
         .collect();
     for (name, text) in [("postern.conf", text), ("pg_hba.conf", rules), ("pg_ident.conf", map)] {
-        user.write(&dir.cluster().join(name), &text)?;
+        user.write(&data.join(name), &text)?;
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, OpenOptions},
-    io::{self, Write},
+    io::{self, Read, Write},
     os::unix::{
         fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, chown, fchown},
         process::CommandExt,
@@ -12,7 +12,11 @@ use std::{
 };
 
 use anyhow::{Context, ensure};
-use nix::unistd::{Uid, User};
+use nix::{
+    libc,
+    sys::{prctl::set_pdeathsig, signal::Signal},
+    unistd::{Uid, User},
+};
 
 /// The cluster's user when we are root: PostgreSQL refuses to run as root.
 const SYSTEM_USER: &str = "postgres";
@@ -48,7 +52,9 @@ impl ClusterUser {
         self.switch.map(|_| self.name.as_str())
     }
 
-    /// A program run as this user, with nothing of our environment that could lead PostgreSQL elsewhere.
+    /// A program run as this user, with nothing of our environment that could lead PostgreSQL elsewhere, and with none
+    /// of the privileges that a service manager gave us, such as that for port 443. It ends if we are killed, for our
+    /// next attempt would meet it at its work; PostgreSQL that `pg_ctl` has started goes on.
     pub fn command(&self, program: &Path) -> Command {
         let mut command = Command::new(program);
         command
@@ -60,6 +66,21 @@ impl ClusterUser {
         if let Some((uid, gid)) = self.switch {
             // Setting the user also drops root's supplementary groups.
             command.uid(uid).gid(gid);
+        }
+        let none: libc::c_ulong = 0;
+        // SAFETY: between fork and exec it makes two system calls and allocates nothing.
+        unsafe {
+            command.pre_exec(move || {
+                // A kernel that refuses has no such privileges.
+                libc::prctl(
+                    libc::PR_CAP_AMBIENT,
+                    libc::PR_CAP_AMBIENT_CLEAR_ALL as libc::c_ulong,
+                    none,
+                    none,
+                    none,
+                );
+                Ok(set_pdeathsig(Signal::SIGKILL)?)
+            });
         }
         command
     }
@@ -89,6 +110,23 @@ impl ClusterUser {
         self.own(path)
     }
 
+    /// The text of a file in a directory of this user's. Root follows no link there and waits for no pipe: this user could
+    /// have planted one, to learn what only root can read.
+    pub fn read(path: &Path) -> anyhow::Result<String> {
+        let read = || {
+            let mut file =
+                OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)?;
+            if !file.metadata()?.is_file() {
+                return Err(io::Error::from(io::ErrorKind::InvalidInput));
+            }
+            let mut bytes = Vec::new();
+            file.read_to_end(&mut bytes)?;
+            // A log may have a name in another encoding.
+            Ok(String::from_utf8_lossy(&bytes).into_owned())
+        };
+        read().with_context(|| format!("cannot read {}", path.display()))
+    }
+
     /// A file with this text, in place of one that is there.
     pub fn write(&self, path: &Path, text: &str) -> anyhow::Result<()> {
         let new = path.with_extension("new");
@@ -114,5 +152,25 @@ impl ClusterUser {
                 .with_context(|| format!("cannot give {} to user {}", path.display(), self.name)),
             None => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn a_link_or_a_pipe_in_the_cluster_is_not_read_as_root() {
+        let dir = tempfile::tempdir().unwrap();
+        let (secret, link) = (dir.path().join("shadow"), dir.path().join("postgresql.auto.conf"));
+        fs::write(&secret, "root's").unwrap();
+        assert_eq!(ClusterUser::read(&secret).unwrap(), "root's");
+        symlink(&secret, &link).unwrap();
+        assert!(ClusterUser::read(&link).is_err());
+        let pipe = dir.path().join("pipe");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert!(ClusterUser::read(&pipe).is_err());
+        assert!(ClusterUser::read(dir.path()).is_err());
     }
 }

@@ -169,8 +169,11 @@ pub fn keep(queue_id: &QueueId, chain: &Chain) {
     let Some(memory) = Memory::get() else { return };
     let now = now();
     memory.with_bucket(queue_id, |bucket| {
-        // A free slot comes first: its `used` is 0.
-        let Some(slot) = bucket.iter_mut().min_by_key(|slot| slot.used) else { return };
+        // A free slot comes first: its `used` is 0. Next comes a slot that was used in the future, by a clock that was ahead.
+        let Some(slot) = bucket.iter_mut().min_by_key(|slot| if slot.used > now { 1 } else { slot.used })
+        else {
+            return;
+        };
         let counter = if slot.number == 0 { &memory.header().kept } else { &memory.header().evicted };
         counter.fetch_add(1, Ordering::Relaxed);
         *slot = Slot {
@@ -193,7 +196,8 @@ pub fn secret() -> Option<[u8; 32]> {
 pub fn now() -> u32 {
     // SAFETY: no preconditions.
     let microseconds = unsafe { pg_sys::GetCurrentTimestamp() };
-    u32::try_from(microseconds / 1_000_000).unwrap_or(u32::MAX).max(1)
+    // PostgreSQL counts from 2000, and a clock may be as far behind as 1970.
+    u32::try_from((microseconds / 1_000_000).max(1)).unwrap_or(u32::MAX)
 }
 
 /// Forgets a queue's chain, so that its next message starts a new one.

@@ -32,12 +32,17 @@ table! { SettingsColumn = c"qs", c"settings" {
     DepositRefills = c"deposit_refills" INT4OID,
 } }
 
+table! { CalendarColumn = c"operator", c"calendar" {
+    Day = c"day" DATEOID,
+} }
+
 table! { QueueColumn = c"qs", c"queues" {
     Kind = c"kind" TEXTOID,
     HpkeKey = c"hpke_key" BYTEAOID,
     NextSeq = c"next_seq" INT8OID,
     AckedSeq = c"acked_seq" INT8OID,
     ExpiredSeq = c"expired_seq" INT8OID,
+    Skipped = c"skipped" INT8OID,
     LastChain = c"last_chain" INT8OID,
     WaitingBytes = c"waiting_bytes" INT8OID,
     LastMarker = c"last_marker" INT8OID,
@@ -63,21 +68,25 @@ pub struct Policy {
     contact: Quota,
     /// Deposits that an address takes while they are not read, and in all.
     pub deposits_per_day: (u32, u32),
-    /// Day of the transaction's start (UTC), in days since 2000.
+    /// Newest day that the database knows, in days since 2000: what comes while the clock is behind has that one.
+    newest_day: i32,
+    /// Day with which messages are dated (`operator.today`), in days since 2000.
     pub today: i32,
 }
 
 thread_local! {
     static POLICY: Cell<Option<Policy>> = const { Cell::new(None) };
     static WATCH: Watch = const { Watch::new() };
+    static CALENDAR: Watch = const { Watch::new() };
 }
 
 impl Policy {
     /// The limits as this transaction sees them.
     pub fn current() -> Self {
-        let changed = WATCH.with(Watch::take_changed);
+        // Both watches are asked (`|`, not `||`), so that neither tells of the same change twice.
+        let changed = WATCH.with(Watch::take_changed) | CALENDAR.with(Watch::take_changed);
         if let Some(policy) = POLICY.get().filter(|_| !changed) {
-            return Self { today: today(), ..policy };
+            return Self { today: today().max(policy.newest_day), ..policy };
         }
         let policy = Self::read();
         POLICY.set(watch::reads_the_latest().then_some(policy));
@@ -95,6 +104,7 @@ impl Policy {
         let share = amount(SettingsColumn::AddressShare);
         let quota = |messages, kib, reserve| Quota::new(amount(messages), amount(kib), reserve, share);
         let reserve = amount(SettingsColumn::HandshakeReserve);
+        let newest_day = newest_day(&snapshot);
         let deposits = natural(SettingsColumn::DepositsPerDay);
         let refills = natural(SettingsColumn::DepositRefills);
         Self {
@@ -103,7 +113,8 @@ impl Policy {
             group: quota(SettingsColumn::GroupQueueDepth, SettingsColumn::GroupQueueKib, reserve),
             contact: quota(SettingsColumn::ContactQueueDepth, SettingsColumn::ContactQueueKib, 0),
             deposits_per_day: (deposits, deposits.saturating_mul(refills.saturating_add(1))),
-            today: today(),
+            newest_day,
+            today: today().max(newest_day),
         }
     }
 
@@ -121,11 +132,26 @@ fn natural<C: Columns, T: TryFrom<i64>>(number: i64) -> T {
     T::try_from(number).unwrap_or_else(|_| unexpected(C::NAME))
 }
 
+fn newest_day(snapshot: &Snapshot) -> i32 {
+    let table = Table::<CalendarColumn>::open(Access::Read);
+    CALENDAR.with(|watch| watch.set_table(table.oid()));
+    let mut rows = table.find_by(snapshot, KeyType::Boolean);
+    let Some(row) = rows.get(pg_sys::Datum::from(true)) else { unexpected(CalendarColumn::NAME) };
+    row.integer(CalendarColumn::Day)
+}
+
+/// Day of the transaction's start (UTC), in days since 2000.
 fn today() -> i32 {
     const DAY: i64 = 24 * 60 * 60 * 1_000_000;
     // SAFETY: in a transaction.
     let microseconds = unsafe { pg_sys::GetCurrentTransactionStartTimestamp() };
     microseconds.div_euclid(DAY) as i32
+}
+
+/// The season of the transaction's start, as `qs.season` counts.
+pub fn season() -> i32 {
+    const DAYS: i32 = 90;
+    today() / DAYS
 }
 
 /// The table `qs.queues`, open for updates.
@@ -163,6 +189,8 @@ pub struct Queue<'a> {
     next_seq: i64,
     /// Sequence number up to which messages were acknowledged or expired, and are gone.
     removed_seq: i64,
+    /// Numbers after that which no message has, since a generation began (QS-12).
+    skipped: i64,
     /// Number of the chain started last.
     last_chain: u64,
     waiting_bytes: i64,
@@ -183,6 +211,7 @@ impl<'a> Queue<'a> {
             hpke_key: row.value(QueueColumn::HpkeKey),
             next_seq: row.bigint(QueueColumn::NextSeq),
             removed_seq: row.bigint(QueueColumn::AckedSeq).max(row.bigint(QueueColumn::ExpiredSeq)),
+            skipped: row.bigint(QueueColumn::Skipped),
             last_chain: natural::<QueueColumn, _>(row.bigint(QueueColumn::LastChain)),
             waiting_bytes: row.bigint(QueueColumn::WaitingBytes),
             last_marker: row.bigint(QueueColumn::LastMarker),
@@ -203,6 +232,7 @@ impl<'a> Queue<'a> {
             kind: self.kind,
             next_seq: self.next_seq,
             removed_seq: self.removed_seq,
+            skipped: self.skipped,
             bytes: self.waiting_bytes,
             last_marker: self.last_marker,
             shares: &self.shares,
@@ -221,7 +251,8 @@ impl<'a> Queue<'a> {
         let usable = chains::take(&self.id).filter(|chain| {
             chain.state.number == self.last_chain
                 && chain.state.next_index < policy.chain_messages
-                && now.saturating_sub(chain.started) < policy.chain_seconds
+                // A chain that began in the future did so while a clock was ahead, and is not continued.
+                && now.checked_sub(chain.started).is_some_and(|age| age < policy.chain_seconds)
         });
         Ok(match usable {
             Some(chain) => QueueChain {

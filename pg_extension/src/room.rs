@@ -91,6 +91,8 @@ pub struct Standing<'a> {
     pub next_seq: i64,
     /// Sequence number up to which messages were acknowledged or expired, and are gone.
     pub removed_seq: i64,
+    /// Numbers after that which no message has.
+    pub skipped: i64,
     /// Bytes of the messages that wait, sealed.
     pub bytes: i64,
     /// Sequence number of the last marker.
@@ -107,6 +109,7 @@ pub struct Room<'a> {
     kind: QueueKind,
     next_seq: i64,
     removed_seq: i64,
+    skipped: i64,
     bytes: i64,
     last_marker: i64,
     /// None where there is no shared memory to keep their key in.
@@ -118,7 +121,7 @@ pub struct Room<'a> {
 impl<'a> Room<'a> {
     pub fn new(policy: &'a Policy, queue: &Standing<'_>) -> Self {
         let quota = policy.quota(queue.kind);
-        let empty = queue.next_seq - 1 <= queue.removed_seq;
+        let empty = queue.next_seq - 1 - queue.skipped <= queue.removed_seq;
         let mut room = Self {
             policy,
             quota,
@@ -126,6 +129,7 @@ impl<'a> Room<'a> {
             kind: queue.kind,
             next_seq: queue.next_seq,
             removed_seq: queue.removed_seq,
+            skipped: queue.skipped,
             // An empty queue has none, whatever was counted.
             bytes: if empty { 0 } else { queue.bytes },
             last_marker: queue.last_marker,
@@ -256,7 +260,7 @@ impl<'a> Room<'a> {
         // Some of the markers may be acknowledged.
         let markers = self.shares.as_ref().map_or(0, |shares| i64::from(shares.markers));
         let markers = markers.min((self.last_marker - self.removed_seq).max(0));
-        self.next_seq - 1 - self.removed_seq - markers
+        self.next_seq - 1 - self.removed_seq - self.skipped - markers
     }
 
     fn used(&self) -> i64 {
@@ -312,7 +316,7 @@ struct Place {
     marker: i64,
     /// Deposits of the day.
     deposits: u32,
-    /// Those of them since the owner had read all before.
+    /// The ones that came since the owner had read all before.
     unread: u32,
     /// Sequence number of its last deposit.
     last: i64,

@@ -1,7 +1,7 @@
 //! The background worker that runs `qs.keep_up` by the clock (QS-8). It is another process than the
 //! notifier's, because a batch must not hold up wake-ups. Servers ask for it every few minutes; it
 //! works in short transactions with pauses between them, and ends when nothing is left to do, so
-//! that it neither occupies a process for good nor keeps a database from being dropped. If it ends
+//! that it does not occupy a process for good or keep a database from being dropped. If it ends
 //! early, the next request continues its work.
 
 use std::time::{Duration, Instant};

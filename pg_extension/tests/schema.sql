@@ -6,6 +6,8 @@ SET client_min_messages = warning;
 GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA postern TO postern_owner;
 -- As `postern migrate` does with everything that a superuser's migration made.
 ALTER TABLE operator.settings OWNER TO postern_owner;
+ALTER TABLE operator.calendar OWNER TO postern_owner;
+ALTER TABLE operator.days OWNER TO postern_owner;
 -- For the functions below, which every role of a test calls.
 GRANT USAGE ON SCHEMA public TO PUBLIC;
 
@@ -23,11 +25,14 @@ CREATE TABLE aas.spent_1 PARTITION OF aas.spent FOR VALUES IN (1);
 \ir ../../sql/qs/add_addresses.sql
 \ir ../../sql/qs/deposit.sql
 \ir ../../sql/qs/next_messages.sql
+\ir ../../sql/qs/count_skipped.sql
 \ir ../../sql/qs/dequeue.sql
 \ir ../../sql/qs/drop_queues.sql
 \ir ../../sql/qs/count_removed.sql
+\ir ../../sql/operator/note_day.sql
 \ir ../../sql/qs/remove_expired.sql
 \ir ../../sql/qs/remove_inactive_friendships.sql
+\ir ../../sql/qs/remove_old_addresses.sql
 \ir ../../sql/qs/scrub_deleted.sql
 \ir ../../sql/qs/keep_up.sql
 \ir ../../sql/qs/start_upkeep.sql
@@ -82,4 +87,15 @@ CREATE FUNCTION messages(n integer)
 RETURNS TABLE (seq bigint, chain bigint, chain_index integer, header integer, bytes integer) LANGUAGE sql AS $$
     SELECT seq, chain, chain_index, octet_length(chain_header), octet_length(ciphertext)
       FROM qs.messages WHERE queue_id = queue(n) ORDER BY seq;
+$$;
+-- Holds an index against its table, where this PostgreSQL has amcheck.
+CREATE FUNCTION check_index(index regclass) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    IF EXISTS (SELECT FROM pg_available_extensions WHERE name = 'amcheck' AND installed_version IS NULL) THEN
+        CREATE EXTENSION amcheck;
+    END IF;
+    IF EXISTS (SELECT FROM pg_extension WHERE extname = 'amcheck') THEN
+        PERFORM bt_index_check(index, true);
+    END IF;
+END
 $$;

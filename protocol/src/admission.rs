@@ -46,7 +46,7 @@ pub struct IdentityProvider {
     pub client_id: String,
 }
 
-/// What a registration brings.
+/// The right to register, as a registration brings it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Admission {

@@ -113,7 +113,7 @@ pub struct UserRecord {
 /// The state of an identity in its current epoch, which a reader verifies without its history (AS-3).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CurrentIdentity {
-    /// Of the current epoch, signed by the client that began it; without the tree.
+    /// The GroupInfo of the current epoch, signed by the client that began it; without the tree.
     pub group_info: GroupInfo,
     pub ratchet_tree: RatchetTree,
     /// The transcript of epoch 0 of this incarnation.

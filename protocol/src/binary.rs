@@ -142,8 +142,12 @@ fixed! {
     TreeHash[32];
     /// SHA-256 of a message.
     MessageDigest[32];
-    /// The secret by which a user's contacts look up a user whom others cannot (AS-6).
+    /// The secret by which contacts look up a user that others cannot (AS-6).
     LookupSecret[32];
+    /// The id of a delivery to another homeserver: random (FED-4).
+    DeliveryId[16];
+    /// The id of the numbering of such deliveries in a lane: random (FED-4).
+    LaneInstance[16];
     /// The hash of an invite's code, see [`crate::admission::InviteCode`].
     InviteDigest[32];
 }

@@ -68,3 +68,22 @@ impl<'de> Visitor<'de> for ByteString {
         Ok(bytes)
     }
 }
+
+/// The same for bytes of one length.
+pub(crate) mod array {
+    use serde::{Deserializer, Serializer, de::Error as _};
+
+    pub(crate) fn serialize<S: Serializer, const N: usize>(
+        bytes: &[u8; N],
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        super::serialize(bytes, serializer)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>, const N: usize>(
+        deserializer: D,
+    ) -> Result<[u8; N], D::Error> {
+        let bytes = super::deserialize(deserializer)?;
+        bytes.try_into().map_err(|_| D::Error::custom("bytes of another length"))
+    }
+}

@@ -134,7 +134,8 @@ pub struct MessageAccepted {
     /// The group's epoch after the message.
     pub epoch: u64,
     /// Number of members that will not get it: their queue is gone or full, or their address is not
-    /// for this group.
+    /// for this group; or their homeserver is blocked, or too much waits for it. Whether the queue of a
+    /// member elsewhere takes it is not known yet.
     #[serde(default)]
     pub undelivered: u32,
     /// After a commit: the key that the group is to have as its external sender, if it has an older one of the server's

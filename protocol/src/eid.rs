@@ -70,7 +70,7 @@ impl EidState {
     }
 }
 
-/// What stays the same through an incarnation.
+/// The beginning of an incarnation, which stays the same through it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Founding {
     /// Key of the client in epoch 0.

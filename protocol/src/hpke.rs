@@ -78,6 +78,8 @@ impl HpkePublicKey {
 pub struct HpkePrivateKey([u8; 32]);
 
 impl HpkePrivateKey {
+    /// A new key.
+    ///
     /// # Errors
     /// [`HpkeError::Crypto`] if the operating system has no randomness.
     pub fn generate() -> Result<Self, HpkeError> {
@@ -96,6 +98,8 @@ impl HpkePrivateKey {
         &self.0
     }
 
+    /// The public key to this one.
+    ///
     /// # Errors
     /// [`HpkeError::Crypto`]: not for a key from [`Self::generate`].
     pub fn public_key(&self) -> Result<HpkePublicKey, HpkeError> {

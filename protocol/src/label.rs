@@ -57,6 +57,8 @@ labels! {
     RENDEZVOUS_PAYLOAD "Postern rendezvous payload" "Key that the payloads of one side of a rendezvous are sealed under.";
     RENDEZVOUS_SIDE "Postern rendezvous side" "Identity of one side of a rendezvous in the agreement of a secret.";
     SAFETY_NUMBER "Postern safety number" "Hash of a user's identity that people compare.";
+    SERVER_DESCRIPTION "Postern server description" "Signature of a homeserver over its description.";
+    SERVER_KEY "Postern server key" "Signature of a homeserver's key over the key that follows it.";
     TOKEN_KEY "Postern token key" "Digest of an issuer's token key that friends compare.";
     USED_ID_TOKEN "Postern used ID token" "Hash by which an ID token is remembered that was an owner's proof.";
     USED_SIGNATURE "Postern used signature" "Hash by which a request's signature is remembered.";

@@ -6,6 +6,7 @@
 mod binary;
 mod bytes;
 mod hash;
+mod list;
 mod random;
 
 pub mod aas;
@@ -18,12 +19,14 @@ pub mod credential;
 pub mod ds;
 pub mod eid;
 pub mod encoding;
+pub mod federation;
 pub mod friendship;
 pub mod hpke;
 pub mod key;
 pub mod label;
 pub mod mls;
 pub mod name;
+pub mod oblivious;
 pub mod problem;
 pub mod profile;
 pub mod push;
@@ -36,8 +39,8 @@ pub mod token;
 pub mod wake;
 
 pub use binary::{
-    Address, Attributes, ChainHeader, Ciphertext, FriendshipToken, GroupInfo, HpkePublicKey, InviteDigest,
-    IssuedCredential, IssuerCertificate, LookupSecret, MessageDigest, MlsMessage, P256PublicKey, Payload,
-    PublicKey, PushAuth, QueueId, RatchetTree, SealedPush, SealedSubscription, Signature, StateKey, StockId,
-    Transcript, TreeHash, Welcome, WrongLength,
+    Address, Attributes, ChainHeader, Ciphertext, DeliveryId, FriendshipToken, GroupInfo, HpkePublicKey,
+    InviteDigest, IssuedCredential, IssuerCertificate, LaneInstance, LookupSecret, MessageDigest, MlsMessage,
+    P256PublicKey, Payload, PublicKey, PushAuth, QueueId, RatchetTree, SealedPush, SealedSubscription,
+    Signature, StateKey, StockId, Transcript, TreeHash, Welcome, WrongLength,
 };

@@ -125,6 +125,8 @@ impl GroupPolicy {
         self.tls_serialize_detached().expect("a policy serialises")
     }
 
+    /// Reads the content of the extension.
+    ///
     /// # Errors
     /// [`MalformedExtension`].
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, MalformedExtension> {
@@ -145,6 +147,8 @@ impl DeliveryAddress {
         wire.tls_serialize_detached().expect("an address serialises")
     }
 
+    /// Reads the content of the extension.
+    ///
     /// # Errors
     /// [`MalformedExtension`].
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, MalformedExtension> {
@@ -177,6 +181,8 @@ impl UserKey {
         wire.tls_serialize_detached().expect("a key serialises")
     }
 
+    /// Reads the content of the extension.
+    ///
     /// # Errors
     /// [`MalformedExtension`].
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, MalformedExtension> {

@@ -89,6 +89,12 @@ impl Domain {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// The family of names that a domain is in: its last two labels. Whoever has one name has as many below it as they like,
+    /// so what is shared out by name is shared out by family.
+    pub fn family(&self) -> &str {
+        self.0.rmatch_indices('.').nth(1).map_or(&self.0, |(dot, _)| &self.0[dot + 1..])
+    }
 }
 
 impl UserName {
@@ -124,8 +130,10 @@ impl FromStr for Domain {
                 && !label.starts_with('-')
                 && !label.ends_with('-')
         };
-        let numeric_top = text.rsplit('.').next().is_some_and(|top| top.bytes().all(|b| b.is_ascii_digit()));
-        if text.len() <= 253 && text.contains('.') && !numeric_top && text.split('.').all(is_label) {
+        // A last label like 1 or 0x7f would make the name an IP address in a URL, without a look at DNS.
+        let is_numeric =
+            !text.rsplit('.').next().unwrap_or_default().starts_with(|top: char| top.is_ascii_lowercase());
+        if text.len() <= 253 && text.contains('.') && !is_numeric && text.split('.').all(is_label) {
             Ok(Self(text.to_owned()))
         } else {
             Err(NameError::Domain)
@@ -343,6 +351,18 @@ mod tests {
         }
         for bad in ["localhost", "Example.org", "a..b", "-a.org", "a.org.", "127.0.0.1", "bücher.de", ""] {
             assert_eq!(bad.parse::<Domain>(), Err(NameError::Domain), "{bad}");
+        }
+        for address in ["127.0x1", "127.0.0.0x1", "10.0x", "a.0x7f", "0177.1", "a.7f"] {
+            assert_eq!(address.parse::<Domain>(), Err(NameError::Domain), "{address}");
+        }
+    }
+
+    #[test]
+    fn a_family_of_domains_shares_the_last_two_labels() {
+        for (domain, family) in
+            [("a.example", "a.example"), ("b.a.example", "a.example"), ("c.b.a.example", "a.example")]
+        {
+            assert_eq!(domain.parse::<Domain>().unwrap().family(), family);
         }
     }
 

@@ -7,7 +7,12 @@ use http::{StatusCode, Uri};
 use problem_details::ProblemDetails;
 use serde::{Deserialize, Serialize};
 
+use crate::DeliveryId;
+
 pub const MEDIA_TYPE: &str = "application/problem+json";
+
+/// The type of [`ProblemType::GatewayKeyUnknown`], which is not one of ours (RFC 9458 §5.3).
+const GATEWAY_KEY_UNKNOWN: &str = "https://iana.org/assignments/http-problem-types#ohttp-key";
 
 macro_rules! problems {
     ($($name:ident $slug:literal $status:ident $title:literal $meaning:literal;)*) => {
@@ -131,9 +136,12 @@ problems! {
     TooManyClients "too-many-clients" UNPROCESSABLE_ENTITY
         "The user would have too many clients in the group"
         "A user has a limited number of clients (leaves) in a group. `detail` has the limit. Remove some of them first.";
+    TooManyDomains "too-many-domains" UNPROCESSABLE_ENTITY
+        "The group would have members of too many domains"
+        "A group has members of a limited number of other domains. `detail` has the limit. Remove the members of one of them first.";
     DeliveryTooLarge "delivery-too-large" PAYLOAD_TOO_LARGE
         "The message is too large for so many members"
-        "What one request puts into all members' queues together has a limit in bytes. `detail` has the numbers. Send less, or add and remove fewer members at once.";
+        "What one request puts into all members' queues together has a limit in bytes, and so has what goes to the members at one other homeserver (2 MiB, and 20,000 addresses). `detail` has the numbers. Send less, or add and remove fewer members at once.";
     MessageTooLarge "message-too-large" PAYLOAD_TOO_LARGE
         "The message is too large"
         "The MLS message, its authenticated data, its Welcome or a leaf's attributes have more bytes than are allowed. `detail` has the limit.";
@@ -174,11 +182,29 @@ problems! {
         "There are too many rendezvous"
         "The server keeps a limited number of rendezvous at a time, for everyone together. Each is over within minutes: try again later (Retry-After).";
     TooManyAttempts "too-many-attempts" TOO_MANY_REQUESTS
-        "There are too many attempts to join a rendezvous"
-        "The server takes a limited number of attempts to join a rendezvous in an hour, from one network address and in all. The same request is as good in the next hour (Retry-After).";
+        "There are too many attempts"
+        "The server takes a limited number of attempts to join a rendezvous, and of introductions of homeservers that it does not know, in an hour, from one network address and in all. The same request is as good in the next hour (Retry-After).";
     RendezvousClosed "rendezvous-closed" CONFLICT
         "The rendezvous takes no more"
         "Another key has joined the rendezvous, the place of the payload is not the next one, or the number of payloads or requests of a rendezvous is used up. Begin another rendezvous.";
+    HomeserverBlocked "homeserver-blocked" FORBIDDEN
+        "The homeserver is blocked"
+        "The operator of this server does not let it deal with the homeserver of that domain (FED-2). Ask the operator.";
+    HomeserverUnknown "homeserver-unknown" BAD_GATEWAY
+        "The homeserver is not known"
+        "The homeserver of that domain cannot be found, or does not prove that it is the one: it cannot be reached over TLS, speaks another version, or its description is not signed by a key that is known. `detail` says which.";
+    DeliveryGap "delivery-gap" CONFLICT
+        "These are not the deliveries that come next"
+        "A number of the lane was left out, or given twice, or its numbering is not known here: one of the two homeservers was restored. `last` and `last_id` are of the delivery that was taken last; 0, without an id, stands for none of this numbering. Nothing was delivered.";
+    HomeserverUnreachable "homeserver-unreachable" GATEWAY_TIMEOUT
+        "The homeserver does not answer"
+        "The homeserver of that domain is known, and did not answer in time, or not over TLS. It may have acted on the request or not.";
+    HomeserverRefused "homeserver-refused" BAD_GATEWAY
+        "The homeserver refused what this one sent"
+        "The homeserver of that domain answered this one with an error, or with something else than the protocol says: it did not get as far as the request that was sealed for it. `detail` has the type of the problem, or the status.";
+    GatewayKeyUnknown "gateway-key-unknown" BAD_REQUEST
+        "The request is not sealed for a key of the gateway"
+        "The gateway does not have the key that the request was sealed for, or cannot open it (RFC 9458 §5.3): keys rotate. Fetch the homeserver's description anew, and seal the request for the first key in it. On the wire the type is the one that RFC 9458 §5.3 gives it.";
     Fault "fault" INTERNAL_SERVER_ERROR
         "The server failed"
         "The fault is the server's. Nothing was changed and the token is unspent: send the request again with the same token, signed anew.";
@@ -195,6 +221,14 @@ impl ProblemType {
     pub fn path(self) -> String {
         format!("/problems/{}", self.slug())
     }
+
+    /// The type on the wire: the path, or the URI of a standard.
+    pub fn uri(self) -> String {
+        match self {
+            Self::GatewayKeyUnknown => GATEWAY_KEY_UNKNOWN.to_owned(),
+            _ => self.path(),
+        }
+    }
 }
 
 /// A problem as it is sent: the type, a sentence for the developer, and the one fact some
@@ -210,6 +244,17 @@ pub struct Problem {
     pub past_epochs: Option<u64>,
     /// With [`ProblemType::NotFound`], of a user: the identity ended, and its owner has not begun the next one.
     pub identity_ended: bool,
+    /// With [`ProblemType::DeliveryGap`]: the delivery that was taken last.
+    pub last_delivery: Option<LastDelivery>,
+}
+
+/// The delivery of a lane that a homeserver took last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LastDelivery {
+    /// Its number; 0: none.
+    pub number: u64,
+    /// Its id, if there is one.
+    pub id: Option<DeliveryId>,
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -220,11 +265,22 @@ struct Extensions {
     past_epochs: Option<u64>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     identity_ended: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    last: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    last_id: Option<DeliveryId>,
 }
 
 impl Problem {
     pub fn new(kind: ProblemType) -> Self {
-        Self { kind, detail: None, epoch: None, past_epochs: None, identity_ended: false }
+        Self {
+            kind,
+            detail: None,
+            epoch: None,
+            past_epochs: None,
+            identity_ended: false,
+            last_delivery: None,
+        }
     }
 
     pub fn with_detail(kind: ProblemType, detail: impl fmt::Display) -> Self {
@@ -245,32 +301,44 @@ impl Problem {
         Self { identity_ended: true, ..Self::new(ProblemType::NotFound) }
     }
 
+    /// The problem of deliveries that are not the next ones of their lane (FED-4).
+    pub fn delivery_gap(last: LastDelivery) -> Self {
+        Self { last_delivery: Some(last), ..Self::new(ProblemType::DeliveryGap) }
+    }
+
     /// The body, as `application/problem+json`.
     ///
     /// # Panics
-    /// Never: slugs are valid paths.
+    /// Never.
     pub fn to_json(&self) -> Vec<u8> {
-        let uri: Uri = self.kind.path().parse().expect("a slug is a valid path");
-        let mut details = ProblemDetails::new()
-            .with_type(uri)
-            .with_status(self.kind.status())
-            .with_title(self.kind.title());
+        let mut details = ProblemDetails::new().with_status(self.kind.status()).with_title(self.kind.title());
         details.detail.clone_from(&self.detail);
         let details = details.with_extensions(Extensions {
             epoch: self.epoch,
             past_epochs: self.past_epochs,
             identity_ended: self.identity_ended,
+            last: self.last_delivery.map(|last| last.number),
+            last_id: self.last_delivery.and_then(|last| last.id),
         });
-        serde_json::to_vec(&details).expect("problem details are JSON")
+        let mut json = serde_json::to_value(&details).expect("problem details are JSON");
+        // The library's URIs have no fragment.
+        json["type"] = self.kind.uri().into();
+        serde_json::to_vec(&json).expect("JSON can be written")
     }
 
     /// Reads what [`Self::to_json`] wrote; `None` for anything else.
     pub fn from_json(body: &[u8]) -> Option<Self> {
-        let details: ProblemDetails<Extensions> = serde_json::from_slice(body).ok()?;
-        let kind =
-            Uri::from(details.r#type?).path().strip_prefix("/problems/").and_then(ProblemType::from_slug)?;
-        let Extensions { epoch, past_epochs, identity_ended } = details.extensions;
-        Some(Self { kind, detail: details.detail, epoch, past_epochs, identity_ended })
+        let json: serde_json::Value = serde_json::from_slice(body).ok()?;
+        let is_standard = json["type"] == GATEWAY_KEY_UNKNOWN;
+        let details: ProblemDetails<Extensions> = serde_json::from_value(json).ok()?;
+        let of_path = |uri: Uri| uri.path().strip_prefix("/problems/").and_then(ProblemType::from_slug);
+        let kind = match is_standard {
+            true => ProblemType::GatewayKeyUnknown,
+            false => of_path(details.r#type?.into())?,
+        };
+        let Extensions { epoch, past_epochs, identity_ended, last, last_id } = details.extensions;
+        let last_delivery = last.map(|number| LastDelivery { number, id: last_id });
+        Some(Self { kind, detail: details.detail, epoch, past_epochs, identity_ended, last_delivery })
     }
 }
 
@@ -302,7 +370,17 @@ mod tests {
             let problem = Problem::with_detail(*kind, "because");
             assert_eq!(Problem::from_json(&problem.to_json()), Some(problem));
         }
-        for conflict in [Problem::wrong_epoch(7), Problem::outside_epochs(7, 3), Problem::identity_ended()] {
+        let of_standard = Problem::new(ProblemType::GatewayKeyUnknown).to_json();
+        assert!(String::from_utf8(of_standard).unwrap().contains(GATEWAY_KEY_UNKNOWN), "RFC 9458 §5.3");
+        let last = LastDelivery { number: 7, id: Some(DeliveryId::new([1; 16])) };
+        let conflicts = [
+            Problem::wrong_epoch(7),
+            Problem::outside_epochs(7, 3),
+            Problem::identity_ended(),
+            Problem::delivery_gap(last),
+            Problem::delivery_gap(LastDelivery { number: 0, id: None }),
+        ];
+        for conflict in conflicts {
             assert_eq!(Problem::from_json(&conflict.to_json()), Some(conflict));
         }
     }

@@ -2,6 +2,7 @@
 //! client of the user signs the whole, for the user's identity and with a version that never goes back, so that the AS
 //! changes and replays nothing of it.
 
+use http::{HeaderName, HeaderValue};
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
@@ -15,6 +16,9 @@ use crate::{
 
 /// The greatest display name, text and sealed part, in bytes, that a signed profile can have. Operators allow less.
 pub const MAX_PART: usize = 65_535;
+
+/// The header in which a lookup shows [`LookupSecret::header_value`] (AS-5). A URL would be in logs and in `Referer`.
+pub const LOOKUP_SECRET: HeaderName = HeaderName::from_static("lookup-secret");
 
 /// The key of the part for contacts, which the user's clients, contacts and groups have (AES-256).
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
@@ -97,7 +101,7 @@ impl ProfileKey {
         &self.0
     }
 
-    /// The secret by which those who have the key look up a user whom others cannot:
+    /// The secret by which those who have the key look up a user that others cannot:
     /// `HMAC-SHA256(key, "Postern lookup secret" || 0)`.
     pub fn lookup_secret(&self) -> LookupSecret {
         LookupSecret::new(hmac_sha256(&hmac_key(&self.0), &[Label::LOOKUP_SECRET.as_bytes()]))
@@ -115,6 +119,16 @@ impl LookupSecret {
     /// The AS's form of it: `SHA-256("Postern lookup digest" || 0 || secret)`.
     pub fn digest(&self) -> MessageDigest {
         MessageDigest::new(sha256(&[Label::LOOKUP_DIGEST.as_bytes(), self.as_bytes()]))
+    }
+
+    /// The value of [`LOOKUP_SECRET`]: unpadded base64url, which no HTTP/2 compression keeps.
+    ///
+    /// # Panics
+    /// Never: base64url is a field value.
+    pub fn header_value(&self) -> HeaderValue {
+        let mut value = HeaderValue::try_from(self.to_base64url()).expect("base64url is a field value");
+        value.set_sensitive(true);
+        value
     }
 }
 

@@ -102,6 +102,8 @@ pub enum PushError {
 impl PushKey {
     pub const LEN: usize = 32;
 
+    /// A new key.
+    ///
     /// # Errors
     /// [`PushError::Crypto`] if the operating system has no randomness.
     pub fn generate() -> Result<Self, PushError> {

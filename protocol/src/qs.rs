@@ -137,7 +137,8 @@ pub struct Dequeue {
     pub wait: u16,
 }
 
-/// The answer to [`Dequeue`] (200): messages in order of `seq`, without gaps; none when the wait ended.
+/// The answer to [`Dequeue`] (200): messages in order of `seq`, without gaps but the one that `restored_up_to` tells
+/// of; none when the wait ended.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Dequeued {
     pub messages: Vec<QueuedMessage>,
@@ -145,12 +146,25 @@ pub struct Dequeued {
     /// unread (QS-8). The messages that are left follow it, and begin with the start of a chain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expired_up_to: Option<u64>,
+    /// Number before the first one of a new generation (QS-12): the server's database was restored to an earlier state
+    /// after the request's `after`, nothing of before is left in this queue, and what had come since is lost. The
+    /// messages follow it, and begin with the start of a chain. Where `expired_up_to` is the smaller of the two, it
+    /// comes first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restored_up_to: Option<u64>,
+}
+
+impl Dequeued {
+    /// Whether there is nothing to tell the reader: no message, and none that is gone.
+    pub fn is_empty(&self) -> bool {
+        self.messages.is_empty() && self.expired_up_to.is_none() && self.restored_up_to.is_none()
+    }
 }
 
 /// A message as the database keeps it: sealed under a key of its own (QS-5).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QueuedMessage {
-    /// Sequence number, counted from 1 in each queue.
+    /// Sequence number, counted from 1 in each queue; in a later generation, from where that begins.
     pub seq: u64,
     /// Number of the chain that the message's key comes from (see [`crate::chain`]).
     pub chain: u64,

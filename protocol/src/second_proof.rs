@@ -1,6 +1,6 @@
 //! The second proof, which an account's owner shows for what cannot be undone (AS-8, AS-9): the recovery key that was
 //! made at registration, or, where the operator lets those in who have a login at an identity provider, that login. The AS
-//! has the public half of the key only, so neither a dump nor a stolen device replaces the owner.
+//! has the public half of the key only, so a dump or a stolen device cannot replace the owner.
 //!
 //! A proof by the recovery key is for one operation with all that it changes. None is good a second time: a new identity, a
 //! new epoch, a new key or the time is in it, or its account is gone. An ID token is for one operation by one client, whose

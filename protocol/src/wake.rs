@@ -45,7 +45,7 @@ pub struct WakeSecret {
 pub enum Wake {
     /// These queues got messages.
     Queues(Vec<WakeKey>),
-    /// Whoever waits should look.
+    /// All that wait should look.
     Everyone,
 }
 

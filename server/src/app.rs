@@ -6,11 +6,13 @@ use std::sync::Arc;
 use crate::{
     aas::Aas,
     auth::As,
-    config::{OidcConfig, PushConfig},
+    config::Config,
     database::listener::Subscriber,
     ds::Ds,
+    federation::Federation,
     home::Home,
-    qs::{Qs, push::Pusher},
+    metrics::Instruments,
+    qs::{Qs, delivery_figures::DeliveryFigures, push::Pusher},
     rendezvous::Rendezvous,
 };
 
@@ -22,6 +24,8 @@ pub struct App {
     pub ds: Ds,
     pub qs: Qs,
     pub rendezvous: Rendezvous,
+    pub federation: Federation,
+    deliveries: DeliveryFigures,
 }
 
 impl App {
@@ -29,16 +33,29 @@ impl App {
     ///
     /// # Errors
     /// A database that does not answer, keys that do not open under the master key.
-    pub async fn load(home: &Home, push: &PushConfig, oidc: &OidcConfig) -> anyhow::Result<Self> {
-        let pusher = Pusher::load(push, home).await?;
+    pub async fn load(home: &Home, config: &Config) -> anyhow::Result<Self> {
+        let pusher = Pusher::load(&config.push, home).await?;
+        let (aas, deliveries) = (Aas::load(home, &config.federation).await?, DeliveryFigures::default());
+        let federation = Federation::load(home, config, aas.clone()).await?;
         Ok(Self {
             about: home.clone(),
-            auth: As::load(home, oidc).await?,
-            aas: Aas::load(home).await?,
-            ds: Ds::load(home, pusher.clone()).await?,
-            qs: Qs::load(home, pusher).await?,
+            auth: As::load(home, &config.oidc).await?,
+            ds: Ds::load(home, pusher.clone(), federation.bell(), deliveries.clone()).await?,
+            qs: Qs::load(home, &config.federation, pusher, deliveries.clone()).await?,
             rendezvous: Rendezvous::new(home),
+            federation,
+            aas,
+            deliveries,
         })
+    }
+
+    /// Lets the figures of all services be seen.
+    pub fn register(&self, instruments: &mut Instruments) {
+        self.about.database.register(instruments);
+        self.aas.register(instruments);
+        self.deliveries.register(instruments);
+        self.qs.pusher.register(instruments);
+        self.federation.register(instruments);
     }
 
     /// The parts that listen for the database's notifications.

@@ -19,3 +19,25 @@ pub fn today() -> u64 {
 pub fn day(seconds: u64) -> u32 {
     u32::try_from(seconds / DAY).unwrap_or(u32::MAX)
 }
+
+/// A span of time in words.
+pub fn span(seconds: f64) -> String {
+    const UNITS: [(&str, f64); 3] = [("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0)];
+    match UNITS.iter().find(|(_, unit)| seconds >= 2.0 * unit) {
+        Some((name, unit)) => format!("{:.0} {name}", (seconds / unit).floor()),
+        None => format!("{:.0} seconds", seconds.max(0.0)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_are_written_as_people_say_them() {
+        assert_eq!(
+            [span(3.2), span(119.0), span(180.0), span(90_000.0), span(1e6)],
+            ["3 seconds", "119 seconds", "3 minutes", "25 hours", "11 days"]
+        );
+    }
+}

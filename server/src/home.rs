@@ -14,6 +14,7 @@ use crate::{
     config::Limits,
     database::Database,
     keys::MasterKeys,
+    readiness::{Readiness, Unready},
 };
 
 /// Seconds for which a client may use its copy of published keys.
@@ -24,6 +25,7 @@ pub const PUBLISHED_MAX_AGE: u32 = 60 * 60;
 pub struct Home {
     shared: Arc<Shared>,
     compute: Arc<Compute>,
+    readiness: Arc<Readiness>,
 }
 
 pub struct Shared {
@@ -48,7 +50,20 @@ pub enum Homeserver {
 impl Home {
     pub fn new(shared: Shared) -> Self {
         let compute = Compute::new(shared.limits.compute_threads, shared.limits.compute_wait());
-        Self { shared: Arc::new(shared), compute: Arc::new(compute) }
+        Self { shared: Arc::new(shared), compute: Arc::new(compute), readiness: Arc::default() }
+    }
+
+    /// Looks whether this process can serve requests now.
+    ///
+    /// # Errors
+    /// The reason why it cannot.
+    pub async fn ready(&self) -> Result<(), Arc<Unready>> {
+        self.readiness.look(&self.database, &self.stopping).await
+    }
+
+    /// Whether a request that writes would hang, as far as is known.
+    pub fn commits_hang(&self) -> bool {
+        self.readiness.commits_hang()
     }
 
     /// Does work that keeps a core busy for milliseconds, such as validating a group's tree.
@@ -67,11 +82,18 @@ impl Home {
         self.compute.run_if_idle(work)
     }
 
+    /// The places for work that keeps a core busy.
+    pub fn computing(&self) -> &Compute {
+        &self.compute
+    }
+
     /// The homeserver of a domain that a request names.
     pub fn of(&self, domain: &Domain) -> Homeserver {
         if self.domain == *domain { Homeserver::Local } else { Homeserver::Remote }
     }
 
+    /// Refuses a domain that is not the home domain.
+    ///
     /// # Errors
     /// `foreign-domain` if another homeserver serves the domain.
     pub fn expect_local(&self, domain: &Domain) -> Result<(), Problem> {

@@ -4,15 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     aas, auth, cli,
-    database::{migrate, outcome::Declared},
-    ds, http, qs, rendezvous,
+    database::{generation, outcome::Declared, release},
+    ds, federation, health, http, qs, rendezvous,
 };
 
 /// The labels of every outcome type, from `CREATE TYPE schema.function_outcome AS ENUM ('a', 'b')`
 /// and the `ALTER TYPE`s of later migrations.
 fn in_migrations() -> BTreeMap<String, BTreeSet<String>> {
     let mut types: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    for text in migrate::migrations() {
+    for text in release::migrations() {
         for statement in text.split(';') {
             let Some((kind, rest)) = ["CREATE TYPE ", "ALTER TYPE "].iter().find_map(|start| {
                 let at = statement.find(start)?;
@@ -42,6 +42,9 @@ fn outcomes_are_the_same_in_rust_and_in_the_database() {
         auth::outcomes(),
         cli::outcomes(),
         ds::outcomes(),
+        federation::outcomes(),
+        generation::outcomes(),
+        health::outcomes(),
         http::outcomes(),
         qs::outcomes(),
         rendezvous::outcomes(),

@@ -1,18 +1,21 @@
 //! The routes of the server, one line each, with name and door: `paid` endpoints ask for a token, `open` ones are the
-//! exceptions that AAS-1 names, and a rendezvous, which was paid for when it was made (AS-7). The bodies of `large` ones
-//! may be as large as the operator lets any be.
+//! exceptions that AAS-1 names, and a rendezvous, which was paid for when it was made (AS-7). Through the gateway, which is
+//! an `enclosing` one, the paid and the `published` ones are there (FED-5). The bodies of `large` ones may be as large as
+//! the operator lets any be, those `of_homeservers` as large as the protocol says; in those of `sealed` ones is another
+//! request.
 
 use http::Method;
 use postern_protocol::{
     account::{EndIdentity, ResetAccount},
     auth::RegisterUser,
+    federation::Deliveries,
     profile::PutProfile,
 };
 
 use crate::{
     aas, about,
     app::App,
-    auth, ds,
+    auth, ds, federation,
     http::{Door, Route},
     qs, rendezvous,
 };
@@ -24,6 +27,19 @@ macro_rules! open {
             Method::$method,
             $path,
             Door::Open(|app: &App, request| {
+                Box::pin($service::$endpoint::$endpoint(app.$service.clone(), request))
+            }),
+        )
+    };
+}
+
+macro_rules! enclosing {
+    ($method:ident $path:literal $service:ident::$endpoint:ident) => {
+        Route::<App>::new(
+            concat!(stringify!($service), ".", stringify!($endpoint)),
+            Method::$method,
+            $path,
+            Door::Enclosing(|app: &App, request| {
                 Box::pin($service::$endpoint::$endpoint(app.$service.clone(), request))
             }),
         )
@@ -63,6 +79,7 @@ pub fn all() -> Vec<Route<App>> {
         paid!(POST "/qs/queues/{queue_id}/keys" qs::rotate_keys),
         paid!(POST "/qs/queues/{queue_id}/delete" qs::delete_queue),
         paid!(POST "/qs/deposits" qs::deposit),
+        paid!(POST "/qs/deliveries" qs::receive_deliveries).of_homeservers(Deliveries::MOST_BYTES),
         paid!(PUT "/qs/key-packages" qs::publish_key_packages).large(),
         paid!(POST "/qs/key-packages/fetch" qs::fetch_key_packages),
         paid!(POST "/qs/key-packages/count" qs::count_key_packages),
@@ -78,6 +95,9 @@ pub fn all() -> Vec<Route<App>> {
         paid!(PUT "/as/account/name" auth::rename_user).large(),
         paid!(PUT "/as/account/recovery-key" auth::replace_recovery_key),
         paid!(DELETE "/as/account" auth::delete_account),
+        paid!(GET "/homeservers/{domain}" federation::show_homeserver),
+        paid!(POST "/relay/{domain}" federation::relay_request).sealed(),
+        paid!(POST "/relay/{domain}/token-request" federation::relay_token_request).direct(),
         paid!(POST "/rendezvous" rendezvous::create_rendezvous),
         open!(POST "/rendezvous/{number}/join" rendezvous::join_rendezvous),
         open!(POST "/rendezvous/{number}/payloads" rendezvous::leave_payload).large(),
@@ -87,11 +107,15 @@ pub fn all() -> Vec<Route<App>> {
         open!(GET "/as/registration" auth::registration_terms),
         open!(POST "/as/account/end" auth::end_identity).at_most(EndIdentity::MAX_BYTES),
         open!(POST "/as/account/reset" auth::reset_account).at_most(ResetAccount::MAX_BYTES),
-        open!(GET "/as/keys" auth::published_keys),
-        open!(GET "/qs/keys" qs::published_keys),
+        enclosing!(POST "/gateway" federation::open_request).sealed(),
+        open!(POST "/homeservers" federation::introduce_server),
+        open!(GET "/as/keys" auth::published_keys).published(),
+        open!(GET "/qs/keys" qs::published_keys).published(),
         open!(POST "/aas/token-request" aas::issue_tokens),
-        open!(GET "/.well-known/private-token-issuer-directory" aas::issuer_directory),
+        open!(GET "/.well-known/private-token-issuer-directory" aas::issuer_directory).published(),
+        open!(GET "/.well-known/postern" federation::describe_server).published(),
         open!(GET "/problems/{slug}" about::explain_problem),
         open!(GET "/health" about::health),
+        open!(GET "/ready" about::ready),
     ]
 }

@@ -21,18 +21,28 @@ use crate::{
     aas::Aas,
     app::App,
     auth::As,
+    body_limits,
+    database::{generation, schema_state},
     ds::{self, Ds},
+    federation::Federation,
     home::Home,
+    http::tls::ServerCertificate,
     keys::KeyVersion,
+    metrics::{Counters, Instruments, Label},
     qs::{self, Qs},
     rendezvous::Rendezvous,
 };
 
 /// Time within which a process takes over changed keys of which it was not notified.
 const KEYS: Duration = Duration::from_secs(5);
+/// Time between two looks at the files of the server's certificate.
+const CERTIFICATE: Duration = Duration::from_secs(5);
+/// Time within which the log tells of a limit in the database that does not fit into this process's own.
+const LIMITS: Duration = Duration::from_secs(20);
 /// Pause between two looks for a leap of the calendar.
 const CALENDAR: Duration = Duration::from_secs(1);
-/// Time by which the calendar has to be ahead of the process's own clock to have leapt. Less is done by the chores' turns.
+/// Smallest difference between the calendar and the process's own clock that counts as a leap. After a smaller one, chores
+/// come soon enough in their turn.
 const LEAP: Duration = Duration::from_secs(60);
 /// Pause before a chore that failed is tried again; it doubles with each failure.
 const RETRY: Duration = Duration::from_secs(5);
@@ -40,9 +50,17 @@ const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(60 * 60);
 
 /// The table of chores.
-pub fn chores(app: &App) -> Vec<Chore> {
-    let App { about: home, auth, aas, ds, qs, rendezvous } = app;
+pub fn chores(app: &App, certificate: Option<&Arc<ServerCertificate>>) -> Vec<Chore> {
+    let App { about: home, auth, aas, ds, qs, rendezvous, federation, .. } = app;
     let version = KeyVersion::new(&home.database);
+    let certificate = certificate.map(|certificate| {
+        Chore::every(
+            CERTIFICATE,
+            "take over another certificate: the one before stays",
+            certificate,
+            |certificate: Arc<ServerCertificate>| async move { certificate.renew().await },
+        )
+    });
     let calendar = Arc::new(Calendar::new());
     let leapt = calendar.leapt.subscribe();
     let mut chores =
@@ -50,10 +68,22 @@ pub fn chores(app: &App) -> Vec<Chore> {
             Chore::every(KEYS, "look for changed keys", &version, |version: KeyVersion| async move {
                 version.compare().await
             }),
+            Chore::every(KEYS, "look which release the database is of", home, |home: Home| async move {
+                schema_state::state(&home.database).await?;
+                Ok(())
+            }),
+            Chore::every(KEYS, "look whether the database was put back", home, |home: Home| async move {
+                // Requests go by what is known of it.
+                let _told_elsewhere = home.ready().await;
+                generation::look(&home.database).await
+            }),
             Chore::every(HOUR, "take over another master key", home, |home: Home| async move {
                 home.master_key.renew(&home.database).await
             })
             .when(version.changed(Arc::default())),
+            Chore::every(LIMITS, "let through what limits allow", home, |home: Home| async move {
+                body_limits::check(&home.database.for_chores(), &home.limits).await
+            }),
             Chore::every(MINUTE, "record the use of tokens", aas, |aas: Aas| async move {
                 aas.record_uses().await
             })
@@ -78,6 +108,19 @@ pub fn chores(app: &App) -> Vec<Chore> {
                 ds.renew_external_sender_keys().await
             })
             .when(version.changed(Arc::default())),
+            Chore::every(
+                HOUR,
+                "renew the keys of the homeserver",
+                federation,
+                |federation: Federation| async move { federation.renew_keys().await },
+            )
+            .when(version.changed(Arc::default())),
+            Chore::every(
+                HOUR,
+                "drop what is over of other homeservers",
+                federation,
+                |federation: Federation| async move { federation.clean_up().await },
+            ),
             Chore::every(10 * MINUTE, "forget stale signatures", aas, |aas: Aas| async move {
                 aas.forget_signatures().await
             }),
@@ -104,6 +147,7 @@ pub fn chores(app: &App) -> Vec<Chore> {
                 |qs: Qs| async move { qs::upkeep::run(&qs).await },
             ),
         ];
+    chores.extend(certificate);
     for chore in &mut chores {
         chore.leapt = Some(leapt.clone());
     }
@@ -124,7 +168,7 @@ pub fn chores(app: &App) -> Vec<Chore> {
 struct Calendar {
     /// The time of the last look, by both.
     seen: Mutex<(SystemTime, Instant)>,
-    /// Changes with each leap ahead.
+    /// Changes with each leap.
     leapt: watch::Sender<()>,
 }
 
@@ -137,12 +181,45 @@ impl Calendar {
         let now = (SystemTime::now(), Instant::now());
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let (calendar, own) = std::mem::replace(&mut *seen, now);
-        // A calendar that was set back makes nothing due.
-        let passed = now.0.duration_since(calendar).unwrap_or_default();
-        if passed > now.1.duration_since(own) + LEAP {
-            tracing::info!("the calendar leapt ahead: every chore is due");
+        let expected = calendar + now.1.duration_since(own);
+        // A calendar that is set back was ahead before, and keys that were renewed then are of no use now.
+        let (way, by) = match now.0.duration_since(expected) {
+            Ok(ahead) => ("ahead", ahead),
+            Err(behind) => ("back", behind.duration()),
+        };
+        if by > LEAP {
+            tracing::info!("the calendar leapt {way}: every chore is due");
             self.leapt.send_replace(());
         }
+    }
+}
+
+/// Counts of chores that were done, and that failed (OPS-4). Cheap to clone.
+#[derive(Clone)]
+pub struct ChoreFigures(Counters<2>);
+
+impl Default for ChoreFigures {
+    fn default() -> Self {
+        Self(Counters::new(["chore", "outcome"]))
+    }
+}
+
+impl ChoreFigures {
+    pub fn register(&self, instruments: &mut Instruments) {
+        instruments.counters("postern_chores", "Turns of what the server does by the clock", &self.0);
+    }
+
+    fn begin(&self, chore: &'static str) {
+        [true, false].into_iter().for_each(|done| self.0.begin(Self::labels(chore, done)));
+    }
+
+    fn count(&self, chore: &'static str, done: bool) {
+        self.0.add(Self::labels(chore, done), 1);
+    }
+
+    fn labels(chore: &'static str, done: bool) -> [Label; 2] {
+        let outcome = if done { "done" } else { "failed" };
+        [chore.into(), outcome.into()]
     }
 }
 
@@ -185,7 +262,8 @@ impl Chore {
     }
 
     /// Does the chore at each of its turns, for ever.
-    pub async fn keep(mut self) {
+    pub async fn keep(mut self, figures: ChoreFigures) {
+        figures.begin(self.name);
         let mut leapt = self.leapt.take();
         let mut turns = interval_at(Instant::now() + self.first, self.every);
         turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -220,6 +298,7 @@ impl Chore {
             }
             let done = AssertUnwindSafe(async { (self.turn)().await }).catch_unwind().await;
             let done = done.unwrap_or_else(|_| Err(anyhow::anyhow!("it panicked")));
+            figures.count(self.name, done.is_ok());
             retry = match (done, retry) {
                 (Ok(()), _) => None,
                 (Err(error), None) => {
@@ -266,8 +345,15 @@ mod tests {
                     _ => Ok(()),
                 }
             });
-        timeout(Duration::from_secs(1), chore.keep()).await.expect_err("it never ends");
-        assert!(turns.load(Ordering::Relaxed) > 10);
+        let many = async {
+            while turns.load(Ordering::Relaxed) <= 10 {
+                sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::select! {
+            () = chore.keep(ChoreFigures::default()) => panic!("it never ends"),
+            done = timeout(MINUTE, many) => done.expect("its turns come"),
+        }
     }
 
     fn seen_before(calendar: Duration, own: Duration) -> Calendar {
@@ -282,13 +368,13 @@ mod tests {
     }
 
     #[test]
-    fn the_calendar_leaps_where_it_is_ahead_of_the_own_clock_and_once() {
+    fn the_calendar_leaps_where_it_differs_from_the_own_clock_and_once() {
         let slept = seen_before(HOUR, Duration::from_secs(1));
         assert!(leaps(&slept) && !leaps(&slept));
         assert!(!leaps(&seen_before(HOUR, HOUR)), "a look that came late");
         assert!(!leaps(&seen_before(LEAP / 2, Duration::ZERO)), "a clock that was corrected");
         let set_back = seen_before(Duration::ZERO, HOUR);
-        assert!(!leaps(&set_back));
+        assert!(leaps(&set_back) && !leaps(&set_back));
     }
 
     #[tokio::test]
@@ -300,7 +386,7 @@ mod tests {
             Ok(())
         });
         let chore = Chore { leapt: Some(calendar.leapt.subscribe()), ..chore.after(HOUR) };
-        let keeping = tokio::spawn(chore.keep());
+        let keeping = tokio::spawn(chore.keep(ChoreFigures::default()));
         calendar.look();
         timeout(MINUTE, turns.notified()).await.expect("its turn came");
         keeping.abort();

@@ -7,6 +7,7 @@ CREATE OR REPLACE FUNCTION aas.count_refusal(source bytea) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     PERFORM operator.count_attempt(
-        'token_request', count_refusal.source, floor(extract(epoch FROM now()) / 3600)::integer, 100);
+        'token_request', count_refusal.source, floor(extract(epoch FROM now()) / 3600)::integer, s.refusals_per_hour)
+       FROM aas.settings s;
 END
 $$;

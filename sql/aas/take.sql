@@ -2,7 +2,9 @@
 -- these are.
 --
 -- Overrides count before defaults; an allowance for a token type is part of the whole. A user's default grows with the
--- days on which it took tokens.
+-- days on which it took tokens, a domain's with those since it took a delivery of this server.
+--
+-- Called by aas.take_allowance.
 CREATE OR REPLACE FUNCTION aas.take(
     taker uuid, digest bytea, token_types integer[], numbers integer[],
     OUT outcome aas.take_allowance_outcome, OUT allowance integer, OUT remaining integer, OUT resets_in integer)
@@ -34,7 +36,9 @@ BEGIN
       FROM (SELECT coalesce(
                        (SELECT a.tokens FROM aas.allowances a
                          WHERE a.taker = take.taker AND a.token_type IS NULL),
-                       CASE WHEN t.user_id IS NULL THEN s.homeserver_allowance
+                       CASE WHEN t.user_id IS NULL
+                            THEN least(s.homeserver_allowance,
+                                       s.new_homeserver_allowance * 10::numeric ^ federation.neighbour_days(t.domain))::integer
                             ELSE least(s.daily_allowance,
                                        s.new_user_allowance * (t.days + begins_day::integer)::bigint)::integer END),
                    (SELECT coalesce(sum(i.tokens), 0) FROM aas.issued i

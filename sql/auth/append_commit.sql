@@ -64,19 +64,26 @@ BEGIN
         outcome := 'too_many_clients';
         RETURN;
     END IF;
-    INSERT INTO auth.eid_log (user_id, incarnation, epoch, commit)
-    VALUES (owner.user_id, owner.incarnation, owner.epoch, append_commit.commit);
-    UPDATE auth.incarnations i
-       SET epoch = i.epoch + 1, transcript = append_commit.transcript, tree_hash = append_commit.tree_hash,
-           state_signature = append_commit.state_signature, current_group_info = append_commit.group_info,
-           current_ratchet_tree = append_commit.ratchet_tree, eid = append_commit.eid
-     WHERE i.user_id = owner.user_id AND i.incarnation = owner.incarnation
-    RETURNING i.epoch INTO current_epoch;
-    DELETE FROM auth.clients c WHERE c.user_id = owner.user_id AND c.client_key = ANY (removed);
-    UPDATE auth.clients c SET confirmed = true
-     WHERE c.client_key = append_commit.client_key AND NOT c.confirmed;
-    INSERT INTO auth.clients (client_key, user_id, incarnation, confirmed)
-    SELECT key, owner.user_id, owner.incarnation, false FROM unnest(append_commit.added) AS key;
-    outcome := 'committed';
+    BEGIN
+        INSERT INTO auth.eid_log (user_id, incarnation, epoch, commit)
+        VALUES (owner.user_id, owner.incarnation, owner.epoch, append_commit.commit);
+        UPDATE auth.incarnations i
+           SET epoch = i.epoch + 1, transcript = append_commit.transcript, tree_hash = append_commit.tree_hash,
+               state_signature = append_commit.state_signature, current_group_info = append_commit.group_info,
+               current_ratchet_tree = append_commit.ratchet_tree, eid = append_commit.eid
+         WHERE i.user_id = owner.user_id AND i.incarnation = owner.incarnation
+        RETURNING i.epoch INTO current_epoch;
+        DELETE FROM auth.clients c WHERE c.user_id = owner.user_id AND c.client_key = ANY (removed);
+        UPDATE auth.clients c SET confirmed = true
+         WHERE c.client_key = append_commit.client_key AND NOT c.confirmed;
+        -- In the order of keys: of two users who add the same clients one waits for the other.
+        INSERT INTO auth.clients (client_key, user_id, incarnation, confirmed)
+        SELECT key, owner.user_id, owner.incarnation, false FROM unnest(append_commit.added) AS key ORDER BY key;
+        outcome := 'committed';
+    EXCEPTION WHEN unique_violation THEN
+        -- An added key became another user's client meanwhile: the commit is undone.
+        outcome := 'client_known';
+        current_epoch := owner.epoch;
+    END;
 END
 $$;

@@ -3,11 +3,16 @@
 --
 -- Called by each server process every few minutes.
 CREATE OR REPLACE FUNCTION auth.clean_up() RETURNS void
-LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-    SELECT operator.forget_attempts('{registration,reset}');
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    today CONSTANT date := operator.note_day();
+    this_month CONSTANT integer := auth.month(today::timestamp AT TIME ZONE 'UTC');
+BEGIN
+    PERFORM operator.forget_attempts('{registration,reset}');
     DELETE FROM auth.wrong_proofs w WHERE w.hour < floor(extract(epoch FROM now()) / 3600)::integer - 24;
     DELETE FROM auth.used_id_tokens t WHERE t.hour < floor(extract(epoch FROM now()) / 3600)::integer;
-    DELETE FROM auth.account_changes c WHERE c.month < auth.month(now());
-    DELETE FROM auth.former_names f WHERE f.free <= auth.month(now());
-    DELETE FROM auth.invites i WHERE i.expires < (now() AT TIME ZONE 'UTC')::date;
+    DELETE FROM auth.account_changes c WHERE c.month < this_month;
+    DELETE FROM auth.former_names f WHERE f.free <= this_month;
+    DELETE FROM auth.invites i WHERE i.expires < today;
+END
 $$;

@@ -6,8 +6,9 @@
 --   client_key: of the client that is going to begin the next identity, verified by the caller
 --
 -- Returns ended, also if it ended before, with the incarnation and its last transcript; wrong_proof: there is no such
--- account, the proof does not hold any more, or its ID token was used; client_known: the key is some user's client; too_many_resets: the
--- month's are used up, with allowance and resets_in, the seconds until the next month (UTC) begins.
+-- account, the proof does not hold any more, or its ID token was used; client_known: the key is some user's client;
+-- too_many_resets: the month's are used up, with allowance and resets_in, the seconds until the next month (UTC)
+-- begins.
 -- Called by POST /as/account/end, after auth.find_lost_account.
 CREATE OR REPLACE FUNCTION auth.end_identity(
     name text, proof auth.verified_proof, client_key bytea,

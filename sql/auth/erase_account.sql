@@ -17,7 +17,11 @@ BEGIN
     END IF;
     INSERT INTO auth.erasures (user_id, transaction_id)
     VALUES (erase_account.user_id, pg_current_xact_id());
-    DELETE FROM auth.wrong_proofs w WHERE w.account = erase_account.user_id;
+    DELETE FROM auth.wrong_proofs w
+     WHERE w.name_digest IN (
+           SELECT sha256(convert_to(u.name, 'UTF8')) FROM auth.users u WHERE u.user_id = erase_account.user_id
+            UNION ALL
+           SELECT sha256(convert_to(f.name, 'UTF8')) FROM auth.former_names f WHERE f.user_id = erase_account.user_id);
     DELETE FROM auth.clients c WHERE c.user_id = erase_account.user_id;
     DELETE FROM auth.eid_log l WHERE l.user_id = erase_account.user_id;
     DELETE FROM auth.incarnations i WHERE i.user_id = erase_account.user_id;

@@ -1,6 +1,7 @@
--- auth.expire: takes credential and contact from clients that were silent for long (AS-9), and erases accounts all of
--- whose clients were, or whose identity ended so long ago without another, if the operator wants that; so many at a time. A
--- silent client stays in its user's EID, and is a client like any other again as soon as it asks for a credential.
+-- auth.expire: takes credential and contact from clients that were silent for long (AS-9). If the operator wants that, it
+-- erases accounts, too: those with silent clients only, and those whose identity ended as long ago without another; so many
+-- at a time. A silent client stays in its user's EID, and is a client like any other again as soon as it asks for a
+-- credential.
 --
 -- Returns true if there may be more.
 -- Called by each server process hourly, until it returns false.
@@ -15,9 +16,10 @@ DECLARE
     abandoned uuid[];
     abandoned_user uuid;
     erased integer := 0;
+    today CONSTANT date := operator.note_day();
 BEGIN
-    SELECT auth.month(now() - make_interval(days => s.client_expiry_days)),
-           auth.month(now() - make_interval(days => nullif(s.account_expiry_days, 0)))
+    SELECT auth.month((today - s.client_expiry_days)::timestamp AT TIME ZONE 'UTC'),
+           auth.month((today - nullif(s.account_expiry_days, 0))::timestamp AT TIME ZONE 'UTC')
       INTO client_month, account_month
       FROM auth.settings s;
     UPDATE auth.clients c

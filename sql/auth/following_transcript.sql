@@ -3,7 +3,7 @@
 --   transcript: the one before, 32 bytes
 --   commit: an MLSMessage
 --
--- Called by auth.commit_identity, and by the trigger of auth.incarnations.
+-- Called by auth.append_commit, and by the trigger of auth.incarnations.
 CREATE OR REPLACE FUNCTION auth.following_transcript(transcript bytea, commit bytea) RETURNS bytea
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN

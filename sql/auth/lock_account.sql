@@ -4,7 +4,8 @@
 --   client_key: Ed25519 key of the client, verified by the caller
 --   proof: the second proof
 --
--- Returns the user, or null if the client is gone or not confirmed (AS-4); proven: false if the proof does not hold any more.
+-- Returns the user, or null if the client is gone or not confirmed (AS-4); proven: false if the proof does not hold any
+-- more.
 -- Called by auth.delete_account, auth.rename_user and auth.replace_recovery_key.
 CREATE OR REPLACE FUNCTION auth.lock_account(
     client_key bytea, proof auth.verified_proof, OUT user_id uuid, OUT proven boolean)

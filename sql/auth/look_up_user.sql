@@ -52,7 +52,7 @@ BEGIN
               FROM (SELECT h.user_id, h.name FROM auth.users h WHERE h.lookup = look_up_user.lookup OFFSET 0) o
              WHERE o.name = look_up_user.name
              LIMIT 1) u
-      JOIN auth.incarnations i ON i.user_id = u.user_id AND i.eid IS NOT NULL
+      LEFT JOIN auth.incarnations i ON i.user_id = u.user_id AND i.eid IS NOT NULL
       LEFT JOIN auth.profiles p ON p.user_id = u.user_id
      CROSS JOIN LATERAL (
            SELECT coalesce(array_agg(c.client_key ORDER BY c.client_key), '{}') AS client_keys,
@@ -61,12 +61,11 @@ BEGIN
              FROM auth.clients c
             WHERE c.user_id = i.user_id AND c.incarnation = i.incarnation AND c.credential IS NOT NULL) shown;
     IF NOT FOUND THEN
+        outcome := 'unknown_user';
+        RETURN;
+    ELSIF incarnation IS NULL THEN
         -- For those who may see the user, an end that a reset follows is none of the account.
-        outcome := (CASE
-            WHEN EXISTS (SELECT FROM auth.users o
-                          WHERE o.shown_name = look_up_user.name
-                             OR o.lookup = look_up_user.lookup AND o.name = look_up_user.name)
-            THEN 'identity_ended' ELSE 'unknown_user' END)::auth.look_up_user_outcome;
+        outcome := 'identity_ended';
         RETURN;
     END IF;
     outcome := 'found';

@@ -43,7 +43,7 @@ BEGIN
        AND (SELECT count(*) FROM auth.invites i WHERE i.made_by = maker.user_id AND i.expires >= today) < maker.allowance
     THEN
         INSERT INTO auth.invites AS i (digest, uses, expires, made_by)
-        VALUES (make_invite.digest, 1, today + maker.invite_days - 1, maker.user_id)
+        VALUES (make_invite.digest, 1, operator.today() + maker.invite_days - 1, maker.user_id)
         ON CONFLICT ON CONSTRAINT invites_digest_key DO NOTHING
         RETURNING i.expires INTO expiry;
     END IF;

@@ -51,7 +51,7 @@ BEGIN
             RETURN;
         END IF;
         IF policy = 'invite' THEN
-            -- Who comes by the same invite waits here, and then sees what is left of it.
+            -- Others that come by the same invite wait here, and then see what is left of it.
             SELECT i.invite INTO used_invite
               FROM auth.invites i
              WHERE i.digest = register_user.invite AND i.uses > 0 AND i.expires >= (now() AT TIME ZONE 'UTC')::date

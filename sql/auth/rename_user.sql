@@ -8,10 +8,11 @@
 --   epoch to state_signature: the commit, as auth.append_commit takes it
 --   client_keys, credentials: the confirmed clients and what they get, side by side
 --
--- Returns renamed, with current_epoch after the commit; token_spent; unknown_client; wrong_proof: the proof does not hold any
--- more, or its ID token was used; suspended: the operator has suspended the user; name_taken: it is another user's or was lately, is the operator's, or is the user's own;
--- too_many_renames: the month's are used up, with allowance and resets_in, the seconds until the next month (UTC) begins;
--- wrong_epoch, with current_epoch; too_many_commits, too_large: by the operator's limits.
+-- Returns renamed, with current_epoch after the commit; token_spent; unknown_client; wrong_proof: the proof does not
+-- hold any more, or its ID token was used; suspended: the operator has suspended the user; name_taken: it is another
+-- user's or was lately, is the operator's, or is the user's own; too_many_renames: the month's are used up, with
+-- allowance and resets_in, the seconds until the next month (UTC) begins; wrong_epoch, with current_epoch;
+-- too_many_commits, too_large: by the operator's limits.
 -- Called by PUT /as/account/name.
 CREATE OR REPLACE FUNCTION auth.rename_user(
     issuer_key smallint, nonce bytea, client_key bytea, proof auth.verified_proof, name text,
@@ -71,7 +72,7 @@ BEGIN
         SELECT u.name INTO old_name FROM auth.users u WHERE u.user_id = account.user_id;
         DELETE FROM auth.former_names f WHERE f.name = rename_user.name;
         INSERT INTO auth.former_names (name, user_id, free)
-        SELECT old_name, account.user_id, auth.month(now() + make_interval(days => s.former_name_days)) + 1
+        SELECT old_name, account.user_id, auth.month((operator.today() + s.former_name_days)::timestamp AT TIME ZONE 'UTC') + 1
           FROM auth.settings s
          WHERE s.former_name_days > 0;
         UPDATE auth.users u SET name = rename_user.name WHERE u.user_id = account.user_id;

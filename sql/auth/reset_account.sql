@@ -11,8 +11,9 @@
 --   credential: the client's, signed
 --
 -- Returns reset, with the credential that counts: the one given, or of a repeat the one that is kept; wrong_proof: there
--- is no such account, the proof does not hold any more, or its ID token was used; not_ended: an identity lives, or the last one ended
--- otherwise; client_known: the key is some user's client; suspended: the operator has suspended the user.
+-- is no such account, the proof does not hold any more, or its ID token was used; not_ended: an identity lives, or the
+-- last one ended otherwise; client_known: the key is some user's client; suspended: the operator has suspended the
+-- user.
 -- Called by POST /as/account/reset, after auth.find_lost_account.
 CREATE OR REPLACE FUNCTION auth.reset_account(
     name text, proof auth.verified_proof, client_key bytea, previous_end bytea, group_info bytea, ratchet_tree bytea,

@@ -15,7 +15,7 @@ BEGIN
         RETURN;
     END IF;
     UPDATE auth.clients c
-       SET credential = store_credential.credential, heard = auth.month(now())
+       SET credential = store_credential.credential, heard = auth.month(operator.today()::timestamp AT TIME ZONE 'UTC')
       FROM auth.users u
      WHERE c.client_key = store_credential.client_key AND c.confirmed AND u.user_id = c.user_id AND NOT u.suspended;
     IF FOUND THEN

@@ -7,7 +7,7 @@ CREATE OR REPLACE FUNCTION ds.clean_up()
 RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    today CONSTANT date := (now() AT TIME ZONE 'UTC')::date;
+    today CONSTANT date := operator.note_day();
 BEGIN
     DELETE FROM ds.welcome_trees t WHERE t.expires < today;
     DELETE FROM ds.reservations r WHERE r.reserved < today - 1;

@@ -5,13 +5,14 @@
 --   roster, tree: sealed by the server under the group's state key
 --   digest: SHA-256 of the request's body, by which a repeat is recognised
 --   ciphersuite: of the group (RFC 9420 §17.1)
+--   leaf_domains: that of the creator's leaf, if it is another one
 --
 -- Returns created: also to a repeat of the request that created the group, until its first commit; token_spent;
--- ciphersuite_forbidden: by the operator; not_reserved: also when the group exists already.
+-- ciphersuite_forbidden, homeserver_blocked: by the operator; not_reserved: also when the group exists already.
 -- Called by POST /ds/groups.
 CREATE OR REPLACE FUNCTION ds.create_group(
     issuer_key smallint, nonce bytea, group_id bytea, roster bytea, tree bytea, digest bytea,
-    ciphersuite integer DEFAULT 1, OUT outcome ds.create_group_outcome)
+    ciphersuite integer, leaf_domains text[], OUT outcome ds.create_group_outcome)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF NOT aas.spend_token('ds.create_group', issuer_key, nonce) THEN
@@ -20,6 +21,10 @@ BEGIN
     END IF;
     IF NOT EXISTS (SELECT FROM operator.settings s WHERE ciphersuite = ANY (s.ciphersuites)) THEN
         outcome := 'ciphersuite_forbidden';
+        RETURN;
+    END IF;
+    IF NOT ds.may_deliver_to(leaf_domains) THEN
+        outcome := 'homeserver_blocked';
         RETURN;
     END IF;
     DELETE FROM ds.reservations r WHERE r.group_id = create_group.group_id;
@@ -32,7 +37,7 @@ BEGIN
     END IF;
     INSERT INTO ds.groups (group_id, epoch, revision, last_commit, roster, tree, last_used)
     VALUES (create_group.group_id, 0, 0, create_group.digest, create_group.roster, create_group.tree,
-            (now() AT TIME ZONE 'UTC')::date);
+            operator.today());
     outcome := 'created';
 END
 $$;

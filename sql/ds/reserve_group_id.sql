@@ -35,7 +35,7 @@ BEGIN
         RETURN;
     END IF;
     INSERT INTO ds.reservations (group_id, reserved, shard)
-    VALUES (reserve_group_id.group_id, (now() AT TIME ZONE 'UTC')::date, room);
+    VALUES (reserve_group_id.group_id, operator.today(), room);
     outcome := 'reserved';
 END
 $$;

@@ -8,33 +8,39 @@
 --   commit_digest: SHA-256 of a commit, else null
 --   roster, tree: the sealed next state: both for a commit, and for a proposal by which a leaf goes; the tree for another
 --     proposal; neither for an application message
---   addresses, parts, payloads, urgencies: what to deliver where, as in postern.deliver
+--   addresses, parts, payloads, urgencies: what to deliver to queues that are here, as in postern.deliver
+--   lanes, outbox_domains, outbox_ids, outbox_sealed: what to deliver to other domains, as in federation.enqueue
+--   group_digest: digest of the group id, if there is any (32 bytes)
+--   leaf_domains: other domains to which the message brings a leaf
 --   welcome_tree, joiners: of a commit that adds members, for ds.welcome_trees
 --   expires: last day (days since 1970) of the welcome_tree
 --   settled: tags of joiners that have shown up, or are gone
 --
--- Returns accepted, with current_epoch (after the message), undelivered (the number of addresses that took nothing),
--- gone (the addresses that never will) and pushes (as postern.take_pushes); token_spent; unknown_group; wrong_epoch:
--- current_epoch is another one; too_large: the payloads take more bytes in all queues together than
--- ds.settings.max_delivery_bytes; too_many_awaited: the trees for joiners who have not shown up take more bytes than
--- max_awaited_bytes; stale: the group changed within the epoch, or under an application message, so validate
--- again. Stale is the one refusal that spends no token, because it is nobody's fault.
+-- Returns accepted, with current_epoch (after the message), undelivered (the number of addresses here that took nothing),
+-- gone (those that never will), pushes (as postern.take_pushes), outbox_results (as federation.enqueue) and
+-- gone_elsewhere (as federation.gone_addresses); token_spent; unknown_group; wrong_epoch: current_epoch is another one;
+-- too_large: the payloads take more bytes in all queues here together than ds.settings.max_delivery_bytes;
+-- too_many_awaited: the trees for joiners who have not shown up take more bytes than max_awaited_bytes;
+-- homeserver_blocked: the operator does not let this server deal with one of leaf_domains; stale: the group changed
+-- within the epoch, or under an application message, so validate again. Stale is the one refusal that spends no token,
+-- because it is nobody's fault.
 -- Called by POST /ds/groups/{group_id}/messages.
 CREATE OR REPLACE FUNCTION ds.submit_message(
     issuer_key smallint, nonce bytea, domain text, group_id bytea, epoch bigint, revision integer,
     commit_digest bytea, roster bytea, tree bytea, addresses bytea[], parts smallint[],
-    payloads bytea[], urgencies smallint[], welcome_tree bytea, joiners bytea[], expires integer, settled bytea[],
+    payloads bytea[], urgencies smallint[], lanes smallint[], outbox_domains text[], outbox_ids bytea[], outbox_sealed bytea[],
+    group_digest bytea, leaf_domains text[], welcome_tree bytea, joiners bytea[], expires integer, settled bytea[],
     OUT outcome ds.submit_message_outcome, OUT current_epoch bigint, OUT undelivered integer, OUT gone bytea[],
-    OUT pushes bytea[])
+    OUT pushes bytea[], OUT outbox_results smallint[], OUT gone_elsewhere bytea[])
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    today CONSTANT date := (now() AT TIME ZONE 'UTC')::date;
+    today CONSTANT date := operator.today();
     changes CONSTANT boolean := submit_message.tree IS NOT NULL;
     stored record;
     results smallint[];
 BEGIN
-    -- Every transaction locks the group's row before any queue's. Application messages share it:
-    -- they run side by side, and a commit waits for them.
+    -- Every transaction locks the group's row before any queue's, and those before any lane's. Application messages
+    -- share it: they run side by side, and a commit waits for them.
     IF changes THEN
         SELECT g.epoch, g.revision, g.last_commit, g.last_used INTO stored
           FROM ds.groups g
@@ -63,6 +69,8 @@ BEGIN
     END IF;
     undelivered := 0;
     gone := '{}';
+    outbox_results := '{}';
+    gone_elsewhere := '{}';
     IF stored.epoch <> submit_message.epoch THEN
         -- The same commit came twice at the same instant: the second gets the first one's answer.
         outcome := CASE WHEN stored.epoch = submit_message.epoch + 1
@@ -81,6 +89,10 @@ BEGIN
                WHERE t.group_id = submit_message.group_id AND NOT t.joiners <@ settled)
            > (SELECT s.max_awaited_bytes FROM ds.settings s) THEN
         outcome := 'too_many_awaited';
+        RETURN;
+    END IF;
+    IF NOT ds.may_deliver_to(leaf_domains) THEN
+        outcome := 'homeserver_blocked';
         RETURN;
     END IF;
 
@@ -119,6 +131,11 @@ BEGIN
     results := postern.deliver(
         submit_message.domain, submit_message.group_id, addresses, parts, payloads, urgencies);
     pushes := postern.take_pushes();
+    -- Last, because other groups of the lane wait for it.
+    IF outbox_domains <> '{}' THEN
+        outbox_results := federation.enqueue(submit_message.lanes, outbox_domains, outbox_ids, outbox_sealed);
+        gone_elsewhere := federation.gone_addresses(submit_message.group_digest);
+    END IF;
     IF results <> '{}' THEN
         SELECT (count(*) FILTER (WHERE d.result <> 0))::integer,
                coalesce(array_agg(d.address) FILTER (WHERE d.result = 1), '{}')

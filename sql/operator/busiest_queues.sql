@@ -6,6 +6,17 @@
 --
 -- Returns their ids, for operator.purge_queue and operator.drop_queue; messages waiting, and their bytes; messages so far;
 -- the day (UTC) of the owner's last request; whether all queues were looked at. If not, those that were are a random part.
+--
+-- Columns of the result (days are UTC):
+--
+--   queue_id: 16 bytes
+--   kind: `group` or `contact`
+--   waiting: messages that wait
+--   waiting_bytes: bytes of these
+--   messages: messages that came so far, since the last restore if there was one
+--   last_active: day of the owner's last request
+--   all_seen: whether all queues were looked at
+--
 -- Called by the operator.
 CREATE OR REPLACE FUNCTION operator.busiest_queues(number integer DEFAULT 20, seconds integer DEFAULT 5)
 RETURNS TABLE (
@@ -29,7 +40,7 @@ BEGIN
     all_seen := false;
     LOOP
         WITH seen AS MATERIALIZED (
-            SELECT q.queue_id, q.next_seq - 1 - greatest(q.acked_seq, q.expired_seq) AS waiting
+            SELECT q.queue_id, q.next_seq - 1 - greatest(q.acked_seq, q.expired_seq) - q.skipped AS waiting
               FROM qs.queues q
              WHERE q.queue_id > after AND (NOT wrapped OR q.queue_id <= start)
              ORDER BY q.queue_id
@@ -37,7 +48,7 @@ BEGIN
         ), candidates AS (
             SELECT s.queue_id, s.waiting FROM seen s
              UNION ALL
-            SELECT q.queue_id, q.next_seq - 1 - greatest(q.acked_seq, q.expired_seq)
+            SELECT q.queue_id, q.next_seq - 1 - greatest(q.acked_seq, q.expired_seq) - q.skipped
               FROM qs.queues q
              WHERE q.queue_id = ANY (best)
         )
@@ -55,9 +66,10 @@ BEGIN
         EXIT WHEN all_seen OR clock_timestamp() > deadline;
     END LOOP;
     RETURN QUERY
-    SELECT q.queue_id::bytea, q.kind::text, q.next_seq - 1 - greatest(q.acked_seq, q.expired_seq), q.waiting_bytes::bigint,
-           q.next_seq - 1, q.last_active, all_seen
+    SELECT q.queue_id::bytea, q.kind::text, q.next_seq - 1 - greatest(q.acked_seq, q.expired_seq) - q.skipped, q.waiting_bytes::bigint,
+           CASE WHEN q.next_seq > g.start THEN q.next_seq - 1 - g.start ELSE q.next_seq - 1 END, q.last_active, all_seen
       FROM qs.queues q
+     CROSS JOIN (SELECT coalesce(max(g.number), 0) << 22 FROM operator.generation g) AS g (start)
      WHERE q.queue_id = ANY (best)
      ORDER BY 3 DESC, 1;
 END

@@ -2,6 +2,12 @@
 -- for new groups, for members that are added, and for KeyPackages. 77 and 79, X-Wing (ML-KEM-768 with X25519), have
 -- numbers of drafts, by which other libraries may mean other suites.
 --
+-- Columns of the result:
+--
+--   ciphersuite: its number
+--   name: its name in the standard
+--   allowed: whether it is allowed
+--
 -- Called by the operator and by monitoring; by operator.allow_ciphersuite.
 CREATE OR REPLACE FUNCTION operator.ciphersuites()
 RETURNS TABLE (ciphersuite integer, name text, allowed boolean)

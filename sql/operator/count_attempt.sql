@@ -1,7 +1,7 @@
 -- operator.count_attempt: counts one attempt of a stranger in an hour, unless the hour's are used up.
 --
 --   kind: what is attempted
---   source: HMAC of a network address, or empty for all addresses together
+--   source: HMAC of a network address, of a network, or of a signer's key, or empty for all addresses together
 --   hour: hours since 1970
 --   allowance: attempts in an hour
 --

@@ -11,7 +11,7 @@ DECLARE
 BEGIN
     outcome := 'ended';
     FOR sealed IN SELECT c.place, c.value_column FROM operator.sealed_columns() c LOOP
-        -- Who writes here has written, or waits, and looks then at what this leaves.
+        -- A transaction that writes here has written, or waits, and looks then at what this leaves.
         EXECUTE format('LOCK TABLE %s IN SHARE MODE', sealed.place);
         EXECUTE format('SELECT EXISTS (SELECT FROM %s t, operator.master_key m WHERE substr(t.%I, 1, 8) <> m.key_id)',
                        sealed.place, sealed.value_column)

@@ -1,5 +1,11 @@
 -- operator.group_limits: lists every limit of groups, its value, and its meaning. Expiry is in operator.group_expiry.
 --
+-- Columns of the result:
+--
+--   name: as operator.set_group_limit takes it
+--   value: the limit now
+--   meaning: what it bounds, and in which unit
+--
 -- Called by the operator and by monitoring; by operator.set_group_limit.
 CREATE OR REPLACE FUNCTION operator.group_limits()
 RETURNS TABLE (name text, value integer, meaning text)

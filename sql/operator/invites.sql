@@ -1,5 +1,13 @@
 -- operator.invites: lists the invites that have not expired: the registrations that are left, the last day (UTC), the
--- operator's note, and the user who made it, if none of the operators did. It tells neither codes nor who came by them.
+-- operator's note, and the user who made it, if none of the operators did. It tells no codes, and nobody who came by one.
+--
+-- Columns of the result (days are UTC):
+--
+--   invite: id, for operator.revoke_invite
+--   uses: registrations that are left
+--   expires: last day
+--   note: as the operator gave it to operator.make_invites
+--   made_by: user who made it; null: an operator did
 --
 -- Called by the operator.
 CREATE OR REPLACE FUNCTION operator.invites()

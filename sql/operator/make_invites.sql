@@ -32,7 +32,7 @@ BEGIN
           FROM generate_series(0, 15) place;
         INSERT INTO auth.invites (digest, uses, expires, note)
         VALUES (sha256('Postern invite'::bytea || '\x00'::bytea || convert_to(characters, 'UTF8')),
-                make_invites.uses, (now() AT TIME ZONE 'UTC')::date + days - 1, make_invites.note);
+                make_invites.uses, operator.today() + days - 1, make_invites.note);
         code := regexp_replace(characters, '(.{4})(.{4})(.{4})(.{4})', '\1-\2-\3-\4');
         RETURN NEXT;
     END LOOP;

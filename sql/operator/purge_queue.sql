@@ -10,7 +10,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     purged bigint;
 BEGIN
-    UPDATE qs.queues q SET expired_seq = q.next_seq - 1, last_chain = q.last_chain + 1, waiting_bytes = 0
+    UPDATE qs.queues q SET expired_seq = q.next_seq - 1, last_chain = q.last_chain + 1, waiting_bytes = 0, skipped = 0
      WHERE q.queue_id = purge_queue.queue_id;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'there is no such queue' USING HINT = 'operator.busiest_queues() lists some.';

@@ -1,6 +1,12 @@
 -- operator.queue_limits: lists every limit of the mailboxes, its value, and its meaning. Other services read the last of
 -- them, too.
 --
+-- Columns of the result:
+--
+--   name: as operator.set_queue_limit takes it
+--   value: the limit now
+--   meaning: what it bounds, and in which unit
+--
 -- Called by the operator and by monitoring; by operator.set_queue_limit.
 CREATE OR REPLACE FUNCTION operator.queue_limits()
 RETURNS TABLE (name text, value integer, meaning text)

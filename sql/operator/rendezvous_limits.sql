@@ -1,5 +1,11 @@
 -- operator.rendezvous_limits: lists every limit of rendezvous, its value, and its meaning.
 --
+-- Columns of the result:
+--
+--   name: as operator.set_rendezvous_limit takes it
+--   value: the limit now
+--   meaning: what it bounds, and in which unit
+--
 -- Called by the operator and by monitoring; by operator.set_rendezvous_limit.
 CREATE OR REPLACE FUNCTION operator.rendezvous_limits()
 RETURNS TABLE (name text, value integer, meaning text)

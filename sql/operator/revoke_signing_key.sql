@@ -18,6 +18,12 @@ BEGIN
     IF NOT FOUND THEN
         RAISE EXCEPTION 'there is no such signing key' USING HINT = 'operator.signing_keys() lists all.';
     END IF;
+    IF of_service = 'federation' AND NOT EXISTS (SELECT FROM auth.signing_keys k
+                                                  WHERE k.service = of_service AND k.revoked IS NULL
+                                                    AND k.not_after >= today) THEN
+        RAISE EXCEPTION 'this is the only server key: others know the next one by its signature'
+            USING HINT = 'Make another with operator.rotate_signing_keys(''federation'') first.';
+    END IF;
     IF NOT EXISTS (SELECT FROM auth.signing_keys k
                     WHERE k.service = of_service AND k.revoked IS NULL
                       AND today BETWEEN k.not_before AND k.not_after) THEN

@@ -31,11 +31,13 @@ BEGIN
         SELECT t.taker INTO STRICT of_taker FROM aas.takers t
          WHERE t.user_id = of_user OR t.domain = set_allowance.domain;
     END IF;
-    DELETE FROM aas.allowances a
-     WHERE a.taker IS NOT DISTINCT FROM of_taker AND a.token_type IS NOT DISTINCT FROM set_allowance.token_type;
-    IF tokens IS NOT NULL THEN
+    IF tokens IS NULL THEN
+        DELETE FROM aas.allowances a
+         WHERE a.taker IS NOT DISTINCT FROM of_taker AND a.token_type IS NOT DISTINCT FROM set_allowance.token_type;
+    ELSE
         INSERT INTO aas.allowances (taker, token_type, tokens)
-        VALUES (of_taker, set_allowance.token_type, set_allowance.tokens);
+        VALUES (of_taker, set_allowance.token_type, set_allowance.tokens)
+        ON CONFLICT ON CONSTRAINT allowances_taker_token_type_key DO UPDATE SET tokens = excluded.tokens;
     END IF;
 END
 $$;

@@ -1,6 +1,9 @@
 -- operator.set_group_expiry: sets the days that operator.group_expiry shows; null leaves one as it is. Takes effect
 -- with the next request, on every server. A number of days that is out of bounds is an error.
 --
+--   inactive_days: days without a commit after which the removal of a client is proposed
+--   abandoned_days: days without a message after which a group is deleted
+--
 -- Called by the operator.
 CREATE OR REPLACE FUNCTION operator.set_group_expiry(
     inactive_days integer DEFAULT NULL, abandoned_days integer DEFAULT NULL)

@@ -3,6 +3,7 @@
 -- exceed are refused: raise max_commit_bytes and max_delivery_bytes before max_members, and lower them after it.
 --
 --   name: one of operator.group_limits()
+--   value: the new limit
 --
 -- Called by the operator.
 CREATE OR REPLACE FUNCTION operator.set_group_limit(name text, value integer) RETURNS void

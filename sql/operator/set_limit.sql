@@ -3,9 +3,11 @@
 --
 --   settings: the table, of one row
 --   name: the column
+--   value: the new number
 --
--- Called by operator.set_queue_limit, operator.set_group_limit, operator.set_rendezvous_limit and operator.set_user_limit,
--- which check the name, and by operator.set_new_user_allowance.
+-- Called by operator.set_queue_limit, operator.set_group_limit, operator.set_rendezvous_limit, operator.set_user_limit and
+-- operator.set_federation_limit, which check the name, and by operator.set_new_user_allowance,
+-- operator.set_new_homeserver_allowance and operator.set_refusals_per_hour.
 CREATE OR REPLACE FUNCTION operator.set_limit(settings regclass, name text, value integer) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE

@@ -2,6 +2,7 @@
 -- token, and leaves it unspent.
 --
 --   endpoint: name of its API function, one of operator.prices()
+--   price: tokens, 0 or 1
 --
 -- Called by the operator.
 CREATE OR REPLACE FUNCTION operator.set_price(endpoint text, price integer) RETURNS void

@@ -2,6 +2,7 @@
 -- limit is removed within minutes.
 --
 --   name: one of operator.queue_limits()
+--   value: the new limit
 --
 -- Called by the operator.
 CREATE OR REPLACE FUNCTION operator.set_queue_limit(name text, value integer) RETURNS void
@@ -11,7 +12,7 @@ BEGIN
         RAISE EXCEPTION 'no limit is called %', name USING HINT = 'operator.queue_limits() lists all.';
     END IF;
     PERFORM operator.set_limit(
-        CASE name WHEN 'message_days' THEN 'operator.settings' ELSE 'qs.settings' END, name, value);
+        CASE WHEN name IN ('message_days', 'figure_days') THEN 'operator.settings' ELSE 'qs.settings' END, name, value);
     -- The day's sweep begins anew.
     UPDATE qs.sweep w SET day = 'epoch', position = NULL;
 END

@@ -1,6 +1,7 @@
 -- operator.set_rendezvous_limit: changes a limit of rendezvous. Takes effect with the next request, on every server.
 --
 --   name: one of operator.rendezvous_limits()
+--   value: the new limit
 --
 -- Called by the operator.
 CREATE OR REPLACE FUNCTION operator.set_rendezvous_limit(name text, value integer) RETURNS void

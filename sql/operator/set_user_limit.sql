@@ -3,6 +3,7 @@
 -- no more.
 --
 --   name: one of operator.user_limits()
+--   value: the new limit
 --
 -- Called by the operator.
 CREATE OR REPLACE FUNCTION operator.set_user_limit(name text, value integer) RETURNS void

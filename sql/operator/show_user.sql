@@ -5,6 +5,19 @@
 --
 --   user_name: without @ and domain
 --
+-- Columns of the result (days are UTC):
+--
+--   name: as it is shown
+--   suspended: whether the operator suspended the user
+--   clients: number of clients
+--   credentials: how many of them have a credential
+--   resets: number of resets of the account
+--   epoch: commits to the identity since the last reset
+--   has_login: whether the user registered with a login
+--   tokens: tokens per day of its own; null: the default
+--   invites: invites that it can make, of its own; null: the default
+--   invites_made: invites that it made and that have not expired
+--
 -- Called by the operator.
 CREATE OR REPLACE FUNCTION operator.show_user(
     user_name text,

@@ -1,6 +1,16 @@
--- operator.signing_keys: lists the keys with which the AS signs client credentials, and the QS batches of KeyPackages:
--- the first and last day (UTC) of validity, whether the domain's root certified it, and the day on which it was revoked.
--- The newest one that is valid signs; with a root, the newest one of the AS that is certified.
+-- operator.signing_keys: lists the keys with which the AS signs client credentials, the QS batches of KeyPackages, and
+-- the homeserver what it tells others (federation): the first and last day (UTC) of validity, whether the domain's root
+-- certified it, and the day on which it was revoked. The newest one that is valid signs; with a root, the newest one of
+-- the AS that is certified.
+--
+-- Columns of the result (days are UTC):
+--
+--   service: `as`, `qs` or `federation`
+--   public_key: 32 bytes, Ed25519
+--   not_before: first day of validity
+--   not_after: last day of validity
+--   certified: whether the root certified it
+--   revoked: day on which it was revoked; null: it was not
 --
 -- Called by the operator and by monitoring.
 CREATE OR REPLACE FUNCTION operator.signing_keys()

@@ -1,5 +1,11 @@
 -- operator.tokens_issued: shows how many tokens were issued, to all takers together, per day (UTC) and token type.
 --
+-- Columns of the result (days are UTC):
+--
+--   day: day of issuance
+--   token_type: type (RFC 9578)
+--   tokens: number of tokens
+--
 -- Called by the operator and by monitoring.
 CREATE OR REPLACE FUNCTION operator.tokens_issued()
 RETURNS TABLE (day date, token_type integer, tokens bigint)

@@ -2,6 +2,11 @@
 -- queues, and whether it is finished. A sweep that is behind by more than a day means that no server runs, or that each
 -- batch fails: PostgreSQL's log says why.
 --
+-- Columns of the result (days are UTC):
+--
+--   swept: day of the last sweep
+--   finished: whether it came to its end
+--
 -- Called by the operator and by monitoring.
 CREATE OR REPLACE FUNCTION operator.upkeep()
 RETURNS TABLE (swept date, finished boolean)

@@ -1,5 +1,11 @@
 -- operator.user_limits: lists every limit of registrations and of users' identities, its value, and its meaning.
 --
+-- Columns of the result:
+--
+--   name: as operator.set_user_limit takes it
+--   value: the limit now
+--   meaning: what it bounds, and in which unit
+--
 -- Called by the operator and by monitoring; by operator.set_user_limit.
 CREATE OR REPLACE FUNCTION operator.user_limits()
 RETURNS TABLE (name text, value integer, meaning text)

@@ -4,6 +4,13 @@
 --   after: name that the page begins after; as it is in the last row of the page before
 --   page: users, at most
 --
+-- Columns of the result:
+--
+--   name: without @ and domain
+--   suspended: whether the operator suspended the user
+--   clients: number of clients
+--   has_login: whether the user registered with a login at the identity provider
+--
 -- Called by the operator.
 CREATE OR REPLACE FUNCTION operator.users(after text DEFAULT '', page integer DEFAULT 100)
 RETURNS TABLE (name text, suspended boolean, clients bigint, has_login boolean)

@@ -5,5 +5,8 @@
 -- Called by the operator.
 CREATE OR REPLACE FUNCTION operator.wrong_proofs() RETURNS TABLE (user_name text, proofs integer)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-    SELECT u.name, w.proofs FROM auth.wrong_proofs w JOIN auth.users u ON u.user_id = w.account ORDER BY w.proofs DESC, u.name
+    SELECT u.name, w.proofs
+      FROM auth.wrong_proofs w
+      JOIN auth.users u ON sha256(convert_to(u.name, 'UTF8')) = w.name_digest
+     ORDER BY w.proofs DESC, u.name
 $$;

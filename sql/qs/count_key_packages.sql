@@ -13,7 +13,7 @@ CREATE OR REPLACE FUNCTION qs.count_key_packages(
     OUT outcome qs.count_key_packages_outcome, OUT remaining integer)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    today CONSTANT date := (now() AT TIME ZONE 'UTC')::date;
+    today CONSTANT date := operator.today();
     friendship record;
 BEGIN
     IF NOT aas.spend_token('qs.count_key_packages', count_key_packages.issuer_key,

@@ -14,7 +14,7 @@ CREATE OR REPLACE FUNCTION qs.create_queue(
     OUT outcome qs.create_queue_outcome)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    today CONSTANT date := (now() AT TIME ZONE 'UTC')::date;
+    today CONSTANT date := operator.today();
 BEGIN
     IF NOT aas.spend_token('qs.create_queue', create_queue.issuer_key, create_queue.nonce) THEN
         outcome := 'token_spent';

@@ -4,7 +4,7 @@
 --   queue_id: 16 bytes
 --   signer: the owner's Ed25519 key, verified by the caller
 --   addresses: those of the queue's that the owner knows, 32 bytes each; others cannot be found from here and go when a
---     message is delivered to them (see postern.deliver). An address that is not this queue's stays.
+--     message is delivered to them (see postern.deliver), or when nobody renews them (see qs.remove_old_addresses). An address that is not this queue's stays.
 --
 -- Returns deleted, token_spent; unknown_queue: also for another signer than the owner.
 -- Called by POST /qs/queues/{queue_id}/delete.

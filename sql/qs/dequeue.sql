@@ -12,7 +12,7 @@ CREATE OR REPLACE FUNCTION qs.dequeue(
     issuer_key smallint, nonce bytea,
     queue_id bytea, signer bytea, after bigint, max_messages integer, max_bytes integer,
     OUT outcome qs.dequeue_outcome, OUT seqs bigint[], OUT chains bigint[], OUT chain_indexes integer[],
-    OUT chain_headers bytea[], OUT ciphertexts bytea[], OUT expired_up_to bigint)
+    OUT chain_headers bytea[], OUT ciphertexts bytea[], OUT expired_up_to bigint, OUT restored_up_to bigint)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     today CONSTANT date := (now() AT TIME ZONE 'UTC')::date;
@@ -43,7 +43,8 @@ BEGIN
         PERFORM FROM qs.queues q WHERE q.queue_id = dequeue.queue_id FOR NO KEY UPDATE SKIP LOCKED;
         IF FOUND THEN
             UPDATE qs.queues q
-               SET acked_seq = greatest(q.acked_seq, after), last_active = today,
+               SET acked_seq = greatest(q.acked_seq, after), last_active = greatest(q.last_active, today),
+                   skipped = qs.count_skipped(q.queue_id, greatest(q.acked_seq, q.expired_seq, after), q.next_seq, q.skipped),
                    waiting_bytes = greatest(0, q.waiting_bytes - (
                        SELECT coalesce(sum(octet_length(m.ciphertext)), 0)
                          FROM qs.messages m
@@ -55,7 +56,7 @@ BEGIN
         END IF;
     END IF;
 
-    SELECT n.* INTO outcome, seqs, chains, chain_indexes, chain_headers, ciphertexts, expired_up_to
+    SELECT n.* INTO outcome, seqs, chains, chain_indexes, chain_headers, ciphertexts, expired_up_to, restored_up_to
       FROM qs.next_messages(dequeue.queue_id, signer, after, max_messages, max_bytes) n;
 END
 $$;

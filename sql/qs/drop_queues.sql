@@ -1,5 +1,5 @@
 -- qs.drop_queues: deletes queues with everything in them. Their addresses stay, because nothing here tells which ones
--- they are (PRIV-1); they lead nowhere from now on.
+-- they are (PRIV-1); they lead nowhere from now on, and go when nobody renews them (qs.remove_old_addresses).
 --
 --   queue_ids: 16 bytes each; the caller has locked their rows, in the order of their ids
 --

@@ -24,6 +24,7 @@ CREATE OR REPLACE FUNCTION qs.publish_key_packages(
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     today CONSTANT date := (now() AT TIME ZONE 'UTC')::date;
+    dated CONSTANT date := operator.today();
     horizon CONSTANT date := qs.key_package_horizon();
     friendship bytea;
     limits record;
@@ -53,7 +54,7 @@ BEGIN
     -- If two clients both publish first, the second waits here for the first.
     IF may_create THEN
         INSERT INTO qs.friendships AS f (friendship_id, lookup, owner_key, last_active)
-        VALUES (uuid_send(gen_random_uuid()), publish_key_packages.lookup, signer, today)
+        VALUES (uuid_send(gen_random_uuid()), publish_key_packages.lookup, signer, dated)
         ON CONFLICT ON CONSTRAINT friendships_lookup_key DO NOTHING;
     END IF;
     SELECT f.friendship_id INTO friendship
@@ -71,8 +72,8 @@ BEGIN
         RETURN;
     END IF;
 
-    UPDATE qs.friendships f SET last_active = today
-     WHERE f.friendship_id = friendship AND f.last_active < today;
+    UPDATE qs.friendships f SET last_active = dated
+     WHERE f.friendship_id = friendship AND f.last_active < dated;
     DELETE FROM qs.key_packages k
      WHERE k.friendship_id = friendship AND k.stock_id = publish_key_packages.stock_id;
     INSERT INTO qs.stocks AS s (friendship_id, stock_id, sealed_key, ciphersuite)

@@ -46,7 +46,7 @@ BEGIN
                  ORDER BY q.queue_id
                  LIMIT max_looked) n
           JOIN qs.queues q ON q.queue_id = n.queue_id
-         CROSS JOIN LATERAL (SELECT q.next_seq - 1 - greatest(q.acked_seq, q.expired_seq)) AS w (waiting)
+         CROSS JOIN LATERAL (SELECT q.next_seq - 1 - greatest(q.acked_seq, q.expired_seq) - q.skipped) AS w (waiting)
           LEFT JOIN LATERAL (SELECT m.enqueued FROM qs.messages m
                               WHERE m.queue_id = q.queue_id AND m.seq > greatest(q.acked_seq, q.expired_seq)
                               ORDER BY m.seq
@@ -89,6 +89,7 @@ BEGIN
     ), moved AS (
         UPDATE qs.queues q
            SET expired_seq = c.seq, last_chain = q.last_chain + c.empty::integer,
+               skipped = qs.count_skipped(q.queue_id, c.seq, q.next_seq, q.skipped),
                waiting_bytes = greatest(0, q.waiting_bytes - (
                    SELECT coalesce(sum(octet_length(m.ciphertext)), 0)
                      FROM qs.messages m

@@ -15,7 +15,7 @@ CREATE OR REPLACE FUNCTION qs.revoke_addresses(
     OUT outcome qs.revoke_addresses_outcome)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    today CONSTANT date := (now() AT TIME ZONE 'UTC')::date;
+    today CONSTANT date := operator.today();
     known boolean;
     gone integer;
     gone_last_resort integer;

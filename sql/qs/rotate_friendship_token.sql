@@ -16,7 +16,7 @@ CREATE OR REPLACE FUNCTION qs.rotate_friendship_token(
     OUT outcome qs.rotate_friendship_token_outcome)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    today CONSTANT date := (now() AT TIME ZONE 'UTC')::date;
+    today CONSTANT date := operator.today();
     friendship bytea;
 BEGIN
     SELECT f.friendship_id INTO friendship
@@ -41,12 +41,18 @@ BEGIN
         outcome := 'unknown_friendship';
         RETURN;
     END IF;
-    IF EXISTS (SELECT FROM qs.friendships f WHERE f.lookup = new_lookup) THEN
+    BEGIN
+        UPDATE qs.friendships f SET lookup = new_lookup, last_active = today
+         WHERE f.friendship_id = friendship AND f.lookup <> new_lookup;
+        IF NOT FOUND THEN
+            outcome := 'not_fresh';
+            RETURN;
+        END IF;
+    EXCEPTION WHEN unique_violation THEN
+        -- It is another friendship's, and may have become that at this moment.
         outcome := 'not_fresh';
         RETURN;
-    END IF;
-    UPDATE qs.friendships f SET lookup = new_lookup, last_active = today
-     WHERE f.friendship_id = friendship;
+    END;
     UPDATE qs.stocks s SET sealed_key = r.sealed_key
       FROM unnest(stock_ids, resealed_keys) AS r (stock_id, sealed_key)
      WHERE s.friendship_id = friendship AND s.stock_id = r.stock_id;

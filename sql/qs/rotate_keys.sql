@@ -14,7 +14,7 @@ CREATE OR REPLACE FUNCTION qs.rotate_keys(
     OUT outcome qs.rotate_keys_outcome)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    today CONSTANT date := (now() AT TIME ZONE 'UTC')::date;
+    today CONSTANT date := operator.today();
 BEGIN
     IF NOT aas.spend_token('qs.rotate_keys', rotate_keys.issuer_key, rotate_keys.nonce) THEN
         outcome := 'token_spent';

@@ -6,7 +6,7 @@
 CREATE OR REPLACE FUNCTION qs.start_upkeep(OUT outcome qs.start_upkeep_outcome)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    today CONSTANT date := (now() AT TIME ZONE 'UTC')::date;
+    today CONSTANT date := operator.note_day();
 BEGIN
     outcome := CASE
         WHEN EXISTS (SELECT FROM qs.sweep w

@@ -12,7 +12,7 @@ CREATE OR REPLACE FUNCTION qs.subscribe_push(
     OUT outcome qs.subscribe_push_outcome)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    today CONSTANT date := (now() AT TIME ZONE 'UTC')::date;
+    today CONSTANT date := operator.today();
 BEGIN
     IF NOT aas.spend_token('qs.subscribe_push', subscribe_push.issuer_key, subscribe_push.nonce) THEN
         outcome := 'token_spent';

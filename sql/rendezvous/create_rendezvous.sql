@@ -4,8 +4,8 @@
 --   owner_key: Ed25519, of the signer
 --   numbers: random numbers; the first that is free is taken
 --
--- Returns created, with number, minutes and max_payload_bytes; token_spent; full: there are as many as the operator allows at a time, or none
--- of the numbers is free.
+-- Returns created, with number, minutes and max_payload_bytes; token_spent; full: there are as many as the operator
+-- allows at a time, or none of the numbers is free.
 -- Called by POST /rendezvous.
 CREATE OR REPLACE FUNCTION rendezvous.create_rendezvous(
     issuer_key smallint, nonce bytea, owner_key bytea, numbers integer[],
@@ -22,7 +22,10 @@ BEGIN
     -- One at a time, so that the count is right.
     SELECT s.minutes, s.max_payload_bytes, s.max_rendezvous INTO minutes, max_payload_bytes, room
       FROM rendezvous.settings s FOR UPDATE;
-    IF (SELECT count(*) FROM rendezvous.meetings) < room THEN
+    -- Rendezvous that are over go within a minute, and take no room until then.
+    DELETE FROM rendezvous.meetings m
+     WHERE m.number = ANY (numbers) AND m.expires < rendezvous.this_minute();
+    IF (SELECT count(*) FROM rendezvous.meetings m WHERE m.expires >= rendezvous.this_minute()) < room THEN
         SELECT n.number INTO number
           FROM unnest(numbers) WITH ORDINALITY n (number, place)
          WHERE NOT EXISTS (SELECT FROM rendezvous.meetings m WHERE m.number = n.number)

@@ -1,7 +1,7 @@
 -- rendezvous.join_rendezvous: makes a key the guest of a rendezvous, after counting the attempt (AS-7). A rendezvous has
--- one guest in its life: whoever guesses numbers or codes tries each once.
+-- one guest in its life: somebody who guesses numbers or codes tries each once.
 --
---   source: HMAC of the sender's network address (32 bytes)
+--   sources: HMACs of the sender's network address, and of the networks that it is in, the narrowest first
 --   number: of the rendezvous
 --   guest_key: Ed25519, of the signer
 --   signature: digest of the request's signature, verified by the caller
@@ -13,7 +13,7 @@
 -- is the owner's, or too many requests were made.
 -- Called by POST /rendezvous/{number}/join.
 CREATE OR REPLACE FUNCTION rendezvous.join_rendezvous(
-    source bytea, number integer, guest_key bytea, signature bytea, wake text,
+    sources bytea[], number integer, guest_key bytea, signature bytea, wake text,
     OUT outcome rendezvous.join_rendezvous_outcome, OUT allowance integer, OUT resets_in integer)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -28,7 +28,8 @@ BEGIN
     SELECT s.* INTO settings FROM rendezvous.settings s;
     SELECT * INTO attempt
       FROM operator.admit_attempt(
-          'rendezvous', join_rendezvous.source, settings.attempts_per_source, settings.attempts_per_hour);
+          'rendezvous', join_rendezvous.sources, settings.attempts_per_source, settings.network_factor,
+          settings.attempts_per_hour, settings.new_sources_percent);
     resets_in := attempt.resets_in;
     IF attempt.limited IS NOT NULL THEN
         outcome := attempt.limited::rendezvous.join_rendezvous_outcome;

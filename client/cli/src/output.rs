@@ -4,7 +4,7 @@
 use std::io::{self, Write as _};
 
 use postern_client::{Client, Event, Member, Result, safe_json, safe_line, safe_text};
-use postern_protocol::{PublicKey, ds::GroupId};
+use postern_protocol::{PublicKey, ds::GroupId, qs::QueueKind};
 
 /// Prints everything that was not told yet. Returns how many lines.
 pub fn tell(client: &Client, json: bool) -> anyhow::Result<usize> {
@@ -122,10 +122,20 @@ pub fn describe(client: &Client, event: &Event) -> Result<String> {
             format!("the server deleted {messages} messages that had waited too long for this device")
         }
         Event::MailboxReplaced { kind } => format!(
-            "the server gave up this device's {} mailbox, which nobody read for long: it has another one now, and comes \
-             back into its groups",
+            "the server has this device's {} mailbox no more, since nobody read it for long, or the server was restored: it has \
+             another one now, and comes back into its groups",
             kind.as_str()
         ),
+        Event::Restored { kind: QueueKind::Group } => {
+            "the server was restored to an earlier state: messages of groups, and \
+             changes of them, that came since may be missing. This device comes back into its groups"
+                .to_owned()
+        }
+        Event::Restored { kind: QueueKind::Contact } => {
+            "the server was restored to an earlier state: requests and answers of \
+             contacts that came since may be missing"
+                .to_owned()
+        }
         Event::TitleProposed { by, title, .. } => {
             format!("{by}, who is no admin, calls the group {}", safe_line(title))
         }
@@ -164,6 +174,9 @@ pub fn describe(client: &Client, event: &Event) -> Result<String> {
         ),
         Event::MemberRenamed { user, name, .. } => format!("{user} is called {name} now"),
         Event::MemberGone { user, .. } => format!("{user} deleted the account"),
+        Event::MemberMissing { user, .. } => format!(
+            "the server has known no {user} for a month: the account ended, or has another name, or hides"
+        ),
         Event::AdminsFound { admins, .. } => format!("you accepted as admins: {}", list(admins)),
         Event::Broken { reason, .. } => format!(
             "this device could not come back ({}). It goes on trying; `refound` founds the group anew",
@@ -174,11 +187,14 @@ pub fn describe(client: &Client, event: &Event) -> Result<String> {
              done with them",
             safe_line(keys)
         ),
-        Event::RootChanged => {
-            "the server's root is another one than before, or gone. Ask its operator in another \
-             way, and take it with `accept-root` then"
-                .to_owned()
-        }
+        Event::RootChanged { domain } => format!(
+            "the root of {domain} is another one than before, or gone. Ask its operator in another way, and take it with \
+             `accept-root` then"
+        ),
+        Event::HomeserverKeysDiffer { domain } => format!(
+            "the homeserver of {domain} shows keys that none of those before vouches for. Nothing is sent there. Ask a \
+             friend there, or its operator, in another way, and take them with `accept-homeserver {domain}` then"
+        ),
         Event::Lost { .. } => "the server had no room for something that was sent to this device".to_owned(),
         Event::Ignored { reason } => format!("ignored: {}", safe_line(reason)),
     };

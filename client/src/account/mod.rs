@@ -10,9 +10,11 @@ mod reset;
 use postern_protocol::{
     Address, IssuedCredential,
     account::ResetAccount,
+    admission::InviteCode,
     auth::{RegisterUser, SignedContact},
     chain::HpkePrivateKey,
     key::SigningKey,
+    mls::DeliveryAddress,
     name::UserName,
     second_proof::RecoveryKey,
 };
@@ -63,6 +65,13 @@ pub(crate) struct Account {
     recovery_key: Option<[u8; 32]>,
     /// The one that is to take its place, until the AS has its verifier.
     next_recovery_key: Option<[u8; 32]>,
+    /// The code of the invite that is being made, until the AS said that it is.
+    #[zeroize(skip)]
+    pub invite: Option<InviteCode>,
+    /// Whether groups are to be given the key to the profile, since the change that asks for that was sent: its answer may be
+    /// lost.
+    #[zeroize(skip)]
+    pub gives_profile_key: bool,
     /// Whether queues and contact are made: nothing is left to do.
     #[zeroize(skip)]
     pub ready: bool,
@@ -84,6 +93,8 @@ impl Account {
             reset: None,
             recovery_key: None,
             next_recovery_key: None,
+            invite: None,
+            gives_profile_key: false,
             ready: false,
         })
     }
@@ -94,6 +105,11 @@ impl Account {
 
     pub(crate) fn contact_key(&self) -> HpkePrivateKey {
         HpkePrivateKey::from_bytes(self.contact_seed)
+    }
+
+    /// An address of this client's group queue, as others deliver to it.
+    pub(crate) fn delivery_at(&self, address: Address) -> DeliveryAddress {
+        DeliveryAddress { domain: self.user.domain().clone(), address }
     }
 
     /// Where others take first contact with this client.

@@ -6,8 +6,8 @@ use postern_protocol::{
     second_proof::{Operation, RecoveryKey, SecondProof},
 };
 
-/// The proof that an account's owner shows for what cannot be undone: the recovery key, or, where the server's policy is a login at
-/// its identity provider, an ID token with the nonce of what is to be done.
+/// The proof that an account's owner shows for what cannot be undone: the recovery key, or, where the server's policy
+/// is a login at its identity provider, an ID token with the nonce of what is to be done.
 #[derive(Debug, Clone, Copy)]
 pub enum OwnerProof<'a> {
     RecoveryKey(&'a RecoveryKey),

@@ -7,7 +7,7 @@ use std::{
 
 use postern_protocol::{
     admission::{Admission, RegistrationTerms},
-    name::UserName,
+    name::{Domain, UserName},
 };
 
 use super::handle::Client;
@@ -82,6 +82,14 @@ impl ClientBuilder {
         self
     }
 
+    /// Hides this client's address from its own homeserver: a neighbour's relays what it asks (FED-7). That one has to deal
+    /// with this client's domain, and sees the address and sizes, and nothing else.
+    #[must_use]
+    pub fn relay(mut self, domain: Domain) -> Self {
+        self.options.relay = Some(domain);
+        self
+    }
+
     /// Whether to accept contact requests of anyone that is not blocked, as a bot does. Usually a person decides:
     /// [`Client::contact_requests`].
     #[must_use]
@@ -98,8 +106,8 @@ impl ClientBuilder {
         self
     }
 
-    /// Keeps so many messages and events of each group to be read again ([`Group::history`](crate::Group::history)): 10,000,
-    /// unless this says something else; 0: none.
+    /// Keeps so many messages and events of each group to be read again ([`Group::history`](crate::Group::history)):
+    /// 10,000, unless this says something else; 0: none.
     #[must_use]
     pub fn keep_history(mut self, number: u64) -> Self {
         self.options.history = number;
@@ -203,8 +211,8 @@ impl ClientBuilder {
     /// interrupted. [`Client::offer_link`] is the other side.
     ///
     /// # Errors
-    /// [`Error::NoServer`], [`Error::ClientExists`], [`Error::Link`], [`Error::Server`]. After a passing error the same code
-    /// goes on, if the two had agreed by then; else it is used up.
+    /// [`Error::NoServer`], [`Error::ClientExists`], [`Error::Link`], [`Error::Server`]. After a passing error the same
+    /// code goes on, if the two had agreed by then; else it is used up.
     pub async fn link(&self, code: &LinkCode) -> Result<Client> {
         let server = self.options.server.as_deref().or(code.server()).ok_or(Error::NoServer)?;
         let store = link::link(&self.directory, server, code, &self.options).await?;

@@ -19,14 +19,15 @@ use crate::{
     link::{self, LinkOffer},
     mailbox::Queue,
     push,
+    session::Session,
     store::Step,
 };
 
 impl Client {
-    /// Approves a new device of this user (AS-3), where the two cannot meet at the server: the second of three steps, between
-    /// [`ClientBuilder::request_link`](crate::ClientBuilder::request_link) and
-    /// [`ClientBuilder::complete_link`](crate::ClientBuilder::complete_link) on the new device.
-    /// Asking again for the same request adds nothing and grants the same.
+    /// Approves a new device of this user (AS-3), where the two cannot meet at the server: the second of three steps,
+    /// between [`ClientBuilder::request_link`](crate::ClientBuilder::request_link) and
+    /// [`ClientBuilder::complete_link`](crate::ClientBuilder::complete_link) on the new device. Asking again for the
+    /// same request adds nothing and grants the same.
     ///
     /// # Errors
     /// [`Error::BadBlob`] for a request that is damaged or another user's.
@@ -55,13 +56,22 @@ impl Client {
     /// in seconds since 1970. The server does not learn the code before somebody registers by it.
     ///
     /// # Errors
-    /// `too-many-invites`, `account-suspended`.
+    /// `too-many-invites`, `account-suspended`, and passing ones: call again. It may be made by then, and the call returns it.
     pub async fn make_invite(&self) -> Result<(InviteCode, u64)> {
-        let session = &self.session;
-        let _step = session.store.step().await?;
-        let code = InviteCode::generate();
-        let invite = MakeInvite { digest: code.digest() };
-        let made = session.api.make_invite(&invite, &session.account.client_key()).await?;
+        let Session { store, api, .. } = &*self.session;
+        let _step = store.step().await?;
+        let (code, client) = store.write(|tx| {
+            let mut account = Account::load(tx)?;
+            let code = account.invite.get_or_insert_with(InviteCode::generate).clone();
+            account.save(tx)?;
+            Ok((code, account.client_key()))
+        })?;
+        let made = api.make_invite(&MakeInvite { digest: code.digest() }, &client).await?;
+        store.write(|tx| {
+            let mut account = Account::load(tx)?;
+            account.invite = None;
+            account.save(tx)
+        })?;
         Ok((code, made.not_after))
     }
 

@@ -2,11 +2,17 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use postern_protocol::{PublicKey, ds::GroupId, eid::EidState, name::UserName};
+use postern_protocol::{
+    PublicKey,
+    ds::GroupId,
+    eid::EidState,
+    name::{Domain, UserName},
+};
 
 use super::group::Group;
 use crate::{
     clock::Deadline,
+    elsewhere,
     error::{Error, Result},
     event::{self, Event, EventId},
     follow::{self, Follower},
@@ -156,15 +162,26 @@ impl Client {
         self.session.store.read(|tx| tokens::compare_directory(tx, theirs))
     }
 
-    /// Accepts whatever root the server's domain has now ([`IssuerError::OtherRoot`]): the operator confirmed in another
-    /// way that it changed.
+    /// Accepts whatever root a domain has now ([`IssuerError::OtherRoot`]): its operator confirmed in another way that it
+    /// changed.
     ///
     /// [`IssuerError::OtherRoot`]: crate::IssuerError::OtherRoot
     ///
     /// # Errors
     /// [`Error::Database`].
-    pub fn accept_root(&self) -> Result<()> {
-        self.session.store.write(identity::accept_root)
+    pub fn accept_root(&self, domain: &Domain) -> Result<()> {
+        self.session.store.write(|tx| identity::accept_root(tx, domain))
+    }
+
+    /// Accepts whatever keys the homeserver of another domain has now ([`HomeserverError::KeysDiffer`]): a friend there, or
+    /// its operator, confirmed in another way that they changed.
+    ///
+    /// [`HomeserverError::KeysDiffer`]: crate::HomeserverError::KeysDiffer
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub fn accept_homeserver(&self, domain: &Domain) -> Result<()> {
+        self.session.store.write(|tx| elsewhere::forget(tx, domain))
     }
 
     // Receiving
@@ -234,9 +251,8 @@ impl Client {
         self.session.store.write(|tx| event::forget(tx, up_to))
     }
 
-    /// Whether something is on its way that a later step has to finish: unanswered
-    /// and unsent messages, groups to come back into, unread and unsent letters, KeyPackages to fetch or publish,
-    /// introductions.
+    /// Whether something is on its way that a later step has to finish: unanswered and unsent messages, groups to come
+    /// back into, unread and unsent letters, KeyPackages to fetch or publish, introductions.
     ///
     /// # Errors
     /// [`Error::Database`].

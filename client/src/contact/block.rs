@@ -20,9 +20,9 @@ use crate::{
     store::{Tx, encode},
 };
 
-/// Bytes of the decisions that are kept, in CBOR: they travel in one letter, which has 16 KiB at most. With more, the earliest
-/// go: first those to block no longer.
-const MAX_BYTES: usize = 12 * 1024;
+/// Bytes of the decisions that are kept, in CBOR: they travel in letters, to each device with each decision. With more, the
+/// earliest go: first those to block no longer.
+const MAX_BYTES: usize = 128 * 1024;
 
 /// Decisions about users, the latest of each.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -146,6 +146,17 @@ pub(super) fn is_blocked(tx: &Tx<'_>, secrets: &FriendshipSecrets, user: &UserNa
     Ok(known.is_some_and(|known| secrets.blocks.contains_founder(&known.founder)))
 }
 
+/// A list of so many blocked users.
+#[cfg(test)]
+pub(super) fn blocked(users: usize) -> Blocks {
+    let block = |number: usize| {
+        let decided = Edition { incarnation: 0, epoch: 0, number: 1 };
+        let user = format!("user-{number}@example.org").parse().expect("it is a name");
+        (user, Block { decided, blocked: true, founder: Some(PublicKey::new([7; 32])) })
+    };
+    Blocks((0..users).map(block).collect())
+}
+
 #[cfg(test)]
 mod tests {
     use postern_protocol::Transcript;
@@ -224,15 +235,20 @@ mod tests {
     #[test]
     fn a_list_is_bounded_and_keeps_the_latest_blocks() {
         let mut blocks = Blocks::default();
-        let all = 300;
+        let all = 700;
         for number in 0..all {
             let founder = Some(PublicKey::new([7; 32]));
-            blocks.decide(&user(&format!("user-{number}")), number != all - 2, founder, &at(1), number);
+            blocks.decide(&far_user(number), number != all - 2, founder, &at(1), number);
         }
         let kept = blocks.0.len() as u64;
         assert!((80..all).contains(&kept) && encode(&blocks).len() <= MAX_BYTES, "{kept}");
-        assert!(blocks.contains(&user("user-299")) && !blocks.contains(&user("user-0")));
-        assert!(!blocks.0.contains_key(&user("user-298")), "nobody is unblocked for it");
+        assert!(blocks.contains(&far_user(all - 1)) && !blocks.contains(&far_user(0)));
+        assert!(!blocks.0.contains_key(&far_user(all - 2)), "nobody is unblocked for it");
         assert_eq!(blocks.users().count() as u64, kept);
+    }
+
+    /// A user with a name as long as there are.
+    fn far_user(number: u64) -> UserName {
+        format!("user-{number}@{}.example", vec!["a".repeat(60); 3].join(".")).parse().unwrap()
     }
 }

@@ -62,7 +62,7 @@ fn stored(tx: &Tx<'_>, user: &UserName) -> Result<Option<SharedContact>> {
     row.map(read).transpose()
 }
 
-/// All users of whom something holds.
+/// All agreements that hold.
 pub(super) fn all(tx: &Tx<'_>) -> Result<Vec<SharedContact>> {
     let mut statement = tx.sql().prepare(&format!("SELECT {COLUMNS} FROM contacts ORDER BY user"))?;
     let rows = statement.query_map([], columns)?.collect::<Result<Vec<_>, _>>()?;
@@ -76,7 +76,7 @@ pub(super) fn all(tx: &Tx<'_>) -> Result<Vec<SharedContact>> {
     Ok(contacts)
 }
 
-/// All users of whom something held once.
+/// All users with whom there is or was an agreement.
 pub(super) fn users(tx: &Tx<'_>) -> Result<Vec<UserName>> {
     let mut statement = tx.sql().prepare("SELECT user FROM contacts")?;
     let rows = statement.query_map([], |row| row.get(0))?.collect::<Result<Vec<String>, _>>()?;
@@ -124,9 +124,9 @@ pub(super) fn given(tx: &Tx<'_>) -> Result<Vec<UserName>> {
     Ok(all(tx)?.into_iter().filter(|contact| contact.given).map(|contact| contact.user).collect())
 }
 
-/// Takes over what another device of this user knows later, and wrote at a time (seconds since 1970). What is of a time or a
-/// point to come is none. Where this one does not know the user's identity yet, it counts once a lookup shows the one that
-/// it holds for. Returns whether the user was given the friendship, or refused it, by that.
+/// Takes over what another device of this user knows later, and wrote at a time (seconds since 1970). What is of a time
+/// or a point to come is none. Where this one does not know the user's identity yet, it counts once a lookup shows the
+/// one that it holds for. Returns whether the user was given the friendship, or refused it, by that.
 pub(super) fn merge(tx: &Tx<'_>, theirs: &SharedContact, written: u64) -> Result<Option<bool>> {
     let known = identity::known(tx, &theirs.user)?;
     if known.as_ref().is_some_and(|known| known.reset_pending || known.founding != theirs.founding) {
@@ -169,7 +169,8 @@ pub(super) fn forget(tx: &Tx<'_>, user: &UserName) -> Result<()> {
     looks::forget(tx, user)
 }
 
-/// The agreement that holds with a user, or an empty one; `None` for a user of whom no identity is known that a person need not accept.
+/// The agreement that holds with a user, or an empty one; `None` as long as no identity of the user is known that needs
+/// nobody's consent.
 fn find_or_new(tx: &Tx<'_>, user: &UserName) -> Result<Option<SharedContact>> {
     let new = |founding| SharedContact::new(user, founding);
     Ok(find(tx, user)?.or(founding(tx, user)?.map(new)))

@@ -1,5 +1,7 @@
 //! Letters on their way to contact queues. Owns the table `deposits`.
 
+use std::collections::BTreeMap;
+
 use postern_protocol::{Payload, auth::SignedContact, name::UserName};
 use rusqlite::params;
 
@@ -9,6 +11,7 @@ use super::{
 };
 use crate::{
     account::Account,
+    elsewhere,
     error::{Error, Result},
     event::Event,
     group::GroupHandover,
@@ -31,7 +34,10 @@ pub(super) fn write_letter(
         LetterBody::Decline(_) => None,
         _ => profile::own_lookup_secret(tx)?,
     };
-    let payload = letter::seal(contact, &account.client_key(), account.credential()?, stamp, lookup, body)?;
+    let home = account.user.domain();
+    let home_key = if user.domain() == home { None } else { elsewhere::own_key(tx)? };
+    let (client, credential) = (account.client_key(), account.credential()?);
+    let payload = letter::seal(contact, &client, credential, stamp, lookup, home_key, body)?;
     tx.sql().execute(
         "INSERT INTO deposits (user, address, payload) VALUES (?1, ?2, ?3)",
         params![user.to_string(), contact.address.as_bytes(), payload.as_bytes()],
@@ -56,20 +62,31 @@ pub(crate) async fn deliver_deposits(store: &Store, api: &Api) -> Result<()> {
             .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?
             .collect::<Result<Vec<Row>, _>>()?)
     })?;
+    let mut out_of_reach = BTreeMap::new();
     for (id, user, address, payload) in rows {
+        let user: UserName = user.parse().map_err(|_| Error::Damaged("a user name"))?;
+        if out_of_reach.contains_key(user.domain()) {
+            continue;
+        }
+        let api = elsewhere::api_for(api, user.domain())?;
         let sent = api.deposit(fixed(&address, "an address")?, Payload::new(payload)).await;
-        // A letter that is refused is not in the way of the others.
-        if sent.as_ref().is_err_and(|error| error.refusal().is_none()) {
-            return sent;
+        // A letter that is refused is not in the way of the others, a homeserver that is away not of those for others.
+        if let Err(error) = &sent
+            && error.refusal().is_none()
+        {
+            if error.server_is_away() {
+                return sent;
+            }
+            out_of_reach.insert(user.domain().clone(), sent);
+            continue;
         }
         store.write(|tx| {
             tx.sql().execute("DELETE FROM deposits WHERE id = ?1", [id])?;
             if sent.is_err() {
-                let user = user.parse().map_err(|_| Error::Damaged("a user name"))?;
                 Event::ContactUnreachable { user }.record(tx)?;
             }
             Ok(())
         })?;
     }
-    Ok(())
+    out_of_reach.into_values().next().unwrap_or(Ok(()))
 }

@@ -134,7 +134,7 @@ impl FriendshipSecrets {
         Ok(renewed)
     }
 
-    /// Another friendship, of which nothing can be told from the old one's keys. Whom the user blocks stays blocked.
+    /// Another friendship, of which nothing can be told from the old one's keys. The users that are blocked stay so.
     pub(super) fn replaced(&self, eid: &EidState) -> Result<Self> {
         Self::of(self.friend.edition.next(eid), self.blocks.clone())
     }

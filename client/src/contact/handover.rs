@@ -9,15 +9,15 @@ use crate::{
     store::Tx,
 };
 
-/// Knowledge of other users that this device has: agreements with contacts, and the identities of theirs that lookups showed and
-/// a person verified. Whom the user blocks is with the secrets of the friendship.
+/// Knowledge of other users that this device has: agreements with contacts, and the identities of theirs that lookups
+/// showed and a person verified. The users that are blocked go with the secrets of the friendship.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ContactsHandover {
     pins: Vec<Pin>,
     contacts: Vec<SharedContact>,
 }
 
-/// What another device of this user is to know.
+/// The contacts, and what is known of their identities, for another device of this user.
 pub(crate) fn handover(tx: &Tx<'_>) -> Result<ContactsHandover> {
     Ok(ContactsHandover { pins: identity::pins(tx, contacts::users(tx)?)?, contacts: contacts::all(tx)? })
 }

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     contacts::SharedContact,
     friendship::{Friend, FriendshipSecrets},
+    parts::SecretsPart,
 };
 use crate::error::{Error, Result};
 
@@ -26,6 +27,9 @@ pub struct Letter {
     /// Secret by which the receiver can look the sender's user up, if not everybody can (AS-5).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lookup: Option<LookupSecret>,
+    /// Key of the sender's homeserver (FED-1), for a receiver at another one: who was shown another is lied to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub home_key: Option<PublicKey>,
     /// A [`LetterBody`] in CBOR.
     pub body: Payload,
     /// By the sender's client key, over [`Letter::to_be_signed`].
@@ -61,8 +65,10 @@ pub enum LetterBody {
     Gone,
     /// "My profile is of this version now": the AS has it.
     Profile(u64),
-    /// "This is our friendship now, and whom we block", to a device of the sender's own user.
+    /// "This is our friendship now, with the users that we block", to a device of the sender's own user.
     Secrets(FriendshipSecrets),
+    /// The same where it does not fit into one letter, a part of it.
+    SecretsPart(SecretsPart),
     /// "This is what we agreed with a contact", to a device of the sender's own user.
     Contact(SharedContact),
     /// "Letters did not reach me: what do our user's devices share?", to a device of the sender's own user.
@@ -102,13 +108,14 @@ pub(super) struct OpenedLetter {
     pub sender: ClientCredential,
     pub stamp: Stamp,
     pub lookup: Option<LookupSecret>,
+    pub home_key: Option<PublicKey>,
     pub body: LetterBody,
 }
 
 impl Letter {
     /// `"Postern contact letter" || 0 || receiver's address || time as u64 || number as u64 || incarnation as u32 ||
-    /// epoch as u64 || transcript || len(credential) as u32 || credential || len(lookup) as u8 || lookup || body`, numbers
-    /// big-endian.
+    /// epoch as u64 || transcript || len(credential) as u32 || credential || len(lookup) as u8 || lookup ||
+    /// len(home_key) as u8 || home_key || body`, numbers big-endian.
     ///
     /// # Panics
     /// If the credential has more than 4 GiB.
@@ -117,10 +124,12 @@ impl Letter {
         credential: &IssuedCredential,
         stamp: &Stamp,
         lookup: Option<&LookupSecret>,
+        home_key: Option<&PublicKey>,
         body: &Payload,
     ) -> Vec<u8> {
         let length = u32::try_from(credential.as_bytes().len()).expect("a credential has less than 4 GiB");
         let lookup = lookup.map(|secret| secret.as_bytes().as_slice()).unwrap_or_default();
+        let home_key = home_key.map(|key| key.as_bytes().as_slice()).unwrap_or_default();
         Label::CONTACT_LETTER.followed_by(&[
             receiver.as_bytes(),
             &stamp.time.to_be_bytes(),
@@ -130,6 +139,8 @@ impl Letter {
             credential.as_bytes(),
             if lookup.is_empty() { &[0] } else { &[32] },
             lookup,
+            if home_key.is_empty() { &[0] } else { &[32] },
+            home_key,
             body.as_bytes(),
         ])
     }
@@ -145,6 +156,7 @@ impl LetterBody {
             Self::Moved(_) | Self::Gone => "account".to_owned(),
             Self::Profile(_) => "profile".to_owned(),
             Self::Secrets(_) => "secrets".to_owned(),
+            Self::SecretsPart(part) => format!("secrets {}", part.part),
             Self::Contact(contact) => format!("contact {}", contact.user),
             Self::Missed => "missed".to_owned(),
             Self::Contacts { part, .. } => format!("contacts {part}"),
@@ -160,12 +172,15 @@ pub(super) fn seal(
     credential: IssuedCredential,
     stamp: Stamp,
     lookup: Option<LookupSecret>,
+    home_key: Option<PublicKey>,
     body: &LetterBody,
 ) -> Result<Payload> {
     let body = Payload::new(Encoding::Cbor.encode(body));
-    let signed = Letter::to_be_signed(&to.address, &credential, &stamp, lookup.as_ref(), &body);
+    let signed =
+        Letter::to_be_signed(&to.address, &credential, &stamp, lookup.as_ref(), home_key.as_ref(), &body);
     let signature = client.sign(&signed);
-    let letter = Encoding::Cbor.encode(&Letter { credential, stamp, lookup, body, signature });
+    let letter = Letter { credential, stamp, lookup, home_key, body, signature };
+    let letter = Encoding::Cbor.encode(&letter);
     Ok(Payload::new(seal_to(&to.hpke_key, Label::CONTACT_SEAL.as_bytes(), to.address.as_bytes(), &letter)?))
 }
 
@@ -174,9 +189,15 @@ pub(super) fn open(payload: &Payload, address: &Address, private: &HpkePrivateKe
     let letter = private.open(Label::CONTACT_SEAL.as_bytes(), address.as_bytes(), payload.as_bytes()).ok()?;
     let letter: Letter = Encoding::Cbor.decode(&letter).ok()?;
     let sender = ClientCredential::parse(&letter.credential).ok()?;
-    let lookup = letter.lookup;
-    let signed =
-        Letter::to_be_signed(address, &letter.credential, &letter.stamp, lookup.as_ref(), &letter.body);
+    let (lookup, home_key) = (letter.lookup, letter.home_key);
+    let signed = Letter::to_be_signed(
+        address,
+        &letter.credential,
+        &letter.stamp,
+        lookup.as_ref(),
+        home_key.as_ref(),
+        &letter.body,
+    );
     sender.client_key.verify(&signed, &letter.signature).ok()?;
     let body: LetterBody = Encoding::Cbor.decode(letter.body.as_bytes()).ok()?;
     let answerable = match &body {
@@ -184,7 +205,7 @@ pub(super) fn open(payload: &Payload, address: &Address, private: &HpkePrivateKe
         _ => true,
     };
     let credential = letter.credential;
-    answerable.then_some(OpenedLetter { credential, sender, stamp: letter.stamp, lookup, body })
+    answerable.then_some(OpenedLetter { credential, sender, stamp: letter.stamp, lookup, home_key, body })
 }
 
 fn seal_to(key: &HpkePublicKey, info: &[u8], aad: &[u8], plaintext: &[u8]) -> Result<Vec<u8>> {
@@ -243,7 +264,7 @@ mod tests {
     }
 
     fn sealed(to: &Person, by: &Person, credential: &IssuedCredential, body: &LetterBody) -> Payload {
-        seal(&to.contact, &by.client, credential.clone(), stamp(), Some(secret()), body).unwrap()
+        seal(&to.contact, &by.client, credential.clone(), stamp(), Some(secret()), None, body).unwrap()
     }
 
     #[test]
@@ -274,9 +295,17 @@ mod tests {
         let body = Payload::new(Encoding::Cbor.encode(&LetterBody::Gone));
         let address = &bob.contact.address;
         let lookup = Some(secret());
-        let signed = Letter::to_be_signed(address, &alice.credential, &stamp(), lookup.as_ref(), &body);
+        let home_key = Some(SigningKey::generate().public_key());
+        let signed = Letter::to_be_signed(
+            address,
+            &alice.credential,
+            &stamp(),
+            lookup.as_ref(),
+            home_key.as_ref(),
+            &body,
+        );
         let (credential, signature) = (alice.credential.clone(), alice.client.sign(&signed));
-        let letter = Letter { credential, stamp: stamp(), lookup, body, signature };
+        let letter = Letter { credential, stamp: stamp(), lookup, home_key, body, signature };
         let opens = |letter: &Letter| {
             let letter = Encoding::Cbor.encode(letter);
             let info = Label::CONTACT_SEAL.as_bytes();
@@ -294,6 +323,9 @@ mod tests {
         }
         for lookup in [None, Some(LookupSecret::new([5; 32]))] {
             assert!(!opens(&Letter { lookup, ..letter.clone() }));
+        }
+        for home_key in [None, Some(eve.client.public_key())] {
+            assert!(!opens(&Letter { home_key, ..letter.clone() }));
         }
         let another = Payload::new(Encoding::Cbor.encode(&LetterBody::Decline(RequestId::new([1; 16]))));
         assert!(!opens(&Letter { body: another, ..letter.clone() }));

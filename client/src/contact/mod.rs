@@ -5,14 +5,18 @@
 mod block;
 mod contacts;
 mod deposits;
+mod effects;
 mod friendship;
 mod handover;
 mod letter;
 mod letters;
 mod list;
 mod looks;
+mod met_domains;
 mod news;
 mod numbers;
+mod parts;
+mod read_letters;
 mod requests;
 mod rotation;
 mod safety_number;
@@ -31,14 +35,17 @@ pub(crate) use self::{
     block::{block, unblock},
     contacts::{forget_friend, friend},
     deposits::{deliver_deposits, write_group},
+    effects::moved,
     friendship::Friendship,
     handover::{handover, take_over},
-    letters::{has_new_issuer, moved, read_again, read_letters, receive_letter, secrets_in_letters},
+    letters::{read_again, receive_letter, secrets_in_letters},
     list::list,
     looks::look_after_contacts,
+    met_domains::{forget_met, with_new_issuers},
     news::{
         missed_letters, tell_contacts_of_end, tell_contacts_of_name, tell_contacts_of_profile, write_news,
     },
+    read_letters::read_letters,
     requests::{accept, ask, decline, received},
     rotation::{doubt, rotate_after_removal, settle_friendship},
     safety_number::{compare_code, confirm, show},

@@ -11,6 +11,7 @@ use super::{
     deposits::write_letter,
     friendship::Friendship,
     letter::{ContactAnswer, LetterBody},
+    parts,
     requests::DeviceRequest,
 };
 use crate::{
@@ -24,9 +25,9 @@ use crate::{
 
 /// Seconds before a user is looked up again whose record does not hold together, or whose reset nobody accepted.
 const RETRY_AFTER: u64 = 24 * 60 * 60;
-/// Seconds before a user is looked up again whom the AS does not know.
+/// Seconds before a user that the AS does not know is looked up again.
 const MISSED_RETRY: u64 = 60 * 60;
-/// How often the AS may know nobody of a name before its news are dropped: a user whom not everybody can look up may have
+/// How often the AS may know nobody of a name before its news are dropped: a user that not everybody can look up may have
 /// another key, which is on its way.
 const MISSES: u32 = 3;
 
@@ -79,8 +80,8 @@ pub(super) fn withdraw(tx: &Tx<'_>, user: &UserName, news: &News) -> Result<()> 
     Ok(())
 }
 
-/// Letters to this device are gone, or were not written. What contacts say is asked for when it is needed; this user's other
-/// devices are asked now.
+/// Letters to this device are gone, or were not written. What contacts say is asked for when it is needed; this user's
+/// other devices are asked now.
 pub(crate) fn missed_letters(tx: &Tx<'_>) -> Result<()> {
     tell(tx, &Account::load(tx)?.user, &News::Missed)
 }
@@ -179,7 +180,7 @@ fn bodies(tx: &Tx<'_>, to: &UserName, news: &News) -> Result<Vec<LetterBody>> {
         News::Moved(from) => vec![LetterBody::Moved(from.clone())],
         News::Gone => vec![LetterBody::Gone],
         News::Profile => vec![LetterBody::Profile(profile::own_version(tx)?)],
-        News::Secrets => vec![secrets(tx)?],
+        News::Secrets => secrets(tx)?,
         News::Contact(user) => contacts::find(tx, user)?.map(LetterBody::Contact).into_iter().collect(),
         News::Missed => vec![LetterBody::Missed],
         News::Shared(_) => {
@@ -187,13 +188,13 @@ fn bodies(tx: &Tx<'_>, to: &UserName, news: &News) -> Result<Vec<LetterBody>> {
             let parts = (0..).zip(contacts.chunks(CONTACTS));
             let parts =
                 parts.map(|(part, contacts)| LetterBody::Contacts { part, contacts: contacts.to_vec() });
-            [secrets(tx)?].into_iter().chain(parts).collect()
+            secrets(tx)?.into_iter().chain(parts).collect()
         }
     })
 }
 
-fn secrets(tx: &Tx<'_>) -> Result<LetterBody> {
-    Ok(LetterBody::Secrets(Friendship::load(tx)?.secrets.clone()))
+fn secrets(tx: &Tx<'_>) -> Result<Vec<LetterBody>> {
+    Ok(parts::divide(&Friendship::load(tx)?.secrets))
 }
 
 /// Has every contact told that this user was called something else before.

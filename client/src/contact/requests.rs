@@ -253,10 +253,11 @@ fn mark_declined(tx: &Tx<'_>, user: &UserName) -> Result<()> {
 /// All users that ask; first those that the AS confirmed.
 pub(crate) fn received(tx: &Tx<'_>) -> Result<Vec<ReceivedRequest>> {
     let mut statement = tx.sql().prepare(
-        "SELECT user, min(time), max(declined) FROM received_requests GROUP BY user ORDER BY min(time), user",
+        "SELECT user, min(time), max(declined) FROM received_requests WHERE time >= ?1
+         GROUP BY user ORDER BY min(time), user",
     )?;
     let rows = statement
-        .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
+        .query_map([lapsed_before(tx)], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
         .collect::<Result<Vec<(String, u64, bool)>, _>>()?;
     let verified = rows.into_iter().map(|(user, time, declined)| {
         let user = user.parse().map_err(|_| Error::Damaged("a user name"))?;
@@ -294,9 +295,13 @@ pub(super) fn moved(tx: &Tx<'_>, from: &UserName, to: &UserName) -> Result<()> {
 }
 
 fn lapse(tx: &Tx<'_>) -> Result<()> {
-    let over = integer(tx.now().saturating_sub(LAPSES_AFTER));
-    tx.sql().execute("DELETE FROM received_requests WHERE time < ?1", [over])?;
+    tx.sql().execute("DELETE FROM received_requests WHERE time < ?1", [lapsed_before(tx)])?;
     Ok(())
+}
+
+/// The time (seconds since 1970) before which requests that wait have lapsed.
+fn lapsed_before(tx: &Tx<'_>) -> i64 {
+    integer(tx.now().saturating_sub(LAPSES_AFTER))
 }
 
 /// The number of users that wait for a decision.
@@ -306,10 +311,12 @@ fn open_users(tx: &Tx<'_>) -> Result<u64> {
 }
 
 fn rows(tx: &Tx<'_>, user: &UserName) -> Result<Vec<DeviceRequest>> {
-    let sql = "SELECT client_key, request_id, contact FROM received_requests WHERE user = ?1";
+    let sql = "SELECT client_key, request_id, contact FROM received_requests WHERE user = ?1 AND time >= ?2";
     let mut statement = tx.sql().prepare_cached(sql)?;
     let rows = statement
-        .query_map([user.to_string()], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
+        .query_map(params![user.to_string(), lapsed_before(tx)], |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+        })?
         .collect::<Result<Vec<(Vec<u8>, [u8; 16], Vec<u8>)>, _>>()?;
     rows.into_iter()
         .map(|(client_key, request_id, contact)| {
@@ -320,4 +327,37 @@ fn rows(tx: &Tx<'_>, user: &UserName) -> Result<Vec<DeviceRequest>> {
             })
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use postern_protocol::{Address, HpkePublicKey, key::SigningKey};
+
+    use super::*;
+    use crate::{clock::Clock, contact::FriendshipSecrets, store::Store};
+
+    #[test]
+    fn a_request_that_nobody_decides_on_is_neither_shown_nor_accepted_after_sixty_days() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |days: i64| Options { clock: Clock::ahead_by(days * 24 * 60 * 60), ..Options::default() };
+        let (alice, bob): (UserName, UserName) =
+            ("alice@example.org".parse().unwrap(), "bob@example.org".parse().unwrap());
+        let key = SigningKey::generate();
+        let (address, hpke_key) = (Address::new([1; 32]), HpkePublicKey::new([2; 32]));
+        let contact = SignedContact::sign(alice.domain().clone(), address, hpke_key, &key);
+        let request = ContactRequest { request_id: RequestId::new([3; 16]), contact };
+        let store = Store::create(directory.path(), &at(0)).unwrap();
+        let received_in_time = store.write(|tx| {
+            Account::new("http://127.0.0.1:1".to_owned(), bob)?.save(tx)?;
+            Friendship::join(FriendshipSecrets::generate()?).save(tx)?;
+            Ok(receive(tx, &alice, &key.public_key(), &request, tx.now(), &at(0)).is_ok())
+        });
+        assert!(received_in_time.unwrap());
+        drop(store);
+        for (days, waits) in [(59, true), (61, false)] {
+            let store = Store::open(directory.path(), &at(days)).unwrap();
+            assert_eq!(store.read(received).unwrap().len(), usize::from(waits), "{days}");
+            assert_eq!(store.read(|tx| rows(tx, &alice)).unwrap().len(), usize::from(waits), "{days}");
+        }
+    }
 }

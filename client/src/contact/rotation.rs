@@ -87,7 +87,7 @@ pub(super) fn adopt(tx: &Tx<'_>, theirs: &FriendshipSecrets, written: u64) -> Re
         block::forget_blocked(tx, user)?;
     }
     let adopted = theirs.friend.replaces(&own.friend);
-    // Those that the winner's maker did not know to be blocked may have been told its token.
+    // Users that the winner's maker did not know to be blocked may have been told its token.
     let told: Vec<_> = blocks
         .users()
         .filter(|user| if adopted { !theirs.is_blocked(user) } else { !own.is_blocked(user) })

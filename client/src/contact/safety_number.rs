@@ -1,7 +1,7 @@
 //! Safety numbers: what two people compare, by reading it to each other or with a camera, to know that no server stands
 //! between them. A number is made of both users' identities as this device knows them: how each began, and a digest of
-//! all that happened to it since. Two people whom a server shows two histories of one of them see two numbers, though
-//! everything else looks right to both. Owns the table `safety_numbers`.
+//! all that happened to it since. If a server shows the two people two histories of one of them, they see two numbers,
+//! though everything else looks right to both. Owns the table `safety_numbers`.
 
 use std::fmt;
 
@@ -20,7 +20,7 @@ use crate::{
     store::{Tx, decode, encode},
 };
 
-/// Rounds of hashing: who wants a number like another's pays for each attempt.
+/// Rounds of hashing for a number, which make it costly to look for keys whose number is like another's.
 const ROUNDS: usize = 5200;
 /// Groups of five digits for each user.
 const GROUPS: usize = 6;

@@ -16,13 +16,15 @@ use crate::{
 const LOOK_AGAIN: u64 = 60 * 60;
 /// How often the AS is asked whether an account ended before the hint is dropped.
 const PATIENCE: u32 = 48;
-/// How often something new of a user whom the AS did not show has it asked at once.
+/// How often news of a user that the AS did not show make this device ask at once.
 const EAGER: u32 = 3;
-/// Seconds for which the AS has to know nobody of the name of a user whose device told of the end.
+/// Seconds for which the AS has to know nobody of that name, before the end that a device told of is believed.
 const GONE_AFTER: u64 = 2 * 24 * 60 * 60;
 /// Seconds between two looks meanwhile.
 const ABSENT_AGAIN: u64 = 12 * 60 * 60;
-/// Seconds after which a user is looked up again who was told as gone.
+/// Seconds for which the AS has to show nobody of that name, before that is told though no device said why.
+const MISSING_AFTER: u64 = 30 * 24 * 60 * 60;
+/// Seconds after which a user that was told as gone is looked up again.
 const GONE_AGAIN: u64 = 30 * 24 * 60 * 60;
 /// The most users that are looked up again in one go.
 const AT_ONCE: usize = 5;
@@ -63,8 +65,8 @@ pub(super) fn hint(tx: &Tx<'_>, user: &UserName, name: Option<&UserName>) -> Res
     Ok(())
 }
 
-/// Has the AS asked about a user of whom something new was told, or may be shown by now: at once, also if it was asked in
-/// vain shortly before, but not as often as a member likes.
+/// Has the AS asked about a user, because there are news of the user, or the AS may show it by now: at once, also if it
+/// was asked in vain shortly before, but not as often as a member likes.
 pub(super) fn look_again(tx: &Tx<'_>, user: &UserName) -> Result<()> {
     tx.sql().execute(
         "INSERT INTO member_news (user, name, tried, due) VALUES (?1, ?1, 0, 0)
@@ -87,8 +89,8 @@ pub(crate) fn hints(tx: &Tx<'_>) -> Result<Vec<MemberNews>> {
         .collect()
 }
 
-/// The AS knows nobody of the name of a user of whom a device said that the account ends. Once that was so for days, it is
-/// told: the device may have been a thief's, and the user about to begin anew.
+/// Notes that the AS knows nobody of the name of a user, after a device said that the account ends. Once that was so for
+/// days, it is told: the device may have been a thief's, and the user about to begin anew.
 pub(crate) fn absent(tx: &Tx<'_>, user: &UserName) -> Result<()> {
     let now = tx.now();
     let sql =
@@ -107,6 +109,8 @@ pub(crate) fn absent(tx: &Tx<'_>, user: &UserName) -> Result<()> {
 pub(crate) fn pass_time(tx: &Tx<'_>, seconds: u64) -> Result<()> {
     let sql = "UPDATE member_news SET absent = absent - ?1, due = max(due - ?1, 0) WHERE absent IS NOT NULL";
     tx.sql().execute(sql, [integer(seconds)])?;
+    let sql = "UPDATE gone_members SET since = since - ?1, due = max(due - ?1, 0)";
+    tx.sql().execute(sql, [integer(seconds)])?;
     Ok(())
 }
 
@@ -119,25 +123,31 @@ pub(crate) fn reappeared(tx: &Tx<'_>, user: &UserName) -> Result<()> {
 
 fn gone(tx: &Tx<'_>, user: &UserName) -> Result<()> {
     forget_hint(tx, user)?;
-    let sql = "INSERT INTO gone_members (user, told, due) VALUES (?1, 1, ?2)
-               ON CONFLICT (user) DO UPDATE SET told = 1, due = excluded.due WHERE told = 0";
+    let sql = "INSERT INTO gone_members (user, told, since, due) VALUES (?1, 1, ?3, ?2)
+               ON CONFLICT (user) DO UPDATE SET told = 1, due = excluded.due WHERE told <> 1";
     let due = integer(tx.now().saturating_add(GONE_AGAIN));
-    if tx.sql().execute(sql, params![user.to_string(), due])? == 0 {
+    if tx.sql().execute(sql, params![user.to_string(), due, integer(tx.now())])? == 0 {
         return Ok(());
     }
     tell(tx, user, |group| Event::MemberGone { group, user: user.clone() })
 }
 
-/// The AS does not show a user of whom nobody said anything. The account may have ended, or be hidden from those that are
-/// no contacts, or be called something else, which its devices are yet to say: it is looked for again, at this time
-/// (seconds since 1970).
+/// Notes that the AS does not show a user of whom no device said that the account ended. It may have ended, be hidden
+/// from strangers, or have another name that its devices are yet to tell. So it is looked for again at `due` (seconds
+/// since 1970), and counts as gone after a month: an account that an operator ended, or that ended while it was silent,
+/// has no device that says so.
 pub(crate) fn not_shown(tx: &Tx<'_>, user: &UserName, due: u64) -> Result<()> {
     tx.sql().execute(
-        "INSERT INTO gone_members (user, told, due) VALUES (?1, 0, ?2)
+        "INSERT INTO gone_members (user, told, since, due) VALUES (?1, 0, ?3, ?2)
          ON CONFLICT (user) DO UPDATE SET due = excluded.due",
-        params![user.to_string(), integer(due)],
+        params![user.to_string(), integer(due), integer(tx.now())],
     )?;
-    Ok(())
+    let sql = "UPDATE gone_members SET told = 2 WHERE user = ?1 AND told = 0 AND since <= ?2";
+    let long_ago = integer(tx.now().saturating_sub(MISSING_AFTER));
+    if tx.sql().execute(sql, params![user.to_string(), long_ago])? == 0 {
+        return Ok(());
+    }
+    tell(tx, user, |group| Event::MemberMissing { group, user: user.clone() })
 }
 
 /// The AS still knows a user that says that it ends.
@@ -181,7 +191,7 @@ pub(crate) fn forget_hint(tx: &Tx<'_>, user: &UserName) -> Result<()> {
     Ok(())
 }
 
-/// Members' users whom the AS was not asked about since a time (seconds since 1970), some of them.
+/// Some of the members' users that the AS was not asked about since a time (seconds since 1970).
 pub(crate) fn not_seen_since(tx: &Tx<'_>, time: u64) -> Result<Vec<UserName>> {
     let mut statement = tx.sql().prepare_cached(
         "SELECT DISTINCT i.user FROM links l

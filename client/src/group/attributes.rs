@@ -22,7 +22,7 @@ use crate::{
     store::{Tx, decode, encode},
 };
 
-/// The most bytes of an application's attributes: the rest of a card has room beside them.
+/// The most bytes of an application's attributes: the rest of a card has room next to them.
 const MOST_CONTENT: usize = 500;
 /// The most cards of added leaves that come with one commit. Others show themselves by what they say.
 const CARDS_AT_ONCE: usize = 64;

@@ -136,10 +136,12 @@ impl GroupState {
                 welcome_member(tx, &self.id, &leaf_key)?;
             }
             let (address, user_key) = (self.delivery_address(), self.own_leaf()?.user_key);
+            self.note_user_key(tx)?;
             self.mls.merge_pending_commit(tx).map_err(Error::mls("cannot apply our own commit"))?;
             record::committed(tx, &self.id)?;
+            self.follow_user_key(tx)?;
             if user_key != self.own_leaf()?.user_key {
-                // Those that are in the group, or on their way: others are to stay out.
+                // Devices that are in the group, or on their way, get it: others are to stay out.
                 let mut devices = self.own_clients(tx)?;
                 devices.extend(handover::on_their_way(tx, &self.id)?);
                 handover::retell(tx, &self.id, &devices)?;
@@ -172,26 +174,36 @@ impl GroupState {
             let member = self.mls.member_at(*index);
             member.is_some_and(|member| rules::pseudonym(&member.credential) == Some(own.pseudonym))
         };
-        let address = own.address.ok_or(Error::Damaged("the own address"))?;
         let needs_another = match change {
             Change::Remove(_) => removed.iter().any(is_ours),
             Change::UserKey => true,
-            _ => false,
+            _ => self.is_user_key_gone(tx)?,
         };
         let next = if needs_another { self.next_user_key(tx)? } else { self.user_key_here(tx)? };
         let delivery = match change {
             Change::Address(delivery) => delivery.clone(),
             _ if own.user_key == Some(next) => return Ok(None),
-            _ => DeliveryAddress { domain: self.id.domain().clone(), address },
+            _ => own.delivery.ok_or(Error::Damaged("the own address"))?,
         };
         let extensions = leaf::extensions(&delivery, &next)?;
         Ok(Some(LeafNodeParameters::builder().with_extensions(extensions).build()))
     }
 
-    /// Another key of our user, in the place of that of the highest generation.
+    /// Another key of our user, of a higher generation than any that it had here.
     fn next_user_key(&self, tx: &Tx<'_>) -> Result<UserKey> {
-        let generation = self.user_key().map_or(0, |key| key.generation.saturating_add(1));
-        leaf::new_user_key(tx, generation)
+        let newest = self.user_key().map(|key| key.generation).max(record::user_generation(tx, &self.id)?);
+        leaf::new_user_key(tx, newest.map_or(0, |generation| generation.saturating_add(1)))
+    }
+
+    /// Notes the generation of the user's key, before a commit that may take it away.
+    pub(super) fn note_user_key(&self, tx: &Tx<'_>) -> Result<()> {
+        self.user_key().map_or(Ok(()), |key| record::note_user_generation(tx, &self.id, key.generation))
+    }
+
+    /// Whether the user's newest key went with the leaf that had it. The DS lets nobody in by an older one, which a
+    /// removed device may know: it is time for another.
+    fn is_user_key_gone(&self, tx: &Tx<'_>) -> Result<bool> {
+        Ok(record::user_generation(tx, &self.id)? > self.user_key().map(|key| key.generation))
     }
 
     /// The user's newest key of which this device has the private half: another device may have made one that this one
@@ -205,11 +217,11 @@ impl GroupState {
         self.own_leaf()?.user_key.ok_or(Error::Damaged("the own user key"))
     }
 
-    /// Has this device's leaf take the user's newest key soon, once this device knows it. With the leaves that have it
-    /// goes the newest key, and an older one in this leaf, which a removed device may know, would count again.
+    /// Has this device's leaf take the user's newest key soon, once this device knows it, or another one where that went
+    /// with the leaves that had it.
     pub(super) fn follow_user_key(&self, tx: &Tx<'_>) -> Result<()> {
         let is_behind = Some(self.user_key_here(tx)?) != self.own_leaf()?.user_key;
-        if is_behind { record::proposed(tx, &self.id) } else { Ok(()) }
+        if is_behind || self.is_user_key_gone(tx)? { record::proposed(tx, &self.id) } else { Ok(()) }
     }
 
     /// The group context with other admins.

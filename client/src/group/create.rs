@@ -66,6 +66,7 @@ impl GroupState {
             .with_wire_format_policy(MIXED_PLAINTEXT_WIRE_FORMAT_POLICY)
             .padding_size(mls::join_config().padding_size())
             .max_past_epochs(MAX_PAST_EPOCHS)
+            .sender_ratchet_configuration(mls::late_messages())
             .with_capabilities(mls::capabilities())
             .lifetime(mls::lifetime())
             .with_group_context_extensions(context)

@@ -20,7 +20,7 @@ use crate::{
 };
 
 impl GroupState {
-    /// What a server would show if it had taken a commit of this member that adds a ghost. For a trial
+    /// The group as a server would show it with a commit of this member that adds a ghost. For a trial
     /// only: this device goes on as if it had been accepted.
     pub(crate) fn with_ghost(mut self, tx: &Tx<'_>) -> Result<CurrentGroup> {
         let what = "cannot make up a group";

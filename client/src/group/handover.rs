@@ -5,11 +5,11 @@
 use std::time::Duration;
 
 use postern_protocol::{
-    Address, Payload, PublicKey, StateKey,
+    Payload, PublicKey, StateKey,
     ds::{FetchGroupInfo, GroupId},
     encoding::Encoding,
     key::SigningKey,
-    mls::{Pseudonym, UserKey},
+    mls::{DeliveryAddress, Pseudonym, UserKey},
 };
 use rusqlite::{OptionalExtension as _, params};
 use serde::{Deserialize, Serialize};
@@ -27,7 +27,7 @@ const TELL_AGAIN: u64 = 10 * 60;
 /// The longest pause between two attempts, in seconds.
 const LONGEST_PAUSE: u64 = 24 * 60 * 60;
 
-/// What a further device of this user needs to come into a group by external commit (DS-7).
+/// The secrets with which a further device of this user comes into a group by external commit (DS-7).
 #[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct GroupHandover {
     pub id: GroupId,
@@ -47,7 +47,7 @@ pub(crate) struct GroupHandover {
 /// A group that this device is to come into.
 pub(crate) struct PendingEntry {
     pub handover: GroupHandover,
-    pub address: Address,
+    pub delivery: DeliveryAddress,
 }
 
 impl GroupHandover {
@@ -113,7 +113,7 @@ impl GroupState {
             && !record::is_leaving(tx, &self.id)?)
     }
 
-    /// What another device of this user needs to come in. `None` while this device does not have the
+    /// The secrets with which another device of this user comes in. `None` while this device does not have the
     /// user's key: another one made it.
     fn handover(&self, tx: &Tx<'_>) -> Result<Option<GroupHandover>> {
         let Some(user_key) = self.user_key() else { return Ok(None) };
@@ -132,7 +132,7 @@ impl GroupState {
     }
 }
 
-/// What a further device of this user needs to come into its groups.
+/// The secrets with which a further device of this user comes into its groups.
 pub(crate) fn handover(tx: &Tx<'_>) -> Result<Vec<GroupHandover>> {
     let mut groups = Vec::new();
     for id in record::active(tx)? {
@@ -229,7 +229,8 @@ pub(crate) fn entry(tx: &Tx<'_>, id: &GroupId) -> Result<Option<PendingEntry>> {
             address
         }
     };
-    Ok(Some(PendingEntry { handover: decode(&handover, "a handover")?, address }))
+    let delivery = Account::load(tx)?.delivery_at(address);
+    Ok(Some(PendingEntry { handover: decode(&handover, "a handover")?, delivery }))
 }
 
 /// This device is in, or is not to come in: nothing is left to do.
@@ -291,7 +292,7 @@ pub(crate) fn to_tell(tx: &Tx<'_>) -> Result<Vec<(PublicKey, GroupHandover)>> {
     Ok(found)
 }
 
-/// What a device has to be told of a group.
+/// The news of a group for which a device has to be told.
 #[derive(PartialEq, Eq)]
 enum Need {
     Group,

@@ -1,4 +1,4 @@
-//! Welcomes that arrive in the group queue: this client becomes a member.
+//! Welcomes that arrive in the group queue: this client becomes a member. Owns the table `welcomes`.
 
 use openmls::prelude::{MlsMessageBodyIn, ProcessedWelcome, RatchetTreeIn, StagedWelcome, WelcomeError};
 use postern_protocol::{
@@ -7,15 +7,57 @@ use postern_protocol::{
     key::SigningKey,
     mls::{GROUP_POLICY, GroupPolicy},
 };
+use rusqlite::{OptionalExtension as _, params};
 use tls_codec::Deserialize as _;
 
-use super::{attributes, handover, record, rules, state::GroupState};
+use super::{attributes, handover, record, rules, state::GroupState, strayed};
 use crate::{
-    error::{Error, Rejection},
+    error::{Error, Rejection, Result},
     event::Event,
     key_packages, leaf, mls,
-    store::Tx,
+    store::{Tx, integer},
 };
+
+/// The most Welcomes that wait for their trees.
+const MOST_LATE: i64 = 100;
+/// Seconds before a DS is asked again for the tree of a Welcome, the first time, and at most.
+const FIRST_PAUSE: u64 = 10;
+const LONGEST_PAUSE: u64 = 60 * 60;
+
+/// Keeps a Welcome for later: its tree cannot be fetched now. Others do not wait for it.
+pub(crate) fn join_later(tx: &Tx<'_>, welcome: &Welcome) -> Result<()> {
+    let sql = "SELECT attempts FROM welcomes WHERE welcome = ?1";
+    let attempts: Option<u32> = tx.sql().query_row(sql, [welcome.as_bytes()], |row| row.get(0)).optional()?;
+    let attempts = attempts.unwrap_or_default();
+    let pause = FIRST_PAUSE.saturating_mul(2u64.saturating_pow(attempts)).min(LONGEST_PAUSE);
+    tx.sql().execute(
+        "INSERT OR REPLACE INTO welcomes (welcome, attempts, due) VALUES (?1, ?2, ?3)",
+        params![welcome.as_bytes(), attempts.saturating_add(1), integer(tx.now().saturating_add(pause))],
+    )?;
+    let sql = "DELETE FROM welcomes WHERE rowid <= (SELECT max(rowid) FROM welcomes) - ?1";
+    tx.sql().execute(sql, [MOST_LATE])?;
+    Ok(())
+}
+
+/// The Welcomes whose trees it is time to ask for again.
+pub(crate) fn late_welcomes(tx: &Tx<'_>) -> Result<Vec<Welcome>> {
+    let mut statement =
+        tx.sql().prepare_cached("SELECT welcome FROM welcomes WHERE due <= ?1 ORDER BY rowid")?;
+    let welcomes = statement.query_map([integer(tx.now())], |row| row.get(0).map(Welcome::new))?;
+    Ok(welcomes.collect::<Result<_, _>>()?)
+}
+
+/// Lets a Welcome take effect that waited. What the group did meanwhile went by: whether this client can follow shows
+/// when the DS is asked.
+pub(crate) fn join_at_last(
+    tx: &Tx<'_>,
+    welcome: &Welcome,
+    tree: Option<&WelcomeTree>,
+) -> Result<(), Rejection> {
+    tx.sql().execute("DELETE FROM welcomes WHERE welcome = ?1", [welcome.as_bytes()])?;
+    let id = tx.attempt(|| join(tx, welcome, tree))?;
+    Ok(strayed::doubt(tx, &id)?)
+}
 
 /// The ratchet tree that a Welcome to us needs: its group, the request for it, and the key that
 /// signs the request. Takes the KeyPackage's keys out of the store: for a trial only.
@@ -37,8 +79,8 @@ pub(crate) fn tree_of_welcome(
 }
 
 /// Lets a Welcome take effect. The tree, with the attributes of its leaves, is what the DS has for it,
-/// unless the Welcome itself carries it.
-pub(crate) fn join(tx: &Tx<'_>, welcome: &Welcome, tree: Option<&WelcomeTree>) -> Result<(), Rejection> {
+/// unless the Welcome itself carries it. Returns the group.
+pub(crate) fn join(tx: &Tx<'_>, welcome: &Welcome, tree: Option<&WelcomeTree>) -> Result<GroupId, Rejection> {
     let Some(MlsMessageBodyIn::Welcome(welcome)) = mls::parse(welcome.as_bytes()) else {
         return Err(Rejection::invalid("a Welcome is malformed"));
     };
@@ -81,5 +123,6 @@ pub(crate) fn join(tx: &Tx<'_>, welcome: &Welcome, tree: Option<&WelcomeTree>) -
         attributes::keep(tx, &id, &tree.attributes)?;
     }
     key_packages::used(tx, &leaf_key)?;
-    Ok(Event::Joined { group: id }.record(tx)?)
+    Event::Joined { group: id.clone() }.record(tx)?;
+    Ok(id)
 }

@@ -5,7 +5,7 @@ use openmls_traits::OpenMlsProvider as _;
 use postern_protocol::{PublicKey, ds::GroupId, encoding::Encoding};
 
 use super::{
-    Change, evict, handover, members, outbox,
+    Change, evict, handover, left_place, members, outbox,
     outstanding::{self, Kind, Outstanding},
     record, rules,
     state::GroupState,
@@ -127,6 +127,7 @@ impl GroupState {
         outbox::give_up(tx, &self.id)?;
         strayed::forget(tx, &self.id)?;
         self.mls.delete(tx.storage())?;
+        left_place::forget(tx, &self.id)?;
         record::deactivate(tx, &self.id)?;
         invitations::end_all(tx, &self.id)?;
         self.forget_place(tx)

@@ -1,4 +1,4 @@
-//! Links that members showed, and the number of each one's last message. Owns the table `links`.
+//! Links that members showed, and the numbers of each one's messages. Owns the table `links`.
 
 use std::collections::HashSet;
 
@@ -9,6 +9,7 @@ use super::{accounts, message::RosterEntry, state::GroupState};
 use crate::{
     error::{Error, Result},
     identity::{self, IdentityLink},
+    mls,
     profile::{self, SharedProfileKey, Source},
     store::{Tx, decode, encode, integer},
 };
@@ -66,7 +67,7 @@ fn keep(
     let Some(credential) = link.claim(group, leaf_key) else {
         return Ok(());
     };
-    if identity::is_revoked(tx, &credential.issuer_key)? {
+    if identity::is_revoked(tx, credential.user.domain(), &credential.issuer_key)? {
         return Ok(());
     }
     let sql = format!(
@@ -109,28 +110,83 @@ pub(super) fn take_newcomers(tx: &Tx<'_>, group: &GroupId) -> Result<Vec<RosterE
         .collect()
 }
 
-/// The number of a member's last message; 0 before the first.
-pub(super) fn last_number(tx: &Tx<'_>, group: &GroupId, leaf_key: &PublicKey) -> Result<u64> {
-    let last: Option<u64> = tx
-        .sql()
-        .prepare_cached("SELECT last_number FROM links WHERE group_id = ?1 AND leaf_key = ?2")?
-        .query_row(params![group.to_mls(), leaf_key.as_bytes()], |row| row.get(0))
-        .optional()?;
-    Ok(last.unwrap_or(0))
+/// The place of a message among those of its sender.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// It is the latest one.
+    Latest,
+    /// It was missing, and later ones came before it.
+    Late,
+    /// It came before, or is older than what is remembered.
+    Before,
 }
 
-pub(super) fn keep_number(tx: &Tx<'_>, group: &GroupId, leaf_key: &PublicKey, number: u64) -> Result<()> {
-    tx.sql()
-        .prepare_cached(
-            "INSERT INTO links (group_id, leaf_key, last_number) VALUES (?1, ?2, ?3)
-             ON CONFLICT (group_id, leaf_key) DO UPDATE SET last_number = excluded.last_number",
-        )?
-        .execute(params![group.to_mls(), leaf_key.as_bytes(), integer(number)])?;
-    Ok(())
+/// The numbers of a member's messages that came.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Numbers {
+    /// The highest one; 0 before the first.
+    last: u64,
+    /// The numbers before it that did not come: bit 0 is for the one just before, and so on.
+    missing: u64,
+}
+
+impl Numbers {
+    /// Numbers before the last one that are remembered; as many as fit into an integer of SQLite.
+    const WINDOW: u64 = mls::LATE_MESSAGES as u64;
+    const MASK: u64 = (1_u64 << Self::WINDOW) - 1;
+
+    fn take(&mut self, number: u64) -> Place {
+        if let Some(step) = number.checked_sub(self.last).filter(|step| *step > 0) {
+            self.missing = match step {
+                ..=Self::WINDOW => ((self.missing << step) | ((1_u64 << (step - 1)) - 1)) & Self::MASK,
+                _ => Self::MASK,
+            };
+            self.last = number;
+            return Place::Latest;
+        }
+        let back = self.last - number;
+        if number == 0 || !(1..=Self::WINDOW).contains(&back) {
+            return Place::Before;
+        }
+        let bit = 1_u64 << (back - 1);
+        if self.missing & bit == 0 {
+            return Place::Before;
+        }
+        self.missing &= !bit;
+        Place::Late
+    }
+}
+
+/// Takes a member's message by its number.
+pub(super) fn take_number(tx: &Tx<'_>, group: &GroupId, leaf_key: &PublicKey, number: u64) -> Result<Place> {
+    let kept = tx
+        .sql()
+        .prepare_cached("SELECT last_number, missing FROM links WHERE group_id = ?1 AND leaf_key = ?2")?
+        .query_row(params![group.to_mls(), leaf_key.as_bytes()], |row| {
+            Ok(Numbers { last: row.get(0)?, missing: row.get(1)? })
+        })
+        .optional()?;
+    let mut numbers = kept.unwrap_or_default();
+    let place = numbers.take(number);
+    if place != Place::Before {
+        tx.sql()
+            .prepare_cached(
+                "INSERT INTO links (group_id, leaf_key, last_number, missing) VALUES (?1, ?2, ?3, ?4)
+                 ON CONFLICT (group_id, leaf_key)
+                 DO UPDATE SET last_number = excluded.last_number, missing = excluded.missing",
+            )?
+            .execute(params![
+                group.to_mls(),
+                leaf_key.as_bytes(),
+                integer(numbers.last),
+                integer(numbers.missing)
+            ])?;
+    }
+    Ok(place)
 }
 
 /// The most links of a group that are kept of leaves that are not in it any more: the history names them.
-const DEPARTED: usize = 1000;
+pub(super) const DEPARTED: usize = 1000;
 
 /// The links that name a client.
 pub(super) fn of_client(tx: &Tx<'_>, client_key: &PublicKey) -> Result<Vec<IdentityLink>> {
@@ -178,4 +234,38 @@ pub(crate) fn unconfirmed(tx: &Tx<'_>) -> Result<Vec<(PublicKey, UserName)>> {
             Ok((claim.client_key, claim.user))
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_taken_once_also_if_later_ones_of_its_sender_came_before() {
+        let mut numbers = Numbers::default();
+        let steps = [
+            (1, Place::Latest),
+            (1, Place::Before),
+            (4, Place::Latest),
+            (2, Place::Late),
+            (2, Place::Before),
+            (5, Place::Latest),
+            (3, Place::Late),
+            (3, Place::Before),
+            (1, Place::Before),
+            (0, Place::Before),
+            (5 + Numbers::WINDOW, Place::Latest),
+            (5, Place::Before),
+            (6, Place::Late),
+            (1000, Place::Latest),
+            (1000 - Numbers::WINDOW, Place::Late),
+            (999 - Numbers::WINDOW, Place::Before),
+            (7, Place::Before),
+            (u64::MAX >> 1, Place::Latest),
+        ];
+        for (number, expected) in steps {
+            assert_eq!(numbers.take(number), expected, "{number}");
+            assert!(i64::try_from(numbers.missing).is_ok());
+        }
+    }
 }

@@ -9,8 +9,8 @@ use crate::{identity::IdentityLink, profile::SharedProfileKey};
 /// The plaintext of a private message.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ApplicationMessage {
-    /// Counts the sender's messages in this group from 1. A number that is not higher than
-    /// the last is a repeat: a message whose answer was lost is sent again.
+    /// Counts the sender's messages in this group from 1. A number that came before is a repeat: a message whose answer was
+    /// lost is sent again.
     pub number: u64,
     /// The sender's word that it is a certain client.
     pub link: IdentityLink,

@@ -16,6 +16,7 @@ mod handover;
 mod introduce;
 mod join;
 mod leave;
+pub(crate) mod left_place;
 mod links;
 mod members;
 mod message;
@@ -46,7 +47,7 @@ pub(crate) use self::{
         handover, next_entry, not_told, retell, retell_all, take_over, to_tell, told,
     },
     introduce::{introduce, waiting_groups},
-    join::{join, tree_of_welcome},
+    join::{join, join_at_last, join_later, late_welcomes, tree_of_welcome},
     leave::withdraw_invitations,
     links::unconfirmed,
     members::{claims, devices_of, history, members, pending_events},

@@ -22,6 +22,8 @@ pub(super) fn push(tx: &Tx<'_>, id: &GroupId, content: &Content) -> Result<u64> 
     Ok(number)
 }
 
+/// Checks that the outbox has room for another message.
+///
 /// # Errors
 /// [`Error::OutboxFull`] when a message of so many bytes is more than the group's outbox may hold.
 pub(super) fn check_room(tx: &Tx<'_>, id: &GroupId, bytes: usize, options: &Options) -> Result<()> {

@@ -26,8 +26,8 @@ pub(crate) fn was_removed(tx: &Tx<'_>, client_key: &PublicKey) -> Result<()> {
     Ok(())
 }
 
-/// A lookup just now did not confirm a client that a member says to be. If the AS vouches for it, and it is not in its user's
-/// identity, it was removed before this device knew the user.
+/// A lookup just now did not confirm a client that a member says to be. If the AS vouches for it, and it is not in its
+/// user's identity, it was removed before this device knew the user.
 pub(crate) fn doubt(tx: &Tx<'_>, user: &UserName, client_key: &PublicKey) -> Result<()> {
     if identity::confirmed(tx, client_key)?.is_some()
         || identity::has_device(tx, user, client_key)? != Some(false)
@@ -54,8 +54,8 @@ pub(crate) fn with_outcasts(tx: &Tx<'_>) -> Result<Vec<GroupId>> {
     ids.iter().map(|id| GroupId::from_mls(id).map_err(|_| Error::Damaged("a group id"))).collect()
 }
 
-/// The change that removes them. `None` if none is there, if this device is no admin's, and for those that share a place with
-/// devices of their user: those remove them, since only whole users can be removed by others.
+/// The change that removes them. `None` if none is there, if this device is no admin's, and for those that share a
+/// place with devices of their user: those remove them, since only whole users can be removed by others.
 pub(crate) fn cast_out(tx: &Tx<'_>, group: &GroupState) -> Result<Option<Change>> {
     if !group.is_admin(&group.leaf.public_key()) {
         return Ok(None);

@@ -12,7 +12,8 @@ use postern_protocol::{
 use super::{
     accounts, attributes,
     changes::commit_events,
-    links,
+    left_place::{self, Said},
+    links::{self, Place},
     message::{ApplicationMessage, Content},
     outstanding::{self, Kind},
     record,
@@ -55,8 +56,13 @@ pub(crate) fn receive(tx: &Tx<'_>, message: &MlsMessage) -> Result<(), Rejection
 fn receive_in(tx: &Tx<'_>, mut group: GroupState, message: ProtocolMessage) -> Result<(), Rejection> {
     let id = group.id.clone();
     let (epoch, is_handshake) = (message.epoch().as_u64(), message.is_handshake_message());
-    if epoch < group.epoch() && is_handshake {
-        return Ok(()); // A repeat of what was processed.
+    if epoch < group.epoch() {
+        if is_handshake {
+            return Ok(()); // A repeat of what was processed.
+        }
+        if let Some(Said { sender, content }) = left_place::open(tx, &id, &message)? {
+            return receive_content(tx, &group, epoch, sender, &content);
+        }
     }
     let (known, members) = (group.epoch(), group.size());
     let strays = |by_hand, reason: String| Rejection::Stray { group: id.clone(), by_hand, members, reason };
@@ -157,11 +163,15 @@ fn receive_commit(
         }
     }
     let lost_commit = group.mls.pending_commit().is_some();
+    group.note_user_key(tx)?;
     group.mls.merge_staged_commit(tx, commit).map_err(Error::mls("cannot apply a commit"))?;
     if lost_commit {
         outstanding::forget(tx, &group.id, Kind::Commit)?;
     }
     record::settled(tx, &group.id)?;
+    strayed::moved(tx, &group.id)?;
+    // All that was said there came before.
+    left_place::forget(tx, &group.id)?;
     if !left {
         links::forget_departed(tx, &group)?;
         group.follow_user_key(tx)?;
@@ -184,12 +194,13 @@ fn receive_content(
     let message: ApplicationMessage = Encoding::Cbor
         .decode(content)
         .map_err(|_| Rejection::invalid("a message's content is not what Postern's clients send"))?;
-    if message.number <= links::last_number(tx, &group.id, &sender)? {
-        return Ok(());
-    }
+    let place = links::take_number(tx, &group.id, &sender, message.number)?;
     // A false link takes the sender's name, not its message: the MLS signature is good.
-    links::shown(tx, &group.id, &sender, &message.link)?;
-    links::keep_number(tx, &group.id, &sender, message.number)?;
+    match place {
+        Place::Before => return Ok(()),
+        Place::Latest => links::shown(tx, &group.id, &sender, &message.link)?,
+        Place::Late => links::told(tx, &group.id, &sender, &message.link)?,
+    }
     // Only of a client that the AS confirmed: nobody speaks of another's identity.
     let link = links::link(tx, &group.id, &sender)?;
     let shown = link.as_ref().and_then(|link| link.claim(&group.id, &sender));
@@ -217,8 +228,9 @@ fn receive_content(
                 let profile_key = entry.profile_key.as_ref();
                 links::told_profile_key(tx, &group.id, &entry.leaf_key, &entry.link, profile_key)?;
             }
-            // Title and key are one for all members: only admins give them.
+            // Title and key are one for all members: only admins give them. A late key may not be the present one.
             if let Some(key) = attributes_key
+                && place == Place::Latest
                 && group.is_admin(&sender)
             {
                 record::keep_attributes_key(tx, &group.id, &key)?;
@@ -238,7 +250,7 @@ fn receive_profile(tx: &Tx<'_>, user: &UserName, message: &ApplicationMessage) -
     let of_its_time = |key: &&SharedProfileKey| key.edition.is_by(&message.eid);
     let mut is_news = profile::claimed(tx, user, message.eid.incarnation, message.profile_version)?;
     if let Some(key) = message.profile_key.as_ref().filter(of_its_time) {
-        // A user whom not everybody can look up may be found with it.
+        // A user that not everybody can look up may be found with it.
         is_news |= profile::keep_key(tx, user, key, Source::User)?;
     }
     if is_news {

@@ -157,6 +157,22 @@ pub(super) fn server_key(tx: &Tx<'_>, id: &GroupId) -> Result<Option<PublicKey>>
     Ok(key.map(PublicKey::new))
 }
 
+/// Notes the generation of a key that the user has in a group.
+pub(super) fn note_user_generation(tx: &Tx<'_>, id: &GroupId, generation: u32) -> Result<()> {
+    tx.sql()
+        .prepare_cached(
+            "UPDATE groups SET user_generation = max(ifnull(user_generation, 0), ?2) WHERE group_id = ?1",
+        )?
+        .execute(params![id.to_mls(), generation])?;
+    Ok(())
+}
+
+/// The highest generation of the keys that the user had in a group, as far as this device saw it.
+pub(super) fn user_generation(tx: &Tx<'_>, id: &GroupId) -> Result<Option<u32>> {
+    let sql = "SELECT user_generation FROM groups WHERE group_id = ?1";
+    Ok(tx.sql().prepare_cached(sql)?.query_row([id.to_mls()], |row| row.get(0)).optional()?.flatten())
+}
+
 /// Whether a leaf is this device's.
 pub(super) fn is_own(tx: &Tx<'_>, id: &GroupId, leaf_key: &PublicKey) -> Result<bool> {
     Ok(tx

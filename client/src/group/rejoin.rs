@@ -9,7 +9,7 @@ use openmls::prelude::{
 };
 use openmls_traits::OpenMlsProvider as _;
 use postern_protocol::{
-    Address, GroupInfo, MlsMessage, Signature, StateKey,
+    GroupInfo, MlsMessage, Signature, StateKey,
     ds::{CurrentGroup, GroupId, SubmitMessage},
     encoding::Encoding,
     key::SigningKey,
@@ -81,7 +81,7 @@ impl GroupState {
     /// the DS's answer is known. What this client knew of the group is replaced. A commit that was
     /// outstanding never happened. Proposals that wait are left out, and lapse: whether members could
     /// verify them does not show here (DS-13). What was said stays in the outbox under its number, and a
-    /// wish to leave stays, too. Messages go to `address` from then on, and the one of before leads nowhere.
+    /// wish to leave stays, too. Messages go to `delivery` from then on, and the address of before leads nowhere.
     ///
     /// # Errors
     /// [`Error::Strangers`] where the group differs by more than a person accepted.
@@ -90,21 +90,20 @@ impl GroupState {
         tx: &Tx<'_>,
         current: &CurrentGroup,
         accepted: &Differences,
-        address: Address,
+        delivery: &DeliveryAddress,
     ) -> Result<()> {
         let own = self.own_leaf()?;
-        if let Some(old) = own.address.filter(|old| *old != address)
+        if let Some(old) = own.delivery.filter(|old| old != delivery)
             && !key_packages::holds(tx, &self.leaf.public_key())?
         {
-            mailbox::revoke_later(tx, &old)?;
+            mailbox::revoke_later(tx, &old.address)?;
         }
-        let delivery = DeliveryAddress { domain: self.id.domain().clone(), address };
         let user_key = self.user_key_here(tx)?;
         let entry = Entry {
             state_key: self.state_key()?,
             leaf: &self.leaf,
             pseudonym: own.pseudonym,
-            extensions: leaf::extensions(&delivery, &user_key)?,
+            extensions: leaf::extensions(delivery, &user_key)?,
             user_key: leaf::key(tx, &user_key.public_key)?,
             leaving: None,
         };
@@ -140,9 +139,10 @@ impl GroupState {
 
     /// Makes the external commit by which this device comes into a group that another of its user's
     /// handed over, and keeps it until the DS's answer is known. If it is in the group already, as a user
-    /// of its own, the commit takes its `SelfRemove` along: it is in one place only.
+    /// of its own, the commit takes its `SelfRemove` along: it is in one place only. What is said there until the DS has
+    /// the commit can be read ([`super::left_place`]).
     pub(crate) fn enter(tx: &Tx<'_>, entry: &PendingEntry, current: &CurrentGroup) -> Result<()> {
-        let PendingEntry { handover, address } = entry;
+        let PendingEntry { handover, delivery } = entry;
         let id = handover.id.clone();
         let old = match Self::find(tx, &id) {
             Err(Error::NotMember) => None,
@@ -158,19 +158,21 @@ impl GroupState {
         let (leaf, user) = (SigningKey::generate(), handover.user_key());
         leaf::keep_key(tx, &leaf)?;
         leaf::keep_key(tx, &user)?;
-        let delivery = DeliveryAddress { domain: id.domain().clone(), address: *address };
         let entry = Entry {
             state_key: handover.state_key,
             leaf: &leaf,
             pseudonym: handover.pseudonym,
-            extensions: leaf::extensions(&delivery, &handover.public_user_key())?,
+            extensions: leaf::extensions(delivery, &handover.public_user_key())?,
             user_key: Some(user),
             leaving,
         };
         record::insert(tx, &id, "", &leaf.public_key())?;
         record::set_entering(tx, &id, moves)?;
         match old {
-            Some(old) if leaving.is_some() => old.forget_place(tx)?,
+            Some(old) if leaving.is_some() => {
+                old.keep_place(tx)?;
+                old.forget_place(tx)?;
+            }
             Some(old) => leaf::forget_key(tx, &old.leaf.public_key())?,
             None => {}
         }
@@ -325,13 +327,14 @@ impl Entry<'_> {
             .map_err(Error::mls(what))?
             .finalize(tx)
             .map_err(Error::mls(what))?;
-        if mls.group_id().as_slice() != id.to_mls() || rules::policy(&mls)?.state_key() != self.state_key {
+        let state_key = rules::policy(&mls)?.state_key();
+        if mls.group_id().as_slice() != id.to_mls() || state_key != self.state_key {
             return Err(unexpected());
         }
         let (commit, _, group_info) = bundle.into_messages();
         let group_info = group_info.as_ref().map(mls::message_bytes).transpose()?;
         let submission = SubmitMessage {
-            state_key: self.state_key,
+            state_key,
             message: MlsMessage::new(mls::message_bytes(&commit)?),
             group_info: group_info.map(GroupInfo::new),
             welcome: None,

@@ -10,7 +10,7 @@ use openmls::prelude::{
     QueuedProposal, Sender, StagedCommit,
 };
 use postern_protocol::{
-    Address, PublicKey, Signature,
+    PublicKey, Signature,
     mls::{DELIVERY_ADDRESS, DeliveryAddress, GROUP_POLICY, GroupPolicy, Pseudonym, USER_KEY, UserKey},
 };
 
@@ -34,7 +34,7 @@ pub(super) enum Committer<'a> {
 pub(super) struct Leaf {
     pub leaf_key: PublicKey,
     pub pseudonym: Pseudonym,
-    pub address: Option<Address>,
+    pub delivery: Option<DeliveryAddress>,
     pub user_key: Option<UserKey>,
 }
 
@@ -42,11 +42,10 @@ impl Leaf {
     /// `None` for a leaf that no member of a group of Postern has.
     pub(super) fn of(node: &LeafNode) -> Option<Self> {
         let extension = |kind| node.extensions().unknown(kind);
-        let address = extension(DELIVERY_ADDRESS).and_then(|it| DeliveryAddress::from_bytes(&it.0).ok());
         Some(Self {
             leaf_key: mls::public_key(node.signature_key().as_slice())?,
             pseudonym: pseudonym(node.credential())?,
-            address: address.map(|delivery| delivery.address),
+            delivery: extension(DELIVERY_ADDRESS).and_then(|it| DeliveryAddress::from_bytes(&it.0).ok()),
             user_key: extension(USER_KEY).and_then(|it| UserKey::from_bytes(&it.0).ok()),
         })
     }
@@ -291,7 +290,8 @@ fn check_after(
         return Err("the server let the last admin go");
     }
     let mut addresses = HashSet::new();
-    if !after.iter().filter_map(|leaf| leaf.address).all(|address| addresses.insert(address)) {
+    let delivered = after.iter().filter_map(|leaf| leaf.delivery.as_ref());
+    if !delivered.map(|delivery| delivery.address).all(|address| addresses.insert(address)) {
         return Err("the server let two members have one address");
     }
     let mut keys = HashMap::new();

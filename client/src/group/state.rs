@@ -5,11 +5,12 @@ use std::collections::{BTreeSet, HashSet};
 use openmls::prelude::{GroupId as MlsGroupId, MlsGroup, Proposal, Sender};
 use openmls_traits::OpenMlsProvider as _;
 use postern_protocol::{
-    Address, MlsMessage, PublicKey, StateKey,
+    Address, MlsMessage, PublicKey, RatchetTree, StateKey,
     ds::{FetchGroupInfo, GroupId, SubmitMessage},
     key::SigningKey,
     mls::{DELIVERY_ADDRESS, DeliveryAddress, Pseudonym, UserKey},
 };
+use tls_codec::Serialize as _;
 
 use super::{record, rules};
 use crate::{
@@ -114,6 +115,12 @@ impl GroupState {
     /// The request for the group as it is now at the DS.
     pub(crate) fn fetch_info(&self) -> Result<FetchGroupInfo> {
         Ok(FetchGroupInfo { state_key: self.state_key()? })
+    }
+
+    /// Whether this is the ratchet tree of the group.
+    pub(crate) fn has_tree(&self, tree: &RatchetTree) -> Result<bool> {
+        let own = self.mls.export_ratchet_tree().tls_serialize_detached();
+        Ok(own.map_err(Error::mls("cannot write the tree"))? == tree.as_bytes())
     }
 
     /// How many devices are in the group.

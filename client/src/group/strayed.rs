@@ -1,6 +1,6 @@
 //! Groups that this device cannot follow, and when it tries to come back into each (DS-13): once,
-//! after a pause that is random and grows from one time to the next, so that neither all members of a
-//! group come back at one moment, nor a member that breaks groups keeps the others busy. Owns the
+//! after a pause that is random and grows from one time to the next, so that the members of a group do not
+//! all come back at one moment, and a member that breaks groups does not keep the others busy. Owns the
 //! table `strayed`.
 
 use std::time::Duration;
@@ -20,6 +20,9 @@ const DAY: u64 = 24 * 60 * 60;
 /// The pause before the second attempt, in units of [`Options::return_after`]; each further one is
 /// four times as long.
 const SECOND: u64 = 30;
+/// The shortest and the longest pause, in seconds, before the DS is asked again whether a group is ahead of what came here.
+const FIRST_LOOK: u64 = 10;
+const LAST_LOOK: u64 = 300;
 /// The greatest number of members by which the first pause grows.
 const MOST_MEMBERS: u64 = 1000;
 
@@ -33,6 +36,8 @@ pub(crate) enum State {
     Strayed,
     /// The same, and the server is not to be trusted with the way back: somebody has to decide.
     ByHand,
+    /// Changes of the group are on their way from another homeserver.
+    Behind,
 }
 
 struct Row {
@@ -70,11 +75,33 @@ pub(crate) fn leave_to_person(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
 /// Notes that something of a group may have been lost.
 pub(crate) fn doubt(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
     let row = find(tx, id)?;
-    if row.as_ref().is_some_and(|row| row.state != State::Follows) {
+    if row.as_ref().is_some_and(|row| !matches!(row.state, State::Follows | State::Behind)) {
         return Ok(());
     }
     let attempts = recent_attempts(tx, row.as_ref());
     put(tx, id, &Row { state: State::Doubtful, since: tx.now(), attempts, due: tx.now() })
+}
+
+/// Notes that changes of a group are on their way here. Returns false once none came for a day: then they are taken for
+/// lost.
+pub(crate) fn wait(tx: &Tx<'_>, id: &GroupId) -> Result<bool> {
+    let row = find(tx, id)?;
+    let attempts = recent_attempts(tx, row.as_ref());
+    let since = row.filter(|row| row.state == State::Behind).map_or(tx.now(), |row| row.since);
+    let waited = tx.now().saturating_sub(since);
+    if waited >= DAY {
+        return Ok(false);
+    }
+    let due = tx.now().saturating_add(waited.clamp(FIRST_LOOK, LAST_LOOK));
+    put(tx, id, &Row { state: State::Behind, since, attempts, due })?;
+    Ok(true)
+}
+
+/// A change of a group came: those that are still missing are on their way, too.
+pub(super) fn moved(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
+    let sql = "UPDATE strayed SET since = ?2 WHERE group_id = ?1 AND state = 4";
+    tx.sql().prepare_cached(sql)?.execute(params![id.to_mls(), integer(tx.now())])?;
+    Ok(())
 }
 
 /// An attempt failed for good. The first time, the user is told.
@@ -106,7 +133,7 @@ pub(super) fn back(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
 
 /// Nothing of the group was lost that this device needs.
 pub(crate) fn clear(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
-    let sql = "UPDATE strayed SET state = 0 WHERE group_id = ?1 AND state = 1";
+    let sql = "UPDATE strayed SET state = 0 WHERE group_id = ?1 AND state IN (1, 4)";
     tx.sql().execute(sql, [id.to_mls()])?;
     Ok(())
 }
@@ -129,7 +156,7 @@ pub(crate) fn may_try(tx: &Tx<'_>, id: &GroupId) -> Result<bool> {
 
 /// The groups in which it is time to look, or to come back.
 pub(crate) fn due(tx: &Tx<'_>) -> Result<Vec<GroupId>> {
-    let sql = "SELECT group_id FROM strayed WHERE state IN (1, 2) AND due <= ?1";
+    let sql = "SELECT group_id FROM strayed WHERE state IN (1, 2, 4) AND due <= ?1";
     let mut statement = tx.sql().prepare_cached(sql)?;
     let ids = statement.query_map([integer(tx.now())], |row| row.get(0))?;
     let ids = ids.collect::<Result<Vec<Vec<u8>>, _>>()?;
@@ -138,7 +165,7 @@ pub(crate) fn due(tx: &Tx<'_>) -> Result<Vec<GroupId>> {
 
 /// How long it is until the next time comes.
 pub(crate) fn next_due(tx: &Tx<'_>) -> Result<Option<Duration>> {
-    let sql = "SELECT min(due) FROM strayed WHERE state IN (1, 2)";
+    let sql = "SELECT min(due) FROM strayed WHERE state IN (1, 2, 4)";
     let due: Option<u64> = tx.sql().query_row(sql, [], |row| row.get(0))?;
     Ok(due.map(|due| Duration::from_secs(due.saturating_sub(tx.now()))))
 }
@@ -166,7 +193,7 @@ fn find(tx: &Tx<'_>, id: &GroupId) -> Result<Option<Row>> {
         .query_row([id.to_mls()], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))
         .optional()?;
     row.map(|(state, since, attempts, due)| {
-        let state = [State::Follows, State::Doubtful, State::Strayed, State::ByHand]
+        let state = [State::Follows, State::Doubtful, State::Strayed, State::ByHand, State::Behind]
             .into_iter()
             .find(|found| *found as i64 == state)
             .ok_or(Error::Damaged("how far a group can be followed"))?;
@@ -188,6 +215,32 @@ fn put(tx: &Tx<'_>, id: &GroupId, row: &Row) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{clock::Clock, store::Store};
+
+    #[test]
+    fn changes_on_their_way_are_waited_for_until_none_came_for_a_day() {
+        let home = tempfile::tempdir().unwrap();
+        let id = GroupId::new([7; 16], "other.example".parse().unwrap());
+        drop(Store::create(home.path(), &Options::default()).unwrap());
+        let after = |hours: i64| {
+            let clock = Clock::ahead_by(hours * 60 * 60);
+            Store::open(home.path(), &Options { clock, ..Options::default() }).unwrap()
+        };
+        let waits = |hours| after(hours).write(|tx| wait(tx, &id)).unwrap();
+        let is_due = |hours| !after(hours).read(due).unwrap().is_empty();
+        assert!(waits(0) && waits(23));
+        assert!(!is_due(23) && is_due(24), "the DS is asked from time to time");
+        assert!(!waits(24));
+        after(23).write(|tx| moved(tx, &id)).unwrap();
+        assert!(waits(46) && !waits(47), "a change came");
+        after(47).write(|tx| clear(tx, &id)).unwrap();
+        assert_eq!(after(47).read(|tx| state(tx, &id)).unwrap(), State::Follows);
+        assert!(waits(48) && waits(71), "the next wait is one of its own");
+        after(71).write(|tx| doubt(tx, &id)).unwrap();
+        assert_eq!(after(71).read(|tx| state(tx, &id)).unwrap(), State::Doubtful);
+        after(71).write(|tx| moved(tx, &id)).unwrap();
+        assert!(is_due(71), "something may be lost: that is looked at at once");
+    }
 
     #[test]
     fn pauses_grow_differ_and_end_at_a_day() {

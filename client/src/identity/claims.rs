@@ -34,16 +34,16 @@ pub(crate) fn heard(tx: &Tx<'_>, name: &UserName, teller: &PublicKey, told: &Eid
     Ok(seen)
 }
 
-/// Users of whom another state was told than the AS showed.
+/// The users with another state than the AS showed, as somebody told.
 pub(super) fn claimed(tx: &Tx<'_>) -> Result<Vec<UserName>> {
     let mut statement = tx.sql().prepare_cached("SELECT DISTINCT user FROM eid_claims ORDER BY user")?;
     let names = statement.query_map([], |row| row.get(0))?.collect::<Result<Vec<String>, _>>()?;
     names.iter().map(|name| name.parse().map_err(|_| Error::Damaged("a user name"))).collect()
 }
 
-/// Compares what was told of a user with what a lookup showed just now. The word of a client that it did not show counts for
-/// nothing. An AS that does not show a newer state to the second lookup either keeps it back: the first may have been under
-/// way when it was told.
+/// Compares what was told of a user with what a lookup showed just now. The word of a client that it did not show
+/// counts for nothing. An AS that does not show a newer state to the second lookup either keeps it back: the first may
+/// have been under way when it was told.
 pub(super) fn check(tx: &Tx<'_>, name: &UserName) -> Result<()> {
     for Claim { teller, told, tried } in claims(tx, name)? {
         let is_theirs = known::confirmed(tx, &teller)?.as_ref() == Some(name);
@@ -66,7 +66,7 @@ pub(super) fn check(tx: &Tx<'_>, name: &UserName) -> Result<()> {
     Ok(())
 }
 
-/// Forgets what was told of a user whom the AS does not show: the lookup's failure says more.
+/// Forgets the claims about a user that the AS does not show: the lookup's failure says more.
 pub(super) fn forget(tx: &Tx<'_>, name: &UserName) -> Result<()> {
     tx.sql().execute("DELETE FROM eid_claims WHERE user = ?1", [name.to_string()])?;
     Ok(())

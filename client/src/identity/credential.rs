@@ -29,10 +29,10 @@ pub(crate) async fn renew_credential(store: &Store, api: &Api) -> Result<()> {
     let own = account.credential()?;
     let credential = ClientCredential::parse(&own).map_err(|_| Error::Damaged("the credential"))?;
     let ends_soon = credential.not_after <= store.now() + RENEW_BEFORE || credential.user != account.user;
-    if !ends_soon && !store.read(issuer::is_due)? {
+    if !ends_soon && !store.read(|tx| issuer::is_due(tx, &api.origin))? {
         return Ok(());
     }
-    let keys = issuer::authentication_keys(store, &api.http).await?;
+    let keys = issuer::authentication_keys(store, api).await?;
     if credential.not_after < store.now() {
         // It was nobody's device meanwhile, to which nobody wrote.
         store.write(contact::missed_letters)?;
@@ -40,7 +40,7 @@ pub(crate) async fn renew_credential(store: &Store, api: &Api) -> Result<()> {
     if ends_soon || issuer::is_worthless(&own, &keys, store.now()) {
         obtain_credential(store, api, account).await?;
     }
-    store.write(issuer::looked)
+    store.write(|tx| issuer::looked(tx, &api.origin))
 }
 
 /// A credential of this client's that others will accept.
@@ -53,7 +53,7 @@ pub(crate) async fn verified(
     account: &Account,
     credential: IssuedCredential,
 ) -> Result<IssuedCredential> {
-    let keys = issuer::authentication_keys(store, &api.http).await?;
+    let keys = issuer::authentication_keys(store, api).await?;
     let is_ours = |found: &ClientCredential| {
         found.user == account.user && found.client_key == account.client_key().public_key()
     };

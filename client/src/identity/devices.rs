@@ -13,7 +13,7 @@ use super::{
 use crate::{
     account::{self, Account},
     contact,
-    error::{Error, Result, goes_on},
+    error::{Error, IdentityError, Result, goes_on},
     mailbox::{Queue, add_addresses},
     options::Options,
     server::Api,
@@ -108,9 +108,9 @@ pub(crate) fn device_named<'a>(devices: &'a [Device], name: &str) -> Result<&'a 
     }
 }
 
-/// Finishes what was begun in the user's identity, and asks the AS for users of whom newer states were
-/// told than it showed. Once a day it follows the own identity, takes the user's present name, and removes devices that were
-/// silent for long.
+/// Finishes what was begun in the user's identity, and asks the AS for users whose devices told of newer states than it
+/// showed. Once a day it follows the own identity, takes the user's present name, and removes devices that
+/// were silent for long.
 pub(crate) async fn upkeep(api: &Api, store: &Store, options: &Options) -> Result<()> {
     let account = store.read(Account::load)?;
     goes_on(eid::settle(api, store, &account).await)?;
@@ -126,6 +126,9 @@ pub(crate) async fn upkeep(api: &Api, store: &Store, options: &Options) -> Resul
         return Ok(());
     }
     let found = match lookup::find(api, store, &account.user).await {
+        Err(Error::Identity(IdentityError::RolledBack)) if eid::make_again(api, store, &account).await? => {
+            lookup::find(api, store, &account.user).await?
+        }
         // Another device of the user may have taken another name for it.
         Err(error)
             if error.problem() == Some(ProblemType::NotFound)

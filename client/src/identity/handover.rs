@@ -1,4 +1,5 @@
-//! Knowledge that this device has of others' identities, for a new device of this user (AS-7): it need not believe the AS anew.
+//! Knowledge that this device has of others' identities, for a new device of this user (AS-7): it need not believe the
+//! AS anew.
 
 use std::collections::BTreeSet;
 

@@ -1,12 +1,12 @@
-//! The AS's keys, as this client trusts them: which credentials and tickets are its (AS-2). A root that was seen once
-//! stays the root, and a key that was revoked once stays revoked, whatever the server shows later. Owns the tables
-//! `issuers` and `revoked_issuers`.
+//! The keys of each domain's AS, as this client trusts them: which credentials and tickets are its (AS-2). A root that was
+//! seen once stays the root, and a key that was revoked once stays revoked, whatever the server shows later. Owns the
+//! tables `issuers` and `revoked_issuers`.
 
-use postern_api::Http;
 use postern_protocol::{
     IssuedCredential, PublicKey,
     auth::AuthenticationKeys,
     credential::{ClientCredential, IssuerStatement},
+    name::Domain,
 };
 use rusqlite::{OptionalExtension as _, params};
 
@@ -14,6 +14,7 @@ use super::{known, verify::CLOCK_SKEW};
 use crate::{
     error::{Error, IdentityError, IssuerError, Result},
     event::Event,
+    server::Api,
     store::{Store, Tx, decode, encode, fixed, integer},
     strangers,
 };
@@ -21,33 +22,41 @@ use crate::{
 /// Seconds between two looks at the AS's keys that nobody asks for: an hour, for which copies of them may be kept.
 const LOOK_EVERY: u64 = 60 * 60;
 
-/// The most revoked keys that are remembered when the AS does not list them any more.
+/// The most revoked keys that are remembered when an AS does not list them any more.
 const REVOKED_KEPT: i64 = 256;
 
-/// Asks for the AS's keys. Those that are new are compared with what strangers see (AAS-7).
+/// Asks an AS for its keys. Those of the own one that are new are compared with what strangers see (AAS-7): to another
+/// one everybody is a stranger.
 ///
 /// # Errors
 /// [`Error::Issuer`] when the server shows others to strangers, or another root than it did.
-pub(crate) async fn authentication_keys(store: &Store, http: &Http) -> Result<AuthenticationKeys> {
-    let shown = http.authentication_keys().await?;
-    if store.read(seen)?.as_ref() == Some(&shown) {
+pub(crate) async fn authentication_keys(store: &Store, api: &Api) -> Result<AuthenticationKeys> {
+    let domain = &api.origin;
+    let mut shown = api.http.authentication_keys().await?;
+    if shown.domain != *domain {
+        return Err(Error::unexpected("the keys of another domain"));
+    }
+    if store.read(|tx| seen(tx, domain))?.as_ref() == Some(&shown) {
         return store.read(|tx| trusted(tx, shown));
     }
-    let shown = strangers::compare(store, http, shown).await?;
+    if api.wallet.own().is_none() {
+        shown = strangers::compare(store, &api.http, shown).await?;
+    }
     store.write(|tx| take(tx, shown))?
 }
 
-/// Whether it is time to look at the AS's keys.
-pub(super) fn is_due(tx: &Tx<'_>) -> Result<bool> {
-    let looked: Option<u64> =
-        tx.sql().query_row("SELECT looked FROM issuers", [], |row| row.get(0)).optional()?;
+/// Whether it is time to look at the keys of an AS.
+pub(super) fn is_due(tx: &Tx<'_>, domain: &Domain) -> Result<bool> {
+    let sql = "SELECT looked FROM issuers WHERE domain = ?1";
+    let looked: Option<u64> = tx.sql().query_row(sql, [domain.as_str()], |row| row.get(0)).optional()?;
     let now = tx.now();
     Ok(looked.is_none_or(|looked| !(looked..looked.saturating_add(LOOK_EVERY)).contains(&now)))
 }
 
-/// Notes that it was looked at the AS's keys.
-pub(super) fn looked(tx: &Tx<'_>) -> Result<()> {
-    tx.sql().execute("UPDATE issuers SET looked = ?1", [integer(tx.now())])?;
+/// Notes a look at the keys of an AS.
+pub(super) fn looked(tx: &Tx<'_>, domain: &Domain) -> Result<()> {
+    let sql = "UPDATE issuers SET looked = ?1 WHERE domain = ?2";
+    tx.sql().execute(sql, params![integer(tx.now()), domain.as_str()])?;
     Ok(())
 }
 
@@ -58,33 +67,49 @@ pub(crate) fn forget_look(tx: &Tx<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Accepts whatever root the AS shows next: a person decided so.
-pub(crate) fn accept_root(tx: &Tx<'_>) -> Result<()> {
-    tx.sql().execute("DELETE FROM issuers", [])?;
+/// Forgets the AS of a domain, of which nobody is known here.
+pub(crate) fn forget_as(tx: &Tx<'_>, domain: &Domain) -> Result<()> {
+    for table in ["issuers", "revoked_issuers"] {
+        tx.sql().execute(&format!("DELETE FROM {table} WHERE domain = ?1"), [domain.as_str()])?;
+    }
     Ok(())
 }
 
-/// Whether the AS was seen to sign with a key, or to revoke it.
-pub(crate) fn was_seen(tx: &Tx<'_>, issuer: &PublicKey) -> Result<bool> {
-    let published =
-        seen(tx)?.is_some_and(|keys| keys.keys.iter().any(|published| published.public_key == *issuer));
-    Ok(published || is_revoked(tx, issuer)?)
+/// Accepts whatever root the AS of a domain shows next: a person decided so.
+pub(crate) fn accept_root(tx: &Tx<'_>, domain: &Domain) -> Result<()> {
+    tx.sql().execute("DELETE FROM issuers WHERE domain = ?1", [domain.as_str()])?;
+    Ok(())
 }
 
-/// Whether a credential that somebody sends was good at a time (seconds since 1970), under the AS's keys as they were
+/// Whether the AS of a domain was seen to sign with a key, or to revoke it.
+pub(crate) fn was_seen(tx: &Tx<'_>, domain: &Domain, issuer: &PublicKey) -> Result<bool> {
+    let keys = seen(tx, domain)?;
+    let published =
+        keys.is_some_and(|keys| keys.keys.iter().any(|published| published.public_key == *issuer));
+    Ok(published || is_revoked(tx, domain, issuer)?)
+}
+
+/// Whether the AS of a domain ever showed its keys.
+pub(crate) fn is_heard(tx: &Tx<'_>, domain: &Domain) -> Result<bool> {
+    Ok(seen(tx, domain)?.is_some())
+}
+
+/// Whether a credential that somebody sends was good at a time (seconds since 1970), under its AS's keys as they were
 /// shown last. Whether its client is still its user's, a lookup says.
 pub(crate) fn vouches(tx: &Tx<'_>, credential: &IssuedCredential, at: u64) -> Result<bool> {
-    let Some(keys) = seen(tx)? else { return Ok(false) };
+    let Ok(claim) = ClientCredential::parse(credential) else { return Ok(false) };
+    let Some(keys) = seen(tx, claim.user.domain())? else { return Ok(false) };
     Ok(verify_credential(credential, &trusted(tx, keys)?, at).is_ok())
 }
 
-/// Whether the AS revoked a key of its own, as far as this client was told.
-pub(crate) fn is_revoked(tx: &Tx<'_>, issuer: &PublicKey) -> Result<bool> {
-    if seen(tx)?.is_some_and(|keys| keys.revoked.contains(issuer)) {
+/// Whether the AS of a domain revoked a key of its own, as far as this client was told.
+pub(crate) fn is_revoked(tx: &Tx<'_>, domain: &Domain, issuer: &PublicKey) -> Result<bool> {
+    if seen(tx, domain)?.is_some_and(|keys| keys.revoked.contains(issuer)) {
         return Ok(true);
     }
-    let sql = "SELECT EXISTS (SELECT 1 FROM revoked_issuers WHERE public_key = ?1)";
-    Ok(tx.sql().prepare_cached(sql)?.query_row([issuer.as_bytes()], |row| row.get(0))?)
+    let sql = "SELECT EXISTS (SELECT 1 FROM revoked_issuers WHERE public_key = ?1 AND domain = ?2)";
+    let mut statement = tx.sql().prepare_cached(sql)?;
+    Ok(statement.query_row(params![issuer.as_bytes(), domain.as_str()], |row| row.get(0))?)
 }
 
 /// Verifies that a published key of the AS signed a credential, that both are valid at `now`, and that the root
@@ -127,51 +152,52 @@ pub(super) fn is_issuer(keys: &AuthenticationKeys, key: &PublicKey, now: u64) ->
         && keys.root.is_none_or(is_certified)
 }
 
-/// The keys as they were shown last.
-fn seen(tx: &Tx<'_>) -> Result<Option<AuthenticationKeys>> {
-    let keys: Option<Vec<u8>> =
-        tx.sql().query_row("SELECT keys FROM issuers", [], |row| row.get(0)).optional()?;
+/// The keys of a domain's AS as they were shown last.
+fn seen(tx: &Tx<'_>, domain: &Domain) -> Result<Option<AuthenticationKeys>> {
+    let sql = "SELECT keys FROM issuers WHERE domain = ?1";
+    let keys: Option<Vec<u8>> = tx.sql().query_row(sql, [domain.as_str()], |row| row.get(0)).optional()?;
     keys.map(|keys| decode(&keys, "the AS's keys")).transpose()
 }
 
 /// Keeps keys that are the same for everyone. What has to be told of those that are refused is kept, too: so a refusal is
 /// a result, and no failure of the transaction.
 fn take(tx: &Tx<'_>, shown: AuthenticationKeys) -> Result<Result<AuthenticationKeys>> {
-    let before = seen(tx)?;
-    if before.as_ref().is_some_and(|before| before.domain != shown.domain) {
-        return Ok(Err(Error::unexpected("the keys of another domain")));
-    }
+    let domain = shown.domain.clone();
+    let before = seen(tx, &domain)?;
     if before.as_ref().is_some_and(|before| before.root.is_some() && before.root != shown.root) {
-        Event::RootChanged.record(tx)?;
-        return Ok(Err(IssuerError::OtherRoot.into()));
+        Event::RootChanged { domain: domain.clone() }.record(tx)?;
+        return Ok(Err(IssuerError::OtherRoot(domain).into()));
     }
     // Nothing counted that another key signed: it need not be remembered.
     let was_published = |key: &&PublicKey| {
         before.as_ref().is_some_and(|keys| keys.keys.iter().any(|published| published.public_key == **key))
     };
     for key in shown.revoked.iter().filter(was_published) {
-        let sql = "INSERT OR IGNORE INTO revoked_issuers (public_key) VALUES (?1)";
-        if tx.sql().execute(sql, [key.as_bytes()])? > 0 {
+        let sql = "INSERT OR IGNORE INTO revoked_issuers (public_key, domain) VALUES (?1, ?2)";
+        if tx.sql().execute(sql, params![key.as_bytes(), domain.as_str()])? > 0 {
             // It may have vouched for any of them: the next lookup says.
             known::doubt_all(tx)?;
         }
     }
     tx.sql().execute(
-        "DELETE FROM revoked_issuers WHERE rowid <= (SELECT max(rowid) FROM revoked_issuers) - ?1",
-        [REVOKED_KEPT],
+        "DELETE FROM revoked_issuers WHERE rowid IN (
+             SELECT rowid FROM revoked_issuers WHERE domain = ?1 ORDER BY rowid DESC LIMIT -1 OFFSET ?2)",
+        params![domain.as_str(), REVOKED_KEPT],
     )?;
     // The own credential may be worth nothing now.
     tx.sql().execute(
-        "INSERT OR REPLACE INTO issuers (one, keys, looked) VALUES (1, ?1, 0)",
-        params![encode(&shown)],
+        "INSERT OR REPLACE INTO issuers (domain, keys, looked) VALUES (?1, ?2, 0)",
+        params![domain.as_str(), encode(&shown)],
     )?;
     trusted(tx, shown).map(Ok)
 }
 
 /// Keys that were shown, and those besides that were revoked before.
 fn trusted(tx: &Tx<'_>, shown: AuthenticationKeys) -> Result<AuthenticationKeys> {
-    let mut statement = tx.sql().prepare_cached("SELECT public_key FROM revoked_issuers")?;
-    let revoked = statement.query_map([], |row| row.get(0))?.collect::<Result<Vec<Vec<u8>>, _>>()?;
+    let mut statement =
+        tx.sql().prepare_cached("SELECT public_key FROM revoked_issuers WHERE domain = ?1")?;
+    let revoked = statement.query_map([shown.domain.as_str()], |row| row.get(0))?;
+    let revoked = revoked.collect::<Result<Vec<Vec<u8>>, _>>()?;
     let mut revoked: Vec<PublicKey> = revoked.iter().map(|key| fixed(key, "a key")).collect::<Result<_>>()?;
     revoked.extend(shown.revoked.iter().filter(|key| !revoked.contains(key)).copied().collect::<Vec<_>>());
     Ok(AuthenticationKeys { revoked, ..shown })
@@ -267,17 +293,35 @@ mod tests {
         assert_eq!(take(&rooted).unwrap().root, rooted.root, "it is the first one");
         let other = AuthenticationKeys { root: Some(old.public_key()), ..rooted.clone() };
         for changed in [&plain, &other] {
-            assert!(matches!(take(changed), Err(Error::Issuer(IssuerError::OtherRoot))));
+            assert!(matches!(take(changed), Err(Error::Issuer(IssuerError::OtherRoot(_)))));
         }
         let told = store.read(event::pending).unwrap();
-        assert!(told.iter().all(|(_, event)| *event == Event::RootChanged) && !told.is_empty());
-        store.write(accept_root).unwrap();
+        let changed = Event::RootChanged { domain: plain.domain.clone() };
+        assert!(told.iter().all(|(_, event)| *event == changed) && !told.is_empty());
+        store.write(|tx| accept_root(tx, &plain.domain)).unwrap();
         let taken = take(&AuthenticationKeys { revoked: Vec::new(), ..other.clone() }).unwrap();
         assert_eq!((taken.root, taken.revoked), (other.root, vec![old.public_key()]));
-        assert!(store.read(|tx| is_revoked(tx, &old.public_key())).unwrap());
+        assert!(store.read(|tx| is_revoked(tx, &plain.domain, &old.public_key())).unwrap());
         assert!(
-            !store.read(|tx| is_revoked(tx, &stranger)).unwrap(),
+            !store.read(|tx| is_revoked(tx, &plain.domain, &stranger)).unwrap(),
             "it never signed anything that counted"
         );
+    }
+
+    #[test]
+    fn no_more_revoked_keys_are_kept_than_a_server_needs_and_the_last_ones_stay() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::create(directory.path(), &Options::default()).unwrap();
+        let issuers: Vec<_> = (0..REVOKED_KEPT + 10).map(|_| SigningKey::generate()).collect();
+        let all = keys(&issuers.iter().collect::<Vec<_>>());
+        let domain = all.domain.clone();
+        let revoked: Vec<_> = issuers.iter().map(SigningKey::public_key).collect();
+        let gone = AuthenticationKeys { revoked: revoked.clone(), ..keys(&[]) };
+        for shown in [all, gone, keys(&[])] {
+            store.write(|tx| take(tx, shown)).unwrap().unwrap();
+        }
+        let is_kept = |key: &&PublicKey| store.read(|tx| is_revoked(tx, &domain, key)).unwrap();
+        let kept: Vec<_> = revoked.iter().filter(is_kept).collect();
+        assert_eq!(kept, revoked[10..].iter().collect::<Vec<_>>());
     }
 }

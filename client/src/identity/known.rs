@@ -20,9 +20,9 @@ use crate::{
 const TABLES: [&str; 3] = ["eids", "eid_epochs", "identities"];
 
 /// How many of the last epochs of an identity this device remembers. By default an AS takes as many commits.
-const EPOCHS_KEPT: i64 = 10_000;
+pub(super) const EPOCHS_KEPT: i64 = 10_000;
 
-/// Seconds for which a user stays known with whom this one has nothing to do: a quarter of a year.
+/// Seconds for which a user stays known that this one has nothing to do with: a quarter of a year.
 const STRANGERS_KEPT: u64 = 91 * 24 * 60 * 60;
 
 /// A user's identity as the last lookup showed it that a person need not accept.
@@ -390,7 +390,7 @@ pub(crate) fn has_device(tx: &Tx<'_>, name: &UserName, client: &PublicKey) -> Re
 }
 
 /// Forgets users that this one has nothing to do with any more: no contacts, nobody in a group, nobody who asks or was
-/// asked, nobody whom a person verified or a reset of whom waits; and that were not looked up for long.
+/// asked, nobody that a person verified or whose reset waits; and that were not looked up for long.
 pub(super) fn forget_strangers(tx: &Tx<'_>) -> Result<()> {
     let own = Account::load(tx)?.user.to_string();
     let mut statement = tx.sql().prepare_cached(

@@ -6,7 +6,7 @@ use std::future::Future;
 use postern_protocol::{
     PublicKey,
     auth::{AuthenticationKeys, UserRecord},
-    name::UserName,
+    name::{Domain, UserName},
     problem::ProblemType,
 };
 
@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     account::{self, Account},
-    contact,
+    contact, elsewhere,
     error::{Error, IdentityError, Result},
     event::Event,
     group, profile,
@@ -31,8 +31,9 @@ const ATTEMPTS: u32 = 5;
 
 /// An AS as a lookup asks it.
 pub(crate) trait Records: Sync {
-    /// The AS's keys, as this client trusts them.
-    fn keys(&self, store: &Store) -> impl Future<Output = Result<AuthenticationKeys>> + Send;
+    /// The keys of a domain's AS, as this client trusts them.
+    fn keys(&self, store: &Store, domain: &Domain)
+    -> impl Future<Output = Result<AuthenticationKeys>> + Send;
 
     /// A user's record, with the commits of an incarnation since an epoch if that is asked for.
     fn record(
@@ -43,18 +44,19 @@ pub(crate) trait Records: Sync {
 }
 
 impl Records for Api {
-    async fn keys(&self, store: &Store) -> Result<AuthenticationKeys> {
-        issuer::authentication_keys(store, &self.http).await
+    async fn keys(&self, store: &Store, domain: &Domain) -> Result<AuthenticationKeys> {
+        issuer::authentication_keys(store, &elsewhere::api_for(self, domain)?).await
     }
 
     async fn record(&self, name: &UserName, since: Option<(u32, u64)>) -> Result<UserRecord> {
         let secrets = self.wallet.store().read(|tx| profile::lookup_secrets(tx, name))?;
         let mut secrets = secrets.iter();
+        let api = elsewhere::api_for(self, name.domain())?;
         loop {
             let secret = secrets.next();
             let answer = match since {
-                None => self.look_up_user(name, secret).await,
-                Some((incarnation, after)) => self.look_up_user_since(name, secret, incarnation, after).await,
+                None => api.look_up_user(name, secret).await,
+                Some((incarnation, after)) => api.look_up_user_since(name, secret, incarnation, after).await,
             };
             match answer {
                 // Unknown to those that show this secret: perhaps not to those that show the next one.
@@ -105,7 +107,7 @@ pub(crate) async fn look_up(api: &impl Records, store: &Store, name: &UserName) 
 pub(super) async fn find(api: &impl Records, store: &Store, name: &UserName) -> Result<Found> {
     for _ in 0..ATTEMPTS {
         let mut before = store.read(|tx| Before::load(tx, name))?;
-        let keys = api.keys(store).await?;
+        let keys = api.keys(store, name.domain()).await?;
         let mut judged = judge(api, &keys, store.now(), (name, None), &before).await?;
         let mut former = None;
         if let Judged::First(shown) = &judged

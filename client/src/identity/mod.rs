@@ -33,7 +33,7 @@ pub(crate) use self::{
     credential::{obtain_credential, renew_credential, verified},
     devices::{device_named, devices, look_after_devices, looked_after, name_device, upkeep},
     handover::{Pin, pins, take_over_pins},
-    issuer::{accept_root, authentication_keys, is_revoked, vouches, was_seen},
+    issuer::{accept_root, authentication_keys, forget_as, is_heard, is_revoked, vouches, was_seen},
     known::{
         accept_reset, compare, confirmed, has_device, known, own_state, pending_reset, rename, set_verified,
     },

@@ -100,6 +100,8 @@ impl PublicEid {
         self.group.group_context().epoch().as_u64()
     }
 
+    /// The tree hash of the identity (RFC 9420 §7.8).
+    ///
     /// # Errors
     /// [`IdentityError::History`] unless it has 32 bytes.
     pub(super) fn tree_hash(&self) -> Result<TreeHash, IdentityError> {
@@ -128,6 +130,9 @@ impl PublicEid {
         let ProcessedMessageContent::StagedCommitMessage(staged) = message.into_content() else {
             return Err(IdentityError::History("a message is no commit"));
         };
+        if staged.update_path_leaf_node().is_none() {
+            return Err(IdentityError::History("a commit does not update its device"));
+        }
         if pending && staged.queued_proposals().next().is_some() {
             return Err(IdentityError::History("a device that is no client yet changes others"));
         }

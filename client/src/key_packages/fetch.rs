@@ -8,6 +8,7 @@ use super::theirs::{FriendsKeyPackage, keep_key_package, key_package_of, open_ke
 use crate::{
     account::Account,
     contact::{self, Friendship},
+    elsewhere,
     error::{Error, Result, goes_on},
     event::Event,
     identity::{self, VerifiedUser},
@@ -38,7 +39,8 @@ async fn fetch_of(store: &Store, api: &Api, user: &UserName) -> Result<()> {
     let Some(friend) = friend else {
         return store.write(done);
     };
-    let batch = match api.fetch_key_packages(friend.friendship_token, CIPHERSUITE).await {
+    let qs = elsewhere::api_for(api, user.domain())?;
+    let batch = match qs.fetch_key_packages(friend.friendship_token, CIPHERSUITE).await {
         // The user took another token, and did not tell us: we ask anew.
         Err(error) if error.problem() == Some(ProblemType::NotFound) => {
             let found = identity::look_up(api, store, user).await?;
@@ -50,7 +52,7 @@ async fn fetch_of(store: &Store, api: &Api, user: &UserName) -> Result<()> {
         }
         answer => answer?,
     };
-    let keys = api.http.queuing_keys().await?;
+    let keys = qs.http.queuing_keys().await?;
     if keys.domain != *user.domain() || batch.verify(&keys, store.now(), BATCH_TOLERANCE).is_err() {
         let reason = "the server's word for a batch of KeyPackages does not hold";
         return store.write(|tx| {

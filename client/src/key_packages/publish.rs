@@ -3,7 +3,6 @@
 //! run out or run old.
 
 use postern_protocol::{
-    mls::DeliveryAddress,
     problem::ProblemType,
     qs::{CountKeyPackages, PublishKeyPackages, QueueKind},
 };
@@ -25,9 +24,9 @@ use crate::{
 const STOCK: usize = 20;
 const LOW: u32 = 5;
 const DAY: u64 = 24 * 60 * 60;
-/// Seconds for which a package has to be good yet to count. Whoever is added by one is read of by
-/// members that are away: until messages are deleted, which is after 60 days at most
-/// (`operator.settings.message_days`), and two days of slack for clocks and the ends of days.
+/// Seconds for which a package has to be good yet to count. Members that are away read of an addition later: until
+/// messages are deleted, which is after 60 days at most (`operator.settings.message_days`), and two days of slack for
+/// clocks and the ends of days.
 const GOOD_FOR: u64 = 62 * DAY;
 /// Seconds after which all are replaced: their lifetime of 84 days, less [`GOOD_FOR`] and a day.
 const RENEW_AFTER: u64 = 21 * DAY;
@@ -128,7 +127,7 @@ fn prepare(tx: &Tx<'_>, friendship: &Friendship) -> Result<Publication> {
     stock::begin(tx)?;
     let make = |last_resort| {
         let address = fresh_address()?;
-        let delivery = DeliveryAddress { domain: account.user.domain().clone(), address };
+        let delivery = account.delivery_at(address);
         let made = make_key_package(tx, &account, &friendship.secrets.friend, &delivery, last_resort)?;
         stock::keep(tx, &made, &address, last_resort)?;
         Ok::<_, Error>((address, made.package))

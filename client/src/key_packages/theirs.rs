@@ -42,10 +42,13 @@ pub(crate) fn open_key_package(
     let key_package = parse_good(tx, stocked.key_package.as_bytes())?;
     let leaf = key_package.leaf_node();
     let leaf_key = mls::public_key(leaf.signature_key().as_slice())?;
-    let address = leaf.extensions().unknown(DELIVERY_ADDRESS)?;
-    DeliveryAddress::from_bytes(&address.0).ok()?;
+    let delivery = leaf.extensions().unknown(DELIVERY_ADDRESS)?;
+    let delivery = DeliveryAddress::from_bytes(&delivery.0).ok()?;
     let link = friend.open_link(&leaf_key, &stocked.attachment)?;
     let client = link.claim_for(None, &leaf_key)?;
+    if delivery.domain != *client.user.domain() {
+        return None;
+    }
     Some(FriendsKeyPackage { client, leaf_key, key_package: stocked.key_package.clone(), link })
 }
 

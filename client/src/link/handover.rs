@@ -27,7 +27,7 @@ pub(crate) struct Handover {
 }
 
 impl Handover {
-    /// What this device hands over.
+    /// The handover of this device.
     pub(crate) fn new(tx: &Tx<'_>, welcome: EidWelcome) -> Result<Self> {
         let friendship = Friendship::load(tx)?.secrets.clone();
         Ok(Self {

@@ -13,7 +13,7 @@
 //!                                     ←  Done {}
 //! ```
 //!
-//! What comes after the confirmations is sealed under their secret (see [`channel`]). Each step is stored before the
+//! All messages after the confirmations are sealed under their secret (see [`channel`]). Each step is stored before the
 //! next, with the payloads that the server does not have yet.
 
 mod added;
@@ -64,7 +64,7 @@ struct Request {
 #[derive(Serialize, Deserialize)]
 struct Done {}
 
-/// Whether a link cannot go on after this error: neither will the server be back, nor another process be done.
+/// Whether a link cannot go on after this error: unless the server may be back, or another process be done.
 fn ends_it(error: &Error) -> bool {
     !error.is_passing() && !matches!(error, Error::Database(_) | Error::Directory(_) | Error::Busy { .. })
 }

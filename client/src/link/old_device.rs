@@ -69,7 +69,7 @@ impl LinkOffer {
         let Self { session, linking } = self;
         let done = run(&session, linking).await;
         if done.as_ref().is_err_and(ends_it) {
-            give_up(&session.store, &session.api.http).await?;
+            give_up(&session.store, &session.direct).await?;
         }
         done
     }
@@ -80,13 +80,13 @@ impl LinkOffer {
     /// [`Error::Database`].
     pub async fn withdraw(self) -> Result<()> {
         self.session.store.write(Linking::delete)?;
-        self.linking.channel.end(&self.session.api.http).await;
+        self.linking.channel.end(&self.session.direct).await;
         Ok(())
     }
 }
 
 async fn run(session: &Session, mut linking: Linking) -> Result<PublicKey> {
-    let (store, http) = (&*session.store, &session.api.http);
+    let (store, http) = (&*session.store, &session.direct);
     loop {
         let stage = linking.stage;
         let received = async {

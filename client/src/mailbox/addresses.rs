@@ -1,47 +1,99 @@
-//! Addresses that lead to a queue (QS-3), and their end. Owns the table `revocations`.
+//! Addresses that lead to a queue (QS-3), their renewal and their end. Owns the tables `renewals` and `revocations`.
 
 use postern_protocol::{
     Address,
     problem::ProblemType,
     qs::{AddAddresses, QueueKind},
 };
+use rusqlite::{OptionalExtension as _, params};
 
 use super::queue::Queue;
 use crate::{
     error::{Error, Result, or_repeated},
     server::Api,
-    store::{Store, Tx, fixed},
+    store::{Store, Tx, fixed, integer},
 };
 
-/// How many addresses one request may name.
+/// How many addresses one revocation may name.
 const AT_ONCE: i64 = 1000;
+/// How many addresses one request may add or renew.
+const ADDED_AT_ONCE: usize = 256;
+/// Seconds for which a revoked address is kept, for a QS that is restored to an earlier state: no older backup is.
+const REVOKED_FOR: u64 = 90 * 24 * 60 * 60;
+/// Seconds after which addresses are renewed: less than a season of the QS.
+const RENEWED_EVERY: u64 = 60 * 24 * 60 * 60;
 
 pub(crate) fn fresh_address() -> Result<Address> {
     Address::generate().map_err(Error::mls("cannot make an address"))
 }
 
-/// Has addresses lead to a queue. They are fresh random bytes: if they exist, an attempt whose
-/// answer was lost made them.
+/// Has addresses lead to a queue. Those that lead there already, since an attempt whose answer was lost made
+/// them, are renewed.
 pub(crate) async fn add_addresses(
     api: &Api,
     queue: &Queue,
     addresses: Vec<Address>,
     last_resort: Vec<Address>,
 ) -> Result<()> {
-    let answer = api.add_addresses(&queue.id, &AddAddresses { addresses, last_resort }, &queue.owner).await;
-    or_repeated(answer, ProblemType::AddressExists)
+    api.add_addresses(&queue.id, &AddAddresses { addresses, last_resort }, &queue.owner).await
+}
+
+/// Whether it is time to renew a queue's addresses.
+pub(crate) fn is_renewal_due(tx: &Tx<'_>, kind: QueueKind) -> Result<bool> {
+    let sql = "SELECT done FROM renewals WHERE kind = ?1";
+    let done: Option<u64> = tx.sql().query_row(sql, [kind.as_str()], |row| row.get(0)).optional()?;
+    Ok(done.is_none_or(|done| tx.now() >= done.saturating_add(RENEWED_EVERY)))
+}
+
+/// Renews addresses of a queue: one that nobody writes to, as that of a group in which only this device says something,
+/// would be taken for that of a queue that is gone.
+pub(crate) async fn renew_addresses(
+    store: &Store,
+    api: &Api,
+    kind: QueueKind,
+    addresses: &[Address],
+) -> Result<()> {
+    let queue = store.read(|tx| Queue::load(tx, kind))?;
+    for some in addresses.chunks(ADDED_AT_ONCE) {
+        let answer = add_addresses(api, &queue, some.to_vec(), Vec::new()).await;
+        if answer.as_ref().is_err_and(|error| error.refusal().is_none()) {
+            return answer;
+        }
+    }
+    store.write(|tx| renewed(tx, kind))
+}
+
+/// Notes that a queue's addresses were renewed now.
+pub(super) fn renewed(tx: &Tx<'_>, kind: QueueKind) -> Result<()> {
+    let sql = "INSERT OR REPLACE INTO renewals (kind, done) VALUES (?1, ?2)";
+    tx.sql().execute(sql, params![kind.as_str(), integer(tx.now())])?;
+    Ok(())
+}
+
+/// Makes it time to renew all addresses.
+pub(crate) fn forget_renewals(tx: &Tx<'_>) -> Result<()> {
+    tx.sql().execute("DELETE FROM renewals", [])?;
+    Ok(())
 }
 
 /// Notes that an address of the group queue is to lead nowhere.
 pub(crate) fn revoke_later(tx: &Tx<'_>, address: &Address) -> Result<()> {
-    tx.sql().execute("INSERT OR IGNORE INTO revocations (address) VALUES (?1)", [address.as_bytes()])?;
+    let sql = "INSERT INTO revocations (address) VALUES (?1) ON CONFLICT (address) DO UPDATE SET done = NULL";
+    tx.sql().execute(sql, [address.as_bytes()])?;
+    Ok(())
+}
+
+/// Has all addresses revoked again that were lately: the QS was restored to an earlier state.
+pub(crate) fn revoke_again(tx: &Tx<'_>) -> Result<()> {
+    tx.sql().execute("UPDATE revocations SET done = NULL", [])?;
     Ok(())
 }
 
 /// Revokes the addresses that are noted.
 pub(crate) async fn revoke_addresses(store: &Store, api: &Api) -> Result<()> {
     let noted: Vec<Vec<u8>> = store.read(|tx| {
-        let mut statement = tx.sql().prepare_cached("SELECT address FROM revocations LIMIT ?1")?;
+        let mut statement =
+            tx.sql().prepare_cached("SELECT address FROM revocations WHERE done IS NULL LIMIT ?1")?;
         Ok(statement.query_map([AT_ONCE], |row| row.get(0))?.collect::<Result<_, _>>()?)
     })?;
     if noted.is_empty() {
@@ -62,8 +114,11 @@ pub(crate) async fn revoke_addresses(store: &Store, api: &Api) -> Result<()> {
     }
     store.write(|tx| {
         for address in &noted {
-            tx.sql().execute("DELETE FROM revocations WHERE address = ?1", [address])?;
+            let sql = "UPDATE revocations SET done = ?2 WHERE address = ?1";
+            tx.sql().execute(sql, params![address, integer(tx.now())])?;
         }
+        let long_ago = integer(tx.now().saturating_sub(REVOKED_FOR));
+        tx.sql().execute("DELETE FROM revocations WHERE done < ?1", [long_ago])?;
         Ok(())
     })
 }

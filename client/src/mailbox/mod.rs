@@ -9,7 +9,10 @@ mod queue;
 mod replace;
 
 pub(crate) use self::{
-    addresses::{add_addresses, fresh_address, revoke_addresses, revoke_later},
+    addresses::{
+        add_addresses, forget_renewals, fresh_address, is_renewal_due, renew_addresses, revoke_addresses,
+        revoke_again, revoke_later,
+    },
     key_rotation::{finish_rotation, prepare_rotation, prepared_rotation},
     queue::{KINDS, Queue},
     replace::{create_queue, is_gone, is_under_new_keys, replace_queue},

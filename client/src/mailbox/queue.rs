@@ -7,7 +7,7 @@ use postern_protocol::{
     chain::{ChainError, ChainReceiver, ChainState, HpkePrivateKey},
     encoding::Encoding,
     key::SigningKey,
-    qs::{QueueKind, QueuePayload, QueuedMessage},
+    qs::{Dequeued, QueueKind, QueuePayload, QueuedMessage},
 };
 use rusqlite::{OptionalExtension as _, params};
 
@@ -36,6 +36,15 @@ pub(crate) struct Queue {
     /// The number of the last chain, and how to go on with it.
     pub chain: u64,
     pub state: Option<ChainState>,
+}
+
+/// Parts of a queue that the server says are gone.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Skipped {
+    /// Messages that waited for too long.
+    pub expired: u64,
+    /// Whether the server was restored to an earlier state: what came since is lost (QS-12).
+    pub restored: bool,
 }
 
 impl Queue {
@@ -97,22 +106,36 @@ impl Queue {
         Ok(Some(payload))
     }
 
-    /// Goes past messages that the server says it deleted because they were too old, and returns
-    /// their number. The messages that are left begin with the start of a chain.
+    /// Goes past messages that the server says are gone. Those that are left begin with the start of a chain.
     ///
     /// # Errors
-    /// [`QueueError::Malformed`] for a number that no queue reaches: nothing could come after it.
-    pub(crate) fn skip_expired(&mut self, expired_up_to: Option<u64>) -> Result<u64, QueueError> {
-        let Some(seq) = expired_up_to else { return Ok(0) };
-        if seq > LAST_NUMBER {
+    /// [`QueueError::Malformed`] for a number that no queue reaches: nothing could come after it. The queue stands where it
+    /// stood.
+    pub(crate) fn skip(&mut self, dequeued: &Dequeued) -> Result<Skipped, QueueError> {
+        let (expired, restored) = (dequeued.expired_up_to, dequeued.restored_up_to);
+        if let Some(seq) = [expired, restored].into_iter().flatten().find(|seq| *seq > LAST_NUMBER) {
             return Err(QueueError::Malformed { queue: self.kind.as_str(), seq });
         }
-        let skipped = seq.saturating_sub(self.position);
+        // Numbers that expired in an earlier generation come before those of the next one.
+        let (before, after) = match (expired, restored) {
+            (Some(expired), Some(restored)) if expired < restored => (Some(expired), None),
+            (_, Some(_)) => (None, expired),
+            (_, None) => (expired, None),
+        };
+        let mut skipped = Skipped { expired: self.skip_to(before), ..Skipped::default() };
+        skipped.restored = self.skip_to(restored) > 0;
+        skipped.expired += self.skip_to(after);
+        Ok(skipped)
+    }
+
+    /// Goes past all messages up to a number, and returns how many numbers that are.
+    fn skip_to(&mut self, seq: Option<u64>) -> u64 {
+        let skipped = seq.unwrap_or_default().saturating_sub(self.position);
         if skipped > 0 {
-            self.position = seq;
+            self.position += skipped;
             self.state = None;
         }
-        Ok(skipped)
+        skipped
     }
 
     pub(crate) fn save(&self, tx: &Tx<'_>) -> Result<()> {
@@ -195,6 +218,14 @@ mod tests {
         Queue::new(QueueKind::Group, ID, SigningKey::generate(), hpke)
     }
 
+    fn expired(up_to: u64) -> Dequeued {
+        Dequeued { expired_up_to: Some(up_to), ..Dequeued::default() }
+    }
+
+    fn skipped(expired: u64, restored: bool) -> Result<Skipped, QueueError> {
+        Ok(Skipped { expired, restored })
+    }
+
     fn payload(n: u8) -> QueuePayload {
         QueuePayload::Message(MlsMessage::new(vec![n]))
     }
@@ -255,13 +286,41 @@ mod tests {
     fn what_expired_is_no_gap_and_the_next_chain_is_read() {
         let mut queue = queue();
         queue.open(&chain(&queue, 1, 1..=3)[0]).unwrap();
-        assert_eq!(queue.skip_expired(None), Ok(0));
-        assert_eq!(queue.skip_expired(Some(1)), Ok(0), "what was read did not expire");
-        assert_eq!(queue.skip_expired(Some(6)), Ok(5));
+        assert_eq!(queue.skip(&Dequeued::default()), skipped(0, false));
+        assert_eq!(queue.skip(&expired(1)), skipped(0, false), "what was read did not expire");
+        assert_eq!(queue.skip(&expired(6)), skipped(5, false));
         let next = &chain(&queue, 3, 7..=8);
         assert_eq!(queue.open(&next[0]), Ok(Some(payload(7))));
         assert_eq!(queue.open(&next[1]), Ok(Some(payload(8))));
-        assert_eq!(queue.skip_expired(Some(6)), Ok(0), "told again");
+        assert_eq!(queue.skip(&expired(6)), skipped(0, false), "told again");
+    }
+
+    #[test]
+    fn a_restore_is_told_once_and_what_expired_before_or_after_it_is_counted() {
+        const START: u64 = 7 << 22;
+        let read = || {
+            let mut queue = queue();
+            for message in &chain(&queue, 1, 1..=3) {
+                queue.open(message).unwrap();
+            }
+            queue
+        };
+        for (expired, count) in
+            [(None, 0), (Some(2), 0), (Some(5), 2), (Some(START), 0), (Some(START + 4), 4)]
+        {
+            let mut queue = read();
+            let dequeued =
+                Dequeued { expired_up_to: expired, restored_up_to: Some(START), ..Dequeued::default() };
+            assert_eq!(queue.skip(&dequeued), skipped(count, true), "{expired:?}");
+            let next = START.max(expired.unwrap_or_default()) + 1;
+            let messages = chain(&queue, START + 1, next..=next + 1);
+            assert_eq!(queue.skip(&dequeued), skipped(0, false), "told again");
+            assert!(messages.iter().all(|message| queue.open(message).unwrap().is_some()));
+        }
+        let mut queue = read();
+        let gap = QueueError::Gap { queue: "group", expected: 4, found: START + 1 };
+        let message = &chain(&queue, START + 1, START + 1..=START + 1)[0];
+        assert_eq!(queue.open(message), Err(gap), "nobody said that the server was restored");
     }
 
     #[test]
@@ -269,7 +328,7 @@ mod tests {
         let mut queue = queue();
         let messages = chain(&queue, 1, 1..=4);
         queue.open(&messages[0]).unwrap();
-        queue.skip_expired(Some(2)).unwrap();
+        queue.skip(&expired(2)).unwrap();
         let gap = QueueError::Gap { queue: "group", expected: 3, found: 4 };
         assert_eq!(queue.open(&messages[3]), Err(gap));
         assert_eq!(queue.open(&messages[2]), Err(QueueError::OldChain { queue: "group", seq: 3 }));
@@ -282,7 +341,9 @@ mod tests {
         queue.open(&messages[0]).unwrap();
         for seq in [LAST_NUMBER + 1, i64::MAX as u64, u64::MAX - 1, u64::MAX] {
             let refused = Err(QueueError::Malformed { queue: "group", seq });
-            assert_eq!(queue.skip_expired(Some(seq)), refused);
+            assert_eq!(queue.skip(&expired(seq)), Err(QueueError::Malformed { queue: "group", seq }));
+            let restored = Dequeued { restored_up_to: Some(seq), ..Dequeued::default() };
+            assert_eq!(queue.skip(&restored), refused);
             let beyond = QueuedMessage { seq, ..messages[1].clone() };
             assert!(queue.open(&beyond).is_err());
             let header = messages[0].chain_header.clone();

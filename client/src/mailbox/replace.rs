@@ -9,6 +9,7 @@ use postern_protocol::{
 };
 
 use super::{
+    addresses::renewed,
     key_rotation::{finish_rotation, prepared_rotation},
     queue::Queue,
 };
@@ -37,6 +38,7 @@ pub(crate) async fn replace_queue(
     store.write(|tx| {
         let before = Queue::find(tx, kind)?;
         Queue::new(kind, id, owner, hpke).save(tx)?;
+        renewed(tx, kind)?;
         #[cfg(feature = "lab")]
         super::deliveries::forget(tx, kind)?;
         if kind == QueueKind::Group {
@@ -55,7 +57,8 @@ pub(crate) async fn is_under_new_keys(store: &Store, api: &Api, kind: QueueKind)
     Ok(true)
 }
 
-/// Whether the QS does not have a queue of this device.
+/// Whether the QS does not have a queue of this device, or has one that is behind what this device read: it was restored to
+/// an earlier state, and began no generation. Nothing comes to such a queue that this device would be given.
 pub(crate) fn is_gone(error: &Error) -> bool {
-    error.problem() == Some(ProblemType::NotFound)
+    matches!(error.problem(), Some(ProblemType::NotFound | ProblemType::AcknowledgedTooMuch))
 }

@@ -48,6 +48,7 @@ const BASELINE: &str = concat!(
     include_str!("schema/tokens.sql"),
     include_str!("schema/mailbox.sql"),
     include_str!("schema/identity.sql"),
+    include_str!("schema/homeservers.sql"),
     include_str!("schema/contact.sql"),
     include_str!("schema/groups.sql"),
     include_str!("schema/key_packages.sql"),
@@ -227,6 +228,8 @@ impl Store {
 }
 
 impl InUse {
+    /// Waits until this process may use the database along with others.
+    ///
     /// # Errors
     /// [`Error::Busy`] when somebody is putting another file in its place for long.
     fn shared(directory: &Path) -> Result<Self> {
@@ -247,6 +250,8 @@ impl InUse {
         Ok(Self(file))
     }
 
+    /// Takes the database for this process alone.
+    ///
     /// # Errors
     /// [`Error::InUse`].
     fn alone(directory: &Path) -> Result<Self> {
@@ -276,6 +281,17 @@ impl<'a> Tx<'a> {
     /// How many events of each group are kept.
     pub(crate) fn history(&self) -> u64 {
         self.history
+    }
+
+    /// Runs `work` and undoes its changes, whatever comes of it.
+    pub(crate) fn trial<T, E: From<rusqlite::Error>>(
+        &self,
+        work: impl FnOnce() -> Result<T, E>,
+    ) -> Result<T, E> {
+        self.transaction.execute_batch("SAVEPOINT trial")?;
+        let result = work();
+        self.transaction.execute_batch("ROLLBACK TO trial; RELEASE trial")?;
+        result
     }
 
     /// Runs `work` so that its changes are undone when it fails, and the transaction

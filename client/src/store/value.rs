@@ -10,6 +10,8 @@ pub(crate) fn encode<T: Serialize>(value: &T) -> Vec<u8> {
     Encoding::Cbor.encode(value)
 }
 
+/// Reads a value of the store; `what` names it in an error.
+///
 /// # Errors
 /// [`Error::Damaged`], which names `what` was to be read.
 pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8], what: &'static str) -> Result<T> {

@@ -11,6 +11,7 @@ mod wallet;
 
 pub use self::{pins::DirectoryDigest, wallet::Wallet};
 pub(crate) use self::{
-    pins::{compare_directory, directory_digest},
+    pins::{compare_directory, contradicts, directory_digest},
+    table::forget,
     wallet::Owner,
 };

@@ -35,6 +35,8 @@ pub struct DirectoryDigest {
     pub digest: MessageDigest,
 }
 
+/// Checks that an issuer does not show so many keys that each person could have one.
+///
 /// # Errors
 /// [`IssuerError::TooManyKeys`].
 pub(super) fn check_number(directory: &IssuerDirectory) -> Result<(), IssuerError> {
@@ -57,7 +59,7 @@ pub(super) fn is_known(tx: &Tx<'_>, directory: &IssuerDirectory) -> Result<bool>
         checked.is_some_and(|checked| (checked..checked.saturating_add(CHECK_EVERY)).contains(&now));
     let known = kept(tx, "live = 1")?;
     let shown: Vec<_> = directory.token_keys.iter().map(entry).collect();
-    // Who was left with an old key could be told by it, too.
+    // A client that was left with an old key could be told by it, too.
     let newest = known
         .iter()
         .filter(|(token_type, _, not_before)| *token_type == TOKEN_TYPE && *not_before <= now)
@@ -113,6 +115,19 @@ pub(crate) fn compare_directory(tx: &Tx<'_>, theirs: &DirectoryDigest) -> Result
         (false, true) => Seen::Newer,
         (false, false) => Seen::Unknown,
     })
+}
+
+/// Whether a directory that the server showed to somebody else has a key that this device would have been shown, too, but
+/// was not: one of the same time as another one, or one that has been in use for a day.
+pub(crate) fn contradicts(tx: &Tx<'_>, theirs: &IssuerDirectory) -> Result<bool> {
+    let is_ours = |(token_type, ..): &Entry| *token_type == TOKEN_TYPE;
+    let kept: Vec<_> = kept(tx, "true")?.into_iter().filter(is_ours).collect();
+    let Some(oldest) = kept.iter().map(|(_, _, not_before)| *not_before).min() else { return Ok(false) };
+    let is_unheard = |key: &Entry| {
+        let in_use = (oldest + 1..tx.now().saturating_sub(CHECK_EVERY)).contains(&key.2);
+        !kept.contains(key) && (in_use || kept.iter().any(|known| known.2 == key.2))
+    };
+    Ok(theirs.token_keys.iter().map(entry).filter(is_ours).any(|key| is_unheard(&key)))
 }
 
 type Entry = (u16, String, u64);
@@ -194,5 +209,23 @@ mod tests {
         assert_eq!(compare(&key(b"yours", TOKEN_TYPE, now - 1)), Seen::Split);
         assert_eq!(compare(&key(b"next", TOKEN_TYPE, now)), Seen::Newer);
         assert_eq!(compare(&key(b"other", TOKEN_TYPE, now - 50)), Seen::Unknown);
+    }
+
+    #[test]
+    fn a_key_that_everybody_else_has_contradicts_the_own_ones() {
+        let home = tempfile::tempdir().unwrap();
+        let store = Store::create(home.path(), &Options::default()).unwrap();
+        let (now, day) = (store.now(), CHECK_EVERY);
+        let own = key(b"own", TOKEN_TYPE, now - 10 * day);
+        let contradicts =
+            |token_keys: Vec<TokenKey>| store.read(|tx| contradicts(tx, &directory(token_keys))).unwrap();
+        let of_same_time = key(b"theirs", TOKEN_TYPE, now - 10 * day);
+        assert!(!contradicts(vec![of_same_time.clone()]), "there is nothing to compare");
+        store.write(|tx| keep(tx, &directory(vec![own.clone()]))).unwrap();
+        assert!(!contradicts(vec![own.clone()]));
+        assert!(contradicts(vec![own, of_same_time]));
+        assert!(contradicts(vec![key(b"newer", TOKEN_TYPE, now - 2 * day)]), "it was not shown here");
+        assert!(!contradicts(vec![key(b"new", TOKEN_TYPE, now - day / 2)]), "it may come yet");
+        assert!(!contradicts(vec![key(b"old", TOKEN_TYPE, now - 20 * day)]), "it was before our time");
     }
 }

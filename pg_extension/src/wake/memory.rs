@@ -72,7 +72,8 @@ impl Slot {
     };
 
     pub(super) fn launching(&self, now: pg_sys::TimestampTz) -> bool {
-        self.launched != 0 && now - self.launched < LAUNCH_TIMEOUT_MICROSECONDS
+        // A start in the future was noted by a clock that was ahead.
+        self.launched != 0 && (0..LAUNCH_TIMEOUT_MICROSECONDS).contains(&(now - self.launched))
     }
 
     pub(super) fn add(&mut self, keys: &[Key], everyone: bool) {

@@ -94,6 +94,34 @@ SELECT count(DISTINCT m.queue_id), count(*) FROM qs.messages m JOIN generate_ser
 SELECT count(*) FROM qs.queues q JOIN generate_series(1000, 3500) n ON q.queue_id = queue(n);
 SELECT count(*), min(expired_seq), max(expired_seq) FROM qs.queues WHERE expired_seq > 0 AND queue_id <> ALL (ARRAY[queue(31), queue(32)]);
 
--- As the worker calls it.
+-- Addresses that neither their owner nor a delivery used for five seasons go, whatever became of their queue.
+CREATE FUNCTION made(name text) RETURNS bytea LANGUAGE sql STABLE
+    RETURN (SELECT n.lookup FROM postern.seal_addresses(ARRAY[address(name)], queue(1)) n);
+CREATE FUNCTION age_addresses(names text, seasons integer) RETURNS void LANGUAGE sql AS $$
+    UPDATE qs.addresses SET season = qs.season(today()) - seasons
+      FROM unnest(string_to_array(names, ' ')) name WHERE lookup = made(name);
+$$;
+CREATE FUNCTION ages(names text) RETURNS text LANGUAGE sql AS $$
+    SELECT string_agg(name || ' ' || coalesce((SELECT qs.season(today()) - season FROM qs.addresses
+                                                WHERE lookup = made(name))::text, 'gone'), ', ' ORDER BY name)
+      FROM unnest(string_to_array(names, ' ')) name;
+$$;
+SELECT make_queue(91, 'group', 'j1 j2 j3 j4 j5'), make_queue(92, 'contact', 'k1');
+SELECT deliver('g', 'j1 j2', '{1,1}', '{x}');
+SELECT age_addresses('j1 j2 j3 j4 k1', 6), age_addresses('j5', 5);
+-- A message that is not delivered renews nothing.
+SELECT deliver('g', 'j1', '{1}', '{x}'), deliver('h', 'j2', '{1}', '{x}'), deliver(NULL, 'k1', '{1}', '{x}', NULL);
+SELECT outcome FROM qs.add_addresses(1::smallint, nonce(), queue(91), sha256('owner 91'), ARRAY[address('j3')]);
+SELECT ages('j1 j2 j3 j4 j5 k1'), (SELECT address_count FROM qs.queues WHERE queue_id = queue(91));
+-- None goes before its queue.
+UPDATE qs.settings SET queue_days = 500;
+SELECT qs.remove_old_addresses(today()), ages('j1 j2 j3 j4 j5 k1');
+UPDATE qs.settings SET queue_days = 90;
+SELECT qs.remove_old_addresses(today()), ages('j1 j2 j3 j4 j5 k1');
+SELECT deliver('g', 'j4', '{1}', '{nobody}');
+
+-- As the worker calls it. Figures of days that are long over go, too.
+INSERT INTO qs.removed (day) VALUES (today() - 730), (today() - 731);
 SELECT * FROM qs.keep_up();
 SELECT * FROM qs.start_upkeep();
+SELECT today() - day AS days_ago FROM qs.removed WHERE day < today() - 100;

@@ -1,4 +1,4 @@
--- What owners do with their queues (QS-7), and addresses that do not bind (QS-6).
+-- Owners and their queues (QS-7), and addresses that do not bind (QS-6).
 SELECT make_queue(21, 'group', 'o1 o2 o3');
 SELECT make_queue(22, 'group', 'p1');
 CREATE FUNCTION counts(n integer) RETURNS text LANGUAGE sql AS $$
@@ -40,7 +40,7 @@ SELECT deliver('g', 'o1 o2 p1', '{1,1,1}', '{still}');
 SELECT revoke(21, 'o1 l1 o1'), counts(21);
 SELECT deliver('g', 'o1 o2 l1', '{1,1,1}', '{revoked}');
 SELECT revoke(21, 'o1');
--- What is revoked may be registered again, by anyone, and is bound to nothing.
+-- An address that is revoked may be registered again, by anyone, and is bound to nothing.
 SELECT * FROM qs.add_addresses(1::smallint, nonce(), queue(22), sha256('owner 22'), ARRAY[address('o1')]);
 SELECT deliver('other', 'o1', '{1}', '{x}');
 

@@ -32,7 +32,7 @@ SELECT policy(41, 's1', ARRAY[noise(61)]), policies();
 SELECT policy(41, 's2', ARRAY[NULL::bytea]), policies();
 SELECT policy(41, '', '{}'), policies();
 
--- What does not open pushes nothing, and is delivered to all the same.
+-- An address whose policy does not open pushes nothing, and is delivered to all the same.
 SELECT deliver('g', 's1 s2', '{1,1}', '{x}'), postern.take_pushes() IS NULL AS nothing;
 
 -- A push service says that a subscription is over: a newer one stays.

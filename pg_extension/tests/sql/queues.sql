@@ -53,7 +53,7 @@ SELECT * FROM messages(11);
 SELECT * FROM dequeue('d10', 3, 10, 10000);
 SELECT count(*) FROM messages(11);
 SELECT next_seq, acked_seq FROM qs.queues WHERE queue_id = queue(11);
--- What was acknowledged makes room.
+-- Messages that were acknowledged make room.
 UPDATE qs.settings SET contact_queue_depth = 1;
 SELECT outcome FROM qs.deposit(1::smallint, 'n15', address('q1'), 'four', 2::smallint);
 SELECT outcome FROM qs.deposit(1::smallint, 'n16', address('q1'), 'five', 2::smallint);

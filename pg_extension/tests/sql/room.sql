@@ -29,7 +29,7 @@ SELECT * FROM state(51);
 -- Another address of the queue has a marker of its own.
 SELECT deliver('h', 'r2', '{1}', '{x}'), deliver('h', 'r2', '{1}', '{x}');
 SELECT bytes(51);
--- What comes later comes after the marker, and a loss after that is another.
+-- Messages that come later come after the marker, and a loss after that is another.
 UPDATE qs.settings SET group_queue_depth = 4;
 SELECT deliver('g', 'r1', '{1}', '{fits}'), deliver('g', 'r1', '{1}', '{full}'), deliver('g', 'r1', '{1}', '{full}');
 SELECT bytes(51);
@@ -126,7 +126,7 @@ SELECT deliver('g1', 'v1 v2', '{1,1}', '{x}'), deliver('g', 'v1 v1', '{1,1}', '{
 SELECT bytes(55);
 UPDATE qs.settings SET group_queue_depth = 10000;
 
--- What is kept of shares shows no address, and opens for its own queue only.
+-- Shares, as they are kept, show no address, and open for their own queue only.
 SELECT count(*) FROM qs.queues q, qs.addresses a WHERE position(substr(a.lookup, 1, 8) IN q.shares) > 0;
 SELECT count(DISTINCT octet_length(shares)) <= 5 AS few_sizes, count(*) > 0 AS some FROM qs.queues WHERE shares <> '';
 SELECT make_queue(56, 'group', 'w1');

@@ -3,7 +3,7 @@ SELECT postern.spend_token('qs.deposit', 1::smallint, '\x01');
 SELECT postern.spend_token('qs.deposit', 1::smallint, '\x01');
 SELECT postern.spend_token('qs.dequeue', 1::smallint, '\x01') AS for_something_else;
 
--- What is rolled back was not spent.
+-- A token whose transaction is rolled back was not spent.
 BEGIN;
 SELECT postern.spend_token('qs.deposit', 1::smallint, '\x02');
 ROLLBACK;
@@ -71,7 +71,7 @@ RESET search_path;
 -- The door of the API functions costs nothing: it becomes what it calls.
 EXPLAIN (VERBOSE, COSTS OFF) SELECT aas.spend_token('qs.deposit', 1::smallint, '\x06');
 
--- What nobody should ask for is a fault, not an answer: a key without a partition, an
+-- A call that nobody should make is a fault, not an answer: with a key without a partition, an
 -- endpoint without a price, no token.
 \set VERBOSITY sqlstate
 SELECT postern.spend_token('qs.deposit', 2::smallint, '\x01');

@@ -17,10 +17,10 @@ use super::{
     key_ring::{KeyRing, PURPOSE},
 };
 use crate::{
-    compute::Compute,
+    compute::FairCompute,
     database::{DatabaseError, SqlOutcome, outcome},
     home::{Home, PUBLISHED_MAX_AGE},
-    http::{Failure, RedeemedToken},
+    http::{Failure, RedeemedToken, SourceAddress},
     keys::Held,
 };
 
@@ -43,8 +43,8 @@ pub struct Issuer {
     challenge_digests: Vec<(TokenType, [u8; 32])>,
     ring: Held<KeyRing>,
     /// Verifies tokens whose verification takes milliseconds: anyone can show false ones, which must not take the
-    /// permits of requests that are paid for.
-    verifying: Compute,
+    /// permits of requests that are paid for, and not the time of other networks.
+    verifying: FairCompute<String>,
 }
 
 impl Issuer {
@@ -60,7 +60,7 @@ impl Issuer {
             home: home.clone(),
             challenge_digests,
             ring: Held::new(KeyRing::default()),
-            verifying: Compute::new(VERIFYING, home.limits.compute_wait()),
+            verifying: FairCompute::new(VERIFYING, home.limits.compute_wait()),
         };
         issuer.make_due_keys().await?;
         issuer.reload().await?;
@@ -134,7 +134,11 @@ impl Issuer {
     ///
     /// # Errors
     /// A database that does not answer when asked for an unknown key; too many tokens of type 0x0001 at once.
-    pub async fn redeem(&self, token: Token) -> Result<Option<RedeemedToken>, Failure> {
+    pub async fn redeem(
+        &self,
+        token: Token,
+        source: SourceAddress,
+    ) -> Result<Option<RedeemedToken>, Failure> {
         let challenge = (token.token_type(), *token.challenge_digest());
         if !self.challenge_digests.contains(&challenge) {
             return Ok(None);
@@ -146,7 +150,7 @@ impl Issuer {
         let nonce = token.nonce();
         let verified = match token.token_type() {
             // Takes over a millisecond.
-            TokenType::PrivateP384 => self.verifying.run(|| key.verify(&token)).await?,
+            TokenType::PrivateP384 => self.verifying.run(source.network(), || key.verify(&token)).await?,
             TokenType::Public | TokenType::PrivateRistretto255 => key.verify(&token),
         };
         Ok(verified.then_some(RedeemedToken { issuer_key: number, nonce }))

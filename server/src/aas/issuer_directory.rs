@@ -6,9 +6,15 @@ use super::Aas;
 use crate::http::{Answer, Outcome, Request};
 
 pub async fn issuer_directory(aas: Aas, _: Request) -> Outcome {
-    let directory = IssuerDirectory {
-        issuer_request_uri: "/aas/token-request".to_owned(),
-        token_keys: aas.issuer.ring().directory(),
-    };
-    Ok(Answer::bytes(DIRECTORY_MEDIA_TYPE, Encoding::Json.encode(&directory)).public())
+    Ok(Answer::bytes(DIRECTORY_MEDIA_TYPE, Encoding::Json.encode(&aas.directory())).public())
+}
+
+impl Aas {
+    /// The issuer's public keys, and where it issues.
+    pub fn directory(&self) -> IssuerDirectory {
+        IssuerDirectory {
+            issuer_request_uri: "/aas/token-request".to_owned(),
+            token_keys: self.issuer.ring().directory(),
+        }
+    }
 }

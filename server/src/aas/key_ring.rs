@@ -16,6 +16,8 @@ use crate::{clock::now, keys::MasterKeys};
 
 /// The purpose under which the master key seals issuer keys.
 pub const PURPOSE: &str = "AAS issuer key";
+/// Seconds for which a key is shown before its time, at most: as many days as `aas.settings` allows for the overlap.
+const LONGEST_OVERLAP: u64 = 9 * 24 * 60 * 60;
 
 #[derive(Default)]
 pub struct KeyRing {
@@ -96,20 +98,20 @@ impl KeyRing {
         })
     }
 
-    /// All keys that issue, by token type in the order of preference, and then the newest
-    /// first (RFC 9578 §4).
+    /// All keys that issue or are about to, by token type in the order of preference, and then the newest first
+    /// (RFC 9578 §4). One that begins later was made while a clock was ahead: clients refuse a directory with a third key
+    /// of a type (AAS-7).
     pub fn directory(&self) -> Vec<TokenKey> {
         let now = now();
+        let is_shown = move |key: &RingKey| now < key.not_after && key.not_before <= now + LONGEST_OVERLAP;
         let of_type = |token_type| {
-            self.keys
-                .iter()
-                .rev()
-                .filter(move |key| key.key.token_type() == token_type && now < key.not_after)
-                .map(|key| TokenKey {
+            self.keys.iter().rev().filter(move |key| key.key.token_type() == token_type && is_shown(key)).map(
+                |key| TokenKey {
                     token_type: key.key.token_type() as u16,
                     token_key: URL_SAFE.encode(key.key.public()),
                     not_before: Some(key.not_before),
-                })
+                },
+            )
         };
         TOKEN_TYPES.into_iter().flat_map(of_type).collect()
     }

@@ -1,4 +1,5 @@
-//! `GET /health`: 204 when the database answers, else a problem (503).
+//! `GET /health`: 204 as long as the process answers at all. It asks nobody else: a supervisor restarts a process that does
+//! not answer, and restarting it brings no database back.
 
 use http::StatusCode;
 
@@ -7,7 +8,6 @@ use crate::{
     http::{Answer, Outcome, Request},
 };
 
-pub async fn health(home: Home, _: Request) -> Outcome {
-    home.database.query_one("SELECT 1", &[]).await?;
+pub async fn health(_: Home, _: Request) -> Outcome {
     Ok(Answer::empty(StatusCode::NO_CONTENT))
 }

@@ -1,4 +1,5 @@
-//! Information about the server for anyone: whether it is alive, and the meanings of its problem types.
+//! Information about the server for anyone: whether it is alive and ready, and the meanings of its problem types.
 
 pub mod explain_problem;
 pub mod health;
+pub mod ready;

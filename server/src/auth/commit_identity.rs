@@ -1,6 +1,6 @@
 //! `POST /as/eid/commits` (AS-3): a client adds, updates or removes clients of its user by a commit to the EID group.
-//! The AS accepts exactly one commit per epoch and keeps it in the EID's history for ever. With it comes what readers need
-//! who do not replay the history: a GroupInfo of the new epoch, and the state that the committer signed.
+//! The AS accepts exactly one commit per epoch and keeps it in the EID's history for ever. With it come a GroupInfo of the
+//! new epoch and the state that the committer signed, for readers who do not replay the history.
 
 use http::StatusCode;
 use postern_protocol::{
@@ -32,7 +32,7 @@ outcome! {
     }
 }
 
-pub async fn commit_identity(auth: As, request: Request, payment: Payment) -> Outcome {
+pub async fn commit_identity(auth: As, mut request: Request, payment: Payment) -> Outcome {
     let (signer, body) = request.signed_body::<CommitIdentity>()?;
     let key = signer.as_bytes().as_slice();
     let client = load(&auth, signer).await?;
@@ -44,7 +44,7 @@ pub async fn commit_identity(auth: As, request: Request, payment: Payment) -> Ou
     }
     let eid: &[u8] = client.get("eid");
     let validate = || validate(&body, Purpose::Change, signer, &standing, eid, &limits);
-    let next = payment.compute(&auth.home, validate).await??;
+    let next = request.while_waiting(payment.compute(&auth.home, validate)).await??;
 
     let (outcome, row) = payment
         .call(

@@ -1,5 +1,5 @@
-//! `GET /as/users/{name}/picture?contact={secret}` (AS-6): answers with the picture of a user's profile. It comes apart
-//! from the record, which readers fetch more often.
+//! `GET /as/users/{name}/picture` (AS-6): answers with the picture of a user's profile. It comes apart from the record,
+//! which readers fetch more often.
 
 use http::StatusCode;
 use postern_protocol::{Payload, problem::ProblemType, profile::UserPicture};

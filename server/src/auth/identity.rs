@@ -1,7 +1,7 @@
 //! The rules by which an MLS group is an evolving identity (AS-3): every leaf is a client of the one user, has a basic
-//! credential with the name that the user had when the leaf was made, and signs with the client's key. A commit adds clients, removes them, or updates its
-//! own, and carries nothing else, since every reader of the history reads all of it. A client that was added is pending:
-//! it does nothing until its own update has confirmed it (AS-4).
+//! credential with the name that the user had when the leaf was made, and signs with the client's key. A commit adds
+//! clients, removes them, or updates its own, and carries nothing else, since every reader of the history reads all of
+//! it. A client that was added is pending: it does nothing until its own update has confirmed it (AS-4).
 
 use openmls::{
     prelude::{BasicCredential, Credential, LeafNode, LeafNodeIndex, Lifetime, Proposal, StagedCommit},
@@ -69,6 +69,8 @@ pub fn eid_state(row: &Row) -> Result<EidState, Failure> {
     })
 }
 
+/// The transcript in a column of a row.
+///
 /// # Errors
 /// A fault: the column holds no transcript.
 pub fn transcript(row: &Row, column: &str) -> Result<Transcript, Failure> {
@@ -137,6 +139,8 @@ pub struct Limits {
 }
 
 impl Limits {
+    /// The limits in a row.
+    ///
     /// # Errors
     /// A fault: the database holds a negative limit.
     pub fn read(client: &Row) -> Result<Self, Failure> {
@@ -166,10 +170,13 @@ impl Limits {
     }
 }
 
-/// Checks that a commit changes clients only, and that readers need every part of it.
+/// Checks that a commit changes clients only, that readers need every part of it, and that it updates the committer's own
+/// leaf. In epoch 0 the founder's leaf comes from a KeyPackage as that of a pending client does (AS-4): a commit that
+/// left it so would leave the identity without a confirmed client.
 ///
 /// # Errors
-/// `invalid-mls` for authenticated data and for proposals of other kinds, `message-too-large` for a leaf.
+/// `invalid-mls` for authenticated data, for proposals of other kinds, and without an update path; `message-too-large` for
+/// a leaf.
 pub fn check_commit(
     commit: &StagedCommit,
     authenticated_data: &[u8],
@@ -188,7 +195,9 @@ pub fn check_commit(
             }
         }
     }
-    commit.update_path_leaf_node().map_or(Ok(()), |leaf| check_leaf(leaf, max_leaf_bytes))
+    let leaf = commit.update_path_leaf_node();
+    let leaf = leaf.ok_or(InvalidMls::Refused("a commit to an EID must update the committer's leaf"))?;
+    check_leaf(leaf, max_leaf_bytes)
 }
 
 /// Checks that a pending client does nothing but to confirm itself (AS-4).
@@ -233,6 +242,8 @@ fn check_lifetime(lifetime: &Lifetime, now: u64) -> Result<(), Problem> {
     Ok(())
 }
 
+/// Checks the size of a leaf.
+///
 /// # Errors
 /// `message-too-large` for a leaf of more bytes, extensions and capabilities included.
 pub fn check_leaf(leaf: &LeafNode, max_bytes: usize) -> Result<(), Problem> {

@@ -1,6 +1,6 @@
-//! `GET /as/users/{name}?incarnation={number}&after={epoch}&contact={secret}` (AS-5): answers with a user's EID as it is, the clients'
+//! `GET /as/users/{name}?incarnation={number}&after={epoch}` (AS-5): answers with a user's EID as it is, the clients'
 //! credentials and contacts, a ticket that this is the latest (AS-10), and a page of the history, if it is asked for. The
-//! reader is anonymous: it shows a token and nothing else.
+//! reader is anonymous: it shows a token, a contact of a hidden user the lookup secret, and nothing else.
 
 use http::StatusCode;
 use postern_protocol::{
@@ -10,6 +10,7 @@ use postern_protocol::{
     eid::SignedState,
     name::UserName,
     problem::{Problem, ProblemType},
+    profile::LOOKUP_SECRET,
 };
 use tokio_postgres::Row;
 
@@ -30,7 +31,7 @@ outcome! {
 pub async fn look_up_user(auth: As, request: Request, payment: Payment) -> Outcome {
     let (name, lookup) = target(&auth, &request)?;
     let lookup = lookup.as_ref().map(|digest| digest.as_bytes().as_slice());
-    // What is beyond the database's numbers is beyond every user's.
+    // A number beyond the database's is beyond every user's.
     let incarnation =
         request.query_number("incarnation")?.map(|number| i32::try_from(number).unwrap_or(i32::MAX));
     let after = request.query_number("after")?.map(|epoch| i64::try_from(epoch).unwrap_or(i64::MAX));
@@ -58,7 +59,7 @@ pub async fn look_up_user(auth: As, request: Request, payment: Payment) -> Outco
 pub fn target(auth: &As, request: &Request) -> Result<(UserName, Option<MessageDigest>), Failure> {
     let name: UserName = request.segment(|segment| segment.replace("%40", "@").parse().ok())?;
     auth.home.expect_local(name.domain())?;
-    let secret = request.query_value("contact", |text| LookupSecret::from_base64url(text).ok())?;
+    let secret = request.header_value(&LOOKUP_SECRET, |text| LookupSecret::from_base64url(text).ok())?;
     Ok((name, secret.map(|secret| secret.digest())))
 }
 

@@ -104,9 +104,9 @@ impl LostAccount {
 
     /// Counts a wrong proof for the network address that it came from.
     async fn count(&self, auth: &As) -> Result<(), Failure> {
-        let source = auth.home.master_key.digest(SOURCE, self.source.address().to_string().as_bytes());
+        let sources = self.source.digests(|network| auth.home.master_key.digest(SOURCE, network));
         let sql = "SELECT outcome, allowance, resets_in FROM auth.count_wrong_reset($1)";
-        let row = auth.home.database.query_one(sql, &[&source.as_slice()]).await?;
+        let row = auth.home.database.query_one(sql, &[&sources]).await?;
         match CountWrongResetOutcome::of(&row)? {
             CountWrongResetOutcome::Counted => Ok(()),
             CountWrongResetOutcome::SourceLimited | CountWrongResetOutcome::ServerLimited => {

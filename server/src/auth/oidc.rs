@@ -1,6 +1,6 @@
 //! Logins at the operator's identity provider (OpenID Connect Core 1.0): an ID token proves one to the AS, for a
-//! registration (AS-1) or as the second proof of an account's owner (AS-8, AS-9). The caller says which nonce the token must
-//! have, and so what it was made for.
+//! registration (AS-1) or as the second proof of an account's owner (AS-8, AS-9). The caller says which nonce the token
+//! must have, and so what it was made for.
 //!
 //! The provider's keys are fetched when the first token comes, and again when they are old or do not fit a token.
 
@@ -149,7 +149,7 @@ impl Oidc {
     }
 
     /// Verifies an ID token as [`Self::verify`] does, and that a person logged in for it lately: an open session at the
-    /// provider, which whoever has a device of the user's may have, proves nothing.
+    /// provider, such as a thief finds on a stolen device, proves nothing.
     ///
     /// # Errors
     /// [`OidcError`].

@@ -117,19 +117,14 @@ async fn admit(
     body: &RegisterUser,
     signer: Option<&PublicKey>,
 ) -> Result<Admitted, Failure> {
-    let source = auth.home.master_key.digest(SOURCE, request.source().address().to_string().as_bytes());
+    let sources = request.source().digests(|network| auth.home.master_key.digest(SOURCE, network));
     let row = auth
         .home
         .database
         .query_one(
             "SELECT outcome, allowance, resets_in, max_leaf_bytes, policy, is_known
              FROM auth.admit_registration($1, $2, $3, $4)",
-            &[
-                &source.as_slice(),
-                &body.name.local(),
-                &signer.map(|key| key.as_bytes().as_slice()),
-                &invite(body),
-            ],
+            &[&sources, &body.name.local(), &signer.map(|key| key.as_bytes().as_slice()), &invite(body)],
         )
         .await?;
     let policy = registration_terms::policy(row.get("policy"))?;

@@ -36,7 +36,7 @@ outcome! {
     }
 }
 
-pub async fn rename_user(auth: As, request: Request, payment: Payment) -> Outcome {
+pub async fn rename_user(auth: As, mut request: Request, payment: Payment) -> Outcome {
     let (signer, body) = request.signed_body::<RenameUser>()?;
     auth.home.expect_local(body.name.domain())?;
     let owner = Owner::of_client(&auth, signer).await?;
@@ -52,7 +52,7 @@ pub async fn rename_user(auth: As, request: Request, payment: Payment) -> Outcom
     let eid: &[u8] = client.get("eid");
     let validate =
         || commit_identity::validate(&body.commit, Purpose::Rename, signer, &standing, eid, &limits);
-    let next = payment.compute(&auth.home, validate).await??;
+    let next = request.while_waiting(payment.compute(&auth.home, validate)).await??;
 
     // The database keeps those of confirmed clients.
     let issue = |client: &PublicKey| auth.signer.issue(body.name.clone(), *client);

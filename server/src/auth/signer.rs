@@ -14,7 +14,7 @@ use crate::{
     home::Home,
     http::Failure,
     keys::{
-        Held, SigningKeys,
+        Held, SigningKeys, SigningService,
         signing_keys::{HeldKey, Keys},
     },
 };
@@ -29,13 +29,18 @@ pub struct Signer {
 }
 
 impl Signer {
+    /// Loads the keys and the root, after making a key if one is due.
+    ///
     /// # Errors
     /// As [`SigningKeys::load`].
     pub async fn load(home: &Home) -> anyhow::Result<Self> {
-        let keys = SigningKeys::load(&home.database, &home.master_key, "as").await?;
+        let keys =
+            SigningKeys::load(&home.database, &home.master_key, SigningService::Authentication).await?;
         Ok(Self { domain: home.domain.clone(), keys, root: Held::new(load_root(home).await?) })
     }
 
+    /// Loads them again, after making a key if one is due.
+    ///
     /// # Errors
     /// As [`SigningKeys::renew`].
     pub async fn renew(&self, home: &Home) -> anyhow::Result<()> {

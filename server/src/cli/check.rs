@@ -1,17 +1,27 @@
 //! `postern check`: checks everything that a start depends on and says, one line for each, whether it is well and
-//! otherwise how to mend it. It changes nothing.
+//! otherwise how to mend it. It changes nothing: of a private cluster that is stopped it says what it could not look at,
+//! unless it is told to start it for the look.
 
 use std::path::Path;
 
-use postern_cluster::{ClusterOptions, PrivateCluster};
+use postern_cluster::Stopped;
 
-use super::{private_cluster, sources::Sources};
+use super::{
+    certificate,
+    private_cluster::{self, Found},
+    sources::Sources,
+    status,
+    user::load_to_look,
+};
 use crate::{
+    body_limits,
     config::{Config, DatabaseConfig, Settings},
     database::{
-        Database, DatabaseError,
-        migrate::{self, SchemaState},
+        Database, DatabaseError, roles,
+        schema_state::{self, SchemaState},
+        witness::{DECIDE, PUT_BACK, Witness},
     },
+    health::{self, Verdict},
     keys::{
         master_key::{self, MasterKey},
         master_keys::Sources as KeySources,
@@ -21,13 +31,18 @@ use crate::{
 /// The result of one check: the state of a thing, or the problem with it and how to mend that.
 type Finding = Result<String, Problem>;
 
-struct Problem {
-    what: String,
-    mend: String,
+pub(super) struct Problem {
+    pub what: String,
+    pub mend: String,
 }
 
-fn problem(what: impl ToString, mend: impl Into<String>) -> Problem {
+pub(super) fn problem(what: impl ToString, mend: impl Into<String>) -> Problem {
     Problem { what: what.to_string(), mend: mend.into() }
+}
+
+/// Prints a remark on something that is well.
+fn note(item: &str, text: &str) {
+    println!("note     {item}: {text}");
 }
 
 /// Prints findings as they come.
@@ -51,10 +66,11 @@ impl Report {
     }
 }
 
-/// Runs all checks, and returns whether all is well.
-pub async fn run(settings: &Settings, sources: &Sources) -> bool {
+/// Runs all checks, and returns whether none of them found a problem. A private cluster that is stopped is started for them
+/// if `start` says so.
+pub async fn run(settings: &Settings, start: bool, sources: &Sources) -> bool {
     let mut report = Report { all_well: true };
-    let config = match Config::load(settings) {
+    let config = match load_to_look(settings) {
         Ok(config) => config,
         Err(error) => {
             report.line("configuration", Err(problem(format!("{error:#}"), "see `postern check --help`")));
@@ -64,10 +80,12 @@ pub async fn run(settings: &Settings, sources: &Sources) -> bool {
     report.line("configuration", Ok(describe(sources)));
     if !sources.unknown_environment.is_empty() {
         let names = sources.unknown_environment.join(", ");
-        println!("note     configuration: {names} in the environment: not a setting of postern, ignored");
+        note("configuration", &format!("{names} in the environment: not a setting of postern, ignored"));
     }
     report.line("master key", master_key(&config));
-    database(&mut report, config).await;
+    tls(&mut report, &config);
+    metrics(&mut report, &config).await;
+    database(&mut report, config, start).await;
     report.all_well
 }
 
@@ -95,32 +113,118 @@ fn master_key(config: &Config) -> Finding {
     .map_err(|error| problem(error, mend))
 }
 
-async fn database(report: &mut Report, mut config: Config) {
-    let options = ClusterOptions::new(&config.data_dir, &config.extension_dir);
-    if config.embedded && !options.cluster_exists() {
-        let text = format!(
-            "none yet: the first `postern serve --embedded` makes it in {}",
-            config.data_dir.display()
-        );
-        report.line("private cluster", Ok(text));
+/// Checks the server's certificate as clients and other servers will (OPS-8).
+fn tls(report: &mut Report, config: &Config) {
+    const ITEM: &str = "TLS";
+    let (Some(certificate), Some(key)) = (&config.tls.certificate, &config.tls.key) else {
+        report.line(ITEM, plain_http(config));
         return;
+    };
+    let host = certificate::host(config);
+    let looked_at = certificate::look(config, certificate, key);
+    let left = looked_at.as_ref().ok().copied();
+    report.line(ITEM, looked_at.map(|days| format!("certificate for {host}, valid for {days} days")));
+    if let Some(days) = left.filter(|days| *days < certificate::ENDING) {
+        note(ITEM, &format!("the certificate ends in {days} days: renew it; servers take the new file over"));
     }
-    let cluster = match private_cluster::start(&mut config, PrivateCluster::start_or_join).await {
-        Ok(cluster) => cluster,
+    if host != config.domain {
+        let text = format!("https://{}/.well-known/postern has to lead to this server, too", config.domain);
+        note(ITEM, &text);
+    }
+}
+
+fn plain_http(config: &Config) -> Finding {
+    let plain = format!("none: plain HTTP at {}", config.listen);
+    match config.listen.ip().is_loopback() || !config.proxy.addresses.is_empty() {
+        true => Ok(plain),
+        false => Err(problem(
+            plain,
+            "tls.certificate and tls.key; or listen on 127.0.0.1 only; or a proxy with TLS before it, in proxy.addresses",
+        )),
+    }
+}
+
+/// Tells where metrics are, and who gets there.
+async fn metrics(report: &mut Report, config: &Config) {
+    const ITEM: &str = "metrics";
+    let Some(address) = config.metrics.listen else {
+        report.line(ITEM, Ok("none: metrics.listen is not set".to_owned()));
+        return;
+    };
+    let reached = status::reachable(address);
+    if status::is_taken(reached).await && status::metrics_at(reached).await.is_none() {
+        let says = format!("another program listens at {address}: a server serves without metrics meanwhile");
+        warning(ITEM, &says, "end that program, or name another port in metrics.listen");
+    } else {
+        report.line(ITEM, Ok(format!("plain HTTP at {address}")));
+    }
+    if !address.ip().is_loopback() {
+        note(
+            ITEM,
+            "whoever reaches that address learns figures, and the domains of neighbours: a firewall before it",
+        );
+    }
+}
+
+/// Prints what works, and needs somebody soon.
+fn warning(item: &str, says: &str, mend: &str) {
+    println!("warning  {item}: {says}\n         to mend: {mend}");
+}
+
+async fn database(report: &mut Report, mut config: Config, start: bool) {
+    const ITEM: &str = "private cluster";
+    let dir = config.data_dir.display().to_string();
+    let cluster = match private_cluster::look(&mut config, start).await {
+        Ok(Found::There(cluster)) => cluster,
+        Ok(Found::Stopped(cluster)) => {
+            stopped(report, ITEM, &dir, cluster);
+            return;
+        }
+        Ok(Found::Missing) => {
+            let found = match config.create_cluster {
+                true => Ok(format!("none yet: the first `postern serve --embedded` makes it in {dir}")),
+                false => Err(problem(
+                    format!("there is none in {dir}, where one was before (create_cluster = false)"),
+                    "mount its disk, or bring it back from a backup (`postern restore`)",
+                )),
+            };
+            report.line(ITEM, found);
+            return;
+        }
         Err(error) => {
-            report.line("private cluster", Err(problem(format!("{error:#}"), "do what the message says")));
+            report.line(ITEM, Err(problem(format!("{error:#}"), "do what the message says")));
             return;
         }
     };
     if let Some(cluster) = &cluster {
-        let text = format!("in {}, socket in {}", config.data_dir.display(), cluster.socket_dir().display());
-        report.line("private cluster", Ok(text));
+        report.line(ITEM, Ok(format!("in {dir}, socket in {}", cluster.socket_dir().display())));
     }
     if let Some(database) = connect(report, &config).await {
         items(report, &config, &database).await;
     }
     if let Err(error) = private_cluster::stop(cluster).await {
-        report.line("private cluster", Err(problem(format!("{error:#}"), "look at its postgres.log")));
+        report.line(ITEM, Err(problem(format!("{error:#}"), "look at its postgres.log")));
+    }
+}
+
+/// Tells of a cluster that is stopped what its files show, and what was not looked at.
+fn stopped(report: &mut Report, item: &str, dir: &str, Stopped { major, obstacle }: Stopped) {
+    let is = format!("PostgreSQL {major} in {dir} is stopped");
+    match obstacle {
+        Some(obstacle) => {
+            let what = format!("{is}, and would not start: {obstacle:#}");
+            report.line(item, Err(problem(what, "do what the message says")));
+        }
+        None => warning(
+            item,
+            &format!(
+                "{is}: not looked at are database, extension, schema, health, role, home domain, secrets, registration, limits"
+            ),
+            &format!(
+                "{}, then check again; or --start, which starts PostgreSQL for the look and stops it again",
+                private_cluster::how_to_start()
+            ),
+        ),
     }
 }
 
@@ -161,18 +265,68 @@ fn sessions(kept: bool) -> Finding {
 }
 
 async fn items(report: &mut Report, config: &Config, database: &Database) {
-    report.line("PostgreSQL", flatten(version(database).await));
-    if !report.line("extension", flatten(extension(database).await)) {
-        return;
+    let version = flatten(version(database).await);
+    let older = version.as_ref().ok().filter(|_| config.embedded);
+    let older = older.and_then(|running| private_cluster::older_than_installed(running));
+    report.line("PostgreSQL", version);
+    if let Some((says, mend)) = older {
+        warning("PostgreSQL", &says, mend);
+    }
+    match extension(database).await {
+        Ok(None) => {}
+        Ok(Some(problem)) => {
+            report.line("extension", Err(problem));
+            return;
+        }
+        Err(error) => {
+            report.line("extension", flatten(Err(error)));
+            return;
+        }
     }
     if !report.line("schema", schema(database).await) {
         return;
     }
-    report.line("wake-ups", flatten(wake_ups(database).await));
+    health(report, database).await;
+    if let Some(file) = config.witness_file()
+        && let Ok(true) = Witness::new(file).is_behind(database).await
+    {
+        report.line("witness", Err(problem(PUT_BACK, DECIDE)));
+    }
     report.line("role", flatten(role(database).await));
     report.line("home domain", flatten(home_domain(database, &config.domain).await));
     report.line("secrets", flatten(secrets(database, config).await));
     report.line("registration", flatten(registration(database, config).await));
+    report.line("limits", limits(database, config).await);
+}
+
+/// Tells what the database says of itself.
+async fn health(report: &mut Report, database: &Database) {
+    let lines = match health::look(database).await {
+        Ok(found) => found.lines,
+        Err(error) => {
+            report.line("health", Err(problem(error, "run `postern migrate`")));
+            return;
+        }
+    };
+    for health::Line { item, verdict, says, mend } in lines {
+        let mend = mend.unwrap_or_default();
+        match verdict {
+            Verdict::Warning => warning(&item, &says, &mend),
+            Verdict::Ok | Verdict::Problem => {
+                let finding = if verdict == Verdict::Ok { Ok(says) } else { Err(problem(says, mend)) };
+                report.line(&item, finding);
+            }
+        }
+    }
+}
+
+/// Checks that servers let through what the limits in the database allow (DS-13).
+async fn limits(database: &Database, config: &Config) -> Finding {
+    let mend = "limits.max_body_bytes in the configuration, or operator.set_group_limit, set_user_limit and set_rendezvous_limit";
+    let checked = body_limits::check(database, &config.limits).await;
+    checked
+        .map(|()| format!("bodies of {} bytes hold what they allow", config.limits.max_body_bytes))
+        .map_err(|error| problem(format!("{error:#}"), mend))
 }
 
 /// Checks that the database's secrets are sealed under the configured master key.
@@ -189,14 +343,11 @@ async fn secrets(database: &Database, config: &Config) -> Result<Finding, Databa
             "they are sealed under another master key",
             "configure that one; if it was changed, the new one",
         )),
-        Some(previous) => Err(problem(
-            match is_held(previous) {
-                true => "a change of the master key is under way",
-                false => "a change of the master key is under way, and the old one is not here",
-            },
+        Some(previous) if !is_held(previous) => Err(problem(
+            "some are sealed under the old master key, which is not here",
             "run `postern master-key change` to its end, with the old key and the new one",
         )),
-        None => Ok("sealed under the master key".to_owned()),
+        _ => Ok("sealed under the master key".to_owned()),
     })
 }
 
@@ -221,27 +372,20 @@ async fn version(database: &Database) -> Result<Finding, DatabaseError> {
     })
 }
 
-async fn extension(database: &Database) -> Result<Finding, DatabaseError> {
+/// The problem of a database without the extension. Which version it has is an item of its health.
+async fn extension(database: &Database) -> Result<Option<Problem>, DatabaseError> {
     let row = database
         .query_one(
-            "SELECT (SELECT extversion FROM pg_extension WHERE extname = 'postern'),
-                    (SELECT default_version FROM pg_available_extensions WHERE name = 'postern')",
+            "SELECT EXISTS (SELECT FROM pg_extension WHERE extname = 'postern'),
+                    EXISTS (SELECT FROM pg_available_extensions WHERE name = 'postern')",
             &[],
         )
         .await?;
-    let (installed, available): (Option<String>, Option<String>) = (row.get(0), row.get(1));
-    Ok(match (installed, available) {
-        (Some(installed), Some(available)) if installed == available => Ok(format!("postern {installed}")),
-        (Some(installed), Some(available)) => Err(problem(
-            format!("the database has version {installed}, the database server has {available}"),
-            "run `postern migrate`",
-        )),
-        (Some(_), None) => Err(problem(
-            "its files are gone from the database server",
-            "install Postern's extension for this PostgreSQL",
-        )),
-        (None, Some(_)) => Err(problem("not created in this database", "run `postern migrate`")),
-        (None, None) => Err(problem(
+    let (is_created, is_available): (bool, bool) = (row.get(0), row.get(1));
+    Ok(match (is_created, is_available) {
+        (true, _) => None,
+        (false, true) => Some(problem("not created in this database", "run `postern migrate`")),
+        (false, false) => Some(problem(
             "not installed on the database server",
             "install Postern's extension for this PostgreSQL, then run `postern migrate`",
         )),
@@ -250,28 +394,21 @@ async fn extension(database: &Database) -> Result<Finding, DatabaseError> {
 
 async fn schema(database: &Database) -> Finding {
     let mend = "run `postern migrate`";
-    match migrate::state(database).await {
+    match schema_state::state(database).await {
         Ok(SchemaState::Current) => Ok("up to date".to_owned()),
         Ok(SchemaState::OtherFunctions) => Err(problem("its functions are another version's", mend)),
         Ok(SchemaState::Newer { found }) => Ok(format!("at migration {found}, newer than this program")),
+        Ok(SchemaState::Following { release }) => {
+            Ok(format!("of {release}, which works with this program until the release after: replace it"))
+        }
+        Ok(SchemaState::Foreign { release }) => {
+            Err(problem(schema_state::foreign(&release), "the release that the message names"))
+        }
         Ok(SchemaState::Older { found, expected }) => {
             Err(problem(format!("at migration {found}, this program needs {expected}"), mend))
         }
         Err(error) => Err(problem(error, mend)),
     }
-}
-
-/// Checks that the extension is preloaded. The wake secret is in shared memory, which only a preloaded extension gets;
-/// otherwise it is zero.
-async fn wake_ups(database: &Database) -> Result<Finding, DatabaseError> {
-    let row = database.query_one("SELECT postern.wake_secret()", &[]).await?;
-    Ok(match row.get::<_, &[u8]>(0).iter().all(|byte| *byte == 0) {
-        false => Ok("the extension is preloaded".to_owned()),
-        true => Err(problem(
-            "the extension is not preloaded: each delivery notifies by itself, which is slower under load",
-            "add postern to shared_preload_libraries and restart PostgreSQL",
-        )),
-    })
 }
 
 /// Checks that the role can execute the API functions and nothing else (OPS-3).
@@ -293,6 +430,7 @@ async fn role(database: &Database) -> Result<Finding, DatabaseError> {
         .await?;
     let (name, superuser, executes): (String, bool, bool) = (row.get(0), row.get(1), row.get(2));
     let tables: Option<String> = row.get(3);
+    let lost = roles::missing_settings(database).await?;
     let connect_as = "connect as postern_server in database.url";
     Ok(match tables {
         _ if superuser => Err(problem(format!("{name} is a superuser"), connect_as)),
@@ -300,6 +438,10 @@ async fn role(database: &Database) -> Result<Finding, DatabaseError> {
         Some(tables) => Err(problem(
             format!("{name} can reach tables: {tables}"),
             "revoke that, or connect as postern_server",
+        )),
+        None if !lost.is_empty() => Err(problem(
+            format!("the settings of postern_server in this database are lost: {}", lost.join(", ")),
+            "run `postern migrate`",
         )),
         None => Ok(format!("{name} executes the API functions and reaches no table")),
     })

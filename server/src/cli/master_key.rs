@@ -1,20 +1,27 @@
-//! `postern master-key change`: seals everything that is sealed under the master key under another one, while servers
-//! run. It goes in steps: from its begin to its end the database takes values under either key, each batch is one
-//! transaction, and a run that was interrupted is taken up by the next.
+//! `postern master-key`: makes another master key, and changes to it. `change` seals everything that is sealed under the
+//! master key under another one, while servers run. It goes in steps: from its begin to its end the database takes values
+//! under either key, each batch is one transaction, and a run that was interrupted is taken up by the next.
 
 use std::{
-    str::FromStr,
+    fs,
+    io::ErrorKind,
+    os::unix::fs::{MetadataExt, chown},
+    path::Path,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use clap::Subcommand;
 use postern_cluster::PrivateCluster;
-use tokio_postgres::{Client, NoTls};
+use tokio_postgres::Client;
 
-use super::{migrate::admin_url, private_cluster};
+use super::{
+    migrate::{admin_url, connect},
+    private_cluster,
+    user::load,
+};
 use crate::{
-    config::{Config, ConnectionString, Settings},
+    config::{Config, Settings},
     database::{DatabaseError, SqlOutcome, outcome},
     keys::{MasterKey, master_keys::Sources},
     telemetry,
@@ -48,10 +55,17 @@ pub enum Command {
     /// Seal the database's secrets under the key in the next master key file, while servers run
     #[command(after_help = super::EXAMPLES)]
     Change(Settings),
+    /// Make a key in the next master key file, which only the owner of the present one can read, unless there is one
+    #[command(after_help = super::EXAMPLES)]
+    New(Settings),
 }
 
-pub async fn run(Command::Change(settings): Command) -> anyhow::Result<()> {
-    let mut config = Config::load(&settings)?;
+pub async fn run(command: Command) -> anyhow::Result<()> {
+    let settings = match command {
+        Command::Change(settings) => settings,
+        Command::New(settings) => return make_next(&load(&settings)?),
+    };
+    let mut config = load(&settings)?;
     telemetry::start_logging(&config.log)?;
     let cluster = private_cluster::start(&mut config, PrivateCluster::start_or_join).await?;
     let changed = change(&config).await;
@@ -59,12 +73,43 @@ pub async fn run(Command::Change(settings): Command) -> anyhow::Result<()> {
     changed.and(stopped)
 }
 
+/// The file of the next key.
+fn next_file(sources: &Sources) -> anyhow::Result<&Path> {
+    sources.next_file.as_deref().context(
+        "no file is named for the next master key: give --next-master-key-file FILE to this command and to all servers",
+    )
+}
+
+/// Makes the next key, if there is none.
+fn make_next(config: &Config) -> anyhow::Result<()> {
+    let sources = Sources::of(config);
+    let file = next_file(&sources)?;
+    MasterKey::from_file_or_new(file)?;
+    // The server has to read it, whoever makes it.
+    if let Some(present) = config.master_key_file().and_then(|present| fs::metadata(present).ok()) {
+        chown(file, Some(present.uid()), Some(present.gid()))
+            .with_context(|| format!("cannot give {} to the owner of the present key", file.display()))?;
+    }
+    println!("postern: the next master key is in {}", file.display());
+    Ok(())
+}
+
+/// Refuses a next key that servers cannot read: they would open nothing once the change is done.
+fn expect_servers_to_read(config: &Config, next: &Path) -> anyhow::Result<()> {
+    let owner = |file: &Path| fs::metadata(file).ok().map(|file| file.uid());
+    let present = config.master_key_file().and_then(|present| owner(&present));
+    ensure!(
+        present.is_none() || owner(next) == present,
+        "{} does not belong to the owner of the present master key, so that servers cannot read it: `chown` it, or let `postern master-key new` make it",
+        next.display()
+    );
+    Ok(())
+}
+
 async fn change(config: &Config) -> anyhow::Result<()> {
     let sources = Sources::of(config);
     let old = sources.key()?;
-    let file = sources.next_file.as_deref().context(
-        "no file is named for the next master key: give --next-master-key-file FILE to this command and to all servers",
-    )?;
+    let file = next_file(&sources)?;
     let new = match config.embedded && config.next_master_key_file.is_none() {
         true => MasterKey::from_file_or_new(file)?,
         false => MasterKey::from_file(file)?,
@@ -72,7 +117,8 @@ async fn change(config: &Config) -> anyhow::Result<()> {
     if old.id() == new.id() {
         bail!("the next master key is the present one: put another one into {}", file.display());
     }
-    let client = connect(admin_url(config)?).await?;
+    expect_servers_to_read(config, file)?;
+    let client = connect(admin_url(config)?, "master-key change").await?;
     let row = client
         .query_one(
             "SELECT outcome FROM operator.begin_master_key_change($1, $2)",
@@ -86,7 +132,7 @@ async fn change(config: &Config) -> anyhow::Result<()> {
         BeginMasterKeyChangeOutcome::UnderWay => {
             println!("postern: the change of the master key goes on where it was interrupted");
         }
-        BeginMasterKeyChangeOutcome::Ended => return done(config, &sources),
+        BeginMasterKeyChangeOutcome::Ended => return done(config, &sources, &old),
         BeginMasterKeyChangeOutcome::Different => bail!(
             "the database is sealed under another master key than the one configured, or another change is under way: run this with the keys of that change"
         ),
@@ -101,7 +147,7 @@ async fn change(config: &Config) -> anyhow::Result<()> {
             .await
             .map_err(DatabaseError::from)?;
         match EndMasterKeyChangeOutcome::of(&row)? {
-            EndMasterKeyChangeOutcome::Ended => return done(config, &sources),
+            EndMasterKeyChangeOutcome::Ended => return done(config, &sources, &old),
             EndMasterKeyChangeOutcome::Unfinished => tokio::time::sleep(TAKEN_OVER / 10).await,
         }
     }
@@ -157,39 +203,35 @@ async fn seal_all(client: &Client, old: &MasterKey, new: &MasterKey) -> anyhow::
     Ok(number)
 }
 
-/// Puts the new key into the old one's place, if that is in the data directory, or says what to do.
-fn done(config: &Config, sources: &Sources) -> anyhow::Result<()> {
+/// Puts the new key into the old one's place, if that is in the data directory, or says what to do. The old one stays under
+/// another name: backups of before open with nothing else, and perhaps nobody has a copy.
+fn done(config: &Config, sources: &Sources, old: &MasterKey) -> anyhow::Result<()> {
     println!("postern: the change of the master key is done");
+    let kept = |file: &Path| file.with_added_extension(hex::encode(old.id().as_bytes()));
     match (config.master_key_file(), sources.next_file.as_deref()) {
         (Some(file), Some(next)) if config.embedded && config.master_key_file.is_none() => {
-            std::fs::rename(next, &file)
+            let kept = kept(&file);
+            match fs::hard_link(&file, &kept) {
+                Err(error) if error.kind() != ErrorKind::AlreadyExists => {
+                    return Err(error)
+                        .with_context(|| format!("cannot keep the old key as {}", kept.display()));
+                }
+                _ => {}
+            }
+            fs::rename(next, &file)
                 .with_context(|| format!("cannot move {} to {}", next.display(), file.display()))?;
-            println!("postern: the new key is in {}", file.display());
+            println!("postern: the new key is in {}, the old one in {}", file.display(), kept.display());
         }
         (Some(file), Some(next)) => println!(
-            "postern: on every host, put the new key in its place: mv {} {}",
+            "postern: on every host, keep the old key, and put the new one in its place: ln {0} {1} && mv {2} {0}",
+            file.display(),
+            kept(&file).display(),
             next.display(),
-            file.display()
         ),
         _ => println!("postern: start every server with the new key from now on"),
     }
-    println!("postern: keep the old key as long as there are backups from before");
+    println!(
+        "postern: keep the old key as long as there are backups from before, and a copy of the new one in another place: later backups open with that only"
+    );
     Ok(())
-}
-
-async fn connect(admin_url: &ConnectionString) -> anyhow::Result<Client> {
-    let mut config = tokio_postgres::Config::from_str(admin_url.as_str())
-        .context("database.admin_url is not a valid connection string")?;
-    config.application_name("postern master-key change");
-    let (client, connection) = config
-        .connect(NoTls)
-        .await
-        .map_err(DatabaseError::from)
-        .context("cannot connect as a superuser (database.admin_url)")?;
-    tokio::spawn(connection);
-    client
-        .batch_execute("SET search_path = pg_catalog, pg_temp; SET lock_timeout = '10s'")
-        .await
-        .map_err(DatabaseError::from)?;
-    Ok(client)
 }

@@ -2,11 +2,12 @@
 
 use anyhow::Context;
 use postern_cluster::PrivateCluster;
+use tokio_postgres::Client;
 
 use super::private_cluster;
 use crate::{
     config::{Config, ConnectionString},
-    database::migrate,
+    database::{DatabaseError, connect_as_superuser, migrate},
     telemetry,
 };
 
@@ -27,4 +28,14 @@ pub(super) fn admin_url(config: &Config) -> anyhow::Result<&ConnectionString> {
     config.database.admin_url.as_ref().context(
         "there is no connection string for a superuser: give --database-admin-url URL, or --embedded for a private cluster in the data directory",
     )
+}
+
+/// A superuser's session, for the command of this name.
+pub(super) async fn connect(admin_url: &ConnectionString, command: &str) -> anyhow::Result<Client> {
+    let client = connect_as_superuser(admin_url, &format!("postern {command}")).await?;
+    client
+        .batch_execute("SET search_path = pg_catalog, pg_temp; SET lock_timeout = '10s'")
+        .await
+        .map_err(DatabaseError::from)?;
+    Ok(client)
 }

@@ -7,10 +7,15 @@ use tokio::{
     sync::watch,
 };
 
-use super::{migrate::admin_url, private_cluster};
+use super::{
+    migrate::admin_url,
+    private_cluster::{self, Supervisor},
+    registration::Registration,
+};
 use crate::{
+    body_limits,
     config::Config,
-    database::{Database, SqlOutcome, migrate, outcome},
+    database::{Database, SqlOutcome, generation, migrate, outcome, schema_state, witness::Witness},
     keys::{MasterKey, MasterKeys, master_keys::Sources},
     serve, telemetry,
 };
@@ -31,14 +36,24 @@ pub async fn run(mut config: Config) -> anyhow::Result<()> {
     telemetry::start_logging(&config.log)?;
     let shutdown = Shutdown::on_signals()?;
     let cluster = private_cluster::start(&mut config, PrivateCluster::start).await?;
+    let supervisor = cluster.map(Supervisor::start);
     let served = serve_with_database(config, shutdown).await;
-    let stopped = private_cluster::stop(cluster).await;
+    let stopped = match supervisor {
+        Some(supervisor) => supervisor.stop().await,
+        None => Ok(()),
+    };
     served.and(stopped)
 }
 
 async fn serve_with_database(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     if config.embedded {
         migrate::run(admin_url(&config)?).await?;
+    }
+    // Before this server claims the database: a start that is cut short here does it again.
+    if config.embedded
+        && let Some(policy) = Registration::of_environment()?
+    {
+        policy.set_for_new(admin_url(&config)?).await?;
     }
     let url = config.database.url.as_ref().context(
         "there is no connection string for the database: give --database-url URL, or --embedded for a private cluster in the data directory",
@@ -51,17 +66,34 @@ async fn serve_with_database(config: Config, shutdown: Shutdown) -> anyhow::Resu
     {
         bail!("{POOLED}");
     }
-    migrate::expect_current(&database).await?;
+    schema_state::expect_current(&database).await?;
+    generation::expect_decided(&database).await?;
+    generation::expect_primary(&database).await?;
+    let witness = config.witness_file().map(Witness::new);
+    if let Some(witness) = &witness {
+        witness.expect_not_behind(&database).await?;
+    }
+    database.expect_decided(witness.clone());
     claim_home_domain(&database, &config.domain).await?;
+    body_limits::check(&database, &config.limits).await?;
     let sources = Sources::of(&config);
     // A private cluster gets a key of its own at the first start.
     if config.embedded
         && let Some(file) = config.master_key_file()
+        && !MasterKeys::database_has_one(&database).await?
     {
         MasterKey::from_file_or_new(&file)?;
     }
     let master_key = MasterKeys::load(&database, sources).await?;
-    serve::run(config, database, master_key, shutdown.requested()).await
+    let Some(witness) = witness else {
+        return serve::run(config, database, master_key, shutdown.requested()).await;
+    };
+    let watching = witness.watch(database.clone());
+    let served = serve::run(config, database.clone(), master_key, shutdown.requested()).await;
+    watching.abort();
+    // The last mark; a failure to write it was logged before.
+    let _told = witness.note(&database).await;
+    served
 }
 
 /// Claims the database for a home domain: the database remembers it, so that a server configured for another domain

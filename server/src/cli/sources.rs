@@ -1,9 +1,10 @@
 //! The sources of a configuration, for `postern check`: its file, and which variables and flags were given.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{ArgMatches, Command, parser::ValueSource};
 
+use super::registration;
 use crate::{
     config::{Config, Settings},
     keys::master_key,
@@ -18,6 +19,13 @@ pub struct Sources {
 }
 
 impl Sources {
+    /// The sources of a configuration that is a file and nothing else.
+    pub fn of_file(path: &Path) -> Self {
+        let file = Some(path.to_owned());
+        Self { file, environment: vec![], flags: vec![], unknown_environment: vec![] }
+    }
+
+    /// The sources of a command's configuration.
     pub fn of(settings: &Settings, program: &Command, command: Option<(&str, &ArgMatches)>) -> Self {
         let mut sources = Self {
             file: Config::file(settings),
@@ -30,7 +38,7 @@ impl Sources {
         else {
             return sources;
         };
-        let mut known = vec![master_key::ENVIRONMENT.to_owned()];
+        let mut known = vec![master_key::ENVIRONMENT.to_owned(), registration::ENVIRONMENT.to_owned()];
         for argument in definition.get_arguments() {
             let variable = argument.get_env().map(|name| name.to_string_lossy().into_owned());
             known.extend(variable.clone());

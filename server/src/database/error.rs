@@ -2,8 +2,10 @@
 
 use std::{fmt, time::Duration};
 
-use deadpool_postgres::{PoolError, TimeoutType};
+use deadpool_postgres::{HookError, PoolError, TimeoutType};
 use tokio_postgres::error::{DbError, SqlState};
+
+use super::{generation, schema_state};
 
 /// An error of the database. Its texts are safe to log: they contain no parameters and no rows, so an error's DETAIL is
 /// dropped, and its message, too, where PostgreSQL quotes values in it (PRIV-4).
@@ -11,6 +13,8 @@ use tokio_postgres::error::{DbError, SqlState};
 pub enum DatabaseError {
     #[error("{0}")]
     Refused(Refusal),
+    #[error("the connection string for PostgreSQL: {0}")]
+    Settings(String),
     #[error("the connection to PostgreSQL failed: {0}")]
     Connection(String),
     #[error("no database connection: {0}")]
@@ -22,6 +26,12 @@ pub enum DatabaseError {
     Deaf,
     #[error("PostgreSQL answered with {0} rows, which is not their number")]
     Rows(usize),
+    /// The database is of this release, which does not keep what this program calls (OPS-6).
+    #[error("{}", schema_state::foreign(.0))]
+    Foreign(String),
+    /// The database was put back to an earlier state, and nobody said yet what became of it (QS-12).
+    #[error("{0}: `postern status` says what to do")]
+    Undecided(&'static str),
 }
 
 /// An error that PostgreSQL reported, as far as it may be shown.
@@ -37,26 +47,55 @@ impl DatabaseError {
     pub fn code(&self) -> Option<&SqlState> {
         match self {
             Self::Refused(refusal) => Some(&refusal.code),
-            Self::Connection(_) | Self::Pool(_) | Self::Silent(_) | Self::Deaf | Self::Rows(_) => None,
+            Self::Settings(_)
+            | Self::Connection(_)
+            | Self::Pool(_)
+            | Self::Silent(_)
+            | Self::Deaf
+            | Self::Rows(_)
+            | Self::Foreign(_)
+            | Self::Undecided(_) => None,
         }
     }
 
-    /// Whether the same call may work soon: the database is away, starting, stopping or overloaded, it worked on the
-    /// statement or waited for a lock for too long, or it gave up one of two transactions for the other.
+    /// The result of the call, in a word for figures.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Refused(_) if self.met_a_lock() => "lock_timeout",
+            Self::Refused(_) if self.asks_for_repeat() => "given_up_for_another",
+            Self::Refused(refusal) if refusal.code == SqlState::QUERY_CANCELED => "statement_timeout",
+            Self::Refused(_) | Self::Rows(_) | Self::Foreign(_) | Self::Undecided(_) => "refused",
+            Self::Settings(_) | Self::Connection(_) => "no_connection",
+            Self::Pool(_) => "no_connection_in_time",
+            Self::Silent(_) | Self::Deaf => "silent",
+        }
+    }
+
+    /// Whether the same call may work soon: the database is away, starting, stopping or overloaded, has no room on its
+    /// disk or in its memory, it worked on the statement or waited for a lock for too long, or it gave up one of two
+    /// transactions for the other. A later release's database is the next server's, which takes this one's place.
     pub fn is_passing(&self) -> bool {
         let passing = [
             SqlState::ADMIN_SHUTDOWN,
             SqlState::CRASH_SHUTDOWN,
             SqlState::CANNOT_CONNECT_NOW,
             SqlState::TOO_MANY_CONNECTIONS,
+            SqlState::INSUFFICIENT_RESOURCES,
+            SqlState::DISK_FULL,
+            SqlState::OUT_OF_MEMORY,
             SqlState::QUERY_CANCELED,
             SqlState::LOCK_NOT_AVAILABLE,
             SqlState::READ_ONLY_SQL_TRANSACTION,
         ];
         match self {
             Self::Refused(refusal) => passing.contains(&refusal.code) || self.asks_for_repeat(),
-            Self::Connection(_) | Self::Pool(_) | Self::Silent(_) | Self::Deaf => true,
-            Self::Rows(_) => false,
+            Self::Connection(_)
+            | Self::Pool(_)
+            | Self::Silent(_)
+            | Self::Deaf
+            | Self::Foreign(_)
+            | Self::Undecided(_) => true,
+            Self::Settings(_) | Self::Rows(_) => false,
         }
     }
 
@@ -134,7 +173,11 @@ impl From<PoolError> for DatabaseError {
             PoolError::Timeout(TimeoutType::Wait) => Self::Pool("all are busy"),
             PoolError::Timeout(_) => Self::Pool("PostgreSQL does not answer in time"),
             PoolError::Closed => Self::Pool("the pool is closed"),
-            PoolError::NoRuntimeSpecified | PoolError::PostCreateHook(_) => {
+            PoolError::PostCreateHook(HookError::Message(text)) => match generation::reason_of(&text) {
+                Some(reason) => Self::Undecided(reason),
+                None => Self::Foreign(text.into_owned()),
+            },
+            PoolError::NoRuntimeSpecified | PoolError::PostCreateHook(HookError::Backend(_)) => {
                 Self::Pool("the pool is misconfigured")
             }
         }

@@ -8,11 +8,11 @@ use futures_util::future::BoxFuture;
 use tokio::{
     select,
     sync::Notify,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
-use tokio_postgres::{AsyncMessage, Client, Connection, Socket, tls::NoTlsStream};
+use tokio_postgres::{AsyncMessage, Client};
 
-use super::{Database, DatabaseError};
+use super::{Database, DatabaseError, PostgresConnection};
 
 /// Pause between two attempts to connect.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -39,9 +39,16 @@ pub trait Subscriber: Send + Sync {
 
 /// Listens for ever, on a new connection whenever one is lost.
 pub async fn listen(database: &Database, subscribers: &[Arc<dyn Subscriber>]) {
+    let mut told = None;
     loop {
+        let begun = Instant::now();
         if let Err(error) = listen_once(database, subscribers).await {
-            tracing::warn!("cannot listen for notifications: {error}; connecting again");
+            let error = error.to_string();
+            // It is tried each second, and told once; again if it had listened for some time.
+            if told.as_ref() != Some(&error) || begun.elapsed() > 2 * CALL_INTERVAL {
+                tracing::warn!("cannot listen for notifications: {error}; connecting again");
+            }
+            told = Some(error);
         }
         for subscriber in subscribers {
             subscriber.disconnected();
@@ -76,7 +83,7 @@ impl Echo {
 
 /// Hands on what comes over the connection, until it ends.
 async fn hear(
-    mut connection: Connection<Socket, NoTlsStream>,
+    mut connection: PostgresConnection,
     subscribers: &[Arc<dyn Subscriber>],
     echo: &Echo,
 ) -> Result<(), DatabaseError> {

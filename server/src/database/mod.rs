@@ -2,23 +2,42 @@
 //! make the calls. Nothing here waits for ever (OPS-9): PostgreSQL bounds each statement, and this side bounds each call
 //! by a little more, so that a peer that is gone without a word costs one call and not the server.
 
+mod connection_string;
 mod error;
+pub mod generation;
 pub mod listener;
 pub mod migrate;
 pub mod outcome;
 mod pool;
+pub mod release;
+pub mod roles;
+pub mod schema_state;
 mod session;
+mod way;
+pub mod witness;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
-use tokio_postgres::{Client, Connection, Row, Socket, tls::NoTlsStream, types::ToSql};
+use tokio_postgres::{Client, Row, types::ToSql};
 
-use crate::config::{ConnectionString, DatabaseConfig};
+use crate::{
+    config::{ConnectionString, DatabaseConfig},
+    metrics::Instruments,
+};
+pub use connection_string::without_password;
 pub use error::DatabaseError;
 pub(crate) use outcome::outcome;
 pub use outcome::{SqlOutcome, UnknownOutcome};
-use pool::Lane;
+pub use pool::LaneStatus;
+use pool::{Bounds, CallFigures, Lane};
+pub use way::{PostgresConnection, Way, connect_as_superuser};
+use witness::Witness;
 
+/// The name of servers' sessions in PostgreSQL, before the number of their release.
+const SERVERS: &str = "postern ";
 /// Time that PostgreSQL works on a statement of a chore: nobody waits for it, and some delete what years left.
 const CHORE_STATEMENT_TIMEOUT: Duration = Duration::from_secs(10 * 60);
 /// Time that a light call waits for a lock before it waits apart from the others.
@@ -48,9 +67,13 @@ struct Lanes {
     chores: Lane,
     /// Bytes that a call writes from which on it is a heavy one.
     heavy_bytes: u64,
-    config: tokio_postgres::Config,
+    way: Way,
     /// The settings of a session outside the pools.
     settings: String,
+    figures: CallFigures,
+    /// If it is there, new sessions are refused while nobody said what became of a database that was put back, as far as the
+    /// database or the process's witness shows that (QS-12).
+    decided_only: Arc<OnceLock<Option<Witness>>>,
 }
 
 impl Database {
@@ -59,29 +82,33 @@ impl Database {
     /// # Errors
     /// A connection string that does not parse.
     pub fn new(url: &ConnectionString, settings: &DatabaseConfig) -> Result<Self, DatabaseError> {
-        let config = session::config(url)?;
+        let way = session::way(url)?;
         let heavy = (settings.pool_size / 4).max(1);
-        let light = settings.pool_size.saturating_sub(2 * heavy).max(1);
-        let lane = |size, statement, lock| Lane::new(&config, size, settings.wait(), statement, lock);
+        let (figures, wait, decided_only) = (CallFigures::default(), settings.wait(), Arc::default());
+        let lane = |name, size, statement, lock| {
+            Lane::new(name, &way, Bounds { size, wait, statement, lock }, &figures, &decided_only)
+        };
         // Less than the statement's, so that one that only waits is refused as one that waits.
         let lock = |statement: Duration| statement * 4 / 5;
         let (statement, heavy_statement) = (settings.statement_timeout(), settings.heavy_statement_timeout());
         Ok(Self {
             lanes: Arc::new(Lanes {
-                light: lane(light, statement, LIGHT_LOCK_TIMEOUT.min(lock(statement)))?,
-                waiting: lane(heavy, statement, lock(statement))?,
-                heavy: lane(heavy, heavy_statement, lock(heavy_statement))?,
-                chores: lane(1, CHORE_STATEMENT_TIMEOUT, lock(CHORE_STATEMENT_TIMEOUT))?,
+                light: lane("light", settings.pool_size, statement, LIGHT_LOCK_TIMEOUT.min(lock(statement)))?,
+                waiting: lane("locked", heavy, statement, lock(statement))?,
+                heavy: lane("heavy", heavy, heavy_statement, lock(heavy_statement))?,
+                chores: lane("chores", 1, CHORE_STATEMENT_TIMEOUT, lock(CHORE_STATEMENT_TIMEOUT))?,
                 heavy_bytes: settings.heavy_bytes,
                 settings: session::settings(statement, lock(statement)),
-                config,
+                figures,
+                decided_only,
+                way,
             }),
             kind: Kind::Light,
         })
     }
 
-    /// The same database, for calls that write so many bytes: large ones have connections of their own, a quarter of
-    /// all, and take longer before they are given up.
+    /// The same database, for calls that write so many bytes: large ones have connections of their own, a quarter as
+    /// many as the others, and take longer before they are given up.
     pub fn for_bytes(&self, bytes: u64) -> Self {
         let kind = if bytes >= self.lanes.heavy_bytes { Kind::Heavy } else { self.kind };
         Self { lanes: self.lanes.clone(), kind }
@@ -90,6 +117,30 @@ impl Database {
     /// The same database, for work by the clock, which may take minutes: it has a connection of its own.
     pub fn for_chores(&self) -> Self {
         Self { lanes: self.lanes.clone(), kind: Kind::Chore }
+    }
+
+    /// Lets the figures of calls be seen.
+    pub fn register(&self, instruments: &mut Instruments) {
+        self.lanes.figures.register(instruments);
+    }
+
+    /// Refuses new sessions from now on while the operator has to decide about the database's generation: it may be put back
+    /// while this process runs.
+    pub fn expect_decided(&self, witness: Option<Witness>) {
+        // A second call changes nothing.
+        let _first = self.lanes.decided_only.set(witness);
+    }
+
+    /// Ends the sessions in the pools: new ones take their places where the database lets them.
+    fn end_sessions(&self) {
+        let Lanes { light, waiting, heavy, chores, .. } = &*self.lanes;
+        [light, waiting, heavy, chores].into_iter().for_each(Lane::end_sessions);
+    }
+
+    /// The connections of each lane, as they are now.
+    pub fn status(&self) -> [LaneStatus; 4] {
+        let Lanes { light, waiting, heavy, chores, .. } = &*self.lanes;
+        [light, waiting, heavy, chores].map(Lane::status)
     }
 
     /// One call of a set-returning API function: one round trip once the connection knows the statement. A transaction
@@ -104,7 +155,7 @@ impl Database {
         parameters: &[&(dyn ToSql + Sync)],
     ) -> Result<Vec<Row>, DatabaseError> {
         match self.lane().query(sql, parameters).await {
-            // Those that wait for a lock have connections of their own, so that all others go on.
+            // Statements that wait for a lock have connections of their own, so that all others go on.
             Err(error) if error.met_a_lock() && self.kind == Kind::Light => {
                 self.lanes.waiting.query(sql, parameters).await
             }
@@ -154,12 +205,12 @@ impl Database {
     /// # Errors
     /// A database that does not answer.
     pub async fn keeps_sessions(&self) -> Result<bool, DatabaseError> {
-        session::keeps(&self.lanes.config).await
+        session::keeps(&self.lanes.way).await
     }
 
-    /// A connection outside the pools. The caller polls the [`Connection`], where notifications arrive
+    /// A connection outside the pools. The caller polls the connection, where notifications arrive
     /// (`poll_message`).
-    async fn connect(&self) -> Result<(Client, Connection<Socket, NoTlsStream>), DatabaseError> {
-        Ok(session::start(&self.lanes.config, &self.lanes.settings).await?)
+    async fn connect(&self) -> Result<(Client, PostgresConnection), DatabaseError> {
+        Ok(session::start(&self.lanes.way, &self.lanes.settings).await?)
     }
 }

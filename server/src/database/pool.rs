@@ -3,7 +3,7 @@
 //! all. A connection that was idle is asked for a sign of life before it is handed out.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -20,7 +20,8 @@ use tokio::{
 };
 use tokio_postgres::{Client, Config, Error, Row, types::ToSql};
 
-use super::{DatabaseError, session};
+use super::{DatabaseError, Way, generation, schema_state, session, witness::Witness};
+use crate::metrics::{Counters, Durations, Instruments};
 
 /// Time from which on an idle connection is asked for a sign of life: under load none is, so that none costs a round
 /// trip.
@@ -36,8 +37,63 @@ const ATTEMPTS: u32 = 4;
 /// Longest pause before the second attempt; it doubles with each.
 const PAUSE: Duration = Duration::from_millis(20);
 
+/// The figures of all calls, by lane. Cheap to clone.
+#[derive(Clone)]
+pub struct CallFigures {
+    calls: Counters<2>,
+    durations: Durations<1>,
+}
+
+impl Default for CallFigures {
+    fn default() -> Self {
+        Self { calls: Counters::new(["lane", "outcome"]), durations: Durations::new(["lane"]) }
+    }
+}
+
+impl CallFigures {
+    pub fn register(&self, instruments: &mut Instruments) {
+        instruments.counters(
+            "postern_database_calls",
+            "Attempts at calls of the database, by what came of them",
+            &self.calls,
+        );
+        instruments.durations(
+            "postern_database_call_seconds",
+            "Time of calls on their connection, without the wait for it",
+            &self.durations,
+        );
+    }
+}
+
+/// Connections of a lane, at one moment.
+#[derive(Debug, Clone, Copy)]
+pub struct LaneStatus {
+    pub lane: &'static str,
+    /// Most connections.
+    pub size: usize,
+    pub idle: usize,
+    pub in_use: usize,
+    /// Calls that wait for one.
+    pub waiting: usize,
+}
+
+/// The bounds of a lane.
+#[derive(Clone, Copy)]
+pub struct Bounds {
+    /// Connections, at most.
+    pub size: usize,
+    /// Time that a call waits for a connection.
+    pub wait: Duration,
+    /// Time that PostgreSQL works on a statement.
+    pub statement: Duration,
+    /// Time that a statement waits for a lock.
+    pub lock: Duration,
+}
+
 /// Connections for one kind of call.
 pub struct Lane {
+    name: &'static str,
+    figures: CallFigures,
     pool: Pool,
     suspects: Suspects,
     /// Time that a call waits for a connection.
@@ -76,14 +132,14 @@ impl Suspects {
 
 /// Starts the sessions of a pool.
 struct Start {
+    way: Way,
     settings: String,
 }
 
 impl Connect for Start {
-    fn connect(&self, config: &Config) -> BoxFuture<'_, Result<(Client, JoinHandle<()>), Error>> {
-        let config = config.clone();
+    fn connect(&self, _: &Config) -> BoxFuture<'_, Result<(Client, JoinHandle<()>), Error>> {
         Box::pin(async move {
-            let (client, connection) = session::start(&config, &self.settings).await?;
+            let (client, connection) = session::start(&self.way, &self.settings).await?;
             let driver = tokio::spawn(async move {
                 if let Err(error) = connection.await {
                     tracing::debug!("a database connection ended: {}", DatabaseError::from(error));
@@ -95,27 +151,52 @@ impl Connect for Start {
 }
 
 impl Lane {
-    /// Prepares a lane for statements that PostgreSQL works on for as long as `statement`, and that wait for a lock for as
-    /// long as `lock`.
+    /// Prepares a lane.
     ///
     /// # Errors
     /// None but a lack of a runtime.
     pub fn new(
-        config: &Config,
-        size: usize,
-        wait: Duration,
-        statement: Duration,
-        lock: Duration,
+        name: &'static str,
+        way: &Way,
+        bounds: Bounds,
+        figures: &CallFigures,
+        decided_only: &Arc<OnceLock<Option<Witness>>>,
     ) -> Result<Self, DatabaseError> {
-        let start = Start { settings: session::settings(statement, lock) };
+        let decided_only = Arc::clone(decided_only);
+        let Bounds { size, wait, statement, lock } = bounds;
+        for outcome in ["ok", "refused"] {
+            figures.calls.begin([name.into(), outcome.into()]);
+        }
+        figures.durations.begin([name.into()]);
+        let start = Start { way: way.clone(), settings: session::settings(statement, lock) };
         let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
         let suspects = Suspects::default();
         let check = suspects.clone();
-        let pool = Pool::builder(Manager::from_connect(config.clone(), start, recycling))
+        let pool = Pool::builder(Manager::from_connect(way.config.clone(), start, recycling))
             .max_size(size)
             .runtime(Runtime::Tokio1)
             .wait_timeout(Some(wait))
             .create_timeout(Some(START_TIMEOUT))
+            // A server that was away may come back to a database of which it knows nothing (OPS-6).
+            .post_create(Hook::async_fn(move |client, _| {
+                let decided_only = decided_only.get().cloned();
+                Box::pin(async move {
+                    let client: &Client = client;
+                    // It may also have been put back to an earlier state (QS-12).
+                    let refusal = async {
+                        match &decided_only {
+                            Some(witness) => generation::refusal(client, witness.as_ref()).await,
+                            None => None,
+                        }
+                    };
+                    // Both are asked at once: after a restart of PostgreSQL all sessions begin together.
+                    let (release, refusal) = tokio::join!(schema_state::foreign_release(client), refusal);
+                    match release {
+                        Some(release) => Err(HookError::message(release)),
+                        None => refusal.map_or(Ok(()), |it| Err(HookError::message(it))),
+                    }
+                })
+            }))
             .pre_recycle(Hook::async_fn(move |client, metrics| {
                 let (check, metrics) = (check.clone(), *metrics);
                 Box::pin(async move {
@@ -127,7 +208,23 @@ impl Lane {
             }))
             .build()
             .map_err(|_| DatabaseError::Pool("no runtime"))?;
-        Ok(Self { pool, suspects, wait, bound: statement + MARGIN })
+        Ok(Self { name, figures: figures.clone(), pool, suspects, wait, bound: statement + MARGIN })
+    }
+
+    /// Ends the sessions that there are, each when it is asked for once more.
+    pub fn end_sessions(&self) {
+        self.suspects.raise();
+    }
+
+    pub fn status(&self) -> LaneStatus {
+        let status = self.pool.status();
+        LaneStatus {
+            lane: self.name,
+            size: status.max_size,
+            idle: status.available,
+            in_use: status.size.saturating_sub(status.available),
+            waiting: status.waiting,
+        }
     }
 
     /// One statement, which is one transaction.
@@ -159,12 +256,26 @@ impl Lane {
         sql: &str,
         parameters: &[&(dyn ToSql + Sync)],
     ) -> Result<Vec<Row>, DatabaseError> {
+        let attempted = self.attempt_once(sql, parameters).await;
+        let outcome = attempted.as_ref().map_or_else(DatabaseError::word, |_| "ok");
+        self.figures.calls.add([self.name.into(), outcome.into()], 1);
+        attempted
+    }
+
+    async fn attempt_once(
+        &self,
+        sql: &str,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>, DatabaseError> {
         let connection = self.get().await?;
+        let begun = Instant::now();
         let call = async {
             let statement = connection.client().prepare_cached(sql).await?;
             connection.client().query(&statement, parameters).await
         };
-        match timeout(self.bound, call).await {
+        let called = timeout(self.bound, call).await;
+        self.figures.durations.add_since([self.name.into()], begun);
+        match called {
             Ok(Ok(rows)) => {
                 connection.give_back();
                 Ok(rows)

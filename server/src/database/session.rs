@@ -4,11 +4,9 @@
 use std::time::Duration;
 
 use tokio::{select, time::timeout};
-use tokio_postgres::{
-    Client, Config, Connection, Error, NoTls, SimpleQueryMessage, Socket, tls::NoTlsStream,
-};
+use tokio_postgres::{Client, Error, SimpleQueryMessage};
 
-use super::DatabaseError;
+use super::{DatabaseError, PostgresConnection, SERVERS, Way, release::Release};
 use crate::config::ConnectionString;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -27,10 +25,12 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
 /// The way to PostgreSQL: the connection string, and bounds of time where it has none.
 ///
 /// # Errors
-/// A connection string that does not parse.
-pub fn config(url: &ConnectionString) -> Result<Config, DatabaseError> {
-    let mut config: Config = url.as_str().parse()?;
-    config.application_name("postern");
+/// As [`Way::of`].
+pub fn way(url: &ConnectionString) -> Result<Way, DatabaseError> {
+    let mut way = Way::of(url)?;
+    let config = &mut way.config;
+    // `migrate` of a later release reads it there (OPS-6).
+    config.application_name(format!("{SERVERS}{}", Release::of_this_process().version()));
     if config.get_connect_timeout().is_none() {
         config.connect_timeout(CONNECT_TIMEOUT);
     }
@@ -46,7 +46,7 @@ pub fn config(url: &ConnectionString) -> Result<Config, DatabaseError> {
     if config.get_tcp_user_timeout().is_none() {
         config.tcp_user_timeout(UNACKNOWLEDGED);
     }
-    Ok(config)
+    Ok(way)
 }
 
 /// The statements that a session starts with; `statement` is the longest that PostgreSQL works on one, and `lock` the
@@ -65,6 +65,8 @@ pub fn settings(statement: Duration, lock: Duration) -> String {
          SET bytea_output = 'hex';
          SET standard_conforming_strings = on;
          SET client_min_messages = warning;
+         -- PostgreSQL has it on; compiling a statement takes seconds, and each is short.
+         SET jit = off;
          SET idle_session_timeout = 0;
          SET statement_timeout = {statement};
          SET lock_timeout = {lock};
@@ -78,15 +80,12 @@ pub fn settings(statement: Duration, lock: Duration) -> String {
     )
 }
 
-/// Starts a session with these settings. The caller polls the [`Connection`].
+/// Starts a session with these settings. The caller polls the connection.
 ///
 /// # Errors
 /// A database that is not there, or refuses.
-pub async fn start(
-    config: &Config,
-    settings: &str,
-) -> Result<(Client, Connection<Socket, NoTlsStream>), Error> {
-    let (client, mut connection) = config.connect(NoTls).await?;
+pub async fn start(way: &Way, settings: &str) -> Result<(Client, PostgresConnection), Error> {
+    let (client, mut connection) = way.connect().await?;
     select! {
         set = client.batch_execute(settings) => set?,
         ended = &mut connection => {
@@ -104,13 +103,13 @@ pub async fn start(
 ///
 /// # Errors
 /// A database that does not answer.
-pub async fn keeps(config: &Config) -> Result<bool, DatabaseError> {
+pub async fn keeps(way: &Way) -> Result<bool, DatabaseError> {
     let keeps = async {
-        let asking = Probe::connect(config).await?;
+        let asking = Probe::connect(way).await?;
         let session = asking.session("").await?;
         let mut holders = Vec::new();
         for _ in 0..HOLDERS {
-            let holder = Probe::connect(config).await?;
+            let holder = Probe::connect(way).await?;
             // A pooler in statement mode refuses transactions.
             let held = holder.session("BEGIN").await;
             if held.is_err() || held.is_ok_and(|held| held == session) || asking.session("").await? != session
@@ -131,8 +130,8 @@ struct Probe {
 }
 
 impl Probe {
-    async fn connect(config: &Config) -> Result<Self, DatabaseError> {
-        let (client, connection) = config.connect(NoTls).await?;
+    async fn connect(way: &Way) -> Result<Self, DatabaseError> {
+        let (client, connection) = way.connect().await?;
         let driver = tokio::spawn(async move { drop(connection.await) });
         Ok(Self { client, driver })
     }

@@ -3,12 +3,12 @@
 
 use aws_lc_rs::digest::{SHA256, digest};
 use http::StatusCode;
-use postern_protocol::{ds::CreateGroup, encoding::Encoding, problem::ProblemType};
+use postern_protocol::{ds::CreateGroup, encoding::Encoding, name::Domain, problem::ProblemType};
 
 use super::{
     Ds,
     group::{Group, OTHER_SENDER},
-    stored,
+    homeserver_blocked, stored,
 };
 use crate::{
     database::outcome,
@@ -20,17 +20,19 @@ outcome! {
     pub CreateGroupOutcome: "ds.create_group_outcome", paid {
         Created = "created",
         CiphersuiteForbidden = "ciphersuite_forbidden",
+        HomeserverBlocked = "homeserver_blocked",
         NotReserved = "not_reserved",
     }
 }
 
-pub async fn create_group(ds: Ds, request: Request, payment: Payment) -> Outcome {
+pub async fn create_group(ds: Ds, mut request: Request, payment: Payment) -> Outcome {
     let (signer, body) = request.signed_body::<CreateGroup>()?;
     ds.home.expect_local(body.group_id.domain())?;
-    let mut group = match payment.compute(&ds.home, || validate(&ds, &body)).await? {
+    let validated = request.while_waiting(payment.compute(&ds.home, || validate(&ds, &body))).await?;
+    let mut group = match validated {
         // The id may have been reserved at a process that has a newer key.
         Err(error) if is_other_sender(&error) && ds.external_sender_keys.look_again(&ds.home).await? => {
-            payment.compute(&ds.home, || validate(&ds, &body)).await??
+            request.while_waiting(payment.compute(&ds.home, || validate(&ds, &body))).await??
         }
         validated => validated?,
     };
@@ -40,22 +42,26 @@ pub async fn create_group(ds: Ds, request: Request, payment: Payment) -> Outcome
     group.attach(&body.attributes, |_| true)?;
     let state = stored::seal_epoch(&body.state_key, &body.group_id, &group);
     let digest = digest(&SHA256, &Encoding::Cbor.encode(&body));
+    let leaf_domains = group.roster.members().iter().filter_map(|member| member.domain.as_ref());
+    let leaf_domains: Vec<&str> = leaf_domains.map(Domain::as_str).collect();
     let (outcome, _) = payment
         .call(
             &ds.home.database,
-            "SELECT outcome FROM ds.create_group($1, $2, $3, $4, $5, $6, $7)",
+            "SELECT outcome FROM ds.create_group($1, $2, $3, $4, $5, $6, $7, $8)",
             &[
                 &body.group_id.id().as_slice(),
                 &state.roster,
                 &state.tree,
                 &digest.as_ref(),
                 &i32::from(group.mls.ciphersuite()),
+                &leaf_domains,
             ],
         )
         .await?;
     match outcome {
         CreateGroupOutcome::Created => Ok(Answer::empty(StatusCode::CREATED)),
         CreateGroupOutcome::CiphersuiteForbidden => Err(ProblemType::CiphersuiteForbidden.into()),
+        CreateGroupOutcome::HomeserverBlocked => Err(homeserver_blocked().into()),
         CreateGroupOutcome::NotReserved => Err(ProblemType::GroupExists.into()),
     }
 }

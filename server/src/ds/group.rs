@@ -7,7 +7,7 @@ use openmls::prelude::{Extensions, ExternalSender, GroupContext, LeafNodeIndex, 
 use postern_protocol::{
     Attributes, GroupInfo, MlsMessage, RatchetTree,
     ds::{LeafAttributes, MAX_ATTRIBUTES, WelcomeTree},
-    mls::{DELIVERY_ADDRESS, GROUP_POLICY, GroupPolicy},
+    mls::{DELIVERY_ADDRESS, GROUP_POLICY, GroupPolicy, Pseudonym},
     name::Domain,
     problem::{Problem, ProblemType},
 };
@@ -51,6 +51,8 @@ struct Kept {
     records: Vec<LeafRecord>,
     /// One entry for each leaf, in the tree's order; empty where a leaf has none.
     attributes: Vec<Attributes>,
+    /// As the roster has them.
+    gone_keys: Vec<(Pseudonym, u32)>,
 }
 
 impl Group {
@@ -82,11 +84,13 @@ impl Group {
         })
     }
 
+    /// Reads the content of a sealed tree.
+    ///
     /// # Errors
     /// [`CorruptGroup`].
     pub fn decode(content: &[u8], ds: DeliveryService<'_>) -> Result<Self, CorruptGroup> {
         let (kept, mls): (Kept, _) = postcard::take_from_bytes(content).map_err(|_| CorruptGroup)?;
-        let Kept { group_info, proposals, records, attributes } = kept;
+        let Kept { group_info, proposals, records, attributes, gone_keys } = kept;
         let mls = TrackedGroup::decode(mls)?;
         let records: Vec<_> = mls.leaves().map(|(leaf, _)| leaf.u32()).zip(records).collect();
         let record = |leaf, _| {
@@ -94,6 +98,7 @@ impl Group {
             found.map_or(LeafRecord::new(None, 0, 0), |place| records[place].1)
         };
         let roster = Roster::of(mls.leaves(), ds.home, record).map_err(|_| CorruptGroup)?;
+        let roster = roster.with_gone_keys(gone_keys);
         // The external sender was right when it was taken, whatever became of its key since.
         let policy = policy(mls.extensions(), |_| true).map_err(|_| CorruptGroup)?;
         let leaves = roster.members().iter().map(|member| member.leaf);
@@ -110,6 +115,7 @@ impl Group {
             proposals: self.proposals.clone(),
             records: members.iter().map(|member| member.record).collect(),
             attributes: members.iter().map(of_leaf).collect(),
+            gone_keys: self.roster.gone_keys().to_vec(),
         };
         let mut bytes = postcard::to_stdvec(&kept).expect("it serialises into memory");
         bytes.extend_from_slice(&self.mls.encode());

@@ -3,6 +3,7 @@
 
 pub mod create_group;
 pub mod delete_group;
+mod delivery;
 pub mod external_sender_keys;
 pub mod fetch_group_info;
 pub mod fetch_welcome_tree;
@@ -24,9 +25,10 @@ use postern_protocol::problem::{Problem, ProblemType};
 
 use crate::{
     clock::{day, today},
+    federation::outbox::OutboxBell,
     home::Home,
     http::Failure,
-    qs::push::Pusher,
+    qs::{delivery_figures::DeliveryFigures, push::Pusher},
 };
 use external_sender_keys::ExternalSenderKeys;
 use group::DeliveryService;
@@ -42,6 +44,11 @@ pub struct Ds {
     removals: Arc<propose_removal::Removals>,
     /// Wakes sleeping devices that a message was delivered to (QS-10).
     pusher: Pusher,
+    /// Tells the outbox of deliveries to other homeservers (FED-4).
+    outbox: OutboxBell,
+    /// For deliveries to other homeservers, until they are in the outbox.
+    sealing: delivery::Memory,
+    deliveries: DeliveryFigures,
 }
 
 impl Ds {
@@ -49,9 +56,15 @@ impl Ds {
     ///
     /// # Errors
     /// A database that does not answer, keys that do not open under the master key.
-    pub async fn load(home: &Home, pusher: Pusher) -> anyhow::Result<Self> {
+    pub async fn load(
+        home: &Home,
+        pusher: Pusher,
+        outbox: OutboxBell,
+        deliveries: DeliveryFigures,
+    ) -> anyhow::Result<Self> {
         let external_sender_keys = Arc::new(ExternalSenderKeys::load(home).await?);
-        Ok(Self { home: home.clone(), external_sender_keys, removals: Arc::default(), pusher })
+        let (removals, sealing) = Default::default();
+        Ok(Self { home: home.clone(), external_sender_keys, removals, pusher, outbox, sealing, deliveries })
     }
 
     /// Makes an external sender key if one is due, and loads those in the database.
@@ -70,6 +83,13 @@ impl Ds {
             today: day(today()),
         }
     }
+}
+
+/// The problem of a message that brings a leaf to a homeserver that the operator blocked.
+fn homeserver_blocked() -> Problem {
+    let detail =
+        "the operator of the group's server does not let it deal with the domain of a delivery address";
+    Problem::with_detail(ProblemType::HomeserverBlocked, detail)
 }
 
 impl From<Violation> for Problem {

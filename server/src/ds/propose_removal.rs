@@ -1,24 +1,33 @@
-//! DS-induced removals (DS-10): the DS proposes, as external sender, to remove members whose queue is gone or that have
-//! not committed for long; the next commit must include the proposals. The DS proposes after it answered the request
-//! that revealed such members, with that request's state key; if it fails, the next request is the next chance. Nobody
-//! pays for it, so it reads a group's tree once for all of them, and not again in an epoch for those that it could not
-//! remove.
+//! DS-induced removals (DS-10): the DS proposes, as external sender, to remove members whose queue is gone, here or at
+//! another homeserver, whose homeserver the operator blocked, or that have not committed for long; the next commit must
+//! include the proposals. The DS proposes after it answered the request that revealed such members, with that request's
+//! state key; if it fails, the next request is the next chance. Nobody pays for it, so it reads a group's tree once for
+//! all of them, and not again in an epoch for those that it could not remove.
+//!
+//! That a queue elsewhere is gone shows when its homeserver answers, without a state key: the address waits as a digest
+//! for the group's next request.
 
 use std::{
     collections::HashSet,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use postern_protocol::{Address, StateKey, ds::GroupId, encoding::Encoding, qs::QueuePayload};
+use postern_protocol::{
+    Address, StateKey, ds::GroupId, federation::Deliveries, name::Domain, push::Urgency, qs::QueuePayload,
+};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_postgres::Row;
 
 use super::{
-    Ds, handshake,
-    roster::Roster,
+    Ds,
+    delivery::Delivery,
+    handshake,
+    roster::{Member, Roster},
     stored::{LoadedGroup, OpenError},
 };
 use crate::{
     database::{SqlOutcome, outcome},
+    federation::outbox,
     http::Failure,
     recent::Recent,
 };
@@ -40,6 +49,7 @@ const GROUPS: usize = 4;
 const REMEMBERED: usize = 20_000;
 
 type Id = [u8; 16];
+type Digest = [u8; 32];
 
 /// The removals of this process. They wait for nothing: what is not proposed now, the next message asks for again.
 pub struct Removals {
@@ -98,33 +108,99 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The leaves that the DS would like to be removed after a message.
-pub fn due(roster: &Roster, gone: &HashSet<Address>, committed_before: Option<u32>) -> Vec<u32> {
-    let members = roster.members().iter().filter(|member| !member.record.removal_proposed);
-    members
-        .filter(|member| {
-            let silent = committed_before.is_some_and(|day| member.record.active < day);
-            silent || gone.contains(&member.address)
+/// Members that deliveries do not reach any more, as a message showed.
+#[derive(Default)]
+pub struct Unreachable {
+    /// Addresses here that accept nothing any more.
+    addresses: HashSet<Address>,
+    /// Domains that the operator does not let this server deal with.
+    domains: HashSet<Domain>,
+    /// Digests of addresses elsewhere that accepted nothing any more when a delivery came there.
+    digests: HashSet<Digest>,
+}
+
+impl Unreachable {
+    /// Reads it from a row of `ds.submit_message`.
+    ///
+    /// # Errors
+    /// A fault: the database returned something of another length.
+    pub fn of(row: &Row, domains: HashSet<Domain>) -> Result<Self, Failure> {
+        let gone = row.get::<_, Vec<&[u8]>>("gone").into_iter();
+        let elsewhere = row.get::<_, Vec<&[u8]>>("gone_elsewhere").into_iter();
+        Ok(Self {
+            addresses: gone.map(Address::try_from).collect::<Result<_, _>>().map_err(Failure::fault)?,
+            domains,
+            digests: elsewhere.map(Digest::try_from).collect::<Result<_, _>>().map_err(Failure::fault)?,
         })
-        .map(|member| member.leaf)
-        .collect()
+    }
+}
+
+/// The removals that a message makes due.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Due {
+    leaves: Vec<u32>,
+    /// Digests of addresses elsewhere that no member has any more, or only one whose removal is proposed already.
+    outdated: Vec<Digest>,
+}
+
+/// The removals that the DS would like after a message; `digest` is that of an address at another domain.
+pub fn due(
+    roster: &Roster,
+    mut unreachable: Unreachable,
+    digest: impl Fn(&Domain, &Address) -> Digest,
+    committed_before: Option<u32>,
+) -> Due {
+    let members = roster.members().iter().filter(|member| !member.record.removal_proposed);
+    let leaves = members.filter(|member| {
+        let silent = committed_before.is_some_and(|day| member.record.active < day);
+        let is_unreachable = match &member.domain {
+            None => unreachable.addresses.contains(&member.address),
+            Some(domain) => {
+                // Each digest takes some microseconds.
+                let is_filed = !unreachable.digests.is_empty()
+                    && unreachable.digests.remove(&digest(domain, &member.address));
+                is_filed || unreachable.domains.contains(domain)
+            }
+        };
+        silent || is_unreachable
+    });
+    let leaves = leaves.map(|member| member.leaf).collect();
+    Due { leaves, outdated: unreachable.digests.into_iter().collect() }
 }
 
 /// Proposes removals in the background, in the epoch that the group has now. A removal that cannot be proposed (the last
 /// admin's, say) is skipped.
-pub fn propose(ds: &Ds, group_id: &GroupId, epoch: u64, key: &StateKey, due: &[u32]) {
-    let leaves = ds.removals.possible(group_id, epoch, due);
-    if leaves.is_empty() {
+pub fn propose(ds: &Ds, group_id: &GroupId, epoch: u64, key: &StateKey, due: Due) {
+    let Due { leaves, outdated } = due;
+    let leaves = ds.removals.possible(group_id, epoch, &leaves);
+    if leaves.is_empty() && outdated.is_empty() {
         return;
     }
     let Some(turn) = ds.removals.turn(group_id) else { return };
     let (ds, group_id, key) = (ds.clone(), group_id.clone(), *key);
     tokio::spawn(async move {
         let _turn = turn;
-        if let Err(failure) = propose_all(&ds, &group_id, &key, &leaves).await {
+        if let Err(failure) = forget(&ds, &group_id, &outdated).await {
+            tracing::warn!("could not forget addresses that are gone: {failure}");
+        }
+        if !leaves.is_empty()
+            && let Err(failure) = propose_all(&ds, &group_id, &key, &leaves).await
+        {
             tracing::warn!("could not propose the removal of members: {failure}");
         }
     });
+}
+
+/// Forgets addresses elsewhere that are gone.
+async fn forget(ds: &Ds, group_id: &GroupId, digests: &[Digest]) -> Result<(), Failure> {
+    if digests.is_empty() {
+        return Ok(());
+    }
+    let group = outbox::group_digest(&ds.home, group_id);
+    let digests: Vec<&[u8]> = digests.iter().map(Digest::as_slice).collect();
+    let sql = "SELECT ds.forget_gone($1, $2)";
+    ds.home.database.for_chores().query_one(sql, &[&group.as_slice(), &digests]).await?;
+    Ok(())
 }
 
 async fn propose_all(ds: &Ds, group_id: &GroupId, key: &StateKey, leaves: &[u32]) -> Result<(), Failure> {
@@ -136,33 +212,48 @@ async fn propose_all(ds: &Ds, group_id: &GroupId, key: &StateKey, leaves: &[u32]
         let removals = || match stored.open_group(key, ds.now()) {
             Ok(mut group) => {
                 let keys = &ds.external_sender_keys;
+                // All of them are one delivery to each homeserver.
+                let most = (Deliveries::MOST_ADDRESSES / group.roster.members().len().max(1)).max(1);
+                let leaves = &leaves[..leaves.len().min(most)];
                 let (proposals, impossible) =
                     handshake::propose_removals(&mut group, leaves, &rules, keys, ds.now())
                         .map_err(Failure::fault)?;
                 let next = (!proposals.is_empty()).then(|| stored.seal_removal(key, &group));
-                Ok(Some((group, proposals, impossible, next)))
+                let mut delivery = Delivery::default();
+                for proposal in proposals {
+                    let to = group.roster.members().iter().map(Member::recipient);
+                    delivery.add(&QueuePayload::Message(proposal), Urgency::VeryLow, to);
+                }
+                let outgoing = delivery.seal(&ds.home, group_id);
+                Ok(Some((group.roster, delivery, outgoing, impossible, next)))
             }
             // The group was replaced by another one.
             Err(OpenError::WrongKey) => Ok(None),
             Err(error) => Err(Failure::from(error)),
         };
         let Ok(proposed) = ds.home.compute_if_idle(removals) else { return Ok(()) };
-        let Some((group, proposals, impossible, next)) = proposed? else { return Ok(()) };
+        let Some((roster, delivery, outgoing, impossible, next)) = proposed? else { return Ok(()) };
         ds.removals.remember(group_id, stored.epoch(), impossible);
         let Some(next) = next else { return Ok(()) };
-        let recipients: Vec<&[u8]> =
-            group.roster.members().iter().map(|member| member.address.as_bytes().as_slice()).collect();
-        let payloads =
-            proposals.into_iter().map(|proposal| Encoding::Cbor.encode(&QueuePayload::Message(proposal)));
-        let payloads: Vec<Vec<u8>> = payloads.collect();
-        let delivered = payloads.iter().map(Vec::len).sum::<usize>() * recipients.len();
-        let bytes = delivered + next.tree.len() + next.roster.as_ref().map_or(0, Vec::len);
+        let (addresses, parts, payloads, urgencies) = delivery.here();
+        let (lanes, outbox_domains, ids, sealed) = outgoing.columns();
+        let group_digest = outbox::group_digest(&ds.home, group_id);
+        let elsewhere = leaves.iter().filter_map(|leaf| roster.member(*leaf));
+        let elsewhere = elsewhere.filter(|member| member.record.removal_proposed);
+        let digest = |member: &Member| {
+            Some(outbox::address_digest(&ds.home, member.domain.as_ref()?, &member.address))
+        };
+        let gone: Vec<_> = elsewhere.filter_map(digest).collect();
+        let gone: Vec<&[u8]> = gone.iter().map(Digest::as_slice).collect();
+        let state = next.tree.len() + next.roster.as_ref().map_or(0, Vec::len);
+        let bytes = state + delivery.bytes() + outgoing.bytes();
         let row = ds
             .home
             .database
             .for_bytes(bytes as u64)
             .query_one(
-                "SELECT outcome FROM ds.propose_removal($1, $2, $3, $4, $5, $6, $7, $8)",
+                "SELECT outcome FROM ds.propose_removal($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14,
+                                                        $15, $16)",
                 &[
                     &ds.home.domain.as_str(),
                     &group_id.id().as_slice(),
@@ -170,12 +261,23 @@ async fn propose_all(ds: &Ds, group_id: &GroupId, key: &StateKey, leaves: &[u32]
                     &stored.revision(),
                     &next.roster,
                     &next.tree,
-                    &recipients,
+                    &addresses,
+                    &parts,
                     &payloads,
+                    &urgencies,
+                    &lanes,
+                    &outbox_domains,
+                    &ids,
+                    &sealed,
+                    &group_digest.as_slice(),
+                    &gone,
                 ],
             )
             .await?;
         if ProposeRemovalOutcome::of(&row)? == ProposeRemovalOutcome::Proposed {
+            if !outgoing.is_empty() {
+                ds.outbox.ring();
+            }
             return Ok(());
         }
     }
@@ -195,23 +297,61 @@ mod tests {
             pseudonym: Pseudonym([leaf; 16]),
             signature_key: PublicKey::new([leaf; 32]),
             address: Address::new([leaf; 32]),
+            domain: None,
             user_key: None,
             record: LeafRecord::new(None, active, 0),
         }
     }
 
+    fn domain() -> Domain {
+        "b.example".parse().unwrap()
+    }
+
+    /// The digest of an address, as far as this is about it.
+    fn digest(domain: &Domain, address: &Address) -> Digest {
+        let of_domain = domain.as_str().as_bytes()[0];
+        address.as_bytes().map(|byte| byte ^ of_domain)
+    }
+
     #[test]
     fn who_is_silent_or_gone_is_due_once() {
         let mut roster = Roster::new((0..4).map(|leaf| member(leaf, 100 + u32::from(leaf))).collect());
-        let nobody = HashSet::new();
-        assert!(due(&roster, &nobody, None).is_empty(), "an application message shows nobody's silence");
-        assert!(due(&roster, &nobody, Some(100)).is_empty());
-        assert_eq!(due(&roster, &nobody, Some(102)), [0, 1]);
-        let gone = HashSet::from([Address::new([3; 32]), Address::new([9; 32])]);
-        assert_eq!(due(&roster, &gone, None), [3]);
-        assert_eq!(due(&roster, &gone, Some(101)), [0, 3]);
+        let due = |roster: &Roster, gone: &[u8], committed_before| {
+            let addresses = gone.iter().map(|number| Address::new([*number; 32])).collect();
+            let unreachable = Unreachable { addresses, ..Unreachable::default() };
+            due(roster, unreachable, digest, committed_before).leaves
+        };
+        let nobody = &[];
+        assert!(due(&roster, nobody, None).is_empty(), "an application message shows nobody's silence");
+        assert!(due(&roster, nobody, Some(100)).is_empty());
+        assert_eq!(due(&roster, nobody, Some(102)), [0, 1]);
+        let gone = &[3, 9];
+        assert_eq!(due(&roster, gone, None), [3]);
+        assert_eq!(due(&roster, gone, Some(101)), [0, 3]);
         roster.note_proposed_removal(3);
-        assert_eq!(due(&roster, &gone, Some(101)), [0]);
+        assert_eq!(due(&roster, gone, Some(101)), [0]);
+    }
+
+    #[test]
+    fn who_is_gone_elsewhere_or_blocked_is_due_once_and_what_nobody_has_is_forgotten() {
+        let elsewhere = |leaf| Member { domain: Some(domain()), ..member(leaf, 100) };
+        let other = Member { domain: Some("c.example".parse().unwrap()), ..member(4, 100) };
+        let mut roster = Roster::new(vec![member(0, 100), elsewhere(1), elsewhere(2), elsewhere(3), other]);
+        roster.note_proposed_removal(3);
+        let filed = [0, 1, 3, 4, 9].map(|number| digest(&domain(), &Address::new([number; 32])));
+        let unreachable = || Unreachable { digests: filed.into(), ..Unreachable::default() };
+        let mut found = due(&roster, unreachable(), digest, None);
+        found.outdated.sort_unstable();
+        let mut outdated = vec![filed[0], filed[2], filed[3], filed[4]];
+        outdated.sort_unstable();
+        // An address here is not elsewhere, one elsewhere is another domain's, and what is proposed is not filed again.
+        assert_eq!(found, Due { leaves: vec![1], outdated });
+
+        let blocked = Unreachable { domains: [domain()].into(), ..Unreachable::default() };
+        assert_eq!(due(&roster, blocked, digest, None), Due { leaves: vec![1, 2], outdated: Vec::new() });
+        let addresses = [0, 1, 4].map(|number| Address::new([number; 32])).into();
+        let here = Unreachable { addresses, ..Unreachable::default() };
+        assert_eq!(due(&roster, here, digest, None).leaves, [0], "those elsewhere have other ones");
     }
 
     #[test]

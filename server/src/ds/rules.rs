@@ -1,15 +1,18 @@
 //! The operator's rules for groups. The database keeps them and returns them with each group that
 //! is read, so that a change holds at once and on every server.
 
+use std::collections::BTreeSet;
+
 use openmls::prelude::Ciphersuite;
 use postern_protocol::{
     mls::Pseudonym,
+    name::Domain,
     problem::{Problem, ProblemType},
 };
 use tokio_postgres::Row;
 
 use super::roster::Roster;
-use crate::{http::Failure, mls::path};
+use crate::{federation::outbox, http::Failure, mls::path};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rules {
@@ -20,9 +23,11 @@ pub struct Rules {
     max_members: usize,
     /// Leaves of one user (DS-14).
     max_clients: usize,
+    /// Other domains of which a group has members.
+    max_domains: usize,
     /// Largest application message or proposal, in bytes.
     max_message: usize,
-    /// Largest commit, and largest Welcome, in bytes.
+    /// Largest commit, and largest Welcome, in bytes: not more than the server lets through.
     max_commit: usize,
     /// Largest authenticated data of any message, in bytes.
     max_authenticated_data: usize,
@@ -34,20 +39,37 @@ pub struct Rules {
     ciphersuites: Vec<i32>,
 }
 
+/// The size of a group.
+#[derive(Debug, Clone, Copy)]
+pub struct Size {
+    members: usize,
+    /// Whether some of them are at other domains.
+    is_elsewhere: bool,
+}
+
+impl Size {
+    pub fn of(roster: &Roster) -> Self {
+        Self { members: roster.members().len(), is_elsewhere: !roster.domains().is_empty() }
+    }
+}
+
 impl Rules {
-    /// Reads the rules from a row of `ds.load_group`.
+    /// Reads the rules from a row of `ds.load_group`. `largest_part` is the largest part of a request's body that the
+    /// server lets through, in bytes.
     ///
     /// # Errors
     /// A fault: the database holds a number below zero.
-    pub fn of(row: &Row) -> Result<Self, Failure> {
+    pub fn of(row: &Row, largest_part: u64) -> Result<Self, Failure> {
+        let passing = usize::try_from(largest_part).unwrap_or(usize::MAX);
         let number = |name| usize::try_from(row.get::<_, i32>(name)).map_err(Failure::fault);
         Ok(Self {
             inactive_days: u32::try_from(number("inactive_days")?).map_err(Failure::fault)?,
             past_epochs: number("past_epochs")? as u64,
             max_members: number("max_members")?,
             max_clients: number("max_clients")?,
+            max_domains: number("max_domains")?,
             max_message: number("max_message_bytes")?,
-            max_commit: number("max_commit_bytes")?,
+            max_commit: number("max_commit_bytes")?.min(passing),
             max_authenticated_data: number("max_authenticated_data_bytes")?,
             max_delivery: number("max_delivery_bytes")? as u64,
             message_days: u32::try_from(number("message_days")?).map_err(Failure::fault)?,
@@ -55,6 +77,8 @@ impl Rules {
         })
     }
 
+    /// Checks the size of a message or its Welcome.
+    ///
     /// # Errors
     /// A problem if a part of a message has too many bytes.
     pub fn check_size(&self, is_commit: bool, bytes: usize) -> Result<(), Problem> {
@@ -63,6 +87,8 @@ impl Rules {
         at_most(bytes, limit).ok_or_else(|| Problem::with_detail(ProblemType::MessageTooLarge, detail()))
     }
 
+    /// Checks the size of a message's authenticated data.
+    ///
     /// # Errors
     /// A problem if a message's authenticated data has too many bytes.
     pub fn check_authenticated_data(&self, bytes: usize) -> Result<(), Problem> {
@@ -118,36 +144,64 @@ impl Rules {
         fits.then_some(()).ok_or_else(|| Problem::with_detail(ProblemType::TooManyClients, detail()))
     }
 
+    /// Checks the number of other domains of a group's members, for each of which a message makes a delivery of its own. A
+    /// group that exceeds a lowered limit stays as it is, and gets members of no further domain.
+    ///
+    /// # Errors
+    /// A problem if members come to domains `brought`, of which the group had none, and there are too many after it.
+    pub fn check_domains(
+        &self,
+        before: &Roster,
+        brought: &BTreeSet<Domain>,
+        after: &Roster,
+    ) -> Result<(), Problem> {
+        let (before, after) = (before.domains(), after.domains());
+        if brought.iter().all(|domain| before.contains(domain)) {
+            return Ok(());
+        }
+        let limit = self.max_domains;
+        let detail = || format!("a group can have members of at most {limit} other domains");
+        at_most(after.len(), limit).ok_or_else(|| Problem::with_detail(ProblemType::TooManyDomains, detail()))
+    }
+
     /// Checks the number of members. A group that exceeds a lowered limit stays as it is and cannot grow.
     ///
     /// # Errors
-    /// A problem if a group with `before` members cannot have `after`.
-    pub fn check_members(&self, suite: Ciphersuite, before: usize, after: usize) -> Result<(), Problem> {
-        if after <= before {
+    /// A problem if a group that has `before` cannot have `after`.
+    pub fn check_members(&self, suite: Ciphersuite, before: Size, after: Size) -> Result<(), Problem> {
+        if after.members <= before.members && (before.is_elsewhere || !after.is_elsewhere) {
             return Ok(());
         }
-        let most = self.most_members(suite);
+        let most = self.most_members(suite, after.is_elsewhere);
         let detail = || {
-            let reason = if most < self.max_members {
+            let reason = if after.is_elsewhere && most < self.most_members(suite, false) {
+                " of several domains with this ciphersuite: commits of a larger one could be more than a homeserver takes"
+            } else if most < self.max_members {
                 " with this ciphersuite: commits of a larger one could exceed the operator's limits"
             } else {
                 ""
             };
             format!("a group can have at most {most} members{reason}")
         };
-        at_most(after, most).ok_or_else(|| Problem::with_detail(ProblemType::TooManyMembers, detail()))
+        at_most(after.members, most)
+            .ok_or_else(|| Problem::with_detail(ProblemType::TooManyMembers, detail()))
     }
 
     /// The members that a group grows to: as many as the operator allows, and no more than can go on whatever becomes of
-    /// their tree. Any of them can commit, also if all nodes between the leaves are blank (DS-13).
-    fn most_members(&self, suite: Ciphersuite) -> usize {
+    /// their tree. Any of them can commit, also if all nodes between the leaves are blank (DS-13), and the homeservers of
+    /// those elsewhere take that commit.
+    fn most_members(&self, suite: Ciphersuite, is_elsewhere: bool) -> usize {
         let fits = |members: &usize| {
             let bytes = path::largest_commit(suite, *members);
-            bytes <= self.max_commit && bytes as u64 * *members as u64 <= self.max_delivery
+            bytes <= self.max_commit
+                && bytes as u64 * *members as u64 <= self.max_delivery
+                && (!is_elsewhere || outbox::fits(*members, [bytes].into_iter()))
         };
         (1..=self.max_members).rev().find(fits).unwrap_or(1)
     }
 
+    /// Checks that the operator allows a ciphersuite for members that are added.
+    ///
     /// # Errors
     /// A problem if no member may be added with this ciphersuite.
     pub fn check_ciphersuite(&self, ciphersuite: u16) -> Result<(), Problem> {
@@ -186,6 +240,7 @@ mod tests {
             past_epochs: 2,
             max_members: 10,
             max_clients: 2,
+            max_domains: 3,
             max_message: 100,
             max_commit: 16_384,
             max_authenticated_data: 64,
@@ -195,9 +250,17 @@ mod tests {
         }
     }
 
+    fn here(members: usize) -> Size {
+        Size { members, is_elsewhere: false }
+    }
+
+    fn elsewhere(members: usize) -> Size {
+        Size { members, is_elsewhere: true }
+    }
+
     #[test]
     fn a_group_that_is_too_large_may_stay_and_shrink_and_not_grow() {
-        let allowed = |before, after| rules().check_members(SMALL_KEYS, before, after).is_ok();
+        let allowed = |before, after| rules().check_members(SMALL_KEYS, here(before), here(after)).is_ok();
         assert!(allowed(9, 10) && !allowed(10, 11) && !allowed(1, 11));
         assert!(allowed(12, 12) && allowed(12, 11) && !allowed(12, 13));
     }
@@ -206,20 +269,38 @@ mod tests {
     fn a_group_grows_no_larger_than_its_members_could_commit_in() {
         let rules = Rules { max_members: 5000, ..rules() };
         for suite in [SMALL_KEYS, LARGE_KEYS] {
-            let most = rules.most_members(suite);
+            let most = rules.most_members(suite, false);
             let delivered = |members| path::largest_commit(suite, members) * members;
             assert!(delivered(most) <= 100_000 && delivered(most + 1) > 100_000, "{most}");
-            assert!(rules.check_members(suite, most - 1, most).is_ok());
-            let problem = rules.check_members(suite, most, most + 1).unwrap_err();
+            assert!(rules.check_members(suite, here(most - 1), here(most)).is_ok());
+            let problem = rules.check_members(suite, here(most), here(most + 1)).unwrap_err();
             let detail = format!(
                 "a group can have at most {most} members with this ciphersuite: commits of a larger one could exceed the operator's limits"
             );
             assert_eq!((problem.kind, problem.detail), (ProblemType::TooManyMembers, Some(detail)));
         }
         let rules = Rules { max_delivery: u64::MAX, ..rules };
-        let most = rules.most_members(LARGE_KEYS);
+        let most = rules.most_members(LARGE_KEYS, false);
         assert!(path::largest_commit(LARGE_KEYS, most) <= 16_384);
         assert!(path::largest_commit(LARGE_KEYS, most + 1) > 16_384);
+    }
+
+    #[test]
+    fn a_group_of_several_domains_grows_no_larger_than_their_homeservers_take_commits_of() {
+        let rules = Rules { max_members: 5000, max_commit: 16 << 20, max_delivery: u64::MAX, ..rules() };
+        let check = |before, after| rules.check_members(LARGE_KEYS, before, after);
+        assert_eq!(rules.most_members(LARGE_KEYS, false), 5000);
+        let most = rules.most_members(LARGE_KEYS, true);
+        let fits = |members| outbox::fits(members, [path::largest_commit(LARGE_KEYS, members)].into_iter());
+        assert!(fits(most) && !fits(most + 1) && most > 1000, "{most}");
+        assert!(check(elsewhere(most - 1), elsewhere(most)).is_ok());
+        assert!(check(here(most), here(most + 1)).is_ok(), "as long as all are here");
+        for (before, what) in [(elsewhere(most), "it grows"), (here(most + 1), "one takes another's place")] {
+            let problem = check(before, elsewhere(most + 1)).expect_err(what);
+            assert!(problem.detail.unwrap().contains(&format!("at most {most} members of several domains")));
+        }
+        assert!(check(elsewhere(most + 2), elsewhere(most + 1)).is_ok(), "it shrinks");
+        assert_eq!(rules.most_members(SMALL_KEYS, true), 5000);
     }
 
     #[test]

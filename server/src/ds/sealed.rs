@@ -2,8 +2,9 @@
 //! the server forgets. Each group has two, the roster (enough for an application message) and the tree (enough for a
 //! commit), and for a while one tree for the joiners of each epoch that began with an Add.
 //!
-//! `version (1) || envelope of length (4, LE) || content || zeros` (see [`sealed`]), with the group's id, its epoch, its
-//! revision and the blob's kind as associated data.
+//! `format (1) || envelope of length (4, LE) || content || zeros` (see [`sealed`]), with the group's id, its epoch, its
+//! revision and the blob's kind as associated data. The format is the one of this layout and of the contents that
+//! [`super::group`] and [`super::roster`] write; [`Release`] says which ones there are.
 
 use aws_lc_rs::hmac;
 use postern_protocol::{
@@ -13,14 +14,19 @@ use postern_protocol::{
 };
 use zeroize::Zeroizing;
 
-/// Version of the layout above and of the contents that [`super::group`] and [`super::roster`] write.
-const VERSION: u8 = 1;
+use crate::database::release::Release;
+
 const LENGTH: usize = 4;
 const TAG: usize = 16;
 
-/// The state does not open: the client sent another key than the one it is sealed under.
+/// The reason why a blob does not open.
 #[derive(Debug, PartialEq, Eq)]
-pub struct WrongKey;
+pub enum Closed {
+    /// The client sent another key than the one it is sealed under.
+    WrongKey,
+    /// A later release wrote it, in a format that this one does not read. Nobody's key is at fault.
+    UnknownFormat(u8),
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -62,7 +68,7 @@ pub fn seal(key: &StateKey, id: BlobId<'_>, content: &[u8]) -> Vec<u8> {
     let length = u32::try_from(content.len()).expect("group state is smaller than 4 GB");
     let size = padded(LENGTH + content.len());
     let mut blob = Vec::with_capacity(1 + size + sealed::OVERHEAD);
-    blob.push(VERSION);
+    blob.push(Release::of_this_process().group_state().writes);
     blob.extend_from_slice(&[0; NONCE_LEN]);
     blob.extend_from_slice(&length.to_le_bytes());
     blob.extend_from_slice(content);
@@ -73,13 +79,18 @@ pub fn seal(key: &StateKey, id: BlobId<'_>, content: &[u8]) -> Vec<u8> {
     blob
 }
 
+/// Opens a blob.
+///
 /// # Errors
-/// [`WrongKey`], also for a blob with another id: the two cannot be told apart.
-pub fn open(key: &StateKey, id: BlobId<'_>, blob: &[u8]) -> Result<Zeroizing<Vec<u8>>, WrongKey> {
-    let (&VERSION, envelope) = blob.split_first().ok_or(WrongKey)? else { return Err(WrongKey) };
-    let content = sealing_key(key).open(&id.associated_data(), envelope).map_err(|_| WrongKey)?;
+/// [`Closed::WrongKey`], also for a blob with another id: the two cannot be told apart.
+pub fn open(key: &StateKey, id: BlobId<'_>, blob: &[u8]) -> Result<Zeroizing<Vec<u8>>, Closed> {
+    let (format, envelope) = blob.split_first().ok_or(Closed::WrongKey)?;
+    if !Release::of_this_process().group_state().reads.contains(format) {
+        return Err(Closed::UnknownFormat(*format));
+    }
+    let content = sealing_key(key).open(&id.associated_data(), envelope).map_err(|_| Closed::WrongKey)?;
     let mut content = Zeroizing::new(content);
-    let length = content.first_chunk::<LENGTH>().ok_or(WrongKey)?;
+    let length = content.first_chunk::<LENGTH>().ok_or(Closed::WrongKey)?;
     let end = LENGTH + u32::from_le_bytes(*length) as usize;
     content.truncate(end);
     content.drain(..LENGTH);
@@ -121,7 +132,7 @@ mod tests {
         let key = StateKey::new([1; 32]);
         let blob = seal(&key, BLOB, b"content");
         assert_eq!(open(&key, BLOB, &blob).unwrap().as_slice(), b"content");
-        assert_eq!(open(&StateKey::new([2; 32]), BLOB, &blob), Err(WrongKey));
+        assert_eq!(open(&StateKey::new([2; 32]), BLOB, &blob), Err(Closed::WrongKey));
         for other in [
             BlobId { epoch: 4, ..BLOB },
             BlobId { revision: 1, ..BLOB },
@@ -129,9 +140,17 @@ mod tests {
             BlobId { kind: Kind::WelcomeTree, ..BLOB },
             BlobId { group_id: &[5; 16], ..BLOB },
         ] {
-            assert_eq!(open(&key, other, &blob), Err(WrongKey));
+            assert_eq!(open(&key, other, &blob), Err(Closed::WrongKey));
         }
-        assert_eq!(open(&key, BLOB, &blob[..20]), Err(WrongKey));
+        assert_eq!(open(&key, BLOB, &blob[..20]), Err(Closed::WrongKey));
+    }
+
+    #[test]
+    fn a_format_of_a_later_release_is_no_wrong_key() {
+        let key = StateKey::new([1; 32]);
+        let mut blob = seal(&key, BLOB, b"content");
+        blob[0] = 200;
+        assert_eq!(open(&key, BLOB, &blob), Err(Closed::UnknownFormat(200)));
     }
 
     #[test]

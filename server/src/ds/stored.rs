@@ -12,9 +12,10 @@ use super::{
     group::{self, DeliveryService, Group},
     roster::Roster,
     rules::Rules,
-    sealed::{self, BlobId, Kind, WrongKey},
+    sealed::{self, BlobId, Closed, Kind},
 };
 use crate::{
+    body_limits,
     home::Home,
     http::{Failure, Payment},
     mls::CorruptGroup,
@@ -49,13 +50,19 @@ pub enum OpenError {
     /// The key is not the group's: its holder is no member, and learns nothing of the group.
     #[error("the state does not open with this key")]
     WrongKey,
+    /// Only a server of that release can go on with the group (OPS-6).
+    #[error("the state has format {0}, of a later release than this program's")]
+    UnknownFormat(u8),
     #[error(transparent)]
     Corrupt(#[from] CorruptGroup),
 }
 
-impl From<WrongKey> for OpenError {
-    fn from(WrongKey: WrongKey) -> Self {
-        Self::WrongKey
+impl From<Closed> for OpenError {
+    fn from(closed: Closed) -> Self {
+        match closed {
+            Closed::WrongKey => Self::WrongKey,
+            Closed::UnknownFormat(format) => Self::UnknownFormat(format),
+        }
     }
 }
 
@@ -63,15 +70,15 @@ impl From<OpenError> for Failure {
     fn from(error: OpenError) -> Self {
         match error {
             OpenError::WrongKey => ProblemType::NotFound.into(),
-            OpenError::Corrupt(error) => Self::fault(error),
+            OpenError::UnknownFormat(_) | OpenError::Corrupt(_) => Self::fault(error),
         }
     }
 }
 
 /// Reads a group for a message, or for the DS itself, which shows no token.
 const LOAD: &str = "SELECT spent, epoch, revision, last_commit, state, inactive_days, max_members, max_clients,
-                           max_message_bytes, max_commit_bytes, max_authenticated_data_bytes, max_delivery_bytes,
-                           past_epochs, message_days, ciphersuites
+                           max_domains, max_message_bytes, max_commit_bytes,
+                           max_authenticated_data_bytes, max_delivery_bytes, past_epochs, message_days, ciphersuites
                       FROM ds.load_group($1, $2, $3, $4)";
 
 impl LoadedGroup {
@@ -86,7 +93,7 @@ impl LoadedGroup {
         kind: Kind,
     ) -> Result<Option<Self>, Failure> {
         let parameters: [&(dyn ToSql + Sync); 2] = [&group_id.id().as_slice(), &(kind == Kind::Tree)];
-        Self::of(group_id, payment.load(&home.database, LOAD, &parameters).await?)
+        Self::of(home, group_id, payment.load(&home.database, LOAD, &parameters).await?)
     }
 
     /// Loads a group with its tree for the DS's own purposes; none if it does not exist.
@@ -96,15 +103,15 @@ impl LoadedGroup {
     pub async fn load_unpaid(home: &Home, group_id: &GroupId) -> Result<Option<Self>, Failure> {
         let nobody: (Option<i16>, Option<&[u8]>) = (None, None);
         let parameters: [&(dyn ToSql + Sync); 4] = [&nobody.0, &nobody.1, &group_id.id().as_slice(), &true];
-        Self::of(group_id, home.database.query_opt(LOAD, &parameters).await?)
+        Self::of(home, group_id, home.database.query_opt(LOAD, &parameters).await?)
     }
 
-    fn of(group_id: &GroupId, row: Option<Row>) -> Result<Option<Self>, Failure> {
+    fn of(home: &Home, group_id: &GroupId, row: Option<Row>) -> Result<Option<Self>, Failure> {
         row.map(|row| {
             Ok(Self {
                 stored: StoredGroup::of(group_id, &row)?,
                 last_commit: row.get("last_commit"),
-                rules: Rules::of(&row)?,
+                rules: Rules::of(&row, body_limits::largest_part(&home.limits))?,
             })
         })
         .transpose()

@@ -1,28 +1,32 @@
 //! `POST /ds/groups/{group_id}/messages` (DS-2): delivers a message to a group. One read loads the
 //! sealed state that this kind of message needs, the message is validated as a receiving member
-//! would, and one write spends the token, changes the group and enqueues for every member (DS-5).
+//! would, and one write spends the token, changes the group and enqueues for every member (DS-5): in the
+//! queues that are here, and in the outbox for members of other homeservers.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use http::StatusCode;
 use openmls::prelude::{ContentType, MlsMessageBodyIn, PrivateMessageIn, PublicMessageIn, Sender};
 use postern_protocol::{
-    Address, PublicKey,
+    PublicKey,
     ds::{GroupId, MessageAccepted, SubmitMessage},
-    encoding::Encoding,
+    name::Domain,
     problem::{Problem, ProblemType},
     push::Urgency,
     qs::QueuePayload,
 };
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
     Ds,
+    delivery::{Delivery, Outgoing},
     group::{self, DeliveryService, Group},
     handshake::{self, Effect, Submission},
+    homeserver_blocked,
     policy::Violation,
-    propose_removal,
-    roster::Roster,
+    propose_removal::{self, Unreachable},
+    roster::{Member, Roster},
     rules::Rules,
     sealed::{Kind, joiner_tag},
     stored::{self, LoadedGroup, NextState},
@@ -30,8 +34,10 @@ use super::{
 use crate::{
     clock::{day, today},
     database::outcome,
+    federation::outbox,
     http::{Failure, Outcome, Payment, Request},
     mls::{self, InvalidMls},
+    qs::delivery_figures::Origin,
 };
 
 /// Attempts at one message. When two proposals, or a commit and another kind of message, arrive at
@@ -46,10 +52,11 @@ outcome! {
         UnknownGroup = "unknown_group",
         TooLarge = "too_large",
         TooManyAwaited = "too_many_awaited",
+        HomeserverBlocked = "homeserver_blocked",
     }
 }
 
-pub async fn submit_message(ds: Ds, request: Request, payment: Payment) -> Outcome {
+pub async fn submit_message(ds: Ds, mut request: Request, payment: Payment) -> Outcome {
     let (group_id, signer, body) = request.home_group::<SubmitMessage>(&ds.home)?;
     let message = Submitted::parse(&group_id, body)?;
     let mut current = message.epoch;
@@ -60,16 +67,22 @@ pub async fn submit_message(ds: Ds, request: Request, payment: Payment) -> Outco
         if message.began(&loaded) {
             return request.answer(StatusCode::OK, &MessageAccepted::in_epoch(current));
         }
-        let Some(step) = validate(&ds, &payment, &group_id, &message, &loaded, signer).await? else {
+        let validated = validate(&ds, &payment, &group_id, &message, &loaded, signer);
+        let Some(step) = request.while_waiting(validated).await? else {
             return request.answer(StatusCode::OK, &MessageAccepted::in_epoch(current));
         };
         match write(&ds, &payment, &group_id, &message, &loaded, &step).await? {
-            Written::Accepted(accepted, gone) => {
+            Written::Accepted(accepted, unreachable) => {
                 // A commit shows that a member is active, who can commit removals.
                 let active_since = day(today()).saturating_sub(loaded.rules.inactive_days);
                 let committed_before = step.is_commit.then_some(active_since);
-                let due = propose_removal::due(&step.members, &gone, committed_before);
-                propose_removal::propose(&ds, &group_id, accepted.epoch, &message.body.state_key, &due);
+                let due = propose_removal::due(
+                    &step.members,
+                    unreachable,
+                    |domain, address| outbox::address_digest(&ds.home, domain, address),
+                    committed_before,
+                );
+                propose_removal::propose(&ds, &group_id, accepted.epoch, &message.body.state_key, due);
                 return request.answer(StatusCode::OK, &accepted);
             }
             Written::WrongEpoch(current) => return Err(Problem::wrong_epoch(current).into()),
@@ -83,7 +96,9 @@ pub async fn submit_message(ds: Ds, request: Request, payment: Payment) -> Outco
 struct Submitted {
     body: SubmitMessage,
     content: Content,
+    /// SHA-256 of the message, by which a commit that came before is known again.
     digest: Vec<u8>,
+    /// The epoch that it was made in.
     epoch: u64,
 }
 
@@ -125,8 +140,10 @@ impl Submitted {
         matches!(&self.content, Content::Handshake(message) if message.content_type() == ContentType::Commit)
     }
 
+    /// Checks the sizes of the message, its Welcome and its authenticated data.
+    ///
     /// # Errors
-    /// A problem if the message or its Welcome is larger than the operator's limit.
+    /// A problem if one is larger than the operator's limit.
     fn check_size(&self, rules: &Rules) -> Result<(), Problem> {
         let (is_commit, body) = (self.is_commit(), &self.body);
         let welcome = body.welcome.as_ref().map_or(0, |welcome| welcome.as_bytes().len());
@@ -153,6 +170,7 @@ impl Submitted {
         QueuePayload::Message(self.body.message.clone())
     }
 
+    /// The part of the group's state by which it is validated.
     fn needs(&self) -> Kind {
         match self.content {
             Content::Application(_) => Kind::Roster,
@@ -169,12 +187,12 @@ struct Step {
     /// leaf goes, the tree alone for another one, neither for an application message.
     roster: Option<Vec<u8>>,
     tree: Option<Vec<u8>>,
-    addresses: Vec<Address>,
-    /// The number of each address's payload, from 1.
-    parts: Vec<i16>,
-    payloads: Vec<Vec<u8>>,
-    /// The urgency of each payload.
-    urgencies: Vec<i16>,
+    delivery: Delivery,
+    outgoing: Outgoing,
+    /// Room in memory for what is sealed.
+    _memory: Option<OwnedSemaphorePermit>,
+    /// Domains of other homeservers to which the message brings a leaf.
+    domains: BTreeSet<Domain>,
     /// For joiners: the sealed tree, their tags, and the day (since 1970) until which the tree is kept.
     welcome_tree: Option<Vec<u8>>,
     joiners: Vec<Vec<u8>>,
@@ -193,26 +211,17 @@ impl Step {
         self.tree = Some(next.tree);
     }
 
-    /// The bytes of each payload and the number of its recipients.
-    fn parts(&self) -> impl Iterator<Item = (usize, usize)> {
-        let recipients =
-            |part: usize| self.parts.iter().filter(|of| usize::try_from(**of) == Ok(part)).count();
-        self.payloads.iter().zip(1..).map(move |(payload, part)| (payload.len(), recipients(part)))
-    }
-
-    /// Bytes that the message makes the database write: the state, and each payload once for each recipient.
+    /// Bytes that the message makes the database write: the state, each payload once for each recipient here, and the
+    /// sealed deliveries to other homeservers.
     fn bytes(&self) -> u64 {
         let state = [&self.roster, &self.tree, &self.welcome_tree].into_iter().flatten().map(Vec::len);
-        let copies = self.parts().map(|(bytes, recipients)| bytes * recipients);
-        state.chain(copies).map(|bytes| bytes as u64).sum()
+        (state.sum::<usize>() + self.delivery.bytes() + self.outgoing.bytes()) as u64
     }
 
-    fn deliver(&mut self, payload: &QueuePayload, urgency: Urgency, to: impl IntoIterator<Item = Address>) {
-        self.payloads.push(Encoding::Cbor.encode(payload));
-        self.urgencies.push(urgency as i16);
-        let part = i16::try_from(self.payloads.len()).expect("a message has two payloads at most");
-        self.addresses.extend(to);
-        self.parts.resize(self.addresses.len(), part);
+    /// Seals what goes to other homeservers.
+    fn seal(mut self, ds: &Ds, group_id: &GroupId) -> Self {
+        self.outgoing = self.delivery.seal(&ds.home, group_id);
+        self
     }
 }
 
@@ -227,10 +236,23 @@ async fn validate(
 ) -> Result<Option<Step>, Failure> {
     message.check_size(&group.rules)?;
     let step = match &message.content {
-        Content::Application(_) => validate_application(message, group, signer),
+        Content::Application(_) => {
+            let step = validate_application(message, group, signer)?;
+            group.rules.check_delivery(step.delivery.padded_parts())?;
+            step.delivery.check_elsewhere()?;
+            Some(step)
+        }
         // Trees of large groups keep a core busy for milliseconds.
         Content::Handshake(handshake) => {
-            let validate = || validate_handshake(ds.now(), group_id, message, handshake, group, signer);
+            let validate = || {
+                let step = validate_handshake(ds.now(), group_id, message, handshake, group, signer)?;
+                // Without the padding: a member can commit in any group that is as large as it may be (DS-13).
+                step.iter().try_for_each(|step| {
+                    group.rules.check_delivery(step.delivery.parts())?;
+                    step.delivery.check_elsewhere()
+                })?;
+                Ok(step)
+            };
             match payment.compute(&ds.home, validate).await? {
                 // The group may get a key that another process made.
                 Err(Failure::Refused(problem))
@@ -240,13 +262,17 @@ async fn validate(
                     payment.compute(&ds.home, validate).await?
                 }
                 validated => validated,
-            }
+            }?
         }
-    }?;
-    if let Some(step) = &step {
-        group.rules.check_delivery(step.parts())?;
+    };
+    match step {
+        Some(step) if !step.delivery.is_here() => {
+            let memory = ds.sealing.take(step.delivery.padded_bytes()).await?;
+            let seal = || Step { _memory: memory, ..step.seal(ds, group_id) };
+            Ok(Some(payment.compute(&ds.home, seal).await?))
+        }
+        step => Ok(step),
     }
-    Ok(step)
 }
 
 /// Validates an application message, which the DS cannot read: it recognises the sender by the key
@@ -255,7 +281,7 @@ fn validate_application(
     message: &Submitted,
     group: &LoadedGroup,
     signer: PublicKey,
-) -> Result<Option<Step>, Failure> {
+) -> Result<Step, Failure> {
     let roster = group.stored.open_roster(&message.body.state_key)?;
     let sender = roster.by_key(signer).ok_or(ProblemType::NotAllowed)?;
     let current = group.stored.epoch();
@@ -277,11 +303,11 @@ fn validate_application(
         .iter()
         .filter(|member| member.leaf != sender.leaf && could_read(member.record.since));
     let urgency = message.body.urgency.unwrap_or(Urgency::Normal);
-    step.deliver(&message.payload(), urgency, recipients.map(|member| member.address));
+    step.delivery.add(&message.payload(), urgency, recipients.map(Member::recipient));
     let joined = sender.record.joined;
     step.caught_up.extend(joined.map(|epoch| joiner_tag(&message.body.state_key, epoch, &signer)));
     step.members = roster;
-    Ok(Some(step))
+    Ok(step)
 }
 
 fn validate_handshake(
@@ -324,8 +350,8 @@ fn validate_handshake(
     let next = handshake::handle(group, handshake.clone(), submission, ds)?;
 
     let key = &body.state_key;
-    let mut step = Step::default();
-    step.deliver(&message.payload(), body.urgency.unwrap_or(Urgency::VeryLow), next.recipients);
+    let mut step = Step { domains: next.domains, ..Step::default() };
+    step.delivery.add(&message.payload(), body.urgency.unwrap_or(Urgency::VeryLow), next.recipients);
     let tag = |(epoch, key_of): &(u64, PublicKey)| joiner_tag(key, *epoch, key_of);
     step.caught_up = next.caught_up.iter().map(tag).collect();
     let sealed = match next.effect {
@@ -348,15 +374,17 @@ fn validate_handshake(
         let last = next.joiners.iter().map(|joiner| joiner.expires).max().unwrap_or_default();
         step.expires = i32::try_from(last).map_err(Failure::fault)?;
         let payload = QueuePayload::Welcome(welcome.clone());
-        step.deliver(&payload, Urgency::Normal, next.joiners.iter().map(|joiner| joiner.address));
+        let joiners = next.joiners.into_iter().map(|joiner| joiner.recipient);
+        step.delivery.add(&payload, Urgency::Normal, joiners);
     }
     step.members = next.group.roster;
     Ok(Some(step))
 }
 
+/// The outcome of the write.
 enum Written {
-    /// The answer, and the addresses that no longer accept anything.
-    Accepted(MessageAccepted, HashSet<Address>),
+    /// The answer, and the members that deliveries do not reach any more.
+    Accepted(MessageAccepted, Unreachable),
     WrongEpoch(u64),
     /// The group changed within its epoch since it was read; the token is unspent.
     Stale,
@@ -370,14 +398,18 @@ async fn write(
     loaded: &LoadedGroup,
     step: &Step,
 ) -> Result<Written, Failure> {
-    let addresses: Vec<&[u8]> = step.addresses.iter().map(|address| address.as_bytes().as_slice()).collect();
-    let payloads: Vec<&[u8]> = step.payloads.iter().map(Vec::as_slice).collect();
+    let (addresses, parts, payloads, urgencies) = step.delivery.here();
+    let (lanes, outbox_domains, ids, sealed) = step.outgoing.columns();
+    let group_digest = (!step.outgoing.is_empty()).then(|| outbox::group_digest(&ds.home, group_id));
+    let group_digest = group_digest.as_ref().map(<[u8; 32]>::as_slice);
+    let leaf_domains: Vec<&str> = step.domains.iter().map(Domain::as_str).collect();
     let commit = step.is_commit.then_some(message.digest.as_slice());
     let (outcome, row) = payment
         .call(
             &ds.home.database.for_bytes(step.bytes()),
-            "SELECT outcome, current_epoch, undelivered, gone, pushes
-             FROM ds.submit_message($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)",
+            "SELECT outcome, current_epoch, undelivered, gone, pushes, outbox_results, gone_elsewhere
+             FROM ds.submit_message($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18,
+                                    $19, $20, $21, $22, $23)",
             &[
                 &ds.home.domain.as_str(),
                 &group_id.id().as_slice(),
@@ -387,9 +419,15 @@ async fn write(
                 &step.roster,
                 &step.tree,
                 &addresses,
-                &step.parts,
+                &parts,
                 &payloads,
-                &step.urgencies,
+                &urgencies,
+                &lanes,
+                &outbox_domains,
+                &ids,
+                &sealed,
+                &group_digest,
+                &leaf_domains,
                 &step.welcome_tree,
                 &step.joiners,
                 &step.expires,
@@ -401,19 +439,25 @@ async fn write(
     match outcome {
         SubmitMessageOutcome::Accepted => {
             ds.pusher.send_due(&row);
-            let undelivered = u32::try_from(row.get::<_, i32>("undelivered")).map_err(Failure::fault)?;
-            let gone = row.get::<_, Vec<&[u8]>>("gone").into_iter();
-            let gone = gone.map(Address::try_from).collect::<Result<_, _>>().map_err(Failure::fault)?;
+            if !step.outgoing.is_empty() {
+                ds.outbox.ring();
+            }
+            let here = u32::try_from(row.get::<_, i32>("undelivered")).map_err(Failure::fault)?;
+            let not_taken = step.outgoing.not_taken(&row.get::<_, Vec<i16>>("outbox_results"));
+            let undelivered = here + not_taken.letters;
+            let delivered = addresses.len().saturating_sub(here as usize);
+            ds.deliveries.count(Origin::Group, delivered, here as usize);
+            let taken = step.outgoing.letters().saturating_sub(not_taken.letters);
+            ds.deliveries.count_outgoing(taken, not_taken.letters);
             let accepted = MessageAccepted { epoch: epoch()?, undelivered, server_key: step.server_key };
-            Ok(Written::Accepted(accepted, gone))
+            Ok(Written::Accepted(accepted, Unreachable::of(&row, not_taken.refused)?))
         }
         SubmitMessageOutcome::WrongEpoch => Ok(Written::WrongEpoch(epoch()?)),
         SubmitMessageOutcome::Stale => Ok(Written::Stale),
         SubmitMessageOutcome::UnknownGroup => Err(ProblemType::NotFound.into()),
         SubmitMessageOutcome::TooLarge => {
-            let bytes: usize = step.parts().map(|(payload, recipients)| payload * recipients).sum();
-            let detail =
-                format_args!("{bytes} bytes in {} queues: the limit was lowered", step.addresses.len());
+            let (bytes, queues) = (step.delivery.bytes(), addresses.len());
+            let detail = format_args!("{bytes} bytes in {queues} queues: the limit was lowered");
             Err(Problem::with_detail(ProblemType::DeliveryTooLarge, detail).into())
         }
         SubmitMessageOutcome::TooManyAwaited => {
@@ -421,5 +465,6 @@ async fn write(
                 "too many members were added who have not joined yet: the group grows once they have";
             Err(Problem::with_detail(ProblemType::TooManyMembers, detail).into())
         }
+        SubmitMessageOutcome::HomeserverBlocked => Err(homeserver_blocked().into()),
     }
 }

@@ -2,6 +2,13 @@
 
 use std::fmt;
 
+use http::{HeaderName, HeaderValue, StatusCode, header};
+use postern_protocol::{
+    encoding::Encoding,
+    problem::{self, Problem, ProblemType},
+};
+use serde::Serialize;
+
 use super::rate_limit::RateLimit;
 use crate::{
     compute::Overloaded,
@@ -9,12 +16,6 @@ use crate::{
     home::PUBLISHED_MAX_AGE,
     mls::InvalidMls,
 };
-use http::{HeaderName, HeaderValue, StatusCode, header};
-use postern_protocol::{
-    encoding::Encoding,
-    problem::{self, Problem, ProblemType},
-};
-use serde::Serialize;
 
 pub type Outcome = Result<Answer, Failure>;
 /// A response whose body is whole.
@@ -143,6 +144,8 @@ impl Failure {
 pub fn problem_response(problem: &Problem, remedy: Option<(HeaderName, HeaderValue)>) -> Response {
     let mut response = Response::new(problem.to_json());
     *response.status_mut() = problem.kind.status();
+    // The figures of requests tell answers by it.
+    response.extensions_mut().insert(problem.kind);
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(problem::MEDIA_TYPE));

@@ -1,10 +1,14 @@
 //! The bodies of requests. Each is read within bounds of size, time and rate, and all that are held at a moment share one
-//! budget of memory: half-sent bodies take neither memory nor the server's attention from others (OPS-9).
+//! budget of memory: half-sent bodies take no memory and no attention of the server from others (OPS-9).
 
-use std::{pin::Pin, sync::Arc, time::Duration};
+use std::{
+    pin::{Pin, pin},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Buf;
-use futures_util::{Stream, StreamExt};
+use futures_util::{FutureExt, Stream, StreamExt};
 use http::{HeaderMap, header};
 use postern_protocol::problem::{Problem, ProblemType};
 use tokio::{
@@ -49,7 +53,7 @@ struct Bounds {
 /// A whole body, and its part of the budget, which it holds as long as it lives.
 pub struct Body {
     bytes: Vec<u8>,
-    _memory: Memory,
+    memory: Memory,
 }
 
 impl Bodies {
@@ -57,7 +61,7 @@ impl Bodies {
         let least = limits.body_bytes_per_second.saturating_mul(WINDOW.as_secs());
         let least = usize::try_from(least).unwrap_or(usize::MAX);
         let bounds =
-            Bounds { bytes: limits.max_body_bytes, time: limits.body_timeout(), window: WINDOW, least };
+            Bounds { bytes: limits.largest_body(), time: limits.body_timeout(), window: WINDOW, least };
         Self::within(bounds, limits.bodies_bytes)
     }
 
@@ -128,7 +132,42 @@ impl Bodies {
             }
         }
         memory.complete()?;
-        Ok(Body { bytes, _memory: memory })
+        Ok(Body { bytes, memory })
+    }
+}
+
+impl Body {
+    /// Waits for something. Meanwhile the body gives way to those of others, as one does that is not whole yet.
+    ///
+    /// # Errors
+    /// Those of the wait; a body that gave way.
+    pub async fn while_waiting<T>(
+        &mut self,
+        wait: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        let mut wait = pin!(wait);
+        if let Some(at_once) = wait.as_mut().now_or_never() {
+            return at_once;
+        }
+        self.memory.wait();
+        let waited = select! {
+            biased;
+            evicted = self.memory.evicted() => return Err(evicted),
+            waited = wait => waited?,
+        };
+        self.memory.complete()?;
+        Ok(waited)
+    }
+
+    /// Another body, which was in this one and takes what it needs of its part of the budget.
+    pub fn replaced_by(mut self, bytes: Vec<u8>) -> Self {
+        self.memory.shrink_to(bytes.len());
+        Self { bytes, ..self }
+    }
+
+    /// The bytes, which go elsewhere: they count until this is dropped.
+    pub fn take(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.bytes)
     }
 }
 
@@ -244,6 +283,32 @@ mod tests {
         assert_eq!(read(rate, parts(10_000, 1, pause)).await, Err(slow.to_owned()), "little comes");
         let time = Bounds { time: WINDOW, ..LAX };
         assert_eq!(read(time, parts(10_000, 1, pause)).await, Err(slow.to_owned()), "it takes too long");
+    }
+
+    #[tokio::test]
+    async fn a_wait_ends_when_the_body_gives_way() {
+        let bounds = Bounds { bytes: 10_000, ..LAX };
+        let bodies = Bodies::within(bounds, 40_000);
+        let whole = async |last, bytes| {
+            bodies.read(source(last), None, parts(1, bytes, Duration::ZERO), u64::MAX).await
+        };
+        let mut held = Vec::new();
+        for last in 1..=3 {
+            held.push(whole(last, 10_000).await.expect("there is room"));
+        }
+        let mut waiting = held.remove(0);
+        let never = std::future::pending::<Result<(), Failure>>();
+        // The second one holds less than the one that waits.
+        let others = async { (whole(4, 10_000).await, whole(5, 5_000).await) };
+        let (ended, (fourth, fifth)) = tokio::join!(waiting.while_waiting(never), others);
+        assert!(ended.is_err() && fourth.is_ok());
+        let mut waiting = fifth.expect("there is room for it");
+        waiting.while_waiting(async { Ok(()) }).await.expect("it need not wait");
+        let pause = async {
+            tokio::time::sleep(WINDOW).await;
+            Ok(7)
+        };
+        assert_eq!(waiting.while_waiting(pause).await.expect("nobody needs its memory"), 7);
     }
 
     #[tokio::test]

@@ -8,17 +8,14 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
 };
 
-use tokio::{
-    sync::Notify,
-    time::{Instant, sleep_until},
+use super::{
+    activity::{Activity, Underway},
+    source::SourceAddress,
 };
-
-use super::source::SourceAddress;
 
 /// All open connections. Cheap to clone.
 #[derive(Clone)]
@@ -54,45 +51,6 @@ pub struct Connection {
     activity: Arc<Activity>,
 }
 
-/// What a connection is doing.
-pub struct Activity {
-    /// Requests whose answers are not read yet.
-    requests: AtomicUsize,
-    /// Those of them whose bodies are not here yet.
-    arriving: AtomicUsize,
-    /// The moment since which there are none, and whether there were any before.
-    idle: Mutex<(Instant, bool)>,
-    unread: Mutex<Unread>,
-    /// Bytes of answers that the peer took.
-    taken: AtomicU64,
-    /// Notified when there is an answer to read where there was none.
-    answered: Notify,
-    /// Notified when the connection has to go for another.
-    evicted: Notify,
-}
-
-/// The answers that are not read yet.
-#[derive(Default)]
-struct Unread {
-    bytes: usize,
-    number: usize,
-    /// The moment since which there are some.
-    since: Option<Instant>,
-}
-
-/// A request whose answer is not read yet.
-pub struct Underway(Arc<Activity>);
-
-/// A request whose body is not here yet. Cheap to clone.
-#[derive(Clone)]
-pub struct Arrival(Arc<Arriving>);
-
-struct Arriving {
-    source: SourceAddress,
-    activity: Arc<Activity>,
-    is_over: AtomicBool,
-}
-
 /// An answer that is not read yet.
 pub struct Reading {
     connections: Connections,
@@ -104,6 +62,21 @@ impl Connections {
     pub fn new(most: usize, most_of_source: usize, most_unread: usize) -> Self {
         let unread = AtomicUsize::new(0);
         Self(Arc::new(Shared { most, most_of_source, most_unread, unread, open: Mutex::default() }))
+    }
+
+    /// Connections that are open.
+    pub fn number(&self) -> usize {
+        self.open().connections.len()
+    }
+
+    /// Most connections at a time.
+    pub fn most(&self) -> usize {
+        self.0.most
+    }
+
+    /// Bytes of answers that are not read yet.
+    pub fn unread(&self) -> usize {
+        self.0.unread.load(Ordering::Relaxed)
     }
 
     /// Makes room for a new connection. `None`: there is none, as the server works on a request of every connection.
@@ -121,7 +94,7 @@ impl Connections {
 
     /// Notes that a request has an answer of so many bytes, which counts until the result is dropped.
     pub fn answered(&self, underway: Underway, bytes: usize) -> Reading {
-        underway.0.leave_unread(bytes);
+        underway.activity().leave_unread(bytes);
         if self.0.unread.fetch_add(bytes, Ordering::Relaxed) + bytes > self.0.most_unread {
             self.open().evict_readers(self.0.most_unread);
         }
@@ -148,21 +121,21 @@ impl Open {
         let Some(number) = number.or_else(|| arriving().map(|(_, number)| number)) else { return false };
         // It is not open any more for those that count, although its task has yet to end.
         if let Some(place) = self.remove(number) {
-            place.activity.evicted.notify_one();
+            place.activity.evict();
         }
         true
     }
 
     /// Tells those connections to go that leave most unread, until the others leave no more than so many bytes.
     fn evict_readers(&mut self, most: usize) {
-        let unread = |place: &Place| place.activity.unread().bytes;
+        let unread = |place: &Place| place.activity.unread_bytes();
         let mut left: usize = self.connections.values().map(unread).sum();
         while left > most {
             let places = self.connections.iter().map(|(number, place)| (unread(place), *number));
             let Some((bytes, number)) = places.max() else { return };
             left = left.saturating_sub(bytes);
             if let Some(place) = self.remove(number) {
-                place.activity.evicted.notify_one();
+                place.activity.evict();
             }
         }
     }
@@ -212,152 +185,28 @@ impl Drop for Connection {
     }
 }
 
-impl Activity {
-    fn new() -> Self {
-        Self {
-            requests: AtomicUsize::new(0),
-            arriving: AtomicUsize::new(0),
-            idle: Mutex::new((Instant::now(), false)),
-            unread: Mutex::default(),
-            taken: AtomicU64::new(0),
-            answered: Notify::new(),
-            evicted: Notify::new(),
-        }
-    }
-
-    /// Notes that a request's header has come; until its answer was read the request is under way.
-    pub fn request(self: &Arc<Self>) -> Underway {
-        self.requests.fetch_add(1, Ordering::Relaxed);
-        Underway(Arc::clone(self))
-    }
-
-    /// Notes that the body of a request of a source is not here yet.
-    pub fn arrival(self: &Arc<Self>, source: SourceAddress) -> Arrival {
-        self.arriving.fetch_add(1, Ordering::Relaxed);
-        let (activity, is_over) = (Arc::clone(self), AtomicBool::new(false));
-        Arrival(Arc::new(Arriving { source, activity, is_over }))
-    }
-
-    /// Whether there are requests, and none of them is here with its body.
-    fn is_arriving(&self) -> bool {
-        let arriving = self.arriving.load(Ordering::Relaxed);
-        arriving > 0 && arriving == self.requests.load(Ordering::Relaxed)
-    }
-
-    fn idle_since(&self) -> Option<Instant> {
-        (self.requests.load(Ordering::Relaxed) == 0).then(|| self.idle().0)
-    }
-
-    fn idle(&self) -> MutexGuard<'_, (Instant, bool)> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn unread(&self) -> MutexGuard<'_, Unread> {
-        self.unread.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn leave_unread(&self, bytes: usize) {
-        let mut unread = self.unread();
-        unread.bytes += bytes;
-        unread.number += 1;
-        if unread.since.is_none() {
-            unread.since = Some(Instant::now());
-            self.answered.notify_one();
-        }
-    }
-
-    /// Returns when the peer took less than `least` bytes of its answers in `window`, with some to read all the time.
-    pub async fn stalled(&self, window: Duration, least: u64) {
-        loop {
-            let begun = Instant::now();
-            let before = self.taken.load(Ordering::Relaxed);
-            sleep_until(begun + window).await;
-            let Some(since) = self.unread().since else {
-                self.answered.notified().await;
-                continue;
-            };
-            if since <= begun && self.taken.load(Ordering::Relaxed) - before < least {
-                return;
-            }
-        }
-    }
-
-    /// Returns when the connection has to go for another.
-    pub async fn evicted(&self) {
-        self.evicted.notified().await;
-    }
-
-    /// Returns when the connection has waited for its first request for as long as `first`, or for another one for as
-    /// long as `next`. The result tells whether there was a request.
-    pub async fn expired(&self, first: Duration, next: Duration) -> bool {
-        loop {
-            let (since, had_requests) = *self.idle();
-            let is_idle = self.requests.load(Ordering::Relaxed) == 0;
-            let patience = if had_requests { next } else { first };
-            let end = if is_idle { since } else { Instant::now() } + patience;
-            if is_idle && end <= Instant::now() {
-                return had_requests;
-            }
-            sleep_until(end).await;
-        }
-    }
-}
-
-impl Drop for Underway {
-    fn drop(&mut self) {
-        *self.0.idle() = (Instant::now(), true);
-        self.0.requests.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-impl Arrival {
-    /// The source of the request.
-    pub fn source(&self) -> SourceAddress {
-        self.0.source
-    }
-
-    /// Notes that the body is here, or refused.
-    pub fn is_over(&self) {
-        self.0.end();
-    }
-}
-
-impl Arriving {
-    fn end(&self) {
-        if !self.is_over.swap(true, Ordering::Relaxed) {
-            self.activity.arriving.fetch_sub(1, Ordering::Relaxed);
-        }
-    }
-}
-
-impl Drop for Arriving {
-    fn drop(&mut self) {
-        self.end();
-    }
-}
-
 impl Reading {
     /// Notes that the peer took so many bytes of the answer.
     pub fn taken(&self, bytes: usize) {
-        self.underway.0.taken.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.underway.activity().take(bytes);
     }
 }
 
 impl Drop for Reading {
     fn drop(&mut self) {
         self.connections.0.unread.fetch_sub(self.bytes, Ordering::Relaxed);
-        let mut unread = self.underway.0.unread();
-        unread.bytes -= self.bytes;
-        unread.number -= 1;
-        if unread.number == 0 {
-            unread.since = None;
-        }
+        self.underway.activity().read(self.bytes);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::time::Duration;
+
+    use futures_util::future::join;
+    use tokio::time::{Instant, sleep_until};
+
+    use super::{super::activity::Arrival, *};
 
     fn source(last: u8) -> SourceAddress {
         SourceAddress::of([192, 0, 2, last].into())
@@ -432,8 +281,8 @@ mod tests {
         let request = used.activity().request();
         let underway = tokio::time::timeout(3 * first, used.activity().expired(first, next)).await;
         assert!(underway.is_err(), "its request is under way");
-        drop(request);
         let answered = Instant::now();
+        drop(request);
         assert!(used.activity().expired(first, next).await);
         assert!(answered.elapsed() >= next);
     }
@@ -478,9 +327,10 @@ mod tests {
                 }
             }
         };
-        let (fast, ()) = tokio::join!(stalled(5), pace(100));
+        // In this order: after a pause of this machine, what was to be read by then is read before anybody looks.
+        let ((), fast) = join(pace(100), stalled(5)).await;
         assert!(!fast);
-        let (slow, ()) = tokio::join!(stalled(5), pace(2));
+        let ((), slow) = join(pace(2), stalled(5)).await;
         assert!(slow);
     }
 }

@@ -2,7 +2,10 @@
 //! depends on cookies or on where a client runs, so any origin may call by default; the operator may name some instead.
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
-use postern_protocol::signature::{CONTENT_DIGEST, SIGNATURE, SIGNATURE_INPUT};
+use postern_protocol::{
+    profile::LOOKUP_SECRET,
+    signature::{CONTENT_DIGEST, SIGNATURE, SIGNATURE_INPUT},
+};
 
 use super::{
     answer::Response,
@@ -11,8 +14,15 @@ use super::{
 use crate::config::ANY_ORIGIN;
 
 /// Headers of requests that a browser sends only if it is told that it may.
-const ASKED: [HeaderName; 6] =
-    [header::ACCEPT, header::AUTHORIZATION, header::CONTENT_TYPE, CONTENT_DIGEST, SIGNATURE, SIGNATURE_INPUT];
+const ASKED: [HeaderName; 7] = [
+    header::ACCEPT,
+    header::AUTHORIZATION,
+    header::CONTENT_TYPE,
+    CONTENT_DIGEST,
+    SIGNATURE,
+    SIGNATURE_INPUT,
+    LOOKUP_SECRET,
+];
 /// Headers of answers that a browser shows to a client only if it is told that it may.
 const SHOWN: [HeaderName; 5] = [header::WWW_AUTHENTICATE, POLICY, LIMIT, header::RETRY_AFTER, header::ALLOW];
 /// Seconds for which a browser remembers the answer to a preflight.

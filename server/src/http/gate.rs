@@ -4,7 +4,7 @@ use futures_util::future::BoxFuture;
 use http::HeaderValue;
 use postern_protocol::token::Token;
 
-use super::answer::Failure;
+use super::{answer::Failure, source::SourceAddress};
 
 /// A verified token, in the form in which the database spends it.
 #[derive(Clone)]
@@ -15,9 +15,13 @@ pub struct RedeemedToken {
 }
 
 pub trait Gate: Send + Sync {
-    /// Verifies that a token was issued by this home, for its challenge; `None` for any other token. The database finds
-    /// out later whether it was spent before.
-    fn redeem(&self, token: Token) -> BoxFuture<'_, Result<Option<RedeemedToken>, Failure>>;
+    /// Verifies that a token, which came from a source, was issued by this home, for its challenge; `None` for any other
+    /// token. The database finds out later whether it was spent before.
+    fn redeem(
+        &self,
+        token: Token,
+        source: SourceAddress,
+    ) -> BoxFuture<'_, Result<Option<RedeemedToken>, Failure>>;
 
     /// The challenge of a refusal, `WWW-Authenticate` (RFC 9577 §2.1).
     fn challenge(&self) -> HeaderValue;

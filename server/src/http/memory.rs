@@ -1,9 +1,11 @@
-//! The memory for the bodies of all requests, of which one source gets a part. When nothing is left, the source that
-//! holds most gives up the body that it has been sending for longest: no number of half-sent bodies keeps others out
-//! (OPS-9).
+//! Budgets of memory for bodies, of which one source gets a part: one budget is for the bodies of all requests, another for
+//! the answers of other homeservers, whose sources are domains. When nothing is left, the source that holds most gives up
+//! a body: the oldest of those that are not whole yet or wait for something. So no number of half-sent or waiting bodies
+//! keeps others out (OPS-9, FED-6).
 
 use std::{
     collections::{BTreeMap, HashMap},
+    hash::Hash,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -25,28 +27,32 @@ const STEP: usize = 16;
 /// Part of the budget that one source can hold.
 const SHARES: usize = 4;
 
-/// The budget. Cheap to clone.
-#[derive(Clone)]
-pub struct Budget(Arc<Shared>);
+/// The name of a source.
+pub trait Name: Clone + Eq + Hash {}
 
-struct Shared {
+impl<S: Clone + Eq + Hash> Name for S {}
+
+/// The budget. Cheap to clone.
+pub struct Budget<S: Name = SourceAddress>(Arc<Shared<S>>);
+
+struct Shared<S: Name> {
     /// Units of each kind that a source may hold.
     share: usize,
-    state: Mutex<State>,
+    state: Mutex<State<S>>,
     /// Notified when units become free.
     freed: Notify,
 }
 
-struct State {
+struct State<S: Name> {
     free: usize,
     next: u64,
-    sources: HashMap<SourceAddress, Source>,
+    sources: HashMap<S, Source>,
 }
 
 #[derive(Default)]
 struct Source {
     units: Units,
-    /// The bodies that are not whole yet, the oldest first.
+    /// The bodies that are not whole yet or wait for something, the oldest first: they give way.
     arriving: BTreeMap<u64, Arriving>,
 }
 
@@ -63,9 +69,9 @@ struct Units {
 }
 
 /// The part of the budget that one body holds, until it is dropped.
-pub struct Memory {
-    budget: Budget,
-    source: SourceAddress,
+pub struct Memory<S: Name = SourceAddress> {
+    budget: Budget<S>,
+    source: S,
     number: u64,
     place: Place,
     evicted: Arc<Notify>,
@@ -79,7 +85,13 @@ enum Place {
     Whole(Units),
 }
 
-impl Budget {
+impl<S: Name> Clone for Budget<S> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<S: Name> Budget<S> {
     /// A budget of so many bytes, in which the largest body has to fit.
     pub fn new(bytes: u64, largest: u64) -> Self {
         let units = |bytes| usize::try_from(bytes).unwrap_or(usize::MAX).div_ceil(UNIT);
@@ -91,19 +103,19 @@ impl Budget {
     }
 
     /// The memory for a body of a source, which holds nothing yet.
-    pub fn for_body(&self, source: SourceAddress) -> Memory {
+    pub fn for_body(&self, source: S) -> Memory<S> {
         let mut state = self.state();
         let number = state.next;
         state.next += 1;
         Memory { budget: self.clone(), source, number, place: Place::Nowhere, evicted: Arc::default() }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, State<S>> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Memory {
+impl<S: Name> Memory<S> {
     /// Takes as much more of the budget as so many bytes need.
     ///
     /// # Errors
@@ -128,7 +140,7 @@ impl Memory {
     /// Returns false if there is no room now.
     fn try_grow_to(&mut self, units: Units) -> Result<bool, Failure> {
         let mut state = self.budget.state();
-        let (held, of_source) = state.held(self.source, self.number);
+        let (held, of_source) = state.held(&self.source, self.number);
         if matches!(self.place, Place::Arriving) && held.is_none() {
             return Err(evicted());
         }
@@ -147,7 +159,7 @@ impl Memory {
             return Ok(false);
         }
         state.free -= more;
-        let source = state.sources.entry(self.source).or_default();
+        let source = state.sources.entry(self.source.clone()).or_default();
         source.units = all;
         source.arriving.insert(self.number, Arriving { units, evicted: self.evicted.clone() });
         self.place = Place::Arriving;
@@ -173,6 +185,27 @@ impl Memory {
         Ok(())
     }
 
+    /// Gives back what a whole body of so many bytes does not need.
+    pub fn shrink_to(&mut self, bytes: usize) {
+        let needed = Units::of_number(bytes.div_ceil(UNIT));
+        if let Place::Whole(units) = &mut self.place {
+            let rest = units.less(needed);
+            *units = units.less(rest);
+            self.budget.state().give_back(&self.source, rest);
+            self.budget.0.freed.notify_waiters();
+        }
+    }
+
+    /// Lets a whole body give way to those of others again, while it waits for something: until [`Self::complete`].
+    pub fn wait(&mut self) {
+        if let Place::Whole(units) = self.place {
+            let mut state = self.budget.state();
+            let source = state.sources.entry(self.source.clone()).or_default();
+            source.arriving.insert(self.number, Arriving { units, evicted: self.evicted.clone() });
+            self.place = Place::Arriving;
+        }
+    }
+
     /// Returns when the body has to give way to others.
     pub async fn evicted(&self) -> Failure {
         self.evicted.notified().await;
@@ -184,7 +217,7 @@ fn evicted() -> Failure {
     Failure::Overloaded("the body gave way to those of others")
 }
 
-impl Drop for Memory {
+impl<S: Name> Drop for Memory<S> {
     fn drop(&mut self) {
         let mut state = self.budget.state();
         let units = match self.place {
@@ -198,16 +231,16 @@ impl Drop for Memory {
             }
             Place::Whole(units) => units,
         };
-        state.give_back(self.source, units);
+        state.give_back(&self.source, units);
         drop(state);
         self.budget.0.freed.notify_waiters();
     }
 }
 
-impl State {
+impl<S: Name> State<S> {
     /// The units of a body that is arriving, and of its source in all.
-    fn held(&self, source: SourceAddress, number: u64) -> (Option<Units>, Units) {
-        let Some(source) = self.sources.get(&source) else { return (None, Units::default()) };
+    fn held(&self, source: &S, number: u64) -> (Option<Units>, Units) {
+        let Some(source) = self.sources.get(source) else { return (None, Units::default()) };
         (source.arriving.get(&number).map(|arriving| arriving.units), source.units)
     }
 
@@ -222,19 +255,19 @@ impl State {
             if source.units.number() <= most {
                 return;
             }
-            let address = *address;
+            let address = address.clone();
             let Some((_, arriving)) = source.arriving.pop_first() else { return };
             arriving.evicted.notify_one();
-            self.give_back(address, arriving.units);
+            self.give_back(&address, arriving.units);
         }
     }
 
-    fn give_back(&mut self, source: SourceAddress, units: Units) {
+    fn give_back(&mut self, source: &S, units: Units) {
         self.free += units.number();
-        if let Some(of_source) = self.sources.get_mut(&source) {
+        if let Some(of_source) = self.sources.get_mut(source) {
             of_source.units = of_source.units.less(units);
             if of_source.units == Units::default() {
-                self.sources.remove(&source);
+                self.sources.remove(source);
             }
         }
     }
@@ -260,6 +293,8 @@ impl Units {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::future::join;
+
     use super::*;
 
     const KIB: usize = 1024;
@@ -318,16 +353,55 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_whole_body_that_waits_for_something_gives_way() {
+        let budget = Budget::new(40 * KIB as u64, 10 * KIB as u64);
+        let mut flood = Vec::new();
+        for last in 1..=4 {
+            flood.push(body(&budget, last, 10 * KIB).await.expect("there is room"));
+        }
+        for memory in &mut flood {
+            memory.complete().unwrap();
+        }
+        assert!(body(&budget, 5, KIB).await.is_err(), "none of them waits");
+        flood[1].wait();
+        let honest = body(&budget, 5, KIB).await.expect("the one that waits gives way");
+        flood[1].evicted().await;
+        assert!(flood[1].complete().is_err());
+        flood[2].wait();
+        flood[2].complete().expect("nobody needed it");
+        drop((flood, honest));
+        assert!(is_unused(&budget, 40 * KIB));
+    }
+
+    #[tokio::test]
+    async fn a_body_that_becomes_smaller_gives_the_rest_back() {
+        let budget = Budget::new(100 * KIB as u64, 60 * KIB as u64);
+        let mut memory = body(&budget, 1, 60 * KIB).await.expect("there is room");
+        memory.complete().unwrap();
+        memory.shrink_to(10);
+        assert_eq!(budget.state().free, 99);
+        memory.shrink_to(60 * KIB);
+        assert_eq!(budget.state().free, 99, "it does not grow");
+        let other = body(&budget, 2, 60 * KIB).await.expect("there is room again");
+        memory.wait();
+        memory.complete().expect("it is still counted");
+        drop((memory, other));
+        assert!(is_unused(&budget, 100 * KIB));
+    }
+
+    #[tokio::test]
     async fn a_body_waits_for_memory_that_becomes_free() {
         let budget = Budget::new(20 * KIB as u64, 10 * KIB as u64);
         let mut first = body(&budget, 1, 10 * KIB).await.expect("there is room");
         let mut second = body(&budget, 2, 10 * KIB).await.expect("there is room");
         first.complete().unwrap();
         second.complete().unwrap();
-        let (third, ()) = tokio::join!(body(&budget, 3, 10 * KIB), async {
+        let free = async {
             tokio::time::sleep(WAIT / 2).await;
             drop(first);
-        });
+        };
+        // In this order: after a pause of this machine there is room before the wait ends.
+        let ((), third) = join(free, body(&budget, 3, 10 * KIB)).await;
         let third = third.expect("there is room again");
         assert!(body(&budget, 4, 10 * KIB).await.is_err_and(|text| text.contains("of all requests")));
         drop((second, third));

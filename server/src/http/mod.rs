@@ -5,25 +5,32 @@
 //! the client does not wait for the answer; only after a fault of the server it stays unspent (AAS-4).
 //! [`crate::routes`] lists the endpoints.
 
+mod activity;
 mod answer;
 mod body;
 mod connections;
 mod cors;
+mod enclosed;
 mod gate;
-mod memory;
+pub mod memory;
+mod observed;
 mod payment;
 mod rate_limit;
 mod request;
 mod route;
 mod router;
 pub mod server;
-mod shown;
+mod shown_tokens;
 mod source;
+pub mod tls;
 mod unread;
 
-pub use answer::{Answer, Failure, Outcome};
+pub use answer::{Answer, Failure, Outcome, Response};
+pub use connections::Connections;
 pub use cors::Origins;
+pub use enclosed::Enclosed;
 pub use gate::{Gate, RedeemedToken};
+pub use observed::RequestFigures;
 pub use payment::Payment;
 pub use rate_limit::{Period, RateLimit};
 pub use request::Request;

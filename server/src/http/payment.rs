@@ -18,7 +18,7 @@ use super::{
     answer::{Failure, Outcome},
     gate::{Gate, RedeemedToken},
     request::UsedSignature,
-    shown::{Fate, ShownTokens, TokenId, Turn},
+    shown_tokens::{Fate, ShownTokens, TokenId, Turn},
 };
 use crate::{
     database::{Database, DatabaseError, SqlOutcome, outcome},
@@ -210,7 +210,7 @@ impl Payment {
         Ok(row.get(0))
     }
 
-    /// Uses up the signature of a request that ended with a fault of ours: whoever recorded it cannot send it again. If
+    /// Uses up the signature of a request that ended with a fault of ours: nobody who recorded it can send it again. If
     /// the database does not answer, the client cannot know, either, that its request was not done.
     async fn use_signature(&self, database: &Database) {
         let Some(digest) = self.0.signature.get() else { return };

@@ -2,7 +2,8 @@
 
 use std::sync::{Arc, OnceLock};
 
-use http::{HeaderMap, Method, StatusCode, header};
+use futures_util::future::BoxFuture;
+use http::{HeaderMap, HeaderName, Method, StatusCode, header};
 use percent_encoding::percent_decode_str;
 use postern_protocol::{
     PublicKey,
@@ -13,11 +14,11 @@ use postern_protocol::{
     signature::{self, SignatureDigest, Target, Verified},
 };
 use serde::{Serialize, de::DeserializeOwned};
-use warp::path::FullPath;
 
 use super::{
-    answer::{Answer, Failure},
+    answer::{Answer, Failure, Outcome, Response},
     body::Body,
+    enclosed::Enclosed,
     source::SourceAddress,
 };
 use crate::home::Home;
@@ -30,7 +31,7 @@ pub struct RawRequest {
     pub method: Method,
     /// The home domain, which signatures have to be for.
     pub authority: Domain,
-    pub path: FullPath,
+    pub path: String,
     /// The segments of the path that the route has in braces, as they were sent.
     pub segments: Vec<String>,
     pub query: Option<String>,
@@ -45,6 +46,10 @@ pub struct Request {
     body: Body,
     accept: Option<Encoding>,
 }
+
+/// The rest of a request without its body: the encoding of the answer.
+#[derive(Clone, Copy)]
+pub struct Answerable(Encoding);
 
 impl RawRequest {
     pub fn with_body(self, body: Body) -> Result<Request, Problem> {
@@ -114,6 +119,25 @@ impl Request {
         })
     }
 
+    /// The value of a header; `None` without it.
+    ///
+    /// # Errors
+    /// `malformed-request` for what is no such value, and for two of them.
+    pub fn header_value<T>(
+        &self,
+        name: &HeaderName,
+        parse: impl FnOnce(&str) -> Option<T>,
+    ) -> Result<Option<T>, Problem> {
+        let mut values = self.raw.headers.get_all(name).iter();
+        let (value, another) = (values.next(), values.next());
+        let Some(value) = value else { return Ok(None) };
+        let value = value.to_str().ok().and_then(parse).filter(|_| another.is_none());
+        value.map(Some).ok_or_else(|| {
+            let detail = format_args!("the header {name} is malformed, or there are two");
+            Problem::with_detail(ProblemType::MalformedRequest, detail)
+        })
+    }
+
     /// The body in a format of another standard, and the index of its media type in `media_types`.
     pub fn one_of(&self, media_types: &[&str]) -> Result<(usize, &[u8]), Problem> {
         let found = self.content_type()?.and_then(|value| value.split(';').next()).map(str::trim);
@@ -160,7 +184,7 @@ impl Request {
         let target = Target {
             method: &self.raw.method,
             authority: self.raw.authority.as_str(),
-            path: self.raw.path.as_str(),
+            path: &self.raw.path,
             query: self.raw.query.as_deref(),
         };
         let verified = signature::verify(target, &self.raw.headers, &self.body)
@@ -169,11 +193,53 @@ impl Request {
         Ok(verified)
     }
 
+    /// The request that was sealed in this one, or the reason why there is none; `hand_over` makes this one's answer of
+    /// that one's.
+    pub fn enclosing(
+        self,
+        request: Result<http::Request<Vec<u8>>, Problem>,
+        hand_over: impl FnOnce(BoxFuture<'static, Response>) -> BoxFuture<'static, Outcome> + Send + 'static,
+    ) -> Enclosed {
+        let source = self.raw.source;
+        let request = request.map(|request| request.map(|bytes| self.body.replaced_by(bytes)));
+        Enclosed { source, request, hand_over: Box::new(hand_over) }
+    }
+
+    /// Bytes of the body.
+    pub fn body_length(&self) -> usize {
+        self.body.len()
+    }
+
+    /// Waits for something. Meanwhile the request's body gives way to those of others.
+    ///
+    /// # Errors
+    /// Those of the wait; a body that gave way.
+    pub async fn while_waiting<T>(
+        &mut self,
+        wait: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        self.body.while_waiting(wait).await
+    }
+
+    /// The bytes of the body, which go elsewhere; their memory counts as long as the request is held, and gives way to other
+    /// bodies [`Self::while_waiting`].
+    pub fn take_body(&mut self) -> Vec<u8> {
+        self.body.take()
+    }
+
     /// An answer in the encoding the client accepts, else in that of its body, else JSON.
     pub fn answer<T: Serialize>(&self, status: StatusCode, value: &T) -> Result<Answer, Failure> {
+        Ok(Answer::new(status, self.encoding(), value))
+    }
+
+    /// Gives up the body, of which all is known: what waits for somebody else holds no memory meanwhile.
+    pub fn without_body(self) -> Answerable {
+        Answerable(self.encoding())
+    }
+
+    fn encoding(&self) -> Encoding {
         let of_body = || self.content_type().ok().flatten().and_then(Encoding::from_media_type);
-        let encoding = self.accept.or_else(of_body).unwrap_or(Encoding::Json);
-        Ok(Answer::new(status, encoding, value))
+        self.accept.or_else(of_body).unwrap_or(Encoding::Json)
     }
 
     fn content_type(&self) -> Result<Option<&str>, Problem> {
@@ -181,7 +247,14 @@ impl Request {
     }
 }
 
-fn header_text(headers: &HeaderMap, name: header::HeaderName) -> Result<Option<&str>, Problem> {
+impl Answerable {
+    /// An answer, as [`Request::answer`].
+    pub fn answer<T: Serialize>(self, status: StatusCode, value: &T) -> Outcome {
+        Ok(Answer::new(status, self.0, value))
+    }
+}
+
+fn header_text(headers: &HeaderMap, name: HeaderName) -> Result<Option<&str>, Problem> {
     let not_text =
         |_| Problem::with_detail(ProblemType::MalformedRequest, "a header must consist of visible ASCII");
     headers.get(name).map(|value| value.to_str().map_err(not_text)).transpose()

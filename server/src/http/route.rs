@@ -3,12 +3,21 @@
 use futures_util::future::BoxFuture;
 use http::Method;
 
-use super::{answer::Outcome, payment::Payment, request::Request};
+use postern_protocol::oblivious::ENVELOPE_BYTES;
+
+use super::{
+    answer::{Failure, Outcome},
+    enclosed::Enclosed,
+    payment::Payment,
+    request::Request,
+};
 
 /// An endpoint of a server with the state `S`, and whether it asks for a token (AAS-1).
 pub enum Door<S> {
     Open(fn(&S, Request) -> BoxFuture<'static, Outcome>),
     Paid(fn(&S, Request, Payment) -> BoxFuture<'static, Outcome>),
+    /// An open endpoint that finds another request in its own. That one pays for itself.
+    Enclosing(fn(&S, Request) -> BoxFuture<'static, Result<Enclosed, Failure>>),
 }
 
 /// The most bytes of a body, where a route says nothing else.
@@ -24,11 +33,29 @@ pub struct Route<S> {
     pub door: Door<S>,
     /// Bytes of its largest body, if the operator's `limits.max_body_bytes` does not bound that more closely.
     max_body: u64,
+    /// Bytes that a body may have whatever the operator lets any have.
+    least: u64,
+    /// Bytes that a body may have beyond that, since another one is in it.
+    envelope: u64,
+    /// Whether the answer is the same for everybody.
+    is_published: bool,
+    /// Whether it is for requests that come by themselves only.
+    is_direct: bool,
 }
 
 impl<S> Route<S> {
     pub fn new(name: &'static str, method: Method, path: &'static str, door: Door<S>) -> Self {
-        Self { name, method, path, door, max_body: USUAL_BODY }
+        Self {
+            name,
+            method,
+            path,
+            door,
+            max_body: USUAL_BODY,
+            least: 0,
+            envelope: 0,
+            is_published: false,
+            is_direct: false,
+        }
     }
 
     /// The route with bodies of at most so many bytes.
@@ -41,9 +68,47 @@ impl<S> Route<S> {
         Self { max_body: u64::MAX, ..self }
     }
 
+    /// The route with bodies of so many bytes, which other homeservers rely on.
+    pub fn of_homeservers(self, bytes: usize) -> Self {
+        Self { max_body: bytes as u64, least: bytes as u64, ..self }
+    }
+
+    /// The route with bodies in which another request is sealed, however large the body of that is.
+    pub fn sealed(self) -> Self {
+        Self { envelope: ENVELOPE_BYTES as u64, ..self.large() }
+    }
+
+    /// The route as one of those whose answers are the same for everybody.
+    pub fn published(self) -> Self {
+        Self { is_published: true, ..self }
+    }
+
+    /// The route as one that nobody takes through the gateway.
+    pub fn direct(self) -> Self {
+        Self { is_direct: true, ..self }
+    }
+
     /// Bytes of the largest body that the route takes, when any has so many at most.
     pub fn max_body(&self, of_any: u64) -> u64 {
-        self.max_body.min(of_any)
+        self.max_body.min(of_any).max(self.least) + self.envelope
+    }
+
+    /// Whether the route takes requests that are enclosed in others (FED-5): those that pay for themselves or whose answer
+    /// is the same for everybody, unless the route is for requests that come by themselves.
+    pub fn takes_enclosed(&self) -> bool {
+        (self.is_paid() || self.is_published) && !self.is_direct
+    }
+
+    /// The method and the path, for figures.
+    pub fn template(&self) -> (&'static str, &'static str) {
+        let method = match self.method {
+            Method::GET => "GET",
+            Method::POST => "POST",
+            Method::PUT => "PUT",
+            Method::DELETE => "DELETE",
+            _ => "other",
+        };
+        (method, self.path)
     }
 
     /// Whether the endpoint asks for a token (AAS-1).

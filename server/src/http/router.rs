@@ -3,23 +3,30 @@
 use std::{convert::Infallible, panic::AssertUnwindSafe, sync::Arc};
 
 use bytes::Buf;
-use futures_util::{FutureExt, Stream};
+use futures_util::{FutureExt, Stream, future::BoxFuture};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
-use postern_protocol::{problem::ProblemType, signature::normalized, token};
+use postern_protocol::{
+    problem::{Problem, ProblemType},
+    signature::normalized,
+    token::{self, TokenType},
+};
 use tokio::sync::oneshot;
 use warp::{Filter, filters::BoxedFilter, path::FullPath};
 
 use super::{
+    activity::Arrival,
     answer::{Failure, Outcome, Response, problem_response},
     body::{self, Bodies, Body},
-    connections::Arrival,
     cors::Origins,
+    enclosed::Enclosed,
     gate::Gate,
+    observed::{Observation, RequestFigures, TokenFate, Via},
     payment::Payment,
     rate_limit::RateLimit,
     request::{RawRequest, UsedSignature},
     route::{Door, Route},
-    shown::{Fate, ShownTokens},
+    shown_tokens::{Fate, ShownTokens},
+    source::SourceAddress,
 };
 use crate::home::Home;
 
@@ -32,6 +39,7 @@ struct Server<S> {
     routes: Vec<Route<S>>,
     shown: Arc<ShownTokens>,
     origins: Origins,
+    figures: RequestFigures,
 }
 
 /// The routes as one warp filter, which answers requests that no route takes with a problem.
@@ -41,10 +49,13 @@ pub fn filter<S: Clone + Send + Sync + 'static>(
     state: S,
     routes: Vec<Route<S>>,
     origins: Origins,
+    figures: RequestFigures,
 ) -> BoxedFilter<(warp::reply::Response,)> {
     let shown = Arc::new(ShownTokens::new(home.limits.remembered_tokens));
     let bodies = Bodies::new(&home.limits);
-    let server = Arc::new(Server { home: home.clone(), gate, bodies, state, routes, shown, origins });
+    figures.begin(&routes);
+    let home = home.clone();
+    let server = Arc::new(Server { home, gate, bodies, state, routes, shown, origins, figures });
     warp::method()
         .and(warp::path::full())
         .and(warp::query::raw().map(Some).or(warp::any().map(|| None)).unify())
@@ -58,7 +69,7 @@ pub fn filter<S: Clone + Send + Sync + 'static>(
         .boxed()
 }
 
-/// What the table of routes has for a path and method.
+/// The entry of the table of routes for a path and method.
 enum Found<'a, S> {
     /// A route, and the parameters in the path.
     Route(&'a Route<S>, Vec<String>),
@@ -78,6 +89,7 @@ impl<S: Clone + Send + Sync + 'static> Server<S> {
         body: impl Stream<Item = Result<B, warp::Error>> + Send + 'static,
     ) -> warp::reply::Response {
         let origin = headers.get(header::ORIGIN).cloned();
+        let mut observation = self.figures.observe(Via::Connection);
         let mut response = match self.find(&method, path.as_str()) {
             Found::Nothing => problem_response(&ProblemType::NotFound.into(), None),
             Found::OtherMethods(allow) => {
@@ -86,9 +98,11 @@ impl<S: Clone + Send + Sync + 'static> Server<S> {
                 })
             }
             Found::Route(route, segments) => {
+                observation.goes_to(route);
                 let authority = self.home.domain.clone();
                 let (method, signature) = (method.clone(), UsedSignature::default());
                 let (announced, source) = (body::announced(&headers), arrival.source());
+                let path = path.as_str().to_owned();
                 let raw = RawRequest { method, authority, path, segments, query, headers, source, signature };
                 let (name, door, bodies) = (route.name, route.door, self.bodies.clone());
                 let max_body = route.max_body(self.home.limits.max_body_bytes);
@@ -101,7 +115,63 @@ impl<S: Clone + Send + Sync + 'static> Server<S> {
             }
         };
         self.origins.mark(origin, &mut response);
+        observation.end(&response);
         finish(&method, response)
+    }
+
+    /// The answer to a request that was enclosed in another one of this source.
+    fn respond_enclosed(
+        self: Arc<Self>,
+        source: SourceAddress,
+        request: Result<http::Request<Body>, Problem>,
+    ) -> BoxFuture<'static, Response> {
+        Box::pin(async move {
+            let mut observation = self.figures.observe(Via::Gateway);
+            let response = self.answer_enclosed(source, request, &mut observation).await;
+            observation.end(&response);
+            response
+        })
+    }
+
+    async fn answer_enclosed(
+        self: Arc<Self>,
+        source: SourceAddress,
+        request: Result<http::Request<Body>, Problem>,
+        observation: &mut Observation,
+    ) -> Response {
+        let (head, body) = match request {
+            Ok(request) => request.into_parts(),
+            Err(problem) => return problem_response(&problem, None),
+        };
+        let refused = |kind: ProblemType| problem_response(&kind.into(), None);
+        if head.uri.authority().map(http::uri::Authority::as_str) != Some(self.home.domain.as_str()) {
+            return refused(ProblemType::ForeignDomain);
+        }
+        let (route, segments) = match self.find(&head.method, head.uri.path()) {
+            Found::Route(route, segments) if route.takes_enclosed() => (route, segments),
+            _ => return refused(ProblemType::NotFound),
+        };
+        observation.goes_to(route);
+        if body.len() as u64 > route.max_body(self.home.limits.max_body_bytes) {
+            return refused(ProblemType::BodyTooLarge);
+        }
+        let is_head = head.method == Method::HEAD;
+        let raw = RawRequest {
+            method: head.method,
+            authority: self.home.domain.clone(),
+            path: head.uri.path().to_owned(),
+            segments,
+            query: head.uri.query().map(str::to_owned),
+            headers: head.headers,
+            source,
+            signature: UsedSignature::default(),
+        };
+        let (name, door) = (route.name, route.door);
+        let mut response = self.clone().enter(name, door, raw, std::future::ready(Ok(body))).await;
+        if is_head {
+            response.body_mut().clear();
+        }
+        response
     }
 
     fn find(&self, method: &Method, path: &str) -> Found<'_, S> {
@@ -130,6 +200,9 @@ impl<S: Clone + Send + Sync + 'static> Server<S> {
         raw: RawRequest,
         body: impl Future<Output = Result<Body, Failure>> + Send + 'static,
     ) -> Response {
+        if !raw.method.is_safe() && self.home.commits_hang() {
+            return self.answer(Err(ProblemType::Unavailable.into()));
+        }
         let outcome = match door {
             Door::Open(endpoint) => {
                 let outcome = async {
@@ -138,17 +211,28 @@ impl<S: Clone + Send + Sync + 'static> Server<S> {
                 };
                 outcome.await
             }
+            Door::Enclosing(endpoint) => {
+                let outcome = async {
+                    let request = raw.with_body(body.await?)?;
+                    let Enclosed { source, request, hand_over } = endpoint(&self.state, request).await?;
+                    hand_over(self.clone().respond_enclosed(source, request)).await
+                };
+                outcome.await
+            }
             Door::Paid(endpoint) => match self.redeem(name, &raw).await {
-                Ok(payment) => {
+                Ok((kind, payment)) => {
                     let handled = {
                         let (server, payment) = (self.clone(), payment.clone());
                         async move {
-                            let request = raw.with_body(body.await?)?;
-                            payment.take_turn(&server.shown, &server.home.database).await?;
+                            let mut request = raw.with_body(body.await?)?;
+                            let turn = payment.take_turn(&server.shown, &server.home.database);
+                            request.while_waiting(turn).await?;
                             endpoint(&server.state, request, payment).await
                         }
                     };
-                    self.clone().settled(payment, handled).await
+                    let outcome = self.clone().settled(payment, handled).await;
+                    self.figures.token(kind, TokenFate::of(&outcome));
+                    outcome
                 }
                 Err(failure) => Err(failure),
             },
@@ -158,16 +242,24 @@ impl<S: Clone + Send + Sync + 'static> Server<S> {
 
     /// Verifies the request's token, unless it is known to be spent. The database finds out later whether it was spent
     /// before.
-    async fn redeem(&self, endpoint: &'static str, raw: &RawRequest) -> Result<Payment, Failure> {
+    async fn redeem(
+        &self,
+        endpoint: &'static str,
+        raw: &RawRequest,
+    ) -> Result<(TokenType, Payment), Failure> {
         let shown = raw.headers.get(header::AUTHORIZATION);
         let token = shown.and_then(|value| token::parse_authorization(value).ok());
         let token = token.ok_or(ProblemType::TokenRequired)?;
-        let id = self.shown.id(&token);
+        let (kind, id) = (token.token_type(), self.shown.id(&token));
         if self.shown.fate(id) == Some(Fate::Spent) {
+            self.figures.token(kind, TokenFate::SpentBefore);
             return Err(ProblemType::TokenSpent.into());
         }
-        let token = self.gate.redeem(token).await?.ok_or(ProblemType::TokenRequired)?;
-        Ok(Payment::new(token, endpoint, raw.signature.clone(), id))
+        let Some(token) = self.gate.redeem(token, raw.source).await? else {
+            self.figures.token(kind, TokenFate::Unknown);
+            return Err(ProblemType::TokenRequired.into());
+        };
+        Ok((kind, Payment::new(token, endpoint, raw.signature.clone(), id)))
     }
 
     /// Handles a request and settles its token, in a task of its own: a client that hangs up meanwhile pays as others

@@ -1,6 +1,7 @@
-//! The HTTP listener: it accepts connections, serves HTTP/1 or 2 on each, and ends gracefully: long-polls answer,
-//! requests under way finish, no new ones are accepted. From its first byte on, a connection has a time for everything
-//! that it has to send (OPS-9), and when there are too many, one goes that does nothing. The router handles the requests.
+//! The HTTP listener: it accepts connections, with TLS if there is a certificate, serves HTTP/1 or 2 on each, and ends
+//! gracefully: long-polls answer, requests under way finish, no new ones are accepted. From its first byte on, a
+//! connection has a time for everything that it has to send (OPS-9), and when there are too many, one goes that does
+//! nothing. The router handles the requests.
 
 use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -17,16 +18,19 @@ use hyper_util::{
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     pin, select,
     sync::watch,
     time::{sleep, timeout},
 };
+use tokio_rustls::TlsAcceptor;
 use warp::filters::BoxedFilter;
 
 use super::{
     connections::{Connection, Connections},
     source::Peer,
+    tls::ServerCertificate,
     unread::Unread,
 };
 use crate::config::{Limits, ProxyConfig};
@@ -57,6 +61,10 @@ type Filter = BoxedFilter<(warp::reply::Response,)>;
 pub struct Settings {
     pub limits: Limits,
     pub proxies: ProxyConfig,
+    /// Without one, the listener speaks plain HTTP.
+    pub certificate: Option<Arc<ServerCertificate>>,
+    /// The connections that the listener accepts.
+    pub connections: Connections,
 }
 
 /// The parts that all connections share.
@@ -77,10 +85,7 @@ pub async fn serve(
     shutdown: impl Future<Output = ()>,
 ) {
     let grace = settings.limits.shutdown_grace();
-    let (most, most_of_source) = most_connections(&settings.limits);
-    tracing::debug!("at most {most} connections, {most_of_source} of one source");
-    let most_unread = usize::try_from(settings.limits.answers_bytes).unwrap_or(usize::MAX);
-    let connections = Connections::new(most, most_of_source, most_unread);
+    let connections = settings.connections.clone();
     let (end, ending) = watch::channel(false);
     let server = server(&settings.limits);
     let shared = Arc::new(Listener { settings, server, filter, ending });
@@ -123,6 +128,14 @@ pub fn allow_many_connections() {
     }
 }
 
+/// The places for connections that these limits leave.
+pub fn connections(limits: &Limits) -> Connections {
+    let (most, most_of_source) = most_connections(limits);
+    tracing::debug!("at most {most} connections, {most_of_source} of one source");
+    let most_unread = usize::try_from(limits.answers_bytes).unwrap_or(usize::MAX);
+    Connections::new(most, most_of_source, most_unread)
+}
+
 /// The number of connections in all, and of one source. Unless they are configured, they follow from the limit of open
 /// files, so that there are always some left to accept a connection with, and to reach the database.
 fn most_connections(limits: &Limits) -> (usize, usize) {
@@ -156,7 +169,7 @@ fn server(limits: &Limits) -> auto::Builder<TokioExecutor> {
 impl Listener {
     /// Serves a connection to its end.
     async fn serve(self: Arc<Self>, mut stream: TcpStream, address: SocketAddr, connection: Connection) {
-        let Settings { limits, proxies } = &self.settings;
+        let Settings { limits, proxies, certificate, .. } = &self.settings;
         let mut ending = self.ending.clone();
         if let Err(error) = prepare(&stream, limits) {
             tracing::debug!("cannot set options of a connection: {error}");
@@ -171,7 +184,31 @@ impl Listener {
         if !peer.is_shared() && !connection.belongs_to(peer.address()) {
             return;
         }
+        let Some(certificate) = certificate else { return self.talk(stream, peer, connection).await };
+        // Its time is that of the first request's header, of which there is none before.
+        let handshake =
+            timeout(limits.header_timeout(), TlsAcceptor::from(certificate.config()).accept(stream));
+        let stream = select! {
+            stream = handshake => stream,
+            () = connection.activity().evicted() => return,
+            _ = ending.wait_for(|ending| *ending) => return,
+        };
+        match stream {
+            Ok(Ok(stream)) => self.talk(stream, peer, connection).await,
+            Ok(Err(error)) => tracing::debug!("a connection ended: no TLS: {error}"),
+            Err(_) => tracing::debug!("a connection ended: its TLS took too long"),
+        }
+    }
 
+    /// Serves the requests that come over a connection.
+    async fn talk(
+        self: Arc<Self>,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        peer: Peer,
+        connection: Connection,
+    ) {
+        let limits = &self.settings.limits;
+        let mut ending = self.ending.clone();
         let (shared, activity) = (Arc::clone(&self), Arc::clone(connection.activity()));
         let connections = connection.all().clone();
         let filter = TowerToHyperService::new(warp::service(self.filter.clone()));

@@ -2,8 +2,8 @@
 //! protocol or in one header; anybody else's word counts for nothing. No log names a source (PRIV-4).
 
 use std::{
-    fmt, io,
-    net::{IpAddr, Ipv6Addr, SocketAddr},
+    fmt, io, iter,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
 use http::{HeaderMap, HeaderName, header::FORWARDED};
@@ -15,6 +15,10 @@ use crate::config::{ProxyConfig, ProxySource};
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// Bytes of a PROXY protocol header (version 2) up to and with the length of the rest.
 const PROXY_HEADER_START: usize = 16;
+/// Bits of the networks that are counted along with the sources in them: attackers seldom rent a wider one, and providers
+/// give one of those of IPv6 to a customer (RFC 6177).
+const IPV4_NETWORKS: &[u32] = &[24];
+const IPV6_NETWORKS: &[u32] = &[56, 48];
 
 /// The address that a request came from, as limits count it: an IPv4 address, or the /64 network of an IPv6 address,
 /// which is the least that one customer gets.
@@ -33,6 +37,34 @@ impl SourceAddress {
     /// The address, or the first one of its network.
     pub fn address(self) -> IpAddr {
         self.0
+    }
+
+    /// Keyed digests of the source and of the networks that it is in, the narrowest first, as attempts of strangers are
+    /// counted: what one customer or one site gets may be wider than a source. `digest` is another for each purpose.
+    pub fn digests(self, digest: impl Fn(&[u8]) -> [u8; 32]) -> Vec<Vec<u8>> {
+        let networks = self.networks().map(|network| digest(network.as_bytes()).to_vec());
+        iter::once(digest(self.0.to_string().as_bytes()).to_vec()).chain(networks).collect()
+    }
+
+    /// The widest network that is counted.
+    pub fn network(self) -> String {
+        self.networks().last().unwrap_or_default()
+    }
+
+    /// The wider networks, the narrowest first.
+    fn networks(self) -> impl Iterator<Item = String> {
+        let lengths = if self.0.is_ipv4() { IPV4_NETWORKS } else { IPV6_NETWORKS };
+        lengths.iter().map(move |&length| {
+            let first: IpAddr = match self.0 {
+                IpAddr::V4(address) => {
+                    Ipv4Addr::from_bits(address.to_bits() & (u32::MAX << (32 - length))).into()
+                }
+                IpAddr::V6(address) => {
+                    Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << (128 - length))).into()
+                }
+            };
+            format!("{first}/{length}")
+        })
     }
 }
 
@@ -153,6 +185,15 @@ mod tests {
     }
 
     #[test]
+    fn attempts_count_for_the_source_and_for_the_networks_that_it_is_in() {
+        let networks = |address| of(address).networks().collect::<Vec<_>>();
+        assert_eq!(networks("192.0.2.77"), ["192.0.2.0/24"]);
+        assert_eq!(networks("2001:db8:1:2ff:3::1"), ["2001:db8:1:200::/56", "2001:db8:1::/48"]);
+        let digests = of("192.0.2.77").digests(|network| [network.len() as u8; 32]);
+        assert_eq!(digests, [vec![10; 32], vec![12; 32]]);
+    }
+
+    #[test]
     fn a_proxy_is_believed_up_to_the_last_address_that_is_no_proxys() {
         let proxies = |source| ProxyConfig {
             addresses: vec!["10.0.0.0/8".parse().unwrap(), "2001:db8:ff::1".parse().unwrap()],
@@ -195,7 +236,7 @@ mod tests {
             of("198.51.100.17"),
             "the last line is the last proxy's"
         );
-        // The other header, and anybody who is no proxy, count for nothing.
+        // The other header counts for nothing, and so does any header of a peer that is no proxy.
         assert_eq!(source("10.0.0.1", standard, &lines), of("10.0.0.1"));
         assert_eq!(source("192.0.2.1", common, &lines), of("192.0.2.1"));
     }

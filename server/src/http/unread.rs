@@ -1,5 +1,5 @@
 //! Answers that their clients have not read yet. The memory that they take counts for their connection until it has
-//! taken the last of them, so that a client that reads little or nothing holds neither memory nor a place for long.
+//! taken the last of them, so that a client that reads little or nothing holds no memory and no place for long.
 
 use std::{
     pin::Pin,

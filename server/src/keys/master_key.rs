@@ -4,7 +4,7 @@
 //! moved from one row or use to another.
 
 use std::{
-    fs::OpenOptions,
+    fs::{self, File, OpenOptions},
     io::{ErrorKind, Write},
     os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
@@ -70,6 +70,11 @@ pub enum MasterKeyError {
 #[error("cannot open sealed bytes: they were sealed under another master key, or changed")]
 pub struct OpenError;
 
+/// Whether systemd keeps the file for this service alone (systemd.exec(5), `LoadCredential=`).
+fn is_credential(path: &Path) -> bool {
+    std::env::var_os("CREDENTIALS_DIRECTORY").is_some_and(|dir| !dir.is_empty() && path.starts_with(dir))
+}
+
 impl MasterKey {
     pub fn from_bytes(bytes: [u8; KEY_LEN]) -> Self {
         let key = Zeroizing::new(bytes);
@@ -95,27 +100,51 @@ impl MasterKey {
 
     pub fn from_file(path: &Path) -> Result<Self, MasterKeyError> {
         let unreadable = |error| MasterKeyError::Unreadable(path.to_owned(), error);
-        let mode = std::fs::metadata(path).map_err(unreadable)?.mode() & 0o777;
-        if mode & 0o077 != 0 {
+        let mode = fs::metadata(path).map_err(unreadable)?.mode() & 0o777;
+        // A credential of systemd's shows what its access list allows the service as what its group may.
+        let allowed = if is_credential(path) { 0o040 } else { 0 };
+        if mode & 0o077 & !allowed != 0 {
             return Err(MasterKeyError::Exposed(path.to_owned(), mode));
         }
-        let text = Zeroizing::new(std::fs::read_to_string(path).map_err(unreadable)?);
+        let text = Zeroizing::new(fs::read_to_string(path).map_err(unreadable)?);
         Self::parse(&text).ok_or_else(|| MasterKeyError::Malformed(path.display().to_string()))
     }
 
-    /// Reads the file, after making it with a fresh key if it does not exist.
+    /// Reads the file, after making it with a fresh key if it does not exist. It is there whole or not at all, and durable
+    /// by then, since what is sealed under the key will be.
     pub fn from_file_or_new(path: &Path) -> Result<Self, MasterKeyError> {
         let unwritable = |error| MasterKeyError::Unwritable(path.to_owned(), error);
-        match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
-            Ok(mut file) => {
-                let mut bytes = Zeroizing::new([0; KEY_LEN]);
-                fill_random(&mut *bytes);
-                let text = Zeroizing::new(STANDARD_NO_PAD.encode(*bytes) + "\n");
-                file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(unwritable)?;
-                Ok(Self::from_bytes(*bytes))
+        // One that exists may be where nothing can be made.
+        if path.exists() {
+            return Self::from_file(path);
+        }
+        let mut bytes = Zeroizing::new([0; KEY_LEN]);
+        fill_random(&mut *bytes);
+        let text = Zeroizing::new(STANDARD_NO_PAD.encode(*bytes) + "\n");
+        let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        // A name that no other process has: that of a killed one is nobody's any more.
+        let new = path.with_added_extension(format!("new-{}", std::process::id()));
+        let make = || {
+            match fs::remove_file(&new) {
+                Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+                _ => {}
             }
+            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
+            file.write_all(text.as_bytes())?;
+            file.sync_all()?;
+            // Replaces nothing, unlike a rename.
+            let linked = fs::hard_link(&new, path);
+            fs::remove_file(&new)?;
+            File::open(dir)?.sync_all()?;
+            linked
+        };
+        match make() {
+            Ok(()) => Ok(Self::from_bytes(*bytes)),
             Err(error) if error.kind() == ErrorKind::AlreadyExists => Self::from_file(path),
-            Err(error) => Err(unwritable(error)),
+            Err(error) => {
+                let _ = fs::remove_file(&new);
+                Err(unwritable(error))
+            }
         }
     }
 
@@ -150,6 +179,20 @@ impl MasterKey {
     pub fn open(&self, purpose: &str, aad: &[u8], sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, OpenError> {
         let envelope = sealed.strip_prefix(self.id.as_bytes()).ok_or(OpenError)?;
         self.sealing_key(purpose).open(aad, envelope).map(Zeroizing::new).map_err(|_| OpenError)
+    }
+
+    /// The code (HMAC-SHA256) that vouches for `bytes` for `purpose` (a constant of the code).
+    pub fn mac(&self, purpose: &str, bytes: &[u8]) -> Vec<u8> {
+        hmac::sign(&self.mac_key(purpose), bytes).as_ref().to_vec()
+    }
+
+    /// Whether `mac` is [`MasterKey::mac`] of these. It takes as long for a wrong one.
+    pub fn mac_is_valid(&self, purpose: &str, bytes: &[u8], mac: &[u8]) -> bool {
+        hmac::verify(&self.mac_key(purpose), bytes, mac).is_ok()
+    }
+
+    fn mac_key(&self, purpose: &str) -> hmac::Key {
+        hmac::Key::new(hmac::HMAC_SHA256, &*subkey(&self.key, purpose))
     }
 
     fn sealing_key(&self, purpose: &str) -> SealingKey {
@@ -268,17 +311,32 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("master.key");
         let made = MasterKey::from_file_or_new(&path).unwrap();
-        assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
         let read = MasterKey::from_file_or_new(&path).unwrap();
         assert_eq!(made.key, read.key);
+        let names: Vec<_> =
+            fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(names, ["master.key"]);
+    }
+
+    #[test]
+    fn the_remains_of_a_killed_process_are_no_key() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("master.key");
+        // One has this process's id, the other another's.
+        for remains in [std::process::id(), 1] {
+            fs::write(path.with_added_extension(format!("new-{remains}")), "").unwrap();
+        }
+        let made = MasterKey::from_file_or_new(&path).unwrap();
+        assert_eq!(MasterKey::from_file(&path).unwrap().key, made.key);
     }
 
     #[test]
     fn a_file_that_others_can_read_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("master.key");
-        std::fs::write(&path, HEX).unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
+        fs::write(&path, HEX).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
         assert!(matches!(MasterKey::from_file(&path), Err(MasterKeyError::Exposed(_, 0o640))));
     }
 }

@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 use super::master_key::{DigestKey, MasterKey, MasterKeyError, MasterKeyId, OpenError};
 use crate::{
     config::Config,
-    database::{Database, SqlOutcome, outcome},
+    database::{Database, DatabaseError, SqlOutcome, outcome},
 };
 
 /// The purpose under which a master key seals the digest key.
@@ -39,7 +39,7 @@ pub struct Sources {
     pub next_file: Option<PathBuf>,
 }
 
-/// Cheap to clone.
+/// The master keys of this process. Cheap to clone.
 #[derive(Clone)]
 pub struct MasterKeys(Arc<Shared>);
 
@@ -51,9 +51,9 @@ struct Shared {
 
 struct HeldMasterKeys {
     keys: Vec<MasterKey>,
-    /// The one that seals.
+    /// The key that seals.
     current: MasterKeyId,
-    /// The one that the database was seen to be sealed under last.
+    /// The key that the database was sealed under when it was looked at last.
     wanted: MasterKeyId,
     read: Instant,
 }
@@ -87,6 +87,16 @@ impl Sources {
 }
 
 impl MasterKeys {
+    /// Whether a database is sealed under a master key. No other one is to be made for it then: the file is missing, as
+    /// on a disk that is not mounted.
+    ///
+    /// # Errors
+    /// A database that does not answer.
+    pub async fn database_has_one(database: &Database) -> Result<bool, DatabaseError> {
+        let sql = "SELECT EXISTS (SELECT FROM operator.current_master_key() AS m WHERE m.key_id IS NOT NULL)";
+        Ok(database.query_one(sql, &[]).await?.get(0))
+    }
+
     /// Reads the keys from their places, and compares them with the one that the database is sealed under; a database
     /// that has none yet takes the first.
     ///
@@ -160,7 +170,26 @@ impl MasterKeys {
     /// # Errors
     /// [`OpenError`].
     pub fn open(&self, purpose: &str, aad: &[u8], sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, OpenError> {
-        let id = MasterKeyId::of(sealed).ok_or(OpenError)?;
+        self.look_for(MasterKeyId::of(sealed).ok_or(OpenError)?);
+        self.0.held.read().unwrap_or_else(PoisonError::into_inner).open(purpose, aad, sealed)
+    }
+
+    /// Whether this process has the key that a value is sealed under, or finds it in its place. What does not open with it
+    /// is damaged.
+    pub fn has_key_of(&self, sealed: &[u8]) -> bool {
+        let Some(id) = MasterKeyId::of(sealed) else { return true };
+        self.look_for(id);
+        self.has(id)
+    }
+
+    /// The keyed digest of `bytes` for `purpose` (a constant of the code), which the master key's change leaves as it
+    /// is: see [`DigestKey::digest`].
+    pub fn digest(&self, purpose: &str, bytes: &[u8]) -> [u8; 32] {
+        self.0.digest_key.digest(purpose, bytes)
+    }
+
+    /// Reads the files again, now and then, for a key that is not held.
+    fn look_for(&self, id: MasterKeyId) {
         let is_due = || {
             let held = self.0.held.read().unwrap_or_else(PoisonError::into_inner);
             held.read.elapsed() >= INTERVAL
@@ -171,13 +200,6 @@ impl MasterKeys {
         {
             tracing::error!("cannot read the master key again: {error}");
         }
-        self.0.held.read().unwrap_or_else(PoisonError::into_inner).open(purpose, aad, sealed)
-    }
-
-    /// The keyed digest of `bytes` for `purpose` (a constant of the code), which the master key's change leaves as it
-    /// is: see [`DigestKey::digest`].
-    pub fn digest(&self, purpose: &str, bytes: &[u8]) -> [u8; 32] {
-        self.0.digest_key.digest(purpose, bytes)
     }
 
     fn has(&self, id: MasterKeyId) -> bool {
@@ -185,7 +207,7 @@ impl MasterKeys {
         held.keys.iter().any(|key| key.id() == id)
     }
 
-    /// Reads the files again, and keeps what they hold beside what is held.
+    /// Reads the files again, and keeps the keys in them along with those that are held.
     fn read(&self) -> Result<(), MasterKeyError> {
         let found = self.0.sources.read();
         let mut held = self.0.held.write().unwrap_or_else(PoisonError::into_inner);

@@ -10,5 +10,5 @@ mod version;
 pub use held::Held;
 pub use master_key::MasterKey;
 pub use master_keys::MasterKeys;
-pub use signing_keys::SigningKeys;
+pub use signing_keys::{SigningKeys, SigningService};
 pub use version::KeyVersion;

@@ -6,8 +6,10 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use postern_protocol::{
-    IssuerCertificate, PublicKey,
+    IssuerCertificate, PublicKey, Signature,
+    federation::KeySignature,
     key::{PublishedKey, SigningKey},
+    name::Domain,
 };
 use tokio_postgres::Row;
 
@@ -30,18 +32,19 @@ outcome! {
 
 /// A service's keys in the memory of this process.
 pub struct SigningKeys {
-    /// The service's name in the database.
-    service: &'static str,
+    service: SigningService,
     held: Held<Keys>,
 }
 
 /// A service's keys at one moment.
 pub struct Keys {
-    /// Those that can sign, the newest first.
+    /// The keys that can sign, the newest first.
     signers: Vec<HeldKey>,
     published: Vec<PublishedKey>,
-    /// Those that the operator brought; nobody has verified them.
+    /// The certificates that the operator brought; nobody has verified them.
     certificates: Vec<IssuerCertificate>,
+    /// All of them, each with its endorsement by the one before if it has one; those that are revoked, too.
+    chain: Vec<(PublishedKey, Option<KeySignature>)>,
     revoked: Vec<PublicKey>,
 }
 
@@ -53,6 +56,26 @@ pub struct HeldKey {
     pub certificate: Option<IssuerCertificate>,
 }
 
+/// A service that has signing keys.
+#[derive(Debug, Clone)]
+pub enum SigningService {
+    Authentication,
+    Queuing,
+    /// The homeserver of a domain itself, whose new keys the ones before endorse (FED-1).
+    Homeserver(Domain),
+}
+
+impl SigningService {
+    /// The service's name in the database.
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Authentication => "as",
+            Self::Queuing => "qs",
+            Self::Homeserver(_) => "federation",
+        }
+    }
+}
+
 impl SigningKeys {
     /// Loads a service's keys, after making one if it is due. Several processes can do this at once: the database
     /// accepts one new key.
@@ -62,9 +85,9 @@ impl SigningKeys {
     pub async fn load(
         database: &Database,
         master_key: &MasterKeys,
-        service: &'static str,
+        service: SigningService,
     ) -> anyhow::Result<Self> {
-        let held = Held::new(Keys::load(database, master_key, service).await?);
+        let held = Held::new(Keys::load(database, master_key, &service).await?);
         Ok(Self { service, held })
     }
 
@@ -73,7 +96,7 @@ impl SigningKeys {
     /// # Errors
     /// As [`Self::load`]; the keys stay as they are.
     pub async fn renew(&self, database: &Database, master_key: &MasterKeys) -> anyhow::Result<()> {
-        self.held.replace(Keys::load(database, master_key, self.service).await?);
+        self.held.replace(Keys::load(database, master_key, &self.service).await?);
         database.query_one("SELECT auth.drop_signing_keys()", &[]).await?;
         Ok(())
     }
@@ -88,13 +111,18 @@ impl Keys {
     async fn load(
         database: &Database,
         master_key: &MasterKeys,
-        service: &'static str,
+        service: &SigningService,
     ) -> anyhow::Result<Self> {
         let due = "SELECT service FROM auth.due_signing_keys($1)";
-        if !database.query(due, &[&[service].as_slice()]).await?.is_empty() {
+        if !database.query(due, &[&[service.name()].as_slice()]).await?.is_empty() {
             add(database, master_key, service).await?;
         }
-        let load = "SELECT public_key, sealed_seed, not_before, not_after, certificate
+        Self::read(database, master_key, service.name()).await
+    }
+
+    async fn read(database: &Database, master_key: &MasterKeys, service: &str) -> anyhow::Result<Self> {
+        let load =
+            "SELECT public_key, sealed_seed, not_before, not_after, certificate, endorsed_by, endorsement
                       FROM auth.load_signing_keys($1)";
         let rows = database.query(load, &[&service]).await?;
         Self::open(&rows, master_key, service)
@@ -106,18 +134,25 @@ impl Keys {
             signers: Vec::new(),
             published: Vec::new(),
             certificates: Vec::new(),
+            chain: Vec::new(),
             revoked: Vec::new(),
         };
         let mut closed = None;
         for row in rows {
             let public_key = PublicKey::try_from(row.get::<_, &[u8]>("public_key"))?;
+            let time = |column| u64::try_from(row.get::<_, i64>(column));
+            let validity =
+                PublishedKey { public_key, not_before: time("not_before")?, not_after: time("not_after")? };
+            let endorsed_by: Option<&[u8]> = row.get("endorsed_by");
+            let endorsement = endorsed_by.map(|key| {
+                let signature = Signature::new(row.get("endorsement"));
+                key.try_into().map(|key| KeySignature { key, signature })
+            });
+            keys.chain.push((validity, endorsement.transpose()?));
             let Some(sealed) = row.get::<_, Option<&[u8]>>("sealed_seed") else {
                 keys.revoked.push(public_key);
                 continue;
             };
-            let time = |column| u64::try_from(row.get::<_, i64>(column));
-            let validity =
-                PublishedKey { public_key, not_before: time("not_before")?, not_after: time("not_after")? };
             let certificate: Option<&[u8]> = row.get("certificate");
             let certificate = certificate.map(|certificate| IssuerCertificate::new(certificate.to_vec()));
             keys.published.push(validity);
@@ -147,11 +182,7 @@ impl Keys {
     /// # Errors
     /// There is none.
     pub fn signer(&self, is_fit: impl Fn(&HeldKey) -> bool) -> anyhow::Result<&HeldKey> {
-        let now = now();
-        self.signers
-            .iter()
-            .find(|signer| signer.validity.is_valid_at(now) && is_fit(signer))
-            .context("no signing key is valid now")
+        self.signers().find(|signer| is_fit(signer)).context("no signing key is valid now")
     }
 
     pub fn published(&self) -> &[PublishedKey] {
@@ -163,20 +194,50 @@ impl Keys {
         &self.certificates
     }
 
+    /// All keys, the newest first, those that are revoked, too; each with its endorsement by the one before.
+    pub fn chain(&self) -> &[(PublishedKey, Option<KeySignature>)] {
+        &self.chain
+    }
+
+    /// The keys that can sign now, the newest first.
+    pub fn signers(&self) -> impl Iterator<Item = &HeldKey> {
+        let now = now();
+        self.signers.iter().filter(move |signer| signer.validity.is_valid_at(now))
+    }
+
     /// Keys whose signatures count no more.
     pub fn revoked(&self) -> &[PublicKey] {
         &self.revoked
     }
 }
 
-async fn add(database: &Database, master_key: &MasterKeys, service: &str) -> anyhow::Result<()> {
+async fn add(database: &Database, master_key: &MasterKeys, service: &SigningService) -> anyhow::Result<()> {
     let key = SigningKey::generate();
     let public = key.public_key();
+    let endorsement = match service {
+        SigningService::Authentication | SigningService::Queuing => None,
+        SigningService::Homeserver(domain) => {
+            let before = Keys::read(database, master_key, service.name()).await?;
+            // Also one that has ended: others that were not there meanwhile know nothing newer.
+            let before = before.signers.first();
+            before.map(|before| KeySignature::endorse(domain, public, &before.key))
+        }
+    };
+    let endorsed_by = endorsement.as_ref().map(|endorsement| endorsement.key.as_bytes().as_slice());
+    let endorsement = endorsement.as_ref().map(|endorsement| endorsement.signature.as_bytes());
+    let service = service.name();
     let sealed = master_key.seal(PURPOSE, public.as_bytes(), key.seed());
     let row = database
         .query_one(
-            "SELECT outcome FROM auth.add_signing_key($1, $2, $3, $4)",
-            &[&public.as_bytes().as_slice(), &sealed, &service, &i32::try_from(PUBLISHED_MAX_AGE)?],
+            "SELECT outcome FROM auth.add_signing_key($1, $2, $3, $4, $5, $6)",
+            &[
+                &public.as_bytes().as_slice(),
+                &sealed,
+                &service,
+                &i32::try_from(PUBLISHED_MAX_AGE)?,
+                &endorsed_by,
+                &endorsement,
+            ],
         )
         .await?;
     match AddSigningKeyOutcome::of(&row)? {
@@ -203,7 +264,13 @@ mod tests {
         let (new, to_come) = (signer(now - 1, now + 100), signer(now + 50, now + 200));
         let (expected, second) = (new.key.public_key(), old.key.public_key());
         let signers = vec![to_come, new, old, ended];
-        let mut keys = Keys { signers, published: Vec::new(), certificates: Vec::new(), revoked: Vec::new() };
+        let mut keys = Keys {
+            signers,
+            published: Vec::new(),
+            certificates: Vec::new(),
+            chain: Vec::new(),
+            revoked: Vec::new(),
+        };
         assert_eq!(keys.signer(|_| true).unwrap().key.public_key(), expected);
         let fit = |signer: &HeldKey| signer.key.public_key() != expected;
         assert_eq!(keys.signer(fit).unwrap().key.public_key(), second);

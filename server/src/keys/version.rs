@@ -1,17 +1,12 @@
 //! The version of the keys that this process keeps in memory, compared with the database's every few seconds. A change
-//! is heard sooner where it is notified; this finds it where no notification arrives.
+//! is heard sooner where it is notified; this finds it where no notification arrives. Keys have days, and another day by
+//! the database's clock, which may leap without this process's, is as good as a change.
 
-use std::sync::{
-    Arc, Mutex, PoisonError,
-    atomic::{AtomicI64, Ordering},
-};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Notify;
 
 use crate::database::Database;
-
-/// A version that the database never has.
-const NONE: i64 = -1;
 
 /// Cheap to clone.
 #[derive(Clone)]
@@ -19,15 +14,15 @@ pub struct KeyVersion(Arc<Shared>);
 
 struct Shared {
     database: Database,
-    seen: AtomicI64,
+    /// Version and day of the last comparison.
+    seen: Mutex<Option<(i64, i64)>>,
     /// Notified when the keys changed.
     changed: Mutex<Vec<Arc<Notify>>>,
 }
 
 impl KeyVersion {
     pub fn new(database: &Database) -> Self {
-        let shared =
-            Shared { database: database.clone(), seen: AtomicI64::new(NONE), changed: Mutex::default() };
+        let shared = Shared { database: database.clone(), seen: Mutex::default(), changed: Mutex::default() };
         Self(Arc::new(shared))
     }
 
@@ -42,10 +37,12 @@ impl KeyVersion {
     /// # Errors
     /// A database that does not answer.
     pub async fn compare(&self) -> anyhow::Result<()> {
-        let row = self.0.database.query_one("SELECT operator.current_key_version()", &[]).await?;
-        let version = row.get(0);
+        let sql = "SELECT operator.current_key_version(), floor(extract(epoch FROM now()) / 86400)::bigint";
+        let row = self.0.database.query_one(sql, &[]).await?;
+        let found = Some((row.get(0), row.get(1)));
         // The keys were loaded before the first comparison, perhaps before a change.
-        if self.0.seen.swap(version, Ordering::Relaxed) != version {
+        let seen = std::mem::replace(&mut *self.0.seen.lock().unwrap_or_else(PoisonError::into_inner), found);
+        if seen != found {
             let changed = self.0.changed.lock().unwrap_or_else(PoisonError::into_inner);
             changed.iter().for_each(|changed| changed.notify_one());
         }

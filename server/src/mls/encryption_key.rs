@@ -40,6 +40,8 @@ const fn low(first: u8, between: u8, last: u8) -> [u8; 32] {
     point
 }
 
+/// Checks that members can encrypt to a key.
+///
 /// # Errors
 /// [`InvalidMls`] unless it is a public key of the ciphersuite's KEM that can be encrypted to.
 pub fn check(suite: Ciphersuite, key: &[u8]) -> Result<(), InvalidMls> {
@@ -58,6 +60,8 @@ pub fn check(suite: Ciphersuite, key: &[u8]) -> Result<(), InvalidMls> {
     }
 }
 
+/// Checks the key of a leaf.
+///
 /// # Errors
 /// [`InvalidMls`], as of [`check`].
 pub fn check_leaf(suite: Ciphersuite, leaf: &LeafNode) -> Result<(), InvalidMls> {
@@ -67,6 +71,8 @@ pub fn check_leaf(suite: Ciphersuite, leaf: &LeafNode) -> Result<(), InvalidMls>
     check(suite, key.map_err(|_| InvalidMls::Malformed("leaf"))?.as_slice())
 }
 
+/// Checks the keys of a KeyPackage.
+///
 /// # Errors
 /// [`InvalidMls`], as of [`check`].
 pub fn check_key_package(key_package: &KeyPackage) -> Result<(), InvalidMls> {

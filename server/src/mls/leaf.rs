@@ -1,12 +1,11 @@
 //! The content that a leaf of a group must have so that the DS can deliver to its client and the QS can hand out its
-//! KeyPackage: a pseudonym, an Ed25519 key, a delivery address. [`super`] validates everything else in groups and
-//! KeyPackages.
+//! KeyPackage: a pseudonym, an Ed25519 key, a delivery address, which may be at any homeserver. [`super`] validates
+//! everything else in groups and KeyPackages.
 
 use openmls::prelude::{BasicCredential, LeafNode};
 use postern_protocol::{
-    Address, PublicKey,
+    PublicKey,
     mls::{DELIVERY_ADDRESS, DeliveryAddress, Pseudonym, USER_KEY, UserKey},
-    name::Domain,
 };
 use tls_codec::Size as _;
 
@@ -20,16 +19,17 @@ pub struct Leaf {
     /// The user's pseudonym, which all of its clients have.
     pub pseudonym: Pseudonym,
     pub signature_key: PublicKey,
-    pub address: Address,
+    pub delivery: DeliveryAddress,
     /// The key by which the user's clients act for the user.
     pub user_key: Option<UserKey>,
 }
 
 impl Leaf {
+    /// Reads the content of a leaf.
+    ///
     /// # Errors
-    /// [`InvalidMls`] if the leaf lacks something that every leaf must have here, is too large, or its delivery address
-    /// is on another domain than `home`.
-    pub fn read(node: &LeafNode, home: &Domain) -> Result<Self, InvalidMls> {
+    /// [`InvalidMls`] if the leaf lacks something that every leaf must have here, or is too large.
+    pub fn read(node: &LeafNode) -> Result<Self, InvalidMls> {
         if node.tls_serialized_len() > MAX_LEAF {
             return Err(InvalidMls::Refused("a leaf can have at most 4096 bytes"));
         }
@@ -38,23 +38,13 @@ impl Leaf {
             .unknown(DELIVERY_ADDRESS)
             .and_then(|extension| DeliveryAddress::from_bytes(&extension.0).ok())
             .ok_or(InvalidMls::Refused("a leaf lacks a valid delivery address (0xf0a2)"))?;
-        if delivery.domain != *home {
-            return Err(InvalidMls::Refused(
-                "a leaf's delivery address is on another domain, and this server does not federate yet",
-            ));
-        }
         let user_key = node
             .extensions()
             .unknown(USER_KEY)
             .map(|extension| UserKey::from_bytes(&extension.0))
             .transpose()
             .map_err(|_| InvalidMls::Refused("a leaf's user key (0xf0a3) is malformed"))?;
-        Ok(Self {
-            pseudonym: pseudonym(node)?,
-            signature_key: signature_key(node)?,
-            address: delivery.address,
-            user_key,
-        })
+        Ok(Self { pseudonym: pseudonym(node)?, signature_key: signature_key(node)?, delivery, user_key })
     }
 }
 
@@ -70,6 +60,8 @@ pub fn pseudonym(node: &LeafNode) -> Result<Pseudonym, InvalidMls> {
         .ok_or(InvalidMls::Refused("a leaf's credential must be a basic one with a pseudonym (16 bytes)"))
 }
 
+/// The key by which a leaf signs.
+///
 /// # Errors
 /// [`InvalidMls`] for a key that is not Ed25519.
 pub fn signature_key(node: &LeafNode) -> Result<PublicKey, InvalidMls> {

@@ -89,6 +89,8 @@ struct ParentNode {
 }
 
 impl Tree {
+    /// The tree of a group.
+    ///
     /// # Errors
     /// [`CorruptGroup`].
     pub fn of(group: &PublicGroup) -> Result<Self, CorruptGroup> {
@@ -135,7 +137,7 @@ impl Tree {
                 let place = (leaf >> level) ^ 1;
                 resolutions.get(&(level, place)).copied().unwrap_or_default()
             });
-            // A node beside which there is nobody is left out.
+            // A node is left out if there is nobody on its other side.
             beside.filter(|keys| *keys > 0).map(|keys| self.lengths.node(keys)).sum::<usize>()
         };
         let paths = self

@@ -1,4 +1,4 @@
-//! The trial commit: a `PublicMessage` in a member's name, with proposals by reference and neither path nor valid
+//! The trial commit: a `PublicMessage` in a member's name, with proposals by reference, and without a path and a valid
 //! signature. It never leaves the server, which learns from it whether members could commit what waits (DS-13).
 
 use postern_protocol::MlsMessage;

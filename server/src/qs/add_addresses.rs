@@ -52,6 +52,8 @@ pub async fn add_addresses(qs: Qs, request: Request, payment: Payment) -> Outcom
     }
 }
 
+/// Checks the number of addresses in a request.
+///
 /// # Errors
 /// `too-many-addresses` if there are more than `most`.
 pub fn check_number(addresses: usize, most: usize) -> Result<(), Problem> {

@@ -6,17 +6,26 @@ use postern_protocol::{
     qs::{KeyPackageBatch, StockedKeyPackage},
 };
 
-use crate::{clock::now, home::Home, http::Failure, keys::SigningKeys};
+use crate::{
+    clock::now,
+    home::Home,
+    http::Failure,
+    keys::{SigningKeys, SigningService},
+};
 
 pub struct BatchSigner(SigningKeys);
 
 impl BatchSigner {
+    /// Loads the keys, after making one if it is due.
+    ///
     /// # Errors
     /// As [`SigningKeys::load`].
     pub async fn load(home: &Home) -> anyhow::Result<Self> {
-        Ok(Self(SigningKeys::load(&home.database, &home.master_key, "qs").await?))
+        Ok(Self(SigningKeys::load(&home.database, &home.master_key, SigningService::Queuing).await?))
     }
 
+    /// Loads them again, after making one if it is due.
+    ///
     /// # Errors
     /// As [`SigningKeys::renew`].
     pub async fn renew(&self, home: &Home) -> anyhow::Result<()> {
@@ -27,6 +36,8 @@ impl BatchSigner {
         self.0.now().published().to_vec()
     }
 
+    /// Signs a batch of KeyPackages.
+    ///
     /// # Errors
     /// A fault: no key is valid now.
     pub fn sign(

@@ -44,6 +44,8 @@ pub async fn create_queue(qs: Qs, request: Request, payment: Payment) -> Outcome
     }
 }
 
+/// Checks the key of a queue's owner.
+///
 /// # Errors
 /// `malformed-body` for a key that chains cannot be sealed to.
 pub fn check_hpke_key(key: &HpkePublicKey) -> Result<(), Problem> {

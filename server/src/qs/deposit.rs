@@ -9,7 +9,7 @@ use postern_protocol::{
     qs::{Deposit, QueuePayload},
 };
 
-use super::Qs;
+use super::{Qs, delivery_figures::Origin};
 use crate::{
     database::outcome,
     http::{Answer, Outcome, Payment, Request},
@@ -43,8 +43,12 @@ pub async fn deposit(qs: Qs, request: Request, payment: Payment) -> Outcome {
     match outcome {
         DepositOutcome::Deposited => {
             qs.pusher.send_due(&row);
+            qs.deliveries.count(Origin::Deposit, 1, 0);
             Ok(Answer::empty(StatusCode::ACCEPTED))
         }
-        DepositOutcome::Undeliverable => Err(ProblemType::Undeliverable.into()),
+        DepositOutcome::Undeliverable => {
+            qs.deliveries.count(Origin::Deposit, 0, 1);
+            Err(ProblemType::Undeliverable.into())
+        }
     }
 }

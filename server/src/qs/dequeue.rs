@@ -40,12 +40,13 @@ pub async fn dequeue(qs: Qs, request: Request, payment: Payment) -> Outcome {
         after: i64::try_from(body.after).map_err(|_| ProblemType::AcknowledgedTooMuch)?,
         max_messages: i32::from(body.max_messages.unwrap_or(MAX_MESSAGES).clamp(1, MAX_MESSAGES)),
     };
+    let request = request.without_body();
 
     // Register first, then look: the look sees everything that was committed before it, and
     // everything after it wakes the waiter (QS-9).
     let waiter = (!wait.is_zero()).then(|| qs.wakeups.wait_for(queue.id, queue.after));
     let mut dequeued = queue.dequeue(&qs, &payment).await?;
-    if is_empty(&dequeued)
+    if dequeued.is_empty()
         && let Some(waiter) = waiter
     {
         dequeued = queue.wait(&qs, &waiter, Instant::now() + wait).await;
@@ -66,7 +67,7 @@ impl Queue {
         let (outcome, row) = payment
             .call(
                 &qs.home.database,
-                "SELECT outcome, seqs, chains, chain_indexes, chain_headers, ciphertexts, expired_up_to
+                "SELECT outcome, seqs, chains, chain_indexes, chain_headers, ciphertexts, expired_up_to, restored_up_to
                  FROM qs.dequeue($1, $2, $3, $4, $5, $6, $7)",
                 &[
                     &self.id.as_bytes().as_slice(),
@@ -91,7 +92,7 @@ impl Queue {
                 _ = stopping.wait_for(|stopping| *stopping) => return Dequeued::default(),
             }
             match self.look(qs).await {
-                Ok(dequeued) if is_empty(&dequeued) => {}
+                Ok(dequeued) if dequeued.is_empty() => {}
                 Ok(dequeued) => return dequeued,
                 Err(failure) => {
                     failure.log();
@@ -107,7 +108,7 @@ impl Queue {
             .home
             .database
             .query_one(
-                "SELECT outcome, seqs, chains, chain_indexes, chain_headers, ciphertexts, expired_up_to
+                "SELECT outcome, seqs, chains, chain_indexes, chain_headers, ciphertexts, expired_up_to, restored_up_to
                  FROM qs.next_messages($1, $2, $3, $4, $5)",
                 &[
                     &self.id.as_bytes().as_slice(),
@@ -122,11 +123,6 @@ impl Queue {
     }
 }
 
-/// Whether there is nothing to tell the reader: no message, and none that was deleted unread.
-fn is_empty(dequeued: &Dequeued) -> bool {
-    dequeued.messages.is_empty() && dequeued.expired_up_to.is_none()
-}
-
 /// Reads one row of `qs.dequeue` or `qs.next_messages`, whose columns are arrays with one element for each message.
 fn read(outcome: DequeueOutcome, row: &Row) -> Result<Dequeued, Failure> {
     match outcome {
@@ -139,7 +135,6 @@ fn read(outcome: DequeueOutcome, row: &Row) -> Result<Dequeued, Failure> {
     let indexes: Vec<i32> = row.get("chain_indexes");
     let headers: Vec<Option<Vec<u8>>> = row.get("chain_headers");
     let ciphertexts: Vec<Vec<u8>> = row.get("ciphertexts");
-    let expired_up_to: Option<i64> = row.get("expired_up_to");
     let messages = seqs
         .into_iter()
         .zip(chains)
@@ -157,6 +152,12 @@ fn read(outcome: DequeueOutcome, row: &Row) -> Result<Dequeued, Failure> {
         })
         .collect::<Result<_, std::num::TryFromIntError>>()
         .map_err(Failure::fault)?;
-    let expired_up_to = expired_up_to.map(u64::try_from).transpose().map_err(Failure::fault)?;
-    Ok(Dequeued { messages, expired_up_to })
+    let number = |column: &str| {
+        row.get::<_, Option<i64>>(column).map(u64::try_from).transpose().map_err(Failure::fault)
+    };
+    Ok(Dequeued {
+        messages,
+        expired_up_to: number("expired_up_to")?,
+        restored_up_to: number("restored_up_to")?,
+    })
 }

@@ -6,12 +6,14 @@ mod batch_signer;
 pub mod count_key_packages;
 pub mod create_queue;
 pub mod delete_queue;
+pub mod delivery_figures;
 pub mod deposit;
 pub mod dequeue;
 pub mod fetch_key_packages;
 pub mod publish_key_packages;
 pub mod published_keys;
 pub mod push;
+pub mod receive_deliveries;
 pub mod remove_key_packages;
 pub mod revoke_addresses;
 pub mod rotate_friendship_token;
@@ -23,9 +25,11 @@ mod wakeups;
 
 use std::sync::Arc;
 
-use crate::home::Home;
+use crate::{config::FederationConfig, federation::pace::Pace, home::Home};
 use batch_signer::BatchSigner;
+use delivery_figures::DeliveryFigures;
 use push::Pusher;
+use receive_deliveries::Turns;
 use wakeups::Wakeups;
 
 /// The state of the QS.
@@ -36,7 +40,13 @@ pub struct Qs {
     batch_signer: Arc<BatchSigner>,
     /// The long-polls that wait in this process (QS-9).
     pub wakeups: Wakeups,
-    pusher: Pusher,
+    /// Wakes sleeping devices (QS-10).
+    pub pusher: Pusher,
+    deliveries: DeliveryFigures,
+    /// Deliveries of other homeservers that are under way.
+    incoming: Arc<Turns>,
+    /// The pace at which they are taken.
+    pace: Arc<Pace>,
 }
 
 impl Qs {
@@ -44,9 +54,22 @@ impl Qs {
     ///
     /// # Errors
     /// A database that does not answer, keys that do not open under the master key.
-    pub async fn load(home: &Home, pusher: Pusher) -> anyhow::Result<Self> {
+    pub async fn load(
+        home: &Home,
+        config: &FederationConfig,
+        pusher: Pusher,
+        deliveries: DeliveryFigures,
+    ) -> anyhow::Result<Self> {
         let batch_signer = Arc::new(BatchSigner::load(home).await?);
-        Ok(Self { home: home.clone(), batch_signer, wakeups: Wakeups::default(), pusher })
+        Ok(Self {
+            home: home.clone(),
+            batch_signer,
+            wakeups: Wakeups::default(),
+            pusher,
+            deliveries,
+            incoming: Arc::new(Turns::new(home.limits.bodies_bytes)),
+            pace: Arc::new(Pace::new(config.received_per_second)),
+        })
     }
 
     /// Makes a signing key if one is due, and loads those in the database.
@@ -79,6 +102,7 @@ pub fn outcomes() -> Vec<crate::database::outcome::Declared> {
         declared::<fetch_key_packages::FetchKeyPackagesOutcome>(),
         declared::<publish_key_packages::PublishKeyPackagesOutcome>(),
         declared::<push::AddApplicationServerKeyOutcome>(),
+        declared::<receive_deliveries::ReceiveDeliveriesOutcome>(),
         declared::<remove_key_packages::RemoveKeyPackagesOutcome>(),
         declared::<revoke_addresses::RevokeAddressesOutcome>(),
         declared::<rotate_friendship_token::RotateFriendshipTokenOutcome>(),

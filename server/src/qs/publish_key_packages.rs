@@ -39,13 +39,13 @@ outcome! {
     }
 }
 
-pub async fn publish_key_packages(qs: Qs, request: Request, payment: Payment) -> Outcome {
+pub async fn publish_key_packages(qs: Qs, mut request: Request, payment: Payment) -> Outcome {
     let (signer, body) = request.signed_body::<PublishKeyPackages>()?;
     check_size(&body)?;
     let (lookup, stock_id, create) = (body.friendship_token.lookup(), body.stock_id, body.create);
     // Three signatures each are verified.
     let seal = || Stock::validate(&body, &qs.home.domain)?.seal(&body);
-    let sealed = payment.compute(&qs.home, seal).await??;
+    let sealed = request.while_waiting(payment.compute(&qs.home, seal)).await??;
     let (last_resort, last_resort_expires) = sealed.last_resort.unzip();
     let (outcome, row) = payment
         .call(
@@ -182,8 +182,11 @@ impl Seen {
         if *self.ciphersuite.get_or_insert(ciphersuite) != ciphersuite {
             return Err(InvalidMls::Refused("all KeyPackages of a stock must have the same ciphersuite"));
         }
-        let leaf = Leaf::read(key_package.leaf_node(), home)?;
-        if !self.keys.insert(leaf.signature_key) || !self.addresses.insert(leaf.address) {
+        let leaf = Leaf::read(key_package.leaf_node())?;
+        if leaf.delivery.domain != *home {
+            return Err(InvalidMls::Refused("the delivery address of a KeyPackage must be at this server"));
+        }
+        if !self.keys.insert(leaf.signature_key) || !self.addresses.insert(leaf.delivery.address) {
             return Err(InvalidMls::Refused("two KeyPackages share a signature key or an address"));
         }
         i64::try_from(key_package.life_time().not_after())

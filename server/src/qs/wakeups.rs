@@ -8,7 +8,10 @@
 
 use std::{
     collections::{HashMap, hash_map::Entry},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -35,6 +38,29 @@ struct Shared {
     room: Mutex<Room>,
     /// Something may have been missed: ask the database for everyone.
     sweep: Notify,
+    /// Whether notifications are heard at present.
+    listening: AtomicBool,
+    /// Notifications that were heard.
+    heard: AtomicU64,
+    /// Times that a notification woke a long-poll.
+    woken: AtomicU64,
+    /// Times that a sweep found messages for a long-poll that waited.
+    found: AtomicU64,
+}
+
+/// The state of the waiting room, and what happened in it since the start.
+#[derive(Debug, Clone, Copy)]
+pub struct WakeupFigures {
+    /// Whether notifications are heard.
+    pub listening: bool,
+    /// Long-polls that wait.
+    pub waiting: usize,
+    /// Notifications that were heard.
+    pub heard: u64,
+    /// Times that a notification woke a long-poll.
+    pub woken: u64,
+    /// Times that a sweep found what a long-poll waited for.
+    pub found: u64,
 }
 
 struct Room {
@@ -88,6 +114,18 @@ impl Wakeups {
         Waiter { wakeups: self.clone(), seat }
     }
 
+    pub fn figures(&self) -> WakeupFigures {
+        let Shared { room, listening, heard, woken, found, sweep: _ } = &*self.0;
+        let count = |of: &AtomicU64| of.load(Ordering::Relaxed);
+        WakeupFigures {
+            listening: listening.load(Ordering::Relaxed),
+            waiting: room.lock().unwrap_or_else(PoisonError::into_inner).seats().count(),
+            heard: count(heard),
+            woken: count(woken),
+            found: count(found),
+        }
+    }
+
     /// Sweeps for ever: regularly, and when something may have been missed.
     pub async fn sweep(&self, database: &Database) {
         loop {
@@ -109,7 +147,10 @@ impl Wakeups {
             let sql = "SELECT qs.queues_with_messages($1, $2)";
             let places: Vec<i32> = database.query_one(sql, &[&queue_ids, &afters]).await?.get(0);
             let found = places.into_iter().filter_map(|place| seats.get(usize::try_from(place).ok()? - 1));
-            found.for_each(|seat| seat.notify.notify_one());
+            found.for_each(|seat| {
+                seat.notify.notify_one();
+                self.0.found.fetch_add(1, Ordering::Relaxed);
+            });
         }
         Ok(())
     }
@@ -118,11 +159,18 @@ impl Wakeups {
     fn wake(&self, payload: &str) {
         let mut room = self.room();
         let Room { secret, heard, waiting } = &mut *room;
-        match secret.open(heard, payload) {
+        let wake = secret.open(heard, payload);
+        if wake.is_some() {
+            self.0.heard.fetch_add(1, Ordering::Relaxed);
+        }
+        match wake {
             Some(Wake::Everyone) => self.0.sweep.notify_one(),
             Some(Wake::Queues(keys)) => {
                 let woken = keys.iter().filter_map(|key| waiting.get(key)).flatten();
-                woken.for_each(|seat| seat.notify.notify_one());
+                woken.for_each(|seat| {
+                    seat.notify.notify_one();
+                    self.0.woken.fetch_add(1, Ordering::Relaxed);
+                });
             }
             None => tracing::debug!("a notification is not the database's"),
         }
@@ -146,6 +194,7 @@ impl Subscriber for Wakeups {
             let secret =
                 secret.ok_or_else(|| DatabaseError::Connection("its wake secret is none".to_owned()))?;
             self.room().rekey(secret);
+            self.0.listening.store(true, Ordering::Relaxed);
             self.0.sweep.notify_one();
             Ok(())
         })
@@ -156,6 +205,7 @@ impl Subscriber for Wakeups {
     }
 
     fn disconnected(&self) {
+        self.0.listening.store(false, Ordering::Relaxed);
         // Messages that come before LISTEN is back are found by looking.
         self.0.sweep.notify_one();
     }

@@ -51,7 +51,7 @@ fn candidates() -> Result<Vec<i32>, Failure> {
     let mut random = [[0; 8]; CANDIDATES];
     aws_lc_rs::rand::fill(random.as_flattened_mut()).map_err(Failure::fault)?;
     let numbers = u64::from(RendezvousNumber::LAST - RendezvousNumber::FIRST + 1);
-    // Of 2^64 the remainder is even enough.
+    // The remainder of 2^64 is even enough.
     let number = |random| u64::from(RendezvousNumber::FIRST) + u64::from_be_bytes(random) % numbers;
     random.into_iter().map(|random| i32::try_from(number(random)).map_err(Failure::fault)).collect()
 }

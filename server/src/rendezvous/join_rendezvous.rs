@@ -29,13 +29,13 @@ pub async fn join_rendezvous(rendezvous: Rendezvous, request: Request) -> Outcom
     let Verified { key, digest } = request.verify()?;
     let JoinRendezvous {} = request.body()?;
     let home = &rendezvous.home;
-    let source = home.master_key.digest(SOURCE, request.source().address().to_string().as_bytes());
+    let sources = request.source().digests(|network| home.master_key.digest(SOURCE, network));
     let row = home
         .database
         .query_one(
             "SELECT outcome, allowance, resets_in FROM rendezvous.join_rendezvous($1, $2, $3, $4, $5)",
             &[
-                &source.as_slice(),
+                &sources,
                 &column(number),
                 &key.as_bytes().as_slice(),
                 &digest.as_slice(),

@@ -7,10 +7,12 @@ pub mod create_rendezvous;
 pub mod end_rendezvous;
 pub mod join_rendezvous;
 pub mod leave_payload;
+mod places;
 pub mod receive_payloads;
 
 use postern_protocol::{problem::Problem, rendezvous::RendezvousNumber};
 
+use self::places::Places;
 use crate::{home::Home, http::Request};
 pub use bell::Bell;
 
@@ -23,11 +25,12 @@ pub struct Rendezvous {
     home: Home,
     /// Wakes the long-polls that wait in this process.
     pub bell: Bell,
+    places: Places,
 }
 
 impl Rendezvous {
     pub fn new(home: &Home) -> Self {
-        Self { home: home.clone(), bell: Bell::default() }
+        Self { home: home.clone(), bell: Bell::default(), places: Places::default() }
     }
 
     /// Deletes rendezvous whose time is over.

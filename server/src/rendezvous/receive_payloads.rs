@@ -35,6 +35,7 @@ pub async fn receive_payloads(rendezvous: Rendezvous, request: Request) -> Outco
     let Verified { key, digest } = request.verify()?;
     let body: ReceivePayloads = request.body()?;
     let wait = Duration::from_secs(body.wait.into()).min(rendezvous.home.limits.long_poll_max());
+    let request = request.without_body();
     // Registers first, then looks: the look sees what was left before it, and what is left after it wakes the waiter.
     let waiter = rendezvous.bell.wait_for(rendezvous.wake(number));
     let side = Side { rendezvous: &rendezvous, number, key, after: body.after.into() };
@@ -63,14 +64,17 @@ impl Side<'_> {
         read(&database.query_one(sql, &[&column(self.number), &key, &self.after, &digest]).await?)
     }
 
-    /// Waits for payloads until `deadline`, the end of the rendezvous, or the server's.
+    /// Waits for payloads until `deadline`, the end of the rendezvous, or the server's, or until newer long-polls of the
+    /// side wait in its place.
     async fn wait(&self, mut waiter: Waiter, deadline: Instant) -> Result<Vec<Payload>, Failure> {
         let mut stopping = self.rendezvous.home.stopping.clone();
+        let place = self.rendezvous.places.take(self.number, self.key);
         loop {
             let look = (Instant::now() + LOOK_INTERVAL).min(deadline);
             tokio::select! {
                 () = waiter.woken() => {}
                 () = sleep_until(look) => {}
+                () = place.taken() => return Ok(Vec::new()),
                 _ = stopping.wait_for(|stopping| *stopping) => return Ok(Vec::new()),
             }
             let payloads = self.look().await?;

@@ -11,6 +11,7 @@ use std::{
 use anyhow::{Context, Result};
 use futures_util::future::join_all;
 use postern_client::{Client, Http, Request, Token};
+use postern_protocol::RatchetTree;
 use postern_tests_kit::{Cluster, Commit, Party, Server, home, registration_of};
 use tokio::{
     io::AsyncWriteExt,
@@ -28,8 +29,13 @@ use crate::{
 
 const SILENT_CONNECTIONS: usize = 1000;
 const HALF_SENT_BODIES: usize = 200;
-/// Bytes that a half-sent body has sent, of those that it announced.
+/// Bytes that a half-sent body has sent, of those that it announced: as many as a registration may have.
 const HALF_SENT: (usize, usize) = (15_000, 16_000);
+const LARGE_BODIES: usize = 16;
+/// Bytes of the tree in each: a little less than any body may have.
+const LARGE_BYTES: usize = 1_000_000;
+/// Tokens of each of their senders.
+const LARGE_TOKENS: usize = 200;
 const REGISTRATIONS: usize = 40;
 /// Leaves of the EID that a registration shows: some 300 kB of tree.
 const LEAVES: usize = 900;
@@ -46,7 +52,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Time that an attack has before the honest client is measured.
 const HEAD_START: Duration = Duration::from_secs(1);
 
-/// What the honest client saw, and what that cost.
+/// The honest client's view, and what it cost.
 struct Seen {
     latencies: Vec<Duration>,
     failed: usize,
@@ -67,7 +73,8 @@ struct Scene<'a> {
 pub async fn measure(options: &Options, cluster: &Cluster, server: &Server, client: &Client) -> Result<()> {
     let group = BenchGroup::create(client, 11, options.bytes).await?;
     let mut tokens = Vec::new();
-    refill(client, &mut tokens, HEAVY_DELIVERIES * HEAVY_TOKENS + 500 * options.seconds as usize).await?;
+    let attackers = HEAVY_DELIVERIES * HEAVY_TOKENS + LARGE_BODIES * LARGE_TOKENS;
+    refill(client, &mut tokens, attackers + 500 * options.seconds as usize).await?;
     let scene = Scene { options, cluster, server, tokens: Mutex::new(tokens), group };
     let (tokens, address) = (&scene.tokens, server.address());
 
@@ -76,7 +83,9 @@ pub async fn measure(options: &Options, cluster: &Cluster, server: &Server, clie
     );
     print("nothing", &scene.honestly().await?);
     scene.next_to("1,000 silent connections", silent_connections(address)).await?;
-    scene.next_to("200 half-sent bodies of 1 MB", half_sent_bodies(address)).await?;
+    scene.next_to("200 half-sent registrations of 16 kB", half_sent_bodies(address)).await?;
+    let large = large_bodies(client, tokens).await?;
+    scene.next_to("16 loops that send whole bodies of 1 MB, each with a token", large).await?;
     scene.next_to("40 registrations with 900 leaves each", registrations(server)?).await?;
     let spent = spent_token(client, tokens).await?;
     scene.next_to("16 loops that create a group of 900 with a spent token", spent).await?;
@@ -93,7 +102,7 @@ impl Scene<'_> {
         tokio::time::sleep(HEAD_START).await;
         print(name, &self.honestly().await?);
         attack.shutdown().await;
-        // What is left of the attack in the database ends before the next begins.
+        // The rest of the attack in the database ends before the next begins.
         tokio::time::sleep(HEAD_START).await;
         let clear = "TRUNCATE qs.messages; UPDATE qs.queues SET acked_seq = next_seq - 1; CHECKPOINT";
         Ok(self.cluster.admin().await.batch_execute(clear).await?)
@@ -184,6 +193,32 @@ fn half_sent_bodies(address: SocketAddr) -> Attack {
     attack
 }
 
+/// Creations of a group whose tree is none: each is read to its end, since it is paid, and refused then.
+async fn large_bodies(client: &Client, tokens: &Mutex<Vec<Token>>) -> Result<Attack> {
+    let founder = Founder::new(client).await?;
+    let mut creation = founder.creation();
+    creation.ratchet_tree = RatchetTree::new(vec![0; LARGE_BYTES]);
+    let request = Request::post("/ds/groups").cbor(&creation).signed_by(founder.key(), &home());
+    let mut attack = JoinSet::new();
+    for _ in 0..LARGE_BODIES {
+        let own = take(tokens, LARGE_TOKENS);
+        let (http, request) = (Http::new(client.http().server())?, request.clone());
+        attack.spawn(async move {
+            for token in own {
+                let _ = http.send_once(&request.clone().paid_with(token)).await;
+            }
+        });
+    }
+    Ok(attack)
+}
+
+/// Takes so many tokens, or those that are left.
+fn take(tokens: &Mutex<Vec<Token>>, number: usize) -> Vec<Token> {
+    let mut tokens = tokens.lock().expect("nobody panics here");
+    let at = tokens.len().saturating_sub(number);
+    tokens.drain(at..).collect()
+}
+
 fn registrations(server: &Server) -> Result<Attack> {
     let name = "mallory@home.example";
     let mut device = Party::new(name);
@@ -230,11 +265,7 @@ async fn heavy_deliveries(client: &Client, tokens: &Mutex<Vec<Token>>) -> Result
     let group = BenchGroup::create(client, HEAVY_MEMBERS, HEAVY_BYTES).await?;
     let mut attack = JoinSet::new();
     for _ in 0..HEAVY_DELIVERIES {
-        let own: Vec<_> = {
-            let mut tokens = tokens.lock().expect("nobody panics here");
-            let at = tokens.len().saturating_sub(HEAVY_TOKENS);
-            tokens.drain(at..).collect()
-        };
+        let own = take(tokens, HEAVY_TOKENS);
         let (http, message) = (Http::new(client.http().server())?, group.message.clone());
         attack.spawn(async move {
             for token in own {

@@ -2,7 +2,7 @@
 //! the WAL, read before and after a round.
 
 use anyhow::{Context, Result};
-use postern_tests_kit::{Cluster, Server};
+use postern_tests_kit::{Cluster, Server, World};
 
 #[derive(Clone, Copy)]
 pub struct Costs {
@@ -18,11 +18,14 @@ pub struct Costs {
 
 impl Costs {
     pub async fn read(cluster: &Cluster, server: &Server) -> Result<Self> {
-        let row = cluster
-            .admin()
-            .await
-            .query_one("SELECT wal_sync, wal_bytes::float8 FROM pg_stat_wal", &[])
-            .await?;
+        let admin = cluster.admin().await;
+        let major = "SELECT current_setting('server_version_num')::integer / 10000";
+        let flushes = match admin.query_one(major, &[]).await?.get::<_, i32>(0) {
+            ..18 => "wal_sync",
+            _ => "(SELECT sum(fsyncs)::bigint FROM pg_stat_io WHERE object = 'wal')",
+        };
+        let row =
+            admin.query_one(&format!("SELECT {flushes}, wal_bytes::float8 FROM pg_stat_wal"), &[]).await?;
         Ok(Self {
             client: cpu_seconds("self")?,
             server: cpu_seconds(&server.pid().to_string())?,
@@ -51,6 +54,34 @@ impl Costs {
     }
 }
 
+/// CPU seconds of this process, and of the first servers and the databases of two homeservers.
+#[derive(Clone, Copy)]
+pub struct Cpu {
+    pub here: f64,
+    pub servers: [f64; 2],
+    pub databases: [f64; 2],
+}
+
+impl Cpu {
+    pub fn read(one: &World, other: &World) -> Result<Self> {
+        let server = |world: &World| cpu_seconds(&world.server().pid().to_string());
+        Ok(Self {
+            here: cpu_seconds("self")?,
+            servers: [server(one)?, server(other)?],
+            databases: [cluster_cpu_seconds(&one.cluster)?, cluster_cpu_seconds(&other.cluster)?],
+        })
+    }
+
+    pub fn since(self, before: Self) -> Self {
+        let pair = |after: [f64; 2], before: [f64; 2]| [after[0] - before[0], after[1] - before[1]];
+        Self {
+            here: self.here - before.here,
+            servers: pair(self.servers, before.servers),
+            databases: pair(self.databases, before.databases),
+        }
+    }
+}
+
 /// CPU seconds of the postmaster and everything it ever started.
 pub fn cluster_cpu_seconds(cluster: &Cluster) -> Result<f64> {
     let postmaster = cluster.postmaster().context("the cluster runs")?.to_string();
@@ -62,7 +93,7 @@ pub fn cluster_cpu_seconds(cluster: &Cluster) -> Result<f64> {
 }
 
 /// proc(5): utime and stime, the 14th and 15th field of `stat`.
-fn cpu_seconds(process: &str) -> Result<f64> {
+pub fn cpu_seconds(process: &str) -> Result<f64> {
     stat_seconds(process, 14)
 }
 

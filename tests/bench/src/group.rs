@@ -13,6 +13,9 @@ use postern_protocol::{
 };
 use postern_tests_kit::{Commit, Made, Party, home, policy_extensions};
 
+/// The most that a hundred messages of measurements are, in bytes.
+const DEQUEUED_BYTES: usize = 4 * 1024 * 1024;
+
 pub struct BenchGroup {
     /// Everyone but the creator.
     pub members: Vec<BenchMember>,
@@ -43,6 +46,7 @@ impl BenchMember {
             .cbor(&Dequeue { after, max_messages: None, wait })
             .signed_by(&self.owner, &home())
             .waiting(std::time::Duration::from_secs(wait.into()))
+            .answered_in(DEQUEUED_BYTES)
     }
 }
 
@@ -77,7 +81,7 @@ impl Founder {
         let policy = GroupPolicy::new(creator);
         let mut party = Party::new(creator.0);
         party.leaf = party.leaf_at(&home(), own_address);
-        party.found(&id.group_id.to_mls(), policy_extensions(&policy, &id.server_key));
+        party.found(&id.group_id.to_mls(), policy_extensions(&home(), &policy, &id.server_key));
         Ok(Self { id: id.group_id, server_key: id.server_key, policy, party })
     }
 

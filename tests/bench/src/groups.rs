@@ -121,7 +121,8 @@ async fn group(
     let creation = founder.found(client).await?;
     let rules =
         admin.query_one("SELECT s.*, o.ciphersuites FROM ds.settings s, operator.settings o", &[]).await?;
-    let rules = Rules::of(&rules).map_err(|_| anyhow::anyhow!("the settings are what they were"))?;
+    let rules =
+        Rules::of(&rules, u64::MAX).map_err(|_| anyhow::anyhow!("the settings are what they were"))?;
     let mut mirror = Mirror::new(&founder, &creation, rules)?;
     let mut others = members - 1;
     while others > 0 {

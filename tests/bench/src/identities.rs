@@ -1,6 +1,7 @@
-//! What identities cost: registrations, lookups and commits, and where the time goes; a lookup beside a plain SELECT of
-//! the same bytes; an identity of ten devices after a thousand commits, as a new reader and as one that comes back sees
-//! it; and a lookup among few users beside one among many.
+//! The costs of identities: registrations, lookups and commits, and where the time goes; a lookup beside a plain SELECT of
+//! the same bytes; lookups and wrong proofs for names that somebody has beside those that nobody has; an identity of ten
+//! devices after a thousand commits, as a new reader and as one that comes back sees it; and a lookup among few users
+//! beside one among many.
 
 use std::{
     io::Write as _,
@@ -14,7 +15,16 @@ use std::{
 use anyhow::{Context, Result};
 use futures_util::future::try_join_all;
 use postern_client::{Client, Request};
-use postern_tests_kit::{Cluster, Commit, Party, Server, User, home, identity_commit_of, registration_of};
+use postern_protocol::{
+    account::EndIdentity,
+    auth::UserRecord,
+    key::SigningKey,
+    name::UserName,
+    second_proof::{Operation, RecoveryKey, SecondProof},
+};
+use postern_tests_kit::{
+    Cluster, Commit, Party, Server, User, home, identity_commit_of, now, registration_of,
+};
 use rand::Rng;
 use tempfile::NamedTempFile;
 
@@ -25,8 +35,15 @@ use crate::{
     median, refill,
 };
 
+/// A page of a history has no more.
+const PAGE_BYTES: usize = 4 * 1024 * 1024;
 const DEVICES: usize = 10;
 const COMMITS: u64 = 1000;
+/// Readers of each kind of that identity.
+const READERS: usize = 5;
+/// Users that hide, and requests of each kind beside each other.
+const HIDDEN: usize = 200;
+const BESIDE: usize = 1000;
 /// Rows of a plain table with what a lookup reads.
 const FLOOR: &str = "CREATE SCHEMA floor;
     CREATE TABLE floor.records (name text COLLATE \"C\" PRIMARY KEY, record bytea NOT NULL);
@@ -82,6 +99,7 @@ pub async fn measure(options: &Options, cluster: &Cluster, server: &Server, clie
         print(name, rounds);
     }
     beside_a_select(options, cluster, median(lookups.iter().map(|round| round.per_second))).await?;
+    beside_nobody(cluster, client, &users).await?;
     long_history(cluster, server, client).await
 }
 
@@ -218,6 +236,55 @@ async fn beside_a_select(options: &Options, cluster: &Cluster, requests: f64) ->
     Ok(())
 }
 
+/// Requests for names that somebody has, that are hidden and that nobody has, one after the other in turns: a stranger who
+/// measures learns nothing from the time of a refusal.
+async fn beside_nobody(cluster: &Cluster, client: &Client, users: &[User]) -> Result<()> {
+    let (hidden, shown) = users.split_at(HIDDEN.min(users.len() / 2));
+    let admin = cluster.admin().await;
+    let names: Vec<&str> = hidden.iter().map(|user| user.name.local()).collect();
+    let hide = "UPDATE auth.users SET lookup = sha256(convert_to(name, 'UTF8')) WHERE name = ANY ($1)";
+    admin.execute(hide, &[&names]).await?;
+    admin.batch_execute("VACUUM auth.users").await?;
+    let unknown = || format!("user-{:016x}@{}", rand::rng().random::<u64>(), home()).parse::<UserName>();
+    let any = |users: &[User]| users[rand::rng().random_range(0..users.len())].name.clone();
+    let mut tokens = Vec::new();
+    refill(client, &mut tokens, 3 * BESIDE).await?;
+    let (proof, key) = (RecoveryKey::generate(), SigningKey::generate());
+    let mut times = [const { Vec::new() }; 6];
+    for _ in 0..BESIDE {
+        let names = [unknown()?, any(hidden), any(shown)];
+        for (number, name) in names.into_iter().enumerate() {
+            let token = tokens.pop().context("out of tokens")?;
+            let look_up = Request::get(format!("/as/users/{name}")).paid_with(token);
+            times[number].push(timed(client, &look_up).await?);
+            let operation = Operation::EndIdentity { client: key.public_key(), time: now() };
+            let proof = SecondProof::recovery(&proof, &name, &operation);
+            let end = Request::post("/as/account/end")
+                .cbor(&EndIdentity { name, time: now(), proof })
+                .signed_by(&key, &home());
+            times[3 + number].push(timed(client, &end).await?);
+        }
+    }
+    println!("\n| one request at a time | a name that nobody has | of a hidden user | of another user |");
+    println!("|---|--:|--:|--:|");
+    for (what, times) in [("lookup", &times[..3]), ("wrong second proof", &times[3..])] {
+        let medians = times.iter().map(|times| format!("{:.0} µs", median(times.iter().copied())));
+        println!("| {what} | {} |", medians.collect::<Vec<_>>().join(" | "));
+    }
+    Ok(())
+}
+
+/// The microseconds until a request is answered or refused.
+async fn timed(client: &Client, request: &Request) -> Result<f64> {
+    let started = Instant::now();
+    let answer = client.http().send_once(request).await;
+    let time = started.elapsed().as_secs_f64() * 1e6;
+    match answer {
+        Err(error) if error.problem().is_none() => Err(error.into()),
+        _ => Ok(time),
+    }
+}
+
 /// One user with ten devices, and a thousand commits.
 async fn long_history(cluster: &Cluster, server: &Server, client: &Client) -> Result<()> {
     let admin = cluster.admin().await;
@@ -236,7 +303,8 @@ async fn long_history(cluster: &Cluster, server: &Server, client: &Client) -> Re
     let mut others: Vec<Party> = Vec::new();
     for _ in 1..DEVICES {
         let mut device = user.further_device();
-        let made = user.device.commit(Commit { add: vec![device.key_package()], ..Commit::default() });
+        let made =
+            user.device.commit(Commit { add: vec![device.key_package()], update: true, ..Commit::default() });
         let info = made.group_info.as_ref().context("commits come with one")?;
         let body = identity_commit_of(&user, &made.commit, info, &user.device);
         send(Request::post("/as/eid/commits").cbor(&body).signed_by(&user.device.key, &home())).await?;
@@ -262,55 +330,74 @@ async fn long_history(cluster: &Cluster, server: &Server, client: &Client) -> Re
         others.push(device);
     }
     let readers = tempfile::tempdir()?;
-    let reader = async |name: &str| Client::register(&readers.path().join(name), server.url(), name).await;
-    let (early, late, new) = (reader("early").await?, reader("late").await?, reader("new").await?);
-    early.look_up(&user.name).await?;
+    let some = async |kind: &str| {
+        let mut some = Vec::new();
+        for number in 0..READERS {
+            let name = format!("{kind}-{number}");
+            let reader = Client::register(&readers.path().join(&name), server.url(), &name).await?;
+            // So that the first lookup waits for no tokens.
+            reader.wallet().take().await?;
+            some.push(reader);
+        }
+        anyhow::Ok(some)
+    };
+    let (early, late, new) = (some("early").await?, some("late").await?, some("new").await?);
+    for reader in &early {
+        reader.look_up(&user.name).await?;
+    }
     let known = user.eid.epoch;
     while user.eid.epoch < COMMITS {
         let request = commit_of_first(&mut user, Commit { update: true, ..Commit::default() })?;
         send(request).await?;
     }
-    late.look_up(&user.name).await?;
+    for reader in &late {
+        reader.look_up(&user.name).await?;
+    }
     let request = commit_of_first(&mut user, Commit { update: true, ..Commit::default() })?;
     send(request).await?;
 
-    let bytes = async |query: &str| {
-        let mut bytes =
-            send(Request::get(format!("/as/users/{}{query}", user.name)).accepting("application/cbor"))
-                .await?
-                .body
-                .len();
-        // The pages of a history.
-        if let Some((_, after)) = query.split_once("after=") {
-            let mut epoch: u64 = after.parse()?;
-            loop {
-                let path = format!("/as/users/{}?after={epoch}", user.name);
-                let page = send(Request::get(path).accepting("application/cbor")).await?;
-                let record: postern_protocol::auth::UserRecord = page.decode()?;
-                if record.commits.is_empty() {
-                    break;
-                }
-                bytes += if epoch == after.parse::<u64>()? { 0 } else { page.body.len() };
-                epoch += record.commits.len() as u64;
+    let page = async |query: String| {
+        let request = Request::get(format!("/as/users/{}{query}", user.name))
+            .accepting("application/cbor")
+            .answered_in(PAGE_BYTES);
+        let page = send(request).await?;
+        anyhow::Ok((page.body.len(), page.decode::<UserRecord>()?))
+    };
+    // A page after the other, from an epoch on.
+    let history = async |mut epoch: u64| {
+        let mut bytes = 0;
+        loop {
+            let (more_bytes, record) = page(format!("?after={epoch}")).await?;
+            bytes += more_bytes;
+            epoch += record.commits.len() as u64;
+            if !record.more {
+                return anyhow::Ok(bytes);
             }
         }
-        anyhow::Ok(bytes)
     };
-    let timed = async |reader: &Client| {
-        let started = Instant::now();
-        reader.look_up(&user.name).await?;
-        anyhow::Ok(started.elapsed().as_secs_f64() * 1e3)
+    let timed = async |readers: &[Client], audits: bool| {
+        let mut times = Vec::new();
+        for reader in readers {
+            let started = Instant::now();
+            if audits {
+                reader.audit(&user.name).await?;
+            } else {
+                reader.look_up(&user.name).await?;
+            }
+            times.push(started.elapsed().as_secs_f64() * 1e3);
+        }
+        anyhow::Ok(median(times.into_iter()))
     };
     println!("\n| {DEVICES} devices, {COMMITS} commits: a reader | bytes | time |\n|---|--:|--:|");
     let last = user.eid.epoch - 1;
-    for (name, query, reader) in [
-        ("for the first time", String::new(), &new),
-        ("that comes back after one commit", format!("?after={last}"), &late),
-        ("that comes back after all of them", format!("?after={known}"), &early),
+    for (name, bytes, readers, audits) in [
+        ("for the first time", page(String::new()).await?.0, &new, false),
+        ("that comes back after one commit", history(last).await?, &late, false),
+        ("that comes back after all of them", history(known).await?, &early, false),
+        ("that audits from the beginning", history(0).await?, &new, true),
     ] {
-        println!("| {name} | {} | {:.1} ms |", bytes(&query).await?, timed(reader).await?);
+        println!("| {name} | {bytes} | {:.1} ms |", timed(readers, audits).await?);
     }
-    println!("| that audits from the beginning | {} | |", bytes("?after=0").await?);
     Ok(())
 }
 
@@ -358,6 +445,11 @@ fn fill(users: i64) -> Vec<String> {
     let bytes = |number: usize| format!("decode(repeat(md5(n::text), {number}), 'hex')");
     vec![
         "SET synchronous_commit = off".to_owned(),
+        // They would take minutes, and these rows are true.
+        "ALTER TABLE auth.users DISABLE TRIGGER USER;
+         ALTER TABLE auth.incarnations DISABLE TRIGGER USER;
+         ALTER TABLE auth.clients DISABLE TRIGGER USER"
+            .to_owned(),
         format!(
             "INSERT INTO auth.users (name, recovery_key)
              SELECT 'user-' || n, sha256(n::text::bytea) FROM generate_series(1, {users}) n"

@@ -6,13 +6,18 @@
 //! Prints Markdown; `docs/benchmarks.md` is made from it.
 
 mod attack;
+mod backups;
+mod bad_neighbours;
 mod costs;
 mod floor;
 mod gate;
 mod group;
 mod groups;
 mod identities;
+mod neighbours;
+mod pipe;
 mod queues;
+mod scrape;
 mod soak;
 mod tokens;
 mod waiters;
@@ -58,6 +63,12 @@ struct Options {
     /// Measure what commits and messages cost the DS instead, and where that goes, for groups of --members
     #[arg(long)]
     groups: bool,
+    /// Measure messages to a group of another domain through relay and gateway instead, next to direct ones
+    #[arg(long)]
+    pipe: bool,
+    /// Measure messages at home instead, next to neighbours that do not answer as they should, or flood this server
+    #[arg(long)]
+    bad_neighbours: bool,
     /// Measure delivery in the database instead, while others work with the same rows
     #[arg(long)]
     queues: bool,
@@ -73,10 +84,20 @@ struct Options {
     /// Measure what so many waiting long-polls cost instead
     #[arg(long, value_name = "N")]
     waiters: Option<usize>,
+    /// Measure what metrics cost instead, with so many queues
+    #[arg(long, value_name = "QUEUES")]
+    scrape: Option<i64>,
     /// Measure an honest client instead, next to attacks
     #[arg(long)]
     attack: bool,
-    /// Send and acknowledge for so many seconds instead, and watch the tables' sizes
+    /// Measure deliveries to a neighbour instead, next to those at home, and a backlog of so many after its return
+    #[arg(long, value_name = "BACKLOG")]
+    neighbours: Option<usize>,
+    /// Back a database of so many MiB up instead, and restore it, next to pg_basebackup
+    #[arg(long, value_name = "MIB")]
+    backup: Option<i64>,
+    /// Let two months of messages, rotations and upkeep pass in so many seconds instead; fails if anything grows or
+    /// complains
     #[arg(long, value_name = "SECONDS")]
     soak: Option<u64>,
     /// Spent tokens of an issuer key at which to measure the check; three numbers at most, 0 for none at all
@@ -96,6 +117,21 @@ async fn main() -> Result<()> {
     if let [few, many] = options.users[..] {
         return identities::scale(&options, few, many).await;
     }
+    if let Some(backlog) = options.neighbours {
+        return neighbours::measure(&options, backlog).await;
+    }
+    if let Some(mebibytes) = options.backup {
+        return backups::measure(mebibytes).await;
+    }
+    if options.bad_neighbours {
+        return bad_neighbours::measure(&options).await;
+    }
+    if options.pipe {
+        return pipe::measure(&options).await;
+    }
+    if let Some(seconds) = options.soak {
+        return soak::soak(&options, seconds).await;
+    }
     let mut cluster = Cluster::start().await;
     if options.groups {
         return groups::measure(&options, &mut cluster).await;
@@ -104,8 +140,11 @@ async fn main() -> Result<()> {
         return queues::measure(&options, &cluster).await;
     }
     // All clients come from one source here.
-    let sending =
-        Server::builder(&cluster).env("POSTERN_MAX_CONNECTIONS_PER_SOURCE", "1000000").start().await;
+    let mut sending = Server::builder(&cluster).env("POSTERN_MAX_CONNECTIONS_PER_SOURCE", "1000000");
+    if options.scrape.is_some() {
+        sending = sending.metrics().env("POSTERN_METRICS_COUNT_SECONDS", "1");
+    }
+    let sending = sending.start().await;
     let receiving = Server::start(&cluster).await;
     let admin = cluster.admin().await;
     lift_limits(&admin).await;
@@ -119,6 +158,9 @@ async fn main() -> Result<()> {
     if let Some(waiters) = options.waiters {
         return waiters::measure(&options, waiters, &cluster, &sending, &client).await;
     }
+    if let Some(queues) = options.scrape {
+        return scrape::measure(&options, queues, &cluster, &sending, &client).await;
+    }
     if options.identities {
         return identities::measure(&options, &cluster, &sending, &client).await;
     }
@@ -128,9 +170,6 @@ async fn main() -> Result<()> {
     if options.tokens {
         tokens::measure(&options, &cluster, &client).await?;
         return gate::measure(&options, &cluster, &sending, &client).await;
-    }
-    if let Some(seconds) = options.soak {
-        return soak::soak(&options, seconds, &cluster, &client).await;
     }
     eprintln!("groups of {:?}, {} rounds of {} s", options.members, options.rounds, options.seconds);
     println!("{}\n", costs::machine());

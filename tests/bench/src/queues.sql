@@ -1,4 +1,4 @@
--- What `postern-bench --queues` measures with: queues and addresses made in bulk, recipients of each sender, and what
+-- Tools of `postern-bench --queues`: queues and addresses made in bulk, recipients of each sender, and what
 -- others do with the same rows.
 CREATE SCHEMA bench;
 

@@ -1,4 +1,4 @@
-//! The suites and the benchmarks share this, in three layers:
+//! The kit that the suites and the benchmarks share, in three layers:
 //!
 //! - [`harness`]: real PostgreSQL clusters, real `postern` processes, and a relay between the two that can hold answers
 //!   back.

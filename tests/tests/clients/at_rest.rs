@@ -1,13 +1,14 @@
-//! What lies in a client's directory: nothing that can be read without the passphrase, if there is one, and no history
-//! that its user had forgotten.
+//! Files in a client's directory: they have nothing that can be read without the passphrase, if there is one, and no
+//! history that its user had forgotten.
 
 use std::{
     fs,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Output, Stdio},
 };
 
-use postern_tests_kit::{PATIENCE, World, befriend, binary, joined};
+use postern_tests_kit::{PATIENCE, World, befriend, binary, in_tree, joined};
 use tokio::{process::Command, time::timeout};
 
 const SECRET: &str = "the surprise party for Bob is on Sunday";
@@ -113,6 +114,33 @@ async fn an_encrypted_state_opens_with_its_passphrase_and_holds_nothing_to_read(
 }
 
 #[tokio::test]
+async fn a_keyring_gives_the_passphrase_by_the_line_of_the_page() {
+    let world = World::builder().start().await;
+    let alice = Device { home: world.homes.path().join("alice"), server: world.server().url() };
+    alice.does(&passphrase("correct horse battery staple"), &["register", "alice"]).await;
+    let page = fs::read_to_string(in_tree("docs/client.md")).unwrap();
+    let line = page.lines().find(|line| line.contains("<(secret-tool lookup ")).expect("the page has it");
+
+    // Stands in for the keyring's program, which needs somebody who is logged in.
+    let programs = tempfile::tempdir().unwrap();
+    let program = |name: &str, text: &str| {
+        let path = programs.path().join(name);
+        fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    };
+    let asked = "lookup application postern user alice";
+    program("secret-tool", &format!("[ \"$*\" = '{asked}' ] && printf 'correct horse battery staple'"));
+    let (client, home) = (binary("postern-client"), alice.home.display());
+    let client = format!("{} --state {home} --server {} \"$@\"", client.display(), alice.server);
+    program("postern-client", &format!("exec {client}"));
+    let path = format!("{}:/usr/bin:/bin", programs.path().display());
+    let output =
+        Command::new("bash").env_clear().env("PATH", path).args(["-c", line]).output().await.unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(said.starts_with("alice@"), "{said}{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[tokio::test]
 async fn a_passphrase_is_not_changed_under_a_process_that_runs() {
     let world = World::builder().start().await;
     let alice = Device { home: world.homes.path().join("alice"), server: world.server().url() };
@@ -134,7 +162,8 @@ async fn a_passphrase_is_not_changed_under_a_process_that_runs() {
             alice.does(&passphrase("one"), &["passphrase", "remove"]).await;
         }
     };
-    let busy = timeout(PATIENCE, busy).await.unwrap();
+    // Each round starts some processes.
+    let busy = timeout(2 * PATIENCE, busy).await.unwrap();
     assert!(busy.contains("is in use"), "{busy}");
     drop(following);
     timeout(PATIENCE, async { while !alice.run(&[], &change).await.status.success() {} }).await.unwrap();

@@ -6,39 +6,29 @@ use std::{
     time::Duration,
 };
 
+use postern_protocol::encoding::Encoding;
 use postern_tests_kit::{BadLine, IdentityProvider, World, befriend, binary, joined};
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
     process::Command,
 };
 
-/// Runs a command of somebody, who has a state directory and a server.
+/// A command of somebody with a state directory and a server, whose output is read.
+fn command(state: &Path, server: &str, arguments: &[&str]) -> Command {
+    let mut command = Command::new(binary("postern-client"));
+    command.env_clear().arg("--state").arg(state).args(["--server", server]).args(arguments);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// Runs a command.
 async fn run(state: &Path, server: &str, arguments: &[&str]) -> Output {
-    Command::new(binary("postern-client"))
-        .env_clear()
-        .arg("--state")
-        .arg(state)
-        .args(["--server", server])
-        .args(arguments)
-        .stdin(Stdio::null())
-        .output()
-        .await
-        .unwrap()
+    command(state, server, arguments).output().await.unwrap()
 }
 
 /// The same, with something on stdin.
 async fn run_with(state: &Path, server: &str, arguments: &[&str], input: &str) -> Output {
-    let mut child = Command::new(binary("postern-client"))
-        .env_clear()
-        .arg("--state")
-        .arg(state)
-        .args(["--server", server])
-        .args(arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut child = command(state, server, arguments).stdin(Stdio::piped()).spawn().unwrap();
     child.stdin.take().unwrap().write_all(input.as_bytes()).await.unwrap();
     child.wait_with_output().await.unwrap()
 }
@@ -51,19 +41,7 @@ async fn run_signed_in(
     provider: &mut IdentityProvider,
     subject: &str,
 ) -> Output {
-    let mut child = Command::new(binary("postern-client"))
-        .env_clear()
-        .arg("--state")
-        .arg(state)
-        .args(["--server", server])
-        .args(arguments)
-        .arg("--sign-in")
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .unwrap();
+    let mut child = command(state, server, arguments).arg("--sign-in").kill_on_drop(true).spawn().unwrap();
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
     let page = loop {
         let line = lines.next_line().await.unwrap().expect("it shows the page");
@@ -401,6 +379,43 @@ async fn groups_and_contacts_are_managed_and_what_is_refused_is_told() {
         let listed = done(&run(home, url, &["contacts"]).await);
         assert!(listed.lines().any(|line| line.starts_with(user) && line.contains("verified")), "{listed}");
     }
+    world.close();
+}
+
+#[tokio::test]
+async fn a_group_is_come_back_into_and_founded_anew_by_one_command() {
+    let world = World::builder().start().await;
+    let line = BadLine::to(world.server().address()).await;
+    let (alice, bob, group) = world.friends(["alice", "bob"], "quarry").await;
+    // As a server shows it that conspires with her.
+    let ghost = Encoding::Cbor.encode(&alice.group_with_id(&group).with_ghost().unwrap());
+    let (url, lying) = (world.server().url(), line.url());
+    let [of_alice, of_bob] = [&alice, &bob].map(|client| client.directory().to_owned());
+    drop((alice, bob));
+    done(&run(&of_bob, url, &["follow", "--once"]).await);
+
+    let head = "HTTP/1.1 200 OK\r\ncontent-type: application/cbor\r\ncontent-length: ";
+    let shown = [format!("{head}{}\r\n\r\n", ghost.len()).as_bytes(), &ghost].concat();
+    line.answer("/group-info", 1, &shown);
+    let unsure = refused(&run(&of_bob, &lying, &["rejoin", "quarry"]).await);
+    assert_eq!(line.mend(), 1);
+    assert!(unsure.contains("Nobody whom this device knows") && unsure.contains("--yes"), "{unsure}");
+    done(&run(&of_bob, url, &["rejoin", "quarry"]).await);
+    done(&run(&of_alice, url, &["follow", "--once"]).await);
+    done(&run(&of_alice, url, &["send", "quarry", "welcome back"]).await);
+    assert!(done(&run(&of_bob, url, &["follow", "--once"]).await).contains("welcome back"));
+
+    // Nobody can come back: the DS lost the group.
+    world.admin.batch_execute("DELETE FROM ds.groups").await.unwrap();
+    assert!(!run(&of_bob, url, &["send", "quarry", "is anybody there?"]).await.status.success());
+    let founded = run(&of_alice, url, &["refound", "quarry"]).await;
+    done(&founded);
+    assert!(text(&founded.stderr).contains("Invited bob@home.example."), "{}", text(&founded.stderr));
+    done(&run(&of_bob, url, &["follow", "--once"]).await);
+    let members = done(&run(&of_alice, url, &["members", "quarry"]).await);
+    assert!(members.contains("alice@") && members.contains("bob@"), "{members}");
+    done(&run(&of_alice, url, &["send", "quarry", "here we are"]).await);
+    assert!(done(&run(&of_bob, url, &["follow", "--once"]).await).contains("here we are"));
     world.close();
 }
 

@@ -127,8 +127,9 @@ fn forged(to: &SignedContact, name: &str, issuer: &SigningKey) -> Vec<u8> {
     let request = LetterBody::Request(ContactRequest { request_id: RequestId::new([1; 16]), contact });
     let (credential, body) = (credential.issue(issuer), Payload::new(Encoding::Cbor.encode(&request)));
     let stamp = Stamp { time, number: 1, eid: EidState::founded(0, Transcript::new([3; 32])) };
-    let signature = client.sign(&Letter::to_be_signed(&to.address, &credential, &stamp, None, &body));
-    let letter = Encoding::Cbor.encode(&Letter { credential, stamp, lookup: None, body, signature });
+    let signature = client.sign(&Letter::to_be_signed(&to.address, &credential, &stamp, None, None, &body));
+    let letter =
+        Encoding::Cbor.encode(&Letter { credential, stamp, lookup: None, home_key: None, body, signature });
     to.hpke_key.seal(Label::CONTACT_SEAL.as_bytes(), to.address.as_bytes(), &letter).unwrap()
 }
 
@@ -186,7 +187,7 @@ async fn a_person_accepts_a_request_declines_it_or_lets_it_lie_and_nobody_is_ans
     assert!(!sync(&alice).await.iter().any(is_about_contacts), "nothing came from Dave");
     assert!(contact(&alice, dave.user()).unwrap().asked);
 
-    // Who asks again and again is not shown again, and may be accepted all the same.
+    // Somebody who asks again and again is not shown again, and may be accepted all the same.
     for _ in 0..3 {
         alice.ask_contact(carol.user()).await.unwrap();
         assert!(!sync(&carol).await.iter().any(is_about_contacts));
@@ -219,7 +220,7 @@ async fn repeated_requests_do_not_pile_up_and_those_of_many_strangers_are_bounde
     }
     assert_eq!(bob.contact_requests().unwrap().len(), 2);
 
-    // Who was asked before is not kept out by strangers.
+    // Somebody who was asked before is not kept out by strangers.
     alice.ask_contact(bob.user()).await.unwrap();
     assert!(sync(&bob).await.is_empty());
     bob.accept_contact(alice.user()).await.unwrap();
@@ -721,4 +722,64 @@ async fn a_device_whose_letters_expired_asks_its_users_others_what_they_share() 
 async fn a_device_whose_mailboxes_are_gone_makes_others_and_asks_what_it_missed() {
     misses_letters(&format!("SELECT operator.drop_queue(queue_id) FROM qs.queues WHERE {OF_THE_PHONE}"))
         .await;
+}
+
+/// Bob's laptop and phone, which know each other, and Carol.
+async fn two_devices(world: &World) -> (Client, Client, Client) {
+    let carol = shy_person(world, "carol").await;
+    let laptop = shy_person(world, "bob").await;
+    let phone = with(world.device(&laptop, "phone").await, shy());
+    for _ in 0..2 {
+        for device in [&laptop, &phone] {
+            sync(device).await;
+        }
+    }
+    (laptop, phone, carol)
+}
+
+/// Whether a device blocks a user.
+fn blocks(device: &Client, user: &UserName) -> bool {
+    contact(device, user).is_some_and(|contact| contact.blocked)
+}
+
+#[tokio::test]
+async fn a_device_for_whose_letters_there_was_no_room_asks_its_users_others_what_they_share() {
+    let world = World::builder().start().await;
+    let (laptop, phone, carol) = two_devices(&world).await;
+    world.admin.batch_execute("UPDATE qs.settings SET contact_queue_depth = 1").await.unwrap();
+    laptop.create_group("fills the queue").await.unwrap();
+    sync(&laptop).await;
+    laptop.block_user(carol.user()).await.unwrap();
+    sync(&laptop).await;
+    world.admin.batch_execute("UPDATE qs.settings SET contact_queue_depth = 1000").await.unwrap();
+    laptop.create_group("shows that something is missing").await.unwrap();
+    sync(&laptop).await;
+    let told = sync(&phone).await;
+    assert!(told.iter().any(|event| matches!(event, Event::Lost { .. })), "{told:?}");
+    assert!(!blocks(&phone, carol.user()), "the letter is lost");
+    for device in [&laptop, &phone] {
+        sync(device).await;
+    }
+    assert!(blocks(&phone, carol.user()));
+    world.close();
+}
+
+#[tokio::test]
+async fn a_device_that_was_not_shown_for_a_while_asks_its_users_others_what_they_share() {
+    let world = World::builder().start().await;
+    let (laptop, phone, carol) = two_devices(&world).await;
+    // It was silent for long: nobody can write to it (AS-9).
+    let sql = "UPDATE auth.clients SET heard = heard - 4 WHERE client_key = $1";
+    world.admin.execute(sql, &[&phone.client_key().as_bytes().as_slice()]).await.unwrap();
+    world.value::<bool>("SELECT auth.expire()").await;
+    laptop.block_user(carol.user()).await.unwrap();
+    sync(&laptop).await;
+    sync(&phone).await;
+    assert!(!blocks(&phone, carol.user()), "no letter was written to it");
+    phone.forget_the_upkeep().unwrap();
+    for device in [&phone, &laptop, &phone] {
+        sync(device).await;
+    }
+    assert!(blocks(&phone, carol.user()));
+    world.close();
 }

@@ -127,7 +127,7 @@ async fn members_that_cannot_accept_a_commit_all_come_back() {
     let commit = mallory.group_with_id(&group).prepare(&Change::Update).await.unwrap();
     mallory.submit(&with_a_wrong_tag(commit)).await.unwrap();
     mallory.group_with_id(&group).abandon().await.unwrap();
-    // What is said meanwhile is kept, and sent once its sender is back: those that are back by then read it.
+    // A text that is said meanwhile is kept, and sent once its sender is back: those that are back by then read it.
     bob.group_with_id(&group).keep("I was here").unwrap();
     let mut told = Vec::new();
     for _ in 0..4 {
@@ -355,4 +355,27 @@ async fn who_lost_changes_for_which_there_was_no_room_comes_back_into_that_group
     assert_eq!(count(&events, returned), 1, "{events:?}");
     all_hear_each_other(&[alice, bob], &group).await;
     all_hear_each_other(&[alice, bob], &quiet).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn addresses_that_a_restored_server_lacks_lead_to_their_queues_again_once_their_owners_came() {
+    let world = World::builder().start().await;
+    let (people, group) = group_of(&world, &["alice", "bob"]).await;
+    // As a restore to a state in which none of them was made.
+    let restore = "DELETE FROM qs.addresses; SELECT operator.begin_generation()";
+    world.admin.batch_execute(restore).await.unwrap();
+    let mut events = Vec::new();
+    for _ in 0..2 {
+        for client in &people {
+            events.extend(sync(client).await);
+        }
+    }
+    let restored = |event: &&Event| matches!(event, Event::Restored { .. });
+    assert_eq!(events.iter().filter(restored).count(), 4, "both queues of both: {events:?}");
+    for (from, to) in [(0, 1), (1, 0)] {
+        let said = format!("{from} to an address of before");
+        people[from].group_with_id(&group).send(&said).await.unwrap();
+        let heard = |event: &Event| matches!(event, Event::Message { text, .. } if *text == said);
+        people[to].sync_until(PATIENCE, heard).await.unwrap();
+    }
 }

@@ -133,7 +133,7 @@ async fn who_is_blocked_cannot_add_again_and_everyone_else_can() {
     tablet.receive(std::time::Duration::ZERO).await.unwrap();
     carol.receive(std::time::Duration::ZERO).await.unwrap();
     for device in [&bob, &tablet] {
-        // What she asked before is told.
+        // The events of what she asked before are told.
         device.sync(std::time::Duration::ZERO).await.unwrap();
     }
 

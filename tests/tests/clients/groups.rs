@@ -4,8 +4,14 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use postern_client::{Client, Error, Event, Options, ProfileChange};
-use postern_protocol::{ds::GroupId, encoding::Encoding};
-use postern_tests_kit::{BadLine, PATIENCE, World, befriend, eventually, joined};
+use postern_protocol::{
+    account::EndIdentity,
+    ds::{GroupId, GroupIdReserved},
+    encoding::Encoding,
+    key::SigningKey,
+    second_proof::{Operation, SecondProof},
+};
+use postern_tests_kit::{BadLine, Call, PATIENCE, World, befriend, eventually, joined, now};
 
 /// The same device, as it acts with these options.
 fn with(client: Client, options: Options) -> Client {
@@ -262,6 +268,31 @@ async fn messages_follow_a_device_to_another_address() {
 }
 
 #[tokio::test]
+async fn a_device_in_use_renews_the_addresses_that_it_keeps_though_nobody_writes_to_them() {
+    let world = World::builder().pushing().start().await;
+    let (alice, bob, group) = world.friends(["alice", "bob"], "here").await;
+    receive(&bob).await;
+    // The address that Bob has in the group is one that no KeyPackage has.
+    bob.group_with_id(&group).renew_address().await.unwrap();
+    receive(&alice).await;
+    world.admin.batch_execute("UPDATE qs.addresses SET season = season - 4").await.unwrap();
+    let renewed = "qs.addresses WHERE season = qs.season((now() AT TIME ZONE 'UTC')::date)";
+    receive(&bob).await;
+    assert_eq!(world.count(renewed).await, 0, "two months are not over");
+    bob.forget_the_renewals().unwrap();
+    receive(&bob).await;
+    assert_eq!(world.count(renewed).await, 2, "his contact's address, and the group's");
+    let bobs = world.count("qs.addresses").await;
+    receive(&bob).await;
+    assert_eq!(world.count("qs.addresses").await, bobs, "no address was added");
+
+    world.admin.batch_execute("UPDATE qs.addresses SET season = season - 4").await.unwrap();
+    alice.group_with_id(&group).send("are you there?").await.unwrap();
+    assert_eq!(world.count(renewed).await, 1, "a delivery renews the one that it is for");
+    hears(&bob, "are you there?").await;
+}
+
+#[tokio::test]
 async fn who_is_to_be_removed_and_is_still_here_comes_back_with_another_address() {
     let world = World::builder().pushing().start().await;
     let (alice, bob, group) = world.friends(["alice", "bob"], "here").await;
@@ -435,13 +466,18 @@ async fn what_was_said_while_another_came_back_is_said_again_in_the_epoch_that_i
 
 #[tokio::test]
 async fn an_admin_gives_an_old_group_the_key_with_which_the_server_proposes_now() {
-    let world = World::builder().pushing().start().await;
+    let world = World::builder().pushing().tokens(100).start().await;
     let ([alice, bob, carol], group) = group_of_three(&world).await;
     let of = |client: &Client| client.group_with_id(&group);
     let operator = world.cluster.connect_as("postern_operator").await;
     operator.execute("SELECT operator.rotate_sender_keys(revoke => true)", &[]).await.unwrap();
     eventually("there is another key", async || {
         (world.count("ds.sender_keys WHERE NOT replaced").await == 1).then_some(())
+    })
+    .await;
+    eventually("the server that made it uses it", async || {
+        let reserved: GroupIdReserved = world.pay(&Call::post("/ds/group-ids")).await.decode();
+        (reserved.server_key != world.server_key()).then_some(())
     })
     .await;
     // A member that is no admin hears of it, and leaves it to those that may.
@@ -532,4 +568,59 @@ async fn members_hear_in_their_groups_of_another_name_of_a_reset_and_of_an_end()
     };
     let events = alice.sync_until(PATIENCE, reset).await.unwrap();
     assert_eq!(events.iter().filter(|event| reset(event)).count(), 1, "{events:?}");
+}
+
+const DAY: u64 = 24 * 60 * 60;
+
+/// The AS knows nobody of the name for a while, and no member takes that for the end of the account (AS-8, AS-11).
+#[tokio::test]
+async fn an_end_that_a_reset_follows_is_told_as_a_reset_and_as_nothing_else() {
+    let world = World::builder().pushing().start().await;
+    let ([alice, bob, _carol], group) = group_of_three(&world).await;
+    let alice = with(alice, Options { look_up_every: Duration::ZERO, ..patient() });
+    let key = bob.recovery_key().unwrap().expect("it was not shown yet");
+    let (next, time) = (SigningKey::generate(), now());
+    let operation = Operation::EndIdentity { client: next.public_key(), time };
+    let proof = SecondProof::recovery(&key, bob.user(), &operation);
+    let end = EndIdentity { name: bob.user().clone(), time, proof };
+    alice.http().end_identity(&end, &next).await.unwrap();
+
+    let is_end = |event: &Event| matches!(event, Event::MemberGone { .. } | Event::MemberMissing { .. });
+    for _ in 0..3 {
+        let events = alice.sync(Duration::ZERO).await.unwrap();
+        assert!(!events.iter().any(is_end), "{events:?}");
+        alice.pass_time_for_gone_members(3 * DAY).unwrap();
+    }
+    let anew = Client::builder(world.homes.path().join("anew")).server(world.server().url());
+    anew.options(patient()).reset("bob", &key).await.unwrap();
+    let reset = |event: &Event| {
+        matches!(event, Event::MemberReset { user, .. } if user == bob.user())
+            && event.group() == Some(&group)
+    };
+    let events = alice.sync_until(PATIENCE, reset).await.unwrap();
+    assert_eq!(events.iter().filter(|event| reset(event)).count(), 1, "{events:?}");
+    alice.pass_time_for_gone_members(60 * DAY).unwrap();
+    let later = alice.sync(Duration::ZERO).await.unwrap();
+    assert!(!events.iter().chain(&later).any(is_end), "{events:?}, {later:?}");
+}
+
+#[tokio::test]
+async fn members_hear_after_a_month_of_an_account_that_the_operator_ended() {
+    let world = World::builder().pushing().start().await;
+    let ([alice, bob, _carol], group) = group_of_three(&world).await;
+    let alice = with(alice, Options { look_up_every: Duration::ZERO, ..patient() });
+    world.admin.query("SELECT operator.delete_user('bob')", &[]).await.unwrap();
+    let missing = |event: &Event| {
+        matches!(event, Event::MemberMissing { user, .. } if user == bob.user())
+            && event.group() == Some(&group)
+    };
+    for days in [29, 0] {
+        let events = alice.sync(Duration::ZERO).await.unwrap();
+        assert!(!events.iter().any(missing), "he may hide: {events:?}");
+        alice.pass_time_for_gone_members(days * DAY).unwrap();
+    }
+    alice.pass_time_for_gone_members(2 * DAY).unwrap();
+    let mut events = alice.sync_until(PATIENCE, missing).await.unwrap();
+    events.extend(alice.sync(Duration::ZERO).await.unwrap());
+    assert_eq!(events.iter().filter(|event| missing(event)).count(), 1, "{events:?}");
 }

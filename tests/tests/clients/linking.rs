@@ -11,10 +11,10 @@ use postern_protocol::{
     key::SigningKey,
     rendezvous::{PayloadsReceived, RendezvousNumber},
 };
-use postern_tests_kit::{BadLine, PATIENCE, World, befriend, binary, home, joined};
+use postern_tests_kit::{BadLine, PATIENCE, World, befriend, binary, home, http1, joined};
 use tokio::{
-    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
-    net::{TcpListener, TcpStream, tcp::OwnedReadHalf},
+    io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
+    net::{TcpListener, TcpStream},
     process::Command,
     time::{Duration, timeout},
 };
@@ -209,52 +209,24 @@ async fn meddle(client: TcpStream, server: SocketAddr, meddling: Meddling, had: 
     let (mut from_client, mut to_client) = client.into_split();
     let (mut from_server, mut to_server) = TcpStream::connect(server).await?.into_split();
     loop {
-        let Some((head, body)) = message(&mut from_client).await? else { return Ok(()) };
-        to_server.write_all(&[head.as_bytes(), &body].concat()).await?;
-        let Some((answer_head, mut answer)) = message(&mut from_server).await? else { return Ok(()) };
-        let mut answer_head = answer_head;
-        if head.contains("/receive ")
-            && let Ok(received) = Encoding::Cbor.decode::<PayloadsReceived>(&answer)
-            && !received.payloads.is_empty()
-        {
-            let payloads = {
-                let mut had = had.lock().unwrap();
-                let before = had.len();
-                had.extend(received.payloads.clone());
-                meddling(received.payloads, before)
+        let Some((head, request)) = http1::message(&mut from_client).await? else { return Ok(()) };
+        to_server.write_all(&request).await?;
+        let Some((_, mut answer)) = http1::message(&mut from_server).await? else { return Ok(()) };
+        if head.contains("/receive ") {
+            let meddled = |body: Vec<u8>| match Encoding::Cbor.decode::<PayloadsReceived>(&body) {
+                Ok(received) if !received.payloads.is_empty() => {
+                    let mut had = had.lock().unwrap();
+                    let before = had.len();
+                    had.extend(received.payloads.clone());
+                    let payloads = meddling(received.payloads, before);
+                    Encoding::Cbor.encode(&PayloadsReceived { payloads })
+                }
+                _ => body,
             };
-            let length = answer.len();
-            answer = Encoding::Cbor.encode(&PayloadsReceived { payloads });
-            answer_head = answer_head
-                .replace(&format!("content-length: {length}"), &format!("content-length: {}", answer.len()));
+            answer = http1::with_body(&answer, &meddled);
         }
-        to_client.write_all(&[answer_head.as_bytes(), &answer].concat()).await?;
+        to_client.write_all(&answer).await?;
     }
-}
-
-/// The head of an HTTP/1.1 message, and its body; `None` at the end.
-async fn message(from: &mut OwnedReadHalf) -> std::io::Result<Option<(String, Vec<u8>)>> {
-    let mut bytes = Vec::new();
-    let end = loop {
-        if let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") {
-            break end + 4;
-        }
-        if from.read_buf(&mut bytes).await? == 0 {
-            return Ok(None);
-        }
-    };
-    let head = String::from_utf8(bytes[..end].to_vec()).expect("heads are text");
-    let length = head.lines().find_map(|line| {
-        let (name, value) = line.split_once(':')?;
-        name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse::<usize>().ok())?
-    });
-    let mut body = bytes.split_off(end);
-    while body.len() < length.unwrap_or_default() {
-        if from.read_buf(&mut body).await? == 0 {
-            return Ok(None);
-        }
-    }
-    Ok(Some((head, body)))
 }
 
 /// Flips a bit in the middle of the first payload that one side gets after `had`.
@@ -336,7 +308,7 @@ async fn a_server_that_plays_payloads_again_or_in_another_order_is_noticed() {
     assert!(matches!(linked.err(), Some(Error::Link(LinkError::Tampered))));
     assert!(matches!(added.err(), Some(Error::Link(_))));
     assert_eq!(devices(&alice, &alice).await, 1);
-    // What the owner left comes back to it.
+    // The place that the meddler had is the owner's again.
     drop(meddler);
     let other = world.person("other").await;
     let [added, linked] = link(&world, &other, LinkCode::clone, "others-laptop").await;

@@ -1,16 +1,17 @@
 //! Lost answers: the server has acted, and the client does not know. Every call of the client has its answer lost once
 //! (then the client repeats it by itself) and four times (then it gives up, and its next step goes on). An outcome that
-//! is not known is never taken for a refusal, and nothing happens twice.
+//! is not known is never taken for a refusal, and nothing happens twice. [`LOST`] has each endpoint that clients call.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
-use postern_client::{Client, Error, Event, Group, Options};
+use postern_client::{Client, Error, Event, Group, Options, ProfileChange, RecoveryKey};
 use postern_protocol::{
     ds::GroupId,
     problem::{Problem, ProblemType},
     qs::QueueKind,
 };
-use postern_tests_kit::{BadLine, PATIENCE, PushService, World, befriend, joined};
+use postern_server::routes;
+use postern_tests_kit::{BadLine, PATIENCE, PushService, World, befriend, eventually, joined};
 
 /// The client's own attempts at one request.
 const ALL_ATTEMPTS: usize = 4;
@@ -72,16 +73,33 @@ impl Scene {
 
     /// Does something of Alice's while the answers to requests like this are lost, and again until it is done.
     async fn insist<T>(&self, named: &str, times: usize, work: impl AsyncFn() -> Result<T, Error>) -> T {
-        self.line.cut(named, times, 0);
-        let first = work().await;
-        assert_eq!(self.line.mend(), times, "{named} was asked for, and its answer lost");
-        if times < ALL_ATTEMPTS {
-            return first.unwrap_or_else(|error| panic!("{named}, lost {times} times: {error}"));
-        }
-        let error = first.err().unwrap_or_else(|| panic!("{named} has no answer"));
-        assert!(error.is_passing(), "{named}: {error}");
-        work().await.unwrap_or_else(|error| panic!("{named}, after {times} lost answers: {error}"))
+        insist_after(&self.line, (named, 0), times, work).await
     }
+}
+
+/// Does something while the answers to requests like this are lost, after so many that are not, and again until it is done.
+async fn insist_after<T>(
+    line: &BadLine,
+    (named, spared): (&str, usize),
+    times: usize,
+    work: impl AsyncFn() -> Result<T, Error>,
+) -> T {
+    line.cut_after(named, spared, times);
+    let first = work().await;
+    assert_eq!(line.mend(), times, "{named} was asked for, and its answer lost");
+    if times < ALL_ATTEMPTS {
+        return first.unwrap_or_else(|error| panic!("{named}, lost {times} times: {error}"));
+    }
+    let error = first.err().unwrap_or_else(|| panic!("{named} has no answer"));
+    assert!(error.is_passing(), "{named}: {error}");
+    work().await.unwrap_or_else(|error| panic!("{named}, after {times} lost answers: {error}"))
+}
+
+/// The recovery key as its owner wrote it down.
+fn written_down(client: &Client) -> RecoveryKey {
+    let key = client.recovery_key().unwrap().expect("it was not shown yet");
+    client.forget_recovery_key().unwrap();
+    key
 }
 
 fn texts(events: Vec<Event>) -> Vec<String> {
@@ -263,6 +281,7 @@ async fn every_step_of_a_registration_may_lose_its_answer() {
     let line = BadLine::to(world.server().address()).await;
     let steps = [
         "GET /as/keys",
+        "GET /.well-known/private-token-issuer-directory",
         "POST /aas/token-request",
         "POST /qs/queues ",
         "/addresses ",
@@ -473,7 +492,7 @@ async fn everything_else_that_a_client_does_may_lose_its_answer() {
         scene.insist("/keys ", times, async || alice.renew_mailbox_keys().await).await;
         for named in ["/push-subscription", "/addresses/push"] {
             let wake = async || alice.wake_by_push(QueueKind::Group, Some(subscription.clone())).await;
-            // What was told is not told again.
+            // A subscription that was told is not told again.
             alice.create_group(&format!("{named} {times}")).await.unwrap();
             scene.insist(named, times, wake).await;
         }
@@ -495,7 +514,7 @@ async fn a_first_contact_comes_about_though_answers_were_lost() {
         let bob = register(&world, &other, &format!("bob-{times}")).await.unwrap();
         let group = alice.create_group("climbing").await.unwrap();
         let patient = async |client: &Client| {
-            // What was lost is done by the next step.
+            // A step that was lost is made by the next one.
             while let Err(error) = client.receive(Duration::ZERO).await {
                 assert!(error.is_passing(), "{error}");
             }
@@ -543,4 +562,414 @@ async fn a_user_is_blocked_and_a_device_gone_though_answers_were_lost() {
     }
     scene.alice.log_out().await.unwrap();
     assert!(Client::open(scene.alice.directory()).is_err());
+}
+
+#[tokio::test]
+async fn what_a_user_says_of_itself_and_invites_come_about_once_though_answers_were_lost() {
+    let scene = Scene::start().await;
+    let (alice, bob, world) = (&scene.alice, &scene.bob, &scene.world);
+    world.admin.batch_execute("SELECT operator.set_user_limit('invites_per_user', 2)").await.unwrap();
+    let mut key = written_down(alice);
+    for (invites, times) in [1, ALL_ATTEMPTS].into_iter().enumerate() {
+        let name = format!("Alice, lost {times} times");
+        let change = ProfileChange { display_name: Some(name.clone()), ..ProfileChange::default() };
+        scene.insist("PUT /as/profile", times, async || alice.change_profile(&change).await).await;
+        bob.look_up(alice.user()).await.unwrap();
+        assert_eq!(bob.profile(alice.user()).unwrap().display_name, name);
+
+        // The beginning of a PNG, and another rest each time.
+        let beginning = &b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\x40\0\0\0\x40\x08\x06\0\0\0\0\0\0\0"[..];
+        let picture = [beginning, name.as_bytes()].concat();
+        let change = ProfileChange { picture: Some(picture.clone()), ..ProfileChange::default() };
+        bob.change_profile(&change).await.unwrap();
+        alice.look_up(bob.user()).await.unwrap();
+        let seen = scene.insist("/picture ", times, async || alice.picture(bob.user()).await).await;
+        assert_eq!(seen, Some(picture));
+
+        let (code, _) = scene.insist("POST /as/invites", times, async || alice.make_invite().await).await;
+        assert_eq!(world.count("auth.invites").await, invites as i64 + 1, "one more");
+        let sql = "SELECT count(*) FROM auth.invites WHERE digest = $1";
+        let digest = code.digest();
+        let row = world.admin.query_one(sql, &[&digest.as_bytes().as_slice()]).await.unwrap();
+        assert_eq!(row.get::<_, i64>(0), 1, "whoever has the code can use it");
+
+        let named = "PUT /as/account/recovery-key";
+        let new = scene.insist(named, times, async || alice.replace_recovery_key(&key).await).await;
+        assert_ne!(new, key);
+        key = written_down(alice);
+        assert_eq!(key, new);
+    }
+    let full = alice.make_invite().await.unwrap_err();
+    assert_eq!(full.problem(), Some(ProblemType::TooManyInvites));
+}
+
+#[tokio::test]
+async fn who_hides_gives_groups_the_key_though_the_answer_was_lost() {
+    for times in [1, ALL_ATTEMPTS] {
+        let world = World::builder().start().await;
+        let line = BadLine::to(world.server().address()).await;
+        let (alice, carol) = (world.person("alice").await, world.person("carol").await);
+        let bob = register(&world, &line, "bob").await.unwrap();
+        let group = alice.create_group("climbing").await.unwrap().id().clone();
+        for other in [&carol, &bob] {
+            befriend(&alice, other, &group).await;
+            joined(other, 1).await;
+        }
+        for client in [&alice, &bob, &carol, &bob] {
+            client.sync(Duration::ZERO).await.unwrap();
+        }
+        let epoch = async || world.value::<i64>("SELECT max(epoch) FROM ds.groups").await;
+        let before = epoch().await;
+        let hiding = ProfileChange { discoverable: Some(false), ..ProfileChange::default() };
+        insist_after(&line, ("PUT /as/profile", 0), times, async || bob.change_profile(&hiding).await).await;
+        // By a message, and for those that come later by a commit.
+        eventually("he tells groups", async || {
+            bob.sync(Duration::ZERO).await.unwrap();
+            (epoch().await > before).then_some(())
+        })
+        .await;
+        carol.sync(Duration::ZERO).await.unwrap();
+        assert_eq!(carol.look_up(bob.user()).await.unwrap().clients.len(), 1);
+        let stranger = world.person("erin").await.look_up(bob.user()).await.unwrap_err();
+        assert_eq!(stranger.problem(), Some(ProblemType::NotFound));
+    }
+}
+
+#[tokio::test]
+async fn a_user_is_renamed_once_though_answers_were_lost() {
+    for times in [1, ALL_ATTEMPTS] {
+        let scene = Scene::start().await;
+        let (old, key) = (scene.alice.user().clone(), written_down(&scene.alice));
+        let named = "PUT /as/account/name";
+        let alice = scene.insist(named, times, async || scene.alice.rename("alicia", &key).await).await;
+        assert_eq!(alice.user().to_string(), "alicia@home.example");
+        assert_eq!(scene.world.count("auth.former_names").await, 1);
+        scene.bob.look_up(alice.user()).await.unwrap();
+        let renamed = Event::Renamed { from: old, to: alice.user().clone() };
+        assert!(scene.bob.sync(Duration::ZERO).await.unwrap().contains(&renamed));
+        alice.group_with_id(&scene.group).send("under another name").await.unwrap();
+        let said =
+            |event: &Event| matches!(event, Event::Message { text, .. } if text == "under another name");
+        assert!(scene.bob.sync_until(PATIENCE, said).await.unwrap().iter().any(said));
+    }
+}
+
+#[tokio::test]
+async fn an_identity_is_begun_anew_once_though_answers_were_lost() {
+    for named in ["POST /as/account/end", "POST /as/account/reset"] {
+        for times in [1, ALL_ATTEMPTS] {
+            let world = World::builder().start().await;
+            let line = BadLine::to(world.server().address()).await;
+            let bob = world.person("bob").await;
+            let key = written_down(&bob);
+            let phone = Client::builder(world.homes.path().join("new-phone")).server(line.url());
+            let reset = async || phone.reset("bob", &key).await;
+            let again = insist_after(&line, (named, 0), times, reset).await;
+            assert_ne!(again.client_key(), bob.client_key());
+            assert_eq!(again.devices().await.unwrap().len(), 1, "{named}, {times}");
+            assert_eq!(world.count("auth.incarnations").await, 2, "{named}, {times}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_account_is_deleted_though_answers_were_lost() {
+    // A rehearsal comes before.
+    for spared in [0, 1] {
+        for times in [1, ALL_ATTEMPTS] {
+            let scene = Scene::start().await;
+            let (alice, key) = (&scene.alice, written_down(&scene.alice));
+            let deleting = ("DELETE /as/account", spared);
+            insist_after(&scene.line, deleting, times, async || alice.delete_account(&key).await).await;
+            assert!(Client::open(alice.directory()).is_err(), "it is no client any more");
+            let sql = "SELECT count(*) FROM auth.users WHERE name = 'alice'";
+            assert_eq!(scene.world.value::<i64>(sql).await, 0, "spared {spared}, lost {times}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_a_device_asks_now_and_then_may_lose_its_answer() {
+    let scene = Scene::start().await;
+    let (alice, bob) = (&scene.alice, &scene.bob);
+    let first = bob.create_group("Bob's").await.unwrap().id().clone();
+    befriend(bob, alice, &first).await;
+    joined(alice, 1).await;
+    for times in [1, ALL_ATTEMPTS] {
+        let receive = async || alice.receive(Duration::ZERO).await;
+        let title = format!("Bob's, lost {times} times");
+        bob.create_group(&title).await.unwrap().invite(alice.user()).await.unwrap();
+        scene.insist("/welcome-tree", times, &receive).await;
+        alice.group(&title).expect("she is in it").send("here").await.unwrap();
+
+        let moved = async || scene.alices().renew_address().await;
+        scene.insist("/addresses/revoke", times, moved).await;
+        scene.bob.receive(Duration::ZERO).await.unwrap();
+        scene.bob.group_with_id(&scene.group).send("to the new address").await.unwrap();
+        let said =
+            |event: &Event| matches!(event, Event::Message { text, .. } if text == "to the new address");
+        assert!(alice.sync_until(PATIENCE, said).await.unwrap().iter().any(said));
+
+        let counted = async || {
+            alice.forget_the_count()?;
+            receive().await
+        };
+        scene.insist("/key-packages/count", times, counted).await;
+        scene.insist("GET /qs/keys", times, async || alice.application_server_key().await).await;
+        let nobody = Client::builder(scene.world.homes.path().join("nobody")).server(scene.line.url());
+        scene.insist("GET /as/registration", times, async || nobody.registration_terms().await).await;
+
+        // Whether the server hears of it or not: the offer is withdrawn here, and ends there by itself.
+        let offer = alice.offer_link().await.unwrap();
+        scene.line.cut("DELETE /rendezvous/", times, 0);
+        offer.withdraw().await.unwrap();
+        assert_eq!(scene.line.mend(), times);
+        alice.offer_link().await.unwrap().withdraw().await.unwrap();
+
+        let going = alice.create_group(&format!("to go, lost {times} times")).await.unwrap();
+        let before = scene.world.count("ds.groups").await;
+        scene.insist("DELETE /ds/groups/", times, async || going.delete().await).await;
+        assert_eq!(scene.world.count("ds.groups").await, before - 1);
+    }
+}
+
+const HERE: &str = include_str!("lost_answers.rs");
+const LINKING: &str = include_str!("linking.rs");
+const ACROSS: &str = include_str!("../federation/lost_answers.rs");
+
+/// Each endpoint that clients call, the name by which a test loses its answers, and that test with its file.
+const LOST: [(&str, &str, (&str, &str)); 47] = [
+    (
+        "POST /ds/groups/{group_id}/messages",
+        "/messages",
+        (HERE, "changes_of_a_group_whose_answers_are_lost_are_made_once"),
+    ),
+    (
+        "POST /qs/queues/{queue_id}/dequeue",
+        "/dequeue",
+        (HERE, "everything_else_that_a_client_does_may_lose_its_answer"),
+    ),
+    (
+        "POST /ds/group-ids",
+        "POST /ds/group-ids",
+        (HERE, "a_group_whose_founding_has_no_answer_is_founded_once"),
+    ),
+    ("POST /ds/groups", "POST /ds/groups ", (HERE, "a_group_whose_founding_has_no_answer_is_founded_once")),
+    (
+        "DELETE /ds/groups/{group_id}",
+        "DELETE /ds/groups/",
+        (HERE, "what_a_device_asks_now_and_then_may_lose_its_answer"),
+    ),
+    (
+        "POST /ds/groups/{group_id}/group-info",
+        "/group-info",
+        (HERE, "who_comes_back_is_back_though_answers_were_lost"),
+    ),
+    (
+        "POST /ds/groups/{group_id}/welcome-tree",
+        "/welcome-tree",
+        (HERE, "what_a_device_asks_now_and_then_may_lose_its_answer"),
+    ),
+    ("POST /qs/queues", "POST /qs/queues ", (HERE, "every_step_of_a_registration_may_lose_its_answer")),
+    (
+        "POST /qs/queues/{queue_id}/addresses",
+        "/addresses ",
+        (HERE, "every_step_of_a_registration_may_lose_its_answer"),
+    ),
+    (
+        "POST /qs/queues/{queue_id}/addresses/revoke",
+        "/addresses/revoke",
+        (HERE, "what_a_device_asks_now_and_then_may_lose_its_answer"),
+    ),
+    (
+        "POST /qs/queues/{queue_id}/addresses/push",
+        "/addresses/push",
+        (HERE, "everything_else_that_a_client_does_may_lose_its_answer"),
+    ),
+    (
+        "PUT /qs/queues/{queue_id}/push-subscription",
+        "/push-subscription",
+        (HERE, "everything_else_that_a_client_does_may_lose_its_answer"),
+    ),
+    (
+        "POST /qs/queues/{queue_id}/keys",
+        "/keys ",
+        (HERE, "everything_else_that_a_client_does_may_lose_its_answer"),
+    ),
+    (
+        "POST /qs/queues/{queue_id}/delete",
+        "/delete ",
+        (HERE, "a_user_is_blocked_and_a_device_gone_though_answers_were_lost"),
+    ),
+    (
+        "POST /qs/deposits",
+        "POST /qs/deposits",
+        (HERE, "a_first_contact_comes_about_though_answers_were_lost"),
+    ),
+    (
+        "PUT /qs/key-packages",
+        "PUT /qs/key-packages",
+        (HERE, "every_step_of_a_registration_may_lose_its_answer"),
+    ),
+    (
+        "POST /qs/key-packages/fetch",
+        "POST /qs/key-packages/fetch",
+        (HERE, "a_first_contact_comes_about_though_answers_were_lost"),
+    ),
+    (
+        "POST /qs/key-packages/count",
+        "/key-packages/count",
+        (HERE, "what_a_device_asks_now_and_then_may_lose_its_answer"),
+    ),
+    (
+        "POST /qs/key-packages/remove",
+        "/key-packages/remove",
+        (HERE, "a_user_is_blocked_and_a_device_gone_though_answers_were_lost"),
+    ),
+    (
+        "POST /qs/key-packages/rotate",
+        "/key-packages/rotate",
+        (HERE, "a_user_is_blocked_and_a_device_gone_though_answers_were_lost"),
+    ),
+    (
+        "GET /as/users/{name}",
+        "GET /as/users/",
+        (HERE, "everything_else_that_a_client_does_may_lose_its_answer"),
+    ),
+    (
+        "POST /as/credentials",
+        "POST /as/credentials",
+        (HERE, "a_device_is_added_once_though_answers_were_lost"),
+    ),
+    (
+        "POST /as/eid/commits",
+        "POST /as/eid/commits",
+        (HERE, "a_device_is_added_once_though_answers_were_lost"),
+    ),
+    ("PUT /as/contact", "PUT /as/contact", (HERE, "every_step_of_a_registration_may_lose_its_answer")),
+    (
+        "GET /as/users/{name}/picture",
+        "/picture ",
+        (HERE, "what_a_user_says_of_itself_and_invites_come_about_once_though_answers_were_lost"),
+    ),
+    (
+        "PUT /as/profile",
+        "PUT /as/profile",
+        (HERE, "what_a_user_says_of_itself_and_invites_come_about_once_though_answers_were_lost"),
+    ),
+    (
+        "POST /as/invites",
+        "POST /as/invites",
+        (HERE, "what_a_user_says_of_itself_and_invites_come_about_once_though_answers_were_lost"),
+    ),
+    (
+        "PUT /as/account/name",
+        "PUT /as/account/name",
+        (HERE, "a_user_is_renamed_once_though_answers_were_lost"),
+    ),
+    (
+        "PUT /as/account/recovery-key",
+        "PUT /as/account/recovery-key",
+        (HERE, "what_a_user_says_of_itself_and_invites_come_about_once_though_answers_were_lost"),
+    ),
+    ("DELETE /as/account", "DELETE /as/account", (HERE, "an_account_is_deleted_though_answers_were_lost")),
+    (
+        "GET /homeservers/{domain}",
+        "GET /homeservers/b.example",
+        (ACROSS, "each_step_of_the_way_to_another_homeserver_may_lose_its_answer"),
+    ),
+    (
+        "POST /relay/{domain}",
+        "POST /relay/b.example ",
+        (ACROSS, "each_step_of_the_way_to_another_homeserver_may_lose_its_answer"),
+    ),
+    (
+        "POST /relay/{domain}/token-request",
+        "POST /relay/b.example/token-request",
+        (ACROSS, "each_step_of_the_way_to_another_homeserver_may_lose_its_answer"),
+    ),
+    (
+        "GET /.well-known/postern",
+        "GET /.well-known/postern",
+        (ACROSS, "each_step_of_the_way_to_another_homeserver_may_lose_its_answer"),
+    ),
+    ("POST /rendezvous", "POST /rendezvous ", (LINKING, "the_old_device_goes_on_whichever_answer_was_lost")),
+    ("POST /rendezvous/{number}/join", "/join", (LINKING, "the_new_device_goes_on_once_the_two_have_agreed")),
+    (
+        "POST /rendezvous/{number}/payloads",
+        "/payloads",
+        (LINKING, "the_old_device_goes_on_whichever_answer_was_lost"),
+    ),
+    (
+        "POST /rendezvous/{number}/receive",
+        "/receive",
+        (LINKING, "the_old_device_goes_on_whichever_answer_was_lost"),
+    ),
+    (
+        "DELETE /rendezvous/{number}",
+        "DELETE /rendezvous/",
+        (HERE, "what_a_device_asks_now_and_then_may_lose_its_answer"),
+    ),
+    (
+        "POST /as/users",
+        "POST /as/users",
+        (HERE, "a_registration_whose_answer_was_lost_is_taken_up_with_the_same_key"),
+    ),
+    (
+        "GET /as/registration",
+        "GET /as/registration",
+        (HERE, "what_a_device_asks_now_and_then_may_lose_its_answer"),
+    ),
+    (
+        "POST /as/account/end",
+        "POST /as/account/end",
+        (HERE, "an_identity_is_begun_anew_once_though_answers_were_lost"),
+    ),
+    (
+        "POST /as/account/reset",
+        "POST /as/account/reset",
+        (HERE, "an_identity_is_begun_anew_once_though_answers_were_lost"),
+    ),
+    ("GET /as/keys", "GET /as/keys", (HERE, "every_step_of_a_registration_may_lose_its_answer")),
+    ("GET /qs/keys", "GET /qs/keys", (HERE, "what_a_device_asks_now_and_then_may_lose_its_answer")),
+    (
+        "POST /aas/token-request",
+        "POST /aas/token-request",
+        (HERE, "every_step_of_a_registration_may_lose_its_answer"),
+    ),
+    (
+        "GET /.well-known/private-token-issuer-directory",
+        "GET /.well-known/private-token-issuer-directory",
+        (HERE, "every_step_of_a_registration_may_lose_its_answer"),
+    ),
+];
+
+/// Endpoints that the client library does not call by itself: of homeservers among themselves, of people who read, and of
+/// machines that look whether a server is there.
+const OF_OTHERS: [&str; 6] = [
+    "POST /qs/deliveries",
+    "POST /gateway",
+    "POST /homeservers",
+    "GET /problems/{slug}",
+    "GET /health",
+    "GET /ready",
+];
+
+#[test]
+fn each_endpoint_that_clients_call_loses_its_answers_in_a_test() {
+    let routes: BTreeSet<String> =
+        routes::all().iter().map(|route| format!("{} {}", route.method, route.path)).collect();
+    let listed: BTreeSet<String> =
+        LOST.iter().map(|(route, ..)| *route).chain(OF_OTHERS).map(str::to_owned).collect();
+    assert_eq!(listed, routes, "each endpoint is in LOST or in OF_OTHERS");
+    assert_eq!(listed.len(), LOST.len() + OF_OTHERS.len(), "and once");
+    for (route, named, (file, test)) in LOST {
+        // As a request's first line has it.
+        let line = route.replace("{domain}", "b.example").replace(['{', '}'], "") + " HTTP/1.1";
+        assert!(line.contains(named), "{named} is in {line}");
+        let body =
+            file.split(&format!("async fn {test}()")).nth(1).unwrap_or_else(|| panic!("no test {test}"));
+        let body = body.split("\n}\n").next().expect("it has an end");
+        assert!(body.contains(&format!("\"{named}\"")), "{test} loses answers to {named}");
+    }
 }

@@ -1,5 +1,5 @@
-//! Who can register (AS-1): everybody, those with an invite, or those with a login at the operator's identity provider.
-//! Invites and tokens are looked at before anything dear, admit once, and tell nothing.
+//! Admission (AS-1): everybody can register, those with an invite, or those with a login at the operator's identity
+//! provider. Invites and tokens are looked at before anything dear, admit once, and tell nothing.
 
 use futures_util::future::join_all;
 use postern_client::{Client, Error};

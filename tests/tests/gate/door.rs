@@ -1,6 +1,10 @@
 //! The door (AAS-8): nothing is computed for a token that is spent, and whoever hangs up pays.
 
-use std::time::Duration;
+use std::{
+    fs,
+    net::{Ipv4Addr, SocketAddr},
+    time::Duration,
+};
 
 use postern_protocol::{
     auth::SignCredential,
@@ -13,12 +17,16 @@ use postern_tests_kit::{
     Ask, Call, Commit, Party, Wire, World, creation, depositing, eventually, policy_extensions,
 };
 use reqwest::StatusCode;
-use tokio::{io::AsyncWriteExt as _, net::TcpStream};
+use tokio::{
+    io::AsyncWriteExt as _,
+    net::{TcpSocket, TcpStream},
+};
 
 /// The statements about tokens and reservations that the server has made since the last call, and no chores.
 fn statements(world: &World) -> Vec<String> {
     let mut statements = world.relay().take_statements();
     statements.retain(|text| ["ds.", "is_token_spent", "settle"].iter().any(|part| text.contains(part)));
+    statements.retain(|text| !["ds.clean_up", "sender_key"].iter().any(|part| text.contains(part)));
     statements
 }
 
@@ -52,7 +60,7 @@ async fn nothing_is_computed_for_a_token_that_another_process_spent() {
     let id = world.reserve().await;
     let pseudonym = Pseudonym(founder.identity.as_slice().try_into().expect("it is one"));
     let policy = GroupPolicy::new(pseudonym);
-    founder.found(&id.to_mls(), policy_extensions(&policy, &world.server_key()));
+    founder.found(&id.to_mls(), policy_extensions(world.domain(), &policy, &world.server_key()));
     let joiner = world.candidate().await.party;
     let add = vec![joiner.key_package()];
     let (_, addition) = group.make(0, Commit { add, ..Commit::default() });
@@ -72,7 +80,7 @@ async fn nothing_is_computed_for_a_token_that_another_process_spent() {
         statements(&world);
         let reply = world.send_to(&world.servers[1], &call.paid_with(token).wire()).await;
         reply.assert_problem(what, ProblemType::TokenSpent);
-        // What would be computed is not even read, and the token is not brought to the database again.
+        // The group, which would be computed with, is not even read, and the token is not brought to the database again.
         let asked = statements(&world);
         assert_eq!(asked.len(), 1, "{what}: {asked:?}");
         let looks = ["is_token_spent", "ds.load_group", "ds.load_welcome_tree"];
@@ -103,24 +111,42 @@ async fn a_token_that_a_free_endpoint_left_unspent_goes_on_being_good() {
 
 /// Sends a request, and leaves its answer.
 async fn send(world: &World, wire: &Wire) -> TcpStream {
+    send_from(world, wire, Ipv4Addr::LOCALHOST).await
+}
+
+/// The same from an address of this machine.
+async fn send_from(world: &World, wire: &Wire, address: Ipv4Addr) -> TcpStream {
     let mut head = format!("{} {} HTTP/1.1\r\nhost: postern\r\n", wire.method, wire.target);
     for (name, value) in &wire.headers {
         head += &format!("{name}: {}\r\n", value.to_str().expect("it is text"));
     }
     head += &format!("content-length: {}\r\n\r\n", wire.body.len());
-    let mut connection = TcpStream::connect(world.server().address()).await.expect("it listens");
+    let socket = TcpSocket::new_v4().expect("there is one");
+    socket.bind((address, 0).into()).expect("the address is this machine's");
+    let mut connection = socket.connect(world.server().address()).await.expect("it listens");
     connection.write_all(&[head.as_bytes(), &wire.body].concat()).await.expect("it reads");
     connection
 }
 
-/// Ends a connection. The server has seen it end before it gives the answers to others, which need no database; on a busy
-/// machine a little later.
+/// Ends a connection. Returns once the server has seen it, and closed its end.
 async fn hang_up(world: &World, connection: TcpStream) {
+    let port = |address: SocketAddr| format!(":{:04X}", address.port());
+    let ours = port(connection.local_addr().expect("it is connected"));
+    let servers = port(world.server().address());
     drop(connection);
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    for _ in 0..20 {
-        world.send(&Call::get("/qs/keys").wire()).await.assert_ok("something else");
-    }
+    eventually("the server closes its end", async || {
+        let sockets = fs::read_to_string("/proc/net/tcp").expect("there is /proc");
+        // Each line: number, local address, remote address, state. Open are 01 (established) and 08 (the other end is
+        // closed).
+        let is_open = |line: &str| {
+            let mut fields = line.split_whitespace().skip(1);
+            let mut next = || fields.next().unwrap_or_default();
+            let (local, remote, state) = (next(), next(), next());
+            local.ends_with(&servers) && remote.ends_with(&ours) && ["01", "08"].contains(&state)
+        };
+        (!sockets.lines().any(is_open)).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -138,6 +164,38 @@ async fn a_client_that_hangs_up_while_its_request_is_under_way_pays() {
     world.relay().resume();
     let nonce = wire.nonce.expect("it was paid");
     eventually("the token is spent", async || world.is_spent(&nonce).await.then_some(())).await;
+    world.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bodies_that_wait_for_their_tokens_turn_give_way_to_those_of_others() {
+    // Five of these bodies take all the memory for bodies.
+    const BYTES: usize = 500 * 1024;
+    let world = World::builder()
+        .relay()
+        .setting("POSTERN_BODIES_BYTES", &(5 * 512 * 1024).to_string())
+        .tokens(1)
+        .start()
+        .await;
+    let large = Call::post("/as/credentials").with_bytes("application/cbor", vec![7; BYTES]);
+    let wire = world.paid(large).wire();
+    // The first one is about to be paid, and the others wait for what becomes of their token.
+    world.relay().pause_at("aas.settle_token");
+    let mut waiting = Vec::new();
+    for place in 0..5 {
+        let neighbour = Ipv4Addr::new(127, 0, 0, 2 + place % 2);
+        waiting.push(send_from(&world, &wire, neighbour).await);
+        if place == 0 {
+            world.relay().paused().await;
+        }
+    }
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    // It needs memory for its body, and no database.
+    let other = Call::post("/aas/token-request").with_bytes("text/plain", vec![7; BYTES / 10]);
+    let reply = world.send(&other.wire()).await;
+    assert_eq!(reply.status, StatusCode::UNSUPPORTED_MEDIA_TYPE, "{}", reply.text());
+    drop(waiting);
+    world.relay().resume();
     world.close();
 }
 

@@ -97,8 +97,8 @@ async fn a_backend_killed_between_spending_and_commit_burns_no_token() {
     let holder = gate.cluster.admin().await;
     holder.batch_execute("BEGIN; LOCK TABLE ds.reservations IN SHARE MODE").await.expect("it can be locked");
     let (answer, ()) = tokio::join!(gate.spend(0, &token), async {
-        let waiting =
-            "SELECT pid FROM pg_stat_activity WHERE usename = 'postern_server' AND wait_event = 'relation'";
+        let waiting = "SELECT pid FROM pg_stat_activity
+                        WHERE usename = 'postern_server' AND wait_event = 'relation' AND query LIKE '%reserve_group_id%'";
         let pid = eventually("the operation waits", async || {
             gate.admin.query_opt(waiting, &[]).await.expect("it can be asked").map(|row| row.get(0))
         });
@@ -126,7 +126,7 @@ async fn whatever_dies_each_token_pays_for_exactly_one_operation() {
     let tokens = gate.tokens(0, &client, &Ask::batch(&key, TOKENS)).await;
 
     let urls: Arc<[String]> = gate.servers.iter().map(|server| server.url().to_owned()).collect();
-    let http = reqwest::Client::builder().timeout(Duration::from_secs(5)).build().unwrap();
+    let http = reqwest::Client::builder().timeout(Duration::from_secs(30)).build().unwrap();
     let presenting: Vec<_> = tokens
         .iter()
         .flat_map(|token| (0..PRESENTERS).map(move |_| token.clone()))

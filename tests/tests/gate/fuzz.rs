@@ -5,6 +5,7 @@
 use std::{
     collections::HashMap,
     fs::{self, Permissions},
+    net::Ipv4Addr,
     os::unix::fs::PermissionsExt as _,
 };
 
@@ -22,6 +23,7 @@ use postern_server::{
     config::{ConnectionString, DatabaseConfig, Limits},
     database::Database,
     home::{self, Home},
+    http::SourceAddress,
     keys::{MasterKeys, master_keys::Sources},
 };
 use postern_tests_kit::{Ask, Asked, Call, Chance, World, home};
@@ -284,6 +286,7 @@ async fn no_damaged_token_is_taken_or_is_a_fault() {
     let messages: Vec<Message> = tokens.iter().map(|token| Message::token(token)).collect();
     let known = known(&messages);
     let (mut read, mut taken) = (0, 0);
+    let source = SourceAddress::of(Ipv4Addr::LOCALHOST.into());
     for number in 0..HEADERS {
         let message = messages.choose(&mut chance).unwrap();
         // In a third only the spelling is damaged.
@@ -299,7 +302,7 @@ async fn no_damaged_token_is_taken_or_is_a_fault() {
             Token::Public(token) => token::to_bytes(token.as_ref()),
             Token::PrivateRistretto255(token) => token::to_bytes(token.as_ref()),
         };
-        if let Some(redeemed) = issuer.redeem(token).await.expect("the database answers") {
+        if let Some(redeemed) = issuer.redeem(token, source).await.expect("the database answers") {
             taken += 1;
             assert!(tokens.contains(&bytes), "nobody issued {}", hex::encode(&bytes));
             assert_eq!(redeemed.nonce, bytes[2..34]);

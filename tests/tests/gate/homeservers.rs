@@ -64,6 +64,77 @@ async fn a_homeserver_takes_from_its_domains_allowance_and_its_tokens_pay() {
 }
 
 #[tokio::test]
+async fn nothing_is_computed_for_a_homeserver_that_its_allowance_does_not_pay_for() {
+    let gate = World::builder().start().await;
+    let operator = gate.cluster.connect_as("postern_operator").await;
+    let key = gate.issuer_key(TokenType::PrivateRistretto255).await;
+    let homeserver = SigningKey::generate();
+    judge(&operator, "trust", ELSEWHERE, &homeserver).await.unwrap();
+    let allow = async |tokens: i32| {
+        let set = "SELECT operator.set_allowance($1, domain => 'elsewhere.example')";
+        operator.execute(set, &[&tokens]).await.unwrap();
+    };
+    // Its last element is none, which takes a look at all of them to tell.
+    let ask = || {
+        let mut ask = Ask::batch(&key, 100);
+        let end = ask.body.len() - 32;
+        ask.body[end..].fill(0xff);
+        ask
+    };
+    allow(0).await;
+    let ask_in_vain = ask();
+    let reply = gate.ask(0, &homeserver, ask_in_vain.media_type, &ask_in_vain.body).await;
+    assert!(reply.is_problem("allowance-used-up"), "the elements were looked at: {}", reply.text());
+    allow(150).await;
+    let ask_wrongly = ask();
+    let reply = gate.ask(0, &homeserver, ask_wrongly.media_type, &ask_wrongly.body).await;
+    assert!(reply.is_problem("invalid-token-request"), "{}", reply.text());
+    let another = Ask::batch(&key, 100);
+    let reply = gate.ask(0, &homeserver, another.media_type, &another.body).await;
+    assert!(reply.is_problem("allowance-used-up"), "the wrong one took its part: {}", reply.text());
+    assert_eq!(gate.tokens(0, &homeserver, &Ask::batch(&key, 10)).await.len(), 10);
+}
+
+#[tokio::test]
+async fn a_domain_that_nobody_here_has_to_do_with_has_few_tokens_and_more_with_each_day() {
+    let gate = World::builder().start().await;
+    let operator = gate.cluster.connect_as("postern_operator").await;
+    let key = gate.issuer_key(TokenType::PrivateRistretto255).await;
+    let homeserver = SigningKey::generate();
+    judge(&operator, "trust", ELSEWHERE, &homeserver).await.unwrap();
+    operator.execute("SELECT operator.set_new_homeserver_allowance(100)", &[]).await.unwrap();
+    operator.execute("SELECT operator.set_homeserver_allowance(5000)", &[]).await.unwrap();
+    let allowance = async || {
+        let ask = Ask::batch(&key, 1);
+        let reply = gate.ask(0, &homeserver, ask.media_type, &ask.body).await;
+        assert_eq!(reply.status, StatusCode::OK, "{}", reply.text());
+        reply.header("ratelimit-policy").to_owned()
+    };
+    assert_eq!(allowance().await, r#""daily";q=100;w=86400"#);
+    let many = Ask::batch(&key, 100);
+    let reply = gate.ask(0, &homeserver, many.media_type, &many.body).await;
+    assert!(reply.is_problem("allowance-used-up"), "{}", reply.text());
+    let deliver = "INSERT INTO federation.neighbours (domain, first_success, last_success)
+                   VALUES ($1::text, operator.today(), operator.today())";
+    gate.admin.execute(deliver, &[&ELSEWHERE]).await.unwrap();
+    assert_eq!(allowance().await, r#""daily";q=100;w=86400"#, "it took its first delivery today");
+    let pass = "UPDATE federation.neighbours SET first_success = first_success - 1";
+    gate.admin.execute(pass, &[]).await.unwrap();
+    assert_eq!(allowance().await, r#""daily";q=1000;w=86400"#);
+    gate.admin.execute(pass, &[]).await.unwrap();
+    assert_eq!(allowance().await, r#""daily";q=5000;w=86400"#, "no more than each domain has");
+    // The operator knows it.
+    gate.admin.execute("DELETE FROM federation.neighbours", &[]).await.unwrap();
+    assert_eq!(allowance().await, r#""daily";q=100;w=86400"#);
+    operator.execute("SELECT operator.allow_domain($1)", &[&ELSEWHERE]).await.unwrap();
+    assert_eq!(allowance().await, r#""daily";q=5000;w=86400"#);
+    for bad in ["0", "-1", "NULL"] {
+        let set = format!("SELECT operator.set_new_homeserver_allowance({bad})");
+        assert!(operator.execute(&set, &[]).await.is_err(), "{bad}");
+    }
+}
+
+#[tokio::test]
 async fn an_unknown_and_a_distrusted_homeserver_are_not_allowed_at_once_on_every_process() {
     let gate = World::builder().servers(2).start().await;
     let operator = gate.cluster.connect_as("postern_operator").await;
@@ -84,6 +155,14 @@ async fn an_unknown_and_a_distrusted_homeserver_are_not_allowed_at_once_on_every
     assert_eq!(allowed().await, [false, false], "distrusted before it was known");
     judge(&operator, "trust", ELSEWHERE, &homeserver).await.unwrap();
     assert_eq!(allowed().await, [true, true]);
+    // One of a blocked domain is told so, as at the gateway.
+    operator.execute("SELECT operator.block_domain($1)", &[&ELSEWHERE]).await.unwrap();
+    for server in [0, 1] {
+        let ask = Ask::batch(&key, 1);
+        let reply = gate.ask(server, &homeserver, ask.media_type, &ask.body).await;
+        assert!(reply.is_problem("homeserver-blocked"), "{}", reply.text());
+    }
+    operator.execute("SELECT operator.drop_domain_rule($1)", &[&ELSEWHERE]).await.unwrap();
     judge(&operator, "distrust", ELSEWHERE, &homeserver).await.unwrap();
     assert_eq!(allowed().await, [false, false], "distrusted");
     assert_eq!(gate.issued().await, 2);

@@ -12,6 +12,7 @@ mod homeservers;
 mod issuance;
 mod keys;
 mod operator;
+mod races;
 mod redemption;
 mod registration;
 mod unlinkability;

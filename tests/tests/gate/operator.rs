@@ -49,6 +49,16 @@ async fn use_is_shown_by_endpoint_and_price_class_and_names_nobody() {
     gate.admin.execute("SELECT aas.clean_up()", &[]).await.unwrap();
     assert_eq!(gate.value::<i64>("SELECT count(*) FROM aas.issued").await, 0);
     assert_eq!(gate.issued().await, 10, "the sum stays");
+    for (days, left) in [(700, 1), (100, 0)] {
+        let pass = format!(
+            "UPDATE aas.issued_in_all SET day = day - {days}; UPDATE aas.token_use SET day = day - {days};
+             SELECT aas.clean_up()"
+        );
+        gate.admin.batch_execute(&pass).await.unwrap();
+        for table in ["aas.issued_in_all", "aas.token_use"] {
+            assert_eq!(gate.count(table).await, left, "{table} after {days} days more");
+        }
+    }
     let keys =
         monitor.query("SELECT token_type, spent_bytes FROM operator.issuer_keys()", &[]).await.unwrap();
     assert_eq!(keys.len(), 3);
@@ -112,7 +122,7 @@ async fn key_rotation_is_set_and_read_and_holds_for_the_next_key() {
     assert_eq!(gate.value::<i32>(overlap).await, 4, "the old ones go on for the overlap");
 }
 
-/// What shows something is asked for with no argument, and answers those whom the list of privileges names.
+/// Functions that show something are called with no argument, and answer those that the list of privileges names.
 #[tokio::test]
 async fn everything_that_shows_something_answers_the_operator_and_the_monitor_as_far_as_they_may() {
     let world = World::builder().pushing().tokens(10).start().await;

@@ -53,7 +53,7 @@ async fn one_address_registers_a_few_users_an_hour_however_many_servers_it_asks_
 
     // A refusal writes nothing.
     let counted: i64 = world.value("SELECT sum(attempts) FROM operator.attempts").await;
-    assert_eq!(counted, 2 * PER_SOURCE as i64, "the address's, and all together");
+    assert_eq!(counted, 3 * PER_SOURCE as i64, "the address's, its network's, and all together");
     pass_an_hour(&world).await;
     assert_eq!(registered(&register(&world, "later", 30).await), PER_SOURCE);
     world.close();
@@ -101,7 +101,7 @@ async fn all_addresses_together_have_a_limit_and_each_has_its_own() {
                     count(*) FILTER (WHERE outcome = 'server_limited')
                FROM generate_series(1, {number}) n,
                     LATERAL auth.admit_registration(
-                        sha256(convert_to({address}, 'UTF8')), 'user-' || n, NULL, NULL)"
+                        ARRAY[sha256(convert_to({address}, 'UTF8'))], 'user-' || n, NULL, NULL)"
         );
         let row = world.admin.query_one(&sql, &[]).await.unwrap();
         [0, 1, 2].map(|column| row.get::<_, i64>(column))
@@ -166,19 +166,61 @@ async fn behind_a_proxy_each_client_has_a_limit_of_its_own_if_the_operator_says_
     world.close();
 }
 
+/// A customer with a wide network, and half a city behind another one.
+#[tokio::test]
+async fn one_network_uses_up_a_part_of_the_hour_and_leaves_the_rest_to_the_others() {
+    let world = World::builder()
+        .strict()
+        .setting("POSTERN_PROXY_ADDRESSES", "127.0.0.1")
+        .setting("POSTERN_PROXY_SOURCE", "x-forwarded-for")
+        .start()
+        .await;
+    set(&world, "registrations_per_source", 2).await;
+    set(&world, "network_factor", 2).await;
+    set(&world, "registrations_per_hour", 20).await;
+    // It counts as an attempt, and makes no work.
+    let attempt = async |client: String| {
+        let mut wire = User::new("postmaster").registration().wire();
+        wire.set("x-forwarded-for", &client);
+        world.send(&wire).await
+    };
+    let taken = async |addresses: Vec<String>| {
+        let mut taken = 0;
+        for address in addresses {
+            taken += usize::from(attempt(address).await.slug() == "name-taken");
+        }
+        taken
+    };
+    let of_56 = |network: u32| (0..8).map(move |n| format!("2001:db8:1:{:x}::1", network << 8 | n)).collect();
+    assert_eq!(taken(of_56(0)).await, 4, "a network of 56 bits");
+    assert_eq!(taken(of_56(1)).await, 4, "another one");
+    assert_eq!(taken(of_56(2)).await, 0, "a third one of the same network of 48 bits");
+    let reply = attempt("2001:db8:1:300::1".to_owned()).await;
+    assert_eq!(reply.slug(), "too-many-registrations");
+    assert_eq!(reply.header("ratelimit-policy"), r#""hourly";q=8;w=3600"#);
+
+    let of_24 = (0..8).map(|n| format!("192.0.2.{n}")).collect();
+    assert_eq!(taken(of_24).await, 2, "what is left of the half that is for those who came before");
+    let reply = attempt("192.0.2.100".to_owned()).await;
+    assert_eq!(reply.header("ratelimit-policy"), r#""hourly";q=10;w=3600"#);
+    let others = (0..15).map(|n| format!("198.51.{n}.1")).collect();
+    assert_eq!(taken(others).await, 10, "the other half is for those who did not");
+    world.close();
+}
+
 #[tokio::test]
 async fn no_address_is_kept_and_no_count_longer_than_its_hour() {
     let world = World::builder().strict().start().await;
     world.user("alice").await;
-    assert_eq!(world.count("operator.attempts").await, 2);
+    assert_eq!(world.count("operator.attempts").await, 3);
     let dump = world.cluster.dump().await;
     let digest = "SELECT encode(sha256(convert_to('127.0.0.1', 'UTF8')), 'hex')";
     let digest: String = world.value(digest).await;
-    for address in ["127.0.0.1", "7f000001", &hex::encode("127.0.0.1"), &digest] {
+    for address in ["127.0.0.1", "127.0.0.0", "7f000001", &hex::encode("127.0.0.1"), &digest] {
         assert!(!dump.contains(address), "{address}");
     }
     world.admin.execute("SELECT auth.clean_up()", &[]).await.unwrap();
-    assert_eq!(world.count("operator.attempts").await, 2, "the hour is not over");
+    assert_eq!(world.count("operator.attempts").await, 3, "the hour is not over");
     pass_an_hour(&world).await;
     let server = Server::start(&world.cluster).await;
     eventually("a server cleans up when it starts", async || {
@@ -191,7 +233,7 @@ async fn no_address_is_kept_and_no_count_longer_than_its_hour() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_name_that_its_owner_gives_up_while_somebody_takes_it_is_nobodys() {
-    let world = World::builder().start().await;
+    let world = World::builder().patient().start().await;
     world.user("alice").await;
     world.user("bob").await;
     // Names are given up and kept in one transaction. The registration was admitted before its end, and waits for it.

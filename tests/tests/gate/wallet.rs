@@ -38,7 +38,11 @@ async fn a_batch_whose_answer_was_lost_comes_after_a_restart_and_was_paid_for_on
     assert!(failed.is_err());
     drop(alice);
     relay.resume();
-    gate.servers.push(Server::builder(&gate.cluster).listen(address).start().await);
+    let started = eventually("the server's port is free again", async || {
+        Server::builder(&gate.cluster).listen(address).try_start().await.ok()
+    });
+    let started = started.await;
+    gate.servers.push(started);
     eventually("the dead server's transaction ends", async || (gate.issued().await > before).then_some(()))
         .await;
 

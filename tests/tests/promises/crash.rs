@@ -182,13 +182,12 @@ async fn eight_who_commit_at_once_keep_one_history_while_servers_are_killed() {
         let server = rng.random_range(0..2);
         world.replace(server, Signal::SIGKILL).await;
     }
-    load.attempts(CALM).await;
+    load.accepted(&cast, 20).await;
     load.stop().await;
     cast.tell("eight who commit");
     let epochs = cast.people[0].group_with_id(&cast.groups[0].id).epoch().expect("a member") - begun;
     let (accepted, unknown) =
         (cast.ledger.count(Fate::Accepted) as u64, cast.ledger.count(Fate::Unknown) as u64);
-    assert!(accepted > 20, "little was tried");
     assert!((accepted..=accepted + unknown).contains(&epochs), "each accepted commit is an epoch: {epochs}");
     cast.check(&world).await;
 }
@@ -249,11 +248,10 @@ async fn people_under_load(
         trouble(&mut world, &mut rng).await;
         times += 1;
     }
-    load.attempts(CALM).await;
+    load.accepted(&cast, CALM).await;
     let (lost, spent) = (load.lost(), load.spent_tokens());
     load.stop().await;
     cast.tell(&format!("{times} times trouble, {lost} lost answers"));
-    assert!(cast.ledger.count(Fate::Accepted) > CALM, "little was tried");
     cast.check(&world).await;
     assert!(!world.cluster.log().contains("deadlock detected"), "two sessions waited for each other");
 

@@ -3,9 +3,12 @@
 //! make two of it: a text goes with the same token, which pays once; a commit may go with another, since the DS
 //! knows it again.
 
-use std::sync::{
-    Arc, Mutex,
-    atomic::{AtomicBool, AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 use postern_client::{Http, Request, Submission, Token};
@@ -29,11 +32,12 @@ struct State {
     cast: Arc<Cast>,
     ways: [Http; 2],
     only_commits: bool,
-    health: Request,
+    ready: Request,
     stop: AtomicBool,
     attempts: AtomicUsize,
     lost: AtomicUsize,
     spent: Mutex<Vec<Token>>,
+    slowest: Mutex<Duration>,
 }
 
 impl Load {
@@ -51,11 +55,12 @@ impl Load {
             cast: Arc::clone(cast),
             ways,
             only_commits,
-            health: Request::get("/health"),
+            ready: Request::get("/ready"),
             stop: AtomicBool::new(false),
             attempts: AtomicUsize::new(0),
             lost: AtomicUsize::new(0),
             spent: Mutex::default(),
+            slowest: Mutex::default(),
         });
         let senders = (0..cast.people.len())
             .map(|person| {
@@ -66,20 +71,36 @@ impl Load {
         Self { state, senders }
     }
 
-    /// Returns after so many more attempts to hand something in.
+    /// Returns after so many more attempts to hand something in, however busy this machine is.
     pub async fn attempts(&self, more: usize) {
         let attempts = || self.state.attempts.load(Ordering::Relaxed);
         let goal = attempts() + more;
-        eventually("the load goes on", async || {
-            assert!(!self.senders.iter().any(JoinHandle::is_finished), "somebody gave up");
-            (attempts() >= goal).then_some(())
-        })
-        .await;
+        while attempts() < goal {
+            let before = attempts();
+            eventually("the load goes on", async || {
+                assert!(!self.senders.iter().any(JoinHandle::is_finished), "somebody gave up");
+                (attempts() > before).then_some(())
+            })
+            .await;
+        }
+    }
+
+    /// Returns after some attempts more, and once more messages than so many are known to be accepted, since the start.
+    pub async fn accepted(&self, cast: &Cast, number: usize) {
+        self.attempts(60).await;
+        while cast.ledger.count(Fate::Accepted) <= number {
+            self.attempts(10).await;
+        }
     }
 
     /// How many attempts had no answer.
     pub fn lost(&self) -> usize {
         self.state.lost.load(Ordering::Relaxed)
+    }
+
+    /// The longest that an attempt took.
+    pub fn slowest(&self) -> Duration {
+        *self.state.slowest.lock().expect("no panic holds it")
     }
 
     /// Tokens that a message was paid with, as an answer said.
@@ -172,7 +193,13 @@ impl State {
         loop {
             let way = any(&self.ways, rng);
             self.attempts.fetch_add(1, Ordering::Relaxed);
-            match hand_in(way, submission, token.clone()).await {
+            let begun = Instant::now();
+            let answer = hand_in(way, submission, token.clone()).await;
+            {
+                let mut slowest = self.slowest.lock().expect("no panic holds it");
+                *slowest = (*slowest).max(begun.elapsed());
+            }
+            match answer {
                 Answer::Lost => self.lost.fetch_add(1, Ordering::Relaxed),
                 answer => {
                     self.spent.lock().expect("no panic holds it").push(token.clone());
@@ -180,7 +207,7 @@ impl State {
                 }
             };
             repeats += 1;
-            insist("a server answers", || any(&self.ways, rng).send_once(&self.health)).await;
+            insist("a server answers", || any(&self.ways, rng).send_once(&self.ready)).await;
         }
     }
 }

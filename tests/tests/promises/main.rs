@@ -1,6 +1,6 @@
 //! The promises, tried with several server processes on one database that crash, restart and race: a token pays
-//! once, a group has one order, nothing accepted is lost, and who waits is woken. What a single request means is
-//! tried elsewhere.
+//! once, a group has one order, nothing accepted is lost, and a client that waits is woken. Single requests are
+//! tried in other suites.
 
 mod cast;
 mod crash;
@@ -9,5 +9,6 @@ mod load;
 mod long_poll;
 mod order;
 mod reader;
+mod rolling;
 mod tokens;
 mod world;

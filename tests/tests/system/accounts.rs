@@ -306,3 +306,20 @@ async fn accounts_expire_so_many_at_a_time_and_only_where_all_clients_are_silent
         assert_eq!(refused(limit, days).await, is_refused, "{limit} {days}");
     }
 }
+
+/// It is kept as long as the account.
+#[tokio::test]
+async fn no_limits_let_the_history_of_an_identity_grow_beyond_a_gibibyte() {
+    let (_cluster, admin) = world().await;
+    for (limit, value, is_refused) in [
+        ("max_identity_commits", 65_537, true),
+        ("max_identity_commits", 65_536, false),
+        ("max_identity_commit_bytes", 16_385, true),
+        ("max_identity_commit_bytes", 4096, false),
+        ("max_identity_commits", 262_145, true),
+        ("max_identity_commits", 262_144, false),
+    ] {
+        let refusal = refusal(&admin, &format!("SELECT operator.set_user_limit('{limit}', {value})")).await;
+        assert_eq!(refusal.is_some(), is_refused, "{limit} {value}: {refusal:?}");
+    }
+}

@@ -20,9 +20,10 @@ const REQUIREMENTS: &str = "docs/requirements.md";
 const CONFIGURE: &str = "docs/operate/configure.md";
 
 /// A table of a page: its header, and its other rows.
-struct Table {
+#[derive(Clone)]
+pub struct Table {
     header: Vec<String>,
-    rows: Vec<Vec<String>>,
+    pub rows: Vec<Vec<String>>,
 }
 
 impl Table {
@@ -34,7 +35,7 @@ impl Table {
     }
 }
 
-fn read(path: &str) -> String {
+pub fn read(path: &str) -> String {
     fs::read_to_string(in_tree(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
@@ -70,13 +71,18 @@ fn tables(text: &str) -> Vec<Table> {
 }
 
 /// The tables of all pages in a folder whose first column has this heading, with the page that each is on.
-fn tables_of(folder: &str, heading: &str) -> Vec<(String, Table)> {
+pub fn tables_of(folder: &str, heading: &str) -> Vec<(String, Table)> {
     let pages = pages().into_iter().filter(|page| page.starts_with(folder));
     let of_page = |page: String| {
         let tables = tables(&read(&page));
         tables.into_iter().map(move |table| (page.clone(), table))
     };
     pages.flat_map(of_page).filter(|(_, table)| table.header[0] == heading).collect()
+}
+
+/// The texts of a cell's code spans.
+pub fn code_spans(cell: &str) -> Vec<String> {
+    cell.split('`').skip(1).step_by(2).map(str::to_owned).collect()
 }
 
 /// The text of a cell's first code span.
@@ -227,6 +233,10 @@ async fn help(command: &str) -> BTreeMap<String, Setting> {
     let mut settings = BTreeMap::new();
     for about in help.split("\n      --").skip(1) {
         let flag = about.split([' ', '[', '\n']).next().unwrap_or_default();
+        // Words for this once, which are no settings.
+        if ["ready", "start"].contains(&flag) {
+            continue;
+        }
         let about = one_line(about);
         let environment = between(&about, "[env: ", ']').and_then(|env| env.split('=').next());
         let environment = environment.unwrap_or_else(|| panic!("--{flag} has no variable")).to_owned();
@@ -247,7 +257,7 @@ async fn the_settings_of_help_are_those_of_the_page() {
             insert(&mut documented, code(&row[0]), Setting { environment, default });
         }
     }
-    for command in ["serve", "migrate", "check", "master-key change"] {
+    for command in ["serve", "migrate", "check", "status", "master-key change"] {
         assert_agree(&format!("postern {command} --help"), &documented, &help(command).await);
     }
 }
@@ -337,6 +347,7 @@ async fn every_limit_is_in_a_table_with_its_default() {
         ("docs/operate/mailboxes.md", "SELECT name, value FROM operator.queue_limits()"),
         ("docs/operate/users.md", "SELECT name, value FROM operator.user_limits()"),
         ("docs/operate/rendezvous.md", "SELECT name, value FROM operator.rendezvous_limits()"),
+        ("docs/operate/federation.md", "SELECT name, value FROM operator.federation_limits()"),
         (
             "docs/operate/groups.md",
             "SELECT name, value FROM operator.group_limits()

@@ -157,7 +157,7 @@ fn files(dir: &Path) -> Vec<u8> {
     bytes
 }
 
-/// Those of `secrets` that are among the bytes.
+/// The `secrets` that are among the bytes.
 fn found<'a>(bytes: &[u8], secrets: &'a [&'a [u8]]) -> Vec<&'a [u8]> {
     // Most places are ruled out by their first two bytes.
     let mut starts = vec![false; 1 << 16];

@@ -107,7 +107,10 @@ async fn what_waited_too_long_is_removed_and_its_reader_told_how_much_it_was() {
         .map(|name| removed.get(name));
     assert_eq!(figures, [0, 0, 3, 0]);
     let state = "SELECT swept = (now() AT TIME ZONE 'UTC')::date AND finished FROM operator.upkeep()";
-    assert!(monitor.query_one(state, &[]).await.unwrap().get::<_, bool>(0));
+    eventually("the sweep has come to its end", async || {
+        monitor.query_one(state, &[]).await.unwrap().get::<_, bool>(0).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -287,4 +290,75 @@ async fn the_queues_in_which_most_waits_are_found_among_many_in_bounded_time() {
         let call = format!("SELECT operator.busiest_queues({refused})");
         assert!(operator.batch_execute(&call).await.is_err(), "{refused}");
     }
+}
+
+#[tokio::test]
+async fn a_generation_is_told_once_nothing_of_the_one_before_is_left() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin().await;
+    // Five messages of the first queue wait, and none of the second.
+    admin
+        .batch_execute(
+            "CREATE TABLE public.ids AS SELECT n, substr(sha256(int4send(n)), 1, 16) AS id FROM generate_series(1, 2) n;
+             INSERT INTO qs.queues (queue_id, kind, owner_key, hpke_key, next_seq, acked_seq, last_active)
+             SELECT id, 'group', sha256('o'), sha256('h'), 11, 5 * n, current_date FROM public.ids;
+             INSERT INTO qs.messages (queue_id, seq, chain, chain_index, ciphertext)
+             SELECT id, seq, 1, seq - 6, 'x' FROM public.ids, generate_series(6, 10) seq WHERE n = 1",
+        )
+        .await
+        .unwrap();
+    let begin = "SELECT operator.begin_generation() << 22";
+    let first: i64 = admin.query_one(begin, &[]).await.unwrap().get(0);
+    assert!(first < 1 << 53, "every client reads such numbers");
+    let next = async |queue: i32, after: i64| -> (Vec<i64>, Option<i64>, Option<i64>) {
+        let sql = "SELECT n.seqs, n.expired_up_to, n.restored_up_to
+                     FROM public.ids, qs.next_messages(id, sha256('o'), $2, 3, 1000) n WHERE ids.n = $1";
+        let row = admin.query_one(sql, &[&queue, &after]).await.unwrap();
+        (row.get(0), row.get(1), row.get(2))
+    };
+    let deliver = "INSERT INTO qs.messages (queue_id, seq, chain, chain_index, ciphertext)
+                   SELECT queue_id, next_seq, last_chain + 1, 0, 'x' FROM qs.queues;
+                   UPDATE qs.queues SET next_seq = next_seq + 1, last_chain = last_chain + 1";
+    let waiting = async || -> i64 {
+        let sql = "SELECT sum(messages)::bigint FROM operator.queue_depths()";
+        admin.query_one(sql, &[]).await.unwrap().get(0)
+    };
+
+    assert_eq!(next(1, 5).await, (vec![6, 7, 8], None, None), "what is left comes first");
+    assert_eq!(next(1, 8).await, (vec![9, 10], None, None));
+    for (queue, after) in [(1, 10), (1, 15), (2, 10), (2, 3)] {
+        assert_eq!(next(queue, after).await, (vec![], None, Some(first)), "queue {queue} after {after}");
+    }
+    assert_eq!(waiting().await, 5, "numbers that no message has do not count");
+    let counted = "SELECT (SELECT value FROM operator.counts() WHERE figure = 'queued_messages' AND label = 'group'),
+                          (SELECT value FROM operator.counts() WHERE figure = 'full_queues' AND label = 'group')";
+    let row = admin.query_one(counted, &[]).await.unwrap();
+    assert_eq!((row.get::<_, f64>(0), row.get::<_, f64>(1)), (5.0, 0.0), "and figures say the same");
+    admin.batch_execute(deliver).await.unwrap();
+    assert_eq!(next(1, 9).await, (vec![10], None, None), "one generation at a time");
+    assert_eq!(next(1, 10).await, (vec![first + 1], None, Some(first)));
+    assert_eq!(next(2, 7).await, (vec![first + 1], None, Some(first)));
+    assert_eq!(next(2, first).await, (vec![first + 1], None, None), "told until it is acknowledged");
+    assert_eq!(waiting().await, 7);
+
+    // Another restore before the first reader came, within the same second.
+    let second: i64 = admin.query_one(begin, &[]).await.unwrap().get(0);
+    assert!(second > first + 1);
+    admin.batch_execute(deliver).await.unwrap();
+    assert_eq!(next(1, 10).await, (vec![first + 1], None, Some(first)));
+    assert_eq!(next(1, first + 1).await, (vec![second + 1], None, Some(second)));
+    assert_eq!(waiting().await, 9);
+
+    // Messages that are too old go, in whatever generation they came.
+    admin
+        .batch_execute(
+            "UPDATE qs.messages SET enqueued = enqueued - 31 WHERE seq < (SELECT max(seq) FROM qs.messages);
+             SELECT qs.remove_expired(current_date)",
+        )
+        .await
+        .unwrap();
+    assert_eq!(next(1, 7).await, (vec![second + 1], Some(second), Some(second)));
+    assert_eq!(waiting().await, 2);
+    let left = "SELECT count(*) FROM qs.queues WHERE skipped <> 0";
+    assert_eq!(admin.query_one(left, &[]).await.unwrap().get::<_, i64>(0), 0);
 }

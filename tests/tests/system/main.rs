@@ -2,17 +2,33 @@
 //! program links all of MLS.
 
 mod accounts;
+mod backup;
+mod bad_days;
+mod bounds;
+mod clocks;
 mod connections;
 mod database;
 mod demo;
 mod docs;
 mod extension;
+mod federation;
+mod health;
+mod how_do_i;
 mod keys;
+mod killed;
 mod mailboxes;
 mod master_key;
+mod metrics;
+mod monitoring;
 mod operations;
 mod privacy;
+mod recovery;
 mod relay;
+mod releases;
 mod roles;
 mod round_trips;
+mod setup;
+mod status;
+mod tls;
+mod upgrade_cluster;
 mod year;

@@ -2,17 +2,17 @@
 
 use std::{
     fs::{self, Permissions},
-    os::unix::fs::{MetadataExt, PermissionsExt},
+    os::unix::fs::{MetadataExt, PermissionsExt, chown},
     path::Path,
     process::Output,
     time::Instant,
 };
 
-use nix::sys::signal::Signal;
+use nix::{sys::signal::Signal, unistd::Uid};
 use postern_server::{config::ConnectionString, database::migrate::Release};
 use postern_tests_kit::{Cluster, DataDir, HOME, Server, eventually, in_tree, postern};
 use tokio::process::Command;
-use tokio_postgres::{Client, NoTls, error::SqlState};
+use tokio_postgres::{NoTls, error::SqlState};
 
 fn text(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
@@ -23,8 +23,11 @@ async fn run(command: &mut Command) -> Output {
 }
 
 async fn assert_healthy(server: &Server) {
-    let answer = reqwest::get(format!("{}/health", server.url())).await.expect("the server answers");
-    assert!(answer.status().is_success(), "{answer:?}");
+    eventually("the server is ready", async || {
+        let answer = reqwest::get(format!("{}/ready", server.url())).await.expect("the server answers");
+        answer.status().is_success().then_some(())
+    })
+    .await;
 }
 
 fn check(cluster: &Cluster) -> Command {
@@ -70,6 +73,37 @@ async fn the_first_embedded_start_makes_all_it_needs_and_a_stop_leaves_nothing_r
 }
 
 #[tokio::test]
+async fn a_new_homeserver_is_open_to_whom_its_first_start_says_and_later_to_whom_the_database_says() {
+    let dir = DataDir::fresh();
+    let start = |policy| Server::embedded(&dir).env("POSTERN_REGISTRATION", policy);
+    let policy = async || -> String {
+        let row = dir.admin().await.query_one("SELECT operator.registration_policy()", &[]).await;
+        row.unwrap().get(0)
+    };
+    let refusal = start("closed").try_start().await.err().expect("it ends");
+    assert!(refusal.contains("POSTERN_REGISTRATION is closed"), "{refusal}");
+    let server = start("invite").start().await;
+    assert_eq!(policy().await, "invite");
+    dir.admin().await.batch_execute("SELECT operator.set_registration_policy('open')").await.unwrap();
+    assert!(server.terminate().await.success());
+    let server = start("invite").start().await;
+    assert_eq!(policy().await, "open", "what the operator said since");
+    assert!(server.terminate().await.success());
+}
+
+#[tokio::test]
+async fn a_master_key_that_is_gone_is_missed_and_no_other_is_made() {
+    let dir = DataDir::fresh();
+    assert!(Server::embedded(&dir).start().await.terminate().await.success());
+    let (key, away) = (dir.path().join("master.key"), dir.path().join("away"));
+    fs::rename(&key, &away).unwrap();
+    let refusal = Server::embedded(&dir).try_start().await.err().expect("it ends");
+    assert!(refusal.contains(key.to_str().unwrap()) && !key.exists(), "{refusal}");
+    fs::rename(&away, &key).unwrap();
+    assert!(Server::embedded(&dir).start().await.terminate().await.success());
+}
+
+#[tokio::test]
 async fn the_next_start_takes_over_the_cluster_of_a_killed_server() {
     let dir = DataDir::migrated().await;
     let server = Server::embedded(&dir).start().await;
@@ -86,8 +120,8 @@ async fn the_next_start_takes_over_the_cluster_of_a_killed_server() {
 async fn the_next_start_recovers_a_crashed_cluster() {
     let dir = DataDir::migrated().await;
     let server = Server::embedded(&dir).start().await;
-    dir.kill_postgres();
     server.kill().await;
+    dir.kill_postgres();
     assert!(dir.cluster().join("postmaster.pid").exists());
     assert_healthy(&Server::embedded(&dir).start().await).await;
 }
@@ -123,6 +157,28 @@ async fn check_and_migrate_join_a_running_embedded_server() {
 }
 
 #[tokio::test]
+async fn a_server_that_does_not_let_through_what_the_limits_allow_does_not_start_or_says_so() {
+    let cluster = Cluster::start().await;
+    let narrow = || Server::builder(&cluster).env("POSTERN_MAX_BODY_BYTES", "557055");
+    assert_problem(
+        check(&cluster).env("POSTERN_MAX_BODY_BYTES", "557055"),
+        "limits",
+        "max_commit_bytes is 524288. Set limits.max_body_bytes to 557056 at least",
+    )
+    .await;
+    let said = narrow().try_start().await.err().expect("a group could grow and not go on");
+    assert!(said.contains("max_commit_bytes is 524288. Set limits.max_body_bytes to 557056"), "{said}");
+    let admin = cluster.admin().await;
+    admin.batch_execute("SELECT operator.set_group_limit('max_commit_bytes', 524287)").await.unwrap();
+    let server = narrow().start().await;
+    admin.batch_execute("SELECT operator.set_group_limit('max_commit_bytes', 600000)").await.unwrap();
+    eventually("the operator is told", async || {
+        server.log().contains("max_commit_bytes is 600000").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn an_interrupt_ends_a_server_in_order() {
     let cluster = Cluster::start().await;
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
@@ -137,7 +193,7 @@ async fn flags_win_over_the_environment_and_that_over_the_file() {
     let cluster = Cluster::start().await;
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("postern.toml");
-    fs::write(&file, "domain = \"file.example\"\n[limits]\nmax_body_bytes = 5\n").unwrap();
+    fs::write(&file, "domain = \"file.example\"\n[limits]\nmax_body_bytes = 600000\n").unwrap();
     let configured = |environment: Option<&'static str>, flag: Option<&'static str>| {
         let mut command = check(&cluster);
         command.arg("--config").arg(&file).env_remove("POSTERN_DOMAIN");
@@ -172,6 +228,42 @@ async fn a_file_in_the_working_directory_is_found() {
         "{}",
         text(&output)
     );
+}
+
+#[tokio::test]
+async fn a_file_in_the_working_directory_that_another_user_can_write_does_not_count() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("postern.toml");
+    fs::write(&file, "domain = \"a.example\"").unwrap();
+    let refused = async |why: &str| {
+        for command in ["check", "migrate", "serve"] {
+            let output = run(postern().arg(command).current_dir(dir.path())).await;
+            let said = text(&output);
+            assert!(!output.status.success(), "{why}: {said}");
+            assert!(said.contains("postern.toml is in the working directory"), "{why}: {said}");
+        }
+        let setup = ["setup", "--non-interactive", "--domain", HOME];
+        let output = run(postern().args(setup).current_dir(dir.path())).await;
+        assert!(
+            text(&output).contains("postern.toml is in the working directory"),
+            "{why}: {}",
+            text(&output)
+        );
+        let named = run(postern().args(["check", "--config", "postern.toml"]).current_dir(dir.path())).await;
+        assert!(!text(&named).contains("working directory"), "it was named: {}", text(&named));
+    };
+    fs::set_permissions(&file, Permissions::from_mode(0o666)).unwrap();
+    refused("everybody can write it").await;
+    fs::set_permissions(&file, Permissions::from_mode(0o644)).unwrap();
+    fs::set_permissions(dir.path(), Permissions::from_mode(0o777)).unwrap();
+    refused("everybody can replace it").await;
+    fs::set_permissions(dir.path(), Permissions::from_mode(0o1777)).unwrap();
+    let output = run(postern().arg("check").current_dir(dir.path())).await;
+    assert!(text(&output).contains("file postern.toml"), "as in /tmp: {}", text(&output));
+    if Uid::effective().is_root() {
+        chown(&file, Some(12_345), None).unwrap();
+        refused("it is another's").await;
+    }
 }
 
 #[tokio::test]
@@ -406,7 +498,8 @@ async fn a_lock_that_another_session_holds_ends_a_migration_in_time_and_unharmed
         for part in ["another session holds a lock", "postern migrate", "lock timeout"] {
             assert!(said.contains(part), "{said}");
         }
-        assert!((8..40).contains(&time.as_secs()), "{time:?}");
+        // It tries for ten seconds, and a step takes longer on a busy machine.
+        assert!((8..120).contains(&time.as_secs()), "{time:?}");
         let after = state().await;
         assert_eq!((after.0, after.1), (before.0 + migrated, before.1), "each step is whole or not there");
         assert_eq!(after.2.is_some(), migrated == 1);
@@ -414,35 +507,12 @@ async fn a_lock_that_another_session_holds_ends_a_migration_in_time_and_unharmed
         holder.rollback().await.unwrap();
         assert_healthy(&server).await;
     }
-    // What was done is not done again, and what is missing is.
+    // A step that was done is not done again, and one that is missing is.
     let (report, _) = migrate().await;
     assert_eq!(report.unwrap().to_string(), "functions updated");
     assert_eq!(state().await.1, 1000);
     let (report, _) = migrate().await;
     assert_eq!(report.unwrap().to_string(), "the database is up to date");
-}
-
-/// Makes PostgreSQL offer the next version of the extension, which has one function more; returns its number.
-async fn offer_next_extension(admin: &Client) -> String {
-    let row = admin
-        .query_one(
-            "SELECT (SELECT setting FROM pg_config WHERE name = 'SHAREDIR'), extversion
-               FROM pg_extension WHERE extname = 'postern'",
-            &[],
-        )
-        .await
-        .unwrap();
-    let (directory, present): (String, String) = (row.get(0), row.get(1));
-    let (directory, next) = (Path::new(&directory).join("extension"), format!("{present}.1"));
-    let script = "CREATE FUNCTION @extschema@.greeting() RETURNS text LANGUAGE sql AS $$ SELECT 'from the next version' $$;
-                  REVOKE ALL ON FUNCTION @extschema@.greeting() FROM PUBLIC";
-    fs::write(directory.join(format!("postern--{present}--{next}.sql")), script).unwrap();
-    let control = fs::read_to_string(directory.join("postern.control")).unwrap();
-    let offered =
-        control.replace(&format!("default_version = '{present}'"), &format!("default_version = '{next}'"));
-    assert_ne!(offered, control);
-    fs::write(directory.join("postern.control"), offered).unwrap();
-    next
 }
 
 /// The next release is this one with a migration and a function more. Each of its parts uses the one before.
@@ -451,7 +521,7 @@ async fn an_upgrade_brings_the_extension_then_migrations_then_functions_under_a_
     let cluster = Cluster::start().await;
     let admin = cluster.admin().await;
     let server = Server::start(&cluster).await;
-    let next = offer_next_extension(&admin).await;
+    let next = cluster.offer_next_extension().await;
     let grants = fs::read_to_string(in_tree("sql/grants.sql")).unwrap();
     let release = Release::embedded()
         .with_migration(
@@ -533,8 +603,8 @@ async fn a_server_comes_back_to_its_database_after_a_crash() {
     let server = Server::start(&cluster).await;
     cluster.kill_postgres();
     cluster.restart().await;
-    eventually("the server is healthy again", || async {
-        let answer = reqwest::get(format!("{}/health", server.url())).await.ok()?;
+    eventually("the server is ready again", || async {
+        let answer = reqwest::get(format!("{}/ready", server.url())).await.ok()?;
         answer.status().is_success().then_some(())
     })
     .await;
@@ -551,7 +621,8 @@ async fn help_names_every_setting_with_its_environment_variable() {
         for setting in ["--config", "--domain", "--embedded", "--max-body-bytes", "--log-format"] {
             assert!(help.contains(setting), "{setting} in:\n{help}");
         }
-        let flags = help.matches("\n      --").count();
+        // `--start` is a word for this once, and no setting.
+        let flags = help.matches("\n      --").count() - help.matches("\n      --start").count();
         assert_eq!(help.matches("[env: POSTERN_").count(), flags, "{help}");
         assert!(help.contains("Examples:"), "{help}");
     }

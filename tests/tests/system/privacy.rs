@@ -10,7 +10,7 @@ use futures_util::stream::{self, StreamExt as _};
 use postern_client::Client;
 use postern_protocol::{Address, StateKey};
 use postern_tests_kit::{
-    World,
+    Cluster, World,
     dump::{Row, contains, is_telling, joined_tables, rows, spellings},
 };
 
@@ -28,6 +28,8 @@ struct Conversation {
 
 /// Tables that know to which user tokens were issued.
 const ISSUED: [&str; 4] = ["aas.takers", "aas.issued", "aas.requests", "aas.allowances"];
+/// Keys of services, which are nobody's: all users have credentials by them, and endpoints the names of services.
+const KEYS: &str = "auth.signing_keys";
 
 /// Too long to be in a ciphertext by chance.
 const NAMES: [&str; 2] = ["alexandrina", "bartholomew"];
@@ -62,7 +64,8 @@ async fn a_dump_names_users_at_the_authentication_service_only() {
 async fn a_dump_joins_no_user_to_a_group_a_queue_or_a_token() {
     let conversation = conversation().await;
     // Tokens are issued to users under their names: both know the user's id.
-    let (users, others): (Vec<&Row>, Vec<&Row>) = conversation.dump.iter().partition(|row| is_of_users(row));
+    let (users, others): (Vec<&Row>, Vec<&Row>) =
+        conversation.dump.iter().filter(|row| row.table != KEYS).partition(|row| is_of_users(row));
     for table in ["aas.spent_1", "ds.groups", "qs.addresses", "qs.messages", "qs.queues"] {
         assert!(others.iter().any(|row| row.table == table), "{table} has rows to search");
     }
@@ -130,7 +133,7 @@ async fn a_dump_joins_no_user_to_a_group_a_queue_or_a_token() {
 }
 
 fn is_of_users(row: &Row) -> bool {
-    row.schema() == "auth" || ISSUED.contains(&row.table.as_str())
+    row.schema() == "auth" && row.table != KEYS || ISSUED.contains(&row.table.as_str())
 }
 
 /// Many users, whose devices and groups would show by their numbers what two users hide.
@@ -259,5 +262,60 @@ async fn nobody_logs_what_a_dump_hides() {
     for secret in &telling {
         assert!(!server.contains(secret), "the server's log holds {secret}");
         assert!(!postgres.contains(secret), "PostgreSQL's log holds {secret}");
+    }
+}
+
+/// Tables of prices and figures of all users together, which tell of nobody.
+const OF_NOBODY: [&str; 5] =
+    ["aas.issued_in_all", "aas.prices", "aas.token_use", "operator.days", "qs.removed"];
+
+#[tokio::test]
+async fn one_dead_row_brings_autovacuum_to_each_table_from_which_something_is_forgotten() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin().await;
+    // The functions say from which tables rows go; a table's foreign key says what goes with them.
+    let sql = "WITH RECURSIVE forgetting (oid) AS (
+                   SELECT DISTINCT to_regclass(d.part[1])::oid
+                     FROM pg_proc p
+                     JOIN pg_namespace n ON n.oid = p.pronamespace,
+                          regexp_matches(p.prosrc, 'DELETE\\s+FROM\\s+([a-z]+\\.[a-z_]+)', 'g') AS d (part)
+                    WHERE n.nspname NOT IN ('pg_catalog', 'information_schema')
+                   UNION
+                   SELECT k.conrelid FROM pg_constraint k JOIN forgetting f ON k.confrelid = f.oid
+                    WHERE k.contype = 'f' AND k.confdeltype = 'c'
+               )
+               SELECT c.oid::regclass::text, c.relnamespace = 'auth'::regnamespace,
+                      coalesce(c.reloptions, '{}'), coalesce(t.reloptions, '{}')
+                 FROM forgetting f
+                 JOIN pg_class c USING (oid)
+                 LEFT JOIN pg_class t ON t.oid = c.reltoastrelid
+                ORDER BY 1";
+    let tables = admin.query(sql, &[]).await.unwrap();
+    assert!(tables.len() > 30, "the functions were searched: {}", tables.len());
+    let mut found = BTreeSet::new();
+    for row in tables {
+        let table: String = row.get(0);
+        let of_accounts = row.get(1) && table != KEYS;
+        let (options, large): (Vec<String>, Vec<String>) = (row.get(2), row.get(3));
+        let has = |options: &[String], option: &str| options.iter().any(|other| other == option);
+        found.insert(table.clone());
+        if OF_NOBODY.contains(&table.as_str()) {
+            continue;
+        }
+        let at_once = "autovacuum_vacuum_threshold=0";
+        assert!(has(&options, at_once), "{table}: {options:?}");
+        // Without options of its own, it goes by the table's.
+        assert!(large.is_empty() || has(&large, at_once), "the large values of {table}: {large:?}");
+        // Most of these rows change once in months: a part of many might never be reached.
+        if of_accounts || ISSUED.contains(&table.as_str()) {
+            assert!(has(&options, "autovacuum_vacuum_scale_factor=0"), "{table}: {options:?}");
+        }
+        // Indexes have names and ids, too.
+        if of_accounts || table == "aas.takers" {
+            assert!(has(&options, "vacuum_index_cleanup=on"), "{table}: {options:?}");
+        }
+    }
+    for table in ["auth.clients", "auth.incarnations", "auth.erasures", "aas.requests", "ds.welcome_trees"] {
+        assert!(found.contains(table), "{table} is among those that were looked at: {found:?}");
     }
 }

@@ -1,7 +1,7 @@
 //! OPS-3: what each role can do is what `sql/grants.sql` says, and nothing else. The catalog is walked, so nothing
 //! that is added later is forgotten.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use postern_tests_kit::{Cluster, in_tree};
 use tokio_postgres::{Client, error::SqlState};
@@ -253,6 +253,9 @@ async fn each_function_of_sql_says_what_its_header_says() {
         let schema = schema.expect("it can be read").path();
         for file in std::fs::read_dir(&schema).into_iter().flatten() {
             let file = file.expect("it can be read").path();
+            if file.extension().is_none_or(|extension| extension != "sql") {
+                continue;
+            }
             let [schema, name] = [&schema, &file].map(|path| path.file_stem().unwrap().to_str().unwrap());
             let function = format!("{schema}.{name}");
             let comment = format!("SELECT obj_description('{function}'::regproc, 'pg_proc')");
@@ -265,6 +268,88 @@ async fn each_function_of_sql_says_what_its_header_says() {
         }
     }
     assert!(headers > 80, "{headers} functions");
+}
+
+/// Whether a text has a name as a word.
+fn names_word(text: &str, name: &str) -> bool {
+    text.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == name)
+}
+
+/// Whether a comment has a line for a parameter, alone or together with others: `name: …`, `one, name: …`.
+fn explains(comment: &str, name: &str) -> bool {
+    let explained = comment.lines().filter_map(|line| line.split_once(": "));
+    explained.into_iter().any(|(names, _)| names.split(", ").any(|one| one == name))
+}
+
+#[tokio::test]
+async fn each_function_for_operators_explains_its_parameters_and_columns() {
+    let cluster = Cluster::start().await;
+    let rows = cluster
+        .admin()
+        .await
+        .query(
+            "SELECT p.proname::text, obj_description(p.oid, 'pg_proc'), p.proretset,
+                    coalesce(p.proargnames, '{}'),
+                    coalesce(p.proargmodes::text[], array_fill('i'::text, ARRAY[coalesce(cardinality(p.proargnames), 0)]))
+               FROM pg_proc p
+              WHERE p.pronamespace = 'operator'::regnamespace
+                AND (has_function_privilege('postern_operator', p.oid, 'EXECUTE')
+                     OR has_function_privilege('postern_monitor', p.oid, 'EXECUTE'))",
+            &[],
+        )
+        .await
+        .unwrap();
+    let mut silent = Vec::new();
+    for row in &rows {
+        let (function, comment, returns_rows): (&str, &str, bool) = (row.get(0), row.get(1), row.get(2));
+        let (names, modes): (Vec<String>, Vec<String>) = (row.get(3), row.get(4));
+        let outputs = modes.iter().filter(|mode| *mode != "i").count();
+        for (name, mode) in names.iter().zip(&modes) {
+            let is_clear = match mode.as_str() {
+                "i" => explains(comment, name),
+                // One value is what the first sentence tells of.
+                _ if outputs == 1 && !returns_rows => true,
+                _ => names_word(comment, name),
+            };
+            if !is_clear {
+                silent.push(format!("operator.{function} says nothing of {name}"));
+            }
+        }
+    }
+    assert!(rows.len() > 60, "{} functions", rows.len());
+    assert!(silent.is_empty(), "{silent:#?}");
+}
+
+/// A label may be explained by another function that the comment names.
+#[tokio::test]
+async fn each_function_explains_its_outcomes() {
+    let cluster = Cluster::start().await;
+    let rows = cluster
+        .admin()
+        .await
+        .query(
+            "SELECT DISTINCT n.nspname || '.' || p.proname, obj_description(p.oid, 'pg_proc'), e.enumlabel::text
+               FROM pg_proc p
+               JOIN pg_namespace n ON n.oid = p.pronamespace
+              CROSS JOIN LATERAL unnest(coalesce(p.proallargtypes, '{}') || p.prorettype) AS a (type)
+               JOIN pg_type t ON t.oid = a.type AND t.typname LIKE '%\\_outcome'
+               JOIN pg_enum e ON e.enumtypid = t.oid
+              WHERE n.nspname IN ('auth', 'aas', 'ds', 'qs', 'rendezvous', 'federation', 'operator')",
+            &[],
+        )
+        .await
+        .unwrap();
+    let comments: BTreeMap<String, String> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+    assert!(comments.len() > 60, "{} functions", comments.len());
+    let mut silent = Vec::new();
+    for row in &rows {
+        let (function, comment, label): (&str, &str, &str) = (row.get(0), row.get(1), row.get(2));
+        let mut named = comments.iter().filter(|(other, _)| comment.contains(other.as_str()));
+        if !names_word(comment, label) && !named.any(|(_, other)| names_word(other, label)) {
+            silent.push(format!("{function} says nothing of {label}"));
+        }
+    }
+    assert!(silent.is_empty(), "{silent:#?}");
 }
 
 /// A group's members may have their queues in another database: delivery there is not for these functions.

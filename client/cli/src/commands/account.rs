@@ -7,7 +7,10 @@ use clap::{Args, Subcommand};
 use postern_client::{
     Client, ClientBuilder, OwnerProof, RecoveryKey, StillIn, recovery_key_of, recovery_words,
 };
-use postern_protocol::admission::{Admission, IdToken, InviteCode};
+use postern_protocol::{
+    admission::{Admission, IdToken, InviteCode},
+    name::Domain,
+};
 use serde_json::json;
 
 use super::{Global, note, read_stdin};
@@ -99,8 +102,16 @@ pub enum Command {
     },
     /// Renew the keys of this device's mailboxes
     RenewMailboxes,
-    /// Accept that the root of the server's domain changed, as its operator told you in another way
-    AcceptRoot,
+    /// Accept that the root of a domain changed, as its operator told you in another way
+    AcceptRoot {
+        /// The domain [default: this user's]
+        domain: Option<Domain>,
+    },
+    /// Accept that the homeserver of another domain has new keys, as a friend there or its operator told you in another way
+    AcceptHomeserver {
+        /// The domain
+        domain: Domain,
+    },
     /// Delete this device's mailboxes and keys, at the server and here
     LogOut,
 }
@@ -109,7 +120,7 @@ pub enum Command {
 #[derive(Args)]
 pub struct Proof {
     /// The code of an invite
-    #[arg(long, value_name = "CODE", conflicts_with_all = ["sign_in", "id_token", "print_nonce"])]
+    #[arg(long, value_name = "CODE", conflicts_with_all = ["sign_in", "id_token", "print_nonce"], allow_hyphen_values = true)]
     invite: Option<InviteCode>,
     #[command(flatten)]
     login: Login,
@@ -305,9 +316,16 @@ pub async fn run(global: &Global, command: Command) -> anyhow::Result<()> {
             note("Keys of the mailboxes renewed.");
             Ok(())
         }
-        Command::AcceptRoot => {
-            global.open()?.accept_root()?;
+        Command::AcceptRoot { domain } => {
+            let client = global.open()?;
+            let domain = domain.as_ref().unwrap_or_else(|| client.user().domain());
+            client.accept_root(domain)?;
             note("The root that the server shows next is the one from then on.");
+            Ok(())
+        }
+        Command::AcceptHomeserver { domain } => {
+            global.open()?.accept_homeserver(&domain)?;
+            note("The keys that the homeserver shows next are the ones from then on.");
             Ok(())
         }
         Command::LogOut => {

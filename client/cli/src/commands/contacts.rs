@@ -19,6 +19,7 @@ pub enum Invitation {
                       `follow` or `invite` here adds all of them then.")]
     Invite {
         /// Title or id of the group
+        #[arg(allow_hyphen_values = true)]
         group: String,
         /// bob@example.org
         user: UserName,
@@ -80,7 +81,7 @@ pub enum Command {
         #[arg(long)]
         confirm: bool,
         /// Compare with the code that the other user's client shows, as a camera read it
-        #[arg(long, value_name = "CODE", conflicts_with = "confirm")]
+        #[arg(long, value_name = "CODE", conflicts_with = "confirm", allow_hyphen_values = true)]
         code: Option<String>,
     },
 }

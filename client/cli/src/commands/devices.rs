@@ -48,6 +48,7 @@ pub enum DevicesCommand {
     /// Call a device something, for yourself
     Name {
         /// Its name, or the beginning of its key
+        #[arg(allow_hyphen_values = true)]
         device: String,
         /// The new name; empty for none
         name: String,
@@ -59,6 +60,7 @@ pub enum DevicesCommand {
     )]
     Remove {
         /// Its name, or the beginning of its key
+        #[arg(allow_hyphen_values = true)]
         device: String,
     },
     /// Check the whole history of your devices, or of another user's, back to the first one

@@ -22,17 +22,19 @@ pub enum Command {
     /// List the devices in a group, by the names that the server confirmed
     Members {
         /// Title or id of the group
+        #[arg(allow_hyphen_values = true)]
         group: String,
     },
     /// Remove a user from a group (admins only), after naming the devices that go
     Remove {
         /// Title or id of the group
+        #[arg(allow_hyphen_values = true)]
         group: String,
         /// bob@example.org
         #[arg(required_unless_present = "member")]
         user: Option<UserName>,
         /// Instead, a member whose name is not known: the key that `members` shows, or its beginning
-        #[arg(long, value_name = "KEY", conflicts_with = "user")]
+        #[arg(long, value_name = "KEY", conflicts_with = "user", allow_hyphen_values = true)]
         member: Option<String>,
         /// Do not ask
         #[arg(long)]
@@ -41,16 +43,19 @@ pub enum Command {
     /// Renew this device's keys in a group
     Update {
         /// Title or id of the group
+        #[arg(allow_hyphen_values = true)]
         group: String,
     },
     /// Leave a group with all your devices; it takes effect with the next message or change of another member
     Leave {
         /// Title or id of the group
+        #[arg(allow_hyphen_values = true)]
         group: String,
     },
     /// Come back into a group that this device cannot follow, after naming members that it does not know
     Rejoin {
         /// Title or id of the group
+        #[arg(allow_hyphen_values = true)]
         group: String,
         /// Do not ask
         #[arg(long)]
@@ -59,11 +64,13 @@ pub enum Command {
     /// Found a group anew that nobody can follow, with its title and members, and leave the old one
     Refound {
         /// Title or id of the group
+        #[arg(allow_hyphen_values = true)]
         group: String,
     },
     /// Leave a group without telling it, and receive nothing from it any more
     BlockGroup {
         /// Title or id of the group
+        #[arg(allow_hyphen_values = true)]
         group: String,
     },
 }
@@ -73,6 +80,7 @@ pub enum GroupCommand {
     /// List the admins, make users admins, or admins members like others (admins only)
     Admins {
         /// Title or id of the group
+        #[arg(allow_hyphen_values = true)]
         group: String,
         /// bob@example.org
         #[arg(long, value_name = "USER")]
@@ -84,12 +92,14 @@ pub enum GroupCommand {
     /// Call the group something else (admins only)
     Rename {
         /// Title or id of the group
+        #[arg(allow_hyphen_values = true)]
         group: String,
         title: String,
     },
     /// Remove everyone and delete the group (admins only)
     Delete {
         /// Title or id of the group
+        #[arg(allow_hyphen_values = true)]
         group: String,
         /// Do not ask
         #[arg(long)]

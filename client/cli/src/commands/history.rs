@@ -10,6 +10,7 @@ use crate::output::{describe, print_line, to_json};
 #[derive(Args)]
 pub struct Command {
     /// Title or id of the group
+    #[arg(allow_hyphen_values = true)]
     group: String,
     /// Show so many, the last ones
     #[arg(long, default_value_t = 100, value_name = "NUMBER")]

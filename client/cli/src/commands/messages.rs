@@ -25,6 +25,7 @@ pub enum Command {
     /// Send a message; without text, what stdin holds
     Send {
         /// Title or id of the group
+        #[arg(allow_hyphen_values = true)]
         group: String,
         text: Option<String>,
     },
@@ -87,16 +88,21 @@ async fn follow(client: &Client, idle: Option<Duration>, json: bool) -> anyhow::
     let mut follower = client.follower();
     let mut pauses = PAUSES.build().enumerate();
     let mut quiet_since = Instant::now();
+    // It is quiet once all that waited was read, however long that takes.
+    let mut is_read = idle.is_none();
     loop {
-        let wait = match idle {
-            None => Duration::MAX,
-            Some(idle) => idle.saturating_sub(quiet_since.elapsed()),
+        let taken = if is_read {
+            let wait = idle.map_or(Duration::MAX, |idle| idle.saturating_sub(quiet_since.elapsed()));
+            if wait.is_zero() {
+                return Ok(());
+            }
+            follower.next(wait).await
+        } else {
+            client.receive(Duration::ZERO).await.map(|()| true)
         };
-        if wait.is_zero() {
-            return Ok(());
-        }
-        match follower.next(wait).await {
+        match taken {
             Ok(came_in) => {
+                is_read = true;
                 pauses = PAUSES.build().enumerate();
                 if came_in {
                     quiet_since = Instant::now();
@@ -111,6 +117,7 @@ async fn follow(client: &Client, idle: Option<Duration>, json: bool) -> anyhow::
                 }
                 tokio::time::sleep(pause).await;
                 follower = client.follower();
+                is_read = idle.is_none();
             }
             Err(error) => {
                 tell(client, json)?;

@@ -18,6 +18,7 @@ use std::{
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use postern_client::{Client, ClientBuilder};
+use postern_protocol::name::Domain;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -54,6 +55,9 @@ struct Global {
     /// The server's address; by default the one given to `register`, `link` or `link-request`
     #[arg(long, global = true, env = "POSTERN_SERVER", value_name = "URL")]
     server: Option<String>,
+    /// The domain of a neighbour whose homeserver relays what this client asks its own one: that sees no address of it then
+    #[arg(long, global = true, env = "POSTERN_RELAY", value_name = "DOMAIN")]
+    relay: Option<Domain>,
     /// The file with the passphrase of an encrypted state, in its first line; else POSTERN_PASSPHRASE has it, or it is
     /// asked for
     #[arg(long, global = true, env = "POSTERN_PASSPHRASE_FILE", value_name = "FILE")]
@@ -123,6 +127,10 @@ impl Global {
             Some(server) => builder.server(server),
             None => builder,
         };
+        let builder = match &self.relay {
+            Some(relay) => builder.relay(relay.clone()),
+            None => builder,
+        };
         Ok(match passphrase::of(self, &builder)? {
             Some(passphrase) => builder.passphrase(passphrase),
             None => builder,
@@ -166,10 +174,25 @@ fn default_state() -> PathBuf {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
+    use clap::{CommandFactory as _, Parser as _};
 
     #[test]
     fn the_arguments_are_sound() {
         super::Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn an_id_may_begin_with_a_hyphen() {
+        for line in [
+            "devices remove -jkLmN2p",
+            "devices name -jkLmN2p laptop",
+            "members -jkLmN2p",
+            "send -jkLmN2p hello",
+            "history -jkLmN2p",
+            "remove -jkLmN2p --yes --member -xY",
+        ] {
+            let words = ["postern-client"].into_iter().chain(line.split(' '));
+            super::Cli::try_parse_from(words).unwrap_or_else(|error| panic!("{line}: {error}"));
+        }
     }
 }

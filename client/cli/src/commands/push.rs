@@ -22,11 +22,13 @@ pub enum Command {
     /// Keep a group's messages from waking this device
     Mute {
         /// Title or id of the group
+        #[arg(allow_hyphen_values = true)]
         group: String,
     },
     /// Let a group's messages wake this device again
     Unmute {
         /// Title or id of the group
+        #[arg(allow_hyphen_values = true)]
         group: String,
     },
 }

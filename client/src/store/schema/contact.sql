@@ -11,7 +11,7 @@ CREATE TABLE friendship_changes (
     change BLOB NOT NULL                -- a Change in CBOR
 ) STRICT;
 
--- What this user and others agreed on.
+-- Users, and what they and this one agreed on.
 CREATE TABLE contacts (
     user TEXT PRIMARY KEY,
     founding BLOB NOT NULL,             -- transcript of epoch 0 of the user's identity that it holds for
@@ -49,6 +49,7 @@ CREATE TABLE letters (
     body BLOB NOT NULL,                 -- a LetterBody in CBOR
     stranger INTEGER NOT NULL,          -- 1: no lookup had confirmed the sender when it came
     lookup BLOB,                        -- secret by which the user can be looked up; null: the letter has none
+    home_key BLOB,                      -- key of the sender's homeserver; null: the letter has none
     due INTEGER NOT NULL,               -- when the AS is asked (again), in seconds since 1970
     unconfirmed INTEGER NOT NULL DEFAULT 0, -- 1: a request that the AS did not confirm, and that was told as such
     PRIMARY KEY (client_key, subject)
@@ -61,6 +62,17 @@ CREATE TABLE letter_numbers (
     number INTEGER NOT NULL,
     time INTEGER NOT NULL,              -- seconds since 1970, by the sender's clock
     PRIMARY KEY (client_key, subject)
+) STRICT;
+
+-- Parts of what other devices of this user said in more than one letter, until all are there: of each device the last ones.
+CREATE TABLE secrets_parts (
+    client_key BLOB NOT NULL,           -- the sender
+    part INTEGER NOT NULL,              -- from 0
+    whole BLOB NOT NULL,                -- SHA-256 of all parts together
+    number INTEGER NOT NULL,            -- of the letter
+    time INTEGER NOT NULL,              -- seconds since 1970, by the sender's clock
+    content BLOB NOT NULL,
+    PRIMARY KEY (client_key, part)
 ) STRICT;
 
 -- The number of this device's last letter.

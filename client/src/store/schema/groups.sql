@@ -20,7 +20,16 @@ CREATE TABLE groups (
     proposed INTEGER,                   -- seconds since 1970: since when proposals of others wait
     leaving INTEGER NOT NULL DEFAULT 0, -- 1 from when this device wants to leave until it is out, or was refused
     successor BLOB,                     -- the MLS group id of the group that was founded in place of this one
+    user_generation INTEGER,            -- the highest generation of the user's keys here that this device saw; null: of none
     server_key BLOB                     -- the external sender's key that the server wants the group to have; null: its present one
+) STRICT;
+
+-- Welcomes to groups of other domains whose DS could not be asked for the tree. Those that the DS has no tree for any
+-- more are dropped.
+CREATE TABLE welcomes (
+    welcome BLOB PRIMARY KEY,
+    attempts INTEGER NOT NULL,
+    due INTEGER NOT NULL                -- seconds since 1970: when to ask again
 ) STRICT;
 
 -- Requests to the DS whose answer is outstanding: of each group one of a kind at most. The bytes are
@@ -46,7 +55,7 @@ CREATE TABLE outbox (
 -- Groups that this device cannot follow, or could not lately.
 CREATE TABLE strayed (
     group_id BLOB PRIMARY KEY,
-    state INTEGER NOT NULL,             -- 0 follows again, 1 doubtful, 2 cannot follow, 3 comes back by hand only
+    state INTEGER NOT NULL,             -- 0 follows again, 1 doubtful, 2 cannot follow, 3 comes back by hand only, 4 behind
     since INTEGER NOT NULL,             -- seconds since 1970: when the state began
     attempts INTEGER NOT NULL,          -- at coming back, those that succeeded too; each makes the next wait longer
     due INTEGER NOT NULL,               -- seconds since 1970: when to look, or to come back
@@ -62,6 +71,7 @@ CREATE TABLE links (
     link BLOB,                          -- an IdentityLink in CBOR
     newcomer INTEGER NOT NULL DEFAULT 0, -- 1 while others are to be told of a member that this device added
     last_number INTEGER NOT NULL,
+    missing INTEGER NOT NULL DEFAULT 0, -- numbers before it that did not come: bit 0 for the one just before, and so on
     PRIMARY KEY (group_id, leaf_key)
 ) STRICT;
 
@@ -120,6 +130,17 @@ CREATE TABLE cards (
     PRIMARY KEY (group_id, leaf_key)
 ) STRICT;
 
+-- The MLS state of the place in a group that this device left to come into another, as openmls has it, until what was
+-- said there meanwhile was read.
+CREATE TABLE left_places (
+    group_id BLOB NOT NULL,
+    epoch INTEGER NOT NULL,             -- the last one there
+    provider_version INTEGER NOT NULL,
+    data_type TEXT NOT NULL,
+    group_data BLOB NOT NULL,
+    PRIMARY KEY (group_id, data_type)
+) STRICT;
+
 -- Users of members that say to have another name, or to end, until the AS was asked.
 CREATE TABLE member_news (
     user TEXT PRIMARY KEY,              -- as this device knows it
@@ -132,6 +153,8 @@ CREATE TABLE member_news (
 -- Users of members that the AS does not show any more. Each is in eids, and goes with it.
 CREATE TABLE gone_members (
     user TEXT PRIMARY KEY,
-    told INTEGER NOT NULL,              -- 1 once groups were told of the end that a device of the user had announced
+    told INTEGER NOT NULL,              -- what groups were told: 0 nothing; 1 the end that a device of the user had announced;
+                                        -- 2 that nobody is shown, and no device said why
+    since INTEGER NOT NULL,             -- seconds since 1970: since when the AS shows nobody
     due INTEGER NOT NULL                -- seconds since 1970: when to look again
 ) STRICT;

@@ -61,6 +61,14 @@ CREATE TABLE identity_commits (
     body BLOB NOT NULL                  -- an Outstanding in CBOR
 ) STRICT;
 
+-- Commits of this device to this user's EID that took effect lately: an AS that was restored to an earlier state gets them
+-- again.
+CREATE TABLE made_commits (
+    epoch INTEGER PRIMARY KEY,          -- that the commit ended
+    body BLOB NOT NULL,                 -- a CommitIdentity in CBOR
+    made INTEGER NOT NULL               -- seconds since 1970
+) STRICT;
+
 -- This user's other devices, as this one saw them itself: as many as are in the own EID.
 CREATE TABLE watched_devices (
     client_key BLOB PRIMARY KEY,
@@ -71,13 +79,13 @@ CREATE TABLE watched_devices (
 -- When this user's own devices were looked after last, in seconds since 1970.
 CREATE TABLE identity_upkeep (one INTEGER PRIMARY KEY CHECK (one = 1), done INTEGER NOT NULL) STRICT;
 
--- The AS's keys as they were shown last, and when this device looked at them by itself.
+-- The keys of each domain's AS as they were shown last, and when this device looked at its own one's by itself.
 CREATE TABLE issuers (
-    one INTEGER PRIMARY KEY CHECK (one = 1),
+    domain TEXT PRIMARY KEY,
     keys BLOB NOT NULL,                 -- AuthenticationKeys in CBOR; their root stays
     looked INTEGER NOT NULL             -- seconds since 1970
 ) STRICT;
 
--- Keys that the AS published and revoked: nothing counts that they signed. Those of other keys never did, and are not
--- here. The last 256.
-CREATE TABLE revoked_issuers (public_key BLOB PRIMARY KEY) STRICT;
+-- Keys that an AS published and revoked: nothing counts that they signed. Those of other keys never did, and are not
+-- here. Of each domain the last 256.
+CREATE TABLE revoked_issuers (public_key BLOB PRIMARY KEY, domain TEXT NOT NULL) STRICT;

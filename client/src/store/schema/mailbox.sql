@@ -18,8 +18,17 @@ CREATE TABLE key_rotations (
     hpke_key BLOB NOT NULL
 ) STRICT;
 
--- Addresses of the group queue that are to lead nowhere.
-CREATE TABLE revocations (address BLOB PRIMARY KEY) STRICT;
+-- When the addresses of each queue were renewed last, all those that this device keeps.
+CREATE TABLE renewals (
+    kind TEXT PRIMARY KEY,
+    done INTEGER NOT NULL               -- seconds since 1970
+) STRICT;
+
+-- Addresses of the group queue that are to lead nowhere. The QS, restored to an earlier state, may have them again.
+CREATE TABLE revocations (
+    address BLOB PRIMARY KEY,
+    done INTEGER                        -- seconds since 1970: when the QS revoked it; null: it did not yet
+) STRICT;
 
 -- Every message that a queue delivered, in order; empty except in tests that ask for it.
 CREATE TABLE deliveries (

@@ -87,7 +87,14 @@ impl Hosts {
             let in_use = |host: &Arc<Host>| Arc::strong_count(host) > 1;
             known.retain(|_, host| in_use(host) || host.standing() == Standing::Proven);
             if known.len() >= MAX_HOSTS {
-                known.retain(|_, host| in_use(host));
+                // Somebody has thousands of hosts: those of the largest domain are forgotten, proven or not.
+                let mut of_domain: HashMap<&str, usize> = HashMap::new();
+                for (name, _) in known.iter().filter(|(_, host)| !in_use(host)) {
+                    *of_domain.entry(domain(name)).or_default() += 1;
+                }
+                let largest = of_domain.into_iter().max_by_key(|(_, hosts)| *hosts);
+                let largest = largest.map(|(name, _)| name.to_owned()).unwrap_or_default();
+                known.retain(|name, host| in_use(host) || domain(name) != largest);
             }
             if known.len() >= MAX_HOSTS {
                 return None;
@@ -116,6 +123,11 @@ impl Hosts {
         is_proven()?;
         Ok(Permit { _of_host: of_host, _of_all: of_all })
     }
+}
+
+/// The domain that a host is taken to be of: its last two labels.
+fn domain(host: &str) -> &str {
+    host.rmatch_indices('.').nth(1).map_or(host, |(dot, _)| &host[dot + 1..])
 }
 
 impl Host {
@@ -189,7 +201,7 @@ mod tests {
         }
         host.failed(now);
         for seconds in [30, 60, 120, 240, 480, 960, 1920, 3600, 3600] {
-            // Those under way at once fail at once, and count as one.
+            // Pushes that are under way at once fail at once, and count as one.
             host.failed(now);
             assert_eq!(host.pause(now), Some(Duration::from_secs(seconds)));
             now += Duration::from_secs(seconds);
@@ -286,6 +298,22 @@ mod tests {
             (0..PATIENCE).for_each(|_| host.failed(Instant::now()));
             drop(under_way);
             assert!(waiting.await.is_err(), "it is left alone, too");
+        }
+    }
+
+    #[test]
+    fn a_domain_with_thousands_of_hosts_that_answer_has_none_of_others_forgotten() {
+        let hosts = hosts(1);
+        let names = ["push.example.com", "a.b.push.example.net", "localhost"];
+        for name in names {
+            hosts.get(name).unwrap().answered(Duration::ZERO);
+        }
+        for number in 0..2 * MAX_HOSTS {
+            hosts.get(&format!("{number}.x{number}.wildcard.example")).unwrap().answered(Duration::ZERO);
+        }
+        assert!(hosts.known.lock().unwrap().len() <= MAX_HOSTS);
+        for name in names {
+            assert_eq!(hosts.get(name).unwrap().standing(), Standing::Proven, "{name}");
         }
     }
 

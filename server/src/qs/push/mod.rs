@@ -4,7 +4,6 @@
 //! database decides which deliveries make a push due.
 
 mod application_server;
-mod endpoint;
 mod hosts;
 
 use std::{
@@ -29,7 +28,12 @@ use tokio_postgres::Row;
 use url::Url;
 use web_push_native::{Auth, WebPushBuilder, p256::PublicKey};
 
-use crate::{config::PushConfig, home::Home};
+use crate::{
+    config::PushConfig,
+    home::Home,
+    metrics::{Counters, Instruments},
+    outgoing,
+};
 pub use application_server::AddApplicationServerKeyOutcome;
 use application_server::{ApplicationServerKey, ApplicationServerKeys};
 use hosts::{Host, Hosts, Standing};
@@ -47,13 +51,16 @@ const UNPROVEN_TIMEOUT: Duration = Duration::from_secs(5);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Queues for which a push is under way or waits, at most. Pushes for further ones are dropped.
 const MAX_QUEUES: usize = 10_000;
-/// Those of them whose push goes to a host that was not tried yet, at most, and as many to hosts that do not answer.
+/// Queues whose push goes to a host that was not tried yet, at most, and as many to hosts that do not answer.
 /// The others have the rest.
 const MAX_UNPROVEN: usize = MAX_QUEUES / 4;
 
 /// Sends pushes, or nothing if the operator named no contact for push services. Cheap to clone.
 #[derive(Clone)]
-pub struct Pusher(Option<Sender>);
+pub struct Pusher {
+    sender: Option<Sender>,
+    figures: Counters<1>,
+}
 
 #[derive(Clone)]
 struct Sender(Arc<Shared>);
@@ -70,6 +77,7 @@ struct Shared {
     failing: Semaphore,
     /// Each queue that has a task, with the push that became due since the task took the last.
     queues: Mutex<HashMap<QueueId, Option<Push>>>,
+    figures: Counters<1>,
 }
 
 /// The reason why a push was not sent.
@@ -88,19 +96,23 @@ enum Failure {
 }
 
 impl Pusher {
+    /// Loads the keys for push services, if the operator has set up Web Push.
+    ///
     /// # Errors
     /// A database that does not answer, a key that does not open under the master key.
     pub async fn load(config: &PushConfig, home: &Home) -> anyhow::Result<Self> {
-        let Some(contact) = &config.contact else { return Ok(Self(None)) };
+        let figures = Counters::new(["outcome"]);
+        ["sent", "over", "failed", "dropped"].into_iter().for_each(|outcome| figures.begin([outcome.into()]));
+        let Some(contact) = &config.contact else { return Ok(Self { sender: None, figures }) };
         let mut client = reqwest::Client::builder()
             .user_agent(concat!("postern/", env!("CARGO_PKG_VERSION")))
             .timeout(TIMEOUT)
             .connect_timeout(CONNECT_TIMEOUT)
             .redirect(reqwest::redirect::Policy::none());
         if !config.local_endpoints {
-            client = client.https_only(true).dns_resolver(Arc::new(endpoint::PublicAddresses));
+            client = client.https_only(true).dns_resolver(Arc::new(outgoing::PublicAddresses::default()));
         }
-        Ok(Self(Some(Sender(Arc::new(Shared {
+        let sender = Sender(Arc::new(Shared {
             application_server_keys: ApplicationServerKeys::load(contact, home).await?,
             local_endpoints: config.local_endpoints,
             client: client.build().context("cannot make the HTTP client for pushes")?,
@@ -109,17 +121,30 @@ impl Pusher {
             untried: Semaphore::new(MAX_UNPROVEN),
             failing: Semaphore::new(MAX_UNPROVEN),
             queues: Mutex::default(),
-        })))))
+            figures: figures.clone(),
+        }));
+        Ok(Self { sender: Some(sender), figures })
+    }
+
+    /// Lets the figures of pushes be seen.
+    pub fn register(&self, instruments: &mut Instruments) {
+        instruments.counters("postern_pushes", "Pushes, by what became of them", &self.figures);
+    }
+
+    /// Queues for which a push is under way or waits.
+    pub fn waiting(&self) -> usize {
+        let queues = |sender: &Sender| sender.0.queues.lock().unwrap_or_else(PoisonError::into_inner).len();
+        self.sender.as_ref().map_or(0, queues)
     }
 
     /// False if this server sends no pushes.
     pub fn is_on(&self) -> bool {
-        self.0.is_some()
+        self.sender.is_some()
     }
 
     /// The key that subscriptions are made for (RFC 8292 §4).
     pub fn public_key(&self) -> Option<P256PublicKey> {
-        self.0.as_ref().and_then(|sender| sender.0.application_server_keys.published())
+        self.sender.as_ref().and_then(|sender| sender.0.application_server_keys.published())
     }
 
     /// Makes a key for push services if one is due, and loads those in the database.
@@ -127,7 +152,7 @@ impl Pusher {
     /// # Errors
     /// As [`Self::load`].
     pub async fn renew_keys(&self) -> anyhow::Result<()> {
-        match &self.0 {
+        match &self.sender {
             Some(sender) => sender.0.application_server_keys.renew(&sender.0.home).await,
             None => Ok(()),
         }
@@ -137,7 +162,7 @@ impl Pusher {
     /// form of `postern.take_pushes`.
     pub fn send_due(&self, row: &Row) {
         let due: Option<Vec<&[u8]>> = row.get("pushes");
-        let (Some(sender), Some(due)) = (&self.0, due) else { return };
+        let (Some(sender), Some(due)) = (&self.sender, due) else { return };
         for push in due {
             match Push::from_bytes(push) {
                 Ok(push) => sender.send_one(push),
@@ -158,7 +183,10 @@ impl Sender {
                 let urgency = urgency.max(push.urgency);
                 waiting.insert(Some(Push { urgency, ..push }));
             }
-            Entry::Vacant(_) if full => tracing::warn!("too many pushes wait: one is dropped"),
+            Entry::Vacant(_) if full => {
+                self.0.figures.add(["dropped".into()], 1);
+                tracing::warn!("too many pushes wait: one is dropped");
+            }
             Entry::Vacant(vacant) => {
                 vacant.insert(Some(push));
                 tokio::spawn(self.clone().send_all(queue_id));
@@ -169,7 +197,15 @@ impl Sender {
     /// Sends pushes until none is due for the queue.
     async fn send_all(self, queue_id: QueueId) {
         while let Some(push) = self.take(&queue_id) {
-            match self.send(&push).await {
+            let sent = self.send(&push).await;
+            let outcome = match &sent {
+                Ok(()) => "sent",
+                Err(Failure::Gone | Failure::OtherKey) => "over",
+                Err(Failure::TooMany) => "dropped",
+                Err(Failure::Refused(_) | Failure::Passing(_)) => "failed",
+            };
+            self.0.figures.add([outcome.into()], 1);
+            match sent {
                 Ok(()) => {}
                 Err(Failure::Gone) => self.forget(&push).await,
                 Err(failure) => tracing::warn!("gave up on a push: {failure}"),
@@ -282,10 +318,12 @@ impl Sender {
     fn open(&self, push: &Push) -> anyhow::Result<(Url, PushSubscription)> {
         let subscription = PushSubscription::open(&push.queue_id, &push.key, &push.subscription)?;
         let url = Url::parse(&subscription.endpoint)?;
-        anyhow::ensure!(endpoint::is_allowed(&url, self.0.local_endpoints), "not a push service's URL");
+        anyhow::ensure!(outgoing::is_allowed(&url, self.0.local_endpoints), "not a push service's URL");
         Ok((url, subscription))
     }
 
+    /// The request that wakes a client.
+    ///
     /// # Errors
     /// As [`Self::open`], and a subscription that nothing can be encrypted to.
     fn request(&self, push: &Push, key: &ApplicationServerKey) -> anyhow::Result<reqwest::Request> {

@@ -5,7 +5,9 @@ use std::time::SystemTime;
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use ciborium::Value;
-use postern_protocol::{encoding::Encoding, key::SigningKey, name::Domain, token};
+use postern_protocol::{
+    LookupSecret, encoding::Encoding, key::SigningKey, name::Domain, profile::LOOKUP_SECRET, token,
+};
 use reqwest::{
     Method,
     header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue},
@@ -29,6 +31,8 @@ pub struct Call {
     /// The home domain of the server that the signature is for.
     pub authority: String,
     pub token: Option<Vec<u8>>,
+    /// The secret that a lookup of a hidden user shows.
+    pub lookup: Option<LookupSecret>,
 }
 
 #[derive(Clone)]
@@ -44,9 +48,19 @@ pub struct Wire {
 
 impl Call {
     pub fn new(method: Method, target: impl Into<String>) -> Self {
-        let (target, signer, token) = (target.into(), None, None);
         let (body, json, authority) = (Vec::new(), Vec::new(), HOME.to_owned());
-        Self { method, target, content_type: None, accept: None, body, json, signer, authority, token }
+        Self {
+            method,
+            target: target.into(),
+            content_type: None,
+            accept: None,
+            body,
+            json,
+            signer: None,
+            authority,
+            token: None,
+            lookup: None,
+        }
     }
 
     pub fn get(target: impl Into<String>) -> Self {
@@ -87,6 +101,10 @@ impl Call {
 
     pub fn paid_with(self, token: Vec<u8>) -> Self {
         Self { token: Some(token), ..self }
+    }
+
+    pub fn showing(self, secret: Option<LookupSecret>) -> Self {
+        Self { lookup: secret, ..self }
     }
 
     /// The same for the server of another domain.
@@ -148,6 +166,9 @@ impl Call {
         if let Some(token) = &self.token {
             headers.insert(AUTHORIZATION, token::authorization(token));
         }
+        if let Some(secret) = &self.lookup {
+            headers.insert(LOOKUP_SECRET, secret.header_value());
+        }
         let nonce = self.token.as_ref().and_then(|token| token.get(2..34)).map(<[u8]>::to_vec);
         let (method, target, body) = (self.method.clone(), self.target.clone(), self.body.clone());
         Wire { method, target, authority: self.authority.clone(), headers, body, nonce }
@@ -190,6 +211,7 @@ impl Wire {
         texts.extend(
             self.header("authorization").split('"').nth(1).map(|token| token.trim_matches('=').to_owned()),
         );
+        texts.push(self.header("lookup-secret").to_owned());
         texts.extend(body_texts(&self.body));
         texts.retain(|text| !text.is_empty());
         texts
@@ -214,6 +236,7 @@ fn body_texts(body: &[u8]) -> Vec<String> {
     if let Ok(value) = ciborium::from_reader::<Value, _>(body) {
         collect(&value, &mut texts);
     }
-    texts.retain(|text| text.len() >= 8 && text != HOME);
+    // A domain is nobody.
+    texts.retain(|text| text.len() >= 8 && text.parse::<Domain>().is_err());
     texts
 }

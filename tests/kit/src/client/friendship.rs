@@ -135,7 +135,7 @@ impl World {
     pub async fn fetch_of(&self, suite: Ciphersuite, token: FriendshipToken) -> Vec<StockedKeyPackage> {
         let batch: KeyPackageBatch = self.pay(&fetching_of(suite, token)).await.decode();
         let keys: QueuingKeys = self.send(&Call::get("/qs/keys").wire()).await.decode();
-        assert_eq!(keys.domain, home());
+        assert_eq!(keys.domain, *self.domain());
         batch.verify(&keys, now(), 60).expect("a published key signed it, now");
         batch.key_packages
     }

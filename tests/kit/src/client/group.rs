@@ -22,6 +22,8 @@ use crate::{World, home};
 
 pub struct Group {
     pub id: GroupId,
+    /// The domain of its DS.
+    pub domain: Domain,
     pub policy: GroupPolicy,
     pub server_key: PublicKey,
     /// The first is the admin.
@@ -31,8 +33,11 @@ pub struct Group {
 /// A member, and where its messages go.
 pub struct Member {
     pub party: Party,
+    /// It is in the database of the server under test, also where its leaf names another domain.
     pub mailbox: Mailbox,
     pub address: Address,
+    /// The domain that its leaf names.
+    pub domain: Domain,
 }
 
 /// The extensions of a leaf that receives there.
@@ -57,9 +62,13 @@ impl Party {
     }
 }
 
-/// The extensions of a group's context; the server's key is its external sender.
-pub fn policy_extensions(policy: &GroupPolicy, server_key: &PublicKey) -> Extensions<GroupContext> {
-    let domain = BasicCredential::new(home().as_str().as_bytes().to_vec());
+/// The extensions of the context of a domain's group; the server's key is its external sender.
+pub fn policy_extensions(
+    domain: &Domain,
+    policy: &GroupPolicy,
+    server_key: &PublicKey,
+) -> Extensions<GroupContext> {
+    let domain = BasicCredential::new(domain.as_str().as_bytes().to_vec());
     let sender = ExternalSender::new(server_key.as_bytes().as_slice().into(), domain.into());
     let types = [GROUP_POLICY, DELIVERY_ADDRESS].map(ExtensionType::Unknown);
     let proposals = [ProposalType::SelfRemove];
@@ -92,6 +101,11 @@ impl Group {
     pub fn submit(&self, by: usize, message: &MlsMessage, welcome: Option<&Welcome>) -> Call {
         let (commit, welcome) = (message.clone(), welcome.cloned());
         self.submit_commit(&self.members[by].party.key, &Made { commit, group_info: None, welcome })
+    }
+
+    /// A message to this group, signed by whoever has this leaf key.
+    pub fn submission(&self, leaf: &SigningKey, message: &MlsMessage) -> Call {
+        self.submit_commit(leaf, &Made { commit: message.clone(), group_info: None, welcome: None })
     }
 
     /// A message with its sender's word for how soon others want to know.
@@ -151,7 +165,7 @@ impl Group {
 
     /// The extensions of this group's context with another policy.
     pub fn context(&self, policy: &GroupPolicy) -> Extensions<GroupContext> {
-        policy_extensions(policy, &self.server_key)
+        policy_extensions(&self.domain, policy, &self.server_key)
     }
 
     pub fn key(&self, number: usize) -> PublicKey {
@@ -175,20 +189,25 @@ impl World {
 
     /// Somebody with a mailbox who is in no group.
     pub async fn candidate(&self) -> Member {
+        self.candidate_at(self.domain()).await
+    }
+
+    /// The same of a domain's homeserver.
+    pub async fn candidate_at(&self, domain: &Domain) -> Member {
         let mailbox = self.mailbox(QueueKind::Group).await;
         let address = self.address(&mailbox).await;
         let mut party = Party::newcomer();
-        party.leaf = party.leaf_at(&home(), address);
-        Member { party, mailbox, address }
+        party.leaf = party.leaf_at(domain, address);
+        Member { party, mailbox, address, domain: domain.clone() }
     }
 
     /// Another client of a member's user, in no group yet.
     pub async fn further_client(&self, of: &Member) -> Member {
-        let mut client = self.candidate().await;
+        let mut client = self.candidate_at(&of.domain).await;
         client.party.identity.clone_from(&of.party.identity);
         client.party.user = of.party.user.clone();
         client.party.generation = of.party.generation;
-        client.party.leaf = client.party.leaf_at(&home(), client.address);
+        client.party.leaf = client.party.leaf_at(&client.domain, client.address);
         client
     }
 
@@ -227,9 +246,11 @@ impl World {
         let policy =
             GroupPolicy::new(Pseudonym(founder.party.identity.as_slice().try_into().expect("it is one")));
         let id = self.reserve().await;
-        founder.party.found(&id.to_mls(), policy_extensions(&policy, &self.server_key()));
+        let context = policy_extensions(self.domain(), &policy, &self.server_key());
+        founder.party.found(&id.to_mls(), context);
         self.pay(&creation(&id, policy.state_key(), &founder.party)).await.assert_ok("creating a group");
-        Group { id, policy, server_key: self.server_key(), members: vec![founder] }
+        let (domain, server_key) = (self.domain().clone(), self.server_key());
+        Group { id, domain, policy, server_key, members: vec![founder] }
     }
 
     /// The admin adds members, and they join by the Welcome in their queues.

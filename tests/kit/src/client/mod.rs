@@ -1,6 +1,8 @@
 //! The client's half of everything, driven by hand.
 
 mod call;
+mod capsule;
+mod flood;
 mod friendship;
 mod group;
 mod mailbox;
@@ -14,6 +16,8 @@ mod user;
 mod way;
 
 pub use call::{Call, Wire};
+pub use capsule::Capsule;
+pub use flood::{Capsules, Flood, Floods, asking_elsewhere};
 pub use friendship::{
     Friendship, fetching, fetching_of, fresh_stock, fresh_token, last_resort, last_resort_of, package,
     package_for, package_of, packages, receiver, stocked,

@@ -41,7 +41,7 @@ impl Reply {
         assert_eq!(self.status, problem.kind.status(), "{what}: {text}");
         let json: serde_json::Value = serde_json::from_slice(&self.body).expect("it was read just now");
         assert_eq!(json["status"], self.status.as_u16(), "{what}: {text}");
-        assert_eq!(json["type"], problem.kind.path(), "{what}: {text}");
+        assert_eq!(json["type"], problem.kind.uri(), "{what}: {text}");
         assert_eq!(json["title"], problem.kind.title(), "{what}: {text}");
         problem
     }

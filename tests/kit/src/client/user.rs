@@ -149,12 +149,12 @@ pub fn over() -> Lifetime {
 
 impl World {
     pub async fn register(&self, user: &User) -> CredentialIssued {
-        self.send(&user.registration().wire()).await.decode()
+        self.send(&user.registration().at(self.domain()).wire()).await.decode()
     }
 
     /// A registered user.
     pub async fn user(&self, local: &str) -> User {
-        let user = User::new(local);
+        let user = User::at(self.domain(), local);
         self.register(&user).await;
         user
     }
@@ -170,7 +170,7 @@ impl World {
 
     /// A commit to the EID by the user's first client, which is accepted.
     pub async fn commit_identity(&self, user: &mut User, commit: Commit) -> Made {
-        let made = user.device.commit(commit);
+        let made = user.device.commit(Commit { update: true, ..commit });
         self.pay(&identity_commit(user, &made, &user.device)).await.assert_ok("a commit of the first client");
         user.moved(&made.commit);
         user.device.merge();
@@ -179,7 +179,7 @@ impl World {
 
     /// The same by another client of the user.
     pub async fn commit_identity_by(&self, user: &mut User, by: &mut Party, commit: Commit) -> Made {
-        let made = by.commit(commit);
+        let made = by.commit(Commit { update: true, ..commit });
         self.pay(&identity_commit(user, &made, by)).await.assert_ok("a commit of another client");
         user.moved(&made.commit);
         by.merge();

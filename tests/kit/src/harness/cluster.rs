@@ -5,11 +5,12 @@ use std::{
     fs::{self, File, OpenOptions},
     hash::{DefaultHasher, Hash, Hasher},
     io::ErrorKind,
-    os::unix::fs::{DirBuilderExt, MetadataExt},
+    net::Ipv4Addr,
+    os::unix::fs::{DirBuilderExt, MetadataExt, chown},
     path::{Path, PathBuf},
     process::Command,
     sync::atomic::{AtomicUsize, Ordering},
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use nix::{
@@ -22,7 +23,9 @@ use rand::RngCore;
 use tokio::task::spawn_blocking;
 use tokio_postgres::{Client, NoTls};
 
-use super::{binary, extension_dir, logs, postern, process};
+use super::{
+    Certificate, SmallDisk, binary, early_in_the_hour, eventually, extension_dir, logs, postern, process,
+};
 use crate::HOME;
 
 /// In megabytes, as PostgreSQL has it by default: several clusters run at a time, and one test reads all their memory.
@@ -32,6 +35,7 @@ const SHARED_BUFFERS: u64 = 128;
 pub struct DataDir {
     path: PathBuf,
     logs: PathBuf,
+    disk: Option<SmallDisk>,
 }
 
 /// A running cluster of one test, migrated. Dropping it stops it hard and deletes it.
@@ -41,16 +45,36 @@ pub struct Cluster {
     dir: DataDir,
     master_key: String,
     environment: Vec<(&'static str, String)>,
+    /// Lines of postgresql.conf.
+    settings: Vec<String>,
 }
 
 impl DataDir {
     /// A name for one: it does not exist yet.
     pub fn fresh() -> Self {
-        Self { path: fresh_dir(), logs: logs::dir() }
+        let path = fresh_dir();
+        // A killed test process that had this one's id may have left one.
+        remove(&path);
+        Self { path, logs: logs::dir(), disk: None }
     }
 
-    /// One with a migrated cluster, stopped.
+    /// One with a migrated cluster, stopped, on a disk of its own of so many megabytes. Only root can make a disk.
+    pub async fn on_a_disk_of(megabytes: u64) -> Self {
+        let mut dir = Self::fresh();
+        dir.disk = Some(SmallDisk::mount(&dir.path, megabytes));
+        let (template, path) = (template().await.join("."), dir.path.clone());
+        spawn_blocking(move || copy(&template, &path)).await.expect("copying does not panic");
+        dir
+    }
+
+    /// The disk of [`DataDir::on_a_disk_of`].
+    pub fn disk(&self) -> &SmallDisk {
+        self.disk.as_ref().expect("it was made with one")
+    }
+
+    /// One with a migrated cluster, stopped. No hour ends soon after it is made.
     pub async fn migrated() -> Self {
+        early_in_the_hour().await;
         let dir = Self::fresh();
         let (template, path) = (template().await, dir.path.clone());
         spawn_blocking(move || copy(&template, &path)).await.expect("copying does not panic");
@@ -69,6 +93,19 @@ impl DataDir {
     /// The process id of the postmaster that runs in it.
     pub fn postmaster(&self) -> Option<u32> {
         postmaster(&self.path)
+    }
+
+    /// A superuser's connection.
+    pub async fn admin(&self) -> Client {
+        eventually("PostgreSQL takes sessions", async || self.try_admin().await).await
+    }
+
+    /// The same, unless PostgreSQL takes none just now.
+    pub async fn try_admin(&self) -> Option<Client> {
+        let url = format!("host={} user={ADMIN} dbname=postern", self.path.join("run").display());
+        let (client, connection) = tokio_postgres::connect(&url, NoTls).await.ok()?;
+        tokio::spawn(connection);
+        Some(client)
     }
 
     /// Crashes as a machine does, short of losing what was not flushed: all of PostgreSQL's processes end at
@@ -101,9 +138,41 @@ impl Cluster {
     /// One whose PostgreSQL has these environment variables.
     pub async fn start_with(environment: Vec<(&'static str, String)>) -> Self {
         let dir = DataDir::migrated().await;
-        let mut cluster = Self { running: None, dir, master_key: random_key(), environment };
+        let (master_key, settings) = (random_key(), Vec::new());
+        let mut cluster = Self { running: None, dir, master_key, environment, settings };
         cluster.restart().await;
         cluster
+    }
+
+    /// One in which nobody has heard of Postern, as a PostgreSQL of one's own: an empty database, and no role of its.
+    pub async fn fresh() -> Self {
+        early_in_the_hour().await;
+        let (master_key, environment, settings) = (random_key(), Vec::new(), Vec::new());
+        let mut cluster = Self { running: None, dir: DataDir::fresh(), master_key, environment, settings };
+        cluster.restart().await;
+        cluster
+    }
+
+    /// One whose PostgreSQL takes connections over TCP, with TLS only, by this certificate; returns its address, at port
+    /// 5432.
+    pub async fn start_with_tls(files: &Certificate) -> (Self, Ipv4Addr) {
+        let mut cluster = Self::start().await;
+        let owner = fs::metadata(cluster.dir.cluster()).expect("it is there");
+        for (from, name) in [(&files.certificate, "server.crt"), (&files.key, "server.key")] {
+            let to = cluster.dir.cluster().join(name);
+            fs::copy(from, &to).expect("it can be copied");
+            chown(&to, Some(owner.uid()), Some(owner.gid())).expect("we may");
+        }
+        // Each cluster has an address of its own, and all have one port.
+        let [first, second, third] = rand::random::<[u8; 3]>().map(|part| part % 254 + 1);
+        let address = Ipv4Addr::new(127, first, second, third);
+        cluster.settings = vec![format!("listen_addresses = '{address}'"), "ssl = on".to_owned()];
+        cluster.restart().await;
+        let rules = cluster.dir.cluster().join("pg_hba.conf");
+        let text = fs::read_to_string(&rules).expect("it can be read") + "hostssl all all all trust\n";
+        fs::write(&rules, text).expect("it can be written");
+        cluster.reload().await;
+        (cluster, address)
     }
 
     /// Starts PostgreSQL again, after [`Cluster::kill_postgres`] or while it runs.
@@ -116,9 +185,19 @@ impl Cluster {
             .environment
             .iter()
             .fold(options, |options, (name, value)| options.with_variable(name, value));
+        let options = self.settings.iter().fold(options, ClusterOptions::with_setting);
         let started =
             spawn_blocking(move || PrivateCluster::start(&options)).await.expect("starting does not panic");
         self.running = Some(started.unwrap_or_else(|error| panic!("the cluster does not start: {error:#}")));
+    }
+
+    /// Lets PostgreSQL read its configuration again. Returns once its postmaster does, which takes no connection meanwhile.
+    pub async fn reload(&self) {
+        const SAID: &str = "reloading configuration files";
+        let times = || self.log().matches(SAID).count();
+        let before = times();
+        self.admin().await.execute("SELECT pg_reload_conf()", &[]).await.expect("a superuser may");
+        eventually("PostgreSQL reads its configuration", async || (times() > before).then_some(())).await;
     }
 
     /// All of PostgreSQL's processes end at once ([`DataDir::kill_postgres`]).
@@ -209,6 +288,27 @@ impl Cluster {
         assert!(output.status.success(), "pg_basebackup: {}", String::from_utf8_lossy(&output.stderr));
     }
 
+    /// Makes PostgreSQL offer the next version of the extension, which has one function more, `postern.greeting()`;
+    /// returns its number.
+    pub async fn offer_next_extension(&self) -> String {
+        let sql = "SELECT (SELECT setting FROM pg_config WHERE name = 'SHAREDIR'), extversion
+                     FROM pg_extension WHERE extname = 'postern'";
+        let row = self.admin().await.query_one(sql, &[]).await.expect("the extension is there");
+        let (directory, present): (String, String) = (row.get(0), row.get(1));
+        let (directory, next) = (Path::new(&directory).join("extension"), format!("{present}.1"));
+        let script = "CREATE FUNCTION @extschema@.greeting() RETURNS text LANGUAGE sql STABLE
+                          AS $$ SELECT 'from the next version' $$;
+                      REVOKE ALL ON FUNCTION @extschema@.greeting() FROM PUBLIC";
+        let write = |name: &str, text: &str| fs::write(directory.join(name), text).expect("it is ours");
+        write(&format!("postern--{present}--{next}.sql"), script);
+        let control = fs::read_to_string(directory.join("postern.control")).expect("it is there");
+        let version = |number: &str| format!("default_version = '{number}'");
+        let offered = control.replace(&version(&present), &version(&next));
+        assert_ne!(offered, control);
+        write("postern.control", &offered);
+        next
+    }
+
     /// PostgreSQL's log so far.
     pub fn log(&self) -> String {
         fs::read_to_string(log_file(self.dir.path())).unwrap_or_default()
@@ -226,6 +326,7 @@ fn remove(dir: &Path) {
         process::signal(&[postmaster], Signal::SIGQUIT);
         process::wait_until_gone(&[postmaster]);
     }
+    SmallDisk::unmount(dir);
     let _ = fs::remove_dir_all(dir);
 }
 
@@ -296,9 +397,12 @@ async fn template() -> PathBuf {
     path
 }
 
-/// Differs when a file there does, or which PostgreSQL is asked for.
+/// Differs when a file there does, or which PostgreSQL is asked for, and on another day: a database knows on which one it
+/// was made.
 fn stamp(places: &[PathBuf]) -> u64 {
     let mut hash = DefaultHasher::new();
+    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    (seconds / (24 * 60 * 60)).hash(&mut hash);
     std::env::var_os("PG_CONFIG").hash(&mut hash);
     let mut places = places.to_vec();
     while let Some(place) = places.pop() {
@@ -329,7 +433,7 @@ fn random_key() -> String {
 }
 
 /// One of PostgreSQL's programs.
-fn program(name: &str) -> PathBuf {
+pub fn program(name: &str) -> PathBuf {
     let pg_config = std::env::var_os("PG_CONFIG").unwrap_or_else(|| "pg_config".into());
     let output = Command::new(pg_config).arg("--bindir").output().expect("pg_config runs");
     Path::new(String::from_utf8_lossy(&output.stdout).trim()).join(name)

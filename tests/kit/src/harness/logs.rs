@@ -1,7 +1,7 @@
 //! The logs of one test's processes: `target/test-logs/<test binary>/<test>/`.
 
 use std::{
-    fs,
+    fs::{self, File},
     path::{Path, PathBuf},
     sync::OnceLock,
 };
@@ -27,10 +27,11 @@ pub fn dir() -> PathBuf {
     dir
 }
 
-/// A name in [`dir`] that is not taken yet: `server-1.log`, `server-2.log`, ….
+/// A file in [`dir`] that was not there yet, made empty, so that nobody else takes its name: `server-1.log`,
+/// `server-2.log`, ….
 pub fn numbered(dir: &Path, name: &str) -> PathBuf {
-    (1..)
+    (1..10_000)
         .map(|n| dir.join(format!("{name}-{n}.log")))
-        .find(|path| !path.exists())
-        .expect("numbers do not end")
+        .find(|path| !path.exists() && File::create_new(path).is_ok())
+        .expect("logs are writable")
 }

@@ -3,17 +3,18 @@
 //! takes a lock that a signal handler may wait for.)
 
 use std::{
-    fs::{File, OpenOptions, Permissions},
-    io::Write as _,
-    os::unix::fs::{FileExt as _, PermissionsExt as _},
+    ffi::OsString,
+    fs::{File, OpenOptions},
+    os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::Command,
 };
 
 use tempfile::NamedTempFile;
 
+use super::preload::{LIBRARY, compile, readable_by_all};
+
 const SOURCE: &str = include_str!("moved_clock.c");
-const LIBRARY: &str = "LD_PRELOAD";
 const FILE: &str = "MOVED_CLOCK";
 const DAY: i64 = 24 * 60 * 60;
 
@@ -21,23 +22,41 @@ pub struct MovedClock {
     /// Holds the seconds by which the clock is ahead, as an `i64`.
     file: PathBuf,
     library: PathBuf,
+    /// The two files, where they were made; they go with this.
+    _made: Option<[NamedTempFile; 2]>,
 }
 
 impl MovedClock {
     /// Runs this test of this name, as `cargo test` knows it, in a further process, which goes by the clock: there it
     /// returns the clock. Here it returns none, once the test is over.
     pub fn enter(test: &str) -> Option<Self> {
+        Self::enter_with([test, "--exact", "--nocapture"].map(OsString::from))
+    }
+
+    /// The same for a program, which runs once more with the same arguments.
+    pub fn enter_program() -> Option<Self> {
+        Self::enter_with(std::env::args_os().skip(1))
+    }
+
+    fn enter_with(arguments: impl IntoIterator<Item = OsString>) -> Option<Self> {
         if let (Some(file), Some(library)) = (std::env::var_os(FILE), std::env::var_os(LIBRARY)) {
-            return Some(Self { file: file.into(), library: library.into() });
+            return Some(Self { file: file.into(), library: library.into(), _made: None });
         }
-        let (file, library) = (readable_by_all(), readable_by_all());
-        compile(library.path());
-        let clock = Self { file: file.path().to_owned(), library: library.path().to_owned() };
-        clock.move_to_day(0);
+        let clock = Self::of_others();
         let mut child = Command::new(std::env::current_exe().expect("it is a program"));
-        child.args([test, "--exact", "--nocapture"]).envs(clock.calendar());
-        assert!(child.status().expect("it runs").success(), "{test} failed under a moved clock");
+        child.args(arguments).envs(clock.calendar());
+        assert!(child.status().expect("it runs").success(), "failed under a moved clock");
         None
+    }
+
+    /// A clock for PostgreSQL and servers, which the test's own process does not go by.
+    pub fn of_others() -> Self {
+        let made = [readable_by_all(), readable_by_all()];
+        let [file, library] = made.each_ref().map(|file| file.path().to_owned());
+        compile(SOURCE, &library);
+        let clock = Self { file, library, _made: Some(made) };
+        clock.move_to(0);
+        clock
     }
 
     /// The environment of a program whose calendar it moves. Its timers go on as they do: nothing that is under way ends
@@ -49,25 +68,12 @@ impl MovedClock {
 
     /// Lets so many days pass, since the beginning of the test.
     pub fn move_to_day(&self, day: u32) {
-        let ahead = i64::from(day) * DAY;
+        self.move_to(i64::from(day) * DAY);
+    }
+
+    /// Puts the clock so many seconds ahead of the system's.
+    pub fn move_to(&self, ahead: i64) {
         let file: File = OpenOptions::new().write(true).open(&self.file).expect("it is ours");
         file.write_all_at(&ahead.to_ne_bytes(), 0).expect("/tmp is writable");
     }
-}
-
-/// PostgreSQL runs as another user.
-fn readable_by_all() -> NamedTempFile {
-    let file = NamedTempFile::new().expect("/tmp is writable");
-    file.as_file().set_permissions(Permissions::from_mode(0o644)).expect("it is ours");
-    file
-}
-
-fn compile(library: &Path) {
-    let mut compiler = Command::new("cc");
-    compiler.args(["-x", "c", "-O2", "-Wall", "-Werror", "-shared", "-fPIC", "-o"]).arg(library).arg("-");
-    let mut compiler = compiler.stdin(Stdio::piped()).spawn().expect("a C compiler is installed: .ci/setup");
-    let mut input = compiler.stdin.take().expect("it was piped");
-    input.write_all(SOURCE.as_bytes()).expect("it reads");
-    drop(input);
-    assert!(compiler.wait().expect("it was started").success(), "the clock does not compile");
 }

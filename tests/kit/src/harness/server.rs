@@ -21,7 +21,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Cluster, DataDir, PATIENCE, PostgresRelay, binary, logs};
+use super::{Certificate, Cluster, DataDir, PATIENCE, PostgresRelay, binary, eventually, logs};
 use crate::HOME;
 
 /// The contact of push services.
@@ -47,7 +47,12 @@ impl Server {
 
     /// The same, for more settings.
     pub fn builder(cluster: &Cluster) -> ServerBuilder {
-        let mut command = postern();
+        Self::of("postern", cluster)
+    }
+
+    /// A server that another program is.
+    pub fn of(program: &str, cluster: &Cluster) -> ServerBuilder {
+        let mut command = command(program);
         command
             .arg("serve")
             .env("POSTERN_DOMAIN", HOME)
@@ -68,17 +73,33 @@ impl Server {
         ServerBuilder { command }
     }
 
-    /// `http://127.0.0.1:<port>`
+    /// `http://127.0.0.1:<port>`, `https:` with a certificate
     pub fn url(&self) -> &str {
         &self.url
     }
 
     pub fn address(&self) -> SocketAddr {
-        self.url.trim_start_matches("http://").parse().expect("the server printed an address")
+        self.url.split_once("://").expect("it is a URL").1.parse().expect("the server printed an address")
     }
 
     pub fn pid(&self) -> u32 {
         self.child.id().expect("the server runs")
+    }
+
+    /// The URL of its metrics, of [`ServerBuilder::metrics`].
+    pub async fn metrics_url(&self) -> String {
+        eventually("the server says where its metrics are", async || {
+            let log = self.log();
+            let (url, _) = log.split_once(" metrics at ")?.1.split_once('\n')?;
+            Some(url.to_owned())
+        })
+        .await
+    }
+
+    /// Its metrics, as Prometheus gets them.
+    pub async fn metrics(&self) -> String {
+        let answer = reqwest::get(self.metrics_url().await).await.expect("the listener answers");
+        answer.text().await.expect("it is text")
     }
 
     /// The server's log so far.
@@ -121,6 +142,17 @@ impl ServerBuilder {
     /// Sends pushes, to a [`super::PushService`] on this machine too.
     pub fn pushing(self) -> Self {
         self.env("POSTERN_PUSH_CONTACT", PUSH_CONTACT).env("POSTERN_PUSH_LOCAL_ENDPOINTS", "true")
+    }
+
+    /// Shows metrics.
+    pub fn metrics(self) -> Self {
+        self.env("POSTERN_METRICS_LISTEN", "127.0.0.1:0")
+    }
+
+    /// Speaks TLS with this certificate.
+    pub fn tls(self, files: &Certificate) -> Self {
+        self.env("POSTERN_TLS_CERTIFICATE", &files.certificate.display().to_string())
+            .env("POSTERN_TLS_KEY", &files.key.display().to_string())
     }
 
     /// Listens where a server did before.
@@ -176,8 +208,8 @@ impl ServerBuilder {
                 return Err(std::fs::read_to_string(&log).unwrap_or_default());
             };
             let _ = writeln!(file, "{line}");
-            if let Some((_, url)) = line.split_once(" at http://") {
-                break format!("http://{url}");
+            if let Some((_, url)) = line.split_once(" at http") {
+                break format!("http{url}");
             }
         };
         tokio::spawn(async move {
@@ -191,7 +223,12 @@ impl ServerBuilder {
 
 /// The program under test, with no setting from this process's environment but which PostgreSQL it is to use.
 pub fn postern() -> Command {
-    let mut command = Command::new(binary("postern"));
+    command("postern")
+}
+
+/// The same for another program.
+pub fn command(program: &str) -> Command {
+    let mut command = Command::new(binary(program));
     let postgresql = std::env::var_os("PG_CONFIG").map(|path| ("PG_CONFIG", path));
     // Not the working directory: a postern.toml may lie there.
     command.env_clear().env("PATH", "/usr/bin:/bin").envs(postgresql).current_dir("/");

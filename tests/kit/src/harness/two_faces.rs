@@ -12,7 +12,7 @@ use tokio::{
     sync::watch,
 };
 
-use super::cut::{message, with_body};
+use super::http1::{message, with_body};
 
 /// Changes the body of an answer.
 type Lie = Arc<dyn Fn(Vec<u8>) -> Vec<u8> + Send + Sync>;

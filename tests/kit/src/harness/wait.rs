@@ -2,8 +2,28 @@
 
 use std::time::{Duration, Instant};
 
-/// How long a test waits for what must happen: far longer than it takes on a busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+use crate::now;
+
+/// How long a test waits for what must happen: far longer than it takes on a slow and busy machine, and than any lease that
+/// a killed server leaves behind.
+pub const PATIENCE: Duration = Duration::from_secs(90);
+
+/// Seconds at the end of an hour in which no test begins.
+const END_OF_AN_HOUR: u64 = 45;
+
+/// Waits for the next hour (UTC) when this one is about to end: what is counted by the hour, the day or the month is of
+/// one while a test runs.
+pub async fn early_in_the_hour() {
+    early_in(60 * 60, END_OF_AN_HOUR).await;
+}
+
+/// Waits for the next period of so many seconds (since 1970) when this one ends within `end` seconds.
+pub async fn early_in(period: u64, end: u64) {
+    let left = period - now() % period;
+    if left <= end {
+        tokio::time::sleep(Duration::from_secs(left)).await;
+    }
+}
 
 /// Looks until there is something to see, and returns it.
 ///

@@ -12,7 +12,7 @@ use crate::{Ask, Call, Reply, User, World, asking_for_tokens, bytes_of, now};
 impl World {
     /// The client of a new user.
     pub async fn client(&self, name: &str) -> SigningKey {
-        let user = User::new(name);
+        let user = User::at(self.domain(), name);
         self.register(&user).await;
         user.device.key
     }
@@ -47,7 +47,8 @@ impl World {
         media_type: &'static str,
         body: &[u8],
     ) -> Reply {
-        self.way(server).send(&asking_for_tokens(client, media_type, body.to_vec()).wire()).await
+        let call = asking_for_tokens(client, media_type, body.to_vec()).at(self.domain());
+        self.way(server).send(&call.wire()).await
     }
 
     /// Asks, expects tokens, and finalises them.

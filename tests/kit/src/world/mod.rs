@@ -2,14 +2,22 @@
 //! them change.
 
 mod gate;
+mod neighbours;
 mod people;
 mod snapshot;
 
-use std::{process::ExitStatus, sync::PoisonError};
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    process::ExitStatus,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 use nix::sys::signal::Signal;
 use postern_protocol::{
     Address, PublicKey,
+    name::Domain,
     problem::ProblemType,
     qs::{QueueKind, QueuePayload},
 };
@@ -18,15 +26,20 @@ use tokio::sync::OnceCell;
 use tokio_postgres::{Client as Connection, types::FromSql};
 
 use crate::{
-    Call, Cluster, IdentityProvider, Mailbox, MovedClock, Payer, PostgresRelay, Private, Reply, Server, Way,
-    Wire, eventually, home,
+    Authority, Call, Certificate, Cluster, Front, HOME, IdentityProvider, Mailbox, MovedClock, Payer,
+    PostgresRelay, Private, Reply, Server, ServerBuilder, Way, Wire, eventually,
 };
 
+pub use neighbours::{Neighbours, NeighboursBuilder};
 pub use people::{befriend, joined};
 pub use snapshot::Snapshot;
 
+/// Time for which a connection is kept that has no request: less than servers keep it.
+const IDLE: Duration = Duration::from_secs(20);
+
 /// Dropping it stops everything; [`World::close`] also looks at the logs.
 pub struct World {
+    domain: Domain,
     http: reqwest::Client,
     private: Private,
     payer: OnceCell<Payer>,
@@ -39,11 +52,15 @@ pub struct World {
     relay: Option<PostgresRelay>,
     pub cluster: Cluster,
     pub homes: TempDir,
+    serving: Serving,
+    /// The ways in clear to servers that speak TLS, by the servers' addresses.
+    fronts: Mutex<HashMap<SocketAddr, Front>>,
 }
 
 /// A world to be.
 #[must_use]
 pub struct WorldBuilder {
+    domain: Domain,
     servers: usize,
     pushing: bool,
     relay: bool,
@@ -51,6 +68,44 @@ pub struct WorldBuilder {
     strict: bool,
     settings: Vec<(String, String)>,
     environment: Vec<(&'static str, String)>,
+    /// The addresses of servers, the first one's first; those beyond have a free port of 127.0.0.1.
+    addresses: Vec<SocketAddr>,
+    tls: Option<Tls>,
+    /// The host of the servers' base address, if it is not the domain.
+    host: Option<String>,
+    private: Private,
+}
+
+/// Settings with which each server of a world starts, and starts again.
+struct Serving {
+    pushing: bool,
+    settings: Vec<(String, String)>,
+    /// The connection string, if it is not the cluster's own.
+    database: Option<String>,
+    tls: Option<Tls>,
+}
+
+/// TLS as a world's servers speak it.
+struct Tls {
+    certificate: Certificate,
+    /// The authority's own certificate, in PEM.
+    authority: String,
+}
+
+impl Serving {
+    fn builder(&self, cluster: &Cluster) -> ServerBuilder {
+        let mut server = Server::builder(cluster);
+        if self.pushing {
+            server = server.pushing();
+        }
+        if let Some(url) = &self.database {
+            server = server.database(url);
+        }
+        if let Some(tls) = &self.tls {
+            server = server.tls(&tls.certificate);
+        }
+        self.settings.iter().fold(server, |server, (name, value)| server.env(name, value))
+    }
 }
 
 /// Lifts the limits that keep strangers and new users small: tests register more users, and take more tokens, within a
@@ -62,11 +117,47 @@ pub async fn lift_limits(admin: &Connection) {
                SELECT operator.set_user_limit('reset_attempts_per_hour', 1000000000);
                SELECT operator.set_rendezvous_limit('attempts_per_source', 1000000000);
                SELECT operator.set_rendezvous_limit('attempts_per_hour', 1000000000);
+               SELECT operator.set_federation_limit('introductions_per_source', 1000000000);
+               SELECT operator.set_federation_limit('introductions_per_hour', 1000000000);
+               SELECT operator.set_new_homeserver_allowance(2000000000);
                SELECT operator.set_new_user_allowance(2000000000)";
     admin.batch_execute(sql).await.expect("the operator may");
 }
 
 impl WorldBuilder {
+    /// Makes it the world of this home domain.
+    pub fn domain(self, domain: &str) -> Self {
+        let domain: Domain = domain.parse().expect("it is a domain");
+        Self { domain, ..self }
+    }
+
+    /// Lets the servers say that they are at this host and not at the domain.
+    fn on_host(self, host: &str) -> Self {
+        let said = self.setting("POSTERN_BASE_URL", &format!("https://{host}"));
+        Self { host: Some(host.to_owned()), ..said }
+    }
+
+    /// Lets the servers speak TLS, with a certificate for their host, which is the domain or was given before, and the
+    /// addresses that were.
+    pub fn tls(self, authority: &Authority) -> Self {
+        let addresses: Vec<String> = self.addresses.iter().map(|address| address.ip().to_string()).collect();
+        let host = self.host.as_deref().unwrap_or(self.domain.as_str());
+        let names = [host, "127.0.0.1"];
+        let names: Vec<&str> = names.into_iter().chain(addresses.iter().map(String::as_str)).collect();
+        let tls = Tls { certificate: authority.certify(&names), authority: authority.pem() };
+        Self { tls: Some(tls), ..self }
+    }
+
+    /// Lets the servers listen here, the first one at the first address.
+    pub fn listen(self, addresses: Vec<SocketAddr>) -> Self {
+        Self { addresses, ..self }
+    }
+
+    /// Collects the texts that no log may have together with other worlds.
+    fn with_private(self, private: Private) -> Self {
+        Self { private, ..self }
+    }
+
     /// Starts so many servers, one if this is not said.
     pub fn servers(self, servers: usize) -> Self {
         Self { servers, ..self }
@@ -93,15 +184,25 @@ impl WorldBuilder {
         self
     }
 
+    /// Lets requests wait for locks that a test holds, whatever pauses the machine has meanwhile.
+    pub fn patient(self) -> Self {
+        self.setting("POSTERN_DATABASE_STATEMENT_TIMEOUT_SECONDS", "60")
+    }
+
     /// Lets the servers know the identity provider.
     pub fn logins_at(self, provider: &IdentityProvider) -> Self {
         self.setting("POSTERN_OIDC_ISSUER", provider.issuer())
             .setting("POSTERN_OIDC_CLIENT_ID", IdentityProvider::CLIENT)
     }
 
+    /// Lets PostgreSQL alone go by a clock that the test moves, as on another machine.
+    pub fn database_by(self, clock: &MovedClock) -> Self {
+        Self { environment: clock.calendar(), ..self }
+    }
+
     /// Lets PostgreSQL and the servers go by a clock that the test moves.
     pub fn by(mut self, clock: &MovedClock) -> Self {
-        self.environment = clock.calendar();
+        self = self.database_by(clock);
         for (name, value) in clock.calendar() {
             self = self.setting(name, &value);
         }
@@ -116,19 +217,21 @@ impl WorldBuilder {
     pub async fn start(self) -> World {
         let cluster = Cluster::start_with(self.environment).await;
         let relay = self.relay.then(|| PostgresRelay::start(&cluster));
+        let mut settings = vec![("POSTERN_DOMAIN".to_owned(), self.domain.to_string())];
+        settings.extend(self.settings);
+        let serving = Serving {
+            pushing: self.pushing,
+            settings,
+            database: relay.as_ref().map(PostgresRelay::server_url),
+            tls: self.tls,
+        };
         let mut servers = Vec::new();
-        for _ in 0..self.servers {
-            let mut server = Server::builder(&cluster);
-            if self.pushing {
-                server = server.pushing();
-            }
-            if let Some(relay) = &relay {
-                server = server.through(relay);
-            }
-            for (name, value) in &self.settings {
-                server = server.env(name, value);
-            }
-            servers.push(server.start().await);
+        for number in 0..self.servers {
+            let server = serving.builder(&cluster);
+            servers.push(match self.addresses.get(number) {
+                Some(address) => server.listen(*address).start().await,
+                None => server.start().await,
+            });
         }
         let admin = cluster.admin().await;
         if !self.strict {
@@ -138,8 +241,21 @@ impl WorldBuilder {
             admin.query_opt("SELECT public_key FROM ds.sender_keys", &[]).await.expect("it can be read");
         let server_key = key.map(|row| PublicKey::try_from(row.get::<_, &[u8]>(0)).expect("it is a key"));
         let homes = tempfile::tempdir().expect("/tmp is writable");
-        let (http, private, payer) = (reqwest::Client::new(), Private::default(), OnceCell::new());
-        let world = World { http, private, payer, server_key, admin, servers, relay, cluster, homes };
+        let http = client(serving.tls.as_ref().map(|tls| tls.authority.as_str()));
+        let world = World {
+            domain: self.domain,
+            http,
+            private: self.private,
+            payer: OnceCell::new(),
+            server_key,
+            admin,
+            servers,
+            relay,
+            cluster,
+            homes,
+            serving,
+            fronts: Mutex::default(),
+        };
         if self.tokens > 0 {
             world.stock(self.tokens).await;
         }
@@ -147,9 +263,21 @@ impl WorldBuilder {
     }
 }
 
+/// A client, which trusts this authority and no other if there is one. It gives connections up before servers do: a request
+/// that meets the end of its connection has no answer.
+fn client(authority: Option<&str>) -> reqwest::Client {
+    let mut client = reqwest::Client::builder().pool_idle_timeout(IDLE);
+    if let Some(authority) = authority {
+        let root = reqwest::Certificate::from_pem(authority.as_bytes()).expect("it is a certificate");
+        client = client.tls_certs_only([root]);
+    }
+    client.build().expect("there is TLS")
+}
+
 impl World {
     pub fn builder() -> WorldBuilder {
         WorldBuilder {
+            domain: HOME.parse().expect("it is a domain"),
             servers: 1,
             pushing: false,
             relay: false,
@@ -157,12 +285,21 @@ impl World {
             strict: false,
             settings: Vec::new(),
             environment: Vec::new(),
+            addresses: Vec::new(),
+            tls: None,
+            host: None,
+            private: Private::default(),
         }
     }
 
     /// A server that sends pushes, and two hundred tokens at hand.
     pub async fn start() -> Self {
         Self::builder().pushing().tokens(200).start().await
+    }
+
+    /// The home domain.
+    pub fn domain(&self) -> &Domain {
+        &self.domain
     }
 
     /// The first server.
@@ -189,6 +326,13 @@ impl World {
         Way::new(&self.http, server.url(), &self.private)
     }
 
+    /// The URL of a server for the client library, which trusts no authority of tests: in clear.
+    pub fn url_of(&self, server: &Server) -> String {
+        let Some(tls) = &self.serving.tls else { return server.url().to_owned() };
+        let (mut fronts, address) = (self.fronts.lock().expect("no panic holds it"), server.address());
+        fronts.entry(address).or_insert_with(|| Front::to(address, &tls.authority)).url()
+    }
+
     /// A way to each server of this world.
     pub fn ways(&self) -> Vec<Way> {
         self.servers.iter().map(|server| self.way_to(server)).collect()
@@ -201,7 +345,7 @@ impl World {
         server.signal(signal);
         let status = server.ended().await;
         *server = eventually("the server's port is free again", async || {
-            Server::builder(&self.cluster).listen(address).try_start().await.ok()
+            self.serving.builder(&self.cluster).listen(address).try_start().await.ok()
         })
         .await;
         status
@@ -214,7 +358,7 @@ impl World {
 
     /// The user whose tokens pay for requests here.
     pub async fn payer(&self) -> &Payer {
-        self.payer.get_or_init(async || Payer::register(&self.way(0), &home(), "banker").await).await
+        self.payer.get_or_init(async || Payer::register(&self.way(0), &self.domain, "banker").await).await
     }
 
     /// Fetches tokens, so that [`World::token`] has them without a request of its own.
@@ -226,10 +370,15 @@ impl World {
     pub async fn restock(&self, number: usize) {
         let missing = number.saturating_sub(self.payer().await.held());
         if missing > 0 {
-            let sql = "SELECT operator.set_allowance(2000000000)";
-            self.admin.execute(sql, &[]).await.expect("the operator may");
+            self.lift_allowances().await;
             self.stock(missing.max(1000)).await;
         }
+    }
+
+    /// Lets each user take as many tokens as it likes.
+    pub async fn lift_allowances(&self) {
+        let sql = "SELECT operator.set_allowance(2000000000)";
+        self.admin.execute(sql, &[]).await.expect("the operator may");
     }
 
     /// A token that was never shown.
@@ -322,15 +471,35 @@ impl World {
         self.value(&format!("SELECT count(*) FROM {rows}")).await
     }
 
+    /// Returns the session of a request whose statement has this in it and waits for a lock, once there is one. One that
+    /// waited for a second is where it goes on waiting: at first requests wait for a moment only, in another session. In
+    /// a [`WorldBuilder::patient`] world.
+    pub async fn caught(&self, statement: &str) -> i32 {
+        let waiting = "SELECT pid FROM pg_stat_activity
+                        WHERE usename = 'postern_server' AND wait_event_type = 'Lock'
+                          AND position($1 IN query) > 0
+                          AND clock_timestamp() - query_start > interval '1 second'";
+        eventually("a request waits for a lock", async || {
+            let waiting = self.admin.query(waiting, &[&statement]).await.expect("it can be read");
+            waiting.first().map(|row| row.get(0))
+        })
+        .await
+    }
+
     /// Nothing panicked or failed, and no log knows whom it was about (PRIV-4).
     pub fn close(self) {
         let servers: String = self.servers.iter().map(Server::log).collect();
         let postgres = self.cluster.log();
+        // A statement that meets a lock for a moment, as on a busy machine any may, is made again: it is no failure of
+        // its own.
+        let is_expected = |line: &&str| line.contains("canceling statement due to lock timeout");
+        let unexpected: Vec<_> = postgres.lines().filter(|line| !is_expected(line)).collect();
+        let unexpected = unexpected.join("\n");
         for trouble in ["panicked", "ERROR"] {
             assert!(!servers.contains(trouble), "the server's log:\n{servers}");
         }
         for trouble in ["ERROR:", "PANIC:", "terminated by signal"] {
-            assert!(!postgres.contains(trouble), "PostgreSQL's log:\n{postgres}");
+            assert!(!unexpected.contains(trouble), "PostgreSQL's log:\n{postgres}");
         }
         for text in self.private.lock().unwrap_or_else(PoisonError::into_inner).iter() {
             assert!(!servers.contains(text), "the server's log holds {text}");

@@ -1,5 +1,7 @@
 //! People who use the client library.
 
+use std::time::{Duration, Instant};
+
 use postern_client::{Client, Event, Options};
 use postern_protocol::ds::GroupId;
 
@@ -11,12 +13,12 @@ impl World {
         self.person_at(self.server(), name).await
     }
 
-    /// The same by another server. The person accepts whoever asks. The state need not survive the test's own crash.
+    /// The same by another server. The person accepts everybody's requests. The state need not survive the test's own crash.
     pub async fn person_at(&self, server: &Server, name: &str) -> Client {
         let options =
             Options { accept_contacts: true, durable: false, record_deliveries: true, ..Options::default() };
         let registered = Client::builder(self.homes.path().join(name))
-            .server(server.url())
+            .server(self.url_of(server))
             .options(options)
             .register(name)
             .await;
@@ -27,7 +29,7 @@ impl World {
     pub async fn device(&self, of: &Client, name: &str) -> Client {
         let home = self.homes.path().join(name);
         let request = Client::builder(&home)
-            .server(self.server().url())
+            .server(self.url_of(self.server()))
             .request_link(of.user())
             .expect("it can be asked for");
         let grant = of.approve_link(&request).await.expect("it can be approved");
@@ -49,9 +51,25 @@ impl World {
 pub async fn befriend(alice: &Client, bob: &Client, group: &GroupId) {
     alice.group_with_id(group).invite(bob.user()).await.expect("he can be invited");
     let asked = |event: &Event| matches!(event, Event::ContactRequested { .. });
-    bob.sync_until(PATIENCE, asked).await.expect("he is asked");
+    take_until("he is asked", bob, alice, asked).await;
     let added = |event: &Event| matches!(event, Event::Added { .. });
-    alice.sync_until(PATIENCE, added).await.expect("he is added");
+    take_until("he is added", alice, bob, added).await;
+}
+
+/// Takes a client's events until one is wanted. If none comes for some time, the other client tries again what it could not
+/// send.
+async fn take_until(what: &str, client: &Client, other: &Client, wanted: impl Fn(&Event) -> bool) {
+    const USUAL: Duration = Duration::from_secs(10);
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let events =
+            client.sync_until(USUAL, &wanted).await.unwrap_or_else(|error| panic!("{what}: {error}"));
+        if events.iter().any(&wanted) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{}: it does not come: {what}", client.user());
+        other.receive(Duration::ZERO).await.unwrap_or_else(|error| panic!("{what}: {error}"));
+    }
 }
 
 /// Waits until somebody is in so many more groups.

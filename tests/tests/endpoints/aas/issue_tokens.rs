@@ -8,7 +8,7 @@ use postern_protocol::{
 use postern_tests_kit::{Ask, Commit, World, asking_for_tokens};
 use reqwest::StatusCode;
 
-use crate::{auth::commit_identity::random_user, road::Valid};
+use crate::{auth::commit_identity::random_user, every_route::Valid};
 
 pub async fn valid(world: &World) -> Valid {
     let user = random_user(world).await;
@@ -120,6 +120,11 @@ async fn after_a_hundred_refusals_in_an_hour_nothing_is_computed_for_the_signer_
         .send(&by(&alice.device.key))
         .await
         .assert_problem("the next hour", ProblemType::InvalidTokenRequest);
+    let operator = world.cluster.connect_as("postern_operator").await;
+    operator.execute("SELECT operator.set_refusals_per_hour(1)", &[]).await.unwrap();
+    let reply = world.send(&by(&alice.device.key)).await;
+    reply.assert_problem("one too many, as the operator says", ProblemType::AllowanceUsedUp);
+    assert_eq!(reply.header("ratelimit-policy"), r#""hourly";q=1;w=3600"#);
     world.close();
 }
 

@@ -7,7 +7,7 @@ use postern_protocol::{
 use postern_tests_kit::{Call, World};
 use reqwest::StatusCode;
 
-use crate::road::Valid;
+use crate::every_route::Valid;
 
 pub fn valid() -> Valid {
     Valid::new(Call::get(DIRECTORY_PATH), StatusCode::OK)

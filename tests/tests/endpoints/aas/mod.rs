@@ -1,4 +1,4 @@
-//! The Anonymous Authentication Service. How tokens are redeemed is in `road/payment.rs`.
+//! The Anonymous Authentication Service. How tokens are redeemed is in `every_route/payment.rs`.
 
 pub mod issue_tokens;
 pub mod issuer_directory;

@@ -15,7 +15,7 @@ use postern_tests_kit::{
 use rand::RngCore;
 use reqwest::StatusCode;
 
-use crate::road::Valid;
+use crate::every_route::Valid;
 
 /// The type of an extension that says nothing.
 pub const FILLER: u16 = 0xff00;
@@ -32,8 +32,8 @@ pub async fn random_user(world: &World) -> User {
 
 pub async fn valid(world: &World) -> Valid {
     let mut user = random_user(world).await;
-    let add = vec![user.further_device().key_package()];
-    let made = user.device.commit(Commit { add, ..Default::default() });
+    let further = user.further_device();
+    let made = user.device.commit(adding(&[&further]));
     Valid {
         stranger: Some(ProblemType::NotAllowed),
         cut: vec![("commit", ProblemType::InvalidMls), ("group_info", ProblemType::InvalidMls)],
@@ -46,7 +46,7 @@ fn update() -> Commit {
 }
 
 fn adding(devices: &[&Party]) -> Commit {
-    Commit { add: devices.iter().map(|device| device.key_package()).collect(), ..Default::default() }
+    Commit { add: devices.iter().map(|device| device.key_package()).collect(), ..update() }
 }
 
 fn sending(body: &CommitIdentity, by: &Party) -> Call {
@@ -144,7 +144,6 @@ async fn a_client_that_was_added_commits_nothing_but_its_own_update_before_anyth
     let mut second = world.add_pending_device(&mut alice).await;
     for (what, commit) in [
         ("adding a client", adding(&[&third])),
-        ("adding a client with an update", Commit { update: true, ..adding(&[&third]) }),
         ("removing a client", Commit { remove: vec![alice.device.public_key()], ..Default::default() }),
     ] {
         let made = second.commit(commit);
@@ -218,6 +217,12 @@ async fn a_commit_that_no_reader_would_follow_is_refused() {
     let call = identity_commit(&alice, &made, &alice.device);
     world.assert_refuses("a leaf that takes a fresh key", &call, ProblemType::InvalidMls).await;
     world.assert_refused_for("a leaf that takes a fresh key", &call, "keeps its signature key").await;
+    alice.device.forget();
+
+    // Readers would take a founder that never updated its leaf for pending.
+    let made = alice.device.commit(Commit { update: false, ..adding(&[&alice.further_device()]) });
+    let call = identity_commit(&alice, &made, &alice.device);
+    world.assert_refused_for("a commit that updates nothing", &call, "update the committer's leaf").await;
     alice.device.forget();
 
     let made = alice.device.commit(update());
@@ -346,7 +351,8 @@ async fn a_commit_comes_with_the_group_info_and_the_signed_state_of_the_epoch_th
     world.close();
 }
 
-/// What one user's client signed is worth nothing at another user's identity, in another order, or at another server.
+/// A commit that one user's client signed is worth nothing at another user's identity, in another order, or at another
+/// server.
 #[tokio::test]
 async fn commits_that_are_replayed_reordered_of_another_user_or_another_domain_are_refused() {
     let world = World::start().await;
@@ -416,7 +422,7 @@ async fn a_commit_carries_nothing_but_changes_of_clients_and_no_more_of_it_than_
     for (data, commit, reason) in
         [(&b"hello"[..], update(), "no authenticated data"), (b"", context, "can only add clients")]
     {
-        alice.device.authenticate(data);
+        alice.device.attach(data);
         let made = alice.device.commit(commit);
         world.assert_refused_for(reason, &identity_commit(&alice, &made, &alice.device), reason).await;
         alice.device.forget();

@@ -10,7 +10,7 @@ use postern_tests_kit::{Ask, Call, User, World};
 use reqwest::{Method, StatusCode};
 
 use super::commit_identity::random_user;
-use crate::road::Valid;
+use crate::every_route::Valid;
 
 pub fn deleting(user: &User, key: &RecoveryKey) -> Call {
     let client = user.device.public_key();

@@ -12,7 +12,7 @@ use reqwest::StatusCode;
 use tls_codec::Deserialize as _;
 
 use super::commit_identity::random_user;
-use crate::road::Valid;
+use crate::every_route::Valid;
 
 pub async fn valid(world: &World) -> Valid {
     let user = random_user(world).await;

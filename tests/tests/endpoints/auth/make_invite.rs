@@ -9,7 +9,7 @@ use postern_tests_kit::{Call, Party, World, now};
 use reqwest::StatusCode;
 
 use super::commit_identity::random_user;
-use crate::road::Valid;
+use crate::every_route::Valid;
 
 pub async fn valid(world: &World) -> Valid {
     world.admin.execute("SELECT operator.set_user_limit('invites_per_user', 100)", &[]).await.unwrap();
@@ -63,7 +63,7 @@ async fn a_user_makes_as_many_invites_as_the_operator_lets_it_in_their_time() {
     operator.execute("SELECT operator.set_user_invites('alice', NULL)", &[]).await.unwrap();
     make(&codes[3]).await.assert_ok("the default again");
 
-    // What another made is not hers.
+    // An invite that another made is not hers.
     let bob = world.user("bob").await;
     let stolen = inviting(&codes[3], &bob.device);
     world.assert_refuses("another's invite", &stolen, ProblemType::TooManyInvites).await;

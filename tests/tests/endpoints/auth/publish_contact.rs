@@ -11,7 +11,7 @@ use postern_tests_kit::{Call, World, fresh_address, home, hpke_key};
 use reqwest::StatusCode;
 
 use super::commit_identity::random_user;
-use crate::road::Valid;
+use crate::every_route::Valid;
 
 pub fn contact(domain: &Domain, client: &SigningKey) -> SignedContact {
     SignedContact::sign(domain.clone(), fresh_address(), hpke_key(), client)

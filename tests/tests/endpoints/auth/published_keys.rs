@@ -4,7 +4,7 @@ use postern_protocol::{PublicKey, auth::AuthenticationKeys, key::SigningKey};
 use postern_tests_kit::{Call, World, home, now};
 use reqwest::StatusCode;
 
-use crate::road::Valid;
+use crate::every_route::Valid;
 
 pub fn valid() -> Valid {
     Valid::new(Call::get("/as/keys"), StatusCode::OK)

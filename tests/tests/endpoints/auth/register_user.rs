@@ -16,7 +16,7 @@ use rand::RngCore;
 use reqwest::StatusCode;
 
 use super::commit_identity::{FILLER, filler};
-use crate::road::Valid;
+use crate::every_route::Valid;
 
 const YEAR: u64 = 365 * 24 * 60 * 60;
 
@@ -166,7 +166,7 @@ async fn a_registration_is_small_and_its_size_is_looked_at_before_anything_else(
     for (what, call) in [("a large tree", large), ("a large tree without a signature", unsigned)] {
         world.assert_refused(what, &call.wire(), ProblemType::BodyTooLarge).await;
     }
-    assert_eq!(world.count("operator.attempts").await, 2, "the banker's, and all together");
+    assert_eq!(world.count("operator.attempts").await, 3, "the banker's, its network's, and all together");
     assert_eq!(world.value::<i32>("SELECT max(attempts) FROM operator.attempts").await, 1);
 
     let limit = "SELECT operator.set_user_limit('max_identity_leaf_bytes', 512)";

@@ -4,7 +4,7 @@ use postern_protocol::admission::{IdentityProvider, RegistrationPolicy, Registra
 use postern_tests_kit::{Call, World};
 use reqwest::StatusCode;
 
-use crate::road::Valid;
+use crate::every_route::Valid;
 
 pub fn valid() -> Valid {
     Valid::new(Call::get("/as/registration"), StatusCode::OK)

@@ -14,7 +14,7 @@ use rand::RngCore;
 use reqwest::StatusCode;
 
 use super::commit_identity::random_user;
-use crate::road::Valid;
+use crate::every_route::Valid;
 
 pub fn name(local: &str) -> UserName {
     format!("{local}@home.example").parse().unwrap()
@@ -90,7 +90,8 @@ async fn a_user_takes_another_name_with_all_clients_and_goes_on_as_the_same() {
     let made = world.commit_identity_by(&mut alice, &mut second, adding).await;
     alice.device.receive(&made.commit);
     let of_old_name = device_of(&name("alice"));
-    let made = second.commit(Commit { add: vec![of_old_name.key_package()], ..Default::default() });
+    let adding = Commit { add: vec![of_old_name.key_package()], update: true, ..Default::default() };
+    let made = second.commit(adding);
     let refused = postern_tests_kit::identity_commit(&alice, &made, &second);
     world.assert_refused_for("a client of the old name", &refused, "the user's name").await;
     second.forget();

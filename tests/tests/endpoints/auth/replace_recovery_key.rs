@@ -9,7 +9,7 @@ use postern_tests_kit::{Call, User, World};
 use reqwest::StatusCode;
 
 use super::{commit_identity::random_user, delete_account::deleting};
-use crate::road::Valid;
+use crate::every_route::Valid;
 
 pub fn replacing(user: &User, old: &RecoveryKey, new: &RecoveryKey) -> Call {
     let recovery_key = new.verifier();

@@ -18,7 +18,7 @@ use postern_tests_kit::{Ask, Call, Commit, Party, User, World, device_of, identi
 use reqwest::StatusCode;
 
 use super::{commit_identity::random_user, publish_contact, sign_credential};
-use crate::road::Valid;
+use crate::every_route::Valid;
 
 fn ending_at(time: u64, name: &UserName, key: &RecoveryKey, client: &SigningKey) -> Call {
     let operation = Operation::EndIdentity { client: client.public_key(), time };

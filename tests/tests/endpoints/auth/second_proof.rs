@@ -1,5 +1,5 @@
-//! A login at the operator's identity provider as the second proof (AS-8, AS-9): by the account's own login, for one operation
-//! by one client, recent, and once.
+//! A login at the operator's identity provider as the second proof (AS-8, AS-9): by the account's own login, for one
+//! operation by one client, recent, and once.
 
 use postern_protocol::{
     PublicKey, Transcript,
@@ -297,7 +297,7 @@ async fn the_owners_login_deletes_the_account_after_a_rehearsal_and_leaves_nothi
     world.close();
 }
 
-/// What one server process verified is judged by the database again, in the transaction that takes effect.
+/// A proof that one server process verified is judged by the database again, in the transaction that takes effect.
 #[tokio::test]
 async fn the_database_takes_no_proof_that_holds_no_more() {
     let world = World::builder().tokens(20).start().await;

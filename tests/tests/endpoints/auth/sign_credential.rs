@@ -9,7 +9,7 @@ use postern_tests_kit::{Call, Commit, Party, World};
 use reqwest::StatusCode;
 
 use super::commit_identity::random_user;
-use crate::road::Valid;
+use crate::every_route::Valid;
 
 pub async fn valid(world: &World) -> Valid {
     let user = random_user(world).await;

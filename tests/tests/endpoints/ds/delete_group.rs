@@ -6,7 +6,7 @@ use postern_tests_kit::{Commit, World, home, random_id};
 use reqwest::StatusCode;
 
 use super::targets;
-use crate::road::Valid;
+use crate::every_route::Valid;
 
 pub async fn valid(world: &World) -> Valid {
     let group = world.group(1).await;

@@ -179,7 +179,7 @@ async fn no_group_begins_with_a_key_that_nobody_can_encrypt_to() {
         let mut founder = Party::newcomer();
         let policy = GroupPolicy::new(Pseudonym(founder.identity.as_slice().try_into().unwrap()));
         founder.lie(place, spoil);
-        founder.found(&id.to_mls(), policy_extensions(&policy, &world.server_key()));
+        founder.found(&id.to_mls(), policy_extensions(&home(), &policy, &world.server_key()));
         creation(&id, policy.state_key(), &founder)
     };
     for (what, spoil) in UNUSABLE {
@@ -199,7 +199,7 @@ async fn a_new_group_is_its_creators_leaf_and_no_node_above_it() {
     let id = world.reserve().await;
     let mut founder = Party::newcomer();
     let policy = GroupPolicy::new(Pseudonym(founder.identity.as_slice().try_into().unwrap()));
-    founder.found(&id.to_mls(), policy_extensions(&policy, &world.server_key()));
+    founder.found(&id.to_mls(), policy_extensions(&home(), &policy, &world.server_key()));
     let encode = |nodes: &[Node]| nodes.iter().flat_map(Node::encode).collect::<Vec<_>>();
     let hash = |parts: &[&[u8]]| digest(&SHA256, &parts.concat()).as_ref().to_vec();
     let second = 1u32.to_be_bytes();
@@ -251,7 +251,7 @@ async fn no_identity_has_a_client_with_a_key_that_nobody_can_encrypt_to() {
         for place in 0..2 {
             further.lie(place, spoil);
             alice.device.lie(usize::MAX, spoil);
-            let made = alice.device.commit(adding(&further));
+            let made = alice.device.commit(Commit { update: true, ..adding(&further) });
             alice.device.repent();
             alice.device.forget();
             assert_unusable(&world, what, &identity_commit(&alice, &made, &alice.device)).await;

@@ -6,7 +6,7 @@ use postern_tests_kit::{Commit, World, home, random_id};
 use reqwest::StatusCode;
 
 use super::targets;
-use crate::road::Valid;
+use crate::every_route::Valid;
 
 pub async fn valid(world: &World) -> Valid {
     let group = world.group(2).await;
@@ -81,5 +81,45 @@ async fn a_removed_client_does_not_get_the_group_by_a_key_that_another_leaf_of_i
     for signer in [&group.members[2].party.user, &group.members[2].party.key, &group.members[3].party.key] {
         world.group_info(&group, signer).await;
     }
+
+    // The client with the new key leaves before the other one has committed: what is left is the old key.
+    let departure = group.party(2).self_remove();
+    world.pay(&group.submit(2, &departure, None)).await.assert_ok("a departure");
+    world.receive(&mut group.members[0]).await;
+    let (_, call) = group.make(0, Commit { update: true, ..Default::default() });
+    world.pay(&call).await.assert_ok("another member commits it");
+    group.party(0).merge();
+    for epoch in ["the next", "the one after it"] {
+        world.assert_refuses(epoch, &group.ask_for_info(&old), ProblemType::NotAllowed).await;
+        world.group_info(&group, &group.members[3].party.key).await;
+        let (_, call) = group.make(0, Commit { update: true, ..Default::default() });
+        world.pay(&call).await.assert_ok("another commit");
+        group.party(0).merge();
+    }
+    world.receive(&mut group.members[3]).await;
+    let address = group.members[3].address;
+    let party = group.party(3);
+    (party.user, party.generation) = (SigningKey::generate(), 1);
+    let leaf = Some(party.leaf_at(&home(), address));
+    let (_, call) = group.make(3, Commit { leaf, update: true, ..Default::default() });
+    world.pay(&call).await.assert_ok("a new key of the user");
+    world.group_info(&group, &group.members[3].party.user.clone()).await;
+    world.assert_refuses("the old key for ever", &group.ask_for_info(&old), ProblemType::NotAllowed).await;
     world.close();
+}
+
+/// Two releases may run on one database: the older one may meet what the later one wrote (OPS-6).
+#[tokio::test]
+async fn a_group_in_a_later_releases_format_is_a_fault_that_spends_nothing_and_not_an_unknown_group() {
+    let world = World::start().await;
+    let group = world.group(2).await;
+    let call = world.paid(group.ask_for_info(&group.members[1].party.key));
+    let write_in = async |format: i32| {
+        let sql = "UPDATE ds.groups SET tree = set_byte(tree, 0, $1)";
+        world.admin.execute(sql, &[&format]).await.unwrap();
+    };
+    write_in(200).await;
+    world.send(&call.wire()).await.assert_problem("a later format", ProblemType::Fault);
+    write_in(1).await;
+    world.send(&call.wire()).await.assert_ok("the same request with the same token");
 }

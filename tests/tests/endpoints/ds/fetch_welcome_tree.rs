@@ -6,7 +6,7 @@ use postern_tests_kit::{Commit, Group, Member, World, home, random_id};
 use reqwest::StatusCode;
 
 use super::targets;
-use crate::road::Valid;
+use crate::every_route::Valid;
 
 pub async fn valid(world: &World) -> Valid {
     let mut group = world.group(2).await;

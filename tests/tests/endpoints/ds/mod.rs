@@ -4,6 +4,7 @@ use postern_protocol::{ds::GroupId, problem::ProblemType};
 
 pub mod create_group;
 pub mod delete_group;
+mod elsewhere;
 pub mod encryption_keys;
 pub mod fetch_group_info;
 pub mod fetch_welcome_tree;

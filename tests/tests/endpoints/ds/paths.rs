@@ -21,7 +21,7 @@ impl Circle {
         let mut founder = newcomer(suite);
         let pseudonym = postern_protocol::mls::Pseudonym(founder.identity.as_slice().try_into().unwrap());
         let server_key = PublicKey::new([7; 32]);
-        let context = policy_extensions(&GroupPolicy::new(pseudonym), &server_key);
+        let context = policy_extensions(&home(), &GroupPolicy::new(pseudonym), &server_key);
         founder.found(&postern_protocol::ds::GroupId::new(random_id(), home()).to_mls(), context);
         Self { suite, members: vec![founder] }
     }
@@ -132,7 +132,7 @@ fn commits_are_as_long_as_their_tree_says_whichever_nodes_are_blank() {
             proposals.push(leaving);
             leavers.push(circle.members[leaver].public_key());
         }
-        // Who proposed an Update leaves it out, and is not asked here.
+        // A member that proposed an Update leaves it out, and is not asked here.
         let renewing = circle.members.remove(0);
         circle.compare(&proposals, &leavers);
         drop(renewing);

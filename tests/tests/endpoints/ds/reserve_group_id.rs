@@ -7,7 +7,7 @@ use postern_protocol::{ds::GroupIdReserved, problem::ProblemType};
 use postern_tests_kit::{Call, World, home};
 use reqwest::StatusCode;
 
-use crate::road::Valid;
+use crate::every_route::Valid;
 
 pub fn valid() -> Valid {
     Valid::new(Call::post("/ds/group-ids"), StatusCode::CREATED)

@@ -10,7 +10,7 @@ use postern_protocol::{
 use postern_tests_kit::{Commit, Member, Party, World, fresh_address, home, random_id};
 use reqwest::StatusCode;
 
-use crate::road::Valid;
+use crate::every_route::Valid;
 
 /// Targets of the same form with ids that are none, or nobody's.
 pub fn other_queues(operation: &str) -> Vec<(String, ProblemType)> {
@@ -37,16 +37,16 @@ pub async fn valid(world: &World) -> Valid {
 }
 
 #[tokio::test]
-async fn addresses_are_added_all_or_none_and_each_once_for_ever() {
+async fn addresses_are_added_all_or_none_and_lead_to_one_queue() {
     let world = World::start().await;
     let (one, two) = (world.mailbox(QueueKind::Group).await, world.mailbox(QueueKind::Contact).await);
     let known = world.address(&one).await;
     let fresh = fresh_address();
     for (what, mailbox, addresses) in [
-        ("an address again", &one, vec![known]),
         ("an address of another queue", &two, vec![known]),
-        ("a known address among fresh ones", &one, vec![fresh, known, fresh_address()]),
+        ("one of another queue among fresh ones", &two, vec![fresh, known, fresh_address()]),
         ("an address twice in a request", &one, vec![fresh, fresh]),
+        ("a known address twice in a request", &one, vec![known, known]),
     ] {
         world.assert_refuses(what, &mailbox.adding(addresses), ProblemType::AddressExists).await;
     }
@@ -58,6 +58,13 @@ async fn addresses_are_added_all_or_none_and_each_once_for_ever() {
 
     let count: i32 = world.value("SELECT sum(address_count)::integer FROM qs.queues").await;
     assert_eq!(count, 2);
+    // As after an answer that was lost.
+    let more = fresh_address();
+    for _ in 0..2 {
+        world.pay(&one.adding(vec![more, known])).await.assert_ok("addresses that the queue has already");
+    }
+    let count: i32 = world.value("SELECT sum(address_count)::integer FROM qs.queues").await;
+    assert_eq!((count, world.count("qs.addresses").await), (3, 3));
     let dump = world.cluster.dump().await;
     assert!(!dump.contains(&hex::encode(known.as_bytes())), "only hashes of addresses are kept");
     world.close();
@@ -96,7 +103,7 @@ async fn an_address_of_last_resort_serves_several_groups_and_a_queue_has_few_of_
     let mailbox = world.mailbox(QueueKind::Group).await;
     let address = fresh_address();
     world.pay(&mailbox.adding_both(Vec::new(), vec![address])).await.assert_ok("adding it");
-    let mut joiner = Member { party: Party::new(random_id()), mailbox, address };
+    let mut joiner = Member { party: Party::new(random_id()), mailbox, address, domain: home() };
     joiner.party.leaf = joiner.party.leaf_at(&home(), address);
     for _ in 0..2 {
         let mut group = world.group(1).await;
@@ -109,8 +116,9 @@ async fn an_address_of_last_resort_serves_several_groups_and_a_queue_has_few_of_
     }
 
     let mailbox = joiner.mailbox;
-    let call = mailbox.adding(vec![address]);
-    world.assert_refuses("one that is of last resort", &call, ProblemType::AddressExists).await;
+    world.pay(&mailbox.adding(vec![address])).await.assert_ok("renewing it as another");
+    let of_last_resort: i64 = world.count("qs.addresses WHERE last_resort").await;
+    assert_eq!(of_last_resort, 1, "it stays what it is");
     let fresh = fresh_address();
     let call = mailbox.adding_both(vec![fresh], vec![fresh]);
     world.assert_refuses("one as both", &call, ProblemType::AddressExists).await;

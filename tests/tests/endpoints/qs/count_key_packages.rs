@@ -4,7 +4,7 @@ use postern_protocol::problem::ProblemType;
 use postern_tests_kit::{Friendship, World, fresh_stock, packages};
 use reqwest::StatusCode;
 
-use crate::road::Valid;
+use crate::every_route::Valid;
 
 pub async fn valid(world: &World) -> Valid {
     let friendship = Friendship::new();

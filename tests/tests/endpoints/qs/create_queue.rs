@@ -18,7 +18,7 @@ use postern_tests_kit::{
 use reqwest::StatusCode;
 
 use super::{set_push_policy::policy, subscribe_push::subscribe};
-use crate::road::Valid;
+use crate::every_route::Valid;
 
 pub fn valid() -> Valid {
     let body = CreateQueue { kind: QueueKind::Group, hpke_key: hpke_key() };

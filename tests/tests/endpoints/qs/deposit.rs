@@ -8,7 +8,7 @@ use postern_protocol::{
 use postern_tests_kit::{World, depositing, fresh_address};
 use reqwest::StatusCode;
 
-use crate::road::Valid;
+use crate::every_route::Valid;
 
 pub async fn valid(world: &World) -> Valid {
     let mailbox = world.mailbox(QueueKind::Contact).await;

@@ -8,11 +8,14 @@ use postern_protocol::{
     problem::ProblemType,
     qs::{Dequeue, Dequeued, Lost, QueueKind, QueuePayload},
 };
-use postern_tests_kit::{Commit, Group, Mailbox, PATIENCE, Party, World, depositing, dump, home};
+use postern_tests_kit::{Commit, Group, Mailbox, Party, World, depositing, dump, home};
 use reqwest::StatusCode;
 
 use super::{add_addresses::other_queues, deposit::lost};
-use crate::road::Valid;
+use crate::every_route::Valid;
+
+/// The longest time of a wake-up on a busy machine: less than the 20 seconds after which a server looks again by itself.
+const AT_ONCE: Duration = Duration::from_secs(10);
 
 pub async fn valid(world: &World) -> Valid {
     let mailbox = world.mailbox(QueueKind::Contact).await;
@@ -81,9 +84,8 @@ async fn an_acknowledgement_does_not_wait_for_a_delivery_and_comes_again_with_th
     let mut delivering = world.cluster.admin().await;
     let delivery = delivering.transaction().await.unwrap();
     delivery.batch_execute("SELECT FROM qs.queues FOR UPDATE").await.unwrap();
-    let begun = Instant::now();
+    // A request that waited for the queue would get no answer before it is unlocked.
     assert_eq!(seqs(&world.pay(&mailbox.asking(1)).await.decode()), [2]);
-    assert!(begun.elapsed() < Duration::from_millis(200), "after {:?}", begun.elapsed());
     assert_eq!(world.value::<i64>(kept).await, 2);
     delivery.rollback().await.unwrap();
     assert_eq!(seqs(&world.pay(&mailbox.asking(1)).await.decode()), [2]);
@@ -112,18 +114,20 @@ async fn a_long_poll_ends_when_something_comes_or_its_wait_is_over() {
     let mut mailbox = world.mailbox(QueueKind::Contact).await;
     let address = world.address(&mailbox).await;
     let waiting = mailbox.dequeue(&Dequeue { after: 0, max_messages: None, wait: u16::MAX });
-    let begun = Instant::now();
     let spent = "SELECT count(*) FROM aas.spent";
     let before: i64 = world.value(spent).await;
-    let (dequeued, ()) = tokio::join!(world.pay(&waiting), async {
+    let waiting = async { (world.pay(&waiting).await, Instant::now()) };
+    let ((dequeued, came), left) = tokio::join!(waiting, async {
         // The poll has paid: it waits.
         postern_tests_kit::eventually("the poll waits", || async {
             (world.value::<i64>(spent).await > before).then_some(())
         })
         .await;
         world.pay(&depositing(address, b"hello")).await.assert_ok("a deposit");
+        Instant::now()
     });
-    assert!(begun.elapsed() < PATIENCE / 3, "it came at once: {:?}", begun.elapsed());
+    let took = came.saturating_duration_since(left);
+    assert!(took < AT_ONCE, "it came at once: {took:?}");
     assert_eq!(mailbox.open(&dequeued.decode()), [QueuePayload::Deposit(Payload::new(b"hello".to_vec()))]);
 
     let begun = Instant::now();
@@ -165,7 +169,7 @@ async fn what_expired_unread_is_told_until_it_is_acknowledged() {
     let waiting = mailbox.dequeue(&Dequeue { after: 2, max_messages: None, wait: u16::MAX });
     let dequeued: Dequeued = world.pay(&waiting).await.decode();
     assert_eq!((seqs(&dequeued), dequeued.expired_up_to), (vec![], Some(4)));
-    assert!(begun.elapsed() < PATIENCE / 3, "it came at once: {:?}", begun.elapsed());
+    assert!(begun.elapsed() < AT_ONCE, "it came at once: {:?}", begun.elapsed());
     let dequeued: Dequeued = world.pay(&mailbox.asking(4)).await.decode();
     assert_eq!((seqs(&dequeued), dequeued.expired_up_to), (vec![], None));
     world.close();

@@ -15,7 +15,7 @@ use postern_tests_kit::{
 };
 use reqwest::StatusCode;
 
-use crate::{ds::library::Library, road::Valid};
+use crate::{ds::library::Library, every_route::Valid};
 
 pub async fn valid(world: &World) -> Valid {
     let friendship = Friendship::new();

@@ -9,6 +9,7 @@ pub mod dequeue;
 pub mod fetch_key_packages;
 pub mod publish_key_packages;
 pub mod published_keys;
+pub mod receive_deliveries;
 pub mod remove_key_packages;
 pub mod revoke_addresses;
 pub mod rotate_friendship_token;

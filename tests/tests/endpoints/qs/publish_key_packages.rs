@@ -14,7 +14,7 @@ use postern_tests_kit::{
 };
 use reqwest::StatusCode;
 
-use crate::{ds::encryption_keys::assert_unusable, road::Valid};
+use crate::{ds::encryption_keys::assert_unusable, every_route::Valid};
 
 const HOUR: u64 = 60 * 60;
 

@@ -4,7 +4,7 @@ use postern_protocol::problem::ProblemType;
 use postern_tests_kit::{Friendship, World, fetching, fresh_stock, packages};
 use reqwest::StatusCode;
 
-use crate::road::Valid;
+use crate::every_route::Valid;
 
 pub async fn valid(world: &World) -> Valid {
     let friendship = Friendship::new();
@@ -25,10 +25,13 @@ async fn a_friendship_whose_owner_was_away_for_long_goes_and_others_stay() {
     for friendship in [&gone, &active] {
         world.pay(&friendship.publishing(fresh_stock(), &packages(2))).await.assert_ok("publishing");
     }
-    let lookup = gone.token.lookup();
-    let away = "UPDATE qs.friendships SET last_active = last_active - 1000 WHERE lookup = $1";
-    assert_eq!(world.admin.execute(away, &[&lookup.as_slice()]).await.unwrap(), 1);
-    world.admin.batch_execute("SELECT qs.keep_up()").await.unwrap();
+    // In one transaction: the server's own upkeep sees it afterwards.
+    let away = format!(
+        "UPDATE qs.friendships SET last_active = last_active - 1000 WHERE lookup = '\\x{}';
+         SELECT qs.keep_up()",
+        hex::encode(gone.token.lookup())
+    );
+    world.admin.batch_execute(&away).await.unwrap();
     world.assert_refuses("it is gone", &fetching(gone.token), ProblemType::NotFound).await;
     assert_eq!(world.value::<i64>("SELECT count(*) FROM qs.key_packages").await, 2);
     assert_eq!(world.fetch(active.token).await.len(), 1);

@@ -5,7 +5,7 @@ use postern_tests_kit::{World, depositing, fresh_address, home};
 use reqwest::StatusCode;
 
 use super::add_addresses::other_queues;
-use crate::road::Valid;
+use crate::every_route::Valid;
 
 pub async fn valid(world: &World) -> Valid {
     let mailbox = world.mailbox(QueueKind::Contact).await;

@@ -11,7 +11,7 @@ use postern_tests_kit::{World, depositing, hpke_key};
 use reqwest::StatusCode;
 
 use super::add_addresses::other_queues;
-use crate::road::Valid;
+use crate::every_route::Valid;
 
 pub async fn valid(world: &World) -> Vec<Valid> {
     let mailbox = world.mailbox(QueueKind::Group).await;

@@ -13,7 +13,7 @@ use super::{
     add_addresses::other_queues,
     subscribe_push::{say, subscribe},
 };
-use crate::road::Valid;
+use crate::every_route::Valid;
 
 /// A policy that pushes an address's messages from an urgency on.
 pub fn policy(address: Address, at_least: Urgency, key: &PushKey) -> PushPolicy {

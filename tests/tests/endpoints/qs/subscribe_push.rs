@@ -24,7 +24,7 @@ use reqwest::{
 };
 
 use super::{add_addresses::other_queues, set_push_policy::policy};
-use crate::road::Valid;
+use crate::every_route::Valid;
 
 pub async fn valid(world: &World) -> Valid {
     let mailbox = world.mailbox(QueueKind::Group).await;
@@ -161,9 +161,8 @@ async fn a_subscription_that_is_over_is_dropped() {
     // It stays if a push service refuses for another reason.
     let (mut group, _) = waking(&world, &service, "/").await;
     service.answer(StatusCode::PAYLOAD_TOO_LARGE, HeaderMap::new());
-    say(&world, &mut group, Urgency::Normal).await;
-    say(&world, &mut group, Urgency::Normal).await;
     for _ in 0..2 {
+        say(&world, &mut group, Urgency::Normal).await;
         service.pushed().await;
     }
     assert_eq!(subscriptions(&world).await, 1);
@@ -175,6 +174,9 @@ async fn what_becomes_due_while_a_push_is_under_way_goes_as_one() {
     let world = World::start().await;
     let mut service = PushService::start().await;
     let (mut group, _) = waking(&world, &service, "/").await;
+    // A host that is known to answer is waited for longer.
+    say(&world, &mut group, Urgency::Normal).await;
+    service.pushed().await;
     service.hold();
     say(&world, &mut group, Urgency::Normal).await;
     service.pushed().await;
@@ -289,10 +291,12 @@ async fn a_host_that_never_answers_is_left_alone_after_a_few_tries() {
     for reply in join_all(deposits.iter().map(|wire| world.send(wire))).await {
         reply.assert_ok("a deposit");
     }
-    eventually("each is tried", async || (tries.load(Ordering::Relaxed) == 4).then_some(())).await;
-    // They fail after five seconds, and would be tried again within the next two.
+    eventually("it is tried", async || (tries.load(Ordering::Relaxed) >= 3).then_some(())).await;
+    // They fail after five seconds, and all would be tried again within the next two. The third failure closes the host:
+    // those two of before, at most, were tried again by then, where the four did not go at once.
     tokio::time::sleep(Duration::from_secs(9)).await;
-    assert_eq!(tries.load(Ordering::Relaxed), 4, "it is left alone");
+    let tries = tries.load(Ordering::Relaxed);
+    assert!((3..=6).contains(&tries), "it is left alone: {tries}");
     counting.abort();
     world.close();
 }
@@ -314,14 +318,15 @@ async fn endpoints_that_never_answer_delay_nobody_elses_pushes() {
     assert_eq!(service.pushed().await.path, "/answers");
 
     // Many queues at one host, and many hosts.
+    let mut never = Vec::new();
     for number in 0..16 {
         let host = if number < 8 { 2 } else { number };
         let endpoint = format!("http://127.0.0.{host}:{port}/never");
-        let address = contact(&world, &service, Some(endpoint)).await;
-        deposit(address).await;
+        never.push(contact(&world, &service, Some(endpoint)).await);
     }
-    let begun = Instant::now();
+    join_all(never.iter().map(|address| deposit(*address))).await;
     deposit(answering[1]).await;
+    let begun = Instant::now();
     assert_eq!(service.pushed().await.path, "/answers");
     assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
     world.close();

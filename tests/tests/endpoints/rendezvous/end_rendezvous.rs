@@ -5,7 +5,7 @@ use postern_tests_kit::World;
 use reqwest::StatusCode;
 
 use super::{Meeting, other_rendezvous};
-use crate::road::Valid;
+use crate::every_route::Valid;
 
 pub async fn valid(world: &World) -> Vec<Valid> {
     let mut entries = Vec::new();

@@ -6,7 +6,7 @@ use postern_tests_kit::World;
 use reqwest::StatusCode;
 
 use super::{Meeting, limit, other_rendezvous};
-use crate::road::Valid;
+use crate::every_route::Valid;
 
 pub async fn valid(world: &World) -> Valid {
     let meeting = Meeting::open(world).await;
@@ -78,6 +78,7 @@ async fn attempts_to_join_are_limited_from_one_address_and_in_all() {
 
     limit(&world, "attempts_per_source", 1000).await;
     limit(&world, "attempts_per_hour", 4).await;
+    limit(&world, "new_sources_percent", 0).await;
     guess().await.assert_problem("the fourth in all", ProblemType::NotFound);
     let refused = guess().await;
     refused.assert_problem("the fifth in all", ProblemType::TooManyAttempts);

@@ -5,7 +5,7 @@ use postern_tests_kit::World;
 use reqwest::StatusCode;
 
 use super::{Meeting, limit, other_rendezvous, texts};
-use crate::road::Valid;
+use crate::every_route::Valid;
 
 pub async fn valid(world: &World) -> Vec<Valid> {
     let meeting = Meeting::of_two(world).await;

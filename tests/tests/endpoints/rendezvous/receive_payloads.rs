@@ -3,11 +3,12 @@
 use std::time::{Duration, Instant};
 
 use postern_protocol::problem::ProblemType;
-use postern_tests_kit::World;
+use postern_tests_kit::{World, eventually};
 use reqwest::StatusCode;
+use tokio::sync::oneshot;
 
 use super::{Meeting, other_rendezvous, texts};
-use crate::road::Valid;
+use crate::every_route::Valid;
 
 pub async fn valid(world: &World) -> Vec<Valid> {
     let meeting = Meeting::of_two(world).await;
@@ -19,6 +20,19 @@ pub async fn valid(world: &World) -> Vec<Valid> {
     meeting.sides().map(valid).into()
 }
 
+/// The longest time of a wake-up on a busy machine: less than the 10 seconds after which a server looks again by itself.
+const AT_ONCE: Duration = Duration::from_secs(5);
+
+/// The requests of all rendezvous that were counted so far: one that waits was.
+async fn counted(world: &World) -> i64 {
+    world.value("SELECT coalesce(sum(requests), 0)::bigint FROM rendezvous.meetings").await
+}
+
+/// Returns once so many requests were counted.
+async fn until_counted(world: &World, requests: i64) {
+    eventually("a request waits", async || (counted(world).await >= requests).then_some(())).await;
+}
+
 #[tokio::test]
 async fn a_payload_wakes_the_other_side_whichever_server_it_waits_at() {
     let world = World::builder().servers(2).tokens(200).start().await;
@@ -26,20 +40,21 @@ async fn a_payload_wakes_the_other_side_whichever_server_it_waits_at() {
     let other = Meeting::of_two(&world).await;
     for (place, (at, from)) in (0..).zip([(0, 1), (1, 0), (0, 0)]) {
         for (side, sender) in [(&meeting.owner, &meeting.guest), (&meeting.guest, &meeting.owner)] {
+            let before = counted(&world).await;
             let wire = meeting.receiving(side, place, 30).wire();
-            let waiting = world.send_to(&world.servers[at], &wire);
+            let waiting = async { (world.send_to(&world.servers[at], &wire).await, Instant::now()) };
             let leaving = async {
-                // Most often the other one waits by then; if not, it looks, and finds it.
-                tokio::time::sleep(Duration::from_millis(100)).await;
+                until_counted(&world, before + 1).await;
                 let wire = other.leaving(&other.owner, 0, b"another's").wire();
                 world.send_to(&world.servers[from], &wire).await.assert_ok("a payload elsewhere");
                 let wire = meeting.leaving(sender, place, b"here").wire();
                 world.send_to(&world.servers[from], &wire).await.assert_ok("a payload");
+                Instant::now()
             };
-            let begun = Instant::now();
-            let (reply, ()) = tokio::join!(waiting, leaving);
+            let ((reply, woken), left) = tokio::join!(waiting, leaving);
             assert_eq!(texts(&reply), ["here"]);
-            assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+            let took = woken.saturating_duration_since(left);
+            assert!(took < AT_ONCE, "{took:?}");
         }
     }
     world.close();
@@ -49,17 +64,19 @@ async fn a_payload_wakes_the_other_side_whichever_server_it_waits_at() {
 async fn who_waits_is_told_at_once_that_the_other_side_ended_it() {
     let world = World::builder().servers(2).tokens(200).start().await;
     let meeting = Meeting::of_two(&world).await;
+    let before = counted(&world).await;
     let wire = meeting.receiving(&meeting.owner, 0, 30).wire();
-    let waiting = world.send(&wire);
+    let waiting = async { (world.send(&wire).await, Instant::now()) };
     let ending = async {
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        until_counted(&world, before + 1).await;
         let wire = meeting.ending(&meeting.guest).wire();
         world.send_to(&world.servers[1], &wire).await.assert_ok("ending");
+        Instant::now()
     };
-    let begun = Instant::now();
-    let (reply, ()) = tokio::join!(waiting, ending);
+    let ((reply, told), ended) = tokio::join!(waiting, ending);
     reply.assert_problem("it is gone", ProblemType::NotFound);
-    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    let took = told.saturating_duration_since(ended);
+    assert!(took < AT_ONCE, "{took:?}");
     world.close();
 }
 
@@ -71,5 +88,42 @@ async fn a_wait_ends_when_it_is_over() {
     let reply = world.send(&meeting.receiving(&meeting.owner, 0, 1).wire()).await;
     assert!(texts(&reply).is_empty());
     assert!(begun.elapsed() >= Duration::from_secs(1));
+    world.close();
+}
+
+#[tokio::test]
+async fn of_each_side_two_requests_wait_at_a_time() {
+    const PATIENT: u16 = 60;
+    let world = World::start().await;
+    let meeting = Meeting::of_two(&world).await;
+    let before = counted(&world).await;
+    // Each comes once so many others wait, which are counted a moment earlier.
+    let wait = async |side, others: i64, seconds: u16| {
+        until_counted(&world, before + others).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let begun = Instant::now();
+        let reply = world.send(&meeting.receiving(side, 0, seconds).wire()).await;
+        (texts(&reply), begun.elapsed())
+    };
+    let (gave_way, first_gave_way) = oneshot::channel();
+    let first = async {
+        let answer = wait(&meeting.owner, 1, PATIENT).await;
+        gave_way.send(()).expect("it is waited for");
+        answer
+    };
+    let leaving = async {
+        first_gave_way.await.expect("the first one is answered");
+        world.send(&meeting.leaving(&meeting.guest, 0, b"here").wire()).await.assert_ok("a payload");
+    };
+    let (others, first, second, third, ()) = tokio::join!(
+        wait(&meeting.guest, 0, 10),
+        first,
+        wait(&meeting.owner, 2, PATIENT),
+        wait(&meeting.owner, 3, PATIENT),
+        leaving
+    );
+    assert!(first.0.is_empty() && first.1 < Duration::from_secs(PATIENT.into()) / 2, "it gave way");
+    assert_eq!([second.0, third.0], [["here"], ["here"]]);
+    assert!(others.0.is_empty() && others.1 >= Duration::from_secs(10), "it is the other side's");
     world.close();
 }

@@ -4,8 +4,8 @@
 //!
 //! `SelfRemove`, proposal type 0x000a, has no place in such a group: `mls-rs` 0.57 has it as 0xf003, and for
 //! both foreign libraries a proposal of an unknown type has a body with a length, which this one has not. Here others
-//! remove who wants to leave. `ts-mls` makes no Update proposals and reads no proposals of the server's; where else it needed
-//! help, `tests/node/ts-mls/corrections.mjs` says.
+//! remove who wants to leave. `ts-mls` makes no Update proposals and reads no proposals of the server's; where else it
+//! needed help, `tests/node/ts-mls/corrections.mjs` says.
 
 mod mls_rs;
 mod ts_mls;
@@ -239,7 +239,7 @@ impl Play {
         let (founder, mailbox) = leaf(&world, None).await;
         let mut policy = GroupPolicy::new(founder.pseudonym);
         let id = world.reserve().await;
-        let context = policy_extensions(&policy, &world.server_key());
+        let context = policy_extensions(&home(), &policy, &world.server_key());
         let (side, group_info, ratchet_tree) = mls_rs::founder(&founder, &id, &context);
         let body = CreateGroup {
             group_id: id.clone(),
@@ -260,7 +260,7 @@ impl Play {
             vec![play.client(Library::OpenMls, None).await, play.client(Library::TsMls, None).await];
         policy.admins.extend(joiners.iter().map(|joiner| joiner.leaf.pseudonym));
         play.add(0, joiners).await;
-        let context = Some(policy_extensions(&policy, &play.world.server_key()));
+        let context = Some(policy_extensions(&home(), &policy, &play.world.server_key()));
         play.commit(0, &Change { context, ..Default::default() }).await;
         play.policy = policy;
         for member in &mut play.members {
@@ -413,7 +413,8 @@ impl Play {
                 self.commit(by, &Change { remove, ..Default::default() }).await;
             }
             Operation::JoinExternally if room => {
-                // Of a user who can be removed with all clients: else the group fills up with those that cannot.
+                // The client is of a user who can be removed with all clients: else the group fills up with those that
+                // cannot.
                 let Some(of) = self.pick(|member| !member.stays) else { return false };
                 let of = self.members[of].leaf.clone();
                 let mut client = self.client(library, Some(&of)).await;

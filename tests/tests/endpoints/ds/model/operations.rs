@@ -1,7 +1,7 @@
 //! Members' operations, each in a row of one table: right ones, and ones that are wrong in one way.
 
 use ciborium::Value;
-use openmls::prelude::{Extensions, Lifetime};
+use openmls::prelude::{Extensions, LeafNode, Lifetime};
 use postern_protocol::{
     Address, MlsMessage, StateKey,
     ds::CurrentGroup,
@@ -14,8 +14,8 @@ use postern_tests_kit::{Commit, Made, Party, fresh_address, home, leaf_extension
 use rand::Rng as _;
 
 use super::{
-    Expected, INVALID, VIOLATION, Waiting,
-    play::{Attempt, Done, Effect, Play, Turn, User},
+    Expected, HOMESERVER_BLOCKED, INVALID, VIOLATION, Waiting,
+    play::{Attempt, BLOCKED, Done, Effect, Play, Turn, User, domain},
 };
 
 pub struct Operation {
@@ -34,6 +34,8 @@ pub enum Needs {
     Join,
     /// The group's public state, as the member gets it.
     GroupInfo,
+    /// Another address of the member's.
+    Address,
 }
 
 const fn row(
@@ -44,7 +46,7 @@ const fn row(
     Operation { name, needs, make }
 }
 
-pub const OPERATIONS: [Operation; 65] = [
+pub const OPERATIONS: [Operation; 67] = [
     // The sender's right to it, and what waits, decide.
     row("say", Needs::Nothing, say),
     row("update", Needs::Nothing, |play, turn| update_leaf(play, turn, false)),
@@ -61,6 +63,7 @@ pub const OPERATIONS: [Operation; 65] = [
     row("come back", Needs::GroupInfo, come_back),
     row("come back and let all lapse", Needs::GroupInfo, come_back_alone),
     row("join and let all lapse", Needs::Join, join_alone),
+    row("move to another homeserver", Needs::Address, move_elsewhere),
     row("repeat", Needs::Nothing, repeat),
     row("repeat a proposal", Needs::Nothing, repeat_proposal),
     // The wrong epoch.
@@ -105,29 +108,33 @@ pub const OPERATIONS: [Operation; 65] = [
     // The wrong KeyPackage or leaf.
     row("add another's client", Needs::Newcomer, add_anothers_client),
     row("add a KeyPackage of unlimited lifetime", Needs::Newcomer, add_unlimited),
-    row("add an address elsewhere", Needs::Nothing, |play, turn| {
-        add_wrong_leaf(play, turn, |party| party.leaf = party.leaf_at(&elsewhere(), fresh_address()))
+    row("add somebody of a blocked homeserver", Needs::Nothing, |play, turn| {
+        let expected = if play.model.is_admin(turn.by) { HOMESERVER_BLOCKED } else { VIOLATION };
+        add_wrong_leaf(play, turn, expected, |party| party.leaf = party.leaf_at(&blocked(), fresh_address()))
     }),
     row("add a name", Needs::Nothing, |play, turn| {
-        add_wrong_leaf(play, turn, |party| party.identity = b"alice@home.example".to_vec())
+        add_wrong_leaf(play, turn, INVALID, |party| party.identity = b"alice@home.example".to_vec())
     }),
-    row("move elsewhere", Needs::Nothing, |play, turn| {
-        let leaf = play.group.party(turn.by).leaf_at(&elsewhere(), fresh_address());
-        play.wrong_commit(turn.by, Commit { leaf: Some(leaf), ..Default::default() }, INVALID)
+    row("move to a blocked homeserver", Needs::Nothing, |play, turn| {
+        let leaf = Some(leaf_at(play, turn.by, &blocked(), fresh_address()));
+        play.wrong_commit(turn.by, Commit { leaf, ..Default::default() }, HOMESERVER_BLOCKED)
+    }),
+    row("come back at a blocked homeserver", Needs::GroupInfo, |play, turn| {
+        come_back_at(play, turn, &blocked(), fresh_address(), HOMESERVER_BLOCKED)
     }),
     row("lose the address", Needs::Nothing, |play, turn| {
         play.wrong_commit(turn.by, Commit { leaf: Some(Extensions::empty()), ..Default::default() }, INVALID)
     }),
     row("add another's address", Needs::Nothing, |play, turn| {
-        let address = someones_address(play, turn)?;
+        let (domain, address) = someones_address(play, turn)?;
         let mut newcomer = Party::newcomer();
-        newcomer.leaf = newcomer.leaf_at(&home(), address);
+        newcomer.leaf = newcomer.leaf_at(&domain, address);
         let add = vec![newcomer.key_package()];
         play.wrong_commit(turn.by, Commit { add, ..Default::default() }, VIOLATION)
     }),
     row("move to another's address", Needs::Nothing, |play, turn| {
-        let address = someones_address(play, turn)?;
-        let leaf = Some(play.group.party(turn.by).leaf_at(&home(), address));
+        let (domain, address) = someones_address(play, turn)?;
+        let leaf = Some(play.group.party(turn.by).leaf_at(&domain, address));
         play.wrong_commit(turn.by, Commit { leaf, ..Default::default() }, VIOLATION)
     }),
     row("come back to another's address", Needs::GroupInfo, come_back_to_anothers_address),
@@ -164,16 +171,14 @@ pub const OPERATIONS: [Operation; 65] = [
             party.propose_leaf(Some(Extensions::empty()), None, None)
         })
     }),
-    row("propose to move elsewhere", Needs::Nothing, |play, turn| {
-        propose_leaf(play, turn, INVALID, |party, address| {
-            let leaf = party.leaf_at(&elsewhere(), address);
-            party.propose_leaf(Some(leaf), None, None)
-        })
+    row("propose to move to a blocked homeserver", Needs::Nothing, |play, turn| {
+        let leaf = leaf_at(play, turn.by, &blocked(), fresh_address());
+        propose_leaf(play, turn, HOMESERVER_BLOCKED, |party, _| party.propose_leaf(Some(leaf), None, None))
     }),
     row("propose to move to another's address", Needs::Nothing, |play, turn| {
-        let address = someones_address(play, turn)?;
+        let (domain, address) = someones_address(play, turn)?;
         propose_leaf(play, turn, VIOLATION, |party, _| {
-            let leaf = party.leaf_at(&home(), address);
+            let leaf = party.leaf_at(&domain, address);
             party.propose_leaf(Some(leaf), None, None)
         })
     }),
@@ -215,8 +220,13 @@ fn update() -> Commit {
     Commit { update: true, ..Default::default() }
 }
 
-fn elsewhere() -> Domain {
-    "elsewhere.example".parse().expect("it is a domain")
+fn blocked() -> Domain {
+    BLOCKED.parse().expect("it is a domain")
+}
+
+/// A leaf of a member there, with its user's key.
+fn leaf_at(play: &Play<'_>, by: usize, domain: &Domain, address: Address) -> Extensions<LeafNode> {
+    leaf_extensions(domain, address, Some(play.group.members[by].party.users_key()))
 }
 
 /// A message that is wrong, sent by whose it is.
@@ -310,21 +320,20 @@ fn remove_client(play: &mut Play<'_>, turn: &mut Turn, cycles: bool) -> Option<A
     let by = turn.by;
     let staying: Vec<_> = turn.own.iter().copied().filter(|client| !play.model.leaves(*client)).collect();
     let target = turn.pick(&staying)?;
-    let address = play.group.members[by].address;
+    let (domain, address) = (play.group.members[by].domain.clone(), play.group.members[by].address);
     let party = play.group.party(by);
     let old = (party.user.clone(), party.generation);
     if cycles {
         party.user = SigningKey::generate();
         party.generation += 1;
     }
-    let leaf = Some(party.leaf_at(&home(), address));
+    let leaf = Some(party.leaf_at(&domain, address));
     let new = (party.user.clone(), party.generation);
     play.keys.push(new.0.clone());
-    // The client that brought the user's key into the group may be gone, and the key with it.
-    let is_new = play.group.members[by].party.users_key().generation < new.1;
     let remove = vec![play.group.key(target)];
     let made = play.make(by, Commit { remove, leaf, ..Default::default() });
-    let expected = play.model.allowed(by, is_new);
+    // Also where the client that brought the user's last key is gone, and the key with it.
+    let expected = play.model.allowed(by, cycles);
     Some(play.commit(by, &made, expected, vec![target], Done::Rekeyed { old, new }))
 }
 
@@ -383,10 +392,11 @@ fn propose_leaf(
     wrong(play, by, &alone(proposal), if again { VIOLATION } else { expected })
 }
 
-/// The address of somebody who stays.
-fn someones_address(play: &Play<'_>, turn: &mut Turn) -> Option<Address> {
+/// The domain and the address of somebody who stays.
+fn someones_address(play: &Play<'_>, turn: &mut Turn) -> Option<(Domain, Address)> {
     let other = turn.another()?;
-    (!play.model.leaves(other)).then(|| play.group.members[other].address)
+    let member = &play.group.members[other];
+    (!play.model.leaves(other)).then(|| (member.domain.clone(), member.address))
 }
 
 /// Foreign libraries do so; here one leaves by a SelfRemove.
@@ -407,7 +417,9 @@ fn repeat_proposal(play: &mut Play<'_>, _: &mut Turn) -> Option<Attempt> {
 
 fn join(play: &mut Play<'_>, turn: &mut Turn) -> Option<Attempt> {
     let user = play.users_key(turn.by).0;
-    join_with(play, turn, Some(user), None)
+    // An older key vouches for nobody once a newer one is gone.
+    let expected = if play.has_users_key(turn.by) { None } else { VIOLATION };
+    join_with(play, turn, Some(user), expected)
 }
 
 fn join_unvouched(play: &mut Play<'_>, turn: &mut Turn) -> Option<Attempt> {
@@ -429,7 +441,7 @@ fn join_with(
     let of = turn.by;
     let mut client = play.as_client_of(turn.newcomer(), of);
     (client.party.user, client.party.generation) = play.users_key(of);
-    client.party.leaf = client.party.leaf_at(&home(), client.address);
+    client.party.leaf = client.party.leaf_at(&client.domain, client.address);
     let current = turn.current();
     let lapses = current.proposals.is_empty();
     let made = client.party.join_externally(&current, voucher.as_ref());
@@ -456,17 +468,34 @@ fn come_back_alone(play: &mut Play<'_>, turn: &mut Turn) -> Option<Attempt> {
     come_back_with(play, turn)
 }
 
-/// Made by a double, since it is refused and its maker would forget where it was.
 fn come_back_to_anothers_address(play: &mut Play<'_>, turn: &mut Turn) -> Option<Attempt> {
-    let address = someones_address(play, turn)?;
+    let (domain, address) = someones_address(play, turn)?;
+    come_back_at(play, turn, &domain, address, VIOLATION)
+}
+
+/// Made by a double, since it is refused and its maker would forget where it was.
+fn come_back_at(
+    play: &mut Play<'_>,
+    turn: &mut Turn,
+    domain: &Domain,
+    address: Address,
+    expected: Expected,
+) -> Option<Attempt> {
     let member = &play.group.members[turn.by].party;
     let mut double = Party::new(member.identity.clone());
-    (double.key, double.user, double.generation) =
-        (member.key.clone(), member.user.clone(), member.generation);
-    double.leaf = double.leaf_at(&home(), address);
+    double.key = member.key.clone();
+    double.leaf = leaf_at(play, turn.by, domain, address);
     let current = CurrentGroup { proposals: Vec::new(), ..turn.current() };
     let made = double.join_externally(&current, None);
-    wrong(play, turn.by, &made, VIOLATION)
+    wrong(play, turn.by, &made, expected)
+}
+
+fn move_elsewhere(play: &mut Play<'_>, turn: &mut Turn) -> Option<Attempt> {
+    let (by, address) = (turn.by, turn.address.take()?);
+    let domain = domain(turn.rng.random_range(0..10));
+    let leaf = Some(leaf_at(play, by, &domain, address));
+    let made = play.make(by, Commit { leaf, ..Default::default() });
+    Some(play.commit(by, &made, play.model.commit(by), Vec::new(), Done::Moved { domain, address }))
 }
 
 fn come_back_with(play: &mut Play<'_>, turn: &mut Turn) -> Option<Attempt> {
@@ -655,10 +684,15 @@ fn propose_to_remove(play: &mut Play<'_>, turn: &mut Turn) -> Option<Attempt> {
     wrong(play, turn.by, &alone(proposal), VIOLATION)
 }
 
-fn add_wrong_leaf(play: &mut Play<'_>, turn: &mut Turn, spoil: fn(&mut Party)) -> Option<Attempt> {
+fn add_wrong_leaf(
+    play: &mut Play<'_>,
+    turn: &mut Turn,
+    expected: Expected,
+    spoil: fn(&mut Party),
+) -> Option<Attempt> {
     let mut newcomer = Party::newcomer();
     spoil(&mut newcomer);
-    play.wrong_commit(turn.by, Commit { add: vec![newcomer.key_package()], ..Default::default() }, INVALID)
+    play.wrong_commit(turn.by, Commit { add: vec![newcomer.key_package()], ..Default::default() }, expected)
 }
 
 fn change_pseudonym(play: &mut Play<'_>, turn: &mut Turn, pseudonym: Pseudonym) -> Option<Attempt> {

@@ -4,17 +4,25 @@ use std::{collections::BTreeSet, fmt};
 
 use futures_util::future::join_all;
 use openmls::ciphersuite::hash_ref::ProposalRef;
-use postern_protocol::{GroupInfo, MlsMessage, Welcome, ds::CurrentGroup, key::SigningKey, mls::GroupPolicy};
-use postern_tests_kit::{Call, Commit, Group, Made, Member, Party, World, home};
+use postern_protocol::{
+    Address, GroupInfo, MlsMessage, Welcome, ds::CurrentGroup, key::SigningKey, mls::GroupPolicy,
+    name::Domain,
+};
+use postern_tests_kit::{Call, Commit, Group, HOME, Made, Member, Party, World};
 use rand::{SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
 
 use super::{
+    super::elsewhere::Elsewhere,
     Expected, GROUPS, Model, PAST_EPOCHS, Waiting,
     operations::{Needs, OPERATIONS},
 };
 
 /// Proposals that wait at a time.
 const MOST_WAITING: usize = 4;
+/// The domains of members.
+const DOMAINS: [&str; 3] = [HOME, "b.example", "c.example"];
+/// A domain that the operator blocked.
+pub const BLOCKED: &str = "blocked.example";
 
 /// One operation; `choice` decides by whom, and the rest that is open.
 #[derive(Clone, Copy)]
@@ -31,6 +39,7 @@ impl fmt::Debug for Step {
 
 pub struct Play<'a> {
     pub world: &'a World,
+    elsewhere: &'a Elsewhere,
     /// Distinguishes it in what a failure says.
     name: String,
     pub group: Group,
@@ -73,6 +82,8 @@ pub struct Turn {
     pub newcomer: Option<Member>,
     /// For [`Needs::Join`] and [`Needs::GroupInfo`].
     pub current: Option<CurrentGroup>,
+    /// Another address of the member's, for [`Needs::Address`].
+    pub address: Option<Address>,
 }
 
 /// A message, what the model says of it, and what it changes on this side.
@@ -111,7 +122,7 @@ pub enum Effect {
         by: usize,
         lapses: bool,
     },
-    /// What was accepted before, again.
+    /// A request that was accepted before, again.
     Repeat,
 }
 
@@ -134,6 +145,10 @@ pub enum Done {
     Governed {
         admins: BTreeSet<usize>,
         policy: GroupPolicy,
+    },
+    Moved {
+        domain: Domain,
+        address: Address,
     },
 }
 
@@ -166,15 +181,17 @@ impl Turn {
 }
 
 impl<'a> Play<'a> {
-    pub async fn start(world: &'a World, name: String) -> Self {
+    pub async fn start(world: &'a World, elsewhere: &'a Elsewhere, name: String) -> Self {
         const USERS: usize = 4;
         world.restock(GROUPS * 50).await;
-        let group = world.group(USERS).await;
+        let domains: Vec<Domain> = (0..USERS).map(domain).collect();
+        let group = elsewhere.group(world, &domains).await;
         let keys = group.members.iter().map(|member| member.party.user.clone()).collect();
         let mut stranger = Party::newcomer();
         stranger.found(&group.id.to_mls(), group.context(&group.policy));
         Self {
             world,
+            elsewhere,
             name,
             group,
             model: Model::new(USERS),
@@ -214,18 +231,24 @@ impl<'a> Play<'a> {
             rng,
             newcomer: None,
             current: None,
+            address: None,
         };
         match operation.needs {
             Needs::Newcomer | Needs::Join if !self.model.has_room() => return,
             Needs::Newcomer => turn.newcomer = Some(self.candidate().await),
             Needs::Join => {
                 turn.newcomer = Some(self.candidate().await);
-                let user = self.users_key(by).0;
+                let has_key = self.has_users_key(by);
+                let user =
+                    if has_key { self.users_key(by).0 } else { self.group.members[by].party.key.clone() };
                 turn.current = Some(self.world.group_info(&self.group, &user).await);
             }
             Needs::GroupInfo => {
                 let signer = self.group.members[by].party.key.clone();
                 turn.current = Some(self.world.group_info(&self.group, &signer).await);
+            }
+            Needs::Address => {
+                turn.address = Some(self.world.address(&self.group.members[by].mailbox).await);
             }
             Needs::Nothing => {}
         }
@@ -265,6 +288,7 @@ impl<'a> Play<'a> {
         }
         let row = if matches!(effect, Effect::Repeat) { Some(self.row().await) } else { None };
         self.world.pay(&call).await.assert_ok(&what);
+        self.elsewhere.deliver(self.world).await;
         self.accepted.insert(name);
         match effect {
             Effect::Nothing => panic!("{what}: what the model accepts has an effect"),
@@ -331,6 +355,11 @@ impl<'a> Play<'a> {
             }
             Done::Rekeyed { new, .. } => self.rekey(by, &new),
             Done::Governed { admins, policy } => (self.model.admins, self.group.policy) = (admins, policy),
+            Done::Moved { domain, address } => {
+                let member = &mut self.group.members[by];
+                (member.domain, member.address) = (domain, address);
+                member.party.leaf = member.party.leaf_at(&member.domain, address);
+            }
         }
         self.follow(&[by]).await;
     }
@@ -344,7 +373,7 @@ impl<'a> Play<'a> {
                 match done {
                     Done::Added { newcomer, .. } => self.candidates.push(newcomer),
                     Done::Rekeyed { old, .. } => self.rekey(by, &old),
-                    Done::Nothing | Done::Renewed { .. } | Done::Governed { .. } => {}
+                    Done::Nothing | Done::Renewed { .. } | Done::Governed { .. } | Done::Moved { .. } => {}
                 }
             }
             Effect::Join { client, .. } => self.candidates.push(client),
@@ -355,9 +384,9 @@ impl<'a> Play<'a> {
     /// All clients of a member's user have this key.
     fn rekey(&mut self, by: usize, key: &(SigningKey, u32)) {
         for client in self.model.clients(self.model.user[by]) {
-            let Member { party, address, .. } = &mut self.group.members[client];
+            let Member { party, address, domain, .. } = &mut self.group.members[client];
             (party.user, party.generation) = key.clone();
-            party.leaf = party.leaf_at(&home(), *address);
+            party.leaf = party.leaf_at(domain, *address);
         }
     }
 
@@ -409,11 +438,13 @@ impl<'a> Play<'a> {
         assert_eq!(current.proposals.len(), self.model.waiting.len(), "what waits in {}", self.name);
     }
 
-    /// Somebody with a mailbox who is in no group.
+    /// Somebody with a mailbox who is in no group, at any homeserver.
     async fn candidate(&mut self) -> Member {
-        let Some(mut member) = self.candidates.pop() else { return self.world.candidate().await };
+        let Some(mut member) = self.candidates.pop() else {
+            return self.world.candidate_at(&domain(self.group.members.len())).await;
+        };
         member.party = Party::newcomer();
-        member.party.leaf = member.party.leaf_at(&home(), member.address);
+        member.party.leaf = member.party.leaf_at(&member.domain, member.address);
         member
     }
 
@@ -431,12 +462,17 @@ impl<'a> Play<'a> {
         let (of, party) = (&self.group.members[of].party, &mut client.party);
         party.identity.clone_from(&of.identity);
         (party.user, party.generation) = (of.user.clone(), of.generation);
-        party.leaf = party.leaf_at(&home(), client.address);
+        party.leaf = party.leaf_at(&client.domain, client.address);
         client
     }
 
-    /// The key by which a member's user acts in the group, and its generation. The client that cycled it may have left
-    /// before others took it up.
+    /// Whether the newest key that a member's user had is there. The client that cycled it may have left before others
+    /// took it up.
+    pub fn has_users_key(&self, of: usize) -> bool {
+        self.users_key(of).1 == self.group.members[of].party.generation
+    }
+
+    /// The newest key of a member's user in the group, and its generation.
     pub fn users_key(&self, of: usize) -> (SigningKey, u32) {
         let key = self.group.members[of].party.users_key();
         let user = self.keys.iter().find(|user| user.public_key() == key.public_key);
@@ -481,4 +517,9 @@ impl<'a> Play<'a> {
         let made = self.make_and_drop(by, commit);
         Some(Attempt { call: self.call(by, &made), expected, effect: Effect::Nothing })
     }
+}
+
+/// One of the domains of members.
+pub fn domain(number: usize) -> Domain {
+    DOMAINS[number % DOMAINS.len()].parse().expect("it is a domain")
 }

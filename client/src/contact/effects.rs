@@ -1,0 +1,260 @@
+//! The effect of a letter, once the AS was asked about its sender.
+
+use postern_protocol::name::UserName;
+
+use super::{
+    contacts::{self, SharedContact},
+    letter::LetterBody,
+    letters::{self, WaitingLetter},
+    news::{self, News},
+    numbers, parts, requests, rotation,
+};
+use crate::{
+    error::{Rejection, Result},
+    event::Event,
+    group::{self, GroupHandover},
+    identity::{self, Seen, VerifiedUser},
+    options::Options,
+    profile,
+    store::Tx,
+};
+
+const HOUR: u64 = 60 * 60;
+const DAY: u64 = 24 * HOUR;
+/// Seconds for which the request of a sender waits that the AS does not confirm.
+const UNVERIFIED_FOR: u64 = 30 * DAY;
+/// Seconds for which the farewell of a user waits while the AS still knows the user.
+const FAREWELL_FOR: u64 = 2 * DAY;
+const LATER_THAN_KNOWN: &str = "a letter says that something was decided later than its sender can know";
+
+/// The AS's word about the user that a letter is from.
+pub(super) enum Sender {
+    Found(VerifiedUser),
+    /// There is no such user.
+    Absent,
+    /// Its word does not hold together, or a person has to accept it first, or it refuses to say anything.
+    Doubtful,
+}
+
+/// The fate of a letter.
+pub(super) enum Fate {
+    Done,
+    /// It waits until this time (seconds since 1970).
+    Waits(u64),
+}
+
+/// Lets a letter take effect, as far as it has one.
+pub(super) fn take_effect(
+    tx: &Tx<'_>,
+    user: &UserName,
+    sender: &Sender,
+    letter: &WaitingLetter,
+    options: &Options,
+) -> Result<Fate, Rejection> {
+    let found = match sender {
+        Sender::Found(found) => found,
+        Sender::Absent if matches!(letter.body, LetterBody::Gone) => return ended(tx, user, letter),
+        Sender::Doubtful if matches!(letter.body, LetterBody::Gone) => return still_there(tx, letter),
+        Sender::Absent | Sender::Doubtful => return unverified(tx, user, letter, options),
+    };
+    let client_key = &letter.client_key;
+    if !found.clients.iter().any(|client| client.client_key == *client_key) {
+        return Err(Rejection::invalid("a letter is from a device that is not its user's, or not any more"));
+    }
+    match identity::heard(tx, user, client_key, &letter.stamp.eid)? {
+        Seen::Same | Seen::Unknown => {}
+        Seen::Newer => {
+            return Err(Rejection::invalid("the server keeps back what a letter's sender knows of itself"));
+        }
+        Seen::Split => {
+            return Err(Rejection::invalid("a letter's sender knows another history of its user's devices"));
+        }
+    }
+    numbers::check(tx, client_key, &letter.subject, &letter.stamp)?;
+    if matches!(letter.body, LetterBody::Gone) {
+        return still_there(tx, letter);
+    }
+    numbers::keep(tx, client_key, &letter.subject, &letter.stamp)?;
+    match &letter.body {
+        LetterBody::Request(request) => {
+            requests::receive(tx, user, client_key, request, letter.stamp.time, options)?;
+        }
+        LetterBody::Answer(answer) if answer.friend.edition.is_by(&letter.stamp.eid) => {
+            requests::accepted(tx, user, client_key, answer)?;
+        }
+        LetterBody::Renewal(friend) if friend.edition.is_by(&letter.stamp.eid) => {
+            if contacts::friend(tx, user)?.is_none() {
+                return Err(Rejection::invalid("a friendship came that we did not ask for"));
+            }
+            contacts::keep_friend(tx, user, friend)?;
+        }
+        LetterBody::Secrets(secrets) if secrets.is_by(&letter.stamp.eid) => {
+            rotation::adopt(tx, secrets, letter.stamp.time)?;
+        }
+        LetterBody::SecretsPart(part) => match parts::put_together(tx, client_key, part, &letter.stamp)? {
+            Some(secrets) if secrets.is_by(&letter.stamp.eid) => {
+                rotation::adopt(tx, &secrets, letter.stamp.time)?;
+            }
+            Some(_) => return Err(Rejection::invalid(LATER_THAN_KNOWN)),
+            None => {}
+        },
+        LetterBody::Contact(contact) if contact.is_by(&letter.stamp.eid) => {
+            agreed(tx, contact, letter.stamp.time)?;
+        }
+        LetterBody::Contacts { contacts, .. }
+            if contacts.iter().all(|contact| contact.is_by(&letter.stamp.eid)) =>
+        {
+            contacts.iter().try_for_each(|contact| agreed(tx, contact, letter.stamp.time))?;
+        }
+        LetterBody::Missed => {
+            news::tell(tx, user, &News::Shared(*client_key))?;
+            group::retell_all(tx, client_key)?;
+        }
+        LetterBody::Answer(_)
+        | LetterBody::Renewal(_)
+        | LetterBody::Secrets(_)
+        | LetterBody::Contact(_)
+        | LetterBody::Contacts { .. } => {
+            return Err(Rejection::invalid(LATER_THAN_KNOWN));
+        }
+        LetterBody::Decline(request_id) => requests::declined(tx, user, client_key, request_id)?,
+        LetterBody::Group { handover, .. } => {
+            let handover = GroupHandover::decode(handover)
+                .ok_or_else(|| Rejection::invalid("a group that was handed over is malformed"))?;
+            group::take_over(tx, std::slice::from_ref(&handover))?;
+            if group::follows(tx, &handover)? {
+                group::told(tx, &handover.id, client_key)?;
+            }
+        }
+        // The lookup showed that the identity is the one of the old name, if it is.
+        LetterBody::Moved(from) if moved(tx, from, user)? => {}
+        LetterBody::Moved(_) => {
+            return Err(Rejection::invalid(
+                "a user says to have had a name that is not known to have been its",
+            ));
+        }
+        // The lookup showed it.
+        LetterBody::Profile(version) if profile::version(tx, user)? >= *version => {}
+        LetterBody::Profile(_) => {
+            return Err(Rejection::invalid("the server keeps back a user's profile"));
+        }
+        LetterBody::Gone => {}
+    }
+    Ok(Fate::Done)
+}
+
+/// Takes over what another device of this user agreed with a contact.
+fn agreed(tx: &Tx<'_>, contact: &SharedContact, written: u64) -> Result<()> {
+    if let Some(given) = contacts::merge(tx, contact, written)? {
+        requests::decided(tx, &contact.user, given)?;
+    }
+    requests::wanted(tx, &contact.user)
+}
+
+/// Has the request of a sender wait that the AS does not confirm, and may confirm later; it is shown as what it is. Such
+/// requests have a quota of their own, and take no place from those of confirmed senders.
+fn unverified(
+    tx: &Tx<'_>,
+    user: &UserName,
+    letter: &WaitingLetter,
+    options: &Options,
+) -> Result<Fate, Rejection> {
+    let first = letter.stamp.time;
+    if !matches!(letter.body, LetterBody::Request(_)) || first.saturating_add(UNVERIFIED_FOR) < tx.now() {
+        return Err(Rejection::invalid("a letter is from a user whom the server does not confirm"));
+    }
+    let (users, own) = letters::unconfirmed(tx, user)?;
+    if own == 0 {
+        if users >= options.unconfirmed_requests {
+            return Err(Rejection::invalid("more users ask whom the server does not confirm than are kept"));
+        }
+        Event::ContactRequested { user: user.clone(), verified: false, accepted: false }.record(tx)?;
+    }
+    letters::mark_unconfirmed(tx, letter)?;
+    // Each time costs a token: after a day, then after two, and so on.
+    let next = tx.now().saturating_add(DAY.max(tx.now().saturating_sub(first)));
+    Ok(Fate::Waits(next.min(first.saturating_add(UNVERIFIED_FOR + 1))))
+}
+
+/// Ends everything with a user that says farewell and that the AS does not know any more: the account was deleted (AS-9).
+/// The letter is signed by a device that was the user's.
+fn ended(tx: &Tx<'_>, user: &UserName, letter: &WaitingLetter) -> Result<Fate, Rejection> {
+    if identity::confirmed(tx, &letter.client_key)?.as_ref() != Some(user) {
+        return Err(Rejection::invalid("a farewell is from a device that is not known to be its user's"));
+    }
+    // The device was there at the end, as far as this one knows how long the identity went on.
+    let told = &letter.stamp.eid;
+    let last = identity::known(tx, user)?.map(|known| known.eid.epoch);
+    let was_last = match identity::compare(tx, user, told)? {
+        Seen::Same => Some(told.epoch) == last,
+        Seen::Newer => true,
+        Seen::Unknown | Seen::Split => false,
+    };
+    if !was_last {
+        return Err(Rejection::invalid(
+            "a farewell is from a device that does not know its user's last devices",
+        ));
+    }
+    numbers::check(tx, &letter.client_key, &letter.subject, &letter.stamp)?;
+    numbers::keep(tx, &letter.client_key, &letter.subject, &letter.stamp)?;
+    contacts::forget(tx, user)?;
+    requests::forget(tx, user)?;
+    news::forget(tx, user)?;
+    Event::ContactDeleted { user: user.clone() }.record(tx)?;
+    Ok(Fate::Done)
+}
+
+/// Has a farewell wait while the AS still knows the user: for two days.
+fn still_there(tx: &Tx<'_>, letter: &WaitingLetter) -> Result<Fate, Rejection> {
+    if letter.stamp.time.saturating_add(FAREWELL_FOR) < tx.now() {
+        return Err(Rejection::invalid("a user said farewell and is still there"));
+    }
+    Ok(Fate::Waits(tx.now().saturating_add(HOUR)))
+}
+
+/// Goes on with a user under another name, if the identity is the same, with all that was agreed and asked. Returns
+/// whether it is.
+pub(crate) fn moved(tx: &Tx<'_>, from: &UserName, to: &UserName) -> Result<bool> {
+    if !contacts::moved(tx, from, to)? {
+        return Ok(false);
+    }
+    requests::moved(tx, from, to)?;
+    news::forget(tx, from)?;
+    Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use postern_protocol::{
+        Address, HpkePublicKey, Transcript, auth::SignedContact, eid::EidState, key::SigningKey,
+    };
+
+    use super::*;
+    use crate::{
+        contact::{ContactRequest, RequestId, Stamp},
+        store::Store,
+    };
+
+    #[test]
+    fn a_request_whose_sender_is_not_confirmed_waits_for_thirty_days() {
+        let directory = tempfile::tempdir().unwrap();
+        let options = Options::default();
+        let store = Store::create(directory.path(), &options).unwrap();
+        let (alice, key): (UserName, _) = ("alice@example.org".parse().unwrap(), SigningKey::generate());
+        let (address, hpke_key) = (Address::new([1; 32]), HpkePublicKey::new([2; 32]));
+        let contact = SignedContact::sign(alice.domain().clone(), address, hpke_key, &key);
+        for (days, waits) in [(29, true), (31, false)] {
+            let request = ContactRequest { request_id: RequestId::new([3; 16]), contact: contact.clone() };
+            let eid = EidState::founded(0, Transcript::new([1; 32]));
+            let letter = WaitingLetter {
+                client_key: key.public_key(),
+                subject: "request".to_owned(),
+                stamp: Stamp { time: store.now() - days * DAY, number: 1, eid },
+                body: LetterBody::Request(request),
+                home_key: None,
+            };
+            let fate = store.write(|tx| Ok(unverified(tx, &alice, &letter, &options))).unwrap();
+            assert_eq!(matches!(fate, Ok(Fate::Waits(due)) if due > store.now()), waits, "{days}");
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! Reading the letters that wait: the AS is asked about their senders, and each takes effect.
+
+use std::collections::BTreeSet;
+
+use postern_protocol::name::UserName;
+
+use super::{
+    contacts,
+    effects::{Fate, Sender, take_effect},
+    letter::LetterBody,
+    letters,
+    met_domains::may_ask,
+};
+use crate::{
+    elsewhere,
+    error::{Error, Rejection, Result, goes_on},
+    event::Event,
+    identity,
+    options::Options,
+    server::Api,
+    store::{Store, Tx},
+};
+
+/// Lets the letters take effect that wait, after one lookup of each user that they are from.
+pub(crate) async fn read_letters(store: &Store, api: &Api, options: &Options) -> Result<()> {
+    for user in store.read(letters::senders)? {
+        let domain = user.domain();
+        let is_heard = |tx: &Tx<'_>| Ok(*domain == api.origin || identity::is_heard(tx, domain)?);
+        if !store.read(is_heard)? && !store.write(|tx| may_ask(tx, domain))? {
+            continue;
+        }
+        goes_on(read_from(store, api, options, &user).await)?;
+    }
+    Ok(())
+}
+
+/// Lets the letters of one user take effect.
+async fn read_from(store: &Store, api: &Api, options: &Options, user: &UserName) -> Result<()> {
+    let sender = ask_about(store, api, user).await?;
+    if matches!(sender, Sender::Found(_)) {
+        for contact in store.read(|tx| told_of(tx, user))? {
+            goes_on(identity::look_up(api, store, &contact).await)?;
+        }
+    }
+    store.write(|tx| {
+        for letter in letters::waiting(tx, user)? {
+            let fate = match take_effect(tx, user, &sender, &letter, options) {
+                Ok(fate) => fate,
+                Err(Rejection::Fault(error)) => return Err(error),
+                Err(Rejection::Invalid(reason)) => {
+                    Event::Ignored { reason }.record(tx)?;
+                    Fate::Done
+                }
+                Err(_) => Fate::Done,
+            };
+            // Anybody can make a key up: only contacts are believed.
+            if let (Sender::Found(_), Some(key)) = (&sender, &letter.home_key)
+                && contacts::friend(tx, user)?.is_some()
+            {
+                elsewhere::was_told(tx, user.domain(), key)?;
+            }
+            match fate {
+                Fate::Done => letters::forget(tx, &letter)?,
+                Fate::Waits(due) => letters::wait(tx, &letter, due)?,
+            }
+        }
+        Ok(())
+    })
+}
+
+/// The users that this user's other devices know more of than this one does, as their letters tell.
+fn told_of(tx: &Tx<'_>, user: &UserName) -> Result<BTreeSet<UserName>> {
+    let mut users = BTreeSet::new();
+    for letter in letters::waiting(tx, user)? {
+        let told = match letter.body {
+            LetterBody::Contact(contact) => vec![contact],
+            LetterBody::Contacts { contacts, .. } => contacts,
+            _ => Vec::new(),
+        };
+        for contact in told {
+            if contact.is_ahead(identity::known(tx, &contact.user)?.as_ref()) {
+                users.insert(contact.user);
+            }
+        }
+    }
+    Ok(users)
+}
+
+/// Asks the AS about a user.
+async fn ask_about(store: &Store, api: &Api, user: &UserName) -> Result<Sender> {
+    match identity::look_up(api, store, user).await {
+        Ok(found) => Ok(Sender::Found(found)),
+        Err(error) if error.is_of_nobody() => Ok(Sender::Absent),
+        Err(error) if error.refusal().is_some() || matches!(error, Error::Identity(_)) => {
+            tracing::warn!(%error, "the sender of a letter cannot be verified");
+            Ok(Sender::Doubtful)
+        }
+        // The letter waits until the AS was heard.
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,232 @@
+//! The reach of homeservers of other domains: those that do not answer are left alone for a while.
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use postern_api::{Carried, Http, Limits, Request, Side, Transport};
+use postern_protocol::problem::{Problem, ProblemType};
+use tokio::time::timeout;
+
+/// Whether the homeserver of another domain answers. One that does not is left alone for a while, and for longer each time:
+/// each attempt costs a token of the own homeserver, and errands would spend one with every step.
+#[derive(Default)]
+pub(crate) struct Reach(Mutex<Failures>);
+
+#[derive(Default)]
+struct Failures {
+    number: u32,
+    last: Option<Failure>,
+}
+
+/// A failure, which is the answer to all that is asked until the homeserver is not left alone any more.
+struct Failure {
+    side: Side,
+    problem: Problem,
+    until: Instant,
+}
+
+/// The longest time for which a homeserver is left alone.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// Time by which the own homeserver is given longer to answer than the other one.
+const GRACE: Duration = Duration::from_secs(10);
+/// Time within which the own homeserver says that it is there, after an answer did not come.
+const PROBE: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 5 });
+
+/// The error of a homeserver that does not answer in time.
+fn silent() -> postern_api::Error {
+    let problem = Problem::with_detail(ProblemType::HomeserverUnreachable, "it does not answer in time");
+    postern_api::Error::Relay { side: Side::Pipe, problem }
+}
+
+impl Reach {
+    /// Refuses a request to a homeserver that is left alone.
+    ///
+    /// # Errors
+    /// [`postern_api::Error::Relay`]: the last failure.
+    pub(crate) fn check(&self) -> Result<(), postern_api::Error> {
+        let failures = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match &failures.last {
+            Some(last) if last.until > Instant::now() => {
+                Err(postern_api::Error::Relay { side: last.side, problem: last.problem.clone() })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes note of the end of a request.
+    pub(crate) fn note(&self, error: Option<&postern_api::Error>) {
+        let mut failures = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match error {
+            // The own homeserver says so, and will say something else at any moment.
+            Some(postern_api::Error::Relay { side: Side::Relay, .. }) => {}
+            Some(postern_api::Error::Relay { side, problem }) => {
+                // One that has too much to do, perhaps because somebody else sees to that, may have less at any moment.
+                if problem.kind != ProblemType::Unavailable || failures.number == 0 {
+                    failures.number = (failures.number + 1).min(16);
+                }
+                let pause = Duration::from_secs(1 << (failures.number - 1)).min(LONGEST_PAUSE);
+                let (side, problem) = (*side, problem.clone());
+                failures.last = Some(Failure { side, problem, until: Instant::now() + pause });
+            }
+            Some(_) => {}
+            None => *failures = Failures::default(),
+        }
+    }
+}
+
+/// The way to another domain's homeserver, as far as it answers.
+pub(super) struct Watched {
+    pub(super) way: Arc<dyn Transport>,
+    pub(super) reach: Arc<Reach>,
+    pub(super) own: Http,
+}
+
+impl Watched {
+    /// The error of a request that is not answered in time: the own homeserver, which waits for the other one, tells whose
+    /// silence it is by its own.
+    async fn unanswered(&self) -> postern_api::Error {
+        let probe = Request::get("/health").within(PROBE);
+        match self.own.send_once(&probe).await {
+            Err(error @ postern_api::Error::Unreachable(_)) => error,
+            _ => silent(),
+        }
+    }
+}
+
+impl fmt::Debug for Watched {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Watched(…)")
+    }
+}
+
+impl Transport for Watched {
+    fn apart(&self) -> postern_api::Result<Option<Arc<dyn Transport>>> {
+        let Some(way) = self.way.apart()? else { return Ok(None) };
+        Ok(Some(Arc::new(Self { way, reach: self.reach.clone(), own: self.own.clone() })))
+    }
+
+    fn carry(&self, request: http::Request<Vec<u8>>, limits: Limits) -> Carried<'_> {
+        Box::pin(async move {
+            self.reach.check()?;
+            let carried = self.way.carry(request, Limits { time: limits.time + GRACE, ..limits });
+            let answer = match timeout(limits.time, carried).await {
+                Ok(answer) => answer,
+                Err(_) => Err(self.unanswered().await.into()),
+            };
+            match &answer {
+                Ok(_) => self.reach.note(None),
+                Err(error) => {
+                    if let Some(error) = error.downcast_ref() {
+                        self.reach.note(Some(error));
+                    }
+                }
+            }
+            answer
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use postern_protocol::{key::SigningKey, name::Domain};
+
+    use super::{super::tests::domain, *};
+    use crate::{
+        error::Error,
+        options::Options,
+        server::Api,
+        store::Store,
+        tokens::{Owner, Wallet},
+    };
+
+    /// A way on which no answer comes.
+    #[derive(Debug)]
+    struct Silence;
+
+    impl Transport for Silence {
+        fn carry(&self, _: http::Request<Vec<u8>>, limits: Limits) -> Carried<'_> {
+            Box::pin(async move {
+                tokio::time::sleep(limits.time).await;
+                Err("no answer".into())
+            })
+        }
+    }
+
+    /// A way on which something is answered.
+    #[derive(Debug)]
+    struct Presence;
+
+    impl Transport for Presence {
+        fn carry(&self, _: http::Request<Vec<u8>>, _: Limits) -> Carried<'_> {
+            Box::pin(async { Ok(http::Response::new(Vec::new())) })
+        }
+    }
+
+    /// A way to another homeserver that does not answer, by this way to the own one.
+    fn watched(own: impl Transport) -> Watched {
+        let own = Http::through("https://home.example", own).unwrap();
+        Watched { way: Arc::new(Silence), reach: Arc::default(), own }
+    }
+
+    #[tokio::test]
+    async fn a_homeserver_that_does_not_answer_is_away_and_the_own_one_is_not() {
+        let way = watched(Presence);
+        let limits = Limits { time: Duration::from_millis(10), bytes: 1 };
+        let request = || http::Request::get("https://x.example/").body(Vec::new()).unwrap();
+        let error = way.carry(request(), limits).await.unwrap_err();
+        let error = Error::from(*error.downcast::<postern_api::Error>().unwrap());
+        assert!(error.another_is_away() && !error.server_is_away(), "{error}");
+        assert!(way.reach.0.lock().unwrap().last.is_some(), "that is noted");
+        // After six more failures it is left alone for a minute; after the first it was for a second.
+        (0..6).for_each(|_| way.reach.note(Some(&silent())));
+        let limits = Limits { time: Duration::from_secs(1000), ..limits };
+        assert!(way.carry(request(), limits).await.is_err(), "it is left alone for a while");
+    }
+
+    #[tokio::test]
+    async fn the_own_homeserver_is_away_if_it_says_nothing_at_all_and_the_other_one_is_not_blamed() {
+        let way = watched(Silence);
+        let limits = Limits { time: Duration::from_millis(10), bytes: 1 };
+        let request = http::Request::get("https://x.example/").body(Vec::new()).unwrap();
+        let error = way.carry(request, limits).await.unwrap_err();
+        let error = Error::from(*error.downcast::<postern_api::Error>().unwrap());
+        assert!(error.server_is_away() && !error.another_is_away(), "{error}");
+        assert!(way.reach.check().is_ok(), "it is asked again at once");
+    }
+
+    #[test]
+    fn a_homeserver_that_has_too_much_to_do_is_asked_again_in_a_second() {
+        let pause = |kind: ProblemType| {
+            let reach = Reach::default();
+            for _ in 0..10 {
+                let problem = Problem::with_detail(kind, "it is the other one");
+                reach.note(Some(&postern_api::Error::Relay { side: Side::Gateway, problem }));
+            }
+            let until = reach.0.lock().unwrap().last.as_ref().map(|last| last.until);
+            until.expect("it is left alone") - Instant::now()
+        };
+        assert!(pause(ProblemType::Unavailable) <= Duration::from_secs(1));
+        assert!(pause(ProblemType::HomeserverUnreachable) > Duration::from_secs(30));
+    }
+
+    #[tokio::test]
+    async fn no_token_is_bought_of_a_homeserver_that_is_left_alone() {
+        let home = tempfile::tempdir().unwrap();
+        let store = Arc::new(Store::create(home.path(), &Options::default()).unwrap());
+        let own: Domain = "home.example".parse().unwrap();
+        let (http, client_key) = (Http::new("http://127.0.0.1:1").unwrap(), SigningKey::generate());
+        let owner = Owner { domain: own.clone(), client_key };
+        let wallet = Wallet::new(store, http.clone(), http.clone(), owner);
+        let wallet = Wallet::elsewhere(&Api::new(http, own, wallet), &domain());
+        wallet.reach().note(Some(&silent()));
+        let error = wallet.take().await.err().expect("there is none");
+        assert!(error.another_is_away(), "the own homeserver, which would take one, is not asked: {error}");
+        let problem = ProblemType::HomeserverBlocked.into();
+        wallet.reach().note(Some(&postern_api::Error::Relay { side: Side::Gateway, problem }));
+        let error = wallet.take().await.err().expect("there is none");
+        assert!(error.to_string().contains("blocked"), "the reason is told meanwhile: {error}");
+    }
+}

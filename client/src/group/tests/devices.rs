@@ -1,0 +1,263 @@
+//! Further devices of a member, and the user's key that they share.
+
+use super::*;
+
+/// Another device of somebody's: the same user, with a client key of its own.
+fn device_of(of: &Person, issuer: &SigningKey) -> Person {
+    let name = of.user.local().to_string();
+    person(&name, issuer)
+}
+
+/// Another device of somebody, that came into a group, as all in it know.
+fn second_device(of: &Person, others: [&Person; 2], id: &GroupId, issuer: &SigningKey) -> Person {
+    let device = device_of(of, issuer);
+    let entry = bring_in(&device, of, id, &of.shown(id));
+    for member in others.into_iter().chain([of]) {
+        member.receive(&entry).unwrap();
+    }
+    device
+}
+
+/// Brings a device into what another one handed over; the commit.
+fn bring_in(device: &Person, by: &Person, id: &GroupId, shown: &CurrentGroup) -> MlsMessage {
+    let groups = by.store.read(handover).unwrap();
+    device.store.write(|tx| take_over(tx, &groups)).unwrap();
+    device
+        .store
+        .write(|tx| {
+            let entry = entry(tx, id)?.expect("it is to come in");
+            GroupState::enter(tx, &entry, shown)
+        })
+        .unwrap();
+    let message = device.outstanding(id).unwrap().message;
+    device.confirm(id);
+    message
+}
+
+#[test]
+fn another_device_of_a_plain_member_comes_in_by_itself_as_the_same_user() {
+    let issuer = SigningKey::generate();
+    let ([alice, bob, mallory], id) = three(&issuer);
+    let tablet = device_of(&bob, &issuer);
+    let entry = bring_in(&tablet, &bob, &id, &bob.shown(&id));
+    for other in [&alice, &bob, &mallory] {
+        other.receive(&entry).unwrap();
+        assert_eq!(other.members(&id).len(), 4);
+    }
+    assert!(tablet.events().iter().any(|event| matches!(event, Event::Joined { .. })));
+    let pseudonym =
+        |it: &Person| it.store.read(|tx| Ok(own_leaf(&GroupState::load(tx, &id)?).pseudonym)).unwrap();
+    assert_eq!(pseudonym(&tablet), pseudonym(&bob));
+    assert_eq!(tablet.store.read(|tx| crate::group::title(tx, &id)).unwrap(), "climbing");
+    // It says who it is, and is known by that.
+    let present = tablet.send(&id);
+    alice.receive(&present).unwrap();
+    alice.knows(&[&tablet]);
+    let mut both = vec![bob.leaf(&id), tablet.leaf(&id)];
+    let mut named = alice.named(&id, &bob.user);
+    both.sort();
+    named.sort();
+    assert_eq!(named, both, "both are removed together");
+    for device in [&bob, &tablet] {
+        alice.receive(&device.say(&id, "from here")).unwrap();
+    }
+}
+
+#[test]
+fn what_was_said_in_the_place_that_a_device_left_is_read_until_it_is_in_the_other_one() {
+    let issuer = SigningKey::generate();
+    let ([alice, bob, mallory], id) = three(&issuer);
+    // Alice added it as a user of its own.
+    let tablet = device_of(&bob, &issuer);
+    let added = alice.add(&id, &[&tablet]);
+    for other in [&bob, &mallory] {
+        other.receive(&added).unwrap();
+    }
+    tablet.store.write(|tx| GroupState::load(tx, &id)?.stage_leaving(tx)).unwrap();
+    let leaving = tablet.outstanding(&id).unwrap().message;
+    tablet.confirm(&id);
+    // She does not know yet that it leaves.
+    let said = ["one", "two", "three"].map(|text| alice.say(&id, text));
+    for other in [&alice, &bob, &mallory] {
+        other.receive(&leaving).unwrap();
+    }
+    let handover = bob.store.read(handover).unwrap().remove(0);
+    let entry = handover::PendingEntry { handover, delivery: delivery() };
+    let shown = CurrentGroup { proposals: vec![leaving], ..alice.shown(&id) };
+    tablet.store.write(|tx| GroupState::enter(tx, &entry, &shown)).unwrap();
+    let commit = tablet.outstanding(&id).unwrap().message;
+    tablet.events();
+
+    tablet.receive(&said[0]).unwrap();
+    assert_eq!(tablet.texts(), ["one"], "the answer to its commit is not there yet");
+    tablet.confirm(&id);
+    for message in &said[..2] {
+        let _ = tablet.receive(message);
+    }
+    assert_eq!(tablet.texts(), ["two"], "each once");
+    for other in [&alice, &bob, &mallory] {
+        other.receive(&commit).unwrap();
+    }
+    tablet.receive(&alice.say(&id, "to both")).unwrap();
+    assert_eq!(tablet.texts(), ["to both"]);
+    // A commit of another comes after all that was said in the place that it left.
+    let update = alice.stage(&id, &Change::Update);
+    alice.confirm(&id);
+    tablet.receive(&update.message).unwrap();
+    let _ = tablet.receive(&said[2]);
+    assert!(tablet.texts().is_empty(), "the keys are gone");
+}
+
+#[test]
+fn nobody_comes_in_as_another_users_device() {
+    let issuer = SigningKey::generate();
+    let ([alice, bob, mallory], id) = three(&issuer);
+    let mut groups = mallory.store.read(handover).unwrap();
+    let bobs = bob.store.read(handover).unwrap();
+    groups[0].pseudonym = bobs[0].pseudonym;
+    let ghost = device_of(&bob, &issuer);
+    ghost.store.write(|tx| take_over(tx, &groups)).unwrap();
+    ghost
+        .store
+        .write(|tx| {
+            let entry = entry(tx, &id)?.unwrap();
+            GroupState::enter(tx, &entry, &mallory.shown(&id))
+        })
+        .unwrap();
+    let commit = ghost.outstanding(&id).unwrap().message;
+    assert!(alice.receive(&commit).unwrap_err().contains("vouched"));
+}
+
+#[test]
+fn a_removed_device_of_ones_own_goes_with_the_key_that_it_knows() {
+    let issuer = SigningKey::generate();
+    let ([alice, bob, mallory], id) = three(&issuer);
+    let tablet = second_device(&bob, [&alice, &mallory], &id, &issuer);
+    let known = tablet.store.read(handover).unwrap();
+    let client_key = tablet.account().client_key().public_key();
+    bob.store.write(|tx| crate::group::remove_own_device(tx, &client_key)).unwrap();
+    let change = bob.store.read(|tx| crate::group::evict(tx, &GroupState::load(tx, &id)?)).unwrap();
+    let removal = bob.stage(&id, &change.expect("it is in the group"));
+    bob.confirm(&id);
+    for other in [&alice, &mallory, &tablet] {
+        other.receive(&removal.message).unwrap();
+    }
+    assert!(tablet.events().iter().any(|event| matches!(event, Event::Left { .. })));
+    assert_eq!(alice.members(&id).len(), 3);
+    let change = bob.store.read(|tx| crate::group::evict(tx, &GroupState::load(tx, &id)?)).unwrap();
+    assert!(change.is_none(), "once");
+    // The secrets that the device knows let nobody in any more.
+    let ghost = device_of(&bob, &issuer);
+    ghost.store.write(|tx| take_over(tx, &known)).unwrap();
+    ghost
+        .store
+        .write(|tx| {
+            let entry = entry(tx, &id)?.unwrap();
+            GroupState::enter(tx, &entry, &alice.shown(&id))
+        })
+        .unwrap();
+    assert!(alice.receive(&ghost.outstanding(&id).unwrap().message).unwrap_err().contains("vouched"));
+    // And what Bob's other devices are told does.
+    let phone = device_of(&bob, &issuer);
+    let entry = bring_in(&phone, &bob, &id, &alice.shown(&id));
+    for other in [&alice, &bob, &mallory] {
+        other.receive(&entry).unwrap();
+    }
+}
+
+#[test]
+fn what_a_removed_device_was_told_lets_nobody_in_though_it_never_came() {
+    let issuer = SigningKey::generate();
+    let ([alice, bob, mallory], id) = three(&issuer);
+    let known = bob.store.read(handover).unwrap();
+    let tablet = device_of(&bob, &issuer).account().client_key().public_key();
+    bob.store.write(|tx| crate::group::remove_own_device(tx, &tablet)).unwrap();
+    let evict = || bob.store.read(|tx| crate::group::evict(tx, &GroupState::load(tx, &id)?)).unwrap();
+    let change = evict().expect("it may know the key");
+    assert!(matches!(change, Change::UserKey), "{change:?}");
+    let commit = bob.stage(&id, &change);
+    bob.confirm(&id);
+    assert!(evict().is_none(), "once");
+    for other in [&alice, &mallory] {
+        other.receive(&commit.message).unwrap();
+    }
+    let ghost = device_of(&bob, &issuer);
+    ghost.store.write(|tx| take_over(tx, &known)).unwrap();
+    ghost.store.write(|tx| GroupState::enter(tx, &entry(tx, &id)?.unwrap(), &alice.shown(&id))).unwrap();
+    assert!(alice.receive(&ghost.outstanding(&id).unwrap().message).unwrap_err().contains("vouched"));
+}
+
+#[test]
+fn another_device_takes_the_users_new_key_into_its_leaf_soon() {
+    let issuer = SigningKey::generate();
+    let ([alice, bob, mallory], id) = three(&issuer);
+    let laptop = second_device(&bob, [&alice, &mallory], &id, &issuer);
+    let at_once = Options { commit_within: Duration::ZERO, ..Options::default() };
+    let is_due = || laptop.store.read(|tx| Ok(crate::group::due(tx, &at_once)?.contains(&id))).unwrap();
+    let key = |of: &Person| of.store.read(|tx| Ok(own_leaf(&GroupState::load(tx, &id)?).user_key)).unwrap();
+    for told_before in [false, true] {
+        let commit = bob.stage(&id, &Change::UserKey);
+        bob.confirm(&id);
+        assert_ne!(key(&laptop), key(&bob));
+        let told = bob.store.read(handover).unwrap();
+        if told_before {
+            laptop.store.write(|tx| take_over(tx, &told)).unwrap();
+        }
+        assert!(!is_due(), "it does not know the key, or not of the commit");
+        for other in [&alice, &mallory, &laptop] {
+            other.receive(&commit.message).unwrap();
+        }
+        if !told_before {
+            assert!(!is_due(), "it does not know the key");
+            laptop.store.write(|tx| take_over(tx, &told)).unwrap();
+        }
+        assert!(is_due());
+        let update = laptop.stage(&id, &Change::Update);
+        laptop.confirm(&id);
+        for other in [&alice, &bob, &mallory] {
+            other.receive(&update.message).unwrap();
+        }
+        assert_eq!(key(&laptop), key(&bob));
+        assert!(!is_due());
+    }
+}
+
+#[test]
+fn a_user_whose_newest_key_went_with_its_leaf_gets_another_and_none_that_it_had() {
+    let issuer = SigningKey::generate();
+    let ([alice, bob, mallory], id) = three(&issuer);
+    let laptop = second_device(&bob, [&alice, &mallory], &id, &issuer);
+    let known = bob.store.read(handover).unwrap();
+    let at_once = Options { commit_within: Duration::ZERO, ..Options::default() };
+    let is_due = || laptop.store.read(|tx| Ok(crate::group::due(tx, &at_once)?.contains(&id))).unwrap();
+    let renewal = bob.stage(&id, &Change::UserKey);
+    bob.confirm(&id);
+    for other in [&alice, &mallory, &laptop] {
+        other.receive(&renewal.message).unwrap();
+    }
+    assert!(!is_due(), "it does not know the key");
+    // Bob's first device goes alone, before the laptop is told.
+    bob.store.write(|tx| GroupState::load(tx, &id)?.stage_leaving(tx)).unwrap();
+    let departure = bob.outstanding(&id).unwrap().message;
+    for other in [&alice, &mallory, &laptop] {
+        other.receive(&departure).unwrap();
+    }
+    let commit = alice.stage(&id, &Change::Update);
+    alice.confirm(&id);
+    for other in [&mallory, &laptop] {
+        other.receive(&commit.message).unwrap();
+    }
+    assert!(is_due());
+    let update = laptop.stage(&id, &Change::Update);
+    laptop.confirm(&id);
+    for other in [&alice, &mallory] {
+        other.receive(&update.message).unwrap();
+    }
+    let key = laptop.store.read(|tx| Ok(own_leaf(&GroupState::load(tx, &id)?).user_key)).unwrap();
+    assert_eq!(key.unwrap().generation, 2, "after both that Bob had");
+    assert!(!is_due(), "once");
+    let ghost = device_of(&bob, &issuer);
+    ghost.store.write(|tx| take_over(tx, &known)).unwrap();
+    ghost.store.write(|tx| GroupState::enter(tx, &entry(tx, &id)?.unwrap(), &alice.shown(&id))).unwrap();
+    assert!(alice.receive(&ghost.outstanding(&id).unwrap().message).unwrap_err().contains("vouched"));
+}

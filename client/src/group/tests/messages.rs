@@ -1,0 +1,198 @@
+//! Messages and commits: read once and in order, whatever was lost.
+
+use super::*;
+
+#[test]
+fn members_read_each_other_once_and_know_who_speaks() {
+    let issuer = SigningKey::generate();
+    let (alice, bob) = (person("alice", &issuer), person("bob", &issuer));
+    let id = alice.create();
+    alice.add(&id, &[&bob]);
+    alice.events();
+    let message = bob.say(&id, "hello");
+    alice.receive(&message).unwrap();
+    alice.receive(&message).unwrap();
+    let events = alice.events();
+    let [Event::Message { sender, text, epoch: 1, .. }] = &events[..] else {
+        panic!("one message, a repeat is ignored: {events:?}")
+    };
+    assert_eq!((sender.user.as_ref(), text.as_str()), (Some(&bob.user), "hello"));
+    assert!(!sender.verified, "the AS was not asked");
+}
+
+#[test]
+fn a_commit_whose_answer_was_lost_takes_effect_when_the_next_epoch_is_seen() {
+    let issuer = SigningKey::generate();
+    let (alice, bob) = (person("alice", &issuer), person("bob", &issuer));
+    let id = alice.create();
+    alice.add(&id, &[&bob]);
+    let update = alice.stage(&id, &Change::Update);
+    bob.receive(&update.message).unwrap();
+    let message = bob.say(&id, "in the next epoch");
+    assert_eq!(alice.epoch(&id), 1);
+    alice.receive(&message).unwrap();
+    assert_eq!(alice.epoch(&id), 2);
+    assert_eq!(alice.texts(), ["in the next epoch"]);
+    assert!(alice.outstanding(&id).is_none());
+}
+
+#[test]
+fn a_commit_that_lost_gives_its_key_packages_back() {
+    let issuer = SigningKey::generate();
+    let people = ["alice", "bob", "carol"].map(|name| person(name, &issuer));
+    let [alice, bob, carol] = &people;
+    let id = alice.create();
+    alice.add(&id, &[bob]);
+    let leaf_key = carol.offer_to(alice);
+    alice.stage(&id, &Change::Add(vec![leaf_key]));
+    let winner = bob.stage(&id, &Change::Update);
+    alice.receive(&winner.message).unwrap();
+    assert_eq!(alice.epoch(&id), 2);
+    bob.confirm(&id);
+    let again = alice.stage(&id, &Change::Add(vec![leaf_key]));
+    alice.confirm(&id);
+    bob.receive(&again.message).unwrap();
+    carol.join(again.welcome.as_ref().unwrap(), Some(&alice.tree(&id))).unwrap();
+    bob.receive(&carol.say(&id, "here")).unwrap();
+    assert_eq!(bob.texts(), ["here"]);
+}
+
+#[test]
+fn a_removed_member_reads_and_writes_no_more() {
+    let issuer = SigningKey::generate();
+    let (alice, bob) = (person("alice", &issuer), person("bob", &issuer));
+    let id = alice.create();
+    alice.add(&id, &[&bob]);
+    let removal = alice.stage(&id, &Change::Remove(vec![bob.leaf(&id)]));
+    alice.confirm(&id);
+    let secret = alice.say(&id, "without bob");
+    bob.receive(&removal.message).unwrap();
+    assert!(matches!(bob.events().last(), Some(Event::Left { .. })));
+    assert!(bob.receive(&secret).is_err());
+    let load = bob.store.read(|tx| GroupState::load(tx, &id).map(drop));
+    assert!(matches!(load, Err(Error::NotMember)));
+    let kept: i64 = bob
+        .store
+        .read(|tx| Ok(tx.sql().query_row("SELECT count(*) FROM openmls_group_data", [], |row| row.get(0))?))
+        .unwrap();
+    assert_eq!(kept, 0, "no secret of the group is kept");
+}
+
+#[test]
+fn what_is_said_is_sent_in_order_under_one_number_each_and_kept_up_to_a_bound() {
+    let issuer = SigningKey::generate();
+    let (alice, bob) = (person("alice", &issuer), person("bob", &issuer));
+    let id = alice.create();
+    alice.add(&id, &[&bob]);
+    alice.events();
+    let options = Options { unsent_messages: 3, unsent_bytes: 100, ..Options::default() };
+    let say =
+        |text: &str| bob.store.write(|tx| GroupState::load(tx, &id)?.say(tx, text.to_owned(), &options));
+    assert_eq!(say("one").unwrap(), 1);
+    assert!(matches!(say(&"x".repeat(200)), Err(Error::OutboxFull { messages: 1 })));
+    assert_eq!(say("two").unwrap(), 2);
+    assert_eq!(say("three").unwrap(), 3);
+    assert!(matches!(say("four"), Err(Error::OutboxFull { messages: 3 })));
+    // The answer to the first is lost, and it is encrypted anew in a later epoch.
+    bob.store.write(|tx| GroupState::load(tx, &id)?.stage_message(tx)).unwrap();
+    alice.receive(&bob.outstanding(&id).unwrap().message).unwrap();
+    let update = alice.stage(&id, &Change::Update);
+    alice.confirm(&id);
+    bob.receive(&update.message).unwrap();
+    bob.store.write(|tx| GroupState::load(tx, &id)?.too_late(tx, crate::group::Kind::Message)).unwrap();
+    for _ in 0..3 {
+        alice.receive(&bob.send(&id)).unwrap();
+    }
+    assert_eq!(alice.texts(), ["one", "two", "three"]);
+    assert!(!bob.store.write(|tx| GroupState::load(tx, &id)?.stage_message(tx)).unwrap());
+}
+
+#[test]
+fn a_message_that_comes_after_later_ones_of_its_sender_is_shown_and_shown_once() {
+    let issuer = SigningKey::generate();
+    let (alice, bob) = (person("alice", &issuer), person("bob", &issuer));
+    let id = alice.create();
+    alice.add(&id, &[&bob]);
+    let said = ["one", "two", "three", "four", "five"].map(|text| bob.say(&id, text));
+    for place in [0, 3, 1, 1, 3] {
+        alice.receive(&said[place]).unwrap();
+    }
+    assert_eq!(alice.texts(), ["one", "four", "two"]);
+    // In the epoch after its own, too.
+    let update = alice.stage(&id, &Change::Update);
+    alice.confirm(&id);
+    for place in [4, 2, 4, 2] {
+        alice.receive(&said[place]).unwrap();
+    }
+    assert_eq!(alice.texts(), ["five", "three"]);
+    bob.receive(&update.message).unwrap();
+    // As far back as keys are kept.
+    let many: Vec<_> = (0..=mls::LATE_MESSAGES).map(|number| bob.say(&id, &number.to_string())).collect();
+    alice.receive(&many[many.len() - 1]).unwrap();
+    alice.receive(&many[1]).unwrap();
+    assert_eq!(alice.texts(), [mls::LATE_MESSAGES.to_string(), "1".to_owned()]);
+}
+
+/// Seconds until a KeyPackage ends: enough for what happens before, also on a busy machine.
+const SOON: u64 = 10;
+
+/// A KeyPackage that ends soon.
+fn ending_key_package(of: &Person) -> KeyPackage {
+    let now = of.store.now();
+    of.store
+        .write(|tx| {
+            let key = SigningKey::generate();
+            let bundle = KeyPackage::builder()
+                .key_package_lifetime(Lifetime::init(now - 10, now + SOON))
+                .leaf_node_capabilities(mls::capabilities())
+                .leaf_node_extensions(leaf::extensions(&delivery(), &leaf::new_user_key(tx, 0)?)?)
+                .build(CIPHERSUITE, tx, &LeafSigner(&key), mls::credential(vec![7; 16], key.public_key()))
+                .unwrap();
+            Ok(bundle.key_package().clone())
+        })
+        .unwrap()
+}
+
+#[test]
+fn who_reads_too_late_that_somebody_was_added_cannot_follow_and_does_not_blame_the_server() {
+    let issuer = SigningKey::generate();
+    let people = ["alice", "bob", "carol", "dave"].map(|name| person(name, &issuer));
+    let [alice, bob, carol, dave] = &people;
+    let id = alice.create();
+    alice.add(&id, &[bob]);
+    bob.receive(&alice.add(&id, &[carol])).unwrap();
+    let commit = alice
+        .store
+        .write(|tx| {
+            let mut group = GroupState::load(tx, &id)?;
+            let signer = LeafSigner(&group.leaf);
+            let builder = group.mls.commit_builder().propose_adds([ending_key_package(dave)]);
+            let staged = builder.load_psks(tx.storage()).unwrap();
+            let built = staged.build(tx.rand(), tx.crypto(), &signer, |_| true).unwrap();
+            let (commit, ..) = built.stage_commit(tx).unwrap().into_messages();
+            Ok(MlsMessage::new(mls::message_bytes(&commit)?))
+        })
+        .unwrap();
+    bob.receive(&commit).unwrap();
+    assert_eq!(bob.epoch(&id), 3, "in time");
+    std::thread::sleep(Duration::from_millis(1000 * SOON + 1100));
+    let late = carol.store.write(|tx| Ok(tx.attempt(|| receive(tx, &commit)))).unwrap();
+    assert!(matches!(late, Err(Rejection::Stray { by_hand: false, members: 3, .. })), "{late:?}");
+    assert_eq!(carol.epoch(&id), 2);
+}
+
+#[test]
+fn bytes_from_nobody_have_no_effect() {
+    let issuer = SigningKey::generate();
+    let alice = person("alice", &issuer);
+    let id = alice.create();
+    for bytes in [vec![], vec![0; 64], b"\x00\x01\x00\x02garbage".to_vec()] {
+        assert!(alice.receive(&MlsMessage::new(bytes.clone())).is_err());
+        assert!(alice.join(&Welcome::new(bytes), None).is_err());
+    }
+    let stranger = person("eve", &issuer);
+    let elsewhere = stranger.create();
+    let foreign = stranger.say(&elsewhere, "hi");
+    assert!(alice.receive(&foreign).is_err());
+    assert_eq!(alice.epoch(&id), 0);
+}

@@ -1,0 +1,302 @@
+//! Titles, members' names, and their accounts.
+
+use super::*;
+
+/// A link by which somebody claims the leaf of another: its client signs the leaf's key, and its own leaf
+/// the client's.
+fn claim_to(thief: &Person, id: &GroupId, leaf_key: &PublicKey) -> IdentityLink {
+    let account = thief.account();
+    let own = thief.store.read(|tx| Ok(GroupState::load(tx, id)?.leaf)).unwrap();
+    let link = IdentityLink::sign(&account.client_key(), account.credential().unwrap(), Some(id), &own);
+    let signature = account.client_key().sign(&IdentityLink::client_signs(Some(id), leaf_key));
+    IdentityLink { signature, ..link }
+}
+
+#[test]
+fn newcomers_learn_title_and_names() {
+    let issuer = SigningKey::generate();
+    let people = ["alice", "bob", "carol"].map(|name| person(name, &issuer));
+    let [alice, bob, carol] = &people;
+    let id = alice.create();
+    alice.add(&id, &[bob]);
+    let addition = alice.add(&id, &[carol]);
+    bob.receive(&addition).unwrap();
+    alice.store.write(|tx| introduce(tx, &GroupState::load(tx, &id)?)).unwrap();
+    let introduction = alice.send(&id);
+    for other in [bob, carol] {
+        other.receive(&introduction).unwrap();
+        let names = other
+            .store
+            .read(|tx| members(tx, &GroupState::load(tx, &id)?))
+            .unwrap()
+            .into_iter()
+            .filter_map(|member| member.user)
+            .collect::<Vec<_>>();
+        assert_eq!(names, people.each_ref().map(|person| person.user.clone()));
+        let titled = |event: &Event| matches!(event, Event::Titled { title, .. } if title == "climbing");
+        assert!(other.events().iter().any(titled));
+    }
+}
+
+#[test]
+fn a_member_that_is_no_admin_changes_neither_title_nor_names_nor_keys_of_others() {
+    let issuer = SigningKey::generate();
+    let people = ["alice", "bob", "mallory"].map(|name| person(name, &issuer));
+    let [alice, bob, mallory] = &people;
+    let id = alice.create();
+    let addition = alice.add(&id, &[bob]);
+    drop(addition);
+    let addition = alice.add(&id, &[mallory]);
+    bob.receive(&addition).unwrap();
+    alice.store.write(|tx| introduce(tx, &GroupState::load(tx, &id)?)).unwrap();
+    let introduction = alice.send(&id);
+    for other in [bob, mallory] {
+        other.receive(&introduction).unwrap();
+    }
+    bob.receive(&alice.say(&id, "hello")).unwrap();
+    bob.events();
+    let key_of = |person: &Person| person.store.read(|tx| record_key(tx, &id)).unwrap();
+    let key_before = key_of(bob);
+    assert!(key_before.is_some());
+
+    let (alices, link) = (alice.leaf(&id), claim_to(mallory, &id, &alice.leaf(&id)));
+    mallory.push(
+        &id,
+        &Content::Introduction {
+            title: "Mallory's".to_owned(),
+            titled: 9,
+            roster: vec![RosterEntry { leaf_key: alices, link, profile_key: None }],
+            attributes_key: Some([6; 32]),
+        },
+    );
+    bob.receive(&mallory.send(&id)).unwrap();
+    let events = bob.events();
+    let [Event::TitleProposed { by, title, .. }] = &events[..] else { panic!("{events:?}") };
+    assert_eq!((by.user.as_ref(), title.as_str()), (Some(&mallory.user), "Mallory's"));
+    let title = bob.store.read(|tx| crate::group::title(tx, &id)).unwrap();
+    assert_eq!(title, "climbing");
+    assert_eq!(key_of(bob), key_before);
+    bob.receive(&alice.say(&id, "still me")).unwrap();
+    let events = bob.events();
+    let [Event::Message { sender, .. }] = &events[..] else { panic!("{events:?}") };
+    assert_eq!(sender.user.as_ref(), Some(&alice.user));
+}
+
+#[test]
+fn a_newcomer_takes_title_and_key_from_admins_only() {
+    let issuer = SigningKey::generate();
+    let people = ["alice", "bob", "mallory"].map(|name| person(name, &issuer));
+    let [alice, bob, mallory] = &people;
+    let id = alice.create();
+    alice.add(&id, &[mallory]);
+    let addition = alice.add(&id, &[bob]);
+    mallory.receive(&addition).unwrap();
+    mallory.push(
+        &id,
+        &Content::Introduction {
+            title: "Mallory's".to_owned(),
+            titled: 9,
+            roster: Vec::new(),
+            attributes_key: Some([6; 32]),
+        },
+    );
+    bob.receive(&mallory.send(&id)).unwrap();
+    assert_eq!(bob.store.read(|tx| crate::group::title(tx, &id)).unwrap(), "");
+    assert_eq!(bob.store.read(|tx| record_key(tx, &id)).unwrap(), None);
+    alice.store.write(|tx| introduce(tx, &GroupState::load(tx, &id)?)).unwrap();
+    bob.receive(&alice.send(&id)).unwrap();
+    assert_eq!(bob.store.read(|tx| crate::group::title(tx, &id)).unwrap(), "climbing");
+    assert!(bob.store.read(|tx| record_key(tx, &id)).unwrap().is_some_and(|key| key != [6; 32]));
+}
+
+fn record_key(tx: &Tx<'_>, id: &GroupId) -> Result<Option<[u8; 32]>> {
+    crate::group::record::attributes_key(tx, id)
+}
+
+#[test]
+fn a_member_takes_no_other_members_name_and_is_removed_alone() {
+    let issuer = SigningKey::generate();
+    let ([alice, bob, mallory], id) = three(&issuer);
+    // Carol's leaf is not known to anybody yet: nothing is there to be overwritten.
+    let carol = person("carol", &issuer);
+    let addition = alice.add(&id, &[&carol]);
+    for other in [&bob, &mallory] {
+        other.receive(&addition).unwrap();
+    }
+    let taken = [alice.leaf(&id), carol.leaf(&id)];
+    let entry =
+        |leaf_key| RosterEntry { leaf_key, link: claim_to(&mallory, &id, &leaf_key), profile_key: None };
+    let roster = taken.map(entry).to_vec();
+    mallory
+        .push(&id, &Content::Introduction { title: String::new(), titled: 0, roster, attributes_key: None });
+    bob.receive(&mallory.send(&id)).unwrap();
+    let shown = bob.members(&id);
+    let of = |leaf_key| shown.iter().find(|member| member.leaf_key == leaf_key).unwrap().user.as_ref();
+    assert_eq!((of(taken[0]), of(taken[1])), (Some(&alice.user), None));
+    assert_eq!(bob.named(&id, &mallory.user), [mallory.leaf(&id)], "whom a removal of hers would remove");
+}
+
+#[test]
+fn a_name_that_was_not_confirmed_names_nobody_to_be_removed() {
+    let issuer = SigningKey::generate();
+    let (alice, bob) = (person("alice", &issuer), person("bob", &issuer));
+    let id = alice.create();
+    alice.add(&id, &[&bob]);
+    assert!(alice.members(&id).iter().any(|member| member.user.as_ref() == Some(&bob.user)));
+    assert_eq!(alice.named(&id, &bob.user), []);
+    alice.knows(&[&bob]);
+    assert_eq!(alice.named(&id, &bob.user), [bob.leaf(&id)]);
+}
+
+#[test]
+fn two_admins_that_rename_at_once_end_with_one_title_everywhere() {
+    let issuer = SigningKey::generate();
+    let ([alice, bob, mallory], id) = three(&issuer);
+    let of = |it: &Person| it.store.read(|tx| Ok(own_leaf(&GroupState::load(tx, &id)?).pseudonym)).unwrap();
+    let naming = alice.stage(&id, &Change::Admins(vec![of(&alice), of(&bob)]));
+    alice.confirm(&id);
+    for other in [&bob, &mallory] {
+        other.receive(&naming.message).unwrap();
+    }
+    let call = |it: &Person, title: &str| {
+        it.store.write(|tx| GroupState::load(tx, &id)?.call(tx, title)).unwrap();
+        it.send(&id)
+    };
+    let (one, two) = (call(&alice, "huts"), call(&bob, "peaks"));
+    alice.receive(&two).unwrap();
+    bob.receive(&one).unwrap();
+    for renaming in [&two, &one] {
+        mallory.receive(renaming).unwrap();
+    }
+    let titles = [&alice, &bob, &mallory].map(|it| it.store.read(|tx| crate::group::title(tx, &id)).unwrap());
+    assert_eq!(titles, ["peaks"; 3]);
+    let refused = mallory.store.write(|tx| GroupState::load(tx, &id)?.call(tx, "mine"));
+    assert!(matches!(refused, Err(Error::NotAdmin)));
+}
+
+#[test]
+fn what_members_say_of_their_accounts_counts_when_the_as_shows_it() {
+    let issuer = SigningKey::generate();
+    let ([alice, bob, mallory], id) = three(&issuer);
+    let hints = || alice.store.read(crate::group::hints).unwrap();
+    for (speaker, name) in [(&bob, "robert"), (&mallory, "alicia")] {
+        let name: UserName = format!("{name}@example.org").parse().unwrap();
+        let mut account = speaker.account();
+        account.user = name.clone();
+        let credential = ClientCredential {
+            user: name.clone(),
+            client_key: account.client_key().public_key(),
+            not_before: 0,
+            not_after: u64::MAX,
+            issuer_key: issuer.public_key(),
+        };
+        account.credential = Some(credential.issue(&issuer));
+        speaker
+            .store
+            .write(|tx| {
+                keep_identity(tx, &name);
+                account.save(tx)
+            })
+            .unwrap();
+        let said = speaker.say(&id, "I am called something else");
+        alice.receive(&said).unwrap();
+        let hint = MemberNews { user: speaker.user.clone(), name: Some(name.clone()) };
+        assert_eq!(hints(), [hint]);
+        // The lookup of the new name shows the same identity.
+        alice.store.write(|tx| crate::group::was_renamed(tx, &speaker.user, &name)).unwrap();
+        let told = alice.events().into_iter().any(
+            |event| matches!(event, Event::MemberRenamed { user, name: new, .. } if user == speaker.user && new == name),
+        );
+        assert!(told, "{name}");
+        assert!(hints().is_empty());
+    }
+}
+
+#[test]
+fn the_end_and_the_reset_of_a_members_account_are_told_once_when_the_as_shows_them() {
+    let issuer = SigningKey::generate();
+    let ([alice, bob, mallory], id) = three(&issuer);
+    bob.store.write(crate::group::tell_groups_of_end).unwrap();
+    alice.receive(&bob.send(&id)).unwrap();
+    assert!(alice.events().is_empty(), "the AS was not asked");
+    let hint = MemberNews { user: bob.user.clone(), name: None };
+    assert_eq!(alice.store.read(crate::group::hints).unwrap(), [hint]);
+    // Nobody has the name, but that may be between an end and a reset.
+    let is_absent = || alice.store.write(|tx| crate::group::absent(tx, &bob.user)).unwrap();
+    let days_pass = || {
+        let sql = "UPDATE member_news SET absent = absent - 3 * 24 * 60 * 60, due = 0";
+        alice.store.write(|tx| Ok(tx.sql().execute(sql, [])?)).unwrap();
+    };
+    is_absent();
+    assert!(alice.store.read(crate::group::hints).unwrap().is_empty(), "not at once again");
+    days_pass();
+    alice.store.write(|tx| crate::group::reappeared(tx, &bob.user)).unwrap();
+    is_absent();
+    assert!(alice.events().is_empty(), "the user was there again");
+    for _ in 0..2 {
+        days_pass();
+        is_absent();
+    }
+    alice.store.write(|tx| crate::group::was_reset(tx, &mallory.user)).unwrap();
+    let stranger = "carol@example.org".parse().unwrap();
+    alice.store.write(|tx| crate::group::was_reset(tx, &stranger)).unwrap();
+    let events = alice.events();
+    let [Event::MemberGone { user: gone, .. }, Event::MemberReset { user: reset, .. }] = &events[..] else {
+        panic!("{events:?}")
+    };
+    assert_eq!((gone, reset), (&bob.user, &mallory.user));
+}
+
+#[test]
+fn a_member_whom_the_as_has_not_shown_for_a_month_is_told_once_as_missing() {
+    let issuer = SigningKey::generate();
+    let ([alice, bob, _], _) = three(&issuer);
+    let look_in_vain = || alice.store.write(|tx| crate::group::not_shown(tx, &bob.user, tx.now())).unwrap();
+    let days_pass = |days: u64| {
+        let sql = "UPDATE gone_members SET since = since - ?1 * 24 * 60 * 60";
+        alice.store.write(|tx| Ok(tx.sql().execute(sql, [days])?)).unwrap();
+    };
+    look_in_vain();
+    days_pass(29);
+    look_in_vain();
+    alice.store.write(|tx| crate::group::reappeared(tx, &bob.user)).unwrap();
+    look_in_vain();
+    days_pass(29);
+    look_in_vain();
+    assert!(alice.events().is_empty(), "the user was there in between");
+    for _ in 0..2 {
+        days_pass(1);
+        look_in_vain();
+    }
+    let events = alice.events();
+    let [Event::MemberMissing { user, .. }] = &events[..] else { panic!("{events:?}") };
+    assert_eq!(user, &bob.user);
+}
+
+#[test]
+fn links_of_members_that_left_are_kept_up_to_a_bound_and_those_of_members_always() {
+    let issuer = SigningKey::generate();
+    let alice = person("alice", &issuer);
+    let id = alice.create();
+    let departed: Vec<PublicKey> = (0..links::DEPARTED + 5).map(|_| PublicKey::new(rand::random())).collect();
+    alice
+        .store
+        .write(|tx| {
+            let group = GroupState::load(tx, &id)?;
+            let own = group.leaf.public_key();
+            // The oldest link of all.
+            links::take_number(tx, &id, &own, 1)?;
+            departed.iter().try_for_each(|leaf_key| links::take_number(tx, &id, leaf_key, 1).map(drop))?;
+            links::forget_departed(tx, &group)?;
+            // The number came before, as far as it is known.
+            let is_kept = |leaf_key: &PublicKey| {
+                Ok::<_, Error>(links::take_number(tx, &id, leaf_key, 1)? == links::Place::Before)
+            };
+            assert!(is_kept(&own)?);
+            let kept: Vec<bool> = departed.iter().map(is_kept).collect::<Result<_>>()?;
+            assert_eq!(kept.iter().filter(|kept| **kept).count(), links::DEPARTED);
+            assert!(!kept[4] && kept[5], "the oldest went");
+            Ok(())
+        })
+        .unwrap();
+}

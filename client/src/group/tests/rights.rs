@@ -1,0 +1,166 @@
+//! Rights: admins, proposals, and strangers that a server shows.
+
+use super::*;
+
+#[test]
+fn only_admins_change_who_is_in() {
+    let issuer = SigningKey::generate();
+    let people = ["alice", "bob", "carol"].map(|name| person(name, &issuer));
+    let [alice, bob, carol] = &people;
+    let id = alice.create();
+    alice.add(&id, &[bob]);
+    let leaf_key = carol.offer_to(bob);
+    let addition = bob.stage(&id, &Change::Add(vec![leaf_key]));
+    assert!(alice.receive(&addition.message).unwrap_err().contains("no admin"));
+    assert_eq!(alice.epoch(&id), 1, "a refused commit leaves no trace");
+}
+
+#[test]
+fn no_member_takes_another_pseudonym_address_or_user_key() {
+    let issuer = SigningKey::generate();
+    let ([alice, bob, mallory], id) = three(&issuer);
+    let alices = alice.store.read(|tx| Ok(own_leaf(&GroupState::load(tx, &id)?))).unwrap();
+    let with = |leaf: PublicKey, pseudonym: Pseudonym| {
+        LeafNodeParameters::builder()
+            .with_credential_with_key(mls::credential(pseudonym.0.to_vec(), leaf))
+            .build()
+    };
+    let extensions = |leaf: &rules::Leaf, key: UserKey| {
+        let delivery = leaf.delivery.clone().unwrap();
+        LeafNodeParameters::builder().with_extensions(leaf::extensions(&delivery, &key).unwrap()).build()
+    };
+    let attacks: [(&str, Box<dyn Fn(&Tx<'_>, &GroupState) -> LeafNodeParameters>); 3] = [
+        ("pseudonym", Box::new(|_, group| with(group.leaf.public_key(), alices.pseudonym))),
+        ("address", Box::new(|_, group| extensions(&alices, own_leaf(group).user_key.unwrap()))),
+        (
+            "key",
+            Box::new(|_, group| {
+                let key = UserKey { generation: 0, public_key: SigningKey::generate().public_key() };
+                extensions(&own_leaf(group), key)
+            }),
+        ),
+    ];
+    for (what, attack) in attacks {
+        let before = mallory.store.read(|tx| Ok(GroupState::load(tx, &id)?.epoch())).unwrap();
+        let copy = mallory.copy();
+        let commit =
+            copy.commit_freely(&id, |tx, group| Free { leaf_node: attack(tx, group), ..Free::default() });
+        let refused = bob.receive(&commit).unwrap_err();
+        assert!(refused.contains(what), "{what}: {refused}");
+        assert_eq!(bob.epoch(&id), before);
+    }
+}
+
+#[test]
+fn proposals_that_the_server_should_not_have_let_pass_are_neither_kept_nor_committed() {
+    let issuer = SigningKey::generate();
+    let ([alice, bob, mallory], id) = three(&issuer);
+    let ghost = person("ghost", &issuer);
+    let leaf_key = ghost.offer_to(&mallory);
+    let propose = |make: &dyn Fn(&Tx<'_>, &mut GroupState) -> MlsMessage| {
+        mallory.copy().store.write(|tx| Ok(make(tx, &mut GroupState::load(tx, &id)?))).unwrap()
+    };
+    let bytes = |message| MlsMessage::new(mls::message_bytes(&message).unwrap());
+    let addition = propose(&|tx, group| {
+        let package = crate::key_packages::reserve_key_package(tx, &id, &leaf_key).unwrap();
+        let signer = LeafSigner(&group.leaf);
+        bytes(group.mls.propose_add_member(tx, &signer, &package).unwrap().0)
+    });
+    let removal = propose(&|tx, group| {
+        let alices = group.member(&alice.leaf(&id)).unwrap().index;
+        let signer = LeafSigner(&group.leaf);
+        bytes(group.mls.propose_remove_member(tx, &signer, alices).unwrap().0)
+    });
+    let promotion = propose(&|tx, group| {
+        let own = own_leaf(group).pseudonym;
+        let context = group.context_with(&[own]).unwrap();
+        let signer = LeafSigner(&group.leaf);
+        bytes(group.mls.propose_group_context_extensions(tx, context, &signer).unwrap().0)
+    });
+    for proposal in [&addition, &removal, &promotion] {
+        for other in [&alice, &bob] {
+            assert!(other.receive(proposal).is_err());
+        }
+    }
+    let commit = alice.stage(&id, &Change::Update);
+    alice.confirm(&id);
+    bob.receive(&commit.message).unwrap();
+    assert_eq!(alice.members(&id).len(), 3);
+    let admins = bob.store.read(|tx| GroupState::load(tx, &id)?.admins()).unwrap();
+    assert_eq!(admins, [alice.store.read(|tx| Ok(own_leaf(&GroupState::load(tx, &id)?).pseudonym)).unwrap()]);
+}
+
+#[test]
+fn who_leaves_the_group_without_an_admin_is_not_helped() {
+    let issuer = SigningKey::generate();
+    let ([alice, bob, _], id) = three(&issuer);
+    alice.store.write(|tx| GroupState::load(tx, &id)?.stage_leaving(tx)).unwrap();
+    assert!(bob.receive(&alice.outstanding(&id).unwrap().message).is_err());
+}
+
+/// The group as a server shows it that has Mallory's word that a ghost was added, or is an admin.
+fn haunted(mallory: &Person, id: &GroupId, ghost: Option<&Person>, admin: bool) -> CurrentGroup {
+    let copy = mallory.copy();
+    let package = ghost.map(|ghost| ghost.offer_to(&copy));
+    copy.commit_freely(id, |tx, group| Free {
+        added: package.map(|leaf_key| crate::key_packages::reserve_key_package(tx, id, &leaf_key).unwrap()),
+        context: admin.then(|| group.context_with(&[own_leaf(group).pseudonym]).unwrap()),
+        ..Free::default()
+    });
+    copy.shown(id)
+}
+
+#[test]
+fn who_comes_back_accepts_no_stranger_and_no_new_admin_without_a_persons_consent() {
+    let issuer = SigningKey::generate();
+    let ([alice, bob, mallory], id) = three(&issuer);
+    let ghost = person("ghost", &issuer);
+    for (current, strangers, admins) in
+        [(haunted(&mallory, &id, Some(&ghost), false), 1, 0), (haunted(&mallory, &id, None, true), 0, 1)]
+    {
+        let bob = bob.copy();
+        let refused = bob.rejoin(&id, &current, &Differences::default()).unwrap_err();
+        let Error::Strangers(differences) = refused else { panic!("{refused}") };
+        assert_eq!((differences.strangers.len(), differences.admins.len()), (strangers, admins));
+        assert_eq!(bob.members(&id).len(), 3, "nothing was changed");
+        bob.rejoin(&id, &current, &differences).unwrap();
+        let told = |event: &Event| {
+            matches!(event, Event::Changed { added, .. } if added.len() == strangers)
+                || matches!(event, Event::AdminsFound { admins: found, .. } if found.len() == admins)
+        };
+        assert!(bob.events().iter().any(told));
+    }
+    // Nothing was changed but keys.
+    let update = mallory.stage(&id, &Change::Update);
+    mallory.confirm(&id);
+    alice.receive(&update.message).unwrap();
+    let back = bob.rejoin(&id, &alice.shown(&id), &Differences::default()).unwrap();
+    alice.receive(&back).unwrap();
+    assert_eq!(bob.members(&id).len(), 3);
+}
+
+#[test]
+fn an_admin_names_another_and_then_may_go() {
+    let issuer = SigningKey::generate();
+    let ([alice, bob, mallory], id) = three(&issuer);
+    let load = |person: &Person| person.store.read(|tx| GroupState::load(tx, &id)?.is_last_admin()).unwrap();
+    assert!(load(&alice));
+    let admins: Vec<_> = [&alice, &bob]
+        .map(|it| it.store.read(|tx| Ok(own_leaf(&GroupState::load(tx, &id)?).pseudonym)).unwrap())
+        .to_vec();
+    let naming = alice.stage(&id, &Change::Admins(admins.clone()));
+    alice.confirm(&id);
+    for other in [&bob, &mallory] {
+        other.receive(&naming.message).unwrap();
+        assert!(other.events().iter().any(|event| matches!(event, Event::AdminsChanged { .. })));
+        assert_eq!(other.store.read(|tx| GroupState::load(tx, &id)?.admins()).unwrap(), admins);
+    }
+    assert!(!load(&alice) && !load(&bob));
+    // Bob has the rights now, Mallory has not.
+    let naming = mallory.copy().stage(&id, &Change::Admins(admins));
+    assert!(alice.receive(&naming.message).is_err());
+    let removal = bob.stage(&id, &Change::Remove(vec![mallory.leaf(&id)]));
+    alice.receive(&removal.message).unwrap();
+    mallory.receive(&removal.message).unwrap();
+    assert_eq!(alice.members(&id).len(), 2);
+}

@@ -1,0 +1,367 @@
+//! Profiles (AS-6): this user's, which the devices sign, and those of others as lookups showed them. None goes back to an
+//! earlier version, and none counts that no device of its user signed. The key of a user's part for contacts is part of
+//! the friendship that contacts have, and of what devices say in groups. Owns the table `profiles`.
+
+mod change;
+mod picture;
+mod sealing;
+#[cfg(test)]
+mod tests;
+
+use postern_protocol::{
+    LookupSecret, PublicKey, Transcript,
+    name::UserName,
+    profile::{PictureLink, ProfileKey, SignedProfile},
+};
+use rusqlite::{OptionalExtension as _, params};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    account::Account,
+    contact::{self, Edition, Friendship},
+    error::{Error, Result},
+    event::Event,
+    group, identity,
+    store::{Tx, decode, encode, integer},
+};
+pub(crate) use change::{change, settle};
+pub(crate) use picture::picture;
+
+/// A user's profile as this device knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct UserProfile {
+    /// Empty if there is none.
+    pub display_name: String,
+    pub text: String,
+    /// The picture, which [`crate::Client::picture`] fetches.
+    pub picture: Option<PictureLink>,
+    /// Whether everybody can look the user up.
+    pub discoverable: bool,
+    /// The part for contacts, as it was when this device had the key to it last.
+    pub for_contacts: Option<ForContacts>,
+}
+
+/// The part of a profile that contacts and groups see.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ForContacts {
+    pub display_name: String,
+    pub text: String,
+}
+
+/// A change of this user's profile. What is absent stays.
+#[derive(Debug, Clone, Default)]
+pub struct ProfileChange {
+    pub display_name: Option<String>,
+    pub text: Option<String>,
+    /// PNG, JPEG or WebP; an empty one takes the picture away.
+    pub picture: Option<Vec<u8>>,
+    pub for_contacts: Option<ForContacts>,
+    /// Whether everybody can look this user up, or contacts and members of the user's groups only.
+    pub discoverable: Option<bool>,
+}
+
+/// A profile key as it goes from client to client.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SharedProfileKey {
+    /// Place among the keys of its user: it is made with a friendship.
+    pub edition: Edition,
+    pub key: ProfileKey,
+}
+
+/// Source of a profile key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// A device of the key's user.
+    User,
+    /// Anybody else, or a device that the AS did not confirm yet.
+    Told,
+}
+
+/// Keys of other users' profiles, as this user's devices share them.
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct ProfileKeys(Vec<(UserName, SharedProfileKey)>);
+
+/// A row of the table.
+#[derive(Clone, Default)]
+struct Kept {
+    /// The key as it is known; of this device's own user the one that the AS's profile is under.
+    key: Option<SharedProfileKey>,
+    told: bool,
+    signed: Option<SignedProfile>,
+    /// The part for contacts of the last profile that opened.
+    for_contacts: Option<ForContacts>,
+    /// The version that the AS showed last, whether that profile counts or not.
+    version: u64,
+    /// The greatest version that a device of the user told.
+    claimed: u64,
+}
+
+impl SharedProfileKey {
+    /// Whether this is to take the other one's place. Friendships are compared in the same way.
+    pub(crate) fn replaces(&self, other: &Self) -> bool {
+        self.rank() > other.rank()
+    }
+
+    fn rank(&self) -> (Edition, &[u8; 32]) {
+        (self.edition, self.key.as_bytes())
+    }
+}
+
+impl UserProfile {
+    /// The name to show to this device's user: that for contacts, if there is one and it is known.
+    pub fn shown_name(&self) -> &str {
+        let for_contacts = self.for_contacts.as_ref().map(|part| part.display_name.as_str());
+        for_contacts.filter(|name| !name.is_empty()).unwrap_or(&self.display_name)
+    }
+}
+
+impl Default for UserProfile {
+    fn default() -> Self {
+        Self {
+            display_name: String::new(),
+            text: String::new(),
+            picture: None,
+            discoverable: true,
+            for_contacts: None,
+        }
+    }
+}
+
+impl Kept {
+    fn profile(&self) -> UserProfile {
+        let Some(SignedProfile { profile, .. }) = &self.signed else { return UserProfile::default() };
+        UserProfile {
+            display_name: profile.display_name.clone(),
+            text: profile.text.clone(),
+            picture: profile.picture,
+            discoverable: profile.discoverable,
+            for_contacts: self.for_contacts.clone(),
+        }
+    }
+}
+
+/// The key of this user's part for contacts; `None` before there is a friendship.
+pub(crate) fn own_key(tx: &Tx<'_>) -> Result<Option<SharedProfileKey>> {
+    Ok(Friendship::find(tx)?.map(|friendship| friendship.secrets.friend.shared_profile_key()))
+}
+
+/// The key of a user's part for contacts, if this device has it.
+pub(crate) fn key_of(tx: &Tx<'_>, user: &UserName) -> Result<Option<SharedProfileKey>> {
+    if is_own(tx, user)? { own_key(tx) } else { Ok(find(tx, user)?.key) }
+}
+
+/// The version of this user's profile; 0: none.
+pub(crate) fn own_version(tx: &Tx<'_>) -> Result<u64> {
+    let own = find(tx, &Account::load(tx)?.user)?;
+    Ok(own.signed.map_or(0, |signed| signed.profile.version))
+}
+
+/// The secret by which the reader of a letter can look this user up, if not everybody can.
+pub(crate) fn own_lookup_secret(tx: &Tx<'_>) -> Result<Option<LookupSecret>> {
+    let own = find(tx, &Account::load(tx)?.user)?;
+    let hidden = own.signed.is_some_and(|signed| !signed.profile.discoverable);
+    Ok(own_key(tx)?.filter(|_| hidden).map(|shared| shared.key.lookup_secret()))
+}
+
+/// Keeps a user's key, unless a later one is known, or one that the user gave and this was only told. Returns whether
+/// it is news.
+pub(crate) fn keep_key(
+    tx: &Tx<'_>,
+    user: &UserName,
+    shared: &SharedProfileKey,
+    source: Source,
+) -> Result<bool> {
+    if is_own(tx, user)? {
+        return Ok(false);
+    }
+    let before = find(tx, user)?;
+    let told = source == Source::Told;
+    let is_news = before.key.as_ref().is_none_or(|known| match before.told {
+        // Some of a user's devices may have said it before the key became another one.
+        true => !told || shared.replaces(known),
+        false => !told && shared.replaces(known),
+    });
+    if is_news {
+        let kept = Kept { key: Some(shared.clone()), told, ..before.clone() };
+        take_effect(tx, user, &before, kept, true)?;
+    }
+    Ok(is_news)
+}
+
+/// Notes the version of a user's profile that a device of the user told. Returns whether the AS has to be asked for it.
+pub(crate) fn claimed(tx: &Tx<'_>, user: &UserName, incarnation: u32, version: u64) -> Result<bool> {
+    if is_own(tx, user)? {
+        return Ok(false);
+    }
+    let kept = find(tx, user)?;
+    let seen = kept.signed.as_ref().filter(|signed| signed.profile.incarnation == incarnation);
+    if version <= kept.claimed.max(seen.map_or(0, |signed| signed.profile.version)) {
+        return Ok(false);
+    }
+    save(tx, user, &Kept { claimed: version, ..kept })?;
+    Ok(true)
+}
+
+/// Forgets a user's profile, the key to it, and what was told of it, because a person accepted another identity of that
+/// name: it may be somebody else's.
+pub(crate) fn forget(tx: &Tx<'_>, user: &UserName) -> Result<()> {
+    tx.sql().execute("DELETE FROM profiles WHERE user = ?1", [user.to_string()])?;
+    Ok(())
+}
+
+/// The keys that this device has, for a new one of the user.
+pub(crate) fn handover(tx: &Tx<'_>) -> Result<ProfileKeys> {
+    let own = Account::load(tx)?.user.to_string();
+    let sql =
+        "SELECT user, key FROM profiles WHERE key IS NOT NULL AND told = 0 AND user <> ?1 ORDER BY user";
+    let mut statement = tx.sql().prepare(sql)?;
+    let rows = statement
+        .query_map([own], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect::<Result<Vec<(String, Vec<u8>)>, _>>()?;
+    let entry = |(user, key): &(String, Vec<u8>)| {
+        let user = user.parse().map_err(|_| Error::Damaged("a user name"))?;
+        Ok((user, decode(key, "a profile key")?))
+    };
+    rows.iter().map(entry).collect::<Result<_>>().map(ProfileKeys)
+}
+
+/// Takes over what another device of the user handed over.
+pub(crate) fn take_over(tx: &Tx<'_>, keys: &ProfileKeys) -> Result<()> {
+    keys.0.iter().try_for_each(|(user, key)| keep_key(tx, user, key, Source::User).map(drop))
+}
+
+/// The secrets to try when a user is looked up, who may be hidden from others. The AS may know the one, and not yet the
+/// other.
+pub(crate) fn lookup_secrets(tx: &Tx<'_>, user: &UserName) -> Result<Vec<LookupSecret>> {
+    let known = [find(tx, user)?.key, key_of(tx, user)?].into_iter().flatten();
+    let known = known.map(|shared| shared.key.lookup_secret());
+    let mut secrets = Vec::new();
+    for secret in known.chain(contact::secrets_in_letters(tx, user)?) {
+        if !secrets.contains(&secret) {
+            secrets.push(secret);
+        }
+    }
+    Ok(secrets)
+}
+
+/// The profile of a user as far as it is known.
+pub(crate) fn profile(tx: &Tx<'_>, user: &UserName) -> Result<UserProfile> {
+    Ok(find(tx, user)?.profile())
+}
+
+/// The version of the profile that counts of a user; 0: none.
+pub(crate) fn version(tx: &Tx<'_>, user: &UserName) -> Result<u64> {
+    Ok(find(tx, user)?.signed.map_or(0, |signed| signed.profile.version))
+}
+
+/// Takes note of the profile that a lookup showed of a user with this identity, a state and confirmed clients. It counts if
+/// one of the clients signed it, and if it is not older than one that was seen. Of a user that is `new` nothing changed.
+pub(crate) fn seen(
+    tx: &Tx<'_>,
+    user: &UserName,
+    shown: &SignedProfile,
+    founding: &Transcript,
+    clients: &[PublicKey],
+    is_new: bool,
+) -> Result<()> {
+    let incarnation = identity::known(tx, user)?.map(|known| known.eid.incarnation);
+    let before = find(tx, user)?;
+    let mut kept = Kept { version: shown.profile.version, ..before.clone() };
+    // A device that was removed may have signed it: then another one does so again.
+    if !clients.contains(&shown.client)
+        || Some(shown.profile.incarnation) != incarnation
+        || shown.verify(founding).is_err()
+    {
+        tracing::warn!("a profile is not signed by a device of its user, and is not shown");
+        return save(tx, user, &kept);
+    }
+    let order = |signed: &SignedProfile| (signed.profile.incarnation, signed.profile.version);
+    match &before.signed {
+        // Whatever number a device gave it that was removed since: it holds nobody else up.
+        Some(before) if !clients.contains(&before.client) => {}
+        Some(before) if order(before) > order(shown) => {
+            tracing::warn!("the server shows an older profile of a user than before");
+            return save(tx, user, &kept);
+        }
+        Some(before) if order(before) == order(shown) => return save(tx, user, &kept),
+        Some(before) if before.profile.incarnation != shown.profile.incarnation => kept.for_contacts = None,
+        _ => {}
+    }
+    kept.signed = Some(shown.clone());
+    if is_own(tx, user)? {
+        // Under the older one it is to be sealed again.
+        let mut keys = own_key(tx)?.into_iter().chain(before.key.clone());
+        kept.key = keys.find(|shared| sealing::open(&shared.key, founding, &shown.profile.sealed).is_some());
+    }
+    take_effect(tx, user, &before, kept, !is_new)
+}
+
+/// Keeps a row, with the part for contacts if the key opens it, and tells of another name to show.
+fn take_effect(tx: &Tx<'_>, user: &UserName, before: &Kept, mut kept: Kept, tell: bool) -> Result<()> {
+    let founding = identity::known(tx, user)?.map(|known| known.founding);
+    if let (Some(shared), Some(founding), Some(signed)) = (&kept.key, founding, &kept.signed)
+        && let Some(content) = sealing::open(&shared.key, &founding, &signed.profile.sealed)
+    {
+        kept.for_contacts = Some(content);
+    }
+    save(tx, user, &kept)?;
+    let (old, new) = (before.profile(), kept.profile());
+    if tell && old.shown_name() != new.shown_name() {
+        let display_name = new.shown_name().to_owned();
+        group::shows_name(tx, user, &display_name)?;
+        Event::DisplayName { user: user.clone(), display_name }.record(tx)?;
+    }
+    Ok(())
+}
+
+/// Keeps a user's profile under another name (AS-9).
+pub(crate) fn rename(tx: &Tx<'_>, from: &UserName, to: &UserName) -> Result<()> {
+    tx.sql().execute("DELETE FROM profiles WHERE user = ?1", [to.to_string()])?;
+    tx.sql().execute("UPDATE profiles SET user = ?2 WHERE user = ?1", [from.to_string(), to.to_string()])?;
+    Ok(())
+}
+
+fn is_own(tx: &Tx<'_>, user: &UserName) -> Result<bool> {
+    Ok(Account::find(tx)?.is_some_and(|account| account.user == *user))
+}
+
+fn find(tx: &Tx<'_>, user: &UserName) -> Result<Kept> {
+    type Row = (Option<Vec<u8>>, bool, Option<Vec<u8>>, Option<Vec<u8>>, u64, u64);
+    let row: Option<Row> = tx
+        .sql()
+        .prepare_cached(
+            "SELECT key, told, profile, for_contacts, version, claimed FROM profiles WHERE user = ?1",
+        )?
+        .query_row([user.to_string()], |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?))
+        })
+        .optional()?;
+    let Some((key, told, signed, for_contacts, version, claimed)) = row else {
+        return Ok(Kept::default());
+    };
+    Ok(Kept {
+        key: key.map(|key| decode(&key, "a profile key")).transpose()?,
+        told,
+        signed: signed.map(|signed| decode(&signed, "a profile")).transpose()?,
+        for_contacts: for_contacts.map(|content| decode(&content, "a profile")).transpose()?,
+        version,
+        claimed,
+    })
+}
+
+fn save(tx: &Tx<'_>, user: &UserName, kept: &Kept) -> Result<()> {
+    tx.sql().execute(
+        "INSERT OR REPLACE INTO profiles (user, key, told, profile, for_contacts, version, claimed)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+        params![
+            user.to_string(),
+            kept.key.as_ref().map(encode),
+            kept.told,
+            kept.signed.as_ref().map(encode),
+            kept.for_contacts.as_ref().map(encode),
+            integer(kept.version),
+            integer(kept.claimed)
+        ],
+    )?;
+    Ok(())
+}

@@ -1,0 +1,178 @@
+//! Profiles as lookups show them, and keys to them as devices tell them.
+
+use super::*;
+use crate::{options::Options, store::Store};
+use postern_protocol::{Payload, key::SigningKey, profile::Profile};
+
+struct World {
+    store: Store,
+    _directory: tempfile::TempDir,
+    phone: SigningKey,
+    founding: Transcript,
+    bob: UserName,
+}
+
+impl World {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        Self {
+            store: Store::create(directory.path(), &Options::default()).unwrap(),
+            _directory: directory,
+            phone: SigningKey::generate(),
+            founding: Transcript::new([1; 32]),
+            bob: "bob@example.org".parse().unwrap(),
+        }
+    }
+
+    fn signed(&self, incarnation: u32, version: u64, name: &str) -> SignedProfile {
+        let profile = Profile {
+            incarnation,
+            version,
+            discoverable: true,
+            display_name: name.to_owned(),
+            text: String::new(),
+            picture: None,
+            sealed: Payload::default(),
+        };
+        SignedProfile::sign(&self.founding, profile, &self.phone)
+    }
+
+    /// A lookup shows a profile of Bob, whose identity is of this incarnation.
+    fn see(&self, shown: &SignedProfile, incarnation: u32) {
+        let clients = [self.phone.public_key()];
+        self.store
+            .write(|tx| {
+                let sql = "SELECT EXISTS (SELECT 1 FROM eids)";
+                let is_new = !tx.sql().query_row(sql, [], |row| row.get::<_, bool>(0))?;
+                tx.sql().execute(
+                    "INSERT OR REPLACE INTO eids (user, pending, founder, founding, incarnation, epoch, transcript,
+                                                  public_group, seen, verified)
+                     VALUES (?1, 0, ?2, ?2, ?3, 0, ?2, x'', 0, 0)",
+                    params![self.bob.to_string(), self.founding.as_bytes(), incarnation],
+                )?;
+                seen(tx, &self.bob, shown, &self.founding, &clients, is_new)
+            })
+            .unwrap();
+    }
+
+    fn under(&self, version: u64, key: &ProfileKey, content: &ForContacts) -> SignedProfile {
+        let sealed = sealing::seal(key, &self.founding, content).unwrap();
+        let profile = Profile { sealed, ..self.signed(0, version, "Bob").profile };
+        SignedProfile::sign(&self.founding, profile, &self.phone)
+    }
+
+    fn told(&self, shared: &SharedProfileKey, source: Source) -> bool {
+        self.store.write(|tx| keep_key(tx, &self.bob, shared, source)).unwrap()
+    }
+
+    fn for_contacts(&self) -> Option<ForContacts> {
+        self.store.read(|tx| profile(tx, &self.bob)).unwrap().for_contacts
+    }
+
+    fn name(&self) -> String {
+        self.store.read(|tx| profile(tx, &self.bob)).unwrap().display_name
+    }
+
+    fn changes(&self) -> usize {
+        let events = self.store.read(crate::event::pending).unwrap();
+        events.iter().filter(|(_, event)| matches!(event, Event::DisplayName { .. })).count()
+    }
+}
+
+#[test]
+fn a_profile_counts_if_a_device_of_its_user_signed_it_and_never_goes_back() {
+    let world = World::new();
+    world.see(&world.signed(0, 3, "Bob"), 0);
+    assert_eq!((world.name().as_str(), world.changes()), ("Bob", 0));
+    world.see(&world.signed(0, 4, "Bobby"), 0);
+    assert_eq!((world.name().as_str(), world.changes()), ("Bobby", 1));
+    let honest = world.signed(0, 5, "Mallory");
+    let changed = Profile { display_name: "Mallory!".into(), ..honest.profile.clone() };
+    for forged in [
+        world.signed(0, 3, "Bob"),
+        world.signed(0, 4, "Mallory"),
+        world.signed(1, 1, "Mallory"),
+        SignedProfile { profile: changed, ..honest.clone() },
+        SignedProfile::sign(&Transcript::new([2; 32]), honest.profile.clone(), &world.phone),
+        SignedProfile::sign(&world.founding, honest.profile.clone(), &SigningKey::generate()),
+    ] {
+        world.see(&forged, 0);
+        assert_eq!((world.name().as_str(), world.changes()), ("Bobby", 1), "{forged:?}");
+    }
+    // After a reset versions begin anew.
+    world.see(&world.signed(1, 0, "Robert"), 1);
+    assert_eq!((world.name().as_str(), world.changes()), ("Robert", 2));
+}
+
+#[test]
+fn the_last_version_that_there_is_holds_nobody_up_once_its_device_was_removed() {
+    let mut world = World::new();
+    world.see(&world.signed(0, 1, "Bob"), 0);
+    world.see(&world.signed(0, u64::MAX, "Mallory"), 0);
+    assert_eq!(world.name(), "Mallory", "the device was Bob's");
+    world.phone = SigningKey::generate();
+    world.see(&world.signed(0, 2, "Bob"), 0);
+    assert_eq!((world.name().as_str(), world.changes()), ("Bob", 2));
+    world.see(&world.signed(0, 1, "Bobby"), 0);
+    assert_eq!(world.name(), "Bob", "of devices that are there no version goes back");
+}
+
+#[test]
+fn another_identity_of_the_name_begins_without_a_profile() {
+    let mut world = World::new();
+    world.see(&world.signed(0, 7, "Bob"), 0);
+    world.store.write(|tx| forget(tx, &world.bob)).unwrap();
+    assert_eq!(world.name(), "");
+    world.founding = Transcript::new([2; 32]);
+    world.see(&world.signed(0, 1, "Bartholomew"), 0);
+    assert_eq!(world.name(), "Bartholomew");
+}
+
+fn key(epoch: u64) -> SharedProfileKey {
+    let edition = Edition { incarnation: 0, epoch, number: 1 };
+    SharedProfileKey { edition, key: ProfileKey::generate() }
+}
+
+#[test]
+fn a_key_that_its_user_gave_is_replaced_by_a_later_one_of_the_user_only() {
+    let world = World::new();
+    let (first, second, third) = (key(1), key(2), key(3));
+    assert!(world.told(&second, Source::Told) && world.told(&third, Source::Told), "nothing is known");
+    assert!(world.told(&second, Source::User), "the user knows better");
+    assert!(!world.told(&third, Source::Told) && !world.told(&first, Source::User));
+    assert!(!world.told(&second, Source::User), "it is known");
+    assert!(world.told(&third, Source::User));
+    let secrets = world.store.read(|tx| lookup_secrets(tx, &world.bob)).unwrap();
+    assert_eq!(secrets, [third.key.lookup_secret()]);
+    // After a reset editions begin anew.
+    world.store.write(|tx| forget(tx, &world.bob)).unwrap();
+    assert!(world.told(&first, Source::User));
+}
+
+#[test]
+fn the_name_for_contacts_is_shown_once_there_is_a_key_and_stays_while_another_key_is_on_its_way() {
+    let world = World::new();
+    let (old, new) = (key(1), key(2));
+    let named = |name: &str| ForContacts { display_name: name.into(), text: String::new() };
+    world.see(&world.under(1, &old.key, &named("Bobby")), 0);
+    assert_eq!((world.for_contacts(), world.changes()), (None, 0));
+    world.told(&old, Source::User);
+    assert_eq!((world.for_contacts(), world.changes()), (Some(named("Bobby")), 1));
+    world.see(&world.under(2, &new.key, &named("Bobby")), 0);
+    assert_eq!((world.for_contacts(), world.changes()), (Some(named("Bobby")), 1), "nothing changed");
+    world.told(&new, Source::User);
+    assert_eq!(world.changes(), 1);
+    world.see(&world.under(3, &new.key, &named("Rob")), 0);
+    assert_eq!((world.for_contacts(), world.changes()), (Some(named("Rob")), 2));
+}
+
+#[test]
+fn a_later_version_that_a_device_tells_is_asked_for_once() {
+    let world = World::new();
+    world.see(&world.signed(0, 3, "Bob"), 0);
+    let is_asked = |version| world.store.write(|tx| claimed(tx, &world.bob, 0, version)).unwrap();
+    assert!(!is_asked(3), "it was seen");
+    assert!(is_asked(4));
+    assert!(!is_asked(4));
+    assert!(is_asked(5));
+}

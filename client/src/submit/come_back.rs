@@ -1,0 +1,221 @@
+//! Following a group, and coming back into one that this device cannot follow any more (DS-7): after commits were lost,
+//! or after the DS was restored to an earlier state (QS-12).
+
+use std::time::Duration;
+
+use postern_protocol::{ds::GroupId, mls::DeliveryAddress, qs::QueueKind};
+
+use super::{ATTEMPTS, Fate};
+use crate::{
+    clock::Deadline,
+    error::{Error, Result, goes_on},
+    event::Event,
+    group::{self, Differences, GroupState, Kind, strayed},
+    identity, mailbox,
+    session::Session,
+    store::{Step, Tx},
+};
+
+/// How long changes of a group that are on their way from another homeserver are waited for.
+const ON_THE_WAY: Duration = Duration::from_secs(3);
+
+impl Session {
+    /// Makes sure that this device follows the group; where it does not, tries to come back unless it
+    /// did so lately.
+    ///
+    /// # Errors
+    /// [`Error::CannotFollow`].
+    pub(super) async fn be_current(&self, step: &Step<'_>, id: &GroupId) -> Result<()> {
+        if self.store.read(|tx| group::is_entering(tx, id))? {
+            self.enter(step, id).await?;
+        }
+        let state = |tx: &Tx<'_>| {
+            let is_to_go = GroupState::load(tx, id)?.is_to_go();
+            Ok((strayed::state(tx, id)?, strayed::may_try(tx, id)?, is_to_go))
+        };
+        let tries = match self.store.read(state)? {
+            (strayed::State::Follows | strayed::State::Behind, ..) | (strayed::State::Doubtful, _, false) => {
+                return Ok(());
+            }
+            (strayed::State::Doubtful, ..) => true,
+            (strayed::State::Strayed, may_try, _) => may_try,
+            (strayed::State::ByHand, ..) => false,
+        };
+        if tries {
+            self.come_back(step, id).await.map_err(|error| {
+                // It was no refusal of what the caller wants.
+                if error.is_final() { Error::CannotFollow } else { error }
+            })?;
+        }
+        match self.store.read(|tx| strayed::state(tx, id))? {
+            strayed::State::Follows | strayed::State::Doubtful | strayed::State::Behind => Ok(()),
+            strayed::State::Strayed | strayed::State::ByHand => Err(Error::CannotFollow),
+        }
+    }
+
+    /// Looks whether this device still follows a group, and comes back if not.
+    ///
+    /// # Errors
+    /// Where it is not known for good that it cannot come back, the next step tries again; else a later
+    /// one does.
+    pub(crate) async fn come_back(&self, step: &Step<'_>, id: &GroupId) -> Result<()> {
+        let done = match self.store.read(|tx| strayed::state(tx, id))? {
+            strayed::State::Doubtful | strayed::State::Behind => self.look(step, id).await,
+            _ => self.rejoin(step, id, &Differences::default()).await,
+        };
+        if let Err(Error::Strangers(differences)) = &done {
+            // Not silently: a person decides whether to take the group as it is now.
+            return self.store.write(|tx| {
+                strayed::leave_to_person(tx, id)?;
+                Event::Strangers {
+                    group: id.clone(),
+                    strangers: differences.strangers.clone(),
+                    admins: differences.admins.clone(),
+                    removed: differences.removed.clone(),
+                }
+                .record(tx)
+            });
+        }
+        if let Err(error) = &done
+            && error.is_final()
+        {
+            self.store.write(|tx| {
+                let members = match GroupState::load(tx, id) {
+                    Err(Error::NotMember) => return Ok(()),
+                    group => group?.size(),
+                };
+                strayed::failed(tx, id, members, error, &self.options)
+            })?;
+        }
+        done
+    }
+
+    /// Compares a group with what the DS has of it: this device cannot follow where commits are
+    /// missing, and cannot commit where the DS waits for a proposal that this device does not have. A DS that was
+    /// restored to an earlier state (QS-12) is behind this device, or went another way since.
+    async fn look(&self, step: &Step<'_>, id: &GroupId) -> Result<()> {
+        let known = match self.store.read(|tx| GroupState::load(tx, id)) {
+            Err(Error::NotMember) => None,
+            group => Some(group?.epoch()),
+        };
+        let current = self.fetch_current(id).await?;
+        let epoch = GroupState::epoch_of(&current)?;
+        // All that led there is in the queue, unless it was lost.
+        self.drain(step, QueueKind::Group).await?;
+        let is_behind = |group: &GroupState| {
+            let has_proposals = group.pending_proposals() >= current.proposals.len();
+            !group.is_to_go() && (group.epoch() < epoch || group.epoch() == epoch && !has_proposals)
+        };
+        if self.misses_what_is_on_the_way(step, id, is_behind).await?
+            && self.store.write(|tx| strayed::wait(tx, id))?
+        {
+            return Ok(());
+        }
+        let follows = self.store.write(|tx| {
+            let group = match GroupState::load(tx, id) {
+                Err(Error::NotMember) => return Ok(true),
+                group => group?,
+            };
+            // This device knew no later epoch than the DS then had, and each epoch has one tree.
+            let was_restored = known.is_some_and(|known| known > epoch)
+                || group.epoch() == epoch && !group.has_tree(&current.ratchet_tree)?;
+            let follows = !was_restored
+                && (group.epoch() > epoch
+                    || group.epoch() == epoch && group.pending_proposals() >= current.proposals.len());
+            let reason = match follows {
+                true if !group.is_to_go() => {
+                    strayed::clear(tx, id)?;
+                    return Ok(true);
+                }
+                true => "the server wants to remove this device, which is still in use",
+                false if was_restored => "the server was restored to an earlier state of the group",
+                false => "messages of the group were lost",
+            };
+            strayed::note(tx, id, (strayed::State::Strayed, group.size()), reason, &self.options)?;
+            Ok(false)
+        })?;
+        let may_try = self.store.read(|tx| strayed::may_try(tx, id))?;
+        if follows || !may_try { Ok(()) } else { self.rejoin(step, id, &Differences::default()).await }
+    }
+
+    /// Waits while this device is behind a group at another homeserver, whose messages may come later than its answers.
+    /// Returns whether it still is, and may catch up; false for a group at the own homeserver, where all that an answer
+    /// tells of is in the queue.
+    pub(super) async fn misses_what_is_on_the_way(
+        &self,
+        step: &Step<'_>,
+        id: &GroupId,
+        is_behind: impl Fn(&GroupState) -> bool,
+    ) -> Result<bool> {
+        if *id.domain() == self.api.origin {
+            return Ok(false);
+        }
+        let deadline = Deadline::after(ON_THE_WAY);
+        loop {
+            let misses = self.store.read(|tx| {
+                let strayed =
+                    matches!(strayed::state(tx, id)?, strayed::State::Strayed | strayed::State::ByHand);
+                match GroupState::load(tx, id) {
+                    Err(Error::NotMember) => Ok(false),
+                    group => Ok(!strayed && is_behind(&group?)),
+                }
+            })?;
+            if !misses || deadline.is_over() {
+                return Ok(misses);
+            }
+            let dequeued = self.poll(QueueKind::Group, deadline.left()).await?;
+            self.process(step, QueueKind::Group, &dequeued).await?;
+        }
+    }
+
+    /// Comes back into a group by external commit (DS-7), for a client that cannot follow any more.
+    ///
+    /// # Errors
+    /// [`Error::Strangers`] where the group differs by more than a person accepted.
+    pub(crate) async fn rejoin(&self, step: &Step<'_>, id: &GroupId, accepted: &Differences) -> Result<()> {
+        // Messages that can still be read are read now: afterwards none of them can be.
+        self.drain(step, QueueKind::Group).await?;
+        // The address of before may be gone, or known to lead to a device that is to be removed.
+        let delivery = self.new_address().await?;
+        let done = self.rejoin_at(step, id, accepted, &delivery).await;
+        self.store.write(|tx| match GroupState::load(tx, id) {
+            Ok(group) if group.delivery_address() == Some(delivery.address) => Ok(()),
+            _ => mailbox::revoke_later(tx, &delivery.address),
+        })?;
+        done
+    }
+
+    async fn rejoin_at(
+        &self,
+        step: &Step<'_>,
+        id: &GroupId,
+        accepted: &Differences,
+        delivery: &DeliveryAddress,
+    ) -> Result<()> {
+        for _ in 0..ATTEMPTS {
+            // The answer to an earlier one may have been lost.
+            if self.store.read(|tx| GroupState::awaits(tx, id, Kind::Rejoin))? {
+                match self.settle(step, id).await?.of(Kind::Rejoin) {
+                    Some(Fate::Accepted(_)) => return Ok(()),
+                    Some(Fate::Refused(problem)) => return Err(problem.clone().into()),
+                    Some(Fate::Over) => return Err(Error::NotMember),
+                    // Somebody committed in between: once more from there.
+                    Some(Fate::Late) | None => {}
+                }
+                if self.store.read(|tx| strayed::state(tx, id))? == strayed::State::Follows {
+                    return Ok(());
+                }
+            }
+            let current = self.fetch_current(id).await?;
+            let unknown =
+                self.store.read(|tx| GroupState::load(tx, id)?.unconfirmed_strangers(tx, &current))?;
+            for user in unknown {
+                goes_on(identity::look_up(&self.api, &self.store, &user).await.map(drop))?;
+            }
+            // Messages that came meanwhile are read, too: only those are lost that come until the DS has the commit.
+            self.drain(step, QueueKind::Group).await?;
+            self.store.write(|tx| GroupState::load(tx, id)?.rejoin(tx, &current, accepted, delivery))?;
+        }
+        Err(Error::Contended(ATTEMPTS))
+    }
+}

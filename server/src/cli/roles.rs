@@ -1,0 +1,288 @@
+//! The roles of a database in a backup, as data: nothing that a role's name or setting holds is ever executed as it stands
+//! (OPS-3). Every role may give itself settings in every database of its cluster, of any text.
+//!
+//! They are Postern's own roles, their members, and all roles that own something in the database or may do something with
+//! it: without passwords, and without superusers, since a restore makes nobody one.
+
+use anyhow::Context;
+use serde::{Deserialize, Serialize};
+use tokio_postgres::Client;
+
+use crate::database::DatabaseError;
+
+/// Settings that are lists of names, which PostgreSQL keeps as they are written.
+const LISTS: [&str; 5] = [
+    "search_path",
+    "temp_tablespaces",
+    "local_preload_libraries",
+    "session_preload_libraries",
+    "unix_socket_directories",
+];
+
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Roles {
+    roles: Vec<Role>,
+    memberships: Vec<Membership>,
+    settings: Vec<Setting>,
+    rights: Vec<Right>,
+}
+
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Role {
+    name: String,
+    login: bool,
+    inherit: bool,
+    create_databases: bool,
+    create_roles: bool,
+    connection_limit: i32,
+    valid_until: Option<String>,
+}
+
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Membership {
+    role: String,
+    member: String,
+    admin: bool,
+    /// `None`: the backup is of PostgreSQL 15, where roles inherit or do not.
+    #[serde(default)]
+    inherit: Option<bool>,
+    /// As `inherit`.
+    #[serde(default)]
+    set: Option<bool>,
+}
+
+/// A setting in the database.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Setting {
+    /// `None`: it is everybody's.
+    role: Option<String>,
+    name: String,
+    value: String,
+}
+
+/// A right on the database.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Right {
+    role: String,
+    privilege: String,
+    grantable: bool,
+}
+
+impl Roles {
+    /// Reads the roles as a superuser.
+    pub async fn of(client: &Client) -> anyhow::Result<Self> {
+        let row = client.query_one(READ, &[]).await.map_err(DatabaseError::from)?;
+        serde_json::from_str(row.get(0)).context("the roles of the database cannot be read")
+    }
+
+    /// Makes the roles that are missing, and gives all of them their memberships and settings in the database; each statement
+    /// can be repeated. Returns what had to be left out, in words.
+    ///
+    /// # Errors
+    /// A role cannot be made.
+    pub async fn make(&self, client: &Client) -> anyhow::Result<Vec<String>> {
+        for role in &self.roles {
+            role.make(client).await.with_context(|| format!("cannot make the role {:?}", role.name))?;
+        }
+        let mut left_out = Vec::new();
+        let mut expect = |what: String, done: Result<(), DatabaseError>| {
+            if let Err(error) = done {
+                left_out.push(format!("{what} ({error})"));
+            }
+        };
+        let has_options = "SELECT current_setting('server_version_num')::integer >= 160000";
+        let has_options: bool = client.query_one(has_options, &[]).await.map_err(DatabaseError::from)?.get(0);
+        for membership in &self.memberships {
+            let Membership { role, member, .. } = membership;
+            let done = execute(client, &membership.grant(has_options), &[role, member]).await;
+            expect(format!("the membership of {member:?} in {role:?}"), done);
+        }
+        for setting in &self.settings {
+            let whose = setting.role.as_ref().map_or("everybody".to_owned(), |role| format!("{role:?}"));
+            expect(format!("the setting {:?} of {whose}", setting.name), setting.make(client).await);
+        }
+        Ok(left_out)
+    }
+
+    /// Gives the roles their rights on the database, which let them in: once everything else is there. Returns what had to be
+    /// left out, in words.
+    pub async fn make_rights(&self, client: &Client) -> Vec<String> {
+        let mut left_out = Vec::new();
+        for right in &self.rights {
+            if let Err(error) = right.make(client).await {
+                left_out.push(format!("the right {} of {:?} ({error})", right.privilege, right.role));
+            }
+        }
+        left_out
+    }
+}
+
+impl Membership {
+    /// The statement that makes it. `has_options`: PostgreSQL is 16 or later.
+    fn grant(&self, has_options: bool) -> String {
+        match (self.inherit, self.set, self.admin) {
+            (Some(inherit), Some(set), admin) if has_options => {
+                format!("GRANT %I TO %I WITH ADMIN {admin}, INHERIT {inherit}, SET {set}")
+            }
+            (_, _, true) => "GRANT %I TO %I WITH ADMIN OPTION".to_owned(),
+            (_, _, false) => "GRANT %I TO %I".to_owned(),
+        }
+    }
+}
+
+impl Role {
+    async fn make(&self, client: &Client) -> Result<(), DatabaseError> {
+        let exists = "SELECT EXISTS (SELECT FROM pg_roles r WHERE r.rolname = $1)";
+        if client.query_one(exists, &[&self.name]).await?.get(0) {
+            return Ok(());
+        }
+        let option = |is: bool, name: &str| if is { name.to_owned() } else { format!("NO{name}") };
+        let options = [
+            option(self.login, "LOGIN"),
+            option(self.inherit, "INHERIT"),
+            option(self.create_databases, "CREATEDB"),
+            option(self.create_roles, "CREATEROLE"),
+            format!("CONNECTION LIMIT {}", self.connection_limit),
+        ];
+        let template = format!("CREATE ROLE %I {}", options.join(" "));
+        match &self.valid_until {
+            None => execute(client, &template, &[&self.name]).await,
+            Some(day) => execute(client, &format!("{template} VALID UNTIL %L"), &[&self.name, day]).await,
+        }
+    }
+}
+
+impl Setting {
+    async fn make(&self, client: &Client) -> Result<(), DatabaseError> {
+        let database = database(client).await?;
+        let Self { role, name, value } = self;
+        let of =
+            if role.is_some() { "ALTER ROLE %I IN DATABASE %I SET %I" } else { "ALTER DATABASE %I SET %I" };
+        let mut names: Vec<&str> = role.iter().map(String::as_str).collect();
+        names.extend([database.as_str(), name]);
+        if !LISTS.contains(&name.as_str()) {
+            names.push(value);
+            return execute(client, &format!("{of} = %L"), &names).await;
+        }
+        // A list is no string: PostgreSQL takes it from the transaction's own setting, as it is.
+        let alter = formatted(client, &format!("{of} FROM CURRENT"), &names).await?;
+        let set = formatted(client, "PERFORM pg_catalog.set_config(%L, %L, true)", &[name, value]).await?;
+        execute(client, "DO %L", &[&format!("BEGIN {set}; {alter}; END")]).await
+    }
+}
+
+impl Right {
+    async fn make(&self, client: &Client) -> Result<(), DatabaseError> {
+        // A database has no other privileges.
+        let privilege = match self.privilege.as_str() {
+            "CONNECT" => "CONNECT",
+            "CREATE" => "CREATE",
+            "TEMPORARY" => "TEMPORARY",
+            _ => return Ok(()),
+        };
+        let option = if self.grantable { " WITH GRANT OPTION" } else { "" };
+        let template = format!("GRANT {privilege} ON DATABASE %I TO %I{option}");
+        execute(client, &template, &[&database(client).await?, &self.role]).await
+    }
+}
+
+async fn database(client: &Client) -> Result<String, DatabaseError> {
+    Ok(client.query_one("SELECT current_database()::text", &[]).await?.get(0))
+}
+
+/// A statement with its names (`%I`) and texts (`%L`) in it, quoted by PostgreSQL.
+async fn formatted(client: &Client, template: &str, arguments: &[&str]) -> Result<String, DatabaseError> {
+    let sql = "SELECT format($1::text, VARIADIC $2::text[])";
+    Ok(client.query_one(sql, &[&template, &arguments]).await?.get(0))
+}
+
+/// Executes a statement with its names (`%I`) and texts (`%L`) in it.
+pub async fn execute(client: &Client, template: &str, arguments: &[&str]) -> Result<(), DatabaseError> {
+    let statement = formatted(client, template, arguments).await?;
+    Ok(client.batch_execute(&statement).await?)
+}
+
+const READ: &str = "
+    WITH RECURSIVE here AS (
+        SELECT d.oid, d.datacl FROM pg_database d WHERE d.datname = current_database()
+    ), used AS (
+        SELECT r.oid FROM pg_roles r
+         WHERE r.rolname IN ('postern_owner', 'postern_server', 'postern_operator', 'postern_monitor',
+                             'postern_backup')
+         UNION
+        SELECT d.refobjid FROM pg_shdepend d, here
+         WHERE d.refclassid = 'pg_authid'::regclass
+           AND (d.dbid = here.oid OR d.dbid = 0 AND d.classid = 'pg_database'::regclass AND d.objid = here.oid)
+         UNION
+        SELECT s.setrole FROM pg_db_role_setting s, here WHERE s.setdatabase = here.oid
+         UNION
+        SELECT m.member FROM pg_auth_members m JOIN used u ON m.roleid = u.oid
+    ), roles AS (
+        SELECT r.* FROM pg_roles r JOIN used u ON u.oid = r.oid
+         WHERE NOT r.rolsuper AND r.rolname !~ '^pg_'
+    ), members AS (
+        SELECT g.rolname AS role, r.rolname AS member, bool_or(m.admin_option) AS admin,
+               -- From PostgreSQL 16 on.
+               bool_or((to_jsonb(m) ->> 'inherit_option')::boolean) AS inherit,
+               bool_or((to_jsonb(m) ->> 'set_option')::boolean) AS set
+          FROM pg_auth_members m
+          JOIN roles r ON r.oid = m.member
+          JOIN pg_roles g ON g.oid = m.roleid
+         WHERE g.oid IN (SELECT a.oid FROM roles a) OR g.rolname ~ '^pg_'
+         GROUP BY g.rolname, r.rolname
+    ), settings AS (
+        SELECT r.rolname AS role, c.place,
+               split_part(c.setting, '=', 1) AS name, substr(c.setting, strpos(c.setting, '=') + 1) AS value
+          FROM here
+          JOIN pg_db_role_setting s ON s.setdatabase = here.oid
+         CROSS JOIN LATERAL unnest(s.setconfig) WITH ORDINALITY AS c (setting, place)
+          LEFT JOIN roles r ON r.oid = s.setrole
+         WHERE (s.setrole = 0 OR r.oid IS NOT NULL)
+           -- The mark of a restore is left out: it is about this database.
+           AND NOT starts_with(c.setting, 'postern_restore.')
+    ), rights AS (
+        SELECT r.rolname AS role, a.privilege_type AS privilege, a.is_grantable AS grantable
+          FROM here
+         CROSS JOIN LATERAL aclexplode(here.datacl) a
+          JOIN roles r ON r.oid = a.grantee
+         -- The restore lets Postern's own roles in itself, as its last step.
+         WHERE r.rolname <> 'postern_server'
+           AND NOT (r.rolname IN ('postern_operator', 'postern_monitor', 'postern_backup') AND a.privilege_type = 'CONNECT')
+    )
+    SELECT jsonb_build_object(
+        'roles', (SELECT coalesce(jsonb_agg(jsonb_build_object(
+                             'name', r.rolname, 'login', r.rolcanlogin, 'inherit', r.rolinherit,
+                             'create_databases', r.rolcreatedb, 'create_roles', r.rolcreaterole,
+                             'connection_limit', r.rolconnlimit,
+                             'valid_until', to_char(r.rolvaliduntil AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SSOF'))
+                         ORDER BY r.rolname), '[]') FROM roles r),
+        'memberships', (SELECT coalesce(jsonb_agg(jsonb_build_object('role', m.role, 'member', m.member, 'admin', m.admin,
+                                                                     'inherit', m.inherit, 'set', m.set)
+                               ORDER BY m.role, m.member), '[]') FROM members m),
+        'settings', (SELECT coalesce(jsonb_agg(jsonb_build_object('role', s.role, 'name', s.name, 'value', s.value)
+                            ORDER BY s.role, s.place), '[]') FROM settings s),
+        'rights', (SELECT coalesce(jsonb_agg(jsonb_build_object('role', r.role, 'privilege', r.privilege,
+                                                                'grantable', r.grantable)
+                          ORDER BY r.role, r.privilege), '[]') FROM rights r))::text";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_member_that_does_not_inherit_does_not_after_a_restore() {
+        let member = |inherit| Membership {
+            role: "postern_operator".to_owned(),
+            member: "alice".to_owned(),
+            admin: false,
+            inherit,
+            set: Some(true),
+        };
+        assert_eq!(
+            member(Some(false)).grant(true),
+            "GRANT %I TO %I WITH ADMIN false, INHERIT false, SET true"
+        );
+        assert_eq!(member(Some(false)).grant(false), "GRANT %I TO %I");
+        assert_eq!(member(None).grant(true), "GRANT %I TO %I");
+    }
+}

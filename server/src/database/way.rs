@@ -1,0 +1,250 @@
+//! The way to PostgreSQL that a connection string describes, with TLS as it asks for (OPS-8). The driver knows three of
+//! libpq's values of `sslmode` and no certificates; the rest is here and in `connection_string`, with libpq's meaning,
+//! except that a server is known by the names in its certificate's subjectAltName only.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::{Context, bail};
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, Error as TlsError, RootCertStore, SignatureScheme,
+    client::{
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+        verify_server_cert_signed_by_trust_anchor, verify_server_name,
+    },
+    crypto::{CryptoProvider, verify_tls13_signature},
+    pki_types::{CertificateDer, ServerName, UnixTime},
+    server::ParsedCertificate,
+};
+use tokio_postgres::{
+    Client, Config, Connection, Error, Socket,
+    config::{Host, SslMode},
+    tls::MakeTlsConnect,
+};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use super::{
+    DatabaseError,
+    connection_string::{Parameters, split},
+};
+use crate::{config::ConnectionString, tls};
+
+/// A connection to PostgreSQL, with TLS or without.
+pub type PostgresConnection = Connection<Socket, <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream>;
+
+/// The protocol inside TLS, for `sslnegotiation=direct`.
+const PROTOCOL: &[u8] = b"postgresql";
+/// The value of `sslrootcert` that stands for the authorities that this system trusts.
+const SYSTEM: &str = "system";
+/// The idle time of a superuser's session after which the network is asked for a sign of life.
+const KEEPALIVE: Duration = Duration::from_secs(60);
+/// The file of authorities in the user's home directory, where the connection string names none.
+const HOME_AUTHORITIES: &str = ".postgresql/root.crt";
+
+/// The way to one PostgreSQL. Cheap to clone.
+#[derive(Clone)]
+pub struct Way {
+    pub config: Config,
+    tls: MakeRustlsConnect,
+}
+
+/// How much of a server is verified, as libpq's `sslmode` says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Disable,
+    Prefer,
+    Require,
+    VerifyCa,
+    VerifyFull,
+}
+
+/// Opens a session by the connection string for a superuser, of this name in PostgreSQL.
+///
+/// # Errors
+/// A string that is none, a database that does not answer or lets nobody in by it.
+pub async fn connect_as_superuser(admin_url: &ConnectionString, name: &str) -> anyhow::Result<Client> {
+    let mut way = Way::of(admin_url).context("database.admin_url is not a valid connection string")?;
+    // It may be idle for hours during a dump, and routers forget such connections.
+    way.config.application_name(name).keepalives_idle(KEEPALIVE);
+    let (client, connection) =
+        way.connect().await.map_err(DatabaseError::from).context("cannot connect with database.admin_url")?;
+    tokio::spawn(connection);
+    Ok(client)
+}
+
+impl Way {
+    /// The way that a connection string describes.
+    ///
+    /// # Errors
+    /// A connection string that does not parse, or asks for what there is not; certificates that cannot be read.
+    pub fn of(url: &ConnectionString) -> Result<Self, DatabaseError> {
+        let (text, parameters) = split(url.as_str());
+        let mut config: Config = text.parse()?;
+        let (mode, tls) = parameters.tls().map_err(|error| DatabaseError::Settings(format!("{error:#}")))?;
+        // As for libpq, an address is the server's name where there is no other.
+        if config.get_hosts().is_empty() {
+            for address in config.get_hostaddrs().to_vec() {
+                config.host(address.to_string());
+            }
+        }
+        let is_local = config.get_hosts().iter().all(|host| matches!(host, Host::Unix(_)));
+        config.ssl_mode(match mode {
+            _ if is_local => SslMode::Disable,
+            Mode::Disable => SslMode::Disable,
+            Mode::Prefer => SslMode::Prefer,
+            Mode::Require | Mode::VerifyCa | Mode::VerifyFull => SslMode::Require,
+        });
+        Ok(Self { config, tls: MakeRustlsConnect::new(tls) })
+    }
+
+    /// The caller polls the connection.
+    ///
+    /// # Errors
+    /// A database that is not there, or refuses.
+    pub async fn connect(&self) -> Result<(Client, PostgresConnection), Error> {
+        self.config.connect(self.tls.clone()).await
+    }
+}
+
+impl Parameters {
+    fn tls(&self) -> anyhow::Result<(Mode, ClientConfig)> {
+        let is_system = self.authorities.as_deref() == Some(SYSTEM);
+        let mode = match self.mode.as_deref() {
+            None if is_system => Mode::VerifyFull,
+            None | Some("prefer") => Mode::Prefer,
+            Some("disable") => Mode::Disable,
+            Some("require") => Mode::Require,
+            Some("verify-ca") => Mode::VerifyCa,
+            Some("verify-full") => Mode::VerifyFull,
+            Some("allow") => bail!("sslmode=allow is not supported: use prefer"),
+            Some(_) => bail!("sslmode is one of disable, prefer, require, verify-ca and verify-full"),
+        };
+        if is_system && mode != Mode::VerifyFull {
+            bail!(
+                "sslrootcert=system needs sslmode=verify-full: anybody can have a certificate of an authority"
+            );
+        }
+        let authorities = match (&self.authorities, mode) {
+            (_, Mode::Disable) | (None, Mode::Prefer | Mode::Require) => None,
+            (Some(_), _) if is_system => Some(tls::system_authorities()),
+            (Some(file), _) => {
+                Some(tls::authorities(file.as_ref()).context("sslrootcert names no file of authorities")?)
+            }
+            (None, Mode::VerifyCa | Mode::VerifyFull) => {
+                let file = std::env::home_dir().unwrap_or_default().join(HOME_AUTHORITIES);
+                let mend = "sslmode=verify-ca and verify-full need authorities: give sslrootcert=FILE, or sslrootcert=system";
+                Some(tls::authorities(&file).context(mend)?)
+            }
+        };
+        let provider = tls::provider();
+        let verifier = Verifier {
+            roots: authorities.clone().map(tls::roots),
+            authorities: authorities.unwrap_or_default(),
+            by_name: mode == Mode::VerifyFull,
+            provider: provider.clone(),
+        };
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(tls::VERSIONS)?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(verifier));
+        let mut config = match (&self.certificate, &self.key) {
+            (None, None) => config.with_no_client_auth(),
+            (Some(certificate), Some(key)) => {
+                let read = |file: &str| std::fs::read(file).with_context(|| format!("cannot read {file}"));
+                let chain = tls::certificates(&read(certificate)?).context("sslcert")?;
+                let key = tls::private_key(&read(key)?).context("sslkey")?;
+                config.with_client_auth_cert(chain, key).context("sslcert and sslkey")?
+            }
+            _ => bail!("sslcert and sslkey go together: give both, or neither"),
+        };
+        config.alpn_protocols = vec![PROTOCOL.to_vec()];
+        Ok((mode, config))
+    }
+}
+
+/// Verifies a server as far as its connection string asks.
+#[derive(Debug)]
+struct Verifier {
+    /// None: any certificate will do.
+    roots: Option<RootCertStore>,
+    authorities: Vec<CertificateDer<'static>>,
+    by_name: bool,
+    provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server: &ServerName<'_>,
+        _: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, TlsError> {
+        let Some(roots) = &self.roots else { return Ok(ServerCertVerified::assertion()) };
+        let certificate = ParsedCertificate::try_from(leaf)?;
+        let algorithms = self.provider.signature_verification_algorithms.all;
+        match verify_server_cert_signed_by_trust_anchor(&certificate, roots, intermediates, now, algorithms) {
+            // A certificate that vouches for itself, in the file itself, is no end of a chain to the library. It has
+            // looked at its time by then.
+            Err(TlsError::InvalidCertificate(
+                CertificateError::Other(_) | CertificateError::UnknownIssuer,
+            )) if self.authorities.contains(leaf) => {}
+            verified => verified?,
+        }
+        if self.by_name {
+            verify_server_name(&certificate, server)?;
+        }
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, TlsError> {
+        Err(TlsError::General("TLS 1.2 is not spoken".to_owned()))
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, TlsError> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls13_signature(message, leaf, signature, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn way(url: &str) -> Result<Way, DatabaseError> {
+        Way::of(&ConnectionString::new(url))
+    }
+
+    #[test]
+    fn a_mode_means_what_it_means_to_libpq() {
+        let mode = |url: &str| way(url).unwrap().config.get_ssl_mode();
+        assert_eq!(mode("host=db user=x"), SslMode::Prefer);
+        assert_eq!(mode("host=db sslmode=require"), SslMode::Require);
+        assert_eq!(mode("postgresql://db/x?sslmode=disable"), SslMode::Disable);
+        assert_eq!(mode("host=/run/postgresql sslmode=require"), SslMode::Disable, "a socket has no TLS");
+        assert_eq!(mode("host=db sslrootcert=system"), SslMode::Require, "verify-full");
+        for refused in [
+            "host=db sslmode=allow",
+            "host=db sslmode=verify",
+            "host=db sslmode=verify-full sslrootcert=/nowhere/root.crt",
+            "host=db sslmode=require sslrootcert=system",
+            "host=db sslmode=require sslcert=/nowhere/client.crt",
+        ] {
+            assert!(matches!(way(refused), Err(DatabaseError::Settings(_))), "{refused}");
+        }
+    }
+}

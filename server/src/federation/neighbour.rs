@@ -1,0 +1,198 @@
+//! Calls to the homeserver of another domain: signed by a key of this one (FED-3), at the address that its description
+//! gives, within bounds of time and size. Where the other one does not know this one's keys, this one introduces itself.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use postern_api::{BoxError, Carried, Error, Http, Limits, Request, Response, TooLong, Transport};
+use postern_protocol::{
+    federation::{Description, IntroduceServer},
+    name::Domain,
+    problem::{Problem, ProblemType},
+};
+use tokio::select;
+
+use super::{
+    Federation,
+    discovery::{DiscoveryError, Found},
+    places::AnswerMemory,
+};
+use crate::http::Failure;
+
+/// The homeserver of another domain, as its description says.
+#[derive(Clone)]
+pub struct Neighbour {
+    pub domain: Domain,
+    pub description: Description,
+    http: Http,
+}
+
+/// The way to another homeserver. Answers take memory from the place of the request that they are for, if it has one.
+struct Way {
+    /// None: other homeservers are out of reach.
+    client: Option<reqwest::Client>,
+    memory: Option<AnswerMemory>,
+}
+
+impl fmt::Debug for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Way(…)")
+    }
+}
+
+impl Transport for Way {
+    fn carry(&self, request: http::Request<Vec<u8>>, limits: Limits) -> Carried<'_> {
+        Box::pin(async move {
+            let client = self.client.as_ref().ok_or("no authority is known by which it could be verified")?;
+            let mut request = reqwest::Request::try_from(request)?;
+            *request.timeout_mut() = Some(limits.time);
+            let mut answer = client.execute(request).await.map_err(reqwest::Error::without_url)?;
+            let mut response = http::Response::new(Vec::new());
+            *response.status_mut() = answer.status();
+            *response.headers_mut() = std::mem::take(answer.headers_mut());
+            let mut memory = self.memory.as_ref().map(AnswerMemory::for_answer);
+            loop {
+                let evicted = async {
+                    match &memory {
+                        Some(memory) => memory.evicted().await,
+                        None => std::future::pending().await,
+                    }
+                };
+                let part = select! {
+                    part = answer.chunk() => part.map_err(reqwest::Error::without_url)?,
+                    failure = evicted => return Err(no_memory(failure)),
+                };
+                let Some(part) = part else { break };
+                let length = response.body().len() + part.len();
+                if length > limits.bytes {
+                    return Err(BoxError::from(TooLong(limits.bytes)));
+                }
+                if let Some(memory) = &mut memory {
+                    memory.grow_to(length).await.map_err(no_memory)?;
+                }
+                response.body_mut().extend_from_slice(&part);
+            }
+            Ok(response)
+        })
+    }
+}
+
+/// This server has no memory for the answer: that says nothing of the other one.
+#[derive(Debug, thiserror::Error)]
+#[error("no memory for the answer of another homeserver")]
+struct NoMemory;
+
+fn no_memory(failure: Failure) -> BoxError {
+    tracing::debug!("{NoMemory}: {failure}");
+    NoMemory.into()
+}
+
+impl Federation {
+    /// The homeserver of another domain, after a look at it if one is due. Its answers take `memory`, if the request has a
+    /// place.
+    ///
+    /// # Errors
+    /// [`DiscoveryError`].
+    pub(super) async fn neighbour(
+        &self,
+        domain: &Domain,
+        found: Found,
+        memory: Option<AnswerMemory>,
+    ) -> Result<Neighbour, DiscoveryError> {
+        let description = Description::from_json(&self.discover(domain, found).await?)?;
+        let way = Way { client: self.client.clone(), memory };
+        let http = Http::through(&description.base_url, way).map_err(|_| DiscoveryError::BaseUrl)?;
+        Ok(Neighbour { domain: domain.clone(), description, http })
+    }
+
+    /// Sends a request to another homeserver, signed by this one, and takes no refusal.
+    ///
+    /// # Errors
+    /// As [`Self::exchange`], and [`Http::send_once`].
+    pub(super) async fn call(&self, neighbour: &Neighbour, request: Request) -> Result<Response, Error> {
+        self.exchange(neighbour, request).await?.accepted()
+    }
+
+    /// Sends a request to another homeserver, signed by this one, once; and once more if that one did not know this one's
+    /// keys and does now. Takes whatever answer comes.
+    ///
+    /// # Errors
+    /// A lack of keys as [`Error::UnexpectedAnswer`], an introduction that is refused; and as [`Http::exchange`].
+    pub(super) async fn exchange(&self, neighbour: &Neighbour, request: Request) -> Result<Response, Error> {
+        let answer = self.send(neighbour, &request).await?;
+        if answer.problem().is_none_or(|problem| problem.kind != ProblemType::NotAllowed) {
+            return Ok(answer);
+        }
+        let introduced = self.introduced.to(&neighbour.domain);
+        let mut last = introduced.lock().await;
+        if last.is_none_or(|at| at.elapsed() >= INTRODUCTIONS) {
+            *last = Some(Instant::now());
+            let introduction = IntroduceServer { domain: self.home.domain.clone() };
+            self.send(neighbour, &Request::post("/homeservers").cbor(&introduction)).await?.accepted()?;
+        }
+        drop(last);
+        self.send(neighbour, &request).await
+    }
+
+    async fn send(&self, neighbour: &Neighbour, request: &Request) -> Result<Response, Error> {
+        let keys = self.server_keys.now();
+        let signer = keys.signer(|_| true).map_err(|error| Error::UnexpectedAnswer(error.to_string()))?;
+        neighbour.http.exchange(&request.clone().signed_by(&signer.key, &neighbour.domain)).await
+    }
+}
+
+/// Time between two introductions to one homeserver.
+const INTRODUCTIONS: Duration = Duration::from_secs(10);
+/// Homeservers whose introductions are remembered.
+const MAX_INTRODUCED: usize = 10_000;
+
+/// The last introductions of this homeserver to others. One that refuses it all the same is not asked again with each
+/// request, and a request that comes meanwhile waits for the introduction.
+#[derive(Default)]
+pub struct Introduced(Mutex<HashMap<Domain, Introduction>>);
+
+type Introduction = Arc<tokio::sync::Mutex<Option<Instant>>>;
+
+impl Introduced {
+    fn to(&self, domain: &Domain) -> Introduction {
+        let mut introduced = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if introduced.len() >= MAX_INTRODUCED {
+            introduced.clear();
+        }
+        introduced.entry(domain.clone()).or_default().clone()
+    }
+}
+
+/// The problem of an answer that the protocol does not know.
+pub(super) fn unexpected(what: &str) -> Problem {
+    Problem::with_detail(ProblemType::HomeserverRefused, what)
+}
+
+/// The problem that tells a client why its request did not get to another homeserver (FED-5).
+pub(super) fn problem(error: &Error) -> Problem {
+    match error {
+        // Not in its words.
+        Error::Refused(Problem { kind: ProblemType::GatewayKeyUnknown, .. }) => {
+            ProblemType::GatewayKeyUnknown.into()
+        }
+        // The detail tells it from this server's own.
+        Error::Refused(Problem { kind: ProblemType::Unavailable, .. }) => {
+            Problem::with_detail(ProblemType::Unavailable, "the other homeserver cannot do it at this moment")
+        }
+        Error::Unreachable(error) if error.is::<NoMemory>() => ProblemType::Unavailable.into(),
+        Error::Refused(problem) if problem.kind == ProblemType::HomeserverBlocked => Problem::with_detail(
+            problem.kind,
+            "it is the other one's operator who does not let them deal with each other",
+        ),
+        Error::Refused(problem) => Problem::with_detail(ProblemType::HomeserverRefused, problem.kind.slug()),
+        Error::Unreachable(error) => {
+            tracing::debug!("another homeserver does not answer: {error}");
+            ProblemType::HomeserverUnreachable.into()
+        }
+        error => Problem::with_detail(ProblemType::HomeserverRefused, error),
+    }
+}

@@ -1,0 +1,243 @@
+//! An attempt at a lane: its first deliveries are sent, and one that the other homeserver does not take is found by
+//! halving.
+
+use std::time::Duration;
+
+use postern_api::{Error, Request};
+use postern_protocol::{
+    DeliveryId, LaneInstance,
+    federation::{Deliveries, Delivery, NumberedDelivery},
+    name::Domain,
+};
+use tokio::time::{Instant, timeout};
+
+use super::{
+    PATIENCE, UnderWay,
+    claim::{Claim, halve},
+    reception::{OVERSIZED, Reception},
+};
+use crate::{
+    database::{DatabaseError, UnknownOutcome},
+    federation::{
+        Federation,
+        discovery::{DiscoveryError, Found},
+        neighbour::Neighbour,
+        wallet::NoToken,
+    },
+};
+
+/// Time for an attempt. A request has half a minute, and some are made again.
+pub(super) const TIME: Duration = Duration::from_secs(120);
+/// Time for an attempt at a homeserver that failed before, or never took anything: one request has it all.
+pub(super) const PROBE_TIME: Duration = Duration::from_secs(35);
+/// Requests of an attempt: deliveries that are too many for the other homeserver are halved, and tokens may be spent.
+const REQUESTS: usize = 16;
+/// Tokens of an attempt that the other homeserver says were spent before, at most.
+const SPENT: usize = 2;
+
+/// Seconds within which a lane is tried again that found no place here.
+const NO_PLACE: i32 = 2;
+/// Seconds within which a lane is tried again that this server's own database let down.
+const NO_DATABASE: i32 = 10;
+/// Seconds within which a lane is tried again whose deliveries this process cannot open.
+const NO_KEY: i32 = 60;
+
+/// The reason why an attempt failed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum AttemptError {
+    #[error("the other homeserver is not known: {0}")]
+    Discovery(#[from] DiscoveryError),
+    #[error("there is no token: {0}")]
+    NoToken(#[from] NoToken),
+    #[error("{0}")]
+    Call(#[from] Error),
+    #[error("a delivery does not open under the master keys of this process")]
+    MasterKey,
+    #[error("it takes no deliveries: {0}")]
+    Refused(String),
+    #[error("it takes others, and not the first one: {0}")]
+    Delivery(String),
+    #[error("the answer is not what the protocol says")]
+    Answer,
+    #[error("the other homeserver counts otherwise")]
+    Numbering,
+    #[error("it took too long")]
+    Time,
+    #[error("too many others take long at this moment")]
+    Crowded,
+    #[error(transparent)]
+    Database(#[from] DatabaseError),
+    #[error(transparent)]
+    Outcome(#[from] UnknownOutcome),
+}
+
+impl AttemptError {
+    /// The seconds within which the lane is tried again, where the attempt says nothing of the other homeserver: this one
+    /// lacked something.
+    fn put_off(&self) -> Option<i32> {
+        match self {
+            Self::Crowded | Self::Discovery(DiscoveryError::Busy) | Self::NoToken(NoToken::Busy) => {
+                Some(NO_PLACE)
+            }
+            Self::Database(_)
+            | Self::Discovery(DiscoveryError::Database(_))
+            | Self::NoToken(NoToken::Database(_)) => Some(NO_DATABASE),
+            Self::MasterKey => Some(NO_KEY),
+            _ => None,
+        }
+    }
+}
+
+impl Federation {
+    /// Makes an attempt within a time, and notes its outcome. It ends without an answer when `crowded` does: deliveries that
+    /// the other homeserver took by then are repeats later.
+    pub(super) async fn attempt(&self, claim: &Claim, time: Duration, crowded: impl Future<Output = ()>) {
+        self.outbox.under_way().insert(claim.holder);
+        let _under_way = UnderWay(&self.outbox, claim.holder);
+        let attempted = tokio::select! {
+            attempted = timeout(time, self.deliver(claim)) => attempted.unwrap_or(Err(AttemptError::Time)),
+            () = crowded => Err(AttemptError::Crowded),
+        };
+        let Err(error) = attempted else {
+            return self.outbox.attempts.0.add(["done".into()], 1);
+        };
+        tracing::debug!("deliveries to another homeserver wait: {error}");
+        let put_off = error.put_off();
+        let state = match &error {
+            _ if put_off.is_some() => "put_off",
+            AttemptError::NoToken(no_token) if no_token.is_issuers_will() => "out_of_tokens",
+            AttemptError::Delivery(_) => "refused",
+            _ => "failing",
+        };
+        self.outbox.attempts.0.add([state.into()], 1);
+        let (domain, holder) = (claim.domain.as_str(), claim.holder.as_slice());
+        let noted = match (error, put_off) {
+            (AttemptError::Delivery(reason), _) => {
+                let sql = "SELECT federation.note_refusal($1, $2, $3, $4)";
+                let is_oversized = reason == OVERSIZED;
+                self.home.database.query_one(sql, &[&domain, &claim.lane, &holder, &is_oversized]).await
+            }
+            (error, Some(seconds)) => {
+                let sql = "SELECT federation.put_off($1, $2, $3, $4, $5)";
+                let is_slow = matches!(error, AttemptError::Crowded);
+                self.home.database.query_one(sql, &[&domain, &claim.lane, &holder, &is_slow, &seconds]).await
+            }
+            (error, None) => {
+                let sql = "SELECT federation.note_failed_attempt($1, $2, $3, $4)";
+                let reason = error.to_string();
+                self.home.database.query_one(sql, &[&domain, &holder, &state, &reason]).await
+            }
+        };
+        if let Err(error) = noted {
+            tracing::debug!("a failed attempt is not noted: {error}");
+        }
+    }
+
+    /// Sends the deliveries of a lane, and settles those that the other homeserver took. One that it refuses while it takes
+    /// others is found by halving, tried again from time to time, and set aside at last.
+    async fn deliver(&self, claim: &Claim) -> Result<(), AttemptError> {
+        let started = Instant::now();
+        let mut contents = claim.open(&self.home)?;
+        let mut neighbour = self.find_neighbour(&claim.domain, false).await?;
+        let mut takes_others = false;
+        let mut spent = 0;
+        for _ in 0..REQUESTS {
+            let token = self.take_token(&neighbour).await?;
+            let request = Request::deliver(&claim.deliveries(&contents)).paid_with(token);
+            match Reception::of(&self.exchange(&neighbour, request).await?, &contents) {
+                Reception::Received(received) => {
+                    return self.settle(claim, &contents, &received, started.elapsed() > PATIENCE).await;
+                }
+                Reception::Gap(last) => return self.compare(claim, last).await,
+                Reception::TokenSpent => {
+                    spent += 1;
+                    if spent >= SPENT {
+                        // All of them may be, as after a restore of this database; or it takes none.
+                        let sql = "SELECT federation.drop_tokens($1, NULL)";
+                        self.home.database.query_one(sql, &[&claim.domain.as_str()]).await?;
+                        return Err(AttemptError::Refused("token-spent".to_owned()));
+                    }
+                }
+                Reception::TokenStale => {
+                    neighbour = self.find_neighbour(&claim.domain, true).await?;
+                    self.drop_stale_tokens(&neighbour).await?;
+                }
+                Reception::TooLarge => {
+                    if !halve(&mut contents, "too large for its homeserver") {
+                        return Err(AttemptError::Refused("too large".to_owned()));
+                    }
+                }
+                Reception::Closed(reason) => return Err(AttemptError::Refused(reason)),
+                Reception::Refused(reason) => {
+                    if !takes_others {
+                        self.expect_to_take(&neighbour, claim.lane).await?;
+                        takes_others = true;
+                    }
+                    let is_tried_again = contents.len() == 1 && !claim.is_last_try;
+                    if is_tried_again || !halve(&mut contents, &format!("refused: {reason}")) {
+                        return Err(AttemptError::Delivery(reason));
+                    }
+                }
+            }
+        }
+        Err(AttemptError::Answer)
+    }
+
+    /// Asks another homeserver that refuses deliveries whether it takes any: one with a number that cannot be the next of
+    /// its lane, which changes nothing.
+    ///
+    /// # Errors
+    /// It takes none; those of an attempt.
+    async fn expect_to_take(&self, neighbour: &Neighbour, lane: i16) -> Result<(), AttemptError> {
+        let id = DeliveryId::new(rand::random());
+        let deliveries = Deliveries {
+            lane: lane.unsigned_abs(),
+            instance: LaneInstance::new(rand::random()),
+            first: 2,
+            before: Some(DeliveryId::new(rand::random())),
+            deliveries: vec![NumberedDelivery { id, delivery: Delivery::empty() }],
+        };
+        let token = self.take_token(neighbour).await?;
+        let answer = self.exchange(neighbour, Request::deliver(&deliveries).paid_with(token)).await?;
+        match Reception::of(&answer, &[]) {
+            Reception::Gap(_) => Ok(()),
+            Reception::Refused(reason) | Reception::Closed(reason) => Err(AttemptError::Refused(reason)),
+            _ => Err(AttemptError::Answer),
+        }
+    }
+
+    async fn find_neighbour(&self, domain: &Domain, fresh: bool) -> Result<Neighbour, DiscoveryError> {
+        let found = Found::find(&self.home, domain, fresh).await?;
+        self.neighbour(domain, found, None).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_this_server_lacks_is_no_failure_of_the_other_homeserver() {
+        for own in [
+            AttemptError::Crowded,
+            AttemptError::Discovery(DiscoveryError::Busy),
+            AttemptError::NoToken(NoToken::Busy),
+            AttemptError::MasterKey,
+            AttemptError::Database(DatabaseError::Pool("all are busy")),
+            AttemptError::Discovery(DiscoveryError::Database(DatabaseError::Pool("all are busy"))),
+            AttemptError::NoToken(NoToken::Database(DatabaseError::Pool("all are busy"))),
+        ] {
+            assert!(own.put_off().is_some(), "{own}");
+        }
+        for others in [
+            AttemptError::Discovery(DiscoveryError::Unreachable),
+            AttemptError::NoToken(NoToken::Empty),
+            AttemptError::NoToken(NoToken::Time),
+            AttemptError::Refused("closed".to_owned()),
+            AttemptError::Delivery("malformed".to_owned()),
+            AttemptError::Time,
+        ] {
+            assert_eq!(others.put_off(), None, "{others}");
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! A claim: a lane with its first deliveries, and what is sent of them in one attempt.
+
+use anyhow::Context;
+use postern_protocol::{
+    DeliveryId, LaneInstance,
+    federation::{Deliveries, Delivery, NumberedDelivery},
+    name::Domain,
+};
+use tokio_postgres::Row;
+
+use super::{attempt::AttemptError, sealed::PURPOSE};
+use crate::home::Home;
+
+/// A lane with its first deliveries, for one attempt.
+pub(super) struct Claim {
+    pub(super) holder: [u8; 16],
+    pub(super) domain: Domain,
+    pub(super) lane: i16,
+    pub(super) instance: LaneInstance,
+    pub(super) first: u64,
+    pub(super) before: Option<DeliveryId>,
+    pub(super) ids: Vec<DeliveryId>,
+    pub(super) sealed: Vec<Vec<u8>>,
+    /// Whether the first one is set aside if it is refused once more.
+    pub(super) is_last_try: bool,
+}
+
+/// A delivery that is about to be sent.
+pub(super) struct Content {
+    pub(super) delivery: Delivery,
+    /// The reason for which it is set aside, and an empty one sent in its place.
+    pub(super) refused: Option<String>,
+}
+
+/// Leaves out deliveries that the other homeserver does not take: half of them, or the content of a single one, which is
+/// set aside for this reason. False: there is nothing left to leave out.
+pub(super) fn halve(contents: &mut Vec<Content>, reason: &str) -> bool {
+    match contents.as_mut_slice() {
+        [one] if one.delivery.addresses.is_empty() => return false,
+        [one] => *one = Content { delivery: Delivery::empty(), refused: Some(reason.to_owned()) },
+        several => {
+            let half = several.len() / 2;
+            contents.truncate(half);
+        }
+    }
+    true
+}
+
+impl Claim {
+    pub(super) fn of(holder: [u8; 16], row: &Row) -> anyhow::Result<Self> {
+        let id = |bytes: &[u8]| DeliveryId::try_from(bytes);
+        Ok(Self {
+            holder,
+            domain: row.get::<_, &str>("domain").parse().context("a domain in the outbox is none")?,
+            lane: row.get("lane"),
+            instance: LaneInstance::try_from(row.get::<_, &[u8]>("instance"))?,
+            first: u64::try_from(row.get::<_, i64>("first"))?,
+            before: row.get::<_, Option<&[u8]>>("before").map(id).transpose()?,
+            ids: row.get::<_, Vec<&[u8]>>("ids").into_iter().map(id).collect::<Result<_, _>>()?,
+            sealed: row.get("sealed"),
+            is_last_try: row.get("is_last_try"),
+        })
+    }
+
+    pub(super) fn sql_first(&self) -> i64 {
+        i64::try_from(self.first).expect("it came as one")
+    }
+
+    /// Opens the deliveries. One that is damaged is set aside.
+    ///
+    /// # Errors
+    /// This process does not have the master key, as one of the others does.
+    pub(super) fn open(&self, home: &Home) -> Result<Vec<Content>, AttemptError> {
+        let open = |(id, sealed): (&DeliveryId, &Vec<u8>)| {
+            if !home.master_key.has_key_of(sealed) {
+                return Err(AttemptError::MasterKey);
+            }
+            let bytes = home.master_key.open(PURPOSE, id.as_bytes(), sealed).ok();
+            let delivery = bytes.and_then(|bytes| Some(postcard::take_from_bytes(&bytes).ok()?.0));
+            Ok(match delivery {
+                Some(delivery) => Content { delivery, refused: None },
+                None => Content { delivery: Delivery::empty(), refused: Some("damaged".to_owned()) },
+            })
+        };
+        self.ids.iter().zip(&self.sealed).map(open).collect()
+    }
+
+    /// The request for these contents, which are the first ones of the claim.
+    pub(super) fn deliveries(&self, contents: &[Content]) -> Deliveries {
+        let numbered = |(id, content): (&DeliveryId, &Content)| NumberedDelivery {
+            id: *id,
+            delivery: content.delivery.clone(),
+        };
+        Deliveries {
+            lane: self.lane.unsigned_abs(),
+            instance: self.instance,
+            first: self.first,
+            before: self.before,
+            deliveries: self.ids.iter().zip(contents).map(numbered).collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::tests::{content, delivery},
+        *,
+    };
+
+    #[test]
+    fn what_is_too_large_is_halved_and_at_last_left_out() {
+        let mut contents: Vec<_> = (0..5).map(|_| content(delivery(10))).collect();
+        let mut sizes = Vec::new();
+        while halve(&mut contents, "too large") {
+            sizes.push(contents.len());
+        }
+        assert_eq!(sizes, [2, 1, 1]);
+        assert_eq!(contents[0].delivery, Delivery::empty());
+        assert_eq!(contents[0].refused.as_deref(), Some("too large"));
+    }
+}

@@ -1,0 +1,22 @@
+-- federation.retry_refused: puts some deliveries that were refused, as by a proxy that passes no large requests, into the
+-- outbox again: once a day, for a single attempt, that of a lane in a transaction.
+--
+-- Returns whether there may be more.
+-- Called by each server process hourly, until there are no more.
+CREATE OR REPLACE FUNCTION federation.retry_refused() RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    refused record;
+    batch CONSTANT bigint := 100::bigint;
+BEGIN
+    SELECT a.domain::text AS domain, a.lane INTO refused
+      FROM federation.set_aside a
+     WHERE federation.is_retried(a.reason, a.day, a.retried)
+     LIMIT 1;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    PERFORM federation.put_back(refused.domain, refused.lane, batch, true);
+    RETURN true;
+END
+$$;

@@ -1,0 +1,16 @@
+//! Several homeservers with each other: what crosses the border between two domains, when lines, servers and neighbours are
+//! bad, too. Each domain has a database and servers of its own.
+
+mod bad_neighbours;
+mod conversation;
+mod deliveries;
+mod groups;
+mod hidden;
+mod lost_answers;
+mod neighbours;
+mod outbox;
+mod people;
+mod people_in_groups;
+mod pipe;
+mod policy;
+mod views;

@@ -1,0 +1,1214 @@
+//! The outbox (FED-4): what waits for a neighbour comes once and in order, whatever crashes, and in bounds.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use nix::sys::signal::Signal;
+use postern_protocol::{MlsMessage, ds::MessageAccepted, problem::ProblemType, qs::QueuePayload};
+use postern_tests_kit::{Group, Mailbox, Neighbours, Weather, World, dump, eventually};
+use tokio_postgres::Client;
+
+/// A group at the first domain with a member there, who speaks, and one at the second, over a line that can be bad.
+struct Talk {
+    neighbours: Neighbours,
+    group: Group,
+    /// The messages that were said and did not come yet.
+    said: Vec<MlsMessage>,
+}
+
+impl Talk {
+    async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    /// The servers have these settings.
+    async fn start_with(settings: &[(&str, &str)]) -> Self {
+        let builder = Neighbours::builder().bad_lines().tokens(300);
+        let builder = settings.iter().fold(builder, |builder, (name, value)| builder.setting(name, value));
+        let neighbours = builder.start().await;
+        let mut group = neighbours[0].group(1).await;
+        neighbours.add(&mut group, 1, neighbours[1].candidate().await).await;
+        let talk = Self { neighbours, group, said: Vec::new() };
+        talk.drained().await;
+        talk
+    }
+
+    fn sender(&self) -> &World {
+        &self.neighbours[0]
+    }
+
+    fn receiver(&self) -> &World {
+        &self.neighbours[1]
+    }
+
+    fn line(&self, weather: Weather) {
+        self.neighbours.line(0, 1).set(weather);
+    }
+
+    async fn operate(&self, what: &str) {
+        let sql = format!("SELECT operator.{what}");
+        self.sender().admin.execute(&sql, &[]).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+    }
+
+    /// The line, which was cut, is good again, and is tried: by nobody who began before, and knows what waited then.
+    async fn reconnect(&self) {
+        let under_way = "federation.due WHERE holder IS NOT NULL";
+        let ended = async || (self.sender().count(under_way).await == 0).then_some(());
+        eventually("no attempt is under way", ended).await;
+        self.is_fair().await;
+    }
+
+    /// The line is good, and is tried.
+    async fn is_fair(&self) {
+        self.line(Weather::Fair);
+        self.operate("retry_now('b.example')").await;
+    }
+
+    /// The other side takes so many deliveries that wait. The sender cannot settle them as long as the session that is
+    /// returned is in its transaction.
+    async fn take_unsettled(&self, waiting: i64) -> Client {
+        let taken = "SELECT sum(last_number)::bigint FROM federation.incoming_lanes";
+        let before: i64 = self.receiver().value(taken).await;
+        let blocker = self.sender().cluster.admin().await;
+        blocker.batch_execute("BEGIN; SELECT FROM federation.outgoing_lanes FOR UPDATE").await.unwrap();
+        self.reconnect().await;
+        eventually("the other side has taken them", async || {
+            (self.receiver().value::<i64>(taken).await == before + waiting).then_some(())
+        })
+        .await;
+        blocker
+    }
+
+    /// The other homeserver refuses requests with a status, by their bodies. Returns the number of those.
+    async fn refusing(
+        &self,
+        refuses: impl Fn(&[u8]) -> Option<u16> + Send + Sync + 'static,
+    ) -> Arc<AtomicUsize> {
+        let refused = Arc::new(AtomicUsize::new(0));
+        let count = refused.clone();
+        self.neighbours.line(0, 1).judge(&self.neighbours.authority.pem(), move |body| {
+            let status = refuses(body)?;
+            count.fetch_add(1, Ordering::SeqCst);
+            Some(status)
+        });
+        self.operate("retry_now('b.example')").await;
+        refused
+    }
+
+    /// A message that is not noted as said, and the answer.
+    async fn submit(&mut self, text: &[u8]) -> (MlsMessage, MessageAccepted) {
+        let said = self.group.party(0).say(text);
+        let accepted = self.sender().pay(&self.group.submit(0, &said, None)).await.decode();
+        (said, accepted)
+    }
+
+    async fn say(&mut self, text: impl AsRef<[u8]>) {
+        let (said, accepted) = self.submit(text.as_ref()).await;
+        assert_eq!(accepted.undelivered, 0);
+        self.said.push(said);
+    }
+
+    async fn drained(&self) {
+        let empty = async || (self.sender().count("federation.outbox").await == 0).then_some(());
+        eventually("the outbox is empty", empty).await;
+    }
+
+    /// All that was said has come, once and in order.
+    async fn assert_heard(&mut self, what: &str) {
+        self.drained().await;
+        let heard = heard(&self.neighbours[1], &mut self.group.members[1].mailbox).await;
+        let said = std::mem::take(&mut self.said);
+        let places: Vec<_> = heard.iter().map(|it| said.iter().position(|said| said == it)).collect();
+        assert_eq!(places, (0..said.len()).map(Some).collect::<Vec<_>>(), "{what}");
+    }
+
+    /// A column of `operator.neighbours()` about the second domain.
+    async fn neighbour<T: for<'a> tokio_postgres::types::FromSql<'a>>(&self, column: &str) -> T {
+        let sql = format!("SELECT {column} FROM operator.neighbours() WHERE domain = 'b.example'");
+        self.sender().value(&sql).await
+    }
+
+    async fn is_in_state(&self, state: &str) {
+        let looked = async || (self.neighbour::<String>("state").await == state).then_some(());
+        eventually(&format!("it is {state}"), looked).await;
+    }
+}
+
+/// The messages in a mailbox.
+async fn heard(world: &World, mailbox: &mut Mailbox) -> Vec<MlsMessage> {
+    let message = |payload| match payload {
+        QueuePayload::Message(message) => message,
+        other => panic!("{other:?}"),
+    };
+    let mut all = Vec::new();
+    loop {
+        let read = world.read(mailbox).await;
+        if read.is_empty() {
+            return all;
+        }
+        all.extend(read.into_iter().map(message));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_sent_and_not_settled_comes_once_when_the_sender_is_killed() {
+    let mut talk = Talk::start().await;
+    for kill in ["the server", "the database"] {
+        talk.line(Weather::Cut);
+        for number in 0..5 {
+            talk.say(&format!("{number} before {kill} is killed")).await;
+        }
+        let blocker = talk.take_unsettled(5).await;
+        assert_eq!(talk.sender().count("federation.outbox").await, 5, "they are not settled");
+        if kill == "the server" {
+            talk.neighbours[0].replace(0, Signal::SIGKILL).await;
+            blocker.batch_execute("ROLLBACK").await.unwrap();
+        } else {
+            drop(blocker);
+            talk.neighbours[0].cluster.kill_postgres();
+            talk.neighbours[0].cluster.restart().await;
+            talk.neighbours[0].reconnect().await;
+        }
+        talk.say("after it").await;
+        talk.assert_heard(kill).await;
+    }
+    talk.neighbours.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_restore_of_either_side_the_numbering_begins_anew_and_nothing_is_lost() {
+    let mut talk = Talk::start().await;
+    let renewed = "renewed IS NOT NULL";
+    // The sender's database was restored: two deliveries later it gives a number that the other side knows already.
+    talk.say("one").await;
+    talk.assert_heard("one").await;
+    let sql = "SELECT next_number, settled_id FROM federation.outgoing_lanes";
+    let old = talk.sender().admin.query_one(sql, &[]).await.unwrap();
+    let old: (i64, Vec<u8>) = (old.get(0), old.get(1));
+    talk.say("two").await;
+    talk.say("three").await;
+    talk.assert_heard("two and three").await;
+    assert!(!talk.neighbour::<bool>(renewed).await);
+    talk.line(Weather::Cut);
+    let restore = "UPDATE federation.outgoing_lanes SET next_number = $1, settled_id = $2";
+    talk.sender().admin.execute(restore, &[&old.0, &old.1]).await.unwrap();
+    for text in ["another two", "another three", "four"] {
+        talk.say(text).await;
+    }
+    talk.reconnect().await;
+    talk.assert_heard("after the sender's restore").await;
+    assert!(talk.neighbour::<bool>(renewed).await, "the operator sees it");
+
+    // The numbering begins anew while it is not known what was taken: what was comes once.
+    talk.line(Weather::Cut);
+    for text in ["a", "b", "c"] {
+        talk.say(text).await;
+    }
+    let blocker = talk.take_unsettled(3).await;
+    talk.line(Weather::Cut);
+    let renew = "SELECT federation.renew_lane(domain, lane) FROM federation.outgoing_lanes; COMMIT";
+    blocker.batch_execute(renew).await.unwrap();
+    talk.say("d").await;
+    talk.reconnect().await;
+    talk.assert_heard("after a renewal").await;
+
+    // The receiver's was.
+    for restored in [
+        "UPDATE federation.incoming_lanes SET last_number = last_number - 2, last_id = '\\x01010101010101010101010101010101'",
+        "DELETE FROM federation.incoming_lanes",
+    ] {
+        talk.sender()
+            .admin
+            .execute("UPDATE federation.outgoing_lanes SET renewed = NULL", &[])
+            .await
+            .unwrap();
+        talk.receiver().admin.execute(restored, &[]).await.unwrap();
+        talk.say("five").await;
+        talk.say("six").await;
+        talk.assert_heard(restored).await;
+        assert!(talk.neighbour::<bool>(renewed).await, "{restored}");
+    }
+    talk.neighbours.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_tokens_deliveries_wait_and_nothing_is_lost() {
+    let mut talk = Talk::start().await;
+    let allowance = async |talk: &Talk, tokens: i32| {
+        let sql = "SELECT operator.set_homeserver_allowance($1)";
+        talk.receiver().admin.execute(sql, &[&tokens]).await.unwrap();
+    };
+    allowance(&talk, 0).await;
+    talk.sender().admin.execute("DELETE FROM federation.tokens", &[]).await.unwrap();
+    talk.say("one").await;
+    talk.say("two").await;
+    talk.is_in_state("out_of_tokens").await;
+    assert_eq!(talk.neighbour::<i64>("queued").await, 2);
+    // Its issuer said that there are none before tomorrow.
+    let put_off = "SELECT abs(extract(epoch FROM date_trunc('day', now(), 'UTC') + interval '1 day' - asked) - seconds) < 60
+                     FROM federation.refills";
+    eventually("nobody asks before", async || talk.sender().value::<bool>(put_off).await.then_some(())).await;
+    // Whatever it says, a day is the longest.
+    let month = "SELECT federation.put_off_refill('b.example', 31 * 24 * 60 * 60)";
+    talk.sender().admin.execute(month, &[]).await.unwrap();
+    assert!(talk.sender().value::<bool>("SELECT seconds BETWEEN 1 AND 86400 FROM federation.refills").await);
+    allowance(&talk, 1_000_000).await;
+    talk.operate("retry_now('b.example')").await;
+    talk.assert_heard("with tokens").await;
+    talk.is_in_state("idle").await;
+    // The issuer's keys are others.
+    talk.receiver().admin.execute("SELECT operator.rotate_issuer_keys(revoke => true)", &[]).await.unwrap();
+    let pass = "UPDATE federation.looks SET looked = looked - interval '2 minutes'";
+    talk.sender().admin.execute(pass, &[]).await.unwrap();
+    let taken = "SELECT sum(last_number)::bigint FROM federation.incoming_lanes";
+    let before: i64 = talk.receiver().value(taken).await;
+    talk.say("three").await;
+    talk.drained().await;
+    assert_eq!(talk.receiver().value::<i64>(taken).await, before + 1, "with another issuer key");
+    let dump = talk.sender().cluster.dump().await;
+    let tokens = dump::rows(&dump).into_iter().filter(|row| row.table == "federation.tokens").count();
+    assert!(tokens >= 50, "the wallet is in the database: {tokens}");
+    talk.neighbours.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_poisoned_delivery_is_set_aside_with_its_reason_and_the_others_go_on() {
+    let mut talk = Talk::start().await;
+    talk.line(Weather::Cut);
+    talk.say("one").await;
+    let (_, lost) = talk.submit(b"damaged").await;
+    assert_eq!(lost.undelivered, 0);
+    let damage = "UPDATE federation.outbox SET sealed = set_byte(sealed, 100, get_byte(sealed, 100) # 1)
+                   WHERE number = (SELECT max(number) FROM federation.outbox)";
+    talk.sender().admin.execute(damage, &[]).await.unwrap();
+    talk.say("two").await;
+    talk.reconnect().await;
+    talk.assert_heard("the others").await;
+    let reasons = "SELECT array_agg(reason || ' ' || deliveries) FROM operator.set_aside()";
+    assert_eq!(talk.sender().value::<Vec<String>>(reasons).await, ["damaged 1"]);
+    talk.operate("retry_set_aside('b.example')").await;
+    eventually("it is set aside again", async || {
+        (talk.sender().count("federation.set_aside").await == 1).then_some(())
+    })
+    .await;
+    talk.operate("drop_set_aside('b.example')").await;
+
+    // A message that takes more room than the other operator allows, until that one allows more.
+    let limit = async |talk: &Talk, members: i32, bytes: i64| {
+        let sql = "UPDATE ds.settings SET max_members = $1, max_delivery_bytes = $2::bigint";
+        talk.receiver().admin.execute(sql, &[&members, &bytes]).await.unwrap();
+    };
+    let before: (i32, i64) = {
+        let sql = "SELECT max_members, max_delivery_bytes::bigint FROM ds.settings";
+        let row = talk.receiver().admin.query_one(sql, &[]).await.unwrap();
+        (row.get(0), row.get(1))
+    };
+    limit(&talk, 2, 65_536).await;
+    talk.operate("set_group_limit('max_message_bytes', 100000)").await;
+    talk.line(Weather::Cut);
+    talk.say("three").await;
+    let (large, _) = talk.submit(&vec![b'x'; 80_000]).await;
+    talk.say("four").await;
+    talk.reconnect().await;
+    talk.assert_heard("those that are small").await;
+    assert_eq!(talk.sender().value::<Vec<String>>(reasons).await, ["too large for its homeserver 1"]);
+    limit(&talk, before.0, before.1).await;
+    talk.operate("retry_set_aside('b.example')").await;
+    talk.said.push(large);
+    talk.say("five").await;
+    talk.assert_heard("it goes when it may").await;
+
+    // Deliveries that waited for too long are set aside.
+    talk.line(Weather::Cut);
+    let mut expired = Vec::new();
+    for number in 0..20 {
+        expired.push(talk.submit(format!("expired {number}").as_bytes()).await.0);
+    }
+    talk.sender().admin.execute("UPDATE federation.outbox SET day = day - 15", &[]).await.unwrap();
+    talk.say("six").await;
+    while talk.sender().value::<bool>("SELECT federation.expire_deliveries()").await {}
+    assert_eq!(talk.sender().value::<Vec<String>>(reasons).await, ["expired 20"]);
+    talk.reconnect().await;
+    talk.assert_heard("what has not expired").await;
+    talk.operate("retry_set_aside('b.example')").await;
+    talk.said.extend(expired);
+    talk.assert_heard("late is better than never, and in order").await;
+    talk.neighbours.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_for_a_domain_is_bounded_and_its_sender_is_told() {
+    let mut talk = Talk::start().await;
+    talk.operate("set_federation_limit('outbox_mib', 1)").await;
+    talk.line(Weather::Cut);
+    let mut refused = 0;
+    for _ in 0..20 {
+        let (said, accepted) = talk.submit(&vec![b'x'; 60_000]).await;
+        match accepted.undelivered {
+            0 => talk.said.push(said),
+            _ => refused += 1,
+        }
+    }
+    assert_eq!((talk.said.len(), refused), (15, 5), "a MiB has room for 15 of 64 KiB and their seals");
+    assert_eq!(talk.neighbour::<i64>("queued").await, 15);
+    talk.reconnect().await;
+    talk.assert_heard("those that were taken").await;
+    assert_eq!(talk.neighbour::<i64>("queued_bytes").await, 0);
+    // Deliveries that were set aside take room, too.
+    talk.line(Weather::Cut);
+    for _ in 0..15 {
+        talk.submit(&vec![b'x'; 60_000]).await;
+    }
+    talk.sender().admin.execute("UPDATE federation.outbox SET day = day - 15", &[]).await.unwrap();
+    while talk.sender().value::<bool>("SELECT federation.expire_deliveries()").await {}
+    assert_eq!(talk.neighbour::<i64>("set_aside").await, 15);
+    assert_eq!(talk.submit(&vec![b'x'; 60_000]).await.1.undelivered, 1);
+    talk.operate("drop_set_aside('b.example')").await;
+    let (said, accepted) = talk.submit(&vec![b'x'; 60_000]).await;
+    assert_eq!(accepted.undelivered, 0);
+    talk.said.push(said);
+    talk.reconnect().await;
+    talk.assert_heard("there is room again").await;
+    // Dropped on request.
+    talk.line(Weather::Cut);
+    talk.submit(b"dropped").await;
+    talk.operate("drop_queued('b.example')").await;
+    assert_eq!(talk.neighbour::<i64>("queued").await, 0);
+    talk.say("after that").await;
+    talk.reconnect().await;
+    talk.assert_heard("what came after").await;
+    talk.neighbours.close();
+}
+
+/// Whether a body has a message in it.
+fn has(body: &[u8], message: &[u8]) -> bool {
+    // Its end is random to everybody.
+    let end = &message[message.len() - 32..];
+    body.windows(end.len()).any(|window| window == end)
+}
+
+/// The refusals of one that is poisoned are many: when one takes others, it is tried again from time to time.
+async fn refused_often(refused: &AtomicUsize, times: usize) {
+    eventually("it is refused again and again", async || {
+        (refused.load(Ordering::SeqCst) >= times).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delivery_that_is_refused_while_others_are_taken_is_set_aside_and_the_others_come_in_order() {
+    let mut talk = Talk::start().await;
+    talk.operate("set_federation_limit('retry_seconds', 1)").await;
+    talk.operate("set_federation_limit('refused_attempts', 3)").await;
+    let reasons = "SELECT array_agg(reason || ' ' || deliveries) FROM operator.set_aside()";
+    for (status, reason) in [
+        (500, "refused: status 500 1"),
+        (400, "refused: status 400 1"),
+        // In the words of a proxy.
+        (413, "refused: status 413 1"),
+    ] {
+        talk.line(Weather::Cut);
+        let mut poisoned = None;
+        for number in 0..9 {
+            if number == 4 {
+                poisoned = Some(talk.submit(format!("poisoned with {status}").as_bytes()).await.0);
+            }
+            talk.say(format!("{number} before {status}")).await;
+        }
+        let poisoned = poisoned.expect("it was said");
+        let bytes = poisoned.as_bytes().to_vec();
+        let refused = talk.refusing(move |body| has(body, &bytes).then_some(status)).await;
+        talk.assert_heard(&format!("the others, with {status}")).await;
+        assert_eq!(talk.sender().value::<Vec<String>>(reasons).await, [reason]);
+        assert_eq!(talk.neighbour::<i64>("refused").await, 0);
+        let refused = refused.load(Ordering::SeqCst);
+        // The whole, its halves, and as often as it was tried alone.
+        assert!(refused <= 12, "it was refused {refused} times");
+        // Once it is taken, it is there.
+        talk.line(Weather::Fair);
+        talk.operate("retry_set_aside('b.example')").await;
+        talk.said.push(poisoned);
+        talk.assert_heard("late, and once").await;
+    }
+    talk.neighbours.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_set_aside_because_a_homeserver_is_away_has_too_much_to_do_or_refuses_everything() {
+    let mut talk = Talk::start().await;
+    talk.operate("set_federation_limit('retry_seconds', 1)").await;
+    talk.operate("set_federation_limit('refused_attempts', 1)").await;
+    // A proxy answers every request with a body like that while its homeserver is away.
+    for status in [502, 404, 413] {
+        talk.line(Weather::Cut);
+        for number in 0..3 {
+            talk.say(format!("{number} before {status} for all")).await;
+        }
+        let refused = talk.refusing(move |body| (!body.is_empty()).then_some(status)).await;
+        refused_often(&refused, 4).await;
+        assert_eq!(talk.sender().count("federation.set_aside").await, 0, "{status}");
+        talk.is_in_state("failing").await;
+        talk.reconnect().await;
+        talk.assert_heard(&format!("after {status} for all")).await;
+    }
+    // These say nothing of the delivery.
+    for status in [503, 429] {
+        talk.line(Weather::Cut);
+        let text = format!("with {status}");
+        talk.say(&text).await;
+        let said = talk.said[0].as_bytes().to_vec();
+        let refused = talk.refusing(move |body| has(body, &said).then_some(status)).await;
+        refused_often(&refused, 4).await;
+        assert_eq!(talk.sender().count("federation.set_aside").await, 0, "{status}");
+        talk.reconnect().await;
+        talk.assert_heard(&text).await;
+    }
+    talk.neighbours.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_proxy_refuses_for_its_size_holds_nobody_up_and_is_tried_again_each_day() {
+    let mut talk = Talk::start().await;
+    talk.operate("set_federation_limit('retry_seconds', 1)").await;
+    talk.operate("set_federation_limit('refused_attempts', 2)").await;
+    talk.line(Weather::Cut);
+    talk.say("small").await;
+    let (large, _) = talk.submit(&vec![b'x'; 60_000]).await;
+    talk.say("after it").await;
+    talk.say(vec![b'y'; 1000]).await;
+    let refused = talk.refusing(|body| (body.len() > 30_000).then_some(413)).await;
+    talk.assert_heard("those that are small, in the same lane").await;
+    let reasons = "SELECT array_agg(reason || ' ' || deliveries) FROM operator.set_aside()";
+    assert_eq!(talk.sender().value::<Vec<String>>(reasons).await, ["refused: status 413 1"]);
+    let retry = async |talk: &Talk| {
+        let before = refused.load(Ordering::SeqCst);
+        while talk.sender().value::<bool>("SELECT federation.retry_refused()").await {}
+        before
+    };
+    retry(&talk).await;
+    assert_eq!(talk.sender().count("federation.set_aside").await, 1, "not on the same day");
+    let pass = "UPDATE federation.set_aside SET day = day - 1";
+    talk.sender().admin.execute(pass, &[]).await.unwrap();
+    let before = retry(&talk).await;
+    eventually("it is refused once, and set aside again", async || {
+        (talk.sender().count("federation.set_aside").await == 1).then_some(())
+    })
+    .await;
+    assert_eq!(refused.load(Ordering::SeqCst), before + 1);
+    // The proxy takes more.
+    talk.reconnect().await;
+    talk.sender().admin.execute(pass, &[]).await.unwrap();
+    retry(&talk).await;
+    talk.said.push(large);
+    talk.assert_heard("late, and once").await;
+    talk.neighbours.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_a_delivery_is_refused_other_lanes_go_on_and_the_operator_sees_it() {
+    let mut talk = Talk::start().await;
+    let mut others = Vec::new();
+    for _ in 0..4 {
+        let mut group = talk.neighbours[0].group(1).await;
+        talk.neighbours.add(&mut group, 1, talk.neighbours[1].candidate().await).await;
+        others.push(group);
+    }
+    talk.drained().await;
+    talk.line(Weather::Cut);
+    talk.say("refused for a while").await;
+    let said = talk.said[0].as_bytes().to_vec();
+    let refused = talk.refusing(move |body| has(body, &said).then_some(500)).await;
+    refused_often(&refused, 2).await;
+    eventually("the operator sees it", async || (talk.neighbour::<i64>("refused").await == 1).then_some(()))
+        .await;
+    let lanes: Vec<i16> = talk
+        .sender()
+        .value("SELECT array_agg(DISTINCT lane) FROM federation.outgoing_lanes WHERE waiting = 0")
+        .await;
+    assert!(!lanes.is_empty(), "five groups have more than one lane");
+    for group in &mut others {
+        let said = group.party(0).say(b"we are not");
+        talk.sender().pay(&group.submit(0, &said, None)).await.assert_ok("a message");
+    }
+    let elsewhere =
+        "federation.outbox WHERE lane = ANY (ARRAY(SELECT lane FROM federation.due WHERE refusals = 0))";
+    eventually("what is in other lanes is taken", async || {
+        (talk.sender().count(elsewhere).await == 0).then_some(())
+    })
+    .await;
+    assert_ne!(talk.neighbour::<String>("state").await, "failing");
+    // It is taken at last, and nothing was set aside.
+    talk.reconnect().await;
+    talk.assert_heard("it was a fault for a while").await;
+    assert_eq!(talk.sender().count("federation.set_aside").await, 0);
+    talk.neighbours.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_larger_than_homeservers_take_is_refused_before_it_is_accepted_and_the_rest_arrives() {
+    let mut talk = Talk::start_with(&[("POSTERN_MAX_BODY_BYTES", "4194304")]).await;
+    talk.operate("set_group_limit('max_message_bytes', 3000000)").await;
+    talk.say("before").await;
+    talk.say(vec![b'x'; 1_900_000]).await;
+    talk.say("between").await;
+    let large = talk.group.party(0).say(&vec![b'x'; 2_100_000]);
+    let refused = talk.group.submit(0, &large, None);
+    let refused = talk.sender().pay(&refused).await;
+    refused.assert_problem("what nobody takes", ProblemType::DeliveryTooLarge);
+    talk.say("after").await;
+    talk.assert_heard("a large one among small ones").await;
+    assert_eq!(talk.sender().count("federation.set_aside").await, 0);
+    // Among people here it goes.
+    let mut local = talk.neighbours[0].group(2).await;
+    let large = local.party(0).say(&vec![b'x'; 2_100_000]);
+    talk.sender().pay(&local.submit(0, &large, None)).await.assert_ok("a large message here");
+    talk.neighbours.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_homeserver_that_lost_addresses_for_a_moment_takes_its_word_back() {
+    let mut talk = Talk::start().await;
+    talk.neighbours[1]
+        .admin
+        .batch_execute("CREATE TABLE public.lost AS TABLE qs.addresses; DELETE FROM qs.addresses")
+        .await
+        .unwrap();
+    let (_, accepted) = talk.submit(b"is anybody there?").await;
+    assert_eq!(accepted.undelivered, 0);
+    let filed = async |talk: &Talk, number| {
+        let looked = async || (talk.sender().count("federation.gone").await == number).then_some(());
+        eventually(&format!("{number} are filed"), looked).await;
+    };
+    filed(&talk, 1).await;
+    talk.neighbours[1]
+        .admin
+        .batch_execute("INSERT INTO qs.addresses SELECT * FROM public.lost; DROP TABLE public.lost")
+        .await
+        .unwrap();
+    talk.say("there it is again").await;
+    talk.assert_heard("it is there again").await;
+    filed(&talk, 0).await;
+    talk.neighbours.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_is_ahead_for_hours_expires_nothing() {
+    let mut talk = Talk::start().await;
+    talk.line(Weather::Cut);
+    talk.say("yesterday's").await;
+    let waits = async |talk: &Talk| {
+        while talk.sender().value::<bool>("SELECT federation.expire_deliveries()").await {}
+        talk.sender().count("federation.outbox").await == 1
+    };
+    let earlier = async |talk: &Talk, days: i32| {
+        let sql = format!(
+            "UPDATE operator.days SET day = day - 1000; UPDATE operator.days SET day = day + 1000 - {days};
+             UPDATE federation.outbox SET day = day - {days};"
+        );
+        talk.sender().admin.batch_execute(&sql).await.unwrap();
+    };
+    assert!(waits(&talk).await, "a common day");
+    // The days before lead nowhere near this one.
+    earlier(&talk, 30).await;
+    assert!(waits(&talk).await, "the clock is ahead");
+    assert!(waits(&talk).await, "whoever asks");
+    earlier(&talk, 1).await;
+    assert!(waits(&talk).await, "and after midnight");
+    // It is right again: those days are forgotten, and this one is the day.
+    let right = "DELETE FROM operator.days;
+                 INSERT INTO operator.days VALUES (current_date - 2), (current_date - 1), (current_date + 30);
+                 UPDATE federation.outbox SET day = current_date - 13";
+    talk.sender().admin.batch_execute(right).await.unwrap();
+    assert!(waits(&talk).await, "the clock is right again");
+    assert_eq!(talk.sender().count("operator.days WHERE day > current_date").await, 0);
+    earlier(&talk, 1).await;
+    assert!(waits(&talk).await, "not yet");
+    earlier(&talk, 1).await;
+    assert!(!waits(&talk).await, "days that follow each other count");
+    talk.said.clear();
+    talk.neighbours.close();
+}
+
+/// Times are noted while a clock is months ahead; then it is right again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_was_ahead_puts_no_delivery_off() {
+    let mut talk = Talk::start().await;
+    talk.line(Weather::Cut);
+    talk.say("meanwhile").await;
+    eventually("an attempt failed", async || {
+        (talk.sender().count("federation.attempts").await == 1).then_some(())
+    })
+    .await;
+    let noted = "UPDATE federation.attempts SET next_try = now() + interval '60 days';
+                 UPDATE federation.due SET due = now() + interval '60 days', holder = NULL;
+                 UPDATE federation.refills SET asked = now() + interval '60 days'";
+    talk.sender().admin.batch_execute(noted).await.unwrap();
+    talk.line(Weather::Fair);
+    // Nobody asks for an attempt.
+    talk.drained().await;
+    talk.assert_heard("afterwards").await;
+    talk.neighbours.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_attempt_keeps_its_lane() {
+    let mut talk = Talk::start().await;
+    talk.line(Weather::Silent);
+    talk.say("slowly").await;
+    let holder = async |talk: &Talk| -> Option<Vec<u8>> {
+        talk.sender().value("SELECT (SELECT holder FROM federation.due WHERE due > now())").await
+    };
+    let first = eventually("an attempt is under way", async || holder(&talk).await).await;
+    // Longer than an attempt has a lane that nobody keeps, and shorter than one takes.
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(13) {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let holder = "SELECT (SELECT holder FROM federation.due)";
+        let holder: Option<Vec<u8>> = talk.sender().value(holder).await;
+        assert_eq!(holder.as_ref(), Some(&first), "nobody else has it after {:?}", begun.elapsed());
+    }
+    talk.is_fair().await;
+    talk.assert_heard("as soon as it gets through").await;
+    talk.neighbours.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slow_attempts_wait_apart() {
+    // More lanes than places.
+    let builder = Neighbours::builder().domains(3).bad_lines().tokens(400);
+    let neighbours = builder.setting("POSTERN_FEDERATION_DELIVERIES_AT_ONCE", "8").start().await;
+    let mut group = neighbours[0].group(1).await;
+    neighbours.add(&mut group, 2, neighbours[2].candidate().await).await;
+    let mut talk = Talk { neighbours, group, said: Vec::new() };
+    let mut slow = Vec::new();
+    for _ in 0..24 {
+        let mut group = talk.neighbours[0].group(1).await;
+        talk.neighbours.add(&mut group, 1, talk.neighbours[1].candidate().await).await;
+        slow.push(group);
+    }
+    talk.drained().await;
+    talk.line(Weather::Slow(Duration::from_secs(20)));
+    for group in &mut slow {
+        let said = group.party(0).say(b"slowly");
+        talk.sender().pay(&group.submit(0, &said, None)).await.assert_ok("a message");
+    }
+    // Until those that came first count as slow.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let said = talk.group.party(0).say(b"in time");
+    talk.sender().pay(&talk.group.submit(0, &said, None)).await.assert_ok("a message");
+    let begun = Instant::now();
+    let heard = talk.neighbours.await_payloads(2, &mut talk.group.members[1]).await;
+    assert_eq!(heard, [QueuePayload::Message(said)]);
+    // The slow ones wait for half a minute.
+    assert!(begun.elapsed() < Duration::from_secs(15), "it waited {:?}", begun.elapsed());
+    talk.line(Weather::Cut);
+    talk.reconnect().await;
+    talk.drained().await;
+    talk.neighbours.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attempt_that_is_put_off_while_it_gets_tokens_has_them_the_next_time() {
+    let builder = Neighbours::builder().domains(3).bad_lines().tokens(300);
+    let neighbours = builder.setting("POSTERN_FEDERATION_DELIVERIES_AT_ONCE", "1").start().await;
+    let mut group = neighbours[0].group(1).await;
+    neighbours.add(&mut group, 1, neighbours[1].candidate().await).await;
+    let mut silent = neighbours[0].group(1).await;
+    neighbours.add(&mut silent, 2, neighbours[2].candidate().await).await;
+    let mut talk = Talk { neighbours, group, said: Vec::new() };
+    talk.drained().await;
+    talk.neighbours.line(0, 2).set(Weather::Silent);
+    let said = silent.party(0).say(b"to one that is silent");
+    talk.sender().pay(&silent.submit(0, &said, None)).await.assert_ok("a message");
+    // Until that has the only place for an attempt that takes long.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let spend = "DELETE FROM federation.tokens WHERE domain = 'b.example'";
+    talk.sender().admin.execute(spend, &[]).await.unwrap();
+    talk.line(Weather::Slow(Duration::from_millis(1500)));
+    let begun = Instant::now();
+    let (said, _) = talk.submit(b"in time").await;
+    let heard = talk.neighbours.await_payloads(1, &mut talk.group.members[1]).await;
+    assert_eq!(heard, [QueuePayload::Message(said)]);
+    assert!(begun.elapsed() < Duration::from_secs(40), "it waited {:?}", begun.elapsed());
+    talk.line(Weather::Fair);
+    talk.neighbours.line(0, 2).set(Weather::Fair);
+    talk.operate("retry_now('c.example')").await;
+    talk.drained().await;
+    let failed = "federation.attempts WHERE domain = 'b.example' AND state <> 'slow'";
+    assert_eq!(talk.sender().count(failed).await, 0, "it was slow, and did not fail");
+    talk.neighbours.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backlog_is_dropped_and_tried_again_in_batches() {
+    let talk = Talk::start().await;
+    talk.line(Weather::Cut);
+    let made_up = "SELECT federation.enqueue(array_agg((n % 4)::smallint), array_agg('b.example'::text),
+                          array_agg(uuid_send(gen_random_uuid())), array_agg(m.key_id || '\\x00'::bytea))
+                     FROM generate_series(1, 2500) n, operator.master_key m";
+    let count = async |what: &str| talk.sender().value::<i64>(&format!("SELECT operator.{what}")).await;
+    let _: Vec<i16> = talk.sender().value(made_up).await;
+    assert_eq!(talk.neighbour::<i64>("queued").await, 2500);
+    let dropped = async || count("drop_queued('b.example')").await;
+    assert_eq!([dropped().await, dropped().await, dropped().await, dropped().await], [1000, 1000, 500, 0]);
+    let _: Vec<i16> = talk.sender().value(made_up).await;
+    let old = "UPDATE federation.outbox SET day = day - 15";
+    talk.sender().admin.execute(old, &[]).await.unwrap();
+    while talk.sender().value::<bool>("SELECT federation.expire_deliveries()").await {}
+    assert_eq!(talk.neighbour::<i64>("set_aside").await, 2500);
+    assert_eq!(count("retry_set_aside('b.example', 700)").await, 700);
+    let dropped = async || count("drop_set_aside('b.example')").await;
+    assert_eq!([dropped().await, dropped().await, dropped().await], [1000, 800, 0]);
+    assert_eq!(talk.neighbour::<i64>("queued").await, 700);
+    let in_order = "SELECT count(*) FROM (SELECT o.number - lag(o.number) OVER (PARTITION BY o.lane ORDER BY o.number) AS step
+                                            FROM federation.outbox o) n WHERE n.step <> 1";
+    assert_eq!(talk.sender().value::<i64>(in_order).await, 0, "numbers have no gaps");
+    let counted = "SELECT (SELECT sum(bytes) FROM federation.outbox_bytes)
+                        = (SELECT sum(octet_length(sealed)) FROM federation.outbox)";
+    assert!(talk.sender().value::<bool>(counted).await, "bytes are counted however they leave");
+    assert_eq!(count("drop_queued('b.example')").await, 700);
+    talk.neighbours.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_costs_the_same_however_many_wait() {
+    let mut world = World::start().await;
+    let blocks = async |world: &mut World, lanes: i32, names: &str, busy: &str| -> i64 {
+        let transaction = world.admin.transaction().await.unwrap();
+        let waiting = format!(
+            "INSERT INTO federation.outgoing_lanes (domain, lane, instance, next_number, waiting, is_stranger, last_used)
+             SELECT d.domain, 0, uuid_send(gen_random_uuid()), 2, 1, false, current_date
+               FROM (SELECT {names} FROM generate_series(1, {lanes}) n
+                      UNION ALL SELECT 'y' || n || '.example' FROM generate_series(1, 10) n) AS d (domain);
+             INSERT INTO federation.outbox (id, domain, lane, number, sealed, day)
+             SELECT uuid_send(gen_random_uuid()), l.domain, 0, 1, m.key_id || '\\x00'::bytea, current_date
+               FROM federation.outgoing_lanes l, operator.master_key m;
+             INSERT INTO federation.due (domain, lane, family, standing, due)
+             SELECT l.domain, 0, federation.share(l.domain), 'good', now() - interval '1 second'
+               FROM federation.outgoing_lanes l;"
+        );
+        transaction.batch_execute(&waiting).await.unwrap();
+        let claim = format!(
+            "SELECT * FROM federation.claim_lane('good', uuid_send(gen_random_uuid()), 10, 64, 786432, '', '{busy}')"
+        );
+        // Plans are made once.
+        for _ in 0..3 {
+            let claimed = transaction.query_one(&claim, &[]).await.unwrap();
+            assert!(claimed.get::<_, Option<&str>>("domain").is_some(), "one is claimed");
+        }
+        let explain = format!("EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {claim}");
+        let plan: serde_json::Value = transaction.query_one(&explain, &[]).await.unwrap().get(0);
+        transaction.rollback().await.unwrap();
+        let plan = &plan[0]["Plan"];
+        ["Shared Hit Blocks", "Shared Read Blocks"].iter().map(|kind| plan[*kind].as_i64().unwrap()).sum()
+    };
+    for (names, busy) in [("'x' || n || '.example'", "{}"), ("'x' || n || '.evil.example'", "{evil.example}")]
+    {
+        let few = blocks(&mut world, 10, names, busy).await;
+        let many = blocks(&mut world, 20_000, names, busy).await;
+        assert!(many <= 3 * few, "{names}: {few} blocks for 10 lanes that wait, {many} for 20,000");
+    }
+    world.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_put_in_while_a_clock_was_ahead_is_not_lost_and_keeps_nothing_for_long() {
+    let talk = Talk::start().await;
+    talk.line(Weather::Cut);
+    let count =
+        async |rows: &str| talk.sender().count(&format!("{rows} WHERE domain = 'made-up.example'")).await;
+    assert_eq!(put_in(talk.sender(), "'made-up.example'", 3, 1).await, 3);
+    let days = "UPDATE federation.outbox o
+                   SET day = CASE WHEN o.number = n.middle THEN current_date + 400 ELSE current_date - 20 END
+                  FROM (SELECT min(f.number) + 1 AS middle FROM federation.outbox f WHERE f.domain = 'made-up.example') n
+                 WHERE o.domain = 'made-up.example'";
+    assert_eq!(talk.sender().admin.execute(days, &[]).await.unwrap(), 3);
+    while talk.sender().value::<bool>("SELECT federation.expire_deliveries()").await {}
+    assert_eq!(count("federation.set_aside").await, 1);
+    assert_eq!(count("federation.outbox").await, 2);
+    // Now it counts as one of today, and goes when those of today do, with what is behind it.
+    let later = "UPDATE federation.outbox SET day = day - 20 WHERE domain = 'made-up.example'";
+    talk.sender().admin.execute(later, &[]).await.unwrap();
+    while talk.sender().value::<bool>("SELECT federation.expire_deliveries()").await {}
+    assert_eq!(count("federation.set_aside").await, 3);
+    assert_eq!(count("federation.outbox").await, 0);
+    talk.neighbours.close();
+}
+
+/// Lanes of these domains are due, whose names are an expression of `n`, in this standing.
+async fn make_due(world: &World, domain: &str, number: usize, standing: &str) {
+    let sql = format!(
+        "INSERT INTO federation.outgoing_lanes
+             (domain, lane, instance, next_number, waiting, waiting_bytes, is_stranger, last_used)
+         SELECT {domain}, 0, uuid_send(gen_random_uuid()), 2, 1, 9, '{standing}' = 'stranger', current_date
+           FROM generate_series(1, {number}) n;
+         INSERT INTO federation.neighbours (domain, first_success, last_success)
+         SELECT {domain}, current_date, current_date
+           FROM generate_series(1, {number}) n
+          WHERE '{standing}' <> 'stranger';
+         INSERT INTO federation.outbox (id, domain, lane, number, sealed, day)
+         SELECT uuid_send(gen_random_uuid()), {domain}, 0, 1, m.key_id || '\\x00'::bytea, current_date
+           FROM generate_series(1, {number}) n, operator.master_key m;
+         INSERT INTO federation.due (domain, lane, family, standing, due)
+         SELECT {domain}, 0, federation.share({domain}), '{standing}', now() - interval '1 hour'
+           FROM generate_series(1, {number}) n;"
+    );
+    world.admin.batch_execute(&sql).await.unwrap();
+}
+
+/// The domain of the next lane that is claimed after this family's turn, and whose turn it was.
+async fn claimed(world: &World, standing: &str, after: &str) -> (Option<String>, String) {
+    let sql = "SELECT domain, family
+                 FROM federation.claim_lane($1, uuid_send(gen_random_uuid()), 10, 64, 786432, $2, '{}')";
+    let row = world.admin.query_one(sql, &[&standing, &after]).await.unwrap();
+    (row.get(0), row.get(1))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn families_of_names_take_turns_however_many_names_they_have() {
+    let world = World::start().await;
+    // The server claims none of it.
+    world.admin.batch_execute("BEGIN").await.unwrap();
+    for standing in ["prompt", "good", "slow", "failing", "stranger"] {
+        make_due(&world, &format!("'x' || n || '.evil-{standing}.example'"), 300, standing).await;
+        make_due(&world, &format!("'b-{standing}.example'"), 1, standing).await;
+        let mut turn = String::new();
+        let mut domains = Vec::new();
+        for _ in 0..2 {
+            let (domain, family) = claimed(&world, standing, &turn).await;
+            domains.extend(domain);
+            turn = family;
+        }
+        let good = format!("b-{standing}.example");
+        assert!(domains.contains(&good), "{standing}: {domains:?}");
+        // One that the operator allowed is a family of its own.
+        let allow = format!("SELECT operator.allow_domain('x300.evil-{standing}.example')");
+        world.admin.execute(&allow, &[]).await.unwrap();
+        let (_, first) = claimed(&world, standing, "").await;
+        let (allowed, _) = claimed(&world, standing, &first).await;
+        assert_eq!(allowed, Some(format!("x300.evil-{standing}.example")));
+    }
+    world.admin.batch_execute("ROLLBACK").await.unwrap();
+    world.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_that_are_tried_in_vain_make_room_for_others() {
+    let world = World::start().await;
+    let fail = async |domain: &str| {
+        for _ in 0..3 {
+            let sql = "SELECT federation.note_failed_attempt($1, '\\x00', 'failing', 'nobody is there')";
+            world.admin.execute(sql, &[&domain]).await.unwrap();
+            world.admin.execute("UPDATE federation.attempts SET next_try = now()", &[]).await.unwrap();
+        }
+    };
+    world.admin.batch_execute("BEGIN").await.unwrap();
+    make_due(&world, "'x.made-up-' || n || '.example'", 4, "stranger").await;
+    make_due(&world, "'known.example'", 1, "good").await;
+    fail("x.made-up-1.example").await;
+    assert_eq!(world.count("federation.set_aside").await, 0, "there is room");
+    world.admin.execute("SELECT operator.set_federation_limit('max_strangers', 5)", &[]).await.unwrap();
+    fail("known.example").await;
+    assert_eq!(world.count("federation.set_aside").await, 0, "that one was there before");
+    fail("x.made-up-2.example").await;
+    let aside = "SELECT array_agg(domain || ': ' || reason) FROM federation.set_aside";
+    assert_eq!(world.value::<Vec<String>>(aside).await, ["x.made-up-2.example: no such homeserver"]);
+    let waiting = "SELECT sum(waiting) FROM federation.outgoing_lanes WHERE domain = 'x.made-up-2.example'";
+    assert_eq!(world.value::<i64>(waiting).await, 0);
+    world.admin.batch_execute("ROLLBACK").await.unwrap();
+    world.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attempt_that_finds_no_place_to_be_slow_is_no_failure() {
+    let world = World::start().await;
+    world.admin.batch_execute("BEGIN").await.unwrap();
+    make_due(&world, "'b.example'", 1, "good").await;
+    let holder = "UPDATE federation.due
+                     SET holder = '\\x01010101010101010101010101010101', due = now() + interval '10 s'";
+    world.admin.execute(holder, &[]).await.unwrap();
+    let put_off = |is_slow: bool| {
+        format!(
+            "SELECT federation.put_off('b.example', 0::smallint, '\\x01010101010101010101010101010101', {is_slow}, 2)"
+        )
+    };
+    // What this server lacks says nothing of the other one.
+    world.admin.execute(&put_off(false), &[]).await.unwrap();
+    let as_before =
+        "SELECT standing = 'good' AND holder IS NULL AND due <= now() + interval '2 s' FROM federation.due";
+    assert!(world.value::<bool>(as_before).await);
+    assert_eq!(world.count("federation.attempts").await, 0);
+    world.admin.execute(holder, &[]).await.unwrap();
+    world.admin.execute(&put_off(true), &[]).await.unwrap();
+    let soon =
+        "SELECT standing = 'slow' AND holder IS NULL AND due <= now() + interval '2 s' FROM federation.due";
+    assert!(world.value::<bool>(soon).await);
+    let state =
+        "SELECT state || ' ' || next_try_seconds FROM operator.neighbours() WHERE domain = 'b.example'";
+    assert_eq!(world.value::<String>(state).await, "slow 0");
+    assert_eq!(world.value::<i32>("SELECT failures FROM federation.attempts").await, 0);
+    // Once it is prompt again, so is its standing.
+    world.admin.execute("SELECT federation.recover('b.example')", &[]).await.unwrap();
+    assert_eq!(world.value::<String>("SELECT standing FROM federation.due").await, "good");
+    world.admin.batch_execute("ROLLBACK").await.unwrap();
+    world.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_rule_refuses_costs_no_claim_and_goes_on_once_it_is_allowed() {
+    let world = World::start().await;
+    world.admin.batch_execute("BEGIN").await.unwrap();
+    make_due(&world, "'x' || n || '.evil.example'", 300, "good").await;
+    make_due(&world, "'good.example'", 1, "good").await;
+    let rules =
+        "SELECT operator.set_federation_policy('allow_list'); SELECT operator.allow_domain('good.example')";
+    world.admin.batch_execute(rules).await.unwrap();
+    let (domain, _) = claimed(&world, "good", "").await;
+    assert_eq!(domain.as_deref(), Some("good.example"));
+    let refused = "federation.due WHERE standing = 'refused'";
+    assert_eq!(world.count(refused).await, 100, "so many at a time");
+    for _ in 0..3 {
+        claimed(&world, "good", "").await;
+    }
+    assert_eq!(world.count(refused).await, 300);
+    world.admin.execute("SELECT operator.allow_domain('x7.evil.example')", &[]).await.unwrap();
+    let restored = "SELECT operator.set_federation_policy('open')";
+    world.admin.execute(restored, &[]).await.unwrap();
+    assert_eq!(world.count(refused).await, 0);
+    // A rule that changed at the very moment of a claim is seen within a minute.
+    world.admin.execute("UPDATE federation.due SET standing = 'refused', due = now()", &[]).await.unwrap();
+    world.admin.execute("SELECT federation.find_due()", &[]).await.unwrap();
+    assert_eq!(world.count(refused).await, 201);
+    world.admin.batch_execute("ROLLBACK").await.unwrap();
+    world.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_taken_though_its_answer_was_lost_is_refused_no_more() {
+    let world = World::start().await;
+    world.admin.batch_execute("BEGIN").await.unwrap();
+    make_due(&world, "'b.example'", 1, "good").await;
+    let more = "INSERT INTO federation.outbox (id, domain, lane, number, sealed, day)
+                SELECT decode(repeat('02', 16), 'hex'), 'b.example', 0, 2, m.key_id || '\\x00'::bytea, current_date
+                  FROM operator.master_key m;
+                UPDATE federation.outgoing_lanes SET waiting = 2, waiting_bytes = 18, next_number = 3;
+                UPDATE federation.due SET refusals = 9";
+    world.admin.batch_execute(more).await.unwrap();
+    let compare = "SELECT c.outcome::text
+                     FROM federation.outgoing_lanes l,
+                          federation.compare_lane('b.example', 0::smallint, '\\x00', l.instance, 1, 1,
+                              (SELECT o.id FROM federation.outbox o WHERE o.number = 1)) c";
+    assert_eq!(world.value::<String>(compare).await, "settled");
+    let refusals = "SELECT refusals FROM federation.due";
+    assert_eq!(world.value::<i32>(refusals).await, 0, "the next one is another one");
+    world.admin.batch_execute("ROLLBACK").await.unwrap();
+    world.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delivery_that_is_too_large_for_a_proxy_holds_its_lane_up_for_three_attempts() {
+    let world = World::start().await;
+    for (is_oversized, attempts) in [(true, 3), (false, 10)] {
+        world.admin.batch_execute("BEGIN").await.unwrap();
+        make_due(&world, "'b.example'", 1, "good").await;
+        let mut tried = 0;
+        loop {
+            let claim = "SELECT is_last_try FROM federation.claim_lane(
+                             'good', '\\x01010101010101010101010101010101', 10, 64, 786432, '', '{}')";
+            tried += 1;
+            if world.value::<bool>(claim).await {
+                break;
+            }
+            let refuse = "SELECT federation.note_refusal(
+                              'b.example', 0::smallint, '\\x01010101010101010101010101010101', $1)";
+            world.admin.execute(refuse, &[&is_oversized]).await.unwrap();
+            world.admin.execute("UPDATE federation.due SET due = now()", &[]).await.unwrap();
+        }
+        assert_eq!(tried, attempts, "refused_attempts");
+        world.admin.batch_execute("ROLLBACK").await.unwrap();
+    }
+    world.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn looks_that_failed_while_a_clock_was_ahead_are_made_again() {
+    let world = World::start().await;
+    for ahead in ["11 seconds", "110 minutes", "3 hours"] {
+        let note = format!(
+            "DELETE FROM federation.looks;
+             INSERT INTO federation.looks (domain, looked, failures)
+             VALUES ('b.example', now() + interval '{ahead}', 3)"
+        );
+        world.admin.batch_execute(&note).await.unwrap();
+        let found = "SELECT outcome::text FROM federation.find_homeserver('b.example', false)";
+        assert_eq!(world.value::<String>(found).await, "due", "{ahead}");
+        world.admin.execute("SELECT federation.heard('b.example')", &[]).await.unwrap();
+        assert_eq!(world.count("federation.looks").await, 0, "{ahead}");
+    }
+    world.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_block_of_a_family_of_names_is_for_all_of_them_but_those_with_rules_of_their_own() {
+    let world = World::start().await;
+    let allowed = async |domain: &str| -> bool {
+        world.value(&format!("SELECT federation.is_allowed('{domain}')")).await
+    };
+    let operate = async |what: &str| {
+        world.admin.execute(&format!("SELECT operator.{what}"), &[]).await.unwrap();
+    };
+    operate("block_domain('evil.example', with_below => true)").await;
+    operate("allow_domain('good.evil.example')").await;
+    for (domain, is_allowed) in [
+        ("evil.example", false),
+        ("x1.evil.example", false),
+        ("a.b.evil.example", false),
+        ("good.evil.example", true),
+        ("notevil.example", true),
+        ("example", true),
+    ] {
+        assert_eq!(allowed(domain).await, is_allowed, "{domain}");
+    }
+    operate("block_domain('evil.example')").await;
+    assert!(allowed("x1.evil.example").await && !allowed("evil.example").await, "that one alone");
+    operate("allow_domain('evil.example')").await;
+    assert!(allowed("evil.example").await);
+    world.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lane_stays_while_something_of_it_is_set_aside() {
+    let world = World::start().await;
+    let old = "INSERT INTO federation.outgoing_lanes (domain, lane, instance, next_number, is_stranger, last_used)
+               SELECT d.domain, 0, uuid_send(gen_random_uuid()), 2, true, current_date - 61
+                 FROM unnest(ARRAY['aside.example', 'empty.example']) AS d (domain);
+               INSERT INTO federation.set_aside (id, domain, lane, number, sealed, reason, day)
+               SELECT uuid_send(gen_random_uuid()), 'aside.example', 0, 1, m.key_id || '\\x00'::bytea, 'damaged', current_date
+                 FROM operator.master_key m";
+    world.admin.batch_execute(old).await.unwrap();
+    world.admin.execute("SELECT federation.clean_up()", &[]).await.unwrap();
+    let left = "SELECT array_agg(domain::text) FROM federation.outgoing_lanes";
+    assert_eq!(world.value::<Vec<String>>(left).await, ["aside.example"]);
+    world.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_left_of_names_that_came_once() {
+    let world = World::start().await;
+    let come = "INSERT INTO federation.homeserver_keys (public_key, domain, pinned, not_after)
+                SELECT sha256(d.domain::bytea), d.domain, current_date - 31, 1
+                  FROM unnest(ARRAY['once.example', 'ruled.example', 'delivers.example', 'takes.example']) AS d (domain);
+                INSERT INTO federation.homeserver_keys (public_key, domain, pinned, distrusted)
+                VALUES (sha256('1'), 'once.example', current_date - 31, current_date - 31);
+                INSERT INTO aas.takers (domain) SELECT DISTINCT k.domain FROM federation.homeserver_keys k;
+                SELECT operator.allow_domain('ruled.example');
+                INSERT INTO federation.incoming_lanes (domain, lane, instance, last_number, last_used)
+                VALUES ('delivers.example', 0, uuid_send(gen_random_uuid()), 1, current_date);
+                INSERT INTO federation.neighbours (domain, first_success, last_success)
+                VALUES ('takes.example', current_date - 40, current_date - 40)";
+    world.admin.batch_execute(come).await.unwrap();
+    world.admin.execute("SELECT federation.clean_up()", &[]).await.unwrap();
+    let kept = ["delivers.example", "ruled.example", "takes.example"];
+    for rows in ["aas.takers WHERE domain IS NOT NULL", "federation.homeserver_keys WHERE distrusted IS NULL"]
+    {
+        let sql = format!("SELECT array_agg(domain::text ORDER BY domain) FROM {rows}");
+        assert_eq!(world.value::<Vec<String>>(&sql).await, kept, "{rows}");
+    }
+    let distrusted = "federation.homeserver_keys WHERE distrusted IS NOT NULL";
+    assert_eq!(world.count(distrusted).await, 1, "that is the operator's word");
+    world.close();
+}
+
+/// Puts a delivery of so many bytes in for each of these domains, an expression of `n`. Returns how many were put in.
+async fn put_in(world: &World, domain: &str, number: usize, bytes: usize) -> usize {
+    let sql = format!(
+        "SELECT federation.enqueue(array_agg(0::smallint), array_agg(({domain})::text),
+                                   array_agg(uuid_send(gen_random_uuid())),
+                                   array_agg(m.key_id || decode(repeat('00', {bytes}), 'hex')))
+           FROM generate_series(1, {number}) n, operator.master_key m"
+    );
+    match world.value::<Vec<i16>>(&sql).await {
+        all if all.is_empty() => number,
+        some => some.iter().filter(|result| **result == 0).count(),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_are_few_and_hold_up_nobody() {
+    let mut talk = Talk::start().await;
+    let family = put_in(talk.sender(), "'x' || n || '.made-up.example'", 1200, 1).await;
+    assert_eq!(family, 125, "an eighth of max_strangers");
+    let others = put_in(talk.sender(), "'x.made-up-' || n || '.example'", 1200, 1).await;
+    assert_eq!(others, 875, "max_strangers");
+    for text in ["one", "two", "three"] {
+        let started = Instant::now();
+        talk.say(text).await;
+        let waiting = "federation.outbox WHERE domain = 'b.example'";
+        eventually("it is taken", async || (talk.sender().count(waiting).await == 0).then_some(())).await;
+        assert!(started.elapsed() < Duration::from_secs(5), "{text} took {:?}", started.elapsed());
+    }
+    let heard = heard(&talk.neighbours[1], &mut talk.group.members[1].mailbox).await;
+    assert_eq!(heard, talk.said);
+    talk.neighbours.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn silent_homeservers_leave_room_in_the_outbox_to_others() {
+    let mut talk = Talk::start().await;
+    talk.operate("set_federation_limit('outbox_total_mib', 4)").await;
+    // Nobody delivers any of it meanwhile.
+    talk.sender().admin.batch_execute("BEGIN").await.unwrap();
+    let known = "INSERT INTO federation.neighbours (domain, first_success, last_success)
+                 SELECT 'x' || n || '.evil.example', current_date, current_date
+                   FROM generate_series(1, 10) n";
+    talk.sender().admin.execute(known, &[]).await.unwrap();
+    let fill = async |talk: &Talk| -> usize {
+        let mut taken = 0;
+        for _ in 0..10 {
+            taken += put_in(talk.sender(), "'x' || n || '.evil.example'", 10, 61_440).await;
+        }
+        taken
+    };
+    // Nobody knows yet that they are silent.
+    let at_first = fill(&talk).await;
+    assert!((50..60).contains(&at_first), "ten homeservers share ten parts of twelve: {at_first}");
+    let other = put_in(talk.sender(), "'b.example'", 1, 61_440).await;
+    assert_eq!(other, 1, "each leaves as much as it has");
+    let fail = "INSERT INTO federation.attempts (domain, state, reason, failures, next_try)
+                SELECT DISTINCT l.domain, 'failing', 'silent', 9, now() + interval '5 minutes'
+                  FROM federation.outgoing_lanes l
+                 WHERE l.domain LIKE '%.evil.example'";
+    talk.sender().admin.execute(fail, &[]).await.unwrap();
+    assert_eq!(fill(&talk).await, 0, "they have more than a family that is silent may");
+    for number in 1..=10 {
+        talk.operate(&format!("drop_queued('x{number}.evil.example')")).await;
+    }
+    let silent = fill(&talk).await;
+    assert!((15..18).contains(&silent), "a third of what is no reserve: {silent}");
+    talk.sender().admin.batch_execute("COMMIT").await.unwrap();
+    let waiting = "federation.outbox WHERE domain = 'b.example'";
+    talk.say("two").await;
+    eventually("it is taken", async || (talk.sender().count(waiting).await == 0).then_some(())).await;
+    talk.neighbours.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_set_aside_gives_way_when_room_is_short() {
+    let talk = Talk::start().await;
+    talk.line(Weather::Cut);
+    talk.operate("set_federation_limit('outbox_total_mib', 1)").await;
+    assert_eq!(put_in(talk.sender(), "'b.example'", 1, 300_000).await, 1);
+    talk.sender().admin.execute("UPDATE federation.outbox SET day = day - 15", &[]).await.unwrap();
+    while talk.sender().value::<bool>("SELECT federation.expire_deliveries()").await {}
+    assert_eq!(talk.neighbour::<i64>("set_aside").await, 1, "there is room");
+    let fill = "UPDATE federation.outbox_bytes SET bytes = bytes + 400000";
+    talk.sender().admin.execute(fill, &[]).await.unwrap();
+    while talk.sender().value::<bool>("SELECT federation.expire_deliveries()").await {}
+    assert_eq!(talk.neighbour::<i64>("set_aside").await, 0);
+    talk.neighbours.close();
+}

@@ -1,0 +1,515 @@
+//! Bad days (OPS-9): PostgreSQL, a server or the disk fails, or a clock is wrong. Clients are told so, go on once it is
+//! over, and read everything that was accepted, once and in order.
+//!
+//! Elsewhere: anything killed under load (promises/crash.rs), a database that falls silent (database.rs), a standby that is
+//! promoted while people talk (recovery.rs), certificates that are of no use (tls.rs), a year that passes (year.rs).
+
+use std::{
+    collections::HashSet,
+    fs,
+    sync::Mutex,
+    time::{Duration, Instant},
+};
+
+use nix::sys::signal::Signal;
+use postern_client::{Client, Event, Options};
+use postern_protocol::{ds::GroupId, problem::ProblemType};
+use postern_tests_kit::{
+    Authority, Call, Cluster, DataDir, Front, HOME, MovedClock, PATIENCE, Reply, Server, World, befriend,
+    eventually, joined, now, postern, process,
+};
+use tempfile::TempDir;
+
+use crate::metrics::Scrape;
+
+/// Two people and what one says to the other, whose server may be away.
+pub struct Talk {
+    alice: Client,
+    bob: Client,
+    group: GroupId,
+    said: Vec<String>,
+    heard: Mutex<Vec<String>>,
+    /// The problems that they were told of.
+    told: Mutex<HashSet<Option<ProblemType>>>,
+    _homes: TempDir,
+}
+
+impl Talk {
+    pub async fn begin(server: &Server) -> Self {
+        Self::begin_at(server.url()).await
+    }
+
+    /// The same on a way to a server.
+    pub async fn begin_at(url: &str) -> Self {
+        let homes = tempfile::tempdir().expect("/tmp is writable");
+        let options = Options { accept_contacts: true, durable: false, ..Options::default() };
+        let register = async |name: &str| {
+            let builder = Client::builder(homes.path().join(name)).server(url);
+            builder.options(options.clone()).register(name).await.expect("anyone may")
+        };
+        let (alice, bob) = (register("alice").await, register("bob").await);
+        let group = alice.create_group("talk").await.expect("a group can be made").id().clone();
+        befriend(&alice, &bob, &group).await;
+        joined(&bob, 1).await;
+        let (said, heard, told) = (Vec::new(), Mutex::default(), Mutex::default());
+        let mut talk = Self { alice, bob, group, said, heard, told, _homes: homes };
+        talk.goes_on("hello").await;
+        talk
+    }
+
+    /// Says something, without a look at what becomes of it.
+    pub fn keep(&mut self, text: &str) {
+        self.alice.group_with_id(&self.group).keep(text).expect("there is room");
+        self.said.push(text.to_owned());
+    }
+
+    /// Attempts to send what was said, once; returns whether it is accepted.
+    pub async fn is_delivered(&self) -> bool {
+        let sent = self.alice.group_with_id(&self.group).deliver().await;
+        self.note(sent)
+    }
+
+    /// Reads what waits, once, and returns whether that was all.
+    pub async fn is_heard(&self) -> bool {
+        self.hear(Duration::ZERO).await && *self.heard.lock().unwrap() == self.said
+    }
+
+    /// Reads what waits, and waits for it for so long at most; returns whether it can be read.
+    async fn hear(&self, wait: Duration) -> bool {
+        let read = self.bob.sync(wait).await;
+        let texts = read.iter().flatten().filter_map(|event| match event {
+            Event::Message { text, .. } => Some(text.clone()),
+            _ => None,
+        });
+        self.heard.lock().unwrap().extend(texts);
+        self.note(read.map(drop))
+    }
+
+    fn note(&self, result: Result<(), postern_client::Error>) -> bool {
+        let Err(error) = result else { return true };
+        let is_open = error.is_passing() || error.problem() == Some(ProblemType::SignatureRequired);
+        assert!(is_open, "something was lost: {error}");
+        self.told.lock().unwrap().insert(error.problem());
+        false
+    }
+
+    /// Says something, and insists until it is heard; all that was said before is heard before it.
+    pub async fn goes_on(&mut self, text: &str) {
+        self.keep(text);
+        let begun = Instant::now();
+        eventually("it is delivered", async || self.is_delivered().await.then_some(())).await;
+        eventually("it is heard", async || self.is_heard().await.then_some(())).await;
+        eprintln!("{text}: after {:.1} s", begun.elapsed().as_secs_f64());
+    }
+
+    /// Takes the problems that they were told of; `None` stands for an answer that did not come.
+    pub fn take_told(&self) -> Vec<Option<ProblemType>> {
+        std::mem::take(&mut *self.told.lock().unwrap()).into_iter().collect()
+    }
+
+    /// Nothing but that the server is away was told.
+    fn assert_told_unavailable_at_most(&self) {
+        let told = self.take_told();
+        let is_away =
+            |problem: &Option<ProblemType>| matches!(problem, None | Some(ProblemType::Unavailable));
+        assert!(told.iter().all(is_away), "{told:?}");
+    }
+}
+
+async fn readiness(server: &Server) -> Reply {
+    let answer = reqwest::get(format!("{}/ready", server.url())).await.expect("the server answers");
+    Reply::read(answer).await.expect("it is whole")
+}
+
+async fn is_ready(server: &Server) -> Option<()> {
+    readiness(server).await.status.is_success().then_some(())
+}
+
+/// The exit code and text of `postern status` for a server that runs its cluster itself.
+async fn status(server: &Server, dir: &DataDir) -> (Option<i32>, String) {
+    let mut command = postern();
+    command.args(["status", "--embedded", "--domain", HOME, "--data-dir"]).arg(dir.path());
+    command.env("POSTERN_LISTEN", server.address().to_string());
+    let output = command.output().await.expect("postern runs");
+    (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Waits for another postmaster than one that is gone.
+async fn another_postmaster(dir: &DataDir, old: u32) -> u32 {
+    eventually("PostgreSQL runs again", async || dir.postmaster().filter(|new| *new != old)).await
+}
+
+fn count(log: &str, what: &str) -> usize {
+    log.matches(what).count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_private_postgresql_that_is_killed_is_started_again_while_people_talk() {
+    let dir = DataDir::migrated().await;
+    let server = Server::embedded(&dir).start().await;
+    let mut talk = Talk::begin(&server).await;
+
+    // All of it at once, as if the machine had ended it.
+    let first = dir.postmaster().expect("it runs");
+    dir.kill_postgres();
+    let told = readiness(&server).await;
+    // It may run again by now.
+    if !told.status.is_success() {
+        told.assert_problem("without a database", ProblemType::Unavailable);
+    }
+    talk.goes_on("after the first crash").await;
+    let second = another_postmaster(&dir, first).await;
+
+    // The postmaster alone: its sessions notice, and no second postmaster starts while one of them works.
+    let admin = dir.admin().await;
+    let busy = tokio::spawn(async move { admin.batch_execute("SELECT pg_sleep(600)").await });
+    eventually("a session works", async || {
+        let sql = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
+        let row = dir.try_admin().await?.query_one(sql, &[]).await.ok()?;
+        (row.get::<_, i64>(0) == 1).then_some(())
+    })
+    .await;
+    let sessions = process::children(second);
+    process::signal(&[second], Signal::SIGKILL);
+    let third = another_postmaster(&dir, second).await;
+    let left: Vec<_> = sessions.iter().filter(|session| process::is_alive(**session)).collect();
+    assert!(left.is_empty(), "sessions of the old postmaster beside the new one: {left:?}");
+    assert!(busy.await.expect("no panic").is_err());
+    talk.goes_on("after the second crash").await;
+
+    // A session: PostgreSQL ends all others by itself, and recovers.
+    let session = dir.admin().await;
+    let sql = "SELECT pid FROM pg_stat_activity WHERE usename = 'postern_server' LIMIT 1";
+    let pid: i32 = session.query_one(sql, &[]).await.unwrap().get(0);
+    process::signal(&[u32::try_from(pid).unwrap()], Signal::SIGKILL);
+    talk.goes_on("after a session's crash").await;
+    assert_eq!(dir.postmaster(), Some(third), "the supervisor left it alone");
+    talk.assert_told_unavailable_at_most();
+
+    eventually("it is told that PostgreSQL runs again", async || {
+        (count(&server.log(), "PostgreSQL runs again, after") == 2).then_some(())
+    })
+    .await;
+    let log = server.log();
+    assert_eq!(count(&log, "PostgreSQL ended: starting it again"), 2, "{log}");
+    assert!(!log.contains("panicked") && !log.contains("a request failed"), "{log}");
+    assert!(server.terminate().await.success());
+    assert_eq!(dir.postmaster(), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_private_postgresql_that_does_not_answer_is_ended_and_started_again() {
+    let dir = DataDir::migrated().await;
+    let server = Server::embedded(&dir).start().await;
+    let mut talk = Talk::begin(&server).await;
+    let first = dir.postmaster().expect("it runs");
+    let begun = Instant::now();
+    process::signal(&[first], Signal::SIGSTOP);
+    // Sessions that are there go on without it.
+    talk.goes_on("beside a postmaster that hangs").await;
+    while dir.postmaster() == Some(first) {
+        assert!(begun.elapsed() < Duration::from_secs(150), "it still hangs");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(begun.elapsed() > Duration::from_secs(15), "a busy one gets more time: {:?}", begun.elapsed());
+    another_postmaster(&dir, first).await;
+    talk.goes_on("after it").await;
+    talk.assert_told_unavailable_at_most();
+    eventually("it is told that PostgreSQL runs again", async || {
+        server.log().contains("PostgreSQL runs again").then_some(())
+    })
+    .await;
+    let log = server.log();
+    assert!(log.contains("PostgreSQL has not answered for 30 seconds: ending it"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_private_postgresql_that_does_not_start_is_tried_again_until_it_does() {
+    let dir = DataDir::migrated().await;
+    let server = Server::embedded(&dir).start().await;
+    let mut talk = Talk::begin(&server).await;
+    let settings = dir.cluster().join("postgresql.auto.conf");
+    let good = fs::read_to_string(&settings).unwrap();
+    let spoil = || fs::write(&settings, "shared_buffers = 'much'\n").unwrap();
+    spoil();
+    dir.kill_postgres();
+    eventually("the log says so", async || {
+        let log = server.log();
+        (log.contains("attempt 2: PostgreSQL does not start") && log.contains("shared_buffers")).then_some(())
+    })
+    .await;
+    let unavailable = readiness(&server).await;
+    unavailable.assert_problem("without a database", ProblemType::Unavailable);
+    let (code, text) = status(&server, &dir).await;
+    assert!(code == Some(2) && text.contains("problem  database: "), "{text}");
+    assert!(text.contains("ok       server: it listens"), "{text}");
+    talk.keep("said while it is away");
+    assert!(!talk.is_delivered().await);
+    fs::write(&settings, good).unwrap();
+    talk.goes_on("after it").await;
+    assert_eq!(talk.take_told(), [Some(ProblemType::Unavailable)]);
+    eventually("its status is good again", async || {
+        let (code, text) = status(&server, &dir).await;
+        (code != Some(2) && text.contains("  database   PostgreSQL ")).then_some(())
+    })
+    .await;
+
+    // A server that is told to stop does, in whatever state its database is.
+    spoil();
+    dir.kill_postgres();
+    eventually("it is tried again", async || {
+        (count(&server.log(), "PostgreSQL ended: starting it again") == 2).then_some(())
+    })
+    .await;
+    assert!(server.terminate().await.success());
+    assert_eq!(dir.postmaster(), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_killed_with_its_database_or_without_it_loses_nothing() {
+    let dir = DataDir::migrated().await;
+    let mut server = Server::embedded(&dir).start().await;
+    let address = server.address();
+    let mut talk = Talk::begin(&server).await;
+    for with_database in [false, true] {
+        server.kill().await;
+        if with_database {
+            dir.kill_postgres();
+        }
+        talk.keep("said to nobody");
+        assert!(!talk.is_delivered().await);
+        assert_eq!(talk.take_told(), [None], "there is no answer");
+        server = Server::embedded(&dir).listen(address).start().await;
+        talk.goes_on("to the next one").await;
+    }
+    assert!(server.terminate().await.success());
+}
+
+/// A disk that is full first refuses new pages, then the write-ahead log, which ends PostgreSQL; and it recovers only once
+/// there is room.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_refuses_what_it_cannot_keep_and_loses_nothing() {
+    if !nix::unistd::Uid::effective().is_root() {
+        let is_left_out = std::env::var_os("POSTERN_TESTS_WITHOUT_ROOT").is_some();
+        assert!(
+            is_left_out,
+            "only root can make a small disk: POSTERN_TESTS_WITHOUT_ROOT=1 leaves this test out"
+        );
+        return;
+    }
+    let dir = DataDir::on_a_disk_of(200).await;
+    let server = Server::embedded(&dir).start().await;
+    let mut talk = Talk::begin(&server).await;
+    let admin = dir.admin().await;
+    admin.batch_execute("CHECKPOINT").await.unwrap();
+
+    dir.disk().fill(0);
+    // Tables have free places, in which some messages find room.
+    let mut number = 0;
+    while number == 0 || talk.is_delivered().await {
+        number += 1;
+        assert!(number < 500, "the disk is not full");
+        talk.keep(&format!("{number} {}", "x".repeat(8000)));
+    }
+    assert_eq!(talk.take_told(), [Some(ProblemType::Unavailable)]);
+    let log = server.log();
+    assert!(log.contains("PostgreSQL error 53100"), "{log}");
+    assert!(!log.contains("a request failed"), "{log}");
+
+    // PostgreSQL ends once its log needs another file, and cannot recover without one. New sessions do not even start.
+    let first = dir.postmaster().expect("it runs");
+    let next_file = "SELECT pg_logical_emit_message(false, 'bad day', 'x'); SELECT pg_switch_wal()";
+    for _ in 0..20 {
+        if admin.batch_execute(next_file).await.is_err() {
+            break;
+        }
+    }
+    eventually("the supervisor says what is wrong", async || {
+        let log = server.log();
+        (log.contains("the disk of") && log.contains("is full")).then_some(())
+    })
+    .await;
+    readiness(&server).await.assert_problem("without a database", ProblemType::Unavailable);
+    let (code, text) = status(&server, &dir).await;
+    assert!(code == Some(2) && text.contains("problem  database: "), "{text}");
+    assert!(text.contains("a full disk stops PostgreSQL"), "{text}");
+    dir.disk().make_room();
+    another_postmaster(&dir, first).await;
+    eventually("the server is ready again", async || is_ready(&server).await).await;
+    talk.goes_on("there is room again").await;
+    talk.assert_told_unavailable_at_most();
+}
+
+/// As a timer renews it at night.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_that_is_renewed_while_people_talk_costs_them_nothing() {
+    let cluster = Cluster::start().await;
+    let authority = Authority::new();
+    let names = [HOME, "127.0.0.1"];
+    let files = authority.certify_for_days(&names, 5);
+    let server = Server::builder(&cluster).tls(&files).metrics().start().await;
+    let front = Front::to(server.address(), &authority.pem());
+    let mut talk = Talk::begin_at(&front.url()).await;
+    let metrics = server.metrics_url().await.replace("http://", "").replace("/metrics", "");
+    let status = async || {
+        let mut command = postern();
+        command
+            .arg("status")
+            .env("POSTERN_DOMAIN", HOME)
+            .env("POSTERN_DATABASE_URL", cluster.server_url())
+            .env("POSTERN_METRICS_LISTEN", &metrics)
+            .env("POSTERN_FEDERATION_TRUSTED_ROOTS", authority.file())
+            .env("POSTERN_TLS_CERTIFICATE", &files.certificate)
+            .env("POSTERN_TLS_KEY", &files.key);
+        let output = command.output().await.expect("postern runs");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let end = async || Scrape::of(&server).await.value("postern_certificate_end_timestamp_seconds");
+    let first = end().await;
+    let text = status().await;
+    assert!(text.contains("warning  certificate: the one for home.example ends in 4 days"), "{text}");
+
+    authority.certify_for_days(&names, 90).replace(&files);
+    let begun = Instant::now();
+    let mut number = 0;
+    while end().await == first {
+        assert!(begun.elapsed() < PATIENCE, "it is not taken over");
+        number += 1;
+        talk.goes_on(&format!("{number}: said meanwhile")).await;
+    }
+    talk.goes_on("said under the new one").await;
+    assert_eq!(talk.take_told(), [], "nobody was told of anything");
+    let days = (end().await - first) / DAY as f64;
+    assert!((84.0..86.0).contains(&days), "{days} days more");
+    let text = status().await;
+    assert!(text.contains("ok       certificate: the one for home.example is valid for 89 days"), "{text}");
+    // A newcomer is served with it.
+    let root = reqwest::Certificate::from_pem(authority.pem().as_bytes()).expect("it is a certificate");
+    let newcomer = reqwest::Client::builder().tls_certs_only([root]).build().expect("there is TLS");
+    let answer = newcomer.get(format!("{}/health", server.url())).send().await.expect("it is trusted");
+    assert!(answer.status().is_success());
+}
+
+/// As an administrator restarts it, or a package's upgrade does.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_is_restarted_in_order_costs_a_moment() {
+    let mut world = World::builder().servers(1).start().await;
+    let mut talk = Talk::begin(world.server()).await;
+    for round in 0..3 {
+        talk.keep(&format!("said before restart {round}"));
+        let waiting = talk.hear(Duration::from_secs(2));
+        tokio::join!(waiting, talk.is_delivered(), world.cluster.restart());
+        talk.goes_on(&format!("said after restart {round}")).await;
+    }
+    talk.assert_told_unavailable_at_most();
+    let log = world.server().log();
+    assert!(!log.contains("panicked") && !log.contains("ERROR"), "{log}");
+}
+
+const DAY: i64 = 24 * 60 * 60;
+
+/// Seconds from now to the second day of 1970, where a machine without a battery begins.
+fn to_1970() -> i64 {
+    DAY - i64::try_from(now()).expect("it is a time")
+}
+
+/// Does at once what servers do by the clock with what expires.
+async fn everything_due(world: &World) {
+    let chores = "SELECT aas.clean_up(), auth.clean_up(), auth.drop_signing_keys(), ds.clean_up(), federation.clean_up(),
+                         rendezvous.clean_up()";
+    world.admin.execute(chores, &[]).await.expect("a superuser may");
+    while world.value::<bool>("SELECT auth.expire()").await {}
+    while world.value::<bool>("SELECT federation.expire_deliveries()").await {}
+    while world.value::<String>("SELECT aas.drop_retired_key()::text").await == "dropped" {}
+    eventually("the sweep is finished", async || {
+        let outcome: String = world.value("SELECT qs.keep_up()::text").await;
+        (outcome == "done").then_some(())
+    })
+    .await;
+}
+
+async fn verdict(world: &World, item: &str) -> String {
+    world.value(&format!("SELECT verdict::text FROM operator.health() WHERE item = '{item}'")).await
+}
+
+/// PostgreSQL's machine alone has another time. What waits, and what comes meanwhile, is read; no token is good twice; and
+/// everything goes on as soon as the clock is right, however far it was away.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_databases_clock_that_leaps_costs_no_message_and_no_token_is_good_twice() {
+    let clock = MovedClock::of_others();
+    let mut world = World::builder().database_by(&clock).tokens(40).start().await;
+    let mut talk = Talk::begin(world.server()).await;
+    let spent = world.paid(Call::post("/ds/group-ids")).wire();
+    world.send(&spent).await.assert_ok("a token");
+    everything_due(&world).await;
+    // Days pass between the leaps, so that what a leap dated would expire.
+    let mut right = 0;
+    for (number, leap) in
+        [3600, -3600, DAY, -DAY, 60 * DAY, -60 * DAY, 400 * DAY, to_1970()].into_iter().enumerate()
+    {
+        eprintln!("{leap} seconds");
+        talk.keep(&format!("{number}: said before"));
+        eventually("it is delivered", async || talk.is_delivered().await.then_some(())).await;
+        clock.move_to(right + leap);
+        everything_due(&world).await;
+        if leap.abs() >= 60 * DAY {
+            let expected = if leap > 0 { "warning" } else { "problem" };
+            assert_eq!(verdict(&world, "clock").await, expected, "{leap}");
+        }
+        // Further ahead than keys are valid nothing is accepted.
+        if leap < 400 * DAY {
+            talk.keep(&format!("{number}: said meanwhile"));
+            eventually("it is delivered", async || talk.is_delivered().await.then_some(())).await;
+        }
+        // Servers that see this day, and one that starts on it.
+        assert!(world.replace(0, Signal::SIGTERM).await.success());
+        everything_due(&world).await;
+        clock.move_to(right);
+        for _ in 0..3 {
+            everything_due(&world).await;
+            right += DAY;
+            clock.move_to(right);
+        }
+        everything_due(&world).await;
+        talk.goes_on(&format!("{number}: said when it is right again")).await;
+        let refused = world.send(&spent).await;
+        refused.assert_problem("a token that was spent", ProblemType::TokenSpent);
+        eventually("keys issue and sign again", async || {
+            let directory = world.directory(0).await;
+            let issues =
+                directory.token_keys.iter().any(|key| key.not_before.is_none_or(|begin| begin <= now()));
+            let keys = [verdict(&world, "issuer keys").await, verdict(&world, "signing keys").await];
+            (issues && keys.iter().all(|verdict| verdict == "ok")).then_some(())
+        })
+        .await;
+        world.person(&format!("newcomer{number}")).await;
+        assert_eq!(verdict(&world, "clock").await, "ok");
+    }
+    talk.assert_told_unavailable_at_most();
+    let log = world.server().log();
+    assert!(!log.contains("panicked") && !log.contains("ERROR"), "{log}");
+}
+
+/// The server's machine has another time than its clients: their signatures are too old for it, or not made yet.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_servers_clock_that_leaps_refuses_signatures_and_nothing_is_lost_when_it_is_right_again() {
+    let clock = MovedClock::of_others();
+    let world = World::builder().by(&clock).start().await;
+    let mut talk = Talk::begin(world.server()).await;
+    for ahead in [3600, -3600, DAY, -DAY, 60 * DAY, -60 * DAY, to_1970()] {
+        // It waits for its reader meanwhile.
+        talk.keep(&format!("said before {ahead} seconds"));
+        eventually("it is delivered", async || talk.is_delivered().await.then_some(())).await;
+        clock.move_to(ahead);
+        everything_due(&world).await;
+        talk.keep(&format!("said {ahead} seconds away"));
+        assert!(!talk.is_delivered().await);
+        assert!(!talk.is_heard().await);
+        assert_eq!(talk.take_told(), [Some(ProblemType::SignatureRequired)]);
+        eventually("the server is ready by its own clock", async || is_ready(world.server()).await).await;
+        clock.move_to(0);
+        talk.goes_on("at the same time again").await;
+    }
+    let log = world.server().log();
+    assert!(!log.contains("panicked") && !log.contains("ERROR"), "{log}");
+}

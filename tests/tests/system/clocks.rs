@@ -1,0 +1,80 @@
+//! A server whose clock is wrong refuses nearly everything, and nothing else tells so: metrics, `postern status` and
+//! `postern check` do (OPS-4, OPS-9).
+
+use postern_protocol::problem::ProblemType;
+use postern_tests_kit::{MovedClock, World, eventually, postern};
+
+use crate::{bad_days::Talk, metrics::Scrape};
+
+const HOUR: i32 = 60 * 60;
+const YEAR: i32 = 365 * 24 * HOUR;
+
+/// Requests that were refused for their signature.
+fn refused(scrape: &Scrape) -> f64 {
+    scrape.sum("postern_requests_total", &["outcome=\"signature-required\""])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_servers_clock_that_is_wrong_is_told_everywhere_and_people_go_on_once_it_is_right() {
+    // PostgreSQL and the people have the right time; the server, and who looks after it at its machine, have another.
+    let clock = MovedClock::of_others();
+    let builder = World::builder().setting("POSTERN_METRICS_LISTEN", "127.0.0.1:0");
+    let builder = clock.calendar().iter().fold(builder, |world, (name, value)| world.setting(name, value));
+    let world = builder.start().await;
+    let mut talk = Talk::begin(world.server()).await;
+    let url = world.server().metrics_url().await;
+    let metrics = url.strip_prefix("http://").and_then(|url| url.strip_suffix("/metrics"));
+    let said = async |command: &str| {
+        let mut program = postern();
+        program.arg(command).envs(clock.calendar()).env("POSTERN_DOMAIN", world.domain().as_str());
+        program.env("POSTERN_DATABASE_URL", world.cluster.server_url());
+        program.env("POSTERN_METRICS_LISTEN", metrics.expect("it is a URL of metrics"));
+        let output = program.output().await.expect("postern runs");
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let right = "ok       server clock: it is the database's time here";
+    eventually("all is well", async || {
+        let (code, text) = said("status").await;
+        (code == Some(0) && text.contains(right)).then_some(())
+    })
+    .await;
+
+    for (ahead, says) in [
+        (HOUR, "60 minutes ahead of"),
+        (-HOUR, "60 minutes behind"),
+        (YEAR, "365 days ahead of"),
+        (-YEAR, "365 days behind"),
+    ] {
+        let before = refused(&Scrape::of(world.server()).await);
+        // A little more than that, whatever the look takes.
+        clock.move_to(i64::from(ahead + 30 * ahead.signum()));
+        talk.keep(&format!("said {ahead} seconds away"));
+        assert!(!talk.is_delivered().await);
+        // A year away, no key of the server's issues tokens now: then nothing is asked at all.
+        let told = talk.take_told();
+        let asked = told == [Some(ProblemType::SignatureRequired)];
+        assert!(asked || ahead.abs() == YEAR && told == [None], "{ahead} seconds: {told:?}");
+        eventually("metrics tell", async || {
+            let scrape = Scrape::of(world.server()).await;
+            let apart = scrape.value("postern_clock_offset_seconds") - f64::from(ahead);
+            let is_problem = scrape.value("postern_health{item=\"server clock\"}") == 2.0;
+            (apart.abs() < 40.0 && is_problem && (refused(&scrape) > before || !asked)).then_some(())
+        })
+        .await;
+        let told = format!("problem  server clock: the clock here is {says} the database's");
+        for command in ["status", "check"] {
+            eventually(&told, async || {
+                let (code, text) = said(command).await;
+                (code != Some(0) && text.contains(&told)).then_some(())
+            })
+            .await;
+        }
+        clock.move_to(0);
+        talk.goes_on("at the same time again").await;
+        eventually(right, async || said("status").await.1.contains(right).then_some(())).await;
+    }
+    let log = world.server().log();
+    // For a moment it has no key of a year ago.
+    let is_wrong = |line: &str| line.contains("ERROR") && !line.contains("no signing key is valid now");
+    assert!(!log.contains("panicked") && !log.lines().any(is_wrong), "{log}");
+}

@@ -1,0 +1,360 @@
+//! Commands that are killed (SIGKILL) between their steps. The same command, given again, does its work or says what to do;
+//! what is not whole is taken for nothing, and what was accepted stays (OPS-5, OPS-7).
+//!
+//! Elsewhere: a restore that makes indexes (backup.rs), `upgrade-cluster` (upgrade_cluster.rs).
+
+use std::{
+    fs::{self, Permissions},
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+};
+
+use nix::{
+    sys::signal::Signal,
+    unistd::{Uid, User},
+};
+use postern_tests_kit::{Cluster, DataDir, HOME, Killer, Server, eventually, postern, process, program};
+use tempfile::TempDir;
+use tokio::process::Command;
+use tokio_postgres::{Client, NoTls};
+
+use crate::backup::{fails, into, on, succeeds};
+
+async fn connect(url: &str) -> Client {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await.expect("PostgreSQL takes sessions");
+    tokio::spawn(connection);
+    client
+}
+
+fn names_in(dir: &Path) -> Vec<String> {
+    let names = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<_> = names.collect();
+    names.sort();
+    names
+}
+
+/// PostgreSQL's programs for dumps, one of which is a script. `{real}` in it is the program whose name it has. Returns the
+/// pg_config that names them.
+fn programs(place: &Path, name: &str, script: &str) -> PathBuf {
+    let write = |name: &str, script: &str| {
+        let path = place.join(name);
+        fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
+        path
+    };
+    for program_name in ["pg_dump", "pg_restore"] {
+        let real = program(program_name).display().to_string();
+        let script = match program_name == name {
+            true => {
+                format!("[ \"$*\" != --version ] || exec {real} \"$@\"\n{}", script.replace("{real}", &real))
+            }
+            false => format!("exec {real} \"$@\""),
+        };
+        write(program_name, &script);
+    }
+    write("pg_config", &format!("echo {}", place.display()))
+}
+
+/// Runs a command that kills itself.
+async fn is_killed(command: &mut Command) -> String {
+    let output = command.output().await.expect("it runs");
+    let said =
+        [output.stdout, output.stderr].map(|said| String::from_utf8_lossy(&said).into_owned()).concat();
+    assert_eq!(std::os::unix::process::ExitStatusExt::signal(&output.status), Some(9), "{said}");
+    said
+}
+
+#[tokio::test]
+async fn a_backup_that_is_killed_between_two_steps_is_none_and_the_same_command_makes_one() {
+    let cluster = Cluster::start().await;
+    drop(Server::start(&cluster).await);
+    let places = tempfile::tempdir().unwrap();
+    let place = |name: &str| places.path().join(name);
+    let backup = |name: &str| on(&cluster, "backup", &place(name));
+    let killer = Killer::compiled();
+    succeeds(&mut backup("first")).await;
+    // In the order in which they come, each on what the one before left.
+    for (step, path, is_marked) in [
+        // Before anything is in it.
+        ("fsync", "today.partial/database", false),
+        // The dump is there.
+        ("open", "manifest.mac", false),
+        ("open", "manifest.new", false),
+        ("rename", "manifest.new>", false),
+        // All of it is there, but for its name.
+        ("rename", "today.partial>", true),
+    ] {
+        killer.kill(&mut backup("today"), step, path).await;
+        assert_eq!(names_in(places.path()), ["first", "today.partial"], "{step} {path}");
+        assert_eq!(place("today.partial/manifest.json").exists(), is_marked, "{step} {path}");
+        fails(&mut on(&cluster, "restore", &place("today")), "there is no backup").await;
+    }
+    succeeds(&mut backup("today")).await;
+    succeeds(postern().args(["backup", "--verify"]).arg(place("today"))).await;
+    assert_eq!(names_in(places.path()), ["first", "today"]);
+
+    // It has its name, and older ones are about to go: it is there, and says so; the next one does the rest.
+    killer.kill(backup("later").args(["--keep", "1"]), "rename", "/today>").await;
+    assert_eq!(names_in(places.path()), ["first", "later", "today"]);
+    fails(&mut backup("later"), "exists already, a backup that is whole").await;
+    succeeds(backup("last").args(["--keep", "1"])).await;
+    assert_eq!(names_in(places.path()), ["last"]);
+}
+
+#[tokio::test]
+async fn a_backup_that_is_killed_takes_its_programs_with_it_or_keeps_its_place_as_long_as_one_works() {
+    let cluster = Cluster::start().await;
+    drop(Server::start(&cluster).await);
+    let places = tempfile::tempdir().unwrap();
+    let today = places.path().join("today");
+    let backup = || on(&cluster, "backup", &today);
+
+    // It waits for a table, and so does pg_dump.
+    let (admin, other) = (cluster.admin().await, cluster.admin().await);
+    admin.batch_execute("BEGIN; LOCK TABLE qs.messages").await.unwrap();
+    let mut waiting = backup().kill_on_drop(true).spawn().unwrap();
+    eventually("pg_dump waits for the table", async || {
+        let sql = "SELECT count(*) FROM pg_stat_activity
+                    WHERE application_name = 'postern backup' AND wait_event_type = 'Lock'";
+        (other.query_one(sql, &[]).await.unwrap().get::<_, i64>(0) > 0).then_some(())
+    })
+    .await;
+    let children = process::children(waiting.id().expect("it runs"));
+    assert!(!children.is_empty());
+    waiting.kill().await.unwrap();
+    process::wait_until_gone(&children);
+    admin.batch_execute("ROLLBACK").await.unwrap();
+    assert_eq!(names_in(places.path()), ["today.partial"]);
+    succeeds(&mut backup()).await;
+    fs::remove_dir_all(&today).unwrap();
+
+    // A child of the program outlives both, and may write still.
+    let bin = tempfile::tempdir().unwrap();
+    let pid = bin.path().join("pid");
+    let script = format!("sleep 600 &\necho $! >{0}.new\nmv {0}.new {0}\nwait", pid.display());
+    let pg_config = programs(bin.path(), "pg_dump", &script);
+    let mut writing = backup().env("PG_CONFIG", pg_config).kill_on_drop(true).spawn().unwrap();
+    let writer: u32 =
+        eventually("it writes", async || fs::read_to_string(&pid).ok()?.trim().parse().ok()).await;
+    writing.kill().await.unwrap();
+    fails(&mut backup(), "is in use by another backup, or by the pg_dump of one that was killed").await;
+    assert_eq!(names_in(places.path()), ["today.partial"]);
+    process::signal(&[writer], Signal::SIGKILL);
+    process::wait_until_gone(&[writer]);
+    succeeds(&mut backup()).await;
+    succeeds(postern().args(["backup", "--verify"]).arg(&today)).await;
+    assert_eq!(names_in(places.path()), ["today"]);
+}
+
+#[tokio::test]
+async fn a_restore_that_is_killed_between_two_steps_serves_nobody_and_the_same_command_ends_it() {
+    let cluster = Cluster::start().await;
+    drop(Server::start(&cluster).await);
+    let places = tempfile::tempdir().unwrap();
+    let dir = places.path().join("good");
+    succeeds(&mut on(&cluster, "backup", &dir)).await;
+    let admin = cluster.admin().await;
+    admin.batch_execute("CREATE DATABASE elsewhere").await.unwrap();
+    let elsewhere = cluster.admin_url().replace("dbname=postern", "dbname=elsewhere");
+    let restore = |dir: &Path| {
+        let mut command = on(&cluster, "restore", dir);
+        command.env("POSTERN_DATABASE_ADMIN_URL", &elsewhere);
+        command
+    };
+    let migrate = || {
+        let mut command = postern();
+        command.arg("migrate").env("POSTERN_DOMAIN", HOME).env("POSTERN_DATABASE_ADMIN_URL", &elsewhere);
+        command
+    };
+    // Each of its calls of pg_restore, in their order: the list, everything but the last row, that row. Each attempt
+    // finds what the one before left.
+    let last = "case \"$*\" in *--jobs=1*) ;; *) exec {real} \"$@\";; esac";
+    for (step, script) in [
+        ("nothing is there", "kill -9 $PPID".to_owned()),
+        ("the last row is missing", format!("{last}\nkill -9 $PPID")),
+        ("another generation is missing", format!("{last}\n{{real}} \"$@\"\nkill -9 $PPID")),
+    ] {
+        let bin = tempfile::tempdir().unwrap();
+        let pg_config = programs(bin.path(), "pg_restore", &script);
+        let said = is_killed(restore(&dir).args(["--jobs", "2"]).env("PG_CONFIG", pg_config)).await;
+        assert_eq!(
+            said.contains("removing what an interrupted restore left"),
+            step != "nothing is there",
+            "{said}"
+        );
+        fails(&mut migrate(), "is not whole").await;
+    }
+    // Another backup is not taken for the one that is there.
+    let other = places.path().join("other");
+    succeeds(&mut on(&cluster, "backup", &other)).await;
+    fails(&mut restore(&other), "has everything of another backup").await;
+    let of = "SELECT split_part(c.setting, '=', 2)
+                FROM pg_db_role_setting s
+                JOIN pg_database d ON d.oid = s.setdatabase AND d.datname = 'elsewhere'
+               CROSS JOIN LATERAL unnest(s.setconfig) AS c (setting)
+               WHERE s.setrole = 0 AND c.setting LIKE 'postern_restore.%'";
+    let mark: String = admin.query_one(of, &[]).await.unwrap().get(0);
+    let said = succeeds(&mut restore(&dir)).await;
+    for part in ["doing its last steps", "postern: generation ", "restored: "] {
+        assert!(said.contains(part), "{part} in {said}");
+    }
+    assert!(admin.query_opt(of, &[]).await.unwrap().is_none(), "it is no restore's any more");
+    let restored = connect(&elsewhere).await;
+    let state = "SELECT g.generation > 0 AND g.undecided = 'no' FROM operator.current_generation() g";
+    assert!(restored.query_one(state, &[]).await.unwrap().get::<_, bool>(0));
+    let number = "SELECT generation FROM operator.current_generation()";
+    let generation: i64 = restored.query_one(number, &[]).await.unwrap().get(0);
+
+    // As a kill between the new generation and the opening of the database to servers leaves it.
+    let closed = format!(
+        "ALTER DATABASE elsewhere SET postern_restore.unfinished = '{mark} begun';
+         REVOKE CONNECT ON DATABASE elsewhere FROM postern_server"
+    );
+    admin.batch_execute(&closed).await.unwrap();
+    let said = succeeds(&mut restore(&dir)).await;
+    assert!(said.contains("doing its last steps") && !said.contains("postern: generation "), "{said}");
+    assert_eq!(restored.query_one(number, &[]).await.unwrap().get::<_, i64>(0), generation);
+    let open = "SELECT has_database_privilege('postern_server', 'elsewhere', 'CONNECT')";
+    assert!(admin.query_one(open, &[]).await.unwrap().get::<_, bool>(0));
+    drop(restored);
+    // A database that is whole is never taken for the remains of a restore.
+    fails(&mut restore(&dir), "is not empty").await;
+}
+
+#[tokio::test]
+async fn a_restore_into_a_private_cluster_that_is_killed_makes_no_other_homeserver() {
+    let cluster = Cluster::start().await;
+    drop(Server::start(&cluster).await);
+    let places = tempfile::tempdir().unwrap();
+    let dir = places.path().join("good");
+    succeeds(&mut on(&cluster, "backup", &dir)).await;
+    let data_dir = DataDir::fresh();
+    let restore = || into(&data_dir, &dir, cluster.master_key());
+    let killer = Killer::compiled();
+    let exists = || data_dir.cluster().exists();
+
+    killer.kill(&mut restore(), "open", "/restoring").await;
+    let again = format!("a restore into {} did not come to its end: run it again", data_dir.path().display());
+    let refusal = Server::embedded(&data_dir).try_start().await.err().expect("it ends");
+    assert!(refusal.contains(&again) && !exists(), "{refusal}");
+    let mut check = postern();
+    check.args(["check", "--embedded", "--domain", HOME, "--data-dir"]).arg(data_dir.path());
+    fails(&mut check, &again).await;
+    // There is a cluster, but for its name.
+    killer.kill(&mut restore(), "rename", "cluster.new>").await;
+    let refusal = Server::embedded(&data_dir).try_start().await.err().expect("it ends");
+    assert!(refusal.contains(&again) && !exists(), "{refusal}");
+    // Everything is done, but for the mark.
+    killer.kill(&mut restore(), "unlink", "/restoring").await;
+    fails(&mut restore(), "had come to its end").await;
+    fails(&mut restore(), "there is a cluster").await;
+    let server = Server::embedded(&data_dir).env("POSTERN_MASTER_KEY", cluster.master_key()).start().await;
+    let state = "SELECT g.generation > 0 AND g.undecided = 'no' FROM operator.current_generation() g";
+    assert!(data_dir.admin().await.query_one(state, &[]).await.unwrap().get::<_, bool>(0));
+    assert!(server.terminate().await.success());
+}
+
+/// The place of a file that setup has to write, and the command.
+fn setup() -> (TempDir, PathBuf, impl Fn() -> Command) {
+    let dir = tempfile::tempdir().unwrap();
+    fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
+    let file = dir.path().join("etc/postern.toml");
+    let ourselves = User::from_uid(Uid::effective()).unwrap().expect("we have a name");
+    let path = file.clone();
+    let command = move || {
+        let mut command = postern();
+        command.arg("setup").arg("--config").arg(&path).args(["--user", &ourselves.name]);
+        command.args(["--non-interactive", "--domain", HOME, "--registration", "invite"]);
+        command.args(["--proxy-addresses", "127.0.0.1", "--proxy-source", "x-forwarded-for"]);
+        command
+    };
+    (dir, file, command)
+}
+
+#[tokio::test]
+async fn a_setup_that_is_killed_between_two_steps_is_done_by_the_same_command() {
+    let cluster = Cluster::start().await;
+    // An empty database.
+    let (admin_url, server_url) = (cluster.admin_url(), cluster.server_url());
+    let elsewhere = connect(&admin_url.replace("dbname=postern", "dbname=postgres")).await;
+    elsewhere.batch_execute("DROP DATABASE postern WITH (FORCE)").await.unwrap();
+    elsewhere.batch_execute("CREATE DATABASE postern").await.unwrap();
+    let (dir, file, setup) = setup();
+    let setup = || {
+        let mut command = setup();
+        command.args(["--database-url", &server_url, "--database-admin-url", &admin_url]);
+        command
+    };
+    let key = file.with_file_name("master.key");
+    let killer = Killer::compiled();
+    // In the order in which they come, each on what the one before left.
+    for (step, path, written) in [
+        ("mkdir", "/etc", [false, false]),
+        ("open", "postern.toml.new", [false, false]),
+        ("rename", "postern.toml.new>", [false, false]),
+        ("open", "master.key.new", [true, false]),
+        ("link", "master.key.new", [true, false]),
+    ] {
+        killer.kill(&mut setup(), step, path).await;
+        assert_eq!([file.exists(), key.exists()], written, "{step} {path}");
+    }
+    // In the middle of the migrations, at the first function.
+    let database = connect(&admin_url).await;
+    database
+        .batch_execute(
+            "CREATE FUNCTION public.wait() RETURNS event_trigger LANGUAGE plpgsql AS $$
+             BEGIN PERFORM pg_sleep(600); END $$;
+             CREATE EVENT TRIGGER waits ON ddl_command_start WHEN TAG IN ('CREATE FUNCTION')
+                 EXECUTE FUNCTION public.wait()",
+        )
+        .await
+        .unwrap();
+    let mut migrating = setup().kill_on_drop(true).spawn().unwrap();
+    eventually("it migrates", async || {
+        let sql =
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = 'postern' AND wait_event = 'PgSleep'";
+        (elsewhere.query_one(sql, &[]).await.unwrap().get::<_, i64>(0) > 0).then_some(())
+    })
+    .await;
+    migrating.kill().await.unwrap();
+    let made = fs::read(&key).unwrap();
+    let end = "SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
+    elsewhere.batch_execute(end).await.unwrap();
+    database.batch_execute("DROP EVENT TRIGGER waits; DROP FUNCTION public.wait()").await.unwrap();
+    drop(database);
+
+    let said = succeeds(&mut setup()).await;
+    assert!(said.contains("it says so already") && said.contains("ok       registration: invite"), "{said}");
+    assert_eq!(fs::read(&key).unwrap(), made, "it is the key of before");
+    let server = Server::builder(&cluster).arg("--config").arg(file.to_str().unwrap());
+    let server = server.env("POSTERN_MASTER_KEY", String::from_utf8_lossy(&made).trim()).start().await;
+    assert!(server.terminate().await.success());
+    drop(dir);
+}
+
+#[tokio::test]
+async fn a_setup_of_a_private_cluster_that_is_killed_is_done_by_the_same_command() {
+    let data_dir = DataDir::fresh();
+    let (dir, file, setup) = setup();
+    let setup = || {
+        let mut command = setup();
+        command.arg("--data-dir").arg(data_dir.path());
+        command
+    };
+    let killer = Killer::compiled();
+    // There is a cluster, but for its name; and the file says that there is one.
+    killer.kill(&mut setup(), "rename", "cluster.new>").await;
+    assert!(!data_dir.cluster().exists());
+    let config = file.to_str().expect("it is text");
+    let refusal = Server::embedded(&data_dir).arg("--config").arg(config).try_start().await;
+    assert!(refusal.err().expect("it ends").contains("`postern setup --new-cluster` an empty one"));
+    // It was never made.
+    killer.kill(&mut setup(), "link", "master.key.new").await;
+    assert!(!data_dir.path().join("master.key").exists());
+    let said = succeeds(&mut setup()).await;
+    assert!(said.contains("it says so already") && said.contains("ok       registration: invite"), "{said}");
+    assert_eq!(data_dir.postmaster(), None, "also what the killed one had started");
+    let server = Server::embedded(&data_dir).arg("--config").arg(config).start().await;
+    assert!(server.terminate().await.success());
+    drop(dir);
+}
