@@ -114,7 +114,7 @@ COMMENT ON COLUMN federation.settings.outbox_days IS
 COMMENT ON COLUMN federation.settings.retry_seconds IS
     'Seconds between two attempts at a domain that does not answer, at most. Changes as the operator likes';
 COMMENT ON COLUMN federation.settings.refused_attempts IS
-    'Attempts at a delivery that its homeserver refuses, while it answers others, until the delivery is set aside. Changes as the operator likes';
+    'Attempts at a delivery that its homeserver refuses, while it answers others, until the delivery is set aside; one that is refused for its size is, at the first one. Changes as the operator likes';
 COMMENT ON COLUMN federation.settings.wallet_tokens IS
     'Tokens of another domain that are asked for at a time, once there are less than half as many: 10 or 100. Changes as the operator likes';
 COMMENT ON COLUMN federation.settings.refill_seconds IS
