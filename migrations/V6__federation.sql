@@ -323,7 +323,7 @@ CREATE TABLE federation.outbox_bytes (
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_threshold = 0);
 COMMENT ON TABLE federation.outbox_bytes IS
     'Bytes of the deliveries that wait for other domains, or were set aside, by families of names: the sum of the rows, of which there are as many as transactions counted at the same time. They are put together hourly';
-COMMENT ON COLUMN federation.outbox_bytes.family IS 'Last two labels of the domains (federation.family). Never changes';
+COMMENT ON COLUMN federation.outbox_bytes.family IS 'Family of names of the domains (federation.family). Never changes';
 COMMENT ON COLUMN federation.outbox_bytes.part IS 'Random id. Never changes';
 COMMENT ON COLUMN federation.outbox_bytes.bytes IS 'Bytes, sealed; below 0 in a row that counted more that left than came. Changes';
 

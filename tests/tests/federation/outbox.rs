@@ -9,7 +9,9 @@ use std::{
 };
 
 use nix::sys::signal::Signal;
-use postern_protocol::{MlsMessage, ds::MessageAccepted, problem::ProblemType, qs::QueuePayload};
+use postern_protocol::{
+    MlsMessage, ds::MessageAccepted, name::Domain, problem::ProblemType, qs::QueuePayload,
+};
 use postern_tests_kit::{Group, Mailbox, Neighbours, Weather, World, dump, eventually};
 use tokio_postgres::Client;
 
@@ -915,6 +917,29 @@ async fn families_of_names_take_turns_however_many_names_they_have() {
         assert_eq!(allowed, Some(format!("x300.evil-{standing}.example")));
     }
     world.admin.batch_execute("ROLLBACK").await.unwrap();
+    world.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_database_and_the_server_know_the_same_families_of_names() {
+    let world = World::start().await;
+    let labels =
+        ["ac", "co", "com", "edu", "gob", "go", "gov", "ne", "net", "or", "org", "gv", "xco", "example"];
+    let mut names = vec!["a.xn--p1ai".to_owned(), "co.a.xn--p1ai".to_owned(), "b.a-co.uk".to_owned()];
+    for label in labels {
+        for top in ["uk", "de", "com", "xuk", "a1", "x"] {
+            let below = ["", "a.", "b.a.", "c.b.a.", "com.", "a.com.", "b-a."];
+            names.extend(below.iter().map(|below| format!("{below}{label}.{top}")));
+        }
+    }
+    let sql = "SELECT array_agg(federation.family(n.name) ORDER BY n.place)
+                 FROM unnest($1::text[]) WITH ORDINALITY AS n (name, place)";
+    let families: Vec<String> = world.admin.query_one(sql, &[&names]).await.unwrap().get(0);
+    assert_eq!(families.len(), names.len());
+    for (name, family) in names.iter().zip(&families) {
+        let domain: Domain = name.parse().unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert_eq!(domain.family(), family.as_str(), "{name}");
+    }
     world.close();
 }
 
