@@ -27,9 +27,7 @@ LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET
           FROM (SELECT coalesce(pg_partition_root(c.oid), c.oid::regclass)::text AS name,
                        pg_total_relation_size(c.oid) AS bytes
                   FROM pg_class c
-                  JOIN pg_namespace n ON n.oid = c.relnamespace
-                 WHERE n.nspname IN ('auth', 'aas', 'ds', 'qs', 'rendezvous', 'federation', 'operator')
-                   AND c.relkind IN ('r', 'p')) t
+                 WHERE c.relowner = 'postern_owner'::regrole AND c.relkind IN ('r', 'p')) t
     ), sessions AS (
         SELECT a.datid = d.oid AS is_here,
                CASE WHEN a.state IN ('active', 'idle') THEN a.state

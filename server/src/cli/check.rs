@@ -19,6 +19,7 @@ use crate::{
     database::{
         Database, DatabaseError, roles,
         schema_state::{self, SchemaState},
+        schemas,
         witness::{DECIDE, PUT_BACK, Witness},
     },
     health::{self, Verdict},
@@ -420,12 +421,12 @@ async fn role(database: &Database) -> Result<Finding, DatabaseError> {
                     has_function_privilege('operator.claim_home_domain(text)', 'EXECUTE'),
                     (SELECT string_agg(c.oid::regclass::text, ', ')
                        FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-                      WHERE n.nspname IN ('postern', 'auth', 'aas', 'ds', 'qs', 'rendezvous', 'federation', 'operator')
+                      WHERE n.nspname = ANY ($1::text[])
                         AND (c.relkind IN ('r', 'p', 'v', 'm')
                              AND (has_table_privilege(c.oid, 'SELECT, INSERT, UPDATE, DELETE, TRUNCATE')
                                   OR has_any_column_privilege(c.oid, 'SELECT, INSERT, UPDATE'))
                              OR c.relkind = 'S' AND has_sequence_privilege(c.oid, 'SELECT, USAGE, UPDATE')))",
-            &[],
+            &[&schemas()],
         )
         .await?;
     let (name, superuser, executes): (String, bool, bool) = (row.get(0), row.get(1), row.get(2));
