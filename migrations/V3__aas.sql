@@ -88,18 +88,43 @@ COMMENT ON COLUMN aas.spent.nonce IS 'Nonce of the token, which the issuer has n
 CREATE DOMAIN aas.signature_digest AS bytea CHECK (octet_length(VALUE) = 32);
 COMMENT ON DOMAIN aas.signature_digest IS 'SHA-256 of a label and a request''s signature';
 
+CREATE TABLE aas.signature_span (
+    singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
+    span smallint NOT NULL DEFAULT 0 CHECK (span BETWEEN 0 AND 2),
+    begun_by_server bigint NOT NULL DEFAULT floor(extract(epoch FROM now()))::bigint,
+    begun_by_database bigint NOT NULL DEFAULT floor(extract(epoch FROM now()))::bigint
+);
+COMMENT ON TABLE aas.signature_span IS
+    'Present span of used signatures: one row. It ends after ten minutes by the clock of a server and by that of the database (aas.forget_signatures): a leap of one of them forgets nothing';
+COMMENT ON COLUMN aas.signature_span.singleton IS 'Always true: there is one row. Never changes';
+COMMENT ON COLUMN aas.signature_span.span IS 'Span in which signatures are used now. Goes from 0 over 1 to 2, and on from 0';
+COMMENT ON COLUMN aas.signature_span.begun_by_server IS
+    'Begin of the span (seconds since 1970), by the clock of the server that began it. Changes with the span, and when a server''s clock is behind it';
+COMMENT ON COLUMN aas.signature_span.begun_by_database IS
+    'Begin of the span (seconds since 1970), by the clock of the database. Changes with the span, and when that clock is behind it';
+INSERT INTO aas.signature_span DEFAULT VALUES;
+
+CREATE FUNCTION aas.present_span() RETURNS smallint
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN (SELECT s.span FROM aas.signature_span s);
+END
+$$;
+COMMENT ON FUNCTION aas.present_span IS
+    'The span in which a signature is used now, which says when it may be forgotten (aas.forget_signatures)';
+
 -- Logged, as aas.spent is: a crash must not reopen a signature that is still fresh. A row holds no time but a span of ten
--- minutes, which comes again each hour, and goes when the next span ends: signatures are fresh for six minutes.
+-- minutes, one of three that follow each other, and goes when the next span ends: signatures are fresh for six minutes.
 CREATE TABLE aas.used_signatures (
     digest aas.signature_digest PRIMARY KEY,
-    span smallint NOT NULL DEFAULT (extract(epoch FROM now())::bigint / 600 % 6)::smallint
+    span smallint NOT NULL DEFAULT aas.present_span()
 ) WITH (autovacuum_vacuum_threshold = 0, autovacuum_vacuum_scale_factor = 0.05);
 CREATE INDEX used_signatures_by_span ON aas.used_signatures (span);
 COMMENT ON TABLE aas.used_signatures IS
     'Signatures of requests that spent no token: such a request is good once (AAS-4). Rows never change';
 COMMENT ON COLUMN aas.used_signatures.digest IS 'Digest of the signature. Never changes';
 COMMENT ON COLUMN aas.used_signatures.span IS
-    'Span of ten minutes of the hour, from 0 to 5, in which it was used, which tells when the row may go. Never changes';
+    'Span in which it was used, from 0 to 2 (aas.signature_span), which tells when the row may go. Never changes';
 
 CREATE TABLE aas.prices (
     endpoint text COLLATE "C" PRIMARY KEY,

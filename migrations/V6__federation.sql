@@ -114,7 +114,7 @@ COMMENT ON COLUMN federation.settings.outbox_days IS
 COMMENT ON COLUMN federation.settings.retry_seconds IS
     'Seconds between two attempts at a domain that does not answer, at most. Changes as the operator likes';
 COMMENT ON COLUMN federation.settings.refused_attempts IS
-    'Attempts at a delivery that its homeserver refuses, while it answers others, until the delivery is set aside. Changes as the operator likes';
+    'Attempts at a delivery that its homeserver refuses, while it answers others, until the delivery is set aside; one that is refused for its size is, at the first one. Changes as the operator likes';
 COMMENT ON COLUMN federation.settings.wallet_tokens IS
     'Tokens of another domain that are asked for at a time, once there are less than half as many: 10 or 100. Changes as the operator likes';
 COMMENT ON COLUMN federation.settings.refill_seconds IS
@@ -323,7 +323,7 @@ CREATE TABLE federation.outbox_bytes (
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_threshold = 0);
 COMMENT ON TABLE federation.outbox_bytes IS
     'Bytes of the deliveries that wait for other domains, or were set aside, by families of names: the sum of the rows, of which there are as many as transactions counted at the same time. They are put together hourly';
-COMMENT ON COLUMN federation.outbox_bytes.family IS 'Last two labels of the domains (federation.family). Never changes';
+COMMENT ON COLUMN federation.outbox_bytes.family IS 'Family of names of the domains (federation.family). Never changes';
 COMMENT ON COLUMN federation.outbox_bytes.part IS 'Random id. Never changes';
 COMMENT ON COLUMN federation.outbox_bytes.bytes IS 'Bytes, sealed; below 0 in a row that counted more that left than came. Changes';
 

@@ -39,6 +39,9 @@ const DOT_ABOVE: char = '\u{307}';
 const CLASS_ABOVE: u8 = 230;
 /// The punctuation that a user name can have.
 const PUNCTUATION: [char; 3] = ['.', '-', '_'];
+/// Labels below a top-level domain of two letters, such as `co` in `co.uk`, under which registries sell names to anybody. The
+/// function `federation.family` of the database has the same ones.
+const REGISTRIES: [&str; 11] = ["ac", "co", "com", "edu", "gob", "go", "gov", "ne", "net", "or", "org"];
 /// Characters that are not percent-encoded in the segment of a path (RFC 3986 §3.3).
 const IN_PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'@');
 
@@ -90,11 +93,25 @@ impl Domain {
         &self.0
     }
 
-    /// The family of names that a domain is in: its last two labels. Whoever has one name has as many below it as they like,
-    /// so what is shared out by name is shared out by family.
+    /// The family of names that a domain is in: see [`family`].
     pub fn family(&self) -> &str {
-        self.0.rmatch_indices('.').nth(1).map_or(&self.0, |(dot, _)| &self.0[dot + 1..])
+        family(&self.0)
     }
+}
+
+/// The family of names that the name of a host or domain is in: its last two labels, or three where names are sold below two
+/// (`a.co.uk`). Whoever has one name has as many below it as they like, so what is shared out by name is shared out by
+/// family.
+///
+/// The public suffix list knows more places where names are sold. But it changes every few days, and rows of the database are
+/// counted by families: with another list, what was counted in one would leave another. So the labels here are few, and stay.
+/// Who owns such a name as their own, as somebody may own `ac.de`, has many families, as one who buys many names has.
+pub fn family(name: &str) -> &str {
+    let mut labels = name.rsplit('.');
+    let (top, second) = (labels.next().unwrap_or_default(), labels.next().unwrap_or_default());
+    let is_country = top.len() == 2 && top.bytes().all(|byte| byte.is_ascii_lowercase());
+    let number = if is_country && REGISTRIES.contains(&second) { 3 } else { 2 };
+    name.rmatch_indices('.').nth(number - 1).map_or(name, |(dot, _)| &name[dot + 1..])
 }
 
 impl UserName {
@@ -358,12 +375,24 @@ mod tests {
     }
 
     #[test]
-    fn a_family_of_domains_shares_the_last_two_labels() {
-        for (domain, family) in
-            [("a.example", "a.example"), ("b.a.example", "a.example"), ("c.b.a.example", "a.example")]
-        {
-            assert_eq!(domain.parse::<Domain>().unwrap().family(), family);
+    fn a_family_of_domains_shares_the_last_two_labels_or_three_where_names_are_sold_below_two() {
+        for (domain, family) in [
+            ("a.example", "a.example"),
+            ("b.a.example", "a.example"),
+            ("c.b.a.example", "a.example"),
+            ("a.co.uk", "a.co.uk"),
+            ("c.b.a.co.uk", "a.co.uk"),
+            ("a.com.au", "a.com.au"),
+            ("co.uk", "co.uk"),
+            ("b.a.uk", "a.uk"),
+            ("b.aco.uk", "aco.uk"),
+            ("b.a.co.example", "co.example"),
+            ("b.com.co.uk", "com.co.uk"),
+        ] {
+            assert_eq!(domain.parse::<Domain>().unwrap().family(), family, "{domain}");
         }
+        // A host's name may have one label.
+        assert_eq!(super::family("localhost"), "localhost");
     }
 
     fn alike(one: &str, other: &str) -> bool {

@@ -121,7 +121,7 @@ pub fn chores(app: &App, certificate: Option<&Arc<ServerCertificate>>) -> Vec<Ch
                 federation,
                 |federation: Federation| async move { federation.clean_up().await },
             ),
-            Chore::every(10 * MINUTE, "forget stale signatures", aas, |aas: Aas| async move {
+            Chore::every(MINUTE, "forget stale signatures", aas, |aas: Aas| async move {
                 aas.forget_signatures().await
             }),
             Chore::every(HOUR, "drop retired issuer keys", aas, |aas: Aas| async move {

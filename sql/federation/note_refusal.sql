@@ -3,16 +3,12 @@
 -- before, up to retry_seconds.
 --
 --   domain, lane, holder: of the attempt
---   is_oversized: whether it is its size that is refused, as a proxy does: that changes seldom, so it counts for half of
---     refused_attempts, and others in the lane wait less
 --
 -- Called by the server process that made the attempt.
-CREATE OR REPLACE FUNCTION federation.note_refusal(domain text, lane smallint, holder bytea, is_oversized boolean)
-RETURNS void
+CREATE OR REPLACE FUNCTION federation.note_refusal(domain text, lane smallint, holder bytea) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     longest CONSTANT integer := (SELECT s.retry_seconds FROM federation.settings s);
-    half CONSTANT integer := (SELECT greatest(1, s.refused_attempts / 2) FROM federation.settings s);
 BEGIN
     IF EXISTS (SELECT FROM federation.due d
                 WHERE d.domain = note_refusal.domain AND d.lane = note_refusal.lane AND d.standing IN ('failing', 'stranger'))
@@ -20,7 +16,7 @@ BEGIN
         PERFORM federation.recover(note_refusal.domain);
     END IF;
     UPDATE federation.due d
-       SET refusals = d.refusals + CASE WHEN is_oversized THEN half ELSE 1 END, holder = NULL,
+       SET refusals = d.refusals + 1, holder = NULL,
            due = now() + random() * least(2 ^ least(d.refusals + 1, 30), longest) * interval '1 second'
      WHERE d.domain = note_refusal.domain AND d.lane = note_refusal.lane AND d.holder = note_refusal.holder;
 END

@@ -1,7 +1,7 @@
 -- operator.figures: tells figures of the database that cost little: sizes, sessions, transactions, the notifier, chains,
 -- upkeep, the ends of keys, and what waits for other homeservers. There is no id in them and no name but the domains of
 -- homeservers: those that the operator allowed, then those that took a delivery, known for longest first, but of a
--- family of names (the last two labels) one before the second of any: nobody takes the others' places with a hundred
+-- family of names (federation.family) one before the second of any: nobody takes the others' places with a hundred
 -- names.
 --
 --   neighbours: number of domains that are told apart; all others are `other` together
@@ -27,9 +27,7 @@ LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET
           FROM (SELECT coalesce(pg_partition_root(c.oid), c.oid::regclass)::text AS name,
                        pg_total_relation_size(c.oid) AS bytes
                   FROM pg_class c
-                  JOIN pg_namespace n ON n.oid = c.relnamespace
-                 WHERE n.nspname IN ('auth', 'aas', 'ds', 'qs', 'rendezvous', 'federation', 'operator')
-                   AND c.relkind IN ('r', 'p')) t
+                 WHERE c.relowner = 'postern_owner'::regrole AND c.relkind IN ('r', 'p')) t
     ), sessions AS (
         SELECT a.datid = d.oid AS is_here,
                CASE WHEN a.state IN ('active', 'idle') THEN a.state
@@ -44,7 +42,7 @@ LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET
                                                      k.domain COLLATE "C") END AS place
           FROM (SELECT n.domain, n.state, n.queued, n.queued_bytes, n.oldest, n.set_aside, n.tokens, l.first_success,
                        n.rule IS NOT DISTINCT FROM 'allowed' AS is_allowed,
-                       row_number() OVER (PARTITION BY substring(n.domain FROM '[^.]*[.][^.]*$')
+                       row_number() OVER (PARTITION BY federation.family(n.domain)
                                           ORDER BY l.first_success, n.domain COLLATE "C") AS of_family
                   FROM operator.neighbours() n
                   LEFT JOIN federation.neighbours l ON l.domain = n.domain

@@ -71,9 +71,15 @@ pub(crate) async fn compare_keys(store: &Store, api: &Api) -> Result<()> {
 }
 
 /// Looks at the own homeserver's description. If it shows none that is good for a day, while it answers, the user is told.
+/// One that passes for being away is asked for something without which it serves nobody: if it shows its issuer's keys, it
+/// is there, and its one answer ends no other errand.
 async fn look_at_own(store: &Store, api: &Api) -> Result<()> {
     let seen = match api.http.describe_server().await {
         Ok(shown) => store.write(|tx| see_own(tx, &api.origin, &shown))?,
+        Err(error) if error.is_passing() => match api.http.issuer_directory().await {
+            Err(away) if away.is_passing() => Err(away.into()),
+            _ => Err(Error::unexpected(format!("a description of itself, where it says: {error}"))),
+        },
         Err(error) => Err(error.into()),
     };
     if seen.as_ref().is_err_and(|error| !error.server_is_away()) {

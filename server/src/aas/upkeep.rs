@@ -2,7 +2,10 @@
 //! forget stale signatures, and hand counts to the database.
 
 use super::Aas;
-use crate::database::{SqlOutcome, outcome};
+use crate::{
+    clock::now,
+    database::{SqlOutcome, outcome},
+};
 
 outcome! {
     pub DropRetiredKeyOutcome: "aas.drop_retired_key_outcome" {
@@ -30,12 +33,13 @@ impl Aas {
         self.issuer.reload().await
     }
 
-    /// Forgets the signatures of requests without a token that are stale.
+    /// Forgets the signatures of requests without a token that are stale, by this process's clock and the database's.
     ///
     /// # Errors
     /// A database that does not answer.
     pub async fn forget_signatures(&self) -> anyhow::Result<()> {
-        self.home.database.for_chores().query_one("SELECT aas.forget_signatures()", &[]).await?;
+        let clock = i64::try_from(now())?;
+        self.home.database.for_chores().query_one("SELECT aas.forget_signatures($1)", &[&clock]).await?;
         Ok(())
     }
 

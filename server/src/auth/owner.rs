@@ -132,7 +132,7 @@ impl VerifiedProof {
             recovery_key: None,
             login: Some(login.subject.as_bytes().to_vec()),
             id_token: Some(used.to_vec()),
-            // One hour more than is necessary: the database has a clock of its own.
+            // The first hour that begins after its end.
             id_token_hour: Some(i32::try_from(login.expires / 3600 + 1).unwrap_or(i32::MAX)),
         }
     }

@@ -2,7 +2,7 @@
 //! otherwise how to mend it. It changes nothing: of a private cluster that is stopped it says what it could not look at,
 //! unless it is told to start it for the look.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use postern_cluster::Stopped;
 
@@ -15,10 +15,11 @@ use super::{
 };
 use crate::{
     body_limits,
-    config::{Config, DatabaseConfig, Settings},
+    config::{self, Config, DatabaseConfig, Settings},
     database::{
         Database, DatabaseError, roles,
         schema_state::{self, SchemaState},
+        schemas,
         witness::{DECIDE, PUT_BACK, Witness},
     },
     health::{self, Verdict},
@@ -26,7 +27,11 @@ use crate::{
         master_key::{self, MasterKey},
         master_keys::Sources as KeySources,
     },
+    service_manager,
 };
+
+/// The variable in which a unit names the file of the master key.
+const KEY_FILE: &str = "POSTERN_MASTER_KEY_FILE";
 
 /// The result of one check: the state of a thing, or the problem with it and how to mend that.
 type Finding = Result<String, Problem>;
@@ -48,6 +53,8 @@ fn note(item: &str, text: &str) {
 /// Prints findings as they come.
 struct Report {
     all_well: bool,
+    /// Whether the master key can be looked at.
+    has_key: bool,
 }
 
 impl Report {
@@ -69,8 +76,8 @@ impl Report {
 /// Runs all checks, and returns whether none of them found a problem. A private cluster that is stopped is started for them
 /// if `start` says so.
 pub async fn run(settings: &Settings, start: bool, sources: &Sources) -> bool {
-    let mut report = Report { all_well: true };
-    let config = match load_to_look(settings) {
+    let mut report = Report { all_well: true, has_key: true };
+    let mut config = match load_to_look(settings) {
         Ok(config) => config,
         Err(error) => {
             report.line("configuration", Err(problem(format!("{error:#}"), "see `postern check --help`")));
@@ -82,7 +89,19 @@ pub async fn run(settings: &Settings, start: bool, sources: &Sources) -> bool {
         let names = sources.unknown_environment.join(", ");
         note("configuration", &format!("{names} in the environment: not a setting of postern, ignored"));
     }
-    report.line("master key", master_key(&config));
+    match take_key_of_service(settings, &mut config) {
+        Some(file) => {
+            report.has_key = false;
+            let says = format!(
+                "systemd hands it to the service alone, as {}: not looked at, which root can while the service runs",
+                file.display()
+            );
+            note("master key", &says);
+        }
+        None => {
+            report.line("master key", master_key(&config));
+        }
+    }
     tls(&mut report, &config);
     metrics(&mut report, &config).await;
     database(&mut report, config, start).await;
@@ -100,9 +119,27 @@ fn describe(sources: &Sources) -> String {
     parts.join(", ")
 }
 
+/// Looks for the master key where the package's server has it, if its unit names a credential for it and nobody names another
+/// file here. Returns the credential if it is out of reach, as while the service is stopped.
+fn take_key_of_service(settings: &Settings, config: &mut Config) -> Option<PathBuf> {
+    let is_named = settings.master_key_file.is_some() || std::env::var_os(master_key::ENVIRONMENT).is_some();
+    if is_named || config::installed_file().is_none() {
+        return None;
+    }
+    let file = service_manager::credential(KEY_FILE)?;
+    if !file.exists() {
+        return Some(file);
+    }
+    config.master_key_file = Some(file);
+    None
+}
+
 fn master_key(config: &Config) -> Finding {
     let mend = "a file that only the server's user can read, with the output of `openssl rand -hex 32`";
-    let well = |path: &Path| format!("{}, readable by its owner only", path.display());
+    let well = |path: &Path| match service_manager::is_credential(path) {
+        true => format!("{}, which systemd hands to the service alone", path.display()),
+        false => format!("{}, readable by its owner only", path.display()),
+    };
     match config.master_key_file() {
         Some(own) if config.embedded && config.master_key_file.is_none() && !own.exists() => {
             Ok(format!("none yet: the first start makes {}", own.display()))
@@ -294,7 +331,12 @@ async fn items(report: &mut Report, config: &Config, database: &Database) {
     }
     report.line("role", flatten(role(database).await));
     report.line("home domain", flatten(home_domain(database, &config.domain).await));
-    report.line("secrets", flatten(secrets(database, config).await));
+    match report.has_key {
+        true => {
+            report.line("secrets", flatten(secrets(database, config).await));
+        }
+        false => note("secrets", "not looked at, since the master key is not"),
+    }
     report.line("registration", flatten(registration(database, config).await));
     report.line("limits", limits(database, config).await);
 }
@@ -420,12 +462,12 @@ async fn role(database: &Database) -> Result<Finding, DatabaseError> {
                     has_function_privilege('operator.claim_home_domain(text)', 'EXECUTE'),
                     (SELECT string_agg(c.oid::regclass::text, ', ')
                        FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-                      WHERE n.nspname IN ('postern', 'auth', 'aas', 'ds', 'qs', 'rendezvous', 'federation', 'operator')
+                      WHERE n.nspname = ANY ($1::text[])
                         AND (c.relkind IN ('r', 'p', 'v', 'm')
                              AND (has_table_privilege(c.oid, 'SELECT, INSERT, UPDATE, DELETE, TRUNCATE')
                                   OR has_any_column_privilege(c.oid, 'SELECT, INSERT, UPDATE'))
                              OR c.relkind = 'S' AND has_sequence_privilege(c.oid, 'SELECT, USAGE, UPDATE')))",
-            &[],
+            &[&schemas()],
         )
         .await?;
     let (name, superuser, executes): (String, bool, bool) = (row.get(0), row.get(1), row.get(2));

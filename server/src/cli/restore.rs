@@ -29,6 +29,7 @@ use crate::{
         generation::{self, BEGUN},
         migrate,
         release::Version,
+        schemas,
     },
     keys::{MasterKey, master_keys::Sources},
     telemetry,
@@ -415,7 +416,12 @@ async fn remove(client: &Client) -> anyhow::Result<()> {
         .map_err(DatabaseError::from)
         .context("cannot end the sessions of the restore")?;
     client
-        .batch_execute(REMOVE)
+        .batch_execute(&format!(
+            "DROP SCHEMA IF EXISTS {} CASCADE;
+             DROP EXTENSION IF EXISTS postern CASCADE;
+             DROP TABLE IF EXISTS public.refinery_schema_history",
+            schemas().join(", ")
+        ))
         .await
         .map_err(DatabaseError::from)
         .context("cannot remove what was restored")?;
@@ -447,15 +453,13 @@ async fn expect_place(client: &Client, manifest: &Manifest) -> anyhow::Result<u3
                                                      AND NOT EXISTS (SELECT FROM pg_depend d
                                                                       WHERE d.classid = 'pg_class'::regclass
                                                                         AND d.objid = c.oid AND d.deptype = 'e'))
-                    OR EXISTS (SELECT FROM pg_namespace n
-                                WHERE n.nspname IN ('postern', 'auth', 'aas', 'ds', 'qs', 'rendezvous', 'federation',
-                                                    'operator')),
+                    OR EXISTS (SELECT FROM pg_namespace n WHERE n.nspname = ANY ($1::text[])),
                     (SELECT count(*) FROM pg_stat_activity a
                       WHERE a.datname = current_database() AND a.pid <> pg_backend_pid()
                         AND a.backend_type = 'client backend'),
                     (SELECT e.default_version FROM pg_available_extensions e WHERE e.name = 'postern'),
                     current_database()::text",
-            &[],
+            &[&schemas()],
         )
         .await
         .map_err(DatabaseError::from)?;
@@ -605,8 +609,3 @@ const END_SESSIONS: &str = "
     SELECT pg_terminate_backend(a.pid, 60000)
       FROM pg_stat_activity a
      WHERE a.datname = current_database() AND a.pid <> pg_backend_pid() AND a.backend_type = 'client backend'";
-
-const REMOVE: &str = "
-    DROP SCHEMA IF EXISTS postern, auth, aas, ds, qs, rendezvous, federation, operator CASCADE;
-    DROP EXTENSION IF EXISTS postern CASCADE;
-    DROP TABLE IF EXISTS public.refinery_schema_history";

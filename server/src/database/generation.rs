@@ -3,7 +3,10 @@
 //! promoted by hand is noticed by its cluster and timeline.
 
 use anyhow::bail;
-use tokio_postgres::{Client, Row};
+use tokio_postgres::{
+    Client, Row,
+    types::{ToSql, Type},
+};
 
 use super::{
     Database, DatabaseError, SqlOutcome, outcome,
@@ -126,17 +129,23 @@ pub(super) fn reason_of(text: &str) -> Option<&'static str> {
     [EARLIER, OTHER_CLUSTER, PUT_BACK, MISSING].into_iter().find(|reason| *reason == text)
 }
 
-/// The reason for which a new session is of no use to a server. None also for a database that does not tell.
+/// The reason for which a new session is of no use to a server. None also for a database that does not tell. The question is
+/// one round trip.
 pub(super) async fn refusal(client: &Client, witness: Option<&Witness>) -> Option<&'static str> {
-    let before = witness.and_then(Witness::read);
-    let id = before.as_ref().and_then(Seen::id);
-    let row = client.query_opt(OF_SESSION, &[&id]).await.ok()?;
-    let refusal = Generation::from(row.as_ref()).refusal();
-    let is_behind = |row: Row| {
-        witness
-            .is_some_and(|witness| witness.finds_behind(before.as_ref(), row.get("decided"), row.get("mark")))
+    let before = match witness {
+        Some(witness) => witness.seen().await,
+        None => None,
     };
-    refusal.or_else(|| row.is_some_and(is_behind).then_some(PUT_BACK))
+    let id = before.as_ref().and_then(Seen::id);
+    let parameters: [(&(dyn ToSql + Sync), Type); 1] = [(&id, Type::BYTEA)];
+    let row = client.query_typed_opt(OF_SESSION, &parameters).await.ok()?;
+    let refusal = Generation::from(row.as_ref()).refusal();
+    if refusal.is_some() {
+        return refusal;
+    }
+    let (witness, row) = (witness?, row?);
+    let is_behind = witness.finds_behind(before.as_ref(), row.get("decided"), row.get("mark")).await;
+    is_behind.then_some(PUT_BACK)
 }
 
 #[cfg(test)]

@@ -36,12 +36,21 @@ use pool::{Bounds, CallFigures, Lane};
 pub use way::{PostgresConnection, Way, connect_as_superuser};
 use witness::Witness;
 
+/// The schemas of the services and of the operator.
+const SCHEMAS: [&str; 7] = ["auth", "aas", "ds", "qs", "rendezvous", "federation", "operator"];
+/// The schema of the extension.
+const EXTENSION: &str = "postern";
 /// The name of servers' sessions in PostgreSQL, before the number of their release.
 const SERVERS: &str = "postern ";
 /// Time that PostgreSQL works on a statement of a chore: nobody waits for it, and some delete what years left.
 const CHORE_STATEMENT_TIMEOUT: Duration = Duration::from_secs(10 * 60);
 /// Time that a light call waits for a lock before it waits apart from the others.
 const LIGHT_LOCK_TIMEOUT: Duration = Duration::from_millis(200);
+
+/// All schemas of a homeserver's database.
+pub fn schemas() -> Vec<&'static str> {
+    [EXTENSION].into_iter().chain(SCHEMAS).collect()
+}
 
 /// The server's connections to PostgreSQL. Cheap to clone.
 #[derive(Clone)]

@@ -189,7 +189,8 @@ impl Lane {
                             None => None,
                         }
                     };
-                    // Both are asked at once: after a restart of PostgreSQL all sessions begin together.
+                    // Both are asked at once, each in one round trip: after a restart of PostgreSQL all sessions begin
+                    // together. They are two questions, because a database of any release has to answer the first.
                     let (release, refusal) = tokio::join!(schema_state::foreign_release(client), refusal);
                     match release {
                         Some(release) => Err(HookError::message(release)),

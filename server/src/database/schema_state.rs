@@ -54,9 +54,9 @@ pub async fn state(database: &Database) -> Result<SchemaState, DatabaseError> {
 }
 
 /// The release of a database with which this program cannot work. None also for one that does not tell: what is called
-/// there says why.
+/// there says why. The question is one round trip.
 pub(super) async fn foreign_release(client: &Client) -> Option<String> {
-    let row = client.query_opt(STATE, &[]).await.ok()?;
+    let row = client.query_typed_opt(STATE, &[]).await.ok()?;
     match SchemaState::of(row.as_ref()) {
         SchemaState::Foreign { release } => Some(release),
         _ => None,

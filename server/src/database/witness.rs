@@ -14,7 +14,7 @@ use std::{
 use anyhow::ensure;
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::{Database, DatabaseError, SqlOutcome, outcome};
 
@@ -77,12 +77,26 @@ impl Witness {
     }
 
     /// The contents of the file. One that is damaged counts as none.
-    pub(super) fn read(&self) -> Option<Seen> {
+    fn read(&self) -> Option<Seen> {
         serde_json::from_slice(&fs::read(&self.0).ok()?).ok()
     }
 
+    /// Does something with the file on a thread of its own: a disk that is slow holds up nobody else.
+    async fn apart<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Self) -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        let witness = self.clone();
+        spawn_blocking(move || work(&witness)).await.map_err(io::Error::other)?
+    }
+
+    /// The contents of the file, as [`Self::read`] finds them.
+    pub(super) async fn seen(&self) -> Option<Seen> {
+        self.apart(|witness| Ok(witness.read())).await.ok().flatten()
+    }
+
     /// Whether a database that had this mark after the file had said `before` was put back to an earlier state.
-    pub(super) fn finds_behind(
+    pub(super) async fn finds_behind(
         &self,
         before: Option<&Seen>,
         decided: Option<i64>,
@@ -90,7 +104,7 @@ impl Witness {
     ) -> bool {
         let Some(before) = before else { return false };
         // Meanwhile there may have been another mark, in both.
-        !before.knows(decided, mark) && self.read().is_some_and(|now| !now.knows(decided, mark))
+        !before.knows(decided, mark) && self.seen().await.is_some_and(|now| !now.knows(decided, mark))
     }
 
     /// Whether a database was put back since the file was written last.
@@ -98,10 +112,11 @@ impl Witness {
     /// # Errors
     /// A database that does not answer.
     pub async fn is_behind(&self, database: &Database) -> Result<bool, DatabaseError> {
-        let before = self.read();
+        let before = self.seen().await;
         let id = before.as_ref().and_then(Seen::id);
         let row = database.query_opt("SELECT decided, mark FROM operator.current_mark($1)", &[&id]).await?;
-        Ok(row.is_some_and(|row| self.finds_behind(before.as_ref(), row.get("decided"), row.get("mark"))))
+        let Some(row) = row else { return Ok(false) };
+        Ok(self.finds_behind(before.as_ref(), row.get("decided"), row.get("mark")).await)
     }
 
     /// Refuses a database that was put back since the file was written last, and gives it another mark: also a database that
@@ -142,23 +157,37 @@ impl Witness {
     /// The file cannot be written.
     pub async fn note(&self, database: &Database) -> io::Result<()> {
         // Another process that is at it gives a mark as good.
-        let Some(_lock) = self.lock()? else { return Ok(()) };
-        let mut seen = self.read().filter(|seen| seen.id().is_some()).unwrap_or_else(Seen::fresh);
-        // One of which nobody knows whether it came in is tried again.
-        if seen.marks.len() < 2 {
-            seen.marks.push(Some(random()));
-        }
-        // Before it comes in: whatever happens, the file has the database's mark.
-        self.write(&seen)?;
+        let Some((lock, mut seen)) = self.apart(Self::begin).await? else { return Ok(()) };
         let Ok(noted) = note(database, &seen).await else { return Ok(()) };
         match noted {
-            Some(decided) => self.write(&Seen { marks: seen.marks.split_off(1), decided, ..seen }),
+            Some(decided) => {
+                let end = move |witness: &Self| {
+                    let written = witness.write(&Seen { marks: seen.marks.split_off(1), decided, ..seen });
+                    // Whoever asked for it may be gone: others wait until it is written.
+                    drop(lock);
+                    written
+                };
+                self.apart(end).await
+            }
             None => {
                 tracing::error!("{PUT_BACK}: {DECIDE}");
                 database.end_sessions();
                 Ok(())
             }
         }
+    }
+
+    /// Takes the lock, and writes the mark that the database is to have before it comes in: whatever happens, the file has
+    /// the database's mark. None while another process is at it.
+    fn begin(&self) -> io::Result<Option<(Flock<File>, Seen)>> {
+        let Some(lock) = self.lock()? else { return Ok(None) };
+        let mut seen = self.read().filter(|seen| seen.id().is_some()).unwrap_or_else(Seen::fresh);
+        // One of which nobody knows whether it came in is tried again.
+        if seen.marks.len() < 2 {
+            seen.marks.push(Some(random()));
+        }
+        self.write(&seen)?;
+        Ok(Some((lock, seen)))
     }
 
     fn lock(&self) -> io::Result<Option<Flock<File>>> {
@@ -236,15 +265,21 @@ mod tests {
         assert!(Seen::fresh().knows(Some(0), None), "nothing was noted yet");
     }
 
-    #[test]
-    fn a_mark_that_came_meanwhile_is_no_earlier_one() {
+    #[tokio::test]
+    async fn a_mark_that_came_meanwhile_is_no_earlier_one() {
         let dir = tempfile::tempdir().unwrap();
         let witness = Witness::new(dir.path().join("witness"));
         let before = Seen { marks: vec![mark(1)], ..Seen::fresh() };
         witness.write(&Seen { marks: vec![mark(2)], ..before.clone() }).unwrap();
-        let finds_behind = |before, byte: u8| witness.finds_behind(before, Some(0), Some(&[byte; 16]));
-        assert!(!finds_behind(Some(&before), 2) && !finds_behind(Some(&before), 1));
-        assert!(finds_behind(Some(&before), 0));
-        assert!(!finds_behind(None, 0), "no file says anything");
+        for (before, byte, expected) in [
+            (Some(&before), 2_u8, false),
+            (Some(&before), 1, false),
+            (Some(&before), 0, true),
+            // No file says anything.
+            (None, 0, false),
+        ] {
+            let mark = [byte; 16];
+            assert_eq!(witness.finds_behind(before, Some(0), Some(&mark)).await, expected, "{byte}");
+        }
     }
 }

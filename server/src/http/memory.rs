@@ -1,15 +1,18 @@
 //! Budgets of memory for bodies, of which one source gets a part: one budget is for the bodies of all requests, another for
 //! the answers of other homeservers, whose sources are domains. When nothing is left, the source that holds most gives up
-//! a body: the oldest of those that are not whole yet or wait for something. So no number of half-sent or waiting bodies
-//! keeps others out (OPS-9, FED-6).
+//! a body: the oldest of those that are not whole yet or wait for something. Whoever has one source may have thousands of
+//! them next to it, so each counts for a part of what its network, or its family of names, holds. So no number of half-sent
+//! or waiting bodies keeps others out (OPS-9, FED-6).
 
 use std::{
     collections::{BTreeMap, HashMap},
     hash::Hash,
+    net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
+use postern_protocol::name::Domain;
 use tokio::{
     sync::Notify,
     time::{Instant, timeout_at},
@@ -26,11 +29,32 @@ const UNIT: usize = 1024;
 const STEP: usize = 16;
 /// Part of the budget that one source can hold.
 const SHARES: usize = 4;
+/// Part of what the sources of a group hold together, one in so many, for which each of them counts at least.
+const OF_GROUP: usize = 4;
 
 /// The name of a source.
-pub trait Name: Clone + Eq + Hash {}
+pub trait Name: Clone + Eq + Hash {
+    /// The name of the group that a source is in, all of which may be somebody's.
+    type Group: Clone + Eq + Hash;
 
-impl<S: Clone + Eq + Hash> Name for S {}
+    fn group(&self) -> Self::Group;
+}
+
+impl Name for SourceAddress {
+    type Group = IpAddr;
+
+    fn group(&self) -> IpAddr {
+        self.widest()
+    }
+}
+
+impl Name for Domain {
+    type Group = String;
+
+    fn group(&self) -> String {
+        self.family().to_owned()
+    }
+}
 
 /// The budget. Cheap to clone.
 pub struct Budget<S: Name = SourceAddress>(Arc<Shared<S>>);
@@ -46,11 +70,13 @@ struct Shared<S: Name> {
 struct State<S: Name> {
     free: usize,
     next: u64,
-    sources: HashMap<S, Source>,
+    sources: HashMap<S, Source<S::Group>>,
+    /// Units that the sources of each group hold together.
+    groups: HashMap<S::Group, usize>,
 }
 
-#[derive(Default)]
-struct Source {
+struct Source<G> {
+    group: G,
     units: Units,
     /// The bodies that are not whole yet or wait for something, the oldest first: they give way.
     arriving: BTreeMap<u64, Arriving>,
@@ -98,7 +124,7 @@ impl<S: Name> Budget<S> {
         let free = units(bytes);
         let largest = Units::of_number(units(largest));
         let share = (free / SHARES).max(largest.small).max(largest.large).min(free);
-        let state = Mutex::new(State { free, next: 0, sources: HashMap::new() });
+        let state = Mutex::new(State { free, next: 0, sources: HashMap::new(), groups: HashMap::new() });
         Self(Arc::new(Shared { share, state, freed: Notify::new() }))
     }
 
@@ -153,13 +179,13 @@ impl<S: Name> Memory<S> {
         }
         let more = units.less(held).number();
         if state.free < more {
-            state.evict(more, all.number());
+            state.evict(more, &self.source, all.number());
         }
         if state.free < more {
             return Ok(false);
         }
         state.free -= more;
-        let source = state.sources.entry(self.source.clone()).or_default();
+        let source = state.hold(&self.source, more);
         source.units = all;
         source.arriving.insert(self.number, Arriving { units, evicted: self.evicted.clone() });
         self.place = Place::Arriving;
@@ -200,7 +226,7 @@ impl<S: Name> Memory<S> {
     pub fn wait(&mut self) {
         if let Place::Whole(units) = self.place {
             let mut state = self.budget.state();
-            let source = state.sources.entry(self.source.clone()).or_default();
+            let source = state.hold(&self.source, 0);
             source.arriving.insert(self.number, Arriving { units, evicted: self.evicted.clone() });
             self.place = Place::Arriving;
         }
@@ -244,31 +270,63 @@ impl<S: Name> State<S> {
         (source.arriving.get(&number).map(|arriving| arriving.units), source.units)
     }
 
-    /// Frees as much as is needed, of sources that hold more than the one that needs it will: of the one that holds most,
-    /// the body that has been arriving for longest.
-    fn evict(&mut self, needed: usize, most: usize) {
+    /// Counts so many more units for the group of a source, which holds them from now on.
+    fn hold(&mut self, source: &S, more: usize) -> &mut Source<S::Group> {
+        let of_source = self.sources.entry(source.clone()).or_insert_with(|| Source {
+            group: source.group(),
+            units: Units::default(),
+            arriving: BTreeMap::new(),
+        });
+        if more > 0 {
+            *self.groups.entry(of_source.group.clone()).or_default() += more;
+        }
+        of_source
+    }
+
+    fn of_group(&self, group: &S::Group) -> usize {
+        self.groups.get(group).copied().unwrap_or_default()
+    }
+
+    /// Frees as much as is needed, of sources that weigh more than the one that needs it, and will hold `own` units: of the
+    /// one that weighs most, the body that has been arriving for longest. A source weighs what it holds, or a part of what
+    /// its group does. In one group, what each of them holds decides.
+    fn evict(&mut self, needed: usize, needer: &S, own: usize) {
+        let group = needer.group();
         while self.free < needed {
-            let holders = self.sources.iter_mut().filter(|(_, source)| !source.arriving.is_empty());
-            let Some((address, source)) = holders.max_by_key(|(_, source)| source.units.number()) else {
-                return;
+            let weight = |source: &Source<S::Group>| {
+                source.units.number().max(self.of_group(&source.group) / OF_GROUP)
             };
-            if source.units.number() <= most {
+            let holders = self.sources.iter().filter(|(_, source)| !source.arriving.is_empty());
+            let heaviest = holders.max_by_key(|(_, source)| (weight(source), source.units.number()));
+            let Some((name, source)) = heaviest else { return };
+            let gives_way = if source.group == group {
+                source.units.number() > own
+            } else {
+                weight(source) > own.max((self.of_group(&group) + needed) / OF_GROUP)
+            };
+            if !gives_way {
                 return;
             }
-            let address = address.clone();
-            let Some((_, arriving)) = source.arriving.pop_first() else { return };
+            let name = name.clone();
+            let arriving = self.sources.get_mut(&name).and_then(|source| source.arriving.pop_first());
+            let Some((_, arriving)) = arriving else { return };
             arriving.evicted.notify_one();
-            self.give_back(&address, arriving.units);
+            self.give_back(&name, arriving.units);
         }
     }
 
     fn give_back(&mut self, source: &S, units: Units) {
         self.free += units.number();
-        if let Some(of_source) = self.sources.get_mut(source) {
-            of_source.units = of_source.units.less(units);
-            if of_source.units == Units::default() {
-                self.sources.remove(source);
+        let Some(of_source) = self.sources.get_mut(source) else { return };
+        of_source.units = of_source.units.less(units);
+        if let Some(of_group) = self.groups.get_mut(&of_source.group) {
+            *of_group = of_group.saturating_sub(units.number());
+            if *of_group == 0 {
+                self.groups.remove(&of_source.group);
             }
+        }
+        if of_source.units == Units::default() {
+            self.sources.remove(source);
         }
     }
 }
@@ -293,6 +351,8 @@ impl Units {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv6Addr;
+
     use futures_util::future::join;
 
     use super::*;
@@ -312,7 +372,7 @@ mod tests {
 
     fn is_unused(budget: &Budget, bytes: usize) -> bool {
         let state = budget.state();
-        state.sources.is_empty() && state.free == bytes.div_ceil(UNIT)
+        state.sources.is_empty() && state.groups.is_empty() && state.free == bytes.div_ceil(UNIT)
     }
 
     #[tokio::test]
@@ -349,6 +409,31 @@ mod tests {
         drop(flood);
         body(&budget, 6, 20 * KIB).await.expect("there is room");
         drop((honest, flood_of_one));
+        assert!(is_unused(&budget, 100 * KIB));
+    }
+
+    #[tokio::test]
+    async fn a_network_of_many_sources_gives_way_to_others_though_each_of_them_holds_little() {
+        let budget: Budget = Budget::new(100 * KIB as u64, 10 * KIB as u64);
+        let take = async |network: u16, place: u16| {
+            let address = Ipv6Addr::new(0x2001, 0xdb8, network, place, 0, 0, 0, 1);
+            let mut memory = budget.for_body(SourceAddress::of(address.into()));
+            memory.grow_to(10 * KIB).await.map(|()| memory)
+        };
+        let mut flood = Vec::new();
+        for place in 0..10 {
+            flood.push(take(1, place).await.expect("there is room"));
+        }
+        let mut others = Vec::new();
+        // Until it holds no more than four times as much as each of them.
+        for network in 2..8 {
+            others.push(take(network, 0).await.expect("one of the flood gives way"));
+        }
+        assert!(take(1, 10).await.is_err(), "nobody gives way to another one of the flood");
+        assert!(take(8, 0).await.is_err(), "all hold as much");
+        assert_eq!(others.iter_mut().filter_map(|memory| memory.complete().err()).count(), 0);
+        assert_eq!(flood.iter_mut().filter_map(|memory| memory.complete().err()).count(), 6);
+        drop((flood, others));
         assert!(is_unused(&budget, 100 * KIB));
     }
 

@@ -51,20 +51,31 @@ impl SourceAddress {
         self.networks().last().unwrap_or_default()
     }
 
+    /// The first address of the widest network that is counted.
+    pub fn widest(self) -> IpAddr {
+        self.lengths().last().map_or(self.0, |length| self.first_within(*length))
+    }
+
     /// The wider networks, the narrowest first.
     fn networks(self) -> impl Iterator<Item = String> {
-        let lengths = if self.0.is_ipv4() { IPV4_NETWORKS } else { IPV6_NETWORKS };
-        lengths.iter().map(move |&length| {
-            let first: IpAddr = match self.0 {
-                IpAddr::V4(address) => {
-                    Ipv4Addr::from_bits(address.to_bits() & (u32::MAX << (32 - length))).into()
-                }
-                IpAddr::V6(address) => {
-                    Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << (128 - length))).into()
-                }
-            };
-            format!("{first}/{length}")
-        })
+        self.lengths().iter().map(move |length| format!("{}/{length}", self.first_within(*length)))
+    }
+
+    /// Bits of the networks that are counted along with the source.
+    fn lengths(self) -> &'static [u32] {
+        if self.0.is_ipv4() { IPV4_NETWORKS } else { IPV6_NETWORKS }
+    }
+
+    /// The first address of the network of so many bits that the source is in.
+    fn first_within(self, length: u32) -> IpAddr {
+        match self.0 {
+            IpAddr::V4(address) => {
+                Ipv4Addr::from_bits(address.to_bits() & (u32::MAX << (32 - length))).into()
+            }
+            IpAddr::V6(address) => {
+                Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << (128 - length))).into()
+            }
+        }
     }
 }
 
@@ -189,6 +200,8 @@ mod tests {
         let networks = |address| of(address).networks().collect::<Vec<_>>();
         assert_eq!(networks("192.0.2.77"), ["192.0.2.0/24"]);
         assert_eq!(networks("2001:db8:1:2ff:3::1"), ["2001:db8:1:200::/56", "2001:db8:1::/48"]);
+        let widest = |address| of(address).widest().to_string();
+        assert_eq!([widest("192.0.2.77"), widest("2001:db8:1:2ff:3::1")], ["192.0.2.0", "2001:db8:1::"]);
         let digests = of("192.0.2.77").digests(|network| [network.len() as u8; 32]);
         assert_eq!(digests, [vec![10; 32], vec![12; 32]]);
     }

@@ -15,6 +15,8 @@ use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD};
 use postern_protocol::sealed::{NONCE_LEN, SealingKey};
 use zeroize::Zeroizing;
 
+use crate::service_manager::is_credential;
+
 /// The environment variable that may hold the key itself.
 pub const ENVIRONMENT: &str = "POSTERN_MASTER_KEY";
 
@@ -69,11 +71,6 @@ pub enum MasterKeyError {
 #[derive(Debug, thiserror::Error)]
 #[error("cannot open sealed bytes: they were sealed under another master key, or changed")]
 pub struct OpenError;
-
-/// Whether systemd keeps the file for this service alone (systemd.exec(5), `LoadCredential=`).
-fn is_credential(path: &Path) -> bool {
-    std::env::var_os("CREDENTIALS_DIRECTORY").is_some_and(|dir| !dir.is_empty() && path.starts_with(dir))
-}
 
 impl MasterKey {
     pub fn from_bytes(bytes: [u8; KEY_LEN]) -> Self {

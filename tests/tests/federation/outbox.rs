@@ -2,14 +2,16 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use nix::sys::signal::Signal;
-use postern_protocol::{MlsMessage, ds::MessageAccepted, problem::ProblemType, qs::QueuePayload};
+use postern_protocol::{
+    MlsMessage, ds::MessageAccepted, name::Domain, problem::ProblemType, qs::QueuePayload,
+};
 use postern_tests_kit::{Group, Mailbox, Neighbours, Weather, World, dump, eventually};
 use tokio_postgres::Client;
 
@@ -55,11 +57,16 @@ impl Talk {
         self.sender().admin.execute(&sql, &[]).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
     }
 
-    /// The line, which was cut, is good again, and is tried: by nobody who began before, and knows what waited then.
-    async fn reconnect(&self) {
+    /// The attempts that began before, and know what waited then, have ended.
+    async fn attempts_ended(&self) {
         let under_way = "federation.due WHERE holder IS NOT NULL";
         let ended = async || (self.sender().count(under_way).await == 0).then_some(());
         eventually("no attempt is under way", ended).await;
+    }
+
+    /// The line, which was cut, is good again, and is tried: by no attempt that began before.
+    async fn reconnect(&self) {
+        self.attempts_ended().await;
         self.is_fair().await;
     }
 
@@ -318,7 +325,10 @@ async fn a_poisoned_delivery_is_set_aside_with_its_reason_and_the_others_go_on()
     talk.assert_heard("those that are small").await;
     assert_eq!(talk.sender().value::<Vec<String>>(reasons).await, ["too large for its homeserver 1"]);
     limit(&talk, before.0, before.1).await;
-    talk.operate("retry_set_aside('b.example')").await;
+    // It is tried again on the next day.
+    let pass = "UPDATE federation.set_aside SET day = day - 1";
+    talk.sender().admin.execute(pass, &[]).await.unwrap();
+    while talk.sender().value::<bool>("SELECT federation.retry_refused()").await {}
     talk.said.push(large);
     talk.say("five").await;
     talk.assert_heard("it goes when it may").await;
@@ -474,15 +484,28 @@ async fn nothing_is_set_aside_because_a_homeserver_is_away_has_too_much_to_do_or
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_proxy_refuses_for_its_size_holds_nobody_up_and_is_tried_again_each_day() {
     let mut talk = Talk::start().await;
-    talk.operate("set_federation_limit('retry_seconds', 1)").await;
-    talk.operate("set_federation_limit('refused_attempts', 2)").await;
     talk.line(Weather::Cut);
     talk.say("small").await;
     let (large, _) = talk.submit(&vec![b'x'; 60_000]).await;
     talk.say("after it").await;
     talk.say(vec![b'y'; 1000]).await;
-    let refused = talk.refusing(|body| (body.len() > 30_000).then_some(413)).await;
+    talk.attempts_ended().await;
+    let all = [&talk.said[0], &large, &talk.said[1], &talk.said[2]].map(|it| it.as_bytes().to_vec());
+    let requests = Arc::new(Mutex::new(Vec::new()));
+    let noted = requests.clone();
+    let refused = talk
+        .refusing(move |body| {
+            let sent: Vec<usize> = (0..all.len()).filter(|place| has(body, &all[*place])).collect();
+            if !sent.is_empty() {
+                noted.lock().expect("no panic holds it").push(sent);
+            }
+            (body.len() > 30_000).then_some(413)
+        })
+        .await;
     talk.assert_heard("those that are small, in the same lane").await;
+    // Requests are halved, and the large one was tried alone once: what comes behind it waited for no other attempt.
+    let sent: [&[usize]; 6] = [&[0, 1, 2, 3], &[0, 1], &[0], &[1, 2, 3], &[1], &[2, 3]];
+    assert_eq!(*requests.lock().expect("no panic holds it"), sent);
     let reasons = "SELECT array_agg(reason || ' ' || deliveries) FROM operator.set_aside()";
     assert_eq!(talk.sender().value::<Vec<String>>(reasons).await, ["refused: status 413 1"]);
     let retry = async |talk: &Talk| {
@@ -898,6 +921,29 @@ async fn families_of_names_take_turns_however_many_names_they_have() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_database_and_the_server_know_the_same_families_of_names() {
+    let world = World::start().await;
+    let labels =
+        ["ac", "co", "com", "edu", "gob", "go", "gov", "ne", "net", "or", "org", "gv", "xco", "example"];
+    let mut names = vec!["a.xn--p1ai".to_owned(), "co.a.xn--p1ai".to_owned(), "b.a-co.uk".to_owned()];
+    for label in labels {
+        for top in ["uk", "de", "com", "xuk", "a1", "x"] {
+            let below = ["", "a.", "b.a.", "c.b.a.", "com.", "a.com.", "b-a."];
+            names.extend(below.iter().map(|below| format!("{below}{label}.{top}")));
+        }
+    }
+    let sql = "SELECT array_agg(federation.family(n.name) ORDER BY n.place)
+                 FROM unnest($1::text[]) WITH ORDINALITY AS n (name, place)";
+    let families: Vec<String> = world.admin.query_one(sql, &[&names]).await.unwrap().get(0);
+    assert_eq!(families.len(), names.len());
+    for (name, family) in names.iter().zip(&families) {
+        let domain: Domain = name.parse().unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert_eq!(domain.family(), family.as_str(), "{name}");
+    }
+    world.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn strangers_that_are_tried_in_vain_make_room_for_others() {
     let world = World::start().await;
     let fail = async |domain: &str| {
@@ -1011,27 +1057,25 @@ async fn what_was_taken_though_its_answer_was_lost_is_refused_no_more() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_delivery_that_is_too_large_for_a_proxy_holds_its_lane_up_for_three_attempts() {
+async fn a_delivery_that_is_refused_holds_its_lane_up_for_refused_attempts() {
     let world = World::start().await;
-    for (is_oversized, attempts) in [(true, 3), (false, 10)] {
-        world.admin.batch_execute("BEGIN").await.unwrap();
-        make_due(&world, "'b.example'", 1, "good").await;
-        let mut tried = 0;
-        loop {
-            let claim = "SELECT is_last_try FROM federation.claim_lane(
-                             'good', '\\x01010101010101010101010101010101', 10, 64, 786432, '', '{}')";
-            tried += 1;
-            if world.value::<bool>(claim).await {
-                break;
-            }
-            let refuse = "SELECT federation.note_refusal(
-                              'b.example', 0::smallint, '\\x01010101010101010101010101010101', $1)";
-            world.admin.execute(refuse, &[&is_oversized]).await.unwrap();
-            world.admin.execute("UPDATE federation.due SET due = now()", &[]).await.unwrap();
+    world.admin.batch_execute("BEGIN").await.unwrap();
+    make_due(&world, "'b.example'", 1, "good").await;
+    let mut tried = 0;
+    loop {
+        let claim = "SELECT is_last_try FROM federation.claim_lane(
+                         'good', '\\x01010101010101010101010101010101', 10, 64, 786432, '', '{}')";
+        tried += 1;
+        if world.value::<bool>(claim).await {
+            break;
         }
-        assert_eq!(tried, attempts, "refused_attempts");
-        world.admin.batch_execute("ROLLBACK").await.unwrap();
+        let refuse = "SELECT federation.note_refusal(
+                          'b.example', 0::smallint, '\\x01010101010101010101010101010101')";
+        world.admin.execute(refuse, &[]).await.unwrap();
+        world.admin.execute("UPDATE federation.due SET due = now()", &[]).await.unwrap();
     }
+    assert_eq!(tried, 10, "refused_attempts");
+    world.admin.batch_execute("ROLLBACK").await.unwrap();
     world.close();
 }
 

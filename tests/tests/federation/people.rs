@@ -3,7 +3,9 @@
 
 use std::time::Duration;
 
-use postern_client::{Client, Error, Event, ForContacts, HomeserverError, Options, ProfileChange, api};
+use postern_client::{
+    Client, Clock, Error, Event, ForContacts, HomeserverError, Options, ProfileChange, api,
+};
 use postern_protocol::{
     aas::IssuerDirectory,
     federation::{DESCRIPTION_PATH, Description, DescriptionError},
@@ -265,6 +267,36 @@ async fn people_elsewhere_tell_of_a_relay_that_lied_from_the_start() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_that_shows_nothing_of_itself_does_not_mute_what_people_elsewhere_tell() {
     tell_of_a_relay_that_lied(true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_homeserver_that_is_away_for_its_description_alone_is_told_of_after_a_day() {
+    let neighbours = Neighbours::builder().start().await;
+    let (home, remote) = (&neighbours[0], &neighbours[1]);
+    let (alice, bob) = (shy(home, "alice").await, shy(remote, "bob").await);
+    let url = home.url_of(home.server());
+    let line = BadLine::to(url.trim_start_matches("http://").parse().unwrap()).await;
+    let away = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n";
+    line.answer(&format!("GET {DESCRIPTION_PATH}"), usize::MAX, away);
+    let later = |client: Client, seconds: i64| {
+        let clock = Clock::ahead_by(seconds);
+        reopened(client, Options { server: Some(line.url()), durable: false, clock, ..Options::default() })
+    };
+    let hidden = |events: &[Event]| {
+        let hides =
+            |event: &&Event| matches!(event, Event::KeysDiffer { keys } if keys.contains("as a homeserver"));
+        events.iter().filter(hides).count()
+    };
+    let alice = later(alice, 0);
+    alice.look_up(bob.user()).await.unwrap();
+    let events = alice.sync(Duration::ZERO).await.expect("the errands go on");
+    assert_eq!(hidden(&events), 0, "it may be back soon: {events:?}");
+    let alice = later(alice, 24 * 60 * 60 + 60);
+    let mut events = alice.sync(Duration::ZERO).await.unwrap();
+    events.extend(alice.sync(Duration::ZERO).await.unwrap());
+    assert_eq!(hidden(&events), 1, "{events:?}");
+    assert!(line.mend() > 0, "it was asked for");
+    neighbours.close();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -15,8 +15,8 @@ use nix::sys::signal::Signal;
 use postern_client::{Client, Event, Options};
 use postern_protocol::{ds::GroupId, problem::ProblemType};
 use postern_tests_kit::{
-    Authority, Call, Cluster, DataDir, Front, HOME, MovedClock, PATIENCE, Reply, Server, World, befriend,
-    eventually, joined, now, postern, process,
+    Ask, Authority, Call, Cluster, DataDir, Front, HOME, MovedClock, PATIENCE, Reply, Server, World,
+    befriend, eventually, joined, now, postern, process,
 };
 use tempfile::TempDir;
 
@@ -415,9 +415,10 @@ fn to_1970() -> i64 {
 
 /// Does at once what servers do by the clock with what expires.
 async fn everything_due(world: &World) {
-    let chores = "SELECT aas.clean_up(), auth.clean_up(), auth.drop_signing_keys(), ds.clean_up(), federation.clean_up(),
-                         rendezvous.clean_up()";
-    world.admin.execute(chores, &[]).await.expect("a superuser may");
+    let chores = "SELECT aas.clean_up(), aas.forget_signatures($1), auth.clean_up(), auth.drop_signing_keys(), ds.clean_up(),
+                         federation.clean_up(), rendezvous.clean_up()";
+    let now = i64::try_from(now()).expect("it is a time");
+    world.admin.execute(chores, &[&now]).await.expect("a superuser may");
     while world.value::<bool>("SELECT auth.expire()").await {}
     while world.value::<bool>("SELECT federation.expire_deliveries()").await {}
     while world.value::<String>("SELECT aas.drop_retired_key()::text").await == "dropped" {}
@@ -486,6 +487,44 @@ async fn a_databases_clock_that_leaps_costs_no_message_and_no_token_is_good_twic
         assert_eq!(verdict(&world, "clock").await, "ok");
     }
     talk.assert_told_unavailable_at_most();
+    let log = world.server().log();
+    assert!(!log.contains("panicked") && !log.contains("ERROR"), "{log}");
+}
+
+/// PostgreSQL's machine alone has another time for a moment. Who recorded a request that spends no token sends it again in
+/// vain: one that was used before the leap, and one that was used meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_databases_clock_that_leaps_makes_no_signature_good_again() {
+    let clock = MovedClock::of_others();
+    let world = World::builder().database_by(&clock).tokens(10).start().await;
+    let user = world.user("alice").await;
+    let used = async |when: &str| {
+        let wire = Ask::batch(world.token_key(), 10).call(&user.device.key).wire();
+        world.send(&wire).await.assert_ok(when);
+        wire
+    };
+    // More often than spans of signatures follow each other.
+    let forget = async || {
+        for _ in 0..4 {
+            let now = i64::try_from(now()).expect("it is a time");
+            let sql = "SELECT aas.forget_signatures($1)";
+            world.admin.execute(sql, &[&now]).await.expect("a superuser may");
+        }
+    };
+    for leap in [1200, -1200, 3600, -3600, DAY, -DAY] {
+        let mut recorded = vec![("used before", used("before the leap").await)];
+        clock.move_to(leap);
+        forget().await;
+        recorded.push(("used meanwhile", used("after the leap").await));
+        for ahead in [leap, 0] {
+            clock.move_to(ahead);
+            forget().await;
+            for (when, wire) in &recorded {
+                let again = world.send(wire).await;
+                again.assert_problem(&format!("{when}, {leap} seconds"), ProblemType::SignatureUsed);
+            }
+        }
+    }
     let log = world.server().log();
     assert!(!log.contains("panicked") && !log.contains("ERROR"), "{log}");
 }

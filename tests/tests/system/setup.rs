@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeSet,
     fs::{self, Permissions},
-    os::unix::fs::{MetadataExt, PermissionsExt},
+    os::unix::fs::{MetadataExt, PermissionsExt, symlink},
     path::{Path, PathBuf},
     process::{Output, Stdio},
 };
@@ -386,6 +386,37 @@ async fn a_master_key_may_be_a_credential_that_its_service_reads_as_a_group() {
     fs::set_permissions(&key, Permissions::from_mode(0o444)).unwrap();
     let (_, report) = said(&mut check).await;
     assert!(report.contains("mode 444"), "{report}");
+}
+
+/// As root checks a package's server by hand. That systemd tells this, and that the key is found while the service runs, is
+/// tried in packaging/trial.
+#[tokio::test]
+async fn a_check_without_the_credential_that_systemd_hands_to_the_service_finds_no_problem() {
+    let cluster = Cluster::start().await;
+    let server = Server::builder(&cluster).start().await;
+    assert!(server.terminate().await.success(), "secrets are sealed");
+    let dir = tempfile::tempdir().unwrap();
+    fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
+    let at = |name: &str| dir.path().join(name);
+    // A link next to a package's program leads to the configuration.
+    fs::copy(postern().as_std().get_program(), at("postern")).unwrap();
+    let url = cluster.server_url();
+    fs::write(at("configuration"), format!("domain = '{HOME}'\n[database]\nurl = '{url}'\n")).unwrap();
+    symlink(at("configuration"), at("postern.toml")).unwrap();
+    fs::write(at("systemctl"), "#!/bin/sh\necho \"Environment=LANG=C $OF_UNIT\"\n").unwrap();
+    fs::set_permissions(at("systemctl"), Permissions::from_mode(0o755)).unwrap();
+    let check = async |of_unit: &str| {
+        let mut check = Command::new(at("postern"));
+        let path = format!("{}:/usr/bin:/bin", dir.path().display());
+        check.arg("check").env_clear().env("PATH", path).env("OF_UNIT", of_unit).current_dir("/");
+        said(&mut check).await
+    };
+    let (well, report) = check("POSTERN_MASTER_KEY_FILE=/run/credentials/postern.service/master.key").await;
+    assert!(well, "{report}");
+    assert!(report.contains("note     master key: systemd hands it to the service alone"), "{report}");
+    assert!(report.contains("note     secrets: not looked at"), "{report}");
+    let (well, report) = check("POSTERN_MASTER_KEY_FILE=/etc/postern/master.key").await;
+    assert!(!well && report.contains("problem  master key: there is no master key"), "{report}");
 }
 
 #[tokio::test]

@@ -18,15 +18,12 @@ use tokio_postgres::Client;
 
 use self::error::{located, postgres_error, waited_in_vain};
 pub use super::release::Release;
-use super::{SERVERS, connect_as_superuser, generation, release::Version, roles};
+use super::{SCHEMAS, SERVERS, connect_as_superuser, generation, release::Version, roles};
 use crate::config::ConnectionString;
 
 /// The table of applied migrations. It is named with its schema, as everything else is: the search path leads to
 /// PostgreSQL's own names only.
 const HISTORY: &str = "public.refinery_schema_history";
-
-/// The schemas of the services and of the operator.
-const SCHEMAS: [&str; 7] = ["auth", "aas", "ds", "qs", "rendezvous", "federation", "operator"];
 
 /// The advisory lock held while migrating, so that a second process waits and then finds nothing to do.
 const LOCK: i64 = 0x706f_7374_6572_6e00; // "postern"

@@ -112,10 +112,9 @@ impl Federation {
         self.outbox.attempts.0.add([state.into()], 1);
         let (domain, holder) = (claim.domain.as_str(), claim.holder.as_slice());
         let noted = match (error, put_off) {
-            (AttemptError::Delivery(reason), _) => {
-                let sql = "SELECT federation.note_refusal($1, $2, $3, $4)";
-                let is_oversized = reason == OVERSIZED;
-                self.home.database.query_one(sql, &[&domain, &claim.lane, &holder, &is_oversized]).await
+            (AttemptError::Delivery(_), _) => {
+                let sql = "SELECT federation.note_refusal($1, $2, $3)";
+                self.home.database.query_one(sql, &[&domain, &claim.lane, &holder]).await
             }
             (error, Some(seconds)) => {
                 let sql = "SELECT federation.put_off($1, $2, $3, $4, $5)";
@@ -134,7 +133,8 @@ impl Federation {
     }
 
     /// Sends the deliveries of a lane, and settles those that the other homeserver took. One that it refuses while it takes
-    /// others is found by halving, tried again from time to time, and set aside at last.
+    /// others is found by halving, tried again from time to time, and set aside at last; one that is refused for its size,
+    /// at once: a member of a group can send as many of those as they like, and no lane waits for them.
     async fn deliver(&self, claim: &Claim) -> Result<(), AttemptError> {
         let started = Instant::now();
         let mut contents = claim.open(&self.home)?;
@@ -173,7 +173,7 @@ impl Federation {
                         self.expect_to_take(&neighbour, claim.lane).await?;
                         takes_others = true;
                     }
-                    let is_tried_again = contents.len() == 1 && !claim.is_last_try;
+                    let is_tried_again = contents.len() == 1 && reason != OVERSIZED && !claim.is_last_try;
                     if is_tried_again || !halve(&mut contents, &format!("refused: {reason}")) {
                         return Err(AttemptError::Delivery(reason));
                     }

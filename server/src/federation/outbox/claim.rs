@@ -21,7 +21,7 @@ pub(super) struct Claim {
     pub(super) before: Option<DeliveryId>,
     pub(super) ids: Vec<DeliveryId>,
     pub(super) sealed: Vec<Vec<u8>>,
-    /// Whether the first one is set aside if it is refused once more.
+    /// Whether the first one is set aside if it is refused once more, whatever for.
     pub(super) is_last_try: bool,
 }
 

@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use postern_protocol::name::family;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::config::PushConfig;
@@ -90,11 +91,11 @@ impl Hosts {
                 // Somebody has thousands of hosts: those of the largest domain are forgotten, proven or not.
                 let mut of_domain: HashMap<&str, usize> = HashMap::new();
                 for (name, _) in known.iter().filter(|(_, host)| !in_use(host)) {
-                    *of_domain.entry(domain(name)).or_default() += 1;
+                    *of_domain.entry(family(name)).or_default() += 1;
                 }
                 let largest = of_domain.into_iter().max_by_key(|(_, hosts)| *hosts);
                 let largest = largest.map(|(name, _)| name.to_owned()).unwrap_or_default();
-                known.retain(|name, host| in_use(host) || domain(name) != largest);
+                known.retain(|name, host| in_use(host) || family(name) != largest);
             }
             if known.len() >= MAX_HOSTS {
                 return None;
@@ -123,11 +124,6 @@ impl Hosts {
         is_proven()?;
         Ok(Permit { _of_host: of_host, _of_all: of_all })
     }
-}
-
-/// The domain that a host is taken to be of: its last two labels.
-fn domain(host: &str) -> &str {
-    host.rmatch_indices('.').nth(1).map_or(host, |(dot, _)| &host[dot + 1..])
 }
 
 impl Host {

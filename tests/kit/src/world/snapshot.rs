@@ -6,8 +6,9 @@ use std::collections::BTreeMap;
 use crate::World;
 
 /// A digest for each table of the services but those that move by themselves: aas.spent and aas.used_signatures, where
-/// the door keeps what was shown; aas.token_use and qs.sweep, which move by the clock; auth.wrong_proofs, which counts what
-/// is refused, too; and those with the attempts at other homeservers, which are unlogged.
+/// the door keeps what was shown; aas.signature_span, aas.token_use and qs.sweep, which move by the clock;
+/// auth.wrong_proofs, which counts what is refused, too; and those with the attempts at other homeservers, which are
+/// unlogged.
 #[derive(PartialEq, Eq)]
 pub struct Snapshot(BTreeMap<String, String>);
 
@@ -15,8 +16,8 @@ const TABLES: &str = "
     SELECT format('%I.%I', n.nspname, c.relname)
       FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
      WHERE n.nspname IN ('auth', 'aas', 'ds', 'qs', 'rendezvous', 'federation') AND c.relkind IN ('r', 'p') AND NOT c.relispartition
-        AND c.oid NOT IN ('aas.spent'::regclass, 'aas.used_signatures'::regclass, 'aas.token_use'::regclass,
-                          'qs.sweep'::regclass, 'auth.wrong_proofs'::regclass)
+        AND c.oid NOT IN ('aas.spent'::regclass, 'aas.used_signatures'::regclass, 'aas.signature_span'::regclass,
+                          'aas.token_use'::regclass, 'qs.sweep'::regclass, 'auth.wrong_proofs'::regclass)
         AND NOT (n.nspname = 'federation' AND c.relpersistence = 'u')
      ORDER BY 1";
 

@@ -12,7 +12,9 @@ use postern_protocol::{
     problem::ProblemType,
     second_proof::{Operation, RecoveryKey, SecondProof},
 };
-use postern_tests_kit::{Call, Commit, IdentityProvider, Party, User, World, home, now, registration_with};
+use postern_tests_kit::{
+    Call, Commit, IdentityProvider, MovedClock, Party, User, World, home, now, registration_with,
+};
 use serde_json::{Value, json};
 
 use super::{
@@ -81,14 +83,40 @@ async fn the_owners_login_replaces_the_recovery_key_and_an_answer_that_was_lost_
     let elsewhere = world.paid(call.clone()).wire();
     world.send_to(&world.servers[1], &elsewhere).await.assert_problem("at another server", WRONG);
 
-    // A token is forgotten once it would not be good any more.
+    // A token is forgotten once it has not been good for days.
     assert_eq!(world.count("auth.used_id_tokens").await, 1);
-    world.admin.execute("SELECT auth.clean_up()", &[]).await.unwrap();
-    assert_eq!(world.count("auth.used_id_tokens").await, 1, "it is still good");
-    world.admin.execute("UPDATE auth.used_id_tokens SET hour = hour - 100", &[]).await.unwrap();
-    world.admin.execute("SELECT auth.clean_up()", &[]).await.unwrap();
-    assert_eq!(world.count("auth.used_id_tokens").await, 0);
+    for (hours, kept) in [(0_i32, 1), (48, 1), (100, 0)] {
+        let pass = "UPDATE auth.used_id_tokens SET hour = hour - $1";
+        world.admin.execute(pass, &[&hours]).await.unwrap();
+        world.admin.execute("SELECT auth.clean_up()", &[]).await.unwrap();
+        assert_eq!(world.count("auth.used_id_tokens").await, kept, "after {hours} more hours");
+    }
     world.close();
+}
+
+/// PostgreSQL's machine alone has another time for a while.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_proves_once_whatever_the_databases_clock_was_meanwhile() {
+    const HOUR: i64 = 60 * 60;
+    let clock = MovedClock::of_others();
+    let mut provider = IdentityProvider::start();
+    let world = World::builder().database_by(&clock).tokens(100).logins_at(&provider).start().await;
+    policy(&world, "oidc").await;
+    let alice = registered(&world, &mut provider, "alice").await;
+    for hours in [2, 24, 60 * 24, -24] {
+        let [first, second] = [RecoveryKey::generate(), RecoveryKey::generate()];
+        let nonce = replacement(&first).nonce(&alice.name, &alice.device.public_key());
+        let call = replacing_with(&alice, &first, by(&provider.log_in_anew("alice", &nonce)));
+        world.pay(&call).await.assert_ok("her login");
+        // Another key takes the place of the one that the login made.
+        let proof = SecondProof::recovery(&first, &alice.name, &replacement(&second));
+        world.pay(&replacing_with(&alice, &second, proof)).await.assert_ok("the key that the login made");
+        for ahead in [hours * HOUR, 0] {
+            clock.move_to(ahead);
+            world.admin.execute("SELECT auth.clean_up()", &[]).await.expect("a superuser may");
+        }
+        world.assert_refuses(&format!("the token again, after {hours} hours"), &call, WRONG).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

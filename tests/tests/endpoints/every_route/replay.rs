@@ -2,7 +2,7 @@
 //! once, on all servers together.
 
 use postern_protocol::problem::ProblemType;
-use postern_tests_kit::{Ask, Wire, World, early_in, eventually};
+use postern_tests_kit::{Ask, Wire, World, eventually, now};
 
 use super::{Entry, every_request};
 
@@ -117,17 +117,44 @@ async fn a_crash_of_the_database_reopens_no_signature() {
     answer.await.assert_problem("the same after a crash", ProblemType::SignatureUsed);
 }
 
+/// Seconds that pass by the clock of a server and by the database's, and the signatures that are kept after them.
+const PASSING: [(i64, i64, &[&str]); 9] = [
+    (0, 0, &["one"]),
+    // One of the two clocks leaps ahead.
+    (599, 100_000, &["one"]),
+    (100_000, 0, &["one"]),
+    // A span is over, and another signature is used in the next one.
+    (600, 600, &["one", "two"]),
+    (599, 100_000, &["one", "two"]),
+    (100_000, 0, &["one", "two"]),
+    // Both are set back, as from far ahead: the span begins anew.
+    (-100_000, -100_000, &["one", "two"]),
+    (600, 600, &["two"]),
+    (600, 600, &[]),
+];
+
 #[tokio::test]
-async fn signatures_are_kept_for_ten_minutes_and_forgotten_after_twenty() {
+async fn signatures_are_kept_for_ten_minutes_by_two_clocks_and_forgotten_after_twenty() {
     let world = World::builder().servers(0).start().await;
-    // All within one span of ten minutes, but for the time that passes by hand.
-    early_in(600, 30).await;
-    let age = "SELECT count(*) FROM aas.used_signatures WHERE digest = sha256('one')";
-    world.admin.execute("SELECT aas.use_signature(sha256('one'))", &[]).await.expect("it can be used");
-    for (spans, kept) in [(0, 1), (1, 1), (1, 0)] {
-        let pass = format!("UPDATE aas.used_signatures SET span = (span + 6 - {spans}) % 6");
-        world.admin.execute(&pass, &[]).await.expect("time can pass");
-        world.admin.execute("SELECT aas.forget_signatures()", &[]).await.expect("they can be forgotten");
-        assert_eq!(world.value::<i64>(age).await, kept, "{spans} spans later");
+    let use_up = async |signature: &str| {
+        let sql = "SELECT aas.use_signature(sha256($1::text::bytea))";
+        world.admin.execute(sql, &[&signature]).await.expect("it can be used");
+    };
+    use_up("one").await;
+    for (step, (by_server, by_database, kept)) in PASSING.into_iter().enumerate() {
+        let clock = i64::try_from(now()).expect("it is a time");
+        let pass = "UPDATE aas.signature_span
+                       SET begun_by_server = $1, begun_by_database = floor(extract(epoch FROM clock_timestamp()))::bigint - $2";
+        world.admin.execute(pass, &[&(clock - by_server), &by_database]).await.expect("time can pass");
+        let forget = "SELECT aas.forget_signatures($1)";
+        world.admin.execute(forget, &[&clock]).await.expect("they can be forgotten");
+        if step == 3 {
+            use_up("two").await;
+        }
+        for signature in ["one", "two"] {
+            let is_kept = format!("aas.used_signatures WHERE digest = sha256('{signature}')");
+            let expected = i64::from(kept.contains(&signature));
+            assert_eq!(world.count(&is_kept).await, expected, "{signature} after step {step}");
+        }
     }
 }
