@@ -278,7 +278,7 @@ impl Work<'_> {
         };
         // From here on servers can come in, and nothing is removed.
         let opened = async {
-            println!("postern: {}", migrate::run(url).await?);
+            println!("postern: {}", migrate::run(url, None).await?);
             mark(&client, None).await?;
             without_password(&client).await
         };

@@ -18,7 +18,7 @@ use postern_protocol::name::Domain;
 
 use super::{
     check, private_cluster,
-    registration::Registration,
+    registration::{self, Registration},
     sources::Sources,
     user::{PACKAGE_USER, go_on_as},
 };
@@ -48,8 +48,9 @@ const BY_SETUP: &str =
     "# By `postern setup`: the data directory is not where the package's unit expects it.\n";
 /// Directories that the unit hides from the server.
 const HIDDEN: [&str; 3] = ["/home", "/root", "/run/user"];
-/// The file in a data directory that says that setup has not made its cluster yet, although the configuration tells of one.
-const UNMADE: &str = "setup";
+/// The file in a data directory that says that the setup of its cluster has not come to its end, although the configuration
+/// tells of one.
+const UNDONE: &str = "setup";
 
 /// The address at which a server with a certificate of its own listens.
 const PUBLIC: &str = "[::]:443";
@@ -136,10 +137,10 @@ pub async fn run(setup: Setup) -> anyhow::Result<bool> {
         go_on_as(user)?;
     }
     let again = "the configuration is written; once this is mended, run `postern setup` again";
-    let (well, registration) =
+    let brought =
         bring_up(config.clone(), answers.admin_url, &path, answers.registration).await.context(again)?;
-    say_what_is_left(&config, &path, user.as_ref(), registration);
-    Ok(well)
+    say_what_is_left(&config, &path, user.as_ref(), brought.registration);
+    Ok(brought.well)
 }
 
 /// The file to write: the one that is named, else the one of this installation, else `./postern.toml`.
@@ -158,9 +159,25 @@ fn expect_cluster(config: &Config, before: &toml::Table, new_cluster: bool) -> a
     let was_made = at(before, "create_cluster").and_then(toml::Value::as_bool) == Some(false);
     let is_there = || ClusterOptions::new(&config.data_dir, &config.extension_dir).cluster_exists();
     ensure!(
-        !config.embedded || !was_made || new_cluster || is_there() || config.data_dir.join(UNMADE).exists(),
+        !config.embedded || !was_made || new_cluster || is_there() || config.data_dir.join(UNDONE).exists(),
         "the file tells of a private cluster in {}, and there is none: is its disk mounted? If it is not to come back, --new-cluster makes an empty one",
         config.data_dir.display()
+    );
+    Ok(())
+}
+
+/// Refuses to serve or to migrate a private cluster before the setup that makes it has come to its end: both would leave a
+/// database that everybody may register at, whatever setup was told.
+///
+/// # Errors
+/// There is such a cluster, or is to be one.
+pub fn expect_done(config: &Config) -> anyhow::Result<()> {
+    let mark = config.data_dir.join(UNDONE);
+    ensure!(
+        !config.embedded || !mark.exists(),
+        "`postern setup` did not come to its end in {}: run it again, with the same answers. For a homeserver without it, remove {}",
+        config.data_dir.display(),
+        mark.display()
     );
     Ok(())
 }
@@ -626,9 +643,9 @@ fn prepare(data_dir: &Path, user: Option<&User>) -> anyhow::Result<()> {
 fn make_master_key(file: &Path, user: Option<&User>) -> anyhow::Result<()> {
     let is_new = !file.exists();
     if is_new {
-        MasterKey::from_file_or_new(file)?;
+        MasterKey::from_file_or_new_of(file, user.map(|user| (user.uid.as_raw(), user.gid.as_raw())))?;
     }
-    // One that only root can read may be of a setup that was killed before it gave it away.
+    // One that is there, and that only root can read, is of no use to the server.
     let is_roots = fs::metadata(file).is_ok_and(|file| file.uid() == 0 && file.mode() & 0o077 == 0);
     if let Some(user) = user.filter(|_| is_roots) {
         chown(file, Some(user.uid.as_raw()), Some(user.gid.as_raw()))
@@ -640,37 +657,53 @@ fn make_master_key(file: &Path, user: Option<&User>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Brings the database to what this program and the answers ask for, and checks everything. Returns whether all is
-/// well, and who may register, as far as that was set.
+/// The homeserver as it was brought up.
+struct Brought {
+    /// Whether no check found a problem.
+    well: bool,
+    registration: Admits,
+}
+
+/// The policy of registration after a setup.
+#[derive(Clone, Copy)]
+enum Admits {
+    /// It is this one, which setup has set.
+    Set(Registration),
+    /// It is the one that the database had.
+    Kept,
+    /// It is to be this one: without a superuser's connection the operator migrates, and sets it so.
+    Wanted(Registration),
+}
+
+/// Brings the database to what this program and the answers ask for, and checks everything.
 async fn bring_up(
     mut config: Config,
     admin_url: Option<ConnectionString>,
     path: &Path,
-    mut registration: Option<Registration>,
-) -> anyhow::Result<(bool, Option<Registration>)> {
+    registration: Option<Registration>,
+) -> anyhow::Result<Brought> {
     // For all later starts the file rules that out.
     config.create_cluster = true;
-    let unmade = config.data_dir.join(UNMADE);
+    let undone = config.data_dir.join(UNDONE);
     if config.embedded && !ClusterOptions::new(&config.data_dir, &config.extension_dir).cluster_exists() {
         PrivateCluster::prepare(&config.data_dir)?;
-        File::create(&unmade).with_context(|| format!("cannot write {}", unmade.display()))?;
+        let write =
+            || File::create(&undone)?.sync_all().and_then(|()| File::open(&config.data_dir)?.sync_all());
+        write().with_context(|| format!("cannot write {}", undone.display()))?;
     }
     let cluster = private_cluster::start(&mut config, PrivateCluster::start_or_join).await?;
-    if config.embedded && unmade.exists() {
-        fs::remove_file(&unmade).with_context(|| format!("cannot remove {}", unmade.display()))?;
-    }
     let brought = async {
-        if let Some(url) = admin_url.as_ref().or(config.database.admin_url.as_ref()) {
-            println!("postern: {}", database::migrate::run(url).await?);
-            registration = match registration {
-                Some(policy) => {
-                    policy.set(url).await?;
-                    Some(policy)
-                }
-                // As the questions propose: strangers find a homeserver sooner than its operator closes it.
-                None => Registration::Invite.set_for_new(url).await?.then_some(Registration::Invite),
-            };
-        }
+        // As the questions propose: strangers find a homeserver sooner than its operator closes it.
+        let wanted = registration.unwrap_or(Registration::Invite);
+        let registration = match admin_url.as_ref().or(config.database.admin_url.as_ref()) {
+            Some(url) => {
+                let choice = if registration.is_some() { wanted.for_any() } else { wanted.for_new() };
+                let report = database::migrate::run(url, Some(choice)).await?;
+                println!("postern: {report}");
+                if report.has_set_registration() { Admits::Set(wanted) } else { Admits::Kept }
+            }
+            None => Admits::Wanted(wanted),
+        };
         if config.embedded
             && let Some(key) = config.master_key_file()
             && let Some(url) = &config.database.url
@@ -678,17 +711,32 @@ async fn bring_up(
         {
             make_master_key(&key, None)?;
         }
+        if config.embedded && undone.exists() {
+            fs::remove_file(&undone).with_context(|| format!("cannot remove {}", undone.display()))?;
+        }
         // The cluster runs, and is joined.
         let settings = Settings { config: Some(path.to_owned()), ..Settings::default() };
-        anyhow::Ok((check::run(&settings, false, &Sources::of_file(path)).await, registration))
+        let well = check::run(&settings, false, &Sources::of_file(path)).await;
+        anyhow::Ok(Brought { well, registration })
     }
     .await;
     private_cluster::stop(cluster).await?;
     brought
 }
 
-fn say_what_is_left(config: &Config, path: &Path, user: Option<&User>, registration: Option<Registration>) {
+fn say_what_is_left(config: &Config, path: &Path, user: Option<&User>, registration: Admits) {
     println!("\nWhat is left to do:");
+    if let Admits::Wanted(policy) = registration {
+        println!(
+            "  {}={} postern migrate --config {} --database-admin-url URL",
+            registration::ENVIRONMENT,
+            policy.name(),
+            path.display()
+        );
+        println!(
+            "                                       before the first start of all: makes the tables, and sets who may register"
+        );
+    }
     let has_unit = UNITS.iter().any(|unit| Path::new(unit).exists());
     match user {
         Some(_) if has_unit => {
@@ -718,7 +766,7 @@ fn say_what_is_left(config: &Config, path: &Path, user: Option<&User>, registrat
         println!("  let a proxy hand {} on to http://{}", config.base_url(), config.listen);
     }
     let how = match registration {
-        Some(Registration::Invite) => {
+        Admits::Set(Registration::Invite) | Admits::Wanted(Registration::Invite) => {
             // A superuser's connection that was given to setup is not in the file.
             let is_known = config.embedded || config.database.admin_url.is_some();
             let admin_url = if is_known { "" } else { " --database-admin-url URL" };
@@ -731,8 +779,8 @@ fn say_what_is_left(config: &Config, path: &Path, user: Option<&User>, registrat
             );
             " --invite CODE"
         }
-        Some(Registration::Oidc) => " --sign-in",
-        Some(Registration::Open) | None => "",
+        Admits::Set(Registration::Oidc) | Admits::Wanted(Registration::Oidc) => " --sign-in",
+        Admits::Set(Registration::Open) | Admits::Wanted(Registration::Open) | Admits::Kept => "",
     };
     println!("  postern-client --server {} register NAME{how}", config.base_url());
 }
