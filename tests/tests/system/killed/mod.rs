@@ -3,6 +3,8 @@
 //!
 //! Elsewhere: a restore that makes indexes (backup/), `upgrade-cluster` (upgrade_cluster.rs).
 
+mod master_key;
+mod migrate;
 mod setup;
 
 use std::{
@@ -12,16 +14,31 @@ use std::{
 };
 
 use nix::sys::signal::Signal;
-use postern_tests_kit::{Cluster, DataDir, HOME, Killer, Server, eventually, postern, process, program};
+use postern_tests_kit::{
+    Cluster, DataDir, HOME, Killer, Server, ServerBuilder, eventually, postern, process, program,
+};
 use tokio::process::Command;
 use tokio_postgres::{Client, NoTls};
 
-use crate::backup::{fails, into, on, succeeds};
+use crate::{
+    backup::{fails, into, on, succeeds},
+    bad_days::Talk,
+};
 
 async fn connect(url: &str) -> Client {
     let (client, connection) = tokio_postgres::connect(url, NoTls).await.expect("PostgreSQL takes sessions");
     tokio::spawn(connection);
     client
+}
+
+/// People talk by the server that runs, and by one that starts in its place.
+async fn people_go_on(server: Server, next: ServerBuilder, talk: &mut Talk, after: &str) -> Server {
+    talk.goes_on(&format!("said after {after}")).await;
+    let address = server.address();
+    assert!(server.terminate().await.success());
+    let server = next.listen(address).start().await;
+    talk.goes_on(&format!("said after {after} to the next server")).await;
+    server
 }
 
 fn names_in(dir: &Path) -> Vec<String> {
