@@ -1,4 +1,4 @@
-//! The command line: `postern serve` and the other commands, one file each. Other files are for several of them:
+//! The command line: `postern serve` and the other commands, one file or folder each. Other files are for several of them:
 //! `private_cluster` starts and stops PostgreSQL for a command, `user` loads its configuration as the right system user,
 //! `certificate` looks at the server's certificate, `dump` and `roles` are the parts of a backup.
 
