@@ -14,8 +14,9 @@ use tokio_postgres::Client;
 
 use super::{
     backup,
-    dump::{DATABASE, Manifest, Program, Progress, State, connect},
+    dump::{Program, Progress, connect},
     interruption::unless_interrupted,
+    manifest::{DATABASE, Manifest, State},
     migrate::admin_url,
     private_cluster,
     roles::execute,
