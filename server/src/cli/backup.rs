@@ -17,8 +17,9 @@ use postern_cluster::{PrivateCluster, dump_programs};
 use tokio_postgres::Client;
 
 use super::{
-    dump::{DATABASE, MANIFEST, Manifest, Program, Progress, State, connect_to_read, readable},
+    dump::{Program, Progress, connect_to_read, readable},
     interruption::unless_interrupted,
+    manifest::{DATABASE, MANIFEST, Manifest, State},
     migrate::admin_url,
     private_cluster,
     roles::Roles,

@@ -9,6 +9,7 @@ use postern_cluster::Stopped;
 use super::{
     certificate,
     private_cluster::{self, Found},
+    setup,
     sources::Sources,
     status,
     user::load_to_look,
@@ -211,6 +212,10 @@ fn warning(item: &str, says: &str, mend: &str) {
 async fn database(report: &mut Report, mut config: Config, start: bool) {
     const ITEM: &str = "private cluster";
     let dir = config.data_dir.display().to_string();
+    if let Err(error) = setup::expect_done(&config) {
+        report.line(ITEM, Err(problem(error, "do what the message says")));
+        return;
+    }
     let cluster = match private_cluster::look(&mut config, start).await {
         Ok(Found::There(cluster)) => cluster,
         Ok(Found::Stopped(cluster)) => {

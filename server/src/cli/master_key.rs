@@ -12,6 +12,7 @@ use std::{
 
 use anyhow::{Context, bail, ensure};
 use clap::Subcommand;
+use nix::unistd::Uid;
 use postern_cluster::PrivateCluster;
 use tokio_postgres::Client;
 
@@ -84,10 +85,13 @@ fn next_file(sources: &Sources) -> anyhow::Result<&Path> {
 fn make_next(config: &Config) -> anyhow::Result<()> {
     let sources = Sources::of(config);
     let file = next_file(&sources)?;
-    MasterKey::from_file_or_new(file)?;
-    // The server has to read it, whoever makes it.
-    if let Some(present) = config.master_key_file().and_then(|present| fs::metadata(present).ok()) {
-        chown(file, Some(present.uid()), Some(present.gid()))
+    let present = config.master_key_file().and_then(|present| fs::metadata(present).ok());
+    let owner = present.map(|present| (present.uid(), present.gid()));
+    // The server has to read it, whoever makes it: a server that finds one which it cannot read does not start.
+    MasterKey::from_file_or_new_of(file, owner.filter(|_| Uid::effective().is_root()))?;
+    // One that was there may be another user's.
+    if let Some((user, group)) = owner {
+        chown(file, Some(user), Some(group))
             .with_context(|| format!("cannot give {} to the owner of the present key", file.display()))?;
     }
     println!("postern: the next master key is in {}", file.display());

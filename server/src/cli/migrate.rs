@@ -4,7 +4,7 @@ use anyhow::Context;
 use postern_cluster::PrivateCluster;
 use tokio_postgres::Client;
 
-use super::private_cluster;
+use super::{private_cluster, registration::Registration, setup};
 use crate::{
     config::{Config, ConnectionString},
     database::{DatabaseError, connect_as_superuser, migrate},
@@ -13,9 +13,11 @@ use crate::{
 
 pub async fn run(mut config: Config) -> anyhow::Result<()> {
     telemetry::start_logging(&config.log)?;
+    setup::expect_done(&config)?;
+    let registration = Registration::for_new_of_environment()?;
     let cluster = private_cluster::start(&mut config, PrivateCluster::start_or_join).await?;
     let migrated = async {
-        let report = migrate::run(admin_url(&config)?).await?;
+        let report = migrate::run(admin_url(&config)?, registration).await?;
         println!("postern: {report}");
         Ok(())
     }

@@ -1,6 +1,6 @@
-//! The command line: `postern serve` and the other commands, one file each. Other files are for several of them:
+//! The command line: `postern serve` and the other commands, one file or folder each. Other files are for several of them:
 //! `private_cluster` starts and stops PostgreSQL for a command, `user` loads its configuration as the right system user,
-//! `certificate` looks at the server's certificate, `dump` and `roles` are the parts of a backup.
+//! `certificate` looks at the server's certificate, `manifest`, `dump` and `roles` are the parts of a backup.
 
 mod backup;
 mod certificate;
@@ -8,6 +8,7 @@ mod check;
 mod dump;
 mod generation;
 mod interruption;
+mod manifest;
 mod master_key;
 mod migrate;
 mod private_cluster;

@@ -4,10 +4,10 @@
 use anyhow::anyhow;
 use clap::ValueEnum;
 
-use super::migrate::connect;
-use crate::{config::ConnectionString, database::DatabaseError};
+use crate::database::migrate::RegistrationChoice;
 
-/// The environment variable with the policy, for `setup` and for the first start of a server with a private cluster.
+/// The environment variable with the policy, for `setup` and `migrate`, and for the first start of a server with a private
+/// cluster.
 pub const ENVIRONMENT: &str = "POSTERN_REGISTRATION";
 
 /// The policies of registration (AS-1), by the names that the database has for them.
@@ -32,25 +32,26 @@ impl Registration {
         }
     }
 
-    /// Sets the policy.
-    pub async fn set(self, admin_url: &ConnectionString) -> anyhow::Result<()> {
-        self.execute(admin_url, "SELECT operator.set_registration_policy($1)").await?;
-        Ok(())
+    /// The policy in the environment, as a migration sets it: for a new database.
+    ///
+    /// # Errors
+    /// As [`Self::of_environment`].
+    pub fn for_new_of_environment() -> anyhow::Result<Option<RegistrationChoice>> {
+        Ok(Self::of_environment()?.map(Self::for_new))
     }
 
-    /// Sets the policy of a database that no server has used yet. Returns whether it did.
-    pub async fn set_for_new(self, admin_url: &ConnectionString) -> anyhow::Result<bool> {
-        let sql = "SELECT operator.set_registration_policy($1) WHERE operator.current_home_domain() IS NULL";
-        self.execute(admin_url, sql).await
+    /// The policy for a database that no server has used yet.
+    pub fn for_new(self) -> RegistrationChoice {
+        RegistrationChoice { policy: self.name(), only_for_new: true }
     }
 
-    async fn execute(self, admin_url: &ConnectionString, sql: &str) -> anyhow::Result<bool> {
-        let client = connect(admin_url, "registration").await?;
-        let rows = client.execute(sql, &[&self.name()]).await.map_err(DatabaseError::from)?;
-        Ok(rows > 0)
+    /// The policy for any database.
+    pub fn for_any(self) -> RegistrationChoice {
+        RegistrationChoice { policy: self.name(), only_for_new: false }
     }
 
-    fn name(self) -> &'static str {
+    /// The name that the database and [`ENVIRONMENT`] have for it.
+    pub fn name(self) -> &'static str {
         match self {
             Self::Open => "open",
             Self::Invite => "invite",

@@ -14,8 +14,9 @@ use tokio_postgres::Client;
 
 use super::{
     backup,
-    dump::{DATABASE, Manifest, Program, Progress, State, connect},
+    dump::{Program, Progress, connect},
     interruption::unless_interrupted,
+    manifest::{DATABASE, Manifest, State},
     migrate::admin_url,
     private_cluster,
     roles::execute,
@@ -279,7 +280,7 @@ impl Work<'_> {
         };
         // From here on servers can come in, and nothing is removed.
         let opened = async {
-            println!("postern: {}", migrate::run(url).await?);
+            println!("postern: {}", migrate::run(url, None).await?);
             mark(&client, None).await?;
             without_password(&client).await
         };

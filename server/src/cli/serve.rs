@@ -11,6 +11,7 @@ use super::{
     migrate::admin_url,
     private_cluster::{self, Supervisor},
     registration::Registration,
+    setup,
 };
 use crate::{
     body_limits,
@@ -34,6 +35,7 @@ outcome! {
 
 pub async fn run(mut config: Config) -> anyhow::Result<()> {
     telemetry::start_logging(&config.log)?;
+    setup::expect_done(&config)?;
     let shutdown = Shutdown::on_signals()?;
     let cluster = private_cluster::start(&mut config, PrivateCluster::start).await?;
     let supervisor = cluster.map(Supervisor::start);
@@ -47,13 +49,7 @@ pub async fn run(mut config: Config) -> anyhow::Result<()> {
 
 async fn serve_with_database(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     if config.embedded {
-        migrate::run(admin_url(&config)?).await?;
-    }
-    // Before this server claims the database: a start that is cut short here does it again.
-    if config.embedded
-        && let Some(policy) = Registration::of_environment()?
-    {
-        policy.set_for_new(admin_url(&config)?).await?;
+        migrate::run(admin_url(&config)?, Registration::for_new_of_environment()?).await?;
     }
     let url = config.database.url.as_ref().context(
         "there is no connection string for the database: give --database-url URL, or --embedded for a private cluster in the data directory",

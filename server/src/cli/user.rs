@@ -79,9 +79,13 @@ mod tests {
 
     #[test]
     fn every_command_has_its_configuration_from_here() {
-        let commands = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cli");
-        for file in fs::read_dir(commands).expect("the sources are here") {
-            let path = file.expect("it can be read").path();
+        let mut places = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cli")];
+        while let Some(path) = places.pop() {
+            if path.is_dir() {
+                let files = fs::read_dir(&path).expect("the sources are here");
+                places.extend(files.map(|file| file.expect("it can be read").path()));
+                continue;
+            }
             let text = fs::read_to_string(&path).expect("it is text");
             assert!(path.ends_with("user.rs") || !text.contains("Config::load("), "{}", path.display());
         }

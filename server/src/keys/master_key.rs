@@ -6,7 +6,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{ErrorKind, Write},
-    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    os::unix::fs::{MetadataExt, OpenOptionsExt, fchown},
     path::{Path, PathBuf},
 };
 
@@ -110,6 +110,12 @@ impl MasterKey {
     /// Reads the file, after making it with a fresh key if it does not exist. It is there whole or not at all, and durable
     /// by then, since what is sealed under the key will be.
     pub fn from_file_or_new(path: &Path) -> Result<Self, MasterKeyError> {
+        Self::from_file_or_new_of(path, None)
+    }
+
+    /// The same for a user and group, whose the file is from the moment on at which it is there: the server reads it, whoever
+    /// made it. One that exists stays whose it is.
+    pub fn from_file_or_new_of(path: &Path, owner: Option<(u32, u32)>) -> Result<Self, MasterKeyError> {
         let unwritable = |error| MasterKeyError::Unwritable(path.to_owned(), error);
         // One that exists may be where nothing can be made.
         if path.exists() {
@@ -128,6 +134,9 @@ impl MasterKey {
             }
             let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
             file.write_all(text.as_bytes())?;
+            if let Some((user, group)) = owner {
+                fchown(&file, Some(user), Some(group))?;
+            }
             file.sync_all()?;
             // Replaces nothing, unlike a rename.
             let linked = fs::hard_link(&new, path);

@@ -9,13 +9,15 @@ use std::{
 
 use nix::sys::signal::{Signal, kill};
 use postern_server::keys::MasterKey;
-use postern_tests_kit::{Call, Cluster, DataDir, HOME, Server, World, eventually, home, postern};
+use postern_tests_kit::{
+    Call, Cluster, DataDir, HOME, Server, ServerBuilder, World, eventually, home, postern,
+};
 use tokio::process::Command;
 
 use crate::backup::{into, succeeds};
 
 /// A file with a key, in hex.
-fn key_file(dir: &Path, name: &str, key: &str) -> PathBuf {
+pub fn key_file(dir: &Path, name: &str, key: &str) -> PathBuf {
     let file = dir.join(name);
     fs::write(&file, key).unwrap();
     fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
@@ -23,11 +25,12 @@ fn key_file(dir: &Path, name: &str, key: &str) -> PathBuf {
 }
 
 /// The id with which values begin that are sealed under a key, as a dump shows it.
-fn id(file: &Path) -> String {
+pub fn id(file: &Path) -> String {
     hex::encode(MasterKey::from_file(file).unwrap().id().as_bytes())
 }
 
-fn change(cluster: &Cluster, key: &Path, next: &Path) -> Command {
+/// `postern master-key change`, from one key to another.
+pub fn change(cluster: &Cluster, key: &Path, next: &Path) -> Command {
     let mut command = postern();
     command
         .args(["master-key", "change"])
@@ -39,7 +42,8 @@ fn change(cluster: &Cluster, key: &Path, next: &Path) -> Command {
     command
 }
 
-fn server(cluster: &Cluster, key: &Path, next: &Path) -> postern_tests_kit::ServerBuilder {
+/// A server with both keys; the second need not be there.
+pub fn server(cluster: &Cluster, key: &Path, next: &Path) -> ServerBuilder {
     Server::builder(cluster)
         .pushing()
         .env("POSTERN_MASTER_KEY_FILE", key.to_str().unwrap())

@@ -232,6 +232,39 @@ async fn setup_with_an_own_database_keeps_no_superuser_and_makes_a_master_key() 
 }
 
 #[tokio::test]
+async fn setup_without_a_superuser_says_how_the_policy_gets_into_the_database() {
+    let cluster = Cluster::fresh().await;
+    let (_keep, file) = place();
+    let config = file.to_str().expect("it is text");
+    let mut command = setup(&file);
+    command.args(["--non-interactive", "--domain", HOME, "--registration", "invite"]);
+    command.args(["--database-url", &cluster.server_url()]);
+    let (well, report) = said(&mut command).await;
+    let left =
+        format!("POSTERN_REGISTRATION=invite postern migrate --config {config} --database-admin-url URL");
+    assert!(!well && report.contains(&left), "{report}");
+    let migrate = || {
+        let mut command = postern();
+        command.args(["migrate", "--config", config, "--database-admin-url", &cluster.admin_url()]);
+        command.env("POSTERN_REGISTRATION", "invite");
+        command
+    };
+    let (well, report) = said(&mut migrate()).await;
+    assert!(well && report.contains("migrated: "), "{report}");
+    let server = Server::builder(&cluster).arg("--config").arg(config).start().await;
+    let admin = cluster.admin().await;
+    let policy = async || -> String {
+        admin.query_one("SELECT operator.registration_policy()", &[]).await.unwrap().get(0)
+    };
+    assert_eq!(policy().await, "invite");
+    admin.batch_execute("SELECT operator.set_registration_policy('open')").await.unwrap();
+    let (well, report) = said(&mut migrate()).await;
+    assert!(well && report.contains("the database is up to date"), "{report}");
+    assert_eq!(policy().await, "open", "what the operator said since");
+    assert!(server.terminate().await.success());
+}
+
+#[tokio::test]
 async fn the_file_of_a_package_is_one_and_has_each_setting_of_the_page() {
     // As the package is built.
     let build = fs::read_to_string(in_tree("packaging/deb/build")).unwrap().replace("\\\n", " ");

@@ -1,12 +1,12 @@
 //! The files of `sql/`, applied as a whole: functions as their owner, their explanations from the files' headers, and
-//! grants. Functions that no file defines any more are dropped.
+//! grants. Functions that no file defines any more are dropped. The policy of registration comes with them.
 
 use std::collections::BTreeMap;
 
 use anyhow::{Context, bail};
 use tokio_postgres::{Client, Transaction};
 
-use super::{SCHEMAS, error::located};
+use super::{RegistrationChoice, SCHEMAS, error::located};
 use crate::database::release::{Release, place};
 
 /// A function in one of our schemas.
@@ -18,10 +18,21 @@ struct Function {
     signature: String,
 }
 
+/// The changes of [`Release::apply_functions`].
+pub(super) struct Applied {
+    pub functions_changed: bool,
+    pub registration_set: bool,
+}
+
 impl Release {
     /// Applies `sql/` as a whole, unless it is there already: in one transaction, so that servers see all functions of one
-    /// release. Returns whether it did.
-    pub(super) async fn apply_functions(&self, client: &mut Client, migrated: bool) -> anyhow::Result<bool> {
+    /// release, and find the policy of registration that was chosen.
+    pub(super) async fn apply_functions(
+        &self,
+        client: &mut Client,
+        migrated: bool,
+        registration: Option<RegistrationChoice>,
+    ) -> anyhow::Result<Applied> {
         let transaction = client.transaction().await?;
         let (migration, hash) = self.state();
         let (release, previous) =
@@ -36,7 +47,9 @@ impl Release {
                 && row.get::<_, &str>(2) == release
         });
         if unchanged && !migrated {
-            return Ok(false);
+            let registration_set = set_registration(&transaction, registration).await?;
+            transaction.commit().await?;
+            return Ok(Applied { functions_changed: false, registration_set });
         }
 
         transaction
@@ -79,8 +92,9 @@ impl Release {
                 &[&migration, &hash, &release, &previous],
             )
             .await?;
+        let registration_set = set_registration(&transaction, registration).await?;
         transaction.commit().await?;
-        Ok(true)
+        Ok(Applied { functions_changed: true, registration_set })
     }
 
     /// The statements by which files' headers explain their functions in `\df+`.
@@ -104,6 +118,21 @@ impl Release {
         }
         Ok(comments)
     }
+}
+
+/// Sets who can register, unless the policy is for a new database and a server has used this one. Returns whether it did.
+async fn set_registration(
+    transaction: &Transaction<'_>,
+    registration: Option<RegistrationChoice>,
+) -> anyhow::Result<bool> {
+    let Some(RegistrationChoice { policy, only_for_new }) = registration else { return Ok(false) };
+    let sql = "SELECT operator.set_registration_policy($1)
+                WHERE NOT $2::boolean OR operator.current_home_domain() IS NULL";
+    let rows = transaction
+        .execute(sql, &[&policy, &only_for_new])
+        .await
+        .context("cannot set the policy of registration")?;
+    Ok(rows > 0)
 }
 
 async fn apply_files(

@@ -44,11 +44,29 @@ const LOCKED: &str = "another session holds a lock, which did not come within 10
                       changed nothing. End that session (pg_locks and pg_blocking_pids tell which it is), or wait until it \
                       is done, and run `postern migrate` again";
 
+/// The policy of registration (AS-1) that a migration sets. It comes with the functions, in the transaction before which no
+/// server starts on a new database: so nobody who is killed in between leaves a homeserver with another policy.
+#[derive(Debug, Clone, Copy)]
+pub struct RegistrationChoice {
+    /// The name that the database has for it.
+    pub policy: &'static str,
+    /// Whether a database keeps the policy that it has once a server has used it.
+    pub only_for_new: bool,
+}
+
 /// The changes that a migration made.
 pub struct Report {
     migrations: Vec<String>,
     functions_changed: bool,
     settings_changed: bool,
+    registration_set: bool,
+}
+
+impl Report {
+    /// Whether the policy of registration is the one that was chosen.
+    pub fn has_set_registration(&self) -> bool {
+        self.registration_set
+    }
 }
 
 impl fmt::Display for Report {
@@ -64,12 +82,15 @@ impl fmt::Display for Report {
     }
 }
 
-/// Migrates as a superuser, to the release of this process.
+/// Migrates as a superuser, to the release of this process, and sets the policy of registration if one is chosen.
 ///
 /// # Errors
 /// As [`Release::migrate`].
-pub async fn run(admin_url: &ConnectionString) -> anyhow::Result<Report> {
-    Release::of_this_process().migrate(admin_url).await
+pub async fn run(
+    admin_url: &ConnectionString,
+    registration: Option<RegistrationChoice>,
+) -> anyhow::Result<Report> {
+    Release::of_this_process().migrate_with(admin_url, registration).await
 }
 
 impl Release {
@@ -78,6 +99,14 @@ impl Release {
     /// # Errors
     /// Servers on this database that are older than the release before, a lock that does not come, SQL that fails.
     pub async fn migrate(&self, admin_url: &ConnectionString) -> anyhow::Result<Report> {
+        self.migrate_with(admin_url, None).await
+    }
+
+    async fn migrate_with(
+        &self,
+        admin_url: &ConnectionString,
+        registration: Option<RegistrationChoice>,
+    ) -> anyhow::Result<Report> {
         let mut client = connect_as_superuser(admin_url, "postern migrate").await?;
         client
             .batch_execute(
@@ -97,7 +126,7 @@ impl Release {
         expect_whole(&client).await?;
         self.expect_no_later_release(&client).await?;
         self.expect_servers_to_go_on(&client).await?;
-        self.apply(&mut client).await.map_err(|error| match waited_in_vain(&error) {
+        self.apply(&mut client, registration).await.map_err(|error| match waited_in_vain(&error) {
             true => error.context(LOCKED),
             false => error,
         })
@@ -160,7 +189,11 @@ impl Release {
         Ok(names.filter(|name| !goes_on(name)).collect())
     }
 
-    async fn apply(&self, client: &mut Client) -> anyhow::Result<Report> {
+    async fn apply(
+        &self,
+        client: &mut Client,
+        registration: Option<RegistrationChoice>,
+    ) -> anyhow::Result<Report> {
         let settings_changed = patiently(async || {
             roles::set_up(client).await.context("cannot make the roles and their settings")
         })
@@ -174,8 +207,13 @@ impl Release {
         })
         .await?;
         let migrated = !migrations.is_empty();
-        let functions_changed = patiently(async || self.apply_functions(client, migrated).await).await?;
-        Ok(Report { migrations, functions_changed, settings_changed })
+        let applied = patiently(async || self.apply_functions(client, migrated, registration).await).await?;
+        Ok(Report {
+            migrations,
+            functions_changed: applied.functions_changed,
+            settings_changed,
+            registration_set: applied.registration_set,
+        })
     }
 
     /// Applies the migrations that are missing, each in a transaction of its own.

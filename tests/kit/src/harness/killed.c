@@ -1,7 +1,8 @@
-/* Kills the program that this is preloaded into, by SIGKILL, before a step by which it changes what is on disk. The step is
- * in KILLED_BEFORE: its kind and a part of the name that it is about, such as `mkdir today.partial`. Kinds are `mkdir`,
- * `unlink` and `fsync`; `rename` and `link`, whose name is both, with `>` between them; and `open`, after which a new file is
- * there and empty. Programs that it runs live on. */
+/* Kills the program that this is preloaded into, by SIGKILL, before a step by which it changes what is on disk, or tells
+ * another program something. The step is in KILLED_BEFORE: its kind, its number among those that fit, and a part of the name
+ * that it is about, such as `mkdir 1 today.partial`. Kinds are `mkdir`, `unlink` and `fsync`; `rename` and `link`, whose name
+ * is both, with `>` between them; `open`, after which a new file is there and empty; and `write`, whose name is what is
+ * written, to a file, a socket or a terminal. Programs that it runs live on. */
 #undef _FORTIFY_SOURCE
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -10,24 +11,37 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 static char kind[16];
+static int left;
 static char name[256];
 
 __attribute__((constructor)) static void read_step(void) {
     const char *step = getenv("KILLED_BEFORE");
-    if (!step || sscanf(step, "%15s %255[^\n]", kind, name) != 2)
+    if (!step || sscanf(step, "%15s %d %255[^\n]", kind, &left, name) != 3)
         _exit(127);
     unsetenv("LD_PRELOAD");
     unsetenv("KILLED_BEFORE");
 }
 
+static void one_fits(void) {
+    if (__atomic_sub_fetch(&left, 1, __ATOMIC_SEQ_CST) == 0)
+        kill(getpid(), SIGKILL);
+}
+
 static void at(const char *step, const char *path) {
     if (strcmp(step, kind) == 0 && strstr(path, name))
-        kill(getpid(), SIGKILL);
+        one_fits();
+}
+
+static void at_bytes(const void *bytes, size_t length) {
+    if (strcmp("write", kind) == 0 && memmem(bytes, length, name, strlen(name)))
+        one_fits();
 }
 
 static void at_two(const char *step, const char *from, const char *to) {
@@ -76,4 +90,20 @@ int open64(const char *path, int flags, ...) {
     if (file >= 0 && flags & O_CREAT)
         at("open", path);
     return file;
+}
+
+ssize_t write(int file, const void *bytes, size_t length) {
+    at_bytes(bytes, length);
+    return syscall(SYS_write, file, bytes, length);
+}
+
+ssize_t writev(int file, const struct iovec *parts, int count) {
+    for (int part = 0; part < count; part++)
+        at_bytes(parts[part].iov_base, parts[part].iov_len);
+    return syscall(SYS_writev, file, parts, count);
+}
+
+ssize_t send(int socket, const void *bytes, size_t length, int flags) {
+    at_bytes(bytes, length);
+    return syscall(SYS_sendto, socket, bytes, length, flags, NULL, 0);
 }

@@ -24,14 +24,30 @@ impl Killer {
 
     /// Runs a program that is killed before its first step of this kind (`mkdir`, `unlink`, `fsync`; `rename`, `link`:
     /// then the path is `FROM>TO<`) that is about a path with this text in it; or (`open`) once such a file was made,
-    /// and is empty. Programs that it runs itself live on.
+    /// and is empty; or before it writes this text (`write`) into a file, to PostgreSQL in a statement, or onto its standard
+    /// output. Programs that it runs itself live on.
     ///
     /// # Panics
     /// If it comes to another end.
     pub async fn kill(&self, command: &mut Command, step: &str, path: &str) {
-        command.env("LD_PRELOAD", self.library.path()).env("KILLED_BEFORE", format!("{step} {path}"));
+        self.kill_at(1, command, step, path).await;
+    }
+
+    /// The same before another of the steps that fit: 1 is the first.
+    ///
+    /// # Panics
+    /// If it comes to another end.
+    pub async fn kill_at(&self, number: usize, command: &mut Command, step: &str, path: &str) {
+        command
+            .env("LD_PRELOAD", self.library.path())
+            .env("KILLED_BEFORE", format!("{step} {number} {path}"));
         let output = command.output().await.expect("it runs");
         let said = [output.stdout, output.stderr].map(|said| String::from_utf8_lossy(&said).into_owned());
-        assert_eq!(output.status.signal(), Some(9), "killed before {step} {path}: {}", said.concat());
+        assert_eq!(
+            output.status.signal(),
+            Some(9),
+            "killed before {step} {number} {path}: {}",
+            said.concat()
+        );
     }
 }

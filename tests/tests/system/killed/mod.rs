@@ -1,7 +1,11 @@
 //! Commands that are killed (SIGKILL) between their steps. The same command, given again, does its work or says what to do;
 //! what is not whole is taken for nothing, and what was accepted stays (OPS-5, OPS-7).
 //!
-//! Elsewhere: a restore that makes indexes (backup.rs), `upgrade-cluster` (upgrade_cluster.rs).
+//! Elsewhere: a restore that makes indexes (backup/), `upgrade-cluster` (upgrade_cluster.rs).
+
+mod master_key;
+mod migrate;
+mod setup;
 
 use std::{
     fs::{self, Permissions},
@@ -9,21 +13,32 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use nix::{
-    sys::signal::Signal,
-    unistd::{Uid, User},
+use nix::sys::signal::Signal;
+use postern_tests_kit::{
+    Cluster, DataDir, HOME, Killer, Server, ServerBuilder, eventually, postern, process, program,
 };
-use postern_tests_kit::{Cluster, DataDir, HOME, Killer, Server, eventually, postern, process, program};
-use tempfile::TempDir;
 use tokio::process::Command;
 use tokio_postgres::{Client, NoTls};
 
-use crate::backup::{fails, into, on, succeeds};
+use crate::{
+    backup::{fails, into, on, succeeds},
+    bad_days::Talk,
+};
 
 async fn connect(url: &str) -> Client {
     let (client, connection) = tokio_postgres::connect(url, NoTls).await.expect("PostgreSQL takes sessions");
     tokio::spawn(connection);
     client
+}
+
+/// People talk by the server that runs, and by one that starts in its place.
+async fn people_go_on(server: Server, next: ServerBuilder, talk: &mut Talk, after: &str) -> Server {
+    talk.goes_on(&format!("said after {after}")).await;
+    let address = server.address();
+    assert!(server.terminate().await.success());
+    let server = next.listen(address).start().await;
+    talk.goes_on(&format!("said after {after} to the next server")).await;
+    server
 }
 
 fn names_in(dir: &Path) -> Vec<String> {
@@ -252,109 +267,4 @@ async fn a_restore_into_a_private_cluster_that_is_killed_makes_no_other_homeserv
     let state = "SELECT g.generation > 0 AND g.undecided = 'no' FROM operator.current_generation() g";
     assert!(data_dir.admin().await.query_one(state, &[]).await.unwrap().get::<_, bool>(0));
     assert!(server.terminate().await.success());
-}
-
-/// The place of a file that setup has to write, and the command.
-fn setup() -> (TempDir, PathBuf, impl Fn() -> Command) {
-    let dir = tempfile::tempdir().unwrap();
-    fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
-    let file = dir.path().join("etc/postern.toml");
-    let ourselves = User::from_uid(Uid::effective()).unwrap().expect("we have a name");
-    let path = file.clone();
-    let command = move || {
-        let mut command = postern();
-        command.arg("setup").arg("--config").arg(&path).args(["--user", &ourselves.name]);
-        command.args(["--non-interactive", "--domain", HOME, "--registration", "invite"]);
-        command.args(["--proxy-addresses", "127.0.0.1", "--proxy-source", "x-forwarded-for"]);
-        command
-    };
-    (dir, file, command)
-}
-
-#[tokio::test]
-async fn a_setup_that_is_killed_between_two_steps_is_done_by_the_same_command() {
-    let cluster = Cluster::start().await;
-    // An empty database.
-    let (admin_url, server_url) = (cluster.admin_url(), cluster.server_url());
-    let elsewhere = connect(&admin_url.replace("dbname=postern", "dbname=postgres")).await;
-    elsewhere.batch_execute("DROP DATABASE postern WITH (FORCE)").await.unwrap();
-    elsewhere.batch_execute("CREATE DATABASE postern").await.unwrap();
-    let (dir, file, setup) = setup();
-    let setup = || {
-        let mut command = setup();
-        command.args(["--database-url", &server_url, "--database-admin-url", &admin_url]);
-        command
-    };
-    let key = file.with_file_name("master.key");
-    let killer = Killer::compiled();
-    // In the order in which they come, each on what the one before left.
-    for (step, path, written) in [
-        ("mkdir", "/etc", [false, false]),
-        ("open", "postern.toml.new", [false, false]),
-        ("rename", "postern.toml.new>", [false, false]),
-        ("open", "master.key.new", [true, false]),
-        ("link", "master.key.new", [true, false]),
-    ] {
-        killer.kill(&mut setup(), step, path).await;
-        assert_eq!([file.exists(), key.exists()], written, "{step} {path}");
-    }
-    // In the middle of the migrations, at the first function.
-    let database = connect(&admin_url).await;
-    database
-        .batch_execute(
-            "CREATE FUNCTION public.wait() RETURNS event_trigger LANGUAGE plpgsql AS $$
-             BEGIN PERFORM pg_sleep(600); END $$;
-             CREATE EVENT TRIGGER waits ON ddl_command_start WHEN TAG IN ('CREATE FUNCTION')
-                 EXECUTE FUNCTION public.wait()",
-        )
-        .await
-        .unwrap();
-    let mut migrating = setup().kill_on_drop(true).spawn().unwrap();
-    eventually("it migrates", async || {
-        let sql =
-            "SELECT count(*) FROM pg_stat_activity WHERE datname = 'postern' AND wait_event = 'PgSleep'";
-        (elsewhere.query_one(sql, &[]).await.unwrap().get::<_, i64>(0) > 0).then_some(())
-    })
-    .await;
-    migrating.kill().await.unwrap();
-    let made = fs::read(&key).unwrap();
-    let end = "SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
-    elsewhere.batch_execute(end).await.unwrap();
-    database.batch_execute("DROP EVENT TRIGGER waits; DROP FUNCTION public.wait()").await.unwrap();
-    drop(database);
-
-    let said = succeeds(&mut setup()).await;
-    assert!(said.contains("it says so already") && said.contains("ok       registration: invite"), "{said}");
-    assert_eq!(fs::read(&key).unwrap(), made, "it is the key of before");
-    let server = Server::builder(&cluster).arg("--config").arg(file.to_str().unwrap());
-    let server = server.env("POSTERN_MASTER_KEY", String::from_utf8_lossy(&made).trim()).start().await;
-    assert!(server.terminate().await.success());
-    drop(dir);
-}
-
-#[tokio::test]
-async fn a_setup_of_a_private_cluster_that_is_killed_is_done_by_the_same_command() {
-    let data_dir = DataDir::fresh();
-    let (dir, file, setup) = setup();
-    let setup = || {
-        let mut command = setup();
-        command.arg("--data-dir").arg(data_dir.path());
-        command
-    };
-    let killer = Killer::compiled();
-    // There is a cluster, but for its name; and the file says that there is one.
-    killer.kill(&mut setup(), "rename", "cluster.new>").await;
-    assert!(!data_dir.cluster().exists());
-    let config = file.to_str().expect("it is text");
-    let refusal = Server::embedded(&data_dir).arg("--config").arg(config).try_start().await;
-    assert!(refusal.err().expect("it ends").contains("`postern setup --new-cluster` an empty one"));
-    // It was never made.
-    killer.kill(&mut setup(), "link", "master.key.new").await;
-    assert!(!data_dir.path().join("master.key").exists());
-    let said = succeeds(&mut setup()).await;
-    assert!(said.contains("it says so already") && said.contains("ok       registration: invite"), "{said}");
-    assert_eq!(data_dir.postmaster(), None, "also what the killed one had started");
-    let server = Server::embedded(&data_dir).arg("--config").arg(config).start().await;
-    assert!(server.terminate().await.success());
-    drop(dir);
 }

@@ -1,0 +1,156 @@
+//! The homeserver that a setup brings up: its data directory, its master key, and its database with the policy of
+//! registration.
+
+use std::{
+    fs::{self, File},
+    os::unix::fs::{DirBuilderExt, MetadataExt, chown},
+    path::Path,
+};
+
+use anyhow::{Context, ensure};
+use nix::unistd::User;
+use postern_cluster::{ClusterOptions, PrivateCluster};
+
+use super::dialogue::at;
+use crate::{
+    cli::{check, private_cluster, registration::Registration, sources::Sources},
+    config::{Config, ConnectionString, Settings},
+    database::{self, Database},
+    keys::{MasterKey, MasterKeys},
+};
+
+/// The file in a data directory that says that the setup of its cluster has not come to its end, although the configuration
+/// tells of one.
+const UNDONE: &str = "setup";
+
+/// Refuses to set a homeserver up where the file says that there is one, and its private cluster is missing.
+pub fn expect_cluster(config: &Config, before: &toml::Table, new_cluster: bool) -> anyhow::Result<()> {
+    let was_made = at(before, "create_cluster").and_then(toml::Value::as_bool) == Some(false);
+    let is_there = || ClusterOptions::new(&config.data_dir, &config.extension_dir).cluster_exists();
+    ensure!(
+        !config.embedded || !was_made || new_cluster || is_there() || config.data_dir.join(UNDONE).exists(),
+        "the file tells of a private cluster in {}, and there is none: is its disk mounted? If it is not to come back, --new-cluster makes an empty one",
+        config.data_dir.display()
+    );
+    Ok(())
+}
+
+/// Refuses to serve or to migrate a private cluster before the setup that makes it has come to its end: both would leave a
+/// database that everybody may register at, whatever setup was told.
+///
+/// # Errors
+/// There is such a cluster, or is to be one.
+pub fn expect_done(config: &Config) -> anyhow::Result<()> {
+    let mark = config.data_dir.join(UNDONE);
+    ensure!(
+        !config.embedded || !mark.exists(),
+        "`postern setup` did not come to its end in {}: run it again, with the same answers. For a homeserver without it, remove {}",
+        config.data_dir.display(),
+        mark.display()
+    );
+    Ok(())
+}
+
+/// Makes the data directory for another user.
+pub fn prepare(data_dir: &Path, user: Option<&User>) -> anyhow::Result<()> {
+    let Some(user) = user else { return Ok(()) };
+    if let Ok(present) = fs::metadata(data_dir) {
+        ensure!(
+            present.uid() == user.uid.as_raw(),
+            "{} belongs to another user than {}: name its owner with --user, or choose another --data-dir",
+            data_dir.display(),
+            user.name
+        );
+        return Ok(());
+    }
+    let make = || {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(data_dir)?;
+        chown(data_dir, Some(user.uid.as_raw()), Some(user.gid.as_raw()))
+    };
+    make().with_context(|| format!("cannot make the data directory {}", data_dir.display()))
+}
+
+/// Makes the master key where there is none, and lets the server's user have it.
+pub fn make_master_key(file: &Path, user: Option<&User>) -> anyhow::Result<()> {
+    let is_new = !file.exists();
+    if is_new {
+        MasterKey::from_file_or_new_of(file, user.map(|user| (user.uid.as_raw(), user.gid.as_raw())))?;
+    }
+    // One that is there, and that only root can read, is of no use to the server.
+    let is_roots = fs::metadata(file).is_ok_and(|file| file.uid() == 0 && file.mode() & 0o077 == 0);
+    if let Some(user) = user.filter(|_| is_roots) {
+        chown(file, Some(user.uid.as_raw()), Some(user.gid.as_raw()))
+            .with_context(|| format!("cannot give {} to user {}", file.display(), user.name))?;
+    }
+    if is_new {
+        println!("wrote    {}: the master key", file.display());
+    }
+    Ok(())
+}
+
+/// The homeserver as it was brought up.
+pub struct Brought {
+    /// Whether no check found a problem.
+    pub well: bool,
+    pub registration: Admits,
+}
+
+/// The policy of registration after a setup.
+#[derive(Clone, Copy)]
+pub enum Admits {
+    /// It is this one, which setup has set.
+    Set(Registration),
+    /// It is the one that the database had.
+    Kept,
+    /// It is to be this one: without a superuser's connection the operator migrates, and sets it so.
+    Wanted(Registration),
+}
+
+/// Brings the database to what this program and the answers ask for, and checks everything.
+pub async fn bring_up(
+    mut config: Config,
+    admin_url: Option<ConnectionString>,
+    path: &Path,
+    registration: Option<Registration>,
+) -> anyhow::Result<Brought> {
+    // For all later starts the file rules that out.
+    config.create_cluster = true;
+    let undone = config.data_dir.join(UNDONE);
+    if config.embedded && !ClusterOptions::new(&config.data_dir, &config.extension_dir).cluster_exists() {
+        PrivateCluster::prepare(&config.data_dir)?;
+        let write =
+            || File::create(&undone)?.sync_all().and_then(|()| File::open(&config.data_dir)?.sync_all());
+        write().with_context(|| format!("cannot write {}", undone.display()))?;
+    }
+    let cluster = private_cluster::start(&mut config, PrivateCluster::start_or_join).await?;
+    let brought = async {
+        // As the questions propose: strangers find a homeserver sooner than its operator closes it.
+        let wanted = registration.unwrap_or(Registration::Invite);
+        let registration = match admin_url.as_ref().or(config.database.admin_url.as_ref()) {
+            Some(url) => {
+                let choice = if registration.is_some() { wanted.for_any() } else { wanted.for_new() };
+                let report = database::migrate::run(url, Some(choice)).await?;
+                println!("postern: {report}");
+                if report.has_set_registration() { Admits::Set(wanted) } else { Admits::Kept }
+            }
+            None => Admits::Wanted(wanted),
+        };
+        if config.embedded
+            && let Some(key) = config.master_key_file()
+            && let Some(url) = &config.database.url
+            && !MasterKeys::database_has_one(&Database::new(url, &config.database)?).await?
+        {
+            make_master_key(&key, None)?;
+        }
+        if config.embedded && undone.exists() {
+            fs::remove_file(&undone).with_context(|| format!("cannot remove {}", undone.display()))?;
+        }
+        // The cluster runs, and is joined.
+        let settings = Settings { config: Some(path.to_owned()), ..Settings::default() };
+        let well = check::run(&settings, false, &Sources::of_file(path)).await;
+        anyhow::Ok(Brought { well, registration })
+    }
+    .await;
+    private_cluster::stop(cluster).await?;
+    brought
+}

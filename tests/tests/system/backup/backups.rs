@@ -1,0 +1,137 @@
+//! Backups that come to their end, and some that do not.
+
+use std::{fs, path::Path, process::Stdio};
+
+use postern_tests_kit::{Cluster, DataDir, HOME, KeptOrder, Server, eventually, postern};
+
+use super::{A_LINE, assert_tells_progress, fails, on, said, succeeds};
+
+#[tokio::test]
+async fn a_backup_has_its_name_once_all_of_it_is_on_disk() {
+    let cluster = Cluster::start().await;
+    drop(Server::start(&cluster).await);
+    let places = tempfile::tempdir().unwrap();
+    let (dir, partial) = (places.path().join("today"), places.path().join("today.partial"));
+    let order = KeptOrder::begin();
+    succeeds(on(&cluster, "backup", &dir).envs(order.environment())).await;
+    let sync = |path: &Path| order.place(&format!("sync {}", path.display()));
+    let rename = |from: &Path, to: &Path| order.place(&format!("rename {} {}", from.display(), to.display()));
+    let manifest = rename(&partial.join("manifest.new"), &partial.join("manifest.json"));
+    // PostgreSQL's program syncs the files of its dump itself.
+    for before in ["database", "manifest.mac", "manifest.new"] {
+        assert!(sync(&partial.join(before)) < manifest, "{before}");
+    }
+    let named = rename(&partial, &dir);
+    assert!(manifest < sync(&partial) && sync(&partial) < named, "the manifest's name");
+    assert!(named < sync(places.path()), "the backup's own");
+}
+
+#[tokio::test]
+async fn a_backup_that_fails_leaves_nothing_and_no_clock_costs_a_good_one() {
+    let cluster = Cluster::start().await;
+    drop(Server::start(&cluster).await);
+    let places = tempfile::tempdir().unwrap();
+    let place = |name: &str| places.path().join(name);
+    let there = || {
+        let names = fs::read_dir(places.path()).unwrap().map(|entry| entry.unwrap().file_name());
+        let mut names: Vec<String> = names.map(|name| name.into_string().unwrap()).collect();
+        names.sort();
+        names
+    };
+    let keep = |name: &str, number: &str| {
+        let mut command = on(&cluster, "backup", &place(name));
+        command.args(["--keep", number]);
+        command
+    };
+    // The clock was a year ahead, as names show, and went back.
+    succeeds(&mut keep("2030-01-01", "2")).await;
+    succeeds(&mut keep("2026-01-01", "2")).await;
+    assert_eq!(there(), ["2026-01-01", "2030-01-01"]);
+    for name in ["2026-01-02", "2026-01-03"] {
+        let mut failing = keep(name, "2");
+        fails(
+            failing.env("POSTERN_DATABASE_ADMIN_URL", "host=/nowhere user=postern_admin dbname=postern"),
+            "connect",
+        )
+        .await;
+    }
+    // One that was killed.
+    fs::create_dir_all(place("2026-01-04.partial/database")).unwrap();
+    // Not ours.
+    fs::create_dir_all(place("photos.partial/summer")).unwrap();
+    succeeds(&mut keep("2026-01-05", "2")).await;
+    assert_eq!(
+        there(),
+        ["2026-01-01", "2026-01-05", "photos.partial"],
+        "the oldest by the order of making went"
+    );
+    succeeds(&mut keep("2026-01-06", "1")).await;
+    assert_eq!(there(), ["2026-01-06", "photos.partial"]);
+    let noted = "SELECT day = (now() AT TIME ZONE 'UTC')::date FROM operator.last_backup";
+    assert!(cluster.admin().await.query_one(noted, &[]).await.unwrap().get::<_, bool>(0));
+
+    // A table that is locked: a signal ends the backup, and takes everything away.
+    let admin = cluster.admin().await;
+    admin.batch_execute("BEGIN; LOCK TABLE qs.messages").await.unwrap();
+    let mut waiting = keep("2026-01-07", "1").spawn().unwrap();
+    let looking = cluster.admin().await;
+    eventually("it waits for the table", async || {
+        let sql = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
+        let waits = looking.query_one(sql, &[]).await.unwrap().get::<_, i64>(0) > 0;
+        (waits && place("2026-01-07.partial").exists()).then_some(())
+    })
+    .await;
+    let pid = nix::unistd::Pid::from_raw(waiting.id().unwrap() as i32);
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGHUP).unwrap();
+    assert!(!waiting.wait().await.unwrap().success());
+    assert_eq!(there(), ["2026-01-06", "photos.partial"]);
+    admin.batch_execute("ROLLBACK").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_server_starts_while_a_backup_runs_on_the_postgresql_that_the_backup_started() {
+    let dir = DataDir::migrated().await;
+    let server = Server::embedded(&dir).start().await;
+    // Sessions begin slowly, so that there is time to take a lock before the backup does.
+    dir.admin().await.batch_execute("ALTER SYSTEM SET post_auth_delay = '3s'").await.unwrap();
+    assert!(server.terminate().await.success());
+    let places = tempfile::tempdir().unwrap();
+    let place = places.path().join("today");
+    let mut backup = postern();
+    backup.args(["backup", "--embedded", "--domain", HOME, "--data-dir"]).arg(dir.path()).arg(&place);
+    let backup = backup.stdout(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
+    let admin = eventually("PostgreSQL runs", async || dir.try_admin().await).await;
+    // As if there were much to dump.
+    admin.batch_execute("BEGIN; LOCK TABLE auth.former_names").await.unwrap();
+    let setting = dir.admin().await;
+    setting.batch_execute("ALTER SYSTEM RESET post_auth_delay").await.unwrap();
+    setting.batch_execute("SELECT pg_reload_conf()").await.unwrap();
+    // A session in a transaction sees the others as they were when it looked first.
+    eventually("the backup waits for the table", async || {
+        let sql = "SELECT count(*) FROM pg_stat_activity
+                    WHERE application_name = 'postern backup' AND wait_event_type = 'Lock'";
+        (setting.query_one(sql, &[]).await.unwrap().get::<_, i64>(0) > 0).then_some(())
+    })
+    .await;
+    drop(setting);
+    let (postmaster, busy) = (dir.postmaster(), postern_busy(&dir).await);
+    assert!(busy.contains("a command, such as `postern backup`"), "{busy}");
+    let server = Server::embedded(&dir).start().await;
+    assert_eq!(dir.postmaster(), postmaster, "PostgreSQL goes on");
+    tokio::time::sleep(A_LINE).await;
+    admin.batch_execute("ROLLBACK").await.unwrap();
+    drop(admin);
+    let output = backup.wait_with_output().await.unwrap();
+    assert!(output.status.success());
+    assert_tells_progress(&said(&output), "tables");
+    succeeds(postern().args(["backup", "--verify"]).arg(&place)).await;
+    assert!(server.terminate().await.success(), "it runs PostgreSQL, and stops it");
+    assert_eq!(dir.postmaster(), None);
+}
+
+/// Runs an upgrade of the cluster that finds it busy; returns what it says.
+async fn postern_busy(dir: &DataDir) -> String {
+    let mut upgrade = postern();
+    upgrade.args(["upgrade-cluster", "--domain", HOME, "--data-dir"]).arg(dir.path());
+    said(&upgrade.output().await.expect("it runs"))
+}

@@ -1,0 +1,175 @@
+//! `postern setup`, killed: no server starts that lets in others than setup was told (AS-1), and the same command goes on.
+
+use std::{
+    fs::{self, Permissions},
+    os::unix::fs::PermissionsExt,
+    path::PathBuf,
+};
+
+use nix::unistd::{Uid, User};
+use postern_tests_kit::{Cluster, DataDir, HOME, Killer, Server, eventually, postern};
+use tempfile::TempDir;
+use tokio::process::Command;
+
+use super::connect;
+use crate::backup::{fails, succeeds};
+
+/// The place of a file that setup has to write, and the command.
+fn setup() -> (TempDir, PathBuf, impl Fn() -> Command) {
+    let dir = tempfile::tempdir().unwrap();
+    fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
+    let file = dir.path().join("etc/postern.toml");
+    let ourselves = User::from_uid(Uid::effective()).unwrap().expect("we have a name");
+    let path = file.clone();
+    let command = move || {
+        let mut command = postern();
+        command.arg("setup").arg("--config").arg(&path).args(["--user", &ourselves.name]);
+        command.args(["--non-interactive", "--domain", HOME]);
+        command.args(["--proxy-addresses", "127.0.0.1", "--proxy-source", "x-forwarded-for"]);
+        command
+    };
+    (dir, file, command)
+}
+
+#[tokio::test]
+async fn a_setup_that_is_killed_between_two_steps_is_done_by_the_same_command() {
+    let cluster = Cluster::start().await;
+    // An empty database.
+    let (admin_url, server_url) = (cluster.admin_url(), cluster.server_url());
+    let elsewhere = connect(&admin_url.replace("dbname=postern", "dbname=postgres")).await;
+    elsewhere.batch_execute("DROP DATABASE postern WITH (FORCE)").await.unwrap();
+    elsewhere.batch_execute("CREATE DATABASE postern").await.unwrap();
+    let (dir, file, setup) = setup();
+    let setup = || {
+        let mut command = setup();
+        command.args(["--registration", "invite"]);
+        command.args(["--database-url", &server_url, "--database-admin-url", &admin_url]);
+        command
+    };
+    let key = file.with_file_name("master.key");
+    let killer = Killer::compiled();
+    // In the order in which they come, each on what the one before left.
+    for (step, path, written) in [
+        ("mkdir", "/etc", [false, false]),
+        ("open", "postern.toml.new", [false, false]),
+        ("rename", "postern.toml.new>", [false, false]),
+        ("open", "master.key.new", [true, false]),
+        ("link", "master.key.new", [true, false]),
+    ] {
+        killer.kill(&mut setup(), step, path).await;
+        assert_eq!([file.exists(), key.exists()], written, "{step} {path}");
+    }
+    // In the middle of the migrations, at the first function.
+    let database = connect(&admin_url).await;
+    database
+        .batch_execute(
+            "CREATE FUNCTION public.wait() RETURNS event_trigger LANGUAGE plpgsql AS $$
+             BEGIN PERFORM pg_sleep(600); END $$;
+             CREATE EVENT TRIGGER waits ON ddl_command_start WHEN TAG IN ('CREATE FUNCTION')
+                 EXECUTE FUNCTION public.wait()",
+        )
+        .await
+        .unwrap();
+    let mut migrating = setup().kill_on_drop(true).spawn().unwrap();
+    eventually("it migrates", async || {
+        let sql =
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = 'postern' AND wait_event = 'PgSleep'";
+        (elsewhere.query_one(sql, &[]).await.unwrap().get::<_, i64>(0) > 0).then_some(())
+    })
+    .await;
+    migrating.kill().await.unwrap();
+    let made = fs::read(&key).unwrap();
+    let end = "SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
+    elsewhere.batch_execute(end).await.unwrap();
+    database.batch_execute("DROP EVENT TRIGGER waits; DROP FUNCTION public.wait()").await.unwrap();
+    drop(database);
+
+    let said = succeeds(&mut setup()).await;
+    assert!(said.contains("it says so already") && said.contains("ok       registration: invite"), "{said}");
+    assert_eq!(fs::read(&key).unwrap(), made, "it is the key of before");
+    let server = Server::builder(&cluster).arg("--config").arg(file.to_str().unwrap());
+    let server = server.env("POSTERN_MASTER_KEY", String::from_utf8_lossy(&made).trim()).start().await;
+    assert!(server.terminate().await.success());
+    drop(dir);
+}
+
+#[tokio::test]
+async fn a_setup_that_is_killed_leaves_no_server_that_admits_others_than_it_was_told() {
+    let killer = Killer::compiled();
+    // The policy is asked for, or is the one of a new homeserver.
+    for asked in [&["--registration", "invite"][..], &[]] {
+        let cluster = Cluster::fresh().await;
+        let (admin_url, server_url) = (cluster.admin_url(), cluster.server_url());
+        let (dir, file, setup) = setup();
+        let setup = || {
+            let mut command = setup();
+            command.args(asked);
+            command.args(["--database-url", &server_url, "--database-admin-url", &admin_url]);
+            command
+        };
+        let start = || Server::builder(&cluster).arg("--config").arg(file.to_str().expect("it is text"));
+        // The functions are being made; they are made, and the policy is not set.
+        for text in ["INSERT INTO operator.schema_state", "SELECT operator.set_registration_policy("] {
+            killer.kill(&mut setup(), "write", text).await;
+            assert!(file.exists(), "{text}");
+            let refusal = start().try_start().await.err().expect("it ends");
+            assert!(refusal.contains("was `postern migrate` run on it?"), "{text}: {refusal}");
+        }
+        // All of it is done, and not said.
+        killer.kill(&mut setup(), "write", "postern: functions updated").await;
+        let server = start().start().await;
+        let admin = cluster.admin().await;
+        let policy = admin.query_one("SELECT operator.registration_policy()", &[]).await.unwrap();
+        assert_eq!(policy.get::<_, &str>(0), "invite", "{asked:?}");
+        assert!(server.terminate().await.success());
+        let said = succeeds(&mut setup()).await;
+        assert!(said.contains("ok       registration: invite"), "{said}");
+        drop(dir);
+    }
+}
+
+#[tokio::test]
+async fn a_setup_of_a_private_cluster_that_is_killed_is_done_by_the_same_command() {
+    let data_dir = DataDir::fresh();
+    let (dir, file, setup) = setup();
+    let setup = || {
+        let mut command = setup();
+        command.args(["--registration", "invite", "--data-dir"]).arg(data_dir.path());
+        command
+    };
+    let config = file.to_str().expect("it is text");
+    let undone = "`postern setup` did not come to its end";
+    let killer = Killer::compiled();
+    // In the order in which they come, each on what the one before left. A server would migrate the cluster by itself, and
+    // everybody could register.
+    for (step, path, is_made) in [
+        // There is a cluster, but for its name; and the file says that there is one.
+        ("rename", "cluster.new>", false),
+        ("write", "checksum) VALUES (3,", true),
+        ("write", "SELECT operator.set_registration_policy(", true),
+        ("write", "postern: functions updated", true),
+        // It was never made.
+        ("link", "master.key.new", true),
+        // Nothing is left to do.
+        ("unlink", "/setup", true),
+    ] {
+        killer.kill(&mut setup(), step, path).await;
+        assert_eq!(data_dir.cluster().exists(), is_made, "{step} {path}");
+        assert_eq!(data_dir.path().join("master.key").exists(), step == "unlink", "{step} {path}");
+        let refusal = Server::embedded(&data_dir).arg("--config").arg(config).try_start().await;
+        let refusal = refusal.err().expect("it ends");
+        assert!(refusal.contains(undone), "{step} {path}: {refusal}");
+        fails(postern().args(["migrate", "--config", config]), undone).await;
+        fails(
+            postern().args(["check", "--config", config]),
+            "problem  private cluster: `postern setup` did not",
+        )
+        .await;
+    }
+    let said = succeeds(&mut setup()).await;
+    assert!(said.contains("it says so already") && said.contains("ok       registration: invite"), "{said}");
+    assert_eq!(data_dir.postmaster(), None, "also what the killed one had started");
+    let server = Server::embedded(&data_dir).arg("--config").arg(config).start().await;
+    assert!(server.terminate().await.success());
+    drop(dir);
+}
