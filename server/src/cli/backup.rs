@@ -28,6 +28,7 @@ use crate::{
     clock,
     config::{Config, Settings},
     database::DatabaseError,
+    files::{self, directory_of},
     keys::{MasterKey, master_keys::Sources},
     telemetry,
 };
@@ -201,7 +202,7 @@ impl Place {
             bail!("{} exists already{what}: a backup goes into a new directory", dir.display());
         }
         let partial = partial(dir);
-        for remains in partials(parent(dir))? {
+        for remains in partials(directory_of(dir))? {
             let is_ours = remains.file_name() == partial.file_name();
             let is_gone = (is_ours || tidy) && remove_if_nobodys(&remains)?;
             ensure!(
@@ -210,10 +211,10 @@ impl Place {
                 partial.display()
             );
         }
-        let others = backups(parent(dir))?;
+        let others = backups(directory_of(dir))?;
         let last = others.iter().max_by_key(|(_, manifest)| manifest.number);
         if let Some((_, last)) = last {
-            expect_room(parent(dir), last.bytes())?;
+            expect_room(directory_of(dir), last.bytes())?;
         }
         let number = last.map_or(1, |(_, last)| last.number.saturating_add(1));
         let cannot = || format!("cannot make the directory {}", partial.display());
@@ -227,7 +228,7 @@ impl Place {
     fn take_its_name(&mut self) -> anyhow::Result<()> {
         let rename = || -> std::io::Result<()> {
             fs::rename(&self.partial, &self.dir)?;
-            File::open(parent(&self.dir))?.sync_all()
+            files::sync_directory(directory_of(&self.dir))
         };
         rename()
             .with_context(|| format!("cannot rename {} to {}", self.partial.display(), self.dir.display()))?;
@@ -245,11 +246,6 @@ impl Drop for Place {
             eprintln!("postern: cannot remove {}: {error}", self.partial.display());
         }
     }
-}
-
-/// The directory that a path is in.
-fn parent(dir: &Path) -> &Path {
-    dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 fn partial(dir: &Path) -> PathBuf {
@@ -317,7 +313,7 @@ fn expect_room(place: &Path, need: u64) -> anyhow::Result<()> {
 
 /// Removes the oldest backups of the same domain beside a new one, which stays whatever the clock says.
 fn drop_oldest(dir: &Path, made: &Manifest, keep: usize) -> anyhow::Result<()> {
-    let mut others = backups(parent(dir))?;
+    let mut others = backups(directory_of(dir))?;
     others.retain(|(_, manifest)| {
         manifest.database.domain == made.database.domain && manifest.number < made.number
     });
