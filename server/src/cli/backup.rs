@@ -134,8 +134,7 @@ fn expect_to_open(dir: &Path, manifest: &Manifest, settings: &Settings) -> anyho
     }
     // It needs no configuration.
     let Ok(config) = load(settings) else { return Ok(()) };
-    let sources = Sources::of(&config);
-    let keys: Vec<MasterKey> = [sources.key().ok(), sources.next_key()?].into_iter().flatten().collect();
+    let keys = Sources::of(&config).at_hand()?;
     if keys.is_empty() {
         println!("postern: the key that vouches for it is not at hand");
         return Ok(());
@@ -159,17 +158,8 @@ pub fn describe(manifest: &Manifest) -> String {
         readable(manifest.bytes()),
         manifest.files(),
         domain.as_deref().unwrap_or("no domain yet"),
-        age(clock::now().saturating_sub(manifest.taken)),
+        clock::span(clock::now().saturating_sub(manifest.taken) as f64),
     )
-}
-
-fn age(seconds: u64) -> String {
-    match seconds {
-        0..120 => format!("{seconds} seconds"),
-        120..7200 => format!("{} minutes", seconds / 60),
-        7200..172_800 => format!("{} hours", seconds / 3600),
-        _ => format!("{} days", seconds / 86400),
-    }
 }
 
 /// Verifies a backup on disk.
@@ -343,9 +333,7 @@ async fn note(config: &Config) -> anyhow::Result<()> {
 
 /// The master key that the database is sealed under, if it is at hand.
 fn key(config: &Config, state: &State) -> anyhow::Result<Option<MasterKey>> {
-    let sources = Sources::of(config);
-    let mut held = [sources.key().ok(), sources.next_key()?].into_iter().flatten();
-    Ok(held.find(|key| {
+    Ok(Sources::of(config).at_hand()?.into_iter().find(|key| {
         state.master_key.as_ref().is_none_or(|wanted| *wanted == hex::encode(key.id().as_bytes()))
     }))
 }

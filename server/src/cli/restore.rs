@@ -30,7 +30,7 @@ use crate::{
         migrate,
         release::Version,
     },
-    keys::{MasterKey, master_keys::Sources},
+    keys::master_keys::Sources,
     telemetry,
 };
 
@@ -73,7 +73,8 @@ pub async fn run(restore: Restore) -> anyhow::Result<()> {
     let least = expect_fitting(&manifest, &config, restore.at_least)?;
     private_cluster::expect_place_for_restore(&config)?;
     if !restore.unauthenticated {
-        manifest.expect_authentic(&dir, &keys(&config)?)?;
+        // A backup of a database that no server has used yet needs no key; it says so itself.
+        manifest.expect_authentic(&dir, &Sources::of(&config).at_hand()?)?;
     }
     let (mut cluster, makes) = private_cluster::start_restore(&mut config).await?.unzip();
     let mut goes_on = makes == Some(false);
@@ -171,13 +172,6 @@ async fn leave(
             (true, removed.map_err(anyhow::Error::from).flatten())
         }
     }
-}
-
-/// The master keys that are at hand.
-fn keys(config: &Config) -> anyhow::Result<Vec<MasterKey>> {
-    let sources = Sources::of(config);
-    // A backup of a database that no server has used yet needs no key; it says so itself.
-    Ok([sources.key().ok(), sources.next_key()?].into_iter().flatten().collect())
 }
 
 /// The second in which a backup was begun, as generations are counted.
