@@ -381,22 +381,18 @@ enum Left {
 
 impl Left {
     async fn of(client: &Client) -> anyhow::Result<Self> {
-        let sql = format!(
-            "SELECT coalesce(current_setting('{}', true), ''), to_regclass('operator.generation') IS NOT NULL",
-            generation::RESTORING
-        );
-        let row = client.query_one(&sql, &[]).await.map_err(DatabaseError::from)?;
-        let (mark, has_table): (&str, bool) = (row.get(0), row.get(1));
-        let whole = "SELECT EXISTS (SELECT FROM operator.generation)";
-        let is_whole = has_table && client.query_one(whole, &[]).await.map_err(DatabaseError::from)?.get(0);
-        match (mark.is_empty(), is_whole) {
+        let (mark, has_generation) =
+            generation::marks_of_restore(client).await.map_err(DatabaseError::from)?;
+        match (mark.is_empty(), has_generation == Some(true)) {
             (true, true) => return Ok(Self::Done),
             (true, false) => return Ok(Self::Nothing),
             (false, false) => return Ok(Self::Part),
             (false, true) => {}
         }
-        let (of, begun) = mark.strip_suffix(BEGUN).map_or((mark, false), |of| (of, true));
-        Ok(Self::Whole { of: of.to_owned(), begun })
+        Ok(match mark.strip_suffix(BEGUN) {
+            Some(of) => Self::Whole { of: of.to_owned(), begun: true },
+            None => Self::Whole { of: mark, begun: false },
+        })
     }
 }
 
