@@ -74,10 +74,7 @@ pub(crate) async fn register(
             Ok(credential) => credential,
             Err(error) => {
                 if error.problem().is_some_and(|kind| REFUSALS.contains(&kind)) {
-                    store.write(|tx| {
-                        eid::delete(tx)?;
-                        Friendship::delete(tx)
-                    })?;
+                    give_up(&store)?;
                 }
                 return Err(error.into());
             }
@@ -88,6 +85,14 @@ pub(crate) async fn register(
     finish(&store, &api, account).await?;
     drop(step);
     Ok(store)
+}
+
+/// Gives up what a registration or a reset that the AS refused had made, so that another may begin in this directory.
+pub(crate) fn give_up(store: &Store) -> Result<()> {
+    store.write(|tx| {
+        eid::delete(tx)?;
+        Friendship::delete(tx)
+    })
 }
 
 /// The account whose registration begins in this directory, or began there.

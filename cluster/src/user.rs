@@ -141,6 +141,8 @@ impl ClusterUser {
             if let Some((uid, gid)) = self.switch {
                 fchown(&file, Some(uid), Some(gid))?;
             }
+            // After a crash of the machine it is the old one or the new one, and not empty.
+            file.sync_all()?;
             fs::rename(&new, path)
         };
         write().with_context(|| format!("cannot write {}", path.display()))

@@ -18,6 +18,7 @@ pub mod config;
 pub mod database;
 pub mod ds;
 pub mod federation;
+pub mod files;
 pub mod health;
 pub mod home;
 pub mod http;

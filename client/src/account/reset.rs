@@ -79,10 +79,7 @@ pub(crate) async fn reset(
             Err(error) => {
                 if error.problem() == Some(ProblemType::NotAllowed) {
                     // Another client was faster, with the same proof. The next attempt ends what that began.
-                    store.write(|tx| {
-                        eid::delete(tx)?;
-                        Friendship::delete(tx)
-                    })?;
+                    setup::give_up(&store)?;
                 }
                 return Err(error.into());
             }

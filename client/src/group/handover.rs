@@ -292,7 +292,7 @@ pub(crate) fn to_tell(tx: &Tx<'_>) -> Result<Vec<(PublicKey, GroupHandover)>> {
     Ok(found)
 }
 
-/// The news of a group for which a device has to be told.
+/// The news of a group that a device has to be told.
 #[derive(PartialEq, Eq)]
 enum Need {
     Group,

@@ -175,8 +175,8 @@ fn take(tx: &Tx<'_>, shown: AuthenticationKeys) -> Result<Result<AuthenticationK
     for key in shown.revoked.iter().filter(was_published) {
         let sql = "INSERT OR IGNORE INTO revoked_issuers (public_key, domain) VALUES (?1, ?2)";
         if tx.sql().execute(sql, params![key.as_bytes(), domain.as_str()])? > 0 {
-            // It may have vouched for any of them: the next lookup says.
-            known::doubt_all(tx)?;
+            // It may have vouched for any user of the domain: the next lookup says.
+            known::doubt_all(tx, &domain)?;
         }
     }
     tx.sql().execute(
@@ -207,7 +207,7 @@ fn trusted(tx: &Tx<'_>, shown: AuthenticationKeys) -> Result<AuthenticationKeys>
 mod tests {
     use postern_protocol::key::{PublishedKey, SigningKey};
 
-    use super::*;
+    use super::{known::Which, *};
     use crate::{event, options::Options};
 
     const NOW: u64 = 1_000;
@@ -306,6 +306,31 @@ mod tests {
             !store.read(|tx| is_revoked(tx, &plain.domain, &stranger)).unwrap(),
             "it never signed anything that counted"
         );
+    }
+
+    #[test]
+    fn a_domain_that_revokes_the_key_of_another_one_takes_nothing_from_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::create(directory.path(), &Options::default()).unwrap();
+        let issuer = SigningKey::generate();
+        let own = keys(&[&issuer]);
+        let elsewhere = AuthenticationKeys { domain: "example.com".parse().unwrap(), ..own.clone() };
+        let client = credential(&issuer);
+        let confirmed = [client.client_key];
+        store.write(|tx| known::keep_clients(tx, &client.user, Which::Accepted, &confirmed)).unwrap();
+        let is_confirmed = || store.read(|tx| known::confirmed(tx, &client.client_key)).unwrap().is_some();
+        let is_revoked =
+            |domain: &Domain| store.read(|tx| is_revoked(tx, domain, &issuer.public_key())).unwrap();
+        for published in [&elsewhere, &own] {
+            assert!(!is_revoked(&own.domain) && is_confirmed());
+            let after = AuthenticationKeys { keys: Vec::new(), ..published.clone() };
+            let revoked = AuthenticationKeys { revoked: vec![issuer.public_key()], ..after.clone() };
+            for shown in [published.clone(), revoked, after] {
+                store.write(|tx| take(tx, shown)).unwrap().unwrap();
+            }
+            assert!(is_revoked(&published.domain), "that stays, though the server does not say so any more");
+        }
+        assert!(!is_confirmed(), "the key may have vouched for the client");
     }
 
     #[test]

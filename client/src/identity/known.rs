@@ -4,7 +4,7 @@
 use postern_protocol::{
     PublicKey, Transcript,
     eid::{EidState, Founding},
-    name::UserName,
+    name::{Domain, UserName},
 };
 use rusqlite::{OptionalExtension as _, Row, params};
 
@@ -372,9 +372,10 @@ pub(super) fn has_client_of_another(
     Ok(false)
 }
 
-/// Forgets which clients are whose: the next lookup of each user tells again.
-pub(super) fn doubt_all(tx: &Tx<'_>) -> Result<()> {
-    tx.sql().execute("DELETE FROM identities", [])?;
+/// Forgets which clients are whose in a domain: the next lookup of each user tells again.
+pub(super) fn doubt_all(tx: &Tx<'_>, domain: &Domain) -> Result<()> {
+    let sql = "DELETE FROM identities WHERE substr(user, instr(user, '@') + 1) = ?1";
+    tx.sql().execute(sql, [domain.as_str()])?;
     Ok(())
 }
 

@@ -60,10 +60,7 @@ pub(super) fn is_known(tx: &Tx<'_>, directory: &IssuerDirectory) -> Result<bool>
     let known = kept(tx, "live = 1")?;
     let shown: Vec<_> = directory.token_keys.iter().map(entry).collect();
     // A client that was left with an old key could be told by it, too.
-    let newest = known
-        .iter()
-        .filter(|(token_type, _, not_before)| *token_type == TOKEN_TYPE && *not_before <= now)
-        .max_by_key(|(_, _, not_before)| *not_before);
+    let newest = newest_in_use(&known, now);
     Ok(is_fresh
         && shown.iter().all(|key| known.contains(key))
         && newest.is_some_and(|newest| shown.contains(newest)))
@@ -89,13 +86,7 @@ pub(super) fn keep(tx: &Tx<'_>, directory: &IssuerDirectory) -> Result<()> {
 
 /// The key that is in use now, for a friend to compare ([`compare`]); `None` before the first tokens.
 pub(crate) fn directory_digest(tx: &Tx<'_>) -> Result<Option<DirectoryDigest>> {
-    let now = tx.now();
-    kept(tx, "live = 1")?
-        .iter()
-        .filter(|(token_type, _, not_before)| *token_type == TOKEN_TYPE && *not_before <= now)
-        .max_by_key(|(_, _, not_before)| *not_before)
-        .map(digest)
-        .transpose()
+    newest_in_use(&kept(tx, "live = 1")?, tx.now()).map(digest).transpose()
 }
 
 /// Compares the key that a friend has, of the same server, with those that this device saw.
@@ -134,6 +125,13 @@ type Entry = (u16, String, u64);
 
 fn entry(key: &TokenKey) -> Entry {
     (key.token_type, key.token_key.clone(), key.not_before.unwrap_or_default())
+}
+
+/// The newest of these keys that is of our token type and in use at `now`, in seconds since 1970.
+fn newest_in_use(keys: &[Entry], now: u64) -> Option<&Entry> {
+    keys.iter()
+        .filter(|(token_type, _, not_before)| *token_type == TOKEN_TYPE && *not_before <= now)
+        .max_by_key(|(_, _, not_before)| *not_before)
 }
 
 fn kept(tx: &Tx<'_>, condition: &str) -> Result<Vec<Entry>> {

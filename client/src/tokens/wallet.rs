@@ -21,11 +21,7 @@ use postern_protocol::{
 use privacypass::amortized_tokens::AmortizedBatchTokenResponse;
 use voprf::Ristretto255;
 
-use super::{
-    batch::Batch,
-    directory::{self, current_key, token_keys},
-    pins, table,
-};
+use super::{batch::Batch, directory, pins, table};
 use crate::{
     elsewhere::{self, Reach},
     error::{Error, Result},
@@ -215,7 +211,8 @@ impl postern_api::Wallet for Wallet {
     /// Drops tokens of issuer keys that are not published any more: they pay for nothing.
     async fn drop_stale(&self, _: &Domain) -> Result<()> {
         let directory = self.0.directory(true).await?;
-        let keys: Vec<[u8; 32]> = token_keys(&directory).map(|(_, key)| token::token_key_id(&key)).collect();
+        let keys: Vec<[u8; 32]> =
+            directory.own_type_keys().map(|(_, key)| token::token_key_id(&key)).collect();
         self.0.store.write(|tx| table::drop_all_but(tx, &self.0.domain, &keys))
     }
 }
@@ -289,7 +286,7 @@ impl Purse {
     }
 
     async fn fetch_new(&self, directory: &IssuerDirectory, number: u16) -> Result<()> {
-        let issuer_key = current_key(directory, self.store.now()).ok_or(Error::NoTokenKey)?;
+        let issuer_key = directory.current_key(self.store.now()).ok_or(Error::NoTokenKey)?;
         let batch = Batch::new(issuer_key, number);
         self.store.write(|tx| table::keep_request(tx, &self.domain, &batch))?;
         self.obtain(directory, &batch).await

@@ -29,6 +29,7 @@ use crate::{
     clock,
     config::{Config, Settings},
     database::DatabaseError,
+    files::{self, directory_of},
     keys::{MasterKey, master_keys::Sources},
     telemetry,
 };
@@ -134,8 +135,7 @@ fn expect_to_open(dir: &Path, manifest: &Manifest, settings: &Settings) -> anyho
     }
     // It needs no configuration.
     let Ok(config) = load(settings) else { return Ok(()) };
-    let sources = Sources::of(&config);
-    let keys: Vec<MasterKey> = [sources.key().ok(), sources.next_key()?].into_iter().flatten().collect();
+    let keys = Sources::of(&config).at_hand()?;
     if keys.is_empty() {
         println!("postern: the key that vouches for it is not at hand");
         return Ok(());
@@ -159,17 +159,8 @@ pub fn describe(manifest: &Manifest) -> String {
         readable(manifest.bytes()),
         manifest.files(),
         domain.as_deref().unwrap_or("no domain yet"),
-        age(clock::now().saturating_sub(manifest.taken)),
+        clock::span(clock::now().saturating_sub(manifest.taken) as f64),
     )
-}
-
-fn age(seconds: u64) -> String {
-    match seconds {
-        0..120 => format!("{seconds} seconds"),
-        120..7200 => format!("{} minutes", seconds / 60),
-        7200..172_800 => format!("{} hours", seconds / 3600),
-        _ => format!("{} days", seconds / 86400),
-    }
 }
 
 /// Verifies a backup on disk.
@@ -202,7 +193,7 @@ impl Place {
             bail!("{} exists already{what}: a backup goes into a new directory", dir.display());
         }
         let partial = partial(dir);
-        for remains in partials(parent(dir))? {
+        for remains in partials(directory_of(dir))? {
             let is_ours = remains.file_name() == partial.file_name();
             let is_gone = (is_ours || tidy) && remove_if_nobodys(&remains)?;
             ensure!(
@@ -211,10 +202,10 @@ impl Place {
                 partial.display()
             );
         }
-        let others = backups(parent(dir))?;
+        let others = backups(directory_of(dir))?;
         let last = others.iter().max_by_key(|(_, manifest)| manifest.number);
         if let Some((_, last)) = last {
-            expect_room(parent(dir), last.bytes())?;
+            expect_room(directory_of(dir), last.bytes())?;
         }
         let number = last.map_or(1, |(_, last)| last.number.saturating_add(1));
         let cannot = || format!("cannot make the directory {}", partial.display());
@@ -228,7 +219,7 @@ impl Place {
     fn take_its_name(&mut self) -> anyhow::Result<()> {
         let rename = || -> std::io::Result<()> {
             fs::rename(&self.partial, &self.dir)?;
-            File::open(parent(&self.dir))?.sync_all()
+            files::sync_directory(directory_of(&self.dir))
         };
         rename()
             .with_context(|| format!("cannot rename {} to {}", self.partial.display(), self.dir.display()))?;
@@ -246,11 +237,6 @@ impl Drop for Place {
             eprintln!("postern: cannot remove {}: {error}", self.partial.display());
         }
     }
-}
-
-/// The directory that a path is in.
-fn parent(dir: &Path) -> &Path {
-    dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 fn partial(dir: &Path) -> PathBuf {
@@ -318,7 +304,7 @@ fn expect_room(place: &Path, need: u64) -> anyhow::Result<()> {
 
 /// Removes the oldest backups of the same domain beside a new one, which stays whatever the clock says.
 fn drop_oldest(dir: &Path, made: &Manifest, keep: usize) -> anyhow::Result<()> {
-    let mut others = backups(parent(dir))?;
+    let mut others = backups(directory_of(dir))?;
     others.retain(|(_, manifest)| {
         manifest.database.domain == made.database.domain && manifest.number < made.number
     });
@@ -348,9 +334,7 @@ async fn note(config: &Config) -> anyhow::Result<()> {
 
 /// The master key that the database is sealed under, if it is at hand.
 fn key(config: &Config, state: &State) -> anyhow::Result<Option<MasterKey>> {
-    let sources = Sources::of(config);
-    let mut held = [sources.key().ok(), sources.next_key()?].into_iter().flatten();
-    Ok(held.find(|key| {
+    Ok(Sources::of(config).at_hand()?.into_iter().find(|key| {
         state.master_key.as_ref().is_none_or(|wanted| *wanted == hex::encode(key.id().as_bytes()))
     }))
 }

@@ -2,7 +2,6 @@
 //! starts (QS-12). A private cluster that no server runs can be told in no other way.
 
 use clap::{Args, Subcommand};
-use postern_cluster::PrivateCluster;
 
 use super::{
     migrate::{admin_url, connect},
@@ -37,12 +36,9 @@ pub struct Begin {
 
 pub async fn run(command: Command) -> anyhow::Result<()> {
     let (Command::Begin(Begin { settings, .. }) | Command::Keep(settings)) = &command;
-    let mut config = load(settings)?;
+    let config = load(settings)?;
     telemetry::start_logging(&config.log)?;
-    let cluster = private_cluster::start(&mut config, PrivateCluster::start_or_join).await?;
-    let decided = decide(&command, &config).await;
-    let stopped = private_cluster::stop(cluster).await;
-    decided.and(stopped)
+    private_cluster::during(config, async |config| decide(&command, config).await).await
 }
 
 async fn decide(command: &Command, config: &Config) -> anyhow::Result<()> {

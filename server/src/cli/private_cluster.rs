@@ -55,7 +55,19 @@ pub async fn start(
     Ok(Some(cluster))
 }
 
-/// The same for a restore, which goes on where another one was interrupted. Returns whether it has made the cluster, too.
+/// Does a command's work on the private cluster, if one is wanted, which is stopped after it unless it ran before.
+pub async fn during(
+    mut config: Config,
+    work: impl AsyncFnOnce(&Config) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let cluster = start(&mut config, PrivateCluster::start_or_join).await?;
+    let done = work(&config).await;
+    let stopped = stop(cluster).await;
+    done.and(stopped)
+}
+
+/// Does what [`start`] does, for a restore, which goes on where another one was interrupted. Returns whether it has made the
+/// cluster, too.
 pub async fn start_restore(config: &mut Config) -> anyhow::Result<Option<(PrivateCluster, bool)>> {
     if !config.embedded {
         return Ok(None);

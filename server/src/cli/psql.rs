@@ -5,7 +5,7 @@ use std::ffi::OsString;
 
 use anyhow::{Context, ensure};
 use clap::Args;
-use postern_cluster::{PrivateCluster, dump_programs};
+use postern_cluster::dump_programs;
 use tokio::{
     process::Command,
     signal::unix::{SignalKind, signal},
@@ -32,14 +32,11 @@ pub struct Psql {
 }
 
 pub async fn run(command: Psql) -> anyhow::Result<()> {
-    let mut config = load(&command.settings)?;
+    let config = load(&command.settings)?;
     telemetry::start_logging(&config.log)?;
     // Ctrl-C ends a query, and is psql's alone.
     let _interrupts = signal(SignalKind::interrupt())?;
-    let cluster = private_cluster::start(&mut config, PrivateCluster::start_or_join).await?;
-    let done = psql(&config, &command.arguments).await;
-    let stopped = private_cluster::stop(cluster).await;
-    done.and(stopped)
+    private_cluster::during(config, async |config| psql(config, &command.arguments).await).await
 }
 
 async fn psql(config: &Config, arguments: &[OsString]) -> anyhow::Result<()> {

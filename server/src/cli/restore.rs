@@ -32,7 +32,7 @@ use crate::{
         release::Version,
         schemas,
     },
-    keys::{MasterKey, master_keys::Sources},
+    keys::master_keys::Sources,
     telemetry,
 };
 
@@ -75,7 +75,8 @@ pub async fn run(restore: Restore) -> anyhow::Result<()> {
     let least = expect_fitting(&manifest, &config, restore.at_least)?;
     private_cluster::expect_place_for_restore(&config)?;
     if !restore.unauthenticated {
-        manifest.expect_authentic(&dir, &keys(&config)?)?;
+        // A backup of a database that no server has used yet needs no key; it says so itself.
+        manifest.expect_authentic(&dir, &Sources::of(&config).at_hand()?)?;
     }
     let (mut cluster, makes) = private_cluster::start_restore(&mut config).await?.unzip();
     let mut goes_on = makes == Some(false);
@@ -173,13 +174,6 @@ async fn leave(
             (true, removed.map_err(anyhow::Error::from).flatten())
         }
     }
-}
-
-/// The master keys that are at hand.
-fn keys(config: &Config) -> anyhow::Result<Vec<MasterKey>> {
-    let sources = Sources::of(config);
-    // A backup of a database that no server has used yet needs no key; it says so itself.
-    Ok([sources.key().ok(), sources.next_key()?].into_iter().flatten().collect())
 }
 
 /// The second in which a backup was begun, as generations are counted.
@@ -389,22 +383,18 @@ enum Left {
 
 impl Left {
     async fn of(client: &Client) -> anyhow::Result<Self> {
-        let sql = format!(
-            "SELECT coalesce(current_setting('{}', true), ''), to_regclass('operator.generation') IS NOT NULL",
-            generation::RESTORING
-        );
-        let row = client.query_one(&sql, &[]).await.map_err(DatabaseError::from)?;
-        let (mark, has_table): (&str, bool) = (row.get(0), row.get(1));
-        let whole = "SELECT EXISTS (SELECT FROM operator.generation)";
-        let is_whole = has_table && client.query_one(whole, &[]).await.map_err(DatabaseError::from)?.get(0);
-        match (mark.is_empty(), is_whole) {
+        let (mark, has_generation) =
+            generation::marks_of_restore(client).await.map_err(DatabaseError::from)?;
+        match (mark.is_empty(), has_generation == Some(true)) {
             (true, true) => return Ok(Self::Done),
             (true, false) => return Ok(Self::Nothing),
             (false, false) => return Ok(Self::Part),
             (false, true) => {}
         }
-        let (of, begun) = mark.strip_suffix(BEGUN).map_or((mark, false), |of| (of, true));
-        Ok(Self::Whole { of: of.to_owned(), begun })
+        Ok(match mark.strip_suffix(BEGUN) {
+            Some(of) => Self::Whole { of: of.to_owned(), begun: true },
+            None => Self::Whole { of: mark, begun: false },
+        })
     }
 }
 

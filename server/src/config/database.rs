@@ -12,7 +12,8 @@ use super::cores;
 pub struct DatabaseConfig {
     /// Connection string for the role `postern_server`.
     pub url: Option<ConnectionString>,
-    /// Connection string for a superuser: only `migrate`, `backup`, `restore` and `master-key change` use it.
+    /// Connection string for a superuser: only `migrate`, `backup`, `restore`, `generation`, `psql` and `master-key change`
+    /// use it.
     pub admin_url: Option<ConnectionString>,
     /// Connections for light requests. A quarter as many for heavy ones, as many again for those that wait for a lock,
     /// one for chores and one that listens come on top.
@@ -104,8 +105,8 @@ pub struct DatabaseSettings {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub url: Option<ConnectionString>,
 
-    /// Connection string for a superuser; only migrate, backup, restore and master-key change use it [default: none; with
-    /// --embedded the private cluster]
+    /// Connection string for a superuser; only migrate, backup, restore, generation, psql and master-key change use it
+    /// [default: none; with --embedded the private cluster]
     #[arg(
         long = "database-admin-url",
         value_name = "URL",

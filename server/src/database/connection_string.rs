@@ -33,17 +33,11 @@ impl Parameters {
 /// Splits a connection string into what the driver reads, and the parameters of TLS.
 pub(super) fn split(text: &str) -> (String, Parameters) {
     let mut parameters = Parameters::default();
-    if text.starts_with("postgresql://") || text.starts_with("postgres://") {
-        let Some((place, query)) = text.split_once('?') else { return (text.to_owned(), parameters) };
-        let rest: Vec<&str> = query
-            .split('&')
-            .filter(|pair| {
-                let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-                !parameters.take(name, &percent_decode_str(value).decode_utf8_lossy())
-            })
-            .collect();
-        let query = if rest.is_empty() { String::new() } else { format!("?{}", rest.join("&")) };
-        return (format!("{place}{query}"), parameters);
+    if let Some(Url { scheme, user, place, query }) = Url::of(text) {
+        let query = without(query, |name, value| {
+            parameters.take(name, &percent_decode_str(value).decode_utf8_lossy())
+        });
+        return (format!("{scheme}://{user}{place}{query}"), parameters);
     }
     let mut kept = String::new();
     let mut rest = text.trim_start();
@@ -62,27 +56,55 @@ pub(super) fn split(text: &str) -> (String, Parameters) {
 /// The connection string without a password, for the arguments of a program.
 pub fn without_password(url: &ConnectionString) -> String {
     let text = url.as_str();
-    let is_other = |pair: &&str| pair.split('=').next() != Some("password");
-    let Some((scheme, rest)) = text.split_once("://").filter(|(scheme, _)| scheme.starts_with("postgres"))
-    else {
-        let (mut kept, mut rest) = (Vec::new(), text.trim_start());
-        while let Some((pair, name, _, behind)) = pair(rest) {
-            if name != "password" {
-                kept.push(pair);
-            }
-            rest = behind;
+    if let Some(Url { scheme, user, place, query }) = Url::of(text) {
+        let user = match user.strip_suffix('@') {
+            Some(user) => format!("{}@", user.split(':').next().unwrap_or_default()),
+            None => String::new(),
+        };
+        return format!("{scheme}://{user}{place}{}", without(query, |name, _| name == "password"));
+    }
+    let (mut kept, mut rest) = (Vec::new(), text.trim_start());
+    while let Some((pair, name, _, behind)) = pair(rest) {
+        if name != "password" {
+            kept.push(pair);
         }
-        return kept.join(" ");
+        rest = behind;
+    }
+    kept.join(" ")
+}
+
+/// The parts of a connection string that is a URL.
+struct Url<'a> {
+    scheme: &'a str,
+    /// The user and the password, with the `@` behind them, or nothing.
+    user: &'a str,
+    /// Hosts and database.
+    place: &'a str,
+    query: &'a str,
+}
+
+impl<'a> Url<'a> {
+    /// None for a list of pairs.
+    fn of(text: &'a str) -> Option<Self> {
+        let (scheme, rest) = text.split_once("://")?;
+        if !["postgresql", "postgres"].contains(&scheme) {
+            return None;
+        }
+        // As for the driver, all before the first `@` is the user and the password, whatever is in it.
+        let (user, rest) = rest.split_at(rest.find('@').map_or(0, |at| at + 1));
+        let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
+        Some(Self { scheme, user, place, query })
+    }
+}
+
+/// A URL's query, with its `?`, without the parameters of which `is_taken` says that they are taken out, by name and value.
+fn without(query: &str, mut is_taken: impl FnMut(&str, &str) -> bool) -> String {
+    let is_kept = |pair: &&str| {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        !pair.is_empty() && !is_taken(name, value)
     };
-    // As for the driver, all before the first `@` is the user and the password, whatever is in it.
-    let (user, behind) = match rest.split_once('@') {
-        Some((user, behind)) => (format!("{}@", user.split(':').next().unwrap_or_default()), behind),
-        None => (String::new(), rest),
-    };
-    let (place, query) = behind.split_once('?').unwrap_or((behind, ""));
-    let query: Vec<&str> = query.split('&').filter(|pair| !pair.is_empty()).filter(is_other).collect();
-    let query = if query.is_empty() { String::new() } else { format!("?{}", query.join("&")) };
-    format!("{scheme}://{user}{place}{query}")
+    let rest: Vec<&str> = query.split('&').filter(is_kept).collect();
+    if rest.is_empty() { String::new() } else { format!("?{}", rest.join("&")) }
 }
 
 /// The first pair of a list `name = value`, its name and its value, and what comes behind it. A value may be quoted, with
@@ -130,6 +152,9 @@ mod tests {
         );
         assert_eq!(rest, r"host=db user=me password = 'it\'s \\' dbname=postern ");
         assert_eq!(parameters, expected);
+        let (rest, parameters) = split("postgresql://me:pa/s?s=1@db/postern?sslmode=verify-full");
+        assert_eq!(rest, "postgresql://me:pa/s?s=1@db/postern", "a password may have anything in it");
+        assert_eq!(parameters.mode.as_deref(), Some("verify-full"));
         for untouched in ["postgresql://db/postern", "host=/run user=postern_server dbname=postern"] {
             let (rest, parameters) = split(untouched);
             assert_eq!(rest.trim_end(), untouched);

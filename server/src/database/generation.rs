@@ -81,6 +81,24 @@ impl From<Option<&Row>> for Generation {
     }
 }
 
+/// Reads what tells a database that is being restored from a whole one: the value of [`RESTORING`], empty without it, and
+/// whether there is a generation, whose row is the last that a restore brings. That is none without a table of generations.
+///
+/// # Errors
+/// A database that does not answer.
+pub async fn marks_of_restore(client: &Client) -> Result<(String, Option<bool>), tokio_postgres::Error> {
+    let marks = format!(
+        "SELECT coalesce(current_setting('{RESTORING}', true), ''), to_regclass('operator.generation') IS NOT NULL"
+    );
+    let row = client.query_one(&marks, &[]).await?;
+    let (mark, has_table): (String, bool) = (row.get(0), row.get(1));
+    if !has_table {
+        return Ok((mark, None));
+    }
+    let row = client.query_one("SELECT EXISTS (SELECT FROM operator.generation)", &[]).await?;
+    Ok((mark, Some(row.get(0))))
+}
+
 /// Refuses a database that was restored, or recovered up to an earlier moment, without another generation. One that was
 /// promoted, and that each commit had waited for, goes on with a warning: it has everything, and nobody may be awake.
 ///

@@ -5,9 +5,9 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, ErrorKind, Write},
+    io::{self, Write},
     os::unix::fs::OpenOptionsExt,
-    path::{Path, PathBuf},
+    path::PathBuf,
     time::Duration,
 };
 
@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::{Database, DatabaseError, SqlOutcome, outcome};
+use crate::files;
 
 /// Said of a database that is behind its witness.
 pub const PUT_BACK: &str = "the database was put back to an earlier state, as by a snapshot: it lacks what came last, tokens that were spent among it, and clients are ahead of it";
@@ -203,15 +204,11 @@ impl Witness {
             file.write_all(&serde_json::to_vec(seen)?)?;
             file.sync_all()?;
             fs::rename(&new, &self.0)?;
-            File::open(self.0.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new(".")))?
-                .sync_all()
+            files::sync_directory(files::directory_of(&self.0))
         };
         let written = write();
         if written.is_err() {
-            match fs::remove_file(&new) {
-                Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
+            files::remove_if_there(&new)?;
         }
         written
     }

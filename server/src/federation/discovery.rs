@@ -3,6 +3,7 @@
 
 use std::{
     collections::HashMap,
+    hash::Hash,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -134,12 +135,6 @@ impl Discovery {
         }
     }
 
-    fn look_at(&self, domain: &Domain) -> Arc<tokio::sync::Mutex<()>> {
-        let mut looks = self.looks.lock().unwrap_or_else(PoisonError::into_inner);
-        looks.retain(|_, look| Arc::strong_count(look) > 1);
-        looks.entry(domain.clone()).or_default().clone()
-    }
-
     /// Fetches a description, of a bounded size, once it is this look's turn. A look at one that took no delivery is for
     /// somebody of a `network`, or for this server.
     async fn fetch(
@@ -156,9 +151,10 @@ impl Discovery {
             DiscoveryError::Unreachable
         };
         let turns = if is_proven { &self.at_proven } else { &self.at_strangers };
-        let of_network =
-            network.filter(|_| !is_proven).map(|network| share(&self.networks, network, OF_NETWORK));
-        let of_family = share(&self.families, domain.family(), OF_FAMILY);
+        let of_network = network
+            .filter(|_| !is_proven)
+            .map(|network| shared(&self.networks, network.to_owned(), || Semaphore::new(OF_NETWORK)));
+        let of_family = shared(&self.families, domain.family().to_owned(), || Semaphore::new(OF_FAMILY));
         let turn = async {
             // The shares first: a look that waits for its own keeps no others waiting.
             let of_network = match &of_network {
@@ -222,6 +218,21 @@ impl Found {
         let row = home.database.query_one(sql, &[&domain.as_str(), &fresh]).await?;
         Ok(Self::of(&row).map_err(DiscoveryError::Fault)?.fresh(fresh))
     }
+
+    /// The description, where no look is due.
+    fn settled(self) -> Result<Vec<u8>, DiscoveryError> {
+        match (self.outcome, self.description) {
+            (FindHomeserverOutcome::Kept | FindHomeserverOutcome::Failing, Some(description)) => {
+                Ok(description)
+            }
+            (FindHomeserverOutcome::Blocked, _) => Err(DiscoveryError::Blocked),
+            (FindHomeserverOutcome::TooMany, _) => Err(DiscoveryError::TooMany),
+            (
+                FindHomeserverOutcome::Kept | FindHomeserverOutcome::Due | FindHomeserverOutcome::Failing,
+                _,
+            ) => Err(DiscoveryError::Failing),
+        }
+    }
 }
 
 impl Federation {
@@ -234,7 +245,7 @@ impl Federation {
         if found.outcome != FindHomeserverOutcome::Due {
             return found.settled();
         }
-        let look = self.discovery.look_at(domain);
+        let look = shared(&self.discovery.looks, domain.clone(), || tokio::sync::Mutex::new(()));
         let Found { description, network, is_fresh_needed, .. } = found;
         let description = match description {
             Some(description) if !is_fresh_needed => description,
@@ -332,28 +343,11 @@ impl Federation {
     }
 }
 
-impl Found {
-    /// The description, where no look is due.
-    fn settled(self) -> Result<Vec<u8>, DiscoveryError> {
-        match (self.outcome, self.description) {
-            (FindHomeserverOutcome::Kept | FindHomeserverOutcome::Failing, Some(description)) => {
-                Ok(description)
-            }
-            (FindHomeserverOutcome::Blocked, _) => Err(DiscoveryError::Blocked),
-            (FindHomeserverOutcome::TooMany, _) => Err(DiscoveryError::TooMany),
-            (
-                FindHomeserverOutcome::Kept | FindHomeserverOutcome::Due | FindHomeserverOutcome::Failing,
-                _,
-            ) => Err(DiscoveryError::Failing),
-        }
-    }
-}
-
-/// The turns of one of those that share all turns.
-fn share(shares: &Mutex<HashMap<String, Arc<Semaphore>>>, of: &str, turns: usize) -> Arc<Semaphore> {
-    let mut shares = shares.lock().unwrap_or_else(PoisonError::into_inner);
-    shares.retain(|_, turns| Arc::strong_count(turns) > 1);
-    shares.entry(of.to_owned()).or_insert_with(|| Arc::new(Semaphore::new(turns))).clone()
+/// The one thing that all who name the same have in common: the first of them makes it, and it is gone after the last.
+fn shared<K: Eq + Hash, T>(things: &Mutex<HashMap<K, Arc<T>>>, name: K, make: impl FnOnce() -> T) -> Arc<T> {
+    let mut things = things.lock().unwrap_or_else(PoisonError::into_inner);
+    things.retain(|_, thing| Arc::strong_count(thing) > 1);
+    things.entry(name).or_insert_with(|| Arc::new(make())).clone()
 }
 
 /// Whether a text is a URL that this server may call, and nothing but scheme, host and port.

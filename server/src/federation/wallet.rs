@@ -5,12 +5,10 @@
 
 use std::time::{Duration, Instant};
 
-use base64::{Engine as _, engine::general_purpose::URL_SAFE};
 use postern_api::{Error, Request, Token};
 use postern_protocol::{
-    aas::IssuerDirectory,
     problem::ProblemType,
-    token::{self, BATCH_REQUEST_MEDIA_TYPE, BATCH_RESPONSE_MEDIA_TYPE, TOKEN_TYPE},
+    token::{self, BATCH_REQUEST_MEDIA_TYPE, BATCH_RESPONSE_MEDIA_TYPE},
 };
 use privacypass::{
     amortized_tokens::{AmortizedBatchTokenRequest, AmortizedBatchTokenResponse},
@@ -162,7 +160,7 @@ impl Federation {
         number: u16,
     ) -> Result<([u8; 32], Vec<Vec<u8>>), NoToken> {
         let issuer = &neighbour.description.issuer;
-        let public_key = current_key(issuer, now()).ok_or(NoToken::NoKey)?;
+        let public_key = issuer.current_key(now()).ok_or(NoToken::NoKey)?;
         let key = deserialize_public_key::<Ristretto255>(&public_key).map_err(|_| NoToken::NoKey)?;
         let challenge = token::challenge(&neighbour.domain);
         // A hundred points, as many again for the answer, and its proof.
@@ -208,20 +206,10 @@ impl Federation {
     /// # Errors
     /// A database that does not answer.
     pub(super) async fn drop_stale_tokens(&self, neighbour: &Neighbour) -> Result<(), DatabaseError> {
-        let key_id = current_key(&neighbour.description.issuer, now()).map(|key| token::token_key_id(&key));
+        let key_id = neighbour.description.issuer.current_key(now()).map(|key| token::token_key_id(&key));
         let key_id = key_id.as_ref().map(<[u8; 32]>::as_slice);
         let sql = "SELECT federation.drop_tokens($1, $2)";
         self.home.database.query_one(sql, &[&neighbour.domain.as_str(), &key_id]).await?;
         Ok(())
     }
-}
-
-/// The newest key of our token type that is in use at `now` (RFC 9578 §4).
-fn current_key(issuer: &IssuerDirectory, now: u64) -> Option<Vec<u8>> {
-    issuer
-        .token_keys
-        .iter()
-        .filter(|key| key.token_type == TOKEN_TYPE && key.not_before.unwrap_or_default() <= now)
-        .max_by_key(|key| key.not_before.unwrap_or_default())
-        .and_then(|key| URL_SAFE.decode(&key.token_key).ok())
 }

@@ -38,6 +38,15 @@ pub enum Via {
     Gateway,
 }
 
+impl Via {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Connection => "connection",
+            Self::Gateway => "gateway",
+        }
+    }
+}
+
 /// The fate of a token that a request showed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TokenFate {
@@ -100,9 +109,9 @@ impl RequestFigures {
         for (method, route) in routes.iter().map(Route::template) {
             // An alert asks for their increase: the first fault is one only after a zero.
             for via in [Via::Connection, Via::Gateway] {
-                self.requests.begin([method.into(), route.into(), word(via).into(), FAULT.into()]);
+                self.requests.begin([method.into(), route.into(), via.word().into(), FAULT.into()]);
             }
-            self.requests.begin([method.into(), route.into(), word(Via::Connection).into(), OK.into()]);
+            self.requests.begin([method.into(), route.into(), Via::Connection.word().into(), OK.into()]);
             self.durations.begin([method.into(), route.into()]);
         }
         for kind in TOKEN_TYPES {
@@ -142,13 +151,6 @@ impl RequestFigures {
     }
 }
 
-fn word(via: Via) -> &'static str {
-    match via {
-        Via::Connection => "connection",
-        Via::Gateway => "gateway",
-    }
-}
-
 /// A request under way. It is counted when this is dropped.
 pub(super) struct Observation {
     figures: RequestFigures,
@@ -173,7 +175,7 @@ impl Observation {
 impl Drop for Observation {
     fn drop(&mut self) {
         let (method, route) = self.template;
-        let labels = [method.into(), route.into(), word(self.via).into(), self.outcome.into()];
+        let labels = [method.into(), route.into(), self.via.word().into(), self.outcome.into()];
         self.figures.requests.add(labels, 1);
         self.figures.durations.add_since([method.into(), route.into()], self.begun);
         self.figures.under_way.fetch_sub(1, Ordering::Relaxed);

@@ -90,7 +90,7 @@ impl<S> Route<S> {
 
     /// Bytes of the largest body that the route takes, when any has so many at most.
     pub fn max_body(&self, of_any: u64) -> u64 {
-        self.max_body.min(of_any).max(self.least) + self.envelope
+        self.max_body.min(of_any).max(self.least).saturating_add(self.envelope)
     }
 
     /// Whether the route takes requests that are enclosed in others (FED-5): those that pay for themselves or whose answer

@@ -4,7 +4,7 @@
 //! moved from one row or use to another.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, OpenOptions},
     io::{ErrorKind, Write},
     os::unix::fs::{MetadataExt, OpenOptionsExt, fchown},
     path::{Path, PathBuf},
@@ -15,7 +15,7 @@ use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD};
 use postern_protocol::sealed::{NONCE_LEN, SealingKey};
 use zeroize::Zeroizing;
 
-use crate::service_manager::is_credential;
+use crate::{files, service_manager::is_credential};
 
 /// The environment variable that may hold the key itself.
 pub const ENVIRONMENT: &str = "POSTERN_MASTER_KEY";
@@ -124,14 +124,10 @@ impl MasterKey {
         let mut bytes = Zeroizing::new([0; KEY_LEN]);
         fill_random(&mut *bytes);
         let text = Zeroizing::new(STANDARD_NO_PAD.encode(*bytes) + "\n");
-        let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
         // A name that no other process has: that of a killed one is nobody's any more.
         let new = path.with_added_extension(format!("new-{}", std::process::id()));
         let make = || {
-            match fs::remove_file(&new) {
-                Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
+            files::remove_if_there(&new)?;
             let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
             file.write_all(text.as_bytes())?;
             if let Some((user, group)) = owner {
@@ -141,7 +137,7 @@ impl MasterKey {
             // Replaces nothing, unlike a rename.
             let linked = fs::hard_link(&new, path);
             fs::remove_file(&new)?;
-            File::open(dir)?.sync_all()?;
+            files::sync_directory(files::directory_of(path))?;
             linked
         };
         match make() {

@@ -81,6 +81,14 @@ impl Sources {
         file.map(MasterKey::from_file).transpose()
     }
 
+    /// The keys that are at hand: both of [`Self::key`] and [`Self::next_key`], one of them, or none.
+    ///
+    /// # Errors
+    /// [`MasterKeyError`] for a next key that is there and cannot be read.
+    pub fn at_hand(&self) -> Result<Vec<MasterKey>, MasterKeyError> {
+        Ok([self.key().ok(), self.next_key()?].into_iter().flatten().collect())
+    }
+
     fn read(&self) -> Result<Vec<MasterKey>, MasterKeyError> {
         Ok([self.key()?].into_iter().chain(self.next_key()?).collect())
     }

@@ -254,9 +254,8 @@ async fn a_notifier_killed_with_9_costs_who_waits_no_message() {
 #[tokio::test(flavor = "multi_thread")]
 async fn two_databases_of_one_cluster_each_wake_their_own() {
     let world = two_servers_and_tokens().await;
-    let other = |url: &str| url.replace("dbname=postern", "dbname=other");
     let admin = world.cluster.admin().await;
-    admin.batch_execute("CREATE DATABASE other").await.expect("an admin can");
+    let admin_url = world.cluster.another_database("other").await;
     let rules = world.cluster.data_dir().join("cluster/pg_hba.conf");
     let allowed = std::fs::read_to_string(&rules).expect("there are rules");
     let other_too = allowed.clone() + &allowed.replace("local postern ", "local other ");
@@ -264,7 +263,7 @@ async fn two_databases_of_one_cluster_each_wake_their_own() {
     world.cluster.reload().await;
     let mut migrate = postern();
     migrate.args(["migrate", "--domain", "other.example", "--database-admin-url"]);
-    migrate.arg(other(&world.cluster.admin_url()));
+    migrate.arg(admin_url);
     assert!(migrate.status().await.expect("postern runs").success());
 
     let mut payers = vec![world.payer().await.clone()];
@@ -272,7 +271,7 @@ async fn two_databases_of_one_cluster_each_wake_their_own() {
     let relay = PostgresRelay::start(&world.cluster);
     let server = Server::builder(&world.cluster)
         .env("POSTERN_DOMAIN", "other.example")
-        .env("POSTERN_DATABASE_URL", &other(&relay.server_url()))
+        .env("POSTERN_DATABASE_URL", &relay.server_url().replace("dbname=postern", "dbname=other"))
         .start()
         .await;
     let way = world.way_to(&server);

@@ -12,7 +12,9 @@ use std::{
 use nix::sys::signal::Signal;
 use postern_client::Http;
 use postern_tests::next;
-use postern_tests_kit::{Chance, Cluster, HOME, PostgresRelay, Server, World, command, eventually};
+use postern_tests_kit::{
+    Chance, Cluster, HOME, PostgresRelay, Server, World, command, connect_to, eventually,
+};
 use tokio::task::JoinHandle;
 
 use crate::{
@@ -167,9 +169,7 @@ impl Waits {
         let stop = Arc::new(AtomicBool::new(false));
         let (url, stopped) = (cluster.admin_url(), Arc::clone(&stop));
         let watching = tokio::spawn(async move {
-            let (client, connection) =
-                tokio_postgres::connect(&url, tokio_postgres::NoTls).await.expect("an admin can look");
-            tokio::spawn(connection);
+            let client = connect_to(&url).await.expect("an admin can look");
             let sql = "SELECT coalesce(max(extract(epoch FROM clock_timestamp() - l.waitstart)), 0)::float8
                          FROM pg_locks l JOIN pg_stat_activity a USING (pid)
                         WHERE NOT l.granted AND l.locktype = 'relation' AND a.usename = 'postern_server'";

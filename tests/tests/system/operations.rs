@@ -10,9 +10,9 @@ use std::{
 
 use nix::{sys::signal::Signal, unistd::Uid};
 use postern_server::{config::ConnectionString, database::migrate::Release};
-use postern_tests_kit::{Cluster, DataDir, HOME, Server, eventually, in_tree, postern};
+use postern_tests_kit::{Cluster, DataDir, HOME, Server, connect_to, eventually, in_tree, postern};
 use tokio::process::Command;
-use tokio_postgres::{NoTls, error::SqlState};
+use tokio_postgres::error::SqlState;
 
 fn text(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
@@ -333,8 +333,7 @@ async fn check_finds_what_is_wrong_with_the_database() {
         .await;
     assert_problem(&mut with_url("postgresql://%zz".to_owned()), "database", "").await;
 
-    admin.batch_execute("CREATE DATABASE bare").await.unwrap();
-    let bare = as_admin.replace("dbname=postern", "dbname=bare");
+    let bare = cluster.another_database("bare").await;
     assert_problem(&mut with_url(bare), "extension", "not created in this database").await;
 
     assert_problem(&mut with_url(as_admin), "role", "is a superuser").await;
@@ -408,8 +407,7 @@ async fn only_a_domain_name_can_be_a_home() {
 #[tokio::test]
 async fn two_migrations_at_once_do_the_work_once_and_a_third_finds_nothing_to_do() {
     let cluster = Cluster::start().await;
-    cluster.admin().await.batch_execute("CREATE DATABASE fresh").await.unwrap();
-    let url = cluster.admin_url().replace("dbname=postern", "dbname=fresh");
+    let url = cluster.another_database("fresh").await;
     let migrate = || async {
         let mut command = postern();
         command.arg("migrate").env("POSTERN_DOMAIN", HOME).env("POSTERN_DATABASE_ADMIN_URL", &url);
@@ -608,8 +606,7 @@ async fn a_server_comes_back_to_its_database_after_a_crash() {
         answer.status().is_success().then_some(())
     })
     .await;
-    let (client, connection) = tokio_postgres::connect(&cluster.server_url(), NoTls).await.unwrap();
-    tokio::spawn(connection);
+    let client = connect_to(&cluster.server_url()).await.unwrap();
     let row = client.query_one("SELECT operator.current_home_domain()", &[]).await.unwrap();
     assert_eq!(row.get::<_, &str>(0), HOME);
 }

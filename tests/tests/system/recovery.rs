@@ -13,10 +13,11 @@ use nix::unistd::{Uid, User};
 use postern_client::Event;
 use postern_protocol::problem::ProblemType;
 use postern_tests_kit::{
-    Call, Cluster, DataDir, HOME, PATIENCE, Server, World, binary, eventually, in_tree, postern, program,
+    Call, Cluster, DataDir, HOME, PATIENCE, Server, World, binary, connect_to, eventually, in_tree, postern,
+    program,
 };
 use tokio::process::Command;
-use tokio_postgres::{Client, NoTls};
+use tokio_postgres::Client;
 
 use crate::bad_days::Talk;
 
@@ -135,9 +136,7 @@ fn path_to_programs(data_dir: &Path) -> String {
 
 async fn connect(socket_dir: &Path, user: &str) -> Client {
     let url = format!("host={} user={user} dbname=postern", socket_dir.display());
-    let (client, connection) = tokio_postgres::connect(&url, NoTls).await.expect("it takes connections");
-    tokio::spawn(connection);
-    client
+    connect_to(&url).await.expect("it takes connections")
 }
 
 /// The user who runs the page's commands: [`Places::program`].

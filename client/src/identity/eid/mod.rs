@@ -44,8 +44,8 @@ use crate::{
     store::Tx,
 };
 
-/// A leaf is in the identity until its device makes a commit, and OpenMLS refuses a leaf or KeyPackage outside
-/// of its lifetime (AS-3). Seconds: 20 years.
+/// Seconds for which a leaf is good: 20 years. It is in the identity until its device makes a commit, and OpenMLS refuses a
+/// leaf or KeyPackage outside of its lifetime (AS-3).
 const LEAF_LIFETIME: u64 = 20 * 365 * 24 * 60 * 60;
 
 /// Seconds by which a reader's clock may be behind when a leaf is new: 180 days.

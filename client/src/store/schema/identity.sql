@@ -87,5 +87,9 @@ CREATE TABLE issuers (
 ) STRICT;
 
 -- Keys that an AS published and revoked: nothing counts that they signed. Those of other keys never did, and are not
--- here. Of each domain the last 256.
-CREATE TABLE revoked_issuers (public_key BLOB PRIMARY KEY, domain TEXT NOT NULL) STRICT;
+-- here. Of each domain the last 256. A domain may show the key of another one as its own.
+CREATE TABLE revoked_issuers (
+    public_key BLOB NOT NULL,
+    domain TEXT NOT NULL,
+    PRIMARY KEY (domain, public_key)
+) STRICT;

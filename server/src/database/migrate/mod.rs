@@ -248,19 +248,13 @@ impl Release {
 /// Refuses to open a database to servers that a restore has not filled to the end: it lacks the row of its generation,
 /// which comes last, and perhaps its keys; or another generation has not begun in it.
 async fn expect_whole(client: &Client) -> anyhow::Result<()> {
-    let sql = format!(
-        "SELECT coalesce(current_setting('{}', true), ''), to_regclass('operator.generation') IS NOT NULL",
-        generation::RESTORING
-    );
-    let row = client.query_one(&sql, &[]).await?;
-    let (mark, exists): (&str, bool) = (row.get(0), row.get(1));
+    let (mark, has_generation) = generation::marks_of_restore(client).await?;
     if !mark.is_empty() && !mark.ends_with(generation::BEGUN) {
         bail!(
             "the database is not whole: a restore did not come to its end; restore once more, which does the rest, or name another database"
         );
     }
-    let whole = "SELECT EXISTS (SELECT FROM operator.generation)";
-    if exists && !client.query_one(whole, &[]).await?.get::<_, bool>(0) {
+    if has_generation == Some(false) {
         bail!(
             "the database is not whole: a restore did not come to its end; restore once more, into an empty one"
         );

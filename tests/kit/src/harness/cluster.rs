@@ -103,9 +103,7 @@ impl DataDir {
     /// The same, unless PostgreSQL takes none just now.
     pub async fn try_admin(&self) -> Option<Client> {
         let url = format!("host={} user={ADMIN} dbname=postern", self.path.join("run").display());
-        let (client, connection) = tokio_postgres::connect(&url, NoTls).await.ok()?;
-        tokio::spawn(connection);
-        Some(client)
+        connect_to(&url).await.ok()
     }
 
     /// Crashes as a machine does, short of losing what was not flushed: all of PostgreSQL's processes end at
@@ -219,8 +217,7 @@ impl Cluster {
     pub async fn try_connect_as(&self, role: &str) -> Result<Client, tokio_postgres::Error> {
         let login = role == SERVER;
         let url = if login { self.server_url() } else { self.admin_url() };
-        let (client, connection) = tokio_postgres::connect(&url, NoTls).await?;
-        tokio::spawn(connection);
+        let client = connect_to(&url).await?;
         if !login {
             client.batch_execute(&format!("SET SESSION AUTHORIZATION {role}")).await?;
         }
@@ -234,9 +231,13 @@ impl Cluster {
 
     /// The same, unless PostgreSQL takes none just now.
     pub async fn try_admin(&self) -> Option<Client> {
-        let (client, connection) = tokio_postgres::connect(&self.admin_url(), NoTls).await.ok()?;
-        tokio::spawn(connection);
-        Some(client)
+        connect_to(&self.admin_url()).await.ok()
+    }
+
+    /// Makes an empty database beside the homeserver's; returns the connection string by which a superuser comes into it.
+    pub async fn another_database(&self, name: &str) -> String {
+        self.admin().await.batch_execute(&format!("CREATE DATABASE {name}")).await.expect("a superuser may");
+        self.admin_url().replace("dbname=postern", &format!("dbname={name}"))
     }
 
     pub fn server_url(&self) -> String {
@@ -317,6 +318,13 @@ impl Cluster {
     fn running(&self) -> &PrivateCluster {
         self.running.as_ref().expect("the cluster was started")
     }
+}
+
+/// A session of PostgreSQL by this connection string, without TLS. It ends when the client is dropped.
+pub async fn connect_to(url: &str) -> Result<Client, tokio_postgres::Error> {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
+    tokio::spawn(connection);
+    Ok(client)
 }
 
 /// Stops what runs in a data directory, hard, and deletes it.

@@ -34,7 +34,7 @@ pub use authority::{Authority, Certificate};
 pub use bad_line::BadLine;
 pub use binaries::{binary, extension_dir, in_tree};
 pub use chance::{Chance, number};
-pub use cluster::{Cluster, DataDir, program};
+pub use cluster::{Cluster, DataDir, connect_to, program};
 pub use false_homeserver::FalseHomeserver;
 pub use fault_proxy::{FaultProxy, Weather};
 pub use front::Front;

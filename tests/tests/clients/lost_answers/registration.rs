@@ -1,0 +1,81 @@
+//! Registrations whose answers are lost: they are taken up with the same key.
+
+use postern_client::Client;
+use postern_protocol::problem::{Problem, ProblemType};
+use postern_tests_kit::{BadLine, World};
+
+use super::{ALL_ATTEMPTS, options, register};
+
+#[tokio::test]
+async fn a_registration_whose_answer_was_lost_is_taken_up_with_the_same_key() {
+    let world = World::builder().start().await;
+    let line = BadLine::to(world.server().address()).await;
+    for (name, times) in [("once", 1), ("often", ALL_ATTEMPTS)] {
+        line.cut("POST /as/users", times, 0);
+        let first = register(&world, &line, name).await;
+        assert_eq!(line.mend(), times);
+        if times == ALL_ATTEMPTS {
+            assert!(first.err().expect("there is no answer").is_passing());
+            // The account exists by now. A refusal for now says nothing about the key.
+            let body = Problem::new(ProblemType::TooManyRegistrations).to_json();
+            let head = format!("HTTP/1.1 429 Too Many Requests\r\ncontent-length: {}\r\n\r\n", body.len());
+            line.answer("POST /as/users", 100, &[head.as_bytes(), &body].concat());
+            let error = register(&world, &line, name).await.err().expect("it is refused for now");
+            assert_eq!(error.problem(), Some(ProblemType::TooManyRegistrations));
+            line.mend();
+            // Neither does a lack of tokens.
+            let away = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n";
+            line.answer("POST /aas/token-request", 100, away);
+            let error = register(&world, &line, name).await.err().expect("there are no tokens");
+            assert!(error.is_passing(), "{error}");
+            line.mend();
+            register(&world, &line, name).await.expect("the key is there");
+        } else {
+            first.expect("the client asked again by itself");
+        }
+    }
+    assert_eq!(world.count("auth.users").await, 2);
+}
+
+#[tokio::test]
+async fn a_name_that_is_taken_leaves_nothing_behind_that_is_in_the_way_of_another() {
+    let world = World::builder().start().await;
+    let line = BadLine::to(world.server().address()).await;
+    register(&world, &line, "alice").await.unwrap();
+    let home = world.homes.path().join("another");
+    let builder = Client::builder(&home).server(line.url()).options(options());
+    let taken = builder.register("alice").await.err().expect("it is taken");
+    assert_eq!(taken.problem(), Some(ProblemType::NameTaken));
+    builder.register("another").await.expect("the directory can be used");
+}
+
+#[tokio::test]
+async fn every_step_of_a_registration_may_lose_its_answer() {
+    let world = World::builder().start().await;
+    let line = BadLine::to(world.server().address()).await;
+    let steps = [
+        "GET /as/keys",
+        "GET /.well-known/private-token-issuer-directory",
+        "POST /aas/token-request",
+        "POST /qs/queues ",
+        "/addresses ",
+        "PUT /qs/key-packages",
+        "PUT /as/contact",
+    ];
+    for (place, named) in steps.into_iter().enumerate() {
+        for times in [1, ALL_ATTEMPTS] {
+            let name = format!("user-{place}-{times}");
+            line.cut(named, times, 0);
+            let first = register(&world, &line, &name).await;
+            assert_eq!(line.mend(), times, "{named}");
+            let client = match first {
+                Ok(client) => client,
+                Err(error) => {
+                    assert!(times == ALL_ATTEMPTS && error.is_passing(), "{named}: {error}");
+                    register(&world, &line, &name).await.unwrap_or_else(|error| panic!("{named}: {error}"))
+                }
+            };
+            client.create_group("mine").await.unwrap();
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! Rules of the operator for other domains, as the outbox keeps them.
+
+use postern_tests_kit::World;
+
+use super::{claimed, make_due};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_rule_refuses_costs_no_claim_and_goes_on_once_it_is_allowed() {
+    let world = World::start().await;
+    world.admin.batch_execute("BEGIN").await.unwrap();
+    make_due(&world, "'x' || n || '.evil.example'", 300, "good").await;
+    make_due(&world, "'good.example'", 1, "good").await;
+    let rules =
+        "SELECT operator.set_federation_policy('allow_list'); SELECT operator.allow_domain('good.example')";
+    world.admin.batch_execute(rules).await.unwrap();
+    let (domain, _) = claimed(&world, "good", "").await;
+    assert_eq!(domain.as_deref(), Some("good.example"));
+    let refused = "federation.due WHERE standing = 'refused'";
+    assert_eq!(world.count(refused).await, 100, "so many at a time");
+    for _ in 0..3 {
+        claimed(&world, "good", "").await;
+    }
+    assert_eq!(world.count(refused).await, 300);
+    world.admin.execute("SELECT operator.allow_domain('x7.evil.example')", &[]).await.unwrap();
+    let restored = "SELECT operator.set_federation_policy('open')";
+    world.admin.execute(restored, &[]).await.unwrap();
+    assert_eq!(world.count(refused).await, 0);
+    // A rule that changed at the very moment of a claim is seen within a minute.
+    world.admin.execute("UPDATE federation.due SET standing = 'refused', due = now()", &[]).await.unwrap();
+    world.admin.execute("SELECT federation.find_due()", &[]).await.unwrap();
+    assert_eq!(world.count(refused).await, 201);
+    world.admin.batch_execute("ROLLBACK").await.unwrap();
+    world.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_block_of_a_family_of_names_is_for_all_of_them_but_those_with_rules_of_their_own() {
+    let world = World::start().await;
+    let allowed = async |domain: &str| -> bool {
+        world.value(&format!("SELECT federation.is_allowed('{domain}')")).await
+    };
+    let operate = async |what: &str| {
+        world.admin.execute(&format!("SELECT operator.{what}"), &[]).await.unwrap();
+    };
+    operate("block_domain('evil.example', with_below => true)").await;
+    operate("allow_domain('good.evil.example')").await;
+    for (domain, is_allowed) in [
+        ("evil.example", false),
+        ("x1.evil.example", false),
+        ("a.b.evil.example", false),
+        ("good.evil.example", true),
+        ("notevil.example", true),
+        ("example", true),
+    ] {
+        assert_eq!(allowed(domain).await, is_allowed, "{domain}");
+    }
+    operate("block_domain('evil.example')").await;
+    assert!(allowed("x1.evil.example").await && !allowed("evil.example").await, "that one alone");
+    operate("allow_domain('evil.example')").await;
+    assert!(allowed("evil.example").await);
+    world.close();
+}

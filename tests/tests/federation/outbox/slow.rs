@@ -1,0 +1,110 @@
+//! Slow attempts: they wait apart, and hold nobody up.
+
+use std::time::{Duration, Instant};
+
+use postern_protocol::qs::QueuePayload;
+use postern_tests_kit::{Neighbours, Weather, World};
+
+use super::{Talk, heard, make_due};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slow_attempts_wait_apart() {
+    // More lanes than places.
+    let builder = Neighbours::builder().domains(3).bad_lines().tokens(400);
+    let neighbours = builder.setting("POSTERN_FEDERATION_DELIVERIES_AT_ONCE", "8").start().await;
+    let mut group = neighbours[0].group(1).await;
+    neighbours.add(&mut group, 2, neighbours[2].candidate().await).await;
+    let mut talk = Talk { neighbours, group, said: Vec::new() };
+    let mut slow = Vec::new();
+    for _ in 0..24 {
+        let mut group = talk.neighbours[0].group(1).await;
+        talk.neighbours.add(&mut group, 1, talk.neighbours[1].candidate().await).await;
+        slow.push(group);
+    }
+    talk.drained().await;
+    talk.line(Weather::Slow(Duration::from_secs(20)));
+    for group in &mut slow {
+        let said = group.party(0).say(b"slowly");
+        talk.sender().pay(&group.submit(0, &said, None)).await.assert_ok("a message");
+    }
+    // Until those that came first count as slow.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let said = talk.group.party(0).say(b"in time");
+    talk.sender().pay(&talk.group.submit(0, &said, None)).await.assert_ok("a message");
+    let begun = Instant::now();
+    let heard = talk.neighbours.await_payloads(2, &mut talk.group.members[1]).await;
+    assert_eq!(heard, [QueuePayload::Message(said)]);
+    // The slow ones wait for half a minute.
+    assert!(begun.elapsed() < Duration::from_secs(15), "it waited {:?}", begun.elapsed());
+    talk.line(Weather::Cut);
+    talk.reconnect().await;
+    talk.drained().await;
+    talk.neighbours.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attempt_that_is_put_off_while_it_gets_tokens_has_them_the_next_time() {
+    let builder = Neighbours::builder().domains(3).bad_lines().tokens(300);
+    let neighbours = builder.setting("POSTERN_FEDERATION_DELIVERIES_AT_ONCE", "1").start().await;
+    let mut group = neighbours[0].group(1).await;
+    neighbours.add(&mut group, 1, neighbours[1].candidate().await).await;
+    let mut silent = neighbours[0].group(1).await;
+    neighbours.add(&mut silent, 2, neighbours[2].candidate().await).await;
+    let mut talk = Talk { neighbours, group, said: Vec::new() };
+    talk.drained().await;
+    talk.neighbours.line(0, 2).set(Weather::Silent);
+    let said = silent.party(0).say(b"to one that is silent");
+    talk.sender().pay(&silent.submit(0, &said, None)).await.assert_ok("a message");
+    // Until that has the only place for an attempt that takes long.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let spend = "DELETE FROM federation.tokens WHERE domain = 'b.example'";
+    talk.sender().admin.execute(spend, &[]).await.unwrap();
+    talk.line(Weather::Slow(Duration::from_millis(1500)));
+    let begun = Instant::now();
+    let (said, _) = talk.submit(b"in time").await;
+    let heard = talk.neighbours.await_payloads(1, &mut talk.group.members[1]).await;
+    assert_eq!(heard, [QueuePayload::Message(said)]);
+    assert!(begun.elapsed() < Duration::from_secs(40), "it waited {:?}", begun.elapsed());
+    talk.line(Weather::Fair);
+    talk.neighbours.line(0, 2).set(Weather::Fair);
+    talk.operate("retry_now('c.example')").await;
+    talk.drained().await;
+    let failed = "federation.attempts WHERE domain = 'b.example' AND state <> 'slow'";
+    assert_eq!(talk.sender().count(failed).await, 0, "it was slow, and did not fail");
+    talk.neighbours.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attempt_that_finds_no_place_to_be_slow_is_no_failure() {
+    let world = World::start().await;
+    world.admin.batch_execute("BEGIN").await.unwrap();
+    make_due(&world, "'b.example'", 1, "good").await;
+    let holder = "UPDATE federation.due
+                     SET holder = '\\x01010101010101010101010101010101', due = now() + interval '10 s'";
+    world.admin.execute(holder, &[]).await.unwrap();
+    let put_off = |is_slow: bool| {
+        format!(
+            "SELECT federation.put_off('b.example', 0::smallint, '\\x01010101010101010101010101010101', {is_slow}, 2)"
+        )
+    };
+    // What this server lacks says nothing of the other one.
+    world.admin.execute(&put_off(false), &[]).await.unwrap();
+    let as_before =
+        "SELECT standing = 'good' AND holder IS NULL AND due <= now() + interval '2 s' FROM federation.due";
+    assert!(world.value::<bool>(as_before).await);
+    assert_eq!(world.count("federation.attempts").await, 0);
+    world.admin.execute(holder, &[]).await.unwrap();
+    world.admin.execute(&put_off(true), &[]).await.unwrap();
+    let soon =
+        "SELECT standing = 'slow' AND holder IS NULL AND due <= now() + interval '2 s' FROM federation.due";
+    assert!(world.value::<bool>(soon).await);
+    let state =
+        "SELECT state || ' ' || next_try_seconds FROM operator.neighbours() WHERE domain = 'b.example'";
+    assert_eq!(world.value::<String>(state).await, "slow 0");
+    assert_eq!(world.value::<i32>("SELECT failures FROM federation.attempts").await, 0);
+    // Once it is prompt again, so is its standing.
+    world.admin.execute("SELECT federation.recover('b.example')", &[]).await.unwrap();
+    assert_eq!(world.value::<String>("SELECT standing FROM federation.due").await, "good");
+    world.admin.batch_execute("ROLLBACK").await.unwrap();
+    world.close();
+}
