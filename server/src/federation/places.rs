@@ -368,4 +368,13 @@ mod tests {
         let evicted = stuck.iter_mut().filter_map(|memory| memory.complete().err()).count();
         assert!(evicted > 0, "one of those that hold most gave way");
     }
+
+    #[test]
+    fn made_up_domains_take_bounded_memory() {
+        let standings = Standings::default();
+        for number in 0..2 * MAX_KNOWN {
+            standings.note(&domain(&format!("x{number}")), false);
+        }
+        assert!(standings.known().len() <= MAX_KNOWN);
+    }
 }

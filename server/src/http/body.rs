@@ -312,6 +312,25 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_body_that_has_waited_gives_way_no_more() {
+        let bounds = Bounds { bytes: 10_000, ..LAX };
+        let bodies = Bodies::within(bounds, 20_000);
+        let whole = async |last, bytes| {
+            bodies.read(source(last), None, parts(1, bytes, Duration::ZERO), u64::MAX).await
+        };
+        let mut first = whole(1, 10_000).await.expect("there is room");
+        let second = whole(2, 10_000).await.expect("there is room");
+        let pause = async {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            Ok(())
+        };
+        first.while_waiting(pause).await.expect("nobody needs its memory");
+        assert!(whole(3, 1000).await.is_err(), "it is in use, as the other one is");
+        drop((first, second));
+        whole(3, 1000).await.expect("there is room again");
+    }
+
+    #[tokio::test]
     async fn a_length_beyond_the_limit_is_refused_before_anything_is_read() {
         let headers = HeaderMap::from_iter([(header::CONTENT_LENGTH, "100001".parse().unwrap())]);
         for (announced, most) in [(announced(&headers), u64::MAX), (Some(1001), 1000)] {

@@ -492,4 +492,21 @@ mod tests {
         drop((second, third));
         assert!(is_unused(&budget, 20 * KIB));
     }
+
+    #[tokio::test]
+    async fn sources_that_hold_less_than_others_keep_what_they_have() {
+        let budget = Budget::new(100 * KIB as u64, 10 * KIB as u64);
+        let mut held = Vec::new();
+        for (last, bodies) in [(1, 25), (2, 25), (3, 25), (4, 5), (5, 20)] {
+            for _ in 0..bodies {
+                held.push(body(&budget, last, 1).await.expect("there is room"));
+            }
+        }
+        let another = body(&budget, 6, 3 * KIB).await.expect("three bodies give way");
+        let gave_way: Vec<bool> = held.iter_mut().map(|memory| memory.complete().is_err()).collect();
+        assert_eq!(gave_way[..75].iter().filter(|gave_way| **gave_way).count(), 3);
+        assert!(!gave_way[75..].contains(&true), "those of who holds less");
+        drop((held, another));
+        assert!(is_unused(&budget, 100 * KIB));
+    }
 }

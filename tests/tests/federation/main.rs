@@ -13,4 +13,5 @@ mod people;
 mod people_in_groups;
 mod pipe;
 mod policy;
+mod turns;
 mod views;

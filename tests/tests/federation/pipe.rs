@@ -580,3 +580,39 @@ async fn a_look_for_somebody_has_a_place_as_what_is_handed_on_has() {
     handed_on.assert_problem("there is one place to wait, and the look has it", ProblemType::Unavailable);
     world.close();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bodies_that_wait_for_the_answer_of_another_homeserver_give_way_to_those_of_others() {
+    // Five of these bodies take all the memory for bodies.
+    const BYTES: usize = 500 * 1024;
+    let settings = [
+        ("POSTERN_BODIES_BYTES", "2621440"),
+        ("POSTERN_PROXY_ADDRESSES", "127.0.0.1"),
+        ("POSTERN_PROXY_SOURCE", "x-forwarded-for"),
+    ];
+    let (world, bad, _authority) = bad_neighbour(&settings).await;
+    bad.answer(Vec::new());
+    let asked = bad.asked();
+    let send = async |call: Call, client: &str| {
+        let mut wire = call.wire();
+        wire.set("x-forwarded-for", client);
+        world.send(&wire).await
+    };
+    let hand_on = async |client: &str| {
+        let sealed = Call::post("/relay/bad.example").with_bytes("message/ohttp-req", vec![7; BYTES]);
+        send(world.paid(sealed), client).await
+    };
+    // No client has more than its share.
+    let clients = ["192.0.2.1", "192.0.2.2", "192.0.2.1", "192.0.2.2", "192.0.2.1"];
+    let waiting = join_all(clients.map(|client| hand_on(client)));
+    let other = async {
+        eventually("all wait", async || (bad.asked() >= asked + clients.len()).then_some(())).await;
+        let other = Call::post("/aas/token-request").with_bytes("text/plain", vec![7; BYTES / 10]);
+        send(other, "192.0.2.3").await
+    };
+    tokio::select! {
+        reply = other => assert_eq!(reply.status, StatusCode::UNSUPPORTED_MEDIA_TYPE, "{}", reply.text()),
+        _ = waiting => panic!("nobody answers them"),
+    }
+    world.close();
+}

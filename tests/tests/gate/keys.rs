@@ -155,6 +155,26 @@ async fn a_key_that_no_notification_told_of_is_found_when_a_token_or_a_request_n
 }
 
 #[tokio::test]
+async fn a_key_that_was_made_while_a_clock_was_ahead_is_not_shown() {
+    let gate = World::start().await;
+    let old = gate.issuer_key(RISTRETTO255).await;
+    gate.admin.execute("SELECT operator.rotate_issuer_keys()", &[]).await.unwrap();
+    directory_has(&gate, 0, 2).await;
+    let far = bytes_of(&gate.issuer_keys(0, RISTRETTO255).await[0]);
+    let ahead = "UPDATE aas.issuer_keys SET not_before = not_before + 400, not_after = not_after + 400,
+                                            retires = retires + 400 WHERE public_key = $1";
+    assert_eq!(gate.admin.execute(ahead, &[&far]).await.unwrap(), 1);
+    gate.admin.batch_execute("NOTIFY postern_issuer_keys").await.unwrap();
+    let shown = eventually("another one takes its place", async || {
+        let keys: Vec<_> = gate.issuer_keys(0, RISTRETTO255).await.iter().map(bytes_of).collect();
+        keys.iter().any(|key| *key != old && *key != far).then_some(keys)
+    })
+    .await;
+    assert_eq!(shown.len(), 2, "clients refuse a third key of a type");
+    assert!(!shown.contains(&far));
+}
+
+#[tokio::test]
 async fn a_key_is_taken_when_due_and_when_its_truncated_id_is_free() {
     let cluster = Cluster::start().await;
     let admin = cluster.admin().await;

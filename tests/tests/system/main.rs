@@ -12,6 +12,7 @@ mod demo;
 mod docs;
 mod extension;
 mod federation;
+mod generations;
 mod health;
 mod how_do_i;
 mod keys;

@@ -252,6 +252,10 @@ async fn the_domains_of_strangers_and_of_too_many_neighbours_are_told_together()
     assert_eq!(scrape.value("postern_set_aside{domain=\"allowed.example\"}"), 0.0);
     assert_eq!(scrape.value("postern_set_aside{domain=\"other\"}"), 6.0);
     assert!(!scrape.0.keys().any(|series| series.contains("stranger")));
+    // However many have a label.
+    let labels = "SELECT array_agg(label ORDER BY label COLLATE \"C\")
+                    FROM operator.figures(100) WHERE figure = 'outbox'";
+    assert_eq!(world.value::<Vec<String>>(labels).await, ["allowed.example", "friend.example", "other"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

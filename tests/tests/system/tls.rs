@@ -178,6 +178,24 @@ async fn a_renewal_that_went_wrong_is_told_and_the_certificate_before_serves_to_
 }
 
 #[tokio::test]
+async fn a_certificate_for_another_name_is_renewed_by_one_for_another_name() {
+    let cluster = Cluster::start().await;
+    let authority = Authority::new();
+    let files = authority.certify_for_days(&["other.example"], 40);
+    let server = Server::builder(&cluster).tls(&files).metrics().start().await;
+    let end = metric(&server, "postern_certificate_end_timestamp_seconds").await;
+    // What is served is no better.
+    authority.certify(&["another.example"]).replace(&files);
+    server.signal(Signal::SIGHUP);
+    eventually("it is taken over", async || {
+        let is_current = metric(&server, "postern_certificate_current").await == 1.0;
+        let new_end = metric(&server, "postern_certificate_end_timestamp_seconds").await;
+        (is_current && new_end > end).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn files_that_are_of_no_use_keep_a_server_from_starting() {
     let cluster = Cluster::start().await;
     let authority = Authority::new();

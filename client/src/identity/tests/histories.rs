@@ -129,6 +129,29 @@ async fn commits_that_are_hidden_reordered_or_swapped_are_found() {
 }
 
 #[tokio::test]
+async fn a_device_that_tells_of_another_beginning_shows_another_history() {
+    let (phone, mut server, bob) = world();
+    server.update(&phone);
+    sees(&server, &bob).await.unwrap();
+    let honest = server.log.current.clone();
+    let founding = Founding { founder: honest.founder, transcript: honest.founding };
+    for other in [
+        Founding { founder: bob.public_key(), ..founding },
+        Founding { transcript: Transcript::new([7; 32]), ..founding },
+    ] {
+        let reader = fork(&bob);
+        let state = SignedState::sign(&alice(), &other, honest.state.eid, &honest.group_info, &phone.key());
+        server.lie(move |record| {
+            record.current.founder = other.founder;
+            record.current.founding = other.transcript;
+            record.current.state = state.clone();
+        });
+        assert_eq!(refusal(&server, &reader).await, IdentityError::Split, "{other:?}");
+        assert!(!is_confirmed(&reader, &phone));
+    }
+}
+
+#[tokio::test]
 async fn two_histories_show_themselves_to_readers_that_compare() {
     let (phone, mut server, bob) = world();
     let carol = Device::new(&"carol@example.org".parse().unwrap());

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use postern_protocol::problem::ProblemType;
+use postern_protocol::{key::SigningKey, problem::ProblemType};
 use postern_tests_kit::{World, eventually};
 use reqwest::StatusCode;
 use tokio::sync::oneshot;
@@ -125,5 +125,32 @@ async fn of_each_side_two_requests_wait_at_a_time() {
     assert!(first.0.is_empty() && first.1 < Duration::from_secs(PATIENT.into()) / 2, "it gave way");
     assert_eq!([second.0, third.0], [["here"], ["here"]]);
     assert!(others.0.is_empty() && others.1 >= Duration::from_secs(10), "it is the other side's");
+    world.close();
+}
+
+/// Whoever pads waits takes no memory from bodies that come meanwhile (OPS-9).
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wait_holds_no_memory_for_its_body() {
+    const PATIENT: u16 = 60;
+    // 33 such bodies fill it.
+    let world = World::builder().tokens(40).setting("POSTERN_BODIES_BYTES", "2200000").start().await;
+    let mut waiting = Vec::new();
+    for _ in 0..9 {
+        let meeting = Meeting::of_two(&world).await;
+        let padded = |side: &SigningKey, wait: u16| {
+            let body = format!("{{\"after\":0,\"wait\":{wait}}}{}", " ".repeat(60_000));
+            meeting.receiving(side, 0, wait).with_bytes("application/json", body.into_bytes()).wire()
+        };
+        // Of each side two wait at a time.
+        for side in [&meeting.owner, &meeting.guest, &meeting.owner, &meeting.guest] {
+            let before = counted(&world).await;
+            let (way, wire) = (world.way(0), padded(side, PATIENT));
+            waiting.push(tokio::spawn(async move { way.send(&wire).await }));
+            until_counted(&world, before + 1).await;
+            let other = world.send(&padded(side, 0)).await;
+            other.assert_ok(&format!("another body, while {} wait", waiting.len()));
+        }
+    }
+    assert!(waiting.iter().all(|wait| !wait.is_finished()), "they wait all the time");
     world.close();
 }

@@ -603,7 +603,7 @@ async fn a_slow_attempt_keeps_its_lane() {
 }
 
 /// Lanes of these domains are due, whose names are an expression of `n`, in this standing.
-async fn make_due(world: &World, domain: &str, number: usize, standing: &str) {
+pub async fn make_due(world: &World, domain: &str, number: usize, standing: &str) {
     let sql = format!(
         "INSERT INTO federation.outgoing_lanes
              (domain, lane, instance, next_number, waiting, waiting_bytes, is_stranger, last_used)
@@ -624,7 +624,7 @@ async fn make_due(world: &World, domain: &str, number: usize, standing: &str) {
 }
 
 /// The domain of the next lane that is claimed after this family's turn, and whose turn it was.
-async fn claimed(world: &World, standing: &str, after: &str) -> (Option<String>, String) {
+pub async fn claimed(world: &World, standing: &str, after: &str) -> (Option<String>, String) {
     let sql = "SELECT domain, family
                  FROM federation.claim_lane($1, uuid_send(gen_random_uuid()), 10, 64, 786432, $2, '{}')";
     let row = world.admin.query_one(sql, &[&standing, &after]).await.unwrap();
@@ -755,7 +755,7 @@ async fn a_delivery_that_is_refused_holds_its_lane_up_for_refused_attempts() {
 }
 
 /// Puts a delivery of so many bytes in for each of these domains, an expression of `n`. Returns how many were put in.
-async fn put_in(world: &World, domain: &str, number: usize, bytes: usize) -> usize {
+pub async fn put_in(world: &World, domain: &str, number: usize, bytes: usize) -> usize {
     let sql = format!(
         "SELECT federation.enqueue(array_agg(0::smallint), array_agg(({domain})::text),
                                    array_agg(uuid_send(gen_random_uuid())),

@@ -255,6 +255,9 @@ async fn a_restore_into_a_private_cluster_that_is_killed_makes_no_other_homeserv
     let mut check = postern();
     check.args(["check", "--embedded", "--domain", HOME, "--data-dir"]).arg(data_dir.path());
     fails(&mut check, &again).await;
+    let mut upgrade = postern();
+    upgrade.args(["upgrade-cluster", "--domain", HOME, "--data-dir"]).arg(data_dir.path());
+    fails(&mut upgrade, &again).await;
     // There is a cluster, but for its name.
     killer.kill(&mut restore(), "rename", "cluster.new>").await;
     let refusal = Server::embedded(&data_dir).try_start().await.err().expect("it ends");
