@@ -114,19 +114,8 @@ impl Session {
                         mailbox::deliveries::record(tx, &queue, &payload)?;
                     }
                     let tree = trees.get(&message.seq);
-                    match tx.attempt(|| take_effect(tx, &self.options, kind, &payload, tree)) {
-                        Ok(()) | Err(Rejection::Unread) => {}
-                        Err(Rejection::Invalid(reason)) => Event::Ignored { reason }.record(tx)?,
-                        Err(Rejection::Doubt { group, reason }) => {
-                            strayed::doubt(tx, &group)?;
-                            Event::Ignored { reason }.record(tx)?;
-                        }
-                        Err(Rejection::Stray { group, by_hand, members, reason }) => {
-                            let state = if by_hand { State::ByHand } else { State::Strayed };
-                            strayed::note(tx, &group, (state, members), &reason, &self.options)?;
-                        }
-                        Err(Rejection::Fault(error)) => return Err(error),
-                    }
+                    let effect = tx.attempt(|| take_effect(tx, &self.options, kind, &payload, tree));
+                    note_effect(tx, &self.options, effect)?;
                 }
                 queue.save(tx)?;
                 Ok(broken)
@@ -237,14 +226,15 @@ impl Session {
                     return group::join_later(tx, &welcome);
                 }
                 match group::join_at_last(tx, &welcome, tree.fetched()) {
-                    Ok(()) | Err(Rejection::Unread) => Ok(()),
-                    Err(Rejection::Fault(error)) => Err(error),
-                    Err(
-                        Rejection::Invalid(reason)
-                        | Rejection::Doubt { reason, .. }
-                        | Rejection::Stray { reason, .. },
-                    ) => Event::Ignored { reason }.record(tx),
+                    Ok(id) => {
+                        for message in group::take_early(tx, &id)? {
+                            let effect = tx.attempt(|| group::receive(tx, &message));
+                            note_effect(tx, &self.options, effect)?;
+                        }
+                    }
+                    Err(rejection) => note_effect(tx, &self.options, Err(rejection))?,
                 }
+                group::forget_early(tx)
             })?;
         }
         Ok(())
@@ -323,6 +313,23 @@ fn lost(tx: &Tx<'_>, kind: QueueKind, address: Option<&Address>) -> Result<()> {
         return Event::Lost { group: None }.record(tx);
     }
     groups.into_iter().try_for_each(|id| Event::Lost { group: Some(id) }.record(tx))
+}
+
+/// Notes what keeps something that came in from having an effect, if anything does.
+fn note_effect(tx: &Tx<'_>, options: &Options, effect: Result<(), Rejection>) -> Result<()> {
+    match effect {
+        Ok(()) | Err(Rejection::Unread) => Ok(()),
+        Err(Rejection::Invalid(reason)) => Event::Ignored { reason }.record(tx),
+        Err(Rejection::Doubt { group, reason }) => {
+            strayed::doubt(tx, &group)?;
+            Event::Ignored { reason }.record(tx)
+        }
+        Err(Rejection::Stray { group, by_hand, members, reason }) => {
+            let state = if by_hand { State::ByHand } else { State::Strayed };
+            strayed::note(tx, &group, (state, members), &reason, options)
+        }
+        Err(Rejection::Fault(error)) => Err(error),
+    }
 }
 
 fn take_effect(

@@ -16,23 +16,12 @@ use crate::{
 pub(super) fn commit_events(id: &GroupId, group: &MlsGroup, by: Member, commit: &StagedCommit) -> Vec<Event> {
     let epoch = commit.epoch().as_u64();
     let mut added: Vec<_> = added_leaf_keys(commit).into_iter().map(Member::unknown).collect();
-    let comes_in =
-        commit.queued_proposals().any(|queued| matches!(queued.proposal(), Proposal::ExternalInit(_)));
-    if comes_in && commit.remove_proposals().next().is_none() {
+    if comes_in(commit) && commit.remove_proposals().next().is_none() {
         added.push(by.clone());
     }
-    let removed: Vec<_> = commit
-        .queued_proposals()
-        .filter_map(|queued| match (queued.proposal(), queued.sender()) {
-            // A member that comes back removes its own old leaf.
-            (Proposal::Remove(remove), _) if !comes_in => Some(remove.removed()),
-            (Proposal::SelfRemove, Sender::Member(leaf)) => Some(*leaf),
-            _ => None,
-        })
-        .filter_map(|leaf| group.member_at(leaf))
-        .filter_map(|member| mls::public_key(&member.signature_key))
-        .map(Member::unknown)
-        .collect();
+    let removed = removed_members(group, commit);
+    let removed = removed.iter().filter_map(|member| mls::public_key(&member.signature_key));
+    let removed: Vec<_> = removed.map(Member::unknown).collect();
     let mut events = Vec::new();
     if let Some(admins) = admins_after(group, commit) {
         events.push(Event::AdminsChanged { group: id.clone(), epoch, by: by.clone(), admins });
@@ -46,6 +35,25 @@ pub(super) fn commit_events(id: &GroupId, group: &MlsGroup, by: Member, commit: 
         events.push(Event::Added { group: id.clone(), epoch, by, members: added });
     }
     events
+}
+
+/// The members that a commit removes. One that comes back removes its own old leaf, and is none of them.
+pub(super) fn removed_members(group: &MlsGroup, commit: &StagedCommit) -> Vec<openmls::prelude::Member> {
+    let comes_in = comes_in(commit);
+    commit
+        .queued_proposals()
+        .filter_map(|queued| match (queued.proposal(), queued.sender()) {
+            (Proposal::Remove(remove), _) if !comes_in => Some(remove.removed()),
+            (Proposal::SelfRemove, Sender::Member(leaf)) => Some(*leaf),
+            _ => None,
+        })
+        .filter_map(|leaf| group.member_at(leaf))
+        .collect()
+}
+
+/// Whether the sender of a commit comes in by it, or back.
+fn comes_in(commit: &StagedCommit) -> bool {
+    commit.queued_proposals().any(|queued| matches!(queued.proposal(), Proposal::ExternalInit(_)))
 }
 
 /// The admins that a commit gives the group, if they are others than before.

@@ -13,11 +13,11 @@ use postern_protocol::{
 };
 
 use super::{
-    changes::{added_leaf_keys, commit_events},
+    changes::{added_leaf_keys, commit_events, removed_members},
     create::external_sender,
     handover, links,
     outstanding::{self, Kind, Outstanding},
-    record, rules,
+    record, removed, rules,
     state::GroupState,
 };
 use crate::{
@@ -135,6 +135,7 @@ impl GroupState {
             for leaf_key in added_leaf_keys(commit) {
                 welcome_member(tx, &self.id, &leaf_key)?;
             }
+            removed::note(tx, &self.id, self.epoch(), &removed_members(&self.mls, commit))?;
             let (address, user_key) = (self.delivery_address(), self.own_leaf()?.user_key);
             self.note_user_key(tx)?;
             self.mls.merge_pending_commit(tx).map_err(Error::mls("cannot apply our own commit"))?;

@@ -1,8 +1,8 @@
-//! Welcomes that arrive in the group queue: this client becomes a member. Owns the table `welcomes`.
+//! Welcomes that arrive in the group queue: this client becomes a member. Owns the tables `welcomes` and `early_messages`.
 
 use openmls::prelude::{MlsMessageBodyIn, ProcessedWelcome, RatchetTreeIn, StagedWelcome, WelcomeError};
 use postern_protocol::{
-    Welcome,
+    MlsMessage, Welcome,
     ds::{FetchWelcomeTree, GroupId, WelcomeTree},
     key::SigningKey,
     mls::{GROUP_POLICY, GroupPolicy},
@@ -20,6 +20,9 @@ use crate::{
 
 /// The most Welcomes that wait for their trees.
 const MOST_LATE: i64 = 100;
+/// The most messages that wait for a Welcome which waits, and the most bytes of them together.
+const MOST_EARLY: u64 = 1000;
+const MOST_EARLY_BYTES: u64 = 8 * 1024 * 1024;
 /// Seconds before a DS is asked again for the tree of a Welcome, the first time, and at most.
 const FIRST_PAUSE: u64 = 10;
 const LONGEST_PAUSE: u64 = 60 * 60;
@@ -47,16 +50,47 @@ pub(crate) fn late_welcomes(tx: &Tx<'_>) -> Result<Vec<Welcome>> {
     Ok(welcomes.collect::<Result<_, _>>()?)
 }
 
-/// Lets a Welcome take effect that waited. What the group did meanwhile went by: whether this client can follow shows
-/// when the DS is asked.
+/// Lets a Welcome take effect that waited. What the group did meanwhile is in [`take_early`], as far as there was room:
+/// whether this client can follow shows when the DS is asked.
 pub(crate) fn join_at_last(
     tx: &Tx<'_>,
     welcome: &Welcome,
     tree: Option<&WelcomeTree>,
-) -> Result<(), Rejection> {
+) -> Result<GroupId, Rejection> {
     tx.sql().execute("DELETE FROM welcomes WHERE welcome = ?1", [welcome.as_bytes()])?;
     let id = tx.attempt(|| join(tx, welcome, tree))?;
-    Ok(strayed::doubt(tx, &id)?)
+    strayed::doubt(tx, &id)?;
+    Ok(id)
+}
+
+/// Keeps a message of a group that this client is not in, if a Welcome waits, which may be to it. False if none does, or there
+/// is no more room.
+pub(super) fn keep_early(tx: &Tx<'_>, id: &GroupId, message: &MlsMessage) -> Result<bool> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM welcomes), count(*), coalesce(sum(length(message)), 0) FROM early_messages";
+    let (waits, messages, bytes): (bool, u64, u64) =
+        tx.sql().query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+    if !waits || messages >= MOST_EARLY || bytes >= MOST_EARLY_BYTES {
+        return Ok(false);
+    }
+    let sql = "INSERT INTO early_messages (group_id, message) VALUES (?1, ?2)";
+    tx.sql().execute(sql, params![id.to_mls(), message.as_bytes()])?;
+    Ok(true)
+}
+
+/// Takes the messages of a group that came before this client had joined, in their order.
+pub(crate) fn take_early(tx: &Tx<'_>, id: &GroupId) -> Result<Vec<MlsMessage>> {
+    let mut statement =
+        tx.sql().prepare_cached("SELECT message FROM early_messages WHERE group_id = ?1 ORDER BY number")?;
+    let messages = statement.query_map([id.to_mls()], |row| row.get(0).map(MlsMessage::new))?;
+    let messages = messages.collect::<Result<_, _>>()?;
+    tx.sql().execute("DELETE FROM early_messages WHERE group_id = ?1", [id.to_mls()])?;
+    Ok(messages)
+}
+
+/// Forgets the messages that came early, once no Welcome waits.
+pub(crate) fn forget_early(tx: &Tx<'_>) -> Result<()> {
+    tx.sql().execute("DELETE FROM early_messages WHERE NOT EXISTS (SELECT 1 FROM welcomes)", [])?;
+    Ok(())
 }
 
 /// The ratchet tree that a Welcome to us needs: its group, the request for it, and the key that

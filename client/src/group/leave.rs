@@ -7,7 +7,7 @@ use postern_protocol::{PublicKey, ds::GroupId, encoding::Encoding};
 use super::{
     Change, evict, handover, left_place, members, outbox,
     outstanding::{self, Kind, Outstanding},
-    record, rules,
+    record, removed, rules,
     state::GroupState,
     strayed,
 };
@@ -128,6 +128,7 @@ impl GroupState {
         strayed::forget(tx, &self.id)?;
         self.mls.delete(tx.storage())?;
         left_place::forget(tx, &self.id)?;
+        removed::forget(tx, &self.id)?;
         record::deactivate(tx, &self.id)?;
         invitations::end_all(tx, &self.id)?;
         self.forget_place(tx)

@@ -26,6 +26,7 @@ mod outstanding;
 mod receive;
 mod record;
 mod rejoin;
+mod removed;
 mod rules;
 mod state;
 pub(crate) mod strayed;
@@ -47,7 +48,7 @@ pub(crate) use self::{
         handover, next_entry, not_told, retell, retell_all, take_over, to_tell, told,
     },
     introduce::{introduce, waiting_groups},
-    join::{join, join_at_last, join_later, late_welcomes, tree_of_welcome},
+    join::{forget_early, join, join_at_last, join_later, late_welcomes, take_early, tree_of_welcome},
     leave::withdraw_invitations,
     links::unconfirmed,
     members::{claims, devices_of, history, members, pending_events},

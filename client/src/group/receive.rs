@@ -12,11 +12,12 @@ use postern_protocol::{
 use super::{
     accounts, attributes,
     changes::commit_events,
+    join,
     left_place::{self, Said},
     links::{self, Place},
     message::{ApplicationMessage, Content},
     outstanding::{self, Kind},
-    record,
+    record, removed,
     rules::{self, Committer},
     state::GroupState,
     strayed,
@@ -30,8 +31,8 @@ use crate::{
 };
 
 /// Lets a message take effect.
-pub(crate) fn receive(tx: &Tx<'_>, message: &MlsMessage) -> Result<(), Rejection> {
-    let message: ProtocolMessage = match mls::parse(message.as_bytes()) {
+pub(crate) fn receive(tx: &Tx<'_>, queued: &MlsMessage) -> Result<(), Rejection> {
+    let message: ProtocolMessage = match mls::parse(queued.as_bytes()) {
         Some(MlsMessageBodyIn::PublicMessage(message)) => message.into(),
         Some(MlsMessageBodyIn::PrivateMessage(message)) => message.into(),
         _ => return Err(Rejection::invalid("a queued message is no message of a group")),
@@ -41,6 +42,9 @@ pub(crate) fn receive(tx: &Tx<'_>, message: &MlsMessage) -> Result<(), Rejection
     let group = match GroupState::find(tx, &id) {
         Ok(Some(group)) => group,
         Ok(None) | Err(Error::NotMember) => {
+            if join::keep_early(tx, &id, queued)? {
+                return Ok(());
+            }
             return Err(Rejection::invalid("a message is for a group this client is not in"));
         }
         Err(error) => return Err(error.into()),
@@ -95,26 +99,30 @@ fn receive_in(tx: &Tx<'_>, mut group: GroupState, message: ProtocolMessage) -> R
         group.came_back(tx)?;
     }
     let (epoch, voucher) = (processed.epoch().as_u64(), processed.aad().to_vec());
-    let sender = match processed.sender() {
-        Sender::Member(leaf) => {
-            // When a message is late, another member may sit there by now.
-            let is_sender = |found: &openmls::prelude::Member| found.credential == *processed.credential();
-            let member = group.mls.member_at(*leaf).filter(is_sender);
-            Some(member.ok_or_else(|| Rejection::invalid("a message is from nobody in the group"))?)
-        }
-        _ => None,
-    };
     let key = |bytes: &[u8]| {
         mls::public_key(bytes).ok_or_else(|| Rejection::invalid("a member's key is malformed"))
     };
-    match (processed.into_content(), sender) {
-        (ProcessedMessageContent::ApplicationMessage(message), Some(sender)) => {
-            receive_content(tx, &group, epoch, key(&sender.signature_key)?, &message.into_bytes())
+    let sender = match processed.sender() {
+        Sender::Member(leaf) => {
+            // When a message is late, another member may sit there by now, or nobody.
+            let is_sender = |found: &openmls::prelude::Member| found.credential == *processed.credential();
+            let leaf_key = match group.mls.member_at(*leaf).filter(is_sender) {
+                Some(member) => Some(key(&member.signature_key)?),
+                None => removed::leaf_key(tx, &id, *leaf, epoch, processed.credential())?,
+            };
+            let from_nobody = || Rejection::invalid("a message is from nobody in the group");
+            Some((*leaf, leaf_key.ok_or_else(from_nobody)?))
         }
-        (ProcessedMessageContent::StagedCommitMessage(commit), Some(sender)) => {
-            rules::check_commit(&group.mls, &commit, &Committer::Member(sender.index))
+        _ => None,
+    };
+    match (processed.into_content(), sender) {
+        (ProcessedMessageContent::ApplicationMessage(message), Some((_, sender))) => {
+            receive_content(tx, &group, epoch, sender, &message.into_bytes())
+        }
+        (ProcessedMessageContent::StagedCommitMessage(commit), Some((leaf, sender))) => {
+            rules::check_commit(&group.mls, &commit, &Committer::Member(leaf))
                 .map_err(|reason| strays(true, reason.to_owned()))?;
-            receive_commit(tx, group, key(&sender.signature_key)?, *commit)
+            receive_commit(tx, group, sender, *commit)
         }
         (ProcessedMessageContent::StagedCommitMessage(commit), None) => {
             let leaf = commit

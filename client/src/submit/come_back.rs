@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use postern_protocol::{ds::GroupId, mls::DeliveryAddress, qs::QueueKind};
+use postern_protocol::{ds::GroupId, mls::DeliveryAddress, problem::ProblemType, qs::QueueKind};
 
 use super::{ATTEMPTS, Fate};
 use crate::{
@@ -98,7 +98,12 @@ impl Session {
             Err(Error::NotMember) => None,
             group => Some(group?.epoch()),
         };
-        let current = self.fetch_current(id).await?;
+        let current = match self.fetch_current(id).await {
+            Err(error) if error.refusal().is_some_and(|problem| problem.kind == ProblemType::NotAllowed) => {
+                return if self.learns_of_its_removal(step, id).await? { Ok(()) } else { Err(error) };
+            }
+            current => current?,
+        };
         let epoch = GroupState::epoch_of(&current)?;
         // All that led there is in the queue, unless it was lost.
         self.drain(step, QueueKind::Group).await?;
@@ -136,6 +141,19 @@ impl Session {
         })?;
         let may_try = self.store.read(|tx| strayed::may_try(tx, id))?;
         if follows || !may_try { Ok(()) } else { self.rejoin(step, id, &Differences::default()).await }
+    }
+
+    /// Whether this device, which is in a group no more as the DS says, learns so by the commit that removed it: that came, or
+    /// is on its way from another homeserver.
+    async fn learns_of_its_removal(&self, step: &Step<'_>, id: &GroupId) -> Result<bool> {
+        self.drain(step, QueueKind::Group).await?;
+        if self.misses_what_is_on_the_way(step, id, |_| true).await? {
+            return self.store.write(|tx| strayed::wait(tx, id));
+        }
+        self.store.read(|tx| match GroupState::load(tx, id) {
+            Err(Error::NotMember) => Ok(true),
+            group => group.map(|_| false),
+        })
     }
 
     /// Waits while this device is behind a group at another homeserver, whose messages may come later than its answers.

@@ -24,16 +24,14 @@ impl Session {
             self.be_current(step, id).await?;
             let staged = self.store.write(|tx| {
                 let mut group = GroupState::load(tx, id)?;
-                let change = decide(tx, &group)?;
-                change.map(|change| group.stage_commit(tx, &change)).transpose()
+                let (change, known) = (decide(tx, &group)?, extent(&group));
+                change.map(|change| group.stage_commit(tx, &change).map(|()| known)).transpose()
             })?;
-            if staged.is_none() {
-                return Ok(());
-            }
+            let Some(known) = staged else { return Ok(()) };
             let settled = self.settle(step, id).await?;
             match settled.of(Kind::Commit) {
                 Some(Fate::Accepted(_)) => return Ok(()),
-                Some(Fate::Refused(problem)) if !self.clears_the_way(step, id).await? => {
+                Some(Fate::Refused(problem)) if !self.clears_the_way(step, id, known).await? => {
                     return Err(problem.clone().into());
                 }
                 _ => {}
@@ -43,19 +41,28 @@ impl Session {
     }
 
     /// After a commit was refused: true if that may be because the DS waits for a proposal that this
-    /// device did not have, and it came by now, or coming back has made an end of it.
-    async fn clears_the_way(&self, step: &Step<'_>, id: &GroupId) -> Result<bool> {
-        let known = |tx: &Tx<'_>| -> Result<(u64, usize)> {
-            let group = GroupState::load(tx, id)?;
-            Ok((group.epoch(), group.pending_proposals()))
-        };
+    /// device did not have when it made the commit, with the group as far as it was `known`; and the proposal came by now,
+    /// or coming back has made an end of it.
+    ///
+    /// # Errors
+    /// [`Error::Behind`] where the proposal is on its way from another homeserver.
+    async fn clears_the_way(&self, step: &Step<'_>, id: &GroupId, known: (u64, usize)) -> Result<bool> {
         if self.store.read(|tx| strayed::state(tx, id))? != strayed::State::Doubtful {
             return Ok(false);
         }
-        let before = self.store.read(known)?;
         self.come_back(step, id).await?;
-        Ok(self.store.read(known)? != before)
+        let (now, state) =
+            self.store.read(|tx| Ok((extent(&GroupState::load(tx, id)?), strayed::state(tx, id)?)))?;
+        match (now == known, state) {
+            (true, strayed::State::Behind) => Err(Error::Behind),
+            (is_as_known, _) => Ok(!is_as_known),
+        }
     }
+}
+
+/// The epoch of a group and the number of its proposals that wait, as far as this device knows.
+fn extent(group: &GroupState) -> (u64, usize) {
+    (group.epoch(), group.pending_proposals())
 }
 
 /// The commit that has to come before anything is said: of what others proposed.

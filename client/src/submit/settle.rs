@@ -59,9 +59,11 @@ impl Session {
         // followed our commit, accepted with its answer lost: so nothing is abandoned before.
         self.drain(step, QueueKind::Group).await?;
         let current = problem.epoch;
-        let is_behind = |group: &GroupState| current.is_some_and(|epoch| epoch > group.epoch());
-        if problem.kind == ProblemType::WrongEpoch
-            && kind != Kind::Rejoin
+        let is_late = problem.kind == ProblemType::WrongEpoch && kind != Kind::Rejoin;
+        // The DS says that this device was removed. What it sent may have been accepted before.
+        let is_out = problem.kind == ProblemType::NotAllowed;
+        let is_behind = |group: &GroupState| is_out || current.is_some_and(|epoch| epoch > group.epoch());
+        if (is_late || is_out)
             && self.misses_what_is_on_the_way(step, id, is_behind).await?
             && self.store.write(|tx| strayed::wait(tx, id))?
         {

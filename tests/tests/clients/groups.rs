@@ -104,6 +104,25 @@ async fn what_somebody_proposed_is_committed_though_nobody_says_anything() {
 }
 
 #[tokio::test]
+async fn a_commit_takes_along_what_was_proposed_since_its_sender_looked() {
+    let world = World::builder().pushing().start().await;
+    let ([alice, bob, carol], group) = group_of_three(&world).await;
+    let (alice, bob) = (with(alice, patient()), with(bob, patient()));
+    receive(&bob).await;
+    bob.sync(Duration::ZERO).await.unwrap();
+    carol.group_with_id(&group).leave().await.unwrap();
+    bob.group_with_id(&group).update().await.unwrap();
+    receive(&carol).await;
+    assert!(matches!(carol.group_with_id(&group).epoch(), Err(Error::NotMember)));
+    receive(&alice).await;
+    for client in [&alice, &bob] {
+        assert_eq!(client.group_with_id(&group).members().unwrap().len(), 2);
+    }
+    let events = bob.sync(Duration::ZERO).await.unwrap();
+    assert!(matches!(&events[..], [Event::Removed { .. }]), "{events:?}");
+}
+
+#[tokio::test]
 async fn what_members_keep_beside_their_leaves_they_alone_can_read_and_it_goes_with_them() {
     let world = World::builder().pushing().start().await;
     let ([alice, bob, carol], group) = group_of_three(&world).await;

@@ -188,6 +188,12 @@ async fn what_is_out_of_reach_keeps_nobody_from_anything_else() {
         matches!(bob.group_with_id(&away).epoch(), Err(Error::UnknownGroup(_))),
         "it cannot be joined yet"
     );
+    // What is said there meanwhile comes, and cannot be read yet.
+    say(&carol, &away, "is Bob here?").await;
+    carol.group_with_id(&away).update().await.expect("a member can commit");
+    say(&carol, &away, "he will be").await;
+    eventually("it came", async || (neighbours[2].value::<i64>(delivered).await == 0).then_some(())).await;
+    bob.receive(Duration::ZERO).await.expect("the own homeserver is there");
     let refused = bob.group_with_id(&group).invite(&"frank@c.example".parse().unwrap()).await;
     assert!(refused.is_err_and(|error| error.is_passing()), "nobody there can be asked for");
     say(&dave, &home, "among us").await;
@@ -196,8 +202,12 @@ async fn what_is_out_of_reach_keeps_nobody_from_anything_else() {
     neighbours.calm();
     hears_all(&carol, &["is Carol there?", "not now"]).await;
     until("Bob has joined at last", &[&bob, &carol], || bob.group_with_id(&away).epoch().is_ok()).await;
+    assert_eq!(
+        bob.group_with_id(&away).epoch().expect("a member"),
+        carol.group_with_id(&away).epoch().expect("a member")
+    );
     say(&carol, &away, "welcome").await;
-    hears(&bob, "welcome").await;
+    hears_all(&bob, &["is Bob here?", "he will be", "welcome"]).await;
     neighbours.close();
 }
 

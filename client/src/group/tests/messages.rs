@@ -1,6 +1,9 @@
 //! Messages and commits: read once and in order, whatever was lost.
 
-use super::*;
+use super::{
+    super::{forget_early, join_at_last, join_later, take_early},
+    *,
+};
 
 #[test]
 fn members_read_each_other_once_and_know_who_speaks() {
@@ -131,6 +134,65 @@ fn a_message_that_comes_after_later_ones_of_its_sender_is_shown_and_shown_once()
     alice.receive(&many[many.len() - 1]).unwrap();
     alice.receive(&many[1]).unwrap();
     assert_eq!(alice.texts(), [mls::LATE_MESSAGES.to_string(), "1".to_owned()]);
+}
+
+#[test]
+fn what_somebody_said_before_this_device_removed_them_is_read_after_it() {
+    let issuer = SigningKey::generate();
+    let people = ["alice", "bob", "carol", "dave"].map(|name| person(name, &issuer));
+    let [alice, bob, carol, dave] = &people;
+    let id = alice.create();
+    alice.add(&id, &[bob]);
+    bob.receive(&alice.add(&id, &[carol])).unwrap();
+    let said = ["one", "two"].map(|text| bob.say(&id, text));
+    alice.stage(&id, &Change::Remove(vec![bob.leaf(&id)]));
+    alice.confirm(&id);
+    alice.receive(&said[0]).unwrap();
+    // Another member sits in his place by now.
+    alice.add(&id, &[dave]);
+    alice.receive(&said[1]).unwrap();
+    alice.receive(&said[1]).unwrap();
+    let heard = |event| match event {
+        Event::Message { sender, text, .. } => Some((sender.user, text)),
+        _ => None,
+    };
+    let heard: Vec<_> = alice.events().into_iter().filter_map(heard).collect();
+    let by_bob = |text: &str| (Some(bob.user.clone()), text.to_owned());
+    assert_eq!(heard, [by_bob("one"), by_bob("two")]);
+}
+
+#[test]
+fn what_comes_while_a_welcome_waits_is_read_once_it_takes_effect() {
+    let issuer = SigningKey::generate();
+    let people = ["alice", "bob", "carol"].map(|name| person(name, &issuer));
+    let [alice, bob, carol] = &people;
+    let id = alice.create();
+    alice.add(&id, &[bob]);
+    let leaf_key = carol.offer_to(alice);
+    let added = alice.stage(&id, &Change::Add(vec![leaf_key]));
+    alice.confirm(&id);
+    bob.receive(&added.message).unwrap();
+    let (welcome, tree) = (added.welcome.as_ref().unwrap(), alice.tree(&id));
+    let one = alice.say(&id, "one");
+    assert!(carol.receive(&one).is_err(), "she waits for no group");
+    carol.store.write(|tx| join_later(tx, welcome)).unwrap();
+    let update = bob.stage(&id, &Change::Update);
+    bob.confirm(&id);
+    alice.receive(&update.message).unwrap();
+    let two = bob.say(&id, "two");
+    let elsewhere = bob.create();
+    let other = bob.say(&elsewhere, "not for her");
+    for message in [&one, &update.message, &other, &two] {
+        carol.receive(message).unwrap();
+    }
+    assert_eq!(carol.store.write(|tx| Ok(join_at_last(tx, welcome, Some(&tree)).unwrap())).unwrap(), id);
+    let early = carol.store.write(|tx| take_early(tx, &id)).unwrap();
+    assert_eq!(early, [one, update.message, two]);
+    early.iter().for_each(|message| carol.receive(message).unwrap());
+    assert_eq!(carol.texts(), ["one", "two"]);
+    assert_eq!(carol.epoch(&id), alice.epoch(&id));
+    carol.store.write(forget_early).unwrap();
+    assert!(carol.store.write(|tx| take_early(tx, &elsewhere)).unwrap().is_empty());
 }
 
 /// Seconds until a KeyPackage ends: enough for what happens before, also on a busy machine.

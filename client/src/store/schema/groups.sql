@@ -32,6 +32,14 @@ CREATE TABLE welcomes (
     due INTEGER NOT NULL                -- seconds since 1970: when to ask again
 ) STRICT;
 
+-- Messages of groups that this device is not in, which came while a Welcome waits: it may be to one of them. They are read
+-- once this device has joined by it, in the order in which they came, and dropped once no Welcome waits.
+CREATE TABLE early_messages (
+    number INTEGER PRIMARY KEY,
+    group_id BLOB NOT NULL,
+    message BLOB NOT NULL               -- an MLSMessage
+) STRICT;
+
 -- Requests to the DS whose answer is outstanding: of each group one of a kind at most. The bytes are
 -- kept until an answer accepts or refuses them, so that a repeat is identical.
 CREATE TABLE submissions (
@@ -139,6 +147,16 @@ CREATE TABLE left_places (
     data_type TEXT NOT NULL,
     group_data BLOB NOT NULL,
     PRIMARY KEY (group_id, data_type)
+) STRICT;
+
+-- Members that a commit of this device removed, for as long as what they said before opens: it may come later.
+CREATE TABLE removed_members (
+    group_id BLOB NOT NULL,
+    leaf INTEGER NOT NULL,              -- its place in the tree
+    epoch INTEGER NOT NULL,             -- the last one that it was in
+    pseudonym BLOB NOT NULL,
+    leaf_key BLOB NOT NULL,
+    PRIMARY KEY (group_id, leaf, epoch)
 ) STRICT;
 
 -- Users of members that say to have another name, or to end, until the AS was asked.

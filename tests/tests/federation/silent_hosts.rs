@@ -1,0 +1,157 @@
+//! Hundreds of homeservers that accept each connection and never answer, of many families of names, some of which took
+//! deliveries before: what is for a good neighbour does not wait for the end of any attempt at them (FED-6).
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use postern_protocol::{ds::MessageAccepted, name::Domain};
+use postern_tests_kit::{Commit, Neighbours, Party, World, eventually, fresh_address};
+use tokio::{
+    io::AsyncReadExt as _,
+    net::TcpListener,
+    task::{JoinHandle, JoinSet},
+};
+
+use crate::groups::{drained, group, texts};
+
+/// Groups with members at silent hosts, and the hosts of each: as many as a group may have.
+const GROUPS: usize = 6;
+const OF_GROUP: usize = 50;
+/// Families of names that the hosts are of. Every other one took deliveries before.
+const FAMILIES: usize = 30;
+/// Attempts at silent hosts that are under way, at least, when something is said.
+const UNDER_WAY: usize = 8;
+/// Texts that are said, until one has come before any attempt ended that was under way when it was said. Each attempt ends
+/// at some time, perhaps just then; but where a text has to wait for that, all do.
+const TEXTS: usize = 20;
+
+/// A host that accepts every connection, reads whatever comes, and never answers. Dropping it ends its connections.
+struct SilentHost {
+    address: SocketAddr,
+    figures: Arc<Figures>,
+    accepting: JoinHandle<()>,
+}
+
+#[derive(Default)]
+struct Figures {
+    accepted: AtomicUsize,
+    /// The connections that their other side gave up.
+    ended: AtomicUsize,
+}
+
+impl SilentHost {
+    async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+        let address = listener.local_addr().expect("it has an address");
+        let figures = Arc::<Figures>::default();
+        let accepting = tokio::spawn(accept(listener, Arc::clone(&figures)));
+        Self { address, figures, accepting }
+    }
+
+    fn ended(&self) -> usize {
+        self.figures.ended.load(Ordering::SeqCst)
+    }
+
+    /// The connections that are there now.
+    fn open(&self) -> usize {
+        let ended = self.ended();
+        self.figures.accepted.load(Ordering::SeqCst).saturating_sub(ended)
+    }
+}
+
+impl Drop for SilentHost {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+async fn accept(listener: TcpListener, figures: Arc<Figures>) {
+    // Its tasks end with it.
+    let mut connections = JoinSet::new();
+    while let Ok((mut stream, _)) = listener.accept().await {
+        figures.accepted.fetch_add(1, Ordering::SeqCst);
+        let figures = Arc::clone(&figures);
+        connections.spawn(async move {
+            let mut bytes = vec![0; 16 * 1024];
+            while stream.read(&mut bytes).await.is_ok_and(|read| read > 0) {}
+            figures.ended.fetch_add(1, Ordering::SeqCst);
+        });
+        while connections.try_join_next().is_some() {}
+    }
+}
+
+/// A group at this world whose other members are at these domains: a Welcome waits for each.
+async fn found(world: &World, domains: &[Domain]) {
+    let mut group = world.group(1).await;
+    let newcomer = |domain| {
+        let mut party = Party::newcomer();
+        party.leaf = party.leaf_at(domain, fresh_address());
+        party.key_package()
+    };
+    let (_, call) =
+        group.make(0, Commit { add: domains.iter().map(newcomer).collect(), ..Commit::default() });
+    let accepted: MessageAccepted = world.pay(&call).await.decode();
+    assert_eq!(accepted.undelivered, 0, "something waits for each");
+    group.party(0).merge();
+    let said = group.party(0).say(b"is anybody there?");
+    let accepted: MessageAccepted = world.pay(&group.submit(0, &said, None)).await.decode();
+    assert_eq!(accepted.undelivered, 0, "and something more");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_for_a_good_neighbour_waits_for_none_of_hundreds_of_silent_hosts() {
+    let silent = SilentHost::start().await;
+    let domains: Vec<Domain> = (0..GROUPS * OF_GROUP)
+        .map(|number| {
+            let family = number % FAMILIES;
+            let kind = ["known", "made-up"][family % 2];
+            format!("host{number}.{kind}{family}.example").parse().expect("it is a domain")
+        })
+        .collect();
+    let builder = Neighbours::builder().tokens(200);
+    let builder =
+        domains.iter().fold(builder, |builder, domain| builder.host(domain.as_str(), silent.address));
+    let neighbours = builder.start().await;
+    let world = &neighbours[0];
+    let mut good = group(&neighbours, &[1]).await;
+    drained(world).await;
+
+    for of_group in domains.chunks(OF_GROUP) {
+        found(world, of_group).await;
+    }
+    let waiting = "SELECT count(DISTINCT domain) FROM federation.outbox WHERE domain LIKE 'host%'";
+    assert_eq!(world.value::<i64>(waiting).await, (GROUPS * OF_GROUP) as i64);
+    // Those took deliveries until today.
+    let known = "UPDATE federation.outgoing_lanes SET is_stranger = false WHERE domain LIKE 'host%.known%';
+                 INSERT INTO federation.neighbours (domain, first_success, last_success)
+                 SELECT DISTINCT l.domain, current_date, current_date
+                   FROM federation.outgoing_lanes l
+                  WHERE l.domain LIKE 'host%.known%';
+                 DELETE FROM federation.attempts WHERE domain LIKE 'host%.known%';
+                 UPDATE federation.due SET standing = 'good', due = now(), holder = NULL
+                  WHERE domain LIKE 'host%.known%'";
+    world.admin.batch_execute(known).await.expect("it can be so");
+
+    let mut came_first = false;
+    for text in 0..TEXTS {
+        eventually("silent hosts are tried", async || (silent.open() >= UNDER_WAY).then_some(())).await;
+        let ended = silent.ended();
+        world.restock(1).await;
+        let said = good.party(0).say(format!("text {text}").as_bytes());
+        let accepted: MessageAccepted = world.pay(&good.submit(0, &said, None)).await.decode();
+        assert_eq!(accepted.undelivered, 0);
+        assert_eq!(texts(&neighbours, &mut good.members[1], 1).await.len(), 1);
+        came_first = silent.ended() == ended;
+        if came_first {
+            break;
+        }
+    }
+    assert!(came_first, "each text came after the end of some attempt at a silent host");
+    assert_eq!(world.value::<i64>(waiting).await, (GROUPS * OF_GROUP) as i64, "they are all waited for");
+    neighbours.close();
+}
