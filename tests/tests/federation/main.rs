@@ -14,6 +14,6 @@ mod people;
 mod people_in_groups;
 mod pipe;
 mod policy;
-mod turns;
 mod silent_hosts;
+mod turns;
 mod views;
