@@ -392,7 +392,7 @@ mod tests {
             assert_eq!(domain.parse::<Domain>().unwrap().family(), family, "{domain}");
         }
         // A host's name may have one label.
-        assert_eq!(super::family("localhost"), "localhost");
+        assert_eq!(family("localhost"), "localhost");
     }
 
     fn alike(one: &str, other: &str) -> bool {
