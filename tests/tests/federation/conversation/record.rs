@@ -105,7 +105,7 @@ impl Conversation {
         self.check_queues(&stays);
         self.check_words(&told);
         for (domain, stays) in stays.iter().enumerate() {
-            self.check_hearing(RESIDENTS + domain, stays, &told);
+            check_hearing(RESIDENTS + domain, stays, &told);
         }
         self.check_members();
     }
@@ -257,37 +257,6 @@ impl Conversation {
         unsent.chain(person.words.refused.iter().cloned()).collect()
     }
 
-    /// In each stay a guest heard what the residents heard of its epochs, but for what each of those did not hear, having said
-    /// it. The resident who made an end of the stay does not know the place of that among what others said.
-    fn check_hearing(&self, guest: usize, stays: &[Stay], told: &[Vec<Told>]) {
-        let parts: Vec<&[Told]> = told[guest].split(|told| *told == Told::Joined).collect();
-        assert_eq!(parts.len(), stays.len(), "{guest} joined another number of times");
-        for (stay, heard) in stays.iter().zip(parts) {
-            let is_end = |told: &Told| match (told, &stay.end) {
-                (Told::Out { who, epoch, .. }, Some(end)) => *who == guest && *epoch == end.epoch + 1,
-                _ => false,
-            };
-            for (resident, told) in told[..RESIDENTS].iter().enumerate() {
-                if stay.end.as_ref().is_some_and(|end| end.by == resident) {
-                    continue;
-                }
-                let until = told.iter().take_while(|told| !is_end(told));
-                let theirs = until.filter_map(|told| match told {
-                    Told::Text { by, epoch, text } if *by != guest && *epoch >= stay.since => {
-                        Some((*by, text))
-                    }
-                    _ => None,
-                });
-                let heard = heard.iter().filter_map(|told| match told {
-                    Told::Text { by, text, .. } if *by != resident => Some((*by, text)),
-                    _ => None,
-                });
-                let (theirs, heard): (Vec<_>, Vec<_>) = (theirs.collect(), heard.collect());
-                assert_eq!(heard, theirs, "{guest} and {resident} heard something else: {stay:?}");
-            }
-        }
-    }
-
     /// All who are in are in one epoch, with the same members, and these are the residents and the guests that stay.
     fn check_members(&self) {
         let (epoch, members) = (self.epoch_of(0), self.members_of(0));
@@ -333,6 +302,35 @@ impl Conversation {
             }
         }
         told
+    }
+}
+
+/// In each stay a guest heard what the residents heard of its epochs, but for what each of those did not hear, having said
+/// it. The resident who made an end of the stay does not know the place of that among what others said.
+fn check_hearing(guest: usize, stays: &[Stay], told: &[Vec<Told>]) {
+    let parts: Vec<&[Told]> = told[guest].split(|told| *told == Told::Joined).collect();
+    assert_eq!(parts.len(), stays.len(), "{guest} joined another number of times");
+    for (stay, heard) in stays.iter().zip(parts) {
+        let is_end = |told: &Told| match (told, &stay.end) {
+            (Told::Out { who, epoch, .. }, Some(end)) => *who == guest && *epoch == end.epoch + 1,
+            _ => false,
+        };
+        for (resident, told) in told[..RESIDENTS].iter().enumerate() {
+            if stay.end.as_ref().is_some_and(|end| end.by == resident) {
+                continue;
+            }
+            let until = told.iter().take_while(|told| !is_end(told));
+            let theirs = until.filter_map(|told| match told {
+                Told::Text { by, epoch, text } if *by != guest && *epoch >= stay.since => Some((*by, text)),
+                _ => None,
+            });
+            let heard = heard.iter().filter_map(|told| match told {
+                Told::Text { by, text, .. } if *by != resident => Some((*by, text)),
+                _ => None,
+            });
+            let (theirs, heard): (Vec<_>, Vec<_>) = (theirs.collect(), heard.collect());
+            assert_eq!(heard, theirs, "{guest} and {resident} heard something else: {stay:?}");
+        }
     }
 }
 

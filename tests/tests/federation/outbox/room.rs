@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use postern_tests_kit::{Weather, World, eventually};
 
-use super::{Talk, claimed, heard, put_in};
+use super::{Talk, heard, put_in};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_waits_for_a_domain_is_bounded_and_its_sender_is_told() {

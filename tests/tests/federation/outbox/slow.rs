@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use postern_protocol::qs::QueuePayload;
 use postern_tests_kit::{Neighbours, Weather, World};
 
-use super::{Talk, heard, make_due};
+use super::{Talk, make_due};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn slow_attempts_wait_apart() {

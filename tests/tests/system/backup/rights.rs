@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use postern_tests_kit::{Cluster, DataDir, Server, postern, program};
+use postern_tests_kit::{Cluster, DataDir, HOME, Server, postern, program};
 use tokio::process::Command;
 use tokio_postgres::NoTls;
 
