@@ -122,8 +122,7 @@ pub async fn bring_up(
             || File::create(&undone)?.sync_all().and_then(|()| File::open(&config.data_dir)?.sync_all());
         write().with_context(|| format!("cannot write {}", undone.display()))?;
     }
-    let cluster = private_cluster::start(&mut config, PrivateCluster::start_or_join).await?;
-    let brought = async {
+    private_cluster::during(config, async |config| {
         // As the questions propose: strangers find a homeserver sooner than its operator closes it.
         let wanted = registration.unwrap_or(Registration::Invite);
         let registration = match admin_url.as_ref().or(config.database.admin_url.as_ref()) {
@@ -149,8 +148,6 @@ pub async fn bring_up(
         let settings = Settings { config: Some(path.to_owned()), ..Settings::default() };
         let well = check::run(&settings, false, &Sources::of_file(path)).await;
         anyhow::Ok(Brought { well, registration })
-    }
-    .await;
-    private_cluster::stop(cluster).await?;
-    brought
+    })
+    .await
 }
