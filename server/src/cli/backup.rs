@@ -274,7 +274,7 @@ fn backups(place: &Path) -> anyhow::Result<Vec<(PathBuf, Manifest)>> {
 /// The remains of interrupted backups in a directory, and those that are being made. Nothing else has such contents.
 fn partials(place: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let ours = |dir: &PathBuf| {
-        let known = [DATABASE, MANIFEST, "manifest.mac", "manifest.new"];
+        let known = [DATABASE, MANIFEST, "manifest.mac", "manifest.json.new"];
         let mut entries = fs::read_dir(dir).into_iter().flatten().flatten();
         dir.as_os_str().to_string_lossy().ends_with(PARTIAL)
             && entries.all(|entry| known.iter().any(|name| entry.file_name() == **name))

@@ -5,7 +5,7 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, Write},
+    io,
     os::unix::fs::OpenOptionsExt,
     path::PathBuf,
     time::Duration,
@@ -198,19 +198,7 @@ impl Witness {
     }
 
     fn write(&self, seen: &Seen) -> io::Result<()> {
-        let new = self.0.with_added_extension("new");
-        let write = || -> io::Result<()> {
-            let mut file = File::create(&new)?;
-            file.write_all(&serde_json::to_vec(seen)?)?;
-            file.sync_all()?;
-            fs::rename(&new, &self.0)?;
-            files::sync_directory(files::directory_of(&self.0))
-        };
-        let written = write();
-        if written.is_err() {
-            files::remove_if_there(&new)?;
-        }
-        written
+        files::replace(&self.0, &serde_json::to_vec(seen)?)
     }
 }
 

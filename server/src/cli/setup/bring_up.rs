@@ -16,6 +16,7 @@ use crate::{
     cli::{check, private_cluster, registration::Registration, sources::Sources},
     config::{Config, ConnectionString, Settings},
     database::{self, Database},
+    files,
     keys::{MasterKey, MasterKeys},
 };
 
@@ -119,7 +120,7 @@ pub async fn bring_up(
     if config.embedded && !ClusterOptions::new(&config.data_dir, &config.extension_dir).cluster_exists() {
         PrivateCluster::prepare(&config.data_dir)?;
         let write =
-            || File::create(&undone)?.sync_all().and_then(|()| File::open(&config.data_dir)?.sync_all());
+            || File::create(&undone)?.sync_all().and_then(|()| files::sync_directory(&config.data_dir));
         write().with_context(|| format!("cannot write {}", undone.display()))?;
     }
     private_cluster::during(config, async |config| {
@@ -141,8 +142,9 @@ pub async fn bring_up(
         {
             make_master_key(&key, None)?;
         }
-        if config.embedded && undone.exists() {
-            fs::remove_file(&undone).with_context(|| format!("cannot remove {}", undone.display()))?;
+        if config.embedded {
+            let remove = files::remove_if_there(&undone);
+            remove.with_context(|| format!("cannot remove {}", undone.display()))?;
         }
         // The cluster runs, and is joined.
         let settings = Settings { config: Some(path.to_owned()), ..Settings::default() };

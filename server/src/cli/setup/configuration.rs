@@ -1,16 +1,19 @@
 //! The configuration file that a setup writes.
 
 use std::{
-    fs::{self, File, OpenOptions, Permissions},
-    io::{self, ErrorKind, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, fchown},
+    fs::{self, Permissions},
+    io::{self, ErrorKind},
+    os::unix::fs::{DirBuilderExt, PermissionsExt, fchown},
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context, ensure};
 use nix::unistd::User;
 
-use crate::config::{self, Settings, file};
+use crate::{
+    config::{self, Settings, file},
+    files::{self, directory_of},
+};
 
 /// The file to write: the one that is named, else the one of this installation, else `./postern.toml`.
 pub fn place(settings: &Settings) -> anyhow::Result<PathBuf> {
@@ -48,25 +51,16 @@ pub fn write(
         let old = keep(path).with_context(unwritable)?;
         println!("kept     {}: the file that was there before", old.display());
     }
-    let dir = path.parent().unwrap_or(path);
-    fs::DirBuilder::new().recursive(true).mode(0o755).create(dir).with_context(unwritable)?;
-    let new = path.with_added_extension("new");
-    let replace = || {
-        match fs::remove_file(&new) {
-            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-            _ => {}
+    let make_place = fs::DirBuilder::new().recursive(true).mode(0o755).create(directory_of(path));
+    make_place.with_context(unwritable)?;
+    files::replace_shared(path, file::text(values).as_bytes(), 0o600, |file| match user {
+        Some(user) => {
+            fchown(file, None, Some(user.gid.as_raw()))?;
+            file.set_permissions(Permissions::from_mode(0o640))
         }
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
-        file.write_all(file::text(values).as_bytes())?;
-        if let Some(user) = user {
-            fchown(&file, None, Some(user.gid.as_raw()))?;
-            file.set_permissions(Permissions::from_mode(0o640))?;
-        }
-        file.sync_all()?;
-        fs::rename(&new, path)?;
-        File::open(dir)?.sync_all()
-    };
-    replace().with_context(unwritable)?;
+        None => Ok(()),
+    })
+    .with_context(unwritable)?;
     match user {
         Some(user) => println!("wrote    {}: root and {} can read it", path.display(), user.name),
         None => println!("wrote    {}: only its owner can read it", path.display()),

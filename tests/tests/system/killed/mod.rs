@@ -94,8 +94,8 @@ async fn a_backup_that_is_killed_between_two_steps_is_none_and_the_same_command_
         ("fsync", "today.partial/database", false),
         // The dump is there.
         ("open", "manifest.mac", false),
-        ("open", "manifest.new", false),
-        ("rename", "manifest.new>", false),
+        ("open", "manifest.json.new", false),
+        ("rename", "manifest.json.new>", false),
         // All of it is there, but for its name.
         ("rename", "today.partial>", true),
     ] {
