@@ -111,8 +111,7 @@ async fn the_operators_least_number_of_a_generation_is_heeded() {
     let said = succeeds(&mut begin).await;
     assert!(said.contains("generation 2000000000 begins"), "{said}");
 
-    admin.batch_execute("CREATE DATABASE elsewhere").await.unwrap();
-    let elsewhere = cluster.admin_url().replace("dbname=postern", "dbname=elsewhere");
+    let elsewhere = cluster.another_database("elsewhere").await;
     let mut restore = on(&cluster, "restore", &backup);
     restore.args(["--at-least", "2000000000"]).env("POSTERN_DATABASE_ADMIN_URL", elsewhere);
     let said = succeeds(&mut restore).await;

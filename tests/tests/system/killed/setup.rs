@@ -7,11 +7,10 @@ use std::{
 };
 
 use nix::unistd::{Uid, User};
-use postern_tests_kit::{Cluster, DataDir, HOME, Killer, Server, eventually, postern};
+use postern_tests_kit::{Cluster, DataDir, HOME, Killer, Server, connect_to, eventually, postern};
 use tempfile::TempDir;
 use tokio::process::Command;
 
-use super::connect;
 use crate::backup::{fails, succeeds};
 
 /// The place of a file that setup has to write, and the command.
@@ -36,7 +35,7 @@ async fn a_setup_that_is_killed_between_two_steps_is_done_by_the_same_command() 
     let cluster = Cluster::start().await;
     // An empty database.
     let (admin_url, server_url) = (cluster.admin_url(), cluster.server_url());
-    let elsewhere = connect(&admin_url.replace("dbname=postern", "dbname=postgres")).await;
+    let elsewhere = connect_to(&admin_url.replace("dbname=postern", "dbname=postgres")).await.unwrap();
     elsewhere.batch_execute("DROP DATABASE postern WITH (FORCE)").await.unwrap();
     elsewhere.batch_execute("CREATE DATABASE postern").await.unwrap();
     let (dir, file, setup) = setup();
@@ -60,7 +59,7 @@ async fn a_setup_that_is_killed_between_two_steps_is_done_by_the_same_command() 
         assert_eq!([file.exists(), key.exists()], written, "{step} {path}");
     }
     // In the middle of the migrations, at the first function.
-    let database = connect(&admin_url).await;
+    let database = connect_to(&admin_url).await.unwrap();
     database
         .batch_execute(
             "CREATE FUNCTION public.wait() RETURNS event_trigger LANGUAGE plpgsql AS $$
