@@ -26,13 +26,28 @@ pub fn place(settings: &Settings) -> anyhow::Result<PathBuf> {
     std::path::absolute(&path).with_context(|| path.display().to_string())
 }
 
+/// Refuses to replace a file that says something else, unless it is to be.
+pub fn expect_replaceable(
+    path: &Path,
+    before: &toml::Table,
+    values: &toml::Table,
+    force: bool,
+) -> anyhow::Result<()> {
+    // One without a domain is no server's yet, as a package brings it.
+    ensure!(
+        force || before == values || !before.contains_key("domain"),
+        "{} is there, and says something else: change it by hand, or replace it with --force",
+        path.display()
+    );
+    Ok(())
+}
+
 /// Writes the file, unless it says the same already. It may hold a password: root and the server's user can read it.
 pub fn write(
     path: &Path,
     before: &toml::Table,
     values: &toml::Table,
     user: Option<&User>,
-    force: bool,
 ) -> anyhow::Result<()> {
     let unwritable = || format!("cannot write {}", path.display());
     let exists = path.exists();
@@ -40,12 +55,6 @@ pub fn write(
         println!("kept     {}: it says so already", path.display());
         return Ok(());
     }
-    // One without a domain is no server's yet, as a package brings it.
-    ensure!(
-        force || !before.contains_key("domain"),
-        "{} is there, and says something else: change it by hand, or replace it with --force",
-        path.display()
-    );
     let is_by_hand = || fs::read_to_string(path).is_ok_and(|present| present != file::text(before));
     if exists && (before.contains_key("domain") || is_by_hand()) {
         let old = keep(path).with_context(unwritable)?;
@@ -96,21 +105,25 @@ mod tests {
         let table = |text| toml::from_str::<toml::Table>(text).unwrap();
         let (one, other) = (table("domain = 'a.example'"), table("domain = 'b.example'"));
         let packaged = table("embedded = true\ndata_dir = '/var/lib/postern'");
+        let write = |path: &Path, before, values, force| {
+            expect_replaceable(path, before, values, force)?;
+            write(path, before, values, None)
+        };
         fs::write(&path, file::text(&packaged)).unwrap();
-        write(&path, &packaged, &one, None, false).expect("nobody has set anything in it");
+        write(&path, &packaged, &one, false).expect("nobody has set anything in it");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         let written = fs::read_to_string(&path).unwrap();
-        write(&path, &one, &one, None, false).expect("it is the same");
-        let error = write(&path, &one, &other, None, false).unwrap_err().to_string();
+        write(&path, &one, &one, false).expect("it is the same");
+        let error = write(&path, &one, &other, false).unwrap_err().to_string();
         assert!(error.contains("--force"), "{error}");
         assert_eq!(fs::read_to_string(&path).unwrap(), written);
-        write(&path, &one, &other, None, true).unwrap();
+        write(&path, &one, &other, true).unwrap();
         assert_eq!(without_empty_sections(config::read_file(&path).unwrap()), other);
         assert_eq!(fs::read_to_string(path.with_added_extension("old")).unwrap(), written);
         // A comment by hand is worth as much as a value.
         let by_hand = format!("{}# mine\n", file::text(&packaged));
         fs::write(&path, &by_hand).unwrap();
-        write(&path, &packaged, &one, None, false).expect("it is no server's yet");
+        write(&path, &packaged, &one, false).expect("it is no server's yet");
         assert_eq!(fs::read_to_string(path.with_added_extension("old2")).unwrap(), by_hand);
         assert_eq!(
             fs::read_to_string(path.with_added_extension("old")).unwrap(),
