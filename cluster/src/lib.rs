@@ -18,6 +18,7 @@ mod installation;
 mod postgresql;
 mod postmaster;
 mod settings;
+mod size;
 mod upgrade;
 mod user;
 
@@ -27,6 +28,7 @@ pub use cluster::{ClusterOptions, Look, PrivateCluster, Stopped};
 pub use data_dir::{log_file, postmaster};
 pub use postgresql::{dump_programs, installed_version};
 pub use postmaster::{Condition, SOCKET_NAME};
+pub use size::size_in_words;
 pub use upgrade::{Upgraded, drop_kept, upgrade};
 
 /// The superuser's role.

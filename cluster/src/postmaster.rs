@@ -19,7 +19,7 @@ use nix::{
     unistd::Pid,
 };
 
-use crate::{messages, user::ClusterUser};
+use crate::{messages, size_in_words, user::ClusterUser};
 
 /// Time for PostgreSQL's start, in seconds. After a crash it first reads all that was written since its last checkpoint,
 /// which takes minutes on a slow disk; it would only begin anew if it were ended meanwhile.
@@ -129,9 +129,9 @@ impl Postmaster {
         match free_bytes(&self.data) {
             Some(free) if free < ROOM_BYTES => {
                 format!(
-                    ", since the disk of {} is full ({} MB are free): make room",
+                    ", since the disk of {} is full ({} are free): make room",
                     self.data.display(),
-                    free >> 20
+                    size_in_words(free)
                 )
             }
             _ => String::new(),

@@ -19,7 +19,7 @@ use crate::{
     messages,
     postgresql::SystemPostgres,
     postmaster::{Postmaster, free_bytes},
-    settings,
+    settings, size_in_words,
     user::ClusterUser,
 };
 
@@ -244,9 +244,9 @@ fn expect_room(dir: &DataDir) -> anyhow::Result<()> {
     let free = free_bytes(dir.path()).unwrap_or(u64::MAX);
     ensure!(
         need <= free,
-        "the upgrade copies the cluster and needs {} MB; {} MB are free on the disk of {}",
-        need >> 20,
-        free >> 20,
+        "the upgrade copies the cluster and needs {}; {} are free on the disk of {}",
+        size_in_words(need),
+        size_in_words(free),
         dir.path().display()
     );
     Ok(())

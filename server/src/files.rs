@@ -1,8 +1,9 @@
 //! Files that are replaced so that each is there whole or not at all, also after a crash: what their writers share.
 
 use std::{
-    fs::{self, File},
-    io::{self, ErrorKind},
+    fs::{self, File, OpenOptions},
+    io::{self, ErrorKind, Write},
+    os::unix::fs::OpenOptionsExt,
     path::Path,
 };
 
@@ -19,6 +20,42 @@ pub fn sync_directory(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
+/// Writes a file in the place of the one that may be there, whose name it gets once it is on disk.
+///
+/// # Errors
+/// It cannot be written: then the one that was there stays.
+pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    replace_shared(path, bytes, 0o666, |_| Ok(()))
+}
+
+/// The same for a file that is made with this mode, and is `shared` with others before anything can be found under its name.
+///
+/// # Errors
+/// It cannot be written or shared: then the one that was there stays.
+pub fn replace_shared(
+    path: &Path,
+    bytes: &[u8],
+    mode: u32,
+    shared: impl FnOnce(&File) -> io::Result<()>,
+) -> io::Result<()> {
+    let new = path.with_added_extension("new");
+    let write = || {
+        // A process that was killed leaves one, perhaps as another user.
+        remove_if_there(&new)?;
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&new)?;
+        file.write_all(bytes)?;
+        shared(&file)?;
+        file.sync_all()?;
+        fs::rename(&new, path)?;
+        sync_directory(directory_of(path))
+    };
+    let written = write();
+    if written.is_err() {
+        remove_if_there(&new)?;
+    }
+    written
+}
+
 /// Removes a file that need not be there.
 ///
 /// # Errors
@@ -32,7 +69,31 @@ pub fn remove_if_there(file: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        fs::Permissions,
+        os::unix::fs::{MetadataExt, PermissionsExt},
+    };
+
     use super::*;
+
+    #[test]
+    fn a_file_is_replaced_as_a_whole_and_its_owners_until_it_is_shared() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        let found = || (fs::read_to_string(&file).unwrap(), file.metadata().unwrap().mode() & 0o777);
+        fs::write(file.with_added_extension("new"), "of a process that was killed").unwrap();
+        replace(&file, b"one").unwrap();
+        assert_eq!(found().0, "one");
+        let share = |file: &File| {
+            assert_eq!(file.metadata()?.mode() & 0o777, 0o600);
+            file.set_permissions(Permissions::from_mode(0o640))
+        };
+        replace_shared(&file, b"two", 0o600, share).unwrap();
+        assert_eq!(found(), ("two".to_owned(), 0o640));
+        replace_shared(&file, b"three", 0o600, |_| Err(ErrorKind::Other.into())).unwrap_err();
+        assert_eq!(found(), ("two".to_owned(), 0o640), "it stays");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing else is left");
+    }
 
     #[test]
     fn a_name_alone_is_in_the_working_directory() {

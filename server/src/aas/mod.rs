@@ -22,7 +22,7 @@ use tokio::sync::Notify;
 use tokio_postgres::Client;
 
 use crate::{
-    compute::{FairTurns, Overloaded},
+    compute::{Compute, FairTurns, Overloaded},
     config::FederationConfig,
     database::{DatabaseError, listener::Subscriber},
     federation::pace::Pace,
@@ -42,8 +42,7 @@ pub struct Aas {
     issued: IssueFigures,
     /// The pace at which token requests of other homeservers are taken.
     pace: Arc<Pace>,
-    /// Turns of their families of domains at what is computed for them: half of the cores.
-    for_homeservers: Arc<FairTurns<String>>,
+    for_homeservers: Arc<ForHomeservers>,
     /// Notified when another process changed the issuer keys, or may have while this one did not listen.
     issuer_keys_changed: Arc<Notify>,
 }
@@ -58,7 +57,7 @@ impl Aas {
         let (uses, issued, issuer_keys_changed) = Default::default();
         let pace = Arc::new(Pace::new(config.gateway_per_second));
         let half = (home.limits.compute_threads / 2).max(1);
-        let for_homeservers = Arc::new(FairTurns::new(half, home.limits.compute_wait()));
+        let for_homeservers = Arc::new(ForHomeservers(FairTurns::new(half, home.limits.compute_wait())));
         Ok(Self { home: home.clone(), issuer, uses, issued, pace, for_homeservers, issuer_keys_changed })
     }
 
@@ -77,13 +76,27 @@ impl Aas {
     /// # Errors
     /// [`Overloaded`]: there is too much of it.
     pub async fn compute_for<T>(&self, domain: &Domain, work: impl FnOnce() -> T) -> Result<T, Overloaded> {
-        let _turn = self.for_homeservers.take(domain.family().to_owned()).await?;
-        self.home.compute(work).await
+        self.for_homeservers.run(self.home.computing(), domain, work).await
     }
 
     /// Notified when the issuer keys in the database may have changed.
     pub fn issuer_keys_changed(&self) -> Arc<Notify> {
         self.issuer_keys_changed.clone()
+    }
+}
+
+/// Turns of families of domains at what is computed for their homeservers: half of the cores.
+struct ForHomeservers(FairTurns<String>);
+
+impl ForHomeservers {
+    async fn run<T>(
+        &self,
+        compute: &Compute,
+        domain: &Domain,
+        work: impl FnOnce() -> T,
+    ) -> Result<T, Overloaded> {
+        let _turn = self.0.take(domain.family().to_owned()).await?;
+        compute.run(work).await
     }
 }
 
@@ -153,4 +166,37 @@ pub fn outcomes() -> Vec<crate::database::outcome::Declared> {
         declared::<issuer::AddIssuerKeyOutcome>(),
         declared::<upkeep::DropRetiredKeyOutcome>(),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn one_work_at_a_time_is_done_for_homeservers_of_a_family_of_names() {
+        let turns = Arc::new(ForHomeservers(FairTurns::new(2, Duration::from_millis(20))));
+        let compute = Arc::new(Compute::new(4, Duration::from_secs(60)));
+        let domain = |name: &str| name.parse::<Domain>().expect("it is a domain");
+        let (begin, begun) = tokio::sync::oneshot::channel();
+        let (end, ended) = std::sync::mpsc::channel::<()>();
+        let first = tokio::spawn({
+            let (turns, compute, domain) = (turns.clone(), compute.clone(), domain("a.evil.example"));
+            async move {
+                let work = move || {
+                    begin.send(()).expect("the test waits for it");
+                    ended.recv().expect("the test ends it");
+                };
+                turns.run(&compute, &domain, work).await
+            }
+        });
+        begun.await.expect("it begins");
+        let has_turn = async |name: &str| turns.run(&compute, &domain(name), || ()).await.is_ok();
+        assert!(!has_turn("b.evil.example").await, "another name of the family has the turn");
+        assert!(has_turn("good.example").await, "another family has one of its own");
+        end.send(()).expect("it still runs");
+        assert!(first.await.expect("it does not panic").is_ok());
+        assert!(has_turn("b.evil.example").await, "the turn is free again");
+    }
 }

@@ -13,11 +13,11 @@ use std::{
 use anyhow::{Context, bail, ensure};
 use clap::Args;
 use nix::fcntl::{FcntlArg, FdFlag, Flock, FlockArg, fcntl};
-use postern_cluster::{PrivateCluster, dump_programs};
+use postern_cluster::{PrivateCluster, dump_programs, size_in_words};
 use tokio_postgres::Client;
 
 use super::{
-    dump::{Program, Progress, connect_to_read, readable},
+    dump::{Program, Progress, connect_to_read},
     interruption::unless_interrupted,
     manifest::{DATABASE, MANIFEST, Manifest, State},
     migrate::admin_url,
@@ -156,7 +156,7 @@ pub fn describe(manifest: &Manifest) -> String {
     let State { domain, postgresql, .. } = &manifest.database;
     format!(
         "{} in {} files, {}, PostgreSQL {postgresql}, {} ago",
-        readable(manifest.bytes()),
+        size_in_words(manifest.bytes()),
         manifest.files(),
         domain.as_deref().unwrap_or("no domain yet"),
         clock::span(clock::now().saturating_sub(manifest.taken) as f64),
@@ -274,7 +274,7 @@ fn backups(place: &Path) -> anyhow::Result<Vec<(PathBuf, Manifest)>> {
 /// The remains of interrupted backups in a directory, and those that are being made. Nothing else has such contents.
 fn partials(place: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let ours = |dir: &PathBuf| {
-        let known = [DATABASE, MANIFEST, "manifest.mac", "manifest.new"];
+        let known = [DATABASE, MANIFEST, "manifest.mac", "manifest.json.new"];
         let mut entries = fs::read_dir(dir).into_iter().flatten().flatten();
         dir.as_os_str().to_string_lossy().ends_with(PARTIAL)
             && entries.all(|entry| known.iter().any(|name| entry.file_name() == **name))
@@ -295,8 +295,8 @@ fn expect_room(place: &Path, need: u64) -> anyhow::Result<()> {
     ensure!(
         free > need,
         "the last backup has {}, and {} are free where {} is: make room, or keep fewer",
-        readable(need),
-        readable(free),
+        size_in_words(need),
+        size_in_words(free),
         place.display()
     );
     Ok(())

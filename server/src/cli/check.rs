@@ -329,10 +329,15 @@ async fn items(report: &mut Report, config: &Config, database: &Database) {
         return;
     }
     health(report, database).await;
-    if let Some(file) = config.witness_file()
-        && let Ok(true) = Witness::new(file).is_behind(database).await
-    {
-        report.line("witness", Err(problem(PUT_BACK, DECIDE)));
+    if let Some(file) = config.witness_file() {
+        let finding = match Witness::new(file).is_behind(database).await {
+            Ok(false) => None,
+            Ok(true) => Some(Err(problem(PUT_BACK, DECIDE))),
+            Err(error) => Some(flatten(Err(error))),
+        };
+        if let Some(finding) = finding {
+            report.line("witness", finding);
+        }
     }
     report.line("role", flatten(role(database).await));
     report.line("home domain", flatten(home_domain(database, &config.domain).await));

@@ -13,6 +13,7 @@ use nix::{
     libc,
     sys::{prctl::set_pdeathsig, signal::Signal},
 };
+use postern_cluster::size_in_words;
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
     process::Command,
@@ -35,16 +36,6 @@ const SHOWN_LINES: usize = 20;
 fn size(dir: &Path) -> u64 {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
     entries.map(|entry| entry.metadata().map_or(0, |file| file.len())).sum()
-}
-
-/// A number of bytes for people.
-pub fn readable(bytes: u64) -> String {
-    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
-    let (mut amount, mut unit) = (bytes as f64 / 1024.0, 0);
-    while amount >= 1024.0 && unit + 1 < UNITS.len() {
-        (amount, unit) = (amount / 1024.0, unit + 1);
-    }
-    format!("{amount:.1} {}", UNITS[unit])
 }
 
 /// One of PostgreSQL's programs, on a database.
@@ -163,8 +154,8 @@ impl Progress {
         }
         if self.told.elapsed() >= PACE {
             self.told = Instant::now();
-            let size =
-                self.grows.as_ref().map(|dir| format!(", {}", readable(size(dir)))).unwrap_or_default();
+            let size = self.grows.as_ref().map(|dir| format!(", {}", size_in_words(size(dir))));
+            let size = size.unwrap_or_default();
             println!("postern: {}: {} of {}{size}", self.what, self.done.min(self.total), self.total);
         }
     }
@@ -208,18 +199,4 @@ async fn open(url: &ConnectionString, purpose: &str) -> anyhow::Result<Client> {
         .await
         .map_err(DatabaseError::from)?;
     Ok(client)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes_are_readable() {
-        for (bytes, text) in
-            [(0, "0.0 KiB"), (1536, "1.5 KiB"), (10 << 30, "10.0 GiB"), (1 << 50, "1024.0 TiB")]
-        {
-            assert_eq!(readable(bytes), text);
-        }
-    }
 }

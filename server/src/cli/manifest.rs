@@ -27,6 +27,7 @@ use tokio_postgres::Client;
 use super::roles::Roles;
 use crate::{
     database::{DatabaseError, release::Release},
+    files,
     keys::MasterKey,
 };
 
@@ -143,17 +144,15 @@ impl Manifest {
 
     /// Writes it, after everything else is on disk: with that the backup is whole. A key makes it one that a restore trusts.
     pub fn write(&self, dir: &Path, key: Option<&MasterKey>) -> anyhow::Result<()> {
-        let (path, new) = (dir.join(MANIFEST), dir.join("manifest.new"));
+        let path = dir.join(MANIFEST);
         let write = || -> std::io::Result<()> {
             // Its files were written for good by PostgreSQL's program.
-            File::open(dir.join(DATABASE))?.sync_all()?;
+            files::sync_directory(&dir.join(DATABASE))?;
             let text = serde_json::to_vec_pretty(self)?;
             if let Some(key) = key {
                 write_for_good(&dir.join(MAC), hex::encode(key.mac(AUTHENTIC, &text)).as_bytes())?;
             }
-            write_for_good(&new, &text)?;
-            fs::rename(&new, &path)?;
-            File::open(dir)?.sync_all()
+            files::replace(&path, &text)
         };
         write().with_context(|| format!("cannot write {}", path.display()))
     }

@@ -13,7 +13,6 @@ use std::{
 use anyhow::{Context, bail, ensure};
 use clap::Subcommand;
 use nix::unistd::Uid;
-use postern_cluster::PrivateCluster;
 use tokio_postgres::Client;
 
 use super::{
@@ -66,12 +65,9 @@ pub async fn run(command: Command) -> anyhow::Result<()> {
         Command::Change(settings) => settings,
         Command::New(settings) => return make_next(&load(&settings)?),
     };
-    let mut config = load(&settings)?;
+    let config = load(&settings)?;
     telemetry::start_logging(&config.log)?;
-    let cluster = private_cluster::start(&mut config, PrivateCluster::start_or_join).await?;
-    let changed = change(&config).await;
-    let stopped = private_cluster::stop(cluster).await;
-    changed.and(stopped)
+    private_cluster::during(config, change).await
 }
 
 /// The file of the next key.

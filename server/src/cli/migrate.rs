@@ -1,7 +1,6 @@
 //! `postern migrate`: brings the database to the state that this program expects.
 
 use anyhow::Context;
-use postern_cluster::PrivateCluster;
 use tokio_postgres::Client;
 
 use super::{private_cluster, registration::Registration, setup};
@@ -11,19 +10,16 @@ use crate::{
     telemetry,
 };
 
-pub async fn run(mut config: Config) -> anyhow::Result<()> {
+pub async fn run(config: Config) -> anyhow::Result<()> {
     telemetry::start_logging(&config.log)?;
     setup::expect_done(&config)?;
     let registration = Registration::for_new_of_environment()?;
-    let cluster = private_cluster::start(&mut config, PrivateCluster::start_or_join).await?;
-    let migrated = async {
-        let report = migrate::run(admin_url(&config)?, registration).await?;
+    private_cluster::during(config, async |config| {
+        let report = migrate::run(admin_url(config)?, registration).await?;
         println!("postern: {report}");
-        Ok(())
-    }
-    .await;
-    let stopped = private_cluster::stop(cluster).await;
-    migrated.and(stopped)
+        anyhow::Ok(())
+    })
+    .await
 }
 
 pub(super) fn admin_url(config: &Config) -> anyhow::Result<&ConnectionString> {

@@ -56,14 +56,14 @@ pub async fn start(
 }
 
 /// Does a command's work on the private cluster, if one is wanted, which is stopped after it unless it ran before.
-pub async fn during(
+pub async fn during<T>(
     mut config: Config,
-    work: impl AsyncFnOnce(&Config) -> anyhow::Result<()>,
-) -> anyhow::Result<()> {
+    work: impl AsyncFnOnce(&Config) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
     let cluster = start(&mut config, PrivateCluster::start_or_join).await?;
     let done = work(&config).await;
     let stopped = stop(cluster).await;
-    done.and(stopped)
+    done.and_then(|done| stopped.map(|()| done))
 }
 
 /// Does what [`start`] does, for a restore, which goes on where another one was interrupted. Returns whether it has made the

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use postern_cluster::Stopped;
+use postern_cluster::{Stopped, size_in_words};
 use tokio::{net::TcpStream, time::timeout};
 
 use super::{
@@ -179,7 +179,7 @@ fn describe(metrics: &str) -> String {
         span(now - value("process_start_time_seconds")),
         value("postern_connections"),
         value("postern_requests_under_way"),
-        bytes(value("process_resident_memory_bytes")),
+        size_in_words(value("process_resident_memory_bytes") as u64),
     )
 }
 
@@ -203,8 +203,8 @@ fn room(config: &Config) -> Option<Line> {
         return None;
     }
     let found = nix::sys::statvfs::statvfs(&config.data_dir).ok()?;
-    let left = bytes(found.blocks_available() as f64 * found.fragment_size() as f64);
-    let says = format!("{left} are left where {} is", config.data_dir.display());
+    let left = found.blocks_available().saturating_mul(found.fragment_size());
+    let says = format!("{} are left where {} is", size_in_words(left), config.data_dir.display());
     let is_little = found.blocks_available().saturating_mul(100) < found.blocks().saturating_mul(LITTLE_ROOM);
     Some(match is_little {
         true => warning(ITEM, says, "make room, or move the data directory: a full disk stops PostgreSQL"),
@@ -291,8 +291,8 @@ async fn look(config: &Config, head: &mut Vec<(&'static str, String)>) -> anyhow
         format!(
             "PostgreSQL {}, {} and {} of WAL; {} of {} sessions",
             version.get::<_, &str>(0),
-            bytes(the("database_bytes")),
-            bytes(the("wal_bytes")),
+            size_in_words(the("database_bytes") as u64),
+            size_in_words(the("wal_bytes") as u64),
             the("sessions_all"),
             the("sessions_max"),
         ),
@@ -335,23 +335,9 @@ fn sum(figures: &Figures, name: &str) -> f64 {
     figures.iter().filter(|((found, _), _)| found == name).map(|(_, value)| value).sum()
 }
 
-/// A size in words.
-fn bytes(bytes: f64) -> String {
-    const UNITS: [(&str, f64); 3] = [("GB", 1e9), ("MB", 1e6), ("kB", 1e3)];
-    match UNITS.iter().find(|(_, unit)| bytes >= *unit) {
-        Some((name, unit)) => format!("{:.1} {name}", bytes / unit),
-        None => format!("{bytes} B"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sizes_are_written_as_people_say_them() {
-        assert_eq!([bytes(12.0), bytes(132_000_000.0), bytes(2.5e9)], ["12 B", "132.0 MB", "2.5 GB"]);
-    }
 
     #[test]
     fn a_listener_for_all_addresses_is_reached_at_this_machines() {

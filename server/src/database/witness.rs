@@ -5,7 +5,7 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, Write},
+    io,
     os::unix::fs::OpenOptionsExt,
     path::PathBuf,
     time::Duration,
@@ -15,8 +15,9 @@ use anyhow::ensure;
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 use tokio::task::{JoinHandle, spawn_blocking};
+use tokio_postgres::Row;
 
-use super::{Database, DatabaseError, SqlOutcome, outcome};
+use super::{Database, DatabaseError, SqlOutcome, UnknownOutcome, outcome};
 use crate::files;
 
 /// Said of a database that is behind its witness.
@@ -31,6 +32,15 @@ outcome! {
         Noted = "noted",
         Behind = "behind",
     }
+}
+
+/// The reason why a database has no other mark.
+#[derive(Debug, thiserror::Error)]
+pub enum NoteError {
+    #[error("cannot write {0}: {1}")]
+    File(PathBuf, #[source] io::Error),
+    #[error(transparent)]
+    Outcome(#[from] UnknownOutcome),
 }
 
 /// The contents of the file. Bytes are in hex.
@@ -127,7 +137,7 @@ impl Witness {
     /// The way to mend it, or a database that does not answer.
     pub async fn expect_not_behind(&self, database: &Database) -> anyhow::Result<()> {
         ensure!(!self.is_behind(database).await?, "{PUT_BACK}: {DECIDE}");
-        // A file that cannot be written is told of by what watches.
+        // What keeps it from being noted is told by what watches.
         let _told = self.note(database).await;
         Ok(())
     }
@@ -139,13 +149,13 @@ impl Witness {
             let mut told = false;
             loop {
                 if let Err(error) = witness.note(&database).await
-                    && !told
+                    && !std::mem::replace(&mut told, true)
                 {
-                    told = true;
-                    tracing::warn!(
-                        "cannot write {}, so that a snapshot that is put back goes unnoticed: {error}",
-                        witness.0.display()
-                    );
+                    let unnoticed = "a snapshot that is put back goes unnoticed";
+                    match error {
+                        NoteError::File(..) => tracing::warn!("{unnoticed}: {error}"),
+                        NoteError::Outcome(_) => tracing::error!("{unnoticed}: {error}"),
+                    }
                 }
                 tokio::time::sleep(INTERVAL).await;
             }
@@ -155,22 +165,25 @@ impl Witness {
     /// Gives the database another mark, and remembers it. That it does not answer is no error here: others tell of it.
     ///
     /// # Errors
-    /// The file cannot be written.
-    pub async fn note(&self, database: &Database) -> io::Result<()> {
+    /// The file cannot be written; an outcome that this program does not know.
+    pub async fn note(&self, database: &Database) -> Result<(), NoteError> {
+        let unwritable = |error| NoteError::File(self.0.clone(), error);
         // Another process that is at it gives a mark as good.
-        let Some((lock, mut seen)) = self.apart(Self::begin).await? else { return Ok(()) };
-        let Ok(noted) = note(database, &seen).await else { return Ok(()) };
-        match noted {
-            Some(decided) => {
+        let begun = self.apart(Self::begin).await.map_err(unwritable)?;
+        let Some((lock, mut seen)) = begun else { return Ok(()) };
+        let Ok(row) = note(database, &seen).await else { return Ok(()) };
+        match NoteMarkOutcome::of(&row)? {
+            NoteMarkOutcome::Noted => {
+                let decided: i64 = row.get("decision");
                 let end = move |witness: &Self| {
                     let written = witness.write(&Seen { marks: seen.marks.split_off(1), decided, ..seen });
                     // Whoever asked for it may be gone: others wait until it is written.
                     drop(lock);
                     written
                 };
-                self.apart(end).await
+                self.apart(end).await.map_err(unwritable)
             }
-            None => {
+            NoteMarkOutcome::Behind => {
                 tracing::error!("{PUT_BACK}: {DECIDE}");
                 database.end_sessions();
                 Ok(())
@@ -198,37 +211,20 @@ impl Witness {
     }
 
     fn write(&self, seen: &Seen) -> io::Result<()> {
-        let new = self.0.with_added_extension("new");
-        let write = || -> io::Result<()> {
-            let mut file = File::create(&new)?;
-            file.write_all(&serde_json::to_vec(seen)?)?;
-            file.sync_all()?;
-            fs::rename(&new, &self.0)?;
-            files::sync_directory(files::directory_of(&self.0))
-        };
-        let written = write();
-        if written.is_err() {
-            files::remove_if_there(&new)?;
-        }
-        written
+        files::replace(&self.0, &serde_json::to_vec(seen)?)
     }
 }
 
-/// Notes the last of the marks in the database. Returns the number of the operator's last decision; none if the database was
-/// put back.
-async fn note(database: &Database, seen: &Seen) -> Result<Option<i64>, DatabaseError> {
+/// Notes the last of the marks in the database.
+async fn note(database: &Database, seen: &Seen) -> Result<Row, DatabaseError> {
     let bytes = |text: &String| hex::decode(text).unwrap_or_default();
     let known: Vec<Option<Vec<u8>>> = seen.marks.iter().map(|mark| mark.as_ref().map(bytes)).collect();
-    let row = database
+    database
         .query_one(
             "SELECT outcome, decision FROM operator.note_mark($1, $2, $3, $4)",
             &[&seen.id(), &known, &known.last().cloned().flatten(), &seen.decided],
         )
-        .await?;
-    Ok(match NoteMarkOutcome::of(&row) {
-        Ok(NoteMarkOutcome::Noted) => Some(row.get("decision")),
-        Ok(NoteMarkOutcome::Behind) | Err(_) => None,
-    })
+        .await
 }
 
 #[cfg(test)]

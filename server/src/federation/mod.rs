@@ -28,7 +28,7 @@ use crate::{
     aas::Aas,
     config::Config,
     home::{Home, Homeserver},
-    http::{Failure, Request, SourceAddress},
+    http::{Failure, Request},
     keys::{SigningKeys, SigningService},
     outgoing,
 };
@@ -111,24 +111,34 @@ impl Federation {
         }
     }
 
-    /// Waits for a place, of the relay or the gateway, for a request of a source to or from another domain.
+    /// Waits for a place, of the relay or the gateway, for a request to or from another domain. Meanwhile its body gives way
+    /// to those of others.
     ///
     /// # Errors
-    /// There are too many; a database that does not answer.
-    async fn place(&self, places: &Places, domain: &Domain, source: SourceAddress) -> Result<Place, Failure> {
-        let standing = self.standings.of(domain, source, &self.home.database).await?;
-        places.take(domain, standing).await
+    /// There are too many; a body that gave way; a database that does not answer.
+    async fn place(&self, places: &Places, domain: &Domain, request: &mut Request) -> Result<Place, Failure> {
+        let source = request.source();
+        let place = async {
+            let standing = self.standings.of(domain, source, &self.home.database).await?;
+            places.take(domain, standing).await
+        };
+        request.while_waiting(place).await
     }
 
     /// Does the work of a relayed request in its place and within its time, which are for a look, an introduction and
-    /// another attempt, too.
+    /// another attempt, too. That takes as long as the other homeserver likes: meanwhile the request's body gives way to those
+    /// of others.
     async fn relayed<T>(
         &self,
+        request: &mut Request,
         place: &mut Place,
         work: impl Future<Output = Result<T, Failure>>,
     ) -> Result<T, Failure> {
-        let done = place.keep(timeout(self.relay_time, work)).await?;
-        done.unwrap_or_else(|_| Err(ProblemType::HomeserverUnreachable.into()))
+        let kept = async {
+            let done = place.keep(timeout(self.relay_time, work)).await?;
+            done.unwrap_or_else(|_| Err(ProblemType::HomeserverUnreachable.into()))
+        };
+        request.while_waiting(kept).await
     }
 
     /// Makes the keys that are due, and loads those in the database.

@@ -31,8 +31,7 @@ pub async fn open_request(federation: Federation, mut request: Request) -> Resul
     request.one_of(&[REQUEST_MEDIA_TYPE])?;
     let signer = request.verify()?;
     let domain = federation.admit_relay(&signer, request.source()).await?;
-    let place = federation.place(&federation.gateway, &domain, request.source());
-    let mut place = request.while_waiting(place).await?;
+    let mut place = federation.place(&federation.gateway, &domain, &mut request).await?;
     let (_, sealed) = request.one_of(&[REQUEST_MEDIA_TYPE])?;
     let (opened, answer) = federation.gateway_keys.open(&federation.home, sealed).await?;
     let enclosed =

@@ -24,8 +24,7 @@ outcome! {
 pub async fn relay_request(federation: Federation, mut request: Request, payment: Payment) -> Outcome {
     let domain = federation.other_domain(&request)?;
     request.one_of(&[REQUEST_MEDIA_TYPE])?;
-    let place = federation.place(&federation.relay, &domain, request.source());
-    let mut place = request.while_waiting(place).await?;
+    let mut place = federation.place(&federation.relay, &domain, &mut request).await?;
     let (_, row) = payment
         .call::<RelayRequestOutcome>(
             &federation.home.database,
@@ -45,8 +44,7 @@ pub async fn relay_request(federation: Federation, mut request: Request, payment
             .answered_in(federation.relayed_answer_bytes + ENVELOPE_BYTES);
         federation.call(&neighbour, call).await.map_err(|error| Failure::from(neighbour::problem(&error)))
     };
-    // For as long as the other homeserver likes.
-    let answer = request.while_waiting(federation.relayed(&mut place, called)).await?;
+    let answer = federation.relayed(&mut request, &mut place, called).await?;
     if answer.content_type != RESPONSE_MEDIA_TYPE {
         return Err(neighbour::unexpected("an answer that is not sealed").into());
     }

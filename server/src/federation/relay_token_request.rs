@@ -37,8 +37,7 @@ pub async fn relay_token_request(federation: Federation, mut request: Request, p
         .allowances
         .spares(&domain, &network, Instant::now())
         .map_err(|spared| Problem::with_detail(ProblemType::AllowanceUsedUp, spared))?;
-    let place = federation.place(&federation.relay, &domain, request.source());
-    let mut place = request.while_waiting(place).await?;
+    let mut place = federation.place(&federation.relay, &domain, &mut request).await?;
     let (outcome, row) = payment
         .call::<RelayTokenRequestOutcome>(
             &federation.home.database,
@@ -65,7 +64,7 @@ pub async fn relay_token_request(federation: Federation, mut request: Request, p
             .within(federation.relay_time);
         federation.call(&neighbour, call).await.map_err(|error| Failure::from(problem(&error)))
     };
-    let answer = request.while_waiting(federation.relayed(&mut place, called)).await?;
+    let answer = federation.relayed(&mut request, &mut place, called).await?;
     if let Some(limit) = answer.rate_limit {
         let taken = (network, parsed.number() as u64);
         federation.allowances.note(&domain, limit, Some(taken), Instant::now());

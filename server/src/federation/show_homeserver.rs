@@ -25,10 +25,10 @@ outcome! {
     }
 }
 
-pub async fn show_homeserver(federation: Federation, request: Request, payment: Payment) -> Outcome {
+pub async fn show_homeserver(federation: Federation, mut request: Request, payment: Payment) -> Outcome {
     let domain = federation.other_domain(&request)?;
     let fresh = request.query_value("fresh", |value| (value == "true").then_some(()))?.is_some();
-    let mut place = federation.place(&federation.relay, &domain, request.source()).await?;
+    let mut place = federation.place(&federation.relay, &domain, &mut request).await?;
     let (_, row) = payment
         .call::<ShowHomeserverOutcome>(
             &federation.home.database,
@@ -44,6 +44,6 @@ pub async fn show_homeserver(federation: Federation, request: Request, payment: 
         let description: Option<Vec<u8>> = row.get(0);
         description.ok_or_else(|| Failure::from(DiscoveryError::Unsteady))
     };
-    let description = federation.relayed(&mut place, shown).await?;
+    let description = federation.relayed(&mut request, &mut place, shown).await?;
     request.answer(StatusCode::OK, &HomeserverShown { description: Payload::new(description) })
 }

@@ -222,9 +222,12 @@ impl<S: Name> Memory<S> {
         }
     }
 
-    /// Lets a whole body give way to those of others again, while it waits for something: until [`Self::complete`].
+    /// Lets a whole body give way to those of others again, while it waits for something: until [`Self::complete`]. One that
+    /// holds nothing has nothing to give.
     pub fn wait(&mut self) {
-        if let Place::Whole(units) = self.place {
+        if let Place::Whole(units) = self.place
+            && units != Units::default()
+        {
             let mut state = self.budget.state();
             let source = state.hold(&self.source, 0);
             source.arriving.insert(self.number, Arriving { units, evicted: self.evicted.clone() });
@@ -456,6 +459,25 @@ mod tests {
         flood[2].complete().expect("nobody needed it");
         drop((flood, honest));
         assert!(is_unused(&budget, 40 * KIB));
+    }
+
+    #[tokio::test]
+    async fn a_body_that_holds_nothing_and_waits_is_not_given_up_for_others() {
+        let budget = Budget::new(20 * KIB as u64, 10 * KIB as u64);
+        let mut nothing = body(&budget, 1, 10 * KIB).await.expect("there is room");
+        nothing.complete().unwrap();
+        nothing.shrink_to(0);
+        nothing.wait();
+        let mut large = body(&budget, 1, 10 * KIB).await.expect("there is room");
+        large.complete().unwrap();
+        large.wait();
+        let mut other = body(&budget, 2, 10 * KIB).await.expect("there is room");
+        other.complete().unwrap();
+        let third = body(&budget, 3, KIB).await.expect("the one that waits gives way");
+        assert!(large.complete().is_err());
+        nothing.complete().expect("nobody would have had anything of it");
+        drop((nothing, large, other, third));
+        assert!(is_unused(&budget, 20 * KIB));
     }
 
     #[tokio::test]

@@ -4,6 +4,7 @@
 //! moved from one row or use to another.
 
 use std::{
+    ffi::OsStr,
     fs::{self, OpenOptions},
     io::{ErrorKind, Write},
     os::unix::fs::{MetadataExt, OpenOptionsExt, fchown},
@@ -12,6 +13,7 @@ use std::{
 
 use aws_lc_rs::{aead::AES_256_GCM, hkdf, hmac, rand};
 use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD};
+use nix::{errno::Errno, sys::signal::kill, unistd::Pid};
 use postern_protocol::sealed::{NONCE_LEN, SealingKey};
 use zeroize::Zeroizing;
 
@@ -117,6 +119,7 @@ impl MasterKey {
     /// made it. One that exists stays whose it is.
     pub fn from_file_or_new_of(path: &Path, owner: Option<(u32, u32)>) -> Result<Self, MasterKeyError> {
         let unwritable = |error| MasterKeyError::Unwritable(path.to_owned(), error);
+        remove_remains(path);
         // One that exists may be where nothing can be made.
         if path.exists() {
             return Self::from_file(path);
@@ -124,7 +127,7 @@ impl MasterKey {
         let mut bytes = Zeroizing::new([0; KEY_LEN]);
         fill_random(&mut *bytes);
         let text = Zeroizing::new(STANDARD_NO_PAD.encode(*bytes) + "\n");
-        // A name that no other process has: that of a killed one is nobody's any more.
+        // A name that no other process has.
         let new = path.with_added_extension(format!("new-{}", std::process::id()));
         let make = || {
             files::remove_if_there(&new)?;
@@ -199,6 +202,19 @@ impl MasterKey {
 
     fn sealing_key(&self, purpose: &str) -> SealingKey {
         SealingKey::new(&subkey(&self.key, purpose)).expect("any 32 bytes are a key")
+    }
+}
+
+/// Removes what processes left that were killed while they made this file. Where nothing can be removed, it stays.
+fn remove_remains(path: &Path) {
+    let Some(name) = path.file_name().and_then(OsStr::to_str) else { return };
+    let prefix = format!("{name}.new-");
+    for entry in fs::read_dir(files::directory_of(path)).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let maker = name.to_str().and_then(|name| name.strip_prefix(&prefix)?.parse::<i32>().ok());
+        if maker.is_some_and(|maker| maker > 0 && kill(Pid::from_raw(maker), None) == Err(Errno::ESRCH)) {
+            let _removed = fs::remove_file(entry.path());
+        }
     }
 }
 
@@ -325,12 +341,15 @@ mod tests {
     fn the_remains_of_a_killed_process_are_no_key() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("master.key");
-        // One has this process's id, the other another's.
-        for remains in [std::process::id(), 1] {
-            fs::write(path.with_added_extension(format!("new-{remains}")), "").unwrap();
+        // One has this process's id, the others those of a process that is there, and of one that no system has.
+        let others = [1, 0x7fff_ffff];
+        let of = |process: u32| path.with_added_extension(format!("new-{process}"));
+        for process in [std::process::id(), others[0], others[1]] {
+            fs::write(of(process), "").unwrap();
         }
         let made = MasterKey::from_file_or_new(&path).unwrap();
         assert_eq!(MasterKey::from_file(&path).unwrap().key, made.key);
+        assert_eq!(others.map(|process| of(process).exists()), [true, false], "somebody may still be at it");
     }
 
     #[test]

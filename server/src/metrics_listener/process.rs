@@ -1,6 +1,6 @@
 //! Figures of the process itself, under the names that Prometheus's own libraries give them.
 
-use std::{fs, time::SystemTime};
+use std::{fs, sync::OnceLock, time::SystemTime};
 
 use nix::{
     sys::{
@@ -14,6 +14,7 @@ use tokio::runtime::Handle;
 
 use crate::{
     config::Config,
+    database::release::Release,
     metrics::{Metric, Samples},
 };
 
@@ -47,7 +48,7 @@ impl Process {
     }
 
     pub fn add_to(&self, samples: &mut Samples) {
-        samples.add(&BUILD, [env!("CARGO_PKG_VERSION").into()], 1.0);
+        samples.add(&BUILD, [version().into()], 1.0);
         if let Ok(usage) = getrusage(UsageWho::RUSAGE_SELF) {
             let microseconds = usage.user_time().num_microseconds() + usage.system_time().num_microseconds();
             samples.add(&CPU, [], microseconds as f64 / 1e6);
@@ -72,6 +73,12 @@ impl Process {
             samples.add(&ROOM, [], bytes(room.blocks()));
         }
     }
+}
+
+/// The version of the release that this process is of.
+fn version() -> &'static str {
+    static VERSION: OnceLock<String> = OnceLock::new();
+    VERSION.get_or_init(|| Release::of_this_process().version().to_string())
 }
 
 fn resident_bytes() -> Option<f64> {

@@ -581,38 +581,81 @@ async fn a_look_for_somebody_has_a_place_as_what_is_handed_on_has() {
     world.close();
 }
 
+/// Bytes of a body. [`FIVE_BODIES`] have room for five of them.
+const BODY_BYTES: usize = 500 * 1024;
+const FIVE_BODIES: [(&str, &str); 3] = [
+    ("POSTERN_BODIES_BYTES", "2621440"),
+    ("POSTERN_PROXY_ADDRESSES", "127.0.0.1"),
+    ("POSTERN_PROXY_SOURCE", "x-forwarded-for"),
+];
+/// The clients that send five. None has more than its share.
+const CLIENTS: [&str; 5] = ["192.0.2.1", "192.0.2.2", "192.0.2.1", "192.0.2.2", "192.0.2.1"];
+
+/// Sends a request as the proxy does through which it comes from a client.
+async fn send_from(world: &World, client: &str, call: &Call) -> Reply {
+    let mut wire = call.wire();
+    wire.set("x-forwarded-for", client);
+    world.send(&wire).await
+}
+
+/// A request that needs memory for its body, and no database.
+fn another_body() -> Call {
+    Call::post("/aas/token-request").with_bytes("text/plain", vec![7; BODY_BYTES / 10])
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn bodies_that_wait_for_the_answer_of_another_homeserver_give_way_to_those_of_others() {
-    // Five of these bodies take all the memory for bodies.
-    const BYTES: usize = 500 * 1024;
-    let settings = [
-        ("POSTERN_BODIES_BYTES", "2621440"),
-        ("POSTERN_PROXY_ADDRESSES", "127.0.0.1"),
-        ("POSTERN_PROXY_SOURCE", "x-forwarded-for"),
-    ];
-    let (world, bad, _authority) = bad_neighbour(&settings).await;
+    let (world, bad, _authority) = bad_neighbour(&FIVE_BODIES).await;
     bad.answer(Vec::new());
     let asked = bad.asked();
-    let send = async |call: Call, client: &str| {
-        let mut wire = call.wire();
-        wire.set("x-forwarded-for", client);
-        world.send(&wire).await
-    };
     let hand_on = async |client: &str| {
-        let sealed = Call::post("/relay/bad.example").with_bytes("message/ohttp-req", vec![7; BYTES]);
-        send(world.paid(sealed), client).await
+        let sealed = Call::post("/relay/bad.example").with_bytes("message/ohttp-req", vec![7; BODY_BYTES]);
+        send_from(&world, client, &world.paid(sealed)).await
     };
-    // No client has more than its share.
-    let clients = ["192.0.2.1", "192.0.2.2", "192.0.2.1", "192.0.2.2", "192.0.2.1"];
-    let waiting = join_all(clients.map(|client| hand_on(client)));
+    let waiting = join_all(CLIENTS.map(|client| hand_on(client)));
     let other = async {
-        eventually("all wait", async || (bad.asked() >= asked + clients.len()).then_some(())).await;
-        let other = Call::post("/aas/token-request").with_bytes("text/plain", vec![7; BYTES / 10]);
-        send(other, "192.0.2.3").await
+        eventually("all wait", async || (bad.asked() >= asked + CLIENTS.len()).then_some(())).await;
+        send_from(&world, "192.0.2.3", &another_body()).await
     };
     tokio::select! {
         reply = other => assert_eq!(reply.status, StatusCode::UNSUPPORTED_MEDIA_TYPE, "{}", reply.text()),
         _ = waiting => panic!("nobody answers them"),
     }
+    world.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bodies_that_wait_for_a_place_at_the_gateway_give_way_to_those_of_others() {
+    let mut world = World::builder().patient();
+    // All of them wait in sessions for statements that meet a lock: a quarter of this.
+    for (name, value) in FIVE_BODIES.into_iter().chain([("POSTERN_DATABASE_POOL_SIZE", "32")]) {
+        world = world.setting(name, value);
+    }
+    let world = world.start().await;
+    let key = SigningKey::generate();
+    let trust = "SELECT operator.trust_homeserver_key('elsewhere.example', $1)";
+    world.admin.execute(trust, &[&key.public_key().as_bytes().as_slice()]).await.unwrap();
+    // Before a request has a place, the server asks whether its domain is a neighbour.
+    let blocker = world.cluster.admin().await;
+    let lock = "BEGIN; LOCK TABLE federation.neighbours IN ACCESS EXCLUSIVE MODE";
+    blocker.batch_execute(lock).await.unwrap();
+    let hand_on = async |client: &str| {
+        let sealed = Call::post("/gateway").with_bytes("message/ohttp-req", vec![7; BODY_BYTES]);
+        send_from(&world, client, &sealed.signed_by(&key)).await
+    };
+    let waiting = join_all(CLIENTS.map(|client| hand_on(client)));
+    let other = async {
+        let admitted = async || (world.count("aas.used_signatures").await == 5).then_some(());
+        eventually("all have come", admitted).await;
+        eventually("there is room for another one", async || {
+            let reply = send_from(&world, "192.0.2.3", &another_body()).await;
+            (reply.status == StatusCode::UNSUPPORTED_MEDIA_TYPE).then_some(())
+        })
+        .await;
+        blocker.batch_execute("ROLLBACK").await.unwrap();
+    };
+    let (replies, ()) = join!(waiting, other);
+    let gave_way = replies.iter().filter(|reply| reply.is_problem("unavailable")).count();
+    assert!((1..5).contains(&gave_way), "{gave_way} of five gave way");
     world.close();
 }

@@ -1,5 +1,6 @@
-//! Hundreds of homeservers that accept each connection and never answer, of many families of names, some of which took
-//! deliveries before: what is for a good neighbour does not wait for the end of any attempt at them (FED-6).
+//! Homeservers that accept each connection and never answer. Hundreds of them, of many families of names, some of which took
+//! deliveries before, do not keep what is for a good neighbour waiting for the end of any attempt at them; and those of one
+//! family have its share of attempts, however many they are (FED-6).
 
 use std::{
     net::SocketAddr,
@@ -17,7 +18,10 @@ use tokio::{
     task::{JoinHandle, JoinSet},
 };
 
-use crate::groups::{drained, group, texts};
+use crate::{
+    groups::{drained, group, texts},
+    outbox::make_due,
+};
 
 /// Groups with members at silent hosts, and the hosts of each: as many as a group may have.
 const GROUPS: usize = 6;
@@ -29,6 +33,8 @@ const UNDER_WAY: usize = 8;
 /// Texts that are said, until one has come before any attempt ended that was under way when it was said. Each attempt ends
 /// at some time, perhaps just then; but where a text has to wait for that, all do.
 const TEXTS: usize = 20;
+/// Hosts of a family of which all are silent, and of another one.
+const OF_FAMILY: usize = 12;
 
 /// A host that accepts every connection, reads whatever comes, and never answers. Dropping it ends its connections.
 struct SilentHost {
@@ -154,4 +160,38 @@ async fn what_is_for_a_good_neighbour_waits_for_none_of_hundreds_of_silent_hosts
     assert!(came_first, "each text came after the end of some attempt at a silent host");
     assert_eq!(world.value::<i64>(waiting).await, (GROUPS * OF_GROUP) as i64, "they are all waited for");
     neighbours.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn attempts_at_silent_hosts_take_the_share_of_their_family_until_they_end() {
+    let silent = SilentHost::start().await;
+    // Nobody listens at the others, so that attempts at them end at once.
+    let hosts = (1..=OF_FAMILY).map(|number| {
+        format!("x{number}.evil.example={},y{number}.good.example=127.0.0.1:1", silent.address)
+    });
+    let world = World::builder()
+        .setting("POSTERN_FEDERATION_HOSTS", &hosts.collect::<Vec<_>>().join(","))
+        // Eight attempts at once at homeservers that took deliveries before, two of them at those of a family.
+        .setting("POSTERN_FEDERATION_DELIVERIES_AT_ONCE", "16")
+        .start()
+        .await;
+    let under_way = async || {
+        let evil =
+            "federation.due WHERE domain LIKE '%.evil.example' AND standing = 'good' AND holder IS NOT NULL";
+        let under_way = world.count(evil).await;
+        assert!(under_way <= 2, "{under_way} attempts at a family are under way");
+        under_way
+    };
+    make_due(&world, "'x' || n || '.evil.example'", OF_FAMILY, "good").await;
+    let share = async || (under_way().await == 2).then_some(());
+    eventually("the family has its share", share).await;
+    // Each turn of the other family is followed by one of this one, as long as something of it is due.
+    make_due(&world, "'y' || n || '.good.example'", OF_FAMILY, "good").await;
+    let tried = "federation.attempts WHERE domain LIKE '%.good.example'";
+    eventually("all of the other family were tried", async || {
+        under_way().await;
+        (world.count(tried).await == OF_FAMILY as i64).then_some(())
+    })
+    .await;
+    world.close();
 }

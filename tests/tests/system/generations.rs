@@ -5,14 +5,20 @@
 
 use std::{fs, path::Path};
 
-use postern_tests_kit::{Cluster, HOME, KeptOrder, Killer, Server, ServerBuilder, postern};
+use postern_tests_kit::{Cluster, HOME, KeptOrder, Killer, Server, ServerBuilder, eventually, postern};
 
-use crate::backup::{on, succeeds};
+use crate::backup::{fails, on, succeeds};
 
 /// A server with a witness in this file.
 fn with_witness(cluster: &Cluster, witness: &Path) -> ServerBuilder {
     Server::builder(cluster).env("POSTERN_WITNESS_FILE", witness.to_str().expect("its name is text"))
 }
+
+/// Another function in the place of the one that notes marks.
+const NOTES_ALL: &str = "
+    CREATE OR REPLACE FUNCTION operator.note_mark(
+        witness bytea, known bytea[], mark bytea, decided bigint, OUT outcome operator.note_mark_outcome, OUT decision bigint)
+    LANGUAGE sql AS $$ SELECT 'written'::operator.note_mark_outcome, 0::bigint $$";
 
 #[tokio::test]
 async fn a_mark_is_noted_where_the_last_one_is_known_or_somebody_decided_since() {
@@ -86,6 +92,40 @@ async fn a_mark_is_on_disk_before_it_has_its_name() {
     assert!(sync(&new) < named && named < sync(&dir));
 }
 
+/// A fault of ours is no snapshot that was put back.
+#[tokio::test]
+async fn an_answer_about_a_mark_that_is_none_is_told_of_and_ends_no_session() {
+    let cluster = Cluster::start().await;
+    let places = tempfile::tempdir().unwrap();
+    let witness = places.path().join("witness");
+    assert!(with_witness(&cluster, &witness).start().await.terminate().await.success());
+    let admin = cluster.admin().await;
+    let other = "ALTER TYPE operator.note_mark_outcome RENAME VALUE 'noted' TO 'written'";
+    admin.batch_execute(other).await.unwrap();
+    admin.batch_execute(NOTES_ALL).await.unwrap();
+    let server = with_witness(&cluster, &witness).start().await;
+    eventually("it is told of", async || {
+        server.log().contains("goes unnoticed: the database answered with an outcome").then_some(())
+    })
+    .await;
+    let answer = reqwest::get(format!("{}/ready", server.url())).await.expect("it answers");
+    assert!(answer.status().is_success(), "it works with the database");
+    assert!(!server.log().contains("put back to an earlier state"), "{}", server.log());
+    drop(server);
+    // A check says, too, what it cannot find out.
+    let mut check = postern();
+    check
+        .arg("check")
+        .env("POSTERN_DOMAIN", HOME)
+        .env("POSTERN_DATABASE_URL", cluster.server_url())
+        .env("POSTERN_MASTER_KEY", cluster.master_key())
+        .env("POSTERN_WITNESS_FILE", &witness);
+    succeeds(&mut check).await;
+    let revoke = "REVOKE EXECUTE ON FUNCTION operator.current_mark FROM postern_server";
+    admin.batch_execute(revoke).await.unwrap();
+    fails(&mut check, "problem  witness: ").await;
+}
+
 #[tokio::test]
 async fn the_operators_least_number_of_a_generation_is_heeded() {
     let cluster = Cluster::start().await;
@@ -111,8 +151,7 @@ async fn the_operators_least_number_of_a_generation_is_heeded() {
     let said = succeeds(&mut begin).await;
     assert!(said.contains("generation 2000000000 begins"), "{said}");
 
-    admin.batch_execute("CREATE DATABASE elsewhere").await.unwrap();
-    let elsewhere = cluster.admin_url().replace("dbname=postern", "dbname=elsewhere");
+    let elsewhere = cluster.another_database("elsewhere").await;
     let mut restore = on(&cluster, "restore", &backup);
     restore.args(["--at-least", "2000000000"]).env("POSTERN_DATABASE_ADMIN_URL", elsewhere);
     let said = succeeds(&mut restore).await;

@@ -419,6 +419,10 @@ async fn a_release_does_not_migrate_under_servers_that_would_not_work_any_more_a
     let back = Release::embedded().migrate(&url).await.err().map(|error| format!("{error:#}"));
     let expected = "the database is of 1000.0.0, ";
     assert!(back.as_ref().is_some_and(|text| text.starts_with(expected)), "{back:?}");
+    let following = Server::of("postern-next", &cluster).metrics().start().await;
+    let metrics = following.metrics().await;
+    assert!(metrics.contains("postern_build_info{version=\"1000.0.0\"}"), "{metrics}");
+    assert!(following.terminate().await.success());
     next::later().migrate(&url).await.unwrap();
     let refused = Server::builder(&cluster).try_start().await.err().expect("it does not start");
     assert!(

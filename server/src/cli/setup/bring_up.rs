@@ -2,13 +2,14 @@
 //! registration.
 
 use std::{
-    fs::{self, File},
+    fs::{self, OpenOptions},
+    io::ErrorKind,
     os::unix::fs::{DirBuilderExt, MetadataExt, chown},
     path::Path,
 };
 
 use anyhow::{Context, ensure};
-use nix::unistd::User;
+use nix::unistd::{Uid, User};
 use postern_cluster::{ClusterOptions, PrivateCluster};
 
 use super::dialogue::at;
@@ -16,6 +17,7 @@ use crate::{
     cli::{check, private_cluster, registration::Registration, sources::Sources},
     config::{Config, ConnectionString, Settings},
     database::{self, Database},
+    files::{self, directory_of},
     keys::{MasterKey, MasterKeys},
 };
 
@@ -51,23 +53,55 @@ pub fn expect_done(config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Makes the place of the private cluster, for the user that runs the server. It says that its cluster is yet to be set up
+/// before the configuration tells of one: so the same command goes on after a setup that was killed.
+pub fn prepare(config: &Config, user: Option<&User>) -> anyhow::Result<()> {
+    let data_dir = &config.data_dir;
+    if let Some(user) = user {
+        make_for(data_dir, user)?;
+    }
+    if ClusterOptions::new(data_dir, &config.extension_dir).cluster_exists() {
+        return Ok(());
+    }
+    if user.is_none() {
+        PrivateCluster::prepare(data_dir)?;
+    }
+    let mark = data_dir.join(UNDONE);
+    // It goes through no link: the directory may be another user's.
+    let write = || match OpenOptions::new().write(true).create_new(true).open(&mark) {
+        Ok(file) => file.sync_all().and_then(|()| files::sync_directory(data_dir)),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error),
+    };
+    write().with_context(|| format!("cannot write {}", mark.display()))
+}
+
 /// Makes the data directory for another user.
-pub fn prepare(data_dir: &Path, user: Option<&User>) -> anyhow::Result<()> {
-    let Some(user) = user else { return Ok(()) };
-    if let Ok(present) = fs::metadata(data_dir) {
-        ensure!(
-            present.uid() == user.uid.as_raw(),
+fn make_for(data_dir: &Path, user: &User) -> anyhow::Result<()> {
+    let cannot = || format!("cannot make the data directory {}", data_dir.display());
+    match fs::metadata(data_dir) {
+        Ok(present) if present.uid() == user.uid.as_raw() => return Ok(()),
+        Ok(_) => ensure!(
+            is_left_by_setup(data_dir),
             "{} belongs to another user than {}: name its owner with --user, or choose another --data-dir",
             data_dir.display(),
             user.name
-        );
-        return Ok(());
+        ),
+        Err(_) => {
+            // The user has to come through these.
+            fs::create_dir_all(directory_of(data_dir)).with_context(cannot)?;
+            fs::DirBuilder::new().mode(0o700).create(data_dir).with_context(cannot)?;
+        }
     }
-    let make = || {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(data_dir)?;
-        chown(data_dir, Some(user.uid.as_raw()), Some(user.gid.as_raw()))
-    };
-    make().with_context(|| format!("cannot make the data directory {}", data_dir.display()))
+    chown(data_dir, Some(user.uid.as_raw()), Some(user.gid.as_raw())).with_context(cannot)
+}
+
+/// Whether a directory is as a setup leaves it that is killed before it gives it to another user: this one's, empty, and
+/// closed to others.
+fn is_left_by_setup(dir: &Path) -> bool {
+    let is_ours = fs::symlink_metadata(dir)
+        .is_ok_and(|dir| dir.is_dir() && dir.uid() == Uid::effective().as_raw() && dir.mode() & 0o077 == 0);
+    is_ours && fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_none())
 }
 
 /// Makes the master key where there is none, and lets the server's user have it.
@@ -116,14 +150,7 @@ pub async fn bring_up(
     // For all later starts the file rules that out.
     config.create_cluster = true;
     let undone = config.data_dir.join(UNDONE);
-    if config.embedded && !ClusterOptions::new(&config.data_dir, &config.extension_dir).cluster_exists() {
-        PrivateCluster::prepare(&config.data_dir)?;
-        let write =
-            || File::create(&undone)?.sync_all().and_then(|()| File::open(&config.data_dir)?.sync_all());
-        write().with_context(|| format!("cannot write {}", undone.display()))?;
-    }
-    let cluster = private_cluster::start(&mut config, PrivateCluster::start_or_join).await?;
-    let brought = async {
+    private_cluster::during(config, async |config| {
         // As the questions propose: strangers find a homeserver sooner than its operator closes it.
         let wanted = registration.unwrap_or(Registration::Invite);
         let registration = match admin_url.as_ref().or(config.database.admin_url.as_ref()) {
@@ -142,15 +169,14 @@ pub async fn bring_up(
         {
             make_master_key(&key, None)?;
         }
-        if config.embedded && undone.exists() {
-            fs::remove_file(&undone).with_context(|| format!("cannot remove {}", undone.display()))?;
+        if config.embedded {
+            let remove = files::remove_if_there(&undone);
+            remove.with_context(|| format!("cannot remove {}", undone.display()))?;
         }
         // The cluster runs, and is joined.
         let settings = Settings { config: Some(path.to_owned()), ..Settings::default() };
         let well = check::run(&settings, false, &Sources::of_file(path)).await;
         anyhow::Ok(Brought { well, registration })
-    }
-    .await;
-    private_cluster::stop(cluster).await?;
-    brought
+    })
+    .await
 }

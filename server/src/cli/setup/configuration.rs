@@ -1,16 +1,19 @@
 //! The configuration file that a setup writes.
 
 use std::{
-    fs::{self, File, OpenOptions, Permissions},
-    io::{self, ErrorKind, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, fchown},
+    fs::{self, Permissions},
+    io::{self, ErrorKind},
+    os::unix::fs::{DirBuilderExt, PermissionsExt, fchown},
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context, ensure};
 use nix::unistd::User;
 
-use crate::config::{self, Settings, file};
+use crate::{
+    config::{self, Settings, file},
+    files::{self, directory_of},
+};
 
 /// The file to write: the one that is named, else the one of this installation, else `./postern.toml`.
 pub fn place(settings: &Settings) -> anyhow::Result<PathBuf> {
@@ -23,13 +26,28 @@ pub fn place(settings: &Settings) -> anyhow::Result<PathBuf> {
     std::path::absolute(&path).with_context(|| path.display().to_string())
 }
 
+/// Refuses to replace a file that says something else, unless it is to be.
+pub fn expect_replaceable(
+    path: &Path,
+    before: &toml::Table,
+    values: &toml::Table,
+    force: bool,
+) -> anyhow::Result<()> {
+    // One without a domain is no server's yet, as a package brings it.
+    ensure!(
+        force || before == values || !before.contains_key("domain"),
+        "{} is there, and says something else: change it by hand, or replace it with --force",
+        path.display()
+    );
+    Ok(())
+}
+
 /// Writes the file, unless it says the same already. It may hold a password: root and the server's user can read it.
 pub fn write(
     path: &Path,
     before: &toml::Table,
     values: &toml::Table,
     user: Option<&User>,
-    force: bool,
 ) -> anyhow::Result<()> {
     let unwritable = || format!("cannot write {}", path.display());
     let exists = path.exists();
@@ -37,36 +55,21 @@ pub fn write(
         println!("kept     {}: it says so already", path.display());
         return Ok(());
     }
-    // One without a domain is no server's yet, as a package brings it.
-    ensure!(
-        force || !before.contains_key("domain"),
-        "{} is there, and says something else: change it by hand, or replace it with --force",
-        path.display()
-    );
     let is_by_hand = || fs::read_to_string(path).is_ok_and(|present| present != file::text(before));
     if exists && (before.contains_key("domain") || is_by_hand()) {
         let old = keep(path).with_context(unwritable)?;
         println!("kept     {}: the file that was there before", old.display());
     }
-    let dir = path.parent().unwrap_or(path);
-    fs::DirBuilder::new().recursive(true).mode(0o755).create(dir).with_context(unwritable)?;
-    let new = path.with_added_extension("new");
-    let replace = || {
-        match fs::remove_file(&new) {
-            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-            _ => {}
+    let make_place = fs::DirBuilder::new().recursive(true).mode(0o755).create(directory_of(path));
+    make_place.with_context(unwritable)?;
+    files::replace_shared(path, file::text(values).as_bytes(), 0o600, |file| match user {
+        Some(user) => {
+            fchown(file, None, Some(user.gid.as_raw()))?;
+            file.set_permissions(Permissions::from_mode(0o640))
         }
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
-        file.write_all(file::text(values).as_bytes())?;
-        if let Some(user) = user {
-            fchown(&file, None, Some(user.gid.as_raw()))?;
-            file.set_permissions(Permissions::from_mode(0o640))?;
-        }
-        file.sync_all()?;
-        fs::rename(&new, path)?;
-        File::open(dir)?.sync_all()
-    };
-    replace().with_context(unwritable)?;
+        None => Ok(()),
+    })
+    .with_context(unwritable)?;
     match user {
         Some(user) => println!("wrote    {}: root and {} can read it", path.display(), user.name),
         None => println!("wrote    {}: only its owner can read it", path.display()),
@@ -102,21 +105,25 @@ mod tests {
         let table = |text| toml::from_str::<toml::Table>(text).unwrap();
         let (one, other) = (table("domain = 'a.example'"), table("domain = 'b.example'"));
         let packaged = table("embedded = true\ndata_dir = '/var/lib/postern'");
+        let write = |path: &Path, before, values, force| {
+            expect_replaceable(path, before, values, force)?;
+            write(path, before, values, None)
+        };
         fs::write(&path, file::text(&packaged)).unwrap();
-        write(&path, &packaged, &one, None, false).expect("nobody has set anything in it");
+        write(&path, &packaged, &one, false).expect("nobody has set anything in it");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         let written = fs::read_to_string(&path).unwrap();
-        write(&path, &one, &one, None, false).expect("it is the same");
-        let error = write(&path, &one, &other, None, false).unwrap_err().to_string();
+        write(&path, &one, &one, false).expect("it is the same");
+        let error = write(&path, &one, &other, false).unwrap_err().to_string();
         assert!(error.contains("--force"), "{error}");
         assert_eq!(fs::read_to_string(&path).unwrap(), written);
-        write(&path, &one, &other, None, true).unwrap();
+        write(&path, &one, &other, true).unwrap();
         assert_eq!(without_empty_sections(config::read_file(&path).unwrap()), other);
         assert_eq!(fs::read_to_string(path.with_added_extension("old")).unwrap(), written);
         // A comment by hand is worth as much as a value.
         let by_hand = format!("{}# mine\n", file::text(&packaged));
         fs::write(&path, &by_hand).unwrap();
-        write(&path, &packaged, &one, None, false).expect("it is no server's yet");
+        write(&path, &packaged, &one, false).expect("it is no server's yet");
         assert_eq!(fs::read_to_string(path.with_added_extension("old2")).unwrap(), by_hand);
         assert_eq!(
             fs::read_to_string(path.with_added_extension("old")).unwrap(),

@@ -1,7 +1,7 @@
-//! `postern setup`: from nothing to a server that can start. It asks, or takes flags (`dialogue`); writes the configuration
-//! file (`configuration`), and fits the package's units to it (`units`); makes the master key, brings the database to this
-//! program's state, with the policy of registration, and runs `postern check` (`bring_up`); and says what is left to do. Done
-//! again with the same answers it changes nothing.
+//! `postern setup`: from nothing to a server that can start. It asks, or takes flags (`dialogue`); makes the place of a
+//! private cluster; writes the configuration file (`configuration`), and fits the package's units to it (`units`); makes the
+//! master key, brings the database to this program's state, with the policy of registration, and runs `postern check`
+//! (`bring_up`); and says what is left to do. Done again with the same answers it changes nothing.
 
 mod bring_up;
 mod configuration;
@@ -105,13 +105,17 @@ pub async fn run(setup: Setup) -> anyhow::Result<bool> {
     if has_unit {
         units::expect_visible(&config)?;
     }
-    configuration::write(&path, &before, &answers.values, user.as_ref(), setup.force)?;
+    configuration::expect_replaceable(&path, &before, &answers.values, setup.force)?;
+    if config.embedded {
+        prepare(&config, user.as_ref())?;
+    }
+    configuration::write(&path, &before, &answers.values, user.as_ref())?;
     if has_unit {
         units::fit(&config)?;
     }
-    if config.embedded {
-        prepare(&config.data_dir, user.as_ref())?;
-    } else if let Some(key) = config.master_key_file() {
+    if !config.embedded
+        && let Some(key) = config.master_key_file()
+    {
         make_master_key(&key, user.as_ref())?;
     }
     if let Some(user) = &user {

@@ -5,7 +5,10 @@ use std::{fs, path::Path};
 
 use anyhow::{Context, bail};
 
-use crate::config::{self, Config};
+use crate::{
+    config::{self, Config},
+    files,
+};
 
 /// The places of the package's unit.
 const UNITS: [&str; 2] = ["/usr/lib/systemd/system/postern.service", "/lib/systemd/system/postern.service"];
@@ -49,7 +52,7 @@ pub fn fit(config: &Config) -> anyhow::Result<()> {
             }
             continue;
         }
-        let write = || fs::create_dir_all(&dir).and_then(|()| fs::write(&file, &text));
+        let write = || fs::create_dir_all(&dir).and_then(|()| files::replace(&file, text.as_bytes()));
         write().with_context(|| format!("cannot write {}", file.display()))?;
         println!("wrote    {}: the unit lets the server write to its data directory", file.display());
     }

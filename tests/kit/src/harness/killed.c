@@ -1,7 +1,7 @@
 /* Kills the program that this is preloaded into, by SIGKILL, before a step by which it changes what is on disk, or tells
  * another program something. The step is in KILLED_BEFORE: its kind, its number among those that fit, and a part of the name
- * that it is about, such as `mkdir 1 today.partial`. Kinds are `mkdir`, `unlink` and `fsync`; `rename` and `link`, whose name
- * is both, with `>` between them; `open`, after which a new file is there and empty; and `write`, whose name is what is
+ * that it is about, such as `mkdir 1 today.partial`. Kinds are `mkdir`, `unlink`, `fsync` and `chown`; `rename` and `link`,
+ * whose name is both, with `>` between them; `open`, after which a new file is there and empty; and `write`, whose name is what is
  * written, to a file, a socket or a terminal. Programs that it runs live on. */
 #undef _FORTIFY_SOURCE
 #define _GNU_SOURCE
@@ -68,6 +68,11 @@ int mkdir(const char *path, mode_t mode) {
 int unlink(const char *path) {
     at("unlink", path);
     return (int)syscall(SYS_unlinkat, AT_FDCWD, path, 0);
+}
+
+int chown(const char *path, uid_t user, gid_t group) {
+    at("chown", path);
+    return (int)syscall(SYS_fchownat, AT_FDCWD, path, user, group, 0);
 }
 
 int fsync(int file) {

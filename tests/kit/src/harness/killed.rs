@@ -22,7 +22,7 @@ impl Killer {
         Self { library }
     }
 
-    /// Runs a program that is killed before its first step of this kind (`mkdir`, `unlink`, `fsync`; `rename`, `link`:
+    /// Runs a program that is killed before its first step of this kind (`mkdir`, `unlink`, `fsync`, `chown`; `rename`, `link`:
     /// then the path is `FROM>TO<`) that is about a path with this text in it; or (`open`) once such a file was made,
     /// and is empty; or before it writes this text (`write`) into a file, to PostgreSQL in a statement, or onto its standard
     /// output. Programs that it runs itself live on.

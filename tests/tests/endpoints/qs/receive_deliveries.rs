@@ -1,5 +1,8 @@
 //! `POST /qs/deliveries` (QS-3, FED-4)
 
+use std::cell::Cell;
+
+use futures_util::future::join_all;
 use postern_protocol::{
     Address, DeliveryId, LaneInstance, MlsMessage, Payload,
     encoding::Encoding,
@@ -317,7 +320,7 @@ async fn a_neighbour_that_delivers_too_often_waits_and_at_last_is_told_so() {
     // The first one makes its domain known.
     world.pay(&calls[0]).await.assert_ok("deliveries");
     let begun = std::time::Instant::now();
-    let replies = futures_util::future::join_all(calls.iter().map(|call| world.pay(call))).await;
+    let replies = join_all(calls.iter().map(|call| world.pay(call))).await;
     let seconds = begun.elapsed().as_secs_f64();
     let taken = replies.iter().filter(|reply| reply.status == StatusCode::OK).count();
     let refused = replies.iter().filter(|reply| reply.is_problem("unavailable")).count();
@@ -425,5 +428,65 @@ async fn what_waits_for_a_neighbour_that_is_heard_from_is_due() {
     assert_eq!(world.count("federation.looks").await, 0, "it is looked at again");
     let due = "SELECT bool_and(next_try <= clock_timestamp()) IS NOT FALSE FROM federation.attempts";
     assert!(world.value::<bool>(due).await);
+    world.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bodies_that_wait_for_their_lane_give_way_to_those_of_others() {
+    // Five of these bodies take all the memory for bodies.
+    const BYTES: usize = 500 * 1024;
+    const GAVE_WAY: &str = "the body gave way to those of others";
+    let world = World::builder()
+        .relay()
+        .patient()
+        .setting("POSTERN_DATABASE_HEAVY_STATEMENT_TIMEOUT_SECONDS", "60")
+        .setting("POSTERN_BODIES_BYTES", "2621440")
+        .setting("POSTERN_PROXY_ADDRESSES", "127.0.0.1")
+        .setting("POSTERN_PROXY_SOURCE", "x-forwarded-for")
+        .setting("POSTERN_LOG_FILTER", "info,postern_server::http=debug")
+        .tokens(300)
+        .start()
+        .await;
+    let neighbour = Neighbour::trusted(&world).await;
+    let large = delivery(1, &[fresh_address()], &message(&"x".repeat(BYTES)));
+    let large = neighbour.calling(1, vec![large]);
+    let another = Call::post("/aas/token-request").with_bytes("text/plain", vec![7; BYTES / 10]);
+    let send = async |call: Call, client: &str| {
+        let mut wire = call.wire();
+        wire.set("x-forwarded-for", client);
+        world.send(&wire).await
+    };
+    let free = "SELECT operator.set_price('ds.reserve_group_id', 0)";
+    world.admin.execute(free, &[]).await.unwrap();
+    // They wait for some seconds only. After a long pause of this machine nobody is there to give way: then once more.
+    let five_and_another = async || {
+        // The server has seen their tokens: it asks whether they are spent once their bodies have come.
+        let tokens: Vec<_> = (0..5).map(|_| world.token()).collect();
+        for token in &tokens {
+            assert_eq!(world.spend(0, token).await.status, StatusCode::CREATED);
+        }
+        let blocker = world.cluster.admin().await;
+        let lock = "BEGIN; LOCK TABLE federation.incoming_lanes IN ACCESS EXCLUSIVE MODE";
+        blocker.batch_execute(lock).await.unwrap();
+        world.relay().take_statements();
+        let clients = ["192.0.2.1", "192.0.2.2"].into_iter().cycle();
+        let waiting = tokens.into_iter().zip(clients);
+        let waiting = waiting.map(|(token, client)| send(large.clone().paid_with(token), client));
+        let other = async {
+            let come = Cell::new(0);
+            eventually("all have come", async || {
+                let statements = world.relay().take_statements();
+                let asked = statements.iter().filter(|text| text.contains("is_token_spent")).count();
+                come.set(come.get() + asked);
+                (come.get() == 5).then_some(())
+            })
+            .await;
+            send(another.clone(), "192.0.2.3").await;
+            blocker.batch_execute("ROLLBACK").await.unwrap();
+        };
+        tokio::join!(join_all(waiting), other);
+        world.server().log().contains(GAVE_WAY).then_some(())
+    };
+    eventually("one gives way that waits for those of its lane before", five_and_another).await;
     world.close();
 }

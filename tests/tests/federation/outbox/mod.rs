@@ -14,9 +14,7 @@ use std::{
 };
 
 use nix::sys::signal::Signal;
-use postern_protocol::{
-    MlsMessage, ds::MessageAccepted, name::Domain, problem::ProblemType, qs::QueuePayload,
-};
+use postern_protocol::{MlsMessage, ds::MessageAccepted, problem::ProblemType, qs::QueuePayload};
 use postern_tests_kit::{Group, Mailbox, Neighbours, Weather, World, dump, eventually};
 use tokio_postgres::Client;
 
@@ -629,84 +627,6 @@ pub async fn claimed(world: &World, standing: &str, after: &str) -> (Option<Stri
                  FROM federation.claim_lane($1, uuid_send(gen_random_uuid()), 10, 64, 786432, $2, '{}')";
     let row = world.admin.query_one(sql, &[&standing, &after]).await.unwrap();
     (row.get(0), row.get(1))
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn families_of_names_take_turns_however_many_names_they_have() {
-    let world = World::start().await;
-    // The server claims none of it.
-    world.admin.batch_execute("BEGIN").await.unwrap();
-    for standing in ["prompt", "good", "slow", "failing", "stranger"] {
-        make_due(&world, &format!("'x' || n || '.evil-{standing}.example'"), 300, standing).await;
-        make_due(&world, &format!("'b-{standing}.example'"), 1, standing).await;
-        let mut turn = String::new();
-        let mut domains = Vec::new();
-        for _ in 0..2 {
-            let (domain, family) = claimed(&world, standing, &turn).await;
-            domains.extend(domain);
-            turn = family;
-        }
-        let good = format!("b-{standing}.example");
-        assert!(domains.contains(&good), "{standing}: {domains:?}");
-        // One that the operator allowed is a family of its own.
-        let allow = format!("SELECT operator.allow_domain('x300.evil-{standing}.example')");
-        world.admin.execute(&allow, &[]).await.unwrap();
-        let (_, first) = claimed(&world, standing, "").await;
-        let (allowed, _) = claimed(&world, standing, &first).await;
-        assert_eq!(allowed, Some(format!("x300.evil-{standing}.example")));
-    }
-    world.admin.batch_execute("ROLLBACK").await.unwrap();
-    world.close();
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_database_and_the_server_know_the_same_families_of_names() {
-    let world = World::start().await;
-    let labels =
-        ["ac", "co", "com", "edu", "gob", "go", "gov", "ne", "net", "or", "org", "gv", "xco", "example"];
-    let mut names = vec!["a.xn--p1ai".to_owned(), "co.a.xn--p1ai".to_owned(), "b.a-co.uk".to_owned()];
-    for label in labels {
-        for top in ["uk", "de", "com", "xuk", "a1", "x"] {
-            let below = ["", "a.", "b.a.", "c.b.a.", "com.", "a.com.", "b-a."];
-            names.extend(below.iter().map(|below| format!("{below}{label}.{top}")));
-        }
-    }
-    let sql = "SELECT array_agg(federation.family(n.name) ORDER BY n.place)
-                 FROM unnest($1::text[]) WITH ORDINALITY AS n (name, place)";
-    let families: Vec<String> = world.admin.query_one(sql, &[&names]).await.unwrap().get(0);
-    assert_eq!(families.len(), names.len());
-    for (name, family) in names.iter().zip(&families) {
-        let domain: Domain = name.parse().unwrap_or_else(|error| panic!("{name}: {error}"));
-        assert_eq!(domain.family(), family.as_str(), "{name}");
-    }
-    world.close();
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn strangers_that_are_tried_in_vain_make_room_for_others() {
-    let world = World::start().await;
-    let fail = async |domain: &str| {
-        for _ in 0..3 {
-            let sql = "SELECT federation.note_failed_attempt($1, '\\x00', 'failing', 'nobody is there')";
-            world.admin.execute(sql, &[&domain]).await.unwrap();
-            world.admin.execute("UPDATE federation.attempts SET next_try = now()", &[]).await.unwrap();
-        }
-    };
-    world.admin.batch_execute("BEGIN").await.unwrap();
-    make_due(&world, "'x.made-up-' || n || '.example'", 4, "stranger").await;
-    make_due(&world, "'known.example'", 1, "good").await;
-    fail("x.made-up-1.example").await;
-    assert_eq!(world.count("federation.set_aside").await, 0, "there is room");
-    world.admin.execute("SELECT operator.set_federation_limit('max_strangers', 5)", &[]).await.unwrap();
-    fail("known.example").await;
-    assert_eq!(world.count("federation.set_aside").await, 0, "that one was there before");
-    fail("x.made-up-2.example").await;
-    let aside = "SELECT array_agg(domain || ': ' || reason) FROM federation.set_aside";
-    assert_eq!(world.value::<Vec<String>>(aside).await, ["x.made-up-2.example: no such homeserver"]);
-    let waiting = "SELECT sum(waiting) FROM federation.outgoing_lanes WHERE domain = 'x.made-up-2.example'";
-    assert_eq!(world.value::<i64>(waiting).await, 0);
-    world.admin.batch_execute("ROLLBACK").await.unwrap();
-    world.close();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -16,9 +16,9 @@ async fn a_backup_has_its_name_once_all_of_it_is_on_disk() {
     succeeds(on(&cluster, "backup", &dir).envs(order.environment())).await;
     let sync = |path: &Path| order.place(&format!("sync {}", path.display()));
     let rename = |from: &Path, to: &Path| order.place(&format!("rename {} {}", from.display(), to.display()));
-    let manifest = rename(&partial.join("manifest.new"), &partial.join("manifest.json"));
+    let manifest = rename(&partial.join("manifest.json.new"), &partial.join("manifest.json"));
     // PostgreSQL's program syncs the files of its dump itself.
-    for before in ["database", "manifest.mac", "manifest.new"] {
+    for before in ["database", "manifest.mac", "manifest.json.new"] {
         assert!(sync(&partial.join(before)) < manifest, "{before}");
     }
     let named = rename(&partial, &dir);

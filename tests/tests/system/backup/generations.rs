@@ -4,8 +4,9 @@ use std::{fs, path::Path};
 
 use postern_client::{Client, Event};
 use postern_protocol::qs::QueueKind;
-use postern_tests_kit::{Cluster, DataDir, HOME, Server, befriend, eventually, in_tree, joined, postern};
-use tokio_postgres::NoTls;
+use postern_tests_kit::{
+    Cluster, DataDir, HOME, Server, befriend, connect_to, eventually, in_tree, joined, postern,
+};
 
 use super::{fails, hears, into, let_everybody_in, on, patient, succeeds, sync};
 
@@ -89,8 +90,7 @@ async fn a_copy_of_the_database_in_the_same_cluster_is_another_one() {
     let cluster = Cluster::start().await;
     assert!(Server::start(&cluster).await.terminate().await.success());
     let url = cluster.admin_url().replace("dbname=postern", "dbname=postgres");
-    let (client, connection) = tokio_postgres::connect(&url, NoTls).await.unwrap();
-    tokio::spawn(connection);
+    let client = connect_to(&url).await.unwrap();
     eventually("nobody uses it", async || {
         client.batch_execute("CREATE DATABASE before TEMPLATE postern").await.ok()
     })

@@ -2,8 +2,7 @@
 
 use std::{fs, path::Path, process::Stdio};
 
-use postern_tests_kit::{Cluster, DataDir, HOME, Server, eventually, postern};
-use tokio_postgres::NoTls;
+use postern_tests_kit::{Cluster, DataDir, HOME, Server, connect_to, eventually, postern};
 
 use super::{A_LINE, assert_tells_progress, end, fails, into, let_everybody_in, on, said, succeeds};
 use crate::bad_days::Talk;
@@ -20,8 +19,7 @@ async fn a_restore_refuses_what_does_not_fit_and_leaves_everything_as_it_was() {
     succeeds(&mut on(&cluster, "backup", &dir)).await;
     succeeds(postern().args(["backup", "--verify"]).arg(&dir)).await;
     let admin = cluster.admin().await;
-    admin.batch_execute("CREATE DATABASE elsewhere").await.unwrap();
-    let elsewhere = cluster.admin_url().replace("dbname=postern", "dbname=elsewhere");
+    let elsewhere = cluster.another_database("elsewhere").await;
     let restore = |dir: &Path| {
         let mut command = on(&cluster, "restore", dir);
         command.env("POSTERN_DATABASE_ADMIN_URL", &elsewhere);
@@ -114,8 +112,7 @@ async fn a_restore_refuses_what_does_not_fit_and_leaves_everything_as_it_was() {
     let used = DataDir::migrated().await;
     fails(&mut into(&used, &dir, cluster.master_key()), "overwrites nothing").await;
 
-    let (client, connection) = tokio_postgres::connect(&elsewhere, NoTls).await.unwrap();
-    tokio::spawn(connection);
+    let client = connect_to(&elsewhere).await.unwrap();
     fails(&mut restore(&dir), "is in use").await;
     let found = "SELECT count(*) FROM pg_namespace WHERE nspname IN ('postern', 'qs')";
     assert_eq!(client.query_one(found, &[]).await.unwrap().get::<_, i64>(0), 0, "nothing was left");
@@ -133,15 +130,13 @@ async fn a_restore_refuses_what_does_not_fit_and_leaves_everything_as_it_was() {
     succeeds(&mut on(&cluster, "backup", &broken)).await;
     end(&admin, client).await;
     fails(&mut restore(&broken), "in_the_way").await;
-    let (client, connection) = tokio_postgres::connect(&elsewhere, NoTls).await.unwrap();
-    tokio::spawn(connection);
+    let client = connect_to(&elsewhere).await.unwrap();
     assert_eq!(client.query_one(found, &[]).await.unwrap().get::<_, i64>(0), 0, "nothing was left");
     end(&admin, client).await;
 
     let said = succeeds(&mut restore(&dir)).await;
     assert!(said.contains("restored: "), "{said}");
-    let (client, connection) = tokio_postgres::connect(&elsewhere, NoTls).await.unwrap();
-    tokio::spawn(connection);
+    let client = connect_to(&elsewhere).await.unwrap();
     let row = client
         .query_one(
             "SELECT (SELECT array_length(s.setconfig, 1) FROM pg_db_role_setting s
@@ -184,16 +179,14 @@ async fn a_restore_that_was_killed_serves_nobody_and_the_next_one_begins_anew() 
         let sql = "SELECT count(*) FROM pg_roles WHERE rolname = 'boss'";
         admin.query_one(sql, &[]).await.unwrap().get(0)
     };
-    admin.batch_execute("CREATE DATABASE elsewhere").await.unwrap();
-    let elsewhere = other.admin_url().replace("dbname=postern", "dbname=elsewhere");
+    let elsewhere = other.another_database("elsewhere").await;
     let restore = || {
         let mut command = on(&cluster, "restore", &dir);
         command.env("POSTERN_DATABASE_ADMIN_URL", &elsewhere);
         command
     };
     // An event trigger kills it when the first index is made: all data that come before are there.
-    let (client, connection) = tokio_postgres::connect(&elsewhere, NoTls).await.unwrap();
-    tokio::spawn(connection);
+    let client = connect_to(&elsewhere).await.unwrap();
     client
         .batch_execute(
             "CREATE FUNCTION public.wait() RETURNS event_trigger LANGUAGE plpgsql AS $$
@@ -218,8 +211,7 @@ async fn a_restore_that_was_killed_serves_nobody_and_the_next_one_begins_anew() 
     let terminate =
         "SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity WHERE datname = 'elsewhere'";
     admin.batch_execute(terminate).await.unwrap();
-    let (client, connection) = tokio_postgres::connect(&elsewhere, NoTls).await.unwrap();
-    tokio::spawn(connection);
+    let client = connect_to(&elsewhere).await.unwrap();
     client.batch_execute("DROP EVENT TRIGGER waits").await.unwrap();
     let let_in = "SELECT count(*) FROM pg_roles r
                    WHERE r.rolname IN ('postern_server', 'postern_operator', 'postern_monitor', 'postern_backup')
@@ -262,11 +254,9 @@ async fn a_restore_whose_last_step_fails_removes_nothing_for_servers_may_have_co
     let dir = places.path().join("good");
     succeeds(&mut on(&cluster, "backup", &dir)).await;
     let admin = cluster.admin().await;
-    admin.batch_execute("CREATE DATABASE elsewhere").await.unwrap();
-    let admin_url = cluster.admin_url().replace("dbname=postern", "dbname=elsewhere");
+    let admin_url = cluster.another_database("elsewhere").await;
     // An event trigger keeps it at its first index until somebody has an advisory lock.
-    let (client, connection) = tokio_postgres::connect(&admin_url, NoTls).await.unwrap();
-    tokio::spawn(connection);
+    let client = connect_to(&admin_url).await.unwrap();
     client
         .batch_execute(
             "CREATE FUNCTION public.wait() RETURNS event_trigger LANGUAGE plpgsql AS $$
@@ -301,8 +291,7 @@ async fn a_restore_whose_last_step_fails_removes_nothing_for_servers_may_have_co
     .await;
     tokio::time::sleep(A_LINE).await;
     // The migration, which opens the database, waits for this, and fails.
-    let (holder, connection) = tokio_postgres::connect(&admin_url, NoTls).await.unwrap();
-    let session = tokio::spawn(connection);
+    let holder = connect_to(&admin_url).await.unwrap();
     holder.query_one("SELECT pg_advisory_lock($1)", &[&MIGRATING]).await.unwrap();
     holder.batch_execute("DROP EVENT TRIGGER waits").await.unwrap();
     eventually("the migration has failed", async || {
@@ -318,8 +307,7 @@ async fn a_restore_whose_last_step_fails_removes_nothing_for_servers_may_have_co
         "{said}"
     );
     assert_tells_progress(&said, "tables, functions and indexes");
-    drop(holder);
-    session.await.unwrap().unwrap();
+    end(&admin, holder).await;
 
     let mut migrate = postern();
     migrate.arg("migrate").env("POSTERN_DOMAIN", HOME).env("POSTERN_DATABASE_ADMIN_URL", &admin_url);
@@ -327,8 +315,7 @@ async fn a_restore_whose_last_step_fails_removes_nothing_for_servers_may_have_co
     let_everybody_in(&cluster).await;
     let url = cluster.server_url().replace("dbname=postern", "dbname=elsewhere");
     drop(Server::builder(&cluster).database(&url).start().await);
-    let (client, connection) = tokio_postgres::connect(&admin_url, NoTls).await.unwrap();
-    tokio::spawn(connection);
+    let client = connect_to(&admin_url).await.unwrap();
     let open = "SELECT generation > 0 AND undecided = 'no'
                        AND has_database_privilege('postern_server', current_database(), 'CONNECT')
                   FROM operator.current_generation()";

@@ -2,9 +2,8 @@
 
 use std::path::Path;
 
-use postern_tests_kit::{Cluster, DataDir, HOME, Server, postern, program};
+use postern_tests_kit::{Cluster, DataDir, HOME, Server, connect_to, postern, program};
 use tokio::process::Command;
-use tokio_postgres::NoTls;
 
 use super::{fails, into, on, succeeds};
 
@@ -40,8 +39,7 @@ pub async fn definitions(socket_dir: &Path) -> Vec<String> {
     given.sort();
     all.append(&mut given);
     let url = format!("host={} user=postern_admin dbname=postern", socket_dir.display());
-    let (client, connection) = tokio_postgres::connect(&url, NoTls).await.unwrap();
-    tokio::spawn(connection);
+    let client = connect_to(&url).await.unwrap();
     let roles = client.query(ROLES, &[]).await.unwrap();
     all.extend(roles.iter().map(|row| row.get::<_, String>(0)));
     all
@@ -117,8 +115,7 @@ async fn a_postgresql_of_ones_own_that_never_saw_postern_is_restored_with_roles_
     let own = Cluster::fresh().await;
     // Not in the database that is restored, which nobody is to use.
     let url = own.admin_url().replace("dbname=postern", "dbname=postgres");
-    let (client, connection) = tokio_postgres::connect(&url, NoTls).await.unwrap();
-    tokio::spawn(connection);
+    let client = connect_to(&url).await.unwrap();
     let roles = "SELECT count(*) FROM pg_roles WHERE NOT rolsuper AND rolname !~ '^pg_'";
     assert_eq!(client.query_one(roles, &[]).await.unwrap().get::<_, i64>(0), 0, "it has no role");
     let mut restore = on(&cluster, "restore", &dir);

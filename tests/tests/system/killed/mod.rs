@@ -15,21 +15,14 @@ use std::{
 
 use nix::sys::signal::Signal;
 use postern_tests_kit::{
-    Cluster, DataDir, HOME, Killer, Server, ServerBuilder, eventually, postern, process, program,
+    Cluster, DataDir, HOME, Killer, Server, ServerBuilder, connect_to, eventually, postern, process, program,
 };
 use tokio::process::Command;
-use tokio_postgres::{Client, NoTls};
 
 use crate::{
     backup::{fails, into, on, succeeds},
     bad_days::Talk,
 };
-
-async fn connect(url: &str) -> Client {
-    let (client, connection) = tokio_postgres::connect(url, NoTls).await.expect("PostgreSQL takes sessions");
-    tokio::spawn(connection);
-    client
-}
 
 /// People talk by the server that runs, and by one that starts in its place.
 async fn people_go_on(server: Server, next: ServerBuilder, talk: &mut Talk, after: &str) -> Server {
@@ -94,8 +87,8 @@ async fn a_backup_that_is_killed_between_two_steps_is_none_and_the_same_command_
         ("fsync", "today.partial/database", false),
         // The dump is there.
         ("open", "manifest.mac", false),
-        ("open", "manifest.new", false),
-        ("rename", "manifest.new>", false),
+        ("open", "manifest.json.new", false),
+        ("rename", "manifest.json.new>", false),
         // All of it is there, but for its name.
         ("rename", "today.partial>", true),
     ] {
@@ -169,8 +162,7 @@ async fn a_restore_that_is_killed_between_two_steps_serves_nobody_and_the_same_c
     let dir = places.path().join("good");
     succeeds(&mut on(&cluster, "backup", &dir)).await;
     let admin = cluster.admin().await;
-    admin.batch_execute("CREATE DATABASE elsewhere").await.unwrap();
-    let elsewhere = cluster.admin_url().replace("dbname=postern", "dbname=elsewhere");
+    let elsewhere = cluster.another_database("elsewhere").await;
     let restore = |dir: &Path| {
         let mut command = on(&cluster, "restore", dir);
         command.env("POSTERN_DATABASE_ADMIN_URL", &elsewhere);
@@ -214,7 +206,7 @@ async fn a_restore_that_is_killed_between_two_steps_serves_nobody_and_the_same_c
         assert!(said.contains(part), "{part} in {said}");
     }
     assert!(admin.query_opt(of, &[]).await.unwrap().is_none(), "it is no restore's any more");
-    let restored = connect(&elsewhere).await;
+    let restored = connect_to(&elsewhere).await.unwrap();
     let state = "SELECT g.generation > 0 AND g.undecided = 'no' FROM operator.current_generation() g";
     assert!(restored.query_one(state, &[]).await.unwrap().get::<_, bool>(0));
     let number = "SELECT generation FROM operator.current_generation()";

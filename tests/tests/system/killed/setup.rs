@@ -2,28 +2,31 @@
 
 use std::{
     fs::{self, Permissions},
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::{MetadataExt, PermissionsExt, chown},
     path::PathBuf,
 };
 
 use nix::unistd::{Uid, User};
-use postern_tests_kit::{Cluster, DataDir, HOME, Killer, Server, eventually, postern};
+use postern_tests_kit::{Cluster, DataDir, HOME, Killer, Server, connect_to, eventually, postern};
 use tempfile::TempDir;
 use tokio::process::Command;
 
-use super::connect;
 use crate::backup::{fails, succeeds};
 
 /// The place of a file that setup has to write, and the command.
 fn setup() -> (TempDir, PathBuf, impl Fn() -> Command) {
+    setup_for(User::from_uid(Uid::effective()).unwrap().expect("we have a name"))
+}
+
+/// The same for a server that runs as this user.
+fn setup_for(user: User) -> (TempDir, PathBuf, impl Fn() -> Command) {
     let dir = tempfile::tempdir().unwrap();
     fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
     let file = dir.path().join("etc/postern.toml");
-    let ourselves = User::from_uid(Uid::effective()).unwrap().expect("we have a name");
     let path = file.clone();
     let command = move || {
         let mut command = postern();
-        command.arg("setup").arg("--config").arg(&path).args(["--user", &ourselves.name]);
+        command.arg("setup").arg("--config").arg(&path).args(["--user", &user.name]);
         command.args(["--non-interactive", "--domain", HOME]);
         command.args(["--proxy-addresses", "127.0.0.1", "--proxy-source", "x-forwarded-for"]);
         command
@@ -36,7 +39,7 @@ async fn a_setup_that_is_killed_between_two_steps_is_done_by_the_same_command() 
     let cluster = Cluster::start().await;
     // An empty database.
     let (admin_url, server_url) = (cluster.admin_url(), cluster.server_url());
-    let elsewhere = connect(&admin_url.replace("dbname=postern", "dbname=postgres")).await;
+    let elsewhere = connect_to(&admin_url.replace("dbname=postern", "dbname=postgres")).await.unwrap();
     elsewhere.batch_execute("DROP DATABASE postern WITH (FORCE)").await.unwrap();
     elsewhere.batch_execute("CREATE DATABASE postern").await.unwrap();
     let (dir, file, setup) = setup();
@@ -60,7 +63,7 @@ async fn a_setup_that_is_killed_between_two_steps_is_done_by_the_same_command() 
         assert_eq!([file.exists(), key.exists()], written, "{step} {path}");
     }
     // In the middle of the migrations, at the first function.
-    let database = connect(&admin_url).await;
+    let database = connect_to(&admin_url).await.unwrap();
     database
         .batch_execute(
             "CREATE FUNCTION public.wait() RETURNS event_trigger LANGUAGE plpgsql AS $$
@@ -140,10 +143,17 @@ async fn a_setup_of_a_private_cluster_that_is_killed_is_done_by_the_same_command
     let config = file.to_str().expect("it is text");
     let undone = "`postern setup` did not come to its end";
     let killer = Killer::compiled();
+    // Nothing tells of a cluster yet.
+    for (step, path) in [("open", "/setup"), ("rename", "postern.toml.new>")] {
+        killer.kill(&mut setup(), step, path).await;
+        assert!(data_dir.path().join("setup").exists() && !file.exists(), "{step} {path}");
+    }
     // In the order in which they come, each on what the one before left. A server would migrate the cluster by itself, and
     // everybody could register.
     for (step, path, is_made) in [
-        // There is a cluster, but for its name; and the file says that there is one.
+        // The file says that there is a cluster, and nothing of one is there.
+        ("open", "/lock", false),
+        // There is one, but for its name.
         ("rename", "cluster.new>", false),
         ("write", "checksum) VALUES (3,", true),
         ("write", "SELECT operator.set_registration_policy(", true),
@@ -172,4 +182,44 @@ async fn a_setup_of_a_private_cluster_that_is_killed_is_done_by_the_same_command
     let server = Server::embedded(&data_dir).arg("--config").arg(config).start().await;
     assert!(server.terminate().await.success());
     drop(dir);
+}
+
+#[tokio::test]
+async fn a_setup_that_is_killed_before_it_gives_the_data_directory_away_goes_on_with_an_empty_one() {
+    if !Uid::effective().is_root() {
+        let is_left_out = std::env::var_os("POSTERN_TESTS_WITHOUT_ROOT").is_some();
+        assert!(
+            is_left_out,
+            "only root can set up a server of another user: POSTERN_TESTS_WITHOUT_ROOT=1 leaves this test out"
+        );
+        return;
+    }
+    let nobody = User::from_name("nobody").unwrap().expect("every system has one");
+    let (owner, group) = (nobody.uid.as_raw(), nobody.gid.as_raw());
+    let (dir, file, setup) = setup_for(nobody);
+    let data_dir = dir.path().join("srv/postern/data");
+    let setup = || {
+        let mut command = setup();
+        command.arg("--data-dir").arg(&data_dir);
+        command
+    };
+    let its_owner = || fs::metadata(&data_dir).unwrap().uid();
+    let killer = Killer::compiled();
+    killer.kill(&mut setup(), "chown", "/postern/data").await;
+    assert_eq!((its_owner(), file.exists()), (0, false));
+    // It has the directory, and is about to make the cluster in it, as its user.
+    killer.kill(&mut setup(), "open", "/postern/data/lock").await;
+    assert_eq!((its_owner(), file.exists()), (owner, true));
+
+    // Root's with something in it is another matter, and so is an empty one that others can look into.
+    let refused = "belongs to another user than nobody";
+    chown(&data_dir, Some(0), Some(0)).unwrap();
+    fails(&mut setup(), refused).await;
+    fs::remove_dir_all(&data_dir).unwrap();
+    fs::create_dir(&data_dir).unwrap();
+    fs::set_permissions(&data_dir, Permissions::from_mode(0o755)).unwrap();
+    fails(setup().args(["--new-cluster"]), refused).await;
+    assert_eq!((its_owner(), fs::read_dir(&data_dir).unwrap().count()), (0, 0));
+    chown(&data_dir, Some(owner), Some(group)).unwrap();
+    killer.kill(setup().arg("--new-cluster"), "open", "/postern/data/lock").await;
 }
