@@ -1,7 +1,7 @@
 //! Generations of the database, and the marks and days by which one that was put back, or a clock that was wrong, is known
 //! (QS-12): the database's part, and the files that go with it.
 //!
-//! Elsewhere: what servers and clients make of it (backup.rs, recovery.rs).
+//! Elsewhere: what servers and clients make of it (backup/, recovery.rs).
 
 use std::{fs, path::Path};
 
