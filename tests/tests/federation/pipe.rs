@@ -608,11 +608,11 @@ async fn bodies_that_wait_for_the_answer_of_another_homeserver_give_way_to_those
     let (world, bad, _authority) = bad_neighbour(&FIVE_BODIES).await;
     bad.answer(Vec::new());
     let asked = bad.asked();
-    let hand_on = async |client: &str| {
+    let calls = CLIENTS.map(|client| {
         let sealed = Call::post("/relay/bad.example").with_bytes("message/ohttp-req", vec![7; BODY_BYTES]);
-        send_from(&world, client, &world.paid(sealed)).await
-    };
-    let waiting = join_all(CLIENTS.map(|client| hand_on(client)));
+        (client, world.paid(sealed))
+    });
+    let waiting = join_all(calls.iter().map(|(client, call)| send_from(&world, client, call)));
     let other = async {
         eventually("all wait", async || (bad.asked() >= asked + CLIENTS.len()).then_some(())).await;
         send_from(&world, "192.0.2.3", &another_body()).await
@@ -639,11 +639,11 @@ async fn bodies_that_wait_for_a_place_at_the_gateway_give_way_to_those_of_others
     let blocker = world.cluster.admin().await;
     let lock = "BEGIN; LOCK TABLE federation.neighbours IN ACCESS EXCLUSIVE MODE";
     blocker.batch_execute(lock).await.unwrap();
-    let hand_on = async |client: &str| {
+    let calls = CLIENTS.map(|client| {
         let sealed = Call::post("/gateway").with_bytes("message/ohttp-req", vec![7; BODY_BYTES]);
-        send_from(&world, client, &sealed.signed_by(&key)).await
-    };
-    let waiting = join_all(CLIENTS.map(|client| hand_on(client)));
+        (client, sealed.signed_by(&key))
+    });
+    let waiting = join_all(calls.iter().map(|(client, call)| send_from(&world, client, call)));
     let other = async {
         let admitted = async || (world.count("aas.used_signatures").await == 5).then_some(());
         eventually("all have come", admitted).await;
