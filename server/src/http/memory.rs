@@ -63,7 +63,7 @@ struct Shared<S: Name> {
     /// Units of each kind that a source may hold.
     share: usize,
     state: Mutex<State<S>>,
-    /// Notified when units become free.
+    /// Notified when units become free, and when a body begins to give way.
     freed: Notify,
 }
 
@@ -223,7 +223,7 @@ impl<S: Name> Memory<S> {
     }
 
     /// Lets a whole body give way to those of others again, while it waits for something: until [`Self::complete`]. One that
-    /// holds nothing has nothing to give.
+    /// holds nothing has nothing to give. Those that wait for memory already look again.
     pub fn wait(&mut self) {
         if let Place::Whole(units) = self.place
             && units != Units::default()
@@ -231,7 +231,9 @@ impl<S: Name> Memory<S> {
             let mut state = self.budget.state();
             let source = state.hold(&self.source, 0);
             source.arriving.insert(self.number, Arriving { units, evicted: self.evicted.clone() });
+            drop(state);
             self.place = Place::Arriving;
+            self.budget.0.freed.notify_waiters();
         }
     }
 
@@ -477,6 +479,25 @@ mod tests {
         assert!(large.complete().is_err());
         nothing.complete().expect("nobody would have had anything of it");
         drop((nothing, large, other, third));
+        assert!(is_unused(&budget, 20 * KIB));
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_memory_already_is_told_of_a_whole_body_that_begins_to_give_way() {
+        let budget = Budget::new(20 * KIB as u64, 10 * KIB as u64);
+        let mut first = body(&budget, 1, 10 * KIB).await.expect("there is room");
+        let mut second = body(&budget, 2, 10 * KIB).await.expect("there is room");
+        first.complete().unwrap();
+        second.complete().unwrap();
+        let give_way = async {
+            tokio::time::sleep(WAIT / 2).await;
+            first.wait();
+        };
+        // In this order: after a pause of this machine it gives way before the wait ends.
+        let ((), third) = join(give_way, body(&budget, 3, KIB)).await;
+        let third = third.expect("the first one gives way");
+        assert!(first.complete().is_err());
+        drop((first, second, third));
         assert!(is_unused(&budget, 20 * KIB));
     }
 
