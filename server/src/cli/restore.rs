@@ -20,6 +20,7 @@ use super::{
     migrate::admin_url,
     private_cluster,
     roles::execute,
+    setup,
     user::load,
 };
 use crate::{
@@ -92,7 +93,7 @@ pub async fn run(restore: Restore) -> anyhow::Result<()> {
         goes_on = false;
         done = work.restore_into(admin_url(&config), goes_on).await;
     }
-    let (emptied, stopped) = leave(cluster, goes_on, &done).await;
+    let (emptied, stopped) = leave(cluster, &config.data_dir, goes_on, &done).await;
     let Restored { left_out, without_password } = match done {
         Ok(restored) => restored,
         Err(Failure::Untouched(error) | Failure::Removed(error)) => {
@@ -155,16 +156,18 @@ enum Failure {
 }
 
 /// Ends with a restore's private cluster, and returns whether it was deleted, and how that went. Of a restore that failed
-/// nothing stays but the data directory's mark, with which nobody makes another homeserver there.
+/// nothing stays but the data directory's mark, with which nobody makes another homeserver there. Where a setup was
+/// interrupted before, one that succeeded is its end: the backup has a policy of registration.
 async fn leave(
     cluster: Option<PrivateCluster>,
+    data_dir: &Path,
     goes_on: bool,
     done: &Result<Restored, Failure>,
 ) -> (bool, anyhow::Result<()>) {
     let Some(cluster) = cluster else { return (false, Ok(())) };
     match done {
         Ok(_) | Err(Failure::Whole(_) | Failure::Done) => {
-            let ended = cluster.end_restore();
+            let ended = setup::end(data_dir).and_then(|()| cluster.end_restore());
             (false, private_cluster::stop(Some(cluster)).await.and(ended))
         }
         // It has all of a backup, perhaps.

@@ -53,6 +53,15 @@ pub fn expect_done(config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Takes the mark of a setup away that does not go on: its cluster is there, and whole.
+///
+/// # Errors
+/// It cannot be removed.
+pub fn end(data_dir: &Path) -> anyhow::Result<()> {
+    let mark = data_dir.join(UNDONE);
+    files::remove_if_there(&mark).with_context(|| format!("cannot remove {}", mark.display()))
+}
+
 /// Makes the place of the private cluster, for the user that runs the server. It says that its cluster is yet to be set up
 /// before the configuration tells of one: so the same command goes on after a setup that was killed.
 pub fn prepare(config: &Config, user: Option<&User>) -> anyhow::Result<()> {
@@ -149,7 +158,6 @@ pub async fn bring_up(
 ) -> anyhow::Result<Brought> {
     // For all later starts the file rules that out.
     config.create_cluster = true;
-    let undone = config.data_dir.join(UNDONE);
     private_cluster::during(config, async |config| {
         // As the questions propose: strangers find a homeserver sooner than its operator closes it.
         let wanted = registration.unwrap_or(Registration::Invite);
@@ -170,8 +178,7 @@ pub async fn bring_up(
             make_master_key(&key, None)?;
         }
         if config.embedded {
-            let remove = files::remove_if_there(&undone);
-            remove.with_context(|| format!("cannot remove {}", undone.display()))?;
+            end(&config.data_dir)?;
         }
         // The cluster runs, and is joined.
         let settings = Settings { config: Some(path.to_owned()), ..Settings::default() };

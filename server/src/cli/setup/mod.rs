@@ -24,7 +24,7 @@ use super::{
     user::{PACKAGE_USER, go_on_as},
 };
 use crate::config::{self, Config, Settings, file};
-pub use bring_up::expect_done;
+pub use bring_up::{end, expect_done};
 
 pub const EXAMPLES: &str = "\
 Examples:

@@ -11,7 +11,7 @@ use postern_tests_kit::{Cluster, DataDir, HOME, Killer, Server, connect_to, even
 use tempfile::TempDir;
 use tokio::process::Command;
 
-use crate::backup::{fails, succeeds};
+use crate::backup::{fails, into, on, succeeds};
 
 /// The place of a file that setup has to write, and the command.
 fn setup() -> (TempDir, PathBuf, impl Fn() -> Command) {
@@ -180,6 +180,32 @@ async fn a_setup_of_a_private_cluster_that_is_killed_is_done_by_the_same_command
     assert!(said.contains("it says so already") && said.contains("ok       registration: invite"), "{said}");
     assert_eq!(data_dir.postmaster(), None, "also what the killed one had started");
     let server = Server::embedded(&data_dir).arg("--config").arg(config).start().await;
+    assert!(server.terminate().await.success());
+    drop(dir);
+}
+
+#[tokio::test]
+async fn a_restore_where_a_setup_was_killed_makes_a_homeserver_that_serves_with_the_policy_of_its_backup() {
+    let cluster = Cluster::start().await;
+    assert!(Server::start(&cluster).await.terminate().await.success());
+    let invite = "SELECT operator.set_registration_policy('invite')";
+    cluster.admin().await.execute(invite, &[]).await.unwrap();
+    let backups = tempfile::tempdir().unwrap();
+    let today = backups.path().join("today");
+    succeeds(&mut on(&cluster, "backup", &today)).await;
+    let data_dir = DataDir::fresh();
+    let (dir, file, setup) = setup();
+    let mut setup = setup();
+    setup.args(["--registration", "open", "--data-dir"]).arg(data_dir.path());
+    Killer::compiled().kill(&mut setup, "open", "/lock").await;
+    let mark = data_dir.path().join("setup");
+    assert!(mark.exists() && file.exists());
+    succeeds(&mut into(&data_dir, &today, cluster.master_key())).await;
+    assert!(!mark.exists());
+    let server = Server::embedded(&data_dir).env("POSTERN_MASTER_KEY", cluster.master_key()).start().await;
+    let policy = "SELECT operator.registration_policy()";
+    let policy = data_dir.admin().await.query_one(policy, &[]).await.unwrap();
+    assert_eq!(policy.get::<_, &str>(0), "invite");
     assert!(server.terminate().await.success());
     drop(dir);
 }
