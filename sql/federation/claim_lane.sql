@@ -12,7 +12,7 @@
 -- Returns claimed, with family, domain, lane, instance, first: the number of the first delivery in this instance, before:
 -- the id of the delivery before it (null: there is none), of each delivery its id and content, and is_last_try: whether the
 -- first one is set aside if its homeserver refuses it once more; none: nothing is due, with family: the last one that was
--- looked at, where there are many. A delivery that was refused comes alone.
+-- looked at, where there are many. A delivery that was refused comes alone, also on a later day.
 -- Called by each server process, when a message was accepted and each second.
 CREATE OR REPLACE FUNCTION federation.claim_lane(
     standing text, holder bytea, seconds integer, most integer, most_bytes bigint, after text, busy text[],
@@ -95,13 +95,15 @@ BEGIN
                                array_agg(o.sealed ORDER BY o.number) AS sealed,
                                bool_or(o.retried > 0) FILTER (WHERE o.place = 1) AS is_retried
                           FROM (SELECT n.*, sum(octet_length(n.sealed)) OVER (ORDER BY n.number) AS bytes,
-                                       row_number() OVER (ORDER BY n.number) AS place
+                                       row_number() OVER (ORDER BY n.number) AS place,
+                                       -- Those up to this one, which is among them.
+                                       count(*) FILTER (WHERE n.retried > 0) OVER (ORDER BY n.number) AS retried_ones
                                   FROM (SELECT q.id, q.number, q.sealed, q.retried
                                           FROM federation.outbox q
                                          WHERE q.domain = claim_lane.domain AND q.lane = claim_lane.lane
                                          ORDER BY q.number
                                          LIMIT CASE WHEN refusals_here > 0 THEN 1 ELSE most END) n) o
-                         WHERE o.bytes <= most_bytes OR o.place = 1) b
+                         WHERE o.bytes <= most_bytes AND o.retried_ones = 0 OR o.place = 1) b
          WHERE l.domain = claim_lane.domain AND l.lane = claim_lane.lane;
         IF ids IS NOT NULL THEN
             is_last_try := is_retried OR refusals_here >= last_try;

@@ -1,6 +1,7 @@
 //! The outbox (FED-4): what waits for a neighbour comes once and in order, whatever crashes, and in bounds.
 
 mod clocks;
+mod retried;
 mod room;
 mod rules;
 mod slow;
