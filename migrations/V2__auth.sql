@@ -260,7 +260,7 @@ COMMENT ON TABLE auth.used_id_tokens IS
 COMMENT ON COLUMN auth.used_id_tokens.digest IS
     'SHA-256 of a label, the operation, and the signed part of the token. Never changes';
 COMMENT ON COLUMN auth.used_id_tokens.hour IS
-    'Hour (hours since 1970) in which the token is good no more; the row goes some days later, by the days that the database knows (operator.note_day), since a server''s clock says whether a token is good. Never changes';
+    'Hour (hours since 1970) in which the token is good no more; the row goes a day later by the clock of a server, which says whether a token is good, and by that of the database (auth.clean_up): a leap of one of them forgets nothing. Never changes';
 
 CREATE TYPE auth.verified_proof AS (recovery_key bytea, login bytea, id_token bytea, id_token_hour integer);
 COMMENT ON TYPE auth.verified_proof IS

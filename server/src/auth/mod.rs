@@ -24,7 +24,7 @@ mod signer;
 
 use std::sync::Arc;
 
-use crate::{config::OidcConfig, home::Home};
+use crate::{clock::now, config::OidcConfig, home::Home};
 pub use oidc::{Oidc, OidcError, Subject};
 use signer::Signer;
 
@@ -57,12 +57,13 @@ impl As {
     }
 
     /// Forgets what was counted in times that are over and the invites that have expired, and frees names that were
-    /// given up long ago.
+    /// given up long ago. The ID tokens that were used go once they ended by this process's clock and the database's.
     ///
     /// # Errors
     /// A database that does not answer.
     pub async fn forget_counts(&self) -> anyhow::Result<()> {
-        self.home.database.query_one("SELECT auth.clean_up()", &[]).await?;
+        let clock = i64::try_from(now())?;
+        self.home.database.query_one("SELECT auth.clean_up($1)", &[&clock]).await?;
         Ok(())
     }
 

@@ -163,7 +163,7 @@ async fn the_operator_makes_invites_and_sees_what_is_left_of_them() {
     assert!(
         operator.query("SELECT FROM operator.invites() WHERE note = 'choir'", &[]).await.unwrap().is_empty()
     );
-    world.admin.execute("SELECT auth.clean_up()", &[]).await.unwrap();
+    world.admin.execute("SELECT auth.clean_up(0)", &[]).await.unwrap();
     assert_eq!(world.count("auth.invites").await, 1, "expired ones go");
     let monitor = world.cluster.connect_as("postern_monitor").await;
     for denied in ["SELECT operator.make_invites()", "SELECT operator.invites()", "SELECT operator.users()"] {

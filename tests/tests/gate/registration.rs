@@ -219,7 +219,7 @@ async fn no_address_is_kept_and_no_count_longer_than_its_hour() {
     for address in ["127.0.0.1", "127.0.0.0", "7f000001", &hex::encode("127.0.0.1"), &digest] {
         assert!(!dump.contains(address), "{address}");
     }
-    world.admin.execute("SELECT auth.clean_up()", &[]).await.unwrap();
+    world.admin.execute("SELECT auth.clean_up(0)", &[]).await.unwrap();
     assert_eq!(world.count("operator.attempts").await, 3, "the hour is not over");
     pass_an_hour(&world).await;
     let server = Server::start(&world.cluster).await;

@@ -415,7 +415,7 @@ fn to_1970() -> i64 {
 
 /// Does at once what servers do by the clock with what expires.
 async fn everything_due(world: &World) {
-    let chores = "SELECT aas.clean_up(), aas.forget_signatures($1), auth.clean_up(), auth.drop_signing_keys(), ds.clean_up(),
+    let chores = "SELECT aas.clean_up(), aas.forget_signatures($1), auth.clean_up($1), auth.drop_signing_keys(), ds.clean_up(),
                          federation.clean_up(), rendezvous.clean_up()";
     let now = i64::try_from(now()).expect("it is a time");
     world.admin.execute(chores, &[&now]).await.expect("a superuser may");

@@ -201,7 +201,7 @@ async fn a_new_name_is_free_by_the_rules_of_registration_and_the_old_one_is_kept
     // It is free when its time is over, or at once if the operator wants that.
     let pass = "UPDATE auth.former_names SET free = auth.month(now())";
     world.admin.execute(pass, &[]).await.unwrap();
-    world.admin.execute("SELECT auth.clean_up()", &[]).await.unwrap();
+    world.admin.execute("SELECT auth.clean_up(0)", &[]).await.unwrap();
     rename(&mut carol, "alicia").await.assert_ok("a name whose time is over");
     world.admin.execute("SELECT operator.set_user_limit('former_name_days', 0)", &[]).await.unwrap();
     pass_a_month().await;

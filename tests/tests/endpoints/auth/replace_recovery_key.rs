@@ -70,7 +70,7 @@ async fn wrong_proofs_are_counted_and_lock_nobody_out() {
     world.pay(&right).await.assert_ok("the owner");
     let pass = "UPDATE auth.wrong_proofs SET hour = hour - 26";
     world.admin.execute(pass, &[]).await.unwrap();
-    world.admin.execute("SELECT auth.clean_up()", &[]).await.unwrap();
+    world.admin.execute("SELECT auth.clean_up(0)", &[]).await.unwrap();
     assert_eq!(world.count("auth.wrong_proofs").await, 0);
     world.close();
 }
