@@ -99,7 +99,7 @@ COMMENT ON TABLE aas.signature_span IS
 COMMENT ON COLUMN aas.signature_span.singleton IS 'Always true: there is one row. Never changes';
 COMMENT ON COLUMN aas.signature_span.span IS 'Span in which signatures are used now. Goes from 0 over 1 to 2, and on from 0';
 COMMENT ON COLUMN aas.signature_span.begun_by_server IS
-    'Begin of the span (seconds since 1970), by the clock of the server that began it. Changes with the span, and when a server''s clock is behind it';
+    'Begin of the span (seconds since 1970), by the clock of the server that began it. Changes with the span, and when a server''s clock is behind it, and not far behind the database''s';
 COMMENT ON COLUMN aas.signature_span.begun_by_database IS
     'Begin of the span (seconds since 1970), by the clock of the database. Changes with the span, and when that clock is behind it';
 INSERT INTO aas.signature_span DEFAULT VALUES;

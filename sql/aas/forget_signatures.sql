@@ -10,12 +10,15 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     -- A transaction that began before a clock was set goes by what it is now.
     here CONSTANT bigint := floor(extract(epoch FROM clock_timestamp()))::bigint;
+    -- Signatures are fresh for so long. By the clock of one server that is behind, a span is not over for all the others.
+    is_behind CONSTANT boolean := forget_signatures.clock < here - 300;
 BEGIN
     -- A clock that was set back counts the span from its present time on.
     UPDATE aas.signature_span s
-       SET begun_by_server = least(s.begun_by_server, forget_signatures.clock),
+       SET begun_by_server = CASE WHEN is_behind THEN s.begun_by_server
+                                  ELSE least(s.begun_by_server, forget_signatures.clock) END,
            begun_by_database = least(s.begun_by_database, here)
-     WHERE s.begun_by_server > forget_signatures.clock OR s.begun_by_database > here;
+     WHERE s.begun_by_server > forget_signatures.clock AND NOT is_behind OR s.begun_by_database > here;
     UPDATE aas.signature_span s
        SET span = (s.span + 1) % 3, begun_by_server = forget_signatures.clock, begun_by_database = here
      WHERE s.begun_by_server <= forget_signatures.clock - 600 AND s.begun_by_database <= here - 600;

@@ -158,3 +158,27 @@ async fn signatures_are_kept_for_ten_minutes_by_two_clocks_and_forgotten_after_t
         }
     }
 }
+
+/// It refuses everybody meanwhile, and does its chores.
+#[tokio::test]
+async fn a_server_whose_clock_is_behind_makes_no_span_of_signatures_shorter() {
+    let world = World::builder().servers(0).start().await;
+    let sql = "SELECT aas.use_signature(sha256('one'))";
+    world.admin.execute(sql, &[]).await.expect("it can be used");
+    let clock = i64::try_from(now()).expect("it is a time");
+    let forget = async |clock: i64| {
+        let forget = "SELECT aas.forget_signatures($1)";
+        world.admin.execute(forget, &[&clock]).await.expect("they can be forgotten");
+    };
+    let begin = "UPDATE aas.signature_span SET begun_by_server = $1";
+    world.admin.execute(begin, &[&clock]).await.expect("a superuser may");
+    // More often than spans follow each other.
+    for _ in 0..4 {
+        forget(clock - 3600).await;
+        // The database's clock alone leaps ahead.
+        let leap = "UPDATE aas.signature_span SET begun_by_database = begun_by_database - 100000";
+        world.admin.execute(leap, &[]).await.expect("a superuser may");
+        forget(clock).await;
+    }
+    assert_eq!(world.count("aas.used_signatures").await, 1);
+}
