@@ -3,9 +3,11 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, ErrorKind, Write},
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{MetadataExt, OpenOptionsExt, fchown},
     path::Path,
 };
+
+use nix::fcntl::OFlag;
 
 /// The directory that a path is in: the working directory for a name alone.
 pub fn directory_of(path: &Path) -> &Path {
@@ -56,6 +58,22 @@ pub fn replace_shared(
     written
 }
 
+/// Gives a file to a user and group. In a directory of somebody else's its name may lead to any other file, which stays whose
+/// it is.
+///
+/// # Errors
+/// It is a link, no file, or has another name; it is not this process's to give.
+pub fn give_to(path: &Path, user: u32, group: u32) -> io::Result<()> {
+    // A pipe is not waited for.
+    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+    let file = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)?;
+    let found = file.metadata()?;
+    if !found.is_file() || found.nlink() > 1 {
+        return Err(io::Error::new(ErrorKind::InvalidInput, "it is no file, or has another name"));
+    }
+    fchown(&file, Some(user), Some(group))
+}
+
 /// Removes a file that need not be there.
 ///
 /// # Errors
@@ -71,7 +89,7 @@ pub fn remove_if_there(file: &Path) -> io::Result<()> {
 mod tests {
     use std::{
         fs::Permissions,
-        os::unix::fs::{MetadataExt, PermissionsExt},
+        os::unix::fs::{PermissionsExt, symlink},
     };
 
     use super::*;
@@ -93,6 +111,21 @@ mod tests {
         replace_shared(&file, b"three", 0o600, |_| Err(ErrorKind::Other.into())).unwrap_err();
         assert_eq!(found(), ("two".to_owned(), 0o640), "it stays");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing else is left");
+    }
+
+    #[test]
+    fn a_file_is_given_away_by_its_one_name_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        fs::write(at("file"), "").unwrap();
+        let ours = at("file").metadata().unwrap();
+        let give = |name: &str| give_to(&at(name), ours.uid(), ours.gid());
+        give("file").unwrap();
+        symlink(at("file"), at("link")).unwrap();
+        assert!(give("link").is_err());
+        fs::hard_link(at("file"), at("other")).unwrap();
+        assert!(give("other").is_err() && give("file").is_err());
+        assert!(give("").is_err(), "a directory is no file");
     }
 
     #[test]

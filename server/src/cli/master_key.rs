@@ -5,7 +5,7 @@
 use std::{
     fs,
     io::ErrorKind,
-    os::unix::fs::{MetadataExt, chown},
+    os::unix::fs::MetadataExt,
     path::Path,
     time::{Duration, Instant},
 };
@@ -23,6 +23,7 @@ use super::{
 use crate::{
     config::{Config, Settings},
     database::{DatabaseError, SqlOutcome, outcome},
+    files,
     keys::{MasterKey, master_keys::Sources},
     telemetry,
 };
@@ -83,11 +84,14 @@ fn make_next(config: &Config) -> anyhow::Result<()> {
     let file = next_file(&sources)?;
     let present = config.master_key_file().and_then(|present| fs::metadata(present).ok());
     let owner = present.map(|present| (present.uid(), present.gid()));
+    let is_root = Uid::effective().is_root();
+    let is_made_for_owner = is_root && !file.exists();
     // The server has to read it, whoever makes it: a server that finds one which it cannot read does not start.
-    MasterKey::from_file_or_new_of(file, owner.filter(|_| Uid::effective().is_root()))?;
+    MasterKey::from_file_or_new_of(file, owner.filter(|_| is_root))?;
+    let found = fs::metadata(file).ok().map(|found| (found.uid(), found.gid()));
     // One that was there may be another user's.
-    if let Some((user, group)) = owner {
-        chown(file, Some(user), Some(group))
+    if let Some((user, group)) = owner.filter(|_| !is_made_for_owner && found != owner) {
+        files::give_to(file, user, group)
             .with_context(|| format!("cannot give {} to the owner of the present key", file.display()))?;
     }
     println!("postern: the next master key is in {}", file.display());
