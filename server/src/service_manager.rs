@@ -28,9 +28,10 @@ pub fn is_credential(path: &Path) -> bool {
 }
 
 /// The credential that the package's unit names to the server in a variable. None where no systemd knows the unit, or the unit
-/// names none. The file is there while the service runs, for the service's user and root.
+/// names none, or it does not answer in seconds. The file is there while the service runs, for the service's user and root.
 pub fn credential(variable: &str) -> Option<PathBuf> {
-    let told = Command::new("systemctl").args(["show", "--property=Environment", UNIT]).output().ok()?;
+    let ask = ["-k", "1", "5", "systemctl", "show", "--property=Environment", UNIT];
+    let told = Command::new("timeout").args(ask).output().ok()?;
     credential_in(str::from_utf8(&told.stdout).ok()?, variable)
 }
 
