@@ -416,8 +416,15 @@ async fn a_listener_that_was_cut_off_is_back_soon_and_missed_nothing() {
 /// Whoever pads long-polls takes no memory from bodies that come meanwhile (OPS-9).
 #[tokio::test(flavor = "multi_thread")]
 async fn a_long_poll_holds_no_memory_for_its_body_while_it_waits() {
+    // Far longer than the test takes on a slow and busy machine.
+    const PATIENT: u16 = 1200;
     // 33 such bodies fill it.
-    let world = World::builder().tokens(80).setting("POSTERN_BODIES_BYTES", "2200000").start().await;
+    let world = World::builder()
+        .tokens(80)
+        .setting("POSTERN_BODIES_BYTES", "2200000")
+        .setting("POSTERN_LONG_POLL_MAX_SECONDS", "1200")
+        .start()
+        .await;
     let mailbox = world.mailbox(QueueKind::Contact).await;
     let padded = |wait: u16| {
         let body = format!("{{\"after\":0,\"wait\":{wait}}}{}", " ".repeat(60_000));
@@ -425,7 +432,7 @@ async fn a_long_poll_holds_no_memory_for_its_body_while_it_waits() {
     };
     let mut polls = Vec::new();
     for number in 0..36 {
-        let (way, call) = (world.way(0), padded(2 * WAIT));
+        let (way, call) = (world.way(0), padded(PATIENT));
         let nonce = call.wire().nonce.expect("a token pays");
         polls.push(tokio::spawn(async move { way.try_send(&call).await }));
         eventually("it waits", async || world.is_spent(&nonce).await.then_some(())).await;
