@@ -54,8 +54,9 @@ async fn what_is_too_large_is_retried_ever_more_seldom_and_what_is_refused_each_
         ("damaged", 0, 1, false),
         ("expired", 0, 1, false),
     ] {
-        let sql =
-            format!("SELECT federation.is_retried('{reason}', operator.today() - {days}, {retried}::smallint)");
+        let sql = format!(
+            "SELECT federation.is_retried('{reason}', operator.today() - {days}, {retried}::smallint)"
+        );
         assert_eq!(world.value::<bool>(&sql).await, expected, "{reason}, {retried} times, after {days} days");
     }
     world.close();
