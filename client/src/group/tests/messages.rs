@@ -1,5 +1,7 @@
 //! Messages and commits: read once and in order, whatever was lost.
 
+use postern_protocol::ds::MAX_PAST_EPOCHS;
+
 use super::{
     super::{forget_early, join_at_last, join_later, take_early},
     *,
@@ -159,6 +161,46 @@ fn what_somebody_said_before_this_device_removed_them_is_read_after_it() {
     let heard: Vec<_> = alice.events().into_iter().filter_map(heard).collect();
     let by_bob = |text: &str| (Some(bob.user.clone()), text.to_owned());
     assert_eq!(heard, [by_bob("one"), by_bob("two")]);
+}
+
+#[test]
+fn who_was_removed_is_forgotten_with_the_keys_that_open_what_they_said() {
+    let issuer = SigningKey::generate();
+    // By commits of this device, by another member's, and by coming back.
+    for committer in ["alice", "carol", "nobody"] {
+        let people = ["alice", "bob", "carol"].map(|name| person(name, &issuer));
+        let [alice, bob, carol] = &people;
+        let id = alice.create();
+        alice.add(&id, &[bob]);
+        bob.receive(&alice.add(&id, &[carol])).unwrap();
+        let kept = || {
+            let sql = "SELECT count(*) FROM removed_members";
+            alice.store.read(|tx| Ok(tx.sql().query_row(sql, [], |row| row.get::<_, i64>(0))?)).unwrap()
+        };
+        let said = ["one", "two"].map(|text| bob.say(&id, text));
+        let removal = alice.stage(&id, &Change::Remove(vec![bob.leaf(&id)]));
+        alice.confirm(&id);
+        carol.receive(&removal.message).unwrap();
+        if committer == "nobody" {
+            assert_eq!(kept(), 1);
+            alice.rejoin(&id, &carol.shown(&id), &Differences::default()).unwrap();
+            assert_eq!(kept(), 0);
+            continue;
+        }
+        for epoch in 1..=MAX_PAST_EPOCHS {
+            assert_eq!(kept(), 1, "{epoch}");
+            if epoch == MAX_PAST_EPOCHS {
+                alice.receive(&said[0]).unwrap();
+            }
+            let (by, other) = if committer == "alice" { (alice, carol) } else { (carol, alice) };
+            let update = by.stage(&id, &Change::Update);
+            by.confirm(&id);
+            other.receive(&update.message).unwrap();
+        }
+        assert_eq!(kept(), 0, "{committer}");
+        assert_eq!(alice.texts(), ["one"]);
+        assert!(alice.receive(&said[1]).is_err(), "its key is gone");
+    }
 }
 
 #[test]
