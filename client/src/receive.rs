@@ -36,7 +36,9 @@ impl Session {
             max_messages: None,
             wait: u16::try_from(seconds).unwrap_or(u16::MAX),
         };
-        self.api.dequeue(&queue.id, &dequeue, &queue.owner).await
+        let dequeued = self.api.dequeue(&queue.id, &dequeue, &queue.owner).await?;
+        elsewhere::own_answered(&self.store)?;
+        Ok(dequeued)
     }
 
     /// Processes all that a queue holds now. A queue that is gone is replaced, once; a server that repeats what came before
