@@ -21,6 +21,10 @@ pub enum Error {
     /// The server refused a request, cannot be reached, or answered what it should not.
     #[error(transparent)]
     Server(postern_api::Error),
+    /// The issuer of tokens, or whoever asks it for this client, refuses them. What was to be paid with them was not sent:
+    /// nobody refused that.
+    #[error("there is no token to pay with: {0}")]
+    NoToken(Problem),
     #[error("{0}")]
     BadName(NameError),
     #[error("no server is named: give its address, such as https://chat.example.org")]
@@ -236,15 +240,26 @@ pub enum LinkError {
 }
 
 impl Error {
-    /// The kind of problem that the server refused a request for; `None` for other errors.
+    /// The kind of problem that the server refused a request for, or the tokens for it; `None` for other errors.
     pub fn problem(&self) -> Option<ProblemType> {
         match self {
             Self::Server(error) => error.problem(),
+            Self::NoToken(problem) => Some(problem.kind),
             _ => None,
         }
     }
 
-    /// The server's refusal, if this is one for good.
+    /// The same error, of the wallet, in the way of a request.
+    pub(crate) fn of_wallet(self) -> Self {
+        match self {
+            Self::Server(postern_api::Error::Refused(problem)) if is_refusal(problem.kind) => {
+                Self::NoToken(problem)
+            }
+            error => error,
+        }
+    }
+
+    /// The server's refusal of the request itself, if this is one for good.
     pub(crate) fn refusal(&self) -> Option<&Problem> {
         match self {
             Self::Server(postern_api::Error::Refused(problem)) if is_refusal(problem.kind) => Some(problem),

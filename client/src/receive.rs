@@ -5,7 +5,7 @@ use std::{collections::HashMap, time::Duration};
 
 use postern_protocol::{
     Address, Welcome,
-    ds::WelcomeTree,
+    ds::{GroupId, WelcomeTree},
     qs::{Dequeue, Dequeued, Lost, QueueKind, QueuePayload},
 };
 
@@ -36,7 +36,9 @@ impl Session {
             max_messages: None,
             wait: u16::try_from(seconds).unwrap_or(u16::MAX),
         };
-        self.api.dequeue(&queue.id, &dequeue, &queue.owner).await
+        let dequeued = self.api.dequeue(&queue.id, &dequeue, &queue.owner).await?;
+        elsewhere::own_answered(&self.store)?;
+        Ok(dequeued)
     }
 
     /// Processes all that a queue holds now. A queue that is gone is replaced, once; a server that repeats what came before
@@ -212,7 +214,7 @@ impl Session {
         let is_elsewhere = *id.domain() != self.api.origin;
         if is_elsewhere && !error.server_is_away() && !matches!(error, Error::Database(_)) {
             tracing::warn!(%error, "the tree of a Welcome is out of reach");
-            return Ok(Tree::OutOfReach);
+            return Ok(Tree::OutOfReach(id));
         }
         Err(error)
     }
@@ -222,17 +224,13 @@ impl Session {
         for welcome in self.store.read(group::late_welcomes)? {
             let tree = self.fetch_welcome_tree(&welcome).await?;
             self.store.write(|tx| {
-                if matches!(tree, Tree::OutOfReach) {
-                    return group::join_later(tx, &welcome);
-                }
-                match group::join_at_last(tx, &welcome, tree.fetched()) {
-                    Ok(id) => {
-                        for message in group::take_early(tx, &id)? {
-                            let effect = tx.attempt(|| group::receive(tx, &message));
-                            note_effect(tx, &self.options, effect)?;
-                        }
+                if let Tree::OutOfReach(id) = &tree {
+                    group::join_later(tx, id, &welcome)?;
+                } else {
+                    match group::join_at_last(tx, &welcome, tree.fetched()) {
+                        Ok(id) => read_early(tx, &self.options, &id)?,
+                        Err(rejection) => note_effect(tx, &self.options, Err(rejection))?,
                     }
-                    Err(rejection) => note_effect(tx, &self.options, Err(rejection))?,
                 }
                 group::forget_early(tx)
             })?;
@@ -242,19 +240,19 @@ impl Session {
 }
 
 /// The tree that belongs to a Welcome, as far as it is there.
-enum Tree {
+pub(crate) enum Tree {
     Fetched(WelcomeTree),
     /// The DS has none, or the Welcome is not for us: it is left to be refused.
     Missing,
-    /// The DS is at another homeserver, which cannot be asked now. What came besides does not wait for it.
-    OutOfReach,
+    /// The DS of this group is at another homeserver, which cannot be asked now. What came besides does not wait for it.
+    OutOfReach(GroupId),
 }
 
 impl Tree {
     fn fetched(&self) -> Option<&WelcomeTree> {
         match self {
             Self::Fetched(tree) => Some(tree),
-            Self::Missing | Self::OutOfReach => None,
+            Self::Missing | Self::OutOfReach(_) => None,
         }
     }
 }
@@ -332,7 +330,16 @@ fn note_effect(tx: &Tx<'_>, options: &Options, effect: Result<(), Rejection>) ->
     }
 }
 
-fn take_effect(
+/// Lets the messages of a group take effect that came before this device was in it.
+fn read_early(tx: &Tx<'_>, options: &Options, id: &GroupId) -> Result<()> {
+    for message in group::take_early(tx, id)? {
+        let effect = tx.attempt(|| group::receive(tx, &message));
+        note_effect(tx, options, effect)?;
+    }
+    Ok(())
+}
+
+pub(crate) fn take_effect(
     tx: &Tx<'_>,
     options: &Options,
     kind: QueueKind,
@@ -341,11 +348,13 @@ fn take_effect(
 ) -> Result<(), Rejection> {
     match (kind, payload) {
         (QueueKind::Group, QueuePayload::Message(message)) => group::receive(tx, message),
-        (QueueKind::Group, QueuePayload::Welcome(welcome)) if matches!(tree, Some(Tree::OutOfReach)) => {
-            Ok(group::join_later(tx, welcome)?)
-        }
         (QueueKind::Group, QueuePayload::Welcome(welcome)) => {
-            group::join(tx, welcome, tree.and_then(Tree::fetched)).map(drop)
+            if let Some(Tree::OutOfReach(id)) = tree {
+                return Ok(group::join_later(tx, id, welcome)?);
+            }
+            let id = group::join(tx, welcome, tree.and_then(Tree::fetched))?;
+            // They came while another Welcome to it waited.
+            Ok(read_early(tx, options, &id)?)
         }
         (QueueKind::Contact, QueuePayload::Deposit(deposit)) => contact::receive_letter(tx, deposit, options),
         (kind, QueuePayload::Lost(Lost { address })) => Ok(lost(tx, kind, address.as_ref())?),

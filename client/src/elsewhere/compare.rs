@@ -58,12 +58,6 @@ pub(crate) async fn compare_keys(store: &Store, api: &Api) -> Result<()> {
         goes_on(look_at_own(store, api).await)?;
     }
     if is_due(compared) {
-        store.write(|tx| {
-            let sql = "INSERT INTO own_homeserver (one, compared) VALUES (1, ?1)
-                       ON CONFLICT (one) DO UPDATE SET compared = excluded.compared";
-            tx.sql().execute(sql, [integer(now)])?;
-            Ok(())
-        })?;
         let neighbour: Domain = neighbour.parse().map_err(|_| Error::Damaged("a domain"))?;
         goes_on(compare_issuer(store, api, &neighbour).await)?;
     }
@@ -71,32 +65,44 @@ pub(crate) async fn compare_keys(store: &Store, api: &Api) -> Result<()> {
 }
 
 /// Looks at the own homeserver's description. If it shows none that is good for a day, while it answers, the user is told.
-/// One that passes for being away is asked for something without which it serves nobody: if it shows its issuer's keys, it
-/// is there, and its one answer ends no other errand.
+/// One that passes for being away ends no other errand by that: what comes next shows whether it is.
 async fn look_at_own(store: &Store, api: &Api) -> Result<()> {
-    let seen = match api.http.describe_server().await {
+    let seen: Result<()> = match api.http.describe_server().await {
         Ok(shown) => store.write(|tx| see_own(tx, &api.origin, &shown))?,
-        Err(error) if error.is_passing() => match api.http.issuer_directory().await {
-            Err(away) if away.is_passing() => Err(away.into()),
-            _ => Err(Error::unexpected(format!("a description of itself, where it says: {error}"))),
-        },
         Err(error) => Err(error.into()),
     };
-    if seen.as_ref().is_err_and(|error| !error.server_is_away()) {
-        store.write(miss_own)?;
+    let Err(error) = seen else { return Ok(()) };
+    let is_away = error.server_is_away();
+    store.write(|tx| miss_own(tx, is_away))?;
+    if is_away {
+        tracing::warn!(%error, "the own homeserver does not describe itself");
+        return Ok(());
     }
-    seen
+    Err(error)
 }
 
-/// Takes note that the own homeserver shows nothing good of itself. Friends elsewhere cannot compare its keys meanwhile.
-fn miss_own(tx: &Tx<'_>) -> Result<()> {
+/// Takes note that the own homeserver shows nothing good of itself, or passes for being away when it is asked. Friends
+/// elsewhere cannot compare its keys meanwhile. One that answered nothing else since then either was away.
+fn miss_own(tx: &Tx<'_>, is_away: bool) -> Result<()> {
     let sql = "INSERT INTO own_homeserver (one, missed_since) VALUES (1, ?1)
                ON CONFLICT (one) DO UPDATE SET missed_since = coalesce(missed_since, excluded.missed_since)";
     tx.sql().execute(sql, [integer(tx.now())])?;
-    let sql = "UPDATE own_homeserver SET is_told = 1 WHERE is_told = 0 AND missed_since <= ?1";
-    if tx.sql().execute(sql, [integer(tx.now().saturating_sub(DAY))])? > 0 {
+    let sql = "UPDATE own_homeserver SET is_told = 1
+                WHERE is_told = 0 AND missed_since <= ?1 AND (has_answered = 1 OR NOT ?2)";
+    if tx.sql().execute(sql, params![integer(tx.now().saturating_sub(DAY)), is_away])? > 0 {
         let keys = "its keys as a homeserver, of which it has shown none that is good for a day".to_owned();
         Event::KeysDiffer { keys }.record(tx)?;
+    }
+    Ok(())
+}
+
+/// Takes note that the own homeserver answers, if it showed nothing good of itself when it was asked last.
+pub(crate) fn own_answered(store: &Store) -> Result<()> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM own_homeserver WHERE missed_since IS NOT NULL AND has_answered = 0)";
+    let is_news: bool = store.read(|tx| Ok(tx.sql().prepare_cached(sql)?.query_row([], |row| row.get(0))?))?;
+    if is_news {
+        let sql = "UPDATE own_homeserver SET has_answered = 1 WHERE missed_since IS NOT NULL";
+        store.write(|tx| Ok(tx.sql().execute(sql, [])?))?;
     }
     Ok(())
 }
@@ -117,21 +123,33 @@ fn see_own(tx: &Tx<'_>, domain: &Domain, json: &[u8]) -> Result<Result<()>> {
     if let Some(key) = valid.find(|key| keys.contains(&key.public_key)) {
         let sql = "INSERT INTO own_homeserver (one, public_key, looked) VALUES (1, ?1, ?2)
                    ON CONFLICT (one) DO UPDATE SET public_key = excluded.public_key, looked = excluded.looked,
-                                                   missed_since = NULL, is_told = 0";
+                                                   missed_since = NULL, has_answered = 0, is_told = 0";
         tx.sql().execute(sql, params![key.public_key.as_bytes(), integer(now)])?;
     }
     Ok(Ok(()))
 }
 
 /// Has a neighbour show the description of the own homeserver that it has, and compares the keys in it that tokens are
-/// issued with. The neighbour cannot make it up: the own homeserver signed it.
+/// issued with. The neighbour cannot make it up: the own homeserver signed it. One that does not show its keys here is asked
+/// again with the next errands, and ends none of the others.
 async fn compare_issuer(store: &Store, api: &Api, neighbour: &Domain) -> Result<()> {
     if store.read(|tx| trusted(tx, &api.origin))?.is_empty() {
         // Nobody could tell whether it did.
         return Ok(());
     }
     // They may have changed since tokens were fetched last.
-    api.wallet.look_at_keys().await?;
+    let looked = api.wallet.look_at_keys().await;
+    if looked.as_ref().is_err_and(Error::server_is_away) {
+        tracing::warn!("the own homeserver does not show the keys that tokens are issued with");
+        return Ok(());
+    }
+    store.write(|tx| {
+        let sql = "INSERT INTO own_homeserver (one, compared) VALUES (1, ?1)
+                   ON CONFLICT (one) DO UPDATE SET compared = excluded.compared";
+        tx.sql().execute(sql, [integer(tx.now())])?;
+        Ok(())
+    })?;
+    looked?;
     let shown = api_for(api, neighbour)?.show_homeserver(&api.origin, false).await?;
     store.write(|tx| {
         let known = KnownKeys { trusted: trusted(tx, &api.origin)?, distrusted: Vec::new() };
@@ -247,7 +265,7 @@ mod tests {
     fn an_own_homeserver_that_shows_nothing_good_of_itself_for_a_day_is_told_of_once() {
         let home = tempfile::tempdir().unwrap();
         let store = Store::create(home.path(), &Options::default()).unwrap();
-        let miss = || store.write(miss_own).unwrap();
+        let miss = || store.write(|tx| miss_own(tx, false)).unwrap();
         let told = || {
             let events = store.read(event::pending).unwrap();
             events.iter().filter(|(_, event)| matches!(event, Event::KeysDiffer { .. })).count()
@@ -271,5 +289,32 @@ mod tests {
         pass_a_day();
         miss();
         assert_eq!(told(), 2);
+    }
+
+    #[test]
+    fn an_own_homeserver_that_passes_for_being_away_is_told_of_if_it_answered_something_else_since() {
+        let home = tempfile::tempdir().unwrap();
+        let store = Store::create(home.path(), &Options::default()).unwrap();
+        let told = || {
+            store.write(|tx| miss_own(tx, true)).unwrap();
+            let events = store.read(event::pending).unwrap();
+            events.iter().filter(|(_, event)| matches!(event, Event::KeysDiffer { .. })).count()
+        };
+        let pass_a_day = || {
+            let sql = "UPDATE own_homeserver SET missed_since = missed_since - 86400";
+            store.write(|tx| Ok(tx.sql().execute(sql, [])?)).unwrap();
+        };
+        own_answered(&store).unwrap();
+        assert_eq!(told(), 0);
+        pass_a_day();
+        assert_eq!(told(), 0, "what it answered was before");
+        own_answered(&store).unwrap();
+        assert_eq!((told(), told()), (1, 1));
+        let (key, now) = (SigningKey::generate(), store.now());
+        store.write(|tx| see_own(tx, &domain(), &described(&[&key], now, 0))).unwrap().unwrap();
+        own_answered(&store).unwrap();
+        assert_eq!(told(), 1);
+        pass_a_day();
+        assert_eq!(told(), 1, "it was away");
     }
 }

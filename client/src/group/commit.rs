@@ -139,6 +139,7 @@ impl GroupState {
             let (address, user_key) = (self.delivery_address(), self.own_leaf()?.user_key);
             self.note_user_key(tx)?;
             self.mls.merge_pending_commit(tx).map_err(Error::mls("cannot apply our own commit"))?;
+            removed::forget_past(tx, &self.id, self.epoch())?;
             record::committed(tx, &self.id)?;
             self.follow_user_key(tx)?;
             if user_key != self.own_leaf()?.user_key {

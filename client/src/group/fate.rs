@@ -10,7 +10,7 @@ use super::{
     message::Content,
     outbox,
     outstanding::{self, Kind, Outstanding},
-    record,
+    record, removed,
     state::GroupState,
     strayed,
 };
@@ -111,6 +111,7 @@ impl GroupState {
     pub(super) fn came_back(&mut self, tx: &Tx<'_>) -> Result<()> {
         outstanding::forget(tx, &self.id, Kind::Rejoin)?;
         record::committed(tx, &self.id)?;
+        removed::forget(tx, &self.id)?;
         if record::is_entering(tx, &self.id)? {
             let moved = record::is_moving(tx, &self.id)?;
             record::entered(tx, &self.id)?;

@@ -19,26 +19,34 @@ use crate::{
 };
 
 /// The most Welcomes that wait for their trees.
-const MOST_LATE: i64 = 100;
-/// The most messages that wait for a Welcome which waits, and the most bytes of them together.
+const MOST_LATE: u64 = 100;
+/// Messages, and bytes of them, that may wait for the Welcomes which wait: the groups' domains share this room evenly, and the
+/// groups of a domain its share, so that none takes that of others. No group has less than one among [`MOST_LATE`].
 const MOST_EARLY: u64 = 1000;
 const MOST_EARLY_BYTES: u64 = 8 * 1024 * 1024;
 /// Seconds before a DS is asked again for the tree of a Welcome, the first time, and at most.
 const FIRST_PAUSE: u64 = 10;
 const LONGEST_PAUSE: u64 = 60 * 60;
 
-/// Keeps a Welcome for later: its tree cannot be fetched now. Others do not wait for it.
-pub(crate) fn join_later(tx: &Tx<'_>, welcome: &Welcome) -> Result<()> {
+/// Keeps a Welcome to a group for later: its tree cannot be fetched now. Others do not wait for it. It waits until its
+/// KeyPackage ends, at the longest: then nothing opens it.
+pub(crate) fn join_later(tx: &Tx<'_>, id: &GroupId, welcome: &Welcome) -> Result<()> {
     let sql = "SELECT attempts FROM welcomes WHERE welcome = ?1";
     let attempts: Option<u32> = tx.sql().query_row(sql, [welcome.as_bytes()], |row| row.get(0)).optional()?;
     let attempts = attempts.unwrap_or_default();
     let pause = FIRST_PAUSE.saturating_mul(2u64.saturating_pow(attempts)).min(LONGEST_PAUSE);
     tx.sql().execute(
-        "INSERT OR REPLACE INTO welcomes (welcome, attempts, due) VALUES (?1, ?2, ?3)",
-        params![welcome.as_bytes(), attempts.saturating_add(1), integer(tx.now().saturating_add(pause))],
+        "INSERT OR REPLACE INTO welcomes (welcome, group_id, domain, attempts, due) VALUES (?1, ?2, ?3, ?4, ?5)",
+        params![
+            welcome.as_bytes(),
+            id.to_mls(),
+            id.domain().as_str(),
+            attempts.saturating_add(1),
+            integer(tx.now().saturating_add(pause))
+        ],
     )?;
     let sql = "DELETE FROM welcomes WHERE rowid <= (SELECT max(rowid) FROM welcomes) - ?1";
-    tx.sql().execute(sql, [MOST_LATE])?;
+    tx.sql().execute(sql, [integer(MOST_LATE)])?;
     Ok(())
 }
 
@@ -63,13 +71,24 @@ pub(crate) fn join_at_last(
     Ok(id)
 }
 
-/// Keeps a message of a group that this client is not in, if a Welcome waits, which may be to it. False if none does, or there
-/// is no more room.
+/// Keeps a message of a group that this client is not in, if a Welcome to it waits. False if none does, or the group has no
+/// more room.
 pub(super) fn keep_early(tx: &Tx<'_>, id: &GroupId, message: &MlsMessage) -> Result<bool> {
-    let sql = "SELECT EXISTS (SELECT 1 FROM welcomes), count(*), coalesce(sum(length(message)), 0) FROM early_messages";
-    let (waits, messages, bytes): (bool, u64, u64) =
-        tx.sql().query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
-    if !waits || messages >= MOST_EARLY || bytes >= MOST_EARLY_BYTES {
+    let sql = "SELECT count(DISTINCT domain), count(DISTINCT group_id) FILTER (WHERE domain = ?2),
+                      count(*) FILTER (WHERE group_id = ?1)
+                 FROM welcomes";
+    let (domains, groups, welcomes): (u64, u64, u64) =
+        tx.sql().query_row(sql, params![id.to_mls(), id.domain().as_str()], |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+        })?;
+    if welcomes == 0 {
+        return Ok(false);
+    }
+    let sql = "SELECT count(*), coalesce(sum(length(message)), 0) FROM early_messages WHERE group_id = ?1";
+    let (messages, bytes): (u64, u64) =
+        tx.sql().query_row(sql, [id.to_mls()], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let share = |all: u64| all / (domains * groups).clamp(1, MOST_LATE);
+    if messages >= share(MOST_EARLY) || bytes >= share(MOST_EARLY_BYTES) {
         return Ok(false);
     }
     let sql = "INSERT INTO early_messages (group_id, message) VALUES (?1, ?2)";
@@ -87,10 +106,15 @@ pub(crate) fn take_early(tx: &Tx<'_>, id: &GroupId) -> Result<Vec<MlsMessage>> {
     Ok(messages)
 }
 
-/// Forgets the messages that came early, once no Welcome waits.
+/// Forgets the messages of groups to which no Welcome waits any more, and tells of them: this client did not come in.
 pub(crate) fn forget_early(tx: &Tx<'_>) -> Result<()> {
-    tx.sql().execute("DELETE FROM early_messages WHERE NOT EXISTS (SELECT 1 FROM welcomes)", [])?;
-    Ok(())
+    let sql = "DELETE FROM early_messages WHERE group_id NOT IN (SELECT group_id FROM welcomes)";
+    let messages = tx.sql().execute(sql, [])?;
+    if messages == 0 {
+        return Ok(());
+    }
+    let reason = format!("messages are for a group that this client did not come into: {messages}");
+    Event::Ignored { reason }.record(tx)
 }
 
 /// The ratchet tree that a Welcome to us needs: its group, the request for it, and the key that

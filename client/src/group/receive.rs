@@ -173,6 +173,7 @@ fn receive_commit(
     let lost_commit = group.mls.pending_commit().is_some();
     group.note_user_key(tx)?;
     group.mls.merge_staged_commit(tx, commit).map_err(Error::mls("cannot apply a commit"))?;
+    removed::forget_past(tx, &group.id, group.epoch())?;
     if lost_commit {
         outstanding::forget(tx, &group.id, Kind::Commit)?;
     }

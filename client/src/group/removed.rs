@@ -18,9 +18,6 @@ use crate::{
 
 /// Notes the members that a commit removes, and the last epoch that they were in.
 pub(super) fn note(tx: &Tx<'_>, id: &GroupId, epoch: u64, members: &[Member]) -> Result<()> {
-    let opens = epoch.saturating_sub(MAX_PAST_EPOCHS as u64);
-    let sql = "DELETE FROM removed_members WHERE group_id = ?1 AND epoch < ?2";
-    tx.sql().execute(sql, params![id.to_mls(), integer(opens)])?;
     for member in members {
         let leaf_key = mls::public_key(&member.signature_key);
         let Some((leaf_key, pseudonym)) = leaf_key.zip(rules::pseudonym(&member.credential)) else {
@@ -56,7 +53,15 @@ pub(super) fn leaf_key(
     Ok(leaf_key.map(PublicKey::new))
 }
 
-/// Forgets them all: this device is in the group no more.
+/// Forgets those of whom nothing opens any more, now that the group is in this epoch.
+pub(super) fn forget_past(tx: &Tx<'_>, id: &GroupId, epoch: u64) -> Result<()> {
+    let opens = epoch.saturating_sub(MAX_PAST_EPOCHS as u64);
+    let sql = "DELETE FROM removed_members WHERE group_id = ?1 AND epoch < ?2";
+    tx.sql().prepare_cached(sql)?.execute(params![id.to_mls(), integer(opens)])?;
+    Ok(())
+}
+
+/// Forgets them all: this device is in the group no more, or came in anew, without the keys of before.
 pub(super) fn forget(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
     tx.sql().execute("DELETE FROM removed_members WHERE group_id = ?1", [id.to_mls()])?;
     Ok(())

@@ -60,8 +60,9 @@ impl Session {
         self.drain(step, QueueKind::Group).await?;
         let current = problem.epoch;
         let is_late = problem.kind == ProblemType::WrongEpoch && kind != Kind::Rejoin;
-        // The DS says that this device was removed. What it sent may have been accepted before.
-        let is_out = problem.kind == ProblemType::NotAllowed;
+        // The DS says that this device was removed. What it sent may have been accepted before. An external commit is not
+        // allowed for other reasons, too, and waiting mends none of them.
+        let is_out = problem.kind == ProblemType::NotAllowed && kind != Kind::Rejoin;
         let is_behind = |group: &GroupState| is_out || current.is_some_and(|epoch| epoch > group.epoch());
         if (is_late || is_out)
             && self.misses_what_is_on_the_way(step, id, is_behind).await?

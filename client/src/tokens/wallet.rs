@@ -205,12 +205,12 @@ impl postern_api::Wallet for Wallet {
     type Error = Error;
 
     async fn take(&self, _: &Domain) -> Result<Token> {
-        Self::take(self).await
+        Self::take(self).await.map_err(Error::of_wallet)
     }
 
     /// Drops tokens of issuer keys that are not published any more: they pay for nothing.
     async fn drop_stale(&self, _: &Domain) -> Result<()> {
-        let directory = self.0.directory(true).await?;
+        let directory = self.0.directory(true).await.map_err(Error::of_wallet)?;
         let keys: Vec<[u8; 32]> =
             directory.own_type_keys().map(|(_, key)| token::token_key_id(&key)).collect();
         self.0.store.write(|tx| table::drop_all_but(tx, &self.0.domain, &keys))

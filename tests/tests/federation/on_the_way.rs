@@ -3,9 +3,12 @@
 
 use std::time::Duration;
 
-use postern_client::{Change, Client, Error, Event, Group};
-use postern_protocol::ds::GroupId;
-use postern_tests_kit::{Neighbours, Weather, befriend, eventually, joined};
+use postern_client::{Change, Client, Error, Event, Group, Options};
+use postern_protocol::{
+    ds::GroupId,
+    problem::{MEDIA_TYPE, Problem, ProblemType},
+};
+use postern_tests_kit::{BadLine, Neighbours, Weather, befriend, eventually, joined};
 
 use crate::groups::operate;
 
@@ -231,5 +234,52 @@ async fn a_member_elsewhere_hears_what_somebody_said_before_it_removed_them() {
     assert_eq!(by, Some(carol.user()));
     let usual = |event: &Event| matches!(event, Event::Removed { .. } | Event::Message { .. });
     assert!(events.iter().all(usual), "{events:?}");
+    across.neighbours.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_elsewhere_that_gets_no_token_does_not_take_itself_for_removed_and_loses_nothing() {
+    let mut across = Across::with(&[("bob", 1)]).await;
+    let bob = across.people.pop().expect("he came last");
+    let home = &across.neighbours[1];
+    let url = home.url_of(home.server());
+    let line = BadLine::to(url.trim_start_matches("http://").parse().expect("it is an address")).await;
+    let directory = bob.directory().to_owned();
+    drop(bob);
+    let options = Options { server: Some(line.url()), durable: false, ..Options::default() };
+    let bob = Client::builder(directory).options(options).open().expect("it was closed");
+    let his = across.of(&bob);
+    let problem = Problem::new(ProblemType::NotAllowed).to_json();
+    let head = format!(
+        "HTTP/1.1 403 Forbidden\r\ncontent-type: {MEDIA_TYPE}\r\ncontent-length: {}\r\n\r\n",
+        problem.len()
+    );
+    let refusal = [head.as_bytes(), problem.as_slice()].concat();
+    line.answer("POST /relay/a.example/token-request", usize::MAX, &refusal);
+
+    // Each text costs a token of a.example.
+    let mut said = Vec::new();
+    let refused = loop {
+        assert!(said.len() < 50, "he has tokens without end");
+        let text = format!("text {}", said.len());
+        let sent = his.send(&text).await;
+        said.push(text);
+        if let Err(error) = sent {
+            break error;
+        }
+    };
+    assert_eq!(refused.problem(), Some(ProblemType::NotAllowed), "{refused}");
+    assert_eq!(his.unsent().expect("it can be read"), 1, "it is kept");
+
+    assert!(line.mend() > 0, "he asked for tokens");
+    across.people.push(bob);
+    across
+        .until("Alice hears all of it", || {
+            let pending = across.people[0].pending_events().expect("events can be read");
+            let events: Vec<_> = pending.into_iter().map(|(_, event)| event).collect();
+            said.iter().all(|text| says(&events, text).is_some())
+        })
+        .await;
+    told_only(&across.people[1], |event| !matches!(event, Event::Unsent { .. })).await;
     across.neighbours.close();
 }

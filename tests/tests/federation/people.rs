@@ -269,15 +269,17 @@ async fn a_relay_that_shows_nothing_of_itself_does_not_mute_what_people_elsewher
     tell_of_a_relay_that_lied(true).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_homeserver_that_is_away_for_its_description_alone_is_told_of_after_a_day() {
+/// A homeserver passes for being away where these requests are made, and answers all others.
+async fn tell_of_a_homeserver_that_is_away_for(requests: &str) {
     let neighbours = Neighbours::builder().start().await;
     let (home, remote) = (&neighbours[0], &neighbours[1]);
     let (alice, bob) = (shy(home, "alice").await, shy(remote, "bob").await);
     let url = home.url_of(home.server());
     let line = BadLine::to(url.trim_start_matches("http://").parse().unwrap()).await;
     let away = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n";
-    line.answer(&format!("GET {DESCRIPTION_PATH}"), usize::MAX, away);
+    // She can do without others meanwhile.
+    alice.wallet().fetch(100).await.expect("the homeserver issues tokens");
+    line.answer(requests, usize::MAX, away);
     let later = |client: Client, seconds: i64| {
         let clock = Clock::ahead_by(seconds);
         reopened(client, Options { server: Some(line.url()), durable: false, clock, ..Options::default() })
@@ -297,6 +299,20 @@ async fn a_homeserver_that_is_away_for_its_description_alone_is_told_of_after_a_
     assert_eq!(hidden(&events), 1, "{events:?}");
     assert!(line.mend() > 0, "it was asked for");
     neighbours.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_homeserver_that_is_away_for_its_description_alone_is_told_of_after_a_day() {
+    tell_of_a_homeserver_that_is_away_for(&format!("GET {DESCRIPTION_PATH}")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_homeserver_that_is_away_for_its_description_and_its_issuers_keys_is_told_of_after_a_day() {
+    const BOTH: &str = "GET /.well-known/p";
+    for path in [DESCRIPTION_PATH, DIRECTORY_PATH] {
+        assert!(format!("GET {path}").starts_with(BOTH));
+    }
+    tell_of_a_homeserver_that_is_away_for(BOTH).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -35,7 +35,7 @@ impl Group {
     ///
     /// # Errors
     /// As [`Self::members`], and [`crate::Error::Contended`], [`crate::Error::CannotFollow`], [`crate::Error::Behind`],
-    /// [`crate::Error::Server`]: what was not sent is kept.
+    /// [`crate::Error::NoToken`], [`crate::Error::Server`]: what was not sent is kept.
     ///
     /// [`Event::Unsent`]: crate::Event::Unsent
     pub async fn deliver(&self) -> Result<()> {

@@ -1,9 +1,15 @@
 //! Messages and commits: read once and in order, whatever was lost.
 
+use postern_protocol::{
+    ds::MAX_PAST_EPOCHS,
+    qs::{QueueKind, QueuePayload},
+};
+
 use super::{
-    super::{forget_early, join_at_last, join_later, take_early},
+    super::{forget_early, join::keep_early, join_at_last, join_later, take_early},
     *,
 };
+use crate::receive::{Tree, take_effect};
 
 #[test]
 fn members_read_each_other_once_and_know_who_speaks() {
@@ -162,6 +168,46 @@ fn what_somebody_said_before_this_device_removed_them_is_read_after_it() {
 }
 
 #[test]
+fn who_was_removed_is_forgotten_with_the_keys_that_open_what_they_said() {
+    let issuer = SigningKey::generate();
+    // By commits of this device, by another member's, and by coming back.
+    for committer in ["alice", "carol", "nobody"] {
+        let people = ["alice", "bob", "carol"].map(|name| person(name, &issuer));
+        let [alice, bob, carol] = &people;
+        let id = alice.create();
+        alice.add(&id, &[bob]);
+        bob.receive(&alice.add(&id, &[carol])).unwrap();
+        let kept = || {
+            let sql = "SELECT count(*) FROM removed_members";
+            alice.store.read(|tx| Ok(tx.sql().query_row(sql, [], |row| row.get::<_, i64>(0))?)).unwrap()
+        };
+        let said = ["one", "two"].map(|text| bob.say(&id, text));
+        let removal = alice.stage(&id, &Change::Remove(vec![bob.leaf(&id)]));
+        alice.confirm(&id);
+        carol.receive(&removal.message).unwrap();
+        if committer == "nobody" {
+            assert_eq!(kept(), 1);
+            alice.rejoin(&id, &carol.shown(&id), &Differences::default()).unwrap();
+            assert_eq!(kept(), 0);
+            continue;
+        }
+        for epoch in 1..=MAX_PAST_EPOCHS {
+            assert_eq!(kept(), 1, "{epoch}");
+            if epoch == MAX_PAST_EPOCHS {
+                alice.receive(&said[0]).unwrap();
+            }
+            let (by, other) = if committer == "alice" { (alice, carol) } else { (carol, alice) };
+            let update = by.stage(&id, &Change::Update);
+            by.confirm(&id);
+            other.receive(&update.message).unwrap();
+        }
+        assert_eq!(kept(), 0, "{committer}");
+        assert_eq!(alice.texts(), ["one"]);
+        assert!(alice.receive(&said[1]).is_err(), "its key is gone");
+    }
+}
+
+#[test]
 fn what_comes_while_a_welcome_waits_is_read_once_it_takes_effect() {
     let issuer = SigningKey::generate();
     let people = ["alice", "bob", "carol"].map(|name| person(name, &issuer));
@@ -175,13 +221,16 @@ fn what_comes_while_a_welcome_waits_is_read_once_it_takes_effect() {
     let (welcome, tree) = (added.welcome.as_ref().unwrap(), alice.tree(&id));
     let one = alice.say(&id, "one");
     assert!(carol.receive(&one).is_err(), "she waits for no group");
-    carol.store.write(|tx| join_later(tx, welcome)).unwrap();
+    carol.store.write(|tx| join_later(tx, &id, welcome)).unwrap();
     let update = bob.stage(&id, &Change::Update);
     bob.confirm(&id);
     alice.receive(&update.message).unwrap();
     let two = bob.say(&id, "two");
     let elsewhere = bob.create();
     let other = bob.say(&elsewhere, "not for her");
+    assert!(carol.receive(&other).is_err(), "no Welcome to that group waits");
+    let never = Welcome::new(b"nothing opens it".to_vec());
+    carol.store.write(|tx| join_later(tx, &elsewhere, &never)).unwrap();
     for message in [&one, &update.message, &other, &two] {
         carol.receive(message).unwrap();
     }
@@ -191,8 +240,62 @@ fn what_comes_while_a_welcome_waits_is_read_once_it_takes_effect() {
     early.iter().for_each(|message| carol.receive(message).unwrap());
     assert_eq!(carol.texts(), ["one", "two"]);
     assert_eq!(carol.epoch(&id), alice.epoch(&id));
-    carol.store.write(forget_early).unwrap();
+    // What is not read is told of, once nothing leads there any more.
+    let ignored = || {
+        carol.store.write(forget_early).unwrap();
+        carol.events().iter().filter(|event| matches!(event, Event::Ignored { .. })).count()
+    };
+    assert_eq!(ignored(), 0);
+    assert!(carol.store.write(|tx| Ok(join_at_last(tx, &never, None).is_err())).unwrap());
+    assert_eq!((ignored(), ignored()), (1, 0));
     assert!(carol.store.write(|tx| take_early(tx, &elsewhere)).unwrap().is_empty());
+}
+
+#[test]
+fn what_came_early_is_read_also_where_the_group_is_joined_in_the_ordinary_way() {
+    let issuer = SigningKey::generate();
+    let people = ["alice", "bob"].map(|name| person(name, &issuer));
+    let [alice, bob] = &people;
+    let id = alice.create();
+    let leaf_key = bob.offer_to(alice);
+    let added = alice.stage(&id, &Change::Add(vec![leaf_key]));
+    alice.confirm(&id);
+    let (welcome, tree) = (added.welcome.unwrap(), alice.tree(&id));
+    bob.store.write(|tx| join_later(tx, &id, &welcome)).unwrap();
+    for text in ["one", "two"] {
+        bob.receive(&alice.say(&id, text)).unwrap();
+    }
+    // As after a restore of his homeserver, and now the tree is there.
+    let (again, tree) = (QueuePayload::Welcome(welcome), Tree::Fetched(tree));
+    let options = Options::default();
+    let take = |tx: &Tx<'_>| take_effect(tx, &options, QueueKind::Group, &again, Some(&tree));
+    bob.store.write(|tx| Ok(told(tx.attempt(|| take(tx))))).unwrap().unwrap();
+    assert_eq!(bob.texts(), ["one", "two"]);
+}
+
+#[test]
+fn messages_of_other_groups_take_no_room_of_one_whose_welcome_waits() {
+    let issuer = SigningKey::generate();
+    let people = ["alice", "carol", "mallory"].map(|name| person(name, &issuer));
+    let [alice, carol, mallory] = &people;
+    let waits = |id: &GroupId| {
+        let welcome = Welcome::new(id.to_mls());
+        carol.store.write(|tx| join_later(tx, id, &welcome)).unwrap();
+    };
+    let (id, made_up) = (alice.create(), mallory.create());
+    let (one, other) = (alice.say(&id, "one"), mallory.say(&made_up, "other"));
+    waits(&id);
+    assert!(carol.receive(&other).is_err(), "it is told, and takes no room");
+    // Groups of another domain with Welcomes whose trees nobody hands out have a half of the room together.
+    let theirs = [1, 2].map(|number| GroupId::new([number; 16], "evil.example".parse().unwrap()));
+    theirs.iter().for_each(waits);
+    let fill = |id: &GroupId| {
+        let keep = |tx: &Tx<'_>| (0..2000).take_while(|_| keep_early(tx, id, &other).unwrap()).count();
+        carol.store.write(|tx| Ok(keep(tx))).unwrap()
+    };
+    assert_eq!(theirs.each_ref().map(fill), [250, 250]);
+    carol.receive(&one).unwrap();
+    assert_eq!(fill(&id), 499);
 }
 
 /// Seconds until a KeyPackage ends: enough for what happens before, also on a busy machine.

@@ -28,12 +28,14 @@ CREATE TABLE groups (
 -- more are dropped.
 CREATE TABLE welcomes (
     welcome BLOB PRIMARY KEY,
+    group_id BLOB NOT NULL,             -- the MLS group id
+    domain TEXT NOT NULL,               -- the group's
     attempts INTEGER NOT NULL,
     due INTEGER NOT NULL                -- seconds since 1970: when to ask again
 ) STRICT;
 
--- Messages of groups that this device is not in, which came while a Welcome waits: it may be to one of them. They are read
--- once this device has joined by it, in the order in which they came, and dropped once no Welcome waits.
+-- Messages of groups that this device is not in, which came while a Welcome to the group waits. They are read once this
+-- device has joined, in the order in which they came, and dropped once no Welcome to the group waits.
 CREATE TABLE early_messages (
     number INTEGER PRIMARY KEY,
     group_id BLOB NOT NULL,

@@ -25,6 +25,7 @@ CREATE TABLE own_homeserver (
     looked INTEGER,                     -- seconds since 1970: when it showed that last
     compared INTEGER,                   -- seconds since 1970: when a neighbour was asked last for what it sees
     missed_since INTEGER,               -- seconds since 1970: when it first showed nothing good; null: it does
+    has_answered INTEGER NOT NULL DEFAULT 0, -- 1: it answered something else since then: it was not away all the time
     is_told INTEGER NOT NULL DEFAULT 0  -- 1: the user was told that it does not
 ) STRICT;
 
