@@ -98,8 +98,10 @@ fn miss_own(tx: &Tx<'_>, is_away: bool) -> Result<()> {
 
 /// Takes note that the own homeserver answers, if it showed nothing good of itself when it was asked last.
 pub(crate) fn own_answered(store: &Store) -> Result<()> {
-    let sql = "SELECT EXISTS (SELECT 1 FROM own_homeserver WHERE missed_since IS NOT NULL AND has_answered = 0)";
-    let is_news: bool = store.read(|tx| Ok(tx.sql().prepare_cached(sql)?.query_row([], |row| row.get(0))?))?;
+    let sql =
+        "SELECT EXISTS (SELECT 1 FROM own_homeserver WHERE missed_since IS NOT NULL AND has_answered = 0)";
+    let is_news: bool =
+        store.read(|tx| Ok(tx.sql().prepare_cached(sql)?.query_row([], |row| row.get(0))?))?;
     if is_news {
         let sql = "UPDATE own_homeserver SET has_answered = 1 WHERE missed_since IS NOT NULL";
         store.write(|tx| Ok(tx.sql().execute(sql, [])?))?;

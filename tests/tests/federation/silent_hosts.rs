@@ -160,7 +160,8 @@ async fn what_is_for_a_good_neighbour_has_places_that_none_of_hundreds_of_silent
     let beside_many = format!("public.claims WHERE standing = 'prompt' AND silent >= {UNDER_WAY}");
     let mut said = 0;
     while world.count(&beside_many).await == 0 {
-        let claims = "SELECT string_agg(concat_ws(' ', standing, of_its_kind, silent), ', ') FROM public.claims";
+        let claims =
+            "SELECT string_agg(concat_ws(' ', standing, of_its_kind, silent), ', ') FROM public.claims";
         assert!(said < TEXTS, "its turns came so: {:?}", world.value::<Option<String>>(claims).await);
         eventually("silent hosts are tried", async || (silent.open() >= UNDER_WAY).then_some(())).await;
         world.restock(1).await;
