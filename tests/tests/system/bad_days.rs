@@ -125,6 +125,15 @@ async fn is_ready(server: &Server) -> Option<()> {
     readiness(server).await.status.is_success().then_some(())
 }
 
+/// Waits until a server says that it has no database: a look at it holds for a second.
+async fn says_that_its_database_is_away(server: &Server) {
+    let unready = eventually("the server is not ready", async || {
+        let answer = readiness(server).await;
+        (!answer.status.is_success()).then_some(answer)
+    });
+    unready.await.assert_problem("without a database", ProblemType::Unavailable);
+}
+
 /// The exit code and text of `postern status` for a server that runs its cluster itself.
 async fn status(server: &Server, dir: &DataDir) -> (Option<i32>, String) {
     let mut command = postern();
@@ -238,8 +247,7 @@ async fn a_private_postgresql_that_does_not_start_is_tried_again_until_it_does()
         (log.contains("attempt 2: PostgreSQL does not start") && log.contains("shared_buffers")).then_some(())
     })
     .await;
-    let unavailable = readiness(&server).await;
-    unavailable.assert_problem("without a database", ProblemType::Unavailable);
+    says_that_its_database_is_away(&server).await;
     let (code, text) = status(&server, &dir).await;
     assert!(code == Some(2) && text.contains("problem  database: "), "{text}");
     assert!(text.contains("ok       server: it listens"), "{text}");
@@ -329,7 +337,7 @@ async fn a_full_disk_refuses_what_it_cannot_keep_and_loses_nothing() {
         (log.contains("the disk of") && log.contains("is full")).then_some(())
     })
     .await;
-    readiness(&server).await.assert_problem("without a database", ProblemType::Unavailable);
+    says_that_its_database_is_away(&server).await;
     let (code, text) = status(&server, &dir).await;
     assert!(code == Some(2) && text.contains("problem  database: "), "{text}");
     assert!(text.contains("a full disk stops PostgreSQL"), "{text}");
