@@ -78,6 +78,8 @@ impl Report {
 /// if `start` says so.
 pub async fn run(settings: &Settings, start: bool, sources: &Sources) -> bool {
     let mut report = Report { all_well: true, has_key: true };
+    // As the user that began this, whom systemd answers also where no bus runs; from here on it may be the server's.
+    let of_service = config::installed_file().and_then(|_| service_manager::credential(KEY_FILE));
     let mut config = match load_to_look(settings) {
         Ok(config) => config,
         Err(error) => {
@@ -90,7 +92,7 @@ pub async fn run(settings: &Settings, start: bool, sources: &Sources) -> bool {
         let names = sources.unknown_environment.join(", ");
         note("configuration", &format!("{names} in the environment: not a setting of postern, ignored"));
     }
-    match take_key_of_service(settings, &mut config) {
+    match take_key_of_service(of_service, settings, &mut config) {
         Some(file) => {
             report.has_key = false;
             let says = format!(
@@ -120,14 +122,15 @@ fn describe(sources: &Sources) -> String {
     parts.join(", ")
 }
 
-/// Looks for the master key where the package's server has it, if its unit names a credential for it and nobody names another
+/// Takes the master key from where the package's server has it, if its unit names a credential for it and nobody names another
 /// file here. Returns the credential if it is out of reach, as while the service is stopped.
-fn take_key_of_service(settings: &Settings, config: &mut Config) -> Option<PathBuf> {
+fn take_key_of_service(
+    of_service: Option<PathBuf>,
+    settings: &Settings,
+    config: &mut Config,
+) -> Option<PathBuf> {
     let is_named = settings.master_key_file.is_some() || std::env::var_os(master_key::ENVIRONMENT).is_some();
-    if is_named || config::installed_file().is_none() {
-        return None;
-    }
-    let file = service_manager::credential(KEY_FILE)?;
+    let file = of_service.filter(|_| !is_named)?;
     if !file.exists() {
         return Some(file);
     }

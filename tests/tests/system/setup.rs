@@ -434,7 +434,7 @@ async fn a_check_without_the_credential_that_systemd_hands_to_the_service_finds_
     // A link next to a package's program leads to the configuration.
     fs::copy(postern().as_std().get_program(), at("postern")).unwrap();
     let url = cluster.server_url();
-    fs::write(at("configuration"), format!("domain = '{HOME}'\n[database]\nurl = '{url}'\n")).unwrap();
+    fs::write(at("configuration"), format!("domain = '{HOME}'\n[database]\nurl = {url:?}\n")).unwrap();
     symlink(at("configuration"), at("postern.toml")).unwrap();
     fs::write(at("systemctl"), "#!/bin/sh\necho \"Environment=LANG=C $OF_UNIT\"\n").unwrap();
     fs::set_permissions(at("systemctl"), Permissions::from_mode(0o755)).unwrap();
