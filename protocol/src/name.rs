@@ -105,7 +105,7 @@ impl Domain {
 ///
 /// The public suffix list knows more places where names are sold. But it changes every few days, and rows of the database are
 /// counted by families: with another list, what was counted in one would leave another. So the labels here are few, and stay.
-/// Who owns such a name as their own, as somebody may own `ac.de`, has many families, as one who buys many names has.
+/// The owner of such a name, as somebody may own `ac.de`, has many families, as one who buys many names has.
 pub fn family(name: &str) -> &str {
     let mut labels = name.rsplit('.');
     let (top, second) = (labels.next().unwrap_or_default(), labels.next().unwrap_or_default());

@@ -6,7 +6,7 @@
 --   mark: random bytes (16)
 --   decided: number of the operator's last decision that the process knows: after a later one any mark is right
 --
--- Of a database that no server has used yet any mark is right.
+-- A database that no server has used yet has the right mark, whatever it is.
 --
 -- Returns one row: decision, the number of the operator's last decision, and outcome:
 --   noted: it is noted

@@ -137,7 +137,7 @@ impl Witness {
     /// The way to mend it, or a database that does not answer.
     pub async fn expect_not_behind(&self, database: &Database) -> anyhow::Result<()> {
         ensure!(!self.is_behind(database).await?, "{PUT_BACK}: {DECIDE}");
-        // What keeps it from being noted is told by what watches.
+        // A reason that keeps it from being noted is told by what watches.
         let _told = self.note(database).await;
         Ok(())
     }
@@ -177,7 +177,7 @@ impl Witness {
                 let decided: i64 = row.get("decision");
                 let end = move |witness: &Self| {
                     let written = witness.write(&Seen { marks: seen.marks.split_off(1), decided, ..seen });
-                    // Whoever asked for it may be gone: others wait until it is written.
+                    // The caller may be gone: others wait until it is written.
                     drop(lock);
                     written
                 };

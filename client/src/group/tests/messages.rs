@@ -240,7 +240,7 @@ fn what_comes_while_a_welcome_waits_is_read_once_it_takes_effect() {
     early.iter().for_each(|message| carol.receive(message).unwrap());
     assert_eq!(carol.texts(), ["one", "two"]);
     assert_eq!(carol.epoch(&id), alice.epoch(&id));
-    // What is not read is told of, once nothing leads there any more.
+    // Messages that are not read are told of, once nothing leads there any more.
     let ignored = || {
         carol.store.write(forget_early).unwrap();
         carol.events().iter().filter(|event| matches!(event, Event::Ignored { .. })).count()

@@ -40,7 +40,7 @@ answers all else; --force lets setup replace what it says.";
 
 #[derive(Args)]
 pub struct Setup {
-    /// Who may register: everybody, those with an invite, or those with a login at your identity provider (then with
+    /// The people who may register: everybody, those with an invite, or those with a login at your identity provider (then with
     /// --oidc-issuer and --oidc-client-id); POSTERN_REGISTRATION says it, too [default: as the database has it; for a new
     /// homeserver those with an invite]
     #[arg(long, value_enum)]

@@ -128,7 +128,7 @@ async fn of_each_side_two_requests_wait_at_a_time() {
     world.close();
 }
 
-/// Whoever pads waits takes no memory from bodies that come meanwhile (OPS-9).
+/// Padded waits take no memory from bodies that come meanwhile (OPS-9).
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wait_holds_no_memory_for_its_body() {
     // Far longer than the test takes on a slow and busy machine.
@@ -147,7 +147,7 @@ async fn a_wait_holds_no_memory_for_its_body() {
             let body = format!("{{\"after\":0,\"wait\":{wait}}}{}", " ".repeat(60_000));
             meeting.receiving(side, 0, wait).with_bytes("application/json", body.into_bytes())
         };
-        // Of each side two wait at a time.
+        // Two of each side wait at a time.
         for side in [&meeting.owner, &meeting.guest, &meeting.owner, &meeting.guest] {
             let before = counted(&world).await;
             let (way, call) = (world.way(0), padded(side, PATIENT));

@@ -1,4 +1,4 @@
-//! What everybody got, held against what was said and against who was in the group when it was.
+//! The record of what everybody got, held against what was said and against who was in the group when it was.
 
 use std::collections::{HashMap, HashSet};
 
@@ -50,7 +50,7 @@ struct Received<'a> {
     set: HashSet<&'a MlsMessage>,
 }
 
-/// What came to a resident's queue, and the first place of each message there.
+/// The messages that came to a resident's queue, and the first place of each there.
 struct Queue<'a> {
     messages: &'a [MlsMessage],
     places: HashMap<&'a MlsMessage, usize>,
@@ -188,14 +188,14 @@ impl Conversation {
         assert_eq!(lacking.len(), 1, "{what}: these lack it, one of whom sent it: {lacking:?}");
     }
 
-    /// What came to a resident's queue since the beginning.
+    /// The messages that came to a resident's queue since the beginning.
     fn resident_queue(&self, person: usize) -> Vec<MlsMessage> {
         let mut parts = self.queue_by_stays(person);
         assert_eq!(parts.len(), 1, "{person} joined again");
         parts.remove(0)
     }
 
-    /// What came to a queue since the beginning, in one part for each stay, between which are the Welcomes.
+    /// The messages that came to a queue since the beginning, in one part for each stay, between which are the Welcomes.
     fn queue_by_stays(&self, person: usize) -> Vec<Vec<MlsMessage>> {
         let person = &self.people[person];
         let deliveries = person.client.deliveries(QueueKind::Group).expect("deliveries can be read");
