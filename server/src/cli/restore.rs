@@ -4,7 +4,10 @@
 //! if only its last steps are left to do, it does those. A private cluster is nobody else's until a restore into it succeeded,
 //! however many fail.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, anyhow, bail, ensure};
 use clap::Args;
@@ -38,6 +41,8 @@ use crate::{
 };
 
 const PURPOSE: &str = "postern restore";
+/// Time in which sessions end that were closed just now.
+const CLOSING: Duration = Duration::from_secs(5);
 /// The entry of a dump that makes a database whole: the row of its generation.
 const WHOLE: &str = " TABLE DATA operator generation ";
 /// The advisory lock of the session of a restore: another one must not take its work for what was interrupted.
@@ -448,21 +453,19 @@ async fn expect_place(client: &Client, manifest: &Manifest) -> anyhow::Result<u3
                                                                       WHERE d.classid = 'pg_class'::regclass
                                                                         AND d.objid = c.oid AND d.deptype = 'e'))
                     OR EXISTS (SELECT FROM pg_namespace n WHERE n.nspname = ANY ($1::text[])),
-                    (SELECT count(*) FROM pg_stat_activity a
-                      WHERE a.datname = current_database() AND a.pid <> pg_backend_pid()
-                        AND a.backend_type = 'client backend'),
                     (SELECT e.default_version FROM pg_available_extensions e WHERE e.name = 'postern'),
                     current_database()::text",
             &[&schemas()],
         )
         .await
         .map_err(DatabaseError::from)?;
-    let (major, full, sessions): (i32, bool, i64) = (row.get(0), row.get(1), row.get(2));
-    let (extension, database): (Option<&str>, &str) = (row.get(3), row.get(4));
+    let (major, full): (i32, bool) = (row.get(0), row.get(1));
+    let (extension, database): (Option<&str>, &str) = (row.get(2), row.get(3));
     ensure!(
         !full,
         "the database {database} is not empty, and a restore overwrites nothing: name another one in database.admin_url (`createdb`)"
     );
+    let sessions = sessions_that_stay(client).await?;
     ensure!(sessions == 0, "the database {database} is in use by {sessions} other sessions: end them first");
     ensure!(
         extension.is_some(),
@@ -472,6 +475,20 @@ async fn expect_place(client: &Client, manifest: &Manifest) -> anyhow::Result<u3
     let of = manifest.database.postgresql;
     ensure!(major >= of, "the backup is of PostgreSQL {of}, and this is {major}: use {of} or a later one");
     Ok(major)
+}
+
+/// Counts the other sessions in the database, once those had a moment to end that were closed just now.
+async fn sessions_that_stay(client: &Client) -> Result<i64, DatabaseError> {
+    let sql = "SELECT count(*) FROM pg_stat_activity a
+                WHERE a.datname = current_database() AND a.pid <> pg_backend_pid() AND a.backend_type = 'client backend'";
+    let begun = Instant::now();
+    loop {
+        let sessions: i64 = client.query_one(sql, &[]).await?.get(0);
+        if sessions == 0 || begun.elapsed() > CLOSING {
+            return Ok(sessions);
+        }
+        tokio::time::sleep(CLOSING / 25).await;
+    }
 }
 
 /// Fills the database, and returns what had to be left out of the roles. Servers cannot come in.
