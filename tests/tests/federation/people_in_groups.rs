@@ -188,7 +188,7 @@ async fn what_is_out_of_reach_keeps_nobody_from_anything_else() {
         matches!(bob.group_with_id(&away).epoch(), Err(Error::UnknownGroup(_))),
         "it cannot be joined yet"
     );
-    // What is said there meanwhile comes, and cannot be read yet.
+    // Texts that are said there meanwhile come, and cannot be read yet.
     say(&carol, &away, "is Bob here?").await;
     carol.group_with_id(&away).update().await.expect("a member can commit");
     say(&carol, &away, "he will be").await;

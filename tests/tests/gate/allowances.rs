@@ -167,7 +167,7 @@ async fn a_new_users_allowance_grows_with_the_days_on_which_it_took_tokens() {
     assert_eq!(whole().await, r#""daily";q=2000;w=86400"#);
 
     let next_day = async || {
-        // What is of yesterday is of no use tomorrow.
+        // Things of yesterday are of no use tomorrow.
         let sql = "DELETE FROM aas.issued WHERE day < (now() AT TIME ZONE 'UTC')::date;
                    UPDATE aas.issued SET day = day - 1; UPDATE aas.requests SET day = day - 1";
         gate.admin.batch_execute(sql).await.unwrap();

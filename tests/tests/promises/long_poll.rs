@@ -413,7 +413,7 @@ async fn a_listener_that_was_cut_off_is_back_soon_and_missed_nothing() {
     all_listen().await;
 }
 
-/// Whoever pads long-polls takes no memory from bodies that come meanwhile (OPS-9).
+/// Padded long-polls take no memory from bodies that come meanwhile (OPS-9).
 #[tokio::test(flavor = "multi_thread")]
 async fn a_long_poll_holds_no_memory_for_its_body_while_it_waits() {
     // Far longer than the test takes on a slow and busy machine.

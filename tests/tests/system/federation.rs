@@ -533,7 +533,7 @@ async fn a_description_that_holds_serves_while_the_look_at_its_homeserver_takes_
     world.close();
 }
 
-/// Whoever was seen once is no neighbour: their keys are pinned.
+/// A homeserver that was seen once is no neighbour: its keys are pinned.
 #[tokio::test(flavor = "multi_thread")]
 async fn only_those_that_took_a_delivery_or_are_allowed_are_proven() {
     let world = World::start().await;

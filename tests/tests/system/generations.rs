@@ -158,7 +158,7 @@ async fn the_operators_least_number_of_a_generation_is_heeded() {
     assert!(said.contains("generation 2000000000 begins"), "{said}");
 }
 
-/// What comes is dated by the newest day that is known, so that nothing expires early when the clock is right again.
+/// Everything that comes is dated by the newest day that is known, so that nothing expires early when the clock is right again.
 #[tokio::test]
 async fn a_clock_that_is_behind_is_believed_on_its_third_day() {
     let cluster = Cluster::start().await;

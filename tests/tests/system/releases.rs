@@ -183,7 +183,7 @@ fn recorded() -> BTreeSet<Version> {
     names.map(|name| name.parse().unwrap_or_else(|_| panic!("{name} is no version"))).collect()
 }
 
-/// What git says; none where the tree is no repository, as in a tarball.
+/// The answer of git; none where the tree is no repository, as in a tarball.
 fn git(arguments: &[&str]) -> Option<String> {
     let tree = in_tree("");
     // Whosever the tree is.
@@ -208,7 +208,7 @@ fn releases_of_changelog(changelog: &str) -> BTreeSet<Version> {
         .collect()
 }
 
-/// What is missing of releases, each in a line.
+/// The records that releases lack, each in a line.
 fn unfinished(
     tagged: &BTreeSet<Version>,
     told: &BTreeSet<Version>,

@@ -212,8 +212,8 @@ impl Conversation {
         parts
     }
 
-    /// What people said as the residents heard it: once, in order, and for all residents in one order. Of a guest that was
-    /// removed, what it was told was not sent may be missing.
+    /// The texts that people said, as the residents heard them: once, in order, and for all residents in one order. Of a guest
+    /// that was removed, what it was told was not sent may be missing.
     fn check_words(&self, told: &[Vec<Told>]) {
         let texts = |listener: usize| {
             told[listener].iter().filter_map(|told| match told {
@@ -275,7 +275,7 @@ impl Conversation {
         eprintln!("{commits} commits");
     }
 
-    /// What a person was told, in the order in which it was. Nothing else happened but that members renewed their keys; and a
+    /// The things that a person was told, in their order. Nothing else happened but that members renewed their keys; and a
     /// guest that comes in learns the title, and one that is out hears of that, and which texts were not sent.
     fn told(&self, person: usize) -> Vec<Told> {
         let is_guest = person >= RESIDENTS;

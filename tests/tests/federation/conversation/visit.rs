@@ -142,7 +142,7 @@ impl Visit {
         }
     }
 
-    /// What is asked for is done once, however often: the proposal to leave waits, or is sent again, or made anew.
+    /// A thing that is asked for is done once, however often: the proposal to leave waits, or is sent again, or made anew.
     async fn leaves(&mut self) {
         while self.is_in() {
             match self.guest.group().leave().await {

@@ -87,7 +87,7 @@ async fn an_attempt_that_finds_no_place_to_be_slow_is_no_failure() {
             "SELECT federation.put_off('b.example', 0::smallint, '\\x01010101010101010101010101010101', {is_slow}, 2)"
         )
     };
-    // What this server lacks says nothing of the other one.
+    // A thing that this server lacks says nothing of the other one.
     world.admin.execute(&put_off(false), &[]).await.unwrap();
     let as_before =
         "SELECT standing = 'good' AND holder IS NULL AND due <= now() + interval '2 s' FROM federation.due";

@@ -72,7 +72,7 @@ async fn a_database_that_is_put_back_under_a_server_gets_no_session_until_somebo
         (witness.exists() && admin.query_one(marks, &[]).await.unwrap().get::<_, i64>(0) == 1).then_some(())
     })
     .await;
-    // What a snapshot brings back: an earlier mark, and the end of all sessions.
+    // A snapshot brings back an earlier mark, and ends all sessions.
     let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'postern_server'";
     admin
         .batch_execute("UPDATE operator.witnesses SET mark = decode(repeat('00', 16), 'hex')")
