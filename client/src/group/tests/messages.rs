@@ -13,10 +13,7 @@ use crate::receive::{Tree, take_effect};
 
 #[test]
 fn members_read_each_other_once_and_know_who_speaks() {
-    let issuer = SigningKey::generate();
-    let (alice, bob) = (person("alice", &issuer), person("bob", &issuer));
-    let id = alice.create();
-    alice.add(&id, &[&bob]);
+    let Trio { alice, bob, id, .. } = Trio::with_bob();
     alice.events();
     let message = bob.say(&id, "hello");
     alice.receive(&message).unwrap();
@@ -31,10 +28,7 @@ fn members_read_each_other_once_and_know_who_speaks() {
 
 #[test]
 fn a_commit_whose_answer_was_lost_takes_effect_when_the_next_epoch_is_seen() {
-    let issuer = SigningKey::generate();
-    let (alice, bob) = (person("alice", &issuer), person("bob", &issuer));
-    let id = alice.create();
-    alice.add(&id, &[&bob]);
+    let Trio { alice, bob, id, .. } = Trio::with_bob();
     let update = alice.stage(&id, &Change::Update);
     bob.receive(&update.message).unwrap();
     let message = bob.say(&id, "in the next epoch");
@@ -47,12 +41,8 @@ fn a_commit_whose_answer_was_lost_takes_effect_when_the_next_epoch_is_seen() {
 
 #[test]
 fn a_commit_that_lost_gives_its_key_packages_back() {
-    let issuer = SigningKey::generate();
-    let people = ["alice", "bob", "carol"].map(|name| person(name, &issuer));
-    let [alice, bob, carol] = &people;
-    let id = alice.create();
-    alice.add(&id, &[bob]);
-    let leaf_key = carol.offer_to(alice);
+    let Trio { alice, bob, carol, id, .. } = Trio::with_bob();
+    let leaf_key = carol.offer_to(&alice);
     alice.stage(&id, &Change::Add(vec![leaf_key]));
     let winner = bob.stage(&id, &Change::Update);
     alice.receive(&winner.message).unwrap();
@@ -68,10 +58,7 @@ fn a_commit_that_lost_gives_its_key_packages_back() {
 
 #[test]
 fn a_removed_member_reads_and_writes_no_more() {
-    let issuer = SigningKey::generate();
-    let (alice, bob) = (person("alice", &issuer), person("bob", &issuer));
-    let id = alice.create();
-    alice.add(&id, &[&bob]);
+    let Trio { alice, bob, id, .. } = Trio::with_bob();
     let removal = alice.stage(&id, &Change::Remove(vec![bob.leaf(&id)]));
     alice.confirm(&id);
     let secret = alice.say(&id, "without bob");
@@ -89,10 +76,7 @@ fn a_removed_member_reads_and_writes_no_more() {
 
 #[test]
 fn what_is_said_is_sent_in_order_under_one_number_each_and_kept_up_to_a_bound() {
-    let issuer = SigningKey::generate();
-    let (alice, bob) = (person("alice", &issuer), person("bob", &issuer));
-    let id = alice.create();
-    alice.add(&id, &[&bob]);
+    let Trio { alice, bob, id, .. } = Trio::with_bob();
     alice.events();
     let options = Options { unsent_messages: 3, unsent_bytes: 100, ..Options::default() };
     let say =
@@ -118,10 +102,7 @@ fn what_is_said_is_sent_in_order_under_one_number_each_and_kept_up_to_a_bound() 
 
 #[test]
 fn a_message_that_comes_after_later_ones_of_its_sender_is_shown_and_shown_once() {
-    let issuer = SigningKey::generate();
-    let (alice, bob) = (person("alice", &issuer), person("bob", &issuer));
-    let id = alice.create();
-    alice.add(&id, &[&bob]);
+    let Trio { alice, bob, id, .. } = Trio::with_bob();
     let said = ["one", "two", "three", "four", "five"].map(|text| bob.say(&id, text));
     for place in [0, 3, 1, 1, 3] {
         alice.receive(&said[place]).unwrap();
@@ -144,18 +125,14 @@ fn a_message_that_comes_after_later_ones_of_its_sender_is_shown_and_shown_once()
 
 #[test]
 fn what_somebody_said_before_this_device_removed_them_is_read_after_it() {
-    let issuer = SigningKey::generate();
-    let people = ["alice", "bob", "carol", "dave"].map(|name| person(name, &issuer));
-    let [alice, bob, carol, dave] = &people;
-    let id = alice.create();
-    alice.add(&id, &[bob]);
-    bob.receive(&alice.add(&id, &[carol])).unwrap();
+    let Trio { issuer, alice, bob, id, .. } = Trio::with_all();
+    let dave = person("dave", &issuer);
     let said = ["one", "two"].map(|text| bob.say(&id, text));
     alice.stage(&id, &Change::Remove(vec![bob.leaf(&id)]));
     alice.confirm(&id);
     alice.receive(&said[0]).unwrap();
     // Another member sits in his place by now.
-    alice.add(&id, &[dave]);
+    alice.add(&id, &[&dave]);
     alice.receive(&said[1]).unwrap();
     alice.receive(&said[1]).unwrap();
     let heard = |event| match event {
@@ -169,14 +146,9 @@ fn what_somebody_said_before_this_device_removed_them_is_read_after_it() {
 
 #[test]
 fn who_was_removed_is_forgotten_with_the_keys_that_open_what_they_said() {
-    let issuer = SigningKey::generate();
     // By commits of this device, by another member's, and by coming back.
     for committer in ["alice", "carol", "nobody"] {
-        let people = ["alice", "bob", "carol"].map(|name| person(name, &issuer));
-        let [alice, bob, carol] = &people;
-        let id = alice.create();
-        alice.add(&id, &[bob]);
-        bob.receive(&alice.add(&id, &[carol])).unwrap();
+        let Trio { alice, bob, carol, id, .. } = Trio::with_all();
         let kept = || {
             let sql = "SELECT count(*) FROM removed_members";
             alice.store.read(|tx| Ok(tx.sql().query_row(sql, [], |row| row.get::<_, i64>(0))?)).unwrap()
@@ -196,7 +168,7 @@ fn who_was_removed_is_forgotten_with_the_keys_that_open_what_they_said() {
             if epoch == MAX_PAST_EPOCHS {
                 alice.receive(&said[0]).unwrap();
             }
-            let (by, other) = if committer == "alice" { (alice, carol) } else { (carol, alice) };
+            let (by, other) = if committer == "alice" { (&alice, &carol) } else { (&carol, &alice) };
             let update = by.stage(&id, &Change::Update);
             by.confirm(&id);
             other.receive(&update.message).unwrap();
@@ -209,12 +181,8 @@ fn who_was_removed_is_forgotten_with_the_keys_that_open_what_they_said() {
 
 #[test]
 fn what_comes_while_a_welcome_waits_is_read_once_it_takes_effect() {
-    let issuer = SigningKey::generate();
-    let people = ["alice", "bob", "carol"].map(|name| person(name, &issuer));
-    let [alice, bob, carol] = &people;
-    let id = alice.create();
-    alice.add(&id, &[bob]);
-    let leaf_key = carol.offer_to(alice);
+    let Trio { alice, bob, carol, id, .. } = Trio::with_bob();
+    let leaf_key = carol.offer_to(&alice);
     let added = alice.stage(&id, &Change::Add(vec![leaf_key]));
     alice.confirm(&id);
     bob.receive(&added.message).unwrap();
@@ -253,11 +221,8 @@ fn what_comes_while_a_welcome_waits_is_read_once_it_takes_effect() {
 
 #[test]
 fn what_came_early_is_read_also_where_the_group_is_joined_in_the_ordinary_way() {
-    let issuer = SigningKey::generate();
-    let people = ["alice", "bob"].map(|name| person(name, &issuer));
-    let [alice, bob] = &people;
-    let id = alice.create();
-    let leaf_key = bob.offer_to(alice);
+    let Trio { alice, bob, id, .. } = Trio::alone();
+    let leaf_key = bob.offer_to(&alice);
     let added = alice.stage(&id, &Change::Add(vec![leaf_key]));
     alice.confirm(&id);
     let (welcome, tree) = (added.welcome.unwrap(), alice.tree(&id));
@@ -275,14 +240,13 @@ fn what_came_early_is_read_also_where_the_group_is_joined_in_the_ordinary_way() 
 
 #[test]
 fn messages_of_other_groups_take_no_room_of_one_whose_welcome_waits() {
-    let issuer = SigningKey::generate();
-    let people = ["alice", "carol", "mallory"].map(|name| person(name, &issuer));
-    let [alice, carol, mallory] = &people;
+    let Trio { issuer, alice, carol, id, .. } = Trio::alone();
+    let mallory = person("mallory", &issuer);
     let waits = |id: &GroupId| {
         let welcome = Welcome::new(id.to_mls());
         carol.store.write(|tx| join_later(tx, id, &welcome)).unwrap();
     };
-    let (id, made_up) = (alice.create(), mallory.create());
+    let made_up = mallory.create();
     let (one, other) = (alice.say(&id, "one"), mallory.say(&made_up, "other"));
     waits(&id);
     assert!(carol.receive(&other).is_err(), "it is told, and takes no room");
@@ -320,18 +284,14 @@ fn ending_key_package(of: &Person) -> KeyPackage {
 
 #[test]
 fn who_reads_too_late_that_somebody_was_added_cannot_follow_and_does_not_blame_the_server() {
-    let issuer = SigningKey::generate();
-    let people = ["alice", "bob", "carol", "dave"].map(|name| person(name, &issuer));
-    let [alice, bob, carol, dave] = &people;
-    let id = alice.create();
-    alice.add(&id, &[bob]);
-    bob.receive(&alice.add(&id, &[carol])).unwrap();
+    let Trio { issuer, alice, bob, carol, id } = Trio::with_all();
+    let dave = person("dave", &issuer);
     let commit = alice
         .store
         .write(|tx| {
             let mut group = GroupState::load(tx, &id)?;
             let signer = LeafSigner(&group.leaf);
-            let builder = group.mls.commit_builder().propose_adds([ending_key_package(dave)]);
+            let builder = group.mls.commit_builder().propose_adds([ending_key_package(&dave)]);
             let staged = builder.load_psks(tx.storage()).unwrap();
             let built = staged.build(tx.rand(), tx.crypto(), &signer, |_| true).unwrap();
             let (commit, ..) = built.stage_commit(tx).unwrap().into_messages();
@@ -348,9 +308,7 @@ fn who_reads_too_late_that_somebody_was_added_cannot_follow_and_does_not_blame_t
 
 #[test]
 fn bytes_from_nobody_have_no_effect() {
-    let issuer = SigningKey::generate();
-    let alice = person("alice", &issuer);
-    let id = alice.create();
+    let Trio { issuer, alice, id, .. } = Trio::alone();
     for bytes in [vec![], vec![0; 64], b"\x00\x01\x00\x02garbage".to_vec()] {
         assert!(alice.receive(&MlsMessage::new(bytes.clone())).is_err());
         assert!(alice.join(&Welcome::new(bytes), None).is_err());

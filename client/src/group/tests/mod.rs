@@ -308,6 +308,42 @@ fn told(result: Result<(), Rejection>) -> Result<(), String> {
     })
 }
 
+/// Alice, Bob and Carol have a homeserver in common, and Alice made a group. A test takes of this what it needs.
+struct Trio {
+    /// The issuer of their credentials, for further people.
+    issuer: SigningKey,
+    alice: Person,
+    bob: Person,
+    carol: Person,
+    /// The group that Alice made.
+    id: GroupId,
+}
+
+impl Trio {
+    /// Alice is alone in the group.
+    fn alone() -> Self {
+        let issuer = SigningKey::generate();
+        let [alice, bob, carol] = ["alice", "bob", "carol"].map(|name| person(name, &issuer));
+        let id = alice.create();
+        Self { issuer, alice, bob, carol, id }
+    }
+
+    /// Bob is in the group, too.
+    fn with_bob() -> Self {
+        let trio = Self::alone();
+        trio.alice.add(&trio.id, &[&trio.bob]);
+        trio
+    }
+
+    /// All three are in the group.
+    fn with_all() -> Self {
+        let trio = Self::with_bob();
+        let addition = trio.alice.add(&trio.id, &[&trio.carol]);
+        trio.bob.receive(&addition).unwrap();
+        trio
+    }
+}
+
 /// Alice's group with Bob and Mallory, who know each other's names and were all looked up.
 fn three(issuer: &SigningKey) -> ([Person; 3], GroupId) {
     let people = ["alice", "bob", "mallory"].map(|name| person(name, issuer));

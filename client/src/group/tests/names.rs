@@ -14,16 +14,10 @@ fn claim_to(thief: &Person, id: &GroupId, leaf_key: &PublicKey) -> IdentityLink 
 
 #[test]
 fn newcomers_learn_title_and_names() {
-    let issuer = SigningKey::generate();
-    let people = ["alice", "bob", "carol"].map(|name| person(name, &issuer));
-    let [alice, bob, carol] = &people;
-    let id = alice.create();
-    alice.add(&id, &[bob]);
-    let addition = alice.add(&id, &[carol]);
-    bob.receive(&addition).unwrap();
+    let Trio { alice, bob, carol, id, .. } = Trio::with_all();
     alice.store.write(|tx| introduce(tx, &GroupState::load(tx, &id)?)).unwrap();
     let introduction = alice.send(&id);
-    for other in [bob, carol] {
+    for other in [&bob, &carol] {
         other.receive(&introduction).unwrap();
         let names = other
             .store
@@ -32,7 +26,7 @@ fn newcomers_learn_title_and_names() {
             .into_iter()
             .filter_map(|member| member.user)
             .collect::<Vec<_>>();
-        assert_eq!(names, people.each_ref().map(|person| person.user.clone()));
+        assert_eq!(names, [&alice, &bob, &carol].map(|person| person.user.clone()));
         let titled = |event: &Event| matches!(event, Event::Titled { title, .. } if title == "climbing");
         assert!(other.events().iter().any(titled));
     }
@@ -138,10 +132,7 @@ fn a_member_takes_no_other_members_name_and_is_removed_alone() {
 
 #[test]
 fn a_name_that_was_not_confirmed_names_nobody_to_be_removed() {
-    let issuer = SigningKey::generate();
-    let (alice, bob) = (person("alice", &issuer), person("bob", &issuer));
-    let id = alice.create();
-    alice.add(&id, &[&bob]);
+    let Trio { alice, bob, id, .. } = Trio::with_bob();
     assert!(alice.members(&id).iter().any(|member| member.user.as_ref() == Some(&bob.user)));
     assert_eq!(alice.named(&id, &bob.user), []);
     alice.knows(&[&bob]);

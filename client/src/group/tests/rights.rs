@@ -4,12 +4,8 @@ use super::*;
 
 #[test]
 fn only_admins_change_who_is_in() {
-    let issuer = SigningKey::generate();
-    let people = ["alice", "bob", "carol"].map(|name| person(name, &issuer));
-    let [alice, bob, carol] = &people;
-    let id = alice.create();
-    alice.add(&id, &[bob]);
-    let leaf_key = carol.offer_to(bob);
+    let Trio { alice, bob, carol, id, .. } = Trio::with_bob();
+    let leaf_key = carol.offer_to(&bob);
     let addition = bob.stage(&id, &Change::Add(vec![leaf_key]));
     assert!(alice.receive(&addition.message).unwrap_err().contains("no admin"));
     assert_eq!(alice.epoch(&id), 1, "a refused commit leaves no trace");

@@ -1,6 +1,9 @@
 //! `POST /ds/groups/{group_id}/messages` (DS-2 to DS-5, DS-7)
 
+mod gone;
 mod limits;
+mod other_domains;
+mod outbox;
 mod proposals;
 mod rights;
 

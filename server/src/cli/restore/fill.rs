@@ -1,0 +1,99 @@
+//! `pg_restore` fills the database with what the dump of a backup has, while servers cannot come in.
+
+use std::path::Path;
+
+use anyhow::{Context, ensure};
+use tokio_postgres::Client;
+
+use super::{PURPOSE, roles};
+use crate::{
+    cli::{
+        dump::{Program, Progress},
+        manifest::{DATABASE, Manifest},
+    },
+    config::ConnectionString,
+    database::DatabaseError,
+};
+
+/// The entry of a dump that makes a database whole: the row of its generation.
+const WHOLE: &str = " TABLE DATA operator generation ";
+
+/// Fills the database, and returns what had to be left out of the roles. Servers cannot come in.
+pub(super) async fn fill(
+    client: &Client,
+    url: &ConnectionString,
+    bin: &Path,
+    dir: &Path,
+    manifest: &Manifest,
+    jobs: u16,
+) -> anyhow::Result<Vec<String>> {
+    let mut left_out = manifest.roles.make(client).await?;
+    let run = async |what: &str, sql: &str| {
+        client.batch_execute(sql).await.map_err(DatabaseError::from).context(what.to_owned())
+    };
+    run("cannot close the database to servers", CLOSE).await?;
+    let absent = roles::make_absent(client, &manifest.superusers).await?;
+
+    let database = dir.join(DATABASE);
+    let signs = &["pg_restore: creating ", "pg_restore: processing data for table "];
+    let entries = entries(bin, &database).await?;
+    let (last, others): (Vec<&str>, Vec<&str>) = entries.lines().partition(|line| line.contains(WHOLE));
+    ensure!(last.len() == 1, "the dump has {} rows of a generation, and not one", last.len());
+    let mut progress = Progress::new("tables, functions and indexes", signs, others.len());
+    let restored = restore_entries(bin, url, &database, jobs, &others, |line| progress.watch(line)).await;
+    // Also after a failure: they are not to stay.
+    roles::drop_absent(client, &absent).await?;
+    restored?;
+
+    println!("postern: gathering statistics");
+    run("cannot gather statistics", "ANALYZE").await?;
+    left_out.extend(manifest.roles.make_rights(client).await);
+    // The database is whole with this, and of a generation of before until another begins.
+    restore_entries(bin, url, &database, 1, &last, |_| {}).await?;
+    Ok(left_out)
+}
+
+/// Restores these entries of a dump. `pg_restore` reads the list once, before it starts its jobs.
+async fn restore_entries(
+    bin: &Path,
+    url: &ConnectionString,
+    database: &Path,
+    jobs: u16,
+    entries: &[&str],
+    watch: impl FnMut(&str),
+) -> anyhow::Result<()> {
+    Program::new(bin, "pg_restore", PURPOSE)
+        .database(url)?
+        .args(["--exit-on-error", "--verbose", "--use-list=/dev/stdin", &format!("--jobs={jobs}")])
+        .args([database])
+        .input(entries.join("\n") + "\n")
+        .run(watch)
+        .await
+}
+
+/// The list of a dump's entries, one in each line, without rights on what is PostgreSQL's own: another major version has other
+/// functions, and [`migrate`](crate::database::migrate) takes those rights away anew.
+async fn entries(bin: &Path, database: &Path) -> anyhow::Result<String> {
+    let output = tokio::process::Command::new(bin.join("pg_restore"))
+        .arg("--list")
+        .arg(database)
+        .env("LC_ALL", "C")
+        .output()
+        .await
+        .context("cannot run pg_restore")?;
+    ensure!(output.status.success(), "pg_restore cannot list the dump");
+    let list = String::from_utf8(output.stdout).context("the dump's list is no text")?;
+    let is_taken =
+        |line: &&str| !line.starts_with(';') && !line.trim().is_empty() && !line.contains(" ACL pg_catalog ");
+    let entries = list.lines().filter(is_taken);
+    Ok(entries.collect::<Vec<_>>().join("\n"))
+}
+
+/// Lets nobody but superusers into the database, until `postern migrate` opens it.
+const CLOSE: &str = "
+    DO $$
+    BEGIN
+        EXECUTE format('REVOKE ALL ON DATABASE %I FROM PUBLIC, postern_server, postern_operator, postern_monitor, postern_backup',
+                       current_database());
+    END
+    $$";

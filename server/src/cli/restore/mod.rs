@@ -1,0 +1,139 @@
+//! `postern restore`: makes a database of a backup, where there is none (OPS-5), and begins another generation in it, so
+//! that clients go on (QS-12). No server can come in before that is done: the row of the generation, without which none
+//! starts and nothing migrates, is the last of all that is restored. What an interrupted restore left, the next one removes;
+//! if only its last steps are left to do, it does those. A private cluster is nobody else's until a restore into it succeeded,
+//! however many fail.
+//!
+//! `fitting` refuses a backup of another homeserver, and knows the least number of the generation; `work` has the steps, up to
+//! another generation; `target` looks at the database that a restore goes into, and removes what an interrupted one left there;
+//! `fill` lets `pg_restore` fill it; `roles` makes roles that are not here for as long as that takes.
+
+mod fill;
+mod fitting;
+mod roles;
+mod target;
+mod work;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::bail;
+use clap::Args;
+use postern_cluster::PrivateCluster;
+use tokio::task::spawn_blocking;
+
+use self::{
+    fitting::expect_fitting,
+    work::{Failure, Restored, Work},
+};
+use super::{backup, migrate::admin_url, private_cluster, setup, user::load};
+use crate::{config::Settings, keys::master_keys::Sources, telemetry};
+
+const PURPOSE: &str = "postern restore";
+
+#[derive(Args)]
+pub struct Restore {
+    /// Directory with a backup
+    #[arg(value_name = "DIR")]
+    dir: PathBuf,
+    /// Tables and indexes that are made at once [default: one for each core, 4 at most]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
+    jobs: Option<u16>,
+    /// Restore a backup that was taken without the master key at hand: whoever could write to it then commands the database
+    #[arg(long)]
+    unauthenticated: bool,
+    /// Least number of the generation that begins, in seconds since 2020, where the clock is or was wrong: greater than any that
+    /// was in use before [default: by the clock, which must not be behind the backup]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i64).range(1..=2_147_483_647))]
+    at_least: Option<i64>,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+pub async fn run(restore: Restore) -> anyhow::Result<()> {
+    let mut config = load(&restore.settings)?;
+    telemetry::start_logging(&config.log)?;
+    let jobs = backup::jobs(restore.jobs);
+    println!("postern: verifying the backup");
+    let (dir, manifest) = backup::verify(restore.dir).await?;
+    let least = expect_fitting(&manifest, &config, restore.at_least)?;
+    private_cluster::expect_place_for_restore(&config)?;
+    if !restore.unauthenticated {
+        // A backup of a database that no server has used yet needs no key; it says so itself.
+        manifest.expect_authentic(&dir, &Sources::of(&config).at_hand()?)?;
+    }
+    let (mut cluster, makes) = private_cluster::start_restore(&mut config).await?.unzip();
+    let mut goes_on = makes == Some(false);
+    let work = Work { dir: &dir, manifest: &manifest, jobs, least };
+    let mut done = work.restore_into(admin_url(&config), goes_on).await;
+    if matches!(done, Err(Failure::Part)) {
+        println!("postern: removing what an interrupted restore left");
+        // The whole cluster, with what the dump has of the operator's own.
+        if let Some(cluster) = cluster.take() {
+            spawn_blocking(move || cluster.remove()).await??;
+        }
+        cluster = private_cluster::start_restore(&mut config).await?.map(|(cluster, _)| cluster);
+        goes_on = false;
+        done = work.restore_into(admin_url(&config), goes_on).await;
+    }
+    let (emptied, stopped) = leave(cluster, &config.data_dir, goes_on, &done).await;
+    let Restored { left_out, without_password } = match done {
+        Ok(restored) => restored,
+        Err(Failure::Untouched(error) | Failure::Removed(error)) => {
+            stopped?;
+            return Err(error);
+        }
+        Err(Failure::Part) => bail!("what an interrupted restore left is there still: restore again"),
+        // Its whole cluster is gone.
+        Err(Failure::Remains(error)) if emptied && stopped.is_ok() => return Err(error),
+        Err(Failure::Remains(error)) => {
+            return Err(
+                error.context("what was restored could not be removed: restore again, which removes it")
+            );
+        }
+        Err(Failure::Done) => bail!(
+            "an interrupted restore into {} had come to its end, and left only its mark, which is gone now: `postern check` says how it is. For another backup choose another --data-dir",
+            config.data_dir.display()
+        ),
+        Err(Failure::Whole(error)) => {
+            return Err(error.context(
+                "everything was restored, and another generation began; only the last step failed: run `postern migrate` and `postern check`",
+            ));
+        }
+    };
+    stopped?;
+    for what in left_out {
+        println!("postern: left out: {what}");
+    }
+    println!("postern: restored: {}", backup::describe(&manifest));
+    println!(
+        "postern: what came since is lost. Clients learn of it with their next request and fetch new tokens, since spent ones cannot be told from others; docs/operate/back-up.md says what else to look at"
+    );
+    if !without_password.is_empty() {
+        println!("postern: a backup has no passwords: set those of {}", without_password.join(", "));
+    }
+    Ok(())
+}
+
+/// Ends with a restore's private cluster, and returns whether it was deleted, and how that went. Of a restore that failed
+/// nothing stays but the data directory's mark, with which nobody makes another homeserver there. Where a setup was
+/// interrupted before, one that succeeded is its end: the backup has a policy of registration.
+async fn leave(
+    cluster: Option<PrivateCluster>,
+    data_dir: &Path,
+    goes_on: bool,
+    done: &Result<Restored, Failure>,
+) -> (bool, anyhow::Result<()>) {
+    let Some(cluster) = cluster else { return (false, Ok(())) };
+    match done {
+        Ok(_) | Err(Failure::Whole(_) | Failure::Done) => {
+            let ended = setup::end(data_dir).and_then(|()| cluster.end_restore());
+            (false, private_cluster::stop(Some(cluster)).await.and(ended))
+        }
+        // It has all of a backup, perhaps.
+        Err(Failure::Untouched(_)) if goes_on => (false, private_cluster::stop(Some(cluster)).await),
+        Err(_) => {
+            let removed = spawn_blocking(move || cluster.remove()).await;
+            (true, removed.map_err(anyhow::Error::from).flatten())
+        }
+    }
+}

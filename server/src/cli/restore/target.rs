@@ -1,0 +1,173 @@
+//! The database that a restore goes into is empty and nobody uses it, or it has what an interrupted restore left, which is
+//! removed.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use tokio_postgres::Client;
+
+use crate::{
+    cli::{manifest::Manifest, roles::execute},
+    database::{
+        DatabaseError,
+        generation::{self, BEGUN},
+        schemas,
+    },
+};
+
+/// Time in which sessions end that were closed just now.
+const CLOSING: Duration = Duration::from_secs(5);
+/// The advisory lock of the session of a restore: another one must not take its work for what was interrupted.
+const LOCK: i64 = 0x706f_7374_6572_6e01; // "postern", 1
+
+/// Refuses a database into which another restore is under way, and keeps others away as long as the session lives.
+pub(super) async fn expect_alone(client: &Client) -> anyhow::Result<()> {
+    let row =
+        client.query_one("SELECT pg_try_advisory_lock($1)", &[&LOCK]).await.map_err(DatabaseError::from)?;
+    if row.get(0) {
+        return Ok(());
+    }
+    let holder = client
+        .query_opt(
+            "SELECT a.pid, to_char(a.backend_start AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI')
+               FROM pg_locks l
+               JOIN pg_stat_activity a ON a.pid = l.pid
+              WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
+                AND (l.classid::bigint << 32 | l.objid::bigint) = $1
+                AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())",
+            &[&LOCK],
+        )
+        .await
+        .map_err(DatabaseError::from)?;
+    match holder {
+        Some(row) => bail!(
+            "a restore into this database is under way since {} (UTC), in the session {}: wait for its end, or end it with pg_terminate_backend",
+            row.get::<_, &str>(1),
+            row.get::<_, i32>(0)
+        ),
+        None => bail!("a restore into this database was under way just now: try again"),
+    }
+}
+
+/// The remains of an interrupted restore in a database, which is marked with the backup's id, to which [`BEGUN`] is added
+/// with another generation.
+pub(super) enum Left {
+    Nothing,
+    Part,
+    /// A database of Postern's, as a restore or somebody else made it.
+    Done,
+    /// All of a backup.
+    Whole {
+        of: String,
+        begun: bool,
+    },
+}
+
+impl Left {
+    pub(super) async fn of(client: &Client) -> anyhow::Result<Self> {
+        let (mark, has_generation) =
+            generation::marks_of_restore(client).await.map_err(DatabaseError::from)?;
+        match (mark.is_empty(), has_generation == Some(true)) {
+            (true, true) => return Ok(Self::Done),
+            (true, false) => return Ok(Self::Nothing),
+            (false, false) => return Ok(Self::Part),
+            (false, true) => {}
+        }
+        Ok(match mark.strip_suffix(BEGUN) {
+            Some(of) => Self::Whole { of: of.to_owned(), begun: true },
+            None => Self::Whole { of: mark, begun: false },
+        })
+    }
+}
+
+/// Removes what a restore has made, and ends its sessions: the programs that had them are gone. Roles stay: they belong to
+/// the whole cluster.
+pub(super) async fn remove(client: &Client) -> anyhow::Result<()> {
+    client
+        .batch_execute(END_SESSIONS)
+        .await
+        .map_err(DatabaseError::from)
+        .context("cannot end the sessions of the restore")?;
+    client
+        .batch_execute(&format!(
+            "DROP SCHEMA IF EXISTS {} CASCADE;
+             DROP EXTENSION IF EXISTS postern CASCADE;
+             DROP TABLE IF EXISTS public.refinery_schema_history",
+            schemas().join(", ")
+        ))
+        .await
+        .map_err(DatabaseError::from)
+        .context("cannot remove what was restored")?;
+    mark(client, None).await
+}
+
+/// Marks the database as one that is being restored, or takes the mark away.
+pub(super) async fn mark(client: &Client, mark: Option<&str>) -> anyhow::Result<()> {
+    let database: String =
+        client.query_one("SELECT current_database()::text", &[]).await.map_err(DatabaseError::from)?.get(0);
+    let setting = generation::RESTORING;
+    let done = match mark {
+        Some(mark) => {
+            execute(client, &format!("ALTER DATABASE %I SET {setting} = %L"), &[&database, mark]).await
+        }
+        None => execute(client, &format!("ALTER DATABASE %I RESET {setting}"), &[&database]).await,
+    };
+    done.context("cannot mark the database")
+}
+
+/// Refuses a place where something is, or somebody; returns PostgreSQL's version.
+pub(super) async fn expect_place(client: &Client, manifest: &Manifest) -> anyhow::Result<u32> {
+    let row = client
+        .query_one(
+            "SELECT current_setting('server_version_num')::int / 10000,
+                    EXISTS (SELECT FROM pg_class c WHERE c.oid >= 16384 AND c.relkind IN ('r', 'p', 'v', 'm', 'S')
+                                                     AND c.relpersistence <> 't'
+                                                     AND c.relnamespace <> 'information_schema'::regnamespace
+                                                     AND NOT EXISTS (SELECT FROM pg_depend d
+                                                                      WHERE d.classid = 'pg_class'::regclass
+                                                                        AND d.objid = c.oid AND d.deptype = 'e'))
+                    OR EXISTS (SELECT FROM pg_namespace n WHERE n.nspname = ANY ($1::text[])),
+                    (SELECT e.default_version FROM pg_available_extensions e WHERE e.name = 'postern'),
+                    current_database()::text",
+            &[&schemas()],
+        )
+        .await
+        .map_err(DatabaseError::from)?;
+    let (major, full): (i32, bool) = (row.get(0), row.get(1));
+    let (extension, database): (Option<&str>, &str) = (row.get(2), row.get(3));
+    ensure!(
+        !full,
+        "the database {database} is not empty, and a restore overwrites nothing: name another one in database.admin_url (`createdb`)"
+    );
+    let sessions = sessions_that_stay(client).await?;
+    ensure!(sessions == 0, "the database {database} is in use by {sessions} other sessions: end them first");
+    ensure!(
+        extension.is_some(),
+        "the extension is not installed on the database server: docs/operate/install.md"
+    );
+    let major = u32::try_from(major)?;
+    let of = manifest.database.postgresql;
+    ensure!(major >= of, "the backup is of PostgreSQL {of}, and this is {major}: use {of} or a later one");
+    Ok(major)
+}
+
+/// Counts the other sessions in the database, once those had a moment to end that were closed just now.
+async fn sessions_that_stay(client: &Client) -> Result<i64, DatabaseError> {
+    let sql = "SELECT count(*) FROM pg_stat_activity a
+                WHERE a.datname = current_database() AND a.pid <> pg_backend_pid() AND a.backend_type = 'client backend'";
+    let begun = Instant::now();
+    loop {
+        let sessions: i64 = client.query_one(sql, &[]).await?.get(0);
+        if sessions == 0 || begun.elapsed() > CLOSING {
+            return Ok(sessions);
+        }
+        tokio::time::sleep(CLOSING / 25).await;
+    }
+}
+
+/// No sessions but a restore's are in the database, which was empty and is closed, or those of roles that the backup lets in by
+/// name, at its end.
+const END_SESSIONS: &str = "
+    SELECT pg_terminate_backend(a.pid, 60000)
+      FROM pg_stat_activity a
+     WHERE a.datname = current_database() AND a.pid <> pg_backend_pid() AND a.backend_type = 'client backend'";
