@@ -135,6 +135,11 @@ pub enum Event {
     /// The server shows this device other keys than it shows to strangers, and could tell its user by them
     /// (AAS-7). `keys` says which. Nothing is done with them.
     KeysDiffer { keys: String },
+    /// The server has kept its keys from being compared with those that it shows others for a day, though it is there for
+    /// everything else: it could tell its user by them (AAS-7). `keys` says which.
+    KeysHidden { keys: String },
+    /// The server shows keys again of which [`Self::KeysHidden`] told, and they are good.
+    KeysShown { keys: String },
     /// The root of a domain is another one than before, or gone. No credential of it counts until a
     /// person accepts that.
     RootChanged { domain: Domain },
@@ -213,6 +218,8 @@ impl Event {
             | Self::Restored { .. }
             | Self::Lost { group: None }
             | Self::KeysDiffer { .. }
+            | Self::KeysHidden { .. }
+            | Self::KeysShown { .. }
             | Self::RootChanged { .. }
             | Self::HomeserverKeysDiffer { .. }
             | Self::Ignored { .. } => None,

@@ -51,6 +51,7 @@ mod lab;
 mod leaf;
 mod link;
 mod mailbox;
+mod missed;
 mod mls;
 mod options;
 mod profile;

@@ -19,6 +19,7 @@ use crate::{
     },
     identity, key_packages,
     mailbox::{self, KINDS, Queue},
+    missed,
     options::Options,
     push,
     session::Session,
@@ -37,7 +38,7 @@ impl Session {
             wait: u16::try_from(seconds).unwrap_or(u16::MAX),
         };
         let dequeued = self.api.dequeue(&queue.id, &dequeue, &queue.owner).await?;
-        elsewhere::own_answered(&self.store)?;
+        missed::server_answered(&self.store)?;
         Ok(dequeued)
     }
 

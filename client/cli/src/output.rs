@@ -187,6 +187,12 @@ pub fn describe(client: &Client, event: &Event) -> Result<String> {
              done with them",
             safe_line(keys)
         ),
+        Event::KeysHidden { keys } => format!(
+            "for a day the server has not let {} be compared with those that it shows others, though it is there. It could \
+             show you other ones, and tell you by them: ask its operator in another way",
+            safe_line(keys)
+        ),
+        Event::KeysShown { keys } => format!("the server shows {} again, and they are good", safe_line(keys)),
         Event::RootChanged { domain } => format!(
             "the root of {domain} is another one than before, or gone. Ask its operator in another way, and take it with \
              `accept-root` then"

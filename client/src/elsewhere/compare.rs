@@ -3,7 +3,8 @@
 
 use postern_protocol::{
     PublicKey,
-    federation::{Description, KnownKeys},
+    aas::IssuerDirectory,
+    federation::{Description, DescriptionError, KnownKeys},
     name::Domain,
 };
 use rusqlite::{OptionalExtension as _, params};
@@ -15,10 +16,15 @@ use super::{
 use crate::{
     error::{Error, HomeserverError, Result, goes_on},
     event::Event,
+    missed,
     server::Api,
     store::{Store, Tx, fixed, integer},
+    strangers::Published as _,
     tokens,
 };
+
+/// The keys in the own homeserver's description, as the user is told of them.
+const OWN_KEYS: &str = "the keys that it signs with as a homeserver";
 
 /// The key with which the own homeserver signs, as it says; `None` before this device had to do with another domain.
 pub(crate) fn own_key(tx: &Tx<'_>) -> Result<Option<PublicKey>> {
@@ -53,60 +59,35 @@ pub(crate) async fn compare_keys(store: &Store, api: &Api) -> Result<()> {
         .read(|tx| Ok(tx.sql().query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?))).optional()?))?
         .unwrap_or_default();
     let now = store.now();
-    let is_due = |last: Option<u64>| last.is_none_or(|last| !(last..last.saturating_add(DAY)).contains(&now));
-    if is_due(looked) {
+    let is_due = |last: Option<u64>, keys: &str| -> Result<bool> {
+        let is_old = last.is_none_or(|last| !(last..last.saturating_add(DAY)).contains(&now));
+        Ok(is_old && store.read(|tx| missed::may_try(tx, keys))?)
+    };
+    if is_due(looked, OWN_KEYS)? {
         goes_on(look_at_own(store, api).await)?;
     }
-    if is_due(compared) {
+    if is_due(compared, IssuerDirectory::NAME)? {
         let neighbour: Domain = neighbour.parse().map_err(|_| Error::Damaged("a domain"))?;
         goes_on(compare_issuer(store, api, &neighbour).await)?;
     }
     Ok(())
 }
 
-/// Looks at the own homeserver's description. If it shows none that is good for a day, while it answers, the user is told.
+/// Looks at the own homeserver's description. If it shows none that is good for a day, while it is there, the user is told.
 /// One that passes for being away ends no other errand by that: what comes next shows whether it is.
 async fn look_at_own(store: &Store, api: &Api) -> Result<()> {
     let seen: Result<()> = match api.http.describe_server().await {
         Ok(shown) => store.write(|tx| see_own(tx, &api.origin, &shown))?,
         Err(error) => Err(error.into()),
     };
-    let Err(error) = seen else { return Ok(()) };
-    let is_away = error.server_is_away();
-    store.write(|tx| miss_own(tx, is_away))?;
-    if is_away {
-        tracing::warn!(%error, "the own homeserver does not describe itself");
-        return Ok(());
+    missed::note(store, &api.http, OWN_KEYS, seen.as_ref().err()).await?;
+    match seen {
+        Err(error) if error.server_is_away() => {
+            tracing::warn!(%error, "the own homeserver does not describe itself");
+            Ok(())
+        }
+        seen => seen,
     }
-    Err(error)
-}
-
-/// Takes note that the own homeserver shows nothing good of itself, or passes for being away when it is asked. Friends
-/// elsewhere cannot compare its keys meanwhile. One that answered nothing else since then either was away.
-fn miss_own(tx: &Tx<'_>, is_away: bool) -> Result<()> {
-    let sql = "INSERT INTO own_homeserver (one, missed_since) VALUES (1, ?1)
-               ON CONFLICT (one) DO UPDATE SET missed_since = coalesce(missed_since, excluded.missed_since)";
-    tx.sql().execute(sql, [integer(tx.now())])?;
-    let sql = "UPDATE own_homeserver SET is_told = 1
-                WHERE is_told = 0 AND missed_since <= ?1 AND (has_answered = 1 OR NOT ?2)";
-    if tx.sql().execute(sql, params![integer(tx.now().saturating_sub(DAY)), is_away])? > 0 {
-        let keys = "its keys as a homeserver, of which it has shown none that is good for a day".to_owned();
-        Event::KeysDiffer { keys }.record(tx)?;
-    }
-    Ok(())
-}
-
-/// Takes note that the own homeserver answers, if it showed nothing good of itself when it was asked last.
-pub(crate) fn own_answered(store: &Store) -> Result<()> {
-    let sql =
-        "SELECT EXISTS (SELECT 1 FROM own_homeserver WHERE missed_since IS NOT NULL AND has_answered = 0)";
-    let is_news: bool =
-        store.read(|tx| Ok(tx.sql().prepare_cached(sql)?.query_row([], |row| row.get(0))?))?;
-    if is_news {
-        let sql = "UPDATE own_homeserver SET has_answered = 1 WHERE missed_since IS NOT NULL";
-        store.write(|tx| Ok(tx.sql().execute(sql, [])?))?;
-    }
-    Ok(())
 }
 
 /// Takes note of the server keys in what the own homeserver says of itself, and of nothing else: it could show this
@@ -122,18 +103,18 @@ fn see_own(tx: &Tx<'_>, domain: &Domain, json: &[u8]) -> Result<Result<()>> {
     pin(tx, domain, &description, &keys)?;
     let now = tx.now();
     let mut valid = description.keys.iter().filter(|key| (key.not_before..=key.not_after).contains(&now));
-    if let Some(key) = valid.find(|key| keys.contains(&key.public_key)) {
-        let sql = "INSERT INTO own_homeserver (one, public_key, looked) VALUES (1, ?1, ?2)
-                   ON CONFLICT (one) DO UPDATE SET public_key = excluded.public_key, looked = excluded.looked,
-                                                   missed_since = NULL, has_answered = 0, is_told = 0";
-        tx.sql().execute(sql, params![key.public_key.as_bytes(), integer(now)])?;
-    }
+    let Some(key) = valid.find(|key| keys.contains(&key.public_key)) else {
+        return Ok(Err(HomeserverError::Description(domain.clone(), DescriptionError::NotValidNow).into()));
+    };
+    let sql = "INSERT INTO own_homeserver (one, public_key, looked) VALUES (1, ?1, ?2)
+               ON CONFLICT (one) DO UPDATE SET public_key = excluded.public_key, looked = excluded.looked";
+    tx.sql().execute(sql, params![key.public_key.as_bytes(), integer(now)])?;
     Ok(Ok(()))
 }
 
 /// Has a neighbour show the description of the own homeserver that it has, and compares the keys in it that tokens are
 /// issued with. The neighbour cannot make it up: the own homeserver signed it. One that does not show its keys here is asked
-/// again with the next errands, and ends none of the others.
+/// again an hour later, and ends none of the other errands.
 async fn compare_issuer(store: &Store, api: &Api, neighbour: &Domain) -> Result<()> {
     if store.read(|tx| trusted(tx, &api.origin))?.is_empty() {
         // Nobody could tell whether it did.
@@ -141,8 +122,8 @@ async fn compare_issuer(store: &Store, api: &Api, neighbour: &Domain) -> Result<
     }
     // They may have changed since tokens were fetched last.
     let looked = api.wallet.look_at_keys().await;
-    if looked.as_ref().is_err_and(Error::server_is_away) {
-        tracing::warn!("the own homeserver does not show the keys that tokens are issued with");
+    if let Err(error @ Error::Server(_)) = &looked {
+        tracing::warn!(%error, "the own homeserver does not show the keys that tokens are issued with");
         return Ok(());
     }
     store.write(|tx| {
@@ -214,7 +195,7 @@ mod tests {
         },
         *,
     };
-    use crate::{event, options::Options};
+    use crate::options::Options;
 
     #[test]
     fn the_own_homeserver_shows_its_server_key_and_no_key_of_its_gateway() {
@@ -261,62 +242,5 @@ mod tests {
         let (told, since) = store.read(|tx| Ok(tx.sql().query_row(sql, [], read)?)).unwrap();
         assert_eq!(told, first.as_bytes());
         assert!(since <= store.now() - 1000, "its day goes on");
-    }
-
-    #[test]
-    fn an_own_homeserver_that_shows_nothing_good_of_itself_for_a_day_is_told_of_once() {
-        let home = tempfile::tempdir().unwrap();
-        let store = Store::create(home.path(), &Options::default()).unwrap();
-        let miss = || store.write(|tx| miss_own(tx, false)).unwrap();
-        let told = || {
-            let events = store.read(event::pending).unwrap();
-            events.iter().filter(|(_, event)| matches!(event, Event::KeysDiffer { .. })).count()
-        };
-        let pass_a_day = || {
-            let sql = "UPDATE own_homeserver SET missed_since = missed_since - 86400";
-            store.write(|tx| Ok(tx.sql().execute(sql, [])?)).unwrap();
-        };
-        miss();
-        miss();
-        assert_eq!(told(), 0, "it may be back soon");
-        pass_a_day();
-        miss();
-        miss();
-        assert_eq!(told(), 1);
-        let (key, now) = (SigningKey::generate(), store.now());
-        store.write(|tx| see_own(tx, &domain(), &described(&[&key], now, 0))).unwrap().unwrap();
-        pass_a_day();
-        miss();
-        assert_eq!(told(), 1, "a day begins with the first that is missed");
-        pass_a_day();
-        miss();
-        assert_eq!(told(), 2);
-    }
-
-    #[test]
-    fn an_own_homeserver_that_passes_for_being_away_is_told_of_if_it_answered_something_else_since() {
-        let home = tempfile::tempdir().unwrap();
-        let store = Store::create(home.path(), &Options::default()).unwrap();
-        let told = || {
-            store.write(|tx| miss_own(tx, true)).unwrap();
-            let events = store.read(event::pending).unwrap();
-            events.iter().filter(|(_, event)| matches!(event, Event::KeysDiffer { .. })).count()
-        };
-        let pass_a_day = || {
-            let sql = "UPDATE own_homeserver SET missed_since = missed_since - 86400";
-            store.write(|tx| Ok(tx.sql().execute(sql, [])?)).unwrap();
-        };
-        own_answered(&store).unwrap();
-        assert_eq!(told(), 0);
-        pass_a_day();
-        assert_eq!(told(), 0, "what it answered was before");
-        own_answered(&store).unwrap();
-        assert_eq!((told(), told()), (1, 1));
-        let (key, now) = (SigningKey::generate(), store.now());
-        store.write(|tx| see_own(tx, &domain(), &described(&[&key], now, 0))).unwrap().unwrap();
-        own_answered(&store).unwrap();
-        assert_eq!(told(), 1);
-        pass_a_day();
-        assert_eq!(told(), 1, "it was away");
     }
 }

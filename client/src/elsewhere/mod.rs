@@ -13,7 +13,7 @@ use postern_api::{Direct, Http, Relayed};
 use postern_protocol::name::Domain;
 
 pub(crate) use self::{
-    compare::{compare_keys, own_answered, own_key, was_told},
+    compare::{compare_keys, own_key, was_told},
     descriptions::{description, forget, is_known},
     reach::Reach,
 };

@@ -18,7 +18,8 @@ use crate::{
     store::{Tx, integer},
 };
 
-/// The most Welcomes that wait for their trees.
+/// The most Welcomes that wait for their trees. With one more, the domain that has most of them loses its oldest: none pushes
+/// out those of a domain that has fewer.
 const MOST_LATE: u64 = 100;
 /// Messages, and bytes of them, that may wait for the Welcomes which wait: the groups' domains share this room evenly, and the
 /// groups of a domain its share, so that none takes that of others. No group has less than one among [`MOST_LATE`].
@@ -35,8 +36,10 @@ pub(crate) fn join_later(tx: &Tx<'_>, id: &GroupId, welcome: &Welcome) -> Result
     let attempts: Option<u32> = tx.sql().query_row(sql, [welcome.as_bytes()], |row| row.get(0)).optional()?;
     let attempts = attempts.unwrap_or_default();
     let pause = FIRST_PAUSE.saturating_mul(2u64.saturating_pow(attempts)).min(LONGEST_PAUSE);
+    // One that is kept already stays in its place.
     tx.sql().execute(
-        "INSERT OR REPLACE INTO welcomes (welcome, group_id, domain, attempts, due) VALUES (?1, ?2, ?3, ?4, ?5)",
+        "INSERT INTO welcomes (welcome, group_id, domain, attempts, due) VALUES (?1, ?2, ?3, ?4, ?5)
+         ON CONFLICT (welcome) DO UPDATE SET attempts = excluded.attempts, due = excluded.due",
         params![
             welcome.as_bytes(),
             id.to_mls(),
@@ -45,7 +48,10 @@ pub(crate) fn join_later(tx: &Tx<'_>, id: &GroupId, welcome: &Welcome) -> Result
             integer(tx.now().saturating_add(pause))
         ],
     )?;
-    let sql = "DELETE FROM welcomes WHERE rowid <= (SELECT max(rowid) FROM welcomes) - ?1";
+    let sql = "DELETE FROM welcomes
+                WHERE (SELECT count(*) FROM welcomes) > ?1
+                  AND rowid = (SELECT min(rowid) FROM welcomes
+                                GROUP BY domain ORDER BY count(*) DESC, min(rowid) LIMIT 1)";
     tx.sql().execute(sql, [integer(MOST_LATE)])?;
     Ok(())
 }

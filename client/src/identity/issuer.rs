@@ -14,9 +14,10 @@ use super::{known, verify::CLOCK_SKEW};
 use crate::{
     error::{Error, IdentityError, IssuerError, Result},
     event::Event,
+    missed,
     server::Api,
     store::{Store, Tx, decode, encode, fixed, integer},
-    strangers,
+    strangers::{self, Published as _},
 };
 
 /// Seconds between two looks at the AS's keys that nobody asks for: an hour, for which copies of them may be kept.
@@ -26,11 +27,20 @@ const LOOK_EVERY: u64 = 60 * 60;
 const REVOKED_KEPT: i64 = 256;
 
 /// Asks an AS for its keys. Those of the own one that are new are compared with what strangers see (AAS-7): to another
-/// one everybody is a stranger.
+/// one everybody is a stranger. If that fails for long while the homeserver is there, the user is told.
 ///
 /// # Errors
 /// [`Error::Issuer`] when the server shows others to strangers, or another root than it did.
 pub(crate) async fn authentication_keys(store: &Store, api: &Api) -> Result<AuthenticationKeys> {
+    let is_own = api.wallet.own().is_none();
+    let asked = ask(store, api, is_own).await;
+    if is_own {
+        missed::note(store, &api.http, AuthenticationKeys::NAME, asked.as_ref().err()).await?;
+    }
+    asked
+}
+
+async fn ask(store: &Store, api: &Api, is_own: bool) -> Result<AuthenticationKeys> {
     let domain = &api.origin;
     let mut shown = api.http.authentication_keys().await?;
     if shown.domain != *domain {
@@ -39,7 +49,7 @@ pub(crate) async fn authentication_keys(store: &Store, api: &Api) -> Result<Auth
     if store.read(|tx| seen(tx, domain))?.as_ref() == Some(&shown) {
         return store.read(|tx| trusted(tx, shown));
     }
-    if api.wallet.own().is_none() {
+    if is_own {
         shown = strangers::compare(store, &api.http, shown).await?;
     }
     store.write(|tx| take(tx, shown))?

@@ -269,41 +269,74 @@ async fn a_relay_that_shows_nothing_of_itself_does_not_mute_what_people_elsewher
     tell_of_a_relay_that_lied(true).await;
 }
 
-/// A homeserver passes for being away where these requests are made, and answers all others.
-async fn tell_of_a_homeserver_that_is_away_for(requests: &str) {
+/// A homeserver gives these requests no answer, or this one, as if it was away or in trouble, and answers all others. What it
+/// hides is told of once, after a day, and once when it is shown again.
+async fn tell_of_a_homeserver_that_hides(hidden: &str, requests: &str, answer: Option<&[u8]>) {
     let neighbours = Neighbours::builder().start().await;
     let (home, remote) = (&neighbours[0], &neighbours[1]);
     let (alice, bob) = (shy(home, "alice").await, shy(remote, "bob").await);
     let url = home.url_of(home.server());
     let line = BadLine::to(url.trim_start_matches("http://").parse().unwrap()).await;
-    let away = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n";
     // She can do without others meanwhile.
     alice.wallet().fetch(100).await.expect("the homeserver issues tokens");
-    line.answer(requests, usize::MAX, away);
+    match answer {
+        Some(answer) => line.answer(requests, usize::MAX, answer),
+        None => line.cut(requests, usize::MAX, 0),
+    }
     let later = |client: Client, seconds: i64| {
         let clock = Clock::ahead_by(seconds);
         reopened(client, Options { server: Some(line.url()), durable: false, clock, ..Options::default() })
     };
-    let hidden = |events: &[Event]| {
-        let hides =
-            |event: &&Event| matches!(event, Event::KeysDiffer { keys } if keys.contains("as a homeserver"));
-        events.iter().filter(hides).count()
+    let told = |events: &[Event]| {
+        let hides = |event: &&Event| matches!(event, Event::KeysHidden { keys } if keys.contains(hidden));
+        let shows = |event: &&Event| matches!(event, Event::KeysShown { keys } if keys.contains(hidden));
+        (events.iter().filter(hides).count(), events.iter().filter(shows).count())
     };
-    let alice = later(alice, 0);
+    let mut alice = later(alice, 0);
     alice.look_up(bob.user()).await.unwrap();
-    let events = alice.sync(Duration::ZERO).await.expect("the errands go on");
-    assert_eq!(hidden(&events), 0, "it may be back soon: {events:?}");
-    let alice = later(alice, 24 * 60 * 60 + 60);
+    let hour = 60 * 60;
+    for after in [0, 12 * hour] {
+        alice = later(alice, after);
+        let events = alice.sync(Duration::ZERO).await.expect("the errands go on");
+        assert_eq!(told(&events), (0, 0), "it may be back soon: {events:?}");
+    }
+    alice = later(alice, 24 * hour + 60);
     let mut events = alice.sync(Duration::ZERO).await.unwrap();
     events.extend(alice.sync(Duration::ZERO).await.unwrap());
-    assert_eq!(hidden(&events), 1, "{events:?}");
+    alice = later(alice, 26 * hour);
+    events.extend(alice.sync(Duration::ZERO).await.unwrap());
+    assert_eq!(told(&events), (1, 0), "{events:?}");
     assert!(line.mend() > 0, "it was asked for");
+    // By the present clock again: what it shows is of the present.
+    alice = later(alice, 0);
+    let mut events = alice.sync(Duration::ZERO).await.unwrap();
+    events.extend(alice.sync(Duration::ZERO).await.unwrap());
+    assert_eq!(told(&events), (0, 1), "{events:?}");
     neighbours.close();
 }
 
+const AWAY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n";
+const NOT_FOUND: &[u8] = b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n";
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_homeserver_that_is_away_for_its_description_alone_is_told_of_after_a_day() {
-    tell_of_a_homeserver_that_is_away_for(&format!("GET {DESCRIPTION_PATH}")).await;
+    let description = format!("GET {DESCRIPTION_PATH}");
+    tell_of_a_homeserver_that_hides("as a homeserver", &description, Some(AWAY)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_homeserver_that_is_away_for_its_issuers_keys_alone_is_told_of_after_a_day() {
+    tell_of_a_homeserver_that_hides("tokens", &format!("GET {DIRECTORY_PATH}"), Some(AWAY)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_homeserver_that_says_nothing_of_its_issuers_keys_alone_is_told_of_after_a_day() {
+    tell_of_a_homeserver_that_hides("tokens", &format!("GET {DIRECTORY_PATH}"), None).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_homeserver_that_refuses_its_issuers_keys_alone_is_told_of_after_a_day() {
+    tell_of_a_homeserver_that_hides("tokens", &format!("GET {DIRECTORY_PATH}"), Some(NOT_FOUND)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -312,7 +345,7 @@ async fn a_homeserver_that_is_away_for_its_description_and_its_issuers_keys_is_t
     for path in [DESCRIPTION_PATH, DIRECTORY_PATH] {
         assert!(format!("GET {path}").starts_with(BOTH));
     }
-    tell_of_a_homeserver_that_is_away_for(BOTH).await;
+    tell_of_a_homeserver_that_hides("as a homeserver", BOTH, Some(AWAY)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -262,6 +262,42 @@ fn messages_of_other_groups_take_no_room_of_one_whose_welcome_waits() {
     assert_eq!(fill(&id), 499);
 }
 
+#[test]
+fn welcomes_of_a_domain_that_wait_displace_its_own_and_none_of_a_domain_with_fewer() {
+    let carol = person("carol", &SigningKey::generate());
+    // Each is known by its first byte.
+    let waits = |domain: &str, numbers: std::ops::Range<u8>| {
+        for number in numbers {
+            let id = GroupId::new([number; 16], domain.parse().unwrap());
+            let welcome = Welcome::new([&[number][..], domain.as_bytes()].concat());
+            carol.store.write(|tx| join_later(tx, &id, &welcome)).unwrap();
+        }
+    };
+    let waiting = |domain: &str| -> Vec<u8> {
+        let welcomes = carol.store.read(|tx| {
+            let sql = "SELECT welcome FROM welcomes WHERE domain = ?1 ORDER BY rowid";
+            let mut statement = tx.sql().prepare(sql)?;
+            let welcomes = statement.query_map([domain], |row| row.get(0))?;
+            Ok(welcomes.collect::<Result<Vec<Vec<u8>>, _>>()?)
+        });
+        welcomes.unwrap().iter().map(|welcome| welcome[0]).collect()
+    };
+    waits("b.example", 0..3);
+    waits("evil.example", 0..150);
+    assert_eq!(waiting("b.example"), [0u8, 1, 2], "they came first, and are fewer");
+    assert_eq!(waiting("evil.example"), (53..150u8).collect::<Vec<_>>());
+    // Others come in at the cost of those that are the most.
+    waits("c.example", 0..2);
+    assert_eq!(waiting("c.example"), [0u8, 1]);
+    assert_eq!(waiting("evil.example"), (55..150u8).collect::<Vec<_>>());
+    // One that is tried again keeps its place, and takes no room.
+    waits("b.example", 0..1);
+    waits("evil.example", 55..56);
+    assert_eq!(waiting("b.example"), [0u8, 1, 2]);
+    assert_eq!(waiting("c.example"), [0u8, 1]);
+    assert_eq!(waiting("evil.example"), (55..150u8).collect::<Vec<_>>());
+}
+
 /// Seconds until a KeyPackage ends: enough for what happens before, also on a busy machine.
 const SOON: u64 = 10;
 

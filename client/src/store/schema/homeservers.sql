@@ -23,10 +23,17 @@ CREATE TABLE own_homeserver (
     one INTEGER PRIMARY KEY CHECK (one = 1),
     public_key BLOB,                    -- the key with which it signs; null: it has not shown one yet
     looked INTEGER,                     -- seconds since 1970: when it showed that last
-    compared INTEGER,                   -- seconds since 1970: when a neighbour was asked last for what it sees
-    missed_since INTEGER,               -- seconds since 1970: when it first showed nothing good; null: it does
-    has_answered INTEGER NOT NULL DEFAULT 0, -- 1: it answered something else since then: it was not away all the time
-    is_told INTEGER NOT NULL DEFAULT 0  -- 1: the user was told that it does not
+    compared INTEGER                    -- seconds since 1970: when a neighbour was asked last for what it sees
+) STRICT;
+
+-- Keys of the own homeserver whose last comparison failed, until one does not.
+CREATE TABLE missed_comparisons (
+    keys TEXT PRIMARY KEY,              -- as the user is told of them
+    since INTEGER NOT NULL,             -- seconds since 1970: when the first one failed
+    failed INTEGER NOT NULL,            -- seconds since 1970: when the last one did
+    failures INTEGER NOT NULL DEFAULT 1, -- the first one, and those before which it answered something else
+    has_answered INTEGER NOT NULL DEFAULT 0, -- 1: it answered something else since the last failure: it was there
+    is_told INTEGER NOT NULL DEFAULT 0  -- 1: the user was told
 ) STRICT;
 
 -- Domains whose AS was asked since a stranger wrote from there, within a day, or while letters from there wait.
