@@ -102,7 +102,7 @@ COMMENT ON COLUMN federation.settings.network_factor IS
 COMMENT ON COLUMN federation.settings.new_sources_percent IS
     'Percent of introductions_per_hour that are left to networks from which none came in the hour. Changes as the operator likes';
 COMMENT ON COLUMN federation.settings.outbox_mib IS
-    'MiB of sealed deliveries that wait for one domain, or were set aside, at most, and never more than it leaves to the next one; beyond them, its addresses are undelivered (FED-4). A family of names of which none takes what it gets counts as one domain. Changes as the operator likes';
+    'MiB of sealed deliveries that wait for one domain, or were set aside, at most, and never more than it leaves to the next one; beyond them, its addresses are undelivered (FED-4). A family of names of which none takes what it gets counts as one domain. Of those that were set aside, no more than half as many stay for longer than an hour. Changes as the operator likes';
 COMMENT ON COLUMN federation.settings.outbox_total_mib IS
     'MiB of sealed deliveries that wait for all domains together, or were set aside, at most (FED-4). Changes as the operator likes';
 COMMENT ON COLUMN federation.settings.outbox_reserve_percent IS
