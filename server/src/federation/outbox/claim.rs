@@ -23,6 +23,8 @@ pub(super) struct Claim {
     pub(super) sealed: Vec<Vec<u8>>,
     /// Whether the first one is set aside if it is refused once more, whatever for.
     pub(super) is_last_try: bool,
+    /// Whether the first one is set aside if the connection breaks under it once more.
+    pub(super) is_last_break: bool,
 }
 
 /// A delivery that is about to be sent.
@@ -59,6 +61,7 @@ impl Claim {
             ids: row.get::<_, Vec<&[u8]>>("ids").into_iter().map(id).collect::<Result<_, _>>()?,
             sealed: row.get("sealed"),
             is_last_try: row.get("is_last_try"),
+            is_last_break: row.get("is_last_break"),
         })
     }
 
