@@ -346,12 +346,22 @@ impl Work<'_> {
     }
 }
 
-/// Refuses a database into which another restore is under way, and keeps others away as long as the session lives.
+/// Refuses a database into which another restore is under way, and keeps others away as long as the session lives. The
+/// session of one that was killed just now has a moment to end.
 async fn expect_alone(client: &Client) -> anyhow::Result<()> {
-    let row =
-        client.query_one("SELECT pg_try_advisory_lock($1)", &[&LOCK]).await.map_err(DatabaseError::from)?;
-    if row.get(0) {
-        return Ok(());
+    let begun = Instant::now();
+    loop {
+        let row = client
+            .query_one("SELECT pg_try_advisory_lock($1)", &[&LOCK])
+            .await
+            .map_err(DatabaseError::from)?;
+        if row.get(0) {
+            return Ok(());
+        }
+        if begun.elapsed() > CLOSING {
+            break;
+        }
+        tokio::time::sleep(CLOSING / 25).await;
     }
     let holder = client
         .query_opt(
