@@ -164,7 +164,9 @@ async fn silent_connections_keep_nobody_out_however_few_files_the_server_may_ope
     world.stock(10).await;
     let mailbox = world.mailbox(QueueKind::Group).await;
     let (way, call) = (world.way(0), world.paid(mailbox.waiting(5)));
+    let nonce = call.wire().nonce.expect("a token pays");
     let waiting = tokio::spawn(async move { way.try_send(&call).await });
+    eventually("it is under way", async || world.is_spent(&nonce).await.then_some(())).await;
 
     let mut silent = Vec::new();
     for _ in 0..400 {
@@ -271,12 +273,12 @@ impl Streams {
         Self { connection, received: Vec::new(), room: 65_535, first_room: 65_535, open }
     }
 
-    /// Sends so much of each body, unless the server takes nothing for a while or closes; returns how much it sent.
-    async fn fill(&mut self, bytes: usize) -> usize {
+    /// Sends so much of each body, unless the server closes, or has taken `least` in all and takes nothing for a while;
+    /// returns how much it sent.
+    async fn fill(&mut self, bytes: usize, least: usize) -> usize {
         let (mut all, mut sent_last) = (0, Instant::now());
-        while sent_last.elapsed() < Duration::from_secs(2)
-            && self.open.values().any(|(_, sent)| *sent < bytes)
-        {
+        let patience = |all: usize| if all > least { Duration::from_secs(2) } else { AT_LAST };
+        while sent_last.elapsed() < patience(all) && self.open.values().any(|(_, sent)| *sent < bytes) {
             let mut frames = Vec::new();
             for (stream, (room, sent)) in &mut self.open {
                 let most = (*room).min(self.room).min((bytes - *sent).min(16_384) as i64);
@@ -357,7 +359,7 @@ async fn bodies_on_many_streams_of_one_connection_take_a_bounded_part_of_the_mem
     let wire = world.paid(Call::post("/ds/groups")).wire();
     let token = wire.headers["authorization"].to_str().expect("it is text");
     let mut streams = Streams::open(server, 100, token).await;
-    let sent = streams.fill(LONGEST - 1).await;
+    let sent = streams.fill(LONGEST - 1, 10 * LONGEST).await;
     let taken = memory(server).saturating_sub(before);
     assert!(sent > 10 * LONGEST, "the server reads them: {sent} bytes");
     assert!(taken < 80 * 1024, "they take {taken} kB");

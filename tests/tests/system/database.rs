@@ -22,11 +22,16 @@ const SECONDS: Duration = Duration::from_secs(40);
 /// Far longer than what needs no waiting takes on a busy machine, and shorter than any bound of the servers under test.
 const AT_ONCE: Duration = Duration::from_secs(15);
 
-/// A world with one server, with this setting, that reaches PostgreSQL over a line which can fall silent.
-async fn world_on_a_line(name: &str, value: &str) -> (World, PostgresLine) {
+/// A world with one server, whose statements PostgreSQL gives up after so many seconds, that reaches it over a line which
+/// can fall silent.
+async fn world_on_a_line(statement_seconds: &str) -> (World, PostgresLine) {
     let mut world = World::builder().servers(0).start().await;
     let line = PostgresLine::start(&world.cluster).await;
-    let server = Server::builder(&world.cluster).database(&line.server_url()).env(name, value);
+    // However long new connections take, the requests wait for them.
+    let server = Server::builder(&world.cluster)
+        .database(&line.server_url())
+        .env("POSTERN_DATABASE_WAIT_SECONDS", "20")
+        .env("POSTERN_DATABASE_STATEMENT_TIMEOUT_SECONDS", statement_seconds);
     world.servers.push(server.start().await);
     world.stock(50).await;
     (world, line)
@@ -53,8 +58,7 @@ async fn insist(world: &World, call: Call) -> usize {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_that_fell_silent_while_idle_cost_a_moment() {
-    // However long new connections take, the requests wait for them.
-    let (world, line) = world_on_a_line("POSTERN_DATABASE_WAIT_SECONDS", "20").await;
+    let (world, line) = world_on_a_line("5").await;
     join_all((0..20).map(|_| insist(&world, asking()))).await;
     let mut silent = String::new();
     for _ in 0..2 {
@@ -87,7 +91,7 @@ async fn connections_that_fell_silent_while_idle_cost_a_moment() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_that_falls_silent_is_given_up_and_its_token_is_good_again_or_spent_on_it() {
-    let (mut world, line) = world_on_a_line("POSTERN_DATABASE_STATEMENT_TIMEOUT_SECONDS", "20").await;
+    let (mut world, line) = world_on_a_line("20").await;
     insist(&world, asking()).await;
     // The call waits in PostgreSQL when the line falls silent, and takes place later.
     let admin = world.cluster.admin().await;
@@ -193,23 +197,42 @@ async fn a_dear_call_has_a_lane_of_its_own_and_a_transaction_that_was_given_up_i
     let settings = DatabaseConfig { pool_size: 4, wait_seconds: 60, ..DatabaseConfig::default() };
     let database = Database::new(&ConnectionString::new(cluster.admin_url()), &settings).unwrap();
     let dear = database.for_bytes(u64::MAX);
-    let begun = Instant::now();
-    let sleeping = join_all((0..4).map(async |_| {
-        dear.query_one("SELECT pg_sleep(4)", &[]).await.unwrap();
-        begun.elapsed()
+    let admin = cluster.admin().await;
+    // Dear calls fail where two are made at once, and last until all others were answered.
+    admin
+        .batch_execute(
+            "CREATE TABLE public.answered (number integer);
+             CREATE FUNCTION public.dear() RETURNS integer LANGUAGE plpgsql AS $$
+             BEGIN
+                 IF NOT pg_try_advisory_xact_lock(1) THEN
+                     RAISE EXCEPTION 'two at once';
+                 END IF;
+                 WHILE NOT EXISTS (SELECT FROM public.answered) LOOP
+                     PERFORM pg_sleep(0.01);
+                 END LOOP;
+                 RETURN 1;
+             END
+             $$",
+        )
+        .await
+        .unwrap();
+    let calling = join_all((0..4).map(async |_| {
+        dear.query_one("SELECT public.dear()", &[]).await.expect("one after the other");
     }));
     let asking = async {
+        let under_way = "SELECT count(*) FROM pg_stat_activity
+                          WHERE query LIKE '%public.dear()%' AND wait_event = 'PgSleep'";
+        eventually("a dear call is under way", async || {
+            (admin.query_one(under_way, &[]).await.unwrap().get::<_, i64>(0) == 1).then_some(())
+        })
+        .await;
         for _ in 0..5 {
-            database.query_one("SELECT 1", &[]).await.unwrap();
+            database.query_one("SELECT 1", &[]).await.expect("all others are answered before the dear ones");
         }
-        begun.elapsed()
+        admin.batch_execute("INSERT INTO public.answered VALUES (5)").await.unwrap();
     };
-    let (mut slept, asked) = tokio::join!(sleeping, asking);
-    slept.sort_unstable();
-    assert!(asked < slept[0], "all others were answered before the first dear one: {asked:?}, {slept:?}");
-    assert!(slept[3] >= Duration::from_secs(16), "one after the other: {slept:?}");
+    tokio::join!(calling, asking);
 
-    let admin = cluster.admin().await;
     admin
         .batch_execute(
             "CREATE SEQUENCE public.attempts;

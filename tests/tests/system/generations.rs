@@ -108,8 +108,11 @@ async fn an_answer_about_a_mark_that_is_none_is_told_of_and_ends_no_session() {
         server.log().contains("goes unnoticed: the database answered with an outcome").then_some(())
     })
     .await;
-    let answer = reqwest::get(format!("{}/ready", server.url())).await.expect("it answers");
-    assert!(answer.status().is_success(), "it works with the database");
+    eventually("it works with the database", async || {
+        let answer = reqwest::get(format!("{}/ready", server.url())).await.expect("it answers");
+        answer.status().is_success().then_some(())
+    })
+    .await;
     assert!(!server.log().contains("put back to an earlier state"), "{}", server.log());
     drop(server);
     // A check says, too, what it cannot find out.

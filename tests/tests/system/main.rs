@@ -33,3 +33,11 @@ mod status;
 mod tls;
 mod upgrade_cluster;
 mod year;
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+/// An address for a server that another one takes the place of: at this host nobody else takes its port meanwhile.
+fn own_address() -> SocketAddr {
+    let [second, third, fourth] = rand::random::<[u8; 3]>().map(|part| part % 254 + 1);
+    (Ipv4Addr::new(127, second, third, fourth), 0).into()
+}

@@ -5,6 +5,7 @@ use std::{
     fs::{self, Permissions},
     os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use nix::{
@@ -169,7 +170,7 @@ async fn a_server_that_was_not_told_of_the_next_key_takes_it_from_the_file_of_th
     let new = key_file(dir.path(), "new.key", &"12".repeat(32));
     let one = Server::builder(&world.cluster).env("POSTERN_MASTER_KEY_FILE", file.to_str().unwrap());
     world.servers.push(one.start().await);
-    world.stock(50).await;
+    world.stock(400).await;
     let alice = world.person("alice").await;
     let changed = change(&world.cluster, &old, &new).output().await.unwrap();
     assert!(changed.status.success(), "{}", String::from_utf8_lossy(&changed.stderr));
@@ -177,6 +178,8 @@ async fn a_server_that_was_not_told_of_the_next_key_takes_it_from_the_file_of_th
     eventually("it says what it needs", async || world.server().log().contains(log).then_some(())).await;
     fs::rename(&new, &file).unwrap();
     eventually("the contact opens", async || {
+        // Each look costs a token.
+        tokio::time::sleep(Duration::from_millis(300)).await;
         let call = world.paid(Call::get(format!("/as/users/{}", alice.user()))).wire();
         world.send(&call).await.status.is_success().then_some(())
     })

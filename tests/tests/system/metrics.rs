@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use futures_util::future::join_all;
@@ -34,7 +34,12 @@ impl Scrape {
     }
 
     pub fn value(&self, series: &str) -> f64 {
-        *self.0.get(series).unwrap_or_else(|| panic!("no {series} among {:?}", self.0.keys()))
+        self.known(series).unwrap_or_else(|| panic!("no {series} among {:?}", self.0.keys()))
+    }
+
+    /// The value of a series, if it is there: those of the database are missing where it was slow.
+    pub fn known(&self, series: &str) -> Option<f64> {
+        self.0.get(series).copied()
     }
 
     /// The values of all series of a metric that have these labels.
@@ -64,7 +69,14 @@ async fn counted(server: &Server) -> String {
 async fn metrics_tell_what_happened() {
     let world = metrics_world().await;
     let (alice, bob, group) = world.friends(["alice", "bob"], "climbing").await;
-    let before = Scrape::read(&counted(world.server()).await);
+    // It listens and is ready soon after its start, and its database may be slow for a moment.
+    let before = eventually("it is well, and has counted", async || {
+        let scrape = Scrape::read(&counted(world.server()).await);
+        let is_well =
+            ["postern_ready", "postern_listening"].iter().all(|series| scrape.known(series) == Some(1.0));
+        is_well.then_some(scrape)
+    })
+    .await;
     alice.group_with_id(&group).send("hello").await.expect("a member can speak");
     let heard = |event: &Event| matches!(event, Event::Message { .. });
     bob.sync_until(PATIENCE, heard).await.expect("he hears it");
@@ -78,7 +90,7 @@ async fn metrics_tell_what_happened() {
         assert_eq!(world.send(&call.wire()).await.status, status);
     }
 
-    let after = Scrape::of(world.server()).await;
+    let after = Scrape::read(&counted(world.server()).await);
     let grew = |metric: &str, labels: &[&str]| after.sum(metric, labels) - before.sum(metric, labels);
     let message = ["route=\"/ds/groups/{group_id}/messages\"", "method=\"POST\"", "outcome=\"ok\""];
     assert!(grew("postern_requests_total", &message) >= 1.0);
@@ -125,7 +137,7 @@ async fn long_polls_and_wake_ups_are_counted() {
     let mailbox = world.mailbox(QueueKind::Contact).await;
     let address = world.address(&mailbox).await;
     let spent = world.count("aas.spent").await;
-    let (waiting, way) = (world.paid(mailbox.waiting(30)), world.way(0));
+    let (waiting, way) = (world.paid(mailbox.waiting(60)), world.way(0));
     let waiting = tokio::spawn(async move { way.send(&waiting.wire()).await });
     // It has its seat before it looks for messages for the first time, which its token pays.
     eventually("it waits", async || {
@@ -184,7 +196,13 @@ async fn no_metric_holds_an_id_or_a_name_of_those_who_used_the_server() {
     alice.sync_until(PATIENCE, heard).await.expect("she hears it");
 
     for (world, neighbour) in [(&neighbours[0], "b.example"), (&neighbours[1], "a.example")] {
-        let text = world.server().metrics().await;
+        let text = eventually("the neighbour's figures are told", async || {
+            let text = world.server().metrics().await;
+            // Only the first has sent deliveries for sure: its group is there.
+            let is_told = neighbour != "b.example" || text.contains("{domain=\"b.example\"}");
+            is_told.then_some(text)
+        })
+        .await;
         let mut searched = 0;
         for sql in IDENTIFIERS {
             for row in world.admin.query(sql, &[]).await.unwrap_or_else(|error| panic!("{sql}: {error}")) {
@@ -354,15 +372,20 @@ async fn many_scrapes_ask_the_database_no_more_than_one() {
     let calls =
         async || Scrape::of(world.server()).await.sum("postern_database_calls_total", &["lane=\"light\""]);
     calls().await;
-    let (before, begun) = (calls().await, Instant::now());
-    for _ in 0..6 {
-        join_all((0..10).map(|_| world.server().metrics())).await;
-    }
-    let asked = calls().await - before;
+    // What the server asks by the clock says nothing of scrapes that took long.
+    let (asked, scraped) = eventually("sixty scrapes within ten seconds", async || {
+        let (before, begun) = (calls().await, Instant::now());
+        for _ in 0..6 {
+            join_all((0..10).map(|_| world.server().metrics())).await;
+        }
+        let (asked, scraped) = (calls().await - before, begun.elapsed());
+        (scraped < Duration::from_secs(10)).then_some((asked, scraped))
+    })
+    .await;
     // Figures hold for five seconds and readiness for one; the server looks for deliveries and changed keys meanwhile. It
-    // would be some hundreds, however long that took, if each scrape asked.
-    let (scraped, most) = (begun.elapsed(), 30.0 + 6.0 * begun.elapsed().as_secs_f64());
-    assert!(asked < most.min(180.0), "{asked} calls for 60 scrapes in {scraped:?}");
+    // would be some hundreds if each scrape asked.
+    let most = 30.0 + 6.0 * scraped.as_secs_f64();
+    assert!(asked < most, "{asked} calls for 60 scrapes in {scraped:?}");
     world.close();
 }
 
@@ -390,12 +413,13 @@ async fn the_listener_of_metrics_answers_what_it_has_and_nothing_else() {
 
     // Without its database the server says what is wrong, and shows what it knows itself.
     world.cluster.kill_postgres();
-    let (status, text) = eventually("it is not ready", async || {
-        let answer = ask(Method::GET, "/ready").await;
-        (answer.0 == StatusCode::SERVICE_UNAVAILABLE).then_some(answer)
+    // At first it may say that the database was slow.
+    eventually("it is not ready, and says why", async || {
+        let (status, text) = ask(Method::GET, "/ready").await;
+        let is_told = text.starts_with("not ready: the database does not answer: ");
+        (status == StatusCode::SERVICE_UNAVAILABLE && is_told).then_some(())
     })
     .await;
-    assert!(text.starts_with("not ready: the database does not answer: "), "{status}: {text}");
     assert_eq!(ask(Method::GET, "/health").await.0, StatusCode::OK);
     let scrape = eventually("figures of the database are missing", async || {
         let scrape = Scrape::of(world.server()).await;

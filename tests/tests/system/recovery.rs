@@ -19,7 +19,7 @@ use postern_tests_kit::{
 use tokio::process::Command;
 use tokio_postgres::Client;
 
-use crate::bad_days::Talk;
+use crate::{bad_days::Talk, own_address};
 
 const PAGE: &str = "docs/operate/back-up.md";
 
@@ -60,6 +60,8 @@ impl Places {
             ("PGUSER", "postern_admin".to_owned()),
             ("PGDATABASE", "postern".to_owned()),
             ("PATH", path_to_programs(data_dir)),
+            // As long as everything else here is waited for, in seconds.
+            ("PGCTLTIMEOUT", PATIENCE.as_secs().to_string()),
             ("SOCKETS", root.path().join("s").display().to_string()),
         ];
         let places = Self { root, variables };
@@ -157,7 +159,7 @@ fn give_to_owner(path: &Path) {
 async fn a_backup_is_made_verified_and_restored_by_the_pages_own_commands() {
     let dir = DataDir::migrated().await;
     give_to_owner(dir.path());
-    let server = Server::embedded(&dir).start().await;
+    let server = Server::embedded(&dir).listen(own_address()).start().await;
     let address = server.address();
     let mut talk = Talk::begin(&server).await;
 
@@ -235,7 +237,7 @@ async fn check(cluster: &Cluster, url: &str) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_synchronous_standby_that_is_promoted_knows_every_spent_token() {
-    let mut world = World::builder().tokens(20).start().await;
+    let mut world = World::builder().listen(vec![own_address()]).tokens(20).start().await;
     let mut places = Places::beside(&world.cluster);
     let sockets = places.at("s");
     places.set("PRIMARY", world.cluster.socket_dir().display());
@@ -297,7 +299,7 @@ async fn a_synchronous_standby_that_is_promoted_knows_every_spent_token() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_goes_back_to_a_moment_and_begins_another_generation() {
-    let mut world = World::builder().tokens(20).start().await;
+    let mut world = World::builder().listen(vec![own_address()]).tokens(20).start().await;
     let mut places = Places::beside(&world.cluster);
     let sockets = places.at("s");
     places.set("ARCHIVE", places.at("wal").display());
@@ -402,7 +404,7 @@ async fn begin_generation(places: &Places) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn no_message_is_deleted_unread_where_a_recovery_was_not_told_of() {
     for with_target in [true, false] {
-        let mut world = World::builder().tokens(40).start().await;
+        let mut world = World::builder().listen(vec![own_address()]).tokens(40).start().await;
         let mut places = archived(&mut world).await;
         let (alice, bob, group) = world.friends(["alice", "bob"], "climbing").await;
         let heard = |words: &'static str| move |event: &Event| matches!(event, Event::Message { text, .. } if text == words);
@@ -470,7 +472,7 @@ async fn with_standby(world: &World) -> Places {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_asynchronous_standby_that_is_promoted_serves_nobody_before_the_operator_decides() {
-    let mut world = World::builder().start().await;
+    let mut world = World::builder().listen(vec![own_address()]).start().await;
     let places = with_standby(&world).await;
     let address = world.server().address();
     for server in world.servers.drain(..) {
@@ -523,6 +525,8 @@ async fn assert_told(server: &Server, talk: &mut Talk, url: &str, ready: &str, s
     let answer = |path: &str| reqwest::get(format!("{}{path}", server.url()));
     assert_eq!(answer("/ready").await.unwrap().status(), 503);
     assert_eq!(answer("/health").await.unwrap().status(), 204, "it is alive");
+    // Until then nothing else was wrong.
+    talk.assert_told_unavailable_at_most();
     let begun = Instant::now();
     talk.keep(ready);
     assert!(!talk.is_delivered().await);

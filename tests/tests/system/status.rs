@@ -90,8 +90,11 @@ async fn a_server_whose_metrics_have_no_address_serves_without_them_until_there_
     let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let metrics = other.local_addr().unwrap().to_string();
     let server = Server::builder(&cluster).env("POSTERN_METRICS_LISTEN", &metrics).start().await;
-    let ready = reqwest::get(format!("{}/ready", server.url())).await.expect("it serves");
-    assert!(ready.status().is_success(), "{ready:?}");
+    eventually("it is ready", async || {
+        let ready = reqwest::get(format!("{}/ready", server.url())).await.expect("it serves");
+        ready.status().is_success().then_some(())
+    })
+    .await;
     let told = format!("metrics.listen: cannot listen on {metrics}: ");
     eventually(&told, async || server.log().contains(&told).then_some(())).await;
     let run = async |command: &str| {

@@ -10,7 +10,7 @@ use std::{
 
 use postern_tests_kit::{DataDir, HOME, Killer, Server, eventually, postern};
 
-use crate::bad_days::Talk;
+use crate::{bad_days::Talk, own_address};
 
 /// A command on the data directory, with these versions of PostgreSQL (none: as the cluster was made); returns what it
 /// printed, and whether it succeeded.
@@ -58,7 +58,7 @@ async fn an_upgrade_that_is_killed_between_two_steps_is_done_by_the_same_command
     let (old, new) = (old.to_str().expect("it is text"), new.to_str().expect("it is text"));
     let both = format!("{old}:{new}");
     let dir = DataDir::fresh();
-    let server = Server::embedded(&dir).env("PG_CONFIG", old).start().await;
+    let server = Server::embedded(&dir).env("PG_CONFIG", old).listen(own_address()).start().await;
     let address = server.address();
     let mut talk = Talk::begin(&server).await;
     // As in the other test.
@@ -111,7 +111,7 @@ async fn upgrade(old: &Path, new: &Path) {
     let (old, new) = (old.to_str().expect("it is text"), new.to_str().expect("it is text"));
     let both = format!("{old}:{new}");
     let dir = DataDir::fresh();
-    let server = Server::embedded(&dir).env("PG_CONFIG", old).start().await;
+    let server = Server::embedded(&dir).env("PG_CONFIG", old).listen(own_address()).start().await;
     let address = server.address();
     let mut talk = Talk::begin(&server).await;
     let admin = dir.admin().await;

@@ -20,12 +20,22 @@ const CLOSING: Duration = Duration::from_secs(5);
 /// The advisory lock of the session of a restore: another one must not take its work for what was interrupted.
 const LOCK: i64 = 0x706f_7374_6572_6e01; // "postern", 1
 
-/// Refuses a database into which another restore is under way, and keeps others away as long as the session lives.
+/// Refuses a database into which another restore is under way, and keeps others away as long as the session lives. The
+/// session of one that was killed just now has a moment to end.
 pub(super) async fn expect_alone(client: &Client) -> anyhow::Result<()> {
-    let row =
-        client.query_one("SELECT pg_try_advisory_lock($1)", &[&LOCK]).await.map_err(DatabaseError::from)?;
-    if row.get(0) {
-        return Ok(());
+    let begun = Instant::now();
+    loop {
+        let row = client
+            .query_one("SELECT pg_try_advisory_lock($1)", &[&LOCK])
+            .await
+            .map_err(DatabaseError::from)?;
+        if row.get(0) {
+            return Ok(());
+        }
+        if begun.elapsed() > CLOSING {
+            break;
+        }
+        tokio::time::sleep(CLOSING / 25).await;
     }
     let holder = client
         .query_opt(

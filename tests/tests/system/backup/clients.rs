@@ -15,6 +15,7 @@ use super::{
     rights::{assert_same, definitions},
     succeeds, sync,
 };
+use crate::own_address;
 
 /// A world whose server is to be restored, and the backup of a moment of it.
 struct Lost {
@@ -114,7 +115,7 @@ async fn stock(dir: &DataDir) -> BTreeSet<(Vec<u8>, Vec<u8>)> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_same_clients_go_on_at_a_server_that_was_restored_elsewhere() {
-    let world = World::builder().start().await;
+    let world = World::builder().listen(vec![own_address()]).start().await;
     let (alice, bob, group) = world.friends(["alice", "bob"], "climbing").await;
     world
         .admin
@@ -164,7 +165,7 @@ async fn the_same_clients_go_on_at_a_server_that_was_restored_elsewhere() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_that_are_ahead_of_a_restored_server_come_back_and_say_what_may_be_missing() {
-    let world = World::builder().tokens(10).start().await;
+    let world = World::builder().listen(vec![own_address()]).tokens(10).start().await;
     let (alice, bob) = (person(&world, "alice").await, person(&world, "bob").await);
     let carol = person(&world, "carol").await;
     let climbing = &alice.create_group("climbing").await.unwrap().id().clone();

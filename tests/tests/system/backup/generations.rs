@@ -9,6 +9,7 @@ use postern_tests_kit::{
 };
 
 use super::{fails, hears, into, let_everybody_in, on, patient, succeeds, sync};
+use crate::own_address;
 
 #[tokio::test]
 async fn a_copy_of_the_cluster_that_is_put_back_is_refused_however_much_is_written_to_it() {
@@ -128,7 +129,7 @@ async fn a_backup_of_a_time_when_the_clock_was_ahead_is_restored() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_machine_that_is_put_back_is_told_of_by_clients() {
     let dir = DataDir::migrated().await;
-    let server = Server::embedded(&dir).start().await;
+    let server = Server::embedded(&dir).listen(own_address()).start().await;
     let address = server.address();
     let homes = tempfile::tempdir().unwrap();
     let register = async |name: &str| {

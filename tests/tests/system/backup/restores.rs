@@ -5,7 +5,7 @@ use std::{fs, path::Path, process::Stdio};
 use postern_tests_kit::{Cluster, DataDir, HOME, Server, connect_to, eventually, postern};
 
 use super::{A_LINE, assert_tells_progress, end, fails, into, let_everybody_in, on, said, succeeds};
-use crate::bad_days::Talk;
+use crate::{bad_days::Talk, own_address};
 
 /// The lock of `postern migrate`.
 const MIGRATING: i64 = 0x706f_7374_6572_6e00;
@@ -387,7 +387,7 @@ async fn a_backup_of_the_oldest_postgresql_is_restored_into_each_later_one() {
     let (old, newer) = all.split_once(':').expect("there is more than one version of PostgreSQL");
     for new in newer.split(':') {
         let (dir, backups) = (DataDir::fresh(), tempfile::tempdir().unwrap());
-        let server = Server::embedded(&dir).env("PG_CONFIG", old).start().await;
+        let server = Server::embedded(&dir).env("PG_CONFIG", old).listen(own_address()).start().await;
         let address = server.address();
         let mut talk = Talk::begin(&server).await;
         let backup = backups.path().join("today");

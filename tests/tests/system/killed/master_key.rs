@@ -17,6 +17,7 @@ use crate::{
     backup::succeeds,
     bad_days::Talk,
     master_key::{change, id, key_file, server},
+    own_address,
 };
 
 /// The number of columns with values under the key that is replaced.
@@ -37,7 +38,7 @@ async fn a_change_of_the_master_key_that_is_killed_between_two_steps_is_ended_by
     let (of_old, of_new) = (format!("\\\\x{}", id(&old)), format!("\\\\x{}", id(&new)));
     let start = || server(&cluster, &old, &new);
     let change = || change(&cluster, &old, &new);
-    let mut server = start().start().await;
+    let mut server = start().listen(own_address()).start().await;
     let mut talk = Talk::begin(&server).await;
     let killer = Killer::compiled();
 
@@ -77,7 +78,7 @@ async fn a_change_of_the_master_key_that_is_killed_between_two_steps_is_ended_by
 async fn a_change_of_a_private_clusters_master_key_that_is_killed_is_ended_by_the_same_command() {
     let dir = DataDir::migrated().await;
     let start = || Server::embedded(&dir);
-    let mut server = start().start().await;
+    let mut server = start().listen(own_address()).start().await;
     let mut talk = Talk::begin(&server).await;
     let (file, next) = (dir.path().join("master.key"), dir.path().join("next-master.key"));
     let before = fs::read(&file).unwrap();

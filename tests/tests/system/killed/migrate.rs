@@ -5,7 +5,7 @@ use std::fs;
 use postern_tests_kit::{Cluster, DataDir, HOME, Killer, Server, command, in_tree, postern};
 
 use super::people_go_on;
-use crate::{backup::succeeds, bad_days::Talk};
+use crate::{backup::succeeds, bad_days::Talk, own_address};
 
 /// The number of migrations that are done, if there are any.
 async fn migrated(cluster: &Cluster) -> usize {
@@ -62,7 +62,7 @@ async fn a_migration_to_the_next_release_that_is_killed_between_two_steps_costs_
     let cluster = Cluster::start().await;
     cluster.offer_next_extension().await;
     let start = || Server::builder(&cluster);
-    let mut server = start().start().await;
+    let mut server = start().listen(own_address()).start().await;
     let mut talk = Talk::begin(&server).await;
     let migrate = || {
         let mut command = command("postern-next");
