@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use crate::now;
 
-/// How long a test waits for what must happen: far longer than it takes on a slow and busy machine, and than any lease that
-/// a killed server leaves behind.
-pub const PATIENCE: Duration = Duration::from_secs(90);
+/// How long a test waits for what must happen: far longer than it takes on a slow and busy machine, than any lease that a
+/// killed server leaves behind, and than the pause before the next attempt at a neighbour that failed for a minute or two.
+pub const PATIENCE: Duration = Duration::from_secs(150);
 
 /// Seconds at the end of an hour in which no test begins.
 const END_OF_AN_HOUR: u64 = 45;
