@@ -228,7 +228,8 @@ impl ServerBuilder {
 /// A socket that has an address and does not listen: a server can listen there beside it, and nobody else is given the port.
 /// None while somebody listens there.
 fn bound(address: SocketAddr) -> Option<TcpSocket> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }.ok()?;
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
+    let socket = socket.ok()?;
     socket.set_reuseaddr(true).ok()?;
     socket.bind(address).ok()?;
     Some(socket)
