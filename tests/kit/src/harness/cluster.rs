@@ -115,7 +115,7 @@ impl DataDir {
             return;
         };
         // It must have no more children than those found: one that outlived it would keep the next start waiting.
-        process::signal(&[postmaster], Signal::SIGSTOP);
+        process::stop(postmaster);
         let mut all = vec![postmaster];
         all.extend(process::children(postmaster));
         process::signal(&all, Signal::SIGKILL);
