@@ -75,7 +75,7 @@ async fn homeservers_on_other_hosts_than_their_domains_are_described_there_and_r
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_line_between_two_neighbours_is_as_bad_as_its_weather() {
-    let neighbours = Neighbours::builder().bad_lines().tokens(20).start().await;
+    let neighbours = Neighbours::builder().bad_lines().tokens(100).start().await;
     let [seeker, sought] = [&neighbours[0], &neighbours[1]];
     let line = neighbours.line(0, 1);
     let ask = async || {
@@ -84,13 +84,19 @@ async fn a_line_between_two_neighbours_is_as_bad_as_its_weather() {
     };
     for weather in [Weather::Cut, Weather::Failing, Weather::Garbage] {
         line.set(weather);
-        ask().await.assert_problem(&format!("{weather:?}"), ProblemType::HomeserverUnknown);
-        eventually(&format!("{weather:?} struck"), async || (line.calm() > 0).then_some(())).await;
+        // The end of a connection may be noticed late: a look that meets it is struck by no weather, and the next one is.
+        eventually(&format!("{weather:?} strikes"), async || {
+            ask().await.assert_problem(&format!("{weather:?}"), ProblemType::HomeserverUnknown);
+            (line.struck() > 0).then_some(())
+        })
+        .await;
+        line.calm();
     }
-    line.set(Weather::Slow(std::time::Duration::from_millis(50)));
-    ask().await.assert_ok("a slow line");
-    line.set(Weather::Fair);
-    ask().await.assert_ok("a good line");
+    for weather in [Weather::Slow(std::time::Duration::from_millis(50)), Weather::Fair] {
+        line.set(weather);
+        let passes = async || ask().await.status.is_success().then_some(());
+        eventually(&format!("{weather:?} lets a look through"), passes).await;
+    }
     neighbours.close();
 }
 

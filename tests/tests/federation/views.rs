@@ -1,7 +1,7 @@
 //! The views that the operators of relay and gateway have of a client that uses another domain's services: logs and
 //! dumps of both are searched for what the other one knows (FED-5, PRIV-4).
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, net::Ipv4Addr};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use postern_protocol::{
@@ -142,6 +142,10 @@ async fn the_relay_learns_no_endpoint_and_the_gateway_no_address() {
     let outer: Vec<Wire> = outer.into_iter().map(|wire| Wire { body: Vec::new(), ..wire }).collect();
     assert_knows_nothing(remote, &outer, "the gateway").await;
     let seen = since(remote, &at_remote);
-    assert!(!seen.contains("127."), "the gateway's log has an address:\n{seen}");
+    // A duration or a size may have the digits of one.
+    let is_around = |letter: char| !letter.is_ascii_digit() && letter != '.';
+    let words = seen.split(is_around).map(|word| word.trim_matches('.'));
+    let found = words.filter_map(|word| word.parse::<Ipv4Addr>().ok()).find(Ipv4Addr::is_loopback);
+    assert_eq!(found, None, "the gateway's log has an address:\n{seen}");
     neighbours.close();
 }

@@ -74,6 +74,8 @@ impl DataDir {
 
     /// One with a migrated cluster, stopped. No hour ends soon after it is made.
     pub async fn migrated() -> Self {
+        // Whoever comes first makes the template, while the others wait for that: an hour may be about to end by then.
+        template().await;
         early_in_the_hour().await;
         let dir = Self::fresh();
         let (template, path) = (template().await, dir.path.clone());
@@ -113,7 +115,7 @@ impl DataDir {
             return;
         };
         // It must have no more children than those found: one that outlived it would keep the next start waiting.
-        process::signal(&[postmaster], Signal::SIGSTOP);
+        process::stop(postmaster);
         let mut all = vec![postmaster];
         all.extend(process::children(postmaster));
         process::signal(&all, Signal::SIGKILL);

@@ -27,8 +27,23 @@ fn parent_of(pid: u32) -> Option<u32> {
 
 /// Whether the process exists and is no zombie.
 pub fn is_alive(pid: u32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
+    state_of(pid).is_some_and(|state| state != 'Z')
+}
+
+/// The letter for what a process does (proc(5)); none: it does not exist.
+fn state_of(pid: u32) -> Option<char> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(") ")?.1.chars().next()
+}
+
+/// Stops a process, by SIGSTOP, and blocks until it is: one that was about to have another child has it by then.
+pub fn stop(pid: u32) {
+    signal(&[pid], Signal::SIGSTOP);
+    let deadline = Instant::now() + PATIENCE;
+    while is_alive(pid) && state_of(pid) != Some('T') {
+        assert!(Instant::now() < deadline, "process {pid} does not stop");
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 /// Sends a signal to the process, if it still runs.

@@ -17,6 +17,7 @@ use nix::{
 };
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
+    net::TcpSocket,
     process::{Child, Command},
     time::timeout,
 };
@@ -37,6 +38,8 @@ pub struct Server {
 /// A server that is about to start.
 pub struct ServerBuilder {
     command: Command,
+    /// Keeps the port of [`ServerBuilder::listen`] from all others until the server has it.
+    _port: Option<TcpSocket>,
 }
 
 impl Server {
@@ -59,7 +62,7 @@ impl Server {
             .env("POSTERN_LISTEN", "127.0.0.1:0")
             .env("POSTERN_DATABASE_URL", cluster.server_url())
             .env("POSTERN_MASTER_KEY", cluster.master_key());
-        ServerBuilder { command }
+        ServerBuilder { command, _port: None }
     }
 
     /// A server that runs the cluster in a data directory itself.
@@ -70,7 +73,7 @@ impl Server {
             .env("POSTERN_DOMAIN", HOME)
             .env("POSTERN_LISTEN", "127.0.0.1:0")
             .env("POSTERN_DATA_DIR", dir.path());
-        ServerBuilder { command }
+        ServerBuilder { command, _port: None }
     }
 
     /// `http://127.0.0.1:<port>`, `https:` with a certificate
@@ -155,9 +158,10 @@ impl ServerBuilder {
             .env("POSTERN_TLS_KEY", &files.key.display().to_string())
     }
 
-    /// Listens where a server did before.
+    /// Listens where a server did before. If none does now, the port is this one's from now on, and not one that another
+    /// test's connection gets by chance.
     pub fn listen(self, address: SocketAddr) -> Self {
-        self.env("POSTERN_LISTEN", &address.to_string())
+        Self { _port: bound(address), ..self.env("POSTERN_LISTEN", &address.to_string()) }
     }
 
     /// Reaches PostgreSQL through the relay.
@@ -219,6 +223,16 @@ impl ServerBuilder {
         });
         Ok(Server { child, url, log })
     }
+}
+
+/// A socket that has an address and does not listen: a server can listen there beside it, and nobody else is given the port.
+/// None while somebody listens there.
+fn bound(address: SocketAddr) -> Option<TcpSocket> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
+    let socket = socket.ok()?;
+    socket.set_reuseaddr(true).ok()?;
+    socket.bind(address).ok()?;
+    Some(socket)
 }
 
 /// The program under test, with no setting from this process's environment but which PostgreSQL it is to use.

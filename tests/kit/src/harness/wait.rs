@@ -4,16 +4,20 @@ use std::time::{Duration, Instant};
 
 use crate::now;
 
-/// How long a test waits for what must happen: far longer than it takes on a slow and busy machine, and than any lease that
-/// a killed server leaves behind.
-pub const PATIENCE: Duration = Duration::from_secs(90);
+/// How long a test waits for what must happen: far longer than it takes on a slow and busy machine, than any lease that a
+/// killed server leaves behind, and than the pause before the next attempt at a neighbour that failed for a minute or two.
+pub const PATIENCE: Duration = Duration::from_secs(150);
 
 /// Seconds at the end of an hour in which no test begins.
 const END_OF_AN_HOUR: u64 = 45;
+/// Seconds at the end of a day in which no test begins: most of what is counted goes by days, and a test takes minutes on a
+/// busy machine.
+const END_OF_A_DAY: u64 = 180;
 
-/// Waits for the next hour (UTC) when this one is about to end: what is counted by the hour, the day or the month is of
-/// one while a test runs.
+/// Waits for the next hour (UTC) when this one, or the day, is about to end: what is counted by the hour, the day or the
+/// month is of one while a test runs.
 pub async fn early_in_the_hour() {
+    early_in(24 * 60 * 60, END_OF_A_DAY).await;
     early_in(60 * 60, END_OF_AN_HOUR).await;
 }
 

@@ -25,7 +25,7 @@ const DOMAINS: usize = 3;
 /// Those who stay.
 const RESIDENTS: usize = 2 * DOMAINS;
 /// How long things go wrong, at least; they go on until all of what follows has happened, for so long at most.
-const TROUBLE: [Duration; 2] = [Duration::from_secs(25), Duration::from_secs(240)];
+const TROUBLE: [Duration; 2] = [Duration::from_secs(25), Duration::from_secs(360)];
 /// Texts that are said meanwhile, at least, and commits that are accepted.
 const TEXTS: usize = 200;
 const COMMITS: u64 = 10;

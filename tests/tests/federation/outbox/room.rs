@@ -177,6 +177,9 @@ async fn nothing_is_left_of_names_that_came_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn strangers_are_few_and_hold_up_nobody() {
+    /// Time within which a neighbour takes what is said, however busy the machine is with strangers. Behind a thousand of
+    /// them, a few at a time, it would wait for minutes.
+    const SOON: Duration = Duration::from_secs(30);
     let mut talk = Talk::start().await;
     let family = put_in(talk.sender(), "'x' || n || '.made-up.example'", 1200, 1).await;
     assert_eq!(family, 125, "an eighth of max_strangers");
@@ -187,7 +190,7 @@ async fn strangers_are_few_and_hold_up_nobody() {
         talk.say(text).await;
         let waiting = "federation.outbox WHERE domain = 'b.example'";
         eventually("it is taken", async || (talk.sender().count(waiting).await == 0).then_some(())).await;
-        assert!(started.elapsed() < Duration::from_secs(5), "{text} took {:?}", started.elapsed());
+        assert!(started.elapsed() < SOON, "{text} took {:?}", started.elapsed());
     }
     let heard = heard(&talk.neighbours[1], &mut talk.group.members[1].mailbox).await;
     assert_eq!(heard, talk.said);
