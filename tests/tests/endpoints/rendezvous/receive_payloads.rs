@@ -21,7 +21,7 @@ pub async fn valid(world: &World) -> Vec<Valid> {
 }
 
 /// The longest time of a wake-up on a busy machine: less than the 10 seconds after which a server looks again by itself.
-const AT_ONCE: Duration = Duration::from_secs(5);
+const AT_ONCE: Duration = Duration::from_secs(8);
 
 /// The requests of all rendezvous that were counted so far: one that waits was.
 async fn counted(world: &World) -> i64 {
