@@ -39,6 +39,7 @@ impl Watched {
             .through(&relay)
             .env("POSTERN_DATABASE_STATEMENT_TIMEOUT_SECONDS", "60")
             .env("POSTERN_SHUTDOWN_GRACE_SECONDS", &GRACE.as_secs().to_string())
+            .metrics()
             .start()
             .await;
         Self { way: world.way_to(&server), server, relay }
@@ -57,6 +58,13 @@ impl Watched {
         .await;
         assert!(!answer.is_finished(), "there is nothing yet");
         Poll(answer)
+    }
+
+    /// Whether who waited here for so long was woken: that came at once, or on a slow machine at least without a look of
+    /// the server's own that found it.
+    async fn woke_after(&self, took: Duration) -> bool {
+        took < AT_ONCE
+            || self.server.metrics().await.lines().any(|line| line == "postern_wakeups_missed_total 0.0")
     }
 }
 
@@ -130,7 +138,7 @@ async fn a_message_through_one_process_wakes_who_waits_on_another() {
         let accepted = put(&world.way(round % 2), &payer, address, &text).await;
         let took = poll.finds(&mut mailbox, &text).await.saturating_duration_since(accepted);
         slowest = slowest.max(took);
-        assert!(took < AT_ONCE, "it took {took:?}");
+        assert!(watched.woke_after(took).await, "it took {took:?}");
     }
     eprintln!("the slowest of 20 took {slowest:?}");
 }
@@ -274,6 +282,7 @@ async fn two_databases_of_one_cluster_each_wake_their_own() {
     let server = Server::builder(&world.cluster)
         .env("POSTERN_DOMAIN", "other.example")
         .env("POSTERN_DATABASE_URL", &relay.server_url().replace("dbname=postern", "dbname=other"))
+        .metrics()
         .start()
         .await;
     let way = world.way_to(&server);
@@ -301,11 +310,11 @@ async fn two_databases_of_one_cluster_each_wake_their_own() {
         };
         let accepted = put(&watched[first].way, &payers[first], addresses[first], &text).await;
         let took = earlier.finds(&mut mailboxes[first], &text).await.saturating_duration_since(accepted);
-        assert!(took < AT_ONCE, "it took {took:?}");
+        assert!(watched[first].woke_after(took).await, "it took {took:?}");
         assert!(!later.0.is_finished(), "nothing came for the other");
         let accepted = put(&watched[second].way, &payers[second], addresses[second], &text).await;
         let took = later.finds(&mut mailboxes[second], &text).await.saturating_duration_since(accepted);
-        assert!(took < AT_ONCE, "it took {took:?}");
+        assert!(watched[second].woke_after(took).await, "it took {took:?}");
     }
     let notifiers =
         "SELECT count(DISTINCT datid) FROM pg_stat_activity WHERE backend_type = 'postern notifier'";
