@@ -60,8 +60,8 @@ impl Watched {
         Poll(answer)
     }
 
-    /// Whether who waited here for so long was woken: that came at once, or on a slow machine at least without a look of
-    /// the server's own that found it.
+    /// Whether somebody who waited here for so long was woken: it came at once, or, on a slow machine, the server has not
+    /// found it by a look of its own.
     async fn woke_after(&self, took: Duration) -> bool {
         took < AT_ONCE
             || self.server.metrics().await.lines().any(|line| line == "postern_wakeups_missed_total 0.0")
