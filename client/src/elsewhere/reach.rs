@@ -221,7 +221,8 @@ mod tests {
         let owner = Owner { domain: own.clone(), client_key };
         let wallet = Wallet::new(store, http.clone(), http.clone(), owner);
         let wallet = Wallet::elsewhere(&Api::new(http, own, wallet), &domain());
-        wallet.reach().note(Some(&silent()));
+        // For a minute; after the first failure it would be for a second.
+        (0..7).for_each(|_| wallet.reach().note(Some(&silent())));
         let error = wallet.take().await.err().expect("there is none");
         assert!(error.another_is_away(), "the own homeserver, which would take one, is not asked: {error}");
         let problem = ProblemType::HomeserverBlocked.into();

