@@ -62,7 +62,13 @@ until_has "Tomorrow at six?" client bert follow --until-idle 1
 client bert send climbing "I will bring the rope."
 until_has "I will bring the rope." client anna follow --until-idle 1
 
+waiting() {
+    operator north \
+        "SELECT CASE sum(queued) WHEN 0 THEN 'nothing waits' ELSE sum(queued) || ' waiting' END FROM operator.neighbours()"
+}
+
 step "6. south.example goes away. Anna writes on: what is for it waits at north.example, sealed."
+until_has "nothing waits" waiting
 stop_server "${pid[south]}"
 client anna send climbing "The train is at five, not six."
 queue=$(operator north "SELECT domain || ': ' || queued || ' waiting' FROM operator.neighbours() WHERE queued > 0")
@@ -72,8 +78,7 @@ shown <<<"$queue"
 step "7. It comes back, and Bert reads on. Nothing waits any more."
 serve south
 until_has "The train is at five" client bert follow --until-idle 1
-until_has "nothing waits" operator north \
-    "SELECT CASE sum(queued) WHEN 0 THEN 'nothing waits' ELSE sum(queued) || ' waiting' END FROM operator.neighbours()"
+until_has "nothing waits" waiting
 
 step "8. The operator of north.example blocks south.example: from this moment on nothing crosses the border."
 operator north "SELECT operator.block_domain('south.example')" >/dev/null
