@@ -102,7 +102,7 @@ COMMENT ON COLUMN federation.settings.network_factor IS
 COMMENT ON COLUMN federation.settings.new_sources_percent IS
     'Percent of introductions_per_hour that are left to networks from which none came in the hour. Changes as the operator likes';
 COMMENT ON COLUMN federation.settings.outbox_mib IS
-    'MiB of sealed deliveries that wait for one domain, or were set aside, at most, and never more than it leaves to the next one; beyond them, its addresses are undelivered (FED-4). A family of names of which none takes what it gets counts as one domain. Of those that were set aside, no more than half as many stay for longer than an hour. Changes as the operator likes';
+    'MiB of sealed deliveries that wait for one domain, or were set aside, at most, and never more than it leaves to the next one; beyond them, its addresses are undelivered (FED-4). A family of names of which none takes what it gets counts as one domain. Changes as the operator likes';
 COMMENT ON COLUMN federation.settings.outbox_total_mib IS
     'MiB of sealed deliveries that wait for all domains together, or were set aside, at most (FED-4). Changes as the operator likes';
 COMMENT ON COLUMN federation.settings.outbox_reserve_percent IS
@@ -114,7 +114,7 @@ COMMENT ON COLUMN federation.settings.outbox_days IS
 COMMENT ON COLUMN federation.settings.retry_seconds IS
     'Seconds between two attempts at a domain that does not answer, at most. Changes as the operator likes';
 COMMENT ON COLUMN federation.settings.refused_attempts IS
-    'Attempts at a delivery that its homeserver refuses, while it answers others, until the delivery is set aside; one that is refused for its size is, at the first one, and one of more than 32 KiB that breaks its connection, at the third one. Changes as the operator likes';
+    'Attempts at a delivery that its homeserver refuses, while it answers others, until the delivery is set aside; one that is refused for its size is, at the first one. Changes as the operator likes';
 COMMENT ON COLUMN federation.settings.wallet_tokens IS
     'Tokens of another domain that are asked for at a time, once there are less than half as many: 10 or 100. Changes as the operator likes';
 COMMENT ON COLUMN federation.settings.refill_seconds IS
@@ -366,7 +366,6 @@ CREATE UNLOGGED TABLE federation.due (
     due timestamptz NOT NULL,
     holder bytea CHECK (octet_length(holder) = 16),
     refusals integer NOT NULL DEFAULT 0 CHECK (refusals >= 0),
-    breaks integer NOT NULL DEFAULT 0 CHECK (breaks >= 0),
     PRIMARY KEY (domain, lane)
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_threshold = 0);
 CREATE INDEX due_first ON federation.due (standing, due);
@@ -385,8 +384,6 @@ COMMENT ON COLUMN federation.due.holder IS
     'Random id (16 bytes) of the attempt that has the lane; null: none. Changes with each';
 COMMENT ON COLUMN federation.due.refusals IS
     'Attempts at the first delivery alone that its homeserver refused while it answered others. Grows, and is 0 once it took that one';
-COMMENT ON COLUMN federation.due.breaks IS
-    'Attempts in a row at the first delivery alone in which the connection broke under it while its homeserver answered others. Grows, and is 0 once it took that one or refused it, and after an attempt that failed, since the line may be bad';
 
 CREATE UNLOGGED TABLE federation.attempts (
     domain operator.domain_name PRIMARY KEY,

@@ -10,29 +10,24 @@
 --   busy: families of which there are attempts enough
 --
 -- Returns claimed, with family, domain, lane, instance, first: the number of the first delivery in this instance, before:
--- the id of the delivery before it (null: there is none), of each delivery its id and content, is_last_try: whether the
--- first one is set aside if its homeserver refuses it once more, and is_last_break: whether it is if the connection breaks
--- under it once more, which is seldom chance under a large one; none: nothing is due, with family: the last one that was
--- looked at, where there are many. A delivery that was refused, or broke its connection, comes alone, also on a later day.
+-- the id of the delivery before it (null: there is none), of each delivery its id and content, and is_last_try: whether the
+-- first one is set aside if its homeserver refuses it once more; none: nothing is due, with family: the last one that was
+-- looked at, where there are many. A delivery that was refused comes alone, also on a later day.
 -- Called by each server process, when a message was accepted and each second.
 CREATE OR REPLACE FUNCTION federation.claim_lane(
     standing text, holder bytea, seconds integer, most integer, most_bytes bigint, after text, busy text[],
     OUT outcome federation.claim_lane_outcome, OUT family text, OUT domain text, OUT lane smallint, OUT instance bytea,
-    OUT first bigint, OUT before bytea, OUT ids bytea[], OUT sealed bytea[], OUT is_last_try boolean, OUT is_last_break boolean)
+    OUT first bigint, OUT before bytea, OUT ids bytea[], OUT sealed bytea[], OUT is_last_try boolean)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     leased_until CONSTANT timestamptz := now() + seconds * interval '1 second';
     last_try CONSTANT integer := (SELECT s.refused_attempts - 1 FROM federation.settings s);
-    -- Bytes of a delivery, sealed, that are more than some proxies let through. One that has no more is tried for longer.
-    large CONSTANT integer := 32768;
-    last_break CONSTANT integer := 2;
     most_families CONSTANT integer := 200;
     most_refused CONSTANT integer := 100;
     turn text := after;
     first_turn text;
     looked integer := 0;
     refusals_here integer;
-    breaks_here integer;
     is_retried boolean;
 BEGIN
     outcome := 'none';
@@ -60,7 +55,7 @@ BEGIN
         first_turn := coalesce(first_turn, turn);
         family := turn;
         CONTINUE WHEN turn = ANY (busy);
-        SELECT d.domain::text, d.lane, d.refusals, d.breaks INTO domain, lane, refusals_here, breaks_here
+        SELECT d.domain::text, d.lane, d.refusals INTO domain, lane, refusals_here
           FROM federation.due d
          WHERE d.standing = claim_lane.standing AND d.family = turn AND d.due <= now()
          ORDER BY d.due
@@ -107,13 +102,11 @@ BEGIN
                                           FROM federation.outbox q
                                          WHERE q.domain = claim_lane.domain AND q.lane = claim_lane.lane
                                          ORDER BY q.number
-                                         LIMIT CASE WHEN refusals_here + breaks_here > 0 THEN 1 ELSE most END) n) o
+                                         LIMIT CASE WHEN refusals_here > 0 THEN 1 ELSE most END) n) o
                          WHERE o.bytes <= most_bytes AND o.retried_ones = 0 OR o.place = 1) b
          WHERE l.domain = claim_lane.domain AND l.lane = claim_lane.lane;
         IF ids IS NOT NULL THEN
             is_last_try := is_retried OR refusals_here >= last_try;
-            is_last_break := is_retried
-                OR breaks_here >= CASE WHEN octet_length(sealed[1]) > large THEN last_break ELSE greatest(last_break, last_try) END;
             outcome := 'claimed';
             RETURN;
         END IF;

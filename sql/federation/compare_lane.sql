@@ -38,8 +38,8 @@ BEGIN
             PERFORM federation.note_success(compare_lane.domain);
             -- The delivery that was refused is among those that it took.
             UPDATE federation.due d
-               SET refusals = 0, breaks = 0
-             WHERE d.domain = compare_lane.domain AND d.lane = compare_lane.lane AND (d.refusals > 0 OR d.breaks > 0);
+               SET refusals = 0
+             WHERE d.domain = compare_lane.domain AND d.lane = compare_lane.lane AND d.refusals > 0;
             PERFORM federation.recover(compare_lane.domain);
             outcome := 'settled';
         ELSIF compare_lane.first <> compare_lane.last + 1

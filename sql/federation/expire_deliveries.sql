@@ -1,7 +1,7 @@
 -- federation.expire_deliveries: sets some deliveries aside that waited for more than outbox_days, or drops some that
--- were set aside as long ago, or, the oldest first, as long as more than half of outbox_total_mib is taken, or those that
--- were set aside for one domain take more than half of outbox_mib: a few hundred in a transaction, so that nobody waits
--- long for the lane. A clock that is ahead for some hours makes none of them too old (operator.note_day).
+-- were set aside as long ago, or, the oldest first, as long as more than half of outbox_total_mib is taken: a few hundred
+-- in a transaction, so that nobody waits long for the lane. A clock that is ahead for some hours makes none of them too
+-- old (operator.note_day).
 --
 -- Returns whether there may be more.
 -- Called by each server process hourly, until there are no more.
@@ -10,13 +10,10 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     last_day CONSTANT date := operator.note_day() - (SELECT s.outbox_days FROM federation.settings s);
     batch CONSTANT integer := 500;
-    -- Those of one domain may be large.
-    few CONSTANT integer := 50;
     -- Whether what was set aside gives way to what waits.
     is_short CONSTANT boolean := (SELECT 2 * coalesce(sum(b.bytes), 0) FROM federation.outbox_bytes b)
         > (SELECT s.outbox_total_mib::bigint * 1048576 FROM federation.settings s);
     today CONSTANT date := operator.today();
-    crowded text;
     expired record;
 BEGIN
     SELECT l.domain, l.lane INTO expired
@@ -40,25 +37,10 @@ BEGIN
      WHERE is_short OR a.day < last_day
      ORDER BY a.day
      LIMIT 1;
-    IF FOUND THEN
-        PERFORM federation.drop_aside(expired.domain, expired.lane, greatest(last_day, expired.day + 1), batch);
-        RETURN true;
-    END IF;
-    SELECT l.domain::text INTO crowded
-      FROM federation.outgoing_lanes l
-     WHERE l.aside_bytes > 0
-     GROUP BY l.domain
-    HAVING 2 * sum(l.aside_bytes) > (SELECT s.outbox_mib::bigint * 1048576 FROM federation.settings s)
-     LIMIT 1;
-    SELECT a.domain, a.lane, a.day INTO expired
-      FROM federation.set_aside a
-     WHERE a.domain = crowded
-     ORDER BY a.day
-     LIMIT 1;
     IF NOT FOUND THEN
         RETURN false;
     END IF;
-    PERFORM federation.drop_aside(expired.domain, expired.lane, expired.day + 1, few);
+    PERFORM federation.drop_aside(expired.domain, expired.lane, greatest(last_day, expired.day + 1), batch);
     RETURN true;
 END
 $$;

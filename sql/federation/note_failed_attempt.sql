@@ -1,7 +1,6 @@
 -- federation.note_failed_attempt: ends an attempt at a lane that failed: nothing for its domain is due until the next one,
 -- at a random time within twice the seconds of the failure before, up to retry_seconds (full jitter). When three quarters
--- of max_strangers wait, what waits for one that failed three times is set aside, so that there is room for others. That
--- connections broke under the first delivery in the attempts before counts no more: the line may be bad.
+-- of max_strangers wait, what waits for one that failed three times is set aside, so that there is room for others.
 --
 --   domain, holder: of the attempt
 --   state: failing or out_of_tokens
@@ -45,8 +44,6 @@ BEGIN
     DELETE FROM federation.prompt_homeservers p WHERE p.domain = note_failed_attempt.domain;
     UPDATE federation.due d
        SET due = a.next_try, holder = NULL,
-           breaks = CASE WHEN d.holder = note_failed_attempt.holder AND note_failed_attempt.state = 'failing' THEN 0
-                         ELSE d.breaks END,
            standing = CASE WHEN d.standing = 'refused' THEN 'refused' WHEN standing_now = 'stranger' THEN 'stranger'
                            ELSE 'failing' END
       FROM federation.attempts a

@@ -3,10 +3,9 @@
 -- before, up to retry_seconds.
 --
 --   domain, lane, holder: of the attempt
---   is_break: whether there was no answer to the delivery, since the connection broke under it
 --
 -- Called by the server process that made the attempt.
-CREATE OR REPLACE FUNCTION federation.note_refusal(domain text, lane smallint, holder bytea, is_break boolean) RETURNS void
+CREATE OR REPLACE FUNCTION federation.note_refusal(domain text, lane smallint, holder bytea) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     longest CONSTANT integer := (SELECT s.retry_seconds FROM federation.settings s);
@@ -17,9 +16,8 @@ BEGIN
         PERFORM federation.recover(note_refusal.domain);
     END IF;
     UPDATE federation.due d
-       SET refusals = d.refusals + CASE WHEN is_break THEN 0 ELSE 1 END,
-           breaks = CASE WHEN is_break THEN d.breaks + 1 ELSE 0 END, holder = NULL,
-           due = now() + random() * least(2 ^ least(d.refusals + d.breaks + 1, 30), longest) * interval '1 second'
+       SET refusals = d.refusals + 1, holder = NULL,
+           due = now() + random() * least(2 ^ least(d.refusals + 1, 30), longest) * interval '1 second'
      WHERE d.domain = note_refusal.domain AND d.lane = note_refusal.lane AND d.holder = note_refusal.holder;
 END
 $$;

@@ -13,6 +13,6 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
                                      l.next_number) - 1
      WHERE l.domain = renew_lane.domain AND l.lane = renew_lane.lane;
     UPDATE federation.due d
-       SET refusals = 0, breaks = 0
-     WHERE d.domain = renew_lane.domain AND d.lane = renew_lane.lane AND (d.refusals > 0 OR d.breaks > 0)
+       SET refusals = 0
+     WHERE d.domain = renew_lane.domain AND d.lane = renew_lane.lane AND d.refusals > 0
 $$;

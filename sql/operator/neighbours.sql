@@ -20,8 +20,7 @@
 --   set_aside: deliveries that were set aside
 --   tokens: tokens of the domain at hand
 --   renewed: day on which the numbering of one of its lanes began anew last
---   refused: deliveries that it refuses at present, while it takes others, or that break the connection: each holds its lane up
---     until it is set aside
+--   refused: deliveries that it refuses at present, while it takes others: each holds its lane up until it is set aside
 --
 -- Called by the operator, by monitoring, and by operator.health and operator.figures.
 CREATE OR REPLACE FUNCTION operator.neighbours()
@@ -49,7 +48,7 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
            (SELECT count(*) FROM federation.set_aside s WHERE s.domain = d.domain),
            (SELECT count(*) FROM federation.tokens t WHERE t.domain = d.domain),
            l.renewed,
-           (SELECT count(*) FROM federation.due q WHERE q.domain = d.domain AND q.refusals + q.breaks > 0)
+           (SELECT count(*) FROM federation.due q WHERE q.domain = d.domain AND q.refusals > 0)
       FROM (SELECT h.domain FROM federation.homeservers h
             UNION SELECT l.domain FROM federation.outgoing_lanes l
             UNION SELECT n.domain FROM federation.neighbours n

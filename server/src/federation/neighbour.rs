@@ -167,14 +167,6 @@ impl Introduced {
     }
 }
 
-/// Whether the way to another homeserver broke in the middle of a request or its answer: it took the connection, and there
-/// was time left.
-pub(super) fn is_broken(error: &Error) -> bool {
-    let Error::Unreachable(error) = error else { return false };
-    let error = error.downcast_ref::<reqwest::Error>();
-    error.is_some_and(|error| !(error.is_builder() || error.is_connect() || error.is_timeout()))
-}
-
 /// The problem of an answer that the protocol does not know.
 pub(super) fn unexpected(what: &str) -> Problem {
     Problem::with_detail(ProblemType::HomeserverRefused, what)

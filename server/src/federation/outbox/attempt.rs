@@ -21,7 +21,7 @@ use crate::{
     federation::{
         Federation,
         discovery::{DiscoveryError, Found},
-        neighbour::{Neighbour, is_broken},
+        neighbour::Neighbour,
         wallet::NoToken,
     },
 };
@@ -34,10 +34,6 @@ pub(super) const PROBE_TIME: Duration = Duration::from_secs(35);
 const REQUESTS: usize = 16;
 /// Tokens of an attempt that the other homeserver says were spent before, at most.
 const SPENT: usize = 2;
-/// Times that the connection breaks under a delivery alone until the attempt counts: a small one is taken after each.
-const BREAKS: usize = 2;
-/// The reason for which such a delivery is set aside at last, as federation.is_retried has it.
-const BROKEN: &str = "breaks the connection";
 
 /// Seconds within which a lane is tried again that found no place here.
 const NO_PLACE: i32 = 2;
@@ -61,8 +57,6 @@ pub(super) enum AttemptError {
     Refused(String),
     #[error("it takes others, and not the first one: {0}")]
     Delivery(String),
-    #[error("it takes others, and the connection breaks under the first one")]
-    Broken,
     #[error("the answer is not what the protocol says")]
     Answer,
     #[error("the other homeserver counts otherwise")]
@@ -112,16 +106,15 @@ impl Federation {
         let state = match &error {
             _ if put_off.is_some() => "put_off",
             AttemptError::NoToken(no_token) if no_token.is_issuers_will() => "out_of_tokens",
-            AttemptError::Delivery(_) | AttemptError::Broken => "refused",
+            AttemptError::Delivery(_) => "refused",
             _ => "failing",
         };
         self.outbox.attempts.0.add([state.into()], 1);
         let (domain, holder) = (claim.domain.as_str(), claim.holder.as_slice());
         let noted = match (error, put_off) {
-            (error @ (AttemptError::Delivery(_) | AttemptError::Broken), _) => {
-                let sql = "SELECT federation.note_refusal($1, $2, $3, $4)";
-                let is_break = matches!(error, AttemptError::Broken);
-                self.home.database.query_one(sql, &[&domain, &claim.lane, &holder, &is_break]).await
+            (AttemptError::Delivery(_), _) => {
+                let sql = "SELECT federation.note_refusal($1, $2, $3)";
+                self.home.database.query_one(sql, &[&domain, &claim.lane, &holder]).await
             }
             (error, Some(seconds)) => {
                 let sql = "SELECT federation.put_off($1, $2, $3, $4, $5)";
@@ -141,22 +134,17 @@ impl Federation {
 
     /// Sends the deliveries of a lane, and settles those that the other homeserver took. One that it refuses while it takes
     /// others is found by halving, tried again from time to time, and set aside at last; one that is refused for its size,
-    /// at once: a member of a group can send as many of those as they like, and no lane waits for them. One that breaks its
-    /// connection is found in the same way; since a line may be bad at random, it counts only as long as small ones are taken.
+    /// at once: a member of a group can send as many of those as they like, and no lane waits for them.
     async fn deliver(&self, claim: &Claim) -> Result<(), AttemptError> {
         let started = Instant::now();
         let mut contents = claim.open(&self.home)?;
         let mut neighbour = self.find_neighbour(&claim.domain, false).await?;
         let mut takes_others = false;
-        let (mut spent, mut broken) = (0, 0);
+        let mut spent = 0;
         for _ in 0..REQUESTS {
             let token = self.take_token(&neighbour).await?;
             let request = Request::deliver(&claim.deliveries(&contents)).paid_with(token);
-            let reception = match self.exchange(&neighbour, request).await {
-                Err(error) if is_broken(&error) => Reception::Broken,
-                answer => Reception::of(&answer?, &contents),
-            };
-            match reception {
+            match Reception::of(&self.exchange(&neighbour, request).await?, &contents) {
                 Reception::Received(received) => {
                     return self.settle(claim, &contents, &received, started.elapsed() > PATIENCE).await;
                 }
@@ -190,25 +178,12 @@ impl Federation {
                         return Err(AttemptError::Delivery(reason));
                     }
                 }
-                Reception::Broken => {
-                    // It is asked each time: on a bad line small ones break, too.
-                    self.expect_to_take(&neighbour, claim.lane).await?;
-                    takes_others = true;
-                    let is_alone = contents.len() == 1;
-                    broken += usize::from(is_alone);
-                    if is_alone && broken >= BREAKS && !claim.is_last_break {
-                        return Err(AttemptError::Broken);
-                    }
-                    if (!is_alone || broken >= BREAKS) && !halve(&mut contents, BROKEN) {
-                        return Err(AttemptError::Refused(BROKEN.to_owned()));
-                    }
-                }
             }
         }
         Err(AttemptError::Answer)
     }
 
-    /// Asks another homeserver that does not take deliveries whether it takes any: one with a number that cannot be the next of
+    /// Asks another homeserver that refuses deliveries whether it takes any: one with a number that cannot be the next of
     /// its lane, which changes nothing.
     ///
     /// # Errors
@@ -260,7 +235,6 @@ mod tests {
             AttemptError::NoToken(NoToken::Time),
             AttemptError::Refused("closed".to_owned()),
             AttemptError::Delivery("malformed".to_owned()),
-            AttemptError::Broken,
             AttemptError::Time,
         ] {
             assert_eq!(others.put_off(), None, "{others}");

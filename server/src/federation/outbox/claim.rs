@@ -23,8 +23,6 @@ pub(super) struct Claim {
     pub(super) sealed: Vec<Vec<u8>>,
     /// Whether the first one is set aside if it is refused once more, whatever for.
     pub(super) is_last_try: bool,
-    /// Whether the first one is set aside if the connection breaks under it once more.
-    pub(super) is_last_break: bool,
 }
 
 /// A delivery that is about to be sent.
@@ -61,7 +59,6 @@ impl Claim {
             ids: row.get::<_, Vec<&[u8]>>("ids").into_iter().map(id).collect::<Result<_, _>>()?,
             sealed: row.get("sealed"),
             is_last_try: row.get("is_last_try"),
-            is_last_break: row.get("is_last_break"),
         })
     }
 

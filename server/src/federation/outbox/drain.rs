@@ -254,8 +254,7 @@ impl Federation {
             .home
             .database
             .query_one(
-                "SELECT outcome, family, domain, lane, instance, first, before, ids, sealed, is_last_try,
-                        is_last_break
+                "SELECT outcome, family, domain, lane, instance, first, before, ids, sealed, is_last_try
                    FROM federation.claim_lane($1, $2, $3, $4, $5, $6, $7)",
                 &[&standing.name(), &holder.as_slice(), &LEASE, &most, &BATCH_BYTES, &*turn, &busy],
             )

@@ -29,8 +29,6 @@ pub(super) enum Reception {
     Refused(String),
     /// It takes none at present, whatever they are.
     Closed(String),
-    /// There is no answer: the connection broke in the middle, as when a proxy ends one that carries more than it likes.
-    Broken,
 }
 
 impl Reception {

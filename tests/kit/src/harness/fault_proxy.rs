@@ -45,7 +45,7 @@ pub enum Weather {
     Garbage,
     /// Each request is answered with a body that does not end.
     Endless,
-    /// Each request is judged by [`FaultProxy::judge`] or [`FaultProxy::break_off`].
+    /// Each request is judged by [`FaultProxy::judge`].
     Judged,
 }
 
@@ -108,18 +108,7 @@ impl FaultProxy {
     /// From now on each request is refused with a status, by its body, or let through to the homeserver, whose certificate
     /// is by this authority (PEM).
     pub fn judge(&self, authority: &str, verdict: impl Fn(&[u8]) -> Option<u16> + Send + Sync + 'static) {
-        let breach = Arc::new(|_: &[u8]| false);
-        self.install(Judge { connector: connector(authority), verdict: Arc::new(verdict), breach });
-    }
-
-    /// From now on connections end in the middle of requests, by what came of the body so far, and the others are let
-    /// through to the homeserver, whose certificate is by this authority (PEM).
-    pub fn break_off(&self, authority: &str, breach: impl Fn(&[u8]) -> bool + Send + Sync + 'static) {
-        let verdict = Arc::new(|_: &[u8]| None::<u16>);
-        self.install(Judge { connector: connector(authority), verdict, breach: Arc::new(breach) });
-    }
-
-    fn install(&self, judge: Judge) {
+        let judge = Judge { connector: connector(authority), verdict: Arc::new(verdict) };
         *self.state.judge.lock().expect("no panic holds it") = Some(judge);
         // Connections under another judge end, too.
         self.set(Weather::Cut);

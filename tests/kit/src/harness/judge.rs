@@ -1,5 +1,5 @@
 //! A judge between two homeservers, who stands in the place of the second one with its certificate, reads each request, and
-//! answers it, lets it through or ends the connection, as a proxy or a failing homeserver would.
+//! answers it or lets it through, as a proxy or a failing homeserver would.
 
 use std::sync::Arc;
 
@@ -11,14 +11,11 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, rustls::pki_types::ServerName};
 
 /// The status with which a request is refused, by its body; none: it is let through.
 type Verdict = dyn Fn(&[u8]) -> Option<u16> + Send + Sync;
-/// Whether the connection ends in the middle of a request, by what came of its body.
-type Breach = dyn Fn(&[u8]) -> bool + Send + Sync;
 
 #[derive(Clone)]
 pub(super) struct Judge {
     pub connector: TlsConnector,
     pub verdict: Arc<Verdict>,
-    pub breach: Arc<Breach>,
 }
 
 /// A message of HTTP/1.1.
@@ -31,24 +28,13 @@ pub(super) struct Message {
 impl Message {
     /// Reads the next one; none at the end of the connection.
     pub async fn read(from: &mut (impl AsyncRead + Unpin)) -> Option<Self> {
-        Self::read_unless(from, |_| false).await
-    }
-
-    /// Reads the next one; none also once the connection is to end, by what came of its body.
-    async fn read_unless(
-        from: &mut (impl AsyncRead + Unpin),
-        breach: impl Fn(&[u8]) -> bool,
-    ) -> Option<Self> {
         let (mut bytes, mut part) = (Vec::new(), vec![0; 64 * 1024]);
         loop {
             let end = bytes.windows(4).position(|four| four == b"\r\n\r\n").map(|place| place + 4);
-            if let Some(body) = end {
-                if breach(&bytes[body..]) {
-                    return None;
-                }
-                if bytes.len() >= body + content_length(&bytes[..body]) {
-                    return Some(Self { bytes, body });
-                }
+            if let Some(body) = end
+                && bytes.len() >= body + content_length(&bytes[..body])
+            {
+                return Some(Self { bytes, body });
             }
             match from.read(&mut part).await {
                 Ok(read) if read > 0 => bytes.extend_from_slice(&part[..read]),
@@ -83,7 +69,7 @@ impl Judge {
         let stream = TcpStream::connect(server).await.ok()?;
         let mut server = self.connector.connect(ServerName::from(server.ip()), stream).await.ok()?;
         loop {
-            let request = Message::read_unless(&mut client, |body| (self.breach)(body)).await?;
+            let request = Message::read(&mut client).await?;
             let answer = match (self.verdict)(&request.bytes[request.body..]) {
                 Some(status) => format!("HTTP/1.1 {status} Judged\r\ncontent-length: 0\r\n\r\n").into_bytes(),
                 None => {

@@ -1,6 +1,5 @@
 //! The outbox (FED-4): what waits for a neighbour comes once and in order, whatever crashes, and in bounds.
 
-mod broken;
 mod clocks;
 mod retried;
 mod room;
@@ -667,7 +666,7 @@ async fn a_delivery_that_is_refused_holds_its_lane_up_for_refused_attempts() {
             break;
         }
         let refuse = "SELECT federation.note_refusal(
-                          'b.example', 0::smallint, '\\x01010101010101010101010101010101', false)";
+                          'b.example', 0::smallint, '\\x01010101010101010101010101010101')";
         world.admin.execute(refuse, &[]).await.unwrap();
         world.admin.execute("UPDATE federation.due SET due = now()", &[]).await.unwrap();
     }
