@@ -48,7 +48,7 @@ impl DataDir {
                 .with_context(|| format!("cannot make the data directory {}", path.display()))?;
         }
         let dir = Self::existing(path)?;
-        user.make_dir(&dir.socket_dir)?;
+        user.make_dir_for_others(&dir.socket_dir)?;
         Ok(dir)
     }
 

@@ -15,6 +15,9 @@ use crate::{ADMIN, DATABASE, SERVER, user::ClusterUser};
 /// The line by which PostgreSQL's own configuration file takes ours in.
 const INCLUDE: &str = "include 'postern.conf' # written anew at each start; ALTER SYSTEM overrides it";
 
+/// The roles whose members log in under their own names. PostgreSQL counts no superuser among them who was not made a member.
+const OPERATORS: &str = "+postern_operator,+postern_monitor,+postern_backup";
+
 /// A control group's limit: a number of bytes, or `max`.
 const MEMORY_LIMIT: &str = "/sys/fs/cgroup/memory.max";
 /// PostgreSQL's default, and the most that leaves a larger machine room for other things.
@@ -44,7 +47,8 @@ pub fn write(settings: &Settings, data: &Path, sockets: &Path, user: &ClusterUse
     let text = format!(
         "listen_addresses = ''\n\
          unix_socket_directories = {sockets}\n\
-         unix_socket_permissions = 0700\n\
+         # Who comes to the socket is decided by its directory, which is closed until an operator opens it.\n\
+         unix_socket_permissions = 0777\n\
          shared_preload_libraries = 'postern'\n\
          max_worker_processes = 32\n\
          # PostgreSQL's default is 128 MB, however large the machine.\n\
@@ -69,11 +73,15 @@ pub fn write(settings: &Settings, data: &Path, sockets: &Path, user: &ClusterUse
         sockets = quoted(&format!("\"{}\"", sockets.display().to_string().replace('"', "\"\""))),
         further = settings.further.join("\n"),
     );
+    // The first rule that fits a role counts, and no other: whatever else they are members of, only the map's users become
+    // our two roles.
     let rules = format!(
         "# Written anew at each start.\n\
          local all {ADMIN} peer map=postern\n\
          local replication {ADMIN} peer map=postern\n\
-         local {DATABASE} {SERVER} peer map=postern\n"
+         local {DATABASE} {SERVER} peer map=postern\n\
+         # As the system user of the same name.\n\
+         local {DATABASE} {OPERATORS} peer\n"
     );
     // Root could become the cluster's user, so it need not.
     let names = [user.name(), "root"];

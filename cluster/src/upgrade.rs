@@ -39,11 +39,11 @@ const NEW_PROGRAMS: [&str; 8] = [
 /// The name of a new cluster that is whole, and waits for the old one's place.
 const WHOLE: &str = "upgraded";
 /// Nobody follows a cluster that changes its version, and its archive is another one's: what waits for a standby would wait for
-/// ever.
-const ALONE: &str = "-c synchronous_standby_names= -c archive_mode=off";
+/// ever. And no operator logs in: what is changed in the one cluster may be missing in the other.
+const ALONE: &str = "-c synchronous_standby_names= -c archive_mode=off -c unix_socket_permissions=0700";
 /// The old cluster is only read: it does without our extension, which may be gone.
-const WITHOUT_EXTENSION: &str =
-    "-c shared_preload_libraries= -c synchronous_standby_names= -c archive_mode=off";
+const WITHOUT_EXTENSION: &str = "-c shared_preload_libraries= -c synchronous_standby_names= \
+                                 -c archive_mode=off -c unix_socket_permissions=0700";
 /// Room for the new cluster beyond what is copied, in bytes.
 const ROOM_BYTES: u64 = 128 * 1024 * 1024;
 /// The operator's settings (`ALTER SYSTEM`).

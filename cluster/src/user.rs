@@ -87,13 +87,23 @@ impl ClusterUser {
 
     /// A directory that only this user can enter.
     pub fn make_dir(&self, path: &Path) -> anyhow::Result<()> {
+        self.make_dir_without(path, 0o077)
+    }
+
+    /// A directory that only this user can enter until its owner lets others in, of whom none may replace what lies there.
+    pub fn make_dir_for_others(&self, path: &Path) -> anyhow::Result<()> {
+        self.make_dir_without(path, 0o022)
+    }
+
+    /// A directory of this user's with mode 700. One that is there may have another mode, with none of the bits `never`.
+    fn make_dir_without(&self, path: &Path, never: u32) -> anyhow::Result<()> {
         match fs::DirBuilder::new().mode(0o700).create(path) {
             Ok(()) => self.own(path),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 // It may lie in a directory that everyone can write to.
                 let dir = fs::symlink_metadata(path)?;
                 ensure!(
-                    dir.is_dir() && dir.uid() == self.uid.as_raw() && dir.mode() & 0o077 == 0,
+                    dir.is_dir() && dir.uid() == self.uid.as_raw() && dir.mode() & never == 0,
                     "{} should be a directory of user {} with mode 700: remove it or mend it",
                     path.display(),
                     self.name
@@ -160,7 +170,28 @@ impl ClusterUser {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::symlink;
+    use std::{
+        fs::Permissions,
+        os::unix::fs::{PermissionsExt, symlink},
+    };
+
+    #[test]
+    fn a_directory_may_be_opened_to_others_and_not_for_writing() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = dir.path().join("run");
+        let user = ClusterUser { name: "ourselves".to_owned(), uid: Uid::effective(), switch: None };
+        let mode = || fs::metadata(&place).unwrap().mode() & 0o777;
+        user.make_dir_for_others(&place).unwrap();
+        assert_eq!(mode(), 0o700);
+        for (given, is_taken) in
+            [(0o710, true), (0o711, true), (0o770, false), (0o720, false), (0o703, false)]
+        {
+            fs::set_permissions(&place, Permissions::from_mode(given)).unwrap();
+            assert_eq!(user.make_dir_for_others(&place).is_ok(), is_taken, "{given:o}");
+            assert!(user.make_dir(&place).is_err(), "{given:o}");
+            assert_eq!(mode(), given, "it stays as it is");
+        }
+    }
 
     #[test]
     fn a_link_or_a_pipe_in_the_cluster_is_not_read_as_root() {

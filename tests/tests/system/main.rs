@@ -17,6 +17,7 @@ mod health;
 mod how_do_i;
 mod keys;
 mod killed;
+mod logins;
 mod mailboxes;
 mod master_key;
 mod metrics;

@@ -99,17 +99,18 @@ fn make_for(data_dir: &Path, user: &User) -> anyhow::Result<()> {
         Err(_) => {
             // The user has to come through these.
             fs::create_dir_all(directory_of(data_dir)).with_context(cannot)?;
-            fs::DirBuilder::new().mode(0o700).create(data_dir).with_context(cannot)?;
+            // Operators have to pass through, to the socket; nobody else looks around.
+            fs::DirBuilder::new().mode(0o711).create(data_dir).with_context(cannot)?;
         }
     }
     chown(data_dir, Some(user.uid.as_raw()), Some(user.gid.as_raw())).with_context(cannot)
 }
 
 /// Whether a directory is as a setup leaves it that is killed before it gives it to another user: this one's, empty, and
-/// closed to others.
+/// one that others can at most pass through.
 fn is_left_by_setup(dir: &Path) -> bool {
     let is_ours = fs::symlink_metadata(dir)
-        .is_ok_and(|dir| dir.is_dir() && dir.uid() == Uid::effective().as_raw() && dir.mode() & 0o077 == 0);
+        .is_ok_and(|dir| dir.is_dir() && dir.uid() == Uid::effective().as_raw() && dir.mode() & 0o066 == 0);
     is_ours && fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_none())
 }
 

@@ -56,7 +56,8 @@ pub fn into(data_dir: &DataDir, dir: &Path, master_key: &str) -> Command {
 /// Lets this machine's users into all databases of a cluster, as any role.
 async fn let_everybody_in(cluster: &Cluster) {
     let rules = cluster.data_dir().join("cluster/pg_hba.conf");
-    let text = fs::read_to_string(&rules).unwrap() + "local all all trust\n";
+    // The first rule that fits counts.
+    let text = "local all all trust\n".to_owned() + &fs::read_to_string(&rules).unwrap();
     fs::write(&rules, text).unwrap();
     cluster.reload().await;
 }
