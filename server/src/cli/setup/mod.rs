@@ -178,7 +178,7 @@ fn say_what_is_left(config: &Config, path: &Path, user: Option<&User>, registrat
         println!("  keep a copy of {} elsewhere: without it no backup is of use", key.display());
     }
     if let Some(metrics) = config.metrics.listen {
-        println!("  let Prometheus scrape http://{metrics}/metrics: docs/operate/monitor.md");
+        println!("  let Prometheus scrape http://{metrics}/metrics: operate/monitor.md of the documentation");
     }
     if config.tls.certificate.is_none() {
         println!("  let a proxy hand {} on to http://{}", config.base_url(), config.listen);
