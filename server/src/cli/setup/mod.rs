@@ -28,7 +28,7 @@ pub use bring_up::{end, expect_done};
 
 pub const EXAMPLES: &str = "\
 Examples:
-  postern setup                                          asks, and proposes what most want
+  postern setup                                          asks, and proposes what is there, or what most want
   postern setup --non-interactive --domain example.org --proxy-addresses 127.0.0.1 --proxy-source x-forwarded-for \\
       --registration invite                              a private PostgreSQL, behind a proxy on this machine
   postern setup --non-interactive --domain example.org --tls-certificate cert.pem --tls-key key.pem
