@@ -157,7 +157,8 @@ pub struct LimitSettings {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub long_poll_max_seconds: Option<u64>,
 
-    /// Time that a connection may take to send the header of a request, from its first byte on, in seconds [default: 10]
+    /// Time that a connection may take to send the header of a request, from connecting, or from the answer before, in seconds
+    /// [default: 10]
     #[arg(long, value_name = "SECONDS", env = "POSTERN_HEADER_TIMEOUT_SECONDS")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub header_timeout_seconds: Option<u64>,
