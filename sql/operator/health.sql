@@ -155,7 +155,7 @@ LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET
                     THEN format('one of the AS begins on %s and has no certificate of the root', k.uncertified)
                     ELSE format('AS, QS and homeserver have some until %s at least', k.ends) END,
                CASE WHEN k.lacks_certificate OR k.uncertified IS NOT NULL
-                    THEN 'certify it with `postern root certify`, and give the certificate to operator.certify_signing_key'
+                    THEN 'certify it with `postern root sign`, and give the certificate to operator.certify_signing_key'
                     ELSE 'servers make keys that are due every hour: start one; its log says why it could not' END
           FROM clock c,
                (SELECT sum(s.keys) AS keys, min(s.ends) AS ends, string_agg(s.name, ', ') FILTER (WHERE NOT s.valid) AS lacking,

@@ -52,7 +52,8 @@ Examples:
   postern restore /var/backups/postern/2026-11-29 --config /etc/postern/postern.toml
                                                          makes a database of it, in a place where there is none
 
-The master key is not in a backup: keep it in another place. docs/operate/back-up.md says what a restore loses.";
+The master key is not in a backup: keep it in another place. operate/back-up.md of the documentation says what a restore
+loses.";
 
 #[derive(Args)]
 pub struct Backup {

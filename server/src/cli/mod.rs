@@ -47,7 +47,7 @@ Examples:
   postern upgrade-cluster --config postern.toml          changes the private cluster to a newer PostgreSQL
 
 A setting comes from the configuration file (TOML), from the environment variable shown with it, or from the flag; the
-later of these wins. docs/operate/configure.md has the names in the file: --database-url is `url` in [database].";
+later of these wins. operate/configure.md of the documentation has the names in the file: --database-url is `url` in [database].";
 
 /// An MLS homeserver: end-to-end encrypted messaging for one domain.
 #[derive(Parser)]

@@ -20,7 +20,8 @@ Examples:
   postern root new root.key                              makes the root, once, on a machine without a network
   postern root sign root.key --domain example.org --key '\\x4f…'
                                                          certifies a key that operator.signing_keys() lists
-  psql -c \"SELECT operator.certify_signing_key('…')\"     takes the certificate that it prints";
+  postern psql -- -c \"SELECT operator.certify_signing_key('…')\"
+                                                         takes the certificate that it prints, where the database is";
 
 #[derive(Subcommand)]
 pub enum Command {

@@ -10,7 +10,7 @@ use super::{Config, Settings};
 const HEAD: &str = "\
 # The configuration of Postern. Each setting is here, with its meaning and its default; a line that does not begin with
 # a # is in force. A server reads this file when it starts; `postern check` says whether all is well. Variables of the
-# environment and flags win over this file. docs/operate/configure.md tells more.
+# environment and flags win over this file. operate/configure.md of the documentation tells more.
 #
 # Who may register, allowances, prices and limits of users and groups are in the database, where SQL changes them for
 # every server at once.

@@ -19,7 +19,7 @@ pub struct Limits {
     pub max_body_bytes: u64,
     /// Longest `wait` of a long-poll, in seconds.
     pub long_poll_max_seconds: u64,
-    /// Time that a connection may take to send a request's header, from its first byte on, in seconds.
+    /// Time that a connection may take to send a request's header, from connecting or from the answer before, in seconds.
     pub header_timeout_seconds: u64,
     /// Largest header of a request, in bytes.
     pub max_header_bytes: u64,
@@ -157,7 +157,8 @@ pub struct LimitSettings {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub long_poll_max_seconds: Option<u64>,
 
-    /// Time that a connection may take to send the header of a request, from its first byte on, in seconds [default: 10]
+    /// Time that a connection may take to send the header of a request, from connecting, or from the answer before, in seconds
+    /// [default: 10]
     #[arg(long, value_name = "SECONDS", env = "POSTERN_HEADER_TIMEOUT_SECONDS")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub header_timeout_seconds: Option<u64>,

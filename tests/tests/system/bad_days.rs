@@ -294,62 +294,60 @@ async fn a_server_that_is_killed_with_its_database_or_without_it_loses_nothing()
     assert!(server.terminate().await.success());
 }
 
-/// A disk that is full first refuses new pages, then the write-ahead log, which ends PostgreSQL; and it recovers only once
-/// there is room.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_full_disk_refuses_what_it_cannot_keep_and_loses_nothing() {
-    if !nix::unistd::Uid::effective().is_root() {
-        let is_left_out = std::env::var_os("POSTERN_TESTS_WITHOUT_ROOT").is_some();
-        assert!(
-            is_left_out,
-            "only root can make a small disk: POSTERN_TESTS_WITHOUT_ROOT=1 leaves this test out"
-        );
-        return;
-    }
-    let dir = DataDir::on_a_disk_of(200).await;
-    let server = Server::embedded(&dir).start().await;
-    let mut talk = Talk::begin(&server).await;
-    let admin = dir.admin().await;
-    // The log has a file of its own that is nearly empty.
-    for sql in ["SELECT pg_switch_wal()", "CHECKPOINT"] {
-        admin.batch_execute(sql).await.unwrap();
-    }
+mod as_root {
+    use super::*;
+    use crate::expect_root;
 
-    dir.disk().fill(0);
-    // Tables have free places, in which some messages find room.
-    let mut number = 0;
-    while number == 0 || talk.is_delivered().await {
-        number += 1;
-        assert!(number < 500, "the disk is not full");
-        talk.keep(&format!("{number} {}", "x".repeat(8000)));
-    }
-    assert_eq!(talk.take_told(), [Some(ProblemType::Unavailable)]);
-    let log = server.log();
-    assert!(log.contains("PostgreSQL error 53100"), "{log}");
-    assert!(!log.contains("a request failed"), "{log}");
-
-    // PostgreSQL ends once its log needs another file, and cannot recover without one. New sessions do not even start.
-    let first = dir.postmaster().expect("it runs");
-    let next_file = "SELECT pg_logical_emit_message(false, 'bad day', 'x'); SELECT pg_switch_wal()";
-    for _ in 0..20 {
-        if admin.batch_execute(next_file).await.is_err() {
-            break;
+    /// A disk that is full first refuses new pages, then the write-ahead log, which ends PostgreSQL; and it recovers only once
+    /// there is room.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_full_disk_refuses_what_it_cannot_keep_and_loses_nothing() {
+        expect_root("make a small disk");
+        let dir = DataDir::on_a_disk_of(200).await;
+        let server = Server::embedded(&dir).start().await;
+        let mut talk = Talk::begin(&server).await;
+        let admin = dir.admin().await;
+        // The log has a file of its own that is nearly empty.
+        for sql in ["SELECT pg_switch_wal()", "CHECKPOINT"] {
+            admin.batch_execute(sql).await.unwrap();
         }
-    }
-    eventually("the supervisor says what is wrong", async || {
+
+        dir.disk().fill(0);
+        // Tables have free places, in which some messages find room.
+        let mut number = 0;
+        while number == 0 || talk.is_delivered().await {
+            number += 1;
+            assert!(number < 500, "the disk is not full");
+            talk.keep(&format!("{number} {}", "x".repeat(8000)));
+        }
+        assert_eq!(talk.take_told(), [Some(ProblemType::Unavailable)]);
         let log = server.log();
-        (log.contains("the disk of") && log.contains("is full")).then_some(())
-    })
-    .await;
-    says_that_its_database_is_away(&server).await;
-    let (code, text) = status(&server, &dir).await;
-    assert!(code == Some(2) && text.contains("problem  database: "), "{text}");
-    assert!(text.contains("a full disk stops PostgreSQL"), "{text}");
-    dir.disk().make_room();
-    another_postmaster(&dir, first).await;
-    eventually("the server is ready again", async || is_ready(&server).await).await;
-    talk.goes_on("there is room again").await;
-    talk.assert_told_unavailable_at_most();
+        assert!(log.contains("PostgreSQL error 53100"), "{log}");
+        assert!(!log.contains("a request failed"), "{log}");
+
+        // PostgreSQL ends once its log needs another file, and cannot recover without one. New sessions do not even start.
+        let first = dir.postmaster().expect("it runs");
+        let next_file = "SELECT pg_logical_emit_message(false, 'bad day', 'x'); SELECT pg_switch_wal()";
+        for _ in 0..20 {
+            if admin.batch_execute(next_file).await.is_err() {
+                break;
+            }
+        }
+        eventually("the supervisor says what is wrong", async || {
+            let log = server.log();
+            (log.contains("the disk of") && log.contains("is full")).then_some(())
+        })
+        .await;
+        says_that_its_database_is_away(&server).await;
+        let (code, text) = status(&server, &dir).await;
+        assert!(code == Some(2) && text.contains("problem  database: "), "{text}");
+        assert!(text.contains("a full disk stops PostgreSQL"), "{text}");
+        dir.disk().make_room();
+        another_postmaster(&dir, first).await;
+        eventually("the server is ready again", async || is_ready(&server).await).await;
+        talk.goes_on("there is room again").await;
+        talk.assert_told_unavailable_at_most();
+    }
 }
 
 /// As a timer renews it at night.

@@ -449,6 +449,13 @@ fn every_file_that_a_page_names_and_every_page_that_a_file_names_exists() {
                 dead.push(format!("{path}: {name}"));
             }
         }
+        // Programs name a page by what it is called in the tree and in a package.
+        for (end, _) in text.match_indices(".md of the documentation") {
+            let name = text[..end].rsplit(|c: char| !plain(&c.to_string())).next().unwrap_or_default();
+            if !in_tree(&format!("docs/{name}.md")).exists() {
+                dead.push(format!("{path}: {name}"));
+            }
+        }
     }
     assert!(dead.is_empty(), "names of files that do not exist: {dead:#?}");
 }

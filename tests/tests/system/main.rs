@@ -37,8 +37,19 @@ mod year;
 
 use std::net::{Ipv4Addr, SocketAddr};
 
+use nix::unistd::Uid;
+
 /// An address for a server that another one takes the place of: at this host nobody else takes its port meanwhile.
 fn own_address() -> SocketAddr {
     let [second, third, fourth] = rand::random::<[u8; 3]>().map(|part| part % 254 + 1);
     (Ipv4Addr::new(127, second, third, fourth), 0).into()
+}
+
+/// Fails for anybody but root. Tests that need root are in modules `as_root`: `make test` leaves these out for other users, and
+/// names them.
+fn expect_root(to: &str) {
+    assert!(
+        Uid::effective().is_root(),
+        "only root can {to}: leave out `::as_root::`, as `make test` does for other users"
+    );
 }

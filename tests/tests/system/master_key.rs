@@ -10,7 +10,7 @@ use std::{
 
 use nix::{
     sys::signal::{Signal, kill},
-    unistd::{Uid, User},
+    unistd::User,
 };
 use postern_server::keys::MasterKey;
 use postern_tests_kit::{
@@ -228,39 +228,37 @@ async fn an_embedded_server_goes_on_while_its_master_key_changes_and_starts_with
     assert!(again.terminate().await.success());
 }
 
-/// The directory may be that of the server's user, who may be an attacker by then.
-#[tokio::test]
-async fn a_next_master_key_that_leads_elsewhere_gives_the_servers_user_nothing() {
-    if !Uid::effective().is_root() {
-        let is_left_out = std::env::var_os("POSTERN_TESTS_WITHOUT_ROOT").is_some();
-        assert!(
-            is_left_out,
-            "only root can give files away: POSTERN_TESTS_WITHOUT_ROOT=1 leaves this test out"
-        );
-        return;
+mod as_root {
+    use super::*;
+    use crate::expect_root;
+
+    /// The directory may be that of the server's user, who may be an attacker by then.
+    #[tokio::test]
+    async fn a_next_master_key_that_leads_elsewhere_gives_the_servers_user_nothing() {
+        expect_root("give files away");
+        let dir = tempfile::tempdir().unwrap();
+        let old = key_file(dir.path(), "old.key", &"ab".repeat(32));
+        let nobody = User::from_name("nobody").unwrap().expect("every system has one");
+        chown(&old, Some(nobody.uid.as_raw()), Some(nobody.gid.as_raw())).unwrap();
+        let roots = key_file(dir.path(), "roots.key", &"cd".repeat(32));
+        let next = dir.path().join("next.key");
+        let make = || {
+            let mut command = postern();
+            command.args(["master-key", "new"]).env("POSTERN_DOMAIN", HOME);
+            command.env("POSTERN_MASTER_KEY_FILE", &old).env("POSTERN_NEXT_MASTER_KEY_FILE", &next);
+            command
+        };
+        let owner = |file: &Path| fs::metadata(file).unwrap().uid();
+        for is_link in [true, false] {
+            let led = if is_link { symlink(&roots, &next) } else { fs::hard_link(&roots, &next) };
+            led.unwrap();
+            fails(&mut make(), "to the owner of the present key").await;
+            assert_eq!(owner(&roots), 0);
+            fs::remove_file(&next).unwrap();
+        }
+        // One that root wrote there is another matter.
+        fs::rename(&roots, &next).unwrap();
+        succeeds(&mut make()).await;
+        assert_eq!(owner(&next), nobody.uid.as_raw());
     }
-    let dir = tempfile::tempdir().unwrap();
-    let old = key_file(dir.path(), "old.key", &"ab".repeat(32));
-    let nobody = User::from_name("nobody").unwrap().expect("every system has one");
-    chown(&old, Some(nobody.uid.as_raw()), Some(nobody.gid.as_raw())).unwrap();
-    let roots = key_file(dir.path(), "roots.key", &"cd".repeat(32));
-    let next = dir.path().join("next.key");
-    let make = || {
-        let mut command = postern();
-        command.args(["master-key", "new"]).env("POSTERN_DOMAIN", HOME);
-        command.env("POSTERN_MASTER_KEY_FILE", &old).env("POSTERN_NEXT_MASTER_KEY_FILE", &next);
-        command
-    };
-    let owner = |file: &Path| fs::metadata(file).unwrap().uid();
-    for is_link in [true, false] {
-        let led = if is_link { symlink(&roots, &next) } else { fs::hard_link(&roots, &next) };
-        led.unwrap();
-        fails(&mut make(), "to the owner of the present key").await;
-        assert_eq!(owner(&roots), 0);
-        fs::remove_file(&next).unwrap();
-    }
-    // One that root wrote there is another matter.
-    fs::rename(&roots, &next).unwrap();
-    succeeds(&mut make()).await;
-    assert_eq!(owner(&next), nobody.uid.as_raw());
 }

@@ -106,7 +106,7 @@ pub async fn run(restore: Restore) -> anyhow::Result<()> {
     }
     println!("postern: restored: {}", backup::describe(&manifest));
     println!(
-        "postern: what came since is lost. Clients learn of it with their next request and fetch new tokens, since spent ones cannot be told from others; docs/operate/back-up.md says what else to look at"
+        "postern: what came since is lost. Clients learn of it with their next request and fetch new tokens, since spent ones cannot be told from others; operate/back-up.md of the documentation says what else to look at"
     );
     if !without_password.is_empty() {
         println!("postern: a backup has no passwords: set those of {}", without_password.join(", "));

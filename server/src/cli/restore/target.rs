@@ -153,7 +153,7 @@ pub(super) async fn expect_place(client: &Client, manifest: &Manifest) -> anyhow
     ensure!(sessions == 0, "the database {database} is in use by {sessions} other sessions: end them first");
     ensure!(
         extension.is_some(),
-        "the extension is not installed on the database server: docs/operate/install.md"
+        "the extension is not installed on the database server: operate/install.md of the documentation tells how"
     );
     let major = u32::try_from(major)?;
     let of = manifest.database.postgresql;

@@ -21,6 +21,8 @@ use crate::{
 
 /// The address at which a server with a certificate of its own listens.
 const PUBLIC: &str = "[::]:443";
+/// The answer that leaves the policy of registration to the database.
+const KEPT: &str = "same";
 /// The address of metrics: this machine's only.
 const METRICS: &str = "127.0.0.1:9464";
 
@@ -265,17 +267,23 @@ impl<R: BufRead> Questions<R> {
     }
 
     fn ask_for_registration(&mut self, answers: &mut Answers) -> anyhow::Result<()> {
-        let registration = match answers.registration {
-            Some(given) => given,
-            None => {
-                let question = "Who may register: everybody, those with an invite, or those with a login at an identity \
-                                provider (open, invite, oidc)";
-                let name = self.choice(question, "invite", &["open", "invite", "oidc"])?;
-                Registration::from_str(&name, false).map_err(anyhow::Error::msg)?
+        if answers.registration.is_none() {
+            let question = "Who may register: everybody, those with an invite, or those with a login at an identity \
+                            provider (open, invite, oidc)";
+            // One that is there may have another policy by now, in its database.
+            let name = match answers.is_new {
+                true => self.choice(question, "invite", &["open", "invite", "oidc"])?,
+                false => {
+                    let question = format!("{question}; {KEPT}: as it is");
+                    self.choice(&question, KEPT, &[KEPT, "open", "invite", "oidc"])?
+                }
+            };
+            if name != KEPT {
+                answers.registration =
+                    Some(Registration::from_str(&name, false).map_err(anyhow::Error::msg)?);
             }
-        };
-        answers.registration = Some(registration);
-        if registration == Registration::Oidc {
+        }
+        if answers.registration == Some(Registration::Oidc) {
             for (key, question) in [
                 ("oidc.issuer", "URL of the identity provider (OpenID Connect issuer)"),
                 ("oidc.client_id", "Client id that it has for Postern"),
@@ -359,8 +367,15 @@ mod tests {
         assert_eq!(values, toml::from_str(expected).unwrap());
         assert_eq!(registration, Some(Registration::Invite));
         // One that is there, and shows none, goes on so.
-        let (values, _) = asked("\n\n\n\n\n\n\n\n", "", "domain = 'example.org'\nembedded = true").unwrap();
+        let there = "domain = 'example.org'\nembedded = true";
+        let (values, registration) = asked("\n\n\n\n\n\n\n\n", "", there).unwrap();
         assert!(!values.contains_key("metrics"), "{values:?}");
+        assert_eq!(registration, None, "who may register there stays as it is");
+        let (_, registration) = asked("\n\n\n\n\n\n\nopen\n", "", there).unwrap();
+        assert_eq!(registration, Some(Registration::Open));
+        // A new one has no policy that could stay.
+        let (_, registration) = asked("Example.ORG\n\n\n\n\n\n\nsame\nopen\n", "", "").unwrap();
+        assert_eq!(registration, Some(Registration::Open));
     }
 
     #[test]

@@ -28,7 +28,7 @@ pub use bring_up::{end, expect_done};
 
 pub const EXAMPLES: &str = "\
 Examples:
-  postern setup                                          asks, and proposes what most want
+  postern setup                                          asks, and proposes what is there, or what most want
   postern setup --non-interactive --domain example.org --proxy-addresses 127.0.0.1 --proxy-source x-forwarded-for \\
       --registration invite                              a private PostgreSQL, behind a proxy on this machine
   postern setup --non-interactive --domain example.org --tls-certificate cert.pem --tls-key key.pem
@@ -178,7 +178,7 @@ fn say_what_is_left(config: &Config, path: &Path, user: Option<&User>, registrat
         println!("  keep a copy of {} elsewhere: without it no backup is of use", key.display());
     }
     if let Some(metrics) = config.metrics.listen {
-        println!("  let Prometheus scrape http://{metrics}/metrics: docs/operate/monitor.md");
+        println!("  let Prometheus scrape http://{metrics}/metrics: operate/monitor.md of the documentation");
     }
     if config.tls.certificate.is_none() {
         println!("  let a proxy hand {} on to http://{}", config.base_url(), config.listen);

@@ -210,42 +210,40 @@ async fn a_restore_where_a_setup_was_killed_makes_a_homeserver_that_serves_with_
     drop(dir);
 }
 
-#[tokio::test]
-async fn a_setup_that_is_killed_before_it_gives_the_data_directory_away_goes_on_with_an_empty_one() {
-    if !Uid::effective().is_root() {
-        let is_left_out = std::env::var_os("POSTERN_TESTS_WITHOUT_ROOT").is_some();
-        assert!(
-            is_left_out,
-            "only root can set up a server of another user: POSTERN_TESTS_WITHOUT_ROOT=1 leaves this test out"
-        );
-        return;
-    }
-    let nobody = User::from_name("nobody").unwrap().expect("every system has one");
-    let (owner, group) = (nobody.uid.as_raw(), nobody.gid.as_raw());
-    let (dir, file, setup) = setup_for(nobody);
-    let data_dir = dir.path().join("srv/postern/data");
-    let setup = || {
-        let mut command = setup();
-        command.arg("--data-dir").arg(&data_dir);
-        command
-    };
-    let its_owner = || fs::metadata(&data_dir).unwrap().uid();
-    let killer = Killer::compiled();
-    killer.kill(&mut setup(), "chown", "/postern/data").await;
-    assert_eq!((its_owner(), file.exists()), (0, false));
-    // It has the directory, and is about to make the cluster in it, as its user.
-    killer.kill(&mut setup(), "open", "/postern/data/lock").await;
-    assert_eq!((its_owner(), file.exists()), (owner, true));
+mod as_root {
+    use super::*;
+    use crate::expect_root;
 
-    // Root's with something in it is another matter, and so is an empty one that others can look into.
-    let refused = "belongs to another user than nobody";
-    chown(&data_dir, Some(0), Some(0)).unwrap();
-    fails(&mut setup(), refused).await;
-    fs::remove_dir_all(&data_dir).unwrap();
-    fs::create_dir(&data_dir).unwrap();
-    fs::set_permissions(&data_dir, Permissions::from_mode(0o755)).unwrap();
-    fails(setup().args(["--new-cluster"]), refused).await;
-    assert_eq!((its_owner(), fs::read_dir(&data_dir).unwrap().count()), (0, 0));
-    chown(&data_dir, Some(owner), Some(group)).unwrap();
-    killer.kill(setup().arg("--new-cluster"), "open", "/postern/data/lock").await;
+    #[tokio::test]
+    async fn a_setup_that_is_killed_before_it_gives_the_data_directory_away_goes_on_with_an_empty_one() {
+        expect_root("set up a server of another user");
+        let nobody = User::from_name("nobody").unwrap().expect("every system has one");
+        let (owner, group) = (nobody.uid.as_raw(), nobody.gid.as_raw());
+        let (dir, file, setup) = setup_for(nobody);
+        let data_dir = dir.path().join("srv/postern/data");
+        let setup = || {
+            let mut command = setup();
+            command.arg("--data-dir").arg(&data_dir);
+            command
+        };
+        let its_owner = || fs::metadata(&data_dir).unwrap().uid();
+        let killer = Killer::compiled();
+        killer.kill(&mut setup(), "chown", "/postern/data").await;
+        assert_eq!((its_owner(), file.exists()), (0, false));
+        // It has the directory, and is about to make the cluster in it, as its user.
+        killer.kill(&mut setup(), "open", "/postern/data/lock").await;
+        assert_eq!((its_owner(), file.exists()), (owner, true));
+
+        // Root's with something in it is another matter, and so is an empty one that others can look into.
+        let refused = "belongs to another user than nobody";
+        chown(&data_dir, Some(0), Some(0)).unwrap();
+        fails(&mut setup(), refused).await;
+        fs::remove_dir_all(&data_dir).unwrap();
+        fs::create_dir(&data_dir).unwrap();
+        fs::set_permissions(&data_dir, Permissions::from_mode(0o755)).unwrap();
+        fails(setup().args(["--new-cluster"]), refused).await;
+        assert_eq!((its_owner(), fs::read_dir(&data_dir).unwrap().count()), (0, 0));
+        chown(&data_dir, Some(owner), Some(group)).unwrap();
+        killer.kill(setup().arg("--new-cluster"), "open", "/postern/data/lock").await;
+    }
 }
