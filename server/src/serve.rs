@@ -68,7 +68,9 @@ pub async fn run(
     background.spawn(async move { wakeups.sweep(&database).await });
     let federation = app.federation.clone();
     background.spawn(async move { federation.drain().await });
-    let files: Vec<_> = certificate.iter().map(|certificate| certificate.files()).collect();
+    let certificate_files = certificate.as_ref().map(|certificate| certificate.files());
+    let files = [certificate_files, home.database.tls_files()];
+    let files: Vec<_> = files.into_iter().flatten().collect();
     for chore in upkeep::chores(&app, &files) {
         background.spawn(chore.keep(chores.clone()));
     }
