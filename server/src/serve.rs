@@ -69,7 +69,7 @@ pub async fn run(
     let federation = app.federation.clone();
     background.spawn(async move { federation.drain().await });
     let certificate_files = certificate.as_ref().map(|certificate| certificate.files());
-    let files = [certificate_files, home.database.tls_files()];
+    let files = [certificate_files, home.database.tls_files(), app.federation.authority_files()];
     let files: Vec<_> = files.into_iter().flatten().collect();
     for chore in upkeep::chores(&app, &files) {
         background.spawn(chore.keep(chores.clone()));
