@@ -19,6 +19,7 @@ pub mod database;
 pub mod ds;
 pub mod federation;
 pub mod files;
+pub mod from_files;
 pub mod health;
 pub mod home;
 pub mod http;

@@ -10,12 +10,14 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use rustls::pki_types::CertificateDer;
 use url::{Host, Url};
 
 use crate::{
     config::{FederationConfig, HostAddress},
+    from_files::{FromFiles, Words},
     tls,
 };
 
@@ -43,11 +45,41 @@ pub fn is_allowed(url: &Url, local: bool) -> bool {
 }
 
 /// The HTTP client for other homeservers: over TLS 1.3, at public addresses, without redirects. Its user sets the time and
-/// the size of each call. None: there are no authorities by which one could be verified.
+/// the size of each call. It is made anew when the file of authorities changes, and connections of the one before end with
+/// their requests. None: there are no authorities by which one could be verified.
+pub type HomeserverClient = FromFiles<Option<reqwest::Client>>;
+
+/// Makes the client.
 ///
 /// # Errors
 /// A file of authorities that cannot be read.
-pub fn homeserver_client(config: &FederationConfig) -> anyhow::Result<Option<reqwest::Client>> {
+pub fn homeserver_client(config: &FederationConfig) -> anyhow::Result<HomeserverClient> {
+    const WORDS: Words = Words {
+        name: "take over other authorities for homeservers: those before stay",
+        renewed: "other homeservers are verified by other authorities from now on",
+    };
+    let (roots, hosts) = (config.trusted_roots.clone(), config.hosts.clone());
+    let files = roots.iter().cloned().collect();
+    let made = FromFiles::load(files, WORDS, move |contents, present: Option<&Option<reqwest::Client>>| {
+        let authorities = match &roots {
+            Some(file) => tls::certificates(contents.of(file))
+                .with_context(|| format!("cannot use {}", file.display()))?,
+            None => Vec::new(),
+        };
+        let client = build(&authorities, &hosts);
+        if let Err(error) = &client {
+            // Those before are of use, while a server that begins is of use without other homeservers.
+            if let Some(Some(_)) = present {
+                bail!("no HTTPS by these: {error:#}");
+            }
+            tracing::warn!("other homeservers are out of reach: no HTTPS: {error:#}");
+        }
+        Ok(client.ok())
+    });
+    made.context("federation.trusted_roots")
+}
+
+fn build(authorities: &[CertificateDer<'_>], hosts: &[HostAddress]) -> anyhow::Result<reqwest::Client> {
     let mut client = reqwest::Client::builder()
         .user_agent(concat!("postern/", env!("CARGO_PKG_VERSION")))
         .https_only(true)
@@ -58,18 +90,12 @@ pub fn homeserver_client(config: &FederationConfig) -> anyhow::Result<Option<req
         .redirect(reqwest::redirect::Policy::none())
         // A proxy would resolve the names itself.
         .no_proxy()
-        .dns_resolver(Arc::new(PublicAddresses::and(&config.hosts)));
-    if let Some(file) = &config.trusted_roots {
-        let authorities = tls::authorities(file).context("federation.trusted_roots")?;
+        .dns_resolver(Arc::new(PublicAddresses::and(hosts)));
+    if !authorities.is_empty() {
         let certificates = authorities.iter().map(|authority| reqwest::Certificate::from_der(authority));
         client = client.tls_certs_merge(certificates.collect::<Result<Vec<_>, _>>()?);
     }
-    // A server without the system's authorities is of use without other homeservers.
-    let client = client.build().map_err(anyhow::Error::from);
-    if let Err(error) = &client {
-        tracing::warn!("other homeservers are out of reach: no HTTPS: {error:#}");
-    }
-    Ok(client.ok())
+    Ok(client.build()?)
 }
 
 /// Resolves names to public addresses only, and those that the operator named to what the operator said.

@@ -16,6 +16,7 @@ use crate::{
     app::App,
     config::{Config, Limits, ProxyConfig},
     database::{Database, listener},
+    from_files::Watched,
     home::{self, Home},
     http::{self, Origins, RequestFigures, server, tls::ServerCertificate},
     keys::MasterKeys,
@@ -38,7 +39,7 @@ pub async fn run(
     shutdown: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
     let host = tls::host(&config.base_url(), &config.domain);
-    let certificate = ServerCertificate::load(&config.tls, host).await?;
+    let certificate = ServerCertificate::load(&config.tls, host)?;
     let hangups = signal(SignalKind::hangup())?;
     let (stop, stopping) = watch::channel(false);
     let domain = config.domain.parse()?;
@@ -67,7 +68,10 @@ pub async fn run(
     background.spawn(async move { wakeups.sweep(&database).await });
     let federation = app.federation.clone();
     background.spawn(async move { federation.drain().await });
-    for chore in upkeep::chores(&app, certificate.as_ref()) {
+    let certificate_files = certificate.as_ref().map(|certificate| certificate.files());
+    let files = [certificate_files, home.database.tls_files(), app.federation.authority_files()];
+    let files: Vec<_> = files.into_iter().flatten().collect();
+    for chore in upkeep::chores(&app, &files) {
         background.spawn(chore.keep(chores.clone()));
     }
     if let Some((address, bound)) = metrics {
@@ -79,7 +83,7 @@ pub async fn run(
             show_metrics(listener, scrape, limits).await;
         });
     }
-    background.spawn(reload(hangups, certificate.clone()));
+    background.spawn(reload(hangups, files));
     let limits = home.limits.clone();
     let settings = server::Settings { limits, proxies: config.proxy, certificate, connections };
     // Without one of its tasks a server would go wrong in silence: it ends, so that it is started again.
@@ -137,18 +141,14 @@ async fn show_metrics(listener: TcpListener, scrape: Scrape, limits: Limits) {
     server::serve(listener, metrics_listener::filter(scrape), settings, &stop, pending()).await;
 }
 
-/// Takes over another certificate at once when SIGHUP asks for it, as `systemctl reload` does, instead of within seconds.
-async fn reload(mut hangups: Signal, certificate: Option<Arc<ServerCertificate>>) {
+/// Takes over other certificates at once when SIGHUP asks for it, as `systemctl reload` does, instead of within seconds.
+async fn reload(mut hangups: Signal, files: Vec<Arc<dyn Watched>>) {
     while hangups.recv().await.is_some() {
-        let renewed = match &certificate {
-            Some(certificate) => certificate.renew().await,
-            None => Ok(()),
-        };
-        match renewed {
-            Ok(()) => tracing::info!("looked at the certificate's files"),
-            Err(error) => {
-                tracing::warn!("could not take over another certificate: the one before stays: {error:#}");
+        for files in &files {
+            if let Err(error) = files.renew().await {
+                tracing::warn!("could not {}: {error:#}", files.name());
             }
         }
+        tracing::info!("looked at the files of certificates");
     }
 }

@@ -52,12 +52,23 @@ pub fn fits(leaf: &CertificateDer<'_>, host: &str) -> Result<(), Unacceptable> {
     let server = ServerName::try_from(host).map_err(|error| other(&error))?;
     let parsed = ParsedCertificate::try_from(leaf).map_err(|error| other(&error))?;
     verify_server_name(&parsed, &server).map_err(|_| Unacceptable::Name(host.to_owned()))?;
-    let validity = Certificate::from_der(leaf).map_err(|error| other(&error))?.tbs_certificate.validity;
+    left(leaf)?;
+    Ok(())
+}
+
+/// The seconds for which a certificate is still valid, by its dates alone.
+///
+/// # Errors
+/// [`Unacceptable`]: it is not valid yet, or not any more, or cannot be read.
+pub fn left(certificate: &CertificateDer<'_>) -> Result<u64, Unacceptable> {
+    let parsed =
+        Certificate::from_der(certificate).map_err(|error| Unacceptable::Other(error.to_string()))?;
+    let validity = parsed.tbs_certificate.validity;
     let (begin, end) = (validity.not_before.to_unix_duration(), validity.not_after.to_unix_duration());
     match Duration::from_secs(UnixTime::now().as_secs()) {
         now if now < begin => Err(Unacceptable::NotYet),
         now if now > end => Err(Unacceptable::Ended((now - end).as_secs() / (24 * 60 * 60))),
-        _ => Ok(()),
+        now => Ok((end - now).as_secs()),
     }
 }
 

@@ -25,8 +25,8 @@ use crate::{
     database::{generation, schema_state},
     ds::{self, Ds},
     federation::Federation,
+    from_files::Watched,
     home::Home,
-    http::tls::ServerCertificate,
     keys::KeyVersion,
     metrics::{Counters, Instruments, Label},
     qs::{self, Qs},
@@ -35,7 +35,7 @@ use crate::{
 
 /// Time within which a process takes over changed keys of which it was not notified.
 const KEYS: Duration = Duration::from_secs(5);
-/// Time between two looks at the files of the server's certificate.
+/// Time between two looks at files of certificates: the server's, those of the way to PostgreSQL and to other homeservers.
 const CERTIFICATE: Duration = Duration::from_secs(5);
 /// Time within which the log tells of a limit in the database that does not fit into this process's own.
 const LIMITS: Duration = Duration::from_secs(20);
@@ -49,17 +49,14 @@ const RETRY: Duration = Duration::from_secs(5);
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(60 * 60);
 
-/// The table of chores.
-pub fn chores(app: &App, certificate: Option<&Arc<ServerCertificate>>) -> Vec<Chore> {
+/// The table of chores, with a look at each of these files.
+pub fn chores(app: &App, files: &[Arc<dyn Watched>]) -> Vec<Chore> {
     let App { about: home, auth, aas, ds, qs, rendezvous, federation, .. } = app;
     let version = KeyVersion::new(&home.database);
-    let certificate = certificate.map(|certificate| {
-        Chore::every(
-            CERTIFICATE,
-            "take over another certificate: the one before stays",
-            certificate,
-            |certificate: Arc<ServerCertificate>| async move { certificate.renew().await },
-        )
+    let files = files.iter().map(|files| {
+        Chore::every(CERTIFICATE, files.name(), files, |files: Arc<dyn Watched>| async move {
+            files.renew().await
+        })
     });
     let calendar = Arc::new(Calendar::new());
     let leapt = calendar.leapt.subscribe();
@@ -147,7 +144,7 @@ pub fn chores(app: &App, certificate: Option<&Arc<ServerCertificate>>) -> Vec<Ch
                 |qs: Qs| async move { qs::upkeep::run(&qs).await },
             ),
         ];
-    chores.extend(certificate);
+    chores.extend(files);
     for chore in &mut chores {
         chore.leapt = Some(leapt.clone());
     }

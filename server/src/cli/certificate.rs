@@ -1,9 +1,10 @@
-//! A look at the server's certificate, as clients and other servers will take it (OPS-8).
+//! A look at the server's certificates (OPS-8): at its own as clients and other servers will take it, and at the one for
+//! PostgreSQL.
 
 use std::{os::unix::fs::MetadataExt, path::Path};
 
 use super::check::{Problem, problem};
-use crate::{config::Config, tls};
+use crate::{config::Config, database::Way, tls};
 
 /// Days before its end from which on a certificate is worth a note.
 pub const ENDING: u64 = 14;
@@ -50,4 +51,17 @@ pub fn look(config: &Config, certificate: &Path, key: &Path) -> Result<u64, Prob
         problem(format!("{}: {error}", certificate.display()), mend)
     })?;
     Ok(seconds / (24 * 60 * 60))
+}
+
+/// Looks at the certificate that servers show to PostgreSQL, and returns the days for which it is still valid; none if there
+/// is none, or its files are of no use, which a look at the database tells.
+///
+/// # Errors
+/// It is not valid now, and how to mend that.
+pub fn look_at_postgresqls(config: &Config) -> Option<Result<u64, Problem>> {
+    let certificate = Way::of(config.database.url.as_ref()?).ok()?.certificate()?;
+    let mend =
+        "another certificate and key in the files of sslcert and sslkey, or the right time on this machine";
+    let left = tls::left(&certificate).map_err(|error| problem(format!("sslcert: {error}"), mend));
+    Some(left.map(|seconds| seconds / (24 * 60 * 60)))
 }

@@ -106,6 +106,7 @@ pub async fn run(settings: &Settings, start: bool, sources: &Sources) -> bool {
         }
     }
     tls(&mut report, &config);
+    tls_to_postgresql(&mut report, &config);
     metrics(&mut report, &config).await;
     database(&mut report, config, start).await;
     report.all_well
@@ -171,6 +172,22 @@ fn tls(report: &mut Report, config: &Config) {
     if host != config.domain {
         let text = format!("https://{}/.well-known/postern has to lead to this server, too", config.domain);
         note(ITEM, &text);
+    }
+}
+
+/// Looks at the certificate that servers show to PostgreSQL, if there is one.
+fn tls_to_postgresql(report: &mut Report, config: &Config) {
+    const ITEM: &str = "TLS to PostgreSQL";
+    let Some(looked_at) = certificate::look_at_postgresqls(config) else { return };
+    let left = looked_at.as_ref().ok().copied();
+    report.line(ITEM, looked_at.map(|days| format!("certificate of sslcert, valid for {days} days")));
+    if let Some(days) = left.filter(|days| *days < certificate::ENDING) {
+        note(
+            ITEM,
+            &format!(
+                "the certificate of sslcert ends in {days} days: renew it; servers take the new file over"
+            ),
+        );
     }
 }
 

@@ -43,6 +43,7 @@ pub async fn run(config: Config, start: bool) -> ExitCode {
     let mut head = Vec::new();
     let mut lines = vec![server(&config, &mut head).await];
     lines.extend(tls(&config));
+    lines.extend(tls_to_postgresql(&config));
     lines.extend(room(&config));
     database(config.clone(), start, &mut head, &mut lines).await;
     lines.sort_by_key(|line| Reverse(line.verdict.severity()));
@@ -192,6 +193,18 @@ fn tls(config: &Config) -> Option<Line> {
             warning(ITEM, says, "renew it: servers take the new file over")
         }
         Ok(days) => ok(ITEM, format!("the one for {} is valid for {days} days", certificate::host(config))),
+        Err(found) => problem(ITEM, found.what, found.mend),
+    })
+}
+
+fn tls_to_postgresql(config: &Config) -> Option<Line> {
+    const ITEM: &str = "certificate for PostgreSQL";
+    Some(match certificate::look_at_postgresqls(config)? {
+        Ok(days) if days < certificate::ENDING => {
+            let says = format!("the one of sslcert ends in {days} days");
+            warning(ITEM, says, "renew it: servers take the new file over")
+        }
+        Ok(days) => ok(ITEM, format!("the one of sslcert is valid for {days} days")),
         Err(found) => problem(ITEM, found.what, found.mend),
     })
 }

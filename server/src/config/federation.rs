@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 pub struct FederationConfig {
     /// Addresses of hosts, which come before what DNS says and need not be public.
     pub hosts: Vec<HostAddress>,
-    /// The file with certificates of authorities that are trusted besides the system's, in PEM.
+    /// The file with certificates of authorities that are trusted besides the system's, in PEM; read again when it changes.
     pub trusted_roots: Option<PathBuf>,
     /// Requests that the relay, and as many that the gateway works on at once.
     pub at_once: usize,
@@ -148,8 +148,8 @@ pub struct FederationSettings {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hosts: Option<Vec<HostAddress>>,
 
-    /// File with certificates of authorities, in PEM, that are trusted besides the system's for other homeservers
-    /// [default: none]
+    /// File with certificates of authorities, in PEM, that are trusted besides the system's for other homeservers;
+    /// read again when it changes [default: none]
     #[arg(long = "federation-trusted-roots", value_name = "FILE", env = "POSTERN_FEDERATION_TRUSTED_ROOTS")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trusted_roots: Option<PathBuf>,

@@ -25,6 +25,7 @@ use tokio_postgres::{Client, Row, types::ToSql};
 
 use crate::{
     config::{ConnectionString, DatabaseConfig},
+    from_files::Watched,
     metrics::Instruments,
 };
 pub use connection_string::without_password;
@@ -89,7 +90,7 @@ impl Database {
     /// Prepares the pools; nothing is connected before the first use.
     ///
     /// # Errors
-    /// A connection string that does not parse.
+    /// A connection string that does not parse; files of its that cannot be read.
     pub fn new(url: &ConnectionString, settings: &DatabaseConfig) -> Result<Self, DatabaseError> {
         let way = session::way(url)?;
         let heavy = (settings.pool_size / 4).max(1);
@@ -138,6 +139,11 @@ impl Database {
     pub fn expect_decided(&self, witness: Option<Witness>) {
         // A second call changes nothing.
         let _first = self.lanes.decided_only.set(witness);
+    }
+
+    /// The files of TLS to PostgreSQL, if there are any: new sessions have what they held at the last look.
+    pub fn tls_files(&self) -> Option<Arc<dyn Watched>> {
+        self.lanes.way.tls_files()
     }
 
     /// Ends the sessions in the pools: new ones take their places where the database lets them.

@@ -2,9 +2,13 @@
 //! libpq's values of `sslmode` and no certificates; the rest is here and in `connection_string`, with libpq's meaning,
 //! except that a server is known by the names in its certificate's subjectAltName only.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, Error as TlsError, RootCertStore, SignatureScheme,
     client::{
@@ -26,7 +30,11 @@ use super::{
     DatabaseError,
     connection_string::{Parameters, split},
 };
-use crate::{config::ConnectionString, tls};
+use crate::{
+    config::ConnectionString,
+    from_files::{Contents, FromFiles, Watched, Words},
+    tls,
+};
 
 /// A connection to PostgreSQL, with TLS or without.
 pub type PostgresConnection = Connection<Socket, <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream>;
@@ -39,12 +47,39 @@ const SYSTEM: &str = "system";
 const KEEPALIVE: Duration = Duration::from_secs(60);
 /// The file of authorities in the user's home directory, where the connection string names none.
 const HOME_AUTHORITIES: &str = ".postgresql/root.crt";
+const WORDS: Words = Words {
+    name: "take over other files of TLS to PostgreSQL: those before stay",
+    renewed: "new sessions of PostgreSQL have other files of TLS from now on",
+};
 
 /// The way to one PostgreSQL. Cheap to clone.
 #[derive(Clone)]
 pub struct Way {
     pub config: Config,
-    tls: MakeRustlsConnect,
+    tls: Arc<FromFiles<Tls>>,
+}
+
+/// TLS of new sessions, as the files of the connection string have it.
+struct Tls {
+    connector: MakeRustlsConnect,
+    /// The certificate of ours, if there is one.
+    certificate: Option<CertificateDer<'static>>,
+}
+
+/// TLS as a connection string asks for it.
+struct Asked {
+    authorities: Authorities,
+    /// The file of a certificate of ours, and that of its key.
+    ours: Option<(PathBuf, PathBuf)>,
+    by_name: bool,
+}
+
+/// Those who vouch for a server.
+enum Authorities {
+    /// Any certificate will do.
+    Nobody,
+    System,
+    Of(PathBuf),
 }
 
 /// How much of a server is verified, as libpq's `sslmode` says.
@@ -79,7 +114,9 @@ impl Way {
     pub fn of(url: &ConnectionString) -> Result<Self, DatabaseError> {
         let (text, parameters) = split(url.as_str());
         let mut config: Config = text.parse()?;
-        let (mode, tls) = parameters.tls().map_err(|error| DatabaseError::Settings(format!("{error:#}")))?;
+        let refused = |error: anyhow::Error| DatabaseError::Settings(format!("{error:#}"));
+        let mode = parameters.verified().map_err(refused)?;
+        let tls = parameters.asked(mode).and_then(Asked::load).map_err(refused)?;
         // As for libpq, an address is the server's name where there is no other.
         if config.get_hosts().is_empty() {
             for address in config.get_hostaddrs().to_vec() {
@@ -93,7 +130,18 @@ impl Way {
             Mode::Prefer => SslMode::Prefer,
             Mode::Require | Mode::VerifyCa | Mode::VerifyFull => SslMode::Require,
         });
-        Ok(Self { config, tls: MakeRustlsConnect::new(tls) })
+        Ok(Self { config, tls: Arc::new(tls) })
+    }
+
+    /// The files of TLS, which somebody has to look at while new sessions are opened; none if there are none.
+    pub fn tls_files(&self) -> Option<Arc<dyn Watched>> {
+        let is_used = self.config.get_ssl_mode() != SslMode::Disable && self.tls.has_files();
+        is_used.then(|| -> Arc<dyn Watched> { self.tls.clone() })
+    }
+
+    /// The certificate that new sessions show to PostgreSQL, if it asks for one and there is one.
+    pub fn certificate(&self) -> Option<CertificateDer<'static>> {
+        self.tls.now().certificate.clone().filter(|_| self.config.get_ssl_mode() != SslMode::Disable)
     }
 
     /// The caller polls the connection.
@@ -101,12 +149,13 @@ impl Way {
     /// # Errors
     /// A database that is not there, or refuses.
     pub async fn connect(&self) -> Result<(Client, PostgresConnection), Error> {
-        self.config.connect(self.tls.clone()).await
+        self.config.connect(self.tls.now().connector.clone()).await
     }
 }
 
 impl Parameters {
-    fn tls(&self) -> anyhow::Result<(Mode, ClientConfig)> {
+    /// How much of a server is verified.
+    fn verified(&self) -> anyhow::Result<Mode> {
         let is_system = self.authorities.as_deref() == Some(SYSTEM);
         let mode = match self.mode.as_deref() {
             None if is_system => Mode::VerifyFull,
@@ -123,42 +172,99 @@ impl Parameters {
                 "sslrootcert=system needs sslmode=verify-full: anybody can have a certificate of an authority"
             );
         }
-        let authorities = match (&self.authorities, mode) {
-            (_, Mode::Disable) | (None, Mode::Prefer | Mode::Require) => None,
-            (Some(_), _) if is_system => Some(tls::system_authorities()),
-            (Some(file), _) => {
-                Some(tls::authorities(file.as_ref()).context("sslrootcert names no file of authorities")?)
-            }
+        Ok(mode)
+    }
+
+    fn asked(self, mode: Mode) -> anyhow::Result<Asked> {
+        let authorities = match (self.authorities, mode) {
+            (_, Mode::Disable) | (None, Mode::Prefer | Mode::Require) => Authorities::Nobody,
+            (Some(file), _) if file == SYSTEM => Authorities::System,
+            (Some(file), _) => Authorities::Of(file.into()),
             (None, Mode::VerifyCa | Mode::VerifyFull) => {
                 let file = std::env::home_dir().unwrap_or_default().join(HOME_AUTHORITIES);
-                let mend = "sslmode=verify-ca and verify-full need authorities: give sslrootcert=FILE, or sslrootcert=system";
-                Some(tls::authorities(&file).context(mend)?)
+                ensure!(
+                    file.exists(),
+                    "sslmode=verify-ca and verify-full need authorities: give sslrootcert=FILE, or sslrootcert=system"
+                );
+                Authorities::Of(file)
+            }
+        };
+        let ours = match (self.certificate, self.key) {
+            (None, None) => None,
+            (Some(certificate), Some(key)) => Some((certificate.into(), key.into())),
+            _ => bail!("sslcert and sslkey go together: give both, or neither"),
+        };
+        Ok(Asked { authorities, ours, by_name: mode == Mode::VerifyFull })
+    }
+}
+
+impl Asked {
+    fn load(self) -> anyhow::Result<FromFiles<Tls>> {
+        let mut files = Vec::new();
+        if let Authorities::Of(file) = &self.authorities {
+            files.push(file.clone());
+        }
+        if let Some((certificate, key)) = &self.ours {
+            files.extend([certificate.clone(), key.clone()]);
+        }
+        FromFiles::load(files, WORDS, move |contents, present: Option<&Tls>| {
+            let made = self.tls(contents)?;
+            if let Some((file, _)) = &self.ours {
+                refuse_worse(file, &made, present)?;
+            }
+            Ok(made)
+        })
+    }
+
+    fn tls(&self, contents: &Contents) -> anyhow::Result<Tls> {
+        let authorities = match &self.authorities {
+            Authorities::Nobody => None,
+            Authorities::System => Some(tls::system_authorities()),
+            Authorities::Of(file) => {
+                let what = || format!("sslrootcert: cannot use {}", file.display());
+                Some(tls::certificates(contents.of(file)).with_context(what)?)
             }
         };
         let provider = tls::provider();
         let verifier = Verifier {
             roots: authorities.clone().map(tls::roots),
             authorities: authorities.unwrap_or_default(),
-            by_name: mode == Mode::VerifyFull,
+            by_name: self.by_name,
             provider: provider.clone(),
         };
         let config = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(tls::VERSIONS)?
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(verifier));
-        let mut config = match (&self.certificate, &self.key) {
-            (None, None) => config.with_no_client_auth(),
-            (Some(certificate), Some(key)) => {
-                let read = |file: &str| std::fs::read(file).with_context(|| format!("cannot read {file}"));
-                let chain = tls::certificates(&read(certificate)?).context("sslcert")?;
-                let key = tls::private_key(&read(key)?).context("sslkey")?;
-                config.with_client_auth_cert(chain, key).context("sslcert and sslkey")?
+        let (mut config, certificate) = match &self.ours {
+            None => (config.with_no_client_auth(), None),
+            Some((certificate, key)) => {
+                let what = |name: &str, file: &Path| format!("{name}: cannot use {}", file.display());
+                let chain = tls::certificates(contents.of(certificate))
+                    .with_context(|| what("sslcert", certificate))?;
+                let private = tls::private_key(contents.of(key)).with_context(|| what("sslkey", key))?;
+                let leaf = chain.first().cloned();
+                let config = config
+                    .with_client_auth_cert(chain, private)
+                    .context("sslcert and sslkey: the key is not the certificate's")?;
+                (config, leaf)
             }
-            _ => bail!("sslcert and sslkey go together: give both, or neither"),
         };
         config.alpn_protocols = vec![PROTOCOL.to_vec()];
-        Ok((mode, config))
+        Ok(Tls { connector: MakeRustlsConnect::new(config), certificate })
     }
+}
+
+/// Refuses a certificate of ours that is not valid now in the place of one that is.
+fn refuse_worse(file: &Path, made: &Tls, present: Option<&Tls>) -> anyhow::Result<()> {
+    let present = present.and_then(|present| present.certificate.as_ref());
+    if let (Some(new), Some(present)) = (&made.certificate, present)
+        && let Err(error) = tls::left(new)
+        && tls::left(present).is_ok()
+    {
+        bail!("sslcert: {}: {error}", file.display());
+    }
+    Ok(())
 }
 
 /// Verifies a server as far as its connection string asks.

@@ -28,7 +28,7 @@ use crate::{
     database::{DatabaseError, SqlOutcome, outcome},
     home::Home,
     http::{Failure, SourceAddress},
-    outgoing,
+    outgoing::{self, HomeserverClient},
 };
 
 /// Time for a whole look.
@@ -67,8 +67,7 @@ outcome! {
 
 /// The way to other homeservers' descriptions.
 pub struct Discovery {
-    /// None: other homeservers are out of reach.
-    client: Option<reqwest::Client>,
+    client: Arc<HomeserverClient>,
     /// Turns of looks. Anybody can name homeservers by the thousand, and have them seen once: that delays no look at one
     /// that took a delivery, and no look for people on other networks.
     at_proven: Semaphore,
@@ -123,7 +122,7 @@ pub enum DiscoveryError {
 }
 
 impl Discovery {
-    pub fn new(client: Option<reqwest::Client>) -> Self {
+    pub fn new(client: Arc<HomeserverClient>) -> Self {
         let [at_proven, at_strangers] = [Semaphore::new(AT_ONCE), Semaphore::new(AT_ONCE)];
         Self {
             client,
@@ -165,7 +164,7 @@ impl Discovery {
         };
         let _turn = timeout(TIMEOUT, turn).await.map_err(|_| DiscoveryError::Busy)?;
         let accept = HeaderValue::from_static(Encoding::Json.media_type());
-        let client = self.client.as_ref().ok_or(DiscoveryError::Unreachable)?;
+        let client = Option::clone(&self.client.now()).ok_or(DiscoveryError::Unreachable)?;
         let url = format!("https://{}{DESCRIPTION_PATH}", domain.as_str());
         let request = client.get(url).header(ACCEPT, accept).timeout(TIMEOUT);
         let mut answer = request.send().await.map_err(unreachable)?;

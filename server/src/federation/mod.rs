@@ -27,10 +27,11 @@ use tokio::time::timeout;
 use crate::{
     aas::Aas,
     config::Config,
+    from_files::Watched,
     home::{Home, Homeserver},
     http::{Failure, Request},
     keys::{SigningKeys, SigningService},
-    outgoing,
+    outgoing::{self, HomeserverClient},
 };
 use allowances::Allowances;
 use discovery::Discovery;
@@ -52,8 +53,7 @@ pub struct Federation {
     /// Its directory is part of the description.
     aas: Aas,
     discovery: Arc<Discovery>,
-    /// `None`: other homeservers are out of reach.
-    client: Option<reqwest::Client>,
+    client: Arc<HomeserverClient>,
     /// Requests that this server hands on.
     relay: Arc<Places>,
     relay_time: Duration,
@@ -80,7 +80,7 @@ impl Federation {
         let service = SigningService::Homeserver(home.domain.clone());
         let server_keys = SigningKeys::load(&home.database, &home.master_key, service).await?;
         let federation = &config.federation;
-        let client = outgoing::homeserver_client(federation)?;
+        let client = Arc::new(outgoing::homeserver_client(federation)?);
         Ok(Self {
             home: home.clone(),
             base_url: config.base_url().into(),
@@ -100,6 +100,11 @@ impl Federation {
             outbox: Arc::default(),
             deliveries_at_once: federation.deliveries_at_once,
         })
+    }
+
+    /// The file of authorities for other homeservers, which somebody has to look at; none if none is configured.
+    pub fn authority_files(&self) -> Option<Arc<dyn Watched>> {
+        self.client.has_files().then(|| -> Arc<dyn Watched> { self.client.clone() })
     }
 
     /// The domain in the path of a request, which is not the home domain.

@@ -21,7 +21,7 @@ use super::{
     discovery::{DiscoveryError, Found},
     places::AnswerMemory,
 };
-use crate::http::Failure;
+use crate::{http::Failure, outgoing::HomeserverClient};
 
 /// The homeserver of another domain, as its description says.
 #[derive(Clone)]
@@ -33,8 +33,7 @@ pub struct Neighbour {
 
 /// The way to another homeserver. Answers take memory from the place of the request that they are for, if it has one.
 struct Way {
-    /// None: other homeservers are out of reach.
-    client: Option<reqwest::Client>,
+    client: Arc<HomeserverClient>,
     memory: Option<AnswerMemory>,
 }
 
@@ -47,7 +46,8 @@ impl fmt::Debug for Way {
 impl Transport for Way {
     fn carry(&self, request: http::Request<Vec<u8>>, limits: Limits) -> Carried<'_> {
         Box::pin(async move {
-            let client = self.client.as_ref().ok_or("no authority is known by which it could be verified")?;
+            let client = Option::clone(&self.client.now());
+            let client = client.ok_or("no authority is known by which it could be verified")?;
             let mut request = reqwest::Request::try_from(request)?;
             *request.timeout_mut() = Some(limits.time);
             let mut answer = client.execute(request).await.map_err(reqwest::Error::without_url)?;

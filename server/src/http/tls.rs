@@ -4,121 +4,88 @@
 //!
 //! Connections are not resumed: by a session of TLS a server would know two connections for one client's (PRIV-7).
 
-use std::{
-    path::{Path, PathBuf},
-    sync::{
-        Arc, PoisonError, RwLock,
-        atomic::{AtomicBool, Ordering},
-    },
-};
+use std::{path::Path, sync::Arc};
 
 use anyhow::{Context, bail};
 use rustls::{ServerConfig, pki_types::CertificateDer, server::NoServerSessionStorage};
 
-use crate::{config::TlsConfig, tls};
+use crate::{
+    config::TlsConfig,
+    from_files::{Contents, FromFiles, Watched, Words},
+    tls,
+};
 
 /// Protocols inside TLS, the preferred one first (RFC 7301).
 const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
+const WORDS: Words = Words {
+    name: "take over another certificate: the one before stays",
+    renewed: "the server's certificate is another one from now on",
+};
 
-pub struct ServerCertificate {
-    certificate: PathBuf,
-    key: PathBuf,
-    /// The name by which clients know this server.
-    host: String,
-    served: RwLock<Served>,
-    /// Whether the files hold what is served.
-    is_current: AtomicBool,
-}
+pub struct ServerCertificate(Arc<FromFiles<Served>>);
 
 struct Served {
     config: Arc<ServerConfig>,
-    files: Files,
     leaf: CertificateDer<'static>,
     /// The end of the certificate, in seconds since 1970, if it can be read.
     end: Option<u64>,
 }
 
-/// The content of both files.
-#[derive(PartialEq, Eq)]
-struct Files {
-    certificate: Vec<u8>,
-    key: zeroize::Zeroizing<Vec<u8>>,
-}
-
 impl ServerCertificate {
-    /// Reads the files that the configuration names; none if it names none.
+    /// Reads the files that the configuration names; none if it names none. `host` is the name by which clients know this
+    /// server.
     ///
     /// # Errors
     /// Files that cannot be read, or are no certificate and its key.
-    pub async fn load(config: &TlsConfig, host: String) -> anyhow::Result<Option<Arc<Self>>> {
+    pub fn load(config: &TlsConfig, host: String) -> anyhow::Result<Option<Arc<Self>>> {
         let (Some(certificate), Some(key)) = (config.certificate.clone(), config.key.clone()) else {
             return Ok(None);
         };
-        let files = read(&certificate, &key).await?;
-        let served = RwLock::new(files.into_served(&certificate)?);
-        let is_current = AtomicBool::new(true);
-        Ok(Some(Arc::new(Self { certificate, key, host, served, is_current })))
-    }
-
-    /// Reads the files again, and serves what they hold if that changed.
-    ///
-    /// # Errors
-    /// As [`Self::load`]; the certificate stays the one that it was.
-    pub async fn renew(&self) -> anyhow::Result<()> {
-        let renewed = self.take_over().await;
-        self.is_current.store(renewed.is_ok(), Ordering::Relaxed);
-        renewed
-    }
-
-    async fn take_over(&self) -> anyhow::Result<()> {
-        let files = read(&self.certificate, &self.key).await?;
-        if self.served.read().unwrap_or_else(PoisonError::into_inner).files == files {
-            return Ok(());
-        }
-        let served = files.into_served(&self.certificate)?;
-        if let Err(error) = tls::fits(&served.leaf, &self.host) {
-            let present = self.served.read().unwrap_or_else(PoisonError::into_inner).leaf.clone();
-            if tls::fits(&present, &self.host).is_ok() {
-                bail!("{}: {error}", self.certificate.display());
+        let files = vec![certificate.clone(), key.clone()];
+        let served = FromFiles::load(files, WORDS, move |contents, present: Option<&Served>| {
+            let served = Served::of(contents, &certificate, &key)?;
+            if let Some(present) = present
+                && let Err(error) = tls::fits(&served.leaf, &host)
+                && tls::fits(&present.leaf, &host).is_ok()
+            {
+                bail!("{}: {error}", certificate.display());
             }
-        }
-        *self.served.write().unwrap_or_else(PoisonError::into_inner) = served;
-        tracing::info!("the server's certificate is another one from now on");
-        Ok(())
+            Ok(served)
+        })?;
+        Ok(Some(Arc::new(Self(Arc::new(served)))))
+    }
+
+    /// The files, which somebody has to look at.
+    pub fn files(&self) -> Arc<dyn Watched> {
+        self.0.clone()
     }
 
     /// The end of the certificate that is served, in seconds since 1970.
     pub fn end(&self) -> Option<u64> {
-        self.served.read().unwrap_or_else(PoisonError::into_inner).end
+        self.0.now().end
     }
 
     /// Whether the files hold what is served; else they are of no use, and that will not be renewed.
     pub fn is_current(&self) -> bool {
-        self.is_current.load(Ordering::Relaxed)
+        self.0.is_current()
     }
 
     /// The settings of a new connection.
     pub fn config(&self) -> Arc<ServerConfig> {
-        self.served.read().unwrap_or_else(PoisonError::into_inner).config.clone()
+        self.0.now().config.clone()
     }
 }
 
-async fn read(certificate: &Path, key: &Path) -> anyhow::Result<Files> {
-    let read = async |path: &Path| {
-        tokio::fs::read(path).await.with_context(|| format!("cannot read {}", path.display()))
-    };
-    Ok(Files { certificate: read(certificate).await?, key: read(key).await?.into() })
-}
-
-impl Files {
-    fn into_served(self, certificate: &Path) -> anyhow::Result<Served> {
-        let mut config = tls::server_config(&self.certificate, &self.key)
+impl Served {
+    fn of(contents: &Contents, certificate: &Path, key: &Path) -> anyhow::Result<Self> {
+        let pem = contents.of(certificate);
+        let mut config = tls::server_config(pem, contents.of(key))
             .with_context(|| format!("{} and the file of its key are of no use", certificate.display()))?;
         config.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).to_vec();
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
-        let leaf = tls::certificates(&self.certificate)?.swap_remove(0);
+        let leaf = tls::certificates(pem)?.swap_remove(0);
         let end = tls::end(&leaf);
-        Ok(Served { config: Arc::new(config), files: self, leaf, end })
+        Ok(Self { config: Arc::new(config), leaf, end })
     }
 }

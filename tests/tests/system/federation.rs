@@ -1,6 +1,7 @@
 //! Discovery of other homeservers (FED-1): what is fetched, verified, pinned and kept, and what is refused.
 
 use std::{
+    fs,
     net::SocketAddr,
     time::{Duration, Instant},
 };
@@ -356,6 +357,34 @@ async fn a_host_that_is_not_certified_or_does_not_answer_is_not_the_homeserver()
     assert!(begun.elapsed() < Duration::from_secs(60), "after {:?}", begun.elapsed());
     assert!(one.contains("does not answer") || two.contains("does not answer"), "{one} {two}");
     assert_eq!(silent.asked(), 1, "one look is enough for both");
+    world.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_homeserver_by_another_authority_is_found_once_the_file_of_authorities_has_that_one() {
+    let (trusted, another) = (Authority::new(), Authority::new());
+    let cluster = Cluster::start().await;
+    let homeserver = serve(&cluster, &another, None).await;
+    let world = world(&trusted, homeserver.address()).await;
+    let why = refusal(&world).await;
+    assert!(why.contains("does not answer over TLS"), "{why}");
+    failed(&world, 1).await;
+
+    // A file that is of no use changes nothing, and is told of.
+    fs::write(trusted.file(), "no certificate").expect("it can be written");
+    eventually("the log says so", async || {
+        let told = "could not take over other authorities for homeservers: those before stay: ";
+        world.server().log().contains(told).then_some(())
+    })
+    .await;
+    fs::copy(another.file(), trusted.file()).expect("it can be copied");
+    eventually("the log tells of it", async || {
+        let told = "other homeservers are verified by other authorities from now on";
+        world.server().log().contains(told).then_some(())
+    })
+    .await;
+    pass_an_hour(&world).await;
+    assert_eq!(shown(&world).await.domain, other());
     world.close();
 }
 

@@ -395,7 +395,7 @@ async fn a_server_tells_its_service_manager_that_it_is_ready_and_that_it_ends() 
     assert_eq!(told().await, "READY=1");
     server.signal(Signal::SIGHUP);
     eventually("it has looked at its certificate", async || {
-        server.log().contains("looked at the certificate's files").then_some(())
+        server.log().contains("looked at the files of certificates").then_some(())
     })
     .await;
     assert!(server.terminate().await.success(), "a reload ends no server");

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
     os::unix::fs::PermissionsExt as _,
     path::Path,
     time::{Duration, Instant},
@@ -21,6 +21,7 @@ use tokio::{
     process::Command,
     time::timeout,
 };
+use tokio_postgres::Client as Connection;
 
 /// Longer than any bound of these servers, on a busy machine.
 const SECONDS: Duration = Duration::from_secs(50);
@@ -432,4 +433,132 @@ async fn every_connection_to_postgresql_has_the_tls_that_the_url_asks_for() {
     );
     let output = wrong.output().await.unwrap();
     assert!(!output.status.success(), "another name");
+}
+
+/// A connection string for the server's role, with all files of TLS.
+fn by_certificate(address: Ipv4Addr, roots: &Path, ours: &Certificate) -> String {
+    format!(
+        "host=db.example hostaddr={address} user=postern_server dbname=postern sslmode=verify-full sslrootcert={} sslcert={} sslkey={}",
+        roots.display(),
+        ours.certificate.display(),
+        ours.key.display()
+    )
+}
+
+async fn is_ready(server: &Server) -> bool {
+    reqwest::get(format!("{}/ready", server.url())).await.is_ok_and(|answer| answer.status().is_success())
+}
+
+/// Ends the sessions of servers; returns the time before that, as PostgreSQL has it.
+async fn end_sessions(admin: &Connection) -> String {
+    let sql = "SELECT statement_timestamp()::text, count(pg_terminate_backend(pid))
+                 FROM pg_stat_activity WHERE usename = 'postern_server'";
+    admin.query_one(sql, &[]).await.expect("a superuser may").get(0)
+}
+
+/// Whether a server has opened a session by a certificate since then.
+async fn has_new_session(admin: &Connection, since: &str) -> bool {
+    let sql = "SELECT count(*) FROM pg_stat_activity JOIN pg_stat_ssl USING (pid)
+                WHERE usename = 'postern_server' AND client_dn LIKE '%CN=postern_server%'
+                  AND backend_start > $1::text::timestamptz";
+    admin.query_one(sql, &[&since]).await.expect("it can be read").get::<_, i64>(0) > 0
+}
+
+/// The server logs why it cannot use the files, and opens new sessions all the same.
+async fn assert_goes_on(server: &Server, admin: &Connection, what: &str, expected: &str) {
+    // It looks by itself every five seconds, and does not say the same of each look.
+    server.signal(Signal::SIGHUP);
+    eventually(what, async || {
+        let log = server.log();
+        let mut told = log.lines().filter(|line| line.contains("could not take over other files of TLS"));
+        told.any(|line| line.contains("those before stay") && line.contains(expected)).then_some(())
+    })
+    .await;
+    let since = end_sessions(admin).await;
+    eventually(what, async || has_new_session(admin, &since).await.then_some(())).await;
+}
+
+#[tokio::test]
+async fn new_sessions_of_postgresql_have_what_the_files_of_tls_hold_now() {
+    let (first, second) = (Authority::new(), Authority::new());
+    let ours = first.certify_role("postern_server", 40);
+    let roots = ours.certificate.with_extension("roots");
+    fs::copy(first.file(), &roots).expect("it can be copied");
+    let (cluster, address) = Cluster::start_with_certificates(&first.certify(&["db.example"]), &first).await;
+    let server = Server::builder(&cluster).database(&by_certificate(address, &roots, &ours)).start().await;
+    eventually("it is ready", async || is_ready(&server).await.then_some(())).await;
+    let admin = cluster.admin().await;
+    let since = end_sessions(&admin).await;
+    eventually("by its certificate", async || has_new_session(&admin, &since).await.then_some(())).await;
+
+    // A certificate whose key is another's, as while one file is written and the other is not.
+    let next = second.certify_role("postern_server", 80);
+    fs::copy(&next.certificate, &ours.certificate).expect("it can be copied");
+    assert_goes_on(&server, &admin, "no pair", "the key is not the certificate's").await;
+
+    // PostgreSQL has another certificate, and takes those of another authority only.
+    cluster.replace_certificates(&second.certify(&["db.example"]), &second).await;
+    end_sessions(&admin).await;
+    eventually("no session can be opened", async || (!is_ready(&server).await).then_some(())).await;
+    next.replace(&ours);
+    fs::copy(second.file(), &roots).expect("it can be copied");
+    eventually("the log tells of it", async || {
+        server.log().contains("new sessions of PostgreSQL have other files of TLS from now on").then_some(())
+    })
+    .await;
+    eventually("it is ready again", async || is_ready(&server).await.then_some(())).await;
+
+    // Files that are of no use change nothing.
+    fs::write(&roots, "no certificate").expect("it can be written");
+    assert_goes_on(&server, &admin, "no authority", "it has no certificate in PEM").await;
+    fs::copy(second.file(), &roots).expect("it can be copied");
+    second.certify_role("postern_server", -3).replace(&ours);
+    assert_goes_on(&server, &admin, "it ended", "it ended 3 days ago").await;
+    fs::remove_file(&ours.key).expect("it is there");
+    assert_goes_on(&server, &admin, "it is gone", "No such file").await;
+}
+
+#[tokio::test]
+async fn check_and_status_tell_the_end_of_the_certificate_for_postgresql() {
+    let authority = Authority::new();
+    let (cluster, address) =
+        Cluster::start_with_certificates(&authority.certify(&["db.example"]), &authority).await;
+    let run = async |command: &str, ours: &Certificate| {
+        let mut run = postern();
+        run.arg(command)
+            .env("POSTERN_DOMAIN", HOME)
+            .env("POSTERN_MASTER_KEY", cluster.master_key())
+            .env("POSTERN_DATABASE_URL", by_certificate(address, &authority.file(), ours));
+        let output = run.output().await.expect("postern runs");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    for (days, checked, status) in [
+        (
+            40,
+            "ok       TLS to PostgreSQL: certificate of sslcert, valid for DAYS days",
+            "ok       certificate for PostgreSQL: the one of sslcert is valid for DAYS days",
+        ),
+        (
+            9,
+            "note     TLS to PostgreSQL: the certificate of sslcert ends in DAYS days",
+            "warning  certificate for PostgreSQL: the one of sslcert ends in DAYS days",
+        ),
+        (
+            -3,
+            "problem  TLS to PostgreSQL: sslcert: it ended 3 days ago",
+            "problem  certificate for PostgreSQL: sslcert: it ended 3 days ago",
+        ),
+    ] {
+        let ours = authority.certify_role("postern_server", days);
+        for (command, expected) in [("check", checked), ("status", status)] {
+            let text = run(command, &ours).await;
+            // A part of the last day is over.
+            let tells = |days: i64| text.contains(&expected.replace("DAYS", &days.to_string()));
+            assert!(tells(days) || tells(days - 1), "{command}: no {expected:?} in\n{text}");
+        }
+    }
+    let mut without = check(&cluster, &authority.certify(&[HOME]));
+    let output = without.output().await.expect("postern runs");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(text.contains(" database: reachable") && !text.contains("TLS to PostgreSQL"), "{text}");
 }

@@ -69,7 +69,17 @@ impl Authority {
 
     /// The same for so many days from now on; a certificate for fewer than none has ended.
     pub fn certify_for_days(&self, names: &[&str], days: i64) -> Certificate {
-        let mut params = params(names);
+        self.sign(params(names), days)
+    }
+
+    /// A certificate for a role of PostgreSQL, whose name is its common name, for so many days from now on.
+    pub fn certify_role(&self, role: &str, days: i64) -> Certificate {
+        let mut params = params(&[]);
+        params.distinguished_name.push(DnType::CommonName, role);
+        self.sign(params, days)
+    }
+
+    fn sign(&self, mut params: CertificateParams, days: i64) -> Certificate {
         params.not_before = date_time_ymd(1970, 1, 1) + since_1970(-30);
         params.not_after = date_time_ymd(1970, 1, 1) + since_1970(days);
         let key = KeyPair::generate().expect("there is randomness");

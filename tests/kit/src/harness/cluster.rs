@@ -24,12 +24,15 @@ use tokio::task::spawn_blocking;
 use tokio_postgres::{Client, NoTls};
 
 use super::{
-    Certificate, SmallDisk, binary, early_in_the_hour, eventually, extension_dir, logs, postern, process,
+    Authority, Certificate, SmallDisk, binary, early_in_the_hour, eventually, extension_dir, logs, postern,
+    process,
 };
 use crate::HOME;
 
 /// In megabytes, as PostgreSQL has it by default: several clusters run at a time, and one test reads all their memory.
 const SHARED_BUFFERS: u64 = 128;
+/// The file of the authority of clients, in PostgreSQL's data directory.
+const CLIENTS: &str = "clients.crt";
 
 /// A data directory, as `--data-dir` takes it. Dropping it stops what runs in it, hard, and deletes it.
 pub struct DataDir {
@@ -156,23 +159,56 @@ impl Cluster {
     /// One whose PostgreSQL takes connections over TCP, with TLS only, by this certificate; returns its address, at port
     /// 5432.
     pub async fn start_with_tls(files: &Certificate) -> (Self, Ipv4Addr) {
+        Self::start_over_tcp(files, None).await
+    }
+
+    /// The same, which over TCP lets in those alone who show a certificate of their role's by this authority.
+    pub async fn start_with_certificates(files: &Certificate, clients: &Authority) -> (Self, Ipv4Addr) {
+        Self::start_over_tcp(files, Some(clients)).await
+    }
+
+    async fn start_over_tcp(files: &Certificate, clients: Option<&Authority>) -> (Self, Ipv4Addr) {
         let mut cluster = Self::start().await;
-        let owner = fs::metadata(cluster.dir.cluster()).expect("it is there");
-        for (from, name) in [(&files.certificate, "server.crt"), (&files.key, "server.key")] {
-            let to = cluster.dir.cluster().join(name);
-            fs::copy(from, &to).expect("it can be copied");
-            chown(&to, Some(owner.uid()), Some(owner.gid())).expect("we may");
-        }
+        cluster.put_certificate(files);
         // Each cluster has an address of its own, and all have one port.
         let [first, second, third] = rand::random::<[u8; 3]>().map(|part| part % 254 + 1);
         let address = Ipv4Addr::new(127, first, second, third);
         cluster.settings = vec![format!("listen_addresses = '{address}'"), "ssl = on".to_owned()];
+        let method = match clients {
+            Some(authority) => {
+                cluster.put(&authority.file(), CLIENTS);
+                cluster.settings.push(format!("ssl_ca_file = '{CLIENTS}'"));
+                "cert"
+            }
+            None => "trust",
+        };
         cluster.restart().await;
         let rules = cluster.dir.cluster().join("pg_hba.conf");
-        let text = fs::read_to_string(&rules).expect("it can be read") + "hostssl all all all trust\n";
+        let text =
+            fs::read_to_string(&rules).expect("it can be read") + "hostssl all all all " + method + "\n";
         fs::write(&rules, text).expect("it can be written");
         cluster.reload().await;
         (cluster, address)
+    }
+
+    /// Gives PostgreSQL another certificate, and its clients another authority, of [`Cluster::start_with_certificates`].
+    pub async fn replace_certificates(&self, files: &Certificate, clients: &Authority) {
+        self.put_certificate(files);
+        self.put(&clients.file(), CLIENTS);
+        self.reload().await;
+    }
+
+    fn put_certificate(&self, files: &Certificate) {
+        self.put(&files.certificate, "server.crt");
+        self.put(&files.key, "server.key");
+    }
+
+    /// Copies a file into PostgreSQL's data directory, as its own.
+    fn put(&self, from: &Path, name: &str) {
+        let owner = fs::metadata(self.dir.cluster()).expect("it is there");
+        let to = self.dir.cluster().join(name);
+        fs::copy(from, &to).expect("it can be copied");
+        chown(&to, Some(owner.uid()), Some(owner.gid())).expect("we may");
     }
 
     /// Starts PostgreSQL again, after [`Cluster::kill_postgres`] or while it runs.
