@@ -46,7 +46,8 @@ shown() { sed 's/^/    /'; }
 must_have() { grep -qF -- "$2" <<<"$1" || { echo "demo: expected “$2”, got: $1" >&2; exit 1; }; }
 must_not_have() { ! grep -qF -- "$2" <<<"$1" || { echo "demo: “$2” should not be in: $1" >&2; exit 1; }; }
 must_fail() { ! client "$@" >/dev/null || { echo "demo: should have failed: $*" >&2; exit 1; }; }
-# Runs a command until its output has a text, for three minutes at most: so long a homeserver may leave one alone that was away; tells the last output.
+# Runs a command until its output has a text, and tells the last output. It takes three minutes at most, for
+# which a homeserver may leave another one alone that was away.
 until_has() {
     local text=$1 said deadline=$((SECONDS + 180))
     until said=$("${@:2}") && grep -qF -- "$text" <<<"$said"; do

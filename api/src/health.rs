@@ -1,5 +1,7 @@
 //! Calls that anyone may make, about the server itself.
 
+use std::time::Duration;
+
 use postern_protocol::problem::ProblemType;
 
 use crate::{
@@ -23,6 +25,14 @@ impl Http {
     /// As [`Http::send`].
     pub async fn ready(&self) -> Result<()> {
         self.send(&Request::get("/ready")).await.map(drop)
+    }
+
+    /// The same, asked once and to be answered within this time: for a client that waits for another answer in vain.
+    ///
+    /// # Errors
+    /// As [`Http::send_once`].
+    pub async fn ready_within(&self, time: Duration) -> Result<()> {
+        self.send_once(&Request::get("/ready").within(time)).await.map(drop)
     }
 
     /// `GET /problems/{slug}`: what a problem's `type` refers to (RFC 9457 §3.1.1), as text.

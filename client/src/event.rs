@@ -136,7 +136,8 @@ pub enum Event {
     /// (AAS-7). `keys` says which. Nothing is done with them.
     KeysDiffer { keys: String },
     /// The server has kept its keys from being compared with those that it shows others for a day, though it is there for
-    /// everything else: it could tell its user by them (AAS-7). `keys` says which.
+    /// everything else: it could tell its user by them (AAS-7). Or this machine's clock is wrong, by which nothing that it
+    /// shows is valid now. `keys` says which.
     KeysHidden { keys: String },
     /// The server shows keys again of which [`Self::KeysHidden`] told, and they are good.
     KeysShown { keys: String },

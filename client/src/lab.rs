@@ -13,6 +13,7 @@ use crate::{
     group::{self, Change, GroupState},
     identity, key_packages, link,
     mailbox::{self, deliveries},
+    missed,
     submit::Submission,
 };
 
@@ -69,6 +70,15 @@ impl Client {
     /// [`Error::Database`].
     pub fn forget_the_look(&self) -> Result<()> {
         self.session.store.write(identity::forget_look)
+    }
+
+    /// Lets so many seconds pass since keys of the server could not be compared. The clock stays, since what the server shows
+    /// is of the present.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub fn pass_time_for_hidden_keys(&self, seconds: u64) -> Result<()> {
+        self.session.store.write(|tx| missed::pass_time(tx, seconds))
     }
 
     /// Brings the end of the time that added devices have to show up nearer by so many seconds, as if they had

@@ -1,14 +1,13 @@
 //! Comparisons of the own homeserver's keys that fail (AAS-7): it could keep its keys back just where it would be found out.
 //! Its user is told if it is there for everything else, and again once it shows them. Owns the table `missed_comparisons`.
 
-use std::time::Duration;
-
-use postern_api::{Http, Request};
+use postern_api::Http;
 use rusqlite::{OptionalExtension as _, params};
 
 use crate::{
     error::{Error, IssuerError, Result},
     event::Event,
+    server,
     store::{Store, Tx, integer},
 };
 
@@ -16,10 +15,8 @@ use crate::{
 const TOLD_AFTER: u64 = 24 * 60 * 60;
 /// Failures before the user is told, between which the homeserver was there.
 const TOLD_FAILURES: u64 = 3;
-/// Seconds after a failure in which no other one counts, and no errand tries again: an hour.
+/// Seconds after a failure in which no other one counts, and no errand tries again that can wait: an hour.
 const AGAIN: u64 = 60 * 60;
-/// Time within which the homeserver says that it is there, after a comparison failed.
-const PROBE: Duration = Duration::from_secs(5);
 
 /// Whether the last comparison of these keys, if it failed, is long enough ago for an errand to try again.
 pub(crate) fn may_try(tx: &Tx<'_>, keys: &str) -> Result<bool> {
@@ -28,8 +25,16 @@ pub(crate) fn may_try(tx: &Tx<'_>, keys: &str) -> Result<bool> {
     Ok(failed.is_none_or(|failed| !(failed..failed.saturating_add(AGAIN)).contains(&tx.now())))
 }
 
-/// Takes note that keys of the own homeserver were compared, or of the error that kept them from it. One that is there all
-/// the same is asked for a sign of life: without tokens, which may have run out by that, nothing else is answered.
+/// Whether an error kept keys from being compared. Keys that differ were compared, and the user was told.
+///
+/// A description of another time counts, though this machine's clock may be wrong: else the own homeserver could hide behind
+/// an old one. So the user is told of the clock, too.
+pub(crate) fn is_failure(error: &Error) -> bool {
+    matches!(error, Error::Server(_) | Error::Homeserver(_) | Error::Issuer(IssuerError::TooManyKeys))
+}
+
+/// Takes note that keys of the own homeserver could be compared, or of the error that kept them from it. After an error the
+/// homeserver is asked for a sign of life: without tokens, which may have run out by that, nothing else is answered.
 pub(crate) async fn note(
     store: &Store,
     http: &Http,
@@ -38,22 +43,23 @@ pub(crate) async fn note(
 ) -> Result<()> {
     let Some(error) = error else {
         if store.read(|tx| is_missed(tx, keys))? {
-            store.write(|tx| were_compared(tx, keys))?;
+            store.write(|tx| note_shown(tx, keys))?;
         }
         return Ok(());
     };
-    // Keys that differ were compared, and the user was told.
-    let has_failed =
-        matches!(error, Error::Server(_) | Error::Homeserver(_) | Error::Issuer(IssuerError::TooManyKeys));
-    if !has_failed || !store.read(|tx| may_try(tx, keys))? {
+    if !is_failure(error) || !store.read(|tx| may_try(tx, keys))? {
         return Ok(());
     }
-    let is_there = http.send_once(&Request::get("/ready").within(PROBE)).await.is_ok();
+    let is_there = server::sign_of_life(http).await.is_ok();
     store.write(|tx| {
-        if is_there {
-            answered(tx)?;
+        // Another process may have met the same fault, and taken note of it meanwhile.
+        if !may_try(tx, keys)? {
+            return Ok(());
         }
-        failed(tx, keys)
+        if is_there {
+            note_answer(tx)?;
+        }
+        note_failure(tx, keys)
     })
 }
 
@@ -63,12 +69,12 @@ pub(crate) fn server_answered(store: &Store) -> Result<()> {
     let is_news: bool =
         store.read(|tx| Ok(tx.sql().prepare_cached(sql)?.query_row([], |row| row.get(0))?))?;
     if is_news {
-        store.write(answered)?;
+        store.write(note_answer)?;
     }
     Ok(())
 }
 
-fn answered(tx: &Tx<'_>) -> Result<()> {
+fn note_answer(tx: &Tx<'_>) -> Result<()> {
     tx.sql().execute("UPDATE missed_comparisons SET has_answered = 1", [])?;
     Ok(())
 }
@@ -79,7 +85,7 @@ fn is_missed(tx: &Tx<'_>, keys: &str) -> Result<bool> {
 }
 
 /// Takes note of a failure. It counts if the homeserver was there since the one before: else it was away, with all else.
-fn failed(tx: &Tx<'_>, keys: &str) -> Result<()> {
+fn note_failure(tx: &Tx<'_>, keys: &str) -> Result<()> {
     let now = tx.now();
     let sql = "INSERT INTO missed_comparisons (keys, since, failed) VALUES (?1, ?2, ?2)
                ON CONFLICT (keys) DO UPDATE SET failed = excluded.failed, failures = failures + has_answered,
@@ -94,7 +100,8 @@ fn failed(tx: &Tx<'_>, keys: &str) -> Result<()> {
     Ok(())
 }
 
-fn were_compared(tx: &Tx<'_>, keys: &str) -> Result<()> {
+/// Takes note that keys are shown, and that they are good: those that are known already need no comparison.
+fn note_shown(tx: &Tx<'_>, keys: &str) -> Result<()> {
     let sql = "SELECT is_told FROM missed_comparisons WHERE keys = ?1";
     let is_told: Option<bool> = tx.sql().query_row(sql, [keys], |row| row.get(0)).optional()?;
     tx.sql().execute("DELETE FROM missed_comparisons WHERE keys = ?1", [keys])?;
@@ -104,10 +111,22 @@ fn were_compared(tx: &Tx<'_>, keys: &str) -> Result<()> {
     Ok(())
 }
 
+/// Lets all failures be so many seconds longer ago.
+#[cfg(any(test, feature = "lab"))]
+pub(crate) fn pass_time(tx: &Tx<'_>, seconds: u64) -> Result<()> {
+    let sql = "UPDATE missed_comparisons SET since = since - ?1, failed = failed - ?1";
+    tx.sql().execute(sql, [integer(seconds)])?;
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
+    use postern_api::{Carried, Limits, Transport};
+    use postern_protocol::federation::DescriptionError;
+    use tokio::sync::Barrier;
+
     use super::*;
-    use crate::{event, options::Options};
+    use crate::{error::HomeserverError, event, options::Options};
 
     const KEYS: &str = "some keys";
 
@@ -125,16 +144,15 @@ mod tests {
 
         /// A comparison fails, after so many seconds, in which the homeserver was there or not.
         fn fails(&self, after: u64, was_there: bool) {
-            let sql = "UPDATE missed_comparisons SET since = since - ?1, failed = failed - ?1";
-            self.store.write(|tx| Ok(tx.sql().execute(sql, [integer(after)])?)).unwrap();
+            self.store.write(|tx| pass_time(tx, after)).unwrap();
             if was_there {
                 server_answered(&self.store).unwrap();
             }
-            self.store.write(|tx| failed(tx, KEYS)).unwrap();
+            self.store.write(|tx| note_failure(tx, KEYS)).unwrap();
         }
 
-        fn is_compared(&self) {
-            self.store.write(|tx| were_compared(tx, KEYS)).unwrap();
+        fn shows_keys(&self) {
+            self.store.write(|tx| note_shown(tx, KEYS)).unwrap();
         }
 
         /// How often the user was told that keys are hidden, and that they are shown again.
@@ -160,8 +178,8 @@ mod tests {
             device.fails(AGAIN, true);
         }
         assert_eq!(device.told(), (1, 0));
-        device.is_compared();
-        device.is_compared();
+        device.shows_keys();
+        device.shows_keys();
         assert_eq!(device.told(), (1, 1));
         // A day begins with the first failure after that.
         device.fails(2 * TOLD_AFTER, true);
@@ -177,9 +195,9 @@ mod tests {
         let device = Device::new();
         device.fails(0, true);
         device.fails(AGAIN, true);
-        device.is_compared();
+        device.shows_keys();
         device.fails(TOLD_AFTER, true);
-        device.is_compared();
+        device.shows_keys();
         assert_eq!(device.told(), (0, 0));
     }
 
@@ -203,11 +221,10 @@ mod tests {
         assert!(may_try());
         device.fails(0, true);
         assert!(!may_try());
-        let sql = "UPDATE missed_comparisons SET failed = failed - ?1";
-        device.store.write(|tx| Ok(tx.sql().execute(sql, [integer(AGAIN)])?)).unwrap();
+        device.store.write(|tx| pass_time(tx, AGAIN)).unwrap();
         assert!(may_try());
         device.fails(0, true);
-        device.is_compared();
+        device.shows_keys();
         assert!(may_try());
     }
 
@@ -220,11 +237,40 @@ mod tests {
             note(&device.store, &http, KEYS, Some(&error)).await.unwrap();
             assert!(!is_missed(), "{error}");
         }
-        for error in [Error::unexpected("no keys"), Error::Issuer(IssuerError::TooManyKeys)] {
+        let other_time =
+            HomeserverError::Description("x.example".parse().unwrap(), DescriptionError::NotValidNow);
+        let too_many = Error::Issuer(IssuerError::TooManyKeys);
+        for error in [Error::unexpected("no keys"), too_many, Error::Homeserver(other_time)] {
             note(&device.store, &http, KEYS, Some(&error)).await.unwrap();
             assert!(is_missed(), "{error}");
             note(&device.store, &http, KEYS, None).await.unwrap();
             assert!(!is_missed());
         }
+    }
+
+    /// A homeserver that gives its signs of life once two are asked for.
+    #[derive(Debug)]
+    struct TwoAsked(Barrier);
+
+    impl Transport for TwoAsked {
+        fn carry(&self, _: http::Request<Vec<u8>>, _: Limits) -> Carried<'_> {
+            Box::pin(async {
+                self.0.wait().await;
+                Ok(http::Response::new(Vec::new()))
+            })
+        }
+    }
+
+    #[tokio::test]
+    async fn a_fault_that_is_met_twice_at_the_same_time_counts_once() {
+        let device = Device::new();
+        let http = Http::through("https://home.example", TwoAsked(Barrier::new(2))).unwrap();
+        let error = Error::unexpected("no keys");
+        let meet = || note(&device.store, &http, KEYS, Some(&error));
+        let (one, other) = tokio::join!(meet(), meet());
+        one.and(other).unwrap();
+        let sql = "SELECT failures FROM missed_comparisons";
+        let failures = device.store.read(|tx| Ok(tx.sql().query_row(sql, [], |row| row.get::<_, u64>(0))?));
+        assert_eq!(failures.unwrap(), 1);
     }
 }

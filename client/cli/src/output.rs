@@ -189,7 +189,8 @@ pub fn describe(client: &Client, event: &Event) -> Result<String> {
         ),
         Event::KeysHidden { keys } => format!(
             "for a day the server has not let {} be compared with those that it shows others, though it is there. It could \
-             show you other ones, and tell you by them: ask its operator in another way",
+             show you other ones, and tell you by them: ask its operator in another way. Or this machine's clock is wrong: \
+             look at it first",
             safe_line(keys)
         ),
         Event::KeysShown { keys } => format!("the server shows {} again, and they are good", safe_line(keys)),

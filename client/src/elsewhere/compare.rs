@@ -1,11 +1,12 @@
 //! The comparison of keys with those that others see: the own homeserver's with a neighbour, and other homeservers' with
 //! people there (AAS-7, FED-1). Owns the table `own_homeserver`.
 
+use postern_api::Side;
 use postern_protocol::{
     PublicKey,
-    aas::IssuerDirectory,
     federation::{Description, DescriptionError, KnownKeys},
     name::Domain,
+    problem::ProblemType,
 };
 use rusqlite::{OptionalExtension as _, params};
 
@@ -19,12 +20,14 @@ use crate::{
     missed,
     server::Api,
     store::{Store, Tx, fixed, integer},
-    strangers::Published as _,
     tokens,
 };
 
 /// The keys in the own homeserver's description, as the user is told of them.
 const OWN_KEYS: &str = "the keys that it signs with as a homeserver";
+/// The keys that tokens are issued with, where a neighbour was to say what it sees. What the own homeserver shows for tokens
+/// makes no end of that: it could hide its keys here alone.
+const ISSUER_KEYS_ELSEWHERE: &str = "the keys that tokens are issued with, as other homeservers see them";
 
 /// The key with which the own homeserver signs, as it says; `None` before this device had to do with another domain.
 pub(crate) fn own_key(tx: &Tx<'_>) -> Result<Option<PublicKey>> {
@@ -66,7 +69,7 @@ pub(crate) async fn compare_keys(store: &Store, api: &Api) -> Result<()> {
     if is_due(looked, OWN_KEYS)? {
         goes_on(look_at_own(store, api).await)?;
     }
-    if is_due(compared, IssuerDirectory::NAME)? {
+    if is_due(compared, ISSUER_KEYS_ELSEWHERE)? {
         let neighbour: Domain = neighbour.parse().map_err(|_| Error::Damaged("a domain"))?;
         goes_on(compare_issuer(store, api, &neighbour).await)?;
     }
@@ -113,43 +116,78 @@ fn see_own(tx: &Tx<'_>, domain: &Domain, json: &[u8]) -> Result<Result<()>> {
 }
 
 /// Has a neighbour show the description of the own homeserver that it has, and compares the keys in it that tokens are
-/// issued with. The neighbour cannot make it up: the own homeserver signed it. One that does not show its keys here is asked
-/// again an hour later, and ends none of the other errands.
+/// issued with. The neighbour cannot make it up: the own homeserver signed it. One that does not show its keys here, or does
+/// not hand the request on, is asked again an hour later, and ends none of the other errands. After a day the user is told.
 async fn compare_issuer(store: &Store, api: &Api, neighbour: &Domain) -> Result<()> {
     if store.read(|tx| trusted(tx, &api.origin))?.is_empty() {
         // Nobody could tell whether it did.
         return Ok(());
     }
     // They may have changed since tokens were fetched last.
-    let looked = api.wallet.look_at_keys().await;
-    if let Err(error @ Error::Server(_)) = &looked {
-        tracing::warn!(%error, "the own homeserver does not show the keys that tokens are issued with");
-        return Ok(());
-    }
-    store.write(|tx| {
-        let sql = "INSERT INTO own_homeserver (one, compared) VALUES (1, ?1)
-                   ON CONFLICT (one) DO UPDATE SET compared = excluded.compared";
-        tx.sql().execute(sql, [integer(tx.now())])?;
-        Ok(())
-    })?;
-    looked?;
-    let shown = api_for(api, neighbour)?.show_homeserver(&api.origin, false).await?;
-    store.write(|tx| {
+    let asked = match api.wallet.look_at_keys().await {
+        Ok(()) => {
+            let asked = api_for(api, neighbour)?.show_homeserver(&api.origin, false).await;
+            asked.map_err(|error| (is_of_own(&error), error))
+        }
+        Err(error) => Err((missed::is_failure(&error), error)),
+    };
+    let shown = match asked {
+        Ok(shown) => shown,
+        Err((true, error)) => {
+            missed::note(store, &api.http, ISSUER_KEYS_ELSEWHERE, Some(&error)).await?;
+            tracing::warn!(%error, "the own homeserver does not let the keys that tokens are issued with be compared");
+            return Ok(());
+        }
+        Err((false, error)) => {
+            store.write(asked_neighbour)?;
+            return Err(error);
+        }
+    };
+    let is_same = store.write(|tx| {
+        asked_neighbour(tx)?;
         let known = KnownKeys { trusted: trusted(tx, &api.origin)?, distrusted: Vec::new() };
         let signed = Description::from_json(shown.as_bytes())
             .and_then(|shown| shown.verify(&api.origin, &known, tx.now()).map(|_| shown));
         match signed {
             Ok(shown) if tokens::contradicts(tx, &shown.issuer)? => {
                 let keys = format!("the keys that tokens are issued with, as {neighbour} sees them");
-                Event::KeysDiffer { keys }.record(tx)
+                Event::KeysDiffer { keys }.record(tx)?;
+                Ok(false)
             }
-            Ok(_) => Ok(()),
+            Ok(_) => Ok(true),
             Err(error) => {
                 tracing::warn!(%error, "a neighbour has no description of the own homeserver that is good");
-                Ok(())
+                Ok(false)
             }
         }
-    })
+    })?;
+    if is_same {
+        missed::note(store, &api.http, ISSUER_KEYS_ELSEWHERE, None).await?;
+    }
+    Ok(())
+}
+
+/// Whether the own homeserver, as the relay, kept a neighbour from being asked. It does not see what it hands on, and so can
+/// refuse this only with all else that goes there, which its user notices; a domain that its operator blocked, openly, is
+/// none of it. The error of a neighbour that is away, which the relay could make up, looks as that of an honest relay; nor
+/// does a refusal without a side say which of the two refuses: those are not counted.
+fn is_of_own(error: &Error) -> bool {
+    let Error::Server(error) = error else { return false };
+    match error {
+        postern_api::Error::Relay { side: Side::Relay, problem } => {
+            problem.kind != ProblemType::HomeserverBlocked
+        }
+        postern_api::Error::Unreachable(_) => true,
+        _ => false,
+    }
+}
+
+/// Takes note that a neighbour was asked for what it sees, whatever came of it.
+fn asked_neighbour(tx: &Tx<'_>) -> Result<()> {
+    let sql = "INSERT INTO own_homeserver (one, compared) VALUES (1, ?1)
+               ON CONFLICT (one) DO UPDATE SET compared = excluded.compared";
+    tx.sql().execute(sql, [integer(tx.now())])?;
+    Ok(())
 }
 
 /// Looks at homeservers of which friends there told a key that is not known here. If a look does not show it, or no look is
@@ -205,6 +243,22 @@ mod tests {
         store.write(|tx| see_own(tx, &domain(), &described(&[&key], now, 0))).unwrap().unwrap();
         assert_eq!(store.read(own_key).unwrap(), Some(key.public_key()));
         assert!(store.read(|tx| find(tx, &domain())).unwrap().is_none(), "a neighbour has to show that");
+    }
+
+    #[test]
+    fn a_relay_that_hands_nothing_on_is_told_from_a_neighbour_that_is_away_or_blocked() {
+        let failed = |side: Side, kind: ProblemType| {
+            is_of_own(&Error::Server(postern_api::Error::Relay { side, problem: kind.into() }))
+        };
+        assert!(failed(Side::Relay, ProblemType::NotAllowed));
+        assert!(is_of_own(&Error::Server(postern_api::Error::Unreachable("no answer".into()))));
+        assert!(
+            !failed(Side::Relay, ProblemType::HomeserverBlocked),
+            "people are told of that where they go there"
+        );
+        assert!(!failed(Side::Pipe, ProblemType::HomeserverUnreachable));
+        assert!(!failed(Side::Gateway, ProblemType::HomeserverRefused));
+        assert!(!is_of_own(&Error::unexpected("something else")), "either of the two may have sent that");
     }
 
     #[test]

@@ -6,9 +6,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use postern_api::{Carried, Http, Limits, Request, Side, Transport};
+use postern_api::{Carried, Http, Limits, Side, Transport};
 use postern_protocol::problem::{Problem, ProblemType};
 use tokio::time::timeout;
+
+use crate::server;
 
 /// Whether the homeserver of another domain answers. One that does not is left alone for a while, and for longer each time:
 /// each attempt costs a token of the own homeserver, and errands would spend one with every step.
@@ -32,8 +34,6 @@ struct Failure {
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// Time by which the own homeserver is given longer to answer than the other one.
 const GRACE: Duration = Duration::from_secs(10);
-/// Time within which the own homeserver says that it is there, after an answer did not come.
-const PROBE: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 5 });
 
 /// The error of a homeserver that does not answer in time.
 fn silent() -> postern_api::Error {
@@ -88,8 +88,7 @@ impl Watched {
     /// The error of a request that is not answered in time: the own homeserver, which waits for the other one, tells whose
     /// silence it is by its own.
     async fn unanswered(&self) -> postern_api::Error {
-        let probe = Request::get("/health").within(PROBE);
-        match self.own.send_once(&probe).await {
+        match server::sign_of_life(&self.own).await {
             Err(error @ postern_api::Error::Unreachable(_)) => error,
             _ => silent(),
         }

@@ -18,11 +18,12 @@ use crate::{
     store::{Tx, integer},
 };
 
-/// The most Welcomes that wait for their trees. With one more, the domain that has most of them loses its oldest: none pushes
-/// out those of a domain that has fewer.
+/// The most Welcomes that wait for their trees. With one more, the family of domains that has most of them loses its oldest:
+/// none pushes out those of a family that has fewer, by however many names below its own.
 const MOST_LATE: u64 = 100;
-/// Messages, and bytes of them, that may wait for the Welcomes which wait: the groups' domains share this room evenly, and the
-/// groups of a domain its share, so that none takes that of others. No group has less than one among [`MOST_LATE`].
+/// Messages, and bytes of them, that may wait for the Welcomes which wait: the families of the groups' domains share this room
+/// evenly, and the groups of a family its share, so that none takes that of others. No group has less than one among
+/// [`MOST_LATE`].
 const MOST_EARLY: u64 = 1000;
 const MOST_EARLY_BYTES: u64 = 8 * 1024 * 1024;
 /// Seconds before a DS is asked again for the tree of a Welcome, the first time, and at most.
@@ -38,12 +39,12 @@ pub(crate) fn join_later(tx: &Tx<'_>, id: &GroupId, welcome: &Welcome) -> Result
     let pause = FIRST_PAUSE.saturating_mul(2u64.saturating_pow(attempts)).min(LONGEST_PAUSE);
     // One that is kept already stays in its place.
     tx.sql().execute(
-        "INSERT INTO welcomes (welcome, group_id, domain, attempts, due) VALUES (?1, ?2, ?3, ?4, ?5)
+        "INSERT INTO welcomes (welcome, group_id, family, attempts, due) VALUES (?1, ?2, ?3, ?4, ?5)
          ON CONFLICT (welcome) DO UPDATE SET attempts = excluded.attempts, due = excluded.due",
         params![
             welcome.as_bytes(),
             id.to_mls(),
-            id.domain().as_str(),
+            id.domain().family(),
             attempts.saturating_add(1),
             integer(tx.now().saturating_add(pause))
         ],
@@ -51,7 +52,7 @@ pub(crate) fn join_later(tx: &Tx<'_>, id: &GroupId, welcome: &Welcome) -> Result
     let sql = "DELETE FROM welcomes
                 WHERE (SELECT count(*) FROM welcomes) > ?1
                   AND rowid = (SELECT min(rowid) FROM welcomes
-                                GROUP BY domain ORDER BY count(*) DESC, min(rowid) LIMIT 1)";
+                                GROUP BY family ORDER BY count(*) DESC, min(rowid) LIMIT 1)";
     tx.sql().execute(sql, [integer(MOST_LATE)])?;
     Ok(())
 }
@@ -80,11 +81,11 @@ pub(crate) fn join_at_last(
 /// Keeps a message of a group that this client is not in, if a Welcome to it waits. False if none does, or the group has no
 /// more room.
 pub(super) fn keep_early(tx: &Tx<'_>, id: &GroupId, message: &MlsMessage) -> Result<bool> {
-    let sql = "SELECT count(DISTINCT domain), count(DISTINCT group_id) FILTER (WHERE domain = ?2),
+    let sql = "SELECT count(DISTINCT family), count(DISTINCT group_id) FILTER (WHERE family = ?2),
                       count(*) FILTER (WHERE group_id = ?1)
                  FROM welcomes";
-    let (domains, groups, welcomes): (u64, u64, u64) =
-        tx.sql().query_row(sql, params![id.to_mls(), id.domain().as_str()], |row| {
+    let (families, groups, welcomes): (u64, u64, u64) =
+        tx.sql().query_row(sql, params![id.to_mls(), id.domain().family()], |row| {
             Ok((row.get(0)?, row.get(1)?, row.get(2)?))
         })?;
     if welcomes == 0 {
@@ -93,7 +94,7 @@ pub(super) fn keep_early(tx: &Tx<'_>, id: &GroupId, message: &MlsMessage) -> Res
     let sql = "SELECT count(*), coalesce(sum(length(message)), 0) FROM early_messages WHERE group_id = ?1";
     let (messages, bytes): (u64, u64) =
         tx.sql().query_row(sql, [id.to_mls()], |row| Ok((row.get(0)?, row.get(1)?)))?;
-    let share = |all: u64| all / (domains * groups).clamp(1, MOST_LATE);
+    let share = |all: u64| all / (families * groups).clamp(1, MOST_LATE);
     if messages >= share(MOST_EARLY) || bytes >= share(MOST_EARLY_BYTES) {
         return Ok(false);
     }

@@ -23,7 +23,7 @@ pub(crate) async fn obtain_credential(store: &Store, api: &Api, mut account: Acc
 }
 
 /// Has the AS sign a new credential long before the old one ends, and when the key that signed the old one is good no
-/// more: once an hour it looks.
+/// more: once an hour it looks. Where an end is near, it asks with every errand until it has the new one.
 pub(crate) async fn renew_credential(store: &Store, api: &Api) -> Result<()> {
     let account = store.read(Account::load)?;
     let own = account.credential()?;

@@ -55,8 +55,11 @@ async fn ask(store: &Store, api: &Api, is_own: bool) -> Result<AuthenticationKey
     store.write(|tx| take(tx, shown))?
 }
 
-/// Whether it is time to look at the keys of an AS.
+/// Whether it is time to look at the keys of the own AS, the one of this domain. After a look that failed it is an hour later.
 pub(super) fn is_due(tx: &Tx<'_>, domain: &Domain) -> Result<bool> {
+    if !missed::may_try(tx, AuthenticationKeys::NAME)? {
+        return Ok(false);
+    }
     let sql = "SELECT looked FROM issuers WHERE domain = ?1";
     let looked: Option<u64> = tx.sql().query_row(sql, [domain.as_str()], |row| row.get(0)).optional()?;
     let now = tx.now();

@@ -27,7 +27,7 @@ async fn run(state: &Path, server: &str, arguments: &[&str]) -> Output {
     command(state, server, arguments).output().await.unwrap()
 }
 
-/// The same, with something on stdin. Whoever refuses before it reads leaves it unread.
+/// The same, with something on stdin. A program that refuses before it reads leaves that unread.
 async fn run_with(state: &Path, server: &str, arguments: &[&str], input: &str) -> Output {
     let mut child = command(state, server, arguments).stdin(Stdio::piped()).spawn().unwrap();
     if let Err(error) = child.stdin.take().unwrap().write_all(input.as_bytes()).await {

@@ -3,15 +3,13 @@
 
 use std::time::Duration;
 
-use postern_client::{
-    Client, Clock, Error, Event, ForContacts, HomeserverError, Options, ProfileChange, api,
-};
+use postern_client::{Client, Error, Event, ForContacts, HomeserverError, Options, ProfileChange, api};
 use postern_protocol::{
     aas::IssuerDirectory,
     federation::{DESCRIPTION_PATH, Description, DescriptionError},
     key::SigningKey,
     name::{Domain, UserName},
-    problem::ProblemType,
+    problem::{Problem, ProblemType},
     qs::QueueKind,
     token::{DIRECTORY_PATH, TOKEN_TYPE},
 };
@@ -269,74 +267,86 @@ async fn a_relay_that_shows_nothing_of_itself_does_not_mute_what_people_elsewher
     tell_of_a_relay_that_lied(true).await;
 }
 
-/// A homeserver gives these requests no answer, or this one, as if it was away or in trouble, and answers all others. What it
-/// hides is told of once, after a day, and once when it is shown again.
-async fn tell_of_a_homeserver_that_hides(hidden: &str, requests: &str, answer: Option<&[u8]>) {
-    let neighbours = Neighbours::builder().start().await;
-    let (home, remote) = (&neighbours[0], &neighbours[1]);
-    let (alice, bob) = (shy(home, "alice").await, shy(remote, "bob").await);
-    let url = home.url_of(home.server());
-    let line = BadLine::to(url.trim_start_matches("http://").parse().unwrap()).await;
-    // She can do without others meanwhile.
-    alice.wallet().fetch(100).await.expect("the homeserver issues tokens");
-    match answer {
-        Some(answer) => line.answer(requests, usize::MAX, answer),
-        None => line.cut(requests, usize::MAX, 0),
-    }
-    let later = |client: Client, seconds: i64| {
-        let clock = Clock::ahead_by(seconds);
-        reopened(client, Options { server: Some(line.url()), durable: false, clock, ..Options::default() })
-    };
-    let told = |events: &[Event]| {
-        let hides = |event: &&Event| matches!(event, Event::KeysHidden { keys } if keys.contains(hidden));
-        let shows = |event: &&Event| matches!(event, Event::KeysShown { keys } if keys.contains(hidden));
-        (events.iter().filter(hides).count(), events.iter().filter(shows).count())
-    };
-    let mut alice = later(alice, 0);
-    alice.look_up(bob.user()).await.unwrap();
-    let hour = 60 * 60;
-    for after in [0, 12 * hour] {
-        alice = later(alice, after);
-        let events = alice.sync(Duration::ZERO).await.expect("the errands go on");
-        assert_eq!(told(&events), (0, 0), "it may be back soon: {events:?}");
-    }
-    alice = later(alice, 24 * hour + 60);
-    let mut events = alice.sync(Duration::ZERO).await.unwrap();
-    events.extend(alice.sync(Duration::ZERO).await.unwrap());
-    alice = later(alice, 26 * hour);
-    events.extend(alice.sync(Duration::ZERO).await.unwrap());
-    assert_eq!(told(&events), (1, 0), "{events:?}");
-    assert!(line.mend() > 0, "it was asked for");
-    // By the present clock again: what it shows is of the present.
-    alice = later(alice, 0);
-    let mut events = alice.sync(Duration::ZERO).await.unwrap();
-    events.extend(alice.sync(Duration::ZERO).await.unwrap());
-    assert_eq!(told(&events), (0, 1), "{events:?}");
-    neighbours.close();
-}
-
+const HOUR: u64 = 60 * 60;
 const AWAY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n";
 const NOT_FOUND: &[u8] = b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n";
 
+/// Alice, who has to do with somebody elsewhere, on a line on which her homeserver can hide things from her. Time passes for
+/// what it hid, and not for the clocks: all that it shows is valid.
+struct Hiding {
+    neighbours: Neighbours,
+    line: BadLine,
+    alice: Client,
+}
+
+impl Hiding {
+    async fn start() -> Self {
+        let neighbours = Neighbours::builder().start().await;
+        let (home, remote) = (&neighbours[0], &neighbours[1]);
+        let (alice, bob) = (shy(home, "alice").await, shy(remote, "bob").await);
+        let url = home.url_of(home.server());
+        let line = BadLine::to(url.trim_start_matches("http://").parse().unwrap()).await;
+        // She can do without others meanwhile.
+        alice.wallet().fetch(100).await.expect("the homeserver issues tokens");
+        alice.look_up(bob.user()).await.unwrap();
+        let options = Options { server: Some(line.url()), durable: false, ..Options::default() };
+        let alice = reopened(alice, options);
+        Self { neighbours, line, alice }
+    }
+
+    /// Runs the errands so many seconds later. How often they tell that keys whose name ends so are hidden, and shown again.
+    async fn told(&self, later: u64, keys_end: &str) -> (usize, usize) {
+        self.alice.pass_time_for_hidden_keys(later).unwrap();
+        let events = self.alice.sync(Duration::ZERO).await.expect("the errands go on");
+        let hides = |event: &&Event| matches!(event, Event::KeysHidden { keys } if keys.ends_with(keys_end));
+        let shows = |event: &&Event| matches!(event, Event::KeysShown { keys } if keys.ends_with(keys_end));
+        (events.iter().filter(hides).count(), events.iter().filter(shows).count())
+    }
+}
+
+/// A homeserver gives these requests no answer, or this one, as if it was away or in trouble, and answers all others. What it
+/// hides is told of once, after a day, and once when it is shown again.
+async fn tell_of_a_homeserver_that_hides(hidden: &str, requests: &str, answer: Option<&[u8]>) {
+    let hiding = Hiding::start().await;
+    match answer {
+        Some(answer) => hiding.line.answer(requests, usize::MAX, answer),
+        None => hiding.line.cut(requests, usize::MAX, 0),
+    }
+    for later in [0, 12 * HOUR] {
+        assert_eq!(hiding.told(later, hidden).await, (0, 0), "it may be back soon");
+    }
+    assert_eq!(hiding.told(12 * HOUR + 60, hidden).await, (1, 0));
+    for later in [0, 2 * HOUR] {
+        assert_eq!(hiding.told(later, hidden).await, (0, 0), "it was told");
+    }
+    assert!(hiding.line.mend() > 0, "it was asked for");
+    assert_eq!(hiding.told(2 * HOUR, hidden).await, (0, 1));
+    assert_eq!(hiding.told(2 * HOUR, hidden).await, (0, 0), "it was told");
+    hiding.neighbours.close();
+}
+
+const OWN_KEYS: &str = "as a homeserver";
+const ISSUER_KEYS: &str = "tokens are issued with";
+const ISSUER_KEYS_ELSEWHERE: &str = "as other homeservers see them";
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_homeserver_that_is_away_for_its_description_alone_is_told_of_after_a_day() {
-    let description = format!("GET {DESCRIPTION_PATH}");
-    tell_of_a_homeserver_that_hides("as a homeserver", &description, Some(AWAY)).await;
+    tell_of_a_homeserver_that_hides(OWN_KEYS, &format!("GET {DESCRIPTION_PATH}"), Some(AWAY)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_homeserver_that_is_away_for_its_issuers_keys_alone_is_told_of_after_a_day() {
-    tell_of_a_homeserver_that_hides("tokens", &format!("GET {DIRECTORY_PATH}"), Some(AWAY)).await;
+    tell_of_a_homeserver_that_hides(ISSUER_KEYS, &format!("GET {DIRECTORY_PATH}"), Some(AWAY)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_homeserver_that_says_nothing_of_its_issuers_keys_alone_is_told_of_after_a_day() {
-    tell_of_a_homeserver_that_hides("tokens", &format!("GET {DIRECTORY_PATH}"), None).await;
+    tell_of_a_homeserver_that_hides(ISSUER_KEYS, &format!("GET {DIRECTORY_PATH}"), None).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_homeserver_that_refuses_its_issuers_keys_alone_is_told_of_after_a_day() {
-    tell_of_a_homeserver_that_hides("tokens", &format!("GET {DIRECTORY_PATH}"), Some(NOT_FOUND)).await;
+    tell_of_a_homeserver_that_hides(ISSUER_KEYS, &format!("GET {DIRECTORY_PATH}"), Some(NOT_FOUND)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -345,7 +355,51 @@ async fn a_homeserver_that_is_away_for_its_description_and_its_issuers_keys_is_t
     for path in [DESCRIPTION_PATH, DIRECTORY_PATH] {
         assert!(format!("GET {path}").starts_with(BOTH));
     }
-    tell_of_a_homeserver_that_hides("as a homeserver", BOTH, Some(AWAY)).await;
+    tell_of_a_homeserver_that_hides(OWN_KEYS, BOTH, Some(AWAY)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_that_keeps_a_neighbour_from_being_asked_for_the_issuers_keys_is_told_of_after_a_day() {
+    let problem = Problem::new(ProblemType::NotAllowed).to_json();
+    let head = format!("HTTP/1.1 403 Forbidden\r\ncontent-length: {}\r\n\r\n", problem.len());
+    let refusal = [head.into_bytes(), problem].concat();
+    // Not the requests for tokens, whose path goes on.
+    tell_of_a_homeserver_that_hides(
+        ISSUER_KEYS_ELSEWHERE,
+        "POST /relay/b.example ",
+        Some(refusal.as_slice()),
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_homeserver_that_shows_its_issuers_keys_for_tokens_and_not_to_be_compared_is_told_of_after_a_day() {
+    let hiding = Hiding::start().await;
+    let later = [(0, (0, 0)), (12 * HOUR, (0, 0)), (12 * HOUR + 60, (1, 0)), (2 * HOUR, (0, 0))];
+    for (later, told) in later {
+        hiding.line.answer(&format!("GET {DIRECTORY_PATH}"), usize::MAX, AWAY);
+        assert_eq!(hiding.told(later, ISSUER_KEYS_ELSEWHERE).await, told);
+        assert!(hiding.line.mend() > 0, "they were asked for");
+        hiding.alice.wallet().fetch(1).await.expect("it shows them for that");
+    }
+    assert_eq!(hiding.told(2 * HOUR, ISSUER_KEYS_ELSEWHERE).await, (0, 1));
+    hiding.neighbours.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_homeserver_that_hides_the_keys_of_its_as_is_asked_for_them_once_an_hour_and_told_of_after_a_day() {
+    let hiding = Hiding::start().await;
+    let keys = "credentials are signed with";
+    assert_eq!(hiding.told(0, keys).await, (0, 0));
+    hiding.alice.forget_the_look().unwrap();
+    let later = [(0, true, 0), (60, false, 0), (12 * HOUR, true, 0), (60, false, 0), (12 * HOUR, true, 1)];
+    for (later, is_asked, told) in later {
+        hiding.line.answer("GET /as/keys", usize::MAX, NOT_FOUND);
+        assert_eq!(hiding.told(later, keys).await, (told, 0));
+        assert_eq!(hiding.line.mend() > 0, is_asked, "{later} seconds later");
+    }
+    assert_eq!(hiding.told(2 * HOUR, keys).await, (0, 1));
+    hiding.neighbours.close();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -553,7 +553,7 @@ async fn a_servers_clock_that_leaps_refuses_signatures_and_nothing_is_lost_when_
         eventually("it is delivered", async || talk.is_delivered().await.then_some(())).await;
         clock.move_to(ahead);
         everything_due(&world).await;
-        // Of the time before.
+        // Problems told before the leap are dropped.
         talk.take_told();
         talk.keep(&format!("said {ahead} seconds away"));
         assert!(!talk.is_delivered().await);

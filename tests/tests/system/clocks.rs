@@ -46,7 +46,7 @@ async fn a_servers_clock_that_is_wrong_is_told_everywhere_and_people_go_on_once_
         (-YEAR, "365 days behind"),
     ] {
         let before = refused(&Scrape::of(world.server()).await);
-        // Of the clock before.
+        // Problems told under the clock before are dropped.
         talk.take_told();
         // A little more than that, whatever the look takes.
         clock.move_to(i64::from(ahead + 30 * ahead.signum()));

@@ -226,6 +226,12 @@ async fn a_dear_call_has_a_lane_of_its_own_and_a_transaction_that_was_given_up_i
             (admin.query_one(under_way, &[]).await.unwrap().get::<_, i64>(0) == 1).then_some(())
         })
         .await;
+        // With a second connection there, one of these would be under way, and fail.
+        eventually("the other dear calls wait for its connection", async || {
+            let heavy = database.status().into_iter().find(|status| status.lane == "heavy")?;
+            (heavy.waiting == 3).then_some(())
+        })
+        .await;
         for _ in 0..5 {
             database.query_one("SELECT 1", &[]).await.expect("all others are answered before the dear ones");
         }

@@ -250,8 +250,9 @@ fn messages_of_other_groups_take_no_room_of_one_whose_welcome_waits() {
     let (one, other) = (alice.say(&id, "one"), mallory.say(&made_up, "other"));
     waits(&id);
     assert!(carol.receive(&other).is_err(), "it is told, and takes no room");
-    // Groups of another domain with Welcomes whose trees nobody hands out have a half of the room together.
-    let theirs = [1, 2].map(|number| GroupId::new([number; 16], "evil.example".parse().unwrap()));
+    // Groups of another family of domains with Welcomes whose trees nobody hands out have a half of the room together.
+    let theirs = [(1, "evil.example"), (2, "more.evil.example")];
+    let theirs = theirs.map(|(number, domain)| GroupId::new([number; 16], domain.parse().unwrap()));
     theirs.iter().for_each(waits);
     let fill = |id: &GroupId| {
         let keep = |tx: &Tx<'_>| (0..2000).take_while(|_| keep_early(tx, id, &other).unwrap()).count();
@@ -263,7 +264,7 @@ fn messages_of_other_groups_take_no_room_of_one_whose_welcome_waits() {
 }
 
 #[test]
-fn welcomes_of_a_domain_that_wait_displace_its_own_and_none_of_a_domain_with_fewer() {
+fn welcomes_of_a_family_of_domains_that_wait_displace_its_own_and_none_of_one_with_fewer() {
     let carol = person("carol", &SigningKey::generate());
     // Each is known by its first byte.
     let waits = |domain: &str, numbers: std::ops::Range<u8>| {
@@ -273,11 +274,11 @@ fn welcomes_of_a_domain_that_wait_displace_its_own_and_none_of_a_domain_with_few
             carol.store.write(|tx| join_later(tx, &id, &welcome)).unwrap();
         }
     };
-    let waiting = |domain: &str| -> Vec<u8> {
+    let waiting = |family: &str| -> Vec<u8> {
         let welcomes = carol.store.read(|tx| {
-            let sql = "SELECT welcome FROM welcomes WHERE domain = ?1 ORDER BY rowid";
+            let sql = "SELECT welcome FROM welcomes WHERE family = ?1 ORDER BY rowid";
             let mut statement = tx.sql().prepare(sql)?;
-            let welcomes = statement.query_map([domain], |row| row.get(0))?;
+            let welcomes = statement.query_map([family], |row| row.get(0))?;
             Ok(welcomes.collect::<Result<Vec<Vec<u8>>, _>>()?)
         });
         welcomes.unwrap().iter().map(|welcome| welcome[0]).collect()
@@ -296,6 +297,13 @@ fn welcomes_of_a_domain_that_wait_displace_its_own_and_none_of_a_domain_with_few
     assert_eq!(waiting("b.example"), [0u8, 1, 2]);
     assert_eq!(waiting("c.example"), [0u8, 1]);
     assert_eq!(waiting("evil.example"), (55..150u8).collect::<Vec<_>>());
+    // Names below one are of the same family, however many they are.
+    for number in 150..250u8 {
+        waits(&format!("n{number}.evil.example"), number..number + 1);
+    }
+    assert_eq!(waiting("b.example"), [0u8, 1, 2]);
+    assert_eq!(waiting("c.example"), [0u8, 1]);
+    assert_eq!(waiting("evil.example"), (155..250u8).collect::<Vec<_>>());
 }
 
 /// Seconds until a KeyPackage ends: enough for what happens before, also on a busy machine.

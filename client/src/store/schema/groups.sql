@@ -29,7 +29,7 @@ CREATE TABLE groups (
 CREATE TABLE welcomes (
     welcome BLOB PRIMARY KEY,
     group_id BLOB NOT NULL,             -- the MLS group id
-    domain TEXT NOT NULL,               -- the group's
+    family TEXT NOT NULL,               -- of names, which the group's domain is in
     attempts INTEGER NOT NULL,
     due INTEGER NOT NULL                -- seconds since 1970: when to ask again
 ) STRICT;

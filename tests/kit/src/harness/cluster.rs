@@ -77,7 +77,7 @@ impl DataDir {
 
     /// One with a migrated cluster, stopped. No hour ends soon after it is made.
     pub async fn migrated() -> Self {
-        // Whoever comes first makes the template, while the others wait for that: an hour may be about to end by then.
+        // The first caller makes the template, and the others wait for it: an hour may be about to end by then.
         template().await;
         early_in_the_hour().await;
         let dir = Self::fresh();

@@ -321,6 +321,8 @@ fn check_hearing(guest: usize, stays: &[Stay], told: &[Vec<Told>]) {
     let parts: Vec<&[Told]> = told[guest].split(|told| *told == Told::Joined).collect();
     assert_eq!(parts.len(), stays.len(), "{guest} joined another number of times");
     for (stay, heard) in stays.iter().zip(parts) {
+        let early = heard.iter().filter_map(Told::text).find(|(_, epoch, _)| *epoch < stay.since);
+        assert!(early.is_none(), "{guest} read a text of before its stay {stay:?}: {early:?}");
         let is_end = |told: &Told| match (told, &stay.end) {
             (Told::Out { who, epoch, .. }, Some(end)) => *who == guest && *epoch == end.epoch + 1,
             _ => false,
