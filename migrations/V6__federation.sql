@@ -380,7 +380,8 @@ COMMENT ON COLUMN federation.due.family IS
     'Family of names of the domain, or itself if the operator allowed it: families take turns (federation.share). Changes with the rule';
 COMMENT ON COLUMN federation.due.standing IS
     'Standing of the domain: each kind has attempts of its own, so that none keeps out another. prompt: it took some within minutes, and took no time. good: it takes deliveries. slow: it does, and takes long. failing: the last attempt failed. stranger: it never took one. refused: this server does not deal with it. Changes';
-COMMENT ON COLUMN federation.due.due IS 'Time from which the lane is tried, unless somebody holds it until then. Changes';
+COMMENT ON COLUMN federation.due.due IS
+    'Time from which the lane is tried, unless somebody holds it until then: the second in which something came, and a time of attempts from the first one on. Changes';
 COMMENT ON COLUMN federation.due.holder IS
     'Random id (16 bytes) of the attempt that has the lane; null: none. Changes with each';
 COMMENT ON COLUMN federation.due.refusals IS
