@@ -11,7 +11,7 @@ use super::{
     PURPOSE,
     fill::fill,
     roles::without_password,
-    target::{Left, expect_alone, expect_place, mark, remove},
+    target::{Left, expect_alone, expect_place, mark, mark_beginning, remove},
 };
 use crate::{
     cli::{dump::connect, interruption::unless_interrupted, manifest::Manifest},
@@ -98,7 +98,7 @@ impl Work<'_> {
         let prepared = async {
             let major = expect_place(client, self.manifest).await?;
             let bin = dump_programs(major)?;
-            mark(client, Some(&self.manifest.id())).await?;
+            mark_beginning(client, &self.manifest.id()).await?;
             anyhow::Ok(bin)
         };
         let bin = prepared.await.map_err(Failure::Removed)?;
