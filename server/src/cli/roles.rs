@@ -176,8 +176,7 @@ impl Role {
         ];
         let until = self.valid_until.as_ref().map_or("", |_| " VALID UNTIL %3$L");
         // Both in one transaction: after a kill the next restore knows that it is not finished.
-        let template =
-            format!("CREATE ROLE %1$I {}{until}; COMMENT ON ROLE %1$I IS %2$L", options.join(" "));
+        let template = format!("CREATE ROLE %1$I {}{until}; COMMENT ON ROLE %1$I IS %2$L", options.join(" "));
         let day = self.valid_until.as_deref().unwrap_or_default();
         execute(client, &template, &[&self.name, UNFINISHED, day]).await?;
         Ok(true)
