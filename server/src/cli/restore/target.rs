@@ -19,6 +19,8 @@ use crate::{
 const CLOSING: Duration = Duration::from_secs(5);
 /// The advisory lock of the session of a restore: another one must not take its work for what was interrupted.
 const LOCK: i64 = 0x706f_7374_6572_6e01; // "postern", 1
+/// What a removal failed at, for its error.
+const CANNOT_REMOVE: &str = "cannot remove what was restored";
 
 /// Refuses a database into which another restore is under way, and keeps others away as long as the session lives. The
 /// session of one that was killed just now has a moment to end.
@@ -97,56 +99,56 @@ pub(super) async fn remove(client: &Client) -> anyhow::Result<()> {
         .map_err(DatabaseError::from)
         .context("cannot end the sessions of the restore")?;
     // An event trigger of the backup's may refuse that the others go.
-    remove_made(client, "f.classid = 'pg_event_trigger'::regclass").await?;
+    let triggers = drops(client, "f.classid = 'pg_event_trigger'::regclass", i64::MAX).await?;
     // In one transaction: without its generation nothing that is left is taken for all of a backup.
     client
         .batch_execute(&format!(
-            "DROP SCHEMA IF EXISTS {} CASCADE;
+            "{}
+             DROP SCHEMA IF EXISTS {} CASCADE;
              DROP EXTENSION IF EXISTS postern CASCADE;
              DROP TABLE IF EXISTS public.refinery_schema_history",
+            triggers.concat(),
             schemas().join(", ")
         ))
         .await
         .map_err(DatabaseError::from)
-        .context("cannot remove what was restored")?;
-    // What operators made in the database that was backed up.
-    remove_made(client, "true").await?;
+        .context(CANNOT_REMOVE)?;
+    // What operators made in the database that was backed up. A transaction for each needs no more locks than PostgreSQL has.
+    while let Some(drop) = drops(client, "true", 1).await?.first() {
+        client.batch_execute(drop).await.map_err(DatabaseError::from).context(CANNOT_REMOVE)?;
+    }
     mark(client, None).await
 }
 
-/// Removes those objects that a restore made, and for which a condition is true; each with what depends on it. A transaction
-/// for each of them needs no more locks than PostgreSQL has.
-async fn remove_made(client: &Client, condition: &str) -> anyhow::Result<()> {
-    let next = format!(
+/// The statements that remove what a restore made and a condition is true for, each with what depends on it; so many at most.
+async fn drops(client: &Client, condition: &str, most: i64) -> anyhow::Result<Vec<String>> {
+    let made = format!(
         "WITH found AS ({FOUND}), before AS (
              SELECT string_to_array(nullif(split_part(c.setting, ' ', 2), ''), ',') AS addresses
                FROM pg_db_role_setting s
                JOIN pg_database d ON d.oid = s.setdatabase AND d.datname = current_database()
               CROSS JOIN LATERAL unnest(s.setconfig) AS c (setting)
               WHERE s.setrole = 0 AND starts_with(c.setting, '{RESTORING}=')
-         ), next AS (
+         ), made AS (
              SELECT f.classid, f.objid
                FROM found f
                JOIN before b ON f.address <> ALL (b.addresses)
               WHERE {condition}
               ORDER BY f.classid <> 'pg_namespace'::regclass, f.classid <> 'pg_extension'::regclass, f.objid
-              LIMIT 1
+              LIMIT $1
          )
-         SELECT CASE WHEN n.classid = 'pg_largeobject'::regclass THEN format('SELECT pg_catalog.lo_unlink(%s)', n.objid)
-                     ELSE format('DROP %s %s CASCADE',
+         SELECT CASE WHEN m.classid = 'pg_largeobject'::regclass THEN format('SELECT pg_catalog.lo_unlink(%s);', m.objid)
+                     ELSE format('DROP %s %s CASCADE;',
                                  CASE i.type WHEN 'foreign-data wrapper' THEN 'FOREIGN DATA WRAPPER'
                                              WHEN 'statistics object' THEN 'STATISTICS'
                                              ELSE i.type END,
                                  i.identity)
                  END
-           FROM next n
-          CROSS JOIN LATERAL pg_identify_object(n.classid, n.objid, 0) i"
+           FROM made m
+          CROSS JOIN LATERAL pg_identify_object(m.classid, m.objid, 0) i"
     );
-    let cannot = "cannot remove what was restored";
-    while let Some(row) = client.query_opt(&next, &[]).await.map_err(DatabaseError::from).context(cannot)? {
-        client.batch_execute(row.get(0)).await.map_err(DatabaseError::from).context(cannot)?;
-    }
-    Ok(())
+    let rows = client.query(&made, &[&most]).await.map_err(DatabaseError::from).context(CANNOT_REMOVE)?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
 /// Marks the database as one that a restore fills from now on, with what is there before.
