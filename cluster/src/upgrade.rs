@@ -40,7 +40,8 @@ const NEW_PROGRAMS: [&str; 8] = [
 const WHOLE: &str = "upgraded";
 /// Nobody follows a cluster that changes its version, and its archive is another one's: what waits for a standby would wait for
 /// ever. And no operator logs in: what is changed in the one cluster may be missing in the other.
-pub(crate) const ALONE: &str = "-c synchronous_standby_names= -c archive_mode=off -c unix_socket_permissions=0700";
+pub(crate) const ALONE: &str =
+    "-c synchronous_standby_names= -c archive_mode=off -c unix_socket_permissions=0700";
 /// The old cluster is only read: it does without our extension, which may be gone.
 const WITHOUT_EXTENSION: &str = "-c shared_preload_libraries= -c synchronous_standby_names= \
                                  -c archive_mode=off -c unix_socket_permissions=0700";
