@@ -8,6 +8,7 @@ use postern_protocol::{
     Address, GroupInfo, MlsMessage, Welcome, ds::CurrentGroup, key::SigningKey, mls::GroupPolicy,
     name::Domain,
 };
+use postern_server::mls::{TrackedGroup, parse_tree};
 use postern_tests_kit::{Call, Commit, Group, HOME, Made, Member, Party, World};
 use rand::{SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
 
@@ -290,6 +291,7 @@ impl<'a> Play<'a> {
         self.world.pay(&call).await.assert_ok(&what);
         self.elsewhere.deliver(self.world).await;
         self.accepted.insert(name);
+        let begun = self.model.epoch;
         match effect {
             Effect::Nothing => panic!("{what}: what the model accepts has an effect"),
             Effect::Words { by, readers } => {
@@ -330,6 +332,18 @@ impl<'a> Play<'a> {
                 assert_eq!(Some(self.row().await), row, "the answer again, and nothing else (DS-4)");
             }
         }
+        if self.model.epoch > begun {
+            self.assert_lets_others_in(&what);
+        }
+    }
+
+    /// Whoever comes in, or comes back, takes the group as it is now.
+    fn assert_lets_others_in(&mut self, what: &str) {
+        let first = self.model.members()[0];
+        let party = self.group.party(first);
+        let tree = parse_tree(&party.ratchet_tree()).expect("it is a tree");
+        let refused = TrackedGroup::open(&party.group_info(), tree).err();
+        assert!(refused.is_none(), "after {what}: {refused:?}");
     }
 
     /// A commit took effect.
