@@ -86,7 +86,7 @@ pub enum Violation {
     #[error("a commit that removes a client of the committer's user must replace the user key")]
     UserKeyKept,
     #[error(
-        "the authenticated data of an external commit must be the user key's signature, unless the commit brings the key of the leaf that it replaces"
+        "an external commit needs the user key's signature as authenticated data, or the key of the leaf that it replaces"
     )]
     UnknownJoiner,
     #[error("an external commit can remove only a client of its sender's user")]
