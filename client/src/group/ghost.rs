@@ -1,5 +1,5 @@
-//! A group as a member and a server could make it up together: with a device in it that nobody let in.
-//! For programs that test clients.
+//! What only a hostile member does: it makes a group up together with a server, with a device in it that nobody let in, or
+//! wants the others' addresses. For programs that test clients.
 
 use openmls::prelude::KeyPackage;
 use openmls_traits::OpenMlsProvider as _;
@@ -11,7 +11,7 @@ use postern_protocol::{
 };
 use tls_codec::Serialize as _;
 
-use super::state::GroupState;
+use super::{rules, state::GroupState};
 use crate::{
     error::{Error, Result},
     leaf,
@@ -20,6 +20,13 @@ use crate::{
 };
 
 impl GroupState {
+    /// The addresses of the other members.
+    pub(crate) fn addresses_of_others(&self) -> Vec<DeliveryAddress> {
+        let own = self.leaf.public_key();
+        let others = rules::leaves(&self.mls).into_values().filter(|leaf| leaf.leaf_key != own);
+        others.filter_map(|leaf| leaf.delivery).collect()
+    }
+
     /// The group as a server would show it with a commit of this member that adds a ghost. For a trial
     /// only: this device goes on as if it had been accepted.
     pub(crate) fn with_ghost(mut self, tx: &Tx<'_>) -> Result<CurrentGroup> {
