@@ -100,7 +100,9 @@ pub fn check_new(group: &PublicGroup, keys: &[VLBytes]) -> Result<(), InvalidMls
         let key = written.and_then(|_| VLBytes::tls_deserialize(&mut node.as_slice()));
         let key = key.map_err(|_| InvalidMls::Malformed("ratchet tree"))?;
         if new.contains(key.as_slice()) {
-            return Err(InvalidMls::Refused("one of the encryption keys is that of another node of the tree"));
+            return Err(InvalidMls::Refused(
+                "one of the encryption keys is that of another node of the tree",
+            ));
         }
     }
     Ok(())

@@ -12,7 +12,9 @@ use postern_protocol::{
     mls::{GroupPolicy, Pseudonym},
     problem::ProblemType,
 };
-use postern_server::mls::{Handshake, InvalidMls, LONGEST_LIFETIME, TrackedGroup, parse_handshake, parse_tree};
+use postern_server::mls::{
+    Handshake, InvalidMls, LONGEST_LIFETIME, TrackedGroup, parse_handshake, parse_tree,
+};
 use postern_tests_kit::{
     Call, Commit, Group, Party, SUITE, Spoil, UNUSABLE, User, World, creation, home, identity_commit,
     policy_extensions, random_id, registration,
