@@ -5,8 +5,8 @@
 -- is chained to the end of the one before. Commits are kept as long as the account lives. It ends with
 -- auth.erase_account, which leaves nothing of it, and which alone can delete any of these rows.
 --
--- Ids are random, and no row says when it was made: a serial number or a day would join a user with the queues that its
--- client made in the same minute (PRIV-4, PRIV-5).
+-- Ids are random, and no row that stays says when it was made: a serial number or a day would join a user with the queues that
+-- its client made in the same minute (PRIV-4, PRIV-5).
 
 CREATE TABLE auth.settings (
     singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
