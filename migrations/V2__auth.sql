@@ -5,8 +5,8 @@
 -- is chained to the end of the one before. Commits are kept as long as the account lives. It ends with
 -- auth.erase_account, which leaves nothing of it, and which alone can delete any of these rows.
 --
--- Ids are random, and no row says when it was made: a serial number or a day would join a user with the queues that its
--- client made in the same minute (PRIV-4, PRIV-5).
+-- Ids are random, and no row that stays says when it was made: a serial number or a day would join a user with the queues that
+-- its client made in the same minute (PRIV-4, PRIV-5).
 
 CREATE TABLE auth.settings (
     singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
@@ -19,6 +19,7 @@ CREATE TABLE auth.settings (
     invite_days integer NOT NULL DEFAULT 14 CHECK (invite_days BETWEEN 1 AND 365),
     max_clients integer NOT NULL DEFAULT 32 CHECK (max_clients BETWEEN 1 AND 256),
     max_identity_commits integer NOT NULL DEFAULT 10000 CHECK (max_identity_commits > 0),
+    identity_commits_per_day integer NOT NULL DEFAULT 100 CHECK (identity_commits_per_day > 0),
     max_identity_commit_bytes integer NOT NULL DEFAULT 16384
         CHECK (max_identity_commit_bytes BETWEEN 4096 AND 262144),
     max_identity_leaf_bytes integer NOT NULL DEFAULT 2048 CHECK (max_identity_leaf_bytes BETWEEN 512 AND 65536),
@@ -59,6 +60,8 @@ COMMENT ON COLUMN auth.settings.max_clients IS
     'Clients that a user may come to have; a user with more keeps them. Changes as the operator likes';
 COMMENT ON COLUMN auth.settings.max_identity_commits IS
     'Commits to an EID in all; beyond them only a commit that leaves fewer clients is taken. Changes as the operator likes';
+COMMENT ON COLUMN auth.settings.identity_commits_per_day IS
+    'Commits to an EID in a day (UTC), those that leave fewer clients not counted: they are always taken. Changes as the operator likes';
 COMMENT ON COLUMN auth.settings.max_identity_commit_bytes IS
     'Bytes of a commit to an EID, at most. Changes as the operator likes';
 COMMENT ON COLUMN auth.settings.max_identity_leaf_bytes IS
@@ -427,6 +430,19 @@ CREATE TRIGGER commits_are_of_the_current_epoch BEFORE INSERT ON auth.eid_log
     FOR EACH ROW EXECUTE FUNCTION auth.log_in_order();
 CREATE CONSTRAINT TRIGGER commits_end_their_epoch AFTER INSERT ON auth.eid_log
     DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION auth.log_in_order();
+
+-- The counts are lost with a crash, and are never in WAL, replicas or base backups: no more is to be known of a day.
+CREATE UNLOGGED TABLE auth.commits_today (
+    user_id uuid PRIMARY KEY REFERENCES auth.users ON DELETE CASCADE,
+    day date NOT NULL,
+    commits integer NOT NULL
+);
+COMMENT ON TABLE auth.commits_today IS
+    'Commits to EIDs in the present day, which are limited: somebody who stole a client cannot use up its user''s before the user removes it (AS-3). A row goes within minutes of the end of its day';
+COMMENT ON COLUMN auth.commits_today.user_id IS 'Account. Never changes';
+COMMENT ON COLUMN auth.commits_today.day IS 'Day (UTC) that is counted. Changes to another when that is over';
+COMMENT ON COLUMN auth.commits_today.commits IS
+    'Number in that day, those that left fewer clients not counted. Grows, and begins anew with each day';
 
 CREATE TABLE auth.clients (
     client_key bytea PRIMARY KEY CHECK (octet_length(client_key) = 32),

@@ -12,8 +12,8 @@
 --
 -- The committer is confirmed with it, if it was not; added clients are not (AS-4).
 -- Returns committed, with current_epoch after it; wrong_epoch: the identity is in another state, of current_epoch;
--- unknown_client; client_known: an added key is some user's client already; too_many_clients, too_many_commits,
--- too_large: by the operator's limits.
+-- unknown_client; client_known: an added key is some user's client already; too_many_clients, too_large: by the
+-- operator's limits; too_many_commits: by those of a day or in all, which a commit that leaves fewer clients is not under.
 -- Called by auth.commit_identity and auth.rename_user, which spend the token.
 CREATE OR REPLACE FUNCTION auth.append_commit(
     client_key bytea, epoch bigint, commit bytea, transcript bytea, group_info bytea, ratchet_tree bytea, eid bytea,
@@ -21,6 +21,8 @@ CREATE OR REPLACE FUNCTION auth.append_commit(
     OUT outcome auth.commit_identity_outcome, OUT current_epoch bigint)
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
+    today CONSTANT date := (now() AT TIME ZONE 'UTC')::date;
+    leaves_fewer CONSTANT boolean := cardinality(append_commit.removed) > cardinality(append_commit.added);
     owner record;
     limits record;
 BEGIN
@@ -46,14 +48,19 @@ BEGIN
         outcome := 'client_known';
         RETURN;
     END IF;
-    SELECT s.max_clients, s.max_identity_commits, s.max_identity_commit_bytes INTO limits FROM auth.settings s;
+    SELECT s.max_clients, s.max_identity_commits, s.identity_commits_per_day, s.max_identity_commit_bytes INTO limits
+      FROM auth.settings s;
     IF octet_length(append_commit.commit) > limits.max_identity_commit_bytes THEN
         outcome := 'too_large';
         RETURN;
     END IF;
-    -- A stolen client can fill the history, and can still be removed then.
-    IF owner.epoch >= limits.max_identity_commits
-       AND cardinality(removed) <= cardinality(append_commit.added) THEN
+    -- A stolen client can use up the commits of a day, and in months the history, also through others that it adds. It can
+    -- still be removed then.
+    IF NOT leaves_fewer
+       AND (owner.epoch >= limits.max_identity_commits
+            OR EXISTS (SELECT FROM auth.commits_today t
+                        WHERE t.user_id = owner.user_id AND t.day = today
+                          AND t.commits >= limits.identity_commits_per_day)) THEN
         outcome := 'too_many_commits';
         RETURN;
     END IF;
@@ -73,6 +80,11 @@ BEGIN
                current_ratchet_tree = append_commit.ratchet_tree, eid = append_commit.eid
          WHERE i.user_id = owner.user_id AND i.incarnation = owner.incarnation
         RETURNING i.epoch INTO current_epoch;
+        IF NOT leaves_fewer THEN
+            INSERT INTO auth.commits_today AS t (user_id, day, commits) VALUES (owner.user_id, today, 1)
+            ON CONFLICT ON CONSTRAINT commits_today_pkey DO UPDATE
+               SET day = excluded.day, commits = CASE t.day WHEN excluded.day THEN t.commits + 1 ELSE 1 END;
+        END IF;
         DELETE FROM auth.clients c WHERE c.user_id = owner.user_id AND c.client_key = ANY (removed);
         UPDATE auth.clients c SET confirmed = true
          WHERE c.client_key = append_commit.client_key AND NOT c.confirmed;

@@ -17,6 +17,7 @@ BEGIN
     -- A token is good by the clock of a server. Where one of the two leaps ahead, even again and again, the other says that it
     -- did not end.
     DELETE FROM auth.used_id_tokens t WHERE t.hour < this_hour - 24;
+    DELETE FROM auth.commits_today t WHERE t.day <> (now() AT TIME ZONE 'UTC')::date;
     DELETE FROM auth.account_changes c WHERE c.month < this_month;
     DELETE FROM auth.former_names f WHERE f.free <= this_month;
     DELETE FROM auth.invites i WHERE i.expires < today;

@@ -25,4 +25,13 @@ mod tests {
         assert!(lines.iter().all(|line| line.len() == width && line.iter().all(|c| " ▀▄█".contains(*c))));
         assert!(lines[0].iter().chain(&lines[1]).all(|c| *c == '█'), "{picture}");
     }
+
+    #[test]
+    fn a_picture_of_619_characters_of_the_short_forms_fits_80_columns_and_40_lines() {
+        // As long is the code of a safety number where the names are long.
+        let text: String = "POSTERN-SAFETY-NUMBER.".chars().chain(('A'..='Z').cycle()).take(619).collect();
+        let picture = picture(&text).unwrap();
+        let width = picture.lines().map(|line| line.chars().count()).max();
+        assert_eq!((width, picture.lines().count()), (Some(77), 39));
+    }
 }

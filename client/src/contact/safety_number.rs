@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use data_encoding::BASE32_NOPAD;
 use openmls_traits::{OpenMlsProvider as _, crypto::OpenMlsCrypto as _, types::HashType};
 use postern_protocol::{
     PublicKey, Transcript, eid::EidState, encoding::Encoding, label::Label, name::UserName,
@@ -24,7 +24,9 @@ use crate::{
 const ROUNDS: usize = 5200;
 /// Groups of five digits for each user.
 const GROUPS: usize = 6;
-const CODE: &str = "postern-safety-number.";
+/// The beginning of a code. All of a code is of the 45 characters that QR codes have short forms of: a picture of bytes would
+/// not fit into a terminal.
+const CODE: &str = "POSTERN-SAFETY-NUMBER.";
 
 /// The digits and bytes that this user and another compare.
 #[derive(Clone, PartialEq, Eq)]
@@ -33,7 +35,7 @@ pub struct SafetyNumber {
     code: String,
 }
 
-/// An identity as a code carries it.
+/// An identity as it was shown.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Shown {
     user: UserName,
@@ -41,6 +43,10 @@ struct Shown {
     founding: Transcript,
     eid: EidState,
 }
+
+/// An identity as a code carries it: user, founder, founding transcript; incarnation, epoch and transcript of its state. Names
+/// of fields would make the picture larger.
+type Carried = (UserName, PublicKey, Transcript, u32, u64, Transcript);
 
 impl SafetyNumber {
     /// 60 digits in twelve groups of five, the same for both users.
@@ -64,6 +70,15 @@ impl fmt::Debug for SafetyNumber {
 impl Shown {
     fn of(user: &UserName, known: &Known) -> Self {
         Self { user: user.clone(), founder: known.founder, founding: known.founding, eid: known.eid }
+    }
+
+    fn carried(&self) -> Carried {
+        let EidState { incarnation, epoch, transcript } = self.eid;
+        (self.user.clone(), self.founder, self.founding, incarnation, epoch, transcript)
+    }
+
+    fn of_carried((user, founder, founding, incarnation, epoch, transcript): Carried) -> Self {
+        Self { user, founder, founding, eid: EidState { incarnation, epoch, transcript } }
     }
 
     /// `"Postern safety number" || 0 || len(name) as u16 || name || founder || founding transcript || state`
@@ -116,7 +131,7 @@ pub(crate) fn show(tx: &Tx<'_>, user: &UserName) -> Result<SafetyNumber> {
 fn number(tx: &Tx<'_>, own: &Shown, theirs: &Shown) -> Result<SafetyNumber> {
     let mut halves = [own.half(tx)?, theirs.half(tx)?];
     halves.sort_unstable();
-    let code = URL_SAFE_NO_PAD.encode(Encoding::Cbor.encode(&(own, theirs)));
+    let code = BASE32_NOPAD.encode(&Encoding::Cbor.encode(&(own.carried(), theirs.carried())));
     Ok(SafetyNumber { digits: halves.join(" "), code: format!("{CODE}{code}") })
 }
 
@@ -149,8 +164,9 @@ pub(crate) fn confirm(tx: &Tx<'_>, user: &UserName) -> Result<()> {
 pub(crate) fn compare_code(tx: &Tx<'_>, user: &UserName, code: &str) -> Result<()> {
     let bad = || Error::BadBlob("safety code");
     let code = code.trim().strip_prefix(CODE).ok_or_else(bad)?;
-    let code = URL_SAFE_NO_PAD.decode(code).map_err(|_| bad())?;
-    let (of_them, of_us): (Shown, Shown) = Encoding::Cbor.decode(&code).map_err(|_| bad())?;
+    let code = BASE32_NOPAD.decode(code.as_bytes()).map_err(|_| bad())?;
+    let (of_them, of_us): (Carried, Carried) = Encoding::Cbor.decode(&code).map_err(|_| bad())?;
+    let (of_them, of_us) = (Shown::of_carried(of_them), Shown::of_carried(of_us));
     let (own, theirs) = both(tx, user)?;
     if of_them.user != theirs.user || of_us.user != own.user {
         return Err(bad());
@@ -214,5 +230,26 @@ mod tests {
         ] {
             assert_ne!(digits(&alice, &other), number, "{other:?}");
         }
+    }
+
+    #[test]
+    fn a_code_has_all_of_both_identities_in_characters_that_qr_codes_have_short_forms_of() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::create(directory.path(), &Options::default()).unwrap();
+        // The names have 130 bytes together, and the numbers are as long as they can be.
+        let old = |letter: &str, byte: u8| {
+            let shown = identity(&letter.repeat(53), byte);
+            Shown { eid: EidState { incarnation: u32::MAX, epoch: u64::MAX, ..shown.eid }, ..shown }
+        };
+        let (one, other) = (old("a", 1), old("b", 2));
+        let number = store.read(|tx| number(tx, &one, &other)).unwrap();
+        let code = number.code();
+        let is_short = |c: char| c.is_ascii_digit() || c.is_ascii_uppercase() || " $%*+-./:".contains(c);
+        assert!(code.chars().all(is_short), "{code}");
+        // A QR code of version 13 has so many at level L, and with its frame 77 columns and 39 lines in a terminal.
+        assert!(code.len() <= 619, "{} characters", code.len());
+        let carried = BASE32_NOPAD.decode(code.strip_prefix(CODE).unwrap().as_bytes()).unwrap();
+        let (first, second): (Carried, Carried) = Encoding::Cbor.decode(&carried).unwrap();
+        assert_eq!((Shown::of_carried(first), Shown::of_carried(second)), (one, other));
     }
 }

@@ -133,6 +133,8 @@ pub struct Limits {
     pub max_clients: i32,
     /// Commits in all.
     pub max_commits: i32,
+    /// Commits in a day (UTC) that do not leave fewer clients.
+    pub commits_per_day: i32,
     pub max_commit_bytes: usize,
     /// Bytes of a leaf, as RFC 9420 encodes it.
     pub max_leaf_bytes: usize,
@@ -148,6 +150,7 @@ impl Limits {
         Ok(Self {
             max_clients: client.get("max_clients"),
             max_commits: client.get("max_commits"),
+            commits_per_day: client.get("commits_per_day"),
             max_commit_bytes: bytes("max_commit_bytes")?,
             max_leaf_bytes: bytes("max_leaf_bytes")?,
         })
@@ -159,8 +162,10 @@ impl Limits {
     }
 
     pub fn too_many_commits(&self) -> Problem {
-        let limit = self.max_commits;
-        let detail = format_args!("after {limit} commits an identity can only lose clients");
+        let Self { commits_per_day, max_commits, .. } = self;
+        let detail = format_args!(
+            "after {commits_per_day} commits a day, or {max_commits} in all, an identity can only lose clients"
+        );
         Problem::with_detail(ProblemType::PolicyViolation, detail)
     }
 

@@ -13,7 +13,8 @@ pub struct PushConfig {
     pub contact: Option<String>,
     /// Whether pushes may go to addresses that are not public, and by HTTP without TLS.
     pub local_endpoints: bool,
-    /// Pushes under way at once to hosts that answered promptly the last time, and as many to others.
+    /// Pushes under way at once to hosts that answered promptly the last time, as many to hosts that were not tried yet, and as
+    /// many to hosts that failed.
     pub at_once: usize,
     /// Pushes under way at once to one host.
     pub at_once_per_host: usize,
@@ -58,7 +59,8 @@ pub struct PushSettings {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub local_endpoints: Option<bool>,
 
-    /// Pushes under way at once to hosts that answered promptly the last time, and as many to others [default: 64]
+    /// Pushes under way at once to hosts that answered promptly the last time, as many to hosts that were not tried yet, and
+    /// as many to hosts that failed [default: 64]
     #[arg(id = "push_at_once", long = "push-at-once", value_name = "N", env = "POSTERN_PUSH_AT_ONCE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub at_once: Option<usize>,

@@ -374,6 +374,18 @@ async fn groups_and_contacts_are_managed_and_what_is_refused_is_told() {
     let (bobs, carols) = (number(&bobs.await), number(&carols.await));
     assert_eq!(bobs["number"], carols["number"]);
     let code = carols["code"].as_str().unwrap();
+    // Its picture is as light as that of a link, and fits a small terminal.
+    let shown_to_carol = done(&run(&of_carol, url, &["contacts", "verify", b]).await);
+    let picture: Vec<Vec<char>> = shown_to_carol
+        .lines()
+        .map(|line| line.chars().collect::<Vec<_>>())
+        .take_while(|line| line.iter().all(|c| " ▀▄█".contains(*c)))
+        .collect();
+    let width = picture.first().map_or(0, Vec::len);
+    assert!((1..=80).contains(&width) && picture.len() <= 40, "{width} columns, {} lines", picture.len());
+    assert!(picture.len() == width.div_ceil(2) && picture.iter().all(|line| line.len() == width));
+    assert!(picture[0].iter().chain(&picture[1]).all(|c| *c == '█'), "{shown_to_carol}");
+    assert!(shown_to_carol.lines().any(|line| line == code), "{shown_to_carol}");
     let wrong = refused(&run(&of_bob, url, &["contacts", "verify", c, "--code", "something else"]).await);
     assert!(!wrong.is_empty());
     done(&run(&of_bob, url, &["contacts", "verify", c, "--code", code]).await);

@@ -5,11 +5,13 @@ use std::time::{Duration, Instant};
 use clap::Subcommand;
 use postern_client::{Client, Contact, Error, Group, ReceivedRequest, SafetyNumber};
 use postern_protocol::name::UserName;
-use qrcode::{QrCode, render::unicode::Dense1x2};
 use serde_json::json;
 
 use super::{Global, note};
-use crate::output::{print_line, tell, to_json};
+use crate::{
+    output::{print_line, tell, to_json},
+    qr,
+};
 
 #[derive(Subcommand)]
 pub enum Invitation {
@@ -188,7 +190,7 @@ fn show_number(user: &UserName, number: &SafetyNumber, json: bool) -> anyhow::Re
     if json {
         return Ok(to_json(&json!({ "user": user, "number": number.digits(), "code": number.code() })));
     }
-    let picture = QrCode::new(number.code())?.render::<Dense1x2>().build();
+    let picture = qr::picture(number.code())?;
     let groups: Vec<_> = number.digits().split(' ').collect();
     let lines: Vec<_> = groups.chunks(4).map(|line| line.join(" ")).collect();
     Ok(format!("{picture}\n{}\n{}", lines.join("\n"), number.code()))

@@ -1,9 +1,17 @@
 //! The hosts that pushes go to. A queue's owner names the host, and it need not answer: so each host has permits of its
 //! own and a breaker, and those that answered promptly the last time share nothing with the others. Some hundred queues
 //! at a host that never answers, or at as many hosts, delay nobody else's pushes.
+//!
+//! A host that was not tried yet, as none was after a restart, is tried with one push. Such first tries have permits of their
+//! own, which no host that failed shares, and families of hosts ([`family_of`]) take turns at them: of one family a quarter
+//! are under way at once, and one waits. While others wait, a first try gets no more time than proves a host. So the first
+//! push to a host of a family of its own waits for the hosts under way (5 s), and then for one host of each other family, as
+//! many at once as there are permits, for 2 s each: with 64 permits, 15 s behind 300 silent families, and not at all behind
+//! one, however many hosts that has. Behind silent hosts of its own family it waits for all of them, 16 at once.
 
 use std::{
     collections::HashMap,
+    net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -15,10 +23,14 @@ use crate::config::PushConfig;
 
 /// Hosts that are remembered, at most.
 const MAX_HOSTS: usize = 4096;
-/// Pushes under way at once to a host that is not proven.
+/// Pushes under way at once to a host that failed.
 const PROBES: usize = 4;
+/// Part of the first tries under way at once that are to hosts of one family.
+const FAMILY_PART: usize = 4;
 /// An answer within this time proves a host.
 const PROMPT: Duration = Duration::from_secs(2);
+/// Time that a push to a host gets which is not known to answer.
+const UNPROVEN_TIMEOUT: Duration = Duration::from_secs(5);
 /// Failures in a row after which a host is left alone.
 const PATIENCE: u32 = 3;
 /// Time for which a host is left alone at first; each time after that it is twice as long, up to the longest.
@@ -26,18 +38,40 @@ const FIRST_PAUSE: Duration = Duration::from_secs(30);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60 * 60);
 
 pub struct Hosts {
-    known: Mutex<HashMap<String, Arc<Host>>>,
+    known: Mutex<Known>,
+    at_once: usize,
     at_once_per_host: usize,
     /// Pushes under way to proven hosts.
     proven: Semaphore,
-    /// Pushes under way to all others.
-    unproven: Semaphore,
+    /// Pushes under way to hosts that were not tried yet.
+    untried: Semaphore,
+    /// Pushes under way to hosts that failed.
+    failing: Semaphore,
+}
+
+#[derive(Default)]
+struct Known {
+    /// By their names, with ports.
+    hosts: HashMap<String, Arc<Host>>,
+    families: HashMap<String, Arc<Family>>,
+}
+
+/// Hosts of which somebody who has one can have as many as they like.
+struct Family {
+    name: String,
+    /// The place of the one host that waits for a permit among all that were not tried yet.
+    turn: Semaphore,
+    /// First tries under way.
+    first: Semaphore,
 }
 
 pub struct Host {
+    family: Arc<Family>,
     state: Mutex<State>,
+    /// The first try, if it is under way.
+    first: Semaphore,
     proven: Semaphore,
-    unproven: Semaphore,
+    failing: Semaphore,
 }
 
 #[derive(Default)]
@@ -64,7 +98,10 @@ pub enum Standing {
 
 /// A push may go now.
 pub struct Permit<'a> {
+    /// Time for its answer, if it has less than to a proven host.
+    pub time: Option<Duration>,
     _of_host: SemaphorePermit<'a>,
+    _of_family: Option<SemaphorePermit<'a>>,
     _of_all: SemaphorePermit<'a>,
 }
 
@@ -72,37 +109,31 @@ impl Hosts {
     pub fn new(config: &PushConfig) -> Self {
         Self {
             known: Mutex::default(),
+            at_once: config.at_once,
             at_once_per_host: config.at_once_per_host,
             proven: Semaphore::new(config.at_once),
-            unproven: Semaphore::new(config.at_once),
+            untried: Semaphore::new(config.at_once),
+            failing: Semaphore::new(config.at_once),
         }
     }
 
-    /// The host with this name; none if there are too many with pushes under way.
+    /// The host with this name, which may have a port; none if there are too many with pushes under way.
     pub fn get(&self, name: &str) -> Option<Arc<Host>> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(host) = known.get(name) {
+        if let Some(host) = known.hosts.get(name) {
             return Some(host.clone());
         }
-        if known.len() >= MAX_HOSTS {
-            let in_use = |host: &Arc<Host>| Arc::strong_count(host) > 1;
-            known.retain(|_, host| in_use(host) || host.standing() == Standing::Proven);
-            if known.len() >= MAX_HOSTS {
-                // Somebody has thousands of hosts: those of the largest domain are forgotten, proven or not.
-                let mut of_domain: HashMap<&str, usize> = HashMap::new();
-                for (name, _) in known.iter().filter(|(_, host)| !in_use(host)) {
-                    *of_domain.entry(family(name)).or_default() += 1;
-                }
-                let largest = of_domain.into_iter().max_by_key(|(_, hosts)| *hosts);
-                let largest = largest.map(|(name, _)| name.to_owned()).unwrap_or_default();
-                known.retain(|name, host| in_use(host) || family(name) != largest);
-            }
-            if known.len() >= MAX_HOSTS {
+        if known.hosts.len() >= MAX_HOSTS {
+            known.forget_some();
+            if known.hosts.len() >= MAX_HOSTS {
                 return None;
             }
         }
-        let host = Arc::new(Host::new(self.at_once_per_host));
-        known.insert(name.to_owned(), host.clone());
+        let of = family_of(name);
+        let family =
+            known.families.entry(of.clone()).or_insert_with(|| Arc::new(Family::new(of, self.at_once)));
+        let host = Arc::new(Host::new(family.clone(), self.at_once_per_host));
+        known.hosts.insert(name.to_owned(), host.clone());
         Some(host)
     }
 
@@ -111,32 +142,115 @@ impl Hosts {
     /// # Errors
     /// The time for which the host is left alone.
     pub async fn permit<'a>(&'a self, host: &'a Host) -> Result<Permit<'a>, Duration> {
-        const OPEN: &str = "it is never closed";
-        let is_proven = || match host.pause(Instant::now()) {
-            Some(pause) => Err(pause),
-            None => Ok(host.standing() == Standing::Proven),
-        };
-        let of_host = if is_proven()? { &host.proven } else { &host.unproven };
-        let of_host = of_host.acquire().await.expect(OPEN);
-        // Others may have found out meanwhile.
-        let of_all = if is_proven()? { &self.proven } else { &self.unproven };
-        let of_all = of_all.acquire().await.expect(OPEN);
-        is_proven()?;
-        Ok(Permit { _of_host: of_host, _of_all: of_all })
+        loop {
+            let standing = host.open_standing()?;
+            let of_host = match standing {
+                Standing::Unknown => &host.first,
+                Standing::Proven => &host.proven,
+                Standing::Failing => &host.failing,
+            };
+            let of_host = take(of_host).await;
+            // Others may have found out meanwhile, here and below: then it waits with those where the host stands now.
+            if host.open_standing()? != standing {
+                continue;
+            }
+            let (of_family, of_all) = match standing {
+                Standing::Unknown => {
+                    let _turn = take(&host.family.turn).await;
+                    let of_family = take(&host.family.first).await;
+                    (Some(of_family), take(&self.untried).await)
+                }
+                Standing::Proven => (None, take(&self.proven).await),
+                Standing::Failing => (None, take(&self.failing).await),
+            };
+            if host.open_standing()? == standing {
+                let others_wait = of_family.is_some()
+                    && (self.untried.available_permits() == 0 || host.family.first.available_permits() == 0);
+                let time = match standing {
+                    Standing::Proven => None,
+                    _ if others_wait => Some(PROMPT),
+                    _ => Some(UNPROVEN_TIMEOUT),
+                };
+                return Ok(Permit { time, _of_host: of_host, _of_family: of_family, _of_all: of_all });
+            }
+        }
     }
 }
 
+impl Known {
+    /// Makes room for other hosts: those with a push under way stay, and those that are proven.
+    fn forget_some(&mut self) {
+        let in_use = |host: &Arc<Host>| Arc::strong_count(host) > 1;
+        self.hosts.retain(|_, host| in_use(host) || host.standing() == Standing::Proven);
+        if self.hosts.len() >= MAX_HOSTS {
+            // Somebody has thousands of hosts: those of the largest family are forgotten, proven or not.
+            let mut of_family: HashMap<&str, usize> = HashMap::new();
+            for host in self.hosts.values().filter(|host| !in_use(host)) {
+                *of_family.entry(&host.family.name).or_default() += 1;
+            }
+            let largest = of_family.into_iter().max_by_key(|(_, hosts)| *hosts);
+            let largest = largest.map(|(name, _)| name.to_owned()).unwrap_or_default();
+            self.hosts.retain(|_, host| in_use(host) || host.family.name != largest);
+        }
+        self.families.retain(|_, family| Arc::strong_count(family) > 1);
+    }
+}
+
+impl Family {
+    fn new(name: String, at_once: usize) -> Self {
+        Self { name, turn: Semaphore::new(1), first: Semaphore::new(at_once.div_ceil(FAMILY_PART)) }
+    }
+}
+
+/// The family of a host: of a name, what it shares with all that its owner can have ([`family`]); of an address, its network
+/// of 24 bits, or 48 of IPv6.
+fn family_of(name: &str) -> String {
+    let host = match name.rsplit_once(':') {
+        Some((host, port)) if !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()) => host,
+        _ => name,
+    };
+    let address = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
+    match address.parse::<IpAddr>() {
+        Ok(IpAddr::V4(address)) => {
+            let [a, b, c, _] = address.octets();
+            format!("{a}.{b}.{c}.0/24")
+        }
+        Ok(IpAddr::V6(address)) => {
+            let [a, b, c, ..] = address.segments();
+            format!("{a:x}:{b:x}:{c:x}::/48")
+        }
+        Err(_) => family(host).to_owned(),
+    }
+}
+
+async fn take(permits: &Semaphore) -> SemaphorePermit<'_> {
+    permits.acquire().await.expect("it is never closed")
+}
+
 impl Host {
-    fn new(at_once: usize) -> Self {
+    fn new(family: Arc<Family>, at_once: usize) -> Self {
         Self {
+            family,
             state: Mutex::default(),
+            first: Semaphore::new(1),
             proven: Semaphore::new(at_once),
-            unproven: Semaphore::new(PROBES.min(at_once)),
+            failing: Semaphore::new(PROBES.min(at_once)),
         }
     }
 
     pub fn standing(&self) -> Standing {
         self.state().standing
+    }
+
+    /// Where it stands, if it is not left alone.
+    ///
+    /// # Errors
+    /// The time for which it still is.
+    fn open_standing(&self) -> Result<Standing, Duration> {
+        match self.pause(Instant::now()) {
+            Some(pause) => Err(pause),
+            None => Ok(self.standing()),
+        }
     }
 
     /// The time for which it is still left alone.
@@ -189,7 +303,7 @@ mod tests {
 
     #[test]
     fn a_host_that_does_not_answer_is_left_alone_for_longer_and_longer() {
-        let host = Host::new(8);
+        let host = hosts(8).get("host").unwrap();
         let mut now = Instant::now();
         for _ in 1..PATIENCE {
             host.failed(now);
@@ -227,8 +341,80 @@ mod tests {
         }
         assert_eq!(of_good.len(), 4);
         drop(of_good);
+
+        // Those that failed wait by themselves, with those that are late, and take nothing from hosts that are tried first.
+        let mut of_failing = Vec::new();
+        for host in &bad[4..] {
+            host.failed(Instant::now());
+            of_failing.extend(goes(&hosts, host).await);
+        }
+        assert_eq!(of_failing.len(), 4);
         good.answered(PROMPT * 2);
-        assert!(goes(&hosts, &good).await.is_none(), "it is late, and waits with the others");
+        assert!(goes(&hosts, &good).await.is_none(), "it is late, and waits with those that failed");
+        drop(under_way);
+        let new = hosts.get("new").unwrap();
+        assert!(goes(&hosts, &new).await.is_some(), "its first try waits for no second one");
+    }
+
+    #[tokio::test]
+    async fn families_take_turns_at_first_tries_and_none_has_more_than_a_quarter() {
+        let hosts = hosts(8);
+        let of_one: Vec<_> =
+            (0..100).map(|number| hosts.get(&format!("a{number}.one.example:443")).unwrap()).collect();
+        let mut waiting: Vec<_> = of_one.iter().map(|host| Box::pin(hosts.permit(host))).collect();
+        let mut under_way = Vec::new();
+        for permit in &mut waiting {
+            under_way.extend(tokio::time::timeout(Duration::from_millis(5), permit).await.ok());
+        }
+        assert_eq!(under_way.len(), 2, "the others wait");
+        let others: Vec<_> = (0..6).map(|number| hosts.get(&format!("other{number}")).unwrap()).collect();
+        let mut of_others = Vec::new();
+        for host in &others {
+            of_others.extend(goes(&hosts, host).await);
+        }
+        assert_eq!(of_others.len(), 6, "whatever waits of another family");
+
+        // All permits are taken. One of the next goes to the new host of another family, though many came before it.
+        let good = hosts.get("good").unwrap();
+        let mut of_good = Box::pin(hosts.permit(&good));
+        assert!(tokio::time::timeout(Duration::from_millis(20), &mut of_good).await.is_err(), "it waits");
+        under_way.clear();
+        for permit in &mut waiting[2..] {
+            under_way.extend(tokio::time::timeout(Duration::from_millis(5), permit).await.ok());
+        }
+        assert_eq!(under_way.len(), 1, "two are free, and one is kept for the other family");
+        assert!(tokio::time::timeout(Duration::from_millis(20), of_good).await.is_ok(), "it goes");
+    }
+
+    #[tokio::test]
+    async fn a_first_try_gets_no_more_time_than_proves_a_host_while_others_may_wait() {
+        let hosts = hosts(8);
+        let of_one: Vec<_> =
+            (0..2).map(|number| hosts.get(&format!("a{number}.one.example")).unwrap()).collect();
+        let first = goes(&hosts, &of_one[0]).await.unwrap();
+        assert_eq!(first.time, Some(UNPROVEN_TIMEOUT));
+        let second = goes(&hosts, &of_one[1]).await.unwrap();
+        assert_eq!(second.time, Some(PROMPT), "no more of its family can go");
+        drop((first, second));
+        of_one[0].failed(Instant::now());
+        of_one[1].answered(Duration::ZERO);
+        assert_eq!(goes(&hosts, &of_one[0]).await.unwrap().time, Some(UNPROVEN_TIMEOUT));
+        assert_eq!(goes(&hosts, &of_one[1]).await.unwrap().time, None);
+    }
+
+    #[test]
+    fn a_family_is_a_name_with_all_below_it_or_a_network() {
+        for (name, family) in [
+            ("push.example.com:443", "example.com"),
+            ("a.b.example.co.uk", "example.co.uk"),
+            ("localhost:8080", "localhost"),
+            ("192.0.2.7:8443", "192.0.2.0/24"),
+            ("192.0.2.7", "192.0.2.0/24"),
+            ("[2001:db8:1:2::3]:443", "2001:db8:1::/48"),
+            ("[2001:db8::1]", "2001:db8:0::/48"),
+        ] {
+            assert_eq!(family_of(name), family, "{name}");
+        }
     }
 
     #[tokio::test]
@@ -239,7 +425,12 @@ mod tests {
         for _ in 0..10 {
             under_way.extend(goes(&hosts, &slow).await);
         }
-        assert_eq!(under_way.len(), PROBES);
+        assert_eq!(under_way.len(), 1, "one push finds out");
+        slow.failed(Instant::now());
+        for _ in 0..10 {
+            under_way.extend(goes(&hosts, &slow).await);
+        }
+        assert_eq!(under_way.len(), 1 + PROBES);
         assert!(goes(&hosts, &other).await.is_some());
     }
 
@@ -283,9 +474,7 @@ mod tests {
             if at_once == 1 {
                 under_way.extend(goes(&hosts, &other).await);
             } else {
-                for _ in 0..PROBES {
-                    under_way.extend(goes(&hosts, &host).await);
-                }
+                under_way.extend(goes(&hosts, &host).await);
             }
             assert!(!under_way.is_empty());
             let mut waiting = std::pin::pin!(hosts.permit(&host));
@@ -307,7 +496,7 @@ mod tests {
         for number in 0..2 * MAX_HOSTS {
             hosts.get(&format!("{number}.x{number}.wildcard.example")).unwrap().answered(Duration::ZERO);
         }
-        assert!(hosts.known.lock().unwrap().len() <= MAX_HOSTS);
+        assert!(hosts.known.lock().unwrap().hosts.len() <= MAX_HOSTS);
         for name in names {
             assert_eq!(hosts.get(name).unwrap().standing(), Standing::Proven, "{name}");
         }
@@ -322,7 +511,7 @@ mod tests {
         for number in 0..2 * MAX_HOSTS {
             hosts.get(&number.to_string()).unwrap().failed(Instant::now());
         }
-        assert!(hosts.known.lock().unwrap().len() <= MAX_HOSTS);
+        assert!(hosts.known.lock().unwrap().hosts.len() <= MAX_HOSTS);
         assert_eq!(hosts.get("good").unwrap().standing(), Standing::Proven);
         let held: Vec<_> = (0..2 * MAX_HOSTS).map(|number| hosts.get(&format!("held{number}"))).collect();
         assert!(held.iter().flatten().count() <= MAX_HOSTS, "those under way are not forgotten");

@@ -46,8 +46,6 @@ const TOPIC: &str = "messages";
 /// Pause after a push: those that become due for the same queue meanwhile go as one.
 const PAUSE: Duration = Duration::from_secs(2);
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// As long waits a push to a host that is not known to answer.
-const UNPROVEN_TIMEOUT: Duration = Duration::from_secs(5);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Queues for which a push is under way or waits, at most. Pushes for further ones are dropped.
 const MAX_QUEUES: usize = 10_000;
@@ -217,7 +215,10 @@ impl Sender {
     /// Sends a push, and repeats it while that may help.
     async fn send(&self, push: &Push) -> Result<(), Failure> {
         let (url, _) = self.open(push).map_err(|_| Failure::Gone)?;
-        let host = self.0.hosts.get(url.host_str().unwrap_or_default()).ok_or(Failure::TooMany)?;
+        // By the port, too: nobody has a push service left alone by naming another one there.
+        let port = url.port_or_known_default().unwrap_or_default();
+        let name = format!("{}:{port}", url.host_str().unwrap_or_default());
+        let host = self.0.hosts.get(&name).ok_or(Failure::TooMany)?;
         let standing = host.standing();
         let mut held = (standing, self.place(standing)?);
         let attempts = ExponentialBuilder::default()
@@ -284,8 +285,8 @@ impl Sender {
     ) -> Result<(), Failure> {
         let mut request = self.request(push, key).map_err(|_| Failure::Gone)?;
         let permit = self.0.hosts.permit(host).await.map_err(|pause| Failure::Passing(Some(pause)))?;
-        if host.standing() != Standing::Proven {
-            *request.timeout_mut() = Some(UNPROVEN_TIMEOUT);
+        if permit.time.is_some() {
+            *request.timeout_mut() = permit.time;
         }
         let begun = Instant::now();
         let answer = self.0.client.execute(request).await;

@@ -46,6 +46,8 @@ struct State {
     /// The first line of every request, in order.
     requests: Mutex<Vec<String>>,
     cuts: AtomicUsize,
+    /// The lengths of the answer that was cut last: of its head, and of the whole of it.
+    lengths: Mutex<(usize, usize)>,
     away: watch::Sender<bool>,
 }
 
@@ -78,6 +80,11 @@ impl BadLine {
     /// As [`BadLine::cut`] with no byte, but lets `spared` such requests pass first.
     pub fn cut_after(&self, named: &str, spared: usize, times: usize) {
         self.rule(Rule { named: named.to_owned(), spared, times, bytes: 0, instead: None });
+    }
+
+    /// The lengths of the answer that was cut last: of its head, and of the whole of it.
+    pub fn lengths(&self) -> (usize, usize) {
+        *self.state.lengths.lock().expect("no panic holds it")
     }
 
     /// Answers the next `times` requests whose head contains `named` in the server's place.
@@ -185,9 +192,10 @@ async fn connection(client: TcpStream, server: SocketAddr, state: &State) -> std
             None => upstream.insert(TcpStream::connect(server).await?.into_split()),
         };
         to_server.write_all(&request).await?;
-        let Some((_, answer)) = message(from_server).await? else { return Ok(()) };
+        let Some((answer_head, answer)) = message(from_server).await? else { return Ok(()) };
         match rule {
             Some(rule) => {
+                *state.lengths.lock().expect("no panic holds it") = (answer_head.len(), answer.len());
                 let passed = answer.len().min(rule.bytes);
                 return to_client.write_all(&answer[..passed]).await;
             }

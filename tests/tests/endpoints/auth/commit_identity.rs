@@ -459,3 +459,56 @@ async fn a_commit_carries_nothing_but_changes_of_clients_and_no_more_of_it_than_
     world.commit_identity(&mut alice, removal).await;
     world.close();
 }
+
+/// Somebody who stole a client uses up the commits of a day and no more, so that its user has time to remove it.
+#[tokio::test]
+async fn a_user_has_so_many_commits_a_day_and_can_remove_clients_after_them() {
+    let world = World::start().await;
+    let (mut alice, mut bob) = (world.user("alice").await, world.user("bob").await);
+    let mut stolen = world.add_device(&mut alice).await;
+    let daily = "SELECT operator.set_user_limit('identity_commits_per_day', 3)";
+    world.admin.execute(daily, &[]).await.expect("the operator may");
+    let refused = async |what: &str, alice: &User, by: &mut Party, commit: Commit| {
+        let made = by.commit(commit);
+        let call = identity_commit(alice, &made, by);
+        world.assert_refuses(what, &call, ProblemType::PolicyViolation).await;
+        let problem = world.pay(&call).await.assert_problem(what, ProblemType::PolicyViolation);
+        let detail = problem.detail.expect("the developer is told why");
+        assert!(detail.contains("3 commits a day"), "{what}: {detail}");
+        by.forget();
+    };
+    // Two commits added it. A client that it adds has none of its own.
+    let mut pending = alice.further_device();
+    let third = world.commit_identity_by(&mut alice, &mut stolen, adding(&[&pending])).await;
+    alice.device.receive(&third.commit);
+    let welcome = third.welcome.expect("an added client is welcomed");
+    pending.join(&welcome, &stolen.ratchet_tree());
+    refused("a confirmation", &alice, &mut pending, update()).await;
+    let further = alice.further_device();
+    refused("an update", &alice, &mut stolen, update()).await;
+    refused("a further client", &alice, &mut stolen, adding(&[&further])).await;
+    let exchange = Commit { remove: vec![alice.device.public_key()], ..adding(&[&further]) };
+    refused("one client for another", &alice, &mut stolen, exchange).await;
+
+    // Others have their own, and whoever has none left still removes clients. That takes nothing of the day, and gives nothing.
+    world.commit_identity(&mut bob, update()).await;
+    let removal = Commit { remove: vec![stolen.public_key(), pending.public_key()], ..Default::default() };
+    world.commit_identity(&mut alice, removal).await;
+    let made = alice.device.commit(update());
+    let own = identity_commit(&alice, &made, &alice.device);
+    world.assert_refuses("an update by who removed them", &own, ProblemType::PolicyViolation).await;
+
+    world.admin.execute("UPDATE auth.commits_today SET day = day - 1", &[]).await.unwrap();
+    world.pay(&own).await.assert_ok("on the next day");
+    alice.device.merge();
+    alice.moved(&made.commit);
+    world.commit_identity(&mut alice, update()).await;
+    let commits: i32 = world.value("SELECT max(commits) FROM auth.commits_today").await;
+    assert_eq!(commits, 2, "it is counted anew");
+
+    // Nothing is kept of a day that is over.
+    world.admin.execute("UPDATE auth.commits_today SET day = day - 1", &[]).await.unwrap();
+    world.admin.execute("SELECT auth.clean_up(0)", &[]).await.unwrap();
+    assert_eq!(world.count("auth.commits_today").await, 0);
+    world.close();
+}

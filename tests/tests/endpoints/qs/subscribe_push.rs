@@ -1,6 +1,7 @@
 //! `PUT /qs/queues/{queue_id}/push-subscription` (QS-10), and the pushes that follow
 
 use std::{
+    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -266,23 +267,30 @@ async fn contact(world: &World, service: &PushService, endpoint: Option<String>)
     address
 }
 
-#[tokio::test]
-async fn a_host_that_never_answers_is_left_alone_after_a_few_tries() {
-    let world = World::start().await;
-    let service = PushService::start().await;
-    let silent = tokio::net::TcpListener::bind("127.0.0.2:0").await.unwrap();
-    let endpoint = format!("http://{}/never", silent.local_addr().unwrap());
+/// Takes connections, says nothing, and counts them: its address, the count, and its task.
+async fn silent(address: &str) -> (SocketAddr, Arc<AtomicUsize>, tokio::task::JoinHandle<()>) {
+    let listener = tokio::net::TcpListener::bind(address).await.unwrap();
+    let address = listener.local_addr().unwrap();
     let tries = Arc::new(AtomicUsize::new(0));
     let counting = tokio::spawn({
         let tries = Arc::clone(&tries);
         async move {
             let mut held = Vec::new();
-            while let Ok((connection, _)) = silent.accept().await {
+            while let Ok((connection, _)) = listener.accept().await {
                 tries.fetch_add(1, Ordering::Relaxed);
                 held.push(connection);
             }
         }
     });
+    (address, tries, counting)
+}
+
+#[tokio::test]
+async fn a_host_that_never_answers_is_left_alone_after_a_few_tries() {
+    let world = World::start().await;
+    let service = PushService::start().await;
+    let (address, tries, counting) = silent("127.0.0.2:0").await;
+    let endpoint = format!("http://{address}/never");
     let mut deposits = Vec::new();
     for _ in 0..4 {
         let address = contact(&world, &service, Some(endpoint.clone())).await;
@@ -292,8 +300,8 @@ async fn a_host_that_never_answers_is_left_alone_after_a_few_tries() {
         reply.assert_ok("a deposit");
     }
     eventually("it is tried", async || (tries.load(Ordering::Relaxed) >= 3).then_some(())).await;
-    // They fail after five seconds, and all would be tried again within the next two. The third failure closes the host:
-    // those two of before, at most, were tried again by then, where the four did not go at once.
+    // One finds out in five seconds. The three others go then, and it goes again. The third failure closes the host, five
+    // seconds later.
     tokio::time::sleep(Duration::from_secs(9)).await;
     let tries = tries.load(Ordering::Relaxed);
     assert!((3..=6).contains(&tries), "it is left alone: {tries}");
@@ -361,5 +369,48 @@ async fn endpoints_that_never_answer_delay_nobody_elses_pushes() {
         }
     }
     holding.abort();
+    world.close();
+}
+
+/// After a restart no host is known to answer.
+#[tokio::test]
+async fn a_new_host_has_its_first_push_before_hundreds_of_silent_ones_had_theirs() {
+    const PLACES: usize = 8;
+    /// Silent hosts on one network, and on a network of their own each.
+    const TOGETHER: usize = 224;
+    const APART: usize = 16;
+    let world = World::builder()
+        .pushing()
+        .setting("POSTERN_PUSH_AT_ONCE", &PLACES.to_string())
+        .tokens(6 * (TOGETHER + APART) + 100)
+        .start()
+        .await;
+    let mut service = PushService::start().await;
+    let good = contact(&world, &service, None).await;
+    let (address, tries, counting) = silent("0.0.0.0:0").await;
+    let port = address.port();
+    let together = (1..=TOGETHER).map(|number| format!("http://127.1.0.{number}:{port}/never"));
+    let apart = (1..=APART).map(|number| format!("http://127.2.{number}.1:{port}/never"));
+    let endpoints: Vec<String> = together.chain(apart).collect();
+    let mut never = Vec::new();
+    for some in endpoints.chunks(16) {
+        let contacts = some.iter().map(|endpoint| contact(&world, &service, Some(endpoint.clone())));
+        never.extend(join_all(contacts).await);
+    }
+    let deposit = async |to: Address| {
+        world.pay(&depositing(to, b"hello")).await.assert_ok("a deposit");
+    };
+    for some in never.chunks(16) {
+        join_all(some.iter().map(|address| deposit(*address))).await;
+    }
+    let taken = async || (tries.load(Ordering::Relaxed) >= PLACES).then_some(());
+    eventually("silent hosts have all places", taken).await;
+
+    deposit(good).await;
+    assert_eq!(service.pushed().await.path, "/answers");
+    // Those that had the places, and each network once more, each of them up to three times.
+    let tries = tries.load(Ordering::Relaxed);
+    assert!(tries < (TOGETHER + APART) / 2, "{tries} tries of silent hosts came first");
+    counting.abort();
     world.close();
 }
