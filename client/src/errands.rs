@@ -84,7 +84,10 @@ impl Session {
 
     /// How long until something is due that nobody asks for.
     pub(crate) fn next_errand(&self) -> Result<Option<Duration>> {
-        self.store.read(|tx| Ok([strayed::next_due(tx)?, group::next_entry(tx)?].into_iter().flatten().min()))
+        self.store.read(|tx| {
+            let due = [strayed::next_due(tx)?, group::next_entry(tx)?, group::next_eviction(tx)?];
+            Ok(due.into_iter().flatten().min())
+        })
     }
 
     /// Goes on with what was begun in a group: requests without an answer, what is to be said, leaving.
@@ -108,7 +111,7 @@ impl Session {
                      OR EXISTS (SELECT 1 FROM letters WHERE due <= ?1) OR EXISTS (SELECT 1 FROM fetches)
                      OR EXISTS (SELECT 1 FROM news WHERE due <= ?1) OR EXISTS (SELECT 1 FROM friendship_changes)
                      OR EXISTS (SELECT 1 FROM publications) OR EXISTS (SELECT 1 FROM revocations WHERE done IS NULL)
-                     OR EXISTS (SELECT 1 FROM entries) OR EXISTS (SELECT 1 FROM evictions)
+                     OR EXISTS (SELECT 1 FROM entries) OR EXISTS (SELECT 1 FROM evictions WHERE due <= ?1)
                      OR EXISTS (SELECT 1 FROM outcasts WHERE due <= ?1) OR EXISTS (SELECT 1 FROM welcomes)
                      OR EXISTS (SELECT 1 FROM identity_commits) OR EXISTS (SELECT 1 FROM eid_claims)
                      OR EXISTS (SELECT 1 FROM groups WHERE introduce = 1 AND active = 1)",
@@ -159,18 +162,27 @@ impl Session {
         })
     }
 
-    /// Shuts devices that were removed from this user out of a group.
+    /// Shuts devices that were removed from this user out of a group. Where that fails it is tried again, until they are
+    /// out or this device is.
     async fn evict(&self, step: &Step<'_>, id: &GroupId) -> Result<()> {
-        self.learn_cards(id).await?;
-        let mut done = self.commit(step, id, group::evict).await;
-        if done.is_ok() {
-            // Devices that were users of their own went; the user's key is another matter.
-            done = self.commit(step, id, group::evict).await;
-        }
-        if is_over(&done) {
-            self.store.write(|tx| group::evicted(tx, id))?;
-        }
+        let done = self.shut_out(step, id).await;
+        self.store.write(|tx| match &done {
+            Ok(()) | Err(Error::NotMember | Error::UnknownGroup(_)) => group::evicted(tx, id),
+            Err(error) if error.is_final() => group::eviction_failed(tx, id, error),
+            Err(_) => Ok(()),
+        })?;
         done
+    }
+
+    async fn shut_out(&self, step: &Step<'_>, id: &GroupId) -> Result<()> {
+        let state = self.store.read(|tx| strayed::state(tx, id))?;
+        // A device that comes back learns the cards with that.
+        if !matches!(state, strayed::State::Strayed | strayed::State::ByHand) {
+            self.learn_cards(id).await?;
+        }
+        self.commit(step, id, group::evict).await?;
+        // Devices that were users of their own went; the user's key is another matter.
+        self.commit(step, id, group::evict).await
     }
 
     /// Removes members from a group that are no devices of their users any more.

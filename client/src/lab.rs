@@ -1,9 +1,10 @@
 //! Tools of programs that test or measure a server: single requests, and messages whose
 //! sending and fate they decide themselves.
 
-use postern_api::Http;
+use postern_api::{Http, Request};
 use postern_protocol::{
     ds::{CurrentGroup, MessageAccepted},
+    encoding::Encoding,
     mls::DeliveryAddress,
     qs::{QueueKind, QueuePayload},
 };
@@ -11,7 +12,7 @@ use postern_protocol::{
 use crate::{
     client::{Client, Group},
     error::{Error, Result},
-    group::{self, Change, GroupState},
+    group::{self, Change, GroupState, Kind},
     identity, key_packages, link,
     mailbox::{self, deliveries},
     missed,
@@ -188,6 +189,20 @@ impl Group {
     /// [`Error::NotMember`].
     pub fn with_ghost(&self) -> Result<CurrentGroup> {
         self.session.store.trial(|tx| GroupState::load(tx, &self.id)?.with_ghost(tx))
+    }
+
+    /// The commit by which this device's leaf would take another signature key. Nothing changes here.
+    ///
+    /// # Errors
+    /// [`Error::NotMember`].
+    pub fn with_another_key(&self) -> Result<Submission> {
+        self.session.store.trial(|tx| {
+            let group = GroupState::load(tx, &self.id)?;
+            let (epoch, leaf) = (group.epoch(), group.leaf.clone());
+            let body = Encoding::Cbor.encode(&group.with_another_key(tx)?);
+            let request = Request::submit_message(&self.id, body, &leaf);
+            Ok(Submission { group: self.id.clone(), epoch, is_commit: true, kind: Kind::Commit, request })
+        })
     }
 
     /// Sends the outstanding message until its fate is known.

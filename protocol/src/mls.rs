@@ -34,6 +34,10 @@ pub const DELIVERY_ADDRESS: u16 = 0xf0a2;
 /// Extension type of a [`UserKey`], from the same range.
 pub const USER_KEY: u16 = 0xf0a3;
 
+/// The number of generations by which a user's key may be ahead of the epoch that it comes with. A DS that was restored to
+/// an earlier state (QS-12) sees keys of epochs that it lost.
+const GENERATIONS_AHEAD: u64 = 1000;
+
 /// The content of an extension is not the TLS structure it should be.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("the extension is malformed")]
@@ -172,6 +176,14 @@ pub fn to_join(group_id: &GroupId, epoch: u64, leaf_key: &PublicKey) -> Vec<u8> 
 }
 
 impl UserKey {
+    /// The latest generation of a key that comes with an epoch. Generations that grow by one with a commit stay far below
+    /// it, and each epoch has one more than the epoch before: whatever generation a client of a user's takes, the user's
+    /// others can bring a later one with the next commit, so that no client that is to be removed uses the numbers up
+    /// (AS-13).
+    pub fn latest_generation(epoch: u64) -> u32 {
+        u32::try_from(epoch.saturating_add(GENERATIONS_AHEAD)).unwrap_or(u32::MAX)
+    }
+
     /// The content of the extension.
     ///
     /// # Panics
@@ -205,5 +217,14 @@ mod tests {
         let key = UserKey { generation: 7, public_key: PublicKey::new([5; 32]) };
         assert_eq!(UserKey::from_bytes(&key.to_bytes()), Ok(key));
         assert!(GroupPolicy::from_bytes(&[1, 2, 3]).is_err());
+    }
+
+    #[test]
+    fn each_epoch_has_room_for_a_later_key_than_any_that_came_before() {
+        for epoch in [0, 1, 4_000_000_000] {
+            let latest = UserKey::latest_generation(epoch);
+            assert!(u64::from(latest) > epoch && latest < UserKey::latest_generation(epoch + 1), "{epoch}");
+        }
+        assert_eq!(UserKey::latest_generation(u64::MAX), u32::MAX);
     }
 }

@@ -147,6 +147,11 @@ pub fn describe(client: &Client, event: &Event) -> Result<String> {
             format!("the group {} was not created: {}", safe_line(title), safe_line(reason))
         }
         Event::StillIn { reason, .. } => format!("this device cannot leave: {}", safe_line(reason)),
+        Event::NotShutOut { reason, .. } => format!(
+            "a device that was removed from yours could not be shut out of this group, and may read on: {}. This device \
+             tries again",
+            safe_line(reason)
+        ),
         Event::Undelivered { members, .. } => {
             format!("{members} of the members' devices did not get it: their mailboxes are full or gone")
         }

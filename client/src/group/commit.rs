@@ -15,7 +15,7 @@ use postern_protocol::{
 use super::{
     changes::{added_leaf_keys, commit_events, removed_members},
     create::external_sender,
-    handover, links,
+    evict, handover, links,
     outstanding::{self, Kind, Outstanding},
     record, removed, rules,
     state::GroupState,
@@ -191,10 +191,15 @@ impl GroupState {
         Ok(Some(LeafNodeParameters::builder().with_extensions(extensions).build()))
     }
 
-    /// Another key of our user, of a higher generation than any that it had here.
+    /// Another key of our user, of a higher generation than any that it had here, which the next epoch always has room
+    /// for. After an eviction was refused it is the highest that there can be: a device that came in or back later than
+    /// another of its user's went does not know what generation that one had.
     fn next_user_key(&self, tx: &Tx<'_>) -> Result<UserKey> {
         let newest = self.user_key().map(|key| key.generation).max(record::user_generation(tx, &self.id)?);
-        leaf::new_user_key(tx, newest.map_or(0, |generation| generation.saturating_add(1)))
+        let next = newest.map_or(0, |generation| generation.saturating_add(1));
+        let latest = UserKey::latest_generation(self.epoch().saturating_add(1));
+        let generation = if evict::was_refused(tx, &self.id)? { latest } else { next.min(latest) };
+        leaf::new_user_key(tx, generation)
     }
 
     /// Notes the generation of the user's key, before a commit that may take it away.

@@ -44,8 +44,8 @@ impl GroupState {
             return Err(Error::Leaving);
         }
         let (_, titled) = record::numbered_title(tx, &self.id)?;
-        let titled = titled.saturating_add(1);
-        record::retitle(tx, &self.id, title, titled)?;
+        let titled = titled.saturating_add(1).min(record::latest_title(self.epoch()));
+        record::retitle(tx, &self.id, title, titled, self.epoch())?;
         outbox::push(tx, &self.id, &Content::Title { title: title.to_owned(), titled })
     }
 

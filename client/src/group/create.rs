@@ -77,7 +77,7 @@ impl GroupState {
         let group_info = group.export_group_info(tx.crypto(), &signer, false).map_err(Error::mls(what))?;
         leaf::keep_key(tx, &key)?;
         record::insert(tx, &id, "", &key.public_key())?;
-        record::retitle(tx, &id, title, 1)?;
+        record::retitle(tx, &id, title, 1, 0)?;
         record::keep_attributes_key(tx, &id, &rand::random())?;
         let founded = Self { id: id.clone(), leaf: key, mls: group };
         let create = CreateGroup {

@@ -1,7 +1,7 @@
 //! Removed devices of this user: out of its groups they go, too, and what they know lets nobody in any more (AS-13).
 //! Owns the table `evictions`.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use postern_protocol::{PublicKey, ds::GroupId};
 use rusqlite::params;
@@ -9,8 +9,14 @@ use rusqlite::params;
 use super::{Change, handover, links, record, rules, state::GroupState};
 use crate::{
     error::{Error, Result},
-    store::{Tx, fixed},
+    event::Event,
+    store::{Tx, fixed, integer},
 };
+
+/// The longest pause between two attempts, in seconds.
+const LONGEST_PAUSE: u64 = 24 * 60 * 60;
+/// The user is told once the DS has refused so many attempts: a first refusal may be of what this device could not know.
+const TOLD_AFTER: u32 = 2;
 
 /// Has a device that was removed from this user removed from all groups, and the user's key in each replaced, which
 /// the device may know though it is not there: the first of the user's devices to commit does it.
@@ -18,16 +24,19 @@ pub(crate) fn remove_own_device(tx: &Tx<'_>, client_key: &PublicKey) -> Result<(
     tx.sql().execute("DELETE FROM told_devices WHERE client_key = ?1", [client_key.as_bytes()])?;
     for id in record::active(tx)? {
         let generation = GroupState::load(tx, &id)?.user_key().map_or(0, |key| key.generation);
-        let sql = "INSERT OR IGNORE INTO evictions (group_id, client_key, generation) VALUES (?1, ?2, ?3)";
+        let sql =
+            "INSERT OR IGNORE INTO evictions (group_id, client_key, generation, attempts, refusals, due)
+                   VALUES (?1, ?2, ?3, 0, 0, 0)";
         tx.sql().execute(sql, params![id.to_mls(), client_key.as_bytes(), generation])?;
     }
     Ok(())
 }
 
-/// The groups that a removed device may be in yet, or come into.
+/// The groups that a removed device may be in yet, or come into, and where it is time to shut it out.
 pub(crate) fn evictions(tx: &Tx<'_>) -> Result<Vec<GroupId>> {
-    let mut statement = tx.sql().prepare_cached("SELECT DISTINCT group_id FROM evictions")?;
-    let ids = statement.query_map([], |row| row.get(0))?.collect::<Result<Vec<Vec<u8>>, _>>()?;
+    let mut statement = tx.sql().prepare_cached("SELECT DISTINCT group_id FROM evictions WHERE due <= ?1")?;
+    let ids = statement.query_map([integer(tx.now())], |row| row.get(0))?;
+    let ids = ids.collect::<Result<Vec<Vec<u8>>, _>>()?;
     ids.iter().map(|id| GroupId::from_mls(id).map_err(|_| Error::Damaged("a group id"))).collect()
 }
 
@@ -43,7 +52,7 @@ pub(crate) fn evict(tx: &Tx<'_>, group: &GroupState) -> Result<Option<Change>> {
     let Some(known) = rows.iter().map(|(_, generation)| *generation).max() else { return Ok(None) };
     let mut leaves = handover::own_leaves_to_go(tx, group, &removed)?;
     if group.is_admin(&group.leaf.public_key()) {
-        leaves.extend(places_of(tx, group, &removed)?);
+        leaves.extend(places_of(tx, group, &removed, Unnamed::Theirs)?);
     }
     if !leaves.is_empty() {
         return Ok(Some(Change::Remove(leaves)));
@@ -52,23 +61,78 @@ pub(crate) fn evict(tx: &Tx<'_>, group: &GroupState) -> Result<Option<Change>> {
     Ok(knows.then_some(Change::UserKey))
 }
 
-/// The leaves of these devices of this user that were added as users of their own, in places that they share with
-/// nobody else.
-pub(super) fn places_of(tx: &Tx<'_>, group: &GroupState, devices: &[PublicKey]) -> Result<Vec<PublicKey>> {
+/// The owner that is taken for granted of a leaf which shares a place with others, and of which nobody knows whose it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unnamed {
+    /// The owner of the others: a removed device that is a user of its own can bring in further leaves there, without a
+    /// name.
+    Theirs,
+    /// Nobody: it may be another device of their user.
+    Unknown,
+}
+
+/// The leaves of these devices that were added as users of their own, in places that they share with nobody else.
+pub(super) fn places_of(
+    tx: &Tx<'_>,
+    group: &GroupState,
+    devices: &[PublicKey],
+    unnamed: Unnamed,
+) -> Result<Vec<PublicKey>> {
     let own = group.own_leaf()?.pseudonym;
     let mut places = BTreeMap::new();
     for leaf in rules::leaves(&group.mls).into_values().filter(|leaf| leaf.pseudonym != own) {
         let link = links::link(tx, &group.id, &leaf.leaf_key)?;
         let claim = link.and_then(|link| link.claim(&group.id, &leaf.leaf_key));
-        let (leaves, is_theirs) = places.entry(leaf.pseudonym).or_insert((Vec::new(), true));
+        let is_theirs = claim.as_ref().map(|claim| devices.contains(&claim.client_key));
+        let (leaves, any, all) = places.entry(leaf.pseudonym).or_insert((Vec::new(), false, true));
         leaves.push(leaf.leaf_key);
-        *is_theirs &= claim.is_some_and(|claim| devices.contains(&claim.client_key));
+        *any |= is_theirs == Some(true);
+        *all &= is_theirs.unwrap_or(unnamed == Unnamed::Theirs);
     }
-    Ok(places.into_values().filter(|(_, is_theirs)| *is_theirs).flat_map(|(leaves, _)| leaves).collect())
+    let places = places.into_values().filter(|(_, any, all)| *any && *all);
+    Ok(places.flat_map(|(leaves, ..)| leaves).collect())
 }
 
-/// No removed device is in a group any more or can come in, or this device cannot change that.
+/// Whether the DS refused to let this device shut others out of a group.
+pub(super) fn was_refused(tx: &Tx<'_>, id: &GroupId) -> Result<bool> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM evictions WHERE group_id = ?1 AND refusals > 0)";
+    Ok(tx.sql().prepare_cached(sql)?.query_row([id.to_mls()], |row| row.get(0))?)
+}
+
+/// An attempt failed for good. Another one comes later, since the removed devices read on, and may come in again. The user
+/// is told once.
+pub(crate) fn eviction_failed(tx: &Tx<'_>, id: &GroupId, error: &Error) -> Result<()> {
+    let sql = "SELECT ifnull(max(attempts), 0), ifnull(max(refusals), 0) FROM evictions WHERE group_id = ?1";
+    let (attempts, refusals): (u32, u32) =
+        tx.sql().query_row(sql, [id.to_mls()], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let refusals = refusals.saturating_add(u32::from(error.refusal().is_some()));
+    let pause = 4u64.saturating_pow(attempts).min(LONGEST_PAUSE);
+    let due = integer(tx.now().saturating_add(pause));
+    let sql = "UPDATE evictions SET attempts = ?2, refusals = ?3, due = ?4 WHERE group_id = ?1";
+    tx.sql().execute(sql, params![id.to_mls(), attempts.saturating_add(1), refusals, due])?;
+    if error.refusal().is_some() && refusals == TOLD_AFTER {
+        Event::NotShutOut { group: id.clone(), reason: error.to_string() }.record(tx)?;
+    }
+    Ok(())
+}
+
+/// How long it is until the next attempt that has to wait.
+pub(crate) fn next_eviction(tx: &Tx<'_>) -> Result<Option<Duration>> {
+    let sql = "SELECT min(due) FROM evictions WHERE due > ?1";
+    let due: Option<u64> = tx.sql().query_row(sql, [integer(tx.now())], |row| row.get(0))?;
+    Ok(due.map(|due| Duration::from_secs(due.saturating_sub(tx.now()))))
+}
+
+/// Ends the evictions from a group in which no removed device is any more, and into which none can come, or that this
+/// device is not in.
 pub(crate) fn evicted(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
-    tx.sql().execute("DELETE FROM evictions WHERE group_id = ?1", [id.to_mls()])?;
+    let goes_on = match GroupState::find(tx, id) {
+        Ok(Some(group)) => evict(tx, &group)?.is_some(),
+        Ok(None) | Err(Error::NotMember) => false,
+        Err(error) => return Err(error),
+    };
+    if !goes_on {
+        tx.sql().execute("DELETE FROM evictions WHERE group_id = ?1", [id.to_mls()])?;
+    }
     Ok(())
 }

@@ -1,11 +1,12 @@
-//! What only a hostile member does: it makes a group up together with a server, with a device in it that nobody let in, or
-//! wants the others' addresses. For programs that test clients.
+//! The messages and groups that no client of ours makes. A member and a server make a group up together, with a device in it
+//! that nobody let in; a hostile member wants the others' addresses; a device commits that wants to be known no more. For
+//! programs that test clients and servers.
 
-use openmls::prelude::KeyPackage;
+use openmls::prelude::{KeyPackage, NewSignerBundle};
 use openmls_traits::OpenMlsProvider as _;
 use postern_protocol::{
     Address, GroupInfo, RatchetTree,
-    ds::CurrentGroup,
+    ds::{CurrentGroup, SubmitMessage},
     key::SigningKey,
     mls::{DeliveryAddress, Pseudonym},
 };
@@ -58,5 +59,28 @@ impl GroupState {
             proposals: Vec::new(),
             attributes: Vec::new(),
         })
+    }
+
+    /// The commit by which this device's leaf would take another signature key, under which nobody knows whose it is. For a
+    /// trial only.
+    pub(crate) fn with_another_key(mut self, tx: &Tx<'_>) -> Result<SubmitMessage> {
+        let what = "cannot make up a commit";
+        let (key, own) = (SigningKey::generate(), self.own_leaf()?);
+        let credential_with_key = mls::credential(own.pseudonym.0.to_vec(), key.public_key());
+        let new = NewSignerBundle { signer: &LeafSigner(&key), credential_with_key };
+        let (commit, _, group_info) = self
+            .mls
+            .commit_builder()
+            .load_psks(tx.storage())
+            .map_err(Error::mls(what))?
+            .create_group_info(true)
+            .use_ratchet_tree_extension(false)
+            .build_with_new_signer(tx.rand(), tx.crypto(), &LeafSigner(&self.leaf), new, |_| true)
+            .map_err(Error::mls(what))?
+            .stage_commit(tx)
+            .map_err(Error::mls(what))?
+            .into_messages();
+        let group_info = group_info.as_ref().map(mls::message_bytes).transpose()?.map(GroupInfo::new);
+        Ok(SubmitMessage { group_info, ..self.submission(mls::message_bytes(&commit)?)? })
     }
 }

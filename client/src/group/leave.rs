@@ -5,7 +5,9 @@ use openmls_traits::OpenMlsProvider as _;
 use postern_protocol::{PublicKey, ds::GroupId, encoding::Encoding};
 
 use super::{
-    Change, evict, handover, left_place, members, outbox,
+    Change,
+    evict::{self, Unnamed},
+    handover, left_place, members, outbox,
     outstanding::{self, Kind, Outstanding},
     record, removed, rules,
     state::GroupState,
@@ -49,7 +51,7 @@ impl GroupState {
 
     /// The leaves of this user's devices that were added as users of their own.
     pub(crate) fn places_apart(&self, tx: &Tx<'_>) -> Result<Vec<PublicKey>> {
-        evict::places_of(tx, self, &identity::own_devices(tx)?)
+        evict::places_of(tx, self, &identity::own_devices(tx)?, Unnamed::Theirs)
     }
 
     /// Whether nobody but this user is in the group.

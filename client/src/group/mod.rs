@@ -44,7 +44,7 @@ pub(crate) use self::{
         still_there, tell_groups, tell_groups_of_end, was_renamed, was_reset,
     },
     commit::add_invited,
-    evict::{evict, evicted, evictions, remove_own_device},
+    evict::{evict, evicted, eviction_failed, evictions, next_eviction, remove_own_device},
     handover::{
         GroupHandover, drop_entry, entries_due, entry, entry_failed, follows, forget_entry_addresses,
         handover, next_entry, not_told, retell, retell_all, take_over, to_tell, told,

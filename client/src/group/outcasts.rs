@@ -4,7 +4,12 @@
 use postern_protocol::{PublicKey, credential::ClientCredential, ds::GroupId, name::UserName};
 use rusqlite::params;
 
-use super::{Change, evict, links, state::GroupState};
+use super::{
+    Change,
+    evict::{self, Unnamed},
+    links,
+    state::GroupState,
+};
 use crate::{
     error::{Error, Result},
     identity,
@@ -60,7 +65,7 @@ pub(crate) fn cast_out(tx: &Tx<'_>, group: &GroupState) -> Result<Option<Change>
     if !group.is_admin(&group.leaf.public_key()) {
         return Ok(None);
     }
-    let leaves = evict::places_of(tx, group, &clients(tx, &group.id)?)?;
+    let leaves = evict::places_of(tx, group, &clients(tx, &group.id)?, Unnamed::Unknown)?;
     Ok((!leaves.is_empty()).then_some(Change::Remove(leaves)))
 }
 

@@ -289,7 +289,7 @@ fn receive_title(
         }
         return Ok(());
     }
-    if record::retitle(tx, id, &title, titled)? {
+    if record::retitle(tx, id, &title, titled, epoch)? {
         Event::Titled { group: id.clone(), title }.record(tx)?;
     }
     Ok(())

@@ -8,6 +8,9 @@ use crate::{
     store::{Tx, integer},
 };
 
+/// Numbers of titles for each epoch of a group.
+const TITLES: u64 = 1 << 20;
+
 /// A group this client is or was in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GroupSummary {
@@ -219,10 +222,17 @@ pub(super) fn introduced(tx: &Tx<'_>, id: &GroupId) -> Result<bool> {
     Ok(tx.sql().execute(sql, [id.to_mls()])? == 1)
 }
 
-/// Sets the title if its number is greater than the one before; of two with one number, which two
-/// admins gave at once, the greater text counts, everywhere. False if the group is called as before.
-pub(super) fn retitle(tx: &Tx<'_>, id: &GroupId, title: &str, number: u64) -> Result<bool> {
+/// The highest number that a title has which is given in an epoch. Each epoch has room for later ones than any before it:
+/// no admin's device that is to be removed uses the numbers up.
+pub(super) fn latest_title(epoch: u64) -> u64 {
+    epoch.saturating_add(1).saturating_mul(TITLES)
+}
+
+/// Sets the title, which was given in an epoch, if its number is greater than the one before; of two with one number, which
+/// two admins gave at once, the greater text counts, everywhere. False if the group is called as before.
+pub(super) fn retitle(tx: &Tx<'_>, id: &GroupId, title: &str, number: u64, epoch: u64) -> Result<bool> {
     let (old, old_number) = numbered_title(tx, id)?;
+    let number = number.min(latest_title(epoch));
     if (number, title) <= (old_number, old.as_str()) {
         return Ok(false);
     }

@@ -176,7 +176,7 @@ impl GroupState {
             Some(old) => leaf::forget_key(tx, &old.leaf.public_key())?,
             None => {}
         }
-        record::retitle(tx, &id, &handover.title, handover.titled)?;
+        record::retitle(tx, &id, &handover.title, handover.titled, Self::epoch_of(current)?)?;
         record::set_attributes(tx, &id, &content)?;
         if let Some(key) = handover.attributes_key {
             record::keep_attributes_key(tx, &id, &key)?;

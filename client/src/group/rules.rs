@@ -119,6 +119,8 @@ fn check_waiting<'a>(
     match (queued.sender(), queued.proposal()) {
         (Sender::Member(leaf), Proposal::Update(update)) => {
             check_new_leaf(group, *leaf, update.leaf_node())?;
+            let new = Leaf::of(update.leaf_node());
+            check_generations(&leaves_of(group), new.as_slice(), group.group_context().epoch().as_u64())?;
         }
         (Sender::Member(_), Proposal::SelfRemove) | (Sender::External(_), Proposal::Remove(_)) => {}
         (Sender::External(_), _) => return Err("the server proposes what it may not"),
@@ -190,6 +192,7 @@ pub(super) fn check_commit(
     };
     after_all.extend(after.into_values().chain(added));
     check_after(&before_policy, &before, &removed, &after_policy, &after_all)?;
+    check_generations(&before, &after_all, commit.epoch().as_u64())?;
     check_whole_users(&before, commit, own, &after_all)?;
 
     let removes_own_client = matches!(by, Committer::Member(_))
@@ -266,14 +269,33 @@ fn check_joiner(
     if comes_back || vouched { Ok(()) } else { Err("the server let somebody in whom nobody vouched for") }
 }
 
-/// Checks that a member's new leaf is the same user's.
+/// Checks that a member's new leaf is the same user's, on the same key.
 fn check_new_leaf(group: &PublicGroup, index: LeafNodeIndex, new: &LeafNode) -> Result<(), &'static str> {
     let old = group.leaf(index).ok_or("the server let a stranger change a leaf")?;
-    if old.credential() == new.credential() {
+    if old.credential() != new.credential() {
+        // Pseudonyms are what admins are named by.
+        return Err("the server let a member take another pseudonym");
+    }
+    if old.signature_key() != new.signature_key() {
+        // Links are of leaf keys: nobody would know any more whose device it is (AS-13).
+        return Err("the server let a member take another leaf key");
+    }
+    Ok(())
+}
+
+/// Checks the generations of the users' keys that come with an epoch: a device that took the last number
+/// that there is could be removed by nobody of its user any more.
+fn check_generations(before: &HashMap<u32, Leaf>, after: &[Leaf], epoch: u64) -> Result<(), &'static str> {
+    let latest = UserKey::latest_generation(epoch);
+    let is_kept = |leaf: &Leaf| {
+        let mut old = before.values();
+        old.any(|old| old.pseudonym == leaf.pseudonym && old.user_key == leaf.user_key)
+    };
+    let is_ahead = |leaf: &&Leaf| leaf.user_key.is_some_and(|key| key.generation > latest);
+    if after.iter().filter(is_ahead).all(is_kept) {
         return Ok(());
     }
-    // Pseudonyms are what admins are named by.
-    Err("the server let a member take another pseudonym")
+    Err("the server let a member use up the numbers of its user's keys")
 }
 
 /// Checks that another user is removed whole: a device left behind would know the user's key, and let

@@ -6,7 +6,7 @@ use postern_protocol::{
     MlsMessage, PublicKey,
     credential::ClientCredential,
     ds::GroupId,
-    mls::{DELIVERY_ADDRESS, DeliveryAddress},
+    mls::{DELIVERY_ADDRESS, DeliveryAddress, USER_KEY, UserKey},
     qs::StockedKeyPackage,
 };
 use rusqlite::{OptionalExtension as _, params};
@@ -46,7 +46,10 @@ pub(crate) fn open_key_package(
     let delivery = DeliveryAddress::from_bytes(&delivery.0).ok()?;
     let link = friend.open_link(&leaf_key, &stocked.attachment)?;
     let client = link.claim_for(None, &leaf_key)?;
-    if delivery.domain != *client.user.domain() {
+    let user_key = leaf.extensions().unknown(USER_KEY).and_then(|it| UserKey::from_bytes(&it.0).ok());
+    // No group takes one that is ahead of its epochs, and a commit that adds it would be for nothing.
+    let is_ahead = user_key.is_some_and(|key| key.generation > UserKey::latest_generation(0));
+    if is_ahead || delivery.domain != *client.user.domain() {
         return None;
     }
     Some(FriendsKeyPackage { client, leaf_key, key_package: stocked.key_package.clone(), link })

@@ -45,7 +45,8 @@ impl Session {
     /// or coming back has made an end of it.
     ///
     /// # Errors
-    /// [`Error::Behind`] where the proposal is on its way from another homeserver.
+    /// [`Error::Behind`] where the proposal is on its way from another homeserver, [`Error::CannotFollow`] where this device
+    /// comes back later: it came back lately. Neither refuses what the commit was to do.
     async fn clears_the_way(&self, step: &Step<'_>, id: &GroupId, known: (u64, usize)) -> Result<bool> {
         if self.store.read(|tx| strayed::state(tx, id))? != strayed::State::Doubtful {
             return Ok(false);
@@ -55,6 +56,7 @@ impl Session {
             self.store.read(|tx| Ok((extent(&GroupState::load(tx, id)?), strayed::state(tx, id)?)))?;
         match (now == known, state) {
             (true, strayed::State::Behind) => Err(Error::Behind),
+            (true, strayed::State::Strayed | strayed::State::ByHand) => Err(Error::CannotFollow),
             (is_as_known, _) => Ok(!is_as_known),
         }
     }

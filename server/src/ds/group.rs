@@ -7,7 +7,7 @@ use openmls::prelude::{Extensions, ExternalSender, GroupContext, LeafNodeIndex, 
 use postern_protocol::{
     Attributes, GroupInfo, MlsMessage, RatchetTree,
     ds::{LeafAttributes, MAX_ATTRIBUTES, WelcomeTree},
-    mls::{DELIVERY_ADDRESS, GROUP_POLICY, GroupPolicy, Pseudonym},
+    mls::{DELIVERY_ADDRESS, GROUP_POLICY, GroupPolicy, Pseudonym, UserKey},
     name::Domain,
     problem::{Problem, ProblemType},
 };
@@ -69,8 +69,10 @@ impl Group {
         let roster = Roster::of(mls.leaves(), ds.home, |_, _| LeafRecord::new(None, ds.today, 0))?;
         let creator = roster.members().first().ok_or(InvalidMls::Refused("a group must have a member"))?;
         mls.check_group_info(group_info, LeafNodeIndex::new(creator.leaf))?;
-        if creator.user_key.is_none() {
-            return Err(InvalidMls::Refused("the creator's leaf lacks a user key (0xf0a3)"));
+        let user_key =
+            creator.user_key.ok_or(InvalidMls::Refused("the creator's leaf lacks a user key (0xf0a3)"))?;
+        if user_key.generation > UserKey::latest_generation(mls.epoch()) {
+            return Err(InvalidMls::Refused("the generation of the creator's user key is too late"));
         }
         let keys = ds.external_sender_keys.now();
         let policy = policy(mls.extensions(), |sender| keys.accept(sender))?;

@@ -9,7 +9,7 @@ use postern_protocol::{
     Address, PublicKey,
     encoding::Encoding,
     friendship::StockKey,
-    mls::CIPHERSUITE,
+    mls::{CIPHERSUITE, UserKey},
     name::Domain,
     problem::{Problem, ProblemType},
     qs::{KeyPackageStock, PublishKeyPackages, StockedKeyPackage},
@@ -185,6 +185,9 @@ impl Seen {
         let leaf = Leaf::read(key_package.leaf_node())?;
         if leaf.delivery.domain != *home {
             return Err(InvalidMls::Refused("the delivery address of a KeyPackage must be at this server"));
+        }
+        if leaf.user_key.is_some_and(|key| key.generation > UserKey::latest_generation(0)) {
+            return Err(InvalidMls::Refused("the generation of a KeyPackage's user key is too late"));
         }
         if !self.keys.insert(leaf.signature_key) || !self.addresses.insert(leaf.delivery.address) {
             return Err(InvalidMls::Refused("two KeyPackages share a signature key or an address"));

@@ -242,6 +242,52 @@ async fn who_breaks_a_group_again_and_again_keeps_the_others_less_and_less_busy(
     assert_eq!(alice.group_with_id(&group).unsent().unwrap(), 0);
 }
 
+/// The proposal comes with the refusal of the commit that shuts the device out, and this device may not come back yet.
+#[tokio::test]
+async fn a_removed_device_is_shut_out_though_a_proposal_that_nobody_can_accept_waits() {
+    let world = World::builder().pushing().start().await;
+    let line = BadLine::to(world.server().address()).await;
+    let (mut people, group) = group_of(&world, &["alice", "mallory"]).await;
+    let mallory = with(people.pop().unwrap(), Options { server: Some(line.url()), ..options() });
+    // The first pause is three minutes at most, the second fifteen at least.
+    let alice = with(people.pop().unwrap(), Options { return_after: Duration::from_secs(60), ..options() });
+    let tablet = world.device(&alice, "tablet").await;
+    sync(&alice).await;
+    joined(&tablet, 1).await;
+    for client in [&alice, &mallory] {
+        sync(client).await;
+    }
+    // She comes back, and may not for a while.
+    let commit = mallory.group_with_id(&group).prepare(&Change::Update).await.unwrap();
+    mallory.submit(&with_a_wrong_tag(commit)).await.unwrap();
+    mallory.group_with_id(&group).abandon().await.unwrap();
+    sync(&alice).await;
+    alice.group_with_id(&group).send("what was that?").await.unwrap();
+    sync(&mallory).await;
+    mallory.group_with_id(&group).rejoin().await.unwrap();
+    sync(&alice).await;
+    line.answer("/messages", 4, b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n");
+    mallory.group_with_id(&group).leave().await.unwrap_err();
+    line.mend();
+    let leave = mallory.group_with_id(&group).outstanding().unwrap().unwrap();
+    mallory.submit(&with_a_wrong_tag(leave)).await.unwrap();
+
+    alice.remove_device(&tablet.client_key()).await.unwrap();
+    let events = sync(&alice).await;
+    assert_eq!(count(&events, |event| matches!(event, Event::CannotFollow { .. })), 1, "{events:?}");
+    assert_eq!(alice.group_with_id(&group).members().unwrap().len(), 3);
+    let clock = postern_client::Clock::ahead_by(60 * 60);
+    let alice = with(alice, Options { clock, ..options() });
+    let mut later = sync(&alice).await;
+    later.extend(sync(&alice).await);
+    assert_eq!(count(&later, |event| matches!(event, Event::Returned { .. })), 1, "{later:?}");
+    let told = |event: &Event| matches!(event, Event::NotShutOut { .. });
+    assert_eq!(count(&events, told) + count(&later, told), 0, "nobody refused it");
+    let left = alice.group_with_id(&group).members().unwrap();
+    assert!(left.iter().all(|member| member.client_key != Some(tablet.client_key())), "{left:?}");
+    assert_eq!(left.len(), 2);
+}
+
 #[tokio::test]
 async fn a_group_is_founded_anew_with_its_title_and_members() {
     let world = World::builder().pushing().start().await;

@@ -9,6 +9,7 @@ use postern_protocol::{
     ds::{GroupId, GroupIdReserved},
     encoding::Encoding,
     key::SigningKey,
+    problem::{MEDIA_TYPE, Problem, ProblemType},
     second_proof::{Operation, SecondProof},
 };
 use postern_tests_kit::{BadLine, Call, PATIENCE, World, befriend, eventually, joined, now};
@@ -353,6 +354,10 @@ async fn a_device_that_was_removed_from_its_user_is_removed_from_all_groups() {
         receive(client).await;
         assert_eq!(client.group_with_id(&group).members().unwrap().len(), 4);
     }
+    // It cannot take a key under which nobody knows whose it is.
+    receive(&tablet).await;
+    let renewal = tablet.group_with_id(&group).with_another_key().unwrap();
+    assert_eq!(tablet.submit(&renewal).await.unwrap_err().problem(), Some(ProblemType::InvalidMls));
     bob.remove_device(&tablet.client_key()).await.unwrap();
     receive(&bob).await;
     let expected = ["alice", "bob", "carol"].map(|name| format!("{name}@home.example"));
@@ -371,6 +376,42 @@ async fn a_device_that_was_removed_from_its_user_is_removed_from_all_groups() {
     joined(&phone, 1).await;
     phone.group_with_id(&group).send("from the phone").await.unwrap();
     hears(&alice, "from the phone").await;
+}
+
+#[tokio::test]
+async fn a_removed_device_that_the_server_refuses_to_remove_goes_as_soon_as_it_does_not() {
+    let world = World::builder().pushing().start().await;
+    let line = BadLine::to(world.server().address()).await;
+    let ([alice, bob, carol], group) = group_of_three(&world).await;
+    let bob = with(bob, Options { server: Some(line.url()), ..patient() });
+    let tablet = world.device(&bob, "tablet").await;
+    receive(&bob).await;
+    joined(&tablet, 1).await;
+    for client in [&bob, &alice, &carol] {
+        receive(client).await;
+        assert_eq!(client.group_with_id(&group).members().unwrap().len(), 4);
+    }
+    let problem = Problem::new(ProblemType::PolicyViolation).to_json();
+    let length = problem.len();
+    let head =
+        format!("HTTP/1.1 403 Forbidden\r\ncontent-type: {MEDIA_TYPE}\r\ncontent-length: {length}\r\n\r\n");
+    let path = format!("POST /ds/groups/{}/messages", group.to_base64url());
+    line.answer(&path, 2, &[head.as_bytes(), &problem].concat());
+    bob.remove_device(&tablet.client_key()).await.unwrap();
+    let refused = |event: &Event| matches!(event, Event::NotShutOut { .. });
+    let events = bob.sync_until(PATIENCE, refused).await.unwrap();
+    assert_eq!(events.iter().filter(|event| refused(event)).count(), 1, "{events:?}");
+    let gone = |event: &Event| matches!(event, Event::Removed { .. });
+    let events = bob.sync_until(PATIENCE, gone).await.unwrap();
+    assert!(events.iter().any(gone) && !events.iter().any(refused), "{events:?}");
+    assert_eq!(line.mend(), 2);
+    let expected = ["alice", "bob", "carol"].map(|name| format!("{name}@home.example"));
+    for client in [&bob, &alice, &carol] {
+        receive(client).await;
+        assert_eq!(names(client, &group), expected, "{}", client.user());
+    }
+    bob.group_with_id(&group).send("without it").await.unwrap();
+    hears(&carol, "without it").await;
 }
 
 /// A device that was told of a group and removed from its user before it came in.

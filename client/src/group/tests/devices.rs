@@ -1,5 +1,7 @@
 //! Further devices of a member, and the user's key that they share.
 
+use postern_protocol::problem::{Problem, ProblemType};
+
 use super::*;
 
 /// Another device of somebody's: the same user, with a client key of its own.
@@ -163,6 +165,109 @@ fn a_removed_device_of_ones_own_goes_with_the_key_that_it_knows() {
     for other in [&alice, &bob, &mallory] {
         other.receive(&entry).unwrap();
     }
+}
+
+#[test]
+fn a_removed_device_that_took_the_latest_of_the_users_keys_goes_nevertheless() {
+    let issuer = SigningKey::generate();
+    let ([alice, bob, mallory], id) = three(&issuer);
+    let tablet = second_device(&bob, [&alice, &mallory], &id, &issuer);
+    let latest = UserKey::latest_generation(tablet.epoch(&id) + 1);
+    let takes = |device: &Person, generation| {
+        device.commit_freely(&id, |_, group| {
+            let key = UserKey { generation, public_key: SigningKey::generate().public_key() };
+            let extensions = leaf::extensions(&own_leaf(group).delivery.unwrap(), &key).unwrap();
+            let leaf_node = LeafNodeParameters::builder().with_extensions(extensions).build();
+            Free { leaf_node, ..Free::default() }
+        })
+    };
+    let refused = alice.receive(&takes(&tablet.copy(), latest + 1)).unwrap_err();
+    assert!(refused.contains("numbers"), "{refused}");
+    let taken = takes(&tablet, latest);
+    for other in [&alice, &bob, &mallory] {
+        other.receive(&taken).unwrap();
+    }
+    let client_key = tablet.account().client_key().public_key();
+    bob.store.write(|tx| crate::group::remove_own_device(tx, &client_key)).unwrap();
+    let change = bob.store.read(|tx| crate::group::evict(tx, &GroupState::load(tx, &id)?)).unwrap();
+    let removal = bob.stage(&id, &change.expect("it is in the group"));
+    bob.confirm(&id);
+    for other in [&alice, &mallory, &tablet] {
+        other.receive(&removal.message).unwrap();
+    }
+    assert_eq!(alice.members(&id).len(), 3);
+    let key = bob.store.read(|tx| Ok(own_leaf(&GroupState::load(tx, &id)?).user_key)).unwrap();
+    assert_eq!(key.unwrap().generation, latest + 1);
+}
+
+#[test]
+fn a_removed_device_in_a_place_of_its_own_goes_with_all_that_it_brought_in() {
+    let issuer = SigningKey::generate();
+    let ([alice, bob, mallory], id) = three(&issuer);
+    // Alice's client added it as a user of its own.
+    let tablet = device_of(&alice, &issuer);
+    let added = alice.add(&id, &[&tablet]);
+    for other in [&bob, &mallory] {
+        other.receive(&added).unwrap();
+    }
+    // Nobody is told who this is.
+    let ghost = device_of(&alice, &issuer);
+    let entry = bring_in(&ghost, &tablet, &id, &tablet.shown(&id));
+    for other in [&alice, &bob, &mallory, &tablet] {
+        other.receive(&entry).unwrap();
+    }
+    let client_key = tablet.account().client_key().public_key();
+    alice.store.write(|tx| crate::group::remove_own_device(tx, &client_key)).unwrap();
+    let change = alice.store.read(|tx| crate::group::evict(tx, &GroupState::load(tx, &id)?)).unwrap();
+    let Some(Change::Remove(leaves)) = &change else { panic!("{change:?}") };
+    let (mut leaves, mut both) = (leaves.clone(), vec![tablet.leaf(&id), ghost.leaf(&id)]);
+    leaves.sort();
+    both.sort();
+    assert_eq!(leaves, both);
+    let removal = alice.stage(&id, &change.unwrap());
+    alice.confirm(&id);
+    for other in [&bob, &mallory] {
+        other.receive(&removal.message).unwrap();
+        assert_eq!(other.members(&id).len(), 3);
+    }
+}
+
+/// A device that came in later than another of its user's went does not know of the keys that one had.
+#[test]
+fn after_a_refused_eviction_the_users_next_key_is_later_than_any_that_there_was() {
+    let issuer = SigningKey::generate();
+    let ([alice, bob, mallory], id) = three(&issuer);
+    let tablet = second_device(&bob, [&alice, &mallory], &id, &issuer);
+    let client_key = tablet.account().client_key().public_key();
+    bob.store.write(|tx| crate::group::remove_own_device(tx, &client_key)).unwrap();
+    let due = || bob.store.read(crate::group::evictions).unwrap();
+    assert_eq!(due(), [id.clone()]);
+    let refusal: Error = Problem::from(ProblemType::PolicyViolation).into();
+    let fails = |error: &Error| bob.store.write(|tx| crate::group::eviction_failed(tx, &id, error)).unwrap();
+    let told = || bob.events().iter().filter(|event| matches!(event, Event::NotShutOut { .. })).count();
+    fails(&Error::Contended(8));
+    fails(&refusal);
+    assert_eq!(told(), 0, "it may have been of what this device could not know");
+    fails(&refusal);
+    assert_eq!(told(), 1);
+    fails(&refusal);
+    assert_eq!(told(), 0, "once");
+    assert!(due().is_empty(), "it is tried again, later");
+    assert!(bob.store.read(crate::group::next_eviction).unwrap().is_some());
+    bob.store.write(|tx| crate::group::evicted(tx, &id)).unwrap();
+    assert!(bob.store.read(crate::group::next_eviction).unwrap().is_some(), "it is in the group yet");
+
+    let change = bob.store.read(|tx| crate::group::evict(tx, &GroupState::load(tx, &id)?)).unwrap();
+    let removal = bob.stage(&id, &change.expect("it is in the group"));
+    bob.confirm(&id);
+    for other in [&alice, &mallory, &tablet] {
+        other.receive(&removal.message).unwrap();
+    }
+    let key = bob.store.read(|tx| Ok(own_leaf(&GroupState::load(tx, &id)?).user_key)).unwrap();
+    assert_eq!(key.unwrap().generation, UserKey::latest_generation(bob.epoch(&id)));
+    bob.store.write(|tx| crate::group::evicted(tx, &id)).unwrap();
+    assert_eq!(bob.store.read(crate::group::next_eviction).unwrap(), None);
+    assert!(due().is_empty());
 }
 
 #[test]

@@ -7,7 +7,7 @@ mod rights;
 
 use std::time::Duration;
 
-use openmls::prelude::{Extensions, GroupContext, KeyPackage, LeafNodeParameters, Lifetime};
+use openmls::prelude::{Extensions, GroupContext, KeyPackage, LeafNodeParameters, Lifetime, NewSignerBundle};
 use openmls_traits::OpenMlsProvider as _;
 use postern_protocol::{
     Address, GroupInfo, MlsMessage, PublicKey, RatchetTree, Welcome,
@@ -219,6 +219,7 @@ impl Person {
             .write(|tx| {
                 let mut group = GroupState::load(tx, id)?;
                 let free = free(tx, &group);
+                let pseudonym = own_leaf(&group).pseudonym;
                 let signer = LeafSigner(&group.leaf);
                 let builder = group.mls.commit_builder().force_self_update(true);
                 let mut builder = builder.leaf_node_parameters(free.leaf_node).propose_adds(free.added);
@@ -226,7 +227,15 @@ impl Person {
                     builder = builder.propose_group_context_extensions(context).unwrap();
                 }
                 let staged = builder.load_psks(tx.storage()).unwrap();
-                let built = staged.build(tx.rand(), tx.crypto(), &signer, |_| true).unwrap();
+                let built = match &free.key {
+                    Some(key) => {
+                        let credential_with_key = mls::credential(pseudonym.0.to_vec(), key.public_key());
+                        let new = NewSignerBundle { signer: &LeafSigner(key), credential_with_key };
+                        staged.build_with_new_signer(tx.rand(), tx.crypto(), &signer, new, |_| true)
+                    }
+                    None => staged.build(tx.rand(), tx.crypto(), &signer, |_| true),
+                };
+                let built = built.unwrap();
                 let (commit, ..) = built.stage_commit(tx).unwrap().into_messages();
                 let message = MlsMessage::new(mls::message_bytes(&commit)?);
                 group.mls.merge_pending_commit(tx).unwrap();
@@ -296,6 +305,8 @@ struct Free {
     leaf_node: LeafNodeParameters,
     added: Option<KeyPackage>,
     context: Option<Extensions<GroupContext>>,
+    /// Another key of the own leaf.
+    key: Option<SigningKey>,
 }
 
 fn told(result: Result<(), Rejection>) -> Result<(), String> {

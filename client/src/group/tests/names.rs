@@ -103,6 +103,36 @@ fn a_newcomer_takes_title_and_key_from_admins_only() {
     assert!(bob.store.read(|tx| record_key(tx, &id)).unwrap().is_some_and(|key| key != [6; 32]));
 }
 
+#[test]
+fn a_title_of_the_last_number_is_replaced_in_the_next_epoch() {
+    let Trio { alice, bob, carol, id, .. } = Trio::with_all();
+    let pseudonym =
+        |of: &Person| of.store.read(|tx| Ok(own_leaf(&GroupState::load(tx, &id)?).pseudonym)).unwrap();
+    let title = |of: &Person| of.store.read(|tx| crate::group::title(tx, &id)).unwrap();
+    let naming = alice.stage(&id, &Change::Admins(vec![pseudonym(&alice), pseudonym(&bob)]));
+    alice.confirm(&id);
+    for other in [&bob, &carol] {
+        other.receive(&naming.message).unwrap();
+    }
+    bob.push(&id, &Content::Title { title: "zzz".to_owned(), titled: u64::MAX });
+    let last = bob.send(&id);
+    for other in [&alice, &carol] {
+        other.receive(&last).unwrap();
+        assert_eq!(title(other), "zzz");
+    }
+    let update = carol.stage(&id, &Change::Update);
+    carol.confirm(&id);
+    for other in [&alice, &bob] {
+        other.receive(&update.message).unwrap();
+    }
+    alice.store.write(|tx| GroupState::load(tx, &id)?.call(tx, "another")).unwrap();
+    let renamed = alice.send(&id);
+    for other in [&bob, &carol] {
+        other.receive(&renamed).unwrap();
+    }
+    assert_eq!([&alice, &bob, &carol].map(title), ["another"; 3]);
+}
+
 fn record_key(tx: &Tx<'_>, id: &GroupId) -> Result<Option<[u8; 32]>> {
     crate::group::record::attributes_key(tx, id)
 }

@@ -25,13 +25,20 @@ fn no_member_takes_another_pseudonym_address_or_user_key() {
         let delivery = leaf.delivery.clone().unwrap();
         LeafNodeParameters::builder().with_extensions(leaf::extensions(&delivery, &key).unwrap()).build()
     };
-    let attacks: [(&str, Box<dyn Fn(&Tx<'_>, &GroupState) -> LeafNodeParameters>); 3] = [
+    let attacks: [(&str, Box<dyn Fn(&Tx<'_>, &GroupState) -> LeafNodeParameters>); 4] = [
         ("pseudonym", Box::new(|_, group| with(group.leaf.public_key(), alices.pseudonym))),
         ("address", Box::new(|_, group| extensions(&alices, own_leaf(group).user_key.unwrap()))),
         (
             "key",
             Box::new(|_, group| {
                 let key = UserKey { generation: 0, public_key: SigningKey::generate().public_key() };
+                extensions(&own_leaf(group), key)
+            }),
+        ),
+        (
+            "numbers",
+            Box::new(|_, group| {
+                let key = UserKey { generation: u32::MAX, public_key: SigningKey::generate().public_key() };
                 extensions(&own_leaf(group), key)
             }),
         ),
@@ -45,6 +52,11 @@ fn no_member_takes_another_pseudonym_address_or_user_key() {
         assert!(refused.contains(what), "{what}: {refused}");
         assert_eq!(bob.epoch(&id), before);
     }
+    // By the key of a leaf the others know whose device it is.
+    let copy = mallory.copy();
+    let renewed =
+        copy.commit_freely(&id, |_, _| Free { key: Some(SigningKey::generate()), ..Free::default() });
+    assert!(bob.receive(&renewed).unwrap_err().contains("another leaf key"));
 }
 
 #[test]
@@ -73,7 +85,21 @@ fn proposals_that_the_server_should_not_have_let_pass_are_neither_kept_nor_commi
         let signer = LeafSigner(&group.leaf);
         bytes(group.mls.propose_group_context_extensions(tx, context, &signer).unwrap().0)
     });
-    for proposal in [&addition, &removal, &promotion] {
+    let renewal = propose(&|tx, group| {
+        let key = SigningKey::generate();
+        let credential_with_key = mls::credential(own_leaf(group).pseudonym.0.to_vec(), key.public_key());
+        let new = NewSignerBundle { signer: &LeafSigner(&key), credential_with_key };
+        let (signer, leaf) = (LeafSigner(&group.leaf), LeafNodeParameters::default());
+        bytes(group.mls.propose_self_update_with_new_signer(tx, &signer, new, leaf).unwrap().0)
+    });
+    let last_key = propose(&|tx, group| {
+        let key = UserKey { generation: u32::MAX, public_key: SigningKey::generate().public_key() };
+        let extensions = leaf::extensions(&own_leaf(group).delivery.unwrap(), &key).unwrap();
+        let leaf = LeafNodeParameters::builder().with_extensions(extensions).build();
+        let signer = LeafSigner(&group.leaf);
+        bytes(group.mls.propose_self_update(tx, &signer, leaf).unwrap().0)
+    });
+    for proposal in [&addition, &removal, &promotion, &renewal, &last_key] {
         for other in [&alice, &bob] {
             assert!(other.receive(proposal).is_err());
         }

@@ -120,6 +120,9 @@ CREATE TABLE evictions (
     group_id BLOB NOT NULL,
     client_key BLOB NOT NULL,
     generation INTEGER NOT NULL,        -- of the user's key in the group when the device was removed
+    attempts INTEGER NOT NULL,          -- that failed; each makes the next wait longer
+    refusals INTEGER NOT NULL,          -- attempts that the server refused
+    due INTEGER NOT NULL,               -- seconds since 1970: when to try
     PRIMARY KEY (group_id, client_key)
 ) STRICT;
 

@@ -115,5 +115,8 @@ pub(super) fn judge(
     rules.check_members(before.mls.suite(), Size::of(&before.roster), Size::of(after.roster))?;
     rules.check_clients(&before.roster, after.roster)?;
     policy::check_commit(view(before), waiting, commit, after)?;
+    // A commit that came was merged by then, so that the epoch is the one that it begins; a proposal is judged by the
+    // epoch that it comes in.
+    policy::check_generations(&before.roster, after.roster, before.mls.epoch())?;
     Ok(())
 }

@@ -106,6 +106,7 @@ pub fn handle(
         return apply(group, *commit, Actor::Joiner(leaf.u32()), &voucher, &waiting, submission, ds);
     }
     let (sender, handshake) = group.mls.validate_of_member(message, signer, mls::LONGEST_LIFETIME)?;
+    check_leaf_key(&handshake, signer)?;
     let sender = Actor::Member(sender.u32());
     match handshake {
         Handshake::Commit(commit, _) => apply(group, *commit, sender, &[], &waiting, submission, ds),
@@ -201,6 +202,23 @@ fn others(roster: &Roster, sender: Actor, except: &HashSet<u32>) -> Vec<Recipien
     let is_sender = |leaf| sender == Actor::Member(leaf) || except.contains(&leaf);
     let others = roster.members().iter().filter(|member| !is_sender(member.leaf));
     others.map(roster::Member::recipient).collect()
+}
+
+/// Checks that a member's leaf keeps its signature key, with which the member signed the request. By that key members know
+/// whose client it is: with another one a client that its user removed would have no name, and nobody would remove it
+/// (AS-13).
+fn check_leaf_key(handshake: &Handshake, signer: PublicKey) -> Result<(), InvalidMls> {
+    let leaf = match handshake {
+        Handshake::Commit(commit, _) => commit.update_path_leaf_node(),
+        Handshake::Proposal(proposal) => match proposal.proposal() {
+            Proposal::Update(update) => Some(update.leaf_node()),
+            _ => None,
+        },
+    };
+    if leaf.is_some_and(|leaf| leaf.signature_key().as_slice() != signer.as_bytes()) {
+        return Err(InvalidMls::Refused("a leaf keeps its signature key for as long as it is in the group"));
+    }
+    Ok(())
 }
 
 /// The domain of another homeserver to which an Update moves its sender's leaf.

@@ -140,6 +140,13 @@ async fn a_group_that_the_ds_could_not_serve_is_refused() {
             Box::new(|draft| draft.founder.leaf = leaf_extensions(&home(), fresh_address(), None)),
         ),
         (
+            "a user key of the last generation",
+            Box::new(|draft| {
+                draft.founder.generation = u32::MAX;
+                draft.founder.leaf = draft.founder.leaf_at(&home(), fresh_address());
+            }),
+        ),
+        (
             "a malformed user key",
             Box::new(|draft| {
                 let malformed = Extension::Unknown(USER_KEY, UnknownExtension(vec![7; 35]));

@@ -126,6 +126,13 @@ async fn what_nobody_could_add_to_a_group_is_refused() {
         ),
         ("no delivery address", vec![with(&|party| party.leaf = Extensions::empty())]),
         ("an address elsewhere", vec![with(&|party| party.leaf = party.leaf_at(&elsewhere, address))]),
+        (
+            "a user key of the last generation",
+            vec![with(&|party| {
+                party.generation = u32::MAX;
+                party.leaf = party.leaf_at(&home(), address);
+            })],
+        ),
         ("a credential that is no pseudonym", vec![with(&|party| party.identity = b"alice".to_vec())]),
         (
             "no support for a policy",

@@ -92,12 +92,6 @@ impl Party {
         group.as_mut().expect("a member has a group").merge_pending_commit(provider).expect("there is one");
     }
 
-    /// Takes the commit to another key of the own leaf as accepted.
-    pub fn rotate(&mut self, new: SigningKey) {
-        self.key = new;
-        self.merge();
-    }
-
     /// Takes the commit or proposal as refused, and drops all that waits.
     pub fn forget(&mut self) {
         let (group, provider, _) = self.parts();

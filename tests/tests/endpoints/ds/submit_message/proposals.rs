@@ -70,6 +70,10 @@ async fn a_proposal_that_no_commit_could_take_along_is_not_kept() {
     let call = group.submit(1, &update, None);
     world.assert_refuses("an Update to another member's key", &call, ProblemType::InvalidMls).await;
     group.party(1).forget();
+    let update = group.party(1).propose_update_to_key(&SigningKey::generate());
+    let call = group.submit(1, &update, None);
+    world.assert_refuses("an Update to a fresh key", &call, ProblemType::InvalidMls).await;
+    group.party(1).forget();
 
     // With another admin named, the first may go.
     let admins = vec![group.pseudonym(0), group.pseudonym(1)];
@@ -117,6 +121,7 @@ async fn an_update_is_judged_as_the_commits_that_would_have_to_contain_it() {
         ("a name", (None, Some(b"alice@home.example".to_vec())), invalid),
         ("another user key", leaf(leaf_extensions(&home(), mine, key(0))), violation),
         ("no user key", leaf(leaf_extensions(&home(), mine, None)), violation),
+        ("the last user key that there is", leaf(leaf_extensions(&home(), mine, key(u32::MAX))), violation),
         ("no address", leaf(Extensions::empty()), invalid),
         ("no readable address", leaf(unmade.unwrap()), invalid),
         ("another's address", leaf(leaf_extensions(&home(), theirs, Some(own_key))), violation),

@@ -100,6 +100,12 @@ async fn a_commit_that_members_could_not_live_with_is_refused() {
     let call = group.submit_commit(&group.members[1].party.key, &made);
     world.assert_refuses("a leaf that takes another member's key", &call, ProblemType::InvalidMls).await;
     group.party(1).forget();
+    // Its members would not know any more whose it is.
+    let made = group.party(1).commit_to_key(&SigningKey::generate());
+    let call = group.submit_commit(&group.members[1].party.key, &made);
+    world.assert_refuses("a leaf that takes a fresh key", &call, ProblemType::InvalidMls).await;
+    world.assert_refused_for("a leaf that takes a fresh key", &call, "keeps its signature key").await;
+    group.party(1).forget();
 
     let bare = Commit { context: Some(Extensions::empty()), ..Default::default() };
     assert_commit_refused(&world, "a group without a policy", &mut group, 0, bare, ProblemType::InvalidMls)
@@ -165,6 +171,12 @@ async fn a_users_clients_manage_each_other_and_admins_remove_all_of_them() {
         violation,
     )
     .await;
+    let mut ahead = world.candidate().await;
+    ahead.party.generation = u32::MAX;
+    ahead.party.leaf = ahead.party.leaf_at(&home(), ahead.address);
+    let ahead = adding(&[&ahead.party]);
+    assert_commit_refused(&world, "a newcomer with the last generation", &mut group, 0, ahead, violation)
+        .await;
     world.add_by(&mut group, 1, vec![second]).await;
     for member in [0, 2] {
         world.receive(&mut group.members[member]).await;
@@ -181,6 +193,10 @@ async fn a_users_clients_manage_each_other_and_admins_remove_all_of_them() {
     let same = group.party(3).leaf_at(&home(), address);
     let same = Commit { leaf: Some(same), ..removal.clone() };
     assert_commit_refused(&world, "another key, the same generation", &mut group, 3, same, violation).await;
+    group.party(3).generation = u32::MAX;
+    let last = group.party(3).leaf_at(&home(), address);
+    let last = Commit { leaf: Some(last), ..removal.clone() };
+    assert_commit_refused(&world, "the last generation that there is", &mut group, 3, last, violation).await;
     group.party(3).generation = 1;
     let next = group.party(3).leaf_at(&home(), address);
     let (_, call) = group.make(3, Commit { leaf: Some(next), ..removal });
@@ -402,6 +418,50 @@ async fn no_two_leaves_have_the_same_delivery_address_however_they_come_in() {
     world.close();
 }
 
+/// Whatever generation of the user's key a stolen client takes, the user's others have a later one to remove it (AS-13).
+#[tokio::test]
+async fn a_client_that_takes_the_latest_user_key_is_removed_by_its_users_others() {
+    let world = World::start().await;
+    world.stock(100).await;
+    let mut group = world.group(2).await;
+    let violation = ProblemType::PolicyViolation;
+    let stolen = world.further_client(&group.members[1]).await;
+    world.add_by(&mut group, 1, vec![stolen]).await;
+    world.receive(&mut group.members[0]).await;
+    let latest = UserKey::latest_generation(group.party(2).epoch() + 1);
+    let address = group.members[2].address;
+    let leaf_with = |party: &mut Party, generation: u32, address: Address| {
+        (party.user, party.generation) = (SigningKey::generate(), generation);
+        party.leaf_at(&home(), address)
+    };
+
+    let ahead = Some(leaf_with(group.party(2), latest + 1, address));
+    let ahead = Commit { leaf: ahead, ..Default::default() };
+    assert_commit_refused(&world, "a later one than there may be", &mut group, 2, ahead, violation).await;
+    let ahead = leaf_with(group.party(2), latest + 1, address);
+    let proposed = group.party(2).propose_leaf(Some(ahead), None, None);
+    world.assert_refuses("the same as a proposal", &group.submit(2, &proposed, None), violation).await;
+    group.party(2).forget();
+    let last = Some(leaf_with(group.party(2), latest, address));
+    let (_, call) = group.make(2, Commit { leaf: last, ..Default::default() });
+    submit(&world, &call).await;
+    group.party(2).merge();
+    for member in [0, 1] {
+        world.receive(&mut group.members[member]).await;
+    }
+
+    let address = group.members[1].address;
+    let next = Some(leaf_with(group.party(1), latest + 1, address));
+    let removal = removing(&group, 2);
+    let (_, call) = group.make(1, Commit { leaf: next, ..removal });
+    submit(&world, &call).await;
+    group.party(1).merge();
+    world.receive(&mut group.members[0]).await;
+    assert_eq!(group.party(0).member_keys().len(), 2);
+    assert_eq!(group.party(1).users_key().generation, latest + 1);
+    world.close();
+}
+
 #[tokio::test]
 async fn attributes_stay_with_their_leaf_and_are_served_with_the_group() {
     let world = World::start().await;
@@ -438,18 +498,16 @@ async fn attributes_stay_with_their_leaf_and_are_served_with_the_group() {
     world.assert_refuses("with a proposal", &call, violation).await;
     group.party(1).forget();
 
-    // Others' commits leave them, under another key of the leaf, too.
+    // Others' commits leave them, and those of the leaf's own that bring none.
     let (_, call) = group.make(1, update());
     submit(&world, &with_attributes(&call, &[attributes(other, b"mine")])).await;
     group.party(1).merge();
     world.receive(&mut group.members[0]).await;
-    let new = SigningKey::generate();
-    let rotation = group.party(0).commit_to_key(&new);
-    submit(&world, &group.submit_commit(&group.members[0].party.key, &rotation)).await;
-    group.party(0).rotate(new);
-    let mine = LeafAttributes { leaf_key: group.key(0), ..mine };
+    let (_, call) = group.make(0, update());
+    submit(&world, &call).await;
+    group.party(0).merge();
     let seen = async |group: &Group| world.group_info(group, &group.members[0].party.key).await.attributes;
-    assert_eq!(seen(&group).await, [mine.clone(), attributes(other, b"mine"), theirs.clone()]);
+    assert_eq!(seen(&group).await, [mine, attributes(other, b"mine"), theirs.clone()]);
 
     // A leaving member takes them along, also from the one in its place, and they can be taken back.
     let successor = world.candidate().await;
