@@ -20,6 +20,7 @@ pub(crate) mod left_place;
 mod links;
 mod members;
 mod message;
+mod onlooker;
 mod outbox;
 mod outcasts;
 mod outstanding;
@@ -52,6 +53,7 @@ pub(crate) use self::{
     leave::withdraw_invitations,
     links::unconfirmed,
     members::{claims, devices_of, history, members, pending_events},
+    onlooker::keep as keep_unfollowed,
     outcasts::{cast_out, doubt, look_for_outcasts_again, was_removed, with_outcasts},
     outstanding::{Kind, founding, unsettled},
     receive::receive,

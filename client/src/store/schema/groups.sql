@@ -72,6 +72,21 @@ CREATE TABLE strayed (
     broken INTEGER NOT NULL             -- 1 once the user was told that it cannot come back
 ) STRICT;
 
+-- Commits and proposals of groups that had no effect here, in the order in which they came, until this device follows the
+-- group again.
+CREATE TABLE unfollowed (
+    number INTEGER PRIMARY KEY,
+    group_id BLOB NOT NULL,
+    message BLOB NOT NULL               -- an MLSMessage
+) STRICT;
+
+-- Groups as the DS showed them when this device last made a commit to come back, until it is back.
+CREATE TABLE shown_groups (
+    group_id BLOB PRIMARY KEY,
+    group_info BLOB NOT NULL,
+    ratchet_tree BLOB NOT NULL
+) STRICT;
+
 -- Clients that members are, as both keys signed, and the number of each member's last message. Of members that left,
 -- whom the history names, a thousand at most.
 CREATE TABLE links (
