@@ -10,7 +10,7 @@ use postern_protocol::{
 use crate::{
     client::{Client, Group},
     error::{Error, Result},
-    group::{self, Change, GroupState},
+    group::{self, Change, GroupState, StolenPlace},
     identity, key_packages, link,
     mailbox::{self, deliveries},
     missed,
@@ -179,6 +179,14 @@ impl Group {
     /// [`Error::NotMember`].
     pub fn with_ghost(&self) -> Result<CurrentGroup> {
         self.session.store.trial(|tx| GroupState::load(tx, &self.id)?.with_ghost(tx))
+    }
+
+    /// This device's place in the group, for whoever is to act there instead.
+    ///
+    /// # Errors
+    /// [`Error::NotMember`].
+    pub fn stolen_place(&self) -> Result<StolenPlace> {
+        self.session.store.read(|tx| GroupState::load(tx, &self.id)?.stolen_place(tx))
     }
 
     /// Sends the outstanding message until its fate is known.

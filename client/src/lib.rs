@@ -78,9 +78,9 @@ pub use display::{safe_json, safe_line, safe_text};
 pub use error::{Error, HomeserverError, IdentityError, IssuerError, LinkError, QueueError, Result};
 pub use event::{Event, EventId, HistoryEntry, Member};
 pub use follow::Follower;
-#[cfg(feature = "lab")]
-pub use group::Change;
 pub use group::{ApplicationMessage, Content, Differences, GroupSummary, RosterEntry};
+#[cfg(feature = "lab")]
+pub use group::{Change, StolenPlace};
 pub use identity::{
     Audit, Device, DeviceState, EidWelcome, IdentityLink, Known, Seen, VerifiedClient, VerifiedUser,
 };

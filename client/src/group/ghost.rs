@@ -1,5 +1,5 @@
-//! A group as a member and a server could make it up together: with a device in it that nobody let in.
-//! For programs that test clients.
+//! A group as a member and a server could make it up together: with a device in it that nobody let in. And a member's place
+//! as whoever took its device has it. For programs that test clients.
 
 use openmls::prelude::KeyPackage;
 use openmls_traits::OpenMlsProvider as _;
@@ -7,11 +7,11 @@ use postern_protocol::{
     Address, GroupInfo, RatchetTree,
     ds::CurrentGroup,
     key::SigningKey,
-    mls::{DeliveryAddress, Pseudonym},
+    mls::{DeliveryAddress, GroupPolicy, Pseudonym, UserKey},
 };
 use tls_codec::Serialize as _;
 
-use super::state::GroupState;
+use super::{rules, state::GroupState};
 use crate::{
     error::{Error, Result},
     leaf,
@@ -19,7 +19,32 @@ use crate::{
     store::Tx,
 };
 
+/// A member's place in a group: all that is needed to come back there, and to do then what no client does.
+pub struct StolenPlace {
+    /// The private key of the leaf.
+    pub leaf: SigningKey,
+    /// The private key of the member's user in the group.
+    pub user: SigningKey,
+    pub user_key: UserKey,
+    pub pseudonym: Pseudonym,
+    pub policy: GroupPolicy,
+}
+
 impl GroupState {
+    /// This device's place.
+    ///
+    /// # Errors
+    /// [`Error::NotReady`] if this device does not have its user's key.
+    pub(crate) fn stolen_place(&self, tx: &Tx<'_>) -> Result<StolenPlace> {
+        Ok(StolenPlace {
+            leaf: self.leaf.clone(),
+            user: self.private_user_key(tx)?.ok_or(Error::NotReady)?,
+            user_key: self.user_key().ok_or(Error::NotReady)?,
+            pseudonym: self.own_leaf()?.pseudonym,
+            policy: rules::policy(&self.mls)?,
+        })
+    }
+
     /// The group as a server would show it with a commit of this member that adds a ghost. For a trial
     /// only: this device goes on as if it had been accepted.
     pub(crate) fn with_ghost(mut self, tx: &Tx<'_>) -> Result<CurrentGroup> {
