@@ -1,9 +1,9 @@
 //! Commits and proposals of a group that this device could not follow, and what their signatures prove all the same: by
 //! whose will a device came in. Whoever comes back sees the tree that the server shows, in which a leaf does not say who
 //! let it in; the commit that brought it does. An onlooker checks that without a secret of the group, as the DS does. Owns
-//! the tables `unfollowed` and `shown_groups`.
+//! the tables `unfollowed` and `onlookers`.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, sync::PoisonError};
 
 use openmls::prelude::{
     GroupId as MlsGroupId, LeafNodeIndex, MlsMessageBodyIn, ProcessedMessageContent, Proposal, ProposalStore,
@@ -12,7 +12,7 @@ use openmls::prelude::{
 use openmls_rust_crypto::OpenMlsRustCrypto;
 use openmls_traits::OpenMlsProvider as _;
 use postern_protocol::{
-    MlsMessage, PublicKey, Signature,
+    MlsMessage, Payload, PublicKey, Signature,
     ds::{CurrentGroup, GroupId},
     mls::{Pseudonym, to_join},
 };
@@ -23,11 +23,16 @@ use super::{
     record,
     rules::{self, Leaf},
 };
-use crate::{error::Result, mls, store::Tx};
+use crate::{
+    error::Result,
+    mls,
+    store::{Tx, decode, encode},
+};
 
-/// The most messages of a group, and bytes of them, that are kept. Later ones prove nothing: a person decides.
+/// The most messages of a group, and bytes of them, that are kept as they came. With one more, what they prove is kept in
+/// their place: a member cannot send so many that nothing is proved any more.
 const MOST: u64 = 1000;
-const MOST_BYTES: u64 = 16 * 1024 * 1024;
+const MOST_BYTES: u64 = 8 * 1024 * 1024;
 
 /// A device in its user's place.
 pub(super) type Place = (PublicKey, Pseudonym);
@@ -53,67 +58,113 @@ pub(crate) fn keep(tx: &Tx<'_>, message: &MlsMessage) -> Result<()> {
     let sql = "SELECT count(*), coalesce(sum(length(message)), 0) FROM unfollowed WHERE group_id = ?1";
     let (messages, bytes): (u64, u64) =
         tx.sql().query_row(sql, [id.to_mls()], |row| Ok((row.get(0)?, row.get(1)?)))?;
-    if messages >= MOST || bytes >= MOST_BYTES { Ok(()) } else { insert(tx, &id, message) }
+    if messages >= MOST || bytes >= MOST_BYTES {
+        fold(tx, &id)?;
+    }
+    insert(tx, &id, message)
+}
+
+/// Keeps what the messages of a group prove, and no longer these.
+pub(super) fn fold(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
+    let onlooker = Onlooker::of(tx, id)?;
+    tx.sql().execute("DELETE FROM unfollowed WHERE group_id = ?1", [id.to_mls()])?;
+    onlooker.map_or(Ok(()), |onlooker| onlooker.save(tx))
 }
 
 /// Notes the group as the DS showed it and this device took it, which is about to come back. If it comes too late, what
 /// changed meanwhile goes on from there.
 pub(super) fn start_from(tx: &Tx<'_>, id: &GroupId, current: &CurrentGroup) -> Result<()> {
     forget(tx, id)?;
-    tx.sql().execute(
-        "INSERT INTO shown_groups (group_id, group_info, ratchet_tree) VALUES (?1, ?2, ?3)",
-        params![id.to_mls(), current.group_info.as_bytes(), current.ratchet_tree.as_bytes()],
-    )?;
+    if let Some(onlooker) = Onlooker::shown(id, current) {
+        onlooker.save(tx)?;
+    }
     current.proposals.iter().try_for_each(|proposal| insert(tx, id, proposal))
 }
 
 /// Forgets what was kept of a group: this device follows it again, or is out.
 pub(super) fn forget(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
     tx.sql().prepare_cached("DELETE FROM unfollowed WHERE group_id = ?1")?.execute([id.to_mls()])?;
-    tx.sql().prepare_cached("DELETE FROM shown_groups WHERE group_id = ?1")?.execute([id.to_mls()])?;
+    tx.sql().prepare_cached("DELETE FROM onlookers WHERE group_id = ?1")?.execute([id.to_mls()])?;
     Ok(())
 }
 
-/// The devices that users whom this device knows in the group let into their own places since it could not follow, as far
-/// as the messages prove it that came. A message that does not go on from the one before it proves nothing.
+/// The devices that users whom this device knows in the group have in their own places, with those that they let in since
+/// it could not follow, as far as the messages prove it that came.
 pub(super) fn let_in(tx: &Tx<'_>, id: &GroupId) -> Result<HashSet<Place>> {
-    let messages = kept(tx, id)?;
-    if messages.is_empty() {
-        return Ok(HashSet::new());
-    }
-    let provider = OpenMlsRustCrypto::default();
-    let Some(group) = start(tx, id, &provider)? else { return Ok(HashSet::new()) };
-    let trusted = leaves(&group).iter().map(place).collect();
-    let mut onlooker = Onlooker { id: id.clone(), provider, group, trusted };
-    for message in &messages {
-        if onlooker.follow(message).is_none() {
-            tracing::debug!("a message of a group does not go on from the one before it");
-        }
-    }
-    Ok(onlooker.trusted)
-}
-
-/// The group in the state that this device took last: as the DS showed it, or as it is here.
-fn start(tx: &Tx<'_>, id: &GroupId, provider: &OpenMlsRustCrypto) -> Result<Option<PublicGroup>> {
-    let shown: Option<(Vec<u8>, Vec<u8>)> = tx
-        .sql()
-        .query_row(
-            "SELECT group_info, ratchet_tree FROM shown_groups WHERE group_id = ?1",
-            [id.to_mls()],
-            |row| Ok((row.get(0)?, row.get(1)?)),
-        )
-        .optional()?;
-    let Some((info, tree)) = shown else {
-        return Ok(PublicGroup::load(tx.storage(), &MlsGroupId::from_slice(&id.to_mls()))?);
-    };
-    let Some(MlsMessageBodyIn::GroupInfo(info)) = mls::parse(&info) else { return Ok(None) };
-    let Ok(tree) = RatchetTreeIn::tls_deserialize_exact(tree.as_slice()) else { return Ok(None) };
-    let (crypto, storage) = (provider.crypto(), provider.storage());
-    let opened = PublicGroup::from_external(crypto, storage, tree, info, ProposalStore::new());
-    Ok(opened.ok().map(|(group, _)| group))
+    Ok(Onlooker::of(tx, id)?.map(|onlooker| onlooker.trusted).unwrap_or_default())
 }
 
 impl Onlooker {
+    /// The onlooker of a group, who saw all that is kept of it. `None` where nothing is known to start from. A message that
+    /// does not go on from the one before it proves nothing.
+    fn of(tx: &Tx<'_>, id: &GroupId) -> Result<Option<Self>> {
+        let Some(mut onlooker) = Self::start(tx, id)? else { return Ok(None) };
+        for message in kept(tx, id)? {
+            if onlooker.follow(&message).is_none() {
+                tracing::debug!("a message of a group does not go on from the one before it");
+            }
+        }
+        Ok(Some(onlooker))
+    }
+
+    /// The group as this device took it last: as it was kept, or as this device could follow it.
+    fn start(tx: &Tx<'_>, id: &GroupId) -> Result<Option<Self>> {
+        let provider = OpenMlsRustCrypto::default();
+        let mls_id = MlsGroupId::from_slice(&id.to_mls());
+        let saved: Option<Vec<u8>> = tx
+            .sql()
+            .query_row("SELECT state FROM onlookers WHERE group_id = ?1", [id.to_mls()], |row| row.get(0))
+            .optional()?;
+        let Some(saved) = saved else {
+            let group = PublicGroup::load(tx.storage(), &mls_id)?;
+            return Ok(group.map(|group| {
+                let trusted = leaves(&group).iter().map(place).collect();
+                Self { id: id.clone(), provider, group, trusted }
+            }));
+        };
+        let (entries, trusted): (Vec<(Payload, Payload)>, Vec<Place>) =
+            decode(&saved, "what is known of a group that cannot be followed")?;
+        let entries = entries.into_iter().map(|(key, value)| (key.into_bytes(), value.into_bytes()));
+        *provider.storage().values.write().unwrap_or_else(PoisonError::into_inner) = entries.collect();
+        let group = PublicGroup::load(provider.storage(), &mls_id).ok().flatten();
+        let trusted = trusted.into_iter().collect();
+        Ok(group.map(|group| Self { id: id.clone(), provider, group, trusted }))
+    }
+
+    /// The group as the DS showed it. `None` for one that does not verify.
+    fn shown(id: &GroupId, current: &CurrentGroup) -> Option<Self> {
+        let provider = OpenMlsRustCrypto::default();
+        let MlsMessageBodyIn::GroupInfo(info) = mls::parse(current.group_info.as_bytes())? else {
+            return None;
+        };
+        let tree = RatchetTreeIn::tls_deserialize_exact(current.ratchet_tree.as_bytes()).ok()?;
+        let (crypto, storage) = (provider.crypto(), provider.storage());
+        let (group, _) =
+            PublicGroup::from_external(crypto, storage, tree, info, ProposalStore::new()).ok()?;
+        let trusted = leaves(&group).iter().map(place).collect();
+        Some(Self { id: id.clone(), provider, group, trusted })
+    }
+
+    /// Keeps what the onlooker knows in place of the messages that it saw. If it followed no commit, and started from the
+    /// group as it is here, there is nothing to keep.
+    fn save(&self, tx: &Tx<'_>) -> Result<()> {
+        let storage = self.provider.storage();
+        let mls_id = MlsGroupId::from_slice(&self.id.to_mls());
+        if !matches!(PublicGroup::load(storage, &mls_id), Ok(Some(_))) {
+            return Ok(());
+        }
+        let entry =
+            |(key, value): (&Vec<u8>, &Vec<u8>)| (Payload::new(key.clone()), Payload::new(value.clone()));
+        let values = storage.values.read().unwrap_or_else(PoisonError::into_inner);
+        let entries: Vec<_> = values.iter().map(entry).collect();
+        let trusted: Vec<_> = self.trusted.iter().copied().collect();
+        tx.sql().execute(
+            "INSERT OR REPLACE INTO onlookers (group_id, state) VALUES (?1, ?2)",
+            params![self.id.to_mls(), encode(&(entries, trusted))],
+        )?;
+        Ok(())
+    }
+
     /// Follows a message as the DS does. `None` for one that does not go on from here.
     fn follow(&mut self, message: &MlsMessage) -> Option<()> {
         let MlsMessageBodyIn::PublicMessage(message) = mls::parse(message.as_bytes())? else { return None };

@@ -71,7 +71,7 @@ impl Differences {
 struct Before {
     leaves: HashMap<u32, rules::Leaf>,
     admins: Vec<Pseudonym>,
-    /// Devices that others, which were known, let into their users' places.
+    /// Devices that were known in their users' places, and those that they let in there.
     let_in: HashSet<Place>,
 }
 

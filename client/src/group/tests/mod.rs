@@ -22,7 +22,8 @@ use tls_codec::Serialize as _;
 
 use super::{
     Change, Content, Differences, GroupState, RosterEntry, accounts::MemberNews, devices_of, entry, handover,
-    introduce, join, keep_unfollowed, links, members, outbox, pending_events, receive, rules, take_over,
+    introduce, join, keep_unfollowed, links, members, onlooker, outbox, pending_events, receive, rules,
+    take_over,
 };
 use crate::{
     account::Account,

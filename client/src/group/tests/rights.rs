@@ -171,18 +171,24 @@ fn who_comes_back_takes_a_device_that_its_user_let_in_and_whose_commit_came() {
     let ([alice, bob, mallory], id) = three(&issuer);
     let [alices, mallorys] = [&alice, &mallory]
         .map(|it| it.store.read(|tx| Ok(own_leaf(&GroupState::load(tx, &id)?).pseudonym)).unwrap());
-    for (place, received, is_proved) in [
-        (mallorys, 2, true),
+    for (place, received, are_many, is_proved) in [
+        (mallorys, 2, false, true),
+        // So many that they are not kept themselves.
+        (mallorys, 2, true, true),
         // The last commit, or both, were lost on the way.
-        (mallorys, 1, false),
-        (mallorys, 0, false),
+        (mallorys, 1, false, false),
+        (mallorys, 0, false, false),
         // Mallory and the server put a device in Alice's place.
-        (alices, 2, false),
+        (alices, 2, false, false),
+        (alices, 2, true, false),
     ] {
         let bob = bob.copy();
         let (commits, current) = unfollowable(&mallory, &id, place);
         for commit in &commits[..received] {
             bob.receive(commit).unwrap_err();
+            if are_many {
+                bob.store.write(|tx| onlooker::fold(tx, &id)).unwrap();
+            }
         }
         let back = bob.rejoin(&id, &current, &Differences::default());
         if !is_proved {

@@ -80,11 +80,11 @@ CREATE TABLE unfollowed (
     message BLOB NOT NULL               -- an MLSMessage
 ) STRICT;
 
--- Groups as the DS showed them when this device last made a commit to come back, until it is back.
-CREATE TABLE shown_groups (
+-- Groups as this device took them when it last made a commit to come back, or as they became by commits that are not kept any
+-- more, until it is back.
+CREATE TABLE onlookers (
     group_id BLOB PRIMARY KEY,
-    group_info BLOB NOT NULL,
-    ratchet_tree BLOB NOT NULL
+    state BLOB NOT NULL                 -- openmls's public state, and the leaf keys and pseudonyms that are trusted, in CBOR
 ) STRICT;
 
 -- Clients that members are, as both keys signed, and the number of each member's last message. Of members that left,
