@@ -379,7 +379,8 @@ COMMENT ON COLUMN federation.due.family IS
     'Family of names of the domain, or itself if the operator allowed it: families take turns (federation.share). Changes with the rule';
 COMMENT ON COLUMN federation.due.standing IS
     'Standing of the domain: each kind has attempts of its own, so that none keeps out another. prompt: it took some within minutes, and took no time. good: it takes deliveries. slow: it does, and takes long. failing: the last attempt failed. stranger: it never took one. refused: this server does not deal with it. Changes';
-COMMENT ON COLUMN federation.due.due IS 'Time from which the lane is tried, unless somebody holds it until then. Changes';
+COMMENT ON COLUMN federation.due.due IS
+    'Time from which the lane is tried, unless somebody holds it until then: the second in which something came, and a time of attempts from the first one on. Changes';
 COMMENT ON COLUMN federation.due.holder IS
     'Random id (16 bytes) of the attempt that has the lane; null: none. Changes with each';
 COMMENT ON COLUMN federation.due.refusals IS
@@ -390,16 +391,20 @@ CREATE UNLOGGED TABLE federation.attempts (
     state text NOT NULL CHECK (state IN ('failing', 'slow', 'out_of_tokens')),
     reason text NOT NULL CHECK (octet_length(reason) <= 200),
     failures integer NOT NULL CHECK (failures >= 0),
-    next_try timestamptz NOT NULL
+    next_try timestamptz NOT NULL,
+    is_heard boolean NOT NULL DEFAULT false
 ) WITH (autovacuum_vacuum_threshold = 0, autovacuum_vacuum_scale_factor = 0);
 COMMENT ON TABLE federation.attempts IS
-    'Domains whose homeserver takes no deliveries at present. A row goes when it does, or when it is heard from';
+    'Domains whose homeserver takes no deliveries at present, or takes long. A row goes when it takes them again, and promptly';
 COMMENT ON COLUMN federation.attempts.domain IS 'Domain. Never changes';
 COMMENT ON COLUMN federation.attempts.state IS
     'failing: it does not answer, or not as it should. slow: it takes long. out_of_tokens: its issuer gives this domain no more tokens at present. Changes';
 COMMENT ON COLUMN federation.attempts.reason IS 'Reason why the last attempt failed, in words of this server. Changes with each';
-COMMENT ON COLUMN federation.attempts.failures IS 'Attempts in a row that failed. Grows';
-COMMENT ON COLUMN federation.attempts.next_try IS 'Time of the next attempt. Grows';
+COMMENT ON COLUMN federation.attempts.failures IS
+    'Attempts in a row that failed, by which the pause grows. Grows, and is 0 again when the homeserver is heard from (federation.heard)';
+COMMENT ON COLUMN federation.attempts.next_try IS 'Time of the next attempt. Changes with each, and when the homeserver is heard from';
+COMMENT ON COLUMN federation.attempts.is_heard IS
+    'Whether the homeserver was heard from since the row is there: from then on, failures is 0 again only after several. Changes once, and back when the homeserver takes long';
 
 -- Unlogged, as the attempts are.
 CREATE UNLOGGED TABLE federation.prompt_homeservers (

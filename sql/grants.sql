@@ -212,6 +212,7 @@ GRANT EXECUTE ON FUNCTION rendezvous.clean_up TO postern_server;
 GRANT EXECUTE ON FUNCTION federation.relays_for_others TO postern_server;
 GRANT EXECUTE ON FUNCTION federation.find_homeserver TO postern_server;
 GRANT EXECUTE ON FUNCTION federation.is_proven TO postern_server;
+GRANT EXECUTE ON FUNCTION federation.is_named TO postern_server;
 GRANT EXECUTE ON FUNCTION federation.show_homeserver TO postern_server;
 GRANT EXECUTE ON FUNCTION federation.choose_description TO postern_server;
 GRANT EXECUTE ON FUNCTION federation.signing_domain TO postern_server;

@@ -4,6 +4,7 @@
 use postern_api::Http;
 use postern_protocol::{
     ds::{CurrentGroup, MessageAccepted},
+    mls::DeliveryAddress,
     qs::{QueueKind, QueuePayload},
 };
 
@@ -170,6 +171,14 @@ impl Group {
             Some(outstanding) => GroupState::load(tx, &self.id)?.abandon(tx, outstanding.kind),
             None => Ok(()),
         })
+    }
+
+    /// The addresses of the other members, which a hostile client could put into its leaf.
+    ///
+    /// # Errors
+    /// [`Error::NotMember`].
+    pub fn addresses_of_others(&self) -> Result<Vec<DeliveryAddress>> {
+        self.session.store.read(|tx| Ok(GroupState::load(tx, &self.id)?.addresses_of_others()))
     }
 
     /// The group as a server could show it if it conspired with this member: with a device in it that

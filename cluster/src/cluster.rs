@@ -16,8 +16,9 @@ use crate::{
     installation::Installation,
     messages,
     postgresql::SystemPostgres,
+    postmaster::SOCKET_NAME,
     settings::{self, Settings},
-    upgrade,
+    upgrade::{self, ALONE, OWN_SETTINGS},
     user::ClusterUser,
 };
 
@@ -26,6 +27,9 @@ pub(crate) const NEW: &str = "new";
 /// The file in a data directory that says that a restore makes its cluster. Until that has succeeded, nobody else starts the
 /// cluster or makes another one: an empty homeserver of the same domain would be open to strangers.
 const RESTORING: &str = "restoring";
+/// The operator's settings of a backup, beside those that are in effect: they wait for the end of the restore, or PostgreSQL does
+/// not start with them.
+const WAITING: &str = "postgresql.auto.conf.restored";
 
 #[derive(Debug, Clone)]
 pub struct ClusterOptions {
@@ -63,6 +67,19 @@ pub struct Stopped {
     pub major: u32,
     /// The reason why it would not start, as far as files show it.
     pub obstacle: Option<anyhow::Error>,
+}
+
+/// The end of the operator's settings (`ALTER SYSTEM`) of a backup.
+pub enum TakenOver {
+    /// There were none.
+    Nothing,
+    All,
+    /// PostgreSQL does not start with them.
+    Refused {
+        /// The file that has them now.
+        file: PathBuf,
+        error: anyhow::Error,
+    },
 }
 
 /// A cluster that this process runs.
@@ -201,6 +218,10 @@ impl PrivateCluster {
         let write = || File::create(&mark)?.sync_all().and_then(|()| File::open(&place)?.sync_all());
         write().with_context(|| format!("cannot write {}", mark.display()))?;
         let (cluster, going, postmaster) = (dir.cluster(), dir.beside_cluster(NEW), dir.postmaster());
+        if cluster.join(WAITING).exists() {
+            // The last one was killed while it tried them.
+            user.write(&cluster.join(OWN_SETTINGS), "")?;
+        }
         match Self::start_locked(options, user, dir, lock, false) {
             Ok(started) => Ok((started, makes)),
             Err(error) if makes && cluster.exists() => {
@@ -211,6 +232,55 @@ impl PrivateCluster {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Keeps the operator's settings of a backup, each with its name and value, for [`PrivateCluster::take_settings_over`].
+    ///
+    /// # Errors
+    /// A name is none of a setting, or they cannot be written.
+    pub fn keep_settings<'a>(
+        &self,
+        settings: impl Iterator<Item = (&'a str, &'a str)>,
+    ) -> anyhow::Result<()> {
+        let text = settings::lines(settings)?;
+        match text.is_empty() {
+            true => Ok(()),
+            false => self.user.write(&self.dir.cluster().join(WAITING), &text),
+        }
+    }
+
+    /// Stops PostgreSQL, and starts it with the operator's settings that were kept; it does without them if it does not start.
+    /// Commits wait for nobody meanwhile, and no WAL is archived.
+    ///
+    /// # Errors
+    /// Another process runs the cluster, PostgreSQL does not stop, or a file cannot be written.
+    pub fn take_settings_over(&self) -> anyhow::Result<TakenOver> {
+        let Own { pg_ctl, environment, .. } = self.own()?;
+        let (waiting, settings) = (self.dir.cluster().join(WAITING), self.dir.cluster().join(OWN_SETTINGS));
+        if !waiting.exists() {
+            return Ok(TakenOver::Nothing);
+        }
+        let text = ClusterUser::read(&waiting)?;
+        let postmaster = self.dir.postmaster();
+        postmaster.stop()?;
+        self.user.write(&settings, &text)?;
+        let started = postmaster
+            .start(&self.user, pg_ctl, environment, &self.dir.log(), ALONE, &|| true)
+            .and_then(|()| self.expect_socket());
+        let Err(error) = started else {
+            fs::remove_file(&waiting).with_context(|| format!("cannot remove {}", waiting.display()))?;
+            return Ok(TakenOver::All);
+        };
+        postmaster.stop()?;
+        self.user.write(&settings, "")?;
+        Ok(TakenOver::Refused { file: waiting, error })
+    }
+
+    /// Refuses a PostgreSQL whose socket is elsewhere, by its settings: nobody would find it.
+    fn expect_socket(&self) -> anyhow::Result<()> {
+        let socket = self.dir.socket_dir().join(SOCKET_NAME);
+        ensure!(socket.exists(), "PostgreSQL runs, but does not listen on {}", socket.display());
+        Ok(())
     }
 
     /// Lets others start the cluster: the restore has succeeded.

@@ -24,7 +24,7 @@ mod user;
 
 use std::process::Output;
 
-pub use cluster::{ClusterOptions, Look, PrivateCluster, Stopped};
+pub use cluster::{ClusterOptions, Look, PrivateCluster, Stopped, TakenOver};
 pub use data_dir::{log_file, postmaster};
 pub use postgresql::{dump_programs, installed_version};
 pub use postmaster::{Condition, SOCKET_NAME};

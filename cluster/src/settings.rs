@@ -7,7 +7,7 @@ use std::{
     path::Path,
 };
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use nix::sys::sysinfo::sysinfo;
 
 use crate::{ADMIN, DATABASE, SERVER, user::ClusterUser};
@@ -104,6 +104,20 @@ fn shared_buffers_megabytes() -> anyhow::Result<u64> {
     Ok(quarter.clamp(least, most))
 }
 
+/// The lines of a configuration file with these settings, each with its name and value.
+///
+/// # Errors
+/// A name is none of a setting.
+pub fn lines<'a>(settings: impl Iterator<Item = (&'a str, &'a str)>) -> anyhow::Result<String> {
+    let mut text = String::new();
+    for (name, value) in settings {
+        let is_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'$');
+        ensure!(!name.is_empty() && name.bytes().all(is_name), "{name:?} is no name of a setting");
+        text.push_str(&format!("{name} = {}\n", quoted(value).replace('\n', r"\n")));
+    }
+    Ok(text)
+}
+
 fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\\', r"\\").replace('\'', "''"))
 }
@@ -115,5 +129,12 @@ mod tests {
     #[test]
     fn names_with_quotes_survive_settings() {
         assert_eq!(quoted(r"a'\b"), r"'a''\\b'");
+    }
+
+    #[test]
+    fn a_setting_is_one_line_whatever_its_value() {
+        let settings = [("archive_command", "cp '%p'\nx"), ("a.b$c", "")];
+        assert_eq!(lines(settings.into_iter()).unwrap(), "archive_command = 'cp ''%p''\\nx'\na.b$c = ''\n");
+        assert!(lines([("a = 1\nb", "")].into_iter()).is_err());
     }
 }

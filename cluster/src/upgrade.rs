@@ -40,14 +40,15 @@ const NEW_PROGRAMS: [&str; 8] = [
 const WHOLE: &str = "upgraded";
 /// Nobody follows a cluster that changes its version, and its archive is another one's: what waits for a standby would wait for
 /// ever. And no operator logs in: what is changed in the one cluster may be missing in the other.
-const ALONE: &str = "-c synchronous_standby_names= -c archive_mode=off -c unix_socket_permissions=0700";
+pub(crate) const ALONE: &str =
+    "-c synchronous_standby_names= -c archive_mode=off -c unix_socket_permissions=0700";
 /// The old cluster is only read: it does without our extension, which may be gone.
 const WITHOUT_EXTENSION: &str = "-c shared_preload_libraries= -c synchronous_standby_names= \
                                  -c archive_mode=off -c unix_socket_permissions=0700";
 /// Room for the new cluster beyond what is copied, in bytes.
 const ROOM_BYTES: u64 = 128 * 1024 * 1024;
 /// The operator's settings (`ALTER SYSTEM`).
-const OWN_SETTINGS: &str = "postgresql.auto.conf";
+pub(crate) const OWN_SETTINGS: &str = "postgresql.auto.conf";
 
 /// The result of an upgrade.
 #[derive(Debug)]

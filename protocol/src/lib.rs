@@ -24,6 +24,7 @@ pub mod friendship;
 pub mod hpke;
 pub mod key;
 pub mod label;
+pub mod leaves;
 pub mod mls;
 pub mod name;
 pub mod oblivious;

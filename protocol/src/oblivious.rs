@@ -16,7 +16,7 @@ pub const RESPONSE_MEDIA_TYPE: &str = "message/ohttp-res";
 /// Bytes that a sealed message may have on top of the body in it: its head, padding and seal.
 pub const ENVELOPE_BYTES: usize = MAX_HEAD_BYTES + 1024;
 
-/// Number of bytes that a message's size is a multiple of.
+/// Number of bytes that the size of a message made here is a multiple of. Others pad as they like.
 const PADDING: usize = 256;
 /// Bytes that method, target and header fields may have together.
 const MAX_HEAD_BYTES: usize = 8 * 1024;
@@ -97,9 +97,8 @@ fn decode(bytes: &[u8]) -> Result<Message, MalformedMessage> {
     let mut cursor = Cursor::new(bytes);
     let message = Message::read_bhttp(&mut cursor).map_err(|_| MalformedMessage)?;
     let read = usize::try_from(cursor.position()).map_err(|_| MalformedMessage)?;
-    // Anything else would be a message that each reader reads differently, and more of it nothing but a burden.
-    let is_padding =
-        bytes.get(read..).is_some_and(|rest| rest.len() < PADDING && rest.iter().all(|byte| *byte == 0));
+    // Any number of zeros is padding (RFC 9292 §3.8). Anything else would be a message that each reader reads differently.
+    let is_padding = bytes.get(read..).is_some_and(|rest| rest.iter().all(|byte| *byte == 0));
     (is_padding && message.trailer().is_empty()).then_some(message).ok_or(MalformedMessage)
 }
 
@@ -158,13 +157,31 @@ mod tests {
     }
 
     #[test]
+    fn others_pad_with_as_many_zeros_as_they_like() {
+        let (sent, encoded) = (request(vec![7; 10]), encoded(vec![7; 10]));
+        let answer = Response::new(vec![7; 10]);
+        let answered = encode_response(&answer);
+        for zeros in [0, 1, PADDING - 1, PADDING, 1024, 4096, 1024 * 1024] {
+            let padded = |bytes: &[u8]| {
+                let end = bytes.iter().rposition(|byte| *byte != 0).unwrap() + 1;
+                // The first zero is the length of the trailer, which is empty.
+                [&bytes[..end], &vec![0; 1 + zeros]].concat()
+            };
+            let read = decode_request(&padded(&encoded)).unwrap();
+            assert_eq!((read.uri(), read.body()), (sent.uri(), sent.body()), "{zeros}");
+            let read = decode_response(&padded(&answered)).unwrap();
+            assert_eq!(read.body(), answer.body(), "{zeros}");
+        }
+    }
+
+    #[test]
     fn what_is_no_message_of_the_kind_is_refused() {
         let good = encoded(vec![7; 10]);
         assert!(decode_request(&good).is_ok());
         let response = encode_response(&Response::new(vec![7; 10]));
         let padded = |last: u8| [&good[..good.len() - 1], &[last]].concat();
         let long = request(Vec::new());
-        let padded_with = |zeros: usize| [&good[..], &vec![0; zeros]].concat();
+        let padded_with = |zeros: usize, last: u8| [&good[..], &vec![0; zeros], &[last]].concat();
         let with_header = |bytes: usize| {
             let (mut parts, body) = long.clone().into_parts();
             parts.headers.insert("x", HeaderValue::from_bytes(&vec![b'a'; bytes]).unwrap());
@@ -176,8 +193,8 @@ mod tests {
             ("an answer", response),
             ("cut", good[..40].to_vec()),
             ("padded with something", padded(1)),
-            ("padded beyond its class", padded_with(PADDING)),
-            ("padded with a MiB", padded_with(1024 * 1024)),
+            ("padded with something at last", padded_with(4096, 1)),
+            ("two messages", good.repeat(2)),
             ("a large head", with_header(MAX_HEAD_BYTES)),
             ("a length beyond its end", vec![0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]),
         ] {

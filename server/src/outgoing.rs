@@ -11,6 +11,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
+use postern_protocol::name::Domain;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use rustls::pki_types::CertificateDer;
 use url::{Host, Url};
@@ -98,19 +99,65 @@ fn build(authorities: &[CertificateDer<'_>], hosts: &[HostAddress]) -> anyhow::R
     Ok(client.build()?)
 }
 
+/// The hosts to which the operator gave addresses, which need not be public (`federation.hosts`).
+#[derive(Debug, Clone, Default)]
+pub struct NamedHosts(Arc<HashMap<String, SocketAddr>>);
+
+/// A base URL, as the description of a domain's homeserver has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BaseUrl {
+    /// It may be called.
+    Good,
+    /// Its host has an address by the operator, and neither is the domain nor lies below it: it is somebody else's, unless
+    /// the operator allowed the domain by name.
+    OfAnother,
+    /// It may not be called for anybody.
+    Bad,
+}
+
+impl NamedHosts {
+    pub fn of(hosts: &[HostAddress]) -> Self {
+        Self(Arc::new(hosts.iter().map(|host| (host.name.clone(), host.address)).collect()))
+    }
+
+    fn address(&self, name: &str) -> Option<SocketAddr> {
+        self.0.get(&name.to_ascii_lowercase()).copied()
+    }
+
+    /// Judges the base URL of a domain's homeserver: it has nothing but scheme, host and port. Anybody can describe a
+    /// homeserver, so a host that the operator named is reached for whom it was named, and at no other port.
+    pub fn judge(&self, text: &str, domain: &Domain) -> BaseUrl {
+        let Ok(url) = Url::parse(text) else { return BaseUrl::Bad };
+        let is_origin = url.origin().ascii_serialization() == text.trim_end_matches('/');
+        let Some(host) = url.host_str().filter(|_| is_origin && is_allowed(&url, false)) else {
+            return BaseUrl::Bad;
+        };
+        let Some(address) = self.address(host) else { return BaseUrl::Good };
+        // The port of a URL comes before that of the address. None is 443.
+        if url.port().is_some_and(|port| port != address.port()) {
+            return BaseUrl::Bad;
+        }
+        let below = host.strip_suffix(domain.as_str());
+        match below.is_some_and(|labels| labels.is_empty() || labels.ends_with('.')) {
+            true => BaseUrl::Good,
+            false => BaseUrl::OfAnother,
+        }
+    }
+}
+
 /// Resolves names to public addresses only, and those that the operator named to what the operator said.
 #[derive(Default)]
-pub struct PublicAddresses(HashMap<String, SocketAddr>);
+pub struct PublicAddresses(NamedHosts);
 
 impl PublicAddresses {
     pub fn and(hosts: &[HostAddress]) -> Self {
-        Self(hosts.iter().map(|host| (host.name.clone(), host.address)).collect())
+        Self(NamedHosts::of(hosts))
     }
 }
 
 impl Resolve for PublicAddresses {
     fn resolve(&self, name: Name) -> Resolving {
-        let named = self.0.get(&name.as_str().to_ascii_lowercase()).copied();
+        let named = self.0.address(name.as_str());
         Box::pin(async move {
             if let Some(address) = named {
                 return Ok(Box::new(std::iter::once(address)) as Addrs);
@@ -133,15 +180,20 @@ fn is_public(address: IpAddr) -> bool {
     }
 }
 
-/// Whether an address is none of the special-purpose addresses of RFC 6890.
+/// Whether an address is none of IANA's special-purpose addresses (RFC 6890, with what was registered since), also of those
+/// that are reached globally, since no host is there, and no multicast address.
 fn is_public_v4(address: Ipv4Addr) -> bool {
     let [first, second, third, _] = address.octets();
     let this_network = first == 0;
     let shared = first == 100 && second & 0xc0 == 64;
     let protocols = (first, second, third) == (192, 0, 0);
     let benchmarks = first == 198 && second & 0xfe == 18;
+    // AS112 (RFC 7535, RFC 7534), AMT (RFC 7450), and the relays from 6to4 (RFC 7526).
+    let anycast =
+        [(192, 31, 196), (192, 52, 193), (192, 88, 99), (192, 175, 48)].contains(&(first, second, third));
     let reserved = first >= 240;
     !(this_network
+        || anycast
         || shared
         || protocols
         || benchmarks
@@ -153,14 +205,19 @@ fn is_public_v4(address: Ipv4Addr) -> bool {
         || address.is_documentation())
 }
 
-/// Whether an address is global unicast (RFC 4291 §2.4) and does not stand for an IPv4 address.
+/// Whether an address is global unicast (2000::/3, RFC 4291 §2.4), does not stand for an IPv4 address, and is none of IANA's
+/// special-purpose addresses (RFC 6890, with what was registered since). Most of these are not in 2000::/3.
 fn is_public_v6(address: Ipv6Addr) -> bool {
-    let [first, second, ..] = address.segments();
+    let [first, second, third, ..] = address.segments();
     let global_unicast = first & 0xe000 == 0x2000;
     let six_to_four = first == 0x2002;
-    // Protocol assignments, Teredo among them, and documentation.
-    let special = first == 0x2001 && (second < 0x200 || second == 0xdb8);
-    global_unicast && !six_to_four && !special
+    // All of 2001::/23, Teredo among it: no host is at the parts of it that are reached globally.
+    let protocols = first == 0x2001 && second < 0x200;
+    // 2001:db8::/32 (RFC 3849) and 3fff::/20 (RFC 9637).
+    let documentation = (first, second) == (0x2001, 0xdb8) || first == 0x3fff && second < 0x1000;
+    // AS112 (RFC 7534).
+    let anycast = (first, second, third) == (0x2620, 0x4f, 0x8000);
+    global_unicast && !six_to_four && !protocols && !documentation && !anycast
 }
 
 #[cfg(test)]
@@ -178,6 +235,14 @@ mod tests {
             "https://9.9.9.9/",
             "https://[2620:fe::fe]/",
             "https://push.example:8443/",
+            // Next to what is special.
+            "https://192.88.98.255/",
+            "https://192.88.100.0/",
+            "https://[2001:200::1]/",
+            "https://[2001:db9::1]/",
+            "https://[2620:4f:8001::1]/",
+            "https://[3ffe:ffff::1]/",
+            "https://[3fff:1000::1]/",
         ] {
             assert!(allowed(url, false), "{url}");
         }
@@ -197,20 +262,38 @@ mod tests {
             "https://169.254.169.254/",
             "https://100.64.0.1/",
             "https://192.0.0.8/",
+            "https://192.0.0.9/",
+            "https://192.0.2.1/",
+            "https://192.31.196.1/",
+            "https://192.52.193.1/",
+            "https://192.88.99.1/",
+            "https://192.175.48.1/",
+            "https://198.51.100.1/",
             "https://198.18.0.1/",
             "https://203.0.113.1/",
             "https://224.0.0.1/",
+            "https://240.0.0.1/",
             "https://255.255.255.255/",
             "https://[::]/",
             "https://[::1]/",
             "https://[::ffff:127.0.0.1]/",
             "https://[64:ff9b::7f00:1]/",
+            "https://[64:ff9b:1::7f00:1]/",
+            "https://[100::1]/",
+            "https://[100:0:0:1::1]/",
+            "https://[5f00::1]/",
             "https://[fe80::1]/",
             "https://[fd00::1]/",
             "https://[ff02::1]/",
             "https://[2002:7f00:1::]/",
             "https://[2001:0:1::]/",
+            "https://[2001:1::1]/",
+            "https://[2001:20::1]/",
+            "https://[2001:1ff:ffff::1]/",
             "https://[2001:db8::1]/",
+            "https://[2620:4f:8000::1]/",
+            "https://[3fff::1]/",
+            "https://[3fff:fff:ffff::1]/",
         ] {
             assert!(!allowed(url, false), "{url}");
         }
@@ -222,6 +305,54 @@ mod tests {
         assert!(allowed("http://push.lan/", true));
         assert!(!allowed("file:///etc/passwd", true));
         assert!(!allowed("http://me@push.lan/", true));
+    }
+
+    #[test]
+    fn the_base_url_of_a_homeserver_is_a_public_https_origin() {
+        let (hosts, domain): (_, Domain) = (NamedHosts::default(), "example.org".parse().unwrap());
+        for good in ["https://chat.example.org", "https://chat.example.org/", "https://chat.example.org:8443"]
+        {
+            assert_eq!(hosts.judge(good, &domain), BaseUrl::Good, "{good}");
+        }
+        for bad in [
+            "",
+            "http://chat.example.org",
+            "https://chat.example.org/path",
+            "https://chat.example.org?query",
+            "https://me@chat.example.org",
+            "https://127.0.0.1",
+            "https://[::1]:8443",
+            "https://169.254.169.254",
+        ] {
+            assert_eq!(hosts.judge(bad, &domain), BaseUrl::Bad, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_host_that_the_operator_named_is_reached_for_whom_it_was_named_at_its_port() {
+        let named: [HostAddress; 2] =
+            ["chat.lab.example=10.0.0.1:8443", "partner.example=10.0.0.2"].map(|host| host.parse().unwrap());
+        let hosts = NamedHosts::of(&named);
+        for (domain, url, expected) in [
+            ("lab.example", "https://chat.lab.example", BaseUrl::Good),
+            ("lab.example", "https://chat.lab.example:8443", BaseUrl::Good),
+            ("chat.lab.example", "https://chat.lab.example", BaseUrl::Good),
+            ("partner.example", "https://partner.example", BaseUrl::Good),
+            ("partner.example", "https://partner.example:443", BaseUrl::Bad),
+            ("partner.example", "https://partner.example:22", BaseUrl::Bad),
+            ("lab.example", "https://chat.lab.example:22", BaseUrl::Bad),
+            ("lab.example", "https://partner.example", BaseUrl::OfAnother),
+            ("partner.example", "https://chat.lab.example:8443", BaseUrl::OfAnother),
+            ("stranger.example", "https://chat.lab.example", BaseUrl::OfAnother),
+            ("below.partner.example", "https://partner.example", BaseUrl::OfAnother),
+            // It ends as the host does, and is another name.
+            ("ab.example", "https://chat.lab.example", BaseUrl::OfAnother),
+            ("stranger.example", "https://chat.lab.example:22", BaseUrl::Bad),
+            // A host that is not named has whatever public address DNS says.
+            ("stranger.example", "https://anywhere.example:22", BaseUrl::Good),
+        ] {
+            assert_eq!(hosts.judge(url, &domain.parse().unwrap()), expected, "{domain} at {url}");
+        }
     }
 
     #[tokio::test]

@@ -9,7 +9,8 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF NOT EXISTS (SELECT FROM federation.prompt_homeservers p
                     WHERE p.domain = note_prompt.domain AND p.noted BETWEEN now() - interval '1 minute' AND now()) THEN
-        INSERT INTO federation.prompt_homeservers AS p (domain, noted) VALUES (note_prompt.domain, now())
+        INSERT INTO federation.prompt_homeservers AS p (domain, noted)
+        VALUES (note_prompt.domain, date_trunc('minute', now()))
         ON CONFLICT ON CONSTRAINT prompt_homeservers_pkey DO UPDATE SET noted = excluded.noted;
     END IF;
     UPDATE federation.due d

@@ -9,8 +9,8 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
     INSERT INTO federation.attempts AS a (domain, state, reason, failures, next_try)
     VALUES (note_slow.domain, 'slow', 'it takes long', 0, now())
     ON CONFLICT ON CONSTRAINT attempts_pkey DO UPDATE
-       SET (state, reason, failures, next_try)
-         = ROW(excluded.state, excluded.reason, excluded.failures, excluded.next_try);
+       SET (state, reason, failures, next_try, is_heard)
+         = ROW(excluded.state, excluded.reason, excluded.failures, excluded.next_try, excluded.is_heard);
     DELETE FROM federation.prompt_homeservers p WHERE p.domain = note_slow.domain;
     UPDATE federation.due d
        SET due = CASE WHEN d.holder IS NULL AND d.standing IN ('failing', 'stranger') THEN now() ELSE d.due END,

@@ -1,5 +1,5 @@
-//! A group as a member and a server could make it up together: with a device in it that nobody let in. And a member's place
-//! as whoever took its device has it. For programs that test clients.
+//! What only a hostile member does: it makes a group up together with a server, with a device in it that nobody let in,
+//! wants the others' addresses, or acts in the place of a member whose device it took. For programs that test clients.
 
 use openmls::prelude::KeyPackage;
 use openmls_traits::OpenMlsProvider as _;
@@ -43,6 +43,13 @@ impl GroupState {
             pseudonym: self.own_leaf()?.pseudonym,
             policy: rules::policy(&self.mls)?,
         })
+    }
+
+    /// The addresses of the other members.
+    pub(crate) fn addresses_of_others(&self) -> Vec<DeliveryAddress> {
+        let own = self.leaf.public_key();
+        let others = rules::leaves(&self.mls).into_values().filter(|leaf| leaf.leaf_key != own);
+        others.filter_map(|leaf| leaf.delivery).collect()
     }
 
     /// The group as a server would show it with a commit of this member that adds a ghost. For a trial

@@ -127,7 +127,7 @@ fn receive_in(tx: &Tx<'_>, mut group: GroupState, message: ProtocolMessage) -> R
             receive_content(tx, &group, epoch, sender, &message.into_bytes())
         }
         (ProcessedMessageContent::StagedCommitMessage(commit), Some((leaf, sender))) => {
-            rules::check_commit(&group.mls, &commit, &Committer::Member(leaf))
+            rules::check_commit(group.mls.public_group(), &commit, &Committer::Member(leaf))
                 .map_err(|reason| strays(true, reason.to_owned()))?;
             receive_commit(tx, group, sender, *commit)
         }
@@ -137,7 +137,8 @@ fn receive_in(tx: &Tx<'_>, mut group: GroupState, message: ProtocolMessage) -> R
                 .ok_or_else(|| Rejection::invalid("who joins brings a leaf"))?;
             let leaf_key = key(leaf.signature_key().as_slice())?;
             let signed = to_join(&group.id, epoch, &leaf_key);
-            rules::check_commit(&group.mls, &commit, &Committer::Joiner { signed: &signed, voucher })
+            let by = Committer::Joiner { signed: &signed, voucher };
+            rules::check_commit(group.mls.public_group(), &commit, &by)
                 .map_err(|reason| strays(true, reason.to_owned()))?;
             receive_commit(tx, group, leaf_key, *commit)
         }

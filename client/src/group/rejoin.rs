@@ -9,14 +9,14 @@ use openmls::prelude::{
 };
 use openmls_traits::OpenMlsProvider as _;
 use postern_protocol::{
-    GroupInfo, MlsMessage, Signature, StateKey,
+    GroupInfo, MlsMessage, PublicKey, Signature, StateKey,
     ds::{CurrentGroup, GroupId, SubmitMessage},
     encoding::Encoding,
     key::SigningKey,
-    mls::{DeliveryAddress, Pseudonym, to_join},
+    mls::{DeliveryAddress, Pseudonym, USER_KEY, UserKey, to_join},
     name::UserName,
 };
-use tls_codec::Deserialize as _;
+use tls_codec::{Deserialize as _, Serialize as _, VLBytes};
 
 use super::{
     commit,
@@ -116,7 +116,7 @@ impl GroupState {
         {
             mailbox::revoke_later(tx, &old.address)?;
         }
-        let user_key = self.user_key_here(tx)?;
+        let user_key = self.user_key_to_bring(tx, current)?;
         let entry = Entry {
             state_key: self.state_key()?,
             leaf: &self.leaf,
@@ -207,6 +207,25 @@ impl GroupState {
         let group = Self { mls, id, leaf };
         group.learn(tx, &current.attributes)?;
         group.keep_entry(tx, submission, epoch)
+    }
+
+    /// The user's key that this device brings along when it comes back. Its leaf at the DS may have another one than it
+    /// knows of: it brought that itself, and the answer was lost, or its state is an earlier one. The DS and the members let
+    /// no leaf come back with an older key, so where this device lacks the private half, it makes the next one.
+    fn user_key_to_bring(&self, tx: &Tx<'_>, current: &CurrentGroup) -> Result<UserKey> {
+        let known = self.user_key_here(tx)?;
+        let shown = shown_user_keys(current, &self.leaf.public_key(), self.own_leaf()?.pseudonym);
+        let (own, newest) = shown.ok_or_else(|| Error::unexpected(UNEXPECTED))?;
+        match own {
+            Some(own) if own != known && own.generation >= known.generation => {
+                if leaf::key(tx, &own.public_key)?.is_some() {
+                    return Ok(own);
+                }
+                let newest = newest.max(record::user_generation(tx, &self.id)?.unwrap_or_default());
+                leaf::new_user_key(tx, newest.saturating_add(1))
+            }
+            _ => Ok(known),
+        }
     }
 
     fn keep_entry(&self, tx: &Tx<'_>, submission: SubmitMessage, epoch: u64) -> Result<()> {
@@ -306,6 +325,61 @@ impl GroupState {
             _ => Err(Error::unexpected(UNEXPECTED)),
         }
     }
+}
+
+/// The user key of a leaf in the tree that the DS shows, and the highest generation of its user's keys there. `None` for a
+/// malformed tree. It is not verified here: whoever comes back verifies all of it.
+fn shown_user_keys(
+    current: &CurrentGroup,
+    leaf_key: &PublicKey,
+    user: Pseudonym,
+) -> Option<(Option<UserKey>, u32)> {
+    let tree = RatchetTreeIn::tls_deserialize_exact(current.ratchet_tree.as_bytes()).ok()?;
+    let (mut own, mut newest) = (None, 0);
+    for leaf in tree.leaves() {
+        let of_user = rules::pseudonym(leaf.credential()) == Some(user);
+        let Some(key) = leaf_user_key(&leaf.tls_serialize_detached().ok()?).filter(|_| of_user) else {
+            continue;
+        };
+        newest = newest.max(key.generation);
+        if leaf.signature_key().as_slice() == leaf_key.as_bytes() {
+            own = Some(key);
+        }
+    }
+    Some((own, newest))
+}
+
+/// The user key in the bytes of a `LeafNode` (RFC 9420 §7.2). openmls shows no extensions of a leaf before it verified the
+/// tree.
+fn leaf_user_key(leaf: &[u8]) -> Option<UserKey> {
+    fn opaque(bytes: &mut &[u8]) -> Option<VLBytes> {
+        VLBytes::tls_deserialize(bytes).ok()
+    }
+    let mut bytes = leaf;
+    let bytes = &mut bytes;
+    let (_encryption_key, _signature_key) = (opaque(bytes)?, opaque(bytes)?);
+    let (_credential_type, _credential) = (u16::tls_deserialize(bytes).ok()?, opaque(bytes)?);
+    for _capabilities in 0..5 {
+        opaque(bytes)?;
+    }
+    match u8::tls_deserialize(bytes).ok()? {
+        1 => {
+            let _lifetime = (u64::tls_deserialize(bytes).ok()?, u64::tls_deserialize(bytes).ok()?);
+        }
+        3 => {
+            let _parent_hash = opaque(bytes)?;
+        }
+        _ => {}
+    }
+    let extensions = opaque(bytes)?;
+    let extensions = &mut extensions.as_slice();
+    while !extensions.is_empty() {
+        let (kind, content) = (u16::tls_deserialize(extensions).ok()?, opaque(extensions)?);
+        if kind == USER_KEY {
+            return UserKey::from_bytes(content.as_slice()).ok();
+        }
+    }
+    None
 }
 
 impl Entry<'_> {

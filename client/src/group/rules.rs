@@ -1,23 +1,31 @@
 //! The rules of DS-3, DS-6 and DS-7 as a member checks them: a DS that lets others in, or lets
 //! members do what the policy forbids, is noticed. Proposals are judged before they are stored and
 //! before they are committed, a commit by the group that it leads to. Pure functions; `policy.rs` of
-//! the server has the same rules.
+//! the server has the same rules, or stricter ones: what it lets pass and this client refuses puts this
+//! client out of the group. Tests judge by these what the server let pass (`judge_message`).
 
 use std::collections::{HashMap, HashSet};
 
 use openmls::prelude::{
     BasicCredential, Credential, Extensions, GroupContext, LeafNode, LeafNodeIndex, MlsGroup, Proposal,
-    QueuedProposal, Sender, StagedCommit,
+    PublicGroup, QueuedProposal, Sender, StagedCommit,
 };
+#[cfg(feature = "lab")]
+use openmls::prelude::{ProcessedMessage, ProcessedMessageContent};
 use postern_protocol::{
     PublicKey, Signature,
+    leaves::{BrokenRule, GroupLeaf, check_leaves},
     mls::{DELIVERY_ADDRESS, DeliveryAddress, GROUP_POLICY, GroupPolicy, Pseudonym, USER_KEY, UserKey},
 };
+#[cfg(feature = "lab")]
+use postern_protocol::{ds::GroupId, mls::to_join};
 
 use crate::{
     error::{Error, Result},
     mls,
 };
+
+const NO_POLICY: &str = "the group has no policy";
 
 /// The sender of a commit.
 pub(super) enum Committer<'a> {
@@ -49,6 +57,12 @@ impl Leaf {
             user_key: extension(USER_KEY).and_then(|it| UserKey::from_bytes(&it.0).ok()),
         })
     }
+
+    /// The leaf, as far as the rules depend on it that the server checks, too; `None` without an address.
+    fn in_group(&self) -> Option<GroupLeaf> {
+        let Self { leaf_key, pseudonym, user_key, .. } = *self;
+        Some(GroupLeaf { leaf_key, pseudonym, address: self.delivery.as_ref()?.address, user_key })
+    }
 }
 
 pub(super) fn policy(group: &MlsGroup) -> Result<GroupPolicy> {
@@ -70,7 +84,11 @@ pub(super) fn is_admin(policy: &GroupPolicy, credential: &Credential) -> bool {
 
 /// All leaves of a group, by their indexes.
 pub(super) fn leaves(group: &MlsGroup) -> HashMap<u32, Leaf> {
-    let leaf = |index: LeafNodeIndex| Some((index.u32(), Leaf::of(group.public_group().leaf(index)?)?));
+    leaves_of(group.public_group())
+}
+
+fn leaves_of(group: &PublicGroup) -> HashMap<u32, Leaf> {
+    let leaf = |index: LeafNodeIndex| Some((index.u32(), Leaf::of(group.leaf(index)?)?));
     group.members().filter_map(|member| leaf(member.index)).collect()
 }
 
@@ -79,18 +97,8 @@ pub(super) fn user_key<'a>(
     leaves: impl IntoIterator<Item = &'a Leaf>,
     pseudonym: Pseudonym,
 ) -> Option<UserKey> {
-    user_keys(leaves).remove(&pseudonym)
-}
-
-fn user_keys<'a>(leaves: impl IntoIterator<Item = &'a Leaf>) -> HashMap<Pseudonym, UserKey> {
-    let mut keys: HashMap<Pseudonym, UserKey> = HashMap::new();
-    for leaf in leaves {
-        let Some(key) = leaf.user_key else { continue };
-        if keys.get(&leaf.pseudonym).is_none_or(|found| found.generation < key.generation) {
-            keys.insert(leaf.pseudonym, key);
-        }
-    }
-    keys
+    let of_user = leaves.into_iter().filter(|leaf| leaf.pseudonym == pseudonym);
+    of_user.filter_map(|leaf| leaf.user_key).max_by_key(|key| key.generation)
 }
 
 /// Whether a proposal may wait for a commit: members send Updates and `SelfRemove`s, the server asks
@@ -99,6 +107,15 @@ fn user_keys<'a>(leaves: impl IntoIterator<Item = &'a Leaf>) -> HashMap<Pseudony
 /// # Errors
 /// The server's fault, if it lets this pass.
 pub(super) fn check_proposal(group: &MlsGroup, queued: &QueuedProposal) -> Result<(), &'static str> {
+    check_waiting(group.public_group(), group.pending_proposals(), queued)
+}
+
+/// The same of a proposal that comes when others wait.
+fn check_waiting<'a>(
+    group: &PublicGroup,
+    waiting: impl Iterator<Item = &'a QueuedProposal>,
+    queued: &'a QueuedProposal,
+) -> Result<(), &'static str> {
     match (queued.sender(), queued.proposal()) {
         (Sender::Member(leaf), Proposal::Update(update)) => {
             check_new_leaf(group, *leaf, update.leaf_node())?;
@@ -107,20 +124,24 @@ pub(super) fn check_proposal(group: &MlsGroup, queued: &QueuedProposal) -> Resul
         (Sender::External(_), _) => return Err("the server proposes what it may not"),
         _ => return Err("the server let a member propose what only a commit may contain"),
     }
-    let mut staying = leaves(group);
-    let removed = |queued: &QueuedProposal| match (queued.sender(), queued.proposal()) {
-        (Sender::Member(leaf), Proposal::SelfRemove) => Some(leaf.u32()),
-        (_, Proposal::Remove(remove)) => Some(remove.removed().u32()),
-        _ => None,
-    };
-    for leaf in group.pending_proposals().chain([queued]).filter_map(removed) {
+    let mut staying = leaves_of(group);
+    for leaf in waiting.chain([queued]).filter_map(removed_leaf) {
         staying.remove(&leaf);
     }
-    let policy = policy(group).map_err(|_| "the group has no policy")?;
+    let policy = policy_in(group.group_context().extensions()).ok_or(NO_POLICY)?;
     if staying.values().any(|leaf| policy.admins.contains(&leaf.pseudonym)) {
         return Ok(());
     }
     Err("what the server let pass would leave the group without an admin")
+}
+
+/// The leaf that goes with a proposal.
+fn removed_leaf(queued: &QueuedProposal) -> Option<u32> {
+    match (queued.sender(), queued.proposal()) {
+        (Sender::Member(leaf), Proposal::SelfRemove) => Some(leaf.u32()),
+        (_, Proposal::Remove(remove)) => Some(remove.removed().u32()),
+        _ => None,
+    }
 }
 
 /// Checks a commit by the rights of those that made its parts, and by the group that it leads to.
@@ -128,27 +149,25 @@ pub(super) fn check_proposal(group: &MlsGroup, queued: &QueuedProposal) -> Resul
 /// # Errors
 /// The server's fault, if it lets this pass.
 pub(super) fn check_commit(
-    group: &MlsGroup,
+    group: &PublicGroup,
     commit: &StagedCommit,
     by: &Committer<'_>,
 ) -> Result<(), &'static str> {
-    let before_policy = policy(group).map_err(|_| "the group has no policy")?;
+    let before_policy = policy_in(group.group_context().extensions()).ok_or(NO_POLICY)?;
     let after_policy = policy_in(commit.group_context().extensions())
         .ok_or("the server let a member take the group's policy away")?;
-    let before = leaves(group);
+    let before = leaves_of(group);
     let mut after = before.clone();
     for queued in commit.queued_proposals() {
         check_right(&before_policy, &before, queued)?;
-        match (queued.sender(), queued.proposal()) {
-            (_, Proposal::Remove(remove)) => drop(after.remove(&remove.removed().u32())),
-            (Sender::Member(leaf), Proposal::SelfRemove) => drop(after.remove(&leaf.u32())),
-            (Sender::Member(leaf), Proposal::Update(update)) => {
-                check_new_leaf(group, *leaf, update.leaf_node())?;
-                after.extend(Leaf::of(update.leaf_node()).map(|new| (leaf.u32(), new)));
-            }
-            _ => {}
+        if let (Sender::Member(leaf), Proposal::Update(update)) = (queued.sender(), queued.proposal()) {
+            check_new_leaf(group, *leaf, update.leaf_node())?;
+            after.extend(Leaf::of(update.leaf_node()).map(|new| (leaf.u32(), new)));
         }
     }
+    // Updates come first, whatever the order of the proposals (RFC 9420 §12.3): a leaf that goes is gone.
+    let removed: HashSet<u32> = commit.queued_proposals().filter_map(removed_leaf).collect();
+    after.retain(|leaf, _| !removed.contains(leaf));
     let added =
         commit.add_proposals().filter_map(|add| Leaf::of(add.add_proposal().key_package().leaf_node()));
     let mut after_all: Vec<Leaf> = Vec::new();
@@ -170,7 +189,7 @@ pub(super) fn check_commit(
         }
     };
     after_all.extend(after.into_values().chain(added));
-    check_after(&before_policy, &before, &after_policy, &after_all)?;
+    check_after(&before_policy, &before, &removed, &after_policy, &after_all)?;
     check_whole_users(&before, commit, own, &after_all)?;
 
     let removes_own_client = matches!(by, Committer::Member(_))
@@ -247,9 +266,9 @@ fn check_joiner(
     if comes_back || vouched { Ok(()) } else { Err("the server let somebody in whom nobody vouched for") }
 }
 
-/// Checks that a member's new leaf is the same user's, on the same key.
-fn check_new_leaf(group: &MlsGroup, index: LeafNodeIndex, new: &LeafNode) -> Result<(), &'static str> {
-    let old = group.public_group().leaf(index).ok_or("the server let a stranger change a leaf")?;
+/// Checks that a member's new leaf is the same user's.
+fn check_new_leaf(group: &PublicGroup, index: LeafNodeIndex, new: &LeafNode) -> Result<(), &'static str> {
+    let old = group.leaf(index).ok_or("the server let a stranger change a leaf")?;
     if old.credential() == new.credential() {
         return Ok(());
     }
@@ -280,6 +299,7 @@ fn check_whole_users(
 fn check_after(
     before_policy: &GroupPolicy,
     before: &HashMap<u32, Leaf>,
+    removed: &HashSet<u32>,
     after_policy: &GroupPolicy,
     after: &[Leaf],
 ) -> Result<(), &'static str> {
@@ -289,26 +309,45 @@ fn check_after(
     if !after.iter().any(|leaf| after_policy.admins.contains(&leaf.pseudonym)) {
         return Err("the server let the last admin go");
     }
-    let mut addresses = HashSet::new();
-    let delivered = after.iter().filter_map(|leaf| leaf.delivery.as_ref());
-    if !delivered.map(|delivery| delivery.address).all(|address| addresses.insert(address)) {
-        return Err("the server let two members have one address");
-    }
-    let mut keys = HashMap::new();
-    for leaf in after {
-        if let Some(key) = leaf.user_key
-            && *keys.entry((leaf.pseudonym, key.generation)).or_insert(key.public_key) != key.public_key
-        {
-            return Err("the server let a user have two keys");
+    let old = |is_removed: bool| -> Vec<GroupLeaf> {
+        let found = before.iter().filter(|(index, _)| removed.contains(*index) == is_removed);
+        found.filter_map(|(_, leaf)| leaf.in_group()).collect()
+    };
+    let (staying, gone) = (old(false), old(true));
+    let after: Option<Vec<_>> = after.iter().map(Leaf::in_group).collect();
+    let after = after.ok_or("the server let a member have no address")?;
+    check_leaves(&staying, &gone, &after).map_err(|rule| match rule {
+        BrokenRule::AddressShared => "the server let two members have one address",
+        BrokenRule::TwoUserKeys => "the server let a user have two keys",
+        BrokenRule::UserKeyTakenBack => "the server let a member take a user's key back",
+    })
+}
+
+/// Judges a message of a group as every member does that receives it: a commit, or a proposal that comes when others wait.
+///
+/// # Errors
+/// The reason why members refuse it.
+#[cfg(feature = "lab")]
+pub fn judge_message<'a>(
+    group: &PublicGroup,
+    waiting: impl Iterator<Item = &'a QueuedProposal>,
+    message: &'a ProcessedMessage,
+) -> Result<(), &'static str> {
+    match (message.content(), message.sender()) {
+        (ProcessedMessageContent::StagedCommitMessage(commit), Sender::Member(leaf)) => {
+            check_commit(group, commit, &Committer::Member(*leaf))
         }
-    }
-    // The key of a removed device counts no longer, unless one that stays has it, too.
-    let kept: HashSet<_> = after.iter().map(|leaf| leaf.leaf_key).collect();
-    let new = user_keys(after);
-    for (user, old) in user_keys(before.values().filter(|leaf| kept.contains(&leaf.leaf_key))) {
-        if !new.get(&user).is_some_and(|new| new.generation > old.generation || *new == old) {
-            return Err("the server let a member take a user's key back");
+        (ProcessedMessageContent::StagedCommitMessage(commit), _) => {
+            let leaf = commit.update_path_leaf_node().ok_or("who joins brings a leaf")?;
+            let leaf_key =
+                mls::public_key(leaf.signature_key().as_slice()).ok_or("a leaf's key is malformed")?;
+            let id =
+                GroupId::from_mls(group.group_id().as_slice()).map_err(|_| "the group is not Postern's")?;
+            let signed = to_join(&id, message.epoch().as_u64(), &leaf_key);
+            let voucher = message.aad().to_vec();
+            check_commit(group, commit, &Committer::Joiner { signed: &signed, voucher })
         }
+        (ProcessedMessageContent::ProposalMessage(proposal), _) => check_waiting(group, waiting, proposal),
+        _ => Ok(()),
     }
-    Ok(())
 }

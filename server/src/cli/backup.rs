@@ -21,6 +21,7 @@ use super::{
     interruption::unless_interrupted,
     manifest::{DATABASE, MANIFEST, Manifest, State},
     migrate::admin_url,
+    own_settings::OwnSettings,
     private_cluster,
     roles::Roles,
     user::load,
@@ -359,6 +360,11 @@ async fn back_up(
     let bin = dump_programs(state.postgresql)?;
     let taken = clock::now();
     let (roles, superusers) = (Roles::of(&client).await?, superusers(&client).await?);
+    let settings = match config.embedded {
+        true => Some(OwnSettings::of(&client).await?),
+        // They are not Postern's alone, and a role that may read only cannot read them.
+        false => None,
+    };
 
     let database = place.partial.join(DATABASE);
     let mut progress = Progress::new("tables", &["dumping contents of table"], tables(&client).await?);
@@ -392,7 +398,7 @@ async fn back_up(
         .await?;
     let (whole, number) = (place.partial.clone(), place.number);
     tokio::task::spawn_blocking(move || {
-        let manifest = Manifest::of(&whole, number, taken, state, superusers, roles)?;
+        let manifest = Manifest::of(&whole, number, taken, state, superusers, roles, settings)?;
         manifest.write(&whole, key.as_ref())?;
         manifest.verify(&whole)?;
         Ok(manifest)

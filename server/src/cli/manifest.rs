@@ -1,5 +1,5 @@
-//! A backup on disk: a directory with PostgreSQL's own dump of the database, and a manifest with its roles and the checksum
-//! of each file, which is written last. [`super::backup`] makes one, [`super::restore`] reads it. A restore executes the dump
+//! A backup on disk: a directory with PostgreSQL's own dump of the database, and a manifest with its roles, its private cluster's
+//! settings and the checksum of each file, which is written last. [`super::backup`] makes one, [`super::restore`] reads it. A restore executes the dump
 //! as a superuser, so that the manifest is authenticated under the master key.
 //!
 //! It is a dump and not a copy of the cluster's files, because a dump survives an upgrade of PostgreSQL, needs no more than
@@ -24,7 +24,7 @@ use aws_lc_rs::digest::{self, SHA256};
 use serde::{Deserialize, Serialize};
 use tokio_postgres::Client;
 
-use super::roles::Roles;
+use super::{own_settings::OwnSettings, roles::Roles};
 use crate::{
     database::{DatabaseError, release::Release},
     files,
@@ -53,6 +53,9 @@ pub struct Manifest {
     /// Superusers that own something in the database. Others may be in their place where it is restored.
     pub superusers: Vec<String>,
     pub roles: Roles,
+    /// The operator's settings of a private cluster; none of a PostgreSQL of one's own, nor in backups of before.
+    #[serde(default)]
+    pub settings: Option<OwnSettings>,
     /// All other files, by their paths below the directory.
     files: BTreeMap<String, Sum>,
     /// The bytes that it was read from: what vouches for it vouches for these, whatever the file says by then.
@@ -126,6 +129,7 @@ impl Manifest {
         database: State,
         superusers: Vec<String>,
         roles: Roles,
+        settings: Option<OwnSettings>,
     ) -> anyhow::Result<Self> {
         let files = sums(dir)?;
         let postern = Release::of_this_process().version().to_string();
@@ -137,6 +141,7 @@ impl Manifest {
             database,
             superusers,
             roles,
+            settings,
             files,
             text: Vec::new(),
         })
@@ -323,7 +328,7 @@ mod tests {
         fs::create_dir(dir.path().join(DATABASE)).unwrap();
         fs::write(dir.path().join(DATABASE).join("toc.dat"), "a table of contents").unwrap();
         let superusers = vec!["postgres".to_owned()];
-        let manifest = Manifest::of(dir.path(), 1, 1, state(), superusers, Roles::default()).unwrap();
+        let manifest = Manifest::of(dir.path(), 1, 1, state(), superusers, Roles::default(), None).unwrap();
         manifest.write(dir.path(), Some(&key(1))).unwrap();
         dir
     }
@@ -373,7 +378,7 @@ mod tests {
         let good = fs::read(dir.path().join(MANIFEST)).unwrap();
         // The checksums of a file that was changed are right again, and yet.
         fs::write(dir.path().join(DATABASE).join("toc.dat"), "a table of contents and a program").unwrap();
-        let changed = Manifest::of(dir.path(), 1, 1, state(), Vec::new(), Roles::default()).unwrap();
+        let changed = Manifest::of(dir.path(), 1, 1, state(), Vec::new(), Roles::default(), None).unwrap();
         changed.write(dir.path(), None).unwrap();
         verified(dir.path()).unwrap();
         assert!(refused(&[key(1)]).contains("was changed"));

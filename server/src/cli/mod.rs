@@ -11,6 +11,7 @@ mod interruption;
 mod manifest;
 mod master_key;
 mod migrate;
+mod own_settings;
 mod private_cluster;
 mod psql;
 mod registration;

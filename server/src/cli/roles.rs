@@ -18,6 +18,8 @@ const LISTS: [&str; 5] = [
     "session_preload_libraries",
     "unix_socket_directories",
 ];
+/// The comment of a role that a restore made, as long as it has not all of its settings.
+const UNFINISHED: &str = "Made by postern restore, which gives it its settings";
 
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Roles {
@@ -36,6 +38,21 @@ struct Role {
     create_roles: bool,
     connection_limit: i32,
     valid_until: Option<String>,
+    /// Missing in backups of before, as what follows is.
+    #[serde(default)]
+    replication: bool,
+    #[serde(default)]
+    bypass_row_security: bool,
+    /// Its settings in every database of the cluster.
+    #[serde(default)]
+    settings: Vec<Everywhere>,
+}
+
+/// A role's setting in every database.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Everywhere {
+    name: String,
+    value: String,
 }
 
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,21 +92,29 @@ impl Roles {
         serde_json::from_str(row.get(0)).context("the roles of the database cannot be read")
     }
 
-    /// Makes the roles that are missing, and gives all of them their memberships and settings in the database; each statement
-    /// can be repeated. Returns what had to be left out, in words.
+    /// Makes the roles that are missing, with their settings in every database, and gives all of them their memberships and
+    /// settings in this one; each statement can be repeated. Returns what had to be left out, in words.
     ///
     /// # Errors
     /// A role cannot be made.
     pub async fn make(&self, client: &Client) -> anyhow::Result<Vec<String>> {
-        for role in &self.roles {
-            role.make(client).await.with_context(|| format!("cannot make the role {:?}", role.name))?;
-        }
         let mut left_out = Vec::new();
         let mut expect = |what: String, done: Result<(), DatabaseError>| {
             if let Err(error) = done {
                 left_out.push(format!("{what} ({error})"));
             }
         };
+        for role in &self.roles {
+            let cannot = || format!("cannot make the role {:?}", role.name);
+            if !role.make(client).await.with_context(cannot)? {
+                continue;
+            }
+            for Everywhere { name, value } in &role.settings {
+                let done = set(client, "ALTER ROLE %I SET %I", &[&role.name], name, value).await;
+                expect(format!("the setting {name:?} of {:?} in all databases", role.name), done);
+            }
+            execute(client, "COMMENT ON ROLE %I IS NULL", &[&role.name]).await.with_context(cannot)?;
+        }
         let has_options = "SELECT current_setting('server_version_num')::integer >= 160000";
         let has_options: bool = client.query_one(has_options, &[]).await.map_err(DatabaseError::from)?.get(0);
         for membership in &self.memberships {
@@ -131,10 +156,13 @@ impl Membership {
 }
 
 impl Role {
-    async fn make(&self, client: &Client) -> Result<(), DatabaseError> {
-        let exists = "SELECT EXISTS (SELECT FROM pg_roles r WHERE r.rolname = $1)";
-        if client.query_one(exists, &[&self.name]).await?.get(0) {
-            return Ok(());
+    /// Makes it, unless it is there; returns whether it is a restore's, and may lack settings. One that was there before keeps
+    /// its own.
+    async fn make(&self, client: &Client) -> Result<bool, DatabaseError> {
+        let found = "SELECT shobj_description(r.oid, 'pg_authid') IS NOT DISTINCT FROM $2::text
+                       FROM pg_roles r WHERE r.rolname = $1";
+        if let Some(row) = client.query_opt(found, &[&self.name, &UNFINISHED]).await? {
+            return Ok(row.get(0));
         }
         let option = |is: bool, name: &str| if is { name.to_owned() } else { format!("NO{name}") };
         let options = [
@@ -142,13 +170,16 @@ impl Role {
             option(self.inherit, "INHERIT"),
             option(self.create_databases, "CREATEDB"),
             option(self.create_roles, "CREATEROLE"),
+            option(self.replication, "REPLICATION"),
+            option(self.bypass_row_security, "BYPASSRLS"),
             format!("CONNECTION LIMIT {}", self.connection_limit),
         ];
-        let template = format!("CREATE ROLE %I {}", options.join(" "));
-        match &self.valid_until {
-            None => execute(client, &template, &[&self.name]).await,
-            Some(day) => execute(client, &format!("{template} VALID UNTIL %L"), &[&self.name, day]).await,
-        }
+        let until = self.valid_until.as_ref().map_or("", |_| " VALID UNTIL %3$L");
+        // Both in one transaction: after a kill the next restore knows that it is not finished.
+        let template = format!("CREATE ROLE %1$I {}{until}; COMMENT ON ROLE %1$I IS %2$L", options.join(" "));
+        let day = self.valid_until.as_deref().unwrap_or_default();
+        execute(client, &template, &[&self.name, UNFINISHED, day]).await?;
+        Ok(true)
     }
 }
 
@@ -156,19 +187,33 @@ impl Setting {
     async fn make(&self, client: &Client) -> Result<(), DatabaseError> {
         let database = database(client).await?;
         let Self { role, name, value } = self;
-        let of =
-            if role.is_some() { "ALTER ROLE %I IN DATABASE %I SET %I" } else { "ALTER DATABASE %I SET %I" };
-        let mut names: Vec<&str> = role.iter().map(String::as_str).collect();
-        names.extend([database.as_str(), name]);
-        if !LISTS.contains(&name.as_str()) {
-            names.push(value);
-            return execute(client, &format!("{of} = %L"), &names).await;
+        match role {
+            Some(role) => {
+                set(client, "ALTER ROLE %I IN DATABASE %I SET %I", &[role, &database], name, value).await
+            }
+            None => set(client, "ALTER DATABASE %I SET %I", &[&database], name, value).await,
         }
-        // A list is no string: PostgreSQL takes it from the transaction's own setting, as it is.
-        let alter = formatted(client, &format!("{of} FROM CURRENT"), &names).await?;
-        let set = formatted(client, "PERFORM pg_catalog.set_config(%L, %L, true)", &[name, value]).await?;
-        execute(client, "DO %L", &[&format!("BEGIN {set}; {alter}; END")]).await
     }
+}
+
+/// Makes a setting by a statement that names whose it is, and then the setting.
+async fn set(
+    client: &Client,
+    alter: &str,
+    whose: &[&str],
+    name: &str,
+    value: &str,
+) -> Result<(), DatabaseError> {
+    let mut names = whose.to_vec();
+    names.push(name);
+    if !LISTS.contains(&name) {
+        names.push(value);
+        return execute(client, &format!("{alter} = %L"), &names).await;
+    }
+    // A list is no string: PostgreSQL takes it from the transaction's own setting, as it is.
+    let alter = formatted(client, &format!("{alter} FROM CURRENT"), &names).await?;
+    let local = formatted(client, "PERFORM pg_catalog.set_config(%L, %L, true)", &[name, value]).await?;
+    execute(client, "DO %L", &[&format!("BEGIN {local}; {alter}; END")]).await
 }
 
 impl Right {
@@ -240,6 +285,12 @@ const READ: &str = "
          WHERE (s.setrole = 0 OR r.oid IS NOT NULL)
            -- The mark of a restore is left out: it is about this database.
            AND NOT starts_with(c.setting, 'postern_restore.')
+    ), everywhere AS (
+        SELECT s.setrole AS role, c.place,
+               split_part(c.setting, '=', 1) AS name, substr(c.setting, strpos(c.setting, '=') + 1) AS value
+          FROM pg_db_role_setting s
+         CROSS JOIN LATERAL unnest(s.setconfig) WITH ORDINALITY AS c (setting, place)
+         WHERE s.setdatabase = 0
     ), rights AS (
         SELECT r.rolname AS role, a.privilege_type AS privilege, a.is_grantable AS grantable
           FROM here
@@ -254,7 +305,11 @@ const READ: &str = "
                              'name', r.rolname, 'login', r.rolcanlogin, 'inherit', r.rolinherit,
                              'create_databases', r.rolcreatedb, 'create_roles', r.rolcreaterole,
                              'connection_limit', r.rolconnlimit,
-                             'valid_until', to_char(r.rolvaliduntil AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SSOF'))
+                             'valid_until', to_char(r.rolvaliduntil AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SSOF'),
+                             'replication', r.rolreplication, 'bypass_row_security', r.rolbypassrls,
+                             'settings', (SELECT coalesce(jsonb_agg(jsonb_build_object('name', e.name, 'value', e.value)
+                                                          ORDER BY e.place), '[]')
+                                            FROM everywhere e WHERE e.role = r.oid))
                          ORDER BY r.rolname), '[]') FROM roles r),
         'memberships', (SELECT coalesce(jsonb_agg(jsonb_build_object('role', m.role, 'member', m.member, 'admin', m.admin,
                                                                      'inherit', m.inherit, 'set', m.set)

@@ -15,7 +15,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct FederationConfig {
-    /// Addresses of hosts, which come before what DNS says and need not be public.
+    /// Addresses of hosts, which come before what DNS says and need not be public: each for the domain that is its name, or
+    /// above it, and for those that the operator allowed by name.
     pub hosts: Vec<HostAddress>,
     /// The file with certificates of authorities that are trusted besides the system's, in PEM; read again when it changes.
     pub trusted_roots: Option<PathBuf>,
@@ -41,13 +42,13 @@ pub struct FederationConfig {
     pub deliveries_at_once: usize,
 }
 
-/// The address of a host: `chat.example.org=192.0.2.1`, with `:` and a port if it is another one than the URL says.
+/// The address of a host: `chat.example.org=192.0.2.1`, with `:` and a port if it is another one than 443.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct HostAddress {
     /// The host's name, in lower case.
     pub name: String,
-    /// Its address. Port 0: the port of the URL.
+    /// Its address. Port 0: the port of the URL, which is 443 (`outgoing::NamedHosts`).
     pub address: SocketAddr,
 }
 

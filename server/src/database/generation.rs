@@ -32,7 +32,8 @@ enum Generation {
     Missing,
 }
 
-/// The setting of a database that is being restored: the backup's id, and [`BEGUN`] after it once nothing is missing.
+/// The setting of a database that is being restored: the backup's id and, after a space, what was there before; or the id and
+/// [`BEGUN`] once nothing is missing.
 pub const RESTORING: &str = "postern_restore.unfinished";
 /// The end of [`RESTORING`]'s value once another generation has begun after the restore.
 pub const BEGUN: &str = " begun";

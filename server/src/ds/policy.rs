@@ -5,10 +5,11 @@
 //!
 //! A user is a pseudonym; its clients are the leaves that have it. Admins are users.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 use postern_protocol::{
     PublicKey,
+    leaves::{BrokenRule, GroupLeaf, check_leaves},
     mls::{GroupPolicy, Pseudonym},
 };
 
@@ -58,7 +59,9 @@ pub enum Violation {
     AlreadyProposed,
     #[error("a member leaves by a SelfRemove proposal (0x000a), not by a Remove of its own leaf")]
     LeavesByRemove,
-    #[error("two leaves of a group cannot have the same delivery address (0xf0a2) at one homeserver")]
+    #[error(
+        "two leaves of a group cannot have the same delivery address (0xf0a2), whatever domains they name"
+    )]
     AddressShared,
     #[error("only an admin can delete a group, and only when no other user is left in it")]
     NotAlone,
@@ -83,13 +86,22 @@ pub enum Violation {
     #[error("a commit that removes a client of the committer's user must replace the user key")]
     UserKeyKept,
     #[error(
-        "an external commit must be signed with the user key, or with the key of the leaf that it replaces"
+        "an external commit needs the user key's signature as authenticated data, or the key of the leaf that it replaces"
     )]
     UnknownJoiner,
     #[error("an external commit can remove only a client of its sender's user")]
     ResyncOfAnother,
     #[error("only a commit can set attributes, those of the committer's own leaf or of one that it adds")]
     AttributesOfAnother,
+}
+
+impl From<BrokenRule> for Violation {
+    fn from(rule: BrokenRule) -> Self {
+        match rule {
+            BrokenRule::AddressShared => Self::AddressShared,
+            BrokenRule::TwoUserKeys | BrokenRule::UserKeyTakenBack => Self::UserKeyChanged,
+        }
+    }
 }
 
 /// A group's state, as far as rights depend on it.
@@ -135,8 +147,8 @@ pub struct Proposed {
 #[derive(Debug, Clone)]
 pub struct Commit {
     pub by: Actor,
-    /// The keys that signed: the one of the request, and for an external commit the user's, if that signed it.
-    pub vouchers: Vec<PublicKey>,
+    /// The user's key that vouches for an external commit, if one does.
+    pub voucher: Option<PublicKey>,
     /// The changes that the commit contains by value.
     pub changes: Vec<Change>,
     /// For each pending proposal, whether the commit includes it.
@@ -254,7 +266,7 @@ pub fn next_commit(group: View<'_>, waiting: &[Proposed]) -> Option<Commit> {
         _ => false,
     };
     let takes = waiting.iter().map(|proposed| !needless(proposed)).collect();
-    Some(Commit { by: Actor::Member(by), vouchers: Vec::new(), changes: Vec::new(), takes })
+    Some(Commit { by: Actor::Member(by), voucher: None, changes: Vec::new(), takes })
 }
 
 /// Checks the end of a group: other users must be removed before, by a commit that they get.
@@ -305,31 +317,35 @@ pub fn check_commit(
     if !after.has_admin() {
         return Err(Violation::NoAdminLeft);
     }
-    // Anybody can name another domain's address: it stands in nobody's way.
-    let mut addresses = HashSet::new();
-    if !after.roster.members().iter().all(|member| addresses.insert((&member.domain, member.address))) {
-        return Err(Violation::AddressShared);
-    }
-    check_user_keys(before, commit.by, operations.contains(&Operation::RemoveClient), &removed, after)?;
+    let (gone, staying): (Vec<_>, Vec<_>) =
+        before.roster.members().iter().partition(|member| removed.contains(&member.leaf));
+    let [gone, staying] = [gone, staying].map(|members| leaves(members.into_iter()));
+    check_leaves(&staying, &gone, &leaves(after.roster.members().iter()))?;
+    check_user_key(before, commit.by, operations.contains(&Operation::RemoveClient), after)?;
     Ok(operations)
 }
 
-/// Checks that a client that joins by external commit belongs to the user whose pseudonym it has.
+fn leaves<'a>(members: impl Iterator<Item = &'a Member>) -> Vec<GroupLeaf> {
+    members.map(Member::in_group).collect()
+}
+
+/// Checks that a client that joins by external commit belongs to the user whose pseudonym it has: the user's key vouches
+/// for it, so that members see it, too, or it takes its own old place with the same key.
 fn check_joiner(before: View<'_>, commit: &Commit, after: View<'_>) -> Result<(), Violation> {
     let Actor::Joiner(leaf) = commit.by else { return Ok(()) };
     let joiner = after.roster.member(leaf).ok_or(Violation::UnknownJoiner)?;
-    let mut keys: Vec<PublicKey> = Vec::new();
-    keys.extend(before.roster.user_key(joiner.pseudonym).map(|key| key.public_key));
+    let mut comes_back = false;
     for change in &commit.changes {
         let Change::Remove(replaced) = change else { continue };
         let replaced = before.roster.member(*replaced).ok_or(Violation::ResyncOfAnother)?;
         if replaced.pseudonym != joiner.pseudonym {
             return Err(Violation::ResyncOfAnother);
         }
-        keys.push(replaced.signature_key);
+        comes_back |= replaced.signature_key == joiner.signature_key;
     }
-    let vouched = commit.vouchers.iter().any(|voucher| keys.contains(voucher));
-    if vouched { Ok(()) } else { Err(Violation::UnknownJoiner) }
+    let users = before.roster.user_key(joiner.pseudonym).map(|key| key.public_key);
+    let vouched = commit.voucher.is_some() && commit.voucher == users;
+    if comes_back || vouched { Ok(()) } else { Err(Violation::UnknownJoiner) }
 }
 
 /// Checks that a member's commit includes every pending proposal, unless it has the same effect itself. With an external
@@ -362,41 +378,17 @@ fn check_whole_user(before: View<'_>, by: u32, removed: u32, after: View<'_>) ->
     }
 }
 
-/// Checks the users' keys: a user's key is set by its first commit, stays the same within a
-/// generation, and is replaced when a client of the user, which knows it, is removed.
-fn check_user_keys(
+/// Checks the key of the committer's user: it is set by the user's first commit, and replaced when a client of the user,
+/// which knows it, is removed.
+fn check_user_key(
     before: View<'_>,
     by: Actor,
     removes_client: bool,
-    removed: &HashSet<u32>,
     after: View<'_>,
 ) -> Result<(), Violation> {
-    let new = after.roster.newest_keys();
-    // The key of a removed client counts no longer, unless another client of its user has it, too.
-    let stays = |member: &&Member| !removed.contains(&member.leaf);
-    let staying = Roster::new(before.roster.members().iter().filter(stays).cloned().collect()).newest_keys();
-    let mut generations = HashMap::new();
-    for member in after.roster.members() {
-        if let Some(key) = member.user_key {
-            let same = generations.entry((member.pseudonym, key.generation)).or_insert(key.public_key);
-            if *same != key.public_key {
-                return Err(Violation::UserKeyChanged);
-            }
-        }
-    }
-    for (user, new) in &new {
-        let Some(Some(old)) = staying.get(user) else { continue };
-        let kept = new.is_some_and(|new| {
-            new.generation > old.generation
-                || new.generation == old.generation && new.public_key == old.public_key
-        });
-        if !kept {
-            return Err(Violation::UserKeyChanged);
-        }
-    }
     let (Actor::Member(leaf) | Actor::Joiner(leaf)) = by else { return Err(Violation::ProposalType) };
     let committer = after.roster.member(leaf).ok_or(Violation::NoUserKey)?.pseudonym;
-    match new.get(&committer).copied().flatten().map(|key| key.generation) {
+    match after.roster.newest_key(committer).map(|key| key.generation) {
         None => Err(Violation::NoUserKey),
         new if removes_client && new <= before.roster.generation(committer) => Err(Violation::UserKeyKept),
         _ => Ok(()),

@@ -6,6 +6,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use openmls::prelude::{LeafNode, LeafNodeIndex};
 use postern_protocol::{
     Address, PublicKey,
+    leaves::GroupLeaf,
     mls::{Pseudonym, UserKey},
     name::Domain,
 };
@@ -31,6 +32,12 @@ pub struct Member {
 impl Member {
     pub fn recipient(&self) -> Recipient {
         Recipient { domain: self.domain.clone(), address: self.address }
+    }
+
+    /// The leaf, as far as the rules depend on it that members check, too.
+    pub fn in_group(&self) -> GroupLeaf {
+        let Self { signature_key, pseudonym, address, user_key, .. } = *self;
+        GroupLeaf { leaf_key: signature_key, pseudonym, address, user_key }
     }
 }
 
@@ -183,7 +190,7 @@ impl Roster {
     }
 
     /// The newest key that any of a user's leaves has.
-    fn newest_key(&self, pseudonym: Pseudonym) -> Option<UserKey> {
+    pub fn newest_key(&self, pseudonym: Pseudonym) -> Option<UserKey> {
         let of_user = self.members.iter().filter(|member| member.pseudonym == pseudonym);
         of_user.filter_map(|member| member.user_key).max_by_key(|key| key.generation)
     }
@@ -193,18 +200,6 @@ impl Roster {
         let gone = self.gone_keys.iter().filter(|(user, _)| *user == pseudonym);
         let held = self.newest_key(pseudonym).map(|key| key.generation);
         gone.map(|(_, generation)| *generation).chain(held).max()
-    }
-
-    /// All users, with the newest keys that their leaves have.
-    pub fn newest_keys(&self) -> HashMap<Pseudonym, Option<UserKey>> {
-        let mut users: HashMap<Pseudonym, Option<UserKey>> = HashMap::new();
-        for member in &self.members {
-            let found = users.entry(member.pseudonym).or_default();
-            if member.user_key.map(|key| key.generation) > found.map(|key| key.generation) {
-                *found = member.user_key;
-            }
-        }
-        users
     }
 
     /// Notes that a proposal waits that removes a leaf.

@@ -20,7 +20,6 @@ use postern_protocol::{
 };
 use tokio::{sync::Semaphore, time::timeout};
 use tokio_postgres::Row;
-use url::Url;
 
 use super::Federation;
 use crate::{
@@ -28,7 +27,7 @@ use crate::{
     database::{DatabaseError, SqlOutcome, outcome},
     home::Home,
     http::{Failure, SourceAddress},
-    outgoing::{self, HomeserverClient},
+    outgoing::{BaseUrl, HomeserverClient, NamedHosts},
 };
 
 /// Time for a whole look.
@@ -68,6 +67,7 @@ outcome! {
 /// The way to other homeservers' descriptions.
 pub struct Discovery {
     client: Arc<HomeserverClient>,
+    hosts: NamedHosts,
     /// Turns of looks. Anybody can name homeservers by the thousand, and have them seen once: that delays no look at one
     /// that took a delivery, and no look for people on other networks.
     at_proven: Semaphore,
@@ -122,10 +122,11 @@ pub enum DiscoveryError {
 }
 
 impl Discovery {
-    pub fn new(client: Arc<HomeserverClient>) -> Self {
+    pub fn new(client: Arc<HomeserverClient>, hosts: NamedHosts) -> Self {
         let [at_proven, at_strangers] = [Semaphore::new(AT_ONCE), Semaphore::new(AT_ONCE)];
         Self {
             client,
+            hosts,
             at_proven,
             at_strangers,
             networks: Mutex::default(),
@@ -262,6 +263,22 @@ impl Federation {
         }
     }
 
+    /// Checks that this server may call the base URL of a domain's homeserver, as its description has it.
+    ///
+    /// # Errors
+    /// [`DiscoveryError::BaseUrl`]; a database that does not answer.
+    pub(super) async fn check_base_url(&self, domain: &Domain, base_url: &str) -> Result<(), DiscoveryError> {
+        let is_good = match self.discovery.hosts.judge(base_url, domain) {
+            BaseUrl::Good => true,
+            BaseUrl::Bad => false,
+            BaseUrl::OfAnother => {
+                let sql = "SELECT federation.is_named($1)";
+                self.home.database.query_one(sql, &[&domain.as_str()]).await?.get(0)
+            }
+        };
+        is_good.then_some(()).ok_or(DiscoveryError::BaseUrl)
+    }
+
     /// Looks at another domain's homeserver, after looks at it that are under way.
     async fn look_in_turn(
         &self,
@@ -303,9 +320,7 @@ impl Federation {
         let bytes = self.discovery.fetch(domain, proven.get(0), network).await?;
         let description = Description::from_json(&bytes)?;
         let keys = description.verify(domain, known, now())?;
-        if !is_base_url(&description.base_url) {
-            return Err(DiscoveryError::BaseUrl);
-        }
+        self.check_base_url(domain, &description.base_url).await?;
         let time = |seconds: u64| seconds.min(LAST_SECOND).cast_signed();
         // Keys that have ended are of no use: the others lead on.
         let is_pinned = |key: &&ServerKey| keys.contains(&key.public_key) && key.not_after >= now();
@@ -349,13 +364,6 @@ fn shared<K: Eq + Hash, T>(things: &Mutex<HashMap<K, Arc<T>>>, name: K, make: im
     things.entry(name).or_insert_with(|| Arc::new(make())).clone()
 }
 
-/// Whether a text is a URL that this server may call, and nothing but scheme, host and port.
-fn is_base_url(text: &str) -> bool {
-    Url::parse(text).is_ok_and(|url| {
-        outgoing::is_allowed(&url, false) && url.origin().ascii_serialization() == text.trim_end_matches('/')
-    })
-}
-
 impl From<DiscoveryError> for Failure {
     fn from(error: DiscoveryError) -> Self {
         match error {
@@ -363,31 +371,6 @@ impl From<DiscoveryError> for Failure {
             DiscoveryError::Fault(error) => Self::Fault(error),
             DiscoveryError::Blocked => ProblemType::HomeserverBlocked.into(),
             error => Problem::with_detail(ProblemType::HomeserverUnknown, error).into(),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_base_url_is_a_public_https_origin() {
-        for good in ["https://chat.example.org", "https://chat.example.org/", "https://chat.example.org:8443"]
-        {
-            assert!(is_base_url(good), "{good}");
-        }
-        for bad in [
-            "",
-            "http://chat.example.org",
-            "https://chat.example.org/path",
-            "https://chat.example.org?query",
-            "https://me@chat.example.org",
-            "https://127.0.0.1",
-            "https://[::1]:8443",
-            "https://169.254.169.254",
-        ] {
-            assert!(!is_base_url(bad), "{bad}");
         }
     }
 }

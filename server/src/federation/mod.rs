@@ -31,7 +31,7 @@ use crate::{
     home::{Home, Homeserver},
     http::{Failure, Request},
     keys::{SigningKeys, SigningService},
-    outgoing::{self, HomeserverClient},
+    outgoing::{self, HomeserverClient, NamedHosts},
 };
 use allowances::Allowances;
 use discovery::Discovery;
@@ -87,7 +87,7 @@ impl Federation {
             server_keys: Arc::new(server_keys),
             gateway_keys: Arc::new(GatewayKeys::load(home).await?),
             aas,
-            discovery: Arc::new(Discovery::new(client.clone())),
+            discovery: Arc::new(Discovery::new(client.clone(), NamedHosts::of(&federation.hosts))),
             client,
             relay: Arc::new(Places::new(federation)),
             relay_time: federation.relay_time(),

@@ -104,6 +104,8 @@ impl Federation {
         memory: Option<AnswerMemory>,
     ) -> Result<Neighbour, DiscoveryError> {
         let description = Description::from_json(&self.discover(domain, found).await?)?;
+        // It may have been kept under another configuration, or other rules.
+        self.check_base_url(domain, &description.base_url).await?;
         let way = Way { client: self.client.clone(), memory };
         let http = Http::through(&description.base_url, way).map_err(|_| DiscoveryError::BaseUrl)?;
         Ok(Neighbour { domain: domain.clone(), description, http })

@@ -1,10 +1,14 @@
 //! Public keys that members encrypt to: of leaves, of the nodes above them, of KeyPackages and of a group as a whole
 //! (`external_pub`). openmls takes any bytes for one. But a committer encrypts to all keys in the tree: where that
-//! fails, nobody can commit until the key is gone, and some libraries panic.
+//! fails, nobody can commit until the key is gone, and some libraries panic. And no two nodes of a tree may have one key:
+//! where two have, nobody can come in until one of them is gone.
+
+use std::collections::BTreeSet;
 
 use aws_lc_rs::kem::{EncapsulationKey, ML_KEM_768};
 use openmls::prelude::{
-    Ciphersuite, ContentType, HpkeKemType, KeyPackage, LeafNode, PublicMessageIn, Sender, UpdateProposalIn,
+    Ciphersuite, ContentType, HpkeKemType, KeyPackage, LeafNode, Proposal, PublicGroup, PublicMessageIn,
+    Sender, UpdateProposalIn,
 };
 use tls_codec::{Deserialize as _, Error, Serialize as _, TlsDeserialize, TlsSize, VLBytes};
 
@@ -65,10 +69,7 @@ pub fn check(suite: Ciphersuite, key: &[u8]) -> Result<(), InvalidMls> {
 /// # Errors
 /// [`InvalidMls`], as of [`check`].
 pub fn check_leaf(suite: Ciphersuite, leaf: &LeafNode) -> Result<(), InvalidMls> {
-    // openmls shows the key's bytes in no other way.
-    let key = leaf.encryption_key().tls_serialize_detached();
-    let key = key.and_then(|key| VLBytes::tls_deserialize_exact(&key));
-    check(suite, key.map_err(|_| InvalidMls::Malformed("leaf"))?.as_slice())
+    check(suite, of_leaf(leaf)?.as_slice())
 }
 
 /// Checks the keys of a KeyPackage.
@@ -78,6 +79,55 @@ pub fn check_leaf(suite: Ciphersuite, leaf: &LeafNode) -> Result<(), InvalidMls>
 pub fn check_key_package(key_package: &KeyPackage) -> Result<(), InvalidMls> {
     check(key_package.ciphersuite(), key_package.hpke_init_key().as_slice())?;
     check_leaf(key_package.ciphersuite(), key_package.leaf_node())
+}
+
+/// Checks that no node above the leaves has one of the keys that a message brings. openmls compares new keys with each other
+/// and with those of leaves; whoever joins compares the keys of all nodes (RFC 9420 §7.3, §12.4.3.1). A key of a node that
+/// the same commit replaces is refused, too: a committer's new keys are new to the tree (§12.4.2).
+///
+/// # Errors
+/// [`InvalidMls`] if a node has one of them.
+pub fn check_new(group: &PublicGroup, keys: &[VLBytes]) -> Result<(), InvalidMls> {
+    if keys.is_empty() {
+        return Ok(());
+    }
+    let new: BTreeSet<&[u8]> = keys.iter().map(VLBytes::as_slice).collect();
+    let mut node = Vec::new();
+    for (_, parent) in group.treesync().full_parents() {
+        node.clear();
+        // A node begins with its key (RFC 9420 §7.1), which openmls does not expose.
+        let written = parent.tls_serialize(&mut node);
+        let key = written.and_then(|_| VLBytes::tls_deserialize(&mut node.as_slice()));
+        let key = key.map_err(|_| InvalidMls::Malformed("ratchet tree"))?;
+        if new.contains(key.as_slice()) {
+            return Err(InvalidMls::Refused(
+                "one of the encryption keys is that of another node of the tree",
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// The key that a proposal gives a leaf of the tree.
+///
+/// # Errors
+/// [`InvalidMls`], as of [`of_leaf`].
+pub fn of_proposal(proposal: &Proposal) -> Result<Option<VLBytes>, InvalidMls> {
+    match proposal {
+        Proposal::Add(add) => of_leaf(add.key_package().leaf_node()).map(Some),
+        Proposal::Update(update) => of_leaf(update.leaf_node()).map(Some),
+        _ => Ok(None),
+    }
+}
+
+/// The key of a leaf, whose bytes openmls shows in no other way.
+///
+/// # Errors
+/// [`InvalidMls`] if it does not serialise.
+pub fn of_leaf(leaf: &LeafNode) -> Result<VLBytes, InvalidMls> {
+    let key = leaf.encryption_key().tls_serialize_detached();
+    let key = key.and_then(|key| VLBytes::tls_deserialize_exact(&key));
+    key.map_err(|_| InvalidMls::Malformed("leaf"))
 }
 
 /// The keys that a commit gives the nodes above its sender's leaf, which openmls does not expose. The message need not

@@ -185,7 +185,7 @@ impl TrackedGroup {
     /// # Errors
     /// [`InvalidMls`], also for some things that openmls accepts but that would break the group.
     pub fn validate(&self, message: PublicMessageIn, longest_lifetime: u64) -> Result<Handshake, InvalidMls> {
-        let path = encryption_key::of_path(&message)?;
+        let mut keys = encryption_key::of_path(&message)?;
         let processed: ProcessedMessage = self
             .group
             .process_message(&PublicCrypto::VERIFYING, message)
@@ -193,20 +193,24 @@ impl TrackedGroup {
         let authenticated_data = processed.aad().to_vec();
         match processed.into_content() {
             ProcessedMessageContent::StagedCommitMessage(commit) => {
+                if let Some(leaf) = commit.update_path_leaf_node() {
+                    keys.push(encryption_key::of_leaf(leaf)?);
+                }
+                for key in &keys {
+                    encryption_key::check(self.group.ciphersuite(), key.as_slice())?;
+                }
                 for proposal in commit.queued_proposals() {
                     self.check_proposal(proposal.proposal(), longest_lifetime)?;
+                    keys.extend(encryption_key::of_proposal(proposal.proposal())?);
                 }
-                let suite = self.group.ciphersuite();
-                if let Some(leaf) = commit.update_path_leaf_node() {
-                    encryption_key::check_leaf(suite, leaf)?;
-                }
-                for key in &path {
-                    encryption_key::check(suite, key.as_slice())?;
-                }
+                encryption_key::check_new(&self.group, &keys)?;
                 Ok(Handshake::Commit(commit, authenticated_data))
             }
             ProcessedMessageContent::ProposalMessage(proposal) => {
                 self.check_proposal(proposal.proposal(), longest_lifetime)?;
+                // With the keys of leaves, and those that wait, openmls compares it in the trial ([`Self::try_commit`]).
+                keys.extend(encryption_key::of_proposal(proposal.proposal())?);
+                encryption_key::check_new(&self.group, &keys)?;
                 Ok(Handshake::Proposal(proposal))
             }
             _ => Err(InvalidMls::Refused("the message is not a commit or a member's proposal")),

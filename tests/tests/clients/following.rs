@@ -8,6 +8,7 @@ use postern_protocol::{
     MlsMessage,
     ds::{GroupId, SubmitMessage},
     encoding::Encoding,
+    mls::DeliveryAddress,
     problem::ProblemType,
 };
 use postern_tests_kit::{BadLine, Commit, Group, PATIENCE, World, WorldBuilder, befriend, joined};
@@ -153,6 +154,30 @@ async fn members_that_cannot_accept_a_commit_all_come_back() {
     assert!((1..=3).contains(&texts), "nobody read it twice: {texts}");
     assert_eq!(bob.group_with_id(&group).unsent().unwrap(), 0);
     all_hear_each_other(&[alice, bob, carol, mallory], &group).await;
+}
+
+#[tokio::test]
+async fn no_member_puts_others_out_by_a_leaf_that_their_clients_refuse() {
+    let world = World::builder().pushing().start().await;
+    let (people, group) = group_of(&world, &["alice", "bob", "mallory"]).await;
+    let [alice, bob, mallory] = &people[..] else { panic!() };
+    let victims = mallory.group_with_id(&group).addresses_of_others().unwrap();
+    assert_eq!(victims.len(), 2);
+    for victim in victims {
+        let elsewhere = "elsewhere.example".parse().unwrap();
+        for domain in [victim.domain.clone(), elsewhere] {
+            let moves = Change::Address(DeliveryAddress { domain, address: victim.address });
+            let commit = mallory.group_with_id(&group).prepare(&moves).await.unwrap();
+            let refused = mallory.submit(&commit).await.unwrap_err();
+            assert_eq!(refused.problem(), Some(ProblemType::PolicyViolation), "{refused}");
+            mallory.group_with_id(&group).abandon().await.unwrap();
+        }
+    }
+    for client in [alice, bob] {
+        let events = sync(client).await;
+        assert_eq!(count(&events, |event| matches!(event, Event::CannotFollow { .. })), 0, "{events:?}");
+    }
+    all_hear_each_other(&[alice, bob, mallory], &group).await;
 }
 
 #[tokio::test]

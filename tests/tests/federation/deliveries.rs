@@ -7,7 +7,10 @@ use postern_protocol::{ds::MessageAccepted, qs::QueuePayload};
 use postern_tests_kit::{Chance, Commit, Group, Neighbours, Weather, World, dump, eventually};
 use rand::Rng;
 
-use crate::groups::{drained, group, operate, texts};
+use crate::{
+    groups::{drained, group, operate, texts},
+    outbox::put_in,
+};
 
 /// Deliveries that wait in the outbox.
 async fn waiting(world: &World) -> i64 {
@@ -124,6 +127,51 @@ async fn a_full_outbox_shows_domains_numbers_sizes_and_days() {
     }
     drained(&neighbours[0]).await;
     neighbours.close();
+}
+
+/// Moments are in tables that are in no backup, but in a dump of the running database.
+#[tokio::test(flavor = "multi_thread")]
+async fn moments_are_those_of_attempts_and_looks_and_none_is_a_messages() {
+    let world = World::start().await;
+    let moments: Vec<String> = world
+        .value(
+            "SELECT array_agg(m.place || ' ' || m.persistence ORDER BY m.place)
+               FROM (SELECT c.relname || '.' || a.attname AS place,
+                            CASE c.relpersistence WHEN 'u' THEN 'unlogged' ELSE 'logged' END AS persistence
+                       FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
+                      WHERE c.relnamespace = 'federation'::regnamespace AND c.relkind IN ('r', 'p') AND a.attnum > 0
+                        AND a.atttypid IN ('timestamptz'::regtype, 'timestamp'::regtype, 'timetz'::regtype, 'time'::regtype))
+                    m",
+        )
+        .await;
+    let expected = [
+        // Of the next attempt at a domain, and of that at a lane: the second in which something came, before the first one.
+        "attempts.next_try unlogged",
+        "due.due unlogged",
+        // Of a look at its description.
+        "looks.looked unlogged",
+        // The minute of an answer to deliveries.
+        "prompt_homeservers.noted unlogged",
+        // Of a request for tokens.
+        "refills.asked unlogged",
+    ];
+    assert_eq!(moments, expected, "another one has to be no message's");
+
+    world.admin.batch_execute("BEGIN").await.expect("it can begin");
+    assert_eq!(put_in(&world, "'made-up.example'", 1, 1).await, 1);
+    world
+        .admin
+        .execute("SELECT federation.note_prompt('made-up.example')", &[])
+        .await
+        .expect("it can be noted");
+    let is_coarse =
+        "SELECT bool_and(d.due = date_trunc('second', d.due) AND p.noted = date_trunc('minute', p.noted)
+                                     AND d.due BETWEEN now() - interval '1 second' AND now())
+                       FROM federation.due d
+                       JOIN federation.prompt_homeservers p ON p.domain = d.domain";
+    assert!(world.value::<bool>(is_coarse).await);
+    world.admin.batch_execute("ROLLBACK").await.expect("it can end");
+    world.close();
 }
 
 /// The kind of a value in the outbox, as somebody sees it who has a dump of it.

@@ -1,8 +1,10 @@
 //! Bad days (OPS-9): PostgreSQL, a server or the disk fails, or a clock is wrong. Clients are told so, go on once it is
-//! over, and read everything that was accepted, once and in order.
+//! over, and read everything that was accepted, once and in order. `postern status` and metrics tell the operator of each
+//! meanwhile (views.rs), and that it is over.
 //!
 //! Elsewhere: anything killed under load (promises/crash.rs), a database that falls silent (database.rs), a standby that is
-//! promoted while people talk (recovery.rs), certificates that are of no use (tls.rs), a year that passes (year.rs).
+//! promoted while people talk (recovery.rs), a server's clock (clocks.rs), certificates that are of no use (tls.rs), a year
+//! that passes (year.rs).
 
 use std::{
     collections::HashSet,
@@ -20,7 +22,11 @@ use postern_tests_kit::{
 };
 use tempfile::TempDir;
 
-use crate::{metrics::Scrape, own_address};
+use crate::{
+    metrics::Scrape,
+    own_address,
+    views::{View, Views},
+};
 
 /// Two people and what one says to the other, whose server may be away.
 pub struct Talk {
@@ -134,7 +140,7 @@ async fn says_that_its_database_is_away(server: &Server) {
     unready.await.assert_problem("without a database", ProblemType::Unavailable);
 }
 
-/// The exit code and text of `postern status` for a server that runs its cluster itself.
+/// The exit code and text of `postern status` for a server that runs its cluster itself, and is known to show no metrics.
 async fn status(server: &Server, dir: &DataDir) -> (Option<i32>, String) {
     let mut command = postern();
     command.args(["status", "--embedded", "--domain", HOME, "--data-dir"]).arg(dir.path());
@@ -155,7 +161,8 @@ fn count(log: &str, what: &str) -> usize {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_private_postgresql_that_is_killed_is_started_again_while_people_talk() {
     let dir = DataDir::migrated().await;
-    let server = Server::embedded(&dir).start().await;
+    let server = Server::embedded(&dir).metrics().start().await;
+    let views = Views::of_embedded(&server, &dir).await;
     let mut talk = Talk::begin(&server).await;
 
     // All of it at once, as if the machine had ended it.
@@ -202,6 +209,26 @@ async fn a_private_postgresql_that_is_killed_is_started_again_while_people_talk(
     let log = server.log();
     assert_eq!(count(&log, "PostgreSQL ended: starting it again"), 2, "{log}");
     assert!(!log.contains("panicked") && !log.contains("a request failed"), "{log}");
+    views.until("all is well after three crashes", View::is_well).await;
+
+    // It is killed whenever it runs again, until everybody has seen that it is away: one that ends soon after its start has a
+    // pause before the next one.
+    let begun = Instant::now();
+    loop {
+        dir.kill_postgres();
+        talk.keep("said while it is away");
+        let (view, is_accepted) = tokio::join!(views.look(), talk.is_delivered());
+        if !is_accepted && view.is_without_database() {
+            break;
+        }
+        assert!(begun.elapsed() < PATIENCE, "nobody sees that it is away: {}", view.status);
+    }
+    let told = talk.take_told();
+    assert!(told.contains(&Some(ProblemType::Unavailable)), "{told:?}");
+    talk.goes_on("after the last crash").await;
+    talk.assert_told_unavailable_at_most();
+    views.until("all is well again", View::is_well).await;
+    assert!(!server.log().contains("panicked"), "{}", server.log());
     assert!(server.terminate().await.success());
     assert_eq!(dir.postmaster(), None);
 }
@@ -209,13 +236,35 @@ async fn a_private_postgresql_that_is_killed_is_started_again_while_people_talk(
 #[tokio::test(flavor = "multi_thread")]
 async fn a_private_postgresql_that_does_not_answer_is_ended_and_started_again() {
     let dir = DataDir::migrated().await;
-    let server = Server::embedded(&dir).start().await;
+    let server = Server::embedded(&dir).metrics().start().await;
+    let views = Views::of_embedded(&server, &dir).await;
     let mut talk = Talk::begin(&server).await;
-    let first = dir.postmaster().expect("it runs");
+    views.until("all is well", View::is_well).await;
+    let (mut admin, first) = (dir.admin().await, dir.postmaster().expect("it runs"));
     let begun = Instant::now();
     process::signal(&[first], Signal::SIGSTOP);
     // Sessions that are there go on without it.
     talk.goes_on("beside a postmaster that hangs").await;
+
+    // Once they end there are no others.
+    let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'postern_server'";
+    let mut hanging = first;
+    loop {
+        let _ = admin.batch_execute(end).await;
+        talk.keep("said while it takes no session");
+        let mut is_seen = false;
+        while !is_seen && dir.postmaster() == Some(hanging) {
+            let (view, is_accepted) = tokio::join!(views.look(), talk.is_delivered());
+            is_seen = !is_accepted && view.is_without_database();
+            assert!(is_seen || begun.elapsed() < 2 * PATIENCE, "nobody sees that it hangs: {}", view.status);
+        }
+        if is_seen {
+            break;
+        }
+        // It was ended before everybody had looked: the next one hangs, too.
+        (admin, hanging) = (dir.admin().await, dir.postmaster().expect("it runs"));
+        process::signal(&[hanging], Signal::SIGSTOP);
+    }
     while dir.postmaster() == Some(first) {
         assert!(begun.elapsed() < Duration::from_secs(150), "it still hangs");
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -224,6 +273,7 @@ async fn a_private_postgresql_that_does_not_answer_is_ended_and_started_again() 
     another_postmaster(&dir, first).await;
     talk.goes_on("after it").await;
     talk.assert_told_unavailable_at_most();
+    views.until("all is well again", View::is_well).await;
     eventually("it is told that PostgreSQL runs again", async || {
         server.log().contains("PostgreSQL runs again").then_some(())
     })
@@ -235,7 +285,8 @@ async fn a_private_postgresql_that_does_not_answer_is_ended_and_started_again() 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_private_postgresql_that_does_not_start_is_tried_again_until_it_does() {
     let dir = DataDir::migrated().await;
-    let server = Server::embedded(&dir).start().await;
+    let server = Server::embedded(&dir).metrics().start().await;
+    let views = Views::of_embedded(&server, &dir).await;
     let mut talk = Talk::begin(&server).await;
     let settings = dir.cluster().join("postgresql.auto.conf");
     let good = fs::read_to_string(&settings).unwrap();
@@ -248,6 +299,8 @@ async fn a_private_postgresql_that_does_not_start_is_tried_again_until_it_does()
     })
     .await;
     says_that_its_database_is_away(&server).await;
+    views.until("its database is away", View::is_without_database).await;
+    // Without metrics its port is all that tells of it.
     let (code, text) = status(&server, &dir).await;
     assert!(code == Some(2) && text.contains("problem  database: "), "{text}");
     assert!(text.contains("ok       server: it listens"), "{text}");
@@ -256,11 +309,7 @@ async fn a_private_postgresql_that_does_not_start_is_tried_again_until_it_does()
     fs::write(&settings, good).unwrap();
     talk.goes_on("after it").await;
     assert_eq!(talk.take_told(), [Some(ProblemType::Unavailable)]);
-    eventually("its status is good again", async || {
-        let (code, text) = status(&server, &dir).await;
-        (code != Some(2) && text.contains("  database   PostgreSQL ")).then_some(())
-    })
-    .await;
+    views.until("all is well again", View::is_well).await;
 
     // A server that is told to stop does, in whatever state its database is.
     spoil();
@@ -276,9 +325,14 @@ async fn a_private_postgresql_that_does_not_start_is_tried_again_until_it_does()
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_is_killed_with_its_database_or_without_it_loses_nothing() {
     let dir = DataDir::migrated().await;
-    let mut server = Server::embedded(&dir).listen(own_address()).start().await;
+    // Nobody else listens at its addresses once it is gone.
+    let metrics = own_address().to_string();
+    let builder = Server::embedded(&dir).listen(own_address()).env("POSTERN_METRICS_LISTEN", &metrics);
+    let mut server = builder.start().await;
     let address = server.address();
+    let views = Views::of_embedded(&server, &dir).await;
     let mut talk = Talk::begin(&server).await;
+    views.until("all is well", View::is_well).await;
     for with_database in [false, true] {
         server.kill().await;
         if with_database {
@@ -288,8 +342,17 @@ async fn a_server_that_is_killed_with_its_database_or_without_it_loses_nothing()
         talk.keep("said to nobody");
         assert!(!talk.is_delivered().await);
         assert_eq!(talk.take_told(), [None], "there is no answer");
-        server = Server::embedded(&dir).listen(address).start().await;
+        // A database of which the server alone is gone is looked at as ever.
+        let of_database = match with_database {
+            true => "problem  database: the private cluster in ",
+            false => "ok       durability: what was accepted is on disk",
+        };
+        let is_seen = |view: &View| view.is_without_server() && view.status.contains(of_database);
+        views.until("the server is gone", is_seen).await;
+        let builder = Server::embedded(&dir).listen(address).env("POSTERN_METRICS_LISTEN", views.metrics());
+        server = builder.start().await;
         talk.goes_on("to the next one").await;
+        views.until("all is well again", View::is_well).await;
     }
     assert!(server.terminate().await.success());
 }
@@ -304,7 +367,8 @@ mod as_root {
     async fn a_full_disk_refuses_what_it_cannot_keep_and_loses_nothing() {
         expect_root("make a small disk");
         let dir = DataDir::on_a_disk_of(200).await;
-        let server = Server::embedded(&dir).start().await;
+        let server = Server::embedded(&dir).metrics().start().await;
+        let views = Views::of_embedded(&server, &dir).await;
         let mut talk = Talk::begin(&server).await;
         let admin = dir.admin().await;
         // The log has a file of its own that is nearly empty.
@@ -324,6 +388,10 @@ mod as_root {
         let log = server.log();
         assert!(log.contains("PostgreSQL error 53100"), "{log}");
         assert!(!log.contains("a request failed"), "{log}");
+        let refused = |scrape: &Scrape| scrape.sum("postern_requests_total", &["outcome=\"unavailable\""]);
+        let is_seen =
+            |view: &View| view.has_little_room() && view.scrape.as_ref().is_some_and(|it| refused(it) >= 1.0);
+        views.until("the disk is full, and requests are refused for it", is_seen).await;
 
         // PostgreSQL ends once its log needs another file, and cannot recover without one. New sessions do not even start.
         let first = dir.postmaster().expect("it runs");
@@ -339,14 +407,15 @@ mod as_root {
         })
         .await;
         says_that_its_database_is_away(&server).await;
-        let (code, text) = status(&server, &dir).await;
-        assert!(code == Some(2) && text.contains("problem  database: "), "{text}");
-        assert!(text.contains("a full disk stops PostgreSQL"), "{text}");
+        let is_seen = |view: &View| view.is_without_database() && view.has_little_room();
+        let view = views.until("its database is away, and why", is_seen).await;
+        assert!(view.status.contains("a full disk stops PostgreSQL"), "{}", view.status);
         dir.disk().make_room();
         another_postmaster(&dir, first).await;
         eventually("the server is ready again", async || is_ready(&server).await).await;
         talk.goes_on("there is room again").await;
         talk.assert_told_unavailable_at_most();
+        views.until("all is well again", View::is_well).await;
     }
 }
 
@@ -360,24 +429,15 @@ async fn a_certificate_that_is_renewed_while_people_talk_costs_them_nothing() {
     let server = Server::builder(&cluster).tls(&files).metrics().start().await;
     let front = Front::to(server.address(), &authority.pem());
     let mut talk = Talk::begin_at(&front.url()).await;
-    let metrics = server.metrics_url().await.replace("http://", "").replace("/metrics", "");
-    let status = async || {
-        let mut command = postern();
-        command
-            .arg("status")
-            .env("POSTERN_DOMAIN", HOME)
-            .env("POSTERN_DATABASE_URL", cluster.server_url())
-            .env("POSTERN_METRICS_LISTEN", &metrics)
-            .env("POSTERN_FEDERATION_TRUSTED_ROOTS", authority.file())
-            .env("POSTERN_TLS_CERTIFICATE", &files.certificate)
-            .env("POSTERN_TLS_KEY", &files.key);
-        let output = command.output().await.expect("postern runs");
-        String::from_utf8_lossy(&output.stdout).into_owned()
-    };
+    let views = Views::of(&server, &cluster.server_url())
+        .await
+        .with("POSTERN_FEDERATION_TRUSTED_ROOTS", authority.file())
+        .with("POSTERN_TLS_CERTIFICATE", &files.certificate)
+        .with("POSTERN_TLS_KEY", &files.key);
     let end = async || Scrape::of(&server).await.value("postern_certificate_end_timestamp_seconds");
     let first = end().await;
-    let text = status().await;
-    assert!(text.contains("warning  certificate: the one for home.example ends in 4 days"), "{text}");
+    let ends = "warning  certificate: the one for home.example ends in 4 days";
+    views.until(ends, |view| view.status.contains(ends)).await;
 
     talk.assert_told_unavailable_at_most();
     authority.certify_for_days(&names, 90).replace(&files);
@@ -392,8 +452,8 @@ async fn a_certificate_that_is_renewed_while_people_talk_costs_them_nothing() {
     assert_eq!(talk.take_told(), [], "nobody was told of anything");
     let days = (end().await - first) / DAY as f64;
     assert!((84.0..86.0).contains(&days), "{days} days more");
-    let text = status().await;
-    assert!(text.contains("ok       certificate: the one for home.example is valid for 89 days"), "{text}");
+    let valid = "ok       certificate: the one for home.example is valid for 89 days";
+    views.until(valid, |view| view.is_well() && view.status.contains(valid)).await;
     // A newcomer is served with it.
     let root = reqwest::Certificate::from_pem(authority.pem().as_bytes()).expect("it is a certificate");
     let newcomer = reqwest::Client::builder().tls_certs_only([root]).build().expect("there is TLS");
@@ -404,7 +464,9 @@ async fn a_certificate_that_is_renewed_while_people_talk_costs_them_nothing() {
 /// As an administrator restarts it, or a package's upgrade does.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_is_restarted_in_order_costs_a_moment() {
-    let mut world = World::builder().servers(1).start().await;
+    let builder = World::builder().servers(1).setting("POSTERN_METRICS_LISTEN", "127.0.0.1:0");
+    let mut world = builder.start().await;
+    let views = Views::of(world.server(), &world.cluster.server_url()).await;
     let mut talk = Talk::begin(world.server()).await;
     for round in 0..3 {
         talk.keep(&format!("said before restart {round}"));
@@ -413,8 +475,21 @@ async fn a_database_that_is_restarted_in_order_costs_a_moment() {
         talk.goes_on(&format!("said after restart {round}")).await;
     }
     talk.assert_told_unavailable_at_most();
+    views.until("all is well after three restarts", View::is_well).await;
     let log = world.server().log();
     assert!(!log.contains("panicked") && !log.contains("ERROR"), "{log}");
+
+    // One that takes its time.
+    world.cluster.stop().await;
+    views.until("the database is away", View::is_without_database).await;
+    talk.keep("said while it is away");
+    assert!(!talk.is_delivered().await);
+    assert_eq!(talk.take_told(), [Some(ProblemType::Unavailable)]);
+    world.cluster.restart().await;
+    talk.goes_on("said once it runs again").await;
+    talk.assert_told_unavailable_at_most();
+    views.until("all is well again", View::is_well).await;
+    assert!(!world.server().log().contains("panicked"), "{}", world.server().log());
 }
 
 const DAY: i64 = 24 * 60 * 60;
@@ -440,6 +515,25 @@ async fn everything_due(world: &World) {
     .await;
 }
 
+/// Waits until the operator sees that the database's clock is so many seconds ahead of the server's, or behind it, and which
+/// verdict the database has on it.
+async fn assert_clock_is_seen(views: &Views, ahead: i64, verdict: Option<(f64, &str)>) {
+    let told = "problem  server clock: the clock here is ";
+    let side = if ahead > 0 { " behind the database's" } else { " ahead of the database's" };
+    let is_seen = |view: &View| {
+        let offset = view.figure("postern_clock_offset_seconds");
+        let mut lines = view.status.lines();
+        offset.is_some_and(|offset| (offset + ahead as f64).abs() < 60.0)
+            && view.figure("postern_health{item=\"server clock\"}") == Some(2.0)
+            && lines.any(|line| line.starts_with(told) && line.ends_with(side))
+            && verdict.is_none_or(|(figure, word)| {
+                view.figure("postern_health{item=\"clock\"}") == Some(figure)
+                    && view.status.lines().any(|line| line.starts_with(&format!("{word:<9}clock: ")))
+            })
+    };
+    views.until(&format!("a clock that is {ahead} seconds ahead"), is_seen).await;
+}
+
 async fn verdict(world: &World, item: &str) -> String {
     world.value(&format!("SELECT verdict::text FROM operator.health() WHERE item = '{item}'")).await
 }
@@ -450,7 +544,7 @@ async fn verdict(world: &World, item: &str) -> String {
 async fn a_databases_clock_that_leaps_costs_no_message_and_no_token_is_good_twice() {
     let clock = MovedClock::of_others();
     let world = World::builder().listen(vec![own_address()]).database_by(&clock).tokens(40);
-    let mut world = world.start().await;
+    let mut world = world.setting("POSTERN_METRICS_LISTEN", "127.0.0.1:0").start().await;
     let mut talk = Talk::begin(world.server()).await;
     let spent = world.paid(Call::post("/ds/group-ids")).wire();
     world.send(&spent).await.assert_ok("a token");
@@ -465,8 +559,9 @@ async fn a_databases_clock_that_leaps_costs_no_message_and_no_token_is_good_twic
         eventually("it is delivered", async || talk.is_delivered().await.then_some(())).await;
         clock.move_to(right + leap);
         everything_due(&world).await;
-        if leap.abs() >= 60 * DAY {
-            let expected = if leap > 0 { "warning" } else { "problem" };
+        let far =
+            (leap.abs() >= 60 * DAY).then_some(if leap > 0 { (1.0, "warning") } else { (2.0, "problem") });
+        if let Some((_, expected)) = far {
             assert_eq!(verdict(&world, "clock").await, expected, "{leap}");
         }
         // Further ahead than keys are valid nothing is accepted.
@@ -477,6 +572,8 @@ async fn a_databases_clock_that_leaps_costs_no_message_and_no_token_is_good_twic
         // Servers that see this day, and one that starts on it.
         assert!(world.replace(0, Signal::SIGTERM).await.success());
         everything_due(&world).await;
+        let views = Views::of(world.server(), &world.cluster.server_url()).await;
+        assert_clock_is_seen(&views, right + leap, far).await;
         clock.move_to(right);
         for _ in 0..3 {
             everything_due(&world).await;
@@ -497,6 +594,8 @@ async fn a_databases_clock_that_leaps_costs_no_message_and_no_token_is_good_twic
         .await;
         world.person(&format!("newcomer{number}")).await;
         assert_eq!(verdict(&world, "clock").await, "ok");
+        // The server's clock stands on the day on which all of this began.
+        assert_clock_is_seen(&views, right, Some((0.0, "ok"))).await;
     }
     talk.assert_told_unavailable_at_most();
     let log = world.server().log();

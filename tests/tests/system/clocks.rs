@@ -2,9 +2,9 @@
 //! `postern check` do (OPS-4, OPS-9).
 
 use postern_protocol::problem::ProblemType;
-use postern_tests_kit::{MovedClock, World, eventually, postern};
+use postern_tests_kit::{MovedClock, World, eventually};
 
-use crate::{bad_days::Talk, metrics::Scrape};
+use crate::{bad_days::Talk, metrics::Scrape, views::Views};
 
 const HOUR: i32 = 60 * 60;
 const YEAR: i32 = 365 * 24 * HOUR;
@@ -22,22 +22,10 @@ async fn a_servers_clock_that_is_wrong_is_told_everywhere_and_people_go_on_once_
     let builder = clock.calendar().iter().fold(builder, |world, (name, value)| world.setting(name, value));
     let world = builder.start().await;
     let mut talk = Talk::begin(world.server()).await;
-    let url = world.server().metrics_url().await;
-    let metrics = url.strip_prefix("http://").and_then(|url| url.strip_suffix("/metrics"));
-    let said = async |command: &str| {
-        let mut program = postern();
-        program.arg(command).envs(clock.calendar()).env("POSTERN_DOMAIN", world.domain().as_str());
-        program.env("POSTERN_DATABASE_URL", world.cluster.server_url());
-        program.env("POSTERN_METRICS_LISTEN", metrics.expect("it is a URL of metrics"));
-        let output = program.output().await.expect("postern runs");
-        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
-    };
+    let views = Views::of(world.server(), &world.cluster.server_url()).await;
+    let views = clock.calendar().into_iter().fold(views, |views, (name, value)| views.with(name, value));
     let right = "ok       server clock: it is the database's time here";
-    eventually("all is well", async || {
-        let (code, text) = said("status").await;
-        (code == Some(0) && text.contains(right)).then_some(())
-    })
-    .await;
+    views.until("all is well", |view| view.code == Some(0) && view.status.contains(right)).await;
 
     for (ahead, says) in [
         (HOUR, "60 minutes ahead of"),
@@ -66,14 +54,19 @@ async fn a_servers_clock_that_is_wrong_is_told_everywhere_and_people_go_on_once_
         let told = format!("problem  server clock: the clock here is {says} the database's");
         for command in ["status", "check"] {
             eventually(&told, async || {
-                let (code, text) = said(command).await;
+                let (code, text) = views.said(command).await;
                 (code != Some(0) && text.contains(&told)).then_some(())
             })
             .await;
         }
         clock.move_to(0);
         talk.goes_on("at the same time again").await;
-        eventually(right, async || said("status").await.1.contains(right).then_some(())).await;
+        views
+            .until(right, |view| {
+                let is_right = view.figure("postern_health{item=\"server clock\"}") == Some(0.0);
+                is_right && view.status.contains(right)
+            })
+            .await;
     }
     let log = world.server().log();
     // For a moment it has no key of a year ago.

@@ -11,6 +11,7 @@ use postern_protocol::{
     federation::{Description, HomeserverShown, KeySignature, KnownKeys, ServerKey},
     key::SigningKey,
     name::Domain,
+    oblivious::REQUEST_MEDIA_TYPE,
     problem::ProblemType,
 };
 use postern_tests_kit::{Authority, Call, Cluster, FalseHomeserver, Reply, Server, World, eventually, now};
@@ -26,8 +27,13 @@ fn other() -> Domain {
 
 /// The world of one homeserver that finds another at this address.
 async fn world(authority: &Authority, address: SocketAddr) -> World {
+    world_with(authority, &format!("{OTHER}={address}")).await
+}
+
+/// The world of one homeserver that finds these hosts.
+async fn world_with(authority: &Authority, hosts: &str) -> World {
     World::builder()
-        .setting("POSTERN_FEDERATION_HOSTS", &format!("{OTHER}={address}"))
+        .setting("POSTERN_FEDERATION_HOSTS", hosts)
         .setting("POSTERN_FEDERATION_TRUSTED_ROOTS", &authority.file().display().to_string())
         // A look costs one, and some looks wait for what the other server does by the clock.
         .tokens(300)
@@ -270,6 +276,61 @@ async fn what_does_not_prove_to_be_the_homeserver_is_refused_and_changes_nothing
             assert_eq!(world.count(&format!("federation.{table}")).await, 0, "{what}: {table}");
         }
     }
+    world.close();
+}
+
+/// Anybody can describe a homeserver, and say that it is at a host that this server reaches on a private network.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_whose_address_the_operator_set_is_called_for_its_own_domain_and_those_that_are_allowed() {
+    const PARTNER: &str = "https://chat.partner.example";
+    let authority = Authority::new();
+    let key = SigningKey::generate();
+    let at =
+        |base_url: &str| FalseHomeserver::json(&described(&key, |it| base_url.clone_into(&mut it.base_url)));
+    let homeserver = FalseHomeserver::start(&authority.certify(&[OTHER]), Vec::new()).await;
+    let nothing = b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n".to_vec();
+    let partner = FalseHomeserver::start(&authority.certify(&["chat.partner.example"]), nothing).await;
+    let (own, other) = (homeserver.address(), partner.address());
+    let hosts = format!("{OTHER}={own},chat.{OTHER}={own},chat.partner.example={other}");
+    let world = world_with(&authority, &hosts).await;
+    let operator = world.cluster.connect_as("postern_operator").await;
+    let relay = async || {
+        let call = Call::post(format!("/relay/{OTHER}")).with_bytes(REQUEST_MEDIA_TYPE, vec![7; 100]);
+        world.pay(&call).await
+    };
+    let forget = async || {
+        let sql = "DELETE FROM federation.looks; DELETE FROM federation.homeservers";
+        world.admin.batch_execute(sql).await.expect("it can be forgotten");
+    };
+    for base_url in [PARTNER, &format!("{PARTNER}:{}", other.port()), "https://chat.other.example:1"] {
+        homeserver.answer(at(base_url));
+        let why = refusal(&world).await;
+        assert!(why.contains("the base URL is not one that this server may call"), "{base_url}: {why}");
+        assert_eq!(world.count("federation.homeservers").await, 0, "{base_url}");
+        forget().await;
+    }
+    assert_eq!(partner.asked(), 0, "nobody calls it");
+
+    operate(&operator, "operator.allow_domain('other.example')").await;
+    homeserver.answer(at(PARTNER));
+    shown(&world).await;
+    relay().await.assert_problem("it is no gateway", ProblemType::HomeserverRefused);
+    let asked = partner.asked();
+    assert!(asked > 0, "the operator says that it may be there");
+    // What was kept meanwhile counts no more.
+    operate(&operator, "operator.drop_domain_rule('other.example')").await;
+    relay().await.assert_problem("not allowed any more", ProblemType::HomeserverUnknown);
+    assert_eq!(partner.asked(), asked);
+
+    forget().await;
+    homeserver.answer(at("https://chat.other.example"));
+    shown(&world).await;
+    let base_url = "SELECT base_url FROM federation.homeservers";
+    assert_eq!(
+        world.value::<String>(base_url).await,
+        "https://chat.other.example",
+        "a host below the domain"
+    );
     world.close();
 }
 

@@ -83,65 +83,63 @@ async fn a_member_of_a_role_for_operators_logs_in_as_the_system_user_of_its_name
     own.assert_refused(&cluster, NO_RULE).await;
 }
 
-#[tokio::test]
-async fn other_users_of_the_machine_log_in_by_their_roles_once_the_sockets_directory_is_open() {
-    if !Uid::effective().is_root() {
-        let is_left_out = std::env::var_os("POSTERN_TESTS_WITHOUT_ROOT").is_some();
-        assert!(
-            is_left_out,
-            "only root can log in as another user: POSTERN_TESTS_WITHOUT_ROOT=1 leaves this test out"
-        );
-        return;
-    }
-    let mut cluster = Cluster::start().await;
-    let users = "CREATE ROLE daemon LOGIN IN ROLE postern_operator;
-                 CREATE ROLE bin LOGIN IN ROLE postern_monitor;
-                 CREATE ROLE mail LOGIN IN ROLE postern_backup;
-                 CREATE ROLE games LOGIN;
-                 CREATE ROLE nobody LOGIN SUPERUSER";
-    cluster.admin().await.batch_execute(users).await.unwrap();
-    let user =
-        |name: &str| User::from_name(name).unwrap().unwrap_or_else(|| panic!("there is no user {name}"));
-    let (let_in, others) = (user("daemon").gid.as_raw(), user("nobody").gid.as_raw());
-    let login = |name: &str, role, database| {
-        let user = Some((user(name).uid.as_raw(), let_in));
-        Login { user, role, database }
-    };
-    let operator = login("daemon", "daemon", "postern");
-    operator.assert_refused(&cluster, NO_WAY).await;
+mod as_root {
+    use super::*;
+    use crate::expect_root;
 
-    let sockets = cluster.socket_dir().to_owned();
-    chown(&sockets, None, Some(let_in)).unwrap();
-    fs::set_permissions(&sockets, Permissions::from_mode(0o710)).unwrap();
-    // A start leaves that as it is.
-    cluster.restart().await;
-    let found = fs::metadata(&sockets).unwrap();
-    assert_eq!((found.mode() & 0o777, found.gid()), (0o710, let_in));
+    #[tokio::test]
+    async fn other_users_of_the_machine_log_in_by_their_roles_once_the_sockets_directory_is_open() {
+        expect_root("log in as another user");
+        let mut cluster = Cluster::start().await;
+        let users = "CREATE ROLE daemon LOGIN IN ROLE postern_operator;
+                     CREATE ROLE bin LOGIN IN ROLE postern_monitor;
+                     CREATE ROLE mail LOGIN IN ROLE postern_backup;
+                     CREATE ROLE games LOGIN;
+                     CREATE ROLE nobody LOGIN SUPERUSER";
+        cluster.admin().await.batch_execute(users).await.unwrap();
+        let user =
+            |name: &str| User::from_name(name).unwrap().unwrap_or_else(|| panic!("there is no user {name}"));
+        let (let_in, others) = (user("daemon").gid.as_raw(), user("nobody").gid.as_raw());
+        let login = |name: &str, role, database| {
+            let user = Some((user(name).uid.as_raw(), let_in));
+            Login { user, role, database }
+        };
+        let operator = login("daemon", "daemon", "postern");
+        operator.assert_refused(&cluster, NO_WAY).await;
 
-    let users = "SELECT count(*) FROM operator.users()";
-    let (monitor, backup) = (login("bin", "bin", "postern"), login("mail", "mail", "postern"));
-    assert_eq!(operator.ask(&cluster, users).await, Ok("0".to_owned()));
-    let health = "SELECT count(*) > 0 FROM operator.health()";
-    assert_eq!(monitor.ask(&cluster, health).await, Ok("t".to_owned()));
-    assert_eq!(backup.ask(&cluster, "SELECT count(*) FROM auth.users").await, Ok("0".to_owned()));
-    for denied in [&monitor, &backup] {
-        let complaint = denied.ask(&cluster, users).await.expect_err("it is an operator's");
-        assert!(complaint.contains("permission denied"), "{complaint}");
-    }
+        let sockets = cluster.socket_dir().to_owned();
+        chown(&sockets, None, Some(let_in)).unwrap();
+        fs::set_permissions(&sockets, Permissions::from_mode(0o710)).unwrap();
+        // A start leaves that as it is.
+        cluster.restart().await;
+        let found = fs::metadata(&sockets).unwrap();
+        assert_eq!((found.mode() & 0o777, found.gid()), (0o710, let_in));
 
-    for (name, role, database, why) in [
-        ("games", "games", "postern", NO_RULE),
-        ("nobody", "nobody", "postern", NO_RULE),
-        ("daemon", "daemon", "postgres", NO_RULE),
-        ("daemon", "bin", "postern", ANOTHER_USER),
-        ("games", "daemon", "postern", ANOTHER_USER),
-        ("daemon", "postern_operator", "postern", ANOTHER_USER),
-        ("daemon", "postern_server", "postern", ANOTHER_USER),
-        ("daemon", "postern_admin", "postern", ANOTHER_USER),
-        ("daemon", "postern_admin", "postgres", ANOTHER_USER),
-    ] {
-        login(name, role, database).assert_refused(&cluster, why).await;
+        let users = "SELECT count(*) FROM operator.users()";
+        let (monitor, backup) = (login("bin", "bin", "postern"), login("mail", "mail", "postern"));
+        assert_eq!(operator.ask(&cluster, users).await, Ok("0".to_owned()));
+        let health = "SELECT count(*) > 0 FROM operator.health()";
+        assert_eq!(monitor.ask(&cluster, health).await, Ok("t".to_owned()));
+        assert_eq!(backup.ask(&cluster, "SELECT count(*) FROM auth.users").await, Ok("0".to_owned()));
+        for denied in [&monitor, &backup] {
+            let complaint = denied.ask(&cluster, users).await.expect_err("it is an operator's");
+            assert!(complaint.contains("permission denied"), "{complaint}");
+        }
+
+        for (name, role, database, why) in [
+            ("games", "games", "postern", NO_RULE),
+            ("nobody", "nobody", "postern", NO_RULE),
+            ("daemon", "daemon", "postgres", NO_RULE),
+            ("daemon", "bin", "postern", ANOTHER_USER),
+            ("games", "daemon", "postern", ANOTHER_USER),
+            ("daemon", "postern_operator", "postern", ANOTHER_USER),
+            ("daemon", "postern_server", "postern", ANOTHER_USER),
+            ("daemon", "postern_admin", "postern", ANOTHER_USER),
+            ("daemon", "postern_admin", "postgres", ANOTHER_USER),
+        ] {
+            login(name, role, database).assert_refused(&cluster, why).await;
+        }
+        let stranger = Login { user: Some((user("daemon").uid.as_raw(), others)), ..operator };
+        stranger.assert_refused(&cluster, NO_WAY).await;
     }
-    let stranger = Login { user: Some((user("daemon").uid.as_raw(), others)), ..operator };
-    stranger.assert_refused(&cluster, NO_WAY).await;
 }

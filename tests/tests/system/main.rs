@@ -33,6 +33,7 @@ mod setup;
 mod status;
 mod tls;
 mod upgrade_cluster;
+mod views;
 mod year;
 
 use std::net::{Ipv4Addr, SocketAddr};

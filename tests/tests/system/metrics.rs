@@ -18,6 +18,7 @@ use reqwest::{Method, StatusCode};
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 
 /// One scrape, by series: `name{labels}` as it is written.
+#[derive(Debug)]
 pub struct Scrape(BTreeMap<String, f64>);
 
 impl Scrape {
@@ -25,7 +26,7 @@ impl Scrape {
         Self::read(&server.metrics().await)
     }
 
-    fn read(text: &str) -> Self {
+    pub fn read(text: &str) -> Self {
         let samples = text.lines().filter(|line| !line.starts_with('#')).map(|line| {
             let (series, value) = line.rsplit_once(' ').unwrap_or_else(|| panic!("{line}"));
             (series.to_owned(), value.parse().unwrap_or_else(|_| panic!("{line}")))

@@ -4,12 +4,13 @@
 use std::{collections::BTreeSet, fs, process::Command, time::Duration};
 
 use postern_client::{Client, Event};
-use postern_protocol::{ds::GroupId, problem::ProblemType};
+use postern_protocol::{ds::GroupId, key::SigningKey, name::Domain, problem::ProblemType};
 use postern_tests_kit::{
-    Call, DataDir, Neighbours, PATIENCE, Prometheus, Server, Way, befriend, eventually, in_tree, joined,
+    Ask, Call, DataDir, Neighbours, PATIENCE, Prometheus, Server, Way, befriend, challenge, eventually,
+    in_tree, joined,
 };
 use serde_json::Value;
-use tokio::time::sleep;
+use tokio::task::JoinSet;
 
 use crate::metrics::Scrape;
 
@@ -42,18 +43,38 @@ fn metrics(expression: &str) -> BTreeSet<String> {
     words.filter(is_metric).map(str::to_owned).collect()
 }
 
-/// Two people talk in their group, and somebody asks for what there is not, for ever: there are rates as long as somebody
-/// looks at them.
-async fn talk([alice, bob]: [Client; 2], group: GroupId, way: Way) {
-    let heard = |event: &Event| matches!(event, Event::Message { .. });
+/// The problems of requests that [`ask`] sends, each time.
+const REFUSED: [ProblemType; 5] = [
+    ProblemType::NotFound,
+    ProblemType::MethodNotAllowed,
+    ProblemType::TokenRequired,
+    ProblemType::TokenSpent,
+    ProblemType::InvalidTokenRequest,
+];
+
+/// Talks in groups, without a pause, and hears the others, for ever.
+async fn talk(person: Client, groups: Vec<GroupId>) {
     loop {
-        for [speaker, listener] in [[&alice, &bob], [&bob, &alice]] {
+        for group in &groups {
             // A message whose sending failed waits in the outbox, and is sent later.
-            let _ = speaker.group_with_id(&group).send("hello").await;
-            let _ = listener.sync_until(Duration::from_secs(1), heard).await;
+            let _ = person.group_with_id(group).send("hello").await;
         }
-        let _ = way.try_send(&Call::get("/nowhere")).await;
-        sleep(Duration::from_millis(200)).await;
+        let _ = person.sync(Duration::from_secs(1)).await;
+    }
+}
+
+/// Takes tokens for a user, and sends what is refused, without a pause, for ever. `paid` is a request that is good once.
+async fn ask(way: Way, domain: Domain, issuer_key: Vec<u8>, user: SigningKey, paid: Call) {
+    let refused = [Call::get("/nowhere"), Call::put("/ds/group-ids"), Call::post("/ds/group-ids"), paid];
+    loop {
+        for call in &refused {
+            let _ = way.try_send(call).await;
+        }
+        // No batch has seven tokens.
+        for number in [7, 10] {
+            let batch = Ask::batch_for(&issuer_key, number, &challenge(&domain)).call(&user).at(&domain);
+            let _ = way.try_send(&batch).await;
+        }
     }
 }
 
@@ -142,15 +163,37 @@ async fn prometheus_evaluates_every_expression_of_the_dashboard_and_of_the_alert
     urls.push(embedded.metrics_url().await);
     let prometheus = Prometheus::start(&urls, &in_tree(ALERTS)).await;
 
+    // Two groups, one of them across; two people talk to each other in that one first.
+    for world in &neighbours.worlds {
+        world.lift_allowances().await;
+    }
     let (alice, bob) = (neighbours[0].person("alice").await, neighbours[1].person("bob").await);
-    let group = alice.create_group("across").await.expect("a group").id().clone();
-    befriend(&alice, &bob, &group).await;
+    let across = alice.create_group("across").await.expect("a group").id().clone();
+    befriend(&alice, &bob, &across).await;
     joined(&bob, 1).await;
     let heard = |event: &Event| matches!(event, Event::Message { .. });
-    alice.group_with_id(&group).send("hello").await.expect("a member can speak");
+    alice.group_with_id(&across).send("hello").await.expect("a member can speak");
     let events = bob.sync_until(PATIENCE, heard).await.expect("he reads");
     assert!(events.iter().any(heard), "{events:?}");
-    let talking = tokio::spawn(talk([alice, bob], group, neighbours[0].way(0)));
+    let (carol, dan) = (neighbours[0].person("carol").await, neighbours[0].person("dan").await);
+    let here = alice.create_group("here").await.expect("a group").id().clone();
+    for (friend, group) in [(&carol, &across), (&dan, &here)] {
+        befriend(&alice, friend, group).await;
+        joined(friend, 1).await;
+    }
+    let (world, asker) = (&neighbours[0], neighbours[0].user("asker").await);
+    let mut load = JoinSet::new();
+    for (person, groups) in [
+        (alice, vec![across.clone(), here.clone()]),
+        (bob, vec![across.clone()]),
+        (carol, vec![across]),
+        (dan, vec![here]),
+    ] {
+        load.spawn(talk(person, groups));
+    }
+    let (way, domain, issuer_key) = (world.way(0), world.domain().clone(), world.token_key().to_vec());
+    let paid = world.paid(Call::post("/ds/group-ids"));
+    load.spawn(ask(way, domain, issuer_key, asker.device.key.clone(), paid));
 
     let panels = panels();
     assert!(panels.len() > 70, "{}", panels.len());
@@ -209,7 +252,25 @@ async fn prometheus_evaluates_every_expression_of_the_dashboard_and_of_the_alert
         }
     }
 
-    // Neither does a restore by itself: numbers leap, keys are revoked, and people and neighbours go on.
+    // It was a load: messages came in, tokens went out, and what is refused was, many times each.
+    let refused = REFUSED.map(|kind| format!("postern_requests_total{{outcome=\"{}\"}}", kind.slug()));
+    let done = [
+        "postern_requests_total{outcome=\"ok\"}",
+        "postern_deliveries_total{outcome=\"delivered\"}",
+        "postern_outgoing_total",
+        "postern_tokens_issued_total{outcome=\"issued\"}",
+        "postern_tokens_shown_total{fate=\"accepted\"}",
+    ];
+    for series in refused.iter().map(String::as_str).chain(done) {
+        let many = format!("sum({series}) > 100");
+        eventually(&many, async || {
+            let found = prometheus.query(&many).await.expect("it is an expression");
+            (!found.is_empty()).then_some(())
+        })
+        .await;
+    }
+
+    // Neither does a restore by itself wake anybody: numbers leap, keys are revoked, and people and neighbours go on.
     let generation: i64 = neighbours[0].value("SELECT operator.begin_generation()").await;
     assert!(generation > 0);
     eventually("other keys issue", async || {
@@ -239,8 +300,8 @@ async fn prometheus_evaluates_every_expression_of_the_dashboard_and_of_the_alert
         })
         .await;
     }
-    assert!(!talking.is_finished(), "they talk all the while");
-    talking.abort();
+    assert!(load.try_join_next().is_none(), "they talk and ask all the while");
+    load.shutdown().await;
 
     // A fault is seen, and none that servers mend by themselves before anybody looks.
     let is_seen = async |name: &str| {

@@ -19,7 +19,7 @@ use postern_tests_kit::{
 use tokio::process::Command;
 use tokio_postgres::Client;
 
-use crate::{bad_days::Talk, own_address};
+use crate::{bad_days::Talk, own_address, views::Views};
 
 const PAGE: &str = "docs/operate/back-up.md";
 
@@ -505,20 +505,9 @@ async fn of_metrics(server: &Server, path: &str) -> String {
     reqwest::get(url).await.expect("the listener answers").text().await.expect("it is text")
 }
 
-/// `postern status` of a server and its database.
-async fn status(server: &Server, url: &str) -> String {
-    let metrics = server.metrics_url().await;
-    let address =
-        metrics.strip_prefix("http://").and_then(|url| url.strip_suffix("/metrics")).expect("it is a URL");
-    let mut status = postern();
-    status.arg("status").env("POSTERN_DOMAIN", HOME).env("POSTERN_DATABASE_URL", url);
-    let output = status.env("POSTERN_METRICS_LISTEN", address).output().await.expect("it runs");
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
 /// The server cannot have what people say accepted, for this reason, which everything tells, long before anybody gives up;
 /// and no request hangs.
-async fn assert_told(server: &Server, talk: &mut Talk, url: &str, ready: &str, standbys: &str) {
+async fn assert_told(server: &Server, talk: &mut Talk, views: &Views, ready: &str, standbys: &str) {
     let begun = Instant::now();
     eventually(ready, async || of_metrics(server, "/ready").await.contains(ready).then_some(())).await;
     assert!(begun.elapsed() < Duration::from_secs(60), "{ready}: after {:?}", begun.elapsed());
@@ -532,18 +521,14 @@ async fn assert_told(server: &Server, talk: &mut Talk, url: &str, ready: &str, s
     assert!(!talk.is_delivered().await);
     assert_eq!(talk.take_told(), [Some(ProblemType::Unavailable)]);
     assert!(begun.elapsed() < Duration::from_secs(60), "it hung for {:?}", begun.elapsed());
-    eventually("metrics tell of it", async || {
-        let metrics = of_metrics(server, "/metrics").await;
-        let told = ["postern_ready 0.0", "postern_health{item=\"standbys\"} 2.0"];
-        told.iter().all(|series| metrics.contains(series)).then_some(())
-    })
-    .await;
-    eventually("the status tells of it", async || {
-        let text = status(server, url).await;
-        let told = [format!("problem  server: not ready: {ready}"), format!("problem  standbys: {standbys}")];
-        told.iter().all(|told| text.contains(told)).then_some(())
-    })
-    .await;
+    let told = [format!("problem  server: not ready: {ready}"), format!("problem  standbys: {standbys}")];
+    let figures = [("postern_ready", 0.0), ("postern_health{item=\"standbys\"}", 2.0)];
+    views
+        .until("status and metrics tell of it", |view| {
+            told.iter().all(|told| view.status.contains(told))
+                && figures.iter().all(|(series, value)| view.figure(series) == Some(*value))
+        })
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -560,6 +545,7 @@ async fn commits_that_hang_and_a_standby_in_the_primarys_place_are_told_and_peop
     lead_to(world.cluster.socket_dir());
     let url = format!("host={} user=postern_server dbname=postern", name.display());
     let server = Server::builder(&world.cluster).database(&url).metrics().start().await;
+    let views = Views::of(&server, &url).await;
     let mut talk = Talk::begin(&server).await;
     places.run("synchronous_standby_names = 'ANY 1").await;
     eventually("each commit waits, and the database knows it", async || {
@@ -572,7 +558,7 @@ async fn commits_that_hang_and_a_standby_in_the_primarys_place_are_told_and_peop
 
     places.pg_ctl(&["stop", "--mode=immediate"]).await;
     let hang = "commits hang: they wait for a synchronous standby that is away";
-    assert_told(&server, &mut talk, &url, hang, "commits hang: they wait for 1 more standbys").await;
+    assert_told(&server, &mut talk, &views, hang, "commits hang: they wait for 1 more standbys").await;
     // Once that is known requests do not wait for it any more, and leave no sessions that do.
     let begun = Instant::now();
     for _ in 0..5 {
@@ -590,7 +576,7 @@ async fn commits_that_hang_and_a_standby_in_the_primarys_place_are_told_and_peop
     let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'postern_server'";
     world.admin.execute(end, &[]).await.unwrap();
     let takes_none = "the database is a standby, and takes no changes";
-    assert_told(&server, &mut talk, &url, takes_none, "this database is a standby itself").await;
+    assert_told(&server, &mut talk, &views, takes_none, "this database is a standby itself").await;
     let refused = Server::builder(&world.cluster).database(&url).try_start().await.err().expect("it ends");
     assert!(refused.contains("is a standby") && refused.contains("name the primary"), "{refused}");
 
@@ -601,8 +587,15 @@ async fn commits_that_hang_and_a_standby_in_the_primarys_place_are_told_and_peop
     admin.batch_execute("ALTER SYSTEM RESET synchronous_standby_names").await.unwrap();
     admin.batch_execute("SELECT pg_reload_conf()").await.unwrap();
     talk.goes_on("said after the promotion").await;
-    let text = status(&server, &url).await;
-    assert!(text.contains("problem  generation: the database was recovered or promoted"), "{text}");
+    let told = "problem  generation: the database was recovered or promoted";
+    views
+        .until(told, |view| {
+            view.status.contains("ok       server: it is ready")
+                && view.status.contains(told)
+                && view.figure("postern_ready") == Some(1.0)
+                && view.figure("postern_health{item=\"generation\"}") == Some(2.0)
+        })
+        .await;
     // The next promotion is another: commits wait for nobody now.
     eventually("servers note that commits wait for nobody", async || {
         let noted = "SELECT NOT waited AND followed = operator.origin() FROM operator.generation";

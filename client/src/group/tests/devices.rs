@@ -261,3 +261,26 @@ fn a_user_whose_newest_key_went_with_its_leaf_gets_another_and_none_that_it_had(
     ghost.store.write(|tx| GroupState::enter(tx, &entry(tx, &id)?.unwrap(), &alice.shown(&id))).unwrap();
     assert!(alice.receive(&ghost.outstanding(&id).unwrap().message).unwrap_err().contains("vouched"));
 }
+
+#[test]
+fn who_comes_back_brings_no_older_user_key_than_its_leaf_has() {
+    let issuer = SigningKey::generate();
+    let ([alice, bob, mallory], id) = three(&issuer);
+    let key = |of: &Person| of.store.read(|tx| Ok(own_leaf(&GroupState::load(tx, &id)?).user_key)).unwrap();
+    let earlier = bob.copy();
+    let commit = bob.stage(&id, &Change::UserKey);
+    let unanswered = bob.copy();
+    bob.confirm(&id);
+    for (device, generation) in [(&unanswered, 1), (&earlier, 2)] {
+        let others = [alice.copy(), mallory.copy()];
+        for other in &others {
+            other.receive(&commit.message).unwrap();
+        }
+        let back = device.rejoin(&id, &others[0].shown(&id), &Differences::default()).unwrap();
+        for other in &others {
+            other.receive(&back).unwrap();
+        }
+        assert_eq!(key(device).unwrap().generation, generation);
+    }
+    assert_eq!(key(&unanswered), key(&bob), "it has the private half");
+}

@@ -18,14 +18,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::bail;
 use clap::Args;
-use postern_cluster::PrivateCluster;
+use postern_cluster::{PrivateCluster, TakenOver};
 use tokio::task::spawn_blocking;
 
 use self::{
     fitting::expect_fitting,
     work::{Failure, Restored, Work},
 };
-use super::{backup, migrate::admin_url, private_cluster, setup, user::load};
+use super::{backup, migrate::admin_url, own_settings, private_cluster, setup, user::load};
 use crate::{config::Settings, keys::master_keys::Sources, telemetry};
 
 const PURPOSE: &str = "postern restore";
@@ -64,7 +64,7 @@ pub async fn run(restore: Restore) -> anyhow::Result<()> {
     let (mut cluster, makes) = private_cluster::start_restore(&mut config).await?.unzip();
     let mut goes_on = makes == Some(false);
     let work = Work { dir: &dir, manifest: &manifest, jobs, least };
-    let mut done = work.restore_into(admin_url(&config), goes_on).await;
+    let mut done = work.restore_into(admin_url(&config), goes_on, cluster.as_ref()).await;
     if matches!(done, Err(Failure::Part)) {
         println!("postern: removing what an interrupted restore left");
         // The whole cluster, with what the dump has of the operator's own.
@@ -73,7 +73,7 @@ pub async fn run(restore: Restore) -> anyhow::Result<()> {
         }
         cluster = private_cluster::start_restore(&mut config).await?.map(|(cluster, _)| cluster);
         goes_on = false;
-        done = work.restore_into(admin_url(&config), goes_on).await;
+        done = work.restore_into(admin_url(&config), goes_on, cluster.as_ref()).await;
     }
     let (emptied, stopped) = leave(cluster, &config.data_dir, goes_on, &done).await;
     let Restored { left_out, without_password } = match done {
@@ -90,17 +90,25 @@ pub async fn run(restore: Restore) -> anyhow::Result<()> {
                 error.context("what was restored could not be removed: restore again, which removes it")
             );
         }
-        Err(Failure::Done) => bail!(
-            "an interrupted restore into {} had come to its end, and left only its mark, which is gone now: `postern check` says how it is. For another backup choose another --data-dir",
-            config.data_dir.display()
-        ),
+        Err(Failure::Done) => {
+            if let Ok(taken) = &stopped {
+                own_settings::tell(manifest.settings.as_ref(), taken.as_ref());
+            }
+            bail!(
+                "an interrupted restore into {} had come to its end, and left only its mark, which is gone now: `postern check` says how it is. For another backup choose another --data-dir",
+                config.data_dir.display()
+            )
+        }
         Err(Failure::Whole(error)) => {
+            if let Ok(taken) = &stopped {
+                own_settings::tell(manifest.settings.as_ref(), taken.as_ref());
+            }
             return Err(error.context(
                 "everything was restored, and another generation began; only the last step failed: run `postern migrate` and `postern check`",
             ));
         }
     };
-    stopped?;
+    let taken = stopped?;
     for what in left_out {
         println!("postern: left out: {what}");
     }
@@ -108,32 +116,48 @@ pub async fn run(restore: Restore) -> anyhow::Result<()> {
     println!(
         "postern: what came since is lost. Clients learn of it with their next request and fetch new tokens, since spent ones cannot be told from others; operate/back-up.md of the documentation says what else to look at"
     );
+    own_settings::tell(manifest.settings.as_ref(), taken.as_ref());
     if !without_password.is_empty() {
         println!("postern: a backup has no passwords: set those of {}", without_password.join(", "));
     }
     Ok(())
 }
 
-/// Ends with a restore's private cluster, and returns whether it was deleted, and how that went. Of a restore that failed
-/// nothing stays but the data directory's mark, with which nobody makes another homeserver there. Where a setup was
-/// interrupted before, one that succeeded is its end: the backup has a policy of registration.
+/// Ends with a restore's private cluster, and returns whether it was deleted, and how that went, with what became of the
+/// operator's settings where one stays. Of a restore that failed nothing stays but the data directory's mark, with which nobody
+/// makes another homeserver there. Where a setup was interrupted before, one that succeeded is its end: the backup has a policy of
+/// registration.
 async fn leave(
     cluster: Option<PrivateCluster>,
     data_dir: &Path,
     goes_on: bool,
     done: &Result<Restored, Failure>,
-) -> (bool, anyhow::Result<()>) {
-    let Some(cluster) = cluster else { return (false, Ok(())) };
+) -> (bool, anyhow::Result<Option<TakenOver>>) {
+    let Some(cluster) = cluster else { return (false, Ok(None)) };
     match done {
         Ok(_) | Err(Failure::Whole(_) | Failure::Done) => {
-            let ended = setup::end(data_dir).and_then(|()| cluster.end_restore());
+            let trying = spawn_blocking(move || {
+                let taken = cluster.take_settings_over();
+                (cluster, taken)
+            });
+            let (cluster, taken) = match trying.await {
+                Ok(tried) => tried,
+                Err(error) => return (false, Err(error.into())),
+            };
+            let ended = taken.and_then(|taken| {
+                setup::end(data_dir)?;
+                cluster.end_restore()?;
+                Ok(Some(taken))
+            });
             (false, private_cluster::stop(Some(cluster)).await.and(ended))
         }
         // It has all of a backup, perhaps.
-        Err(Failure::Untouched(_)) if goes_on => (false, private_cluster::stop(Some(cluster)).await),
+        Err(Failure::Untouched(_)) if goes_on => {
+            (false, private_cluster::stop(Some(cluster)).await.map(|()| None))
+        }
         Err(_) => {
             let removed = spawn_blocking(move || cluster.remove()).await;
-            (true, removed.map_err(anyhow::Error::from).flatten())
+            (true, removed.map_err(anyhow::Error::from).flatten().map(|()| None))
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::{
     cli::{manifest::Manifest, roles::execute},
     database::{
         DatabaseError,
-        generation::{self, BEGUN},
+        generation::{self, BEGUN, RESTORING},
         schemas,
     },
 };
@@ -19,6 +19,8 @@ use crate::{
 const CLOSING: Duration = Duration::from_secs(5);
 /// The advisory lock of the session of a restore: another one must not take its work for what was interrupted.
 const LOCK: i64 = 0x706f_7374_6572_6e01; // "postern", 1
+/// What a removal failed at, for its error.
+const CANNOT_REMOVE: &str = "cannot remove what was restored";
 
 /// Refuses a database into which another restore is under way, and keeps others away as long as the session lives. The
 /// session of one that was killed just now has a moment to end.
@@ -59,8 +61,8 @@ pub(super) async fn expect_alone(client: &Client) -> anyhow::Result<()> {
     }
 }
 
-/// The remains of an interrupted restore in a database, which is marked with the backup's id, to which [`BEGUN`] is added
-/// with another generation.
+/// The remains of an interrupted restore in a database, which is marked with the backup's id and what was there before, and
+/// with the id and [`BEGUN`] once another generation has begun.
 pub(super) enum Left {
     Nothing,
     Part,
@@ -83,44 +85,88 @@ impl Left {
             (false, false) => return Ok(Self::Part),
             (false, true) => {}
         }
-        Ok(match mark.strip_suffix(BEGUN) {
-            Some(of) => Self::Whole { of: of.to_owned(), begun: true },
-            None => Self::Whole { of: mark, begun: false },
-        })
+        let of = mark.split(' ').next().unwrap_or_default().to_owned();
+        Ok(Self::Whole { of, begun: mark.ends_with(BEGUN) })
     }
 }
 
-/// Removes what a restore has made, and ends its sessions: the programs that had them are gone. Roles stay: they belong to
-/// the whole cluster.
+/// Removes what a restore has made, and ends its sessions: the programs that had them are gone. What was there before it began
+/// stays, as far as an empty database has anything, and roles do: they belong to the whole cluster.
 pub(super) async fn remove(client: &Client) -> anyhow::Result<()> {
     client
         .batch_execute(END_SESSIONS)
         .await
         .map_err(DatabaseError::from)
         .context("cannot end the sessions of the restore")?;
+    // An event trigger of the backup's may refuse that the others go.
+    let triggers = drops(client, "f.classid = 'pg_event_trigger'::regclass", i64::MAX).await?;
+    // In one transaction: without its generation nothing that is left is taken for all of a backup.
     client
         .batch_execute(&format!(
-            "DROP SCHEMA IF EXISTS {} CASCADE;
+            "{}
+             DROP SCHEMA IF EXISTS {} CASCADE;
              DROP EXTENSION IF EXISTS postern CASCADE;
              DROP TABLE IF EXISTS public.refinery_schema_history",
+            triggers.concat(),
             schemas().join(", ")
         ))
         .await
         .map_err(DatabaseError::from)
-        .context("cannot remove what was restored")?;
+        .context(CANNOT_REMOVE)?;
+    // What operators made in the database that was backed up. A transaction for each needs no more locks than PostgreSQL has.
+    while let Some(drop) = drops(client, "true", 1).await?.first() {
+        client.batch_execute(drop).await.map_err(DatabaseError::from).context(CANNOT_REMOVE)?;
+    }
     mark(client, None).await
+}
+
+/// The statements that remove what a restore made and a condition is true for, each with what depends on it; so many at most.
+async fn drops(client: &Client, condition: &str, most: i64) -> anyhow::Result<Vec<String>> {
+    let made = format!(
+        "WITH found AS ({FOUND}), before AS (
+             SELECT string_to_array(nullif(split_part(c.setting, ' ', 2), ''), ',') AS addresses
+               FROM pg_db_role_setting s
+               JOIN pg_database d ON d.oid = s.setdatabase AND d.datname = current_database()
+              CROSS JOIN LATERAL unnest(s.setconfig) AS c (setting)
+              WHERE s.setrole = 0 AND starts_with(c.setting, '{RESTORING}=')
+         ), made AS (
+             SELECT f.classid, f.objid
+               FROM found f
+               JOIN before b ON f.address <> ALL (b.addresses)
+              WHERE {condition}
+              ORDER BY f.classid <> 'pg_namespace'::regclass, f.classid <> 'pg_extension'::regclass, f.objid
+              LIMIT $1
+         )
+         SELECT CASE WHEN m.classid = 'pg_largeobject'::regclass THEN format('SELECT pg_catalog.lo_unlink(%s);', m.objid)
+                     ELSE format('DROP %s %s CASCADE;',
+                                 CASE i.type WHEN 'foreign-data wrapper' THEN 'FOREIGN DATA WRAPPER'
+                                             WHEN 'statistics object' THEN 'STATISTICS'
+                                             ELSE i.type END,
+                                 i.identity)
+                 END
+           FROM made m
+          CROSS JOIN LATERAL pg_identify_object(m.classid, m.objid, 0) i"
+    );
+    let rows = client.query(&made, &[&most]).await.map_err(DatabaseError::from).context(CANNOT_REMOVE)?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+/// Marks the database as one that a restore fills from now on, with what is there before.
+pub(super) async fn mark_beginning(client: &Client, id: &str) -> anyhow::Result<()> {
+    let before = format!("SELECT coalesce(string_agg(f.address, ','), '') FROM ({FOUND}) f");
+    let row = client.query_one(&before, &[]).await.map_err(DatabaseError::from)?;
+    mark(client, Some(&format!("{id} {}", row.get::<_, &str>(0)))).await
 }
 
 /// Marks the database as one that is being restored, or takes the mark away.
 pub(super) async fn mark(client: &Client, mark: Option<&str>) -> anyhow::Result<()> {
     let database: String =
         client.query_one("SELECT current_database()::text", &[]).await.map_err(DatabaseError::from)?.get(0);
-    let setting = generation::RESTORING;
     let done = match mark {
         Some(mark) => {
-            execute(client, &format!("ALTER DATABASE %I SET {setting} = %L"), &[&database, mark]).await
+            execute(client, &format!("ALTER DATABASE %I SET {RESTORING} = %L"), &[&database, mark]).await
         }
-        None => execute(client, &format!("ALTER DATABASE %I RESET {setting}"), &[&database]).await,
+        None => execute(client, &format!("ALTER DATABASE %I RESET {RESTORING}"), &[&database]).await,
     };
     done.context("cannot mark the database")
 }
@@ -181,3 +227,38 @@ const END_SESSIONS: &str = "
     SELECT pg_terminate_backend(a.pid, 60000)
       FROM pg_stat_activity a
      WHERE a.datname = current_database() AND a.pid <> pg_backend_pid() AND a.backend_type = 'client backend'";
+
+/// Everything in a database that a dump may bring and that goes by itself: schemas, extensions, what is in schemas or in none.
+/// What belongs to an extension, or to one of these otherwise, goes with that. An address is a catalog's number and the object's.
+const FOUND: &str = "
+    SELECT o.classid, o.objid, format('%s.%s', o.classid, o.objid) AS address
+      FROM (SELECT 'pg_namespace'::regclass::oid AS classid, n.oid AS objid
+              FROM pg_namespace n
+             WHERE n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'public')
+             UNION ALL
+            SELECT 'pg_extension'::regclass, e.oid FROM pg_extension e
+             UNION ALL
+            SELECT 'pg_event_trigger'::regclass, t.oid FROM pg_event_trigger t
+             UNION ALL
+            SELECT 'pg_publication'::regclass, p.oid FROM pg_publication p
+             UNION ALL
+            SELECT 'pg_foreign_data_wrapper'::regclass, w.oid FROM pg_foreign_data_wrapper w
+             UNION ALL
+            SELECT 'pg_foreign_server'::regclass, s.oid FROM pg_foreign_server s
+             UNION ALL
+            SELECT 'pg_largeobject'::regclass, l.oid FROM pg_largeobject_metadata l
+             UNION ALL
+            SELECT 'pg_cast'::regclass, c.oid FROM pg_cast c WHERE c.oid >= 16384
+             UNION ALL
+            SELECT 'pg_language'::regclass, l.oid FROM pg_language l WHERE l.oid >= 16384
+             UNION ALL
+            SELECT 'pg_am'::regclass, a.oid FROM pg_am a WHERE a.oid >= 16384
+             UNION ALL
+            SELECT d.classid, d.objid
+              FROM pg_depend d
+              JOIN pg_namespace n ON n.oid = d.refobjid
+             WHERE d.refclassid = 'pg_namespace'::regclass AND d.deptype = 'n'
+               AND d.classid <> 'pg_extension'::regclass
+               AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema') o
+     WHERE NOT EXISTS (SELECT FROM pg_depend m
+                        WHERE m.classid = o.classid AND m.objid = o.objid AND m.deptype = 'e')";

@@ -4,14 +4,14 @@
 use std::path::Path;
 
 use anyhow::ensure;
-use postern_cluster::dump_programs;
+use postern_cluster::{PrivateCluster, dump_programs};
 use tokio_postgres::Client;
 
 use super::{
     PURPOSE,
     fill::fill,
     roles::without_password,
-    target::{Left, expect_alone, expect_place, mark, remove},
+    target::{Left, expect_alone, expect_place, mark, mark_beginning, remove},
 };
 use crate::{
     cli::{dump::connect, interruption::unless_interrupted, manifest::Manifest},
@@ -54,11 +54,12 @@ pub(super) struct Work<'a> {
 }
 
 impl Work<'_> {
-    /// Restores into a database. `goes_on`: an interrupted restore made its cluster.
+    /// Restores into a database, of the private cluster if there is one. `goes_on`: an interrupted restore made that.
     pub(super) async fn restore_into(
         &self,
         admin_url: anyhow::Result<&ConnectionString>,
         goes_on: bool,
+        cluster: Option<&PrivateCluster>,
     ) -> Result<Restored, Failure> {
         let prepared = async {
             let url = admin_url?;
@@ -68,7 +69,7 @@ impl Work<'_> {
             anyhow::Ok((url, client, left))
         };
         let (url, client, left) = prepared.await.map_err(Failure::Untouched)?;
-        let left_out = match left {
+        let mut left_out = match left {
             Left::Whole { of, begun } => {
                 println!("postern: everything was restored by an interrupted restore: doing its last steps");
                 self.finish(&client, &of, begun).await.map_err(Failure::Untouched)?;
@@ -83,6 +84,12 @@ impl Work<'_> {
             Left::Done if goes_on => return Err(Failure::Done),
             Left::Done | Left::Nothing => self.restore_anew(&client, url).await?,
         };
+        // The mark is there still: after a kill the next restore does this, too.
+        if let (Some(cluster), Some(settings)) = (cluster, &self.manifest.settings)
+            && let Err(error) = cluster.keep_settings(settings.to_take_over())
+        {
+            left_out.push(format!("the settings of the private cluster ({error:#})"));
+        }
         // From here on servers can come in, and nothing is removed.
         let opened = async {
             println!("postern: {}", migrate::run(url, None).await?);
@@ -98,7 +105,7 @@ impl Work<'_> {
         let prepared = async {
             let major = expect_place(client, self.manifest).await?;
             let bin = dump_programs(major)?;
-            mark(client, Some(&self.manifest.id())).await?;
+            mark_beginning(client, &self.manifest.id()).await?;
             anyhow::Ok(bin)
         };
         let bin = prepared.await.map_err(Failure::Removed)?;

@@ -34,7 +34,7 @@ pub(super) fn apply(
 ) -> Result<Next, Failure> {
     let old_epoch = group.mls.epoch();
     let known = waiting.iter().map(proposed).collect::<Result<Vec<_>, _>>().map_err(Failure::fault)?;
-    let mut content = content(&commit, by, waiting, submission.signer)?;
+    let mut content = content(&commit, by, waiting)?;
     let added: Vec<KeyPackage> =
         commit.add_proposals().map(|add| add.add_proposal().key_package().clone()).collect();
     let updated = updated(&commit);
@@ -71,7 +71,7 @@ pub(super) fn apply(
     let policy = group::policy(group.mls.extensions(), accept)?;
     if let Actor::Joiner(leaf) = by {
         let signed = to_join(submission.group_id, old_epoch, &submission.signer);
-        content.vouchers.extend(vouching_user(&group.roster, roster.member(leaf), &signed, voucher));
+        content.voucher = vouching_user(&group.roster, roster.member(leaf), &signed, voucher);
     }
     let after = View { policy: &policy, roster: &roster };
     judge(&group, &known, &content, after, submission.rules)?;

@@ -3,7 +3,6 @@
 use std::collections::HashSet;
 
 use openmls::prelude::{Proposal, QueuedProposal, Sender, StagedCommit};
-use postern_protocol::PublicKey;
 
 use crate::{
     ds::policy::{Actor, Change, Commit, Proposed},
@@ -15,7 +14,6 @@ pub(super) fn content(
     commit: &StagedCommit,
     by: Actor,
     waiting: &[QueuedProposal],
-    signer: PublicKey,
 ) -> Result<Commit, InvalidMls> {
     let known: HashSet<_> = waiting.iter().map(QueuedProposal::proposal_reference_ref).collect();
     let mut taken = HashSet::new();
@@ -28,7 +26,7 @@ pub(super) fn content(
         }
     }
     let takes = waiting.iter().map(|proposal| taken.contains(proposal.proposal_reference_ref())).collect();
-    Ok(Commit { by, vouchers: vec![signer], changes, takes })
+    Ok(Commit { by, voucher: None, changes, takes })
 }
 
 pub(super) fn proposed(proposal: &QueuedProposal) -> Result<Proposed, InvalidMls> {

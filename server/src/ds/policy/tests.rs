@@ -56,12 +56,9 @@ struct Scene {
 fn scene(by: Actor, changes: &[Change], waiting: &[Proposed]) -> Scene {
     let policy = GroupPolicy { state_secret: [0; 32], admins: vec![ALICE] };
     let members = vec![member(A, ALICE), member(B1, BOB), member(B2, BOB), member(C, CAROL)];
-    let voucher = match by {
-        Actor::Member(leaf) => leaf_key(leaf),
-        _ => user_key(BOB, 0).public_key,
-    };
+    let voucher = matches!(by, Actor::Joiner(_)).then(|| user_key(BOB, 0).public_key);
     let takes = vec![true; waiting.len()];
-    let commit = Commit { by, vouchers: vec![voucher], changes: changes.to_vec(), takes };
+    let commit = Commit { by, voucher, changes: changes.to_vec(), takes };
     let removed = commit.removes(waiting);
     let mut next_members: Vec<_> =
         members.iter().filter(|member| !removed.contains(&member.leaf)).cloned().collect();
@@ -118,6 +115,11 @@ const JOINS: Actor = Actor::Joiner(FREE);
 
 fn cycled(scene: Scene, leaf: u32) -> Scene {
     scene.with_next(leaf, |member| member.user_key = Some(user_key(member.pseudonym, 1)))
+}
+
+/// Without the signature of the user's key.
+fn unvouched(scene: Scene) -> Scene {
+    scene.with(|scene| scene.commit.voucher = None)
 }
 
 type Case = (&'static str, Scene, Result<Vec<Operation>, Violation>);
@@ -291,12 +293,19 @@ fn who_may_commit_what() {
         (
             "signed by another user's key",
             scene(JOINS, &[ExternalInit], &[])
-                .with(|scene| scene.commit.vouchers = vec![user_key(CAROL, 0).public_key]),
+                .with(|scene| scene.commit.voucher = Some(user_key(CAROL, 0).public_key)),
             Err(V::UnknownJoiner),
         ),
         (
             "signed by a leaf of Bob's that stays",
-            scene(JOINS, &[ExternalInit], &[]).with(|scene| scene.commit.vouchers = vec![leaf_key(B1)]),
+            scene(JOINS, &[ExternalInit], &[]).with(|scene| scene.commit.voucher = Some(leaf_key(B1))),
+            Err(V::UnknownJoiner),
+        ),
+        ("signed by nobody", unvouched(scene(JOINS, &[ExternalInit], &[])), Err(V::UnknownJoiner)),
+        (
+            "with the user's key as its own, which members take for no voucher",
+            unvouched(scene(JOINS, &[ExternalInit], &[]))
+                .with_next(FREE, |new| new.signature_key = user_key(BOB, 0).public_key),
             Err(V::UnknownJoiner),
         ),
         (
@@ -311,20 +320,56 @@ fn who_may_commit_what() {
         ),
         (
             "a client of Bob's comes back",
-            scene(Actor::Joiner(B1), &[ExternalInit, Remove(B1)], &[])
-                .with(|scene| scene.commit.vouchers = vec![leaf_key(B1)]),
+            unvouched(scene(Actor::Joiner(B1), &[ExternalInit, Remove(B1)], &[])),
             Ok(vec![O::Join, O::Resync]),
         ),
         (
             "or another one in its place, by the user's key",
-            scene(Actor::Joiner(B1), &[ExternalInit, Remove(B1)], &[]),
+            scene(Actor::Joiner(B1), &[ExternalInit, Remove(B1)], &[])
+                .with_next(B1, |new| new.signature_key = leaf_key(FREE)),
             Ok(vec![O::Join, O::Resync]),
         ),
         (
+            "or by nobody",
+            unvouched(scene(Actor::Joiner(B1), &[ExternalInit, Remove(B1)], &[]))
+                .with_next(B1, |new| new.signature_key = leaf_key(FREE)),
+            Err(V::UnknownJoiner),
+        ),
+        (
             "in somebody else's place",
-            scene(Actor::Joiner(C), &[ExternalInit, Remove(C)], &[])
-                .with(|scene| scene.commit.vouchers = vec![leaf_key(C)]),
+            unvouched(scene(Actor::Joiner(C), &[ExternalInit, Remove(C)], &[])),
             Err(V::ResyncOfAnother),
+        ),
+        (
+            "a client comes back with a newer user key",
+            cycled(unvouched(scene(Actor::Joiner(B1), &[ExternalInit, Remove(B1)], &[])), B1),
+            Ok(vec![O::Join, O::Resync]),
+        ),
+        (
+            "with another one of the same generation",
+            unvouched(scene(Actor::Joiner(B1), &[ExternalInit, Remove(B1)], &[]))
+                .with(|scene| scene.members[1].user_key = Some(user_key(BOB, 1)))
+                .with_next(B1, |bob| bob.user_key = Some(user_key(DAVE, 1))),
+            Err(V::UserKeyChanged),
+        ),
+        (
+            "with an older one",
+            unvouched(scene(Actor::Joiner(B1), &[ExternalInit, Remove(B1)], &[]))
+                .with(|scene| scene.members[1].user_key = Some(user_key(BOB, 1))),
+            Err(V::UserKeyChanged),
+        ),
+        (
+            "a new client with the leaf key, and not the user key, of one that goes",
+            scene(by(B1), &[Add(BOB)], &[proposed(Actor::Server, Remove(B2))])
+                .with(|scene| scene.members[2].user_key = Some(user_key(BOB, 1)))
+                .with_next(FREE, |new| new.signature_key = leaf_key(B2)),
+            Err(V::UserKeyChanged),
+        ),
+        (
+            "a new user with the leaf key of one that goes",
+            scene(by(A), &[Remove(C), Add(DAVE)], &[])
+                .with_next(FREE, |dave| dave.signature_key = leaf_key(C)),
+            Ok(vec![O::RemoveUser, O::AddUser]),
         ),
         ("a joiner adds others", scene(JOINS, &[ExternalInit, Add(DAVE)], &[]), Err(V::ProposalType)),
         ("a joiner takes a leaver along", scene(JOINS, &[ExternalInit], &[BOB_LEAVES]), Ok(vec![O::Join])),
@@ -364,12 +409,12 @@ fn who_may_commit_what() {
             Err(V::AddressShared),
         ),
         (
-            "a newcomer with an address like another's at another homeserver",
+            "a newcomer with another's address, said to be at another homeserver",
             scene(by(A), &[Add(DAVE)], &[]).with_next(FREE, |dave| {
                 dave.address = Address::new([2; 32]);
                 dave.domain = Some("b.example".parse().unwrap());
             }),
-            Ok(vec![O::AddUser]),
+            Err(V::AddressShared),
         ),
         ("the server commits", scene(Actor::Server, &[Remove(C)], &[]), Err(V::ProposalType)),
     ];

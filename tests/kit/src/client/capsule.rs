@@ -20,6 +20,11 @@ pub struct Capsule {
 impl Capsule {
     /// Seals a request, for the domain that it is for, with the first of these key configurations.
     pub fn seal(keys: &[u8], wire: &Wire) -> Self {
+        Self::followed(keys, wire, &[])
+    }
+
+    /// The same with these bytes behind the request.
+    pub fn followed(keys: &[u8], wire: &Wire, behind: &[u8]) -> Self {
         let domain: Domain = wire.authority.parse().expect("it is a domain");
         let url = format!("https://{domain}{}", wire.target);
         let mut request = Request::builder()
@@ -28,7 +33,7 @@ impl Capsule {
             .body(wire.body.clone())
             .expect("a request");
         *request.headers_mut() = wire.headers.clone();
-        Self::of(keys, &oblivious::encode_request(&request, &domain))
+        Self::of(keys, &[&oblivious::encode_request(&request, &domain)[..], behind].concat())
     }
 
     /// Seals any bytes.

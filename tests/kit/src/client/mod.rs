@@ -6,6 +6,7 @@ mod flood;
 mod friendship;
 mod group;
 mod mailbox;
+mod onlooker;
 mod party;
 mod payer;
 mod provider;
@@ -24,6 +25,7 @@ pub use friendship::{
 };
 pub use group::{Group, Member, creation, leaf_extensions, policy_extensions};
 pub use mailbox::{Mailbox, deposited, depositing, fresh_address, hpke_key};
+pub use onlooker::Onlooker;
 pub use party::{Commit, Made, Party, Received, SUITE, mistagged, public_application};
 pub use payer::Payer;
 pub use provider::{Spoil, UNUSABLE};

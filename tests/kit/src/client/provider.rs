@@ -27,7 +27,7 @@ enum Lie {
         /// Key pairs to be made before that one.
         place: usize,
         made: usize,
-        spoil: Spoil,
+        spoil: Box<dyn Fn(Vec<u8>) -> Vec<u8> + Send>,
         /// Whether encryption is to the keys that others have, and not garbage.
         encrypts: bool,
     },
@@ -70,12 +70,17 @@ impl Provider {
     /// Makes the key pair of this number, counted from now on, with another public key. It encrypts nothing any more,
     /// since it might not be able to.
     pub fn lie(&self, place: usize, spoil: Spoil) {
-        *self.lying() = Some(Lie::Key { place, made: 0, spoil, encrypts: false });
+        self.lie_about_a_key(place, false, Box::new(spoil));
     }
 
-    /// The same with a public key that others can encrypt to, and that can be encrypted to here.
+    /// As [`Self::lie`], with this public key, which may be somebody's.
+    pub fn claim(&self, place: usize, key: Vec<u8>) {
+        self.lie_about_a_key(place, false, Box::new(move |_: Vec<u8>| key.clone()));
+    }
+
+    /// As [`Self::lie`], with a public key that others can encrypt to, and that can be encrypted to here.
     pub fn lie_usably(&self, place: usize, spoil: Spoil) {
-        *self.lying() = Some(Lie::Key { place, made: 0, spoil, encrypts: true });
+        self.lie_about_a_key(place, true, Box::new(spoil));
     }
 
     /// Makes the next authentication code another one.
@@ -94,6 +99,10 @@ impl Provider {
             Some(Lie::Key { made, .. }) => made,
             _ => 0,
         }
+    }
+
+    fn lie_about_a_key(&self, place: usize, encrypts: bool, spoil: Box<dyn Fn(Vec<u8>) -> Vec<u8> + Send>) {
+        *self.lying() = Some(Lie::Key { place, made: 0, spoil, encrypts });
     }
 
     fn lying(&self) -> MutexGuard<'_, Option<Lie>> {

@@ -227,6 +227,13 @@ impl Cluster {
         self.running = Some(started.unwrap_or_else(|error| panic!("the cluster does not start: {error:#}")));
     }
 
+    /// Stops PostgreSQL in order, as an administrator does: all sessions end. [`Cluster::restart`] starts it again.
+    pub async fn stop(&mut self) {
+        let running = self.running.take().expect("the cluster was started");
+        let stopped = spawn_blocking(move || running.stop()).await.expect("stopping does not panic");
+        stopped.unwrap_or_else(|error| panic!("the cluster does not stop: {error:#}"));
+    }
+
     /// Lets PostgreSQL read its configuration again. Returns once its postmaster does, which takes no connection meanwhile.
     pub async fn reload(&self) {
         const SAID: &str = "reloading configuration files";

@@ -1,20 +1,25 @@
-//! Keys that nobody can encrypt to: what they would do to a group, and that nobody brings one in (DS-3, AS-3).
+//! Keys that nobody can encrypt to, and keys of other nodes: what they would do to a group, and that nobody brings one in
+//! (DS-3, AS-3).
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use ciborium::Value;
-use openmls::prelude::{Ciphersuite, Extensions};
+use openmls::prelude::{Ciphersuite, Extensions, RatchetTreeIn};
 use postern_protocol::{
-    Address,
+    Address, MlsMessage, RatchetTree,
     ds::CurrentGroup,
     mls::{GroupPolicy, Pseudonym},
     problem::ProblemType,
+};
+use postern_server::mls::{
+    Handshake, InvalidMls, LONGEST_LIFETIME, TrackedGroup, parse_handshake, parse_tree,
 };
 use postern_tests_kit::{
     Call, Commit, Group, Party, SUITE, Spoil, UNUSABLE, User, World, creation, home, identity_commit,
     policy_extensions, random_id, registration,
 };
+use tls_codec::{Deserialize as _, Error, Serialize as _, VLBytes};
 
 use super::{
     fuzz::tls::{self, Kind, Node, sign, with_length},
@@ -23,6 +28,9 @@ use super::{
 
 const HYBRID: Ciphersuite = Ciphersuite::MLS_128_MLKEM768X25519_AES128GCM_SHA256_Ed25519;
 const REASON: &str = "one of the encryption keys is not a usable public key of the ciphersuite";
+/// The server's words, and those of openmls for the keys of leaves.
+const OF_PARENT: &str = "one of the encryption keys is that of another node of the tree";
+const OF_LEAF: &str = "Duplicate encryption key in proposals and group.";
 
 /// A spoilt key with ML-KEM: all of its numbers have to be below 3329 (FIPS 203 §7.2).
 const TOO_LARGE: (&str, Spoil) = ("a number beyond the modulus", |mut key| {
@@ -90,48 +98,76 @@ impl Scene {
         let address = world.candidate().await.address;
         Self { group, current, client, address }
     }
+
+    /// A member commits, which gives the nodes above its leaf keys.
+    async fn renew(&mut self, world: &World, by: usize) {
+        let (_, call) = self.group.make(by, update());
+        world.pay(&call).await.assert_ok("a commit");
+        self.group.party(by).merge();
+        for (_, member) in self.group.members.iter_mut().enumerate().filter(|(number, _)| *number != by) {
+            world.receive(member).await;
+        }
+        self.current = world.group_info(&self.group, &self.group.members[1].party.key).await;
+    }
 }
 
-/// Somebody does this, and of the keys that he makes for it the one of this number is spoilt. How many he made.
-type Way = fn(&mut Scene, usize, Spoil) -> (Call, usize);
+/// A wrong key in the place of one that was made.
+#[derive(Clone, Copy)]
+enum Wrong {
+    Spoilt(Spoil),
+    /// That of a node.
+    Of([u8; 32]),
+}
+
+impl Wrong {
+    fn tell(self, party: &Party, place: usize) {
+        match self {
+            Self::Spoilt(spoil) => party.lie(place, spoil),
+            Self::Of(key) => party.claim(place, &key),
+        }
+    }
+}
+
+/// Somebody does this, and of the keys that he makes for it the one of this number is wrong. How many he made.
+type Way = fn(&mut Scene, usize, Wrong) -> (Call, usize);
 
 /// The ways to bring keys into a group, and how many each brings.
 const WAYS: [(&str, usize, Way); 5] = [
-    ("an addition: of the Welcome, of the leaf", 2, |scene, place, spoil| {
+    ("an addition: of the Welcome, of the leaf", 2, |scene, place, wrong| {
         let mut newcomer = Party::newcomer();
         newcomer.suite = scene.group.members[0].party.suite;
         newcomer.leaf = newcomer.leaf_at(&home(), scene.address);
-        newcomer.lie(place, spoil);
+        wrong.tell(&newcomer, place);
         let add = adding(&newcomer);
         // The admin does not say that the Welcome could not be encrypted, either.
-        scene.group.party(0).lie(usize::MAX, spoil);
+        scene.group.party(0).lie(usize::MAX, |key| key);
         let (_, call) = scene.group.make(0, add);
         scene.group.party(0).repent();
         scene.group.party(0).forget();
         (call, newcomer.repent())
     }),
-    ("an Update: of the leaf", 1, |scene, place, spoil| {
-        scene.group.party(1).lie(place, spoil);
+    ("an Update: of the leaf", 1, |scene, place, wrong| {
+        wrong.tell(scene.group.party(1), place);
         let proposal = scene.group.party(1).propose_update();
         let made = scene.group.party(1).repent();
         scene.group.party(1).forget();
         (scene.group.submit(1, &proposal, None), made)
     }),
-    ("a commit: of the leaf, of two nodes above it, external_pub", 4, |scene, place, spoil| {
-        scene.group.party(1).lie(place, spoil);
+    ("a commit: of the leaf, of two nodes above it, external_pub", 4, |scene, place, wrong| {
+        wrong.tell(scene.group.party(1), place);
         let (_, call) = scene.group.make(1, update());
         let made = scene.group.party(1).repent();
         scene.group.party(1).forget();
         (call, made)
     }),
-    ("an external commit: of the leaf, of the new root, external_pub", 3, |scene, place, spoil| {
+    ("an external commit: of the leaf, of the new root, external_pub", 3, |scene, place, wrong| {
         let users = scene.client.user.clone();
-        scene.client.lie(place, spoil);
+        wrong.tell(&scene.client, place);
         let made = scene.client.join_externally(&scene.current, Some(&users));
         (scene.group.submit_commit(&scene.client.key, &made), scene.client.repent())
     }),
-    ("a return: of the leaf, of two nodes above it, external_pub", 4, |scene, place, spoil| {
-        scene.group.party(2).lie(place, spoil);
+    ("a return: of the leaf, of two nodes above it, external_pub", 4, |scene, place, wrong| {
+        wrong.tell(scene.group.party(2), place);
         let made = scene.group.party(2).join_externally(&scene.current, None);
         let keys = scene.group.party(2).repent();
         (scene.group.submit_commit(&scene.group.members[2].party.key, &made), keys)
@@ -140,9 +176,32 @@ const WAYS: [(&str, usize, Way); 5] = [
 
 /// Refused for that and nothing else, which changes nothing and costs a token.
 pub async fn assert_unusable(world: &World, what: &str, call: &Call) {
+    assert_wrong(world, what, call, REASON).await;
+}
+
+/// The same for a key that another node has.
+async fn assert_taken(world: &World, what: &str, call: &Call, by_parent: bool) {
+    assert_wrong(world, what, call, if by_parent { OF_PARENT } else { OF_LEAF }).await;
+}
+
+async fn assert_wrong(world: &World, what: &str, call: &Call, reason: &str) {
     world.restock(2).await;
     world.assert_refuses(what, call, ProblemType::InvalidMls).await;
-    world.assert_refused_for(what, call, REASON).await;
+    world.assert_refused_for(what, call, reason).await;
+}
+
+/// The keys of a tree: of its leaves, and of the nodes above them.
+fn keys_in(tree: &RatchetTree) -> (Vec<[u8; 32]>, Vec<[u8; 32]>) {
+    // All nodes begin with their keys (RFC 9420 §7.1, §7.2).
+    let key = |node: Result<Vec<u8>, Error>| -> [u8; 32] {
+        let node = node.expect("it serialises");
+        let key = VLBytes::tls_deserialize(&mut node.as_slice()).expect("it begins with a key");
+        key.as_slice().try_into().expect("it has 32 bytes")
+    };
+    let tree = RatchetTreeIn::tls_deserialize_exact(tree.as_bytes()).expect("it is a tree");
+    let leaves = tree.leaves().map(|leaf| key(leaf.tls_serialize_detached())).collect();
+    let parents = tree.parents().map(|parent| key(parent.tls_serialize_detached())).collect();
+    (leaves, parents)
 }
 
 #[tokio::test]
@@ -156,14 +215,14 @@ async fn nobody_brings_a_key_into_a_group_that_nobody_can_encrypt_to() {
         for (way, keys, make) in WAYS {
             for (what, spoil) in UNUSABLE.into_iter().chain(too_large) {
                 for place in 0..keys {
-                    let (call, made) = make(&mut scene, place, spoil);
+                    let (call, made) = make(&mut scene, place, Wrong::Spoilt(spoil));
                     assert_eq!(made, keys, "{way}");
                     assert_unusable(&world, &format!("{way}: number {place}: {what}, {suite:?}"), &call)
                         .await;
                 }
             }
             // Nothing else was wrong with it.
-            let (call, _) = make(&mut scene, usize::MAX, |key| key);
+            let (call, _) = make(&mut scene, usize::MAX, Wrong::Spoilt(|key| key));
             world.pay(&call).await.assert_ok(way);
             scene = Scene::of(&world, suite).await;
         }
@@ -262,5 +321,124 @@ async fn no_identity_has_a_client_with_a_key_that_nobody_can_encrypt_to() {
         alice.device.forget();
         assert_unusable(&world, what, &identity_commit(&alice, &made, &alice.device)).await;
     }
+    world.close();
+}
+
+/// With openmls alone, and what the server makes of it.
+#[test]
+fn a_leaf_with_the_key_of_a_node_lets_nobody_in() {
+    let mut founder = Party::newcomer();
+    founder.found(b"a group", Extensions::empty());
+    let mut members: Vec<_> = (0..3).map(|_| Party::newcomer()).collect();
+    let add = members.iter().map(Party::key_package).collect();
+    let made = founder.commit(Commit { add, update: true, ..Default::default() });
+    founder.merge();
+    let (welcome, tree) = (made.welcome.expect("it adds"), founder.ratchet_tree());
+    members.iter_mut().for_each(|member| member.join(&welcome, &tree));
+    let open = |party: &Party| {
+        TrackedGroup::open(&party.group_info(), parse_tree(&party.ratchet_tree()).expect("it is a tree"))
+    };
+    let tracked = open(&founder).unwrap_or_else(|error| panic!("{error}"));
+    let validate = |message: &MlsMessage| {
+        tracked.validate(parse_handshake(message).expect("it is public"), LONGEST_LIFETIME)
+    };
+
+    // The node above the first two leaves comes first; the third member is not below it.
+    let (_, parents) = keys_in(&founder.ratchet_tree());
+    assert_eq!(parents.len(), 2);
+    members[2].claim(0, &parents[0]);
+    let wrong = members[2].propose_update();
+    assert_eq!(members[2].repent(), 1);
+    assert!(matches!(validate(&wrong), Err(InvalidMls::Refused(OF_PARENT))));
+    members[0].receive(&wrong);
+    members[1].receive(&wrong);
+    let made = members[1].commit(update());
+    members[1].merge();
+    members[0].receive(&made.commit);
+    assert_eq!(members[0].epoch_authenticator(), members[1].epoch_authenticator(), "members go on");
+    let error = open(&members[1]).err().expect("nobody comes in");
+    assert!(error.to_string().contains("encryption key"), "{error}");
+    assert!(matches!(validate(&founder.propose_update()), Ok(Handshake::Proposal(_))), "it was the key");
+}
+
+#[tokio::test]
+async fn nobody_brings_a_key_into_a_group_that_a_node_of_its_tree_has() {
+    let world = World::start().await;
+    for (way, keys, make) in WAYS {
+        world.restock(50).await;
+        let mut scene = Scene::of(&world, SUITE).await;
+        // Not below the nodes above the first two members' leaves, and not below those above the other two.
+        scene.renew(&world, 3).await;
+        scene.renew(&world, 0).await;
+        let (leaves, parents) = keys_in(&scene.current.ratchet_tree);
+        assert_eq!((leaves.len(), parents.len()), (4, 3));
+        // The key that a Welcome is for is not in the tree, and openmls adds nobody with the key of a leaf.
+        let adds = way.starts_with("an addition");
+        let is_external_pub = |place: usize| way.ends_with("external_pub") && place == keys - 1;
+        let places = (usize::from(adds)..keys).filter(|place| !is_external_pub(*place));
+        for place in places {
+            for key in &parents {
+                let (call, _) = make(&mut scene, place, Wrong::Of(*key));
+                assert_taken(&world, &format!("{way}: number {place}, of a node"), &call, true).await;
+            }
+            if !adds {
+                let (call, _) = make(&mut scene, place, Wrong::Of(leaves[0]));
+                assert_taken(&world, &format!("{way}: number {place}, of a leaf"), &call, false).await;
+            }
+        }
+        // Nothing else was wrong with it.
+        let (call, _) = make(&mut scene, usize::MAX, Wrong::Spoilt(|key| key));
+        world.pay(&call).await.assert_ok(way);
+    }
+    world.close();
+}
+
+#[tokio::test]
+async fn no_two_updates_that_wait_bring_one_key() {
+    let world = World::start().await;
+    let mut group = world.group(3).await;
+    for by in [1, 2] {
+        group.party(by).claim(0, &[9; 32]);
+        let proposal = group.party(by).propose_update();
+        group.party(by).repent();
+        let call = group.submit(by, &proposal, None);
+        if by == 1 {
+            world.pay(&call).await.assert_ok("the first");
+        } else {
+            assert_taken(&world, "the second", &call, false).await;
+        }
+    }
+    group.party(2).forget();
+    let proposal = group.party(2).propose_update();
+    world.pay(&group.submit(2, &proposal, None)).await.assert_ok("with another key");
+    world.close();
+}
+
+#[tokio::test]
+async fn no_identity_has_a_client_with_the_key_of_another_node() {
+    let world = World::start().await;
+    let mut alice = world.user("alice").await;
+    world.add_device(&mut alice).await;
+    let mut third = world.add_pending_device(&mut alice).await;
+    let (leaves, parents) = keys_in(&third.ratchet_tree());
+    // The third device is not below the first of the nodes.
+    assert_eq!((leaves.len(), parents.len()), (3, 2));
+    for (key, of_parent) in [(parents[0], true), (parents[1], true), (leaves[1], false)] {
+        for place in 0..2 {
+            third.claim(place, &key);
+            let made = third.commit(update());
+            third.repent();
+            third.forget();
+            let what = format!("number {place}, of a node above others: {of_parent}");
+            assert_taken(&world, &what, &identity_commit(&alice, &made, &third), of_parent).await;
+        }
+    }
+    let further = alice.further_device();
+    further.claim(1, &parents[0]);
+    let made = alice.device.commit(Commit { update: true, ..adding(&further) });
+    alice.device.forget();
+    assert_taken(&world, "an addition", &identity_commit(&alice, &made, &alice.device), true).await;
+    let made = third.commit(update());
+    world.pay(&identity_commit(&alice, &made, &third)).await.assert_ok("with the keys that were made");
     world.close();
 }

@@ -45,9 +45,44 @@ async fn nobody_introduces_this_homeserver_or_one_that_is_blocked_or_cannot_be_f
     world.close();
 }
 
+/// The homeserver that is pinned failed ten times, and is not tried for five minutes.
+async fn be_away(world: &World, state: &str) {
+    let away = "INSERT INTO federation.attempts (domain, state, reason, failures, next_try)
+                VALUES ($1::text, $2::text, 'it was away', 10, now() + interval '5 minutes')
+                ON CONFLICT (domain) DO UPDATE
+                   SET (state, failures, next_try, is_heard)
+                     = ROW(excluded.state, excluded.failures, excluded.next_try, excluded.is_heard)";
+    world.admin.execute(away, &[&PINNED, &state]).await.expect("it can be away");
+}
+
+/// The failures in a row that count, and whether the next attempt is due.
+async fn attempts(world: &World) -> (i32, bool) {
+    let sql = "SELECT failures, next_try <= clock_timestamp() FROM federation.attempts";
+    let row = world.admin.query_one(sql, &[]).await.expect("there is a row");
+    (row.get(0), row.get(1))
+}
+
+/// An attempt at the homeserver that is pinned fails, after which the next one is due within so many seconds. Returns the
+/// failures in a row that count.
+async fn fail(world: &World, longest: i32) -> i32 {
+    world.admin.batch_execute("BEGIN").await.expect("it can begin");
+    let failed = "SELECT federation.note_failed_attempt($1, '\\x00', 'failing', 'its door is shut')";
+    world.admin.execute(failed, &[&PINNED]).await.expect("it can fail");
+    // In the transaction, whose time is that of the failure.
+    let next = "SELECT failures, next_try <= now() + $1 * interval '1 second' FROM federation.attempts";
+    let row = world.admin.query_one(next, &[&f64::from(longest)]).await.expect("there is a row");
+    let pass = "UPDATE federation.attempts SET next_try = now() - interval '1 ms'";
+    world.admin.execute(pass, &[]).await.expect("time can pass");
+    world.admin.batch_execute("COMMIT").await.expect("it can end");
+    assert!(row.get::<_, bool>(1), "the next one is due within {longest} s");
+    row.get(0)
+}
+
 #[tokio::test]
-async fn whatever_a_neighbour_asks_makes_what_waits_for_it_due() {
-    let world = World::start().await;
+async fn whatever_a_neighbour_asks_makes_what_waits_for_it_due_and_pauses_begin_anew() {
+    // Where nobody listens.
+    let host = format!("{PINNED}=127.0.0.1:1");
+    let world = World::builder().setting("POSTERN_FEDERATION_HOSTS", &host).start().await;
     let key = pinned(&world).await;
     let of_batch = world.issuer_key(TokenType::PrivateRistretto255).await;
     let ask = Ask::batch(&of_batch, 1);
@@ -59,14 +94,48 @@ async fn whatever_a_neighbour_asks_makes_what_waits_for_it_due() {
             Call::post("/aas/token-request").with_bytes(ask.media_type, ask.body.clone()),
         ),
     ] {
-        let fail = "INSERT INTO federation.attempts (domain, state, reason, failures, next_try)
-                    VALUES ($1::text, 'failing', 'it was away', 10, now() + interval '5 minutes')
-                    ON CONFLICT (domain) DO UPDATE SET next_try = excluded.next_try";
-        world.admin.execute(fail, &[&PINNED]).await.expect("it can be away");
-        let due = "SELECT next_try <= clock_timestamp() FROM federation.attempts";
-        assert!(!world.value::<bool>(due).await);
-        let _ = world.send(&call.signed_by(&key).wire()).await;
-        assert!(world.value::<bool>(due).await, "{what}");
+        for state in ["failing", "out_of_tokens"] {
+            be_away(&world, state).await;
+            assert_eq!(attempts(&world).await, (10, false), "{what}, {state}");
+            let _ = world.send(&call.clone().signed_by(&key).wire()).await;
+            assert_eq!(attempts(&world).await, (0, true), "{what}, {state}");
+            // It called before its own door was open.
+            assert_eq!(fail(&world, 2).await, 1, "{what}, {state}");
+            assert_eq!(fail(&world, 4).await, 2, "{what}, {state}");
+        }
+    }
+    // A signature of somebody else is none of its.
+    be_away(&world, "failing").await;
+    let _ = world.send(&introducing(PINNED).signed_by(&SigningKey::generate()).wire()).await;
+    assert_eq!(attempts(&world).await, (10, false), "a stranger");
+    world.close();
+}
+
+#[tokio::test]
+async fn a_neighbour_that_calls_all_the_time_and_takes_nothing_is_tried_some_times_in_a_minute() {
+    const UNTIL_ANEW: i32 = 7;
+    let world = World::start().await;
+    let key = pinned(&world).await;
+    let call = async || {
+        let _ = world.send(&introducing(PINNED).signed_by(&key).wire()).await;
+    };
+    be_away(&world, "failing").await;
+    call().await;
+    assert_eq!(attempts(&world).await, (0, true));
+    for failures in 1..=UNTIL_ANEW {
+        assert_eq!(fail(&world, 1 << failures).await, failures, "calls change nothing");
+        // Its pause, whatever it was by chance.
+        let later = "UPDATE federation.attempts SET next_try = now() + interval '5 minutes'";
+        world.admin.execute(later, &[]).await.expect("it can be put off");
+        call().await;
+        let expected = if failures < UNTIL_ANEW { (failures, false) } else { (0, true) };
+        assert_eq!(attempts(&world).await, expected);
+        // The pause is over.
+        world
+            .admin
+            .execute("UPDATE federation.attempts SET next_try = now() - interval '1 ms'", &[])
+            .await
+            .expect("time can pass");
     }
     world.close();
 }

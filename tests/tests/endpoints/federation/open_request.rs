@@ -61,6 +61,25 @@ async fn what_is_paid_or_published_is_there_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn a_request_is_padded_with_as_many_zeros_as_its_client_likes_and_with_nothing_else() {
+    let world = World::builder().start().await;
+    let (key, keys) = (pinned(&world).await, world.gateway_keys().await);
+    let send = async |behind: &[u8]| {
+        let capsule = Capsule::followed(&keys, &Call::get("/as/keys").wire(), behind);
+        let reply = world.send(&capsule.call("/gateway").signed_by(&key).wire()).await;
+        capsule.open(&reply)
+    };
+    for zeros in [256, 1024, 4096, 32 * 1024] {
+        let mut padding = vec![0; zeros];
+        send(&padding).await.assert_ok(&format!("{zeros} zeros more"));
+        padding.push(1);
+        let reply = send(&padding).await;
+        reply.assert_problem("something behind the padding", ProblemType::MalformedRequest);
+    }
+    world.close();
+}
+
+#[tokio::test]
 async fn what_is_no_request_for_this_domain_is_told_so_within_the_answer() {
     let world = World::builder().start().await;
     let (key, keys) = (pinned(&world).await, world.gateway_keys().await);

@@ -78,7 +78,7 @@ async fn hears(client: &Client, words: &str) -> Vec<Event> {
 }
 
 /// Ends a session, and waits until the server has ended it, too: a restore finds nobody there.
-async fn end(admin: &tokio_postgres::Client, client: tokio_postgres::Client) {
+pub async fn end(admin: &tokio_postgres::Client, client: tokio_postgres::Client) {
     let pid: i32 = client.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0);
     drop(client);
     eventually("the session is over", async || {

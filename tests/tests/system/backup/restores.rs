@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path, process::Stdio};
 
-use postern_tests_kit::{Cluster, DataDir, HOME, Server, connect_to, eventually, postern};
+use postern_tests_kit::{Cluster, DataDir, HOME, Killer, Server, connect_to, eventually, postern};
 
 use super::{A_LINE, assert_tells_progress, end, fails, into, let_everybody_in, on, said, succeeds};
 use crate::{bad_days::Talk, own_address};
@@ -377,6 +377,82 @@ async fn restores_into_a_private_cluster_that_fail_leave_no_place_for_an_empty_h
     let notes = "SELECT count(*) FROM public.notes";
     assert_eq!(data_dir.admin().await.query_one(notes, &[]).await.unwrap().get::<_, i64>(0), 3);
     assert!(server.terminate().await.success());
+}
+
+#[tokio::test]
+async fn settings_of_a_private_cluster_come_back_and_those_that_it_does_not_start_with_are_put_aside() {
+    let dir = DataDir::migrated().await;
+    let server = Server::embedded(&dir).start().await;
+    let admin = dir.admin().await;
+    let key = fs::read_to_string(dir.path().join("master.key")).unwrap();
+    let set = async |setting: &str| {
+        admin.batch_execute(&format!("ALTER SYSTEM SET {setting}")).await.unwrap();
+    };
+    let places = tempfile::tempdir().unwrap();
+    let back_up = async |name: &str| {
+        let place = places.path().join(name);
+        let mut backup = postern();
+        backup.arg("backup").arg(&place).args(["--embedded", "--domain", HOME, "--data-dir"]);
+        succeeds(backup.arg(dir.path())).await;
+        place
+    };
+    // They are not in effect: PostgreSQL was neither told nor started anew.
+    set("work_mem = '5MB'").await;
+    set("max_connections = 110").await;
+    set("archive_mode = on").await;
+    set("archive_command = 'true ''%p'' \"a\\b\"'").await;
+    set("synchronous_standby_names = 'ANY 1 (standby1)'").await;
+    set("primary_conninfo = 'host=nowhere password=secret'").await;
+    let good = back_up("good").await;
+    let manifest = fs::read_to_string(good.join("manifest.json")).unwrap();
+    assert!(manifest.contains("max_connections") && !manifest.contains("secret"), "{manifest}");
+    set("shared_preload_libraries = 'nowhere'").await;
+    let bad = back_up("bad").await;
+    drop(admin);
+    assert!(server.terminate().await.success());
+
+    // Killed while it tries them, it has them from the next one, which has nothing else to do.
+    let killed = DataDir::fresh();
+    Killer::compiled()
+        .kill(&mut into(&killed, &good, key.trim()), "unlink", "postgresql.auto.conf.restored")
+        .await;
+    fails(&mut into(&killed, &good, key.trim()), "had come to its end").await;
+    let whole = DataDir::fresh();
+    let said = succeeds(&mut into(&whole, &good, key.trim())).await;
+    for part in [
+        "were taken over as they were: work_mem, max_connections, archive_mode, archive_command.",
+        "left out: the setting synchronous_standby_names = \"ANY 1 (standby1)\"",
+    ] {
+        assert!(said.contains(part), "{part} in {said}");
+    }
+    let aside = |dir: &DataDir| dir.cluster().join("postgresql.auto.conf.restored");
+    for dir in [&killed, &whole] {
+        let server = Server::embedded(dir).env("POSTERN_MASTER_KEY", key.trim()).start().await;
+        let settings = "SELECT ARRAY(SELECT current_setting(s.name)
+                                       FROM unnest('{work_mem,max_connections,archive_mode,archive_command,
+                                                     synchronous_standby_names,primary_conninfo}'::text[]) AS s (name))";
+        let settings: Vec<String> = dir.admin().await.query_one(settings, &[]).await.unwrap().get(0);
+        assert_eq!(settings, ["5MB", "110", "on", "true '%p' \"a\\b\"", "", ""]);
+        assert!(!aside(dir).exists());
+        assert!(server.terminate().await.success());
+    }
+
+    let without = DataDir::fresh();
+    let said = succeeds(&mut into(&without, &bad, key.trim())).await;
+    for part in ["PostgreSQL does not start here", "could not access file", "postgresql.auto.conf.restored"] {
+        assert!(said.contains(part), "{part} in {said}");
+    }
+    assert!(fs::read_to_string(aside(&without)).unwrap().contains("shared_preload_libraries = 'nowhere'"));
+    let restored = Server::embedded(&without).env("POSTERN_MASTER_KEY", key.trim()).start().await;
+    assert!(restored.terminate().await.success());
+
+    // A PostgreSQL of one's own is nobody's to set.
+    let own = Cluster::fresh().await;
+    let said = succeeds(on(&own, "restore", &good).env("POSTERN_MASTER_KEY", key.trim())).await;
+    assert!(
+        said.contains("are yours to make") && said.contains("had set work_mem, max_connections"),
+        "{said}"
+    );
 }
 
 /// The way to a later PostgreSQL by a dump, as for a database of one's own (OPS-5, OPS-7).

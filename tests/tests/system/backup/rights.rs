@@ -7,11 +7,13 @@ use tokio::process::Command;
 
 use super::{fails, into, on, succeeds};
 
-/// The roles of a cluster but superusers, each with what it may, until when, and its memberships.
+/// The roles of a cluster but superusers, each with what it may, until when, its settings in all databases, and its memberships.
 const ROLES: &str = "
-    SELECT format('%s: login %s, inherits %s, makes databases %s, makes roles %s, %s connections, until %s, in %s',
-                  r.rolname, r.rolcanlogin, r.rolinherit, r.rolcreatedb, r.rolcreaterole, r.rolconnlimit,
-                  coalesce(extract(epoch FROM r.rolvaliduntil)::text, 'never'),
+    SELECT format('%s: login %s, inherits %s, makes databases %s, makes roles %s, replicates %s, sees all rows %s, %s connections, '
+                  'until %s, sets %s, in %s',
+                  r.rolname, r.rolcanlogin, r.rolinherit, r.rolcreatedb, r.rolcreaterole, r.rolreplication, r.rolbypassrls,
+                  r.rolconnlimit, coalesce(extract(epoch FROM r.rolvaliduntil)::text, 'never'),
+                  (SELECT s.setconfig FROM pg_db_role_setting s WHERE s.setrole = r.oid AND s.setdatabase = 0),
                   (SELECT string_agg(DISTINCT format('%s (admin %s)', g.rolname, m.admin_option), ' ')
                      FROM pg_auth_members m
                      JOIN pg_roles g ON g.oid = m.roleid
@@ -67,6 +69,8 @@ async fn what_a_role_calls_itself_or_sets_for_itself_is_only_text_to_a_restore()
              SELECT set_config('search_path', '{hostile}', false);
              ALTER ROLE grafana IN DATABASE postern SET search_path FROM CURRENT;
              ALTER ROLE grafana IN DATABASE postern SET application_name = '$do$ %s \\ '' \"';
+             ALTER ROLE grafana SET search_path FROM CURRENT;
+             ALTER ROLE grafana SET application_name = '$do$ %s \\ '' \"';
              RESET SESSION AUTHORIZATION; RESET search_path;
              ALTER ROLE \"a$$b\" IN DATABASE postern SET search_path = \"$user\", 'with space', public;
              ALTER ROLE \"c$do$d\" IN DATABASE postern SET statement_timeout = '90s'"
@@ -86,7 +90,7 @@ async fn what_a_role_calls_itself_or_sets_for_itself_is_only_text_to_a_restore()
     let row = restored
         .query_one(
             "SELECT (SELECT rolsuper FROM pg_roles WHERE rolname = 'grafana'),
-                    (SELECT setconfig FROM pg_db_role_setting WHERE setrole = 'grafana'::regrole)",
+                    (SELECT setconfig FROM pg_db_role_setting WHERE setrole = 'grafana'::regrole AND setdatabase <> 0)",
             &[],
         )
         .await
@@ -104,8 +108,11 @@ async fn a_postgresql_of_ones_own_that_never_saw_postern_is_restored_with_roles_
     drop(Server::start(&cluster).await);
     let people = "CREATE ROLE \"o'neil\" LOGIN CONNECTION LIMIT 5 VALID UNTIL '2050-01-01 00:00:00+00';
                   GRANT postern_operator TO \"o'neil\" WITH ADMIN OPTION;
-                  CREATE ROLE watchers CREATEROLE NOINHERIT; GRANT postern_monitor TO watchers;
-                  CREATE ROLE grafana LOGIN CREATEDB; GRANT watchers TO grafana";
+                  CREATE ROLE watchers CREATEROLE NOINHERIT BYPASSRLS; GRANT postern_monitor TO watchers;
+                  CREATE ROLE grafana LOGIN CREATEDB REPLICATION; GRANT watchers TO grafana;
+                  ALTER ROLE grafana SET statement_timeout = '5s';
+                  ALTER ROLE watchers SET search_path = \"$user\", 'with space', public;
+                  ALTER ROLE postern_operator SET work_mem = '5MB'";
     cluster.admin().await.batch_execute(people).await.unwrap();
     let before = definitions(cluster.socket_dir()).await;
     let places = tempfile::tempdir().unwrap();
@@ -123,6 +130,36 @@ async fn a_postgresql_of_ones_own_that_never_saw_postern_is_restored_with_roles_
     assert!(said.contains("restored: ") && !said.contains("left out"), "{said}");
     assert_same(&before, &definitions(own.socket_dir()).await);
     drop(Server::builder(&cluster).database(&own.server_url()).start().await);
+}
+
+#[tokio::test]
+async fn a_role_that_is_there_stays_as_it_is_and_one_that_a_killed_restore_made_gets_all_its_settings() {
+    let cluster = Cluster::start().await;
+    drop(Server::start(&cluster).await);
+    let admin = cluster.admin().await;
+    let people = "CREATE ROLE grafana LOGIN BYPASSRLS IN ROLE postern_monitor; CREATE ROLE alice IN ROLE postern_operator;
+                  ALTER ROLE grafana SET statement_timeout = '5s'; ALTER ROLE alice SET work_mem = '5MB'";
+    admin.batch_execute(people).await.unwrap();
+    let places = tempfile::tempdir().unwrap();
+    let dir = places.path().join("good");
+    succeeds(&mut on(&cluster, "backup", &dir)).await;
+    // Somebody changed one since, and a restore was killed before the other had its settings.
+    let since = "ALTER ROLE grafana NOBYPASSRLS; ALTER ROLE grafana SET statement_timeout = '7s';
+                 ALTER ROLE alice RESET ALL;
+                 COMMENT ON ROLE alice IS 'Made by postern restore, which gives it its settings'";
+    admin.batch_execute(since).await.unwrap();
+    let elsewhere = cluster.another_database("elsewhere").await;
+    let mut restore = on(&cluster, "restore", &dir);
+    succeeds(restore.env("POSTERN_DATABASE_ADMIN_URL", &elsewhere)).await;
+    let found = "SELECT (SELECT rolbypassrls FROM pg_roles WHERE rolname = 'grafana'),
+                        (SELECT setconfig FROM pg_db_role_setting WHERE setrole = 'grafana'::regrole AND setdatabase = 0),
+                        (SELECT setconfig FROM pg_db_role_setting WHERE setrole = 'alice'::regrole AND setdatabase = 0),
+                        shobj_description('alice'::regrole, 'pg_authid')";
+    let row = admin.query_one(found, &[]).await.unwrap();
+    assert!(!row.get::<_, bool>(0));
+    assert_eq!(row.get::<_, Vec<String>>(1), ["statement_timeout=7s"]);
+    assert_eq!(row.get::<_, Vec<String>>(2), ["work_mem=5MB"]);
+    assert_eq!(row.get::<_, Option<String>>(3), None, "it is finished");
 }
 
 #[tokio::test]

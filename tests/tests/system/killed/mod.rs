@@ -20,9 +20,28 @@ use postern_tests_kit::{
 use tokio::process::Command;
 
 use crate::{
-    backup::{fails, into, on, succeeds},
+    backup::{end, fails, into, on, succeeds},
     bad_days::Talk,
 };
+
+/// An operator's own things in Postern's database, of the kinds that a restore meets.
+const OPERATORS: &str = "
+    CREATE SCHEMA ops;
+    CREATE TYPE ops.watch AS (name text, hours integer);
+    CREATE TABLE ops.watches (number integer GENERATED ALWAYS AS IDENTITY, watch ops.watch);
+    INSERT INTO ops.watches (watch) VALUES (('night', 8));
+    CREATE TYPE public.mood AS ENUM ('calm', 'busy');
+    CREATE DOMAIN public.line AS text CHECK (length(VALUE) < 100);
+    CREATE TABLE public.notes (number serial PRIMARY KEY, mood public.mood, text public.line);
+    INSERT INTO public.notes (mood, text) VALUES ('calm', 'one'), ('busy', 'two');
+    CREATE VIEW public.calm AS SELECT n.number FROM public.notes n WHERE n.mood = 'calm';
+    CREATE STATISTICS public.notes_moods ON mood, text FROM public.notes;
+    CREATE FUNCTION public.notes_in_all() RETURNS bigint LANGUAGE sql BEGIN ATOMIC SELECT count(*) FROM public.notes; END;
+    CREATE SEQUENCE public.tickets;
+    CREATE FUNCTION public.watch() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN NULL; END $$;
+    CREATE EVENT TRIGGER watches ON sql_drop EXECUTE FUNCTION public.watch();
+    CREATE PUBLICATION notes FOR TABLE public.notes;
+    SELECT lo_create(4711)";
 
 /// People talk by the server that runs, and by one that starts in its place.
 async fn people_go_on(server: Server, next: ServerBuilder, talk: &mut Talk, after: &str) -> Server {
@@ -160,9 +179,16 @@ async fn a_restore_that_is_killed_between_two_steps_serves_nobody_and_the_same_c
     drop(Server::start(&cluster).await);
     let places = tempfile::tempdir().unwrap();
     let dir = places.path().join("good");
-    succeeds(&mut on(&cluster, "backup", &dir)).await;
     let admin = cluster.admin().await;
+    admin.batch_execute(OPERATORS).await.unwrap();
+    succeeds(&mut on(&cluster, "backup", &dir)).await;
     let elsewhere = cluster.another_database("elsewhere").await;
+    // What a restore takes for empty has this: it is not the restore's.
+    let before = "CREATE SCHEMA tools; CREATE FUNCTION tools.mine() RETURNS integer LANGUAGE sql RETURN 1;
+                  CREATE FUNCTION public.mine() RETURNS integer LANGUAGE sql RETURN 2";
+    let client = connect_to(&elsewhere).await.unwrap();
+    client.batch_execute(before).await.unwrap();
+    end(&admin, client).await;
     let restore = |dir: &Path| {
         let mut command = on(&cluster, "restore", dir);
         command.env("POSTERN_DATABASE_ADMIN_URL", &elsewhere);
@@ -176,6 +202,24 @@ async fn a_restore_that_is_killed_between_two_steps_serves_nobody_and_the_same_c
     // Each of its calls of pg_restore, in their order: the list, everything but the last row, that row. Each attempt
     // finds what the one before left.
     let last = "case \"$*\" in *--jobs=1*) ;; *) exec {real} \"$@\";; esac";
+    // One that fails has removed everything that it made, and that an operator did.
+    let bin = tempfile::tempdir().unwrap();
+    let pg_config = programs(bin.path(), "pg_restore", &format!("{last}\nexit 1"));
+    fails(restore(&dir).args(["--jobs", "2"]).env("PG_CONFIG", pg_config), "pg_restore failed").await;
+    let client = connect_to(&elsewhere).await.unwrap();
+    let left = "SELECT coalesce(string_agg(o.what, ' ' ORDER BY o.what), '')
+                  FROM (SELECT c.relname FROM pg_class c WHERE c.relnamespace = 'public'::regnamespace
+                         UNION ALL SELECT t.typname FROM pg_type t WHERE t.typnamespace = 'public'::regnamespace
+                         UNION ALL SELECT p.proname FROM pg_proc p WHERE p.pronamespace = 'public'::regnamespace
+                         UNION ALL SELECT s.stxname FROM pg_statistic_ext s
+                         UNION ALL SELECT e.evtname FROM pg_event_trigger e
+                         UNION ALL SELECT p.pubname FROM pg_publication p
+                         UNION ALL SELECT 'large object' FROM pg_largeobject_metadata
+                         UNION ALL SELECT n.nspname FROM pg_namespace n
+                                    WHERE n.oid >= 16384 AND n.nspname !~ '^pg_') o (what)";
+    let left: String = client.query_one(left, &[]).await.unwrap().get(0);
+    assert_eq!(left, "mine tools", "only what was there before");
+    end(&admin, client).await;
     for (step, script) in [
         ("nothing is there", "kill -9 $PPID".to_owned()),
         ("the last row is missing", format!("{last}\nkill -9 $PPID")),
@@ -209,6 +253,13 @@ async fn a_restore_that_is_killed_between_two_steps_serves_nobody_and_the_same_c
     let restored = connect_to(&elsewhere).await.unwrap();
     let state = "SELECT g.generation > 0 AND g.undecided = 'no' FROM operator.current_generation() g";
     assert!(restored.query_one(state, &[]).await.unwrap().get::<_, bool>(0));
+    let theirs = "SELECT (SELECT count(*) FROM public.notes), public.notes_in_all(), (SELECT count(*) FROM public.calm),
+                         nextval('public.notes_number_seq'), (SELECT count(*) FROM ops.watches),
+                         (SELECT count(*) FROM pg_event_trigger), (SELECT count(*) FROM pg_largeobject_metadata),
+                         (tools.mine() + public.mine())::bigint";
+    let theirs = restored.query_one(theirs, &[]).await.unwrap();
+    let theirs: Vec<i64> = (0..theirs.len()).map(|column| theirs.get(column)).collect();
+    assert_eq!(theirs, [2, 2, 1, 3, 1, 1, 1, 3], "everything is there, once");
     let number = "SELECT generation FROM operator.current_generation()";
     let generation: i64 = restored.query_one(number, &[]).await.unwrap().get(0);
 

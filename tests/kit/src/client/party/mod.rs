@@ -110,6 +110,11 @@ impl Party {
         self.provider.lie_to(member.encryption_key);
     }
 
+    /// Says that this is one of the public keys that encryption is to: that with this number, counted from now on.
+    pub fn claim(&self, place: usize, key: &[u8]) {
+        self.provider.claim(place, key.to_vec());
+    }
+
     /// Ends the lie, and returns how many keys it made meanwhile.
     pub fn repent(&self) -> usize {
         self.provider.repent()

@@ -1,7 +1,9 @@
 //! Messages that a member sends and takes in.
 
 use openmls::prelude::*;
-use postern_protocol::MlsMessage;
+use postern_client::judge_message;
+use postern_protocol::{MlsMessage, mls::GROUP_POLICY};
+use tls_codec::{Serialize as _, VLBytes};
 
 use super::{Party, message, parse};
 
@@ -45,7 +47,7 @@ impl Party {
         }
     }
 
-    /// Takes in what came through the queue.
+    /// Takes in what came through the queue. In a group of the DS the client's rules judge it first.
     pub fn take_in(&mut self, received: &MlsMessage) -> Received {
         let received: ProtocolMessage = match parse(received) {
             MlsMessageBodyIn::PublicMessage(message) => message.into(),
@@ -54,11 +56,9 @@ impl Party {
         };
         let group = self.group.as_mut().expect("a member has a group");
         let provider = &self.provider;
-        match group
-            .process_message(provider, received)
-            .expect("what the server accepts is valid")
-            .into_content()
-        {
+        let processed = group.process_message(provider, received).expect("what the server accepts is valid");
+        assert_followed(group, &processed);
+        match processed.into_content() {
             ProcessedMessageContent::ApplicationMessage(message) => Received::Text(message.into_bytes()),
             ProcessedMessageContent::StagedCommitMessage(commit) => {
                 let proposals = commit.queued_proposals().count();
@@ -75,11 +75,56 @@ impl Party {
     }
 }
 
+/// Asserts that the clients of a group's members accept what the server accepted.
+fn assert_followed(group: &MlsGroup, message: &ProcessedMessage) {
+    // There are EIDs, too, which have other rules.
+    if group.extensions().unknown(GROUP_POLICY).is_some() {
+        let judged = judge_message(group.public_group(), group.pending_proposals(), message);
+        assert_eq!(judged, Ok(()), "members' clients accept what the server accepts");
+    }
+}
+
 /// The same commit or proposal with a membership tag that no member takes for its sender's: the server cannot check it.
 pub fn mistagged(message: &MlsMessage) -> MlsMessage {
     let mut bytes = message.as_bytes().to_vec();
     *bytes.last_mut().expect("it ends with the tag") ^= 1;
     MlsMessage::new(bytes)
+}
+
+impl Party {
+    /// Makes a proposal of these bytes (RFC 9420 §12.1), which need not be one that any library makes. It is signed as
+    /// every one is; the membership tag is none.
+    pub fn propose_bytes(&self, proposal: &[u8]) -> MlsMessage {
+        const MEMBER: u8 = 1;
+        const PROPOSAL: u8 = 2;
+        let group = self.group();
+        let mut content = vec![0, 1, 0, 1];
+        content.extend(opaque(group.group_id().as_slice()));
+        content.extend(group.epoch().as_u64().to_be_bytes());
+        content.push(MEMBER);
+        content.extend(group.own_leaf_index().u32().to_be_bytes());
+        content.extend(opaque(b""));
+        content.push(PROPOSAL);
+        content.extend_from_slice(proposal);
+        let to_sign = [content.clone(), self.context()].concat();
+        let labelled = [opaque(b"MLS 1.0 FramedContentTBS"), opaque(&to_sign)].concat();
+        content.extend(opaque(&self.key.sign(&labelled).into_bytes()));
+        content.extend(opaque(&[7; 32]));
+        MlsMessage::new(content)
+    }
+
+    /// Asserts that a commit which takes along what waits would be followed by this member, without its effect.
+    pub fn assert_follows(&mut self, commit: &MlsMessage) {
+        let MlsMessageBodyIn::PublicMessage(commit) = parse(commit) else { panic!("commits are public") };
+        let group = self.group.as_mut().expect("a member has a group");
+        let processed = group.process_message(&self.provider, commit).expect("a member's commit is valid");
+        assert_followed(group, &processed);
+    }
+}
+
+/// The bytes as `opaque x<V>` (RFC 9420 §2.1.2).
+fn opaque(bytes: &[u8]) -> Vec<u8> {
+    VLBytes::from(bytes.to_vec()).tls_serialize_detached().expect("it serialises into memory")
 }
 
 /// An application message in public framing, which no library makes, since RFC 9420 §6.2 forbids it.

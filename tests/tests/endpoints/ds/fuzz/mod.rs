@@ -2,7 +2,8 @@
 //! submitted, it is refused or accepted, never a fault, never a panic; and a refusal changes nothing (DS-3, DS-5).
 //!
 //! Damage is signed anew in most cases, all the way up: leaf, KeyPackage, message, GroupInfo. What only members can
-//! tell (path secrets, confirmation and membership tags, ciphertexts) the DS has to accept in any state.
+//! tell (path secrets, confirmation and membership tags, ciphertexts) the DS has to accept in any state; by their clients'
+//! rules they would follow what it accepts.
 
 pub mod tls;
 
@@ -11,7 +12,7 @@ use std::collections::BTreeMap;
 use postern_protocol::{GroupInfo, MlsMessage, Welcome, ds::MessageAccepted, key::SigningKey};
 use rand::{Rng as _, seq::IndexedRandom as _};
 
-use postern_tests_kit::{Chance, Commit, Group, Made, World, number};
+use postern_tests_kit::{Chance, Commit, Group, Made, Onlooker, World, number};
 use tls::{Kind, Node, labelled, sign, with_length};
 
 /// POSTERN_TEST_INPUTS makes it longer, POSTERN_TEST_SEED another one.
@@ -181,6 +182,8 @@ async fn no_damage_to_the_structure_of_a_message_is_a_fault_or_changes_anything_
     let (mut rng, seed) = (chance.of(0), chance.seed());
     let world = World::start().await;
     let mut group = world.group(3).await;
+    let current = world.group_info(&group, &group.members[0].party.key).await;
+    let onlooker = Onlooker::of(&current.group_info, &current.ratchet_tree);
     let bases = bases(&world, &mut group).await;
     let parts = |base: &Base| -> Vec<Node> {
         [Some(&base.message), base.group_info.as_ref(), base.welcome.as_ref()]
@@ -222,6 +225,9 @@ async fn no_damage_to_the_structure_of_a_message_is_a_fault_or_changes_anything_
         if reply.status.is_success() {
             let MessageAccepted { epoch, .. } = reply.decode();
             assert!(epoch == 1 || epoch == 2, "{what}: epoch {epoch}");
+            let judged = onlooker.judge(&made.commit);
+            let bytes = hex::encode(made.commit.as_bytes());
+            assert_eq!(judged, Ok(()), "{what}: members' clients refuse what was accepted: {bytes}");
             *accepted.entry((base.name, damages > 0)).or_default() += 1;
             let undo = "DELETE FROM ds.groups; INSERT INTO ds.groups TABLE before";
             world.admin.batch_execute(undo).await.expect("a superuser may");

@@ -1,10 +1,11 @@
 //! The DS against a plain model of a group (DS-3, DS-6): random members do random things, rightly and in every
 //! wrong way. The DS accepts what the model accepts and nothing else, everyone follows, and in the end the public
 //! group is the one its members see. Some members are at other homeservers, which makes no difference, unless the operator
-//! blocked it. A failure is told with as few steps as lead to it.
+//! blocked it. What it accepts each member's client accepts, too. A failure is told with as few steps as lead to it.
 
 mod operations;
 mod play;
+mod proposals;
 mod shrink;
 
 use std::{

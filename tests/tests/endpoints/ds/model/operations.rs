@@ -12,10 +12,15 @@ use postern_protocol::{
 };
 use postern_tests_kit::{Commit, Made, Party, fresh_address, home, leaf_extensions};
 use rand::Rng as _;
+use tls_codec::Serialize as _;
 
 use super::{
     Expected, HOMESERVER_BLOCKED, INVALID, VIOLATION, Waiting,
     play::{Attempt, BLOCKED, Done, Effect, Play, Turn, User, domain},
+    proposals::{
+        propose_bytes, propose_leaf_key, propose_next_user_key, propose_to_add, propose_to_add_client,
+        propose_to_move, propose_to_remove, propose_to_remove_client,
+    },
 };
 
 pub struct Operation {
@@ -46,7 +51,7 @@ const fn row(
     Operation { name, needs, make }
 }
 
-pub const OPERATIONS: [Operation; 67] = [
+pub const OPERATIONS: [Operation; 80] = [
     // The sender's right to it, and what waits, decide.
     row("say", Needs::Nothing, say),
     row("update", Needs::Nothing, |play, turn| update_leaf(play, turn, false)),
@@ -59,6 +64,9 @@ pub const OPERATIONS: [Operation; 67] = [
     row("demote", Needs::Nothing, |play, turn| govern(play, turn, false)),
     row("leave", Needs::Nothing, |play, turn| propose(play, turn, Waiting::Leaves)),
     row("propose an update", Needs::Nothing, |play, turn| propose(play, turn, Waiting::Updates)),
+    row("propose to move", Needs::Address, propose_to_move),
+    row("propose the next user key", Needs::Nothing, propose_next_user_key),
+    row("propose another leaf key", Needs::Nothing, propose_leaf_key),
     row("join", Needs::Join, join),
     row("come back", Needs::GroupInfo, come_back),
     row("come back and let all lapse", Needs::GroupInfo, come_back_alone),
@@ -80,6 +88,8 @@ pub const OPERATIONS: [Operation; 67] = [
     row("forge a proposal", Needs::Nothing, forge_proposal),
     row("join unvouched", Needs::Join, join_unvouched),
     row("join vouched by another", Needs::Join, join_vouched_by_another),
+    row("join with the user key as leaf key, unvouched", Needs::GroupInfo, join_as_user_key),
+    row("come back with another user key", Needs::GroupInfo, come_back_with_another_user_key),
     // The wrong GroupInfo or Welcome.
     row("commit without GroupInfo", Needs::Nothing, |play, turn| {
         broken_commit(play, turn, |_, made| Some(Made { group_info: None, ..made }))
@@ -195,7 +205,29 @@ pub const OPERATIONS: [Operation; 67] = [
     row("remove a part of a user", Needs::Nothing, |play, turn| remove_user(play, turn, true)),
     row("remove a client and keep the key", Needs::Nothing, |play, turn| remove_client(play, turn, false)),
     row("propose to add", Needs::Nothing, propose_to_add),
+    row("propose to add an own client", Needs::Nothing, propose_to_add_client),
     row("propose to remove", Needs::Nothing, propose_to_remove),
+    row("propose to remove an own client", Needs::Nothing, propose_to_remove_client),
+    row("propose another context", Needs::Nothing, |play, turn| {
+        let extensions = play.group.context(&play.group.policy);
+        let extensions = extensions.tls_serialize_detached().expect("it serialises into memory");
+        propose_bytes(play, turn, 7, &extensions)
+    }),
+    row("propose an empty context", Needs::Nothing, |play, turn| propose_bytes(play, turn, 7, &[0])),
+    // An external one (type 1) with an id, and a nonce of the hash's length.
+    row("propose a pre-shared key", Needs::Nothing, |play, turn| {
+        propose_bytes(play, turn, 4, &[vec![1, 2, 7, 7, 32], vec![7; 32]].concat())
+    }),
+    // Another id, version, ciphersuite, no extensions.
+    row("propose to start anew", Needs::Nothing, |play, turn| {
+        propose_bytes(play, turn, 5, &[vec![16], vec![7; 16], vec![0, 1, 0, 1, 0]].concat())
+    }),
+    row("propose an ExternalInit", Needs::Nothing, |play, turn| {
+        propose_bytes(play, turn, 6, &[vec![32], vec![7; 32]].concat())
+    }),
+    row("propose something of a private type", Needs::Nothing, |play, turn| {
+        propose_bytes(play, turn, 0xf0a7, &[2, 7, 7])
+    }),
     row("change the state secret", Needs::Nothing, |play, turn| {
         let admins = play.group.policy.admins.clone();
         let policy = GroupPolicy { admins, ..GroupPolicy::new(Pseudonym::random()) };
@@ -225,16 +257,16 @@ fn blocked() -> Domain {
 }
 
 /// A leaf of a member there, with its user's key.
-fn leaf_at(play: &Play<'_>, by: usize, domain: &Domain, address: Address) -> Extensions<LeafNode> {
+pub fn leaf_at(play: &Play<'_>, by: usize, domain: &Domain, address: Address) -> Extensions<LeafNode> {
     leaf_extensions(domain, address, Some(play.group.members[by].party.users_key()))
 }
 
 /// A message that is wrong, sent by whose it is.
-fn wrong(play: &Play<'_>, by: usize, made: &Made, expected: Expected) -> Option<Attempt> {
+pub fn wrong(play: &Play<'_>, by: usize, made: &Made, expected: Expected) -> Option<Attempt> {
     Some(Attempt { call: play.call(by, made), expected, effect: Effect::Nothing })
 }
 
-fn alone(message: MlsMessage) -> Made {
+pub fn alone(message: MlsMessage) -> Made {
     Made { commit: message, group_info: None, welcome: None }
 }
 
@@ -373,7 +405,7 @@ fn propose(play: &mut Play<'_>, turn: &mut Turn, waits: Waiting) -> Option<Attem
         return Some(Attempt { call, expected: None, effect: Effect::Repeat });
     }
     let expected = if again || last { VIOLATION } else { None };
-    Some(Attempt { call, expected, effect: Effect::Proposal { by, before, waits } })
+    Some(Attempt { call, expected, effect: Effect::Proposal { by, before, waits, renewal: None } })
 }
 
 /// A proposal of another leaf that no commit could take along. Who has proposed already is told so first.
@@ -392,11 +424,16 @@ fn propose_leaf(
     wrong(play, by, &alone(proposal), if again { VIOLATION } else { expected })
 }
 
-/// The domain and the address of somebody who stays.
+/// The address of somebody who stays there, said to be at its domain or at any other one.
 fn someones_address(play: &Play<'_>, turn: &mut Turn) -> Option<(Domain, Address)> {
     let other = turn.another()?;
+    if play.model.leaves(other) || play.is_to_change(other) {
+        return None;
+    }
     let member = &play.group.members[other];
-    (!play.model.leaves(other)).then(|| (member.domain.clone(), member.address))
+    let its_own = turn.rng.random_bool(0.5);
+    let domain = if its_own { member.domain.clone() } else { domain(turn.rng.random_range(0..10)) };
+    Some((domain, member.address))
 }
 
 /// Foreign libraries do so; here one leaves by a SelfRemove.
@@ -430,6 +467,32 @@ fn join_vouched_by_another(play: &mut Play<'_>, turn: &mut Turn) -> Option<Attem
     let other = turn.foreigner()?;
     let voucher = play.group.members[other].party.user.clone();
     join_with(play, turn, Some(voucher), VIOLATION)
+}
+
+/// Its request and its commit are signed with the user's key, and its authenticated data, which members look at, is not.
+fn join_as_user_key(play: &mut Play<'_>, turn: &mut Turn) -> Option<Attempt> {
+    let user = play.users_key(turn.by).0;
+    let mut client = Party::newcomer();
+    client.identity.clone_from(&play.group.members[turn.by].party.identity);
+    client.key = user;
+    let key = play.group.members[turn.by].party.users_key();
+    client.leaf = leaf_extensions(&home(), fresh_address(), Some(key));
+    let current = CurrentGroup { proposals: Vec::new(), ..turn.current() };
+    let made = client.join_externally(&current, None);
+    let call = play.group.submit_commit(&client.key, &made);
+    Some(Attempt { call, expected: VIOLATION, effect: Effect::Nothing })
+}
+
+/// With one of the generation that its user is in. Made by a double, as in [`come_back_at`].
+fn come_back_with_another_user_key(play: &mut Play<'_>, turn: &mut Turn) -> Option<Attempt> {
+    let member = &play.group.members[turn.by];
+    let mut double = Party::new(member.party.identity.clone());
+    double.key = member.party.key.clone();
+    let key = UserKey { public_key: double.user.public_key(), ..member.party.users_key() };
+    double.leaf = leaf_extensions(&member.domain, member.address, Some(key));
+    let current = CurrentGroup { proposals: Vec::new(), ..turn.current() };
+    let made = double.join_externally(&current, None);
+    wrong(play, turn.by, &made, VIOLATION)
 }
 
 fn join_with(
@@ -665,25 +728,6 @@ fn propose_to_take_key(play: &mut Play<'_>, turn: &mut Turn) -> Option<Attempt> 
     wrong(play, turn.by, &alone(proposal), INVALID)
 }
 
-fn propose_to_add(play: &mut Play<'_>, turn: &mut Turn) -> Option<Attempt> {
-    let key_package = Party::newcomer().key_package();
-    let party = play.group.party(turn.by);
-    let before = party.waiting();
-    let proposal = party.propose_add(&key_package);
-    party.withdraw(&before);
-    wrong(play, turn.by, &alone(proposal), VIOLATION)
-}
-
-fn propose_to_remove(play: &mut Play<'_>, turn: &mut Turn) -> Option<Attempt> {
-    let other = turn.another()?;
-    let key = play.group.key(other);
-    let party = play.group.party(turn.by);
-    let before = party.waiting();
-    let proposal = party.propose_removal(key);
-    party.withdraw(&before);
-    wrong(play, turn.by, &alone(proposal), VIOLATION)
-}
-
 fn add_wrong_leaf(
     play: &mut Play<'_>,
     turn: &mut Turn,
@@ -702,7 +746,7 @@ fn change_pseudonym(play: &mut Play<'_>, turn: &mut Turn, pseudonym: Pseudonym) 
 
 fn take_key(play: &mut Play<'_>, turn: &mut Turn) -> Option<Attempt> {
     let other = turn.another()?;
-    if play.model.leaves(turn.by) || play.model.leaves(other) {
+    if play.model.leaves(turn.by) || play.model.leaves(other) || play.is_to_change(other) {
         return None;
     }
     let key = play.group.members[other].party.key.clone();

@@ -8,7 +8,7 @@ use postern_protocol::{
     Address, GroupInfo, MlsMessage, Welcome, ds::CurrentGroup, key::SigningKey, mls::GroupPolicy,
     name::Domain,
 };
-use postern_tests_kit::{Call, Commit, Group, HOME, Made, Member, Party, World};
+use postern_tests_kit::{Call, Commit, Group, HOME, Made, Member, Onlooker, Party, World};
 use rand::{SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
 
 use super::{
@@ -50,6 +50,10 @@ pub struct Play<'a> {
     pub late_info: Option<(CurrentGroup, u64)>,
     /// Words of the last few epochs that were not sent, by whom, and in which epoch.
     pub late_words: Vec<(usize, MlsMessage, u64)>,
+    /// The last epoch in which the group was found to be as whoever joins wants it.
+    joinable: u64,
+    /// The changes of Updates that wait, by whom.
+    pub renewals: Vec<(usize, Renewal)>,
     /// The commit that began the epoch.
     pub last: Option<Call>,
     /// The last proposal that was accepted, by whom, and in which epoch.
@@ -105,6 +109,8 @@ pub enum Effect {
         by: usize,
         before: Vec<ProposalRef>,
         waits: Waiting,
+        /// What an Update changes besides the encryption key, once another member commits it.
+        renewal: Option<Renewal>,
     },
     Commit {
         by: usize,
@@ -124,6 +130,17 @@ pub enum Effect {
     },
     /// A request that was accepted before, again.
     Repeat,
+}
+
+/// The change that an Update brings.
+pub enum Renewal {
+    Moves {
+        domain: Domain,
+        address: Address,
+    },
+    /// The next key of a user with one client.
+    Rekeys(SigningKey),
+    LeafKey(SigningKey),
 }
 
 /// The further changes of a commit, or their undoing when it is refused.
@@ -199,6 +216,8 @@ impl<'a> Play<'a> {
             late: None,
             late_info: None,
             late_words: Vec::new(),
+            joinable: 0,
+            renewals: Vec::new(),
             last: None,
             last_proposal: None,
             keys,
@@ -298,19 +317,23 @@ impl<'a> Play<'a> {
                 let each_once: Vec<_> = readers.into_iter().map(|reader| (reader, 1)).collect();
                 assert_eq!(read, each_once, "{what}: who reads it");
             }
-            Effect::Proposal { by, waits, .. } => {
+            Effect::Proposal { by, waits, renewal, .. } => {
                 self.model.waiting.push((by, waits));
+                self.renewals.extend(renewal.map(|renewal| (by, renewal)));
                 self.last_proposal = Some((by, call, self.model.epoch));
                 self.follow(&[by]).await;
+                self.assert_somebody_can_commit();
             }
             Effect::Commit { by, removed, done } => {
                 self.group.party(by).merge();
                 self.model.committed(&removed);
+                self.renew(by);
                 self.last = Some(call);
                 self.committed(by, done).await;
             }
             Effect::Join { mut client, of, lapses } => {
                 client.party.merge();
+                self.renewals.clear();
                 self.model.entered(lapses);
                 self.model.add(self.model.user[of], true);
                 self.group.members.push(client);
@@ -320,6 +343,7 @@ impl<'a> Play<'a> {
             Effect::Return { by, lapses } => {
                 self.last = Some(call);
                 self.group.party(by).merge();
+                self.renewals.clear();
                 self.model.entered(lapses);
                 self.model.returned(by);
                 // The messages in its queue are of before.
@@ -364,6 +388,47 @@ impl<'a> Play<'a> {
         self.follow(&[by]).await;
     }
 
+    /// A commit took along the Updates that waited, but for its maker's own and those of members that it removed.
+    fn renew(&mut self, by: usize) {
+        for (member, renewal) in std::mem::take(&mut self.renewals) {
+            if member == by || !self.model.present[member] {
+                continue;
+            }
+            let Member { party, address, domain, .. } = &mut self.group.members[member];
+            match renewal {
+                Renewal::Moves { domain: new, address: there } => (*domain, *address) = (new, there),
+                Renewal::Rekeys(user) => {
+                    self.keys.push(user.clone());
+                    (party.user, party.generation) = (user, party.generation + 1);
+                }
+                Renewal::LeafKey(key) => {
+                    party.key = key;
+                    // Its last proposal was signed with a key that is nobody's now.
+                    self.last_proposal = self.last_proposal.take().filter(|(whose, ..)| *whose != member);
+                }
+            }
+            party.leaf = party.leaf_at(domain, *address);
+        }
+    }
+
+    /// Whatever was accepted, some member can commit next, and another one follows (DS-13). Without effect: the server
+    /// takes such a commit in [`Self::commit_what_waits`].
+    fn assert_somebody_can_commit(&mut self) {
+        let members = self.model.members();
+        let mut staying = members.iter().copied().filter(|member| !self.model.leaves(*member));
+        let by = staying.next().expect("an admin stays");
+        let follower = members.iter().copied().find(|member| *member != by);
+        let made = self.make_and_drop(by, Commit { update: true, ..Default::default() });
+        if let Some(follower) = follower {
+            self.group.party(follower).assert_follows(&made.commit);
+        }
+    }
+
+    /// Whether an Update of the member's waits that changes more than its encryption key.
+    pub fn is_to_change(&self, member: usize) -> bool {
+        self.renewals.iter().any(|(whose, _)| *whose == member)
+    }
+
     /// A message was refused, as it had to be.
     fn undo(&mut self, effect: Effect) {
         match effect {
@@ -405,6 +470,11 @@ impl<'a> Play<'a> {
         let read = join_all(read).await;
         let expected = self.model.members();
         let epoch = self.model.epoch;
+        if self.model.waiting.is_empty() && self.joinable < epoch {
+            let first = self.group.party(expected[0]);
+            Onlooker::of(&first.group_info(), &first.ratchet_tree());
+            self.joinable = epoch;
+        }
         for member in 0..self.group.members.len() {
             let active = self.group.party(member).is_active();
             assert_eq!(active, expected.contains(&member), "member {member} in epoch {epoch}");
@@ -433,6 +503,7 @@ impl<'a> Play<'a> {
             assert_eq!(found, agreed, "member {member} of {}", self.name);
         }
         let current = self.world.group_info(&self.group, &self.group.members[first].party.key).await;
+        Onlooker::of(&current.group_info, &current.ratchet_tree);
         let tree = self.group.party(first).ratchet_tree();
         assert_eq!(current.ratchet_tree, tree, "the public group of {}", self.name);
         assert_eq!(current.proposals.len(), self.model.waiting.len(), "what waits in {}", self.name);

@@ -238,6 +238,12 @@ async fn a_users_new_client_joins_by_external_commit_with_the_users_key() {
         let call = group.submit_commit(&joiner.party.key, &made);
         world.assert_refuses(what, &call, violation).await;
     }
+    // Its request and its commit are signed with the user's key then, and members look at the authenticated data.
+    let own = std::mem::replace(&mut joiner.party.key, users.clone());
+    let made = joiner.party.join_externally(&current, None);
+    let call = group.submit_commit(&users, &made);
+    world.assert_refuses("the user's key is the leaf's, and vouches for nothing", &call, violation).await;
+    joiner.party.key = own;
     let mut outsider = world.candidate().await.party;
     let intrusion = outsider.join_externally(&current, Some(&users));
     let intrusion = group.submit_commit(&outsider.key, &intrusion);
@@ -287,6 +293,38 @@ async fn a_client_that_lost_its_state_comes_back_in_its_own_place_only() {
     let call = group.submit_commit(&thief.key, &made);
     world.assert_refuses("an external commit that removes another", &call, violation).await;
 
+    // Nor does it bring another key of its user's, but a newer one.
+    let (own, address) = (group.members[1].party.user_key(), group.members[1].address);
+    let other = SigningKey::generate();
+    let key = UserKey { public_key: other.public_key(), ..own };
+    let mut double = Party::new(group.members[1].party.identity.clone());
+    double.key = group.members[1].party.key.clone();
+    double.leaf = leaf_extensions(&home(), address, Some(key));
+    let made = double.join_externally(&current, None);
+    let call = group.submit_commit(&double.key, &made);
+    world.assert_refuses("another user key of the same generation", &call, violation).await;
+    let next = UserKey { generation: own.generation + 1, ..key };
+    double.leaf = leaf_extensions(&home(), address, Some(next));
+    let made = double.join_externally(&current, None);
+    submit(&world, &group.submit_commit(&double.key, &made)).await;
+    double.merge();
+    (double.user, double.generation) = (other, next.generation);
+    for older in [own, UserKey { generation: 0, ..next }] {
+        let current = world.group_info(&group, &double.key).await;
+        let mut again = Party::new(double.identity.clone());
+        again.key = double.key.clone();
+        again.leaf = leaf_extensions(&home(), address, Some(older));
+        let made = again.join_externally(&current, None);
+        let call = group.submit_commit(&again.key, &made);
+        world.assert_refuses("an older user key", &call, violation).await;
+    }
+    group.members[1].party = double;
+    // What waits there is of before, or its own.
+    world.read(&mut group.members[1].mailbox).await;
+    for member in [0, 2] {
+        world.receive(&mut group.members[member]).await;
+    }
+
     // Meanwhile somebody leaves: who comes back may take that along.
     let leaving = group.party(2).self_remove();
     submit(&world, &group.submit(2, &leaving, None)).await;
@@ -294,7 +332,7 @@ async fn a_client_that_lost_its_state_comes_back_in_its_own_place_only() {
     assert_eq!(current.proposals, [leaving]);
     let made = group.party(1).join_externally(&current, None);
     let call = group.submit_commit(&group.members[1].party.key, &made);
-    assert_eq!(submit(&world, &call).await.epoch, 2);
+    assert_eq!(submit(&world, &call).await.epoch, 3);
     group.party(1).merge();
     world.receive(&mut group.members[0]).await;
     assert_eq!(group.party(0).member_keys().len(), 2);
@@ -311,11 +349,11 @@ async fn a_client_that_lost_its_state_comes_back_in_its_own_place_only() {
     let current = world.group_info(&group, &group.members[1].party.key).await;
     let made = group.party(1).join_externally(&current, None);
     let call = group.submit_commit(&group.members[1].party.key, &made);
-    assert_eq!(submit(&world, &call).await.epoch, 3);
+    assert_eq!(submit(&world, &call).await.epoch, 4);
     group.party(1).merge();
     world.receive(&mut group.members[0]).await;
     let (_, call) = group.make(0, update());
-    assert_eq!(submit(&world, &call).await.epoch, 4);
+    assert_eq!(submit(&world, &call).await.epoch, 5);
     world.close();
 }
 
