@@ -37,8 +37,6 @@ mod upkeep;
 
 #[cfg(feature = "lab")]
 pub(crate) use self::accounts::pass_time;
-#[cfg(feature = "lab")]
-pub use self::{ghost::StolenPlace, rules::judge_message};
 pub(crate) use self::{
     accounts::{
         absent, forget_hint, give_profile_key, hints, not_seen_since, not_shown, reappeared, shows_name,
@@ -69,3 +67,5 @@ pub use self::{
     record::GroupSummary,
     rejoin::Differences,
 };
+#[cfg(feature = "lab")]
+pub use self::{ghost::StolenPlace, rules::judge_message};
