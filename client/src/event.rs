@@ -73,7 +73,8 @@ pub enum Event {
     CannotFollow { group: GroupId, by_hand: bool, reason: String },
     /// This device came back into a group. What was said meanwhile cannot be read.
     Returned { group: GroupId, epoch: u64 },
-    /// Members that came and went while this device could not follow the group.
+    /// Members that came and went while this device could not follow the group. One that came and is unknown is a member's
+    /// further device, unless the user accepted it as a stranger.
     Changed { group: GroupId, epoch: u64, added: Vec<Member>, removed: Vec<Member> },
     /// While this device could not follow the group, these came in, or became admins, and it cannot tell
     /// by whose will: a member and the server together may have made them up. This device does not come

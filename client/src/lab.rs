@@ -12,7 +12,7 @@ use postern_protocol::{
 use crate::{
     client::{Client, Group},
     error::{Error, Result},
-    group::{self, Change, GroupState, Kind},
+    group::{self, Change, GroupState, Kind, StolenPlace},
     identity, key_packages, link,
     mailbox::{self, deliveries},
     missed,
@@ -203,6 +203,14 @@ impl Group {
             let request = Request::submit_message(&self.id, body, &leaf);
             Ok(Submission { group: self.id.clone(), epoch, is_commit: true, kind: Kind::Commit, request })
         })
+    }
+
+    /// This device's place in the group, for whoever is to act there instead.
+    ///
+    /// # Errors
+    /// [`Error::NotMember`].
+    pub fn stolen_place(&self) -> Result<StolenPlace> {
+        self.session.store.read(|tx| GroupState::load(tx, &self.id)?.stolen_place(tx))
     }
 
     /// Sends the outstanding message until its fate is known.

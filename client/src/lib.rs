@@ -80,7 +80,7 @@ pub use event::{Event, EventId, HistoryEntry, Member};
 pub use follow::Follower;
 pub use group::{ApplicationMessage, Content, Differences, GroupSummary, RosterEntry};
 #[cfg(feature = "lab")]
-pub use group::{Change, judge_message};
+pub use group::{Change, StolenPlace, judge_message};
 pub use identity::{
     Audit, Device, DeviceState, EidWelcome, IdentityLink, Known, Seen, VerifiedClient, VerifiedUser,
 };

@@ -118,6 +118,9 @@ impl Session {
                     }
                     let tree = trees.get(&message.seq);
                     let effect = tx.attempt(|| take_effect(tx, &self.options, kind, &payload, tree));
+                    if let (Err(_), QueuePayload::Message(message)) = (&effect, &payload) {
+                        group::keep_unfollowed(tx, message)?;
+                    }
                     note_effect(tx, &self.options, effect)?;
                 }
                 queue.save(tx)?;
@@ -335,6 +338,9 @@ fn note_effect(tx: &Tx<'_>, options: &Options, effect: Result<(), Rejection>) ->
 fn read_early(tx: &Tx<'_>, options: &Options, id: &GroupId) -> Result<()> {
     for message in group::take_early(tx, id)? {
         let effect = tx.attempt(|| group::receive(tx, &message));
+        if effect.is_err() {
+            group::keep_unfollowed(tx, &message)?;
+        }
         note_effect(tx, options, effect)?;
     }
     Ok(())

@@ -8,7 +8,7 @@ use postern_protocol::{
 use super::{
     handover,
     message::Content,
-    outbox,
+    onlooker, outbox,
     outstanding::{self, Kind, Outstanding},
     record, removed,
     state::GroupState,
@@ -112,6 +112,7 @@ impl GroupState {
         outstanding::forget(tx, &self.id, Kind::Rejoin)?;
         record::committed(tx, &self.id)?;
         removed::forget(tx, &self.id)?;
+        onlooker::forget(tx, &self.id)?;
         if record::is_entering(tx, &self.id)? {
             let moved = record::is_moving(tx, &self.id)?;
             record::entered(tx, &self.id)?;

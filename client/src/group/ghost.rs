@@ -1,6 +1,6 @@
 //! The messages and groups that no client of ours makes. A member and a server make a group up together, with a device in it
-//! that nobody let in; a hostile member wants the others' addresses; a device commits that wants to be known no more. For
-//! programs that test clients and servers.
+//! that nobody let in; a hostile member wants the others' addresses, or acts in the place of a member whose device it took; a
+//! device commits that wants to be known no more. For programs that test clients and servers.
 
 use openmls::prelude::{KeyPackage, NewSignerBundle};
 use openmls_traits::OpenMlsProvider as _;
@@ -8,7 +8,7 @@ use postern_protocol::{
     Address, GroupInfo, RatchetTree,
     ds::{CurrentGroup, SubmitMessage},
     key::SigningKey,
-    mls::{DeliveryAddress, Pseudonym},
+    mls::{DeliveryAddress, GroupPolicy, Pseudonym, UserKey},
 };
 use tls_codec::Serialize as _;
 
@@ -20,7 +20,32 @@ use crate::{
     store::Tx,
 };
 
+/// A member's place in a group: all that is needed to come back there, and to do then what no client does.
+pub struct StolenPlace {
+    /// The private key of the leaf.
+    pub leaf: SigningKey,
+    /// The private key of the member's user in the group.
+    pub user: SigningKey,
+    pub user_key: UserKey,
+    pub pseudonym: Pseudonym,
+    pub policy: GroupPolicy,
+}
+
 impl GroupState {
+    /// This device's place.
+    ///
+    /// # Errors
+    /// [`Error::NotReady`] if this device does not have its user's key.
+    pub(crate) fn stolen_place(&self, tx: &Tx<'_>) -> Result<StolenPlace> {
+        Ok(StolenPlace {
+            leaf: self.leaf.clone(),
+            user: self.private_user_key(tx)?.ok_or(Error::NotReady)?,
+            user_key: self.user_key().ok_or(Error::NotReady)?,
+            pseudonym: self.own_leaf()?.pseudonym,
+            policy: rules::policy(&self.mls)?,
+        })
+    }
+
     /// The addresses of the other members.
     pub(crate) fn addresses_of_others(&self) -> Vec<DeliveryAddress> {
         let own = self.leaf.public_key();

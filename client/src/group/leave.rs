@@ -7,7 +7,7 @@ use postern_protocol::{PublicKey, ds::GroupId, encoding::Encoding};
 use super::{
     Change,
     evict::{self, Unnamed},
-    handover, left_place, members, outbox,
+    handover, left_place, members, onlooker, outbox,
     outstanding::{self, Kind, Outstanding},
     record, removed, rules,
     state::GroupState,
@@ -131,6 +131,7 @@ impl GroupState {
         self.mls.delete(tx.storage())?;
         left_place::forget(tx, &self.id)?;
         removed::forget(tx, &self.id)?;
+        onlooker::forget(tx, &self.id)?;
         record::deactivate(tx, &self.id)?;
         invitations::end_all(tx, &self.id)?;
         self.forget_place(tx)

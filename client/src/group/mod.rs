@@ -20,6 +20,7 @@ pub(crate) mod left_place;
 mod links;
 mod members;
 mod message;
+mod onlooker;
 mod outbox;
 mod outcasts;
 mod outstanding;
@@ -36,8 +37,6 @@ mod upkeep;
 
 #[cfg(feature = "lab")]
 pub(crate) use self::accounts::pass_time;
-#[cfg(feature = "lab")]
-pub use self::rules::judge_message;
 pub(crate) use self::{
     accounts::{
         absent, forget_hint, give_profile_key, hints, not_seen_since, not_shown, reappeared, shows_name,
@@ -54,6 +53,7 @@ pub(crate) use self::{
     leave::withdraw_invitations,
     links::unconfirmed,
     members::{claims, devices_of, history, members, pending_events},
+    onlooker::keep as keep_unfollowed,
     outcasts::{cast_out, doubt, look_for_outcasts_again, was_removed, with_outcasts},
     outstanding::{Kind, founding, unsettled},
     receive::receive,
@@ -67,3 +67,5 @@ pub use self::{
     record::GroupSummary,
     rejoin::Differences,
 };
+#[cfg(feature = "lab")]
+pub use self::{ghost::StolenPlace, rules::judge_message};

@@ -16,6 +16,7 @@ use super::{
     left_place::{self, Said},
     links::{self, Place},
     message::{ApplicationMessage, Content},
+    onlooker,
     outstanding::{self, Kind},
     record, removed,
     rules::{self, Committer},
@@ -50,7 +51,13 @@ pub(crate) fn receive(tx: &Tx<'_>, queued: &MlsMessage) -> Result<(), Rejection>
         Err(error) => return Err(error.into()),
     };
     let strayed = matches!(strayed::state(tx, &id)?, strayed::State::Strayed | strayed::State::ByHand);
-    match receive_in(tx, group, message) {
+    let is_handshake = message.is_handshake_message();
+    let received = receive_in(tx, group, message);
+    if received.is_ok() && is_handshake && outstanding::holds(tx, &id, Kind::Rejoin)? {
+        // It may have come before this device's coming back, which is too late then.
+        onlooker::keep(tx, queued)?;
+    }
+    match received {
         // The user was told that the group cannot be followed.
         Err(Rejection::Invalid(_)) if strayed => Err(Rejection::Unread),
         received => received,
@@ -180,6 +187,7 @@ fn receive_commit(
     }
     record::settled(tx, &group.id)?;
     strayed::moved(tx, &group.id)?;
+    onlooker::forget(tx, &group.id)?;
     // All that was said there came before.
     left_place::forget(tx, &group.id)?;
     if !left {

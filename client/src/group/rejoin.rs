@@ -1,7 +1,7 @@
 //! Coming into a group by external commit (DS-7): back into one that this device cannot follow, or for
 //! the first time as another device of its user.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use openmls::prelude::{
     Extensions, LeafNode, LeafNodeIndex, LeafNodeParameters, MlsGroup, MlsMessageBodyIn, RatchetTreeIn,
@@ -22,6 +22,7 @@ use super::{
     commit,
     handover::PendingEntry,
     links, members,
+    onlooker::{self, Place},
     outstanding::{self, Kind, Outstanding},
     record, rules,
     state::GroupState,
@@ -44,7 +45,8 @@ pub struct Differences {
     pub strangers: Vec<Member>,
     /// Devices that are admins' now and were not.
     pub admins: Vec<Member>,
-    /// Further devices of members that were known, and this user's own: the AS confirmed whose they are.
+    /// Further devices of members that were known, and of this user: the AS confirmed whose they are, or a device that was
+    /// known let them into its user's place by a commit that it signed.
     pub added: Vec<Member>,
     /// Devices that are no members any more.
     pub removed: Vec<Member>,
@@ -62,6 +64,22 @@ impl Differences {
     fn is_within(&self, accepted: &Self) -> bool {
         let knows = |member: &Member| accepted.strangers.iter().any(|it| it.leaf_key == member.leaf_key);
         self.strangers.iter().all(knows) && self.promoted.is_subset(&accepted.promoted)
+    }
+}
+
+/// What this device knew of a group when it could follow it last, and what was proved to it since.
+struct Before {
+    leaves: HashMap<u32, rules::Leaf>,
+    admins: Vec<Pseudonym>,
+    /// Devices that were known in their users' places, and those that they let in there.
+    let_in: HashSet<Place>,
+}
+
+impl Before {
+    /// Whether a device is in the place of a user that was there, by the will of a device of that user.
+    fn let_in(&self, leaf: &rules::Leaf) -> bool {
+        self.let_in.contains(&(leaf.leaf_key, leaf.pseudonym))
+            && self.leaves.values().any(|old| old.pseudonym == leaf.pseudonym)
     }
 }
 
@@ -107,13 +125,16 @@ impl GroupState {
             user_key: leaf::key(tx, &user_key.public_key)?,
             leaving: None,
         };
+        // Of what this device knows of the group nothing is left after the commit.
+        let let_in = onlooker::let_in(tx, &self.id)?;
         let (mls, submission, epoch) = entry.commit(tx, &self.id, current)?;
         let (before, before_policy) = (rules::leaves(&self.mls), rules::policy(&self.mls)?);
         let group = Self { mls, id: self.id.clone(), leaf: self.leaf.clone() };
         group.learn(tx, &current.attributes)?;
         let after = rules::leaves(&group.mls);
         if !record::is_entering(tx, &group.id)? {
-            let differences = group.compare(tx, &before, &before_policy.admins, &after)?;
+            let before = Before { leaves: before, admins: before_policy.admins, let_in };
+            let differences = group.compare(tx, &before, &after)?;
             if !differences.is_harmless() && !differences.is_within(accepted) {
                 return Err(Error::Strangers(Box::new(differences)));
             }
@@ -129,6 +150,7 @@ impl GroupState {
                 let admins = differences.admins;
                 Event::AdminsFound { group: group.id.clone(), epoch, admins }.record(tx)?;
             }
+            onlooker::start_from(tx, &group.id, current)?;
         }
         // A commit whose answer was lost may have added them.
         for leaf_key in group.leaf_keys() {
@@ -214,18 +236,18 @@ impl GroupState {
     }
 
     /// Compares the group with what was known of it. A device is no stranger if it is the same that was
-    /// here before, in its user's place, or if the AS confirmed that it belongs to the user that another
-    /// device in that place belongs to.
+    /// here before, in its user's place, if another device in that place let it in, or if the AS confirmed that it belongs
+    /// to the user that another device in that place belongs to.
     fn compare(
         &self,
         tx: &Tx<'_>,
-        before: &HashMap<u32, rules::Leaf>,
-        admins: &[Pseudonym],
+        before: &Before,
         after: &HashMap<u32, rules::Leaf>,
     ) -> Result<Differences> {
         let mut differences = Differences::default();
         let policy = rules::policy(&self.mls)?;
-        differences.promoted = policy.admins.iter().filter(|it| !admins.contains(it)).copied().collect();
+        differences.promoted =
+            policy.admins.iter().filter(|it| !before.admins.contains(it)).copied().collect();
         let mut leaves: Vec<_> = after.iter().collect();
         leaves.sort_by_key(|(index, _)| **index);
         for (_, leaf) in leaves {
@@ -233,19 +255,22 @@ impl GroupState {
             if differences.promoted.contains(&leaf.pseudonym) {
                 differences.admins.push(member.clone());
             }
-            let was = before.values().find(|old| old.leaf_key == leaf.leaf_key);
+            let was = before.leaves.values().find(|old| old.leaf_key == leaf.leaf_key);
             if was.is_some_and(|old| old.pseudonym == leaf.pseudonym) {
                 continue;
             }
             // A commit of this device whose answer was lost may have added it.
             let is_invited = key_packages::is_reserved(tx, &self.id, &leaf.leaf_key)?;
-            if was.is_none() && (is_invited || self.is_further_device(tx, before, leaf, &member)?) {
+            let is_known = is_invited
+                || before.let_in(leaf)
+                || self.is_further_device(tx, &before.leaves, leaf, &member)?;
+            if was.is_none() && is_known {
                 differences.added.push(member);
             } else {
                 differences.strangers.push(member);
             }
         }
-        let mut gone: Vec<_> = before.iter().collect();
+        let mut gone: Vec<_> = before.leaves.iter().collect();
         gone.sort_by_key(|(index, _)| **index);
         for (_, leaf) in gone {
             if !after.values().any(|new| new.leaf_key == leaf.leaf_key) {

@@ -11,7 +11,7 @@ use postern_protocol::{
     mls::DeliveryAddress,
     problem::ProblemType,
 };
-use postern_tests_kit::{BadLine, PATIENCE, World, befriend, joined};
+use postern_tests_kit::{BadLine, Commit, Group, PATIENCE, World, WorldBuilder, befriend, joined};
 
 fn options() -> Options {
     Options { accept_contacts: true, durable: false, return_after: Duration::ZERO, ..Options::default() }
@@ -449,4 +449,193 @@ async fn addresses_that_a_restored_server_lacks_lead_to_their_queues_again_once_
         let heard = |event: &Event| matches!(event, Event::Message { text, .. } if *text == said);
         people[to].sync_until(PATIENCE, heard).await.unwrap();
     }
+}
+
+/// All take turns, until whoever could not follow had time to come back; what each was told.
+async fn in_turns(people: &[&Client]) -> Vec<Vec<Event>> {
+    let mut told = vec![Vec::new(); people.len()];
+    for _ in 0..4 {
+        for (client, told) in people.iter().zip(&mut told) {
+            told.extend(sync(client).await);
+        }
+    }
+    told
+}
+
+/// How often somebody could not follow, how often it came back, and how often that failed or was left to a person.
+fn fates(events: &[Event]) -> [usize; 3] {
+    let failed = |event: &Event| {
+        matches!(
+            event,
+            Event::CannotFollow { by_hand: true, .. } | Event::Strangers { .. } | Event::Broken { .. }
+        )
+    };
+    [
+        count(events, |event| matches!(event, Event::CannotFollow { .. })),
+        count(events, |event| matches!(event, Event::Returned { .. })),
+        count(events, failed),
+    ]
+}
+
+const FOLLOWED: [usize; 3] = [0, 0, 0];
+const CAME_BACK_ONCE: [usize; 3] = [1, 1, 0];
+
+/// Why somebody could not follow.
+fn reasons(events: &[Event]) -> String {
+    let reason = |event: &Event| match event {
+        Event::CannotFollow { reason, .. } => Some(reason.clone()),
+        _ => None,
+    };
+    events.iter().filter_map(reason).collect()
+}
+
+/// Alice's group with the others; and what is in Mallory's place there, whose device does nothing any more. The honest ones
+/// saw it come back.
+async fn with_mallory(world: &World) -> (Vec<Client>, GroupId, Group) {
+    let (people, group) = group_of(world, &["alice", "bob", "carol", "mallory"]).await;
+    let hostile = world.in_place_of(&people[3], &group).await;
+    for honest in &people[..3] {
+        sync(honest).await;
+        assert_eq!(honest.group_with_id(&group).epoch().unwrap(), hostile.members[0].party.epoch());
+    }
+    (people, group, hostile)
+}
+
+fn update() -> Commit {
+    Commit { update: true, ..Commit::default() }
+}
+
+/// Sends a commit of Mallory's, which the server takes, and ends her lie.
+async fn commits(world: &World, hostile: &mut Group, commit: Commit) {
+    let (_, call) = hostile.make(0, commit);
+    hostile.party(0).repent();
+    world.pay(&call).await.assert_ok("the server cannot see what is wrong");
+    hostile.party(0).merge();
+}
+
+fn hostile_world() -> WorldBuilder {
+    World::builder().pushing().tokens(200)
+}
+
+#[tokio::test]
+async fn members_come_back_from_a_commit_with_a_wrong_confirmation_tag() {
+    let world = hostile_world().start().await;
+    let (people, group, mut hostile) = with_mallory(&world).await;
+    let [alice, bob, carol, mallory] = &people[..] else { panic!() };
+    let honest = [alice, bob, carol];
+    hostile.party(0).lie_about_the_tag();
+    commits(&world, &mut hostile, update()).await;
+    for (client, events) in honest.iter().zip(in_turns(&honest).await) {
+        assert_eq!(fates(&events), CAME_BACK_ONCE, "{}: {events:?}", client.user());
+        let reasons = reasons(&events);
+        assert!(reasons.contains("confirmation tag"), "{}: {reasons}", client.user());
+    }
+    all_hear_each_other(&honest, &group).await;
+    alice.group_with_id(&group).remove(mallory.user()).await.unwrap();
+    all_hear_each_other(&honest, &group).await;
+}
+
+#[tokio::test]
+async fn who_alone_was_given_wrong_secrets_comes_back_and_the_others_follow() {
+    let world = hostile_world().start().await;
+    let (people, group, mut hostile) = with_mallory(&world).await;
+    let [alice, bob, carol, _] = &people[..] else { panic!() };
+    let honest = [alice, bob, carol];
+    // Carol's leaf is the one next to Mallory's.
+    let leaf = carol.group_with_id(&group).stolen_place().unwrap().leaf.public_key();
+    hostile.party(0).lie_to(&leaf);
+    commits(&world, &mut hostile, update()).await;
+    let told = in_turns(&honest).await;
+    for (number, expected) in [FOLLOWED, FOLLOWED, CAME_BACK_ONCE].into_iter().enumerate() {
+        assert_eq!(fates(&told[number]), expected, "{}: {:?}", honest[number].user(), told[number]);
+    }
+    all_hear_each_other(&honest, &group).await;
+}
+
+#[tokio::test]
+async fn members_come_back_from_one_who_came_in_by_a_key_that_is_not_the_groups() {
+    let world = hostile_world().start().await;
+    let (people, group, mut hostile) = with_mallory(&world).await;
+    let [alice, bob, carol, _] = &people[..] else { panic!() };
+    let honest = [alice, bob, carol];
+    let another = |mut key: Vec<u8>| {
+        key[0] ^= 1;
+        key
+    };
+    // The last key that a commit makes is the GroupInfo's external_pub.
+    hostile.party(0).lie_usably(usize::MAX, another);
+    let _not_sent = hostile.make(0, update());
+    let keys = hostile.party(0).repent();
+    hostile.party(0).forget();
+    hostile.party(0).lie_usably(keys - 1, another);
+    commits(&world, &mut hostile, update()).await;
+    for (client, events) in honest.iter().zip(in_turns(&honest).await) {
+        assert_eq!(fates(&events), FOLLOWED, "members need no GroupInfo: {}: {events:?}", client.user());
+    }
+    carol.group_with_id(&group).rejoin().await.unwrap();
+    let told = in_turns(&honest).await;
+    for (number, expected) in [CAME_BACK_ONCE, CAME_BACK_ONCE, [0, 1, 0]].into_iter().enumerate() {
+        assert_eq!(fates(&told[number]), expected, "{}: {:?}", honest[number].user(), told[number]);
+    }
+    all_hear_each_other(&honest, &group).await;
+}
+
+#[tokio::test]
+async fn a_members_further_device_that_came_by_what_nobody_could_follow_keeps_nobody_out() {
+    let world = hostile_world().start().await;
+    let (people, group, mut hostile) = with_mallory(&world).await;
+    let [alice, bob, carol, mallory] = &people[..] else { panic!() };
+    let honest = [alice, bob, carol];
+    let further = world.further_client(&hostile.members[0]).await;
+    hostile.party(0).lie_about_the_tag();
+    commits(&world, &mut hostile, update()).await;
+    // The device has no card, and introduces itself to nobody.
+    let addition = Commit { add: vec![further.party.key_package()], ..Commit::default() };
+    commits(&world, &mut hostile, addition).await;
+    for (client, events) in honest.iter().zip(in_turns(&honest).await) {
+        assert_eq!(fates(&events), CAME_BACK_ONCE, "{}: {events:?}", client.user());
+        let came: Vec<_> = events
+            .iter()
+            .filter_map(|event| match event {
+                Event::Changed { added, removed, .. } => Some((added.as_slice(), removed.as_slice())),
+                _ => None,
+            })
+            .collect();
+        let [([device], [])] = &came[..] else { panic!("{}: {came:?}", client.user()) };
+        assert_eq!((device.leaf_key, &device.user), (further.party.public_key(), &None));
+        assert_eq!(client.group_with_id(&group).members().unwrap().len(), 5);
+    }
+    all_hear_each_other(&honest, &group).await;
+    alice.group_with_id(&group).remove(mallory.user()).await.unwrap();
+    all_hear_each_other(&honest, &group).await;
+    assert_eq!(bob.group_with_id(&group).members().unwrap().len(), 3, "with her further device");
+}
+
+#[tokio::test]
+async fn who_does_not_want_to_wait_in_a_group_that_nobody_follows_founds_it_anew_by_one_command() {
+    let world = hostile_world().start().await;
+    let (people, group) = group_of(&world, &["alice", "bob", "carol", "mallory"]).await;
+    let options = Options { return_after: Duration::from_secs(60 * 60), ..options() };
+    let mut people = people.into_iter();
+    let honest: Vec<_> = people.by_ref().take(3).map(|client| with(client, options.clone())).collect();
+    let mallory = people.next().unwrap();
+    let [alice, bob, carol] = &honest[..] else { panic!() };
+    // Whoever came back today waits for half a day at least before the next time.
+    for client in [alice, bob, carol] {
+        client.group_with_id(&group).rejoin().await.unwrap();
+        in_turns(&[alice, bob, carol]).await;
+    }
+    let mut hostile = world.in_place_of(&mallory, &group).await;
+    in_turns(&[alice, bob, carol]).await;
+    hostile.party(0).lie_about_the_tag();
+    commits(&world, &mut hostile, update()).await;
+    for client in [alice, bob, carol] {
+        let events = sync(client).await;
+        assert_eq!(fates(&events), [1, 0, 0], "{}: {events:?}", client.user());
+    }
+    let founded = bob.group_with_id(&group).refound().await.unwrap();
+    let new = founded.group.id().clone();
+    // Bob has no friendship with Carol: she is asked, and answers.
+    in_turns(&[alice, carol, bob]).await;
+    all_hear_each_other(&[alice, bob, carol], &new).await;
 }

@@ -22,7 +22,8 @@ use tls_codec::Serialize as _;
 
 use super::{
     Change, Content, Differences, GroupState, RosterEntry, accounts::MemberNews, devices_of, entry, handover,
-    introduce, join, links, members, outbox, pending_events, receive, rules, take_over,
+    introduce, join, keep_unfollowed, links, members, onlooker, outbox, pending_events, receive, rules,
+    take_over,
 };
 use crate::{
     account::Account,
@@ -145,7 +146,15 @@ impl Person {
     }
 
     fn receive(&self, message: &MlsMessage) -> Result<(), String> {
-        self.store.write(|tx| Ok(told(tx.attempt(|| receive(tx, message))))).unwrap()
+        self.store
+            .write(|tx| {
+                let received = tx.attempt(|| receive(tx, message));
+                if received.is_err() {
+                    keep_unfollowed(tx, message)?;
+                }
+                Ok(told(received))
+            })
+            .unwrap()
     }
 
     /// With the tree, as the DS has it, that `inviter` has after the commit.

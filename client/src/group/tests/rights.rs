@@ -161,6 +161,106 @@ fn who_comes_back_accepts_no_stranger_and_no_new_admin_without_a_persons_consent
     assert_eq!(bob.members(&id).len(), 3);
 }
 
+/// A device in the place of the user with this pseudonym, which nobody knows yet.
+fn unknown_device(tx: &Tx<'_>, pseudonym: Pseudonym, user_key: &UserKey) -> KeyPackage {
+    let key = SigningKey::generate();
+    let extensions = leaf::extensions(&delivery(), user_key).unwrap();
+    let bundle = KeyPackage::builder()
+        .key_package_lifetime(mls::lifetime())
+        .leaf_node_capabilities(mls::capabilities())
+        .leaf_node_extensions(extensions)
+        .build(CIPHERSUITE, tx, &LeafSigner(&key), mls::credential(pseudonym.0.to_vec(), key.public_key()))
+        .unwrap();
+    bundle.key_package().clone()
+}
+
+/// Commits that nobody can follow: of new keys, then of an unknown device in the place of the user with this pseudonym; and
+/// the group as the server shows it then.
+fn unfollowable(by: &Person, id: &GroupId, pseudonym: Pseudonym) -> ([MlsMessage; 2], CurrentGroup) {
+    let copy = by.copy();
+    let update = copy.commit_freely(id, |_, _| Free::default());
+    let addition = copy.commit_freely(id, |tx, group| {
+        let user_key = own_leaf(group).user_key.unwrap();
+        Free { added: Some(unknown_device(tx, pseudonym, &user_key)), ..Free::default() }
+    });
+    let mistagged = |message: MlsMessage| {
+        let mut message = message.into_bytes();
+        *message.last_mut().unwrap() ^= 1;
+        MlsMessage::new(message)
+    };
+    ([mistagged(update), mistagged(addition)], copy.shown(id))
+}
+
+#[test]
+fn who_comes_back_takes_a_device_that_its_user_let_in_and_whose_commit_came() {
+    let issuer = SigningKey::generate();
+    let ([alice, bob, mallory], id) = three(&issuer);
+    let [alices, mallorys] = [&alice, &mallory]
+        .map(|it| it.store.read(|tx| Ok(own_leaf(&GroupState::load(tx, &id)?).pseudonym)).unwrap());
+    for (place, received, are_many, is_proved) in [
+        (mallorys, 2, false, true),
+        // So many that they are not kept themselves.
+        (mallorys, 2, true, true),
+        // The last commit, or both, were lost on the way.
+        (mallorys, 1, false, false),
+        (mallorys, 0, false, false),
+        // Mallory and the server put a device in Alice's place.
+        (alices, 2, false, false),
+        (alices, 2, true, false),
+    ] {
+        let bob = bob.copy();
+        let (commits, current) = unfollowable(&mallory, &id, place);
+        for commit in &commits[..received] {
+            bob.receive(commit).unwrap_err();
+            if are_many {
+                bob.store.write(|tx| onlooker::fold(tx, &id)).unwrap();
+            }
+        }
+        let back = bob.rejoin(&id, &current, &Differences::default());
+        if !is_proved {
+            let Err(Error::Strangers(differences)) = back else { panic!("{received} commits prove nothing") };
+            assert_eq!(differences.strangers.len(), 1);
+            continue;
+        }
+        back.unwrap();
+        assert_eq!(bob.members(&id).len(), 4);
+        let changes: Vec<_> = bob
+            .events()
+            .into_iter()
+            .filter_map(|event| match event {
+                Event::Changed { added, removed, .. } => Some((added.len(), removed.len())),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(changes, [(1, 0)]);
+        let kept: i64 = bob
+            .store
+            .read(|tx| Ok(tx.sql().query_row("SELECT count(*) FROM unfollowed", [], |row| row.get(0))?))
+            .unwrap();
+        assert_eq!(kept, 0, "it follows again");
+    }
+}
+
+#[test]
+fn who_comes_back_too_late_takes_what_was_let_in_since_the_server_showed_the_group() {
+    let issuer = SigningKey::generate();
+    let ([_, bob, mallory], id) = three(&issuer);
+    let mallorys = mallory.store.read(|tx| Ok(own_leaf(&GroupState::load(tx, &id)?).pseudonym)).unwrap();
+    let shown = mallory.shown(&id);
+    let (commits, current) = unfollowable(&mallory, &id, mallorys);
+    let rejoin = |current: &CurrentGroup| {
+        bob.store
+            .write(|tx| GroupState::load(tx, &id)?.rejoin(tx, current, &Differences::default(), &delivery()))
+    };
+    rejoin(&shown).unwrap();
+    // Both were accepted before his commit, which is of their epochs.
+    bob.receive(&commits[0]).unwrap();
+    bob.receive(&commits[1]).unwrap_err();
+    rejoin(&current).unwrap();
+    bob.confirm(&id);
+    assert_eq!(bob.members(&id).len(), 4);
+}
+
 #[test]
 fn an_admin_names_another_and_then_may_go() {
     let issuer = SigningKey::generate();

@@ -72,6 +72,21 @@ CREATE TABLE strayed (
     broken INTEGER NOT NULL             -- 1 once the user was told that it cannot come back
 ) STRICT;
 
+-- Commits and proposals of groups that had no effect here, in the order in which they came, until this device follows the
+-- group again.
+CREATE TABLE unfollowed (
+    number INTEGER PRIMARY KEY,
+    group_id BLOB NOT NULL,
+    message BLOB NOT NULL               -- an MLSMessage
+) STRICT;
+
+-- Groups as this device took them when it last made a commit to come back, or as they became by commits that are not kept any
+-- more, until it is back.
+CREATE TABLE onlookers (
+    group_id BLOB PRIMARY KEY,
+    state BLOB NOT NULL                 -- openmls's public state, and the leaf keys and pseudonyms that are trusted, in CBOR
+) STRICT;
+
 -- Clients that members are, as both keys signed, and the number of each member's last message. Of members that left,
 -- whom the history names, a thousand at most.
 CREATE TABLE links (

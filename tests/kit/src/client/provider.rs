@@ -1,7 +1,7 @@
 //! The cryptography of a party: any library's, since none has every ciphersuite. It may say of a key that it made that
-//! it is another.
+//! it is another, and spoil what it makes for others.
 
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard};
 
 use openmls::prelude::{
     AeadType, Ciphersuite, CryptoError, ExporterSecret, HashType, HpkeCiphertext, HpkeConfig, HpkeKeyPair,
@@ -20,12 +20,21 @@ pub struct Provider {
 /// Makes another public key of one.
 pub type Spoil = fn(Vec<u8>) -> Vec<u8>;
 
-/// One key pair's public key that is not what was made.
-struct Lie {
-    /// Key pairs to be made before that one.
-    place: usize,
-    made: usize,
-    spoil: Box<dyn Fn(Vec<u8>) -> Vec<u8> + Send>,
+/// What of the cryptography is not what it should be.
+enum Lie {
+    /// One key pair's public key is not what was made.
+    Key {
+        /// Key pairs to be made before that one.
+        place: usize,
+        made: usize,
+        spoil: Box<dyn Fn(Vec<u8>) -> Vec<u8> + Send>,
+        /// Whether encryption is to the keys that others have, and not garbage.
+        encrypts: bool,
+    },
+    /// The first authentication code is another one.
+    Code { is_made: bool },
+    /// What is encrypted to this public key cannot be opened.
+    Secret { to: Vec<u8> },
 }
 
 /// Unusable keys of any ciphersuite here: X25519 is all of the key, or its end.
@@ -61,18 +70,52 @@ impl Provider {
     /// Makes the key pair of this number, counted from now on, with another public key. It encrypts nothing any more,
     /// since it might not be able to.
     pub fn lie(&self, place: usize, spoil: Spoil) {
-        *self.lie.lock().expect("no panic holds it") = Some(Lie { place, made: 0, spoil: Box::new(spoil) });
+        self.lie_about_a_key(place, false, Box::new(spoil));
     }
 
     /// As [`Self::lie`], with this public key, which may be somebody's.
     pub fn claim(&self, place: usize, key: Vec<u8>) {
-        let spoil = Box::new(move |_: Vec<u8>| key.clone());
-        *self.lie.lock().expect("no panic holds it") = Some(Lie { place, made: 0, spoil });
+        self.lie_about_a_key(place, false, Box::new(move |_: Vec<u8>| key.clone()));
     }
 
-    /// Ends the lie, and returns how many key pairs it made meanwhile.
+    /// As [`Self::lie`], with a public key that others can encrypt to, and that can be encrypted to here.
+    pub fn lie_usably(&self, place: usize, spoil: Spoil) {
+        self.lie_about_a_key(place, true, Box::new(spoil));
+    }
+
+    /// Makes the next authentication code another one.
+    pub fn lie_about_a_code(&self) {
+        *self.lying() = Some(Lie::Code { is_made: false });
+    }
+
+    /// Encrypts garbage to this public key, and to others what it should.
+    pub fn lie_to(&self, to: Vec<u8>) {
+        *self.lying() = Some(Lie::Secret { to });
+    }
+
+    /// Ends the lie, and returns how many key pairs it made meanwhile, if it was about one.
     pub fn repent(&self) -> usize {
-        self.lie.lock().expect("no panic holds it").take().map_or(0, |lie| lie.made)
+        match self.lying().take() {
+            Some(Lie::Key { made, .. }) => made,
+            _ => 0,
+        }
+    }
+
+    fn lie_about_a_key(&self, place: usize, encrypts: bool, spoil: Box<dyn Fn(Vec<u8>) -> Vec<u8> + Send>) {
+        *self.lying() = Some(Lie::Key { place, made: 0, spoil, encrypts });
+    }
+
+    fn lying(&self) -> MutexGuard<'_, Option<Lie>> {
+        self.lie.lock().expect("no panic holds it")
+    }
+
+    /// Whether what is encrypted to a public key is garbage.
+    fn spoils(&self, to: &[u8]) -> bool {
+        match &*self.lying() {
+            Some(Lie::Key { encrypts, .. }) => !encrypts,
+            Some(Lie::Secret { to: spoilt }) => spoilt == to,
+            Some(Lie::Code { .. }) | None => false,
+        }
     }
 }
 
@@ -100,19 +143,32 @@ impl OpenMlsProvider for Provider {
     }
 }
 
-/// All but the first two go through the library.
+/// All but the first three go through the library.
 macro_rules! by_the_library {
     ($($name:ident($($argument:ident: $of:ty),*) -> $output:ty;)*) => {
         impl OpenMlsCrypto for Provider {
             fn derive_hpke_keypair(&self, config: HpkeConfig, from: &[u8]) -> Done<HpkeKeyPair> {
                 let mut pair = self.crypto.derive_hpke_keypair(config, from)?;
-                if let Some(lie) = &mut *self.lie.lock().expect("no panic holds it") {
-                    if lie.made == lie.place {
-                        pair.public = (lie.spoil)(pair.public);
+                if let Some(Lie::Key { place, made, spoil, .. }) = &mut *self.lying() {
+                    if made == place {
+                        pair.public = spoil(pair.public);
                     }
-                    lie.made += 1;
+                    *made += 1;
                 }
                 Ok(pair)
+            }
+
+            fn hmac(&self, hash: HashType, key: &[u8], message: &[u8]) -> Done<SecretVLBytes> {
+                let code = self.crypto.hmac(hash, key, message)?;
+                match &mut *self.lying() {
+                    Some(Lie::Code { is_made }) if !*is_made => {
+                        *is_made = true;
+                        let mut other = code.as_slice().to_vec();
+                        other[0] ^= 1;
+                        Ok(SecretVLBytes::new(other))
+                    }
+                    _ => Ok(code),
+                }
             }
 
             fn hpke_seal(
@@ -123,7 +179,7 @@ macro_rules! by_the_library {
                 aad: &[u8],
                 data: &[u8],
             ) -> Done<HpkeCiphertext> {
-                if self.lie.lock().expect("no panic holds it").is_some() {
+                if self.spoils(to) {
                     return Ok(HpkeCiphertext { kem_output: vec![7; 32].into(), ciphertext: vec![7; 48].into() });
                 }
                 self.crypto.hpke_seal(config, to, info, aad, data)
@@ -142,7 +198,6 @@ by_the_library! {
     supports(suite: Ciphersuite) -> Done<()>;
     supported_ciphersuites() -> Vec<Ciphersuite>;
     hash(hash: HashType, data: &[u8]) -> Done<Vec<u8>>;
-    hmac(hash: HashType, key: &[u8], message: &[u8]) -> Done<SecretVLBytes>;
     hkdf_extract(hash: HashType, salt: &[u8], key: &[u8]) -> Done<SecretVLBytes>;
     hkdf_expand(hash: HashType, key: &[u8], info: &[u8], length: usize) -> Done<SecretVLBytes>;
     aead_encrypt(aead: AeadType, key: &[u8], data: &[u8], nonce: &[u8], aad: &[u8]) -> Done<Vec<u8>>;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use postern_client::{Client, Error, Event, Options};
 use postern_protocol::ds::GroupId;
 
-use crate::{PATIENCE, Server, World};
+use crate::{Group, PATIENCE, Server, World};
 
 impl World {
     /// Somebody new, registered at the first server.
@@ -35,6 +35,27 @@ impl World {
         let grant = of.approve_link(&request).await.expect("it can be approved");
         let builder = Client::builder(home).accept_contacts(true);
         builder.complete_link(&grant).await.expect("it is a device now")
+    }
+
+    /// The group of somebody whose device is in other hands: they come back in its place, as the group's only party here.
+    /// The device's own client does nothing in the group any more.
+    pub async fn in_place_of(&self, client: &Client, id: &GroupId) -> Group {
+        let stolen = client.group_with_id(id).stolen_place().expect("it is in the group");
+        let mut member = self.candidate().await;
+        member.party.identity = stolen.pseudonym.0.to_vec();
+        member.party.key = stolen.leaf;
+        member.party.user = stolen.user;
+        member.party.generation = stolen.user_key.generation;
+        member.party.leaf = member.party.leaf_at(&member.domain, member.address);
+        let (domain, server_key) = (self.domain().clone(), self.server_key());
+        let mut group =
+            Group { id: id.clone(), domain, policy: stolen.policy, server_key, members: vec![member] };
+        let current = self.group_info(&group, &group.members[0].party.key).await;
+        let made = group.party(0).join_externally(&current, None);
+        let call = group.submit_commit(&group.members[0].party.key, &made);
+        self.pay(&call).await.assert_ok("coming back in a member's place");
+        group.party(0).merge();
+        group
     }
 
     /// Two people in a group that the first one made.

@@ -92,6 +92,24 @@ impl Party {
         self.provider.lie(place, spoil);
     }
 
+    /// Spoils one of the public keys that encryption is to, into one that can be encrypted to.
+    pub fn lie_usably(&self, place: usize, spoil: Spoil) {
+        self.provider.lie_usably(place, spoil);
+    }
+
+    /// Spoils the confirmation tag of the next commit, in its GroupInfo, too. The membership tag is right.
+    pub fn lie_about_the_tag(&self) {
+        self.provider.lie_about_a_code();
+    }
+
+    /// Spoils what is encrypted to the key of a leaf: of the path of a commit, if no node between the leaf and the path has a
+    /// key.
+    pub fn lie_to(&self, leaf: &PublicKey) {
+        let mut members = self.group().members();
+        let member = members.find(|member| member.signature_key == leaf.as_bytes()).expect("it is a member");
+        self.provider.lie_to(member.encryption_key);
+    }
+
     /// Says that this is one of the public keys that encryption is to: that with this number, counted from now on.
     pub fn claim(&self, place: usize, key: &[u8]) {
         self.provider.claim(place, key.to_vec());

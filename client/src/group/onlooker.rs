@@ -1,0 +1,256 @@
+//! Commits and proposals of a group that this device could not follow, and what their signatures prove all the same: by
+//! whose will a device came in. Whoever comes back sees the tree that the server shows, in which a leaf does not say who
+//! let it in; the commit that brought it does. An onlooker checks that without a secret of the group, as the DS does. Owns
+//! the tables `unfollowed` and `onlookers`.
+
+use std::{collections::HashSet, sync::PoisonError};
+
+use openmls::prelude::{
+    GroupId as MlsGroupId, LeafNodeIndex, MlsMessageBodyIn, ProcessedMessageContent, Proposal, ProposalStore,
+    ProtocolMessage, PublicGroup, RatchetTreeIn, Sender, StagedCommit,
+};
+use openmls_rust_crypto::OpenMlsRustCrypto;
+use openmls_traits::OpenMlsProvider as _;
+use postern_protocol::{
+    MlsMessage, Payload, PublicKey, Signature,
+    ds::{CurrentGroup, GroupId},
+    mls::{Pseudonym, to_join},
+};
+use rusqlite::{OptionalExtension as _, params};
+use tls_codec::Deserialize as _;
+
+use super::{
+    record,
+    rules::{self, Leaf},
+};
+use crate::{
+    error::Result,
+    mls,
+    store::{Tx, decode, encode},
+};
+
+/// The most messages of a group, and bytes of them, that are kept as they came. With one more, what they prove is kept in
+/// their place: a member cannot send so many that nothing is proved any more.
+const MOST: u64 = 1000;
+const MOST_BYTES: u64 = 8 * 1024 * 1024;
+
+/// A device in its user's place.
+pub(super) type Place = (PublicKey, Pseudonym);
+
+/// The public state of a group, and whom this device trusts there.
+struct Onlooker {
+    id: GroupId,
+    /// Keeps in memory what the group becomes.
+    provider: OpenMlsRustCrypto,
+    group: PublicGroup,
+    /// The devices that were there when this one knew the group last, and those that they let into their users' places.
+    trusted: HashSet<Place>,
+}
+
+/// Keeps a commit or proposal of a group that this device is in, which had no effect here.
+pub(crate) fn keep(tx: &Tx<'_>, message: &MlsMessage) -> Result<()> {
+    let Some(MlsMessageBodyIn::PublicMessage(public)) = mls::parse(message.as_bytes()) else { return Ok(()) };
+    let public: ProtocolMessage = public.into();
+    let Ok(id) = GroupId::from_mls(public.group_id().as_slice()) else { return Ok(()) };
+    if !matches!(record::find(tx, &id)?, Some((_, true))) {
+        return Ok(());
+    }
+    let sql = "SELECT count(*), coalesce(sum(length(message)), 0) FROM unfollowed WHERE group_id = ?1";
+    let (messages, bytes): (u64, u64) =
+        tx.sql().query_row(sql, [id.to_mls()], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    if messages >= MOST || bytes >= MOST_BYTES {
+        fold(tx, &id)?;
+    }
+    insert(tx, &id, message)
+}
+
+/// Keeps what the messages of a group prove, and no longer these.
+pub(super) fn fold(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
+    let onlooker = Onlooker::of(tx, id)?;
+    tx.sql().execute("DELETE FROM unfollowed WHERE group_id = ?1", [id.to_mls()])?;
+    onlooker.map_or(Ok(()), |onlooker| onlooker.save(tx))
+}
+
+/// Notes the group as the DS showed it and this device took it, which is about to come back. If it comes too late, what
+/// changed meanwhile goes on from there.
+pub(super) fn start_from(tx: &Tx<'_>, id: &GroupId, current: &CurrentGroup) -> Result<()> {
+    forget(tx, id)?;
+    if let Some(onlooker) = Onlooker::shown(id, current) {
+        onlooker.save(tx)?;
+    }
+    current.proposals.iter().try_for_each(|proposal| insert(tx, id, proposal))
+}
+
+/// Forgets what was kept of a group: this device follows it again, or is out.
+pub(super) fn forget(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
+    tx.sql().prepare_cached("DELETE FROM unfollowed WHERE group_id = ?1")?.execute([id.to_mls()])?;
+    tx.sql().prepare_cached("DELETE FROM onlookers WHERE group_id = ?1")?.execute([id.to_mls()])?;
+    Ok(())
+}
+
+/// The devices that users whom this device knows in the group have in their own places, with those that they let in since
+/// it could not follow, as far as the messages prove it that came.
+pub(super) fn let_in(tx: &Tx<'_>, id: &GroupId) -> Result<HashSet<Place>> {
+    Ok(Onlooker::of(tx, id)?.map(|onlooker| onlooker.trusted).unwrap_or_default())
+}
+
+impl Onlooker {
+    /// The onlooker of a group, who saw all that is kept of it. `None` where nothing is known to start from. A message that
+    /// does not go on from the one before it proves nothing.
+    fn of(tx: &Tx<'_>, id: &GroupId) -> Result<Option<Self>> {
+        let Some(mut onlooker) = Self::start(tx, id)? else { return Ok(None) };
+        for message in kept(tx, id)? {
+            if onlooker.follow(&message).is_none() {
+                tracing::debug!("a message of a group does not go on from the one before it");
+            }
+        }
+        Ok(Some(onlooker))
+    }
+
+    /// The group as this device took it last: as it was kept, or as this device could follow it.
+    fn start(tx: &Tx<'_>, id: &GroupId) -> Result<Option<Self>> {
+        let provider = OpenMlsRustCrypto::default();
+        let mls_id = MlsGroupId::from_slice(&id.to_mls());
+        let saved: Option<Vec<u8>> = tx
+            .sql()
+            .query_row("SELECT state FROM onlookers WHERE group_id = ?1", [id.to_mls()], |row| row.get(0))
+            .optional()?;
+        let Some(saved) = saved else {
+            let group = PublicGroup::load(tx.storage(), &mls_id)?;
+            return Ok(group.map(|group| {
+                let trusted = leaves(&group).iter().map(place).collect();
+                Self { id: id.clone(), provider, group, trusted }
+            }));
+        };
+        let (entries, trusted): (Vec<(Payload, Payload)>, Vec<Place>) =
+            decode(&saved, "what is known of a group that cannot be followed")?;
+        let entries = entries.into_iter().map(|(key, value)| (key.into_bytes(), value.into_bytes()));
+        *provider.storage().values.write().unwrap_or_else(PoisonError::into_inner) = entries.collect();
+        let group = PublicGroup::load(provider.storage(), &mls_id).ok().flatten();
+        let trusted = trusted.into_iter().collect();
+        Ok(group.map(|group| Self { id: id.clone(), provider, group, trusted }))
+    }
+
+    /// The group as the DS showed it. `None` for one that does not verify.
+    fn shown(id: &GroupId, current: &CurrentGroup) -> Option<Self> {
+        let provider = OpenMlsRustCrypto::default();
+        let MlsMessageBodyIn::GroupInfo(info) = mls::parse(current.group_info.as_bytes())? else {
+            return None;
+        };
+        let tree = RatchetTreeIn::tls_deserialize_exact(current.ratchet_tree.as_bytes()).ok()?;
+        let (crypto, storage) = (provider.crypto(), provider.storage());
+        let (group, _) =
+            PublicGroup::from_external(crypto, storage, tree, info, ProposalStore::new()).ok()?;
+        let trusted = leaves(&group).iter().map(place).collect();
+        Some(Self { id: id.clone(), provider, group, trusted })
+    }
+
+    /// Keeps what the onlooker knows in place of the messages that it saw. If it followed no commit, and started from the
+    /// group as it is here, there is nothing to keep.
+    fn save(&self, tx: &Tx<'_>) -> Result<()> {
+        let storage = self.provider.storage();
+        let mls_id = MlsGroupId::from_slice(&self.id.to_mls());
+        if !matches!(PublicGroup::load(storage, &mls_id), Ok(Some(_))) {
+            return Ok(());
+        }
+        let entry =
+            |(key, value): (&Vec<u8>, &Vec<u8>)| (Payload::new(key.clone()), Payload::new(value.clone()));
+        let values = storage.values.read().unwrap_or_else(PoisonError::into_inner);
+        let entries: Vec<_> = values.iter().map(entry).collect();
+        let trusted: Vec<_> = self.trusted.iter().copied().collect();
+        tx.sql().execute(
+            "INSERT OR REPLACE INTO onlookers (group_id, state) VALUES (?1, ?2)",
+            params![self.id.to_mls(), encode(&(entries, trusted))],
+        )?;
+        Ok(())
+    }
+
+    /// Follows a message as the DS does. `None` for one that does not go on from here.
+    fn follow(&mut self, message: &MlsMessage) -> Option<()> {
+        let MlsMessageBodyIn::PublicMessage(message) = mls::parse(message.as_bytes())? else { return None };
+        let message: ProtocolMessage = message.into();
+        if message.epoch() != self.group.group_context().epoch() {
+            return None;
+        }
+        let processed = self.group.process_message(self.provider.crypto(), message).ok()?;
+        let (sender, voucher) = (processed.sender().clone(), processed.aad().to_vec());
+        match processed.into_content() {
+            ProcessedMessageContent::ProposalMessage(proposal) => {
+                self.group.add_proposal(self.provider.storage(), *proposal).ok()
+            }
+            ProcessedMessageContent::StagedCommitMessage(commit) => {
+                let came = self.let_in_by(&sender, voucher, &commit);
+                self.group.merge_commit(self.provider.storage(), *commit).ok()?;
+                self.trusted.extend(came);
+                Some(())
+            }
+            _ => None,
+        }
+    }
+
+    /// The leaves that a commit brings by the will of the trusted users in whose places they are.
+    fn let_in_by(&self, sender: &Sender, voucher: Vec<u8>, commit: &StagedCommit) -> Vec<Place> {
+        let mut came = Vec::new();
+        for queued in commit.queued_proposals() {
+            let new = match queued.proposal() {
+                Proposal::Add(add) => Leaf::of(add.key_package().leaf_node()),
+                Proposal::Update(update) => Leaf::of(update.leaf_node()),
+                _ => None,
+            };
+            if let (Sender::Member(by), Some(new)) = (queued.sender(), new)
+                && self.is_of(*by, &new)
+            {
+                came.push(place(&new));
+            }
+        }
+        let Some(new) = commit.update_path_leaf_node().and_then(Leaf::of) else { return came };
+        let is_theirs = match sender {
+            Sender::Member(by) => self.is_of(*by, &new),
+            Sender::NewMemberCommit => self.is_vouched(&new, voucher),
+            _ => false,
+        };
+        if is_theirs {
+            came.push(place(&new));
+        }
+        came
+    }
+
+    /// Whether a leaf is in the place of the user of a trusted device.
+    fn is_of(&self, by: LeafNodeIndex, new: &Leaf) -> bool {
+        let by = self.group.leaf(by).and_then(Leaf::of);
+        by.is_some_and(|by| by.pseudonym == new.pseudonym && self.trusted.contains(&place(&by)))
+    }
+
+    /// Whether the key of the user in whose place a leaf is, as a trusted device has it, vouched for the leaf.
+    fn is_vouched(&self, new: &Leaf, voucher: Vec<u8>) -> bool {
+        let mut leaves = leaves(&self.group);
+        leaves.retain(|leaf| self.trusted.contains(&place(leaf)));
+        let Some(key) = rules::user_key(&leaves, new.pseudonym) else { return false };
+        let epoch = self.group.group_context().epoch().as_u64();
+        let signed = to_join(&self.id, epoch, &new.leaf_key);
+        key.public_key.verify(&signed, &Signature::new(voucher)).is_ok()
+    }
+}
+
+fn leaves(group: &PublicGroup) -> Vec<Leaf> {
+    group.members().filter_map(|member| Leaf::of(group.leaf(member.index)?)).collect()
+}
+
+fn place(leaf: &Leaf) -> Place {
+    (leaf.leaf_key, leaf.pseudonym)
+}
+
+fn insert(tx: &Tx<'_>, id: &GroupId, message: &MlsMessage) -> Result<()> {
+    tx.sql()
+        .prepare_cached("INSERT INTO unfollowed (group_id, message) VALUES (?1, ?2)")?
+        .execute(params![id.to_mls(), message.as_bytes()])?;
+    Ok(())
+}
+
+/// The messages of a group that are kept, in the order in which they came.
+fn kept(tx: &Tx<'_>, id: &GroupId) -> Result<Vec<MlsMessage>> {
+    let sql = "SELECT message FROM unfollowed WHERE group_id = ?1 ORDER BY number";
+    let mut statement = tx.sql().prepare_cached(sql)?;
+    let messages = statement.query_map([id.to_mls()], |row| row.get(0).map(MlsMessage::new))?;
+    Ok(messages.collect::<Result<_, _>>()?)
+}
