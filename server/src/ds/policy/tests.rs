@@ -95,8 +95,19 @@ impl Scene {
         })
     }
 
+    /// Leaves out a proposal that waits: a member that it would remove stays.
     fn leaving_out(self, place: usize) -> Self {
-        self.with(|scene| scene.commit.takes[place] = false)
+        self.with(|scene| {
+            scene.commit.takes[place] = false;
+            let removed = scene.commit.removes(&scene.waiting);
+            for member in &scene.members {
+                let is_in = scene.next_members.iter().any(|next| next.leaf == member.leaf);
+                if !is_in && !removed.contains(&member.leaf) {
+                    scene.next_members.push(member.clone());
+                }
+            }
+            scene.next_members.sort_by_key(|member| member.leaf);
+        })
     }
 }
 

@@ -140,7 +140,6 @@ pub enum Renewal {
     },
     /// The next key of a user with one client.
     Rekeys(SigningKey),
-    LeafKey(SigningKey),
 }
 
 /// The further changes of a commit, or their undoing when it is refused.
@@ -400,11 +399,6 @@ impl<'a> Play<'a> {
                 Renewal::Rekeys(user) => {
                     self.keys.push(user.clone());
                     (party.user, party.generation) = (user, party.generation + 1);
-                }
-                Renewal::LeafKey(key) => {
-                    party.key = key;
-                    // Its last proposal was signed with a key that is nobody's now.
-                    self.last_proposal = self.last_proposal.take().filter(|(whose, ..)| *whose != member);
                 }
             }
             party.leaf = party.leaf_at(domain, *address);

@@ -5,7 +5,7 @@ use postern_tests_kit::{Party, fresh_address, home, leaf_extensions};
 use rand::Rng as _;
 
 use super::{
-    VIOLATION, Waiting,
+    INVALID, VIOLATION, Waiting,
     operations::{alone, leaf_at, wrong},
     play::{Attempt, Effect, Play, Renewal, Turn, domain},
 };
@@ -47,9 +47,13 @@ pub fn propose_next_user_key(play: &mut Play<'_>, turn: &mut Turn) -> Option<Att
     propose_renewal(play, turn, Renewal::Rekeys(user), |party| party.propose_leaf(Some(leaf), None, None))
 }
 
+/// A leaf keeps its signature key.
 pub fn propose_leaf_key(play: &mut Play<'_>, turn: &mut Turn) -> Option<Attempt> {
-    let key = SigningKey::generate();
-    propose_renewal(play, turn, Renewal::LeafKey(key.clone()), |party| party.propose_update_to_key(&key))
+    let party = play.group.party(turn.by);
+    let before = party.waiting();
+    let proposal = party.propose_update_to_key(&SigningKey::generate());
+    party.withdraw(&before);
+    wrong(play, turn.by, &alone(proposal), INVALID)
 }
 
 /// A proposal that no member may make by itself, of this type and with this content.
