@@ -241,7 +241,7 @@ fn after_a_refused_eviction_the_users_next_key_is_later_than_any_that_there_was(
     let client_key = tablet.account().client_key().public_key();
     bob.store.write(|tx| crate::group::remove_own_device(tx, &client_key)).unwrap();
     let due = || bob.store.read(crate::group::evictions).unwrap();
-    assert_eq!(due(), [id.clone()]);
+    assert_eq!(due(), std::slice::from_ref(&id));
     let refusal: Error = Problem::from(ProblemType::PolicyViolation).into();
     let fails = |error: &Error| bob.store.write(|tx| crate::group::eviction_failed(tx, &id, error)).unwrap();
     let told = || bob.events().iter().filter(|event| matches!(event, Event::NotShutOut { .. })).count();
