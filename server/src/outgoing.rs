@@ -69,7 +69,7 @@ pub fn homeserver_client(config: &FederationConfig) -> anyhow::Result<Homeserver
         };
         let client = build(&authorities, &hosts);
         if let Err(error) = &client {
-            // Those before are of use, while a server that begins is of use without other homeservers.
+            // The authorities before are of use, while a server that begins is of use without other homeservers.
             if let Some(Some(_)) = present {
                 bail!("no HTTPS by these: {error:#}");
             }

@@ -26,7 +26,7 @@ pub const MIGRATIONS: [(&str, &str); 10] = [
         "ALTER TABLE qs.messages ADD CONSTRAINT weight_is_positive CHECK (weight > 0) NOT VALID",
     ),
     ("V1005__check_weights", "ALTER TABLE qs.messages VALIDATE CONSTRAINT weight_is_positive"),
-    // Of a partitioned table and its partitions, which whoever writes locks in the same order.
+    // The partitioned table and its partitions are locked in the order in which writers lock them.
     ("V1006__rate", "ALTER TABLE aas.spent ADD COLUMN rate smallint NOT NULL DEFAULT 1"),
     ("V1007__have_languages", "ALTER TABLE auth.users ADD COLUMN language text NOT NULL DEFAULT 'en'"),
     (

@@ -67,7 +67,7 @@ impl Differences {
     }
 }
 
-/// What this device knew of a group when it could follow it last, and what was proved to it since.
+/// The members that this device knew of when it could follow a group last, with what was proved to it since.
 struct Before {
     leaves: HashMap<u32, rules::Leaf>,
     admins: Vec<Pseudonym>,
@@ -125,7 +125,7 @@ impl GroupState {
             user_key: leaf::key(tx, &user_key.public_key)?,
             leaving: None,
         };
-        // Of what this device knows of the group nothing is left after the commit.
+        // The commit leaves nothing of the group as this device knows it.
         let let_in = onlooker::let_in(tx, &self.id)?;
         let (mls, submission, epoch) = entry.commit(tx, &self.id, current)?;
         let (before, before_policy) = (rules::leaves(&self.mls), rules::policy(&self.mls)?);

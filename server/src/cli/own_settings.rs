@@ -28,7 +28,7 @@ impl OwnSettings {
         serde_json::from_str(row.get(0)).context("the settings of the private cluster cannot be read")
     }
 
-    /// Those that a restore takes over, each with its name and value.
+    /// The settings that a restore takes over, each with its name and value.
     pub fn to_take_over(&self) -> impl Iterator<Item = (&str, &str)> {
         let taken = self.0.iter().filter(|setting| setting.name != STANDBYS);
         taken.map(|setting| (setting.name.as_str(), setting.value.as_str()))

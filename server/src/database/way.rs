@@ -74,7 +74,7 @@ struct Asked {
     by_name: bool,
 }
 
-/// Those who vouch for a server.
+/// The authorities that vouch for a server.
 enum Authorities {
     /// Any certificate will do.
     Nobody,

@@ -620,7 +620,7 @@ async fn who_does_not_want_to_wait_in_a_group_that_nobody_follows_founds_it_anew
     let honest: Vec<_> = people.by_ref().take(3).map(|client| with(client, options.clone())).collect();
     let mallory = people.next().unwrap();
     let [alice, bob, carol] = &honest[..] else { panic!() };
-    // Whoever came back today waits for half a day at least before the next time.
+    // A member that came back today waits for half a day at least before the next time.
     for client in [alice, bob, carol] {
         client.group_with_id(&group).rejoin().await.unwrap();
         in_turns(&[alice, bob, carol]).await;

@@ -145,14 +145,14 @@ async fn moments_are_those_of_attempts_and_looks_and_none_is_a_messages() {
         )
         .await;
     let expected = [
-        // Of the next attempt at a domain, and of that at a lane: the second in which something came, before the first one.
+        // The moments of the next attempt at a domain, and of that at a lane: the second in which something came, before the first one.
         "attempts.next_try unlogged",
         "due.due unlogged",
-        // Of a look at its description.
+        // The moment of a look at its description.
         "looks.looked unlogged",
         // The minute of an answer to deliveries.
         "prompt_homeservers.noted unlogged",
-        // Of a request for tokens.
+        // The moment of a request for tokens.
         "refills.asked unlogged",
     ];
     assert_eq!(moments, expected, "another one has to be no message's");

@@ -325,7 +325,7 @@ async fn a_private_postgresql_that_does_not_start_is_tried_again_until_it_does()
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_is_killed_with_its_database_or_without_it_loses_nothing() {
     let dir = DataDir::migrated().await;
-    // Nobody else listens at its addresses once it is gone.
+    // Its addresses are its own: no other program listens there once it is gone.
     let metrics = own_address().to_string();
     let builder = Server::embedded(&dir).listen(own_address()).env("POSTERN_METRICS_LISTEN", &metrics);
     let mut server = builder.start().await;

@@ -317,7 +317,7 @@ async fn a_host_whose_address_the_operator_set_is_called_for_its_own_domain_and_
     relay().await.assert_problem("it is no gateway", ProblemType::HomeserverRefused);
     let asked = partner.asked();
     assert!(asked > 0, "the operator says that it may be there");
-    // What was kept meanwhile counts no more.
+    // The descriptions that were kept meanwhile count no more.
     operate(&operator, "operator.drop_domain_rule('other.example')").await;
     relay().await.assert_problem("not allowed any more", ProblemType::HomeserverUnknown);
     assert_eq!(partner.asked(), asked);

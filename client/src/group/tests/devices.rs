@@ -210,7 +210,7 @@ fn a_removed_device_in_a_place_of_its_own_goes_with_all_that_it_brought_in() {
     for other in [&bob, &mallory] {
         other.receive(&added).unwrap();
     }
-    // Nobody is told who this is.
+    // The others are not told who this is.
     let ghost = device_of(&alice, &issuer);
     let entry = bring_in(&ghost, &tablet, &id, &tablet.shown(&id));
     for other in [&alice, &bob, &mallory, &tablet] {

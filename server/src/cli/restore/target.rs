@@ -19,7 +19,7 @@ use crate::{
 const CLOSING: Duration = Duration::from_secs(5);
 /// The advisory lock of the session of a restore: another one must not take its work for what was interrupted.
 const LOCK: i64 = 0x706f_7374_6572_6e01; // "postern", 1
-/// What a removal failed at, for its error.
+/// The step at which a removal failed, for its error.
 const CANNOT_REMOVE: &str = "cannot remove what was restored";
 
 /// Refuses a database into which another restore is under way, and keeps others away as long as the session lives. The
@@ -113,7 +113,8 @@ pub(super) async fn remove(client: &Client) -> anyhow::Result<()> {
         .await
         .map_err(DatabaseError::from)
         .context(CANNOT_REMOVE)?;
-    // What operators made in the database that was backed up. A transaction for each needs no more locks than PostgreSQL has.
+    // The objects that operators made in the database that was backed up go one by one: a transaction for each needs no more
+    // locks than PostgreSQL has.
     while let Some(drop) = drops(client, "true", 1).await?.first() {
         client.batch_execute(drop).await.map_err(DatabaseError::from).context(CANNOT_REMOVE)?;
     }
@@ -229,7 +230,7 @@ const END_SESSIONS: &str = "
      WHERE a.datname = current_database() AND a.pid <> pg_backend_pid() AND a.backend_type = 'client backend'";
 
 /// Everything in a database that a dump may bring and that goes by itself: schemas, extensions, what is in schemas or in none.
-/// What belongs to an extension, or to one of these otherwise, goes with that. An address is a catalog's number and the object's.
+/// Members of an extension, and parts of one of these, go with it. An address is a catalog's number and the object's.
 const FOUND: &str = "
     SELECT o.classid, o.objid, format('%s.%s', o.classid, o.objid) AS address
       FROM (SELECT 'pg_namespace'::regclass::oid AS classid, n.oid AS objid

@@ -342,7 +342,7 @@ mod tests {
         assert_eq!(of_good.len(), 4);
         drop(of_good);
 
-        // Those that failed wait by themselves, with those that are late, and take nothing from hosts that are tried first.
+        // Hosts that failed wait by themselves, with those that are late, and take nothing from hosts that are tried first.
         let mut of_failing = Vec::new();
         for host in &bad[4..] {
             host.failed(Instant::now());

@@ -20,7 +20,7 @@ pub struct Provider {
 /// Makes another public key of one.
 pub type Spoil = fn(Vec<u8>) -> Vec<u8>;
 
-/// What of the cryptography is not what it should be.
+/// The part of the cryptography that is not as it should be.
 enum Lie {
     /// One key pair's public key is not what was made.
     Key {
@@ -33,7 +33,7 @@ enum Lie {
     },
     /// The first authentication code is another one.
     Code { is_made: bool },
-    /// What is encrypted to this public key cannot be opened.
+    /// Ciphertexts for this public key cannot be opened.
     Secret { to: Vec<u8> },
 }
 

@@ -226,7 +226,7 @@ impl ServerBuilder {
 }
 
 /// A socket that has an address and does not listen: a server can listen there all the same, and nobody else is given the port.
-/// None while somebody listens there.
+/// There is none while somebody listens there.
 fn bound(address: SocketAddr) -> Option<TcpSocket> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
     let socket = socket.ok()?;

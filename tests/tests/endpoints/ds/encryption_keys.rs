@@ -115,7 +115,7 @@ impl Scene {
 #[derive(Clone, Copy)]
 enum Wrong {
     Spoilt(Spoil),
-    /// That of a node.
+    /// The key of a node.
     Of([u8; 32]),
 }
 

@@ -408,7 +408,7 @@ async fn a_new_host_has_its_first_push_before_hundreds_of_silent_ones_had_theirs
 
     deposit(good).await;
     assert_eq!(service.pushed().await.path, "/answers");
-    // Those that had the places, and each network once more, each of them up to three times.
+    // The hosts that had the places, and each network once more, each of them up to three times.
     let tries = tries.load(Ordering::Relaxed);
     assert!(tries < (TOGETHER + APART) / 2, "{tries} tries of silent hosts came first");
     counting.abort();

@@ -183,7 +183,7 @@ async fn a_restore_that_is_killed_between_two_steps_serves_nobody_and_the_same_c
     admin.batch_execute(OPERATORS).await.unwrap();
     succeeds(&mut on(&cluster, "backup", &dir)).await;
     let elsewhere = cluster.another_database("elsewhere").await;
-    // What a restore takes for empty has this: it is not the restore's.
+    // A database that a restore takes for empty has this: it is not the restore's.
     let before = "CREATE SCHEMA tools; CREATE FUNCTION tools.mine() RETURNS integer LANGUAGE sql RETURN 1;
                   CREATE FUNCTION public.mine() RETURNS integer LANGUAGE sql RETURN 2";
     let client = connect_to(&elsewhere).await.unwrap();

@@ -109,7 +109,7 @@ pub enum Effect {
         by: usize,
         before: Vec<ProposalRef>,
         waits: Waiting,
-        /// What an Update changes besides the encryption key, once another member commits it.
+        /// The change that an Update brings besides the encryption key, once another member commits it.
         renewal: Option<Renewal>,
     },
     Commit {
@@ -405,7 +405,7 @@ impl<'a> Play<'a> {
         }
     }
 
-    /// Whatever was accepted, some member can commit next, and another one follows (DS-13). Without effect: the server
+    /// Some member can commit next, whatever was accepted, and another one follows (DS-13). Without effect: the server
     /// takes such a commit in [`Self::commit_what_waits`].
     fn assert_somebody_can_commit(&mut self) {
         let members = self.model.members();

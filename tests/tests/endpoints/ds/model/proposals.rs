@@ -35,7 +35,7 @@ pub fn propose_to_move(play: &mut Play<'_>, turn: &mut Turn) -> Option<Attempt> 
     propose_renewal(play, turn, renewal, |party| party.propose_leaf(Some(leaf), None, None))
 }
 
-/// Of a user with one client, so that no other client brings another key meanwhile.
+/// The user has one client, so that no other client brings another key meanwhile.
 pub fn propose_next_user_key(play: &mut Play<'_>, turn: &mut Turn) -> Option<Attempt> {
     if !turn.own.is_empty() {
         return None;

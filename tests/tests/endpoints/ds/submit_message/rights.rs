@@ -335,7 +335,7 @@ async fn a_client_that_lost_its_state_comes_back_in_its_own_place_only() {
         world.assert_refuses("an older user key", &call, violation).await;
     }
     group.members[1].party = double;
-    // What waits there is of before, or its own.
+    // The messages that wait there are of before, or its own.
     world.read(&mut group.members[1].mailbox).await;
     for member in [0, 2] {
         world.receive(&mut group.members[member]).await;
@@ -418,7 +418,7 @@ async fn no_two_leaves_have_the_same_delivery_address_however_they_come_in() {
     world.close();
 }
 
-/// Whatever generation of the user's key a stolen client takes, the user's others have a later one to remove it (AS-13).
+/// A stolen client may take any generation of the user's key: the user's others have a later one to remove it (AS-13).
 #[tokio::test]
 async fn a_client_that_takes_the_latest_user_key_is_removed_by_its_users_others() {
     let world = World::start().await;
