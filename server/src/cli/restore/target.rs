@@ -82,6 +82,8 @@ impl Left {
         match (mark.is_empty(), has_generation == Some(true)) {
             (true, true) => return Ok(Self::Done),
             (true, false) => return Ok(Self::Nothing),
+            // All of it was there, and somebody has dropped it: what is there is not the restore's.
+            (false, false) if mark.ends_with(BEGUN) => return Ok(Self::Nothing),
             (false, false) => return Ok(Self::Part),
             (false, true) => {}
         }
@@ -122,6 +124,7 @@ pub(super) async fn remove(client: &Client) -> anyhow::Result<()> {
 }
 
 /// The statements that remove what a restore made and a condition is true for, each with what depends on it; so many at most.
+/// There are none where the mark does not say what was there before.
 async fn drops(client: &Client, condition: &str, most: i64) -> anyhow::Result<Vec<String>> {
     let made = format!(
         "WITH found AS ({FOUND}), before AS (
@@ -129,7 +132,7 @@ async fn drops(client: &Client, condition: &str, most: i64) -> anyhow::Result<Ve
                FROM pg_db_role_setting s
                JOIN pg_database d ON d.oid = s.setdatabase AND d.datname = current_database()
               CROSS JOIN LATERAL unnest(s.setconfig) AS c (setting)
-              WHERE s.setrole = 0 AND starts_with(c.setting, '{RESTORING}=')
+              WHERE s.setrole = 0 AND starts_with(c.setting, '{RESTORING}=') AND c.setting NOT LIKE '%{BEGUN}'
          ), made AS (
              SELECT f.classid, f.objid
                FROM found f

@@ -123,13 +123,18 @@ impl Release {
             "cannot take the migration lock: another process migrates, or a session holds it (pg_locks, locktype advisory)",
         )?;
         client.batch_execute(&format!("SET lock_timeout = {}", LOCK_TIMEOUT.as_millis())).await?;
-        expect_whole(&client).await?;
+        let is_marked = expect_whole(&client).await?;
         self.expect_no_later_release(&client).await?;
         self.expect_servers_to_go_on(&client).await?;
-        self.apply(&mut client, registration).await.map_err(|error| match waited_in_vain(&error) {
-            true => error.context(LOCKED),
-            false => error,
-        })
+        let report =
+            self.apply(&mut client, registration).await.map_err(|error| match waited_in_vain(&error) {
+                true => error.context(LOCKED),
+                false => error,
+            })?;
+        if is_marked {
+            client.batch_execute(&unmarking()).await.context("cannot take the mark of a restore away")?;
+        }
+        Ok(report)
     }
 
     /// Refuses to take from a database what a later release brought.
@@ -246,8 +251,9 @@ impl Release {
 }
 
 /// Refuses to open a database to servers that a restore has not filled to the end: it lacks the row of its generation,
-/// which comes last, and perhaps its keys; or another generation has not begun in it.
-async fn expect_whole(client: &Client) -> anyhow::Result<()> {
+/// which comes last, and perhaps its keys; or another generation has not begun in it. Returns whether the database has the mark
+/// of a restore still.
+async fn expect_whole(client: &Client) -> anyhow::Result<bool> {
     let (mark, has_generation) = generation::marks_of_restore(client).await?;
     if !mark.is_empty() && !mark.ends_with(generation::BEGUN) {
         bail!(
@@ -259,7 +265,19 @@ async fn expect_whole(client: &Client) -> anyhow::Result<()> {
             "the database is not whole: a restore did not come to its end; restore once more, into an empty one"
         );
     }
-    Ok(())
+    Ok(!mark.is_empty())
+}
+
+/// Takes the mark of a restore away that did all but open the database. A later restore would take for its own what servers and
+/// operators have written since.
+fn unmarking() -> String {
+    format!(
+        "DO $$
+         BEGIN
+             EXECUTE format('ALTER DATABASE %I RESET {}', current_database());
+         END $$",
+        generation::RESTORING
+    )
 }
 
 /// Tries a step again that met a lock.

@@ -311,7 +311,12 @@ async fn a_restore_whose_last_step_fails_removes_nothing_for_servers_may_have_co
 
     let mut migrate = postern();
     migrate.arg("migrate").env("POSTERN_DOMAIN", HOME).env("POSTERN_DATABASE_ADMIN_URL", &admin_url);
+    let marks = "SELECT count(*) FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase
+                  WHERE d.datname = 'elsewhere' AND s.setconfig::text LIKE '%postern_restore%'";
+    let marks = async || -> i64 { admin.query_one(marks, &[]).await.unwrap().get(0) };
+    assert_eq!(marks().await, 1, "the same command would end it, too");
     succeeds(&mut migrate).await;
+    assert_eq!(marks().await, 0, "it is no restore's any more");
     let_everybody_in(&cluster).await;
     let url = cluster.server_url().replace("dbname=postern", "dbname=elsewhere");
     drop(Server::builder(&cluster).database(&url).start().await);
@@ -320,6 +325,8 @@ async fn a_restore_whose_last_step_fails_removes_nothing_for_servers_may_have_co
                        AND has_database_privilege('postern_server', current_database(), 'CONNECT')
                   FROM operator.current_generation()";
     assert!(client.query_one(open, &[]).await.unwrap().get::<_, bool>(0), "it is whole, and open to servers");
+    end(&admin, client).await;
+    fails(on(&cluster, "restore", &dir).env("POSTERN_DATABASE_ADMIN_URL", &admin_url), "is not empty").await;
 }
 
 #[tokio::test]

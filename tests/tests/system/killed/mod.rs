@@ -264,10 +264,11 @@ async fn a_restore_that_is_killed_between_two_steps_serves_nobody_and_the_same_c
     let generation: i64 = restored.query_one(number, &[]).await.unwrap().get(0);
 
     // As a kill between the new generation and the opening of the database to servers leaves it.
-    let closed = format!(
-        "ALTER DATABASE elsewhere SET postern_restore.unfinished = '{mark} begun';
-         REVOKE CONNECT ON DATABASE elsewhere FROM postern_server"
+    let begun = format!(
+        "ALTER DATABASE elsewhere SET postern_restore.unfinished = '{} begun'",
+        mark.split(' ').next().unwrap()
     );
+    let closed = format!("{begun}; REVOKE CONNECT ON DATABASE elsewhere FROM postern_server");
     admin.batch_execute(&closed).await.unwrap();
     let said = succeeds(&mut restore(&dir)).await;
     assert!(said.contains("doing its last steps") && !said.contains("postern: generation "), "{said}");
@@ -277,6 +278,18 @@ async fn a_restore_that_is_killed_between_two_steps_serves_nobody_and_the_same_c
     drop(restored);
     // A database that is whole is never taken for the remains of a restore.
     fails(&mut restore(&dir), "is not empty").await;
+    // One whose mark is old is not either, when somebody has dropped what is Postern's, for another restore.
+    let client = connect_to(&elsewhere).await.unwrap();
+    let dropped = "DROP SCHEMA postern, auth, aas, ds, qs, rendezvous, federation, operator CASCADE;
+                   DROP EXTENSION IF EXISTS postern CASCADE;
+                   DROP TABLE public.refinery_schema_history;
+                   CREATE TABLE public.later (number integer)";
+    client.batch_execute(&format!("{begun}; {dropped}")).await.unwrap();
+    end(&admin, client).await;
+    fails(&mut restore(&dir), "is not empty").await;
+    let client = connect_to(&elsewhere).await.unwrap();
+    let kept = "SELECT count(*) + public.notes_in_all() + tools.mine() FROM public.later";
+    assert_eq!(client.query_one(kept, &[]).await.unwrap().get::<_, i64>(0), 3, "nothing of theirs is gone");
 }
 
 #[tokio::test]
