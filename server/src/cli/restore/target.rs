@@ -232,8 +232,10 @@ const END_SESSIONS: &str = "
       FROM pg_stat_activity a
      WHERE a.datname = current_database() AND a.pid <> pg_backend_pid() AND a.backend_type = 'client backend'";
 
-/// Everything in a database that a dump may bring and that goes by itself: schemas, extensions, what is in schemas or in none.
-/// Members of an extension, and parts of one of these, go with it. An address is a catalog's number and the object's.
+/// The objects in a database that a dump may bring and that go by themselves: schemas, extensions, what is in schemas or in none.
+/// Members of an extension, and parts of one of these (the multirange type of a range type), go with it. An address is a
+/// catalog's number and the object's. Subscriptions are not restored; transforms, default privileges that are no schema's, and
+/// settings and rights of the database itself stay after a restore that failed.
 const FOUND: &str = "
     SELECT o.classid, o.objid, format('%s.%s', o.classid, o.objid) AS address
       FROM (SELECT 'pg_namespace'::regclass::oid AS classid, n.oid AS objid
@@ -265,4 +267,4 @@ const FOUND: &str = "
                AND d.classid <> 'pg_extension'::regclass
                AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema') o
      WHERE NOT EXISTS (SELECT FROM pg_depend m
-                        WHERE m.classid = o.classid AND m.objid = o.objid AND m.deptype = 'e')";
+                        WHERE m.classid = o.classid AND m.objid = o.objid AND m.deptype IN ('e', 'i'))";

@@ -31,6 +31,7 @@ const OPERATORS: &str = "
     CREATE TABLE ops.watches (number integer GENERATED ALWAYS AS IDENTITY, watch ops.watch);
     INSERT INTO ops.watches (watch) VALUES (('night', 8));
     CREATE TYPE public.mood AS ENUM ('calm', 'busy');
+    CREATE TYPE public.span AS RANGE (subtype = integer);
     CREATE DOMAIN public.line AS text CHECK (length(VALUE) < 100);
     CREATE TABLE public.notes (number serial PRIMARY KEY, mood public.mood, text public.line);
     INSERT INTO public.notes (mood, text) VALUES ('calm', 'one'), ('busy', 'two');
