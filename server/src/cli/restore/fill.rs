@@ -53,7 +53,8 @@ pub(super) async fn fill(
     Ok(left_out)
 }
 
-/// Restores these entries of a dump. `pg_restore` reads the list once, before it starts its jobs.
+/// Restores these entries of a dump. `pg_restore` reads the list once, before it starts its jobs. A subscription has a way to
+/// another server, which is not for each copy of a database; and while there is one, nothing that failed can be removed.
 async fn restore_entries(
     bin: &Path,
     url: &ConnectionString,
@@ -64,7 +65,8 @@ async fn restore_entries(
 ) -> anyhow::Result<()> {
     Program::new(bin, "pg_restore", PURPOSE)
         .database(url)?
-        .args(["--exit-on-error", "--verbose", "--use-list=/dev/stdin", &format!("--jobs={jobs}")])
+        .args(["--exit-on-error", "--verbose", "--no-subscriptions", "--use-list=/dev/stdin"])
+        .args([format!("--jobs={jobs}")])
         .args([database])
         .input(entries.join("\n") + "\n")
         .run(watch)
@@ -72,7 +74,8 @@ async fn restore_entries(
 }
 
 /// The list of a dump's entries, one in each line, without rights on what is PostgreSQL's own: another major version has other
-/// functions, and [`migrate`](crate::database::migrate) takes those rights away anew.
+/// functions, and [`migrate`](crate::database::migrate) takes those rights away anew. Comments on subscriptions
+/// are not in it either: some versions of `pg_restore` leave a subscription out, and not its comment.
 async fn entries(bin: &Path, database: &Path) -> anyhow::Result<String> {
     let output = tokio::process::Command::new(bin.join("pg_restore"))
         .arg("--list")
@@ -83,8 +86,11 @@ async fn entries(bin: &Path, database: &Path) -> anyhow::Result<String> {
         .context("cannot run pg_restore")?;
     ensure!(output.status.success(), "pg_restore cannot list the dump");
     let list = String::from_utf8(output.stdout).context("the dump's list is no text")?;
-    let is_taken =
-        |line: &&str| !line.starts_with(';') && !line.trim().is_empty() && !line.contains(" ACL pg_catalog ");
+    let is_taken = |line: &&str| {
+        !line.starts_with(';')
+            && !line.trim().is_empty()
+            && ![" ACL pg_catalog ", " COMMENT - SUBSCRIPTION "].iter().any(|entry| line.contains(entry))
+    };
     let entries = list.lines().filter(is_taken);
     Ok(entries.collect::<Vec<_>>().join("\n"))
 }
