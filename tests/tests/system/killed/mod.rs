@@ -42,6 +42,8 @@ const OPERATORS: &str = "
     CREATE FUNCTION public.watch() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN NULL; END $$;
     CREATE EVENT TRIGGER watches ON sql_drop EXECUTE FUNCTION public.watch();
     CREATE PUBLICATION notes FOR TABLE public.notes;
+    CREATE SUBSCRIPTION far CONNECTION 'host=far.invalid' PUBLICATION far WITH (connect = false, slot_name = NONE);
+    COMMENT ON SUBSCRIPTION far IS 'A restore does not bring it';
     SELECT lo_create(4711)";
 
 /// People talk by the server that runs, and by one that starts in its place.
@@ -215,6 +217,8 @@ async fn a_restore_that_is_killed_between_two_steps_serves_nobody_and_the_same_c
                          UNION ALL SELECT s.stxname FROM pg_statistic_ext s
                          UNION ALL SELECT e.evtname FROM pg_event_trigger e
                          UNION ALL SELECT p.pubname FROM pg_publication p
+                         UNION ALL SELECT s.subname FROM pg_subscription s
+                                     JOIN pg_database d ON d.oid = s.subdbid AND d.datname = current_database()
                          UNION ALL SELECT 'large object' FROM pg_largeobject_metadata
                          UNION ALL SELECT n.nspname FROM pg_namespace n
                                     WHERE n.oid >= 16384 AND n.nspname !~ '^pg_') o (what)";
@@ -257,10 +261,12 @@ async fn a_restore_that_is_killed_between_two_steps_serves_nobody_and_the_same_c
     let theirs = "SELECT (SELECT count(*) FROM public.notes), public.notes_in_all(), (SELECT count(*) FROM public.calm),
                          nextval('public.notes_number_seq'), (SELECT count(*) FROM ops.watches),
                          (SELECT count(*) FROM pg_event_trigger), (SELECT count(*) FROM pg_largeobject_metadata),
-                         (tools.mine() + public.mine())::bigint";
+                         (tools.mine() + public.mine())::bigint,
+                         (SELECT count(*) FROM pg_subscription s
+                            JOIN pg_database d ON d.oid = s.subdbid AND d.datname = current_database())";
     let theirs = restored.query_one(theirs, &[]).await.unwrap();
     let theirs: Vec<i64> = (0..theirs.len()).map(|column| theirs.get(column)).collect();
-    assert_eq!(theirs, [2, 2, 1, 3, 1, 1, 1, 3], "everything is there, once");
+    assert_eq!(theirs, [2, 2, 1, 3, 1, 1, 1, 3, 0], "everything is there, once, but for the subscription");
     let number = "SELECT generation FROM operator.current_generation()";
     let generation: i64 = restored.query_one(number, &[]).await.unwrap().get(0);
 
