@@ -16,7 +16,7 @@ mod work;
 
 use std::path::{Path, PathBuf};
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use clap::Args;
 use postern_cluster::{PrivateCluster, TakenOver};
 use tokio::task::spawn_blocking;
@@ -29,6 +29,8 @@ use super::{backup, migrate::admin_url, own_settings, private_cluster, setup, us
 use crate::{config::Settings, keys::master_keys::Sources, telemetry};
 
 const PURPOSE: &str = "postern restore";
+/// The context of an error in the steps that a restore takes in the data directory once the database is done.
+const CLUSTER_REMAINS: &str = "everything was restored; only the last steps in the data directory failed, the settings of the private cluster (ALTER SYSTEM) among them: run the same command again";
 
 #[derive(Args)]
 pub struct Restore {
@@ -91,24 +93,22 @@ pub async fn run(restore: Restore) -> anyhow::Result<()> {
             );
         }
         Err(Failure::Done) => {
-            if let Ok(taken) = &stopped {
-                own_settings::tell(manifest.settings.as_ref(), taken.as_ref());
-            }
+            own_settings::tell(manifest.settings.as_ref(), stopped?.as_ref());
             bail!(
                 "an interrupted restore into {} had come to its end, and left only its mark, which is gone now: `postern check` says how it is. For another backup choose another --data-dir",
                 config.data_dir.display()
             )
         }
         Err(Failure::Whole(error)) => {
-            if let Ok(taken) = &stopped {
-                own_settings::tell(manifest.settings.as_ref(), taken.as_ref());
+            match stopped {
+                Ok(taken) => own_settings::tell(manifest.settings.as_ref(), taken.as_ref()),
+                Err(stopped) => println!("postern: {stopped:#}"),
             }
             return Err(error.context(
                 "everything was restored, and another generation began; only the last step failed: run `postern migrate` and `postern check`",
             ));
         }
     };
-    let taken = stopped?;
     for what in left_out {
         println!("postern: left out: {what}");
     }
@@ -116,10 +116,10 @@ pub async fn run(restore: Restore) -> anyhow::Result<()> {
     println!(
         "postern: what came since is lost. Clients learn of it with their next request and fetch new tokens, since spent ones cannot be told from others; operate/back-up.md of the documentation says what else to look at"
     );
-    own_settings::tell(manifest.settings.as_ref(), taken.as_ref());
     if !without_password.is_empty() {
         println!("postern: a backup has no passwords: set those of {}", without_password.join(", "));
     }
+    own_settings::tell(manifest.settings.as_ref(), stopped?.as_ref());
     Ok(())
 }
 
@@ -149,7 +149,8 @@ async fn leave(
                 cluster.end_restore()?;
                 Ok(Some(taken))
             });
-            (false, private_cluster::stop(Some(cluster)).await.and(ended))
+            let stopped = private_cluster::stop(Some(cluster)).await;
+            (false, ended.context(CLUSTER_REMAINS).and_then(|taken| stopped.map(|()| taken)))
         }
         // It has all of a backup, perhaps.
         Err(Failure::Untouched(_)) if goes_on => {
