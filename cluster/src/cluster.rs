@@ -27,8 +27,8 @@ pub(crate) const NEW: &str = "new";
 /// The file in a data directory that says that a restore makes its cluster. Until that has succeeded, nobody else starts the
 /// cluster or makes another one: an empty homeserver of the same domain would be open to strangers.
 const RESTORING: &str = "restoring";
-/// The operator's settings of a backup, beside those that are in effect: they wait for the end of the restore, or PostgreSQL does
-/// not start with them.
+/// The operator's settings of a backup lie here, next to the file of those that are in effect, until the restore has ended. Those
+/// with which PostgreSQL does not start stay, for the operator.
 const WAITING: &str = "postgresql.auto.conf.restored";
 
 #[derive(Debug, Clone)]
@@ -69,13 +69,17 @@ pub struct Stopped {
     pub obstacle: Option<anyhow::Error>,
 }
 
-/// The end of the operator's settings (`ALTER SYSTEM`) of a backup.
+/// The outcome for the operator's settings (`ALTER SYSTEM`) of a backup, when a restore into a private cluster ends. `names` is
+/// the list of them.
 pub enum TakenOver {
     /// There were none.
     Nothing,
-    All,
+    All {
+        names: String,
+    },
     /// PostgreSQL does not start with them.
     Refused {
+        names: String,
         /// The file that has them now.
         file: PathBuf,
         error: anyhow::Error,
@@ -250,30 +254,31 @@ impl PrivateCluster {
     }
 
     /// Stops PostgreSQL, and starts it with the operator's settings that were kept; it does without them if it does not start.
-    /// Commits wait for nobody meanwhile, and no WAL is archived.
+    /// Commits wait for nobody meanwhile, and no WAL is archived. The settings are kept until [`PrivateCluster::end_restore`], so
+    /// that a restore that is killed before tries them once more.
     ///
     /// # Errors
     /// Another process runs the cluster, PostgreSQL does not stop, or a file cannot be written.
     pub fn take_settings_over(&self) -> anyhow::Result<TakenOver> {
         let Own { pg_ctl, environment, .. } = self.own()?;
-        let (waiting, settings) = (self.dir.cluster().join(WAITING), self.dir.cluster().join(OWN_SETTINGS));
+        let (waiting, in_effect) = (self.dir.cluster().join(WAITING), self.dir.cluster().join(OWN_SETTINGS));
         if !waiting.exists() {
             return Ok(TakenOver::Nothing);
         }
         let text = ClusterUser::read(&waiting)?;
+        let names = settings::names(&text);
         let postmaster = self.dir.postmaster();
         postmaster.stop()?;
-        self.user.write(&settings, &text)?;
+        self.user.write(&in_effect, &text)?;
         let started = postmaster
             .start(&self.user, pg_ctl, environment, &self.dir.log(), ALONE, &|| true)
             .and_then(|()| self.expect_socket());
         let Err(error) = started else {
-            fs::remove_file(&waiting).with_context(|| format!("cannot remove {}", waiting.display()))?;
-            return Ok(TakenOver::All);
+            return Ok(TakenOver::All { names });
         };
         postmaster.stop()?;
-        self.user.write(&settings, "")?;
-        Ok(TakenOver::Refused { file: waiting, error })
+        self.user.write(&in_effect, "")?;
+        Ok(TakenOver::Refused { names, file: waiting, error })
     }
 
     /// Refuses a PostgreSQL whose socket is elsewhere, by its settings: nobody would find it.
@@ -283,14 +288,22 @@ impl PrivateCluster {
         Ok(())
     }
 
-    /// Lets others start the cluster: the restore has succeeded.
+    /// Lets others start the cluster: the restore has succeeded, and the operator's settings were dealt with in this way.
     ///
     /// # Errors
     /// Its mark cannot be removed.
-    pub fn end_restore(&self) -> anyhow::Result<()> {
+    pub fn end_restore(&self, taken: &TakenOver) -> anyhow::Result<()> {
         let mark = self.dir.path().join(RESTORING);
         let remove = || fs::remove_file(&mark).and_then(|()| File::open(self.dir.path())?.sync_all());
-        remove().with_context(|| format!("cannot remove {}", mark.display()))
+        remove().with_context(|| format!("cannot remove {}", mark.display()))?;
+        let waiting = self.dir.cluster().join(WAITING);
+        if let TakenOver::All { .. } = taken
+            && let Err(error) = fs::remove_file(&waiting)
+        {
+            // Nobody reads it without the mark.
+            tracing::warn!("cannot remove {}: {error}", waiting.display());
+        }
+        Ok(())
     }
 
     /// Stops the cluster of a restore that failed, and deletes it, before anybody else can come in. The next restore begins

@@ -118,6 +118,12 @@ pub fn lines<'a>(settings: impl Iterator<Item = (&'a str, &'a str)>) -> anyhow::
     Ok(text)
 }
 
+/// The names of the settings in such lines, in a list.
+pub fn names(lines: &str) -> String {
+    let names = lines.lines().filter_map(|line| line.split_once(" = ")).map(|(name, _)| name);
+    names.collect::<Vec<_>>().join(", ")
+}
+
 fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\\', r"\\").replace('\'', "''"))
 }
@@ -134,7 +140,9 @@ mod tests {
     #[test]
     fn a_setting_is_one_line_whatever_its_value() {
         let settings = [("archive_command", "cp '%p'\nx"), ("a.b$c", "")];
-        assert_eq!(lines(settings.into_iter()).unwrap(), "archive_command = 'cp ''%p''\\nx'\na.b$c = ''\n");
+        let lines_of_both = lines(settings.into_iter()).unwrap();
+        assert_eq!(lines_of_both, "archive_command = 'cp ''%p''\\nx'\na.b$c = ''\n");
+        assert_eq!(names(&lines_of_both), "archive_command, a.b$c");
         assert!(lines([("a = 1\nb", "")].into_iter()).is_err());
     }
 }

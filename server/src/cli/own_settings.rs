@@ -46,39 +46,32 @@ impl OwnSettings {
     }
 }
 
-/// Says what became of the settings of a backup: in a private cluster, or, where `taken` is `None`, in a PostgreSQL of one's own.
+/// Says what became of settings: those of the backup that was named, and, in a private cluster (`taken`), those that waited there.
+/// After an interrupted restore these may be of another backup.
 pub fn tell(settings: Option<&OwnSettings>, taken: Option<&TakenOver>) {
-    let names = settings.map(OwnSettings::names).unwrap_or_default();
-    let taken = match (taken, settings) {
-        (Some(taken), Some(_)) => taken,
-        (Some(_), None) => {
-            println!(
-                "postern: settings of the PostgreSQL that was backed up (ALTER SYSTEM, postgresql.conf) are not in the backup: make those again that this one needs"
-            );
-            return;
-        }
-        (None, _) => {
-            let set =
-                if names.is_empty() { names } else { format!(" The backup's cluster had set {names}.") };
-            println!(
-                "postern: settings of the whole PostgreSQL (ALTER SYSTEM, postgresql.conf) are yours to make, a restore makes none.{set}"
-            );
-            return;
-        }
-    };
-    let standbys = settings.and_then(OwnSettings::standbys);
-    if let Some(standbys) = standbys {
+    let Some(taken) = taken else {
+        let names = settings.map(OwnSettings::names).unwrap_or_default();
+        let set = if names.is_empty() { names } else { format!(" The backup's cluster had set {names}.") };
         println!(
-            "postern: left out: the setting {STANDBYS} = {standbys:?} of the private cluster: each commit would wait for standbys, which this one does not have yet. Make it again once they follow"
+            "postern: settings of the whole PostgreSQL (ALTER SYSTEM, postgresql.conf) are yours to make, a restore makes none.{set}"
+        );
+        return;
+    };
+    if let Some(standbys) = settings.and_then(OwnSettings::standbys) {
+        println!(
+            "postern: left out: the setting {STANDBYS} = {standbys:?} of the backup's private cluster: each commit would wait for standbys, which this one does not have yet. Make it again once they follow"
         );
     }
     match taken {
+        TakenOver::Nothing if settings.is_none() => println!(
+            "postern: settings of the PostgreSQL that was backed up (ALTER SYSTEM, postgresql.conf) are not in the backup: make those again that this one needs"
+        ),
         TakenOver::Nothing => {}
-        TakenOver::All => println!(
+        TakenOver::All { names } => println!(
             "postern: settings of the private cluster (ALTER SYSTEM) were taken over as they were: {names}. Look at them before the server starts: sizes fitted another machine, places and commands may be another's, and WAL of this cluster goes into a directory of its own, with a new base backup"
         ),
-        TakenOver::Refused { file, error } => println!(
-            "postern: left out: the settings of the private cluster (ALTER SYSTEM), with which PostgreSQL does not start here: {names}. They are in {}: make those again that fit this machine. {error:#}",
+        TakenOver::Refused { names, file, error } => println!(
+            "postern: left out: the settings of the private cluster (ALTER SYSTEM), with which PostgreSQL does not start here: {names}. They are in {}: make those again that fit this machine; if that is for another reason (a full disk), put them back. {error:#}",
             file.display()
         ),
     }

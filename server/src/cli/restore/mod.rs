@@ -146,7 +146,7 @@ async fn leave(
             };
             let ended = taken.and_then(|taken| {
                 setup::end(data_dir)?;
-                cluster.end_restore()?;
+                cluster.end_restore(&taken)?;
                 Ok(Some(taken))
             });
             let stopped = private_cluster::stop(Some(cluster)).await;

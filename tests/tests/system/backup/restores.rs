@@ -418,12 +418,18 @@ async fn settings_of_a_private_cluster_come_back_and_those_that_it_does_not_star
     drop(admin);
     assert!(server.terminate().await.success());
 
-    // Killed while it tries them, it has them from the next one, which has nothing else to do.
+    // Killed once it has tried them, it has them from the next one, which has nothing else to do and says which they are,
+    // whatever backup it names.
     let killed = DataDir::fresh();
-    Killer::compiled()
-        .kill(&mut into(&killed, &good, key.trim()), "unlink", "postgresql.auto.conf.restored")
-        .await;
-    fails(&mut into(&killed, &good, key.trim()), "had come to its end").await;
+    Killer::compiled().kill(&mut into(&killed, &good, key.trim()), "unlink", "/restoring").await;
+    let output = into(&killed, &bad, key.trim()).output().await.expect("it runs");
+    let told = self::said(&output);
+    for part in [
+        "had come to its end",
+        "were taken over as they were: work_mem, max_connections, archive_mode, archive_command.",
+    ] {
+        assert!(!output.status.success() && told.contains(part), "{part} in {told}");
+    }
     let whole = DataDir::fresh();
     let said = succeeds(&mut into(&whole, &good, key.trim())).await;
     for part in [
