@@ -1,10 +1,10 @@
 //! The places of one data directory, and its lock.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, File, OpenOptions, Permissions},
     io,
     os::unix::{
-        fs::{DirBuilderExt, OpenOptionsExt},
+        fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
         net::UnixStream,
     },
     path::{Path, PathBuf},
@@ -39,14 +39,9 @@ pub struct DataDir {
 impl DataDir {
     /// Makes the directory if there is none.
     pub fn prepare(path: &Path, user: &ClusterUser) -> anyhow::Result<Self> {
-        if !path.exists() {
-            // Others may pass through (the cluster's user must), not look around.
-            fs::DirBuilder::new()
-                .recursive(true)
-                .mode(if user.other().is_some() { 0o711 } else { 0o700 })
-                .create(path)
-                .with_context(|| format!("cannot make the data directory {}", path.display()))?;
-        }
+        // Others may pass through (the cluster's user must), not look around.
+        make_dirs(path, if user.other().is_some() { 0o711 } else { 0o700 })
+            .with_context(|| format!("cannot make the data directory {}", path.display()))?;
         let dir = Self::existing(path)?;
         user.make_dir_for_others(&dir.socket_dir)?;
         Ok(dir)
@@ -137,6 +132,26 @@ impl DataDir {
     }
 }
 
+/// Makes a directory, and those above it that are missing, with this mode, of which the umask of a shell takes nothing away. One
+/// that is there stays as it is.
+///
+/// # Errors
+/// One of them cannot be made, or is no directory.
+pub fn make_dirs(path: &Path, mode: u32) -> io::Result<()> {
+    if path.as_os_str().is_empty() || path.is_dir() {
+        return Ok(());
+    }
+    if let Some(parent) = path.parent() {
+        make_dirs(parent, mode)?;
+    }
+    match fs::DirBuilder::new().mode(mode).create(path) {
+        Ok(()) => fs::set_permissions(path, Permissions::from_mode(mode)),
+        // Somebody else was faster.
+        Err(_) if path.is_dir() => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
 /// PostgreSQL's major version of one of its data directories, if that is one.
 pub fn major_of(cluster: &Path) -> anyhow::Result<Option<u32>> {
     let path = cluster.join(VERSION_FILE);
@@ -176,6 +191,23 @@ fn socket_dir(data_dir: &Path) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nix::sys::stat::{Mode, umask};
+
+    #[test]
+    fn directories_that_others_pass_through_are_open_to_them_whatever_the_umask_is() {
+        let place = tempfile::tempdir().unwrap();
+        let (above, dir) = (place.path().join("srv"), place.path().join("srv/postern"));
+        let before = umask(Mode::S_IRWXG | Mode::S_IRWXO);
+        let made = make_dirs(&dir, 0o711);
+        umask(before);
+        made.unwrap();
+        let mode = |dir: &Path| fs::metadata(dir).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(&above), mode(&dir)), (0o711, 0o711));
+        make_dirs(&dir, 0o755).unwrap();
+        assert_eq!(mode(&dir), 0o711, "it stays as it is");
+        fs::write(dir.join("file"), "").unwrap();
+        assert!(make_dirs(&dir.join("file"), 0o711).is_err());
+    }
 
     #[test]
     fn a_socket_fits_its_address_however_long_the_data_directory() {

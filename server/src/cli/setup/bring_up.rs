@@ -2,15 +2,15 @@
 //! registration.
 
 use std::{
-    fs::{self, OpenOptions},
+    fs::{self, OpenOptions, Permissions},
     io::ErrorKind,
-    os::unix::fs::{DirBuilderExt, MetadataExt, chown},
+    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown},
     path::Path,
 };
 
 use anyhow::{Context, ensure};
 use nix::unistd::{Uid, User};
-use postern_cluster::{ClusterOptions, PrivateCluster};
+use postern_cluster::{ClusterOptions, PrivateCluster, make_dirs};
 
 use super::dialogue::at;
 use crate::{
@@ -98,11 +98,12 @@ fn make_for(data_dir: &Path, user: &User) -> anyhow::Result<()> {
         ),
         Err(_) => {
             // The user has to come through these.
-            fs::create_dir_all(directory_of(data_dir)).with_context(cannot)?;
-            // Operators have to pass through, to the socket; nobody else looks around.
+            make_dirs(directory_of(data_dir), 0o755).with_context(cannot)?;
             fs::DirBuilder::new().mode(0o711).create(data_dir).with_context(cannot)?;
         }
     }
+    // Operators have to pass through, to the socket, whatever the umask is; nobody else looks around.
+    fs::set_permissions(data_dir, Permissions::from_mode(0o711)).with_context(cannot)?;
     chown(data_dir, Some(user.uid.as_raw()), Some(user.gid.as_raw())).with_context(cannot)
 }
 

@@ -9,6 +9,7 @@ use std::{
 
 use anyhow::{Context, ensure};
 use nix::unistd::User;
+use postern_cluster::make_dirs;
 
 use crate::{
     config::{self, Settings, file},
@@ -60,7 +61,12 @@ pub fn write(
         let old = keep(path).with_context(unwritable)?;
         println!("kept     {}: the file that was there before", old.display());
     }
-    let make_place = fs::DirBuilder::new().recursive(true).mode(0o755).create(directory_of(path));
+    let place = directory_of(path);
+    let make_place = match user {
+        // It has to come through.
+        Some(_) => make_dirs(place, 0o755),
+        None => fs::DirBuilder::new().recursive(true).mode(0o755).create(place),
+    };
     make_place.with_context(unwritable)?;
     files::replace_shared(path, file::text(values).as_bytes(), 0o600, |file| match user {
         Some(user) => {
