@@ -50,7 +50,7 @@ test: build ## all tests: SQL tests in the extension, unit tests, end-to-end tes
 	if [ -n "$$skip" ]; then \
 		echo; \
 		echo 'Left out, since they need root; "make test" as root runs them:'; \
-		sed -n '/^mod as_root {/,/^}/s/^    async fn \([a-z_]*\)() {/  \1/p' $$(grep -rl '^mod as_root {' tests/tests); \
+		sed -n '/^mod as_root {/,/^}/s/^    \(async \)\{0,1\}fn \([a-z0-9_]*\)() {/  \2/p' $$(grep -rl '^mod as_root {' tests/tests); \
 	fi; \
 	exit $$status
 

@@ -87,16 +87,17 @@ impl ClusterUser {
 
     /// A directory that only this user can enter.
     pub fn make_dir(&self, path: &Path) -> anyhow::Result<()> {
-        self.make_dir_without(path, 0o077)
+        self.make_dir_without(path, 0o077, "enter")
     }
 
     /// A directory that only this user can enter until its owner lets others in, of whom none may replace what lies there.
     pub fn make_dir_for_others(&self, path: &Path) -> anyhow::Result<()> {
-        self.make_dir_without(path, 0o022)
+        self.make_dir_without(path, 0o022, "write to")
     }
 
-    /// A directory of this user's with mode 700. One that is there may have another mode, with none of the bits `never`.
-    fn make_dir_without(&self, path: &Path, never: u32) -> anyhow::Result<()> {
+    /// A directory of this user's with mode 700. One that is there may have another mode, with none of the bits `never`, by which
+    /// others could do what the word says.
+    fn make_dir_without(&self, path: &Path, never: u32, word: &str) -> anyhow::Result<()> {
         match fs::DirBuilder::new().mode(0o700).create(path) {
             Ok(()) => self.own(path),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
@@ -104,7 +105,7 @@ impl ClusterUser {
                 let dir = fs::symlink_metadata(path)?;
                 ensure!(
                     dir.is_dir() && dir.uid() == self.uid.as_raw() && dir.mode() & never == 0,
-                    "{} should be a directory of user {} with mode 700: remove it or mend it",
+                    "{} should be a directory of user {} that nobody else may {word}: remove it or mend it",
                     path.display(),
                     self.name
                 );

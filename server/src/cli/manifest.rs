@@ -1,6 +1,6 @@
 //! A backup on disk: a directory with PostgreSQL's own dump of the database, and a manifest with its roles, its private cluster's
-//! settings and the checksum of each file, which is written last. [`super::backup`] makes one, [`super::restore`] reads it. A restore executes the dump
-//! as a superuser, so that the manifest is authenticated under the master key.
+//! settings and the checksum of each file, which is written last. [`super::backup`] makes one, [`super::restore`] reads it. A
+//! restore executes the dump as a superuser, so that the manifest is authenticated under the master key.
 //!
 //! It is a dump and not a copy of the cluster's files, because a dump survives an upgrade of PostgreSQL, needs no more than
 //! a connection, and holds neither what was deleted nor where rows lay (PRIV-3, PRIV-5). What is in unlogged tables is left

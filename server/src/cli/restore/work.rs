@@ -120,7 +120,7 @@ impl Work<'_> {
         };
         // A transaction may be open. Without a connection nothing is removed either.
         let _no_connection = client.batch_execute("ROLLBACK").await;
-        // Nothing of the database's was there before.
+        // The objects that were there before stay (`remove`).
         Err(match remove(client).await {
             Ok(()) => Failure::Removed(error),
             Err(_) => Failure::Remains(error),
