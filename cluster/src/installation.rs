@@ -12,6 +12,7 @@ use std::{
 use anyhow::{Context, bail};
 
 use crate::{
+    data_dir::make_dirs,
     messages,
     postgresql::{PROGRAMS, SystemPostgres, extension},
     user::ClusterUser,
@@ -69,7 +70,7 @@ impl Installation {
     pub fn install_postgres(&self, postgres: &SystemPostgres, programs: &[&str]) -> anyhow::Result<()> {
         let extensions = self.share.join("extension");
         for dir in [&self.bin, &self.library, &extensions] {
-            fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+            make_dirs(dir, 0o755).with_context(|| format!("cannot make {}", dir.display()))?;
         }
         for program in programs {
             copy_if_changed(&postgres.bin.join(program), &self.program(program))?;
