@@ -10,6 +10,7 @@ use super::{Change, handover, links, record, rules, state::GroupState};
 use crate::{
     error::{Error, Result},
     event::Event,
+    identity,
     store::{Tx, fixed, integer},
 };
 
@@ -52,7 +53,7 @@ pub(crate) fn evict(tx: &Tx<'_>, group: &GroupState) -> Result<Option<Change>> {
     let Some(known) = rows.iter().map(|(_, generation)| *generation).max() else { return Ok(None) };
     let mut leaves = handover::own_leaves_to_go(tx, group, &removed)?;
     if group.is_admin(&group.leaf.public_key()) {
-        leaves.extend(places_of(tx, group, &removed, Unnamed::Theirs)?);
+        leaves.extend(places_of(tx, group, &removed, SparedFor::OwnDevices)?);
     }
     if !leaves.is_empty() {
         return Ok(Some(Change::Remove(leaves)));
@@ -61,35 +62,42 @@ pub(crate) fn evict(tx: &Tx<'_>, group: &GroupState) -> Result<Option<Change>> {
     Ok(knows.then_some(Change::UserKey))
 }
 
-/// The owner that is taken for granted of a leaf which shares a place with others, and of which nobody knows whose it is.
+/// Those for whom a place is left alone, though a device that is to go is in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Unnamed {
-    /// The owner of the others: a removed device that is a user of its own can bring in further leaves there, without a
-    /// name.
-    Theirs,
-    /// Nobody: it may be another device of their user.
-    Unknown,
+pub(super) enum SparedFor {
+    /// Devices that this user has. Whoever else is there was let in by one that is to go: nobody comes into a place but by
+    /// those that are in it. A removed device so cannot stay by bringing in a leaf, with a name or without.
+    OwnDevices,
+    /// Anybody, also a leaf of which nobody knows whose it is: it may be another device of their user.
+    Anybody,
 }
 
-/// The leaves of these devices that were added as users of their own, in places that they share with nobody else.
+/// The leaves in the places of these devices that were added as users of their own, unless somebody else is there for whom
+/// a place is spared.
 pub(super) fn places_of(
     tx: &Tx<'_>,
     group: &GroupState,
     devices: &[PublicKey],
-    unnamed: Unnamed,
+    spared_for: SparedFor,
 ) -> Result<Vec<PublicKey>> {
     let own = group.own_leaf()?.pseudonym;
+    let own_devices = identity::own_devices(tx)?;
     let mut places = BTreeMap::new();
     for leaf in rules::leaves(&group.mls).into_values().filter(|leaf| leaf.pseudonym != own) {
         let link = links::link(tx, &group.id, &leaf.leaf_key)?;
         let claim = link.and_then(|link| link.claim(&group.id, &leaf.leaf_key));
-        let is_theirs = claim.as_ref().map(|claim| devices.contains(&claim.client_key));
-        let (leaves, any, all) = places.entry(leaf.pseudonym).or_insert((Vec::new(), false, true));
+        let client = claim.map(|claim| claim.client_key);
+        let is_to_go = client.is_some_and(|client| devices.contains(&client));
+        let is_spared = match spared_for {
+            SparedFor::OwnDevices => client.is_some_and(|client| own_devices.contains(&client)),
+            SparedFor::Anybody => true,
+        };
+        let (leaves, goes, stays) = places.entry(leaf.pseudonym).or_insert((Vec::new(), false, false));
         leaves.push(leaf.leaf_key);
-        *any |= is_theirs == Some(true);
-        *all &= is_theirs.unwrap_or(unnamed == Unnamed::Theirs);
+        *goes |= is_to_go;
+        *stays |= !is_to_go && is_spared;
     }
-    let places = places.into_values().filter(|(_, any, all)| *any && *all);
+    let places = places.into_values().filter(|(_, goes, stays)| *goes && !*stays);
     Ok(places.flat_map(|(leaves, ..)| leaves).collect())
 }
 

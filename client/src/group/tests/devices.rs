@@ -216,14 +216,26 @@ fn a_removed_device_in_a_place_of_its_own_goes_with_all_that_it_brought_in() {
     for other in [&alice, &bob, &mallory, &tablet] {
         other.receive(&entry).unwrap();
     }
+    // One says that it is another user's.
+    let accomplice = person("thief", &issuer);
+    let entry = bring_in(&accomplice, &tablet, &id, &tablet.shown(&id));
+    for other in [&alice, &bob, &mallory, &tablet] {
+        other.receive(&entry).unwrap();
+    }
+    alice.receive(&accomplice.send(&id)).unwrap();
+    alice.knows(&[&accomplice]);
+    let (leaf_key, user) = (accomplice.leaf(&id), Some(&accomplice.user));
+    let is_known = |member: &Member| member.leaf_key == leaf_key && member.user.as_ref() == user;
+    assert!(alice.members(&id).iter().any(is_known));
     let client_key = tablet.account().client_key().public_key();
     alice.store.write(|tx| crate::group::remove_own_device(tx, &client_key)).unwrap();
     let change = alice.store.read(|tx| crate::group::evict(tx, &GroupState::load(tx, &id)?)).unwrap();
     let Some(Change::Remove(leaves)) = &change else { panic!("{change:?}") };
-    let (mut leaves, mut both) = (leaves.clone(), vec![tablet.leaf(&id), ghost.leaf(&id)]);
+    let mut leaves = leaves.clone();
+    let mut all = [&tablet, &ghost, &accomplice].map(|device| device.leaf(&id));
     leaves.sort();
-    both.sort();
-    assert_eq!(leaves, both);
+    all.sort();
+    assert_eq!(leaves, all);
     let removal = alice.stage(&id, &change.unwrap());
     alice.confirm(&id);
     for other in [&bob, &mallory] {
