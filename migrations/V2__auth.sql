@@ -61,7 +61,7 @@ COMMENT ON COLUMN auth.settings.max_clients IS
 COMMENT ON COLUMN auth.settings.max_identity_commits IS
     'Commits to an EID in all; beyond them only a commit that leaves fewer clients is taken. Changes as the operator likes';
 COMMENT ON COLUMN auth.settings.identity_commits_per_day IS
-    'Commits to an EID in a day (UTC), those that leave fewer clients not counted: they are always taken. Changes as the operator likes';
+    'Commits to an EID in a day (UTC); beyond them only a commit that leaves fewer clients is taken. Changes as the operator likes';
 COMMENT ON COLUMN auth.settings.max_identity_commit_bytes IS
     'Bytes of a commit to an EID, at most. Changes as the operator likes';
 COMMENT ON COLUMN auth.settings.max_identity_leaf_bytes IS
@@ -442,7 +442,7 @@ COMMENT ON TABLE auth.commits_today IS
 COMMENT ON COLUMN auth.commits_today.user_id IS 'Account. Never changes';
 COMMENT ON COLUMN auth.commits_today.day IS 'Day (UTC) that is counted. Changes to another when that is over';
 COMMENT ON COLUMN auth.commits_today.commits IS
-    'Number in that day, those that left fewer clients not counted. Grows, and begins anew with each day';
+    'Number in that day. Grows, and begins anew with each day';
 
 CREATE TABLE auth.clients (
     client_key bytea PRIMARY KEY CHECK (octet_length(client_key) = 32),

@@ -100,6 +100,13 @@ pub enum Error {
     NoSuchMember(String),
     #[error("this is the group's only admin: name another one first")]
     LastAdmin,
+    /// An admin gave the group's title a number after which none is left in this epoch. Renewed keys begin another one. The
+    /// server may have been restored to an earlier state of the group, too: then there is room once the epochs are where they
+    /// were.
+    #[error(
+        "the group keeps its title, which has the last number that one can have for now: try again later"
+    )]
+    TitleStays,
     #[error("the members changed meanwhile: look again whom this would remove")]
     MembersChanged,
     #[error(

@@ -61,8 +61,9 @@ pub enum Event {
     Unfounded { group: GroupId, title: String, reason: String },
     /// The server refused to let this device leave a group.
     StillIn { group: GroupId, reason: String },
-    /// The server refuses to let this device shut devices out of a group that are its user's no more: they may read on, or
-    /// come in again. This device goes on trying, more and more seldom.
+    /// This device cannot shut devices out of a group that are its user's no more: the server refuses it, or others' commits
+    /// come first again and again. Those devices may read on, or come in again. This device goes on trying, more and more
+    /// seldom.
     NotShutOut { group: GroupId, reason: String },
     /// A message or change of this device was accepted, but did not reach so many of the members'
     /// devices: their mailboxes are full or gone.

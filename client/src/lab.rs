@@ -16,6 +16,7 @@ use crate::{
     identity, key_packages, link,
     mailbox::{self, deliveries},
     missed,
+    store::Tx,
     submit::Submission,
 };
 
@@ -203,6 +204,16 @@ impl Group {
             let request = Request::submit_message(&self.id, body, &leaf);
             Ok(Submission { group: self.id.clone(), epoch, is_commit: true, kind: Kind::Commit, request })
         })
+    }
+
+    /// Gives the group a title under the last number that one can have in this epoch, as an admin's stolen device may.
+    ///
+    /// # Errors
+    /// As [`Group::send`].
+    pub async fn take_last_title(&self, title: &str) -> Result<()> {
+        let take = |tx: &Tx<'_>| GroupState::load(tx, &self.id)?.take_last_title(tx, title);
+        let number = self.session.store.write(take)?;
+        self.deliver_own(Some(number)).await
     }
 
     /// This device's place in the group, for whoever is to act there instead.

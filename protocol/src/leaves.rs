@@ -27,6 +27,8 @@ pub enum BrokenRule {
     TwoUserKeys,
     /// A user's key is gone though leaves that had it stay, or is replaced by one that is not newer.
     UserKeyTakenBack,
+    /// The generation of a user's new key is too far ahead of the epoch.
+    UserKeyAhead,
 }
 
 /// Checks the leaves after a commit, given those before it: those that stay in their places, as they were, and those that
@@ -60,6 +62,22 @@ pub fn check_leaves(
         }
     }
     Ok(())
+}
+
+/// Checks the generations of the users' keys that come with an epoch, given the keys that leaves have before and after: a
+/// client that took the last number that there is could be removed by nobody of its user any more. A user's key that is
+/// there already stays, whatever its generation.
+///
+/// # Errors
+/// [`BrokenRule::UserKeyAhead`].
+pub fn check_generations(
+    before: &[(Pseudonym, UserKey)],
+    after: &[(Pseudonym, UserKey)],
+    epoch: u64,
+) -> Result<(), BrokenRule> {
+    let latest = UserKey::latest_generation(epoch);
+    let mut ahead = after.iter().filter(|(_, key)| key.generation > latest);
+    if ahead.all(|key| before.contains(key)) { Ok(()) } else { Err(BrokenRule::UserKeyAhead) }
 }
 
 /// The keys of the users that have one: those of the highest generations.
@@ -127,5 +145,26 @@ mod tests {
         // Another user with the key of a leaf that goes is nobody who comes back.
         let heir = GroupLeaf { pseudonym: CAROL, user_key: None, ..gone };
         assert_eq!(check_leaves(&[], &[gone], &[heir]), Ok(()));
+    }
+
+    #[test]
+    fn a_new_user_key_is_not_far_ahead_of_the_epoch_that_it_comes_with() {
+        let bobs = |generation| (BOB, key(generation, 7).unwrap());
+        let carols = (CAROL, key(7, 8).unwrap());
+        let check = |generation, epoch| check_generations(&[carols], &[carols, bobs(generation)], epoch);
+        for epoch in [1, 2, 100_000] {
+            let latest = UserKey::latest_generation(epoch);
+            assert_eq!(check(latest, epoch), Ok(()));
+            assert_eq!(check(latest + 1, epoch), Err(BrokenRule::UserKeyAhead));
+            assert_eq!(check(latest + 1, epoch + 1), Ok(()), "whatever came before, there is a later one");
+            assert_eq!(check(u32::MAX, epoch), Err(BrokenRule::UserKeyAhead));
+        }
+        // A key that is there already freezes nothing, but is nobody else's.
+        let last = bobs(u32::MAX);
+        for after in [[last, carols], [last, last]] {
+            assert_eq!(check_generations(&[last], &after, 3), Ok(()));
+        }
+        let taken = (CAROL, last.1);
+        assert_eq!(check_generations(&[last], &[last, taken], 3), Err(BrokenRule::UserKeyAhead));
     }
 }

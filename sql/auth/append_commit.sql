@@ -13,7 +13,8 @@
 -- The committer is confirmed with it, if it was not; added clients are not (AS-4).
 -- Returns committed, with current_epoch after it; wrong_epoch: the identity is in another state, of current_epoch;
 -- unknown_client; client_known: an added key is some user's client already; too_many_clients, too_large: by the
--- operator's limits; too_many_commits: by those of a day or in all, which a commit that leaves fewer clients is not under.
+-- operator's limits; too_many_commits: by those of a day or in all. A commit that leaves fewer clients is counted, and is
+-- never refused for them.
 -- Called by auth.commit_identity and auth.rename_user, which spend the token.
 CREATE OR REPLACE FUNCTION auth.append_commit(
     client_key bytea, epoch bigint, commit bytea, transcript bytea, group_info bytea, ratchet_tree bytea, eid bytea,
@@ -55,7 +56,8 @@ BEGIN
         RETURN;
     END IF;
     -- A stolen client can use up the commits of a day, and in months the history, also through others that it adds. It can
-    -- still be removed then.
+    -- still be removed then. Removals count, too: whoever adds many clients at once and removes them one by one has no more
+    -- commits by that, apart from those that undo a day's last ones, of which there are fewer than max_clients.
     IF NOT leaves_fewer
        AND (owner.epoch >= limits.max_identity_commits
             OR EXISTS (SELECT FROM auth.commits_today t
@@ -80,11 +82,9 @@ BEGIN
                current_ratchet_tree = append_commit.ratchet_tree, eid = append_commit.eid
          WHERE i.user_id = owner.user_id AND i.incarnation = owner.incarnation
         RETURNING i.epoch INTO current_epoch;
-        IF NOT leaves_fewer THEN
-            INSERT INTO auth.commits_today AS t (user_id, day, commits) VALUES (owner.user_id, today, 1)
-            ON CONFLICT ON CONSTRAINT commits_today_pkey DO UPDATE
-               SET day = excluded.day, commits = CASE t.day WHEN excluded.day THEN t.commits + 1 ELSE 1 END;
-        END IF;
+        INSERT INTO auth.commits_today AS t (user_id, day, commits) VALUES (owner.user_id, today, 1)
+        ON CONFLICT ON CONSTRAINT commits_today_pkey DO UPDATE
+           SET day = excluded.day, commits = CASE t.day WHEN excluded.day THEN t.commits + 1 ELSE 1 END;
         DELETE FROM auth.clients c WHERE c.user_id = owner.user_id AND c.client_key = ANY (removed);
         UPDATE auth.clients c SET confirmed = true
          WHERE c.client_key = append_commit.client_key AND NOT c.confirmed;

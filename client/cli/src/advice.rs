@@ -25,6 +25,7 @@ pub fn for_error(error: &Error) -> &'static str {
         Error::NotEncrypted => ". `passphrase change` encrypts it",
         Error::Link(_) => ". `link` on a device you have shows another code",
         Error::NoSuchMember(_) | Error::MembersChanged => ". `members` lists them",
+        Error::TitleStays => ". Each `update GROUP` makes room for later ones",
         Error::LastAdmin => ". `group admins GROUP --add USER` does",
         Error::Strangers(_) => ". `rejoin` shows them and asks, `refound` founds another group",
         Error::NoRequest(_) => ". `contacts requests` lists those that ask",

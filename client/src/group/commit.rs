@@ -192,8 +192,8 @@ impl GroupState {
     }
 
     /// Another key of our user, of a higher generation than any that it had here, which the next epoch always has room
-    /// for. After an eviction was refused it is the highest that there can be: a device that came in or back later than
-    /// another of its user's went does not know what generation that one had.
+    /// for. After the group's rules forbade an eviction it is the highest that there can be: a device that came in or back
+    /// later than another of its user's went does not know what generation that one had.
     fn next_user_key(&self, tx: &Tx<'_>) -> Result<UserKey> {
         let newest = self.user_key().map(|key| key.generation).max(record::user_generation(tx, &self.id)?);
         let next = newest.map_or(0, |generation| generation.saturating_add(1));

@@ -35,7 +35,8 @@ impl GroupState {
     /// Calls the group something else, and returns the number of the message that says so.
     ///
     /// # Errors
-    /// [`Error::NotAdmin`], [`Error::Leaving`].
+    /// [`Error::NotAdmin`], [`Error::Leaving`]; [`Error::TitleStays`] where the members would not take the title, since the
+    /// one before has the last number of this epoch.
     pub(crate) fn call(&self, tx: &Tx<'_>, title: &str) -> Result<u64> {
         if !self.is_admin(&self.leaf.public_key()) {
             return Err(Error::NotAdmin);
@@ -43,9 +44,11 @@ impl GroupState {
         if record::is_leaving(tx, &self.id)? {
             return Err(Error::Leaving);
         }
-        let (_, titled) = record::numbered_title(tx, &self.id)?;
+        let (present, titled) = record::numbered_title(tx, &self.id)?;
         let titled = titled.saturating_add(1).min(record::latest_title(self.epoch()));
-        record::retitle(tx, &self.id, title, titled, self.epoch())?;
+        if !record::retitle(tx, &self.id, title, titled, self.epoch())? && title != present {
+            return Err(Error::TitleStays);
+        }
         outbox::push(tx, &self.id, &Content::Title { title: title.to_owned(), titled })
     }
 

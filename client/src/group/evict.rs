@@ -3,20 +3,27 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use postern_protocol::{PublicKey, ds::GroupId};
+use postern_protocol::{PublicKey, ds::GroupId, problem::ProblemType};
 use rusqlite::params;
 
 use super::{Change, handover, links, record, rules, state::GroupState};
 use crate::{
     error::{Error, Result},
     event::Event,
+    identity,
     store::{Tx, fixed, integer},
 };
 
 /// The longest pause between two attempts, in seconds.
 const LONGEST_PAUSE: u64 = 24 * 60 * 60;
-/// The user is told once the DS has refused so many attempts: a first refusal may be of what this device could not know.
-const TOLD_AFTER: u32 = 2;
+/// The longest pause after an attempt that others' commits forestalled, in seconds: a removed device that goes on
+/// committing puts its removal off by no more.
+const LONGEST_PAUSE_FOR_OTHERS: u64 = 5 * 60;
+/// The user is told once the group's rules have forbidden so many attempts: a first one may have been forbidden for what
+/// this device could not know.
+const TOLD_AFTER_REFUSALS: u32 = 2;
+/// The user is told once so many attempts have failed, for whatever reason.
+const TOLD_AFTER: u32 = 4;
 
 /// Has a device that was removed from this user removed from all groups, and the user's key in each replaced, which
 /// the device may know though it is not there: the first of the user's devices to commit does it.
@@ -52,7 +59,7 @@ pub(crate) fn evict(tx: &Tx<'_>, group: &GroupState) -> Result<Option<Change>> {
     let Some(known) = rows.iter().map(|(_, generation)| *generation).max() else { return Ok(None) };
     let mut leaves = handover::own_leaves_to_go(tx, group, &removed)?;
     if group.is_admin(&group.leaf.public_key()) {
-        leaves.extend(places_of(tx, group, &removed, Unnamed::Theirs)?);
+        leaves.extend(places_of(tx, group, &removed, SparedFor::OwnDevices)?);
     }
     if !leaves.is_empty() {
         return Ok(Some(Change::Remove(leaves)));
@@ -61,39 +68,46 @@ pub(crate) fn evict(tx: &Tx<'_>, group: &GroupState) -> Result<Option<Change>> {
     Ok(knows.then_some(Change::UserKey))
 }
 
-/// The owner that is taken for granted of a leaf which shares a place with others, and of which nobody knows whose it is.
+/// Those for whom a place is left alone, though a device that is to go is in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Unnamed {
-    /// The owner of the others: a removed device that is a user of its own can bring in further leaves there, without a
-    /// name.
-    Theirs,
-    /// Nobody: it may be another device of their user.
-    Unknown,
+pub(super) enum SparedFor {
+    /// Devices that this user has. Whoever else is there was let in by one that is to go: nobody comes into a place but by
+    /// those that are in it. A removed device so cannot stay by bringing in a leaf, with a name or without.
+    OwnDevices,
+    /// Anybody, also a leaf of which nobody knows whose it is: it may be another device of their user.
+    Anybody,
 }
 
-/// The leaves of these devices that were added as users of their own, in places that they share with nobody else.
+/// The leaves in the places of these devices that were added as users of their own, unless somebody else is there for whom
+/// a place is spared.
 pub(super) fn places_of(
     tx: &Tx<'_>,
     group: &GroupState,
     devices: &[PublicKey],
-    unnamed: Unnamed,
+    spared_for: SparedFor,
 ) -> Result<Vec<PublicKey>> {
     let own = group.own_leaf()?.pseudonym;
+    let own_devices = identity::own_devices(tx)?;
     let mut places = BTreeMap::new();
     for leaf in rules::leaves(&group.mls).into_values().filter(|leaf| leaf.pseudonym != own) {
         let link = links::link(tx, &group.id, &leaf.leaf_key)?;
         let claim = link.and_then(|link| link.claim(&group.id, &leaf.leaf_key));
-        let is_theirs = claim.as_ref().map(|claim| devices.contains(&claim.client_key));
-        let (leaves, any, all) = places.entry(leaf.pseudonym).or_insert((Vec::new(), false, true));
+        let client = claim.map(|claim| claim.client_key);
+        let is_to_go = client.is_some_and(|client| devices.contains(&client));
+        let is_spared = match spared_for {
+            SparedFor::OwnDevices => client.is_some_and(|client| own_devices.contains(&client)),
+            SparedFor::Anybody => true,
+        };
+        let (leaves, goes, stays) = places.entry(leaf.pseudonym).or_insert((Vec::new(), false, false));
         leaves.push(leaf.leaf_key);
-        *any |= is_theirs == Some(true);
-        *all &= is_theirs.unwrap_or(unnamed == Unnamed::Theirs);
+        *goes |= is_to_go;
+        *stays |= !is_to_go && is_spared;
     }
-    let places = places.into_values().filter(|(_, any, all)| *any && *all);
+    let places = places.into_values().filter(|(_, goes, stays)| *goes && !*stays);
     Ok(places.flat_map(|(leaves, ..)| leaves).collect())
 }
 
-/// Whether the DS refused to let this device shut others out of a group.
+/// Whether the DS found that the group's rules forbid what was to shut others out of it.
 pub(super) fn was_refused(tx: &Tx<'_>, id: &GroupId) -> Result<bool> {
     let sql = "SELECT EXISTS (SELECT 1 FROM evictions WHERE group_id = ?1 AND refusals > 0)";
     Ok(tx.sql().prepare_cached(sql)?.query_row([id.to_mls()], |row| row.get(0))?)
@@ -105,12 +119,22 @@ pub(crate) fn eviction_failed(tx: &Tx<'_>, id: &GroupId, error: &Error) -> Resul
     let sql = "SELECT ifnull(max(attempts), 0), ifnull(max(refusals), 0) FROM evictions WHERE group_id = ?1";
     let (attempts, refusals): (u32, u32) =
         tx.sql().query_row(sql, [id.to_mls()], |row| Ok((row.get(0)?, row.get(1)?)))?;
-    let refusals = refusals.saturating_add(u32::from(error.refusal().is_some()));
-    let pause = 4u64.saturating_pow(attempts).min(LONGEST_PAUSE);
+    let is_told = |attempts: u32, refusals: u32| attempts >= TOLD_AFTER || refusals >= TOLD_AFTER_REFUSALS;
+    let was_told = is_told(attempts, refusals);
+    let (longest, most) = match error {
+        // Nor does the pause after a failure of another kind get longer by it.
+        Error::Contended(_) => (LONGEST_PAUSE_FOR_OTHERS, attempts.max(TOLD_AFTER)),
+        _ => (LONGEST_PAUSE, u32::MAX),
+    };
+    let pause = 4u64.saturating_pow(attempts).min(longest);
     let due = integer(tx.now().saturating_add(pause));
+    let attempts = attempts.saturating_add(1).min(most);
+    // Other refusals, such as one to a device that is out, say nothing about the key that the commit would have brought.
+    let is_forbidden = error.refusal().is_some_and(|problem| problem.kind == ProblemType::PolicyViolation);
+    let refusals = refusals.saturating_add(u32::from(is_forbidden));
     let sql = "UPDATE evictions SET attempts = ?2, refusals = ?3, due = ?4 WHERE group_id = ?1";
-    tx.sql().execute(sql, params![id.to_mls(), attempts.saturating_add(1), refusals, due])?;
-    if error.refusal().is_some() && refusals == TOLD_AFTER {
+    tx.sql().execute(sql, params![id.to_mls(), attempts, refusals, due])?;
+    if !was_told && is_told(attempts, refusals) {
         Event::NotShutOut { group: id.clone(), reason: error.to_string() }.record(tx)?;
     }
     Ok(())

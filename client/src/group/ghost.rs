@@ -1,6 +1,6 @@
 //! The messages and groups that no client of ours makes. A member and a server make a group up together, with a device in it
-//! that nobody let in; a hostile member wants the others' addresses, or acts in the place of a member whose device it took; a
-//! device commits that wants to be known no more. For programs that test clients and servers.
+//! that nobody let in; a hostile member wants the others' addresses, or acts in the place of a member whose device it took, or
+//! uses up the numbers of titles; a device commits that wants to be known no more. For programs that test clients and servers.
 
 use openmls::prelude::{KeyPackage, NewSignerBundle};
 use openmls_traits::OpenMlsProvider as _;
@@ -12,7 +12,7 @@ use postern_protocol::{
 };
 use tls_codec::Serialize as _;
 
-use super::{rules, state::GroupState};
+use super::{message::Content, outbox, record, rules, state::GroupState};
 use crate::{
     error::{Error, Result},
     leaf,
@@ -51,6 +51,14 @@ impl GroupState {
         let own = self.leaf.public_key();
         let others = rules::leaves(&self.mls).into_values().filter(|leaf| leaf.leaf_key != own);
         others.filter_map(|leaf| leaf.delivery).collect()
+    }
+
+    /// Gives the group a title under the last number that one can have in this epoch. Returns the number of the message that
+    /// says so.
+    pub(crate) fn take_last_title(&self, tx: &Tx<'_>, title: &str) -> Result<u64> {
+        let titled = record::latest_title(self.epoch());
+        record::retitle(tx, &self.id, title, titled, self.epoch())?;
+        outbox::push(tx, &self.id, &Content::Title { title: title.to_owned(), titled })
     }
 
     /// The group as a server would show it with a commit of this member that adds a ghost. For a trial

@@ -6,7 +6,7 @@ use postern_protocol::{PublicKey, ds::GroupId, encoding::Encoding};
 
 use super::{
     Change,
-    evict::{self, Unnamed},
+    evict::{self, SparedFor},
     handover, left_place, members, onlooker, outbox,
     outstanding::{self, Kind, Outstanding},
     record, removed, rules,
@@ -51,7 +51,7 @@ impl GroupState {
 
     /// The leaves of this user's devices that were added as users of their own.
     pub(crate) fn places_apart(&self, tx: &Tx<'_>) -> Result<Vec<PublicKey>> {
-        evict::places_of(tx, self, &identity::own_devices(tx)?, Unnamed::Theirs)
+        evict::places_of(tx, self, &identity::own_devices(tx)?, SparedFor::OwnDevices)
     }
 
     /// Whether nobody but this user is in the group.

@@ -6,7 +6,7 @@ use rusqlite::params;
 
 use super::{
     Change,
-    evict::{self, Unnamed},
+    evict::{self, SparedFor},
     links,
     state::GroupState,
 };
@@ -65,7 +65,7 @@ pub(crate) fn cast_out(tx: &Tx<'_>, group: &GroupState) -> Result<Option<Change>
     if !group.is_admin(&group.leaf.public_key()) {
         return Ok(None);
     }
-    let leaves = evict::places_of(tx, group, &clients(tx, &group.id)?, Unnamed::Unknown)?;
+    let leaves = evict::places_of(tx, group, &clients(tx, &group.id)?, SparedFor::Anybody)?;
     Ok((!leaves.is_empty()).then_some(Change::Remove(leaves)))
 }
 

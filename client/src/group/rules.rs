@@ -14,7 +14,7 @@ use openmls::prelude::{
 use openmls::prelude::{ProcessedMessage, ProcessedMessageContent};
 use postern_protocol::{
     PublicKey, Signature,
-    leaves::{BrokenRule, GroupLeaf, check_leaves},
+    leaves::{BrokenRule, GroupLeaf, check_generations, check_leaves},
     mls::{DELIVERY_ADDRESS, DeliveryAddress, GROUP_POLICY, GroupPolicy, Pseudonym, USER_KEY, UserKey},
 };
 #[cfg(feature = "lab")]
@@ -120,7 +120,8 @@ fn check_waiting<'a>(
         (Sender::Member(leaf), Proposal::Update(update)) => {
             check_new_leaf(group, *leaf, update.leaf_node())?;
             let new = Leaf::of(update.leaf_node());
-            check_generations(&leaves_of(group), new.as_slice(), group.group_context().epoch().as_u64())?;
+            let (old, new) = (user_keys(leaves_of(group).values()), user_keys(&new));
+            check_generations(&old, &new, group.group_context().epoch().as_u64()).map_err(broken)?;
         }
         (Sender::Member(_), Proposal::SelfRemove) | (Sender::External(_), Proposal::Remove(_)) => {}
         (Sender::External(_), _) => return Err("the server proposes what it may not"),
@@ -192,7 +193,8 @@ pub(super) fn check_commit(
     };
     after_all.extend(after.into_values().chain(added));
     check_after(&before_policy, &before, &removed, &after_policy, &after_all)?;
-    check_generations(&before, &after_all, commit.epoch().as_u64())?;
+    let (old_keys, new_keys) = (user_keys(before.values()), user_keys(&after_all));
+    check_generations(&old_keys, &new_keys, commit.epoch().as_u64()).map_err(broken)?;
     check_whole_users(&before, commit, own, &after_all)?;
 
     let removes_own_client = matches!(by, Committer::Member(_))
@@ -283,19 +285,19 @@ fn check_new_leaf(group: &PublicGroup, index: LeafNodeIndex, new: &LeafNode) -> 
     Ok(())
 }
 
-/// Checks the generations of the users' keys that come with an epoch: a device that took the last number
-/// that there is could be removed by nobody of its user any more.
-fn check_generations(before: &HashMap<u32, Leaf>, after: &[Leaf], epoch: u64) -> Result<(), &'static str> {
-    let latest = UserKey::latest_generation(epoch);
-    let is_kept = |leaf: &Leaf| {
-        let mut old = before.values();
-        old.any(|old| old.pseudonym == leaf.pseudonym && old.user_key == leaf.user_key)
-    };
-    let is_ahead = |leaf: &&Leaf| leaf.user_key.is_some_and(|key| key.generation > latest);
-    if after.iter().filter(is_ahead).all(is_kept) {
-        return Ok(());
+/// The users' keys that leaves have.
+fn user_keys<'a>(leaves: impl IntoIterator<Item = &'a Leaf>) -> Vec<(Pseudonym, UserKey)> {
+    leaves.into_iter().filter_map(|leaf| Some((leaf.pseudonym, leaf.user_key?))).collect()
+}
+
+/// The text for a rule that the server let somebody break.
+fn broken(rule: BrokenRule) -> &'static str {
+    match rule {
+        BrokenRule::AddressShared => "the server let two members have one address",
+        BrokenRule::TwoUserKeys => "the server let a user have two keys",
+        BrokenRule::UserKeyTakenBack => "the server let a member take a user's key back",
+        BrokenRule::UserKeyAhead => "the server let a member use up the numbers of its user's keys",
     }
-    Err("the server let a member use up the numbers of its user's keys")
 }
 
 /// Checks that another user is removed whole: a device left behind would know the user's key, and let
@@ -338,11 +340,7 @@ fn check_after(
     let (staying, gone) = (old(false), old(true));
     let after: Option<Vec<_>> = after.iter().map(Leaf::in_group).collect();
     let after = after.ok_or("the server let a member have no address")?;
-    check_leaves(&staying, &gone, &after).map_err(|rule| match rule {
-        BrokenRule::AddressShared => "the server let two members have one address",
-        BrokenRule::TwoUserKeys => "the server let a user have two keys",
-        BrokenRule::UserKeyTakenBack => "the server let a member take a user's key back",
-    })
+    check_leaves(&staying, &gone, &after).map_err(broken)
 }
 
 /// Judges a message of a group as every member does that receives it: a commit, or a proposal that comes when others wait.

@@ -133,7 +133,7 @@ pub struct Limits {
     pub max_clients: i32,
     /// Commits in all.
     pub max_commits: i32,
-    /// Commits in a day (UTC) that do not leave fewer clients.
+    /// Commits in a day (UTC), beyond which only those are taken that leave fewer clients.
     pub commits_per_day: i32,
     pub max_commit_bytes: usize,
     /// Bytes of a leaf, as RFC 9420 encodes it.

@@ -10,7 +10,7 @@ use std::collections::HashSet;
 use postern_protocol::{
     PublicKey,
     leaves::{BrokenRule, GroupLeaf, check_leaves},
-    mls::{GroupPolicy, Pseudonym, UserKey},
+    mls::{GroupPolicy, Pseudonym},
 };
 
 use super::roster::{Member, Roster};
@@ -102,6 +102,7 @@ impl From<BrokenRule> for Violation {
         match rule {
             BrokenRule::AddressShared => Self::AddressShared,
             BrokenRule::TwoUserKeys | BrokenRule::UserKeyTakenBack => Self::UserKeyChanged,
+            BrokenRule::UserKeyAhead => Self::UserKeyAhead,
         }
     }
 }
@@ -395,22 +396,6 @@ fn check_user_key(
         new if removes_client && new <= before.roster.generation(committer) => Err(Violation::UserKeyKept),
         _ => Ok(()),
     }
-}
-
-/// Checks the generations of the users' keys that come with an epoch: a client that took the last number that there is
-/// could be removed by nobody of its user any more.
-///
-/// # Errors
-/// [`Violation::UserKeyAhead`].
-pub fn check_generations(before: &Roster, after: &Roster, epoch: u64) -> Result<(), Violation> {
-    let latest = UserKey::latest_generation(epoch);
-    let is_kept = |member: &Member| {
-        let mut old = before.members().iter();
-        old.any(|old| old.pseudonym == member.pseudonym && old.user_key == member.user_key)
-    };
-    let is_ahead =
-        |member: &Member| member.user_key.is_some_and(|key| key.generation > latest) && !is_kept(member);
-    if after.members().iter().any(is_ahead) { Err(Violation::UserKeyAhead) } else { Ok(()) }
 }
 
 #[cfg(test)]

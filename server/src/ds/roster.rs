@@ -195,6 +195,11 @@ impl Roster {
         of_user.filter_map(|member| member.user_key).max_by_key(|key| key.generation)
     }
 
+    /// The users' keys that leaves have.
+    pub fn user_keys(&self) -> Vec<(Pseudonym, UserKey)> {
+        self.members.iter().filter_map(|member| Some((member.pseudonym, member.user_key?))).collect()
+    }
+
     /// The generation of the newest key that a user had since it came into the group.
     pub fn generation(&self, pseudonym: Pseudonym) -> Option<u32> {
         let gone = self.gone_keys.iter().filter(|(user, _)| *user == pseudonym);

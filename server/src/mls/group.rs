@@ -208,7 +208,8 @@ impl TrackedGroup {
             }
             ProcessedMessageContent::ProposalMessage(proposal) => {
                 self.check_proposal(proposal.proposal(), longest_lifetime)?;
-                // With the keys of leaves, and those that wait, openmls compares it in the trial ([`Self::try_commit`]).
+                // Here the keys that a proposal brings are compared with those of the nodes above the leaves. With the keys of
+                // leaves, and of other proposals that wait, openmls compares them in the trial ([`Self::try_commit`]).
                 keys.extend(encryption_key::of_proposal(proposal.proposal())?);
                 encryption_key::check_new(&self.group, &keys)?;
                 Ok(Handshake::Proposal(proposal))

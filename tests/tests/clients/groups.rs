@@ -256,6 +256,15 @@ async fn an_admin_names_another_and_leaves_and_the_other_renames_and_deletes_the
     for client in [&bob, &carol] {
         assert!(client.sync_until(PATIENCE, changed).await.unwrap().iter().any(changed));
     }
+    // Bob's title has the last number of its epoch.
+    of(&bob).take_last_title("zzz").await.unwrap();
+    let last = |event: &Event| matches!(event, Event::Titled { title, .. } if title == "zzz");
+    assert!(alice.sync_until(PATIENCE, last).await.unwrap().iter().any(last));
+    let epoch = of(&alice).epoch().unwrap();
+    of(&alice).rename("hers").await.unwrap();
+    assert!(of(&alice).epoch().unwrap() > epoch, "another one begins");
+    let hers = |event: &Event| matches!(event, Event::Titled { title, .. } if title == "hers");
+    assert!(carol.sync_until(PATIENCE, hers).await.unwrap().iter().any(hers));
     of(&alice).leave().await.unwrap();
     let bob = with(bob, eager());
     receive(&bob).await;

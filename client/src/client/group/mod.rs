@@ -13,7 +13,7 @@ pub use self::{
     members::{Invited, Removal},
 };
 use crate::{
-    error::Result,
+    error::{Error, Result},
     group::{Change, GroupState},
     push,
     session::Session,
@@ -47,14 +47,19 @@ impl Group {
         self.session.store.read(|tx| Ok(GroupState::load(tx, &self.id)?.epoch()))
     }
 
-    /// Calls the group something else, for all members.
+    /// Calls the group something else, for all members. Where the title that it has got the last number of this epoch, this
+    /// device renews its keys first, which begins another one.
     ///
     /// # Errors
-    /// [`crate::Error::NotAdmin`], and as [`Self::send`].
+    /// [`Error::NotAdmin`], [`Error::TitleStays`], and as [`Self::send`].
     pub async fn rename(&self, title: &str) -> Result<()> {
-        let session = &self.session;
-        let number = session.store.write(|tx| GroupState::load(tx, &self.id)?.call(tx, title))?;
-        self.deliver_own(Some(number)).await
+        let call = || self.session.store.write(|tx| GroupState::load(tx, &self.id)?.call(tx, title));
+        let mut called = call();
+        if matches!(called, Err(Error::TitleStays)) {
+            self.update().await?;
+            called = call();
+        }
+        self.deliver_own(Some(called?)).await
     }
 
     /// Has messages of the group go to another address of this device (DS-11). The old one leads nowhere

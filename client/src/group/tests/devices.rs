@@ -216,14 +216,26 @@ fn a_removed_device_in_a_place_of_its_own_goes_with_all_that_it_brought_in() {
     for other in [&alice, &bob, &mallory, &tablet] {
         other.receive(&entry).unwrap();
     }
+    // One says that it is another user's.
+    let accomplice = person("thief", &issuer);
+    let entry = bring_in(&accomplice, &tablet, &id, &tablet.shown(&id));
+    for other in [&alice, &bob, &mallory, &tablet] {
+        other.receive(&entry).unwrap();
+    }
+    alice.receive(&accomplice.send(&id)).unwrap();
+    alice.knows(&[&accomplice]);
+    let (leaf_key, user) = (accomplice.leaf(&id), Some(&accomplice.user));
+    let is_known = |member: &Member| member.leaf_key == leaf_key && member.user.as_ref() == user;
+    assert!(alice.members(&id).iter().any(is_known));
     let client_key = tablet.account().client_key().public_key();
     alice.store.write(|tx| crate::group::remove_own_device(tx, &client_key)).unwrap();
     let change = alice.store.read(|tx| crate::group::evict(tx, &GroupState::load(tx, &id)?)).unwrap();
     let Some(Change::Remove(leaves)) = &change else { panic!("{change:?}") };
-    let (mut leaves, mut both) = (leaves.clone(), vec![tablet.leaf(&id), ghost.leaf(&id)]);
+    let mut leaves = leaves.clone();
+    let mut all = [&tablet, &ghost, &accomplice].map(|device| device.leaf(&id));
     leaves.sort();
-    both.sort();
-    assert_eq!(leaves, both);
+    all.sort();
+    assert_eq!(leaves, all);
     let removal = alice.stage(&id, &change.unwrap());
     alice.confirm(&id);
     for other in [&bob, &mallory] {
@@ -268,6 +280,44 @@ fn after_a_refused_eviction_the_users_next_key_is_later_than_any_that_there_was(
     bob.store.write(|tx| crate::group::evicted(tx, &id)).unwrap();
     assert_eq!(bob.store.read(crate::group::next_eviction).unwrap(), None);
     assert!(due().is_empty());
+}
+
+/// A device goes on committing in the group from which it is to be removed.
+#[test]
+fn others_commits_put_an_eviction_off_by_minutes_and_not_unheard() {
+    let issuer = SigningKey::generate();
+    let ([alice, bob, mallory], id) = three(&issuer);
+    let tablet = second_device(&bob, [&alice, &mallory], &id, &issuer);
+    let client_key = tablet.account().client_key().public_key();
+    bob.store.write(|tx| crate::group::remove_own_device(tx, &client_key)).unwrap();
+    let fails = |error: &Error| bob.store.write(|tx| crate::group::eviction_failed(tx, &id, error)).unwrap();
+    let told = || bob.events().iter().filter(|event| matches!(event, Event::NotShutOut { .. })).count();
+    let pause = || bob.store.read(crate::group::next_eviction).unwrap().expect("it is tried again").as_secs();
+    for _ in 0..3 {
+        fails(&Error::Contended(8));
+    }
+    assert_eq!(told(), 0, "it may be over soon");
+    fails(&Error::Contended(8));
+    assert_eq!(told(), 1);
+    for _ in 0..20 {
+        fails(&Error::Contended(8));
+        assert!(pause() <= 300);
+    }
+    // The server refuses something else than the user's new key.
+    let not_allowed: Error = Problem::from(ProblemType::NotAllowed).into();
+    fails(&not_allowed);
+    assert!(pause() <= 300, "contention makes no other pause longer, either");
+    assert_eq!(told(), 0, "once");
+
+    let key = || bob.store.read(|tx| Ok(own_leaf(&GroupState::load(tx, &id)?).user_key)).unwrap().unwrap();
+    let known = key().generation;
+    let change = bob.store.read(|tx| crate::group::evict(tx, &GroupState::load(tx, &id)?)).unwrap();
+    let removal = bob.stage(&id, &change.expect("it is in the group"));
+    bob.confirm(&id);
+    for other in [&alice, &mallory, &tablet] {
+        other.receive(&removal.message).unwrap();
+    }
+    assert_eq!(key().generation, known + 1);
 }
 
 #[test]

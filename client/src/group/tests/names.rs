@@ -120,6 +120,10 @@ fn a_title_of_the_last_number_is_replaced_in_the_next_epoch() {
         other.receive(&last).unwrap();
         assert_eq!(title(other), "zzz");
     }
+    let lost = alice.store.write(|tx| GroupState::load(tx, &id)?.call(tx, "another"));
+    assert!(matches!(lost, Err(Error::TitleStays)), "nobody would take it: {lost:?}");
+    assert_eq!(title(&alice), "zzz");
+    assert_eq!(alice.store.read(|tx| GroupState::unsent(tx, &id)).unwrap(), 0, "nothing is said of it");
     let update = carol.stage(&id, &Change::Update);
     carol.confirm(&id);
     for other in [&alice, &bob] {

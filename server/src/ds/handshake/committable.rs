@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use openmls::prelude::{LeafNodeIndex, QueuedProposal};
-use postern_protocol::name::Domain;
+use postern_protocol::{leaves::check_generations, name::Domain};
 
 use super::{content::proposed, view};
 use crate::{
@@ -117,6 +117,8 @@ pub(super) fn judge(
     policy::check_commit(view(before), waiting, commit, after)?;
     // A commit that came was merged by then, so that the epoch is the one that it begins; a proposal is judged by the
     // epoch that it comes in.
-    policy::check_generations(&before.roster, after.roster, before.mls.epoch())?;
+    let epoch = before.mls.epoch();
+    check_generations(&before.roster.user_keys(), &after.roster.user_keys(), epoch)
+        .map_err(Violation::from)?;
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! Every right and every refusal, case by case.
 
-use postern_protocol::Address;
+use postern_protocol::{Address, mls::UserKey};
 
 use super::super::roster::LeafRecord;
 use super::*;
@@ -432,33 +432,6 @@ fn who_may_commit_what() {
     for (what, scene, expected) in cases {
         assert_eq!(scene.judge(), expected, "{what}");
     }
-}
-
-#[test]
-fn a_new_user_key_is_not_far_ahead_of_the_epoch_that_it_comes_with() {
-    let at = |leaf, pseudonym, generation| Member {
-        user_key: Some(UserKey { generation, public_key: leaf_key(leaf) }),
-        ..member(leaf, pseudonym)
-    };
-    let before = Roster::new(vec![at(A, ALICE, 7), member(B1, BOB)]);
-    let check = |bobs, epoch| {
-        check_generations(&before, &Roster::new(vec![at(A, ALICE, 7), at(B1, BOB, bobs)]), epoch)
-    };
-    for epoch in [1, 2, 100_000] {
-        let latest = UserKey::latest_generation(epoch);
-        assert_eq!(check(latest, epoch), Ok(()));
-        assert_eq!(check(latest + 1, epoch), Err(Violation::UserKeyAhead));
-        assert_eq!(check(latest + 1, epoch + 1), Ok(()), "whatever came before, there is a later one");
-        assert_eq!(check(u32::MAX, epoch), Err(Violation::UserKeyAhead));
-    }
-    // A key that is there already freezes nothing, but is nobody else's.
-    let last = at(B1, BOB, u32::MAX);
-    let before = Roster::new(vec![member(A, ALICE), last.clone()]);
-    let check = |after| check_generations(&before, &Roster::new(after), 3);
-    assert_eq!(check(vec![member(A, ALICE), last.clone()]), Ok(()));
-    assert_eq!(check(vec![member(A, ALICE), last.clone(), Member { leaf: B2, ..last.clone() }]), Ok(()));
-    let carols = Member { pseudonym: CAROL, leaf: C, ..last.clone() };
-    assert_eq!(check(vec![member(A, ALICE), last, carols]), Err(Violation::UserKeyAhead));
 }
 
 #[test]

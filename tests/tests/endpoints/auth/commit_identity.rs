@@ -490,10 +490,12 @@ async fn a_user_has_so_many_commits_a_day_and_can_remove_clients_after_them() {
     let exchange = Commit { remove: vec![alice.device.public_key()], ..adding(&[&further]) };
     refused("one client for another", &alice, &mut stolen, exchange).await;
 
-    // Others have their own, and whoever has none left still removes clients. That takes nothing of the day, and gives nothing.
+    // Others have their own, and whoever has none left still removes clients. That counts, too, and gives nothing.
     world.commit_identity(&mut bob, update()).await;
     let removal = Commit { remove: vec![stolen.public_key(), pending.public_key()], ..Default::default() };
     world.commit_identity(&mut alice, removal).await;
+    let commits: i32 = world.value("SELECT max(commits) FROM auth.commits_today").await;
+    assert_eq!(commits, 4);
     let made = alice.device.commit(update());
     let own = identity_commit(&alice, &made, &alice.device);
     world.assert_refuses("an update by who removed them", &own, ProblemType::PolicyViolation).await;
@@ -510,5 +512,35 @@ async fn a_user_has_so_many_commits_a_day_and_can_remove_clients_after_them() {
     world.admin.execute("UPDATE auth.commits_today SET day = day - 1", &[]).await.unwrap();
     world.admin.execute("SELECT auth.clean_up(0)", &[]).await.unwrap();
     assert_eq!(world.count("auth.commits_today").await, 0);
+    world.close();
+}
+
+/// Every commit that is accepted lengthens the history for good, whatever it does.
+#[tokio::test]
+async fn who_adds_many_clients_and_removes_them_one_by_one_has_no_more_commits_in_a_day() {
+    let world = World::start().await;
+    let mut alice = world.user("alice").await;
+    let daily = "SELECT operator.set_user_limit('identity_commits_per_day', 3)";
+    world.admin.execute(daily, &[]).await.expect("the operator may");
+    let added = [(); 3].map(|()| alice.further_device());
+    let removal = |device: &Party| Commit { remove: vec![device.public_key()], ..Default::default() };
+    world.commit_identity(&mut alice, adding(&added.each_ref())).await;
+    for device in &added[..2] {
+        world.commit_identity(&mut alice, removal(device)).await;
+    }
+    let further = alice.further_device();
+    let refused = async |what: &str, alice: &mut User| {
+        for commit in [update(), adding(&[&further])] {
+            let made = alice.device.commit(commit);
+            let call = identity_commit(alice, &made, &alice.device);
+            world.assert_refuses(what, &call, ProblemType::PolicyViolation).await;
+            alice.device.forget();
+        }
+    };
+    refused("after three commits", &mut alice).await;
+    world.commit_identity(&mut alice, removal(&added[2])).await;
+    refused("after a removal beyond them", &mut alice).await;
+    let commits: i32 = world.value("SELECT max(commits) FROM auth.commits_today").await;
+    assert_eq!(commits, 4);
     world.close();
 }
