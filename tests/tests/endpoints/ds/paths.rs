@@ -29,7 +29,7 @@ impl Circle {
     fn hear(&mut self, by: usize, message: &MlsMessage) {
         for (number, member) in self.members.iter_mut().enumerate() {
             if number != by {
-                member.receive(message);
+                member.hear(message);
             }
         }
         self.members.retain(Party::is_active);

@@ -49,6 +49,15 @@ impl Party {
 
     /// Takes in what came through the queue. In a group of the DS the client's rules judge it first.
     pub fn take_in(&mut self, received: &MlsMessage) -> Received {
+        self.take(received, assert_followed)
+    }
+
+    /// Takes in what a member sent in a group without a server, where everybody has the rights to everything.
+    pub fn hear(&mut self, received: &MlsMessage) {
+        self.take(received, |_, _| ());
+    }
+
+    fn take(&mut self, received: &MlsMessage, judge: impl FnOnce(&MlsGroup, &ProcessedMessage)) -> Received {
         let received: ProtocolMessage = match parse(received) {
             MlsMessageBodyIn::PublicMessage(message) => message.into(),
             MlsMessageBodyIn::PrivateMessage(message) => message.into(),
@@ -57,7 +66,7 @@ impl Party {
         let group = self.group.as_mut().expect("a member has a group");
         let provider = &self.provider;
         let processed = group.process_message(provider, received).expect("what the server accepts is valid");
-        assert_followed(group, &processed);
+        judge(group, &processed);
         match processed.into_content() {
             ProcessedMessageContent::ApplicationMessage(message) => Received::Text(message.into_bytes()),
             ProcessedMessageContent::StagedCommitMessage(commit) => {
@@ -118,7 +127,7 @@ impl Party {
         let MlsMessageBodyIn::PublicMessage(commit) = parse(commit) else { panic!("commits are public") };
         let group = self.group.as_mut().expect("a member has a group");
         let processed = group.process_message(&self.provider, commit).expect("a member's commit is valid");
-        assert_followed(group, &processed);
+        judge(group, &processed);
     }
 }
 

@@ -126,17 +126,6 @@ async fn what_a_homeserver_says_of_an_address_is_nothing_of_another_ones() {
     .await;
     world.receive(&mut group.members[1]).await;
     assert_eq!(group.party(1).evictions, 0);
-
-    // A leaf that names another one's address does not keep that one out.
-    let mut taken = world.candidate_at(&domain("d")).await;
-    let other = world.candidate_at(&domain("b")).await;
-    taken.party.leaf = taken.party.leaf_at(&domain("d"), other.address);
-    for newcomer in [taken, other] {
-        let add = vec![newcomer.party.key_package()];
-        let (_, call) = group.make(0, Commit { add, ..Commit::default() });
-        world.pay(&call).await.assert_ok("an Add");
-        group.party(0).merge();
-    }
     world.close();
 }
 
