@@ -22,7 +22,7 @@ use super::{
     commit,
     handover::PendingEntry,
     links, members,
-    onlooker::{self, Place},
+    onlooker::{self, Onlooker, Place},
     outstanding::{self, Kind, Outstanding},
     record, rules,
     state::GroupState,
@@ -126,13 +126,14 @@ impl GroupState {
             leaving: None,
         };
         // The commit leaves nothing of the group as this device knows it.
-        let let_in = onlooker::let_in(tx, &self.id)?;
+        let seen = Onlooker::of(tx, &self.id)?;
         let (mls, submission, epoch) = entry.commit(tx, &self.id, current)?;
         let (before, before_policy) = (rules::leaves(&self.mls), rules::policy(&self.mls)?);
         let group = Self { mls, id: self.id.clone(), leaf: self.leaf.clone() };
         group.learn(tx, &current.attributes)?;
         let after = rules::leaves(&group.mls);
         if !record::is_entering(tx, &group.id)? {
+            let let_in = seen.as_ref().map(|seen| seen.trusted().clone()).unwrap_or_default();
             let before = Before { leaves: before, admins: before_policy.admins, let_in };
             let differences = group.compare(tx, &before, &after)?;
             if !differences.is_harmless() && !differences.is_within(accepted) {
@@ -150,7 +151,7 @@ impl GroupState {
                 let admins = differences.admins;
                 Event::AdminsFound { group: group.id.clone(), epoch, admins }.record(tx)?;
             }
-            onlooker::start_from(tx, &group.id, current)?;
+            onlooker::start_from(tx, &group.id, current, seen, &after)?;
         }
         // A commit whose answer was lost may have added them.
         for leaf_key in group.leaf_keys() {
