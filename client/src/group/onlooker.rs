@@ -19,7 +19,8 @@ use openmls_traits::{
 };
 use postern_protocol::{
     MlsMessage, Payload, PublicKey, Signature,
-    ds::{CurrentGroup, GroupId},
+    ds::{CurrentGroup, GroupId, SubmitMessage},
+    encoding::Encoding,
     mls::{Pseudonym, to_join},
 };
 use rusqlite::{OptionalExtension as _, params};
@@ -27,6 +28,7 @@ use serde::{Deserialize, Serialize};
 use tls_codec::Deserialize as _;
 
 use super::{
+    outstanding::{self, Kind},
     record,
     rules::{self, Leaf},
     state::GroupState,
@@ -69,7 +71,27 @@ pub(crate) fn keep(tx: &Tx<'_>, message: &MlsMessage) -> Result<()> {
     if messages >= MOST || bytes >= MOST_BYTES {
         fold(tx, &id)?;
     }
+    if let Some(own) = own_commit_before(tx, &id, public.epoch().as_u64())? {
+        insert(tx, &id, &own)?;
+    }
     insert(tx, &id, message)
+}
+
+/// The commit of this device that began an epoch, if the DS took it: its answer is outstanding, and a message came that is of
+/// the next epoch. `None` for one that is kept already.
+fn own_commit_before(tx: &Tx<'_>, id: &GroupId, epoch: u64) -> Result<Option<MlsMessage>> {
+    let made_in = epoch.checked_sub(1);
+    let request = outstanding::find(tx, id)?;
+    let request = request.filter(|it| it.kind == Kind::Commit && Some(it.epoch) == made_in);
+    let Some(request) = request else { return Ok(None) };
+    let SubmitMessage { message, .. } =
+        Encoding::Cbor.decode(&request.body).map_err(|_| Error::Damaged("a request"))?;
+    let sql = "SELECT EXISTS (SELECT 1 FROM unfollowed WHERE group_id = ?1 AND message = ?2)";
+    let is_kept: bool = tx
+        .sql()
+        .prepare_cached(sql)?
+        .query_row(params![id.to_mls(), message.as_bytes()], |row| row.get(0))?;
+    Ok((!is_kept).then_some(message))
 }
 
 /// Keeps what the messages of a group prove, and no longer these.

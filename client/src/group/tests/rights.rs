@@ -290,6 +290,22 @@ fn who_comes_back_too_late_takes_what_was_let_in_since_the_server_showed_the_gro
 }
 
 #[test]
+fn what_follows_an_own_commit_whose_answer_was_lost_proves_who_was_let_in() {
+    let issuer = SigningKey::generate();
+    let ([_, bob, mallory], id) = three(&issuer);
+    let mallorys = mallory.store.read(|tx| Ok(own_leaf(&GroupState::load(tx, &id)?).pseudonym)).unwrap();
+    let own = bob.stage(&id, &Change::Update);
+    mallory.receive(&own.message).unwrap();
+    let (commits, current) = unfollowable(&mallory, &id, mallorys);
+    for commit in &commits {
+        bob.receive(commit).unwrap_err();
+    }
+    assert_eq!(kept(&bob), 3, "his own is one of them");
+    bob.rejoin(&id, &current, &Differences::default()).unwrap();
+    assert_eq!(bob.members(&id).len(), 4);
+}
+
+#[test]
 fn what_proves_who_was_let_in_stays_where_the_group_cannot_be_looked_at_as_the_server_shows_it() {
     let issuer = SigningKey::generate();
     let ([_, bob, mallory], id) = three(&issuer);
