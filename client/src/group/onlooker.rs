@@ -2,6 +2,14 @@
 //! whose will a device came in. Whoever comes back sees the tree that the server shows, in which a leaf does not say who
 //! let it in; the commit that brought it does. An onlooker checks that without a secret of the group, as the DS does. Owns
 //! the tables `unfollowed` and `onlookers`.
+//!
+//! The rules of `rules.rs` are not checked here, on purpose: the DS enforces rights, and who is an admin is compared when this
+//! device comes back. A leaf becomes trusted by two things alone: its pseudonym is that of a trusted device, and that device,
+//! or the user's key as trusted devices have it, signed for the leaf. So a commit that breaks the rules brings no ghost into
+//! anybody's place: for that, a device of the same user has to sign.
+//!
+//! The messages that are kept are bounded for each group, not for all groups together, and the devices that are trusted in a
+//! group are not bounded until this device is back there: only members of a group add to either, and pay for each message.
 
 use std::{
     collections::{HashMap, HashSet},

@@ -1,6 +1,7 @@
 //! Rights: admins, proposals, and strangers that a server shows.
 
 use super::*;
+use crate::group::strayed;
 
 #[test]
 fn only_admins_change_who_is_in() {
@@ -364,6 +365,33 @@ fn a_proposal_that_cannot_be_followed_is_known_when_a_commit_takes_it_however_ma
         panic!("the commit alone proves nothing")
     };
     assert_eq!(differences.strangers.len(), 1);
+}
+
+#[test]
+fn what_had_no_effect_is_forgotten_with_an_own_commit_unless_the_group_cannot_be_followed() {
+    let issuer = SigningKey::generate();
+    let ([_, bob, mallory], id) = three(&issuer);
+    let proposal = mallory
+        .store
+        .write(|tx| {
+            let mut group = GroupState::load(tx, &id)?;
+            let signer = LeafSigner(&group.leaf);
+            let leaf = LeafNodeParameters::default();
+            let (proposal, _) = group.mls.propose_self_update(tx, &signer, leaf).unwrap();
+            Ok(MlsMessage::new(mls::message_bytes(&proposal)?))
+        })
+        .unwrap();
+    bob.receive(&mistagged(proposal)).unwrap_err();
+    for (strays, left) in [(false, 0), (true, 1)] {
+        let bob = bob.copy();
+        bob.stage(&id, &Change::Update);
+        if strays {
+            bob.store.write(|tx| strayed::leave_to_person(tx, &id)).unwrap();
+        }
+        assert_eq!(kept(&bob), 1);
+        bob.confirm(&id);
+        assert_eq!(kept(&bob), left);
+    }
 }
 
 #[test]
