@@ -15,10 +15,11 @@ use postern_protocol::{
 use super::{
     changes::{added_leaf_keys, commit_events, removed_members},
     create::external_sender,
-    evict, handover, links,
+    evict, handover, links, onlooker,
     outstanding::{self, Kind, Outstanding},
     record, removed, rules,
     state::GroupState,
+    strayed,
 };
 use crate::{
     error::{Error, Result},
@@ -140,6 +141,10 @@ impl GroupState {
             self.note_user_key(tx)?;
             self.mls.merge_pending_commit(tx).map_err(Error::mls("cannot apply our own commit"))?;
             removed::forget_past(tx, &self.id, self.epoch())?;
+            if !matches!(strayed::state(tx, &self.id)?, strayed::State::Strayed | strayed::State::ByHand) {
+                // What came since, if anything did, goes on from this commit.
+                onlooker::forget(tx, &self.id)?;
+            }
             record::committed(tx, &self.id)?;
             self.follow_user_key(tx)?;
             if user_key != self.own_leaf()?.user_key {

@@ -2,29 +2,47 @@
 //! whose will a device came in. Whoever comes back sees the tree that the server shows, in which a leaf does not say who
 //! let it in; the commit that brought it does. An onlooker checks that without a secret of the group, as the DS does. Owns
 //! the tables `unfollowed` and `onlookers`.
+//!
+//! The rules of `rules.rs` are not checked here, on purpose: the DS enforces rights, and who is an admin is compared when this
+//! device comes back. A leaf becomes trusted by two things alone: its pseudonym is that of a trusted device, and that device,
+//! or the user's key as trusted devices have it, signed for the leaf. So a commit that breaks the rules brings no ghost into
+//! anybody's place: for that, a device of the same user has to sign.
+//!
+//! The messages that are kept are bounded for each group, not for all groups together, and the devices that are trusted in a
+//! group are not bounded until this device is back there: only members of a group add to either, and pay for each message.
 
-use std::{collections::HashSet, sync::PoisonError};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::PoisonError,
+};
 
 use openmls::prelude::{
     GroupId as MlsGroupId, LeafNodeIndex, MlsMessageBodyIn, ProcessedMessageContent, Proposal, ProposalStore,
     ProtocolMessage, PublicGroup, RatchetTreeIn, Sender, StagedCommit,
 };
 use openmls_rust_crypto::OpenMlsRustCrypto;
-use openmls_traits::OpenMlsProvider as _;
+use openmls_traits::{
+    OpenMlsProvider as _,
+    storage::{CURRENT_VERSION, Entity, StorageProvider, traits},
+};
 use postern_protocol::{
     MlsMessage, Payload, PublicKey, Signature,
-    ds::{CurrentGroup, GroupId},
+    ds::{CurrentGroup, GroupId, SubmitMessage},
+    encoding::Encoding,
     mls::{Pseudonym, to_join},
 };
 use rusqlite::{OptionalExtension as _, params};
+use serde::{Deserialize, Serialize};
 use tls_codec::Deserialize as _;
 
 use super::{
+    outstanding::{self, Kind},
     record,
     rules::{self, Leaf},
+    state::GroupState,
 };
 use crate::{
-    error::Result,
+    error::{Error, Result},
     mls,
     store::{Tx, decode, encode},
 };
@@ -38,7 +56,7 @@ const MOST_BYTES: u64 = 8 * 1024 * 1024;
 pub(super) type Place = (PublicKey, Pseudonym);
 
 /// The public state of a group, and whom this device trusts there.
-struct Onlooker {
+pub(super) struct Onlooker {
     id: GroupId,
     /// Keeps in memory what the group becomes.
     provider: OpenMlsRustCrypto,
@@ -61,7 +79,27 @@ pub(crate) fn keep(tx: &Tx<'_>, message: &MlsMessage) -> Result<()> {
     if messages >= MOST || bytes >= MOST_BYTES {
         fold(tx, &id)?;
     }
+    if let Some(own) = own_commit_before(tx, &id, public.epoch().as_u64())? {
+        insert(tx, &id, &own)?;
+    }
     insert(tx, &id, message)
+}
+
+/// The commit of this device that began an epoch, if the DS took it: its answer is outstanding, and a message came that is of
+/// the next epoch. `None` for one that is kept already.
+fn own_commit_before(tx: &Tx<'_>, id: &GroupId, epoch: u64) -> Result<Option<MlsMessage>> {
+    let made_in = epoch.checked_sub(1);
+    let request = outstanding::find(tx, id)?;
+    let request = request.filter(|it| it.kind == Kind::Commit && Some(it.epoch) == made_in);
+    let Some(request) = request else { return Ok(None) };
+    let SubmitMessage { message, .. } =
+        Encoding::Cbor.decode(&request.body).map_err(|_| Error::Damaged("a request"))?;
+    let sql = "SELECT EXISTS (SELECT 1 FROM unfollowed WHERE group_id = ?1 AND message = ?2)";
+    let is_kept: bool = tx
+        .sql()
+        .prepare_cached(sql)?
+        .query_row(params![id.to_mls(), message.as_bytes()], |row| row.get(0))?;
+    Ok((!is_kept).then_some(message))
 }
 
 /// Keeps what the messages of a group prove, and no longer these.
@@ -71,14 +109,32 @@ pub(super) fn fold(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
     onlooker.map_or(Ok(()), |onlooker| onlooker.save(tx))
 }
 
-/// Notes the group as the DS showed it and this device took it, which is about to come back. If it comes too late, what
-/// changed meanwhile goes on from there.
-pub(super) fn start_from(tx: &Tx<'_>, id: &GroupId, current: &CurrentGroup) -> Result<()> {
+/// Notes the group as the DS showed it and this device took it, which is about to come back, with the leaves that it took. If
+/// it comes too late, what changed meanwhile goes on from there: also what came already while it looked names up. Where the
+/// onlooker who saw all that came is further than the DS was, or the group cannot be looked at as the DS showed it, that
+/// onlooker stays.
+pub(super) fn start_from(
+    tx: &Tx<'_>,
+    id: &GroupId,
+    current: &CurrentGroup,
+    seen: Option<Onlooker>,
+    taken: &HashMap<u32, Leaf>,
+) -> Result<()> {
+    let shown_at = GroupState::epoch_of(current)?;
+    let came = kept(tx, id)?;
     forget(tx, id)?;
-    if let Some(onlooker) = Onlooker::shown(id, current) {
-        onlooker.save(tx)?;
+    let is_further = seen.as_ref().is_some_and(|seen| seen.epoch() > shown_at);
+    if let Some(shown) = Onlooker::shown(id, current).filter(|_| !is_further) {
+        shown.save(tx)?;
+        let goes_on = |message: &&MlsMessage| {
+            epoch(message).is_some_and(|epoch| epoch >= shown_at) && !current.proposals.contains(message)
+        };
+        let mut messages = current.proposals.iter().chain(came.iter().filter(goes_on));
+        return messages.try_for_each(|message| insert(tx, id, message));
     }
-    current.proposals.iter().try_for_each(|proposal| insert(tx, id, proposal))
+    let Some(mut seen) = seen else { return Ok(()) };
+    seen.trusted.extend(taken.values().map(place));
+    seen.save(tx)
 }
 
 /// Forgets what was kept of a group: this device follows it again, or is out.
@@ -88,16 +144,10 @@ pub(super) fn forget(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
     Ok(())
 }
 
-/// The devices that users whom this device knows in the group have in their own places, with those that they let in since
-/// it could not follow, as far as the messages prove it that came.
-pub(super) fn let_in(tx: &Tx<'_>, id: &GroupId) -> Result<HashSet<Place>> {
-    Ok(Onlooker::of(tx, id)?.map(|onlooker| onlooker.trusted).unwrap_or_default())
-}
-
 impl Onlooker {
     /// The onlooker of a group, who saw all that is kept of it. `None` where nothing is known to start from. A message that
     /// does not go on from the one before it proves nothing.
-    fn of(tx: &Tx<'_>, id: &GroupId) -> Result<Option<Self>> {
+    pub(super) fn of(tx: &Tx<'_>, id: &GroupId) -> Result<Option<Self>> {
         let Some(mut onlooker) = Self::start(tx, id)? else { return Ok(None) };
         for message in kept(tx, id)? {
             if onlooker.follow(&message).is_none() {
@@ -105,6 +155,16 @@ impl Onlooker {
             }
         }
         Ok(Some(onlooker))
+    }
+
+    /// The devices that users whom this device knows in the group have in their own places, with those that they let in since
+    /// it could not follow, as far as the messages prove it that came.
+    pub(super) fn trusted(&self) -> &HashSet<Place> {
+        &self.trusted
+    }
+
+    fn epoch(&self) -> u64 {
+        self.group.group_context().epoch().as_u64()
     }
 
     /// The group as this device took it last: as it was kept, or as this device could follow it.
@@ -116,11 +176,10 @@ impl Onlooker {
             .query_row("SELECT state FROM onlookers WHERE group_id = ?1", [id.to_mls()], |row| row.get(0))
             .optional()?;
         let Some(saved) = saved else {
-            let group = PublicGroup::load(tx.storage(), &mls_id)?;
-            return Ok(group.map(|group| {
-                let trusted = leaves(&group).iter().map(place).collect();
-                Self { id: id.clone(), provider, group, trusted }
-            }));
+            let Some(group) = PublicGroup::load(tx.storage(), &mls_id)? else { return Ok(None) };
+            copy(tx, &group, provider.storage())?;
+            let trusted = leaves(&group).iter().map(place).collect();
+            return Ok(Some(Self { id: id.clone(), provider, group, trusted }));
         };
         let (entries, trusted): (Vec<(Payload, Payload)>, Vec<Place>) =
             decode(&saved, "what is known of a group that cannot be followed")?;
@@ -131,7 +190,8 @@ impl Onlooker {
         Ok(group.map(|group| Self { id: id.clone(), provider, group, trusted }))
     }
 
-    /// The group as the DS showed it. `None` for one that does not verify.
+    /// The group as the DS showed it. `None` for one that does not verify: openmls refuses here, too, what a commit by which
+    /// this device comes back may have, a leaf whose KeyPackage has ended, as this device's clock has it.
     fn shown(id: &GroupId, current: &CurrentGroup) -> Option<Self> {
         let provider = OpenMlsRustCrypto::default();
         let MlsMessageBodyIn::GroupInfo(info) = mls::parse(current.group_info.as_bytes())? else {
@@ -145,14 +205,9 @@ impl Onlooker {
         Some(Self { id: id.clone(), provider, group, trusted })
     }
 
-    /// Keeps what the onlooker knows in place of the messages that it saw. If it followed no commit, and started from the
-    /// group as it is here, there is nothing to keep.
+    /// Keeps what the onlooker knows in place of the messages that it saw.
     fn save(&self, tx: &Tx<'_>) -> Result<()> {
         let storage = self.provider.storage();
-        let mls_id = MlsGroupId::from_slice(&self.id.to_mls());
-        if !matches!(PublicGroup::load(storage, &mls_id), Ok(Some(_))) {
-            return Ok(());
-        }
         let entry =
             |(key, value): (&Vec<u8>, &Vec<u8>)| (Payload::new(key.clone()), Payload::new(value.clone()));
         let values = storage.values.read().unwrap_or_else(PoisonError::into_inner);
@@ -226,9 +281,41 @@ impl Onlooker {
         let mut leaves = leaves(&self.group);
         leaves.retain(|leaf| self.trusted.contains(&place(leaf)));
         let Some(key) = rules::user_key(&leaves, new.pseudonym) else { return false };
-        let epoch = self.group.group_context().epoch().as_u64();
-        let signed = to_join(&self.id, epoch, &new.leaf_key);
+        let signed = to_join(&self.id, self.epoch(), &new.leaf_key);
         key.public_key.verify(&signed, &Signature::new(voucher)).is_ok()
+    }
+}
+
+/// A hash that openmls keeps with a group, of a type of its own.
+#[derive(Serialize, Deserialize)]
+struct InterimTranscriptHash(Vec<u8>);
+
+impl Entity<CURRENT_VERSION> for InterimTranscriptHash {}
+impl traits::InterimTranscriptHash<CURRENT_VERSION> for InterimTranscriptHash {}
+
+/// Writes a group as this device has it, with the proposals that wait, into the memory of an onlooker.
+fn copy<M: StorageProvider<CURRENT_VERSION>>(tx: &Tx<'_>, group: &PublicGroup, memory: &M) -> Result<()> {
+    let id = group.group_id();
+    let hash: Option<InterimTranscriptHash> = tx.storage().interim_transcript_hash(id)?;
+    let hash = hash.ok_or(Error::Damaged("the MLS state of a group"))?;
+    let proposals = group.queued_proposals(tx.storage())?;
+    memory
+        .write_tree(id, group.treesync())
+        .and_then(|()| memory.write_context(id, group.group_context()))
+        .and_then(|()| memory.write_confirmation_tag(id, group.confirmation_tag()))
+        .and_then(|()| memory.write_interim_transcript_hash(id, &hash))
+        .and_then(|()| {
+            let mut proposals = proposals.iter();
+            proposals.try_for_each(|(reference, proposal)| memory.queue_proposal(id, reference, proposal))
+        })
+        .map_err(Error::mls("cannot look at a group"))
+}
+
+/// The epoch of a message of a group in public framing.
+fn epoch(message: &MlsMessage) -> Option<u64> {
+    match mls::parse(message.as_bytes())? {
+        MlsMessageBodyIn::PublicMessage(message) => Some(ProtocolMessage::from(message).epoch().as_u64()),
+        _ => None,
     }
 }
 

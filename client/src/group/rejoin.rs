@@ -22,7 +22,7 @@ use super::{
     commit,
     handover::PendingEntry,
     links, members,
-    onlooker::{self, Place},
+    onlooker::{self, Onlooker, Place},
     outstanding::{self, Kind, Outstanding},
     record, rules,
     state::GroupState,
@@ -126,13 +126,14 @@ impl GroupState {
             leaving: None,
         };
         // The commit leaves nothing of the group as this device knows it.
-        let let_in = onlooker::let_in(tx, &self.id)?;
+        let seen = Onlooker::of(tx, &self.id)?;
         let (mls, submission, epoch) = entry.commit(tx, &self.id, current)?;
         let (before, before_policy) = (rules::leaves(&self.mls), rules::policy(&self.mls)?);
         let group = Self { mls, id: self.id.clone(), leaf: self.leaf.clone() };
         group.learn(tx, &current.attributes)?;
         let after = rules::leaves(&group.mls);
         if !record::is_entering(tx, &group.id)? {
+            let let_in = seen.as_ref().map(|seen| seen.trusted().clone()).unwrap_or_default();
             let before = Before { leaves: before, admins: before_policy.admins, let_in };
             let differences = group.compare(tx, &before, &after)?;
             if !differences.is_harmless() && !differences.is_within(accepted) {
@@ -150,7 +151,7 @@ impl GroupState {
                 let admins = differences.admins;
                 Event::AdminsFound { group: group.id.clone(), epoch, admins }.record(tx)?;
             }
-            onlooker::start_from(tx, &group.id, current)?;
+            onlooker::start_from(tx, &group.id, current, seen, &after)?;
         }
         // A commit whose answer was lost may have added them.
         for leaf_key in group.leaf_keys() {
@@ -209,23 +210,36 @@ impl GroupState {
         group.keep_entry(tx, submission, epoch)
     }
 
-    /// The user's key that this device brings along when it comes back. Its leaf at the DS may have another one than it
-    /// knows of: it brought that itself, and the answer was lost, or its state is an earlier one. The DS and the members let
-    /// no leaf come back with an older key, so where this device lacks the private half, it makes the next one.
+    /// The user's key that this device brings along when it comes back. The DS and the members let no leaf come back with an
+    /// older key than it has at the DS, with another key of a generation of which the user has one there, or with one that is
+    /// ahead of the epoch. The leaf may have another key at the DS than this device knows of: the answer to the commit that
+    /// brought it was lost, or this device's state was restored from an earlier one. And the key that this device knows may
+    /// be of epochs that a restored server lost (QS-12), or another device of the user's may have brought one of its
+    /// generation meanwhile. Then this device makes another key, so that no device of the user's keeps it out.
+    ///
+    /// The generation that this device noted may be ahead of all that an epoch has room for, after such a restore. Then the
+    /// user's newest key counts as gone, and this device brings another with each commit, until the epochs have caught up.
     fn user_key_to_bring(&self, tx: &Tx<'_>, current: &CurrentGroup) -> Result<UserKey> {
         let known = self.user_key_here(tx)?;
-        let shown = shown_user_keys(current, &self.leaf.public_key(), self.own_leaf()?.pseudonym);
-        let (own, newest) = shown.ok_or_else(|| Error::unexpected(UNEXPECTED))?;
-        match own {
-            Some(own) if own != known && own.generation >= known.generation => {
-                if leaf::key(tx, &own.public_key)?.is_some() {
-                    return Ok(own);
-                }
-                let newest = newest.max(record::user_generation(tx, &self.id)?.unwrap_or_default());
-                leaf::new_user_key(tx, newest.saturating_add(1))
-            }
-            _ => Ok(known),
+        let shown = shown_user_keys(current, self.own_leaf()?.pseudonym);
+        let shown = shown.ok_or_else(|| Error::unexpected(UNEXPECTED))?;
+        let latest = UserKey::latest_generation(Self::epoch_of(current)?.saturating_add(1));
+        let leaf_key = self.leaf.public_key();
+        let own = shown.iter().find(|(of, _)| *of == leaf_key).map(|(_, key)| *key);
+        let of_its_generation = shown.iter().find(|(_, key)| key.generation == known.generation);
+        let fits = match of_its_generation {
+            Some((_, key)) => *key == known,
+            None => known.generation <= latest,
+        };
+        match own.filter(|own| *own != known && own.generation >= known.generation) {
+            Some(own) if leaf::key(tx, &own.public_key)?.is_some() => return Ok(own),
+            None if fits => return Ok(known),
+            _ => {}
         }
+        let newest = shown.iter().map(|(_, key)| key.generation).max();
+        let newest = newest.max(record::user_generation(tx, &self.id)?);
+        let next = newest.map_or(0, |generation| generation.saturating_add(1));
+        leaf::new_user_key(tx, next.min(latest))
     }
 
     fn keep_entry(&self, tx: &Tx<'_>, submission: SubmitMessage, epoch: u64) -> Result<()> {
@@ -327,26 +341,19 @@ impl GroupState {
     }
 }
 
-/// The user key of a leaf in the tree that the DS shows, and the highest generation of its user's keys there. `None` for a
-/// malformed tree. It is not verified here: whoever comes back verifies all of it.
-fn shown_user_keys(
-    current: &CurrentGroup,
-    leaf_key: &PublicKey,
-    user: Pseudonym,
-) -> Option<(Option<UserKey>, u32)> {
+/// The user keys of a user's leaves in the tree that the DS shows, by their leaf keys. `None` for a malformed tree. It is not
+/// verified here: whoever comes back verifies all of it.
+fn shown_user_keys(current: &CurrentGroup, user: Pseudonym) -> Option<Vec<(PublicKey, UserKey)>> {
     let tree = RatchetTreeIn::tls_deserialize_exact(current.ratchet_tree.as_bytes()).ok()?;
-    let (mut own, mut newest) = (None, 0);
+    let mut keys = Vec::new();
     for leaf in tree.leaves() {
         let of_user = rules::pseudonym(leaf.credential()) == Some(user);
         let Some(key) = leaf_user_key(&leaf.tls_serialize_detached().ok()?).filter(|_| of_user) else {
             continue;
         };
-        newest = newest.max(key.generation);
-        if leaf.signature_key().as_slice() == leaf_key.as_bytes() {
-            own = Some(key);
-        }
+        keys.push((mls::public_key(leaf.signature_key().as_slice())?, key));
     }
-    Some((own, newest))
+    Some(keys)
 }
 
 /// The user key in the bytes of a `LeafNode` (RFC 9420 §7.2). openmls shows no extensions of a leaf before it verified the

@@ -439,3 +439,54 @@ fn who_comes_back_brings_no_older_user_key_than_its_leaf_has() {
     }
     assert_eq!(key(&unanswered), key(&bob), "it has the private half");
 }
+
+#[test]
+fn who_comes_back_makes_another_user_key_where_the_one_that_it_knows_does_not_fit() {
+    let issuer = SigningKey::generate();
+    let ([alice, bob, mallory], id) = three(&issuer);
+    let laptop = second_device(&bob, [&alice, &mallory], &id, &issuer);
+    let key = |of: &Person| of.store.read(|tx| Ok(own_leaf(&GroupState::load(tx, &id)?).user_key)).unwrap();
+    let comes_back = |device: &Person, members: &[&Person]| {
+        let back = device.rejoin(&id, &members[0].shown(&id), &Differences::default()).unwrap();
+        for member in members {
+            member.receive(&back).unwrap();
+        }
+        key(device).unwrap()
+    };
+
+    // The server lost the epoch in which it made a key, and another device of its user's made one of that generation.
+    let device = bob.copy();
+    device.stage(&id, &Change::UserKey);
+    device.confirm(&id);
+    let lost = key(&device).unwrap();
+    let [others_alice, others_mallory, others_laptop] = [&alice, &mallory, &laptop].map(Person::copy);
+    let commit = others_laptop.stage(&id, &Change::UserKey);
+    others_laptop.confirm(&id);
+    for other in [&others_alice, &others_mallory] {
+        other.receive(&commit.message).unwrap();
+    }
+    let taken = key(&others_laptop).unwrap();
+    assert_eq!(lost.generation, taken.generation);
+    let brought = comes_back(&device, &[&others_alice, &others_mallory, &others_laptop]);
+    assert_eq!(brought.generation, taken.generation + 1);
+
+    // The server lost epochs in which its key was the latest that there could be.
+    let device = bob.copy();
+    device.stage(&id, &Change::Update);
+    device.confirm(&id);
+    device.commit_freely(&id, |tx, group| {
+        let latest = UserKey::latest_generation(group.epoch() + 1);
+        let (key, delivery) = (leaf::new_user_key(tx, latest).unwrap(), own_leaf(group).delivery.unwrap());
+        let extensions = leaf::extensions(&delivery, &key).unwrap();
+        Free {
+            leaf_node: LeafNodeParameters::builder().with_extensions(extensions).build(),
+            ..Free::default()
+        }
+    });
+    // With this it notes the generation.
+    device.stage(&id, &Change::Update);
+    device.confirm(&id);
+    let latest = UserKey::latest_generation(alice.epoch(&id) + 1);
+    assert!(key(&device).unwrap().generation > latest);
+    assert_eq!(comes_back(&device, &[&alice, &mallory, &laptop]).generation, latest);
+}

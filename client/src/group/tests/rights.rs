@@ -1,6 +1,7 @@
 //! Rights: admins, proposals, and strangers that a server shows.
 
 use super::*;
+use crate::group::strayed;
 
 #[test]
 fn only_admins_change_who_is_in() {
@@ -183,12 +184,20 @@ fn unfollowable(by: &Person, id: &GroupId, pseudonym: Pseudonym) -> ([MlsMessage
         let user_key = own_leaf(group).user_key.unwrap();
         Free { added: Some(unknown_device(tx, pseudonym, &user_key)), ..Free::default() }
     });
-    let mistagged = |message: MlsMessage| {
-        let mut message = message.into_bytes();
-        *message.last_mut().unwrap() ^= 1;
-        MlsMessage::new(message)
-    };
     ([mistagged(update), mistagged(addition)], copy.shown(id))
+}
+
+/// A message of a group with a wrong membership tag, which the server cannot see.
+fn mistagged(message: MlsMessage) -> MlsMessage {
+    let mut message = message.into_bytes();
+    *message.last_mut().unwrap() ^= 1;
+    MlsMessage::new(message)
+}
+
+/// How many messages are kept that had no effect.
+fn kept(person: &Person) -> i64 {
+    let sql = "SELECT count(*) FROM unfollowed";
+    person.store.read(|tx| Ok(tx.sql().query_row(sql, [], |row| row.get(0))?)).unwrap()
 }
 
 #[test]
@@ -233,11 +242,7 @@ fn who_comes_back_takes_a_device_that_its_user_let_in_and_whose_commit_came() {
             })
             .collect();
         assert_eq!(changes, [(1, 0)]);
-        let kept: i64 = bob
-            .store
-            .read(|tx| Ok(tx.sql().query_row("SELECT count(*) FROM unfollowed", [], |row| row.get(0))?))
-            .unwrap();
-        assert_eq!(kept, 0, "it follows again");
+        assert_eq!(kept(&bob), 0, "it follows again");
     }
 }
 
@@ -246,19 +251,147 @@ fn who_comes_back_too_late_takes_what_was_let_in_since_the_server_showed_the_gro
     let issuer = SigningKey::generate();
     let ([_, bob, mallory], id) = three(&issuer);
     let mallorys = mallory.store.read(|tx| Ok(own_leaf(&GroupState::load(tx, &id)?).pseudonym)).unwrap();
-    let shown = mallory.shown(&id);
+    for (is_one_lost, came_before, are_many) in [
+        (false, false, false),
+        (false, true, false),
+        (false, true, true),
+        // Nothing leads to what the server showed.
+        (true, false, false),
+        (true, true, false),
+    ] {
+        let (bob, mallory) = (bob.copy(), mallory.copy());
+        if is_one_lost {
+            mallory.commit_freely(&id, |_, _| Free::default());
+        }
+        let shown = mallory.shown(&id);
+        let (commits, current) = unfollowable(&mallory, &id, mallorys);
+        let rejoin = |current: &CurrentGroup| {
+            let delivery = delivery();
+            bob.store.write(|tx| {
+                GroupState::load(tx, &id)?.rejoin(tx, current, &Differences::default(), &delivery)
+            })
+        };
+        if came_before {
+            // It came while he looked names up, for what the server had shown by then.
+            bob.receive(&commits[0]).unwrap_err();
+        }
+        if are_many {
+            bob.store.write(|tx| onlooker::fold(tx, &id)).unwrap();
+        }
+        rejoin(&shown).unwrap();
+        // Both were accepted before his commit, which is of their epochs.
+        if !came_before {
+            bob.receive(&commits[0]).unwrap();
+        }
+        bob.receive(&commits[1]).unwrap_err();
+        rejoin(&current).unwrap();
+        bob.confirm(&id);
+        assert_eq!(bob.members(&id).len(), 4);
+    }
+}
+
+#[test]
+fn what_follows_an_own_commit_whose_answer_was_lost_proves_who_was_let_in() {
+    let issuer = SigningKey::generate();
+    let ([_, bob, mallory], id) = three(&issuer);
+    let mallorys = mallory.store.read(|tx| Ok(own_leaf(&GroupState::load(tx, &id)?).pseudonym)).unwrap();
+    let own = bob.stage(&id, &Change::Update);
+    mallory.receive(&own.message).unwrap();
     let (commits, current) = unfollowable(&mallory, &id, mallorys);
-    let rejoin = |current: &CurrentGroup| {
-        bob.store
-            .write(|tx| GroupState::load(tx, &id)?.rejoin(tx, current, &Differences::default(), &delivery()))
-    };
-    rejoin(&shown).unwrap();
-    // Both were accepted before his commit, which is of their epochs.
-    bob.receive(&commits[0]).unwrap();
-    bob.receive(&commits[1]).unwrap_err();
-    rejoin(&current).unwrap();
-    bob.confirm(&id);
+    for commit in &commits {
+        bob.receive(commit).unwrap_err();
+    }
+    assert_eq!(kept(&bob), 3, "his own is one of them");
+    bob.rejoin(&id, &current, &Differences::default()).unwrap();
     assert_eq!(bob.members(&id).len(), 4);
+}
+
+#[test]
+fn what_proves_who_was_let_in_stays_where_the_group_cannot_be_looked_at_as_the_server_shows_it() {
+    let issuer = SigningKey::generate();
+    let ([_, bob, mallory], id) = three(&issuer);
+    let mallorys = mallory.store.read(|tx| Ok(own_leaf(&GroupState::load(tx, &id)?).pseudonym)).unwrap();
+    let (commits, current) = unfollowable(&mallory, &id, mallorys);
+    bob.receive(&commits[0]).unwrap_err();
+    // A tree with a leaf whose KeyPackage has ended cannot be looked at, either.
+    let shown = CurrentGroup { ratchet_tree: RatchetTree::new(Vec::new()), ..current.clone() };
+    bob.store
+        .write(|tx| {
+            let seen = onlooker::Onlooker::of(tx, &id)?;
+            let taken = rules::leaves(&GroupState::load(tx, &id)?.mls);
+            onlooker::start_from(tx, &id, &shown, seen, &taken)
+        })
+        .unwrap();
+    bob.receive(&commits[1]).unwrap_err();
+    bob.rejoin(&id, &current, &Differences::default()).unwrap();
+    assert_eq!(bob.members(&id).len(), 4);
+}
+
+#[test]
+fn a_proposal_that_cannot_be_followed_is_known_when_a_commit_takes_it_however_many_came() {
+    let issuer = SigningKey::generate();
+    let ([alice, bob, mallory], id) = three(&issuer);
+    let proposal = mallory
+        .store
+        .write(|tx| {
+            let mut group = GroupState::load(tx, &id)?;
+            let signer = LeafSigner(&group.leaf);
+            let (proposal, _) =
+                group.mls.propose_self_update(tx, &signer, LeafNodeParameters::default()).unwrap();
+            Ok(MlsMessage::new(mls::message_bytes(&proposal)?))
+        })
+        .unwrap();
+    alice.receive(&proposal).unwrap();
+    let commit = alice.commit_freely(&id, |tx, group| {
+        let own = own_leaf(group);
+        let added = unknown_device(tx, own.pseudonym, &own.user_key.unwrap());
+        Free { added: Some(added), ..Free::default() }
+    });
+    let (proposal, commit, current) = (mistagged(proposal), mistagged(commit), alice.shown(&id));
+    for are_many in [false, true] {
+        let bob = bob.copy();
+        for message in [&proposal, &commit] {
+            bob.receive(message).unwrap_err();
+            if are_many {
+                bob.store.write(|tx| onlooker::fold(tx, &id)).unwrap();
+            }
+        }
+        bob.rejoin(&id, &current, &Differences::default()).unwrap();
+        assert_eq!(bob.members(&id).len(), 4);
+    }
+    // Without the proposal nothing shows what the commit does.
+    bob.receive(&commit).unwrap_err();
+    let Err(Error::Strangers(differences)) = bob.rejoin(&id, &current, &Differences::default()) else {
+        panic!("the commit alone proves nothing")
+    };
+    assert_eq!(differences.strangers.len(), 1);
+}
+
+#[test]
+fn what_had_no_effect_is_forgotten_with_an_own_commit_unless_the_group_cannot_be_followed() {
+    let issuer = SigningKey::generate();
+    let ([_, bob, mallory], id) = three(&issuer);
+    let proposal = mallory
+        .store
+        .write(|tx| {
+            let mut group = GroupState::load(tx, &id)?;
+            let signer = LeafSigner(&group.leaf);
+            let leaf = LeafNodeParameters::default();
+            let (proposal, _) = group.mls.propose_self_update(tx, &signer, leaf).unwrap();
+            Ok(MlsMessage::new(mls::message_bytes(&proposal)?))
+        })
+        .unwrap();
+    bob.receive(&mistagged(proposal)).unwrap_err();
+    for (strays, left) in [(false, 0), (true, 1)] {
+        let bob = bob.copy();
+        bob.stage(&id, &Change::Update);
+        if strays {
+            bob.store.write(|tx| strayed::leave_to_person(tx, &id)).unwrap();
+        }
+        assert_eq!(kept(&bob), 1);
+        bob.confirm(&id);
+        assert_eq!(kept(&bob), left);
+    }
 }
 
 #[test]

@@ -79,6 +79,7 @@ CREATE TABLE unfollowed (
     group_id BLOB NOT NULL,
     message BLOB NOT NULL               -- an MLSMessage
 ) STRICT;
+CREATE INDEX unfollowed_group ON unfollowed (group_id);
 
 -- Groups as this device took them when it last made a commit to come back, or as they became by commits that are not kept any
 -- more, until it is back.

@@ -34,7 +34,7 @@ enum Lie {
     /// The first authentication code is another one.
     Code { is_made: bool },
     /// Ciphertexts for this public key cannot be opened.
-    Secret { to: Vec<u8> },
+    Secret { to: Vec<u8>, is_made: bool },
 }
 
 /// Unusable keys of any ciphersuite here: X25519 is all of the key, or its end.
@@ -90,14 +90,22 @@ impl Provider {
 
     /// Encrypts garbage to this public key, and to others what it should.
     pub fn lie_to(&self, to: Vec<u8>) {
-        *self.lying() = Some(Lie::Secret { to });
+        *self.lying() = Some(Lie::Secret { to, is_made: false });
     }
 
     /// Ends the lie, and returns how many key pairs it made meanwhile, if it was about one.
+    ///
+    /// # Panics
+    /// If it was about something else, of which none was made: a test would pass without a lie.
     pub fn repent(&self) -> usize {
-        match self.lying().take() {
+        let lie = self.lying().take();
+        match lie {
             Some(Lie::Key { made, .. }) => made,
-            _ => 0,
+            Some(Lie::Code { is_made } | Lie::Secret { is_made, .. }) => {
+                assert!(is_made, "the lie was not told");
+                0
+            }
+            None => 0,
         }
     }
 
@@ -111,9 +119,13 @@ impl Provider {
 
     /// Whether what is encrypted to a public key is garbage.
     fn spoils(&self, to: &[u8]) -> bool {
-        match &*self.lying() {
-            Some(Lie::Key { encrypts, .. }) => !encrypts,
-            Some(Lie::Secret { to: spoilt }) => spoilt == to,
+        match &mut *self.lying() {
+            Some(Lie::Key { encrypts, .. }) => !*encrypts,
+            Some(Lie::Secret { to: spoilt, is_made }) => {
+                let spoils = spoilt.as_slice() == to;
+                *is_made |= spoils;
+                spoils
+            }
             Some(Lie::Code { .. }) | None => false,
         }
     }

@@ -116,6 +116,9 @@ impl Party {
     }
 
     /// Ends the lie, and returns how many keys it made meanwhile.
+    ///
+    /// # Panics
+    /// If the lie was about a tag or a secret, and was not told.
     pub fn repent(&self) -> usize {
         self.provider.repent()
     }
