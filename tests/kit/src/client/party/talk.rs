@@ -127,7 +127,7 @@ impl Party {
         let MlsMessageBodyIn::PublicMessage(commit) = parse(commit) else { panic!("commits are public") };
         let group = self.group.as_mut().expect("a member has a group");
         let processed = group.process_message(&self.provider, commit).expect("a member's commit is valid");
-        judge(group, &processed);
+        assert_followed(group, &processed);
     }
 }
 
