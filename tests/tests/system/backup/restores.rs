@@ -423,7 +423,7 @@ async fn settings_of_a_private_cluster_come_back_and_those_that_it_does_not_star
     let killed = DataDir::fresh();
     Killer::compiled().kill(&mut into(&killed, &good, key.trim()), "unlink", "/restoring").await;
     let output = into(&killed, &bad, key.trim()).output().await.expect("it runs");
-    let told = self::said(&output);
+    let told = said(&output);
     for part in [
         "had come to its end",
         "were taken over as they were: work_mem, max_connections, archive_mode, archive_command.",
