@@ -255,6 +255,7 @@ async fn no_account_and_no_queue_tells_when_it_was_made() {
         "aas.issuer_keys.retires",
         "aas.requests.day",
         "aas.token_use.day",
+        "auth.commits_today.day",
         "auth.invites.expires",
         "auth.signing_keys.not_after",
         "auth.signing_keys.not_before",
