@@ -300,7 +300,7 @@ impl PrivateCluster {
         if let TakenOver::All { .. } = taken
             && let Err(error) = fs::remove_file(&waiting)
         {
-            // Nobody reads it without the mark.
+            // The file is read beside the mark only.
             tracing::warn!("cannot remove {}: {error}", waiting.display());
         }
         Ok(())

@@ -47,7 +47,7 @@ pub fn write(settings: &Settings, data: &Path, sockets: &Path, user: &ClusterUse
     let text = format!(
         "listen_addresses = ''\n\
          unix_socket_directories = {sockets}\n\
-         # Who comes to the socket is decided by its directory, which is closed until an operator opens it.\n\
+         # The directory decides whom the socket is open to. It is closed until an operator opens it.\n\
          unix_socket_permissions = 0777\n\
          shared_preload_libraries = 'postern'\n\
          max_worker_processes = 32\n\

@@ -142,7 +142,7 @@ impl GroupState {
             self.mls.merge_pending_commit(tx).map_err(Error::mls("cannot apply our own commit"))?;
             removed::forget_past(tx, &self.id, self.epoch())?;
             if !matches!(strayed::state(tx, &self.id)?, strayed::State::Strayed | strayed::State::ByHand) {
-                // What came since, if anything did, goes on from this commit.
+                // Messages that came since go on from this commit.
                 onlooker::forget(tx, &self.id)?;
             }
             record::committed(tx, &self.id)?;

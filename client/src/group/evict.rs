@@ -68,7 +68,7 @@ pub(crate) fn evict(tx: &Tx<'_>, group: &GroupState) -> Result<Option<Change>> {
     Ok(knows.then_some(Change::UserKey))
 }
 
-/// Those for whom a place is left alone, though a device that is to go is in it.
+/// The devices for whose sake a place is left alone, though one that is to go is in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum SparedFor {
     /// Devices that this user has. Whoever else is there was let in by one that is to go: nobody comes into a place but by
@@ -122,7 +122,7 @@ pub(crate) fn eviction_failed(tx: &Tx<'_>, id: &GroupId, error: &Error) -> Resul
     let is_told = |attempts: u32, refusals: u32| attempts >= TOLD_AFTER || refusals >= TOLD_AFTER_REFUSALS;
     let was_told = is_told(attempts, refusals);
     let (longest, most) = match error {
-        // Nor does the pause after a failure of another kind get longer by it.
+        // The pause after a failure of another kind gets no longer by it.
         Error::Contended(_) => (LONGEST_PAUSE_FOR_OTHERS, attempts.max(TOLD_AFTER)),
         _ => (LONGEST_PAUSE, u32::MAX),
     };

@@ -309,7 +309,7 @@ async fn a_client_that_lost_its_state_comes_back_in_its_own_place_only() {
     let call = group.submit_commit(&thief.key, &made);
     world.assert_refuses("an external commit that removes another", &call, violation).await;
 
-    // Nor does it bring another key of its user's, but a newer one.
+    // A client that comes back brings no other key of its user's than a newer one.
     let (own, address) = (group.members[1].party.user_key(), group.members[1].address);
     let other = SigningKey::generate();
     let key = UserKey { public_key: other.public_key(), ..own };
