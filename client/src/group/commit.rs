@@ -141,8 +141,8 @@ impl GroupState {
             self.note_user_key(tx)?;
             self.mls.merge_pending_commit(tx).map_err(Error::mls("cannot apply our own commit"))?;
             removed::forget_past(tx, &self.id, self.epoch())?;
+            // Messages kept of a group that cannot be followed go on from this commit, and stay.
             if !matches!(strayed::state(tx, &self.id)?, strayed::State::Strayed | strayed::State::ByHand) {
-                // Messages that came since go on from this commit.
                 onlooker::forget(tx, &self.id)?;
             }
             record::committed(tx, &self.id)?;

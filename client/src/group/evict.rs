@@ -71,8 +71,8 @@ pub(crate) fn evict(tx: &Tx<'_>, group: &GroupState) -> Result<Option<Change>> {
 /// The devices for whose sake a place is left alone, though one that is to go is in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum SparedFor {
-    /// Devices that this user has. Whoever else is there was let in by one that is to go: nobody comes into a place but by
-    /// those that are in it. A removed device so cannot stay by bringing in a leaf, with a name or without.
+    /// Devices that this user has. A removed device cannot stay by bringing in a leaf, with a name or without: nobody comes
+    /// into a place but by those that are in it, and all of them go. So do another user's devices of whom one let it in.
     OwnDevices,
     /// Anybody, also a leaf of which nobody knows whose it is: it may be another device of their user.
     Anybody,

@@ -163,7 +163,7 @@ impl Onlooker {
         &self.trusted
     }
 
-    fn epoch(&self) -> u64 {
+    pub(super) fn epoch(&self) -> u64 {
         self.group.group_context().epoch().as_u64()
     }
 

@@ -99,13 +99,15 @@ impl GroupState {
     /// the DS's answer is known. What this client knew of the group is replaced. A commit that was
     /// outstanding never happened. Proposals that wait are left out, and lapse: whether members could
     /// verify them does not show here (DS-13). What was said stays in the outbox under its number, and a
-    /// wish to leave stays, too. Messages go to `delivery` from then on, and the address of before leads nowhere.
+    /// wish to leave stays, too. Messages go to `delivery` from then on, and the address of before leads nowhere. `known` is
+    /// the [`latest_known`](Self::latest_known) epoch before the DS showed the group.
     ///
     /// # Errors
     /// [`Error::Strangers`] where the group differs by more than a person accepted.
     pub(crate) fn rejoin(
         self,
         tx: &Tx<'_>,
+        known: u64,
         current: &CurrentGroup,
         accepted: &Differences,
         delivery: &DeliveryAddress,
@@ -151,13 +153,21 @@ impl GroupState {
                 let admins = differences.admins;
                 Event::AdminsFound { group: group.id.clone(), epoch, admins }.record(tx)?;
             }
-            onlooker::start_from(tx, &group.id, current, seen, &after)?;
+            // A DS that was restored (QS-12) goes another way: the one that this device saw leads nowhere.
+            let was_restored = known > Self::epoch_of(current)?;
+            onlooker::start_from(tx, &group.id, current, seen.filter(|_| !was_restored), &after)?;
         }
         // A commit whose answer was lost may have added them.
         for leaf_key in group.leaf_keys() {
             commit::welcome_member(tx, &group.id, &leaf_key)?;
         }
         group.keep_entry(tx, submission, epoch)
+    }
+
+    /// The latest epoch of the group that this device knows of, also by messages that it could not follow.
+    pub(crate) fn latest_known(&self, tx: &Tx<'_>) -> Result<u64> {
+        let seen = Onlooker::of(tx, &self.id)?.map(|seen| seen.epoch());
+        Ok(seen.unwrap_or_default().max(self.epoch()))
     }
 
     /// Makes the external commit by which this device comes into a group that another of its user's

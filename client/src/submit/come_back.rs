@@ -224,6 +224,7 @@ impl Session {
                     return Ok(());
                 }
             }
+            let known = self.store.read(|tx| GroupState::load(tx, id)?.latest_known(tx))?;
             let current = self.fetch_current(id).await?;
             let unknown =
                 self.store.read(|tx| GroupState::load(tx, id)?.unconfirmed_strangers(tx, &current))?;
@@ -232,7 +233,8 @@ impl Session {
             }
             // Messages that came meanwhile are read, too: only those are lost that come until the DS has the commit.
             self.drain(step, QueueKind::Group).await?;
-            self.store.write(|tx| GroupState::load(tx, id)?.rejoin(tx, &current, accepted, delivery))?;
+            self.store
+                .write(|tx| GroupState::load(tx, id)?.rejoin(tx, known, &current, accepted, delivery))?;
         }
         Err(Error::Contended(ATTEMPTS))
     }

@@ -47,7 +47,6 @@ impl OwnSettings {
 }
 
 /// Says what became of settings: those of the backup that was named, and, in a private cluster (`taken`), those that waited there.
-/// After an interrupted restore these may be of another backup.
 pub fn tell(settings: Option<&OwnSettings>, taken: Option<&TakenOver>) {
     let Some(taken) = taken else {
         let names = settings.map(OwnSettings::names).unwrap_or_default();
@@ -62,10 +61,18 @@ pub fn tell(settings: Option<&OwnSettings>, taken: Option<&TakenOver>) {
             "postern: left out: the setting {STANDBYS} = {standbys:?} of the backup's private cluster: each commit would wait for standbys, which this one does not have yet. Make it again once they follow"
         );
     }
-    match taken {
-        TakenOver::Nothing if settings.is_none() => println!(
+    if settings.is_none() && matches!(taken, TakenOver::Nothing) {
+        println!(
             "postern: settings of the PostgreSQL that was backed up (ALTER SYSTEM, postgresql.conf) are not in the backup: make those again that this one needs"
-        ),
+        );
+    }
+    tell_taken(taken);
+}
+
+/// Says what became of the settings that waited in a private cluster. After an interrupted restore they may be those of another
+/// backup than the one that was named.
+pub fn tell_taken(taken: &TakenOver) {
+    match taken {
         TakenOver::Nothing => {}
         TakenOver::All { names } => println!(
             "postern: settings of the private cluster (ALTER SYSTEM) were taken over as they were: {names}. Look at them before the server starts: sizes fitted another machine, places and commands may be another's, and WAL of this cluster goes into a directory of its own, with a new base backup"

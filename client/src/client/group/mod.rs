@@ -47,7 +47,7 @@ impl Group {
         self.session.store.read(|tx| Ok(GroupState::load(tx, &self.id)?.epoch()))
     }
 
-    /// Calls the group something else, for all members. Where the title that it has got the last number of this epoch, this
+    /// Calls the group something else, for all members. Where its present title has the last number of this epoch, this
     /// device renews its keys first, which begins another one.
     ///
     /// # Errors

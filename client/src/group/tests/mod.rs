@@ -187,7 +187,8 @@ impl Person {
     /// Comes back from what the DS shows; the commit, which the DS accepts.
     fn rejoin(&self, id: &GroupId, current: &CurrentGroup, accepted: &Differences) -> Result<MlsMessage> {
         let delivery = delivery();
-        self.store.write(|tx| GroupState::load(tx, id)?.rejoin(tx, current, accepted, &delivery))?;
+        let known = GroupState::epoch_of(current)?;
+        self.store.write(|tx| GroupState::load(tx, id)?.rejoin(tx, known, current, accepted, &delivery))?;
         let message = self.outstanding(id).unwrap().message;
         self.confirm(id);
         Ok(message)

@@ -251,13 +251,15 @@ fn who_comes_back_too_late_takes_what_was_let_in_since_the_server_showed_the_gro
     let issuer = SigningKey::generate();
     let ([_, bob, mallory], id) = three(&issuer);
     let mallorys = mallory.store.read(|tx| Ok(own_leaf(&GroupState::load(tx, &id)?).pseudonym)).unwrap();
-    for (is_one_lost, came_before, are_many) in [
-        (false, false, false),
-        (false, true, false),
-        (false, true, true),
+    for (is_one_lost, came_before, are_many, was_restored) in [
+        (false, false, false, false),
+        (false, true, false, false),
+        (false, true, true, false),
         // Nothing leads to what the server showed.
-        (true, false, false),
-        (true, true, false),
+        (true, false, false, false),
+        (true, true, false, false),
+        // The server lost what he had seen, and goes another way.
+        (false, false, false, true),
     ] {
         let (bob, mallory) = (bob.copy(), mallory.copy());
         if is_one_lost {
@@ -265,10 +267,17 @@ fn who_comes_back_too_late_takes_what_was_let_in_since_the_server_showed_the_gro
         }
         let shown = mallory.shown(&id);
         let (commits, current) = unfollowable(&mallory, &id, mallorys);
-        let rejoin = |current: &CurrentGroup| {
+        if was_restored {
+            for _ in 0..4 {
+                bob.stage(&id, &Change::Update);
+                bob.confirm(&id);
+            }
+        }
+        let known = bob.store.read(|tx| GroupState::load(tx, &id)?.latest_known(tx)).unwrap();
+        let rejoin = |known, current: &CurrentGroup| {
             let delivery = delivery();
             bob.store.write(|tx| {
-                GroupState::load(tx, &id)?.rejoin(tx, current, &Differences::default(), &delivery)
+                GroupState::load(tx, &id)?.rejoin(tx, known, current, &Differences::default(), &delivery)
             })
         };
         if came_before {
@@ -278,13 +287,14 @@ fn who_comes_back_too_late_takes_what_was_let_in_since_the_server_showed_the_gro
         if are_many {
             bob.store.write(|tx| onlooker::fold(tx, &id)).unwrap();
         }
-        rejoin(&shown).unwrap();
+        rejoin(known, &shown).unwrap();
         // Both were accepted before his commit, which is of their epochs.
         if !came_before {
             bob.receive(&commits[0]).unwrap();
         }
         bob.receive(&commits[1]).unwrap_err();
-        rejoin(&current).unwrap();
+        let known = bob.store.read(|tx| GroupState::load(tx, &id)?.latest_known(tx)).unwrap();
+        rejoin(known, &current).unwrap();
         bob.confirm(&id);
         assert_eq!(bob.members(&id).len(), 4);
     }

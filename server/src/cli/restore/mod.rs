@@ -93,7 +93,9 @@ pub async fn run(restore: Restore) -> anyhow::Result<()> {
             );
         }
         Err(Failure::Done) => {
-            own_settings::tell(manifest.settings.as_ref(), stopped?.as_ref());
+            if let Some(taken) = stopped? {
+                own_settings::tell_taken(&taken);
+            }
             bail!(
                 "an interrupted restore into {} had come to its end, and left only its mark, which is gone now: `postern check` says how it is. For another backup choose another --data-dir",
                 config.data_dir.display()

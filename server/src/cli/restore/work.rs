@@ -120,7 +120,7 @@ impl Work<'_> {
         };
         // A transaction may be open. Without a connection nothing is removed either.
         let _no_connection = client.batch_execute("ROLLBACK").await;
-        // The objects that were there before stay (`remove`).
+        // `remove` leaves the objects that were there before.
         Err(match remove(client).await {
             Ok(()) => Failure::Removed(error),
             Err(_) => Failure::Remains(error),
