@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use postern_tests::next;
 use postern_tests_kit::{Cluster, DataDir, HOME, Killer, Server, command, in_tree, postern};
 
 use super::people_go_on;
@@ -70,24 +71,30 @@ async fn a_migration_to_the_next_release_that_is_killed_between_two_steps_costs_
         command
     };
     let before = migrated(&cluster).await;
-    let killer = Killer::compiled();
-    for (text, done) in [
-        ("'postern_owner', 'Owns everything", 0),
-        ("ALTER EXTENSION postern UPDATE", 0),
+    let all = next::MIGRATIONS.len();
+    let mut steps = [
+        "'postern_owner', 'Owns everything",
+        "ALTER EXTENSION postern UPDATE",
         // It is the next one, and not committed.
-        ("REVOKE ALL ON ALL FUNCTIONS IN SCHEMA postern FROM PUBLIC", 0),
-        ("checksum) VALUES (1000,", 0),
-        ("checksum) VALUES (1001,", 1),
-        ("checksum) VALUES (1002,", 2),
+        "REVOKE ALL ON ALL FUNCTIONS IN SCHEMA postern FROM PUBLIC",
+    ]
+    .map(|text| (text.to_owned(), 0))
+    .to_vec();
+    steps.extend((0..all).map(|number| (format!("checksum) VALUES ({},", 1000 + number), number)));
+    for text in [
         // Now it is about owners.
-        ("REVOKE ALL ON ALL FUNCTIONS IN SCHEMA postern FROM PUBLIC", 3),
-        ("FUNCTION aas.issuing_keys(", 3),
-        ("INSERT INTO operator.schema_state", 3),
+        "REVOKE ALL ON ALL FUNCTIONS IN SCHEMA postern FROM PUBLIC",
+        "FUNCTION aas.issuing_keys(",
+        "INSERT INTO operator.schema_state",
         // All of it is done, and not said.
-        ("postern: functions updated", 3),
+        "postern: functions updated",
     ] {
+        steps.push((text.to_owned(), all));
+    }
+    let killer = Killer::compiled();
+    for (text, done) in &steps {
         killer.kill(&mut migrate(), "write", text).await;
-        assert_eq!(migrated(&cluster).await - before, done, "{text}");
+        assert_eq!(migrated(&cluster).await - before, *done, "{text}");
         server = people_go_on(server, start(), &mut talk, text).await;
     }
     let said = succeeds(&mut migrate()).await;
