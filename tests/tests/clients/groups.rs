@@ -352,6 +352,15 @@ async fn who_is_to_be_removed_and_is_still_here_comes_back_with_another_address(
     hears(&bob, "there you are").await;
 }
 
+/// Asserts that Alice, Bob and Carol are in the group with a device each, as each of them learns.
+async fn assert_each_with_one_device(clients: [&Client; 3], group: &GroupId) {
+    let expected = ["alice", "bob", "carol"].map(|name| format!("{name}@home.example"));
+    for client in clients {
+        receive(client).await;
+        assert_eq!(names(client, group), expected, "{}", client.user());
+    }
+}
+
 #[tokio::test]
 async fn a_device_that_was_removed_from_its_user_is_removed_from_all_groups() {
     let world = World::builder().pushing().start().await;
@@ -369,11 +378,7 @@ async fn a_device_that_was_removed_from_its_user_is_removed_from_all_groups() {
     assert_eq!(tablet.submit(&renewal).await.unwrap_err().problem(), Some(ProblemType::InvalidMls));
     bob.remove_device(&tablet.client_key()).await.unwrap();
     receive(&bob).await;
-    let expected = ["alice", "bob", "carol"].map(|name| format!("{name}@home.example"));
-    for client in [&bob, &alice, &carol] {
-        receive(client).await;
-        assert_eq!(names(client, &group), expected, "{}", client.user());
-    }
+    assert_each_with_one_device([&bob, &alice, &carol], &group).await;
     assert!(tablet.group_with_id(&group).rejoin().await.is_err(), "it does not come back, either");
     bob.group_with_id(&group).send("without it").await.unwrap();
     hears(&carol, "without it").await;
@@ -414,11 +419,7 @@ async fn a_removed_device_that_the_server_refuses_to_remove_goes_as_soon_as_it_d
     let gone = |event: &Event| matches!(event, Event::Removed { .. });
     let events = bob.sync_until(PATIENCE, gone).await.unwrap();
     assert!(events.iter().any(gone) && !events.iter().any(refused), "{events:?}");
-    let expected = ["alice", "bob", "carol"].map(|name| format!("{name}@home.example"));
-    for client in [&bob, &alice, &carol] {
-        receive(client).await;
-        assert_eq!(names(client, &group), expected, "{}", client.user());
-    }
+    assert_each_with_one_device([&bob, &alice, &carol], &group).await;
     bob.group_with_id(&group).send("without it").await.unwrap();
     hears(&carol, "without it").await;
 }
@@ -438,11 +439,7 @@ async fn a_removed_device_does_not_come_into_a_group_with_the_key_that_it_was_to
         // Its errands fail one after the other.
         tablet.receive(Duration::ZERO).await.ok();
     }
-    let expected = ["alice", "bob", "carol"].map(|name| format!("{name}@home.example"));
-    for client in [&alice, &carol, &bob] {
-        receive(client).await;
-        assert_eq!(names(client, &group), expected, "{}", client.user());
-    }
+    assert_each_with_one_device([&alice, &carol, &bob], &group).await;
     bob.group_with_id(&group).send("still here").await.unwrap();
     hears(&carol, "still here").await;
     // Another device does, with the key that it is told now.

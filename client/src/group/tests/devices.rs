@@ -65,16 +65,27 @@ fn another_device_of_a_plain_member_comes_in_by_itself_as_the_same_user() {
     }
 }
 
+/// Another device of a person's, which an admin added as a user of its own.
+fn device_apart(
+    of: &Person,
+    admin: &Person,
+    others: [&Person; 2],
+    id: &GroupId,
+    issuer: &SigningKey,
+) -> Person {
+    let device = device_of(of, issuer);
+    let added = admin.add(id, &[&device]);
+    for other in others {
+        other.receive(&added).unwrap();
+    }
+    device
+}
+
 #[test]
 fn what_was_said_in_the_place_that_a_device_left_is_read_until_it_is_in_the_other_one() {
     let issuer = SigningKey::generate();
     let ([alice, bob, mallory], id) = three(&issuer);
-    // Alice added it as a user of its own.
-    let tablet = device_of(&bob, &issuer);
-    let added = alice.add(&id, &[&tablet]);
-    for other in [&bob, &mallory] {
-        other.receive(&added).unwrap();
-    }
+    let tablet = device_apart(&bob, &alice, [&bob, &mallory], &id, &issuer);
     tablet.store.write(|tx| GroupState::load(tx, &id)?.stage_leaving(tx)).unwrap();
     let leaving = tablet.outstanding(&id).unwrap().message;
     tablet.confirm(&id);
@@ -204,12 +215,7 @@ fn a_removed_device_that_took_the_latest_of_the_users_keys_goes_nevertheless() {
 fn a_removed_device_in_a_place_of_its_own_goes_with_all_that_it_brought_in() {
     let issuer = SigningKey::generate();
     let ([alice, bob, mallory], id) = three(&issuer);
-    // Alice's client added it as a user of its own.
-    let tablet = device_of(&alice, &issuer);
-    let added = alice.add(&id, &[&tablet]);
-    for other in [&bob, &mallory] {
-        other.receive(&added).unwrap();
-    }
+    let tablet = device_apart(&alice, &alice, [&bob, &mallory], &id, &issuer);
     // The others are not told who this is.
     let ghost = device_of(&alice, &issuer);
     let entry = bring_in(&ghost, &tablet, &id, &tablet.shown(&id));
