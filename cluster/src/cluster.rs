@@ -5,6 +5,8 @@ use std::{
     io::{self, Write},
     path::{Path, PathBuf},
     process::Stdio,
+    thread::sleep,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, bail, ensure};
@@ -24,6 +26,10 @@ use crate::{
 
 /// The name of a cluster that is not whole yet.
 pub(crate) const NEW: &str = "new";
+/// Time in which a command leaves a PostgreSQL that takes sessions to others: a server has it for longer.
+const HANDED_OVER: Duration = Duration::from_secs(5);
+/// Pause between two looks at the lock.
+const PAUSE: Duration = Duration::from_millis(20);
 /// The file in a data directory that says that a restore makes its cluster. Until that has succeeded, nobody else starts the
 /// cluster or makes another one: an empty homeserver of the same domain would be open to strangers.
 const RESTORING: &str = "restoring";
@@ -496,13 +502,21 @@ impl PrivateCluster {
         let Some(command) = self.command else { return Ok(()) };
         // The last one that leaves stops it: no server runs it, and no other command uses it.
         drop(command);
-        let Some(lock) = self.dir.lock()? else { return Ok(()) };
-        let Some(commands) = self.dir.without_commands()? else { return Ok(()) };
-        let stopped = self.dir.postmaster().stop();
-        // A command that waits for the second one finds the first one free.
-        drop(lock);
-        drop(commands);
-        stopped
+        loop {
+            let Some(lock) = self.dir.lock()? else { return Ok(()) };
+            if let Some(commands) = self.dir.without_commands()? {
+                let stopped = self.dir.postmaster().stop();
+                // A command that waits for the second one finds the first one free.
+                drop(lock);
+                drop(commands);
+                return stopped;
+            }
+            drop(lock);
+            // One that left meanwhile found the lock taken, and stopped nothing.
+            if self.dir.without_commands()?.is_none() {
+                return Ok(());
+            }
+        }
     }
 
     fn own(&self) -> anyhow::Result<&Own> {
@@ -515,17 +529,34 @@ impl PrivateCluster {
     }
 }
 
-/// The data directory, for this process alone.
+/// The data directory, for this process alone. A command has the lock while it starts or stops PostgreSQL, and is waited for.
 pub(crate) fn locked(data_dir: &Path) -> anyhow::Result<(ClusterUser, DataDir, Flock<File>)> {
     let user = ClusterUser::find()?;
     let dir = DataDir::prepare(data_dir, &user)?;
-    let Some(lock) = dir.lock()? else {
-        bail!(
+    let mut ready_since = None;
+    let (mut looks, mut unused) = (0, 0);
+    loop {
+        if let Some(lock) = dir.lock()? {
+            return Ok((user, dir, lock));
+        }
+        looks += 1;
+        unused = if dir.without_commands()?.is_none() { 0 } else { unused + 1 };
+        let is_handed_over = dir.postmaster().condition() == Condition::Ready
+            && ready_since.get_or_insert_with(Instant::now).elapsed() >= HANDED_OVER;
+        // A command at its end has this lock an instant before the one of commands.
+        ensure!(
+            unused < 3 && !is_handed_over,
             "another `postern` runs the private cluster in {}: stop it first, or choose another --data-dir",
             dir.path().display()
         );
-    };
-    Ok((user, dir, lock))
+        if looks == 5 {
+            tracing::info!(
+                "a command starts or stops PostgreSQL in {}: waiting for it",
+                dir.path().display()
+            );
+        }
+        sleep(PAUSE);
+    }
 }
 
 fn make_if_missing(dir: &DataDir, user: &ClusterUser, installation: &Installation) -> anyhow::Result<()> {

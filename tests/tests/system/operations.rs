@@ -1,17 +1,25 @@
 //! An operator's work with `postern`: start, stop, crash, configure, migrate, check (OPS-2, OPS-6).
 
 use std::{
-    fs::{self, Permissions},
+    fs::{self, File, Permissions},
     os::unix::fs::{MetadataExt, PermissionsExt, chown},
     path::Path,
-    process::Output,
+    process::{Output, Stdio},
     time::Instant,
 };
 
-use nix::{sys::signal::Signal, unistd::Uid};
+use nix::{
+    fcntl::{Flock, FlockArg},
+    sys::signal::{Signal, kill},
+    unistd::{Pid, Uid},
+};
 use postern_server::{config::ConnectionString, database::migrate::Release};
-use postern_tests_kit::{Cluster, DataDir, HOME, Server, connect_to, eventually, in_tree, postern};
-use tokio::process::Command;
+use postern_tests_kit::{Cluster, DataDir, HOME, PATIENCE, Server, connect_to, eventually, in_tree, postern};
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    process::Command,
+    time::timeout,
+};
 use tokio_postgres::error::SqlState;
 
 fn text(output: &Output) -> String {
@@ -142,6 +150,48 @@ async fn a_second_server_on_a_data_directory_is_told_so() {
     let refusal = Server::embedded(&dir).try_start().await.err().expect("it ends");
     assert!(refusal.contains("another `postern` runs the private cluster in"), "{refusal}");
     assert_healthy(&first).await;
+}
+
+#[tokio::test]
+async fn a_start_waits_for_a_command_that_starts_or_stops_postgresql() {
+    let dir = DataDir::migrated().await;
+    // The locks of a command that starts it; one that stops it has both alone.
+    for commands in [FlockArg::LockSharedNonblock, FlockArg::LockExclusiveNonblock] {
+        let locked = |name: &str, kind| {
+            let file = File::options().write(true).create(true).truncate(false).open(dir.path().join(name));
+            Flock::lock(file.unwrap(), kind).expect("nothing runs")
+        };
+        let (commands, lock) =
+            (locked("lock.commands", commands), locked("lock", FlockArg::LockExclusiveNonblock));
+        let mut serve = postern();
+        serve.args(["serve", "--embedded", "--domain", HOME, "--listen", "127.0.0.1:0", "--data-dir"]);
+        serve.arg(dir.path()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        let mut server = serve.spawn().unwrap();
+        let mut said = BufReader::new(server.stderr.take().unwrap()).lines();
+        let mut printed = BufReader::new(server.stdout.take().unwrap()).lines();
+        timeout(PATIENCE, async {
+            loop {
+                let line = said.next_line().await.unwrap().expect("it does not end");
+                if line.contains("a command starts or stops PostgreSQL in") {
+                    break;
+                }
+            }
+        })
+        .await
+        .expect("the server waits");
+        drop((lock, commands));
+        timeout(PATIENCE, async {
+            loop {
+                if printed.next_line().await.unwrap().expect("it does not end").contains("serving") {
+                    break;
+                }
+            }
+        })
+        .await
+        .expect("the server starts");
+        kill(Pid::from_raw(server.id().unwrap().cast_signed()), Signal::SIGTERM).unwrap();
+        assert!(timeout(PATIENCE, server.wait()).await.expect("the server ends").unwrap().success());
+    }
 }
 
 #[tokio::test]
