@@ -87,13 +87,16 @@ async fn bad_answers(options: &Options) -> Result<()> {
 }
 
 async fn floods(options: &Options) -> Result<()> {
-    for (name, bad, pace) in [
-        ("strangers' capsules, 200/s", Bad::Capsules(Capsules::OfStrangers), None),
-        ("a neighbour's capsules that do not open, 200/s", Bad::Capsules(Capsules::Spoilt), None),
-        ("a neighbour's capsules, 200/s", Bad::Capsules(Capsules::Sound), None),
-        ("the same, of which 20/s are opened", Bad::Capsules(Capsules::Sound), Some(PACE)),
-        ("deliveries to nobody, 300 addresses each, 200/s", Bad::Deliveries, None),
-        ("deliveries of 2 MiB to nobody, 20,000 addresses each, 8/s", Bad::LargeDeliveries, None),
+    for (name, bad, pace, per_second) in [
+        ("strangers' capsules, 200/s", Bad::Capsules(Capsules::OfStrangers), None, 200),
+        ("the same, 1,000/s", Bad::Capsules(Capsules::OfStrangers), None, 1000),
+        ("a neighbour's capsules that do not open, 200/s", Bad::Capsules(Capsules::Spoilt), None, 200),
+        ("a neighbour's capsules, 200/s", Bad::Capsules(Capsules::Sound), None, 200),
+        ("the same, of which 20/s are opened", Bad::Capsules(Capsules::Sound), Some(PACE), 200),
+        ("1,000/s, of which 200/s are opened", Bad::Capsules(Capsules::Sound), None, 1000),
+        ("2,000/s, of which 200/s are opened", Bad::Capsules(Capsules::Sound), None, 2000),
+        ("deliveries to nobody, 300 addresses each, 200/s", Bad::Deliveries, None, 200),
+        ("deliveries of 2 MiB to nobody, 20,000 addresses each, 8/s", Bad::LargeDeliveries, None, 8),
     ] {
         let mut neighbours = Neighbours::builder().tokens(1000);
         if let Some(pace) = pace {
@@ -103,11 +106,12 @@ async fn floods(options: &Options) -> Result<()> {
         let scene = Scene::set(options, &neighbours).await?;
         let mut floods = Vec::new();
         for world in [&neighbours[1], &neighbours[0]] {
-            floods.push(match bad {
+            let flood = match bad {
                 Bad::Capsules(capsules) => Flood::of_capsules(world, capsules).await,
                 Bad::Deliveries => Flood::of_deliveries(world).await,
                 Bad::LargeDeliveries => Flood::of_large_deliveries(world).await,
-            });
+            };
+            floods.push(flood.at(per_second));
         }
         let floods = Floods::start(floods);
         scene.compare(name, |is_bad| floods.turn_to(usize::from(is_bad))).await?;

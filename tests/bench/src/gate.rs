@@ -20,7 +20,9 @@ use privacypass::{
 use tls_codec::Serialize as _;
 use voprf::Ristretto255;
 
-use crate::{Options, Sends, costs::cluster_cpu_seconds, group::BenchGroup, median, refill, send_round};
+use crate::{
+    EMPTIED, Options, Sends, costs::cluster_cpu_seconds, group::BenchGroup, median, refill, send_round,
+};
 
 pub async fn measure(options: &Options, cluster: &Cluster, server: &Server, client: &Client) -> Result<()> {
     let members = options.members.first().copied().context("a group has members")?;
@@ -38,14 +40,10 @@ pub async fn measure(options: &Options, cluster: &Cluster, server: &Server, clie
         for price in [0, 1] {
             refill(client, &mut tokens, per_second * 3 / 2 * options.seconds as usize).await?;
             admin.execute("SELECT operator.set_price('ds.submit_message', $1)", &[&price]).await?;
-            admin
-                .batch_execute(
-                    "TRUNCATE qs.messages, aas.spent; UPDATE qs.queues SET acked_seq = next_seq - 1; CHECKPOINT",
-                )
-                .await?;
+            admin.batch_execute(EMPTIED).await?;
             // At price 0 they come back.
             let held = tokens.clone();
-            let sends = send_round(options, client, &groups, &mut tokens, cluster, server).await?;
+            let sends = send_round(options, client.http(), &groups, &mut tokens, cluster, server).await?;
             per_second = (sends.per_second as usize).max(500);
             if price == 0 {
                 tokens = held;

@@ -5,6 +5,7 @@
 //!
 //! Prints Markdown; `docs/benchmarks.md` is made from it.
 
+mod against;
 mod attack;
 mod backups;
 mod bad_neighbours;
@@ -23,6 +24,7 @@ mod tokens;
 mod waiters;
 
 use std::{
+    path::PathBuf,
     sync::{
         Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -32,7 +34,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use postern_client::{Client, Token};
+use postern_client::{Client, Http, Token};
 use postern_tests_kit::{Cluster, Server, lift_limits};
 
 use costs::Costs;
@@ -90,6 +92,9 @@ struct Options {
     /// Measure an honest client instead, next to attacks
     #[arg(long)]
     attack: bool,
+    /// Measure sends through this server and through another program in turns instead, such as a build of before
+    #[arg(long, value_name = "PROGRAM")]
+    against: Option<PathBuf>,
     /// Measure deliveries to a neighbour instead, next to those at home, and a backlog of so many after its return
     #[arg(long, value_name = "BACKLOG")]
     neighbours: Option<usize>,
@@ -167,6 +172,9 @@ async fn main() -> Result<()> {
     if options.attack {
         return attack::measure(&options, &cluster, &sending, &client).await;
     }
+    if let Some(program) = &options.against {
+        return against::measure(&options, program, &cluster, &sending, &client).await;
+    }
     if options.tokens {
         tokens::measure(&options, &cluster, &client).await?;
         return gate::measure(&options, &cluster, &sending, &client).await;
@@ -193,13 +201,8 @@ async fn main() -> Result<()> {
         let mut rounds = Vec::new();
         for round in 0..=options.rounds {
             refill(&client, &mut tokens, per_second * 2 * options.seconds as usize).await?;
-            admin
-                .batch_execute(
-                    "TRUNCATE qs.messages, aas.spent; UPDATE qs.queues SET acked_seq = next_seq - 1;
-                     CHECKPOINT",
-                )
-                .await?;
-            let sends = send_round(&options, &client, &groups, &mut tokens, &cluster, &sending).await?;
+            admin.batch_execute(EMPTIED).await?;
+            let sends = send_round(&options, client.http(), &groups, &mut tokens, &cluster, &sending).await?;
             per_second = (sends.per_second as usize).max(100);
             let floor_rows = floor.round(options.concurrency, options.seconds).await?;
             // The first round warms up plans, caches and connections.
@@ -219,6 +222,10 @@ async fn main() -> Result<()> {
     wakeups(&options, &client, tokens, &receiving, &groups).await
 }
 
+/// Leaves nothing of the round before, so that each has as much to do.
+const EMPTIED: &str =
+    "TRUNCATE qs.messages, aas.spent; UPDATE qs.queues SET acked_seq = next_seq - 1; CHECKPOINT";
+
 /// One round of sends.
 struct Sends {
     per_second: f64,
@@ -227,7 +234,7 @@ struct Sends {
 
 async fn send_round(
     options: &Options,
-    client: &Client,
+    http: &Http,
     groups: &[BenchGroup],
     tokens: &mut Vec<Token>,
     cluster: &Cluster,
@@ -245,7 +252,7 @@ async fn send_round(
         while Instant::now() < deadline {
             // Without tokens the round ends early.
             let Ok(token) = take.lock().expect("nobody panics here").recv() else { break };
-            client.http().send_once(&group.message.clone().paid_with(token)).await?;
+            http.send_once(&group.message.clone().paid_with(token)).await?;
             sent.fetch_add(1, Ordering::Relaxed);
         }
         anyhow::Ok(())
@@ -329,7 +336,7 @@ async fn woken(
     first: u64,
 ) -> Result<(Vec<Duration>, Vec<Duration>)> {
     let member = group.members.first().context("a group of two has a member besides its creator")?;
-    let there = postern_client::Http::new(receiving.url())?;
+    let there = Http::new(receiving.url())?;
     let mut after_accept = Vec::new();
     let mut end_to_end = Vec::new();
     // The first message in the member's queue is its Welcome.

@@ -81,7 +81,8 @@ pub async fn measure(
     let (mut tokens, mut without, mut with) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..=options.rounds {
         refill(client, &mut tokens, 12_000 * options.seconds as usize).await?;
-        let alone = send_round(options, client, &groups, &mut tokens, cluster, server).await?.per_second;
+        let alone =
+            send_round(options, client.http(), &groups, &mut tokens, cluster, server).await?.per_second;
         let scraping = async {
             loop {
                 black_box(server.metrics().await);
@@ -89,7 +90,7 @@ pub async fn measure(
             }
         };
         let beside = tokio::select! {
-            sends = send_round(options, client, &groups, &mut tokens, cluster, server) => sends?.per_second,
+            sends = send_round(options, client.http(), &groups, &mut tokens, cluster, server) => sends?.per_second,
             () = scraping => unreachable!("it never ends"),
         };
         if round > 0 {

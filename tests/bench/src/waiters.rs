@@ -42,7 +42,8 @@ pub async fn measure(
     let (mut without, mut with, mut memory) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..=options.rounds {
         refill(client, &mut tokens, waiters + 12_000 * options.seconds as usize).await?;
-        let alone = send_round(options, client, &groups, &mut tokens, cluster, server).await?.per_second;
+        let alone =
+            send_round(options, client.http(), &groups, &mut tokens, cluster, server).await?.per_second;
         let resident = resident_bytes(server)?;
         let polls = queues.iter().map(|queue| {
             let token = tokens.pop().context("out of tokens")?;
@@ -58,7 +59,8 @@ pub async fn measure(
         let polls = polls.collect::<Result<Vec<_>>>()?;
         waiting(cluster, waiters).await?;
         let per_waiter = (resident_bytes(server)? - resident) / waiters as f64;
-        let beside = send_round(options, client, &groups, &mut tokens, cluster, server).await?.per_second;
+        let beside =
+            send_round(options, client.http(), &groups, &mut tokens, cluster, server).await?.per_second;
         polls.iter().for_each(tokio::task::JoinHandle::abort);
         join_all(polls).await;
         // Freed memory is not given back to the system: only the first round shows the cost.

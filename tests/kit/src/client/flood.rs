@@ -26,6 +26,10 @@ use crate::World;
 
 /// Requests that are under way at once.
 const STREAMS: usize = 4;
+/// Those of a flood of thousands in a second.
+const MOST_STREAMS: usize = 16;
+/// Requests in a second of one stream, where more streams can be had.
+const OF_A_STREAM: usize = 50;
 /// Requests of a flood in a second, and of one of large ones, which this process has to make and to sign.
 const PER_SECOND: u64 = 200;
 const LARGE_PER_SECOND: u64 = 8;
@@ -88,6 +92,11 @@ impl Flood {
         Self::of_delivery(world, &[100, large], parts, LARGE_PER_SECOND).await
     }
 
+    /// So many requests in a second instead.
+    pub fn at(self, per_second: u64) -> Self {
+        Self { per_second, ..self }
+    }
+
     /// One delivery of messages of so many bytes each, over and over.
     async fn of_delivery(world: &World, messages: &[usize], parts: Vec<u16>, per_second: u64) -> Self {
         let (key, domain) = (trusted(world).await, world.domain().clone());
@@ -135,11 +144,12 @@ impl Floods {
     /// Begins with the first one.
     pub fn start(floods: Vec<Flood>) -> Self {
         let per_second = floods[0].per_second;
+        let number = (per_second as usize / OF_A_STREAM).clamp(STREAMS, MOST_STREAMS);
         let (to, floods, mut streams) = (Arc::new(AtomicUsize::new(0)), Arc::new(floods), JoinSet::new());
-        for _ in 0..STREAMS {
+        for _ in 0..number {
             let (to, floods) = (to.clone(), floods.clone());
             streams.spawn(async move {
-                let mut pace = pace(Duration::from_millis(1000 * STREAMS as u64 / per_second));
+                let mut pace = pace(Duration::from_micros(1_000_000 * number as u64 / per_second));
                 loop {
                     pace.tick().await;
                     let flood = &floods[to.load(Ordering::Relaxed)];
