@@ -2,14 +2,18 @@
 //! this process it goes through the code that the server runs, on the same state, and through openmls alone. PostgreSQL
 //! itself (pg_stat_statements) says what its share is.
 
-use std::time::{Duration, Instant};
+use std::{
+    hint::black_box,
+    time::{Duration, Instant},
+};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use openmls::prelude::ProcessedMessageContent;
 use postern_client::Client;
 use postern_protocol::ds::{CreateGroup, SubmitMessage};
 use postern_server::{
     clock::{day, today},
+    compute::Compute,
     ds::{
         external_sender_keys::ExternalSenderKeys,
         group::{DeliveryService, Group},
@@ -107,7 +111,23 @@ pub async fn measure(options: &Options, cluster: &mut Cluster) -> Result<()> {
         rows.push((members, group(options, members, &client, &admin).await?));
     }
     print(&rows);
+    println!("\nA commit's turn for computing takes {:.1} µs of it.", turn().await? * 1e6);
     Ok(())
+}
+
+/// Seconds of a turn for computing, with nothing to compute.
+async fn turn() -> Result<f64> {
+    const TURNS: u32 = 100_000;
+    // In a task: the runtime's first thread is none of its workers, and gives nothing over.
+    let turns = tokio::spawn(async {
+        let compute = Compute::new(1, Duration::from_secs(1));
+        let begun = Instant::now();
+        for _ in 0..TURNS {
+            compute.run(|| black_box(())).await.map_err(|_| anyhow!("somebody else computes"))?;
+        }
+        anyhow::Ok(begun.elapsed().as_secs_f64() / f64::from(TURNS))
+    });
+    turns.await?
 }
 
 /// The rounds of a group.
