@@ -21,6 +21,8 @@ pub struct PushConfig {
     pub at_once: usize,
     /// Pushes under way at once to one host.
     pub at_once_per_host: usize,
+    /// Queues for which a push is under way or waits, at most.
+    pub waiting: usize,
     /// Failures in a row after which a host is left alone.
     pub failures: u32,
     /// Time for which a host is left alone at first, in seconds; each time after that it is twice as long.
@@ -36,6 +38,8 @@ impl Default for PushConfig {
             local_endpoints: false,
             at_once: 64,
             at_once_per_host: 32,
+            // Some kilobytes each.
+            waiting: 10_000,
             failures: 3,
             pause_seconds: 30,
             longest_pause_seconds: 60 * 60,
@@ -49,6 +53,7 @@ impl PushConfig {
         vec![
             ("push.at_once", self.at_once as u64),
             ("push.at_once_per_host", self.at_once_per_host as u64),
+            ("push.waiting", self.waiting as u64),
             ("push.failures", self.failures.into()),
             ("push.pause_seconds", self.pause_seconds),
         ]
@@ -98,6 +103,12 @@ pub struct PushSettings {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub at_once_per_host: Option<usize>,
 
+    /// Queues for which a push is under way or waits, at most: a quarter with hosts that were not tried yet, and a quarter with
+    /// hosts that do not answer; further pushes are dropped [default: 10000]
+    #[arg(id = "push_waiting", long = "push-waiting", value_name = "N", env = "POSTERN_PUSH_WAITING")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub waiting: Option<usize>,
+
     /// Failures in a row after which a host is left alone [default: 3]
     #[arg(long = "push-failures", value_name = "N", env = "POSTERN_PUSH_FAILURES")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -133,8 +144,8 @@ mod tests {
     }
 
     #[test]
-    fn a_host_is_left_alone_for_a_second_at_least_and_a_day_at_most() {
-        for name in ["failures", "pause_seconds"] {
+    fn bounds_of_pushes_are_one_at_least_and_no_pause_is_longer_than_a_day() {
+        for name in ["waiting", "failures", "pause_seconds"] {
             let error = refusal(&format!("[push]\n{name} = 0"));
             assert_eq!(error, format!("push.{name} is 0: it must be at least 1"));
         }

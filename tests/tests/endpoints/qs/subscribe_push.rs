@@ -357,6 +357,29 @@ async fn a_host_that_failed_is_left_alone_for_as_long_as_the_operator_says() {
 }
 
 #[tokio::test]
+async fn as_many_pushes_wait_as_the_operator_allows() {
+    let world = World::start().await;
+    let service = PushService::start().await;
+    let server = Server::builder(&world.cluster).pushing().env("POSTERN_PUSH_WAITING", "1").start().await;
+    let (address, tries, counting) = silent("127.0.0.1:0").await;
+    let endpoint = format!("http://{address}/never");
+    let deposit = async || {
+        let to = contact(&world, &service, Some(endpoint.clone())).await;
+        let paid = world.paid(depositing(to, b"hello")).wire();
+        world.send_to(&server, &paid).await.assert_ok("a deposit");
+    };
+    let dropped = || server.log().contains("too many pushes wait: one is dropped");
+    deposit().await;
+    eventually("it is tried", async || (tries.load(Ordering::Relaxed) > 0).then_some(())).await;
+    assert!(!dropped());
+    // The first one waits for its host, again and again, for half an hour.
+    deposit().await;
+    eventually("the second one is dropped", async || dropped().then_some(())).await;
+    counting.abort();
+    world.close();
+}
+
+#[tokio::test]
 async fn endpoints_that_never_answer_delay_nobody_elses_pushes() {
     const PLACES: usize = 4;
     let world = World::start().await;
