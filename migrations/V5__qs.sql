@@ -26,7 +26,8 @@ CREATE TABLE qs.settings (
     last_resort_addresses_per_queue integer NOT NULL DEFAULT 16 CHECK (last_resort_addresses_per_queue >= 0),
     queue_days integer NOT NULL DEFAULT 90 CHECK (queue_days BETWEEN 1 AND 3650),
     address_days integer NOT NULL DEFAULT 450 CHECK (address_days BETWEEN 180 AND 3650),
-    key_packages_per_stock integer NOT NULL DEFAULT 100 CHECK (key_packages_per_stock > 0),
+    key_packages_per_stock integer NOT NULL DEFAULT 100
+        CONSTRAINT requests_hold_a_stock CHECK (key_packages_per_stock BETWEEN 1 AND 200),
     stocks_per_friendship integer NOT NULL DEFAULT 32 CHECK (stocks_per_friendship > 0)
 );
 COMMENT ON TABLE qs.settings IS 'Limits of the QS: one row, read by every delivery';
@@ -65,6 +66,8 @@ COMMENT ON COLUMN qs.settings.address_days IS
     'Whole days (UTC) that an address is kept at least, though neither its owner nor a delivery used it; 90 more than queue_days if that is more, so that none goes before its queue. Changes as the operator likes';
 COMMENT ON COLUMN qs.settings.key_packages_per_stock IS
     'KeyPackages that a stock has at most, its last resort not counted. Changes as the operator likes';
+COMMENT ON CONSTRAINT requests_hold_a_stock ON qs.settings IS
+    'One request brings all KeyPackages of a stock, and holds 200 at most';
 COMMENT ON COLUMN qs.settings.stocks_per_friendship IS
     'Stocks that a friendship has at most: one for each client and ciphersuite. Changes as the operator likes';
 INSERT INTO qs.settings DEFAULT VALUES;
