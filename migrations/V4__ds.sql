@@ -11,15 +11,16 @@ CREATE TABLE ds.settings (
     max_message_bytes integer NOT NULL DEFAULT 65536 CHECK (max_message_bytes >= 1024),
     max_commit_bytes integer NOT NULL DEFAULT 524288 CHECK (max_commit_bytes >= 16384),
     max_authenticated_data_bytes integer NOT NULL DEFAULT 1024 CHECK (max_authenticated_data_bytes >= 64),
+    max_leaf_bytes integer NOT NULL DEFAULT 4096 CHECK (max_leaf_bytes BETWEEN 2048 AND 16384),
     max_delivery_bytes integer NOT NULL DEFAULT 134217728 CHECK (max_delivery_bytes >= 65536),
     max_awaited_bytes integer NOT NULL DEFAULT 67108864 CHECK (max_awaited_bytes >= 1048576),
     past_epochs integer NOT NULL DEFAULT 3 CHECK (past_epochs BETWEEN 0 AND 5),
     max_reservations integer NOT NULL DEFAULT 1000000 CHECK (max_reservations > 0),
-    -- A group that is as large as it may be can go on: a commit has 83 bytes for each member, and 8,192 more, in the worst
-    -- case with X25519 (server/src/mls/path.rs). With larger keys groups grow less.
-    CONSTRAINT commits_of_the_largest_group_fit CHECK (max_commit_bytes >= 83 * max_members + 8192),
+    -- A group that is as large as it may be can go on: a commit has 83 bytes for each member, a leaf, and 4,096 bytes more, in
+    -- the worst case with X25519 (server/src/mls/path.rs). With larger keys groups grow less.
+    CONSTRAINT commits_of_the_largest_group_fit CHECK (max_commit_bytes >= 83 * max_members + max_leaf_bytes + 4096),
     CONSTRAINT deliveries_of_the_largest_group_fit
-        CHECK (max_delivery_bytes >= max_members::bigint * (83 * max_members + 8192))
+        CHECK (max_delivery_bytes >= max_members::bigint * (83 * max_members + max_leaf_bytes + 4096))
 );
 COMMENT ON TABLE ds.settings IS 'Settings of the DS: one row';
 COMMENT ON COLUMN ds.settings.singleton IS 'Always true: there is one row. Never changes';
@@ -39,6 +40,8 @@ COMMENT ON COLUMN ds.settings.max_commit_bytes IS
     'Bytes of a commit, and of its Welcome, at most. Changes as the operator likes';
 COMMENT ON COLUMN ds.settings.max_authenticated_data_bytes IS
     'Bytes of any message''s authenticated data, at most. Changes as the operator likes';
+COMMENT ON COLUMN ds.settings.max_leaf_bytes IS
+    'Bytes of a leaf that a message brings, as RFC 9420 encodes it, at most; a larger one that is there stays. Changes as the operator likes';
 COMMENT ON COLUMN ds.settings.max_delivery_bytes IS
     'Bytes that one request may take in all queues together, at most. Changes as the operator likes';
 COMMENT ON COLUMN ds.settings.max_awaited_bytes IS
@@ -180,7 +183,7 @@ ALTER TABLE ds.sender_keys
 CREATE TYPE ds.reserve_group_id_outcome AS ENUM ('reserved', 'token_spent', 'full');
 COMMENT ON TYPE ds.reserve_group_id_outcome IS 'Outcomes of ds.reserve_group_id';
 CREATE TYPE ds.create_group_outcome AS ENUM (
-    'created', 'token_spent', 'ciphersuite_forbidden', 'homeserver_blocked', 'not_reserved');
+    'created', 'token_spent', 'ciphersuite_forbidden', 'leaf_too_large', 'homeserver_blocked', 'not_reserved');
 COMMENT ON TYPE ds.create_group_outcome IS 'Outcomes of ds.create_group';
 CREATE TYPE ds.submit_message_outcome AS ENUM (
     'accepted', 'token_spent', 'unknown_group', 'wrong_epoch', 'too_large', 'too_many_awaited', 'homeserver_blocked',

@@ -20,11 +20,14 @@ CREATE TABLE qs.settings (
     address_share_percent integer NOT NULL DEFAULT 75 CHECK (address_share_percent BETWEEN 1 AND 100),
     deposits_per_day integer NOT NULL DEFAULT 200 CHECK (deposits_per_day > 0),
     deposit_refills integer NOT NULL DEFAULT 4 CHECK (deposit_refills BETWEEN 0 AND 1000),
+    max_deposit_bytes integer NOT NULL DEFAULT 16384
+        CONSTRAINT letters_of_clients_fit CHECK (max_deposit_bytes BETWEEN 16384 AND 45056),
     addresses_per_queue integer NOT NULL DEFAULT 10000 CHECK (addresses_per_queue > 0),
     last_resort_addresses_per_queue integer NOT NULL DEFAULT 16 CHECK (last_resort_addresses_per_queue >= 0),
     queue_days integer NOT NULL DEFAULT 90 CHECK (queue_days BETWEEN 1 AND 3650),
     address_days integer NOT NULL DEFAULT 450 CHECK (address_days BETWEEN 180 AND 3650),
-    key_packages_per_stock integer NOT NULL DEFAULT 100 CHECK (key_packages_per_stock > 0),
+    key_packages_per_stock integer NOT NULL DEFAULT 100
+        CONSTRAINT requests_hold_a_stock CHECK (key_packages_per_stock BETWEEN 1 AND 200),
     stocks_per_friendship integer NOT NULL DEFAULT 32 CHECK (stocks_per_friendship > 0)
 );
 COMMENT ON TABLE qs.settings IS 'Limits of the QS: one row, read by every delivery';
@@ -49,6 +52,10 @@ COMMENT ON COLUMN qs.settings.deposits_per_day IS
     'Deposits that an address of a contact queue takes in a day (UTC) while its owner does not read them (QS-2). Changes as the operator likes';
 COMMENT ON COLUMN qs.settings.deposit_refills IS
     'Times in a day (UTC) that an address takes deposits_per_day anew, because its owner read what came (QS-2). Changes as the operator likes';
+COMMENT ON COLUMN qs.settings.max_deposit_bytes IS
+    'Bytes of a deposit, as its depositor sent it, at most (QS-2). Changes as the operator likes';
+COMMENT ON CONSTRAINT letters_of_clients_fit ON qs.settings IS
+    'Clients send letters of up to 16384 bytes, and the body of a request has room for 45056';
 COMMENT ON COLUMN qs.settings.addresses_per_queue IS
     'Addresses that a queue has at most. Changes as the operator likes';
 COMMENT ON COLUMN qs.settings.last_resort_addresses_per_queue IS
@@ -59,6 +66,8 @@ COMMENT ON COLUMN qs.settings.address_days IS
     'Whole days (UTC) that an address is kept at least, though neither its owner nor a delivery used it; 90 more than queue_days if that is more, so that none goes before its queue. Changes as the operator likes';
 COMMENT ON COLUMN qs.settings.key_packages_per_stock IS
     'KeyPackages that a stock has at most, its last resort not counted. Changes as the operator likes';
+COMMENT ON CONSTRAINT requests_hold_a_stock ON qs.settings IS
+    'One request brings all KeyPackages of a stock, and holds 200 at most';
 COMMENT ON COLUMN qs.settings.stocks_per_friendship IS
     'Stocks that a friendship has at most: one for each client and ciphersuite. Changes as the operator likes';
 INSERT INTO qs.settings DEFAULT VALUES;
@@ -345,7 +354,7 @@ CREATE TYPE qs.rotate_keys_outcome AS ENUM ('rotated', 'token_spent', 'unknown_q
 COMMENT ON TYPE qs.rotate_keys_outcome IS 'Outcomes of qs.rotate_keys';
 CREATE TYPE qs.delete_queue_outcome AS ENUM ('deleted', 'token_spent', 'unknown_queue');
 COMMENT ON TYPE qs.delete_queue_outcome IS 'Outcomes of qs.delete_queue';
-CREATE TYPE qs.deposit_outcome AS ENUM ('deposited', 'token_spent', 'undeliverable');
+CREATE TYPE qs.deposit_outcome AS ENUM ('deposited', 'token_spent', 'too_large', 'undeliverable');
 COMMENT ON TYPE qs.deposit_outcome IS 'Outcomes of qs.deposit';
 CREATE TYPE qs.receive_deliveries_outcome AS ENUM (
     'received', 'token_spent', 'unknown_homeserver', 'blocked', 'gap', 'too_large');

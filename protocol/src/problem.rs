@@ -144,7 +144,7 @@ problems! {
         "What one request puts into all members' queues together has a limit in bytes, and so has what goes to the members at one other homeserver (2 MiB, and 20,000 addresses). `detail` has the numbers. Send less, or add and remove fewer members at once.";
     MessageTooLarge "message-too-large" PAYLOAD_TOO_LARGE
         "The message is too large"
-        "The MLS message, its authenticated data, its Welcome or a leaf's attributes have more bytes than are allowed. `detail` has the limit.";
+        "The MLS message, its authenticated data, its Welcome, a leaf or its attributes have more bytes than are allowed. `detail` has the limit.";
     QueueExists "queue-exists" CONFLICT
         "The queue exists already"
         "The id that the server made belongs to another queue. Send the request again with another token.";

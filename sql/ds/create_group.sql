@@ -6,13 +6,16 @@
 --   digest: SHA-256 of the request's body, by which a repeat is recognised
 --   ciphersuite: of the group (RFC 9420 §17.1)
 --   leaf_domains: that of the creator's leaf, if it is another one
+--   leaf_bytes: of the creator's leaf, as RFC 9420 encodes it
 --
 -- Returns created: also to a repeat of the request that created the group, until its first commit; token_spent;
--- ciphersuite_forbidden, homeserver_blocked: by the operator; not_reserved: also when the group exists already.
+-- ciphersuite_forbidden, homeserver_blocked: by the operator; leaf_too_large, with max_leaf_bytes: the operator's limit;
+-- not_reserved: also when the group exists already.
 -- Called by POST /ds/groups.
 CREATE OR REPLACE FUNCTION ds.create_group(
     issuer_key smallint, nonce bytea, group_id bytea, roster bytea, tree bytea, digest bytea,
-    ciphersuite integer, leaf_domains text[], OUT outcome ds.create_group_outcome)
+    ciphersuite integer, leaf_domains text[], leaf_bytes integer,
+    OUT outcome ds.create_group_outcome, OUT max_leaf_bytes integer)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF NOT aas.spend_token('ds.create_group', issuer_key, nonce) THEN
@@ -21,6 +24,11 @@ BEGIN
     END IF;
     IF NOT EXISTS (SELECT FROM operator.settings s WHERE ciphersuite = ANY (s.ciphersuites)) THEN
         outcome := 'ciphersuite_forbidden';
+        RETURN;
+    END IF;
+    SELECT s.max_leaf_bytes INTO STRICT max_leaf_bytes FROM ds.settings s;
+    IF leaf_bytes > max_leaf_bytes THEN
+        outcome := 'leaf_too_large';
         RETURN;
     END IF;
     IF NOT ds.may_deliver_to(leaf_domains) THEN

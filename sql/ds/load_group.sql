@@ -14,7 +14,7 @@ CREATE OR REPLACE FUNCTION ds.load_group(issuer_key smallint, nonce bytea, group
 RETURNS TABLE (
     spent boolean, epoch bigint, revision integer, last_commit bytea, state bytea, inactive_days integer,
     max_members integer, max_clients integer, max_domains integer, max_message_bytes integer, max_commit_bytes integer,
-    max_authenticated_data_bytes integer, max_delivery_bytes integer,
+    max_authenticated_data_bytes integer, max_leaf_bytes integer, max_delivery_bytes integer,
     past_epochs integer, message_days integer, ciphersuites integer[])
 LANGUAGE plpgsql STABLE ROWS 1 SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -23,7 +23,7 @@ BEGIN
         SELECT load_group.spent, g.epoch, g.revision, g.last_commit,
                CASE WHEN load_group.spent THEN NULL WHEN with_tree THEN g.tree ELSE g.roster END, s.inactive_days,
                s.max_members, s.max_clients, s.max_domains, s.max_message_bytes, s.max_commit_bytes,
-               s.max_authenticated_data_bytes, s.max_delivery_bytes,
+               s.max_authenticated_data_bytes, s.max_leaf_bytes, s.max_delivery_bytes,
                s.past_epochs, o.message_days, o.ciphersuites
           FROM ds.groups g, ds.settings s, operator.settings o
          WHERE g.group_id = load_group.group_id;

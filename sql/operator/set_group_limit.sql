@@ -1,6 +1,7 @@
 -- operator.set_group_limit: changes a limit of groups. Takes effect with the next request, on every server. A group that
 -- has more members than a new limit goes on, and grows no more. Limits that the commits of a group of max_members would
--- exceed are refused: raise max_commit_bytes and max_delivery_bytes before max_members, and lower them after it.
+-- exceed are refused: raise max_commit_bytes and max_delivery_bytes before max_members and max_leaf_bytes, and lower them
+-- after those.
 --
 --   name: one of operator.group_limits()
 --   value: the new limit

@@ -1,5 +1,5 @@
--- operator.set_limit: changes a number in a service's settings. A value that a constraint forbids is an error that
--- names the constraint.
+-- operator.set_limit: changes a number in a service's settings. A value that a constraint forbids is an error with the
+-- constraint, and the reason for it if it has a comment.
 --
 --   settings: the table, of one row
 --   name: the column
@@ -18,7 +18,8 @@ EXCEPTION WHEN check_violation OR not_null_violation THEN
     GET STACKED DIAGNOSTICS violated = CONSTRAINT_NAME;
     RAISE EXCEPTION '% cannot be %', name, coalesce(value::text, 'null')
         USING ERRCODE = 'check_violation',
-              HINT = coalesce((SELECT pg_get_constraintdef(c.oid) FROM pg_constraint c
+              HINT = coalesce((SELECT concat_ws(': ', obj_description(c.oid, 'pg_constraint'), pg_get_constraintdef(c.oid))
+                                 FROM pg_constraint c
                                 WHERE c.conrelid = settings AND c.conname = violated), 'It has to be a number.');
 END
 $$;

@@ -20,11 +20,11 @@ SELECT address_count FROM qs.queues WHERE queue_id = queue(11);
 \set VERBOSITY terse
 SELECT * FROM qs.add_addresses(1::smallint, 'n10', queue(11), sha256('owner 11'), ARRAY['\x00'::bytea]);
 
-SELECT outcome FROM qs.deposit(1::smallint, 'n11', address('q1'), 'one', 2::smallint);
-SELECT outcome FROM qs.deposit(1::smallint, 'n11', address('q1'), 'one', 2::smallint);
-SELECT outcome FROM qs.deposit(1::smallint, 'n12', address('nobody'), 'one', 2::smallint);
-SELECT outcome FROM qs.deposit(1::smallint, 'n13', address('q2'), 'two two', 2::smallint);
-SELECT outcome FROM qs.deposit(1::smallint, 'n14', address('q1'), 'three three three', 2::smallint);
+SELECT outcome FROM qs.deposit(1::smallint, 'n11', address('q1'), 'one', 2::smallint, 3);
+SELECT outcome FROM qs.deposit(1::smallint, 'n11', address('q1'), 'one', 2::smallint, 3);
+SELECT outcome FROM qs.deposit(1::smallint, 'n12', address('nobody'), 'one', 2::smallint, 3);
+SELECT outcome FROM qs.deposit(1::smallint, 'n13', address('q2'), 'two two', 2::smallint, 7);
+SELECT outcome FROM qs.deposit(1::smallint, 'n14', address('q1'), 'three three three', 2::smallint, 17);
 
 -- Dequeue: bounded by number and bytes, but always one; what is acknowledged is gone.
 CREATE FUNCTION dequeue(nonce text, after bigint, max_messages integer, max_bytes integer, owner text DEFAULT 'owner 11',
@@ -55,8 +55,8 @@ SELECT count(*) FROM messages(11);
 SELECT next_seq, acked_seq FROM qs.queues WHERE queue_id = queue(11);
 -- Messages that were acknowledged make room.
 UPDATE qs.settings SET contact_queue_depth = 1;
-SELECT outcome FROM qs.deposit(1::smallint, 'n15', address('q1'), 'four', 2::smallint);
-SELECT outcome FROM qs.deposit(1::smallint, 'n16', address('q1'), 'five', 2::smallint);
+SELECT outcome FROM qs.deposit(1::smallint, 'n15', address('q1'), 'four', 2::smallint, 4);
+SELECT outcome FROM qs.deposit(1::smallint, 'n16', address('q1'), 'five', 2::smallint, 4);
 UPDATE qs.settings SET contact_queue_depth = 1000;
 
 SELECT outcome, seqs FROM qs.next_messages(queue(11), sha256('owner 11'), 3, 10, 10000);

@@ -140,7 +140,7 @@ UPDATE qs.settings SET group_queue_depth = 10000;
 -- apart from another; reading makes room, and so does another address.
 SELECT make_queue(57, 'contact', 'x1 x2');
 CREATE FUNCTION deposit(name text) RETURNS text LANGUAGE sql AS $$
-    SELECT outcome FROM qs.deposit(1::smallint, nonce(), address(name), 'hello', 2::smallint);
+    SELECT outcome FROM qs.deposit(1::smallint, nonce(), address(name), 'hello', 2::smallint, 5);
 $$;
 UPDATE qs.settings SET deposits_per_day = 2, deposit_refills = 1;
 SELECT deposit('x1'), deposit('x1'), deposit('x1'), deposit('x2'), deposit('x1');

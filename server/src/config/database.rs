@@ -26,6 +26,9 @@ pub struct DatabaseConfig {
     pub heavy_bytes: u64,
     /// Time that PostgreSQL works on the statement of a heavy request, in seconds.
     pub heavy_statement_timeout_seconds: u64,
+    /// Time that PostgreSQL works on the statement of a chore, in seconds: nobody waits for it, and some delete what years
+    /// left.
+    pub chore_statement_timeout_seconds: u64,
 }
 
 /// A connection string for PostgreSQL. It may hold a password, so its `Debug` shows nothing.
@@ -44,6 +47,7 @@ impl Default for DatabaseConfig {
             statement_timeout_seconds: 5,
             heavy_bytes: 8 * 1024 * 1024,
             heavy_statement_timeout_seconds: 30,
+            chore_statement_timeout_seconds: 10 * 60,
         }
     }
 }
@@ -61,6 +65,10 @@ impl DatabaseConfig {
         Duration::from_secs(self.heavy_statement_timeout_seconds)
     }
 
+    pub fn chore_statement_timeout(&self) -> Duration {
+        Duration::from_secs(self.chore_statement_timeout_seconds)
+    }
+
     /// The values that must not be 0, by their names in the file.
     pub(super) fn positive(&self) -> Vec<(&'static str, u64)> {
         vec![
@@ -68,6 +76,7 @@ impl DatabaseConfig {
             ("database.wait_seconds", self.wait_seconds),
             ("database.statement_timeout_seconds", self.statement_timeout_seconds),
             ("database.heavy_statement_timeout_seconds", self.heavy_statement_timeout_seconds),
+            ("database.chore_statement_timeout_seconds", self.chore_statement_timeout_seconds),
         ]
     }
 }
@@ -150,6 +159,15 @@ pub struct DatabaseSettings {
     )]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub heavy_statement_timeout_seconds: Option<u64>,
+
+    /// Time that PostgreSQL works on the statement of a chore, in seconds [default: 600]
+    #[arg(
+        long = "database-chore-statement-timeout-seconds",
+        value_name = "SECONDS",
+        env = "POSTERN_DATABASE_CHORE_STATEMENT_TIMEOUT_SECONDS"
+    )]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub chore_statement_timeout_seconds: Option<u64>,
 }
 
 #[cfg(test)]
@@ -172,9 +190,13 @@ mod tests {
 
     #[test]
     fn a_database_without_connections_or_time_is_refused() {
-        for name in
-            ["pool_size", "wait_seconds", "statement_timeout_seconds", "heavy_statement_timeout_seconds"]
-        {
+        for name in [
+            "pool_size",
+            "wait_seconds",
+            "statement_timeout_seconds",
+            "heavy_statement_timeout_seconds",
+            "chore_statement_timeout_seconds",
+        ] {
             let error = refusal(&format!("[database]\n{name} = 0"));
             assert_eq!(error, format!("database.{name} is 0: it must be at least 1"));
         }

@@ -43,8 +43,6 @@ const SCHEMAS: [&str; 7] = ["auth", "aas", "ds", "qs", "rendezvous", "federation
 const EXTENSION: &str = "postern";
 /// The name of servers' sessions in PostgreSQL, before the number of their release.
 const SERVERS: &str = "postern ";
-/// Time that PostgreSQL works on a statement of a chore: nobody waits for it, and some delete what years left.
-const CHORE_STATEMENT_TIMEOUT: Duration = Duration::from_secs(10 * 60);
 /// Time that a light call waits for a lock before it waits apart from the others.
 const LIGHT_LOCK_TIMEOUT: Duration = Duration::from_millis(200);
 
@@ -101,12 +99,13 @@ impl Database {
         // Less than the statement's, so that one that only waits is refused as one that waits.
         let lock = |statement: Duration| statement * 4 / 5;
         let (statement, heavy_statement) = (settings.statement_timeout(), settings.heavy_statement_timeout());
+        let chore_statement = settings.chore_statement_timeout();
         Ok(Self {
             lanes: Arc::new(Lanes {
                 light: lane("light", settings.pool_size, statement, LIGHT_LOCK_TIMEOUT.min(lock(statement)))?,
                 waiting: lane("locked", heavy, statement, lock(statement))?,
                 heavy: lane("heavy", heavy, heavy_statement, lock(heavy_statement))?,
-                chores: lane("chores", 1, CHORE_STATEMENT_TIMEOUT, lock(CHORE_STATEMENT_TIMEOUT))?,
+                chores: lane("chores", 1, chore_statement, lock(chore_statement))?,
                 heavy_bytes: settings.heavy_bytes,
                 settings: session::settings(statement, lock(statement)),
                 figures,

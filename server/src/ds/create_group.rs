@@ -4,11 +4,14 @@
 use aws_lc_rs::digest::{SHA256, digest};
 use http::StatusCode;
 use postern_protocol::{ds::CreateGroup, encoding::Encoding, name::Domain, problem::ProblemType};
+use tls_codec::Size as _;
 
 use super::{
     Ds,
     group::{Group, OTHER_SENDER},
-    homeserver_blocked, stored,
+    homeserver_blocked,
+    rules::leaf_too_large,
+    stored,
 };
 use crate::{
     database::outcome,
@@ -20,6 +23,7 @@ outcome! {
     pub CreateGroupOutcome: "ds.create_group_outcome", paid {
         Created = "created",
         CiphersuiteForbidden = "ciphersuite_forbidden",
+        LeafTooLarge = "leaf_too_large",
         HomeserverBlocked = "homeserver_blocked",
         NotReserved = "not_reserved",
     }
@@ -44,10 +48,13 @@ pub async fn create_group(ds: Ds, mut request: Request, payment: Payment) -> Out
     let digest = digest(&SHA256, &Encoding::Cbor.encode(&body));
     let leaf_domains = group.roster.members().iter().filter_map(|member| member.domain.as_ref());
     let leaf_domains: Vec<&str> = leaf_domains.map(Domain::as_str).collect();
-    let (outcome, _) = payment
+    // The creator's is the only one.
+    let leaf_bytes = group.mls.leaves().map(|(_, leaf)| leaf.tls_serialized_len()).max().unwrap_or_default();
+    let leaf_bytes = i32::try_from(leaf_bytes).unwrap_or(i32::MAX);
+    let (outcome, row) = payment
         .call(
             &ds.home.database,
-            "SELECT outcome FROM ds.create_group($1, $2, $3, $4, $5, $6, $7, $8)",
+            "SELECT outcome, max_leaf_bytes FROM ds.create_group($1, $2, $3, $4, $5, $6, $7, $8, $9)",
             &[
                 &body.group_id.id().as_slice(),
                 &state.roster,
@@ -55,12 +62,14 @@ pub async fn create_group(ds: Ds, mut request: Request, payment: Payment) -> Out
                 &digest.as_ref(),
                 &i32::from(group.mls.ciphersuite()),
                 &leaf_domains,
+                &leaf_bytes,
             ],
         )
         .await?;
     match outcome {
         CreateGroupOutcome::Created => Ok(Answer::empty(StatusCode::CREATED)),
         CreateGroupOutcome::CiphersuiteForbidden => Err(ProblemType::CiphersuiteForbidden.into()),
+        CreateGroupOutcome::LeafTooLarge => Err(leaf_too_large(row.get::<_, i32>("max_leaf_bytes")).into()),
         CreateGroupOutcome::HomeserverBlocked => Err(homeserver_blocked().into()),
         CreateGroupOutcome::NotReserved => Err(ProblemType::GroupExists.into()),
     }

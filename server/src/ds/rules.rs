@@ -1,7 +1,7 @@
 //! The operator's rules for groups. The database keeps them and returns them with each group that
 //! is read, so that a change holds at once and on every server.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, fmt::Display};
 
 use openmls::prelude::Ciphersuite;
 use postern_protocol::{
@@ -31,6 +31,8 @@ pub struct Rules {
     max_commit: usize,
     /// Largest authenticated data of any message, in bytes.
     max_authenticated_data: usize,
+    /// Largest leaf that a message brings, in bytes: joiners read each, and every commit writes them all.
+    max_leaf: usize,
     /// The most bytes that the deliveries of one request may take in all queues together.
     max_delivery: u64,
     /// Days for which a message waits for its reader at most (QS-8).
@@ -71,6 +73,7 @@ impl Rules {
             max_message: number("max_message_bytes")?,
             max_commit: number("max_commit_bytes")?.min(passing),
             max_authenticated_data: number("max_authenticated_data_bytes")?,
+            max_leaf: number("max_leaf_bytes")?,
             max_delivery: number("max_delivery_bytes")? as u64,
             message_days: u32::try_from(number("message_days")?).map_err(Failure::fault)?,
             ciphersuites: row.get("ciphersuites"),
@@ -95,6 +98,19 @@ impl Rules {
         let limit = self.max_authenticated_data;
         let detail = || format!("the authenticated data of a message can have at most {limit} bytes");
         at_most(bytes, limit).ok_or_else(|| Problem::with_detail(ProblemType::MessageTooLarge, detail()))
+    }
+
+    /// Checks the size of a leaf that a message brings.
+    ///
+    /// # Errors
+    /// As [`leaf_too_large`].
+    pub fn check_leaf(&self, bytes: usize) -> Result<(), Problem> {
+        at_most(bytes, self.max_leaf).ok_or_else(|| leaf_too_large(self.max_leaf))
+    }
+
+    /// The most bytes that a member's path can have in a group with so many, whatever becomes of its tree.
+    pub fn longest_path(&self, suite: Ciphersuite, members: usize) -> usize {
+        path::longest(suite, members, self.max_leaf)
     }
 
     /// Checks what a request would make the server store: the bytes of each payload once for each queue that it goes
@@ -192,12 +208,16 @@ impl Rules {
     /// those elsewhere take that commit.
     fn most_members(&self, suite: Ciphersuite, is_elsewhere: bool) -> usize {
         let fits = |members: &usize| {
-            let bytes = path::largest_commit(suite, *members);
+            let bytes = self.largest_commit(suite, *members);
             bytes <= self.max_commit
                 && bytes as u64 * *members as u64 <= self.max_delivery
                 && (!is_elsewhere || outbox::fits(*members, [bytes].into_iter()))
         };
         (1..=self.max_members).rev().find(fits).unwrap_or(1)
+    }
+
+    fn largest_commit(&self, suite: Ciphersuite, members: usize) -> usize {
+        path::largest_commit(suite, members, self.max_leaf)
     }
 
     /// Checks that the operator allows a ciphersuite for members that are added.
@@ -223,6 +243,12 @@ impl Rules {
     }
 }
 
+/// The problem of a leaf that is larger than the operator's limit.
+pub fn leaf_too_large(limit: impl Display) -> Problem {
+    let detail = format_args!("a leaf can have at most {limit} bytes");
+    Problem::with_detail(ProblemType::MessageTooLarge, detail)
+}
+
 fn at_most(number: usize, limit: usize) -> Option<()> {
     (number <= limit).then_some(())
 }
@@ -244,6 +270,7 @@ mod tests {
             max_message: 100,
             max_commit: 16_384,
             max_authenticated_data: 64,
+            max_leaf: 4096,
             max_delivery: 100_000,
             message_days: 30,
             ciphersuites: vec![1],
@@ -270,7 +297,7 @@ mod tests {
         let rules = Rules { max_members: 5000, ..rules() };
         for suite in [SMALL_KEYS, LARGE_KEYS] {
             let most = rules.most_members(suite, false);
-            let delivered = |members| path::largest_commit(suite, members) * members;
+            let delivered = |members| rules.largest_commit(suite, members) * members;
             assert!(delivered(most) <= 100_000 && delivered(most + 1) > 100_000, "{most}");
             assert!(rules.check_members(suite, here(most - 1), here(most)).is_ok());
             let problem = rules.check_members(suite, here(most), here(most + 1)).unwrap_err();
@@ -281,8 +308,10 @@ mod tests {
         }
         let rules = Rules { max_delivery: u64::MAX, ..rules };
         let most = rules.most_members(LARGE_KEYS, false);
-        assert!(path::largest_commit(LARGE_KEYS, most) <= 16_384);
-        assert!(path::largest_commit(LARGE_KEYS, most + 1) > 16_384);
+        assert!(rules.largest_commit(LARGE_KEYS, most) <= 16_384);
+        assert!(rules.largest_commit(LARGE_KEYS, most + 1) > 16_384);
+        let larger_leaves = Rules { max_leaf: 8192, ..rules };
+        assert!(larger_leaves.most_members(LARGE_KEYS, false) < most, "their commits are larger, too");
     }
 
     #[test]
@@ -291,7 +320,7 @@ mod tests {
         let check = |before, after| rules.check_members(LARGE_KEYS, before, after);
         assert_eq!(rules.most_members(LARGE_KEYS, false), 5000);
         let most = rules.most_members(LARGE_KEYS, true);
-        let fits = |members| outbox::fits(members, [path::largest_commit(LARGE_KEYS, members)].into_iter());
+        let fits = |members| outbox::fits(members, [rules.largest_commit(LARGE_KEYS, members)].into_iter());
         assert!(fits(most) && !fits(most + 1) && most > 1000, "{most}");
         assert!(check(elsewhere(most - 1), elsewhere(most)).is_ok());
         assert!(check(here(most), here(most + 1)).is_ok(), "as long as all are here");

@@ -7,13 +7,8 @@ use postern_protocol::{
     PublicKey,
     mls::{DELIVERY_ADDRESS, DeliveryAddress, Pseudonym, USER_KEY, UserKey},
 };
-use tls_codec::Size as _;
 
 use super::InvalidMls;
-
-/// Bytes that a leaf may have: every joiner reads it, and every commit writes it. Ours have some 400, and those of
-/// post-quantum groups 1,500.
-pub const MAX_LEAF: usize = 4 * 1024;
 
 pub struct Leaf {
     /// The user's pseudonym, which all of its clients have.
@@ -28,11 +23,8 @@ impl Leaf {
     /// Reads the content of a leaf.
     ///
     /// # Errors
-    /// [`InvalidMls`] if the leaf lacks something that every leaf must have here, or is too large.
+    /// [`InvalidMls`] if the leaf lacks something that every leaf must have here.
     pub fn read(node: &LeafNode) -> Result<Self, InvalidMls> {
-        if node.tls_serialized_len() > MAX_LEAF {
-            return Err(InvalidMls::Refused("a leaf can have at most 4096 bytes"));
-        }
         let delivery = node
             .extensions()
             .unknown(DELIVERY_ADDRESS)

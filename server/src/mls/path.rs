@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use openmls::prelude::{Ciphersuite, HpkeKemType, LeafNode, LeafNodeIndex, PublicGroup};
 use tls_codec::{Deserialize as _, Serialize as _, Size as _, TlsDeserialize, TlsSize, VLBytes};
 
-use super::{CorruptGroup, leaf::MAX_LEAF};
+use super::CorruptGroup;
 
 /// Bytes of a commit but for its path and the proposals that it takes along, at most: framing, signature and tags, the
 /// voucher and the secret of an external commit.
@@ -56,17 +56,19 @@ fn vector(bytes: usize) -> usize {
 }
 
 /// The most bytes that a commit of a group with so many members can have, whichever of its nodes are blank, but for the
-/// proposals that it takes along by reference. One that removes a member is shorter than the ciphertext for that member.
-pub fn largest_commit(suite: Ciphersuite, members: usize) -> usize {
-    FRAME + longest(suite, members)
+/// proposals that it takes along by reference. One that removes a member is shorter than the ciphertext for that member. The
+/// committer's leaf has `leaf` bytes at most.
+pub fn largest_commit(suite: Ciphersuite, members: usize, leaf: usize) -> usize {
+    FRAME + longest(suite, members, leaf)
 }
 
-/// The most bytes that a path can have in a group with so many members, whichever of its nodes are blank.
-pub fn longest(suite: Ciphersuite, members: usize) -> usize {
+/// The most bytes that a path can have in a group with so many members, whichever of its nodes are blank, with a leaf of `leaf`
+/// bytes at most.
+pub fn longest(suite: Ciphersuite, members: usize, leaf: usize) -> usize {
     let (lengths, ciphertexts) = (Lengths::of(suite), members.saturating_sub(1));
     let nodes = ciphertexts.min(DEEPEST);
     // The vector's length, and that of each node's vector.
-    MAX_LEAF + 4 + nodes * (lengths.key + 4) + ciphertexts * lengths.ciphertext
+    leaf + 4 + nodes * (lengths.key + 4) + ciphertexts * lengths.ciphertext
 }
 
 /// A tree with as much of it as paths depend on.
@@ -172,8 +174,13 @@ mod tests {
     fn the_operators_limits_hold_a_group_as_large_as_they_allow() {
         // As in the constraints of ds.settings.
         let suite = Ciphersuite::MLS_128_DHKEMX25519_AES128GCM_SHA256_Ed25519;
-        for members in 2..=5000 {
-            assert!(largest_commit(suite, members) <= 83 * members + 8192, "{members}");
+        for leaf in [2048, 4096, 16_384] {
+            for members in 2..=5000 {
+                assert!(
+                    largest_commit(suite, members, leaf) <= 83 * members + leaf + 4096,
+                    "{members}, {leaf}"
+                );
+            }
         }
     }
 
@@ -185,7 +192,7 @@ mod tests {
             Ciphersuite::MLS_256_XWING_CHACHA20POLY1305_SHA256_Ed25519,
         ] {
             for members in 2..=5000 {
-                let shorter = largest_commit(suite, members) - largest_commit(suite, members - 1);
+                let shorter = largest_commit(suite, members, 4096) - largest_commit(suite, members - 1, 4096);
                 assert!(shorter > REFERENCE, "{members}");
             }
         }

@@ -15,29 +15,24 @@ use crate::{
     http::{Answer, Outcome, Payment, Request},
 };
 
-/// The most bytes that strangers may send: a handful of KeyPackages fits, a picture does not.
-const MAX_PAYLOAD: usize = 16 * 1024;
-
 outcome! {
     pub DepositOutcome: "qs.deposit_outcome", paid {
         Deposited = "deposited",
+        TooLarge = "too_large",
         Undeliverable = "undeliverable",
     }
 }
 
 pub async fn deposit(qs: Qs, request: Request, payment: Payment) -> Outcome {
     let body = request.body::<Deposit>()?;
-    if body.payload.as_bytes().len() > MAX_PAYLOAD {
-        let detail = format_args!("a deposit can have at most {MAX_PAYLOAD} bytes");
-        return Err(Problem::with_detail(ProblemType::BodyTooLarge, detail).into());
-    }
+    let bytes = i32::try_from(body.payload.as_bytes().len()).unwrap_or(i32::MAX);
     let address = body.address.as_bytes().as_slice();
     let payload = Encoding::Cbor.encode(&QueuePayload::Deposit(body.payload));
     let (outcome, row) = payment
         .call(
             &qs.home.database,
-            "SELECT outcome, pushes FROM qs.deposit($1, $2, $3, $4, $5)",
-            &[&address, &payload, &(Urgency::Normal as i16)],
+            "SELECT outcome, pushes, max_deposit_bytes FROM qs.deposit($1, $2, $3, $4, $5, $6)",
+            &[&address, &payload, &(Urgency::Normal as i16), &bytes],
         )
         .await?;
     match outcome {
@@ -45,6 +40,11 @@ pub async fn deposit(qs: Qs, request: Request, payment: Payment) -> Outcome {
             qs.pusher.send_due(&row);
             qs.deliveries.count(Origin::Deposit, 1, 0);
             Ok(Answer::empty(StatusCode::ACCEPTED))
+        }
+        DepositOutcome::TooLarge => {
+            let limit: i32 = row.get("max_deposit_bytes");
+            let detail = format_args!("a deposit can have at most {limit} bytes");
+            Err(Problem::with_detail(ProblemType::BodyTooLarge, detail).into())
         }
         DepositOutcome::Undeliverable => {
             qs.deliveries.count(Origin::Deposit, 0, 1);

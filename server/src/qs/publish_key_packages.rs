@@ -25,7 +25,8 @@ use crate::{
 /// Bytes of a KeyPackage and of its attachment. Ours have some 500 of each, and a post-quantum KeyPackage 3,000.
 const MAX_KEY_PACKAGE: usize = 4 * 1024;
 const MAX_ATTACHMENT: usize = 2 * 1024;
-/// The most KeyPackages that one request may hold, whatever the operator lets a stock have.
+/// The most KeyPackages that one request may hold, counted before anything is parsed: the operator lets no stock have more
+/// (`qs.settings`).
 const MAX_AT_ONCE: usize = 200;
 
 outcome! {

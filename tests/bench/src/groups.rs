@@ -139,8 +139,9 @@ async fn group(
 ) -> Result<Vec<(Commit, Message)>> {
     let mut founder = Founder::new(client).await?;
     let creation = founder.found(client).await?;
-    let rules =
-        admin.query_one("SELECT s.*, o.ciphersuites FROM ds.settings s, operator.settings o", &[]).await?;
+    let rules = admin
+        .query_one("SELECT s.*, o.message_days, o.ciphersuites FROM ds.settings s, operator.settings o", &[])
+        .await?;
     let rules =
         Rules::of(&rules, u64::MAX).map_err(|_| anyhow::anyhow!("the settings are what they were"))?;
     let mut mirror = Mirror::new(&founder, &creation, rules)?;

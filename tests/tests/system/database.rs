@@ -56,6 +56,18 @@ async fn insist(world: &World, call: Call) -> usize {
     }
 }
 
+/// By default it would wait for the lock for eight minutes.
+#[tokio::test]
+async fn a_chore_is_given_up_after_the_time_that_the_operator_set() {
+    let world = World::start().await;
+    world.admin.batch_execute("BEGIN; LOCK TABLE rendezvous.meetings").await.unwrap();
+    let server = Server::builder(&world.cluster).env("POSTERN_DATABASE_CHORE_STATEMENT_TIMEOUT_SECONDS", "1");
+    let server = server.start().await;
+    let given_up = async || server.log().contains("could not delete rendezvous that are over").then_some(());
+    eventually("the chore is given up", given_up).await;
+    world.admin.batch_execute("COMMIT").await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_that_fell_silent_while_idle_cost_a_moment() {
     let (world, line) = world_on_a_line("5").await;

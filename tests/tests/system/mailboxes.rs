@@ -244,6 +244,7 @@ async fn limits_are_read_and_set_with_checks_and_hold_within_minutes() {
         "'message_days', 0",
         "'queue_days', NULL",
         "'group_queue_depth', -1",
+        "'key_packages_per_stock', 201",
         "'singleton', 0",
         "'message_days = 1, queue_days', 1",
         "NULL, 1",

@@ -15,7 +15,6 @@ use crate::{
         rules::{Rules, Size},
     },
     http::Failure,
-    mls::path,
 };
 
 /// Checks that members can commit what waits, the last proposal included. The next commit has to include all of it, so
@@ -97,7 +96,7 @@ pub(super) fn check_path(
         rules.check_size(true, bytes + path)?;
         rules.check_delivery([(bytes + path, recipients)].into_iter())
     };
-    if check(path::longest(group.mls.suite(), recipients)).is_ok() {
+    if check(rules.longest_path(group.mls.suite(), recipients)).is_ok() {
         return Ok(());
     }
     let paths = group.mls.paths(waiting).map_err(Failure::fault)?;

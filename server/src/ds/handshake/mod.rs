@@ -8,12 +8,14 @@ mod content;
 
 use std::collections::{BTreeSet, HashSet};
 
-use openmls::prelude::{Proposal, PublicMessageIn, QueuedProposal, Sender};
+use openmls::prelude::{LeafNode, Proposal, PublicMessageIn, QueuedProposal, Sender};
 use postern_protocol::{
     GroupInfo, MlsMessage, PublicKey, Welcome,
     ds::{GroupId, LeafAttributes},
     name::Domain,
+    problem::Problem,
 };
+use tls_codec::Size as _;
 
 use self::{
     commit::apply,
@@ -93,7 +95,9 @@ pub fn handle(
     let signer = submission.signer;
     let waiting = group.mls.proposals().map_err(Failure::fault)?;
     if *message.sender() == Sender::NewMemberCommit {
-        let Handshake::Commit(commit, voucher) = group.mls.validate(message, mls::LONGEST_LIFETIME)? else {
+        let handshake = group.mls.validate(message, mls::LONGEST_LIFETIME)?;
+        check_leaf_sizes(&handshake, &waiting, submission.rules)?;
+        let Handshake::Commit(commit, voucher) = handshake else {
             return Err(InvalidMls::Refused("a client that joins by itself must send a commit").into());
         };
         let leaf_key = commit.update_path_leaf_node().map(|leaf| leaf.signature_key().as_slice());
@@ -107,6 +111,7 @@ pub fn handle(
     }
     let (sender, handshake) = group.mls.validate_of_member(message, signer, mls::LONGEST_LIFETIME)?;
     check_leaf_key(&handshake, signer)?;
+    check_leaf_sizes(&handshake, &waiting, submission.rules)?;
     let sender = Actor::Member(sender.u32());
     match handshake {
         Handshake::Commit(commit, _) => apply(group, *commit, sender, &[], &waiting, submission, ds),
@@ -219,6 +224,34 @@ fn check_leaf_key(handshake: &Handshake, signer: PublicKey) -> Result<(), Invali
         return Err(InvalidMls::Refused("a leaf keeps its signature key for as long as it is in the group"));
     }
     Ok(())
+}
+
+/// Checks the sizes of the leaves that a message brings. Those of proposals that wait were checked when they came, and a limit
+/// that was lowered since keeps no commit from taking them along (DS-13).
+fn check_leaf_sizes(handshake: &Handshake, waiting: &[QueuedProposal], rules: &Rules) -> Result<(), Problem> {
+    let waits = |proposal: &QueuedProposal| {
+        let reference = proposal.proposal_reference_ref();
+        waiting.iter().any(|other| other.proposal_reference_ref() == reference)
+    };
+    let check =
+        |leaf: Option<&LeafNode>| leaf.map_or(Ok(()), |leaf| rules.check_leaf(leaf.tls_serialized_len()));
+    match handshake {
+        Handshake::Commit(commit, _) => {
+            check(commit.update_path_leaf_node())?;
+            let mut brought = commit.queued_proposals().filter(|proposal| !waits(proposal));
+            brought.try_for_each(|proposal| check(leaf_of(proposal.proposal())))
+        }
+        Handshake::Proposal(proposal) => check(leaf_of(proposal.proposal())),
+    }
+}
+
+/// The leaf that a proposal brings.
+fn leaf_of(proposal: &Proposal) -> Option<&LeafNode> {
+    match proposal {
+        Proposal::Add(add) => Some(add.key_package().leaf_node()),
+        Proposal::Update(update) => Some(update.leaf_node()),
+        _ => None,
+    }
 }
 
 /// The domain of another homeserver to which an Update moves its sender's leaf.

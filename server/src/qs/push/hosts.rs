@@ -31,16 +31,12 @@ const FAMILY_PART: usize = 4;
 const PROMPT: Duration = Duration::from_secs(2);
 /// Time that a push to a host gets which is not known to answer.
 const UNPROVEN_TIMEOUT: Duration = Duration::from_secs(5);
-/// Failures in a row after which a host is left alone.
-const PATIENCE: u32 = 3;
-/// Time for which a host is left alone at first; each time after that it is twice as long, up to the longest.
-const FIRST_PAUSE: Duration = Duration::from_secs(30);
-const LONGEST_PAUSE: Duration = Duration::from_secs(60 * 60);
 
 pub struct Hosts {
     known: Mutex<Known>,
     at_once: usize,
     at_once_per_host: usize,
+    breaker: Breaker,
     /// Pushes under way to proven hosts.
     proven: Semaphore,
     /// Pushes under way to hosts that were not tried yet.
@@ -56,6 +52,31 @@ struct Known {
     families: HashMap<String, Arc<Family>>,
 }
 
+/// The operator's rules for when a host is left alone, and for how long.
+#[derive(Debug, Clone, Copy)]
+struct Breaker {
+    /// Failures in a row after which it is.
+    failures: u32,
+    /// The first time; each time after that is twice as long, up to the longest.
+    first_pause: Duration,
+    longest_pause: Duration,
+}
+
+impl Breaker {
+    fn of(config: &PushConfig) -> Self {
+        Self {
+            failures: config.failures,
+            first_pause: Duration::from_secs(config.pause_seconds),
+            longest_pause: Duration::from_secs(config.longest_pause_seconds),
+        }
+    }
+
+    /// The time for which a host is left alone that was left alone so many times in a row.
+    fn pause(&self, pauses: u32) -> Duration {
+        self.first_pause.saturating_mul(2u32.saturating_pow(pauses)).min(self.longest_pause)
+    }
+}
+
 /// Hosts of which somebody who has one can have as many as they like.
 struct Family {
     name: String,
@@ -67,6 +88,7 @@ struct Family {
 
 pub struct Host {
     family: Arc<Family>,
+    breaker: Breaker,
     state: Mutex<State>,
     /// The first try, if it is under way.
     first: Semaphore,
@@ -111,6 +133,7 @@ impl Hosts {
             known: Mutex::default(),
             at_once: config.at_once,
             at_once_per_host: config.at_once_per_host,
+            breaker: Breaker::of(config),
             proven: Semaphore::new(config.at_once),
             untried: Semaphore::new(config.at_once),
             failing: Semaphore::new(config.at_once),
@@ -132,7 +155,7 @@ impl Hosts {
         let of = family_of(name);
         let family =
             known.families.entry(of.clone()).or_insert_with(|| Arc::new(Family::new(of, self.at_once)));
-        let host = Arc::new(Host::new(family.clone(), self.at_once_per_host));
+        let host = Arc::new(Host::new(family.clone(), self.at_once_per_host, self.breaker));
         known.hosts.insert(name.to_owned(), host.clone());
         Some(host)
     }
@@ -228,9 +251,10 @@ async fn take(permits: &Semaphore) -> SemaphorePermit<'_> {
 }
 
 impl Host {
-    fn new(family: Arc<Family>, at_once: usize) -> Self {
+    fn new(family: Arc<Family>, at_once: usize, breaker: Breaker) -> Self {
         Self {
             family,
+            breaker,
             state: Mutex::default(),
             first: Semaphore::new(1),
             proven: Semaphore::new(at_once),
@@ -274,11 +298,10 @@ impl Host {
             return;
         }
         state.standing = Standing::Failing;
-        state.failures += 1;
-        if state.failures >= PATIENCE {
-            let pause = FIRST_PAUSE.saturating_mul(1 << state.pauses.min(16)).min(LONGEST_PAUSE);
-            state.closed_until = Some(now + pause);
-            state.pauses += 1;
+        state.failures = state.failures.saturating_add(1);
+        if state.failures >= self.breaker.failures {
+            state.closed_until = Some(now + self.breaker.pause(state.pauses));
+            state.pauses = state.pauses.saturating_add(1);
         }
     }
 
@@ -295,6 +318,15 @@ mod tests {
         Hosts::new(&PushConfig { at_once, at_once_per_host: at_once, ..PushConfig::default() })
     }
 
+    /// Fails as often as a host has to before it is left alone.
+    fn fail(host: &Host) {
+        (0..PushConfig::default().failures).for_each(|_| host.failed(Instant::now()));
+    }
+
+    fn first_pause() -> Duration {
+        Duration::from_secs(PushConfig::default().pause_seconds)
+    }
+
     /// Whether a push may go at once.
     async fn goes<'a>(hosts: &'a Hosts, host: &'a Host) -> Option<Permit<'a>> {
         let permit = tokio::time::timeout(Duration::from_millis(20), hosts.permit(host)).await;
@@ -305,7 +337,7 @@ mod tests {
     fn a_host_that_does_not_answer_is_left_alone_for_longer_and_longer() {
         let host = hosts(8).get("host").unwrap();
         let mut now = Instant::now();
-        for _ in 1..PATIENCE {
+        for _ in 1..PushConfig::default().failures {
             host.failed(now);
             assert_eq!(host.pause(now), None);
         }
@@ -322,6 +354,20 @@ mod tests {
         assert_eq!((host.pause(now), host.standing()), (None, Standing::Proven));
         host.failed(now);
         assert_eq!((host.pause(now), host.standing()), (None, Standing::Failing), "it begins anew");
+    }
+
+    #[test]
+    fn the_operator_says_after_how_many_failures_and_for_how_long_a_host_is_left_alone() {
+        let config =
+            PushConfig { failures: 1, pause_seconds: 5, longest_pause_seconds: 15, ..PushConfig::default() };
+        let host = Hosts::new(&config).get("host").unwrap();
+        let mut now = Instant::now();
+        for seconds in [5, 10, 15, 15] {
+            host.failed(now);
+            assert_eq!(host.pause(now), Some(Duration::from_secs(seconds)));
+            now += Duration::from_secs(seconds);
+        }
+        assert_eq!(Breaker::of(&config).pause(u32::MAX), Duration::from_secs(15));
     }
 
     #[tokio::test]
@@ -438,9 +484,9 @@ mod tests {
     async fn a_host_that_is_left_alone_gets_no_push_and_then_a_few_until_it_answers() {
         let hosts = hosts(64);
         let host = hosts.get("host").unwrap();
-        (0..PATIENCE).for_each(|_| host.failed(Instant::now()));
+        fail(&host);
         let pause = hosts.permit(&host).await.err().expect("it is left alone");
-        assert!(pause > FIRST_PAUSE / 2 && pause <= FIRST_PAUSE, "{pause:?}");
+        assert!(pause > first_pause() / 2 && pause <= first_pause(), "{pause:?}");
         // The pause is over: a few find out whether it answers, and the others wait for what they find.
         host.state().closed_until = Some(Instant::now());
         let mut probes = Vec::new();
@@ -450,7 +496,7 @@ mod tests {
         assert_eq!(probes.len(), PROBES);
         host.failed(Instant::now());
         let pause = hosts.permit(&host).await.err().expect("one failure is enough now");
-        assert!(pause > FIRST_PAUSE && pause <= FIRST_PAUSE * 2, "{pause:?}");
+        assert!(pause > first_pause() && pause <= first_pause() * 2, "{pause:?}");
         drop(probes);
         assert!(hosts.permit(&host).await.is_err(), "it is left alone though nothing is under way");
         host.state().closed_until = Some(Instant::now());
@@ -480,7 +526,7 @@ mod tests {
             let mut waiting = std::pin::pin!(hosts.permit(&host));
             let early = tokio::time::timeout(Duration::from_millis(20), &mut waiting).await;
             assert!(early.is_err(), "it waits");
-            (0..PATIENCE).for_each(|_| host.failed(Instant::now()));
+            fail(&host);
             drop(under_way);
             assert!(waiting.await.is_err(), "it is left alone, too");
         }

@@ -47,11 +47,9 @@ const TOPIC: &str = "messages";
 const PAUSE: Duration = Duration::from_secs(2);
 const TIMEOUT: Duration = Duration::from_secs(10);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Queues for which a push is under way or waits, at most. Pushes for further ones are dropped.
-const MAX_QUEUES: usize = 10_000;
-/// Queues whose push goes to a host that was not tried yet, at most, and as many to hosts that do not answer.
-/// The others have the rest.
-const MAX_UNPROVEN: usize = MAX_QUEUES / 4;
+/// Part of the queues with pushes, one in so many, whose push goes to a host that was not tried yet, and as large a part of
+/// those to hosts that do not answer. The others have the rest.
+const UNPROVEN_PART: usize = 4;
 
 /// Sends pushes, or nothing if the operator named no contact for push services. Cheap to clone.
 #[derive(Clone)]
@@ -69,6 +67,8 @@ struct Shared {
     client: reqwest::Client,
     home: Home,
     hosts: Hosts,
+    /// Queues for which a push is under way or waits, at most. Pushes for further ones are dropped.
+    most_waiting: usize,
     /// Places of pushes to hosts that were not tried yet.
     untried: Semaphore,
     /// Places of pushes to hosts that do not answer.
@@ -110,14 +110,16 @@ impl Pusher {
         if !config.local_endpoints {
             client = client.https_only(true).dns_resolver(Arc::new(outgoing::PublicAddresses::default()));
         }
+        let unproven = config.waiting.div_ceil(UNPROVEN_PART);
         let sender = Sender(Arc::new(Shared {
             application_server_keys: ApplicationServerKeys::load(contact, home).await?,
             local_endpoints: config.local_endpoints,
             client: client.build().context("cannot make the HTTP client for pushes")?,
             home: home.clone(),
             hosts: Hosts::new(config),
-            untried: Semaphore::new(MAX_UNPROVEN),
-            failing: Semaphore::new(MAX_UNPROVEN),
+            most_waiting: config.waiting,
+            untried: Semaphore::new(unproven),
+            failing: Semaphore::new(unproven),
             queues: Mutex::default(),
             figures: figures.clone(),
         }));
@@ -174,7 +176,7 @@ impl Sender {
     fn send_one(&self, push: Push) {
         let queue_id = push.queue_id;
         let mut queues = self.0.queues.lock().unwrap_or_else(PoisonError::into_inner);
-        let full = queues.len() >= MAX_QUEUES;
+        let full = queues.len() >= self.0.most_waiting;
         match queues.entry(queue_id) {
             Entry::Occupied(mut waiting) => {
                 let urgency = waiting.get().as_ref().map_or(push.urgency, |earlier| earlier.urgency);

@@ -2,8 +2,8 @@
 
 use ciborium::Value;
 use openmls::prelude::{
-    Ciphersuite, Extension, ExtensionType, Extensions, GroupContext, RequiredCapabilitiesExtension,
-    UnknownExtension,
+    ApplicationIdExtension, Ciphersuite, Extension, ExtensionType, Extensions, GroupContext,
+    RequiredCapabilitiesExtension, UnknownExtension,
 };
 use postern_protocol::{
     PublicKey, StateKey,
@@ -204,6 +204,22 @@ async fn a_group_that_the_ds_could_not_serve_is_refused() {
     let mixed = one.with_field("group_info", of(&one, "ratchet_tree"));
     world.assert_refuses("a tree for a GroupInfo", &mixed, ProblemType::InvalidMls).await;
     world.pay(&one).await.assert_ok("the id is still reserved");
+    world.close();
+}
+
+#[tokio::test]
+async fn a_creators_leaf_is_as_large_as_the_operator_allows() {
+    let world = World::start().await;
+    let mut draft = Draft::new(&world, &world.reserve().await);
+    let stuffing = Extension::ApplicationId(ApplicationIdExtension::new(&[7; 5000]));
+    draft.founder.leaf.add_or_replace(stuffing).unwrap();
+    let call = draft.call();
+    world.assert_refuses("a large leaf", &call, ProblemType::MessageTooLarge).await;
+    let detail = world.pay(&call).await.problem("a large leaf").detail;
+    assert_eq!(detail.as_deref(), Some("a leaf can have at most 4096 bytes"));
+    let operator = world.cluster.connect_as("postern_operator").await;
+    operator.execute("SELECT operator.set_group_limit('max_leaf_bytes', 8192)", &[]).await.unwrap();
+    world.pay(&call).await.assert_ok("a leaf that may be as large");
     world.close();
 }
 

@@ -77,6 +77,39 @@ async fn a_deposit_that_no_contact_queue_takes_is_refused() {
     world.close();
 }
 
+#[tokio::test]
+async fn a_deposit_is_as_large_as_the_operator_allows_and_no_less_than_clients_letters() {
+    let world = World::start().await;
+    let mut mailbox = world.mailbox(QueueKind::Contact).await;
+    let address = world.address(&mailbox).await;
+    let operator = world.cluster.connect_as("postern_operator").await;
+    let set = async |limit: i32| {
+        operator.execute("SELECT operator.set_queue_limit('max_deposit_bytes', $1)", &[&limit]).await
+    };
+    let largest = vec![7; 20_000];
+    let deposit = depositing(address, &largest);
+    world.assert_refuses("more than by default", &deposit, ProblemType::BodyTooLarge).await;
+    let detail = world.pay(&deposit).await.problem("more than by default").detail;
+    assert_eq!(detail.as_deref(), Some("a deposit can have at most 16384 bytes"));
+    set(20_000).await.unwrap();
+    world.pay(&deposit).await.assert_ok("as much as the operator allows");
+    assert_eq!(world.read(&mut mailbox).await, [QueuePayload::Deposit(Payload::new(largest))]);
+    let more = depositing(address, &vec![7; 20_001]);
+    world.assert_refuses("a byte too much", &more, ProblemType::BodyTooLarge).await;
+    let nobodys = depositing(fresh_address(), &vec![7; 20_001]);
+    world.assert_refuses("the same to nobody", &nobodys, ProblemType::BodyTooLarge).await;
+
+    set(45_056).await.unwrap();
+    world.pay(&depositing(address, &vec![7; 45_056]).in_json()).await.assert_ok("what a body has room for");
+    for wrong in [16_383, 45_057] {
+        let refused = set(wrong).await.unwrap_err();
+        let refused = refused.as_db_error().expect("PostgreSQL refuses it");
+        let hint = refused.hint().expect("the operator is told why");
+        assert!(hint.starts_with("Clients send letters of up to 16384 bytes, "), "{wrong}: {hint}");
+    }
+    world.close();
+}
+
 /// The refusals of addresses tell nothing to somebody who tries them: not which exist, and of those that
 /// do, not whether the queue is full or got enough for today (QS-2).
 #[tokio::test]

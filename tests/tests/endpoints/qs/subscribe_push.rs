@@ -309,6 +309,76 @@ async fn a_host_that_never_answers_is_left_alone_after_a_few_tries() {
     world.close();
 }
 
+/// Closes each connection once something came, and counts them: the endpoint, and the count.
+async fn closing() -> (String, Arc<AtomicUsize>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("http://{}/closes", listener.local_addr().unwrap());
+    let tries = Arc::new(AtomicUsize::new(0));
+    tokio::spawn({
+        let tries = Arc::clone(&tries);
+        async move {
+            while let Ok((connection, _)) = listener.accept().await {
+                tries.fetch_add(1, Ordering::SeqCst);
+                let _ = connection.readable().await;
+            }
+        }
+    });
+    (endpoint, tries)
+}
+
+#[tokio::test]
+async fn a_host_that_failed_is_left_alone_for_as_long_as_the_operator_says() {
+    let world = World::start().await;
+    let service = PushService::start().await;
+    let server = async |seconds: &str| {
+        Server::builder(&world.cluster)
+            .pushing()
+            .env("POSTERN_PUSH_FAILURES", "1")
+            .env("POSTERN_PUSH_PAUSE_SECONDS", seconds)
+            .env("POSTERN_PUSH_LONGEST_PAUSE_SECONDS", seconds)
+            .start()
+            .await
+    };
+    let (patient, impatient) = (server("3600").await, server("1").await);
+    let push = async |by: &Server| {
+        let (endpoint, tries) = closing().await;
+        let paid = world.paid(depositing(contact(&world, &service, Some(endpoint)).await, b"hello")).wire();
+        world.send_to(by, &paid).await.assert_ok("a deposit");
+        tries
+    };
+    let once = push(&patient).await;
+    eventually("a first try", async || (once.load(Ordering::SeqCst) > 0).then_some(())).await;
+    // By default, and on the other server, the second try comes seconds later: the third one of the other server is later than
+    // that.
+    let often = push(&impatient).await;
+    eventually("a third try", async || (often.load(Ordering::SeqCst) >= 3).then_some(())).await;
+    assert_eq!(once.load(Ordering::SeqCst), 1, "one failure was enough, and an hour is not over");
+    world.close();
+}
+
+#[tokio::test]
+async fn as_many_pushes_wait_as_the_operator_allows() {
+    let world = World::start().await;
+    let service = PushService::start().await;
+    let server = Server::builder(&world.cluster).pushing().env("POSTERN_PUSH_WAITING", "1").start().await;
+    let (address, tries, counting) = silent("127.0.0.1:0").await;
+    let endpoint = format!("http://{address}/never");
+    let deposit = async || {
+        let to = contact(&world, &service, Some(endpoint.clone())).await;
+        let paid = world.paid(depositing(to, b"hello")).wire();
+        world.send_to(&server, &paid).await.assert_ok("a deposit");
+    };
+    let dropped = || server.log().contains("too many pushes wait: one is dropped");
+    deposit().await;
+    eventually("it is tried", async || (tries.load(Ordering::Relaxed) > 0).then_some(())).await;
+    assert!(!dropped());
+    // The first one waits for its host, again and again, for half an hour.
+    deposit().await;
+    eventually("the second one is dropped", async || dropped().then_some(())).await;
+    counting.abort();
+    world.close();
+}
+
 #[tokio::test]
 async fn endpoints_that_never_answer_delay_nobody_elses_pushes() {
     const PLACES: usize = 4;

@@ -1,5 +1,7 @@
 //! The operator's limits, and those of memory and time.
 
+use openmls::prelude::LeafNode;
+
 use super::*;
 
 #[tokio::test]
@@ -88,6 +90,79 @@ async fn the_authenticated_data_of_every_message_is_bounded() {
     let spoken = group.submit(1, &spoken, None);
     set_limit(&world, "max_authenticated_data_bytes", 64).await;
     world.assert_refuses("more than the operator likes", &spoken, large).await;
+    world.close();
+}
+
+/// Makes a leaf so many bytes larger.
+fn stuff(leaf: &mut Extensions<LeafNode>, bytes: usize) {
+    let stuffing = ApplicationIdExtension::new(&vec![7; bytes]);
+    leaf.add_or_replace(Extension::ApplicationId(stuffing)).expect("leaves may have it");
+}
+
+/// A commit by which a member's leaf becomes so many bytes larger.
+fn growing(group: &Group, member: usize, bytes: usize) -> Commit {
+    Commit { leaf: Some(stuffed(group, member, bytes)), ..update() }
+}
+
+fn stuffed(group: &Group, member: usize, bytes: usize) -> Extensions<LeafNode> {
+    let member = &group.members[member];
+    let mut leaf = leaf_extensions(&home(), member.address, Some(member.party.user_key()));
+    stuff(&mut leaf, bytes);
+    leaf
+}
+
+#[tokio::test]
+async fn a_leaf_that_a_message_brings_is_as_large_as_the_operator_allows() {
+    let world = World::start().await;
+    world.stock(100).await;
+    let mut group = world.group(2).await;
+    let large = ProblemType::MessageTooLarge;
+    let grown = growing(&group, 1, 5000);
+    let (_, commit) = group.make(1, grown);
+    group.party(1).forget();
+    let leaf = stuffed(&group, 1, 5000);
+    let proposal = group.party(1).propose_leaf(Some(leaf), None, None);
+    let proposal = group.submit(1, &proposal, None);
+    group.party(1).forget();
+    let mut newcomer = world.candidate().await.party;
+    stuff(&mut newcomer.leaf, 5000);
+    let (_, addition) = group.make(0, adding(&[&newcomer]));
+    group.party(0).forget();
+    let mut client = world.further_client(&group.members[1]).await.party;
+    stuff(&mut client.leaf, 5000);
+    let user = client.user.clone();
+    let entry = client.join_externally(&world.group_info(&group, &user).await, Some(&user));
+    let entry = group.submit_commit(&client.key, &entry);
+    for (what, call) in [
+        ("a commit", &commit),
+        ("a proposal", &proposal),
+        ("an addition", &addition),
+        ("a client that joins by itself", &entry),
+    ] {
+        world.assert_refuses(what, call, large).await;
+        let detail = world.pay(call).await.problem(what).detail;
+        assert_eq!(detail.as_deref(), Some("a leaf can have at most 4096 bytes"), "{what}");
+    }
+
+    set_limit(&world, "max_leaf_bytes", 8192).await;
+    let grown = growing(&group, 1, 5000);
+    let (_, call) = group.make(1, grown);
+    assert_eq!(submit(&world, &call).await.epoch, 2, "a larger leaf");
+    group.party(1).merge();
+    let leaf = stuffed(&group, 1, 6000);
+    let waiting = group.party(1).propose_leaf(Some(leaf), None, None);
+    submit(&world, &group.submit(1, &waiting, None)).await;
+
+    // Leaves that are there, or wait, stay when the limit is lowered, and keep nobody from committing (DS-13).
+    set_limit(&world, "max_leaf_bytes", 2048).await;
+    world.receive(&mut group.members[0]).await;
+    for epoch in [3, 4] {
+        let (_, call) = group.make(0, update());
+        assert_eq!(submit(&world, &call).await.epoch, epoch);
+        group.party(0).merge();
+    }
+    let grown = growing(&group, 0, 2048);
+    assert_commit_refused(&world, "by the new limit", &mut group, 0, grown, large).await;
     world.close();
 }
 
@@ -205,6 +280,7 @@ async fn a_group_grows_to_the_operators_limit_and_one_beyond_it_goes_on_and_grow
         "max_message_bytes",
         "max_commit_bytes",
         "max_authenticated_data_bytes",
+        "max_leaf_bytes",
         "max_delivery_bytes",
         "max_awaited_bytes",
         "past_epochs",
@@ -220,6 +296,8 @@ async fn a_group_grows_to_the_operators_limit_and_one_beyond_it_goes_on_and_grow
         "'max_members', 1500",
         "'max_commit_bytes', 50000",
         "'max_delivery_bytes', 65536",
+        "'max_leaf_bytes', 2047",
+        "'max_leaf_bytes', 16385",
         "'past_epochs', 6",
         "'abandoned_days', 5",
         "'x', 1",

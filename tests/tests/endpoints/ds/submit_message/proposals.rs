@@ -125,7 +125,7 @@ async fn an_update_is_judged_as_the_commits_that_would_have_to_contain_it() {
         ("no address", leaf(Extensions::empty()), invalid),
         ("no readable address", leaf(unmade.unwrap()), invalid),
         ("another's address", leaf(leaf_extensions(&home(), theirs, Some(own_key))), violation),
-        ("a leaf that is too large", leaf(large), invalid),
+        ("a leaf that is too large", leaf(large), ProblemType::MessageTooLarge),
     ];
     for (what, (leaf, identity), expected) in cases {
         let proposed = group.party(1).propose_leaf(leaf, identity, None);
